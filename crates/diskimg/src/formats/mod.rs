@@ -1,0 +1,11 @@
+//! Floor 2: the formats. Each knows the host and the vocabulary, none knows
+//! another.
+//!
+//! Every folder reads the same way: `mod.rs` (what the format is, its layout
+//! on disk, its row of the table), `header.rs` (on-disk structures: parse,
+//! validate, encode), `layer.rs` (read), `target.rs` (write), then its own
+//! matters under their own names.
+
+pub mod qcow2;
+pub mod raw;
+pub mod vmdk;

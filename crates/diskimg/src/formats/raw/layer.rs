@@ -1,0 +1,67 @@
+//! Reading raw.
+
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::{Extent, Kind, Place, push};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::info::Details;
+use crate::vocabulary::layer::{Geometry, Layer};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A raw image: the source itself.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    files: [Arc<dyn Source>; 1],
+}
+
+impl Raw {
+    pub(crate) fn new(source: Arc<dyn Source>) -> Self {
+        Self { files: [source] }
+    }
+}
+
+impl Layer for Raw {
+    fn format(&self) -> Format {
+        Format::Raw
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.files[0].len(), unit: 1 }
+    }
+
+    fn files(&self) -> &[Arc<dyn Source>] {
+        &self.files
+    }
+
+    fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let segment = self.files[0]
+                .segment_at(at)
+                .map_err(|e| Error::io("cannot look for holes", e).at(at))?;
+            let end = segment.end.min(range.end);
+            if end <= at {
+                return Err(Error::corrupt("file", "it became shorter while it was read").at(at));
+            }
+            let place = Place { file: 0, offset: at };
+            let kind = if segment.hole { Kind::Zero(Some(place)) } else { Kind::Data(place) };
+            push(out, at..end, kind);
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn details(&self) -> Details {
+        let size = self.files[0].len();
+        let mut notes = Vec::new();
+        if !size.is_multiple_of(512) {
+            let padded = size.next_multiple_of(512);
+            notes.push(format!(
+                "the length is no multiple of 512: raw output keeps it, \
+                 any other format rounds it up with zeros to {padded} bytes"
+            ));
+        }
+        Details { children: vec![("file".into(), 0)], notes, ..Details::default() }
+    }
+}

@@ -1,0 +1,43 @@
+//! Raw: the guest's bytes and nothing else.
+//!
+//! ```text
+//!   file:   byte 0 ────────────────────────────── byte len-1
+//!   guest:  byte 0 ────────────────────────────── byte len-1
+//! ```
+//!
+//! There is no header and so nothing to get wrong but the length: a file whose
+//! length is no multiple of 512 is kept as it is. (qemu-img pads it.) Holes of
+//! the file are known zeros. A block device is a raw image too.
+
+mod layer;
+mod target;
+
+use crate::vocabulary::format::Driver;
+use crate::vocabulary::options::{OptionKind, OptionSpec};
+use crate::vocabulary::target::{Measure, MeasureRequest};
+
+pub(crate) use layer::Raw;
+
+pub(crate) static DRIVER: Driver = Driver {
+    name: "raw",
+    probe: |_| false,
+    open: |source, context| {
+        context.refuse_snapshot(crate::Format::Raw)?;
+        Ok(std::sync::Arc::new(Raw::new(source)))
+    },
+    create: target::create,
+    options: &[
+        OptionSpec {
+            name: "preallocation",
+            kind: OptionKind::Text,
+            help: "Preallocation mode (allowed values: off, falloc, full)",
+        },
+        OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size" },
+    ],
+    measure: Some(measure),
+};
+
+/// A raw file is as long as its disk, whatever is in it (qemu-img says the same).
+fn measure(request: &mut MeasureRequest<'_>) -> crate::Result<Measure> {
+    Ok(Measure { required: request.size, fully_allocated: request.size })
+}

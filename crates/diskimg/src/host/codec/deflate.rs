@@ -1,0 +1,129 @@
+//! Deflate: libdeflate where a whole buffer will do, zlib-rs where a small
+//! window or a lenient end is wanted.
+
+use super::spare;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use libdeflater::{CompressionLvl, DecompressionError};
+use std::io;
+
+/// zlib's default, and what QEMU uses.
+const LEVEL: u32 = 6;
+
+/// QEMU writes qcow2 clusters with this window (`inflateInit2(-12)`), and
+/// readers built on that number fail on anything larger.
+const QCOW2_WINDOW_BITS: u8 = 12;
+
+/// Inflates with libdeflate, and with zlib-rs what libdeflate is too strict for.
+pub(super) struct Inflater {
+    fast: libdeflater::Decompressor,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self { fast: libdeflater::Decompressor::new() }
+    }
+}
+
+impl Inflater {
+    pub(super) fn deflate(&mut self, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
+        let outcome = self.fast.deflate_decompress(stored, unit);
+        Self::settle(outcome, stored, unit, false)
+    }
+
+    pub(super) fn zlib(&mut self, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
+        let outcome = self.fast.zlib_decompress(stored, unit);
+        Self::settle(outcome, stored, unit, true)
+    }
+
+    fn settle(
+        outcome: Result<usize, DecompressionError>,
+        stored: &[u8],
+        unit: &mut [u8],
+        zlib_header: bool,
+    ) -> io::Result<()> {
+        match outcome {
+            Ok(n) if n == unit.len() => Ok(()),
+            Ok(n) => Err(too_short(n, unit.len())),
+            // The stream goes on behind the unit's end. The unit is all we want.
+            Err(DecompressionError::InsufficientSpace) => inflate_prefix(stored, unit, zlib_header),
+            Err(DecompressionError::BadData) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "damaged deflate stream"))
+            }
+        }
+    }
+}
+
+/// Fills `unit` from a stream that may be longer.
+fn inflate_prefix(stored: &[u8], unit: &mut [u8], zlib_header: bool) -> io::Result<()> {
+    let mut stream = Decompress::new(zlib_header);
+    let status = stream.decompress(stored, unit, FlushDecompress::Finish);
+    let filled = stream.total_out() as usize;
+    match status {
+        Ok(_) if filled == unit.len() => Ok(()),
+        Ok(_) => Err(too_short(filled, unit.len())),
+        Err(e) => Err(io::Error::new(io::ErrorKind::InvalidData, e)),
+    }
+}
+
+fn too_short(got: usize, wanted: usize) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the deflate stream gives {got} bytes, {wanted} wanted"),
+    )
+}
+
+/// Bare deflate with a 4 KiB window (zlib-rs: libdeflate's window is fixed).
+pub(super) struct SmallWindowDeflater {
+    stream: Compress,
+}
+
+impl SmallWindowDeflater {
+    pub(super) fn new() -> Self {
+        let level = Compression::new(LEVEL);
+        Self { stream: Compress::new_with_window_bits(level, false, QCOW2_WINDOW_BITS) }
+    }
+
+    pub(super) fn encode(
+        &mut self,
+        unit: &[u8],
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let start = out.len();
+        self.stream.reset();
+        let room = spare(out, limit.saturating_sub(1));
+        let status = self.stream.compress(unit, room, FlushCompress::Finish);
+        let written = self.stream.total_out() as usize;
+        out.truncate(start + written);
+        Ok(status.map_err(io::Error::other)? == Status::StreamEnd)
+    }
+}
+
+/// zlib with libdeflate.
+pub(super) struct ZlibCompressor {
+    compressor: libdeflater::Compressor,
+}
+
+impl ZlibCompressor {
+    pub(super) fn new() -> Self {
+        let level = CompressionLvl::new(LEVEL as i32).unwrap_or_default();
+        Self { compressor: libdeflater::Compressor::new(level) }
+    }
+
+    pub(super) fn encode(
+        &mut self,
+        unit: &[u8],
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let start = out.len();
+        let room = spare(out, limit.saturating_sub(1));
+        match self.compressor.zlib_compress(unit, room) {
+            Ok(n) => {
+                out.truncate(start + n);
+                Ok(true)
+            }
+            Err(libdeflater::CompressionError::InsufficientSpace) => Ok(false),
+        }
+    }
+}

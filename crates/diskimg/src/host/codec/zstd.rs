@@ -1,0 +1,75 @@
+//! Zstandard.
+
+use super::spare;
+use std::io;
+use zstd_safe::{CCtx, DCtx, ErrorCode, InBuffer, OutBuffer, get_error_name};
+
+/// zstd's own default, and what QEMU uses.
+const LEVEL: i32 = 3;
+
+pub(super) struct Decompressor {
+    context: DCtx<'static>,
+}
+
+impl Default for Decompressor {
+    fn default() -> Self {
+        Self { context: DCtx::create() }
+    }
+}
+
+impl Decompressor {
+    /// Streams until the unit is full: a unit may consist of several frames,
+    /// and what follows the last is padding, which one-shot decoding refuses.
+    pub(super) fn decode(&mut self, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
+        let wanted = unit.len();
+        self.context.init().map_err(damaged)?;
+        let mut input = InBuffer::around(stored);
+        let mut output = OutBuffer::around(unit);
+        while output.pos() < wanted {
+            let before = (input.pos(), output.pos());
+            self.context.decompress_stream(&mut output, &mut input).map_err(damaged)?;
+            if (input.pos(), output.pos()) == before {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the zstd stream gives {} bytes, {wanted} wanted", before.1),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn damaged(code: ErrorCode) -> io::Error {
+    let what = format!("damaged zstd stream: {}", get_error_name(code));
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+pub(super) struct Compressor {
+    context: CCtx<'static>,
+}
+
+impl Default for Compressor {
+    fn default() -> Self {
+        Self { context: CCtx::create() }
+    }
+}
+
+impl Compressor {
+    pub(super) fn encode(
+        &mut self,
+        unit: &[u8],
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        // One call with room for the worst case: zstd cannot say "does not fit"
+        // apart from its other errors.
+        let start = out.len();
+        let room = spare(out, zstd_safe::compress_bound(unit.len()));
+        let written = self
+            .context
+            .compress(room, unit, LEVEL)
+            .map_err(|code| io::Error::other(get_error_name(code)))?;
+        out.truncate(start + written);
+        Ok(written < limit)
+    }
+}

@@ -1,0 +1,12 @@
+//! Floor 0: the machine below. Bytes by position, codecs, what the operating
+//! system can do with holes, and output files that are never half there.
+//!
+//! Nothing here knows what a disk image is. Errors are plain [`std::io::Error`];
+//! the floors above add the path, the structure and what to do about it.
+
+pub mod codec;
+pub(crate) mod os;
+pub mod output;
+pub mod sink;
+pub mod source;
+pub(crate) mod zeros;

@@ -1,0 +1,89 @@
+//! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE.
+
+use super::Segment;
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+pub(super) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Option<Segment>> {
+    // lseek(2): SEEK_DATA past the last data is ENXIO; a file system without
+    // hole support answers EINVAL (or says that all is data).
+    match seek(file, SeekFrom::Data(offset)) {
+        Ok(data) if data > offset => Ok(Some(Segment { end: data.min(len), hole: true })),
+        Ok(_) => match seek(file, SeekFrom::Hole(offset)) {
+            Ok(hole) if hole > offset => Ok(Some(Segment { end: hole.min(len), hole: false })),
+            Ok(_) | Err(Errno::INVAL | Errno::NXIO) => Ok(None),
+            Err(e) => Err(e.into()),
+        },
+        Err(Errno::NXIO) => Ok(Some(Segment { end: len, hole: true })),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    try_fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
+}
+
+pub(super) fn preallocate(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    try_fallocate(file, FallocateFlags::empty(), offset, len)
+}
+
+fn try_fallocate(file: &File, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<bool> {
+    loop {
+        return match fallocate(file, mode, offset, len) {
+            Ok(()) => Ok(true),
+            Err(Errno::INTR) => continue,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(false),
+            Err(e) => Err(e.into()),
+        };
+    }
+}
+
+/// `struct file_clone_range` of ioctl_ficlonerange(2).
+#[repr(C)]
+struct FileCloneRange {
+    src_fd: i64,
+    src_offset: u64,
+    src_length: u64,
+    dest_offset: u64,
+}
+
+pub(super) fn reflink(
+    src: &File,
+    src_offset: u64,
+    dst: &File,
+    dst_offset: u64,
+    len: u64,
+) -> io::Result<bool> {
+    use rustix::ioctl::{Setter, ioctl, opcode};
+    const FICLONERANGE: rustix::ioctl::Opcode = opcode::write::<FileCloneRange>(0x94, 13);
+    let range = FileCloneRange {
+        src_fd: i64::from(src.as_raw_fd()),
+        src_offset,
+        src_length: len,
+        dest_offset: dst_offset,
+    };
+    // SAFETY: FICLONERANGE reads one `struct file_clone_range`, which
+    // `FileCloneRange` mirrors field for field, and writes no memory of ours;
+    // both descriptors stay open for the call because `src` and `dst` are borrowed.
+    #[allow(unsafe_code)]
+    let outcome = unsafe { ioctl(dst, Setter::<FICLONERANGE, FileCloneRange>::new(range)) };
+    match outcome {
+        Ok(()) => Ok(true),
+        // Another file system, no reflink support, or a range that is not
+        // aligned to its blocks: all mean "copy instead".
+        Err(
+            Errno::OPNOTSUPP
+            | Errno::XDEV
+            | Errno::INVAL
+            | Errno::NOTTY
+            | Errno::NOSYS
+            | Errno::PERM
+            | Errno::TXTBSY,
+        ) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,153 @@
+//! Everything that differs between operating systems, behind one set of
+//! functions: holes, space reservation, in-kernel copies, block devices.
+//!
+//! `linux.rs` uses what Linux offers; `portable.rs` answers "not here" in the
+//! same vocabulary, and the callers fall back to plain reads and writes.
+
+use std::fs::File;
+use std::io;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as imp;
+#[cfg(not(target_os = "linux"))]
+mod portable;
+#[cfg(not(target_os = "linux"))]
+use portable as imp;
+
+/// A stretch of a file that is all data or all hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Exclusive end of the stretch, a host offset.
+    pub end: u64,
+    /// True if nothing is stored here: it reads as zeros at no cost.
+    pub hole: bool,
+}
+
+/// The stretch of `file` that holds `offset`, or `None` where the file system
+/// cannot tell (then all is data).
+pub(crate) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Option<Segment>> {
+    imp::segment_at(file, offset, len)
+}
+
+/// Gives the range's space back, so that it reads as zeros. `false` where the
+/// file cannot do that.
+pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    imp::punch_hole(file, offset, len)
+}
+
+/// Reserves space for the range; it reads as zeros. `false` where the file
+/// system cannot.
+pub(crate) fn preallocate(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    imp::preallocate(file, offset, len)
+}
+
+/// Shares the source's blocks with the destination (FICLONERANGE). `false`
+/// where the two files or the alignment do not allow it.
+pub(crate) fn reflink(
+    src: &File,
+    src_offset: u64,
+    dst: &File,
+    dst_offset: u64,
+    len: u64,
+) -> io::Result<bool> {
+    imp::reflink(src, src_offset, dst, dst_offset, len)
+}
+
+/// What two open handles have in common when they are the same file, and the
+/// space it takes. `None` where the system has no such notion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// The identity of an open file.
+#[cfg(unix)]
+pub(crate) fn identity(metadata: &std::fs::Metadata) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    Some(FileId { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// The identity of an open file.
+#[cfg(not(unix))]
+pub(crate) fn identity(_metadata: &std::fs::Metadata) -> Option<FileId> {
+    None
+}
+
+/// Bytes that the file occupies on its file system.
+#[cfg(unix)]
+pub(crate) fn allocated_bytes(metadata: &std::fs::Metadata) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Some(metadata.blocks() * 512)
+}
+
+/// Bytes that the file occupies on its file system.
+#[cfg(not(unix))]
+pub(crate) fn allocated_bytes(_metadata: &std::fs::Metadata) -> Option<u64> {
+    None
+}
+
+/// True for a file whose bytes have positions and a length: a regular file or
+/// a block device. A pipe, a socket or a terminal has neither.
+#[cfg(unix)]
+pub(crate) fn is_positioned(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    metadata.is_file() || metadata.file_type().is_block_device()
+}
+
+/// True for a file whose bytes have positions and a length.
+#[cfg(not(unix))]
+pub(crate) fn is_positioned(metadata: &std::fs::Metadata) -> bool {
+    metadata.is_file()
+}
+
+/// Reads exactly `buf.len()` bytes at `offset`, leaving the file position alone
+/// where the system can.
+#[cfg(unix)]
+pub(crate) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
+}
+
+/// Reads exactly `buf.len()` bytes at `offset`.
+#[cfg(windows)]
+pub(crate) fn read_exact_at(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buf.is_empty() {
+        match file.seek_read(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                buf = &mut buf[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all of `buf` at `offset`.
+#[cfg(unix)]
+pub(crate) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, buf, offset)
+}
+
+/// Writes all of `buf` at `offset`.
+#[cfg(windows)]
+pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buf.is_empty() {
+        match file.seek_write(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                buf = &buf[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! Output that is never half there.
+//!
+//! ```text
+//!   create(dst)            sink() … writes …             commit()
+//!   ───────────┬─────────────────────────────┬──────────────────────────────
+//!   .dst.XXXXXX.diskimg-tmp beside dst       │ flush, mode and owner of the
+//!   (dst itself untouched)                   │ old dst, rename over dst,
+//!                                            │ flush the directory
+//!                          drop without commit: the temporary file goes away
+//! ```
+//!
+//! Devices, pipes and files opened [in place](Output::in_place) have no beside:
+//! they are written directly.
+
+use crate::host::os;
+use crate::host::sink::{FileSink, PipeSink, Sink};
+use crate::host::source::HostFileId;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::{NamedTempFile, TempPath};
+
+/// One or more files being written, which appear under their names together
+/// when all is well and not at all otherwise.
+#[derive(Debug)]
+pub struct Output {
+    main: Part,
+    /// Further files that belong to the image: an external data file.
+    companions: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    sink: Arc<dyn Sink>,
+    /// The name it will have; `None` for a bare writer.
+    path: Option<PathBuf>,
+    /// Where it waits until then; `None` when written in place.
+    staged: Option<TempPath>,
+}
+
+/// How hard [`Output::commit`] tries to survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Data reaches stable storage before the name appears.
+    #[default]
+    Flushed,
+    /// The operating system writes back when it likes.
+    Cached,
+}
+
+impl Output {
+    /// Starts a new file that will be called `path`. An existing regular file
+    /// stays as it is until [`commit`](Self::commit); a symbolic link is
+    /// followed. A device or a pipe is opened and written in place.
+    ///
+    /// # Errors
+    /// What the system said: no such directory, no permission to write the
+    /// existing file.
+    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self { main: Part::create(path.as_ref())?, companions: Vec::new() })
+    }
+
+    /// Opens an existing file or device to overwrite it where it stands.
+    /// `zeroed` is the caller's promise that it reads as zeros now.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn in_place(path: impl AsRef<Path>, zeroed: bool) -> io::Result<Self> {
+        let path = path.as_ref();
+        let file = OpenOptions::new().write(true).open(path)?;
+        Ok(Self { main: Part::direct(file, path, zeroed)?, companions: Vec::new() })
+    }
+
+    /// Writes to anything that takes bytes in order.
+    pub fn writer(writer: impl Write + Send + 'static) -> Self {
+        Self::to_sink(Arc::new(PipeSink::new(writer)))
+    }
+
+    /// Writes to a sink of the caller's.
+    pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
+        Self { main: Part { sink, path: None, staged: None }, companions: Vec::new() }
+    }
+
+    /// Where the main file's bytes go.
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        Arc::clone(&self.main.sink)
+    }
+
+    /// The name the main file will have; `None` for a writer.
+    pub fn path(&self) -> Option<&Path> {
+        self.main.path.as_deref()
+    }
+
+    /// Starts a further file of the same image. A relative `name` is beside
+    /// the main file.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); [`io::ErrorKind::InvalidInput`] if it would
+    /// be the main file itself.
+    pub fn companion(&mut self, name: &Path) -> io::Result<Arc<dyn Sink>> {
+        let beside = self.path().and_then(Path::parent).unwrap_or(Path::new(""));
+        let part = Part::create(&beside.join(name))?;
+        if part.path.is_some() && part.path == self.main.path {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the data file and the image would be the same file",
+            ));
+        }
+        let sink = Arc::clone(&part.sink);
+        self.companions.push(part);
+        Ok(sink)
+    }
+
+    /// Gives every file its name. Companions come first: an image that is
+    /// there has all its parts.
+    ///
+    /// # Errors
+    /// What the system said. Files not yet renamed are removed.
+    pub fn commit(self, durability: Durability) -> io::Result<()> {
+        for part in self.companions.iter().chain([&self.main]) {
+            part.finish_data(durability)?;
+        }
+        for part in self.companions.into_iter().chain([self.main]) {
+            part.publish(durability)?;
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn create(path: &Path) -> io::Result<Self> {
+        let path = follow_links(path)?;
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
+            }
+            Ok(metadata) if metadata.is_file() => {
+                // Renaming over a file asks leave of its directory only; the
+                // file's own mode must count too.
+                OpenOptions::new().write(true).open(&path)?;
+                Self::stage(path, true)
+            }
+            Ok(metadata) => {
+                let file = OpenOptions::new().write(true).open(&path)?;
+                if os::is_positioned(&metadata) {
+                    Self::direct(file, &path, false)
+                } else {
+                    Ok(Self { sink: Arc::new(PipeSink::new(file)), path: Some(path), staged: None })
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::stage(path, false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn stage(path: PathBuf, replaces: bool) -> io::Result<Self> {
+        let name = path.file_name().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "the output has no file name")
+        })?;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // `NAME_MAX` is 255 bytes on every system we know: leave room for the suffix.
+        let mut shown: String = name.to_string_lossy().chars().take(40).collect();
+        shown.insert(0, '.');
+        shown.push('.');
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&shown).suffix(".diskimg-tmp");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // A file that replaces another stays private until it takes that
+            // one's mode; a new one gets what the umask leaves.
+            let mode = if replaces { 0o600 } else { 0o666 };
+            builder.permissions(std::fs::Permissions::from_mode(mode));
+        }
+        #[cfg(not(unix))]
+        let _ = replaces;
+        let (file, staged) = NamedTempFile::into_parts(builder.tempfile_in(directory)?);
+        Ok(Self {
+            sink: Arc::new(FileSink::new(file, true)?),
+            path: Some(path),
+            staged: Some(staged),
+        })
+    }
+
+    fn direct(file: File, path: &Path, zeroed: bool) -> io::Result<Self> {
+        Ok(Self {
+            sink: Arc::new(FileSink::new(file, zeroed)?),
+            path: Some(path.to_owned()),
+            staged: None,
+        })
+    }
+
+    fn finish_data(&self, durability: Durability) -> io::Result<()> {
+        if let (Some(staged), Some(path)) = (&self.staged, &self.path) {
+            take_mode_and_owner(path, staged)?;
+        }
+        // A pipe's flush only empties our own buffers: that is always due.
+        if durability == Durability::Flushed || self.sink.is_sequential() {
+            self.sink.flush()?;
+        }
+        Ok(())
+    }
+
+    fn publish(self, durability: Durability) -> io::Result<()> {
+        let (Some(staged), Some(path)) = (self.staged, self.path) else { return Ok(()) };
+        staged.persist(&path).map_err(|e| e.error)?;
+        if durability == Durability::Flushed {
+            flush_directory(&path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Follows symbolic links to the file that will be written, which need not
+/// exist yet.
+fn follow_links(path: &Path) -> io::Result<PathBuf> {
+    const MAX_LINKS: usize = 40; // as Linux's own limit
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&path) {
+            Ok(target) => {
+                path = path.parent().unwrap_or(Path::new("")).join(target);
+            }
+            // Not a link, or nothing there: this is the name to write.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many levels of symbolic links"))
+}
+
+/// The new file takes the old one's mode and, where permitted, its owner.
+#[cfg(unix)]
+fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = std::fs::metadata(old) else { return Ok(()) };
+    // Only root may give files away; for anyone else this is a wish. Owner
+    // first: chown clears set-id bits, which the mode then restores.
+    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), Some(metadata.gid()));
+    std::fs::set_permissions(new, metadata.permissions())
+}
+
+#[cfg(not(unix))]
+fn take_mode_and_owner(_old: &Path, _new: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes the new name itself durable.
+fn flush_directory(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The identity of what stands under `path` now, if anything does.
+pub(crate) fn existing_identity(path: &Path) -> Option<HostFileId> {
+    os::identity(&std::fs::metadata(path).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(directory)
+            .expect("lists")
+            .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_dropped_output_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("a.img");
+        std::fs::write(&path, b"old").expect("writes");
+        let output = Output::create(&path).expect("creates");
+        output.sink().write_all_at(b"half", 0).expect("writes");
+        assert_eq!(std::fs::read(&path).expect("reads"), b"old");
+        drop(output);
+        assert_eq!(std::fs::read(&path).expect("reads"), b"old");
+        assert_eq!(names(dir.path()), ["a.img"]);
+    }
+
+    #[test]
+    fn a_committed_output_replaces_the_old_file_and_its_companion_is_there() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("a.img");
+        std::fs::write(&path, b"old").expect("writes");
+        let mut output = Output::create(&path).expect("creates");
+        let data = output.companion(Path::new("a.data")).expect("creates");
+        data.write_all_at(b"data", 0).expect("writes");
+        output.sink().write_all_at(b"new", 0).expect("writes");
+        output.commit(Durability::Flushed).expect("commits");
+        assert_eq!(std::fs::read(&path).expect("reads"), b"new");
+        assert_eq!(names(dir.path()), ["a.data", "a.img"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_symbolic_link_is_followed_and_the_mode_is_kept() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (file, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::fs::write(&file, b"old").expect("writes");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+        symlink("real", &link).expect("links");
+        let output = Output::create(&link).expect("creates");
+        output.sink().write_all_at(b"new", 0).expect("writes");
+        output.commit(Durability::Cached).expect("commits");
+        assert!(std::fs::symlink_metadata(&link).expect("stat").is_symlink());
+        assert_eq!(std::fs::read(&file).expect("reads"), b"new");
+        let mode = std::fs::metadata(&file).expect("stat").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+    }
+}

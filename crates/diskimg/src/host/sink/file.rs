@@ -1,0 +1,86 @@
+//! A regular file or block device.
+
+use super::{Sink, ZEROS};
+use crate::host::os;
+use crate::host::source::Source;
+use std::fs::File;
+use std::io;
+
+/// A regular file or block device, written by position.
+#[derive(Debug)]
+pub struct FileSink {
+    file: File,
+    zeroed: bool,
+    regular: bool,
+}
+
+impl FileSink {
+    /// Writes to `file`. `zeroed` promises that what is never written reads as
+    /// zeros.
+    ///
+    /// # Errors
+    /// What the system said when asked what kind of file it is.
+    pub fn new(file: File, zeroed: bool) -> io::Result<Self> {
+        let regular = file.metadata()?.is_file();
+        Ok(Self { file, zeroed, regular })
+    }
+}
+
+impl Sink for FileSink {
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        os::write_all_at(&self.file, buf, offset)
+    }
+
+    fn is_zeroed(&self) -> bool {
+        self.zeroed
+    }
+
+    fn write_zeros_at(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        if os::punch_hole(&self.file, offset, len)? {
+            if self.regular && self.file.metadata()?.len() < offset + len {
+                self.file.set_len(offset + len)?;
+            }
+            return Ok(());
+        }
+        while len > 0 {
+            let n = len.min(ZEROS.len() as u64);
+            self.write_all_at(&ZEROS[..n as usize], offset)?;
+            offset += n;
+            len -= n;
+        }
+        Ok(())
+    }
+
+    fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 || os::preallocate(&self.file, offset, len)? {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "Unsupported preallocation mode: the file system cannot reserve space",
+        ))
+    }
+
+    fn share_from(
+        &self,
+        source: &dyn Source,
+        source_offset: u64,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<bool> {
+        match source.as_file() {
+            Some((file, start)) if self.regular => {
+                os::reflink(file, start + source_offset, &self.file, offset, len)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.regular { self.file.set_len(len) } else { Ok(()) }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}

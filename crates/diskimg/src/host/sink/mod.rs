@@ -1,0 +1,89 @@
+//! Where bytes go: files written by position, and pipes written in order.
+
+mod file;
+mod memory;
+mod pipe;
+
+pub use file::FileSink;
+pub use memory::MemorySink;
+pub use pipe::PipeSink;
+
+use crate::host::source::Source;
+use std::fmt::Debug;
+use std::io;
+
+/// Zeros, for sinks that must be told them byte by byte.
+pub(crate) static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Bytes going out, by position. Shared between threads that write disjoint
+/// ranges.
+pub trait Sink: Send + Sync + Debug {
+    /// Writes all of `buf` at `offset`.
+    ///
+    /// # Errors
+    /// What the system said; for a [sequential](Self::is_sequential) sink also
+    /// [`io::ErrorKind::Unsupported`] if `offset` lies before what was written.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// True if bytes can only leave in ascending order of their offsets.
+    fn is_sequential(&self) -> bool {
+        false
+    }
+
+    /// True if what is never written reads as zeros: a fresh file, but not a
+    /// device or a file that was there before.
+    fn is_zeroed(&self) -> bool;
+
+    /// Makes the range read as zeros, freeing its space where the sink can.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn write_zeros_at(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        while len > 0 {
+            let n = len.min(ZEROS.len() as u64);
+            self.write_all_at(&ZEROS[..n as usize], offset)?;
+            offset += n;
+            len -= n;
+        }
+        Ok(())
+    }
+
+    /// Reserves space for the range, which reads as zeros afterwards.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where space cannot be reserved; otherwise
+    /// what the system said.
+    fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this output cannot reserve space"))
+    }
+
+    /// Shares the blocks of `source` with this sink instead of copying them.
+    /// `false` where the two do not allow it; nothing was written then.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn share_from(
+        &self,
+        source: &dyn Source,
+        source_offset: u64,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<bool> {
+        let _ = (source, source_offset, offset, len);
+        Ok(false)
+    }
+
+    /// Sets the file's length; bytes that appear read as zeros. A device keeps its length.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Brings everything written to stable storage (or, for a pipe, out of our
+    /// buffers).
+    ///
+    /// # Errors
+    /// What the system said: a full disk may first show here.
+    fn flush(&self) -> io::Result<()>;
+}

@@ -1,0 +1,102 @@
+//! A regular file or block device.
+
+use super::{HostFileId, Segment, Source};
+use crate::host::os;
+use std::fs::File;
+use std::io::{self, Seek};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// A regular file or block device, opened read-only.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    path: Option<PathBuf>,
+    len: u64,
+    /// The segment found last: planning asks about neighbours, and a 16 TiB
+    /// hole should cost one `lseek`, not one per question.
+    last: Mutex<Option<(Range<u64>, bool)>>,
+}
+
+impl FileSource {
+    /// Opens `path` for reading.
+    ///
+    /// # Errors
+    /// What the system said; [`io::ErrorKind::InvalidInput`] for something that has no positions (a
+    /// directory, a pipe).
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        // Opening a FIFO blocks until a writer comes: look at the type first.
+        let metadata = std::fs::metadata(path)?;
+        if !os::is_positioned(&metadata) {
+            return Err(not_positioned(&metadata));
+        }
+        Self::new(File::open(path)?, Some(path.to_owned()))
+    }
+
+    /// Wraps an open file, whose position is left undefined.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_file(file: File) -> io::Result<Self> {
+        Self::new(file, None)
+    }
+
+    fn new(mut file: File, path: Option<PathBuf>) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        if !os::is_positioned(&metadata) {
+            return Err(not_positioned(&metadata));
+        }
+        // A block device's metadata has no length; its end has a position.
+        let len =
+            if metadata.is_file() { metadata.len() } else { file.seek(io::SeekFrom::End(0))? };
+        Ok(Self { file, path, len, last: Mutex::new(None) })
+    }
+}
+
+fn not_positioned(metadata: &std::fs::Metadata) -> io::Error {
+    let what =
+        if metadata.is_dir() { "a directory" } else { "neither a regular file nor a block device" };
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}"))
+}
+
+impl Source for FileSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        super::check_range(offset, buf.len(), self.len)?;
+        os::read_exact_at(&self.file, buf, offset)
+    }
+
+    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((range, hole)) = &*last
+            && range.contains(&offset)
+        {
+            return Ok(Segment { end: range.end, hole: *hole });
+        }
+        let segment = os::segment_at(&self.file, offset, self.len)?
+            .unwrap_or(Segment { end: self.len, hole: false });
+        *last = Some((offset..segment.end, segment.hole));
+        Ok(segment)
+    }
+
+    fn as_file(&self) -> Option<(&File, u64)> {
+        Some((&self.file, 0))
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    fn allocated_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(os::allocated_bytes(&self.file.metadata()?))
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        os::identity(&self.file.metadata().ok()?)
+    }
+}

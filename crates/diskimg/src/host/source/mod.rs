@@ -1,0 +1,91 @@
+//! Where bytes come from: anything that can be read by position.
+
+mod file;
+mod memory;
+mod stream;
+mod window;
+
+pub use file::FileSource;
+pub use memory::MemorySource;
+pub use stream::spool;
+pub(crate) use stream::stdin;
+pub use window::WindowSource;
+
+pub use crate::host::os::{FileId as HostFileId, Segment};
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Host bytes, by position. Read-only, shared between threads.
+///
+/// A source says nothing of what the bytes mean; a [`Layer`](crate::Layer)
+/// does. Reads name their offset, so that any number of threads may read at
+/// once.
+pub trait Source: Send + Sync + Debug {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// True if there is not a single byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if the range leaves the source,
+    /// otherwise what the system said.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The stretch of all-data or all-hole that holds `offset` (which must be
+    /// below [`len`](Self::len)). A source that cannot tell says "data, to the
+    /// end".
+    ///
+    /// # Errors
+    /// What the system said.
+    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+        let _ = offset;
+        Ok(Segment { end: self.len(), hole: false })
+    }
+
+    /// All bytes at once, where they are in memory already.
+    fn as_slice(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// The open file behind this source and the file offset of its byte 0, if
+    /// there is just one: what in-kernel copies need.
+    fn as_file(&self) -> Option<(&File, u64)> {
+        None
+    }
+
+    /// The path it was opened by.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Bytes occupied on the host's file system.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn allocated_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// What tells that two sources are the same file on disk.
+    fn identity(&self) -> Option<HostFileId> {
+        None
+    }
+}
+
+/// Checks `offset..offset + len` against a source's length.
+pub(crate) fn check_range(offset: u64, len: usize, source_len: u64) -> io::Result<()> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= source_len => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("{len} bytes at {offset} leave the file, which ends at {source_len}"),
+        )),
+    }
+}

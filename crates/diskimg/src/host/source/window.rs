@@ -1,0 +1,69 @@
+//! A part of another source.
+
+use super::{HostFileId, Segment, Source};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A window into another source: an image that lies inside a larger file.
+#[derive(Debug)]
+pub struct WindowSource {
+    inner: Arc<dyn Source>,
+    range: Range<u64>,
+}
+
+impl WindowSource {
+    /// The bytes `range` of `inner`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if the range is reversed or leaves `inner`.
+    pub fn new(inner: Arc<dyn Source>, range: Range<u64>) -> io::Result<Self> {
+        if range.start > range.end || range.end > inner.len() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!(
+                    "window {}..{} leaves the file, which ends at {}",
+                    range.start,
+                    range.end,
+                    inner.len()
+                ),
+            ));
+        }
+        Ok(Self { inner, range })
+    }
+}
+
+impl Source for WindowSource {
+    fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        super::check_range(offset, buf.len(), self.len())?;
+        self.inner.read_exact_at(buf, self.range.start + offset)
+    }
+
+    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+        let outer = self.inner.segment_at(self.range.start + offset)?;
+        Ok(Segment { end: outer.end.min(self.range.end) - self.range.start, hole: outer.hole })
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        let bytes = self.inner.as_slice()?;
+        bytes.get(self.range.start as usize..self.range.end as usize)
+    }
+
+    fn as_file(&self) -> Option<(&File, u64)> {
+        self.inner.as_file().map(|(file, start)| (file, start + self.range.start))
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.inner.path()
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.inner.identity()
+    }
+}

@@ -1,0 +1,113 @@
+//! The table of formats: the one place above floor 2 that names them.
+
+use crate::formats::{qcow2, raw, vmdk};
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::layer::Layer;
+use crate::vocabulary::open::OpenContext;
+use crate::vocabulary::options::OptionSpec;
+use crate::vocabulary::target::{CreateRequest, Measure, MeasureRequest, Target};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// A disk image format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// The guest's bytes and nothing else.
+    Raw,
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+    /// VMware's virtual disk.
+    Vmdk,
+}
+
+/// What the table holds of one format. A new format is a folder under
+/// `formats/`, a variant of [`Format`] and a row of [`Format::driver`].
+pub(crate) struct Driver {
+    /// The name that `-f` and `-O` take.
+    pub(crate) name: &'static str,
+    /// Whether these bytes look like this format. Raw never does: it is what
+    /// nothing else matched.
+    pub(crate) probe: fn(&Head<'_>) -> bool,
+    /// Opens one layer.
+    pub(crate) open: fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>,
+    /// Starts a new image.
+    pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn Target>>,
+    /// What `-o` takes, `size`, `backing_file` and `backing_fmt` included where they apply.
+    pub(crate) options: &'static [OptionSpec],
+    /// Predicts the size of a new image, where the format's layout allows it.
+    pub(crate) measure: Option<fn(&mut MeasureRequest<'_>) -> Result<Measure>>,
+}
+
+/// The beginning of a file, for probing.
+#[derive(Debug)]
+pub(crate) struct Head<'a> {
+    /// At most [`Head::BYTES`] first bytes; fewer in a shorter file.
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Head<'_> {
+    /// How much of a file the probes see.
+    pub(crate) const BYTES: usize = 4096;
+}
+
+impl Format {
+    /// Every format, in the order in which they are probed.
+    pub const ALL: &'static [Self] = &[Self::Qcow2, Self::Vmdk, Self::Raw];
+
+    pub(crate) fn driver(self) -> &'static Driver {
+        match self {
+            Self::Raw => &raw::DRIVER,
+            Self::Qcow2 => &qcow2::DRIVER,
+            Self::Vmdk => &vmdk::DRIVER,
+        }
+    }
+
+    /// The name that `-f` and `-O` take.
+    pub fn name(self) -> &'static str {
+        self.driver().name
+    }
+
+    /// What `-o` takes for a new image of this format.
+    pub fn options(self) -> &'static [OptionSpec] {
+        self.driver().options
+    }
+
+    /// The format of `source` by its first bytes; [`Format::Raw`] if nothing
+    /// else fits.
+    ///
+    /// A guest that owns a raw disk can write any header into it. Name the
+    /// format where you know it.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if the first bytes cannot be read.
+    pub fn probe(source: &dyn Source) -> Result<Self> {
+        let mut bytes = vec![0; source.len().min(Head::BYTES as u64) as usize];
+        source
+            .read_exact_at(&mut bytes, 0)
+            .map_err(|e| Error::io("cannot read its beginning", e))?;
+        let head = Head { bytes: &bytes };
+        let found = Self::ALL.iter().find(|format| (format.driver().probe)(&head));
+        Ok(found.copied().unwrap_or(Self::Raw))
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.iter().copied().find(|f| f.name() == name).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|f| f.name()).collect();
+            Error::invalid(format!("Unknown driver '{name}'"))
+                .hint(format!("known formats: {}", known.join(", ")))
+        })
+    }
+}

@@ -1,0 +1,287 @@
+//! An image: a layer and all that it builds on.
+
+use crate::host::source::{HostFileId, Source};
+use crate::vocabulary::check::{CheckReport, Finding};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::{ChainExtent, Extent, Kind, push_chain};
+use crate::vocabulary::fetch::Fetcher;
+use crate::vocabulary::format::Format;
+use crate::vocabulary::info::{Child, ChildFile, FormatSpecific, Info};
+use crate::vocabulary::layer::{Geometry, Layer};
+use crate::vocabulary::open::OpenOptions;
+use crate::vocabulary::reference::{References, Resolver};
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// How many guest bytes [`Image::read_at`] plans at a time.
+const READ_WINDOW: u64 = 1 << 20;
+
+/// A disk image with its backing chain: the guest's bytes, wherever they are.
+///
+/// Shared freely between threads; every method takes `&self`.
+#[derive(Debug)]
+pub struct Image {
+    links: Vec<Link>,
+    /// Fetchers waiting for the next `read_at`.
+    fetchers: Mutex<Vec<Fetcher>>,
+}
+
+/// One layer of the chain and the name it was opened by.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) layer: Arc<dyn Layer>,
+    pub(crate) name: String,
+}
+
+impl Image {
+    /// Opens an image and everything it builds on, with the defaults of
+    /// [`OpenOptions`].
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        OpenOptions::new().open(path)
+    }
+
+    /// `links` holds at least one layer.
+    pub(crate) fn from_links(links: Vec<Link>) -> Self {
+        debug_assert!(!links.is_empty());
+        Self { links, fetchers: Mutex::default() }
+    }
+
+    /// Format of the top layer.
+    pub fn format(&self) -> Format {
+        self.top().format()
+    }
+
+    /// Guest bytes.
+    pub fn size(&self) -> u64 {
+        self.geometry().size
+    }
+
+    /// Size and unit of the top layer.
+    pub fn geometry(&self) -> Geometry {
+        self.top().geometry()
+    }
+
+    /// The layers, the image itself first.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = &Arc<dyn Layer>> {
+        self.links.iter().map(|link| &link.layer)
+    }
+
+    /// The name that the layer at `depth` was opened by.
+    ///
+    /// # Panics
+    /// If the chain is not that deep.
+    pub fn name(&self, depth: usize) -> &str {
+        &self.links[depth].name
+    }
+
+    fn top(&self) -> &dyn Layer {
+        &*self.links[0].layer
+    }
+
+    pub(crate) fn file(&self, depth: usize, file: usize) -> &dyn Source {
+        &*self.links[depth].layer.files()[file]
+    }
+
+    /// Puts the layer's name on an error.
+    pub(crate) fn in_layer(&self, error: Error, depth: usize) -> Error {
+        error.in_file(&self.links[depth].name)
+    }
+
+    /// The identities of all files that the chain reads.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = HostFileId> {
+        self.layers().flat_map(|layer| layer.files()).filter_map(|file| file.identity())
+    }
+
+    /// Extents of the whole chain that cover `range` exactly, in order, none
+    /// empty, adjacent ones merged.
+    ///
+    /// Ask for bounded ranges: the answer is as long as the range is fragmented.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk;
+    /// otherwise as [`Layer::map`].
+    pub fn extents(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
+        if range.start > range.end || range.end > self.size() {
+            return Err(Error::invalid(format!(
+                "range {}..{} leaves the disk, which ends at {}",
+                range.start,
+                range.end,
+                self.size()
+            )));
+        }
+        let mut out = Vec::new();
+        self.resolve(0, range, &mut out)?;
+        Ok(out)
+    }
+
+    /// Appends what the chain from `depth` down says about `range`.
+    fn resolve(&self, depth: usize, range: Range<u64>, out: &mut Vec<ChainExtent>) -> Result<()> {
+        let layer = &self.links[depth].layer;
+        let inside = range.start..range.end.min(layer.geometry().size.max(range.start));
+        let mut extents: Vec<Extent> = Vec::new();
+        if !inside.is_empty() {
+            layer.map(inside.clone(), &mut extents).map_err(|e| self.in_layer(e, depth))?;
+        }
+        for Extent { guest, kind } in extents {
+            if kind == Kind::Parent && depth + 1 < self.links.len() {
+                self.resolve(depth + 1, guest, out)?;
+            } else {
+                push_chain(out, ChainExtent { guest, depth, kind });
+            }
+        }
+        // A backing file shorter than the image above it reads as zeros behind its end.
+        push_chain(
+            out,
+            ChainExtent { guest: inside.end..range.end, depth, kind: Kind::Zero(None) },
+        );
+        Ok(())
+    }
+
+    /// Fills `buf` with guest bytes from `offset`.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk;
+    /// otherwise as [`Layer::map`] and [`Fetcher::fetch`].
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let end = offset.checked_add(buf.len() as u64).filter(|&end| end <= self.size());
+        let Some(end) = end else {
+            return Err(Error::invalid(format!(
+                "{} bytes at {offset} leave the disk, which ends at {}",
+                buf.len(),
+                self.size()
+            )));
+        };
+        let mut fetcher =
+            self.fetchers.lock().unwrap_or_else(|e| e.into_inner()).pop().unwrap_or_default();
+        let mut window = offset;
+        while window < end {
+            let next = end.min(window + READ_WINDOW);
+            for extent in self.extents(window..next)? {
+                let at = (extent.guest.start - offset) as usize;
+                let part = &mut buf[at..at + extent.len() as usize];
+                fetcher.fetch(self, &extent, part)?;
+            }
+            window = next;
+        }
+        self.fetchers.lock().unwrap_or_else(|e| e.into_inner()).push(fetcher);
+        Ok(())
+    }
+
+    /// The guest's bytes as a stream with a position.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { image: self, position: 0 }
+    }
+
+    /// What `info` shows of the layer at `depth`.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if the system does not tell a file's size.
+    ///
+    /// # Panics
+    /// If the chain is not that deep.
+    pub fn info(&self, depth: usize) -> Result<Info> {
+        let Link { layer, name } = &self.links[depth];
+        let details = layer.details();
+        let files = layer.files();
+        let allocated = |file: &dyn Source| {
+            file.allocated_bytes()
+                .map_err(|e| self.in_layer(Error::io("cannot tell the space it takes", e), depth))
+        };
+        let mut actual_size = None;
+        for file in files {
+            if let Some(bytes) = allocated(&**file)? {
+                *actual_size.get_or_insert(0) += bytes;
+            }
+        }
+        let children = details
+            .children
+            .into_iter()
+            .map(|(role, index)| {
+                let file = &*files[index];
+                let filename =
+                    file.path().map_or_else(|| name.clone(), |p| p.display().to_string());
+                Ok(Child {
+                    name: role,
+                    info: ChildFile {
+                        children: Vec::new(),
+                        virtual_size: file.len(),
+                        filename,
+                        format: "file",
+                        actual_size: allocated(file)?,
+                        format_specific: FormatSpecific { kind: "file".into(), data: Vec::new() },
+                        dirty_flag: false,
+                    },
+                })
+            })
+            .collect::<Result<_>>()?;
+        let parent = layer.parent();
+        let full_name = |name: &str| {
+            let resolver = Resolver { image: files[0].path(), policy: References::Any };
+            let path = resolver.resolve("backing file", name);
+            path.map_or_else(|_| name.to_owned(), |p| p.display().to_string())
+        };
+        Ok(Info {
+            children,
+            snapshots: details.snapshots,
+            backing_filename: parent.map(|p| p.name.clone()),
+            full_backing_filename: parent.map(|p| full_name(&p.name)),
+            backing_filename_format: parent.and_then(|p| p.format.clone()),
+            virtual_size: layer.geometry().size,
+            filename: name.clone(),
+            cluster_size: details.cluster_size,
+            format: layer.format().name().to_owned(),
+            actual_size,
+            encrypted: details.encrypted,
+            compressed: details.compressed,
+            format_specific: (!details.specific.is_empty()).then(|| FormatSpecific {
+                kind: layer.format().name().to_owned(),
+                data: details.specific,
+            }),
+            dirty_flag: details.dirty,
+            notes: details.notes,
+        })
+    }
+
+    /// Verifies the top layer's own consistency; its backing files are not
+    /// looked at.
+    ///
+    /// # Errors
+    /// As [`Layer::check`].
+    pub fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
+        self.top().check(report).map_err(|e| self.in_layer(e, 0))
+    }
+}
+
+/// A [`Read`](io::Read) + [`Seek`](io::Seek) face of an [`Image`].
+#[derive(Debug)]
+pub struct Reader<'a> {
+    image: &'a Image,
+    position: u64,
+}
+
+impl io::Read for Reader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.image.size().saturating_sub(self.position);
+        let n = left.min(buf.len() as u64) as usize;
+        self.image.read_at(&mut buf[..n], self.position).map_err(io::Error::other)?;
+        self.position += n as u64;
+        Ok(n)
+    }
+}
+
+impl io::Seek for Reader<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            io::SeekFrom::Start(n) => Some(n),
+            io::SeekFrom::End(n) => self.image.size().checked_add_signed(n),
+            io::SeekFrom::Current(n) => self.position.checked_add_signed(n),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}

@@ -1,0 +1,79 @@
+//! The reading side of a format.
+
+use crate::host::source::Source;
+use crate::vocabulary::check::{CheckReport, Finding};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::Extent;
+use crate::vocabulary::format::Format;
+use crate::vocabulary::info::Details;
+use crate::vocabulary::options::Options;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The measures of a disk image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Guest bytes. A raw file may have any number; other formats a multiple
+    /// of 512.
+    pub size: u64,
+    /// Bytes that the format allocates at a time (cluster, grain, block); a power of two. 1 for
+    /// raw, which allocates nothing.
+    pub unit: u64,
+}
+
+/// What an image says about the file it builds on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentReference {
+    /// The name as the image holds it, not yet resolved.
+    pub name: String,
+    /// The format that the image claims for it, as a format name; `None`: to be probed.
+    pub format: Option<String>,
+}
+
+/// One layer of one image: says where guest bytes are, moves none of them.
+pub trait Layer: Send + Sync + Debug {
+    /// The format.
+    fn format(&self) -> Format;
+
+    /// Size and unit.
+    fn geometry(&self) -> Geometry;
+
+    /// The files that [`Place`](crate::extent::Place)s speak of; the image file itself first.
+    fn files(&self) -> &[Arc<dyn Source>];
+
+    /// Appends extents that cover `range` exactly, in order, none empty,
+    /// adjacent ones merged (see [`extent::push`](crate::extent::push)).
+    /// `range` lies within the layer's size.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the image's tables contradict
+    /// themselves, [`Unsupported`](crate::ErrorKind::Unsupported) if the bytes
+    /// cannot be had (encryption), [`Io`](crate::ErrorKind::Io).
+    fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()>;
+
+    /// The image that answers where this one is silent.
+    fn parent(&self) -> Option<&ParentReference> {
+        None
+    }
+
+    /// What `info` shows beyond name and size.
+    fn details(&self) -> Details;
+
+    /// The create options that would make an empty image of this one's kind:
+    /// what rewriting it (`convert -n`) keeps.
+    fn create_options(&self) -> Options {
+        Options::default()
+    }
+
+    /// Verifies the image's own consistency. Each finding goes to `report` as
+    /// it is made; the counts are the result.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a format that has
+    /// nothing to check; otherwise whatever kept the check from being done.
+    fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
+        let _ = report;
+        Err(Error::unsupported("This image format does not support checks"))
+    }
+}

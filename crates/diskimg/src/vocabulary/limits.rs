@@ -1,0 +1,29 @@
+//! How much an image may ask of us.
+
+/// Bounds on what an image may demand before it is refused with
+/// [`ErrorKind::Limit`](crate::ErrorKind::Limit). The defaults admit everything
+/// that QEMU admits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Images in a backing chain, the top one included.
+    pub chain_depth: usize,
+    /// Bytes of any one table that is held in memory as a whole (a qcow2 L1
+    /// table, a VMDK grain directory).
+    pub table_bytes: u64,
+    /// Bytes of a VMDK descriptor.
+    pub descriptor_bytes: u64,
+    /// Internal snapshots of a qcow2 image.
+    pub snapshots: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            chain_depth: 200,
+            table_bytes: 32 << 20,
+            descriptor_bytes: 1 << 20,
+            snapshots: 65_536,
+        }
+    }
+}

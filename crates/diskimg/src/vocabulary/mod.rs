@@ -1,0 +1,27 @@
+//! Floor 1: the words in which formats and verbs speak to each other.
+//!
+//! A disk image is a map from **guest bytes** (what the virtual machine sees)
+//! to **places** (where those bytes are kept). Three questions stay apart:
+//!
+//! ```text
+//!   where are the bytes?      Layer::map   → extents        (a format answers)
+//!   which layer answers?      Image        → chain extents  (the chain answers)
+//!   how are they fetched?     Fetcher      → bytes          (the engine answers)
+//! ```
+//!
+//! and on the way out a [`Target`](target::Target) says where new bytes go; the engine moves them.
+
+pub mod check;
+pub mod conformance;
+pub mod error;
+pub mod extent;
+pub mod fetch;
+pub mod format;
+pub mod image;
+pub mod info;
+pub mod layer;
+pub mod limits;
+pub mod open;
+pub mod options;
+pub mod reference;
+pub mod target;

@@ -1,0 +1,243 @@
+//! Opening an image: its format, its layers, the files they name.
+
+use crate::host::source::{FileSource, Source, stdin};
+use crate::vocabulary::error::{Context, Error, Result};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::image::{Image, Link};
+use crate::vocabulary::layer::Layer;
+use crate::vocabulary::limits::Limits;
+use crate::vocabulary::reference::{References, Resolver, plain_path};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How to open an image.
+///
+/// ```no_run
+/// use diskimg::{Format, OpenOptions, References};
+///
+/// let image = OpenOptions::new()
+///     .format(Format::Qcow2)
+///     .references(References::None)
+///     .open("upload.img")?;
+/// # Ok::<(), diskimg::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    format: Option<Format>,
+    references: References,
+    limits: Limits,
+    snapshot: Option<SnapshotSelector>,
+    metadata_only: bool,
+}
+
+/// Which internal snapshot to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotSelector {
+    /// The one whose id is this or, failing that, whose name is.
+    IdOrName(String),
+    /// The one that has all that is given.
+    Exactly {
+        /// Its id.
+        id: Option<String>,
+        /// Its name.
+        name: Option<String>,
+    },
+}
+
+/// What a format's `open` is given besides the bytes.
+#[derive(Debug)]
+pub(crate) struct OpenContext<'a> {
+    /// Opens what the image names.
+    pub(crate) resolver: Resolver<'a>,
+    /// Bounds.
+    pub(crate) limits: &'a Limits,
+    /// Show this snapshot instead of the active disk.
+    pub(crate) snapshot: Option<&'a SnapshotSelector>,
+    /// Only facts are wanted, no guest bytes: open no other file.
+    pub(crate) metadata_only: bool,
+}
+
+impl OpenOptions {
+    /// Probed format, references within the image's directory, default limits.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The image is of this format, whatever its bytes look like.
+    #[must_use]
+    pub fn format(mut self, format: impl Into<Option<Format>>) -> Self {
+        self.format = format.into();
+        self
+    }
+
+    /// Which other files the image may name.
+    #[must_use]
+    pub fn references(mut self, references: References) -> Self {
+        self.references = references;
+        self
+    }
+
+    /// Bounds on what the image may demand.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Read an internal snapshot instead of the active disk.
+    #[must_use]
+    pub fn snapshot(mut self, snapshot: impl Into<Option<SnapshotSelector>>) -> Self {
+        self.snapshot = snapshot.into();
+        self
+    }
+
+    /// Open the image for [`info`](Image::info) and [`check`](Image::check)
+    /// alone: no backing file and no data file is opened, and guest bytes
+    /// cannot be read.
+    #[must_use]
+    pub fn metadata_only(mut self, yes: bool) -> Self {
+        self.metadata_only = yes;
+        self
+    }
+
+    /// Opens the image at `path` (a regular file or block device) and
+    /// everything it builds on. `-` is standard input.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) if a file cannot be opened,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if it is not an image of
+    /// the format or not one we read, [`Refused`](crate::ErrorKind::Refused) if
+    /// it names files that the policy forbids,
+    /// [`Limit`](crate::ErrorKind::Limit).
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let source = open_named(path).map_err(|e| e.in_file(&name))?;
+        self.open_source(source, name)
+    }
+
+    /// Opens an image whose bytes are at hand. `name` is what errors and
+    /// `info` call it; other files it names are looked for beside
+    /// [`Source::path`].
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_source(&self, source: Arc<dyn Source>, name: impl Into<String>) -> Result<Image> {
+        let mut chain = Chain { options: self, links: Vec::new(), seen: Vec::new() };
+        let mut next = Some((source, name.into(), self.format));
+        while let Some((source, name, format)) = next {
+            next = chain.add(source, name, format)?;
+        }
+        Ok(Image::from_links(chain.links))
+    }
+}
+
+/// A chain being opened, top first.
+struct Chain<'a> {
+    options: &'a OpenOptions,
+    links: Vec<Link>,
+    seen: Vec<crate::host::source::HostFileId>,
+}
+
+type Next = (Arc<dyn Source>, String, Option<Format>);
+
+impl Chain<'_> {
+    /// Opens one layer; gives what it builds on.
+    fn add(
+        &mut self,
+        source: Arc<dyn Source>,
+        name: String,
+        format: Option<Format>,
+    ) -> Result<Option<Next>> {
+        let limits = &self.options.limits;
+        if self.links.len() >= limits.chain_depth {
+            let depth = limits.chain_depth;
+            return Err(Error::limit(format!("its backing chain is deeper than {depth} images"))
+                .in_file(&self.links[0].name));
+        }
+        if let Some(id) = source.identity() {
+            if self.seen.contains(&id) {
+                let names: Vec<_> = self.links.iter().map(|l| l.name.as_str()).collect();
+                return Err(Error::corrupt(
+                    "backing chain",
+                    format!("it loops: {} -> {name}", names.join(" -> ")),
+                )
+                .in_file(&self.links[0].name));
+            }
+            self.seen.push(id);
+        }
+        let path = source.path().map(Path::to_owned);
+        let resolver = Resolver { image: path.as_deref(), policy: self.options.references };
+        let context = OpenContext {
+            resolver,
+            limits,
+            snapshot: self.options.snapshot.as_ref().filter(|_| self.links.is_empty()),
+            metadata_only: self.options.metadata_only,
+        };
+        let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
+        let parent = layer.parent().cloned();
+        let link_name = name.clone();
+        self.links.push(Link { layer, name });
+        match parent {
+            Some(parent) if !self.options.metadata_only => {
+                let role = "backing file";
+                let open = || -> Result<_> {
+                    let path = resolver.resolve(role, &parent.name)?;
+                    let source = resolver.open(role, &parent.name)?;
+                    let format = parent.format.as_deref().map(str::parse).transpose()?;
+                    Ok((source, path.display().to_string(), format))
+                };
+                open().map(Some).map_err(|e| e.in_file(link_name))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn open_layer(
+    source: Arc<dyn Source>,
+    format: Option<Format>,
+    context: &OpenContext<'_>,
+) -> Result<Arc<dyn Layer>> {
+    let format = match format {
+        Some(format) => format,
+        None => Format::probe(&*source)?,
+    };
+    (format.driver().open)(source, context)
+}
+
+impl OpenContext<'_> {
+    /// For formats without internal snapshots.
+    pub(crate) fn refuse_snapshot(&self, format: Format) -> Result<()> {
+        match self.snapshot {
+            Some(_) => Err(Error::invalid(format!("{format} images hold no internal snapshots"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Opens a name from the command line or from a program: a path, `file:PATH`, `-`.
+fn open_named(path: &Path) -> Result<Arc<dyn Source>> {
+    let cannot = |e| Error::io("cannot open it", e);
+    if path == Path::new("-") {
+        return Ok(Arc::new(stdin().map_err(|e| Error::io("cannot read standard input", e))?));
+    }
+    let path = local_path(path)?;
+    Ok(Arc::new(FileSource::open(path).map_err(cannot)?))
+}
+
+/// The path behind a name that a person typed, for reading or writing.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for `nbd:`, `json:` and the like.
+pub fn local_path(name: &Path) -> Result<PathBuf> {
+    // A name that is there is meant, even if it looks like a protocol.
+    match name.to_str() {
+        Some(text) if !name.exists() => plain_path(text).map(Path::to_owned).ok_or_else(|| {
+            Error::unsupported("only local files and devices can be opened")
+                .hint("for a file whose name has a colon, write ./NAME")
+        }),
+        _ => Ok(name.to_owned()),
+    }
+}

@@ -1,0 +1,145 @@
+//! The writing side of a format.
+
+use crate::host::output::Output;
+use crate::host::sink::Sink;
+use crate::vocabulary::error::Result;
+use crate::vocabulary::layer::Geometry;
+use crate::vocabulary::options::Options;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What the engine wants placed at a guest offset.
+#[derive(Debug, Clone, Copy)]
+pub enum Unit<'a> {
+    /// `len` bytes that read as zeros: any number of units, the last one
+    /// perhaps short at the end of the disk.
+    Zero {
+        /// Bytes.
+        len: u64,
+    },
+    /// `len` bytes that the engine will write verbatim: any number of units,
+    /// the last one perhaps short at the end of the disk.
+    Stored {
+        /// Bytes.
+        len: u64,
+    },
+    /// One unit as this target's own [`UnitEncoder`] gave it.
+    Encoded(&'a [u8]),
+}
+
+/// Where the engine is to write what it placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Index into [`Target::files`].
+    pub file: usize,
+    /// Host offset, in bytes.
+    pub offset: u64,
+    /// How many of the offered bytes belong here. Fewer than offered: ask
+    /// again for the rest.
+    pub len: u64,
+}
+
+/// Turns one unit of guest bytes into what the target stores. Each worker has
+/// its own.
+pub trait UnitEncoder: Send + Debug {
+    /// Appends what is to be stored for the unit at guest offset `at`, framing
+    /// included, to `out` and answers `true`; or answers `false`: store the
+    /// bytes as they are. `unit` is always a whole unit (zeros follow the end
+    /// of the disk).
+    ///
+    /// # Errors
+    /// What the codec said.
+    fn encode(&mut self, at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool>;
+}
+
+/// Placement in a new image; the engine encodes and writes the bytes.
+///
+/// Calls to [`place`](Self::place) come in ascending order of guest offsets,
+/// never twice for the same unit. So the layout depends on the guest bytes
+/// alone, and not on how many threads carried them. What is never placed is
+/// left to the backing file, or reads as zeros.
+pub trait Target: Send + Debug {
+    /// Size and unit of the new image.
+    fn geometry(&self) -> Geometry;
+
+    /// The files being written; [`Slot`]s index them.
+    fn files(&self) -> &[Arc<dyn Sink>];
+
+    /// True if the format itself demands that bytes leave in order
+    /// (streamOptimized): then the engine writes every slot before it places
+    /// the next.
+    fn sequential(&self) -> bool {
+        false
+    }
+
+    /// True if this target takes only encoded units, and none stored.
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        None
+    }
+
+    /// Makes room at guest offset `at` (a multiple of the unit). `None`: there
+    /// is nothing to write.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if the format can hold no more, and
+    /// what writing the target's own tables said.
+    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>>;
+
+    /// Writes what remains: tables, header, footer, the file's length.
+    ///
+    /// # Errors
+    /// What writing said.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// The image that a new one builds on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backing {
+    /// The name to record, as the user gave it.
+    pub name: String,
+    /// Its format's name, to be recorded too.
+    pub format: Option<String>,
+}
+
+/// Everything a format needs to start a new image.
+#[derive(Debug)]
+pub struct CreateRequest<'a> {
+    /// Where the bytes go.
+    pub output: &'a mut Output,
+    /// Guest bytes.
+    pub size: u64,
+    /// The format's own options, already checked against its list.
+    pub options: &'a Options,
+    /// The image it builds on.
+    pub backing: Option<Backing>,
+    /// Whether units shall be compressed.
+    pub compress: bool,
+}
+
+/// How much space a new image would take, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    /// File length for the data at hand.
+    pub required: u64,
+    /// File length with every unit allocated.
+    pub fully_allocated: u64,
+}
+
+/// What is to be measured.
+pub struct MeasureRequest<'a> {
+    /// Guest bytes.
+    pub size: u64,
+    /// The target format's options.
+    pub options: &'a Options,
+    /// Calls its argument with each range of guest bytes that holds data, in
+    /// ascending order.
+    #[allow(clippy::type_complexity)]
+    pub data: &'a mut dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()>,
+}
+
+impl Debug for MeasureRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MeasureRequest").field("size", &self.size).finish_non_exhaustive()
+    }
+}
