@@ -1,11 +1,12 @@
 //! Read, write and convert disk images.
 pub mod formats;
 pub mod host;
-pub mod verbs;
+mod verbs;
 mod vocabulary;
 
 pub use host::output::{Durability, Output};
 pub use host::source::Source;
+pub use verbs::*;
 pub use vocabulary::error::{Error, ErrorKind, Result};
 pub use vocabulary::fetch::Fetcher;
 pub use vocabulary::format::Format;

@@ -1,1 +1,17 @@
-//! Floor 3: verbs.
+//! Floor 3: what one does with images. Verbs know [`Image`](crate::Image) and
+//! the writing side of a format, and no format by name.
+
+mod compare;
+mod convert;
+mod create;
+mod map;
+mod measure;
+mod pipeline;
+mod progress;
+
+pub use compare::{CompareError, CompareStage, Comparison, compare};
+pub use convert::{Convert, Report, Salvaged, Sparse};
+pub use create::{Create, Created};
+pub use map::{MapEntry, map};
+pub use measure::{measure, measure_size};
+pub use progress::{Callback, Progress};

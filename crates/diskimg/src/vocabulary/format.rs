@@ -12,10 +12,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// A disk image format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Format {
     /// The guest's bytes and nothing else.
+    #[default]
     Raw,
     /// QEMU's copy-on-write format, versions 2 and 3.
     Qcow2,
@@ -31,6 +32,8 @@ pub(crate) struct Driver {
     /// Whether these bytes look like this format. Raw never does: it is what
     /// nothing else matched.
     pub(crate) probe: fn(&Head<'_>) -> bool,
+    /// The size of a new image is a multiple of this many bytes.
+    pub(crate) sector: u64,
     /// Opens one layer.
     pub(crate) open: fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>,
     /// Starts a new image.

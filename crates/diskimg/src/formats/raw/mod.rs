@@ -21,6 +21,7 @@ pub(crate) use layer::Raw;
 pub(crate) static DRIVER: Driver = Driver {
     name: "raw",
     probe: |_| false,
+    sector: 1,
     open: |source, context| {
         context.refuse_snapshot(crate::Format::Raw)?;
         Ok(std::sync::Arc::new(Raw::new(source)))

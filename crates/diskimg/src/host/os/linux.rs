@@ -87,3 +87,7 @@ pub(super) fn reflink(
         Err(e) => Err(e.into()),
     }
 }
+
+pub(super) fn address_space_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::As).current
+}

@@ -151,3 +151,8 @@ pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::
     }
     Ok(())
 }
+
+/// The limit on this process's address space, if there is one.
+pub(crate) fn address_space_limit() -> Option<u64> {
+    imp::address_space_limit()
+}

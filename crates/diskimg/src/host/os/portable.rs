@@ -19,3 +19,7 @@ pub(super) fn preallocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
 pub(super) fn reflink(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
 }
+
+pub(super) fn address_space_limit() -> Option<u64> {
+    None
+}

@@ -1,0 +1,222 @@
+//! `compare`: do two images show the guest the same bytes?
+
+use crate::verbs::pipeline::{self, Job};
+use crate::verbs::progress::{Callback, report};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::{ChainExtent, Kind};
+use crate::vocabulary::fetch::Fetcher;
+use crate::vocabulary::image::Image;
+use std::collections::VecDeque;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Guest bytes mapped at a time.
+const WINDOW: u64 = 128 << 20;
+
+/// Guest bytes compared at a time.
+const CHUNK: u64 = 512 << 10;
+
+/// The outcome of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Comparison {
+    /// The guest sees the same bytes; a shorter image counts as padded with zeros.
+    Identical {
+        /// One image is shorter.
+        size_mismatch: bool,
+    },
+    /// The first guest byte that differs.
+    ContentMismatch {
+        /// Its offset.
+        offset: u64,
+    },
+    /// Strict mode: the sizes differ.
+    SizeMismatch,
+    /// Strict mode: one image holds bytes here, the other does not.
+    StatusMismatch {
+        /// The first such guest offset.
+        offset: u64,
+    },
+}
+
+/// Where a comparison failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompareStage {
+    /// Asking where bytes are.
+    Status,
+    /// Reading them.
+    Read,
+}
+
+/// A comparison that could not be made.
+#[derive(Debug)]
+pub struct CompareError {
+    /// Where it failed.
+    pub stage: CompareStage,
+    /// Why.
+    pub error: Error,
+}
+
+/// Compares what the guest sees in `a` and `b`. `strict` also asks for equal
+/// sizes and for bytes held in both or in neither.
+///
+/// # Errors
+/// What mapping or reading the images said.
+pub fn compare(
+    a: &Image,
+    b: &Image,
+    strict: bool,
+    threads: Option<usize>,
+    progress: Option<Callback<'_>>,
+) -> Result<Comparison, CompareError> {
+    if strict && a.size() != b.size() {
+        return Ok(Comparison::SizeMismatch);
+    }
+    let total = a.size().max(b.size());
+    let mut plan = Plan { images: [a, b], strict, at: 0, total, ready: VecDeque::new() };
+    let planning_failed = AtomicBool::new(false);
+    let mut found = None;
+    let outcome = pipeline::run(
+        &Pair([a, b]),
+        threads.unwrap_or_else(pipeline::default_threads),
+        || plan.next_task().inspect_err(|_| planning_failed.store(true, Ordering::Relaxed)),
+        |done: Done| {
+            report(progress, done.end, total)?;
+            found = done.difference;
+            Ok(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        },
+    );
+    match outcome {
+        Ok(()) => {
+            Ok(found.unwrap_or(Comparison::Identical { size_mismatch: a.size() != b.size() }))
+        }
+        Err(error) if planning_failed.into_inner() => {
+            Err(CompareError { stage: CompareStage::Status, error })
+        }
+        Err(error) => Err(CompareError { stage: CompareStage::Read, error }),
+    }
+}
+
+/// Something to look at.
+enum Task {
+    /// Bytes to compare.
+    Read(Range<u64>),
+    /// A difference that the extents show already, found in its turn.
+    Differs(Comparison),
+}
+
+/// What was seen.
+struct Done {
+    end: u64,
+    difference: Option<Comparison>,
+}
+
+/// Walks both images' extents; what is zero in both is passed over.
+struct Plan<'a> {
+    images: [&'a Image; 2],
+    strict: bool,
+    at: u64,
+    total: u64,
+    ready: VecDeque<Task>,
+}
+
+impl Plan<'_> {
+    fn next_task(&mut self) -> Result<Option<Task>> {
+        while self.ready.is_empty() && self.at < self.total {
+            let end = self.total.min(self.at + WINDOW);
+            self.plan_window(self.at..end)?;
+            self.at = end;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
+        let [a, b] = [
+            extents_padded(self.images[0], window.clone())?,
+            extents_padded(self.images[1], window.clone())?,
+        ];
+        let (mut i, mut j, mut at) = (0, 0, window.start);
+        while at < window.end {
+            let end = a[i].guest.end.min(b[j].guest.end);
+            let held = |e: &ChainExtent| e.kind != Kind::Parent;
+            if self.strict && held(&a[i]) != held(&b[j]) {
+                self.ready.push_back(Task::Differs(Comparison::StatusMismatch { offset: at }));
+                return Ok(());
+            }
+            if !(a[i].kind.is_zero() && b[j].kind.is_zero()) {
+                self.push_read(at..end);
+            }
+            i += usize::from(a[i].guest.end == end);
+            j += usize::from(b[j].guest.end == end);
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Cuts at multiples of the chunk; short neighbours share a task.
+    fn push_read(&mut self, mut range: Range<u64>) {
+        while !range.is_empty() {
+            let end = range.end.min((range.start / CHUNK + 1) * CHUNK);
+            match self.ready.back_mut() {
+                Some(Task::Read(last)) if last.start / CHUNK == range.start / CHUNK => {
+                    last.end = end;
+                }
+                _ => self.ready.push_back(Task::Read(range.start..end)),
+            }
+            range.start = end;
+        }
+    }
+}
+
+/// The extents of `range`, with zeros behind the end of a shorter image.
+fn extents_padded(image: &Image, range: Range<u64>) -> Result<Vec<ChainExtent>> {
+    let inside = range.start.min(image.size())..range.end.min(image.size());
+    let tail = inside.end.max(range.start)..range.end;
+    let mut extents = image.extents(inside)?;
+    if !tail.is_empty() {
+        extents.push(ChainExtent { guest: tail, depth: 0, kind: Kind::Parent });
+    }
+    Ok(extents)
+}
+
+/// The two images, compared by many workers.
+struct Pair<'a>([&'a Image; 2]);
+
+/// One side's reader and buffer, twice.
+#[derive(Default)]
+struct Sides([(Fetcher, Vec<u8>); 2]);
+
+impl Job for Pair<'_> {
+    type Task = Task;
+    type Done = Done;
+    type Rest = ();
+    type Worker = Sides;
+
+    fn worker(&self) -> Sides {
+        Sides::default()
+    }
+
+    fn work(&self, Sides(sides): &mut Sides, task: Task) -> Result<Done> {
+        let range = match task {
+            Task::Read(range) => range,
+            Task::Differs(difference) => {
+                return Ok(Done { end: 0, difference: Some(difference) });
+            }
+        };
+        for (image, (fetcher, buf)) in self.0.iter().zip(&mut *sides) {
+            buf.resize((range.end - range.start) as usize, 0);
+            for extent in extents_padded(image, range.clone())? {
+                let at = (extent.guest.start - range.start) as usize;
+                fetcher.fetch(image, &extent, &mut buf[at..at + extent.len() as usize])?;
+            }
+        }
+        let [(_, a), (_, b)] = sides;
+        let at = if a == b { None } else { a.iter().zip(b).position(|(x, y)| x != y) };
+        let difference =
+            at.map(|at| Comparison::ContentMismatch { offset: range.start + at as u64 });
+        Ok(Done { end: range.end, difference })
+    }
+
+    fn settle(&self, _: &mut Sides, (): ()) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The source of a conversion: one image, or several end to end.
+
+use super::SECTOR;
+use crate::host::source::HostFileId;
+use crate::vocabulary::error::Result;
+use crate::vocabulary::extent::ChainExtent;
+use crate::vocabulary::image::Image;
+use std::ops::Range;
+
+/// The guest bytes of one or more images, end to end.
+#[derive(Debug)]
+pub(super) struct Input {
+    images: Vec<Image>,
+    parts: Vec<Part>,
+    size: u64,
+}
+
+/// A range of an image at its place in the whole.
+#[derive(Debug)]
+struct Part {
+    /// Where it stands in the whole.
+    at: Range<u64>,
+    /// Which image.
+    image: usize,
+    /// The image's guest offset that stands at `at.start`.
+    from: u64,
+}
+
+/// A range of the whole that one extent of one image accounts for.
+#[derive(Debug, Clone)]
+pub(super) struct Span {
+    /// Bytes of the whole; never empty.
+    pub(super) at: Range<u64>,
+    /// Which image answers; `None` where zeros fill the gap between two.
+    pub(super) image: Option<usize>,
+    /// What it answers, in its own guest offsets.
+    pub(super) extent: ChainExtent,
+}
+
+impl Input {
+    /// Each image starts at a whole sector, as qemu-img lays them out.
+    pub(super) fn concatenate(images: Vec<Image>) -> Self {
+        let mut input = Self { images: Vec::new(), parts: Vec::new(), size: 0 };
+        for image in images {
+            let range = 0..image.size();
+            input.push(image, range);
+        }
+        input
+    }
+
+    /// Appends a range of a further image.
+    pub(super) fn push(&mut self, image: Image, range: Range<u64>) {
+        let start = self.size.next_multiple_of(SECTOR);
+        let end = start + (range.end - range.start);
+        if !range.is_empty() {
+            let part = Part { at: start..end, image: self.images.len(), from: range.start };
+            self.parts.push(part);
+        }
+        self.images.push(image);
+        self.size = end;
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn image(&self, index: usize) -> &Image {
+        &self.images[index]
+    }
+
+    pub(super) fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    pub(super) fn identities(&self) -> impl Iterator<Item = HostFileId> {
+        self.images.iter().flat_map(Image::identities)
+    }
+
+    /// Spans that cover `range` exactly, in order.
+    pub(super) fn spans(&self, range: Range<u64>) -> Result<Vec<Span>> {
+        let mut spans = Vec::new();
+        let mut at = range.start;
+        for part in &self.parts {
+            if part.at.end <= at || part.at.start >= range.end {
+                continue;
+            }
+            push_gap(&mut spans, at..part.at.start.max(at));
+            let here = part.at.start.max(at)..part.at.end.min(range.end);
+            let shift = |offset: u64| offset - part.at.start + part.from;
+            let wanted = shift(here.start)..shift(here.end);
+            for extent in self.images[part.image].extents(wanted)? {
+                let start = extent.guest.start - part.from + part.at.start;
+                let at = start..start + extent.len();
+                spans.push(Span { at, image: Some(part.image), extent });
+            }
+            at = here.end;
+        }
+        push_gap(&mut spans, at..range.end);
+        Ok(spans)
+    }
+}
+
+impl Span {
+    /// Zeros that no image holds.
+    pub(super) fn zeros(at: Range<u64>) -> Self {
+        use crate::vocabulary::extent::Kind;
+        let extent = ChainExtent { guest: at.clone(), depth: 0, kind: Kind::Zero(None) };
+        Self { at, image: None, extent }
+    }
+
+    /// The part within `range`, which must overlap it.
+    pub(super) fn clip(&self, range: &Range<u64>) -> Self {
+        let at = self.at.start.max(range.start)..self.at.end.min(range.end);
+        let start = self.extent.guest.start + (at.start - self.at.start);
+        let extent = self.extent.clip(&(start..start + (at.end - at.start)));
+        Self { at, image: self.image, extent }
+    }
+}
+
+fn push_gap(spans: &mut Vec<Span>, at: Range<u64>) {
+    if !at.is_empty() {
+        spans.push(Span::zeros(at));
+    }
+}

@@ -1,0 +1,435 @@
+//! Conversion: plan → work → place.
+//!
+//! 1. [`plan`] asks the source for extents and cuts what is not known to be
+//!    zero into tasks; holes cost nothing per byte.
+//! 2. [`carry`] fetches, looks for zeros, encodes: on all workers.
+//! 3. [`place`] lets the target allocate, in guest order; the workers write.
+//!
+//! The output depends on the source's bytes and the options alone, never on
+//! the number of threads.
+
+mod carry;
+mod existing;
+mod input;
+mod place;
+mod plan;
+
+use crate::host::output::{self, Durability, Output};
+use crate::verbs::pipeline;
+use crate::verbs::progress::Callback;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::image::Image;
+use crate::vocabulary::open::{OpenOptions, local_path};
+use crate::vocabulary::options::Options;
+use crate::vocabulary::reference::{References, Resolver};
+use crate::vocabulary::target::{Backing, CreateRequest, Target};
+use input::Input;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+/// Images are made of sectors of this many bytes, except raw files.
+const SECTOR: u64 = 512;
+
+/// When a run of zeros becomes a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sparse {
+    /// Never: every byte is written, the output is fully allocated.
+    Off,
+    /// When it fills an aligned block of this many bytes (a power of two, at
+    /// least 512). Formats with clusters leave out a cluster when all of it is zero.
+    Blocks(u64),
+}
+
+impl Default for Sparse {
+    fn default() -> Self {
+        Self::Blocks(4096)
+    }
+}
+
+/// A conversion, to be configured and run.
+///
+/// ```no_run
+/// use diskimg::{Convert, Format, Image};
+///
+/// let image = Image::open("disk.vmdk")?;
+/// let report = Convert::new(image).format(Format::Qcow2).compress(true).run("disk.qcow2")?;
+/// println!("{} guest bytes, {} written", report.guest_bytes, report.stored_bytes);
+/// # Ok::<(), diskimg::Error>(())
+/// ```
+pub struct Convert<'a> {
+    images: Vec<Image>,
+    settings: Settings<'a>,
+}
+
+/// Everything but the source.
+struct Settings<'a> {
+    format: Format,
+    options: Options,
+    compress: bool,
+    backing: Option<Backing>,
+    backing_references: References,
+    sparse: Sparse,
+    threads: Option<usize>,
+    rate_limit: Option<u64>,
+    salvage: bool,
+    durability: Durability,
+    target_is_zero: bool,
+    progress: Option<Callback<'a>>,
+}
+
+/// What a conversion did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Size of the disk, in guest bytes.
+    pub guest_bytes: u64,
+    /// Bytes of guest data written to the output, after encoding.
+    pub stored_bytes: u64,
+    /// What could not be read and was replaced by zeros ([`Convert::salvage`]),
+    /// in guest order.
+    pub salvaged: Vec<Salvaged>,
+}
+
+/// Guest bytes that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Which.
+    pub guest: Range<u64>,
+    /// Why.
+    pub error: String,
+}
+
+impl fmt::Debug for Convert<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Convert")
+            .field("images", &self.images)
+            .field("format", &self.settings.format)
+            .field("options", &self.settings.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Convert<'a> {
+    /// Converts `image`; to raw, unless [`format`](Self::format) says otherwise.
+    pub fn new(image: Image) -> Self {
+        Self {
+            images: vec![image],
+            settings: Settings {
+                format: Format::default(),
+                options: Options::default(),
+                compress: false,
+                backing: None,
+                backing_references: References::default(),
+                sparse: Sparse::default(),
+                threads: None,
+                rate_limit: None,
+                salvage: false,
+                durability: Durability::default(),
+                target_is_zero: false,
+                progress: None,
+            },
+        }
+    }
+
+    /// A further image, whose guest bytes follow the last one's in the same
+    /// output, starting at a whole sector.
+    #[must_use]
+    pub fn append(mut self, image: Image) -> Self {
+        self.images.push(image);
+        self
+    }
+
+    /// The output's format.
+    #[must_use]
+    pub fn format(mut self, format: Format) -> Self {
+        self.settings.format = format;
+        self
+    }
+
+    /// The output's create options; see [`Format::options`].
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.settings.options = options;
+        self
+    }
+
+    /// Whether the output's units shall be compressed.
+    #[must_use]
+    pub fn compress(mut self, yes: bool) -> Self {
+        self.settings.compress = yes;
+        self
+    }
+
+    /// The output builds on this image: only what differs from it is written.
+    /// A relative name is resolved against the output's directory.
+    #[must_use]
+    pub fn backing(mut self, backing: Backing) -> Self {
+        self.settings.backing = Some(backing);
+        self
+    }
+
+    /// Which files the [`backing`](Self::backing) image may name, in its turn.
+    #[must_use]
+    pub fn backing_references(mut self, references: References) -> Self {
+        self.settings.backing_references = references;
+        self
+    }
+
+    /// When a run of zeros becomes a hole.
+    #[must_use]
+    pub fn sparse(mut self, sparse: Sparse) -> Self {
+        self.settings.sparse = sparse;
+        self
+    }
+
+    /// How many threads work at most; by default as many as there are
+    /// processors, fewer under a limit on the address space.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.settings.threads = Some(threads);
+        self
+    }
+
+    /// No more than this many bytes are written per second, on average.
+    #[must_use]
+    pub fn rate_limit(mut self, bytes_per_second: u64) -> Self {
+        self.settings.rate_limit = Some(bytes_per_second).filter(|&rate| rate > 0);
+        self
+    }
+
+    /// Replaces what cannot be read by zeros, and goes on;
+    /// [`Report::salvaged`] tells what.
+    #[must_use]
+    pub fn salvage(mut self, yes: bool) -> Self {
+        self.settings.salvage = yes;
+        self
+    }
+
+    /// Whether the output is on stable storage when the conversion returns.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.settings.durability = durability;
+        self
+    }
+
+    /// For [`run_existing`](Self::run_existing): the caller knows that the
+    /// target reads as zeros, so zeros need not be written.
+    #[must_use]
+    pub fn target_is_zero(mut self, yes: bool) -> Self {
+        self.settings.target_is_zero = yes;
+        self
+    }
+
+    /// Called as the work goes on; may stop it.
+    #[must_use]
+    pub fn progress(mut self, callback: Callback<'a>) -> Self {
+        self.settings.progress = Some(callback);
+        self
+    }
+
+    /// Converts into a new file, which appears under `path` when it is
+    /// complete. A file that was there stays whole until then. A device is
+    /// written in place; `-` is standard output.
+    ///
+    /// # Errors
+    /// Whatever reading the source, creating or writing the output said;
+    /// [`Refused`](crate::ErrorKind::Refused) if the output is one of the
+    /// source's own files; [`Cancelled`](crate::ErrorKind::Cancelled). No file
+    /// is left behind then.
+    pub fn run(self, path: impl AsRef<Path>) -> Result<Report> {
+        let path = path.as_ref();
+        if path == Path::new("-") {
+            return self.run_to(Output::writer(std::io::stdout()));
+        }
+        let path = local_path(path).map_err(|e| e.in_file(path))?;
+        let input = Input::concatenate(self.images);
+        refuse_own_files(&input, &path)?;
+        let output = Output::create(&path)
+            .map_err(|e| Error::io("cannot create the output", e).in_file(&path))?;
+        self.settings.run(&input, output, None)
+    }
+
+    /// Converts into a file or device that exists already and is large enough;
+    /// what lies behind the source's size in it stays.
+    ///
+    /// Raw targets are overwritten where they stand. Images of other formats
+    /// are rewritten with their own create options.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`Invalid`](crate::ErrorKind::Invalid) if the
+    /// target is too small.
+    pub fn run_existing(self, path: impl AsRef<Path>) -> Result<Report> {
+        let path = path.as_ref();
+        let path = local_path(path).map_err(|e| e.in_file(path))?;
+        let input = Input::concatenate(self.images);
+        refuse_own_files(&input, &path)?;
+        existing::run(self.settings, input, &path)
+    }
+
+    /// Converts into an [`Output`] of the caller's.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_to(self, output: Output) -> Result<Report> {
+        let input = Input::concatenate(self.images);
+        self.settings.run(&input, output, None)
+    }
+}
+
+fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
+    let existing = output::existing_identity(path);
+    if existing.is_some_and(|id| input.identities().any(|own| own == id)) {
+        return Err(Error::refused("the output is one of the source's own files")
+            .in_file(path)
+            .hint("convert to another name, then rename it"));
+    }
+    Ok(())
+}
+
+impl Settings<'_> {
+    /// Runs the conversion. `size` overrides the size of the new disk, which
+    /// is otherwise the source's.
+    fn run(mut self, input: &Input, mut output: Output, size: Option<u64>) -> Result<Report> {
+        let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
+        let outcome = self.prepare(input, &mut output, size).and_then(|(target, backing)| {
+            let report = self.transfer(input, target, backing.as_ref())?;
+            output
+                .commit(self.durability)
+                .map_err(|e| Error::io("cannot complete the output", e))?;
+            Ok(report)
+        });
+        outcome.map_err(|e| e.in_file(name))
+    }
+
+    /// Starts the target and opens the image it builds on.
+    fn prepare(
+        &mut self,
+        input: &Input,
+        output: &mut Output,
+        size: Option<u64>,
+    ) -> Result<(Box<dyn Target>, Option<Image>)> {
+        self.check_sparse()?;
+        let driver = self.format.driver();
+        self.options.check(driver.name, driver.options)?;
+        let asked = self.options.size("size")?;
+        if let Some(asked) = asked.filter(|&asked| asked < input.size()) {
+            return Err(Error::invalid(format!(
+                "size={asked} is smaller than the source, which has {} bytes",
+                input.size()
+            )));
+        }
+        let size = whole_size(self.format, size.or(asked).unwrap_or(input.size()))?;
+        take_backing(&mut self.options, &mut self.backing);
+        let backing = match &self.backing {
+            Some(backing) => {
+                let image = open_backing(backing, output.path(), self.backing_references)?;
+                // The name may lead to what is about to be replaced.
+                if let Some(id) = output.path().and_then(output::existing_identity)
+                    && image.identities().any(|own| own == id)
+                {
+                    return Err(Error::refused("the output cannot be its own backing file"));
+                }
+                Some(image)
+            }
+            None => None,
+        };
+        let target = (driver.create)(CreateRequest {
+            output,
+            size,
+            options: &self.options,
+            backing: self.backing.clone(),
+            compress: self.compress,
+        })?;
+        Ok((target, backing))
+    }
+
+    fn check_sparse(&self) -> Result<()> {
+        match self.sparse {
+            Sparse::Blocks(block) if block < SECTOR || !block.is_power_of_two() => {
+                Err(Error::invalid(format!(
+                    "holes of {block} bytes: the size must be a power of two, at least {SECTOR}"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the guest's bytes and completes the target.
+    fn transfer(
+        &self,
+        input: &Input,
+        mut target: Box<dyn Target>,
+        backing: Option<&Image>,
+    ) -> Result<Report> {
+        let unit = target.geometry().unit;
+        let salvaged = carry::SalvageLog::new(self.salvage);
+        let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged);
+        let job = carry::Carry {
+            input,
+            backing,
+            unit,
+            sparse: self.sparse,
+            encoders: std::sync::Mutex::new(Vec::new()),
+            salvaged: &salvaged,
+            files: target.files().to_vec(),
+            sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
+            throttle: place::Throttle::new(self.rate_limit),
+        };
+        let threads = self.threads.unwrap_or_else(pipeline::default_threads);
+        // Each worker's encoder is made here, where the target is still at hand.
+        for _ in 0..threads.max(1) {
+            match target.encoder() {
+                Some(encoder) => carry::lock(&job.encoders).push(encoder),
+                None => break,
+            }
+        }
+        let mut placer = place::Placer {
+            target: &mut *target,
+            total: input.size(),
+            stored: 0,
+            progress: self.progress,
+        };
+        placer.tell(0)?;
+        pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
+        placer.tell(input.size())?;
+        let stored_bytes = placer.stored;
+        target.finish()?;
+        Ok(Report { guest_bytes: input.size(), stored_bytes, salvaged: salvaged.into_ordered() })
+    }
+}
+
+/// The size a new image gets: raw keeps any length, the others have whole sectors.
+pub(super) fn whole_size(format: Format, size: u64) -> Result<u64> {
+    size.checked_next_multiple_of(format.driver().sector)
+        .filter(|&size| size <= i64::MAX as u64)
+        .ok_or_else(|| Error::limit(format!("a disk of {size} bytes")))
+}
+
+/// `backing_file` and `backing_fmt` among the options mean the same as
+/// [`Convert::backing`], which wins.
+pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>) {
+    let name = options.take("backing_file");
+    let format = options.take("backing_fmt");
+    match backing {
+        Some(backing) => {
+            if backing.format.is_none() {
+                backing.format = format;
+            }
+        }
+        None => *backing = name.filter(|n| !n.is_empty()).map(|name| Backing { name, format }),
+    }
+}
+
+/// Opens the image that a new one at `output` will build on.
+pub(super) fn open_backing(
+    backing: &Backing,
+    output: Option<&Path>,
+    references: References,
+) -> Result<Image> {
+    // The user names this file, not an image: any file will do.
+    let resolver = Resolver { image: output, policy: References::Any };
+    let path = resolver.resolve("backing file", &backing.name)?;
+    let format = backing.format.as_deref().map(str::parse).transpose()?;
+    OpenOptions::new().format(format).references(references).open(path)
+}

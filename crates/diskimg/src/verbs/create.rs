@@ -1,0 +1,152 @@
+//! New, empty images.
+
+use crate::host::output::{Durability, Output};
+use crate::verbs::convert::{open_backing, take_backing, whole_size};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::image::Image;
+use crate::vocabulary::open::local_path;
+use crate::vocabulary::options::Options;
+use crate::vocabulary::reference::References;
+use crate::vocabulary::target::{Backing, CreateRequest};
+use std::path::Path;
+
+/// A new image without content.
+///
+/// ```no_run
+/// use diskimg::{Create, Format};
+///
+/// Create::new(Format::Qcow2).size(10 << 30).run("empty.qcow2")?;
+/// # Ok::<(), diskimg::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Create {
+    format: Format,
+    size: Option<u64>,
+    options: Options,
+    backing: Option<Backing>,
+    backing_references: References,
+    trust_backing: bool,
+}
+
+/// What was created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Guest bytes.
+    pub size: u64,
+    /// The image it builds on.
+    pub backing: Option<Backing>,
+    /// The options that were given, without size and backing file.
+    pub options: Options,
+}
+
+impl Create {
+    /// A new image of this format.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            size: None,
+            options: Options::default(),
+            backing: None,
+            backing_references: References::default(),
+            trust_backing: false,
+        }
+    }
+
+    /// Guest bytes; by default the backing image's.
+    #[must_use]
+    pub fn size(mut self, size: impl Into<Option<u64>>) -> Self {
+        self.size = size.into();
+        self
+    }
+
+    /// The format's create options; see [`Format::options`].
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The image it builds on. A relative name is resolved against the new
+    /// image's directory.
+    #[must_use]
+    pub fn backing(mut self, backing: impl Into<Option<Backing>>) -> Self {
+        self.backing = backing.into();
+        self
+    }
+
+    /// Which files the backing image may name, in its turn.
+    #[must_use]
+    pub fn backing_references(mut self, references: References) -> Self {
+        self.backing_references = references;
+        self
+    }
+
+    /// Records the backing file without looking at it; the size must be given then.
+    #[must_use]
+    pub fn unsafe_backing(mut self, yes: bool) -> Self {
+        self.trust_backing = yes;
+        self
+    }
+
+    /// Creates the image. A file that was there is replaced when the new one
+    /// is complete.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) for options the format does not
+    /// take or a missing size; whatever opening the backing image or writing
+    /// said.
+    pub fn run(self, path: impl AsRef<Path>) -> Result<Created> {
+        let path = path.as_ref();
+        let path = local_path(path).map_err(|e| e.in_file(path))?;
+        self.create(&path).map_err(|e| e.in_file(&path))
+    }
+
+    fn create(mut self, path: &Path) -> Result<Created> {
+        let driver = self.format.driver();
+        self.options.check(driver.name, driver.options)?;
+        let mut size = self.options.size("size")?;
+        self.options.take("size");
+        size = self.size.or(size);
+        take_backing(&mut self.options, &mut self.backing);
+        if let Some(backing) = &self.backing {
+            let base = self.open_base(backing, path)?;
+            size = size.or(base.map(|image| image.size()));
+        }
+        let size = size.ok_or_else(|| {
+            Error::invalid("Image creation needs a size parameter")
+                .hint("give SIZE, or a backing file to take it from")
+        })?;
+        let size = whole_size(self.format, size)?;
+        let mut output =
+            Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
+        let mut target = (driver.create)(CreateRequest {
+            output: &mut output,
+            size,
+            options: &self.options,
+            backing: self.backing.clone(),
+            compress: false,
+        })?;
+        if self.backing.is_none() && size > 0 {
+            // Preallocating formats make room where they are told of zeros.
+            target.place(0, crate::vocabulary::target::Unit::Zero { len: size })?;
+        }
+        target.finish()?;
+        output
+            .commit(Durability::Flushed)
+            .map_err(|e| Error::io("cannot complete the output", e))?;
+        Ok(Created { size, backing: self.backing, options: self.options })
+    }
+
+    /// Opens the backing image, to see that it is one and how large it is.
+    fn open_base(&self, backing: &Backing, path: &Path) -> Result<Option<Image>> {
+        if self.trust_backing {
+            return Ok(None);
+        }
+        if backing.format.is_none() {
+            return Err(Error::invalid("backing file specified without its format")
+                .hint("name it with -F; a format guessed from content can be the guest's choice"));
+        }
+        open_backing(backing, Some(path), self.backing_references).map(Some)
+    }
+}

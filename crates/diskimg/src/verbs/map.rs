@@ -1,0 +1,127 @@
+//! `map`: which guest bytes are where, as qemu-img tells it.
+
+use crate::vocabulary::error::Result;
+use crate::vocabulary::extent::{ChainExtent, Kind, Place};
+use crate::vocabulary::image::Image;
+use std::ops::Range;
+
+/// Guest bytes asked about at a time.
+const WINDOW: u64 = 128 << 20;
+
+/// A range of guest bytes that one layer treats alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapEntry {
+    /// Guest offset, in bytes.
+    pub start: u64,
+    /// Bytes; never 0.
+    pub length: u64,
+    /// The layer that answers: 0 is the image itself.
+    pub depth: usize,
+    /// Some layer has something to say of these bytes, be it that they are zero.
+    pub present: bool,
+    /// Reads as zeros.
+    pub zero: bool,
+    /// Stored as data.
+    pub data: bool,
+    /// Stored compressed.
+    pub compressed: bool,
+    /// Host offset of the first byte, where bytes lie verbatim.
+    pub offset: Option<u64>,
+    /// The file that `offset` is in.
+    pub filename: Option<String>,
+}
+
+impl MapEntry {
+    fn new(image: &Image, extent: &ChainExtent) -> Self {
+        let (zero, data, compressed, place) = match &extent.kind {
+            Kind::Data(place) => (false, true, false, Some(*place)),
+            Kind::Zero(place) => (true, false, false, *place),
+            Kind::Encoded(_) => (false, true, true, None),
+            Kind::Parent => (true, false, false, None),
+        };
+        let filename = |place: Place| {
+            let path = image.file(extent.depth, place.file).path();
+            path.map_or_else(|| image.name(extent.depth).to_owned(), |p| p.display().to_string())
+        };
+        Self {
+            start: extent.guest.start,
+            length: extent.len(),
+            depth: extent.depth,
+            present: extent.kind != Kind::Parent,
+            zero,
+            data,
+            compressed,
+            offset: place.map(|p| p.offset),
+            filename: place.map(filename),
+        }
+    }
+
+    /// True if `next` merely continues this.
+    fn continues(&self, next: &Self) -> bool {
+        let place = match (self.offset, next.offset) {
+            (Some(a), Some(b)) => a + self.length == b && self.filename == next.filename,
+            (None, None) => true,
+            _ => false,
+        };
+        let facts = |e: &Self| (e.depth, e.present, e.zero, e.data, e.compressed);
+        place && facts(self) == facts(next)
+    }
+}
+
+/// Calls `each` with the entries of `range`, in guest order, neighbours that
+/// look alike merged. The range is clipped to the disk.
+///
+/// # Errors
+/// As [`Image::extents`], and whatever `each` returns.
+pub fn map(
+    image: &Image,
+    range: Range<u64>,
+    each: &mut dyn FnMut(MapEntry) -> Result<()>,
+) -> Result<()> {
+    let end = range.end.min(image.size());
+    let mut at = range.start;
+    let mut last: Option<MapEntry> = None;
+    while at < end {
+        let next = end.min(at.saturating_add(WINDOW));
+        for extent in image.extents(at..next)? {
+            let entry = with_holes(image, &extent, MapEntry::new(image, &extent));
+            for entry in entry {
+                match &mut last {
+                    Some(last) if last.continues(&entry) => last.length += entry.length,
+                    _ => {
+                        if let Some(done) = last.replace(entry) {
+                            each(done)?;
+                        }
+                    }
+                }
+            }
+        }
+        at = next;
+    }
+    last.map_or(Ok(()), each)
+}
+
+/// Data of a preallocated image may lie in a hole of its file: then it is
+/// stored and zero at once.
+fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
+    let Kind::Data(place) = extent.kind else { return vec![whole] };
+    let file = image.file(extent.depth, place.file);
+    let mut entries = Vec::new();
+    let mut done = 0;
+    while done < whole.length {
+        let offset = place.offset + done;
+        let (length, zero) = match file.segment_at(offset) {
+            Ok(s) if s.end > offset => ((s.end - offset).min(whole.length - done), s.hole),
+            _ => (whole.length - done, false),
+        };
+        entries.push(MapEntry {
+            start: whole.start + done,
+            length,
+            zero,
+            offset: Some(offset),
+            ..whole.clone()
+        });
+        done += length;
+    }
+    entries
+}

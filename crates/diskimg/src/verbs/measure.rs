@@ -1,0 +1,61 @@
+//! `measure`: how large a new image would be.
+
+use crate::verbs::convert::whole_size;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::image::Image;
+use crate::vocabulary::options::Options;
+use crate::vocabulary::target::{Measure, MeasureRequest};
+use std::ops::Range;
+
+/// Guest bytes asked about at a time.
+const WINDOW: u64 = 128 << 20;
+
+/// The space that `image` would take in `format`. Only what is known to be
+/// zero is left out: no data is read.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for a format whose size
+/// cannot be told beforehand; otherwise as [`Image::extents`].
+pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measure> {
+    let size = image.size();
+    let mut data = |each: &mut dyn FnMut(Range<u64>)| {
+        let mut at = 0;
+        while at < size {
+            let next = size.min(at + WINDOW);
+            for extent in image.extents(at..next)? {
+                if !extent.kind.is_zero() {
+                    each(extent.guest);
+                }
+            }
+            at = next;
+        }
+        Ok(())
+    };
+    run(format, options, size, &mut data)
+}
+
+/// The space that an empty image of `size` guest bytes would take in `format`.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_size(format: Format, options: &Options, size: u64) -> Result<Measure> {
+    run(format, options, size, &mut |_| Ok(()))
+}
+
+#[allow(clippy::type_complexity)]
+fn run(
+    format: Format,
+    options: &Options,
+    size: u64,
+    data: &mut dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()>,
+) -> Result<Measure> {
+    let driver = format.driver();
+    options.check(driver.name, driver.options)?;
+    let Some(measure) = driver.measure else {
+        return Err(Error::unsupported(format!(
+            "Block driver '{format}' does not support size measurement"
+        )));
+    };
+    measure(&mut MeasureRequest { size: whole_size(format, size)?, options, data })
+}
