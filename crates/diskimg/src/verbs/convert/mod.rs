@@ -386,6 +386,7 @@ impl Settings<'_> {
         }
         let mut placer = place::Placer {
             target: &mut *target,
+            overlay: backing.is_some(),
             total: input.size(),
             stored: 0,
             progress: self.progress,

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 /// The ordered half of a conversion.
 pub(super) struct Placer<'a> {
     pub(super) target: &'a mut dyn Target,
+    /// The target builds on another image: what is zero in both needs no word.
+    pub(super) overlay: bool,
     /// Guest bytes in all.
     pub(super) total: u64,
     /// Bytes given to the workers to write.
@@ -27,7 +29,9 @@ impl Placer<'_> {
     /// Makes room for one task's pieces.
     pub(super) fn place(&mut self, carried: Carried) -> Result<ControlFlow<(), Placed>> {
         let mut writes = Vec::new();
-        self.zeros(carried.zeros.clone())?;
+        if !self.overlay {
+            self.zeros(carried.zeros.clone())?;
+        }
         for piece in &carried.pieces {
             match piece {
                 Piece::Same => {}

@@ -1,0 +1,254 @@
+//! What `-o` takes for a new qcow2 image, and what it means.
+
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::options::{OptionKind, OptionSpec};
+use crate::vocabulary::target::CreateRequest;
+
+/// The options, in the order in which they are shown.
+pub(super) const OPTIONS: &[OptionSpec] = &[
+    spec("backing_file", OptionKind::Text, "File name of a base image"),
+    spec("backing_fmt", OptionKind::Text, "Image format of the base image"),
+    spec("cluster_size", OptionKind::Size, "qcow2 cluster size"),
+    spec("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    spec(
+        "compression_type",
+        OptionKind::Text,
+        "Compression method used for image cluster compression (zlib, zstd)",
+    ),
+    spec("data_file", OptionKind::Text, "File name of an external data file"),
+    spec(
+        "data_file_raw",
+        OptionKind::Switch,
+        "The external data file must stay valid as a raw image",
+    ),
+    spec("extended_l2", OptionKind::Switch, "Extended L2 tables"),
+    spec("lazy_refcounts", OptionKind::Switch, "Postpone refcount updates"),
+    spec(
+        "preallocation",
+        OptionKind::Text,
+        "Preallocation mode (allowed values: off, metadata, falloc, full)",
+    ),
+    spec("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
+    spec("size", OptionKind::Size, "Virtual disk size"),
+];
+
+const fn spec(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
+    OptionSpec { name, kind, help }
+}
+
+/// How clusters are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// Bare deflate with a 4 KiB window.
+    Zlib,
+    /// Zstandard.
+    Zstd,
+}
+
+/// What is set aside for clusters that hold no data yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Preallocation {
+    /// Nothing.
+    Off,
+    /// Tables say where every cluster will be; the file stays sparse.
+    Metadata,
+    /// Besides, the file system reserves the space.
+    Falloc,
+    /// Besides, zeros are written.
+    Full,
+}
+
+/// A consistent set of create options.
+#[derive(Debug, Clone)]
+pub(super) struct CreateOptions {
+    /// Version 2 (`compat=0.10`) or 3 (`compat=1.1`).
+    pub(super) version: u32,
+    pub(super) cluster_bits: u32,
+    /// Refcounts are `1 << refcount_order` bits wide.
+    pub(super) refcount_order: u32,
+    pub(super) compression: Compression,
+    pub(super) data_file: Option<String>,
+    pub(super) data_file_raw: bool,
+    pub(super) extended_l2: bool,
+    pub(super) lazy_refcounts: bool,
+    pub(super) preallocation: Preallocation,
+}
+
+/// QEMU's default.
+const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
+
+/// Extended L2 entries split a cluster in 32; the specification asks for
+/// subclusters of 512 bytes at least.
+const MIN_EXTENDED_CLUSTER_SIZE: u64 = 16 << 10;
+
+impl CreateOptions {
+    /// Reads and cross-checks the options of a request.
+    pub(super) fn from_request(request: &CreateRequest<'_>) -> Result<Self> {
+        let options = Self::parse(request.options)?;
+        let overlay = request.backing.is_some();
+        let forbid =
+            |bad: bool, why: &'static str| if bad { Err(Error::invalid(why)) } else { Ok(()) };
+        forbid(
+            overlay && options.data_file_raw,
+            "Backing file and data-file-raw cannot be used at the same time",
+        )?;
+        forbid(
+            overlay && options.preallocation != Preallocation::Off && !options.extended_l2,
+            "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
+        )?;
+        forbid(
+            request.compress && options.data_file.is_some(),
+            "Compression is not possible with an external data file",
+        )?;
+        forbid(
+            request.compress && options.preallocation != Preallocation::Off,
+            "Compression and preallocation not supported at the same time",
+        )?;
+        Ok(options)
+    }
+
+    /// Reads the options alone.
+    pub(super) fn parse(options: &crate::Options) -> Result<Self> {
+        let version = match options.get("compat") {
+            None | Some("1.1" | "v3") => 3,
+            Some("0.10" | "v2") => 2,
+            Some(other) => {
+                return Err(Error::invalid(format!("Invalid compatibility level: '{other}'"))
+                    .hint("0.10 (v2) or 1.1 (v3)"));
+            }
+        };
+        let extended_l2 = options.switch("extended_l2")?.unwrap_or(false);
+        let cluster_bits = cluster_bits(options.size("cluster_size")?, extended_l2)?;
+        let refcount_order = match options.number("refcount_bits")?.unwrap_or(16) {
+            bits @ (1 | 2 | 4 | 8 | 16 | 32 | 64) => bits.trailing_zeros(),
+            _ => {
+                return Err(Error::invalid(
+                    "Refcount width must be a power of two and may not exceed 64 bits",
+                ));
+            }
+        };
+        let compression = match options.get("compression_type") {
+            None | Some("zlib") => Compression::Zlib,
+            Some("zstd") => Compression::Zstd,
+            Some(other) => {
+                return Err(Error::invalid(format!("Invalid compression type: '{other}'"))
+                    .hint("zlib or zstd"));
+            }
+        };
+        let preallocation = match options.get("preallocation") {
+            None | Some("off") => Preallocation::Off,
+            Some("metadata") => Preallocation::Metadata,
+            Some("falloc") => Preallocation::Falloc,
+            Some("full") => Preallocation::Full,
+            Some(other) => {
+                return Err(Error::invalid(format!("Unsupported preallocation mode '{other}'"))
+                    .hint("off, metadata, falloc or full"));
+            }
+        };
+        let parsed = Self {
+            version,
+            cluster_bits,
+            refcount_order,
+            compression,
+            data_file: options.get("data_file").filter(|f| !f.is_empty()).map(str::to_owned),
+            data_file_raw: options.switch("data_file_raw")?.unwrap_or(false),
+            extended_l2,
+            lazy_refcounts: options.switch("lazy_refcounts")?.unwrap_or(false),
+            preallocation,
+        };
+        parsed.check_version()?;
+        if parsed.data_file_raw && parsed.data_file.is_none() {
+            return Err(Error::invalid("data-file-raw requires data-file"));
+        }
+        Ok(parsed.with_raw_data_preallocated())
+    }
+
+    /// What version 2 has no header field for.
+    fn check_version(&self) -> Result<()> {
+        let wanted = [
+            (self.refcount_order != 4, "Different refcount widths than 16 bits"),
+            (self.lazy_refcounts, "Lazy refcounts"),
+            (self.compression != Compression::Zlib, "Non-zlib compression type"),
+            (self.extended_l2, "Extended L2 entries"),
+            (self.data_file.is_some(), "External data files"),
+        ];
+        match wanted.iter().find(|(asked, _)| *asked && self.version < 3) {
+            Some((_, what)) => Err(Error::invalid(format!(
+                "{what} are only supported with compatibility level 1.1 and above (use compat=v3 or greater)"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// A raw data file is readable without the tables only if a guest write
+    /// never needs to change them: every cluster is mapped from the start, as
+    /// QEMU does it.
+    fn with_raw_data_preallocated(mut self) -> Self {
+        if self.data_file_raw && self.preallocation == Preallocation::Off {
+            self.preallocation = Preallocation::Metadata;
+        }
+        self
+    }
+
+    pub(super) fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Bytes of an L2 entry.
+    pub(super) fn l2_entry_size(&self) -> u64 {
+        if self.extended_l2 { 16 } else { 8 }
+    }
+}
+
+fn cluster_bits(size: Option<u64>, extended_l2: bool) -> Result<u32> {
+    let size = size.unwrap_or(DEFAULT_CLUSTER_SIZE);
+    if !size.is_power_of_two() || !(512..=2 << 20).contains(&size) {
+        return Err(Error::invalid("Cluster size must be a power of two between 512 and 2048k"));
+    }
+    if extended_l2 && size < MIN_EXTENDED_CLUSTER_SIZE {
+        return Err(Error::invalid(format!(
+            "Extended L2 entries are only supported with cluster sizes of at least {MIN_EXTENDED_CLUSTER_SIZE} bytes"
+        )));
+    }
+    Ok(size.trailing_zeros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn options_that_version_2_cannot_hold_are_refused() {
+        for option in [
+            "refcount_bits=8",
+            "lazy_refcounts=on",
+            "compression_type=zstd",
+            "extended_l2=on",
+            "data_file=x",
+        ] {
+            let options = Options::parse(&format!("compat=0.10,{option}")).expect("parses");
+            let error = CreateOptions::parse(&options).expect_err(option);
+            assert!(error.to_string().contains("compat=v3"), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for option in [
+            "cluster_size=256",
+            "cluster_size=4M",
+            "cluster_size=65537",
+            "refcount_bits=3",
+            "refcount_bits=128",
+            "compat=9",
+            "compression_type=lzma",
+            "preallocation=some",
+            "data_file_raw=on",
+            "extended_l2=on,cluster_size=8k",
+        ] {
+            let options = Options::parse(option).expect("parses");
+            CreateOptions::parse(&options).expect_err(option);
+        }
+    }
+}

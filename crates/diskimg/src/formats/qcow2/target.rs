@@ -1,0 +1,396 @@
+//! Writing qcow2.
+//!
+//! ```text
+//!   0        header, extensions, backing file name
+//!   1 …      L1 table
+//!            refcount blocks that these need
+//!   …        L2 table, its data clusters, next L2 table, …      (guest order)
+//!            refcount blocks, wherever the file outgrows the last
+//!   …        refcount table
+//! ```
+//!
+//! Everything is allocated in guest order and written once. The header is
+//! written last: a file without it is no image.
+
+use super::allocator::{Allocator, TablePosition};
+use super::extensions;
+use super::header::{self, Autoclear, Compatible, Incompatible, MAX_L1_BYTES, RawHeader};
+use super::options::{Compression, CreateOptions, Preallocation};
+use super::tables;
+use crate::host::codec::Encoder;
+use crate::host::sink::{Sink, ZEROS};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::layer::Geometry;
+use crate::vocabulary::target::{Backing, CreateRequest, Slot, Target, Unit, UnitEncoder};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Second half of an extended L2 entry: all 32 subclusters are stored.
+const SUBCLUSTERS_ALLOCATED: u64 = 0x0000_0000_ffff_ffff;
+
+/// Second half of an extended L2 entry: all 32 subclusters read as zeros.
+const SUBCLUSTERS_ZERO: u64 = 0xffff_ffff_0000_0000;
+
+/// Bytes of the mark that ends the header extensions.
+const EXTENSIONS_END: usize = 8;
+
+/// A qcow2 image being written.
+#[derive(Debug)]
+struct Qcow2Target {
+    /// The image, and the external data file if there is one.
+    files: Vec<Arc<dyn Sink>>,
+    options: CreateOptions,
+    size: u64,
+    backing: Option<Backing>,
+    compress: bool,
+    allocator: Allocator,
+    l1_offset: u64,
+    l1: Vec<u64>,
+    l2: L2,
+}
+
+/// The L2 table in memory: the one that covers the guest bytes placed last.
+#[derive(Debug)]
+struct L2 {
+    /// Its index in the L1 table; `None` before the first.
+    index: Option<usize>,
+    /// Its bytes: 8 or 16 for an entry, big endian.
+    bytes: Vec<u8>,
+}
+
+pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
+    let options = CreateOptions::from_request(&request)?;
+    let sink = request.output.sink();
+    if sink.is_sequential() {
+        return Err(Error::unsupported(
+            "qcow2 cannot be written to a pipe: its tables come last and first",
+        )
+        .hint("write to a file, or use raw or VMDK streamOptimized"));
+    }
+    let mut files = vec![sink];
+    if let Some(name) = &options.data_file {
+        let sink = request
+            .output
+            .companion(Path::new(name))
+            .map_err(|e| Error::io(format!("cannot create the data file '{name}'"), e))?;
+        sink.set_len(request.size)
+            .map_err(|e| Error::io(format!("cannot size the data file '{name}'"), e))?;
+        files.push(sink);
+    }
+    let cluster = options.cluster_size();
+    let l2_reach = cluster / options.l2_entry_size() * cluster;
+    let l1_entries = request.size.div_ceil(l2_reach);
+    if l1_entries * 8 > MAX_L1_BYTES {
+        return Err(Error::limit(format!(
+            "a disk of {} bytes needs an L1 table of {} bytes, {MAX_L1_BYTES} are allowed",
+            request.size,
+            l1_entries * 8
+        ))
+        .hint("use a larger cluster_size"));
+    }
+    let mut allocator =
+        Allocator::new(Arc::clone(&files[0]), options.cluster_bits, options.refcount_order);
+    let l1_clusters = (l1_entries * 8).div_ceil(cluster);
+    allocator.allocate(1 + l1_clusters)?; // the header is cluster 0
+    let l1_offset = if l1_clusters > 0 { cluster } else { 0 };
+    Ok(Box::new(Qcow2Target {
+        files,
+        size: request.size,
+        backing: request.backing,
+        compress: request.compress,
+        allocator,
+        l1_offset,
+        l1: vec![0; l1_entries as usize],
+        l2: L2 { index: None, bytes: vec![0; cluster as usize] },
+        options,
+    }))
+}
+
+impl Qcow2Target {
+    fn cluster_size(&self) -> u64 {
+        self.options.cluster_size()
+    }
+
+    fn layout(&self) -> tables::L2Layout {
+        tables::L2Layout {
+            cluster_bits: self.options.cluster_bits,
+            extended: self.options.extended_l2,
+            data_file: self.options.data_file.is_some(),
+        }
+    }
+
+    /// Guest bytes that one L2 table covers.
+    fn l2_reach(&self) -> u64 {
+        self.cluster_size() / self.options.l2_entry_size() * self.cluster_size()
+    }
+
+    /// Makes the L2 table that covers guest offset `at` the one in memory.
+    fn turn_to(&mut self, at: u64) -> Result<()> {
+        let index = (at / self.l2_reach()) as usize;
+        if self.l2.index != Some(index) {
+            self.write_l2()?;
+            self.l1[index] = self.allocator.allocate(1)? | tables::COPIED;
+            self.l2.index = Some(index);
+            self.l2.bytes.fill(0);
+        }
+        Ok(())
+    }
+
+    fn write_l2(&self) -> Result<()> {
+        let Some(index) = self.l2.index else { return Ok(()) };
+        let offset = self.l1[index] & !tables::COPIED;
+        self.files[0]
+            .write_all_at(&self.l2.bytes, offset)
+            .map_err(|e| Error::io("cannot write an L2 table", e).at(offset))
+    }
+
+    /// Sets the entry of the cluster at guest offset `at`, in the table in memory.
+    fn set_entry(&mut self, at: u64, entry: u64, subclusters: u64) {
+        let width = self.options.l2_entry_size() as usize;
+        let index = (at % self.l2_reach() / self.cluster_size()) as usize;
+        let slot = &mut self.l2.bytes[index * width..(index + 1) * width];
+        slot[..8].copy_from_slice(&entry.to_be_bytes());
+        if width == 16 {
+            slot[8..].copy_from_slice(&subclusters.to_be_bytes());
+        }
+    }
+
+    /// Maps clusters from guest offset `at` on, at most `len` bytes and not
+    /// beyond the L2 table's reach, to adjacent host clusters.
+    fn map_stored(&mut self, at: u64, len: u64) -> Result<Slot> {
+        self.turn_to(at)?;
+        let cluster = self.cluster_size();
+        let reach = self.l2_reach() - at % self.l2_reach();
+        let len = len.min(reach);
+        let clusters = len.div_ceil(cluster);
+        // In an external data file every cluster is where the guest sees it.
+        let (file, offset) = match self.files.len() {
+            1 => (0, self.allocator.allocate(clusters)?),
+            _ => (1, at),
+        };
+        for i in 0..clusters {
+            let entry = (offset + i * cluster) | tables::COPIED;
+            self.set_entry(at + i * cluster, entry, SUBCLUSTERS_ALLOCATED);
+        }
+        Ok(Slot { file, offset, len })
+    }
+
+    /// Zeros that cannot be left out get clusters of their own.
+    fn map_zeros_stored(&mut self, at: u64, len: u64) -> Result<()> {
+        let end = at + len;
+        let mut at = at;
+        while at < end {
+            let slot = self.map_stored(at, end - at)?;
+            let sink = &self.files[slot.file];
+            let outcome = if self.options.preallocation == Preallocation::Full {
+                (0..slot.len).step_by(ZEROS.len()).try_for_each(|done| {
+                    let n = (slot.len - done).min(ZEROS.len() as u64) as usize;
+                    sink.write_all_at(&ZEROS[..n], slot.offset + done)
+                })
+            } else if sink.is_zeroed() {
+                Ok(())
+            } else {
+                sink.write_zeros_at(slot.offset, slot.len)
+            };
+            outcome.map_err(|e| Error::io("cannot write zeros", e).at(slot.offset))?;
+            at += slot.len;
+        }
+        Ok(())
+    }
+
+    /// Marks clusters as zero without giving them space.
+    fn map_zeros(&mut self, at: u64, len: u64) -> Result<()> {
+        for at in (at..at + len).step_by(self.cluster_size() as usize) {
+            self.turn_to(at)?;
+            // Extended entries keep the flag in their bitmap (L2 table entries,
+            // "Extended L2 Entries").
+            if self.options.extended_l2 {
+                self.set_entry(at, 0, SUBCLUSTERS_ZERO);
+            } else {
+                self.set_entry(at, tables::ZERO, 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn place_zeros(&mut self, at: u64, len: u64) -> Result<()> {
+        let preallocate = self.options.preallocation != Preallocation::Off;
+        match (preallocate, self.backing.is_some()) {
+            (true, _) => self.map_zeros_stored(at, len),
+            (false, false) => Ok(()), // unmapped clusters read as zeros
+            (false, true) if self.options.version >= 3 => self.map_zeros(at, len),
+            (false, true) => self.map_zeros_stored(at, len),
+        }
+    }
+
+    fn place_encoded(&mut self, at: u64, bytes: &[u8]) -> Result<Slot> {
+        self.turn_to(at)?;
+        let len = bytes.len() as u64;
+        let offset = self.allocator.allocate_bytes(len)?;
+        let entry = self.layout().encode_compressed(offset, len).ok_or_else(|| {
+            Error::limit("the image file is too large for another compressed cluster").at(offset)
+        })?;
+        self.set_entry(at, entry, 0);
+        Ok(Slot { file: 0, offset, len })
+    }
+
+    fn write_l1(&self) -> Result<()> {
+        let sink = &self.files[0];
+        let mut bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        bytes.resize(bytes.len().next_multiple_of(self.cluster_size() as usize), 0);
+        // The table of a huge, empty disk is nearly all zeros: leave them out.
+        for (i, part) in bytes.chunks(4096).enumerate() {
+            if sink.is_zeroed() && crate::host::zeros::is_zero(part) {
+                continue;
+            }
+            let offset = self.l1_offset + i as u64 * 4096;
+            sink.write_all_at(part, offset)
+                .map_err(|e| Error::io("cannot write the L1 table", e).at(offset))?;
+        }
+        Ok(())
+    }
+
+    fn preallocate_file(&self) -> Result<()> {
+        if !matches!(self.options.preallocation, Preallocation::Falloc | Preallocation::Full) {
+            return Ok(());
+        }
+        let ends = [self.allocator.end(), self.size];
+        for (sink, end) in self.files.iter().zip(ends) {
+            match sink.preallocate(0, end) {
+                // Every byte of a full image is written already.
+                Err(_) if self.options.preallocation == Preallocation::Full => {}
+                outcome => outcome.map_err(|e| Error::io("cannot preallocate", e))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The first cluster's content: header, extensions, backing file name.
+    fn header(&self, refcounts: TablePosition) -> Result<Vec<u8>> {
+        let mut bytes = self.raw_header(refcounts).encoded().to_vec();
+        if let Some(format) = self.backing.as_ref().and_then(|b| b.format.as_deref()) {
+            extensions::encode_backing_format(&mut bytes, format);
+        }
+        if let Some(name) = &self.options.data_file {
+            extensions::encode_data_file(&mut bytes, name);
+        }
+        let name = self.backing.as_ref().map_or("", |b| b.name.as_str());
+        // The feature names are a courtesy: in a cluster of 512 bytes a long
+        // backing file name needs their room.
+        if self.options.version >= 3 {
+            let mut with_names = bytes.clone();
+            extensions::encode_feature_names(&mut with_names);
+            if (with_names.len() + EXTENSIONS_END + name.len()) as u64 <= self.cluster_size() {
+                bytes = with_names;
+            }
+        }
+        extensions::encode_end(&mut bytes);
+        if !name.is_empty() {
+            let offset = (bytes.len() as u64).to_be_bytes();
+            bytes[8..16].copy_from_slice(&offset);
+            bytes[16..20].copy_from_slice(&(name.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        if bytes.len() as u64 > self.cluster_size()
+            || name.len() > header::MAX_BACKING_NAME as usize
+        {
+            return Err(Error::invalid(format!(
+                "the names of backing file and data file need {} bytes, the first cluster has {}",
+                bytes.len(),
+                self.cluster_size()
+            ))
+            .hint("use shorter names or a larger cluster_size"));
+        }
+        // The whole cluster: on a device, what follows must read as zeros.
+        bytes.resize(self.cluster_size() as usize, 0);
+        Ok(bytes)
+    }
+
+    /// The fixed part. Where the backing file's name is, is filled in later.
+    fn raw_header(&self, refcounts: TablePosition) -> RawHeader {
+        let options = &self.options;
+        let zstd = options.compression == Compression::Zstd;
+        let mut incompatible = Incompatible::empty();
+        incompatible.set(Incompatible::DATA_FILE, options.data_file.is_some());
+        incompatible.set(Incompatible::COMPRESSION, zstd);
+        incompatible.set(Incompatible::EXTENDED_L2, options.extended_l2);
+        let mut compatible = Compatible::empty();
+        compatible.set(Compatible::LAZY_REFCOUNTS, options.lazy_refcounts);
+        let mut autoclear = Autoclear::empty();
+        autoclear.set(Autoclear::DATA_FILE_RAW, options.data_file_raw);
+        RawHeader {
+            magic: header::MAGIC,
+            version: options.version.into(),
+            backing_file_offset: 0.into(),
+            backing_file_size: 0.into(),
+            cluster_bits: options.cluster_bits.into(),
+            size: self.size.into(),
+            crypt_method: 0.into(),
+            l1_size: (self.l1.len() as u32).into(),
+            l1_table_offset: self.l1_offset.into(),
+            refcount_table_offset: refcounts.offset.into(),
+            refcount_table_clusters: (refcounts.clusters as u32).into(),
+            nb_snapshots: 0.into(),
+            snapshots_offset: 0.into(),
+            incompatible_features: incompatible.bits().into(),
+            compatible_features: compatible.bits().into(),
+            autoclear_features: autoclear.bits().into(),
+            refcount_order: options.refcount_order.into(),
+            header_length: (RawHeader::BYTES as u32).into(),
+            compression_type: u8::from(zstd),
+            padding: [0; 7],
+        }
+    }
+}
+
+impl Target for Qcow2Target {
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.size, unit: self.cluster_size() }
+    }
+
+    fn files(&self) -> &[Arc<dyn Sink>] {
+        &self.files
+    }
+
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        let encoder = match self.options.compression {
+            Compression::Zlib => Encoder::deflate_4k_window(),
+            Compression::Zstd => Encoder::zstd(),
+        };
+        self.compress.then(|| Box::new(ClusterEncoder { encoder }) as Box<dyn UnitEncoder>)
+    }
+
+    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+        match unit {
+            Unit::Zero { len } => self.place_zeros(at, len).map(|()| None),
+            Unit::Stored { len } => self.map_stored(at, len).map(Some),
+            Unit::Encoded(bytes) => self.place_encoded(at, bytes).map(Some),
+        }
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.write_l2()?;
+        self.write_l1()?;
+        let refcounts = self.allocator.finish()?;
+        self.files[0]
+            .set_len(self.allocator.end())
+            .map_err(|e| Error::io("cannot set the image file's length", e))?;
+        self.preallocate_file()?;
+        let header = self.header(refcounts)?;
+        self.files[0].write_all_at(&header, 0).map_err(|e| Error::io("cannot write the header", e))
+    }
+}
+
+/// Compresses clusters; declines those that would not shrink.
+#[derive(Debug)]
+struct ClusterEncoder {
+    encoder: Encoder,
+}
+
+impl UnitEncoder for ClusterEncoder {
+    fn encode(&mut self, _at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        self.encoder
+            .encode(unit, unit.len(), out)
+            .map_err(|e| Error::io("cannot compress a cluster", e))
+    }
+}
