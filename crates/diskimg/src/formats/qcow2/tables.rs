@@ -1,0 +1,297 @@
+//! L1 and L2: from guest clusters to places.
+//!
+//! ```text
+//!   guest offset   ├── L1 index ──┼── L2 index ──┼── within the cluster ──┤
+//!   L1 entry   63 copied │ 62–56 0 │ 55–9 offset of the L2 table │ 8–0 0
+//!   L2 entry   63 copied │ 62 = 0 │ 61–56 0 │ 55–9 host offset │ 8–1 0 │ 0 reads as zeros
+//!              63 = 0    │ 62 = 1 │ sectors beyond the first │ host offset, any byte
+//!                                  └ cluster_bits - 8 bits ──┘
+//!   extended   the same 8 bytes, bit 0 unused, and 8 more:
+//!              63–32 subcluster reads as zeros │ 31–0 subcluster is allocated
+//! ```
+//!
+//! Specification: "Cluster mapping" and "Extended L2 Entries". Tables are read
+//! in pieces, as they are needed, through a small cache.
+
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+use std::sync::{Arc, Mutex};
+
+/// The refcount of what the entry points to is exactly one.
+pub(crate) const COPIED: u64 = 1 << 63;
+
+/// The entry describes compressed bytes.
+pub(crate) const COMPRESSED: u64 = 1 << 62;
+
+/// The cluster reads as zeros (version 3, not with extended L2 entries).
+pub(crate) const ZERO: u64 = 1;
+
+/// The host offset in L1 entries and in L2 entries of standard clusters.
+pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// Bits of an L1 entry that must be zero.
+pub(crate) const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+
+/// Bits of a standard cluster's L2 entry that must be zero.
+pub(crate) const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+
+/// Subclusters of a cluster with extended L2 entries.
+pub(crate) const SUBCLUSTERS: u32 = 32;
+
+/// How the L2 tables of an image are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct L2Layout {
+    /// A cluster is 1 << this many bytes.
+    pub(crate) cluster_bits: u32,
+    /// Entries are 16 bytes and know subclusters.
+    pub(crate) extended: bool,
+    /// Guest clusters lie in another file, where offset 0 is as good as any.
+    pub(crate) data_file: bool,
+}
+
+/// What an L2 entry says of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cluster {
+    /// Nothing: the backing file answers.
+    Unallocated,
+    /// Stored verbatim.
+    Data {
+        /// Host offset; not necessarily aligned.
+        offset: u64,
+    },
+    /// Zeros, with space set aside or without.
+    Zero {
+        /// Host offset of that space; not necessarily aligned.
+        offset: Option<u64>,
+    },
+    /// Compressed.
+    Compressed {
+        /// Host offset of the first byte.
+        offset: u64,
+        /// Bytes up to the end of the last sector.
+        len: u32,
+    },
+    /// In subclusters; see [`Subclusters`].
+    Parts(Subclusters),
+}
+
+/// A cluster of 32 subclusters, each on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subclusters {
+    /// Host offset, if there is a host cluster; not necessarily aligned.
+    pub(crate) offset: Option<u64>,
+    /// Stored in the host cluster, a bit each.
+    pub(crate) allocated: u32,
+    /// Zeros, a bit each.
+    pub(crate) zero: u32,
+}
+
+impl Subclusters {
+    /// False if a subcluster is both stored and zeros, or stored nowhere.
+    pub(crate) fn is_valid(self) -> bool {
+        self.allocated & self.zero == 0 && (self.offset.is_some() || self.allocated == 0)
+    }
+}
+
+impl L2Layout {
+    /// Bytes of an entry: 8 or 16.
+    pub(crate) fn entry_bytes(self) -> u64 {
+        if self.extended { 16 } else { 8 }
+    }
+
+    /// Bytes of a cluster, and of a table.
+    pub(crate) fn cluster_size(self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Entries of a table.
+    pub(crate) fn entries(self) -> u64 {
+        self.cluster_size() / self.entry_bytes()
+    }
+
+    /// One L1 entry stands for 1 << this many guest bytes.
+    pub(crate) fn l1_shift(self) -> u32 {
+        self.cluster_bits + self.entries().trailing_zeros()
+    }
+
+    /// Makes out an entry; `bitmap` is its second half if it has one.
+    pub(crate) fn decode(self, entry: u64, bitmap: u64) -> Cluster {
+        if entry & COMPRESSED != 0 {
+            let (offset, len) = self.decode_compressed(entry);
+            return Cluster::Compressed { offset, len };
+        }
+        let offset = entry & OFFSET_MASK;
+        // Offset 0 holds the header, so nothing else can: except in a data
+        // file, where "copied" tells it from an unallocated cluster.
+        let placed = offset != 0 || (self.data_file && entry & COPIED != 0);
+        if self.extended {
+            return Cluster::Parts(Subclusters {
+                offset: placed.then_some(offset),
+                allocated: bitmap as u32,
+                zero: (bitmap >> 32) as u32,
+            });
+        }
+        if entry & ZERO != 0 {
+            return Cluster::Zero { offset: (offset != 0).then_some(offset) };
+        }
+        if placed { Cluster::Data { offset } } else { Cluster::Unallocated }
+    }
+
+    /// Bits of a compressed entry's offset ("x" in the specification).
+    fn compressed_offset_bits(self) -> u32 {
+        62 - (self.cluster_bits - 8)
+    }
+
+    /// Host offset and bytes of a compressed cluster.
+    pub(crate) fn decode_compressed(self, entry: u64) -> (u64, u32) {
+        let bits = self.compressed_offset_bits();
+        let offset = entry & ((1 << bits) - 1);
+        // At most 2^13 more sectors: 4 MiB.
+        let more_sectors = (entry & !(COPIED | COMPRESSED)) >> bits;
+        (offset, (more_sectors as u32 + 1) * 512 - (offset % 512) as u32)
+    }
+
+    /// The entry for `len` compressed bytes at `offset`; `None` if they are too
+    /// many or too far out for the format.
+    pub(crate) fn encode_compressed(self, offset: u64, len: u64) -> Option<u64> {
+        let bits = self.compressed_offset_bits();
+        let more_sectors = (offset.checked_add(len)?.checked_sub(1)? >> 9) - (offset >> 9);
+        let fits = len > 0
+            && offset >> bits == 0
+            && offset & !(OFFSET_MASK | 511) == 0
+            && more_sectors >> (self.cluster_bits - 8) == 0;
+        fits.then_some(COMPRESSED | more_sectors << bits | offset)
+    }
+}
+
+/// Pieces of tables held in memory: with pieces of 64 KiB, 2 MiB.
+const CACHED_PIECES: usize = 32;
+
+/// A piece of the image file, as big-endian words.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    /// Host offset of the first word.
+    pub(crate) start: u64,
+    /// The words; what lies behind the end of the file is zeros.
+    pub(crate) words: Arc<[u64]>,
+}
+
+/// Reads tables piece by piece, and remembers the pieces read last.
+#[derive(Debug)]
+pub(crate) struct TableReader {
+    /// Bytes of a piece, a power of two.
+    piece: u64,
+    slots: Mutex<Vec<Option<Piece>>>,
+}
+
+impl TableReader {
+    /// For tables of one cluster.
+    pub(crate) fn new(cluster_size: u64) -> Self {
+        Self {
+            piece: cluster_size.clamp(4 << 10, 64 << 10),
+            slots: Mutex::new(vec![None; CACHED_PIECES]),
+        }
+    }
+
+    /// The piece that holds `offset`.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io).
+    pub(crate) fn piece(
+        &self,
+        file: &dyn Source,
+        table: &'static str,
+        offset: u64,
+    ) -> Result<Piece> {
+        let start = offset & !(self.piece - 1);
+        let slot = (start / self.piece) as usize % CACHED_PIECES;
+        let cached = self.slots.lock().unwrap_or_else(|e| e.into_inner())[slot].clone();
+        if let Some(piece) = cached.filter(|piece| piece.start == start) {
+            return Ok(piece);
+        }
+        // Not under the lock: readers of other tables need not wait.
+        let piece = Piece { start, words: read_words(file, table, start, self.piece / 8)?.into() };
+        self.slots.lock().unwrap_or_else(|e| e.into_inner())[slot] = Some(piece.clone());
+        Ok(piece)
+    }
+}
+
+/// Reads `count` big-endian words; those behind the end of the file are zeros.
+/// The caller bounds `count`.
+pub(crate) fn read_words(
+    file: &dyn Source,
+    table: &'static str,
+    offset: u64,
+    count: u64,
+) -> Result<Vec<u64>> {
+    let len = file.len().saturating_sub(offset).min(count * 8) as usize;
+    let mut bytes = vec![0; len.next_multiple_of(8)];
+    file.read_exact_at(&mut bytes[..len], offset)
+        .map_err(|e| Error::io("cannot read", e).in_structure(table).at(offset))?;
+    let mut words: Vec<u64> =
+        bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
+    words.resize(count as usize, 0);
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::source::MemorySource;
+
+    fn layout(cluster_bits: u32) -> L2Layout {
+        L2Layout { cluster_bits, extended: false, data_file: false }
+    }
+
+    #[test]
+    fn standard_entries_decode() {
+        let l = layout(16);
+        assert_eq!(l.decode(0, 0), Cluster::Unallocated);
+        assert_eq!(l.decode(COPIED, 0), Cluster::Unallocated);
+        assert_eq!(l.decode(COPIED | 0x50000, 0), Cluster::Data { offset: 0x50000 });
+        assert_eq!(l.decode(ZERO, 0), Cluster::Zero { offset: None });
+        assert_eq!(l.decode(COPIED | 0x50000 | ZERO, 0), Cluster::Zero { offset: Some(0x50000) });
+        let d = L2Layout { data_file: true, ..l };
+        assert_eq!(d.decode(COPIED, 0), Cluster::Data { offset: 0 });
+        assert_eq!(d.decode(0, 0), Cluster::Unallocated);
+    }
+
+    #[test]
+    fn compressed_entries_come_back_as_they_went() {
+        for bits in 9..=21 {
+            let l = layout(bits);
+            for (offset, len) in [(0x50000, 1), (0x500ff, 300), (0x501ff, 2), (1 << 40, 512)] {
+                let entry = l.encode_compressed(offset, len).expect("fits");
+                let (back, stored) = l.decode_compressed(entry);
+                assert_eq!(back, offset);
+                assert!(u64::from(stored) >= len && u64::from(stored) < len + 512, "{bits} {len}");
+                assert_eq!((offset + u64::from(stored)) % 512, 0);
+            }
+            assert_eq!(l.encode_compressed(1 << l.compressed_offset_bits(), 1), None);
+            assert_eq!(l.encode_compressed(1 << 56, 1), None);
+            assert_eq!(l.encode_compressed(0, (1 << (bits + 1)) + 1), None);
+            assert!(l.encode_compressed(0, 1 << (bits + 1)).is_some());
+        }
+    }
+
+    #[test]
+    fn subclusters_cannot_be_stored_and_zeros_at_once() {
+        let l = L2Layout { extended: true, ..layout(16) };
+        let parts = |entry, bitmap| match l.decode(entry, bitmap) {
+            Cluster::Parts(parts) => parts,
+            other => panic!("{other:?}"),
+        };
+        assert!(parts(0x50000, 0x0000_0002_0000_0001).is_valid());
+        assert!(!parts(0x50000, 0x0000_0001_0000_0001).is_valid());
+        assert!(parts(0, 0x0000_0001_0000_0000).is_valid());
+        assert!(!parts(0, 1).is_valid());
+    }
+
+    #[test]
+    fn a_table_cut_short_by_the_end_of_the_file_ends_in_zeros() {
+        let file = MemorySource::new([[0xff; 8].as_slice(), &[1; 4]].concat());
+        let words = read_words(&file, "table", 0, 3).expect("reads");
+        assert_eq!(words, [u64::MAX, 0x0101_0101_0000_0000, 0]);
+        assert_eq!(read_words(&file, "table", 100, 2).expect("reads"), [0, 0]);
+    }
+}
