@@ -100,6 +100,8 @@ pub struct Backing {
     pub name: String,
     /// Its format's name, to be recorded too.
     pub format: Option<String>,
+    /// Its [`Layer::content_id`](crate::Layer::content_id), for formats that record it.
+    pub content_id: Option<String>,
 }
 
 /// Everything a format needs to start a new image.
