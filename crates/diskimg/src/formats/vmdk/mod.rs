@@ -39,6 +39,8 @@ mod descriptor;
 mod header;
 mod layer;
 mod new_descriptor;
+#[cfg(test)]
+mod scratch;
 mod sparse;
 mod stream;
 mod stream_target;

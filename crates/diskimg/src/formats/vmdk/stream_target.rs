@@ -16,12 +16,11 @@ use super::SECTOR;
 use super::header::{Flags, GD_AT_END, Header};
 use super::new_descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
 use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MARKER_GD, MARKER_GT, MetaDataMarker};
-use super::target::{GRAIN_SECTORS, GTES, cannot_write};
+use super::target::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
 use crate::host::codec::Encoder;
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::limits::Limits;
 use crate::vocabulary::target::{Slot, Target, Unit, UnitEncoder};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
@@ -59,13 +58,7 @@ impl StreamTarget {
             unclean: false,
             compressed: true,
         };
-        let most = Limits::default().table_bytes;
-        if header.tables() * 4 > most {
-            return Err(Error::limit(format!(
-                "a disk of {} sectors: its grain directory would exceed {most} bytes",
-                descriptor.sectors
-            )));
-        }
+        require_readable(&header)?;
         let mut front = header.encode().to_vec();
         front.extend(descriptor.sectors(0)?);
         front.resize((OVER_HEAD * SECTOR) as usize, 0);

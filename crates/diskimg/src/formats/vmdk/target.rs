@@ -19,6 +19,7 @@ use super::sparse::GTE_ZEROED;
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::layer::Geometry;
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::target::{Slot, Target, Unit};
 use std::io;
 use std::sync::Arc;
@@ -68,12 +69,7 @@ impl SparseTarget {
                 .hint("subformat=streamOptimized can"));
         }
         let header = layout(descriptor.sectors, zeroed_grains);
-        if header.over_head > MAX_SECTORS {
-            return Err(Error::limit(format!(
-                "a disk of {} sectors: its tables alone take 2 TiB",
-                descriptor.sectors
-            )));
-        }
+        require_readable(&header)?;
         let target = Self {
             files: [sink],
             next: header.over_head,
@@ -249,6 +245,19 @@ fn layout(sectors: u64, zeroed_grains: bool) -> Header {
     header.gd_offset = header.rgd_offset + one_copy;
     header.over_head = (header.gd_offset + one_copy).next_multiple_of(GRAIN_SECTORS);
     header
+}
+
+/// What is written must not be refused when it is read again. This bounds the
+/// tables in front of the grains, too.
+pub(super) fn require_readable(header: &Header) -> Result<()> {
+    let most = Limits::default().table_bytes;
+    if header.tables() * 4 > most {
+        return Err(Error::limit(format!(
+            "a disk of {} sectors: its grain directory would exceed {most} bytes",
+            header.capacity
+        )));
+    }
+    Ok(())
 }
 
 pub(super) fn cannot_write(error: io::Error, what: &'static str, at: u64) -> Error {
