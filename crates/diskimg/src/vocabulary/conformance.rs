@@ -95,7 +95,7 @@ fn verify_splitting(image: &Image, whole: &[ChainExtent], window: &Range<u64>) -
 fn verify_bytes(image: &Image, extents: &[ChainExtent], window: &Range<u64>) -> Result<()> {
     let mut rebuilt = Vec::with_capacity((window.end - window.start) as usize);
     for extent in extents {
-        rebuild(image, extent, &mut rebuilt)?;
+        rebuild(image, extent, &mut rebuilt).map_err(|e| image.in_layer(e, extent.depth))?;
     }
     let mut read = vec![0xa5; rebuilt.len()];
     image.read_at(&mut read, window.start)?;
