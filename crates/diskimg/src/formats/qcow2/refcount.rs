@@ -52,15 +52,16 @@ impl<'a> Refcounts<'a> {
     /// Where the refcount block of a cluster is; `None`: all its counts are 0.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not aligned.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not aligned, or no file
+    /// is that long.
     pub(crate) fn block_of(&self, cluster: u64) -> Result<Option<u64>> {
         let index = cluster / self.clusters_per_block();
         let entry = usize::try_from(index).ok().and_then(|index| self.table.get(index));
         let offset = entry.copied().unwrap_or(0) & OFFSET_MASK;
-        if !offset.is_multiple_of(self.cluster_size) {
+        if !offset.is_multiple_of(self.cluster_size) || i64::try_from(offset).is_err() {
             return Err(Error::corrupt(
                 "refcount table",
-                format!("entry {index} is not aligned to a cluster"),
+                format!("entry {index} leads to no place that a refcount block can be at"),
             )
             .at(offset));
         }
