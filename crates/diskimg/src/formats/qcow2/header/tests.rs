@@ -58,7 +58,8 @@ fn version_2_has_none_of_version_3s_fields() {
 #[test]
 fn numbers_outside_their_bounds_are_refused() {
     use ErrorKind::{Corrupt, Limit, Unsupported};
-    let cases: [(ErrorKind, fn(&mut RawHeader)); 21] = [
+    type Case = (ErrorKind, fn(&mut RawHeader));
+    let cases: [Case; 21] = [
         (Corrupt, |h| h.magic = *b"QFI\0"),
         (Unsupported, |h| h.version = 4.into()),
         (Corrupt, |h| h.cluster_bits = 8.into()),
@@ -77,8 +78,8 @@ fn numbers_outside_their_bounds_are_refused() {
         (Corrupt, |h| h.size = u64::MAX.into()),
         (Corrupt, |h| h.backing_file_offset = u64::MAX.into()),
         (Unsupported, |h| h.crypt_method = 3.into()),
-        (Unsupported, |h| h.compression_type = 2.into()),
-        (Corrupt, |h| h.compression_type = 1.into()),
+        (Unsupported, |h| h.compression_type = 2),
+        (Corrupt, |h| h.compression_type = 1),
         (Corrupt, |h| h.autoclear_features = 2.into()),
     ];
     for (index, (wanted, change)) in cases.into_iter().enumerate() {

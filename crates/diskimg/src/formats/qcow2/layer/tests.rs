@@ -23,7 +23,7 @@ fn image(l2: &[u64], change: impl FnOnce(&mut RawHeader, &mut Vec<u8>)) -> Vec<u
     header.refcount_order = 4.into();
     header.header_length = 112.into();
     let mut file = vec![0; 16 * CLUSTER];
-    file[2 * CLUSTER..][..8].copy_from_slice(&(COPIED | 3 * CLUSTER as u64).to_be_bytes());
+    file[2 * CLUSTER..][..8].copy_from_slice(&(COPIED | (3 * CLUSTER as u64)).to_be_bytes());
     for (index, entry) in l2.iter().enumerate() {
         file[3 * CLUSTER + index * 8..][..8].copy_from_slice(&entry.to_be_bytes());
     }
@@ -51,7 +51,7 @@ fn map(file: Vec<u8>, range: Range<u64>) -> Result<Vec<(Range<u64>, Kind)>> {
 }
 
 fn at(cluster: u64) -> u64 {
-    COPIED | cluster * CLUSTER as u64
+    COPIED | (cluster * CLUSTER as u64)
 }
 
 fn data(offset: u64) -> Kind {
