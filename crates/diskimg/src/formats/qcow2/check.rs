@@ -48,7 +48,7 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
             "the file has {clusters} clusters, at most {MAX_CLUSTERS} can be checked"
         )));
     }
-    let refcounts = Refcounts::read(image.file(), header)?;
+    let mut refcounts = Refcounts::read(image.file(), header)?;
     let mut check = Check {
         image,
         file: image.file(),
@@ -66,8 +66,8 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
         report,
     };
     check.count_references(&refcounts)?;
-    let highest = check.compare(&refcounts)?;
-    check.check_copied_flags(&refcounts)?;
+    let highest = check.compare(&mut refcounts)?;
+    check.check_copied_flags(&mut refcounts)?;
     check.counts.image_end_offset = Some((highest + 1) * cluster_size);
     Ok(check.counts)
 }
@@ -429,7 +429,7 @@ impl Check<'_> {
     }
 
     /// Compares uses and refcounts; gives the last cluster that has either.
-    fn compare(&mut self, refcounts: &Refcounts<'_>) -> Result<u64> {
+    fn compare(&mut self, refcounts: &mut Refcounts<'_>) -> Result<u64> {
         // A table may end in the cluster behind a file that ends with one.
         let end = self.clusters + u64::from(self.references.get(self.clusters) > 0);
         let step = refcounts.clusters_per_block();
@@ -482,7 +482,7 @@ impl Check<'_> {
 
     /// Verifies that "copied" is set just where the refcount is one, in the
     /// tables of the active disk.
-    fn check_copied_flags(&mut self, refcounts: &Refcounts<'_>) -> Result<()> {
+    fn check_copied_flags(&mut self, refcounts: &mut Refcounts<'_>) -> Result<()> {
         let bits = self.layout.cluster_bits;
         self.for_each_word("L1 table", self.image.header.l1, |check, index, entry| {
             let offset = entry & OFFSET_MASK;

@@ -493,3 +493,6 @@ impl Layer for Qcow2 {
         check::run(self, report)
     }
 }
+
+#[cfg(test)]
+mod tests;

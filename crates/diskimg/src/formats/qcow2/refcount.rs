@@ -10,7 +10,7 @@
 //! for refcounts; checking does.
 
 use super::header::Header;
-use super::tables::{TableReader, read_words};
+use super::tables::{Piece, TableReader, read_words};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 
@@ -26,6 +26,8 @@ pub(crate) struct Refcounts<'a> {
     /// The refcount table.
     pub(crate) table: Vec<u64>,
     blocks: TableReader,
+    /// The piece of a block read last: neighbours are asked for in turn.
+    last: Option<Piece>,
 }
 
 impl<'a> Refcounts<'a> {
@@ -41,6 +43,7 @@ impl<'a> Refcounts<'a> {
             order: header.refcount_order,
             table: read_words(file, "refcount table", table.offset, table.entries)?,
             blocks: TableReader::new(header.cluster_size()),
+            last: None,
         })
     }
 
@@ -52,15 +55,16 @@ impl<'a> Refcounts<'a> {
     /// Where the refcount block of a cluster is; `None`: all its counts are 0.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not aligned.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not aligned, or no file
+    /// is that long.
     pub(crate) fn block_of(&self, cluster: u64) -> Result<Option<u64>> {
         let index = cluster / self.clusters_per_block();
         let entry = usize::try_from(index).ok().and_then(|index| self.table.get(index));
         let offset = entry.copied().unwrap_or(0) & OFFSET_MASK;
-        if !offset.is_multiple_of(self.cluster_size) {
+        if !offset.is_multiple_of(self.cluster_size) || i64::try_from(offset).is_err() {
             return Err(Error::corrupt(
                 "refcount table",
-                format!("entry {index} is not aligned to a cluster"),
+                format!("entry {index} leads to no place that a refcount block can be at"),
             )
             .at(offset));
         }
@@ -72,7 +76,7 @@ impl<'a> Refcounts<'a> {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Io`](crate::ErrorKind::Io).
-    pub(crate) fn get(&self, cluster: u64) -> Result<u64> {
+    pub(crate) fn get(&mut self, cluster: u64) -> Result<u64> {
         match self.block_of(cluster)? {
             Some(block) => self.get_in(block, cluster % self.clusters_per_block()),
             None => Ok(0),
@@ -80,10 +84,15 @@ impl<'a> Refcounts<'a> {
     }
 
     /// The refcount at `index` in the block at `block`.
-    pub(crate) fn get_in(&self, block: u64, index: u64) -> Result<u64> {
+    pub(crate) fn get_in(&mut self, block: u64, index: u64) -> Result<u64> {
         let bit = index << self.order;
-        let piece = self.blocks.piece(self.file, "refcount block", block + bit / 8)?;
-        let word = piece.words[((block + bit / 8 - piece.start) / 8) as usize];
+        let offset = block + bit / 8;
+        let piece = match self.last.take().filter(|piece| piece.contains(offset)) {
+            Some(piece) => piece,
+            None => self.blocks.piece(self.file, "refcount block", offset)?,
+        };
+        let word = piece.words[((offset - piece.start) / 8) as usize];
+        self.last = Some(piece);
         Ok(extract(word, self.order, (bit % 64) as u32))
     }
 }

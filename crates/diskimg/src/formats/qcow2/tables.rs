@@ -176,6 +176,13 @@ pub(crate) struct Piece {
     pub(crate) words: Arc<[u64]>,
 }
 
+impl Piece {
+    /// Whether it holds the word at `offset`.
+    pub(crate) fn contains(&self, offset: u64) -> bool {
+        offset.checked_sub(self.start).is_some_and(|at| at / 8 < self.words.len() as u64)
+    }
+}
+
 /// Reads tables piece by piece, and remembers the pieces read last.
 #[derive(Debug)]
 pub(crate) struct TableReader {

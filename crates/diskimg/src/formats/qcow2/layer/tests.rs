@@ -1,0 +1,166 @@
+use super::*;
+use crate::ErrorKind;
+use crate::formats::qcow2::header::{MAGIC, RawHeader};
+use crate::host::source::MemorySource;
+use crate::vocabulary::limits::Limits;
+use crate::vocabulary::reference::{References, Resolver};
+use zerocopy::FromZeros;
+
+const CLUSTER: usize = 512;
+
+/// L1 table in cluster 2, its only L2 table in cluster 3, of a file of 16
+/// clusters; a disk of 64 clusters (one L2 table).
+fn image(l2: &[u64], change: impl FnOnce(&mut RawHeader, &mut Vec<u8>)) -> Vec<u8> {
+    let mut header = RawHeader::new_zeroed();
+    header.magic = MAGIC;
+    header.version = 3.into();
+    header.cluster_bits = 9.into();
+    header.size = (64 * CLUSTER as u64).into();
+    header.l1_size = 1.into();
+    header.l1_table_offset = (2 * CLUSTER as u64).into();
+    header.refcount_table_offset = (CLUSTER as u64).into();
+    header.refcount_table_clusters = 1.into();
+    header.refcount_order = 4.into();
+    header.header_length = 112.into();
+    let mut file = vec![0; 16 * CLUSTER];
+    file[2 * CLUSTER..][..8].copy_from_slice(&(COPIED | (3 * CLUSTER as u64)).to_be_bytes());
+    for (index, entry) in l2.iter().enumerate() {
+        file[3 * CLUSTER + index * 8..][..8].copy_from_slice(&entry.to_be_bytes());
+    }
+    change(&mut header, &mut file);
+    let bytes = header.encoded();
+    file[..bytes.len()].copy_from_slice(bytes);
+    file
+}
+
+fn open(file: Vec<u8>) -> Result<Qcow2> {
+    let limits = Limits::default();
+    let context = OpenContext {
+        resolver: Resolver { image: None, policy: References::None },
+        limits: &limits,
+        snapshot: None,
+        metadata_only: false,
+    };
+    Qcow2::open(Arc::new(MemorySource::new(file)), &context)
+}
+
+fn map(file: Vec<u8>, range: Range<u64>) -> Result<Vec<(Range<u64>, Kind)>> {
+    let mut out = Vec::new();
+    open(file)?.map(range, &mut out)?;
+    Ok(out.into_iter().map(|e| (e.guest, e.kind)).collect())
+}
+
+fn at(cluster: u64) -> u64 {
+    COPIED | (cluster * CLUSTER as u64)
+}
+
+fn data(offset: u64) -> Kind {
+    Kind::Data(Place { file: 0, offset })
+}
+
+#[test]
+fn contiguous_clusters_are_one_extent_and_the_rest_is_the_parents() {
+    let file = image(&[at(4), at(5), at(7), ZERO, ZERO, at(8) | ZERO], |_, _| {});
+    let zero = Place { file: 0, offset: 0x1000 };
+    assert_eq!(
+        map(file.clone(), 0..32768).expect("maps"),
+        [
+            (0..1024, data(0x800)),
+            (1024..1536, data(0xe00)),
+            (1536..2560, Kind::Zero(None)),
+            (2560..3072, Kind::Zero(Some(zero))),
+            (3072..32768, Kind::Parent),
+        ]
+    );
+    assert_eq!(map(file, 700..701).expect("maps"), [(700..701, data(0x800 + 700))]);
+}
+
+#[test]
+fn data_behind_the_end_of_the_file_is_zeros() {
+    let file = image(&[at(15), at(16)], |_, file| file.truncate(15 * CLUSTER + 100));
+    assert_eq!(
+        map(file, 0..1024).expect("maps"),
+        [(0..100, data(0x1e00)), (100..1024, Kind::Zero(None))]
+    );
+}
+
+#[test]
+fn a_compressed_cluster_is_clipped_to_the_file_and_a_whole_unit() {
+    let l2 = L2Layout { cluster_bits: 9, extended: false, data_file: false };
+    let entry = l2.encode_compressed(0x1ff0, 400).expect("fits");
+    let file = image(&[entry], |header, _| header.size = 512.into());
+    let encoded = Encoded {
+        place: Place { file: 0, offset: 0x1ff0 },
+        stored: 16,
+        unit: 0..512,
+        codec: Codec::Deflate,
+    };
+    assert_eq!(map(file, 0..512).expect("maps"), [(0..512, Kind::Encoded(encoded))]);
+    let entry = l2.encode_compressed(0x2000, 400).expect("fits");
+    let error = map(image(&[entry], |_, _| {}), 0..512).expect_err("behind the end");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_wrong_table_is_an_error_that_says_where() {
+    let l1 = |entry: u64| {
+        image(&[], move |_, file| {
+            file[2 * CLUSTER..][..8].copy_from_slice(&entry.to_be_bytes());
+        })
+    };
+    let error = map(l1(1 << 30), 0..512).expect_err("behind the end");
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(1 << 30)));
+    let version_2 = image(&[ZERO], |header, _| header.version = 2.into());
+    assert_eq!(map(version_2, 0..512).expect_err("zero").kind(), ErrorKind::Corrupt);
+    let error = open(image(&[], |_, file| file.truncate(2 * CLUSTER))).expect_err("no L1 table");
+    assert_eq!(error.structure(), Some("active L1 table"));
+}
+
+#[test]
+fn encrypted_bytes_are_never_handed_out() {
+    for method in [1, 2] {
+        let file = image(&[at(4)], |header, _| header.crypt_method = method.into());
+        let image = open(file.clone()).expect("opens for info");
+        assert!(image.details().encrypted);
+        assert_eq!(map(file, 0..512).expect_err("refuses").kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn an_external_data_file_is_not_opened_against_the_policy() {
+    let external = |header: &mut RawHeader, file: &mut Vec<u8>| {
+        header.incompatible_features = Incompatible::DATA_FILE.bits().into();
+        let mut name = Vec::new();
+        crate::formats::qcow2::extensions::encode_data_file(&mut name, "/etc/passwd");
+        file[112..112 + name.len()].copy_from_slice(&name);
+    };
+    let error = open(image(&[], external)).expect_err("refuses");
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let unnamed = |header: &mut RawHeader, _: &mut Vec<u8>| {
+        header.incompatible_features = Incompatible::DATA_FILE.bits().into();
+    };
+    assert_eq!(open(image(&[], unnamed)).expect_err("no name").kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn uses_and_refcounts_are_compared() {
+    // Refcount block in cluster 4; data in clusters 5 and 6.
+    let file = image(&[at(5), at(6), at(6)], |_, file| {
+        file[CLUSTER..][..8].copy_from_slice(&(4 * CLUSTER as u64).to_be_bytes());
+        for (cluster, count) in [1u8, 1, 1, 1, 1, 1, 1, 1].into_iter().enumerate() {
+            file[4 * CLUSTER + cluster * 2 + 1] = count;
+        }
+    });
+    let mut messages = Vec::new();
+    let image = open(file).expect("opens");
+    let report = image.check(&mut |finding| messages.push(finding.message)).expect("checks");
+    assert_eq!(
+        messages,
+        ["ERROR cluster 6 refcount=1 reference=2", "Leaked cluster 7 refcount=1 reference=0"]
+    );
+    let counts = (report.corruptions, report.leaks, report.check_errors);
+    assert_eq!(counts, (1, 1, 0));
+    assert_eq!(report.image_end_offset, Some(8 * CLUSTER as u64));
+    assert_eq!((report.total_clusters, report.allocated_clusters), (64, 3));
+    assert_eq!(report.fragmented_clusters, 1);
+}
