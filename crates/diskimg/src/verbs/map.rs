@@ -84,8 +84,7 @@ pub fn map(
     while at < end {
         let next = end.min(at.saturating_add(WINDOW));
         for extent in image.extents(at..next)? {
-            let entry = with_holes(image, &extent, MapEntry::new(image, &extent));
-            for entry in entry {
+            for entry in with_holes(image, &extent, MapEntry::new(image, &extent)) {
                 match &mut last {
                     Some(last) if last.continues(&entry) => last.length += entry.length,
                     _ => {
@@ -105,6 +104,9 @@ pub fn map(
 /// stored and zero at once.
 fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
     let Kind::Data(place) = extent.kind else { return vec![whole] };
+    if !image.layers().nth(extent.depth).is_some_and(|layer| layer.is_preallocated()) {
+        return vec![whole];
+    }
     let file = image.file(extent.depth, place.file);
     let mut entries = Vec::new();
     let mut done = 0;

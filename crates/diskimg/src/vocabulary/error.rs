@@ -175,7 +175,10 @@ impl fmt::Display for Error {
         }
         f.write_str(&printable(&parts.message))?;
         if let Some(source) = &parts.source {
-            write!(f, ": {source}")?;
+            let text = source.to_string();
+            // The number says nothing to a person, and programs have `io_error`.
+            let text = text.rsplit_once(" (os error ").map_or(&*text, |(words, _)| words);
+            write!(f, ": {text}")?;
         }
         if let Some(hint) = &parts.hint {
             write!(f, " ({})", printable(hint))?;

@@ -134,10 +134,12 @@ impl Image {
                 push_chain(out, ChainExtent { guest, depth, kind });
             }
         }
-        // A backing file shorter than the image above it reads as zeros behind its end.
+        // A backing file shorter than the image above it says nothing behind
+        // its end: there the image above is silent, and that is the last word.
+        let beyond = inside.end..range.end;
         push_chain(
             out,
-            ChainExtent { guest: inside.end..range.end, depth, kind: Kind::Zero(None) },
+            ChainExtent { guest: beyond, depth: depth.saturating_sub(1), kind: Kind::Parent },
         );
         Ok(())
     }

@@ -52,6 +52,12 @@ pub trait Layer: Send + Sync + Debug {
     /// cannot be had (encryption), [`Io`](crate::ErrorKind::Io).
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()>;
 
+    /// True if stored extents may lie in holes of their file, by plan: the
+    /// image was preallocated and not filled yet.
+    fn is_preallocated(&self) -> bool {
+        false
+    }
+
     /// The image that answers where this one is silent.
     fn parent(&self) -> Option<&ParentReference> {
         None

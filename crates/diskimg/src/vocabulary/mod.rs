@@ -13,15 +13,15 @@
 
 pub mod check;
 pub mod conformance;
-pub mod error;
+pub(crate) mod error;
 pub mod extent;
-pub mod fetch;
-pub mod format;
-pub mod image;
+pub(crate) mod fetch;
+pub(crate) mod format;
+pub(crate) mod image;
 pub mod info;
-pub mod layer;
-pub mod limits;
+pub(crate) mod layer;
+pub(crate) mod limits;
 pub mod open;
-pub mod options;
+pub(crate) mod options;
 pub mod reference;
 pub mod target;

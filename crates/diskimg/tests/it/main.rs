@@ -4,7 +4,7 @@
 //! `DISKIMG_CASES=N` runs N generated cases of each property instead of the
 //! usual number.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod disk;
 mod guest_disk;

@@ -449,6 +449,16 @@ impl Layer for Qcow2 {
         Ok(())
     }
 
+    /// As QEMU tells it: markedly less space is taken than the file's
+    /// clusters would fill.
+    fn is_preallocated(&self) -> bool {
+        let cluster = self.layout.cluster_size();
+        let file = self.file();
+        let Ok(Some(taken)) = file.allocated_bytes() else { return false };
+        let taken = taken / cluster;
+        file.len().div_ceil(cluster) >= (taken * 10 / 9).max(taken + 2)
+    }
+
     fn parent(&self) -> Option<&ParentReference> {
         self.parent.as_ref()
     }
