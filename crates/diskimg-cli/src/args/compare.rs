@@ -20,7 +20,7 @@ pub(crate) const CANNOT_OPEN: u8 = 2;
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Typed {
     /// The images
-    #[arg(value_name = "A B")]
+    #[arg(value_name = "A B", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Format of A (default: found out)
     #[arg(short = 'f', long, value_name = "FMT")]

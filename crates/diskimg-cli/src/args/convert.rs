@@ -16,8 +16,8 @@ Examples:
   diskimg convert -O vmdk -o subformat=streamOptimized disk.raw disk.vmdk
   zcat disk.raw.gz | diskimg convert -f raw -O qcow2 - disk.qcow2
 
-DST appears, or is replaced, when it is complete. '-' is standard input or
-output. '-o help' lists the options of the output format.";
+Several SRC are joined. DST appears, or is replaced, when it is complete.
+'-' is standard input or output. '-o help' lists the options of the output format.";
 
 /// The largest `-S`, as QEMU bounds it.
 const MAX_SPARSE: u64 = 16 << 20;
@@ -27,7 +27,7 @@ const MAX_SPARSE: u64 = 16 << 20;
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Typed {
     /// Images to read (several are joined), then the one to write
-    #[arg(value_name = "SRC... DST")]
+    #[arg(value_name = "SRC... DST", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Format of SRC (default: found out)
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
@@ -160,7 +160,10 @@ impl Typed {
         let output = match self.files.pop() {
             Some(name) if !self.files.is_empty() => self.destination(&name)?,
             _ => {
-                return Err(Failure::usage("convert", "Must specify image file names, SRC and DST"));
+                return Err(Failure::usage(
+                    "convert",
+                    "Must specify image file names, SRC and DST",
+                ));
             }
         };
         let progress = Wish {

@@ -21,7 +21,7 @@ the format.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Typed {
     /// The new image, and the size of its disk
-    #[arg(value_name = "FILE [SIZE]")]
+    #[arg(value_name = "FILE [SIZE]", value_hint = clap::ValueHint::FilePath)]
     words: Vec<OsString>,
     /// Its format (default: raw)
     #[arg(short, long, value_name = "FMT")]

@@ -15,7 +15,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Typed {
     /// The image
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Its format (default: found out)
     #[arg(short, long, value_name = "FMT")]

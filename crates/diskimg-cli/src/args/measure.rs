@@ -16,7 +16,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Typed {
     /// The image
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Instead of FILE: an empty disk of this size
     #[arg(long, value_name = "SIZE")]

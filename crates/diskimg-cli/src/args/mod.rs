@@ -98,12 +98,41 @@ pub(crate) enum Meaning<J> {
     Show(String),
 }
 
+/// Help that fits a screen: the usage line tells of the arguments.
+const HELP: &str =
+    "{about-with-newline}\n{usage-heading} {usage}\n\nOptions:\n{options}{after-help}";
+
 /// The grammar, under the name that we are called by.
 pub(crate) fn grammar(program: Program) -> clap::Command {
-    Typed::command()
-        .name(program.name())
-        .bin_name(program.name())
-        .mut_subcommands(|verb| verb.mut_args(take_any_value))
+    let name = program.name();
+    named(Typed::command(), name).name(name).bin_name(name).mut_subcommands(|verb| {
+        let usage = format!("{name} {} [OPTIONS] {}", verb.get_name(), operands(verb.get_name()));
+        named(verb, name).mut_args(take_any_value).override_usage(usage).help_template(HELP)
+    })
+}
+
+/// What a verb takes besides options.
+fn operands(verb: &str) -> &'static str {
+    match verb {
+        "convert" => "SRC... DST",
+        "compare" => "A B",
+        "create" => "FILE [SIZE]",
+        "measure" => "{FILE | --size SIZE}",
+        "completions" => "SHELL",
+        "man" => "[DIR]",
+        _ => "FILE",
+    }
+}
+
+/// With the program's name in its examples.
+fn named(command: clap::Command, name: &str) -> clap::Command {
+    let examples = command
+        .get_after_help()
+        .map(|text| text.to_string().replace("diskimg ", &format!("{name} ")));
+    match examples {
+        Some(examples) => command.after_help(examples),
+        None => command,
+    }
 }
 
 /// As getopt does: an option that takes a value takes the next word, whatever

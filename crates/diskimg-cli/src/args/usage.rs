@@ -35,6 +35,10 @@ pub(super) fn explain(
             let what = text(error, ContextKind::InvalidArg).unwrap_or_default();
             format!("missing {}", what.replace(['<', '>'], ""))
         }
+        _ if text(error, ContextKind::InvalidValue).as_deref() == Some("") => {
+            let option = text(error, ContextKind::InvalidArg).unwrap_or_default();
+            format!("option requires an argument: {option}")
+        }
         _ => first_line(error),
     };
     Err(Failure::Usage { command, message })

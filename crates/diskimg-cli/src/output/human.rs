@@ -124,7 +124,7 @@ fn local_date(seconds: u64) -> String {
     let moment = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
     match moment {
         Some(moment) => {
-            moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+            TimeZone::system().to_datetime(moment).strftime("%Y-%m-%d %H:%M:%S").to_string()
         }
         None => format!("@{seconds}"),
     }

@@ -5,7 +5,7 @@ use diskimg::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Meter {
     pub(crate) fn start(wish: Wish, step: f64) -> Self {
         interrupt::watch();
         let meter = Self { face: Face::choose(wish), step, shown: Mutex::new(None) };
-        meter.show(0.0);
+        meter.show(0.0, false);
         meter
     }
 
@@ -53,21 +53,20 @@ impl Meter {
             bar.set_position(progress.done);
         }
         if progress.total > 0 {
-            self.show(progress.done as f64 * 100.0 / progress.total as f64);
+            self.show(progress.done as f64 * 100.0 / progress.total as f64, false);
         }
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Says 100 % once more, as qemu-img does at the end of a conversion.
-    pub(crate) fn complete(&self) {
-        self.show(100.0);
+    /// Says 100 %, if that was not said.
+    pub(crate) fn reach_end(&self) {
+        self.show(100.0, false);
     }
 
-    /// Says 100 % unless that was said.
-    pub(crate) fn reach_end(&self) {
-        if *self.lock() != Some(100.0) {
-            self.show(100.0);
-        }
+    /// Says 100 %, once more than needed: so qemu-img ends a conversion.
+    pub(crate) fn complete(&self) {
+        self.show(100.0, false);
+        self.show(100.0, true);
     }
 
     /// Makes room for other output on the terminal.
@@ -86,18 +85,16 @@ impl Meter {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<f64>> {
-        self.shown.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    fn show(&self, percent: f64) {
+    fn show(&self, percent: f64, anyway: bool) {
         if !matches!(self.face, Face::Percent) {
             return;
         }
         // Held while writing: workers report out of order, and a reader of the
         // pipe takes the last line for the truth.
-        let mut shown = self.lock();
-        let due = shown.is_none_or(|last| percent > last + self.step || percent >= 100.0);
+        let mut shown = self.shown.lock().unwrap_or_else(|e| e.into_inner());
+        let due = shown.is_none_or(|last| {
+            percent > last + self.step || percent >= 100.0 && last < 100.0 || anyway
+        });
         if due {
             *shown = Some(percent);
             put(&format!("    ({percent:3.2}/100%)\r"));
