@@ -79,8 +79,17 @@ pub(super) struct SmallWindowDeflater {
 
 impl SmallWindowDeflater {
     pub(super) fn new() -> Self {
+        Self { stream: Self::fresh() }
+    }
+
+    fn fresh() -> Compress {
         let level = Compression::new(LEVEL);
-        Self { stream: Compress::new_with_window_bits(level, false, QCOW2_WINDOW_BITS) }
+        Compress::new_with_window_bits(level, false, QCOW2_WINDOW_BITS)
+    }
+
+    /// zlib's bound for a window other than the largest (`deflateBound`).
+    fn bound(len: usize) -> usize {
+        len + len.div_ceil(8) + len.div_ceil(64) + 11
     }
 
     pub(super) fn encode(
@@ -89,13 +98,19 @@ impl SmallWindowDeflater {
         limit: usize,
         out: &mut Vec<u8>,
     ) -> io::Result<bool> {
+        // Always room for the worst case: zlib-rs (0.6.8) keeps part of an
+        // output that did not fit through `reset`, and panics over it later.
         let start = out.len();
-        self.stream.reset();
-        let room = spare(out, limit.saturating_sub(1));
+        let room = spare(out, Self::bound(unit.len()));
         let status = self.stream.compress(unit, room, FlushCompress::Finish);
         let written = self.stream.total_out() as usize;
         out.truncate(start + written);
-        Ok(status.map_err(io::Error::other)? == Status::StreamEnd)
+        if matches!(status, Ok(Status::StreamEnd)) {
+            self.stream.reset();
+            return Ok(written < limit);
+        }
+        self.stream = Self::fresh();
+        status.map_err(io::Error::other).map(|_| false)
     }
 }
 

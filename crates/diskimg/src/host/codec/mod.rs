@@ -180,19 +180,28 @@ mod tests {
         }
     }
 
-    #[test]
-    fn incompressible_bytes_are_declined_and_leave_the_buffer_alone() {
+    /// Bytes that no codec shrinks.
+    fn noise(len: usize) -> Vec<u8> {
         let mut state = 1u64;
-        let unit: Vec<u8> = std::iter::repeat_with(|| {
+        let next = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 56) as u8
-        })
-        .take(65536)
-        .collect();
-        for mut encoder in [Encoder::deflate_4k_window(), Encoder::zlib(), Encoder::zstd()] {
-            let mut out = vec![1, 2, 3];
-            assert!(!encoder.encode(&unit, unit.len(), &mut out).expect("encodes"));
-            assert_eq!(out, [1, 2, 3]);
+        };
+        std::iter::repeat_with(next).take(len).collect()
+    }
+
+    #[test]
+    fn incompressible_bytes_are_declined_and_leave_the_buffer_alone() {
+        // Again and again: an encoder must not carry anything over.
+        for len in [512, 4096, 65536, 2 << 20] {
+            let unit = noise(len);
+            for mut encoder in [Encoder::deflate_4k_window(), Encoder::zlib(), Encoder::zstd()] {
+                let mut out = vec![1, 2, 3];
+                for _ in 0..(1 << 20) / len + 2 {
+                    assert!(!encoder.encode(&unit, unit.len(), &mut out).expect("encodes"));
+                    assert_eq!(out, [1, 2, 3]);
+                }
+            }
         }
     }
 }
