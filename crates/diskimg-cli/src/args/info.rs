@@ -20,8 +20,9 @@ pub(crate) struct Typed {
     /// Its format (default: found out)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// For people or for programs
+    /// human (default) or json
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     output: Form,
     /// The images it builds on, too
     #[arg(short, long)]

@@ -33,8 +33,9 @@ pub(crate) struct Typed {
     /// This internal snapshot of FILE
     #[arg(short = 'l', long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
-    /// For people or for programs
+    /// human (default) or json
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     output: Form,
     #[command(flatten)]
     reading: Reading,
