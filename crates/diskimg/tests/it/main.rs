@@ -1,1 +1,20 @@
+//! The library against the tools that others use: qemu-img and qemu-io are
+//! asked the same questions, over generated images and the whole option space.
+//!
+//! `DISKIMG_CASES=N` runs N generated cases of each property instead of the
+//! usual number.
 
+#![allow(clippy::unwrap_used)]
+
+mod disk;
+mod guest_disk;
+mod hostile;
+mod maps;
+mod measures;
+mod outputs;
+mod overlays;
+mod readers;
+mod real_images;
+mod scale;
+mod tool;
+mod writers;

@@ -147,26 +147,15 @@ impl Extensions {
             }
             BITMAPS => self.bitmaps = Some(bitmaps(data)?),
             ENCRYPTION => {
-                let (offset, bytes) = <(U64, U64)>::from_pair(data).ok_or_else(|| {
+                let [offset, bytes] = <[U64; 2]>::read_from_bytes(data).map_err(|_| {
                     Error::corrupt("encryption header pointer", "it is not 16 bytes long")
                 })?;
-                self.encryption = Some(EncryptionHeader { offset, bytes });
+                self.encryption =
+                    Some(EncryptionHeader { offset: offset.get(), bytes: bytes.get() });
             }
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// Two numbers, and nothing else.
-trait FromPair {
-    fn from_pair(data: &[u8]) -> Option<(u64, u64)>;
-}
-
-impl FromPair for (U64, U64) {
-    fn from_pair(data: &[u8]) -> Option<(u64, u64)> {
-        let [a, b] = <[U64; 2]>::read_from_bytes(data).ok()?;
-        Some((a.get(), b.get()))
     }
 }
 

@@ -226,8 +226,10 @@ pub(crate) fn read_words(
 ) -> Result<Vec<u64>> {
     let len = file.len().saturating_sub(offset).min(count * 8) as usize;
     let mut bytes = vec![0; len.next_multiple_of(8)];
-    file.read_exact_at(&mut bytes[..len], offset)
-        .map_err(|e| Error::io("cannot read", e).in_structure(table).at(offset))?;
+    if len > 0 {
+        file.read_exact_at(&mut bytes[..len], offset)
+            .map_err(|e| Error::io("cannot read", e).in_structure(table).at(offset))?;
+    }
     let mut words: Vec<u64> =
         bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
     words.resize(count as usize, 0);

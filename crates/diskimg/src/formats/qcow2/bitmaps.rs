@@ -1,0 +1,212 @@
+//! Persistent dirty bitmaps: the bitmap directory.
+//!
+//! ```text
+//!    0 table_offset   8 table_size  12 flags
+//!   16 type  17 granularity_bits  18 name_size  20 extra_size
+//!   24 extra │ name │ padding to a multiple of 8 │ the next entry …
+//! ```
+//!
+//! Specification: "Bitmaps". Bitmaps are listed and accounted for; what they
+//! say is not read.
+
+use super::extensions::{BitmapDirectory, MAX_BITMAP_NAME};
+use super::header::{Table, text};
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::info::Value;
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Granularities that QEMU supports: 512 bytes to 2 GiB.
+const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
+
+/// Entries of a bitmap table (QEMU's limit).
+const MAX_TABLE_ENTRIES: u32 = 1 << 27;
+
+/// The only type there is.
+const DIRTY_TRACKING: u8 = 1;
+
+/// The host offset in an entry of a bitmap table.
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// The cluster is not stored and reads as ones.
+const ALL_ONES: u64 = 1;
+
+/// Bits of an entry of a bitmap table that must be zero.
+const RESERVED: u64 = 0xff00_0000_0000_01fe;
+
+bitflags::bitflags! {
+    /// What is said of a bitmap.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Flags: u32 {
+        /// It was not saved properly.
+        const IN_USE = 1 << 0;
+        /// It records all writes.
+        const AUTO = 1 << 1;
+        /// It can be used without knowing its extra data.
+        const EXTRA_DATA_COMPATIBLE = 1 << 2;
+    }
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawBitmap {
+    table_offset: U64,
+    table_size: U32,
+    flags: U32,
+    kind: u8,
+    granularity_bits: u8,
+    name_size: U16,
+    extra_size: U32,
+}
+
+/// A bitmap.
+#[derive(Debug, Clone)]
+pub(crate) struct Bitmap {
+    name: String,
+    /// Guest bytes per bit.
+    granularity: u64,
+    flags: Flags,
+    /// Its table.
+    pub(crate) table: Table,
+}
+
+impl Bitmap {
+    /// As `info` shows it.
+    pub(crate) fn to_value(&self) -> Value {
+        let flags = [(Flags::IN_USE, "in-use"), (Flags::AUTO, "auto")]
+            .into_iter()
+            .filter(|(flag, _)| self.flags.contains(*flag))
+            .map(|(_, name)| name.into())
+            .collect();
+        Value::Map(vec![
+            ("flags", Value::List(flags)),
+            ("name", Value::Text(self.name.clone())),
+            ("granularity", self.granularity.into()),
+        ])
+    }
+
+    /// Reads the directory.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt).
+    pub(crate) fn read_directory(
+        file: &dyn Source,
+        directory: BitmapDirectory,
+        cluster_size: u64,
+    ) -> Result<Vec<Self>> {
+        let bad =
+            |what: &str| Error::corrupt("bitmap directory", what.to_owned()).at(directory.offset);
+        if !directory.offset.is_multiple_of(cluster_size) {
+            return Err(bad("it is not aligned to a cluster"));
+        }
+        if directory.bytes > file.len() {
+            return Err(bad("it is larger than the file"));
+        }
+        let mut bytes = vec![0; directory.bytes as usize];
+        file.read_exact_at(&mut bytes, directory.offset)
+            .map_err(|e| Error::io("cannot read", e).in_structure("bitmap directory"))?;
+        let mut bitmaps = Vec::new();
+        let mut rest = bytes.as_slice();
+        for _ in 0..directory.count {
+            let (bitmap, len) =
+                Self::parse(rest, cluster_size).map_err(|e| e.at(directory.offset))?;
+            bitmaps.push(bitmap);
+            rest = rest.get(len..).ok_or_else(|| bad("its last entry leaves it"))?;
+        }
+        if !rest.is_empty() {
+            return Err(bad("it is longer than its entries"));
+        }
+        Ok(bitmaps)
+    }
+
+    fn parse(bytes: &[u8], cluster_size: u64) -> Result<(Self, usize)> {
+        let bad = |what: String| Error::corrupt("bitmap directory", what);
+        let Ok((raw, rest)) = RawBitmap::read_from_prefix(bytes) else {
+            return Err(bad("it ends within an entry".into()));
+        };
+        if raw.extra_size.get() != 0 {
+            return Err(bad("an entry with extra data, which is not known".into()));
+        }
+        let name_size = usize::from(raw.name_size.get());
+        let Some(name) = rest.get(..name_size) else {
+            return Err(bad("it ends within a name".into()));
+        };
+        let name = text(name);
+        let table = Table { offset: raw.table_offset.get(), entries: raw.table_size.get().into() };
+        let fits = (1..=MAX_BITMAP_NAME).contains(&(name_size as u64))
+            && raw.kind == DIRTY_TRACKING
+            && GRANULARITY_BITS.contains(&raw.granularity_bits)
+            && (1..=MAX_TABLE_ENTRIES).contains(&raw.table_size.get())
+            && table.offset != 0
+            && table.offset.is_multiple_of(cluster_size);
+        let Some(flags) = Flags::from_bits(raw.flags.get()).filter(|_| fits) else {
+            return Err(bad(format!("the entry of bitmap '{name}' breaks the rules: {raw:?}")));
+        };
+        let bitmap = Self { name, granularity: 1 << raw.granularity_bits, flags, table };
+        Ok((bitmap, (size_of::<RawBitmap>() + name_size).next_multiple_of(8)))
+    }
+}
+
+/// The host cluster that an entry of a bitmap table leads to, if any.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for bits that must not be set.
+pub(crate) fn decode_table_entry(entry: u64, cluster_size: u64) -> Result<Option<u64>> {
+    let offset = entry & OFFSET_MASK;
+    let stray = entry & RESERVED != 0 || (offset != 0 && entry & ALL_ONES != 0);
+    if stray || !offset.is_multiple_of(cluster_size) {
+        return Err(Error::corrupt("bitmap table", format!("entry {entry:#x} breaks the rules")));
+    }
+    Ok((offset != 0).then_some(offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::source::MemorySource;
+
+    fn entry(granularity_bits: u8, name: &str) -> Vec<u8> {
+        let raw = RawBitmap {
+            table_offset: 0x50000.into(),
+            table_size: 1.into(),
+            flags: 2.into(),
+            kind: 1,
+            granularity_bits,
+            name_size: (name.len() as u16).into(),
+            extra_size: U32::ZERO,
+        };
+        let mut bytes = [raw.as_bytes(), name.as_bytes()].concat();
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
+
+    fn read(bytes: Vec<u8>, count: u32) -> Result<Vec<Bitmap>> {
+        let directory = BitmapDirectory { count, bytes: bytes.len() as u64, offset: 0 };
+        Bitmap::read_directory(&MemorySource::new(bytes), directory, 65536)
+    }
+
+    #[test]
+    fn a_directory_holds_just_its_entries() {
+        let two = [entry(16, "b0"), entry(9, "another")].concat();
+        let bitmaps = read(two.clone(), 2).expect("reads");
+        assert_eq!(bitmaps[1].name, "another");
+        assert_eq!(bitmaps[0].granularity, 65536);
+        for count in [1, 3] {
+            read(two.clone(), count).expect_err("another number");
+        }
+        read(entry(8, "b"), 1).expect_err("granularity");
+        read(entry(16, ""), 1).expect_err("no name");
+        read(entry(16, &"x".repeat(1024)), 1).expect_err("long name");
+    }
+
+    #[test]
+    fn table_entries_lead_to_clusters_or_nowhere() {
+        for (entry, want) in [(0, None), (1, None), (0x50000, Some(0x50000))] {
+            assert_eq!(decode_table_entry(entry, 65536).expect("fine"), want);
+        }
+        for entry in [2, 0x50001, 0x50200, 1 << 56] {
+            decode_table_entry(entry, 65536).expect_err("stray bits");
+        }
+    }
+}

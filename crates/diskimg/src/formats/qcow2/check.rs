@@ -1,0 +1,527 @@
+//! Checking: counts every use of every host cluster, and holds the counts
+//! against those that the image records.
+//!
+//! ```text
+//!   header, L1 tables ─► L2 tables ─► data ┐
+//!   snapshot table, bitmaps, LUKS header   ├─► uses per cluster ◄─ compared ─► refcounts
+//!   refcount table ─► refcount blocks      ┘
+//!   uses > refcount: corruption (the cluster may be given away while in use)
+//!   uses < refcount: a leak
+//! ```
+//!
+//! Findings and counts are those of `qemu-img check`. An L2 table is read once
+//! however many L1 entries lead to it: a hostile image cannot multiply the
+//! work.
+
+use super::bitmaps::{Bitmap, decode_table_entry};
+use super::header::{MAX_L1_BYTES, Table};
+use super::layer::Qcow2;
+use super::refcount::{self, Refcounts};
+use super::references::References;
+use super::tables::{COPIED, Cluster, L1_RESERVED, L2_RESERVED, L2Layout, OFFSET_MASK, read_words};
+use crate::host::source::Source;
+use crate::vocabulary::check::{CheckReport, Finding, Severity};
+use crate::vocabulary::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Host clusters that a check can count (QEMU's limit).
+const MAX_CLUSTERS: u64 = i32::MAX as u64;
+
+/// Bytes of the L1 tables of all snapshots and of all bitmap tables together.
+/// They may all be the same few bytes of the file, so its length is no bound.
+const MAX_SHARED_TABLE_BYTES: u64 = 16 << 30;
+
+/// Words of a table read at a time.
+const CHUNK_WORDS: u64 = 8192;
+
+/// Extra data that version 3 demands of a snapshot.
+const MIN_V3_SNAPSHOT_EXTRA: u32 = 16;
+
+/// Checks the image.
+pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
+    let header = &image.header;
+    let cluster_size = header.cluster_size();
+    let clusters = image.file().len().div_ceil(cluster_size);
+    if clusters > MAX_CLUSTERS {
+        return Err(Error::limit(format!(
+            "the file has {clusters} clusters, at most {MAX_CLUSTERS} can be checked"
+        )));
+    }
+    let refcounts = Refcounts::read(image.file(), header)?;
+    let mut check = Check {
+        image,
+        file: image.file(),
+        layout: image.layout,
+        cluster_size,
+        clusters,
+        most: u64::MAX >> (64 - header.refcount_bits()),
+        references: References::default(),
+        l2_tables: BTreeMap::new(),
+        budget: MAX_SHARED_TABLE_BYTES,
+        counts: CheckReport {
+            total_clusters: header.size.div_ceil(cluster_size),
+            ..CheckReport::default()
+        },
+        report,
+    };
+    check.count_references(&refcounts)?;
+    let highest = check.compare(&refcounts)?;
+    check.check_copied_flags(&refcounts)?;
+    check.counts.image_end_offset = Some((highest + 1) * cluster_size);
+    Ok(check.counts)
+}
+
+/// A check under way.
+struct Check<'a> {
+    image: &'a Qcow2,
+    file: &'a dyn Source,
+    layout: L2Layout,
+    cluster_size: u64,
+    /// Host clusters of the file.
+    clusters: u64,
+    /// The largest refcount.
+    most: u64,
+    references: References,
+    l2_tables: BTreeMap<u64, Uses>,
+    /// Bytes of shared tables yet to be read.
+    budget: u64,
+    counts: CheckReport,
+    report: &'a mut dyn FnMut(Finding),
+}
+
+/// How many L1 entries lead to an L2 table.
+#[derive(Debug, Clone, Copy, Default)]
+struct Uses {
+    /// Entries of the active L1 table.
+    active: u64,
+    /// Entries of snapshots' L1 tables.
+    inactive: u64,
+}
+
+impl Check<'_> {
+    fn find(&mut self, severity: Severity, message: String) {
+        self.counts.count(severity);
+        (self.report)(Finding { severity, message });
+    }
+
+    fn corruption(&mut self, message: String) {
+        self.find(Severity::Corruption, message);
+    }
+
+    /// Counts `times` uses of the clusters that `len` bytes at `offset` touch.
+    fn reference(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        // The file's last cluster need not be whole.
+        let end = offset.checked_add(len);
+        let Some(end) = end.filter(|end| end.saturating_sub(self.file.len()) < self.cluster_size)
+        else {
+            self.corruption(format!(
+                "ERROR: counting reference for region exceeding the end of the file by one \
+                 cluster or more: offset {offset:#x} size {len:#x}"
+            ));
+            return Ok(());
+        };
+        let bits = self.layout.cluster_bits;
+        for cluster in offset >> bits..=(end - 1) >> bits {
+            if !self.references.add(cluster, times, self.most)? {
+                self.corruption(format!("ERROR: overflow cluster offset={:#x}", cluster << bits));
+            }
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<()> {
+        self.budget = self.budget.checked_sub(bytes).ok_or_else(|| {
+            Error::limit(format!(
+                "the tables of its snapshots and bitmaps take more than \
+                 {MAX_SHARED_TABLE_BYTES} bytes"
+            ))
+        })?;
+        Ok(())
+    }
+
+    /// Calls `each` with the words of a table and their indices.
+    fn for_each_word(
+        &mut self,
+        name: &'static str,
+        table: Table,
+        mut each: impl FnMut(&mut Self, u64, u64) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut index = 0;
+        while index < table.entries {
+            let count = CHUNK_WORDS.min(table.entries - index);
+            let offset = table.offset.saturating_add(index * 8);
+            for (i, word) in (index..).zip(read_words(self.file, name, offset, count)?) {
+                if each(self, i, word)?.is_break() {
+                    return Ok(());
+                }
+            }
+            index += count;
+        }
+        Ok(())
+    }
+
+    fn count_references(&mut self, refcounts: &Refcounts<'_>) -> Result<()> {
+        let image = self.image;
+        let header = &image.header;
+        self.reference(0, self.cluster_size, 1)?;
+        self.walk_l1(header.l1, true)?;
+        self.count_snapshots()?;
+        self.check_l2_tables()?;
+        if let Ok(snapshots) = &image.snapshots {
+            self.reference(header.snapshots_offset, snapshots.bytes, 1)?;
+        }
+        self.reference(header.refcount_table.offset, header.refcount_table.bytes(), 1)?;
+        if let Some(encryption) = header.extensions.encryption {
+            self.reference(encryption.offset, encryption.bytes, 1)?;
+        }
+        self.count_bitmaps()?;
+        self.check_refcount_blocks(refcounts)
+    }
+
+    /// Notes which L2 tables an L1 table leads to.
+    fn walk_l1(&mut self, table: Table, active: bool) -> Result<()> {
+        self.reference(table.offset, table.bytes(), 1)?;
+        self.for_each_word("L1 table", table, |check, _, entry| {
+            if entry == 0 {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if entry & L1_RESERVED != 0 {
+                check.corruption(format!("ERROR found L1 entry with reserved bits set: {entry:x}"));
+            }
+            let offset = entry & OFFSET_MASK;
+            check.reference(offset, check.cluster_size, 1)?;
+            if !offset.is_multiple_of(check.cluster_size) {
+                check.corruption(format!(
+                    "ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted"
+                ));
+            } else if offset != 0 && offset < check.file.len() {
+                let uses = check.l2_tables.entry(offset).or_default();
+                *if active { &mut uses.active } else { &mut uses.inactive } += 1;
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    fn count_snapshots(&mut self) -> Result<()> {
+        let image = self.image;
+        let snapshots = match &image.snapshots {
+            Ok(snapshots) => &snapshots.entries,
+            Err(error) => {
+                self.corruption(format!("ERROR failed to read the snapshot table: {error}"));
+                return Ok(());
+            }
+        };
+        if self.layout.data_file && !snapshots.is_empty() {
+            self.corruption(format!("ERROR {} snapshots in image with data file", snapshots.len()));
+        }
+        for (index, snapshot) in snapshots.iter().enumerate() {
+            if image.header.version >= 3 && snapshot.extra_bytes < MIN_V3_SNAPSHOT_EXTRA {
+                self.corruption(format!("ERROR snapshot table entry {index} is incomplete"));
+            }
+            let (id, name, l1) = (&snapshot.info.id, &snapshot.info.name, snapshot.l1);
+            if !l1.offset.is_multiple_of(self.cluster_size) {
+                self.corruption(format!(
+                    "ERROR snapshot {id} ({name}) l1_offset={:#x}: L1 table is not cluster \
+                     aligned; snapshot table entry corrupted",
+                    l1.offset
+                ));
+            } else if l1.bytes() > MAX_L1_BYTES {
+                self.corruption(format!(
+                    "ERROR snapshot {id} ({name}) l1_size={:#x}: L1 table is too large; \
+                     snapshot table entry corrupted",
+                    l1.entries
+                ));
+            } else {
+                self.spend(l1.bytes())?;
+                self.walk_l1(l1, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_l2_tables(&mut self) -> Result<()> {
+        let tables = std::mem::take(&mut self.l2_tables);
+        tables.iter().try_for_each(|(&offset, &uses)| self.check_l2_table(offset, uses))?;
+        self.l2_tables = tables;
+        Ok(())
+    }
+
+    fn check_l2_table(&mut self, offset: u64, uses: Uses) -> Result<()> {
+        // Where the next cluster would be if it followed this one.
+        let mut expected = None;
+        self.for_each_l2_entry(offset, |check, index, entry, bitmap| {
+            check.check_l2_entry(index, entry, bitmap, uses, &mut expected)
+        })
+    }
+
+    /// Calls `each` with index, entry and bitmap (0 if there is none).
+    fn for_each_l2_entry(
+        &mut self,
+        offset: u64,
+        mut each: impl FnMut(&mut Self, u64, u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        let table = Table { offset, entries: self.cluster_size / 8 };
+        let extended = self.layout.extended;
+        let mut first = 0;
+        self.for_each_word("L2 table", table, |check, index, word| {
+            match (extended, index % 2) {
+                (false, _) => each(check, index, word, 0)?,
+                (true, 0) => first = word,
+                (true, _) => each(check, index / 2, first, word)?,
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    fn check_l2_entry(
+        &mut self,
+        index: u64,
+        entry: u64,
+        bitmap: u64,
+        uses: Uses,
+        expected: &mut Option<u64>,
+    ) -> Result<()> {
+        let cluster = self.layout.decode(entry, bitmap);
+        if let Cluster::Compressed { offset, len } = cluster {
+            return self.check_compressed(index, entry, bitmap, (offset, len), uses);
+        }
+        if entry & L2_RESERVED != 0 {
+            self.corruption(format!("ERROR found l2 entry with reserved bits set: {entry:x}"));
+        }
+        let (offset, holds_data) = match cluster {
+            Cluster::Data { offset } => (offset, true),
+            Cluster::Zero { offset: Some(offset) } => (offset, false),
+            Cluster::Parts(parts) => {
+                let Some(offset) = parts.offset else {
+                    if parts.allocated != 0 {
+                        self.corruption(
+                            "ERROR: Unallocated cluster has non-zero subcluster allocation map"
+                                .into(),
+                        );
+                    }
+                    return Ok(());
+                };
+                if !parts.is_valid() {
+                    self.corruption(format!(
+                        "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster \
+                         allocation bitmap"
+                    ));
+                }
+                (offset, parts.allocated != 0)
+            }
+            Cluster::Compressed { .. } | Cluster::Zero { offset: None } | Cluster::Unallocated => {
+                return Ok(());
+            }
+        };
+        if !offset.is_multiple_of(self.cluster_size) {
+            let what = if holds_data { "Data" } else { "Preallocated" };
+            self.corruption(format!(
+                "ERROR offset={offset:x}: {what} cluster is not properly aligned; L2 entry \
+                 corrupted."
+            ));
+        }
+        self.counts.allocated_clusters += uses.active;
+        if expected.is_some_and(|expected| offset != expected) {
+            self.counts.fragmented_clusters += uses.active;
+        }
+        *expected = Some(offset + self.cluster_size);
+        if self.layout.data_file {
+            return Ok(());
+        }
+        self.reference(offset, self.cluster_size, uses.active + uses.inactive)
+    }
+
+    fn check_compressed(
+        &mut self,
+        index: u64,
+        entry: u64,
+        bitmap: u64,
+        (offset, len): (u64, u32),
+        uses: Uses,
+    ) -> Result<()> {
+        if entry & COPIED != 0 {
+            self.corruption(format!(
+                "ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters"
+            ));
+        }
+        if self.layout.data_file {
+            self.corruption(format!(
+                "ERROR compressed cluster {index} with data file, entry={entry:#x}"
+            ));
+            return Ok(());
+        }
+        if bitmap != 0 {
+            self.corruption(format!(
+                "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, \
+                 entry={entry:#x}"
+            ));
+            return Ok(());
+        }
+        self.counts.allocated_clusters += uses.active;
+        self.counts.compressed_clusters += uses.active;
+        // Compressed clusters lie where there was room: fragmented by nature.
+        self.counts.fragmented_clusters += uses.active;
+        self.reference(offset, len.into(), uses.active + uses.inactive)
+    }
+
+    fn count_bitmaps(&mut self) -> Result<()> {
+        let image = self.image;
+        let bitmaps = match &image.bitmaps {
+            Ok(bitmaps) => bitmaps,
+            Err(error) => {
+                self.corruption(format!("ERROR failed to read the bitmap directory: {error}"));
+                return Ok(());
+            }
+        };
+        if let Some(directory) = image.header.extensions.bitmaps.filter(|_| !bitmaps.is_empty()) {
+            self.reference(directory.offset, directory.bytes, 1)?;
+        }
+        bitmaps.iter().try_for_each(|bitmap| self.count_bitmap(bitmap))
+    }
+
+    fn count_bitmap(&mut self, bitmap: &Bitmap) -> Result<()> {
+        self.reference(bitmap.table.offset, bitmap.table.bytes(), 1)?;
+        self.spend(bitmap.table.bytes())?;
+        self.for_each_word("bitmap table", bitmap.table, |check, _, entry| {
+            match decode_table_entry(entry, check.cluster_size) {
+                Ok(None) => {}
+                Ok(Some(offset)) => check.reference(offset, check.cluster_size, 1)?,
+                Err(error) => {
+                    check.corruption(format!("ERROR {error}"));
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    fn check_refcount_blocks(&mut self, refcounts: &Refcounts<'_>) -> Result<()> {
+        if refcounts.table.is_empty() {
+            self.corruption("ERROR the image has no refcount table".into());
+        }
+        for (index, &entry) in refcounts.table.iter().enumerate() {
+            let offset = entry & refcount::OFFSET_MASK;
+            let cluster = offset >> self.layout.cluster_bits;
+            if entry & !refcount::OFFSET_MASK != 0 {
+                self.corruption(format!(
+                    "ERROR refcount table entry {index} has reserved bits set"
+                ));
+            } else if !offset.is_multiple_of(self.cluster_size) {
+                self.corruption(format!(
+                    "ERROR refcount block {index} is not cluster aligned; refcount table entry \
+                     corrupted"
+                ));
+            } else if cluster >= self.clusters {
+                self.corruption(format!("ERROR refcount block {index} is outside image"));
+            } else if offset != 0 {
+                self.reference(offset, self.cluster_size, 1)?;
+                let count = self.references.get(cluster);
+                if count != 1 {
+                    self.corruption(format!("ERROR refcount block {index} refcount={count}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares uses and refcounts; gives the last cluster that has either.
+    fn compare(&mut self, refcounts: &Refcounts<'_>) -> Result<u64> {
+        // A table may end in the cluster behind a file that ends with one.
+        let end = self.clusters + u64::from(self.references.get(self.clusters) > 0);
+        let step = refcounts.clusters_per_block();
+        let mut highest = 0;
+        let mut start = 0;
+        while start < end {
+            let stop = end.min(start + step);
+            match refcounts.block_of(start) {
+                Err(error) => {
+                    self.find(
+                        Severity::CheckError,
+                        format!("Can't get refcount for clusters {start} to {}: {error}", stop - 1),
+                    );
+                    self.counts.check_errors += stop - start - 1;
+                }
+                Ok(Some(block)) => {
+                    for cluster in start..stop {
+                        let refcount = refcounts.get_in(block, cluster - start)?;
+                        self.compare_cluster(cluster, refcount, &mut highest);
+                    }
+                }
+                Ok(None) => {
+                    let mut cluster = self.references.next_counted(start, stop);
+                    while cluster < stop {
+                        self.compare_cluster(cluster, 0, &mut highest);
+                        cluster = self.references.next_counted(cluster + 1, stop);
+                    }
+                }
+            }
+            start = stop;
+        }
+        Ok(highest)
+    }
+
+    fn compare_cluster(&mut self, cluster: u64, refcount: u64, highest: &mut u64) {
+        let uses = self.references.get(cluster);
+        if refcount > 0 || uses > 0 {
+            *highest = cluster;
+        }
+        let (severity, word) = match refcount.cmp(&uses) {
+            std::cmp::Ordering::Equal => return,
+            std::cmp::Ordering::Less => (Severity::Corruption, "ERROR"),
+            std::cmp::Ordering::Greater => (Severity::Leak, "Leaked"),
+        };
+        self.find(
+            severity,
+            format!("{word} cluster {cluster} refcount={refcount} reference={uses}"),
+        );
+    }
+
+    /// Verifies that "copied" is set just where the refcount is one, in the
+    /// tables of the active disk.
+    fn check_copied_flags(&mut self, refcounts: &Refcounts<'_>) -> Result<()> {
+        let bits = self.layout.cluster_bits;
+        self.for_each_word("L1 table", self.image.header.l1, |check, index, entry| {
+            let offset = entry & OFFSET_MASK;
+            // What cannot be counted has been reported by now.
+            if offset != 0
+                && let Ok(refcount) = refcounts.get(offset >> bits)
+                && (refcount == 1) != (entry & COPIED != 0)
+            {
+                check.corruption(format!(
+                    "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} \
+                     refcount={refcount}"
+                ));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let tables = std::mem::take(&mut self.l2_tables);
+        for (&table, _) in tables.iter().filter(|(_, uses)| uses.active > 0) {
+            self.for_each_l2_entry(table, |check, _, entry, bitmap| {
+                let offset = match check.layout.decode(entry, bitmap) {
+                    Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => offset,
+                    Cluster::Parts(parts) => match parts.offset {
+                        Some(offset) => offset,
+                        None => return Ok(()),
+                    },
+                    _ => return Ok(()),
+                };
+                // Clusters of a data file are not counted: each is used once.
+                let refcount =
+                    if check.layout.data_file { Ok(1) } else { refcounts.get(offset >> bits) };
+                if let Ok(refcount) = refcount
+                    && (refcount == 1) != (entry & COPIED != 0)
+                {
+                    check.corruption(format!(
+                        "ERROR OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={refcount}"
+                    ));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}

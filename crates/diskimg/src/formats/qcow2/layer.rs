@@ -1,0 +1,495 @@
+//! Reading qcow2: guest offsets → L1 → L2 → places.
+
+use super::bitmaps::Bitmap;
+use super::check;
+use super::header::{Autoclear, Compatible, Header, Incompatible};
+use super::snapshot::Snapshots;
+use super::tables::{
+    COMPRESSED, COPIED, Cluster, L2Layout, OFFSET_MASK, SUBCLUSTERS, Subclusters, TableReader,
+    ZERO, read_words,
+};
+use crate::host::codec::Codec;
+use crate::host::source::Source;
+use crate::vocabulary::check::{CheckReport, Finding};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::info::{Details, Value};
+use crate::vocabulary::layer::{Geometry, Layer, ParentReference};
+use crate::vocabulary::open::OpenContext;
+use crate::vocabulary::options::Options;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A qcow2 image.
+#[derive(Debug)]
+pub(crate) struct Qcow2 {
+    /// The image, then the external data file if it is open.
+    files: Vec<Arc<dyn Source>>,
+    pub(super) header: Header,
+    pub(super) layout: L2Layout,
+    /// Guest bytes: the active disk's, or the snapshot's.
+    size: u64,
+    /// The L1 table of the active disk or of the snapshot.
+    l1: Vec<u64>,
+    l2: TableReader,
+    /// The snapshot table, or what is wrong with it.
+    pub(super) snapshots: Result<Snapshots>,
+    /// The bitmaps, or what is wrong with them.
+    pub(super) bitmaps: Result<Vec<Bitmap>>,
+    parent: Option<ParentReference>,
+}
+
+impl Qcow2 {
+    /// Opens an image: reads its header, L1 table and snapshot table.
+    pub(super) fn open(file: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
+        let limits = context.limits;
+        let header = Header::read(&*file, limits, context.metadata_only)?;
+        let snapshots = Snapshots::read(&*file, &header, limits);
+        let snapshots = match snapshots {
+            // A check is there to tell what is wrong.
+            Err(error) if !context.metadata_only => return Err(error),
+            outcome => outcome,
+        };
+        let (l1, size) = match (context.snapshot, &snapshots) {
+            (Some(wanted), Ok(snapshots)) => {
+                let snapshot = snapshots.select(wanted)?;
+                let (l1, size) = (snapshot.l1, snapshot.disk_size);
+                header.validate_l1("snapshot's L1 table", l1, size, file.len(), limits)?;
+                (l1, size)
+            }
+            _ => (header.l1, header.size),
+        };
+        let bitmaps = match header.extensions.bitmaps {
+            Some(directory) if header.autoclear.contains(Autoclear::BITMAPS) => {
+                Bitmap::read_directory(&*file, directory, header.cluster_size())
+            }
+            _ => Ok(Vec::new()),
+        };
+        let parent = header
+            .backing
+            .clone()
+            .map(|name| ParentReference { name, format: header.extensions.backing_format.clone() });
+        let l1 = read_words(&*file, "L1 table", l1.offset, l1.entries)?;
+        let mut files = vec![file];
+        if header.external_data() && !context.metadata_only {
+            files.push(open_data_file(&header, context)?);
+        }
+        Ok(Self {
+            files,
+            layout: L2Layout {
+                cluster_bits: header.cluster_bits,
+                extended: header.extended_l2(),
+                data_file: header.external_data(),
+            },
+            size,
+            l1,
+            l2: TableReader::new(header.cluster_size()),
+            snapshots,
+            bitmaps,
+            parent,
+            header,
+        })
+    }
+
+    /// The image file.
+    pub(super) fn file(&self) -> &dyn Source {
+        &*self.files[0]
+    }
+
+    /// Verifies that guest bytes are to be had.
+    fn require_readable(&self) -> Result<()> {
+        if let Some(encryption) = self.header.encryption {
+            return Err(Error::unsupported(format!(
+                "its guest data is encrypted ({}), which cannot be decrypted",
+                encryption.name()
+            ))
+            .hint("`qemu-img convert` with the key makes an image in the clear"));
+        }
+        if self.header.external_data() && self.files.len() < 2 {
+            return Err(Error::invalid("its external data file was not opened (metadata only)"));
+        }
+        Ok(())
+    }
+
+    /// Maps guest bytes of one L2 table.
+    fn map_table(&self, table: u64, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
+        let file = self.file();
+        if !table.is_multiple_of(self.layout.cluster_size()) || table >= file.len() {
+            let l1_index = range.start >> self.layout.l1_shift();
+            let what = if table >= file.len() {
+                "lies behind the end of the file"
+            } else {
+                "is not aligned to a cluster"
+            };
+            return Err(Error::corrupt(
+                "L2 table",
+                format!("the table of L1 entry {l1_index} {what}"),
+            )
+            .at(table));
+        }
+        let entry_bytes = self.layout.entry_bytes();
+        let mut at = range.start;
+        while at < range.end {
+            let index = (at >> self.layout.cluster_bits) & (self.layout.entries() - 1);
+            let here = table + index * entry_bytes;
+            let piece = self.l2.piece(file, "L2 table", here)?;
+            let words = &piece.words[((here - piece.start) / 8) as usize..];
+            let first = at >> self.layout.cluster_bits;
+            let entries = words.len() as u64 * 8 / entry_bytes;
+            let end = range.end.min((first + entries) << self.layout.cluster_bits);
+            self.map_entries(words, here, at..end, out)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Maps guest bytes by their L2 entries, which start at host offset `here`
+    /// with that of the range's first byte.
+    fn map_entries(
+        &self,
+        words: &[u64],
+        here: u64,
+        range: Range<u64>,
+        out: &mut Vec<Extent>,
+    ) -> Result<()> {
+        let bits = self.layout.cluster_bits;
+        let first = range.start >> bits;
+        let entry_words = self.layout.entry_bytes() as usize / 8;
+        let mut at = range.start;
+        while at < range.end {
+            let index = ((at >> bits) - first) as usize * entry_words;
+            let clusters = ((range.end - 1) >> bits) - (at >> bits) + 1;
+            let entry = words[index];
+            let bitmap = if self.layout.extended { words[index + 1] } else { 0 };
+            let run = if self.layout.extended {
+                1
+            } else {
+                self.run_length(&words[index..index + clusters as usize])
+            };
+            let end = range.end.min(((at >> bits) + run) << bits);
+            let run = Run { start: at >> bits << bits, guest: at..end };
+            self.map_run(self.layout.decode(entry, bitmap), &run, out)
+                .map_err(|e| e.in_structure("L2 table").at(here + index as u64 * 8))?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// How many entries, from the first on, merely continue it.
+    fn run_length(&self, entries: &[u64]) -> u64 {
+        let first = entries[0];
+        if first & COMPRESSED != 0 {
+            return 1;
+        }
+        let offset = first & OFFSET_MASK;
+        let placed =
+            offset != 0 || (self.layout.data_file && first & COPIED != 0 && first & ZERO == 0);
+        let step = if placed { self.layout.cluster_size() } else { 0 };
+        // The offset must not run over into the bits above it.
+        let room = (OFFSET_MASK - offset) >> self.layout.cluster_bits;
+        let most = entries.len().min(usize::try_from(room).unwrap_or(usize::MAX).max(1));
+        let mut expected = first;
+        entries[..most]
+            .iter()
+            .take_while(|&&entry| {
+                let continues = entry == expected;
+                expected = expected.wrapping_add(step);
+                continues
+            })
+            .count()
+            .max(1) as u64
+    }
+
+    fn map_run(&self, cluster: Cluster, run: &Run, out: &mut Vec<Extent>) -> Result<()> {
+        let guest = run.guest.clone();
+        match cluster {
+            Cluster::Unallocated => push(out, guest, Kind::Parent),
+            Cluster::Data { offset } => {
+                self.push_data(run, self.host_cluster(offset, run)?, guest, out)
+            }
+            Cluster::Zero { .. } if self.header.version < 3 => {
+                return Err(Error::corrupt(
+                    "L2 table",
+                    format!("a zero cluster at guest offset {:#x} in a version 2 image", run.start),
+                ));
+            }
+            Cluster::Zero { offset } => {
+                let place = offset.map(|offset| self.host_cluster(offset, run)).transpose()?;
+                push(
+                    out,
+                    guest,
+                    Kind::Zero(place.map(|host| self.place(run, host, run.guest.start))),
+                );
+            }
+            Cluster::Compressed { offset, len } => self.push_compressed(offset, len, run, out)?,
+            Cluster::Parts(parts) => self.map_subclusters(parts, run, out)?,
+        }
+        Ok(())
+    }
+
+    fn map_subclusters(&self, parts: Subclusters, run: &Run, out: &mut Vec<Extent>) -> Result<()> {
+        if !parts.is_valid() {
+            return Err(Error::corrupt(
+                "L2 table",
+                format!(
+                    "the subclusters at guest offset {:#x} contradict themselves \
+                     (allocated {:#010x}, zero {:#010x})",
+                    run.start, parts.allocated, parts.zero
+                ),
+            ));
+        }
+        let host = parts.offset.map(|offset| self.host_cluster(offset, run)).transpose()?;
+        let bits = self.layout.cluster_bits - SUBCLUSTERS.trailing_zeros();
+        let mut at = run.guest.start;
+        while at < run.guest.end {
+            let index = (at - run.start) >> bits;
+            let end = run.guest.end.min(run.start + ((index + 1) << bits));
+            let bit = 1u32 << index;
+            match host {
+                Some(host) if parts.allocated & bit != 0 => self.push_data(run, host, at..end, out),
+                _ if parts.zero & bit != 0 => {
+                    push(out, at..end, Kind::Zero(host.map(|host| self.place(run, host, at))));
+                }
+                _ => push(out, at..end, Kind::Parent),
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Validates the host offset of a run of standard clusters.
+    fn host_cluster(&self, offset: u64, run: &Run) -> Result<u64> {
+        if !offset.is_multiple_of(self.layout.cluster_size()) {
+            return Err(Error::corrupt(
+                "L2 table",
+                format!(
+                    "guest offset {:#x} leads to {offset:#x}, which is not aligned to a cluster",
+                    run.start
+                ),
+            ));
+        }
+        if self.layout.data_file && offset != run.start {
+            return Err(Error::corrupt(
+                "L2 table",
+                format!(
+                    "guest offset {:#x} leads to {offset:#x} of the external data file, \
+                     where both must be the same",
+                    run.start
+                ),
+            ));
+        }
+        Ok(offset)
+    }
+
+    fn place(&self, run: &Run, host: u64, at: u64) -> Place {
+        Place { file: self.files.len() - 1, offset: host + (at - run.start) }
+    }
+
+    /// Appends bytes stored verbatim. Behind the end of the file there are
+    /// zeros: a writer need not fill the last cluster.
+    fn push_data(&self, run: &Run, host: u64, guest: Range<u64>, out: &mut Vec<Extent>) {
+        let place = self.place(run, host, guest.start);
+        let there = self.files[place.file].len().saturating_sub(place.offset);
+        let split = guest.start + there.min(guest.end - guest.start);
+        push(out, guest.start..split, Kind::Data(place));
+        push(out, split..guest.end, Kind::Zero(None));
+    }
+
+    fn push_compressed(
+        &self,
+        offset: u64,
+        len: u32,
+        run: &Run,
+        out: &mut Vec<Extent>,
+    ) -> Result<()> {
+        if self.layout.data_file {
+            return Err(Error::corrupt(
+                "L2 table",
+                format!(
+                    "a compressed cluster at guest offset {:#x} in an image with a data file",
+                    run.start
+                ),
+            ));
+        }
+        let there = self.file().len().saturating_sub(offset);
+        if there == 0 {
+            return Err(Error::corrupt(
+                "L2 table",
+                format!(
+                    "guest offset {:#x} leads to compressed data at {offset:#x}, \
+                     behind the end of the file",
+                    run.start
+                ),
+            )
+            .hint("the file may be truncated"));
+        }
+        let encoded = Encoded {
+            place: Place { file: 0, offset },
+            stored: there.min(len.into()) as u32,
+            unit: run.start..run.start + self.layout.cluster_size(),
+            codec: self.header.codec,
+        };
+        push(out, run.guest.clone(), Kind::Encoded(encoded));
+        Ok(())
+    }
+
+    fn specific(&self) -> Vec<(&'static str, Value)> {
+        let header = &self.header;
+        let v3 = header.version >= 3;
+        let flag = |feature| header.incompatible.contains(feature).into();
+        let lazy = header.compatible.contains(Compatible::LAZY_REFCOUNTS);
+        let bitmaps = self.bitmaps.as_deref().unwrap_or_default();
+        let mut facts: Vec<(&'static str, Value)> =
+            vec![("compat", self.compat().into()), ("compression-type", self.compression().into())];
+        if v3 {
+            facts.push(("lazy-refcounts", lazy.into()));
+        }
+        if !bitmaps.is_empty() {
+            facts.push(("bitmaps", Value::List(bitmaps.iter().map(Bitmap::to_value).collect())));
+        }
+        facts.push(("refcount-bits", header.refcount_bits().into()));
+        if let Some(encryption) = header.encryption {
+            facts.push(("encrypt", Value::Map(vec![("format", encryption.name().into())])));
+        }
+        if header.external_data() {
+            if let Some(name) = &header.extensions.data_file {
+                facts.push(("data-file", name.as_str().into()));
+            }
+            facts.push(("data-file-raw", header.data_file_raw().into()));
+        }
+        if v3 {
+            facts.push(("corrupt", flag(Incompatible::CORRUPT)));
+            facts.push(("extended-l2", flag(Incompatible::EXTENDED_L2)));
+        }
+        facts
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let header = &self.header;
+        if header.incompatible.contains(Incompatible::DIRTY) {
+            notes.push(
+                "the image was not closed: its refcounts may be wrong, its guest data are not \
+                 concerned"
+                    .into(),
+            );
+        }
+        if header.incompatible.contains(Incompatible::CORRUPT) {
+            notes.push("the image is marked as corrupt: any part of it may be wrong".into());
+        }
+        if header.extensions.bitmaps.is_some() && !header.autoclear.contains(Autoclear::BITMAPS) {
+            notes.push(
+                "its bitmaps are out of date: a program that does not know them wrote to it".into(),
+            );
+        }
+        notes.extend(self.snapshots.as_ref().err().map(ToString::to_string));
+        notes.extend(self.bitmaps.as_ref().err().map(ToString::to_string));
+        notes
+    }
+
+    fn compat(&self) -> &'static str {
+        if self.header.version >= 3 { "1.1" } else { "0.10" }
+    }
+
+    fn compression(&self) -> &'static str {
+        match self.header.codec {
+            Codec::Zstd => "zstd",
+            _ => "zlib",
+        }
+    }
+}
+
+/// Consecutive clusters (one, unless they are alike) and the guest bytes that
+/// are asked of them.
+struct Run {
+    /// Guest offset of the first cluster.
+    start: u64,
+    guest: Range<u64>,
+}
+
+fn open_data_file(header: &Header, context: &OpenContext<'_>) -> Result<Arc<dyn Source>> {
+    let Some(name) = &header.extensions.data_file else {
+        return Err(Error::corrupt(
+            "header",
+            "guest data are in an external data file, which is not named",
+        ));
+    };
+    context.resolver.open("data file", name)
+}
+
+impl Layer for Qcow2 {
+    fn format(&self) -> Format {
+        Format::Qcow2
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.size, unit: self.layout.cluster_size() }
+    }
+
+    fn files(&self) -> &[Arc<dyn Source>] {
+        &self.files
+    }
+
+    fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
+        self.require_readable()?;
+        let shift = self.layout.l1_shift();
+        let mut at = range.start;
+        while at < range.end {
+            let l1_index = at >> shift;
+            // Within the disk's size, so within the L1 table.
+            let entry = self.l1.get(l1_index as usize).copied().unwrap_or(0);
+            let end = range.end.min((l1_index + 1) << shift);
+            match entry & OFFSET_MASK {
+                0 => push(out, at..end, Kind::Parent),
+                table => self.map_table(table, at..end, out)?,
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn parent(&self) -> Option<&ParentReference> {
+        self.parent.as_ref()
+    }
+
+    fn details(&self) -> Details {
+        let mut children = vec![("file".into(), 0)];
+        if self.files.len() > 1 {
+            children.push(("data-file".into(), 1));
+        }
+        let snapshots = self.snapshots.iter().flat_map(|s| &s.entries);
+        Details {
+            cluster_size: Some(self.layout.cluster_size()),
+            dirty: self.header.incompatible.contains(Incompatible::DIRTY),
+            encrypted: self.header.encryption.is_some(),
+            snapshots: snapshots.map(|snapshot| snapshot.info.clone()).collect(),
+            specific: self.specific(),
+            children,
+            notes: self.notes(),
+            ..Details::default()
+        }
+    }
+
+    fn create_options(&self) -> Options {
+        let on_off = |on| if on { "on" } else { "off" };
+        let header = &self.header;
+        let mut options = Options::default();
+        options
+            .set("compat", self.compat())
+            .set("cluster_size", header.cluster_size().to_string())
+            .set("refcount_bits", header.refcount_bits().to_string());
+        if header.version >= 3 {
+            let lazy = header.compatible.contains(Compatible::LAZY_REFCOUNTS);
+            options
+                .set("compression_type", self.compression())
+                .set("extended_l2", on_off(header.extended_l2()))
+                .set("lazy_refcounts", on_off(lazy));
+        }
+        options
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
+        check::run(self, report)
+    }
+}

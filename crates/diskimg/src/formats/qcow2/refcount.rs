@@ -1,0 +1,129 @@
+//! Refcounts: how often each host cluster is used, as the image records it.
+//!
+//! ```text
+//!   refcount table   63–9 offset of a refcount block │ 8–0 0
+//!   refcount block   one cluster of counts, 1 to 64 bits each; counts of less
+//!                    than a byte start at the byte's least significant bit
+//! ```
+//!
+//! Specification: "Host cluster management". Reading guest bytes never asks
+//! for refcounts; checking does.
+
+use super::header::Header;
+use super::tables::{TableReader, read_words};
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+
+/// The offset in an entry of the refcount table.
+pub(crate) const OFFSET_MASK: u64 = !0x1ff;
+
+/// The recorded refcounts of an image.
+#[derive(Debug)]
+pub(crate) struct Refcounts<'a> {
+    file: &'a dyn Source,
+    cluster_size: u64,
+    order: u32,
+    /// The refcount table.
+    pub(crate) table: Vec<u64>,
+    blocks: TableReader,
+}
+
+impl<'a> Refcounts<'a> {
+    /// Reads the refcount table, whose size the header's validation bounds.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io).
+    pub(crate) fn read(file: &'a dyn Source, header: &Header) -> Result<Self> {
+        let table = header.refcount_table;
+        Ok(Self {
+            file,
+            cluster_size: header.cluster_size(),
+            order: header.refcount_order,
+            table: read_words(file, "refcount table", table.offset, table.entries)?,
+            blocks: TableReader::new(header.cluster_size()),
+        })
+    }
+
+    /// Clusters that a refcount block describes: 64 to 2^24.
+    pub(crate) fn clusters_per_block(&self) -> u64 {
+        (self.cluster_size * 8) >> self.order
+    }
+
+    /// Where the refcount block of a cluster is; `None`: all its counts are 0.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not aligned.
+    pub(crate) fn block_of(&self, cluster: u64) -> Result<Option<u64>> {
+        let index = cluster / self.clusters_per_block();
+        let entry = usize::try_from(index).ok().and_then(|index| self.table.get(index));
+        let offset = entry.copied().unwrap_or(0) & OFFSET_MASK;
+        if !offset.is_multiple_of(self.cluster_size) {
+            return Err(Error::corrupt(
+                "refcount table",
+                format!("entry {index} is not aligned to a cluster"),
+            )
+            .at(offset));
+        }
+        // Behind the end of the file there is nothing but zeros.
+        Ok((offset != 0 && offset < self.file.len()).then_some(offset))
+    }
+
+    /// The refcount of a cluster (an index, not an offset).
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Io`](crate::ErrorKind::Io).
+    pub(crate) fn get(&self, cluster: u64) -> Result<u64> {
+        match self.block_of(cluster)? {
+            Some(block) => self.get_in(block, cluster % self.clusters_per_block()),
+            None => Ok(0),
+        }
+    }
+
+    /// The refcount at `index` in the block at `block`.
+    pub(crate) fn get_in(&self, block: u64, index: u64) -> Result<u64> {
+        let bit = index << self.order;
+        let piece = self.blocks.piece(self.file, "refcount block", block + bit / 8)?;
+        let word = piece.words[((block + bit / 8 - piece.start) / 8) as usize];
+        Ok(extract(word, self.order, (bit % 64) as u32))
+    }
+}
+
+/// The count of 1 << `order` bits that begins `bit` bits into a big-endian word.
+fn extract(word: u64, order: u32, bit: u32) -> u64 {
+    let width = 1 << order;
+    let shift = if width >= 8 {
+        64 - width - bit
+    } else {
+        // Bytes count from the most significant end, bits within from the least.
+        56 - bit / 8 * 8 + bit % 8
+    };
+    word >> shift & (u64::MAX >> (64 - width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_every_width_are_where_the_specification_says() {
+        let word = u64::from_be_bytes([0x81, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]);
+        for (order, index, count) in [
+            (0, 0, 1),
+            (0, 1, 0),
+            (0, 7, 1),
+            (0, 8, 1),
+            (1, 0, 1),
+            (1, 3, 2),
+            (2, 0, 1),
+            (2, 1, 8),
+            (2, 15, 0xe),
+            (3, 1, 0x23),
+            (4, 0, 0x8123),
+            (4, 3, 0xcdef),
+            (5, 1, 0x89ab_cdef),
+            (6, 0, word),
+        ] {
+            assert_eq!(extract(word, order, index << order), count, "order {order} index {index}");
+        }
+    }
+}

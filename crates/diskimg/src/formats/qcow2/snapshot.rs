@@ -1,0 +1,270 @@
+//! Internal snapshots: the snapshot table.
+//!
+//! ```text
+//!    0 l1_table_offset   8 l1_size  12 id_size  14 name_size
+//!   16 date_sec  20 date_nsec  24 vm_clock_nsec
+//!   32 vm_state_size  36 extra_size
+//!   40 extra: vm_state_size (64 bits) │ disk size │ icount │ …
+//!      id │ name │ padding to a multiple of 8 │ the next entry …
+//! ```
+//!
+//! Specification: "Snapshots". A snapshot has an L1 table of its own, and a
+//! disk size of its own.
+
+use super::header::{Header, Table};
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::info;
+use crate::vocabulary::limits::Limits;
+use crate::vocabulary::open::SnapshotSelector;
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Bytes of the snapshot table (QEMU's limit: 65536 snapshots of 1 KiB each).
+const MAX_TABLE_BYTES: u64 = 64 << 20;
+
+/// Bytes of an entry's extra data (QEMU's limit).
+const MAX_EXTRA_BYTES: u32 = 1024;
+
+/// What "no instruction count" is stored as.
+const NO_ICOUNT: u64 = u64::MAX;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// The part of an entry that is always there.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawSnapshot {
+    l1_table_offset: U64,
+    l1_size: U32,
+    id_size: U16,
+    name_size: U16,
+    date_sec: U32,
+    date_nsec: U32,
+    vm_clock_nsec: U64,
+    vm_state_size: U32,
+    extra_size: U32,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    /// What `info` shows.
+    pub(crate) info: info::Snapshot,
+    /// Its L1 table, not yet validated.
+    pub(crate) l1: Table,
+    /// Guest bytes.
+    pub(crate) disk_size: u64,
+    /// Bytes of extra data; version 3 demands 16.
+    pub(crate) extra_bytes: u32,
+}
+
+/// The snapshot table.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshots {
+    /// In the table's order.
+    pub(crate) entries: Vec<Snapshot>,
+    /// Bytes of the table.
+    pub(crate) bytes: u64,
+}
+
+impl Snapshots {
+    /// Reads the snapshot table.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Limit`](crate::ErrorKind::Limit).
+    pub(crate) fn read(file: &dyn Source, header: &Header, limits: &Limits) -> Result<Self> {
+        let mut snapshots = Self::default();
+        if header.snapshot_count == 0 {
+            return Ok(snapshots);
+        }
+        let start = header.snapshots_offset;
+        if header.snapshot_count > limits.snapshots {
+            return Err(Error::limit(format!(
+                "{} snapshots, at most {} allowed",
+                header.snapshot_count, limits.snapshots
+            ))
+            .in_structure("snapshot table")
+            .at(start));
+        }
+        if !start.is_multiple_of(header.cluster_size()) {
+            return Err(
+                Error::corrupt("snapshot table", "it is not aligned to a cluster").at(start)
+            );
+        }
+        let mut at = 0u64;
+        for _ in 0..header.snapshot_count {
+            at = at.next_multiple_of(8);
+            let here = start.saturating_add(at);
+            let (entry, len) = Snapshot::read(file, here, header.size).map_err(|e| e.at(here))?;
+            at += len;
+            if at > MAX_TABLE_BYTES {
+                return Err(Error::limit(format!("more than {MAX_TABLE_BYTES} bytes"))
+                    .in_structure("snapshot table")
+                    .at(start));
+            }
+            snapshots.entries.push(entry);
+        }
+        snapshots.bytes = at;
+        Ok(snapshots)
+    }
+
+    /// The snapshot asked for.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if there is none such, with a
+    /// list of those that are there.
+    pub(crate) fn select(&self, wanted: &SnapshotSelector) -> Result<&Snapshot> {
+        let find = |fits: &dyn Fn(&info::Snapshot) -> bool| {
+            self.entries.iter().find(|snapshot| fits(&snapshot.info))
+        };
+        let found = match wanted {
+            SnapshotSelector::IdOrName(text) => {
+                find(&|s| s.id == *text).or_else(|| find(&|s| s.name == *text))
+            }
+            SnapshotSelector::Exactly { id, name } => find(&|s| {
+                id.as_ref().is_none_or(|id| s.id == *id)
+                    && name.as_ref().is_none_or(|name| s.name == *name)
+            }),
+        };
+        found.ok_or_else(|| self.not_found(wanted))
+    }
+
+    fn not_found(&self, wanted: &SnapshotSelector) -> Error {
+        /// An error message names no more than this.
+        const NAMED: usize = 20;
+        let wanted = match wanted {
+            SnapshotSelector::IdOrName(text) => format!("'{text}'"),
+            SnapshotSelector::Exactly { id, name } => {
+                let part = |what, value: &Option<String>| {
+                    value.as_ref().map(|value| format!("{what} '{value}'"))
+                };
+                let parts: Vec<_> =
+                    [part("id", id), part("name", name)].into_iter().flatten().collect();
+                parts.join(" and ")
+            }
+        };
+        let mut known: Vec<_> = self
+            .entries
+            .iter()
+            .take(NAMED)
+            .map(|s| format!("{} ('{}')", s.info.id, s.info.name))
+            .collect();
+        if self.entries.len() > NAMED {
+            known.push("…".into());
+        }
+        let error = Error::invalid(format!("there is no snapshot {wanted}"));
+        if known.is_empty() {
+            error.hint("the image has no snapshots")
+        } else {
+            error.hint(format!("its snapshots: {}", known.join(", ")))
+        }
+    }
+}
+
+impl Snapshot {
+    /// Reads the entry at `at`; gives its length too.
+    fn read(file: &dyn Source, at: u64, active_size: u64) -> Result<(Self, u64)> {
+        let cannot = |e| Error::io("cannot read", e).in_structure("snapshot table");
+        let mut raw = [0; size_of::<RawSnapshot>()];
+        file.read_exact_at(&mut raw, at).map_err(cannot)?;
+        let raw: RawSnapshot = zerocopy::transmute!(raw);
+        let extra_bytes = raw.extra_size.get();
+        if extra_bytes > MAX_EXTRA_BYTES {
+            return Err(Error::limit(format!(
+                "an entry with {extra_bytes} bytes of extra data, at most {MAX_EXTRA_BYTES} allowed"
+            ))
+            .in_structure("snapshot table"));
+        }
+        let [extra_size, id_size, name_size] =
+            [extra_bytes as usize, raw.id_size.get().into(), raw.name_size.get().into()];
+        let mut rest = vec![0; extra_size + id_size + name_size];
+        // The fixed part was read at `at`, so this cannot overflow.
+        file.read_exact_at(&mut rest, at + size_of::<RawSnapshot>() as u64).map_err(cannot)?;
+        let (extra, names) = rest.split_at(extra_size);
+        let (id, name) = names.split_at(id_size);
+        let field = |index: usize| {
+            let bytes = extra.get(index * 8..index * 8 + 8)?;
+            U64::read_from_bytes(bytes).ok().map(U64::get)
+        };
+        let clock = raw.vm_clock_nsec.get();
+        let snapshot = Self {
+            info: info::Snapshot {
+                id: super::header::text(id),
+                name: super::header::text(name),
+                vm_state_size: field(0).unwrap_or(raw.vm_state_size.get().into()),
+                date_sec: raw.date_sec.get().into(),
+                date_nsec: raw.date_nsec.get().into(),
+                vm_clock_sec: clock / NANOSECONDS,
+                vm_clock_nsec: clock % NANOSECONDS,
+                icount: field(2).filter(|&count| count != NO_ICOUNT),
+            },
+            l1: Table { offset: raw.l1_table_offset.get(), entries: raw.l1_size.get().into() },
+            disk_size: field(1).unwrap_or(active_size) / 512 * 512,
+            extra_bytes,
+        };
+        Ok((snapshot, (size_of::<RawSnapshot>() + rest.len()) as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::source::MemorySource;
+
+    fn entry(extra: &[u64], id: &str, name: &str) -> Vec<u8> {
+        let raw = RawSnapshot {
+            l1_table_offset: 0x30000.into(),
+            l1_size: 1.into(),
+            id_size: (id.len() as u16).into(),
+            name_size: (name.len() as u16).into(),
+            date_sec: 7.into(),
+            date_nsec: 8.into(),
+            vm_clock_nsec: 3_000_000_004.into(),
+            vm_state_size: 9.into(),
+            extra_size: (extra.len() as u32 * 8).into(),
+        };
+        let mut bytes = raw.as_bytes().to_vec();
+        extra.iter().for_each(|word| bytes.extend(word.to_be_bytes()));
+        bytes.extend(id.bytes().chain(name.bytes()));
+        bytes
+    }
+
+    #[test]
+    fn extra_data_overrides_and_adds() {
+        let file = MemorySource::new(entry(&[1 << 40, 2048, u64::MAX], "1", "first"));
+        let (snapshot, len) = Snapshot::read(&file, 0, 512).expect("reads");
+        assert_eq!(len, file.len());
+        assert_eq!(snapshot.disk_size, 2048);
+        assert_eq!(snapshot.info.vm_state_size, 1 << 40);
+        assert_eq!(snapshot.info.icount, None);
+        assert_eq!((snapshot.info.vm_clock_sec, snapshot.info.vm_clock_nsec), (3, 4));
+        assert_eq!((snapshot.info.id.as_str(), snapshot.info.name.as_str()), ("1", "first"));
+        let file = MemorySource::new(entry(&[], "1", "first"));
+        let (snapshot, _) = Snapshot::read(&file, 0, 512).expect("reads");
+        assert_eq!((snapshot.disk_size, snapshot.info.vm_state_size), (512, 9));
+    }
+
+    #[test]
+    fn an_entry_cut_short_is_corrupt() {
+        let bytes = entry(&[0, 512], "1", "first");
+        for len in [0, 39, 50, bytes.len() - 1] {
+            let file = MemorySource::new(&bytes[..len]);
+            let error = Snapshot::read(&file, 0, 512).expect_err("cut");
+            assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_is_not_there_is_answered_with_a_list() {
+        let file = MemorySource::new(entry(&[], "1", "first"));
+        let (snapshot, _) = Snapshot::read(&file, 0, 512).expect("reads");
+        let snapshots = Snapshots { entries: vec![snapshot], bytes: 0 };
+        for text in ["1", "first"] {
+            snapshots.select(&SnapshotSelector::IdOrName(text.into())).expect("there");
+        }
+        let wanted = SnapshotSelector::Exactly { id: Some("1".into()), name: Some("2".into()) };
+        let error = snapshots.select(&wanted).expect_err("not there").to_string();
+        assert_eq!(error, "there is no snapshot id '1' and name '2' (its snapshots: 1 ('first'))");
+    }
+}

@@ -1,0 +1,270 @@
+//! Outputs are whole or not there.
+
+use crate::disk::{self, Disk, Fill, Stretch};
+use crate::tool::{assert_qemu_check, qemu_bytes, run};
+use diskimg::host::sink::Sink;
+use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Output};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn sample() -> Disk {
+    Disk {
+        size: 5 << 20,
+        stretches: vec![
+            Stretch { at: 0, len: 1 << 20, fill: Fill::Noise(5) },
+            Stretch { at: 3 << 20, len: 1 << 20, fill: Fill::Words(6) },
+        ],
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn raw(path: &Path) -> Image {
+    OpenOptions::new().format(Format::Raw).open(path).unwrap()
+}
+
+#[test]
+fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
+    sample().write(&source);
+    std::fs::write(&out, b"old").unwrap();
+    let stop = |_| ControlFlow::Break(());
+    let error =
+        Convert::new(raw(&source)).format(Format::Qcow2).progress(&stop).run(&out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(std::fs::read(&out).unwrap(), b"old");
+    assert_eq!(names(dir.path()), ["a.raw", "out"]);
+}
+
+#[test]
+fn progress_rises_from_nothing_to_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    sample().write(&source);
+    let seen = std::sync::Mutex::new(Vec::new());
+    let tell = |p: diskimg::Progress| {
+        seen.lock().unwrap().push((p.done, p.total));
+        ControlFlow::Continue(())
+    };
+    Convert::new(raw(&source)).progress(&tell).run(dir.path().join("b")).unwrap();
+    let seen = seen.into_inner().unwrap();
+    assert_eq!(seen.first(), Some(&(0, 5 << 20)));
+    assert_eq!(seen.last(), Some(&(5 << 20, 5 << 20)));
+    assert!(seen.is_sorted());
+}
+
+#[test]
+fn converting_onto_a_file_of_the_own_chain_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("base.raw"));
+    let before = std::fs::read(path("base.raw")).unwrap();
+    run("qemu-img", [
+        "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw",
+        path("top.qcow2").to_str().unwrap(),
+    ]);
+    std::os::unix::fs::symlink("base.raw", path("link")).unwrap();
+    std::fs::hard_link(path("base.raw"), path("hard")).unwrap();
+    for target in ["base.raw", "top.qcow2", "link", "hard"] {
+        let image = Image::open(path("top.qcow2")).unwrap();
+        let error = Convert::new(image).run(path(target)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{target}");
+    }
+    assert!(std::fs::read(path("base.raw")).unwrap() == before);
+}
+
+#[test]
+fn an_output_that_cannot_be_created_is_an_error_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    sample().write(&source);
+    for target in ["no/such/dir/out", "."] {
+        let error = Convert::new(raw(&source)).run(dir.path().join(target)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{target}");
+        assert!(error.path().is_some(), "{error}");
+    }
+    assert_eq!(names(dir.path()), ["a.raw"]);
+}
+
+/// A sink that is full after so many bytes.
+#[derive(Debug)]
+struct Full {
+    room: AtomicU64,
+}
+
+impl Sink for Full {
+    fn write_all_at(&self, buf: &[u8], _offset: u64) -> io::Result<()> {
+        let len = buf.len() as u64;
+        let took = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |r| r.checked_sub(len));
+        took.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
+    }
+
+    fn is_zeroed(&self) -> bool {
+        true
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_wherever_it_strikes() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    sample().write(&source);
+    let targets = [
+        (Format::Raw, "", false),
+        (Format::Qcow2, "", false),
+        (Format::Qcow2, "", true),
+        (Format::Vmdk, "", false),
+        (Format::Vmdk, "subformat=streamOptimized", true),
+    ];
+    for (format, options, compress) in targets {
+        let run = |room| {
+            Convert::new(raw(&source))
+                .format(format)
+                .options(Options::parse(options).unwrap())
+                .compress(compress)
+                .run_to(Output::to_sink(Arc::new(Full { room: AtomicU64::new(room) })))
+        };
+        run(64 << 20).unwrap();
+        for room in [0, 511, 4096, 100_000, 700_000, 1 << 20] {
+            let error = run(room).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io, "{format} {room}");
+            let io = error.io_error().map(io::Error::kind);
+            assert_eq!(io, Some(io::ErrorKind::StorageFull), "{format} {room}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_can_be_written_to_a_pipe_and_what_cannot_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("piped"));
+    sample().write(&source);
+    for (format, options) in [(Format::Raw, ""), (Format::Vmdk, "subformat=streamOptimized")] {
+        let file = std::fs::File::create(&out).unwrap();
+        Convert::new(raw(&source))
+            .format(format)
+            .options(Options::parse(options).unwrap())
+            .run_to(Output::writer(file))
+            .unwrap();
+        assert!(qemu_bytes(&out, format.name()) == sample().bytes(), "{format}");
+    }
+    for format in [Format::Qcow2, Format::Vmdk] {
+        let error = Convert::new(raw(&source))
+            .format(format)
+            .run_to(Output::writer(io::sink()))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{format}");
+    }
+}
+
+#[test]
+fn an_existing_raw_target_is_overwritten_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
+    sample().write(&source);
+    let old = disk::noise(9, 6 << 20);
+    std::fs::write(&out, &old).unwrap();
+    Convert::new(raw(&source)).run_existing(&out).unwrap();
+    let new = std::fs::read(&out).unwrap();
+    assert!(new[..5 << 20] == sample().bytes(), "zeros are written over what was there");
+    assert!(new[5 << 20..] == old[5 << 20..], "what lies behind stays");
+
+    std::fs::write(&out, &old[..1000]).unwrap();
+    let error = Convert::new(raw(&source)).run_existing(&out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "too small");
+    let error = Convert::new(raw(&source)).run_existing(dir.path().join("none")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "not there");
+}
+
+#[test]
+fn an_existing_qcow2_target_keeps_its_options_and_its_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("out.qcow2"));
+    sample().write(&source);
+    let name = out.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", name, "8M"]);
+    run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 9 0 8M", name]);
+    Convert::new(raw(&source)).format(Format::Qcow2).run_existing(&out).unwrap();
+    assert_qemu_check(&out, "qcow2");
+    let mut expected = sample().bytes();
+    expected.resize(8 << 20, 9);
+    assert!(qemu_bytes(&out, "qcow2") == expected);
+    let info = Image::open(&out).unwrap().info(0).unwrap();
+    assert_eq!(info.cluster_size, Some(4096));
+}
+
+#[test]
+fn several_inputs_follow_one_another_sector_by_sector() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let parts = [disk::noise(1, 100_000), disk::noise(2, 512), disk::noise(3, 70_001)];
+    let mut expected = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        std::fs::write(path(&i.to_string()), part).unwrap();
+        expected.resize(expected.len().next_multiple_of(512), 0);
+        expected.extend(part);
+    }
+    let join = |format| {
+        Convert::new(raw(&path("0"))).append(raw(&path("1"))).append(raw(&path("2"))).format(format)
+    };
+    join(Format::Raw).run(path("all.raw")).unwrap();
+    assert!(std::fs::read(path("all.raw")).unwrap() == expected);
+    join(Format::Qcow2).run(path("all.qcow2")).unwrap();
+    run("qemu-img", ["compare", path("all.raw").to_str().unwrap(), path("all.qcow2").to_str().unwrap()]);
+}
+
+#[test]
+fn salvage_replaces_what_cannot_be_read_and_says_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, image) = (dir.path().join("a.raw"), dir.path().join("a.qcow2"));
+    sample().write(&source);
+    Convert::new(raw(&source)).format(Format::Qcow2).compress(true).run(&image).unwrap();
+    // Words compress; spoil one of their clusters' streams.
+    let map = run("qemu-img", ["map", "--output=json", image.to_str().unwrap()]);
+    assert!(map.contains("\"compressed\": true"));
+    let mut bytes = std::fs::read(&image).unwrap();
+    let middle = bytes.len() - 131_072 - 4096;
+    bytes[middle..middle + 64].fill(0xff);
+    std::fs::write(&image, bytes).unwrap();
+
+    let out = dir.path().join("out");
+    let error = Convert::new(Image::open(&image).unwrap()).run(&out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(!out.exists());
+
+    let report = Convert::new(Image::open(&image).unwrap()).salvage(true).run(&out).unwrap();
+    assert!(!report.salvaged.is_empty());
+    let (saved, expected) = (std::fs::read(&out).unwrap(), sample().bytes());
+    for (i, (a, b)) in saved.iter().zip(&expected).enumerate() {
+        let lost = report.salvaged.iter().any(|s| s.guest.contains(&(i as u64)));
+        assert!(if lost { *a == 0 } else { a == b }, "byte {i}");
+    }
+}
+
+#[test]
+fn a_compressed_raw_image_is_refused_in_qemu_imgs_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    sample().write(&source);
+    let error = Convert::new(raw(&source)).compress(true).run(dir.path().join("b")).unwrap_err();
+    assert!(error.to_string().contains("Compression not supported for this file format"), "{error}");
+}

@@ -1,0 +1,59 @@
+//! Running the reference tools.
+
+use proptest::test_runner::Config;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs a tool and gives what it said, whatever its exit code.
+pub fn try_run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    Command::new(program).args(args).output().unwrap_or_else(|e| {
+        panic!("{program} cannot be run ({e}); install qemu-utils and e2fsprogs for these tests")
+    })
+}
+
+/// Runs a tool that must succeed; gives its standard output.
+pub fn run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>> + Clone) -> String {
+    let shown: Vec<_> =
+        args.clone().into_iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
+    let output = try_run(program, args);
+    assert!(
+        output.status.success(),
+        "{program} {} failed: {}{}",
+        shown.join(" "),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The guest's bytes according to qemu-img.
+pub fn qemu_bytes(image: &Path, format: &str) -> Vec<u8> {
+    let raw = image.with_extension("oracle");
+    run(
+        "qemu-img",
+        ["convert", "-f", format, "-O", "raw", image.to_str().unwrap(), raw.to_str().unwrap()],
+    );
+    let bytes = std::fs::read(&raw).unwrap();
+    std::fs::remove_file(raw).unwrap();
+    bytes
+}
+
+/// qemu-img finds nothing wrong with the image.
+pub fn assert_qemu_check(image: &Path, format: &str) {
+    run("qemu-img", ["check", "-f", format, image.to_str().unwrap()]);
+}
+
+/// qemu-img sees the same bytes in both.
+pub fn assert_qemu_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
+    run(
+        "qemu-img",
+        ["compare", "-f", a_format, "-F", b_format, a.to_str().unwrap(), b.to_str().unwrap()],
+    );
+}
+
+/// How many cases a property runs: `usual`, or what `DISKIMG_CASES` says.
+pub fn cases(usual: u32) -> Config {
+    let cases = std::env::var("DISKIMG_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() }
+}
