@@ -2,7 +2,6 @@
 
 use crate::failure::Failure;
 use diskimg::open::local_path;
-use diskimg::target::Backing;
 use diskimg::{Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -160,22 +159,28 @@ pub(crate) fn create_options(given: &[String]) -> Result<Option<Options>, Failur
     Ok(Some(options))
 }
 
-/// The backing file of a new image: by flag or by option, not by both.
-pub(crate) fn backing(
+/// Adds the backing file of a new image to its options: by flag or by option,
+/// not by both.
+pub(crate) fn add_backing(
+    options: &mut Options,
     name: Option<String>,
     format: Option<String>,
-    options: &mut Options,
-) -> Result<Option<Backing>, Failure> {
-    let one = |flag: Option<String>, option: Option<String>, what| match (flag, option) {
-        (Some(_), Some(_)) => Err(Failure::error(format!("{what} is given twice"))),
-        (flag, option) => Ok(flag.or(option)),
-    };
-    let name = one(name, options.take("backing_file"), "the backing file")?;
-    let format = one(format, options.take("backing_fmt"), "the backing file's format")?;
-    match (name.filter(|n| !n.is_empty()), format) {
-        (Some(name), format) => Ok(Some(Backing { name, format })),
-        (None, None) => Ok(None),
-        (None, Some(_)) => Err(Failure::error("-F (backing_fmt) needs -B or -b (backing_file)")),
+) -> Result<(), Failure> {
+    for (option, flag, value) in [("backing_file", "-B or -b", name), ("backing_fmt", "-F", format)]
+    {
+        match value {
+            Some(_) if options.get(option).is_some() => {
+                return Err(Failure::error(format!("{option} is given twice, with {flag} and -o")));
+            }
+            Some(value) => drop(options.set(option, value)),
+            None => {}
+        }
+    }
+    match options.get("backing_file") {
+        None | Some("") if options.get("backing_fmt").is_some() => {
+            Err(Failure::error("-F (backing_fmt) needs -B or -b (backing_file)"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -193,15 +198,19 @@ pub(crate) fn snapshot(text: Option<&str>) -> Result<Option<SnapshotSelector>, F
     Ok(Some(SnapshotSelector::Exactly { id, name }))
 }
 
-/// What `-o help` prints.
-pub(crate) fn options_help(format: Format) -> String {
+/// What `-o help` prints. Like qemu-img, it names the format where no file is named.
+pub(crate) fn options_help(format: Format, names_file: bool) -> String {
+    let title = match names_file {
+        true => "Supported options:\n".to_owned(),
+        false => format!("Supported {format} options:\n"),
+    };
     let mut specs = format.options().to_vec();
     specs.sort_by_key(|spec| spec.name);
     let lines = specs.iter().map(|spec| {
         let left = format!("{}={}", spec.name, spec.kind);
         format!("  {left:<22} - {}\n", spec.help)
     });
-    std::iter::once("Supported options:\n".to_owned()).chain(lines).collect()
+    std::iter::once(title).chain(lines).collect()
 }
 
 #[cfg(test)]
@@ -226,11 +235,15 @@ mod tests {
     #[test]
     fn a_backing_file_given_twice_is_an_error() {
         let mut options = Options::parse("backing_file=a").expect("parses");
-        assert!(backing(Some("b".into()), None, &mut options).is_err());
-        let mut options = Options::parse("backing_file=a,backing_fmt=raw").expect("parses");
-        let found = backing(None, None, &mut options).expect("parses").expect("given");
-        assert_eq!((found.name.as_str(), found.format.as_deref()), ("a", Some("raw")));
-        assert_eq!(options.iter().next(), None);
+        assert!(add_backing(&mut options, Some("b".into()), None).is_err());
+        add_backing(&mut options, None, Some("raw".into())).expect("once each");
+        assert_eq!(options.get("backing_file"), Some("a"));
+        assert_eq!(options.get("backing_fmt"), Some("raw"));
+    }
+
+    #[test]
+    fn a_backing_format_alone_is_an_error() {
+        assert!(add_backing(&mut Options::default(), None, Some("raw".into())).is_err());
     }
 
     #[test]

@@ -5,7 +5,6 @@ use crate::args::common::{self, Input, Reading};
 use crate::failure::Failure;
 use crate::output::progress::Wish;
 use diskimg::open::local_path;
-use diskimg::target::Backing;
 use diskimg::{Durability, Format, Options, References, Sparse};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -104,12 +103,10 @@ pub(crate) struct Job {
     pub(crate) output: Destination,
     /// `-O`.
     pub(crate) format: Format,
-    /// `-o`, without the backing file.
+    /// `-o`, `-B` and `-F`.
     pub(crate) options: Options,
     /// `-c`.
     pub(crate) compress: bool,
-    /// `-B`.
-    pub(crate) backing: Option<Backing>,
     /// `--references`.
     pub(crate) references: References,
     /// `-S`.
@@ -146,11 +143,10 @@ impl Typed {
         let references = self.reading.policy()?;
         let format = common::format(self.output_format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
-            return Ok(Meaning::Show(common::options_help(format)));
+            return Ok(Meaning::Show(common::options_help(format, !self.files.is_empty())));
         };
-        let backing =
-            common::backing(self.backing.take(), self.backing_format.take(), &mut options)?;
-        if backing.as_ref().is_some_and(|b| b.format.is_none()) {
+        common::add_backing(&mut options, self.backing.take(), self.backing_format.take())?;
+        if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
             return Err(Failure::error(
                 "Use of backing file requires explicit backing format (-F)",
             ));
@@ -177,7 +173,6 @@ impl Typed {
             format,
             options,
             compress: self.compress,
-            backing,
             references,
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.parallel.as_deref())?,

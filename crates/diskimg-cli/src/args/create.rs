@@ -3,7 +3,6 @@
 use crate::args::Meaning;
 use crate::args::common::{self, Reading};
 use crate::failure::Failure;
-use diskimg::target::Backing;
 use diskimg::{Format, Options, References};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -54,13 +53,11 @@ pub(crate) struct Job {
     pub(crate) format: Format,
     /// Its size, if given.
     pub(crate) size: Option<u64>,
-    /// `-o`, without the backing file.
+    /// `-o`, `-b` and `-F`.
     pub(crate) options: Options,
-    /// The image it builds on.
-    pub(crate) backing: Option<Backing>,
-    /// Which files that one may name.
+    /// Which files the backing file may name.
     pub(crate) references: References,
-    /// Do not look at it.
+    /// Do not look at the backing file.
     pub(crate) unsafe_backing: bool,
     /// Say nothing.
     pub(crate) quiet: bool,
@@ -72,9 +69,9 @@ impl Typed {
         let references = self.reading.policy()?;
         let format = common::format(self.format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
-            return Ok(Meaning::Show(common::options_help(format)));
+            return Ok(Meaning::Show(common::options_help(format, !self.words.is_empty())));
         };
-        let backing = common::backing(self.backing, self.backing_format, &mut options)?;
+        common::add_backing(&mut options, self.backing, self.backing_format)?;
         let mut words = self.words.into_iter();
         let (Some(path), size, None) = (words.next(), words.next(), words.next()) else {
             return Err(Failure::usage("create", "Expecting FILE and, at most, SIZE"));
@@ -85,7 +82,6 @@ impl Typed {
             format,
             size,
             options,
-            backing,
             references,
             unsafe_backing: self.backing_unsafe,
             quiet: self.quiet,

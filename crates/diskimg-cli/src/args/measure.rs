@@ -69,7 +69,7 @@ impl Typed {
         let references = self.reading.policy()?;
         let format = common::format(self.target_format.as_deref().unwrap_or("raw"))?;
         let Some(options) = common::create_options(&self.options)? else {
-            return Ok(Meaning::Show(common::options_help(format)));
+            return Ok(Meaning::Show(common::options_help(format, !self.files.is_empty())));
         };
         let subject = match (&self.size, self.files.pop()) {
             (Some(size), None) => Subject::Size(common::size("image size", size)?),

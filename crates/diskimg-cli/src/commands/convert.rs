@@ -34,9 +34,6 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .target_is_zero(job.target_is_zero)
         .durability(job.durability)
         .progress(&tell);
-    if let Some(backing) = job.backing {
-        convert = convert.backing(backing);
-    }
     if let Some(threads) = job.threads {
         convert = convert.threads(threads);
     }

@@ -11,7 +11,6 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let created = Create::new(job.format)
         .size(job.size)
         .options(job.options)
-        .backing(job.backing)
         .backing_references(job.references)
         .unsafe_backing(job.unsafe_backing)
         .run(&job.path)?;

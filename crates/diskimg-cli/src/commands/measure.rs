@@ -4,8 +4,8 @@ use crate::args::common::Form;
 use crate::args::measure::{Job, Subject};
 use crate::failure::Failure;
 use crate::output::{Console, json};
-use diskimg::Image;
 use diskimg::info::Value;
+use diskimg::{Format, Image};
 use serde::Serialize;
 
 /// Measures.
@@ -14,7 +14,8 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         Subject::Size(size) => (diskimg::measure_size(job.format, &job.options, *size)?, None),
         Subject::Image(input) => {
             let image = input.open()?;
-            (diskimg::measure(job.format, &job.options, &image)?, bitmaps(&image)?)
+            let measure = diskimg::measure(job.format, &job.options, &image)?;
+            (measure, if job.format == Format::Qcow2 { bitmaps(&image)? } else { None })
         }
     };
     let answer =
@@ -49,8 +50,8 @@ impl Answer {
     }
 }
 
-/// Bytes that the image's bitmaps would take: stated for images that can hold
-/// some and hold none, left out where we would have to guess.
+/// Bytes that the image's bitmaps would take in a qcow2 image: stated for images
+/// that can hold some and hold none, left out where we would have to guess.
 fn bitmaps(image: &Image) -> Result<Option<u64>, Failure> {
     let info = image.info(0)?;
     let facts = info.format_specific.map(|specific| specific.data).unwrap_or_default();

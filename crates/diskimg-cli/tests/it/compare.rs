@@ -6,7 +6,7 @@ fn images() -> Lab {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.raw("b.raw");
-    write_at(&lab.path("b.raw"), 300_000, b"!");
+    write_at(&lab.path("b.raw"), 300_032, b"!");
     std::fs::write(lab.path("long.raw"), [lab.read("a.raw"), vec![0; 512]].concat()).unwrap();
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
     lab.qemu("convert -O qcow2 -S 0 a.raw full.qcow2").ok();
@@ -45,5 +45,17 @@ fn an_image_that_cannot_be_opened_gives_2() {
 #[test]
 fn progress_stands_before_the_verdict() {
     let lab = images();
-    lab.same("compare -p a.raw a.qcow2");
+    let said = lab.line("compare -p a.raw a.qcow2").ok();
+    assert!(said.starts_with("    (0.00/100%)\r"), "{said:?}");
+    assert!(said.ends_with("    (100.00/100%)\rImages are identical.\n\n"), "{said:?}");
+    assert_eq!(said.matches("(100.00/100%)").count(), 1, "{said:?}");
+}
+
+#[test]
+fn a_difference_is_told_to_the_byte() {
+    let lab = images();
+    write_at(&lab.path("b.raw"), 300_001, b"!");
+    write_at(&lab.path("b.raw"), 300_032, b"y");
+    let said = lab.line("compare a.raw b.raw");
+    assert_eq!((said.code, said.out.as_str()), (Some(1), "Content mismatch at offset 300001!\n"));
 }
