@@ -109,9 +109,11 @@ impl Create {
         self.options.take("size");
         size = self.size.or(size);
         take_backing(&mut self.options, &mut self.backing);
-        if let Some(backing) = &self.backing {
-            let base = self.open_base(backing, path)?;
-            size = size.or(base.map(|image| image.size()));
+        if let Some(backing) = &mut self.backing
+            && !self.trust_backing
+        {
+            let base = open_base(backing, path, self.backing_references)?;
+            size = size.or(Some(base.size()));
         }
         let size = size.ok_or_else(|| {
             Error::invalid("Image creation needs a size parameter")
@@ -137,16 +139,13 @@ impl Create {
             .map_err(|e| Error::io("cannot complete the output", e))?;
         Ok(Created { size, backing: self.backing, options: self.options })
     }
+}
 
-    /// Opens the backing image, to see that it is one and how large it is.
-    fn open_base(&self, backing: &Backing, path: &Path) -> Result<Option<Image>> {
-        if self.trust_backing {
-            return Ok(None);
-        }
-        if backing.format.is_none() {
-            return Err(Error::invalid("backing file specified without its format")
-                .hint("name it with -F; a format guessed from content can be the guest's choice"));
-        }
-        open_backing(backing, Some(path), self.backing_references).map(Some)
+/// Opens the backing image, to see that it is one and how large it is.
+fn open_base(backing: &mut Backing, path: &Path, references: References) -> Result<Image> {
+    if backing.format.is_none() {
+        return Err(Error::invalid("backing file specified without its format")
+            .hint("name it with -F; a format guessed from content can be the guest's choice"));
     }
+    open_backing(backing, Some(path), references)
 }

@@ -57,6 +57,18 @@ pub trait Layer: Send + Sync + Debug {
         None
     }
 
+    /// What tells this image's content from another's, in formats that keep
+    /// such a thing: a child names its parent's.
+    fn content_id(&self) -> Option<String> {
+        None
+    }
+
+    /// The content ID that the parent must have. If it has another, it was
+    /// changed since this image was made, and the two make no sense together.
+    fn parent_content_id(&self) -> Option<String> {
+        None
+    }
+
     /// What `info` shows beyond name and size.
     fn details(&self) -> Details;
 

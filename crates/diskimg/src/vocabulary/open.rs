@@ -176,6 +176,9 @@ impl Chain<'_> {
             metadata_only: self.options.metadata_only,
         };
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
+        if let Some(child) = self.links.last() {
+            require_content(child, &*layer, &name)?;
+        }
         let parent = layer.parent().cloned();
         let link_name = name.clone();
         self.links.push(Link { layer, name });
@@ -192,6 +195,23 @@ impl Chain<'_> {
             }
             _ => Ok(None),
         }
+    }
+}
+
+/// A child that says what content its parent must have is taken at its word.
+fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
+    let Some(wanted) = child.layer.parent_content_id() else { return Ok(()) };
+    match parent.content_id() {
+        Some(found) if found == wanted => Ok(()),
+        found => Err(Error::corrupt(
+            "backing chain",
+            format!(
+                "the parent '{name}' has the content ID {}, but this image was made for {wanted}",
+                found.as_deref().unwrap_or("(none)")
+            ),
+        )
+        .in_file(&child.name)
+        .hint("the parent was changed since, or it is another image")),
     }
 }
 

@@ -94,12 +94,15 @@ pub trait Target: Send + Debug {
 }
 
 /// The image that a new one builds on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Backing {
     /// The name to record, as the user gave it.
     pub name: String,
     /// Its format's name, to be recorded too.
     pub format: Option<String>,
+    /// Its [`Layer::content_id`](crate::Layer::content_id), for formats that
+    /// record it. The verbs fill it in.
+    pub content_id: Option<String>,
 }
 
 /// Everything a format needs to start a new image.

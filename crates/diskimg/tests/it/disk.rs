@@ -129,7 +129,6 @@ pub fn disk_of(sizes: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Di
                 Stretch { at, len, fill }
             },
         );
-        prop::collection::vec(stretch, 0..12)
-            .prop_map(move |stretches| Disk { size, stretches })
+        prop::collection::vec(stretch, 0..12).prop_map(move |stretches| Disk { size, stretches })
     })
 }

@@ -41,10 +41,18 @@ fn a_guest_disk_survives_the_whole_journey() {
             run("qemu-img", ["check", "-f", format.name(), path(to).to_str().unwrap()]);
         }
         let to_name = path(to);
-        run("qemu-img", [
-            "compare", "-f", "raw", "-F", format.name(), path("0.raw").to_str().unwrap(),
-            to_name.to_str().unwrap(),
-        ]);
+        run(
+            "qemu-img",
+            [
+                "compare",
+                "-f",
+                "raw",
+                "-F",
+                format.name(),
+                path("0.raw").to_str().unwrap(),
+                to_name.to_str().unwrap(),
+            ],
+        );
         from = to;
     }
     assert!(std::fs::read(path("5.raw")).unwrap() == original, "the last leg's bytes differ");

@@ -30,7 +30,8 @@ fn entries(image: &Image) -> Vec<Value> {
 }
 
 fn theirs(path: &Path, format: Format) -> Vec<Value> {
-    let text = run("qemu-img", ["map", "-f", format.name(), "--output=json", path.to_str().unwrap()]);
+    let text =
+        run("qemu-img", ["map", "-f", format.name(), "--output=json", path.to_str().unwrap()]);
     serde_json::from_str(&text).unwrap()
 }
 
@@ -67,12 +68,28 @@ fn zero_clusters_and_depths_are_told_as_in_qemu_img() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     run("qemu-img", ["create", "-q", "-f", "qcow2", &path("base"), "2M"]);
     run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 1 0 1M", &path("base")]);
-    run("qemu-img", ["create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", &path("top"), "4M"]);
-    run("qemu-io", [
-        "-f", "qcow2", "-c", "write -q -P 2 64k 64k", "-c", "write -q -z 256k 128k",
-        "-c", "write -q -P 3 1M 64k", "-c", "write -q -z 1M 64k", "-c", "write -q -z -u 3M 64k",
-        &path("top"),
-    ]);
+    run(
+        "qemu-img",
+        ["create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", &path("top"), "4M"],
+    );
+    run(
+        "qemu-io",
+        [
+            "-f",
+            "qcow2",
+            "-c",
+            "write -q -P 2 64k 64k",
+            "-c",
+            "write -q -z 256k 128k",
+            "-c",
+            "write -q -P 3 1M 64k",
+            "-c",
+            "write -q -z 1M 64k",
+            "-c",
+            "write -q -z -u 3M 64k",
+            &path("top"),
+        ],
+    );
     let top = dir.path().join("top");
     assert_eq!(ours(&top, Format::Qcow2), theirs(&top, Format::Qcow2));
 }

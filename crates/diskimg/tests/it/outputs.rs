@@ -70,10 +70,20 @@ fn converting_onto_a_file_of_the_own_chain_is_refused() {
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("base.raw"));
     let before = std::fs::read(path("base.raw")).unwrap();
-    run("qemu-img", [
-        "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw",
-        path("top.qcow2").to_str().unwrap(),
-    ]);
+    run(
+        "qemu-img",
+        [
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            "base.raw",
+            "-F",
+            "raw",
+            path("top.qcow2").to_str().unwrap(),
+        ],
+    );
     std::os::unix::fs::symlink("base.raw", path("link")).unwrap();
     std::fs::hard_link(path("base.raw"), path("hard")).unwrap();
     for target in ["base.raw", "top.qcow2", "link", "hard"] {
@@ -106,7 +116,8 @@ struct Full {
 impl Sink for Full {
     fn write_all_at(&self, buf: &[u8], _offset: u64) -> io::Result<()> {
         let len = buf.len() as u64;
-        let took = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |r| r.checked_sub(len));
+        let took =
+            self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |r| r.checked_sub(len));
         took.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
     }
 
@@ -229,7 +240,10 @@ fn several_inputs_follow_one_another_sector_by_sector() {
     join(Format::Raw).run(path("all.raw")).unwrap();
     assert!(std::fs::read(path("all.raw")).unwrap() == expected);
     join(Format::Qcow2).run(path("all.qcow2")).unwrap();
-    run("qemu-img", ["compare", path("all.raw").to_str().unwrap(), path("all.qcow2").to_str().unwrap()]);
+    run(
+        "qemu-img",
+        ["compare", path("all.raw").to_str().unwrap(), path("all.qcow2").to_str().unwrap()],
+    );
 }
 
 #[test]
@@ -266,5 +280,8 @@ fn a_compressed_raw_image_is_refused_in_qemu_imgs_words() {
     let source = dir.path().join("a.raw");
     sample().write(&source);
     let error = Convert::new(raw(&source)).compress(true).run(dir.path().join("b")).unwrap_err();
-    assert!(error.to_string().contains("Compression not supported for this file format"), "{error}");
+    assert!(
+        error.to_string().contains("Compression not supported for this file format"),
+        "{error}"
+    );
 }

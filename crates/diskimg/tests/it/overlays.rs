@@ -12,7 +12,7 @@ fn raw(path: &Path) -> Image {
 }
 
 fn backing(name: &str, format: &str) -> Backing {
-    Backing { name: name.into(), format: Some(format.into()) }
+    Backing { name: name.into(), format: Some(format.into()), content_id: None }
 }
 
 /// Two disks that have much in common.
@@ -99,9 +99,10 @@ fn a_loop_of_backing_files_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     for (name, base) in [("a.qcow2", "b.qcow2"), ("b.qcow2", "a.qcow2")] {
-        run("qemu-img", [
-            "create", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", &path(name), "1M",
-        ]);
+        run(
+            "qemu-img",
+            ["create", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", &path(name), "1M"],
+        );
     }
     let error = Image::open(path("a.qcow2")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -113,9 +114,22 @@ fn a_loop_of_backing_files_is_named() {
 fn a_missing_backing_file_is_named_with_the_image_that_wants_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
-    run("qemu-img", [
-        "create", "-q", "-u", "-f", "qcow2", "-b", "gone.raw", "-F", "raw", path.to_str().unwrap(), "1M",
-    ]);
+    run(
+        "qemu-img",
+        [
+            "create",
+            "-q",
+            "-u",
+            "-f",
+            "qcow2",
+            "-b",
+            "gone.raw",
+            "-F",
+            "raw",
+            path.to_str().unwrap(),
+            "1M",
+        ],
+    );
     let error = Image::open(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     let text = error.to_string();
@@ -132,10 +146,20 @@ fn references_are_followed_only_as_far_as_the_policy_goes() {
     let secret = dir.path().join("secret.raw");
     std::fs::write(&secret, vec![0x42; 65536]).unwrap();
     let image = inner.join("a.qcow2");
-    run("qemu-img", [
-        "create", "-q", "-f", "qcow2", "-b", secret.to_str().unwrap(), "-F", "raw",
-        image.to_str().unwrap(),
-    ]);
+    run(
+        "qemu-img",
+        [
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            secret.to_str().unwrap(),
+            "-F",
+            "raw",
+            image.to_str().unwrap(),
+        ],
+    );
     let open = |policy| OpenOptions::new().references(policy).open(&image);
     for policy in [References::None, References::SameDir] {
         let error = open(policy).unwrap_err();
@@ -155,9 +179,22 @@ fn protocol_names_from_inside_an_image_are_never_followed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     for name in ["nbd:127.0.0.1:1", "json:{\"driver\":\"null-co\"}", "http://x/y"] {
-        run("qemu-img", [
-            "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "raw", path.to_str().unwrap(), "1M",
-        ]);
+        run(
+            "qemu-img",
+            [
+                "create",
+                "-q",
+                "-u",
+                "-f",
+                "qcow2",
+                "-b",
+                name,
+                "-F",
+                "raw",
+                path.to_str().unwrap(),
+                "1M",
+            ],
+        );
         let error = OpenOptions::new().references(References::Any).open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{name}");
     }

@@ -55,11 +55,17 @@ impl Act {
 fn act(size: u64) -> impl Strategy<Value = Act> {
     let at = 0..size.max(1);
     prop_oneof![
-        (at.clone(), 1..200_000u64, any::<u8>())
-            .prop_map(|(at, len, byte)| Act::Byte { at, len, byte }),
+        (at.clone(), 1..200_000u64, any::<u8>()).prop_map(|(at, len, byte)| Act::Byte {
+            at,
+            len,
+            byte
+        }),
         (at.clone(), 1..200_000u64).prop_map(|(at, len)| Act::Noise { at, len }),
-        (at.clone(), 1..400_000u64, any::<bool>())
-            .prop_map(|(at, len, unmap)| Act::Zero { at, len, unmap }),
+        (at.clone(), 1..400_000u64, any::<bool>()).prop_map(|(at, len, unmap)| Act::Zero {
+            at,
+            len,
+            unmap
+        }),
         (0..200u64, any::<u8>()).prop_map(|(cluster, byte)| Act::Compressed { cluster, byte }),
         (at, 1..400_000u64).prop_map(|(at, len)| Act::Discard { at, len }),
     ]
@@ -357,10 +363,21 @@ fn a_dirty_image_opens_and_says_so() {
 fn an_encrypted_image_is_named_as_such_and_never_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
-    run("qemu-img", [
-        "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path.to_str().unwrap(), "1M",
-    ]);
+    run(
+        "qemu-img",
+        [
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "--object",
+            "secret,id=s,data=x",
+            "-o",
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+            path.to_str().unwrap(),
+            "1M",
+        ],
+    );
     let image = open(&path);
     assert!(image.info(0).unwrap().encrypted);
     let error = image.read_at(&mut [0; 512], 0).unwrap_err();

@@ -47,7 +47,9 @@ fn images_from_elsewhere_hold_what_their_manifest_says() {
         let (name, format, sum) = (fields[0], fields[1], fields[4]);
         let Ok(format) = format.parse::<Format>() else {
             // Members of an OVF set are listed by their own kind.
-            if name.ends_with(".vmdk") && guest_sha256(&folder.join(name), Some(Format::Vmdk)) != sum {
+            if name.ends_with(".vmdk")
+                && guest_sha256(&folder.join(name), Some(Format::Vmdk)) != sum
+            {
                 wrong.push(name);
             }
             continue;

@@ -30,7 +30,10 @@ fn a_terabyte_of_nothing_costs_nothing() {
         let len = std::fs::metadata(&out).unwrap().len();
         assert!(len < limit, "{format} output has {len} bytes");
         assert_qemu_check(&out, format.name());
-        run("qemu-img", ["compare", "-f", "raw", path("a.raw").to_str().unwrap(), out.to_str().unwrap()]);
+        run(
+            "qemu-img",
+            ["compare", "-f", "raw", path("a.raw").to_str().unwrap(), out.to_str().unwrap()],
+        );
         // And back: sparse again, the same bytes.
         let back = path("back.raw");
         Convert::new(Image::open(&out).unwrap()).run(&back).unwrap();

@@ -16,7 +16,16 @@ struct Target {
 
 fn qcow2_target() -> impl Strategy<Value = Target> {
     (
-        prop_oneof![Just(9u32), Just(11), Just(12), Just(14), Just(16), Just(16), Just(18), Just(21)],
+        prop_oneof![
+            Just(9u32),
+            Just(11),
+            Just(12),
+            Just(14),
+            Just(16),
+            Just(16),
+            Just(18),
+            Just(21)
+        ],
         prop::bool::weighted(0.2),
         0..=6u32,
         prop::bool::weighted(0.2),
@@ -195,8 +204,11 @@ fn an_external_data_file_holds_the_disk_and_qemu_reads_it() {
         }
         // qemu-img looks for the data file in the working directory.
         for args in [vec!["check", "a.qcow2"], vec!["compare", "a.raw", "a.qcow2"]] {
-            let status =
-                std::process::Command::new("qemu-img").current_dir(&dir).args(&args).output().unwrap();
+            let status = std::process::Command::new("qemu-img")
+                .current_dir(&dir)
+                .args(&args)
+                .output()
+                .unwrap();
             assert!(status.status.success(), "{args:?}: {status:?}");
         }
         let image = Image::open(&out).unwrap();

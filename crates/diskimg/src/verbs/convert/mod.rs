@@ -321,7 +321,7 @@ impl Settings<'_> {
         }
         let size = whole_size(self.format, size.or(asked).unwrap_or(input.size()))?;
         take_backing(&mut self.options, &mut self.backing);
-        let backing = match &self.backing {
+        let backing = match &mut self.backing {
             Some(backing) => {
                 let image = open_backing(backing, output.path(), self.backing_references)?;
                 // The name may lead to what is about to be replaced.
@@ -418,13 +418,20 @@ pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>)
                 backing.format = format;
             }
         }
-        None => *backing = name.filter(|n| !n.is_empty()).map(|name| Backing { name, format }),
+        None => {
+            *backing = name.filter(|n| !n.is_empty()).map(|name| Backing {
+                name,
+                format,
+                content_id: None,
+            })
+        }
     }
 }
 
-/// Opens the image that a new one at `output` will build on.
+/// Opens the image that a new one at `output` will build on, and notes its
+/// content ID.
 pub(super) fn open_backing(
-    backing: &Backing,
+    backing: &mut Backing,
     output: Option<&Path>,
     references: References,
 ) -> Result<Image> {
@@ -432,5 +439,7 @@ pub(super) fn open_backing(
     let resolver = Resolver { image: output, policy: References::Any };
     let path = resolver.resolve("backing file", &backing.name)?;
     let format = backing.format.as_deref().map(str::parse).transpose()?;
-    OpenOptions::new().format(format).references(references).open(path)
+    let image = OpenOptions::new().format(format).references(references).open(path)?;
+    backing.content_id = image.layers().next().and_then(|layer| layer.content_id());
+    Ok(image)
 }

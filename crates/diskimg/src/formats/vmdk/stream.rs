@@ -1,0 +1,162 @@
+//! What makes a sparse extent a stream: markers and the footer.
+//!
+//! ```text
+//!   grain:     ┌ lba: u64 ┬ size: u32 ┬ size bytes of zlib ── … padded to a sector
+//!   metadata:  ┌ sectors: u64 ┬ 0: u32 ┬ type: u32 ┬ zeros up to 512 ┐ sectors × 512 bytes
+//!   tail:      ┌ footer marker ┬ footer (SparseExtentHeader) ┬ EOS marker (all zero) ┐
+//! ```
+//!
+//! *Virtual Disk Format 5.0*, "Stream-Optimized Compressed Sparse Extents"
+//! (`GrainMarker`, `MetaDataMarker`, `MARKER_EOS`, …).
+
+use super::header::{Header, MAGIC};
+use super::{SECTOR, read};
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// `MARKER_EOS`, `MARKER_GT`, `MARKER_GD`, `MARKER_FOOTER`.
+pub(super) const MARKER_EOS: u32 = 0;
+pub(super) const MARKER_GT: u32 = 1;
+pub(super) const MARKER_GD: u32 = 2;
+pub(super) const MARKER_FOOTER: u32 = 3;
+
+/// Bytes of the three sectors that end a stream.
+const TAIL: u64 = 3 * SECTOR;
+
+/// How much zero padding behind the end of a stream is put up with: what
+/// transports and block devices append.
+const MAX_PADDING: u64 = 64 << 10;
+
+/// In front of every compressed grain.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct GrainMarker {
+    /// The grain's first guest sector.
+    pub(super) lba: U64,
+    /// Bytes of compressed data that follow.
+    pub(super) size: U32,
+}
+
+impl GrainMarker {
+    pub(super) const BYTES: u64 = size_of::<Self>() as u64;
+}
+
+/// In front of tables and footer, and alone at the end. A grain's marker
+/// differs by a size that is not zero.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct MetaDataMarker {
+    /// Sectors of metadata that follow; a grain's lba.
+    pub(super) value: U64,
+    /// 0; a grain's size.
+    pub(super) size: U32,
+    /// One of the `MARKER_` constants.
+    pub(super) kind: U32,
+}
+
+impl MetaDataMarker {
+    /// The whole sector.
+    pub(super) fn sector(kind: u32, sectors: u64) -> [u8; SECTOR as usize] {
+        let marker = Self { value: sectors.into(), size: 0.into(), kind: kind.into() };
+        let mut sector = [0; SECTOR as usize];
+        sector[..size_of::<Self>()].copy_from_slice(marker.as_bytes());
+        sector
+    }
+}
+
+/// The footer of an extent whose header leaves the grain directory to it, and
+/// the host offset where the footer is.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the file does not end with a
+/// stream's tail, or the footer contradicts the header.
+pub(super) fn read_footer(source: &dyn Source, header: &Header) -> Result<(Header, u64)> {
+    // Every structure of a stream starts at a multiple of the sector.
+    let start = source.len().saturating_sub(TAIL + MAX_PADDING).next_multiple_of(SECTOR);
+    let mut tail = vec![0; source.len().saturating_sub(start) as usize];
+    read(source, &mut tail, start, "footer")?;
+    let Some(found) = find_footer(&tail) else {
+        return Err(Error::corrupt(
+            "footer",
+            "the header leaves the grain directory to a footer, and the file does not end with \
+             one",
+        )
+        .hint("the file is probably truncated: its transfer did not complete"));
+    };
+    let at = start + found as u64;
+    let sector = super::read_sector(source, at, "footer")?;
+    let footer = Header::parse(&sector, at).map_err(|e| e.in_structure("footer"))?;
+    let same = |h: &Header| (h.capacity, h.grain_sectors, h.gtes, h.compressed, h.flags);
+    if same(&footer) != same(header) {
+        return Err(Error::corrupt(
+            "footer",
+            format!(
+                "capacity, grain size, table size, compression, flags are {:?} here and {:?} in \
+                 the header",
+                same(&footer),
+                same(header)
+            ),
+        )
+        .at(at));
+    }
+    if footer.gd_offset == super::header::GD_AT_END {
+        return Err(Error::corrupt("footer", "it leaves the grain directory to a footer").at(at));
+    }
+    Ok((footer, at))
+}
+
+/// The footer's index in the end of a file: a footer marker before it, a whole
+/// end-of-stream marker and nothing but zeros behind it.
+fn find_footer(tail: &[u8]) -> Option<usize> {
+    let last = tail.iter().rposition(|&b| b != 0)?;
+    // The last byte that is not zero belongs to the footer itself.
+    let footer = last / SECTOR as usize * SECTOR as usize;
+    let marker = tail.get(footer.checked_sub(SECTOR as usize)?..footer)?;
+    let (marker, _) = MetaDataMarker::read_from_prefix(marker).ok()?;
+    let complete = footer + 2 * SECTOR as usize <= tail.len();
+    let right = marker.size == 0
+        && marker.kind == MARKER_FOOTER
+        && tail[footer..].starts_with(&MAGIC)
+        && complete;
+    right.then_some(footer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail() -> Vec<u8> {
+        let mut tail = vec![0xee; 1024];
+        tail.extend(MetaDataMarker::sector(MARKER_FOOTER, 1));
+        let mut footer = [0; 512];
+        footer[..4].copy_from_slice(&MAGIC);
+        footer[77] = 1;
+        tail.extend(footer);
+        tail.extend(MetaDataMarker::sector(MARKER_EOS, 0));
+        tail
+    }
+
+    #[test]
+    fn a_footer_is_found_behind_its_marker_and_before_zeros() {
+        assert_eq!(find_footer(&tail()), Some(1536));
+        let mut padded = tail();
+        padded.resize(padded.len() + 5000, 0);
+        assert_eq!(find_footer(&padded), Some(1536));
+    }
+
+    #[test]
+    fn a_tail_that_lacks_anything_is_none() {
+        let whole = tail();
+        for cut in [2559, 2048, 2047, 1700, 1536, 1024, 0] {
+            assert_eq!(find_footer(&whole[..cut]), None, "cut at {cut}");
+        }
+        for damage in [1024 + 8, 1024 + 12, 1536, 2048 + 3] {
+            let mut tail = tail();
+            tail[damage] ^= 0x55;
+            assert_eq!(find_footer(&tail), None, "damaged at {damage}");
+        }
+        assert_eq!(find_footer(&[0; 4096]), None);
+    }
+}

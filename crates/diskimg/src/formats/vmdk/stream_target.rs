@@ -1,0 +1,202 @@
+//! Writing streamOptimized, in the shape that VMware's own tools write and
+//! import.
+//!
+//! Bytes leave in the order of their offsets, so that the image can go through
+//! a pipe: the header is final when it is written and leaves the grain
+//! directory's place to the footer. A grain table follows the grains it
+//! points at.
+//!
+//! ```text
+//!   header gd=-1 │ descriptor │ … 128: grains │ table │ grains │ table │ … │ directory │ footer │ EOS
+//! ```
+//!
+//! Grains of zeros are absent. Nothing follows the end-of-stream marker.
+
+use super::SECTOR;
+use super::header::{Flags, GD_AT_END, Header};
+use super::new_descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
+use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MARKER_GD, MARKER_GT, MetaDataMarker};
+use super::target::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
+use crate::host::codec::Encoder;
+use crate::host::sink::Sink;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::layer::Geometry;
+use crate::vocabulary::target::{Slot, Target, Unit, UnitEncoder};
+use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+/// Sectors before the first grain.
+const OVER_HEAD: u64 = 128;
+
+/// A streamOptimized image being written.
+#[derive(Debug)]
+pub(super) struct StreamTarget {
+    files: [Arc<dyn Sink>; 1],
+    header: Header,
+    /// Sectors written so far, the last grain handed out included.
+    position: u64,
+    /// Sectors of grain tables.
+    directory: Vec<u32>,
+    /// The table that placement is in, and its entries.
+    index: u64,
+    entries: Vec<u32>,
+}
+
+impl StreamTarget {
+    pub(super) fn start(sink: Arc<dyn Sink>, descriptor: NewDescriptor) -> Result<Self> {
+        let header = Header {
+            version: 3,
+            flags: Flags::NEWLINE_TEST | Flags::COMPRESSED | Flags::MARKERS,
+            capacity: descriptor.sectors,
+            grain_sectors: GRAIN_SECTORS,
+            descriptor_offset: DESCRIPTOR_OFFSET,
+            descriptor_sectors: DESCRIPTOR_SECTORS,
+            gtes: GTES,
+            rgd_offset: 0,
+            gd_offset: GD_AT_END,
+            over_head: OVER_HEAD,
+            unclean: false,
+            compressed: true,
+        };
+        require_readable(&header)?;
+        let mut front = header.encode().to_vec();
+        front.extend(descriptor.sectors(0)?);
+        front.resize((OVER_HEAD * SECTOR) as usize, 0);
+        let mut target = Self {
+            files: [sink],
+            directory: vec![0; header.tables() as usize],
+            header,
+            position: 0,
+            index: 0,
+            entries: vec![0; GTES as usize],
+        };
+        target.append(&front, "the header")?;
+        Ok(target)
+    }
+
+    /// Writes whole sectors.
+    fn append(&mut self, bytes: &[u8], what: &'static str) -> Result<()> {
+        debug_assert!(bytes.len().is_multiple_of(SECTOR as usize));
+        let at = self.position * SECTOR;
+        self.files[0].write_all_at(bytes, at).map_err(|e| cannot_write(e, what, at))?;
+        self.position += bytes.len() as u64 / SECTOR;
+        Ok(())
+    }
+
+    /// Writes entries behind their marker; gives the sector where they start.
+    fn append_entries(&mut self, entries: &[u32], kind: u32, what: &'static str) -> Result<u64> {
+        let sectors = (entries.len() as u64 * 4).div_ceil(SECTOR);
+        let mut bytes = MetaDataMarker::sector(kind, sectors).to_vec();
+        bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
+        bytes.resize(((1 + sectors) * SECTOR) as usize, 0);
+        self.append(&bytes, what)?;
+        Ok(self.position - sectors)
+    }
+
+    /// Writes the table in memory if there is anything in it, and starts the
+    /// one numbered `index`.
+    fn turn_to(&mut self, index: u64) -> Result<()> {
+        if self.entries.iter().any(|&entry| entry != 0) {
+            let entries = std::mem::replace(&mut self.entries, vec![0; GTES as usize]);
+            let sector = self.append_entries(&entries, MARKER_GT, "a grain table")?;
+            self.directory[self.index as usize] = in_reach(sector)?;
+        }
+        self.index = index;
+        Ok(())
+    }
+
+    /// Makes room for an encoded grain at guest offset `at`.
+    fn append_grain(&mut self, at: u64, len: u64) -> Result<Slot> {
+        if len == 0 || !len.is_multiple_of(SECTOR) {
+            return Err(Error::invalid(format!("a grain of {len} bytes is no whole sectors")));
+        }
+        let grain = at / self.header.grain_bytes();
+        let index = grain / u64::from(GTES);
+        if index != self.index {
+            self.turn_to(index)?;
+        }
+        let offset = self.position * SECTOR;
+        self.entries[(grain % u64::from(GTES)) as usize] = in_reach(self.position)?;
+        self.position += len / SECTOR;
+        Ok(Slot { file: 0, offset, len })
+    }
+}
+
+impl Target for StreamTarget {
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.header.capacity * SECTOR, unit: self.header.grain_bytes() }
+    }
+
+    fn files(&self) -> &[Arc<dyn Sink>] {
+        &self.files
+    }
+
+    fn sequential(&self) -> bool {
+        true
+    }
+
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        Some(Box::new(GrainEncoder { zlib: Encoder::zlib() }))
+    }
+
+    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+        match unit {
+            Unit::Zero { .. } => Ok(None),
+            Unit::Encoded(bytes) => self.append_grain(at, bytes.len() as u64).map(Some),
+            Unit::Stored { .. } => Err(Error::invalid("streamOptimized stores nothing verbatim")),
+        }
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.turn_to(self.index)?;
+        let directory = std::mem::take(&mut self.directory);
+        let gd_offset = self.append_entries(&directory, MARKER_GD, "the grain directory")?;
+        let footer = Header { gd_offset, ..self.header.clone() };
+        let mut tail = MetaDataMarker::sector(MARKER_FOOTER, 1).to_vec();
+        tail.extend(footer.encode());
+        tail.extend(MetaDataMarker::sector(MARKER_EOS, 0));
+        self.append(&tail, "the footer")?;
+        let len = self.position * SECTOR;
+        self.files[0]
+            .set_len(len)
+            .map_err(|e| Error::io(format!("cannot set the length to {len}"), e))
+    }
+}
+
+/// A sector number that fits in a table.
+fn in_reach(sector: u64) -> Result<u32> {
+    u32::try_from(sector).map_err(|_| {
+        Error::limit("the file would exceed 2 TiB, beyond which a grain table cannot point")
+    })
+}
+
+/// Deflates grains, marker and padding included.
+#[derive(Debug)]
+struct GrainEncoder {
+    zlib: Encoder,
+}
+
+impl UnitEncoder for GrainEncoder {
+    fn encode(&mut self, at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        let start = out.len();
+        let marker = GrainMarker { lba: (at / SECTOR).into(), size: 0.into() };
+        out.extend_from_slice(marker.as_bytes());
+        let data = out.len();
+        // A stream has no room for grains as they are. Deflate's stored blocks
+        // add 5 bytes to every few thousand, and the envelope 6.
+        let limit = unit.len() + unit.len() / 64 + 1024;
+        let fits = self
+            .zlib
+            .encode(unit, limit, out)
+            .map_err(|e| Error::io("cannot compress a grain", e))?;
+        if !fits {
+            out.truncate(start);
+            return Err(Error::limit(format!("a grain that deflates to {limit} bytes or more")));
+        }
+        let size = (out.len() - data) as u32;
+        out[data - size_of_val(&marker.size)..data].copy_from_slice(&size.to_le_bytes());
+        let padded = (out.len() - start).next_multiple_of(SECTOR as usize);
+        out.resize(start + padded, 0);
+        Ok(true)
+    }
+}
