@@ -16,7 +16,8 @@ Examples:
   zcat disk.raw.gz | diskimg convert -f raw -O qcow2 - disk.qcow2
 
 Several SRC are joined. DST appears, or is replaced, when it is complete.
-'-' is standard input or output. '-o help' lists the options of the output format.";
+'-' is standard input or output (where -p would mix with the image, and is
+silent). '-o help' lists the options of the output format.";
 
 /// The largest `-S`, as QEMU bounds it.
 const MAX_SPARSE: u64 = 16 << 20;

@@ -115,3 +115,21 @@ fn converting_onto_its_own_source_is_refused() {
     lab.line("convert -O raw a.raw a.raw").fails(1);
     assert_eq!(lab.read("a.raw"), before);
 }
+
+#[test]
+fn what_cannot_be_read_is_replaced_only_when_asked_and_told() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
+    // The first compressed cluster follows the tables: spoil it.
+    let whole = lab.read("a.qcow2");
+    crate::support::write_at(&lab.path("a.qcow2"), whole.len() as u64 - 512, &[0xff; 512]);
+    lab.line("convert -O raw a.qcow2 b.raw").fails(1);
+    assert!(!lab.path("b.raw").exists());
+    let ran = lab.line("convert --salvage -O raw a.qcow2 b.raw");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{}", ran.err);
+    assert!(ran.err.starts_with("diskimg: warning: error while reading offset "), "{}", ran.err);
+    assert_eq!(lab.read("b.raw").len(), 1 << 20);
+    lab.line("compare a.raw a.qcow2").fails(4);
+    lab.qemu("compare a.raw a.qcow2").fails(4);
+}
