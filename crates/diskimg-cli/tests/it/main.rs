@@ -1,1 +1,14 @@
+//! Drives the built program. qemu-img is the reference: it must be installed.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod check;
+mod compare;
+mod convert;
+mod create;
+mod grammar;
+mod info;
+mod map;
+mod measure;
+mod streams;
+mod support;

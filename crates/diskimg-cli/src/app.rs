@@ -1,0 +1,47 @@
+//! From argv to the exit code.
+
+use crate::args::{self, Parsed};
+use crate::commands;
+use crate::failure::Failure;
+use crate::output::{Console, Program};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Exit code of a run that a signal ended: what a shell reports for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the program: `argv[0]` is the name it was called by.
+pub(crate) fn run(argv: Vec<OsString>) -> ExitCode {
+    let console = Console::new(Program::called(argv.first()));
+    match carry_out(argv, &console) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => report(failure, &console),
+    }
+}
+
+fn carry_out(argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
+    match args::parse(argv, console.program())? {
+        Parsed::Show(text) => console.print(&text).map(|()| 0),
+        Parsed::Run(command) => commands::run(*command, console),
+    }
+}
+
+fn report(failure: Failure, console: &Console) -> ExitCode {
+    match failure {
+        Failure::Usage { command, message } => {
+            let program = console.program().name();
+            let command = command.map(|name| format!(" {name}")).unwrap_or_default();
+            console.stderr(&format!(
+                "{program}{command}: {message}\nTry '{program}{command} --help' for more info"
+            ));
+            ExitCode::FAILURE
+        }
+        Failure::Error { message, code } => {
+            console.complain(&message);
+            ExitCode::from(code)
+        }
+        Failure::Interrupted => ExitCode::from(INTERRUPTED),
+        // Who reads our output has seen enough: nobody is left to be told.
+        Failure::Hangup => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,262 @@
+//! `convert`: what was typed, and what it means.
+
+use crate::args::Meaning;
+use crate::args::common::{self, Input, Reading};
+use crate::failure::Failure;
+use crate::output::progress::Wish;
+use diskimg::open::local_path;
+use diskimg::{Durability, Format, Options, References, Sparse};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
+  diskimg convert -O vmdk -o subformat=streamOptimized disk.raw disk.vmdk
+  zcat disk.raw.gz | diskimg convert -f raw -O qcow2 - disk.qcow2
+
+Several SRC are joined. DST appears, or is replaced, when it is complete.
+'-' is standard input or output (where -p would mix with the image, and is
+silent). '-o help' lists the options of the output format.";
+
+/// The largest `-S`, as QEMU bounds it.
+const MAX_SPARSE: u64 = 16 << 20;
+
+/// Convert an image to another format.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Typed {
+    /// Images to read (several are joined), then the one to write
+    #[arg(value_name = "SRC... DST", value_hint = clap::ValueHint::FilePath)]
+    files: Vec<OsString>,
+    /// Format of SRC (default: found out)
+    #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
+    source_format: Option<String>,
+    /// Format of DST (default: raw)
+    #[arg(short = 'O', long, value_name = "FMT", alias = "target-format")]
+    output_format: Option<String>,
+    /// Options of the output format: NAME=VALUE,…; repeatable
+    #[arg(short, long, value_name = "OPTS", alias = "target-options")]
+    options: Vec<String>,
+    /// Compress the output
+    #[arg(short, long)]
+    compress: bool,
+    /// Write only what differs from FILE, and build on it
+    #[arg(short = 'B', long, value_name = "FILE")]
+    backing: Option<String>,
+    /// Format of the backing file
+    #[arg(short = 'F', long, value_name = "FMT")]
+    backing_format: Option<String>,
+    /// Read this internal snapshot of SRC
+    #[arg(short = 'l', long, value_name = "SNAPSHOT", alias = "source-snapshot")]
+    snapshot: Option<String>,
+    /// Bytes of zeros that become a hole; 0: never (default: 4k)
+    #[arg(short = 'S', long, value_name = "SIZE")]
+    sparse_size: Option<String>,
+    /// Write into DST, which exists
+    #[arg(short = 'n', long)]
+    no_create: bool,
+    /// With -n: DST reads as zeros now
+    #[arg(long)]
+    target_is_zero: bool,
+    /// Replace what cannot be read by zeros, and go on
+    #[arg(long)]
+    salvage: bool,
+    /// At most so many threads, 1 to 16 (default: all processors)
+    #[arg(short = 'm', long, value_name = "N")]
+    parallel: Option<String>,
+    /// Write no more than this per second
+    #[arg(short, long, value_name = "BYTES")]
+    rate: Option<String>,
+    /// unsafe: do not wait for the disk; other modes change nothing
+    #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
+    cache: Option<String>,
+    /// Accepted: how SRC is cached changes nothing
+    #[arg(short = 'T', long, value_name = "MODE")]
+    source_cache: Option<String>,
+    /// Accepted: writes are in parallel anyway
+    #[arg(short = 'W', long)]
+    oob_writes: bool,
+    /// Print progress to standard output, as (12.34/100%)
+    #[arg(short, long)]
+    progress: bool,
+    /// Show no progress, not even at a terminal
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    reading: Reading,
+    #[arg(long, hide = true)]
+    target_image_opts: bool,
+    #[arg(long, hide = true)]
+    bitmaps: bool,
+    #[arg(long, hide = true)]
+    skip_broken_bitmaps: bool,
+    #[arg(short = 'C', long, hide = true)]
+    copy_range_offloading: bool,
+}
+
+/// A conversion.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// At least one.
+    pub(crate) inputs: Vec<Input>,
+    /// Where to.
+    pub(crate) output: Destination,
+    /// `-O`.
+    pub(crate) format: Format,
+    /// `-o`, `-B` and `-F`.
+    pub(crate) options: Options,
+    /// `-c`.
+    pub(crate) compress: bool,
+    /// `--references`.
+    pub(crate) references: References,
+    /// `-S`.
+    pub(crate) sparse: Sparse,
+    /// `-m`.
+    pub(crate) threads: Option<usize>,
+    /// `-r`.
+    pub(crate) rate: Option<u64>,
+    /// `--salvage`.
+    pub(crate) salvage: bool,
+    /// `--target-is-zero`.
+    pub(crate) target_is_zero: bool,
+    /// `-t`.
+    pub(crate) durability: Durability,
+    /// `-p`, `-q`.
+    pub(crate) progress: Wish,
+}
+
+/// Where a conversion goes.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// A new file, or a device.
+    New(PathBuf),
+    /// An image that exists, written where it stands.
+    Existing(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+impl Typed {
+    /// What it means.
+    pub(crate) fn meaning(mut self) -> Result<Meaning<Job>, Failure> {
+        self.refuse()?;
+        let references = self.reading.policy()?;
+        let format = common::format(self.output_format.as_deref().unwrap_or("raw"))?;
+        let Some(mut options) = common::create_options(&self.options)? else {
+            return Ok(Meaning::Show(common::options_help(format, !self.files.is_empty())));
+        };
+        common::add_backing(&mut options, self.backing.take(), self.backing_format.take())?;
+        if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
+            return Err(Failure::error(
+                "Use of backing file requires explicit backing format (-F)",
+            ));
+        }
+        common::cache_mode("source cache", self.source_cache.as_deref())?;
+        let durability = common::durability(self.cache.as_deref())?;
+        let output = match self.files.pop() {
+            Some(name) if !self.files.is_empty() => self.destination(&name)?,
+            _ => {
+                return Err(Failure::usage(
+                    "convert",
+                    "Must specify image file names, SRC and DST",
+                ));
+            }
+        };
+        let progress = Wish {
+            asked: self.progress,
+            quiet: self.quiet,
+            stdout_taken: matches!(output, Destination::Stdout),
+        };
+        Ok(Meaning::Job(Job {
+            inputs: self.inputs(references)?,
+            output,
+            format,
+            options,
+            compress: self.compress,
+            references,
+            sparse: sparse(self.sparse_size.as_deref())?,
+            threads: threads(self.parallel.as_deref())?,
+            rate: self.rate.as_deref().map(|r| common::size("rate limit", r)).transpose()?,
+            salvage: self.salvage,
+            target_is_zero: self.target_is_zero,
+            durability,
+            progress,
+        }))
+    }
+
+    /// What we do not do, and what contradicts itself.
+    fn refuse(&self) -> Result<(), Failure> {
+        let refused = [
+            (self.target_image_opts, "--target-image-opts"),
+            (self.bitmaps, "--bitmaps"),
+            (self.skip_broken_bitmaps, "--skip-broken-bitmaps"),
+            (
+                self.copy_range_offloading,
+                "-C (data is shared where it can be, without being asked)",
+            ),
+        ];
+        if let Some((_, what)) = refused.iter().find(|(given, _)| *given) {
+            return Err(Failure::not_supported(what));
+        }
+        let asks_help = matches!(common::create_options(&self.options), Ok(None));
+        if self.no_create && !self.options.is_empty() && !asks_help {
+            return Err(Failure::error("-o has no effect when skipping image creation (-n)"));
+        }
+        if self.target_is_zero && !self.no_create {
+            return Err(Failure::error("--target-is-zero requires use of -n flag"));
+        }
+        Ok(())
+    }
+
+    fn inputs(&self, references: References) -> Result<Vec<Input>, Failure> {
+        if self.files.iter().filter(|name| *name == "-").count() > 1 {
+            return Err(Failure::error("standard input can be read only once"));
+        }
+        let snapshot = common::snapshot(self.snapshot.as_deref())?;
+        if snapshot.is_some() && self.files.len() > 1 {
+            return Err(Failure::error("a snapshot (-l) can be read of one SRC only"));
+        }
+        let input = |name| {
+            let mut input = Input::new(name, self.source_format.as_deref(), references)?;
+            input.options = input.options.snapshot(snapshot.clone());
+            Ok(input)
+        };
+        self.files.iter().map(input).collect()
+    }
+
+    fn destination(&self, name: &OsString) -> Result<Destination, Failure> {
+        let path = Path::new(name);
+        if path == Path::new("-") {
+            if self.no_create {
+                return Err(Failure::error("-n needs an existing image, not standard output"));
+            }
+            return Ok(Destination::Stdout);
+        }
+        let path = local_path(path).map_err(|e| e.in_file(path))?;
+        Ok(if self.no_create { Destination::Existing(path) } else { Destination::New(path) })
+    }
+}
+
+fn sparse(text: Option<&str>) -> Result<Sparse, Failure> {
+    let Some(text) = text else { return Ok(Sparse::default()) };
+    match diskimg::parse_size(text) {
+        Some(0) => Ok(Sparse::Off),
+        Some(bytes) if bytes % 512 == 0 && bytes <= MAX_SPARSE => Ok(Sparse::Blocks(bytes)),
+        _ => Err(Failure::error(format!(
+            "Invalid buffer size for sparse output specified: '{text}'. Valid sizes are multiples \
+             of 512 up to {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates \
+             output)."
+        ))),
+    }
+}
+
+fn threads(text: Option<&str>) -> Result<Option<usize>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    match text.parse() {
+        Ok(n @ 1..=16) => Ok(Some(n)),
+        _ => Err(Failure::error(format!(
+            "Invalid number of coroutines specified: '{text}'. Must be between 1 and 16."
+        ))),
+    }
+}

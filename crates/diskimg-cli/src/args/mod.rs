@@ -1,0 +1,195 @@
+//! Arguments in two stages: what was typed (clap's structs, one a verb), and
+//! what it means (a job that the verb's command carries out).
+
+pub(crate) mod check;
+pub(crate) mod common;
+pub(crate) mod compare;
+pub(crate) mod convert;
+pub(crate) mod create;
+pub(crate) mod info;
+pub(crate) mod map;
+pub(crate) mod measure;
+mod usage;
+
+use crate::failure::Failure;
+use crate::output::Program;
+use clap::{CommandFactory, FromArgMatches};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
+  diskimg info --output=json disk.qcow2
+  diskimg compare a.raw b.qcow2
+
+The command line is qemu-img's; called as qemu-img, it answers as qemu-img.
+'diskimg COMMAND --help' tells more.";
+
+/// Convert and inspect disk images.
+#[derive(Debug, clap::Parser)]
+#[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
+#[command(infer_long_args = true, disable_help_subcommand = true)]
+struct Typed {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, and it is consumed at once")]
+enum Verb {
+    Convert(convert::Typed),
+    Info(info::Typed),
+    Map(map::Typed),
+    Create(create::Typed),
+    Compare(compare::Typed),
+    Check(check::Typed),
+    Measure(measure::Typed),
+    /// Write a completion script for SHELL to standard output.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual: pages into DIR, or the main one to standard output.
+    Man {
+        /// An existing directory.
+        dir: Option<PathBuf>,
+    },
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    /// Show this on standard output: help, a version, a list of options.
+    Show(String),
+    /// Do this.
+    Run(Box<Command>),
+}
+
+/// What it means: a verb, ready to be carried out.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// `convert`.
+    Convert(convert::Job),
+    /// `info`.
+    Info(info::Job),
+    /// `map`.
+    Map(map::Job),
+    /// `create`.
+    Create(create::Job),
+    /// `compare`.
+    Compare(compare::Job),
+    /// `check`.
+    Check(check::Job),
+    /// `measure`.
+    Measure(measure::Job),
+    /// `completions`.
+    Completions(clap_complete::Shell),
+    /// `man`.
+    Man(Option<PathBuf>),
+}
+
+/// What a verb's own arguments come to.
+#[derive(Debug)]
+pub(crate) enum Meaning<J> {
+    /// A job.
+    Job(J),
+    /// The user only wanted to know something (`-o help`).
+    Show(String),
+}
+
+/// Help that fits a screen: the usage line tells of the arguments.
+const HELP: &str =
+    "{about-with-newline}\n{usage-heading} {usage}\n\nOptions:\n{options}{after-help}";
+
+/// The grammar, under the name that we are called by.
+pub(crate) fn grammar(program: Program) -> clap::Command {
+    let name = program.name();
+    named(Typed::command(), name).name(name).bin_name(name).mut_subcommands(|verb| {
+        let usage = format!("{name} {} [OPTIONS] {}", verb.get_name(), operands(verb.get_name()));
+        named(verb, name).mut_args(take_any_value).override_usage(usage).help_template(HELP)
+    })
+}
+
+/// What a verb takes besides options.
+fn operands(verb: &str) -> &'static str {
+    match verb {
+        "convert" => "SRC... DST",
+        "compare" => "A B",
+        "create" => "FILE [SIZE]",
+        "measure" => "{FILE | --size SIZE}",
+        "completions" => "SHELL",
+        "man" => "[DIR]",
+        _ => "FILE",
+    }
+}
+
+/// With the program's name in its examples.
+fn named(command: clap::Command, name: &str) -> clap::Command {
+    let examples = command
+        .get_after_help()
+        .map(|text| text.to_string().replace("diskimg ", &format!("{name} ")));
+    match examples {
+        Some(examples) => command.after_help(examples),
+        None => command,
+    }
+}
+
+/// As getopt does: an option that takes a value takes the next word, whatever
+/// it begins with.
+fn take_any_value(arg: clap::Arg) -> clap::Arg {
+    let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+    if takes_value { arg.allow_hyphen_values(true) } else { arg }
+}
+
+/// Reads the command line. `argv[0]` is the program's name.
+pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Parsed, Failure> {
+    let verb_name = argv.get(1).and_then(|arg| arg.to_str()).map(str::to_owned);
+    let mut grammar = grammar(program);
+    let typed = grammar
+        .try_get_matches_from_mut(argv)
+        .and_then(|matches| Typed::from_arg_matches(&matches));
+    let typed = match typed {
+        Ok(typed) => typed,
+        Err(error) => return usage::explain(&error, verb_name, program, &grammar),
+    };
+    Ok(match typed.verb {
+        Verb::Convert(typed) => run(typed.meaning()?, Command::Convert),
+        Verb::Info(typed) => run(typed.meaning()?, Command::Info),
+        Verb::Map(typed) => run(typed.meaning()?, Command::Map),
+        Verb::Create(typed) => run(typed.meaning()?, Command::Create),
+        Verb::Compare(typed) => run(typed.meaning()?, Command::Compare),
+        Verb::Check(typed) => run(typed.meaning()?, Command::Check),
+        Verb::Measure(typed) => run(typed.meaning()?, Command::Measure),
+        Verb::Completions { shell } => run(Meaning::Job(shell), Command::Completions),
+        Verb::Man { dir } => run(Meaning::Job(dir), Command::Man),
+    })
+}
+
+fn run<J>(meaning: Meaning<J>, command: fn(J) -> Command) -> Parsed {
+    match meaning {
+        Meaning::Job(job) => Parsed::Run(Box::new(command(job))),
+        Meaning::Show(text) => Parsed::Show(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        grammar(Program::Diskimg).debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        for verb in grammar(Program::Diskimg).get_subcommands_mut() {
+            let help = verb.render_help().to_string();
+            let lines = help.lines().count();
+            assert!(lines <= 50, "{}: {lines} lines", verb.get_name());
+            let longest = help.lines().map(|l| l.chars().count()).max();
+            assert!(longest <= Some(100), "{}: {longest:?} columns", verb.get_name());
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A wrong command line, said as getopt says it.
+
+use crate::args::Parsed;
+use crate::failure::Failure;
+use crate::output::Program;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// qemu-img's verbs that are not here.
+const ELSEWHERE: [&str; 8] =
+    ["amend", "bench", "bitmap", "commit", "dd", "rebase", "resize", "snapshot"];
+
+/// Help and versions are shown; anything else is a failure in one line.
+pub(super) fn explain(
+    error: &clap::Error,
+    verb: Option<String>,
+    program: Program,
+    grammar: &clap::Command,
+) -> Result<Parsed, Failure> {
+    let command = verb.filter(|name| grammar.find_subcommand(name).is_some());
+    let message = match error.kind() {
+        ErrorKind::DisplayHelp => return Ok(Parsed::Show(error.render().to_string())),
+        ErrorKind::DisplayVersion => return Ok(Parsed::Show(program.version())),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "Not enough arguments".to_owned()
+        }
+        ErrorKind::InvalidSubcommand => {
+            let name = text(error, ContextKind::InvalidSubcommand).unwrap_or_default();
+            if ELSEWHERE.contains(&name.as_str()) {
+                return Err(Failure::not_supported(&format!("the command '{name}'")));
+            }
+            format!("Command not found: {name}")
+        }
+        ErrorKind::UnknownArgument => unknown(error),
+        ErrorKind::MissingRequiredArgument => {
+            let what = text(error, ContextKind::InvalidArg).unwrap_or_default();
+            format!("missing {}", what.replace(['<', '>'], ""))
+        }
+        _ if text(error, ContextKind::InvalidValue).as_deref() == Some("") => {
+            let option = text(error, ContextKind::InvalidArg).unwrap_or_default();
+            format!("option requires an argument: {option}")
+        }
+        _ => first_line(error),
+    };
+    Err(Failure::Usage { command, message })
+}
+
+fn unknown(error: &clap::Error) -> String {
+    let word = text(error, ContextKind::InvalidArg).unwrap_or_default();
+    if !word.starts_with('-') {
+        return format!("unexpected argument '{word}'");
+    }
+    match text(error, ContextKind::SuggestedArg) {
+        Some(near) => format!("unrecognized option '{word}' (did you mean '{near}'?)"),
+        None => format!("unrecognized option '{word}'"),
+    }
+}
+
+/// What clap knows under `kind`, as text.
+fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => Some(texts.join(", ")),
+        _ => None,
+    }
+}
+
+/// clap's own words without its advice, and the possible values after them.
+fn first_line(error: &clap::Error) -> String {
+    let rendered = error.render().to_string();
+    let line = rendered.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(line).to_owned();
+    match text(error, ContextKind::ValidValue) {
+        Some(values) => format!("{line} (one of: {values})"),
+        None => line,
+    }
+}

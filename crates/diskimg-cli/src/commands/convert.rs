@@ -1,0 +1,85 @@
+//! `convert`: an image in another format.
+
+use crate::args::convert::{Destination, Job};
+use crate::failure::Failure;
+use crate::output::Console;
+use crate::output::progress::Meter;
+use diskimg::{Convert, Output, Report};
+use std::io::{self, IsTerminal};
+
+/// Percent between two lines of progress, as qemu-img has it here.
+const STEP: f64 = 1.0;
+
+/// Converts.
+pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
+    if matches!(job.output, Destination::Stdout) && io::stdout().is_terminal() {
+        return Err(Failure::error("refusing to write an image to a terminal"));
+    }
+    let mut images = Vec::with_capacity(job.inputs.len());
+    for input in &job.inputs {
+        images.push(input.open()?);
+    }
+    let meter = Meter::start(job.progress, STEP);
+    let tell = |progress| meter.report(progress);
+    let mut images = images.into_iter();
+    let first = images.next().ok_or_else(|| Failure::error("Must specify image file name"))?;
+    let mut convert = images
+        .fold(Convert::new(first), Convert::append)
+        .format(job.format)
+        .options(job.options)
+        .compress(job.compress)
+        .backing_references(job.references)
+        .sparse(job.sparse)
+        .salvage(job.salvage)
+        .target_is_zero(job.target_is_zero)
+        .durability(job.durability)
+        .progress(&tell);
+    if let Some(threads) = job.threads {
+        convert = convert.threads(threads);
+    }
+    if let Some(rate) = job.rate {
+        convert = convert.rate_limit(rate);
+    }
+    let outcome = match &job.output {
+        Destination::New(path) => convert.run(path),
+        Destination::Existing(path) => convert.run_existing(path),
+        Destination::Stdout => convert.run_to(Output::writer(raw_stdout()?)),
+    };
+    if outcome.is_ok() {
+        meter.complete();
+    }
+    meter.end();
+    warn(&outcome?, console);
+    Ok(0)
+}
+
+/// What `--salvage` had to leave out. Only then is there anything on standard
+/// error after a success.
+fn warn(report: &Report, console: &Console) {
+    for lost in &report.salvaged {
+        let (start, length) = (lost.guest.start, lost.guest.end - lost.guest.start);
+        console.complain(&format!(
+            "warning: error while reading offset {start}: {} ({length} bytes are zeros now)",
+            lost.error
+        ));
+    }
+}
+
+/// Standard output as a bare file: the standard library's own handle looks
+/// for line ends in what passes.
+#[cfg(unix)]
+fn raw_stdout() -> io::Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(windows)]
+fn raw_stdout() -> io::Result<std::fs::File> {
+    use std::os::windows::io::AsHandle;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
+#[cfg(not(any(unix, windows)))]
+fn raw_stdout() -> io::Result<io::Stdout> {
+    Ok(io::stdout())
+}

@@ -1,0 +1,30 @@
+//! `completions` and `man`: the grammar, written down for shells and for `man`.
+
+use crate::args;
+use crate::failure::Failure;
+use crate::output::Console;
+use std::path::Path;
+
+/// Prints a completion script.
+pub(super) fn completions(shell: clap_complete::Shell, console: &Console) -> Result<u8, Failure> {
+    let program = console.program();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::grammar(program), program.name(), &mut script);
+    console.print(&String::from_utf8_lossy(&script))?;
+    Ok(0)
+}
+
+/// Writes one page a verb into `dir`, or prints the main one.
+pub(super) fn man(dir: Option<&Path>, console: &Console) -> Result<u8, Failure> {
+    let grammar = args::grammar(console.program());
+    match dir {
+        Some(dir) => clap_mangen::generate_to(grammar, dir)
+            .map_err(|e| Failure::error(format!("{}: {e}", dir.display())))?,
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(grammar).render(&mut page)?;
+            console.print(&String::from_utf8_lossy(&page))?;
+        }
+    }
+    Ok(0)
+}

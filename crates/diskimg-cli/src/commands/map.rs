@@ -1,0 +1,73 @@
+//! `map`: where the guest's bytes are kept.
+
+use crate::args::common::Form;
+use crate::args::map::Job;
+use crate::failure::Failure;
+use crate::output::Console;
+use diskimg::{Error, ErrorKind, MapEntry};
+use std::io::{self, Write};
+
+/// Tells.
+pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
+    let image = job.input.open()?;
+    let end = job.length.map_or(u64::MAX, |length| job.start.saturating_add(length));
+    let range = job.start..end.min(image.size()).max(job.start);
+    let mut out = console.stdout();
+    match job.form {
+        Form::Human => {
+            writeln!(out, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to")?;
+            diskimg::map(&image, range, &mut |entry| row(&mut out, &entry))?;
+        }
+        Form::Json => {
+            let mut first = true;
+            write!(out, "[")?;
+            diskimg::map(&image, range, &mut |entry| {
+                let separator = if std::mem::take(&mut first) { "" } else { ",\n" };
+                object(&mut out, separator, &entry).map_err(cannot_write)
+            })?;
+            writeln!(out, "]")?;
+        }
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+fn cannot_write(error: io::Error) -> Error {
+    Error::io("cannot write to standard output", error)
+}
+
+/// One line for people: what lies verbatim in a file.
+fn row(out: &mut impl Write, entry: &MapEntry) -> diskimg::Result<()> {
+    if !entry.data || entry.zero {
+        return Ok(());
+    }
+    let Some(offset) = entry.offset else {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "File contains external, encrypted or compressed clusters.",
+        )
+        .hint("--output=json shows them"));
+    };
+    let file = entry.filename.as_deref().unwrap_or("");
+    let (start, length) = (hex(entry.start), hex(entry.length));
+    writeln!(out, "{start:<16}{length:<16}{:<16}{file}", hex(offset)).map_err(cannot_write)
+}
+
+/// As C's `%#x`: no prefix on zero.
+fn hex(n: u64) -> String {
+    if n == 0 { "0".to_owned() } else { format!("{n:#x}") }
+}
+
+/// One object, in qemu-img's very layout: some programs read it by line.
+fn object(out: &mut impl Write, separator: &str, entry: &MapEntry) -> io::Result<()> {
+    let MapEntry { start, length, depth, present, zero, data, compressed, .. } = entry;
+    write!(
+        out,
+        "{separator}{{ \"start\": {start}, \"length\": {length}, \"depth\": {depth}, \
+         \"present\": {present}, \"zero\": {zero}, \"data\": {data}, \"compressed\": {compressed}"
+    )?;
+    if let Some(offset) = entry.offset {
+        write!(out, ", \"offset\": {offset}")?;
+    }
+    write!(out, "}}")
+}

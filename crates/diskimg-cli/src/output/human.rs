@@ -1,0 +1,327 @@
+//! Text for people, as qemu-img words it.
+
+use diskimg::check::CheckReport;
+use diskimg::info::{Child, Info, Snapshot, Value};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use std::fmt::Write;
+
+/// What `info` shows of one image.
+pub(crate) fn info(info: &Info) -> String {
+    let mut text = Text::default();
+    text.line("image", &info.filename);
+    text.line("file format", &info.format);
+    text.line("virtual size", &size_and_bytes(info.virtual_size));
+    text.line("disk size", &disk_size(info.actual_size));
+    if info.encrypted {
+        text.line("encrypted", "yes");
+    }
+    if info.compressed {
+        text.line("compressed", "yes");
+    }
+    if let Some(cluster_size) = info.cluster_size {
+        text.line("cluster_size", &cluster_size.to_string());
+    }
+    if info.dirty_flag {
+        text.line("cleanly shut down", "no");
+    }
+    backing(&mut text, info);
+    if !info.snapshots.is_empty() {
+        text.title("Snapshot list");
+        text.raw(&snapshots(&info.snapshots));
+    }
+    let facts = info.format_specific.as_ref().map(|specific| specific.data.as_slice());
+    if let Some(facts) = facts.filter(|facts| !facts.is_empty()) {
+        text.title("Format specific information");
+        text.indented(|text| map(text, facts));
+    }
+    children(&mut text, "", &info.children);
+    for note in &info.notes {
+        text.line("note", note);
+    }
+    text.0
+}
+
+fn backing(text: &mut Text, info: &Info) {
+    let Some(name) = &info.backing_filename else { return };
+    match &info.full_backing_filename {
+        None => text.line("backing file", &format!("{name} (cannot determine actual path)")),
+        Some(full) if full != name => {
+            text.line("backing file", &format!("{name} (actual path: {full})"));
+        }
+        Some(_) => text.line("backing file", name),
+    }
+    if let Some(format) = &info.backing_filename_format {
+        text.line("backing file format", format);
+    }
+}
+
+fn children(text: &mut Text, above: &str, children: &[Child]) {
+    for Child { name, info } in children {
+        let path = format!("{above}/{name}");
+        text.title(&format!("Child node '{path}'"));
+        text.indented(|text| {
+            text.line("filename", &info.filename);
+            text.line("protocol type", info.format);
+            text.line("file length", &size_and_bytes(info.virtual_size));
+            text.line("disk size", &disk_size(info.actual_size));
+            self::children(text, &path, &info.children);
+        });
+    }
+}
+
+fn map(text: &mut Text, facts: &[(&'static str, Value)]) {
+    for (key, value) in facts {
+        fact(text, &key.replace('-', " "), value);
+    }
+}
+
+fn fact(text: &mut Text, key: &str, value: &Value) {
+    match value {
+        Value::Bool(yes) => text.line(key, if *yes { "true" } else { "false" }),
+        Value::Number(n) => text.line(key, &n.to_string()),
+        Value::Text(words) => text.line(key, words),
+        Value::List(items) => {
+            text.title(key);
+            text.indented(|text| {
+                for (i, item) in items.iter().enumerate() {
+                    fact(text, &format!("[{i}]"), item);
+                }
+            });
+        }
+        Value::Map(facts) => {
+            text.title(key);
+            text.indented(|text| map(text, facts));
+        }
+    }
+}
+
+fn snapshots(snapshots: &[Snapshot]) -> String {
+    let mut table = String::new();
+    let mut row = |cells: [&str; 6]| {
+        let [id, tag, size, date, clock, icount] = cells.map(printable);
+        let _ = writeln!(table, "{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}");
+    };
+    row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"]);
+    for s in snapshots {
+        let seconds = s.vm_clock_sec;
+        let clock = format!(
+            "{:04}:{:02}:{:02}.{:03}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60,
+            s.vm_clock_nsec / 1_000_000
+        );
+        let icount = s.icount.map_or_else(|| "--".to_owned(), |n| n.to_string());
+        let (size, date) = (size(s.vm_state_size), local_date(s.date_sec));
+        row([&s.id, &s.name, &size, &date, &clock, &icount]);
+    }
+    table
+}
+
+/// A moment in the user's own time zone.
+fn local_date(seconds: u64) -> String {
+    let moment = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
+    match moment {
+        Some(moment) => {
+            TimeZone::system().to_datetime(moment).strftime("%Y-%m-%d %H:%M:%S").to_string()
+        }
+        None => format!("@{seconds}"),
+    }
+}
+
+/// What `check` shows.
+pub(crate) fn check(report: &CheckReport) -> String {
+    let mut text = String::new();
+    let CheckReport { corruptions, leaks, check_errors, .. } = *report;
+    if corruptions + leaks + check_errors == 0 {
+        text.push_str("No errors were found on the image.\n");
+    }
+    if corruptions > 0 {
+        let _ = write!(
+            text,
+            "\n{corruptions} errors were found on the image.\n\
+             Data may be corrupted, or further writes to the image may corrupt it.\n"
+        );
+    }
+    if leaks > 0 {
+        let _ = write!(
+            text,
+            "\n{leaks} leaked clusters were found on the image.\n\
+             This means waste of disk space, but no harm to data.\n"
+        );
+    }
+    if check_errors > 0 {
+        let _ = write!(text, "\n{check_errors} internal errors have occurred during the check.\n");
+    }
+    let (total, allocated) = (report.total_clusters, report.allocated_clusters);
+    if total > 0 && allocated > 0 {
+        let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole as f64;
+        let _ = writeln!(
+            text,
+            "{allocated}/{total} = {:.2}% allocated, {:.2}% fragmented, {:.2}% compressed clusters",
+            percent(allocated, total),
+            percent(report.fragmented_clusters, allocated),
+            percent(report.compressed_clusters, allocated),
+        );
+    }
+    if let Some(end) = report.image_end_offset.filter(|&end| end > 0) {
+        let _ = writeln!(text, "Image end offset: {end}");
+    }
+    text
+}
+
+fn disk_size(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "unavailable".to_owned(), size)
+}
+
+fn size_and_bytes(bytes: u64) -> String {
+    format!("{} ({bytes} bytes)", size(bytes))
+}
+
+/// A number of bytes with three significant digits, as QEMU's `size_to_str`
+/// writes it: the unit goes up as soon as the whole part reaches 1000.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let unit = (1..UNITS.len()).rev().find(|i| bytes >= 1000 << (10 * (i - 1))).unwrap_or(0);
+    format!("{} {}", three_digits(bytes, 10 * unit as u32), UNITS[unit])
+}
+
+/// `bytes / 2^shift`, below 1000, as C's `%0.3g`: three significant digits, ties to
+/// even, no trailing zeros.
+fn three_digits(bytes: u64, shift: u32) -> String {
+    let whole = bytes >> shift;
+    // Fewer than 1000 and at least 0.97, by the choice of unit.
+    let decimals = match whole {
+        _ if bytes == 0 => 0,
+        0 => 3,
+        1..=9 => 2,
+        10..=99 => 1,
+        _ => 0,
+    };
+    let scaled = u128::from(bytes) * 10u128.pow(decimals);
+    let (floor, rest) = (scaled >> shift, scaled & ((1 << shift) - 1));
+    let half = (1u128 << shift) >> 1;
+    let up = shift > 0 && (rest > half || rest == half && floor % 2 == 1);
+    let rounded = floor + u128::from(up);
+    if decimals == 0 && rounded == 1000 {
+        return "1e+03".to_owned(); // so does C, and so qemu-img
+    }
+    let point = 10u128.pow(decimals);
+    let text =
+        format!("{}.{:0width$}", rounded / point, rounded % point, width = decimals as usize);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Text that grows by lines, indented by what encloses them.
+#[derive(Default)]
+struct Text(String, usize);
+
+impl Text {
+    fn line(&mut self, key: &str, value: &str) {
+        let _ = writeln!(self.0, "{:1$}{key}: {2}", "", self.1 * 4, printable(value));
+    }
+
+    fn title(&mut self, title: &str) {
+        let _ = writeln!(self.0, "{:1$}{title}:", "", self.1 * 4);
+    }
+
+    fn raw(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+
+    fn indented(&mut self, fill: impl FnOnce(&mut Self)) {
+        self.1 += 1;
+        fill(self);
+        self.1 -= 1;
+    }
+}
+
+/// Names out of an image are its author's: a terminal must not obey them.
+fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits_and_the_unit_that_qemu_takes() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1, "1 B"),
+            (999, "999 B"),
+            (1000, "0.977 KiB"),
+            (1023, "0.999 KiB"),
+            (1024, "1 KiB"),
+            (2560, "2.5 KiB"),
+            (216 << 10, "216 KiB"),
+            (1023 << 10, "0.999 MiB"),
+            (999 << 10 | 512, "1e+03 KiB"),
+            (998 << 10 | 512, "998 KiB"),
+            (1 << 20, "1 MiB"),
+            (1_079_296, "1.03 MiB"),
+            (10_490_447_462, "9.77 GiB"),
+            (10 << 30, "10 GiB"),
+            (1152, "1.12 KiB"),
+            (3200, "3.12 KiB"),
+            (i64::MAX as u64, "8 EiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_has_its_line_under_the_heading() {
+        let snapshot = Snapshot {
+            id: "1".into(),
+            name: "s1".into(),
+            vm_state_size: 0,
+            date_sec: 0,
+            date_nsec: 0,
+            vm_clock_sec: 3661,
+            vm_clock_nsec: 5_000_000,
+            icount: None,
+        };
+        let table = snapshots(&[snapshot]);
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(
+            lines[0],
+            "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT"
+        );
+        assert!(lines[1].starts_with("1       s1                    0 B 19"), "{}", lines[1]);
+        assert!(lines[1].ends_with("  0001:01:01.005         --"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn a_report_names_each_kind_of_trouble_once() {
+        let report = CheckReport {
+            corruptions: 2,
+            leaks: 1,
+            check_errors: 1,
+            total_clusters: 16,
+            allocated_clusters: 1,
+            image_end_offset: Some(655_360),
+            ..CheckReport::default()
+        };
+        assert_eq!(
+            check(&report),
+            "\n2 errors were found on the image.\n\
+             Data may be corrupted, or further writes to the image may corrupt it.\n\
+             \n1 leaked clusters were found on the image.\n\
+             This means waste of disk space, but no harm to data.\n\
+             \n1 internal errors have occurred during the check.\n\
+             1/16 = 6.25% allocated, 0.00% fragmented, 0.00% compressed clusters\n\
+             Image end offset: 655360\n"
+        );
+    }
+
+    #[test]
+    fn control_characters_of_an_image_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
+    }
+}

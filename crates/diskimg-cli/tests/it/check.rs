@@ -1,0 +1,62 @@
+//! `check` against qemu-img's.
+
+use crate::support::{Lab, write_at};
+
+#[test]
+fn raw_has_nothing_to_check() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in ["check a.raw", "check --output=json a.raw", "check -q a.raw"] {
+        let error = lab.line(line).fails(63);
+        assert!(error.contains("This image format does not support checks"), "{error}");
+        lab.qemu(line).fails(63);
+    }
+}
+
+#[test]
+fn a_sound_image_is_told_to_be_one() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
+    lab.qemu("convert -O qcow2 -c a.raw packed.qcow2").ok();
+    for name in ["a.qcow2", "packed.qcow2"] {
+        lab.same(&format!("check {name}"));
+        lab.same(&format!("check -q {name}"));
+        lab.same_json(&format!("check --output=json {name}"));
+    }
+}
+
+#[test]
+fn an_image_that_is_not_there_gives_1() {
+    Lab::new().line("check nope").fails(1);
+}
+
+/// The refcount of one cluster becomes `count`.
+fn set_refcount(lab: &Lab, name: &str, cluster: u64, count: u16) {
+    let bytes = lab.read(name);
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let block = number(number(48) as usize);
+    write_at(&lab.path(name), block + 2 * cluster, &count.to_be_bytes());
+}
+
+#[test]
+fn damage_is_told_as_qemu_img_tells_it() {
+    for (cluster, count, code) in [(4, 0, 2), (4, 2, 2), (5, 2, 2), (9, 1, 3)] {
+        let lab = Lab::new();
+        lab.raw("a.raw");
+        lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
+        // Ten clusters: what is counted behind the end of the file is nobody's loss.
+        write_at(&lab.path("a.qcow2"), (10 << 16) - 1, &[0]);
+        set_refcount(&lab, "a.qcow2", cluster, count);
+        for line in ["check a.qcow2", "check -q a.qcow2"] {
+            let (ours, theirs) = (lab.line(line), lab.qemu(line));
+            assert_eq!(ours.code, Some(code), "{cluster} {count}: {}{}", ours.out, ours.err);
+            assert_eq!((ours.code, ours.out), (theirs.code, theirs.out), "{cluster} {count}");
+            assert_eq!(ours.err, theirs.err, "{cluster} {count}");
+        }
+        let json = |text| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        let line = "check --output=json a.qcow2";
+        let (ours, theirs) = (lab.line(line), lab.qemu(line));
+        assert_eq!((ours.code, json(&ours.out)), (theirs.code, json(&theirs.out)));
+    }
+}

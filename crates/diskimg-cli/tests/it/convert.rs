@@ -1,0 +1,135 @@
+//! `convert`, judged by qemu-img.
+
+use crate::support::Lab;
+
+#[test]
+fn what_was_converted_holds_the_same_disk() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 -c a.raw in.qcow2").ok();
+    lab.qemu("convert -O vmdk -o subformat=streamOptimized a.raw in.vmdk").ok();
+    for source in ["a.raw", "in.qcow2", "in.vmdk"] {
+        for options in [
+            "-O raw",
+            "-O raw -S 0",
+            "-O qcow2",
+            "-O qcow2 -c",
+            "-O qcow2 -o cluster_size=4k -o refcount_bits=8 -m 1",
+            "-O qcow2 -o compression_type=zstd -c -W -m 16 -t none -T none",
+            "-O vmdk",
+            "-O vmdk -o subformat=streamOptimized",
+        ] {
+            let said = lab.line(&format!("convert {options} {source} out.img")).ok();
+            assert_eq!(said, "", "{options}");
+            lab.qemu("compare a.raw out.img").ok();
+        }
+    }
+}
+
+#[test]
+fn several_inputs_are_joined() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("convert -O raw a.raw a.raw b.raw").ok();
+    assert_eq!(lab.read("b.raw"), [lab.read("a.raw"), lab.read("a.raw")].concat());
+}
+
+#[test]
+fn standard_input_and_output_carry_images() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let disk = lab.read("a.raw");
+    let piped = lab.feed("convert -f raw -O raw - -", &disk);
+    assert_eq!((piped.status.code(), piped.stderr.as_slice()), (Some(0), &b""[..]));
+    assert_eq!(piped.stdout, disk);
+    lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
+    let piped = lab.feed("convert -p -O raw - -", &lab.read("a.qcow2"));
+    assert_eq!(piped.stdout, disk, "progress must not mix with the image");
+    assert_eq!(piped.status.code(), Some(0));
+    let error = lab.line("convert -n a.raw -").fails(1);
+    assert!(error.contains("standard output"), "{error}");
+}
+
+#[test]
+fn an_existing_image_is_written_in_place() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    std::fs::write(lab.path("b.raw"), vec![0xff; 1 << 20]).expect("writes");
+    lab.line("convert -n -O raw a.raw b.raw").ok();
+    assert_eq!(lab.read("a.raw"), lab.read("b.raw"));
+    let error = lab.line("convert -n -O raw a.raw nope.raw").fails(1);
+    assert!(error.contains("No such file or directory"), "{error}");
+}
+
+#[test]
+fn an_overlay_holds_only_what_differs() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.raw("b.raw");
+    crate::support::write_at(&lab.path("b.raw"), 700_000, b"!");
+    lab.line("convert -O qcow2 -B a.raw -F raw b.raw over.qcow2").ok();
+    lab.qemu("compare b.raw over.qcow2").ok();
+    let map = lab.qemu("map --output=json over.qcow2").ok();
+    let map: Vec<serde_json::Value> = serde_json::from_str(&map).expect("JSON");
+    let own = map.iter().filter(|entry| entry["depth"] == 0);
+    let bytes: u64 = own.map(|entry| entry["length"].as_u64().expect("a number")).sum();
+    assert_eq!(bytes, 65536, "{map:?}");
+}
+
+#[test]
+fn a_snapshot_can_be_read() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
+    lab.qemu("snapshot -c s1 a.qcow2").ok();
+    for name in ["s1", "1", "snapshot.name=s1", "snapshot.id=1,snapshot.name=s1"] {
+        lab.line(&format!("convert -l {name} -O raw a.qcow2 b.raw")).ok();
+        assert_eq!(lab.read("a.raw"), lab.read("b.raw"), "{name}");
+    }
+    lab.line("convert -l nope -O raw a.qcow2 c.raw").fails(1);
+}
+
+#[test]
+fn a_failure_leaves_the_old_output_and_nothing_else() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
+    let whole = lab.read("a.qcow2");
+    std::fs::write(lab.path("cut.qcow2"), &whole[..whole.len() / 2]).expect("writes");
+    std::fs::write(lab.path("old.raw"), b"old").expect("writes");
+    lab.line("convert -O raw cut.qcow2 old.raw").fails(1);
+    assert_eq!(lab.read("old.raw"), b"old");
+    let mut names: Vec<_> = std::fs::read_dir(lab.path("."))
+        .expect("lists")
+        .map(|e| e.expect("entry").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["a.qcow2", "a.raw", "cut.qcow2", "old.raw"]);
+}
+
+#[test]
+fn converting_onto_its_own_source_is_refused() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let before = lab.read("a.raw");
+    lab.line("convert -O raw a.raw a.raw").fails(1);
+    assert_eq!(lab.read("a.raw"), before);
+}
+
+#[test]
+fn what_cannot_be_read_is_replaced_only_when_asked_and_told() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
+    // The first compressed cluster follows the tables: spoil it.
+    let whole = lab.read("a.qcow2");
+    crate::support::write_at(&lab.path("a.qcow2"), whole.len() as u64 - 512, &[0xff; 512]);
+    lab.line("convert -O raw a.qcow2 b.raw").fails(1);
+    assert!(!lab.path("b.raw").exists());
+    let ran = lab.line("convert --salvage -O raw a.qcow2 b.raw");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{}", ran.err);
+    assert!(ran.err.starts_with("diskimg: warning: error while reading offset "), "{}", ran.err);
+    assert_eq!(lab.read("b.raw").len(), 1 << 20);
+    lab.line("compare a.raw a.qcow2").fails(4);
+    lab.qemu("compare a.raw a.qcow2").fails(4);
+}

@@ -1,0 +1,174 @@
+//! The command line: getopt's habits, and refusals.
+
+use crate::support::{Lab, diskimg};
+
+#[test]
+fn options_come_anywhere_joined_or_apart_or_shortened() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let wanted = lab.line("info -f raw --output json a.raw").ok();
+    for line in [
+        "info a.raw --output=json -fraw",
+        "info a.raw --output json -f raw",
+        "info --outp=json a.raw --form raw",
+        "info -U a.raw --force-share --output=human --output=json -f qcow2 -f raw",
+        "info -fraw --output=json -- a.raw",
+    ] {
+        assert_eq!(lab.line(line).ok(), wanted, "{line}");
+    }
+}
+
+#[test]
+fn unknown_options_and_verbs_are_errors_that_say_where_help_is() {
+    let lab = Lab::new();
+    for (line, message) in [
+        ("info --foo x", "diskimg info: unrecognized option '--foo'\nTry 'diskimg info --help'"),
+        ("convert -Y a b", "diskimg convert: unrecognized option '-Y'\nTry 'diskimg convert"),
+        ("convert a -O", "diskimg convert: option requires an argument: --output-format"),
+        ("info --output=xml x", "diskimg info: invalid value 'xml'"),
+        ("info", "diskimg info: Expecting one image file name\nTry"),
+        ("info a b", "diskimg info: Expecting one image file name\nTry"),
+        ("convert a", "diskimg convert: Must specify image file names"),
+        ("frobnicate", "diskimg: Command not found: frobnicate\nTry 'diskimg --help'"),
+        ("", "diskimg: Not enough arguments\nTry 'diskimg --help'"),
+    ] {
+        let error = lab.line(line).fails(1);
+        assert!(error.starts_with(message), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_is_not_done_is_refused_and_never_ignored() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for (line, what) in [
+        ("convert --image-opts driver=raw,file.filename=a.raw b.raw", "--image-opts"),
+        ("convert --object secret,id=s,data=x a.raw b.raw", "--object"),
+        ("convert --target-image-opts -n a.raw b.raw", "--target-image-opts"),
+        ("convert --bitmaps a.raw b.raw", "--bitmaps"),
+        ("convert -C a.raw b.raw", "-C"),
+        ("info --object secret,id=s,data=x a.raw", "--object"),
+        ("check -r all a.raw", "repair (-r)"),
+        ("resize a.raw 2M", "'resize'"),
+        ("snapshot -l a.raw", "'snapshot'"),
+    ] {
+        let error = lab.line(line).fails(1);
+        assert!(error.contains(what) && error.contains("not supported"), "{line}: {error}");
+        assert_eq!(error.lines().count(), 1, "{line}: {error}");
+        assert!(!lab.path("b.raw").exists(), "{line}");
+    }
+}
+
+#[test]
+fn impossible_values_are_errors_in_qemu_imgs_words() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for (options, message) in [
+        ("-m 17", "Invalid number of coroutines"),
+        ("-m 0", "Invalid number of coroutines"),
+        ("-S 100", "Invalid buffer size for sparse output specified"),
+        ("-S -1", "Invalid buffer size for sparse output specified"),
+        ("-t foo", "Invalid cache option: foo"),
+        ("-T foo", "Invalid source cache option: foo"),
+        ("-r x", "Invalid rate limit specified: 'x'"),
+        ("-O foo", "Unknown driver 'foo'"),
+        ("-f foo", "Unknown driver 'foo'"),
+        ("-n -o size=1M", "-o has no effect when skipping image creation"),
+        ("--target-is-zero", "requires use of -n"),
+        ("-O qcow2 -B base.raw", "requires explicit backing format"),
+        ("-o nonsense=1", "Invalid parameter 'nonsense'"),
+    ] {
+        let error = lab.line(&format!("convert {options} a.raw b.raw")).fails(1);
+        assert!(error.contains(message), "{options}: {error}");
+        assert_eq!(error.lines().count(), 1, "{options}: {error}");
+        assert!(!lab.path("b.raw").exists(), "{options}");
+    }
+}
+
+#[test]
+fn a_value_may_begin_with_a_hyphen() {
+    let lab = Lab::new();
+    lab.raw("-a.raw");
+    lab.line("convert -O qcow2 -- -a.raw b.qcow2").ok();
+    lab.line("create -q -f qcow2 -b -a.raw -F raw over.qcow2").ok();
+    let info = lab.line("info over.qcow2").ok();
+    assert!(info.contains("backing file: -a.raw"), "{info}");
+}
+
+#[test]
+fn local_names_may_be_urls_and_other_protocols_are_refused() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let path = lab.path("a.raw").display().to_string();
+    for name in [format!("file:{path}"), format!("file://{path}"), "file:a.raw".to_owned()] {
+        lab.run(["info", &name]).ok();
+    }
+    lab.run(["convert", "-O", "raw", &format!("file://{path}"), "file:b.raw"]).ok();
+    assert_eq!(lab.read("a.raw"), lab.read("b.raw"));
+    for name in ["nbd://localhost/x", "json:{}", "http://localhost/x"] {
+        let error = lab.run(["info", name]).fails(1);
+        assert!(error.contains("only local files"), "{error}");
+    }
+}
+
+#[test]
+fn options_help_lists_what_the_format_takes() {
+    let lab = Lab::new();
+    for (ours, theirs) in [
+        ("convert -O qcow2 -o help", "convert -O qcow2 -o help"),
+        ("create -f qcow2 -o ? a.qcow2", "create -f qcow2 -o ? a.qcow2"),
+        ("measure -O qcow2 -o size=1,?", "create -f qcow2 -o help"),
+        ("create -o help a.raw", "create -o help a.raw"),
+    ] {
+        let (help, theirs) = (lab.line(ours).ok(), lab.qemu(theirs).ok());
+        assert!(help.lines().count() > 2, "{help}");
+        for line in help.lines() {
+            // The words on the right may be better than theirs.
+            let left = line.split(" - ").next().unwrap();
+            assert!(theirs.lines().any(|l| l.starts_with(left)), "{ours}: {left}");
+        }
+    }
+    assert!(!lab.path("a.qcow2").exists());
+}
+
+#[test]
+fn help_and_versions_go_to_standard_output() {
+    let lab = Lab::new();
+    for line in ["--help", "-h", "convert --help", "info -h"] {
+        assert!(lab.line(line).ok().contains("Usage: diskimg"), "{line}");
+    }
+    let version = format!("diskimg {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(lab.line("--version").ok(), version);
+    assert_eq!(lab.line("-V").ok(), version);
+}
+
+#[cfg(unix)]
+#[test]
+fn called_as_qemu_img_it_answers_as_qemu_img() {
+    let lab = Lab::new();
+    let link = lab.path("qemu-img");
+    std::os::unix::fs::symlink(diskimg(), &link).expect("links");
+    let run = |args: &[&str]| lab.command(&link).args(args).output().expect("runs");
+    let version = String::from_utf8(run(&["--version"]).stdout).expect("UTF-8");
+    let wanted = format!("qemu-img version 10.0.2 (diskimg {})\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(version, wanted);
+    let failed = run(&["info", "nope"]);
+    let error = String::from_utf8(failed.stderr).expect("UTF-8");
+    assert!(error.starts_with("qemu-img: nope: "), "{error}");
+    assert!(error.contains("No such file or directory"), "{error}");
+    let help = String::from_utf8(run(&["info", "--help"]).stdout).expect("UTF-8");
+    assert!(help.contains("Usage: qemu-img info"), "{help}");
+    assert!(!help.contains("diskimg"), "{help}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_written() {
+    let lab = Lab::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(lab.run(["completions", shell]).ok().contains("convert"), "{shell}");
+    }
+    assert!(lab.line("man").ok().contains(".TH diskimg"));
+    std::fs::create_dir(lab.path("man")).expect("mkdir");
+    lab.line("man man").ok();
+    assert!(lab.path("man/diskimg-convert.1").exists());
+}

@@ -1,0 +1,138 @@
+//! `info` against qemu-img's.
+
+use crate::support::{Lab, write_at};
+
+/// A directory with one image of each kind that qemu-img makes.
+fn images() -> (Lab, Vec<&'static str>) {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let mut names = vec!["a.raw"];
+    for (name, options) in [
+        ("plain.qcow2", "-f qcow2 plain.qcow2 1M"),
+        ("old.qcow2", "-f qcow2 -o compat=0.10 old.qcow2 1M"),
+        ("small.qcow2", "-f qcow2 -o cluster_size=512,refcount_bits=1 small.qcow2 3G"),
+        ("zstd.qcow2", "-f qcow2 -o compression_type=zstd,lazy_refcounts=on zstd.qcow2 1M"),
+        ("sub.qcow2", "-f qcow2 -o extended_l2=on,cluster_size=128k sub.qcow2 1M"),
+        ("over.qcow2", "-f qcow2 -b a.raw -F raw over.qcow2"),
+        ("sparse.vmdk", "-f vmdk sparse.vmdk 1M"),
+        ("stream.vmdk", "-f vmdk -o subformat=streamOptimized stream.vmdk 1M"),
+    ] {
+        lab.qemu(&format!("create -q {options}")).ok();
+        names.push(name);
+    }
+    (lab, names)
+}
+
+#[test]
+fn json_says_what_qemu_img_says() {
+    let (lab, names) = images();
+    for name in names {
+        lab.same_json(&format!("info --output=json {name}"));
+    }
+}
+
+#[test]
+fn text_is_qemu_imgs_to_the_byte() {
+    let (lab, names) = images();
+    for name in names {
+        lab.same(&format!("info {name}"));
+    }
+}
+
+#[test]
+fn a_backing_chain_is_told_link_by_link() {
+    let (lab, _) = images();
+    std::fs::create_dir(lab.path("sub")).expect("mkdir");
+    lab.qemu("create -q -f qcow2 -b ../over.qcow2 -F qcow2 sub/top.qcow2").ok();
+    let text = lab.same("info --backing-chain sub/top.qcow2");
+    assert_eq!(text.matches("\n\nimage: ").count(), 2, "{text}");
+    assert!(
+        text.contains("backing file: ../over.qcow2 (actual path: sub/../over.qcow2)"),
+        "{text}"
+    );
+    lab.same_json("info --output=json --backing-chain sub/top.qcow2");
+    lab.same("info sub/top.qcow2");
+}
+
+#[test]
+fn facts_of_an_image_need_no_backing_file() {
+    let (lab, _) = images();
+    std::fs::remove_file(lab.path("a.raw")).expect("removes");
+    lab.same("info over.qcow2");
+    let error = lab.line("info --backing-chain over.qcow2").fails(1);
+    assert!(error.contains("No such file or directory"), "{error}");
+}
+
+#[test]
+fn snapshots_and_bitmaps_are_listed() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 a.qcow2 1M").ok();
+    lab.qemu("snapshot -c first a.qcow2").ok();
+    lab.qemu("snapshot -c a-name-longer-than-its-column a.qcow2").ok();
+    lab.qemu("bitmap --add a.qcow2 b0").ok();
+    lab.same("info a.qcow2");
+    lab.same_json("info --output=json a.qcow2");
+}
+
+#[test]
+fn an_image_not_closed_properly_says_so() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 -o lazy_refcounts=on a.qcow2 1M").ok();
+    // Incompatible feature bit 0: dirty.
+    write_at(&lab.path("a.qcow2"), 79, &[1]);
+    let text = lab.same("info a.qcow2");
+    assert!(text.contains("\ncleanly shut down: no\n"), "{text}");
+    lab.same_json("info --output=json a.qcow2");
+}
+
+#[test]
+fn a_named_format_is_taken_at_its_word() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f qcow2 a.qcow2 1M").ok();
+    // Whole sectors: qemu-img rounds the rest of a raw image up, we keep it.
+    write_at(&lab.path("a.qcow2"), (256 << 10) - 1, &[0]);
+    lab.same("info -f raw a.qcow2");
+    lab.raw("a.raw");
+    lab.line("info -f qcow2 a.raw").fails(1);
+    lab.line("info -f luks a.raw").fails(1);
+}
+
+#[test]
+fn an_empty_file_is_an_empty_raw_disk() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("empty"), b"").expect("writes");
+    lab.same_json("info -f raw --output=json empty");
+}
+
+#[test]
+fn references_are_followed_as_told() {
+    let (lab, _) = images();
+    lab.line("info --backing-chain --references=any over.qcow2").ok();
+    lab.line("info --backing-chain --references=same-dir over.qcow2").ok();
+    let error = lab.line("info --backing-chain --references=none over.qcow2").fails(1);
+    assert!(error.contains("a.raw"), "{error}");
+}
+
+#[test]
+fn an_image_comes_from_standard_input() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let told = lab.feed("info -f raw --output=json -", &lab.read("a.raw"));
+    let json: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert_eq!(json["virtual-size"], 1 << 20);
+    assert_eq!((told.status.code(), told.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn it_lives_within_the_limits_that_clouds_set() {
+    let (lab, names) = images();
+    for name in names {
+        let script = format!(
+            "ulimit -v 1048576; ulimit -t 2; exec '{}' info --output=json {name}",
+            crate::support::diskimg()
+        );
+        let ran = lab.command("sh").args(["-c", &script]).output().expect("runs");
+        assert!(ran.status.success() && ran.stderr.is_empty(), "{name}: {ran:?}");
+    }
+}

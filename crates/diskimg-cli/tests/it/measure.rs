@@ -1,0 +1,35 @@
+//! `measure` against qemu-img's.
+
+use crate::support::Lab;
+
+#[test]
+fn sizes_are_qemu_imgs() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
+    lab.qemu("convert -O qcow2 -o compat=0.10 a.raw old.qcow2").ok();
+    for line in [
+        "measure -O qcow2 --size 10G",
+        "measure -O raw --size 1M",
+        "measure --size 1M",
+        "measure -O qcow2 a.raw",
+        "measure -O qcow2 a.qcow2",
+        "measure -O raw a.qcow2",
+        "measure -O qcow2 old.qcow2",
+        "measure -O qcow2 -o cluster_size=4k -o compat=0.10 a.raw",
+    ] {
+        lab.same(line);
+        lab.same_json(&format!("{line} --output=json"));
+    }
+}
+
+#[test]
+fn a_size_or_a_file_but_not_both() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in ["measure", "measure --size 1M a.raw", "measure a.raw a.raw", "measure --size x"] {
+        lab.line(line).fails(1);
+    }
+    let error = lab.line("measure -O vmdk --size 1M").fails(1);
+    assert!(error.contains("does not support size measurement"), "{error}");
+}

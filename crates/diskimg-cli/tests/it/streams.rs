@@ -1,0 +1,89 @@
+//! Standard output, standard error and signals, as scripts see them.
+
+use crate::support::{Lab, diskimg};
+use std::process::Stdio;
+
+#[test]
+fn progress_in_a_pipe_is_qemu_imgs() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let ours = lab.line("convert -p -O raw a.raw b.raw").ok();
+    assert!(ours.starts_with("    (0.00/100%)\r"), "{ours:?}");
+    assert!(ours.ends_with("    (100.00/100%)\r    (100.00/100%)\r\n"), "{ours:?}");
+    assert_eq!(lab.line("convert -p -q -O raw a.raw c.raw").ok(), "");
+    assert_eq!(lab.line("convert -O raw a.raw d.raw").ok(), "");
+}
+
+#[test]
+fn progress_rises_in_steps_of_one_percent_at_least() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("a.raw"), vec![7; 64 << 20]).expect("writes");
+    let said = lab.line("convert -p -O qcow2 a.raw b.qcow2").ok();
+    let percents: Vec<f64> = said
+        .trim_end_matches('\n')
+        .split_terminator('\r')
+        .map(|line| {
+            let number = line.strip_prefix("    (").and_then(|l| l.strip_suffix("/100%)"));
+            number.unwrap_or_else(|| panic!("{line:?}")).parse().expect("a number")
+        })
+        .collect();
+    assert!(percents.len() > 10, "{percents:?}");
+    for pair in percents.windows(2) {
+        assert!(pair[1] > pair[0] + 1.0 || pair[1] >= 100.0, "{pair:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error_to_talk_about() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("a.raw"), vec![7; 1 << 20]).expect("writes");
+    for args in [&["info", "a.raw"][..], &["convert", "-O", "raw", "a.raw", "-"], &["--help"]] {
+        let mut child = lab
+            .command(diskimg())
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("ends");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said_in_the_systems_words() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
+    let ran = lab.command(diskimg()).args(["info", "a.raw"]).stdout(full).output().expect("runs");
+    let error = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(error.contains("No space left on device"), "{error}");
+    let error = lab.line("convert -S 0 -O raw a.raw /dev/full").fails(1);
+    assert!(error.contains("No space left on device"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_a_conversion_and_nothing_is_left() {
+    for signal in ["-INT", "-TERM"] {
+        let lab = Lab::new();
+        std::fs::write(lab.path("a.raw"), vec![7; 32 << 20]).expect("writes");
+        let child = lab
+            .command(diskimg())
+            .args(["convert", "-r", "2M", "-O", "qcow2", "a.raw", "b.qcow2"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let pid = child.id().to_string();
+        assert!(lab.command("kill").args([signal, &pid]).status().expect("kills").success());
+        let output = child.wait_with_output().expect("ends");
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        let left: Vec<_> = std::fs::read_dir(lab.path(".")).expect("lists").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+}

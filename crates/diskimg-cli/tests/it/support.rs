@@ -1,0 +1,144 @@
+//! Running programs, and images to run them on.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// What a program did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("UTF-8"),
+            err: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+
+    /// Asserts success in silence on standard error; gives standard output.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "stdout: {}", self.out);
+        self.out
+    }
+
+    /// Asserts this exit code and one that something is said; gives standard error.
+    #[track_caller]
+    pub(crate) fn fails(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
+        assert!(!self.err.is_empty(), "nothing on standard error");
+        self.err
+    }
+}
+
+/// A directory with images, and programs run in it.
+pub(crate) struct Lab(TempDir);
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("tempdir"))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).expect("reads")
+    }
+
+    /// The program, to be run here.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.0.path()).stdin(Stdio::null()).env("LC_ALL", "C");
+        command
+    }
+
+    /// Runs our program.
+    pub(crate) fn run<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Ran {
+        Ran::new(self.command(diskimg()).args(args).output().expect("runs"))
+    }
+
+    /// Runs our program with its arguments in one line.
+    pub(crate) fn line(&self, line: &str) -> Ran {
+        self.run(line.split_whitespace())
+    }
+
+    /// Runs our program on this input.
+    pub(crate) fn feed(&self, line: &str, input: &[u8]) -> Output {
+        let mut child = self
+            .command(diskimg())
+            .args(line.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        std::thread::scope(|threads| {
+            threads.spawn(move || drop(stdin.write_all(input)));
+            child.wait_with_output().expect("ends")
+        })
+    }
+
+    /// Runs the reference.
+    pub(crate) fn qemu(&self, line: &str) -> Ran {
+        match self.command("qemu-img").args(line.split_whitespace()).output() {
+            Ok(output) => Ran::new(output),
+            Err(e) => panic!("these tests need qemu-img (install qemu-utils): {e}"),
+        }
+    }
+
+    /// Both programs succeed and print the same, our notes aside.
+    #[track_caller]
+    pub(crate) fn same(&self, line: &str) -> String {
+        let ours = self.line(line).ok();
+        let ours: String =
+            ours.split_inclusive('\n').filter(|line| !line.starts_with("note: ")).collect();
+        assert_eq!(ours, self.qemu(line).ok(), "{line}");
+        ours
+    }
+
+    /// Both programs succeed and print the same JSON, order of keys and our
+    /// notes aside.
+    #[track_caller]
+    pub(crate) fn same_json(&self, line: &str) {
+        let json = |text: String| {
+            let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            if let Some(object) = json.as_object_mut() {
+                object.remove("notes");
+            }
+            json
+        };
+        assert_eq!(json(self.line(line).ok()), json(self.qemu(line).ok()), "{line}");
+    }
+
+    /// A raw image: 64 KiB of `x`, at 256 KiB 64 KiB of `y`, holes between and up to 1 MiB.
+    pub(crate) fn raw(&self, name: &str) {
+        let file = std::fs::File::create(self.path(name)).expect("creates");
+        file.set_len(1 << 20).expect("extends");
+        write_at(&self.path(name), 0, &[b'x'; 64 << 10]);
+        write_at(&self.path(name), 256 << 10, &[b'y'; 64 << 10]);
+    }
+}
+
+/// The built program.
+pub(crate) fn diskimg() -> &'static str {
+    env!("CARGO_BIN_EXE_diskimg")
+}
+
+/// Overwrites part of a file.
+pub(crate) fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
+    use std::io::{Seek, SeekFrom};
+    let mut file = std::fs::OpenOptions::new().write(true).open(path).expect("opens");
+    file.seek(SeekFrom::Start(offset)).expect("seeks");
+    file.write_all(bytes).expect("writes");
+}
