@@ -1,10 +1,300 @@
-use super::sparse::SparseExtent;
-use crate::vocabulary::check::{CheckReport, Finding};
-use crate::vocabulary::error::Result;
+//! Checking a sparse extent: do its tables make sense together?
+//!
+//! ```text
+//!   directory ──► tables ──► grains        every arrow stays in the file,
+//!   redundant directory ──► tables         no two end at the same place,
+//!                                          both copies say the same
+//!   stream: marker, marker, … EOS          each grain is the one its table means
+//! ```
+//!
+//! As with qemu-img, a VMDK's report counts what is wrong and nothing else.
+//! Memory is bounded by the file's length: one bit per grain-sized piece of
+//! it, or per sector where grains are not aligned.
+
+use super::SECTOR;
+use super::header::Flags;
+use super::sparse::{GTE_ZEROED, SparseExtent};
+use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MetaDataMarker};
+use crate::vocabulary::check::{CheckReport, Finding, Severity};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
+use crate::vocabulary::extent::Kind;
+use zerocopy::FromBytes;
+
+/// The largest bitmap: a file of 1 TiB whose grains may start at any sector.
+const MAX_BITMAP_BYTES: u64 = 256 << 20;
+
+/// Checks `extent`; adds to `counts` what was found.
+///
+/// # Errors
+/// What reading the file said.
 pub(super) fn check(
-    _: &SparseExtent,
-    _: &mut dyn FnMut(Finding),
-    _: &mut CheckReport,
+    extent: &SparseExtent,
+    report: &mut dyn FnMut(Finding),
+    counts: &mut CheckReport,
 ) -> Result<()> {
+    let mut check = Check { extent, report, counts };
+    let shared = check.shared_tables();
+    check.tables(&shared)?;
+    check.redundant_tables()?;
+    if extent.header().flags.contains(Flags::MARKERS) {
+        check.stream()?;
+    }
     Ok(())
+}
+
+struct Check<'a> {
+    extent: &'a SparseExtent,
+    report: &'a mut dyn FnMut(Finding),
+    counts: &'a mut CheckReport,
+}
+
+/// Sectors of the file that something occupies, in pieces of `1 << shift`.
+struct Occupied {
+    bits: Vec<u64>,
+    shift: u32,
+}
+
+impl Occupied {
+    /// Marks the sectors; `false` if any was marked before.
+    fn mark(&mut self, start: u64, sectors: u64) -> bool {
+        let mut free = true;
+        for piece in start >> self.shift..(start + sectors).div_ceil(1 << self.shift) {
+            // A grain may reach behind the end of the file by less than itself.
+            let Some(word) = self.bits.get_mut((piece / 64) as usize) else { break };
+            free &= *word & (1 << (piece % 64)) == 0;
+            *word |= 1 << (piece % 64);
+        }
+        free
+    }
+}
+
+impl Check<'_> {
+    fn found(&mut self, severity: Severity, message: String) {
+        self.counts.count(severity);
+        (self.report)(Finding { severity, message });
+    }
+
+    fn corruption(&mut self, message: String) {
+        self.found(Severity::Corruption, message);
+    }
+
+    /// What could not be read: the image's fault or the machine's.
+    fn unreadable(&mut self, what: &str, error: &Error) {
+        let severity = match error.kind() {
+            ErrorKind::Io => Severity::CheckError,
+            _ => Severity::Corruption,
+        };
+        self.found(severity, format!("{what}: {error}"));
+    }
+
+    /// Tables that several directory entries name, sorted.
+    fn shared_tables(&mut self) -> Vec<u32> {
+        let mut sectors: Vec<u32> =
+            self.extent.directory().iter().copied().filter(|&sector| sector != 0).collect();
+        sectors.sort_unstable();
+        let mut shared: Vec<u32> =
+            sectors.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        shared.dedup();
+        for sector in &shared {
+            let at = u64::from(*sector) * SECTOR;
+            self.corruption(format!(
+                "the grain table at offset {at:#x} stands for several parts of the disk"
+            ));
+        }
+        shared
+    }
+
+    /// Calls `with` for every entry of every table that is not shared: guest
+    /// grain and sector. Tables that cannot be read are `unreadable`.
+    fn each_grain(
+        &mut self,
+        shared: &[u32],
+        mut unreadable: impl FnMut(&mut Self, &str, &Error),
+        mut with: impl FnMut(&mut Self, u64, u32),
+    ) {
+        let extent = self.extent;
+        let header = extent.header();
+        let grains = extent.size().div_ceil(header.grain_bytes());
+        for (index, &sector) in extent.directory().iter().enumerate() {
+            if sector == 0 || shared.binary_search(&sector).is_ok() {
+                continue;
+            }
+            let first = index as u64 * u64::from(header.gtes);
+            match extent.read_table(sector) {
+                Err(error) => unreadable(self, &format!("grain table {index}"), &error),
+                Ok(table) => {
+                    for (grain, &entry) in (first..grains).zip(&table) {
+                        if entry != 0 && !(entry == GTE_ZEROED && header.zeroed_grains()) {
+                            with(self, grain, entry);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Every entry of every table.
+    fn tables(&mut self, shared: &[u32]) -> Result<()> {
+        let header = self.extent.header();
+        let Some(mut occupied) = self.occupied(shared) else { return Ok(()) };
+        let end = self.extent.source().len();
+        let mut kinds = Vec::new();
+        self.each_grain(shared, Self::unreadable, |check, grain, entry| {
+            let (guest, offset) = (grain * header.grain_bytes(), u64::from(entry) * SECTOR);
+            if u64::from(entry) < header.over_head {
+                check.corruption(format!(
+                    "guest offset {guest:#x}: its grain at offset {offset:#x} is within the \
+                     extent's own tables, which end at {:#x}",
+                    header.over_head * SECTOR
+                ));
+                return;
+            }
+            // What reading would refuse is corrupt; the message is the same.
+            kinds.clear();
+            let range = guest..(guest + header.grain_bytes()).min(check.extent.size());
+            if let Err(error) = check.extent.map(range, 0, 0, &mut kinds) {
+                check.unreadable(&format!("guest offset {guest:#x}"), &error);
+                return;
+            }
+            let sectors = match kinds.first().map(|e| &e.kind) {
+                Some(Kind::Encoded(e)) => {
+                    let stored = e.place.offset - offset + u64::from(e.stored);
+                    // Without a size in front nobody knows where a grain ends.
+                    if e.place.offset == offset { 1 } else { stored.div_ceil(SECTOR) }
+                }
+                _ => header.grain_sectors,
+            };
+            if offset >= end || !occupied.mark(entry.into(), sectors) {
+                check.corruption(format!(
+                    "guest offset {guest:#x}: its grain at offset {offset:#x} overlaps another"
+                ));
+            }
+        });
+        Ok(())
+    }
+
+    /// A bitmap fine enough to tell any two grains apart; `None` if that takes
+    /// more than is allowed.
+    fn occupied(&mut self, shared: &[u32]) -> Option<Occupied> {
+        let header = self.extent.header();
+        let mut shift = 0;
+        if !header.compressed {
+            let mut bits = header.grain_sectors as u32;
+            self.each_grain(shared, |_, _, _| (), |_, _, entry| bits |= entry);
+            shift = bits.trailing_zeros();
+        }
+        let pieces = ((self.extent.source().len() / SECTOR) >> shift) + 1;
+        let words = pieces.div_ceil(64);
+        if words * 8 > MAX_BITMAP_BYTES {
+            self.found(
+                Severity::CheckError,
+                "the file is too large to look for grains that overlap".into(),
+            );
+            return None;
+        }
+        Some(Occupied { bits: vec![0; words as usize], shift })
+    }
+
+    /// The redundant directory's tables say what the directory's say.
+    fn redundant_tables(&mut self) -> Result<()> {
+        let extent = self.extent;
+        let header = extent.header();
+        let Some(sector) = header.redundant() else { return Ok(()) };
+        let other = match extent.read_entries(sector, header.tables(), "redundant directory") {
+            Ok(other) => other,
+            Err(error) => {
+                self.unreadable("redundant directory", &error);
+                return Ok(());
+            }
+        };
+        if extent.replaced() > 0 {
+            self.corruption(format!(
+                "{} entries of the grain directory point out of the file",
+                extent.replaced()
+            ));
+        }
+        for (index, (&a, &b)) in extent.directory().iter().zip(&other).enumerate() {
+            if a == b {
+                continue;
+            }
+            let (Ok(primary), Ok(redundant)) = (self.entries(a), self.entries(b)) else {
+                self.corruption(format!("the redundant grain table {index} cannot be read"));
+                continue;
+            };
+            if primary != redundant {
+                self.corruption(format!(
+                    "grain table {index} at offset {:#x} and the redundant one at {:#x} differ",
+                    u64::from(a) * SECTOR,
+                    u64::from(b) * SECTOR
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The table at `sector`; no table is an empty one.
+    fn entries(&self, sector: u32) -> Result<Vec<u32>> {
+        match sector {
+            0 => Ok(vec![0; self.extent.header().gtes as usize]),
+            sector => self.extent.read_table(sector),
+        }
+    }
+
+    /// Follows the markers from the first grain on: what no table names is
+    /// lost space. Ends with the file, for a stream without end marker is
+    /// common.
+    fn stream(&mut self) -> Result<()> {
+        let extent = self.extent;
+        // The last grain's padding may be missing.
+        let end = extent.source().len().next_multiple_of(SECTOR);
+        let mut at = extent.header().over_head * SECTOR;
+        while at + SECTOR <= extent.source().len() {
+            let sector = super::read_sector(extent.source(), at, "marker")?;
+            let Ok((marker, _)) = MetaDataMarker::read_from_prefix(&sector[..]) else { break };
+            let (value, size) = (marker.value.get(), u64::from(marker.size.get()));
+            let len = match (size, marker.kind.get()) {
+                (0, MARKER_EOS) => break,
+                (0, kind) if kind <= MARKER_FOOTER => {
+                    value.checked_mul(SECTOR).and_then(|len| len.checked_add(SECTOR))
+                }
+                (0, kind) => {
+                    self.corruption(format!("unknown marker type {kind} at offset {at:#x}"));
+                    break;
+                }
+                _ => {
+                    self.stream_grain(value, at);
+                    Some((GrainMarker::BYTES + size).next_multiple_of(SECTOR))
+                }
+            };
+            let Some(next) = len.and_then(|len| at.checked_add(len)).filter(|&next| next <= end)
+            else {
+                self.corruption(format!("the marker at offset {at:#x} leads out of the file"));
+                break;
+            };
+            at = next;
+        }
+        if extent.footer_at().is_some_and(|footer| at != footer + SECTOR) {
+            self.corruption(format!(
+                "the stream's markers end at offset {at:#x}, not behind its footer"
+            ));
+        }
+        Ok(())
+    }
+
+    fn stream_grain(&mut self, lba: u64, at: u64) {
+        let header = self.extent.header();
+        let guest = lba.checked_mul(SECTOR).filter(|guest| {
+            *guest < self.extent.size() && guest.is_multiple_of(header.grain_bytes())
+        });
+        let Some(guest) = guest else {
+            self.corruption(format!("the marker at offset {at:#x} says sector {lba}: no grain"));
+            return;
+        };
+        if self.extent.entry(guest).is_ok_and(|entry| u64::from(entry) * SECTOR != at) {
+            self.found(
+                Severity::Leak,
+                format!("no table names the grain at offset {at:#x} (guest offset {guest:#x})"),
+            );
+        }
+    }
 }

@@ -54,6 +54,11 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     if options.get("backing_fmt").is_some_and(|format| format != "vmdk") {
         return Err(Error::invalid("backing_file must be a vmdk image"));
     }
+    if let Some(mode) = options.get("preallocation").filter(|&mode| mode != "off") {
+        return Err(Error::unsupported(format!(
+            "Unsupported preallocation mode '{mode}' for vmdk: off"
+        )));
+    }
     let sink = request.output.sink();
     let descriptor = NewDescriptor {
         create_type,

@@ -16,7 +16,6 @@
 //!
 //! *Virtual Disk Format 5.0*, "The Descriptor File".
 
-use super::SECTOR;
 use crate::vocabulary::error::{Error, Result};
 
 /// `parentCID` of a disk without parent (`CID_NOPARENT`).
@@ -163,12 +162,14 @@ impl Descriptor {
         if key.is_empty() || !key.chars().all(plain) {
             return Err(format!("'{key}' is no key"));
         }
-        let (key, value) = (key.to_ascii_lowercase(), unquote(value.trim())?);
+        let (key, value) = (key.to_ascii_lowercase(), value.trim());
         if key.starts_with("ddb.") {
+            // Comments are among them, with quotes inside.
+            let value = unquote(value).unwrap_or_else(|_| value.to_owned());
             self.ddb.push((key, value));
             Ok(())
         } else {
-            header.add(key, value)
+            header.add(key, unquote(value)?)
         }
     }
 
@@ -177,6 +178,11 @@ impl Descriptor {
         if !matches!(version, "1" | "2" | "3") {
             return Err(Error::unsupported(format!("version {version}; 1 to 3 are known"))
                 .in_structure(STRUCTURE));
+        }
+        if header.get("encryptionkeys").is_some()
+            || self.ddb("ddb.iofilters").is_some_and(|filters| filters.contains("vmcrypt"))
+        {
+            return Err(Error::unsupported("the disk is encrypted").in_structure(STRUCTURE));
         }
         self.cid = header.content_id("CID")?;
         self.parent_cid = header.content_id("parentCID")?;
@@ -252,11 +258,6 @@ impl ExtentLine {
         let offset = if offset.is_empty() { None } else { Some(number("offset", offset)?) };
         Ok(Some(Self { access, sectors, kind, name, offset, text: line.to_owned() }))
     }
-
-    /// Guest bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.sectors * SECTOR
-    }
 }
 
 fn next_word(text: &str) -> (&str, &str) {
@@ -328,7 +329,7 @@ mod tests {
         assert_eq!(plain.ddb("ddb.adaptertype"), Some("ide"));
         assert_eq!(plain.extents.len(), 1);
         assert_eq!(plain.extents[0].name.as_deref(), Some("a b.vmdk"));
-        assert_eq!(plain.extents[0].bytes(), 204_800 * 512);
+        assert_eq!(plain.extents[0].sectors, 204_800);
         let variants = [
             PLAIN.replace('\n', "\r\n"),
             PLAIN.replace('\n', " \n"),
@@ -403,6 +404,16 @@ mod tests {
         let text = PLAIN.replace("version=1", "version=4");
         let error = Descriptor::parse(text.as_bytes()).expect_err("version");
         assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn an_encrypted_disk_is_never_read_as_if_it_were_not() {
+        for line in ["encryptionKeys=\"vmware:key/list/x\"", "ddb.iofilters = \"vmwarevmcrypt\""] {
+            let error = Descriptor::parse(format!("{PLAIN}{line}\n").as_bytes()).expect_err(line);
+            assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+        }
+        Descriptor::parse(format!("{PLAIN}ddb.comment=\"a \"b\" c\"\n").as_bytes())
+            .expect("parses");
     }
 
     #[test]

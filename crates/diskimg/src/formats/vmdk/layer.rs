@@ -1,7 +1,7 @@
 //! Reading VMDK: the descriptor's word on what the disk is, the extents' on
 //! where its bytes are.
 
-use super::descriptor::{Access, Descriptor, ExtentKind, NO_PARENT};
+use super::descriptor::{Access, Descriptor, ExtentKind, NO_PARENT, looks_like_one};
 use super::header::{Header, MAGIC};
 use super::sparse::{SparseExtent, read_header};
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, check, read};
@@ -9,7 +9,7 @@ use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Extent;
-use crate::vocabulary::format::Format;
+use crate::vocabulary::format::{Format, Head};
 use crate::vocabulary::info::{Details, Value};
 use crate::vocabulary::layer::{Geometry, Layer, ParentReference};
 use crate::vocabulary::open::OpenContext;
@@ -51,16 +51,22 @@ enum Layout {
 
 impl Vmdk {
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
-        let mut magic = [0; 8];
-        let known = source.len().min(magic.len() as u64) as usize;
-        read(&*source, &mut magic[..known], 0, "VMDK header")?;
-        if magic == SESPARSE_MAGIC {
+        let mut head = vec![0; source.len().min(Head::BYTES as u64) as usize];
+        read(&*source, &mut head, 0, "VMDK header")?;
+        if head.starts_with(&SESPARSE_MAGIC) {
             return Err(Error::unsupported("an seSparse extent, which is not implemented"));
         }
-        if magic.starts_with(&COWD_MAGIC) {
+        if head.starts_with(&COWD_MAGIC) {
             return Err(Error::unsupported("a COWD (vmfsSparse) extent, which is not implemented"));
         }
-        if !magic.starts_with(&MAGIC) {
+        if !head.starts_with(&MAGIC) {
+            if !looks_like_one(&head) {
+                return Err(Error::corrupt(
+                    "VMDK header",
+                    "neither a sparse extent nor a descriptor",
+                )
+                .at(0));
+            }
             let bytes = source.len().min(context.limits.descriptor_bytes);
             let descriptor = read_descriptor(&*source, 0, bytes)?;
             return Err(elsewhere(&descriptor));

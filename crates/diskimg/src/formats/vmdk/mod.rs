@@ -90,6 +90,11 @@ pub(crate) static DRIVER: Driver = Driver {
         },
         OptionSpec { name: "compat6", kind: OptionKind::Switch, help: "VMDK version 6 image" },
         OptionSpec { name: "hwversion", kind: OptionKind::Text, help: "VMDK hardware version" },
+        OptionSpec {
+            name: "preallocation",
+            kind: OptionKind::Text,
+            help: "Preallocation mode (allowed values: off)",
+        },
         OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size" },
         OptionSpec {
             name: "subformat",

@@ -212,6 +212,21 @@ impl SparseExtent {
         Ok(table)
     }
 
+    /// The table entry for the grain at a guest offset.
+    ///
+    /// # Errors
+    /// As [`read_entries`](Self::read_entries).
+    pub(super) fn entry(&self, guest: u64) -> Result<u32> {
+        let index = guest / self.header.table_cover();
+        match self.directory[index as usize] {
+            0 => Ok(0),
+            sector => {
+                let table = self.table(index, sector)?;
+                Ok(table[(guest / self.header.grain_bytes()) as usize % table.len()])
+            }
+        }
+    }
+
     fn cached(&self, index: u64) -> Option<Arc<[u32]>> {
         let mut tables = self.tables.lock().unwrap_or_else(|e| e.into_inner());
         let found = tables.iter().position(|(i, _)| *i == index)?;

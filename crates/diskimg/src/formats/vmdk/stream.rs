@@ -9,7 +9,7 @@
 //! *Virtual Disk Format 5.0*, "Stream-Optimized Compressed Sparse Extents"
 //! (`GrainMarker`, `MetaDataMarker`, `MARKER_EOS`, …).
 
-use super::header::{Header, MAGIC};
+use super::header::{Flags, GD_AT_END, Header, MAGIC};
 use super::{SECTOR, read};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
@@ -88,20 +88,22 @@ pub(super) fn read_footer(source: &dyn Source, header: &Header) -> Result<(Heade
     let at = start + found as u64;
     let sector = super::read_sector(source, at, "footer")?;
     let footer = Header::parse(&sector, at).map_err(|e| e.in_structure("footer"))?;
-    let same = |h: &Header| (h.capacity, h.grain_sectors, h.gtes, h.compressed, h.flags);
-    if same(&footer) != same(header) {
+    let kept = |h: &Header| {
+        (h.capacity, h.grain_sectors, h.gtes, h.compressed, h.flags.contains(Flags::MARKERS))
+    };
+    if kept(&footer) != kept(header) {
         return Err(Error::corrupt(
             "footer",
             format!(
-                "capacity, grain size, table size, compression, flags are {:?} here and {:?} in \
-                 the header",
-                same(&footer),
-                same(header)
+                "capacity, grain size, table size, compression, markers are {:?} here and {:?} \
+                 in the header",
+                kept(&footer),
+                kept(header)
             ),
         )
         .at(at));
     }
-    if footer.gd_offset == super::header::GD_AT_END {
+    if footer.gd_offset == GD_AT_END {
         return Err(Error::corrupt("footer", "it leaves the grain directory to a footer").at(at));
     }
     Ok((footer, at))

@@ -129,6 +129,24 @@ fn a_size_that_is_no_multiple_of_512_is_rounded_up() {
 }
 
 #[test]
+fn what_was_there_before_shows_nowhere() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("old.vmdk");
+    let disk = sample(30, 512);
+    for options in ["", "subformat=streamOptimized"] {
+        std::fs::write(&path, vec![0xee; 8 << 20]).expect("writes");
+        let mut output = Output::in_place(&path, false).expect("opens");
+        let parsed = Options::parse(options).expect("parses");
+        let target = create(&mut output, disk.len() as u64, &parsed, None, false).expect("creates");
+        fill(target, &disk).expect("fills");
+        let file = std::fs::read(&path).expect("reads");
+        assert!(read(&file).expect("reads") == disk, "{options}");
+        assert_eq!(check(&file), [""; 0], "{options}");
+        assert!(!file.chunks(64).any(|c| c == [0xee; 64]), "{options}");
+    }
+}
+
+#[test]
 fn a_stream_through_a_pipe_is_the_same_stream() {
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -176,6 +194,7 @@ fn what_cannot_be_honoured_is_refused() {
     refuse(512, "subformat=monolithicFlat", None, false, ErrorKind::Unsupported);
     refuse(512, "subformat=monolithicSparse", None, true, ErrorKind::Invalid);
     refuse(512, "subformat=streamOptimized,zeroed_grain=on", None, false, ErrorKind::Invalid);
+    refuse(512, "preallocation=full", None, false, ErrorKind::Unsupported);
     refuse(512, "adapter_type=nvme", None, false, ErrorKind::Invalid);
     refuse(512, "compat6=on,hwversion=7", None, false, ErrorKind::Invalid);
     refuse(512, "backing_file=b", None, false, ErrorKind::Invalid);
@@ -410,13 +429,16 @@ fn damage_is_named() {
     let disk = sample(4, 0);
     let whole = Stream::default().build(&disk);
     let first = 64 << 10;
+    let text = 512
+        + "# Disk DescriptorFile\nversion=1 \nCID=0dc3c2a9 \nparentCID=ffffffff \n".len()
+        + "createType".len();
     for (at, bytes, said) in [
         (first, &[5u8][..], "its marker says sector 5"),
         (first + 8, &[0, 0, 0, 0], "a compressed size of 0 bytes"),
         (first + 8, &[0, 0, 4, 0], "a compressed size of 262144 bytes"),
         (first + 12, &[0xff, 0xff], "damaged deflate stream"),
-        (512 + 60, b"?", "line 3"),
-        (12, &[1], "capacity"),
+        (text, b"?", "line 5"),
+        (12, &[1], "513 in the header"),
         (20, &[0, 1], "grain size"),
         (72, &[1], ""),
     ] {
@@ -461,6 +483,11 @@ fn other_layouts_are_named_and_not_read() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(said), "{error}");
     }
+    let nothing = OpenOptions::new()
+        .format(Format::Vmdk)
+        .open_source(Arc::new(MemorySource::new(vec![0; 4096])), "test.vmdk")
+        .expect_err("no VMDK");
+    assert!(nothing.to_string().contains("neither a sparse extent"), "{nothing}");
     for (bytes, said) in [
         (b"COWD\x01\0\0\0".to_vec(), "COWD"),
         (vec![0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0], "seSparse"),
@@ -519,6 +546,52 @@ fn tables_are_bounded_before_they_are_allocated() {
 }
 
 #[test]
+fn the_check_finds_what_is_wrong() {
+    let disk = sample(5, 0);
+    let sparse = write(&disk, "");
+    let stream = write(&disk, "subformat=streamOptimized");
+    let sector = |file: &[u8], at: usize| {
+        u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes")) as usize * 512
+    };
+    // Both copies: the one grain table follows its directory.
+    let (rgt, gt) = (sector(&sparse, 48) + 512, sector(&sparse, 56) + 512);
+    let both = |entry: usize, value: u32| {
+        let mut file = sparse.clone();
+        put(&mut file, gt + entry * 4, &value.to_le_bytes());
+        put(&mut file, rgt + entry * 4, &value.to_le_bytes());
+        check(&file)
+    };
+    let found = |findings: Vec<String>, said: &str| {
+        assert!(findings.len() == 1 && findings[0].contains(said), "{said}: {findings:?}");
+    };
+    let first = u32::from_le_bytes(sparse[gt..gt + 4].try_into().expect("4 bytes"));
+    found(both(1, first), "overlaps another");
+    found(both(1, first + 1), "overlaps another");
+    found(both(1, 1 << 30), "leaves the file");
+    found(both(1, 22), "the extent's own tables");
+    let mut file = sparse.clone();
+    put(&mut file, rgt, &[0; 4]);
+    found(check(&file), "the redundant one");
+    let mut file = sparse.clone();
+    put(&mut file, gt - 512, &[0xff; 4]);
+    found(check(&file), "point out of the file");
+
+    // A grain whose entry is lost, a marker that leads astray.
+    let tail = stream.len() - 1024;
+    let table = sector(&stream, tail + 56) - 512 - 2048;
+    let mut file = stream.clone();
+    put(&mut file, table, &[0; 4]);
+    found(check(&file), "no table names the grain");
+    let mut file = stream.clone();
+    put(&mut file, table - 512, &u32::MAX.to_le_bytes());
+    assert!(check(&file)[0].contains("leads out of the file"));
+    let mut file = stream.clone();
+    put(&mut file, 64 << 10, &[9]);
+    let findings = check(&file);
+    assert!(findings.iter().any(|f| f.contains("says sector 9")), "{findings:?}");
+}
+
+#[test]
 fn no_single_byte_of_the_structures_makes_reading_or_checking_fall_over() {
     let disk = sample(5, 512);
     for file in [
@@ -529,13 +602,13 @@ fn no_single_byte_of_the_structures_makes_reading_or_checking_fall_over() {
         let front = 0..80;
         let tables = 21 * 512..30 * 512;
         let tail = file.len().saturating_sub(4096)..file.len();
-        for at in front.chain(tables.step_by(7)).chain(tail.step_by(3)) {
+        for at in front.chain(tables.step_by(61)).chain(tail.step_by(11)) {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut file = file.clone();
                 file[at] = value;
                 let Ok(image) = open(&file) else { continue };
                 let _ = image.check(&mut |_| ());
-                let end = image.size().min(1 << 20);
+                let end = image.size().min(256 << 10);
                 let mut disk = vec![0; end as usize];
                 let _ = image.read_at(&mut disk, 0);
                 let _ = image.read_at(&mut disk[..1], image.size() - 1);
