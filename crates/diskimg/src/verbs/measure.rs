@@ -5,7 +5,7 @@ use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
 use crate::vocabulary::options::Options;
-use crate::vocabulary::target::{Measure, MeasureRequest};
+use crate::vocabulary::target::{DataRanges, Measure, MeasureRequest};
 use std::ops::Range;
 
 /// Guest bytes asked about at a time.
@@ -43,12 +43,11 @@ pub fn measure_size(format: Format, options: &Options, size: u64) -> Result<Meas
     run(format, options, size, &mut |_| Ok(()))
 }
 
-#[allow(clippy::type_complexity)]
-fn run(
+fn run<'a>(
     format: Format,
-    options: &Options,
+    options: &'a Options,
     size: u64,
-    data: &mut dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()>,
+    data: &'a mut DataRanges<'a>,
 ) -> Result<Measure> {
     let driver = format.driver();
     options.check(driver.name, driver.options)?;

@@ -46,9 +46,9 @@ fn windows(size: u64) -> Vec<Range<u64>> {
     let step = (size - WINDOW) / (WINDOWS - 1);
     // Odd starts: nothing may depend on alignment.
     (0..WINDOWS)
-        .map(|i| (i * step | u64::from(i % 2 == 1)).min(size - WINDOW))
+        .map(|i| ((i * step) | u64::from(i % 2 == 1)).min(size - WINDOW))
         .map(|start| start..start + WINDOW)
-        .chain([size - WINDOW..size])
+        .chain(std::iter::once(size - WINDOW..size))
         .collect()
 }
 

@@ -24,6 +24,9 @@ pub enum Format {
     Vmdk,
 }
 
+/// A format's own `open`.
+type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
+
 /// What the table holds of one format. A new format is a folder under
 /// `formats/`, a variant of [`Format`] and a row of [`Format::driver`].
 pub(crate) struct Driver {
@@ -35,7 +38,7 @@ pub(crate) struct Driver {
     /// The size of a new image is a multiple of this many bytes.
     pub(crate) sector: u64,
     /// Opens one layer.
-    pub(crate) open: fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>,
+    pub(crate) open: Open,
     /// Starts a new image.
     pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn Target>>,
     /// What `-o` takes, `size`, `backing_file` and `backing_fmt` included where they apply.

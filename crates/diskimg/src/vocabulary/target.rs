@@ -129,16 +129,18 @@ pub struct Measure {
     pub fully_allocated: u64,
 }
 
+/// Calls its argument with each range of guest bytes that holds data, in
+/// ascending order.
+pub type DataRanges<'a> = dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()> + 'a;
+
 /// What is to be measured.
 pub struct MeasureRequest<'a> {
     /// Guest bytes.
     pub size: u64,
     /// The target format's options.
     pub options: &'a Options,
-    /// Calls its argument with each range of guest bytes that holds data, in
-    /// ascending order.
-    #[allow(clippy::type_complexity)]
-    pub data: &'a mut dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()>,
+    /// Tells which guest bytes hold data.
+    pub data: &'a mut DataRanges<'a>,
 }
 
 impl Debug for MeasureRequest<'_> {

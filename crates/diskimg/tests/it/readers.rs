@@ -24,7 +24,7 @@ impl Act {
             let at = at % size.max(1) / 512 * 512;
             (at, len.next_multiple_of(512).min((size - at) / 512 * 512))
         };
-        let command = match *self {
+        match *self {
             Self::Byte { at, len, byte } => {
                 let (at, len) = clip(at, len);
                 (len > 0).then(|| format!("write -q -P {byte} {at} {len}"))
@@ -47,8 +47,7 @@ impl Act {
                 let (at, len) = clip(at, len);
                 (len > 0).then(|| format!("discard -q {at} {len}"))
             }
-        };
-        command
+        }
     }
 }
 

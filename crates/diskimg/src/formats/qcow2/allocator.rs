@@ -242,7 +242,7 @@ mod tests {
         let per_block = (1u64 << bits << 3) >> order;
         let entry = table.offset as usize + (cluster / per_block) as usize * 8;
         let block = u64::from_be_bytes(bytes[entry..entry + 8].try_into().expect("8 bytes"));
-        let mut reader = Allocator::new(std::sync::Arc::new(MemorySink::new()), bits, order);
+        let mut reader = Allocator::new(Arc::new(MemorySink::new()), bits, order);
         let block = block as usize;
         reader.bytes.copy_from_slice(&bytes[block..block + (1 << bits)]);
         reader.count(cluster % per_block)

@@ -203,7 +203,7 @@ impl Carry<'_> {
         let start = carried.start;
         let Buffers { guest, encoded } = &mut carried.buffers;
         carried.written = match self.sparse {
-            Sparse::Off => vec![0..guest.len()],
+            Sparse::Off => std::iter::once(0..guest.len()).collect(),
             Sparse::Blocks(block) => nonzero_runs(guest, block as usize),
         };
         if let Some(backing) = self.backing {
