@@ -1,4 +1,51 @@
-//! Read, write and convert disk images.
+//! Read, write and convert disk images: qcow2, VMDK, raw.
+//!
+//! A disk image is a map from **guest bytes** (what the virtual machine sees)
+//! to **places** (where those bytes are kept). [`Image`] answers what the guest
+//! sees and where it lies; [`Convert`] carries it into another format.
+//!
+//! ```
+//! use diskimg::{Convert, Format, Image};
+//!
+//! # fn main() -> Result<(), diskimg::Error> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let output = dir.path().join("disk.qcow2");
+//! let image = Image::open("../../testdata/ext4-stream-qemu.vmdk")?;
+//! assert_eq!(image.format(), Format::Vmdk);
+//!
+//! // The ext4 magic number, read without converting anything.
+//! let mut magic = [0; 2];
+//! image.read_at(&mut magic, 1080)?;
+//! assert_eq!(magic, [0x53, 0xef]);
+//!
+//! let report = Convert::new(image).format(Format::Qcow2).run(&output)?;
+//! assert_eq!(report.guest_bytes, 8 << 20);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Safety of hostile input
+//!
+//! An image is treated as hostile: every number in it is checked before it is
+//! used, and whatever the bytes, the answer is a result or an [`Error`], never a
+//! panic. Files that an image *names* (backing files, data files) are opened
+//! only as far as [`References`] allows: by default within the image's own
+//! directory. Say the format ([`OpenOptions::format`]) where you know it: a guest can
+//! write any header into a raw disk.
+//!
+//! # Promises of a conversion
+//!
+//! The output appears under its name when it is complete and on stable
+//! storage, and not at all otherwise. Its bytes depend on the source and the
+//! options alone, not on the number of threads.
+//!
+//! # Floors
+//!
+//! Each module uses only what stands below it: `verbs` ([`Convert`],
+//! [`Create`], [`compare()`], [`map()`], [`measure()`]) → [`formats`] → the
+//! vocabulary ([`Image`], [`Layer`], [`extent`], [`target`]) → [`host`].
+//! `ARCHITECTURE.md` in the repository is the map.
+
 pub mod formats;
 pub mod host;
 mod verbs;
@@ -6,7 +53,10 @@ mod vocabulary;
 
 pub use host::output::{Durability, Output};
 pub use host::source::Source;
-pub use verbs::*;
+pub use verbs::{
+    Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, MapEntry, Progress,
+    Report, Salvaged, Sparse, compare, map, measure, measure_size,
+};
 pub use vocabulary::error::{Error, ErrorKind, Result};
 pub use vocabulary::fetch::Fetcher;
 pub use vocabulary::format::Format;
@@ -17,3 +67,8 @@ pub use vocabulary::open::{OpenOptions, SnapshotSelector};
 pub use vocabulary::options::{OptionKind, OptionSpec, Options, parse_size};
 pub use vocabulary::reference::References;
 pub use vocabulary::{check, conformance, extent, info, open, reference, target};
+
+/// The README's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -4,7 +4,7 @@ use crate::args::check::Job;
 use crate::args::common::Form;
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
-use diskimg::ErrorKind;
+use diskimg::Error;
 use diskimg::check::CheckReport;
 use serde::Serialize;
 
@@ -20,13 +20,13 @@ const NOTHING_TO_CHECK: u8 = 63;
 /// Checks.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open()?;
-    let report = image.check(&mut |finding| console.stderr(&finding.message)).map_err(|e| {
-        let code = match e.kind() {
-            ErrorKind::Unsupported => NOTHING_TO_CHECK,
-            _ => INCOMPLETE,
-        };
-        Failure::from(e).with_code(code)
-    })?;
+    let report = image
+        .check(&mut |finding| console.stderr(&finding.message))
+        .map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;
+    let Some(report) = report else {
+        let words = "This image format does not support checks";
+        return Err(Failure::from(Error::unsupported(words)).with_code(NOTHING_TO_CHECK));
+    };
     if !job.quiet {
         match job.form {
             Form::Human => console.print(&human::check(&report))?,

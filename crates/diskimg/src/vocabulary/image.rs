@@ -250,11 +250,11 @@ impl Image {
     }
 
     /// Verifies the top layer's own consistency; its backing files are not
-    /// looked at.
+    /// looked at. `None` for a format that has nothing to check.
     ///
     /// # Errors
     /// As [`Layer::check`].
-    pub fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
+    pub fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         self.top().check(report).map_err(|e| self.in_layer(e, 0))
     }
 }

@@ -243,7 +243,7 @@ fn assert_checks_as_qemu_does(path: &Path, format: &str) {
         .output()
         .unwrap();
     let theirs: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let ours = open(path).check(&mut |_| {}).unwrap();
+    let ours = open(path).check(&mut |_| {}).unwrap().unwrap();
     let number = |key: &str| theirs.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
     assert_eq!(ours.corruptions, number("corruptions"), "corruptions");
     assert_eq!(ours.leaks, number("leaks"), "leaks");

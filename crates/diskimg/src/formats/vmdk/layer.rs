@@ -210,13 +210,13 @@ impl Layer for Vmdk {
         options
     }
 
-    fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
+    fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let mut counts = CheckReport::default();
         for part in &self.parts {
             let Layout::Sparse(extent) = &part.layout;
             check::check(extent, report, &mut counts)?;
         }
-        Ok(counts)
+        Ok(Some(counts))
     }
 }
 
