@@ -57,7 +57,8 @@ fn check(bytes: &[u8]) -> Vec<String> {
     let mut findings = Vec::new();
     let report = open(bytes)
         .and_then(|image| image.check(&mut |finding| findings.push(finding.message)))
-        .expect("checks");
+        .expect("checks")
+        .expect("VMDK is checked");
     let counted = report.corruptions + report.leaks + report.check_errors;
     assert_eq!(counted, findings.len() as u64);
     findings

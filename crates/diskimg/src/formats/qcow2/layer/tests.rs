@@ -153,7 +153,10 @@ fn uses_and_refcounts_are_compared() {
     });
     let mut messages = Vec::new();
     let image = open(file).expect("opens");
-    let report = image.check(&mut |finding| messages.push(finding.message)).expect("checks");
+    let report = image
+        .check(&mut |finding| messages.push(finding.message))
+        .expect("checks")
+        .expect("qcow2 is checked");
     assert_eq!(
         messages,
         ["ERROR cluster 6 refcount=1 reference=2", "Leaked cluster 7 refcount=1 reference=0"]
