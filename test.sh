@@ -13,6 +13,12 @@ need qemu-io qemu-utils
 need mkfs.ext4 e2fsprogs
 need 7zz 7zip
 need prlimit util-linux
+# Some tests mount file systems.
+privileged=
+if [ "$(id -u)" = 0 ]; then
+    privileged=--include-ignored
+    need mkfs.xfs xfsprogs
+fi
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         apt-get update -qq
@@ -25,4 +31,5 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-exec cargo test --workspace --locked "$@"
+cargo test --workspace --locked --doc
+exec cargo test --workspace --locked --lib --bins --tests "$@" -- $privileged

@@ -11,6 +11,7 @@ mod guest_disk;
 mod hostile;
 mod maps;
 mod measures;
+mod offload;
 mod outputs;
 mod overlays;
 mod readers;

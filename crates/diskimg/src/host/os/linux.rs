@@ -1,7 +1,7 @@
 //! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE.
 
 use super::Segment;
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -86,6 +86,36 @@ pub(super) fn reflink(
         ) => Ok(false),
         Err(e) => Err(e.into()),
     }
+}
+
+pub(super) fn copy_in_kernel(
+    src: &File,
+    mut src_offset: u64,
+    dst: &File,
+    mut dst_offset: u64,
+    len: u64,
+) -> io::Result<bool> {
+    let end = src_offset + len;
+    while src_offset < end {
+        let left = usize::try_from(end - src_offset).unwrap_or(usize::MAX);
+        // The kernel advances both offsets by what it copied.
+        match copy_file_range(src, Some(&mut src_offset), dst, Some(&mut dst_offset), left) {
+            // Nothing copied, no error: a file system that pretends.
+            Ok(0) => return Ok(false),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(
+                Errno::XDEV
+                | Errno::INVAL
+                | Errno::NOSYS
+                | Errno::OPNOTSUPP
+                | Errno::PERM
+                | Errno::BADF
+                | Errno::TXTBSY,
+            ) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn address_space_limit() -> Option<u64> {

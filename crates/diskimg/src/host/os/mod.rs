@@ -55,6 +55,19 @@ pub(crate) fn reflink(
     imp::reflink(src, src_offset, dst, dst_offset, len)
 }
 
+/// Copies in the kernel (copy_file_range): nothing passes through this
+/// process. `false` where the two files do not allow it; what was copied until
+/// then is harmless.
+pub(crate) fn copy_in_kernel(
+    src: &File,
+    src_offset: u64,
+    dst: &File,
+    dst_offset: u64,
+    len: u64,
+) -> io::Result<bool> {
+    imp::copy_in_kernel(src, src_offset, dst, dst_offset, len)
+}
+
 /// What two open handles have in common when they are the same file, and the
 /// space it takes. `None` where the system has no such notion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

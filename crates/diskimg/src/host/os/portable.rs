@@ -20,6 +20,10 @@ pub(super) fn reflink(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<
     Ok(false)
 }
 
+pub(super) fn copy_in_kernel(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
 pub(super) fn address_space_limit() -> Option<u64> {
     None
 }

@@ -1,6 +1,6 @@
 //! A regular file or block device.
 
-use super::{Sink, ZEROS};
+use super::{Offload, Sink, ZEROS};
 use crate::host::os;
 use crate::host::source::Source;
 use std::fs::File;
@@ -61,19 +61,24 @@ impl Sink for FileSink {
         ))
     }
 
-    fn share_from(
+    fn offload(
         &self,
         source: &dyn Source,
         source_offset: u64,
         offset: u64,
         len: u64,
-    ) -> io::Result<bool> {
-        match source.as_file() {
-            Some((file, start)) if self.regular => {
-                os::reflink(file, start + source_offset, &self.file, offset, len)
-            }
-            _ => Ok(false),
+    ) -> io::Result<Offload> {
+        let Some((file, start)) = source.as_file().filter(|_| self.regular) else {
+            return Ok(Offload::Declined);
+        };
+        let from = start + source_offset;
+        if os::reflink(file, from, &self.file, offset, len)? {
+            return Ok(Offload::Shared);
         }
+        if os::copy_in_kernel(file, from, &self.file, offset, len)? {
+            return Ok(Offload::Copied);
+        }
+        Ok(Offload::Declined)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -15,6 +15,17 @@ use std::io;
 /// Zeros, for sinks that must be told them byte by byte.
 pub(crate) static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
+/// What became of [`Sink::offload`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offload {
+    /// Source and sink now share the blocks; no space was taken.
+    Shared,
+    /// The kernel copied.
+    Copied,
+    /// The two do not allow it: the range is still to be written.
+    Declined,
+}
+
 /// Bytes going out, by position. Shared between threads that write disjoint
 /// ranges.
 pub trait Sink: Send + Sync + Debug {
@@ -58,20 +69,20 @@ pub trait Sink: Send + Sync + Debug {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this output cannot reserve space"))
     }
 
-    /// Shares the blocks of `source` with this sink instead of copying them.
-    /// `false` where the two do not allow it; nothing was written then.
+    /// Takes a range of `source` without reading it through this process: its
+    /// blocks are shared where the file system can, else copied in the kernel.
     ///
     /// # Errors
     /// What the system said.
-    fn share_from(
+    fn offload(
         &self,
         source: &dyn Source,
         source_offset: u64,
         offset: u64,
         len: u64,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Offload> {
         let _ = (source, source_offset, offset, len);
-        Ok(false)
+        Ok(Offload::Declined)
     }
 
     /// Sets the file's length; bytes that appear read as zeros. A device keeps its length.

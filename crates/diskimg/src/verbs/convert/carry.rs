@@ -2,9 +2,9 @@
 
 use super::input::{Input, Span};
 use super::place::Throttle;
-use super::plan::Task;
+use super::plan::{Origin, Task};
 use super::{Salvaged, Sparse};
-use crate::host::sink::Sink;
+use crate::host::sink::{Offload, Sink};
 use crate::host::zeros::is_zero;
 use crate::verbs::pipeline::Job;
 use crate::vocabulary::error::{Error, ErrorKind, Result};
@@ -13,6 +13,7 @@ use crate::vocabulary::fetch::Fetcher;
 use crate::vocabulary::image::Image;
 use crate::vocabulary::target::{Slot, UnitEncoder};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What every worker shares.
@@ -24,6 +25,8 @@ pub(super) struct Carry<'a> {
     /// One for each worker that starts; none if units are stored as they are.
     pub(super) encoders: Mutex<Vec<Box<dyn UnitEncoder>>>,
     pub(super) salvaged: &'a SalvageLog,
+    /// Bytes that went from file to file by sharing.
+    pub(super) shared: AtomicU64,
     pub(super) files: Vec<Arc<dyn Sink>>,
     pub(super) sequential: bool,
     pub(super) throttle: Throttle,
@@ -55,8 +58,8 @@ pub(super) struct Carried {
     pub(super) zeros: Range<u64>,
     /// What the range consists of, in guest order.
     pub(super) pieces: Vec<Piece>,
-    /// Where the range starts, and `buffers.guest` with it.
-    start: u64,
+    /// Guest bytes of the task; `buffers.guest` starts with it.
+    range: Range<u64>,
     /// Parts of `buffers.guest` that are worth writing: not all zero.
     written: Vec<Range<usize>>,
     buffers: Buffers,
@@ -71,6 +74,8 @@ pub(super) enum Piece {
     Zero(Range<u64>),
     /// To be stored as they are.
     Stored(Range<u64>),
+    /// To be stored as they are, from file to file: nothing was read.
+    Offloaded(Range<u64>, Origin),
     /// One unit, encoded: a part of the task's encoded bytes.
     Encoded(u64, Range<usize>),
 }
@@ -89,6 +94,8 @@ pub(super) enum From {
     Guest(u64),
     /// Encoded bytes from this index on.
     Encoded(usize),
+    /// The source's own file, from there on.
+    Origin(Origin),
 }
 
 /// A task after `commit`.
@@ -106,7 +113,7 @@ impl Carried {
 
     /// Where the task ends.
     pub(super) fn end(&self) -> u64 {
-        self.start + self.buffers.guest.len() as u64
+        self.range.end
     }
 }
 
@@ -130,6 +137,9 @@ impl Job for Carry<'_> {
     }
 
     fn work(&self, worker: &mut Worker, task: Task) -> Result<Carried> {
+        if let Some(origin) = task.origin {
+            return Ok(Carried::offloaded(task, origin));
+        }
         let Buffers { mut guest, mut encoded } = worker.spare.pop().unwrap_or_default();
         let start = task.range.start;
         let len = (task.range.end - start) as usize;
@@ -145,11 +155,11 @@ impl Job for Carry<'_> {
         let mut carried = Carried {
             zeros: task.zeros,
             pieces: Vec::new(),
-            start,
+            range: task.range,
             written: Vec::new(),
             buffers: Buffers { guest, encoded },
         };
-        self.sort_out(worker, &mut carried, task.range.end)?;
+        self.sort_out(worker, &mut carried)?;
         carried.buffers.guest.truncate(len);
         Ok(carried)
     }
@@ -157,11 +167,12 @@ impl Job for Carry<'_> {
     fn settle(&self, worker: &mut Worker, placed: Placed) -> Result<()> {
         let Placed { carried, writes } = placed;
         for write in &writes {
-            self.write(&carried, write)
-                .map_err(|e| Error::io("cannot write to the output", e).at(write.slot.offset))?;
+            self.write(worker, &carried, write)?;
             self.throttle.wait_for(write.slot.len);
         }
-        worker.spare.push(carried.buffers);
+        if !carried.buffers.guest.is_empty() {
+            worker.spare.push(carried.buffers);
+        }
         Ok(())
     }
 }
@@ -198,9 +209,9 @@ impl Carry<'_> {
     }
 
     /// Decides for each unit what becomes of it.
-    fn sort_out(&self, worker: &mut Worker, carried: &mut Carried, end: u64) -> Result<()> {
+    fn sort_out(&self, worker: &mut Worker, carried: &mut Carried) -> Result<()> {
         let unit = self.unit as usize;
-        let start = carried.start;
+        let Range { start, end } = carried.range;
         let Buffers { guest, encoded } = &mut carried.buffers;
         carried.written = match self.sparse {
             Sparse::Off => std::iter::once(0..guest.len()).collect(),
@@ -235,31 +246,95 @@ impl Carry<'_> {
         Ok(())
     }
 
-    fn write(&self, carried: &Carried, write: &Write) -> std::io::Result<()> {
-        let Slot { file, offset, len } = write.slot;
-        let sink = &self.files[file];
-        let len = len as usize;
-        match write.from {
-            From::Encoded(at) => sink.write_all_at(&carried.buffers.encoded[at..at + len], offset),
-            From::Guest(at) => {
-                let first = (at - carried.start) as usize;
-                let slot = first..first + len;
-                if !sink.is_zeroed() {
-                    return sink.write_all_at(&carried.buffers.guest[slot], offset);
-                }
-                // Zeros inside a stored unit are there already.
-                for run in &carried.written {
-                    let part = run.start.max(slot.start)..run.end.min(slot.end);
-                    if part.start < part.end {
-                        let offset = offset + (part.start - first) as u64;
-                        sink.write_all_at(&carried.buffers.guest[part], offset)?;
-                    }
-                }
-                Ok(())
+    /// Leaves a stored run to the kernel; copies it here if the files do not
+    /// allow that.
+    fn offload(&self, worker: &mut Worker, origin: Origin, slot: Slot) -> Result<()> {
+        let image = self.input.image(origin.image);
+        let source = image.file(origin.depth, origin.place.file);
+        let sink = &self.files[slot.file];
+        let from = origin.place.offset;
+        let outcome = sink.offload(source, from, slot.offset, slot.len);
+        match outcome.map_err(|e| cannot_write(e, slot.offset))? {
+            Offload::Shared => {
+                self.shared.fetch_add(slot.len, Ordering::Relaxed);
+                return Ok(());
             }
+            Offload::Copied => return Ok(()),
+            Offload::Declined => {}
+        }
+        let mut buffers = worker.spare.pop().unwrap_or_default();
+        for done in (0..slot.len).step_by(COPY_BLOCK) {
+            let buf = &mut buffers.guest;
+            buf.resize((slot.len - done).min(COPY_BLOCK as u64) as usize, 0);
+            source.read_exact_at(buf, from + done).map_err(|e| {
+                let error = Error::io("cannot read guest data", e).at(from + done);
+                image.in_layer(error, origin.depth)
+            })?;
+            let offset = slot.offset + done;
+            sink.write_all_at(buf, offset).map_err(|e| cannot_write(e, offset))?;
+        }
+        worker.spare.push(buffers);
+        Ok(())
+    }
+
+    fn write(&self, worker: &mut Worker, carried: &Carried, write: &Write) -> Result<()> {
+        let Slot { file, offset, len } = write.slot;
+        let sink = &*self.files[file];
+        let outcome = match write.from {
+            From::Origin(origin) => return self.offload(worker, origin, write.slot),
+            From::Encoded(at) => {
+                sink.write_all_at(&carried.buffers.encoded[at..at + len as usize], offset)
+            }
+            From::Guest(at) => {
+                let first = (at - carried.range.start) as usize;
+                write_guest(sink, carried, first..first + len as usize, offset)
+            }
+        };
+        outcome.map_err(|e| cannot_write(e, offset))
+    }
+}
+
+/// Writes a part of the task's guest bytes.
+fn write_guest(
+    sink: &dyn Sink,
+    carried: &Carried,
+    part: Range<usize>,
+    offset: u64,
+) -> std::io::Result<()> {
+    let guest = &carried.buffers.guest;
+    if !sink.is_zeroed() {
+        return sink.write_all_at(&guest[part], offset);
+    }
+    // Zeros inside a stored unit are there already.
+    for run in &carried.written {
+        let run = run.start.max(part.start)..run.end.min(part.end);
+        if run.start < run.end {
+            let offset = offset + (run.start - part.start) as u64;
+            sink.write_all_at(&guest[run], offset)?;
+        }
+    }
+    Ok(())
+}
+
+impl Carried {
+    /// A task that the kernel will carry.
+    fn offloaded(task: Task, origin: Origin) -> Self {
+        Self {
+            zeros: task.zeros,
+            pieces: vec![Piece::Offloaded(task.range.clone(), origin)],
+            range: task.range,
+            written: Vec::new(),
+            buffers: Buffers::default(),
         }
     }
 }
+
+fn cannot_write(e: std::io::Error, offset: u64) -> Error {
+    Error::io("cannot write to the output", e).at(offset)
+}
+
+/// Bytes copied at a time where the kernel declines to.
+const COPY_BLOCK: usize = 256 << 10;
 
 /// Stored bytes that cannot be read are given up in blocks of this size.
 const SALVAGE_BLOCK: u64 = 4096;

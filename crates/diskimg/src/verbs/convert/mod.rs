@@ -28,6 +28,8 @@ use input::Input;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 /// Images are made of sectors of this many bytes, except raw files.
 const SECTOR: u64 = 512;
@@ -74,6 +76,7 @@ struct Settings<'a> {
     threads: Option<usize>,
     rate_limit: Option<u64>,
     salvage: bool,
+    offload: bool,
     durability: Durability,
     target_is_zero: bool,
     progress: Option<Callback<'a>>,
@@ -84,8 +87,11 @@ struct Settings<'a> {
 pub struct Report {
     /// Size of the disk, in guest bytes.
     pub guest_bytes: u64,
-    /// Bytes of guest data written to the output, after encoding.
+    /// Bytes of guest data in the output, after encoding.
     pub stored_bytes: u64,
+    /// How many of these share their blocks with the source
+    /// ([`Convert::offload`]) and took no space.
+    pub shared_bytes: u64,
     /// What could not be read and was replaced by zeros ([`Convert::salvage`]),
     /// in guest order.
     pub salvaged: Vec<Salvaged>,
@@ -125,6 +131,7 @@ impl<'a> Convert<'a> {
                 threads: None,
                 rate_limit: None,
                 salvage: false,
+                offload: false,
                 durability: Durability::default(),
                 target_is_zero: false,
                 progress: None,
@@ -203,6 +210,15 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn salvage(mut self, yes: bool) -> Self {
         self.settings.salvage = yes;
+        self
+    }
+
+    /// Whether stored runs shall be shared with the source (reflinks, on file
+    /// systems that have them) or copied in the kernel, where the output stores
+    /// them verbatim. Zeros inside such runs are not looked for.
+    #[must_use]
+    pub fn offload(mut self, yes: bool) -> Self {
+        self.settings.offload = yes;
         self
     }
 
@@ -364,26 +380,24 @@ impl Settings<'_> {
     ) -> Result<Report> {
         let unit = target.geometry().unit;
         let salvaged = carry::SalvageLog::new(self.salvage);
-        let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged);
+        let threads = self.threads.unwrap_or_else(pipeline::default_threads).max(1);
+        // Each worker's encoder is made here, where the target is still at hand.
+        let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
+        let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
+        let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged)
+            .offload(self.offload && verbatim);
         let job = carry::Carry {
             input,
             backing,
             unit,
             sparse: self.sparse,
-            encoders: std::sync::Mutex::new(Vec::new()),
+            encoders: Mutex::new(encoders),
             salvaged: &salvaged,
+            shared: AtomicU64::new(0),
             files: target.files().to_vec(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
             throttle: place::Throttle::new(self.rate_limit),
         };
-        let threads = self.threads.unwrap_or_else(pipeline::default_threads);
-        // Each worker's encoder is made here, where the target is still at hand.
-        for _ in 0..threads.max(1) {
-            match target.encoder() {
-                Some(encoder) => carry::lock(&job.encoders).push(encoder),
-                None => break,
-            }
-        }
         let mut placer = place::Placer {
             target: &mut *target,
             overlay: backing.is_some(),
@@ -395,8 +409,14 @@ impl Settings<'_> {
         pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
         placer.tell(input.size())?;
         let stored_bytes = placer.stored;
+        let shared_bytes = job.shared.into_inner();
         target.finish()?;
-        Ok(Report { guest_bytes: input.size(), stored_bytes, salvaged: salvaged.into_ordered() })
+        Ok(Report {
+            guest_bytes: input.size(),
+            stored_bytes,
+            shared_bytes,
+            salvaged: salvaged.into_ordered(),
+        })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Placement: the target is asked in guest order, one task at a time.
 
 use super::carry::{Carried, From, Piece, Placed, Write};
+use super::plan::Origin;
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::Place;
 use crate::vocabulary::target::{Slot, Target, Unit};
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +38,10 @@ impl Placer<'_> {
             match piece {
                 Piece::Same => {}
                 Piece::Zero(range) => self.zeros(range.clone())?,
-                Piece::Stored(range) => self.stored(range.clone(), &mut writes)?,
+                Piece::Stored(range) => self.stored(range.clone(), None, &mut writes)?,
+                Piece::Offloaded(range, origin) => {
+                    self.stored(range.clone(), Some(*origin), &mut writes)?;
+                }
                 Piece::Encoded(at, part) => {
                     let unit = Unit::Encoded(carried.encoded(part));
                     if let Some(slot) = self.target.place(*at, unit)? {
@@ -62,7 +67,13 @@ impl Placer<'_> {
         }
     }
 
-    fn stored(&mut self, range: Range<u64>, writes: &mut Vec<Write>) -> Result<()> {
+    /// Makes room for stored bytes, which come from the buffers or from `origin`.
+    fn stored(
+        &mut self,
+        range: Range<u64>,
+        origin: Option<Origin>,
+        writes: &mut Vec<Write>,
+    ) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
             let len = range.end - at;
@@ -70,7 +81,14 @@ impl Placer<'_> {
                 return Err(Error::invalid("the target has no room for stored bytes"));
             };
             debug_assert!(slot.len > 0 && slot.len <= len);
-            push_write(writes, slot, From::Guest(at));
+            let from = match origin {
+                None => From::Guest(at),
+                Some(Origin { image, depth, place }) => {
+                    let offset = place.offset + (at - range.start);
+                    From::Origin(Origin { image, depth, place: Place { offset, ..place } })
+                }
+            };
+            push_write(writes, slot, from);
             self.stored += slot.len;
             at += slot.len;
         }

@@ -18,6 +18,12 @@ const WINDOW: u64 = 128 << 20;
 /// system call's cost vanishes.
 const CHUNK: u64 = 512 << 10;
 
+/// Stored runs from this length on are worth a system call of their own …
+const OFFLOAD_MIN: u64 = 64 << 10;
+
+/// … of at most this many bytes, so that progress is seen and stopping is soon.
+const OFFLOAD_MAX: u64 = 64 << 20;
+
 /// Stored runs at least this long are asked for holes of their file: an image
 /// preallocated as a whole is one long run of mostly nothing.
 const HOLE_WORTH_ASKING: u64 = 64 << 10;
@@ -31,6 +37,17 @@ pub(super) struct Task {
     pub(super) range: Range<u64>,
     /// Covers `range`.
     pub(super) spans: Vec<Span>,
+    /// All of `range` lies verbatim here, in whole units: it may go from file
+    /// to file without being read.
+    pub(super) origin: Option<Origin>,
+}
+
+/// Where stored bytes lie in the source.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) image: usize,
+    pub(super) depth: usize,
+    pub(super) place: Place,
 }
 
 /// Cuts the input into tasks, lazily.
@@ -41,6 +58,7 @@ pub(super) struct Plan<'a> {
     sparse: Sparse,
     salvaged: &'a SalvageLog,
     chunk: u64,
+    offload: bool,
     /// Where the next window starts.
     window: u64,
     /// Where the zeros start that no task has mentioned yet.
@@ -66,11 +84,18 @@ impl<'a> Plan<'a> {
             sparse,
             salvaged,
             chunk,
+            offload: false,
             window: 0,
             told: 0,
             ready: VecDeque::new(),
             ended: false,
         }
+    }
+
+    /// Whether stored runs become tasks of their own, to be left to the kernel.
+    pub(super) fn offload(mut self, yes: bool) -> Self {
+        self.offload = yes;
+        self
     }
 
     /// The next task, in guest order.
@@ -92,6 +117,7 @@ impl<'a> Plan<'a> {
             zeros: self.told..end,
             range: end..end,
             spans: Vec::new(),
+            origin: None,
         }))
     }
 
@@ -102,23 +128,54 @@ impl<'a> Plan<'a> {
         for run in busy {
             let mut at = run.start;
             while at < run.end {
-                // Cut at multiples of the chunk, so that the cuts do not depend on the runs.
-                let end = run.end.min((at / self.chunk + 1) * self.chunk);
                 while spans[first].at.end <= at {
                     first += 1;
                 }
+                let (end, origin) = self.cut(at..run.end, &spans[first..]);
                 let range = at..end;
                 let covering = spans[first..].iter().take_while(|s| s.at.start < end);
                 self.ready.push_back(Task {
                     zeros: self.told..at,
                     spans: covering.map(|s| s.clip(&range)).collect(),
                     range,
+                    origin,
                 });
                 self.told = end;
                 at = end;
             }
         }
         Ok(())
+    }
+
+    /// Where the task that starts with `run` ends, and where all of it lies if
+    /// it can be left to the kernel. `spans` begin with the one at its start.
+    fn cut(&self, run: Range<u64>, spans: &[Span]) -> (u64, Option<Origin>) {
+        // At multiples of the chunk, so that the cuts do not depend on the runs.
+        let chunk_end = run.end.min((run.start / self.chunk + 1) * self.chunk);
+        if !self.offload {
+            return (chunk_end, None);
+        }
+        for span in spans.iter().take_while(|s| s.at.start < chunk_end) {
+            let Some((whole, origin)) = self.whole_units(span, &run) else { continue };
+            return if whole.start == run.start {
+                (whole.end.min(whole.start + OFFLOAD_MAX), Some(origin))
+            } else {
+                (whole.start.min(chunk_end), None)
+            };
+        }
+        (chunk_end, None)
+    }
+
+    /// The whole units of a stored span within `run`, if they are worth it.
+    fn whole_units(&self, span: &Span, run: &Range<u64>) -> Option<(Range<u64>, Origin)> {
+        let (Kind::Data(place), Some(image)) = (&span.extent.kind, span.image) else { return None };
+        let start = span.at.start.max(run.start).next_multiple_of(self.unit);
+        let end = span.at.end.min(run.end) / self.unit * self.unit;
+        if start.saturating_add(OFFLOAD_MIN) > end {
+            return None;
+        }
+        let place = Place { offset: place.offset + (start - span.at.start), ..*place };
+        Some((start..end, Origin { image, depth: span.extent.depth, place }))
     }
 
     /// What the input says; under salvage, what cannot be mapped becomes zeros.
