@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 /// Runs a tool and gives what it said, whatever its exit code.
 pub fn try_run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     Command::new(program).args(args).output().unwrap_or_else(|e| {
-        panic!("{program} cannot be run ({e}); install qemu-utils and e2fsprogs for these tests")
+        panic!("{program} cannot be run ({e}); ./test.sh names what these tests need")
     })
 }
 

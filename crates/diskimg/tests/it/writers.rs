@@ -1,7 +1,7 @@
 //! What we write, qemu-img accepts and reads back the same.
 
 use crate::disk::{self, Disk, Fill, Stretch};
-use crate::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes};
+use crate::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes, try_run};
 use diskimg::{Convert, Format, Image, OpenOptions, Options, Sparse, conformance};
 use proptest::prelude::*;
 use std::path::Path;
@@ -244,4 +244,38 @@ fn deflate_clusters_need_no_more_than_a_4_kib_window() {
     convert(&raw, &target, &out, 2, Sparse::default());
     let repeats_were_found = std::fs::metadata(&out).unwrap().len() < (20 << 10) * 32;
     assert!(!repeats_were_found, "a window of more than 4 KiB was used");
+}
+
+/// 7-Zip is strict about the shape of a streamed VMDK: it refuses qemu-img's.
+#[test]
+fn seven_zip_opens_what_we_write_and_reads_the_same() {
+    let disk = Disk {
+        size: (3 << 20) + 65536 / 2,
+        stretches: vec![
+            Stretch { at: 0, len: 200_000, fill: Fill::Words(1) },
+            Stretch { at: 1 << 20, len: 300_000, fill: Fill::Noise(2) },
+            Stretch { at: (3 << 20) + 32_000, len: 700, fill: Fill::Words(3) },
+        ],
+    };
+    let targets = [
+        ("vmdk", "subformat=streamOptimized", true),
+        ("vmdk", "", false),
+        ("qcow2", "", true),
+        ("qcow2", "compat=0.10,cluster_size=4k", true),
+        ("qcow2", "", false),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("a.raw");
+    disk.write(&raw);
+    for (format, options, compress) in targets {
+        // It goes by the name, too.
+        let out = dir.path().join(format!("a.{format}"));
+        let target = Target { format: format.parse().unwrap(), options: options.into(), compress };
+        convert(&raw, &target, &out, 2, Sparse::default());
+        let output =
+            try_run("7zz", [format!("-t{format}").as_str(), "-so", "x", out.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{format} {options}: {said} {}", output.status);
+        assert!(output.stdout == disk.bytes(), "{format} {options}: 7-Zip reads other bytes");
+    }
 }
