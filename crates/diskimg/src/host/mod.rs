@@ -10,3 +10,11 @@ pub mod output;
 pub mod sink;
 pub mod source;
 pub(crate) mod zeros;
+
+use std::sync::{Mutex, MutexGuard};
+
+/// Locks; what a panicking holder left behind is taken as it is. Nothing in
+/// this library leaves data half-changed under a lock.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

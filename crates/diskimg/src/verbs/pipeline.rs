@@ -15,10 +15,11 @@
 //! done early leaves its result and takes the next task; how far it may run
 //! ahead is bounded, and memory with it.
 
+use crate::host::lock;
 use crate::vocabulary::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex};
 
 /// Tasks that may be between `plan` and `commit`, per worker.
 const IN_FLIGHT_PER_WORKER: u64 = 3;
@@ -221,10 +222,6 @@ impl<J: Job, P, C> Drop for EndOnPanic<'_, '_, J, P, C> {
             self.0.moved.notify_all();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! An image: a layer and all that it builds on.
 
+use crate::host::lock;
 use crate::host::source::{HostFileId, Source};
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, Result};
@@ -158,8 +159,7 @@ impl Image {
                 self.size()
             )));
         };
-        let mut fetcher =
-            self.fetchers.lock().unwrap_or_else(|e| e.into_inner()).pop().unwrap_or_default();
+        let mut fetcher = lock(&self.fetchers).pop().unwrap_or_default();
         let mut window = offset;
         while window < end {
             let next = end.min(window + READ_WINDOW);
@@ -170,7 +170,7 @@ impl Image {
             }
             window = next;
         }
-        self.fetchers.lock().unwrap_or_else(|e| e.into_inner()).push(fetcher);
+        lock(&self.fetchers).push(fetcher);
         Ok(())
     }
 

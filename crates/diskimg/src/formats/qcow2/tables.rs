@@ -13,6 +13,7 @@
 //! Specification: "Cluster mapping" and "Extended L2 Entries". Tables are read
 //! in pieces, as they are needed, through a small cache.
 
+use crate::host::lock;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use std::sync::{Arc, Mutex};
@@ -212,13 +213,13 @@ impl TableReader {
     ) -> Result<Piece> {
         let start = offset & !(self.piece - 1);
         let slot = (start / self.piece) as usize % CACHED_PIECES;
-        let cached = self.slots.lock().unwrap_or_else(|e| e.into_inner())[slot].clone();
+        let cached = lock(&self.slots)[slot].clone();
         if let Some(piece) = cached.filter(|piece| piece.start == start) {
             return Ok(piece);
         }
         // Not under the lock: readers of other tables need not wait.
         let piece = Piece { start, words: read_words(file, table, start, self.piece / 8)?.into() };
-        self.slots.lock().unwrap_or_else(|e| e.into_inner())[slot] = Some(piece.clone());
+        lock(&self.slots)[slot] = Some(piece.clone());
         Ok(piece)
     }
 }

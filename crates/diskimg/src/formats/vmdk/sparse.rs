@@ -14,6 +14,7 @@ use super::header::{GD_AT_END, Header};
 use super::stream::{self, GrainMarker};
 use super::{SECTOR, read, read_sector};
 use crate::host::codec::Codec;
+use crate::host::lock;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
@@ -206,7 +207,7 @@ impl SparseExtent {
             return Ok(table);
         }
         let table: Arc<[u32]> = self.read_table(sector)?.into();
-        let mut tables = self.tables.lock().unwrap_or_else(|e| e.into_inner());
+        let mut tables = lock(&self.tables);
         tables.truncate(CACHED_TABLES - 1);
         tables.insert(0, (index, Arc::clone(&table)));
         Ok(table)
@@ -228,7 +229,7 @@ impl SparseExtent {
     }
 
     fn cached(&self, index: u64) -> Option<Arc<[u32]>> {
-        let mut tables = self.tables.lock().unwrap_or_else(|e| e.into_inner());
+        let mut tables = lock(&self.tables);
         let found = tables.iter().position(|(i, _)| *i == index)?;
         tables[..=found].rotate_right(1);
         Some(Arc::clone(&tables[0].1))

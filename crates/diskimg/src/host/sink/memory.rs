@@ -1,6 +1,7 @@
 //! A growing buffer.
 
 use super::Sink;
+use crate::host::lock;
 use crate::host::source::MemorySource;
 use std::io;
 use std::sync::Mutex;
@@ -23,7 +24,7 @@ impl MemorySink {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.bytes.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.bytes)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A pipe: bytes leave once, in order.
 
 use super::{Sink, ZEROS};
+use crate::host::lock;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Mutex;
@@ -22,7 +23,7 @@ impl PipeSink {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.state)
     }
 }
 

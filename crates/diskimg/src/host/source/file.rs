@@ -1,7 +1,7 @@
 //! A regular file or block device.
 
 use super::{HostFileId, Segment, Source};
-use crate::host::os;
+use crate::host::{lock, os};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::ops::Range;
@@ -72,7 +72,7 @@ impl Source for FileSource {
     }
 
     fn segment_at(&self, offset: u64) -> io::Result<Segment> {
-        let mut last = self.last.lock().unwrap_or_else(|e| e.into_inner());
+        let mut last = lock(&self.last);
         if let Some((range, hole)) = &*last
             && range.contains(&offset)
         {

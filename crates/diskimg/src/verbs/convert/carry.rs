@@ -1,9 +1,12 @@
 //! The workers' part: fetch, look for zeros, encode; later, write.
 
+use super::Sparse;
 use super::input::{Input, Span};
-use super::place::Throttle;
+use super::piece::{Buffers, Bytes, Carried, Piece, Placed, Write, push_piece};
 use super::plan::{Origin, Task};
-use super::{Salvaged, Sparse};
+use super::salvage::SalvageLog;
+use super::throttle::Throttle;
+use crate::host::lock;
 use crate::host::sink::{Offload, Sink};
 use crate::host::zeros::is_zero;
 use crate::verbs::pipeline::Job;
@@ -14,7 +17,7 @@ use crate::vocabulary::image::Image;
 use crate::vocabulary::target::{Slot, UnitEncoder};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 /// What every worker shares.
 pub(super) struct Carry<'a> {
@@ -40,81 +43,6 @@ pub(super) struct Worker {
     backing: Vec<u8>,
     /// Buffers of settled tasks, for reuse.
     spare: Vec<Buffers>,
-}
-
-/// A task's bytes.
-#[derive(Debug, Default)]
-pub(super) struct Buffers {
-    /// Guest bytes, whole units: zeros follow the end of the disk.
-    guest: Vec<u8>,
-    /// Encoded units, end to end.
-    encoded: Vec<u8>,
-}
-
-/// A task after the worker's first half.
-#[derive(Debug)]
-pub(super) struct Carried {
-    /// Known zeros that come before.
-    pub(super) zeros: Range<u64>,
-    /// What the range consists of, in guest order.
-    pub(super) pieces: Vec<Piece>,
-    /// Guest bytes of the task; `buffers.guest` starts with it.
-    range: Range<u64>,
-    /// Parts of `buffers.guest` that are worth writing: not all zero.
-    written: Vec<Range<usize>>,
-    buffers: Buffers,
-}
-
-/// One or more units that are treated alike.
-#[derive(Debug)]
-pub(super) enum Piece {
-    /// The backing file says the same.
-    Same,
-    /// All zero.
-    Zero(Range<u64>),
-    /// To be stored as they are.
-    Stored(Range<u64>),
-    /// To be stored as they are, from file to file: nothing was read.
-    Offloaded(Range<u64>, Origin),
-    /// One unit, encoded: a part of the task's encoded bytes.
-    Encoded(u64, Range<usize>),
-}
-
-/// Something to write: which bytes of the buffers go where.
-#[derive(Debug)]
-pub(super) struct Write {
-    pub(super) slot: Slot,
-    pub(super) from: From,
-}
-
-/// Which bytes.
-#[derive(Debug)]
-pub(super) enum From {
-    /// Guest bytes from this offset on.
-    Guest(u64),
-    /// Encoded bytes from this index on.
-    Encoded(usize),
-    /// The source's own file, from there on.
-    Origin(Origin),
-}
-
-/// A task after `commit`.
-#[derive(Debug)]
-pub(super) struct Placed {
-    pub(super) carried: Carried,
-    pub(super) writes: Vec<Write>,
-}
-
-impl Carried {
-    /// The encoded bytes of a piece.
-    pub(super) fn encoded(&self, range: &Range<usize>) -> &[u8] {
-        &self.buffers.encoded[range.clone()]
-    }
-
-    /// Where the task ends.
-    pub(super) fn end(&self) -> u64 {
-        self.range.end
-    }
 }
 
 impl Job for Carry<'_> {
@@ -281,11 +209,11 @@ impl Carry<'_> {
         let Slot { file, offset, len } = write.slot;
         let sink = &*self.files[file];
         let outcome = match write.from {
-            From::Origin(origin) => return self.offload(worker, origin, write.slot),
-            From::Encoded(at) => {
+            Bytes::Origin(origin) => return self.offload(worker, origin, write.slot),
+            Bytes::Encoded(at) => {
                 sink.write_all_at(&carried.buffers.encoded[at..at + len as usize], offset)
             }
-            From::Guest(at) => {
+            Bytes::Guest(at) => {
                 let first = (at - carried.range.start) as usize;
                 write_guest(sink, carried, first..first + len as usize, offset)
             }
@@ -316,19 +244,6 @@ fn write_guest(
     Ok(())
 }
 
-impl Carried {
-    /// A task that the kernel will carry.
-    fn offloaded(task: Task, origin: Origin) -> Self {
-        Self {
-            zeros: task.zeros,
-            pieces: vec![Piece::Offloaded(task.range.clone(), origin)],
-            range: task.range,
-            written: Vec::new(),
-            buffers: Buffers::default(),
-        }
-    }
-}
-
 fn cannot_write(e: std::io::Error, offset: u64) -> Error {
     Error::io("cannot write to the output", e).at(offset)
 }
@@ -338,20 +253,6 @@ const COPY_BLOCK: usize = 256 << 10;
 
 /// Stored bytes that cannot be read are given up in blocks of this size.
 const SALVAGE_BLOCK: u64 = 4096;
-
-/// Appends a piece; stored and zero ranges grow together.
-fn push_piece(pieces: &mut Vec<Piece>, piece: Piece) {
-    match (pieces.last_mut(), &piece) {
-        (Some(Piece::Zero(last)), Piece::Zero(next))
-        | (Some(Piece::Stored(last)), Piece::Stored(next))
-            if last.end == next.start =>
-        {
-            last.end = next.end;
-        }
-        (Some(Piece::Same), Piece::Same) => {}
-        _ => pieces.push(piece),
-    }
-}
 
 /// The runs of aligned blocks that are not all zero.
 fn nonzero_runs(bytes: &[u8], block: usize) -> Vec<Range<usize>> {
@@ -375,38 +276,6 @@ fn read_backing(backing: &Image, start: u64, buf: &mut Vec<u8>, len: usize) -> R
     buf.resize(len, 0);
     let inside = backing.size().saturating_sub(start).min(len as u64) as usize;
     if inside > 0 { backing.read_at(&mut buf[..inside], start) } else { Ok(()) }
-}
-
-/// What could not be read and was replaced by zeros.
-#[derive(Debug)]
-pub(super) struct SalvageLog {
-    active: bool,
-    lost: Mutex<Vec<Salvaged>>,
-}
-
-impl SalvageLog {
-    pub(super) fn new(active: bool) -> Self {
-        Self { active, lost: Mutex::default() }
-    }
-
-    /// True if the caller asked to go on after errors.
-    pub(super) fn active(&self) -> bool {
-        self.active
-    }
-
-    pub(super) fn add(&self, guest: Range<u64>, error: &Error) {
-        lock(&self.lost).push(Salvaged { guest, error: error.to_string() });
-    }
-
-    pub(super) fn into_ordered(self) -> Vec<Salvaged> {
-        let mut lost = self.lost.into_inner().unwrap_or_else(|e| e.into_inner());
-        lost.sort_by_key(|s| s.guest.start);
-        lost
-    }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 #[cfg(test)]

@@ -11,8 +11,11 @@
 mod carry;
 mod existing;
 mod input;
+mod piece;
 mod place;
 mod plan;
+mod salvage;
+mod throttle;
 
 use crate::host::output::{self, Durability, Output};
 use crate::verbs::pipeline;
@@ -379,7 +382,7 @@ impl Settings<'_> {
         backing: Option<&Image>,
     ) -> Result<Report> {
         let unit = target.geometry().unit;
-        let salvaged = carry::SalvageLog::new(self.salvage);
+        let salvaged = salvage::SalvageLog::new(self.salvage);
         let threads = self.threads.unwrap_or_else(pipeline::default_threads).max(1);
         // Each worker's encoder is made here, where the target is still at hand.
         let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
@@ -396,7 +399,7 @@ impl Settings<'_> {
             shared: AtomicU64::new(0),
             files: target.files().to_vec(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
-            throttle: place::Throttle::new(self.rate_limit),
+            throttle: throttle::Throttle::new(self.rate_limit),
         };
         let mut placer = place::Placer {
             target: &mut *target,

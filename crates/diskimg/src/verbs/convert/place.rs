@@ -1,14 +1,12 @@
 //! Placement: the target is asked in guest order, one task at a time.
 
-use super::carry::{Carried, From, Piece, Placed, Write};
+use super::piece::{Bytes, Carried, Piece, Placed, Write};
 use super::plan::Origin;
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Place;
 use crate::vocabulary::target::{Slot, Target, Unit};
 use std::ops::{ControlFlow, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// The ordered half of a conversion.
 pub(super) struct Placer<'a> {
@@ -45,7 +43,7 @@ impl Placer<'_> {
                 Piece::Encoded(at, part) => {
                     let unit = Unit::Encoded(carried.encoded(part));
                     if let Some(slot) = self.target.place(*at, unit)? {
-                        push_write(&mut writes, slot, From::Encoded(part.start));
+                        push_write(&mut writes, slot, Bytes::Encoded(part.start));
                         self.stored += slot.len;
                     }
                 }
@@ -82,10 +80,10 @@ impl Placer<'_> {
             };
             debug_assert!(slot.len > 0 && slot.len <= len);
             let from = match origin {
-                None => From::Guest(at),
+                None => Bytes::Guest(at),
                 Some(Origin { image, depth, place }) => {
                     let offset = place.offset + (at - range.start);
-                    From::Origin(Origin { image, depth, place: Place { offset, ..place } })
+                    Bytes::Origin(Origin { image, depth, place: Place { offset, ..place } })
                 }
             };
             push_write(writes, slot, from);
@@ -97,13 +95,13 @@ impl Placer<'_> {
 }
 
 /// Appends a write, merging it with the last where both sides continue.
-fn push_write(writes: &mut Vec<Write>, slot: Slot, from: From) {
+fn push_write(writes: &mut Vec<Write>, slot: Slot, from: Bytes) {
     if let Some(last) = writes.last_mut()
         && last.slot.file == slot.file
         && last.slot.offset + last.slot.len == slot.offset
         && match (&last.from, &from) {
-            (From::Guest(a), From::Guest(b)) => a + last.slot.len == *b,
-            (From::Encoded(a), From::Encoded(b)) => a + last.slot.len as usize == *b,
+            (Bytes::Guest(a), Bytes::Guest(b)) => a + last.slot.len == *b,
+            (Bytes::Encoded(a), Bytes::Encoded(b)) => a + last.slot.len as usize == *b,
             _ => false,
         }
     {
@@ -111,26 +109,4 @@ fn push_write(writes: &mut Vec<Write>, slot: Slot, from: From) {
         return;
     }
     writes.push(Write { slot, from });
-}
-
-/// Keeps the average rate of writing below a limit.
-#[derive(Debug)]
-pub(super) struct Throttle {
-    bytes_per_second: Option<u64>,
-    started: Instant,
-    written: AtomicU64,
-}
-
-impl Throttle {
-    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
-        Self { bytes_per_second, started: Instant::now(), written: AtomicU64::new(0) }
-    }
-
-    /// Counts `bytes` and sleeps until they are due.
-    pub(super) fn wait_for(&self, bytes: u64) {
-        let Some(rate) = self.bytes_per_second else { return };
-        let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let due = Duration::from_secs_f64(written as f64 / rate as f64);
-        std::thread::sleep(due.saturating_sub(self.started.elapsed()));
-    }
 }

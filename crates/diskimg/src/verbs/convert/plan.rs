@@ -1,8 +1,8 @@
 //! What is to be carried, in which pieces.
 
 use super::Sparse;
-use super::carry::SalvageLog;
 use super::input::{Input, Span};
+use super::salvage::SalvageLog;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{Kind, Place};
 use crate::vocabulary::image::Image;

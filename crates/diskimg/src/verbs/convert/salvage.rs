@@ -1,0 +1,35 @@
+//! Going on where bytes cannot be had.
+
+use super::Salvaged;
+use crate::host::lock;
+use crate::vocabulary::error::Error;
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// What could not be read and was replaced by zeros.
+#[derive(Debug)]
+pub(super) struct SalvageLog {
+    active: bool,
+    lost: Mutex<Vec<Salvaged>>,
+}
+
+impl SalvageLog {
+    pub(super) fn new(active: bool) -> Self {
+        Self { active, lost: Mutex::default() }
+    }
+
+    /// True if the caller asked to go on after errors.
+    pub(super) fn active(&self) -> bool {
+        self.active
+    }
+
+    pub(super) fn add(&self, guest: Range<u64>, error: &Error) {
+        lock(&self.lost).push(Salvaged { guest, error: error.to_string() });
+    }
+
+    pub(super) fn into_ordered(self) -> Vec<Salvaged> {
+        let mut lost = self.lost.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        lost.sort_by_key(|s| s.guest.start);
+        lost
+    }
+}
