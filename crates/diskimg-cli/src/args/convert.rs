@@ -234,6 +234,7 @@ impl Typed {
             return Ok(Destination::Stdout);
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
+        common::device_if_asked(self.output_format.as_deref(), &path)?;
         Ok(if self.no_create { Destination::Existing(path) } else { Destination::New(path) })
     }
 }
