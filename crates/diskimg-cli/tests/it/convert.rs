@@ -148,3 +148,13 @@ fn a_missing_device_is_not_made_up() {
     assert!(error.contains("to be either a character or block device"), "{error}");
     assert_eq!(lab.read("file"), b"old");
 }
+
+#[test]
+fn holes_of_any_number_of_sectors_can_be_asked_for() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for size in ["512", "1536", "12k", "16M"] {
+        lab.line(&format!("convert -O raw -S {size} a.raw b.raw")).ok();
+        assert!(lab.read("a.raw") == lab.read("b.raw"), "{size}");
+    }
+}
