@@ -13,6 +13,7 @@ need qemu-io qemu-utils
 need mkfs.ext4 e2fsprogs
 need 7zz 7zip
 need prlimit util-linux
+need unshare util-linux
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         apt-get update -qq
