@@ -8,7 +8,10 @@ fn sizes_are_qemu_imgs() {
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
     lab.qemu("convert -O qcow2 -o compat=0.10 a.raw old.qcow2").ok();
+    lab.qemu("convert -O qcow2 -o preallocation=metadata a.raw metadata.qcow2").ok();
     for line in [
+        "measure -O qcow2 metadata.qcow2",
+        "measure -O qcow2 -o cluster_size=4k metadata.qcow2",
         "measure -O qcow2 --size 10G",
         "measure -O raw --size 1M",
         "measure --size 1M",
