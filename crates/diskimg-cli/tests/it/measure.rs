@@ -33,6 +33,10 @@ fn a_size_or_a_file_but_not_both() {
     for line in ["measure", "measure --size 1M a.raw", "measure a.raw a.raw", "measure --size x"] {
         lab.line(line).fails(1);
     }
+    for line in ["measure -O qcow2 --size 7E", "measure -O qcow2 -o cluster_size=512 --size 1T"] {
+        lab.line(line).fails(1);
+        lab.qemu(line).fails(1);
+    }
     let error = lab.line("measure -O vmdk --size 1M").fails(1);
     assert!(error.contains("does not support size measurement"), "{error}");
 }

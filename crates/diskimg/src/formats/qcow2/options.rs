@@ -1,5 +1,6 @@
 //! What `-o` takes for a new qcow2 image, and what it means.
 
+use super::header::MAX_L1_BYTES;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::options::{OptionKind, OptionSpec};
 use crate::vocabulary::target::CreateRequest;
@@ -195,6 +196,23 @@ impl CreateOptions {
 
     pub(super) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
+    }
+
+    /// Entries of the L1 table of a disk of `size` bytes.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if no reader would accept so large a table.
+    pub(super) fn l1_entries(&self, size: u64) -> Result<u64> {
+        let l2_reach = self.cluster_size() / self.l2_entry_size() * self.cluster_size();
+        let entries = size.div_ceil(l2_reach);
+        if entries * 8 > MAX_L1_BYTES {
+            return Err(Error::limit(format!(
+                "a disk of {size} bytes needs an L1 table of {} bytes, {MAX_L1_BYTES} are allowed",
+                entries * 8
+            ))
+            .hint("use a larger cluster_size"));
+        }
+        Ok(entries)
     }
 
     /// Bytes of an L2 entry.
