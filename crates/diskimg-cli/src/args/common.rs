@@ -110,6 +110,22 @@ pub(crate) fn format(name: &str) -> Result<Format, Failure> {
     }
 }
 
+/// Sees that an output asked for as `host_device` is a device: where one is
+/// missing, no file shall take its place.
+pub(crate) fn device_if_asked(format: Option<&str>, path: &Path) -> Result<(), Failure> {
+    if format != Some("host_device") {
+        return Ok(());
+    }
+    let name = path.display();
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() || found.is_dir() => Err(Failure::error(format!(
+            "'host_device' driver requires '{name}' to be either a character or block device"
+        ))),
+        Ok(_) => Ok(()),
+        Err(e) => Err(diskimg::Error::io("cannot open the device", e).in_file(path).into()),
+    }
+}
+
 /// A number of bytes; `what` is what the message calls it.
 pub(crate) fn size(what: &str, text: &str) -> Result<u64, Failure> {
     diskimg::parse_size(text).ok_or_else(|| {

@@ -234,6 +234,7 @@ impl Typed {
             return Ok(Destination::Stdout);
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
+        common::device_if_asked(self.output_format.as_deref(), &path)?;
         Ok(if self.no_create { Destination::Existing(path) } else { Destination::New(path) })
     }
 }
@@ -242,7 +243,10 @@ fn sparse(text: Option<&str>) -> Result<Sparse, Failure> {
     let Some(text) = text else { return Ok(Sparse::default()) };
     match diskimg::parse_size(text) {
         Some(0) => Ok(Sparse::Off),
-        Some(bytes) if bytes % 512 == 0 && bytes <= MAX_SPARSE => Ok(Sparse::Blocks(bytes)),
+        // Blocks are powers of two: a longer one makes no hole that was not wanted.
+        Some(bytes) if bytes % 512 == 0 && bytes <= MAX_SPARSE => {
+            Ok(Sparse::Blocks(bytes.next_power_of_two()))
+        }
         _ => Err(Failure::error(format!(
             "Invalid buffer size for sparse output specified: '{text}'. Valid sizes are multiples \
              of 512 up to {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates \

@@ -76,6 +76,7 @@ impl Typed {
         let (Some(path), size, None) = (words.next(), words.next(), words.next()) else {
             return Err(Failure::usage("create", "Expecting FILE and, at most, SIZE"));
         };
+        common::device_if_asked(self.format.as_deref(), path.as_ref())?;
         let size = size.map(|s| common::size("image size", &s.to_string_lossy())).transpose()?;
         Ok(Meaning::Job(Job {
             path: path.into(),

@@ -49,7 +49,7 @@ impl Typed {
         let file = common::one_file("info", self.files)?;
         let mut input = Input::new(&file, self.format.as_deref(), references)?;
         // Facts need no other file opened; only the chain is made of them.
-        input.options = input.options.metadata_only(!self.backing_chain);
+        input.options = input.options.metadata_only(true).with_chain(self.backing_chain);
         Ok(Meaning::Job(Job { input, form: self.output, chain: self.backing_chain }))
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
                 meter.reach_end();
             }
             meter.clear();
-            let (text, code) = verdict(&comparison);
+            let (text, code) = verdict(&comparison, a.size(), b.size());
             let told = if job.progress.quiet { Ok(()) } else { console.print(&text) };
             told.map(|()| code)
         }
@@ -41,14 +41,15 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     code
 }
 
-fn verdict(comparison: &Comparison) -> (String, u8) {
+/// What is said of images of these sizes. Of different sizes there is word
+/// when all that both have is equal, as qemu-img looks at the rest only then.
+fn verdict(comparison: &Comparison, a: u64, b: u64) -> (String, u8) {
+    let warning = if a == b { "" } else { "Warning: Image size mismatch!\n" };
     match comparison {
-        Comparison::Identical { size_mismatch } => {
-            let warning = if *size_mismatch { "Warning: Image size mismatch!\n" } else { "" };
-            (format!("{warning}Images are identical.\n"), 0)
-        }
+        Comparison::Identical { .. } => (format!("{warning}Images are identical.\n"), 0),
         Comparison::ContentMismatch { offset } => {
-            (format!("Content mismatch at offset {offset}!\n"), DIFFERENT)
+            let warning = if *offset < a.min(b) { "" } else { warning };
+            (format!("{warning}Content mismatch at offset {offset}!\n"), DIFFERENT)
         }
         Comparison::SizeMismatch => ("Strict mode: Image size mismatch!\n".to_owned(), DIFFERENT),
         Comparison::StatusMismatch { offset } => {

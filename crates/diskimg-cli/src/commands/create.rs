@@ -3,7 +3,7 @@
 use crate::args::create::Job;
 use crate::failure::Failure;
 use crate::output::Console;
-use diskimg::{Create, Created};
+use diskimg::{Create, Options};
 use std::fmt::Write;
 
 /// Creates it.
@@ -16,23 +16,15 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .run(&job.path)?;
     if !job.quiet {
         let name = job.path.display().to_string();
-        console.print(&announcement(&name, job.format.name(), &created))?;
+        console.print(&announcement(&name, job.format.name(), &created.options))?;
     }
     Ok(0)
 }
 
-/// qemu-img's line: `Formatting 'a.qcow2', fmt=qcow2 cluster_size=65536 size=1048576`.
-fn announcement(name: &str, format: &str, created: &Created) -> String {
+/// qemu-img's line: `Formatting 'a.vmdk', fmt=vmdk size=1048576 compat6=off hwversion=undefined`.
+fn announcement(name: &str, format: &str, options: &Options) -> String {
     let mut line = format!("Formatting '{name}', fmt={format}");
-    let size = created.size.to_string();
-    let backing = created.backing.as_ref();
-    let fixed = [
-        ("size", Some(size.as_str())),
-        ("backing_file", backing.map(|b| b.name.as_str())),
-        ("backing_fmt", backing.and_then(|b| b.format.as_deref())),
-    ];
-    let fixed = fixed.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    for (name, value) in created.options.iter().chain(fixed) {
+    for (name, value) in options.iter() {
         // Values may hold commas, which options double.
         let _ = write!(line, " {name}={}", value.replace(',', ",,"));
     }

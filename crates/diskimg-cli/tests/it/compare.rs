@@ -7,6 +7,8 @@ fn images() -> Lab {
     lab.raw("a.raw");
     lab.raw("b.raw");
     write_at(&lab.path("b.raw"), 300_032, b"!");
+    let longer = [lab.read("a.raw"), vec![b'!'; 512]].concat();
+    std::fs::write(lab.path("longer.raw"), longer).unwrap();
     std::fs::write(lab.path("long.raw"), [lab.read("a.raw"), vec![0; 512]].concat()).unwrap();
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
     lab.qemu("convert -O qcow2 -S 0 a.raw full.qcow2").ok();
@@ -22,6 +24,8 @@ fn words_and_codes_are_qemu_imgs() {
         ("a.raw b.raw", 1),
         ("a.raw long.raw", 0),
         ("-s a.raw long.raw", 1),
+        ("a.raw longer.raw", 1),
+        ("longer.raw b.raw", 1),
         ("-f raw -F qcow2 a.raw a.qcow2", 0),
         ("-q a.raw b.raw", 1),
         ("-q a.raw a.qcow2", 0),

@@ -133,3 +133,28 @@ fn what_cannot_be_read_is_replaced_only_when_asked_and_told() {
     lab.line("compare a.raw a.qcow2").fails(4);
     lab.qemu("compare a.raw a.qcow2").fails(4);
 }
+
+#[test]
+fn a_missing_device_is_not_made_up() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in ["convert -O host_device a.raw sdx", "create -f host_device sdx 1M"] {
+        let error = lab.line(line).fails(1);
+        assert!(error.contains("No such file or directory"), "{error}");
+        assert!(!lab.path("sdx").exists(), "{line}");
+    }
+    std::fs::write(lab.path("file"), "old").unwrap();
+    let error = lab.line("convert -O host_device a.raw file").fails(1);
+    assert!(error.contains("to be either a character or block device"), "{error}");
+    assert_eq!(lab.read("file"), b"old");
+}
+
+#[test]
+fn holes_of_any_number_of_sectors_can_be_asked_for() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for size in ["512", "1536", "12k", "16M"] {
+        lab.line(&format!("convert -O raw -S {size} a.raw b.raw")).ok();
+        assert!(lab.read("a.raw") == lab.read("b.raw"), "{size}");
+    }
+}

@@ -27,18 +27,39 @@ fn what_is_created_is_what_qemu_img_creates() {
 }
 
 #[test]
-fn the_line_of_a_raw_image_is_qemu_imgs() {
+fn the_line_tells_the_options_in_effect_as_qemu_imgs_does() {
     let lab = Lab::new();
-    lab.same("create a.raw 64k");
-    lab.same("create -q b.raw 64k");
+    lab.raw("a,b.raw");
+    lab.line("create -q -f vmdk base.vmdk 1M").ok();
+    for line in [
+        "create a.raw 64k",
+        "create -q b.raw 64k",
+        "create -f raw -o preallocation=off c,d.raw 1000",
+        "create -f qcow2 a.qcow2 1.5G",
+        "create -f qcow2 a.qcow2 1000",
+        "create -f qcow2 -o compat=0.10,size=1.5k a.qcow2",
+        "create -f qcow2 -o lazy_refcounts,extended_l2=yes,cluster_size=0x10000 a.qcow2 1M",
+        "create -f qcow2 -o refcount_bits=8,compression_type=zstd -o refcount_bits=1 a.qcow2 1M",
+        "create -f qcow2 -o preallocation=metadata,compat=v3 a.qcow2 1M",
+        "create -f qcow2 -o data_file_raw=on,data_file=a.data,compat=1.1 a.qcow2 1M",
+        "create -f qcow2 -b a.raw -F raw over.qcow2",
+        "create -f qcow2 -o backing_file=a,,b.raw,backing_fmt=raw,compat=1.1 over.qcow2",
+        "create -u -f qcow2 -b nope -F raw over.qcow2 1M",
+        "create -f vmdk a.vmdk 1M",
+        "create -f vmdk -o compat6=on a.vmdk 1000",
+        "create -f vmdk -o subformat=streamOptimized,toolsversion=3,hwversion=6 a.vmdk 1M",
+        "create -f vmdk -o zeroed_grain=on,adapter_type=lsilogic a.vmdk 1M",
+        "create -f vmdk -b base.vmdk -F vmdk over.vmdk",
+    ] {
+        lab.same(line);
+    }
 }
 
 #[test]
 fn an_overlay_takes_its_size_from_its_backing_file() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let said = lab.line("create -f qcow2 -b a.raw -F raw over.qcow2").ok();
-    assert!(said.contains(" size=1048576 backing_file=a.raw backing_fmt=raw"), "{said}");
+    lab.line("create -q -f qcow2 -b a.raw -F raw over.qcow2").ok();
     lab.line("create -q -f qcow2 -o backing_file=a.raw,backing_fmt=raw over2.qcow2").ok();
     assert_eq!(lab.read("over.qcow2"), lab.read("over2.qcow2"));
     lab.qemu("compare a.raw over.qcow2").ok();

@@ -136,3 +136,14 @@ fn it_lives_within_the_limits_that_clouds_set() {
         assert!(ran.status.success() && ran.stderr.is_empty(), "{name}: {ran:?}");
     }
 }
+
+#[test]
+fn the_chain_tells_of_each_image_what_it_tells_of_one() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 -o data_file=a.data a.raw base.qcow2").ok();
+    lab.qemu("create -q -f qcow2 -b base.qcow2 -F qcow2 over.qcow2").ok();
+    lab.same("info --backing-chain over.qcow2");
+    lab.same_json("info --backing-chain --output=json over.qcow2");
+    lab.same("info base.qcow2");
+}

@@ -6,6 +6,8 @@ mod check;
 mod compare;
 mod convert;
 mod create;
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod grammar;
 mod info;
 mod map;

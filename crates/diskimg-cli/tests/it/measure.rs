@@ -8,7 +8,10 @@ fn sizes_are_qemu_imgs() {
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
     lab.qemu("convert -O qcow2 -o compat=0.10 a.raw old.qcow2").ok();
+    lab.qemu("convert -O qcow2 -o preallocation=metadata a.raw metadata.qcow2").ok();
     for line in [
+        "measure -O qcow2 metadata.qcow2",
+        "measure -O qcow2 -o cluster_size=4k metadata.qcow2",
         "measure -O qcow2 --size 10G",
         "measure -O raw --size 1M",
         "measure --size 1M",
@@ -29,6 +32,10 @@ fn a_size_or_a_file_but_not_both() {
     lab.raw("a.raw");
     for line in ["measure", "measure --size 1M a.raw", "measure a.raw a.raw", "measure --size x"] {
         lab.line(line).fails(1);
+    }
+    for line in ["measure -O qcow2 --size 7E", "measure -O qcow2 -o cluster_size=512 --size 1T"] {
+        lab.line(line).fails(1);
+        lab.qemu(line).fails(1);
     }
     let error = lab.line("measure -O vmdk --size 1M").fails(1);
     assert!(error.contains("does not support size measurement"), "{error}");

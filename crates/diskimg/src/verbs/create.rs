@@ -34,9 +34,8 @@ pub struct Create {
 pub struct Created {
     /// Guest bytes.
     pub size: u64,
-    /// The image it builds on.
-    pub backing: Option<Backing>,
-    /// The options that were given, without size and backing file.
+    /// The options in effect, given or by default, in the order of
+    /// [`Format::options`]: size and backing file as they were asked for.
     pub options: Options,
 }
 
@@ -119,6 +118,7 @@ impl Create {
             Error::invalid("Image creation needs a size parameter")
                 .hint("give SIZE, or a backing file to take it from")
         })?;
+        let options = self.in_effect(size)?;
         let size = whole_size(self.format, size)?;
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
@@ -137,7 +137,20 @@ impl Create {
         output
             .commit(Durability::Flushed)
             .map_err(|e| Error::io("cannot complete the output", e))?;
-        Ok(Created { size, backing: self.backing, options: self.options })
+        Ok(Created { size, options })
+    }
+
+    /// All options in effect, size and backing file included.
+    fn in_effect(&self, size: u64) -> Result<Options> {
+        let mut options = self.options.clone();
+        options.set("size", size.to_string());
+        if let Some(backing) = &self.backing {
+            options.set("backing_file", backing.name.as_str());
+            if let Some(format) = &backing.format {
+                options.set("backing_fmt", format.as_str());
+            }
+        }
+        options.in_effect(self.format.options())
     }
 }
 

@@ -1,6 +1,7 @@
 //! `measure`: how large a new image would be.
 
 use crate::verbs::convert::whole_size;
+use crate::verbs::map::map;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
@@ -8,11 +9,9 @@ use crate::vocabulary::options::Options;
 use crate::vocabulary::target::{DataRanges, Measure, MeasureRequest};
 use std::ops::Range;
 
-/// Guest bytes asked about at a time.
-const WINDOW: u64 = 128 << 20;
-
 /// The space that `image` would take in `format`. Only what is known to be
-/// zero is left out: no data is read.
+/// zero is left out, holes of a preallocated image's file included: no data is
+/// read.
 ///
 /// # Errors
 /// [`Unsupported`](crate::ErrorKind::Unsupported) for a format whose size
@@ -20,17 +19,12 @@ const WINDOW: u64 = 128 << 20;
 pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measure> {
     let size = image.size();
     let mut data = |each: &mut dyn FnMut(Range<u64>)| {
-        let mut at = 0;
-        while at < size {
-            let next = size.min(at + WINDOW);
-            for extent in image.extents(at..next)? {
-                if !extent.kind.is_zero() {
-                    each(extent.guest);
-                }
+        map(image, 0..size, &mut |entry| {
+            if !entry.zero {
+                each(entry.start..entry.start + entry.length);
             }
-            at = next;
-        }
-        Ok(())
+            Ok(())
+        })
     };
     run(format, options, size, &mut data)
 }

@@ -28,6 +28,7 @@ pub struct OpenOptions {
     limits: Limits,
     snapshot: Option<SnapshotSelector>,
     metadata_only: bool,
+    with_chain: bool,
 }
 
 /// Which internal snapshot to read.
@@ -97,6 +98,14 @@ impl OpenOptions {
     #[must_use]
     pub fn metadata_only(mut self, yes: bool) -> Self {
         self.metadata_only = yes;
+        self
+    }
+
+    /// With [`metadata_only`](Self::metadata_only): open the backing files all
+    /// the same, each for its own facts.
+    #[must_use]
+    pub fn with_chain(mut self, yes: bool) -> Self {
+        self.with_chain = yes;
         self
     }
 
@@ -183,7 +192,7 @@ impl Chain<'_> {
         let link_name = name.clone();
         self.links.push(Link { layer, name });
         match parent {
-            Some(parent) if !self.options.metadata_only => {
+            Some(parent) if self.options.with_chain || !self.options.metadata_only => {
                 let role = "backing file";
                 let open = || -> Result<_> {
                     let path = resolver.resolve(role, &parent.name)?;

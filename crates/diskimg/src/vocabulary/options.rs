@@ -36,6 +36,21 @@ pub struct OptionSpec {
     pub kind: OptionKind,
     /// One line of help.
     pub help: &'static str,
+    /// The value in effect where none is given, if it is to be told. It means
+    /// the same as giving nothing.
+    pub default: Option<&'static str>,
+}
+
+impl OptionSpec {
+    /// An option without a default to tell.
+    pub(crate) const fn new(name: &'static str, kind: OptionKind, help: &'static str) -> Self {
+        Self { name, kind, help, default: None }
+    }
+
+    /// With this default.
+    pub(crate) const fn default(self, value: &'static str) -> Self {
+        Self { default: Some(value), ..self }
+    }
 }
 
 /// Create options as given: names and values in order, a later one overriding an earlier.
@@ -148,6 +163,28 @@ impl Options {
         }
         Ok(())
     }
+
+    /// What is in effect: each option that is given, or has a default, once, in
+    /// the order of `specs`. Sizes and numbers are in plain digits.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a size or number that is none.
+    pub fn in_effect(&self, specs: &[OptionSpec]) -> Result<Self> {
+        let mut effective = Self::default();
+        for spec in specs {
+            let digits = match spec.kind {
+                OptionKind::Size => self.size(spec.name)?,
+                OptionKind::Number => self.number(spec.name)?,
+                OptionKind::Text | OptionKind::Switch => None,
+            };
+            match (digits, self.get(spec.name).or(spec.default)) {
+                (Some(digits), _) => drop(effective.set(spec.name, digits.to_string())),
+                (None, Some(value)) => drop(effective.set(spec.name, value)),
+                (None, None) => {}
+            }
+        }
+        Ok(effective)
+    }
 }
 
 fn bad_value(name: &str, wanted: &str, got: &str) -> Error {
@@ -243,5 +280,21 @@ mod tests {
     fn the_last_value_wins() {
         let options = Options::parse("a=1,a=2").expect("parses");
         assert_eq!(options.get("a"), Some("2"));
+    }
+
+    #[test]
+    fn what_is_in_effect_comes_once_in_the_order_of_the_table() {
+        const SPECS: [OptionSpec; 4] = [
+            OptionSpec::new("b", OptionKind::Size, "").default("512"),
+            OptionSpec::new("c", OptionKind::Text, "").default("x"),
+            OptionSpec::new("a", OptionKind::Number, ""),
+            OptionSpec::new("d", OptionKind::Switch, ""),
+        ];
+        let effective = |text| {
+            let options = Options::parse(text).and_then(|o| o.in_effect(&SPECS)).expect("fits");
+            options.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(effective(""), "b=512 c=x");
+        assert_eq!(effective("d=yes,a=7,c=y,b=1,b=1.5k"), "b=1536 c=y a=7 d=yes");
     }
 }

@@ -10,6 +10,7 @@ use crate::vocabulary::target::{Measure, MeasureRequest};
 
 pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     let options = CreateOptions::parse(request.options)?;
+    options.l1_entries(request.size)?; // what cannot be created has no size
     let cluster = options.cluster_size();
     let overflow = || Error::limit(format!("a disk of {} bytes", request.size));
     let size = request.size.checked_next_multiple_of(cluster).ok_or_else(overflow)?;

@@ -1,40 +1,44 @@
 //! What `-o` takes for a new qcow2 image, and what it means.
 
+use super::header::MAX_L1_BYTES;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::options::{OptionKind, OptionSpec};
 use crate::vocabulary::target::CreateRequest;
 
-/// The options, in the order in which they are shown.
+/// The options and QEMU's defaults, in the order in which `qemu-img create` tells them.
 pub(super) const OPTIONS: &[OptionSpec] = &[
-    spec("backing_file", OptionKind::Text, "File name of a base image"),
-    spec("backing_fmt", OptionKind::Text, "Image format of the base image"),
-    spec("cluster_size", OptionKind::Size, "qcow2 cluster size"),
-    spec("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
-    spec(
-        "compression_type",
-        OptionKind::Text,
-        "Compression method used for image cluster compression (zlib, zstd)",
-    ),
-    spec("data_file", OptionKind::Text, "File name of an external data file"),
-    spec(
-        "data_file_raw",
-        OptionKind::Switch,
-        "The external data file must stay valid as a raw image",
-    ),
-    spec("extended_l2", OptionKind::Switch, "Extended L2 tables"),
-    spec("lazy_refcounts", OptionKind::Switch, "Postpone refcount updates"),
-    spec(
+    OptionSpec::new("cluster_size", OptionKind::Size, "qcow2 cluster size").default("65536"),
+    OptionSpec::new("extended_l2", OptionKind::Switch, "Extended L2 tables").default("off"),
+    OptionSpec::new(
         "preallocation",
         OptionKind::Text,
         "Preallocation mode (allowed values: off, metadata, falloc, full)",
     ),
-    spec("refcount_bits", OptionKind::Number, "Width of a reference count entry in bits"),
-    spec("size", OptionKind::Size, "Virtual disk size"),
+    OptionSpec::new(
+        "compression_type",
+        OptionKind::Text,
+        "Compression method used for image cluster compression (zlib, zstd)",
+    )
+    .default("zlib"),
+    OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
+    OptionSpec::new("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),
+    OptionSpec::new("backing_fmt", OptionKind::Text, "Image format of the base image"),
+    OptionSpec::new("data_file", OptionKind::Text, "File name of an external data file"),
+    OptionSpec::new(
+        "data_file_raw",
+        OptionKind::Switch,
+        "The external data file must stay valid as a raw image",
+    ),
+    OptionSpec::new("lazy_refcounts", OptionKind::Switch, "Postpone refcount updates")
+        .default("off"),
+    OptionSpec::new(
+        "refcount_bits",
+        OptionKind::Number,
+        "Width of a reference count entry in bits",
+    )
+    .default("16"),
 ];
-
-const fn spec(name: &'static str, kind: OptionKind, help: &'static str) -> OptionSpec {
-    OptionSpec { name, kind, help }
-}
 
 /// How clusters are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +198,23 @@ impl CreateOptions {
         1 << self.cluster_bits
     }
 
+    /// Entries of the L1 table of a disk of `size` bytes.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if no reader would accept so large a table.
+    pub(super) fn l1_entries(&self, size: u64) -> Result<u64> {
+        let l2_reach = self.cluster_size() / self.l2_entry_size() * self.cluster_size();
+        let entries = size.div_ceil(l2_reach);
+        if entries * 8 > MAX_L1_BYTES {
+            return Err(Error::limit(format!(
+                "a disk of {size} bytes needs an L1 table of {} bytes, {MAX_L1_BYTES} are allowed",
+                entries * 8
+            ))
+            .hint("use a larger cluster_size"));
+        }
+        Ok(entries)
+    }
+
     /// Bytes of an L2 entry.
     pub(super) fn l2_entry_size(&self) -> u64 {
         if self.extended_l2 { 16 } else { 8 }
@@ -250,5 +271,13 @@ mod tests {
             let options = Options::parse(option).expect("parses");
             CreateOptions::parse(&options).expect_err(option);
         }
+    }
+
+    #[test]
+    fn the_defaults_told_are_those_in_effect() {
+        let told = Options::default().in_effect(OPTIONS).expect("fits");
+        assert!(told.iter().count() > 0);
+        let parsed = |options| format!("{:?}", CreateOptions::parse(options).expect("parses"));
+        assert_eq!(parsed(&told), parsed(&Options::default()));
     }
 }

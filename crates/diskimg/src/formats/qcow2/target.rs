@@ -14,7 +14,7 @@
 
 use super::allocator::{Allocator, TablePosition};
 use super::extensions;
-use super::header::{self, Autoclear, Compatible, Incompatible, MAX_L1_BYTES, RawHeader};
+use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
 use crate::host::codec::Encoder;
@@ -78,16 +78,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
         files.push(sink);
     }
     let cluster = options.cluster_size();
-    let l2_reach = cluster / options.l2_entry_size() * cluster;
-    let l1_entries = request.size.div_ceil(l2_reach);
-    if l1_entries * 8 > MAX_L1_BYTES {
-        return Err(Error::limit(format!(
-            "a disk of {} bytes needs an L1 table of {} bytes, {MAX_L1_BYTES} are allowed",
-            request.size,
-            l1_entries * 8
-        ))
-        .hint("use a larger cluster_size"));
-    }
+    let l1_entries = options.l1_entries(request.size)?;
     let mut allocator =
         Allocator::new(Arc::clone(&files[0]), options.cluster_bits, options.refcount_order);
     let l1_clusters = (l1_entries * 8).div_ceil(cluster);

@@ -28,12 +28,12 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     create: target::create,
     options: &[
-        OptionSpec {
-            name: "preallocation",
-            kind: OptionKind::Text,
-            help: "Preallocation mode (allowed values: off, falloc, full)",
-        },
-        OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size" },
+        OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
+        OptionSpec::new(
+            "preallocation",
+            OptionKind::Text,
+            "Preallocation mode (allowed values: off, falloc, full)",
+        ),
     ],
     measure: Some(measure),
 };

@@ -71,47 +71,36 @@ pub(crate) static DRIVER: Driver = Driver {
         Ok(std::sync::Arc::new(Vmdk::open(source, context)?))
     },
     create: create::create,
+    // In the order in which `qemu-img create` tells them.
     options: &[
-        OptionSpec {
-            name: "adapter_type",
-            kind: OptionKind::Text,
-            help: "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or \
-                   legacyESX",
-        },
-        OptionSpec {
-            name: "backing_file",
-            kind: OptionKind::Text,
-            help: "File name of a base image",
-        },
-        OptionSpec {
-            name: "backing_fmt",
-            kind: OptionKind::Text,
-            help: "Must be 'vmdk' if present",
-        },
-        OptionSpec { name: "compat6", kind: OptionKind::Switch, help: "VMDK version 6 image" },
-        OptionSpec { name: "hwversion", kind: OptionKind::Text, help: "VMDK hardware version" },
-        OptionSpec {
-            name: "preallocation",
-            kind: OptionKind::Text,
-            help: "Preallocation mode (allowed values: off)",
-        },
-        OptionSpec { name: "size", kind: OptionKind::Size, help: "Virtual disk size" },
-        OptionSpec {
-            name: "subformat",
-            kind: OptionKind::Text,
-            help: "VMDK layout, can be one of {monolithicSparse (default) | streamOptimized \
-                   (default with compression)}",
-        },
-        OptionSpec {
-            name: "toolsversion",
-            kind: OptionKind::Text,
-            help: "VMware guest tools version",
-        },
-        OptionSpec {
-            name: "zeroed_grain",
-            kind: OptionKind::Switch,
-            help: "Enable efficient zero writes using the zeroed-grain GTE feature",
-        },
+        OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
+        OptionSpec::new(
+            "adapter_type",
+            OptionKind::Text,
+            "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX",
+        ),
+        OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),
+        OptionSpec::new("backing_fmt", OptionKind::Text, "Must be 'vmdk' if present"),
+        OptionSpec::new("compat6", OptionKind::Switch, "VMDK version 6 image").default("off"),
+        OptionSpec::new("hwversion", OptionKind::Text, "VMDK hardware version")
+            .default("undefined"),
+        OptionSpec::new("toolsversion", OptionKind::Text, "VMware guest tools version"),
+        OptionSpec::new(
+            "subformat",
+            OptionKind::Text,
+            "VMDK layout, can be one of {monolithicSparse (default) | streamOptimized (default \
+             with compression)}",
+        ),
+        OptionSpec::new(
+            "zeroed_grain",
+            OptionKind::Switch,
+            "Enable efficient zero writes using the zeroed-grain GTE feature",
+        ),
+        OptionSpec::new(
+            "preallocation",
+            OptionKind::Text,
+            "Preallocation mode (allowed values: off)",
+        ),
     ],
     measure: None,
 };

@@ -1,0 +1,74 @@
+//! A file system that runs full: a real one, small, mounted for the test alone.
+
+use crate::support::{Lab, diskimg};
+use std::process::Output;
+
+/// Runs `script` in the lab, whose `$0` is our program, with a file system of
+/// 2 MiB mounted on `full/`, which none but the script sees.
+fn on_a_small_disk(lab: &Lab, script: &str) -> Output {
+    std::fs::create_dir(lab.path("full")).expect("creates");
+    let script = format!("mount -t tmpfs -o size=2m tmpfs full || exit 99\n{script}");
+    let output = lab
+        .command("unshare")
+        .args(["--mount", "sh", "-c", &script, diskimg()])
+        .output()
+        .unwrap_or_else(|e| panic!("this test needs unshare (install util-linux): {e}"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() != Some(99) && !error.contains("unshare failed"),
+        "this test mounts a file system in a namespace of its own, which takes root \
+         (in a container: the capability CAP_SYS_ADMIN): {error}"
+    );
+    output
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_target_and_nothing_else() {
+    for (source, options) in [
+        ("big.raw", "-O raw"),
+        ("big.raw", "-O raw -S 0"),
+        ("big.raw", "-O raw -o preallocation=falloc"),
+        ("big.raw", "-O raw -o preallocation=full"),
+        ("big.raw", "-O qcow2"),
+        ("big.raw", "-O qcow2 -c -m 16"),
+        ("big.raw", "-O qcow2 -t none"),
+        ("big.raw", "-O vmdk"),
+        ("big.raw", "-O vmdk -o subformat=streamOptimized"),
+        ("empty.raw", "-O qcow2 -o preallocation=full"),
+    ] {
+        let lab = Lab::new();
+        // What no codec makes smaller.
+        let mut noise = 1u32;
+        let bytes = std::iter::repeat_with(|| {
+            noise ^= noise << 13;
+            noise ^= noise >> 17;
+            noise ^= noise << 5;
+            noise as u8
+        });
+        let bytes: Vec<u8> = bytes.take(8 << 20).collect();
+        std::fs::write(lab.path("big.raw"), bytes).expect("writes");
+        let empty = std::fs::File::create(lab.path("empty.raw")).expect("creates");
+        empty.set_len(8 << 20).expect("extends");
+        let script = format!(
+            "printf old >full/dst\n\"$0\" convert {options} {source} full/dst\n\
+             echo \"exit $?\"\ncat full/dst\necho\nls -A full"
+        );
+        let output = on_a_small_disk(&lab, &script);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 1\nold\ndst\n", "{options}");
+        assert!(error.starts_with("diskimg: full/dst: "), "{options}: {error}");
+        assert!(error.contains("No space left on device"), "{options}: {error}");
+        assert_eq!(error.lines().count(), 1, "{options}: {error}");
+    }
+}
+
+#[test]
+fn an_image_that_does_not_fit_is_not_created() {
+    let lab = Lab::new();
+    let script =
+        "\"$0\" create -f raw -o preallocation=full full/a.raw 8M\necho \"exit $?\"\nls -A full";
+    let output = on_a_small_disk(&lab, script);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 1\n");
+    assert!(error.contains("No space left on device"), "{error}");
+}
