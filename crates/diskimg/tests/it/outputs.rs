@@ -4,6 +4,7 @@ use crate::disk::{self, Disk, Fill, Stretch};
 use crate::tool::{assert_qemu_check, qemu_bytes, run};
 use diskimg::extent::Kind;
 use diskimg::host::sink::Sink;
+use diskimg::target::Backing;
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use std::io;
 use std::ops::ControlFlow;
@@ -93,6 +94,33 @@ fn converting_onto_a_file_of_the_own_chain_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Refused, "{target}");
     }
     assert!(std::fs::read(path("base.raw")).unwrap() == before);
+}
+
+#[test]
+fn a_data_file_that_would_replace_a_file_of_the_own_chain_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("a.raw"));
+    sample().write(&path("base.raw"));
+    let backing = || Backing {
+        name: "base.raw".into(),
+        format: Some("raw".into()),
+        ..Backing::default()
+    };
+    let before = std::fs::read(path("a.raw")).unwrap();
+    for data_file in ["a.raw", "./base.raw"] {
+        let mut options = Options::default();
+        options.set("data_file", data_file);
+        let error = Convert::new(raw(&path("a.raw")))
+            .format(Format::Qcow2)
+            .options(options)
+            .backing(backing())
+            .run(path("out"))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{data_file}");
+    }
+    assert!(std::fs::read(path("a.raw")).unwrap() == before);
+    assert_eq!(names(dir.path()), ["a.raw", "base.raw"]);
 }
 
 #[test]

@@ -287,6 +287,15 @@ fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A backing file's name may lead to what is about to be replaced.
+pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()> {
+    let replaced: Vec<_> = output.paths().filter_map(output::existing_identity).collect();
+    if backing.identities().any(|own| replaced.contains(&own)) {
+        return Err(Error::refused("the output cannot be its own backing file"));
+    }
+    Ok(())
+}
+
 impl Settings<'_> {
     /// Runs the conversion. `size` overrides the size of the new disk, which
     /// is otherwise the source's.
@@ -324,12 +333,7 @@ impl Settings<'_> {
         let backing = match &mut self.backing {
             Some(backing) => {
                 let image = open_backing(backing, output.path(), self.backing_references)?;
-                // The name may lead to what is about to be replaced.
-                if let Some(id) = output.path().and_then(output::existing_identity)
-                    && image.identities().any(|own| own == id)
-                {
-                    return Err(Error::refused("the output cannot be its own backing file"));
-                }
+                refuse_own_backing(output, &image)?;
                 Some(image)
             }
             None => None,
@@ -341,6 +345,13 @@ impl Settings<'_> {
             backing: self.backing.clone(),
             compress: self.compress,
         })?;
+        // Now the companions are known, too. The main file was looked at before.
+        for path in output.paths().skip(1) {
+            refuse_own_files(input, path)?;
+        }
+        if let Some(backing) = &backing {
+            refuse_own_backing(output, backing)?;
+        }
         Ok((target, backing))
     }
 
