@@ -1,7 +1,7 @@
 //! Outputs are whole or not there.
 
 use crate::disk::{self, Disk, Fill, Stretch};
-use crate::tool::{assert_qemu_check, qemu_bytes, run};
+use crate::tool::{Loop, assert_qemu_check, qemu_bytes, run};
 use diskimg::extent::Kind;
 use diskimg::host::sink::Sink;
 use diskimg::target::Backing;
@@ -250,6 +250,23 @@ fn an_existing_qcow2_target_keeps_its_options_and_its_tail() {
     assert!(qemu_bytes(&out, "qcow2") == expected);
     let info = Image::open(&out).unwrap().info(0).unwrap();
     assert_eq!(info.cluster_size, Some(4096));
+}
+
+#[test]
+fn a_tail_on_a_device_is_not_read_while_the_device_is_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
+    sample().write(&source);
+    std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    let Some(device) = Loop::over(&file) else { return };
+    let name = device.path().to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", name, "8M"]);
+    run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 1 4M 4M", name]);
+    let before = qemu_bytes(device.path(), "qcow2");
+    let error =
+        Convert::new(raw(&source)).format(Format::Qcow2).run_existing(device.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(qemu_bytes(device.path(), "qcow2") == before);
 }
 
 #[test]
