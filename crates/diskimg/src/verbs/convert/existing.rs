@@ -60,7 +60,7 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     } else if from < size && !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
         return unsupported("more bytes than the source, on a device where they would be overwritten");
     } else {
-        input.push(old, from.min(size)..size);
+        input.push(old, from.min(size)..size)?;
     }
     let output =
         Output::create(path).map_err(|e| Error::io("cannot create the output", e).in_file(path))?;

@@ -243,7 +243,7 @@ impl<'a> Convert<'a> {
             return self.run_to(Output::writer(std::io::stdout()));
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images);
+        let input = Input::concatenate(self.images)?;
         refuse_own_files(&input, &path)?;
         let output = Output::create(&path)
             .map_err(|e| Error::io("cannot create the output", e).in_file(&path))?;
@@ -262,7 +262,7 @@ impl<'a> Convert<'a> {
     pub fn run_existing(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images);
+        let input = Input::concatenate(self.images)?;
         refuse_own_files(&input, &path)?;
         existing::run(self.settings, input, &path)
     }
@@ -272,7 +272,7 @@ impl<'a> Convert<'a> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_to(self, output: Output) -> Result<Report> {
-        let input = Input::concatenate(self.images);
+        let input = Input::concatenate(self.images)?;
         self.settings.run(&input, output, None)
     }
 }
