@@ -270,6 +270,39 @@ fn a_tail_on_a_device_is_not_read_while_the_device_is_overwritten() {
 }
 
 #[test]
+fn what_lies_behind_the_source_reads_as_zeros_whatever_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let bytes = disk::noise(3, 70_001);
+    std::fs::write(path("a.raw"), &bytes).unwrap();
+    std::fs::write(path("base.raw"), vec![7; 300_000]).unwrap();
+    let convert = |format, options: &str| {
+        let options = Options::parse(options).unwrap();
+        Convert::new(raw(&path("a.raw"))).format(format).options(options)
+    };
+    for (format, options, size) in [
+        (Format::Raw, "size=200192", 200_192),
+        (Format::Qcow2, "", 70_144),
+        (Format::Qcow2, "size=256k", 256 << 10),
+        (Format::Vmdk, "", 70_144),
+    ] {
+        let mut expected = bytes.clone();
+        expected.resize(size, 0);
+        // As a device that was used before.
+        std::fs::write(path("used"), vec![0xff; 1 << 20]).unwrap();
+        let output = Output::in_place(path("used"), false).unwrap();
+        convert(format, options).run_to(output).unwrap();
+        assert!(qemu_bytes(&path("used"), format.name()) == expected, "{format} {options}");
+    }
+    let backing =
+        Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
+    convert(Format::Qcow2, "size=256k").backing(backing).run(path("top.qcow2")).unwrap();
+    let mut expected = bytes;
+    expected.resize(256 << 10, 0);
+    assert!(qemu_bytes(&path("top.qcow2"), "qcow2") == expected, "over a larger backing file");
+}
+
+#[test]
 fn several_inputs_follow_one_another_sector_by_sector() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

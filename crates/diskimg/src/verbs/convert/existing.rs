@@ -15,14 +15,14 @@ pub(super) fn run(settings: Settings<'_>, input: Input, path: &Path) -> Result<R
             .hint("-B and -n exclude each other"));
     }
     if settings.format == Format::default() {
-        overwrite(settings, &input, path)
+        overwrite(settings, input, path)
     } else {
         rewrite(settings, input, path)
     }
 }
 
 /// Raw: writes the bytes where they belong.
-fn overwrite(settings: Settings<'_>, input: &Input, path: &Path) -> Result<Report> {
+fn overwrite(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
     let cannot = |e| Error::io("cannot open the existing target", e).in_file(path);
     let size = FileSource::open(path).map_err(cannot)?.len();
     require_room(input.size(), size, path)?;
@@ -64,7 +64,7 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     }
     let output =
         Output::create(path).map_err(|e| Error::io("cannot create the output", e).in_file(path))?;
-    settings.run(&input, output, Some(size))
+    settings.run(input, output, Some(size))
 }
 
 fn require_room(wanted: u64, size: u64, path: &Path) -> Result<()> {

@@ -67,6 +67,12 @@ impl Input {
         Ok(())
     }
 
+    /// Zeros follow up to `size`, which is not below what there is.
+    pub(super) fn pad_to(&mut self, size: u64) {
+        debug_assert!(size >= self.size);
+        self.size = size;
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.size
     }

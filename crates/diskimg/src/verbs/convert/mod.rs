@@ -247,7 +247,7 @@ impl<'a> Convert<'a> {
         refuse_own_files(&input, &path)?;
         let output = Output::create(&path)
             .map_err(|e| Error::io("cannot create the output", e).in_file(&path))?;
-        self.settings.run(&input, output, None)
+        self.settings.run(input, output, None)
     }
 
     /// Converts into a file or device that exists already and is large enough;
@@ -273,7 +273,7 @@ impl<'a> Convert<'a> {
     /// As [`run`](Self::run).
     pub fn run_to(self, output: Output) -> Result<Report> {
         let input = Input::concatenate(self.images)?;
-        self.settings.run(&input, output, None)
+        self.settings.run(input, output, None)
     }
 }
 
@@ -298,11 +298,11 @@ pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()>
 
 impl Settings<'_> {
     /// Runs the conversion. `size` overrides the size of the new disk, which
-    /// is otherwise the source's.
-    fn run(mut self, input: &Input, mut output: Output, size: Option<u64>) -> Result<Report> {
+    /// is otherwise the source's: what lies behind the source in it stays.
+    fn run(mut self, mut input: Input, mut output: Output, size: Option<u64>) -> Result<Report> {
         let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
-        let outcome = self.prepare(input, &mut output, size).and_then(|(target, backing)| {
-            let report = self.transfer(input, target, backing.as_ref())?;
+        let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
+            let report = self.transfer(&input, target, backing.as_ref())?;
             output
                 .commit(self.durability)
                 .map_err(|e| Error::io("cannot complete the output", e))?;
@@ -314,7 +314,7 @@ impl Settings<'_> {
     /// Starts the target and opens the image it builds on.
     fn prepare(
         &mut self,
-        input: &Input,
+        input: &mut Input,
         output: &mut Output,
         size: Option<u64>,
     ) -> Result<(Box<dyn Target>, Option<Image>)> {
@@ -328,7 +328,11 @@ impl Settings<'_> {
                 input.size()
             )));
         }
+        let stays = size.is_some();
         let size = whole_size(self.format, size.or(asked).unwrap_or(input.size()))?;
+        if !stays {
+            input.pad_to(size);
+        }
         take_backing(&mut self.options, &mut self.backing);
         let backing = match &mut self.backing {
             Some(backing) => {
