@@ -4,6 +4,7 @@ use crate::disk::{self, Disk, Fill, Stretch};
 use crate::tool::{Loop, assert_qemu_check, qemu_bytes, run};
 use diskimg::extent::Kind;
 use diskimg::host::sink::Sink;
+use diskimg::host::source::{MemorySource, Source};
 use diskimg::target::Backing;
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use std::io;
@@ -350,6 +351,41 @@ fn salvage_replaces_what_cannot_be_read_and_says_where() {
     for (i, (a, b)) in saved.iter().zip(&expected).enumerate() {
         let lost = report.salvaged.iter().any(|s| s.guest.contains(&(i as u64)));
         assert!(if lost { *a == 0 } else { a == b }, "byte {i}");
+    }
+}
+
+/// A disk that has failed as a whole.
+#[derive(Debug)]
+struct Broken(u64);
+
+impl Source for Broken {
+    fn len(&self) -> u64 {
+        self.0
+    }
+
+    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<()> {
+        Err(io::Error::other("bad sector"))
+    }
+}
+
+#[test]
+fn salvage_ends_wherever_the_lost_bytes_start_and_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |source: Arc<dyn Source>| {
+        OpenOptions::new().format(Format::Raw).open_source(source, "part").unwrap()
+    };
+    for (first, lost) in [(3584, 4608), (3584, 4400), (512, 4097), (512, 100_000), (0, 4097)] {
+        let out = dir.path().join("out");
+        let report = Convert::new(open(Arc::new(MemorySource::new(vec![5; first]))))
+            .append(open(Arc::new(Broken(lost))))
+            .salvage(true)
+            .run(&out)
+            .unwrap();
+        let total: u64 = report.salvaged.iter().map(|s| s.guest.end - s.guest.start).sum();
+        assert_eq!(total, lost, "{first} and {lost}");
+        let mut expected = vec![5; first];
+        expected.resize(first + lost as usize, 0);
+        assert!(std::fs::read(out).unwrap() == expected);
     }
 }
 

@@ -190,11 +190,13 @@ impl Carry<'_> {
             buf.fill(0);
             return Ok(());
         }
-        let middle = (span.at.start + len / 2).next_multiple_of(SALVAGE_BLOCK);
+        // Longer than a block, so the first multiple inside is below the end.
+        let middle = ((span.at.start + len / 2) / SALVAGE_BLOCK * SALVAGE_BLOCK)
+            .max((span.at.start + 1).next_multiple_of(SALVAGE_BLOCK));
         let (low, high) = (span.at.start..middle, middle..span.at.end);
         let (left, right) = buf.split_at_mut((middle - span.at.start) as usize);
         self.fetch(worker, &span.clip(&low), left)?;
-        if right.is_empty() { Ok(()) } else { self.fetch(worker, &span.clip(&high), right) }
+        self.fetch(worker, &span.clip(&high), right)
     }
 
     /// Decides for each unit what becomes of it.
