@@ -27,6 +27,9 @@ pub(super) struct Carry<'a> {
     pub(super) files: Vec<Arc<dyn Sink>>,
     pub(super) sequential: bool,
     pub(super) throttle: Throttle,
+    /// Buffers of settled tasks, for reuse by whoever works next: the one who
+    /// settles a task is often not the one who filled its buffers.
+    pub(super) spare: Mutex<Vec<Buffers>>,
 }
 
 /// One worker's own state.
@@ -35,8 +38,6 @@ pub(super) struct Worker {
     fetchers: Vec<Fetcher>,
     encoder: Option<Box<dyn UnitEncoder>>,
     backing: Vec<u8>,
-    /// Buffers of settled tasks, for reuse.
-    spare: Vec<Buffers>,
 }
 
 /// A task's bytes.
@@ -121,7 +122,6 @@ impl Job for Carry<'_> {
             fetchers: (0..self.input.images()).map(|_| Fetcher::default()).collect(),
             encoder: lock(&self.encoders).pop(),
             backing: Vec::new(),
-            spare: Vec::new(),
         }
     }
 
@@ -130,7 +130,7 @@ impl Job for Carry<'_> {
     }
 
     fn work(&self, worker: &mut Worker, task: Task) -> Result<Carried> {
-        let Buffers { mut guest, mut encoded } = worker.spare.pop().unwrap_or_default();
+        let Buffers { mut guest, mut encoded } = lock(&self.spare).pop().unwrap_or_default();
         let start = task.range.start;
         let len = (task.range.end - start) as usize;
         guest.resize(len, 0);
@@ -154,14 +154,14 @@ impl Job for Carry<'_> {
         Ok(carried)
     }
 
-    fn settle(&self, worker: &mut Worker, placed: Placed) -> Result<()> {
+    fn settle(&self, _: &mut Worker, placed: Placed) -> Result<()> {
         let Placed { carried, writes } = placed;
         for write in &writes {
             self.write(&carried, write)
                 .map_err(|e| Error::io("cannot write to the output", e).at(write.slot.offset))?;
             self.throttle.wait_for(write.slot.len);
         }
-        worker.spare.push(carried.buffers);
+        lock(&self.spare).push(carried.buffers);
         Ok(())
     }
 }
@@ -339,6 +339,38 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::sink::MemorySink;
+    use crate::host::source::MemorySource;
+    use crate::vocabulary::open::OpenOptions;
+
+    #[test]
+    fn buffers_do_not_pile_up_where_one_worker_settles_what_another_did() {
+        let image = OpenOptions::new()
+            .open_source(Arc::new(MemorySource::new([1; 4096])), "a")
+            .expect("opens");
+        let input = Input::concatenate(vec![image]).expect("small");
+        let salvaged = SalvageLog::new(false);
+        let job = Carry {
+            input: &input,
+            backing: None,
+            unit: 4096,
+            sparse: Sparse::default(),
+            encoders: Mutex::default(),
+            salvaged: &salvaged,
+            files: vec![Arc::new(MemorySink::new())],
+            sequential: false,
+            throttle: Throttle::new(None),
+            spare: Mutex::default(),
+        };
+        let (mut fills, mut settles) = (job.worker(), job.worker());
+        for _ in 0..10 {
+            let spans = input.spans(0..4096).expect("maps");
+            let task = Task { zeros: 0..0, range: 0..4096, spans };
+            let carried = job.work(&mut fills, task).expect("works");
+            job.settle(&mut settles, Placed { carried, writes: Vec::new() }).expect("settles");
+        }
+        assert_eq!(lock(&job.spare).len(), 1);
+    }
 
     #[test]
     fn runs_are_whole_blocks_and_grow_together() {

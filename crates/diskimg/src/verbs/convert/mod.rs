@@ -390,6 +390,7 @@ impl Settings<'_> {
             files: target.files().to_vec(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
             throttle: place::Throttle::new(self.rate_limit),
+            spare: std::sync::Mutex::new(Vec::new()),
         };
         let threads = self.threads.unwrap_or_else(pipeline::default_threads);
         // Each worker's encoder is made here, where the target is still at hand.
