@@ -137,7 +137,11 @@ impl Output {
 
 impl Part {
     fn create(path: &Path) -> io::Result<Self> {
-        let path = follow_links(path)?;
+        // /dev/stdout leads to a pipe by a link that spells no name.
+        let path = match std::fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => path.to_owned(),
+            _ => follow_links(path)?,
+        };
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
@@ -325,6 +329,22 @@ mod tests {
         }
         drop(output);
         assert_eq!(names(dir.path()), ["sub"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_is_written_under_its_name_in_dev_fd() {
+        use std::io::Read;
+        use std::os::fd::AsRawFd;
+        let (mut reader, writer) = io::pipe().expect("pipe");
+        let path = format!("/dev/fd/{}", writer.as_raw_fd());
+        let output = Output::create(path).expect("opens");
+        drop(writer);
+        output.sink().write_all_at(b"bytes", 0).expect("writes");
+        output.commit(Durability::Flushed).expect("commits");
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).expect("reads");
+        assert_eq!(read, b"bytes");
     }
 
     #[cfg(unix)]
