@@ -124,6 +124,9 @@ impl Create {
         let size = whole_size(self.format, size)?;
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
+        if let Some(base) = &base {
+            refuse_own_backing(&output, base)?;
+        }
         let mut target = (driver.create)(CreateRequest {
             output: &mut output,
             size,
@@ -131,6 +134,7 @@ impl Create {
             backing: self.backing.clone(),
             compress: false,
         })?;
+        // Now the companions are known, too.
         if let Some(base) = &base {
             refuse_own_backing(&output, base)?;
         }

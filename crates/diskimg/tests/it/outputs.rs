@@ -51,6 +51,27 @@ fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
 }
 
 #[test]
+fn a_cancelled_conversion_in_place_leaves_no_image_that_could_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
+    sample().write(&source);
+    for format in [Format::Qcow2, Format::Vmdk] {
+        // As a device that held an image before.
+        Convert::new(raw(&source)).format(format).run(&out).unwrap();
+        let stop = |p: diskimg::Progress| {
+            if p.done > 1 << 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let error = Convert::new(raw(&source))
+            .format(format)
+            .progress(&stop)
+            .run_to(Output::in_place(&out, false).unwrap())
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        Image::open(&out).map(|i| assert_eq!(i.format(), Format::Raw)).unwrap();
+    }
+}
+
+#[test]
 fn progress_rises_from_nothing_to_all() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("a.raw");
