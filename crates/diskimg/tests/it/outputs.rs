@@ -239,6 +239,20 @@ fn a_stream_can_be_written_to_a_pipe_and_what_cannot_says_so() {
 }
 
 #[test]
+fn a_full_raw_image_can_be_written_to_a_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("piped"));
+    let mut bytes = vec![0; 1 << 20];
+    bytes.iter_mut().step_by(8192).for_each(|b| *b = 1);
+    std::fs::write(&source, &bytes).unwrap();
+    Convert::new(raw(&source))
+        .options(Options::parse("preallocation=full").unwrap())
+        .run_to(Output::writer(std::fs::File::create(&out).unwrap()))
+        .unwrap();
+    assert!(std::fs::read(&out).unwrap() == bytes);
+}
+
+#[test]
 fn an_existing_raw_target_is_overwritten_where_it_stands() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
