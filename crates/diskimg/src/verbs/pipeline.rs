@@ -26,7 +26,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 const IN_FLIGHT_PER_WORKER: u64 = 3;
 
 /// No more workers than this, however many processors there are.
-const MAX_THREADS: usize = 16;
+pub(crate) const MAX_THREADS: usize = 16;
 
 /// What runs in a pipeline.
 pub(crate) trait Job: Sync {

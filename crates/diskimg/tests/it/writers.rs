@@ -245,3 +245,15 @@ fn deflate_clusters_need_no_more_than_a_4_kib_window() {
     let repeats_were_found = std::fs::metadata(&out).unwrap().len() < (20 << 10) * 32;
     assert!(!repeats_were_found, "a window of more than 4 KiB was used");
 }
+
+#[test]
+fn any_number_of_threads_may_be_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    std::fs::write(&source, vec![1; 1 << 20]).unwrap();
+    for threads in [0, usize::MAX] {
+        let image = OpenOptions::new().format(Format::Raw).open(&source).unwrap();
+        let convert = Convert::new(image).format(Format::Qcow2).compress(true).threads(threads);
+        convert.run(dir.path().join("b")).unwrap();
+    }
+}

@@ -183,7 +183,7 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// How many threads work at most; by default as many as there are
+    /// How many threads work at most (16 are enough for anything); by default as many as there are
     /// processors, fewer under a limit on the address space.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
@@ -393,8 +393,9 @@ impl Settings<'_> {
             spare: std::sync::Mutex::new(Vec::new()),
         };
         let threads = self.threads.unwrap_or_else(pipeline::default_threads);
+        let threads = threads.clamp(1, pipeline::MAX_THREADS);
         // Each worker's encoder is made here, where the target is still at hand.
-        for _ in 0..threads.max(1) {
+        for _ in 0..threads {
             match target.encoder() {
                 Some(encoder) => carry::lock(&job.encoders).push(encoder),
                 None => break,
