@@ -72,6 +72,22 @@ fn a_cancelled_conversion_in_place_leaves_no_image_that_could_be_opened() {
 }
 
 #[test]
+fn a_slow_conversion_can_be_stopped_while_it_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    sample().write(&source);
+    let told = AtomicU64::new(0);
+    let stop = |_| match told.fetch_add(1, Ordering::Relaxed) {
+        0..4 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    // The first task alone would take days.
+    let convert = Convert::new(raw(&source)).rate_limit(1).progress(&stop);
+    let error = convert.run(dir.path().join("out")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+}
+
+#[test]
 fn progress_rises_from_nothing_to_all() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("a.raw");

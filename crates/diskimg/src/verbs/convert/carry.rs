@@ -1,7 +1,6 @@
 //! The workers' part: fetch, look for zeros, encode; later, write.
 
 use super::input::{Input, Span};
-use super::place::Throttle;
 use super::plan::Task;
 use super::{Salvaged, Sparse};
 use crate::host::sink::Sink;
@@ -26,7 +25,6 @@ pub(super) struct Carry<'a> {
     pub(super) salvaged: &'a SalvageLog,
     pub(super) files: Vec<Arc<dyn Sink>>,
     pub(super) sequential: bool,
-    pub(super) throttle: Throttle,
     /// Buffers of settled tasks, for reuse by whoever works next: the one who
     /// settles a task is often not the one who filled its buffers.
     pub(super) spare: Mutex<Vec<Buffers>>,
@@ -159,7 +157,6 @@ impl Job for Carry<'_> {
         for write in &writes {
             self.write(&carried, write)
                 .map_err(|e| Error::io("cannot write to the output", e).at(write.slot.offset))?;
-            self.throttle.wait_for(write.slot.len);
         }
         lock(&self.spare).push(carried.buffers);
         Ok(())
@@ -359,7 +356,6 @@ mod tests {
             salvaged: &salvaged,
             files: vec![Arc::new(MemorySink::new())],
             sequential: false,
-            throttle: Throttle::new(None),
             spare: Mutex::default(),
         };
         let (mut fills, mut settles) = (job.worker(), job.worker());

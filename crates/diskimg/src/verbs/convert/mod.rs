@@ -389,7 +389,6 @@ impl Settings<'_> {
             salvaged: &salvaged,
             files: target.files().to_vec(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
-            throttle: place::Throttle::new(self.rate_limit),
             spare: std::sync::Mutex::new(Vec::new()),
         };
         let threads = self.threads.unwrap_or_else(pipeline::default_threads);
@@ -406,6 +405,7 @@ impl Settings<'_> {
             overlay: backing.is_some(),
             total: input.size(),
             stored: 0,
+            throttle: place::Throttle::new(self.rate_limit),
             progress: self.progress,
         };
         placer.tell(0)?;

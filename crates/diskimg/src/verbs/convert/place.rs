@@ -5,7 +5,6 @@ use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::target::{Slot, Target, Unit};
 use std::ops::{ControlFlow, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The ordered half of a conversion.
@@ -17,6 +16,7 @@ pub(super) struct Placer<'a> {
     pub(super) total: u64,
     /// Bytes given to the workers to write.
     pub(super) stored: u64,
+    pub(super) throttle: Throttle,
     pub(super) progress: Option<Callback<'a>>,
 }
 
@@ -47,6 +47,10 @@ impl Placer<'_> {
             }
         }
         self.tell(carried.end())?;
+        while let Some(nap) = self.throttle.nap(self.stored) {
+            std::thread::sleep(nap);
+            self.tell(carried.end())?;
+        }
         Ok(ControlFlow::Continue(Placed { carried, writes }))
     }
 
@@ -100,19 +104,18 @@ fn push_write(writes: &mut Vec<Write>, slot: Slot, from: From) {
 pub(super) struct Throttle {
     bytes_per_second: Option<u64>,
     started: Instant,
-    written: AtomicU64,
 }
 
 impl Throttle {
     pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
-        Self { bytes_per_second, started: Instant::now(), written: AtomicU64::new(0) }
+        Self { bytes_per_second, started: Instant::now() }
     }
 
-    /// Counts `bytes` and sleeps until they are due.
-    pub(super) fn wait_for(&self, bytes: u64) {
-        let Some(rate) = self.bytes_per_second else { return };
-        let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let due = Duration::from_secs_f64(written as f64 / rate as f64);
-        std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+    /// How long to sleep before asking again; `None` once `bytes` are due. Never
+    /// long: the caller may want to stop meanwhile.
+    fn nap(&self, bytes: u64) -> Option<Duration> {
+        let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second? as f64);
+        let wait = due.saturating_sub(self.started.elapsed()).min(Duration::from_millis(100));
+        (!wait.is_zero()).then_some(wait)
     }
 }
