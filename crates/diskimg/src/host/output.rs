@@ -92,6 +92,11 @@ impl Output {
         self.main.path.as_deref()
     }
 
+    /// The names of all files, the main one first.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.main).chain(&self.companions).filter_map(|part| part.path.as_deref())
+    }
+
     /// Starts a further file of the same image. A relative `name` is beside
     /// the main file.
     ///
@@ -101,11 +106,13 @@ impl Output {
     pub fn companion(&mut self, name: &Path) -> io::Result<Arc<dyn Sink>> {
         let beside = self.path().and_then(Path::parent).unwrap_or(Path::new(""));
         let part = Part::create(&beside.join(name))?;
-        if part.path.is_some() && part.path == self.main.path {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the data file and the image would be the same file",
-            ));
+        for (ours, its) in self.paths().zip(part.path.iter().cycle()) {
+            if unambiguous(ours)? == unambiguous(its)? {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the data file and the image would be the same file",
+                ));
+            }
         }
         let sink = Arc::clone(&part.sink);
         self.companions.push(part);
@@ -130,7 +137,11 @@ impl Output {
 
 impl Part {
     fn create(path: &Path) -> io::Result<Self> {
-        let path = follow_links(path)?;
+        // /dev/stdout leads to a pipe by a link that spells no name.
+        let path = match std::fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => path.to_owned(),
+            _ => follow_links(path)?,
+        };
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
@@ -158,10 +169,7 @@ impl Part {
         let name = path.file_name().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "the output has no file name")
         })?;
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let directory = directory_of(&path);
         // `NAME_MAX` is 255 bytes on every system we know: leave room for the suffix.
         let mut shown: String = name.to_string_lossy().chars().take(40).collect();
         shown.insert(0, '.');
@@ -232,6 +240,15 @@ fn follow_links(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many levels of symbolic links"))
 }
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A name that two spellings of it (`a`, `./a`, `link/a`) share.
+fn unambiguous(path: &Path) -> io::Result<PathBuf> {
+    Ok(directory_of(path).canonicalize()?.join(path.file_name().unwrap_or_default()))
+}
+
 /// The new file takes the old one's mode and, where permitted, its owner.
 #[cfg(unix)]
 fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
@@ -251,8 +268,7 @@ fn take_mode_and_owner(_old: &Path, _new: &Path) -> io::Result<()> {
 /// Makes the new name itself durable.
 fn flush_directory(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(directory_of(path))?.sync_all()?;
     }
     Ok(())
 }
@@ -300,6 +316,35 @@ mod tests {
         output.commit(Durability::Flushed).expect("commits");
         assert_eq!(std::fs::read(&path).expect("reads"), b"new");
         assert_eq!(names(dir.path()), ["a.data", "a.img"]);
+    }
+
+    #[test]
+    fn a_companion_under_another_spelling_of_the_main_name_is_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
+        let mut output = Output::create(dir.path().join("a.img")).expect("creates");
+        for name in ["a.img", "./a.img", "sub/../a.img"] {
+            let error = output.companion(Path::new(name)).expect_err(name);
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
+        }
+        drop(output);
+        assert_eq!(names(dir.path()), ["sub"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_is_written_under_its_name_in_dev_fd() {
+        use std::io::Read;
+        use std::os::fd::AsRawFd;
+        let (mut reader, writer) = io::pipe().expect("pipe");
+        let path = format!("/dev/fd/{}", writer.as_raw_fd());
+        let output = Output::create(path).expect("opens");
+        drop(writer);
+        output.sink().write_all_at(b"bytes", 0).expect("writes");
+        output.commit(Durability::Flushed).expect("commits");
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).expect("reads");
+        assert_eq!(read, b"bytes");
     }
 
     #[cfg(unix)]

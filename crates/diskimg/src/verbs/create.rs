@@ -1,7 +1,7 @@
 //! New, empty images.
 
 use crate::host::output::{Durability, Output};
-use crate::verbs::convert::{open_backing, take_backing, whole_size};
+use crate::verbs::convert::{open_backing, refuse_own_backing, take_backing, whole_size};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
@@ -108,11 +108,13 @@ impl Create {
         self.options.take("size");
         size = self.size.or(size);
         take_backing(&mut self.options, &mut self.backing);
+        let mut base = None;
         if let Some(backing) = &mut self.backing
             && !self.trust_backing
         {
-            let base = open_base(backing, path, self.backing_references)?;
-            size = size.or(Some(base.size()));
+            let image = open_base(backing, path, self.backing_references)?;
+            size = size.or(Some(image.size()));
+            base = Some(image);
         }
         let size = size.ok_or_else(|| {
             Error::invalid("Image creation needs a size parameter")
@@ -122,6 +124,9 @@ impl Create {
         let size = whole_size(self.format, size)?;
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
+        if let Some(base) = &base {
+            refuse_own_backing(&output, base)?;
+        }
         let mut target = (driver.create)(CreateRequest {
             output: &mut output,
             size,
@@ -129,6 +134,10 @@ impl Create {
             backing: self.backing.clone(),
             compress: false,
         })?;
+        // Now the companions are known, too.
+        if let Some(base) = &base {
+            refuse_own_backing(&output, base)?;
+        }
         if self.backing.is_none() && size > 0 {
             // Preallocating formats make room where they are told of zeros.
             target.place(0, crate::vocabulary::target::Unit::Zero { len: size })?;

@@ -13,7 +13,9 @@
 //! Because `commit` sees the tasks in order whatever the workers' pace, its
 //! decisions do not depend on how many workers there are. A worker that is
 //! done early leaves its result and takes the next task; how far it may run
-//! ahead is bounded, and memory with it.
+//! ahead is bounded, and memory with it. An error of `plan` or `work` is such a
+//! result: it ends the run when its turn comes, so that the first one in order
+//! comes out.
 
 use crate::host::lock;
 use crate::vocabulary::error::{Error, Result};
@@ -25,7 +27,7 @@ use std::sync::{Condvar, Mutex};
 const IN_FLIGHT_PER_WORKER: u64 = 3;
 
 /// No more workers than this, however many processors there are.
-const MAX_THREADS: usize = 16;
+pub(crate) const MAX_THREADS: usize = 16;
 
 /// What runs in a pipeline.
 pub(crate) trait Job: Sync {
@@ -97,7 +99,7 @@ pub(crate) fn default_threads() -> usize {
 struct Pipeline<'a, J: Job, P, C> {
     job: &'a J,
     plan: Mutex<Plan<P>>,
-    commit: Mutex<Commit<C, J::Done>>,
+    commit: Mutex<Commit<C, Result<J::Done>>>,
     progress: Mutex<Status>,
     moved: Condvar,
     /// How many tasks may be planned beyond the last one committed.
@@ -144,8 +146,11 @@ where
 
     /// One task from plan to settlement, and whatever became committable by it.
     fn step(&self, worker: &mut J::Worker) -> Result<ControlFlow<()>> {
-        let Some((ticket, task)) = self.take()? else { return Ok(ControlFlow::Break(())) };
-        let done = self.job.work(worker, task)?;
+        let Some((ticket, task)) = self.take() else { return Ok(ControlFlow::Break(())) };
+        let done = task.and_then(|task| self.job.work(worker, task));
+        if done.is_err() {
+            lock(&self.progress).planned_out = true;
+        }
         let mut rests = Vec::new();
         {
             let mut state = lock(&self.commit);
@@ -153,7 +158,7 @@ where
             loop {
                 let next = state.next;
                 let Some(done) = state.waiting.remove(&next) else { break };
-                match (state.commit)(done)? {
+                match (state.commit)(done?)? {
                     ControlFlow::Continue(rest) if self.job.sequential() => {
                         self.job.settle(worker, rest)?;
                     }
@@ -178,12 +183,12 @@ where
     }
 
     /// The next task, when there is room for it.
-    fn take(&self) -> Result<Option<(u64, J::Task)>> {
+    fn take(&self) -> Option<(u64, Result<J::Task>)> {
         let mut plan = lock(&self.plan);
         let mut status = lock(&self.progress);
         loop {
             if status.outcome.is_some() || status.planned_out {
-                return Ok(None);
+                return None;
             }
             if plan.ticket < status.committed + self.ahead {
                 break;
@@ -191,18 +196,16 @@ where
             status = self.moved.wait(status).unwrap_or_else(|e| e.into_inner());
         }
         drop(status);
-        match (plan.next)()? {
-            Some(task) => {
-                let ticket = plan.ticket;
-                plan.ticket += 1;
-                Ok(Some((ticket, task)))
-            }
-            None => {
-                lock(&self.progress).planned_out = true;
-                self.moved.notify_all();
-                Ok(None)
-            }
-        }
+        let Some(task) = (plan.next)().transpose() else {
+            lock(&self.progress).planned_out = true;
+            self.moved.notify_all();
+            return None;
+        };
+        let ticket = plan.ticket;
+        plan.ticket += 1;
+        // Before the next worker plans: behind an error there is nothing to plan.
+        lock(&self.progress).planned_out |= task.is_err();
+        Some((ticket, task))
     }
 
     fn end(&self, outcome: Result<()>) {
@@ -292,6 +295,44 @@ mod tests {
             let (outcome, seen, _) = run_squares(threads, Some(40));
             assert_eq!(outcome.expect_err("fails").kind(), crate::ErrorKind::Invalid);
             assert!(seen.len() <= 40, "nothing behind the failure was committed");
+        }
+    }
+
+    /// Fails at every task from the third on, at the third last.
+    struct Failing;
+
+    impl Job for Failing {
+        type Task = u64;
+        type Done = ();
+        type Rest = ();
+        type Worker = ();
+
+        fn worker(&self) {}
+
+        fn work(&self, (): &mut (), n: u64) -> Result<()> {
+            match n {
+                0 | 1 => Ok(()),
+                2 => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    Err(Error::invalid("the first in order"))
+                }
+                _ => Err(Error::limit("the first in time")),
+            }
+        }
+
+        fn settle(&self, (): &mut (), (): ()) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_order_comes_out_whatever_the_number_of_workers() {
+        for threads in [1, 2, 4] {
+            let mut numbers = 0..;
+            let outcome =
+                run(&Failing, threads, || Ok(numbers.next()), |()| Ok(ControlFlow::Continue(())));
+            let kind = outcome.expect_err("fails").kind();
+            assert_eq!(kind, crate::ErrorKind::Invalid, "{threads} threads");
         }
     }
 

@@ -1,9 +1,11 @@
 //! Outputs are whole or not there.
 
 use crate::disk::{self, Disk, Fill, Stretch};
-use crate::tool::{assert_qemu_check, qemu_bytes, run};
+use crate::tool::{Loop, assert_qemu_check, qemu_bytes, run};
 use diskimg::extent::Kind;
 use diskimg::host::sink::Sink;
+use diskimg::host::source::{MemorySource, Source};
+use diskimg::target::Backing;
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use std::io;
 use std::ops::ControlFlow;
@@ -46,6 +48,43 @@ fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(std::fs::read(&out).unwrap(), b"old");
     assert_eq!(names(dir.path()), ["a.raw", "out"]);
+}
+
+#[test]
+fn a_cancelled_conversion_in_place_leaves_no_image_that_could_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
+    sample().write(&source);
+    for format in [Format::Qcow2, Format::Vmdk] {
+        // As a device that held an image before.
+        Convert::new(raw(&source)).format(format).run(&out).unwrap();
+        let stop = |p: diskimg::Progress| {
+            if p.done > 1 << 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let error = Convert::new(raw(&source))
+            .format(format)
+            .progress(&stop)
+            .run_to(Output::in_place(&out, false).unwrap())
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        Image::open(&out).map(|i| assert_eq!(i.format(), Format::Raw)).unwrap();
+    }
+}
+
+#[test]
+fn a_slow_conversion_can_be_stopped_while_it_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    sample().write(&source);
+    let told = AtomicU64::new(0);
+    let stop = |_| match told.fetch_add(1, Ordering::Relaxed) {
+        0..4 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    // The first task alone would take days.
+    let convert = Convert::new(raw(&source)).rate_limit(1).progress(&stop);
+    let error = convert.run(dir.path().join("out")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
 #[test]
@@ -93,6 +132,30 @@ fn converting_onto_a_file_of_the_own_chain_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Refused, "{target}");
     }
     assert!(std::fs::read(path("base.raw")).unwrap() == before);
+}
+
+#[test]
+fn a_data_file_that_would_replace_a_file_of_the_own_chain_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("a.raw"));
+    sample().write(&path("base.raw"));
+    let backing =
+        || Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
+    let before = std::fs::read(path("a.raw")).unwrap();
+    for data_file in ["a.raw", "./base.raw"] {
+        let mut options = Options::default();
+        options.set("data_file", data_file);
+        let error = Convert::new(raw(&path("a.raw")))
+            .format(Format::Qcow2)
+            .options(options)
+            .backing(backing())
+            .run(path("out"))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{data_file}");
+    }
+    assert!(std::fs::read(path("a.raw")).unwrap() == before);
+    assert_eq!(names(dir.path()), ["a.raw", "base.raw"]);
 }
 
 #[test]
@@ -189,6 +252,20 @@ fn a_stream_can_be_written_to_a_pipe_and_what_cannot_says_so() {
 }
 
 #[test]
+fn a_full_raw_image_can_be_written_to_a_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("piped"));
+    let mut bytes = vec![0; 1 << 20];
+    bytes.iter_mut().step_by(8192).for_each(|b| *b = 1);
+    std::fs::write(&source, &bytes).unwrap();
+    Convert::new(raw(&source))
+        .options(Options::parse("preallocation=full").unwrap())
+        .run_to(Output::writer(std::fs::File::create(&out).unwrap()))
+        .unwrap();
+    assert!(std::fs::read(&out).unwrap() == bytes);
+}
+
+#[test]
 fn an_existing_raw_target_is_overwritten_where_it_stands() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
@@ -222,6 +299,56 @@ fn an_existing_qcow2_target_keeps_its_options_and_its_tail() {
     assert!(qemu_bytes(&out, "qcow2") == expected);
     let info = Image::open(&out).unwrap().info(0).unwrap();
     assert_eq!(info.cluster_size, Some(4096));
+}
+
+#[test]
+fn a_tail_on_a_device_is_not_read_while_the_device_is_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
+    sample().write(&source);
+    std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+    let Some(device) = Loop::over(&file) else { return };
+    let name = device.path().to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", name, "8M"]);
+    run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 1 4M 4M", name]);
+    let before = qemu_bytes(device.path(), "qcow2");
+    let error =
+        Convert::new(raw(&source)).format(Format::Qcow2).run_existing(device.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(qemu_bytes(device.path(), "qcow2") == before);
+}
+
+#[test]
+fn what_lies_behind_the_source_reads_as_zeros_whatever_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let bytes = disk::noise(3, 70_001);
+    std::fs::write(path("a.raw"), &bytes).unwrap();
+    std::fs::write(path("base.raw"), vec![7; 300_000]).unwrap();
+    let convert = |format, options: &str| {
+        let options = Options::parse(options).unwrap();
+        Convert::new(raw(&path("a.raw"))).format(format).options(options)
+    };
+    for (format, options, size) in [
+        (Format::Raw, "size=200192", 200_192),
+        (Format::Qcow2, "", 70_144),
+        (Format::Qcow2, "size=256k", 256 << 10),
+        (Format::Vmdk, "", 70_144),
+    ] {
+        let mut expected = bytes.clone();
+        expected.resize(size, 0);
+        // As a device that was used before.
+        std::fs::write(path("used"), vec![0xff; 1 << 20]).unwrap();
+        let output = Output::in_place(path("used"), false).unwrap();
+        convert(format, options).run_to(output).unwrap();
+        assert!(qemu_bytes(&path("used"), format.name()) == expected, "{format} {options}");
+    }
+    let backing =
+        Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
+    convert(Format::Qcow2, "size=256k").backing(backing).run(path("top.qcow2")).unwrap();
+    let mut expected = bytes;
+    expected.resize(256 << 10, 0);
+    assert!(qemu_bytes(&path("top.qcow2"), "qcow2") == expected, "over a larger backing file");
 }
 
 #[test]
@@ -272,6 +399,41 @@ fn salvage_replaces_what_cannot_be_read_and_says_where() {
     for (i, (a, b)) in saved.iter().zip(&expected).enumerate() {
         let lost = report.salvaged.iter().any(|s| s.guest.contains(&(i as u64)));
         assert!(if lost { *a == 0 } else { a == b }, "byte {i}");
+    }
+}
+
+/// A disk that has failed as a whole.
+#[derive(Debug)]
+struct Broken(u64);
+
+impl Source for Broken {
+    fn len(&self) -> u64 {
+        self.0
+    }
+
+    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<()> {
+        Err(io::Error::other("bad sector"))
+    }
+}
+
+#[test]
+fn salvage_ends_wherever_the_lost_bytes_start_and_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |source: Arc<dyn Source>| {
+        OpenOptions::new().format(Format::Raw).open_source(source, "part").unwrap()
+    };
+    for (first, lost) in [(3584, 4608), (3584, 4400), (512, 4097), (512, 100_000), (0, 4097)] {
+        let out = dir.path().join("out");
+        let report = Convert::new(open(Arc::new(MemorySource::new(vec![5; first]))))
+            .append(open(Arc::new(Broken(lost))))
+            .salvage(true)
+            .run(&out)
+            .unwrap();
+        let total: u64 = report.salvaged.iter().map(|s| s.guest.end - s.guest.start).sum();
+        assert_eq!(total, lost, "{first} and {lost}");
+        let mut expected = vec![5; first];
+        expected.resize(first + lost as usize, 0);
+        assert!(std::fs::read(out).unwrap() == expected);
     }
 }
 

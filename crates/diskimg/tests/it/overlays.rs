@@ -213,3 +213,19 @@ fn a_created_overlay_takes_its_size_from_the_backing_file() {
     assert_qemu_check(&path("top.qcow2"), "qcow2");
     assert!(qemu_bytes(&path("top.qcow2"), "qcow2").iter().all(|&b| b == 7));
 }
+
+#[test]
+fn a_created_overlay_cannot_replace_what_it_builds_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("base.raw"), vec![7; 1 << 20]).unwrap();
+    std::os::unix::fs::symlink("base.raw", path("link")).unwrap();
+    for name in ["base.raw", "link"] {
+        let error = Create::new(Format::Qcow2)
+            .backing(backing("base.raw", "raw"))
+            .run(path(name))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{name}");
+    }
+    assert!(std::fs::read(path("base.raw")).unwrap() == vec![7; 1 << 20]);
+}

@@ -2,9 +2,13 @@
 
 use crate::disk::noise;
 use crate::tool::{assert_qemu_check, run};
+use diskimg::host::source::{Segment, Source};
 use diskimg::{Convert, Format, Image, OpenOptions, compare};
+use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A sparse raw file with a little at its beginning, middle and end.
 fn sparse(path: &Path, size: u64) {
@@ -13,6 +17,29 @@ fn sparse(path: &Path, size: u64) {
     for (i, at) in [0, size / 2 + 12_345, size - 70_000].into_iter().enumerate() {
         file.write_all_at(&noise(i as u64, 70_000), at).unwrap();
     }
+}
+
+/// A hole of any length.
+#[derive(Debug)]
+struct Hole(u64);
+
+impl Source for Hole {
+    fn len(&self) -> u64 {
+        self.0
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
+
+    fn segment_at(&self, _offset: u64) -> io::Result<Segment> {
+        Ok(Segment { end: self.0, hole: true })
+    }
+}
+
+fn hole(size: u64) -> Image {
+    OpenOptions::new().format(Format::Raw).open_source(Arc::new(Hole(size)), "hole").unwrap()
 }
 
 fn raw(path: &Path) -> Image {
@@ -58,4 +85,25 @@ fn an_l1_table_that_no_reader_takes_is_not_written() {
         .unwrap_err();
     assert_eq!(error.kind(), diskimg::ErrorKind::Limit);
     assert!(error.to_string().contains("cluster_size"), "{error}");
+}
+
+#[test]
+fn a_conversion_can_be_stopped_in_the_midst_of_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = |p: diskimg::Progress| {
+        if p.done > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    // To its end it would take hours.
+    let convert = Convert::new(hole(7 << 60)).progress(&stop);
+    let error = convert.run(dir.path().join("out")).unwrap_err();
+    assert_eq!(error.kind(), diskimg::ErrorKind::Cancelled);
+}
+
+#[test]
+fn images_that_together_exceed_every_disk_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    // 7 + 7 + 2 EiB and a little: 64 bits would hold the little.
+    let convert = Convert::new(hole(7 << 60)).append(hole(7 << 60)).append(hole((2 << 60) + 4096));
+    let error = convert.run(dir.path().join("out")).unwrap_err();
+    assert_eq!(error.kind(), diskimg::ErrorKind::Limit);
 }

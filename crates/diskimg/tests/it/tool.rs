@@ -27,16 +27,36 @@ pub fn run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>> + Cl
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A block device over a file, where this process may make one.
+pub struct Loop(String);
+
+impl Loop {
+    /// `None` without the rights or the tool: the caller has nothing to test then.
+    pub fn over(file: &Path) -> Option<Self> {
+        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+        let name = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+        Some(Self(name.trim().to_owned()))
+    }
+
+    pub fn path(&self) -> &Path {
+        Path::new(&self.0)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
 /// The guest's bytes according to qemu-img.
 pub fn qemu_bytes(image: &Path, format: &str) -> Vec<u8> {
-    let raw = image.with_extension("oracle");
+    let raw = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     run(
         "qemu-img",
         ["convert", "-f", format, "-O", "raw", image.to_str().unwrap(), raw.to_str().unwrap()],
     );
-    let bytes = std::fs::read(&raw).unwrap();
-    std::fs::remove_file(raw).unwrap();
-    bytes
+    std::fs::read(&raw).unwrap()
 }
 
 /// qemu-img finds nothing wrong with the image.

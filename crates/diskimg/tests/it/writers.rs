@@ -278,3 +278,15 @@ fn seven_zip_opens_what_we_write_and_reads_the_same() {
         assert!(output.stdout == disk.bytes(), "{format} {options}: 7-Zip reads other bytes");
     }
 }
+
+#[test]
+fn any_number_of_threads_may_be_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("a.raw");
+    std::fs::write(&source, vec![1; 1 << 20]).unwrap();
+    for threads in [0, usize::MAX] {
+        let image = OpenOptions::new().format(Format::Raw).open(&source).unwrap();
+        let convert = Convert::new(image).format(Format::Qcow2).compress(true).threads(threads);
+        convert.run(dir.path().join("b")).unwrap();
+    }
+}

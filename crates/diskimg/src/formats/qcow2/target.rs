@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Everything is allocated in guest order and written once. The header is
-//! written last: a file without it is no image.
+//! written last: a file without it is no image. An older one on a device goes first.
 
 use super::allocator::{Allocator, TablePosition};
 use super::extensions;
@@ -79,6 +79,11 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     }
     let cluster = options.cluster_size();
     let l1_entries = options.l1_entries(request.size)?;
+    if !files[0].is_zeroed() {
+        files[0]
+            .write_zeros_at(0, cluster)
+            .map_err(|e| Error::io("cannot erase the old header", e))?;
+    }
     let mut allocator =
         Allocator::new(Arc::clone(&files[0]), options.cluster_bits, options.refcount_order);
     let l1_clusters = (l1_entries * 8).div_ceil(cluster);

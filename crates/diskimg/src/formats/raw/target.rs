@@ -32,7 +32,8 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
             sink.preallocate(0, request.size).map_err(|e| Error::io("cannot preallocate", e))?;
             false
         }
-        Some("full") => true,
+        // A pipe gets every byte anyway, and each in its turn.
+        Some("full") => !sink.is_sequential(),
         Some(other) => {
             return Err(Error::invalid(format!(
                 "Unsupported preallocation mode '{other}' for raw: off, falloc or full"

@@ -17,6 +17,10 @@ pub(super) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Optio
             Ok(_) | Err(Errno::INVAL | Errno::NXIO) => Ok(None),
             Err(e) => Err(e.into()),
         },
+        // No data from here on: a hole up to the end, if the end is where it was.
+        Err(Errno::NXIO) if file.metadata()?.len() < len => {
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was read"))
+        }
         Err(Errno::NXIO) => Ok(Some(Segment { end: len, hole: true })),
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
         Err(e) => Err(e.into()),

@@ -100,3 +100,21 @@ impl Source for FileSource {
         os::identity(&self.file.metadata().ok()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_became_shorter_does_not_end_with_a_hole() {
+        let file = tempfile::NamedTempFile::new().expect("creates");
+        file.as_file().set_len(1 << 20).expect("grows");
+        let source = FileSource::open(file.path()).expect("opens");
+        file.as_file().set_len(1 << 19).expect("shrinks");
+        for offset in [0, 1 << 19, (1 << 20) - 1] {
+            let error = source.segment_at(offset).expect_err("shorter");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+}

@@ -5,7 +5,6 @@ use super::input::{Input, Span};
 use super::piece::{Buffers, Bytes, Carried, Piece, Placed, Write, push_piece};
 use super::plan::{Origin, Task};
 use super::salvage::SalvageLog;
-use super::throttle::Throttle;
 use crate::host::lock;
 use crate::host::sink::{Offload, Sink};
 use crate::host::zeros::is_zero;
@@ -32,7 +31,9 @@ pub(super) struct Carry<'a> {
     pub(super) shared: AtomicU64,
     pub(super) files: Vec<Arc<dyn Sink>>,
     pub(super) sequential: bool,
-    pub(super) throttle: Throttle,
+    /// Buffers of settled tasks, for reuse by whoever works next: the one who
+    /// settles a task is often not the one who filled its buffers.
+    pub(super) spare: Mutex<Vec<Buffers>>,
 }
 
 /// One worker's own state.
@@ -41,8 +42,6 @@ pub(super) struct Worker {
     fetchers: Vec<Fetcher>,
     encoder: Option<Box<dyn UnitEncoder>>,
     backing: Vec<u8>,
-    /// Buffers of settled tasks, for reuse.
-    spare: Vec<Buffers>,
 }
 
 impl Job for Carry<'_> {
@@ -56,7 +55,6 @@ impl Job for Carry<'_> {
             fetchers: (0..self.input.images()).map(|_| Fetcher::default()).collect(),
             encoder: lock(&self.encoders).pop(),
             backing: Vec::new(),
-            spare: Vec::new(),
         }
     }
 
@@ -68,7 +66,7 @@ impl Job for Carry<'_> {
         if let Some(origin) = task.origin {
             return Ok(Carried::offloaded(task, origin));
         }
-        let Buffers { mut guest, mut encoded } = worker.spare.pop().unwrap_or_default();
+        let Buffers { mut guest, mut encoded } = lock(&self.spare).pop().unwrap_or_default();
         let start = task.range.start;
         let len = (task.range.end - start) as usize;
         guest.resize(len, 0);
@@ -92,14 +90,13 @@ impl Job for Carry<'_> {
         Ok(carried)
     }
 
-    fn settle(&self, worker: &mut Worker, placed: Placed) -> Result<()> {
+    fn settle(&self, _: &mut Worker, placed: Placed) -> Result<()> {
         let Placed { carried, writes } = placed;
         for write in &writes {
-            self.write(worker, &carried, write)?;
-            self.throttle.wait_for(write.slot.len);
+            self.write(&carried, write)?;
         }
         if !carried.buffers.guest.is_empty() {
-            worker.spare.push(carried.buffers);
+            lock(&self.spare).push(carried.buffers);
         }
         Ok(())
     }
@@ -129,11 +126,13 @@ impl Carry<'_> {
             buf.fill(0);
             return Ok(());
         }
-        let middle = (span.at.start + len / 2).next_multiple_of(SALVAGE_BLOCK);
+        // Longer than a block, so the first multiple inside is below the end.
+        let middle = ((span.at.start + len / 2) / SALVAGE_BLOCK * SALVAGE_BLOCK)
+            .max((span.at.start + 1).next_multiple_of(SALVAGE_BLOCK));
         let (low, high) = (span.at.start..middle, middle..span.at.end);
         let (left, right) = buf.split_at_mut((middle - span.at.start) as usize);
         self.fetch(worker, &span.clip(&low), left)?;
-        if right.is_empty() { Ok(()) } else { self.fetch(worker, &span.clip(&high), right) }
+        self.fetch(worker, &span.clip(&high), right)
     }
 
     /// Decides for each unit what becomes of it.
@@ -176,7 +175,7 @@ impl Carry<'_> {
 
     /// Leaves a stored run to the kernel; copies it here if the files do not
     /// allow that.
-    fn offload(&self, worker: &mut Worker, origin: Origin, slot: Slot) -> Result<()> {
+    fn offload(&self, origin: Origin, slot: Slot) -> Result<()> {
         let image = self.input.image(origin.image);
         let source = image.file(origin.depth, origin.place.file);
         let sink = &self.files[slot.file];
@@ -190,7 +189,7 @@ impl Carry<'_> {
             Offload::Copied => return Ok(()),
             Offload::Declined => {}
         }
-        let mut buffers = worker.spare.pop().unwrap_or_default();
+        let mut buffers = lock(&self.spare).pop().unwrap_or_default();
         for done in (0..slot.len).step_by(COPY_BLOCK) {
             let buf = &mut buffers.guest;
             buf.resize((slot.len - done).min(COPY_BLOCK as u64) as usize, 0);
@@ -201,15 +200,15 @@ impl Carry<'_> {
             let offset = slot.offset + done;
             sink.write_all_at(buf, offset).map_err(|e| cannot_write(e, offset))?;
         }
-        worker.spare.push(buffers);
+        lock(&self.spare).push(buffers);
         Ok(())
     }
 
-    fn write(&self, worker: &mut Worker, carried: &Carried, write: &Write) -> Result<()> {
+    fn write(&self, carried: &Carried, write: &Write) -> Result<()> {
         let Slot { file, offset, len } = write.slot;
         let sink = &*self.files[file];
         let outcome = match write.from {
-            Bytes::Origin(origin) => return self.offload(worker, origin, write.slot),
+            Bytes::Origin(origin) => return self.offload(origin, write.slot),
             Bytes::Encoded(at) => {
                 sink.write_all_at(&carried.buffers.encoded[at..at + len as usize], offset)
             }
@@ -281,6 +280,38 @@ fn read_backing(backing: &Image, start: u64, buf: &mut Vec<u8>, len: usize) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::sink::MemorySink;
+    use crate::host::source::MemorySource;
+    use crate::vocabulary::open::OpenOptions;
+
+    #[test]
+    fn buffers_do_not_pile_up_where_one_worker_settles_what_another_did() {
+        let image = OpenOptions::new()
+            .open_source(Arc::new(MemorySource::new([1; 4096])), "a")
+            .expect("opens");
+        let input = Input::concatenate(vec![image]).expect("small");
+        let salvaged = SalvageLog::new(false);
+        let job = Carry {
+            input: &input,
+            backing: None,
+            unit: 4096,
+            sparse: Sparse::default(),
+            encoders: Mutex::default(),
+            salvaged: &salvaged,
+            shared: AtomicU64::new(0),
+            files: vec![Arc::new(MemorySink::new())],
+            sequential: false,
+            spare: Mutex::default(),
+        };
+        let (mut fills, mut settles) = (job.worker(), job.worker());
+        for _ in 0..10 {
+            let spans = input.spans(0..4096).expect("maps");
+            let task = Task { zeros: 0..0, range: 0..4096, spans, origin: None };
+            let carried = job.work(&mut fills, task).expect("works");
+            job.settle(&mut settles, Placed { carried, writes: Vec::new() }).expect("settles");
+        }
+        assert_eq!(lock(&job.spare).len(), 1);
+    }
 
     #[test]
     fn runs_are_whole_blocks_and_grow_together() {

@@ -15,14 +15,14 @@ pub(super) fn run(settings: Settings<'_>, input: Input, path: &Path) -> Result<R
             .hint("-B and -n exclude each other"));
     }
     if settings.format == Format::default() {
-        overwrite(settings, &input, path)
+        overwrite(settings, input, path)
     } else {
         rewrite(settings, input, path)
     }
 }
 
 /// Raw: writes the bytes where they belong.
-fn overwrite(settings: Settings<'_>, input: &Input, path: &Path) -> Result<Report> {
+fn overwrite(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
     let cannot = |e| Error::io("cannot open the existing target", e).in_file(path);
     let size = FileSource::open(path).map_err(cannot)?.len();
     require_room(input.size(), size, path)?;
@@ -57,12 +57,16 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     let (from, size) = (input.size(), old.size());
     if settings.target_is_zero && settings.sparse != Sparse::Off {
         drop(old);
+    } else if from < size && !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
+        return unsupported(
+            "more bytes than the source, on a device where they would be overwritten",
+        );
     } else {
-        input.push(old, from.min(size)..size);
+        input.push(old, from.min(size)..size)?;
     }
     let output =
         Output::create(path).map_err(|e| Error::io("cannot create the output", e).in_file(path))?;
-    settings.run(&input, output, Some(size))
+    settings.run(input, output, Some(size))
 }
 
 fn require_room(wanted: u64, size: u64, path: &Path) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::SECTOR;
 use crate::host::source::HostFileId;
-use crate::vocabulary::error::Result;
+use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::ChainExtent;
 use crate::vocabulary::image::Image;
 use std::ops::Range;
@@ -39,25 +39,38 @@ pub(super) struct Span {
 
 impl Input {
     /// Each image starts at a whole sector, as qemu-img lays them out.
-    pub(super) fn concatenate(images: Vec<Image>) -> Self {
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if no disk can be that large.
+    pub(super) fn concatenate(images: Vec<Image>) -> Result<Self> {
         let mut input = Self { images: Vec::new(), parts: Vec::new(), size: 0 };
         for image in images {
             let range = 0..image.size();
-            input.push(image, range);
+            input.push(image, range)?;
         }
-        input
+        Ok(input)
     }
 
     /// Appends a range of a further image.
-    pub(super) fn push(&mut self, image: Image, range: Range<u64>) {
+    pub(super) fn push(&mut self, image: Image, range: Range<u64>) -> Result<()> {
         let start = self.size.next_multiple_of(SECTOR);
-        let end = start + (range.end - range.start);
+        let end = start
+            .checked_add(range.end - range.start)
+            .filter(|&end| end <= i64::MAX as u64)
+            .ok_or_else(|| Error::limit("the images together exceed the largest disk, 8 EiB"))?;
         if !range.is_empty() {
             let part = Part { at: start..end, image: self.images.len(), from: range.start };
             self.parts.push(part);
         }
         self.images.push(image);
         self.size = end;
+        Ok(())
+    }
+
+    /// Zeros follow up to `size`, which is not below what there is.
+    pub(super) fn pad_to(&mut self, size: u64) {
+        debug_assert!(size >= self.size);
+        self.size = size;
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -193,7 +193,7 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// How many threads work at most; by default as many as there are
+    /// How many threads work at most (16 are enough for anything); by default as many as there are
     /// processors, fewer under a limit on the address space.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
@@ -262,11 +262,11 @@ impl<'a> Convert<'a> {
             return self.run_to(Output::writer(std::io::stdout()));
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images);
+        let input = Input::concatenate(self.images)?;
         refuse_own_files(&input, &path)?;
         let output = Output::create(&path)
             .map_err(|e| Error::io("cannot create the output", e).in_file(&path))?;
-        self.settings.run(&input, output, None)
+        self.settings.run(input, output, None)
     }
 
     /// Converts into a file or device that exists already and is large enough;
@@ -281,7 +281,7 @@ impl<'a> Convert<'a> {
     pub fn run_existing(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images);
+        let input = Input::concatenate(self.images)?;
         refuse_own_files(&input, &path)?;
         existing::run(self.settings, input, &path)
     }
@@ -291,8 +291,8 @@ impl<'a> Convert<'a> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_to(self, output: Output) -> Result<Report> {
-        let input = Input::concatenate(self.images);
-        self.settings.run(&input, output, None)
+        let input = Input::concatenate(self.images)?;
+        self.settings.run(input, output, None)
     }
 }
 
@@ -306,13 +306,22 @@ fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A backing file's name may lead to what is about to be replaced.
+pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()> {
+    let replaced: Vec<_> = output.paths().filter_map(output::existing_identity).collect();
+    if backing.identities().any(|own| replaced.contains(&own)) {
+        return Err(Error::refused("the output cannot be its own backing file"));
+    }
+    Ok(())
+}
+
 impl Settings<'_> {
     /// Runs the conversion. `size` overrides the size of the new disk, which
-    /// is otherwise the source's.
-    fn run(mut self, input: &Input, mut output: Output, size: Option<u64>) -> Result<Report> {
+    /// is otherwise the source's: what lies behind the source in it stays.
+    fn run(mut self, mut input: Input, mut output: Output, size: Option<u64>) -> Result<Report> {
         let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
-        let outcome = self.prepare(input, &mut output, size).and_then(|(target, backing)| {
-            let report = self.transfer(input, target, backing.as_ref())?;
+        let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
+            let report = self.transfer(&input, target, backing.as_ref())?;
             output
                 .commit(self.durability)
                 .map_err(|e| Error::io("cannot complete the output", e))?;
@@ -324,7 +333,7 @@ impl Settings<'_> {
     /// Starts the target and opens the image it builds on.
     fn prepare(
         &mut self,
-        input: &Input,
+        input: &mut Input,
         output: &mut Output,
         size: Option<u64>,
     ) -> Result<(Box<dyn Target>, Option<Image>)> {
@@ -338,17 +347,16 @@ impl Settings<'_> {
                 input.size()
             )));
         }
+        let stays = size.is_some();
         let size = whole_size(self.format, size.or(asked).unwrap_or(input.size()))?;
+        if !stays {
+            input.pad_to(size);
+        }
         take_backing(&mut self.options, &mut self.backing);
         let backing = match &mut self.backing {
             Some(backing) => {
                 let image = open_backing(backing, output.path(), self.backing_references)?;
-                // The name may lead to what is about to be replaced.
-                if let Some(id) = output.path().and_then(output::existing_identity)
-                    && image.identities().any(|own| own == id)
-                {
-                    return Err(Error::refused("the output cannot be its own backing file"));
-                }
+                refuse_own_backing(output, &image)?;
                 Some(image)
             }
             None => None,
@@ -360,6 +368,13 @@ impl Settings<'_> {
             backing: self.backing.clone(),
             compress: self.compress,
         })?;
+        // Now the companions are known, too. The main file was looked at before.
+        for path in output.paths().skip(1) {
+            refuse_own_files(input, path)?;
+        }
+        if let Some(backing) = &backing {
+            refuse_own_backing(output, backing)?;
+        }
         Ok((target, backing))
     }
 
@@ -383,7 +398,8 @@ impl Settings<'_> {
     ) -> Result<Report> {
         let unit = target.geometry().unit;
         let salvaged = salvage::SalvageLog::new(self.salvage);
-        let threads = self.threads.unwrap_or_else(pipeline::default_threads).max(1);
+        let threads = self.threads.unwrap_or_else(pipeline::default_threads);
+        let threads = threads.clamp(1, pipeline::MAX_THREADS);
         // Each worker's encoder is made here, where the target is still at hand.
         let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
         let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
@@ -399,13 +415,14 @@ impl Settings<'_> {
             shared: AtomicU64::new(0),
             files: target.files().to_vec(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
-            throttle: throttle::Throttle::new(self.rate_limit),
+            spare: Mutex::new(Vec::new()),
         };
         let mut placer = place::Placer {
             target: &mut *target,
             overlay: backing.is_some(),
             total: input.size(),
             stored: 0,
+            throttle: throttle::Throttle::new(self.rate_limit),
             progress: self.progress,
         };
         placer.tell(0)?;

@@ -2,6 +2,7 @@
 
 use super::piece::{Bytes, Carried, Piece, Placed, Write};
 use super::plan::Origin;
+use super::throttle::Throttle;
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Place;
@@ -17,6 +18,7 @@ pub(super) struct Placer<'a> {
     pub(super) total: u64,
     /// Bytes given to the workers to write.
     pub(super) stored: u64,
+    pub(super) throttle: Throttle,
     pub(super) progress: Option<Callback<'a>>,
 }
 
@@ -50,6 +52,10 @@ impl Placer<'_> {
             }
         }
         self.tell(carried.end())?;
+        while let Some(nap) = self.throttle.nap(self.stored) {
+            std::thread::sleep(nap);
+            self.tell(carried.end())?;
+        }
         Ok(ControlFlow::Continue(Placed { carried, writes }))
     }
 

@@ -23,6 +23,9 @@ const OFFLOAD_MIN: u64 = 64 << 10;
 
 /// … of at most this many bytes, so that progress is seen and stopping is soon.
 const OFFLOAD_MAX: u64 = 64 << 20;
+/// After so many windows of zeros a task tells of them: it shows that the work
+/// goes on, and lets the caller stop it.
+const SILENT_WINDOWS: u64 = 64;
 
 /// Stored runs at least this long are asked for holes of their file: an image
 /// preallocated as a whole is one long run of mostly nothing.
@@ -33,7 +36,8 @@ const HOLE_WORTH_ASKING: u64 = 64 << 10;
 pub(super) struct Task {
     /// Known zeros before `range`, to be told to the target and no more.
     pub(super) zeros: Range<u64>,
-    /// Bytes to carry; empty in the last task of a disk that ends with zeros.
+    /// Bytes to carry; empty after a long run of zeros, and in the last task of
+    /// a disk that ends with zeros.
     pub(super) range: Range<u64>,
     /// Covers `range`.
     pub(super) spans: Vec<Span>,
@@ -104,6 +108,9 @@ impl<'a> Plan<'a> {
             let end = self.input.size().min(self.window + WINDOW.max(self.chunk));
             self.plan_window(self.window..end)?;
             self.window = end;
+            if self.ready.is_empty() && end - self.told >= SILENT_WINDOWS * WINDOW {
+                return Ok(self.zeros_up_to(end));
+            }
         }
         if let Some(task) = self.ready.pop_front() {
             return Ok(Some(task));
@@ -112,13 +119,15 @@ impl<'a> Plan<'a> {
             return Ok(None);
         }
         self.ended = true;
-        let end = self.input.size();
-        Ok((self.told < end).then(|| Task {
-            zeros: self.told..end,
-            range: end..end,
-            spans: Vec::new(),
-            origin: None,
-        }))
+        Ok(self.zeros_up_to(self.input.size()))
+    }
+
+    /// A task that only tells of zeros, if there are any.
+    fn zeros_up_to(&mut self, end: u64) -> Option<Task> {
+        let zeros = self.told..end;
+        self.told = end;
+        let task = |zeros| Task { zeros, range: end..end, spans: Vec::new(), origin: None };
+        (!zeros.is_empty()).then(|| task(zeros))
     }
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {

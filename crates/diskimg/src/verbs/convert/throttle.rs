@@ -1,6 +1,5 @@
 //! Writing no faster than asked.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Keeps the average rate of writing below a limit.
@@ -8,19 +7,18 @@ use std::time::{Duration, Instant};
 pub(super) struct Throttle {
     bytes_per_second: Option<u64>,
     started: Instant,
-    written: AtomicU64,
 }
 
 impl Throttle {
     pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
-        Self { bytes_per_second, started: Instant::now(), written: AtomicU64::new(0) }
+        Self { bytes_per_second, started: Instant::now() }
     }
 
-    /// Counts `bytes` and sleeps until they are due.
-    pub(super) fn wait_for(&self, bytes: u64) {
-        let Some(rate) = self.bytes_per_second else { return };
-        let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let due = Duration::from_secs_f64(written as f64 / rate as f64);
-        std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+    /// How long to sleep before asking again; `None` once `bytes` are due. Never
+    /// long: the caller may want to stop meanwhile.
+    pub(super) fn nap(&self, bytes: u64) -> Option<Duration> {
+        let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second? as f64);
+        let wait = due.saturating_sub(self.started.elapsed()).min(Duration::from_millis(100));
+        (!wait.is_zero()).then_some(wait)
     }
 }
