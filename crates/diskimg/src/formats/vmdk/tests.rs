@@ -452,6 +452,19 @@ fn damage_is_named() {
 }
 
 #[test]
+fn damage_in_the_short_last_grain_of_a_stream_is_found() {
+    let disk = [noise(1, GRAIN), noise(2, 1536)].concat();
+    let file = write(&disk, "subformat=streamOptimized");
+    assert!(read(&file).expect("reads") == disk);
+    let grains = 128 * 512;
+    let marker = |w: &[u8]| w == 128u64.to_le_bytes();
+    let last = grains + file[grains..].windows(8).position(marker).expect("marker");
+    let mut damaged = file.clone();
+    damaged[last + 12 + 200] ^= 1;
+    assert!(read(&damaged).is_err_and(|e| e.kind() == ErrorKind::Corrupt));
+}
+
+#[test]
 fn other_layouts_are_named_and_not_read() {
     let plain = write(&sample(2, 0), "");
     let edit = |from: &str, to: &str| {
