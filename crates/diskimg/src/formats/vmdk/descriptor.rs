@@ -12,7 +12,8 @@
 //!
 //! It is embedded in a sparse extent (zero padded), or a file of its own. A
 //! line that is not understood is an error: to skip one is to lose a part of
-//! the disk.
+//! the disk. The disk database and header keys without a meaning here may hold
+//! anything.
 //!
 //! *Virtual Disk Format 5.0*, "The Descriptor File".
 
@@ -92,6 +93,10 @@ const KINDS: [(&str, ExtentKind); 9] = [
 const ACCESSES: [(&str, Access); 3] =
     [("RW", Access::ReadWrite), ("RDONLY", Access::ReadOnly), ("NOACCESS", Access::None)];
 
+/// What of the header is looked at, in lower case.
+const HEADER_KEYS: [&str; 6] =
+    ["version", "cid", "parentcid", "createtype", "parentfilenamehint", "encryptionkeys"];
+
 /// Whether the first bytes of a file are those of a descriptor: comments and
 /// blank lines, then the version.
 pub(super) fn looks_like_one(head: &[u8]) -> bool {
@@ -154,23 +159,29 @@ impl Descriptor {
             self.extents.push(extent);
             return Ok(());
         }
+        let in_ddb = line.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("ddb."));
         let Some((key, value)) = line.split_once('=') else {
+            if in_ddb {
+                return Ok(());
+            }
             return Err("neither a comment, nor key=value, nor an extent".into());
         };
-        let key = key.trim();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if key.is_empty() || !key.chars().all(plain) {
-            return Err(format!("'{key}' is no key"));
-        }
-        let (key, value) = (key.to_ascii_lowercase(), value.trim());
-        if key.starts_with("ddb.") {
+        let (key, value) = (key.trim().to_ascii_lowercase(), value.trim());
+        if in_ddb {
             // Comments are among them, with quotes inside.
             let value = unquote(value).unwrap_or_else(|_| value.to_owned());
             self.ddb.push((key, value));
-            Ok(())
-        } else {
-            header.add(key, unquote(value)?)
+            return Ok(());
         }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+        if key.is_empty() || !key.chars().all(plain) {
+            return Err(format!("'{key}' is no key"));
+        }
+        // The rest says nothing of where the guest's bytes are.
+        if HEADER_KEYS.contains(&key.as_str()) {
+            header.add(key, unquote(value)?)?;
+        }
+        Ok(())
     }
 
     fn take_header(&mut self, header: &Pairs) -> Result<()> {
@@ -364,7 +375,7 @@ mod tests {
             ("=x", "is no key"),
             ("a key=x", "is no key"),
             ("createType=\"open", "never closed"),
-            ("x=\"a\" b", "behind the closing quote"),
+            ("parentCID=\"a\" b", "behind the closing quote"),
             ("RW", "size ''"),
             ("RW -1 SPARSE \"a\"", "size '-1'"),
             ("RW +1 SPARSE \"a\"", "size '+1'"),
@@ -380,6 +391,24 @@ mod tests {
             let text = format!("{PLAIN}{line}\n");
             let error = Descriptor::parse(text.as_bytes()).expect_err(line).to_string();
             assert!(error.contains(said) && error.contains("line 15"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_of_the_data_may_say_anything() {
+        let plain = Descriptor::parse(PLAIN.as_bytes()).expect("parses");
+        for line in [
+            "ddb.fcd.kubernetes.io/name = \"x\"",
+            "DDB.my own key = \"x\"",
+            "ddb.nothing",
+            "changeTrackPath=\"a-ctk.vmdk\"\nchangeTrackPath=\"b-ctk.vmdk\"",
+            "changeTrackPath=\"a\"b-ctk.vmdk\"",
+            "vendor:key = \"x\"",
+        ] {
+            let text = format!("{PLAIN}{line}\n");
+            let mut read = Descriptor::parse(text.as_bytes()).expect(line);
+            read.ddb.truncate(plain.ddb.len());
+            assert_eq!(read, plain, "{line}");
         }
     }
 

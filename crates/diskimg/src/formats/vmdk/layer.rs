@@ -86,7 +86,7 @@ impl Vmdk {
         descriptor: Descriptor,
         context: &OpenContext<'_>,
     ) -> Result<Self> {
-        check_extents(&descriptor, &header)?;
+        let size = disk_sectors(&descriptor, &header)? * SECTOR;
         let parent = parent_of(&descriptor)?;
         let mut notes = Vec::new();
         if header.unclean {
@@ -102,7 +102,7 @@ impl Vmdk {
                 extent.replaced()
             ));
         }
-        let part = Part { guest: 0..extent.size(), file: 0, layout: Layout::Sparse(extent) };
+        let part = Part { guest: 0..size, file: 0, layout: Layout::Sparse(extent) };
         Ok(Self { files: vec![source], descriptor, parts: vec![part], parent, notes })
     }
 
@@ -168,7 +168,7 @@ impl Layer for Vmdk {
                 facts.push(("compressed", Value::from(true)));
             }
             facts.extend([
-                ("virtual-size", Value::from(extent.size())),
+                ("virtual-size", Value::from(part.guest.end - part.guest.start)),
                 ("filename", Value::Text(name)),
                 ("cluster-size", Value::from(extent.header().grain_bytes())),
                 ("format", Value::from("")),
@@ -268,8 +268,9 @@ fn elsewhere(descriptor: &Descriptor) -> Error {
     ))
 }
 
-/// The descriptor must describe the sparse extent it is in, and nothing else.
-fn check_extents(descriptor: &Descriptor, header: &Header) -> Result<()> {
+/// Sectors of the disk. The descriptor must describe the sparse extent it is
+/// in, and nothing else.
+fn disk_sectors(descriptor: &Descriptor, header: &Header) -> Result<u64> {
     let create_type = &descriptor.create_type;
     if !SELF_CONTAINED.iter().any(|known| known.eq_ignore_ascii_case(create_type.trim())) {
         return Err(elsewhere(descriptor));
@@ -294,7 +295,10 @@ fn check_extents(descriptor: &Descriptor, header: &Header) -> Result<()> {
             "extent line '{line}': a sparse extent at an offset"
         )));
     }
-    if extent.sectors != header.capacity {
+    // The capacity "should be a multiple of the grain size": VirtualBox rounds
+    // it up, and gives the disk's size in the extent line.
+    let rounded = extent.sectors.next_multiple_of(header.grain_sectors);
+    if ![extent.sectors, rounded].contains(&header.capacity) {
         return Err(Error::corrupt(
             "VMDK descriptor",
             format!(
@@ -303,7 +307,7 @@ fn check_extents(descriptor: &Descriptor, header: &Header) -> Result<()> {
             ),
         ));
     }
-    Ok(())
+    Ok(extent.sectors)
 }
 
 fn parent_of(descriptor: &Descriptor) -> Result<Option<ParentReference>> {

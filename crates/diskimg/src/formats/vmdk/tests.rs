@@ -453,6 +453,39 @@ fn damage_is_named() {
 }
 
 #[test]
+fn damage_in_the_short_last_grain_of_a_stream_is_found() {
+    let disk = [noise(1, GRAIN), noise(2, 1536)].concat();
+    let file = write(&disk, "subformat=streamOptimized");
+    assert!(read(&file).expect("reads") == disk);
+    let grains = 128 * 512;
+    let marker = |w: &[u8]| w == 128u64.to_le_bytes();
+    let last = grains + file[grains..].windows(8).position(marker).expect("marker");
+    let mut damaged = file.clone();
+    damaged[last + 12 + 200] ^= 1;
+    assert!(read(&damaged).is_err_and(|e| e.kind() == ErrorKind::Corrupt));
+}
+
+#[test]
+fn a_capacity_rounded_up_to_a_grain_does_not_enlarge_the_disk() {
+    let disk = sample(3, 1536);
+    for options in ["", "subformat=streamOptimized"] {
+        let mut file = write(&disk, options);
+        let at = file.len() - 1024;
+        let headers: &[usize] = if options.is_empty() { &[0] } else { &[0, at] };
+        let capacity = |file: &mut [u8], sectors: u64| {
+            headers.iter().for_each(|&at| put(file, at + 12, &sectors.to_le_bytes()));
+        };
+        capacity(&mut file, 4 * 128);
+        assert!(read(&file).expect("reads") == disk, "{options}");
+        assert_eq!(check(&file), [""; 0], "{options}");
+        for wrong in [3 * 128 + 2, 4 * 128 + 4] {
+            capacity(&mut file, wrong);
+            assert!(read(&file).is_err_and(|e| e.kind() == ErrorKind::Corrupt), "{wrong}");
+        }
+    }
+}
+
+#[test]
 fn other_layouts_are_named_and_not_read() {
     let plain = write(&sample(2, 0), "");
     let edit = |from: &str, to: &str| {
@@ -468,7 +501,7 @@ fn other_layouts_are_named_and_not_read() {
         ("\nRW 256", "\nRW 256 FLAT \"x\" 0\nRW 256", ErrorKind::Unsupported, "2 extents"),
         ("\nRW 256", "\nNOACCESS 256", ErrorKind::Unsupported, "nobody may"),
         ("SPARSE \"disk", "VMFSSPARSE \"disk", ErrorKind::Unsupported, "only SPARSE"),
-        ("\nRW 256", "\nRW 255", ErrorKind::Corrupt, "256 in the header"),
+        ("\nRW 256", "\nRW 127", ErrorKind::Corrupt, "256 in the header"),
         ("\nRW 256", "\n# 256", ErrorKind::Corrupt, "lists no extent"),
         ("\nRW 256", "\nWR 256", ErrorKind::Corrupt, "line 8"),
         ("parentCID=ffffffff", "parentCID=1", ErrorKind::Corrupt, "parentFileNameHint is missing"),

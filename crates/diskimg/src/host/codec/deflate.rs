@@ -13,6 +13,9 @@ const LEVEL: u32 = 6;
 /// readers built on that number fail on anything larger.
 const QCOW2_WINDOW_BITS: u8 = 12;
 
+/// How much may follow a unit in its stream: as much as the largest unit holds.
+const MAX_REST: u64 = 64 << 20;
+
 /// Inflates with libdeflate, and with zlib-rs what libdeflate is too strict for.
 pub(super) struct Inflater {
     fast: libdeflater::Decompressor,
@@ -59,10 +62,32 @@ fn inflate_prefix(stored: &[u8], unit: &mut [u8], zlib_header: bool) -> io::Resu
     let status = stream.decompress(stored, unit, FlushDecompress::Finish);
     let filled = stream.total_out() as usize;
     match status {
+        // Only an envelope has a checksum, and it covers what is left over too.
+        Ok(_) if filled == unit.len() && zlib_header => verify_rest(stream, stored),
         Ok(_) if filled == unit.len() => Ok(()),
         Ok(_) => Err(too_short(filled, unit.len())),
         Err(e) => Err(io::Error::new(io::ErrorKind::InvalidData, e)),
     }
+}
+
+/// Inflates what is left of a stream, for the checksum at its end.
+fn verify_rest(mut stream: Decompress, stored: &[u8]) -> io::Result<()> {
+    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    let most = stream.total_out() + MAX_REST;
+    let mut rest = vec![0; 16 << 10];
+    while stream.total_out() < most {
+        let before = (stream.total_in(), stream.total_out());
+        let input = &stored[before.0 as usize..];
+        let status = stream.decompress(input, &mut rest, FlushDecompress::None);
+        match status.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))? {
+            Status::StreamEnd => return Ok(()),
+            _ if (stream.total_in(), stream.total_out()) == before => {
+                return Err(invalid("the zlib stream has no end"));
+            }
+            _ => {}
+        }
+    }
+    Err(invalid("the zlib stream does not end"))
 }
 
 fn too_short(got: usize, wanted: usize) -> io::Error {

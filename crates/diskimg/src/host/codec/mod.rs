@@ -180,6 +180,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_checksum_of_a_stream_longer_than_the_unit_is_verified() {
+        let unit = sample();
+        let mut stored = Vec::new();
+        Encoder::zlib().encode(&unit, unit.len(), &mut stored).expect("encodes");
+        let mut back = vec![0; 40_000];
+        let mut decode = |stored: &[u8]| Decoder::default().decode(Codec::Zlib, stored, &mut back);
+        decode(&stored).expect("decodes");
+        let last = stored.len() - 1;
+        decode(&stored[..last]).expect_err("no checksum");
+        stored[last] ^= 1;
+        decode(&stored).expect_err("another checksum");
+    }
+
     /// Bytes that no codec shrinks.
     fn noise(len: usize) -> Vec<u8> {
         let mut state = 1u64;
