@@ -9,7 +9,13 @@ fn sizes_are_qemu_imgs() {
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
     lab.qemu("convert -O qcow2 -o compat=0.10 a.raw old.qcow2").ok();
     lab.qemu("convert -O qcow2 -o preallocation=metadata a.raw metadata.qcow2").ok();
+    lab.qemu("convert -O qcow2 a.raw bitmaps.qcow2").ok();
+    lab.qemu("bitmap --add bitmaps.qcow2 first").ok();
+    lab.qemu("bitmap --add -g 512 --disable bitmaps.qcow2 a-second").ok();
     for line in [
+        "measure -O qcow2 bitmaps.qcow2",
+        "measure -O qcow2 -o cluster_size=512 bitmaps.qcow2",
+        "measure -O raw bitmaps.qcow2",
         "measure -O qcow2 metadata.qcow2",
         "measure -O qcow2 -o cluster_size=4k metadata.qcow2",
         "measure -O qcow2 --size 10G",
