@@ -268,7 +268,12 @@ fn take_mode_and_owner(_old: &Path, _new: &Path) -> io::Result<()> {
 /// Makes the new name itself durable.
 fn flush_directory(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        File::open(directory_of(path))?.sync_all()?;
+        match File::open(directory_of(path)) {
+            Ok(directory) => directory.sync_all()?,
+            // A directory may be written and not read; the file is there all the same.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(e) => return Err(e),
+        }
     }
     Ok(())
 }
@@ -345,6 +350,23 @@ mod tests {
         let mut read = Vec::new();
         reader.read_to_end(&mut read).expect("reads");
         assert_eq!(read, b"bytes");
+    }
+
+    /// Root may read any directory: this says something to everyone else.
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_that_cannot_be_read_takes_an_output() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mode = |mode| {
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode))
+                .expect("chmod");
+        };
+        mode(0o300);
+        let output = Output::create(dir.path().join("a.img")).expect("creates");
+        let outcome = output.commit(Durability::Flushed);
+        mode(0o700);
+        outcome.expect("commits");
     }
 
     #[cfg(unix)]
