@@ -256,7 +256,9 @@ fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::metadata(old) else { return Ok(()) };
     // Only root may give files away; for anyone else this is a wish. Owner
     // first: chown clears set-id bits, which the mode then restores.
-    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), Some(metadata.gid()));
+    // The group is a wish of its own: its members may give it.
+    let _ = std::os::unix::fs::chown(new, None, Some(metadata.gid()));
+    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), None);
     std::fs::set_permissions(new, metadata.permissions())
 }
 
