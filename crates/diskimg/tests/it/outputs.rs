@@ -324,6 +324,19 @@ fn a_device_is_known_again_by_another_node() {
 }
 
 #[test]
+fn a_device_that_is_too_small_is_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
+    sample().write(&source);
+    let before = disk::noise(8, 4 << 20);
+    std::fs::write(&file, &before).unwrap();
+    let Some(device) = Loop::over(&file) else { return };
+    let error = Convert::new(raw(&source)).run(device.path()).unwrap_err();
+    assert_eq!(error.io_error().map(io::Error::kind), Some(io::ErrorKind::StorageFull), "{error}");
+    assert!(std::fs::read(device.path()).unwrap() == before);
+}
+
+#[test]
 fn a_tail_on_a_device_is_not_read_while_the_device_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
