@@ -332,12 +332,8 @@ mod tests {
     fn the_first_error_in_order_comes_out_whatever_the_number_of_workers() {
         for threads in [1, 2, 4] {
             let mut numbers = 0..;
-            let outcome = run(
-                &Failing,
-                threads,
-                || Ok(numbers.next()),
-                |()| Ok(ControlFlow::Continue(())),
-            );
+            let outcome =
+                run(&Failing, threads, || Ok(numbers.next()), |()| Ok(ControlFlow::Continue(())));
             let kind = outcome.expect_err("fails").kind();
             assert_eq!(kind, crate::ErrorKind::Invalid, "{threads} threads");
         }

@@ -141,11 +141,8 @@ fn a_data_file_that_would_replace_a_file_of_the_own_chain_is_refused() {
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("a.raw"));
     sample().write(&path("base.raw"));
-    let backing = || Backing {
-        name: "base.raw".into(),
-        format: Some("raw".into()),
-        ..Backing::default()
-    };
+    let backing =
+        || Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
     let before = std::fs::read(path("a.raw")).unwrap();
     for data_file in ["a.raw", "./base.raw"] {
         let mut options = Options::default();
@@ -313,10 +310,8 @@ fn a_device_is_known_again_by_another_node() {
     let Some(device) = Loop::over(&file) else { return };
     let number = std::fs::metadata(device.path()).unwrap().rdev();
     let (major, minor) = (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xfff00);
-    let made = try_run(
-        "mknod",
-        [node.to_str().unwrap(), "b", &major.to_string(), &minor.to_string()],
-    );
+    let made =
+        try_run("mknod", [node.to_str().unwrap(), "b", &major.to_string(), &minor.to_string()]);
     if made.status.success() {
         let error = Convert::new(raw(device.path())).run(&node).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error}");

@@ -2,8 +2,8 @@
 
 use crate::disk::noise;
 use crate::tool::{assert_qemu_check, run};
-use diskimg::{Convert, Format, Image, OpenOptions, Output, compare};
 use diskimg::host::source::{Segment, Source};
+use diskimg::{Convert, Format, Image, OpenOptions, Output, compare};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;

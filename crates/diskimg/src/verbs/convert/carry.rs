@@ -319,13 +319,25 @@ impl SalvageLog {
     }
 
     pub(super) fn add(&self, guest: Range<u64>, error: &Error) {
-        lock(&self.lost).push(Salvaged { guest, error: error.to_string() });
+        push_lost(&mut lock(&self.lost), Salvaged { guest, error: error.to_string() });
     }
 
     pub(super) fn into_ordered(self) -> Vec<Salvaged> {
         let mut lost = self.lost.into_inner().unwrap_or_else(|e| e.into_inner());
         lost.sort_by_key(|s| s.guest.start);
-        lost
+        let mut merged = Vec::with_capacity(lost.len());
+        lost.into_iter().for_each(|next| push_lost(&mut merged, next));
+        merged
+    }
+}
+
+/// Appends what was lost; neighbours that were lost for one reason are one loss.
+fn push_lost(lost: &mut Vec<Salvaged>, next: Salvaged) {
+    match lost.last_mut() {
+        Some(last) if last.guest.end == next.guest.start && last.error == next.error => {
+            last.guest.end = next.guest.end;
+        }
+        _ => lost.push(next),
     }
 }
 
@@ -366,6 +378,22 @@ mod tests {
             job.settle(&mut settles, Placed { carried, writes: Vec::new() }).expect("settles");
         }
         assert_eq!(lock(&job.spare).len(), 1);
+    }
+
+    #[test]
+    fn what_is_lost_for_one_reason_is_one_loss() {
+        let log = SalvageLog::new(true);
+        // Two workers, each in order.
+        for block in [0, 1, 2, 8, 9, 3, 4, 7] {
+            let reason = if block == 4 { "another" } else { "bad table" };
+            log.add(block * 4096..(block + 1) * 4096, &Error::invalid(reason));
+        }
+        let lost: Vec<_> = log
+            .into_ordered()
+            .into_iter()
+            .map(|s| s.guest.start / 4096..s.guest.end / 4096)
+            .collect();
+        assert_eq!(lost, [0..4, 4..5, 7..10]);
     }
 
     #[test]

@@ -58,7 +58,9 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     if settings.target_is_zero && settings.sparse != Sparse::Off {
         drop(old);
     } else if from < size && !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
-        return unsupported("more bytes than the source, on a device where they would be overwritten");
+        return unsupported(
+            "more bytes than the source, on a device where they would be overwritten",
+        );
     } else {
         input.push(old, from.min(size)..size)?;
     }
