@@ -256,7 +256,9 @@ fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
     let Ok(metadata) = std::fs::metadata(old) else { return Ok(()) };
     // Only root may give files away; for anyone else this is a wish. Owner
     // first: chown clears set-id bits, which the mode then restores.
-    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), Some(metadata.gid()));
+    // The group is a wish of its own: its members may give it.
+    let _ = std::os::unix::fs::chown(new, None, Some(metadata.gid()));
+    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), None);
     std::fs::set_permissions(new, metadata.permissions())
 }
 
@@ -268,7 +270,12 @@ fn take_mode_and_owner(_old: &Path, _new: &Path) -> io::Result<()> {
 /// Makes the new name itself durable.
 fn flush_directory(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        File::open(directory_of(path))?.sync_all()?;
+        match File::open(directory_of(path)) {
+            Ok(directory) => directory.sync_all()?,
+            // A directory may be written and not read; the file is there all the same.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(e) => return Err(e),
+        }
     }
     Ok(())
 }
@@ -345,6 +352,23 @@ mod tests {
         let mut read = Vec::new();
         reader.read_to_end(&mut read).expect("reads");
         assert_eq!(read, b"bytes");
+    }
+
+    /// Root may read any directory: this says something to everyone else.
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_that_cannot_be_read_takes_an_output() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mode = |mode| {
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode))
+                .expect("chmod");
+        };
+        mode(0o300);
+        let output = Output::create(dir.path().join("a.img")).expect("creates");
+        let outcome = output.commit(Durability::Flushed);
+        mode(0o700);
+        outcome.expect("commits");
     }
 
     #[cfg(unix)]

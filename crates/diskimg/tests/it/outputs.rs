@@ -1,7 +1,7 @@
 //! Outputs are whole or not there.
 
 use crate::disk::{self, Disk, Fill, Stretch};
-use crate::tool::{Loop, assert_qemu_check, qemu_bytes, run};
+use crate::tool::{Loop, assert_qemu_check, qemu_bytes, run, try_run};
 use diskimg::extent::Kind;
 use diskimg::host::sink::Sink;
 use diskimg::host::source::{MemorySource, Source};
@@ -9,6 +9,7 @@ use diskimg::target::Backing;
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -299,6 +300,35 @@ fn an_existing_qcow2_target_keeps_its_options_and_its_tail() {
     assert!(qemu_bytes(&out, "qcow2") == expected);
     let info = Image::open(&out).unwrap().info(0).unwrap();
     assert_eq!(info.cluster_size, Some(4096));
+}
+
+#[test]
+fn a_device_is_known_again_by_another_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, node) = (dir.path().join("device"), dir.path().join("node"));
+    sample().write(&file);
+    let Some(device) = Loop::over(&file) else { return };
+    let number = std::fs::metadata(device.path()).unwrap().rdev();
+    let (major, minor) = (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xfff00);
+    let made =
+        try_run("mknod", [node.to_str().unwrap(), "b", &major.to_string(), &minor.to_string()]);
+    if made.status.success() {
+        let error = Convert::new(raw(device.path())).run(&node).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    }
+}
+
+#[test]
+fn a_device_that_is_too_small_is_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
+    sample().write(&source);
+    let before = disk::noise(8, 4 << 20);
+    std::fs::write(&file, &before).unwrap();
+    let Some(device) = Loop::over(&file) else { return };
+    let error = Convert::new(raw(&source)).run(device.path()).unwrap_err();
+    assert_eq!(error.io_error().map(io::Error::kind), Some(io::ErrorKind::StorageFull), "{error}");
+    assert!(std::fs::read(device.path()).unwrap() == before);
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
         return Err(Error::invalid("raw images cannot have a backing file"));
     }
     let sink = request.output.sink();
+    // At once: a device that is too small shows it before anything is written.
+    if !sink.is_sequential() {
+        set_len(&*sink, request.size)?;
+    }
     let full = match request.options.get("preallocation") {
         None | Some("off") => false,
         Some("falloc") => {
@@ -79,8 +83,10 @@ impl Target for RawTarget {
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        self.files[0]
-            .set_len(self.size)
-            .map_err(|e| Error::io(format!("cannot set the length to {}", self.size), e))
+        set_len(&*self.files[0], self.size)
     }
+}
+
+fn set_len(sink: &dyn Sink, len: u64) -> Result<()> {
+    sink.set_len(len).map_err(|e| Error::io(format!("cannot set the length to {len}"), e))
 }

@@ -79,7 +79,11 @@ pub struct FileId {
 /// The identity of an open file.
 #[cfg(unix)]
 pub(crate) fn identity(metadata: &std::fs::Metadata) -> Option<FileId> {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    // Any number of nodes may stand for one device.
+    if metadata.file_type().is_block_device() {
+        return Some(FileId { device: metadata.rdev(), inode: 0 });
+    }
     Some(FileId { device: metadata.dev(), inode: metadata.ino() })
 }
 

@@ -4,7 +4,7 @@ use super::{Offload, Sink, ZEROS};
 use crate::host::os;
 use crate::host::source::Source;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 
 /// A regular file or block device, written by position.
 #[derive(Debug)]
@@ -82,7 +82,17 @@ impl Sink for FileSink {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        if self.regular { self.file.set_len(len) } else { Ok(()) }
+        if self.regular {
+            return self.file.set_len(len);
+        }
+        let size = (&self.file).seek(io::SeekFrom::End(0))?;
+        if len > size {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("the device has {size} bytes, {len} are needed"),
+            ));
+        }
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {

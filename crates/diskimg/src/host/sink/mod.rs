@@ -88,7 +88,7 @@ pub trait Sink: Send + Sync + Debug {
     /// Sets the file's length; bytes that appear read as zeros. A device keeps its length.
     ///
     /// # Errors
-    /// What the system said.
+    /// What the system said; [`io::ErrorKind::StorageFull`] if a device is shorter.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Brings everything written to stable storage (or, for a pipe, out of our

@@ -314,6 +314,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_for_one_reason_is_one_loss() {
+        let log = SalvageLog::new(true);
+        // Two workers, each in order.
+        for block in [0, 1, 2, 8, 9, 3, 4, 7] {
+            let reason = if block == 4 { "another" } else { "bad table" };
+            log.add(block * 4096..(block + 1) * 4096, &Error::invalid(reason));
+        }
+        let lost: Vec<_> = log
+            .into_ordered()
+            .into_iter()
+            .map(|s| s.guest.start / 4096..s.guest.end / 4096)
+            .collect();
+        assert_eq!(lost, [0..4, 4..5, 7..10]);
+    }
+
+    #[test]
     fn runs_are_whole_blocks_and_grow_together() {
         let mut bytes = vec![0u8; 5 * 512 + 10];
         assert!(nonzero_runs(&bytes, 512).is_empty());

@@ -24,12 +24,24 @@ impl SalvageLog {
     }
 
     pub(super) fn add(&self, guest: Range<u64>, error: &Error) {
-        lock(&self.lost).push(Salvaged { guest, error: error.to_string() });
+        push_lost(&mut lock(&self.lost), Salvaged { guest, error: error.to_string() });
     }
 
     pub(super) fn into_ordered(self) -> Vec<Salvaged> {
         let mut lost = self.lost.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         lost.sort_by_key(|s| s.guest.start);
-        lost
+        let mut merged = Vec::with_capacity(lost.len());
+        lost.into_iter().for_each(|next| push_lost(&mut merged, next));
+        merged
+    }
+}
+
+/// Appends what was lost; neighbours that were lost for one reason are one loss.
+fn push_lost(lost: &mut Vec<Salvaged>, next: Salvaged) {
+    match lost.last_mut() {
+        Some(last) if last.guest.end == next.guest.start && last.error == next.error => {
+            last.guest.end = next.guest.end;
+        }
+        _ => lost.push(next),
     }
 }
