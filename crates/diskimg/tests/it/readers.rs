@@ -1,7 +1,7 @@
 //! What qemu wrote reads the same here as there.
 
 use crate::disk::{self, noise};
-use crate::tool::{cases, qemu_bytes, run, try_run};
+use crate::tool::{cases, run, try_run};
 use diskimg::{Convert, Format, Image, OpenOptions, References, SnapshotSelector, conformance};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -209,29 +209,38 @@ fn our_bytes(image: &Image) -> Vec<u8> {
     bytes
 }
 
-/// The reader, the conversion to raw and the conformance suite against qemu-img.
-fn assert_reads_as_qemu_does(path: &Path, format: &str) {
-    let expected = {
-        // qemu looks for a data file in the working directory.
-        let raw = path.with_extension("oracle");
-        let status = std::process::Command::new("qemu-img")
-            .current_dir(path.parent().unwrap())
-            .args(["convert", "-f", format, "-O", "raw"])
-            .args([path, &raw])
-            .status()
-            .unwrap();
-        assert!(status.success());
-        let bytes = std::fs::read(&raw).unwrap();
-        std::fs::remove_file(raw).unwrap();
-        bytes
-    };
+/// The guest's bytes according to qemu-img; `None` if it cannot read the image.
+fn their_bytes(path: &Path, format: &str) -> Option<Vec<u8>> {
+    let raw = path.with_extension("oracle");
+    // qemu looks for a data file in the working directory.
+    let output = std::process::Command::new("qemu-img")
+        .current_dir(path.parent().unwrap())
+        .args(["convert", "-f", format, "-O", "raw"])
+        .args([path, &raw])
+        .output()
+        .unwrap();
+    let bytes = output.status.success().then(|| std::fs::read(&raw).unwrap());
+    let _ = std::fs::remove_file(raw);
+    bytes
+}
+
+/// The reader, the conversion to raw and the conformance suite against
+/// qemu-img. Gives the bytes; `None` if nobody can read them.
+fn assert_reads_as_qemu_does(path: &Path, format: &str) -> Option<Vec<u8>> {
+    let out = path.with_extension("ours");
     let image = open(path);
     assert_eq!(image.format().name(), format);
+    let Some(expected) = their_bytes(path, format) else {
+        // QEMU 10 can spoil an image of its own making: a plain write that
+        // shares a host cluster with a compressed one. Then we must see it too.
+        Convert::new(image).format(Format::Raw).run(&out).unwrap_err();
+        return None;
+    };
     assert!(our_bytes(&image) == expected, "the reader differs from qemu-img");
     conformance::verify(&image).unwrap();
-    let out = path.with_extension("ours");
     Convert::new(image).format(Format::Raw).run(&out).unwrap();
     assert!(std::fs::read(&out).unwrap() == expected, "the conversion differs from qemu-img");
+    Some(expected)
 }
 
 /// Our check finds as much as qemu-img's.
@@ -273,11 +282,11 @@ proptest! {
             _ => {}
         }
         make(&path, "qcow2", &text, None, &history, options.unit());
-        assert_reads_as_qemu_does(&path, "qcow2");
+        let before = assert_reads_as_qemu_does(&path, "qcow2");
         assert_checks_as_qemu_does(&path, "qcow2");
-        if let Some(later) = later.filter(|_| options.data_file == 0) {
+        let later = later.filter(|_| options.data_file == 0);
+        if let (Some(before), Some(later)) = (before, later) {
             // The disk as it was when the snapshot was taken, and as it went on.
-            let before = qemu_bytes(&path, "qcow2");
             let snapshot = try_run("qemu-img", ["snapshot", "-c", "then", path.to_str().unwrap()]);
             if snapshot.status.success() {
                 live(&path, "qcow2", &History { size: history.size, ..later }, options.unit());
