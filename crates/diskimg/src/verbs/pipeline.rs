@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex};
 
-/// Tasks that may be between `plan` and `commit`, per worker.
+/// Tasks that may be between `plan` and the end of `settle`, per worker.
 const IN_FLIGHT_PER_WORKER: u64 = 3;
 
 /// No more workers than this, however many processors there are.
@@ -65,7 +65,7 @@ pub(crate) fn run<J: Job>(
         job,
         plan: Mutex::new(Plan { next: plan, ticket: 0 }),
         commit: Mutex::new(Commit { commit, waiting: BTreeMap::new(), next: 0 }),
-        progress: Mutex::new(Status { committed: 0, outcome: None, planned_out: false }),
+        progress: Mutex::new(Status { settled: 0, outcome: None, planned_out: false }),
         moved: Condvar::new(),
         ahead: threads as u64 * IN_FLIGHT_PER_WORKER,
     };
@@ -102,7 +102,7 @@ struct Pipeline<'a, J: Job, P, C> {
     commit: Mutex<Commit<C, Result<J::Done>>>,
     progress: Mutex<Status>,
     moved: Condvar,
-    /// How many tasks may be planned beyond the last one committed.
+    /// How many tasks may be planned and not settled.
     ahead: u64,
 }
 
@@ -119,7 +119,7 @@ struct Commit<C, D> {
 }
 
 struct Status {
-    committed: u64,
+    settled: u64,
     /// Set once: the first error, or `Ok` when `commit` broke off.
     outcome: Option<Result<()>>,
     planned_out: bool,
@@ -150,6 +150,7 @@ where
         let done = task.and_then(|task| self.job.work(worker, task));
         if done.is_err() {
             lock(&self.progress).planned_out = true;
+            self.moved.notify_all();
         }
         let mut rests = Vec::new();
         {
@@ -160,7 +161,7 @@ where
                 let Some(done) = state.waiting.remove(&next) else { break };
                 match (state.commit)(done?)? {
                     ControlFlow::Continue(rest) if self.job.sequential() => {
-                        self.job.settle(worker, rest)?;
+                        self.settle(worker, rest)?;
                     }
                     ControlFlow::Continue(rest) => rests.push(rest),
                     ControlFlow::Break(()) => {
@@ -170,16 +171,18 @@ where
                 }
                 state.next += 1;
             }
-            let committed = state.next;
-            drop(state);
-            let mut status = lock(&self.progress);
-            status.committed = status.committed.max(committed);
-            self.moved.notify_all();
         }
         for rest in rests {
-            self.job.settle(worker, rest)?;
+            self.settle(worker, rest)?;
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    fn settle(&self, worker: &mut J::Worker, rest: J::Rest) -> Result<()> {
+        self.job.settle(worker, rest)?;
+        lock(&self.progress).settled += 1;
+        self.moved.notify_all();
+        Ok(())
     }
 
     /// The next task, when there is room for it.
@@ -190,7 +193,7 @@ where
             if status.outcome.is_some() || status.planned_out {
                 return None;
             }
-            if plan.ticket < status.committed + self.ahead {
+            if plan.ticket < status.settled + self.ahead {
                 break;
             }
             status = self.moved.wait(status).unwrap_or_else(|e| e.into_inner());
@@ -296,6 +299,55 @@ mod tests {
             assert_eq!(outcome.expect_err("fails").kind(), crate::ErrorKind::Invalid);
             assert!(seen.len() <= 40, "nothing behind the failure was committed");
         }
+    }
+
+    /// Counts tasks that are planned and not settled.
+    struct Alive {
+        now: AtomicU64,
+        most: AtomicU64,
+    }
+
+    impl Job for Alive {
+        type Task = u64;
+        type Done = ();
+        type Rest = ();
+        type Worker = ();
+
+        fn worker(&self) {}
+
+        fn work(&self, (): &mut (), n: u64) -> Result<()> {
+            if n.is_multiple_of(20) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Ok(())
+        }
+
+        fn settle(&self, (): &mut (), (): ()) -> Result<()> {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn tasks_that_wait_to_be_settled_are_bounded_too() {
+        let job = Alive { now: AtomicU64::new(0), most: AtomicU64::new(0) };
+        let mut numbers = 0..400;
+        let outcome = run(
+            &job,
+            8,
+            || {
+                let next = numbers.next();
+                let now = job.now.fetch_add(u64::from(next.is_some()), Ordering::SeqCst) + 1;
+                job.most.fetch_max(now, Ordering::SeqCst);
+                Ok(next)
+            },
+            |()| Ok(ControlFlow::Continue(())),
+        );
+        outcome.expect("runs");
+        assert_eq!(job.now.into_inner(), 0);
+        let most = job.most.into_inner();
+        assert!(most <= 8 * IN_FLIGHT_PER_WORKER + 1, "{most}");
     }
 
     /// Fails at every task from the third on, at the third last.
