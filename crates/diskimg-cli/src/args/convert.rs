@@ -74,6 +74,10 @@ pub(crate) struct Typed {
     /// Accepted: how SRC is cached changes nothing
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
+    /// Leave stored data to the kernel: shared where the file system has
+    /// reflinks, zeros not looked for
+    #[arg(short = 'C', long)]
+    copy_range_offloading: bool,
     /// Accepted: writes are in parallel anyway
     #[arg(short = 'W', long)]
     oob_writes: bool,
@@ -91,8 +95,6 @@ pub(crate) struct Typed {
     bitmaps: bool,
     #[arg(long, hide = true)]
     skip_broken_bitmaps: bool,
-    #[arg(short = 'C', long, hide = true)]
-    copy_range_offloading: bool,
 }
 
 /// A conversion.
@@ -110,6 +112,8 @@ pub(crate) struct Job {
     pub(crate) compress: bool,
     /// `--references`.
     pub(crate) references: References,
+    /// `-C`.
+    pub(crate) offload: bool,
     /// `-S`.
     pub(crate) sparse: Sparse,
     /// `-m`.
@@ -175,6 +179,7 @@ impl Typed {
             options,
             compress: self.compress,
             references,
+            offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.parallel.as_deref())?,
             rate: self.rate.as_deref().map(|r| common::size("rate limit", r)).transpose()?,
@@ -191,10 +196,6 @@ impl Typed {
             (self.target_image_opts, "--target-image-opts"),
             (self.bitmaps, "--bitmaps"),
             (self.skip_broken_bitmaps, "--skip-broken-bitmaps"),
-            (
-                self.copy_range_offloading,
-                "-C (data is shared where it can be, without being asked)",
-            ),
         ];
         if let Some((_, what)) = refused.iter().find(|(given, _)| *given) {
             return Err(Failure::not_supported(what));
@@ -202,6 +203,12 @@ impl Typed {
         let asks_help = matches!(common::create_options(&self.options), Ok(None));
         if self.no_create && !self.options.is_empty() && !asks_help {
             return Err(Failure::error("-o has no effect when skipping image creation (-n)"));
+        }
+        if self.copy_range_offloading && self.sparse_size.is_some() {
+            return Err(Failure::error("Cannot enable copy offloading when -S is used"));
+        }
+        if self.copy_range_offloading && self.compress {
+            return Err(Failure::error("Cannot enable copy offloading when -c is used"));
         }
         if self.target_is_zero && !self.no_create {
             return Err(Failure::error("--target-is-zero requires use of -n flag"));
@@ -243,10 +250,7 @@ fn sparse(text: Option<&str>) -> Result<Sparse, Failure> {
     let Some(text) = text else { return Ok(Sparse::default()) };
     match diskimg::parse_size(text) {
         Some(0) => Ok(Sparse::Off),
-        // Blocks are powers of two: a longer one makes no hole that was not wanted.
-        Some(bytes) if bytes % 512 == 0 && bytes <= MAX_SPARSE => {
-            Ok(Sparse::Blocks(bytes.next_power_of_two()))
-        }
+        Some(bytes) if bytes % 512 == 0 && bytes <= MAX_SPARSE => Ok(Sparse::Blocks(bytes)),
         _ => Err(Failure::error(format!(
             "Invalid buffer size for sparse output specified: '{text}'. Valid sizes are multiples \
              of 512 up to {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates \

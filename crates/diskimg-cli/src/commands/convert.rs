@@ -30,6 +30,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .compress(job.compress)
         .backing_references(job.references)
         .sparse(job.sparse)
+        .offload(job.offload)
         .salvage(job.salvage)
         .target_is_zero(job.target_is_zero)
         .durability(job.durability)

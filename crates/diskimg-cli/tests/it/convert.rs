@@ -158,3 +158,17 @@ fn holes_of_any_number_of_sectors_can_be_asked_for() {
         assert!(lab.read("a.raw") == lab.read("b.raw"), "{size}");
     }
 }
+
+#[test]
+fn copy_offloading_gives_the_same_disk_and_excludes_what_it_cannot_do() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("a.raw"), vec![0x5a; 3 << 20]).unwrap();
+    lab.line("convert -C -f raw -O qcow2 a.raw b.qcow2").ok();
+    lab.line("convert -C -f qcow2 -O raw b.qcow2 c.raw").ok();
+    assert!(lab.read("a.raw") == lab.read("c.raw"));
+    lab.qemu("check b.qcow2").ok();
+    for (args, word) in [("-C -S 4k", "-S"), ("-C -c -O qcow2", "-c")] {
+        let said = lab.line(&format!("convert {args} a.raw d")).fails(1);
+        assert!(said.contains("Cannot enable copy offloading") && said.contains(word), "{said}");
+    }
+}

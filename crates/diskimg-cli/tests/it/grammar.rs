@@ -46,7 +46,6 @@ fn what_is_not_done_is_refused_and_never_ignored() {
         ("convert --object secret,id=s,data=x a.raw b.raw", "--object"),
         ("convert --target-image-opts -n a.raw b.raw", "--target-image-opts"),
         ("convert --bitmaps a.raw b.raw", "--bitmaps"),
-        ("convert -C a.raw b.raw", "-C"),
         ("info --object secret,id=s,data=x a.raw", "--object"),
         ("check -r all a.raw", "repair (-r)"),
         ("resize a.raw 2M", "'resize'"),

@@ -12,5 +12,6 @@ mod grammar;
 mod info;
 mod map;
 mod measure;
+mod scale;
 mod streams;
 mod support;

@@ -21,8 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::{NamedTempFile, TempPath};
 
-/// One or more files being written, which appear under their names together
-/// when all is well and not at all otherwise.
+/// One or more files being written, which appear under their names when all is
+/// complete and not at all otherwise. Several are renamed one after the other,
+/// the main file last: should that last step fail, an older image is left with
+/// a new companion.
 #[derive(Debug)]
 pub struct Output {
     main: Part,

@@ -5,13 +5,10 @@ use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{ChainExtent, Kind};
 use crate::vocabulary::fetch::Fetcher;
-use crate::vocabulary::image::Image;
+use crate::vocabulary::image::{Image, WINDOW};
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Guest bytes mapped at a time.
-const WINDOW: u64 = 128 << 20;
 
 /// Guest bytes compared at a time.
 const CHUNK: u64 = 512 << 10;

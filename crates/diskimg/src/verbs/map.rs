@@ -2,11 +2,8 @@
 
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{ChainExtent, Kind, Place};
-use crate::vocabulary::image::Image;
+use crate::vocabulary::image::{Image, WINDOW};
 use std::ops::Range;
-
-/// Guest bytes asked about at a time.
-const WINDOW: u64 = 128 << 20;
 
 /// A range of guest bytes that one layer treats alike.
 #[derive(Debug, Clone, PartialEq, Eq)]

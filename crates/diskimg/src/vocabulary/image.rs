@@ -16,6 +16,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+/// Guest bytes asked about at a time by whoever walks a disk: the answer stays
+/// small, and a sparse disk of any size is never mapped as a whole.
+pub(crate) const WINDOW: u64 = 128 << 20;
+
 /// How many guest bytes [`Image::read_at`] plans at a time.
 const READ_WINDOW: u64 = 1 << 20;
 

@@ -73,7 +73,8 @@ pub trait Target: Send + Debug {
         false
     }
 
-    /// True if this target takes only encoded units, and none stored.
+    /// What encodes units for this target; `None` if it stores them as they
+    /// are. Called once for each worker.
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
         None
     }

@@ -18,7 +18,7 @@ use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
 use crate::host::codec::Encoder;
-use crate::host::sink::{Sink, ZEROS};
+use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::layer::Geometry;
 use crate::vocabulary::target::{Backing, CreateRequest, Slot, Target, Unit, UnitEncoder};
@@ -179,10 +179,7 @@ impl Qcow2Target {
             let slot = self.map_stored(at, end - at)?;
             let sink = &self.files[slot.file];
             let outcome = if self.options.preallocation == Preallocation::Full {
-                (0..slot.len).step_by(ZEROS.len()).try_for_each(|done| {
-                    let n = (slot.len - done).min(ZEROS.len() as u64) as usize;
-                    sink.write_all_at(&ZEROS[..n], slot.offset + done)
-                })
+                sink.fill_zeros_at(slot.offset, slot.len)
             } else if sink.is_zeroed() {
                 Ok(())
             } else {
@@ -253,7 +250,8 @@ impl Qcow2Target {
         let ends = [self.allocator.end(), self.size];
         for (sink, end) in self.files.iter().zip(ends) {
             match sink.preallocate(0, end) {
-                // Every byte of a full image is written already.
+                // A full image is written already, but for zeros inside
+                // clusters that hold data; reserving space for these is a bonus.
                 Err(_) if self.options.preallocation == Preallocation::Full => {}
                 outcome => outcome.map_err(|e| Error::io("cannot preallocate", e))?,
             }

@@ -51,11 +51,7 @@ impl RawTarget {
     fn write_zeros(&self, at: u64, len: u64) -> Result<()> {
         let sink = &self.files[0];
         let outcome = if self.full {
-            let zeros = &crate::host::sink::ZEROS;
-            (at..at + len).step_by(zeros.len()).try_for_each(|offset| {
-                let n = (at + len - offset).min(zeros.len() as u64);
-                sink.write_all_at(&zeros[..n as usize], offset)
-            })
+            sink.fill_zeros_at(at, len)
         } else if sink.is_zeroed() {
             Ok(())
         } else {

@@ -1,6 +1,6 @@
 //! A regular file or block device.
 
-use super::{Offload, Sink, ZEROS};
+use super::{Offload, Sink};
 use crate::host::os;
 use crate::host::source::Source;
 use std::fs::File;
@@ -35,20 +35,14 @@ impl Sink for FileSink {
         self.zeroed
     }
 
-    fn write_zeros_at(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+    fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
         if os::punch_hole(&self.file, offset, len)? {
             if self.regular && self.file.metadata()?.len() < offset + len {
                 self.file.set_len(offset + len)?;
             }
             return Ok(());
         }
-        while len > 0 {
-            let n = len.min(ZEROS.len() as u64);
-            self.write_all_at(&ZEROS[..n as usize], offset)?;
-            offset += n;
-            len -= n;
-        }
-        Ok(())
+        self.fill_zeros_at(offset, len)
     }
 
     fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {

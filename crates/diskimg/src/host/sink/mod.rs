@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::io;
 
 /// Zeros, for sinks that must be told them byte by byte.
-pub(crate) static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// What became of [`Sink::offload`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +45,11 @@ pub trait Sink: Send + Sync + Debug {
     /// device or a file that was there before.
     fn is_zeroed(&self) -> bool;
 
-    /// Makes the range read as zeros, freeing its space where the sink can.
+    /// Writes zeros, byte for byte: the range takes space afterwards.
     ///
     /// # Errors
     /// What the system said.
-    fn write_zeros_at(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+    fn fill_zeros_at(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
         while len > 0 {
             let n = len.min(ZEROS.len() as u64);
             self.write_all_at(&ZEROS[..n as usize], offset)?;
@@ -57,6 +57,14 @@ pub trait Sink: Send + Sync + Debug {
             len -= n;
         }
         Ok(())
+    }
+
+    /// Makes the range read as zeros, freeing its space where the sink can.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.fill_zeros_at(offset, len)
     }
 
     /// Reserves space for the range, which reads as zeros afterwards.

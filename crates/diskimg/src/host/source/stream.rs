@@ -2,7 +2,6 @@
 
 use super::FileSource;
 use crate::host::{os, zeros};
-use std::fs::File;
 use std::io::{self, Read, Seek};
 
 /// Bytes moved at a time; also the granularity at which zeros become holes.
@@ -59,7 +58,7 @@ pub(crate) fn stdin() -> io::Result<FileSource> {
     #[cfg(unix)]
     {
         use std::os::fd::AsFd;
-        let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let file = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
         if os::is_positioned(&file.metadata()?) {
             return FileSource::from_file(file);
         }
@@ -67,7 +66,6 @@ pub(crate) fn stdin() -> io::Result<FileSource> {
     }
     #[cfg(not(unix))]
     {
-        let _ = File::open::<&str>;
         spool(io::stdin().lock())
     }
 }

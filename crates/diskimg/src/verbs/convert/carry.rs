@@ -9,7 +9,7 @@ use crate::host::lock;
 use crate::host::sink::{Offload, Sink};
 use crate::host::zeros::is_zero;
 use crate::verbs::pipeline::Job;
-use crate::vocabulary::error::{Error, ErrorKind, Result};
+use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Kind;
 use crate::vocabulary::fetch::Fetcher;
 use crate::vocabulary::image::Image;
@@ -118,9 +118,6 @@ impl Carry<'_> {
         // Stored bytes are rescued block by block; an encoded unit is lost as a whole.
         let len = span.at.end - span.at.start;
         let divisible = matches!(span.extent.kind, Kind::Data(_)) && len > SALVAGE_BLOCK;
-        if error.kind() == ErrorKind::Cancelled {
-            return Err(error);
-        }
         if !divisible {
             self.salvaged.add(span.at.clone(), &error);
             buf.fill(0);

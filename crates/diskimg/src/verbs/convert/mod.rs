@@ -42,9 +42,26 @@ const SECTOR: u64 = 512;
 pub enum Sparse {
     /// Never: every byte is written, the output is fully allocated.
     Off,
-    /// When it fills an aligned block of this many bytes (a power of two, at
-    /// least 512). Formats with clusters leave out a cluster when all of it is zero.
+    /// When it fills an aligned block of this many bytes: at least 512, rounded
+    /// up to a power of two; more than 2 MiB counts as 2 MiB. A format with
+    /// clusters leaves out what is whole clusters of such blocks.
     Blocks(u64),
+}
+
+/// The largest block of zeros that is looked for as one: blocks are held in memory.
+const MAX_HOLE_BLOCK: u64 = 2 << 20;
+
+impl Sparse {
+    /// The same in blocks that the engine works with.
+    fn whole_blocks(self) -> Result<Self> {
+        match self {
+            Self::Blocks(block) if block < SECTOR => Err(Error::invalid(format!(
+                "holes of {block} bytes: they must have at least {SECTOR}"
+            ))),
+            Self::Blocks(block) => Ok(Self::Blocks(block.min(MAX_HOLE_BLOCK).next_power_of_two())),
+            Self::Off => Ok(self),
+        }
+    }
 }
 
 impl Default for Sparse {
@@ -337,7 +354,7 @@ impl Settings<'_> {
         output: &mut Output,
         size: Option<u64>,
     ) -> Result<(Box<dyn Target>, Option<Image>)> {
-        self.check_sparse()?;
+        self.sparse = self.sparse.whole_blocks()?;
         let driver = self.format.driver();
         self.options.check(driver.name, driver.options)?;
         let asked = self.options.size("size")?;
@@ -376,17 +393,6 @@ impl Settings<'_> {
             refuse_own_backing(output, backing)?;
         }
         Ok((target, backing))
-    }
-
-    fn check_sparse(&self) -> Result<()> {
-        match self.sparse {
-            Sparse::Blocks(block) if block < SECTOR || !block.is_power_of_two() => {
-                Err(Error::invalid(format!(
-                    "holes of {block} bytes: the size must be a power of two, at least {SECTOR}"
-                )))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Moves the guest's bytes and completes the target.

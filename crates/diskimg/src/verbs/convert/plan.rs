@@ -5,13 +5,9 @@ use super::input::{Input, Span};
 use super::salvage::SalvageLog;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{Kind, Place};
-use crate::vocabulary::image::Image;
+use crate::vocabulary::image::{Image, WINDOW};
 use std::collections::VecDeque;
 use std::ops::Range;
-
-/// Guest bytes asked about at a time: the answer stays small, and a sparse
-/// disk of any size is walked without ever being mapped as a whole.
-const WINDOW: u64 = 128 << 20;
 
 /// Guest bytes that a worker carries at a time, if the target's unit is not
 /// larger: small enough to stay in the processor's cache, large enough that a
@@ -59,6 +55,9 @@ pub(super) struct Plan<'a> {
     input: &'a Input,
     backing: Option<&'a Image>,
     unit: u64,
+    /// Tasks start and end at multiples of this: whole units, and whole blocks
+    /// of those that may become holes, so that holes depend on content alone.
+    granule: u64,
     sparse: Sparse,
     salvaged: &'a SalvageLog,
     chunk: u64,
@@ -79,12 +78,17 @@ impl<'a> Plan<'a> {
         sparse: Sparse,
         salvaged: &'a SalvageLog,
     ) -> Self {
-        let chunk = CHUNK.max(unit);
         debug_assert!(unit.is_power_of_two());
+        let granule = match sparse {
+            Sparse::Off => unit,
+            Sparse::Blocks(block) => unit.max(block),
+        };
+        let chunk = CHUNK.max(granule);
         Self {
             input,
             backing,
             unit,
+            granule,
             sparse,
             salvaged,
             chunk,
@@ -236,7 +240,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The runs of whole units of which something must be carried: in order,
+    /// The runs of whole granules of which something must be carried: in order,
     /// apart, clipped to the window.
     fn busy_units(&self, spans: &[Span], window: &Range<u64>) -> Result<Vec<Range<u64>>> {
         if self.sparse == Sparse::Off {
@@ -256,8 +260,8 @@ impl<'a> Plan<'a> {
         }
         let mut runs: Vec<Range<u64>> = Vec::new();
         for range in ranges {
-            let start = range.start / self.unit * self.unit;
-            let end = range.end.next_multiple_of(self.unit).min(window.end);
+            let start = range.start / self.granule * self.granule;
+            let end = range.end.next_multiple_of(self.granule).min(window.end);
             match runs.last_mut() {
                 Some(last) if start <= last.end => last.end = last.end.max(end),
                 _ => runs.push(start..end),

@@ -1,0 +1,40 @@
+//! Huge disks and tight limits.
+
+use crate::support::{Lab, diskimg};
+use std::os::unix::fs::FileExt;
+
+/// 64 one-megabyte runs of data, spread over `size` bytes.
+fn spread(lab: &Lab, name: &str, size: u64) {
+    let file = std::fs::File::create(lab.path(name)).unwrap();
+    file.set_len(size).unwrap();
+    let data: Vec<u8> =
+        (0..1u32 << 18).flat_map(|i| (i.wrapping_mul(2654435761)).to_le_bytes()).collect();
+    for i in 0..64 {
+        file.write_all_at(&data, i * (size / 64) / 4096 * 4096).unwrap();
+    }
+}
+
+/// The limit on data pages covers every byte a process allocates.
+#[test]
+fn sixteen_tebibytes_convert_within_64_mib_of_memory() {
+    let lab = Lab::new();
+    // The largest file that ext4 holds is a little smaller.
+    spread(&lab, "huge.raw", (16 << 40) - (64 << 20));
+    let limited = |args: &str| {
+        let mut command = lab.command("prlimit");
+        command.arg("--data=67108864").arg(diskimg()).args(args.split(' '));
+        let output = command.output().expect("prlimit runs: ./test.sh names what is needed");
+        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stderr.is_empty(), "{args}");
+    };
+    limited("convert -f raw -O qcow2 huge.raw a.qcow2");
+    limited("convert -f qcow2 -O qcow2 -c a.qcow2 b.qcow2");
+    limited("convert -f qcow2 -O raw b.qcow2 back.raw");
+    limited("compare -f raw -F qcow2 huge.raw b.qcow2");
+    limited("map -f qcow2 --output=json b.qcow2");
+    limited("check b.qcow2");
+    limited("info b.qcow2");
+    let check =
+        lab.command("qemu-img").args(["compare", "-f", "raw", "huge.raw", "b.qcow2"]).output();
+    assert!(check.unwrap().status.success());
+}
