@@ -194,13 +194,9 @@ impl Image {
         let Link { layer, name } = &self.links[depth];
         let details = layer.details();
         let files = layer.files();
-        let allocated = |file: &dyn Source| {
-            file.allocated_bytes()
-                .map_err(|e| self.in_layer(Error::io("cannot tell the space it takes", e), depth))
-        };
         let mut actual_size = None;
         for file in files {
-            if let Some(bytes) = allocated(&**file)? {
+            if let Some(bytes) = self.allocated_bytes(depth, &**file)? {
                 *actual_size.get_or_insert(0) += bytes;
             }
         }
@@ -208,21 +204,7 @@ impl Image {
             .children
             .into_iter()
             .map(|(role, index)| {
-                let file = &*files[index];
-                let filename =
-                    file.path().map_or_else(|| name.clone(), |p| p.display().to_string());
-                Ok(Child {
-                    name: role,
-                    info: ChildFile {
-                        children: Vec::new(),
-                        virtual_size: file.len(),
-                        filename,
-                        format: "file",
-                        actual_size: allocated(file)?,
-                        format_specific: FormatSpecific { kind: "file".into(), data: Vec::new() },
-                        dirty_flag: false,
-                    },
-                })
+                Ok(Child { name: role, info: self.child_file(depth, &*files[index])? })
             })
             .collect::<Result<_>>()?;
         let parent = layer.parent();
@@ -250,6 +232,25 @@ impl Image {
             }),
             dirty_flag: details.dirty,
             notes: details.notes,
+        })
+    }
+
+    fn allocated_bytes(&self, depth: usize, file: &dyn Source) -> Result<Option<u64>> {
+        file.allocated_bytes()
+            .map_err(|e| self.in_layer(Error::io("cannot tell the space it takes", e), depth))
+    }
+
+    /// What `info` shows of a file of the layer at `depth`.
+    fn child_file(&self, depth: usize, file: &dyn Source) -> Result<ChildFile> {
+        let name = || self.name(depth).to_owned();
+        Ok(ChildFile {
+            children: Vec::new(),
+            virtual_size: file.len(),
+            filename: file.path().map_or_else(name, |p| p.display().to_string()),
+            format: if file.is_device() { "host_device" } else { "file" },
+            actual_size: self.allocated_bytes(depth, file)?,
+            format_specific: FormatSpecific { kind: "file".into(), data: Vec::new() },
+            dirty_flag: false,
         })
     }
 

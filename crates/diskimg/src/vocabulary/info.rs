@@ -170,7 +170,7 @@ pub struct ChildFile {
     pub virtual_size: u64,
     /// Its path.
     pub filename: String,
-    /// Always "file".
+    /// "file", or "host_device" for a block device.
     pub format: &'static str,
     /// Bytes occupied on the host.
     #[serde(skip_serializing_if = "Option::is_none")]

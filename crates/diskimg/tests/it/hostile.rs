@@ -169,7 +169,8 @@ fn with_field(at: usize, value: &[u8]) -> Vec<u8> {
 
 #[test]
 fn each_bad_header_field_of_qcow2_is_named() {
-    let cases: [(&str, usize, &[u8], &str); 15] = [
+    let cases: [(&str, usize, &[u8], &str); 16] = [
+        ("an unaligned snapshot table", 64, &0x101u64.to_be_bytes(), "snapshot"),
         ("an unknown version", 4, &4u32.to_be_bytes(), "version 4"),
         ("clusters of one byte", 20, &0u32.to_be_bytes(), "cluster"),
         ("clusters of 2^63", 20, &63u32.to_be_bytes(), "cluster"),

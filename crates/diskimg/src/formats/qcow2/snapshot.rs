@@ -75,10 +75,16 @@ impl Snapshots {
     /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Limit`](crate::ErrorKind::Limit).
     pub(crate) fn read(file: &dyn Source, header: &Header, limits: &Limits) -> Result<Self> {
         let mut snapshots = Self::default();
+        let start = header.snapshots_offset;
+        // Also of an empty table: QEMU opens no such image.
+        if !start.is_multiple_of(header.cluster_size()) {
+            return Err(
+                Error::corrupt("snapshot table", "it is not aligned to a cluster").at(start)
+            );
+        }
         if header.snapshot_count == 0 {
             return Ok(snapshots);
         }
-        let start = header.snapshots_offset;
         if header.snapshot_count > limits.snapshots {
             return Err(Error::limit(format!(
                 "{} snapshots, at most {} allowed",
@@ -86,11 +92,6 @@ impl Snapshots {
             ))
             .in_structure("snapshot table")
             .at(start));
-        }
-        if !start.is_multiple_of(header.cluster_size()) {
-            return Err(
-                Error::corrupt("snapshot table", "it is not aligned to a cluster").at(start)
-            );
         }
         let mut at = 0u64;
         for _ in 0..header.snapshot_count {

@@ -14,6 +14,7 @@ pub struct FileSource {
     file: File,
     path: Option<PathBuf>,
     len: u64,
+    device: bool,
     /// The segment found last: planning asks about neighbours, and a 16 TiB
     /// hole should cost one `lseek`, not one per question.
     last: Mutex<Option<(Range<u64>, bool)>>,
@@ -51,7 +52,7 @@ impl FileSource {
         // A block device's metadata has no length; its end has a position.
         let len =
             if metadata.is_file() { metadata.len() } else { file.seek(io::SeekFrom::End(0))? };
-        Ok(Self { file, path, len, last: Mutex::new(None) })
+        Ok(Self { file, path, len, device: !metadata.is_file(), last: Mutex::new(None) })
     }
 }
 
@@ -90,6 +91,10 @@ impl Source for FileSource {
 
     fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    fn is_device(&self) -> bool {
+        self.device
     }
 
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {

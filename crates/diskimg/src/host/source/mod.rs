@@ -65,6 +65,11 @@ pub trait Source: Send + Sync + Debug {
         None
     }
 
+    /// True for a block device.
+    fn is_device(&self) -> bool {
+        false
+    }
+
     /// Bytes occupied on the host's file system.
     ///
     /// # Errors
