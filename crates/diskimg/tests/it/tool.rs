@@ -31,11 +31,9 @@ pub fn run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>> + Cl
 pub struct Loop(String);
 
 impl Loop {
-    /// `None` without the rights or the tool: the caller has nothing to test then.
-    pub fn over(file: &Path) -> Option<Self> {
-        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
-        let name = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
-        Some(Self(name.trim().to_owned()))
+    pub fn over(file: &Path) -> Self {
+        let name = run("losetup", ["-f", "--show", file.to_str().unwrap()]);
+        Self(name.trim().to_owned())
     }
 
     pub fn path(&self) -> &Path {

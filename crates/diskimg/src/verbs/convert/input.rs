@@ -81,6 +81,13 @@ impl Input {
         &self.images[index]
     }
 
+    /// The smallest unit in which an image of these allocates.
+    pub(super) fn finest_unit(&self) -> u64 {
+        // Raw allocates nothing itself; what its file system does is coarse.
+        let units = self.images.iter().flat_map(Image::layers).map(|l| l.geometry().unit);
+        units.filter(|&unit| unit > 1).min().unwrap_or(u64::MAX)
+    }
+
     pub(super) fn images(&self) -> usize {
         self.images.len()
     }

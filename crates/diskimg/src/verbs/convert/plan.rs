@@ -14,6 +14,10 @@ use std::ops::Range;
 /// system call's cost vanishes.
 const CHUNK: u64 = 512 << 10;
 
+/// The source is asked about no more units than this at a time, each of which
+/// may be an extent of its own.
+const UNITS_PER_WINDOW: u64 = 32 << 10;
+
 /// Stored runs from this length on are worth a system call of their own …
 const OFFLOAD_MIN: u64 = 64 << 10;
 
@@ -61,6 +65,8 @@ pub(super) struct Plan<'a> {
     sparse: Sparse,
     salvaged: &'a SalvageLog,
     chunk: u64,
+    /// Guest bytes asked about at a time.
+    step: u64,
     offload: bool,
     /// Where the next window starts.
     window: u64,
@@ -84,6 +90,7 @@ impl<'a> Plan<'a> {
             Sparse::Blocks(block) => unit.max(block),
         };
         let chunk = CHUNK.max(granule);
+        let step = input.finest_unit().saturating_mul(UNITS_PER_WINDOW).min(WINDOW).max(chunk);
         Self {
             input,
             backing,
@@ -92,6 +99,7 @@ impl<'a> Plan<'a> {
             sparse,
             salvaged,
             chunk,
+            step,
             offload: false,
             window: 0,
             told: 0,
@@ -109,7 +117,7 @@ impl<'a> Plan<'a> {
     /// The next task, in guest order.
     pub(super) fn next_task(&mut self) -> Result<Option<Task>> {
         while self.ready.is_empty() && self.window < self.input.size() {
-            let end = self.input.size().min(self.window + WINDOW.max(self.chunk));
+            let end = self.input.size().min(self.window + self.step);
             self.plan_window(self.window..end)?;
             self.window = end;
             if self.ready.is_empty() && end - self.told >= SILENT_WINDOWS * WINDOW {
