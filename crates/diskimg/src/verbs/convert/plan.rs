@@ -13,6 +13,10 @@ use std::ops::Range;
 /// disk of any size is walked without ever being mapped as a whole.
 const WINDOW: u64 = 128 << 20;
 
+/// Guest bytes without a task at the most: the caller is told how far it is,
+/// and may stop, on a disk of exabytes that holds nothing.
+const QUIET: u64 = 1 << 10 << 30;
+
 /// Guest bytes that a worker carries at a time, if the target's unit is not
 /// larger: small enough to stay in the processor's cache, large enough that a
 /// system call's cost vanishes.
@@ -27,7 +31,8 @@ const HOLE_WORTH_ASKING: u64 = 64 << 10;
 pub(super) struct Task {
     /// Known zeros before `range`, to be told to the target and no more.
     pub(super) zeros: Range<u64>,
-    /// Bytes to carry; empty in the last task of a disk that ends with zeros.
+    /// Bytes to carry; none where nothing but zeros was found for long, or up
+    /// to the end of the disk.
     pub(super) range: Range<u64>,
     /// Covers `range`.
     pub(super) spans: Vec<Span>,
@@ -75,13 +80,19 @@ impl<'a> Plan<'a> {
 
     /// The next task, in guest order.
     pub(super) fn next_task(&mut self) -> Result<Option<Task>> {
-        while self.ready.is_empty() && self.window < self.input.size() {
+        let quiet = self.window.saturating_add(QUIET);
+        while self.ready.is_empty() && self.window < self.input.size().min(quiet) {
             let end = self.input.size().min(self.window + WINDOW.max(self.chunk));
             self.plan_window(self.window..end)?;
             self.window = end;
         }
         if let Some(task) = self.ready.pop_front() {
             return Ok(Some(task));
+        }
+        if self.window < self.input.size() {
+            let zeros = self.told..self.window;
+            self.told = self.window;
+            return Ok(Some(Task { range: zeros.end..zeros.end, zeros, spans: Vec::new() }));
         }
         if self.ended {
             return Ok(None);
