@@ -10,6 +10,9 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Guest bytes without a task at the most, so that the caller may stop.
+const QUIET: u64 = 1 << 40;
+
 /// Guest bytes compared at a time.
 const CHUNK: u64 = 512 << 10;
 
@@ -95,7 +98,7 @@ pub fn compare(
 
 /// Something to look at.
 enum Task {
-    /// Bytes to compare.
+    /// Bytes to compare; none where there was nothing but zeros for long.
     Read(Range<u64>),
     /// A difference that the extents show already, found in its turn.
     Differs(Comparison),
@@ -118,12 +121,14 @@ struct Plan<'a> {
 
 impl Plan<'_> {
     fn next_task(&mut self) -> Result<Option<Task>> {
-        while self.ready.is_empty() && self.at < self.total {
+        let quiet = self.at.saturating_add(QUIET);
+        while self.ready.is_empty() && self.at < self.total.min(quiet) {
             let end = self.total.min(self.at + WINDOW);
             self.plan_window(self.at..end)?;
             self.at = end;
         }
-        Ok(self.ready.pop_front())
+        let nothing = (self.at < self.total).then_some(Task::Read(self.at..self.at));
+        Ok(self.ready.pop_front().or(nothing))
     }
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {

@@ -51,6 +51,45 @@ fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
     assert_eq!(names(dir.path()), ["a.raw", "out"]);
 }
 
+/// The header of a qcow2 image of two exbibytes that holds nothing.
+fn vast() -> Image {
+    let mut file = vec![0; 6 << 20];
+    let fields: [(usize, &[u8]); 7] = [
+        (0, b"QFI\xfb\0\0\0\x03"),
+        (20, &21u32.to_be_bytes()),
+        (24, &(1u64 << 41 << 20).to_be_bytes()),
+        (36, &(4u32 << 20).to_be_bytes()),
+        (40, &(2u64 << 20).to_be_bytes()),
+        (56, &1u32.to_be_bytes()),
+        (96, &[0, 0, 0, 4, 0, 0, 0, 112]),
+    ];
+    for (at, bytes) in fields {
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    file.resize(34 << 20, 0);
+    let source = MemorySource::new(file);
+    OpenOptions::new().open_source(Arc::new(source), "vast.qcow2").unwrap()
+}
+
+#[test]
+fn a_vast_disk_that_holds_nothing_does_not_keep_a_verb_from_being_stopped() {
+    let calls = AtomicU64::new(0);
+    let stop = |_| match calls.fetch_add(1, Ordering::Relaxed) {
+        0..3 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    let output = Output::to_sink(Arc::new(diskimg::host::sink::MemorySink::new()));
+    let error = Convert::new(vast())
+        .format(Format::Qcow2)
+        .options(Options::parse("cluster_size=2M").unwrap())
+        .progress(&stop)
+        .run_to(output)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let error = diskimg::compare(&vast(), &vast(), false, None, Some(&stop)).unwrap_err();
+    assert_eq!(error.error.kind(), ErrorKind::Cancelled);
+}
+
 #[test]
 fn a_cancelled_conversion_in_place_leaves_no_image_that_could_be_opened() {
     let dir = tempfile::tempdir().unwrap();

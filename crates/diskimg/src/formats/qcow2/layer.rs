@@ -206,7 +206,7 @@ impl Qcow2 {
         match cluster {
             Cluster::Unallocated => push(out, guest, Kind::Parent),
             Cluster::Data { offset } => {
-                self.push_data(run, self.host_cluster(offset, run)?, guest, out)
+                self.push_data(run, self.host_cluster(offset, run)?, guest, out)?;
             }
             Cluster::Zero { .. } if self.header.version < 3 => {
                 return Err(Error::corrupt(
@@ -247,7 +247,9 @@ impl Qcow2 {
             let end = run.guest.end.min(run.start + ((index + 1) << bits));
             let bit = 1u32 << index;
             match host {
-                Some(host) if parts.allocated & bit != 0 => self.push_data(run, host, at..end, out),
+                Some(host) if parts.allocated & bit != 0 => {
+                    self.push_data(run, host, at..end, out)?;
+                }
                 _ if parts.zero & bit != 0 => {
                     push(out, at..end, Kind::Zero(host.map(|host| self.place(run, host, at))));
                 }
@@ -286,14 +288,37 @@ impl Qcow2 {
         Place { file: self.files.len() - 1, offset: host + (at - run.start) }
     }
 
-    /// Appends bytes stored verbatim. Behind the end of the file there are
-    /// zeros: a writer need not fill the last cluster.
-    fn push_data(&self, run: &Run, host: u64, guest: Range<u64>, out: &mut Vec<Extent>) {
+    /// Appends bytes stored verbatim. A writer need not fill the file's last
+    /// cluster: its rest is zeros. A cluster of which nothing is there was lost
+    /// (QEMU reads zeros, and a download that broke off passes for whole).
+    fn push_data(
+        &self,
+        run: &Run,
+        host: u64,
+        guest: Range<u64>,
+        out: &mut Vec<Extent>,
+    ) -> Result<()> {
         let place = self.place(run, host, guest.start);
-        let there = self.files[place.file].len().saturating_sub(place.offset);
+        let end = self.files[place.file].len();
+        let cluster = self.layout.cluster_size();
+        let lost = host + end.saturating_sub(host).next_multiple_of(cluster);
+        let lost_guest = run.start.saturating_add(lost - host);
+        // An external data file may be shorter than its disk.
+        if lost_guest < guest.end && !self.layout.data_file {
+            return Err(Error::corrupt(
+                "L2 table",
+                format!(
+                    "guest offset {lost_guest:#x} leads to a cluster at {lost:#x}, \
+                     but the file ends at {end:#x}"
+                ),
+            )
+            .hint("the file may be truncated"));
+        }
+        let there = end.saturating_sub(place.offset);
         let split = guest.start + there.min(guest.end - guest.start);
         push(out, guest.start..split, Kind::Data(place));
         push(out, split..guest.end, Kind::Zero(None));
+        Ok(())
     }
 
     fn push_compressed(

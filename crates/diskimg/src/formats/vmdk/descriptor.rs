@@ -254,7 +254,8 @@ impl ExtentLine {
         };
         let (name, rest) = match rest.strip_prefix('"') {
             Some(quoted) => {
-                let (name, rest) = quoted.split_once('"').ok_or("the quote is never closed")?;
+                // Quotes in names are not escaped; behind the name there are none.
+                let (name, rest) = quoted.rsplit_once('"').ok_or("the quote is never closed")?;
                 (Some(name.to_owned()), rest.trim_start())
             }
             None => (None, rest),
@@ -365,6 +366,9 @@ mod tests {
         assert_eq!(line("NOACCESS 1 VMFS \"x\"").access, Access::None);
         let raw = line(r#"RW 8 FLAT "\\.\PhysicalDrive0" 0 partitionUUID deviceId"#);
         assert_eq!(raw.name.as_deref(), Some(r"\\.\PhysicalDrive0"));
+        let quote = line(r#"RW 8 FLAT "my "old" disk.vmdk" 128"#);
+        assert_eq!(quote.name.as_deref(), Some(r#"my "old" disk.vmdk"#));
+        assert_eq!(quote.offset, Some(128));
         assert_eq!(ExtentLine::parse("rw=on"), Ok(None));
     }
 

@@ -76,12 +76,15 @@ fn contiguous_clusters_are_one_extent_and_the_rest_is_the_parents() {
 }
 
 #[test]
-fn data_behind_the_end_of_the_file_is_zeros() {
-    let file = image(&[at(15), at(16)], |_, file| file.truncate(15 * CLUSTER + 100));
+fn a_cluster_cut_by_the_end_of_the_file_ends_in_zeros_and_one_behind_it_is_lost() {
+    let image = || image(&[at(15), at(16)], |_, file| file.truncate(15 * CLUSTER + 100));
     assert_eq!(
-        map(file, 0..1024).expect("maps"),
-        [(0..100, data(0x1e00)), (100..1024, Kind::Zero(None))]
+        map(image(), 0..512).expect("maps"),
+        [(0..100, data(0x1e00)), (100..512, Kind::Zero(None))]
     );
+    let error = map(image(), 0..1024).expect_err("truncated");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("the file ends at 0x1e64"), "{error}");
 }
 
 #[test]
