@@ -1,8 +1,10 @@
 //! The descriptor of a new image.
 //!
-//! Pure ASCII, and the same bytes for the same input: what VMware makes up at
-//! random (content ID, UUID) is derived from what is written, so that two runs
-//! of a conversion give the same file.
+//! ASCII, but for a parent's name, and the same bytes for the same input: what
+//! VMware makes up at random (content ID, UUID) is derived from size, name,
+//! options and, where the descriptor is written last, the grain tables. So two
+//! runs of a conversion give the same file; and two streamed disks of the same
+//! size and name have the same IDs, whatever is on them.
 
 use super::SECTOR;
 use super::descriptor::NO_PARENT;
