@@ -19,7 +19,7 @@ pub(crate) struct Typed {
     /// The image
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Its format (default: found out)
+    /// Its format (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     /// human (default) or json

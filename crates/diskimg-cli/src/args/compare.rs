@@ -22,10 +22,10 @@ pub(crate) struct Typed {
     /// The images
     #[arg(value_name = "A B", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Format of A (default: found out)
+    /// Format of A (default: probed)
     #[arg(short = 'f', long, value_name = "FMT")]
     a_format: Option<String>,
-    /// Format of B (default: found out)
+    /// Format of B (default: probed)
     #[arg(short = 'F', long, value_name = "FMT")]
     b_format: Option<String>,
     /// Differ on size and on what is allocated, too

@@ -29,7 +29,7 @@ pub(crate) struct Typed {
     /// Images to read (several are joined), then the one to write
     #[arg(value_name = "SRC... DST", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Format of SRC (default: found out)
+    /// Format of SRC (default: probed)
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     source_format: Option<String>,
     /// Format of DST (default: raw)
@@ -44,7 +44,7 @@ pub(crate) struct Typed {
     /// Write only what differs from FILE, and build on it
     #[arg(short = 'B', long, value_name = "FILE")]
     backing: Option<String>,
-    /// Format of the backing file
+    /// Format of the backing file; -B wants it
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<String>,
     /// Read this internal snapshot of SRC

@@ -21,7 +21,7 @@ pub(crate) struct Typed {
     /// Instead of FILE: an empty disk of this size
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
-    /// Format of FILE (default: found out)
+    /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     /// The format it would be in (default: raw)
