@@ -59,10 +59,10 @@ pub(crate) struct Typed {
     /// With -n: DST reads as zeros now
     #[arg(long)]
     target_is_zero: bool,
-    /// Replace what cannot be read by zeros, and go on
+    /// Put zeros where bytes cannot be read, and go on
     #[arg(long)]
     salvage: bool,
-    /// At most so many threads, 1 to 16 (default: all processors)
+    /// At most this many threads, 1 to 16 (default: all processors)
     #[arg(short = 'm', long, value_name = "N")]
     parallel: Option<String>,
     /// Write no more than this per second
@@ -264,7 +264,7 @@ fn threads(text: Option<&str>) -> Result<Option<usize>, Failure> {
     match text.parse() {
         Ok(n @ 1..=16) => Ok(Some(n)),
         _ => Err(Failure::error(format!(
-            "Invalid number of coroutines specified: '{text}'. Must be between 1 and 16."
+            "Invalid number of threads specified: '{text}'. Must be between 1 and 16."
         ))),
     }
 }

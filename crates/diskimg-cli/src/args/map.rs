@@ -27,7 +27,7 @@ pub(crate) struct Typed {
     /// Start at this guest offset
     #[arg(short, long, value_name = "OFFSET")]
     start_offset: Option<String>,
-    /// Go no further than so many bytes
+    /// Stop after this many bytes
     #[arg(short = 'l', long, value_name = "LENGTH")]
     max_length: Option<String>,
     #[command(flatten)]

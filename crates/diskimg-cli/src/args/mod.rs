@@ -23,7 +23,7 @@ Examples:
   diskimg info --output=json disk.qcow2
   diskimg compare a.raw b.qcow2
 
-The command line is qemu-img's; called as qemu-img, it answers as qemu-img.
+The command line is qemu-img's; called as qemu-img, --version and messages go by that name.
 'diskimg COMMAND --help' tells more.";
 
 /// Convert and inspect disk images.

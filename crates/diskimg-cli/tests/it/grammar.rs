@@ -63,8 +63,8 @@ fn impossible_values_are_errors_in_qemu_imgs_words() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for (options, message) in [
-        ("-m 17", "Invalid number of coroutines"),
-        ("-m 0", "Invalid number of coroutines"),
+        ("-m 17", "Invalid number of threads"),
+        ("-m 0", "Invalid number of threads"),
         ("-S 100", "Invalid buffer size for sparse output specified"),
         ("-S -1", "Invalid buffer size for sparse output specified"),
         ("-t foo", "Invalid cache option: foo"),

@@ -43,8 +43,9 @@ impl Resolver<'_> {
                 .hint("protocols and json: descriptions are never followed from inside an image")
         })?;
         if self.policy == References::None {
-            return Err(Error::refused(format!("it names the {role} '{name}'"))
-                .hint("references to other files are switched off (References::None)"));
+            return Err(Error::refused(format!("it names the {role} '{name}'")).hint(
+                "references to other files are switched off: References::None, --references=none",
+            ));
         }
         let directory = self.image.and_then(Path::parent).unwrap_or(Path::new(""));
         let path = directory.join(path);
@@ -77,7 +78,7 @@ impl Resolver<'_> {
             "its {role} '{name}' is outside the image's directory (it is '{}')",
             real.display()
         ))
-        .hint("allow it with References::Any"))
+        .hint("allow it with References::Any, --references=any"))
     }
 }
 

@@ -306,12 +306,12 @@ impl Qcow2 {
         // An external data file may be shorter than its disk.
         if lost_guest < guest.end && !self.layout.data_file {
             return Err(Error::corrupt(
-                "L2 table",
+                "data cluster",
                 format!(
-                    "guest offset {lost_guest:#x} leads to a cluster at {lost:#x}, \
-                     but the file ends at {end:#x}"
+                    "guest offset {lost_guest:#x} is stored here, but the file ends at {end:#x}"
                 ),
             )
+            .at(lost)
             .hint("the file may be truncated"));
         }
         let there = end.saturating_sub(place.offset);

@@ -261,8 +261,8 @@ fn read_descriptor(source: &dyn Source, at: u64, len: u64) -> Result<Descriptor>
 /// Why a descriptor whose extents are other files is not opened.
 fn elsewhere(descriptor: &Descriptor) -> Error {
     Error::unsupported(format!(
-        "createType \"{}\" with {} extents in other files; implemented are monolithicSparse and \
-         streamOptimized",
+        "createType \"{}\" with {} extent lines: the disk is in other files; implemented are \
+         monolithicSparse and streamOptimized",
         descriptor.create_type,
         descriptor.extents.len()
     ))

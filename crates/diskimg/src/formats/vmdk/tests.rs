@@ -498,7 +498,7 @@ fn other_layouts_are_named_and_not_read() {
     };
     for (from, to, kind, said) in [
         ("\"monolithicSparse\"", "\"twoGbMaxExtentSparse\"", ErrorKind::Unsupported, "twoGbMax"),
-        ("\nRW 256", "\nRW 256 FLAT \"x\" 0\nRW 256", ErrorKind::Unsupported, "2 extents"),
+        ("\nRW 256", "\nRW 256 FLAT \"x\" 0\nRW 256", ErrorKind::Unsupported, "2 extent lines"),
         ("\nRW 256", "\nNOACCESS 256", ErrorKind::Unsupported, "nobody may"),
         ("SPARSE \"disk", "VMFSSPARSE \"disk", ErrorKind::Unsupported, "only SPARSE"),
         ("\nRW 256", "\nRW 127", ErrorKind::Corrupt, "256 in the header"),
