@@ -1,5 +1,6 @@
 //! `map`: which guest bytes are where, as qemu-img tells it.
 
+use crate::host::source::segments;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{ChainExtent, Kind, Place};
 use crate::vocabulary::image::{Image, WINDOW};
@@ -105,22 +106,13 @@ fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEn
         return vec![whole];
     }
     let file = image.file(extent.depth, place.file);
-    let mut entries = Vec::new();
-    let mut done = 0;
-    while done < whole.length {
-        let offset = place.offset + done;
-        let (length, zero) = match file.segment_at(offset) {
-            Ok(s) if s.end > offset => ((s.end - offset).min(whole.length - done), s.hole),
-            _ => (whole.length - done, false),
-        };
-        entries.push(MapEntry {
-            start: whole.start + done,
-            length,
+    segments(file, place.offset..place.offset + whole.length)
+        .map(|(stretch, zero)| MapEntry {
+            start: whole.start + (stretch.start - place.offset),
+            length: stretch.end - stretch.start,
             zero,
-            offset: Some(offset),
+            offset: Some(stretch.start),
             ..whole.clone()
-        });
-        done += length;
-    }
-    entries
+        })
+        .collect()
 }

@@ -10,6 +10,8 @@
 //! ```
 
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
+use super::refcount;
+use super::tables::to_bytes;
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use std::sync::Arc;
@@ -24,9 +26,9 @@ pub(super) struct Allocator {
     next: u64,
     /// Host offset of each refcount block.
     table: Vec<u64>,
-    /// The block in memory: which, and its bytes.
+    /// The block in memory: which, and its words.
     block: u64,
-    bytes: Vec<u8>,
+    words: Vec<u64>,
     /// Where the next compressed cluster may start: a host offset inside the
     /// last partly filled cluster.
     tail: Option<u64>,
@@ -50,7 +52,7 @@ impl Allocator {
             next: 0,
             table: Vec::new(),
             block: 0,
-            bytes: vec![0; 1 << cluster_bits],
+            words: vec![0; 1 << (cluster_bits - 3)],
             tail: None,
         }
     }
@@ -141,8 +143,7 @@ impl Allocator {
 
     /// True if the cluster's count is in memory and below its maximum.
     fn may_refer_again(&self, cluster: u64) -> bool {
-        let bits = 1u32 << self.refcount_order;
-        let max = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
+        let max = refcount::mask(self.refcount_order);
         cluster / self.per_block() == self.block && self.count(cluster % self.per_block()) < max
     }
 
@@ -152,7 +153,7 @@ impl Allocator {
         let block = cluster / self.per_block();
         if block != self.block {
             self.write_block()?;
-            self.bytes.fill(0);
+            self.words.fill(0);
             self.block = block;
         }
         let index = cluster % self.per_block();
@@ -160,45 +161,27 @@ impl Allocator {
         Ok(())
     }
 
+    /// The count at `index` of the block in memory.
     fn count(&self, index: u64) -> u64 {
-        let (bytes, index) = (&self.bytes, index as usize);
-        match self.refcount_order {
-            order @ 0..=2 => {
-                // Narrow counts fill a byte from its low bits up.
-                let bits = 1 << order;
-                let shift = index * bits % 8;
-                u64::from(bytes[index * bits / 8] >> shift) & ((1 << bits) - 1)
-            }
-            order => {
-                let width = 1 << (order - 3);
-                let at = index * width;
-                bytes[at..at + width].iter().fold(0, |n, &b| n << 8 | u64::from(b))
-            }
-        }
+        let (word, bit) = self.place_of(index);
+        refcount::extract(self.words[word], self.refcount_order, bit)
     }
 
     fn set_count(&mut self, index: u64, count: u64) {
-        let (bytes, index) = (&mut self.bytes, index as usize);
-        match self.refcount_order {
-            order @ 0..=2 => {
-                let bits = 1 << order;
-                let shift = index * bits % 8;
-                let mask = (((1u16 << bits) - 1) << shift) as u8;
-                let byte = &mut bytes[index * bits / 8];
-                *byte = *byte & !mask | (count as u8) << shift;
-            }
-            order => {
-                let width = 1 << (order - 3);
-                let at = index * width;
-                bytes[at..at + width].copy_from_slice(&count.to_be_bytes()[8 - width..]);
-            }
-        }
+        let (word, bit) = self.place_of(index);
+        self.words[word] = refcount::insert(self.words[word], self.refcount_order, bit, count);
+    }
+
+    /// Which word holds the count at `index`, and where in it that begins.
+    fn place_of(&self, index: u64) -> (usize, u32) {
+        let bit = index << self.refcount_order;
+        ((bit / 64) as usize, (bit % 64) as u32)
     }
 
     fn write_block(&self) -> Result<()> {
         let offset = self.table[self.block as usize];
         self.sink
-            .write_all_at(&self.bytes, offset)
+            .write_all_at(&to_bytes(&self.words), offset)
             .map_err(|e| Error::io("cannot write a refcount block", e).at(offset))
     }
 
@@ -216,7 +199,7 @@ impl Allocator {
         }
         let offset = self.allocate(clusters)?;
         self.write_block()?;
-        let mut bytes: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        let mut bytes = to_bytes(&self.table);
         bytes.resize((clusters << self.cluster_bits) as usize, 0);
         self.sink
             .write_all_at(&bytes, offset)
@@ -244,7 +227,8 @@ mod tests {
         let block = u64::from_be_bytes(bytes[entry..entry + 8].try_into().expect("8 bytes"));
         let mut reader = Allocator::new(Arc::new(MemorySink::new()), bits, order);
         let block = block as usize;
-        reader.bytes.copy_from_slice(&bytes[block..block + (1 << bits)]);
+        let (words, _) = bytes[block..block + (1 << bits)].as_chunks::<8>();
+        reader.words = words.iter().map(|word| u64::from_be_bytes(*word)).collect();
         reader.count(cluster % per_block)
     }
 

@@ -34,8 +34,8 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
 /// Header, L1, all L2 tables and the refcounts of everything.
 fn metadata_size(options: &CreateOptions, size: u64) -> u64 {
     let cluster = options.cluster_size();
-    let l2_bytes = (size / cluster).next_multiple_of(cluster / options.l2_entry_size())
-        * options.l2_entry_size();
+    let layout = options.layout();
+    let l2_bytes = (size / cluster).next_multiple_of(layout.entries()) * layout.entry_bytes();
     let l1_bytes = (l2_bytes / cluster * 8).next_multiple_of(cluster);
     let tables = cluster + l2_bytes + l1_bytes;
     tables + refcount_size(options, (tables + size) / cluster)

@@ -1,6 +1,7 @@
 //! What `-o` takes for a new qcow2 image, and what it means.
 
-use super::header::MAX_L1_BYTES;
+use super::header::{MAX_CLUSTER_BITS, MAX_L1_BYTES, MIN_CLUSTER_BITS, MIN_EXTENDED_CLUSTER_BITS};
+use super::tables::L2Layout;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::options::{OptionKind, OptionSpec};
 use crate::vocabulary::target::CreateRequest;
@@ -80,10 +81,6 @@ pub(super) struct CreateOptions {
 
 /// QEMU's default.
 const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
-
-/// Extended L2 entries split a cluster in 32; the specification asks for
-/// subclusters of 512 bytes at least.
-const MIN_EXTENDED_CLUSTER_SIZE: u64 = 16 << 10;
 
 impl CreateOptions {
     /// Reads and cross-checks the options of a request.
@@ -203,8 +200,7 @@ impl CreateOptions {
     /// # Errors
     /// [`Limit`](crate::ErrorKind::Limit) if no reader would accept so large a table.
     pub(super) fn l1_entries(&self, size: u64) -> Result<u64> {
-        let l2_reach = self.cluster_size() / self.l2_entry_size() * self.cluster_size();
-        let entries = size.div_ceil(l2_reach);
+        let entries = size.div_ceil(self.layout().reach());
         if entries * 8 > MAX_L1_BYTES {
             return Err(Error::limit(format!(
                 "a disk of {size} bytes needs an L1 table of {} bytes, {MAX_L1_BYTES} are allowed",
@@ -215,20 +211,25 @@ impl CreateOptions {
         Ok(entries)
     }
 
-    /// Bytes of an L2 entry.
-    pub(super) fn l2_entry_size(&self) -> u64 {
-        if self.extended_l2 { 16 } else { 8 }
+    /// How the image's L2 tables are made up.
+    pub(super) fn layout(&self) -> L2Layout {
+        L2Layout {
+            cluster_bits: self.cluster_bits,
+            extended: self.extended_l2,
+            data_file: self.data_file.is_some(),
+        }
     }
 }
 
 fn cluster_bits(size: Option<u64>, extended_l2: bool) -> Result<u32> {
     let size = size.unwrap_or(DEFAULT_CLUSTER_SIZE);
-    if !size.is_power_of_two() || !(512..=2 << 20).contains(&size) {
+    if !size.is_power_of_two() || !(1 << MIN_CLUSTER_BITS..=1 << MAX_CLUSTER_BITS).contains(&size) {
         return Err(Error::invalid("Cluster size must be a power of two between 512 and 2048k"));
     }
-    if extended_l2 && size < MIN_EXTENDED_CLUSTER_SIZE {
+    if extended_l2 && size < 1 << MIN_EXTENDED_CLUSTER_BITS {
         return Err(Error::invalid(format!(
-            "Extended L2 entries are only supported with cluster sizes of at least {MIN_EXTENDED_CLUSTER_SIZE} bytes"
+            "Extended L2 entries are only supported with cluster sizes of at least {} bytes",
+            1 << MIN_EXTENDED_CLUSTER_BITS
         )));
     }
     Ok(size.trailing_zeros())

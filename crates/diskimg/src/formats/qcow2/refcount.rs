@@ -98,15 +98,30 @@ impl<'a> Refcounts<'a> {
 }
 
 /// The count of 1 << `order` bits that begins `bit` bits into a big-endian word.
-fn extract(word: u64, order: u32, bit: u32) -> u64 {
+pub(super) fn extract(word: u64, order: u32, bit: u32) -> u64 {
+    word >> shift(order, bit) & mask(order)
+}
+
+/// The word with that count replaced.
+pub(super) fn insert(word: u64, order: u32, bit: u32, count: u64) -> u64 {
+    let shift = shift(order, bit);
+    word & !(mask(order) << shift) | count << shift
+}
+
+/// All bits of a count.
+pub(super) fn mask(order: u32) -> u64 {
+    u64::MAX >> (64 - (1 << order))
+}
+
+/// Where in a word a count is.
+fn shift(order: u32, bit: u32) -> u32 {
     let width = 1 << order;
-    let shift = if width >= 8 {
+    if width >= 8 {
         64 - width - bit
     } else {
         // Bytes count from the most significant end, bits within from the least.
         56 - bit / 8 * 8 + bit % 8
-    };
-    word >> shift & (u64::MAX >> (64 - width))
+    }
 }
 
 #[cfg(test)]

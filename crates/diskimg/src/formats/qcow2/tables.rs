@@ -110,6 +110,11 @@ impl L2Layout {
         self.cluster_size() / self.entry_bytes()
     }
 
+    /// Guest bytes that one table covers.
+    pub(crate) fn reach(self) -> u64 {
+        1 << self.l1_shift()
+    }
+
     /// One L1 entry stands for 1 << this many guest bytes.
     pub(crate) fn l1_shift(self) -> u32 {
         self.cluster_bits + self.entries().trailing_zeros()
@@ -222,6 +227,11 @@ impl TableReader {
         lock(&self.slots)[slot] = Some(piece.clone());
         Ok(piece)
     }
+}
+
+/// Words as a table stores them: big endian.
+pub(crate) fn to_bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 
 /// Reads `count` big-endian words; those behind the end of the file are zeros.

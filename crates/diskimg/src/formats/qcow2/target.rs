@@ -108,16 +108,12 @@ impl Qcow2Target {
     }
 
     fn layout(&self) -> tables::L2Layout {
-        tables::L2Layout {
-            cluster_bits: self.options.cluster_bits,
-            extended: self.options.extended_l2,
-            data_file: self.options.data_file.is_some(),
-        }
+        self.options.layout()
     }
 
     /// Guest bytes that one L2 table covers.
     fn l2_reach(&self) -> u64 {
-        self.cluster_size() / self.options.l2_entry_size() * self.cluster_size()
+        self.layout().reach()
     }
 
     /// Makes the L2 table that covers guest offset `at` the one in memory.
@@ -142,7 +138,7 @@ impl Qcow2Target {
 
     /// Sets the entry of the cluster at guest offset `at`, in the table in memory.
     fn set_entry(&mut self, at: u64, entry: u64, subclusters: u64) {
-        let width = self.options.l2_entry_size() as usize;
+        let width = self.layout().entry_bytes() as usize;
         let index = (at % self.l2_reach() / self.cluster_size()) as usize;
         let slot = &mut self.l2.bytes[index * width..(index + 1) * width];
         slot[..8].copy_from_slice(&entry.to_be_bytes());
@@ -229,7 +225,7 @@ impl Qcow2Target {
 
     fn write_l1(&self) -> Result<()> {
         let sink = &self.files[0];
-        let mut bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        let mut bytes = tables::to_bytes(&self.l1);
         bytes.resize(bytes.len().next_multiple_of(self.cluster_size() as usize), 0);
         // The table of a huge, empty disk is nearly all zeros: leave them out.
         for (i, part) in bytes.chunks(4096).enumerate() {

@@ -15,6 +15,7 @@ pub use crate::host::os::{FileId as HostFileId, Segment};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 /// Host bytes, by position. Read-only, shared between threads.
@@ -82,6 +83,28 @@ pub trait Source: Send + Sync + Debug {
     fn identity(&self) -> Option<HostFileId> {
         None
     }
+}
+
+/// The stretches of all-data (`false`) or all-hole (`true`) that `range` of a
+/// source consists of. Where the system does not tell, the rest is data: reading
+/// it will show what is the matter.
+pub(crate) fn segments(
+    source: &dyn Source,
+    range: Range<u64>,
+) -> impl Iterator<Item = (Range<u64>, bool)> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let start = at;
+        if start >= range.end {
+            return None;
+        }
+        let (end, hole) = match source.segment_at(start) {
+            Ok(segment) if segment.end > start => (segment.end.min(range.end), segment.hole),
+            _ => (range.end, false),
+        };
+        at = end;
+        Some((start..end, hole))
+    })
 }
 
 /// Checks `offset..offset + len` against a source's length.

@@ -3,6 +3,7 @@
 use super::Sparse;
 use super::input::{Input, Span};
 use super::salvage::SalvageLog;
+use crate::host::source::segments;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{Kind, Place};
 use crate::vocabulary::image::{Image, WINDOW};
@@ -143,7 +144,7 @@ impl<'a> Plan<'a> {
     }
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
-        let spans = self.refine(self.spans(window.clone())?)?;
+        let spans = self.refine(self.spans(window.clone())?);
         let busy = self.busy_units(&spans, &window)?;
         let mut first = 0;
         for run in busy {
@@ -217,35 +218,23 @@ impl<'a> Plan<'a> {
     }
 
     /// Splits long stored runs at the holes of their file.
-    fn refine(&self, spans: Vec<Span>) -> Result<Vec<Span>> {
+    fn refine(&self, spans: Vec<Span>) -> Vec<Span> {
         let mut out = Vec::with_capacity(spans.len());
         for span in spans {
             match (&span.extent.kind, span.image) {
                 (Kind::Data(place), Some(image)) if span.extent.len() >= HOLE_WORTH_ASKING => {
-                    self.split_at_holes(&span, *place, image, &mut out);
+                    let file = self.input.image(image).file(span.extent.depth, place.file);
+                    let stored = place.offset..place.offset + span.extent.len();
+                    let at = |offset| span.at.start + (offset - place.offset);
+                    for (stretch, hole) in segments(file, stored) {
+                        let part = at(stretch.start)..at(stretch.end);
+                        out.push(if hole { Span::zeros(part) } else { span.clip(&part) });
+                    }
                 }
                 _ => out.push(span),
             }
         }
-        Ok(out)
-    }
-
-    fn split_at_holes(&self, span: &Span, place: Place, image: usize, out: &mut Vec<Span>) {
-        let file = self.input.image(image).file(span.extent.depth, place.file);
-        let mut at = span.at.start;
-        while at < span.at.end {
-            let offset = place.offset + (at - span.at.start);
-            // If the system does not tell, reading the run will.
-            let (end, hole) = match file.segment_at(offset) {
-                Ok(segment) if segment.end > offset => {
-                    (span.at.end.min(at + (segment.end - offset)), segment.hole)
-                }
-                _ => (span.at.end, false),
-            };
-            let part = span.clip(&(at..end));
-            out.push(if hole { Span::zeros(part.at) } else { part });
-            at = end;
-        }
+        out
     }
 
     /// The runs of whole granules of which something must be carried: in order,
