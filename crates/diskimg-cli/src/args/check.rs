@@ -52,7 +52,7 @@ pub(crate) struct Job {
 impl Typed {
     /// What it means.
     pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
-        let references = self.reading.policy()?;
+        let policy = self.reading.policy()?;
         if self.repair.is_some() {
             return Err(Failure::error(
                 "repair (-r) is not supported yet (convert the image to a new one instead)",
@@ -60,8 +60,8 @@ impl Typed {
         }
         common::cache_mode("source cache", self.cache.as_deref())?;
         let file = common::one_file("check", self.files)?;
-        let mut input = Input::new(&file, self.format.as_deref(), references)?;
-        input.options = input.options.metadata_only(true);
+        let mut input = Input::new(&file, self.format.as_deref(), policy)?;
+        input.options = input.options.metadata_only(true).with_extents(true);
         Ok(Meaning::Job(Job { input, form: self.output, quiet: self.quiet }))
     }
 }

@@ -26,8 +26,20 @@ pub(crate) struct Reading {
     #[arg(long, value_name = "WHICH", default_value = "any")]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     references: ReferencesWord,
+    /// Read a child even if its parent was changed since (VMDK content IDs)
+    #[arg(long)]
+    ignore_cid: bool,
     #[command(flatten)]
     refused: Refused,
+}
+
+/// What images may demand, and what is put up with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    /// `--references`.
+    pub(crate) references: References,
+    /// `--ignore-cid`.
+    ignore_content_id: bool,
 }
 
 /// [`References`] as a word.
@@ -40,13 +52,14 @@ enum ReferencesWord {
 
 impl Reading {
     /// The policy; an error if something we do not do was asked for.
-    pub(crate) fn policy(&self) -> Result<References, Failure> {
+    pub(crate) fn policy(&self) -> Result<Policy, Failure> {
         self.refused.check()?;
-        Ok(match self.references {
+        let references = match self.references {
             ReferencesWord::None => References::None,
             ReferencesWord::SameDir => References::SameDir,
             ReferencesWord::Any => References::Any,
-        })
+        };
+        Ok(Policy { references, ignore_content_id: self.ignore_cid })
     }
 }
 
@@ -86,10 +99,13 @@ impl Input {
     pub(crate) fn new(
         name: &OsString,
         format: Option<&str>,
-        references: References,
+        policy: Policy,
     ) -> Result<Self, Failure> {
         let format = format.map(self::format).transpose()?;
-        let options = OpenOptions::new().references(references).format(format);
+        let options = OpenOptions::new()
+            .references(policy.references)
+            .ignore_content_id(policy.ignore_content_id)
+            .format(format);
         let name = Path::new(name);
         let path = local_path(name).map_err(|e| e.in_file(name))?;
         Ok(Self { path, options })

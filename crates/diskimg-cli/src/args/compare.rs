@@ -64,13 +64,13 @@ impl Typed {
     }
 
     fn job(self) -> Result<Job, Failure> {
-        let references = self.reading.policy()?;
+        let policy = self.reading.policy()?;
         common::cache_mode("source cache", self.cache.as_deref())?;
         let [a, b] = <[OsString; 2]>::try_from(self.files)
             .map_err(|_| Failure::usage("compare", "Expecting two image file names"))?;
         Ok(Job {
-            a: Input::new(&a, self.a_format.as_deref(), references)?,
-            b: Input::new(&b, self.b_format.as_deref(), references)?,
+            a: Input::new(&a, self.a_format.as_deref(), policy)?,
+            b: Input::new(&b, self.b_format.as_deref(), policy)?,
             strict: self.strict,
             progress: Wish { asked: self.progress, quiet: self.quiet, stdout_taken: false },
         })

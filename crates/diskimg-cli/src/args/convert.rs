@@ -1,7 +1,7 @@
 //! `convert`: what was typed, and what it means.
 
 use crate::args::Meaning;
-use crate::args::common::{self, Input, Reading};
+use crate::args::common::{self, Input, Policy, Reading};
 use crate::failure::Failure;
 use crate::output::progress::Wish;
 use diskimg::open::local_path;
@@ -145,7 +145,7 @@ impl Typed {
     /// What it means.
     pub(crate) fn meaning(mut self) -> Result<Meaning<Job>, Failure> {
         self.refuse()?;
-        let references = self.reading.policy()?;
+        let policy = self.reading.policy()?;
         let format = common::format(self.output_format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Meaning::Show(common::options_help(format, !self.files.is_empty())));
@@ -173,12 +173,12 @@ impl Typed {
             stdout_taken: matches!(output, Destination::Stdout),
         };
         Ok(Meaning::Job(Job {
-            inputs: self.inputs(references)?,
+            inputs: self.inputs(policy)?,
             output,
             format,
             options,
             compress: self.compress,
-            references,
+            references: policy.references,
             offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.parallel.as_deref())?,
@@ -216,7 +216,7 @@ impl Typed {
         Ok(())
     }
 
-    fn inputs(&self, references: References) -> Result<Vec<Input>, Failure> {
+    fn inputs(&self, policy: Policy) -> Result<Vec<Input>, Failure> {
         if self.files.iter().filter(|name| *name == "-").count() > 1 {
             return Err(Failure::error("standard input can be read only once"));
         }
@@ -225,7 +225,7 @@ impl Typed {
             return Err(Failure::error("a snapshot (-l) can be read of one SRC only"));
         }
         let input = |name| {
-            let mut input = Input::new(name, self.source_format.as_deref(), references)?;
+            let mut input = Input::new(name, self.source_format.as_deref(), policy)?;
             input.options = input.options.snapshot(snapshot.clone());
             Ok(input)
         };

@@ -66,7 +66,7 @@ pub(crate) struct Job {
 impl Typed {
     /// What it means.
     pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
-        let references = self.reading.policy()?;
+        let references = self.reading.policy()?.references;
         let format = common::format(self.format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Meaning::Show(common::options_help(format, !self.words.is_empty())));

@@ -45,11 +45,12 @@ pub(crate) struct Job {
 impl Typed {
     /// What it means.
     pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
-        let references = self.reading.policy()?;
+        let policy = self.reading.policy()?;
         let file = common::one_file("info", self.files)?;
-        let mut input = Input::new(&file, self.format.as_deref(), references)?;
+        let mut input = Input::new(&file, self.format.as_deref(), policy)?;
         // Facts need no other file opened; only the chain is made of them.
-        input.options = input.options.metadata_only(true).with_chain(self.backing_chain);
+        input.options =
+            input.options.metadata_only(true).with_extents(true).with_chain(self.backing_chain);
         Ok(Meaning::Job(Job { input, form: self.output, chain: self.backing_chain }))
     }
 }

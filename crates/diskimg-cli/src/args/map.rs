@@ -50,12 +50,12 @@ pub(crate) struct Job {
 impl Typed {
     /// What it means.
     pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
-        let references = self.reading.policy()?;
+        let policy = self.reading.policy()?;
         let size = |what, text: Option<&str>| text.map(|t| common::size(what, t)).transpose();
         let start = size("start offset", self.start_offset.as_deref())?;
         let length = size("max length", self.max_length.as_deref())?;
         let file = common::one_file("map", self.files)?;
-        let input = Input::new(&file, self.format.as_deref(), references)?;
+        let input = Input::new(&file, self.format.as_deref(), policy)?;
         Ok(Meaning::Job(Job { input, form: self.output, start: start.unwrap_or(0), length }))
     }
 }

@@ -66,7 +66,7 @@ pub(crate) enum Subject {
 impl Typed {
     /// What it means.
     pub(crate) fn meaning(mut self) -> Result<Meaning<Job>, Failure> {
-        let references = self.reading.policy()?;
+        let policy = self.reading.policy()?;
         let format = common::format(self.target_format.as_deref().unwrap_or("raw"))?;
         let Some(options) = common::create_options(&self.options)? else {
             return Ok(Meaning::Show(common::options_help(format, !self.files.is_empty())));
@@ -74,7 +74,7 @@ impl Typed {
         let subject = match (&self.size, self.files.pop()) {
             (Some(size), None) => Subject::Size(common::size("image size", size)?),
             (None, Some(file)) if self.files.is_empty() => {
-                let mut input = Input::new(&file, self.format.as_deref(), references)?;
+                let mut input = Input::new(&file, self.format.as_deref(), policy)?;
                 let snapshot = common::snapshot(self.snapshot.as_deref())?;
                 input.options = input.options.snapshot(snapshot);
                 Subject::Image(input)

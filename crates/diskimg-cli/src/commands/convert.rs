@@ -54,9 +54,12 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What `--salvage` had to leave out. Only then is there anything on standard
-/// error after a success.
+/// What was damaged and made up for, and what `--salvage` had to leave out.
+/// Only then is there anything on standard error after a success.
 fn warn(report: &Report, console: &Console) {
+    for warning in &report.warnings {
+        console.complain(&format!("warning: {warning}"));
+    }
     for lost in &report.salvaged {
         let (start, length) = (lost.guest.start, lost.guest.end - lost.guest.start);
         console.complain(&format!(

@@ -183,6 +183,14 @@ impl Image {
         Reader { image: self, position: 0 }
     }
 
+    /// What was found damaged so far, in any layer, and is made up for: an
+    /// error was avoided, but the user should know. Each names its file.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.links.iter().flat_map(|Link { layer, name }| {
+            layer.warnings().into_iter().map(move |warning| format!("{name}: {warning}"))
+        })
+    }
+
     /// What `info` shows of the layer at `depth`.
     ///
     /// # Errors
@@ -217,7 +225,7 @@ impl Image {
             children,
             snapshots: details.snapshots,
             backing_filename: parent.map(|p| p.name.clone()),
-            full_backing_filename: parent.map(|p| full_name(&p.name)),
+            full_backing_filename: parent.map(|p| full_name(p.to_open())),
             backing_filename_format: parent.and_then(|p| p.format.clone()),
             virtual_size: layer.geometry().size,
             filename: name.clone(),

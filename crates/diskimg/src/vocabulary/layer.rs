@@ -27,8 +27,17 @@ pub struct Geometry {
 pub struct ParentReference {
     /// The name as the image holds it, not yet resolved.
     pub name: String,
+    /// A name to open instead: nothing is where the image says.
+    pub stand_in: Option<String>,
     /// The format that the image claims for it, as a format name; `None`: to be probed.
     pub format: Option<String>,
+}
+
+impl ParentReference {
+    /// The name to open.
+    pub fn to_open(&self) -> &str {
+        self.stand_in.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// One layer of one image: says where guest bytes are, moves none of them.
@@ -64,9 +73,10 @@ pub trait Layer: Send + Sync + Debug {
     }
 
     /// What tells this image's content from another's, in formats that keep
-    /// such a thing: a child names its parent's.
-    fn content_id(&self) -> Option<String> {
-        None
+    /// such things: a child names one of its parent's. The first is what a new
+    /// child records.
+    fn content_ids(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// The content ID that the parent must have. If it has another, it was
@@ -77,6 +87,12 @@ pub trait Layer: Send + Sync + Debug {
 
     /// What `info` shows beyond name and size.
     fn details(&self) -> Details;
+
+    /// What was found damaged and is made up for: an error was avoided, but the
+    /// user should know.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// The create options that would make an empty image of this one's kind:
     /// what rewriting it (`convert -n`) keeps.

@@ -13,6 +13,8 @@ pub struct Limits {
     pub table_bytes: u64,
     /// Bytes of a VMDK descriptor.
     pub descriptor_bytes: u64,
+    /// Files that a VMDK's extents may be in. Each is held open.
+    pub extent_files: usize,
     /// Internal snapshots of a qcow2 image.
     pub snapshots: u32,
 }
@@ -23,6 +25,7 @@ impl Default for Limits {
             chain_depth: 200,
             table_bytes: 32 << 20,
             descriptor_bytes: 1 << 20,
+            extent_files: 16_384,
             snapshots: 65_536,
         }
     }

@@ -29,6 +29,8 @@ pub struct OpenOptions {
     snapshot: Option<SnapshotSelector>,
     metadata_only: bool,
     with_chain: bool,
+    with_extents: bool,
+    ignore_content_id: bool,
 }
 
 /// Which internal snapshot to read.
@@ -54,8 +56,12 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) limits: &'a Limits,
     /// Show this snapshot instead of the active disk.
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
-    /// Only facts are wanted, no guest bytes: open no other file.
+    /// Only facts are wanted, no guest bytes: open no other file …
     pub(crate) metadata_only: bool,
+    /// … but those that the image's own tables are in.
+    pub(crate) with_extents: bool,
+    /// The parent will be opened.
+    pub(crate) with_parent: bool,
 }
 
 impl OpenOptions {
@@ -107,6 +113,28 @@ impl OpenOptions {
     pub fn with_chain(mut self, yes: bool) -> Self {
         self.with_chain = yes;
         self
+    }
+
+    /// With [`metadata_only`](Self::metadata_only): open the files that hold the
+    /// image's own tables all the same (a split VMDK's extents), as far as they
+    /// are in its directory. One that cannot be opened is noted.
+    #[must_use]
+    pub fn with_extents(mut self, yes: bool) -> Self {
+        self.with_extents = yes;
+        self
+    }
+
+    /// Take a parent that was changed since its child was made, or may be
+    /// another image, as it is (VMDK's CIDs). What is read then may be a
+    /// mixture of two disks.
+    #[must_use]
+    pub fn ignore_content_id(mut self, yes: bool) -> Self {
+        self.ignore_content_id = yes;
+        self
+    }
+
+    fn with_parent(&self) -> bool {
+        self.with_chain || !self.metadata_only
     }
 
     /// Opens the image at `path` (a regular file or block device) and
@@ -183,20 +211,22 @@ impl Chain<'_> {
             limits,
             snapshot: self.options.snapshot.as_ref().filter(|_| self.links.is_empty()),
             metadata_only: self.options.metadata_only,
+            with_extents: self.options.with_extents,
+            with_parent: self.options.with_parent(),
         };
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
-        if let Some(child) = self.links.last() {
+        if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {
             require_content(child, &*layer, &name)?;
         }
         let parent = layer.parent().cloned();
         let link_name = name.clone();
         self.links.push(Link { layer, name });
         match parent {
-            Some(parent) if self.options.with_chain || !self.options.metadata_only => {
+            Some(parent) if self.options.with_parent() => {
                 let role = "backing file";
                 let open = || -> Result<_> {
-                    let path = resolver.resolve(role, &parent.name)?;
-                    let source = resolver.open(role, &parent.name)?;
+                    let path = resolver.resolve(role, parent.to_open())?;
+                    let source = resolver.open(role, parent.to_open())?;
                     let format = parent.format.as_deref().map(str::parse).transpose()?;
                     Ok((source, path.display().to_string(), format))
                 };
@@ -210,18 +240,20 @@ impl Chain<'_> {
 /// A child that says what content its parent must have is taken at its word.
 fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
     let Some(wanted) = child.layer.parent_content_id() else { return Ok(()) };
-    match parent.content_id() {
-        Some(found) if found == wanted => Ok(()),
-        found => Err(Error::corrupt(
-            "backing chain",
-            format!(
-                "the parent '{name}' has the content ID {}, but this image was made for {wanted}",
-                found.as_deref().unwrap_or("(none)")
-            ),
-        )
-        .in_file(&child.name)
-        .hint("the parent was changed since, or it is another image")),
+    let found = parent.content_ids();
+    if found.contains(&wanted) {
+        return Ok(());
     }
+    let found = if found.is_empty() { "(none)".to_owned() } else { found.join(", ") };
+    Err(Error::corrupt(
+        "backing chain",
+        format!("the parent '{name}' has the content ID {found}, this image was made for {wanted}"),
+    )
+    .in_file(&child.name)
+    .hint(
+        "the parent was changed since, or it is another image; to read it all the same: \
+         ignore_content_id, --ignore-cid",
+    ))
 }
 
 fn open_layer(

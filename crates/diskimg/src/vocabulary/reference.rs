@@ -68,10 +68,16 @@ impl Resolver<'_> {
 
     fn require_same_dir(&self, role: &str, name: &str, dir: &Path, path: &Path) -> Result<()> {
         let cannot = |e| Error::io(format!("cannot open its {role} '{}'", path.display()), e);
+        if self.image.is_none() {
+            return Err(Error::refused(format!(
+                "its {role} '{name}' cannot be beside an image that is not a file"
+            ))
+            .hint("open the image by its path, or allow any file: References::Any"));
+        }
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         let home = std::fs::canonicalize(dir).map_err(cannot)?;
         let real = std::fs::canonicalize(path).map_err(cannot)?;
-        if self.image.is_some() && real.starts_with(&home) {
+        if real.starts_with(&home) {
             return Ok(());
         }
         Err(Error::refused(format!(

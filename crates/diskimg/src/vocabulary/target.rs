@@ -101,7 +101,7 @@ pub struct Backing {
     pub name: String,
     /// Its format's name, to be recorded too.
     pub format: Option<String>,
-    /// Its [`Layer::content_id`](crate::Layer::content_id), for formats that
+    /// The first of its [`Layer::content_ids`](crate::Layer::content_ids), for formats that
     /// record it. The verbs fill it in.
     pub content_id: Option<String>,
 }

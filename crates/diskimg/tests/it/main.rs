@@ -17,5 +17,6 @@ mod overlays;
 mod readers;
 mod real_images;
 mod scale;
+mod split;
 mod tool;
 mod writers;

@@ -66,10 +66,11 @@ impl Qcow2 {
             }
             _ => Ok(Vec::new()),
         };
-        let parent = header
-            .backing
-            .clone()
-            .map(|name| ParentReference { name, format: header.extensions.backing_format.clone() });
+        let parent = header.backing.clone().map(|name| ParentReference {
+            name,
+            stand_in: None,
+            format: header.extensions.backing_format.clone(),
+        });
         let l1 = read_words(&*file, "L1 table", l1.offset, l1.entries)?;
         let mut files = vec![file];
         if header.external_data() && !context.metadata_only {

@@ -17,18 +17,26 @@
 //!
 //! *Virtual Disk Format 5.0*, "The Descriptor File".
 
+use super::extent_line::{ExtentLine, shortened};
 use crate::vocabulary::error::{Error, Result};
+use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 
 /// `parentCID` of a disk without parent (`CID_NOPARENT`).
 pub(super) const NO_PARENT: u32 = 0xffff_ffff;
 
 const STRUCTURE: &str = "VMDK descriptor";
 
+/// Ctrl-Z: how old editors end a text.
+const DOS_END_OF_FILE: char = '\u{1a}';
+
+/// The newest `version` seen.
+const MAX_VERSION: u32 = 4;
+
 /// A parsed descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Descriptor {
-    /// Content ID: changes when the disk is written to.
-    pub(super) cid: u32,
+    /// Content ID: changes when the disk is written to. Some writers have none.
+    pub(super) cid: Option<u32>,
     /// The parent's content ID when this disk was made; [`NO_PARENT`].
     pub(super) parent_cid: u32,
     /// As written; may be empty.
@@ -41,58 +49,6 @@ pub(super) struct Descriptor {
     ddb: Vec<(String, String)>,
 }
 
-/// One part of the disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ExtentLine {
-    pub(super) access: Access,
-    /// Guest sectors.
-    pub(super) sectors: u64,
-    pub(super) kind: ExtentKind,
-    /// The file, as written; `None` only for [`ExtentKind::Zero`].
-    pub(super) name: Option<String>,
-    /// Sectors into that file.
-    pub(super) offset: Option<u64>,
-    /// The line as written, for errors.
-    pub(super) text: String,
-}
-
-/// What the guest may do with an extent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    ReadWrite,
-    ReadOnly,
-    None,
-}
-
-/// How an extent is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ExtentKind {
-    Flat,
-    Sparse,
-    Zero,
-    Vmfs,
-    VmfsSparse,
-    VmfsRdm,
-    VmfsRaw,
-    SeSparse,
-    VsanSparse,
-}
-
-const KINDS: [(&str, ExtentKind); 9] = [
-    ("FLAT", ExtentKind::Flat),
-    ("SPARSE", ExtentKind::Sparse),
-    ("ZERO", ExtentKind::Zero),
-    ("VMFS", ExtentKind::Vmfs),
-    ("VMFSSPARSE", ExtentKind::VmfsSparse),
-    ("VMFSRDM", ExtentKind::VmfsRdm),
-    ("VMFSRAW", ExtentKind::VmfsRaw),
-    ("SESPARSE", ExtentKind::SeSparse),
-    ("VSANSPARSE", ExtentKind::VsanSparse),
-];
-
-const ACCESSES: [(&str, Access); 3] =
-    [("RW", Access::ReadWrite), ("RDONLY", Access::ReadOnly), ("NOACCESS", Access::None)];
-
 /// What of the header is looked at, in lower case.
 const HEADER_KEYS: [&str; 6] =
     ["version", "cid", "parentcid", "createtype", "parentfilenamehint", "encryptionkeys"];
@@ -101,6 +57,7 @@ const HEADER_KEYS: [&str; 6] =
 /// blank lines, then the version.
 pub(super) fn looks_like_one(head: &[u8]) -> bool {
     let mut titled = false;
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     for line in head.split(|&b| b == b'\n') {
         let line = line.trim_ascii();
         if let Some(comment) = line.strip_prefix(b"#") {
@@ -109,7 +66,8 @@ pub(super) fn looks_like_one(head: &[u8]) -> bool {
             let Some(equals) = line.iter().position(|&b| b == b'=') else { return false };
             let (key, value) = (line[..equals].trim_ascii(), line[equals + 1..].trim_ascii());
             let is = |name: &str| key.eq_ignore_ascii_case(name.as_bytes());
-            return (is("version") && matches!(value, b"1" | b"2" | b"3"))
+            let known = || std::str::from_utf8(value).is_ok_and(known_version);
+            return (is("version") && known())
                 || (titled && ["version", "encoding", "CID", "createType"].into_iter().any(is));
         }
     }
@@ -125,6 +83,7 @@ impl Descriptor {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
         let text = decode(&bytes[..end]);
+        let text = text.trim_end_matches(DOS_END_OF_FILE);
         let mut header = Pairs::default();
         let mut descriptor = Self::default();
         // A lone CR ends a line too; of CRLF it leaves an empty one.
@@ -137,6 +96,17 @@ impl Descriptor {
         }
         descriptor.take_header(&header)?;
         Ok(descriptor)
+    }
+
+    /// What a descriptor would say of a disk that has none: it is one sparse
+    /// extent of so many sectors, and stands alone.
+    pub(super) fn of_one_extent(create_type: &str, sectors: u64) -> Self {
+        Self {
+            parent_cid: NO_PARENT,
+            create_type: create_type.to_owned(),
+            extents: vec![ExtentLine::itself(sectors)],
+            ..Self::default()
+        }
     }
 
     /// A value of the disk database.
@@ -186,9 +156,11 @@ impl Descriptor {
 
     fn take_header(&mut self, header: &Pairs) -> Result<()> {
         let version = header.get("version").unwrap_or("1");
-        if !matches!(version, "1" | "2" | "3") {
-            return Err(Error::unsupported(format!("version {version}; 1 to 3 are known"))
-                .in_structure(STRUCTURE));
+        if !known_version(version) {
+            return Err(Error::unsupported(format!(
+                "version {version}; 1 to {MAX_VERSION} are known"
+            ))
+            .in_structure(STRUCTURE));
         }
         if header.get("encryptionkeys").is_some()
             || self.ddb("ddb.iofilters").is_some_and(|filters| filters.contains("vmcrypt"))
@@ -196,7 +168,7 @@ impl Descriptor {
             return Err(Error::unsupported("the disk is encrypted").in_structure(STRUCTURE));
         }
         self.cid = header.content_id("CID")?;
-        self.parent_cid = header.content_id("parentCID")?;
+        self.parent_cid = header.content_id("parentCID")?.unwrap_or(NO_PARENT);
         self.create_type = header.get("createtype").unwrap_or_default().to_owned();
         self.parent_hint =
             header.get("parentfilenamehint").filter(|h| !h.is_empty()).map(str::to_owned);
@@ -224,67 +196,14 @@ impl Pairs {
         self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
-    fn content_id(&self, name: &str) -> Result<u32> {
-        let Some(value) = self.get(&name.to_ascii_lowercase()) else {
-            return Err(Error::corrupt(STRUCTURE, format!("{name} is missing")));
-        };
+    fn content_id(&self, name: &str) -> Result<Option<u32>> {
+        let Some(value) = self.get(&name.to_ascii_lowercase()) else { return Ok(None) };
         let digits = value.strip_prefix("0x").unwrap_or(value);
-        u32::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+')).ok_or_else(|| {
+        let id = u32::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'));
+        id.map(Some).ok_or_else(|| {
             Error::corrupt(STRUCTURE, format!("{name} '{value}': 32 bits in hex wanted"))
         })
     }
-}
-
-impl ExtentLine {
-    /// `None`: it is another kind of line.
-    fn parse(line: &str) -> Result<Option<Self>, String> {
-        let (word, rest) = next_word(line);
-        let Some(access) = named(&ACCESSES, word) else { return Ok(None) };
-        if rest.starts_with('=') {
-            return Ok(None);
-        }
-        let (sectors, rest) = next_word(rest);
-        let sectors: u64 = number("size", sectors)?;
-        if sectors == 0 || super::sectors_to_bytes(sectors).is_none() {
-            return Err(format!("an extent of {sectors} sectors"));
-        }
-        let (kind, rest) = next_word(rest);
-        let Some(kind) = named(&KINDS, kind) else {
-            return Err(format!("unknown extent type '{kind}'"));
-        };
-        let (name, rest) = match rest.strip_prefix('"') {
-            Some(quoted) => {
-                // Quotes in names are not escaped; behind the name there are none.
-                let (name, rest) = quoted.rsplit_once('"').ok_or("the quote is never closed")?;
-                (Some(name.to_owned()), rest.trim_start())
-            }
-            None => (None, rest),
-        };
-        match &name {
-            Some(name) if name.is_empty() => return Err("the file has no name".into()),
-            None if kind != ExtentKind::Zero => return Err("no file in quotes".into()),
-            _ => {}
-        }
-        // Behind the offset, raw partitions have a UUID and a device name.
-        let (offset, _) = next_word(rest);
-        let offset = if offset.is_empty() { None } else { Some(number("offset", offset)?) };
-        Ok(Some(Self { access, sectors, kind, name, offset, text: line.to_owned() }))
-    }
-}
-
-fn next_word(text: &str) -> (&str, &str) {
-    let text = text.trim_start();
-    let end = text.find(|c: char| c.is_whitespace()).unwrap_or(text.len());
-    (&text[..end], text[end..].trim_start())
-}
-
-fn named<T: Copy>(table: &[(&str, T)], word: &str) -> Option<T> {
-    table.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|&(_, value)| value)
-}
-
-fn number(what: &str, word: &str) -> Result<u64, String> {
-    let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
-    word.parse().ok().filter(|_| digits).ok_or_else(|| format!("the {what} '{word}' is no number"))
 }
 
 /// A value, in quotes or not.
@@ -300,29 +219,27 @@ fn unquote(value: &str) -> Result<String, String> {
 }
 
 fn at_line(number: usize, line: &str, what: &str) -> String {
-    let shown: String = line.chars().take(120).collect();
-    format!("line {number}, '{shown}': {what}")
+    format!("line {number}, '{}': {what}", shortened(line))
 }
 
-/// UTF-8 where it is; otherwise windows-1252, which older hosts write. What
-/// other encodings hold beyond ASCII is in names only.
+/// Whether a `version`, perhaps with a comment behind it, is one of ours.
+fn known_version(value: &str) -> bool {
+    let number = value.split(|c: char| c.is_whitespace() || c == '#').next().unwrap_or(value);
+    number.parse().is_ok_and(|number| (1..=MAX_VERSION).contains(&number))
+}
+
+/// The text: in the encoding that it names, else UTF-8 where it is, else
+/// windows-1252, which older hosts write. A byte order mark goes before all.
 fn decode(bytes: &[u8]) -> String {
-    // 0x80 to 0x9f differ from Unicode.
-    const HIGH: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž',
-        '\u{8f}', '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}',
-        'ž', 'Ÿ',
-    ];
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes
-            .iter()
-            .map(|&b| match b {
-                0x80..=0x9f => HIGH[usize::from(b - 0x80)],
-                _ => char::from(b),
-            })
-            .collect(),
-    }
+    let stated = bytes.split(|&b| b == b'\n').find_map(|line| {
+        let (key, value) = line.split_at(line.iter().position(|&b| b == b'=')?);
+        let label = value[1..].trim_ascii();
+        let label = label.strip_prefix(b"\"").and_then(|l| l.strip_suffix(b"\"")).unwrap_or(label);
+        key.trim_ascii().eq_ignore_ascii_case(b"encoding").then(|| Encoding::for_label(label))?
+    });
+    let likely = if std::str::from_utf8(bytes).is_ok() { UTF_8 } else { WINDOWS_1252 };
+    let encoding = stated.filter(|&e| e != UTF_8).unwrap_or(likely);
+    encoding.decode(bytes).0.into_owned()
 }
 
 #[cfg(test)]
@@ -336,7 +253,7 @@ mod tests {
     #[test]
     fn keys_quotes_and_line_ends_come_in_every_style() {
         let plain = Descriptor::parse(PLAIN.as_bytes()).expect("parses");
-        assert_eq!((plain.cid, plain.parent_cid), (0x4ea3_470f, NO_PARENT));
+        assert_eq!((plain.cid, plain.parent_cid), (Some(0x4ea3_470f), NO_PARENT));
         assert_eq!(plain.create_type, "monolithicSparse");
         assert_eq!(plain.ddb("ddb.adaptertype"), Some("ide"));
         assert_eq!(plain.extents.len(), 1);
@@ -349,27 +266,13 @@ mod tests {
             PLAIN.replace("createType", "CREATETYPE"),
             PLAIN.replace("\"monolithicSparse\"", "monolithicSparse"),
             format!("{PLAIN}\0\0garbage behind the end"),
+            format!("\u{feff}{PLAIN}"),
+            format!("{PLAIN}\u{1a}"),
+            PLAIN.replace("version=1", "version = 4 # of the format"),
         ];
         for text in variants {
             assert_eq!(Descriptor::parse(text.as_bytes()).expect("parses"), plain, "{text:?}");
         }
-    }
-
-    #[test]
-    fn extent_lines_say_all_that_the_specification_knows() {
-        let line = |text: &str| ExtentLine::parse(text).expect("parses").expect("an extent");
-        let flat = line("RDONLY 63 FLAT \"disk-pt.vmdk\" 128");
-        assert_eq!((flat.access, flat.kind), (Access::ReadOnly, ExtentKind::Flat));
-        assert_eq!((flat.sectors, flat.offset), (63, Some(128)));
-        let zero = line("rw 100 zero");
-        assert_eq!((zero.kind, zero.name), (ExtentKind::Zero, None));
-        assert_eq!(line("NOACCESS 1 VMFS \"x\"").access, Access::None);
-        let raw = line(r#"RW 8 FLAT "\\.\PhysicalDrive0" 0 partitionUUID deviceId"#);
-        assert_eq!(raw.name.as_deref(), Some(r"\\.\PhysicalDrive0"));
-        let quote = line(r#"RW 8 FLAT "my "old" disk.vmdk" 128"#);
-        assert_eq!(quote.name.as_deref(), Some(r#"my "old" disk.vmdk"#));
-        assert_eq!(quote.offset, Some(128));
-        assert_eq!(ExtentLine::parse("rw=on"), Ok(None));
     }
 
     #[test]
@@ -386,7 +289,7 @@ mod tests {
             ("RW 0 SPARSE \"a\"", "0 sectors"),
             ("RW 99999999999999999 SPARSE \"a\"", "sectors"),
             ("RW 1 BLOB \"a\"", "extent type 'BLOB'"),
-            ("RW 1 SPARSE a.vmdk", "no file in quotes"),
+            ("RW 1 SPARSE", "no file is named"),
             ("RW 1 SPARSE \"a.vmdk", "never closed"),
             ("RW 1 SPARSE \"\"", "no name"),
             ("RW 1 FLAT \"a\" x", "offset 'x'"),
@@ -417,26 +320,27 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_there_is_asked_for() {
-        for (gone, said) in
-            [("\nCID=4ea3470f", "CID is missing"), ("parentCID=ffffffff\n", "parentCID is missing")]
+    fn content_ids_are_hex_and_may_be_missing() {
+        let with = |line: &str| {
+            Descriptor::parse(PLAIN.replace("\nCID=4ea3470f\n", &format!("\n{line}\n")).as_bytes())
+        };
+        let without = with("parentCID=ffffffff").expect("parses");
+        assert_eq!((without.cid, without.parent_cid), (None, NO_PARENT));
+        for (bad, said) in
+            [("CID=xyz", "32 bits in hex"), ("CID=+1", "32 bits"), ("CID=123456789", "32 bits")]
         {
-            let text = PLAIN.replace(gone, "");
-            let error = Descriptor::parse(text.as_bytes()).expect_err(said).to_string();
+            let error = with(bad).expect_err(said).to_string();
             assert!(error.contains(said), "{error}");
         }
-        for (bad, said) in [
-            ("CID=xyz\n", "32 bits in hex"),
-            ("CID=+1\n", "32 bits"),
-            ("CID=123456789\n", "32 bits"),
-        ] {
-            let text = PLAIN.replace("\nCID=4ea3470f\n", &format!("\n{bad}"));
-            let error = Descriptor::parse(text.as_bytes()).expect_err(said).to_string();
-            assert!(error.contains(said), "{error}");
+    }
+
+    #[test]
+    fn a_version_of_the_future_is_not_guessed_at() {
+        for version in ["5", "0", "x", ""] {
+            let text = PLAIN.replace("version=1", &format!("version={version}"));
+            let error = Descriptor::parse(text.as_bytes()).expect_err("version");
+            assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
         }
-        let text = PLAIN.replace("version=1", "version=4");
-        let error = Descriptor::parse(text.as_bytes()).expect_err("version");
-        assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
     }
 
     #[test]
@@ -450,12 +354,20 @@ mod tests {
     }
 
     #[test]
-    fn names_in_windows_1252_are_read() {
-        let text = PLAIN.replace("a b", "\u{1}");
-        let bytes: Vec<u8> =
-            text.bytes().flat_map(|b| if b == 1 { vec![0xe4, 0x80] } else { vec![b] }).collect();
-        let descriptor = Descriptor::parse(&bytes).expect("parses");
-        assert_eq!(descriptor.extents[0].name.as_deref(), Some("ä€.vmdk"));
+    fn names_are_read_in_the_encoding_that_is_stated_or_likely() {
+        let name = |encoding: &str, bytes: &[u8]| {
+            let (front, back) = PLAIN.split_once("a b").expect("there");
+            let front = front.replace("version=1\n", &format!("version=1\n{encoding}\n"));
+            let text = [front.as_bytes(), bytes, back.as_bytes()].concat();
+            Descriptor::parse(&text).expect("parses").extents[0].name.clone().expect("named")
+        };
+        assert_eq!(name("", "ä".as_bytes()), "ä.vmdk");
+        assert_eq!(name("", &[0xe4, 0x80]), "ä€.vmdk");
+        assert_eq!(name("encoding=\"UTF-8\"", "ä".as_bytes()), "ä.vmdk");
+        assert_eq!(name("encoding=\"windows-1252\"", &[0xc3, 0xa4]), "Ã¤.vmdk");
+        assert_eq!(name("encoding=\"windows-1251\"", &[0xc4]), "Д.vmdk");
+        assert_eq!(name("ENCODING = \"GBK\"\r", &[0xc4, 0xe3]), "你.vmdk");
+        assert_eq!(name("encoding=\"klingon\"", &[0xe4]), "ä.vmdk");
     }
 
     #[test]
@@ -471,12 +383,19 @@ mod tests {
 
     #[test]
     fn descriptors_are_recognised_by_their_first_lines() {
-        for yes in
-            [PLAIN, "version=1\r\n", "\n # x\n  \nversion = 3\n", "# Disk DescriptorFile\r\nCID=1"]
-        {
+        for yes in [
+            PLAIN,
+            "\u{feff}version=1\n",
+            "version=2 # x\n",
+            "version=1\r\n",
+            "\n # x\n  \nversion = 3\n",
+            "# Disk DescriptorFile\r\nCID=1",
+        ] {
             assert!(looks_like_one(yes.as_bytes()), "{yes:?}");
         }
-        for no in ["", "version=4\n", "# a script\nset -e\n", "CID=1\n", "\0version=1\n"] {
+        for no in
+            ["", "version=5\n", "version=x\n", "# a script\nset -e\n", "CID=1\n", "\0version=1\n"]
+        {
             assert!(!looks_like_one(no.as_bytes()), "{no:?}");
         }
     }

@@ -1,10 +1,13 @@
 //! Reading VMDK: the descriptor's word on what the disk is, the extents' on
 //! where its bytes are.
 
-use super::descriptor::{Access, Descriptor, ExtentKind, NO_PARENT, looks_like_one};
+use super::cowd::{self, CowdHeader, Maker};
+use super::descriptor::{Descriptor, NO_PARENT, looks_like_one};
 use super::header::{Header, MAGIC};
-use super::sparse::{SparseExtent, read_header};
-use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, check, read};
+use super::parent::{self, Parent};
+use super::part::{Part, Parts};
+use super::sparse::read_header;
+use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, read};
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, Result};
@@ -12,110 +15,128 @@ use crate::vocabulary::extent::Extent;
 use crate::vocabulary::format::{Format, Head};
 use crate::vocabulary::info::{Details, Value};
 use crate::vocabulary::layer::{Geometry, Layer, ParentReference};
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::options::Options;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// `createType`s whose disk is one sparse extent in the descriptor's own file.
-/// Older writers leave it empty; the descriptor's extents tell.
-const SELF_CONTAINED: [&str; 5] =
-    ["monolithicSparse", "streamOptimized", "streamOptimizedWithMarkers", "custom", ""];
-
 /// A VMDK image.
 #[derive(Debug)]
 pub(crate) struct Vmdk {
-    /// Indexed by [`Part::file`].
-    files: Vec<Arc<dyn Source>>,
     descriptor: Descriptor,
-    /// In guest order, without gaps, at least one.
-    parts: Vec<Part>,
-    parent: Option<ParentReference>,
-    notes: Vec<String>,
+    parts: Parts,
+    parent: Parent,
 }
 
-/// One extent and where it is in the disk.
+/// The file with the descriptor.
 #[derive(Debug)]
-struct Part {
-    guest: Range<u64>,
-    file: usize,
-    layout: Layout,
+pub(super) struct Home {
+    pub(super) source: Arc<dyn Source>,
+    /// If the file is itself a sparse extent with guest bytes.
+    pub(super) header: Option<Header>,
+    pub(super) descriptor: Descriptor,
 }
 
-/// How an extent is stored: one variant per layout.
-#[derive(Debug)]
-enum Layout {
-    /// Hosted sparse: plain or compressed grains.
-    Sparse(SparseExtent),
+impl Home {
+    /// Reads header and descriptor, and opens nothing else.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is neither a descriptor nor
+    /// a sparse extent with one, [`Unsupported`](crate::ErrorKind::Unsupported)
+    /// for an extent without; as [`Descriptor::parse`].
+    pub(super) fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<Self> {
+        let mut head = vec![0; source.len().min(Head::BYTES as u64) as usize];
+        read(&*source, &mut head, 0, "VMDK header")?;
+        if head.starts_with(&SESPARSE_MAGIC) {
+            return Err(no_descriptor("an seSparse extent", "SESPARSE"));
+        }
+        if head.starts_with(&COWD_MAGIC) {
+            let header = cowd_alone(&*source)?;
+            let descriptor = Descriptor::of_one_extent("vmware3", header.capacity);
+            return Ok(Self { source, header: Some(header), descriptor });
+        }
+        if head.starts_with(&MAGIC) {
+            let header = read_header(&*source)?;
+            let descriptor = embedded_descriptor(&*source, &header, limits)?;
+            // Without capacity the header is a mere envelope: the disk is elsewhere.
+            let header = Some(header).filter(|header| header.capacity > 0);
+            return Ok(Self { source, header, descriptor });
+        }
+        if !looks_like_one(&head) {
+            let message = "neither a sparse extent nor a descriptor";
+            return Err(Error::corrupt("VMDK header", message).at(0));
+        }
+        let descriptor = read_descriptor(&*source, 0, source.len(), limits)?;
+        Ok(Self { source, header: None, descriptor })
+    }
 }
 
 impl Vmdk {
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
-        let mut head = vec![0; source.len().min(Head::BYTES as u64) as usize];
-        read(&*source, &mut head, 0, "VMDK header")?;
-        if head.starts_with(&SESPARSE_MAGIC) {
-            return Err(Error::unsupported("an seSparse extent, which is not implemented"));
-        }
-        if head.starts_with(&COWD_MAGIC) {
-            return Err(Error::unsupported("a COWD (vmfsSparse) extent, which is not implemented"));
-        }
-        if !head.starts_with(&MAGIC) {
-            if !looks_like_one(&head) {
-                return Err(Error::corrupt(
-                    "VMDK header",
-                    "neither a sparse extent nor a descriptor",
-                )
-                .at(0));
-            }
-            let bytes = source.len().min(context.limits.descriptor_bytes);
-            let descriptor = read_descriptor(&*source, 0, bytes)?;
-            return Err(elsewhere(&descriptor));
-        }
-        let header = read_header(&*source)?;
-        let descriptor = embedded_descriptor(&*source, &header, context)?;
-        if header.capacity == 0 {
-            return Err(elsewhere(&descriptor));
-        }
-        Self::self_contained(source, header, descriptor, context)
-    }
-
-    /// A disk that is one sparse extent with its descriptor inside.
-    fn self_contained(
-        source: Arc<dyn Source>,
-        header: Header,
-        descriptor: Descriptor,
-        context: &OpenContext<'_>,
-    ) -> Result<Self> {
-        let size = disk_sectors(&descriptor, &header)? * SECTOR;
-        let parent = parent_of(&descriptor)?;
-        let mut notes = Vec::new();
-        if header.unclean {
-            notes.push(
-                "the last writer did not close it properly: the tables may be incomplete".into(),
-            );
-        }
-        let extent = SparseExtent::open(Arc::clone(&source), header, context.limits)?;
-        if extent.replaced() > 0 {
-            notes.push(format!(
-                "{} entries of the grain directory are damaged; the redundant directory is used \
-                 for them",
-                extent.replaced()
-            ));
-        }
-        let part = Part { guest: 0..size, file: 0, layout: Layout::Sparse(extent) };
-        Ok(Self { files: vec![source], descriptor, parts: vec![part], parent, notes })
+        let Home { source, header, descriptor } = Home::read(source, context.limits)?;
+        let parent = parent::parent_of(&descriptor, &*source, context)?;
+        let parts = Parts::open(source, header, &descriptor.extents, context)?;
+        Ok(Self { descriptor, parts, parent })
     }
 
     /// `createType` as QEMU tells it: what is compressed is a stream.
     fn create_type(&self) -> &str {
-        let Layout::Sparse(extent) = &self.parts[0].layout;
-        if extent.header().compressed {
-            return "streamOptimized";
+        match (self.descriptor.create_type.as_str(), self.parts.parts.as_slice()) {
+            (_, [one]) if one.is_compressed() => "streamOptimized",
+            ("", [_]) => "monolithicSparse",
+            (create_type, _) => create_type,
         }
-        match self.descriptor.create_type.as_str() {
-            "" => "monolithicSparse",
-            other => other,
+    }
+
+    /// Bytes of a grain, if all parts have grains of one size.
+    fn grain_bytes(&self) -> Option<u64> {
+        let mut sizes = self.parts.parts.iter().map(Part::grain_bytes);
+        let first = sizes.next()??;
+        sizes.all(|size| size == Some(first)).then_some(first)
+    }
+
+    /// What `info` lists of one part.
+    fn part_facts(&self, part: &Part) -> Value {
+        let itself = part.file == 0 && part.grain_bytes().is_some();
+        let path = self.parts.files[part.file].path().filter(|_| itself || part.file != 0);
+        let name = path.map(|p| p.display().to_string()).or_else(|| part.line.name.clone());
+        let kind = if itself { "" } else { part.line.kind.name() };
+        let mut facts = Vec::new();
+        if part.is_compressed() {
+            facts.push(("compressed", Value::from(true)));
         }
+        facts.push(("virtual-size", Value::from(part.guest.end - part.guest.start)));
+        facts.push(("filename", Value::Text(name.unwrap_or_default())));
+        if let Some(bytes) = part.grain_bytes() {
+            facts.push(("cluster-size", Value::from(bytes)));
+        }
+        facts.push(("format", Value::from(kind)));
+        Value::Map(facts)
+    }
+
+    /// The names that QEMU gives the files, in its order.
+    fn children(&self) -> Vec<(String, usize)> {
+        let named = self.parts.parts.iter().enumerate().filter(|(_, part)| part.file != 0);
+        let extents = named.map(|(number, part)| (format!("extents.{number}"), part.file));
+        let mut children: Vec<_> = extents.collect();
+        children.reverse();
+        children.push(("file".into(), 0));
+        children
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.warnings();
+        for part in &self.parts.parts {
+            notes.extend(part.notes(&self.parts.files));
+        }
+        if let Parent::Uuid(uuid) = &self.parent {
+            notes.push(format!(
+                "a VirtualBox differencing image: alone it holds only what changed since its \
+                 parent, whose UUID is {uuid}"
+            ));
+        }
+        notes
     }
 }
 
@@ -125,76 +146,67 @@ impl Layer for Vmdk {
     }
 
     fn geometry(&self) -> Geometry {
-        let Layout::Sparse(extent) = &self.parts[0].layout;
-        let size = self.parts.last().map_or(0, |part| part.guest.end);
-        Geometry { size, unit: extent.header().grain_bytes() }
+        let size = self.parts.parts.last().map_or(0, |part| part.guest.end);
+        let unit = self.parts.parts.iter().filter_map(Part::grain_bytes).min();
+        Geometry { size, unit: unit.unwrap_or(1) }
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
-        &self.files
+        &self.parts.files
     }
 
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
-        let first = self.parts.partition_point(|part| part.guest.end <= range.start);
-        for part in self.parts[first..].iter().take_while(|p| p.guest.start < range.end) {
-            let base = part.guest.start;
-            let start = range.start.max(base) - base;
-            let end = range.end.min(part.guest.end) - base;
-            let Layout::Sparse(extent) = &part.layout;
-            extent.map(start..end, base, part.file, out)?;
+        let Parts { files, parts } = &self.parts;
+        let first = parts.partition_point(|part| part.guest.end <= range.start);
+        for part in parts[first..].iter().take_while(|p| p.guest.start < range.end) {
+            let (start, end) = (range.start.max(part.guest.start), range.end.min(part.guest.end));
+            part.map(start..end, files, out)?;
         }
         Ok(())
     }
 
     fn parent(&self) -> Option<&ParentReference> {
-        self.parent.as_ref()
+        match &self.parent {
+            Parent::Known { reference, .. } => Some(reference),
+            Parent::None | Parent::Uuid(_) => None,
+        }
     }
 
-    fn content_id(&self) -> Option<String> {
-        Some(content_id_text(self.descriptor.cid))
+    fn content_ids(&self) -> Vec<String> {
+        parent::content_ids(&self.descriptor)
     }
 
     fn parent_content_id(&self) -> Option<String> {
-        self.parent.as_ref().map(|_| content_id_text(self.descriptor.parent_cid))
+        match &self.parent {
+            Parent::Known { content_id, .. } => content_id.clone(),
+            Parent::None | Parent::Uuid(_) => None,
+        }
     }
 
     fn details(&self) -> Details {
-        let extents = self.parts.iter().map(|part| {
-            let Layout::Sparse(extent) = &part.layout;
-            let file = self.files[part.file].path();
-            let name = file.map(|p| p.display().to_string()).unwrap_or_default();
-            let mut facts = Vec::new();
-            if extent.header().compressed {
-                facts.push(("compressed", Value::from(true)));
-            }
-            facts.extend([
-                ("virtual-size", Value::from(part.guest.end - part.guest.start)),
-                ("filename", Value::Text(name)),
-                ("cluster-size", Value::from(extent.header().grain_bytes())),
-                ("format", Value::from("")),
-            ]);
-            Value::Map(facts)
-        });
+        let cid = self.descriptor.cid.unwrap_or(NO_PARENT);
+        let extents = self.parts.parts.iter().map(|part| self.part_facts(part));
         Details {
-            cluster_size: Some(self.geometry().unit),
+            cluster_size: self.grain_bytes(),
             specific: vec![
-                ("cid", Value::from(u64::from(self.descriptor.cid))),
+                ("cid", Value::from(u64::from(cid))),
                 ("parent-cid", Value::from(u64::from(self.descriptor.parent_cid))),
                 ("create-type", Value::from(self.create_type())),
                 ("extents", Value::List(extents.collect())),
             ],
-            children: vec![("file".into(), 0)],
-            notes: self.notes.clone(),
+            children: self.children(),
+            notes: self.notes(),
             ..Details::default()
         }
     }
 
+    fn warnings(&self) -> Vec<String> {
+        self.parts.parts.iter().flat_map(Part::warnings).collect()
+    }
+
     fn create_options(&self) -> Options {
-        let Layout::Sparse(extent) = &self.parts[0].layout;
         let mut options = Options::default();
-        let subformat =
-            if extent.header().compressed { "streamOptimized" } else { "monolithicSparse" };
-        options.set("subformat", subformat);
+        options.set("subformat", self.create_type());
         for (name, key) in [
             ("adapter_type", "ddb.adapterType"),
             ("hwversion", "ddb.virtualHWVersion"),
@@ -204,7 +216,7 @@ impl Layer for Vmdk {
                 options.set(name, value);
             }
         }
-        if extent.header().zeroed_grains() && !extent.header().compressed {
+        if self.parts.parts.iter().any(Part::has_zeroed_grains) {
             options.set("zeroed_grain", "on");
         }
         options
@@ -212,9 +224,8 @@ impl Layer for Vmdk {
 
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let mut counts = CheckReport::default();
-        for part in &self.parts {
-            let Layout::Sparse(extent) = &part.layout;
-            check::check(extent, report, &mut counts)?;
+        for part in &self.parts.parts {
+            part.check(&self.parts.files, report, &mut counts)?;
         }
         Ok(Some(counts))
     }
@@ -225,22 +236,43 @@ pub(super) fn content_id_text(cid: u32) -> String {
     format!("{cid:08x}")
 }
 
+/// A COWD that is a disk of its own.
+fn cowd_alone(source: &dyn Source) -> Result<Header> {
+    let CowdHeader { header, maker } = cowd::read_header(source)?;
+    match maker {
+        Maker::Esx => Err(no_descriptor("a COWD (vmfsSparse) extent", "VMFSSPARSE")),
+        Maker::Hosted { parent: Some(parent), .. } => Err(Error::unsupported(format!(
+            "a COWD child of VMware 2 or 3, whose parent is '{}'",
+            parent.name
+        ))
+        .hint("alone it holds only what changed")),
+        Maker::Hosted { parent: None, .. } => Ok(header),
+    }
+}
+
+/// An extent alone may hold a part of the disk, or only what changed in it.
+fn no_descriptor(what: &str, kind: &str) -> Error {
+    Error::unsupported(format!("{what} without descriptor: a part of a disk")).hint(format!(
+        "open the descriptor that lists it; one that is lost can be written by hand, with \
+         the lines 'version=1', 'CID=fffffffe', 'parentCID=ffffffff', 'createType=\"custom\"' \
+         and 'RW SECTORS {kind} \"FILE\"'"
+    ))
+}
+
 fn embedded_descriptor(
     source: &dyn Source,
     header: &Header,
-    context: &OpenContext<'_>,
+    limits: &Limits,
 ) -> Result<Descriptor> {
     if header.descriptor_offset == 0 {
-        return Err(Error::unsupported("an extent without descriptor: a part of a split disk")
-            .hint("open the descriptor file that lists it"));
+        return Err(no_descriptor(&format!("an extent of {} sectors", header.capacity), "SPARSE"));
     }
-    let (at, len) = (header.descriptor_offset * SECTOR, header.descriptor_sectors * SECTOR);
-    let most = context.limits.descriptor_bytes;
-    if len > most {
-        return Err(Error::limit(format!("a descriptor of {len} bytes; at most {most}"))
-            .in_structure("VMDK descriptor")
-            .at(at));
-    }
+    let at = header.descriptor_offset * SECTOR;
+    let len = match header.descriptor_sectors * SECTOR {
+        // Some writers leave the size to the text's own end.
+        0 => (header.over_head * SECTOR).min(source.len()).saturating_sub(at),
+        len => len,
+    };
     if at.checked_add(len).is_none_or(|end| end > source.len()) {
         return Err(Error::corrupt(
             "VMDK descriptor",
@@ -249,88 +281,18 @@ fn embedded_descriptor(
         .at(at)
         .hint("the file is probably truncated"));
     }
-    read_descriptor(source, at, len)
+    read_descriptor(source, at, len, limits)
 }
 
-fn read_descriptor(source: &dyn Source, at: u64, len: u64) -> Result<Descriptor> {
-    let mut bytes = vec![0; len as usize];
+/// Reads the text in `len` bytes, which may be more than it has.
+fn read_descriptor(source: &dyn Source, at: u64, len: u64, limits: &Limits) -> Result<Descriptor> {
+    let most = limits.descriptor_bytes;
+    let mut bytes = vec![0; len.min(most.saturating_add(1)) as usize];
     read(source, &mut bytes, at, "VMDK descriptor")?;
+    if len > most && !bytes.contains(&0) {
+        return Err(Error::limit(format!("it is longer than {most} bytes"))
+            .in_structure("VMDK descriptor")
+            .at(at));
+    }
     Descriptor::parse(&bytes).map_err(|e| e.at(at))
-}
-
-/// Why a descriptor whose extents are other files is not opened.
-fn elsewhere(descriptor: &Descriptor) -> Error {
-    Error::unsupported(format!(
-        "createType \"{}\" with {} extent lines: the disk is in other files; implemented are \
-         monolithicSparse and streamOptimized",
-        descriptor.create_type,
-        descriptor.extents.len()
-    ))
-}
-
-/// Sectors of the disk. The descriptor must describe the sparse extent it is
-/// in, and nothing else.
-fn disk_sectors(descriptor: &Descriptor, header: &Header) -> Result<u64> {
-    let create_type = &descriptor.create_type;
-    if !SELF_CONTAINED.iter().any(|known| known.eq_ignore_ascii_case(create_type.trim())) {
-        return Err(elsewhere(descriptor));
-    }
-    let [extent] = descriptor.extents.as_slice() else {
-        return match descriptor.extents.len() {
-            0 => Err(Error::corrupt("VMDK descriptor", "it lists no extent")),
-            _ => Err(elsewhere(descriptor)),
-        };
-    };
-    let line = &extent.text;
-    if extent.access == Access::None {
-        return Err(Error::unsupported(format!("extent line '{line}': nobody may access it")));
-    }
-    if extent.kind != ExtentKind::Sparse {
-        return Err(Error::unsupported(format!(
-            "extent line '{line}': only SPARSE is implemented"
-        )));
-    }
-    if extent.offset.is_some_and(|offset| offset != 0) {
-        return Err(Error::unsupported(format!(
-            "extent line '{line}': a sparse extent at an offset"
-        )));
-    }
-    // The capacity "should be a multiple of the grain size": VirtualBox rounds
-    // it up, and gives the disk's size in the extent line.
-    let rounded = extent.sectors.next_multiple_of(header.grain_sectors);
-    if ![extent.sectors, rounded].contains(&header.capacity) {
-        return Err(Error::corrupt(
-            "VMDK descriptor",
-            format!(
-                "extent line '{line}': {} sectors, but {} in the header",
-                extent.sectors, header.capacity
-            ),
-        ));
-    }
-    Ok(extent.sectors)
-}
-
-fn parent_of(descriptor: &Descriptor) -> Result<Option<ParentReference>> {
-    let hint = descriptor.parent_hint.as_deref();
-    match (descriptor.parent_cid, hint) {
-        (NO_PARENT, None) => match descriptor.virtualbox_parent() {
-            None => Ok(None),
-            Some(uuid) => Err(Error::unsupported(format!(
-                "a VirtualBox differencing image whose parent is known by its UUID {uuid} only"
-            ))
-            .hint("alone it holds only what changed; convert it with VirtualBox's VBoxManage")),
-        },
-        (NO_PARENT, Some(hint)) => Err(Error::corrupt(
-            "VMDK descriptor",
-            format!("parentCID says there is no parent, parentFileNameHint says '{hint}'"),
-        )),
-        (cid, None) => Err(Error::corrupt(
-            "VMDK descriptor",
-            format!("parentCID is {}, but parentFileNameHint is missing", content_id_text(cid)),
-        )),
-        (_, Some(hint)) => Ok(Some(ParentReference {
-            name: hint.to_owned(),
-            format: Some(Format::Vmdk.name().to_owned()),
-        })),
-    }
 }

@@ -36,9 +36,12 @@
 mod check;
 mod create;
 mod descriptor;
+mod extent_line;
 mod header;
 mod layer;
 mod new_descriptor;
+mod parent;
+mod part;
 mod sparse;
 mod stream;
 mod stream_target;

@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(read.extents[0].text, "RW 204800 SPARSE \"a.vmdk\"");
         assert_eq!(read.ddb("ddb.geometry.cylinders"), Some("203"));
         let long = read.ddb("ddb.longContentID").expect("there");
-        assert!(long.len() == 32 && long.ends_with(&format!("{:08x}", read.cid)));
+        assert!(long.len() == 32 && long.ends_with(&format!("{:08x}", read.cid.expect("there"))));
         assert!(read.ddb("ddb.uuid").is_some_and(|u| u.starts_with("60 00 c2 9") && u.len() == 47));
     }
 

@@ -12,19 +12,17 @@
 
 use super::header::{GD_AT_END, Header};
 use super::stream::{self, GrainMarker};
+use super::tables::TableCache;
 use super::{SECTOR, read, read_sector};
 use crate::host::codec::Codec;
-use crate::host::lock;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
 use crate::vocabulary::limits::Limits;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::IntoBytes;
-
-/// Grain tables kept in memory: 16 of them speak for 512 MiB.
-const CACHED_TABLES: usize = 16;
 
 /// How far a compressed grain may exceed twice its size. Deflate does not
 /// expand by more than a few bytes; QEMU too reads two grains at most.
@@ -44,9 +42,13 @@ pub(super) struct SparseExtent {
     /// Sectors of grain tables; entries the primary directory has wrong are
     /// the redundant one's.
     directory: Vec<u32>,
-    /// How many those are.
+    /// The redundant directory, if it can be read; otherwise empty.
+    redundant: Vec<u32>,
+    /// How many entries of the directory are the redundant one's.
     replaced: u64,
-    tables: Mutex<Vec<(u64, Arc<[u32]>)>>,
+    /// How often a damaged table was replaced by the redundant one.
+    replaced_tables: AtomicU64,
+    tables: TableCache<u32>,
 }
 
 impl SparseExtent {
@@ -79,8 +81,10 @@ impl SparseExtent {
             header,
             footer_at,
             directory: Vec::new(),
+            redundant: Vec::new(),
             replaced: 0,
-            tables: Mutex::default(),
+            replaced_tables: AtomicU64::new(0),
+            tables: TableCache::default(),
         };
         extent.load_directory(limits)?;
         Ok(extent)
@@ -112,6 +116,26 @@ impl SparseExtent {
         self.header.capacity * SECTOR
     }
 
+    /// Bytes of the tables that are held in memory as a whole.
+    pub(super) fn table_memory(&self) -> u64 {
+        (self.directory.len() + self.redundant.len()) as u64 * 4
+    }
+
+    /// What is damaged and was made up for, so far.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let from = "the redundant copy is used for them";
+        if self.replaced > 0 {
+            let replaced = self.replaced;
+            warnings.push(format!("{replaced} entries of the grain directory are damaged; {from}"));
+        }
+        let tables = self.replaced_tables.load(Ordering::Relaxed);
+        if tables > 0 {
+            warnings.push(format!("{tables} grain tables are damaged; {from}"));
+        }
+        warnings
+    }
+
     fn load_directory(&mut self, limits: &Limits) -> Result<()> {
         let bytes = self.header.tables().saturating_mul(4);
         if bytes > limits.table_bytes {
@@ -121,39 +145,31 @@ impl SparseExtent {
             ))
             .in_structure("VMDK header"));
         }
-        let redundant = match self.header.redundant() {
-            Some(sector) => {
-                self.read_entries(sector, self.header.tables(), "redundant directory").ok()
-            }
-            None => None,
-        };
-        let primary =
-            self.read_entries(self.header.gd_offset, self.header.tables(), "grain directory");
-        self.directory = match (primary, redundant) {
-            (Ok(mut primary), Some(redundant)) => {
-                self.replaced = self.mend(&mut primary, &redundant);
-                primary
-            }
-            (Ok(primary), None) => primary,
-            (Err(_), Some(redundant)) => {
-                self.replaced = redundant.len() as u64;
-                redundant
-            }
-            (Err(error), None) => return Err(error),
-        };
+        let count = self.header.tables();
+        let redundant = self.header.redundant();
+        let redundant = redundant.map(|at| self.read_entries(at, count, "redundant directory"));
+        self.redundant = redundant.and_then(Result::ok).unwrap_or_default();
+        match self.read_entries(self.header.gd_offset, count, "grain directory") {
+            Ok(primary) => self.directory = primary,
+            Err(error) if self.redundant.is_empty() => return Err(error),
+            Err(_) => self.directory = vec![0; self.redundant.len()],
+        }
+        self.mend();
         Ok(())
     }
 
-    /// Takes from `redundant` what cannot be right in `primary`.
-    fn mend(&self, primary: &mut [u32], redundant: &[u32]) -> u64 {
-        let mut mended = 0;
-        for (entry, &other) in primary.iter_mut().zip(redundant) {
-            if !self.table_fits(*entry) && other != 0 && self.table_fits(other) {
+    /// Takes from the redundant directory what cannot be right in the other:
+    /// tables out of the file, and tables that are missing in one of the two.
+    fn mend(&mut self) {
+        let mut directory = std::mem::take(&mut self.directory);
+        for (entry, &other) in directory.iter_mut().zip(&self.redundant) {
+            let wrong = *entry == 0 || !self.table_fits(*entry);
+            if wrong && other != 0 && self.table_fits(other) {
                 *entry = other;
-                mended += 1;
+                self.replaced += 1;
             }
         }
-        mended
+        self.directory = directory;
     }
 
     fn table_fits(&self, sector: u32) -> bool {
@@ -203,14 +219,30 @@ impl SparseExtent {
 
     /// The grain table for a directory entry that is not 0.
     fn table(&self, index: u64, sector: u32) -> Result<Arc<[u32]>> {
-        if let Some(table) = self.cached(index) {
-            return Ok(table);
-        }
-        let table: Arc<[u32]> = self.read_table(sector)?.into();
-        let mut tables = lock(&self.tables);
-        tables.truncate(CACHED_TABLES - 1);
-        tables.insert(0, (index, Arc::clone(&table)));
-        Ok(table)
+        self.tables.get(index, || {
+            let table = self.read_table(sector)?;
+            if self.grains_fit(&table) {
+                return Ok(table);
+            }
+            // What is wrong in both will be an error where it is needed.
+            Ok(self.sound_copy(index, sector).unwrap_or(table))
+        })
+    }
+
+    /// The redundant copy of a table, if it is another one and not damaged.
+    fn sound_copy(&self, index: u64, sector: u32) -> Option<Vec<u32>> {
+        let other = *self.redundant.get(index as usize)?;
+        let table = self.read_table(Some(other).filter(|&o| o != 0 && o != sector)?).ok()?;
+        self.grains_fit(&table).then(|| {
+            self.replaced_tables.fetch_add(1, Ordering::Relaxed);
+            table
+        })
+    }
+
+    /// Whether every grain starts in the file.
+    fn grains_fit(&self, table: &[u32]) -> bool {
+        let end = self.source.len().div_ceil(SECTOR);
+        table.iter().all(|&sector| sector <= GTE_ZEROED || u64::from(sector) < end)
     }
 
     /// The table entry for the grain at a guest offset.
@@ -226,13 +258,6 @@ impl SparseExtent {
                 Ok(table[(guest / self.header.grain_bytes()) as usize % table.len()])
             }
         }
-    }
-
-    fn cached(&self, index: u64) -> Option<Arc<[u32]>> {
-        let mut tables = lock(&self.tables);
-        let found = tables.iter().position(|(i, _)| *i == index)?;
-        tables[..=found].rotate_right(1);
-        Some(Arc::clone(&tables[0].1))
     }
 
     /// Appends extents for `range` of this extent, whose first byte is the

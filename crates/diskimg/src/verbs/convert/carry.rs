@@ -4,7 +4,7 @@ use super::Sparse;
 use super::input::{Input, Span};
 use super::piece::{Buffers, Bytes, Carried, Piece, Placed, Write, push_piece};
 use super::plan::{Origin, Task};
-use super::salvage::SalvageLog;
+use super::salvage::{SALVAGE_BLOCK, SalvageLog};
 use crate::host::lock;
 use crate::host::sink::{Offload, Sink};
 use crate::host::zeros::is_zero;
@@ -246,9 +246,6 @@ fn cannot_write(e: std::io::Error, offset: u64) -> Error {
 
 /// Bytes copied at a time where the kernel declines to.
 const COPY_BLOCK: usize = 256 << 10;
-
-/// Stored bytes that cannot be read are given up in blocks of this size.
-const SALVAGE_BLOCK: u64 = 4096;
 
 /// The runs of aligned blocks that are not all zero.
 fn nonzero_runs(bytes: &[u8], block: usize) -> Vec<Range<usize>> {

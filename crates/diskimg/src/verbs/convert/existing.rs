@@ -47,7 +47,7 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
         return unsupported("internal snapshots, which would be lost");
     }
     if details.children.len() > 1 || details.encrypted {
-        return unsupported("an external data file or encryption");
+        return unsupported("further files (data file, extents) or encryption");
     }
     let old = OpenOptions::new().format(settings.format).open(path)?;
     require_room(input.size(), old.size(), path)?;

@@ -92,6 +92,11 @@ impl Input {
         self.images.len()
     }
 
+    /// What was damaged in the images and is made up for.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
+        self.images.iter().flat_map(Image::warnings)
+    }
+
     pub(super) fn identities(&self) -> impl Iterator<Item = HostFileId> {
         self.images.iter().flat_map(Image::identities)
     }

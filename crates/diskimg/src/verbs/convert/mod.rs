@@ -115,6 +115,9 @@ pub struct Report {
     /// What could not be read and was replaced by zeros ([`Convert::salvage`]),
     /// in guest order.
     pub salvaged: Vec<Salvaged>,
+    /// What was damaged in the source and is made up for: see
+    /// [`Image::warnings`].
+    pub warnings: Vec<String>,
 }
 
 /// Guest bytes that could not be read.
@@ -442,6 +445,7 @@ impl Settings<'_> {
             stored_bytes,
             shared_bytes,
             salvaged: salvaged.into_ordered(),
+            warnings: input.warnings().collect(),
         })
     }
 }
@@ -486,6 +490,7 @@ pub(super) fn open_backing(
     let path = resolver.resolve("backing file", &backing.name)?;
     let format = backing.format.as_deref().map(str::parse).transpose()?;
     let image = OpenOptions::new().format(format).references(references).open(path)?;
-    backing.content_id = image.layers().next().and_then(|layer| layer.content_id());
+    backing.content_id =
+        image.layers().next().and_then(|layer| layer.content_ids().into_iter().next());
     Ok(image)
 }

@@ -2,7 +2,7 @@
 
 use super::Sparse;
 use super::input::{Input, Span};
-use super::salvage::SalvageLog;
+use super::salvage::{SALVAGE_BLOCK, SalvageLog};
 use crate::host::source::segments;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{Kind, Place};
@@ -207,8 +207,10 @@ impl<'a> Plan<'a> {
             Err(error) if !self.salvaged.active() => return Err(error),
             Err(error) => error,
         };
-        let middle = range.start + (range.end - range.start) / 2 / self.unit * self.unit;
-        if middle <= range.start {
+        let half = range.start + (range.end - range.start) / 2;
+        let middle = (half / SALVAGE_BLOCK * SALVAGE_BLOCK)
+            .max((range.start + 1).next_multiple_of(SALVAGE_BLOCK));
+        if middle >= range.end {
             self.salvaged.add(range.clone(), &error);
             return Ok(vec![Span::zeros(range)]);
         }

@@ -6,6 +6,9 @@ use crate::vocabulary::error::Error;
 use std::ops::Range;
 use std::sync::Mutex;
 
+/// Bytes that cannot be had are given up in blocks of this size.
+pub(super) const SALVAGE_BLOCK: u64 = 4096;
+
 /// What could not be read and was replaced by zeros.
 #[derive(Debug)]
 pub(super) struct SalvageLog {

@@ -40,6 +40,8 @@ fn open(file: Vec<u8>) -> Result<Qcow2> {
         limits: &limits,
         snapshot: None,
         metadata_only: false,
+        with_extents: false,
+        with_parent: true,
     };
     Qcow2::open(Arc::new(MemorySource::new(file)), &context)
 }

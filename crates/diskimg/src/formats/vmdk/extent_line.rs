@@ -1,0 +1,185 @@
+//! An extent line: one part of the disk.
+//!
+//! ```text
+//!   RW      204800   FLAT  "disk-flat.vmdk"  128
+//!   access  sectors  type  file              sectors into the file
+//! ```
+//!
+//! *Virtual Disk Format 5.0*, "The Extent Description".
+
+use super::SECTOR;
+
+/// One part of the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ExtentLine {
+    pub(super) access: Access,
+    /// Guest sectors; at least one, and their bytes fit in 63 bits.
+    pub(super) sectors: u64,
+    pub(super) kind: ExtentKind,
+    /// The file, as written; only [`ExtentKind::Zero`] may have none.
+    pub(super) name: Option<String>,
+    /// Sectors into that file.
+    pub(super) offset: Option<u64>,
+    /// The line as written, not longer than a message should be.
+    pub(super) text: String,
+}
+
+impl ExtentKind {
+    /// As a descriptor spells it.
+    pub(super) fn name(self) -> &'static str {
+        KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl ExtentLine {
+    /// Guest bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.sectors * SECTOR
+    }
+}
+
+/// What the guest may do with an extent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// `RW`.
+    ReadWrite,
+    /// `RDONLY`.
+    ReadOnly,
+    /// `NOACCESS`: not even read it.
+    None,
+}
+
+/// How an extent is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExtentKind {
+    /// Verbatim, in a file or a device.
+    Flat,
+    /// Hosted sparse; in the oldest disks COWD.
+    Sparse,
+    /// Nowhere: zeros.
+    Zero,
+    /// Verbatim, in a file on VMFS.
+    Vmfs,
+    /// COWD.
+    VmfsSparse,
+    /// A map of a raw device (virtual compatibility).
+    VmfsRdm,
+    /// A raw device (physical compatibility).
+    VmfsRaw,
+    /// Space-efficient sparse.
+    SeSparse,
+    /// An object of a vSAN.
+    VsanSparse,
+}
+
+const KINDS: [(&str, ExtentKind); 9] = [
+    ("FLAT", ExtentKind::Flat),
+    ("SPARSE", ExtentKind::Sparse),
+    ("ZERO", ExtentKind::Zero),
+    ("VMFS", ExtentKind::Vmfs),
+    ("VMFSSPARSE", ExtentKind::VmfsSparse),
+    ("VMFSRDM", ExtentKind::VmfsRdm),
+    ("VMFSRAW", ExtentKind::VmfsRaw),
+    ("SESPARSE", ExtentKind::SeSparse),
+    ("VSANSPARSE", ExtentKind::VsanSparse),
+];
+
+const ACCESSES: [(&str, Access); 3] =
+    [("RW", Access::ReadWrite), ("RDONLY", Access::ReadOnly), ("NOACCESS", Access::None)];
+
+impl ExtentLine {
+    /// The file in hand, a sparse extent of so many sectors.
+    pub(super) fn itself(sectors: u64) -> Self {
+        let (access, kind) = (Access::ReadWrite, ExtentKind::Sparse);
+        let text = format!("RW {sectors} SPARSE");
+        Self { access, sectors, kind, name: Some(String::new()), offset: None, text }
+    }
+
+    /// `None`: it is another kind of line.
+    ///
+    /// # Errors
+    /// What is wrong with a line that starts as an extent does.
+    pub(super) fn parse(line: &str) -> Result<Option<Self>, String> {
+        let (word, rest) = next_word(line);
+        let Some(access) = named(&ACCESSES, word) else { return Ok(None) };
+        if rest.starts_with('=') {
+            return Ok(None);
+        }
+        let (sectors, rest) = next_word(rest);
+        let sectors: u64 = number("size", sectors)?;
+        if sectors == 0 || super::sectors_to_bytes(sectors).is_none() {
+            return Err(format!("an extent of {sectors} sectors"));
+        }
+        let (kind, rest) = next_word(rest);
+        let Some(kind) = named(&KINDS, kind) else {
+            return Err(format!("unknown extent type '{kind}'"));
+        };
+        let (name, rest) = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                // Quotes in names are not escaped; behind the name there are none.
+                let (name, rest) = quoted.rsplit_once('"').ok_or("the quote is never closed")?;
+                (Some(name.to_owned()), rest.trim_start())
+            }
+            None if kind == ExtentKind::Zero || rest.is_empty() => (None, rest),
+            // Not as the specification has it, but no less clear.
+            None => {
+                let (name, rest) = next_word(rest);
+                (Some(name.to_owned()), rest)
+            }
+        };
+        match &name {
+            Some(name) if name.is_empty() && kind != ExtentKind::Zero => {
+                return Err("the file has no name".into());
+            }
+            None if kind != ExtentKind::Zero => return Err("no file is named".into()),
+            _ => {}
+        }
+        // Behind the offset, raw partitions have a UUID and a device name.
+        let (offset, _) = next_word(rest);
+        let offset = if offset.is_empty() { None } else { Some(number("offset", offset)?) };
+        let text = shortened(line);
+        Ok(Some(Self { access, sectors, kind, name, offset, text }))
+    }
+}
+
+/// A line's first 120 characters.
+pub(super) fn shortened(line: &str) -> String {
+    line.chars().take(120).collect()
+}
+
+fn next_word(text: &str) -> (&str, &str) {
+    let text = text.trim_start();
+    let end = text.find(|c: char| c.is_whitespace()).unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+fn named<T: Copy>(table: &[(&str, T)], word: &str) -> Option<T> {
+    table.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|&(_, value)| value)
+}
+
+fn number(what: &str, word: &str) -> Result<u64, String> {
+    let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    word.parse().ok().filter(|_| digits).ok_or_else(|| format!("the {what} '{word}' is no number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extent_lines_say_all_that_the_specification_knows() {
+        let line = |text: &str| ExtentLine::parse(text).expect("parses").expect("an extent");
+        let flat = line("RDONLY 63 FLAT \"disk-pt.vmdk\" 128");
+        assert_eq!((flat.access, flat.kind), (Access::ReadOnly, ExtentKind::Flat));
+        assert_eq!((flat.sectors, flat.offset), (63, Some(128)));
+        let zero = line("rw 100 zero");
+        assert_eq!((zero.kind, zero.name), (ExtentKind::Zero, None));
+        assert_eq!(line("NOACCESS 1 VMFS \"x\"").access, Access::None);
+        let raw = line(r#"RW 8 FLAT "\\.\PhysicalDrive0" 0 partitionUUID deviceId"#);
+        assert_eq!(raw.name.as_deref(), Some(r"\\.\PhysicalDrive0"));
+        let quote = line(r#"RW 8 FLAT "my "old" disk.vmdk" 128"#);
+        assert_eq!(quote.name.as_deref(), Some(r#"my "old" disk.vmdk"#));
+        assert_eq!(quote.offset, Some(128));
+        assert_eq!(ExtentLine::parse("rw=on"), Ok(None));
+    }
+}
