@@ -34,14 +34,24 @@
 //! structure names are used throughout.
 
 mod check;
+#[cfg_attr(not(test), expect(dead_code))]
+mod cowd;
 mod create;
 mod descriptor;
+// The integration tests' builders: other tools read what they build.
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../../tests/it/esx/build.rs"]
+mod esx_build;
 mod header;
 mod layer;
 mod new_descriptor;
+#[cfg_attr(not(test), expect(dead_code))]
+mod sesparse;
 mod sparse;
 mod stream;
 mod stream_target;
+mod tables;
 mod target;
 #[cfg(test)]
 mod tests;
