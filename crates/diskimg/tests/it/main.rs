@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod disk;
+mod esx;
 mod guest_disk;
 mod hostile;
 mod maps;

@@ -32,10 +32,10 @@ pub(super) fn check(
     report: &mut dyn FnMut(Finding),
     counts: &mut CheckReport,
 ) -> Result<()> {
-    let mut check = Check { extent, report, counts };
+    let mut check = Check { extent, findings: Findings { report, counts } };
     let shared = check.shared_tables();
-    check.tables(&shared)?;
-    check.redundant_tables()?;
+    check.tables(&shared);
+    check.redundant_tables();
     if extent.header().flags.contains(Flags::MARKERS) {
         check.stream()?;
     }
@@ -44,49 +44,73 @@ pub(super) fn check(
 
 struct Check<'a> {
     extent: &'a SparseExtent,
-    report: &'a mut dyn FnMut(Finding),
-    counts: &'a mut CheckReport,
+    findings: Findings<'a>,
 }
 
-/// Sectors of the file that something occupies, in pieces of `1 << shift`.
-struct Occupied {
-    bits: Vec<u64>,
-    shift: u32,
+/// Where findings go: told one by one, and counted.
+pub(super) struct Findings<'a> {
+    pub(super) report: &'a mut dyn FnMut(Finding),
+    pub(super) counts: &'a mut CheckReport,
 }
 
-impl Occupied {
-    /// Marks the sectors; `false` if any was marked before.
-    fn mark(&mut self, start: u64, sectors: u64) -> bool {
-        let mut free = true;
-        for piece in start >> self.shift..(start + sectors).div_ceil(1 << self.shift) {
-            // A grain may reach behind the end of the file by less than itself.
-            let Some(word) = self.bits.get_mut((piece / 64) as usize) else { break };
-            free &= *word & (1 << (piece % 64)) == 0;
-            *word |= 1 << (piece % 64);
-        }
-        free
-    }
-}
-
-impl Check<'_> {
-    fn found(&mut self, severity: Severity, message: String) {
+impl Findings<'_> {
+    pub(super) fn found(&mut self, severity: Severity, message: String) {
         self.counts.count(severity);
         (self.report)(Finding { severity, message });
     }
 
-    fn corruption(&mut self, message: String) {
+    pub(super) fn corruption(&mut self, message: String) {
         self.found(Severity::Corruption, message);
     }
 
     /// What could not be read: the image's fault or the machine's.
-    fn unreadable(&mut self, what: &str, error: &Error) {
+    pub(super) fn unreadable(&mut self, what: &str, error: &Error) {
         let severity = match error.kind() {
             ErrorKind::Io => Severity::CheckError,
             _ => Severity::Corruption,
         };
         self.found(severity, format!("{what}: {error}"));
     }
+}
 
+/// Sectors of the file that something occupies, in pieces of `1 << shift`.
+pub(super) struct Occupied {
+    bits: Vec<u64>,
+    shift: u32,
+}
+
+impl Occupied {
+    /// Nothing of a file of `len` bytes; `None`, which is a finding, if that
+    /// takes more memory than is allowed.
+    pub(super) fn nothing(len: u64, shift: u32, findings: &mut Findings<'_>) -> Option<Self> {
+        let words = (((len / SECTOR) >> shift) + 1).div_ceil(64);
+        if words * 8 > MAX_BITMAP_BYTES {
+            findings.found(
+                Severity::CheckError,
+                "the file is too large to look for grains that overlap".into(),
+            );
+            return None;
+        }
+        Some(Self { bits: vec![0; words as usize], shift })
+    }
+
+    /// Marks the sectors; stops with `false` at the first that was marked
+    /// before, so that no sector is gone over more than once.
+    pub(super) fn mark(&mut self, start: u64, sectors: u64) -> bool {
+        for piece in start >> self.shift..(start + sectors).div_ceil(1 << self.shift) {
+            // A grain may reach behind the end of the file by less than itself.
+            let Some(word) = self.bits.get_mut((piece / 64) as usize) else { break };
+            let bit = 1 << (piece % 64);
+            if *word & bit != 0 {
+                return false;
+            }
+            *word |= bit;
+        }
+        true
+    }
+}
+
+impl Check<'_> {
     /// Tables that several directory entries name, sorted.
     fn shared_tables(&mut self) -> Vec<u32> {
         let mut sectors: Vec<u32> =
@@ -97,7 +121,7 @@ impl Check<'_> {
         shared.dedup();
         for sector in &shared {
             let at = u64::from(*sector) * SECTOR;
-            self.corruption(format!(
+            self.findings.corruption(format!(
                 "the grain table at offset {at:#x} stands for several parts of the disk"
             ));
         }
@@ -134,15 +158,18 @@ impl Check<'_> {
     }
 
     /// Every entry of every table.
-    fn tables(&mut self, shared: &[u32]) -> Result<()> {
+    fn tables(&mut self, shared: &[u32]) {
         let header = self.extent.header();
-        let Some(mut occupied) = self.occupied(shared) else { return Ok(()) };
+        let Some(mut occupied) = self.occupied(shared) else { return };
         let end = self.extent.source().len();
         let mut kinds = Vec::new();
-        self.each_grain(shared, Self::unreadable, |check, grain, entry| {
+        let unreadable = |check: &mut Self, what: &str, error: &Error| {
+            check.findings.unreadable(what, error);
+        };
+        self.each_grain(shared, unreadable, |check, grain, entry| {
             let (guest, offset) = (grain * header.grain_bytes(), u64::from(entry) * SECTOR);
             if u64::from(entry) < header.over_head {
-                check.corruption(format!(
+                check.findings.corruption(format!(
                     "guest offset {guest:#x}: its grain at offset {offset:#x} is within the \
                      extent's own tables, which end at {:#x}",
                     header.over_head * SECTOR
@@ -153,7 +180,7 @@ impl Check<'_> {
             kinds.clear();
             let range = guest..(guest + header.grain_bytes()).min(check.extent.size());
             if let Err(error) = check.extent.map(range, 0, 0, &mut kinds) {
-                check.unreadable(&format!("guest offset {guest:#x}"), &error);
+                check.findings.unreadable(&format!("guest offset {guest:#x}"), &error);
                 return;
             }
             let sectors = match kinds.first().map(|e| &e.kind) {
@@ -165,12 +192,11 @@ impl Check<'_> {
                 _ => header.grain_sectors,
             };
             if offset >= end || !occupied.mark(entry.into(), sectors) {
-                check.corruption(format!(
+                check.findings.corruption(format!(
                     "guest offset {guest:#x}: its grain at offset {offset:#x} overlaps another"
                 ));
             }
         });
-        Ok(())
     }
 
     /// A bitmap fine enough to tell any two grains apart; `None` if that takes
@@ -183,32 +209,23 @@ impl Check<'_> {
             self.each_grain(shared, |_, _, _| (), |_, _, entry| bits |= entry);
             shift = bits.trailing_zeros();
         }
-        let pieces = ((self.extent.source().len() / SECTOR) >> shift) + 1;
-        let words = pieces.div_ceil(64);
-        if words * 8 > MAX_BITMAP_BYTES {
-            self.found(
-                Severity::CheckError,
-                "the file is too large to look for grains that overlap".into(),
-            );
-            return None;
-        }
-        Some(Occupied { bits: vec![0; words as usize], shift })
+        Occupied::nothing(self.extent.source().len(), shift, &mut self.findings)
     }
 
     /// The redundant directory's tables say what the directory's say.
-    fn redundant_tables(&mut self) -> Result<()> {
+    fn redundant_tables(&mut self) {
         let extent = self.extent;
         let header = extent.header();
-        let Some(sector) = header.redundant() else { return Ok(()) };
+        let Some(sector) = header.redundant() else { return };
         let other = match extent.read_entries(sector, header.tables(), "redundant directory") {
             Ok(other) => other,
             Err(error) => {
-                self.unreadable("redundant directory", &error);
-                return Ok(());
+                self.findings.unreadable("redundant directory", &error);
+                return;
             }
         };
         if extent.replaced() > 0 {
-            self.corruption(format!(
+            self.findings.corruption(format!(
                 "{} entries of the grain directory point out of the file",
                 extent.replaced()
             ));
@@ -218,18 +235,18 @@ impl Check<'_> {
                 continue;
             }
             let (Ok(primary), Ok(redundant)) = (self.entries(a), self.entries(b)) else {
-                self.corruption(format!("the redundant grain table {index} cannot be read"));
+                self.findings
+                    .corruption(format!("the redundant grain table {index} cannot be read"));
                 continue;
             };
             if primary != redundant {
-                self.corruption(format!(
+                self.findings.corruption(format!(
                     "grain table {index} at offset {:#x} and the redundant one at {:#x} differ",
                     u64::from(a) * SECTOR,
                     u64::from(b) * SECTOR
                 ));
             }
         }
-        Ok(())
     }
 
     /// The table at `sector`; no table is an empty one.
@@ -258,7 +275,8 @@ impl Check<'_> {
                     value.checked_mul(SECTOR).and_then(|len| len.checked_add(SECTOR))
                 }
                 (0, kind) => {
-                    self.corruption(format!("unknown marker type {kind} at offset {at:#x}"));
+                    self.findings
+                        .corruption(format!("unknown marker type {kind} at offset {at:#x}"));
                     break;
                 }
                 _ => {
@@ -268,13 +286,14 @@ impl Check<'_> {
             };
             let Some(next) = len.and_then(|len| at.checked_add(len)).filter(|&next| next <= end)
             else {
-                self.corruption(format!("the marker at offset {at:#x} leads out of the file"));
+                self.findings
+                    .corruption(format!("the marker at offset {at:#x} leads out of the file"));
                 break;
             };
             at = next;
         }
         if extent.footer_at().is_some_and(|footer| at != footer + SECTOR) {
-            self.corruption(format!(
+            self.findings.corruption(format!(
                 "the stream's markers end at offset {at:#x}, not behind its footer"
             ));
         }
@@ -287,11 +306,12 @@ impl Check<'_> {
             *guest < self.extent.size() && guest.is_multiple_of(header.grain_bytes())
         });
         let Some(guest) = guest else {
-            self.corruption(format!("the marker at offset {at:#x} says sector {lba}: no grain"));
+            self.findings
+                .corruption(format!("the marker at offset {at:#x} says sector {lba}: no grain"));
             return;
         };
         if self.extent.entry(guest).is_ok_and(|entry| u64::from(entry) * SECTOR != at) {
-            self.found(
+            self.findings.found(
                 Severity::Leak,
                 format!("no table names the grain at offset {at:#x} (guest offset {guest:#x})"),
             );

@@ -29,7 +29,7 @@ pub(super) const MAGIC: [u8; 4] = *b"KDMV";
 pub(super) const GD_AT_END: u64 = u64::MAX;
 
 /// The largest grain that is read, in sectors: 1 GiB, as QEMU allows.
-const MAX_GRAIN_SECTORS: u64 = 0x20_0000;
+pub(super) const MAX_GRAIN_SECTORS: u64 = 0x20_0000;
 
 /// The largest compressed grain, in sectors: 64 MiB. It is inflated as a whole.
 const MAX_COMPRESSED_GRAIN_SECTORS: u64 = 0x2_0000;

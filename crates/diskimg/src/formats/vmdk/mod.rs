@@ -34,17 +34,25 @@
 //! structure names are used throughout.
 
 mod check;
+mod cowd;
 mod create;
 mod descriptor;
+// The integration tests' builders: other tools read what they build.
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../../tests/it/esx/build.rs"]
+mod esx_build;
 mod extent_line;
 mod header;
 mod layer;
 mod new_descriptor;
 mod parent;
 mod part;
+mod sesparse;
 mod sparse;
 mod stream;
 mod stream_target;
+mod tables;
 mod target;
 #[cfg(test)]
 mod tests;

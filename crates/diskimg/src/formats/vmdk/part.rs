@@ -424,7 +424,7 @@ impl Part {
         };
         match &self.layout {
             Layout::Sparse(extent) => check::check(extent, report, counts)?,
-            Layout::SeSparse(extent) => extent.check(report, counts)?,
+            Layout::SeSparse(extent) => extent.check(report, counts),
             Layout::Flat { offset } => {
                 let (end, len) = (offset + self.line.bytes(), files[self.file].len());
                 if end > len {
@@ -452,8 +452,10 @@ impl Part {
         let mut notes = Vec::new();
         let line = &self.line.text;
         match &self.layout {
-            Layout::Sparse(extent) if extent.header().unclean => notes.push(unclean(line)),
-            Layout::SeSparse(extent) if extent.unclean() => notes.push(unclean(line)),
+            Layout::Sparse(extent) if extent.header().unclean => notes.push(format!(
+                "extent line '{line}': its last writer did not close it properly, the tables \
+                 may be incomplete"
+            )),
             Layout::Forbidden => notes.push(format!("extent line '{line}': it cannot be read")),
             Layout::Unopened(Some(why)) => notes.push(format!("extent line '{line}': {why}")),
             Layout::Flat { offset } if offset + self.line.bytes() > files[self.file].len() => {
@@ -466,11 +468,4 @@ impl Part {
         }
         notes
     }
-}
-
-fn unclean(line: &str) -> String {
-    format!(
-        "extent line '{line}': its last writer did not close it properly, the tables may be \
-         incomplete"
-    )
 }

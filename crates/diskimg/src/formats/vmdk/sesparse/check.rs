@@ -1,0 +1,108 @@
+//! Checking an seSparse extent: do its tables make sense together?
+//!
+//! ```text
+//!   directory ──► tables ──► grains        every arrow stays in its region and
+//!                                          in the file, no two end at the same
+//!                                          place
+//!   headers, journal, tables, maps, grains no two lie on each other
+//! ```
+//!
+//! Free bitmap and back map are not looked at: only their purpose is known.
+
+use super::super::SECTOR;
+use super::super::check::{Findings, Occupied};
+use super::header::REGIONS;
+use super::{Gte, SeSparseExtent};
+use crate::vocabulary::check::{CheckReport, Finding};
+
+/// Checks `extent`; adds to `counts` what was found.
+pub(super) fn check(
+    extent: &SeSparseExtent,
+    report: &mut dyn FnMut(Finding),
+    counts: &mut CheckReport,
+) {
+    let mut findings = Findings { report, counts };
+    regions(extent, &mut findings);
+    let tables = tables(extent, &mut findings);
+    grains(extent, &tables, &mut findings);
+}
+
+/// No two regions share a sector.
+fn regions(extent: &SeSparseExtent, findings: &mut Findings<'_>) {
+    let mut regions = vec![(0, 1, "header")];
+    for (region, name) in extent.header.regions.iter().zip(REGIONS) {
+        if region.size > 0 {
+            regions.push((region.offset, region.offset + region.size, name));
+        }
+    }
+    regions.sort_unstable();
+    for pair in regions.windows(2) {
+        let [(_, end, first), (start, _, second)] = pair else { continue };
+        if start < end {
+            let at = start * SECTOR;
+            findings.corruption(format!("{first} and {second} overlap at offset {at:#x}"));
+        }
+    }
+}
+
+/// The tables that the directory names, by its entries: index and number.
+/// What several entries name is told of, and left out but for the first.
+fn tables(extent: &SeSparseExtent, findings: &mut Findings<'_>) -> Vec<(u64, u64)> {
+    let mut tables = Vec::new();
+    for index in 0..extent.directory.len() as u64 {
+        match extent.table_number(index) {
+            Ok(None) => {}
+            Ok(Some(number)) => tables.push((number, index)),
+            Err(error) => findings.unreadable(&format!("grain table {index}"), &error),
+        }
+    }
+    tables.sort_unstable();
+    tables.dedup_by(|(number, index), (first, _)| {
+        let shared = number == first;
+        if shared {
+            findings.corruption(format!(
+                "grain table {number} stands for several parts of the disk, the one at guest \
+                 offset {:#x} among them",
+                *index * extent.header.table_cover()
+            ));
+        }
+        shared
+    });
+    tables
+}
+
+/// Every entry of every table.
+fn grains(extent: &SeSparseExtent, tables: &[(u64, u64)], findings: &mut Findings<'_>) {
+    let header = &extent.header;
+    let shift = (header.grain_sectors | header.grains().offset).trailing_zeros();
+    let Some(mut occupied) = Occupied::nothing(extent.source.len(), shift, findings) else {
+        return;
+    };
+    let grains = extent.size().div_ceil(header.grain_bytes());
+    for &(number, index) in tables {
+        let table = match extent.read_table(number) {
+            Ok(table) => table,
+            Err(error) => {
+                findings.unreadable(&format!("grain table {number}"), &error);
+                continue;
+            }
+        };
+        let first = index * header.entries();
+        for (grain, &entry) in (first..grains).zip(&table) {
+            let guest = grain * header.grain_bytes();
+            let range = guest..(guest + header.grain_bytes()).min(extent.size());
+            // What reading would refuse is corrupt; the message is the same.
+            if let Err(error) = extent.grain(entry, &range, 0, 0) {
+                findings.corruption(format!("guest offset {guest:#x}: {error}"));
+                continue;
+            }
+            let Ok(Gte::Grain(number)) = Gte::parse(entry) else { continue };
+            let Some(offset) = extent.grain_offset(number) else { continue };
+            if !occupied.mark(offset / SECTOR, header.grain_sectors) {
+                findings.corruption(format!(
+                    "guest offset {guest:#x}: its grain at offset {offset:#x} overlaps another"
+                ));
+            }
+        }
+    }
+}
