@@ -34,7 +34,7 @@
 //! structure names are used throughout.
 
 mod check;
-#[cfg_attr(not(test), expect(dead_code))]
+#[cfg_attr(not(test), expect(dead_code, reason = "descriptors of other files are refused"))]
 mod cowd;
 mod create;
 mod descriptor;
@@ -46,7 +46,7 @@ mod esx_build;
 mod header;
 mod layer;
 mod new_descriptor;
-#[cfg_attr(not(test), expect(dead_code))]
+#[cfg_attr(not(test), expect(dead_code, reason = "descriptors of other files are refused"))]
 mod sesparse;
 mod sparse;
 mod stream;
