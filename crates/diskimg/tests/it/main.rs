@@ -9,6 +9,7 @@
 mod disk;
 mod esx;
 mod guest_disk;
+mod hosted;
 mod hostile;
 mod maps;
 mod measures;

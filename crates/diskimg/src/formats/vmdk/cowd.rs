@@ -297,6 +297,10 @@ mod tests {
         let hosted = Cowd { generation: 9, ..Cowd::hosted(1 << 20) };
         let root = Maker::Hosted { generation: 9, parent: None };
         assert_eq!(maker(hosted.build(&none)).expect("reads"), root);
+        // One table would do in either case.
+        assert_eq!(maker(Cowd::esx(100).build(&none)).expect("reads"), Maker::Esx);
+        let small = Cowd { sectors: 100, ..hosted.clone() };
+        assert_eq!(maker(small.build(&none)).expect("reads"), root);
         let child = Cowd { flags: 0x12, parent: Some(("C:\\vm\\base.vmdk", 5)), ..hosted.clone() };
         let parent = CowdParent { name: "C:\\vm\\base.vmdk".into(), generation: 5 };
         let wanted = Maker::Hosted { generation: 9, parent: Some(parent) };

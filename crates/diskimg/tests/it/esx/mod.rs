@@ -2,7 +2,7 @@
 //! put together from what is known of them (`build`), and qemu-img has to read
 //! them as they were meant before we do.
 
-mod build;
+pub(crate) mod build;
 
 use crate::tool::{qemu_bytes, run};
 use build::{Cowd, Grain, Grains, SeSparse, descriptor, guest};
@@ -23,7 +23,7 @@ impl Snapshot {
 }
 
 /// The content ID in a sparse VMDK's embedded descriptor.
-fn cid(vmdk: &Path) -> String {
+pub(crate) fn cid(vmdk: &Path) -> String {
     let bytes = std::fs::read(vmdk).unwrap();
     let text = String::from_utf8_lossy(&bytes[512..2048]);
     let (_, after) = text.split_once("\nCID=").unwrap();
@@ -31,7 +31,7 @@ fn cid(vmdk: &Path) -> String {
 }
 
 /// A parent with something in every sector.
-fn parent(dir: &Path, sectors: u64) -> Vec<u8> {
+pub(crate) fn parent(dir: &Path, sectors: u64) -> Vec<u8> {
     let mut disk = vec![0; sectors as usize * 512];
     for (sector, bytes) in disk.chunks_mut(512).enumerate() {
         bytes.fill((sector % 251) as u8 + 1);
