@@ -34,17 +34,14 @@
 //! structure names are used throughout.
 
 mod check;
-mod create;
 mod descriptor;
 mod header;
 mod layer;
-mod new_descriptor;
 mod sparse;
 mod stream;
-mod stream_target;
-mod target;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
@@ -70,7 +67,7 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Vmdk)?;
         Ok(std::sync::Arc::new(Vmdk::open(source, context)?))
     },
-    create: create::create,
+    create: write::create,
     // In the order in which `qemu-img create` tells them.
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
@@ -88,8 +85,9 @@ pub(crate) static DRIVER: Driver = Driver {
         OptionSpec::new(
             "subformat",
             OptionKind::Text,
-            "VMDK layout, can be one of {monolithicSparse (default) | streamOptimized (default \
-             with compression)}",
+            "VMDK layout, can be one of {monolithicSparse (default) | monolithicFlat | \
+             twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized (default with \
+             compression) | vmfs}",
         ),
         OptionSpec::new(
             "zeroed_grain",
@@ -99,7 +97,7 @@ pub(crate) static DRIVER: Driver = Driver {
         OptionSpec::new(
             "preallocation",
             OptionKind::Text,
-            "Preallocation mode (allowed values: off)",
+            "Preallocation mode (allowed values: off; flat layouts: off, falloc, full)",
         ),
     ],
     measure: None,

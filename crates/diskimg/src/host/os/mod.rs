@@ -173,3 +173,8 @@ pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::
 pub(crate) fn address_space_limit() -> Option<u64> {
     imp::address_space_limit()
 }
+
+/// True if the process, or the system, may open no more files.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    imp::is_out_of_files(error)
+}
