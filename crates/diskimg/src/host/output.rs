@@ -218,19 +218,22 @@ impl Part {
         let mut shown: String = name.to_string_lossy().chars().take(40).collect();
         shown.insert(0, '.');
         shown.push('.');
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&shown).suffix(".diskimg-tmp");
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
         #[cfg(unix)]
         {
-            use std::os::unix::fs::PermissionsExt;
+            use std::os::unix::fs::OpenOptionsExt;
             // A file that replaces another stays private until it takes that
             // one's mode; a new one gets what the umask leaves.
-            let mode = if replaces { 0o600 } else { 0o666 };
-            builder.permissions(std::fs::Permissions::from_mode(mode));
+            options.mode(if replaces { 0o600 } else { 0o666 });
         }
         #[cfg(not(unix))]
         let _ = replaces;
-        let (file, staged) = NamedTempFile::into_parts(builder.tempfile_in(directory)?);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&shown).suffix(".diskimg-tmp");
+        // Opened here: the system's own error must come out.
+        let temporary = builder.make_in(directory, |path| options.open(path))?;
+        let (file, staged) = NamedTempFile::into_parts(temporary);
         Ok(Self {
             sink: Arc::new(FileSink::new(file, true)?),
             path: Some(path),

@@ -175,6 +175,14 @@ pub(crate) fn address_space_limit() -> Option<u64> {
 }
 
 /// True if the process, or the system, may open no more files.
+#[cfg(unix)]
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
-    imp::is_out_of_files(error)
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// True if the process, or the system, may open no more files.
+#[cfg(not(unix))]
+pub(crate) fn is_out_of_files(_error: &io::Error) -> bool {
+    false
 }

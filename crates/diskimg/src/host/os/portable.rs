@@ -27,7 +27,3 @@ pub(super) fn copy_in_kernel(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::
 pub(super) fn address_space_limit() -> Option<u64> {
     None
 }
-
-pub(super) fn is_out_of_files(_: &io::Error) -> bool {
-    false
-}
