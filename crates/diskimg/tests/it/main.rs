@@ -18,4 +18,5 @@ mod readers;
 mod real_images;
 mod scale;
 mod tool;
+mod vmdk_layouts;
 mod writers;
