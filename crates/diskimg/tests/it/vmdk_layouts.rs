@@ -144,6 +144,18 @@ proptest! {
     }
 }
 
+#[test]
+fn a_run_that_the_kernel_carries_is_split_at_the_border_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.vmdk"));
+    let run = Stretch { at: SPLIT - (1 << 20), len: 3 << 20, fill: Fill::Noise(4) };
+    Disk { size: SPLIT + (4 << 20), stretches: vec![run] }.write(&raw);
+    for layout in ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
+        to_vmdk(&raw, &format!("subformat={layout}")).offload(true).run(&out).unwrap();
+        assert_qemu_same(&raw, "raw", &out, "vmdk");
+    }
+}
+
 /// Without the lines whose values are derived, once these look as they must.
 fn plain_lines(descriptor: &str) -> String {
     let value = |key: &str| {

@@ -19,6 +19,8 @@ mod sparse;
 mod sparse_extent;
 mod stream;
 mod subformat;
+#[cfg(test)]
+mod tests;
 
 use super::SECTOR;
 use super::header::Header;
