@@ -110,3 +110,19 @@ fn a_split_disk_with_more_files_than_may_be_open_is_an_error_that_leaves_nothing
         assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 0);
     }
 }
+
+#[test]
+fn whatever_the_limit_on_open_files_all_are_there_or_none() {
+    let mut made = 0;
+    for limit in 8..32 {
+        let lab = Lab::new();
+        let line = "create -q -f vmdk -o subformat=twoGbMaxExtentFlat a.vmdk 20G";
+        let outcome = limited(&lab, &format!("-n {limit}"), line);
+        let files = std::fs::read_dir(lab.path(".")).expect("lists").count();
+        let whole = if outcome.status.success() { 12 } else { 0 };
+        let error = String::from_utf8_lossy(&outcome.stderr);
+        assert_eq!(files, whole, "with {limit} files: {error}");
+        made += u32::from(outcome.status.success());
+    }
+    assert!((1..24).contains(&made), "{made} of 24 succeeded");
+}

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_companion_under_another_spelling_of_the_main_name_is_refused() {
+    fn a_companion_under_another_spelling_of_a_name_in_use_is_refused() {
         let dir = tempfile::tempdir().expect("tempdir");
         std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
         let mut output = Output::create(dir.path().join("a.img")).expect("creates");
@@ -377,6 +377,8 @@ mod tests {
             let error = output.companion(Path::new(name)).expect_err(name);
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
         }
+        output.companion(Path::new("a.data")).expect("creates");
+        output.companion(Path::new("./a.data")).expect_err("is a companion already");
         drop(output);
         assert_eq!(names(dir.path()), ["sub"]);
     }

@@ -1,7 +1,7 @@
 //! VMDK: VMware's virtual disk.
 //!
-//! A disk is a descriptor (text) and extents. In the two layouts read and
-//! written here both are in one file. Everything counts in sectors of 512
+//! A disk is a descriptor (text) and extents. In the two layouts drawn here
+//! both are in one file; `write/` lists the others. Everything counts in sectors of 512
 //! bytes; a grain is usually 64 KiB and a grain table has 512 entries, so that
 //! one table speaks for 32 MiB.
 //!

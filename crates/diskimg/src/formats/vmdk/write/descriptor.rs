@@ -79,7 +79,7 @@ impl NewDescriptor {
         let bytes = self.text(0).len() as u64;
         if bytes >= room {
             return Err(Error::limit(format!(
-                "a descriptor of {bytes} bytes; names and versions may take less than {room}"
+                "a descriptor of {bytes} bytes; names, versions and extents may take less than {room}"
             )));
         }
         Ok(())

@@ -144,7 +144,7 @@ fn check_abilities(subformat: Subformat, backing: bool, zeroed_grains: bool) -> 
 fn check_output(subformat: Subformat, output: &Output) -> Result<()> {
     let name = subformat.name();
     let problem = if subformat.is_several_files() && !output.has_beside() {
-        format!("{name} is several files: there is no beside a pipe or a device")
+        format!("{name} is several files, and nothing stands beside a pipe or a device")
     } else if output.sink().is_sequential() && subformat != Subformat::StreamOptimized {
         format!("{name} cannot go through a pipe")
     } else {
