@@ -50,14 +50,19 @@ impl Cut {
     /// [`Limit`](crate::ErrorKind::Limit) if there would be too many extents.
     pub(super) fn new(sectors: u64, subformat: Subformat) -> Result<Self> {
         let each = if subformat.is_split() { SPLIT_SECTORS } else { sectors };
-        if sectors.div_ceil(each) > MAX_EXTENTS {
+        let cut = Self { sectors, each };
+        if cut.count() > MAX_EXTENTS {
+            let count = cut.count();
             return Err(Error::limit(format!(
-                "a disk of {} extents, more than {MAX_EXTENTS}",
-                sectors.div_ceil(each)
+                "a disk of {count} extents, more than {MAX_EXTENTS}"
             ))
             .hint("use a layout in one piece"));
         }
-        Ok(Self { sectors, each })
+        Ok(cut)
+    }
+
+    fn count(self) -> u64 {
+        self.sectors.div_ceil(self.each)
     }
 
     /// Guest bytes.
@@ -67,9 +72,7 @@ impl Cut {
 
     /// The sectors of each extent, in order.
     pub(super) fn extents(self) -> impl Iterator<Item = u64> {
-        (0..self.sectors)
-            .step_by(self.each as usize)
-            .map(move |start| self.each.min(self.sectors - start))
+        (0..self.count()).map(move |index| self.each.min(self.sectors - index * self.each))
     }
 
     /// The part of `len` guest bytes from `at` that lies in the first extent
