@@ -12,12 +12,26 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs the program: `argv[0]` is the name it was called by.
 pub(crate) fn run(argv: Vec<OsString>) -> ExitCode {
+    raise_open_files();
     let console = Console::new(Program::called(argv.first()));
     match carry_out(argv, &console) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => report(failure, &console),
     }
 }
+
+/// Lets this process open as many files as the system grants it: a split disk
+/// has hundreds, all open while they are written. Where that is refused, the
+/// limit stays what it was.
+#[cfg(unix)]
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+#[cfg(not(unix))]
+fn raise_open_files() {}
 
 fn carry_out(argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
     match args::parse(argv, console.program())? {

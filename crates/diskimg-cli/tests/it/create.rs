@@ -1,6 +1,6 @@
 //! `create` against qemu-img's.
 
-use crate::support::Lab;
+use crate::support::{Lab, diskimg};
 
 #[test]
 fn what_is_created_is_what_qemu_img_creates() {
@@ -50,6 +50,9 @@ fn the_line_tells_the_options_in_effect_as_qemu_imgs_does() {
         "create -f vmdk -o subformat=streamOptimized,toolsversion=3,hwversion=6 a.vmdk 1M",
         "create -f vmdk -o zeroed_grain=on,adapter_type=lsilogic a.vmdk 1M",
         "create -f vmdk -b base.vmdk -F vmdk over.vmdk",
+        "create -f vmdk -o subformat=monolithicFlat a.vmdk 1M",
+        "create -f vmdk -o subformat=twoGbMaxExtentFlat,adapter_type=buslogic a.vmdk 5G",
+        "create -f vmdk -o subformat=twoGbMaxExtentSparse -b base.vmdk -F vmdk over.vmdk",
     ] {
         lab.same(line);
     }
@@ -75,4 +78,51 @@ fn a_size_is_needed_and_must_be_one() {
     let error = lab.line("create -f qcow2 -u -b nope -F raw a.qcow2").fails(1);
     assert!(error.contains("size"), "{error}");
     lab.line("create -q -f qcow2 -u -b nope -F raw a.qcow2 1M").ok();
+}
+
+/// Runs `line` under `limit` on open files (words of `ulimit`).
+fn limited(lab: &Lab, limit: &str, line: &str) -> std::process::Output {
+    let script = format!("ulimit {limit} && \"$0\" {line}");
+    lab.command("sh").args(["-c", &script, diskimg()]).output().expect("runs")
+}
+
+#[test]
+fn a_split_disk_may_have_more_files_than_a_process_opens_by_default() {
+    let lab = Lab::new();
+    let line = "create -q -f vmdk -o subformat=twoGbMaxExtentSparse a.vmdk 200G";
+    let made = limited(&lab, "-Sn 30", line);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(lab.path("a-s101.vmdk").exists() && !lab.path("a-s102.vmdk").exists());
+    lab.qemu("check a.vmdk").ok();
+}
+
+#[test]
+fn a_split_disk_with_more_files_than_may_be_open_is_an_error_that_leaves_nothing() {
+    let lab = Lab::new();
+    for subformat in ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
+        let line = format!("create -q -f vmdk -o subformat={subformat} a.vmdk 200G");
+        let refused = limited(&lab, "-n 30", &line);
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{error}");
+        for part in ["a.vmdk: cannot create the extent 'a-", "Too many open files", "ulimit -n"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 0);
+    }
+}
+
+#[test]
+fn whatever_the_limit_on_open_files_all_are_there_or_none() {
+    let mut made = 0;
+    for limit in 8..32 {
+        let lab = Lab::new();
+        let line = "create -q -f vmdk -o subformat=twoGbMaxExtentFlat a.vmdk 20G";
+        let outcome = limited(&lab, &format!("-n {limit}"), line);
+        let files = std::fs::read_dir(lab.path(".")).expect("lists").count();
+        let whole = if outcome.status.success() { 12 } else { 0 };
+        let error = String::from_utf8_lossy(&outcome.stderr);
+        assert_eq!(files, whole, "with {limit} files: {error}");
+        made += u32::from(outcome.status.success());
+    }
+    assert!((1..24).contains(&made), "{made} of 24 succeeded");
 }

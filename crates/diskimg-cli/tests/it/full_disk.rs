@@ -34,6 +34,10 @@ fn a_full_disk_leaves_the_old_target_and_nothing_else() {
         ("big.raw", "-O qcow2 -t none"),
         ("big.raw", "-O vmdk"),
         ("big.raw", "-O vmdk -o subformat=streamOptimized"),
+        ("big.raw", "-O vmdk -o subformat=monolithicFlat"),
+        ("big.raw", "-O vmdk -o subformat=twoGbMaxExtentSparse"),
+        ("empty.raw", "-O vmdk -o subformat=twoGbMaxExtentFlat,preallocation=full"),
+        ("empty.raw", "-O vmdk -o subformat=vmfs,preallocation=falloc"),
         ("empty.raw", "-O qcow2 -o preallocation=full"),
     ] {
         let lab = Lab::new();

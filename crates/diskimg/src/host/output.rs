@@ -15,6 +15,7 @@
 use crate::host::os;
 use crate::host::sink::{FileSink, PipeSink, Sink};
 use crate::host::source::HostFileId;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,13 +24,15 @@ use tempfile::{NamedTempFile, TempPath};
 
 /// One or more files being written, which appear under their names when all is
 /// complete and not at all otherwise. Several are renamed one after the other,
-/// the main file last: should that last step fail, an older image is left with
-/// a new companion.
+/// the main file last: should one of these last steps fail, an older image is
+/// left with new companions.
 #[derive(Debug)]
 pub struct Output {
     main: Part,
-    /// Further files that belong to the image: an external data file.
+    /// Further files that belong to the image: an external data file, extents.
     companions: Vec<Part>,
+    /// The names of all of them, each in one spelling.
+    names: HashSet<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -60,7 +63,7 @@ impl Output {
     /// What the system said: no such directory, no permission to write the
     /// existing file.
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
-        Ok(Self { main: Part::create(path.as_ref())?, companions: Vec::new() })
+        Ok(Self::of(Part::create(path.as_ref())?))
     }
 
     /// Opens an existing file or device to overwrite it where it stands.
@@ -71,7 +74,7 @@ impl Output {
     pub fn in_place(path: impl AsRef<Path>, zeroed: bool) -> io::Result<Self> {
         let path = path.as_ref();
         let file = OpenOptions::new().write(true).open(path)?;
-        Ok(Self { main: Part::direct(file, path, zeroed)?, companions: Vec::new() })
+        Ok(Self::of(Part::direct(file, path, zeroed)?))
     }
 
     /// Writes to anything that takes bytes in order.
@@ -81,7 +84,11 @@ impl Output {
 
     /// Writes to a sink of the caller's.
     pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
-        Self { main: Part { sink, path: None, staged: None }, companions: Vec::new() }
+        Self::of(Part { sink, path: None, staged: None })
+    }
+
+    fn of(main: Part) -> Self {
+        Self { main, companions: Vec::new(), names: HashSet::new() }
     }
 
     /// Where the main file's bytes go.
@@ -99,22 +106,32 @@ impl Output {
         std::iter::once(&self.main).chain(&self.companions).filter_map(|part| part.path.as_deref())
     }
 
+    /// Whether further files can stand beside the main one: it has a name, and
+    /// is neither a device nor a pipe.
+    pub(crate) fn has_beside(&self) -> bool {
+        let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.is_file());
+        self.main.staged.is_some() || self.path().is_some_and(is_file)
+    }
+
     /// Starts a further file of the same image. A relative `name` is beside
     /// the main file.
     ///
     /// # Errors
     /// As [`create`](Self::create); [`io::ErrorKind::InvalidInput`] if it would
-    /// be the main file itself.
+    /// be the main file itself, or another companion.
     pub fn companion(&mut self, name: &Path) -> io::Result<Arc<dyn Sink>> {
         let beside = self.path().and_then(Path::parent).unwrap_or(Path::new(""));
         let part = Part::create(&beside.join(name))?;
-        for (ours, its) in self.paths().zip(part.path.iter().cycle()) {
-            if unambiguous(ours)? == unambiguous(its)? {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "the data file and the image would be the same file",
-                ));
-            }
+        if let Some(main) = self.path().filter(|_| self.names.is_empty()) {
+            self.names.insert(unambiguous(main)?);
+        }
+        if let Some(path) = &part.path
+            && !self.names.insert(unambiguous(path)?)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it would be the same file as another one of the image",
+            ));
         }
         let sink = Arc::clone(&part.sink);
         self.companions.push(part);
@@ -130,10 +147,35 @@ impl Output {
         for part in self.companions.iter().chain([&self.main]) {
             part.finish_data(durability)?;
         }
-        for part in self.companions.into_iter().chain([self.main]) {
-            part.publish(durability)?;
+        // Closes them all: hundreds of files may have exhausted what a process
+        // may open, and flushing a directory opens it.
+        let companions: Vec<_> = self.companions.into_iter().filter_map(Part::close).collect();
+        let main = self.main.close();
+        let directories: BTreeSet<_> =
+            companions.iter().map(|part| directory_of(&part.path).to_owned()).collect();
+        companions.into_iter().try_for_each(Staged::publish)?;
+        if durability == Durability::Flushed {
+            directories.iter().try_for_each(|directory| flush_directory(directory))?;
         }
-        Ok(())
+        let Some(main) = main else { return Ok(()) };
+        let directory = directory_of(&main.path).to_owned();
+        main.publish()?;
+        match durability {
+            Durability::Flushed => flush_directory(&directory),
+            Durability::Cached => Ok(()),
+        }
+    }
+}
+
+/// A complete file that waits for its name.
+struct Staged {
+    path: PathBuf,
+    file: TempPath,
+}
+
+impl Staged {
+    fn publish(self) -> io::Result<()> {
+        self.file.persist(&self.path).map_err(|e| e.error)
     }
 }
 
@@ -176,19 +218,22 @@ impl Part {
         let mut shown: String = name.to_string_lossy().chars().take(40).collect();
         shown.insert(0, '.');
         shown.push('.');
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&shown).suffix(".diskimg-tmp");
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
         #[cfg(unix)]
         {
-            use std::os::unix::fs::PermissionsExt;
+            use std::os::unix::fs::OpenOptionsExt;
             // A file that replaces another stays private until it takes that
             // one's mode; a new one gets what the umask leaves.
-            let mode = if replaces { 0o600 } else { 0o666 };
-            builder.permissions(std::fs::Permissions::from_mode(mode));
+            options.mode(if replaces { 0o600 } else { 0o666 });
         }
         #[cfg(not(unix))]
         let _ = replaces;
-        let (file, staged) = NamedTempFile::into_parts(builder.tempfile_in(directory)?);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&shown).suffix(".diskimg-tmp");
+        // Opened here: the system's own error must come out.
+        let temporary = builder.make_in(directory, |path| options.open(path))?;
+        let (file, staged) = NamedTempFile::into_parts(temporary);
         Ok(Self {
             sink: Arc::new(FileSink::new(file, true)?),
             path: Some(path),
@@ -215,13 +260,9 @@ impl Part {
         Ok(())
     }
 
-    fn publish(self, durability: Durability) -> io::Result<()> {
-        let (Some(staged), Some(path)) = (self.staged, self.path) else { return Ok(()) };
-        staged.persist(&path).map_err(|e| e.error)?;
-        if durability == Durability::Flushed {
-            flush_directory(&path)?;
-        }
-        Ok(())
+    /// Lets go of the file; `None` if it was written in place.
+    fn close(self) -> Option<Staged> {
+        Some(Staged { path: self.path?, file: self.staged? })
     }
 }
 
@@ -269,10 +310,10 @@ fn take_mode_and_owner(_old: &Path, _new: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the new name itself durable.
-fn flush_directory(path: &Path) -> io::Result<()> {
+/// Makes new names in it durable.
+fn flush_directory(directory: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        match File::open(directory_of(path)) {
+        match File::open(directory) {
             Ok(directory) => directory.sync_all()?,
             // A directory may be written and not read; the file is there all the same.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
@@ -328,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_companion_under_another_spelling_of_the_main_name_is_refused() {
+    fn a_companion_under_another_spelling_of_a_name_in_use_is_refused() {
         let dir = tempfile::tempdir().expect("tempdir");
         std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
         let mut output = Output::create(dir.path().join("a.img")).expect("creates");
@@ -336,6 +377,8 @@ mod tests {
             let error = output.companion(Path::new(name)).expect_err(name);
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
         }
+        output.companion(Path::new("a.data")).expect("creates");
+        output.companion(Path::new("./a.data")).expect_err("is a companion already");
         drop(output);
         assert_eq!(names(dir.path()), ["sub"]);
     }

@@ -16,6 +16,7 @@ pub mod conformance;
 pub(crate) mod error;
 pub mod extent;
 pub(crate) mod fetch;
+pub(crate) mod flat;
 pub(crate) mod format;
 pub(crate) mod image;
 pub mod info;

@@ -21,4 +21,5 @@ mod real_images;
 mod scale;
 mod split;
 mod tool;
+mod vmdk_layouts;
 mod writers;

@@ -97,3 +97,27 @@ fn on_a_file_system_with_reflinks_stored_runs_are_shared_and_stay_apart() {
         assert!(std::fs::read(&raw).unwrap() == disk.bytes());
     }
 }
+
+#[test]
+#[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
+fn a_flat_vmdk_shares_stored_runs_with_its_source() {
+    let xfs = Xfs::mount();
+    let border = 2047 << 20;
+    let disk = Disk {
+        size: border + (64 << 20),
+        stretches: vec![
+            Stretch { at: 0, len: 10 << 20, fill: Fill::Noise(1) },
+            Stretch { at: border - (5 << 20), len: 15 << 20, fill: Fill::Words(2) },
+        ],
+    };
+    let (raw, out) = (xfs.path("a.raw"), xfs.path("a.vmdk"));
+    disk.write(&raw);
+    for layout in ["monolithicFlat", "twoGbMaxExtentFlat", "vmfs"] {
+        let image = OpenOptions::new().format(Format::Raw).open(&raw).unwrap();
+        let options = Options::parse(&format!("subformat={layout}")).unwrap();
+        let convert = Convert::new(image).format(Format::Vmdk).options(options).offload(true);
+        let report = convert.run(&out).unwrap();
+        assert_eq!(report.shared_bytes, 25 << 20, "{layout}: {report:?}");
+        assert_qemu_same(&raw, "raw", &out, "vmdk");
+    }
+}

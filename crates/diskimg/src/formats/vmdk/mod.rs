@@ -1,7 +1,7 @@
 //! VMDK: VMware's virtual disk.
 //!
-//! A disk is a descriptor (text) and extents. In the two layouts read and
-//! written here both are in one file. Everything counts in sectors of 512
+//! A disk is a descriptor (text) and extents. In the two layouts drawn here
+//! both are in one file; `write/` lists the others. Everything counts in sectors of 512
 //! bytes; a grain is usually 64 KiB and a grain table has 512 entries, so that
 //! one table speaks for 32 MiB.
 //!
@@ -35,7 +35,6 @@
 
 mod check;
 mod cowd;
-mod create;
 mod descriptor;
 // The integration tests' builders: other tools read what they build.
 #[cfg(test)]
@@ -45,17 +44,15 @@ mod esx_build;
 mod extent_line;
 mod header;
 mod layer;
-mod new_descriptor;
 mod parent;
 mod part;
 mod sesparse;
 mod sparse;
 mod stream;
-mod stream_target;
 mod tables;
-mod target;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
@@ -81,7 +78,7 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Vmdk)?;
         Ok(std::sync::Arc::new(Vmdk::open(source, context)?))
     },
-    create: create::create,
+    create: write::create,
     // In the order in which `qemu-img create` tells them.
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
@@ -99,8 +96,9 @@ pub(crate) static DRIVER: Driver = Driver {
         OptionSpec::new(
             "subformat",
             OptionKind::Text,
-            "VMDK layout, can be one of {monolithicSparse (default) | streamOptimized (default \
-             with compression)}",
+            "VMDK layout, can be one of {monolithicSparse (default) | monolithicFlat | \
+             twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized (default with \
+             compression) | vmfs}",
         ),
         OptionSpec::new(
             "zeroed_grain",
@@ -110,7 +108,7 @@ pub(crate) static DRIVER: Driver = Driver {
         OptionSpec::new(
             "preallocation",
             OptionKind::Text,
-            "Preallocation mode (allowed values: off)",
+            "Preallocation mode (allowed values: off; flat layouts: off, falloc, full)",
         ),
     ],
     measure: None,

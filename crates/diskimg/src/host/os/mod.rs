@@ -173,3 +173,16 @@ pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::
 pub(crate) fn address_space_limit() -> Option<u64> {
     imp::address_space_limit()
 }
+
+/// True if the process, or the system, may open no more files.
+#[cfg(unix)]
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// True if the process, or the system, may open no more files.
+#[cfg(not(unix))]
+pub(crate) fn is_out_of_files(_error: &io::Error) -> bool {
+    false
+}

@@ -1,10 +1,12 @@
-//! Writing monolithicSparse.
+//! Writing a sparse extent: the whole of a monolithicSparse image, or one of
+//! the files of a split disk, which has no descriptor.
 //!
 //! ```text
 //!   0        1            21                     gd                     overHead
 //!   ┌────────┬────────────┬───────────┬──────────┬───────────┬──────────┬───────┬──
 //!   │ header │ descriptor │ redundant │ tables   │ directory │ tables   │ grain │ …
 //!   └────────┴────────────┴───────────┴──────────┴───────────┴──────────┴───────┴──
+//!             (if embedded)
 //! ```
 //!
 //! The tables' places are known beforehand: QEMU lays its images out the same
@@ -12,30 +14,22 @@
 //! grain table is in memory at a time; it is written, twice, when the disk has
 //! passed it, and not at all if nothing is in it.
 
-use super::SECTOR;
-use super::header::{Flags, Header};
-use super::new_descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, Digest, NewDescriptor};
-use super::sparse::GTE_ZEROED;
+use super::super::SECTOR;
+use super::super::header::{Flags, Header};
+use super::super::sparse::GTE_ZEROED;
+use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, Digest};
+use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::target::{Slot, Target, Unit};
-use std::io;
 use std::sync::Arc;
-
-/// Sectors of a grain and entries of a grain table: what every writer uses.
-pub(super) const GRAIN_SECTORS: u64 = 128;
-pub(super) const GTES: u32 = 512;
 
 /// A table entry is a sector number of 32 bits.
 const MAX_SECTORS: u64 = 1 << 32;
 
-/// A monolithicSparse image being written.
+/// A sparse extent being written. Guest offsets are the extent's own.
 #[derive(Debug)]
-pub(super) struct SparseTarget {
-    files: [Arc<dyn Sink>; 1],
-    descriptor: NewDescriptor,
+pub(super) struct SparseExtentWriter {
+    sink: Arc<dyn Sink>,
     header: Header,
     /// The first sector that no grain has yet.
     next: u64,
@@ -48,56 +42,113 @@ pub(super) struct SparseTarget {
 #[derive(Debug)]
 struct GrainTable {
     index: u64,
-    entries: [u32; GTES as usize],
-    used: bool,
+    /// Empty until something is in it.
+    entries: Vec<u32>,
 }
 
-impl GrainTable {
-    fn empty(index: u64) -> Self {
-        Self { index, entries: [0; GTES as usize], used: false }
-    }
-}
-
-impl SparseTarget {
+impl SparseExtentWriter {
+    /// Starts an extent of `sectors` guest sectors; `embedded`: with room for a
+    /// descriptor.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a pipe,
+    /// [`Limit`](crate::ErrorKind::Limit) for too large a disk, and what
+    /// writing said.
     pub(super) fn start(
         sink: Arc<dyn Sink>,
-        descriptor: NewDescriptor,
+        sectors: u64,
+        embedded: bool,
         zeroed_grains: bool,
     ) -> Result<Self> {
         if sink.is_sequential() {
-            return Err(Error::unsupported("monolithicSparse cannot go through a pipe")
+            return Err(Error::unsupported("a sparse extent cannot go through a pipe")
                 .hint("subformat=streamOptimized can"));
         }
-        let header = layout(descriptor.sectors, zeroed_grains);
+        let header = layout(sectors, embedded, zeroed_grains);
         require_readable(&header)?;
-        let target = Self {
-            files: [sink],
+        let extent = Self {
+            sink,
             next: header.over_head,
-            descriptor,
             header,
-            table: GrainTable::empty(0),
+            table: GrainTable { index: 0, entries: Vec::new() },
             digest: Digest::default(),
         };
-        if !target.sink().is_zeroed() {
-            target.zero(0, target.header.over_head)?;
+        if !extent.sink.is_zeroed() {
+            extent.zero(0, extent.header.over_head)?;
         }
-        target.write_directory(target.header.rgd_offset)?;
-        target.write_directory(target.header.gd_offset)?;
-        Ok(target)
+        extent.write_directory(extent.header.rgd_offset)?;
+        extent.write_directory(extent.header.gd_offset)?;
+        Ok(extent)
     }
 
-    fn sink(&self) -> &dyn Sink {
-        &*self.files[0]
+    /// Makes room for `len` bytes at guest offset `at`; gives the host offset
+    /// where they go.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if the file would grow too large, and
+    /// what writing said.
+    pub(super) fn store(&mut self, at: u64, len: u64) -> Result<u64> {
+        let offset = self.append(at, len)? * SECTOR;
+        // The disk may end within its last grain, never the file.
+        let short = len.next_multiple_of(self.header.grain_bytes()) - len;
+        if short > 0 && !self.sink.is_zeroed() {
+            let end = offset + len;
+            self.sink.write_zeros_at(end, short).map_err(|e| cannot_write(e, "zeros", end))?;
+        }
+        Ok(offset)
+    }
+
+    /// Makes the range zeros that hide the parent's bytes.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub(super) fn store_zeros(&mut self, at: u64, len: u64) -> Result<()> {
+        if self.header.zeroed_grains() {
+            let grain_bytes = self.header.grain_bytes() as usize;
+            return (at..at + len).step_by(grain_bytes).try_for_each(|at| self.set(at, GTE_ZEROED));
+        }
+        let start = self.append(at, len)?;
+        if self.sink.is_zeroed() { Ok(()) } else { self.zero(start, self.next - start) }
+    }
+
+    /// Writes the last table; gives a digest of all of them.
+    ///
+    /// # Errors
+    /// What writing said.
+    pub(super) fn finish_tables(&mut self) -> Result<u64> {
+        self.write_table()?;
+        Ok(self.digest.value())
+    }
+
+    /// Writes the descriptor that is embedded, in whole sectors.
+    ///
+    /// # Errors
+    /// What writing said.
+    pub(super) fn write_descriptor(&self, descriptor: &[u8]) -> Result<()> {
+        self.write(descriptor, DESCRIPTOR_OFFSET, "the descriptor")
+    }
+
+    /// Gives the file its length and its header: an extent that was not
+    /// finished has none.
+    ///
+    /// # Errors
+    /// What writing said.
+    pub(super) fn finish(&self) -> Result<()> {
+        let len = self.next * SECTOR;
+        self.sink
+            .set_len(len)
+            .map_err(|e| Error::io(format!("cannot set the length to {len}"), e))?;
+        self.write(&self.header.encode(), 0, "the header")
     }
 
     fn write(&self, bytes: &[u8], sector: u64, what: &'static str) -> Result<()> {
         let at = sector * SECTOR;
-        self.sink().write_all_at(bytes, at).map_err(|e| cannot_write(e, what, at))
+        self.sink.write_all_at(bytes, at).map_err(|e| cannot_write(e, what, at))
     }
 
     fn zero(&self, sector: u64, sectors: u64) -> Result<()> {
         let at = sector * SECTOR;
-        self.sink().write_zeros_at(at, sectors * SECTOR).map_err(|e| cannot_write(e, "zeros", at))
+        self.sink.write_zeros_at(at, sectors * SECTOR).map_err(|e| cannot_write(e, "zeros", at))
     }
 
     /// Writes the directory at `sector`, whose tables follow it.
@@ -123,19 +174,20 @@ impl SparseTarget {
             return Ok(());
         }
         self.write_table()?;
-        self.table = GrainTable::empty(index);
+        self.table.index = index;
+        self.table.entries.clear();
         Ok(())
     }
 
     fn write_table(&mut self) -> Result<()> {
-        if !self.table.used {
+        if self.table.entries.is_empty() {
             return Ok(());
         }
-        let bytes = self.table.entries.map(u32::to_le_bytes);
+        let bytes: Vec<u8> = self.table.entries.iter().flat_map(|e| e.to_le_bytes()).collect();
         let behind =
             self.header.directory_sectors() + self.table.index * self.header.table_sectors();
         for directory in [self.header.rgd_offset, self.header.gd_offset] {
-            self.write(bytes.as_flattened(), directory + behind, "a grain table")?;
+            self.write(&bytes, directory + behind, "a grain table")?;
         }
         self.digest.add(self.table.index);
         self.table.entries.iter().for_each(|&entry| self.digest.add(entry.into()));
@@ -146,8 +198,8 @@ impl SparseTarget {
     fn set(&mut self, at: u64, entry: u32) -> Result<()> {
         let grain = at / self.header.grain_bytes();
         self.turn_to(grain / u64::from(GTES))?;
+        self.table.entries.resize(GTES as usize, 0);
         self.table.entries[(grain % u64::from(GTES)) as usize] = entry;
-        self.table.used = true;
         Ok(())
     }
 
@@ -159,7 +211,7 @@ impl SparseTarget {
             return Err(Error::limit(
                 "the file would exceed 2 TiB, beyond which a grain table cannot point",
             )
-            .hint("subformat=streamOptimized compresses"));
+            .hint("subformat=twoGbMaxExtentSparse has many files, streamOptimized compresses"));
         }
         for i in 0..grains {
             // Below 2^32 as just checked.
@@ -168,73 +220,21 @@ impl SparseTarget {
         self.next += grains * GRAIN_SECTORS;
         Ok(start)
     }
-
-    /// Zeros: nothing, unless there is a parent to be hidden.
-    fn place_zeros(&mut self, at: u64, len: u64) -> Result<()> {
-        if self.descriptor.parent.is_none() {
-            return Ok(());
-        }
-        if self.header.zeroed_grains() {
-            let grain_bytes = self.header.grain_bytes() as usize;
-            return (at..at + len).step_by(grain_bytes).try_for_each(|at| self.set(at, GTE_ZEROED));
-        }
-        let start = self.append(at, len)?;
-        if self.sink().is_zeroed() { Ok(()) } else { self.zero(start, self.next - start) }
-    }
 }
 
-impl Target for SparseTarget {
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.header.capacity * SECTOR, unit: self.header.grain_bytes() }
-    }
-
-    fn files(&self) -> &[Arc<dyn Sink>] {
-        &self.files
-    }
-
-    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
-        match unit {
-            Unit::Zero { len } => self.place_zeros(at, len).map(|()| None),
-            Unit::Stored { len } => {
-                let sector = self.append(at, len)?;
-                // The disk may end within its last grain, never the file.
-                let short = len.next_multiple_of(self.header.grain_bytes()) - len;
-                if short > 0 && !self.sink().is_zeroed() {
-                    let end = sector * SECTOR + len;
-                    self.sink()
-                        .write_zeros_at(end, short)
-                        .map_err(|e| cannot_write(e, "zeros", end))?;
-                }
-                Ok(Some(Slot { file: 0, offset: sector * SECTOR, len }))
-            }
-            Unit::Encoded(_) => Err(Error::invalid("monolithicSparse stores nothing encoded")),
-        }
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<()> {
-        self.write_table()?;
-        let descriptor = self.descriptor.sectors(self.digest.value())?;
-        self.write(&descriptor, DESCRIPTOR_OFFSET, "the descriptor")?;
-        let len = self.next * SECTOR;
-        self.sink()
-            .set_len(len)
-            .map_err(|e| Error::io(format!("cannot set the length to {len}"), e))?;
-        // Last: an image that was not finished has no header.
-        self.write(&self.header.encode(), 0, "the header")
-    }
-}
-
-/// Where everything is in a new image.
-fn layout(sectors: u64, zeroed_grains: bool) -> Header {
+/// Where everything is in a new extent.
+fn layout(sectors: u64, embedded: bool, zeroed_grains: bool) -> Header {
+    let (descriptor_offset, descriptor_sectors) =
+        if embedded { (DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS) } else { (0, 0) };
     let mut header = Header {
         version: if zeroed_grains { 2 } else { 1 },
         flags: Flags::NEWLINE_TEST | Flags::REDUNDANT,
         capacity: sectors,
         grain_sectors: GRAIN_SECTORS,
-        descriptor_offset: DESCRIPTOR_OFFSET,
-        descriptor_sectors: DESCRIPTOR_SECTORS,
+        descriptor_offset,
+        descriptor_sectors,
         gtes: GTES,
-        rgd_offset: DESCRIPTOR_OFFSET + DESCRIPTOR_SECTORS,
+        rgd_offset: 1 + descriptor_sectors,
         gd_offset: 0,
         over_head: 0,
         unclean: false,
@@ -245,21 +245,4 @@ fn layout(sectors: u64, zeroed_grains: bool) -> Header {
     header.gd_offset = header.rgd_offset + one_copy;
     header.over_head = (header.gd_offset + one_copy).next_multiple_of(GRAIN_SECTORS);
     header
-}
-
-/// What is written must not be refused when it is read again. This bounds the
-/// tables in front of the grains, too.
-pub(super) fn require_readable(header: &Header) -> Result<()> {
-    let most = Limits::default().table_bytes;
-    if header.tables() * 4 > most {
-        return Err(Error::limit(format!(
-            "a disk of {} sectors: its grain directory would exceed {most} bytes",
-            header.capacity
-        )));
-    }
-    Ok(())
-}
-
-pub(super) fn cannot_write(error: io::Error, what: &'static str, at: u64) -> Error {
-    Error::io(format!("cannot write {what}"), error).at(at)
 }

@@ -1,15 +1,18 @@
 //! The descriptor of a new image.
 //!
-//! ASCII, but for a parent's name, and the same bytes for the same input: what
-//! VMware makes up at random (content ID, UUID) is derived from size, name,
+//! ASCII, unless a file it names is not, and the same bytes for the same input:
+//! what VMware makes up at random (content ID, UUID) is derived from size, name,
 //! options and, where the descriptor is written last, the grain tables. So two
-//! runs of a conversion give the same file; and two streamed disks of the same
-//! size and name have the same IDs, whatever is on them.
+//! runs of a conversion give the same file; and two streamed or flat disks of
+//! the same size and name have the same IDs, whatever is on them.
 
-use super::SECTOR;
-use super::descriptor::NO_PARENT;
+use super::super::SECTOR;
+use super::super::descriptor::NO_PARENT;
+use super::geometry::DiskGeometry;
+use super::subformat::Subformat;
 use crate::vocabulary::error::{Error, Result};
-use std::fmt::Write;
+use crate::vocabulary::limits::Limits;
+use std::fmt::{self, Write};
 use std::path::Path;
 
 /// Sectors set aside for an embedded descriptor, from sector 1 on: what every
@@ -18,7 +21,8 @@ pub(super) const DESCRIPTOR_OFFSET: u64 = 1;
 pub(super) const DESCRIPTOR_SECTORS: u64 = 20;
 
 /// The version of VMware's tools when there is no saying
-/// (`TOOLS_VERSION_UNMANAGED`).
+/// (`TOOLS_VERSION_UNMANAGED`). `ddb.toolsInstallType`, which some writers put
+/// beside it, is left out: Microsoft's converter refuses a disk that has it.
 const UNMANAGED_TOOLS: &str = "2147483647";
 
 /// Virtual controllers that VMware's tools know in a descriptor.
@@ -30,15 +34,24 @@ const NAMELESS: &str = "disk.vmdk";
 /// What a new descriptor says.
 #[derive(Debug, Clone)]
 pub(super) struct NewDescriptor {
-    pub(super) create_type: &'static str,
-    /// Guest sectors.
-    pub(super) sectors: u64,
-    /// The image's own file name, without directory.
-    pub(super) name: String,
+    pub(super) subformat: Subformat,
+    /// In guest order.
+    pub(super) extents: Vec<NewExtent>,
     pub(super) adapter: &'static str,
     pub(super) hardware: String,
     pub(super) tools: String,
     pub(super) parent: Option<NewParent>,
+    /// The flat file may have holes: ESXi's word for it.
+    pub(super) thin: bool,
+}
+
+/// A part of the disk.
+#[derive(Debug, Clone)]
+pub(super) struct NewExtent {
+    /// Guest sectors.
+    pub(super) sectors: u64,
+    /// Its file's name, without directory.
+    pub(super) name: String,
 }
 
 /// The image that the new one builds on.
@@ -49,76 +62,121 @@ pub(super) struct NewParent {
 }
 
 impl NewDescriptor {
-    /// The text, padded with zeros to its sectors. `content` is a digest of
-    /// what else is known of the image.
-    ///
-    /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if it does not fit.
-    pub(super) fn sectors(&self, content: u64) -> Result<Vec<u8>> {
-        let mut bytes = self.text(content).into_bytes();
-        let room = (DESCRIPTOR_SECTORS * SECTOR) as usize;
-        if bytes.len() >= room {
-            return Err(Error::limit(format!(
-                "a descriptor of {} bytes; names and versions may take less than {room}",
-                bytes.len()
-            )));
-        }
-        bytes.resize(room, 0);
-        Ok(bytes)
+    /// Guest sectors.
+    pub(super) fn sectors(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.sectors).sum()
     }
 
-    fn text(&self, content: u64) -> String {
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if the text has no room where it goes.
+    pub(super) fn require_room(&self) -> Result<()> {
+        let room = if self.subformat.is_several_files() {
+            // QEMU reads no more of it, either.
+            Limits::default().descriptor_bytes
+        } else {
+            DESCRIPTOR_SECTORS * SECTOR
+        };
+        let bytes = self.text(0).len() as u64;
+        if bytes >= room {
+            return Err(Error::limit(format!(
+                "a descriptor of {bytes} bytes; names, versions and extents may take less than {room}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The text, padded with zeros to the sectors of an embedded descriptor.
+    /// `content` is a digest of what else is known of the image.
+    pub(super) fn embedded(&self, content: u64) -> Vec<u8> {
+        let mut bytes = self.text(content).into_bytes();
+        bytes.resize((DESCRIPTOR_SECTORS * SECTOR) as usize, 0);
+        bytes
+    }
+
+    /// The text. `content` is a digest of what else is known of the image; the
+    /// length does not depend on it.
+    pub(super) fn text(&self, content: u64) -> String {
         let id = self.identity(content);
         // Reserved: no parent, and VMware's own placeholder for "to be replaced".
         let cid = match id as u32 {
             taken @ (NO_PARENT | 0xffff_fffe) => taken - 2,
             cid => cid,
         };
-        let heads: u64 = if self.adapter == "ide" { 16 } else { 255 };
+        let geometry = DiskGeometry::of(self.sectors(), self.adapter);
         let mut text = String::new();
-        let mut line = |args: std::fmt::Arguments<'_>| {
+        let mut line = |args: fmt::Arguments<'_>| {
             // Writing to a String cannot fail.
             let _ = text.write_fmt(args);
             text.push('\n');
         };
         line(format_args!("# Disk DescriptorFile"));
         line(format_args!("version=1"));
+        if !self.is_ascii() {
+            line(format_args!("encoding=\"UTF-8\""));
+        }
         line(format_args!("CID={cid:08x}"));
         line(format_args!("parentCID={:08x}", self.parent.as_ref().map_or(NO_PARENT, |p| p.cid)));
-        line(format_args!("createType=\"{}\"", self.create_type));
+        line(format_args!("createType=\"{}\"", self.subformat.name()));
         if let Some(parent) = &self.parent {
             line(format_args!("parentFileNameHint=\"{}\"", parent.hint));
         }
         line(format_args!("\n# Extent description"));
-        line(format_args!("RW {} SPARSE \"{}\"", self.sectors, self.name));
+        for extent in &self.extents {
+            line(format_args!("{}", ExtentLine(self.subformat, extent)));
+        }
         line(format_args!("\n# The Disk Data Base\n#DDB\n"));
         line(format_args!("ddb.adapterType = \"{}\"", self.adapter));
-        line(format_args!("ddb.geometry.cylinders = \"{}\"", self.sectors / (63 * heads)));
-        line(format_args!("ddb.geometry.heads = \"{heads}\""));
-        line(format_args!("ddb.geometry.sectors = \"63\""));
+        line(format_args!("ddb.geometry.cylinders = \"{}\"", geometry.cylinders));
+        line(format_args!("ddb.geometry.heads = \"{}\"", geometry.heads));
+        line(format_args!("ddb.geometry.sectors = \"{}\"", geometry.sectors));
         // Its last 32 bits are the CID.
         line(format_args!("ddb.longContentID = \"{:024x}{cid:08x}\"", id >> 32));
+        if self.thin {
+            line(format_args!("ddb.thinProvisioned = \"1\""));
+        }
         line(format_args!("ddb.toolsVersion = \"{}\"", self.tools));
         line(format_args!("ddb.uuid = \"{}\"", uuid_text(id.rotate_left(64))));
         line(format_args!("ddb.virtualHWVersion = \"{}\"", self.hardware));
         text
     }
 
+    fn is_ascii(&self) -> bool {
+        self.extents.iter().all(|extent| extent.name.is_ascii())
+            && self.parent.as_ref().is_none_or(|parent| parent.hint.is_ascii())
+    }
+
     fn identity(&self, content: u64) -> u128 {
         let mut digest = Digest::default();
         let parent = self.parent.as_ref().map(|p| (p.cid, p.hint.as_str()));
         let (cid, hint) = parent.unwrap_or((NO_PARENT, ""));
-        for text in [self.create_type, &self.name, self.adapter, &self.hardware, &self.tools, hint]
-        {
+        // The first extent's name tells that of the image.
+        let name = self.extents.first().map_or("", |extent| &extent.name);
+        let create_type = self.subformat.name();
+        for text in [create_type, name, self.adapter, &self.hardware, &self.tools, hint] {
             text.bytes().for_each(|b| digest.add(b.into()));
             digest.add(u64::MAX);
         }
-        digest.add(self.sectors);
+        digest.add(self.sectors());
         digest.add(cid.into());
         digest.add(content);
         let high = digest.value();
         digest.add(1);
         (u128::from(high) << 64) | u128::from(digest.value())
+    }
+}
+
+/// An extent as its line says it. A flat extent's line ends with the place in
+/// the file where it starts; ESXi's has none.
+struct ExtentLine<'a>(Subformat, &'a NewExtent);
+
+impl fmt::Display for ExtentLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(subformat, NewExtent { sectors, name }) = self;
+        match subformat {
+            Subformat::Vmfs => write!(f, "RW {sectors} VMFS \"{name}\""),
+            flat if flat.is_flat() => write!(f, "RW {sectors} FLAT \"{name}\" 0"),
+            _ => write!(f, "RW {sectors} SPARSE \"{name}\""),
+        }
     }
 }
 
@@ -163,9 +221,10 @@ impl Digest {
     }
 }
 
-/// The name for the extent line: the file's, made safe for a quoted ASCII
-/// string. Nobody needs it to find the extent, which is the file itself.
-pub(super) fn extent_name(path: Option<&Path>) -> String {
+/// The name for the extent line of an image in one file: the file's, made safe
+/// for a quoted ASCII string. Nobody needs it to find the extent, which is the
+/// file itself.
+pub(super) fn own_name(path: Option<&Path>) -> String {
     let Some(name) = path.and_then(Path::file_name) else { return NAMELESS.into() };
     let safe = |c: char| match c {
         '"' | '/' | '\\' => '_',
@@ -175,10 +234,14 @@ pub(super) fn extent_name(path: Option<&Path>) -> String {
     name.to_string_lossy().chars().map(safe).collect()
 }
 
+/// The adapter: `ide` as with QEMU, but for an image that is attached as it is
+/// to an ESXi, whose disks are SCSI.
+///
 /// # Errors
 /// [`Invalid`](crate::ErrorKind::Invalid) if nobody knows such an adapter.
-pub(super) fn adapter(name: Option<&str>) -> Result<&'static str> {
-    let name = name.unwrap_or("ide");
+pub(super) fn adapter(name: Option<&str>, subformat: Subformat) -> Result<&'static str> {
+    let default = if subformat == Subformat::Vmfs { "lsilogic" } else { "ide" };
+    let name = name.unwrap_or(default);
     ADAPTERS.into_iter().find(|&known| known == name).ok_or_else(|| {
         Error::invalid(format!("Invalid parameter '{name}' for adapter_type"))
             .hint(format!("one of {}", ADAPTERS.join(", ")))
@@ -217,18 +280,18 @@ fn plain(option: &str, value: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::descriptor::Descriptor;
     use super::*;
+    use crate::formats::vmdk::descriptor::Descriptor;
 
     fn sample() -> NewDescriptor {
         NewDescriptor {
-            create_type: "monolithicSparse",
-            sectors: 204_800,
-            name: "a.vmdk".into(),
+            subformat: Subformat::MonolithicSparse,
+            extents: vec![NewExtent { sectors: 204_800, name: "a.vmdk".into() }],
             adapter: "ide",
             hardware: "4".into(),
             tools: UNMANAGED_TOOLS.into(),
             parent: None,
+            thin: false,
         }
     }
 
@@ -236,7 +299,8 @@ mod tests {
     fn the_parser_understands_every_line() {
         let mut new = sample();
         new.parent = Some(NewParent { cid: 7, hint: "base image.vmdk".into() });
-        let bytes = new.sectors(1).expect("fits");
+        new.require_room().expect("fits");
+        let bytes = new.embedded(1);
         assert!(bytes.len() == 20 * 512 && bytes.is_ascii());
         let read = Descriptor::parse(&bytes).expect("parses");
         assert_eq!(read.parent_cid, 7);
@@ -258,8 +322,8 @@ mod tests {
         };
         assert_eq!(text(|_| ()), sample().text(0));
         let edits: [fn(&mut NewDescriptor); 4] = [
-            |n| n.sectors += 1,
-            |n| n.name.push('x'),
+            |n| n.extents[0].sectors += 1,
+            |n| n.extents[0].name.push('x'),
             |n| n.hardware.push('1'),
             |n| n.parent = Some(NewParent { cid: 1, hint: "p".into() }),
         ];
@@ -272,7 +336,10 @@ mod tests {
 
     #[test]
     fn options_cannot_break_out_of_their_quotes() {
-        assert!(adapter(Some("scsi")).is_err() && adapter(None).is_ok_and(|a| a == "ide"));
+        let (sparse, vmfs) = (Subformat::MonolithicSparse, Subformat::Vmfs);
+        assert!(adapter(Some("scsi"), sparse).is_err());
+        assert_eq!(adapter(None, sparse).expect("is known"), "ide");
+        assert_eq!(adapter(None, vmfs).expect("is known"), "lsilogic");
         assert!(hardware_version(Some("7"), true).is_err());
         assert_eq!(hardware_version(Some("undefined"), true).expect("is 6"), "6");
         assert_eq!(hardware_version(None, false).expect("is 4"), "4");
@@ -280,8 +347,8 @@ mod tests {
             assert!(hardware_version(Some(bad), false).is_err(), "{bad}");
             assert!(tools_version(Some(bad)).is_err(), "{bad}");
         }
-        let name = |n: &str| extent_name(Some(Path::new(n)));
+        let name = |n: &str| own_name(Some(Path::new(n)));
         assert_eq!(name("/tmp/a \"b\" ü.vmdk"), "a _b_ _.vmdk");
-        assert_eq!(extent_name(None), "disk.vmdk");
+        assert_eq!(own_name(None), "disk.vmdk");
     }
 }

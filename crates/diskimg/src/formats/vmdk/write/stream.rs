@@ -12,11 +12,13 @@
 //!
 //! Grains of zeros are absent. Nothing follows the end-of-stream marker.
 
-use super::SECTOR;
-use super::header::{Flags, GD_AT_END, Header};
-use super::new_descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
-use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MARKER_GD, MARKER_GT, MetaDataMarker};
-use super::target::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
+use super::super::SECTOR;
+use super::super::header::{Flags, GD_AT_END, Header};
+use super::super::stream::{
+    GrainMarker, MARKER_EOS, MARKER_FOOTER, MARKER_GD, MARKER_GT, MetaDataMarker,
+};
+use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
+use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
 use crate::host::codec::Encoder;
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
@@ -47,7 +49,7 @@ impl StreamTarget {
         let header = Header {
             version: 3,
             flags: Flags::NEWLINE_TEST | Flags::COMPRESSED | Flags::MARKERS,
-            capacity: descriptor.sectors,
+            capacity: descriptor.sectors(),
             grain_sectors: GRAIN_SECTORS,
             descriptor_offset: DESCRIPTOR_OFFSET,
             descriptor_sectors: DESCRIPTOR_SECTORS,
@@ -60,7 +62,7 @@ impl StreamTarget {
         };
         require_readable(&header)?;
         let mut front = header.encode().to_vec();
-        front.extend(descriptor.sectors(0)?);
+        front.extend(descriptor.embedded(0));
         front.resize((OVER_HEAD * SECTOR) as usize, 0);
         let mut target = Self {
             files: [sink],

@@ -1,0 +1,57 @@
+//! The geometry that a descriptor tells: what the virtual machine's BIOS makes
+//! of the disk.
+//!
+//! For SCSI it is VMware's rule (Broadcom KB 1026266): cylinders of 1 MiB below
+//! 1 GiB, of 2 MiB below 2 GiB, 255 heads of 63 sectors beyond. (QEMU writes the
+//! latter for any size; a small disk that is partitioned by cylinders then does
+//! not boot elsewhere.) For IDE it is QEMU's: 16 heads of 63 sectors. Old
+//! Workstations ended such disks at 16383 cylinders, newer ones and ESXi tell
+//! all of them, as here.
+
+use super::super::SECTOR;
+
+/// Cylinders, heads and sectors of a track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DiskGeometry {
+    pub(super) cylinders: u64,
+    pub(super) heads: u64,
+    pub(super) sectors: u64,
+}
+
+impl DiskGeometry {
+    /// Of a disk of `sectors` behind this adapter.
+    pub(super) fn of(sectors: u64, adapter: &str) -> Self {
+        const ONE_GIB: u64 = (1 << 30) / SECTOR;
+        const TWO_GIB: u64 = 2 * ONE_GIB;
+        let (heads, track) = match sectors {
+            _ if adapter == "ide" => (16, 63),
+            0..ONE_GIB => (64, 32),
+            ONE_GIB..TWO_GIB => (128, 32),
+            _ => (255, 63),
+        };
+        Self { cylinders: sectors / (heads * track), heads, sectors: track }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_scsi_disks_have_cylinders_of_whole_mebibytes() {
+        let of = |sectors, adapter| {
+            let DiskGeometry { cylinders, heads, sectors } = DiskGeometry::of(sectors, adapter);
+            (cylinders, heads, sectors)
+        };
+        let mib = 2048;
+        assert_eq!(of(5 * mib, "lsilogic"), (5, 64, 32));
+        assert_eq!(of(1024 * mib - 1, "buslogic"), (1023, 64, 32));
+        assert_eq!(of(1024 * mib, "buslogic"), (512, 128, 32));
+        assert_eq!(of(2048 * mib - 1, "legacyESX"), (1023, 128, 32));
+        assert_eq!(of(2048 * mib, "lsilogic"), (261, 255, 63));
+        // As on disks that ESXi made.
+        assert_eq!(of(67_108_864, "lsilogic"), (4177, 255, 63));
+        assert_eq!(of(41_943_040, "ide"), (41610, 16, 63));
+        assert_eq!(of(1, "ide"), (0, 16, 63));
+    }
+}

@@ -1,0 +1,95 @@
+//! Writing monolithicSparse and twoGbMaxExtentSparse: one sparse extent with
+//! the descriptor in it, or several beside their descriptor.
+
+use super::descriptor::{Digest, NewDescriptor};
+use super::extents::Cut;
+use super::sparse_extent::SparseExtentWriter;
+use super::{GRAIN_SECTORS, empty, write_descriptor};
+use crate::formats::vmdk::SECTOR;
+use crate::host::sink::Sink;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::layer::Geometry;
+use crate::vocabulary::target::{Slot, Target, Unit};
+use std::sync::Arc;
+
+/// A sparse image being written.
+#[derive(Debug)]
+pub(super) struct SparseTarget {
+    /// The main file, if the descriptor is not embedded in the one extent.
+    main: Option<Arc<dyn Sink>>,
+    /// Of the extents, in order.
+    files: Vec<Arc<dyn Sink>>,
+    extents: Vec<SparseExtentWriter>,
+    cut: Cut,
+    descriptor: NewDescriptor,
+}
+
+impl SparseTarget {
+    /// Starts an image whose descriptor goes to `main`, or is embedded.
+    ///
+    /// # Errors
+    /// As [`SparseExtentWriter::start`].
+    pub(super) fn start(
+        main: Option<Arc<dyn Sink>>,
+        files: Vec<Arc<dyn Sink>>,
+        cut: Cut,
+        descriptor: NewDescriptor,
+        zeroed_grains: bool,
+    ) -> Result<Self> {
+        if let Some(main) = &main {
+            empty(&**main)?;
+        }
+        let embedded = main.is_none();
+        let start = |(sink, sectors): (&Arc<dyn Sink>, u64)| {
+            SparseExtentWriter::start(Arc::clone(sink), sectors, embedded, zeroed_grains)
+        };
+        let extents = files.iter().zip(cut.extents()).map(start).collect::<Result<_>>()?;
+        Ok(Self { main, files, extents, cut, descriptor })
+    }
+}
+
+impl Target for SparseTarget {
+    fn geometry(&self) -> Geometry {
+        Geometry { size: self.cut.size(), unit: GRAIN_SECTORS * SECTOR }
+    }
+
+    fn files(&self) -> &[Arc<dyn Sink>] {
+        &self.files
+    }
+
+    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+        match unit {
+            // Nothing, unless there is a parent to be hidden.
+            Unit::Zero { .. } if self.descriptor.parent.is_none() => Ok(None),
+            Unit::Zero { len } => {
+                for part in self.cut.parts(at, len) {
+                    self.extents[part.extent].store_zeros(part.at, part.len)?;
+                }
+                Ok(None)
+            }
+            Unit::Stored { len } => {
+                let part = self.cut.first(at, len);
+                let offset = self.extents[part.extent].store(part.at, part.len)?;
+                Ok(Some(Slot { file: part.extent, offset, len: part.len }))
+            }
+            Unit::Encoded(_) => Err(Error::invalid("a sparse extent stores nothing encoded")),
+        }
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        let mut digest = Digest::default();
+        for extent in &mut self.extents {
+            digest.add(extent.finish_tables()?);
+        }
+        let content = digest.value();
+        if self.main.is_none() {
+            let descriptor = self.descriptor.embedded(content);
+            self.extents.iter().try_for_each(|extent| extent.write_descriptor(&descriptor))?;
+        }
+        self.extents.iter().try_for_each(SparseExtentWriter::finish)?;
+        match &self.main {
+            Some(main) => write_descriptor(&**main, &self.descriptor.text(content)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Placement across the border of two extents, which an engine need not know.
+
+use super::create;
+use super::extents::SPLIT_SECTORS;
+use crate::formats::vmdk::SECTOR;
+use crate::host::output::{Durability, Output};
+use crate::vocabulary::options::Options;
+use crate::vocabulary::target::{Backing, CreateRequest, Slot, Target, Unit};
+use std::path::Path;
+
+const GRAIN: u64 = 64 << 10;
+const SPLIT: u64 = SPLIT_SECTORS * SECTOR;
+
+fn split(output: &mut Output, options: &str, backing: bool) -> Box<dyn Target> {
+    let backing = backing.then(|| Backing {
+        name: "base.vmdk".into(),
+        format: None,
+        content_id: Some("1234".into()),
+    });
+    let options = Options::parse(options).expect("parses");
+    let size = 2 * SPLIT;
+    create(CreateRequest { output, size, options: &options, backing, compress: false })
+        .expect("starts")
+}
+
+/// The entry of a grain of a sparse extent.
+fn entry(extent: &Path, grain: u64) -> u32 {
+    let file = std::fs::read(extent).expect("reads");
+    let word = |at: u64| {
+        let bytes = file[at as usize..at as usize + 4].try_into().expect("4 bytes");
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    let directory = word(56) * SECTOR;
+    let table = word(directory + grain / 512 * 4) * SECTOR;
+    word(table + grain % 512 * 4) as u32
+}
+
+#[test]
+fn stored_bytes_over_a_border_get_room_in_two_files_one_after_the_other() {
+    for (options, offsets) in [
+        ("subformat=twoGbMaxExtentFlat", [SPLIT - GRAIN, 0]),
+        // Behind its own tables, each.
+        ("subformat=twoGbMaxExtentSparse", [640 * SECTOR; 2]),
+    ] {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
+        let mut target = split(&mut output, options, false);
+        let mut place = |at, len| target.place(at, Unit::Stored { len }).expect("places");
+        let slot = |file: usize, len| Some(Slot { file, offset: offsets[file], len });
+        assert_eq!(place(SPLIT - GRAIN, 3 * GRAIN), slot(0, GRAIN), "{options}");
+        assert_eq!(place(SPLIT, 2 * GRAIN), slot(1, 2 * GRAIN), "{options}");
+        target.finish().expect("finishes");
+    }
+}
+
+#[test]
+fn zeros_over_a_border_hide_the_parent_on_both_sides_and_no_further() {
+    for (options, zeros) in [("", 640..=641), (",zeroed_grain=on", 1..=1)] {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
+        let options = format!("subformat=twoGbMaxExtentSparse{options}");
+        let mut target = split(&mut output, &options, true);
+        let unit = Unit::Zero { len: 2 * GRAIN };
+        assert_eq!(target.place(SPLIT - GRAIN, unit).expect("places"), None);
+        target.finish().expect("finishes");
+        output.commit(Durability::Cached).expect("commits");
+        let (first, second) = (dir.path().join("a-s001.vmdk"), dir.path().join("a-s002.vmdk"));
+        let last = SPLIT / GRAIN - 1;
+        assert!(zeros.contains(&entry(&first, last)) && zeros.contains(&entry(&second, 0)));
+        assert_eq!((entry(&first, last - 1), entry(&second, 1)), (0, 0), "{options}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn zeros_over_a_border_are_written_on_both_sides_of_a_full_flat_disk() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
+    let options = "subformat=twoGbMaxExtentFlat,preallocation=full";
+    let mut target = split(&mut output, options, false);
+    let unit = Unit::Zero { len: 2 * GRAIN };
+    assert_eq!(target.place(SPLIT - GRAIN, unit).expect("places"), None);
+    target.finish().expect("finishes");
+    output.commit(Durability::Flushed).expect("commits");
+    for name in ["a-f001.vmdk", "a-f002.vmdk"] {
+        let blocks = std::fs::metadata(dir.path().join(name)).expect("is there").blocks();
+        assert_eq!(blocks * 512, GRAIN, "{name}");
+    }
+}
+
+#[test]
+fn the_content_id_tells_of_all_extents() {
+    let id = |at: u64| {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("a.vmdk");
+        let mut output = Output::create(&path).expect("creates");
+        let mut target = split(&mut output, "subformat=twoGbMaxExtentSparse", false);
+        target.place(at, Unit::Stored { len: GRAIN }).expect("places");
+        target.finish().expect("finishes");
+        output.commit(Durability::Cached).expect("commits");
+        std::fs::read_to_string(path).expect("is text").lines().nth(2).map(str::to_owned)
+    };
+    let ids = [id(0), id(GRAIN), id(SPLIT), id(SPLIT + GRAIN)];
+    assert!(ids.iter().enumerate().all(|(i, id)| !ids[..i].contains(id)), "{ids:?}");
+    assert_eq!(id(SPLIT), id(SPLIT));
+}
