@@ -19,16 +19,39 @@ if [ "$(id -u)" = 0 ]; then
     privileged=--include-ignored
     need mkfs.xfs xfsprogs
 fi
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
+install() {
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
 if [ -n "$missing" ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-        apt-get update -qq
+    if can_install; then
         # shellcheck disable=SC2086
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+        install $missing
     else
         echo "The tests need these packages:$missing" >&2
         echo "On Debian: sudo apt-get install$missing" >&2
         exit 1
     fi
+fi
+
+# Readers of VMDK that are Python modules: more opinions, but not needed.
+oracles=$PWD/target/oracles
+add_readers() {
+    "$oracles/bin/python" -m pip --disable-pip-version-check install --quiet --retries 1 \
+        --only-binary :all: --requirement crates/diskimg/tests/it/oracles/requirements.txt
+}
+add_oracles() {
+    add_readers && return
+    if can_install; then
+        python3 -c 'import ensurepip' || install python3-venv
+    fi
+    python3 -m venv --clear "$oracles" && add_readers
+}
+if said=$(add_oracles 2>&1); then
+    export DISKIMG_ORACLES="$oracles"
+else
+    echo "Without the Python readers of VMDK: $(echo "$said" | tail -n 1)" >&2
 fi
 
 cargo test --workspace --locked --doc

@@ -58,12 +58,22 @@ impl Disk {
     /// The bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.size as usize];
-        for stretch in &self.stretches {
-            let range = stretch.clip(self.size);
-            let fill = stretch.fill.bytes((range.end - range.start) as usize);
-            bytes[range.start as usize..range.end as usize].copy_from_slice(&fill);
-        }
+        self.read_at(&mut bytes, 0);
         bytes
+    }
+
+    /// The bytes from `at`. Behind the end are zeros.
+    pub fn read_at(&self, buf: &mut [u8], at: u64) {
+        buf.fill(0);
+        for stretch in &self.stretches {
+            let own = stretch.clip(self.size);
+            let (start, end) = (own.start.max(at), own.end.min(at + buf.len() as u64));
+            if start < end {
+                let fill = stretch.fill.bytes((end - own.start) as usize);
+                buf[(start - at) as usize..(end - at) as usize]
+                    .copy_from_slice(&fill[(start - own.start) as usize..]);
+            }
+        }
     }
 
     /// Writes a sparse file.
