@@ -25,7 +25,7 @@ impl Default for Limits {
             chain_depth: 200,
             table_bytes: 32 << 20,
             descriptor_bytes: 1 << 20,
-            extent_files: 16_384,
+            extent_files: 32_768,
             snapshots: 65_536,
         }
     }

@@ -342,9 +342,9 @@ mod hostile {
         let image = Image::open(folder.describe(&many[..100_000])).unwrap();
         assert_eq!(image.size(), 100_000 * 512);
         conformance::verify(&image).unwrap();
-        let names: Vec<_> = (0..20_000).map(|i| format!("RW 1 FLAT \"{i}\" 0")).collect();
+        let names: Vec<_> = (0..33_000).map(|i| format!("RW 1 FLAT \"{i}\" 0")).collect();
         let lines: Vec<_> = names.iter().map(String::as_str).collect();
-        for i in 0..20_000 {
+        for i in 0..33_000 {
             std::os::unix::fs::symlink("a.bin", folder.path(&i.to_string())).unwrap();
         }
         let error = super::error(&folder.describe(&lines));
