@@ -16,6 +16,10 @@ fn images() -> (Lab, Vec<&'static str>) {
         ("over.qcow2", "-f qcow2 -b a.raw -F raw over.qcow2"),
         ("sparse.vmdk", "-f vmdk sparse.vmdk 1M"),
         ("stream.vmdk", "-f vmdk -o subformat=streamOptimized stream.vmdk 1M"),
+        ("flat.vmdk", "-f vmdk -o subformat=monolithicFlat flat.vmdk 1M"),
+        ("split.vmdk", "-f vmdk -o subformat=twoGbMaxExtentSparse split.vmdk 5G"),
+        ("pieces.vmdk", "-f vmdk -o subformat=twoGbMaxExtentFlat pieces.vmdk 5G"),
+        ("child.vmdk", "-f vmdk -b split.vmdk -F vmdk child.vmdk"),
     ] {
         lab.qemu(&format!("create -q {options}")).ok();
         names.push(name);

@@ -15,3 +15,4 @@ mod measure;
 mod scale;
 mod streams;
 mod support;
+mod vmdk;

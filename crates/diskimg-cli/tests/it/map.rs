@@ -9,13 +9,15 @@ fn images() -> Lab {
     lab.qemu("create -q -f qcow2 -b a.qcow2 -F qcow2 over.qcow2").ok();
     lab.qemu("convert -O qcow2 -c a.raw packed.qcow2").ok();
     lab.qemu("convert -O vmdk a.raw a.vmdk").ok();
+    lab.qemu("convert -O vmdk -o subformat=monolithicFlat a.raw flat.vmdk").ok();
+    lab.qemu("convert -O vmdk -o subformat=twoGbMaxExtentSparse a.raw split.vmdk").ok();
     lab
 }
 
 #[test]
 fn both_forms_are_qemu_imgs_to_the_byte() {
     let lab = images();
-    for name in ["a.raw", "a.qcow2", "over.qcow2", "a.vmdk"] {
+    for name in ["a.raw", "a.qcow2", "over.qcow2", "a.vmdk", "flat.vmdk", "split.vmdk"] {
         lab.same(&format!("map {name}"));
         lab.same(&format!("map --output=json {name}"));
     }

@@ -165,6 +165,10 @@ impl Layer for Vmdk {
         Ok(())
     }
 
+    fn is_preallocated(&self) -> bool {
+        self.parts.parts.iter().any(Part::is_flat)
+    }
+
     fn parent(&self) -> Option<&ParentReference> {
         match &self.parent {
             Parent::Known { reference, .. } => Some(reference),

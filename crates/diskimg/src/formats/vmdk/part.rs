@@ -16,7 +16,7 @@ use super::header::{Header, MAGIC};
 use super::sesparse::SeSparseExtent;
 use super::sparse::{SparseExtent, read_header};
 use super::{COWD_MAGIC, SESPARSE_MAGIC, check, cowd};
-use crate::host::source::{Source, segments};
+use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding, Severity};
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::{Extent, Kind, Place, push};
@@ -356,7 +356,7 @@ impl Part {
         .map_err(|e| in_line(in_extent_file(e, files, self.file), &self.line))
     }
 
-    /// As raw: data, and the holes of the file.
+    /// All of it is data, be it in holes of the file.
     fn map_flat(
         &self,
         offset: u64,
@@ -378,14 +378,15 @@ impl Part {
             .at(start)
             .hint("the file is probably truncated"));
         }
-        let first = offset + inside.start;
-        for (segment, hole) in segments(source, first..offset + inside.end) {
-            let place = Place { file: self.file, offset: segment.start };
-            let kind = if hole { Kind::Zero(Some(place)) } else { Kind::Data(place) };
-            let at = self.guest.start + (segment.start - offset);
-            push(out, at..at + (segment.end - segment.start), kind);
-        }
+        let place = Place { file: self.file, offset: offset + inside.start };
+        let base = self.guest.start;
+        push(out, base + inside.start..base + inside.end, Kind::Data(place));
         Ok(())
+    }
+
+    /// What is stored may lie in a hole of its file.
+    pub(super) fn is_flat(&self) -> bool {
+        matches!(self.layout, Layout::Flat { .. })
     }
 
     /// Bytes of a grain, where there are grains.

@@ -1,0 +1,51 @@
+//! What the command says of a VMDK's parents, parts and damages.
+
+use crate::support::{Lab, write_at};
+
+#[test]
+fn a_changed_parent_is_refused_until_it_is_said_to_be_right() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O vmdk a.raw base.vmdk").ok();
+    lab.qemu("create -q -f vmdk -b base.vmdk -F vmdk child.vmdk").ok();
+    let cid = lab.read("base.vmdk").windows(5).position(|w| w == b"\nCID=").expect("a CID");
+    write_at(&lab.path("base.vmdk"), cid as u64 + 5, b"00000001");
+    for line in ["convert child.vmdk out.raw", "map child.vmdk", "compare a.raw child.vmdk"] {
+        let error = lab.line(line).err;
+        assert!(error.contains("00000001") && error.contains("--ignore-cid"), "{line}: {error}");
+    }
+    lab.line("convert --ignore-cid child.vmdk out.raw").ok();
+    assert_eq!(lab.read("out.raw"), lab.read("a.raw"));
+}
+
+#[test]
+fn what_was_damaged_and_made_up_for_is_a_warning() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O vmdk a.raw a.vmdk").ok();
+    let gd = u64::from_le_bytes(lab.read("a.vmdk")[56..64].try_into().expect("8 bytes")) * 512;
+    write_at(&lab.path("a.vmdk"), gd, &[0xff; 4]);
+    for line in ["convert a.vmdk out.raw", "compare a.raw a.vmdk"] {
+        let ran = lab.line(line);
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        let said = "diskimg: warning: a.vmdk: 1 entries of the grain directory are damaged; \
+                    the redundant copy is used for them\n";
+        assert_eq!(ran.err, said);
+    }
+    assert_eq!(lab.read("out.raw"), lab.read("a.raw"));
+    assert!(lab.line("info a.vmdk").ok().contains("note: 1 entries"));
+    assert_eq!(lab.line("check a.vmdk").code, Some(2));
+}
+
+#[test]
+fn a_disk_in_several_files_is_checked_in_all_of_them() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("convert -O vmdk -o subformat=twoGbMaxExtentSparse a.raw a.vmdk").ok();
+    lab.line("check a.vmdk").ok();
+    std::fs::remove_file(lab.path("a-s001.vmdk")).expect("removes");
+    assert_eq!(lab.line("check a.vmdk").code, Some(1));
+    let info = lab.line("info a.vmdk").ok();
+    assert!(info.contains("note: extent line 'RW 2048 SPARSE \"a-s001.vmdk\"'"), "{info}");
+    lab.line("convert a.vmdk out.raw").fails(1);
+}
