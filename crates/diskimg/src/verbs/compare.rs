@@ -173,7 +173,7 @@ impl Plan<'_> {
 fn extents_padded(image: &Image, range: Range<u64>) -> Result<Vec<ChainExtent>> {
     let inside = range.start.min(image.size())..range.end.min(image.size());
     let tail = inside.end.max(range.start)..range.end;
-    let mut extents = image.extents(inside)?;
+    let mut extents = image.extents_and_holes(inside)?;
     if !tail.is_empty() {
         extents.push(ChainExtent { guest: tail, depth: 0, kind: Kind::Parent });
     }

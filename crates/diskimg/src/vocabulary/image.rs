@@ -1,10 +1,10 @@
 //! An image: a layer and all that it builds on.
 
 use crate::host::lock;
-use crate::host::source::{HostFileId, Source};
+use crate::host::source::{HostFileId, Source, segments};
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::{ChainExtent, Extent, Kind, push_chain};
+use crate::vocabulary::extent::{ChainExtent, Extent, Kind, Place, push_chain};
 use crate::vocabulary::fetch::Fetcher;
 use crate::vocabulary::format::Format;
 use crate::vocabulary::info::{Child, ChildFile, FormatSpecific, Info};
@@ -19,6 +19,9 @@ use std::sync::{Arc, Mutex};
 /// Guest bytes asked about at a time by whoever walks a disk: the answer stays
 /// small, and a sparse disk of any size is never mapped as a whole.
 pub(crate) const WINDOW: u64 = 128 << 20;
+
+/// Stored runs at least this long are asked for holes of their file.
+const HOLE_WORTH_ASKING: u64 = 64 << 10;
 
 /// How many guest bytes [`Image::read_at`] plans at a time.
 const READ_WINDOW: u64 = 1 << 20;
@@ -121,6 +124,34 @@ impl Image {
         }
         let mut out = Vec::new();
         self.resolve(0, range, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`extents`](Self::extents), for who wants to know of zeros: stored
+    /// runs are split at the holes of their files. An image preallocated as a
+    /// whole is one long run of mostly nothing.
+    ///
+    /// # Errors
+    /// As [`extents`](Self::extents).
+    pub(crate) fn extents_and_holes(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
+        let extents = self.extents(range)?;
+        let mut out = Vec::with_capacity(extents.len());
+        for extent in extents {
+            match extent.kind {
+                Kind::Data(place) if extent.len() >= HOLE_WORTH_ASKING => {
+                    let file = self.file(extent.depth, place.file);
+                    let stored = place.offset..place.offset + extent.len();
+                    let at = |offset| extent.guest.start + (offset - place.offset);
+                    for (stretch, hole) in segments(file, stored) {
+                        let part = extent.clip(&(at(stretch.start)..at(stretch.end)));
+                        let place = Place { offset: stretch.start, ..place };
+                        let kind = if hole { Kind::Zero(Some(place)) } else { part.kind };
+                        out.push(ChainExtent { kind, ..part });
+                    }
+                }
+                _ => out.push(extent),
+            }
+        }
         Ok(out)
     }
 

@@ -101,7 +101,7 @@ impl Input {
         self.images.iter().flat_map(Image::identities)
     }
 
-    /// Spans that cover `range` exactly, in order.
+    /// Spans that cover `range` exactly, in order; stored runs end at holes.
     pub(super) fn spans(&self, range: Range<u64>) -> Result<Vec<Span>> {
         let mut spans = Vec::new();
         let mut at = range.start;
@@ -113,7 +113,7 @@ impl Input {
             let here = part.at.start.max(at)..part.at.end.min(range.end);
             let shift = |offset: u64| offset - part.at.start + part.from;
             let wanted = shift(here.start)..shift(here.end);
-            for extent in self.images[part.image].extents(wanted)? {
+            for extent in self.images[part.image].extents_and_holes(wanted)? {
                 let start = extent.guest.start - part.from + part.at.start;
                 let at = start..start + extent.len();
                 spans.push(Span { at, image: Some(part.image), extent });

@@ -3,7 +3,6 @@
 use super::Sparse;
 use super::input::{Input, Span};
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
-use crate::host::source::segments;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{Kind, Place};
 use crate::vocabulary::image::{Image, WINDOW};
@@ -27,10 +26,6 @@ const OFFLOAD_MAX: u64 = 64 << 20;
 /// After so many windows of zeros a task tells of them: it shows that the work
 /// goes on, and lets the caller stop it.
 const SILENT_WINDOWS: u64 = 64;
-
-/// Stored runs at least this long are asked for holes of their file: an image
-/// preallocated as a whole is one long run of mostly nothing.
-const HOLE_WORTH_ASKING: u64 = 64 << 10;
 
 /// A piece of the conversion.
 #[derive(Debug)]
@@ -144,7 +139,7 @@ impl<'a> Plan<'a> {
     }
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
-        let spans = self.refine(self.spans(window.clone())?);
+        let spans = self.spans(window.clone())?;
         let busy = self.busy_units(&spans, &window)?;
         let mut first = 0;
         for run in busy {
@@ -217,26 +212,6 @@ impl<'a> Plan<'a> {
         let mut spans = self.spans(range.start..middle)?;
         spans.extend(self.spans(middle..range.end)?);
         Ok(spans)
-    }
-
-    /// Splits long stored runs at the holes of their file.
-    fn refine(&self, spans: Vec<Span>) -> Vec<Span> {
-        let mut out = Vec::with_capacity(spans.len());
-        for span in spans {
-            match (&span.extent.kind, span.image) {
-                (Kind::Data(place), Some(image)) if span.extent.len() >= HOLE_WORTH_ASKING => {
-                    let file = self.input.image(image).file(span.extent.depth, place.file);
-                    let stored = place.offset..place.offset + span.extent.len();
-                    let at = |offset| span.at.start + (offset - place.offset);
-                    for (stretch, hole) in segments(file, stored) {
-                        let part = at(stretch.start)..at(stretch.end);
-                        out.push(if hole { Span::zeros(part) } else { span.clip(&part) });
-                    }
-                }
-                _ => out.push(span),
-            }
-        }
-        out
     }
 
     /// The runs of whole granules of which something must be carried: in order,
