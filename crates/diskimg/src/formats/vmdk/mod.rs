@@ -43,6 +43,7 @@ mod descriptor;
 mod esx_build;
 mod extent_line;
 mod header;
+mod home;
 mod layer;
 mod parent;
 mod part;

@@ -11,7 +11,7 @@
 //! its parent is an error.
 
 use super::descriptor::{Descriptor, NO_PARENT};
-use super::layer::{Home, content_id_text};
+use super::home::Home;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
@@ -158,4 +158,9 @@ fn uuid_of(descriptor: &Descriptor, key: &str) -> Option<String> {
     let uuid = descriptor.ddb(key)?;
     let any = uuid.bytes().any(|b| b.is_ascii_hexdigit() && b != b'0');
     any.then(|| uuid.to_ascii_lowercase())
+}
+
+/// A content ID as parents and children compare it.
+fn content_id_text(cid: u32) -> String {
+    format!("{cid:08x}")
 }
