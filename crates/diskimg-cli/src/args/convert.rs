@@ -62,6 +62,9 @@ pub(crate) struct Typed {
     /// Put zeros where bytes cannot be read, and go on
     #[arg(long)]
     salvage: bool,
+    /// Do not hold an appliance against its manifest first
+    #[arg(long)]
+    no_verify: bool,
     /// At most this many threads, 1 to 16 (default: all processors)
     #[arg(short = 'm', long, value_name = "N")]
     parallel: Option<String>,
@@ -122,6 +125,8 @@ pub(crate) struct Job {
     pub(crate) rate: Option<u64>,
     /// `--salvage`.
     pub(crate) salvage: bool,
+    /// Not `--no-verify`.
+    pub(crate) verify: bool,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
     /// `-t`.
@@ -184,6 +189,7 @@ impl Typed {
             threads: threads(self.parallel.as_deref())?,
             rate: self.rate.as_deref().map(|r| common::size("rate limit", r)).transpose()?,
             salvage: self.salvage,
+            verify: !self.no_verify,
             target_is_zero: self.target_is_zero,
             durability,
             progress,

@@ -15,6 +15,11 @@ pub struct Limits {
     pub descriptor_bytes: u64,
     /// Internal snapshots of a qcow2 image.
     pub snapshots: u32,
+    /// Bytes of an OVF descriptor or manifest.
+    pub ovf_bytes: u64,
+    /// Bytes that a packed file of an appliance may unpack to, in a temporary
+    /// file.
+    pub unpacked_bytes: u64,
 }
 
 impl Default for Limits {
@@ -24,6 +29,8 @@ impl Default for Limits {
             table_bytes: 32 << 20,
             descriptor_bytes: 1 << 20,
             snapshots: 65_536,
+            ovf_bytes: 8 << 20,
+            unpacked_bytes: 256 << 30,
         }
     }
 }

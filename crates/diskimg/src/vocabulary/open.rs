@@ -27,6 +27,7 @@ pub struct OpenOptions {
     references: References,
     limits: Limits,
     snapshot: Option<SnapshotSelector>,
+    disk: Option<String>,
     metadata_only: bool,
     with_chain: bool,
 }
@@ -54,6 +55,8 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) limits: &'a Limits,
     /// Show this snapshot instead of the active disk.
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
+    /// Read this disk of an appliance.
+    pub(crate) disk: Option<&'a str>,
     /// Only facts are wanted, no guest bytes: open no other file.
     pub(crate) metadata_only: bool,
 }
@@ -92,6 +95,15 @@ impl OpenOptions {
         self
     }
 
+    /// Read this disk of an appliance (an OVA or OVF): its number, counted from
+    /// 1, the name of its file, or its `diskId`. The only disk of an appliance
+    /// needs no choosing.
+    #[must_use]
+    pub fn disk(mut self, disk: impl Into<Option<String>>) -> Self {
+        self.disk = disk.into();
+        self
+    }
+
     /// Open the image for [`info`](Image::info) and [`check`](Image::check)
     /// alone: no backing file and no data file is opened, and guest bytes
     /// cannot be read.
@@ -110,7 +122,8 @@ impl OpenOptions {
     }
 
     /// Opens the image at `path` (a regular file or block device) and
-    /// everything it builds on. `-` is standard input.
+    /// everything it builds on. `-` is standard input, `appliance.ova:2` the
+    /// second disk of an appliance (see [`disk`](Self::disk)).
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if a file cannot be opened,
@@ -122,6 +135,12 @@ impl OpenOptions {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let name = path.display().to_string();
+        if self.disk.is_none()
+            && let Some((path, disk)) = appliance_and_disk(path)
+        {
+            let source = open_named(path).map_err(|e| e.in_file(&name))?;
+            return self.clone().disk(disk.to_owned()).open_source(source, name);
+        }
         let source = open_named(path).map_err(|e| e.in_file(&name))?;
         self.open_source(source, name)
     }
@@ -182,6 +201,7 @@ impl Chain<'_> {
             resolver,
             limits,
             snapshot: self.options.snapshot.as_ref().filter(|_| self.links.is_empty()),
+            disk: self.options.disk.as_deref().filter(|_| self.links.is_empty()),
             metadata_only: self.options.metadata_only,
         };
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
@@ -233,6 +253,11 @@ fn open_layer(
         Some(format) => format,
         None => Format::probe(&*source)?,
     };
+    if context.disk.is_some() && format.appliance().is_none() {
+        return Err(Error::invalid(format!(
+            "{format} images hold one disk, there is none to choose"
+        )));
+    }
     (format.driver().open)(source, context)
 }
 
@@ -254,6 +279,14 @@ fn open_named(path: &Path) -> Result<Arc<dyn Source>> {
     }
     let path = local_path(path)?;
     Ok(Arc::new(FileSource::open(path).map_err(cannot)?))
+}
+
+/// Splits `appliance.ova:2`: the name of a file that is there, and a disk in
+/// it. `None` for any other name, first of all for one that is itself there.
+pub fn appliance_and_disk(name: &Path) -> Option<(&Path, &str)> {
+    let (path, disk) = name.to_str()?.rsplit_once(':')?;
+    let path = plain_path(path)?;
+    (!disk.is_empty() && !name.exists() && path.is_file()).then_some((path, disk))
 }
 
 /// The path behind a name that a person typed, for reading or writing.

@@ -96,6 +96,16 @@ impl Input {
         self.images.iter().flat_map(Image::identities)
     }
 
+    /// Verifies the images' files by the digests that came with them.
+    pub(super) fn verify_manifests(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        for image in &self.images {
+            for (depth, layer) in image.layers().enumerate() {
+                layer.verify_manifest(tick).map_err(|e| image.in_layer(e, depth))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Spans that cover `range` exactly, in order.
     pub(super) fn spans(&self, range: Range<u64>) -> Result<Vec<Span>> {
         let mut spans = Vec::new();

@@ -19,7 +19,7 @@ mod throttle;
 
 use crate::host::output::{self, Durability, Output};
 use crate::verbs::pipeline;
-use crate::verbs::progress::Callback;
+use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
@@ -99,6 +99,7 @@ struct Settings<'a> {
     offload: bool,
     durability: Durability,
     target_is_zero: bool,
+    verify_manifest: bool,
     progress: Option<Callback<'a>>,
 }
 
@@ -154,6 +155,7 @@ impl<'a> Convert<'a> {
                 offload: false,
                 durability: Durability::default(),
                 target_is_zero: false,
+                verify_manifest: true,
                 progress: None,
             },
         }
@@ -257,6 +259,15 @@ impl<'a> Convert<'a> {
         self
     }
 
+    /// Whether a source that comes with digests of its files (an appliance) is
+    /// verified before the first byte is converted, which reads it once more;
+    /// the default. See [`Layer::verify_manifest`](crate::Layer::verify_manifest).
+    #[must_use]
+    pub fn verify_manifest(mut self, yes: bool) -> Self {
+        self.settings.verify_manifest = yes;
+        self
+    }
+
     /// Called as the work goes on; may stop it.
     #[must_use]
     pub fn progress(mut self, callback: Callback<'a>) -> Self {
@@ -355,6 +366,9 @@ impl Settings<'_> {
         size: Option<u64>,
     ) -> Result<(Box<dyn Target>, Option<Image>)> {
         self.sparse = self.sparse.whole_blocks()?;
+        if self.verify_manifest {
+            input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
+        }
         let driver = self.format.driver();
         self.options.check(driver.name, driver.options)?;
         let asked = self.options.size("size")?;

@@ -39,6 +39,7 @@ fn open(file: Vec<u8>) -> Result<Qcow2> {
         resolver: Resolver { image: None, policy: References::None },
         limits: &limits,
         snapshot: None,
+        disk: None,
         metadata_only: false,
     };
     Qcow2::open(Arc::new(MemorySource::new(file)), &context)
