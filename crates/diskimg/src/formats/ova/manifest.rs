@@ -134,7 +134,12 @@ fn digest<D: Digest>(source: &dyn Source, tick: &mut dyn FnMut() -> Result<()>) 
     Ok(hex(&hasher.finalize()))
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+/// A line of a new manifest: the SHA-256 of a file.
+pub(super) fn line(name: &str, digest: &[u8]) -> String {
+    format!("SHA256({name})= {}\n", hex(digest))
+}
+
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -25,10 +25,15 @@ mod archive;
 mod check;
 mod disk_image;
 mod envelope;
+mod guest_os;
 mod layer;
 mod manifest;
+mod member_sink;
+mod new_envelope;
+mod options;
 mod package;
 mod tar_members;
+mod target;
 mod unpack;
 mod zip_members;
 
@@ -47,15 +52,13 @@ pub(crate) static DRIVER: Driver = Driver {
     probe,
     sector: 512,
     open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
-    create: |_| Err(crate::Error::unsupported("writing OVA")),
-    options: &[],
+    create: target::create,
+    options: options::OPTIONS,
     measure: None,
 };
 
-pub(crate) static APPLIANCE: Appliance = Appliance {
-    create: |_, _| Err(crate::Error::unsupported("writing OVA")),
-    alignment: ALIGNMENT,
-};
+pub(crate) static APPLIANCE: Appliance =
+    Appliance { create: target::create_disks, alignment: ALIGNMENT };
 
 /// A tar whose first file is a descriptor; a descriptor that is called so; by
 /// their names also what is packed otherwise. A guest can write any of this into a

@@ -162,7 +162,7 @@ impl<'a> Convert<'a> {
     }
 
     /// A further image, whose guest bytes follow the last one's in the same
-    /// output, starting at a whole sector.
+    /// output, starting at a whole sector. In an appliance it is a disk of its own.
     #[must_use]
     pub fn append(mut self, image: Image) -> Self {
         self.images.push(image);
@@ -290,7 +290,7 @@ impl<'a> Convert<'a> {
             return self.run_to(Output::writer(std::io::stdout()));
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images)?;
+        let input = self.settings.join(self.images)?;
         refuse_own_files(&input, &path)?;
         let output = Output::create(&path)
             .map_err(|e| Error::io("cannot create the output", e).in_file(&path))?;
@@ -309,7 +309,7 @@ impl<'a> Convert<'a> {
     pub fn run_existing(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images)?;
+        let input = self.settings.join(self.images)?;
         refuse_own_files(&input, &path)?;
         existing::run(self.settings, input, &path)
     }
@@ -319,7 +319,7 @@ impl<'a> Convert<'a> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_to(self, output: Output) -> Result<Report> {
-        let input = Input::concatenate(self.images)?;
+        let input = self.settings.join(self.images)?;
         self.settings.run(input, output, None)
     }
 }
@@ -344,6 +344,13 @@ pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()>
 }
 
 impl Settings<'_> {
+    /// Lays the images out end to end: at whole sectors as qemu-img does, or as
+    /// far apart as an appliance wants its disks.
+    fn join(&self, images: Vec<Image>) -> Result<Input> {
+        let appliance = self.format.appliance();
+        Input::concatenate(images, appliance.map_or(SECTOR, |appliance| appliance.alignment))
+    }
+
     /// Runs the conversion. `size` overrides the size of the new disk, which
     /// is otherwise the source's: what lies behind the source in it stays.
     fn run(mut self, mut input: Input, mut output: Output, size: Option<u64>) -> Result<Report> {
@@ -392,13 +399,20 @@ impl Settings<'_> {
             }
             None => None,
         };
-        let target = (driver.create)(CreateRequest {
+        let request = CreateRequest {
             output,
             size,
             options: &self.options,
             backing: self.backing.clone(),
             compress: self.compress,
-        })?;
+        };
+        let target = match self.format.appliance() {
+            Some(appliance) => {
+                self.require_appliance(input, asked)?;
+                (appliance.create)(request, &input.disks(driver.sector)?)?
+            }
+            None => (driver.create)(request)?,
+        };
         // Now the companions are known, too. The main file was looked at before.
         for path in output.paths().skip(1) {
             refuse_own_files(input, path)?;
@@ -407,6 +421,18 @@ impl Settings<'_> {
             refuse_own_backing(output, backing)?;
         }
         Ok((target, backing))
+    }
+
+    /// What was asked for makes sense for an appliance.
+    fn require_appliance(&self, input: &Input, size: Option<u64>) -> Result<()> {
+        if self.offload {
+            return Err(Error::invalid("an appliance's disks are compressed, and share nothing")
+                .hint("leave out -C, Convert::offload"));
+        }
+        if size.is_some() && input.images() > 1 {
+            return Err(Error::invalid("size= speaks of one disk, and there are several"));
+        }
+        Ok(())
     }
 
     /// Moves the guest's bytes and completes the target.
