@@ -32,6 +32,9 @@ pub enum Format {
 /// A format's own `open`.
 type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
 
+/// A format's own `create`, for several disks.
+type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target>>;
+
 /// What the table holds of one format. A new format is a folder under
 /// `formats/`, a variant of [`Format`] and a row of [`Format::driver`].
 pub(crate) struct Driver {
@@ -56,9 +59,9 @@ pub(crate) struct Driver {
 pub(crate) struct Appliance {
     /// Starts a new file with a disk for each of the ranges, which are in
     /// ascending order and apart: guest bytes between them are on no disk.
-    pub(crate) create: fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target>>,
-    /// Every range starts at a multiple of this many guest bytes: a unit
-    /// belongs to one disk only.
+    pub(crate) create: CreateDisks,
+    /// Every range starts at a multiple of this many guest bytes: of all that the
+    /// engine carries in one go, so that none of it belongs to two disks.
     pub(crate) alignment: u64,
 }
 

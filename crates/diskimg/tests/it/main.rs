@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod appliance;
 mod disk;
 mod guest_disk;
 mod hostile;
@@ -13,6 +14,9 @@ mod maps;
 mod measures;
 mod offload;
 mod outputs;
+mod ova;
+mod ova_hostile;
+mod ova_writing;
 mod overlays;
 mod readers;
 mod real_images;

@@ -70,13 +70,16 @@ impl Check<'_> {
         let opened = DiskImage::open(&self.ova.package, disk, file, None, true);
         let Some(image) = self.take(opened)? else { return Ok(()) };
         let number = index + 1;
-        let mut findings = Vec::new();
-        let counts = image.layer.check(&mut |finding| findings.push(finding));
-        for Finding { severity, message } in findings {
+        let mut severities = Vec::new();
+        let counts = image.layer.check(&mut |Finding { severity, message }| {
+            severities.push(severity);
             (self.report)(Finding { severity, message: format!("disk {number}: {message}") });
-        }
-        if let Some(Some(counts)) = self.take(counts)? {
-            self.add(&counts);
+        });
+        match self.take(counts)? {
+            Some(Some(counts)) => self.add(&counts),
+            Some(None) => {}
+            // It broke off, and what it found is not counted yet.
+            None => severities.into_iter().for_each(|severity| self.counts.count(severity)),
         }
         Ok(())
     }

@@ -41,11 +41,17 @@ use crate::vocabulary::format::{Appliance, Driver, Head};
 use archive::Packing;
 use package::has_extension;
 use std::sync::Arc;
+use tar_members::Beginning;
 
 pub(crate) use layer::Ova;
 
-/// Guest bytes of a grain, of which every disk has whole ones.
-const ALIGNMENT: u64 = 64 << 10;
+/// Guest bytes of a grain.
+const GRAIN: u64 = 64 << 10;
+
+/// Disks being written stand this far apart: at what one grain table speaks for.
+/// A table is written when its grains are; the engine hands over runs of grains
+/// that end at such borders, and no run may belong to two tables or disks.
+const ALIGNMENT: u64 = 512 * GRAIN;
 
 pub(crate) static DRIVER: Driver = Driver {
     name: "ova",
@@ -69,8 +75,9 @@ fn probe(head: &Head<'_>) -> bool {
         let name = name.to_string_lossy().to_ascii_lowercase();
         extensions.iter().any(|extension| name.ends_with(extension))
     };
-    if let Some(first) = tar_members::first_name(head.bytes) {
-        return first.is_some_and(|name| has_extension(&name, "ovf")) || named(&[".ova"]);
+    if let Some(Beginning { magic, name }) = tar_members::beginning(head.bytes) {
+        let descriptor = name.is_some_and(|name| has_extension(&name, "ovf"));
+        return (magic && descriptor) || named(&[".ova"]);
     }
     match Packing::of(head.bytes) {
         Packing::Gzip => named(&[".ova", ".ova.gz", ".tgz", ".tar.gz"]),

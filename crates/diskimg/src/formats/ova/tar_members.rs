@@ -73,11 +73,19 @@ pub(super) fn list(
     Ok(members)
 }
 
-/// The first file's name, if `head` begins as a tar archive does. The outer
-/// `None` says that it does not; the inner one, that the name lies further on.
-pub(super) fn first_name(head: &[u8]) -> Option<Option<String>> {
-    struct Beginning<'a>(&'a [u8]);
-    impl Forward for Beginning<'_> {
+/// How a tar archive begins.
+pub(super) struct Beginning {
+    /// It has the magic number, which the oldest archives lack: without it the
+    /// checksum alone speaks.
+    pub(super) magic: bool,
+    /// The first file's name, if it is that near.
+    pub(super) name: Option<String>,
+}
+
+/// The beginning of the archive, if `head` is that of one.
+pub(super) fn beginning(head: &[u8]) -> Option<Beginning> {
+    struct Head<'a>(&'a [u8]);
+    impl Forward for Head<'_> {
         fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
             let rest = self.0.get(at as usize..).unwrap_or_default();
             let n = rest.len().min(buf.len());
@@ -89,14 +97,12 @@ pub(super) fn first_name(head: &[u8]) -> Option<Option<String>> {
             false
         }
     }
-    let mut archive = Beginning(head);
+    let mut archive = Head(head);
     let header = read_header(&mut archive, 0).ok().flatten()?;
-    if header.as_ustar().is_none() && header.as_gnu().is_none() {
-        // Without a magic number the checksum alone speaks: too little.
-        return None;
-    }
+    let magic = header.as_ustar().is_some() || header.as_gnu().is_some();
     let mut walk = Walk { archive: &mut archive, at: 0, end: 0 };
-    Some(walk.next().ok().flatten().map(|file| file.name))
+    let name = walk.next().ok().flatten().map(|file| file.name);
+    Some(Beginning { magic, name })
 }
 
 impl Walk<'_> {
@@ -150,20 +156,22 @@ impl Walk<'_> {
 
 /// The header at `at`; `None` at the end of the archive.
 fn read_header(archive: &mut dyn Forward, at: u64) -> Result<Option<Header>> {
-    let mut header = Header::new_old();
-    let n = archive.read(at, header.as_mut_bytes())?;
+    let mut block = [0; BLOCK as usize];
+    let n = archive.read(at, &mut block)?;
     // Padding may be missing at the end; so may the two blocks of zeros.
-    if n == 0 || header.as_bytes().iter().all(|&b| b == 0) {
+    if block.iter().all(|&b| b == 0) {
         return Ok(None);
     }
-    if n < BLOCK as usize {
+    if n < block.len() {
         return Err(truncated(bad(at, format!("it is cut off after {n} bytes"))));
     }
+    // The sum of all bytes, its own field as blanks.
     let field = 148..156;
     let sum = |(i, &b): (usize, &u8)| u32::from(if field.contains(&i) { b' ' } else { b });
-    let sum: u32 = header.as_bytes().iter().enumerate().map(sum).sum();
+    let sum: u32 = block.iter().enumerate().map(sum).sum();
+    let header = Header::from_byte_slice(&block);
     match header.cksum() {
-        Ok(said) if said == sum => Ok(Some(header)),
+        Ok(said) if said == sum => Ok(Some(header.clone())),
         _ => Err(bad(at, "its checksum is wrong")),
     }
 }

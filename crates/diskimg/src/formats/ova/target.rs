@@ -21,7 +21,7 @@ use super::member_sink::{MemberSink, Written};
 use super::new_envelope::{DiskFacts, disk_name, max_disks, text};
 use super::options::Machine;
 use super::tar_members::BLOCK;
-use super::{ALIGNMENT, manifest};
+use super::{GRAIN, manifest};
 use crate::host::output::Output;
 use crate::host::sink::{FileSink, Sink};
 use crate::host::source::{FileSource, Source};
@@ -215,7 +215,7 @@ impl OvaTarget {
 impl Target for OvaTarget {
     fn geometry(&self) -> Geometry {
         let size = self.disks.last().map_or(0, |disk| disk.guest.end);
-        Geometry { size, unit: ALIGNMENT }
+        Geometry { size, unit: GRAIN }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -239,7 +239,10 @@ impl Target for OvaTarget {
         let index = self.disks.partition_point(|disk| disk.guest.start <= at).saturating_sub(1);
         self.turn_to(index)?;
         let disk = &mut self.disks[index];
-        disk.populated += (disk.guest.end - at).min(ALIGNMENT);
+        if at >= disk.guest.end {
+            return Ok(None); // between two disks
+        }
+        disk.populated += (disk.guest.end - at).min(GRAIN);
         let start = disk.guest.start;
         let slot = self.image()?.place(at - start, unit)?;
         Ok(slot.map(|slot| Slot { file: index, ..slot }))
@@ -300,9 +303,9 @@ fn start_disk(
         backing: None,
         compress: true,
     })?;
-    if image.geometry().unit != ALIGNMENT {
+    if image.geometry().unit != GRAIN {
         let unit = image.geometry().unit;
-        return Err(Error::invalid(format!("grains of {unit} bytes, not {ALIGNMENT}")));
+        return Err(Error::invalid(format!("grains of {unit} bytes, not {GRAIN}")));
     }
     Ok(image)
 }

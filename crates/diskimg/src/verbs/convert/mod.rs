@@ -106,7 +106,8 @@ struct Settings<'a> {
 /// What a conversion did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Size of the disk, in guest bytes.
+    /// Size of the disk, in guest bytes; several disks are counted with the gaps
+    /// between them.
     pub guest_bytes: u64,
     /// Bytes of guest data in the output, after encoding.
     pub stored_bytes: u64,
