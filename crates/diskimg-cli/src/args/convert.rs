@@ -13,9 +13,10 @@ const EXAMPLES: &str = "\
 Examples:
   diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
   diskimg convert -O vmdk -o subformat=streamOptimized disk.raw disk.vmdk
-  zcat disk.raw.gz | diskimg convert -f raw -O qcow2 - disk.qcow2
+  diskimg convert -O qcow2 appliance.ova:2 disk.qcow2
+  diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
-Several SRC are joined. DST appears, or is replaced, when it is complete.
+Several SRC are joined; in an OVA each is a disk. DST appears, or is replaced, when it is complete.
 '-' is standard input or output (where -p would mix with the image, and is
 silent). '-o help' lists the options of the output format.";
 

@@ -119,13 +119,11 @@ fn an_archive_in_gzip_or_zip_is_unpacked_when_its_bytes_are_wanted() {
     // Facts alone unpack no disk: with room for the descriptor only they are to be had.
     let mut limits = diskimg::Limits::default();
     limits.unpacked_bytes = 4096;
-    for ova in ["zip.ova"] {
-        let options = OpenOptions::new().limits(limits.clone());
-        let image = options.clone().metadata_only(true).open(kit.path(ova)).unwrap();
-        assert_eq!(image.info(0).unwrap().virtual_size, 2 << 20);
-        let error = options.open(kit.path(ova)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
-    }
+    let options = OpenOptions::new().limits(limits);
+    let image = options.clone().metadata_only(true).open(kit.path("zip.ova")).unwrap();
+    assert_eq!(image.info(0).unwrap().virtual_size, 2 << 20);
+    let error = options.open(kit.path("zip.ova")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
     kit.tool("xz", &["-k", "a.ova"]);
     let error = Image::open(kit.path("a.ova.xz")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
