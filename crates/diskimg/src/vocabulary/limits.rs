@@ -15,10 +15,10 @@ pub struct Limits {
     pub descriptor_bytes: u64,
     /// Internal snapshots of a qcow2 image.
     pub snapshots: u32,
-    /// Bytes of an OVF descriptor or manifest.
+    /// Bytes of an OVF descriptor or manifest. 8 MiB by default.
     pub ovf_bytes: u64,
-    /// Bytes that a packed file of an appliance may unpack to, in a temporary
-    /// file.
+    /// Bytes that a packed appliance, or a packed file of one, may unpack to: in
+    /// a temporary file where a disk is read. 256 GiB by default.
     pub unpacked_bytes: u64,
 }
 

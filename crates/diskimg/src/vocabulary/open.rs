@@ -135,14 +135,13 @@ impl OpenOptions {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        if self.disk.is_none()
-            && let Some((path, disk)) = appliance_and_disk(path)
-        {
-            let source = open_named(path).map_err(|e| e.in_file(&name))?;
-            return self.clone().disk(disk.to_owned()).open_source(source, name);
+        let open = |path| open_named(path).map_err(|e| e.in_file(&name));
+        match appliance_and_disk(path) {
+            Some((path, disk)) if self.disk.is_none() => {
+                self.clone().disk(disk.to_owned()).open_source(open(path)?, &name)
+            }
+            _ => self.open_source(open(path)?, &name),
         }
-        let source = open_named(path).map_err(|e| e.in_file(&name))?;
-        self.open_source(source, name)
     }
 
     /// Opens an image whose bytes are at hand. `name` is what errors and

@@ -12,7 +12,7 @@ use super::zip_members::{self, Deflated};
 use crate::host::source::{Source, WindowSource, fill};
 use crate::vocabulary::error::{Error, Result};
 use flate2::read::MultiGzDecoder;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
@@ -71,6 +71,8 @@ pub(super) enum Storage {
 pub(super) struct Archive {
     source: Arc<dyn Source>,
     members: Vec<Member>,
+    /// Indices of members by name.
+    index: BTreeMap<String, usize>,
     /// Bytes that anything may unpack to.
     limit: u64,
 }
@@ -97,12 +99,14 @@ impl Archive {
                     .hint("decompress it with `xz -d` and open the tar"));
             }
         };
-        let mut seen = BTreeSet::new();
-        if let Some(twice) = members.iter().find(|member| !seen.insert(&member.name)) {
-            let message = format!("two members are called '{}'", twice.name);
-            return Err(Error::corrupt("archive", message));
+        let mut index = BTreeMap::new();
+        for (i, member) in members.iter().enumerate() {
+            if index.insert(member.name.clone(), i).is_some() {
+                let message = format!("two members are called '{}'", member.name);
+                return Err(Error::corrupt("archive", message));
+            }
         }
-        Ok(Self { source, members, limit })
+        Ok(Self { source, members, index, limit })
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -110,7 +114,7 @@ impl Archive {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Member> {
-        self.members.iter().find(|member| member.name == name)
+        self.index.get(name).map(|&i| &self.members[i])
     }
 
     /// The archive's own file.

@@ -85,9 +85,8 @@ fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
     let claim = claim_of_uri(&disk.format).or_else(|| claim_of_name(&file.href));
     let found = Format::probe(image)?;
     if found.appliance().is_some() {
-        return Err(
-            Error::unsupported("an appliance inside an appliance").hint("unpack the outer one")
-        );
+        let message = "an appliance inside an appliance, or a disk packed without saying so";
+        return Err(Error::unsupported(message).hint("unpack the outer one"));
     }
     match claim {
         Some(claim) if claim == found.name() => Ok(found),

@@ -20,6 +20,9 @@ use roxmltree::{Document, Node, ParsingOptions};
 /// Elements, attributes and texts of a descriptor; real ones have hundreds.
 const MAX_NODES: u32 = 500_000;
 
+/// Disks of an appliance; a machine of vSphere's has at most 256.
+const MAX_DISKS: usize = 1024;
+
 /// What we want to know of a descriptor.
 #[derive(Debug, Default)]
 pub(super) struct Envelope {
@@ -96,6 +99,10 @@ impl Envelope {
     fn validate(&self) -> Result<()> {
         if self.disks.is_empty() {
             return Err(bad("it lists no disk"));
+        }
+        if self.disks.len() > MAX_DISKS {
+            let message = format!("{} disks; at most {MAX_DISKS}", self.disks.len());
+            return Err(Error::limit(message).in_structure(STRUCTURE));
         }
         unique("File", self.files.iter().map(|file| &file.id))?;
         unique("Disk", self.disks.iter().map(|disk| &disk.id))?;

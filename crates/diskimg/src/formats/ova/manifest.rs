@@ -13,6 +13,7 @@ use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// What a manifest says.
@@ -31,7 +32,7 @@ pub(super) struct Entry {
     pub(super) digest: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Algorithm {
     Sha1,
     Sha256,
@@ -51,7 +52,15 @@ impl Manifest {
                 Error::corrupt("manifest", message)
             })
         });
-        Ok(Self { entries: entries.collect::<Result<_>>()? })
+        let entries: Vec<Entry> = entries.collect::<Result<_>>()?;
+        let mut seen = BTreeSet::new();
+        // Each is read as a whole: once will do.
+        match entries.iter().find(|e| !seen.insert((e.algorithm, e.name.as_str()))) {
+            Some(Entry { name, .. }) => {
+                Err(Error::corrupt("manifest", format!("it lists '{name}' twice")))
+            }
+            None => Ok(Self { entries }),
+        }
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
@@ -183,6 +192,8 @@ mod tests {
 
     #[test]
     fn a_line_that_is_none_is_an_error() {
+        let twice = format!("SHA1(a)= {0}\nSHA1(./a)= {0}", "0".repeat(40));
+        Manifest::parse(twice.as_bytes()).expect_err("twice");
         for line in ["MD5(a)= 00", "SHA1(a)= 00", "SHA1 a", "SHA256(a)= zz", "hello"] {
             let error = Manifest::parse(line.as_bytes()).expect_err(line);
             assert!(error.to_string().contains("line 1"), "{error}");

@@ -12,11 +12,12 @@ use super::archive::{Archive, Member, Packing, normal_name};
 use super::envelope::{Disk, Envelope, File};
 use super::unpack::{self, SourceReader};
 use crate::host::source::{JoinedSource, Source};
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::reference::{References, Resolver};
 use flate2::read::MultiGzDecoder;
+use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -187,7 +188,7 @@ impl Package {
             }
             Files::Beside { descriptor, policy } => {
                 let resolver = Resolver { image: descriptor.as_deref(), policy: *policy };
-                resolver.open("file", &name)?
+                resolver.open("disk file", &name)?
             }
         };
         Ok(Part { name, source })
@@ -265,9 +266,14 @@ impl Package {
             }
             // A descriptor without a name has nothing beside it.
             Files::Beside { .. } if self.descriptor.name.is_empty() => Ok(None),
-            // What cannot be opened is not there: a policy that forbids the
-            // manifest forbids the disks, and says so then.
-            Files::Beside { .. } => Ok(self.open_part(own).ok()),
+            Files::Beside { .. } => match self.open_part(own) {
+                Ok(part) => Ok(Some(part)),
+                // A policy that forbids the manifest forbids the disks, and
+                // says so then.
+                Err(e) if e.kind() == ErrorKind::Refused => Ok(None),
+                Err(e) if e.io_error().is_some_and(|e| e.kind() == NotFound) => Ok(None),
+                Err(e) => Err(e),
+            },
         }
     }
 }

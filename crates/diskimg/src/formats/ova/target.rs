@@ -369,3 +369,22 @@ fn send(file: File, pipe: &dyn Sink) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// POSIX.1-2017 *pax*, "ustar Interchange Format": 11 octal digits; GNU tar's
+    /// manual, "Extensions": base 256 behind a first byte of 0x80.
+    #[test]
+    fn sizes_from_8_gib_on_are_in_base_256() {
+        let field = |size| {
+            let header = member_header("x-disk1.vmdk", size).expect("fits");
+            header.as_bytes()[124..136].to_vec()
+        };
+        assert_eq!(field((8 << 30) - 1), b"77777777777\0");
+        let mut base256 = vec![0x80, 0, 0, 0];
+        base256.extend((9u64 << 30).to_be_bytes());
+        assert_eq!(field(9 << 30), base256);
+    }
+}
