@@ -67,6 +67,34 @@ fn an_archive_cut_anywhere_is_an_error_unless_only_padding_is_gone() {
 }
 
 #[test]
+fn a_packed_archive_that_is_cut_or_changed_is_an_error_even_where_no_disk_is() {
+    let kit = Kit::new();
+    let (ova, bytes) = whole();
+    let member = |archive: &[u8]| {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().unwrap().map(|e| e.unwrap());
+        entries.map(|e| e.raw_file_position() + e.size()).last().unwrap() as usize
+    };
+    let disk = &ova[..member(ova).next_multiple_of(512)];
+    let whole = [disk, &tar(&[("notes.txt", &[b'x'; 5000])])].concat();
+    let pack = |bytes: &[u8]| {
+        kit.write("a.tar", bytes);
+        kit.tool("gzip", &["-kf", "a.tar"]);
+        std::fs::read(kit.path("a.tar.gz")).unwrap()
+    };
+    let packed = pack(&whole);
+    assert!(guest_bytes(&open(&*packed).unwrap()) == *bytes);
+    let cut = &whole[..disk.len() + 3000];
+    refused(cut, ErrorKind::Corrupt, "where nothing is");
+    refused(pack(cut), ErrorKind::Corrupt, "where nothing is");
+    refused(&packed[..packed.len() - 5], ErrorKind::Corrupt, "cannot unpack");
+    let mut changed = packed.clone();
+    let checksum = packed.len() - 8;
+    changed[checksum] ^= 1;
+    refused(changed, ErrorKind::Corrupt, "cannot unpack");
+}
+
+#[test]
 fn sizes_that_no_file_has_are_errors() {
     let ovf = one_disk("x");
     for size in [u64::MAX, i64::MAX as u64, 1 << 40] {

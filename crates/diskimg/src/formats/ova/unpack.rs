@@ -37,7 +37,9 @@ impl Read for SourceReader<'_> {
 /// Reads as much as fits and is there.
 pub(super) fn read_some(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let n = source.len().saturating_sub(offset).min(buf.len() as u64) as usize;
-    source.read_exact_at(&mut buf[..n], offset)?;
+    if n > 0 {
+        source.read_exact_at(&mut buf[..n], offset)?;
+    }
     Ok(n)
 }
 
