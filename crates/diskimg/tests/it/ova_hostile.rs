@@ -185,6 +185,16 @@ fn chunks_capacities_and_descriptors_have_bounds() {
     let ova = |ovf: String| tar(&[("a.ovf", ovf.as_bytes()), ("x", b"x")]);
     let chunks = descriptor(&[line("ovf:chunkSize=\"1\" ovf:size=\"1000000000\"")], &[disk("")]);
     refused(ova(chunks), ErrorKind::Limit, "1000000000 chunks");
+    let hundred = descriptor(&[line("ovf:chunkSize=\"1\" ovf:size=\"100\"")], &[disk("")]);
+    refused(ova(hundred.clone()), ErrorKind::Corrupt, "'x.000000000' is not in the archive");
+    // Each of them would be looked for from the start.
+    let names: Vec<_> = (0..100).map(|i| format!("x.{i:09}")).collect();
+    let mut members = vec![("a.ovf", hundred.as_bytes())];
+    members.extend(names.iter().map(|name| (name.as_str(), &b"x"[..])));
+    let kit = Kit::new();
+    kit.write("a.tar", tar(&members));
+    kit.tool("gzip", &["a.tar"]);
+    refused(std::fs::read(kit.path("a.tar.gz")).unwrap(), ErrorKind::Limit, "100 chunks");
     let no_size = descriptor(&[line("ovf:chunkSize=\"1\"")], &[disk("")]);
     refused(ova(no_size), ErrorKind::Corrupt, "size is not given");
     for more in [

@@ -62,7 +62,12 @@ impl Ova {
         let mut files = Vec::new();
         if let Content::Image(image) = &content {
             files.extend(image.layer.files().iter().cloned());
-            files.extend(image.parts.iter().map(|part| Arc::clone(&part.source)));
+            // A file that is the image as it is, is there already.
+            for part in &image.parts {
+                if !files.iter().any(|file| Arc::ptr_eq(file, &part.source)) {
+                    files.push(Arc::clone(&part.source));
+                }
+            }
         }
         files.push(Arc::clone(package.main_source()));
         Ok(Self { package, chosen, content, files })

@@ -24,6 +24,10 @@ use std::sync::Arc;
 /// Chunks of one file. vSphere's are of gigabytes.
 const MAX_CHUNKS: u64 = 10_000;
 
+/// Chunks of one file that are unpacked one after the other: for each, all that
+/// comes before it in a tar.gz is inflated again.
+const MAX_PACKED_CHUNKS: usize = 64;
+
 /// An OVF package.
 #[derive(Debug)]
 pub(super) struct Package {
@@ -132,10 +136,16 @@ impl Package {
 
     /// True if the file can be read where it lies, and no other file be opened.
     pub(super) fn in_place(&self, file: &File) -> bool {
+        let is_archive = matches!(self.files, Files::Archive { .. });
+        is_archive && !file.gzip && self.names(file).is_ok_and(|names| !self.any_packed(&names))
+    }
+
+    /// True if one of these must be unpacked from an archive.
+    fn any_packed(&self, names: &[String]) -> bool {
         let Files::Archive { archive, .. } = &self.files else { return false };
-        let in_place =
-            |name: &String| archive.find(&self.path_of(name)).is_some_and(Member::in_place);
-        !file.gzip && self.names(file).is_ok_and(|names| names.iter().all(in_place))
+        let packed =
+            |name: &String| archive.find(&self.path_of(name)).is_some_and(|m| !m.in_place());
+        names.iter().any(packed)
     }
 
     /// The file as it lies in the package: one part, or its chunks.
@@ -146,6 +156,11 @@ impl Package {
     /// by the policy or for a name that leaves the package.
     pub(super) fn parts(&self, file: &File) -> Result<Vec<Part>> {
         let names = self.names(file)?;
+        if names.len() > MAX_PACKED_CHUNKS && self.any_packed(&names) {
+            let (name, count) = (&file.href, names.len());
+            let message = format!("'{name}' is cut into {count} chunks, in a packed archive");
+            return Err(Error::limit(message).hint("unpack the archive and open the .ovf"));
+        }
         let parts: Vec<_> =
             names.into_iter().map(|name| self.open_part(name)).collect::<Result<_>>()?;
         if let (Some(chunk), Some((_, all_but_last))) = (file.chunk, parts.split_last())
