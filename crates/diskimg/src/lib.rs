@@ -1,4 +1,4 @@
-//! Read, write and convert disk images: qcow2, VMDK, raw.
+//! Read, write and convert disk images: qcow2, VMDK, OVA, raw.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees)
 //! to **places** (where those bytes are kept). [`Image`] answers what the guest

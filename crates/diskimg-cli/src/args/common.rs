@@ -1,7 +1,7 @@
 //! What several verbs take, and how it is read.
 
 use crate::failure::Failure;
-use diskimg::open::local_path;
+use diskimg::open::{appliance_and_disk, local_path};
 use diskimg::{Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ impl Refused {
 /// An image to be opened.
 #[derive(Debug)]
 pub(crate) struct Input {
-    /// A path, or `-`.
+    /// A path, `-`, or an appliance with a disk (`appliance.ova:2`).
     pub(crate) path: PathBuf,
     /// How.
     pub(crate) options: OpenOptions,
@@ -107,7 +107,10 @@ impl Input {
             .ignore_content_id(policy.ignore_content_id)
             .format(format);
         let name = Path::new(name);
-        let path = local_path(name).map_err(|e| e.in_file(name))?;
+        let path = match appliance_and_disk(name) {
+            Some(_) => name.to_owned(),
+            None => local_path(name).map_err(|e| e.in_file(name))?,
+        };
         Ok(Self { path, options })
     }
 

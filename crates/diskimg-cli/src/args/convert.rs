@@ -13,9 +13,10 @@ const EXAMPLES: &str = "\
 Examples:
   diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
   diskimg convert -O vmdk -o subformat=streamOptimized disk.raw disk.vmdk
-  zcat disk.raw.gz | diskimg convert -f raw -O qcow2 - disk.qcow2
+  diskimg convert -O qcow2 appliance.ova:2 disk.qcow2
+  diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
-Several SRC are joined. DST appears, or is replaced, when it is complete.
+Several SRC are joined; in an OVA each is a disk. DST appears, or is replaced, when it is complete.
 '-' is standard input or output (where -p would mix with the image, and is
 silent). '-o help' lists the options of the output format.";
 
@@ -62,6 +63,9 @@ pub(crate) struct Typed {
     /// Put zeros where bytes cannot be read, and go on
     #[arg(long)]
     salvage: bool,
+    /// Do not hold an appliance against its manifest first
+    #[arg(long)]
+    no_verify: bool,
     /// At most this many threads, 1 to 16 (default: all processors)
     #[arg(short = 'm', long, value_name = "N")]
     parallel: Option<String>,
@@ -122,6 +126,8 @@ pub(crate) struct Job {
     pub(crate) rate: Option<u64>,
     /// `--salvage`.
     pub(crate) salvage: bool,
+    /// Not `--no-verify`.
+    pub(crate) verify: bool,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
     /// `-t`.
@@ -184,6 +190,7 @@ impl Typed {
             threads: threads(self.parallel.as_deref())?,
             rate: self.rate.as_deref().map(|r| common::size("rate limit", r)).transpose()?,
             salvage: self.salvage,
+            verify: !self.no_verify,
             target_is_zero: self.target_is_zero,
             durability,
             progress,

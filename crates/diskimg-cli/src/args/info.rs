@@ -8,6 +8,7 @@ use std::ffi::OsString;
 const EXAMPLES: &str = "\
 Examples:
   diskimg info disk.qcow2
+  diskimg info appliance.ova
   diskimg info --output=json --backing-chain overlay.qcow2";
 
 /// Tell what an image is: format, sizes, backing file, snapshots.

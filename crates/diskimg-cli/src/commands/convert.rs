@@ -32,6 +32,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .sparse(job.sparse)
         .offload(job.offload)
         .salvage(job.salvage)
+        .verify_manifest(job.verify)
         .target_is_zero(job.target_is_zero)
         .durability(job.durability)
         .progress(&tell);

@@ -12,6 +12,7 @@ mod grammar;
 mod info;
 mod map;
 mod measure;
+mod ova;
 mod scale;
 mod streams;
 mod support;

@@ -91,6 +91,13 @@ impl Output {
         Self { main, companions: Vec::new(), names: HashSet::new() }
     }
 
+    /// With a name that the image may record, for a sink that is a file in a
+    /// larger one. Nothing of that name is touched.
+    pub(crate) fn called(mut self, name: impl Into<PathBuf>) -> Self {
+        self.main.path = Some(name.into());
+        self
+    }
+
     /// Where the main file's bytes go.
     pub fn sink(&self) -> Arc<dyn Sink> {
         Arc::clone(&self.main.sink)

@@ -1,6 +1,6 @@
 //! The table of formats: the one place above floor 2 that names them.
 
-use crate::formats::{qcow2, raw, vmdk};
+use crate::formats::{ova, qcow2, raw, vmdk};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::layer::Layer;
@@ -8,6 +8,8 @@ use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::options::OptionSpec;
 use crate::vocabulary::target::{CreateRequest, Measure, MeasureRequest, Target};
 use std::fmt;
+use std::ops::Range;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -22,10 +24,16 @@ pub enum Format {
     Qcow2,
     /// VMware's virtual disk.
     Vmdk,
+    /// A virtual appliance: an OVF package, as one archive (OVA) or as files
+    /// beside their descriptor. It holds any number of disks.
+    Ova,
 }
 
 /// A format's own `open`.
 type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
+
+/// A format's own `create`, for several disks.
+type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target>>;
 
 /// What the table holds of one format. A new format is a folder under
 /// `formats/`, a variant of [`Format`] and a row of [`Format::driver`].
@@ -47,11 +55,24 @@ pub(crate) struct Driver {
     pub(crate) measure: Option<fn(&mut MeasureRequest<'_>) -> Result<Measure>>,
 }
 
+/// What sets a format apart whose files hold several disks: see [`Format::appliance`].
+pub(crate) struct Appliance {
+    /// Starts a new file with a disk for each of the ranges, which are in
+    /// ascending order and apart: guest bytes between them are on no disk.
+    pub(crate) create: CreateDisks,
+    /// Every range starts at a multiple of this many guest bytes: of all that the
+    /// engine carries in one go, so that none of it belongs to two disks.
+    pub(crate) alignment: u64,
+}
+
 /// The beginning of a file, for probing.
 #[derive(Debug)]
 pub(crate) struct Head<'a> {
     /// At most [`Head::BYTES`] first bytes; fewer in a shorter file.
     pub(crate) bytes: &'a [u8],
+    /// The file's name, where it has one: for containers whose first bytes say
+    /// only how they are packed.
+    pub(crate) path: Option<&'a Path>,
 }
 
 impl Head<'_> {
@@ -61,13 +82,23 @@ impl Head<'_> {
 
 impl Format {
     /// Every format, in the order in which they are probed.
-    pub const ALL: &'static [Self] = &[Self::Qcow2, Self::Vmdk, Self::Raw];
+    pub const ALL: &'static [Self] = &[Self::Qcow2, Self::Vmdk, Self::Ova, Self::Raw];
 
     pub(crate) fn driver(self) -> &'static Driver {
         match self {
             Self::Raw => &raw::DRIVER,
             Self::Qcow2 => &qcow2::DRIVER,
             Self::Vmdk => &vmdk::DRIVER,
+            Self::Ova => &ova::DRIVER,
+        }
+    }
+
+    /// For a format whose files hold several disks: one of them is read at a
+    /// time, and several sources of a conversion become a disk each.
+    pub(crate) fn appliance(self) -> Option<&'static Appliance> {
+        match self {
+            Self::Ova => Some(&ova::APPLIANCE),
+            Self::Raw | Self::Qcow2 | Self::Vmdk => None,
         }
     }
 
@@ -94,7 +125,7 @@ impl Format {
         source
             .read_exact_at(&mut bytes, 0)
             .map_err(|e| Error::io("cannot read its beginning", e))?;
-        let head = Head { bytes: &bytes };
+        let head = Head { bytes: &bytes, path: source.path() };
         let found = Self::ALL.iter().find(|format| (format.driver().probe)(&head));
         Ok(found.copied().unwrap_or(Self::Raw))
     }

@@ -110,4 +110,16 @@ pub trait Layer: Send + Sync + Debug {
         let _ = report;
         Ok(None)
     }
+
+    /// Verifies that what is about to be read is what its maker wrote, by the
+    /// digests and lengths that came with it. `tick` is called now and then; its
+    /// error ends the work. A format without such things has nothing to say.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) naming the file that is not what it
+    /// should be, [`Io`](crate::ErrorKind::Io), and what `tick` said.
+    fn verify_manifest(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let _ = tick;
+        Ok(())
+    }
 }

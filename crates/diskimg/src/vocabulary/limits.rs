@@ -17,6 +17,11 @@ pub struct Limits {
     pub extent_files: usize,
     /// Internal snapshots of a qcow2 image.
     pub snapshots: u32,
+    /// Bytes of an OVF descriptor or manifest. 8 MiB by default.
+    pub ovf_bytes: u64,
+    /// Bytes that a packed appliance, or a packed file of one, may unpack to: in
+    /// a temporary file where a disk is read. 256 GiB by default.
+    pub unpacked_bytes: u64,
 }
 
 impl Default for Limits {
@@ -27,6 +32,8 @@ impl Default for Limits {
             descriptor_bytes: 1 << 20,
             extent_files: 32_768,
             snapshots: 65_536,
+            ovf_bytes: 8 << 20,
+            unpacked_bytes: 256 << 30,
         }
     }
 }

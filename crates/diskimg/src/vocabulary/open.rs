@@ -27,6 +27,7 @@ pub struct OpenOptions {
     references: References,
     limits: Limits,
     snapshot: Option<SnapshotSelector>,
+    disk: Option<String>,
     metadata_only: bool,
     with_chain: bool,
     with_extents: bool,
@@ -56,6 +57,8 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) limits: &'a Limits,
     /// Show this snapshot instead of the active disk.
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
+    /// Read this disk of an appliance.
+    pub(crate) disk: Option<&'a str>,
     /// Only facts are wanted, no guest bytes: open no other file …
     pub(crate) metadata_only: bool,
     /// … but those that the image's own tables are in.
@@ -95,6 +98,15 @@ impl OpenOptions {
     #[must_use]
     pub fn snapshot(mut self, snapshot: impl Into<Option<SnapshotSelector>>) -> Self {
         self.snapshot = snapshot.into();
+        self
+    }
+
+    /// Read this disk of an appliance (an OVA or OVF): its number, counted from
+    /// 1, the name of its file, or its `diskId`. The only disk of an appliance
+    /// needs no choosing.
+    #[must_use]
+    pub fn disk(mut self, disk: impl Into<Option<String>>) -> Self {
+        self.disk = disk.into();
         self
     }
 
@@ -138,7 +150,8 @@ impl OpenOptions {
     }
 
     /// Opens the image at `path` (a regular file or block device) and
-    /// everything it builds on. `-` is standard input.
+    /// everything it builds on. `-` is standard input, `appliance.ova:2` the
+    /// second disk of an appliance (see [`disk`](Self::disk)).
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if a file cannot be opened,
@@ -150,8 +163,13 @@ impl OpenOptions {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let source = open_named(path).map_err(|e| e.in_file(&name))?;
-        self.open_source(source, name)
+        let open = |path| open_named(path).map_err(|e| e.in_file(&name));
+        match appliance_and_disk(path) {
+            Some((path, disk)) if self.disk.is_none() => {
+                self.clone().disk(disk.to_owned()).open_source(open(path)?, &name)
+            }
+            _ => self.open_source(open(path)?, &name),
+        }
     }
 
     /// Opens an image whose bytes are at hand. `name` is what errors and
@@ -210,6 +228,7 @@ impl Chain<'_> {
             resolver,
             limits,
             snapshot: self.options.snapshot.as_ref().filter(|_| self.links.is_empty()),
+            disk: self.options.disk.as_deref().filter(|_| self.links.is_empty()),
             metadata_only: self.options.metadata_only,
             with_extents: self.options.with_extents,
             with_parent: self.options.with_parent(),
@@ -265,6 +284,11 @@ fn open_layer(
         Some(format) => format,
         None => Format::probe(&*source)?,
     };
+    if context.disk.is_some() && format.appliance().is_none() {
+        return Err(Error::invalid(format!(
+            "{format} images hold one disk, there is none to choose"
+        )));
+    }
     (format.driver().open)(source, context)
 }
 
@@ -286,6 +310,14 @@ fn open_named(path: &Path) -> Result<Arc<dyn Source>> {
     }
     let path = local_path(path)?;
     Ok(Arc::new(FileSource::open(path).map_err(cannot)?))
+}
+
+/// Splits `appliance.ova:2`: the name of a file that is there, and a disk in
+/// it. `None` for any other name, first of all for one that is itself there.
+pub fn appliance_and_disk(name: &Path) -> Option<(&Path, &str)> {
+    let (path, disk) = name.to_str()?.rsplit_once(':')?;
+    let path = plain_path(path)?;
+    (!disk.is_empty() && !name.exists() && path.is_file()).then_some((path, disk))
 }
 
 /// The path behind a name that a person typed, for reading or writing.

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod appliance;
 mod disk;
 mod esx;
 mod guest_disk;
@@ -16,6 +17,9 @@ mod measures;
 mod offload;
 mod oracles;
 mod outputs;
+mod ova;
+mod ova_hostile;
+mod ova_writing;
 mod overlays;
 mod readers;
 mod real_images;

@@ -54,6 +54,10 @@ fn images_from_elsewhere_hold_what_their_manifest_says() {
             }
             continue;
         };
+        if format == Format::Ova {
+            // Listed by the archive's own digest; `ova.rs` reads them.
+            continue;
+        }
         if sum.is_empty() {
             let error = OpenOptions::new().format(format).open(folder.join(name));
             assert!(error.is_err(), "{name} is no {format}");

@@ -1,14 +1,16 @@
 //! Where bytes come from: anything that can be read by position.
 
 mod file;
+mod joined;
 mod memory;
 mod stream;
 mod window;
 
 pub use file::FileSource;
+pub use joined::JoinedSource;
 pub use memory::MemorySource;
 pub use stream::spool;
-pub(crate) use stream::stdin;
+pub(crate) use stream::{fill, stdin};
 pub use window::WindowSource;
 
 pub use crate::host::os::{FileId as HostFileId, Segment};

@@ -36,7 +36,7 @@ pub fn spool(mut stream: impl Read) -> io::Result<FileSource> {
 }
 
 /// Reads until `buf` is full or the stream ends.
-fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buf.len() {
         match stream.read(&mut buf[filled..]) {

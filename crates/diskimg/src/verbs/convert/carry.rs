@@ -283,7 +283,7 @@ mod tests {
         let image = OpenOptions::new()
             .open_source(Arc::new(MemorySource::new([1; 4096])), "a")
             .expect("opens");
-        let input = Input::concatenate(vec![image]).expect("small");
+        let input = Input::concatenate(vec![image], 512).expect("small");
         let salvaged = SalvageLog::new(false);
         let job = Carry {
             input: &input,

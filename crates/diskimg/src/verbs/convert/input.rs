@@ -1,6 +1,5 @@
 //! The source of a conversion: one image, or several end to end.
 
-use super::SECTOR;
 use crate::host::source::HostFileId;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::ChainExtent;
@@ -13,6 +12,8 @@ pub(super) struct Input {
     images: Vec<Image>,
     parts: Vec<Part>,
     size: u64,
+    /// Every image starts at a multiple of this many bytes of the whole.
+    alignment: u64,
 }
 
 /// A range of an image at its place in the whole.
@@ -38,12 +39,12 @@ pub(super) struct Span {
 }
 
 impl Input {
-    /// Each image starts at a whole sector, as qemu-img lays them out.
+    /// Each image starts at a multiple of `alignment`.
     ///
     /// # Errors
     /// [`Limit`](crate::ErrorKind::Limit) if no disk can be that large.
-    pub(super) fn concatenate(images: Vec<Image>) -> Result<Self> {
-        let mut input = Self { images: Vec::new(), parts: Vec::new(), size: 0 };
+    pub(super) fn concatenate(images: Vec<Image>, alignment: u64) -> Result<Self> {
+        let mut input = Self { images: Vec::new(), parts: Vec::new(), size: 0, alignment };
         for image in images {
             let range = 0..image.size();
             input.push(image, range)?;
@@ -53,7 +54,7 @@ impl Input {
 
     /// Appends a range of a further image.
     pub(super) fn push(&mut self, image: Image, range: Range<u64>) -> Result<()> {
-        let start = self.size.next_multiple_of(SECTOR);
+        let start = self.size.next_multiple_of(self.alignment);
         let end = start
             .checked_add(range.end - range.start)
             .filter(|&end| end <= i64::MAX as u64)
@@ -71,6 +72,23 @@ impl Input {
     pub(super) fn pad_to(&mut self, size: u64) {
         debug_assert!(size >= self.size);
         self.size = size;
+    }
+
+    /// Where each image stands as a disk of its own, of whole sectors; the last
+    /// one has the padding.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if one is empty.
+    pub(super) fn disks(&self, sector: u64) -> Result<Vec<Range<u64>>> {
+        if let Some(empty) = self.images.iter().find(|image| image.size() == 0) {
+            return Err(Error::invalid("an empty disk").in_file(empty.name(0)));
+        }
+        let whole = |part: &Part| part.at.start..part.at.end.next_multiple_of(sector);
+        let mut disks: Vec<_> = self.parts.iter().map(whole).collect();
+        if let Some(last) = disks.last_mut() {
+            last.end = self.size;
+        }
+        Ok(disks)
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -99,6 +117,16 @@ impl Input {
 
     pub(super) fn identities(&self) -> impl Iterator<Item = HostFileId> {
         self.images.iter().flat_map(Image::identities)
+    }
+
+    /// Verifies the images' files by the digests that came with them.
+    pub(super) fn verify_manifests(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        for image in &self.images {
+            for (depth, layer) in image.layers().enumerate() {
+                layer.verify_manifest(tick).map_err(|e| image.in_layer(e, depth))?;
+            }
+        }
+        Ok(())
     }
 
     /// Spans that cover `range` exactly, in order; stored runs end at holes.

@@ -19,7 +19,7 @@ mod throttle;
 
 use crate::host::output::{self, Durability, Output};
 use crate::verbs::pipeline;
-use crate::verbs::progress::Callback;
+use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
@@ -99,13 +99,15 @@ struct Settings<'a> {
     offload: bool,
     durability: Durability,
     target_is_zero: bool,
+    verify_manifest: bool,
     progress: Option<Callback<'a>>,
 }
 
 /// What a conversion did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Size of the disk, in guest bytes.
+    /// Size of the disk, in guest bytes; several disks are counted with the gaps
+    /// between them.
     pub guest_bytes: u64,
     /// Bytes of guest data in the output, after encoding.
     pub stored_bytes: u64,
@@ -157,13 +159,14 @@ impl<'a> Convert<'a> {
                 offload: false,
                 durability: Durability::default(),
                 target_is_zero: false,
+                verify_manifest: true,
                 progress: None,
             },
         }
     }
 
     /// A further image, whose guest bytes follow the last one's in the same
-    /// output, starting at a whole sector.
+    /// output, starting at a whole sector. In an appliance it is a disk of its own.
     #[must_use]
     pub fn append(mut self, image: Image) -> Self {
         self.images.push(image);
@@ -260,6 +263,15 @@ impl<'a> Convert<'a> {
         self
     }
 
+    /// Whether a source that comes with digests of its files (an appliance) is
+    /// verified before the first byte is converted, which reads it once more;
+    /// the default. See [`Layer::verify_manifest`](crate::Layer::verify_manifest).
+    #[must_use]
+    pub fn verify_manifest(mut self, yes: bool) -> Self {
+        self.settings.verify_manifest = yes;
+        self
+    }
+
     /// Called as the work goes on; may stop it.
     #[must_use]
     pub fn progress(mut self, callback: Callback<'a>) -> Self {
@@ -282,7 +294,7 @@ impl<'a> Convert<'a> {
             return self.run_to(Output::writer(std::io::stdout()));
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images)?;
+        let input = self.settings.join(self.images)?;
         refuse_own_files(&input, &path)?;
         let output = Output::create(&path)
             .map_err(|e| Error::io("cannot create the output", e).in_file(&path))?;
@@ -301,7 +313,7 @@ impl<'a> Convert<'a> {
     pub fn run_existing(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        let input = Input::concatenate(self.images)?;
+        let input = self.settings.join(self.images)?;
         refuse_own_files(&input, &path)?;
         existing::run(self.settings, input, &path)
     }
@@ -311,7 +323,7 @@ impl<'a> Convert<'a> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_to(self, output: Output) -> Result<Report> {
-        let input = Input::concatenate(self.images)?;
+        let input = self.settings.join(self.images)?;
         self.settings.run(input, output, None)
     }
 }
@@ -336,6 +348,13 @@ pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()>
 }
 
 impl Settings<'_> {
+    /// Lays the images out end to end: at whole sectors as qemu-img does, or as
+    /// far apart as an appliance wants its disks.
+    fn join(&self, images: Vec<Image>) -> Result<Input> {
+        let appliance = self.format.appliance();
+        Input::concatenate(images, appliance.map_or(SECTOR, |appliance| appliance.alignment))
+    }
+
     /// Runs the conversion. `size` overrides the size of the new disk, which
     /// is otherwise the source's: what lies behind the source in it stays.
     fn run(mut self, mut input: Input, mut output: Output, size: Option<u64>) -> Result<Report> {
@@ -358,6 +377,9 @@ impl Settings<'_> {
         size: Option<u64>,
     ) -> Result<(Box<dyn Target>, Option<Image>)> {
         self.sparse = self.sparse.whole_blocks()?;
+        if self.verify_manifest {
+            input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
+        }
         let driver = self.format.driver();
         self.options.check(driver.name, driver.options)?;
         let asked = self.options.size("size")?;
@@ -381,13 +403,20 @@ impl Settings<'_> {
             }
             None => None,
         };
-        let target = (driver.create)(CreateRequest {
+        let request = CreateRequest {
             output,
             size,
             options: &self.options,
             backing: self.backing.clone(),
             compress: self.compress,
-        })?;
+        };
+        let target = match self.format.appliance() {
+            Some(appliance) => {
+                self.require_appliance(input, asked)?;
+                (appliance.create)(request, &input.disks(driver.sector)?)?
+            }
+            None => (driver.create)(request)?,
+        };
         // Now the companions are known, too. The main file was looked at before.
         for path in output.paths().skip(1) {
             refuse_own_files(input, path)?;
@@ -396,6 +425,18 @@ impl Settings<'_> {
             refuse_own_backing(output, backing)?;
         }
         Ok((target, backing))
+    }
+
+    /// What was asked for makes sense for an appliance.
+    fn require_appliance(&self, input: &Input, size: Option<u64>) -> Result<()> {
+        if self.offload {
+            return Err(Error::invalid("an appliance's disks are compressed, and share nothing")
+                .hint("leave out -C, Convert::offload"));
+        }
+        if size.is_some() && input.images() > 1 {
+            return Err(Error::invalid("size= speaks of one disk, and there are several"));
+        }
+        Ok(())
     }
 
     /// Moves the guest's bytes and completes the target.

@@ -39,6 +39,7 @@ fn open(file: Vec<u8>) -> Result<Qcow2> {
         resolver: Resolver { image: None, policy: References::None },
         limits: &limits,
         snapshot: None,
+        disk: None,
         metadata_only: false,
         with_extents: false,
         with_parent: true,

@@ -1,0 +1,228 @@
+//! An archive: members by name, wherever their bytes are.
+//!
+//! ```text
+//!   tar      members lie in the file as they are      a window is read in place
+//!   tar.gz   inflating the file yields the tar        a member is unpacked when its bytes are wanted
+//!   zip      members stored or deflated               in place, or unpacked
+//! ```
+
+use super::tar_members::{self, Forward};
+use super::unpack::{self, SourceReader};
+use super::zip_members::{self, Deflated};
+use crate::host::source::{Source, WindowSource, fill};
+use crate::vocabulary::error::{Error, Result};
+use flate2::read::MultiGzDecoder;
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Members of an archive; real ones have a dozen.
+pub(super) const MAX_MEMBERS: usize = 65_536;
+
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZIP: &[u8] = b"PK\x03\x04";
+const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+
+/// How an archive is packed, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// A bare tar, or nothing that we know.
+    None,
+    Gzip,
+    Zip,
+    Xz,
+}
+
+impl Packing {
+    pub(super) fn of(head: &[u8]) -> Self {
+        match head {
+            head if head.starts_with(GZIP) => Self::Gzip,
+            head if head.starts_with(ZIP) => Self::Zip,
+            head if head.starts_with(XZ) => Self::Xz,
+            _ => Self::None,
+        }
+    }
+}
+
+/// A file in the archive.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Its path in the archive, without `.` and empty parts.
+    pub(super) name: String,
+    /// Bytes, unpacked.
+    pub(super) size: u64,
+    pub(super) storage: Storage,
+}
+
+/// How to come by a member's bytes.
+#[derive(Debug)]
+pub(super) enum Storage {
+    /// This range of the archive's file.
+    InPlace(Range<u64>),
+    /// This range of what inflating the archive's file yields.
+    InGzip(Range<u64>),
+    /// Deflated by itself.
+    Deflated(Deflated),
+}
+
+/// An archive and its list of members.
+#[derive(Debug)]
+pub(super) struct Archive {
+    source: Arc<dyn Source>,
+    members: Vec<Member>,
+    /// Indices of members by name.
+    index: BTreeMap<String, usize>,
+    /// Bytes that anything may unpack to.
+    limit: u64,
+}
+
+impl Archive {
+    /// Lists the members.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is no archive, a broken one,
+    /// or has two members of one name; [`Unsupported`](crate::ErrorKind::Unsupported),
+    /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
+    pub(super) fn open(source: Arc<dyn Source>, packing: Packing, limit: u64) -> Result<Self> {
+        let members = match packing {
+            Packing::None => tar_members::list(&mut InPlace(&*source), Storage::InPlace)?,
+            Packing::Gzip => {
+                let mut inflated = Inflated::new(&*source, limit);
+                let members = tar_members::list(&mut inflated, Storage::InGzip)?;
+                inflated.finish()?;
+                members
+            }
+            Packing::Zip => zip_members::list(&*source)?,
+            Packing::Xz => {
+                return Err(Error::unsupported("an appliance compressed with xz")
+                    .hint("decompress it with `xz -d` and open the tar"));
+            }
+        };
+        let mut index = BTreeMap::new();
+        for (i, member) in members.iter().enumerate() {
+            if index.insert(member.name.clone(), i).is_some() {
+                let message = format!("two members are called '{}'", member.name);
+                return Err(Error::corrupt("archive", message));
+            }
+        }
+        Ok(Self { source, members, index, limit })
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Member> {
+        self.index.get(name).map(|&i| &self.members[i])
+    }
+
+    /// The archive's own file.
+    pub(super) fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// A member's bytes; unpacks them first if they are packed.
+    ///
+    /// # Errors
+    /// As [`unpack::to_temporary_file`].
+    pub(super) fn open_member(&self, member: &Member) -> Result<Arc<dyn Source>> {
+        if member.size > self.limit && !matches!(member.storage, Storage::InPlace(_)) {
+            return Err(unpack::too_long(self.limit));
+        }
+        let unpacked = match &member.storage {
+            Storage::InPlace(range) => {
+                let window = WindowSource::new(Arc::clone(&self.source), range.clone());
+                return Ok(Arc::new(window.map_err(|e| Error::io("cannot read it", e))?));
+            }
+            Storage::InGzip(range) => {
+                let mut inflated = MultiGzDecoder::new(SourceReader::whole(&*self.source));
+                skip(&mut inflated, range.start).map_err(unpack::failed)?;
+                unpack::to_temporary_file(inflated.take(range.end - range.start), self.limit)?
+            }
+            Storage::Deflated(way) => zip_members::inflate(&self.source, *way, self.limit)?,
+        };
+        if unpacked.len() != member.size {
+            let message = format!("{} bytes where {} were announced", unpacked.len(), member.size);
+            return Err(Error::corrupt("archive", message));
+        }
+        Ok(unpacked)
+    }
+}
+
+impl Member {
+    /// False if it must be unpacked before it can be read.
+    pub(super) fn in_place(&self) -> bool {
+        matches!(self.storage, Storage::InPlace(_))
+    }
+}
+
+/// A tar as it lies in its file.
+struct InPlace<'a>(&'a dyn Source);
+
+impl Forward for InPlace<'_> {
+    fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
+        unpack::read_some(self.0, buf, at)
+            .map_err(|e| Error::io("cannot read it", e).in_structure("tar archive").at(at))
+    }
+
+    fn ends_before(&self, at: u64) -> bool {
+        self.0.len() < at
+    }
+}
+
+/// A tar that comes out of gzip, and is not kept.
+struct Inflated<'a> {
+    stream: io::Take<MultiGzDecoder<SourceReader<'a>>>,
+    position: u64,
+    ended: bool,
+    limit: u64,
+}
+
+impl<'a> Inflated<'a> {
+    fn new(source: &'a dyn Source, limit: u64) -> Self {
+        let stream = MultiGzDecoder::new(SourceReader::whole(source));
+        // One more, to tell the end of the stream from the limit.
+        Self { stream: stream.take(limit.saturating_add(1)), position: 0, ended: false, limit }
+    }
+
+    /// Reads what is left, to the checksum at its end.
+    fn finish(mut self) -> Result<()> {
+        io::copy(&mut self.stream, &mut io::sink()).map_err(unpack::failed)?;
+        self.require_room()
+    }
+
+    fn require_room(&self) -> Result<()> {
+        if self.stream.limit() > 0 { Ok(()) } else { Err(unpack::too_long(self.limit)) }
+    }
+}
+
+impl Forward for Inflated<'_> {
+    fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
+        let gap = at.saturating_sub(self.position);
+        let skipped = skip(&mut self.stream, gap).map_err(unpack::failed)?;
+        let filled = match skipped == gap {
+            true => fill(&mut self.stream, buf).map_err(unpack::failed)?,
+            false => 0,
+        };
+        self.position += skipped + filled as u64;
+        self.ended |= filled < buf.len();
+        self.require_room()?;
+        Ok(filled)
+    }
+
+    fn ends_before(&self, at: u64) -> bool {
+        self.ended && self.position < at
+    }
+}
+
+/// Reads and forgets `bytes`, or what there is; gives how many.
+fn skip(stream: &mut impl Read, bytes: u64) -> io::Result<u64> {
+    io::copy(&mut stream.take(bytes), &mut io::sink())
+}
+
+/// A member's path in one spelling: `./a//b` is `a/b`.
+pub(super) fn normal_name(path: &str) -> String {
+    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    parts.join("/")
+}

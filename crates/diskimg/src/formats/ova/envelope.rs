@@ -1,0 +1,380 @@
+//! The OVF descriptor: an XML document whose `Envelope` lists files and disks.
+//!
+//! ```text
+//!   <Envelope>
+//!     <References>
+//!       <File id="file1" href="disk1.vmdk" size="1234" compression="gzip" chunkSize="…"/>
+//!     <DiskSection>
+//!       <Disk diskId="vmdisk1" fileRef="file1" capacity="8" capacityAllocationUnits="byte * 2^30"
+//!             format="http://…/vmdk.html#streamOptimized" populatedSize="…" parentRef="…"/>
+//!     <VirtualSystem> … what machine the disks belong to: not looked at
+//! ```
+//!
+//! Specification: DMTF DSP0243, *Open Virtualization Format Specification*,
+//! "References", "DiskSection". Its versions and its forerunner at VMware (0.9)
+//! differ in namespaces, so that names are matched without them.
+
+use crate::vocabulary::error::{Error, Result};
+use roxmltree::{Document, Node, ParsingOptions};
+
+/// Elements, attributes and texts of a descriptor; real ones have hundreds.
+const MAX_NODES: u32 = 500_000;
+
+/// Disks of an appliance; a machine of vSphere's has at most 256.
+const MAX_DISKS: usize = 1024;
+
+/// What we want to know of a descriptor.
+#[derive(Debug, Default)]
+pub(super) struct Envelope {
+    pub(super) files: Vec<File>,
+    /// In document order; at least one.
+    pub(super) disks: Vec<Disk>,
+}
+
+/// A file of the package.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) id: String,
+    /// Its name, relative to the descriptor.
+    pub(super) href: String,
+    /// Bytes, as it lies in the package: compressed, all chunks together.
+    pub(super) size: Option<u64>,
+    pub(super) gzip: bool,
+    /// Bytes of each chunk but the last, if it is cut into `href.000000000`, ….
+    pub(super) chunk: Option<u64>,
+}
+
+/// A virtual disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) id: String,
+    /// [`File::id`]; `None` for a disk that starts out empty.
+    pub(super) file: Option<String>,
+    /// Guest bytes; `None` if a property that is set at deployment says.
+    pub(super) capacity: Option<u64>,
+    /// The URI of the image's format; may be empty.
+    pub(super) format: String,
+    /// Guest bytes that hold data, as the maker estimated.
+    pub(super) populated: Option<u64>,
+    /// The disk that this one builds on.
+    pub(super) parent: Option<String>,
+}
+
+impl Envelope {
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a descriptor, or
+    /// contradicts itself; [`Unsupported`](crate::ErrorKind::Unsupported) for
+    /// compression other than gzip, [`Limit`](crate::ErrorKind::Limit).
+    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(text)
+            .map_err(|e| bad("it is not UTF-8").at(e.valid_up_to() as u64))?;
+        let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+        let document = Document::parse_with_options(text, options).map_err(|e| match e {
+            roxmltree::Error::NodesLimitReached => {
+                Error::limit(format!("more than {MAX_NODES} elements")).in_structure(STRUCTURE)
+            }
+            e => bad(e.to_string()),
+        })?;
+        let root = document.root_element();
+        if root.tag_name().name() != "Envelope" {
+            return Err(bad(format!("its root is <{}>, not <Envelope>", root.tag_name().name())));
+        }
+        let mut envelope = Self::default();
+        for node in root.children().filter(Node::is_element) {
+            let section = section(&node);
+            for item in node.children().filter(Node::is_element) {
+                match (section, item.tag_name().name()) {
+                    ("References", "File") => envelope.files.push(File::parse(&item)?),
+                    ("DiskSection", "Disk") | ("SharedDiskSection", "SharedDisk") => {
+                        envelope.disks.push(Disk::parse(&item)?);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        envelope.validate()?;
+        Ok(envelope)
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.disks.is_empty() {
+            return Err(bad("it lists no disk"));
+        }
+        if self.disks.len() > MAX_DISKS {
+            let message = format!("{} disks; at most {MAX_DISKS}", self.disks.len());
+            return Err(Error::limit(message).in_structure(STRUCTURE));
+        }
+        unique("File", self.files.iter().map(|file| &file.id))?;
+        unique("Disk", self.disks.iter().map(|disk| &disk.id))?;
+        let dangling = self.disks.iter().find(|d| d.file.is_some() && self.file_of(d).is_none());
+        match dangling {
+            Some(Disk { id, file: Some(file), .. }) => {
+                Err(bad(format!("disk '{id}' refers to the file '{file}', which is not listed")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The file that holds a disk's image.
+    pub(super) fn file_of(&self, disk: &Disk) -> Option<&File> {
+        let id = disk.file.as_ref()?;
+        self.files.iter().find(|file| file.id == *id)
+    }
+}
+
+impl File {
+    fn parse(node: &Node<'_, '_>) -> Result<Self> {
+        let href = required(node, "href")?;
+        let gzip = match attribute(node, "compression") {
+            None | Some("" | "identity") => false,
+            Some(word) if word.eq_ignore_ascii_case("gzip") => true,
+            Some(other) => {
+                return Err(Error::unsupported(format!("'{href}' is compressed by '{other}'"))
+                    .in_structure(STRUCTURE)
+                    .hint("only gzip is read"));
+            }
+        };
+        let chunk = number(node, "chunkSize")?;
+        if chunk == Some(0) {
+            return Err(bad(format!("'{href}' is cut into chunks of 0 bytes")));
+        }
+        Ok(Self { id: required(node, "id")?, size: number(node, "size")?, href, gzip, chunk })
+    }
+}
+
+impl Disk {
+    fn parse(node: &Node<'_, '_>) -> Result<Self> {
+        let text = |name| attribute(node, name).map(str::to_owned);
+        let id = required(node, "diskId")?;
+        Ok(Self {
+            file: text("fileRef").filter(|file| !file.is_empty()),
+            capacity: capacity(node, &id)?,
+            format: text("format").unwrap_or_default(),
+            populated: number(node, "populatedSize").unwrap_or(None),
+            parent: text("parentRef").filter(|parent| !parent.is_empty()),
+            id,
+        })
+    }
+}
+
+const STRUCTURE: &str = "OVF descriptor";
+
+fn bad(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::corrupt(STRUCTURE, message)
+}
+
+/// The name of a section: of its element, or, in OVF 0.9, of its type.
+fn section<'a>(node: &Node<'a, '_>) -> &'a str {
+    let name = node.tag_name().name();
+    if name != "Section" {
+        return name;
+    }
+    let kind = attribute(node, "type").unwrap_or_default();
+    let kind = kind.rsplit(':').next().unwrap_or_default();
+    kind.strip_suffix("_Type").unwrap_or(kind)
+}
+
+fn attribute<'a>(node: &Node<'a, '_>, name: &str) -> Option<&'a str> {
+    node.attributes().find(|a| a.name() == name).map(|a| a.value().trim())
+}
+
+fn required(node: &Node<'_, '_>, name: &str) -> Result<String> {
+    match attribute(node, name) {
+        Some(value) if !value.is_empty() => Ok(value.to_owned()),
+        _ => Err(bad(format!("a <{}> has no {name}", node.tag_name().name()))),
+    }
+}
+
+fn number(node: &Node<'_, '_>, name: &str) -> Result<Option<u64>> {
+    let parse = |text: &str| {
+        text.parse().map_err(|_| bad(format!("{name} is '{text}', which is no number of bytes")))
+    };
+    attribute(node, name).filter(|text| !text.is_empty()).map(parse).transpose()
+}
+
+fn unique<'a>(what: &str, ids: impl Iterator<Item = &'a String>) -> Result<()> {
+    let mut seen = std::collections::BTreeSet::new();
+    match ids.into_iter().find(|id| !seen.insert(*id)) {
+        Some(twice) => Err(bad(format!("two <{what}>s are called '{twice}'"))),
+        None => Ok(()),
+    }
+}
+
+/// Guest bytes: a number and its unit, or a property's name in `${}`.
+fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Option<u64>> {
+    let text = required(node, "capacity")?;
+    if text.starts_with("${") {
+        return Ok(None);
+    }
+    let unit = attribute(node, "capacityAllocationUnits").unwrap_or_default();
+    let count = text.parse::<u64>().ok();
+    let (Some(count), Some(unit)) = (count, unit_bytes(unit)) else {
+        return Err(bad(format!("the capacity of disk '{id}' is '{text}' in units of '{unit}'")));
+    };
+    let bytes = count.checked_mul(unit).filter(|&bytes| bytes <= i64::MAX as u64);
+    match bytes {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err(bad(format!("disk '{id}' of {count} × {unit} bytes: at most 8 EiB are"))),
+    }
+}
+
+/// Bytes of a unit: `byte * 2^30` (DSP0004, "Programmatic Units"), or a word as
+/// OVF 0.9 has it.
+fn unit_bytes(unit: &str) -> Option<u64> {
+    let words = unit.to_ascii_lowercase();
+    let shift = match words.trim() {
+        "" | "bytes" => 0,
+        "kilobytes" | "kb" => 10,
+        "megabytes" | "mb" => 20,
+        "gigabytes" | "gb" => 30,
+        "terabytes" | "tb" => 40,
+        _ => {
+            let mut factors = words.split('*').map(str::trim);
+            if factors.next() != Some("byte") {
+                return None;
+            }
+            return factors.try_fold(1u64, |bytes, factor| {
+                let (base, exponent) = factor.split_once('^').unwrap_or((factor, "1"));
+                let base = base.trim().parse::<u64>().ok()?;
+                bytes.checked_mul(base.checked_pow(exponent.trim().parse().ok()?)?)
+            });
+        }
+    };
+    Some(1 << shift)
+}
+
+/// True if `head` begins an XML document whose root is an `Envelope`.
+pub(super) fn looks_like_one(head: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(head);
+    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(&text).trim_start();
+    loop {
+        let end = match rest {
+            rest if rest.starts_with("<?") => "?>",
+            rest if rest.starts_with("<!--") => "-->",
+            _ => break,
+        };
+        let Some((_, behind)) = rest.split_once(end) else { return false };
+        rest = behind.trim_start();
+    }
+    let Some(root) = rest.strip_prefix('<') else { return false };
+    let name = root.split(|c: char| c.is_whitespace() || c == '>' || c == '/').next();
+    name.is_some_and(|name| name.rsplit(':').next() == Some("Envelope"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(references: &str, disks: &str) -> Result<Envelope> {
+        let text = format!(
+            "<?xml version='1.0'?>\n<e:Envelope xmlns:e='urn:x' xmlns:o='urn:y'>\
+             <e:References>{references}</e:References>\
+             <e:DiskSection><e:Info/>{disks}</e:DiskSection></e:Envelope>"
+        );
+        Envelope::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn units_are_programmatic_or_words() {
+        for (unit, bytes) in [
+            ("", Some(1)),
+            ("byte", Some(1)),
+            ("byte * 2^30", Some(1 << 30)),
+            ("byte*2^20", Some(1 << 20)),
+            ("byte * 10^9", Some(1_000_000_000)),
+            ("byte * 1024", Some(1024)),
+            ("byte * 2^10 * 2^10", Some(1 << 20)),
+            ("MegaBytes", Some(1 << 20)),
+            ("GigaBytes", Some(1 << 30)),
+            ("byte * 2^64", None),
+            ("byte * 2^99999999999", None),
+            ("hertz * 10^6", None),
+            ("byte * ", None),
+            ("byte / 2", None),
+        ] {
+            assert_eq!(unit_bytes(unit), bytes, "{unit}");
+        }
+    }
+
+    #[test]
+    fn names_are_matched_without_namespaces_and_only_disks_are_disks() {
+        let envelope = parse(
+            "<e:File o:id='f1' o:href='a.vmdk' o:size='7'/><e:File id='iso' href='a.iso'/>",
+            "<e:Disk o:diskId='d1' o:fileRef='f1' o:capacity='2' \
+             o:capacityAllocationUnits='byte * 2^30'/>\
+             <e:Disk diskId='d2' capacity='512'/><e:Disk diskId='d3' capacity='${size}'/>",
+        )
+        .expect("parses");
+        let capacities: Vec<_> = envelope.disks.iter().map(|disk| disk.capacity).collect();
+        assert_eq!(capacities, [Some(2 << 30), Some(512), None]);
+        let file = envelope.file_of(&envelope.disks[0]).expect("listed");
+        assert_eq!((file.href.as_str(), file.size, file.gzip), ("a.vmdk", Some(7), false));
+        assert!(envelope.file_of(&envelope.disks[1]).is_none());
+    }
+
+    #[test]
+    fn a_section_of_ovf_0_9_is_known_by_its_type() {
+        let text = "<Envelope xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance' \
+                    xmlns:ovf='http://www.vmware.com/schema/ovf/1/envelope'>\
+                    <References><File ovf:id='f' ovf:href='x.vmdk'/></References>\
+                    <Section xsi:type='ovf:DiskSection_Type'><Info/>\
+                    <Disk ovf:diskId='d' ovf:fileRef='f' ovf:capacity='8589934592'/></Section>\
+                    </Envelope>";
+        let envelope = Envelope::parse(text.as_bytes()).expect("parses");
+        assert_eq!(envelope.disks[0].capacity, Some(8 << 30));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_an_error() {
+        let file = "<e:File id='f' href='a'/>";
+        for (references, disks, word) in [
+            ("", "", "no disk"),
+            ("", "<e:Disk diskId='d' capacity='1' fileRef='f'/>", "not listed"),
+            (
+                "",
+                "<e:Disk diskId='d' capacity='1'/><e:Disk diskId='d' capacity='1'/>",
+                "two <Disk>",
+            ),
+            (file, "<e:Disk capacity='1'/>", "no diskId"),
+            (file, "<e:Disk diskId='d'/>", "no capacity"),
+            (file, "<e:Disk diskId='d' capacity='-1'/>", "'-1'"),
+            (
+                file,
+                "<e:Disk diskId='d' capacity='9' capacityAllocationUnits='byte * 2^60'/>",
+                "8 EiB",
+            ),
+            ("<e:File id='f' href='a' size='x'/>", "", "no number"),
+            ("<e:File id='f' href='a' chunkSize='0'/>", "", "chunks of 0"),
+            ("<e:File id='f'/>", "", "no href"),
+            ("<e:File id='f' href='a' compression='bzip2'/>", "", "bzip2"),
+        ] {
+            let error = parse(references, disks).expect_err(word);
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_known_by_its_root() {
+        for text in [
+            "<Envelope>",
+            "\u{feff}<?xml version='1.0'?>\n<!-- <a> -->\n<ovf:Envelope xmlns:ovf='x'>",
+        ] {
+            assert!(looks_like_one(text.as_bytes()), "{text}");
+        }
+        for text in ["", "Envelope", "<html>", "<?xml", "<!-- <Envelope>", "<EnvelopeX>"] {
+            assert!(!looks_like_one(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn entities_cannot_blow_up() {
+        let bomb = "<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]><Envelope>&b;</Envelope>";
+        let error = Envelope::parse(bomb.as_bytes()).expect_err("has a DTD");
+        assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
+        let deep = "<a>".repeat(100_000);
+        Envelope::parse(deep.as_bytes()).expect_err("never closed");
+        let wide = format!("<Envelope>{}</Envelope>", "<a/>".repeat(MAX_NODES as usize));
+        let error = Envelope::parse(wide.as_bytes()).expect_err("too many");
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+    }
+}

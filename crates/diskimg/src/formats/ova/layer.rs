@@ -1,0 +1,317 @@
+//! Reading one disk of an appliance: what its own image says.
+
+use super::disk_image::DiskImage;
+use super::envelope::Disk;
+use super::manifest::Manifest;
+use super::package::Package;
+use crate::host::source::Source;
+use crate::vocabulary::check::{CheckReport, Finding};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::{Extent, Kind, push};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::info::{Details, Value};
+use crate::vocabulary::layer::{Geometry, Layer};
+use crate::vocabulary::open::OpenContext;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// An appliance, of which one disk is read.
+#[derive(Debug)]
+pub(crate) struct Ova {
+    pub(super) package: Package,
+    /// The disk that is read, as an index; `None` if none of several was chosen.
+    pub(super) chosen: Option<usize>,
+    content: Content,
+    /// The image's files, which places speak of, then the package's own.
+    files: Vec<Arc<dyn Source>>,
+}
+
+/// What is known of the chosen disk's bytes.
+#[derive(Debug)]
+enum Content {
+    /// No file: it starts out empty.
+    Blank,
+    Image(DiskImage),
+    /// Only facts were wanted, and this kept the disk's own from being had; or
+    /// no disk was chosen.
+    Closed(String),
+}
+
+impl Ova {
+    pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
+        let package = Package::open(source, context)?;
+        let chosen = choose(&package, context.disk)?;
+        if chosen.is_none() && !context.metadata_only {
+            return Err(not_chosen(&package));
+        }
+        let content = match chosen.map(|index| &package.disks()[index]) {
+            None => Content::Closed(format!(
+                "it holds {} disks, whose sizes are added up here; choose one: {}",
+                package.disks().len(),
+                choices(&package)
+            )),
+            // Whoever asks for the appliance shall learn what is in it, whatever
+            // its disks are.
+            Some(disk) if context.metadata_only && context.disk.is_none() => {
+                peek(&package, disk, context).unwrap_or_else(|e| {
+                    Content::Closed(format!("the disk's own facts are not to be had: {e}"))
+                })
+            }
+            Some(disk) => open_content(&package, disk, context)?,
+        };
+        let mut files = Vec::new();
+        if let Content::Image(image) = &content {
+            files.extend(image.layer.files().iter().cloned());
+            // A file that is the image as it is, is there already.
+            for part in &image.parts {
+                if !files.iter().any(|file| Arc::ptr_eq(file, &part.source)) {
+                    files.push(Arc::clone(&part.source));
+                }
+            }
+        }
+        files.push(Arc::clone(package.main_source()));
+        Ok(Self { package, chosen, content, files })
+    }
+
+    /// The chosen disk, if one is.
+    pub(super) fn disk(&self) -> Option<&Disk> {
+        self.chosen.map(|index| &self.package.disks()[index])
+    }
+
+    fn image(&self) -> Option<&DiskImage> {
+        match &self.content {
+            Content::Image(image) => Some(image),
+            Content::Blank | Content::Closed(_) => None,
+        }
+    }
+
+    /// What a person should know, of the package and of the chosen disk.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Content::Closed(why) = &self.content {
+            notes.push(why.clone());
+        }
+        for (index, disk) in self.package.disks().iter().enumerate() {
+            let number = index + 1;
+            if disk.capacity.is_none() {
+                notes.push(format!("disk {number} gets its capacity when it is deployed"));
+            }
+            if let Some(message) = self.wrong_size(disk) {
+                notes.push(message);
+            }
+        }
+        if let (Some(image), Some(Some(capacity))) = (self.image(), self.disk().map(|d| d.capacity))
+            && capacity != image.layer.geometry().size
+        {
+            let size = image.layer.geometry().size;
+            notes.push(format!(
+                "the descriptor says that the disk has {capacity} bytes; its image has {size}, \
+                 which counts"
+            ));
+        }
+        notes
+    }
+
+    /// What is wrong with the length of a disk's file.
+    pub(super) fn wrong_size(&self, disk: &Disk) -> Option<String> {
+        let file = self.package.file_of(disk)?;
+        let said = file.size?;
+        let own = self.disk().is_some_and(|d| d.id == disk.id).then(|| self.image()).flatten();
+        let found = match own {
+            Some(image) => image.parts.iter().map(|part| part.source.len()).sum(),
+            None => self.package.stored_size(file)?,
+        };
+        let name = &file.href;
+        (found != said).then(|| format!("'{name}' has {found} bytes, the descriptor says {said}"))
+    }
+
+    /// What the descriptor says of each disk.
+    fn disk_facts(&self) -> Vec<Value> {
+        let fact = |(index, disk): (usize, &Disk)| {
+            let mut facts = vec![
+                ("number", Value::from(index as u64 + 1)),
+                ("id", Value::from(disk.id.as_str())),
+            ];
+            let file = self.package.file_of(disk);
+            facts.extend(file.map(|file| ("file", Value::from(file.href.as_str()))));
+            facts.extend(
+                (!disk.format.is_empty()).then(|| ("format", Value::from(disk.format.as_str()))),
+            );
+            facts.extend(disk.capacity.map(|bytes| ("capacity", Value::from(bytes))));
+            facts.extend(disk.populated.map(|bytes| ("populated-size", Value::from(bytes))));
+            if let Some(file) = file {
+                let size = self.package.stored_size(file).or(file.size);
+                facts.extend(size.map(|bytes| ("file-size", Value::from(bytes))));
+                facts.extend(file.gzip.then(|| ("compression", Value::from("gzip"))));
+                facts.extend(file.chunk.map(|bytes| ("chunk-size", Value::from(bytes))));
+            }
+            let parent = disk.parent.as_deref();
+            facts.extend(parent.map(|parent| ("parent", Value::from(parent))));
+            Value::Map(facts)
+        };
+        self.package.disks().iter().enumerate().map(fact).collect()
+    }
+}
+
+impl Layer for Ova {
+    fn format(&self) -> Format {
+        Format::Ova
+    }
+
+    fn geometry(&self) -> Geometry {
+        if let Some(image) = self.image() {
+            return image.layer.geometry();
+        }
+        let disks: Vec<_> = match self.disk() {
+            Some(disk) => vec![disk],
+            None => self.package.disks().iter().collect(),
+        };
+        let capacities = disks.iter().filter_map(|disk| disk.capacity);
+        Geometry { size: capacities.fold(0, u64::saturating_add).min(i64::MAX as u64), unit: 1 }
+    }
+
+    fn files(&self) -> &[Arc<dyn Source>] {
+        &self.files
+    }
+
+    fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
+        match &self.content {
+            Content::Image(image) => image.layer.map(range, out),
+            Content::Blank => {
+                push(out, range, Kind::Zero(None));
+                Ok(())
+            }
+            Content::Closed(_) if self.chosen.is_none() => Err(not_chosen(&self.package)),
+            Content::Closed(_) => Err(Error::invalid("it was opened for its facts alone")),
+        }
+    }
+
+    fn is_preallocated(&self) -> bool {
+        self.image().is_some_and(|image| image.layer.is_preallocated())
+    }
+
+    fn details(&self) -> Details {
+        let mut specific =
+            vec![("descriptor", Value::from(self.package.descriptor().name.as_str()))];
+        let manifest = self.package.manifest();
+        specific.extend(manifest.map(|part| ("manifest", Value::from(part.name.as_str()))));
+        specific.push(("disks", Value::List(self.disk_facts())));
+        specific.extend(self.chosen.map(|index| ("disk", Value::from(index as u64 + 1))));
+        let mut details = Details {
+            children: vec![("file".into(), self.files.len() - 1)],
+            notes: self.notes(),
+            ..Details::default()
+        };
+        if let Some(image) = self.image() {
+            let inner = image.layer.details();
+            specific.push(("disk-format", Value::from(image.layer.format().name())));
+            if !inner.specific.is_empty() {
+                specific.push(("disk-format-specific", Value::Map(inner.specific)));
+            }
+            details.cluster_size = inner.cluster_size;
+            details.compressed = inner.compressed;
+            details.encrypted = inner.encrypted;
+            details.dirty = inner.dirty;
+            details.snapshots = inner.snapshots;
+            details.notes.extend(inner.notes);
+        }
+        details.specific = specific;
+        details
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.image().map(|image| image.layer.warnings()).unwrap_or_default()
+    }
+
+    fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
+        super::check::check(self, report).map(Some)
+    }
+
+    fn verify_manifest(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let hint = "the appliance is damaged, or was changed after it was made; --no-verify, \
+                    Convert::verify_manifest(false) take it as it is";
+        if let Some(message) = self.disk().and_then(|disk| self.wrong_size(disk)) {
+            return Err(Error::corrupt("package", message).hint(hint));
+        }
+        let Some(text) = self.package.manifest_text()? else { return Ok(()) };
+        let manifest = Manifest::parse(&text).map_err(|e| e.hint(hint))?;
+        let parts = self.image().map(|image| image.parts.as_slice()).unwrap_or_default();
+        for part in std::iter::once(self.package.descriptor()).chain(parts) {
+            for entry in manifest.entries().iter().filter(|e| e.is_of(&part.name)) {
+                entry.verify(&*part.source, tick).map_err(|e| e.hint(hint))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The disk that is asked for, or the only one.
+fn choose(package: &Package, wanted: Option<&str>) -> Result<Option<usize>> {
+    let disks = package.disks();
+    let Some(wanted) = wanted else {
+        return Ok((disks.len() == 1).then_some(0));
+    };
+    let name_of = |disk: &Disk| package.file_of(disk).map(|file| file.href.clone());
+    let number = wanted.parse::<usize>().ok().filter(|n| (1..=disks.len()).contains(n));
+    let found = number
+        .map(|n| n - 1)
+        .or_else(|| disks.iter().position(|disk| name_of(disk).as_deref() == Some(wanted)))
+        .or_else(|| disks.iter().position(|disk| disk.id == wanted));
+    match found {
+        Some(index) => Ok(Some(index)),
+        None => Err(Error::invalid(format!("it has no disk '{wanted}'"))
+            .hint(format!("there are {}", choices(package)))),
+    }
+}
+
+/// As [`open_content`], but only what can be had in place.
+fn peek(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Result<Content> {
+    match package.file_of(disk) {
+        Some(file) if !package.in_place(file) => Ok(Content::Closed(format!(
+            "the disk's own facts are not shown: '{}' is packed or a file of its own; choose the \
+             disk (':1') to have it opened",
+            file.href
+        ))),
+        _ => open_content(package, disk, context),
+    }
+}
+
+fn open_content(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Result<Content> {
+    if let Some(parent) = &disk.parent {
+        return Err(Error::unsupported(format!(
+            "disk '{}' builds on disk '{parent}' (parentRef)",
+            disk.id
+        )));
+    }
+    let Some(file) = package.file_of(disk) else {
+        if disk.capacity.is_none() && !context.metadata_only {
+            return Err(Error::unsupported(format!(
+                "disk '{}' has no file, and gets its capacity when it is deployed",
+                disk.id
+            )));
+        }
+        return Ok(Content::Blank);
+    };
+    DiskImage::open(package, disk, file, context.snapshot, context.metadata_only)
+        .map(Content::Image)
+}
+
+fn not_chosen(package: &Package) -> Error {
+    Error::invalid(format!("it holds {} disks", package.disks().len()))
+        .hint(format!("choose one, as in appliance.ova:1: {}", choices(package)))
+}
+
+/// `1 (disk1.vmdk), 2 (disk2.vmdk)`.
+fn choices(package: &Package) -> String {
+    const SHOWN: usize = 16;
+    let disks = package.disks();
+    let choice = |(index, disk): (usize, &Disk)| {
+        let name = package.file_of(disk).map_or(&disk.id, |file| &file.href);
+        format!("{} ({name})", index + 1)
+    };
+    let mut shown: Vec<_> = disks.iter().enumerate().take(SHOWN).map(choice).collect();
+    if disks.len() > SHOWN {
+        shown.push(format!("… {}", disks.len()));
+    }
+    shown.join(", ")
+}

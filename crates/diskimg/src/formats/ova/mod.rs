@@ -1,0 +1,88 @@
+//! OVA and OVF: virtual appliances, read one disk at a time.
+//!
+//! A descriptor (XML) names the package's files, disks among them; a manifest
+//! has their digests. An OVA is the package in one tar archive, the descriptor
+//! first; an `.ovf` is the descriptor with the rest beside it.
+//!
+//! ```text
+//!   ┌────────┬─────────────┬────────┬────────────┬────────┬───────────────────┬─┬──────
+//!   │ header │ x.ovf: XML  │ header │ x.mf:      │ header │ x-disk1.vmdk:     │…│ two
+//!   │ x.ovf  │ File ◄ Disk │ x.mf   │ SHA256(…)= │ x-disk1│ streamOptimized   │ │ zero
+//!   │        │             │        │            │ .vmdk  │ VMDK, as it is    │ │ blocks
+//!   └────────┴─────────────┴────────┴────────────┴────────┴───────────────────┴─┴──────
+//!     512      padded to 512 …                              read in place
+//! ```
+//!
+//! A disk's image is in a format of its own, to which reading is left. What is
+//! packed once more (an OVA in gzip or zip, a file in gzip) is unpacked into a
+//! temporary file when its bytes are wanted, and not before.
+//!
+//! Specification: DMTF DSP0243, *Open Virtualization Format Specification*
+//! (1.1.0 and 2.1.1). What it leaves open is done as VMware's, VirtualBox's and
+//! oVirt's tools do it.
+
+mod archive;
+mod check;
+mod disk_image;
+mod envelope;
+mod guest_os;
+mod layer;
+mod manifest;
+mod member_sink;
+mod new_envelope;
+mod options;
+mod package;
+mod tar_members;
+mod target;
+mod unpack;
+mod zip_members;
+
+use crate::vocabulary::format::{Appliance, Driver, Head};
+use archive::Packing;
+use package::has_extension;
+use std::sync::Arc;
+use tar_members::Beginning;
+
+pub(crate) use layer::Ova;
+
+/// Guest bytes of a grain.
+const GRAIN: u64 = 64 << 10;
+
+/// Disks being written stand this far apart: at what one grain table speaks for.
+/// A table is written when its grains are; the engine hands over runs of grains
+/// that end at such borders, and no run may belong to two tables or disks.
+const ALIGNMENT: u64 = 512 * GRAIN;
+
+pub(crate) static DRIVER: Driver = Driver {
+    name: "ova",
+    probe,
+    sector: 512,
+    open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
+    create: target::create,
+    options: options::OPTIONS,
+    measure: None,
+};
+
+pub(crate) static APPLIANCE: Appliance =
+    Appliance { create: target::create_disks, alignment: ALIGNMENT };
+
+/// A tar whose first file is a descriptor; a descriptor that is called so; by
+/// their names also what is packed otherwise. A guest can write any of this into a
+/// raw disk: then it shows bytes of that same file, or of files beside it.
+fn probe(head: &Head<'_>) -> bool {
+    let named = |extensions: &[&str]| {
+        let name = head.path.and_then(|path| path.file_name()).unwrap_or_default();
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        extensions.iter().any(|extension| name.ends_with(extension))
+    };
+    if let Some(Beginning { magic, name }) = tar_members::beginning(head.bytes) {
+        let descriptor = name.is_some_and(|name| has_extension(&name, "ovf"));
+        return (magic && descriptor) || named(&[".ova"]);
+    }
+    match Packing::of(head.bytes) {
+        Packing::Gzip => named(&[".ova", ".ova.gz", ".tgz", ".tar.gz"]),
+        Packing::Xz => named(&[".ova", ".ova.xz", ".txz", ".tar.xz"]),
+        Packing::Zip => named(&[".ova", ".ova.zip"]),
+        Packing::None => named(&[".ovf"]) && envelope::looks_like_one(head.bytes),
+    }
+}

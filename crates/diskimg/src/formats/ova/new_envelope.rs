@@ -1,0 +1,305 @@
+//! The descriptor of a new appliance, in the shape of VMware's own.
+
+use super::options::{Adapter, Machine};
+use std::fmt::Write;
+
+/// What is known of a disk when it is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DiskFacts {
+    /// Guest bytes.
+    pub(super) capacity: u64,
+    /// Bytes of its file.
+    pub(super) size: u64,
+    /// Guest bytes that are not zeros, by grains.
+    pub(super) populated: u64,
+}
+
+/// The name of the file of the disk with this index.
+pub(super) fn disk_name(stem: &str, index: usize) -> String {
+    format!("{stem}-disk{}.vmdk", index + 1)
+}
+
+/// The most disks that a machine's controllers take.
+pub(super) fn max_disks(adapter: Adapter) -> usize {
+    match adapter {
+        Adapter::Ide => 2 * 2,
+        Adapter::LsiLogic | Adapter::BusLogic => 4 * SCSI_SLOTS,
+    }
+}
+
+/// A SCSI controller has 16 addresses, of which it takes 7 for itself.
+const SCSI_SLOTS: usize = 15;
+
+/// The `rasd:ResourceType`s (CIM_ResourceAllocationSettingData).
+const PROCESSOR: u32 = 3;
+const MEMORY: u32 = 4;
+const IDE_CONTROLLER: u32 = 5;
+const SCSI_CONTROLLER: u32 = 6;
+const ETHERNET: u32 = 10;
+const DISK: u32 = 17;
+
+const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:cim="http://schemas.dmtf.org/wbem/wscim/1/common" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData" xmlns:vmw="http://www.vmware.com/schema/ovf" xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
+"#;
+
+const FORMAT: &str = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized";
+
+/// The network that an adapter is on: vSphere's default.
+const NETWORK: &str = "VM Network";
+
+/// The descriptor's text.
+pub(super) fn text(machine: &Machine, disks: &[DiskFacts]) -> String {
+    let mut out = Xml(HEAD.to_owned());
+    references(&mut out, machine, disks);
+    disk_section(&mut out, disks);
+    if machine.network {
+        network_section(&mut out);
+    }
+    let name = escaped(&machine.name);
+    out.line(1, format_args!(r#"<VirtualSystem ovf:id="{name}">"#));
+    out.line(2, format_args!("<Info>A virtual machine</Info>"));
+    out.line(2, format_args!("<Name>{name}</Name>"));
+    let (number, system) = (machine.os.number(), machine.os.name());
+    out.line(
+        2,
+        format_args!(r#"<OperatingSystemSection ovf:id="{number}" vmw:osType="{system}">"#),
+    );
+    out.line(3, format_args!("<Info>The kind of installed guest operating system</Info>"));
+    out.line(2, format_args!("</OperatingSystemSection>"));
+    hardware(&mut out, machine, disks.len());
+    out.line(1, format_args!("</VirtualSystem>"));
+    out.line(0, format_args!("</Envelope>"));
+    out.0
+}
+
+fn references(out: &mut Xml, machine: &Machine, disks: &[DiskFacts]) {
+    out.line(1, format_args!("<References>"));
+    for (i, disk) in disks.iter().enumerate() {
+        let (number, href, size) = (i + 1, disk_name(&machine.stem, i), disk.size);
+        out.line(
+            2,
+            format_args!(r#"<File ovf:href="{href}" ovf:id="file{number}" ovf:size="{size}"/>"#),
+        );
+    }
+    out.line(1, format_args!("</References>"));
+}
+
+fn disk_section(out: &mut Xml, disks: &[DiskFacts]) {
+    out.line(1, format_args!("<DiskSection>"));
+    out.line(2, format_args!("<Info>Virtual disk information</Info>"));
+    for (i, disk) in disks.iter().enumerate() {
+        let DiskFacts { capacity, populated, .. } = disk;
+        let number = i + 1;
+        out.line(
+            2,
+            format_args!(
+                r#"<Disk ovf:capacity="{capacity}" ovf:capacityAllocationUnits="byte" ovf:diskId="vmdisk{number}" ovf:fileRef="file{number}" ovf:format="{FORMAT}" ovf:populatedSize="{populated}"/>"#
+            ),
+        );
+    }
+    out.line(1, format_args!("</DiskSection>"));
+}
+
+fn network_section(out: &mut Xml) {
+    out.line(1, format_args!("<NetworkSection>"));
+    out.line(2, format_args!("<Info>The list of logical networks</Info>"));
+    out.line(2, format_args!(r#"<Network ovf:name="{NETWORK}">"#));
+    out.line(3, format_args!("<Description>The {NETWORK} network</Description>"));
+    out.line(2, format_args!("</Network>"));
+    out.line(1, format_args!("</NetworkSection>"));
+}
+
+fn hardware(out: &mut Xml, machine: &Machine, disks: usize) {
+    out.line(2, format_args!("<VirtualHardwareSection>"));
+    out.line(3, format_args!("<Info>Virtual hardware requirements</Info>"));
+    out.line(3, format_args!("<System>"));
+    out.line(4, format_args!("<vssd:ElementName>Virtual Hardware Family</vssd:ElementName>"));
+    out.line(4, format_args!("<vssd:InstanceID>0</vssd:InstanceID>"));
+    let (name, version) = (escaped(&machine.name), machine.hardware);
+    let tag = "vssd:VirtualSystemIdentifier";
+    out.line(4, format_args!("<{tag}>{name}</{tag}>"));
+    out.line(4, format_args!("<vssd:VirtualSystemType>vmx-{version:02}</vssd:VirtualSystemType>"));
+    out.line(3, format_args!("</System>"));
+    let mut items = Items { out, last: 0 };
+    items.machine(machine);
+    items.disks(machine.adapter, disks);
+    if machine.network {
+        items.network();
+    }
+    let firmware = if machine.efi { "efi" } else { "bios" };
+    out.line(
+        3,
+        format_args!(
+            r#"<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="{firmware}"/>"#
+        ),
+    );
+    out.line(2, format_args!("</VirtualHardwareSection>"));
+}
+
+/// The list of virtual devices, numbered as they come.
+struct Items<'a> {
+    out: &'a mut Xml,
+    last: usize,
+}
+
+impl Items<'_> {
+    /// Writes an item; gives its number. The schema wants the elements in
+    /// alphabetical order.
+    fn add(&mut self, kind: u32, name: &str, more: &[(&str, String)]) -> usize {
+        self.last += 1;
+        let mut elements = vec![
+            ("ElementName", name.to_owned()),
+            ("InstanceID", self.last.to_string()),
+            ("ResourceType", kind.to_string()),
+        ];
+        elements.extend(more.iter().cloned());
+        elements.sort_by_key(|(tag, _)| *tag);
+        self.out.line(3, format_args!("<Item>"));
+        for (tag, value) in elements {
+            self.out.line(4, format_args!("<rasd:{tag}>{value}</rasd:{tag}>"));
+        }
+        self.out.line(3, format_args!("</Item>"));
+        self.last
+    }
+
+    fn machine(&mut self, machine: &Machine) {
+        let Machine { cpus, memory_mib, .. } = machine;
+        let quantity = |n: &u64| ("VirtualQuantity", n.to_string());
+        let units = |text: &str| ("AllocationUnits", text.to_owned());
+        let name = format!("{cpus} virtual CPU(s)");
+        self.add(PROCESSOR, &name, &[units("hertz * 10^6"), quantity(cpus)]);
+        let name = format!("{memory_mib}MB of memory");
+        self.add(MEMORY, &name, &[units("byte * 2^20"), quantity(memory_mib)]);
+    }
+
+    /// Controllers as they are needed, and the disks on them.
+    fn disks(&mut self, adapter: Adapter, disks: usize) {
+        let (kind, name, slots) = match adapter {
+            Adapter::Ide => (IDE_CONTROLLER, "IDE Controller", 2),
+            Adapter::LsiLogic | Adapter::BusLogic => {
+                (SCSI_CONTROLLER, "SCSI Controller", SCSI_SLOTS)
+            }
+        };
+        let mut controller = 0;
+        for disk in 0..disks {
+            let (number, slot) = (disk / slots, disk % slots);
+            if slot == 0 {
+                let mut more = vec![("Address", number.to_string())];
+                if kind == SCSI_CONTROLLER {
+                    more.push(("ResourceSubType", adapter.name().to_owned()));
+                }
+                controller = self.add(kind, &format!("{name} {number}"), &more);
+            }
+            let address = if kind == SCSI_CONTROLLER && slot >= 7 { slot + 1 } else { slot };
+            let number = disk + 1;
+            self.add(
+                DISK,
+                &format!("Hard Disk {number}"),
+                &[
+                    ("AddressOnParent", address.to_string()),
+                    ("HostResource", format!("ovf:/disk/vmdisk{number}")),
+                    ("Parent", controller.to_string()),
+                ],
+            );
+        }
+    }
+
+    fn network(&mut self) {
+        self.add(
+            ETHERNET,
+            "Network adapter 1",
+            &[
+                ("AddressOnParent", "7".to_owned()),
+                ("AutomaticAllocation", "true".to_owned()),
+                ("Connection", NETWORK.to_owned()),
+                ("ResourceSubType", "E1000".to_owned()),
+            ],
+        );
+    }
+}
+
+/// Text that grows by indented lines.
+struct Xml(String);
+
+impl Xml {
+    fn line(&mut self, depth: usize, line: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{:1$}{line}", "", depth * 2);
+    }
+}
+
+/// Text as an element's content or a quoted attribute.
+fn escaped(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            c => out.push(c),
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope::Envelope;
+    use super::*;
+    use crate::vocabulary::options::Options;
+    use roxmltree::Document;
+
+    fn machine(options: &str) -> Machine {
+        Machine::new(&Options::parse(options).expect("parses"), None).expect("fits")
+    }
+
+    fn disks(count: usize) -> Vec<DiskFacts> {
+        vec![DiskFacts { capacity: 1 << 30, size: 1000, populated: 65536 }; count]
+    }
+
+    #[test]
+    fn the_parser_understands_it_and_any_name_is_escaped() {
+        let name = "a <b> & \"c\" 'd' ü";
+        let machine = machine(&format!("name={name}"));
+        let text = text(&machine, &disks(2));
+        let envelope = Envelope::parse(text.as_bytes()).expect("parses");
+        assert_eq!(envelope.disks.len(), 2);
+        let file = envelope.file_of(&envelope.disks[1]).expect("listed");
+        assert_eq!(file.href, disk_name(&machine.stem, 1));
+        assert_eq!(file.size, Some(1000));
+        let document = Document::parse(&text).expect("is XML");
+        let named = document.descendants().find(|n| n.tag_name().name() == "Name");
+        assert_eq!(named.and_then(|n| n.text()), Some(name));
+    }
+
+    #[test]
+    fn every_disk_hangs_on_a_free_address_of_a_controller() {
+        for (adapter, kind, count) in [("lsilogic", 6, 60), ("buslogic", 6, 16), ("ide", 5, 4)] {
+            let machine = machine(&format!("adapter_type={adapter},network=off"));
+            assert!(count <= max_disks(machine.adapter));
+            let text = text(&machine, &disks(count));
+            let document = Document::parse(&text).expect("is XML");
+            let items = document.descendants().filter(|n| n.tag_name().name() == "Item");
+            let mut controllers = Vec::new();
+            let mut taken = std::collections::BTreeSet::new();
+            for item in items {
+                let value = |tag: &str| {
+                    let child = item.children().find(|n| n.tag_name().name() == tag)?;
+                    child.text()?.parse::<u32>().ok()
+                };
+                match value("ResourceType") {
+                    Some(found) if found == kind => controllers.push(value("InstanceID")),
+                    Some(DISK) => {
+                        let (parent, address) = (value("Parent"), value("AddressOnParent"));
+                        assert!(controllers.contains(&parent), "{adapter}");
+                        assert!(address != Some(7) && address < Some(16), "{adapter}");
+                        assert!(taken.insert((parent, address)), "{adapter}");
+                    }
+                    _ => {}
+                }
+            }
+            assert_eq!(taken.len(), count);
+        }
+    }
+}

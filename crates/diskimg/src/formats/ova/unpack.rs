@@ -1,0 +1,71 @@
+//! Unpacking: what cannot be read by position goes to an unnamed temporary
+//! file first.
+
+use crate::host::source::{Source, spool};
+use crate::vocabulary::error::{Error, Result};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A range of a source as a stream.
+#[derive(Debug)]
+pub(super) struct SourceReader<'a> {
+    source: &'a dyn Source,
+    range: Range<u64>,
+}
+
+impl<'a> SourceReader<'a> {
+    pub(super) fn new(source: &'a dyn Source, range: Range<u64>) -> Self {
+        Self { source, range }
+    }
+
+    /// All of it.
+    pub(super) fn whole(source: &'a dyn Source) -> Self {
+        Self::new(source, 0..source.len())
+    }
+}
+
+impl Read for SourceReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = (buf.len() as u64).min(self.range.end.saturating_sub(self.range.start));
+        let n = read_some(self.source, &mut buf[..n as usize], self.range.start)?;
+        self.range.start += n as u64;
+        Ok(n)
+    }
+}
+
+/// Reads as much as fits and is there.
+pub(super) fn read_some(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let n = source.len().saturating_sub(offset).min(buf.len() as u64) as usize;
+    if n > 0 {
+        source.read_exact_at(&mut buf[..n], offset)?;
+    }
+    Ok(n)
+}
+
+/// Writes a stream of at most `limit` bytes to an unnamed temporary file.
+///
+/// # Errors
+/// [`Limit`](crate::ErrorKind::Limit) if it is longer,
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not decode,
+/// [`Io`](crate::ErrorKind::Io).
+pub(super) fn to_temporary_file(stream: impl Read, limit: u64) -> Result<Arc<dyn Source>> {
+    let source = spool(stream.take(limit.saturating_add(1))).map_err(failed)?;
+    if source.len() > limit {
+        return Err(too_long(limit));
+    }
+    Ok(Arc::new(source))
+}
+
+/// Unpacking failed: what the system did not say, the packed bytes did.
+pub(super) fn failed(e: io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(_) => Error::io("cannot unpack it", e),
+        None => Error::corrupt("packed data", format!("cannot unpack it: {e}")),
+    }
+}
+
+pub(super) fn too_long(limit: u64) -> Error {
+    Error::limit(format!("it unpacks to more than {limit} bytes"))
+        .hint("Limits::unpacked_bytes raises the limit; or unpack it yourself")
+}
