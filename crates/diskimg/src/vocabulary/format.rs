@@ -53,9 +53,12 @@ pub(crate) struct Driver {
     pub(crate) options: &'static [OptionSpec],
     /// Predicts the size of a new image, where the format's layout allows it.
     pub(crate) measure: Option<fn(&mut MeasureRequest<'_>) -> Result<Measure>>,
+    /// For a format whose files hold several disks: one of them is read at a
+    /// time, and several sources of a conversion become a disk each.
+    pub(crate) appliance: Option<Appliance>,
 }
 
-/// What sets a format apart whose files hold several disks: see [`Format::appliance`].
+/// What sets a format apart whose files hold several disks.
 pub(crate) struct Appliance {
     /// Starts a new file with a disk for each of the ranges, which are in
     /// ascending order and apart: guest bytes between them are on no disk.
@@ -90,15 +93,6 @@ impl Format {
             Self::Qcow2 => &qcow2::DRIVER,
             Self::Vmdk => &vmdk::DRIVER,
             Self::Ova => &ova::DRIVER,
-        }
-    }
-
-    /// For a format whose files hold several disks: one of them is read at a
-    /// time, and several sources of a conversion become a disk each.
-    pub(crate) fn appliance(self) -> Option<&'static Appliance> {
-        match self {
-            Self::Ova => Some(&ova::APPLIANCE),
-            Self::Raw | Self::Qcow2 | Self::Vmdk => None,
         }
     }
 

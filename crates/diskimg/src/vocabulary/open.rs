@@ -284,7 +284,7 @@ fn open_layer(
         Some(format) => format,
         None => Format::probe(&*source)?,
     };
-    if context.disk.is_some() && format.appliance().is_none() {
+    if context.disk.is_some() && format.driver().appliance.is_none() {
         return Err(Error::invalid(format!(
             "{format} images hold one disk, there is none to choose"
         )));

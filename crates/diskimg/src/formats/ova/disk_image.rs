@@ -87,7 +87,7 @@ fn member_path(package: &Path, name: &str) -> std::path::PathBuf {
 fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
     let claim = claim_of_uri(&disk.format).or_else(|| claim_of_name(&file.href));
     let found = Format::probe(image)?;
-    if found.appliance().is_some() {
+    if found.driver().appliance.is_some() {
         let message = "an appliance inside an appliance, or a disk packed without saying so";
         return Err(Error::unsupported(message).hint("unpack the outer one"));
     }

@@ -61,10 +61,8 @@ pub(crate) static DRIVER: Driver = Driver {
     create: target::create,
     options: options::OPTIONS,
     measure: None,
+    appliance: Some(Appliance { create: target::create_disks, alignment: ALIGNMENT }),
 };
-
-pub(crate) static APPLIANCE: Appliance =
-    Appliance { create: target::create_disks, alignment: ALIGNMENT };
 
 /// A tar whose first file is a descriptor; a descriptor that is called so; by
 /// their names also what is packed otherwise. A guest can write any of this into a

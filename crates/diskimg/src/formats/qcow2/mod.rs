@@ -40,6 +40,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: target::create,
     options: options::OPTIONS,
     measure: Some(measure::measure),
+    appliance: None,
 };
 
 /// Magic bytes and a version of 2 or more: version 1 is another format.

@@ -36,6 +36,7 @@ pub(crate) static DRIVER: Driver = Driver {
         ),
     ],
     measure: Some(measure),
+    appliance: None,
 };
 
 /// A raw file is as long as its disk, whatever is in it (qemu-img says the same).

@@ -113,6 +113,7 @@ pub(crate) static DRIVER: Driver = Driver {
         ),
     ],
     measure: None,
+    appliance: None,
 };
 
 fn probe(head: &Head<'_>) -> bool {

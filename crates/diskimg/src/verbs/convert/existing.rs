@@ -14,7 +14,7 @@ pub(super) fn run(settings: Settings<'_>, input: Input, path: &Path) -> Result<R
             .in_file(path)
             .hint("-B and -n exclude each other"));
     }
-    if settings.format.appliance().is_some() {
+    if settings.format.driver().appliance.is_some() {
         let message = format!("{} files are always written anew", settings.format);
         return Err(Error::invalid(message).in_file(path).hint("leave out -n"));
     }

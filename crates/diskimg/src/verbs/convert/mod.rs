@@ -351,7 +351,7 @@ impl Settings<'_> {
     /// Lays the images out end to end: at whole sectors as qemu-img does, or as
     /// far apart as an appliance wants its disks.
     fn join(&self, images: Vec<Image>) -> Result<Input> {
-        let appliance = self.format.appliance();
+        let appliance = self.format.driver().appliance.as_ref();
         Input::concatenate(images, appliance.map_or(SECTOR, |appliance| appliance.alignment))
     }
 
@@ -410,7 +410,7 @@ impl Settings<'_> {
             backing: self.backing.clone(),
             compress: self.compress,
         };
-        let target = match self.format.appliance() {
+        let target = match self.format.driver().appliance.as_ref() {
             Some(appliance) => {
                 self.require_appliance(input, asked)?;
                 (appliance.create)(request, &input.disks(driver.sector)?)?
