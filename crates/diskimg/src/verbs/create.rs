@@ -1,7 +1,7 @@
 //! New, empty images.
 
 use crate::host::output::{Durability, Output};
-use crate::verbs::convert::{open_backing, refuse_own_backing, take_backing, whole_size};
+use crate::verbs::new_image::{open_backing, refuse_own_backing, take_backing, whole_size};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;

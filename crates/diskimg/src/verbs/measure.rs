@@ -1,7 +1,7 @@
 //! `measure`: how large a new image would be.
 
-use crate::verbs::convert::whole_size;
 use crate::verbs::map::map;
+use crate::verbs::new_image::whole_size;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;

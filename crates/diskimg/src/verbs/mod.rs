@@ -6,6 +6,7 @@ mod convert;
 mod create;
 mod map;
 mod measure;
+mod new_image;
 mod pipeline;
 mod progress;
 

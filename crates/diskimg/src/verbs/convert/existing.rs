@@ -1,6 +1,7 @@
 //! Converting into a file or device that is there already (`-n`).
 
-use super::{Input, Report, Settings, Sparse};
+use super::input::Input;
+use super::{Report, Settings, Sparse};
 use crate::host::output::Output;
 use crate::host::source::{FileSource, Source};
 use crate::vocabulary::error::{Error, Result};

@@ -14,25 +14,23 @@ mod input;
 mod piece;
 mod place;
 mod plan;
+mod run;
 mod salvage;
 mod throttle;
 
-use crate::host::output::{self, Durability, Output};
-use crate::verbs::pipeline;
-use crate::verbs::progress::{Callback, report};
+use crate::host::output::{Durability, Output};
+use crate::verbs::progress::Callback;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
-use crate::vocabulary::open::{OpenOptions, local_path};
+use crate::vocabulary::open::local_path;
 use crate::vocabulary::options::Options;
-use crate::vocabulary::reference::{References, Resolver};
-use crate::vocabulary::target::{Backing, CreateRequest, Target};
-use input::Input;
+use crate::vocabulary::reference::References;
+use crate::vocabulary::target::Backing;
+use run::refuse_own_files;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 
 /// Images are made of sectors of this many bytes, except raw files.
 const SECTOR: u64 = 512;
@@ -326,212 +324,4 @@ impl<'a> Convert<'a> {
         let input = self.settings.join(self.images)?;
         self.settings.run(input, output, None)
     }
-}
-
-fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
-    let existing = output::existing_identity(path);
-    if existing.is_some_and(|id| input.identities().any(|own| own == id)) {
-        return Err(Error::refused("the output is one of the source's own files")
-            .in_file(path)
-            .hint("convert to another name, then rename it"));
-    }
-    Ok(())
-}
-
-/// A backing file's name may lead to what is about to be replaced.
-pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()> {
-    let replaced: Vec<_> = output.paths().filter_map(output::existing_identity).collect();
-    if backing.identities().any(|own| replaced.contains(&own)) {
-        return Err(Error::refused("the output cannot be its own backing file"));
-    }
-    Ok(())
-}
-
-impl Settings<'_> {
-    /// Lays the images out end to end: at whole sectors as qemu-img does, or as
-    /// far apart as an appliance wants its disks.
-    fn join(&self, images: Vec<Image>) -> Result<Input> {
-        let appliance = self.format.driver().appliance.as_ref();
-        Input::concatenate(images, appliance.map_or(SECTOR, |appliance| appliance.alignment))
-    }
-
-    /// Runs the conversion. `size` overrides the size of the new disk, which
-    /// is otherwise the source's: what lies behind the source in it stays.
-    fn run(mut self, mut input: Input, mut output: Output, size: Option<u64>) -> Result<Report> {
-        let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
-        let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
-            let report = self.transfer(&input, target, backing.as_ref())?;
-            output
-                .commit(self.durability)
-                .map_err(|e| Error::io("cannot complete the output", e))?;
-            Ok(report)
-        });
-        outcome.map_err(|e| e.in_file(name))
-    }
-
-    /// Starts the target and opens the image it builds on.
-    fn prepare(
-        &mut self,
-        input: &mut Input,
-        output: &mut Output,
-        size: Option<u64>,
-    ) -> Result<(Box<dyn Target>, Option<Image>)> {
-        self.sparse = self.sparse.whole_blocks()?;
-        if self.verify_manifest {
-            input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
-        }
-        let driver = self.format.driver();
-        self.options.check(driver.name, driver.options)?;
-        let asked = self.options.size("size")?;
-        if let Some(asked) = asked.filter(|&asked| asked < input.size()) {
-            return Err(Error::invalid(format!(
-                "size={asked} is smaller than the source, which has {} bytes",
-                input.size()
-            )));
-        }
-        let stays = size.is_some();
-        let size = whole_size(self.format, size.or(asked).unwrap_or(input.size()))?;
-        if !stays {
-            input.pad_to(size);
-        }
-        take_backing(&mut self.options, &mut self.backing);
-        let backing = match &mut self.backing {
-            Some(backing) => {
-                let image = open_backing(backing, output.path(), self.backing_references)?;
-                refuse_own_backing(output, &image)?;
-                Some(image)
-            }
-            None => None,
-        };
-        let request = CreateRequest {
-            output,
-            size,
-            options: &self.options,
-            backing: self.backing.clone(),
-            compress: self.compress,
-        };
-        let target = match self.format.driver().appliance.as_ref() {
-            Some(appliance) => {
-                self.require_appliance(input, asked)?;
-                (appliance.create)(request, &input.disks(driver.sector)?)?
-            }
-            None => (driver.create)(request)?,
-        };
-        // Now the companions are known, too. The main file was looked at before.
-        for path in output.paths().skip(1) {
-            refuse_own_files(input, path)?;
-        }
-        if let Some(backing) = &backing {
-            refuse_own_backing(output, backing)?;
-        }
-        Ok((target, backing))
-    }
-
-    /// What was asked for makes sense for an appliance.
-    fn require_appliance(&self, input: &Input, size: Option<u64>) -> Result<()> {
-        if self.offload {
-            return Err(Error::invalid("an appliance's disks are compressed, and share nothing")
-                .hint("leave out -C, Convert::offload"));
-        }
-        if size.is_some() && input.images() > 1 {
-            return Err(Error::invalid("size= speaks of one disk, and there are several"));
-        }
-        Ok(())
-    }
-
-    /// Moves the guest's bytes and completes the target.
-    fn transfer(
-        &self,
-        input: &Input,
-        mut target: Box<dyn Target>,
-        backing: Option<&Image>,
-    ) -> Result<Report> {
-        let unit = target.geometry().unit;
-        let salvaged = salvage::SalvageLog::new(self.salvage);
-        let threads = self.threads.unwrap_or_else(pipeline::default_threads);
-        let threads = threads.clamp(1, pipeline::MAX_THREADS);
-        // Each worker's encoder is made here, where the target is still at hand.
-        let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
-        let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
-        let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged)
-            .offload(self.offload && verbatim);
-        let job = carry::Carry {
-            input,
-            backing,
-            unit,
-            sparse: self.sparse,
-            encoders: Mutex::new(encoders),
-            salvaged: &salvaged,
-            shared: AtomicU64::new(0),
-            files: target.files().to_vec(),
-            sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
-            spare: Mutex::new(Vec::new()),
-        };
-        let mut placer = place::Placer {
-            target: &mut *target,
-            overlay: backing.is_some(),
-            total: input.size(),
-            stored: 0,
-            throttle: throttle::Throttle::new(self.rate_limit),
-            progress: self.progress,
-        };
-        placer.tell(0)?;
-        pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
-        placer.tell(input.size())?;
-        let stored_bytes = placer.stored;
-        let shared_bytes = job.shared.into_inner();
-        target.finish()?;
-        Ok(Report {
-            guest_bytes: input.size(),
-            stored_bytes,
-            shared_bytes,
-            salvaged: salvaged.into_ordered(),
-            warnings: input.warnings().collect(),
-        })
-    }
-}
-
-/// The size a new image gets: raw keeps any length, the others have whole sectors.
-pub(super) fn whole_size(format: Format, size: u64) -> Result<u64> {
-    size.checked_next_multiple_of(format.driver().sector)
-        .filter(|&size| size <= i64::MAX as u64)
-        .ok_or_else(|| Error::limit(format!("a disk of {size} bytes")))
-}
-
-/// `backing_file` and `backing_fmt` among the options mean the same as
-/// [`Convert::backing`], which wins.
-pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>) {
-    let name = options.take("backing_file");
-    let format = options.take("backing_fmt");
-    match backing {
-        Some(backing) => {
-            if backing.format.is_none() {
-                backing.format = format;
-            }
-        }
-        None => {
-            *backing = name.filter(|n| !n.is_empty()).map(|name| Backing {
-                name,
-                format,
-                content_id: None,
-            })
-        }
-    }
-}
-
-/// Opens the image that a new one at `output` will build on, and notes its
-/// content ID.
-pub(super) fn open_backing(
-    backing: &mut Backing,
-    output: Option<&Path>,
-    references: References,
-) -> Result<Image> {
-    // The user names this file, not an image: any file will do.
-    let resolver = Resolver { image: output, policy: References::Any };
-    let path = resolver.resolve("backing file", &backing.name)?;
-    let format = backing.format.as_deref().map(str::parse).transpose()?;
-    let image = OpenOptions::new().format(format).references(references).open(path)?;
-    backing.content_id =
-        image.layers().next().and_then(|layer| layer.content_ids().into_iter().next());
-    Ok(image)
 }

@@ -1,0 +1,65 @@
+//! What every new image starts with: its size, and the image it builds on.
+
+use crate::host::output::{self, Output};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::format::Format;
+use crate::vocabulary::image::Image;
+use crate::vocabulary::open::OpenOptions;
+use crate::vocabulary::options::Options;
+use crate::vocabulary::reference::{References, Resolver};
+use crate::vocabulary::target::Backing;
+use std::path::Path;
+
+/// The size a new image gets: raw keeps any length, the others have whole sectors.
+pub(super) fn whole_size(format: Format, size: u64) -> Result<u64> {
+    size.checked_next_multiple_of(format.driver().sector)
+        .filter(|&size| size <= i64::MAX as u64)
+        .ok_or_else(|| Error::limit(format!("a disk of {size} bytes")))
+}
+
+/// `backing_file` and `backing_fmt` among the options mean the same as
+/// [`Convert::backing`], which wins.
+pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>) {
+    let name = options.take("backing_file");
+    let format = options.take("backing_fmt");
+    match backing {
+        Some(backing) => {
+            if backing.format.is_none() {
+                backing.format = format;
+            }
+        }
+        None => {
+            *backing = name.filter(|n| !n.is_empty()).map(|name| Backing {
+                name,
+                format,
+                content_id: None,
+            })
+        }
+    }
+}
+
+/// Opens the image that a new one at `output` will build on, and notes its
+/// content ID.
+pub(super) fn open_backing(
+    backing: &mut Backing,
+    output: Option<&Path>,
+    references: References,
+) -> Result<Image> {
+    // The user names this file, not an image: any file will do.
+    let resolver = Resolver { image: output, policy: References::Any };
+    let path = resolver.resolve("backing file", &backing.name)?;
+    let format = backing.format.as_deref().map(str::parse).transpose()?;
+    let image = OpenOptions::new().format(format).references(references).open(path)?;
+    backing.content_id =
+        image.layers().next().and_then(|layer| layer.content_ids().into_iter().next());
+    Ok(image)
+}
+
+/// A backing file's name may lead to what is about to be replaced.
+pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()> {
+    let replaced: Vec<_> = output.paths().filter_map(output::existing_identity).collect();
+    if backing.identities().any(|own| replaced.contains(&own)) {
+        return Err(Error::refused("the output cannot be its own backing file"));
+    }
+    Ok(())
+}
