@@ -38,9 +38,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         })),
     };
     meter.end();
-    for warning in a.warnings().chain(b.warnings()) {
-        console.complain(&format!("warning: {warning}"));
-    }
+    console.warn(a.warnings().chain(b.warnings()));
     code
 }
 

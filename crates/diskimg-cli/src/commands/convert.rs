@@ -58,9 +58,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
 /// What was damaged and made up for, and what `--salvage` had to leave out.
 /// Only then is there anything on standard error after a success.
 fn warn(report: &Report, console: &Console) {
-    for warning in &report.warnings {
-        console.complain(&format!("warning: {warning}"));
-    }
+    console.warn(&report.warnings);
     for lost in &report.salvaged {
         let (start, length) = (lost.guest.start, lost.guest.end - lost.guest.start);
         console.complain(&format!(

@@ -29,6 +29,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         }
     }
     out.flush()?;
+    console.warn(image.warnings());
     Ok(0)
 }
 

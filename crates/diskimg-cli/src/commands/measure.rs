@@ -18,6 +18,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         Subject::Image(input) => {
             let image = input.open()?;
             let measure = diskimg::measure(job.format, &job.options, &image)?;
+            console.warn(image.warnings());
             let in_effect = job.options.in_effect(job.format.options())?;
             let cluster = in_effect.size("cluster_size")?.filter(|_| job.format == Format::Qcow2);
             (measure, cluster.map_or(Ok(None), |cluster| bitmaps(&image, cluster))?)

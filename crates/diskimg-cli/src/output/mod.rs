@@ -81,6 +81,13 @@ impl Console {
         self.stderr(&format!("{}: {message}", self.program.name()));
     }
 
+    /// Says what was damaged and made up for.
+    pub(crate) fn warn(&self, warnings: impl IntoIterator<Item = impl AsRef<str>>) {
+        for warning in warnings {
+            self.complain(&format!("warning: {}", warning.as_ref()));
+        }
+    }
+
     /// Writes a line to standard error. If that fails there is nowhere left to
     /// say so.
     pub(crate) fn stderr(&self, line: &str) {

@@ -28,12 +28,12 @@ fn what_was_damaged_and_made_up_for_is_a_warning() {
     for line in ["convert a.vmdk out.raw", "compare a.raw a.vmdk"] {
         let ran = lab.line(line);
         assert_eq!(ran.code, Some(0), "{}", ran.err);
-        let said = "diskimg: warning: a.vmdk: 1 entries of the grain directory are damaged; \
-                    the redundant copy is used for them\n";
+        let said = "diskimg: warning: a.vmdk: damaged entries of the grain directory: 1; \
+                    the redundant copy is used instead\n";
         assert_eq!(ran.err, said);
     }
     assert_eq!(lab.read("out.raw"), lab.read("a.raw"));
-    assert!(lab.line("info a.vmdk").ok().contains("note: 1 entries"));
+    assert!(lab.line("info a.vmdk").ok().contains("note: damaged entries"));
     assert_eq!(lab.line("check a.vmdk").code, Some(2));
 }
 

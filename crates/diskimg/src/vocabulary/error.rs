@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The library's result.
@@ -43,6 +44,7 @@ struct Parts {
     offset: Option<u64>,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
+    lost: Option<Range<u64>>,
     source: Option<io::Error>,
 }
 
@@ -56,6 +58,7 @@ impl Error {
             offset: None,
             message: message.into(),
             hint: None,
+            lost: None,
             source: None,
         }))
     }
@@ -128,6 +131,23 @@ impl Error {
         self
     }
 
+    /// All of these guest bytes are lost for this one reason; what lies around
+    /// them need not be. Unless it is said already.
+    #[must_use]
+    pub fn losing(mut self, guest: Range<u64>) -> Self {
+        self.0.lost.get_or_insert(guest);
+        self
+    }
+
+    /// The same in the terms of a whole, of which the layer's guest bytes from
+    /// `from` on are a part that starts at `at`.
+    #[must_use]
+    pub(crate) fn moved(mut self, from: u64, at: u64) -> Self {
+        let moved = |offset: u64| offset.saturating_sub(from).saturating_add(at);
+        self.0.lost = self.0.lost.map(|lost| moved(lost.start)..moved(lost.end));
+        self
+    }
+
     /// Adds what the reader can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -153,6 +173,12 @@ impl Error {
     /// The host offset concerned, in bytes.
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
+    }
+
+    /// The guest bytes of the layer concerned that are lost as a whole, where
+    /// that is known.
+    pub fn lost(&self) -> Option<Range<u64>> {
+        self.0.lost.clone()
     }
 
     /// What the operating system said.

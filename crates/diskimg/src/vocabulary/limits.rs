@@ -8,8 +8,8 @@
 pub struct Limits {
     /// Images in a backing chain, the top one included.
     pub chain_depth: usize,
-    /// Bytes of any one table that is held in memory as a whole (a qcow2 L1
-    /// table, a VMDK grain directory).
+    /// Bytes of tables that one layer holds in memory as a whole (a qcow2 L1
+    /// table, the grain directories of a VMDK's extents).
     pub table_bytes: u64,
     /// Bytes of a VMDK descriptor.
     pub descriptor_bytes: u64,

@@ -247,7 +247,10 @@ fn an_extent_that_is_missing_or_too_short_is_an_error_that_names_it() {
     folder.write("a.bin", &[1; 4095]);
     let short = error(&path);
     assert_eq!(short.kind(), ErrorKind::Corrupt);
-    assert!(short.to_string().contains("ends at 0xfff"), "{short}");
+    assert!(
+        short.to_string().contains("a.bin: extent file at offset 0xfff: it ends here"),
+        "{short}"
+    );
     // What is there can be salvaged, and the check says what is not.
     let image = Image::open(&path).unwrap();
     let report = image.check(&mut |_| ()).unwrap().unwrap();
@@ -258,6 +261,38 @@ fn an_extent_that_is_missing_or_too_short_is_an_error_that_names_it() {
     let path = folder.describe(&["RW 8 SPARSE \"s.vmdk\""]);
     let error = error(&path).to_string();
     assert!(error.contains("s.vmdk: ") && error.contains("truncated"), "{error}");
+}
+
+#[test]
+fn what_is_lost_for_one_reason_is_one_loss_however_large() {
+    let folder = Folder::new();
+    folder.write("a.bin", &[1; 5000]);
+    let lines = ["RW 20000000000 FLAT \"a.bin\" 0", "NOACCESS 20000000000 FLAT \"b\" 0"];
+    let image = Image::open(folder.describe(&lines)).unwrap();
+    let size = image.size();
+    let report =
+        Convert::new(image).format(Format::Qcow2).salvage(true).run(folder.path("o")).unwrap();
+    let lost: Vec<_> = report.salvaged.iter().map(|s| s.guest.clone()).collect();
+    assert_eq!(lost, [5000..size / 2, size / 2..size]);
+}
+
+#[test]
+fn a_line_behind_a_gap_in_the_text_is_not_lost_in_silence() {
+    let folder = Folder::new();
+    let path = folder.describe(&["RW 8 ZERO"]);
+    let text = std::fs::read(&path).unwrap();
+    folder.write("disk.vmdk", &[&text[..], &[0; 512], b"RW 8 ZERO\n"].concat());
+    assert_eq!(error(&path).kind(), ErrorKind::Corrupt);
+    folder.write("disk.vmdk", &[&text[..], &[0; 512]].concat());
+    assert_eq!(Image::open(&path).unwrap().size(), 4096);
+}
+
+#[test]
+fn an_empty_extent_moves_nothing() {
+    let folder = Folder::new();
+    folder.write("a.bin", &[7; 4096]);
+    let path = folder.describe(&["RW 0 ZERO", "RW 8 FLAT \"a.bin\" 0", "RW 0 FLAT \"a.bin\" 0"]);
+    assert_eq!(bytes(&path), [7; 4096]);
 }
 
 #[test]
@@ -273,6 +308,66 @@ fn facts_are_told_without_the_extents() {
     let report = noted.check(&mut |_| ()).unwrap().unwrap();
     assert_eq!(report.check_errors, 2);
     assert!(closed.read_at(&mut [0; 512], 0).is_err());
+    let report = closed.check(&mut |_| ()).unwrap().unwrap();
+    assert_eq!(report.check_errors, 2, "what was not opened is not sound");
+}
+
+/// Copies of tables: what they may stand in for, and what not.
+mod redundant {
+    use super::*;
+
+    /// A sparse extent of twenty grains that qemu-img wrote: the file, and where its
+    /// directory, its table and the redundant table are.
+    fn sample(folder: &Folder) -> (Vec<u8>, usize, usize, usize) {
+        folder.sparse("s.vmdk", &noise(9, 20 * 65536));
+        let file = std::fs::read(folder.path("s.vmdk")).unwrap();
+        let sector = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+        let (rgd, gd) = (sector(48) * SECTOR, sector(56) * SECTOR);
+        (file.clone(), gd, sector(gd) * SECTOR, sector(rgd) * SECTOR)
+    }
+
+    #[test]
+    fn a_damaged_table_is_read_from_its_copy_and_not_from_an_older_state() {
+        let folder = Folder::new();
+        let (whole, _, table, copy) = sample(&folder);
+        let path = folder.path("s.vmdk");
+        let expected = bytes(&path);
+        let mut damaged = whole.clone();
+        damaged[table + 19 * 4..][..4].fill(0xfe);
+        folder.write("s.vmdk", &damaged);
+        assert!(bytes(&path) == expected);
+        assert_eq!(Image::open(&path).unwrap().warnings().count(), 0, "nothing was read yet");
+        // The copy knows nothing of the grain, or says otherwise of another.
+        for (entry, value) in [(19, [0; 4]), (3, [9, 1, 0, 0])] {
+            let mut stale = damaged.clone();
+            stale[copy + entry * 4..][..4].copy_from_slice(&value);
+            folder.write("s.vmdk", &stale);
+            let error = error(&path);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            let image = Image::open(&path).unwrap();
+            let report = Convert::new(image).salvage(true).run(folder.path("o")).unwrap();
+            assert_eq!(report.salvaged[0].guest, 19 * 65536..20 * 65536);
+            assert!(
+                std::fs::read(folder.path("o")).unwrap()[..19 * 65536] == expected[..19 * 65536]
+            );
+        }
+    }
+
+    #[test]
+    fn a_lost_directory_is_not_taken_for_an_empty_disk() {
+        let folder = Folder::new();
+        let (mut file, gd, ..) = sample(&folder);
+        let rgd = u64::from_le_bytes(file[48..56].try_into().unwrap()) as usize * SECTOR;
+        assert!(rgd < gd);
+        file[56..64].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        folder.write("s.vmdk", &file);
+        let path = folder.path("s.vmdk");
+        let image = Image::open(&path).unwrap();
+        assert!(image.warnings().next().unwrap().contains("directory"));
+        file[rgd..rgd + 4].fill(0);
+        folder.write("s.vmdk", &file);
+        assert_eq!(error(&path).kind(), ErrorKind::Corrupt);
+    }
 }
 
 mod hostile {

@@ -162,7 +162,6 @@ impl Check<'_> {
         let header = self.extent.header();
         let Some(mut occupied) = self.occupied(shared) else { return };
         let end = self.extent.source().len();
-        let mut kinds = Vec::new();
         let unreadable = |check: &mut Self, what: &str, error: &Error| {
             check.findings.unreadable(what, error);
         };
@@ -177,14 +176,16 @@ impl Check<'_> {
                 return;
             }
             // What reading would refuse is corrupt; the message is the same.
-            kinds.clear();
             let range = guest..(guest + header.grain_bytes()).min(check.extent.size());
-            if let Err(error) = check.extent.map(range, 0, 0, &mut kinds) {
-                check.findings.unreadable(&format!("guest offset {guest:#x}"), &error);
-                return;
-            }
-            let sectors = match kinds.first().map(|e| &e.kind) {
-                Some(Kind::Encoded(e)) => {
+            let kind = match check.extent.grain(entry, &range, 0, 0) {
+                Ok(kind) => kind,
+                Err(error) => {
+                    check.findings.unreadable(&format!("guest offset {guest:#x}"), &error);
+                    return;
+                }
+            };
+            let sectors = match kind {
+                Kind::Encoded(e) => {
                     let stored = e.place.offset - offset + u64::from(e.stored);
                     // Without a size in front nobody knows where a grain ends.
                     if e.place.offset == offset { 1 } else { stored.div_ceil(SECTOR) }
@@ -226,7 +227,7 @@ impl Check<'_> {
         };
         if extent.replaced() > 0 {
             self.findings.corruption(format!(
-                "{} entries of the grain directory point out of the file",
+                "entries of the grain directory that are missing or point out of the file: {}",
                 extent.replaced()
             ));
         }

@@ -221,6 +221,7 @@ fn corrupt(message: String) -> Error {
 mod tests {
     use super::super::esx_build::{Cowd, Grain, Grains, guest, put};
     use super::super::sparse::SparseExtent;
+    use super::super::tables::Room;
     use super::*;
     use crate::host::source::MemorySource;
     use crate::vocabulary::extent::Kind;
@@ -241,7 +242,7 @@ mod tests {
     fn open(file: Vec<u8>) -> Result<SparseExtent> {
         let source = Arc::new(MemorySource::new(file));
         let header = read_header(&*source)?.header;
-        SparseExtent::open(source, header, &Limits::default())
+        SparseExtent::open(source, header, &Limits::default(), Room::default())
     }
 
     fn maker(file: Vec<u8>) -> Result<Maker> {

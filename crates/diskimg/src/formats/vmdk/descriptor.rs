@@ -54,21 +54,20 @@ const HEADER_KEYS: [&str; 6] =
     ["version", "cid", "parentcid", "createtype", "parentfilenamehint", "encryptionkeys"];
 
 /// Whether the first bytes of a file are those of a descriptor: comments and
-/// blank lines, then the version.
+/// blank lines, then its title or the version.
 pub(super) fn looks_like_one(head: &[u8]) -> bool {
-    let mut titled = false;
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
-    for line in head.split(|&b| b == b'\n') {
+    for line in head.split(|&b| b == b'\n' || b == b'\r') {
         let line = line.trim_ascii();
         if let Some(comment) = line.strip_prefix(b"#") {
-            titled |= comment.trim_ascii().eq_ignore_ascii_case(b"Disk DescriptorFile");
+            if comment.trim_ascii().eq_ignore_ascii_case(b"Disk DescriptorFile") {
+                return true;
+            }
         } else if !line.is_empty() {
             let Some(equals) = line.iter().position(|&b| b == b'=') else { return false };
-            let (key, value) = (line[..equals].trim_ascii(), line[equals + 1..].trim_ascii());
-            let is = |name: &str| key.eq_ignore_ascii_case(name.as_bytes());
-            let known = || std::str::from_utf8(value).is_ok_and(known_version);
-            return (is("version") && known())
-                || (titled && ["version", "encoding", "CID", "createType"].into_iter().any(is));
+            let value = std::str::from_utf8(&line[equals + 1..]).unwrap_or_default().trim();
+            return line[..equals].trim_ascii().eq_ignore_ascii_case(b"version")
+                && unquote(value).is_ok_and(|value| known_version(&value));
         }
     }
     false
@@ -122,7 +121,8 @@ impl Descriptor {
     }
 
     fn parse_line(&mut self, line: &str, header: &mut Pairs) -> Result<(), String> {
-        if line.starts_with('#') {
+        // The specification knows '#'; the others are what people write.
+        if ["#", ";", "//", "["].into_iter().any(|start| line.starts_with(start)) {
             return Ok(());
         }
         if let Some(extent) = ExtentLine::parse(line)? {
@@ -142,10 +142,6 @@ impl Descriptor {
             let value = unquote(value).unwrap_or_else(|_| value.to_owned());
             self.ddb.push((key, value));
             return Ok(());
-        }
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
-        if key.is_empty() || !key.chars().all(plain) {
-            return Err(format!("'{key}' is no key"));
         }
         // The rest says nothing of where the guest's bytes are.
         if HEADER_KEYS.contains(&key.as_str()) {
@@ -206,15 +202,18 @@ impl Pairs {
     }
 }
 
-/// A value, in quotes or not.
+/// A value, in quotes or not, without a comment behind it.
 fn unquote(value: &str) -> Result<String, String> {
-    match value.strip_prefix('"') {
-        None => Ok(value.to_owned()),
-        Some(rest) => match rest.split_once('"') {
-            Some((inside, "")) => Ok(inside.to_owned()),
-            Some((_, after)) => Err(format!("'{}' behind the closing quote", after.trim())),
-            None => Err("the quote is never closed".into()),
-        },
+    let Some(rest) = value.strip_prefix('"') else {
+        let end = value.find(" #").or_else(|| value.find("\t#")).unwrap_or(value.len());
+        return Ok(value[..end].trim_end().to_owned());
+    };
+    match rest.split_once('"').map(|(inside, after)| (inside, after.trim_start())) {
+        Some((inside, after)) if after.is_empty() || after.starts_with('#') => {
+            Ok(inside.to_owned())
+        }
+        Some((_, after)) => Err(format!("'{}' behind the closing quote", after.trim())),
+        None => Err("the quote is never closed".into()),
     }
 }
 
@@ -222,10 +221,9 @@ fn at_line(number: usize, line: &str, what: &str) -> String {
     format!("line {number}, '{}': {what}", shortened(line))
 }
 
-/// Whether a `version`, perhaps with a comment behind it, is one of ours.
+/// Whether a `version` is one of ours.
 fn known_version(value: &str) -> bool {
-    let number = value.split(|c: char| c.is_whitespace() || c == '#').next().unwrap_or(value);
-    number.parse().is_ok_and(|number| (1..=MAX_VERSION).contains(&number))
+    value.parse().is_ok_and(|number| (1..=MAX_VERSION).contains(&number))
 }
 
 /// The text: in the encoding that it names, else UTF-8 where it is, else
@@ -238,7 +236,9 @@ fn decode(bytes: &[u8]) -> String {
         key.trim_ascii().eq_ignore_ascii_case(b"encoding").then(|| Encoding::for_label(label))?
     });
     let likely = if std::str::from_utf8(bytes).is_ok() { UTF_8 } else { WINDOWS_1252 };
-    let encoding = stated.filter(|&e| e != UTF_8).unwrap_or(likely);
+    // What is read here is ASCII but for names: UTF-16 is said in error.
+    let stated = stated.filter(|&encoding| encoding != UTF_8 && encoding.is_ascii_compatible());
+    let encoding = stated.unwrap_or(likely);
     encoding.decode(bytes).0.into_owned()
 }
 
@@ -279,14 +279,12 @@ mod tests {
     fn a_line_that_is_not_understood_is_an_error_that_names_it() {
         for (line, said) in [
             ("what is this", "neither a comment"),
-            ("=x", "is no key"),
-            ("a key=x", "is no key"),
             ("createType=\"open", "never closed"),
             ("parentCID=\"a\" b", "behind the closing quote"),
             ("RW", "size ''"),
             ("RW -1 SPARSE \"a\"", "size '-1'"),
             ("RW +1 SPARSE \"a\"", "size '+1'"),
-            ("RW 0 SPARSE \"a\"", "0 sectors"),
+            ("RW 1 FLAT 0", "no file is named"),
             ("RW 99999999999999999 SPARSE \"a\"", "sectors"),
             ("RW 1 BLOB \"a\"", "extent type 'BLOB'"),
             ("RW 1 SPARSE", "no file is named"),
@@ -311,6 +309,14 @@ mod tests {
             "changeTrackPath=\"a-ctk.vmdk\"\nchangeTrackPath=\"b-ctk.vmdk\"",
             "changeTrackPath=\"a\"b-ctk.vmdk\"",
             "vendor:key = \"x\"",
+            "a key of several words = x",
+            "größe=\"1\"",
+            "[section]",
+            "; a comment",
+            "// a comment",
+            "createType=\"monolithicSparse\" # again",
+            "CID=4ea3470f # the same",
+            "isNativeSnapshot=\"no\"\t# x",
         ] {
             let text = format!("{PLAIN}{line}\n");
             let mut read = Descriptor::parse(text.as_bytes()).expect(line);
@@ -368,6 +374,7 @@ mod tests {
         assert_eq!(name("encoding=\"windows-1251\"", &[0xc4]), "Д.vmdk");
         assert_eq!(name("ENCODING = \"GBK\"\r", &[0xc4, 0xe3]), "你.vmdk");
         assert_eq!(name("encoding=\"klingon\"", &[0xe4]), "ä.vmdk");
+        assert_eq!(name("encoding=\"UTF-16\"", b"a"), "a.vmdk");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::SECTOR;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExtentLine {
     pub(super) access: Access,
-    /// Guest sectors; at least one, and their bytes fit in 63 bits.
+    /// Guest sectors, whose bytes fit in 63 bits; an extent may be empty.
     pub(super) sectors: u64,
     pub(super) kind: ExtentKind,
     /// The file, as written; only [`ExtentKind::Zero`] may have none.
@@ -107,7 +107,7 @@ impl ExtentLine {
         }
         let (sectors, rest) = next_word(rest);
         let sectors: u64 = number("size", sectors)?;
-        if sectors == 0 || super::sectors_to_bytes(sectors).is_none() {
+        if super::sectors_to_bytes(sectors).is_none() {
             return Err(format!("an extent of {sectors} sectors"));
         }
         let (kind, rest) = next_word(rest);
@@ -116,16 +116,16 @@ impl ExtentLine {
         };
         let (name, rest) = match rest.strip_prefix('"') {
             Some(quoted) => {
-                // Quotes in names are not escaped; behind the name there are none.
-                let (name, rest) = quoted.rsplit_once('"').ok_or("the quote is never closed")?;
+                let (name, rest) = split_name(quoted).ok_or("the quote is never closed")?;
                 (Some(name.to_owned()), rest.trim_start())
             }
-            None if kind == ExtentKind::Zero || rest.is_empty() => (None, rest),
-            // Not as the specification has it, but no less clear.
-            None => {
-                let (name, rest) = next_word(rest);
-                (Some(name.to_owned()), rest)
-            }
+            None => match next_word(rest) {
+                // An offset, or nothing.
+                (word, _) if word.bytes().all(|b| b.is_ascii_digit()) => (None, rest),
+                _ if kind == ExtentKind::Zero => (None, rest),
+                // Not as the specification has it, but no less clear.
+                (word, rest) => (Some(word.to_owned()), rest),
+            },
         };
         match &name {
             Some(name) if name.is_empty() && kind != ExtentKind::Zero => {
@@ -136,10 +136,27 @@ impl ExtentLine {
         }
         // Behind the offset, raw partitions have a UUID and a device name.
         let (offset, _) = next_word(rest);
-        let offset = if offset.is_empty() { None } else { Some(number("offset", offset)?) };
+        let offset = match offset {
+            "" => None,
+            comment if comment.starts_with('#') => None,
+            offset => Some(number("offset", offset)?),
+        };
         let text = shortened(line);
         Ok(Some(Self { access, sectors, kind, name, offset, text }))
     }
+}
+
+/// A name up to its closing quote, and what follows. Quotes in names are not
+/// escaped: the one that ends a name has the line's end, an offset or a comment
+/// behind it.
+fn split_name(quoted: &str) -> Option<(&str, &str)> {
+    let ends_name = |rest: &str| {
+        let (word, _) = next_word(rest);
+        let follows = word.starts_with('#') || word.bytes().all(|b| b.is_ascii_digit());
+        word.is_empty() || (follows && rest.starts_with(char::is_whitespace))
+    };
+    let quotes = quoted.match_indices('"').map(|(at, _)| (&quoted[..at], &quoted[at + 1..]));
+    quotes.clone().find(|(_, rest)| ends_name(rest)).or_else(|| quotes.last())
 }
 
 /// A line's first 120 characters.
@@ -180,6 +197,13 @@ mod tests {
         let quote = line(r#"RW 8 FLAT "my "old" disk.vmdk" 128"#);
         assert_eq!(quote.name.as_deref(), Some(r#"my "old" disk.vmdk"#));
         assert_eq!(quote.offset, Some(128));
+        for behind in ["0 partitionUUID \"abc\"", "0 \"uuid\" \"dev\"", "0 # a \"comment\""] {
+            let raw = line(&format!("RW 8 FLAT \"x-flat.vmdk\" {behind}"));
+            assert_eq!((raw.name.as_deref(), raw.offset), (Some("x-flat.vmdk"), Some(0)));
+        }
+        let comment = line("RW 8 VMFS \"x-flat.vmdk\" # \"thin\"");
+        assert_eq!((comment.name.as_deref(), comment.offset), (Some("x-flat.vmdk"), None));
+        assert_eq!(line("RW 0 ZERO").sectors, 0);
         assert_eq!(ExtentLine::parse("rw=on"), Ok(None));
     }
 }

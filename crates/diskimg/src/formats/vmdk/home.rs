@@ -3,11 +3,12 @@
 
 use super::cowd::{self, CowdHeader, Maker};
 use super::descriptor::{Descriptor, looks_like_one};
+use super::extent_line::{ExtentLine, shortened};
 use super::header::{Header, MAGIC};
 use super::sparse::read_header;
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, read};
 use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::format::Head;
 use crate::vocabulary::limits::Limits;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ impl Home {
         let mut head = vec![0; source.len().min(Head::BYTES as u64) as usize];
         read(&*source, &mut head, 0, "VMDK header")?;
         if head.starts_with(&SESPARSE_MAGIC) {
-            return Err(no_descriptor("an seSparse extent", "SESPARSE"));
+            return Err(no_descriptor("an seSparse extent"));
         }
         if head.starts_with(&COWD_MAGIC) {
             let header = cowd_alone(&*source)?;
@@ -46,11 +47,16 @@ impl Home {
             let header = Some(header).filter(|header| header.capacity > 0);
             return Ok(Self { source, header, descriptor });
         }
-        if !looks_like_one(&head) {
-            let message = "neither a sparse extent nor a descriptor";
-            return Err(Error::corrupt("VMDK header", message).at(0));
-        }
-        let descriptor = read_descriptor(&*source, 0, source.len(), limits)?;
+        // Whoever names the format is believed, as far as it goes.
+        let titled = looks_like_one(&head);
+        let descriptor = match descriptor_file(&*source, limits) {
+            Ok(descriptor) if titled || !descriptor.extents.is_empty() => descriptor,
+            Err(error) if titled || error.kind() != ErrorKind::Corrupt => return Err(error),
+            _ => {
+                let message = "neither a sparse extent nor a descriptor";
+                return Err(Error::corrupt("VMDK header", message).at(0));
+            }
+        };
         Ok(Self { source, header: None, descriptor })
     }
 }
@@ -59,7 +65,7 @@ impl Home {
 fn cowd_alone(source: &dyn Source) -> Result<Header> {
     let CowdHeader { header, maker } = cowd::read_header(source)?;
     match maker {
-        Maker::Esx => Err(no_descriptor("a COWD (vmfsSparse) extent", "VMFSSPARSE")),
+        Maker::Esx => Err(no_descriptor("a COWD (vmfsSparse) extent")),
         Maker::Hosted { parent: Some(parent), .. } => Err(Error::unsupported(format!(
             "a COWD child of VMware 2 or 3, whose parent is '{}'",
             parent.name
@@ -70,12 +76,15 @@ fn cowd_alone(source: &dyn Source) -> Result<Header> {
 }
 
 /// An extent alone may hold a part of the disk, or only what changed in it.
-fn no_descriptor(what: &str, kind: &str) -> Error {
-    Error::unsupported(format!("{what} without descriptor: a part of a disk")).hint(format!(
-        "open the descriptor that lists it; one that is lost can be written by hand, with \
-         the lines 'version=1', 'CID=fffffffe', 'parentCID=ffffffff', 'createType=\"custom\"' \
-         and 'RW SECTORS {kind} \"FILE\"'"
+fn no_descriptor(what: &str) -> Error {
+    Error::unsupported(format!(
+        "{what} without descriptor: a part of a disk, or what changed in it"
     ))
+    .hint(
+        "open the descriptor that lists it; where that is lost, one written by hand needs the \
+             line 'RW SECTORS TYPE \"FILE\"' for each part and, for changes, parentCID and \
+             parentFileNameHint of the disk that they were made to",
+    )
 }
 
 fn embedded_descriptor(
@@ -84,7 +93,7 @@ fn embedded_descriptor(
     limits: &Limits,
 ) -> Result<Descriptor> {
     if header.descriptor_offset == 0 {
-        return Err(no_descriptor(&format!("an extent of {} sectors", header.capacity), "SPARSE"));
+        return Err(no_descriptor(&format!("an extent of {} sectors", header.capacity)));
     }
     let at = header.descriptor_offset * SECTOR;
     let len = match header.descriptor_sectors * SECTOR {
@@ -100,18 +109,45 @@ fn embedded_descriptor(
         .at(at)
         .hint("the file is probably truncated"));
     }
-    read_descriptor(source, at, len, limits)
+    // What follows an embedded text may be the rest of a longer one.
+    read_descriptor(source, at, len, limits).map(|(descriptor, _)| descriptor)
 }
 
-/// Reads the text in `len` bytes, which may be more than it has.
-fn read_descriptor(source: &dyn Source, at: u64, len: u64, limits: &Limits) -> Result<Descriptor> {
+/// Reads a descriptor that is a file of its own. QEMU leaves remains of an
+/// older text behind a shorter one; but no part of the disk may be told there.
+fn descriptor_file(source: &dyn Source, limits: &Limits) -> Result<Descriptor> {
+    let (descriptor, rest) = read_descriptor(source, 0, source.len(), limits)?;
+    let rest = String::from_utf8_lossy(&rest);
+    let lost = rest
+        .split(['\n', '\r', '\0'])
+        .find(|line| ExtentLine::parse(line.trim()).is_ok_and(|extent| extent.is_some()));
+    match lost {
+        None => Ok(descriptor),
+        Some(line) => Err(Error::corrupt(
+            "VMDK descriptor",
+            format!("'{}' stands behind a gap of zero bytes", shortened(line.trim())),
+        )
+        .hint("the file is damaged: its text should end with its last line")),
+    }
+}
+
+/// Reads the text in `len` bytes, which may be more than it has; gives the rest
+/// of them, too.
+fn read_descriptor(
+    source: &dyn Source,
+    at: u64,
+    len: u64,
+    limits: &Limits,
+) -> Result<(Descriptor, Vec<u8>)> {
     let most = limits.descriptor_bytes;
     let mut bytes = vec![0; len.min(most.saturating_add(1)) as usize];
     read(source, &mut bytes, at, "VMDK descriptor")?;
-    if len > most && !bytes.contains(&0) {
+    let end = bytes.iter().position(|&b| b == 0);
+    if len > most && end.is_none() {
         return Err(Error::limit(format!("it is longer than {most} bytes"))
             .in_structure("VMDK descriptor")
             .at(at));
     }
-    Descriptor::parse(&bytes).map_err(|e| e.at(at))
+    let rest = bytes.split_off(end.unwrap_or(bytes.len()));
+    Descriptor::parse(&bytes).map(|descriptor| (descriptor, rest)).map_err(|e| e.at(at))
 }

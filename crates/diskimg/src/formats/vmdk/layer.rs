@@ -23,6 +23,9 @@ pub(crate) struct Vmdk {
     descriptor: Descriptor,
     parts: Parts,
     parent: Parent,
+    geometry: Geometry,
+    /// Some of it is flat.
+    flat: bool,
 }
 
 impl Vmdk {
@@ -30,7 +33,10 @@ impl Vmdk {
         let Home { source, header, descriptor } = Home::read(source, context.limits)?;
         let parent = parent::parent_of(&descriptor, &*source, context)?;
         let parts = Parts::open(source, header, &descriptor.extents, context)?;
-        Ok(Self { descriptor, parts, parent })
+        let size = parts.parts.last().map_or(0, |part| part.guest.end);
+        let unit = parts.parts.iter().filter_map(Part::grain_bytes).min().unwrap_or(1);
+        let flat = parts.parts.iter().any(Part::is_flat);
+        Ok(Self { descriptor, parts, parent, geometry: Geometry { size, unit }, flat })
     }
 
     /// `createType` as QEMU tells it: what is compressed is a stream.
@@ -99,9 +105,7 @@ impl Layer for Vmdk {
     }
 
     fn geometry(&self) -> Geometry {
-        let size = self.parts.parts.last().map_or(0, |part| part.guest.end);
-        let unit = self.parts.parts.iter().filter_map(Part::grain_bytes).min();
-        Geometry { size, unit: unit.unwrap_or(1) }
+        self.geometry
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
@@ -119,7 +123,7 @@ impl Layer for Vmdk {
     }
 
     fn is_preallocated(&self) -> bool {
-        self.parts.parts.iter().any(Part::is_flat)
+        self.flat
     }
 
     fn parent(&self) -> Option<&ParentReference> {
@@ -158,7 +162,8 @@ impl Layer for Vmdk {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.parts.parts.iter().flat_map(Part::warnings).collect()
+        let Parts { files, parts } = &self.parts;
+        parts.iter().flat_map(|part| part.warnings(files)).collect()
     }
 
     fn create_options(&self) -> Options {

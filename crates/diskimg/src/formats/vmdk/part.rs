@@ -15,8 +15,9 @@ use super::extent_line::{Access, ExtentKind, ExtentLine};
 use super::header::{Header, MAGIC};
 use super::sesparse::SeSparseExtent;
 use super::sparse::{SparseExtent, read_header};
+use super::tables::Room;
 use super::{COWD_MAGIC, SESPARSE_MAGIC, check, cowd};
-use crate::host::source::Source;
+use crate::host::source::{HostFileId, Source};
 use crate::vocabulary::check::{CheckReport, Finding, Severity};
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::{Extent, Kind, Place, push};
@@ -91,8 +92,13 @@ impl Parts {
             header,
             files: vec![own],
             names: HashMap::new(),
+            known: HashMap::new(),
             limits: context.limits.clone(),
+            room: Room::default(),
         };
+        if let Some(id) = opening.files[0].identity() {
+            opening.known.insert(id, 0);
+        }
         let mut parts = Vec::with_capacity(lines.len());
         let mut start: u64 = 0;
         for line in lines {
@@ -101,6 +107,9 @@ impl Parts {
                 Error::corrupt("VMDK descriptor", "its extents together exceed 8 EiB")
             })?;
             let (file, layout) = opening.part(line).map_err(|e| in_line(e, line))?;
+            if line.sectors == 0 {
+                continue;
+            }
             parts.push(Part { guest: start..end, line: line.clone(), file, layout });
             start = end;
         }
@@ -143,8 +152,12 @@ struct Opening<'a> {
     files: Vec<Arc<dyn Source>>,
     /// Indices of files by the names that lines give them.
     names: HashMap<String, usize>,
+    /// … and by what they are.
+    known: HashMap<HostFileId, usize>,
     /// What is left of the limits: all extents together must keep them.
     limits: Limits,
+    /// For the tables that all extents keep.
+    room: Room,
 }
 
 impl Opening<'_> {
@@ -205,11 +218,12 @@ impl Opening<'_> {
             ),
             _ => e,
         })?;
-        let known = source.identity().and_then(|id| {
-            self.files.iter().position(|file| file.identity().is_some_and(|other| other == id))
-        });
-        let file = known.unwrap_or(self.files.len());
-        if known.is_none() {
+        let next = self.files.len();
+        let file = match source.identity() {
+            Some(id) => *self.known.entry(id).or_insert(next),
+            None => next,
+        };
+        if file == next {
             self.files.push(source);
         }
         self.names.insert(name.to_owned(), file);
@@ -271,13 +285,13 @@ impl Opening<'_> {
             }
         };
         require_size(header.capacity, header.grain_sectors, line)?;
-        let extent = SparseExtent::open(source, header, &self.limits)?;
+        let extent = SparseExtent::open(source, header, &self.limits, self.room.clone())?;
         self.spend(extent.table_memory());
         Ok(Layout::Sparse(extent))
     }
 
     fn se_sparse(&mut self, source: &Arc<dyn Source>, line: &ExtentLine) -> Result<Layout> {
-        let extent = SeSparseExtent::open(Arc::clone(source), &self.limits)?;
+        let extent = SeSparseExtent::open(Arc::clone(source), &self.limits, self.room.clone())?;
         require_size(extent.size() / super::SECTOR, 1, line)?;
         self.spend(extent.table_memory());
         Ok(Layout::SeSparse(extent))
@@ -346,7 +360,8 @@ impl Part {
             Layout::Sparse(extent) => extent.map(inside, base, self.file, out),
             Layout::SeSparse(extent) => extent.map(inside, base, self.file, out),
             Layout::Forbidden => {
-                Err(Error::unsupported("its descriptor forbids to read it (NOACCESS)"))
+                Err(Error::unsupported("its descriptor forbids to read it (NOACCESS)")
+                    .losing(self.guest.clone()))
             }
             Layout::Unopened(why) => {
                 let why = why.as_deref().unwrap_or("the image was opened for its facts alone");
@@ -364,19 +379,16 @@ impl Part {
         files: &[Arc<dyn Source>],
         out: &mut Vec<Extent>,
     ) -> Result<()> {
-        let source = &*files[self.file];
-        if offset + inside.end > source.len() {
-            let (start, end) = (offset + inside.start, offset + inside.end);
+        let len = files[self.file].len();
+        if offset + inside.end > len {
+            let there = len.saturating_sub(offset);
             return Err(Error::corrupt(
                 ROLE,
-                format!(
-                    "bytes {start:#x} to {end:#x} of '{}' are wanted, which ends at {:#x}",
-                    self.line.name.as_deref().unwrap_or_default(),
-                    source.len()
-                ),
+                format!("it ends here, and should go on to {:#x}", offset + self.line.bytes()),
             )
-            .at(start)
-            .hint("the file is probably truncated"));
+            .at(len)
+            .hint("the file is probably truncated")
+            .losing(self.guest.start + there..self.guest.end));
         }
         let place = Place { file: self.file, offset: offset + inside.start };
         let base = self.guest.start;
@@ -419,33 +431,45 @@ impl Part {
         report: &mut dyn FnMut(Finding),
         counts: &mut CheckReport,
     ) -> Result<()> {
-        let mut found = |severity, message| {
-            counts.count(severity);
-            report(Finding { severity, message });
+        // A finding in another file says in which.
+        let file = files[self.file].path().filter(|_| self.file != 0);
+        let mut report = |finding: Finding| match file {
+            Some(path) => {
+                let message = format!("{}: {}", path.display(), finding.message);
+                report(Finding { message, ..finding });
+            }
+            None => report(finding),
         };
+        let mut findings = check::Findings { report: &mut report, counts };
+        let line = &self.line.text;
         match &self.layout {
-            Layout::Sparse(extent) => check::check(extent, report, counts)?,
-            Layout::SeSparse(extent) => extent.check(report, counts),
+            Layout::Sparse(extent) => check::check(extent, &mut report, counts)?,
+            Layout::SeSparse(extent) => extent.check(&mut report, counts),
             Layout::Flat { offset } => {
                 let (end, len) = (offset + self.line.bytes(), files[self.file].len());
                 if end > len {
-                    let line = &self.line.text;
-                    let message = format!("extent line '{line}': the file ends at {len:#x}");
-                    found(Severity::Corruption, message);
+                    findings.corruption(format!("extent line '{line}': it ends at {len:#x}"));
                 }
             }
-            Layout::Unopened(Some(why)) => found(Severity::CheckError, why.clone()),
-            Layout::Zero | Layout::Forbidden | Layout::Unopened(None) => {}
+            Layout::Unopened(why) => {
+                let why = why.as_deref().unwrap_or("its file was not opened");
+                let message = format!("extent line '{line}': {why}");
+                findings.found(Severity::CheckError, message);
+            }
+            Layout::Zero | Layout::Forbidden => {}
         }
         Ok(())
     }
 
     /// What was found damaged, and is made up for.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        match &self.layout {
-            Layout::Sparse(extent) => extent.warnings(),
-            _ => Vec::new(),
-        }
+    pub(super) fn warnings(&self, files: &[Arc<dyn Source>]) -> Vec<String> {
+        let Layout::Sparse(extent) = &self.layout else { return Vec::new() };
+        let file = files[self.file].path().filter(|_| self.file != 0);
+        let named = |warning: String| match file {
+            Some(path) => format!("{}: {warning}", path.display()),
+            None => warning,
+        };
+        extent.warnings().into_iter().map(named).collect()
     }
 
     /// What a person should know of it.

@@ -12,11 +12,11 @@
 
 use super::header::{GD_AT_END, Header};
 use super::stream::{self, GrainMarker};
-use super::tables::TableCache;
+use super::tables::{Room, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::host::codec::Codec;
 use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
 use crate::vocabulary::limits::Limits;
 use std::ops::Range;
@@ -57,7 +57,12 @@ impl SparseExtent {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if neither directory can be read;
     /// as [`Header::parse`] and [`stream::read_footer`].
-    pub(super) fn open(source: Arc<dyn Source>, header: Header, limits: &Limits) -> Result<Self> {
+    pub(super) fn open(
+        source: Arc<dyn Source>,
+        header: Header,
+        limits: &Limits,
+        room: Room,
+    ) -> Result<Self> {
         if header.over_head * SECTOR > source.len() {
             return Err(Error::corrupt(
                 "VMDK header",
@@ -84,7 +89,7 @@ impl SparseExtent {
             redundant: Vec::new(),
             replaced: 0,
             replaced_tables: AtomicU64::new(0),
-            tables: TableCache::default(),
+            tables: TableCache::new(room),
         };
         extent.load_directory(limits)?;
         Ok(extent)
@@ -124,14 +129,14 @@ impl SparseExtent {
     /// What is damaged and was made up for, so far.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let from = "the redundant copy is used for them";
+        let from = "the redundant copy is used instead";
         if self.replaced > 0 {
             let replaced = self.replaced;
-            warnings.push(format!("{replaced} entries of the grain directory are damaged; {from}"));
+            warnings.push(format!("damaged entries of the grain directory: {replaced}; {from}"));
         }
         let tables = self.replaced_tables.load(Ordering::Relaxed);
         if tables > 0 {
-            warnings.push(format!("{tables} grain tables are damaged; {from}"));
+            warnings.push(format!("damaged grain tables: {tables}; {from}"));
         }
         warnings
     }
@@ -151,7 +156,14 @@ impl SparseExtent {
         self.redundant = redundant.and_then(Result::ok).unwrap_or_default();
         match self.read_entries(self.header.gd_offset, count, "grain directory") {
             Ok(primary) => self.directory = primary,
-            Err(error) if self.redundant.is_empty() => return Err(error),
+            // A directory that names no table cannot stand in for a lost one, and
+            // what cannot be read today may be read tomorrow.
+            Err(error)
+                if error.kind() != ErrorKind::Corrupt
+                    || self.redundant.iter().all(|&entry| entry == 0) =>
+            {
+                return Err(error);
+            }
             Err(_) => self.directory = vec![0; self.redundant.len()],
         }
         self.mend();
@@ -221,28 +233,34 @@ impl SparseExtent {
     fn table(&self, index: u64, sector: u32) -> Result<Arc<[u32]>> {
         self.tables.get(index, || {
             let table = self.read_table(sector)?;
-            if self.grains_fit(&table) {
+            if table.iter().all(|&entry| self.starts_in_file(entry)) {
                 return Ok(table);
             }
             // What is wrong in both will be an error where it is needed.
-            Ok(self.sound_copy(index, sector).unwrap_or(table))
+            Ok(self.sound_copy(index, sector, &table).unwrap_or(table))
         })
     }
 
-    /// The redundant copy of a table, if it is another one and not damaged.
-    fn sound_copy(&self, index: u64, sector: u32) -> Option<Vec<u32>> {
+    /// The redundant copy of a damaged table: another one that says the same
+    /// wherever that can be right, and something where it cannot. A copy that
+    /// says less is an older state of the disk.
+    fn sound_copy(&self, index: u64, sector: u32, damaged: &[u32]) -> Option<Vec<u32>> {
         let other = *self.redundant.get(index as usize)?;
-        let table = self.read_table(Some(other).filter(|&o| o != 0 && o != sector)?).ok()?;
-        self.grains_fit(&table).then(|| {
+        let copy = self.read_table(Some(other).filter(|&o| o != 0 && o != sector)?).ok()?;
+        let sound = damaged.iter().zip(&copy).all(|(&entry, &other)| match other {
+            _ if self.starts_in_file(entry) => entry == other,
+            0 => false,
+            other => self.starts_in_file(other),
+        });
+        sound.then(|| {
             self.replaced_tables.fetch_add(1, Ordering::Relaxed);
-            table
+            copy
         })
     }
 
-    /// Whether every grain starts in the file.
-    fn grains_fit(&self, table: &[u32]) -> bool {
-        let end = self.source.len().div_ceil(SECTOR);
-        table.iter().all(|&sector| sector <= GTE_ZEROED || u64::from(sector) < end)
+    /// Whether a grain, if the entry names one, starts in the file.
+    fn starts_in_file(&self, entry: u32) -> bool {
+        entry <= GTE_ZEROED || u64::from(entry) < self.source.len().div_ceil(SECTOR)
     }
 
     /// The table entry for the grain at a guest offset.
@@ -280,7 +298,8 @@ impl SparseExtent {
             match self.directory[index as usize] {
                 0 => push(out, base + at..base + end, Kind::Parent),
                 sector => {
-                    let table = self.table(index, sector)?;
+                    let lost = |e: Error| e.losing(base + at..base + end);
+                    let table = self.table(index, sector).map_err(lost)?;
                     self.map_table(&table, at..end, base, file, out)?;
                 }
             }
@@ -304,7 +323,10 @@ impl SparseExtent {
             let grain = start..(start + grain_bytes).min(self.size());
             let end = grain.end.min(range.end);
             let entry = table[(start / grain_bytes) as usize % table.len()];
-            let kind = self.grain(entry, &grain, base, file)?.forward(at - start);
+            let kind = self
+                .grain(entry, &grain, base, file)
+                .map_err(|e| e.losing(base + grain.start..base + grain.end))?
+                .forward(at - start);
             push(out, base + at..base + end, kind);
             at = end;
         }
@@ -312,7 +334,16 @@ impl SparseExtent {
     }
 
     /// What a table entry says about a grain; the disk's last one may be short.
-    fn grain(&self, entry: u32, grain: &Range<u64>, base: u64, file: usize) -> Result<Kind> {
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the grain cannot be there.
+    pub(super) fn grain(
+        &self,
+        entry: u32,
+        grain: &Range<u64>,
+        base: u64,
+        file: usize,
+    ) -> Result<Kind> {
         match entry {
             0 => return Ok(Kind::Parent),
             GTE_ZEROED if self.header.zeroed_grains() => return Ok(Kind::Zero(None)),

@@ -2,22 +2,46 @@
 
 use crate::host::lock;
 use crate::vocabulary::error::Result;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// How many there are: with 512 grains of 64 KiB each they speak for 512 MiB.
+/// How many there are of an extent: with 512 grains of 64 KiB each they speak
+/// for 512 MiB.
 const CACHED_TABLES: usize = 16;
 
-/// Tables by their index in the grain directory, the last used one first.
-#[derive(Debug)]
-pub(super) struct TableCache<T>(Mutex<Vec<(u64, Arc<[T]>)>>);
+/// Bytes of tables that all extents of a disk may keep together.
+const ROOM_BYTES: usize = 16 << 20;
 
-impl<T> Default for TableCache<T> {
-    fn default() -> Self {
-        Self(Mutex::default())
+/// What the caches of one disk share: a disk of thousands of extents takes no
+/// more memory than one of few.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Room(Arc<AtomicUsize>);
+
+impl Room {
+    /// Takes `bytes`, if they are left.
+    fn take(&self, bytes: usize) -> bool {
+        let taken = |used: usize| used.checked_add(bytes).filter(|&used| used <= ROOM_BYTES);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
+/// Tables by their index in the grain directory, the last used one first.
+#[derive(Debug)]
+pub(super) struct TableCache<T> {
+    tables: Mutex<Vec<(u64, Arc<[T]>)>>,
+    room: Room,
+}
+
 impl<T> TableCache<T> {
+    /// An empty cache that shares `room` with others.
+    pub(super) fn new(room: Room) -> Self {
+        Self { tables: Mutex::default(), room }
+    }
+
     /// The table `index`; what is not here is `read`.
     ///
     /// # Errors
@@ -32,14 +56,19 @@ impl<T> TableCache<T> {
         }
         // Others may read meanwhile; the same table twice does no harm.
         let table: Arc<[T]> = read()?.into();
-        let mut tables = lock(&self.0);
-        tables.truncate(CACHED_TABLES - 1);
-        tables.insert(0, (index, Arc::clone(&table)));
+        let mut tables = lock(&self.tables);
+        while tables.len() >= CACHED_TABLES {
+            let gone = tables.pop().map_or(0, |(_, table)| size_of_val(&*table));
+            self.room.give_back(gone);
+        }
+        if self.room.take(size_of_val(&*table)) {
+            tables.insert(0, (index, Arc::clone(&table)));
+        }
         Ok(table)
     }
 
     fn cached(&self, index: u64) -> Option<Arc<[T]>> {
-        let mut tables = lock(&self.0);
+        let mut tables = lock(&self.tables);
         let found = tables.iter().position(|(i, _)| *i == index)?;
         tables[..=found].rotate_right(1);
         Some(Arc::clone(&tables[0].1))
@@ -53,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_table_is_read_once_until_sixteen_others_were() {
-        let cache = TableCache::default();
+        let cache = TableCache::new(Room::default());
         let mut reads = 0;
         let mut get = |index: u64| {
             let table = cache.get(index, || {
@@ -74,8 +103,23 @@ mod tests {
 
     #[test]
     fn what_could_not_be_read_is_not_kept() {
-        let cache = TableCache::<u8>::default();
+        let cache = TableCache::<u8>::new(Room::default());
         assert!(cache.get(0, || Err(Error::invalid("not now"))).is_err());
         assert_eq!(*cache.get(0, || Ok(vec![7])).expect("reads"), [7]);
+    }
+    #[test]
+    fn a_disk_of_many_extents_keeps_no_more_tables_than_fit_in_its_room() {
+        let room = Room::default();
+        let caches: Vec<_> = (0..100).map(|_| TableCache::<u8>::new(room.clone())).collect();
+        for cache in &caches {
+            assert_eq!(cache.get(0, || Ok(vec![1; 1 << 20])).expect("reads").len(), 1 << 20);
+        }
+        let kept = caches.iter().filter(|cache| cache.cached(0).is_some()).count();
+        assert_eq!(kept, ROOM_BYTES >> 20);
+        // An extent goes on with the room that it has.
+        for index in 1..40 {
+            caches[0].get(index, || Ok(vec![1; 1 << 10])).expect("reads");
+        }
+        assert!(room.0.load(Ordering::Relaxed) <= ROOM_BYTES);
     }
 }

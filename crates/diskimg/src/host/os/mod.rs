@@ -70,7 +70,7 @@ pub(crate) fn copy_in_kernel(
 
 /// What two open handles have in common when they are the same file, and the
 /// space it takes. `None` where the system has no such notion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileId {
     device: u64,
     inode: u64,

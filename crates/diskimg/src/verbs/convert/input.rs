@@ -141,7 +141,8 @@ impl Input {
             let here = part.at.start.max(at)..part.at.end.min(range.end);
             let shift = |offset: u64| offset - part.at.start + part.from;
             let wanted = shift(here.start)..shift(here.end);
-            for extent in self.images[part.image].extents_and_holes(wanted)? {
+            let extents = self.images[part.image].extents_and_holes(wanted);
+            for extent in extents.map_err(|e| e.moved(part.from, part.at.start))? {
                 let start = extent.guest.start - part.from + part.at.start;
                 let at = start..start + extent.len();
                 spans.push(Span { at, image: Some(part.image), extent });

@@ -3,7 +3,7 @@
 use super::Sparse;
 use super::input::{Input, Span};
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
-use crate::vocabulary::error::Result;
+use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{Kind, Place};
 use crate::vocabulary::image::{Image, WINDOW};
 use std::collections::VecDeque;
@@ -197,16 +197,45 @@ impl<'a> Plan<'a> {
 
     /// What the input says; under salvage, what cannot be mapped becomes zeros.
     fn spans(&self, range: Range<u64>) -> Result<Vec<Span>> {
-        let error = match self.input.spans(range.clone()) {
-            Ok(spans) => return Ok(spans),
-            Err(error) if !self.salvaged.active() => return Err(error),
-            Err(error) => error,
-        };
+        let mut spans = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let rest = at..range.end;
+            let error = match self.input.spans(rest.clone()) {
+                Err(error) if self.salvaged.active() => error,
+                outcome => {
+                    spans.extend(outcome?);
+                    break;
+                }
+            };
+            let lost = match error.lost() {
+                Some(lost) => lost.start.max(at)..lost.end.min(range.end),
+                None => at..at,
+            };
+            if lost.is_empty() {
+                spans.extend(self.halves(rest, &error)?);
+                break;
+            }
+            if at < lost.start {
+                spans.extend(self.halves(at..lost.start, &error)?);
+            }
+            self.salvaged.add(lost.clone(), &error);
+            spans.push(Span::zeros(lost.clone()));
+            at = lost.end;
+        }
+        Ok(spans)
+    }
+
+    /// The same for a range of which nobody knows how much is lost.
+    fn halves(&self, range: Range<u64>, error: &Error) -> Result<Vec<Span>> {
+        if let Ok(spans) = self.input.spans(range.clone()) {
+            return Ok(spans);
+        }
         let half = range.start + (range.end - range.start) / 2;
         let middle = (half / SALVAGE_BLOCK * SALVAGE_BLOCK)
             .max((range.start + 1).next_multiple_of(SALVAGE_BLOCK));
         if middle >= range.end {
-            self.salvaged.add(range.clone(), &error);
+            self.salvaged.add(range.clone(), error);
             return Ok(vec![Span::zeros(range)]);
         }
         let mut spans = self.spans(range.start..middle)?;

@@ -25,7 +25,7 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use super::tables::TableCache;
+use super::tables::{Room, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
@@ -76,7 +76,7 @@ impl SeSparseExtent {
     /// As [`SeSparseHeader::read`]; [`Limit`](crate::ErrorKind::Limit) if the
     /// grain directory is too large, [`Corrupt`](crate::ErrorKind::Corrupt) if
     /// it leaves the file.
-    pub(super) fn open(source: Arc<dyn Source>, limits: &Limits) -> Result<Self> {
+    pub(super) fn open(source: Arc<dyn Source>, limits: &Limits, room: Room) -> Result<Self> {
         let header = SeSparseHeader::read(&*source)?;
         let bytes = header.tables().saturating_mul(8);
         if bytes > limits.table_bytes {
@@ -88,7 +88,7 @@ impl SeSparseExtent {
         }
         let at = header.grain_directory().offset * SECTOR;
         let directory = read_entries(&*source, at, bytes, "grain directory")?;
-        Ok(Self { source, header, directory, tables: TableCache::default() })
+        Ok(Self { source, header, directory, tables: TableCache::new(room) })
     }
 
     /// Guest bytes.

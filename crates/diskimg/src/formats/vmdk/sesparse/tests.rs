@@ -23,7 +23,7 @@ fn sample() -> (SeSparse, Grains) {
 }
 
 fn open(file: Vec<u8>) -> Result<SeSparseExtent> {
-    SeSparseExtent::open(Arc::new(MemorySource::new(file)), &Limits::default())
+    SeSparseExtent::open(Arc::new(MemorySource::new(file)), &Limits::default(), Room::default())
 }
 
 /// The extents of `range`, which they tile.
