@@ -156,7 +156,7 @@ fn split_name(quoted: &str) -> Option<(&str, &str)> {
         word.is_empty() || (follows && rest.starts_with(char::is_whitespace))
     };
     let quotes = quoted.match_indices('"').map(|(at, _)| (&quoted[..at], &quoted[at + 1..]));
-    quotes.clone().find(|(_, rest)| ends_name(rest)).or_else(|| quotes.last())
+    quotes.clone().find(|(_, rest)| ends_name(rest)).or_else(|| quotes.clone().next_back())
 }
 
 /// A line's first 120 characters.
