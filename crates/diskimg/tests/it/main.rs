@@ -14,6 +14,7 @@ mod hosted;
 mod hostile;
 mod maps;
 mod measures;
+mod mutations;
 mod offload;
 mod oracles;
 mod outputs;

@@ -1,7 +1,7 @@
 //! Hosted sparse disks and streams of shapes that no tool here writes, but
 //! others do: put together (`build`), shown to qemu-img or 7-Zip, then read.
 
-mod build;
+pub(crate) mod build;
 
 use crate::disk::noise;
 use crate::esx::build::{Grain, Grains, guest, put};
