@@ -9,6 +9,7 @@
 mod appliance;
 mod disk;
 mod esx;
+mod existing;
 mod guest_disk;
 mod hosted;
 mod hostile;

@@ -1,11 +1,12 @@
 //! Converting into a file or device that is there already (`-n`).
 
 use super::input::Input;
-use super::{Report, Settings, Sparse};
+use super::{Report, SECTOR, Settings, Sparse};
 use crate::host::output::Output;
 use crate::host::source::{FileSource, Source};
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::format::Format;
+use crate::vocabulary::image::Image;
 use crate::vocabulary::open::OpenOptions;
 use std::path::Path;
 
@@ -38,40 +39,61 @@ fn overwrite(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report
 /// Other formats: builds the image anew beside the old one, as the old one was
 /// made. What lies behind the source's end is carried over.
 fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<Report> {
-    let old = OpenOptions::new().format(settings.format).metadata_only(true).open(path)?;
     let unsupported = |what: &str| {
-        Err(Error::unsupported(format!("the existing target has {what}"))
+        Error::unsupported(format!("the existing target has {what}"))
             .in_file(path)
-            .hint("convert into a new file instead of using -n"))
+            .hint("convert into a new file instead of using -n")
     };
-    let details = old.info(0)?;
-    if details.backing_filename.is_some() {
-        return unsupported("a backing file");
-    }
-    if !details.snapshots.is_empty() {
-        return unsupported("internal snapshots, which would be lost");
-    }
-    if details.children.len() > 1 || details.encrypted {
-        return unsupported("further files (data file, extents) or encryption");
-    }
-    let old = OpenOptions::new().format(settings.format).open(path)?;
+    let old = open_old(settings.format, path, &unsupported)?;
     require_room(input.size(), old.size(), path)?;
     let mut options = old.layers().next().map(|layer| layer.create_options()).unwrap_or_default();
     options.extend(settings.options);
     settings.options = options;
-    let (from, size) = (input.size(), old.size());
-    if settings.target_is_zero && settings.sparse != Sparse::Off {
-        drop(old);
-    } else if from < size && !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
-        return unsupported(
-            "more bytes than the source, on a device where they would be overwritten",
-        );
-    } else {
-        input.push(old, from.min(size)..size)?;
+    let size = old.size();
+    // The source's last sector is the source's as a whole, as with qemu-img:
+    // zeros fill it up. An image that follows starts with a sector.
+    let from = input.size().next_multiple_of(SECTOR).min(size);
+    if from < size && !(settings.target_is_zero && settings.sparse != Sparse::Off) {
+        if !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
+            return Err(unsupported(
+                "more bytes than the source, on a device where they would be overwritten",
+            ));
+        }
+        input.push(old, from..size)?;
     }
+    input.pad_to(size);
     let output =
         Output::create(path).map_err(|e| Error::io("cannot create the output", e).in_file(path))?;
     settings.run(input, output, Some(size))
+}
+
+/// Opens the image that is to be rewritten, if it can be.
+fn open_old(format: Format, path: &Path, unsupported: &dyn Fn(&str) -> Error) -> Result<Image> {
+    let further_files = || unsupported("further files (extents or a data file)");
+    let options = OpenOptions::new().format(format);
+    let facts = options.clone().metadata_only(true).open(path)?.info(0)?;
+    if facts.backing_filename.is_some() {
+        return Err(unsupported("a backing file"));
+    }
+    if !facts.snapshots.is_empty() {
+        return Err(unsupported("internal snapshots, which would be lost"));
+    }
+    if facts.encrypted {
+        return Err(unsupported("encryption"));
+    }
+    let old = options.open(path).map_err(|e| match e.kind() {
+        // Without a backing file, only these can be elsewhere.
+        ErrorKind::Refused => further_files(),
+        _ => e,
+    })?;
+    // VirtualBox's children name no parent: it is found, or not, by its UUID.
+    if old.layers().len() > 1 {
+        return Err(unsupported("a backing file"));
+    }
+    if old.layers().any(|layer| layer.files().len() > 1) {
+        return Err(further_files());
+    }
+    Ok(old)
 }
 
 fn require_room(wanted: u64, size: u64, path: &Path) -> Result<()> {
