@@ -87,6 +87,20 @@ pub trait Target: Send + Debug {
     /// what writing the target's own tables said.
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>>;
 
+    /// True if [`take_digest`](Self::take_digest) has a use for the digest,
+    /// which costs the engine some time. The unit is then a multiple of 4 KiB.
+    fn wants_digest(&self) -> bool {
+        false
+    }
+
+    /// Takes a digest of all of the disk's bytes as the guest sees them, where
+    /// zeros count for nothing: the same bytes give the same digest, whatever
+    /// they came from. Told once, before [`finish`](Self::finish), and not at all
+    /// for an empty disk, whose digest is 0.
+    fn take_digest(&mut self, digest: u64) {
+        let _ = digest;
+    }
+
     /// Writes what remains: tables, header, footer, the file's length.
     ///
     /// # Errors

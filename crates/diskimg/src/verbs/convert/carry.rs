@@ -1,6 +1,7 @@
 //! The workers' part: fetch, look for zeros, encode; later, write.
 
 use super::Sparse;
+use super::digest;
 use super::input::{Input, Span};
 use super::piece::{Buffers, Bytes, Carried, Piece, Placed, Write, push_piece};
 use super::plan::{Origin, Task};
@@ -27,6 +28,8 @@ pub(super) struct Carry<'a> {
     /// One for each worker that starts; none if units are stored as they are.
     pub(super) encoders: Mutex<Vec<Box<dyn UnitEncoder>>>,
     pub(super) salvaged: &'a SalvageLog,
+    /// Whether the guest's bytes are digested.
+    pub(super) digests: bool,
     /// Bytes that went from file to file by sharing.
     pub(super) shared: AtomicU64,
     pub(super) files: Vec<Arc<dyn Sink>>,
@@ -83,8 +86,13 @@ impl Job for Carry<'_> {
             pieces: Vec::new(),
             range: task.range,
             written: Vec::new(),
+            digest: 0,
             buffers: Buffers { guest, encoded },
         };
+        if self.digests {
+            debug_assert!(self.unit.is_multiple_of(digest::BLOCK));
+            carried.digest = digest::of_bytes(start, &carried.buffers.guest);
+        }
         self.sort_out(worker, &mut carried)?;
         carried.buffers.guest.truncate(len);
         Ok(carried)
@@ -292,6 +300,7 @@ mod tests {
             sparse: Sparse::default(),
             encoders: Mutex::default(),
             salvaged: &salvaged,
+            digests: false,
             shared: AtomicU64::new(0),
             files: vec![Arc::new(MemorySink::new())],
             sequential: false,

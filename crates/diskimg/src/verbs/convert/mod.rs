@@ -9,6 +9,7 @@
 //! the number of threads.
 
 mod carry;
+mod digest;
 mod existing;
 mod input;
 mod piece;

@@ -1,5 +1,6 @@
 //! What a task consists of on its way from worker to placement and back.
 
+use super::digest;
 use super::plan::{Origin, Task};
 use crate::vocabulary::target::Slot;
 use std::ops::Range;
@@ -24,6 +25,8 @@ pub(super) struct Carried {
     pub(super) range: Range<u64>,
     /// Parts of `buffers.guest` that are worth writing: not all zero.
     pub(super) written: Vec<Range<usize>>,
+    /// Of the guest bytes, if the target wants it.
+    pub(super) digest: u64,
     pub(super) buffers: Buffers,
 }
 
@@ -71,6 +74,7 @@ impl Carried {
     /// A task that the kernel will carry.
     pub(super) fn offloaded(task: Task, origin: Origin) -> Self {
         Self {
+            digest: digest::of_unread(&task.range),
             zeros: task.zeros,
             pieces: vec![Piece::Offloaded(task.range.clone(), origin)],
             range: task.range,

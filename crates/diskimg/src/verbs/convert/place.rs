@@ -18,6 +18,8 @@ pub(super) struct Placer<'a> {
     pub(super) total: u64,
     /// Bytes given to the workers to write.
     pub(super) stored: u64,
+    /// Of the guest bytes so far, if the target wants it.
+    pub(super) digest: u64,
     pub(super) throttle: Throttle,
     pub(super) progress: Option<Callback<'a>>,
 }
@@ -51,6 +53,7 @@ impl Placer<'_> {
                 }
             }
         }
+        self.digest = self.digest.wrapping_add(carried.digest);
         self.tell(carried.end())?;
         while let Some(nap) = self.throttle.nap(self.stored) {
             std::thread::sleep(nap);

@@ -133,6 +133,7 @@ impl Settings<'_> {
             sparse: self.sparse,
             encoders: Mutex::new(encoders),
             salvaged: &salvaged,
+            digests: target.wants_digest(),
             shared: AtomicU64::new(0),
             files: target.files().to_vec(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
@@ -143,14 +144,16 @@ impl Settings<'_> {
             overlay: backing.is_some(),
             total: input.size(),
             stored: 0,
+            digest: 0,
             throttle: throttle::Throttle::new(self.rate_limit),
             progress: self.progress,
         };
         placer.tell(0)?;
         pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
         placer.tell(input.size())?;
-        let stored_bytes = placer.stored;
+        let (stored_bytes, digest) = (placer.stored, placer.digest);
         let shared_bytes = job.shared.into_inner();
+        target.take_digest(digest);
         target.finish()?;
         Ok(Report {
             guest_bytes: input.size(),

@@ -2,9 +2,12 @@
 //!
 //! ASCII, unless a file it names is not, and the same bytes for the same input:
 //! what VMware makes up at random (content ID, UUID) is derived from size, name,
-//! options and, where the descriptor is written last, the grain tables. So two
-//! runs of a conversion give the same file; and two streamed or flat disks of
-//! the same size and name have the same IDs, whatever is on them.
+//! options and, where the descriptor is written last, the guest's bytes. So two
+//! runs of a conversion give the same file, and a parent that was replaced by
+//! other bytes has another content ID than its children know. A stream's
+//! descriptor comes before the bytes: two streamed disks of the same size and
+//! name have the same IDs, whatever is on them. So have two of which all that
+//! differs was shared with the source unread.
 
 use super::super::SECTOR;
 use super::super::descriptor::NO_PARENT;
@@ -86,17 +89,17 @@ impl NewDescriptor {
     }
 
     /// The text, padded with zeros to the sectors of an embedded descriptor.
-    /// `content` is a digest of what else is known of the image.
-    pub(super) fn embedded(&self, content: u64) -> Vec<u8> {
-        let mut bytes = self.text(content).into_bytes();
+    /// `digest` is that of the guest's bytes, or 0 if they are not known yet.
+    pub(super) fn embedded(&self, digest: u64) -> Vec<u8> {
+        let mut bytes = self.text(digest).into_bytes();
         bytes.resize((DESCRIPTOR_SECTORS * SECTOR) as usize, 0);
         bytes
     }
 
-    /// The text. `content` is a digest of what else is known of the image; the
-    /// length does not depend on it.
-    pub(super) fn text(&self, content: u64) -> String {
-        let id = self.identity(content);
+    /// The text. `digest` is that of the guest's bytes, or 0 if they are not
+    /// known yet; the length does not depend on it.
+    pub(super) fn text(&self, digest: u64) -> String {
+        let id = self.identity(digest);
         // Reserved: no parent, and VMware's own placeholder for "to be replaced".
         let cid = match id as u32 {
             taken @ (NO_PARENT | 0xffff_fffe) => taken - 2,
@@ -199,7 +202,7 @@ fn uuid_text(id: u128) -> String {
 
 /// A digest of numbers: tells images apart, keeps nobody out.
 #[derive(Debug, Clone)]
-pub(super) struct Digest(u64);
+struct Digest(u64);
 
 impl Default for Digest {
     fn default() -> Self {
@@ -209,14 +212,14 @@ impl Default for Digest {
 
 impl Digest {
     /// Takes in one more number (the finalizer of SplitMix64 on the running state).
-    pub(super) fn add(&mut self, number: u64) {
+    fn add(&mut self, number: u64) {
         let mut z = (self.0 ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         self.0 = z ^ (z >> 31);
     }
 
-    pub(super) fn value(&self) -> u64 {
+    fn value(&self) -> u64 {
         self.0
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct FlatTarget {
     extents: Vec<FlatFile>,
     cut: Cut,
     descriptor: NewDescriptor,
+    /// Of the guest's bytes.
+    digest: u64,
 }
 
 impl FlatTarget {
@@ -41,7 +43,7 @@ impl FlatTarget {
             FlatFile::start(Arc::clone(sink), sectors * SECTOR, preallocation)
         };
         let extents = files.iter().zip(cut.extents()).map(start).collect::<Result<_>>()?;
-        Ok(Self { main, files, extents, cut, descriptor })
+        Ok(Self { main, files, extents, cut, descriptor, digest: 0 })
     }
 }
 
@@ -70,8 +72,16 @@ impl Target for FlatTarget {
         }
     }
 
+    fn wants_digest(&self) -> bool {
+        true
+    }
+
+    fn take_digest(&mut self, digest: u64) {
+        self.digest = digest;
+    }
+
     fn finish(self: Box<Self>) -> Result<()> {
         self.extents.iter().try_for_each(FlatFile::finish)?;
-        write_descriptor(&*self.main, &self.descriptor.text(0))
+        write_descriptor(&*self.main, &self.descriptor.text(self.digest))
     }
 }

@@ -1,7 +1,7 @@
 //! Writing monolithicSparse and twoGbMaxExtentSparse: one sparse extent with
 //! the descriptor in it, or several beside their descriptor.
 
-use super::descriptor::{Digest, NewDescriptor};
+use super::descriptor::NewDescriptor;
 use super::extents::Cut;
 use super::sparse_extent::SparseExtentWriter;
 use super::{GRAIN_SECTORS, empty, write_descriptor};
@@ -22,6 +22,8 @@ pub(super) struct SparseTarget {
     extents: Vec<SparseExtentWriter>,
     cut: Cut,
     descriptor: NewDescriptor,
+    /// Of the guest's bytes.
+    digest: u64,
 }
 
 impl SparseTarget {
@@ -44,7 +46,7 @@ impl SparseTarget {
             SparseExtentWriter::start(Arc::clone(sink), sectors, embedded, zeroed_grains)
         };
         let extents = files.iter().zip(cut.extents()).map(start).collect::<Result<_>>()?;
-        Ok(Self { main, files, extents, cut, descriptor })
+        Ok(Self { main, files, extents, cut, descriptor, digest: 0 })
     }
 }
 
@@ -76,19 +78,22 @@ impl Target for SparseTarget {
         }
     }
 
+    fn wants_digest(&self) -> bool {
+        true
+    }
+
+    fn take_digest(&mut self, digest: u64) {
+        self.digest = digest;
+    }
+
     fn finish(mut self: Box<Self>) -> Result<()> {
-        let mut digest = Digest::default();
-        for extent in &mut self.extents {
-            digest.add(extent.finish_tables()?);
-        }
-        let content = digest.value();
         if self.main.is_none() {
-            let descriptor = self.descriptor.embedded(content);
+            let descriptor = self.descriptor.embedded(self.digest);
             self.extents.iter().try_for_each(|extent| extent.write_descriptor(&descriptor))?;
         }
-        self.extents.iter().try_for_each(SparseExtentWriter::finish)?;
+        self.extents.iter_mut().try_for_each(SparseExtentWriter::finish)?;
         match &self.main {
-            Some(main) => write_descriptor(&**main, &self.descriptor.text(content)),
+            Some(main) => write_descriptor(&**main, &self.descriptor.text(self.digest)),
             None => Ok(()),
         }
     }

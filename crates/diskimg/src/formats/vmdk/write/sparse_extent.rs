@@ -17,7 +17,7 @@
 use super::super::SECTOR;
 use super::super::header::{Flags, Header};
 use super::super::sparse::GTE_ZEROED;
-use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, Digest};
+use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS};
 use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
@@ -34,8 +34,6 @@ pub(super) struct SparseExtentWriter {
     /// The first sector that no grain has yet.
     next: u64,
     table: GrainTable,
-    /// Of all tables: the content ID tells images apart that differ in them.
-    digest: Digest,
 }
 
 /// The grain table that placement is in.
@@ -71,7 +69,6 @@ impl SparseExtentWriter {
             next: header.over_head,
             header,
             table: GrainTable { index: 0, entries: Vec::new() },
-            digest: Digest::default(),
         };
         if !extent.sink.is_zeroed() {
             extent.zero(0, extent.header.over_head)?;
@@ -111,15 +108,6 @@ impl SparseExtentWriter {
         if self.sink.is_zeroed() { Ok(()) } else { self.zero(start, self.next - start) }
     }
 
-    /// Writes the last table; gives a digest of all of them.
-    ///
-    /// # Errors
-    /// What writing said.
-    pub(super) fn finish_tables(&mut self) -> Result<u64> {
-        self.write_table()?;
-        Ok(self.digest.value())
-    }
-
     /// Writes the descriptor that is embedded, in whole sectors.
     ///
     /// # Errors
@@ -128,12 +116,13 @@ impl SparseExtentWriter {
         self.write(descriptor, DESCRIPTOR_OFFSET, "the descriptor")
     }
 
-    /// Gives the file its length and its header: an extent that was not
-    /// finished has none.
+    /// Writes the last table, and gives the file its length and its header: an
+    /// extent that was not finished has none.
     ///
     /// # Errors
     /// What writing said.
-    pub(super) fn finish(&self) -> Result<()> {
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.write_table()?;
         let len = self.next * SECTOR;
         self.sink
             .set_len(len)
@@ -189,8 +178,6 @@ impl SparseExtentWriter {
         for directory in [self.header.rgd_offset, self.header.gd_offset] {
             self.write(&bytes, directory + behind, "a grain table")?;
         }
-        self.digest.add(self.table.index);
-        self.table.entries.iter().for_each(|&entry| self.digest.add(entry.into()));
         Ok(())
     }
 

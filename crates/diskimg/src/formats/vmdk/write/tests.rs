@@ -88,20 +88,3 @@ fn zeros_over_a_border_are_written_on_both_sides_of_a_full_flat_disk() {
         assert_eq!(blocks * 512, GRAIN, "{name}");
     }
 }
-
-#[test]
-fn the_content_id_tells_of_all_extents() {
-    let id = |at: u64| {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("a.vmdk");
-        let mut output = Output::create(&path).expect("creates");
-        let mut target = split(&mut output, "subformat=twoGbMaxExtentSparse", false);
-        target.place(at, Unit::Stored { len: GRAIN }).expect("places");
-        target.finish().expect("finishes");
-        output.commit(Durability::Cached).expect("commits");
-        std::fs::read_to_string(path).expect("is text").lines().nth(2).map(str::to_owned)
-    };
-    let ids = [id(0), id(GRAIN), id(SPLIT), id(SPLIT + GRAIN)];
-    assert!(ids.iter().enumerate().all(|(i, id)| !ids[..i].contains(id)), "{ids:?}");
-    assert_eq!(id(SPLIT), id(SPLIT));
-}
