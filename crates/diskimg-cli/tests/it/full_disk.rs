@@ -1,6 +1,7 @@
 //! A file system that runs full: a real one, small, mounted for the test alone.
 
 use crate::support::{Lab, diskimg};
+use std::os::unix::fs::FileExt;
 use std::process::Output;
 
 /// Runs `script` in the lab, whose `$0` is our program, with a file system of
@@ -60,9 +61,36 @@ fn a_full_disk_leaves_the_old_target_and_nothing_else() {
         let output = on_a_small_disk(&lab, &script);
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 1\nold\ndst\n", "{options}");
-        assert!(error.starts_with("diskimg: full/dst: "), "{options}: {error}");
+        assert!(error.starts_with("diskimg: full/dst"), "{options}: {error}");
         assert!(error.contains("No space left on device"), "{options}: {error}");
         assert_eq!(error.lines().count(), 1, "{options}: {error}");
+    }
+}
+
+#[test]
+fn the_file_that_did_not_fit_is_named() {
+    for (layout, extent) in [
+        ("monolithicFlat", "dst-flat.vmdk"),
+        ("twoGbMaxExtentFlat", "dst-f002.vmdk"),
+        ("twoGbMaxExtentSparse", "dst-s002.vmdk"),
+    ] {
+        for offload in ["", "-C"] {
+            let lab = Lab::new();
+            let disk = std::fs::File::create(lab.path("big.raw")).expect("creates");
+            let at = if layout == "monolithicFlat" { 0 } else { 2047 << 20 };
+            disk.set_len(at + (4 << 20)).expect("extends");
+            disk.write_all_at(&vec![1; 4 << 20], at).expect("writes");
+            let script = format!(
+                "\"$0\" convert {offload} -O vmdk -o subformat={layout} big.raw full/dst.vmdk\n\
+                 ls -A full"
+            );
+            let output = on_a_small_disk(&lab, &script);
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{layout}");
+            let file = format!("diskimg: full/{extent}: at offset 0x");
+            assert!(error.starts_with(&file), "{layout} {offload}: {error}");
+            assert!(error.contains("No space left on device"), "{layout} {offload}: {error}");
+        }
     }
 }
 

@@ -172,6 +172,12 @@ impl Output {
             Durability::Cached => Ok(()),
         }
     }
+
+    /// The name that the file behind one of our sinks will have.
+    pub(crate) fn path_of(&self, sink: &Arc<dyn Sink>) -> Option<&Path> {
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.find(|part| Arc::ptr_eq(&part.sink, sink))?.path.as_deref()
+    }
 }
 
 /// A complete file that waits for its name.

@@ -16,6 +16,7 @@ use crate::vocabulary::fetch::Fetcher;
 use crate::vocabulary::image::Image;
 use crate::vocabulary::target::{Slot, UnitEncoder};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -32,11 +33,20 @@ pub(super) struct Carry<'a> {
     pub(super) digests: bool,
     /// Bytes that went from file to file by sharing.
     pub(super) shared: AtomicU64,
-    pub(super) files: Vec<Arc<dyn Sink>>,
+    /// [`Slot`]s index them.
+    pub(super) files: Vec<OutputFile>,
     pub(super) sequential: bool,
     /// Buffers of settled tasks, for reuse by whoever works next: the one who
     /// settles a task is often not the one who filled its buffers.
     pub(super) spare: Mutex<Vec<Buffers>>,
+}
+
+/// A file that is written.
+#[derive(Debug)]
+pub(super) struct OutputFile {
+    pub(super) sink: Arc<dyn Sink>,
+    /// The name it will have, if it is one of its own.
+    pub(super) path: Option<PathBuf>,
 }
 
 /// One worker's own state.
@@ -183,10 +193,10 @@ impl Carry<'_> {
     fn offload(&self, origin: Origin, slot: Slot) -> Result<()> {
         let image = self.input.image(origin.image);
         let source = image.file(origin.depth, origin.place.file);
-        let sink = &self.files[slot.file];
+        let file = &self.files[slot.file];
         let from = origin.place.offset;
-        let outcome = sink.offload(source, from, slot.offset, slot.len);
-        match outcome.map_err(|e| cannot_write(e, slot.offset))? {
+        let outcome = file.sink.offload(source, from, slot.offset, slot.len);
+        match outcome.map_err(|e| file.cannot_write(e, slot.offset))? {
             Offload::Shared => {
                 self.shared.fetch_add(slot.len, Ordering::Relaxed);
                 return Ok(());
@@ -203,7 +213,8 @@ impl Carry<'_> {
                 image.in_layer(error, origin.depth)
             })?;
             let offset = slot.offset + done;
-            sink.write_all_at(buf, offset).map_err(|e| cannot_write(e, offset))?;
+            let outcome = file.sink.write_all_at(buf, offset);
+            outcome.map_err(|e| file.cannot_write(e, offset))?;
         }
         lock(&self.spare).push(buffers);
         Ok(())
@@ -211,18 +222,18 @@ impl Carry<'_> {
 
     fn write(&self, carried: &Carried, write: &Write) -> Result<()> {
         let Slot { file, offset, len } = write.slot;
-        let sink = &*self.files[file];
+        let file = &self.files[file];
         let outcome = match write.from {
             Bytes::Origin(origin) => return self.offload(origin, write.slot),
             Bytes::Encoded(at) => {
-                sink.write_all_at(&carried.buffers.encoded[at..at + len as usize], offset)
+                file.sink.write_all_at(&carried.buffers.encoded[at..at + len as usize], offset)
             }
             Bytes::Guest(at) => {
                 let first = (at - carried.range.start) as usize;
-                write_guest(sink, carried, first..first + len as usize, offset)
+                write_guest(&*file.sink, carried, first..first + len as usize, offset)
             }
         };
-        outcome.map_err(|e| cannot_write(e, offset))
+        outcome.map_err(|e| file.cannot_write(e, offset))
     }
 }
 
@@ -248,8 +259,14 @@ fn write_guest(
     Ok(())
 }
 
-fn cannot_write(e: std::io::Error, offset: u64) -> Error {
-    Error::io("cannot write to the output", e).at(offset)
+impl OutputFile {
+    fn cannot_write(&self, e: std::io::Error, offset: u64) -> Error {
+        let error = Error::io("cannot write to the output", e).at(offset);
+        match &self.path {
+            Some(path) => error.in_file(path),
+            None => error,
+        }
+    }
 }
 
 /// Bytes copied at a time where the kernel declines to.
@@ -302,7 +319,7 @@ mod tests {
             salvaged: &salvaged,
             digests: false,
             shared: AtomicU64::new(0),
-            files: vec![Arc::new(MemorySink::new())],
+            files: vec![OutputFile { sink: Arc::new(MemorySink::new()), path: None }],
             sequential: false,
             spare: Mutex::default(),
         };

@@ -3,6 +3,7 @@
 use super::input::Input;
 use super::{Report, SECTOR, Settings, Sparse, carry, place, plan, salvage, throttle};
 use crate::host::output::{self, Output};
+use crate::host::sink::Sink;
 use crate::verbs::new_image::{open_backing, refuse_own_backing, take_backing, whole_size};
 use crate::verbs::pipeline;
 use crate::verbs::progress::report;
@@ -10,8 +11,8 @@ use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::image::Image;
 use crate::vocabulary::target::{CreateRequest, Target};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 impl Settings<'_> {
     /// Lays the images out end to end: at whole sectors as qemu-img does, or as
@@ -31,7 +32,7 @@ impl Settings<'_> {
     ) -> Result<Report> {
         let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
         let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
-            let report = self.transfer(&input, target, backing.as_ref())?;
+            let report = self.transfer(&input, target, &output, backing.as_ref())?;
             output
                 .commit(self.durability)
                 .map_err(|e| Error::io("cannot complete the output", e))?;
@@ -115,6 +116,7 @@ impl Settings<'_> {
         &self,
         input: &Input,
         mut target: Box<dyn Target>,
+        output: &Output,
         backing: Option<&Image>,
     ) -> Result<Report> {
         let unit = target.geometry().unit;
@@ -126,6 +128,10 @@ impl Settings<'_> {
         let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
         let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged)
             .offload(self.offload && verbatim);
+        let named = |sink: &Arc<dyn Sink>| carry::OutputFile {
+            sink: Arc::clone(sink),
+            path: output.path_of(sink).map(Path::to_owned),
+        };
         let job = carry::Carry {
             input,
             backing,
@@ -135,7 +141,7 @@ impl Settings<'_> {
             salvaged: &salvaged,
             digests: target.wants_digest(),
             shared: AtomicU64::new(0),
-            files: target.files().to_vec(),
+            files: target.files().iter().map(named).collect(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
             spare: Mutex::new(Vec::new()),
         };
