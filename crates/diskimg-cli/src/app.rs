@@ -45,9 +45,10 @@ fn report(failure: Failure, console: &Console) -> ExitCode {
         Failure::Usage { command, message } => {
             let program = console.program().name();
             let command = command.map(|name| format!(" {name}")).unwrap_or_default();
-            console.stderr(&format!(
-                "{program}{command}: {message}\nTry '{program}{command} --help' for more info"
-            ));
+            for line in format!("{program}{command}: {message}").lines() {
+                console.stderr(line);
+            }
+            console.stderr(&format!("Try '{program}{command} --help' for more info"));
             ExitCode::FAILURE
         }
         Failure::Error { message, code } => {

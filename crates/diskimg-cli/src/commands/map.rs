@@ -4,7 +4,7 @@ use crate::args::common::Form;
 use crate::args::map::Job;
 use crate::failure::Failure;
 use crate::output::Console;
-use diskimg::{Error, ErrorKind, MapEntry};
+use diskimg::{Error, ErrorKind, MapEntry, printable};
 use std::io::{self, Write};
 
 /// Tells.
@@ -49,7 +49,7 @@ fn row(out: &mut impl Write, entry: &MapEntry) -> diskimg::Result<()> {
         )
         .hint("--output=json shows them"));
     };
-    let file = entry.filename.as_deref().unwrap_or("");
+    let file = printable(entry.filename.as_deref().unwrap_or(""));
     let (start, length) = (hex(entry.start), hex(entry.length));
     writeln!(out, "{start:<16}{length:<16}{:<16}{file}", hex(offset)).map_err(cannot_write)
 }

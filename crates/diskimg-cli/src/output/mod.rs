@@ -5,6 +5,7 @@ pub(crate) mod json;
 pub(crate) mod progress;
 
 use crate::failure::Failure;
+use diskimg::printable;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::Path;
@@ -88,10 +89,10 @@ impl Console {
         }
     }
 
-    /// Writes a line to standard error. If that fails there is nowhere left to
-    /// say so.
+    /// Writes a line to standard error; what it quotes from an image cannot
+    /// command the terminal. If writing fails there is nowhere left to say so.
     pub(crate) fn stderr(&self, line: &str) {
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        let _ = writeln!(io::stderr().lock(), "{}", printable(line));
     }
 }
 

@@ -49,3 +49,17 @@ fn a_disk_in_several_files_is_checked_in_all_of_them() {
     assert!(info.contains("note: extent line 'RW 2048 SPARSE \"a-s001.vmdk\"'"), "{info}");
     lab.line("convert a.vmdk out.raw").fails(1);
 }
+
+#[test]
+fn what_an_image_says_does_not_command_the_terminal() {
+    let lab = Lab::new();
+    let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n\
+                createType=\"custom\"\nRW 8 FLAT \"\u{1b}[2Jgpj\u{202e}.vmdk\" 0\n";
+    std::fs::write(lab.path("a.vmdk"), text).unwrap();
+    for line in ["check a.vmdk", "info a.vmdk", "convert a.vmdk out.raw", "map a.vmdk"] {
+        let ran = lab.line(line);
+        let said = ran.out + &ran.err;
+        assert!(!said.contains(['\u{1b}', '\u{202e}']), "{line}: {said:?}");
+        assert!(said.contains("\\u{1b}[2Jgpj\\u{202e}.vmdk"), "{line}: {said:?}");
+    }
+}

@@ -46,7 +46,7 @@ pub(super) fn open_backing(
     references: References,
 ) -> Result<Image> {
     // The user names this file, not an image: any file will do.
-    let resolver = Resolver { image: output, policy: References::Any };
+    let resolver = Resolver::new(output, References::Any);
     let path = resolver.resolve("backing file", &backing.name)?;
     let format = backing.format.as_deref().map(str::parse).transpose()?;
     let image = OpenOptions::new().format(format).references(references).open(path)?;

@@ -1,6 +1,7 @@
 //! The one error type: a small stable kind, and the context that a person
 //! needs to act on it.
 
+use crate::vocabulary::printable::printable;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -189,27 +190,35 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Any part of it may quote the image.
+        f.write_str(&printable(&self.line()))
+    }
+}
+
+impl Error {
+    fn line(&self) -> String {
         let parts = &*self.0;
+        let mut line = String::new();
         if let Some(path) = &parts.path {
-            write!(f, "{}: ", printable(&path.to_string_lossy()))?;
+            line += &format!("{}: ", path.display());
         }
-        match (&parts.structure, parts.offset) {
-            (Some(structure), Some(offset)) => write!(f, "{structure} at offset {offset:#x}: ")?,
-            (Some(structure), None) => write!(f, "{structure}: ")?,
-            (None, Some(offset)) => write!(f, "at offset {offset:#x}: ")?,
-            (None, None) => {}
-        }
-        f.write_str(&printable(&parts.message))?;
+        line += &match (&parts.structure, parts.offset) {
+            (Some(structure), Some(offset)) => format!("{structure} at offset {offset:#x}: "),
+            (Some(structure), None) => format!("{structure}: "),
+            (None, Some(offset)) => format!("at offset {offset:#x}: "),
+            (None, None) => String::new(),
+        };
+        line += &parts.message;
         if let Some(source) = &parts.source {
             let text = source.to_string();
             // The number says nothing to a person, and programs have `io_error`.
             let text = text.rsplit_once(" (os error ").map_or(&*text, |(words, _)| words);
-            write!(f, ": {text}")?;
+            line += &format!(": {text}");
         }
         if let Some(hint) = &parts.hint {
-            write!(f, " ({})", printable(hint))?;
+            line += &format!(" ({hint})");
         }
-        Ok(())
+        line
     }
 }
 
@@ -218,18 +227,6 @@ impl fmt::Debug for Error {
         // What `main` prints for an error that it returns: for people, too.
         let mut debug = f.debug_struct("Error");
         debug.field("kind", &self.0.kind).field("message", &self.to_string()).finish()
-    }
-}
-
-/// Messages quote names out of images; a terminal must not obey them.
-fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        text.chars()
-            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-            .collect::<String>()
-            .into()
-    } else {
-        text.into()
     }
 }
 
@@ -266,8 +263,12 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_from_an_image_are_escaped() {
-        let error = Error::refused("backing file '\u{1b}[2Jx'");
-        assert_eq!(error.to_string(), "backing file '\\u{1b}[2Jx'");
+    fn control_characters_from_an_image_are_escaped_wherever_they_stand() {
+        let bad = || "\u{1b}[2Jx\u{202e}";
+        let error = Error::refused(bad()).in_structure(bad()).in_file(bad()).hint(bad());
+        let good = "\\u{1b}[2Jx\\u{202e}";
+        assert_eq!(error.to_string(), format!("{good}: {good}: {good} ({good})"));
+        let error = Error::io("cannot open", io::Error::other(bad()));
+        assert_eq!(error.to_string(), format!("cannot open: {good}"));
     }
 }

@@ -8,7 +8,7 @@ use crate::vocabulary::extent::{ChainExtent, Extent, Kind, Place, push_chain};
 use crate::vocabulary::fetch::Fetcher;
 use crate::vocabulary::format::Format;
 use crate::vocabulary::info::{Child, ChildFile, FormatSpecific, Info};
-use crate::vocabulary::layer::{Geometry, Layer};
+use crate::vocabulary::layer::{Geometry, Layer, ParentReference};
 use crate::vocabulary::open::OpenOptions;
 use crate::vocabulary::reference::{References, Resolver};
 use std::io;
@@ -247,16 +247,19 @@ impl Image {
             })
             .collect::<Result<_>>()?;
         let parent = layer.parent();
-        let full_name = |name: &str| {
-            let resolver = Resolver { image: files[0].path(), policy: References::Any };
-            let path = resolver.resolve("backing file", name);
-            path.map_or_else(|_| name.to_owned(), |p| p.display().to_string())
+        let full_name = |parent: &ParentReference| {
+            let resolver = Resolver::new(files[0].path(), References::Any);
+            let path = match parent.whereabouts.path() {
+                Some(path) => Ok(path.to_owned()),
+                None => resolver.resolve("backing file", &parent.name),
+            };
+            path.map_or_else(|_| parent.name.clone(), |p| p.display().to_string())
         };
         Ok(Info {
             children,
             snapshots: details.snapshots,
             backing_filename: parent.map(|p| p.name.clone()),
-            full_backing_filename: parent.map(|p| full_name(p.to_open())),
+            full_backing_filename: parent.map(full_name),
             backing_filename_format: parent.and_then(|p| p.format.clone()),
             virtual_size: layer.geometry().size,
             filename: name.clone(),

@@ -9,6 +9,7 @@ use crate::vocabulary::info::Details;
 use crate::vocabulary::options::Options;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The measures of a disk image.
@@ -27,16 +28,32 @@ pub struct Geometry {
 pub struct ParentReference {
     /// The name as the image holds it, not yet resolved.
     pub name: String,
-    /// A name to open instead: nothing is where the image says.
-    pub stand_in: Option<String>,
+    /// Where that is.
+    pub whereabouts: Whereabouts,
     /// The format that the image claims for it, as a format name; `None`: to be probed.
     pub format: Option<String>,
 }
 
-impl ParentReference {
-    /// The name to open.
-    pub fn to_open(&self) -> &str {
-        self.stand_in.as_deref().unwrap_or(&self.name)
+/// Where the file that an image builds on is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Whereabouts {
+    /// Where its name leads.
+    Named,
+    /// Here, as the format reads names.
+    At(PathBuf),
+    /// Here: no name led to it but what it says of itself. Its own names lead
+    /// no further than its directory, whatever else is allowed.
+    Searched(PathBuf),
+}
+
+impl Whereabouts {
+    /// The path, if the format has it.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Named => None,
+            Self::At(path) | Self::Searched(path) => Some(path),
+        }
     }
 }
 

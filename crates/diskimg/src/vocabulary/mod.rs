@@ -24,5 +24,6 @@ pub(crate) mod layer;
 pub(crate) mod limits;
 pub mod open;
 pub(crate) mod options;
+pub(crate) mod printable;
 pub mod reference;
 pub mod target;

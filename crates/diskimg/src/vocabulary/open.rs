@@ -4,9 +4,9 @@ use crate::host::source::{FileSource, Source, stdin};
 use crate::vocabulary::error::{Context, Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::{Image, Link};
-use crate::vocabulary::layer::Layer;
+use crate::vocabulary::layer::{Layer, Whereabouts};
 use crate::vocabulary::limits::Limits;
-use crate::vocabulary::reference::{References, Resolver, plain_path};
+use crate::vocabulary::reference::{References, Resolver, plain_path, real_path};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -179,7 +179,8 @@ impl OpenOptions {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_source(&self, source: Arc<dyn Source>, name: impl Into<String>) -> Result<Image> {
-        let mut chain = Chain { options: self, links: Vec::new(), seen: Vec::new() };
+        let mut chain =
+            Chain { options: self, links: Vec::new(), seen: Vec::new(), policy: self.references };
         let mut next = Some((source, name.into(), self.format));
         while let Some((source, name, format)) = next {
             next = chain.add(source, name, format)?;
@@ -193,6 +194,8 @@ struct Chain<'a> {
     options: &'a OpenOptions,
     links: Vec<Link>,
     seen: Vec<crate::host::source::HostFileId>,
+    /// Which files the next image may name.
+    policy: References,
 }
 
 type Next = (Arc<dyn Source>, String, Option<Format>);
@@ -223,7 +226,13 @@ impl Chain<'_> {
             self.seen.push(id);
         }
         let path = source.path().map(Path::to_owned);
-        let resolver = Resolver { image: path.as_deref(), policy: self.options.references };
+        let real = real_path(&*source);
+        let resolver = Resolver {
+            image: path.as_deref(),
+            real: real.as_deref(),
+            policy: self.policy,
+            search: self.options.references,
+        };
         let context = OpenContext {
             resolver,
             limits,
@@ -243,12 +252,21 @@ impl Chain<'_> {
         match parent {
             Some(parent) if self.options.with_parent() => {
                 let role = "backing file";
+                let searched = matches!(parent.whereabouts, Whereabouts::Searched(_));
+                let policy = if searched { resolver.search } else { resolver.policy };
+                let resolver = Resolver { policy, ..resolver };
                 let open = || -> Result<_> {
-                    let path = resolver.resolve(role, parent.to_open())?;
-                    let source = resolver.open(role, parent.to_open())?;
+                    let path = match parent.whereabouts.path() {
+                        Some(path) => path.to_owned(),
+                        None => resolver.resolve(role, &parent.name)?,
+                    };
+                    let source = resolver.open_at(role, &parent.name, &path)?;
                     let format = parent.format.as_deref().map(str::parse).transpose()?;
                     Ok((source, path.display().to_string(), format))
                 };
+                if searched {
+                    self.policy = self.policy.min(References::SameDir);
+                }
                 open().map(Some).map_err(|e| e.in_file(link_name))
             }
             _ => Ok(None),

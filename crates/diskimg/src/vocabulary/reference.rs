@@ -1,8 +1,10 @@
 //! Names of other files that an image holds, and who may follow them.
 
+use crate::host::os;
 use crate::host::source::{FileSource, Source};
 use crate::vocabulary::error::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// Which files an image may name and have opened: backing files, external
@@ -10,12 +12,14 @@ use std::sync::Arc;
 ///
 /// An image from a stranger that names `/etc/shadow` as its backing file would
 /// otherwise carry it into the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum References {
     /// None at all.
     None,
     /// Files in the image's own directory or below it, symbolic links resolved.
+    /// If the image's path is itself a symbolic link, the directory of the file
+    /// it leads to is its own, too.
     #[default]
     SameDir,
     /// Any file of the host.
@@ -25,67 +29,159 @@ pub enum References {
 /// Resolves and opens the files that one image names.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resolver<'a> {
-    /// The image's own path; `None` if it came from a pipe or memory.
+    /// The image's path as it was given; `None` if it came from a pipe or memory.
     pub(crate) image: Option<&'a Path>,
-    /// The policy.
+    /// Its path without symbolic links, where that is of interest.
+    pub(crate) real: Option<&'a Path>,
+    /// The policy for files that the image names.
     pub(crate) policy: References,
+    /// The policy for files that are searched for by what is in them. It is
+    /// the caller's own; `policy` is narrower for an image that was so found.
+    pub(crate) search: References,
 }
 
-impl Resolver<'_> {
-    /// Where `name` leads: relative names start at the image's directory.
-    /// `role` is what the file is to the image ("backing file").
+impl<'a> Resolver<'a> {
+    /// Of the image at `image`, `None` if it came from a pipe or memory.
+    pub(crate) fn new(image: Option<&'a Path>, policy: References) -> Self {
+        Self { image, real: None, policy, search: policy }
+    }
+
+    /// Where `name` leads, as QEMU reads names; relative ones start at the
+    /// image's directory. No file is looked at. `role` is what the file is to
+    /// the image ("backing file").
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) if the policy or the name's form forbids it.
+    /// [`Refused`](crate::ErrorKind::Refused) if the name is no file's, or no
+    /// file may be named.
     pub(crate) fn resolve(&self, role: &str, name: &str) -> Result<PathBuf> {
         let path = plain_path(name).ok_or_else(|| {
             Error::refused(format!("its {role} '{name}' is not a file name"))
                 .hint("protocols and json: descriptions are never followed from inside an image")
         })?;
-        if self.policy == References::None {
-            return Err(Error::refused(format!("it names the {role} '{name}'")).hint(
-                "references to other files are switched off: References::None, --references=none",
-            ));
-        }
-        let directory = self.image.and_then(Path::parent).unwrap_or(Path::new(""));
-        let path = directory.join(path);
-        if self.policy == References::SameDir {
-            self.require_same_dir(role, name, directory, &path)?;
-        }
-        Ok(path)
+        self.refuse_none(role, name)?;
+        Ok(self.directory().join(path))
     }
 
-    /// Opens `name` for reading.
+    /// Opens `name` for reading, as QEMU reads names.
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve), and what opening said.
+    /// As [`resolve`](Self::resolve) and [`open_at`](Self::open_at).
     pub(crate) fn open(&self, role: &str, name: &str) -> Result<Arc<dyn Source>> {
-        let path = self.resolve(role, name)?;
-        let source = FileSource::open(&path)
-            .map_err(|e| Error::io(format!("cannot open its {role} '{}'", path.display()), e))?;
-        Ok(Arc::new(source))
+        self.open_at(role, name, &self.resolve(role, name)?)
     }
 
-    fn require_same_dir(&self, role: &str, name: &str, dir: &Path, path: &Path) -> Result<()> {
+    /// Opens `name` for reading, which is a path whatever is in it: colons are
+    /// no protocols. What is not in the image's directory is looked for beside
+    /// the file that the image's path is a symbolic link to.
+    ///
+    /// # Errors
+    /// As [`open_at`](Self::open_at), for the image's directory;
+    /// [`Refused`](crate::ErrorKind::Refused) if no path has such a name.
+    pub(crate) fn open_path(&self, role: &str, name: &str) -> Result<Arc<dyn Source>> {
+        if name.is_empty() || name.contains('\0') {
+            return Err(Error::refused(format!("its {role} '{name}' is not a file name")));
+        }
+        let open = |directory: &Path| self.open_at(role, name, &directory.join(name));
+        open(self.directory()).or_else(|error| match self.real_directory() {
+            Some(directory) => open(directory).map_err(|_| error),
+            None => Err(error),
+        })
+    }
+
+    /// Opens the file at `path`, where `name` has led, if the policy allows it.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) if it does not, in the same words
+    /// for what is elsewhere and for what is not: whoever wrote the image may
+    /// read them. [`Io`](crate::ErrorKind::Io).
+    pub(crate) fn open_at(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
+        self.refuse_none(role, name)?;
         let cannot = |e| Error::io(format!("cannot open its {role} '{}'", path.display()), e);
+        if self.policy == References::Any {
+            return Ok(Arc::new(FileSource::open(path).map_err(cannot)?));
+        }
+        let homes = self.homes(role, name)?;
+        let mut inside = false;
+        let opened = FileSource::open_if(path, |real| {
+            inside = homes.iter().any(|home| real.starts_with(home));
+            inside
+        });
+        match opened {
+            Ok(Some(source)) => Ok(Arc::new(source)),
+            Err(e) if inside || self.is_plainly_inside(path) => Err(cannot(e)),
+            Ok(None) | Err(_) => {
+                Err(Error::refused(format!("its {role} '{name}' is not in the image's directory"))
+                    .hint("allow it with References::Any, --references=any"))
+            }
+        }
+    }
+
+    /// The directories that the image's files may be in: its own and, if its
+    /// path is a symbolic link, that of the file it leads to.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &'a Path> {
+        [self.directory()].into_iter().chain(self.real_directory())
+    }
+
+    fn directory(&self) -> &'a Path {
+        self.image.and_then(Path::parent).unwrap_or(Path::new(""))
+    }
+
+    fn real_directory(&self) -> Option<&'a Path> {
+        let real = self.real.and_then(Path::parent)?;
+        let other = canonical_directory(self.directory()).is_ok_and(|home| home != real);
+        other.then_some(real)
+    }
+
+    fn refuse_none(&self, role: &str, name: &str) -> Result<()> {
+        match self.policy {
+            References::None => {
+                Err(Error::refused(format!("it names the {role} '{name}'")).hint(NONE_HINT))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What [`References::SameDir`] allows, symbolic links resolved.
+    fn homes(&self, role: &str, name: &str) -> Result<Vec<PathBuf>> {
         if self.image.is_none() {
             return Err(Error::refused(format!(
                 "its {role} '{name}' cannot be beside an image that is not a file"
             ))
             .hint("open the image by its path, or allow any file: References::Any"));
         }
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        let home = std::fs::canonicalize(dir).map_err(cannot)?;
-        let real = std::fs::canonicalize(path).map_err(cannot)?;
-        if real.starts_with(&home) {
-            return Ok(());
-        }
-        Err(Error::refused(format!(
-            "its {role} '{name}' is outside the image's directory (it is '{}')",
-            real.display()
-        ))
-        .hint("allow it with References::Any, --references=any"))
+        let homes = self.directories().map(canonical_directory).collect::<io::Result<_>>();
+        homes.map_err(|e| Error::io("cannot find its directory", e))
     }
+
+    /// Its place can be told from the path alone, which has no `..` and no
+    /// symbolic link below the image's directory.
+    fn is_plainly_inside(&self, path: &Path) -> bool {
+        let plain = |directory: &Path| {
+            let Ok(below) = path.strip_prefix(directory) else { return false };
+            let mut at = directory.to_owned();
+            below.components().all(|component| {
+                at.push(component);
+                matches!(component, Component::Normal(_) | Component::CurDir) && !at.is_symlink()
+            })
+        };
+        self.directories().any(plain)
+    }
+}
+
+/// What to say where [`References::None`] is in force.
+pub(crate) const NONE_HINT: &str =
+    "references to other files are switched off: References::None, --references=none";
+
+fn canonical_directory(directory: &Path) -> io::Result<PathBuf> {
+    // The empty path is the directory of a bare file name.
+    if directory.as_os_str().is_empty() { Path::new(".") } else { directory }.canonicalize()
+}
+
+/// Where the file that was opened as [`Source::path`] is, symbolic links resolved.
+pub(crate) fn real_path(source: &dyn Source) -> Option<PathBuf> {
+    let path = source.path()?;
+    let opened = source.as_file().and_then(|(file, _)| os::real_path(file));
+    opened.or_else(|| path.canonicalize().ok())
 }
 
 /// The path in a name that an image or a command line gives: as it is, or behind `file:`.
@@ -140,7 +236,7 @@ mod tests {
         std::fs::write(&outside, b"secret").expect("writes");
         std::fs::write(inside.join("ok.img"), b"fine").expect("writes");
         let image = inside.join("top.qcow2");
-        let resolver = Resolver { image: Some(&image), policy: References::SameDir };
+        let resolver = Resolver::new(Some(&image), References::SameDir);
         resolver.open("backing file", "ok.img").expect("same directory");
         for name in ["../out.img", outside.to_str().expect("utf-8")] {
             let error = resolver.open("backing file", name).expect_err("outside");
@@ -152,7 +248,7 @@ mod tests {
             let error = resolver.open("backing file", "link.img").expect_err("outside");
             assert_eq!(error.kind(), crate::ErrorKind::Refused);
         }
-        let any = Resolver { image: Some(&image), policy: References::Any };
+        let any = Resolver::new(Some(&image), References::Any);
         any.open("backing file", "../out.img").expect("any");
     }
 }

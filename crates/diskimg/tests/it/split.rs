@@ -370,26 +370,89 @@ mod redundant {
     }
 }
 
+#[test]
+fn colons_are_as_good_as_any_other_character_of_a_name() {
+    let folder = Folder::new();
+    folder.sparse("vm-10:30:00-s001.vmdk", &[5; 4096]);
+    let path = folder.describe(&["RW 8 SPARSE \"vm-10:30:00-s001.vmdk\""]);
+    assert!(bytes(&path) == [5; 4096]);
+}
+
+#[test]
+fn an_image_reached_by_a_link_has_its_files_beside_the_link_or_beside_itself() {
+    let folder = Folder::new();
+    folder.write("secret", &[9; 4096]);
+    let (store, links) = (folder.path("store"), folder.path("links"));
+    for directory in [&store, &links] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let described = folder.describe(&["RW 8 FLAT \"a.bin\" 0"]);
+    std::fs::rename(described, store.join("disk.vmdk")).unwrap();
+    let link = links.join("here.vmdk");
+    std::os::unix::fs::symlink("../store/disk.vmdk", &link).unwrap();
+    let missing = error(&link);
+    assert!(missing.to_string().contains("links/a.bin"), "{missing}");
+    std::fs::write(store.join("a.bin"), [1; 4096]).unwrap();
+    assert!(bytes(&link) == [1; 4096]);
+    std::fs::write(links.join("a.bin"), [2; 4096]).unwrap();
+    assert!(bytes(&link) == [2; 4096]);
+    for directory in [&store, &links] {
+        std::fs::remove_file(directory.join("a.bin")).unwrap();
+        std::os::unix::fs::symlink("../secret", directory.join("a.bin")).unwrap();
+    }
+    assert_eq!(error(&link).kind(), ErrorKind::Refused);
+}
+
 mod hostile {
     use super::*;
 
     #[test]
-    fn names_that_lead_out_of_the_directory_are_refused() {
+    fn names_that_lead_out_of_the_directory_are_refused_whether_or_not_a_file_is_there() {
         let folder = Folder::new();
         folder.write("secret", &[1; 4096]);
         let inside = Folder(tempfile::tempdir_in(folder.0.path()).unwrap());
         std::os::unix::fs::symlink(folder.path("secret"), inside.path("link")).unwrap();
-        let absolute = folder.path("secret").display().to_string();
-        for name in [&absolute, "../secret", "./../secret", "link", "file:../secret", "json:{}"] {
+        std::os::unix::fs::symlink(folder.path("nothing"), inside.path("dangling")).unwrap();
+        let absolute = |name| folder.path(name).display().to_string();
+        for (there, gone) in [
+            (absolute("secret").as_str(), absolute("nothing").as_str()),
+            ("../secret", "../nothing"),
+            ("./../secret", "./../nothing"),
+            ("link", "dangling"),
+        ] {
             for kind in ["FLAT", "SPARSE", "VMFS", "VMFSSPARSE", "SESPARSE", "VMFSRDM"] {
-                let path = inside.describe(&[&format!("RW 8 {kind} \"{name}\"")]);
-                let error = error(&path);
-                assert_eq!(error.kind(), ErrorKind::Refused, "{kind} {name}: {error}");
+                let said = |name: &str| {
+                    let path = inside.describe(&[&format!("RW 8 {kind} \"{name}\"")]);
+                    let error = error(&path);
+                    assert_eq!(error.kind(), ErrorKind::Refused, "{kind} {name}: {error}");
+                    error.to_string().replace(name, "NAME")
+                };
+                assert_eq!(said(there), said(gone), "{kind}");
+                assert!(!said("link").contains("secret"), "{kind}");
             }
         }
-        for name in ["nbd:localhost:1", "/dev/stdin", "/proc/self/mem", "\0"] {
-            let path = inside.describe(&[&format!("RW 8 FLAT \"{name}\" 0")]);
+    }
+
+    #[test]
+    fn names_that_look_like_protocols_are_files_that_are_not_there() {
+        let folder = Folder::new();
+        folder.write("a.bin", &[1; 4096]);
+        for name in ["nbd:localhost:1", "http://h/x", "json:{}", "file:a.bin", "fat:rw:."] {
+            let path = folder.describe(&[&format!("RW 8 FLAT \"{name}\" 0")]);
+            for references in [References::SameDir, References::Any] {
+                let error = OpenOptions::new().references(references).open(&path).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Io, "{name}: {error}");
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+        for name in ["/dev/stdin", "/proc/self/mem", "\0"] {
+            let path = folder.describe(&[&format!("RW 8 FLAT \"{name}\" 0")]);
             assert!(Image::open(&path).is_err(), "{name}");
+        }
+        for name in ["vsan://52e8cd5f-1/vm.vmdk", "vvol://x/y.vmdk"] {
+            let path = folder.describe(&[&format!("RW 8 VMFS \"{name}\"")]);
+            let said = error(&path).to_string();
+            assert!(said.contains(name) && said.contains("vmkfstools -i"), "{said}");
         }
     }
 
@@ -525,8 +588,36 @@ mod parents {
             assert_eq!(info.backing_filename.as_deref(), Some(hint));
             assert!(info.full_backing_filename.unwrap().ends_with("/base.vmdk"));
         }
+        // Who asks for facts has no file looked at.
+        let facts = OpenOptions::new().metadata_only(true).open(&child).unwrap().info(0).unwrap();
+        assert!(facts.full_backing_filename.unwrap().ends_with("/../gone/base.vmdk"));
+        // A link leads to the child's own folder.
+        let links = Folder::new();
+        std::os::unix::fs::symlink(&child, links.path("link.vmdk")).unwrap();
+        assert!(bytes(&links.path("link.vmdk")) == expected);
         std::fs::remove_file(folder.path("base.vmdk")).unwrap();
-        assert!(Image::open(&child).is_err());
+        for (hint, way) in [("base.vmdk", "parentFileNameHint"), ("/x/base.vmdk", "references")] {
+            edit(&child, |text| {
+                let old = text.lines().find(|l| l.starts_with("parentFileNameHint")).unwrap();
+                text.replace(old, &format!("parentFileNameHint=\"{hint}\""))
+            });
+            let said = error(&child).to_string();
+            for word in [hint, way, "only what changed", "beside it"] {
+                assert!(said.contains(word), "{word}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_parents_name_may_have_colons() {
+        let folder = Folder::new();
+        let expected = family(&folder);
+        let child = folder.path("child.vmdk");
+        std::fs::rename(folder.path("base.vmdk"), folder.path("vm 10:30.vmdk")).unwrap();
+        edit(&child, |text| text.replace("\"base.vmdk\"", "\"vm 10:30.vmdk\""));
+        assert!(bytes(&child) == expected);
+        edit(&child, |text| text.replace("\"vm 10:30.vmdk\"", "\"file:vm 10:30.vmdk\""));
+        assert!(bytes(&child) == expected);
     }
 
     #[test]
@@ -618,11 +709,93 @@ mod parents {
         std::fs::create_dir(folder.path("Snapshots")).unwrap();
         let child = folder.path("Snapshots/{33333333}.vmdk");
         std::fs::rename(folder.path("child.vmdk"), &child).unwrap();
-        assert_eq!(error(&child).kind(), ErrorKind::Invalid);
-        let image = OpenOptions::new().references(References::Any).open(&child).unwrap();
+        let missing = error(&child);
+        assert_eq!(missing.kind(), ErrorKind::Invalid);
+        for word in ["only what changed", "--references=any"] {
+            assert!(missing.to_string().contains(word), "{missing}");
+        }
+        let any = OpenOptions::new().references(References::Any);
+        let image = any.open(&child).unwrap();
         let mut bytes = vec![0; expected.len()];
         image.read_at(&mut bytes, 0).unwrap();
         assert!(bytes == expected);
+        // A link leads to the folder where the child is.
+        let links = Folder::new();
+        std::os::unix::fs::symlink(&child, links.path("link.vmdk")).unwrap();
+        any.open(links.path("link.vmdk")).unwrap();
+    }
+
+    #[test]
+    fn a_chain_of_virtualbox_children_is_found_link_by_link() {
+        let folder = Folder::new();
+        family(&folder);
+        as_virtualbox_does(&folder);
+        let snapshots = folder.path("Snapshots");
+        std::fs::create_dir(&snapshots).unwrap();
+        std::fs::rename(folder.path("child.vmdk"), snapshots.join("b.vmdk")).unwrap();
+        std::fs::copy(snapshots.join("b.vmdk"), snapshots.join("c.vmdk")).unwrap();
+        edit(&snapshots.join("c.vmdk"), |text| {
+            text.replace("image=\"3", "image=\"4")
+                .replace("parent=\"11111111-AAAA", "parent=\"33333333-aaaa")
+                .replace("ddb.uuid.parentmodification=\"22222222", "ddb.uuid.x=\"0")
+        });
+        let any = OpenOptions::new().references(References::Any);
+        assert_eq!(any.open(snapshots.join("c.vmdk")).unwrap().layers().count(), 3);
+    }
+
+    #[test]
+    fn a_guest_that_writes_a_descriptor_into_its_disk_is_nobodys_parent() {
+        let folder = Folder::new();
+        family(&folder);
+        as_virtualbox_does(&folder);
+        let child = folder.path("child.vmdk");
+        let elsewhere = Folder::new();
+        elsewhere.write("secret", &[7; 1 << 20]);
+        let secret = elsewhere.path("secret").display().to_string();
+        std::fs::remove_file(folder.path("base.vmdk")).unwrap();
+        let forged = folder.describe_with(
+            "ddb.uuid.image=\"11111111-aaaa-4444-8888-000000000001\"\n\
+             ddb.uuid.modification=\"22222222-aaaa-4444-8888-000000000001\"",
+            &[&format!("RW 2048 FLAT \"{secret}\" 0")],
+        );
+        std::fs::rename(forged, folder.path("x-flat.vmdk")).unwrap();
+        let open = || OpenOptions::new().references(References::Any).open(&child);
+        // Nothing tells that it is a guest's: then it leads out of its folder at least.
+        let error = open().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("x-flat.vmdk: "), "{error}");
+        // Its disk's descriptor does, by whatever name and from the folder above or below.
+        let described = folder.describe(&["RW 8 FLAT \"x-flat.vmdk\" 0"]);
+        std::fs::rename(described, folder.path("x.vmdk")).unwrap();
+        assert_eq!(open().unwrap_err().kind(), ErrorKind::Invalid);
+        std::fs::hard_link(folder.path("x-flat.vmdk"), folder.path("a.vmdk")).unwrap();
+        assert_eq!(open().unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn links_to_one_parent_are_one_and_a_stale_copy_is_not_meant() {
+        let folder = Folder::new();
+        let expected = family(&folder);
+        as_virtualbox_does(&folder);
+        let child = folder.path("child.vmdk");
+        std::fs::hard_link(folder.path("base.vmdk"), folder.path("hard.vmdk")).unwrap();
+        std::os::unix::fs::symlink("base.vmdk", folder.path("soft.vmdk")).unwrap();
+        assert!(bytes(&child) == expected);
+        std::fs::copy(folder.path("base.vmdk"), folder.path("a.vmdk")).unwrap();
+        edit(&folder.path("a.vmdk"), |t| t.replace("=\"22222222-", "=\"99999999-"));
+        assert!(bytes(&child) == expected);
+    }
+
+    #[test]
+    fn a_parent_among_more_files_than_are_looked_at_is_said_to_be_so() {
+        let folder = Folder::new();
+        family(&folder);
+        as_virtualbox_does(&folder);
+        for i in 0..4096 {
+            folder.write(&format!("a{i}.vmdk"), b"");
+        }
+        let said = error(&folder.path("child.vmdk")).to_string();
+        assert!(said.contains("2 were not looked at"), "{said}");
     }
 
     #[test]

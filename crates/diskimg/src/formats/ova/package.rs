@@ -118,10 +118,8 @@ impl Package {
     /// Who may open what an image in the package names: nobody, in an archive.
     pub(super) fn resolver<'a>(&self, image: &'a Part) -> Resolver<'a> {
         match &self.files {
-            Files::Archive { .. } => Resolver { image: None, policy: References::None },
-            Files::Beside { policy, .. } => {
-                Resolver { image: image.source.path(), policy: *policy }
-            }
+            Files::Archive { .. } => Resolver::new(None, References::None),
+            Files::Beside { policy, .. } => Resolver::new(image.source.path(), *policy),
         }
     }
 
@@ -202,7 +200,7 @@ impl Package {
                 archive.open_member(member).map_err(|e| e.in_structure(format!("'{name}'")))?
             }
             Files::Beside { descriptor, policy } => {
-                let resolver = Resolver { image: descriptor.as_deref(), policy: *policy };
+                let resolver = Resolver::new(descriptor.as_deref(), *policy);
                 resolver.open("disk file", &name)?
             }
         };

@@ -15,7 +15,7 @@ use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::info::{Details, Value};
-use crate::vocabulary::layer::{Geometry, Layer, ParentReference};
+use crate::vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::options::Options;
 use std::ops::Range;
@@ -68,7 +68,7 @@ impl Qcow2 {
         };
         let parent = header.backing.clone().map(|name| ParentReference {
             name,
-            stand_in: None,
+            whereabouts: Whereabouts::Named,
             format: header.extensions.backing_format.clone(),
         });
         let l1 = read_words(&*file, "L1 table", l1.offset, l1.entries)?;

@@ -25,6 +25,11 @@ pub(super) struct ExtentLine {
 }
 
 impl ExtentKind {
+    /// The file holds guest bytes from its first on: nothing in it is a format's.
+    pub(super) fn is_verbatim(self) -> bool {
+        matches!(self, Self::Flat | Self::Vmfs | Self::VmfsRdm | Self::VmfsRaw)
+    }
+
     /// As a descriptor spells it.
     pub(super) fn name(self) -> &'static str {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)

@@ -48,6 +48,7 @@ mod layer;
 mod parent;
 mod part;
 mod sesparse;
+mod siblings;
 mod sparse;
 mod stream;
 mod tables;

@@ -11,20 +11,16 @@
 //! its parent is an error.
 
 use super::descriptor::{Descriptor, NO_PARENT};
-use super::home::Home;
+use super::siblings;
 use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::format::Format;
-use crate::vocabulary::layer::ParentReference;
+use crate::vocabulary::layer::{ParentReference, Whereabouts};
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::reference::References;
-use std::path::{Path, PathBuf};
 
 /// What a parent is called in errors.
-const ROLE: &str = "parent";
-
-/// Files looked at for a UUID, in each directory.
-const MAX_SIBLINGS: usize = 4096;
+pub(super) const ROLE: &str = "parent";
 
 /// What marks a VirtualBox content ID (a modification UUID) as one.
 const MODIFICATION: &str = "modification ";
@@ -44,17 +40,18 @@ pub(super) enum Parent {
 ///
 /// # Errors
 /// [`Corrupt`](crate::ErrorKind::Corrupt) if the descriptor contradicts itself;
-/// where the parent is needed, [`Invalid`](crate::ErrorKind::Invalid) if no
-/// file has its UUID, or several have.
+/// where the parent is needed, [`Io`](crate::ErrorKind::Io) or
+/// [`Refused`](crate::ErrorKind::Refused) if it cannot be opened,
+/// [`Invalid`](crate::ErrorKind::Invalid) if no file has its UUID, or several have.
 pub(super) fn parent_of(
     descriptor: &Descriptor,
     own: &dyn Source,
     context: &OpenContext<'_>,
 ) -> Result<Parent> {
     let corrupt = |message| Err(Error::corrupt("VMDK descriptor", message));
-    let reference = |name: String, stand_in| ParentReference {
+    let reference = |name: String, whereabouts| ParentReference {
         name,
-        stand_in,
+        whereabouts,
         format: Some(Format::Vmdk.name().to_owned()),
     };
     match (descriptor.parent_cid, descriptor.parent_hint.as_deref()) {
@@ -62,10 +59,14 @@ pub(super) fn parent_of(
             None => Ok(Parent::None),
             Some(uuid) if !context.with_parent => Ok(Parent::Uuid(uuid.to_owned())),
             Some(uuid) => {
-                let name = find_by_uuid(uuid, own, context)?;
-                let content_id = uuid_of(descriptor, "ddb.uuid.parentmodification");
-                let content_id = content_id.map(|id| format!("{MODIFICATION}{id}"));
-                Ok(Parent::Known { reference: reference(name, None), content_id })
+                let modification = uuid_of(descriptor, "ddb.uuid.parentmodification");
+                let path = siblings::find(uuid, modification.as_deref(), own, context)?;
+                let name = path.display().to_string();
+                let content_id = modification.map(|id| format!("{MODIFICATION}{id}"));
+                Ok(Parent::Known {
+                    reference: reference(name, Whereabouts::Searched(path)),
+                    content_id,
+                })
             }
         },
         (NO_PARENT, Some(hint)) => {
@@ -76,7 +77,7 @@ pub(super) fn parent_of(
             content_id_text(cid)
         )),
         (cid, Some(hint)) => Ok(Parent::Known {
-            reference: reference(hint.to_owned(), stand_in(hint, context)),
+            reference: reference(hint.to_owned(), whereabouts(hint, context)?),
             content_id: Some(content_id_text(cid)),
         }),
     }
@@ -89,72 +90,42 @@ pub(super) fn content_ids(descriptor: &Descriptor) -> Vec<String> {
     descriptor.cid.map(content_id_text).into_iter().chain(modification).collect()
 }
 
-/// The name to open where nothing is at the hint: a disk that was moved has
-/// its parent beside it. (Content IDs tell whether it is the parent.)
-fn stand_in(hint: &str, context: &OpenContext<'_>) -> Option<String> {
-    let there = |name: &str| context.resolver.resolve(ROLE, name).is_ok_and(|path| path.is_file());
-    let base = hint.rsplit(['/', '\\']).next().filter(|&base| base != hint && !base.is_empty())?;
-    (!there(hint) && there(base)).then(|| base.to_owned())
-}
-
-/// Looks in the disk's directory for an image with this UUID; if any file may
-/// be named, in the directory above, too: VirtualBox keeps differencing images
-/// in a folder of their own.
-fn find_by_uuid(uuid: &str, own: &dyn Source, context: &OpenContext<'_>) -> Result<String> {
-    let what = || format!("it is a VirtualBox differencing image; its parent has the UUID {uuid}");
-    if context.resolver.policy == References::None {
-        return Err(Error::refused(what()).hint(
-            "references to other files are switched off: References::None, --references=none",
-        ));
+/// Where the parent is: where the hint says or, for a disk that was moved,
+/// beside it. (Content IDs tell whether it is the parent.) No file is looked
+/// at but to be opened.
+///
+/// # Errors
+/// As [`Resolver::open_path`](crate::vocabulary::reference::Resolver::open_path).
+fn whereabouts(hint: &str, context: &OpenContext<'_>) -> Result<Whereabouts> {
+    let resolver = &context.resolver;
+    if !context.with_parent || resolver.policy == References::None {
+        return Ok(Whereabouts::Named);
     }
-    let Some(home) = own.path().and_then(Path::parent) else {
-        return Err(Error::invalid(what()).hint("open it by its path, with its parent beside it"));
-    };
-    let mut found = Vec::new();
-    let above = (context.resolver.policy == References::Any).then_some("..");
-    for directory in ["."].into_iter().chain(above) {
-        for name in siblings(&home.join(directory)) {
-            let name = Path::new(directory).join(name).to_string_lossy().into_owned();
-            if has_uuid(&name, uuid, own, context) {
-                found.push(name);
-            }
-        }
-        if !found.is_empty() {
-            break;
-        }
-    }
-    match found.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(Error::invalid(format!("{}, and no .vmdk file beside it has", what()))
-            .hint("put the parent into the same directory")),
-        several => Err(Error::invalid(format!("{}, as have {}", what(), several.join(", ")))
-            .hint("leave only the right one there")),
+    // QEMU writes `file:` where it was given so.
+    let plain = hint.strip_prefix("file:").unwrap_or(hint);
+    let open = |name| resolver.open_path(ROLE, name);
+    let opened =
+        open(hint).or_else(|e| open(plain).or_else(|_| open(base_name(hint))).map_err(|_| e));
+    match opened {
+        Ok(source) => Ok(source.path().map_or(Whereabouts::Named, |p| Whereabouts::At(p.into()))),
+        Err(e) if e.kind() == ErrorKind::Refused => Err(e.hint(
+            "alone it holds only what changed: put the parent beside it, or allow any file with \
+             References::Any, --references=any",
+        )),
+        Err(e) => Err(e.hint(
+            "alone it holds only what changed: put the parent beside it, or correct \
+             parentFileNameHint",
+        )),
     }
 }
 
-/// Names of VMDK files in a directory, sorted; none if it cannot be read.
-fn siblings(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let names = entries.map(|entry| PathBuf::from(entry.file_name()));
-    let vmdk = |name: &PathBuf| name.extension().is_some_and(|e| e.eq_ignore_ascii_case("vmdk"));
-    let mut names: Vec<_> = names.filter(vmdk).take(MAX_SIBLINGS).collect();
-    names.sort();
-    names
-}
-
-/// Whether the file is another image, with this UUID. One that is no image has none.
-fn has_uuid(name: &str, uuid: &str, own: &dyn Source, context: &OpenContext<'_>) -> bool {
-    let Ok(source) = context.resolver.open(ROLE, name) else { return false };
-    if source.identity().is_some() && source.identity() == own.identity() {
-        return false;
-    }
-    let Ok(home) = Home::read(source, context.limits) else { return false };
-    let image = uuid_of(&home.descriptor, "ddb.uuid.image");
-    image.is_some_and(|image| image.eq_ignore_ascii_case(uuid))
+/// The last part of a path as any system writes it.
+pub(super) fn base_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
 /// A UUID of the disk database; `None` if it is missing or zero.
-fn uuid_of(descriptor: &Descriptor, key: &str) -> Option<String> {
+pub(super) fn uuid_of(descriptor: &Descriptor, key: &str) -> Option<String> {
     let uuid = descriptor.ddb(key)?;
     let any = uuid.bytes().any(|b| b.is_ascii_hexdigit() && b != b'0');
     any.then(|| uuid.to_ascii_lowercase())

@@ -211,7 +211,13 @@ impl Opening<'_> {
             let most = self.limits.extent_files;
             return Err(Error::limit(format!("the disk is in more than {most} files")));
         }
-        let source = self.resolver().open(ROLE, name).map_err(|e| match kind {
+        if ["vsan://", "vvol://"].iter().any(|scheme| name.starts_with(scheme)) {
+            return Err(Error::unsupported(
+                "its bytes are an object of a vSAN or a virtual volume",
+            )
+            .hint("clone the disk with vmkfstools -i to a datastore of files first"));
+        }
+        let source = self.resolver().open_path(ROLE, name).map_err(|e| match kind {
             ExtentKind::VmfsRdm | ExtentKind::VmfsRaw => e.hint(
                 "the guest's bytes are on the LUN that is mapped: clone the disk on its host \
                  with vmkfstools -i",

@@ -1,11 +1,58 @@
-//! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE.
+//! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE, O_PATH.
 
 use super::Segment;
-use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug)]
+pub(super) struct Located {
+    /// O_PATH: it names the file, and reads nothing of it.
+    handle: File,
+    path: PathBuf,
+}
+
+impl Located {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH.bits() as i32;
+        let handle = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        Ok(Self { handle, path: path.to_owned() })
+    }
+
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        self.handle.metadata()
+    }
+
+    pub(super) fn real_path(&self) -> io::Result<PathBuf> {
+        real_path(&self.handle).map_or_else(|| self.path.canonicalize(), Ok)
+    }
+
+    pub(super) fn open(&self) -> io::Result<File> {
+        let link = link_to(&self.handle);
+        if link.is_symlink() {
+            return File::open(link);
+        }
+        // No /proc here: open the name again, and see that it is the same file.
+        let file = File::open(&self.path)?;
+        if super::identity(&file.metadata()?) != super::identity(&self.metadata()?) {
+            return Err(io::Error::other("it was replaced while it was opened"));
+        }
+        Ok(file)
+    }
+}
+
+/// proc_pid_fd(5): a link to an open file, whatever has become of its name.
+fn link_to(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+pub(super) fn real_path(file: &File) -> Option<PathBuf> {
+    std::fs::read_link(link_to(file)).ok()
+}
 
 pub(super) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Option<Segment>> {
     // lseek(2): SEEK_DATA past the last data is ENXIO; a file system without

@@ -4,8 +4,9 @@
 //! `linux.rs` uses what Linux offers; `portable.rs` answers "not here" in the
 //! same vocabulary, and the callers fall back to plain reads and writes.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::path::{Path, PathBuf};
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -15,6 +16,40 @@ use linux as imp;
 mod portable;
 #[cfg(not(target_os = "linux"))]
 use portable as imp;
+
+/// A file that was looked up and not opened yet: its type and its place can be
+/// judged first. What is opened then is that file, as far as the system can
+/// tell, whatever its name leads to by then.
+#[derive(Debug)]
+pub(crate) struct Located(imp::Located);
+
+impl Located {
+    /// Looks `path` up; does not wait for a FIFO's other end.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        imp::Located::at(path).map(Self)
+    }
+
+    /// Its type and size.
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.0.metadata()
+    }
+
+    /// Where it is: its path without symbolic links.
+    pub(crate) fn real_path(&self) -> io::Result<PathBuf> {
+        self.0.real_path()
+    }
+
+    /// Opens it for reading.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        self.0.open()
+    }
+}
+
+/// Where an open file is: its path without symbolic links. `None` where the
+/// system does not tell.
+pub(crate) fn real_path(file: &File) -> Option<PathBuf> {
+    imp::real_path(file)
+}
 
 /// A stretch of a file that is all data or all hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +113,7 @@ pub struct FileId {
 
 /// The identity of an open file.
 #[cfg(unix)]
-pub(crate) fn identity(metadata: &std::fs::Metadata) -> Option<FileId> {
+pub(crate) fn identity(metadata: &Metadata) -> Option<FileId> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     // Any number of nodes may stand for one device.
     if metadata.file_type().is_block_device() {
@@ -89,34 +124,34 @@ pub(crate) fn identity(metadata: &std::fs::Metadata) -> Option<FileId> {
 
 /// The identity of an open file.
 #[cfg(not(unix))]
-pub(crate) fn identity(_metadata: &std::fs::Metadata) -> Option<FileId> {
+pub(crate) fn identity(_metadata: &Metadata) -> Option<FileId> {
     None
 }
 
 /// Bytes that the file occupies on its file system.
 #[cfg(unix)]
-pub(crate) fn allocated_bytes(metadata: &std::fs::Metadata) -> Option<u64> {
+pub(crate) fn allocated_bytes(metadata: &Metadata) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     Some(metadata.blocks() * 512)
 }
 
 /// Bytes that the file occupies on its file system.
 #[cfg(not(unix))]
-pub(crate) fn allocated_bytes(_metadata: &std::fs::Metadata) -> Option<u64> {
+pub(crate) fn allocated_bytes(_metadata: &Metadata) -> Option<u64> {
     None
 }
 
 /// True for a file whose bytes have positions and a length: a regular file or
 /// a block device. A pipe, a socket or a terminal has neither.
 #[cfg(unix)]
-pub(crate) fn is_positioned(metadata: &std::fs::Metadata) -> bool {
+pub(crate) fn is_positioned(metadata: &Metadata) -> bool {
     use std::os::unix::fs::FileTypeExt;
     metadata.is_file() || metadata.file_type().is_block_device()
 }
 
 /// True for a file whose bytes have positions and a length.
 #[cfg(not(unix))]
-pub(crate) fn is_positioned(metadata: &std::fs::Metadata) -> bool {
+pub(crate) fn is_positioned(metadata: &Metadata) -> bool {
     metadata.is_file()
 }
 

@@ -1,8 +1,36 @@
 //! Systems of which nothing is assumed: every optional ability answers "no".
 
 use super::Segment;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::path::{Path, PathBuf};
+
+/// The path without symbolic links: what is opened is what was looked at,
+/// unless somebody replaces it in between.
+#[derive(Debug)]
+pub(super) struct Located(PathBuf);
+
+impl Located {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        path.canonicalize().map(Self)
+    }
+
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        std::fs::metadata(&self.0)
+    }
+
+    pub(super) fn real_path(&self) -> io::Result<PathBuf> {
+        Ok(self.0.clone())
+    }
+
+    pub(super) fn open(&self) -> io::Result<File> {
+        File::open(&self.0)
+    }
+}
+
+pub(super) fn real_path(_: &File) -> Option<PathBuf> {
+    None
+}
 
 pub(super) fn segment_at(_: &File, _: u64, _: u64) -> io::Result<Option<Segment>> {
     Ok(None)

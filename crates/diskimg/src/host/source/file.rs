@@ -27,13 +27,29 @@ impl FileSource {
     /// What the system said; [`io::ErrorKind::InvalidInput`] for something that has no positions (a
     /// directory, a pipe).
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let path = path.as_ref();
+        Self::located(&os::Located::at(path.as_ref())?, path.as_ref())
+    }
+
+    /// Opens `path` if its place, symbolic links resolved, is `allowed`; else
+    /// `None`. No link that changes in the meantime leads anywhere else.
+    pub(crate) fn open_if(
+        path: &Path,
+        allowed: impl FnOnce(&Path) -> bool,
+    ) -> io::Result<Option<Self>> {
+        let located = os::Located::at(path)?;
+        match allowed(&located.real_path()?) {
+            true => Self::located(&located, path).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn located(located: &os::Located, path: &Path) -> io::Result<Self> {
         // Opening a FIFO blocks until a writer comes: look at the type first.
-        let metadata = std::fs::metadata(path)?;
+        let metadata = located.metadata()?;
         if !os::is_positioned(&metadata) {
             return Err(not_positioned(&metadata));
         }
-        Self::new(File::open(path)?, Some(path.to_owned()))
+        Self::new(located.open()?, Some(path.to_owned()))
     }
 
     /// Wraps an open file, whose position is left undefined.
@@ -109,6 +125,40 @@ impl Source for FileSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_opened_is_what_was_judged() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("inside"), b"fine").expect("writes");
+        std::fs::write(path("outside"), b"secret").expect("writes");
+        symlink(path("inside"), path("link")).expect("links");
+        let flip = |real: &Path| {
+            assert!(real.ends_with("inside"), "{}", real.display());
+            std::fs::remove_file(path("link")).expect("removes");
+            symlink(path("outside"), path("link")).expect("links");
+            true
+        };
+        let source = FileSource::open_if(&path("link"), flip).expect("opens").expect("allowed");
+        let mut bytes = [0; 4];
+        source.read_exact_at(&mut bytes, 0).expect("reads");
+        assert_eq!((&bytes, source.len()), (b"fine", 4));
+        let refused = FileSource::open_if(&path("link"), |real| !real.ends_with("outside"));
+        assert!(refused.expect("looks").is_none());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_fifo_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fifo = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("runs");
+        assert!(made.success());
+        let error = FileSource::open(&fifo).expect_err("no positions");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

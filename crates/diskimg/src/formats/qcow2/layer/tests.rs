@@ -36,7 +36,7 @@ fn image(l2: &[u64], change: impl FnOnce(&mut RawHeader, &mut Vec<u8>)) -> Vec<u
 fn open(file: Vec<u8>) -> Result<Qcow2> {
     let limits = Limits::default();
     let context = OpenContext {
-        resolver: Resolver { image: None, policy: References::None },
+        resolver: Resolver::new(None, References::None),
         limits: &limits,
         snapshot: None,
         disk: None,
