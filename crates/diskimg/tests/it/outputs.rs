@@ -391,6 +391,26 @@ fn a_tail_on_a_device_is_not_read_while_the_device_is_overwritten() {
 }
 
 #[test]
+#[ignore = "needs root and loop devices; ./test.sh runs it as root"]
+fn a_stream_on_a_device_is_found_from_the_front() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
+    sample().write(&source);
+    // What was there before reaches to the end of the device.
+    std::fs::write(&file, disk::noise(9, 16 << 20)).unwrap();
+    let device = Loop::over(&file);
+    let options = Options::parse("subformat=streamOptimized").unwrap();
+    let convert = Convert::new(raw(&source)).format(Format::Vmdk).options(options);
+    convert.run(device.path()).unwrap();
+    let image = OpenOptions::new().format(Format::Vmdk).open(device.path()).unwrap();
+    let mut bytes = vec![0; sample().size as usize];
+    image.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == sample().bytes());
+    assert!(qemu_bytes(device.path(), "vmdk") == sample().bytes());
+    assert_qemu_check(device.path(), "vmdk");
+}
+
+#[test]
 fn what_lies_behind_the_source_reads_as_zeros_whatever_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

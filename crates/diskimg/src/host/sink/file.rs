@@ -35,6 +35,10 @@ impl Sink for FileSink {
         self.zeroed
     }
 
+    fn has_fixed_len(&self) -> bool {
+        !self.regular
+    }
+
     fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
         if os::punch_hole(&self.file, offset, len)? {
             if self.regular && self.file.metadata()?.len() < offset + len {

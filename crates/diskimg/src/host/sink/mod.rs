@@ -45,6 +45,11 @@ pub trait Sink: Send + Sync + Debug {
     /// device or a file that was there before.
     fn is_zeroed(&self) -> bool;
 
+    /// True if the end of the file is not where writing ends: a device.
+    fn has_fixed_len(&self) -> bool {
+        false
+    }
+
     /// Writes zeros, byte for byte: the range takes space afterwards.
     ///
     /// # Errors

@@ -10,7 +10,10 @@
 //!   header gd=-1 │ descriptor │ … 128: grains │ table │ grains │ table │ … │ directory │ footer │ EOS
 //! ```
 //!
-//! Grains of zeros are absent. Nothing follows the end-of-stream marker.
+//! Grains of zeros are absent. Nothing follows the end-of-stream marker, for
+//! the footer is looked for at the end of the file. A device ends elsewhere:
+//! there the header is written again when all is done, and tells the grain
+//! directory itself (as vmdktool's does).
 
 use super::super::SECTOR;
 use super::super::header::{Flags, GD_AT_END, Header};
@@ -159,9 +162,13 @@ impl Target for StreamTarget {
         tail.extend(MetaDataMarker::sector(MARKER_EOS, 0));
         self.append(&tail, "the footer")?;
         let len = self.position * SECTOR;
-        self.files[0]
-            .set_len(len)
-            .map_err(|e| Error::io(format!("cannot set the length to {len}"), e))
+        let [file] = &self.files;
+        file.set_len(len).map_err(|e| Error::io(format!("cannot set the length to {len}"), e))?;
+        if file.has_fixed_len() {
+            let header = footer.encode();
+            file.write_all_at(&header, 0).map_err(|e| cannot_write(e, "the header", 0))?;
+        }
+        Ok(())
     }
 }
 
