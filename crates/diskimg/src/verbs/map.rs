@@ -49,7 +49,7 @@ impl MapEntry {
             zero,
             data,
             compressed,
-            offset: place.map(|p| start_of(&**image.file(extent.depth, p.file)) + p.offset),
+            offset: place.map(|p| start_of(image.file(extent.depth, p.file)) + p.offset),
             filename: place.map(filename),
         }
     }
@@ -116,7 +116,7 @@ fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEn
             start: whole.start + (stretch.start - place.offset),
             length: stretch.end - stretch.start,
             zero,
-            offset: Some(start_of(&**file) + stretch.start),
+            offset: Some(start_of(file) + stretch.start),
             ..whole.clone()
         })
         .collect()

@@ -215,7 +215,7 @@ fn no_image_builds_on_an_appliance() {
     let ovf = raw("d.raw", "");
     kit.write("x.ova", tar(&[("x.ovf", ovf.as_bytes()), ("d.raw", &[1; 4096])]));
     for format in [Some("ova".to_owned()), None] {
-        let backing = diskimg::Backing { name: "x.ova".into(), format, content_id: None };
+        let backing = diskimg::target::Backing { name: "x.ova".into(), format, content_id: None };
         let outcome = diskimg::Create::new(diskimg::Format::Qcow2)
             .backing(backing)
             .run(kit.path("top.qcow2"));
