@@ -1,6 +1,6 @@
 //! `map`: which guest bytes are where, as qemu-img tells it.
 
-use crate::host::source::segments;
+use crate::host::source::{Source, segments};
 use crate::vocabulary::error::Result;
 use crate::vocabulary::extent::{ChainExtent, Kind, Place};
 use crate::vocabulary::image::{Image, WINDOW};
@@ -49,7 +49,7 @@ impl MapEntry {
             zero,
             data,
             compressed,
-            offset: place.map(|p| p.offset),
+            offset: place.map(|p| start_of(image.file(extent.depth, p.file)) + p.offset),
             filename: place.map(filename),
         }
     }
@@ -98,6 +98,11 @@ pub fn map(
     last.map_or(Ok(()), each)
 }
 
+/// Where a source starts in its file: a disk lies in the middle of an appliance.
+fn start_of(source: &dyn Source) -> u64 {
+    source.as_file().map_or(0, |(_, start)| start)
+}
+
 /// Data of a preallocated image may lie in a hole of its file: then it is
 /// stored and zero at once.
 fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
@@ -111,7 +116,7 @@ fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEn
             start: whole.start + (stretch.start - place.offset),
             length: stretch.end - stretch.start,
             zero,
-            offset: Some(stretch.start),
+            offset: Some(start_of(file) + stretch.start),
             ..whole.clone()
         })
         .collect()

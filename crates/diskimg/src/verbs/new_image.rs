@@ -49,7 +49,12 @@ pub(super) fn open_backing(
     let resolver = Resolver::new(output, References::Any);
     let path = resolver.resolve("backing file", &backing.name)?;
     let format = backing.format.as_deref().map(str::parse).transpose()?;
-    let image = OpenOptions::new().format(format).references(references).open(path)?;
+    let image = OpenOptions::new().format(format).references(references).open(&path)?;
+    if image.format().driver().appliance.is_some() {
+        return Err(Error::invalid("a disk of an appliance cannot be a backing file")
+            .hint("no other program could open the new image: convert the disk first")
+            .in_file(path));
+    }
     backing.content_id =
         image.layers().next().and_then(|layer| layer.content_ids().into_iter().next());
     Ok(image)

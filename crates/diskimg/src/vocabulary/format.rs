@@ -115,11 +115,16 @@ impl Format {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the first bytes cannot be read.
     pub fn probe(source: &dyn Source) -> Result<Self> {
+        Self::probe_as(source, source.path())
+    }
+
+    /// As [`probe`](Self::probe), of bytes that have this name.
+    pub(crate) fn probe_as(source: &dyn Source, path: Option<&Path>) -> Result<Self> {
         let mut bytes = vec![0; source.len().min(Head::BYTES as u64) as usize];
         source
             .read_exact_at(&mut bytes, 0)
             .map_err(|e| Error::io("cannot read its beginning", e))?;
-        let head = Head { bytes: &bytes, path: source.path() };
+        let head = Head { bytes: &bytes, path };
         let found = Self::ALL.iter().find(|format| (format.driver().probe)(&head));
         Ok(found.copied().unwrap_or(Self::Raw))
     }

@@ -65,6 +65,8 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) with_extents: bool,
     /// The parent will be opened.
     pub(crate) with_parent: bool,
+    /// Nobody named the format: the bytes did, or the file's name.
+    pub(crate) probed: bool,
 }
 
 impl OpenOptions {
@@ -241,6 +243,7 @@ impl Chain<'_> {
             metadata_only: self.options.metadata_only,
             with_extents: self.options.with_extents,
             with_parent: self.options.with_parent(),
+            probed: format.is_none(),
         };
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
         if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {

@@ -22,6 +22,7 @@ mod oracles;
 mod outputs;
 mod ova;
 mod ova_hostile;
+mod ova_integrity;
 mod ova_writing;
 mod overlays;
 mod readers;

@@ -276,11 +276,13 @@ fn the_format_is_what_descriptor_and_bytes_agree_on() {
         let image = open(href, format).unwrap_or_else(|e| panic!("{href} {format}: {e}"));
         assert!(guest_bytes(&image) == bytes, "{href} {format}");
     }
+    // A guest's bytes are the guest's, whatever they look like.
+    let image = open("uuid", raw).unwrap();
+    assert!(guest_bytes(&image) == std::fs::read(kit.path("uuid")).unwrap());
     for (href, format, kind) in [
         ("uuid", VMDK, ErrorKind::Corrupt),
         ("a.vmdk", qcow, ErrorKind::Corrupt),
         ("a.bin", VMDK, ErrorKind::Corrupt),
-        ("uuid", raw, ErrorKind::Corrupt),
         // Nobody says that these bytes are raw.
         ("a.bin", "", ErrorKind::Unsupported),
         ("a.bin", "urn:unknown", ErrorKind::Unsupported),
@@ -426,13 +428,24 @@ fn only_what_is_an_appliance_is_probed_as_one() {
     assert_eq!(format("other.img").unwrap(), Format::Raw, "a tar of something else");
     kit.write("a.xml", one_disk("a-disk1.vmdk"));
     assert_eq!(format("a.xml").unwrap(), Format::Raw, "a descriptor under another name");
-    kit.write("soap.ovf", "<html>");
-    assert_eq!(format("soap.ovf").unwrap(), Format::Raw);
+    for (name, bytes) in [
+        ("soap.ovf", &b"<html/>"[..]),
+        ("no.ovf", b"no markup"),
+        ("bzip2.ova", b"BZh91AY"),
+        ("page.ova", b"<html><p>404</p></html>"),
+        ("empty.ova", b""),
+        ("zeros.ova", &[0; 4096]),
+    ] {
+        kit.write(name, bytes);
+        format(name).expect_err("it is called so, and is none");
+    }
     kit.tool("gzip", &["-k", "a.ova"]);
     std::fs::copy(kit.path("a.ova.gz"), kit.path("disk.raw.gz")).unwrap();
     assert_eq!(format("disk.raw.gz").unwrap(), Format::Raw, "any gzip");
     let mut wrong = ova_bytes.clone();
     wrong[148] ^= 1;
+    kit.write("wrong.ova", &wrong);
+    assert!(format("wrong.ova").unwrap_err().to_string().contains("checksum"));
     kit.write("wrong.img", &wrong);
     assert_eq!(format("wrong.img").unwrap(), Format::Raw, "a wrong checksum");
     // What is called an OVA shall be one.

@@ -15,13 +15,18 @@ use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Members of an archive; real ones have a dozen.
 pub(super) const MAX_MEMBERS: usize = 65_536;
 
+/// Bytes of a member's name (Linux's `PATH_MAX`), and of all members' names.
+const MAX_NAME: usize = 4096;
+const MAX_NAMES: usize = 16 << 20;
+
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZIP: &[u8] = b"PK\x03\x04";
+const BZIP2: &[u8] = b"BZh";
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 
 /// How an archive is packed, by its first bytes.
@@ -32,6 +37,7 @@ pub(super) enum Packing {
     Gzip,
     Zip,
     Xz,
+    Bzip2,
 }
 
 impl Packing {
@@ -40,6 +46,7 @@ impl Packing {
             head if head.starts_with(GZIP) => Self::Gzip,
             head if head.starts_with(ZIP) => Self::Zip,
             head if head.starts_with(XZ) => Self::Xz,
+            head if head.starts_with(BZIP2) => Self::Bzip2,
             _ => Self::None,
         }
     }
@@ -49,10 +56,35 @@ impl Packing {
 #[derive(Debug)]
 pub(super) struct Member {
     /// Its path in the archive, without `.` and empty parts.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Bytes, unpacked.
     pub(super) size: u64,
     pub(super) storage: Storage,
+}
+
+/// Names while they are collected: each has a bound, and so have all together.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    bytes: usize,
+}
+
+impl Names {
+    /// The name in one spelling.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit).
+    pub(super) fn take(&mut self, name: &[u8]) -> Result<Arc<str>> {
+        if name.len() > MAX_NAME {
+            let message = format!("a member's name of {} bytes; at most {MAX_NAME}", name.len());
+            return Err(Error::limit(message));
+        }
+        let name = normal_name(&String::from_utf8_lossy(name));
+        self.bytes += name.len();
+        if self.bytes > MAX_NAMES {
+            return Err(Error::limit(format!("members' names of more than {MAX_NAMES} bytes")));
+        }
+        Ok(name.into())
+    }
 }
 
 /// How to come by a member's bytes.
@@ -60,6 +92,8 @@ pub(super) struct Member {
 pub(super) enum Storage {
     /// This range of the archive's file.
     InPlace(Range<u64>),
+    /// The same, of a zip archive, which knows the CRC.
+    Stored { range: Range<u64>, crc32: u32 },
     /// This range of what inflating the archive's file yields.
     InGzip(Range<u64>),
     /// Deflated by itself.
@@ -72,7 +106,9 @@ pub(super) struct Archive {
     source: Arc<dyn Source>,
     members: Vec<Member>,
     /// Indices of members by name.
-    index: BTreeMap<String, usize>,
+    index: BTreeMap<Arc<str>, usize>,
+    /// All that inflating the archive's file yields, once many members are wanted.
+    unpacked: OnceLock<Arc<dyn Source>>,
     /// Bytes that anything may unpack to.
     limit: u64,
 }
@@ -85,7 +121,7 @@ impl Archive {
     /// or has two members of one name; [`Unsupported`](crate::ErrorKind::Unsupported),
     /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
     pub(super) fn open(source: Arc<dyn Source>, packing: Packing, limit: u64) -> Result<Self> {
-        let members = match packing {
+        let mut members = match packing {
             Packing::None => tar_members::list(&mut InPlace(&*source), Storage::InPlace)?,
             Packing::Gzip => {
                 let mut inflated = Inflated::new(&*source, limit);
@@ -94,19 +130,18 @@ impl Archive {
                 members
             }
             Packing::Zip => zip_members::list(&*source)?,
-            Packing::Xz => {
-                return Err(Error::unsupported("an appliance compressed with xz")
-                    .hint("decompress it with `xz -d` and open the tar"));
-            }
+            Packing::Xz => return Err(compressed_by("xz")),
+            Packing::Bzip2 => return Err(compressed_by("bzip2")),
         };
+        members.retain(|member| !is_mac_metadata(&member.name));
         let mut index = BTreeMap::new();
         for (i, member) in members.iter().enumerate() {
-            if index.insert(member.name.clone(), i).is_some() {
+            if index.insert(Arc::clone(&member.name), i).is_some() {
                 let message = format!("two members are called '{}'", member.name);
                 return Err(Error::corrupt("archive", message));
             }
         }
-        Ok(Self { source, members, index, limit })
+        Ok(Self { source, members, index, unpacked: OnceLock::new(), limit })
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -122,20 +157,41 @@ impl Archive {
         &self.source
     }
 
+    /// Unpacks a tar.gz once for all members: for a single one, all that comes
+    /// before it is inflated and forgotten.
+    ///
+    /// # Errors
+    /// As [`unpack::to_temporary_file`].
+    pub(super) fn unpack(&self) -> Result<()> {
+        let is_gzip = self.members.iter().any(|m| matches!(m.storage, Storage::InGzip(_)));
+        if is_gzip && self.unpacked.get().is_none() {
+            let inflated = MultiGzDecoder::new(SourceReader::whole(&*self.source));
+            let _ = self.unpacked.set(unpack::to_temporary_file(inflated, self.limit)?);
+        }
+        Ok(())
+    }
+
     /// A member's bytes; unpacks them first if they are packed.
     ///
     /// # Errors
     /// As [`unpack::to_temporary_file`].
     pub(super) fn open_member(&self, member: &Member) -> Result<Arc<dyn Source>> {
-        if member.size > self.limit && !matches!(member.storage, Storage::InPlace(_)) {
+        if member.size > self.limit && !member.in_place() {
             return Err(unpack::too_long(self.limit));
         }
+        let window = |source: &Arc<dyn Source>, range: &Range<u64>| {
+            let window = WindowSource::new(Arc::clone(source), range.clone());
+            let window = window.map_err(|e| Error::io("cannot read it", e))?;
+            Ok(Arc::new(window) as Arc<dyn Source>)
+        };
         let unpacked = match &member.storage {
-            Storage::InPlace(range) => {
-                let window = WindowSource::new(Arc::clone(&self.source), range.clone());
-                return Ok(Arc::new(window.map_err(|e| Error::io("cannot read it", e))?));
+            Storage::InPlace(range) | Storage::Stored { range, .. } => {
+                return window(&self.source, range);
             }
             Storage::InGzip(range) => {
+                if let Some(unpacked) = self.unpacked.get() {
+                    return window(unpacked, range);
+                }
                 let mut inflated = MultiGzDecoder::new(SourceReader::whole(&*self.source));
                 skip(&mut inflated, range.start).map_err(unpack::failed)?;
                 unpack::to_temporary_file(inflated.take(range.end - range.start), self.limit)?
@@ -153,8 +209,21 @@ impl Archive {
 impl Member {
     /// False if it must be unpacked before it can be read.
     pub(super) fn in_place(&self) -> bool {
-        matches!(self.storage, Storage::InPlace(_))
+        matches!(self.storage, Storage::InPlace(_) | Storage::Stored { .. })
     }
+
+    /// The CRC of bytes that can be read without checking it.
+    pub(super) fn crc32(&self) -> Option<u32> {
+        match self.storage {
+            Storage::Stored { crc32, .. } => Some(crc32),
+            _ => None,
+        }
+    }
+}
+
+fn compressed_by(tool: &str) -> Error {
+    Error::unsupported(format!("an appliance compressed with {tool}"))
+        .hint(format!("decompress it with `{tool} -d` and open the tar"))
 }
 
 /// A tar as it lies in its file.
@@ -219,6 +288,12 @@ impl Forward for Inflated<'_> {
 /// Reads and forgets `bytes`, or what there is; gives how many.
 fn skip(stream: &mut impl Read, bytes: u64) -> io::Result<u64> {
     io::copy(&mut stream.take(bytes), &mut io::sink())
+}
+
+/// True for what macOS adds to an archive: a companion of each file.
+fn is_mac_metadata(name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    last.starts_with("._") || name.split('/').any(|part| part == "__MACOSX")
 }
 
 /// A member's path in one spelling: `./a//b` is `a/b`.

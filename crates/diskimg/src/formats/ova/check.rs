@@ -2,25 +2,40 @@
 
 use super::disk_image::DiskImage;
 use super::envelope::Disk;
+use super::files::PartName;
 use super::layer::Ova;
-use super::manifest::Manifest;
+use super::manifest::{self, Entry, Manifest};
+use super::package::Part;
 use crate::vocabulary::check::{CheckReport, Finding, Severity};
-use crate::vocabulary::error::{ErrorKind, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 /// Checks the package, and the chosen disk or, if none is, all of them.
 pub(super) fn check(ova: &Ova, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
-    let mut check = Check { ova, report, counts: CheckReport::default() };
-    check.manifest()?;
+    let manifest = ova.package.read_manifest()?;
+    let manifest = manifest.as_ref();
+    let (verified, used, counts) = (BTreeSet::new(), BTreeSet::new(), CheckReport::default());
+    let mut check = Check { ova, manifest, verified, used, report, counts };
+    // Every file of the package is read: a tar.gz is not inflated for each.
+    ova.package.files().unpack()?;
+    check.descriptor()?;
     let disks = ova.package.disks();
     let range = ova.chosen.map_or(0..disks.len(), |index| index..index + 1);
     for index in range {
         check.disk(index, &disks[index])?;
     }
+    check.others()?;
     Ok(check.counts)
 }
 
 struct Check<'a> {
     ova: &'a Ova,
+    manifest: Option<&'a Manifest>,
+    /// Files that were held against it.
+    verified: BTreeSet<String>,
+    /// Names by which it lists them.
+    used: BTreeSet<&'a str>,
     report: &'a mut dyn FnMut(Finding),
     counts: CheckReport,
 }
@@ -35,7 +50,7 @@ impl Check<'_> {
     fn take<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
         match outcome {
             Ok(value) => Ok(Some(value)),
-            Err(e) if e.kind() == ErrorKind::Corrupt => {
+            Err(e) if is_the_packages(&e) => {
                 self.found(Severity::Corruption, e.to_string());
                 Ok(None)
             }
@@ -43,19 +58,38 @@ impl Check<'_> {
         }
     }
 
-    /// Every file that the manifest lists; and it lists the descriptor.
-    fn manifest(&mut self) -> Result<()> {
-        let package = &self.ova.package;
-        let Some(text) = package.manifest_text()? else { return Ok(()) };
-        let Some(manifest) = self.take(Manifest::parse(&text))? else { return Ok(()) };
+    fn descriptor(&mut self) -> Result<()> {
+        let part = self.ova.package.descriptor();
+        self.part(part)
+    }
+
+    fn part(&mut self, part: &Part) -> Result<()> {
+        if !self.verified.insert(part.path.clone()) {
+            return Ok(());
+        }
+        let entries = self.manifest.and_then(|manifest| manifest.of(part).ok());
+        self.used.extend(entries.into_iter().flatten().map(|entry| entry.name.as_str()));
+        let outcome = part.verify(self.manifest, &mut || Ok(()));
+        self.take(outcome).map(drop)
+    }
+
+    /// What else the manifest lists.
+    fn others(&mut self) -> Result<()> {
+        let Some(manifest) = self.manifest else { return Ok(()) };
+        let mut listed = BTreeMap::<PartName, Vec<&Entry>>::new();
         for entry in manifest.entries() {
-            let descriptor = package.descriptor();
-            let part = match entry.is_of(&descriptor.name) {
-                true => Ok(descriptor.clone()),
-                false => package.open_part(entry.name.clone()),
-            };
+            if self.used.contains(entry.name.as_str()) {
+                continue;
+            }
+            let name = self.ova.package.files().listed(&entry.name);
+            if let Some(name) = self.take(name)? {
+                listed.entry(name).or_default().push(entry);
+            }
+        }
+        for (name, entries) in listed {
+            let part = self.ova.package.files().open(&name);
             if let Some(part) = self.take(part)? {
-                let outcome = entry.verify(&*part.source, &mut || Ok(()));
+                let outcome = manifest::verify(&entries, &*part.source, &mut || Ok(()));
                 self.take(outcome)?;
             }
         }
@@ -69,6 +103,9 @@ impl Check<'_> {
         let Some(file) = self.ova.package.file_of(disk) else { return Ok(()) };
         let opened = DiskImage::open(&self.ova.package, disk, file, None, true);
         let Some(image) = self.take(opened)? else { return Ok(()) };
+        for part in &image.parts {
+            self.part(part)?;
+        }
         let number = index + 1;
         let mut severities = Vec::new();
         let counts = image.layer.check(&mut |Finding { severity, message }| {
@@ -95,4 +132,11 @@ impl Check<'_> {
         counts.fragmented_clusters += more.fragmented_clusters;
         counts.compressed_clusters += more.compressed_clusters;
     }
+}
+
+/// True if the package is to blame: it is damaged, lacks a file, or names one
+/// that is not its own.
+fn is_the_packages(error: &Error) -> bool {
+    let missing = || error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Refused) || missing()
 }

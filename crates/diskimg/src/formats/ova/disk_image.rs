@@ -3,10 +3,11 @@
 use super::envelope::{Disk, File};
 use super::package::{Package, Part, has_extension};
 use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::layer::Layer;
 use crate::vocabulary::open::{OpenContext, SnapshotSelector};
+use crate::vocabulary::reference::{References, Resolver};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,9 +45,10 @@ impl DiskImage {
         metadata_only: bool,
     ) -> Result<Self> {
         let parts = package.parts(file)?;
-        let image = Part { name: file.href.clone(), source: package.image(file, &parts)? };
+        let image = package.image(file, &parts)?;
         let context = OpenContext {
-            resolver: package.resolver(&image),
+            // What the image names is in no manifest: it has to be in one file.
+            resolver: Resolver::new(None, References::None),
             limits: &package.limits,
             snapshot,
             disk: None,
@@ -54,19 +56,23 @@ impl DiskImage {
             with_extents: true,
             // It may have none; one that has does not pass for complete.
             with_parent: !metadata_only,
+            probed: false,
         };
         let open = || {
-            let format = decide(disk, file, &*image.source)?;
-            let layer = (format.driver().open)(Arc::clone(&image.source), &context)?;
+            let format = decide(disk, file, &*image)?;
+            let layer = (format.driver().open)(Arc::clone(&image), &context)?;
             match layer.parent() {
                 None => Ok(layer),
                 Some(parent) => {
-                    Err(Error::refused(format!("it builds on the backing file '{}'", parent.name))
-                        .hint("an image in an appliance must stand alone"))
+                    Err(Error::refused(format!("it builds on the backing file '{}'", parent.name)))
                 }
             }
         };
-        let layer = open().map_err(|e| match package.main_source().path() {
+        let alone = |e: Error| match e.kind() {
+            ErrorKind::Refused => e.hint("an image in an appliance must stand alone"),
+            _ => e,
+        };
+        let layer = open().map_err(alone).map_err(|e| match package.main_source().path() {
             Some(path) => e.in_file(member_path(path, &file.href)),
             None => e.in_file(&file.href),
         })?;
@@ -85,8 +91,13 @@ fn member_path(package: &Path, name: &str) -> std::path::PathBuf {
 /// The format of a disk's image. The descriptor's URI says, the name does where
 /// that is unknown, and the bytes must agree.
 fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
-    let claim = claim_of_uri(&disk.format).or_else(|| claim_of_name(&file.href));
-    let found = Format::probe(image)?;
+    let claim = claim_of_uri(&disk.format);
+    // Raw bytes are the guest's, who can make them look like anything.
+    if claim == Some(Format::Raw.name()) {
+        return Ok(Format::Raw);
+    }
+    let claim = claim.or_else(|| claim_of_name(&file.href));
+    let found = Format::probe_as(image, Some(Path::new(&file.href)))?;
     if found.driver().appliance.is_some() {
         let message = "an appliance inside an appliance, or a disk packed without saying so";
         return Err(Error::unsupported(message).hint("unpack the outer one"));

@@ -14,8 +14,10 @@
 //! "References", "DiskSection". Its versions and its forerunner at VMware (0.9)
 //! differ in namespaces, so that names are matched without them.
 
+use super::markup;
 use crate::vocabulary::error::{Error, Result};
 use roxmltree::{Document, Node, ParsingOptions};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Elements, attributes and texts of a descriptor; real ones have hundreds.
 const MAX_NODES: u32 = 500_000;
@@ -26,6 +28,7 @@ const MAX_DISKS: usize = 1024;
 /// What we want to know of a descriptor.
 #[derive(Debug, Default)]
 pub(super) struct Envelope {
+    /// Those that disks are in.
     pub(super) files: Vec<File>,
     /// In document order; at least one.
     pub(super) disks: Vec<Disk>,
@@ -34,7 +37,6 @@ pub(super) struct Envelope {
 /// A file of the package.
 #[derive(Debug)]
 pub(super) struct File {
-    pub(super) id: String,
     /// Its name, relative to the descriptor.
     pub(super) href: String,
     /// Bytes, as it lies in the package: compressed, all chunks together.
@@ -47,11 +49,11 @@ pub(super) struct File {
 /// A virtual disk.
 #[derive(Debug)]
 pub(super) struct Disk {
+    /// May be empty.
     pub(super) id: String,
-    /// [`File::id`]; `None` for a disk that starts out empty.
-    pub(super) file: Option<String>,
-    /// Guest bytes; `None` if a property that is set at deployment says.
-    pub(super) capacity: Option<u64>,
+    /// Index of its file; `None` for a disk that starts out empty.
+    pub(super) file: Option<usize>,
+    pub(super) capacity: Capacity,
     /// The URI of the image's format; may be empty.
     pub(super) format: String,
     /// Guest bytes that hold data, as the maker estimated.
@@ -60,16 +62,37 @@ pub(super) struct Disk {
     pub(super) parent: Option<String>,
 }
 
+/// What is said of a disk's size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Capacity {
+    /// Guest bytes.
+    Bytes(u64),
+    /// A property that is set at deployment says.
+    AtDeployment,
+    /// Not understood, and why. The disk has a file, which says.
+    Unclear(String),
+}
+
+impl Capacity {
+    /// Guest bytes, if they are known.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(*bytes),
+            Self::AtDeployment | Self::Unclear(_) => None,
+        }
+    }
+}
+
 impl Envelope {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a descriptor, or
     /// contradicts itself; [`Unsupported`](crate::ErrorKind::Unsupported) for
     /// compression other than gzip, [`Limit`](crate::ErrorKind::Limit).
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
-        let text = std::str::from_utf8(text)
-            .map_err(|e| bad("it is not UTF-8").at(e.valid_up_to() as u64))?;
+        let text = markup::decode(text)?;
+        markup::require_modest(&text)?;
         let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
-        let document = Document::parse_with_options(text, options).map_err(|e| match e {
+        let document = Document::parse_with_options(&text, options).map_err(|e| match e {
             roxmltree::Error::NodesLimitReached => {
                 Error::limit(format!("more than {MAX_NODES} elements")).in_structure(STRUCTURE)
             }
@@ -79,46 +102,81 @@ impl Envelope {
         if root.tag_name().name() != "Envelope" {
             return Err(bad(format!("its root is <{}>, not <Envelope>", root.tag_name().name())));
         }
-        let mut envelope = Self::default();
+        let (mut files, mut disks) = (Vec::new(), Vec::new());
         for node in root.children().filter(Node::is_element) {
             let section = section(&node);
             for item in node.children().filter(Node::is_element) {
                 match (section, item.tag_name().name()) {
-                    ("References", "File") => envelope.files.push(File::parse(&item)?),
+                    ("References", "File") => files.push(item),
                     ("DiskSection", "Disk") | ("SharedDiskSection", "SharedDisk") => {
-                        envelope.disks.push(Disk::parse(&item)?);
+                        disks.push(item);
                     }
                     _ => {}
                 }
             }
         }
-        envelope.validate()?;
-        Ok(envelope)
-    }
-
-    fn validate(&self) -> Result<()> {
-        if self.disks.is_empty() {
+        if disks.is_empty() {
             return Err(bad("it lists no disk"));
         }
-        if self.disks.len() > MAX_DISKS {
-            let message = format!("{} disks; at most {MAX_DISKS}", self.disks.len());
+        if disks.len() > MAX_DISKS {
+            let message = format!("{} disks; at most {MAX_DISKS}", disks.len());
             return Err(Error::limit(message).in_structure(STRUCTURE));
         }
-        unique("File", self.files.iter().map(|file| &file.id))?;
-        unique("Disk", self.disks.iter().map(|disk| &disk.id))?;
-        let dangling = self.disks.iter().find(|d| d.file.is_some() && self.file_of(d).is_none());
-        match dangling {
-            Some(Disk { id, file: Some(file), .. }) => {
-                Err(bad(format!("disk '{id}' refers to the file '{file}', which is not listed")))
-            }
-            _ => Ok(()),
+        let mut envelope = Self::default();
+        let mut known = Known::new(&files);
+        for node in disks {
+            let file = match attribute(&node, "fileRef").filter(|id| !id.is_empty()) {
+                Some(id) => Some(known.file(id, &mut envelope.files)?),
+                None => None,
+            };
+            envelope.disks.push(Disk::parse(&node, file)?);
+        }
+        let named = envelope.disks.iter().map(|disk| &disk.id).filter(|id| !id.is_empty());
+        let mut seen = BTreeSet::new();
+        match named.into_iter().find(|id| !seen.insert(*id)) {
+            Some(twice) => Err(bad(format!("two <Disk>s are called '{twice}'"))),
+            None => Ok(envelope),
         }
     }
 
     /// The file that holds a disk's image.
     pub(super) fn file_of(&self, disk: &Disk) -> Option<&File> {
-        let id = disk.file.as_ref()?;
-        self.files.iter().find(|file| file.id == *id)
+        self.files.get(disk.file?)
+    }
+}
+
+/// The `File`s by what they are called. What no disk refers to is not looked at.
+struct Known<'a, 'b, 'c> {
+    nodes: BTreeMap<&'a str, Vec<&'a Node<'b, 'c>>>,
+    /// Indices of those that were.
+    parsed: BTreeMap<String, usize>,
+}
+
+impl<'a, 'b, 'c> Known<'a, 'b, 'c> {
+    fn new(files: &'a [Node<'b, 'c>]) -> Self {
+        let mut nodes = BTreeMap::<_, Vec<_>>::new();
+        for node in files {
+            if let Some(id) = attribute(node, "id") {
+                nodes.entry(id).or_default().push(node);
+            }
+        }
+        Self { nodes, parsed: BTreeMap::new() }
+    }
+
+    /// The index in `files`, to which it is added if it is new there.
+    fn file(&mut self, id: &str, files: &mut Vec<File>) -> Result<usize> {
+        if let Some(index) = self.parsed.get(id) {
+            return Ok(*index);
+        }
+        match self.nodes.get(id).map(Vec::as_slice) {
+            Some([node]) => files.push(File::parse(node)?),
+            Some(_) => return Err(bad(format!("two <File>s are called '{id}'"))),
+            None => {
+                return Err(bad(format!("a disk refers to the file '{id}', which is not listed")));
+            }
+        }
+        self.parsed.insert(id.to_owned(), files.len() - 1);
+        Ok(files.len() - 1)
     }
 }
 
@@ -138,17 +196,22 @@ impl File {
         if chunk == Some(0) {
             return Err(bad(format!("'{href}' is cut into chunks of 0 bytes")));
         }
-        Ok(Self { id: required(node, "id")?, size: number(node, "size")?, href, gzip, chunk })
+        Ok(Self { size: number(node, "size")?, href, gzip, chunk })
     }
 }
 
 impl Disk {
-    fn parse(node: &Node<'_, '_>) -> Result<Self> {
+    fn parse(node: &Node<'_, '_>, file: Option<usize>) -> Result<Self> {
         let text = |name| attribute(node, name).map(str::to_owned);
-        let id = required(node, "diskId")?;
+        let id = text("diskId").unwrap_or_default();
+        let capacity = match capacity(node, &id) {
+            // The image knows better.
+            Err(e) if file.is_some() => Capacity::Unclear(e.to_string()),
+            capacity => capacity?,
+        };
         Ok(Self {
-            file: text("fileRef").filter(|file| !file.is_empty()),
-            capacity: capacity(node, &id)?,
+            file,
+            capacity,
             format: text("format").unwrap_or_default(),
             populated: number(node, "populatedSize").unwrap_or(None),
             parent: text("parentRef").filter(|parent| !parent.is_empty()),
@@ -192,19 +255,11 @@ fn number(node: &Node<'_, '_>, name: &str) -> Result<Option<u64>> {
     attribute(node, name).filter(|text| !text.is_empty()).map(parse).transpose()
 }
 
-fn unique<'a>(what: &str, ids: impl Iterator<Item = &'a String>) -> Result<()> {
-    let mut seen = std::collections::BTreeSet::new();
-    match ids.into_iter().find(|id| !seen.insert(*id)) {
-        Some(twice) => Err(bad(format!("two <{what}>s are called '{twice}'"))),
-        None => Ok(()),
-    }
-}
-
 /// Guest bytes: a number and its unit, or a property's name in `${}`.
-fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Option<u64>> {
+fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Capacity> {
     let text = required(node, "capacity")?;
     if text.starts_with("${") {
-        return Ok(None);
+        return Ok(Capacity::AtDeployment);
     }
     let unit = attribute(node, "capacityAllocationUnits").unwrap_or_default();
     let count = text.parse::<u64>().ok();
@@ -213,7 +268,7 @@ fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Option<u64>> {
     };
     let bytes = count.checked_mul(unit).filter(|&bytes| bytes <= i64::MAX as u64);
     match bytes {
-        Some(bytes) => Ok(Some(bytes)),
+        Some(bytes) => Ok(Capacity::Bytes(bytes)),
         None => Err(bad(format!("disk '{id}' of {count} × {unit} bytes: at most 8 EiB are"))),
     }
 }
@@ -222,43 +277,21 @@ fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Option<u64>> {
 /// OVF 0.9 has it.
 fn unit_bytes(unit: &str) -> Option<u64> {
     let words = unit.to_ascii_lowercase();
-    let shift = match words.trim() {
-        "" | "bytes" => 0,
-        "kilobytes" | "kb" => 10,
-        "megabytes" | "mb" => 20,
-        "gigabytes" | "gb" => 30,
-        "terabytes" | "tb" => 40,
-        _ => {
-            let mut factors = words.split('*').map(str::trim);
-            if factors.next() != Some("byte") {
-                return None;
+    let factors = words.split('*').map(str::trim).filter(|_| !words.trim().is_empty());
+    factors.into_iter().try_fold(1u64, |bytes, factor| {
+        let factor = match factor {
+            "byte" | "bytes" | "b" => 1,
+            "kilobyte" | "kilobytes" | "kibibyte" | "kbyte" | "kb" | "kib" => 1 << 10,
+            "megabyte" | "megabytes" | "mebibyte" | "mbyte" | "mb" | "mib" => 1 << 20,
+            "gigabyte" | "gigabytes" | "gibibyte" | "gbyte" | "gb" | "gib" => 1 << 30,
+            "terabyte" | "terabytes" | "tebibyte" | "tbyte" | "tb" | "tib" => 1 << 40,
+            number => {
+                let (base, exponent) = number.split_once('^').unwrap_or((number, "1"));
+                base.trim().parse::<u64>().ok()?.checked_pow(exponent.trim().parse().ok()?)?
             }
-            return factors.try_fold(1u64, |bytes, factor| {
-                let (base, exponent) = factor.split_once('^').unwrap_or((factor, "1"));
-                let base = base.trim().parse::<u64>().ok()?;
-                bytes.checked_mul(base.checked_pow(exponent.trim().parse().ok()?)?)
-            });
-        }
-    };
-    Some(1 << shift)
-}
-
-/// True if `head` begins an XML document whose root is an `Envelope`.
-pub(super) fn looks_like_one(head: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(head);
-    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(&text).trim_start();
-    loop {
-        let end = match rest {
-            rest if rest.starts_with("<?") => "?>",
-            rest if rest.starts_with("<!--") => "-->",
-            _ => break,
         };
-        let Some((_, behind)) = rest.split_once(end) else { return false };
-        rest = behind.trim_start();
-    }
-    let Some(root) = rest.strip_prefix('<') else { return false };
-    let name = root.split(|c: char| c.is_whitespace() || c == '>' || c == '/').next();
-    name.is_some_and(|name| name.rsplit(':').next() == Some("Envelope"))
+        bytes.checked_mul(factor)
+    })
 }
 
 #[cfg(test)]
@@ -286,6 +319,11 @@ mod tests {
             ("byte * 2^10 * 2^10", Some(1 << 20)),
             ("MegaBytes", Some(1 << 20)),
             ("GigaBytes", Some(1 << 30)),
+            ("gigabyte", Some(1 << 30)),
+            ("GByte", Some(1 << 30)),
+            ("kibibyte", Some(1 << 10)),
+            ("2^30 * byte", Some(1 << 30)),
+            ("1024", Some(1024)),
             ("byte * 2^64", None),
             ("byte * 2^99999999999", None),
             ("hertz * 10^6", None),
@@ -305,8 +343,11 @@ mod tests {
              <e:Disk diskId='d2' capacity='512'/><e:Disk diskId='d3' capacity='${size}'/>",
         )
         .expect("parses");
-        let capacities: Vec<_> = envelope.disks.iter().map(|disk| disk.capacity).collect();
-        assert_eq!(capacities, [Some(2 << 30), Some(512), None]);
+        let capacities: Vec<_> = envelope.disks.iter().map(|disk| disk.capacity.clone()).collect();
+        assert_eq!(
+            capacities,
+            [Capacity::Bytes(2 << 30), Capacity::Bytes(512), Capacity::AtDeployment]
+        );
         let file = envelope.file_of(&envelope.disks[0]).expect("listed");
         assert_eq!((file.href.as_str(), file.size, file.gzip), ("a.vmdk", Some(7), false));
         assert!(envelope.file_of(&envelope.disks[1]).is_none());
@@ -321,7 +362,7 @@ mod tests {
                     <Disk ovf:diskId='d' ovf:fileRef='f' ovf:capacity='8589934592'/></Section>\
                     </Envelope>";
         let envelope = Envelope::parse(text.as_bytes()).expect("parses");
-        assert_eq!(envelope.disks[0].capacity, Some(8 << 30));
+        assert_eq!(envelope.disks[0].capacity, Capacity::Bytes(8 << 30));
     }
 
     #[test]
@@ -335,7 +376,6 @@ mod tests {
                 "<e:Disk diskId='d' capacity='1'/><e:Disk diskId='d' capacity='1'/>",
                 "two <Disk>",
             ),
-            (file, "<e:Disk capacity='1'/>", "no diskId"),
             (file, "<e:Disk diskId='d'/>", "no capacity"),
             (file, "<e:Disk diskId='d' capacity='-1'/>", "'-1'"),
             (
@@ -343,27 +383,30 @@ mod tests {
                 "<e:Disk diskId='d' capacity='9' capacityAllocationUnits='byte * 2^60'/>",
                 "8 EiB",
             ),
-            ("<e:File id='f' href='a' size='x'/>", "", "no number"),
-            ("<e:File id='f' href='a' chunkSize='0'/>", "", "chunks of 0"),
-            ("<e:File id='f'/>", "", "no href"),
-            ("<e:File id='f' href='a' compression='bzip2'/>", "", "bzip2"),
+            ("<e:File id='f' href='a' size='x'/>", USER, "no number"),
+            ("<e:File id='f' href='a' chunkSize='0'/>", USER, "chunks of 0"),
+            ("<e:File id='f'/>", USER, "no href"),
+            ("<e:File id='f' href='a' compression='bzip2'/>", USER, "bzip2"),
+            ("<e:File id='f' href='a'/><e:File id='f' href='b'/>", USER, "two <File>"),
         ] {
             let error = parse(references, disks).expect_err(word);
             assert!(error.to_string().contains(word), "{error}");
         }
     }
 
+    const USER: &str = "<e:Disk diskId='d' fileRef='f' capacity='1'/>";
+
     #[test]
-    fn a_descriptor_is_known_by_its_root() {
-        for text in [
-            "<Envelope>",
-            "\u{feff}<?xml version='1.0'?>\n<!-- <a> -->\n<ovf:Envelope xmlns:ovf='x'>",
-        ] {
-            assert!(looks_like_one(text.as_bytes()), "{text}");
-        }
-        for text in ["", "Envelope", "<html>", "<?xml", "<!-- <Envelope>", "<EnvelopeX>"] {
-            assert!(!looks_like_one(text.as_bytes()), "{text}");
-        }
+    fn what_no_disk_needs_is_not_judged() {
+        let files = "<e:File href='x.nvram'/><e:File id='i' href='i' size='x'/>\
+                     <e:File id='j' compression='bzip2'/><e:File id='f' href='a'/>";
+        let disks = "<e:Disk fileRef='f' capacity='1.5'/><e:Disk fileRef='f' capacity='1'/>";
+        let envelope = parse(files, disks).expect("parses");
+        assert_eq!(envelope.files.len(), 1);
+        assert!(
+            matches!(&envelope.disks[0].capacity, Capacity::Unclear(why) if why.contains("1.5"))
+        );
+        assert_eq!(envelope.disks[1].capacity, Capacity::Bytes(1));
     }
 
     #[test]

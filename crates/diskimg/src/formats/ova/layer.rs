@@ -1,12 +1,11 @@
 //! Reading one disk of an appliance: what its own image says.
 
 use super::disk_image::DiskImage;
-use super::envelope::Disk;
-use super::manifest::Manifest;
+use super::envelope::{Capacity, Disk};
 use super::package::Package;
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::{Extent, Kind, push};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::info::{Details, Value};
@@ -93,14 +92,19 @@ impl Ova {
         }
         for (index, disk) in self.package.disks().iter().enumerate() {
             let number = index + 1;
-            if disk.capacity.is_none() {
-                notes.push(format!("disk {number} gets its capacity when it is deployed"));
+            match &disk.capacity {
+                Capacity::Bytes(_) => {}
+                Capacity::AtDeployment => {
+                    notes.push(format!("disk {number} gets its capacity when it is deployed"));
+                }
+                Capacity::Unclear(why) => notes.push(why.clone()),
             }
             if let Some(message) = self.wrong_size(disk) {
                 notes.push(message);
             }
         }
-        if let (Some(image), Some(Some(capacity))) = (self.image(), self.disk().map(|d| d.capacity))
+        if let (Some(image), Some(Some(capacity))) =
+            (self.image(), self.disk().map(|d| d.capacity.bytes()))
             && capacity != image.layer.geometry().size
         {
             let size = image.layer.geometry().size;
@@ -119,7 +123,7 @@ impl Ova {
         let own = self.disk().is_some_and(|d| d.id == disk.id).then(|| self.image()).flatten();
         let found = match own {
             Some(image) => image.parts.iter().map(|part| part.source.len()).sum(),
-            None => self.package.stored_size(file)?,
+            None => self.package.stored_size(disk)?,
         };
         let name = &file.href;
         (found != said).then(|| format!("'{name}' has {found} bytes, the descriptor says {said}"))
@@ -137,10 +141,10 @@ impl Ova {
             facts.extend(
                 (!disk.format.is_empty()).then(|| ("format", Value::from(disk.format.as_str()))),
             );
-            facts.extend(disk.capacity.map(|bytes| ("capacity", Value::from(bytes))));
+            facts.extend(disk.capacity.bytes().map(|bytes| ("capacity", Value::from(bytes))));
             facts.extend(disk.populated.map(|bytes| ("populated-size", Value::from(bytes))));
             if let Some(file) = file {
-                let size = self.package.stored_size(file).or(file.size);
+                let size = self.package.stored_size(disk).or(file.size);
                 facts.extend(size.map(|bytes| ("file-size", Value::from(bytes))));
                 facts.extend(file.gzip.then(|| ("compression", Value::from("gzip"))));
                 facts.extend(file.chunk.map(|bytes| ("chunk-size", Value::from(bytes))));
@@ -166,7 +170,7 @@ impl Layer for Ova {
             Some(disk) => vec![disk],
             None => self.package.disks().iter().collect(),
         };
-        let capacities = disks.iter().filter_map(|disk| disk.capacity);
+        let capacities = disks.iter().filter_map(|disk| disk.capacity.bytes());
         Geometry { size: capacities.fold(0, u64::saturating_add).min(i64::MAX as u64), unit: 1 }
     }
 
@@ -233,13 +237,13 @@ impl Layer for Ova {
         if let Some(message) = self.disk().and_then(|disk| self.wrong_size(disk)) {
             return Err(Error::corrupt("package", message).hint(hint));
         }
-        let Some(text) = self.package.manifest_text()? else { return Ok(()) };
-        let manifest = Manifest::parse(&text).map_err(|e| e.hint(hint))?;
+        let manifest = self.package.read_manifest()?;
         let parts = self.image().map(|image| image.parts.as_slice()).unwrap_or_default();
         for part in std::iter::once(self.package.descriptor()).chain(parts) {
-            for entry in manifest.entries().iter().filter(|e| e.is_of(&part.name)) {
-                entry.verify(&*part.source, tick).map_err(|e| e.hint(hint))?;
-            }
+            part.verify(manifest.as_ref(), tick).map_err(|e| match e.kind() {
+                ErrorKind::Corrupt => e.hint(hint),
+                _ => e,
+            })?;
         }
         Ok(())
     }
@@ -284,7 +288,7 @@ fn open_content(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Re
         )));
     }
     let Some(file) = package.file_of(disk) else {
-        if disk.capacity.is_none() && !context.metadata_only {
+        if disk.capacity.bytes().is_none() && !context.metadata_only {
             return Err(Error::unsupported(format!(
                 "disk '{}' has no file, and gets its capacity when it is deployed",
                 disk.id

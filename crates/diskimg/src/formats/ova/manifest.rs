@@ -9,17 +9,27 @@
 //! `manifest_sha512`). Writers differ in blanks, case and line ends.
 
 use super::archive::normal_name;
+use super::files::percent_decoded;
+use super::package::Part;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
+/// Characters that an error shows of a line.
+const SHOWN: usize = 80;
+
 /// What a manifest says.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Manifest {
     entries: Vec<Entry>,
+    /// Entries by their names: as they are, without `%20`, in lower case.
+    spellings: [BTreeMap<String, Vec<usize>>; 3],
+    /// The first line that is none, and its number: another's business, unless
+    /// an entry is missing.
+    strange: Option<(usize, String)>,
 }
 
 /// What it says of one file.
@@ -40,32 +50,92 @@ pub(super) enum Algorithm {
 }
 
 impl Manifest {
-    /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) for a line that is none of a manifest.
-    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+    pub(super) fn parse(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let entries = lines.map(|(i, line)| {
-            Entry::parse(line.trim()).ok_or_else(|| {
-                let message = format!("line {} is not understood: '{line}'", i + 1);
-                Error::corrupt("manifest", message)
-            })
-        });
-        let entries: Vec<Entry> = entries.collect::<Result<_>>()?;
-        let mut seen = BTreeSet::new();
-        // Each is read as a whole: once will do.
-        match entries.iter().find(|e| !seen.insert((e.algorithm, e.name.as_str()))) {
-            Some(Entry { name, .. }) => {
-                Err(Error::corrupt("manifest", format!("it lists '{name}' twice")))
+        let mut manifest = Self::default();
+        for (i, line) in text.lines().enumerate() {
+            let line = line.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+            match Entry::parse(line) {
+                Some(entry) => manifest.add(entry),
+                None if line.is_empty() => {}
+                None => {
+                    let shown = || (i + 1, line.chars().take(SHOWN).collect());
+                    manifest.strange.get_or_insert_with(shown);
+                }
             }
-            None => Ok(Self { entries }),
         }
+        manifest
+    }
+
+    fn add(&mut self, entry: Entry) {
+        let decoded = normal_name(&percent_decoded(&entry.name));
+        let lower = decoded.to_lowercase();
+        for (names, name) in self.spellings.iter_mut().zip([entry.name.clone(), decoded, lower]) {
+            names.entry(name).or_default().push(self.entries.len());
+        }
+        self.entries.push(entry);
     }
 
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
     }
+
+    /// What it says of a file: by its name, or as the archive has it; in another
+    /// spelling only if it has no such name.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it says nothing.
+    pub(super) fn of(&self, part: &Part) -> Result<Vec<&Entry>> {
+        let own = [part.name.clone(), part.path.clone()];
+        let lower = [part.name.to_lowercase(), part.path.to_lowercase()];
+        for (names, wanted) in self.spellings.iter().zip([&own, &own, &lower]) {
+            let found = wanted.iter().find_map(|name| names.get(name));
+            if let Some(found) = found {
+                return Ok(found.iter().map(|&index| &self.entries[index]).collect());
+            }
+        }
+        let name = &part.name;
+        let message = match &self.strange {
+            None => format!("it does not list '{name}'"),
+            Some((line, text)) => {
+                format!("it does not list '{name}'; line {line} is not understood: '{text}'")
+            }
+        };
+        Err(Error::corrupt("manifest", message))
+    }
+}
+
+/// Holds a file against what a manifest says of it. Every kind of digest is
+/// taken once.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) naming both digests; what reading and
+/// `tick` said.
+pub(super) fn verify(
+    entries: &[&Entry],
+    source: &dyn Source,
+    tick: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    for algorithm in [Algorithm::Sha1, Algorithm::Sha256, Algorithm::Sha512] {
+        let mut entries = entries.iter().filter(|e| e.algorithm == algorithm).peekable();
+        if entries.peek().is_none() {
+            continue;
+        }
+        let found = algorithm.digest(source, tick)?;
+        if let Some(Entry { name, digest, .. }) = entries.find(|e| e.digest != found) {
+            let message = format!("it says {digest} of '{name}', which has {found}");
+            return Err(Error::corrupt("manifest", message));
+        }
+    }
+    Ok(())
+}
+
+/// The CRC-32 of all bytes, as zip archives have it.
+pub(super) fn crc32(source: &dyn Source, tick: &mut dyn FnMut() -> Result<()>) -> Result<u32> {
+    let mut crc = flate2::Crc::new();
+    each_block(source, tick, |block| crc.update(block))?;
+    Ok(crc.sum())
 }
 
 impl Entry {
@@ -83,29 +153,6 @@ impl Entry {
         let whole = digest.len() == algorithm.digits();
         let right = whole && digest.bytes().all(|b| b.is_ascii_hexdigit());
         right.then(|| Self { name: normal_name(name), algorithm, digest })
-    }
-
-    /// True if it speaks of this file.
-    pub(super) fn is_of(&self, name: &str) -> bool {
-        self.name == name
-    }
-
-    /// Holds the digest against `source`'s own.
-    ///
-    /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) naming both; what reading and
-    /// `tick` said.
-    pub(super) fn verify(
-        &self,
-        source: &dyn Source,
-        tick: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let found = self.algorithm.digest(source, tick)?;
-        if found == self.digest {
-            return Ok(());
-        }
-        let Self { name, digest, .. } = self;
-        Err(Error::corrupt("manifest", format!("it says {digest} of '{name}', which has {found}")))
     }
 }
 
@@ -128,19 +175,28 @@ impl Algorithm {
 }
 
 fn digest<D: Digest>(source: &dyn Source, tick: &mut dyn FnMut() -> Result<()>) -> Result<String> {
+    let mut hasher = D::new();
+    each_block(source, tick, |block| hasher.update(block))?;
+    Ok(hex(&hasher.finalize()))
+}
+
+fn each_block(
+    source: &dyn Source,
+    tick: &mut dyn FnMut() -> Result<()>,
+    mut each: impl FnMut(&[u8]),
+) -> Result<()> {
     /// Bytes read at a time.
     const BLOCK: u64 = 1 << 20;
-    let mut hasher = D::new();
     let mut block = vec![0; source.len().min(BLOCK) as usize];
     let mut at = 0;
     while at < source.len() {
         let part = &mut block[..(source.len() - at).min(BLOCK) as usize];
         source.read_exact_at(part, at).map_err(|e| Error::io("cannot read it", e).at(at))?;
-        hasher.update(&part);
+        each(part);
         at += part.len() as u64;
         tick()?;
     }
-    Ok(hex(&hasher.finalize()))
+    Ok(())
 }
 
 /// A line of a new manifest: the SHA-256 of a file.
@@ -167,13 +223,37 @@ mod tests {
         let text = format!(
             "\u{feff}SHA1(a.ovf)= {abc}\r\n\r\nSHA1 (b (2).vmdk) = {upper}\nsha1(./d/c)={abc}\n"
         );
-        let manifest = Manifest::parse(text.as_bytes()).expect("parses");
+        let manifest = Manifest::parse(text.as_bytes());
         let names: Vec<_> = manifest.entries().iter().map(|e| e.name.as_str()).collect();
         assert_eq!(names, ["a.ovf", "b (2).vmdk", "d/c"]);
         let source = MemorySource::new(*b"abc");
         for entry in manifest.entries() {
-            entry.verify(&source, &mut || Ok(())).expect("right");
+            verify(&[entry], &source, &mut || Ok(())).expect("right");
         }
+        assert_eq!(crc32(&source, &mut || Ok(())).expect("reads"), 0x352441c2);
+    }
+
+    fn part(name: &str, path: &str) -> Part {
+        let source = std::sync::Arc::new(MemorySource::new(*b"abc"));
+        Part { path: path.to_owned(), ..Part::plain(name.to_owned(), source) }
+    }
+
+    #[test]
+    fn a_file_is_found_by_every_spelling_the_exact_one_first() {
+        let line = |name: &str, digit: &str| format!("SHA1({name})= {}\n", digit.repeat(40));
+        let text = [line("f/a b", "0"), line("c%20d", "1"), line("E", "2"), line("e", "3")];
+        let manifest = Manifest::parse(text.concat().as_bytes());
+        for (name, path, digit) in [
+            ("a b", "f/a b", "0"),
+            ("c d", "f/c d", "1"),
+            ("C D", "C D", "1"),
+            ("E", "E", "2"),
+            ("e", "e", "3"),
+        ] {
+            let entries = manifest.of(&part(name, path)).expect("listed");
+            assert_eq!((entries.len(), entries[0].digest.as_str()), (1, &*digit.repeat(40)));
+        }
+        manifest.of(&part("g", "f/g")).expect_err("not listed");
     }
 
     /// Test vectors of FIPS 180-4 ("abc").
@@ -191,11 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_is_an_error() {
-        let twice = format!("SHA1(a)= {0}\nSHA1(./a)= {0}", "0".repeat(40));
-        Manifest::parse(twice.as_bytes()).expect_err("twice");
+    fn a_line_that_is_none_is_told_where_an_entry_is_missing() {
         for line in ["MD5(a)= 00", "SHA1(a)= 00", "SHA1 a", "SHA256(a)= zz", "hello"] {
-            let error = Manifest::parse(line.as_bytes()).expect_err(line);
+            let manifest = Manifest::parse(line.as_bytes());
+            let error = manifest.of(&part("a", "a")).expect_err(line);
             assert!(error.to_string().contains("line 1"), "{error}");
         }
     }

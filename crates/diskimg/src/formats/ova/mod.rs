@@ -25,9 +25,11 @@ mod archive;
 mod check;
 mod disk_image;
 mod envelope;
+mod files;
 mod guest_os;
 mod layer;
 mod manifest;
+mod markup;
 mod member_sink;
 mod new_envelope;
 mod options;
@@ -40,6 +42,7 @@ mod zip_members;
 use crate::vocabulary::format::{Appliance, Driver, Head};
 use archive::Packing;
 use package::has_extension;
+use std::path::Path;
 use std::sync::Arc;
 use tar_members::Beginning;
 
@@ -64,23 +67,27 @@ pub(crate) static DRIVER: Driver = Driver {
     appliance: Some(Appliance { create: target::create_disks, alignment: ALIGNMENT }),
 };
 
-/// A tar whose first file is a descriptor; a descriptor that is called so; by
-/// their names also what is packed otherwise. A guest can write any of this into a
-/// raw disk: then it shows bytes of that same file, or of files beside it.
+/// What is called so, whatever is in it: opening says what is wrong. Under any
+/// other name a tar whose first file is a descriptor. A guest can write that into
+/// a raw disk: so it shows bytes of that same file alone, and nothing is unpacked.
 fn probe(head: &Head<'_>) -> bool {
-    let named = |extensions: &[&str]| {
-        let name = head.path.and_then(|path| path.file_name()).unwrap_or_default();
-        let name = name.to_string_lossy().to_ascii_lowercase();
-        extensions.iter().any(|extension| name.ends_with(extension))
+    if head.path.is_some_and(|path| is_called_so(path, head.bytes)) {
+        return true;
+    }
+    tar_members::beginning(head.bytes).is_some_and(|Beginning { magic, name }| {
+        magic && name.is_some_and(|name| has_extension(&name, "ovf"))
+    })
+}
+
+/// True if the name is that of an appliance; of a packed one if it is packed.
+fn is_called_so(path: &Path, head: &[u8]) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let extensions: &[&str] = match Packing::of(head) {
+        Packing::Gzip => &[".ova", ".ovf", ".ova.gz", ".tgz", ".tar.gz"],
+        Packing::Xz => &[".ova", ".ovf", ".ova.xz", ".txz", ".tar.xz"],
+        Packing::Bzip2 => &[".ova", ".ovf", ".ova.bz2", ".tbz2", ".tar.bz2"],
+        Packing::Zip => &[".ova", ".ovf", ".ova.zip"],
+        Packing::None => &[".ova", ".ovf"],
     };
-    if let Some(Beginning { magic, name }) = tar_members::beginning(head.bytes) {
-        let descriptor = name.is_some_and(|name| has_extension(&name, "ovf"));
-        return (magic && descriptor) || named(&[".ova"]);
-    }
-    match Packing::of(head.bytes) {
-        Packing::Gzip => named(&[".ova", ".ova.gz", ".tgz", ".tar.gz"]),
-        Packing::Xz => named(&[".ova", ".ova.xz", ".txz", ".tar.xz"]),
-        Packing::Zip => named(&[".ova", ".ova.zip"]),
-        Packing::None => named(&[".ovf"]) && envelope::looks_like_one(head.bytes),
-    }
+    extensions.iter().any(|extension| name.ends_with(extension))
 }

@@ -16,7 +16,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     )
     .default("otherLinux64Guest"),
     OptionSpec::new("cpus", OptionKind::Number, "Virtual processors").default("1"),
-    OptionSpec::new("memory", OptionKind::Size, "Memory, in whole MiB").default("1G"),
+    OptionSpec::new("memory", OptionKind::Size, "Memory, in multiples of 4 MiB").default("1G"),
     OptionSpec::new("firmware", OptionKind::Text, "Firmware, can be bios or efi").default("bios"),
     OptionSpec::new(
         "adapter_type",
@@ -60,6 +60,14 @@ const MAX_STEM: usize = 64;
 /// The name where nothing gives one.
 const NAMELESS: &str = "appliance";
 
+/// The first virtual hardware that has EFI.
+const EFI_HARDWARE: u64 = 8;
+
+/// True for what XML 1.0 ("Char") cannot hold, and for control characters.
+fn is_no_xml(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
+}
+
 impl Machine {
     /// `output` is where the appliance goes, if that has a name.
     ///
@@ -77,15 +85,26 @@ impl Machine {
             Err(Error::invalid(format!("{name}={value}: {least} to {most} are possible")))
         };
         let stem = output.and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
-        let name = Some(text("name")).filter(|name| !name.is_empty()).or(stem);
-        let name = name.unwrap_or_else(|| NAMELESS.to_owned());
-        if name.chars().any(char::is_control) || name.len() > 255 {
+        let given = Some(text("name")).filter(|name| !name.is_empty());
+        let clean = |stem: String| stem.replace(is_no_xml, "_");
+        let name = given.or(stem.map(clean)).unwrap_or_else(|| NAMELESS.to_owned());
+        if name.contains(is_no_xml) || name.trim().is_empty() || name.len() > 255 {
             return Err(Error::invalid(format!("the name {name:?} cannot be recorded"))
-                .hint("at most 255 bytes, no line breaks"));
+                .hint("1 to 255 bytes, no line breaks"));
         }
         let memory = options.size("memory")?.unwrap_or_default();
-        if memory == 0 || !memory.is_multiple_of(1 << 20) {
-            return Err(Error::invalid(format!("memory={memory}: whole MiB are possible")));
+        if memory == 0 || !memory.is_multiple_of(4 << 20) {
+            return Err(Error::invalid(format!(
+                "memory={memory}: multiples of 4 MiB are possible"
+            )));
+        }
+        // The first version with OVF, and a bound for typing errors.
+        let hardware = number("hwversion", 4..=99)?;
+        let efi = one_of("firmware", &text("firmware"), &[("bios", false), ("efi", true)])?;
+        if efi && hardware < EFI_HARDWARE {
+            return Err(Error::invalid(format!(
+                "firmware=efi needs hwversion={EFI_HARDWARE} or later, not {hardware}"
+            )));
         }
         Ok(Self {
             stem: file_stem(&name),
@@ -93,10 +112,9 @@ impl Machine {
             os: GuestOs::new(&text("os_type"))?,
             cpus: number("cpus", 1..=1024)?,
             memory_mib: memory >> 20,
-            efi: one_of("firmware", &text("firmware"), &[("bios", false), ("efi", true)])?,
+            efi,
             adapter: one_of("adapter_type", &text("adapter_type"), &Adapter::ALL)?,
-            // The first version with OVF, and a bound for typing errors.
-            hardware: number("hwversion", 4..=99)?,
+            hardware,
             network: options.switch("network")?.unwrap_or(true),
         })
     }
@@ -145,6 +163,8 @@ mod tests {
         assert_eq!(named("name=-ü/<b>"), ("-ü/<b>".into(), "___b_".replace("___", "____")));
         let nameless = Machine::new(&Options::default(), None).expect("fits");
         assert_eq!(nameless.stem, "appliance");
+        let odd = Machine::new(&Options::default(), Some(Path::new("x\ny\u{fffe}.ova")));
+        assert_eq!(odd.expect("fits").name, "x_y_");
         assert!(file_stem(&"x".repeat(300)).len() == MAX_STEM);
     }
 
@@ -171,6 +191,10 @@ mod tests {
             ("hwversion=3", "hwversion"),
             ("os_type=<x>", "os_type"),
             ("name=a\nb", "name"),
+            ("name= ", "name"),
+            ("name=a\u{ffff}", "name"),
+            ("memory=1025M", "memory"),
+            ("firmware=efi,hwversion=7", "hwversion"),
         ] {
             let error = machine(options).expect_err(options);
             assert!(error.to_string().contains(word), "{error}");

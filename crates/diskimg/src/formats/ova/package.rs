@@ -8,17 +8,18 @@
 //!     disk1.vmdk      ◄─────────┘                              the policy allows)
 //! ```
 
-use super::archive::{Archive, Member, Packing, normal_name};
+use super::archive::{Archive, MAX_MEMBERS, Packing};
 use super::envelope::{Disk, Envelope, File};
+use super::files::{Files, PartName, only_descriptor, open_text, require_short};
+use super::manifest::{self, Manifest};
 use super::unpack::{self, SourceReader};
+use super::{is_called_so, markup};
 use crate::host::source::{JoinedSource, Source};
-use crate::vocabulary::error::{Error, ErrorKind, Result};
+use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
-use crate::vocabulary::reference::{References, Resolver};
 use flate2::read::MultiGzDecoder;
-use std::io::ErrorKind::NotFound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Chunks of one file. vSphere's are of gigabytes.
@@ -35,54 +36,88 @@ pub(super) struct Package {
     descriptor: Part,
     envelope: Envelope,
     manifest: Option<Part>,
+    /// Bytes of the envelope's files as they lie in the archive, as far as known.
+    stored: Vec<Option<u64>>,
+    /// False if only its bytes say that this is an appliance: then a disk's guest
+    /// may have made it.
+    unpacks: bool,
     pub(super) limits: Limits,
-}
-
-/// Where the package's files are.
-#[derive(Debug)]
-enum Files {
-    /// In an archive; names start at the descriptor's folder.
-    Archive { archive: Archive, folder: String },
-    /// Beside the descriptor, whose own path this is.
-    Beside { descriptor: Option<PathBuf>, policy: References },
 }
 
 /// A file of the package, or a chunk of one: its bytes as they lie there.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
-    /// Relative to the descriptor, as a manifest spells it.
+    /// Relative to the descriptor.
     pub(super) name: String,
+    /// As the archive spells it.
+    pub(super) path: String,
+    /// What a zip archive says of bytes that nothing else vouches for.
+    pub(super) crc32: Option<u32>,
     pub(super) source: Arc<dyn Source>,
+}
+
+impl Part {
+    /// A file that is in no archive.
+    pub(super) fn plain(name: String, source: Arc<dyn Source>) -> Self {
+        Self { path: name.clone(), name, crc32: None, source }
+    }
+
+    /// Holds the bytes against what the manifest, if there is one, and the
+    /// archive say of them.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they differ, or the manifest
+    /// leaves the file out; what reading and `tick` said.
+    pub(super) fn verify(
+        &self,
+        manifest: Option<&Manifest>,
+        tick: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        if let Some(manifest) = manifest {
+            manifest::verify(&manifest.of(self)?, &*self.source, tick)?;
+        }
+        let Some(said) = self.crc32 else { return Ok(()) };
+        let found = manifest::crc32(&*self.source, tick)?;
+        if found == said {
+            return Ok(());
+        }
+        let message = format!("the CRC of '{}' is {found:08x}, not {said:08x}", self.name);
+        Err(Error::corrupt("zip archive", message))
+    }
 }
 
 impl Package {
     /// Opens an archive or a descriptor, reads the descriptor and finds the manifest.
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
-        let mut head = vec![0; source.len().min(8) as usize];
+        /// Enough to tell a descriptor behind some blanks.
+        const HEAD: u64 = 64;
+        let mut head = vec![0; source.len().min(HEAD) as usize];
         source
             .read_exact_at(&mut head, 0)
             .map_err(|e| Error::io("cannot read its beginning", e))?;
-        let packing = Packing::of(&head);
-        let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
-        let (files, descriptor) = if text.trim_ascii_start().starts_with(b"<") {
-            let path = context.resolver.image.map(Path::to_owned);
-            let name = path.as_deref().and_then(Path::file_name);
+        let path = context.resolver.image;
+        let unpacks = !context.probed || path.is_some_and(|path| is_called_so(path, &head));
+        let limits = context.limits;
+        let is_ovf = path.is_some_and(|path| has_extension(&path.to_string_lossy(), "ovf"));
+        let (files, descriptor) = if is_ovf || markup::looks_like_it(&head) {
+            let name = path.and_then(Path::file_name);
             let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let descriptor = path.map(Path::to_owned);
             let policy = context.resolver.policy;
-            (Files::Beside { descriptor: path, policy }, Part { name, source })
+            (Files::Beside { descriptor, policy }, Part::plain(name, source))
         } else {
-            let archive = Archive::open(source, packing, context.limits.unpacked_bytes)?;
-            let member = only_descriptor(&archive)?;
-            let source = open_text(&archive, member, context.limits)?;
-            let (folder, name) = member.name.rsplit_once('/').unwrap_or(("", &member.name));
-            let (folder, name) = (folder.to_owned(), name.to_owned());
-            (Files::Archive { archive, folder }, Part { name, source })
+            let archive = Archive::open(source, Packing::of(&head), limits.unpacked_bytes)?;
+            let part = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;
+            let folder = part.path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+            (Files::Archive { archive, folder: folder.unwrap_or_default() }, part)
         };
-        let envelope = Envelope::parse(&text_of(&descriptor, context.limits)?)
+        let envelope = Envelope::parse(&text_of(&descriptor, limits)?)
             .map_err(|e| e.in_structure(format!("OVF descriptor '{}'", descriptor.name)))?;
+        let manifest = files.manifest(&descriptor, limits.ovf_bytes)?;
+        let limits = limits.clone();
         let mut package =
-            Self { files, descriptor, envelope, manifest: None, limits: context.limits.clone() };
-        package.manifest = package.find_manifest()?;
+            Self { files, descriptor, envelope, manifest, stored: Vec::new(), unpacks, limits };
+        package.stored = package.stored_sizes();
         Ok(package)
     }
 
@@ -102,47 +137,58 @@ impl Package {
         self.manifest.as_ref()
     }
 
-    /// The manifest's text.
-    pub(super) fn manifest_text(&self) -> Result<Option<Vec<u8>>> {
-        self.manifest.as_ref().map(|part| text_of(part, &self.limits)).transpose()
+    /// What the manifest says, if there is one.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io), [`Limit`](crate::ErrorKind::Limit).
+    pub(super) fn read_manifest(&self) -> Result<Option<Manifest>> {
+        let Some(part) = &self.manifest else { return Ok(None) };
+        Ok(Some(Manifest::parse(&text_of(part, &self.limits)?)))
+    }
+
+    /// Where the files are.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// The archive's file, or the descriptor.
     pub(super) fn main_source(&self) -> &Arc<dyn Source> {
-        match &self.files {
-            Files::Archive { archive, .. } => archive.source(),
-            Files::Beside { .. } => &self.descriptor.source,
-        }
+        self.files.archive().unwrap_or(&self.descriptor.source)
     }
 
-    /// Who may open what an image in the package names: nobody, in an archive.
-    pub(super) fn resolver<'a>(&self, image: &'a Part) -> Resolver<'a> {
-        match &self.files {
-            Files::Archive { .. } => Resolver::new(None, References::None),
-            Files::Beside { policy, .. } => Resolver::new(image.source.path(), *policy),
-        }
+    /// Bytes of a disk's file as it lies in the package, all chunks together;
+    /// `None` if only opening it would tell.
+    pub(super) fn stored_size(&self, disk: &Disk) -> Option<u64> {
+        self.stored.get(disk.file?).copied().flatten()
     }
 
-    /// Bytes of a file as it lies in the package, all chunks together; `None`
-    /// if only opening it would tell.
-    pub(super) fn stored_size(&self, file: &File) -> Option<u64> {
-        let Files::Archive { archive, .. } = &self.files else { return None };
-        let names = self.names(file).ok()?;
-        let size = |name: &String| archive.find(&self.path_of(name)).map(|member| member.size);
-        names.iter().try_fold(0u64, |sum, name| sum.checked_add(size(name)?))
+    fn stored_sizes(&self) -> Vec<Option<u64>> {
+        // Files may share their chunks: all of them together are not counted
+        // more often than members can be.
+        let mut left = MAX_MEMBERS;
+        let size = |file: &File| {
+            let names = self.names(file).ok()?;
+            left = left.checked_sub(names.len())?;
+            let size = |name: &PartName| self.files.member(name.as_str()).map(|m| m.size);
+            names.iter().try_fold(0u64, |sum, name| sum.checked_add(size(name)?))
+        };
+        match self.files.archive() {
+            Some(_) => self.envelope.files.iter().map(size).collect(),
+            None => Vec::new(),
+        }
     }
 
     /// True if the file can be read where it lies, and no other file be opened.
     pub(super) fn in_place(&self, file: &File) -> bool {
-        let is_archive = matches!(self.files, Files::Archive { .. });
-        is_archive && !file.gzip && self.names(file).is_ok_and(|names| !self.any_packed(&names))
+        let names = || self.names(file).is_ok_and(|names| !self.any_packed(&names));
+        self.files.archive().is_some() && !file.gzip && names()
     }
 
     /// True if one of these must be unpacked from an archive.
-    fn any_packed(&self, names: &[String]) -> bool {
-        let Files::Archive { archive, .. } = &self.files else { return false };
-        let packed =
-            |name: &String| archive.find(&self.path_of(name)).is_some_and(|m| !m.in_place());
+    fn any_packed(&self, names: &[PartName]) -> bool {
+        let packed = |name: &PartName| {
+            self.files.member(name.as_str()).is_some_and(|member| !member.in_place())
+        };
         names.iter().any(packed)
     }
 
@@ -160,7 +206,7 @@ impl Package {
             return Err(Error::limit(message).hint("unpack the archive and open the .ovf"));
         }
         let parts: Vec<_> =
-            names.into_iter().map(|name| self.open_part(name)).collect::<Result<_>>()?;
+            names.iter().map(|name| self.files.open(name)).collect::<Result<_>>()?;
         if let (Some(chunk), Some((_, all_but_last))) = (file.chunk, parts.split_last())
             && let Some(part) = all_but_last.iter().find(|part| part.source.len() != chunk)
         {
@@ -184,137 +230,36 @@ impl Package {
         if !file.gzip {
             return Ok(joined);
         }
+        if !self.unpacks {
+            let message = format!("'{}' is packed, and only first bytes speak of one", file.href);
+            return Err(Error::refused(format!("it may be a disk and no appliance: {message}"))
+                .hint("name the format (-f ova, -f raw)"));
+        }
         let inflated = MultiGzDecoder::new(SourceReader::whole(&*joined));
         unpack::to_temporary_file(inflated, self.limits.unpacked_bytes)
             .map_err(|e| e.in_structure(format!("'{}'", file.href)))
     }
 
-    /// Opens a file by its name relative to the descriptor.
-    pub(super) fn open_part(&self, name: String) -> Result<Part> {
-        let source = match &self.files {
-            Files::Archive { archive, .. } => {
-                let Some(member) = archive.find(&self.path_of(&name)) else {
-                    let message = format!("the file '{name}' is not in the archive");
-                    return Err(Error::corrupt("package", message));
-                };
-                archive.open_member(member).map_err(|e| e.in_structure(format!("'{name}'")))?
-            }
-            Files::Beside { descriptor, policy } => {
-                let resolver = Resolver::new(descriptor.as_deref(), *policy);
-                resolver.open("disk file", &name)?
-            }
-        };
-        Ok(Part { name, source })
-    }
-
     /// The names of a file's parts, relative to the descriptor.
-    fn names(&self, file: &File) -> Result<Vec<String>> {
-        let name = self.plain_name(&file.href)?;
+    fn names(&self, file: &File) -> Result<Vec<PartName>> {
+        let name = self.files.name(&file.href)?;
         let Some(chunk) = file.chunk else { return Ok(vec![name]) };
         let Some(size) = file.size else {
-            let message = format!("'{name}' is cut into chunks, and its size is not given");
+            let message = format!("'{}' is cut into chunks, and its size is not given", file.href);
             return Err(Error::corrupt("OVF descriptor", message));
         };
         let count = size.div_ceil(chunk).max(1);
         if count > MAX_CHUNKS {
+            let name = &file.href;
             let message = format!("'{name}' is cut into {count} chunks; at most {MAX_CHUNKS}");
             return Err(Error::limit(message));
         }
-        Ok((0..count).map(|i| format!("{name}.{i:09}")).collect())
+        Ok((0..count).map(|index| name.chunk(index)).collect())
     }
-
-    /// The name behind an `href`: relative, inside the package, without `%20`.
-    fn plain_name(&self, href: &str) -> Result<String> {
-        let refused = |why: &str| {
-            Error::refused(format!("it names the file '{href}', {why}"))
-                .hint("a package holds its own files: bring that file and edit the descriptor")
-        };
-        let before_slash = href.split('/').next().unwrap_or_default();
-        if before_slash.contains(':') {
-            return Err(refused("which is elsewhere"));
-        }
-        // A name may hold a percent sign that means itself.
-        let literal = match &self.files {
-            Files::Archive { archive, .. } => archive.find(&self.path_of(href)).is_some(),
-            Files::Beside { .. } => false,
-        };
-        let name = if literal { href.to_owned() } else { percent_decoded(href) };
-        let outside = name.starts_with(['/', '\\'])
-            || name.contains('\0')
-            || name.split(['/', '\\']).any(|part| part == "..");
-        let name = normal_name(&name);
-        if outside || name.is_empty() {
-            return Err(refused("which is outside the package"));
-        }
-        Ok(name)
-    }
-
-    /// A file's path in the archive, if there is one.
-    fn path_of(&self, name: &str) -> String {
-        match &self.files {
-            Files::Archive { folder, .. } => normal_name(&format!("{folder}/{name}")),
-            Files::Beside { .. } => name.to_owned(),
-        }
-    }
-
-    /// The manifest: it has the descriptor's name. In an archive, any other
-    /// does if it is the only one.
-    fn find_manifest(&self) -> Result<Option<Part>> {
-        let own = Path::new(&self.descriptor.name).with_extension("mf");
-        let own = own.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        match &self.files {
-            Files::Archive { archive, .. } => {
-                let manifests = archive.members().iter().filter(|m| has_extension(&m.name, "mf"));
-                let manifests: Vec<_> = manifests.collect();
-                let path = self.path_of(&own);
-                let found = match manifests.as_slice() {
-                    [only] => Some(*only),
-                    several => several.iter().copied().find(|m| m.name == path),
-                };
-                let part = |member: &Member| {
-                    let source = open_text(archive, member, &self.limits)?;
-                    Ok(Part { name: member.name.clone(), source })
-                };
-                found.map(part).transpose()
-            }
-            // A descriptor without a name has nothing beside it.
-            Files::Beside { .. } if self.descriptor.name.is_empty() => Ok(None),
-            Files::Beside { .. } => match self.open_part(own) {
-                Ok(part) => Ok(Some(part)),
-                // A policy that forbids the manifest forbids the disks, and
-                // says so then.
-                Err(e) if e.kind() == ErrorKind::Refused => Ok(None),
-                Err(e) if e.io_error().is_some_and(|e| e.kind() == NotFound) => Ok(None),
-                Err(e) => Err(e),
-            },
-        }
-    }
-}
-
-/// The one `.ovf` of an archive.
-fn only_descriptor(archive: &Archive) -> Result<&Member> {
-    let found: Vec<_> =
-        archive.members().iter().filter(|m| has_extension(&m.name, "ovf")).collect();
-    match found.as_slice() {
-        [one] => Ok(one),
-        [] => Err(Error::corrupt("archive", "no .ovf among its members")
-            .hint("it is no OVA: name the format (-f), or unpack it")),
-        several => {
-            let names: Vec<_> = several.iter().take(8).map(|m| m.name.as_str()).collect();
-            let message = format!("{} descriptors: {}", several.len(), names.join(", "));
-            Err(Error::corrupt("archive", message).hint("unpack it and open one of them"))
-        }
-    }
-}
-
-/// Opens a member that will be read as a whole.
-fn open_text(archive: &Archive, member: &Member, limits: &Limits) -> Result<Arc<dyn Source>> {
-    require_short(&member.name, member.size, limits)?;
-    archive.open_member(member).map_err(|e| e.in_structure(format!("'{}'", member.name)))
 }
 
 fn text_of(part: &Part, limits: &Limits) -> Result<Vec<u8>> {
-    require_short(&part.name, part.source.len(), limits)?;
+    require_short(&part.name, part.source.len(), limits.ovf_bytes)?;
     let mut text = vec![0; part.source.len() as usize];
     part.source
         .read_exact_at(&mut text, 0)
@@ -322,43 +267,6 @@ fn text_of(part: &Part, limits: &Limits) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn require_short(name: &str, size: u64, limits: &Limits) -> Result<()> {
-    if size > limits.ovf_bytes {
-        let most = limits.ovf_bytes;
-        return Err(Error::limit(format!("'{name}' has {size} bytes; at most {most}")));
-    }
-    Ok(())
-}
-
 pub(super) fn has_extension(name: &str, extension: &str) -> bool {
     Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
-}
-
-/// RFC 3986, section 2.1; what is no escape stands for itself.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail.get(..2).and_then(|d| std::str::from_utf8(d).ok());
-        let escape = digits
-            .filter(|d| byte == b'%' && d.bytes().all(|b| b.is_ascii_hexdigit()))
-            .and_then(|d| u8::from_str_radix(d, 16).ok());
-        bytes.push(escape.unwrap_or(byte));
-        rest = if escape.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn escapes_of_a_name_are_undone_once() {
-        for (href, name) in
-            [("a%20b", "a b"), ("%2e%2E/x", "../x"), ("100%", "100%"), ("%zz%2520", "%zz%20")]
-        {
-            assert_eq!(percent_decoded(href), name);
-        }
-    }
 }

@@ -9,10 +9,11 @@
 //! POSIX.1-2017 *pax*, "ustar Interchange Format" and "pax Header Block"; GNU
 //! tar's manual, "Basic Tar Format" (long names, base-256 numbers).
 
-use super::archive::{MAX_MEMBERS, Member, Storage, normal_name};
+use super::archive::{MAX_MEMBERS, Member, Names, Storage};
 use crate::vocabulary::error::{Error, Result};
 use std::ops::Range;
-use tar::{EntryType, Header, PaxExtensions};
+use std::sync::Arc;
+use tar::{EntryType, Header};
 
 /// The unit of a tar archive.
 pub(super) const BLOCK: u64 = 512;
@@ -32,6 +33,7 @@ pub(super) trait Forward {
 /// A walk over the files of an archive.
 struct Walk<'a> {
     archive: &'a mut dyn Forward,
+    names: Names,
     /// Where the next header is.
     at: u64,
     /// Where the last member ends.
@@ -40,7 +42,7 @@ struct Walk<'a> {
 
 /// A file, and where its bytes are.
 struct File {
-    name: String,
+    name: Arc<str>,
     bytes: Range<u64>,
 }
 
@@ -62,7 +64,7 @@ pub(super) fn list(
     archive: &mut dyn Forward,
     storage: fn(Range<u64>) -> Storage,
 ) -> Result<Vec<Member>> {
-    let mut walk = Walk { archive, at: 0, end: 0 };
+    let mut walk = Walk { archive, names: Names::default(), at: 0, end: 0 };
     let mut members = Vec::new();
     while let Some(File { name, bytes }) = walk.next()? {
         if members.len() >= MAX_MEMBERS {
@@ -79,7 +81,7 @@ pub(super) struct Beginning {
     /// checksum alone speaks.
     pub(super) magic: bool,
     /// The first file's name, if it is that near.
-    pub(super) name: Option<String>,
+    pub(super) name: Option<Arc<str>>,
 }
 
 /// The beginning of the archive, if `head` is that of one.
@@ -100,7 +102,7 @@ pub(super) fn beginning(head: &[u8]) -> Option<Beginning> {
     let mut archive = Head(head);
     let header = read_header(&mut archive, 0).ok().flatten()?;
     let magic = header.as_ustar().is_some() || header.as_gnu().is_some();
-    let mut walk = Walk { archive: &mut archive, at: 0, end: 0 };
+    let mut walk = Walk { archive: &mut archive, names: Names::default(), at: 0, end: 0 };
     let name = walk.next().ok().flatten().map(|file| file.name);
     Some(Beginning { magic, name })
 }
@@ -140,7 +142,7 @@ impl Walk<'_> {
                     // Old archives mark a folder by its name alone. Folders and
                     // links are passed over: whoever needs one will miss it.
                     if is_file && !name.ends_with(b"/") {
-                        let name = normal_name(&String::from_utf8_lossy(&name));
+                        let name = self.names.take(&name)?;
                         return Ok(Some(File { name, bytes: start..end }));
                     }
                 }
@@ -189,13 +191,23 @@ fn read_extension(archive: &mut dyn Forward, range: Range<u64>) -> Result<Vec<u8
     Ok(bytes)
 }
 
+/// Records are `LENGTH KEY=VALUE\n`; the length is of all of it, and a value may
+/// hold line breaks.
 fn read_pax(records: &[u8], at: u64, overrides: &mut Overrides) -> Result<()> {
-    for record in PaxExtensions::new(records) {
-        let record = record.map_err(|e| bad(at, format!("its pax records: {e}")))?;
-        match record.key_bytes() {
-            b"path" => overrides.name = Some(record.value_bytes().to_owned()),
+    let mut rest = records;
+    // Some writers fill the block up with zeros.
+    while rest.first().is_some_and(|&byte| byte != 0) {
+        let (record, behind) =
+            split_record(rest).ok_or_else(|| bad(at, "its pax records are malformed"))?;
+        rest = behind;
+        let Some(equals) = record.iter().position(|&b| b == b'=') else {
+            return Err(bad(at, "a pax record without a value"));
+        };
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        match key {
+            b"path" => overrides.name = Some(value.to_owned()),
             b"size" => {
-                let size = record.value().ok().and_then(|text| text.parse().ok());
+                let size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                 overrides.size = Some(size.ok_or_else(|| bad(at, "its pax size is no number"))?);
             }
             key if key.starts_with(b"GNU.sparse.") => return Err(sparse(at)),
@@ -203,6 +215,14 @@ fn read_pax(records: &[u8], at: u64, overrides: &mut Overrides) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The first record, without its length and its line break, and the rest.
+fn split_record(records: &[u8]) -> Option<(&[u8], &[u8])> {
+    let blank = records.iter().position(|&b| b == b' ')?;
+    let length = std::str::from_utf8(&records[..blank]).ok()?.parse::<usize>().ok()?;
+    let record = records.get(blank + 1..length)?.strip_suffix(b"\n")?;
+    Some((record, &records[length..]))
 }
 
 fn bad(at: u64, what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -218,4 +238,20 @@ fn sparse(at: u64) -> Error {
 
 fn truncated(error: Error) -> Error {
     error.hint("the file is probably truncated: its transfer did not complete")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pax_record_is_as_long_as_it_says_whatever_is_in_it() {
+        let mut found = Overrides::default();
+        let records = b"29 comment=a\n12 size=512\nxyz\n10 path=d\n\0\0";
+        read_pax(records, 0, &mut found).expect("reads");
+        assert_eq!((found.size, found.name.as_deref()), (None, Some(&b"d"[..])));
+        for records in ["5 a=", "99 a=b\n", "5 a=b\n", "0 ", "7 a", "x a=b\n", "6 abc\n"] {
+            read_pax(records.as_bytes(), 0, &mut found).expect_err(records);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Specification: PKWARE's *APPNOTE.TXT*.
 
-use super::archive::{MAX_MEMBERS, Member, Storage, normal_name};
+use super::archive::{MAX_MEMBERS, Member, Names, Storage};
 use super::unpack::{self, SourceReader};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
@@ -38,7 +38,7 @@ pub(super) fn list(source: &dyn Source) -> Result<Vec<Member>> {
     let archive = locate(source)?;
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let mut entries = archive.entries(&mut buffer);
-    let mut members = Vec::new();
+    let (mut members, mut names) = (Vec::new(), Names::default());
     while let Some(entry) = entries.next_entry().map_err(broken)? {
         if entry.is_dir() {
             continue;
@@ -46,7 +46,7 @@ pub(super) fn list(source: &dyn Source) -> Result<Vec<Member>> {
         if members.len() >= MAX_MEMBERS {
             return Err(Error::limit(format!("more than {MAX_MEMBERS} members")));
         }
-        let name = normal_name(&String::from_utf8_lossy(entry.file_path().as_bytes()));
+        let name = names.take(entry.file_path().as_bytes())?;
         if entry.flags().is_encrypted() {
             return Err(Error::unsupported(format!("the member '{name}' is encrypted")));
         }
@@ -59,7 +59,7 @@ pub(super) fn list(source: &dyn Source) -> Result<Vec<Member>> {
                     let message = format!("the member '{name}' is not as long as it says");
                     return Err(Error::corrupt("zip archive", message));
                 }
-                Storage::InPlace(start..end)
+                Storage::Stored { range: start..end, crc32: entry.crc32() }
             }
             CompressionMethod::DEFLATE => Storage::Deflated(Deflated(way)),
             method => {

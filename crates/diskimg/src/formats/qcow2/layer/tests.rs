@@ -42,6 +42,7 @@ fn open(file: Vec<u8>) -> Result<Qcow2> {
         disk: None,
         metadata_only: false,
         with_extents: false,
+        probed: false,
         with_parent: true,
     };
     Qcow2::open(Arc::new(MemorySource::new(file)), &context)
