@@ -3,17 +3,28 @@
 use crate::args::create::Job;
 use crate::failure::Failure;
 use crate::output::Console;
+use crate::output::progress::{Meter, Wish};
 use diskimg::{Create, Options};
 use std::fmt::Write;
 
+/// Percent between two lines of progress, which qemu-img has none of here: it
+/// is for people only.
+const STEP: f64 = 1.0;
+
 /// Creates it.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
+    let wish = Wish { asked: false, quiet: job.quiet, stdout_taken: false };
+    let meter = Meter::start(wish, STEP);
+    let tell = |progress| meter.report(progress);
     let created = Create::new(job.format)
         .size(job.size)
         .options(job.options)
         .backing_references(job.references)
         .unsafe_backing(job.unsafe_backing)
-        .run(&job.path)?;
+        .progress(&tell)
+        .run(&job.path);
+    meter.end();
+    let created = created?;
     if !job.quiet {
         let name = job.path.display().to_string();
         console.print(&announcement(&name, job.format.name(), &created.options))?;

@@ -80,6 +80,20 @@ fn a_size_is_needed_and_must_be_one() {
     lab.line("create -q -f qcow2 -u -b nope -F raw a.qcow2 1M").ok();
 }
 
+#[test]
+fn a_vmdk_child_whose_parent_is_not_looked_at_is_refused_for_that() {
+    let lab = Lab::new();
+    lab.line("create -q -f vmdk base.vmdk 1M").ok();
+    for format in ["-F vmdk", ""] {
+        let error =
+            lab.line(&format!("create -u -f vmdk -b base.vmdk {format} x.vmdk 1M")).fails(1);
+        for part in ["needs its parent's content ID", "leave out -u"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(!lab.path("x.vmdk").exists());
+    }
+}
+
 /// Runs `line` under `limit` on open files (words of `ulimit`).
 fn limited(lab: &Lab, limit: &str, line: &str) -> std::process::Output {
     let script = format!("ulimit {limit} && \"$0\" {line}");

@@ -87,3 +87,37 @@ fn a_signal_stops_a_conversion_and_nothing_is_left() {
         assert_eq!(left.len(), 1, "{left:?}");
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_a_new_image_that_is_written_in_full_and_nothing_is_left() {
+    use std::os::unix::fs::MetadataExt;
+    for options in [
+        "-f raw -o preallocation=full",
+        "-f qcow2 -o preallocation=full",
+        "-f vmdk -o subformat=twoGbMaxExtentFlat,preallocation=full",
+    ] {
+        let lab = Lab::new();
+        let mut child = lab
+            .command(diskimg())
+            .args(format!("create {options} a.img 200G").split_whitespace())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let written = || -> u64 {
+            let files = std::fs::read_dir(lab.path(".")).expect("lists").flatten();
+            files.filter_map(|file| file.metadata().ok()).map(|m| m.blocks() * 512).sum()
+        };
+        while written() < 16 << 20 {
+            assert_eq!(child.try_wait().expect("waits"), None, "{options}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let pid = child.id().to_string();
+        assert!(lab.command("kill").args(["-TERM", &pid]).status().expect("kills").success());
+        let output = child.wait_with_output().expect("ends");
+        assert_eq!(output.status.code(), Some(130), "{options}: {output:?}");
+        assert_eq!((output.stdout, output.stderr), (Vec::new(), Vec::new()), "{options}");
+        assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 0, "{options}");
+    }
+}

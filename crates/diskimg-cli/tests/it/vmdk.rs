@@ -8,8 +8,11 @@ fn a_changed_parent_is_refused_until_it_is_said_to_be_right() {
     lab.raw("a.raw");
     lab.qemu("convert -O vmdk a.raw base.vmdk").ok();
     lab.qemu("create -q -f vmdk -b base.vmdk -F vmdk child.vmdk").ok();
-    let cid = lab.read("base.vmdk").windows(5).position(|w| w == b"\nCID=").expect("a CID");
-    write_at(&lab.path("base.vmdk"), cid as u64 + 5, b"00000001");
+    let base = lab.read("base.vmdk");
+    let cid = base.windows(5).position(|w| w == b"\nCID=").expect("a CID") + 5;
+    // qemu-img leaves out leading zeros.
+    let digits = base[cid..].iter().take_while(|&&b| b != b'\n').count();
+    write_at(&lab.path("base.vmdk"), cid as u64, format!("{:0>digits$}", 1).as_bytes());
     for line in ["convert child.vmdk out.raw", "map child.vmdk", "compare a.raw child.vmdk"] {
         let error = lab.line(line).err;
         assert!(error.contains("00000001") && error.contains("--ignore-cid"), "{line}: {error}");

@@ -2,14 +2,25 @@
 
 use crate::host::output::{Durability, Output};
 use crate::verbs::new_image::{open_backing, refuse_own_backing, take_backing, whole_size};
+use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
+use crate::vocabulary::layer::Geometry;
 use crate::vocabulary::open::local_path;
 use crate::vocabulary::options::Options;
 use crate::vocabulary::reference::References;
-use crate::vocabulary::target::{Backing, CreateRequest};
+use crate::vocabulary::target::{Backing, CreateRequest, Target, Unit};
+use std::fmt;
+use std::ops::Range;
 use std::path::Path;
+
+/// Where a new image's zeros are written out, so many bytes are written at a
+/// time: progress is seen, and stopping is soon …
+const STEP: u64 = 64 << 20;
+
+/// … but a vast disk, whose zeros nobody writes out, has no more steps than this.
+const MAX_STEPS: u64 = 4096;
 
 /// A new image without content.
 ///
@@ -19,14 +30,14 @@ use std::path::Path;
 /// Create::new(Format::Qcow2).size(10 << 30).run("empty.qcow2")?;
 /// # Ok::<(), diskimg::Error>(())
 /// ```
-#[derive(Debug)]
-pub struct Create {
+pub struct Create<'a> {
     format: Format,
     size: Option<u64>,
     options: Options,
     backing: Option<Backing>,
     backing_references: References,
     trust_backing: bool,
+    progress: Option<Callback<'a>>,
 }
 
 /// What was created.
@@ -39,7 +50,18 @@ pub struct Created {
     pub options: Options,
 }
 
-impl Create {
+impl fmt::Debug for Create<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Create")
+            .field("format", &self.format)
+            .field("size", &self.size)
+            .field("options", &self.options)
+            .field("backing", &self.backing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Create<'a> {
     /// A new image of this format.
     pub fn new(format: Format) -> Self {
         Self {
@@ -49,6 +71,7 @@ impl Create {
             backing: None,
             backing_references: References::default(),
             trust_backing: false,
+            progress: None,
         }
     }
 
@@ -88,13 +111,22 @@ impl Create {
         self
     }
 
+    /// Called as the work goes on, which takes its time where space is
+    /// preallocated; may stop it.
+    #[must_use]
+    pub fn progress(mut self, callback: Callback<'a>) -> Self {
+        self.progress = Some(callback);
+        self
+    }
+
     /// Creates the image. A file that was there is replaced when the new one
     /// is complete.
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) for options the format does not
     /// take or a missing size; whatever opening the backing image or writing
-    /// said.
+    /// said; [`Cancelled`](crate::ErrorKind::Cancelled). No file is left behind
+    /// then.
     pub fn run(self, path: impl AsRef<Path>) -> Result<Created> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
@@ -122,6 +154,7 @@ impl Create {
         })?;
         let options = self.in_effect(size)?;
         let size = whole_size(self.format, size)?;
+        report(self.progress, 0, size)?;
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
         if let Some(base) = &base {
@@ -138,15 +171,25 @@ impl Create {
         if let Some(base) = &base {
             refuse_own_backing(&output, base)?;
         }
-        if self.backing.is_none() && size > 0 {
-            // Preallocating formats make room where they are told of zeros.
-            target.place(0, crate::vocabulary::target::Unit::Zero { len: size })?;
+        if self.backing.is_none() {
+            self.place_zeros(&mut *target)?;
         }
+        report(self.progress, size, size)?;
         target.finish()?;
         output
             .commit(Durability::Flushed)
             .map_err(|e| Error::io("cannot complete the output", e))?;
         Ok(Created { size, options })
+    }
+
+    /// Preallocating formats make room where they are told of zeros.
+    fn place_zeros(&self, target: &mut dyn Target) -> Result<()> {
+        let Geometry { size, unit } = target.geometry();
+        for step in steps(size, unit) {
+            report(self.progress, step.start, size)?;
+            target.place(step.start, Unit::Zero { len: step.end - step.start })?;
+        }
+        Ok(())
     }
 
     /// All options in effect, size and backing file included.
@@ -163,6 +206,15 @@ impl Create {
     }
 }
 
+/// Cuts a disk of `size` bytes into steps of whole units.
+fn steps(size: u64, unit: u64) -> impl Iterator<Item = Range<u64>> {
+    let step = size.div_ceil(MAX_STEPS).next_multiple_of(STEP.max(unit));
+    let end = move |start: u64| start.saturating_add(step).min(size);
+    std::iter::successors(Some(0), move |&start| Some(end(start)))
+        .take_while(move |&start| start < size)
+        .map(move |start| start..end(start))
+}
+
 /// Opens the backing image, to see that it is one and how large it is.
 fn open_base(backing: &mut Backing, path: &Path, references: References) -> Result<Image> {
     if backing.format.is_none() {
@@ -170,4 +222,27 @@ fn open_base(backing: &mut Backing, path: &Path, references: References) -> Resu
             .hint("name it with -F; a format guessed from content can be the guest's choice"));
     }
     open_backing(backing, Some(path), references)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_of_any_size_is_a_bounded_number_of_steps_of_whole_units() {
+        for size in
+            [0, 1, 4096, STEP, STEP + 1, 10 << 30, (1 << 40) + 512, 1 << 62, i64::MAX as u64]
+        {
+            for unit in [1, 65536, 2 << 20] {
+                let mut at = 0;
+                for step in steps(size, unit) {
+                    assert!(step.start == at && step.end > at && at % unit == 0, "{step:?}");
+                    at = step.end;
+                }
+                assert_eq!(at, size);
+                assert!(steps(size, unit).count() as u64 <= MAX_STEPS);
+            }
+        }
+        assert_eq!(steps(10 << 30, 4096).count(), 160);
+    }
 }

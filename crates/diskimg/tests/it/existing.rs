@@ -131,3 +131,37 @@ fn refused(source: &Path, target: &Path, format: Format) {
         assert!(std::fs::read(target).unwrap() == before);
     }
 }
+
+#[test]
+fn a_vmdk_is_rewritten_in_the_layout_that_its_descriptor_means() {
+    for (create_type, written) in [
+        ("monolithicSparse", "monolithicSparse"),
+        ("MONOLITHICsparse", "monolithicSparse"),
+        // What is in one file stays in one.
+        ("monolithicFlat", "monolithicSparse"),
+        ("custom", "monolithicSparse"),
+    ] {
+        let folder = Folder::new();
+        let source = folder.source(300_000);
+        let target = folder.nines("t.vmdk", "vmdk", "hwversion=7,adapter_type=lsilogic", "1M");
+        let mut file = std::fs::read(&target).unwrap();
+        let text = String::from_utf8(file[512..21 * 512].to_vec()).unwrap();
+        let mut text = text
+            .trim_end_matches('\0')
+            .replace("createType=\"monolithicSparse\"", &format!("createType=\"{create_type}\""))
+            // As qemu-img writes it if told so.
+            .replace("\"2147483647\"", "\"unknown\"")
+            .into_bytes();
+        text.resize(20 * 512, 0);
+        file[512..21 * 512].copy_from_slice(&text);
+        std::fs::write(&target, file).unwrap();
+        onto(&source, &target, Format::Vmdk).unwrap();
+        let file = std::fs::read(&target).unwrap();
+        let text = String::from_utf8_lossy(&file[512..21 * 512]);
+        assert!(text.contains(&format!("createType=\"{written}\"")), "{create_type}: {text}");
+        assert!(text.contains("ddb.virtualHWVersion = \"7\""), "{text}");
+        assert!(text.contains("ddb.adapterType = \"lsilogic\""), "{text}");
+        assert_eq!(qemu_bytes(&target, "vmdk").len(), 1 << 20);
+        assert_eq!(std::fs::read_dir(folder.path(".")).unwrap().count(), 2);
+    }
+}

@@ -6,7 +6,7 @@ use diskimg::extent::Kind;
 use diskimg::host::sink::Sink;
 use diskimg::host::source::{MemorySource, Source};
 use diskimg::target::Backing;
-use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Output};
+use diskimg::{Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -49,6 +49,50 @@ fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(std::fs::read(&out).unwrap(), b"old");
     assert_eq!(names(dir.path()), ["a.raw", "out"]);
+}
+
+#[test]
+fn a_cancelled_new_image_leaves_the_old_one_and_nothing_else() {
+    let flat = "subformat=twoGbMaxExtentFlat,preallocation=full";
+    for (format, options) in [
+        (Format::Raw, "preallocation=full"),
+        (Format::Qcow2, "preallocation=full"),
+        (Format::Vmdk, flat),
+    ] {
+        for at in [0, 128 << 20] {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("out");
+            std::fs::write(&out, b"old").unwrap();
+            let stop = |p: diskimg::Progress| {
+                assert_eq!(p.total, 6 << 30);
+                if p.done >= at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let error = Create::new(format)
+                .size(6 << 30)
+                .options(Options::parse(options).unwrap())
+                .progress(&stop)
+                .run(&out)
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cancelled, "{format} at {at}");
+            assert_eq!(std::fs::read(&out).unwrap(), b"old");
+            assert_eq!(names(dir.path()), ["out"]);
+        }
+    }
+}
+
+#[test]
+fn a_vast_new_image_is_there_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, calls) = (dir.path().join("out"), AtomicU64::new(0));
+    let count = |_| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        ControlFlow::Continue(())
+    };
+    let options = Options::parse("cluster_size=2M").unwrap();
+    let create = Create::new(Format::Qcow2).size(1 << 61).options(options);
+    create.progress(&count).run(&out).unwrap();
+    assert!(calls.into_inner() < 5000);
+    assert_eq!(Image::open(&out).unwrap().size(), 1 << 61);
 }
 
 /// The header of a qcow2 image of two exbibytes that holds nothing.

@@ -330,6 +330,13 @@ fn what_a_layout_cannot_do_is_refused_and_leaves_nothing() {
         let error = create(&out, options, 1 << 20).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
+    for size in [61 << 40, 1 << 62] {
+        for options in ["subformat=twoGbMaxExtentSparse", "subformat=twoGbMaxExtentFlat"] {
+            let error = create(&out, options, size).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+            assert!(error.to_string().contains("use a layout in one piece"), "{error}");
+        }
+    }
     assert_eq!(names(dir.path()), [""; 0]);
     let raw = dir.path().join("a.raw");
     sample().write(&raw);
@@ -357,13 +364,19 @@ fn an_extents_name_is_the_files_byte_for_byte_or_refused() {
     assert!(qemu_bytes(&out, "vmdk").len() == 1 << 20);
 
     let dir = tempfile::tempdir().unwrap();
-    for name in [&b"a\"b.vmdk"[..], b"a\nb.vmdk", b"\xfc.vmdk"] {
+    for name in [&b"a\"b.vmdk"[..], b"a\nb.vmdk", b"a\tb.vmdk", b"\xfc.vmdk"] {
         let out = dir.path().join(std::ffi::OsStr::from_bytes(name));
         for layout in SEVERAL_FILES {
             let error = create(&out, &format!("subformat={layout}"), 1 << 20).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.to_string().contains("without quotes and control characters"), "{error}");
         }
+        // Nobody needs the name where all is in one file.
+        create(&out, "subformat=monolithicSparse", 1 << 20).unwrap();
+        std::fs::rename(&out, dir.path().join("plain")).unwrap();
+        assert_eq!(qemu_bytes(&dir.path().join("plain"), "vmdk").len(), 1 << 20);
     }
+    std::fs::remove_file(dir.path().join("plain")).unwrap();
     // Longer than a file's name may be, with what the extents' add.
     let long = dir.path().join(format!("{}.vmdk", "x".repeat(248)));
     let error = create(&long, "subformat=twoGbMaxExtentFlat", 1 << 20).unwrap_err();

@@ -4,7 +4,8 @@
 use super::descriptor::{Descriptor, NO_PARENT};
 use super::home::Home;
 use super::parent::{self, Parent};
-use super::part::{Part, Parts};
+use super::part::{Layout, Part, Parts};
+use super::write;
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::Result;
@@ -168,14 +169,20 @@ impl Layer for Vmdk {
 
     fn create_options(&self) -> Options {
         let mut options = Options::default();
-        options.set("subformat", self.create_type());
-        for (name, key) in [
-            ("adapter_type", "ddb.adapterType"),
-            ("hwversion", "ddb.virtualHWVersion"),
-            ("toolsversion", "ddb.toolsVersion"),
-        ] {
-            if let Some(value) = self.descriptor.ddb(key).filter(|v| !v.is_empty()) {
-                options.set(name, value);
+        let beside = |part: &Part| part.file != 0 || matches!(part.layout, Layout::Unopened(_));
+        let in_one_file = !self.parts.parts.iter().any(beside);
+        if let Some(layout) = write::closest_layout(self.create_type(), in_one_file) {
+            options.set("subformat", layout);
+        }
+        let known = |key| self.descriptor.ddb(key).filter(|value| !value.is_empty());
+        if let Some(adapter) = known("ddb.adapterType") {
+            options.set("adapter_type", adapter);
+        }
+        for (name, key) in
+            [("hwversion", "ddb.virtualHWVersion"), ("toolsversion", "ddb.toolsVersion")]
+        {
+            if let Some(version) = known(key).filter(|version| write::is_version(version)) {
+                options.set(name, version);
             }
         }
         if self.parts.parts.iter().any(Part::has_zeroed_grains) {

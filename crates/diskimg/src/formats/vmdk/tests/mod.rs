@@ -200,6 +200,8 @@ fn what_cannot_be_honoured_is_refused() {
     refuse(512, "subformat=streamOptimized,zeroed_grain=on", None, false, ErrorKind::Invalid);
     refuse(512, "preallocation=full", None, false, ErrorKind::Unsupported);
     refuse(512, "adapter_type=nvme", None, false, ErrorKind::Invalid);
+    refuse(512, "hwversion=4.1", None, false, ErrorKind::Invalid);
+    refuse(512, "toolsversion=unknown", None, false, ErrorKind::Invalid);
     refuse(512, "compat6=on,hwversion=7", None, false, ErrorKind::Invalid);
     refuse(512, "backing_file=b", None, false, ErrorKind::Invalid);
     refuse(512, "", backing(Some("raw"), Some("1"), "b"), false, ErrorKind::Invalid);

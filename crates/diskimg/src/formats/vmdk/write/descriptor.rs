@@ -31,6 +31,10 @@ const UNMANAGED_TOOLS: &str = "2147483647";
 /// Virtual controllers that VMware's tools know in a descriptor.
 const ADAPTERS: [&str; 4] = ["ide", "lsilogic", "buslogic", "legacyESX"];
 
+/// What to do about a disk of too many extents.
+pub(super) const IN_ONE_PIECE: &str =
+    "use a layout in one piece: subformat=monolithicSparse or monolithicFlat";
+
 /// The name of an extent whose file has none: it goes through a pipe.
 const NAMELESS: &str = "disk.vmdk";
 
@@ -70,22 +74,27 @@ impl NewDescriptor {
         self.extents.iter().map(|extent| extent.sectors).sum()
     }
 
+    /// What is written must not be refused when it is read again. A split disk
+    /// ends here, at about 60 TiB: its extents' lines fill the descriptor.
+    ///
     /// # Errors
     /// [`Limit`](crate::ErrorKind::Limit) if the text has no room where it goes.
     pub(super) fn require_room(&self) -> Result<()> {
-        let room = if self.subformat.is_several_files() {
+        let several = self.subformat.is_several_files();
+        let room = if several {
             // QEMU reads no more of it, either.
             Limits::default().descriptor_bytes
         } else {
             DESCRIPTOR_SECTORS * SECTOR
         };
         let bytes = self.text(0).len() as u64;
-        if bytes >= room {
-            return Err(Error::limit(format!(
-                "a descriptor of {bytes} bytes; names, versions and extents may take less than {room}"
-            )));
+        if bytes < room {
+            return Ok(());
         }
-        Ok(())
+        let error = Error::limit(format!(
+            "a descriptor of {bytes} bytes; names, versions and extents may take less than {room}"
+        ));
+        Err(if several { error.hint(IN_ONE_PIECE) } else { error })
     }
 
     /// The text, padded with zeros to the sectors of an embedded descriptor.
@@ -255,30 +264,31 @@ pub(super) fn adapter(name: Option<&str>, subformat: Subformat) -> Result<&'stat
 ///
 /// # Errors
 /// [`Invalid`](crate::ErrorKind::Invalid) if both are given, or it is no version.
-pub(super) fn hardware_version(version: Option<&str>, compat6: bool) -> Result<String> {
-    match (version.filter(|&v| v != "undefined"), compat6) {
+pub(super) fn hardware_version(given: Option<&str>, compat6: bool) -> Result<String> {
+    match (given.filter(|&v| v != "undefined"), compat6) {
         (Some(_), true) => Err(Error::invalid("compat6 cannot be enabled with hwversion set")),
         (None, true) => Ok("6".into()),
-        (version, false) => plain("hwversion", version.unwrap_or("4")),
+        (given, false) => version("hwversion", given.unwrap_or("4")),
     }
 }
 
 /// # Errors
 /// [`Invalid`](crate::ErrorKind::Invalid) if it is no version.
-pub(super) fn tools_version(version: Option<&str>) -> Result<String> {
-    plain("toolsversion", version.unwrap_or(UNMANAGED_TOOLS))
+pub(super) fn tools_version(given: Option<&str>) -> Result<String> {
+    version("toolsversion", given.unwrap_or(UNMANAGED_TOOLS))
 }
 
-/// Nothing that would end a quoted string.
-fn plain(option: &str, value: &str) -> Result<String> {
-    let fits = !value.is_empty()
-        && value.len() <= 64
-        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
-    if fits {
+/// A version is a whole number to VMware, which reads it into 32 bits.
+pub(in super::super) fn is_version(value: &str) -> bool {
+    value.bytes().all(|b| b.is_ascii_digit()) && value.parse::<i32>().is_ok()
+}
+
+fn version(option: &str, value: &str) -> Result<String> {
+    if is_version(value) {
         return Ok(value.to_owned());
     }
     Err(Error::invalid(format!("Invalid parameter '{value}' for {option}"))
-        .hint("letters, digits, dots and hyphens, at most 64"))
+        .hint(format!("a whole number up to {}", i32::MAX)))
 }
 
 #[cfg(test)]
@@ -338,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn options_cannot_break_out_of_their_quotes() {
+    fn options_are_what_vmware_can_read() {
         let (sparse, vmfs) = (Subformat::MonolithicSparse, Subformat::Vmfs);
         assert!(adapter(Some("scsi"), sparse).is_err());
         assert_eq!(adapter(None, sparse).expect("is known"), "ide");
@@ -346,7 +356,8 @@ mod tests {
         assert!(hardware_version(Some("7"), true).is_err());
         assert_eq!(hardware_version(Some("undefined"), true).expect("is 6"), "6");
         assert_eq!(hardware_version(None, false).expect("is 4"), "4");
-        for bad in ["", "4\"\nRW 1 FLAT", "ü", &"9".repeat(65)] {
+        assert_eq!(tools_version(Some("12352")).expect("a number"), "12352");
+        for bad in ["", "4\"\nRW 1 FLAT", "ü", "4.1", "+4", "-4", "vmx-17", "0x4", "2147483648"] {
             assert!(hardware_version(Some(bad), false).is_err(), "{bad}");
             assert!(tools_version(Some(bad)).is_err(), "{bad}");
         }

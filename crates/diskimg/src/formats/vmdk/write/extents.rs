@@ -19,10 +19,6 @@ use std::path::Path;
 /// (QEMU cuts at 2 GiB sharp, and its files exceed it.)
 pub(super) const SPLIT_SECTORS: u64 = 4_192_256;
 
-/// The most extents that a disk is cut into: 64 TiB, where VMware's own disks
-/// end at 62.
-const MAX_EXTENTS: u64 = 1 << 15;
-
 /// A disk cut into extents of one size, the last one perhaps smaller.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {
@@ -45,23 +41,12 @@ pub(super) struct Part {
 
 impl Cut {
     /// A disk of `sectors`, at least one.
-    ///
-    /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if there would be too many extents.
-    pub(super) fn new(sectors: u64, subformat: Subformat) -> Result<Self> {
-        let each = if subformat.is_split() { SPLIT_SECTORS } else { sectors };
-        let cut = Self { sectors, each };
-        if cut.count() > MAX_EXTENTS {
-            let count = cut.count();
-            return Err(Error::limit(format!(
-                "a disk of {count} extents, more than {MAX_EXTENTS}"
-            ))
-            .hint("use a layout in one piece"));
-        }
-        Ok(cut)
+    pub(super) fn new(sectors: u64, subformat: Subformat) -> Self {
+        Self { sectors, each: if subformat.is_split() { SPLIT_SECTORS } else { sectors } }
     }
 
-    fn count(self) -> u64 {
+    /// How many extents.
+    pub(super) fn count(self) -> u64 {
         self.sectors.div_ceil(self.each)
     }
 
@@ -77,21 +62,39 @@ impl Cut {
 
     /// The part of `len` guest bytes from `at` that lies in the first extent
     /// they touch.
-    pub(super) fn first(self, at: u64, len: u64) -> Part {
-        let each = self.each * SECTOR;
-        let within = at % each;
-        // At most `MAX_EXTENTS`.
-        Part { extent: (at / each) as usize, at: within, len: len.min(each - within) }
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if they leave the disk.
+    pub(super) fn first(self, at: u64, len: u64) -> Result<Part> {
+        self.require_inside(at, len)?;
+        Ok(self.part(at, len))
     }
 
     /// All parts of `len` guest bytes from `at`, in order.
-    pub(super) fn parts(self, at: u64, len: u64) -> impl Iterator<Item = Part> {
-        let end = at + len;
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if they leave the disk.
+    pub(super) fn parts(self, at: u64, len: u64) -> Result<impl Iterator<Item = Part>> {
+        let end = self.require_inside(at, len)?;
         let mut next = at;
-        std::iter::from_fn(move || {
-            let part = (next < end).then(|| self.first(next, end - next))?;
+        Ok(std::iter::from_fn(move || {
+            let part = (next < end).then(|| self.part(next, end - next))?;
             next += part.len;
             Some(part)
+        }))
+    }
+
+    fn part(self, at: u64, len: u64) -> Part {
+        let each = self.each * SECTOR;
+        let within = at % each;
+        Part { extent: (at / each) as usize, at: within, len: len.min(each - within) }
+    }
+
+    /// Where `len` guest bytes from `at` end.
+    fn require_inside(self, at: u64, len: u64) -> Result<u64> {
+        let size = self.size();
+        at.checked_add(len).filter(|&end| at < size && end <= size).ok_or_else(|| {
+            Error::invalid(format!("{len} bytes at {at} leave the disk, which ends at {size}"))
         })
     }
 }
@@ -113,8 +116,10 @@ impl<'a> Names<'a> {
         let name = path.file_name().and_then(|name| name.to_str());
         let sayable = |name: &&str| !name.contains(|c: char| c == '"' || c.is_control());
         let Some(name) = name.filter(sayable) else {
-            return Err(Error::invalid("a descriptor cannot name files after this one")
-                .hint("give it a name in UTF-8, without quotes and line breaks"));
+            return Err(Error::invalid("a descriptor cannot name files after this one").hint(
+                "give it a name in UTF-8, without quotes and control characters (a tab, a \
+                     line break), or use a layout in one file, which takes any name",
+            ));
         };
         let (stem, ending) = name.split_at(name.rfind('.').unwrap_or(name.len()));
         Ok(Self { stem, ending })
@@ -138,7 +143,7 @@ mod tests {
     const SPLIT: u64 = SPLIT_SECTORS * SECTOR;
 
     fn cut(sectors: u64) -> Cut {
-        Cut::new(sectors, Subformat::TwoGbMaxExtentSparse).expect("few extents")
+        Cut::new(sectors, Subformat::TwoGbMaxExtentSparse)
     }
 
     #[test]
@@ -149,7 +154,7 @@ mod tests {
         assert_eq!(extents(SPLIT_SECTORS), [SPLIT_SECTORS]);
         assert_eq!(extents(SPLIT_SECTORS + 1), [SPLIT_SECTORS, 1]);
         assert_eq!(extents(3 * SPLIT_SECTORS), [SPLIT_SECTORS; 3]);
-        let whole = Cut::new(1 << 40, Subformat::Vmfs).expect("one extent");
+        let whole = Cut::new(1 << 40, Subformat::Vmfs);
         assert_eq!(whole.extents().collect::<Vec<_>>(), [1 << 40]);
     }
 
@@ -158,6 +163,7 @@ mod tests {
         let parts = |at, len| {
             cut(5 * SPLIT_SECTORS)
                 .parts(at, len)
+                .expect("inside")
                 .map(|p| (p.extent, p.at, p.len))
                 .collect::<Vec<_>>()
         };
@@ -173,9 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn more_extents_than_a_descriptor_can_list_are_refused_before_they_are_counted_out() {
-        let error = Cut::new(1 << 54, Subformat::TwoGbMaxExtentFlat).expect_err("too many");
-        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+    fn what_leaves_the_disk_is_in_no_extent() {
+        let cut = cut(SPLIT_SECTORS + 1);
+        assert!(cut.first(SPLIT, 512).is_ok() && cut.parts(0, SPLIT + 512).is_ok());
+        for (at, len) in [(SPLIT, 513), (SPLIT + 512, 1), (2 * SPLIT, 1), (u64::MAX, 1)] {
+            let error = cut.first(at, len).expect_err("outside");
+            assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+            assert!(cut.parts(at, len).is_err(), "{len} at {at}");
+        }
     }
 
     #[test]
@@ -196,9 +207,10 @@ mod tests {
 
     #[test]
     fn a_name_that_would_end_its_line_or_its_quotes_is_refused() {
-        for name in ["a\"b.vmdk", "a\nb.vmdk", "a\rb", "a\u{85}b"] {
+        for name in ["a\"b.vmdk", "a\nb.vmdk", "a\tb.vmdk", "a\rb", "a\u{85}b"] {
             let error = Names::of(Path::new(name)).expect_err(name);
             assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+            assert!(error.to_string().contains("quotes and control characters"), "{error}");
         }
         #[cfg(unix)]
         {

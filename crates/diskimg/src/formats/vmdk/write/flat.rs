@@ -59,13 +59,13 @@ impl Target for FlatTarget {
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
         match unit {
             Unit::Zero { len } => {
-                for part in self.cut.parts(at, len) {
+                for part in self.cut.parts(at, len)? {
                     self.extents[part.extent].write_zeros(part.at, part.len)?;
                 }
                 Ok(None)
             }
             Unit::Stored { len } => {
-                let part = self.cut.first(at, len);
+                let part = self.cut.first(at, len)?;
                 Ok(Some(Slot { file: part.extent, offset: part.at, len: part.len }))
             }
             Unit::Encoded(_) => Err(Error::invalid("a flat extent stores nothing encoded")),

@@ -22,6 +22,8 @@ mod subformat;
 #[cfg(test)]
 mod tests;
 
+pub(super) use descriptor::is_version;
+
 use super::SECTOR;
 use super::header::Header;
 use crate::host::output::Output;
@@ -32,7 +34,8 @@ use crate::vocabulary::limits::Limits;
 use crate::vocabulary::options::Options;
 use crate::vocabulary::target::{Backing, CreateRequest, Target};
 use descriptor::{
-    NewDescriptor, NewExtent, NewParent, adapter, hardware_version, own_name, tools_version,
+    IN_ONE_PIECE, NewDescriptor, NewExtent, NewParent, adapter, hardware_version, own_name,
+    tools_version,
 };
 use extents::{Cut, Names};
 use std::io;
@@ -66,7 +69,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     check_output(subformat, output)?;
 
     let sectors = size.div_ceil(SECTOR);
-    let cut = Cut::new(sectors, subformat)?;
+    let cut = Cut::new(sectors, subformat);
     let main = output.sink();
     let descriptor = NewDescriptor {
         subformat,
@@ -95,6 +98,13 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     }
     let target = sparse::SparseTarget::start(Some(main), files, cut, descriptor, zeroed_grains)?;
     Ok(Box::new(target))
+}
+
+/// The name of the layout to write in place of one that a descriptor calls
+/// `create_type`; `None` if there is none like it. What is `in_one_file` stays so.
+pub(super) fn closest_layout(create_type: &str, in_one_file: bool) -> Option<&'static str> {
+    let fits = |layout: &Subformat| !(in_one_file && layout.is_several_files());
+    Subformat::closest(create_type).filter(fits).map(Subformat::name)
 }
 
 fn check_size(size: u64) -> Result<()> {
@@ -154,8 +164,18 @@ fn check_output(subformat: Subformat, output: &Output) -> Result<()> {
 }
 
 /// The extents with the names that the descriptor tells.
+///
+/// # Errors
+/// [`Limit`](crate::ErrorKind::Limit) for more than any descriptor can list: the
+/// names are made before it is known how long the lines get
+/// ([`NewDescriptor::require_room`]).
 fn name_extents(output: &Output, subformat: Subformat, cut: Cut) -> Result<Vec<NewExtent>> {
     if subformat.is_several_files() {
+        let most = Limits::default().extent_files;
+        if cut.count() > most as u64 {
+            let message = format!("a disk of {} extents, more than {most}", cut.count());
+            return Err(Error::limit(message).hint(IN_ONE_PIECE));
+        }
         let names = Names::of(output.path().unwrap_or(Path::new("")))?;
         let extent = |(index, sectors)| NewExtent { sectors, name: names.extent(subformat, index) };
         return Ok(cut.extents().enumerate().map(extent).collect());
@@ -189,12 +209,16 @@ fn parent(backing: &Backing) -> Result<NewParent> {
     if backing.format.as_deref().is_some_and(|format| format != "vmdk") {
         return Err(no_vmdk());
     }
-    let cid = backing.content_id.as_deref().ok_or_else(no_vmdk)?;
+    let cid = backing.content_id.as_deref().ok_or_else(|| {
+        Error::invalid("a VMDK child needs its parent's content ID, which is not known").hint(
+            "backing_file must be a vmdk image that is looked at: leave out -u, unsafe_backing",
+        )
+    })?;
     let cid = u32::from_str_radix(cid, 16).map_err(|_| no_vmdk())?;
     let hint = backing.name.clone();
     if hint.is_empty() || hint.contains(|c: char| c == '"' || c.is_control()) {
         return Err(Error::invalid(format!("the backing file's name {hint:?} cannot be recorded"))
-            .hint("it must have no quotes and no line breaks"));
+            .hint("it must have no quotes and no control characters (a tab, a line break)"));
     }
     Ok(NewParent { cid, hint })
 }

@@ -64,13 +64,13 @@ impl Target for SparseTarget {
             // Nothing, unless there is a parent to be hidden.
             Unit::Zero { .. } if self.descriptor.parent.is_none() => Ok(None),
             Unit::Zero { len } => {
-                for part in self.cut.parts(at, len) {
+                for part in self.cut.parts(at, len)? {
                     self.extents[part.extent].store_zeros(part.at, part.len)?;
                 }
                 Ok(None)
             }
             Unit::Stored { len } => {
-                let part = self.cut.first(at, len);
+                let part = self.cut.first(at, len)?;
                 let offset = self.extents[part.extent].store(part.at, part.len)?;
                 Ok(Some(Slot { file: part.extent, offset, len: part.len }))
             }

@@ -25,6 +25,17 @@ const ALL: [Subformat; 6] = [
     Subformat::Vmfs,
 ];
 
+/// Names that are read and not written, and what is written instead.
+const OTHER_NAMES: [(&str, Subformat); 7] = [
+    ("2GbMaxExtentSparse", Subformat::TwoGbMaxExtentSparse),
+    ("2GbMaxExtentFlat", Subformat::TwoGbMaxExtentFlat),
+    ("vmfsThin", Subformat::Vmfs),
+    ("vmfsPreallocated", Subformat::Vmfs),
+    ("vmfsEagerZeroedThick", Subformat::Vmfs),
+    ("vmfsSparse", Subformat::MonolithicSparse),
+    ("seSparse", Subformat::MonolithicSparse),
+];
+
 impl Subformat {
     /// The layout of this name. Only a stream is compressed, so compression
     /// asks for one. (qemu-img takes `-c` and writes a sparse image
@@ -48,6 +59,17 @@ impl Subformat {
                 .hint("subformat=streamOptimized is"));
         }
         Ok(chosen)
+    }
+
+    /// The layout that comes closest to what a descriptor says, in any case and
+    /// spelling: older products wrote `2Gb…`, ESXi tells how a flat file was
+    /// allocated, and its deltas are sparse. `None` for what has no like here: a
+    /// device, or `custom`.
+    pub(super) fn closest(create_type: &str) -> Option<Self> {
+        let same = |name: &str| name.eq_ignore_ascii_case(create_type);
+        let known = ALL.into_iter().find(|known| same(known.name()));
+        let like = || OTHER_NAMES.into_iter().find(|(name, _)| same(name)).map(|(_, like)| like);
+        known.or_else(like)
     }
 
     /// `createType`.
@@ -75,5 +97,32 @@ impl Subformat {
     /// The descriptor is a file of its own, beside those of the extents.
     pub(super) fn is_several_files(self) -> bool {
         self.is_flat() || self.is_split()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layout_that_is_read_has_its_like_or_none() {
+        for known in ALL {
+            assert_eq!(Subformat::closest(known.name()), Some(known));
+            assert_eq!(Subformat::closest(&known.name().to_uppercase()), Some(known));
+        }
+        for (create_type, like) in [
+            ("2GbMaxExtentSparse", Some("twoGbMaxExtentSparse")),
+            ("2gbmaxextentflat", Some("twoGbMaxExtentFlat")),
+            ("vmfsThin", Some("vmfs")),
+            ("vmfsEagerZeroedThick", Some("vmfs")),
+            ("seSparse", Some("monolithicSparse")),
+            ("fullDevice", None),
+            ("vmfsRawDeviceMap", None),
+            ("custom", None),
+            ("", None),
+        ] {
+            let closest = Subformat::closest(create_type).map(Subformat::name);
+            assert_eq!(closest, like, "{create_type}");
+        }
     }
 }
