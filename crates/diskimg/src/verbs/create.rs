@@ -1,7 +1,7 @@
 //! New, empty images.
 
 use crate::host::output::{Durability, Output};
-use crate::verbs::new_image::{open_backing, refuse_own_backing, take_backing, whole_size};
+use crate::verbs::new_image::{open_backing, protect_backing, take_backing, whole_size};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
@@ -125,7 +125,7 @@ impl Create {
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
         if let Some(base) = &base {
-            refuse_own_backing(&output, base)?;
+            protect_backing(&mut output, base)?;
         }
         let mut target = (driver.create)(CreateRequest {
             output: &mut output,
@@ -134,10 +134,6 @@ impl Create {
             backing: self.backing.clone(),
             compress: false,
         })?;
-        // Now the companions are known, too.
-        if let Some(base) = &base {
-            refuse_own_backing(&output, base)?;
-        }
         if self.backing.is_none() && size > 0 {
             // Preallocating formats make room where they are told of zeros.
             target.place(0, crate::vocabulary::target::Unit::Zero { len: size })?;
@@ -145,7 +141,7 @@ impl Create {
         target.finish()?;
         output
             .commit(Durability::Flushed)
-            .map_err(|e| Error::io("cannot complete the output", e))?;
+            .map_err(|e| Error::output("cannot complete the output", e))?;
         Ok(Created { size, options })
     }
 
