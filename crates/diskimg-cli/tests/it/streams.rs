@@ -67,6 +67,26 @@ fn a_full_disk_is_said_in_the_systems_words() {
 
 #[cfg(unix)]
 #[test]
+fn a_signal_stops_the_wait_for_a_reader() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    assert!(lab.command("mkfifo").arg("pipe").status().expect("mkfifo runs").success());
+    let mut child = lab
+        .command(diskimg())
+        .args(["convert", "-O", "raw", "a.raw", "pipe"])
+        .spawn()
+        .expect("starts");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pid = child.id().to_string();
+    assert!(lab.command("kill").args(["-TERM", &pid]).status().expect("kills").success());
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let ended = child.try_wait().expect("is a child");
+    child.kill().expect("is ours");
+    assert_eq!(ended.and_then(|status| status.code()), Some(130));
+}
+
+#[cfg(unix)]
+#[test]
 fn a_signal_stops_a_conversion_and_nothing_is_left() {
     for signal in ["-INT", "-TERM"] {
         let lab = Lab::new();

@@ -1,8 +1,9 @@
 //! Floor 0: the machine below. Bytes by position, codecs, what the operating
 //! system can do with holes, and output files that are never half there.
 //!
-//! Nothing here knows what a disk image is. Errors are plain [`std::io::Error`];
-//! the floors above add the path, the structure and what to do about it.
+//! Nothing here knows what a disk image is. Errors are plain [`std::io::Error`]
+//! (an output's say of which file); the floors above add the path, the
+//! structure and what to do about it.
 
 pub mod codec;
 pub(crate) mod os;

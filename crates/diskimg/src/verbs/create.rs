@@ -1,7 +1,7 @@
 //! New, empty images.
 
 use crate::host::output::{Durability, Output};
-use crate::verbs::new_image::{open_backing, refuse_own_backing, take_backing, whole_size};
+use crate::verbs::new_image::{open_backing, protect_backing, take_backing, whole_size};
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
@@ -158,7 +158,7 @@ impl<'a> Create<'a> {
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
         if let Some(base) = &base {
-            refuse_own_backing(&output, base)?;
+            protect_backing(&mut output, base)?;
         }
         let mut target = (driver.create)(CreateRequest {
             output: &mut output,
@@ -167,10 +167,6 @@ impl<'a> Create<'a> {
             backing: self.backing.clone(),
             compress: false,
         })?;
-        // Now the companions are known, too.
-        if let Some(base) = &base {
-            refuse_own_backing(&output, base)?;
-        }
         if self.backing.is_none() {
             self.place_zeros(&mut *target)?;
         }
@@ -178,7 +174,7 @@ impl<'a> Create<'a> {
         target.finish()?;
         output
             .commit(Durability::Flushed)
-            .map_err(|e| Error::io("cannot complete the output", e))?;
+            .map_err(|e| Error::output("cannot complete the output", e))?;
         Ok(Created { size, options })
     }
 

@@ -60,11 +60,14 @@ pub(super) fn open_backing(
     Ok(image)
 }
 
-/// A backing file's name may lead to what is about to be replaced.
-pub(super) fn refuse_own_backing(output: &Output, backing: &Image) -> Result<()> {
-    let replaced: Vec<_> = output.paths().filter_map(output::existing_identity).collect();
-    if backing.identities().any(|own| replaced.contains(&own)) {
-        return Err(Error::refused("the output cannot be its own backing file"));
+/// A backing file's name may lead to what is about to be replaced: the main
+/// file is looked at now, each companion before it is opened.
+pub(super) fn protect_backing(output: &mut Output, backing: &Image) -> Result<()> {
+    const WHY: &str = "the output cannot be its own backing file";
+    let replaced = output.path().and_then(output::existing_identity);
+    if backing.identities().any(|own| Some(own) == replaced) {
+        return Err(Error::refused(WHY));
     }
+    output.protect(backing.identities(), WHY);
     Ok(())
 }

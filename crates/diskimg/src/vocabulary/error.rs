@@ -1,6 +1,7 @@
 //! The one error type: a small stable kind, and the context that a person
 //! needs to act on it.
 
+use crate::host::output::OutputError;
 use crate::vocabulary::printable::printable;
 use std::borrow::Cow;
 use std::fmt;
@@ -109,6 +110,19 @@ impl Error {
         let mut error = Self::new(kind, doing);
         error.0.source = Some(source);
         error
+    }
+
+    /// Trouble with one of an output's files, which is named; `doing` as for
+    /// [`io`](Self::io).
+    pub(crate) fn output(doing: impl Into<Cow<'static, str>>, trouble: OutputError) -> Self {
+        let OutputError { path, error, refused, hint } = trouble;
+        let mut named = match refused {
+            true => Self::refused(error.to_string()),
+            false => Self::io(doing, error),
+        };
+        named.0.path = path;
+        named.0.hint = hint;
+        named
     }
 
     /// Names the structure of the image, unless one is named already.

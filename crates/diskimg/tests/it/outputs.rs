@@ -436,6 +436,29 @@ fn a_tail_on_a_device_is_not_read_while_the_device_is_overwritten() {
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
+fn a_data_file_on_the_sources_device_is_refused_before_it_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, other) = (dir.path().join("device"), dir.path().join("other"));
+    sample().write(&file);
+    std::fs::write(&other, disk::noise(4, 8 << 20)).unwrap();
+    let (device, other) = (Loop::over(&file), Loop::over(&other));
+    std::os::unix::fs::symlink(device.path(), dir.path().join("link")).unwrap();
+    let convert = |data_file: &Path| {
+        let options = format!("data_file={},data_file_raw=on", data_file.display());
+        let options = Options::parse(&options).unwrap();
+        Convert::new(raw(device.path())).format(Format::Qcow2).options(options)
+    };
+    let out = dir.path().join("out");
+    let error = convert(Path::new("link")).run(&out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.path().is_some_and(|path| path != out), "{error}");
+    assert!(std::fs::read(device.path()).unwrap() == sample().bytes());
+    convert(other.path()).run(&out).unwrap();
+    assert!(qemu_bytes(&out, "qcow2") == sample().bytes());
+}
+
+#[test]
+#[ignore = "needs root and loop devices; ./test.sh runs it as root"]
 fn a_stream_on_a_device_is_found_from_the_front() {
     let dir = tempfile::tempdir().unwrap();
     let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));

@@ -406,6 +406,30 @@ fn a_source_that_an_extent_would_replace_is_refused_before_it_is_damaged() {
 }
 
 #[test]
+fn nothing_is_written_through_what_stands_under_an_extents_name() {
+    use std::os::unix::fs::symlink;
+    for (layout, extent) in [
+        ("monolithicFlat", "x-flat.vmdk"),
+        ("twoGbMaxExtentSparse", "x-s001.vmdk"),
+        ("twoGbMaxExtentFlat", "x-f001.vmdk"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        sample().write(&path("a.raw"));
+        let options = format!("subformat={layout}");
+        for target in ["a.raw", "nowhere", "/dev/null"] {
+            symlink(target, path(extent)).unwrap();
+            let error = to_vmdk(&path("a.raw"), &options).run(path("x.vmdk")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+            assert_eq!(error.path(), Some(&*path(extent)), "{error}");
+            std::fs::remove_file(path(extent)).unwrap();
+        }
+        assert!(std::fs::read(path("a.raw")).unwrap() == sample().bytes());
+        assert_eq!(names(dir.path()), ["a.raw"]);
+    }
+}
+
+#[test]
 fn an_image_named_like_an_extent_has_extents_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

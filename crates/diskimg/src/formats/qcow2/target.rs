@@ -71,8 +71,8 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     if let Some(name) = &options.data_file {
         let sink = request
             .output
-            .companion(Path::new(name))
-            .map_err(|e| Error::io(format!("cannot create the data file '{name}'"), e))?;
+            .named_companion(Path::new(name))
+            .map_err(|e| Error::output("cannot create the data file", e))?;
         sink.set_len(request.size)
             .map_err(|e| Error::io(format!("cannot size the data file '{name}'"), e))?;
         files.push(sink);

@@ -155,6 +155,38 @@ pub(crate) fn is_positioned(metadata: &Metadata) -> bool {
     metadata.is_file()
 }
 
+/// Opens a file that is there for writing; `None` for a named pipe that nobody
+/// reads yet.
+#[cfg(unix)]
+pub(crate) fn open_to_write(path: &Path, metadata: &Metadata) -> io::Result<Option<File>> {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true);
+    if !metadata.file_type().is_fifo() {
+        return options.open(path).map(Some);
+    }
+    // open(2): a pipe that is opened so is ENXIO without a reader.
+    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
+    match options.open(path) {
+        Ok(file) => {
+            fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+            Ok(Some(file))
+        }
+        Err(e) if rustix::io::Errno::from_io_error(&e) == Some(rustix::io::Errno::NXIO) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Opens a file that is there for writing.
+#[cfg(not(unix))]
+pub(crate) fn open_to_write(
+    path: &std::path::Path,
+    _metadata: &std::fs::Metadata,
+) -> io::Result<Option<File>> {
+    std::fs::OpenOptions::new().write(true).open(path).map(Some)
+}
+
 /// Reads exactly `buf.len()` bytes at `offset`, leaving the file position alone
 /// where the system can.
 #[cfg(unix)]

@@ -20,7 +20,7 @@ mod salvage;
 mod throttle;
 
 use crate::host::output::{Durability, Output};
-use crate::verbs::progress::Callback;
+use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
@@ -295,8 +295,12 @@ impl<'a> Convert<'a> {
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         let input = self.settings.join(self.images)?;
         refuse_own_files(&input, &path)?;
-        let output = Output::create(&path)
-            .map_err(|e| Error::io("cannot create the output", e).in_file(&path))?;
+        // A pipe may wait for its reader for ever.
+        let mut stopped = || report(self.settings.progress, 0, input.size()).is_err();
+        let output = Output::create_unless(&path, &mut stopped).map_err(|e| match e.kind() {
+            std::io::ErrorKind::Interrupted => Error::cancelled(),
+            _ => Error::io("cannot create the output", e).in_file(&path),
+        })?;
         self.settings.run(input, output, None)
     }
 

@@ -4,7 +4,7 @@ use super::input::Input;
 use super::{Report, SECTOR, Settings, Sparse, carry, place, plan, salvage, throttle};
 use crate::host::output::{self, Output};
 use crate::host::sink::Sink;
-use crate::verbs::new_image::{open_backing, refuse_own_backing, take_backing, whole_size};
+use crate::verbs::new_image::{open_backing, protect_backing, take_backing, whole_size};
 use crate::verbs::pipeline;
 use crate::verbs::progress::report;
 use crate::vocabulary::error::{Error, Result};
@@ -13,6 +13,8 @@ use crate::vocabulary::target::{CreateRequest, Target};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+
+const OWN_FILE: &str = "the output is one of the source's own files";
 
 impl Settings<'_> {
     /// Lays the images out end to end: at whole sectors as qemu-img does, or as
@@ -35,7 +37,7 @@ impl Settings<'_> {
             let report = self.transfer(&input, target, &output, backing.as_ref())?;
             output
                 .commit(self.durability)
-                .map_err(|e| Error::io("cannot complete the output", e))?;
+                .map_err(|e| Error::output("cannot complete the output", e))?;
             Ok(report)
         });
         outcome.map_err(|e| e.in_file(name))
@@ -70,11 +72,13 @@ impl Settings<'_> {
         let backing = match &mut self.backing {
             Some(backing) => {
                 let image = open_backing(backing, output.path(), self.backing_references)?;
-                refuse_own_backing(output, &image)?;
+                protect_backing(output, &image)?;
                 Some(image)
             }
             None => None,
         };
+        // The main file was looked at before; the companions' names come later.
+        output.protect(input.identities(), OWN_FILE);
         let request = CreateRequest {
             output,
             size,
@@ -89,13 +93,6 @@ impl Settings<'_> {
             }
             None => (driver.create)(request)?,
         };
-        // Now the companions are known, too. The main file was looked at before.
-        for path in output.paths().skip(1) {
-            refuse_own_files(input, path)?;
-        }
-        if let Some(backing) = &backing {
-            refuse_own_backing(output, backing)?;
-        }
         Ok((target, backing))
     }
 
@@ -178,7 +175,7 @@ impl Settings<'_> {
 pub(super) fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
     let existing = output::existing_identity(path);
     if existing.is_some_and(|id| input.identities().any(|own| own == id)) {
-        return Err(Error::refused("the output is one of the source's own files")
+        return Err(Error::refused(OWN_FILE)
             .in_file(path)
             .hint("convert to another name, then rename it"));
     }

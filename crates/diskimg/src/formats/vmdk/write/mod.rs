@@ -187,10 +187,9 @@ fn name_extents(output: &Output, subformat: Subformat, cut: Cut) -> Result<Vec<N
 /// Creates the extents' files beside the main one.
 fn open_extents(output: &mut Output, extents: &[NewExtent]) -> Result<Vec<Arc<dyn Sink>>> {
     let open = |extent: &NewExtent| {
-        let name = &extent.name;
-        output.companion(Path::new(name)).map_err(|e| {
-            let exhausted = crate::host::os::is_out_of_files(&e);
-            let error = Error::io(format!("cannot create the extent '{name}'"), e);
+        output.companion(Path::new(&extent.name)).map_err(|e| {
+            let exhausted = crate::host::os::is_out_of_files(&e.error);
+            let error = Error::output("cannot create the extent", e);
             if !exhausted {
                 return error;
             }

@@ -1,0 +1,75 @@
+//! Which of an output's files it is about, and what to do.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Trouble with one of an output's files.
+#[derive(Debug)]
+pub struct OutputError {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) error: io::Error,
+    /// It could have been done, and must not.
+    pub(crate) refused: bool,
+    pub(crate) hint: Option<Cow<'static, str>>,
+}
+
+/// The result of what is done to an output's files.
+pub type Result<T> = std::result::Result<T, OutputError>;
+
+impl OutputError {
+    pub(super) fn refused(path: &Path, why: impl Into<String>) -> Self {
+        Self {
+            path: Some(path.to_owned()),
+            error: io::Error::new(io::ErrorKind::PermissionDenied, why.into()),
+            refused: true,
+            hint: Some("choose another name".into()),
+        }
+    }
+
+    /// The file concerned; `None` for a writer.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// What the system said, or why it was not asked.
+    pub fn io_error(&self) -> &io::Error {
+        &self.error
+    }
+}
+
+impl fmt::Display for OutputError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        write!(f, "{}", self.error)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for OutputError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Names the file.
+pub(super) trait Concerning<T> {
+    fn concerning(self, path: &Path) -> Result<T>;
+}
+
+impl<T> Concerning<T> for io::Result<T> {
+    fn concerning(self, path: &Path) -> Result<T> {
+        self.map_err(|error| OutputError {
+            path: Some(path.to_owned()),
+            error,
+            refused: false,
+            hint: None,
+        })
+    }
+}

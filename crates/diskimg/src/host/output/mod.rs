@@ -1,0 +1,267 @@
+//! Output that is never half there.
+//!
+//! ```text
+//!   create(dst)            sink() … writes …             commit()
+//!   ───────────┬─────────────────────────────┬──────────────────────────────
+//!   .dst.XXXXXX.diskimg-tmp beside dst       │ flush, mode and owner of the
+//!   (dst itself untouched)                   │ old dst, rename over dst,
+//!                                            │ flush the directory
+//!                          drop without commit: the temporary file goes away
+//! ```
+//!
+//! An image of several files replaces an older one as a whole, or not at all
+//! if that fails. A kill or a power cut in the middle of the renames can leave
+//! it missing under its name, with its old main file beside it as
+//! `.dst.XXXXXX.diskimg-old`, but never old and new files mixed (`publish.rs`).
+//!
+//! Devices, pipes and files opened [in place](Output::in_place) have no beside:
+//! they are written directly.
+
+mod error;
+mod part;
+mod publish;
+#[cfg(test)]
+mod tests;
+
+pub use error::{OutputError, Result};
+
+use crate::host::os;
+use crate::host::sink::{PipeSink, Sink};
+use crate::host::source::HostFileId;
+use error::Concerning;
+use part::{Part, destination, is_replaceable};
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One or more files being written, which appear under their names when all is
+/// complete and not at all otherwise.
+#[derive(Debug)]
+pub struct Output {
+    main: Part,
+    /// Further files that belong to the image: an external data file, extents.
+    companions: Vec<Part>,
+    /// The names of all of them, each in one spelling.
+    names: HashSet<PathBuf>,
+    /// What no companion may replace, and why not.
+    protected: Vec<(HostFileId, &'static str)>,
+}
+
+/// How hard [`Output::commit`] tries to survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Data reaches stable storage before the name appears.
+    #[default]
+    Flushed,
+    /// The operating system writes back when it likes.
+    Cached,
+}
+
+impl Output {
+    /// Starts a new file that will be called `path`. An existing regular file
+    /// stays as it is until [`commit`](Self::commit); a symbolic link is
+    /// followed. A device or a pipe is opened and written in place; a pipe is
+    /// waited for until it has a reader.
+    ///
+    /// # Errors
+    /// What the system said: no such directory, no permission to write the
+    /// existing file.
+    pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::create_unless(path, &mut || false)
+    }
+
+    /// As [`create`](Self::create), but asks while it waits.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Interrupted`] if it was `stopped`.
+    pub(crate) fn create_unless(
+        path: impl AsRef<Path>,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> io::Result<Self> {
+        Ok(Self::of(Part::create(path.as_ref(), stopped)?))
+    }
+
+    /// Opens an existing file or device to overwrite it where it stands.
+    /// `zeroed` is the caller's promise that it reads as zeros now.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn in_place(path: impl AsRef<Path>, zeroed: bool) -> io::Result<Self> {
+        let path = path.as_ref();
+        let file = OpenOptions::new().write(true).open(path)?;
+        Ok(Self::of(Part::direct(file, path, zeroed)?))
+    }
+
+    /// Writes to anything that takes bytes in order.
+    pub fn writer(writer: impl Write + Send + 'static) -> Self {
+        Self::to_sink(Arc::new(PipeSink::new(writer)))
+    }
+
+    /// Writes to a sink of the caller's.
+    pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
+        Self::of(Part { sink, path: None, staged: None })
+    }
+
+    fn of(main: Part) -> Self {
+        Self { main, companions: Vec::new(), names: HashSet::new(), protected: Vec::new() }
+    }
+
+    /// With a name that the image may record, for a sink that is a file in a
+    /// larger one. Nothing of that name is touched.
+    pub(crate) fn called(mut self, name: impl Into<PathBuf>) -> Self {
+        self.main.path = Some(name.into());
+        self
+    }
+
+    /// From now on no companion may replace any of these `files`: `why` says
+    /// what they are. The main file is the caller's to look at.
+    pub(crate) fn protect(
+        &mut self,
+        files: impl IntoIterator<Item = HostFileId>,
+        why: &'static str,
+    ) {
+        self.protected.extend(files.into_iter().map(|file| (file, why)));
+    }
+
+    /// Where the main file's bytes go.
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        Arc::clone(&self.main.sink)
+    }
+
+    /// The name the main file will have; `None` for a writer.
+    pub fn path(&self) -> Option<&Path> {
+        self.main.path.as_deref()
+    }
+
+    /// Whether further files can stand beside the main one: it has a name, and
+    /// is neither a device nor a pipe.
+    pub(crate) fn has_beside(&self) -> bool {
+        let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.is_file());
+        self.main.staged.is_some() || self.path().is_some_and(is_file)
+    }
+
+    /// Starts a further file of the same image, whose name follows from the
+    /// main one's and is beside it. What stands there may be a regular file or
+    /// nothing. It gets mode and owner of that file or, if it is new, of the
+    /// main file that is there already.
+    ///
+    /// # Errors
+    /// What the system said; refused if anything else stands there, or one of
+    /// the source's own files; [`io::ErrorKind::InvalidInput`] if it would be
+    /// the main file itself, or another companion.
+    pub fn companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
+        let path = self.beside(name);
+        is_replaceable(&path)?;
+        self.claim(&path)?;
+        self.stage(path)
+    }
+
+    /// As [`companion`](Self::companion), under a name that the user gave. A
+    /// link is followed, a block device written in place; a relative name is
+    /// beside the main file.
+    ///
+    /// # Errors
+    /// As [`companion`](Self::companion).
+    pub fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
+        let path = self.beside(name);
+        let path = destination(&path).concerning(&path)?;
+        self.claim(&path)?;
+        match std::fs::metadata(&path) {
+            Ok(metadata) if !metadata.is_file() && os::is_positioned(&metadata) => {
+                let file = OpenOptions::new().write(true).open(&path).concerning(&path)?;
+                let part = Part::direct(file, &path, false).concerning(&path)?;
+                Ok(self.add(part))
+            }
+            Ok(metadata) if !metadata.is_file() => {
+                let message = "neither a regular file nor a block device stands there";
+                Err(OutputError::refused(&path, message))
+            }
+            _ => self.stage(path),
+        }
+    }
+
+    /// The name that the file behind one of our sinks will have.
+    pub(crate) fn path_of(&self, sink: &Arc<dyn Sink>) -> Option<&Path> {
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.find(|part| Arc::ptr_eq(&part.sink, sink))?.path.as_deref()
+    }
+
+    fn beside(&self, name: &Path) -> PathBuf {
+        self.path().and_then(Path::parent).unwrap_or(Path::new("")).join(name)
+    }
+
+    /// Sees that `path` is nobody else's, before it is touched.
+    fn claim(&mut self, path: &Path) -> Result<()> {
+        if let Some(main) = self.path().filter(|_| self.names.is_empty()) {
+            self.names.insert(unambiguous(main).concerning(main)?);
+        }
+        let existing = existing_identity(path);
+        let parts = std::iter::once(&self.main).chain(&self.companions);
+        let mut in_place = parts.filter(|part| part.staged.is_none());
+        let written_now = existing.is_some()
+            && in_place.any(|part| part.path.as_deref().and_then(existing_identity) == existing);
+        if !self.names.insert(unambiguous(path).concerning(path)?) || written_now {
+            let message = "it would be the same file as another one of the image";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message)).concerning(path);
+        }
+        match self.protected.iter().find(|(file, _)| Some(*file) == existing) {
+            Some((_, why)) => Err(OutputError::refused(path, *why)),
+            None => Ok(()),
+        }
+    }
+
+    fn stage(&mut self, path: PathBuf) -> Result<Arc<dyn Sink>> {
+        let replaces = std::fs::metadata(&path).is_ok();
+        let model = self.path().filter(|_| !replaces).unwrap_or(&path).to_owned();
+        let part = Part::stage(path.clone(), model).concerning(&path)?;
+        Ok(self.add(part))
+    }
+
+    fn add(&mut self, part: Part) -> Arc<dyn Sink> {
+        let sink = Arc::clone(&part.sink);
+        self.companions.push(part);
+        sink
+    }
+
+    /// Gives every file its name. Companions come first: an image that is
+    /// there has all its parts.
+    ///
+    /// # Errors
+    /// What the system said, and of which file. The new files are removed, and
+    /// the old ones as they were.
+    pub fn commit(self, durability: Durability) -> Result<()> {
+        for part in self.companions.iter().chain([&self.main]) {
+            part.finish_data(durability)?;
+        }
+        // Closes them all: hundreds of files may have exhausted what a process
+        // may open, and flushing a directory opens it.
+        let companions = self.companions.into_iter().filter_map(Part::close).collect();
+        publish::publish(self.main.close(), companions, durability)
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What the name of a file starts with that stands beside `path` for a while.
+fn temporary_prefix(path: &Path) -> io::Result<String> {
+    let name = path.file_name().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, "the output has no file name")
+    })?;
+    // `NAME_MAX` is 255 bytes on every system we know: leave room for the suffix.
+    let shown: String = name.to_string_lossy().chars().take(40).collect();
+    Ok(format!(".{shown}."))
+}
+
+/// A name that two spellings of it (`a`, `./a`, `link/a`) share.
+fn unambiguous(path: &Path) -> io::Result<PathBuf> {
+    Ok(directory_of(path).canonicalize()?.join(path.file_name().unwrap_or_default()))
+}
+
+/// The identity of what stands under `path` now, if anything does.
+pub(crate) fn existing_identity(path: &Path) -> Option<HostFileId> {
+    os::identity(&std::fs::metadata(path).ok()?)
+}

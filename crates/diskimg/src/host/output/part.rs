@@ -1,0 +1,216 @@
+//! One file of an output: staged beside its name, or written where it stands.
+
+use super::error::{Concerning, OutputError, Result};
+use super::publish::Staged;
+use super::{Durability, directory_of, temporary_prefix};
+use crate::host::os;
+use crate::host::sink::{FileSink, PipeSink, Sink};
+use std::fs::{File, FileType, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::{NamedTempFile, TempPath};
+
+/// How often a pipe is tried that nobody reads yet.
+const PIPE_PAUSE: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) sink: Arc<dyn Sink>,
+    /// The name it will have; `None` for a bare writer.
+    pub(super) path: Option<PathBuf>,
+    /// What waits for that name; `None` when written in place.
+    pub(super) staged: Option<Staging>,
+}
+
+/// A file that has no name of its own yet.
+#[derive(Debug)]
+pub(super) struct Staging {
+    file: TempPath,
+    /// The file whose mode and owner it takes, if that is there.
+    model: PathBuf,
+}
+
+impl Part {
+    /// Under a name that the user gave. While it is a pipe that nobody reads,
+    /// `stopped` is asked.
+    pub(super) fn create(path: &Path, stopped: &mut dyn FnMut() -> bool) -> io::Result<Self> {
+        let path = destination(path)?;
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
+            }
+            Ok(metadata) if metadata.is_file() => Self::stage(path.clone(), path),
+            Ok(metadata) if os::is_positioned(&metadata) => {
+                let file = OpenOptions::new().write(true).open(&path)?;
+                Self::direct(file, &path, false)
+            }
+            Ok(metadata) => {
+                let sink = Arc::new(PipeSink::new(open_pipe(&path, &metadata, stopped)?));
+                Ok(Self { sink, path: Some(path), staged: None })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::stage(path.clone(), path),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Starts a file that will be called `path`, with mode and owner of
+    /// `model` if there is one.
+    pub(super) fn stage(path: PathBuf, model: PathBuf) -> io::Result<Self> {
+        if std::fs::metadata(&path).is_ok() {
+            // Renaming over a file asks leave of its directory only; the
+            // file's own mode must count too.
+            OpenOptions::new().write(true).open(&path)?;
+        }
+        let prefix = temporary_prefix(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            // A file that takes another one's mode stays private until then;
+            // any other gets what the umask leaves.
+            options.mode(if is_file(&model) { 0o600 } else { 0o666 });
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".diskimg-tmp");
+        // Opened here: the system's own error must come out.
+        let temporary = builder.make_in(directory_of(&path), |path| options.open(path))?;
+        let (opened, file) = NamedTempFile::into_parts(temporary);
+        Ok(Self {
+            sink: Arc::new(FileSink::new(opened, true)?),
+            path: Some(path),
+            staged: Some(Staging { file, model }),
+        })
+    }
+
+    pub(super) fn direct(file: File, path: &Path, zeroed: bool) -> io::Result<Self> {
+        Ok(Self {
+            sink: Arc::new(FileSink::new(file, zeroed)?),
+            path: Some(path.to_owned()),
+            staged: None,
+        })
+    }
+
+    /// All that must be done while the file is open.
+    pub(super) fn finish_data(&self, durability: Durability) -> Result<()> {
+        let finish = || {
+            if let Some(staging) = &self.staged {
+                take_mode_and_owner(&staging.model, &staging.file)?;
+            }
+            // A pipe's flush only empties our own buffers: that is always due.
+            if durability == Durability::Flushed || self.sink.is_sequential() {
+                self.sink.flush()?;
+            }
+            Ok(())
+        };
+        finish().map_err(|error| OutputError {
+            path: self.path.clone(),
+            error,
+            refused: false,
+            hint: None,
+        })
+    }
+
+    /// Lets go of the file; `None` if it was written in place.
+    pub(super) fn close(self) -> Option<Staged> {
+        Some(Staged { path: self.path?, file: self.staged?.file })
+    }
+}
+
+/// Where a file that is called `path` really is: links are followed.
+pub(super) fn destination(path: &Path) -> io::Result<PathBuf> {
+    match std::fs::metadata(path) {
+        // /dev/stdout leads to a pipe by a link that spells no name.
+        Ok(metadata) if !metadata.is_file() => Ok(path.to_owned()),
+        _ => follow_links(path),
+    }
+}
+
+/// Follows symbolic links to the file that will be written, which need not
+/// exist yet.
+fn follow_links(path: &Path) -> io::Result<PathBuf> {
+    const MAX_LINKS: usize = 40; // as Linux's own limit
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&path) {
+            Ok(target) => {
+                path = path.parent().unwrap_or(Path::new("")).join(target);
+            }
+            // Not a link, or nothing there: this is the name to write.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many levels of symbolic links"))
+}
+
+fn open_pipe(
+    path: &Path,
+    metadata: &std::fs::Metadata,
+    stopped: &mut dyn FnMut() -> bool,
+) -> io::Result<File> {
+    loop {
+        if let Some(file) = os::open_to_write(path, metadata)? {
+            return Ok(file);
+        }
+        if stopped() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        std::thread::sleep(PIPE_PAUSE);
+    }
+}
+
+#[cfg(unix)]
+fn is_file(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Whether a file is there, under a name that may be given to another.
+///
+/// # Errors
+/// What stands there is anything but a regular file: a link would be written
+/// through, a device's bytes overwritten.
+pub(super) fn is_replaceable(path: &Path) -> Result<bool> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e).concerning(path),
+    };
+    if kind.is_file() {
+        return Ok(true);
+    }
+    let message = format!("{} stands where a regular file must be", describe(kind));
+    Err(OutputError::refused(path, message))
+}
+
+fn describe(kind: FileType) -> &'static str {
+    if kind.is_symlink() {
+        "a symbolic link"
+    } else if kind.is_dir() {
+        "a directory"
+    } else {
+        "a device or a pipe"
+    }
+}
+
+/// The new file takes the old one's mode and, where permitted, its owner.
+#[cfg(unix)]
+fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = match std::fs::metadata(old) {
+        Ok(metadata) if metadata.is_file() => metadata,
+        _ => return Ok(()),
+    };
+    // Only root may give files away; for anyone else this is a wish. Owner
+    // first: chown clears set-id bits, which the mode then restores.
+    // The group is a wish of its own: its members may give it.
+    let _ = std::os::unix::fs::chown(new, None, Some(metadata.gid()));
+    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), None);
+    std::fs::set_permissions(new, metadata.permissions())
+}
+
+#[cfg(not(unix))]
+fn take_mode_and_owner(_old: &Path, _new: &Path) -> io::Result<()> {
+    Ok(())
+}
