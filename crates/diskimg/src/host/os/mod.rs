@@ -180,10 +180,7 @@ pub(crate) fn open_to_write(path: &Path, metadata: &Metadata) -> io::Result<Opti
 
 /// Opens a file that is there for writing.
 #[cfg(not(unix))]
-pub(crate) fn open_to_write(
-    path: &std::path::Path,
-    _metadata: &std::fs::Metadata,
-) -> io::Result<Option<File>> {
+pub(crate) fn open_to_write(path: &Path, _metadata: &Metadata) -> io::Result<Option<File>> {
     std::fs::OpenOptions::new().write(true).open(path).map(Some)
 }
 
