@@ -23,7 +23,7 @@
 //! have 512: the number of tables tells which (Ken Kato's VDK and QEMU before
 //! 2011 agree on this layout).
 
-use super::header::{Flags, Header, MAX_GRAIN_SECTORS};
+use super::header::{Flags, Header, MAX_GRAIN_SECTORS, require_grain};
 use super::{COWD_MAGIC, SECTOR, read};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
@@ -167,16 +167,7 @@ impl CowDiskHeader {
     }
 
     fn grain(&self) -> Result<u64> {
-        let sectors = u64::from(self.grain_size.get());
-        if !sectors.is_power_of_two() {
-            return Err(corrupt(format!("grainSize {sectors} is no power of two")));
-        }
-        if sectors > MAX_GRAIN_SECTORS {
-            return Err(Error::limit(format!(
-                "grainSize {sectors} sectors; at most {MAX_GRAIN_SECTORS}"
-            )));
-        }
-        Ok(sectors)
+        require_grain(self.grain_size.get().into(), MAX_GRAIN_SECTORS)
     }
 
     /// Entries of a grain table, by the number of tables.

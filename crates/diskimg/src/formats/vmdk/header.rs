@@ -17,7 +17,7 @@
 //! The footer of a streamOptimized file is the same structure.
 
 use super::{SECTOR, sectors_to_bytes};
-use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -251,15 +251,8 @@ impl SparseExtentHeader {
     }
 
     fn grain(&self, compressed: bool) -> Result<u64> {
-        let sectors = self.grain_size.get();
         let most = if compressed { MAX_COMPRESSED_GRAIN_SECTORS } else { MAX_GRAIN_SECTORS };
-        if !sectors.is_power_of_two() {
-            return Err(corrupt(format!("grainSize {sectors} is no power of two")));
-        }
-        if sectors > most {
-            return Err(Error::limit(format!("grainSize {sectors} sectors; at most {most}")));
-        }
-        Ok(sectors)
+        require_grain(self.grain_size.get(), most)
     }
 
     fn gtes(&self) -> Result<u32> {
@@ -268,6 +261,23 @@ impl SparseExtentHeader {
             other => Err(corrupt(format!("numGTEsPerGT {other}; 1 to {MAX_GTES} are allowed"))),
         }
     }
+}
+
+/// A grain of so many sectors, if that is a power of two and at most `most`:
+/// the same in every kind of extent.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) and [`Limit`](crate::ErrorKind::Limit);
+/// the caller names the structure.
+pub(super) fn require_grain(sectors: u64, most: u64) -> Result<u64> {
+    if !sectors.is_power_of_two() {
+        let message = format!("grainSize {sectors} is no power of two");
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    if sectors > most {
+        return Err(Error::limit(format!("grainSize {sectors} sectors; at most {most}")));
+    }
+    Ok(sectors)
 }
 
 fn in_range(field: &str, sectors: u64) -> Result<u64> {
@@ -283,7 +293,6 @@ fn corrupt(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
 
     fn sample() -> Header {
         Header {

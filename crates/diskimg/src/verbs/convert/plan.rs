@@ -217,7 +217,7 @@ impl<'a> Plan<'a> {
                 break;
             }
             if at < lost.start {
-                spans.extend(self.halves(at..lost.start, &error)?);
+                spans.extend(self.spans(at..lost.start)?);
             }
             self.salvaged.add(lost.clone(), &error);
             spans.push(Span::zeros(lost.clone()));
@@ -228,9 +228,6 @@ impl<'a> Plan<'a> {
 
     /// The same for a range of which nobody knows how much is lost.
     fn halves(&self, range: Range<u64>, error: &Error) -> Result<Vec<Span>> {
-        if let Ok(spans) = self.input.spans(range.clone()) {
-            return Ok(spans);
-        }
         let half = range.start + (range.end - range.start) / 2;
         let middle = (half / SALVAGE_BLOCK * SALVAGE_BLOCK)
             .max((range.start + 1).next_multiple_of(SALVAGE_BLOCK));

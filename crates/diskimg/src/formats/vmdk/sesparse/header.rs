@@ -18,7 +18,7 @@
 //! published the format; the names are those that `hostd.log` of an ESXi host
 //! lists when it makes such an extent. What has no known meaning must be zero.
 
-use super::super::header::MAX_GRAIN_SECTORS;
+use super::super::header::{MAX_GRAIN_SECTORS, require_grain};
 use super::super::{SECTOR, SESPARSE_MAGIC, read_sector, sectors_to_bytes};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
@@ -211,16 +211,7 @@ impl ConstHeader {
     }
 
     fn grain(&self) -> Result<u64> {
-        let sectors = self.grain_size.get();
-        if !sectors.is_power_of_two() {
-            return Err(corrupt(format!("grainSize {sectors} is no power of two")));
-        }
-        if sectors > MAX_GRAIN_SECTORS {
-            return Err(Error::limit(format!(
-                "grainSize {sectors} sectors; at most {MAX_GRAIN_SECTORS}"
-            )));
-        }
-        Ok(sectors)
+        require_grain(self.grain_size.get(), MAX_GRAIN_SECTORS)
     }
 
     fn table(&self) -> Result<u64> {
