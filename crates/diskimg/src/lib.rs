@@ -55,7 +55,7 @@ pub use host::output::{Durability, Output};
 pub use host::source::Source;
 pub use verbs::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, MapEntry, Progress,
-    Report, Salvaged, Sparse, compare, map, measure, measure_size,
+    Reflink, Report, Salvaged, Sparse, compare, map, measure, measure_size,
 };
 pub use vocabulary::error::{Error, ErrorKind, Result};
 pub use vocabulary::fetch::Fetcher;

@@ -5,7 +5,7 @@ use crate::args::common::{self, Input, Policy, Reading};
 use crate::failure::Failure;
 use crate::output::progress::Wish;
 use diskimg::open::local_path;
-use diskimg::{Durability, Format, Options, References, Sparse};
+use diskimg::{Durability, Format, Options, References, Reflink, Sparse};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -67,8 +67,8 @@ pub(crate) struct Typed {
     #[arg(long)]
     no_verify: bool,
     /// At most this many threads, 1 to 16 (default: all processors)
-    #[arg(short = 'm', long, value_name = "N")]
-    parallel: Option<String>,
+    #[arg(short = 'm', long, value_name = "N", alias = "parallel")]
+    threads: Option<String>,
     /// Write no more than this per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
@@ -78,10 +78,22 @@ pub(crate) struct Typed {
     /// Accepted: how SRC is cached changes nothing
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
-    /// Leave stored data to the kernel: shared where the file system has
-    /// reflinks, zeros not looked for
+    /// Share stored data with SRC where the file system has reflinks: auto,
+    /// always (or fail), never (default: auto, but never with -S or --salvage)
+    #[arg(long, value_name = "WHEN")]
+    reflink: Option<String>,
+    /// Let the kernel copy stored data that is not shared; zeros are not looked for
     #[arg(short = 'C', long)]
     copy_range_offloading: bool,
+    /// Compress anew what could be taken as SRC stores it
+    #[arg(long)]
+    recompress: bool,
+    /// See that compressed data taken as SRC stores it can be decompressed
+    #[arg(long)]
+    verify: bool,
+    /// Say on standard error what was done
+    #[arg(long)]
+    report: bool,
     /// Accepted: writes are in parallel anyway
     #[arg(short = 'W', long)]
     oob_writes: bool,
@@ -116,6 +128,14 @@ pub(crate) struct Job {
     pub(crate) compress: bool,
     /// `--references`.
     pub(crate) references: References,
+    /// `--reflink`.
+    pub(crate) reflink: Reflink,
+    /// `--recompress`.
+    pub(crate) recompress: bool,
+    /// `--verify`.
+    pub(crate) verify: bool,
+    /// `--report`.
+    pub(crate) report: bool,
     /// `-C`.
     pub(crate) offload: bool,
     /// `-S`.
@@ -127,7 +147,7 @@ pub(crate) struct Job {
     /// `--salvage`.
     pub(crate) salvage: bool,
     /// Not `--no-verify`.
-    pub(crate) verify: bool,
+    pub(crate) verify_manifest: bool,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
     /// `-t`.
@@ -187,10 +207,14 @@ impl Typed {
             references: policy.references,
             offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,
-            threads: threads(self.parallel.as_deref())?,
+            threads: threads(self.threads.as_deref())?,
             rate: self.rate.as_deref().map(|r| common::size("rate limit", r)).transpose()?,
             salvage: self.salvage,
-            verify: !self.no_verify,
+            verify_manifest: !self.no_verify,
+            reflink: self.reflink()?,
+            recompress: self.recompress,
+            verify: self.verify,
+            report: self.report,
             target_is_zero: self.target_is_zero,
             durability,
             progress,
@@ -221,6 +245,19 @@ impl Typed {
             return Err(Failure::error("--target-is-zero requires use of -n flag"));
         }
         Ok(())
+    }
+
+    /// `-S` asks to look for zeros, which shared data are not searched for.
+    fn reflink(&self) -> Result<Reflink, Failure> {
+        match self.reflink.as_deref() {
+            None if self.sparse_size.is_some() => Ok(Reflink::Never),
+            None | Some("auto") => Ok(Reflink::Auto),
+            Some("always") => Ok(Reflink::Always),
+            Some("never") => Ok(Reflink::Never),
+            Some(other) => Err(Failure::error(format!(
+                "Invalid argument of --reflink: '{other}' (one of: auto, always, never)"
+            ))),
+        }
     }
 
     fn inputs(&self, policy: Policy) -> Result<Vec<Input>, Failure> {

@@ -32,7 +32,10 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .sparse(job.sparse)
         .offload(job.offload)
         .salvage(job.salvage)
-        .verify_manifest(job.verify)
+        .verify_manifest(job.verify_manifest)
+        .reflink(job.reflink)
+        .recompress(job.recompress)
+        .verify(job.verify)
         .target_is_zero(job.target_is_zero)
         .durability(job.durability)
         .progress(&tell);
@@ -51,7 +54,11 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         meter.complete();
     }
     meter.end();
-    warn(&outcome?, console);
+    let report = outcome?;
+    warn(&report, console);
+    if job.report {
+        console.complain(&summary(&report));
+    }
     Ok(0)
 }
 
@@ -66,6 +73,15 @@ fn warn(report: &Report, console: &Console) {
             lost.error
         ));
     }
+}
+
+/// What `--report` says.
+fn summary(report: &Report) -> String {
+    format!(
+        "{} guest bytes; {} bytes stored, {} of them shared with the source; \
+         {} guest bytes taken compressed as they were",
+        report.guest_bytes, report.stored_bytes, report.shared_bytes, report.passed_bytes
+    )
 }
 
 /// Standard output as a bare file: the standard library's own handle looks

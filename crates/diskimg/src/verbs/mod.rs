@@ -11,7 +11,7 @@ mod pipeline;
 mod progress;
 
 pub use compare::{CompareError, CompareStage, Comparison, compare};
-pub use convert::{Convert, Report, Salvaged, Sparse};
+pub use convert::{Convert, Reflink, Report, Salvaged, Sparse};
 pub use create::{Create, Created};
 pub use map::{MapEntry, map};
 pub use measure::{measure, measure_size};

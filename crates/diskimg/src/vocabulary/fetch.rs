@@ -83,13 +83,27 @@ impl Fetcher {
         encoded: &Encoded,
         unit: &mut [u8],
     ) -> Result<()> {
-        let file = image.file(depth, encoded.place.file);
-        let offset = encoded.place.offset;
         self.stored.resize(encoded.stored as usize, 0);
-        file.read_exact_at(&mut self.stored, offset)
-            .map_err(|e| Error::io("cannot read compressed data", e).at(offset))?;
+        read_stored(image, depth, encoded, &mut self.stored)?;
         self.decoder
             .decode(encoded.codec, &self.stored, unit)
-            .map_err(|e| Error::io("cannot decompress", e).at(offset))
+            .map_err(|e| Error::io("cannot decompress", e).at(encoded.place.offset))
     }
+}
+
+/// Fills `buf`, as long as the unit is stored, with the unit as it is stored.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io); it does not name the layer.
+pub(crate) fn read_stored(
+    image: &Image,
+    depth: usize,
+    encoded: &Encoded,
+    buf: &mut [u8],
+) -> Result<()> {
+    let offset = encoded.place.offset;
+    image
+        .file(depth, encoded.place.file)
+        .read_exact_at(buf, offset)
+        .map_err(|e| Error::io("cannot read compressed data", e).at(offset))
 }

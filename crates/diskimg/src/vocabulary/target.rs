@@ -2,7 +2,8 @@
 
 use crate::host::output::Output;
 use crate::host::sink::Sink;
-use crate::vocabulary::error::Result;
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::Encoded;
 use crate::vocabulary::layer::Geometry;
 use crate::vocabulary::options::Options;
 use std::fmt::Debug;
@@ -51,6 +52,43 @@ pub trait UnitEncoder: Send + Debug {
     /// # Errors
     /// What the codec said.
     fn encode(&mut self, at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool>;
+
+    /// True if a whole unit of another image may come as it is stored there, to go to
+    /// [`pass`](Self::pass) instead of being decoded and encoded anew.
+    fn passes(&self, unit: &Encoded) -> bool {
+        let _ = unit;
+        false
+    }
+
+    /// As [`encode`](Self::encode), for a unit that [`passes`](Self::passes): appends it,
+    /// framing included. `fill` puts its `len` bytes where it is told.
+    ///
+    /// # Errors
+    /// What `fill` said.
+    fn pass(
+        &mut self,
+        at: u64,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let _ = (at, len, fill, out);
+        Err(Error::invalid("the target takes no encoded units of other images"))
+    }
+}
+
+/// Appends `len` bytes that `fill` gives.
+///
+/// # Errors
+/// What `fill` said; `out` is as it was then.
+pub(crate) fn append_filled(
+    len: usize,
+    fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let start = out.len();
+    out.resize(start + len, 0);
+    fill(&mut out[start..]).inspect_err(|_| out.truncate(start))
 }
 
 /// Placement in a new image; the engine encodes and writes the bytes.
@@ -71,6 +109,12 @@ pub trait Target: Send + Debug {
     /// the next.
     fn sequential(&self) -> bool {
         false
+    }
+
+    /// Every slot for stored bytes starts at a multiple of this many bytes of its file, a
+    /// power of two: blocks of the file system can be shared only where they fall on blocks.
+    fn alignment(&self) -> u64 {
+        1
     }
 
     /// What encodes units for this target; `None` if it stores them as they

@@ -26,6 +26,7 @@ use crate::host::output::Output;
 use crate::host::sink::{FileSink, Sink};
 use crate::host::source::{FileSource, Source};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::Encoded;
 use crate::vocabulary::format::Format;
 use crate::vocabulary::layer::Geometry;
 use crate::vocabulary::options::Options;
@@ -321,8 +322,29 @@ struct DiskEncoder {
 
 impl UnitEncoder for DiskEncoder {
     fn encode(&mut self, at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        self.inner.encode(self.in_disk(at), unit, out)
+    }
+
+    fn passes(&self, unit: &Encoded) -> bool {
+        self.inner.passes(unit)
+    }
+
+    fn pass(
+        &mut self,
+        at: u64,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.inner.pass(self.in_disk(at), len, fill, out)
+    }
+}
+
+impl DiskEncoder {
+    /// The disk's own guest offset of what is at `at` in the space of all disks.
+    fn in_disk(&self, at: u64) -> u64 {
         let index = self.starts.partition_point(|&start| start <= at).saturating_sub(1);
-        self.inner.encode(at - self.starts[index], unit, out)
+        at - self.starts[index]
     }
 }
 

@@ -17,11 +17,14 @@ use super::extensions;
 use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
-use crate::host::codec::Encoder;
+use crate::host::codec::{Codec, Encoder};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::Encoded;
 use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::target::{Backing, CreateRequest, Slot, Target, Unit, UnitEncoder};
+use crate::vocabulary::target::{
+    Backing, CreateRequest, Slot, Target, Unit, UnitEncoder, append_filled,
+};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -342,12 +345,16 @@ impl Target for Qcow2Target {
         &self.files
     }
 
+    fn alignment(&self) -> u64 {
+        self.cluster_size()
+    }
+
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
-        let encoder = match self.options.compression {
-            Compression::Zlib => Encoder::deflate_4k_window(),
-            Compression::Zstd => Encoder::zstd(),
+        let (codec, encoder) = match self.options.compression {
+            Compression::Zlib => (Codec::Deflate, Encoder::deflate_4k_window()),
+            Compression::Zstd => (Codec::Zstd, Encoder::zstd()),
         };
-        self.compress.then(|| Box::new(ClusterEncoder { encoder }) as Box<dyn UnitEncoder>)
+        self.compress.then(|| Box::new(ClusterEncoder { codec, encoder }) as Box<dyn UnitEncoder>)
     }
 
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
@@ -374,6 +381,7 @@ impl Target for Qcow2Target {
 /// Compresses clusters; declines those that would not shrink.
 #[derive(Debug)]
 struct ClusterEncoder {
+    codec: Codec,
     encoder: Encoder,
 }
 
@@ -382,5 +390,20 @@ impl UnitEncoder for ClusterEncoder {
         self.encoder
             .encode(unit, unit.len(), out)
             .map_err(|e| Error::io("cannot compress a cluster", e))
+    }
+
+    fn passes(&self, unit: &Encoded) -> bool {
+        // Of a whole cluster, compressed data have no room.
+        unit.codec == self.codec && u64::from(unit.stored) < unit.unit.end - unit.unit.start
+    }
+
+    fn pass(
+        &mut self,
+        _at: u64,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        append_filled(len, fill, out)
     }
 }

@@ -36,6 +36,10 @@ impl Target for RawTarget {
         &self.files
     }
 
+    fn alignment(&self) -> u64 {
+        FlatFile::BLOCK
+    }
+
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
         match unit {
             Unit::Zero { len } => self.file.write_zeros(at, len).map(|()| None),

@@ -93,6 +93,11 @@ fn try_fallocate(file: &File, mode: FallocateFlags, offset: u64, len: u64) -> io
     }
 }
 
+pub(super) fn block_size(file: &File) -> io::Result<Option<u64>> {
+    let block = rustix::fs::fstatvfs(file)?.f_frsize;
+    Ok(block.is_power_of_two().then_some(block))
+}
+
 /// `struct file_clone_range` of ioctl_ficlonerange(2).
 #[repr(C)]
 struct FileCloneRange {

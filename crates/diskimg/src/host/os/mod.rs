@@ -7,6 +7,7 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -78,6 +79,12 @@ pub(crate) fn preallocate(file: &File, offset: u64, len: u64) -> io::Result<bool
     imp::preallocate(file, offset, len)
 }
 
+/// The size of the blocks that the file's file system allocates, in bytes, a power of two;
+/// `None` where nothing can be shared anyway.
+pub(crate) fn block_size(file: &File) -> io::Result<Option<u64>> {
+    imp::block_size(file)
+}
+
 /// Shares the source's blocks with the destination (FICLONERANGE). `false`
 /// where the two files or the alignment do not allow it.
 pub(crate) fn reflink(
@@ -126,6 +133,13 @@ pub(crate) fn identity(metadata: &Metadata) -> Option<FileId> {
 #[cfg(not(unix))]
 pub(crate) fn identity(_metadata: &Metadata) -> Option<FileId> {
     None
+}
+
+/// What changes when the file is written to: its length and the time of its last change, mixed.
+pub(crate) fn revision(metadata: &Metadata) -> u64 {
+    let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+    let changed = metadata.modified().ok().and_then(since).map_or(0, |age| age.as_nanos() as u64);
+    changed ^ metadata.len().rotate_left(32)
 }
 
 /// Bytes that the file occupies on its file system.

@@ -44,6 +44,10 @@ pub(super) fn preallocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
 }
 
+pub(super) fn block_size(_: &File) -> io::Result<Option<u64>> {
+    Ok(None)
+}
+
 pub(super) fn reflink(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
 }

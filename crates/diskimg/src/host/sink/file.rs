@@ -1,6 +1,6 @@
 //! A regular file or block device.
 
-use super::{Offload, Sink};
+use super::Sink;
 use crate::host::os;
 use crate::host::source::Source;
 use std::fs::File;
@@ -59,24 +59,51 @@ impl Sink for FileSink {
         ))
     }
 
-    fn offload(
+    fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
+        let Some((file, start)) = source.as_file().filter(|_| self.regular && self.zeroed) else {
+            return Ok(None);
+        };
+        let Some(block) = os::block_size(&self.file)? else { return Ok(None) };
+        let from = start.next_multiple_of(block);
+        let len = self.file.metadata()?.len();
+        if from + block > start + source.len() || len > i64::MAX as u64 - 2 * block {
+            return Ok(None);
+        }
+        // An error of the trial (no space, over quota) is no error of the output yet.
+        let behind = len.next_multiple_of(block);
+        let shared = os::reflink(file, from, &self.file, behind, block).unwrap_or(false);
+        self.file.set_len(len)?;
+        Ok(shared.then_some(block))
+    }
+
+    fn share(
         &self,
         source: &dyn Source,
         source_offset: u64,
         offset: u64,
         len: u64,
-    ) -> io::Result<Offload> {
-        let Some((file, start)) = source.as_file().filter(|_| self.regular) else {
-            return Ok(Offload::Declined);
-        };
-        let from = start + source_offset;
-        if os::reflink(file, from, &self.file, offset, len)? {
-            return Ok(Offload::Shared);
+    ) -> io::Result<bool> {
+        match source.as_file().filter(|_| self.regular) {
+            Some((file, start)) => {
+                os::reflink(file, start + source_offset, &self.file, offset, len)
+            }
+            None => Ok(false),
         }
-        if os::copy_in_kernel(file, from, &self.file, offset, len)? {
-            return Ok(Offload::Copied);
+    }
+
+    fn copy_from(
+        &self,
+        source: &dyn Source,
+        source_offset: u64,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<bool> {
+        match source.as_file().filter(|_| self.regular) {
+            Some((file, start)) => {
+                os::copy_in_kernel(file, start + source_offset, &self.file, offset, len)
+            }
+            None => Ok(false),
         }
-        Ok(Offload::Declined)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

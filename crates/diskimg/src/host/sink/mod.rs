@@ -15,17 +15,6 @@ use std::io;
 /// Zeros, for sinks that must be told them byte by byte.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// What became of [`Sink::offload`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offload {
-    /// Source and sink now share the blocks; no space was taken.
-    Shared,
-    /// The kernel copied.
-    Copied,
-    /// The two do not allow it: the range is still to be written.
-    Declined,
-}
-
 /// Bytes going out, by position. Shared between threads that write disjoint
 /// ranges.
 pub trait Sink: Send + Sync + Debug {
@@ -82,20 +71,47 @@ pub trait Sink: Send + Sync + Debug {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this output cannot reserve space"))
     }
 
-    /// Takes a range of `source` without reading it through this process: its
-    /// blocks are shared where the file system can, else copied in the kernel.
+    /// The size of the blocks that [`share`](Self::share) can share with `source`, in bytes,
+    /// a power of two; `None` if it cannot. Found out by trying, behind the end of what is
+    /// written, so ask before anything else writes: a fresh file only.
+    ///
+    /// # Errors
+    /// What the system said when the trial was taken back.
+    fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
+        let _ = source;
+        Ok(None)
+    }
+
+    /// Takes a range of `source` by sharing its blocks, which takes no space: reflinks. `false`
+    /// if the two do not allow it, and the range is still to be written.
     ///
     /// # Errors
     /// What the system said.
-    fn offload(
+    fn share(
         &self,
         source: &dyn Source,
         source_offset: u64,
         offset: u64,
         len: u64,
-    ) -> io::Result<Offload> {
+    ) -> io::Result<bool> {
         let _ = (source, source_offset, offset, len);
-        Ok(Offload::Declined)
+        Ok(false)
+    }
+
+    /// Takes a range of `source` by a copy that the kernel makes. `false` if the two do not
+    /// allow it, and the range is still to be written.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn copy_from(
+        &self,
+        source: &dyn Source,
+        source_offset: u64,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<bool> {
+        let _ = (source, source_offset, offset, len);
+        Ok(false)
     }
 
     /// Sets the file's length; bytes that appear read as zeros. A device keeps its length.

@@ -4,15 +4,17 @@ use super::Sparse;
 use super::digest;
 use super::input::{Input, Span};
 use super::piece::{Buffers, Bytes, Carried, Piece, Placed, Write, push_piece};
-use super::plan::{Origin, Task};
+use super::pass;
+use super::plan::Task;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
+use super::share::{Origin, Sharing, cannot_share};
 use crate::host::lock;
-use crate::host::sink::{Offload, Sink};
+use crate::host::sink::Sink;
 use crate::host::zeros::is_zero;
 use crate::verbs::pipeline::Job;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Kind;
-use crate::vocabulary::fetch::Fetcher;
+use crate::vocabulary::fetch::{Fetcher, read_stored};
 use crate::vocabulary::image::Image;
 use crate::vocabulary::target::{Slot, UnitEncoder};
 use std::ops::Range;
@@ -31,8 +33,15 @@ pub(super) struct Carry<'a> {
     pub(super) salvaged: &'a SalvageLog,
     /// Whether the guest's bytes are digested.
     pub(super) digests: bool,
+    pub(super) sharing: &'a Sharing,
+    /// Whether encoded units are passed through where the target takes them.
+    pub(super) passes: bool,
+    /// Whether these are decoded, too, to see that they can be.
+    pub(super) verify: bool,
     /// Bytes that went from file to file by sharing.
     pub(super) shared: AtomicU64,
+    /// Guest bytes of units that were passed through.
+    pub(super) passed: AtomicU64,
     /// [`Slot`]s index them.
     pub(super) files: Vec<OutputFile>,
     pub(super) sequential: bool,
@@ -77,20 +86,25 @@ impl Job for Carry<'_> {
 
     fn work(&self, worker: &mut Worker, task: Task) -> Result<Carried> {
         if let Some(origin) = task.origin {
-            return Ok(Carried::offloaded(task, origin));
+            let digest = digest::of_unread(&task.range, self.sharing.revision(&origin));
+            return Ok(Carried::offloaded(task, origin, digest));
         }
         let Buffers { mut guest, mut encoded } = lock(&self.spare).pop().unwrap_or_default();
         let start = task.range.start;
         let len = (task.range.end - start) as usize;
         guest.resize(len, 0);
+        encoded.clear();
+        let mut passed = Vec::new();
         for span in &task.spans {
             let at = (span.at.start - start) as usize;
             let part = &mut guest[at..at + (span.at.end - span.at.start) as usize];
-            self.fetch(worker, span, part)?;
+            let passes = self.passes && self.pass(worker, span, &mut encoded, &mut passed)?;
+            if !passes || self.verify {
+                self.fetch(worker, span, part)?;
+            }
         }
         // Whole units: the last one of the disk may be short.
         guest.resize(len.next_multiple_of(self.unit as usize), 0);
-        encoded.clear();
         let mut carried = Carried {
             zeros: task.zeros,
             pieces: Vec::new(),
@@ -103,7 +117,7 @@ impl Job for Carry<'_> {
             debug_assert!(self.unit.is_multiple_of(digest::BLOCK));
             carried.digest = digest::of_bytes(start, &carried.buffers.guest);
         }
-        self.sort_out(worker, &mut carried)?;
+        self.sort_out(worker, &mut carried, passed)?;
         carried.buffers.guest.truncate(len);
         Ok(carried)
     }
@@ -150,8 +164,38 @@ impl Carry<'_> {
         self.fetch(worker, &span.clip(&high), right)
     }
 
-    /// Decides for each unit what becomes of it.
-    fn sort_out(&self, worker: &mut Worker, carried: &mut Carried) -> Result<()> {
+    /// Appends a unit as it is stored to `encoded`, and a piece for it to `passed`, if the
+    /// target takes it so.
+    fn pass(
+        &self,
+        worker: &mut Worker,
+        span: &Span,
+        encoded: &mut Vec<u8>,
+        passed: &mut Vec<Piece>,
+    ) -> Result<bool> {
+        let Some(encoder) = &mut worker.encoder else { return Ok(false) };
+        let Some(unit) = pass::passing(span, self.unit, Some(&**encoder)) else {
+            return Ok(false);
+        };
+        let image = self.input.image(span.image.unwrap_or_default());
+        let depth = span.extent.depth;
+        let mut fill = |buf: &mut [u8]| {
+            read_stored(image, depth, unit, buf).map_err(|e| image.in_layer(e, depth))
+        };
+        let from = encoded.len();
+        encoder.pass(span.at.start, unit.stored as usize, &mut fill, encoded)?;
+        passed.push(Piece::Encoded(span.at.start, from..encoded.len()));
+        self.passed.fetch_add(self.unit, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Decides for each unit what becomes of it; `passed` are those of which that is clear.
+    fn sort_out(
+        &self,
+        worker: &mut Worker,
+        carried: &mut Carried,
+        passed: Vec<Piece>,
+    ) -> Result<()> {
         let unit = self.unit as usize;
         let Range { start, end } = carried.range;
         let Buffers { guest, encoded } = &mut carried.buffers;
@@ -163,8 +207,15 @@ impl Carry<'_> {
             read_backing(backing, start, &mut worker.backing, guest.len())?;
         }
         let mut written = carried.written.iter().peekable();
+        let mut passed = passed.into_iter().peekable();
         for (i, bytes) in guest.chunks(unit).enumerate() {
             let at = i * unit;
+            let here = start + at as u64;
+            if let Some(piece) = passed.next_if(|p| matches!(p, Piece::Encoded(a, _) if *a == here))
+            {
+                carried.pieces.push(piece);
+                continue;
+            }
             let range = start + at as u64..end.min(start + (at + unit) as u64);
             while written.next_if(|run| run.end <= at).is_some() {}
             let zero = written.peek().is_none_or(|run| run.start >= at + unit);
@@ -195,14 +246,20 @@ impl Carry<'_> {
         let source = image.file(origin.depth, origin.place.file);
         let file = &self.files[slot.file];
         let from = origin.place.offset;
-        let outcome = file.sink.offload(source, from, slot.offset, slot.len);
-        match outcome.map_err(|e| file.cannot_write(e, slot.offset))? {
-            Offload::Shared => {
+        let cannot_write = |e| file.cannot_write(e, slot.offset);
+        if self.sharing.shares(&origin) {
+            if file.sink.share(source, from, slot.offset, slot.len).map_err(cannot_write)? {
                 self.shared.fetch_add(slot.len, Ordering::Relaxed);
                 return Ok(());
             }
-            Offload::Copied => return Ok(()),
-            Offload::Declined => {}
+            if self.sharing.is_required() {
+                return Err(image.in_layer(cannot_share(None).at(from), origin.depth));
+            }
+        }
+        if self.sharing.offloads()
+            && file.sink.copy_from(source, from, slot.offset, slot.len).map_err(cannot_write)?
+        {
+            return Ok(());
         }
         let mut buffers = lock(&self.spare).pop().unwrap_or_default();
         for done in (0..slot.len).step_by(COPY_BLOCK) {

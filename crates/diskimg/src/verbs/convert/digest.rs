@@ -27,10 +27,11 @@ pub(super) fn of_bytes(start: u64, bytes: &[u8]) -> u64 {
 }
 
 /// The digest of a range that goes from file to file unread: all that is known
-/// of it is where it is. Two disks that differ only in such bytes share their
-/// digest.
-pub(super) fn of_unread(range: &Range<u64>) -> u64 {
-    XxHash3_64::oneshot_with_seed(range.start, &range.end.to_le_bytes())
+/// of it is where it is, and the `revision` of the file that it comes from. Two
+/// disks that differ only in such bytes have another digest if the source was
+/// written to in between.
+pub(super) fn of_unread(range: &Range<u64>, revision: u64) -> u64 {
+    XxHash3_64::oneshot_with_seed(range.start ^ revision, &range.end.to_le_bytes())
 }
 
 #[cfg(test)]
@@ -73,9 +74,11 @@ mod tests {
     }
 
     #[test]
-    fn of_unread_bytes_place_and_length_count() {
-        let digests = [0..BLOCK, 0..2 * BLOCK, BLOCK..2 * BLOCK].map(|range| of_unread(&range));
-        assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] != digests[2]);
+    fn of_unread_bytes_place_length_and_revision_count() {
+        let ranges = [(0..BLOCK, 7), (0..2 * BLOCK, 7), (BLOCK..2 * BLOCK, 7), (0..BLOCK, 8)];
+        let mut digests = ranges.map(|(range, revision)| of_unread(&range, revision));
+        digests.sort_unstable();
+        assert!(digests.windows(2).all(|pair| pair[0] != pair[1]));
     }
 
     /// As Python's xxhash computes XXH3 with a seed: the IDs of today are those

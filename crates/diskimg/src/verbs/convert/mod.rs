@@ -12,11 +12,13 @@ mod carry;
 mod digest;
 mod existing;
 mod input;
+mod pass;
 mod piece;
 mod place;
 mod plan;
 mod run;
 mod salvage;
+mod share;
 mod throttle;
 
 use crate::host::output::{Durability, Output};
@@ -32,6 +34,8 @@ use run::refuse_own_files;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+
+pub use share::Reflink;
 
 /// Images are made of sectors of this many bytes, except raw files.
 const SECTOR: u64 = 512;
@@ -95,7 +99,10 @@ struct Settings<'a> {
     threads: Option<usize>,
     rate_limit: Option<u64>,
     salvage: bool,
+    reflink: Reflink,
     offload: bool,
+    recompress: bool,
+    verify: bool,
     durability: Durability,
     target_is_zero: bool,
     verify_manifest: bool,
@@ -111,8 +118,11 @@ pub struct Report {
     /// Bytes of guest data in the output, after encoding.
     pub stored_bytes: u64,
     /// How many of these share their blocks with the source
-    /// ([`Convert::offload`]) and took no space.
+    /// ([`Convert::reflink`]) and took no space.
     pub shared_bytes: u64,
+    /// Guest bytes of compressed units that were taken as the source stores them
+    /// ([`Convert::recompress`]).
+    pub passed_bytes: u64,
     /// What could not be read and was replaced by zeros ([`Convert::salvage`]),
     /// in guest order.
     pub salvaged: Vec<Salvaged>,
@@ -155,7 +165,10 @@ impl<'a> Convert<'a> {
                 threads: None,
                 rate_limit: None,
                 salvage: false,
+                reflink: Reflink::default(),
                 offload: false,
+                recompress: false,
+                verify: false,
                 durability: Durability::default(),
                 target_is_zero: false,
                 verify_manifest: true,
@@ -238,12 +251,37 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// Whether stored runs shall be shared with the source (reflinks, on file
-    /// systems that have them) or copied in the kernel, where the output stores
-    /// them verbatim. Zeros inside such runs are not looked for.
+    /// Whether stored runs share their blocks with the source, where the output stores them
+    /// verbatim. Zeros inside such runs are not looked for: they cost no space. A
+    /// [salvage](Self::salvage) shares nothing by default.
+    #[must_use]
+    pub fn reflink(mut self, reflink: Reflink) -> Self {
+        self.settings.reflink = reflink;
+        self
+    }
+
+    /// Whether the kernel copies stored runs that cannot be shared. Zeros inside them are
+    /// not looked for, and take space.
     #[must_use]
     pub fn offload(mut self, yes: bool) -> Self {
         self.settings.offload = yes;
+        self
+    }
+
+    /// Whether compressed units are decoded and compressed anew even where the output takes
+    /// them as the source stores them (same codec, same unit). So is everything where a
+    /// compression level is asked for.
+    #[must_use]
+    pub fn recompress(mut self, yes: bool) -> Self {
+        self.settings.recompress = yes;
+        self
+    }
+
+    /// Whether compressed units that are taken as the source stores them are decoded all
+    /// the same, to see that they can be.
+    #[must_use]
+    pub fn verify(mut self, yes: bool) -> Self {
+        self.settings.verify = yes;
         self
     }
 

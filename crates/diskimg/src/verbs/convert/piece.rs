@@ -1,7 +1,7 @@
 //! What a task consists of on its way from worker to placement and back.
 
-use super::digest;
-use super::plan::{Origin, Task};
+use super::plan::Task;
+use super::share::Origin;
 use crate::vocabulary::target::Slot;
 use std::ops::Range;
 
@@ -71,10 +71,10 @@ pub(super) struct Placed {
 }
 
 impl Carried {
-    /// A task that the kernel will carry.
-    pub(super) fn offloaded(task: Task, origin: Origin) -> Self {
+    /// A task that goes from file to file.
+    pub(super) fn offloaded(task: Task, origin: Origin, digest: u64) -> Self {
         Self {
-            digest: digest::of_unread(&task.range),
+            digest,
             zeros: task.zeros,
             pieces: vec![Piece::Offloaded(task.range.clone(), origin)],
             range: task.range,

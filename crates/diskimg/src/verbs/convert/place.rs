@@ -1,7 +1,7 @@
 //! Placement: the target is asked in guest order, one task at a time.
 
 use super::piece::{Bytes, Carried, Piece, Placed, Write};
-use super::plan::Origin;
+use super::share::Origin;
 use super::throttle::Throttle;
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};

@@ -2,9 +2,10 @@
 
 use super::Sparse;
 use super::input::{Input, Span};
+use super::pass;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
+use super::share::{Origin, Sharing};
 use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::{Kind, Place};
 use crate::vocabulary::image::{Image, WINDOW};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,11 +19,6 @@ const CHUNK: u64 = 512 << 10;
 /// may be an extent of its own.
 const UNITS_PER_WINDOW: u64 = 32 << 10;
 
-/// Stored runs from this length on are worth a system call of their own …
-const OFFLOAD_MIN: u64 = 64 << 10;
-
-/// … of at most this many bytes, so that progress is seen and stopping is soon.
-const OFFLOAD_MAX: u64 = 64 << 20;
 /// After so many windows of zeros a task tells of them: it shows that the work
 /// goes on, and lets the caller stop it.
 const SILENT_WINDOWS: u64 = 64;
@@ -42,14 +38,6 @@ pub(super) struct Task {
     pub(super) origin: Option<Origin>,
 }
 
-/// Where stored bytes lie in the source.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Origin {
-    pub(super) image: usize,
-    pub(super) depth: usize,
-    pub(super) place: Place,
-}
-
 /// Cuts the input into tasks, lazily.
 pub(super) struct Plan<'a> {
     input: &'a Input,
@@ -63,7 +51,9 @@ pub(super) struct Plan<'a> {
     chunk: u64,
     /// Guest bytes asked about at a time.
     step: u64,
-    offload: bool,
+    sharing: &'a Sharing,
+    /// Encoded units may be passed through.
+    passes: bool,
     /// Where the next window starts.
     window: u64,
     /// Where the zeros start that no task has mentioned yet.
@@ -79,6 +69,7 @@ impl<'a> Plan<'a> {
         unit: u64,
         sparse: Sparse,
         salvaged: &'a SalvageLog,
+        sharing: &'a Sharing,
     ) -> Self {
         debug_assert!(unit.is_power_of_two());
         let granule = match sparse {
@@ -96,7 +87,8 @@ impl<'a> Plan<'a> {
             salvaged,
             chunk,
             step,
-            offload: false,
+            sharing,
+            passes: false,
             window: 0,
             told: 0,
             ready: VecDeque::new(),
@@ -104,9 +96,9 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Whether stored runs become tasks of their own, to be left to the kernel.
-    pub(super) fn offload(mut self, yes: bool) -> Self {
-        self.offload = yes;
+    /// Whether encoded units may be passed through as they are stored.
+    pub(super) fn passes(mut self, yes: bool) -> Self {
+        self.passes = yes;
         self
     }
 
@@ -139,7 +131,10 @@ impl<'a> Plan<'a> {
     }
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
-        let spans = self.spans(window.clone())?;
+        let mut spans = self.spans(window.clone())?;
+        if self.passes {
+            pass::tighten(&mut spans);
+        }
         let busy = self.busy_units(&spans, &window)?;
         let mut first = 0;
         for run in busy {
@@ -148,7 +143,7 @@ impl<'a> Plan<'a> {
                 while spans[first].at.end <= at {
                     first += 1;
                 }
-                let (end, origin) = self.cut(at..run.end, &spans[first..]);
+                let (end, origin) = self.cut(at..run.end, &spans[first..])?;
                 let range = at..end;
                 let covering = spans[first..].iter().take_while(|s| s.at.start < end);
                 self.ready.push_back(Task {
@@ -166,33 +161,26 @@ impl<'a> Plan<'a> {
 
     /// Where the task that starts with `run` ends, and where all of it lies if
     /// it can be left to the kernel. `spans` begin with the one at its start.
-    fn cut(&self, run: Range<u64>, spans: &[Span]) -> (u64, Option<Origin>) {
+    fn cut(&self, run: Range<u64>, spans: &[Span]) -> Result<(u64, Option<Origin>)> {
         // At multiples of the chunk, so that the cuts do not depend on the runs.
         let chunk_end = run.end.min((run.start / self.chunk + 1) * self.chunk);
-        if !self.offload {
-            return (chunk_end, None);
+        if !self.sharing.is_possible() {
+            return Ok((chunk_end, None));
         }
         for span in spans.iter().take_while(|s| s.at.start < chunk_end) {
-            let Some((whole, origin)) = self.whole_units(span, &run) else { continue };
-            return if whole.start == run.start {
-                (whole.end.min(whole.start + OFFLOAD_MAX), Some(origin))
+            let part = self.sharing.part_of(span, &run, self.unit);
+            let part = part.map_err(|e| match span.image {
+                Some(image) => self.input.image(image).in_layer(e, span.extent.depth),
+                None => e,
+            })?;
+            let Some((part, origin)) = part else { continue };
+            return Ok(if part.start == run.start {
+                (part.end, Some(origin))
             } else {
-                (whole.start.min(chunk_end), None)
-            };
+                (part.start.min(chunk_end), None)
+            });
         }
-        (chunk_end, None)
-    }
-
-    /// The whole units of a stored span within `run`, if they are worth it.
-    fn whole_units(&self, span: &Span, run: &Range<u64>) -> Option<(Range<u64>, Origin)> {
-        let (Kind::Data(place), Some(image)) = (&span.extent.kind, span.image) else { return None };
-        let start = span.at.start.max(run.start).next_multiple_of(self.unit);
-        let end = span.at.end.min(run.end) / self.unit * self.unit;
-        if start.saturating_add(OFFLOAD_MIN) > end {
-            return None;
-        }
-        let place = Place { offset: place.offset + (start - span.at.start), ..*place };
-        Some((start..end, Origin { image, depth: span.extent.depth, place }))
+        Ok((chunk_end, None))
     }
 
     /// What the input says; under salvage, what cannot be mapped becomes zeros.

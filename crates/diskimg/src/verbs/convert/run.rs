@@ -1,6 +1,7 @@
 //! A conversion being run: from settings to a completed output.
 
 use super::input::Input;
+use super::share::{Reflink, Sharing};
 use super::{Report, SECTOR, Settings, Sparse, carry, place, plan, salvage, throttle};
 use crate::host::output::{self, Output};
 use crate::host::sink::Sink;
@@ -108,6 +109,26 @@ impl Settings<'_> {
         Ok(())
     }
 
+    /// What goes from file to file, if the target stores units `verbatim`.
+    fn sharing(&self, verbatim: bool, input: &Input, target: &dyn Target) -> Result<Sharing> {
+        let reflink = match self.reflink {
+            Reflink::Always if !verbatim => {
+                return Err(Error::invalid(
+                    "what is compressed, compared with a backing file or written out in full \
+                     shares nothing",
+                )
+                .hint("--reflink=auto (Reflink::Auto) copies what cannot be shared"));
+            }
+            // Only what is read can be rescued.
+            Reflink::Auto if self.salvage => Reflink::Never,
+            reflink => reflink,
+        };
+        if !verbatim {
+            return Ok(Sharing::none());
+        }
+        Sharing::find_out(reflink, self.offload, input, target)
+    }
+
     /// Moves the guest's bytes and completes the target.
     fn transfer(
         &self,
@@ -123,8 +144,12 @@ impl Settings<'_> {
         // Each worker's encoder is made here, where the target is still at hand.
         let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
         let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
-        let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged)
-            .offload(self.offload && verbatim);
+        let sharing = self.sharing(verbatim, input, &*target)?;
+        // What is compared with a backing file, or digested, or rescued, must be decoded.
+        let passes = !(self.recompress || self.salvage || backing.is_some());
+        let passes = passes && !encoders.is_empty() && !target.wants_digest();
+        let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged, &sharing)
+            .passes(passes);
         let named = |sink: &Arc<dyn Sink>| carry::OutputFile {
             sink: Arc::clone(sink),
             path: output.path_of(sink).map(Path::to_owned),
@@ -137,7 +162,11 @@ impl Settings<'_> {
             encoders: Mutex::new(encoders),
             salvaged: &salvaged,
             digests: target.wants_digest(),
+            sharing: &sharing,
+            passes,
+            verify: self.verify,
             shared: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
             files: target.files().iter().map(named).collect(),
             sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
             spare: Mutex::new(Vec::new()),
@@ -155,13 +184,14 @@ impl Settings<'_> {
         pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
         placer.tell(input.size())?;
         let (stored_bytes, digest) = (placer.stored, placer.digest);
-        let shared_bytes = job.shared.into_inner();
+        let (shared_bytes, passed_bytes) = (job.shared.into_inner(), job.passed.into_inner());
         target.take_digest(digest);
         target.finish()?;
         Ok(Report {
             guest_bytes: input.size(),
             stored_bytes,
             shared_bytes,
+            passed_bytes,
             salvaged: salvaged.into_ordered(),
             warnings: input.warnings().collect(),
         })

@@ -56,6 +56,10 @@ impl Target for FlatTarget {
         &self.files
     }
 
+    fn alignment(&self) -> u64 {
+        FlatFile::BLOCK
+    }
+
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
         match unit {
             Unit::Zero { len } => {

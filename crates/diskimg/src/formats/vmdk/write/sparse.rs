@@ -59,6 +59,10 @@ impl Target for SparseTarget {
         &self.files
     }
 
+    fn alignment(&self) -> u64 {
+        GRAIN_SECTORS * SECTOR
+    }
+
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
         match unit {
             // Nothing, unless there is a parent to be hidden.

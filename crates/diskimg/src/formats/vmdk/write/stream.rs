@@ -22,11 +22,12 @@ use super::super::stream::{
 };
 use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
 use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
-use crate::host::codec::Encoder;
+use crate::host::codec::{Codec, Encoder};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::extent::Encoded;
 use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::target::{Slot, Target, Unit, UnitEncoder};
+use crate::vocabulary::target::{Slot, Target, Unit, UnitEncoder, append_filled};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -187,25 +188,55 @@ struct GrainEncoder {
 
 impl UnitEncoder for GrainEncoder {
     fn encode(&mut self, at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        let start = out.len();
-        let marker = GrainMarker { lba: (at / SECTOR).into(), size: 0.into() };
-        out.extend_from_slice(marker.as_bytes());
-        let data = out.len();
-        // A stream has no room for grains as they are. Deflate's stored blocks
-        // add 5 bytes to every few thousand, and the envelope 6.
-        let limit = unit.len() + unit.len() / 64 + 1024;
-        let fits = self
-            .zlib
-            .encode(unit, limit, out)
-            .map_err(|e| Error::io("cannot compress a grain", e))?;
-        if !fits {
-            out.truncate(start);
-            return Err(Error::limit(format!("a grain that deflates to {limit} bytes or more")));
-        }
-        let size = (out.len() - data) as u32;
-        out[data - size_of_val(&marker.size)..data].copy_from_slice(&size.to_le_bytes());
-        let padded = (out.len() - start).next_multiple_of(SECTOR as usize);
-        out.resize(start + padded, 0);
+        let limit = most(unit.len());
+        append_framed(at, out, |out| match self.zlib.encode(unit, limit, out) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(Error::limit(format!("a grain that deflates to {limit} bytes or more")))
+            }
+            Err(e) => Err(Error::io("cannot compress a grain", e)),
+        })?;
         Ok(true)
     }
+
+    fn passes(&self, unit: &Encoded) -> bool {
+        let size = (unit.unit.end - unit.unit.start) as usize;
+        unit.codec == Codec::Zlib && (unit.stored as usize) < most(size)
+    }
+
+    fn pass(
+        &mut self,
+        at: u64,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        append_framed(at, out, |out| append_filled(len, fill, out))
+    }
+}
+
+/// What a deflated grain of `len` bytes stays below. A stream has no room for
+/// grains as they are. Deflate's stored blocks add 5 bytes to every few
+/// thousand, and the envelope 6.
+fn most(len: usize) -> usize {
+    len + len / 64 + 1024
+}
+
+/// Appends the grain of guest offset `at` that `append` appends, between its
+/// marker and the padding to whole sectors.
+fn append_framed(
+    at: u64,
+    out: &mut Vec<u8>,
+    append: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    let start = out.len();
+    let marker = GrainMarker { lba: (at / SECTOR).into(), size: 0.into() };
+    out.extend_from_slice(marker.as_bytes());
+    let data = out.len();
+    append(out).inspect_err(|_| out.truncate(start))?;
+    let size = (out.len() - data) as u32;
+    out[data - size_of_val(&marker.size)..data].copy_from_slice(&size.to_le_bytes());
+    let padded = (out.len() - start).next_multiple_of(SECTOR as usize);
+    out.resize(start + padded, 0);
+    Ok(())
 }

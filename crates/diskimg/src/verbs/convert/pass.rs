@@ -1,0 +1,98 @@
+//! Encoded units that the target takes as the source stores them.
+
+use super::input::Span;
+use crate::vocabulary::extent::{Encoded, Kind};
+use crate::vocabulary::target::UnitEncoder;
+
+/// A source may tell where an encoded unit ends in sectors only (qcow2 does).
+const SECTOR: u64 = 512;
+
+/// The encoded unit that a span consists of, if `encoder` takes it as it is: a whole unit of
+/// `unit` bytes, where the target has one too.
+pub(super) fn passing<'s>(
+    span: &'s Span,
+    unit: u64,
+    encoder: Option<&dyn UnitEncoder>,
+) -> Option<&'s Encoded> {
+    let Kind::Encoded(encoded) = &span.extent.kind else { return None };
+    let whole = span.at.start.is_multiple_of(unit)
+        && span.at.end - span.at.start == unit
+        && span.extent.guest == encoded.unit;
+    Some(encoded).filter(|encoded| whole && encoder.is_some_and(|encoder| encoder.passes(encoded)))
+}
+
+/// Gives encoded units their true length where the next one begins in their last sector.
+/// Otherwise each would take along up to a sector of its neighbour, and the image grow with
+/// every conversion.
+pub(super) fn tighten(spans: &mut [Span]) {
+    for i in 1..spans.len() {
+        let (before, after) = spans.split_at_mut(i);
+        let (Some(Span { image, extent, .. }), [next, ..]) = (before.last_mut(), after) else {
+            continue;
+        };
+        let (Kind::Encoded(unit), Kind::Encoded(behind)) = (&mut extent.kind, &next.extent.kind)
+        else {
+            continue;
+        };
+        let one_file = *image == next.image
+            && extent.depth == next.extent.depth
+            && unit.place.file == behind.place.file;
+        let len = behind.place.offset.saturating_sub(unit.place.offset);
+        let stored = u64::from(unit.stored);
+        if one_file && len > 0 && len < stored && stored - len < SECTOR {
+            unit.stored = len as u32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::codec::Codec;
+    use crate::vocabulary::extent::{ChainExtent, Place};
+
+    const UNIT: u64 = 65536;
+
+    fn encoded(index: u64, offset: u64, stored: u32) -> Span {
+        let guest = index * UNIT..(index + 1) * UNIT;
+        let unit = Encoded {
+            place: Place { file: 0, offset },
+            stored,
+            unit: guest.clone(),
+            codec: Codec::Deflate,
+        };
+        let extent = ChainExtent { guest: guest.clone(), depth: 0, kind: Kind::Encoded(unit) };
+        Span { at: guest, image: Some(0), extent }
+    }
+
+    fn lengths(spans: &[Span]) -> Vec<u32> {
+        let stored = |span: &Span| match &span.extent.kind {
+            Kind::Encoded(unit) => unit.stored,
+            _ => 0,
+        };
+        spans.iter().map(stored).collect()
+    }
+
+    #[test]
+    fn a_unit_ends_where_the_next_one_begins_in_its_last_sector() {
+        let mut spans = [encoded(0, 1000, 536), encoded(1, 1100, 436), encoded(2, 5000, 120)];
+        tighten(&mut spans);
+        assert_eq!(lengths(&spans), [100, 436, 120], "the second one's neighbour is far off");
+    }
+
+    #[test]
+    fn a_unit_that_overlaps_its_neighbour_by_more_than_a_sector_is_left_alone() {
+        let mut spans = [encoded(0, 1000, 2072), encoded(1, 1100, 1972), encoded(2, 1100, 1972)];
+        tighten(&mut spans);
+        assert_eq!(lengths(&spans), [2072, 1972, 1972]);
+    }
+
+    #[test]
+    fn units_of_other_files_are_no_neighbours() {
+        let mut other = encoded(1, 1100, 436);
+        other.image = Some(1);
+        let mut spans = [encoded(0, 1000, 536), other];
+        tighten(&mut spans);
+        assert_eq!(lengths(&spans), [536, 436]);
+    }
+}
