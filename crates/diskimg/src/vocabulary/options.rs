@@ -27,6 +27,13 @@ impl fmt::Display for OptionKind {
     }
 }
 
+/// How hard a new image's units are compressed, in formats that compress.
+pub(crate) const COMPRESSION_LEVEL: OptionSpec = OptionSpec::new(
+    "compression_level",
+    OptionKind::Number,
+    "How hard to compress: 1 (fastest) to 9 (smallest), with zstd to 19",
+);
+
 /// One create option of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionSpec {
@@ -128,6 +135,26 @@ impl Options {
         self.get(name)
             .map(|v| v.parse().map_err(|_| bad_value(name, "a whole number", v)))
             .transpose()
+    }
+
+    /// The level of [`COMPRESSION_LEVEL`], from 1 to `most`.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if it is out of range, or if nothing is
+    /// `compressed`.
+    pub(crate) fn compression_level(&self, most: u32, compressed: bool) -> Result<Option<u32>> {
+        let name = COMPRESSION_LEVEL.name;
+        match self.number(name)? {
+            None => Ok(None),
+            Some(_) if !compressed => {
+                Err(Error::invalid(format!("{name} says how to compress, and nothing is"))
+                    .hint("-c, Convert::compress"))
+            }
+            Some(level) if (1..=u64::from(most)).contains(&level) => Ok(Some(level as u32)),
+            Some(level) => {
+                Err(Error::invalid(format!("{name}={level}: 1 to {most} are possible")))
+            }
+        }
     }
 
     /// The option as a switch.

@@ -2,7 +2,7 @@
 
 use super::guest_os::GuestOs;
 use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::options::{OptionKind, OptionSpec, Options};
+use crate::vocabulary::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec, Options};
 use std::path::Path;
 
 /// In the order in which `create` tells them.
@@ -27,6 +27,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("hwversion", OptionKind::Number, "Version of VMware's virtual hardware")
         .default("10"),
     OptionSpec::new("network", OptionKind::Switch, "One network adapter (E1000)").default("on"),
+    COMPRESSION_LEVEL,
 ];
 
 /// Controllers that a new machine's disks hang on.
@@ -52,6 +53,8 @@ pub(super) struct Machine {
     /// Of `vmx-NN`.
     pub(super) hardware: u64,
     pub(super) network: bool,
+    /// Of the disks; `None`: the encoder's own idea.
+    pub(super) compression_level: Option<u32>,
 }
 
 /// Names of files in the archive start with at most so many bytes of the machine's.
@@ -115,6 +118,7 @@ impl Machine {
             efi,
             adapter: one_of("adapter_type", &text("adapter_type"), &Adapter::ALL)?,
             hardware,
+            compression_level: options.compression_level(9, true)?,
             network: options.switch("network")?.unwrap_or(true),
         })
     }

@@ -29,7 +29,7 @@ use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Encoded;
 use crate::vocabulary::format::Format;
 use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::options::Options;
+use crate::vocabulary::options::{COMPRESSION_LEVEL, Options};
 use crate::vocabulary::target::{CreateRequest, Slot, Target, Unit, UnitEncoder};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -295,6 +295,9 @@ fn start_disk(
         .set("subformat", "streamOptimized")
         .set("adapter_type", machine.adapter.name())
         .set("hwversion", machine.hardware.to_string());
+    if let Some(level) = machine.compression_level {
+        options.set(COMPRESSION_LEVEL.name, level.to_string());
+    }
     // The name tells the disks of a machine apart: their IDs depend on it.
     let mut output = Output::to_sink(member).called(disk_name(&machine.stem, index));
     let image = (Format::Vmdk.driver().create)(CreateRequest {

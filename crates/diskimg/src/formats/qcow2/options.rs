@@ -3,7 +3,7 @@
 use super::header::{MAX_CLUSTER_BITS, MAX_L1_BYTES, MIN_CLUSTER_BITS, MIN_EXTENDED_CLUSTER_BITS};
 use super::tables::L2Layout;
 use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::options::{OptionKind, OptionSpec};
+use crate::vocabulary::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
 use crate::vocabulary::target::CreateRequest;
 
 /// The options and QEMU's defaults, in the order in which `qemu-img create` tells them.
@@ -21,6 +21,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Compression method used for image cluster compression (zlib, zstd)",
     )
     .default("zlib"),
+    COMPRESSION_LEVEL,
     OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
     OptionSpec::new("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
     OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),
@@ -50,6 +51,16 @@ pub(super) enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// The highest level.
+    fn most(self) -> u32 {
+        match self {
+            Self::Zlib => 9,
+            Self::Zstd => 19,
+        }
+    }
+}
+
 /// What is set aside for clusters that hold no data yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Preallocation {
@@ -72,6 +83,8 @@ pub(super) struct CreateOptions {
     /// Refcounts are `1 << refcount_order` bits wide.
     pub(super) refcount_order: u32,
     pub(super) compression: Compression,
+    /// How hard; `None`: the encoder's own idea.
+    pub(super) compression_level: Option<u32>,
     pub(super) data_file: Option<String>,
     pub(super) data_file_raw: bool,
     pub(super) extended_l2: bool,
@@ -85,7 +98,10 @@ const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
 impl CreateOptions {
     /// Reads and cross-checks the options of a request.
     pub(super) fn from_request(request: &CreateRequest<'_>) -> Result<Self> {
-        let options = Self::parse(request.options)?;
+        let mut options = Self::parse(request.options)?;
+        options.compression_level = request
+            .options
+            .compression_level(options.compression.most(), request.compress)?;
         let overlay = request.backing.is_some();
         let forbid =
             |bad: bool, why: &'static str| if bad { Err(Error::invalid(why)) } else { Ok(()) };
@@ -151,6 +167,7 @@ impl CreateOptions {
             cluster_bits,
             refcount_order,
             compression,
+            compression_level: None,
             data_file: options.get("data_file").filter(|f| !f.is_empty()).map(str::to_owned),
             data_file_raw: options.switch("data_file_raw")?.unwrap_or(false),
             extended_l2,

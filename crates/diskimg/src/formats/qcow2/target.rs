@@ -354,7 +354,11 @@ impl Target for Qcow2Target {
             Compression::Zlib => (Codec::Deflate, Encoder::deflate_4k_window()),
             Compression::Zstd => (Codec::Zstd, Encoder::zstd()),
         };
-        self.compress.then(|| Box::new(ClusterEncoder { codec, encoder }) as Box<dyn UnitEncoder>)
+        let level = self.options.compression_level;
+        let encoder = encoder.at_level(level);
+        // Who asks for a level does not want what another one made.
+        let passes = level.is_none().then_some(codec);
+        self.compress.then(|| Box::new(ClusterEncoder { passes, encoder }) as Box<dyn UnitEncoder>)
     }
 
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
@@ -381,7 +385,8 @@ impl Target for Qcow2Target {
 /// Compresses clusters; declines those that would not shrink.
 #[derive(Debug)]
 struct ClusterEncoder {
-    codec: Codec,
+    /// What clusters may be encoded in that come from elsewhere.
+    passes: Option<Codec>,
     encoder: Encoder,
 }
 
@@ -394,7 +399,7 @@ impl UnitEncoder for ClusterEncoder {
 
     fn passes(&self, unit: &Encoded) -> bool {
         // Of a whole cluster, compressed data have no room.
-        unit.codec == self.codec && u64::from(unit.stored) < unit.unit.end - unit.unit.start
+        Some(unit.codec) == self.passes && u64::from(unit.stored) < unit.unit.end - unit.unit.start
     }
 
     fn pass(

@@ -59,7 +59,7 @@ mod write;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::{Driver, Head};
-use crate::vocabulary::options::{OptionKind, OptionSpec};
+use crate::vocabulary::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
 
 pub(crate) use layer::Vmdk;
 
@@ -107,6 +107,7 @@ pub(crate) static DRIVER: Driver = Driver {
             OptionKind::Switch,
             "Enable efficient zero writes using the zeroed-grain GTE feature",
         ),
+        COMPRESSION_LEVEL,
         OptionSpec::new(
             "preallocation",
             OptionKind::Text,

@@ -1,13 +1,16 @@
 //! Deflate: libdeflate where a whole buffer will do, zlib-rs where a small
 //! window or a lenient end is wanted.
 
-use super::spare;
+use super::{noise, spare};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use libdeflater::{CompressionLvl, DecompressionError};
 use std::io;
 
-/// zlib's default, and what QEMU uses.
-const LEVEL: u32 = 6;
+/// What clusters are deflated with unless another level is asked for.
+pub(super) const SMALL_WINDOW_LEVEL: u32 = 6;
+
+/// What grains are deflated with unless another level is asked for.
+pub(super) const ZLIB_LEVEL: u32 = 6;
 
 /// QEMU writes qcow2 clusters with this window (`inflateInit2(-12)`), and
 /// readers built on that number fail on anything larger.
@@ -100,15 +103,16 @@ fn too_short(got: usize, wanted: usize) -> io::Error {
 /// Bare deflate with a 4 KiB window (zlib-rs: libdeflate's window is fixed).
 pub(super) struct SmallWindowDeflater {
     stream: Compress,
+    level: Compression,
 }
 
 impl SmallWindowDeflater {
-    pub(super) fn new() -> Self {
-        Self { stream: Self::fresh() }
+    pub(super) fn new(level: u32) -> Self {
+        let level = Compression::new(level);
+        Self { stream: Self::fresh(level), level }
     }
 
-    fn fresh() -> Compress {
-        let level = Compression::new(LEVEL);
+    fn fresh(level: Compression) -> Compress {
         Compress::new_with_window_bits(level, false, QCOW2_WINDOW_BITS)
     }
 
@@ -123,6 +127,9 @@ impl SmallWindowDeflater {
         limit: usize,
         out: &mut Vec<u8>,
     ) -> io::Result<bool> {
+        if limit <= unit.len() && noise::is_noise(unit) {
+            return Ok(false);
+        }
         // Always room for the worst case: zlib-rs (0.6.8) keeps part of an
         // output that did not fit through `reset`, and panics over it later.
         let start = out.len();
@@ -134,7 +141,7 @@ impl SmallWindowDeflater {
             self.stream.reset();
             return Ok(written < limit);
         }
-        self.stream = Self::fresh();
+        self.stream = Self::fresh(self.level);
         status.map_err(io::Error::other).map(|_| false)
     }
 }
@@ -142,12 +149,17 @@ impl SmallWindowDeflater {
 /// zlib with libdeflate.
 pub(super) struct ZlibCompressor {
     compressor: libdeflater::Compressor,
+    /// Puts what will not shrink into stored blocks.
+    storer: libdeflater::Compressor,
 }
 
 impl ZlibCompressor {
-    pub(super) fn new() -> Self {
-        let level = CompressionLvl::new(LEVEL as i32).unwrap_or_default();
-        Self { compressor: libdeflater::Compressor::new(level) }
+    pub(super) fn new(level: u32) -> Self {
+        let compressor = |level| {
+            let level = CompressionLvl::new(level as i32).unwrap_or_default();
+            libdeflater::Compressor::new(level)
+        };
+        Self { compressor: compressor(level), storer: compressor(0) }
     }
 
     pub(super) fn encode(
@@ -158,7 +170,9 @@ impl ZlibCompressor {
     ) -> io::Result<bool> {
         let start = out.len();
         let room = spare(out, limit.saturating_sub(1));
-        match self.compressor.zlib_compress(unit, room) {
+        let compressor =
+            if noise::is_noise(unit) { &mut self.storer } else { &mut self.compressor };
+        match compressor.zlib_compress(unit, room) {
             Ok(n) => {
                 out.truncate(start + n);
                 Ok(true)

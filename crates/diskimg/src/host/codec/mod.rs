@@ -5,6 +5,7 @@
 //! [`Encoder`] per worker.
 
 mod deflate;
+mod noise;
 mod zstd;
 
 use std::fmt;
@@ -77,17 +78,31 @@ impl fmt::Debug for Encoder {
 impl Encoder {
     /// Bare deflate with a 4 KiB window: what every qcow2 reader inflates.
     pub fn deflate_4k_window() -> Self {
-        Self(Inner::SmallWindow(deflate::SmallWindowDeflater::new()))
+        Self(Inner::SmallWindow(deflate::SmallWindowDeflater::new(deflate::SMALL_WINDOW_LEVEL)))
     }
 
     /// zlib with the full 32 KiB window.
     pub fn zlib() -> Self {
-        Self(Inner::Zlib(deflate::ZlibCompressor::new()))
+        Self(Inner::Zlib(deflate::ZlibCompressor::new(deflate::ZLIB_LEVEL)))
     }
 
     /// Zstandard.
     pub fn zstd() -> Self {
-        Self(Inner::Zstd(zstd::Compressor::default()))
+        Self(Inner::Zstd(zstd::Compressor::new(zstd::LEVEL)))
+    }
+
+    /// The same at another level: 1 is the fastest, 9 makes the smallest output (19 with
+    /// Zstandard). Others count as the nearest of these; `None` changes nothing.
+    #[must_use]
+    pub fn at_level(self, level: Option<u32>) -> Self {
+        let Some(level) = level else { return self };
+        Self(match self.0 {
+            Inner::SmallWindow(_) => {
+                Inner::SmallWindow(deflate::SmallWindowDeflater::new(level.clamp(1, 9)))
+            }
+            Inner::Zlib(_) => Inner::Zlib(deflate::ZlibCompressor::new(level.clamp(1, 9))),
+            Inner::Zstd(_) => Inner::Zstd(zstd::Compressor::new(level.clamp(1, 19))),
+        })
     }
 
     /// Appends the compressed `unit` to `out` if that takes fewer than `limit`
@@ -195,7 +210,7 @@ mod tests {
     }
 
     /// Bytes that no codec shrinks.
-    fn noise(len: usize) -> Vec<u8> {
+    pub(super) fn noise(len: usize) -> Vec<u8> {
         let mut state = 1u64;
         let next = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -5,7 +5,7 @@ use std::io;
 use zstd_safe::{CCtx, DCtx, ErrorCode, InBuffer, OutBuffer, get_error_name};
 
 /// zstd's own default, and what QEMU uses.
-const LEVEL: i32 = 3;
+pub(super) const LEVEL: u32 = 3;
 
 pub(super) struct Decompressor {
     context: DCtx<'static>,
@@ -46,15 +46,14 @@ fn damaged(code: ErrorCode) -> io::Error {
 
 pub(super) struct Compressor {
     context: CCtx<'static>,
-}
-
-impl Default for Compressor {
-    fn default() -> Self {
-        Self { context: CCtx::create() }
-    }
+    level: i32,
 }
 
 impl Compressor {
+    pub(super) fn new(level: u32) -> Self {
+        Self { context: CCtx::create(), level: level as i32 }
+    }
+
     pub(super) fn encode(
         &mut self,
         unit: &[u8],
@@ -67,7 +66,7 @@ impl Compressor {
         let room = spare(out, zstd_safe::compress_bound(unit.len()));
         let written = self
             .context
-            .compress(room, unit, LEVEL)
+            .compress(room, unit, self.level)
             .map_err(|code| io::Error::other(get_error_name(code)))?;
         out.truncate(start + written);
         Ok(written < limit)

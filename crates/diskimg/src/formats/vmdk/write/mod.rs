@@ -63,6 +63,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     if backing.is_none() && options.get("backing_file").is_some_and(|b| !b.is_empty()) {
         return Err(Error::invalid("backing_file was given, but no backing image is at hand"));
     }
+    let level = options.compression_level(9, subformat == Subformat::StreamOptimized)?;
     let zeroed_grains = options.switch("zeroed_grain")?.unwrap_or(false);
     let preallocation = preallocation(options, subformat)?;
     check_abilities(subformat, backing.is_some(), zeroed_grains)?;
@@ -85,7 +86,7 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     };
     descriptor.require_room()?;
     if subformat == Subformat::StreamOptimized {
-        return Ok(Box::new(stream::StreamTarget::start(main, descriptor)?));
+        return Ok(Box::new(stream::StreamTarget::start(main, descriptor, level)?));
     }
     if !subformat.is_several_files() {
         let target = sparse::SparseTarget::start(None, vec![main], cut, descriptor, zeroed_grains)?;

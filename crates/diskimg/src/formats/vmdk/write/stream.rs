@@ -46,10 +46,16 @@ pub(super) struct StreamTarget {
     /// The table that placement is in, and its entries.
     index: u64,
     entries: Vec<u32>,
+    /// How hard grains are deflated, if that was asked for.
+    level: Option<u32>,
 }
 
 impl StreamTarget {
-    pub(super) fn start(sink: Arc<dyn Sink>, descriptor: NewDescriptor) -> Result<Self> {
+    pub(super) fn start(
+        sink: Arc<dyn Sink>,
+        descriptor: NewDescriptor,
+        level: Option<u32>,
+    ) -> Result<Self> {
         let header = Header {
             version: 3,
             flags: Flags::NEWLINE_TEST | Flags::COMPRESSED | Flags::MARKERS,
@@ -75,6 +81,7 @@ impl StreamTarget {
             position: 0,
             index: 0,
             entries: vec![0; GTES as usize],
+            level,
         };
         target.append(&front, "the header")?;
         Ok(target)
@@ -142,7 +149,8 @@ impl Target for StreamTarget {
     }
 
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
-        Some(Box::new(GrainEncoder { zlib: Encoder::zlib() }))
+        let zlib = Encoder::zlib().at_level(self.level);
+        Some(Box::new(GrainEncoder { zlib, passes: self.level.is_none() }))
     }
 
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
@@ -184,6 +192,8 @@ fn in_reach(sector: u64) -> Result<u32> {
 #[derive(Debug)]
 struct GrainEncoder {
     zlib: Encoder,
+    /// Grains may come from elsewhere as they are: no level was asked for.
+    passes: bool,
 }
 
 impl UnitEncoder for GrainEncoder {
@@ -201,7 +211,7 @@ impl UnitEncoder for GrainEncoder {
 
     fn passes(&self, unit: &Encoded) -> bool {
         let size = (unit.unit.end - unit.unit.start) as usize;
-        unit.codec == Codec::Zlib && (unit.stored as usize) < most(size)
+        self.passes && unit.codec == Codec::Zlib && (unit.stored as usize) < most(size)
     }
 
     fn pass(
