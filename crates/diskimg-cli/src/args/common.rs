@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use diskimg::open::{appliance_and_disk, local_path};
-use diskimg::{Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector};
+use diskimg::{Caching, Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -178,6 +178,14 @@ pub(crate) fn cache_mode(what: &str, mode: Option<&str>) -> Result<(), Failure> 
 pub(crate) fn durability(mode: Option<&str>) -> Result<Durability, Failure> {
     cache_mode("cache", mode)?;
     Ok(if mode == Some("unsafe") { Durability::Cached } else { Durability::Flushed })
+}
+
+/// Whether a file is to be read or written past the page cache in this cache mode.
+pub(crate) fn caching(mode: Option<&str>) -> Caching {
+    match mode {
+        Some("none" | "directsync") => Caching::Direct,
+        _ => Caching::Kept,
+    }
 }
 
 /// All that `-o` was given, later ones over earlier ones; `None` if any of it

@@ -5,7 +5,7 @@ use crate::args::common::{self, Input, Policy, Reading};
 use crate::failure::Failure;
 use crate::output::progress::Wish;
 use diskimg::open::local_path;
-use diskimg::{Durability, Format, Options, References, Reflink, Sparse};
+use diskimg::{Caching, Durability, Format, Options, References, Reflink, Sparse};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,8 @@ pub(crate) struct Typed {
     /// Write no more than this per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// unsafe: do not wait for the disk; other modes change nothing
+    /// none, directsync: past the page cache; unsafe: do not wait for the disk;
+    /// writeback, writethrough: as without
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
     /// Accepted: how SRC is cached changes nothing
@@ -152,6 +153,8 @@ pub(crate) struct Job {
     pub(crate) target_is_zero: bool,
     /// `-t`.
     pub(crate) durability: Durability,
+    /// `-t`.
+    pub(crate) caching: Caching,
     /// `-p`, `-q`.
     pub(crate) progress: Wish,
 }
@@ -217,6 +220,7 @@ impl Typed {
             report: self.report,
             target_is_zero: self.target_is_zero,
             durability,
+            caching: common::caching(self.cache.as_deref()),
             progress,
         }))
     }

@@ -38,6 +38,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .verify(job.verify)
         .target_is_zero(job.target_is_zero)
         .durability(job.durability)
+        .caching(job.caching)
         .progress(&tell);
     if let Some(threads) = job.threads {
         convert = convert.threads(threads);

@@ -1,7 +1,9 @@
 //! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE, O_PATH.
 
 use super::Segment;
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, seek};
+use rustix::fs::{
+    Advice, FallocateFlags, OFlags, SeekFrom, copy_file_range, fadvise, fallocate, seek,
+};
 use rustix::io::Errno;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -91,6 +93,28 @@ fn try_fallocate(file: &File, mode: FallocateFlags, offset: u64, len: u64) -> io
             Err(e) => Err(e.into()),
         };
     }
+}
+
+pub(super) fn open_direct(file: &File, write: bool) -> io::Result<File> {
+    let flags = OFlags::DIRECT.bits() as i32;
+    let opened = OpenOptions::new().read(!write).write(write).custom_flags(flags).open(link_to(file));
+    opened.map_err(|e| match Errno::from_io_error(&e) {
+        Some(Errno::INVAL) => {
+            io::Error::new(io::ErrorKind::Unsupported, "its file system has no direct I/O")
+        }
+        _ => e,
+    })
+}
+
+pub(super) fn write_behind(file: &File) -> io::Result<()> {
+    // posix_fadvise(2): dirty pages stay, but Linux starts to write them back.
+    Ok(fadvise(file, 0, None, Advice::DontNeed)?)
+}
+
+pub(super) fn total_memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    (info.totalram as u64).checked_mul(unit)
 }
 
 pub(super) fn block_size(file: &File) -> io::Result<Option<u64>> {

@@ -79,6 +79,23 @@ pub(crate) fn preallocate(file: &File, offset: u64, len: u64) -> io::Result<bool
     imp::preallocate(file, offset, len)
 }
 
+/// Opens the file once more, for I/O that passes by the page cache (O_DIRECT):
+/// offsets, lengths and addresses must then be aligned.
+pub(crate) fn open_direct(file: &File, write: bool) -> io::Result<File> {
+    imp::open_direct(file, write)
+}
+
+/// Has the system start to write back what is dirty of the file's cache, and
+/// forget what is not; does not wait for it.
+pub(crate) fn write_behind(file: &File) -> io::Result<()> {
+    imp::write_behind(file)
+}
+
+/// Bytes of this machine's memory.
+pub(crate) fn total_memory() -> Option<u64> {
+    imp::total_memory()
+}
+
 /// The size of the blocks that the file's file system allocates, in bytes, a power of two;
 /// `None` where nothing can be shared anyway.
 pub(crate) fn block_size(file: &File) -> io::Result<Option<u64>> {

@@ -44,6 +44,18 @@ pub(super) fn preallocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
 }
 
+pub(super) fn open_direct(_: &File, _: bool) -> io::Result<File> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "no direct I/O on this system"))
+}
+
+pub(super) fn write_behind(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+pub(super) fn total_memory() -> Option<u64> {
+    None
+}
+
 pub(super) fn block_size(_: &File) -> io::Result<Option<u64>> {
     Ok(None)
 }

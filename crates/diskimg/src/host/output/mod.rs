@@ -26,7 +26,7 @@ mod tests;
 pub use error::{OutputError, Result};
 
 use crate::host::os;
-use crate::host::sink::{PipeSink, Sink};
+use crate::host::sink::{Caching, PipeSink, Sink};
 use crate::host::source::HostFileId;
 use error::Concerning;
 use part::{Part, destination, is_replaceable};
@@ -45,6 +45,8 @@ pub struct Output {
     companions: Vec<Part>,
     /// The names of all of them, each in one spelling.
     names: HashSet<PathBuf>,
+    /// How all of them are written.
+    caching: Caching,
     /// What no companion may replace, and why not.
     protected: Vec<(HostFileId, &'static str)>,
 }
@@ -105,7 +107,24 @@ impl Output {
     }
 
     fn of(main: Part) -> Self {
-        Self { main, companions: Vec::new(), names: HashSet::new(), protected: Vec::new() }
+        Self {
+            main,
+            companions: Vec::new(),
+            names: HashSet::new(),
+            caching: Caching::default(),
+            protected: Vec::new(),
+        }
+    }
+
+    /// Says what shall become of the page cache, for all files of the image;
+    /// before anything is written.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if a file system cannot do it so.
+    pub fn set_caching(&mut self, caching: Caching) -> Result<()> {
+        self.caching = caching;
+        let parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.map(|part| part.set_caching(caching)).collect()
     }
 
     /// With a name that the image may record, for a sink that is a file in a
@@ -172,7 +191,7 @@ impl Output {
             Ok(metadata) if !metadata.is_file() && os::is_positioned(&metadata) => {
                 let file = OpenOptions::new().write(true).open(&path).concerning(&path)?;
                 let part = Part::direct(file, &path, false).concerning(&path)?;
-                Ok(self.add(part))
+                self.add(part)
             }
             Ok(metadata) if !metadata.is_file() => {
                 let message = "neither a regular file nor a block device stands there";
@@ -216,13 +235,14 @@ impl Output {
         let replaces = std::fs::metadata(&path).is_ok();
         let model = self.path().filter(|_| !replaces).unwrap_or(&path).to_owned();
         let part = Part::stage(path.clone(), model).concerning(&path)?;
-        Ok(self.add(part))
+        self.add(part)
     }
 
-    fn add(&mut self, part: Part) -> Arc<dyn Sink> {
+    fn add(&mut self, part: Part) -> Result<Arc<dyn Sink>> {
+        part.set_caching(self.caching)?;
         let sink = Arc::clone(&part.sink);
         self.companions.push(part);
-        sink
+        Ok(sink)
     }
 
     /// Gives every file its name. Companions come first: an image that is

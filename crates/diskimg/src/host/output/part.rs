@@ -4,7 +4,7 @@ use super::error::{Concerning, OutputError, Result};
 use super::publish::Staged;
 use super::{Durability, directory_of, temporary_prefix};
 use crate::host::os;
-use crate::host::sink::{FileSink, PipeSink, Sink};
+use crate::host::sink::{Caching, FileSink, PipeSink, Sink};
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,14 @@ impl Part {
         })
     }
 
+    pub(super) fn set_caching(&self, caching: Caching) -> Result<()> {
+        self.sink.set_caching(caching).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> OutputError {
+        OutputError { path: self.path.clone(), error, refused: false, hint: None }
+    }
+
     /// All that must be done while the file is open.
     pub(super) fn finish_data(&self, durability: Durability) -> Result<()> {
         let finish = || {
@@ -105,12 +113,7 @@ impl Part {
             }
             Ok(())
         };
-        finish().map_err(|error| OutputError {
-            path: self.path.clone(),
-            error,
-            refused: false,
-            hint: None,
-        })
+        finish().map_err(|error| self.failed(error))
     }
 
     /// Lets go of the file; `None` if it was written in place.

@@ -1,10 +1,16 @@
 //! A regular file or block device.
 
-use super::Sink;
+use super::{Caching, Sink};
+use crate::host::aligned::{ALIGNMENT, AlignedBuffers, CAPACITY};
 use crate::host::os;
 use crate::host::source::Source;
 use std::fs::File;
 use std::io::{self, Seek};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How much is written between two reminders to write back.
+const BEHIND: u64 = 64 << 20;
 
 /// A regular file or block device, written by position.
 #[derive(Debug)]
@@ -12,6 +18,19 @@ pub struct FileSink {
     file: File,
     zeroed: bool,
     regular: bool,
+    /// Bytes written so far.
+    written: AtomicU64,
+    /// From how many on the cache is not to be flooded any more.
+    flood: u64,
+    direct: OnceLock<Direct>,
+}
+
+/// The way past the page cache.
+#[derive(Debug)]
+struct Direct {
+    /// The same file, opened so.
+    file: File,
+    buffers: AlignedBuffers,
 }
 
 impl FileSink {
@@ -22,13 +41,64 @@ impl FileSink {
     /// What the system said when asked what kind of file it is.
     pub fn new(file: File, zeroed: bool) -> io::Result<Self> {
         let regular = file.metadata()?.is_file();
-        Ok(Self { file, zeroed, regular })
+        let flood = os::total_memory().map_or(u64::MAX, |memory| memory / 4);
+        Ok(Self {
+            file,
+            zeroed,
+            regular,
+            written: AtomicU64::new(0),
+            flood,
+            direct: OnceLock::new(),
+        })
+    }
+
+    /// Keeps what is written behind us from driving out what others have in the cache.
+    fn written(&self, len: u64) -> io::Result<()> {
+        let before = self.written.fetch_add(len, Ordering::Relaxed);
+        let after = before.saturating_add(len);
+        if after > self.flood && before / BEHIND != after / BEHIND {
+            os::write_behind(&self.file)?;
+        }
+        Ok(())
+    }
+}
+
+impl Direct {
+    /// Writes whole pages.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.buffers.with(|aligned| {
+            (offset..).step_by(CAPACITY).zip(buf.chunks(CAPACITY)).try_for_each(|(at, part)| {
+                let aligned = &mut aligned[..part.len()];
+                aligned.copy_from_slice(part);
+                os::write_all_at(&self.file, aligned, at)
+            })
+        })
     }
 }
 
 impl Sink for FileSink {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        os::write_all_at(&self.file, buf, offset)
+        let Some(direct) = self.direct.get() else {
+            os::write_all_at(&self.file, buf, offset)?;
+            return self.written(buf.len() as u64);
+        };
+        // A page is written by one of the two ways as a whole, or by parts through the cache:
+        // the system keeps both in step as long as no byte goes both ways at once.
+        let first = (offset.next_multiple_of(ALIGNMENT as u64) - offset).min(buf.len() as u64);
+        let (head, rest) = buf.split_at(first as usize);
+        let (pages, tail) = rest.split_at(rest.len() / ALIGNMENT * ALIGNMENT);
+        let at = offset + first;
+        os::write_all_at(&self.file, head, offset)?;
+        direct.write_all_at(pages, at)?;
+        os::write_all_at(&self.file, tail, at + pages.len() as u64)
+    }
+
+    fn set_caching(&self, caching: Caching) -> io::Result<()> {
+        if caching == Caching::Direct && self.direct.get().is_none() {
+            let file = os::open_direct(&self.file, true)?;
+            self.direct.get_or_init(|| Direct { file, buffers: AlignedBuffers::default() });
+        }
+        Ok(())
     }
 
     fn is_zeroed(&self) -> bool {

@@ -15,6 +15,18 @@ use std::io;
 /// Zeros, for sinks that must be told them byte by byte.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
+/// What becomes of the page cache while a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Caching {
+    /// The file stays in the cache, unless it is larger than a quarter of this
+    /// machine's memory: then it is written back and dropped as it grows, so that
+    /// it drives out nobody else's pages.
+    #[default]
+    Kept,
+    /// Whole pages pass by the cache (O_DIRECT).
+    Direct,
+}
+
 /// Bytes going out, by position. Shared between threads that write disjoint
 /// ranges.
 pub trait Sink: Send + Sync + Debug {
@@ -112,6 +124,16 @@ pub trait Sink: Send + Sync + Debug {
     ) -> io::Result<bool> {
         let _ = (source, source_offset, offset, len);
         Ok(false)
+    }
+
+    /// Says what shall become of the page cache; before anything is written. A
+    /// sink that has none has nothing to do.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if the file system cannot do it so.
+    fn set_caching(&self, caching: Caching) -> io::Result<()> {
+        let _ = caching;
+        Ok(())
     }
 
     /// Sets the file's length; bytes that appear read as zeros. A device keeps its length.

@@ -22,6 +22,7 @@ mod share;
 mod throttle;
 
 use crate::host::output::{Durability, Output};
+use crate::host::sink::Caching;
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
@@ -104,6 +105,7 @@ struct Settings<'a> {
     recompress: bool,
     verify: bool,
     durability: Durability,
+    caching: Caching,
     target_is_zero: bool,
     verify_manifest: bool,
     progress: Option<Callback<'a>>,
@@ -170,6 +172,7 @@ impl<'a> Convert<'a> {
                 recompress: false,
                 verify: false,
                 durability: Durability::default(),
+                caching: Caching::default(),
                 target_is_zero: false,
                 verify_manifest: true,
                 progress: None,
@@ -289,6 +292,14 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.settings.durability = durability;
+        self
+    }
+
+    /// What becomes of the page cache while the output is written. How the source
+    /// is read, its [`OpenOptions`](crate::OpenOptions) say.
+    #[must_use]
+    pub fn caching(mut self, caching: Caching) -> Self {
+        self.settings.caching = caching;
         self
     }
 

@@ -34,6 +34,10 @@ impl Settings<'_> {
         size: Option<u64>,
     ) -> Result<Report> {
         let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
+        let hint = "write through the page cache (-t writeback, Caching::Kept)";
+        output
+            .set_caching(self.caching)
+            .map_err(|e| Error::output("cannot write past the page cache", e).hint(hint))?;
         let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
             let report = self.transfer(&input, target, &output, backing.as_ref())?;
             output
