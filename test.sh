@@ -18,6 +18,7 @@ privileged=
 if [ "$(id -u)" = 0 ]; then
     privileged=--include-ignored
     need mkfs.xfs xfsprogs
+    need mkfs.btrfs btrfs-progs
 fi
 can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
 install() {

@@ -2,7 +2,9 @@
 
 use crate::failure::Failure;
 use diskimg::open::{appliance_and_disk, local_path};
-use diskimg::{Caching, Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector};
+use diskimg::{
+    Caching, Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector,
+};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

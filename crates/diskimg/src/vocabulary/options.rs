@@ -151,9 +151,7 @@ impl Options {
                     .hint("-c, Convert::compress"))
             }
             Some(level) if (1..=u64::from(most)).contains(&level) => Ok(Some(level as u32)),
-            Some(level) => {
-                Err(Error::invalid(format!("{name}={level}: 1 to {most} are possible")))
-            }
+            Some(level) => Err(Error::invalid(format!("{name}={level}: 1 to {most} are possible"))),
         }
     }
 

@@ -99,9 +99,8 @@ impl CreateOptions {
     /// Reads and cross-checks the options of a request.
     pub(super) fn from_request(request: &CreateRequest<'_>) -> Result<Self> {
         let mut options = Self::parse(request.options)?;
-        options.compression_level = request
-            .options
-            .compression_level(options.compression.most(), request.compress)?;
+        options.compression_level =
+            request.options.compression_level(options.compression.most(), request.compress)?;
         let overlay = request.backing.is_some();
         let forbid =
             |bad: bool, why: &'static str| if bad { Err(Error::invalid(why)) } else { Ok(()) };

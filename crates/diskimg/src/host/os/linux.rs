@@ -97,7 +97,8 @@ fn try_fallocate(file: &File, mode: FallocateFlags, offset: u64, len: u64) -> io
 
 pub(super) fn open_direct(file: &File, write: bool) -> io::Result<File> {
     let flags = OFlags::DIRECT.bits() as i32;
-    let opened = OpenOptions::new().read(!write).write(write).custom_flags(flags).open(link_to(file));
+    let opened =
+        OpenOptions::new().read(!write).write(write).custom_flags(flags).open(link_to(file));
     opened.map_err(|e| match Errno::from_io_error(&e) {
         Some(Errno::INVAL) => {
             io::Error::new(io::ErrorKind::Unsupported, "its file system has no direct I/O")

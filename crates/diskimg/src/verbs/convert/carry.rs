@@ -3,8 +3,8 @@
 use super::Sparse;
 use super::digest;
 use super::input::{Input, Span};
-use super::piece::{Buffers, Bytes, Carried, Piece, Placed, Write, push_piece};
 use super::pass;
+use super::piece::{Buffers, Bytes, Carried, Piece, Placed, Write, push_piece};
 use super::plan::Task;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
 use super::share::{Origin, Sharing, cannot_share};

@@ -152,8 +152,8 @@ impl Settings<'_> {
         // What is compared with a backing file, or digested, or rescued, must be decoded.
         let passes = !(self.recompress || self.salvage || backing.is_some());
         let passes = passes && !encoders.is_empty() && !target.wants_digest();
-        let mut plan = plan::Plan::new(input, backing, unit, self.sparse, &salvaged, &sharing)
-            .passes(passes);
+        let mut plan =
+            plan::Plan::new(input, backing, unit, self.sparse, &salvaged, &sharing).passes(passes);
         let named = |sink: &Arc<dyn Sink>| carry::OutputFile {
             sink: Arc::clone(sink),
             path: output.path_of(sink).map(Path::to_owned),

@@ -182,11 +182,7 @@ pub(super) fn cannot_share(block: Option<u64>) -> Error {
 }
 
 impl SourceFile {
-    fn look_at(
-        reflink: Reflink,
-        source: &dyn crate::Source,
-        target: &dyn Target,
-    ) -> Result<Self> {
+    fn look_at(reflink: Reflink, source: &dyn crate::Source, target: &dyn Target) -> Result<Self> {
         let Some((file, start)) = source.as_file() else { return Ok(Self::default()) };
         let revision = file.metadata().as_ref().map_or(0, os::revision);
         let mut block = None;
