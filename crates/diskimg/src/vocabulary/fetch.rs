@@ -1,6 +1,7 @@
 //! From an extent to its bytes.
 
 use crate::host::codec::Decoder;
+use crate::host::source::borrow;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{ChainExtent, Encoded, Kind};
 use crate::vocabulary::image::Image;
@@ -85,11 +86,70 @@ impl Fetcher {
     ) -> Result<()> {
         let file = image.file(depth, encoded.place.file);
         let offset = encoded.place.offset;
-        self.stored.resize(encoded.stored as usize, 0);
-        file.read_exact_at(&mut self.stored, offset)
-            .map_err(|e| Error::io("cannot read compressed data", e).at(offset))?;
+        let len = encoded.stored as usize;
+        let cannot = |e| Error::io("cannot read compressed data", e).at(offset);
+        let stored = match borrow(file, offset, len).map_err(cannot)? {
+            Some(stored) => stored,
+            None => {
+                self.stored.resize(len, 0);
+                file.read_exact_at(&mut self.stored, offset).map_err(cannot)?;
+                &self.stored
+            }
+        };
         self.decoder
-            .decode(encoded.codec, &self.stored, unit)
+            .decode(encoded.codec, stored, unit)
             .map_err(|e| Error::io("cannot decompress", e).at(offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::source::{MemorySource, Source};
+    use crate::vocabulary::open::OpenOptions;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Bytes in memory that are no longer to be copied.
+    #[derive(Debug)]
+    struct LendsOnly {
+        bytes: MemorySource,
+        closed: AtomicBool,
+    }
+
+    impl Source for LendsOnly {
+        fn len(&self) -> u64 {
+            self.bytes.len()
+        }
+
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            match self.closed.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("a copy")),
+                false => self.bytes.read_exact_at(buf, offset),
+            }
+        }
+
+        fn as_slice(&self) -> Option<&[u8]> {
+            self.bytes.as_slice()
+        }
+    }
+
+    #[test]
+    fn a_compressed_unit_in_memory_is_decoded_where_it_lies() {
+        let testdata = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-zlib.qcow2");
+        let bytes = MemorySource::new(std::fs::read(testdata).expect("reads"));
+        let source = Arc::new(LendsOnly { bytes, closed: false.into() });
+        let opened = Arc::clone(&source) as Arc<dyn Source>;
+        let image = OpenOptions::new().open_source(opened, "a").expect("opens");
+        let extents = image.extents(0..image.size()).expect("maps");
+        let encoded = |e: &&ChainExtent| matches!(e.kind, Kind::Encoded(_));
+        let extent = extents.iter().find(encoded).expect("compressed");
+        let mut expected = vec![0; extent.len() as usize];
+        image.read_at(&mut expected, extent.guest.start).expect("reads");
+        source.closed.store(true, Ordering::Relaxed);
+        let mut unit = vec![0; expected.len()];
+        Fetcher::default().fetch(&image, extent, &mut unit).expect("lent");
+        assert!(unit == expected && unit.iter().any(|&b| b != 0));
     }
 }
