@@ -33,6 +33,13 @@
 //! directory. Say the format ([`OpenOptions::format`]) where you know it: a guest can
 //! write any header into a raw disk.
 //!
+//! # Bytes without copies
+//!
+//! [`Image::slices`] lends stored bytes where they are, if they are in memory:
+//! of an image that was opened from a buffer, or mapped
+//! ([`OpenOptions::memory_map`], which is `unsafe` and says why). Nothing else
+//! in the library maps a file.
+//!
 //! # Promises of a conversion
 //!
 //! The output appears under its name when it is complete and on stable
@@ -68,6 +75,7 @@ pub use vocabulary::open::{OpenOptions, SnapshotSelector};
 pub use vocabulary::options::{OptionKind, OptionSpec, Options, parse_size};
 pub use vocabulary::printable::printable;
 pub use vocabulary::reference::References;
+pub use vocabulary::slices::{Slice, Slices};
 pub use vocabulary::{check, conformance, extent, info, open, reference, target};
 
 /// The README's examples, run as tests.

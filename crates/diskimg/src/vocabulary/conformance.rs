@@ -7,7 +7,9 @@
 use crate::host::codec::Decoder;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{ChainExtent, Kind, push_chain};
+use crate::vocabulary::fetch::Fetcher;
 use crate::vocabulary::image::Image;
+use crate::vocabulary::slices::Slice;
 use std::ops::Range;
 
 /// Guest bytes looked at in each window.
@@ -21,7 +23,8 @@ const WINDOWS: u64 = 24;
 /// - extents tile every range asked for, in order, none empty, none that
 ///   should have been merged;
 /// - `extents(a..c)` is `extents(a..b)` and `extents(b..c)`, merged;
-/// - `read_at` gives the bytes that the extents lead to, at any alignment.
+/// - `read_at` gives the bytes that the extents lead to, at any alignment;
+/// - slices, one after the other, are those bytes.
 ///
 /// A disk of more than a few megabytes is sampled at its ends and at even
 /// distances between.
@@ -34,7 +37,35 @@ pub fn verify(image: &Image) -> Result<()> {
         let extents = image.extents(window.clone())?;
         verify_tiling(&extents, &window)?;
         verify_splitting(image, &extents, &window)?;
-        verify_bytes(image, &extents, &window)?;
+        let bytes = verify_bytes(image, &extents, &window)?;
+        verify_slices(image, &window, &bytes)?;
+        verify_single_slices(image, &window, &bytes)?;
+    }
+    Ok(())
+}
+
+/// Verifies that two images are alike: the same file, opened in two ways (read
+/// and mapped), has the same extents and the same bytes. Looks where
+/// [`verify`] does.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) naming what differs; otherwise what
+/// reading the images said.
+pub fn verify_alike(image: &Image, other: &Image) -> Result<()> {
+    if (image.format(), image.geometry()) != (other.format(), other.geometry()) {
+        return Err(broken("two ways to open it give disks of different geometry", 0));
+    }
+    for window in windows(image.size()) {
+        if image.extents(window.clone())? != other.extents(window.clone())? {
+            return Err(broken("two ways to open it give different extents", window.start));
+        }
+        let read = |image: &Image| {
+            let mut bytes = vec![0xa5; (window.end - window.start) as usize];
+            image.read_at(&mut bytes, window.start).map(|()| bytes)
+        };
+        if let Some(at) = first_difference(&read(image)?, &read(other)?) {
+            return Err(broken("two ways to open it give different bytes", window.start + at));
+        }
     }
     Ok(())
 }
@@ -92,7 +123,8 @@ fn verify_splitting(image: &Image, whole: &[ChainExtent], window: &Range<u64>) -
     Ok(())
 }
 
-fn verify_bytes(image: &Image, extents: &[ChainExtent], window: &Range<u64>) -> Result<()> {
+/// Gives the bytes.
+fn verify_bytes(image: &Image, extents: &[ChainExtent], window: &Range<u64>) -> Result<Vec<u8>> {
     let mut rebuilt = Vec::with_capacity((window.end - window.start) as usize);
     for extent in extents {
         rebuild(image, extent, &mut rebuilt).map_err(|e| image.in_layer(e, extent.depth))?;
@@ -109,6 +141,47 @@ fn verify_bytes(image: &Image, extents: &[ChainExtent], window: &Range<u64>) -> 
         image.read_at(read, start)?;
         if let Some(at) = first_difference(read, piece) {
             return Err(broken("an unaligned read_at differs", start + at));
+        }
+    }
+    Ok(rebuilt)
+}
+
+/// What the slices give, glued together, is what was read.
+fn verify_slices(image: &Image, window: &Range<u64>, read: &[u8]) -> Result<()> {
+    let mut glued = Vec::with_capacity(read.len());
+    let mut fetcher = Fetcher::default();
+    for slice in image.slices(window.clone())? {
+        let start = glued.len();
+        let at = window.start + start as u64;
+        match slice? {
+            Slice::Bytes(bytes) => glued.extend_from_slice(bytes),
+            Slice::Zeros(len) => glued.resize(start + len as usize, 0),
+            Slice::Fetch(extent) if extent.guest.start == at => {
+                glued.resize(start + extent.len() as usize, 0xa5);
+                fetcher.fetch(image, &extent, &mut glued[start..])?;
+            }
+            Slice::Fetch(_) => return Err(broken("a slice to be fetched is out of place", at)),
+        }
+        if glued.len() == start {
+            return Err(broken("a slice is empty", at));
+        }
+    }
+    if glued.len() != read.len() {
+        return Err(broken("slices do not end with the range", window.start + glued.len() as u64));
+    }
+    match first_difference(&glued, read) {
+        Some(at) => Err(broken("slices differ from the bytes that were read", window.start + at)),
+        None => Ok(()),
+    }
+}
+
+/// What is lent from anywhere is what was read there.
+fn verify_single_slices(image: &Image, window: &Range<u64>, read: &[u8]) -> Result<()> {
+    for start in (0..read.len()).step_by(13 * 4099) {
+        let (at, rest) = (window.start + start as u64, &read[start..]);
+        let Some(lent) = image.slice_at(at, rest.len().min(5000))? else { continue };
+        if lent.is_empty() || !rest.starts_with(lent) {
+            return Err(broken("a single slice differs from the bytes that were read", at));
         }
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! From an extent to its bytes.
 
 use crate::host::codec::Decoder;
+use crate::host::source::borrow;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{ChainExtent, Encoded, Kind};
 use crate::vocabulary::image::Image;
+use std::io;
 use std::ops::Range;
 
 /// The largest unit that is decoded as a whole: a bound on what a hostile
@@ -83,11 +85,20 @@ impl Fetcher {
         encoded: &Encoded,
         unit: &mut [u8],
     ) -> Result<()> {
-        self.stored.resize(encoded.stored as usize, 0);
-        read_stored(image, depth, encoded, &mut self.stored)?;
+        let file = image.file(depth, encoded.place.file);
+        let offset = encoded.place.offset;
+        let borrowed = borrow(file, offset, encoded.stored as usize);
+        let stored = match borrowed.map_err(|e| cannot_read_stored(e, offset))? {
+            Some(stored) => stored,
+            None => {
+                self.stored.resize(encoded.stored as usize, 0);
+                read_stored(image, depth, encoded, &mut self.stored)?;
+                &self.stored
+            }
+        };
         self.decoder
-            .decode(encoded.codec, &self.stored, unit)
-            .map_err(|e| Error::io("cannot decompress", e).at(encoded.place.offset))
+            .decode(encoded.codec, stored, unit)
+            .map_err(|e| Error::io("cannot decompress", e).at(offset))
     }
 }
 
@@ -102,8 +113,61 @@ pub(crate) fn read_stored(
     buf: &mut [u8],
 ) -> Result<()> {
     let offset = encoded.place.offset;
-    image
-        .file(depth, encoded.place.file)
-        .read_exact_at(buf, offset)
-        .map_err(|e| Error::io("cannot read compressed data", e).at(offset))
+    let file = image.file(depth, encoded.place.file);
+    file.read_exact_at(buf, offset).map_err(|e| cannot_read_stored(e, offset))
+}
+
+fn cannot_read_stored(error: io::Error, offset: u64) -> Error {
+    Error::io("cannot read compressed data", error).at(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::source::{MemorySource, Source};
+    use crate::vocabulary::open::OpenOptions;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Bytes in memory that are no longer to be copied.
+    #[derive(Debug)]
+    struct LendsOnly {
+        bytes: MemorySource,
+        closed: AtomicBool,
+    }
+
+    impl Source for LendsOnly {
+        fn len(&self) -> u64 {
+            self.bytes.len()
+        }
+
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            match self.closed.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("a copy")),
+                false => self.bytes.read_exact_at(buf, offset),
+            }
+        }
+
+        fn as_slice(&self) -> Option<&[u8]> {
+            self.bytes.as_slice()
+        }
+    }
+
+    #[test]
+    fn a_compressed_unit_in_memory_is_decoded_where_it_lies() {
+        let testdata = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-zlib.qcow2");
+        let bytes = MemorySource::new(std::fs::read(testdata).expect("reads"));
+        let source = Arc::new(LendsOnly { bytes, closed: false.into() });
+        let opened = Arc::clone(&source) as Arc<dyn Source>;
+        let image = OpenOptions::new().open_source(opened, "a").expect("opens");
+        let extents = image.extents(0..image.size()).expect("maps");
+        let encoded = |e: &&ChainExtent| matches!(e.kind, Kind::Encoded(_));
+        let extent = extents.iter().find(encoded).expect("compressed");
+        let mut expected = vec![0; extent.len() as usize];
+        image.read_at(&mut expected, extent.guest.start).expect("reads");
+        source.closed.store(true, Ordering::Relaxed);
+        let mut unit = vec![0; expected.len()];
+        Fetcher::default().fetch(&image, extent, &mut unit).expect("lent");
+        assert!(unit == expected && unit.iter().any(|&b| b != 0));
+    }
 }

@@ -114,6 +114,15 @@ impl Image {
     /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk;
     /// otherwise as [`Layer::map`].
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
+        self.require_inside(&range)?;
+        let mut out = Vec::new();
+        self.resolve(0, range, &mut out)?;
+        Ok(out)
+    }
+
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk.
+    pub(crate) fn require_inside(&self, range: &Range<u64>) -> Result<()> {
         if range.start > range.end || range.end > self.size() {
             return Err(Error::invalid(format!(
                 "range {}..{} leaves the disk, which ends at {}",
@@ -122,9 +131,7 @@ impl Image {
                 self.size()
             )));
         }
-        let mut out = Vec::new();
-        self.resolve(0, range, &mut out)?;
-        Ok(out)
+        Ok(())
     }
 
     /// As [`extents`](Self::extents), for who wants to know of zeros: stored

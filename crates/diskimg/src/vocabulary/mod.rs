@@ -26,4 +26,5 @@ pub mod open;
 pub(crate) mod options;
 pub(crate) mod printable;
 pub mod reference;
+pub(crate) mod slices;
 pub mod target;

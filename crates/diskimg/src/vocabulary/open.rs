@@ -1,6 +1,6 @@
 //! Opening an image: its format, its layers, the files they name.
 
-use crate::host::source::{FileSource, Source, stdin};
+use crate::host::source::{Access, FileSource, Source, stdin};
 use crate::vocabulary::error::{Context, Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::{Image, Link};
@@ -32,6 +32,7 @@ pub struct OpenOptions {
     with_chain: bool,
     with_extents: bool,
     ignore_content_id: bool,
+    access: Access,
 }
 
 /// Which internal snapshot to read.
@@ -147,6 +148,40 @@ impl OpenOptions {
         self
     }
 
+    /// Map the image's files into memory instead of reading them: the image
+    /// itself and what it consists of and builds on (backing files, data files,
+    /// extents), as far as they are opened by a path. Then
+    /// [`Image::slices`] and [`Image::slice_at`] lend stored bytes without
+    /// copying them. What has to be unpacked first, and standard input, stay as
+    /// they are.
+    ///
+    /// # Safety
+    /// As long as an image lives that these options (or a copy of them) opened,
+    /// and while it is opened, nobody, in this process or another, may
+    ///
+    /// - truncate one of its files: reading what is gone raises SIGBUS, which
+    ///   ends the process;
+    /// - change their bytes: they are lent as `&[u8]`, and a change of what is
+    ///   borrowed is undefined behaviour.
+    ///
+    /// So: images that nobody else can write; no running machine's. Replacing one
+    /// by a rename, as a conversion to a path does, is harmless.
+    ///
+    /// The promise covers the files that the image *names*, as far as the policy
+    /// lets them be opened: for an image of a stranger with [`References::Any`],
+    /// any file of this host. What an image claims about its own bytes is no
+    /// danger: it is checked against the length that was mapped.
+    ///
+    /// A disk that cannot read its own sectors raises SIGBUS as well, where
+    /// without a map there would be an [`Error`].
+    #[must_use]
+    #[allow(unsafe_code)]
+    pub unsafe fn memory_map(mut self) -> Self {
+        // SAFETY: the caller answers for all files that are opened so.
+        self.access = unsafe { Access::mapped() };
+        self
+    }
+
     fn with_parent(&self) -> bool {
         self.with_chain || !self.metadata_only
     }
@@ -165,7 +200,7 @@ impl OpenOptions {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let open = |path| open_named(path).map_err(|e| e.in_file(&name));
+        let open = |path| open_named(path, self.access).map_err(|e| e.in_file(&name));
         match appliance_and_disk(path) {
             Some((path, disk)) if self.disk.is_none() => {
                 self.clone().disk(disk.to_owned()).open_source(open(path)?, &name)
@@ -234,6 +269,7 @@ impl Chain<'_> {
             real: real.as_deref(),
             policy: self.policy,
             search: self.options.references,
+            access: self.options.access,
         };
         let context = OpenContext {
             resolver,
@@ -324,13 +360,13 @@ impl OpenContext<'_> {
 }
 
 /// Opens a name from the command line or from a program: a path, `file:PATH`, `-`.
-fn open_named(path: &Path) -> Result<Arc<dyn Source>> {
+fn open_named(path: &Path, access: Access) -> Result<Arc<dyn Source>> {
     let cannot = |e| Error::io("cannot open it", e);
     if path == Path::new("-") {
         return Ok(Arc::new(stdin().map_err(|e| Error::io("cannot read standard input", e))?));
     }
     let path = local_path(path)?;
-    Ok(Arc::new(FileSource::open(path).map_err(cannot)?))
+    FileSource::open(path).and_then(|file| access.to(file)).map_err(cannot)
 }
 
 /// Splits `appliance.ova:2`: the name of a file that is there, and a disk in

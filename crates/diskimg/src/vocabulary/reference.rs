@@ -1,7 +1,7 @@
 //! Names of other files that an image holds, and who may follow them.
 
 use crate::host::os;
-use crate::host::source::{FileSource, Source};
+use crate::host::source::{Access, FileSource, Source};
 use crate::vocabulary::error::{Error, Result};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -38,12 +38,14 @@ pub(crate) struct Resolver<'a> {
     /// The policy for files that are searched for by what is in them. It is
     /// the caller's own; `policy` is narrower for an image that was so found.
     pub(crate) search: References,
+    /// How the bytes of what it opens are got at.
+    pub(crate) access: Access,
 }
 
 impl<'a> Resolver<'a> {
     /// Of the image at `image`, `None` if it came from a pipe or memory.
     pub(crate) fn new(image: Option<&'a Path>, policy: References) -> Self {
-        Self { image, real: None, policy, search: policy }
+        Self { image, real: None, policy, search: policy, access: Access::default() }
     }
 
     /// Where `name` leads, as QEMU reads names; relative ones start at the
@@ -98,7 +100,7 @@ impl<'a> Resolver<'a> {
         self.refuse_none(role, name)?;
         let cannot = |e| Error::io(format!("cannot open its {role} '{}'", path.display()), e);
         if self.policy == References::Any {
-            return Ok(Arc::new(FileSource::open(path).map_err(cannot)?));
+            return FileSource::open(path).and_then(|file| self.access.to(file)).map_err(cannot);
         }
         let homes = self.homes(role, name)?;
         let mut inside = false;
@@ -107,7 +109,7 @@ impl<'a> Resolver<'a> {
             inside
         });
         match opened {
-            Ok(Some(source)) => Ok(Arc::new(source)),
+            Ok(Some(file)) => self.access.to(file).map_err(cannot),
             Err(e) if inside || self.is_plainly_inside(path) => Err(cannot(e)),
             Ok(None) | Err(_) => {
                 Err(Error::refused(format!("its {role} '{name}' is not in the image's directory"))

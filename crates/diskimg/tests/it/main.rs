@@ -14,6 +14,7 @@ mod existing;
 mod guest_disk;
 mod hosted;
 mod hostile;
+mod mapped;
 mod maps;
 mod measures;
 mod mutations;

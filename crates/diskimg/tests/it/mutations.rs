@@ -3,8 +3,9 @@
 
 use crate::esx::build::{self as esx, Cowd, Grain, Grains, SeSparse};
 use crate::hosted::build::{self as hosted, Sparse, Stream, Writer};
+use crate::mapped;
 use crate::tool::cases;
-use diskimg::{ErrorKind, OpenOptions, References, conformance};
+use diskimg::{Error, ErrorKind, OpenOptions, References, conformance};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -150,16 +151,22 @@ proptest! {
             let _ = image.check(&mut |_| ());
         }
         for references in [References::SameDir, References::None] {
-            let image = OpenOptions::new().references(references).open(&path);
+            let options = OpenOptions::new().references(references);
             // A disk may be said to be large; what is walked is not.
-            if let Ok(image) = image && image.size() < 1 << 30
-                && let Err(error) = conformance::verify(&image)
-            {
+            let Ok(image) = options.open(&path) else { continue };
+            if image.size() >= 1 << 30 {
+                continue;
+            }
+            let read = conformance::verify(&image);
+            if let Err(error) = &read {
                 prop_assert!(
                     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported),
                     "{error}"
                 );
             }
+            let mapped = mapped::mapped(&options).open(&path).and_then(|i| conformance::verify(&i));
+            let text = |outcome: Result<(), Error>| outcome.map_err(|e| e.to_string());
+            prop_assert_eq!(text(read), text(mapped));
         }
     }
 }

@@ -3,7 +3,8 @@
 use crate::appliance::{
     DiskLine, FileLine, Kit, VMDK, assert_holds, descriptor, guest_bytes, one_disk,
 };
-use diskimg::{Convert, Error, ErrorKind, Format, Image, OpenOptions, References, conformance};
+use crate::mapped;
+use diskimg::{Convert, Error, ErrorKind, Format, Image, OpenOptions, References};
 use std::path::Path;
 
 fn open(path: &Path, disk: &str) -> Result<Image, Error> {
@@ -192,8 +193,7 @@ fn a_disk_is_chosen_by_number_file_or_id_and_the_only_one_by_itself() {
         ("3", &vec![0; 1 << 20]),
         ("vmdisk3", &vec![0; 1 << 20]),
     ] {
-        let image = open(&ova, disk).unwrap();
-        conformance::verify(&image).unwrap();
+        let image = mapped::verified(&OpenOptions::new().disk(disk.to_owned()), &ova);
         assert!(guest_bytes(&image) == *bytes, "{disk}");
         let named = Image::open(format!("{}:{disk}", ova.display())).unwrap();
         assert!(guest_bytes(&named) == *bytes, "{disk} behind a colon");
@@ -460,8 +460,7 @@ fn appliances_from_elsewhere_read_as_their_files_do() {
     let folder = Path::new(&folder);
     let ovfs = folder.join("ovf/cot");
     for (ovf, vmdk) in [("input.ovf", "input.vmdk"), ("ubuntu.2.0.ovf", "ubuntu.2.0-disk1.vmdk")] {
-        let image = Image::open(ovfs.join(ovf)).unwrap();
-        conformance::verify(&image).unwrap();
+        let image = mapped::verified(&OpenOptions::new(), ovfs.join(ovf));
         let alone = Image::open(ovfs.join(vmdk)).unwrap();
         let same = diskimg::compare(&image, &alone, true, None, None).unwrap();
         assert!(matches!(same, diskimg::Comparison::Identical { .. }), "{ovf}");

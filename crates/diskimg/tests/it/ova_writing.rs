@@ -2,13 +2,13 @@
 
 use crate::appliance::Kit;
 use crate::disk::{Disk, Fill, Stretch};
+use crate::mapped;
 use crate::tool::{assert_qemu_check, qemu_bytes, run};
 use diskimg::host::sink::MemorySink;
 use diskimg::host::source::Source;
 use diskimg::target::Backing;
 use diskimg::{
     Convert, Create, Error, ErrorKind, Format, Image, OpenOptions, Options, Output, Report, Sparse,
-    conformance,
 };
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -81,8 +81,8 @@ fn every_source_is_a_disk_of_its_own_to_other_tools_and_to_us() {
         bytes.resize(bytes.len().next_multiple_of(512), 0);
         assert!(qemu_bytes(&kit.path(&vmdk(i)), "vmdk") == bytes, "disk {i}");
         assert_qemu_check(&kit.path(&vmdk(i)), "vmdk");
-        let ours = Image::open(kit.path(&format!("my vm.ova:{}", i + 1))).unwrap();
-        conformance::verify(&ours).unwrap();
+        let name = format!("my vm.ova:{}", i + 1);
+        let ours = mapped::verified(&OpenOptions::new(), kit.path(&name));
         assert!(crate::appliance::guest_bytes(&ours) == bytes, "disk {i}, read by us");
         let file = format!(
             "ovf:href=\"{}\" ovf:id=\"file{}\" ovf:size=\"{}\"",

@@ -1,6 +1,7 @@
 //! VMDKs of several files: what a descriptor says, and what of it is believed.
 
 use crate::disk::{self, Disk, noise};
+use crate::mapped;
 use crate::tool::{cases, qemu_bytes, run, try_run};
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, References, conformance};
 use proptest::prelude::*;
@@ -50,8 +51,7 @@ impl Folder {
 
 /// What the guest sees; all that is promised of an image holds.
 fn bytes(path: &Path) -> Vec<u8> {
-    let image = Image::open(path).unwrap();
-    conformance::verify(&image).unwrap();
+    let image = mapped::verified(&OpenOptions::new(), path);
     let mut bytes = vec![0xa5; image.size() as usize];
     image.read_at(&mut bytes, 0).unwrap();
     bytes
@@ -108,9 +108,8 @@ fn a_disk_of_many_gigabytes_is_put_together_from_its_pieces() {
             let write = format!("write -q -P {pattern} {at} 140288");
             run("qemu-io", ["-f", "vmdk", "-c", &write, path.to_str().unwrap()]);
         }
-        let image = Image::open(&path).unwrap();
+        let image = mapped::verified(&OpenOptions::new(), &path);
         assert_eq!((image.size(), image.layers().next().unwrap().files().len()), (5 << 30, 4));
-        conformance::verify(&image).unwrap();
         Convert::new(image).format(Format::Qcow2).run(folder.path("a.qcow2")).unwrap();
         run(
             "qemu-img",

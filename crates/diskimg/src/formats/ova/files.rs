@@ -3,7 +3,7 @@
 
 use super::archive::{Archive, Member, normal_name};
 use super::package::{Part, has_extension};
-use crate::host::source::Source;
+use crate::host::source::{Access, Source};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::reference::{References, Resolver};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(super) enum Files {
     Archive { archive: Archive, folder: String },
     /// Beside the descriptor, whose own path this is; beside one without a path
     /// there is nothing.
-    Beside { descriptor: Option<PathBuf>, policy: References },
+    Beside { descriptor: Option<PathBuf>, policy: References, access: Access },
 }
 
 /// A file's name relative to the descriptor: inside the package, in one spelling.
@@ -95,7 +95,7 @@ impl Files {
                     source,
                 })
             }
-            Self::Beside { descriptor, policy } => {
+            Self::Beside { descriptor, policy, access } => {
                 let Some(descriptor) = descriptor else {
                     return Err(Error::refused(format!(
                         "it names the file '{name}', and a descriptor without a path has nothing \
@@ -103,7 +103,7 @@ impl Files {
                     ))
                     .hint("open the .ovf by its path"));
                 };
-                let resolver = Resolver::new(Some(descriptor), *policy);
+                let resolver = beside(descriptor, *policy, *access);
                 Ok(Part::plain(name.clone(), resolver.open("file", &relative(name))?))
             }
         }
@@ -159,16 +159,20 @@ impl Files {
             // Who may open nothing gets no disk either, and is told so then.
             Self::Beside { policy: References::None, .. }
             | Self::Beside { descriptor: None, .. } => Ok(None),
-            Self::Beside { descriptor: Some(path), policy } => {
+            Self::Beside { descriptor: Some(path), policy, access } => {
                 let names = manifests_beside(path, &descriptor.name)?;
                 one_of("manifests", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
                 let Some(name) = names.first() else { return Ok(None) };
-                let resolver = Resolver::new(Some(path), *policy);
+                let resolver = beside(path, *policy, *access);
                 let source = resolver.open("manifest", &relative(name))?;
                 Ok(Some(Part::plain(name.clone(), source)))
             }
         }
     }
+}
+
+fn beside(descriptor: &Path, policy: References, access: Access) -> Resolver<'_> {
+    Resolver { access, ..Resolver::new(Some(descriptor), policy) }
 }
 
 /// Files in the descriptor's folder that are called as it is, but `.mf`.

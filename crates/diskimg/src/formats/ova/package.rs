@@ -18,6 +18,7 @@ use crate::host::source::{JoinedSource, Source};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
+use crate::vocabulary::reference::Resolver;
 use flate2::read::MultiGzDecoder;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,8 +104,8 @@ impl Package {
             let name = path.and_then(Path::file_name);
             let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let descriptor = path.map(Path::to_owned);
-            let policy = context.resolver.policy;
-            (Files::Beside { descriptor, policy }, Part::plain(name, source))
+            let Resolver { policy, access, .. } = context.resolver;
+            (Files::Beside { descriptor, policy, access }, Part::plain(name, source))
         } else {
             let archive = Archive::open(source, Packing::of(&head), limits.unpacked_bytes)?;
             let part = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;

@@ -14,7 +14,7 @@
 
 use super::home::Home;
 use super::parent::{ROLE, base_name, uuid_of};
-use crate::host::source::{HostFileId, Source};
+use crate::host::source::{Access, HostFileId, Source};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
@@ -46,7 +46,9 @@ pub(super) fn find(
     context: &OpenContext<'_>,
 ) -> Result<PathBuf> {
     let what = || format!("it is a VirtualBox differencing image; its parent has the UUID {uuid}");
-    let resolver = Resolver { policy: context.resolver.search, ..context.resolver };
+    // Candidates are none of the chain's files yet: nobody vouched for them.
+    let (policy, access) = (context.resolver.search, Access::default());
+    let resolver = Resolver { policy, access, ..context.resolver };
     if resolver.policy == References::None {
         return Err(Error::refused(what()).hint(NONE_HINT));
     }

@@ -60,6 +60,11 @@ impl FileSource {
         Self::new(file, None)
     }
 
+    /// The open file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn new(mut file: File, path: Option<PathBuf>) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if !os::is_positioned(&metadata) {

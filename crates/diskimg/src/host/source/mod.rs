@@ -2,12 +2,15 @@
 
 mod file;
 mod joined;
+mod mapped;
 mod memory;
 mod stream;
 mod window;
 
 pub use file::FileSource;
 pub use joined::JoinedSource;
+pub(crate) use mapped::Access;
+pub use mapped::MappedSource;
 pub use memory::MemorySource;
 pub use stream::spool;
 pub(crate) use stream::{fill, stdin};
@@ -52,7 +55,8 @@ pub trait Source: Send + Sync + Debug {
         Ok(Segment { end: self.len(), hole: false })
     }
 
-    /// All bytes at once, where they are in memory already.
+    /// All bytes at once, as many as [`len`](Self::len) says, where they are in
+    /// memory already: in a buffer, or mapped.
     fn as_slice(&self) -> Option<&[u8]> {
         None
     }
@@ -107,6 +111,17 @@ pub(crate) fn segments(
         at = end;
         Some((start..end, hole))
     })
+}
+
+/// The `len` bytes at `offset`, borrowed; `None` if the source is not in memory.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] if the range leaves the source.
+pub(crate) fn borrow(source: &dyn Source, offset: u64, len: usize) -> io::Result<Option<&[u8]>> {
+    let Some(bytes) = source.as_slice() else { return Ok(None) };
+    check_range(offset, len, bytes.len() as u64)?;
+    let start = offset as usize;
+    Ok(Some(&bytes[start..start + len]))
 }
 
 /// Checks `offset..offset + len` against a source's length.

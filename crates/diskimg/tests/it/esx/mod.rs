@@ -4,9 +4,10 @@
 
 pub(crate) mod build;
 
+use crate::mapped;
 use crate::tool::{qemu_bytes, run};
 use build::{Cowd, Grain, Grains, SeSparse, descriptor, guest};
-use diskimg::{ErrorKind, Image, conformance};
+use diskimg::{ErrorKind, Image, OpenOptions};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -136,8 +137,7 @@ fn the_snapshots_built_here_are_what_qemu_img_takes_for_them() {
 #[test]
 fn snapshots_of_esxi_read_as_qemu_img_reads_them() {
     for (name, snapshot) in snapshots() {
-        let image = Image::open(snapshot.path()).unwrap();
-        conformance::verify(&image).unwrap();
+        let image = mapped::verified(&OpenOptions::new(), snapshot.path());
         let mut bytes = vec![1; image.size() as usize];
         image.read_at(&mut bytes, 0).unwrap();
         assert!(bytes == snapshot.wanted, "{name}");
