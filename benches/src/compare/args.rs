@@ -1,6 +1,7 @@
 //! What was asked.
 
 use crate::floor::CodecWork;
+use crate::inputs::Order;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Who flushes the output to the disk within the measured time
     #[arg(long, value_enum, default_value_t = Fsync::None)]
     pub(crate) fsync: Fsync,
+    /// Also make, mount and measure file systems that share blocks (XFS, btrfs); root only
+    #[arg(long)]
+    pub(crate) reflink: bool,
     /// Leave the inputs in DIR/diskimg-compare, and use those that are there
     #[arg(long)]
     pub(crate) keep: bool,
@@ -84,6 +88,9 @@ pub(crate) enum Hidden {
     /// Measure the codecs on an image
     #[command(hide = true)]
     CodecFloor(CodecWork),
+    /// Make an image
+    #[command(hide = true)]
+    MakeInput(Order),
 }
 
 impl Args {

@@ -18,6 +18,17 @@ pub(crate) struct Cell {
     pub(crate) theirs: &'static [&'static str],
     /// What no tool can be faster than, on this machine.
     pub(crate) floor: Floor,
+    /// On a file system that shares blocks between files: who is told to use that.
+    pub(crate) sharing: Option<Sharing>,
+}
+
+/// Who shares blocks with the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Whoever does it unasked.
+    Unasked,
+    /// Who is told to, by `-C`.
+    Asked,
 }
 
 const ZLIB: &[&str] = &["-c"];
@@ -34,18 +45,30 @@ impl Cell {
         options: &'static [&'static str],
         floor: Floor,
     ) -> Self {
-        Self { name, source, format, ours: options, theirs: options, floor }
+        Self { name, source, format, ours: options, theirs: options, floor, sharing: None }
     }
 
     /// Stored bytes stay stored.
     const fn stored(name: &'static str, source: Form, format: &'static str) -> Self {
         Self::new(name, source, format, &[], Floor::Copy)
     }
+
+    /// The same where files share blocks: a copy that shares them is no floor.
+    const fn shared(
+        name: &'static str,
+        source: Form,
+        format: &'static str,
+        sharing: Sharing,
+    ) -> Self {
+        let cell = Self::new(name, source, format, &[], Floor::Unknown);
+        Self { sharing: Some(sharing), ..cell }
+    }
 }
 
 /// All of them.
 fn all() -> Vec<Cell> {
     use Form::{Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vmdk};
+    use Sharing::{Asked, Unasked};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
     vec![
         Cell::stored("raw→raw", Raw, "raw"),
@@ -73,6 +96,14 @@ fn all() -> Vec<Cell> {
         Cell::stored("16 TiB qcow2→raw", HugeQcow2, "raw"),
         Cell::stored("fragmented qcow2→raw", Fragmented, "raw"),
         Cell::stored("fragmented qcow2→qcow2", Fragmented, "qcow2"),
+        Cell::shared("reflink raw→raw", Raw, "raw", Unasked),
+        Cell::shared("reflink raw→raw -C", Raw, "raw", Asked),
+        Cell::shared("reflink raw→qcow2", Raw, "qcow2", Unasked),
+        Cell::shared("reflink raw→qcow2 -C", Raw, "qcow2", Asked),
+        Cell::shared("reflink qcow2→raw", Qcow2, "raw", Unasked),
+        Cell::shared("reflink qcow2→raw -C", Qcow2, "raw", Asked),
+        Cell::shared("reflink qcow2→qcow2", Qcow2, "qcow2", Unasked),
+        Cell::shared("reflink qcow2→qcow2 -C", Qcow2, "qcow2", Asked),
     ]
 }
 

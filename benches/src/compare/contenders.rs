@@ -1,7 +1,7 @@
 //! Who takes part in a cell, and with which command line.
 
 use crate::args::Fsync;
-use crate::cells::Cell;
+use crate::cells::{Cell, Sharing};
 use crate::floor::Floor;
 use crate::inputs::Form;
 use crate::measure::{FileSize, Run};
@@ -47,7 +47,8 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    fn new(
+    /// Whoever is run as `words`.
+    pub(crate) fn new(
         tool: &'static str,
         role: Role,
         output_format: &'static str,
@@ -78,13 +79,20 @@ pub(crate) struct Task<'a> {
 impl Task<'_> {
     /// All contenders that are installed; ours and qemu-img first.
     pub(crate) fn contenders(&self) -> Vec<Contender> {
+        match self.cell.sharing {
+            None => self.all_tools(),
+            Some(sharing) => self.sharers(sharing),
+        }
+    }
+
+    fn all_tools(&self) -> Vec<Contender> {
         let from = self.cell.source;
         let mut all = vec![
             self.ours("diskimg", self.cell.ours),
             self.qemu_img("qemu-img", Role::Reference, self.cell.theirs),
         ];
         if self.tools.cp && self.cell.floor == Floor::Copy {
-            all.push(self.cp());
+            all.push(self.cp("cp of the source", Role::Floor));
         }
         if self.cell.format == "raw" {
             if self.tools.nbdcopy && from.format() != "vmdk" {
@@ -94,6 +102,25 @@ impl Task<'_> {
             if from.format() != "raw" && from != Form::HugeQcow2 {
                 all.extend(self.tools.seven_zip.map(|program| self.seven_zip(program)));
             }
+        }
+        all
+    }
+
+    /// On a file system that shares blocks.
+    fn sharers(&self, sharing: Sharing) -> Vec<Contender> {
+        let plain = |role| self.qemu_img("qemu-img", role, &[]);
+        let offloaded = |role| self.qemu_img("qemu-img -C", role, &["-C"]);
+        let mut all = match sharing {
+            Sharing::Unasked => {
+                vec![self.ours("diskimg", &[]), plain(Role::Reference), offloaded(Role::Other)]
+            }
+            Sharing::Asked => {
+                let ours = self.ours("diskimg -C", &["-C"]);
+                vec![ours, offloaded(Role::Reference), plain(Role::Other)]
+            }
+        };
+        if self.tools.cp && self.cell.source.format() == self.cell.format {
+            all.push(self.cp("cp", Role::Other));
         }
         all
     }
@@ -120,10 +147,9 @@ impl Task<'_> {
 
     /// The source's file, copied: the floor of what is stored, and where raw
     /// becomes raw also a tool that does it.
-    fn cp(&self) -> Contender {
+    fn cp(&self, tool: &'static str, role: Role) -> Contender {
         let words = self.words(&["cp", "--sparse=auto"]);
-        let (tool, format) = ("cp of the source", self.cell.source.format());
-        Contender::new(tool, Role::Floor, format, self.flushed(words))
+        Contender::new(tool, role, self.cell.source.format(), self.flushed(words))
     }
 
     fn nbdcopy(&self) -> Contender {

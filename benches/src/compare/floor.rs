@@ -2,6 +2,7 @@
 //! or the codecs alone on all cores, without reading, writing or placing.
 
 use crate::inputs::Form;
+use crate::interrupt;
 use crate::machine::cores;
 use crate::tools::{command, shown};
 use anyhow::{Context, Result, ensure};
@@ -130,6 +131,7 @@ impl<'a> Worker<'a> {
     /// Takes stretches from `next` until there are none.
     fn run(mut self, next: &AtomicU64) -> Result<Duration> {
         loop {
+            interrupt::check()?;
             let start = next.fetch_add(STRIDE, Ordering::Relaxed);
             let end = self.image.size().min(start + STRIDE);
             if start >= end {

@@ -6,7 +6,8 @@ use crate::interrupt;
 use crate::populate;
 use crate::tools::{command, run};
 use crate::workplace::Workplace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -17,7 +18,7 @@ use std::process::Stdio;
 const HUGE_DATA: u64 = 300 << 20;
 
 /// An input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
     /// An ext4 file system with real files, raw.
     Raw,
@@ -122,6 +123,8 @@ impl Inputs {
         .with_context(|| format!("cannot make the input {}", path.display()))?;
         interrupt::check()?;
         fs::rename(&part, &path)?;
+        // Or the disk would be busy with it while others are measured.
+        run(command("sync").arg(&path))?;
         Ok(path)
     }
 
@@ -133,10 +136,31 @@ impl Inputs {
             convert.args(["convert", "-f", source.format(), "-O", form.format()]).args(options);
             return run(convert.arg(source_path).arg(path));
         }
-        match form {
-            Form::Huge => huge(path),
-            Form::Fragmented => fragmented(path, self.size, self.files),
-            _ => populate::ext4(path, self.size, self.files, &self.from),
+        let form = form.to_possible_value().context("a form has a name")?;
+        let mut this = command(std::env::current_exe()?);
+        this.arg("make-input").arg(form.get_name()).arg(path).arg(&self.from);
+        run(this.args([self.size.to_string(), self.files.to_string()]))
+    }
+}
+
+/// An image to be made by a process of its own: this one must stay small,
+/// because its size is the least peak that its children have.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Order {
+    form: Form,
+    path: PathBuf,
+    from: PathBuf,
+    size: u64,
+    files: u64,
+}
+
+impl Order {
+    /// Makes it.
+    pub(crate) fn fulfil(&self) -> Result<()> {
+        match self.form {
+            Form::Huge => huge(&self.path),
+            Form::Fragmented => fragmented(&self.path, self.size, self.files),
+            _ => populate::ext4(&self.path, self.size, self.files, &self.from),
         }
     }
 }
@@ -184,7 +208,7 @@ fn fragmented(path: &Path, size: u64, data: u64) -> Result<()> {
         .spawn()
         .context("qemu-io cannot be run")?;
     qemu_io.stdin.take().context("no pipe")?.write_all(script.as_bytes())?;
-    anyhow::ensure!(qemu_io.wait()?.success(), "qemu-io failed");
+    ensure!(qemu_io.wait()?.success(), "qemu-io failed");
     Ok(())
 }
 

@@ -44,7 +44,8 @@ pub(crate) fn timed(command: &mut Command) -> Result<Run> {
     let wall = start.elapsed().as_secs_f64();
     if !used.status.success() {
         let said = String::from_utf8_lossy(&said);
-        bail!("{}: {}", used.status, said.trim().lines().next().unwrap_or("it says nothing"));
+        let words: Vec<_> = said.split_whitespace().take(40).collect();
+        bail!("{}: {}", used.status, words.join(" "));
     }
     let cpu = (used.rusage.utime + used.rusage.stime).as_secs_f64();
     Ok(Run { wall, cpu, peak: used.rusage.maxrss })

@@ -33,13 +33,13 @@ pub(crate) fn run(
                 continue;
             }
         };
-        eprintln!("{}: {} …", place.dir.display(), cell.name);
+        eprintln!("{}: {} …", place.label, cell.name);
         let output = output_in(&place.path, cell.format);
         let task = Task { cell, tools, fsync: args.fsync, source: &source, output: &output };
         reports.push(run_cell(args, &task)?);
     }
     let file_system = machine::file_system(&place.path);
-    Ok(PlaceReport { dir: place.dir.display().to_string(), file_system, cells: reports })
+    Ok(PlaceReport { dir: place.label.clone(), file_system, cells: reports })
 }
 
 fn run_cell(args: &Args, task: &Task<'_>) -> Result<CellReport> {
@@ -56,24 +56,27 @@ fn run_cell(args: &Args, task: &Task<'_>) -> Result<CellReport> {
         }
     }
     let ours_runs = contenders.iter().all(|c| c.role != Role::Ours || c.failure.is_none());
+    let mut codecs = Vec::new();
     for _ in 0..if ours_runs { args.runs } else { 0 } {
-        for contender in contenders.iter_mut().filter(|c| c.failure.is_none()) {
-            interrupt::check()?;
-            match with_output(task.output, || timed(&mut contender.command())) {
-                Ok(run) => contender.runs.push(run),
-                Err(error) => contender.failure = Some(format!("{error:#}")),
-            }
+        round(&mut contenders, task)?;
+        if let (Floor::Codecs(encode), false) = (task.cell.floor, args.no_floor) {
+            codecs.push(floor::measure(task.source, task.cell.source, encode)?);
         }
     }
-    interrupt::check()?;
-    let codecs = match task.cell.floor {
-        Floor::Codecs(encode) if ours_runs && !args.no_floor => {
-            Some(floor::measure(task.source, task.cell.source, encode)?)
-        }
-        _ => None,
-    };
     contenders.retain(|c| c.failure.is_some() || !c.runs.is_empty());
     Ok(CellReport { name: task.cell.name.to_owned(), contenders, codecs, failure: None })
+}
+
+/// A counted run of everybody.
+fn round(contenders: &mut [Contender], task: &Task<'_>) -> Result<()> {
+    for contender in contenders.iter_mut().filter(|c| c.failure.is_none()) {
+        interrupt::check()?;
+        match with_output(task.output, || timed(&mut contender.command())) {
+            Ok(run) => contender.runs.push(run),
+            Err(error) => contender.failure = Some(format!("{error:#}")),
+        }
+    }
+    interrupt::check()
 }
 
 /// The run that does not count: it fills the caches, and its output is looked at.

@@ -10,14 +10,14 @@ use tempfile::TempDir;
 pub(crate) struct Workplace {
     /// Where.
     pub(crate) path: PathBuf,
-    /// The folder that was asked for.
-    pub(crate) dir: PathBuf,
+    /// What it is called in a report.
+    pub(crate) label: String,
     _temporary: Option<TempDir>,
 }
 
 impl Workplace {
-    /// A folder of ours in `dir`.
-    pub(crate) fn new(dir: &Path, args: &Args) -> Result<Self> {
+    /// A folder of ours in `dir`, called `label`.
+    pub(crate) fn new(dir: &Path, label: String, args: &Args) -> Result<Self> {
         let cannot = || format!("cannot make a folder in {}", dir.display());
         let (path, temporary) = if args.keep {
             let path = dir.join("diskimg-compare");
@@ -28,6 +28,6 @@ impl Workplace {
             let folder = folder.with_context(cannot)?;
             (folder.path().to_owned(), Some(folder))
         };
-        Ok(Self { path, dir: dir.to_owned(), _temporary: temporary })
+        Ok(Self { path, label, _temporary: temporary })
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod markdown;
 
 use crate::args::Fsync;
 use crate::contenders::{Contender, Role};
-use crate::stats::{median, pairwise_ratio};
+use crate::stats::pairwise_ratio;
 use serde::Serialize;
 
 /// All of it.
@@ -39,8 +39,8 @@ pub(crate) struct PlaceReport {
 pub(crate) struct CellReport {
     pub(crate) name: String,
     pub(crate) contenders: Vec<Contender>,
-    /// Seconds that the codecs alone take, on all cores.
-    pub(crate) codecs: Option<f64>,
+    /// Seconds that the codecs alone take, on all cores, round by round.
+    pub(crate) codecs: Vec<f64>,
     /// Why there is nothing.
     pub(crate) failure: Option<String>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct CellReport {
 impl CellReport {
     /// A cell whose input could not be made.
     pub(crate) fn without_input(name: &str, failure: String) -> Self {
-        let (contenders, codecs) = (Vec::new(), None);
+        let (contenders, codecs) = (Vec::new(), Vec::new());
         Self { name: name.to_owned(), contenders, codecs, failure: Some(failure) }
     }
 
@@ -64,11 +64,8 @@ impl CellReport {
 
     /// How many times the floor's time.
     pub(crate) fn above_floor(&self, contender: &Contender) -> Option<f64> {
-        let codecs = || Some(median(contender.walls())? / self.codecs?);
-        match self.with(Role::Floor) {
-            Some(floor) => pairwise_ratio(&floor.walls(), &contender.walls()),
-            None => codecs(),
-        }
+        let floor = self.with(Role::Floor).map_or_else(|| self.codecs.clone(), Contender::walls);
+        pairwise_ratio(&floor, &contender.walls())
     }
 }
 
