@@ -11,7 +11,7 @@ pub(crate) mod os;
 pub mod output;
 pub mod sink;
 pub mod source;
-pub(crate) mod zeros;
+pub mod zeros;
 
 use std::sync::{Mutex, MutexGuard};
 

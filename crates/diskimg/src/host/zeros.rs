@@ -1,7 +1,7 @@
 //! Zero detection.
 
-/// True if every byte is zero.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+/// True if every byte is zero; of no bytes, too.
+pub fn is_zero(bytes: &[u8]) -> bool {
     // Data that is not zero almost always shows it at once: look there before
     // the wide scan. 64-byte blocks OR-folded in u64 lanes vectorise on every
     // target, without `unsafe`.

@@ -1,0 +1,158 @@
+//! What is measured: which image becomes what.
+
+use crate::floor::Floor;
+use crate::inputs::Form;
+
+/// One conversion, by every tool that can do it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    /// What it is called, in tables and by `--cells`.
+    pub(crate) name: &'static str,
+    /// What is converted.
+    pub(crate) source: Form,
+    /// Into which format.
+    pub(crate) format: &'static str,
+    /// What diskimg's command line has besides formats and files.
+    pub(crate) ours: &'static [&'static str],
+    /// What qemu-img's has.
+    pub(crate) theirs: &'static [&'static str],
+    /// What no tool can be faster than, on this machine.
+    pub(crate) floor: Floor,
+    /// On a file system that shares blocks between files: who is told to use that.
+    pub(crate) sharing: Option<Sharing>,
+}
+
+/// Who shares blocks with the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Whoever does it unasked.
+    Unasked,
+    /// Who is told to, by `-C`.
+    Asked,
+}
+
+const ZLIB: &[&str] = &["-c"];
+const ZSTD: &[&str] = &["-c", "-o", "compression_type=zstd"];
+const STREAM: &[&str] = &["-o", "subformat=streamOptimized"];
+// qemu-img has no such option: its level is zlib's default.
+const ZLIB_LEVEL_1: &[&str] = &["-c", "-o", "compression_level=1"];
+
+impl Cell {
+    const fn new(
+        name: &'static str,
+        source: Form,
+        format: &'static str,
+        options: &'static [&'static str],
+        floor: Floor,
+    ) -> Self {
+        Self { name, source, format, ours: options, theirs: options, floor, sharing: None }
+    }
+
+    /// Stored bytes stay stored.
+    const fn stored(name: &'static str, source: Form, format: &'static str) -> Self {
+        Self::new(name, source, format, &[], Floor::Copy)
+    }
+
+    /// The same where files share blocks: a copy that shares them is no floor.
+    const fn shared(
+        name: &'static str,
+        source: Form,
+        format: &'static str,
+        sharing: Sharing,
+    ) -> Self {
+        let cell = Self::new(name, source, format, &[], Floor::Unknown);
+        Self { sharing: Some(sharing), ..cell }
+    }
+}
+
+/// All of them.
+fn all() -> Vec<Cell> {
+    use Form::{Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vmdk};
+    use Sharing::{Asked, Unasked};
+    let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
+    vec![
+        Cell::stored("raw→raw", Raw, "raw"),
+        Cell::stored("raw→qcow2", Raw, "qcow2"),
+        Cell::stored("raw→vmdk", Raw, "vmdk"),
+        Cell::stored("qcow2→raw", Qcow2, "raw"),
+        Cell::stored("qcow2→qcow2", Qcow2, "qcow2"),
+        Cell::stored("qcow2→vmdk", Qcow2, "vmdk"),
+        Cell::stored("vmdk→raw", Vmdk, "raw"),
+        Cell::stored("vmdk→qcow2", Vmdk, "qcow2"),
+        Cell::stored("vmdk→vmdk", Vmdk, "vmdk"),
+        Cell::new("raw→qcow2 -c zlib", Raw, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
+        Cell { ours: ZLIB_LEVEL_1, ..level_1 },
+        Cell::new("raw→qcow2 -c zstd", Raw, "qcow2", ZSTD, Floor::ENCODE_ZSTD),
+        Cell::new("qcow2 zlib→raw", Qcow2Zlib, "raw", &[], Floor::DECODE),
+        Cell::new("qcow2 zstd→raw", Qcow2Zstd, "raw", &[], Floor::DECODE),
+        Cell::new("qcow2 zlib→qcow2 -c zlib", Qcow2Zlib, "qcow2", ZLIB, Floor::ENCODE_DEFLATE),
+        Cell::new("qcow2 zstd→qcow2 -c zstd", Qcow2Zstd, "qcow2", ZSTD, Floor::ENCODE_ZSTD),
+        Cell::new("raw→stream", Raw, "vmdk", STREAM, Floor::ENCODE_ZLIB),
+        Cell::new("stream→stream", Stream, "vmdk", STREAM, Floor::ENCODE_ZLIB),
+        Cell::new("stream→raw", Stream, "raw", &[], Floor::DECODE),
+        Cell::new("stream→qcow2", Stream, "qcow2", &[], Floor::DECODE),
+        Cell::stored("16 TiB raw→raw", Huge, "raw"),
+        Cell::stored("16 TiB raw→qcow2", Huge, "qcow2"),
+        Cell::stored("16 TiB qcow2→raw", HugeQcow2, "raw"),
+        Cell::stored("fragmented qcow2→raw", Fragmented, "raw"),
+        Cell::stored("fragmented qcow2→qcow2", Fragmented, "qcow2"),
+        Cell::shared("reflink raw→raw", Raw, "raw", Unasked),
+        Cell::shared("reflink raw→raw -C", Raw, "raw", Asked),
+        Cell::shared("reflink raw→qcow2", Raw, "qcow2", Unasked),
+        Cell::shared("reflink raw→qcow2 -C", Raw, "qcow2", Asked),
+        Cell::shared("reflink qcow2→raw", Qcow2, "raw", Unasked),
+        Cell::shared("reflink qcow2→raw -C", Qcow2, "raw", Asked),
+        Cell::shared("reflink qcow2→qcow2", Qcow2, "qcow2", Unasked),
+        Cell::shared("reflink qcow2→qcow2 -C", Qcow2, "qcow2", Asked),
+    ]
+}
+
+/// Those that one of `patterns` names; all if there is none.
+pub(crate) fn select(patterns: &[String]) -> Vec<Cell> {
+    let mut cells = all();
+    cells.retain(|cell| patterns.is_empty() || patterns.iter().any(|p| matches(p, cell.name)));
+    cells
+}
+
+/// Whether a pattern names a cell: as a part of its name or, where it has a
+/// '*', as the whole. "->" is easier to type than the arrow it stands for.
+fn matches(pattern: &str, name: &str) -> bool {
+    let pattern = pattern.replace("->", "→");
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(last) = parts.next_back() else { return name.contains(first) };
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_names_parts_and_with_stars_the_whole() {
+        for (pattern, name, expected) in [
+            ("raw->raw", "16 TiB raw→raw", true),
+            ("raw->raw*", "16 TiB raw→raw", false),
+            ("raw->*", "raw→qcow2 -c zlib", true),
+            ("*zlib", "raw→qcow2 -c zlib, level 1", false),
+            ("raw*2*zlib*", "raw→qcow2 -c zlib, level 1", true),
+            ("vmdk", "raw→qcow2", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} of {name}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = all().iter().map(|cell| cell.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,230 @@
+//! The images that are converted. All but the sparse giant's raw form are made
+//! by other tools: none of our own writers' habits is in them.
+
+use crate::args::Args;
+use crate::interrupt;
+use crate::populate;
+use crate::tools::{command, run};
+use crate::workplace::Workplace;
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// Bytes scattered over the sparse giant, a MiB at a place.
+const HUGE_DATA: u64 = 300 << 20;
+
+/// An input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// An ext4 file system with real files, raw.
+    Raw,
+    /// The same as qcow2.
+    Qcow2,
+    /// The same, clusters deflated.
+    Qcow2Zlib,
+    /// The same, clusters as Zstandard frames.
+    Qcow2Zstd,
+    /// The same as a monolithicSparse VMDK.
+    Vmdk,
+    /// The same as a streamOptimized VMDK.
+    Stream,
+    /// 16 TiB with hardly anything in them, raw.
+    Huge,
+    /// The same as qcow2.
+    HugeQcow2,
+    /// qcow2, clusters written in random order.
+    Fragmented,
+}
+
+impl Form {
+    /// As qemu-img names the format.
+    pub(crate) fn format(self) -> &'static str {
+        match self {
+            Self::Raw | Self::Huge => "raw",
+            Self::Qcow2 | Self::Qcow2Zlib | Self::Qcow2Zstd => "qcow2",
+            Self::HugeQcow2 | Self::Fragmented => "qcow2",
+            Self::Vmdk | Self::Stream => "vmdk",
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Raw => "ext4.raw",
+            Self::Qcow2 => "ext4.qcow2",
+            Self::Qcow2Zlib => "ext4-zlib.qcow2",
+            Self::Qcow2Zstd => "ext4-zstd.qcow2",
+            Self::Vmdk => "ext4.vmdk",
+            Self::Stream => "ext4-stream.vmdk",
+            Self::Huge => "huge.raw",
+            Self::HugeQcow2 => "huge.qcow2",
+            Self::Fragmented => "fragmented.qcow2",
+        }
+    }
+
+    /// What qemu-img makes this form of, and how; `None` for what is made otherwise.
+    fn recipe(self) -> Option<(Self, &'static [&'static str])> {
+        Some(match self {
+            Self::Qcow2 => (Self::Raw, &[]),
+            Self::Qcow2Zlib => (Self::Raw, &["-c"]),
+            Self::Qcow2Zstd => (Self::Raw, &["-c", "-o", "compression_type=zstd"]),
+            Self::Vmdk => (Self::Raw, &[]),
+            Self::Stream => (Self::Raw, &["-o", "subformat=streamOptimized"]),
+            Self::HugeQcow2 => (Self::Huge, &[]),
+            Self::Raw | Self::Huge | Self::Fragmented => return None,
+        })
+    }
+}
+
+/// The inputs in one place, made when they are first asked for.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    folder: PathBuf,
+    /// Where the same inputs may be already.
+    made: Option<PathBuf>,
+    size: u64,
+    files: u64,
+    from: PathBuf,
+}
+
+impl Inputs {
+    /// Inputs in `place`; those that are in `made` are copied from there.
+    pub(crate) fn new(place: &Workplace, args: &Args, made: Option<&Workplace>) -> Self {
+        // With --keep, inputs of other sizes may lie in the same folder.
+        let name = format!("inputs-{}M-{}M", args.size >> 20, args.file_bytes() >> 20);
+        Self {
+            folder: place.path.join(&name),
+            made: made.map(|place| place.path.join(&name)),
+            size: args.size,
+            files: args.file_bytes(),
+            from: args.from.clone(),
+        }
+    }
+
+    /// The path of an input, which is there when this returns.
+    pub(crate) fn ready(&self, form: Form) -> Result<PathBuf> {
+        let path = self.folder.join(form.file());
+        if path.exists() {
+            return Ok(path);
+        }
+        fs::create_dir_all(&self.folder)?;
+        // Under its name only when complete: --keep trusts the name.
+        let part = self.folder.join(format!("part-{}", form.file()));
+        let _ = fs::remove_file(&part);
+        let made = self.made.as_ref().map(|folder| folder.join(form.file()));
+        match made.filter(|made| made.exists()) {
+            // What one file system can hold may be too much for another.
+            Some(made) if !matches!(form, Form::Huge | Form::HugeQcow2) => copy(&made, &part),
+            _ => self.make(form, &part),
+        }
+        .with_context(|| format!("cannot make the input {}", path.display()))?;
+        interrupt::check()?;
+        fs::rename(&part, &path)?;
+        // Or the disk would be busy with it while others are measured.
+        run(command("sync").arg(&path))?;
+        Ok(path)
+    }
+
+    fn make(&self, form: Form, path: &Path) -> Result<()> {
+        eprintln!("making {} …", self.folder.join(form.file()).display());
+        if let Some((source, options)) = form.recipe() {
+            let source_path = self.ready(source)?;
+            let mut convert = command("qemu-img");
+            convert.args(["convert", "-f", source.format(), "-O", form.format()]).args(options);
+            return run(convert.arg(source_path).arg(path));
+        }
+        let form = form.to_possible_value().context("a form has a name")?;
+        let mut this = command(std::env::current_exe()?);
+        this.arg("make-input").arg(form.get_name()).arg(path).arg(&self.from);
+        run(this.args([self.size.to_string(), self.files.to_string()]))
+    }
+}
+
+/// An image to be made by a process of its own: this one must stay small,
+/// because its size is the least peak that its children have.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Order {
+    form: Form,
+    path: PathBuf,
+    from: PathBuf,
+    size: u64,
+    files: u64,
+}
+
+impl Order {
+    /// Makes it.
+    pub(crate) fn fulfil(&self) -> Result<()> {
+        match self.form {
+            Form::Huge => huge(&self.path),
+            Form::Fragmented => fragmented(&self.path, self.size, self.files),
+            _ => populate::ext4(&self.path, self.size, self.files, &self.from),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    run(command("cp").arg("--sparse=always").arg(from).arg(to))
+}
+
+/// A raw disk of 16 TiB, or 15 where the file system allows no such file
+/// (ext4's limit is one block below 16 TiB).
+fn huge(path: &Path) -> Result<()> {
+    let mut file = File::create(path)?;
+    let tib = if file.set_len(16 << 40).is_ok() { 16 } else { 15 };
+    file.set_len(tib << 40).context("this file system holds no file of 15 TiB")?;
+    let mut random = Random::default();
+    let stripes = HUGE_DATA >> 20;
+    let stripe = (tib << 40) / stripes;
+    for i in 0..stripes {
+        let within = random.below((stripe >> 20) - 1) << 20;
+        file.seek(SeekFrom::Start(((i * stripe) >> 20 << 20) + within))?;
+        let noise: Vec<u8> = (0..1 << 17).flat_map(|_| random.next().to_le_bytes()).collect();
+        file.write_all(&noise)?;
+    }
+    Ok(())
+}
+
+/// A qcow2 image whose clusters were written one by one in random order: no two
+/// that are neighbours for the guest are neighbours in the file, but by chance.
+fn fragmented(path: &Path, size: u64, data: u64) -> Result<()> {
+    run(command("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(path).arg(size.to_string()))?;
+    let mut clusters: Vec<u64> = (0..size >> 16).collect();
+    let mut random = Random::default();
+    for i in (1..clusters.len()).rev() {
+        clusters.swap(i, random.below(i as u64 + 1) as usize);
+    }
+    let mut script = String::new();
+    for (i, cluster) in clusters.iter().take((data >> 16) as usize).enumerate() {
+        let _ = writeln!(script, "write -q -P {} {} 64k", 1 + i % 255, cluster << 16);
+    }
+    let mut qemu_io = command("qemu-io")
+        .args(["-f", "qcow2", "-t", "unsafe"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("qemu-io cannot be run")?;
+    qemu_io.stdin.take().context("no pipe")?.write_all(script.as_bytes())?;
+    ensure!(qemu_io.wait()?.success(), "qemu-io failed");
+    Ok(())
+}
+
+/// Noise that is the same every time (SplitMix64).
+#[derive(Debug, Default)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+}

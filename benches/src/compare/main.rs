@@ -1,0 +1,134 @@
+//! `compare`: whole conversions by diskimg and by other tools, side by side.
+//!
+//! Times are told, never judged: what counts is the ratio of two tools on the
+//! same machine, in the same minute, on the same input.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod cells;
+mod contenders;
+mod floor;
+mod inputs;
+mod interrupt;
+mod machine;
+mod measure;
+mod populate;
+mod reflink;
+mod report;
+mod sequence;
+mod stats;
+mod tools;
+mod workplace;
+
+use anyhow::{Context, Result, ensure};
+use args::{Args, Hidden};
+use cells::Cell;
+use clap::Parser;
+use inputs::{Form, Inputs};
+use report::{Comparison, PlaceReport};
+use std::path::Path;
+use std::process::ExitCode;
+use tools::Tools;
+use workplace::Workplace;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    interrupt::watch();
+    match &args.hidden {
+        Some(Hidden::CodecFloor(work)) => {
+            println!("{}", floor::codec_seconds(work)?);
+            return Ok(());
+        }
+        Some(Hidden::MakeInput(order)) => return order.fulfil(),
+        None => {}
+    }
+    let cells = cells::select(&args.cells);
+    if args.list {
+        for cell in &cells {
+            println!("{}", cell.name);
+        }
+        return Ok(());
+    }
+    let comparison = compare(args, cells)?;
+    println!("{}", report::markdown::render(&comparison));
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_string_pretty(&comparison)?)?;
+    }
+    if let Some(path) = &args.svg {
+        write(path, &report::chart::render(&comparison))?;
+    }
+    Ok(())
+}
+
+/// All cells in all places.
+fn compare(args: &Args, cells: Vec<Cell>) -> Result<Comparison> {
+    let (sharing, ordinary): (Vec<_>, Vec<_>) =
+        cells.into_iter().partition(|c| c.sharing.is_some());
+    ensure!(
+        args.reflink || !ordinary.is_empty(),
+        "no such cells (those on reflinks need --reflink)"
+    );
+    let tools = Tools::find(args.diskimg.as_deref())?;
+    let mut notes = tools.absent();
+    if ordinary.iter().any(|cell| cell.source == Form::Huge || cell.source == Form::HugeQcow2) {
+        notes.push("The disk of 16 TiB has 15 where no larger file can be (ext4).".into());
+    }
+    let mut places = Vec::new();
+    let mut made: Option<Workplace> = None;
+    for dir in args.dirs() {
+        let place = Workplace::new(&dir, dir.display().to_string(), args)?;
+        let inputs = Inputs::new(&place, args, made.as_ref());
+        places.push(sequence::run(args, &tools, &place, &inputs, &ordinary)?);
+        let first = made.get_or_insert(place);
+        for kind in reflink::Kind::ALL.into_iter().filter(|_| args.reflink) {
+            match mounted(args, &tools, kind, &dir, first, &sharing) {
+                Ok(report) => places.push(report),
+                Err(error) => notes.push(format!("No {kind:?} in {}: {error:#}.", dir.display())),
+            }
+            interrupt::check()?;
+        }
+    }
+    places.retain(|place| !place.cells.is_empty());
+    Ok(Comparison {
+        machine: machine::describe(),
+        diskimg: tools.diskimg_version,
+        qemu_img: tools.qemu_img_version,
+        runs: args.runs,
+        fsync: args.fsync,
+        size: args.size,
+        files: args.file_bytes(),
+        own_peak: machine::own_peak(),
+        notes,
+        places,
+    })
+}
+
+/// All cells on a file system that is made for them.
+fn mounted(
+    args: &Args,
+    tools: &Tools,
+    kind: reflink::Kind,
+    dir: &Path,
+    made: &Workplace,
+    cells: &[Cell],
+) -> Result<PlaceReport> {
+    // Two inputs and an output, and room to breathe.
+    let mounted = reflink::Mounted::new(kind, dir, 5 * args.file_bytes() + (1 << 30))?;
+    let place = Workplace::new(mounted.path(), format!("a file in {}", dir.display()), args)?;
+    let inputs = Inputs::new(&place, args, Some(made));
+    sequence::run(args, tools, &place, &inputs, cells)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
