@@ -58,8 +58,8 @@ pub mod host;
 mod verbs;
 mod vocabulary;
 
+pub use host::caching::Caching;
 pub use host::output::{Durability, Output};
-pub use host::sink::Caching;
 pub use host::source::Source;
 pub use verbs::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, MapEntry, Progress,

@@ -76,7 +76,7 @@ pub(crate) struct Typed {
     /// writeback, writethrough: as without
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
-    /// Accepted: how SRC is cached changes nothing
+    /// none, directsync: read SRC past the page cache
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
     /// Share stored data with SRC where the file system has reflinks: auto,
@@ -272,9 +272,10 @@ impl Typed {
         if snapshot.is_some() && self.files.len() > 1 {
             return Err(Failure::error("a snapshot (-l) can be read of one SRC only"));
         }
+        let caching = common::caching(self.source_cache.as_deref());
         let input = |name| {
             let mut input = Input::new(name, self.source_format.as_deref(), policy)?;
-            input.options = input.options.snapshot(snapshot.clone());
+            input.options = input.options.snapshot(snapshot.clone()).caching(caching);
             Ok(input)
         };
         self.files.iter().map(input).collect()

@@ -1,5 +1,6 @@
 //! Opening an image: its format, its layers, the files they name.
 
+use crate::host::caching::Caching;
 use crate::host::source::{Access, FileSource, Source, stdin};
 use crate::vocabulary::error::{Context, Error, Result};
 use crate::vocabulary::format::Format;
@@ -145,6 +146,19 @@ impl OpenOptions {
     #[must_use]
     pub fn ignore_content_id(mut self, yes: bool) -> Self {
         self.ignore_content_id = yes;
+        self
+    }
+
+    /// What becomes of the page cache while the image's files are read: the
+    /// image itself and what it consists of and builds on, as far as they are
+    /// opened by a path. The last word of this and
+    /// [`memory_map`](Self::memory_map) counts.
+    #[must_use]
+    pub fn caching(mut self, caching: Caching) -> Self {
+        self.access = match caching {
+            Caching::Kept => Access::default(),
+            Caching::Direct => Access::direct(),
+        };
         self
     }
 

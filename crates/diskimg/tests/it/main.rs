@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod appliance;
+mod caching;
 mod content_ids;
 mod disk;
 mod esx;

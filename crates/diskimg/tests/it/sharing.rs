@@ -1,11 +1,11 @@
 //! Stored runs that go from file to file without being read.
 
 use crate::disk::{self, Disk, Fill, Stretch};
-use crate::tool::{assert_qemu_check, assert_qemu_same, cases, run};
+use crate::tool::{Mounted, assert_qemu_check, assert_qemu_same, cases};
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Reflink, Report};
 use proptest::prelude::*;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 fn open(path: &Path, format: Format) -> Image {
     OpenOptions::new().format(format).open(path).unwrap()
@@ -38,47 +38,11 @@ proptest! {
         convert(&path("a"), from, &path("b"), to, 2);
         assert_qemu_same(&path("a.raw"), "raw", &path("b"), to.name());
         if to != Format::Raw {
-            run("qemu-img", ["check", "-f", to.name(), path("b").to_str().unwrap()]);
+            assert_qemu_check(&path("b"), to.name());
         }
         let first = std::fs::read(path("b")).unwrap();
         convert(&path("a"), from, &path("b"), to, 1);
         prop_assert!(std::fs::read(path("b")).unwrap() == first);
-    }
-}
-
-/// A file system with reflinks, mounted for the time of a test.
-struct Mounted {
-    dir: tempfile::TempDir,
-}
-
-impl Mounted {
-    fn new(mkfs: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (file, at) = (dir.path().join("fs"), dir.path().join("mnt"));
-        std::fs::File::create(&file).unwrap().set_len(600 << 20).unwrap();
-        std::fs::create_dir(&at).unwrap();
-        let args: Vec<_> = mkfs[1..].iter().copied().chain(file.to_str()).collect();
-        run(mkfs[0], args);
-        run("mount", ["-o", "loop", file.to_str().unwrap(), at.to_str().unwrap()]);
-        Self { dir }
-    }
-
-    fn xfs() -> Self {
-        Self::new(&["mkfs.xfs", "-q", "-m", "reflink=1"])
-    }
-
-    fn all() -> [Self; 2] {
-        [Self::xfs(), Self::new(&["mkfs.btrfs", "-q"])]
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join("mnt").join(name)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        run("umount", [self.dir.path().join("mnt")]);
     }
 }
 

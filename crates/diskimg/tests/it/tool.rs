@@ -2,7 +2,7 @@
 
 use proptest::test_runner::Config;
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Runs a tool and gives what it said, whatever its exit code.
@@ -44,6 +44,42 @@ impl Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+/// A file system with reflinks, mounted for the time of a test.
+pub struct Mounted {
+    dir: tempfile::TempDir,
+}
+
+impl Mounted {
+    fn new(mkfs: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, at) = (dir.path().join("fs"), dir.path().join("mnt"));
+        std::fs::File::create(&file).unwrap().set_len(600 << 20).unwrap();
+        std::fs::create_dir(&at).unwrap();
+        let args: Vec<_> = mkfs[1..].iter().copied().chain(file.to_str()).collect();
+        run(mkfs[0], args);
+        run("mount", ["-o", "loop", file.to_str().unwrap(), at.to_str().unwrap()]);
+        Self { dir }
+    }
+
+    pub fn xfs() -> Self {
+        Self::new(&["mkfs.xfs", "-q", "-m", "reflink=1"])
+    }
+
+    pub fn all() -> [Self; 2] {
+        [Self::xfs(), Self::new(&["mkfs.btrfs", "-q"])]
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("mnt").join(name)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run("umount", [self.dir.path().join("mnt")]);
     }
 }
 

@@ -25,8 +25,9 @@ mod tests;
 
 pub use error::{OutputError, Result};
 
+use crate::host::caching::Caching;
 use crate::host::os;
-use crate::host::sink::{Caching, PipeSink, Sink};
+use crate::host::sink::{PipeSink, Sink};
 use crate::host::source::HostFileId;
 use error::Concerning;
 use part::{Part, destination, is_replaceable};

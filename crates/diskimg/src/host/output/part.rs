@@ -3,8 +3,9 @@
 use super::error::{Concerning, OutputError, Result};
 use super::publish::Staged;
 use super::{Durability, directory_of, temporary_prefix};
+use crate::host::caching::Caching;
 use crate::host::os;
-use crate::host::sink::{Caching, FileSink, PipeSink, Sink};
+use crate::host::sink::{FileSink, PipeSink, Sink};
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};

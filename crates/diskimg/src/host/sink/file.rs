@@ -1,7 +1,7 @@
 //! A regular file or block device.
 
-use super::{Caching, Sink};
-use crate::host::aligned::{ALIGNMENT, AlignedBuffers, CAPACITY};
+use super::Sink;
+use crate::host::caching::{Caching, DirectFile};
 use crate::host::os;
 use crate::host::source::Source;
 use std::fs::File;
@@ -22,15 +22,8 @@ pub struct FileSink {
     written: AtomicU64,
     /// From how many on the cache is not to be flooded any more.
     flood: u64,
-    direct: OnceLock<Direct>,
-}
-
-/// The way past the page cache.
-#[derive(Debug)]
-struct Direct {
-    /// The same file, opened so.
-    file: File,
-    buffers: AlignedBuffers,
+    /// The way past the page cache, if it is taken.
+    direct: OnceLock<DirectFile>,
 }
 
 impl FileSink {
@@ -63,19 +56,6 @@ impl FileSink {
     }
 }
 
-impl Direct {
-    /// Writes whole pages.
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.buffers.with(|aligned| {
-            (offset..).step_by(CAPACITY).zip(buf.chunks(CAPACITY)).try_for_each(|(at, part)| {
-                let aligned = &mut aligned[..part.len()];
-                aligned.copy_from_slice(part);
-                os::write_all_at(&self.file, aligned, at)
-            })
-        })
-    }
-}
-
 impl Sink for FileSink {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let Some(direct) = self.direct.get() else {
@@ -84,19 +64,16 @@ impl Sink for FileSink {
         };
         // A page is written by one of the two ways as a whole, or by parts through the cache:
         // the system keeps both in step as long as no byte goes both ways at once.
-        let first = (offset.next_multiple_of(ALIGNMENT as u64) - offset).min(buf.len() as u64);
-        let (head, rest) = buf.split_at(first as usize);
-        let (pages, tail) = rest.split_at(rest.len() / ALIGNMENT * ALIGNMENT);
-        let at = offset + first;
-        os::write_all_at(&self.file, head, offset)?;
-        direct.write_all_at(pages, at)?;
-        os::write_all_at(&self.file, tail, at + pages.len() as u64)
+        let pages = DirectFile::pages(offset, buf.len());
+        os::write_all_at(&self.file, &buf[..pages.start], offset)?;
+        direct.write_all_at(&buf[pages.clone()], offset + pages.start as u64)?;
+        os::write_all_at(&self.file, &buf[pages.end..], offset + pages.end as u64)
     }
 
     fn set_caching(&self, caching: Caching) -> io::Result<()> {
         if caching == Caching::Direct && self.direct.get().is_none() {
-            let file = os::open_direct(&self.file, true)?;
-            self.direct.get_or_init(|| Direct { file, buffers: AlignedBuffers::default() });
+            let direct = DirectFile::beside(&self.file, true)?;
+            self.direct.get_or_init(|| direct);
         }
         Ok(())
     }

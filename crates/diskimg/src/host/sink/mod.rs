@@ -8,24 +8,13 @@ pub use file::FileSink;
 pub use memory::MemorySink;
 pub use pipe::PipeSink;
 
+use crate::host::caching::Caching;
 use crate::host::source::Source;
 use std::fmt::Debug;
 use std::io;
 
 /// Zeros, for sinks that must be told them byte by byte.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-
-/// What becomes of the page cache while a file is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Caching {
-    /// The file stays in the cache, unless it is larger than a quarter of this
-    /// machine's memory: then it is written back and dropped as it grows, so that
-    /// it drives out nobody else's pages.
-    #[default]
-    Kept,
-    /// Whole pages pass by the cache (O_DIRECT).
-    Direct,
-}
 
 /// Bytes going out, by position. Shared between threads that write disjoint
 /// ranges.

@@ -10,7 +10,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 /// A regular file or block device, mapped into memory, read-only and shared.
 pub struct MappedSource {
@@ -101,35 +100,6 @@ impl Source for MappedSource {
 
     fn identity(&self) -> Option<HostFileId> {
         self.file.identity()
-    }
-}
-
-/// How the bytes of opened files are got at: with `pread`, or mapped. It is
-/// handed along with what else decides how an image's files are opened.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Access {
-    mapped: bool,
-}
-
-impl Access {
-    /// By mapping.
-    ///
-    /// # Safety
-    /// As [`MappedSource::new`], for every file that is opened by this word.
-    #[allow(unsafe_code)]
-    pub(crate) const unsafe fn mapped() -> Self {
-        Self { mapped: true }
-    }
-
-    /// The source over `file`, whose name was judged already.
-    pub(crate) fn to(self, file: FileSource) -> io::Result<Arc<dyn Source>> {
-        if !self.mapped {
-            return Ok(Arc::new(file));
-        }
-        // SAFETY: whoever called `Access::mapped` answers for every file.
-        #[allow(unsafe_code)]
-        let mapped = unsafe { MappedSource::new(file) }?;
-        Ok(Arc::new(mapped))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where bytes come from: anything that can be read by position.
 
+mod access;
+mod direct;
 mod file;
 mod joined;
 mod mapped;
@@ -7,9 +9,10 @@ mod memory;
 mod stream;
 mod window;
 
+pub(crate) use access::Access;
+pub use direct::DirectSource;
 pub use file::FileSource;
 pub use joined::JoinedSource;
-pub(crate) use mapped::Access;
 pub use mapped::MappedSource;
 pub use memory::MemorySource;
 pub use stream::spool;

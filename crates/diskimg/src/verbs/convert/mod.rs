@@ -21,8 +21,8 @@ mod salvage;
 mod share;
 mod throttle;
 
+use crate::host::caching::Caching;
 use crate::host::output::{Durability, Output};
-use crate::host::sink::Caching;
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
