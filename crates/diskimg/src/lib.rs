@@ -43,8 +43,9 @@
 //! # Promises of a conversion
 //!
 //! The output appears under its name when it is complete and on stable
-//! storage, and not at all otherwise. Its bytes depend on the source and the
-//! options alone, not on the number of threads.
+//! storage, and not at all otherwise. Its bytes depend on the source, the
+//! options, and on whether the file system [shares](Reflink) data between the
+//! two; not on the number of threads.
 //!
 //! # Floors
 //!

@@ -1,12 +1,14 @@
 //! Conversion: plan → work → place.
 //!
 //! 1. [`plan`] asks the source for extents and cuts what is not known to be
-//!    zero into tasks; holes cost nothing per byte.
-//! 2. [`carry`] fetches, looks for zeros, encodes: on all workers.
+//!    zero into tasks; holes cost nothing per byte. [`share`] says what goes from
+//!    file to file.
+//! 2. [`carry`] fetches, looks for zeros, encodes: on all workers. [`pass`] says
+//!    what stays encoded as it is.
 //! 3. [`place`] lets the target allocate, in guest order; the workers write.
 //!
-//! The output depends on the source's bytes and the options alone, never on
-//! the number of threads.
+//! The output depends on the source's bytes, the options, and on what can be
+//! shared; never on the number of threads.
 
 mod carry;
 mod digest;
