@@ -1,5 +1,6 @@
 //! The page cache, and the way past it.
 
+use crate::host::buffer::{AlignedBuffer, PAGE};
 use crate::host::{lock, os};
 use std::fs::File;
 use std::io;
@@ -17,10 +18,6 @@ pub enum Caching {
     /// Whole pages pass by the cache (O_DIRECT).
     Direct,
 }
-
-/// What offsets, lengths and addresses of direct I/O are multiples of: no disk
-/// of today asks for more.
-const PAGE: usize = 4096;
 
 /// What one direct read or write moves at most.
 const CAPACITY: usize = 1 << 20;
@@ -74,43 +71,16 @@ impl DirectFile {
     }
 
     fn with_buffer<T>(&self, work: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut buffer = lock(&self.buffers).pop().unwrap_or_else(AlignedBuffer::new);
-        let outcome = work(buffer.as_mut_slice());
+        let mut buffer = lock(&self.buffers).pop().unwrap_or_default();
+        let outcome = work(buffer.set_len(CAPACITY));
         lock(&self.buffers).push(buffer);
         outcome
-    }
-}
-
-/// [`CAPACITY`] bytes that begin at a multiple of [`PAGE`].
-#[derive(Debug)]
-struct AlignedBuffer {
-    /// Longer by a page, so that an aligned part fits.
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl AlignedBuffer {
-    fn new() -> Self {
-        let bytes = vec![0; CAPACITY + PAGE];
-        let start = bytes.as_ptr().align_offset(PAGE).min(PAGE);
-        Self { bytes, start }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..self.start + CAPACITY]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buffers_are_aligned() {
-        let mut buffer = AlignedBuffer::new();
-        let slice = buffer.as_mut_slice();
-        assert!((slice.as_ptr() as usize).is_multiple_of(PAGE) && slice.len() == CAPACITY);
-    }
 
     #[test]
     fn only_what_fills_pages_goes_past_the_cache() {

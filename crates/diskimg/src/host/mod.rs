@@ -5,6 +5,7 @@
 //! (an output's say of which file); the floors above add the path, the
 //! structure and what to do about it.
 
+pub(crate) mod buffer;
 pub mod caching;
 pub mod codec;
 pub(crate) mod os;

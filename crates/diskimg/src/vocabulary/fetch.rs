@@ -1,5 +1,6 @@
 //! From an extent to its bytes.
 
+use crate::host::buffer::AlignedBuffer;
 use crate::host::codec::Decoder;
 use crate::host::source::borrow;
 use crate::vocabulary::error::{Error, Result};
@@ -17,7 +18,7 @@ const MAX_UNIT: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub struct Fetcher {
     decoder: Decoder,
-    stored: Vec<u8>,
+    stored: AlignedBuffer,
     /// The unit decoded last, for callers that want it in pieces.
     unit: Vec<u8>,
     unit_of: Option<(usize, Encoded)>,
@@ -91,8 +92,8 @@ impl Fetcher {
         let stored = match borrowed.map_err(|e| cannot_read_stored(e, offset))? {
             Some(stored) => stored,
             None => {
-                self.stored.resize(encoded.stored as usize, 0);
-                read_stored(image, depth, encoded, &mut self.stored)?;
+                let stored = self.stored.set_len(encoded.stored as usize);
+                read_stored(image, depth, encoded, stored)?;
                 &self.stored
             }
         };

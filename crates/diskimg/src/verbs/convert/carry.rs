@@ -92,7 +92,8 @@ impl Job for Carry<'_> {
         let Buffers { mut guest, mut encoded } = lock(&self.spare).pop().unwrap_or_default();
         let start = task.range.start;
         let len = (task.range.end - start) as usize;
-        guest.resize(len, 0);
+        // Whole units: the last one of the disk may be short.
+        guest.set_len(len.next_multiple_of(self.unit as usize))[len..].fill(0);
         encoded.clear();
         let mut passed = Vec::new();
         for span in &task.spans {
@@ -103,8 +104,6 @@ impl Job for Carry<'_> {
                 self.fetch(worker, span, part)?;
             }
         }
-        // Whole units: the last one of the disk may be short.
-        guest.resize(len.next_multiple_of(self.unit as usize), 0);
         let mut carried = Carried {
             zeros: task.zeros,
             pieces: Vec::new(),
@@ -263,8 +262,7 @@ impl Carry<'_> {
         }
         let mut buffers = lock(&self.spare).pop().unwrap_or_default();
         for done in (0..slot.len).step_by(COPY_BLOCK) {
-            let buf = &mut buffers.guest;
-            buf.resize((slot.len - done).min(COPY_BLOCK as u64) as usize, 0);
+            let buf = buffers.guest.set_len((slot.len - done).min(COPY_BLOCK as u64) as usize);
             source.read_exact_at(buf, from + done).map_err(|e| {
                 let error = Error::io("cannot read guest data", e).at(from + done);
                 image.in_layer(error, origin.depth)

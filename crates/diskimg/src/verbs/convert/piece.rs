@@ -2,6 +2,7 @@
 
 use super::plan::Task;
 use super::share::Origin;
+use crate::host::buffer::AlignedBuffer;
 use crate::vocabulary::target::Slot;
 use std::ops::Range;
 
@@ -9,7 +10,7 @@ use std::ops::Range;
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// Guest bytes, whole units: zeros follow the end of the disk.
-    pub(super) guest: Vec<u8>,
+    pub(super) guest: AlignedBuffer,
     /// Encoded units, end to end.
     pub(super) encoded: Vec<u8>,
 }
