@@ -4,8 +4,9 @@ use super::spare;
 use std::io;
 use zstd_safe::{CCtx, DCtx, ErrorCode, InBuffer, OutBuffer, get_error_name};
 
-/// zstd's own default, and what QEMU uses.
-pub(super) const LEVEL: u32 = 3;
+/// What units are compressed with unless another level is asked for. zstd's own default, 3,
+/// which QEMU uses, is 1 % smaller and takes a third longer.
+pub(super) const LEVEL: u32 = 2;
 
 pub(super) struct Decompressor {
     context: DCtx<'static>,

@@ -124,8 +124,8 @@ impl Output {
     /// [`io::ErrorKind::Unsupported`] if a file system cannot do it so.
     pub fn set_caching(&mut self, caching: Caching) -> Result<()> {
         self.caching = caching;
-        let parts = std::iter::once(&self.main).chain(&self.companions);
-        parts.map(|part| part.set_caching(caching)).collect()
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.try_for_each(|part| part.set_caching(caching))
     }
 
     /// With a name that the image may record, for a sink that is a file in a
