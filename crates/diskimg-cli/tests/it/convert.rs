@@ -172,3 +172,39 @@ fn copy_offloading_gives_the_same_disk_and_excludes_what_it_cannot_do() {
         assert!(said.contains("Cannot enable copy offloading") && said.contains(word), "{said}");
     }
 }
+
+#[test]
+fn a_report_says_what_was_stored_shared_and_passed_through() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
+    let ran = lab.line("convert --report -O qcow2 -c a.qcow2 b.qcow2");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""));
+    assert!(ran.err.starts_with("diskimg: 1048576 guest bytes; "), "{}", ran.err);
+    assert!(
+        ran.err.ends_with("; 131072 guest bytes taken compressed as they were\n"),
+        "{}",
+        ran.err
+    );
+    let ran = lab.line("convert --report --recompress -O qcow2 -c a.qcow2 b.qcow2");
+    assert!(ran.err.ends_with("; 0 guest bytes taken compressed as they were\n"), "{}", ran.err);
+    let ran = lab.line("convert --report --reflink never -O qcow2 a.raw b.qcow2");
+    assert!(
+        ran.err.contains(" 131072 bytes stored, 0 of them shared with the source;"),
+        "{}",
+        ran.err
+    );
+    lab.line("convert --verify -O qcow2 -c a.qcow2 b.qcow2").ok();
+}
+
+#[test]
+fn ways_to_share_are_told_from_typing_errors() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let error = lab.line("convert --reflink sometimes a.raw b.raw").fails(1);
+    assert!(error.contains("auto, always, never"), "{error}");
+    let error = lab.line("convert --reflink always -c -O qcow2 a.raw b.qcow2").fails(1);
+    assert!(error.contains("shares nothing") && error.contains("--reflink=auto"), "{error}");
+    lab.line("convert --reflink auto --threads 1 a.raw b.raw").ok();
+    assert_eq!(lab.read("a.raw"), lab.read("b.raw"));
+}

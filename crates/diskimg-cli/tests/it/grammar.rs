@@ -112,6 +112,8 @@ fn local_names_may_be_urls_and_other_protocols_are_refused() {
 
 #[test]
 fn options_help_lists_what_the_format_takes() {
+    // What only we have.
+    const OWN: &str = "  compression_level=<num>";
     let lab = Lab::new();
     for (ours, theirs) in [
         ("convert -O qcow2 -o help", "convert -O qcow2 -o help"),
@@ -124,7 +126,8 @@ fn options_help_lists_what_the_format_takes() {
         for line in help.lines() {
             // The words on the right may be better than theirs.
             let left = line.split(" - ").next().unwrap();
-            assert!(theirs.lines().any(|l| l.starts_with(left)), "{ours}: {left}");
+            let known = left == OWN || theirs.lines().any(|l| l.starts_with(left));
+            assert!(known, "{ours}: {left}");
         }
     }
     assert!(!lab.path("a.qcow2").exists());
