@@ -1,6 +1,6 @@
 //! How the bytes of opened files are got at.
 
-use super::{DirectSource, FileSource, MappedSource, Source};
+use super::{FileSource, MappedSource, Source};
 use std::io;
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Access {
     pub(crate) fn to(self, file: FileSource) -> io::Result<Arc<dyn Source>> {
         match self.0 {
             Way::Read => Ok(Arc::new(file)),
-            Way::Direct => Ok(Arc::new(DirectSource::new(file)?)),
+            Way::Direct => Ok(Arc::new(file.past_the_cache()?)),
             Way::Mapped => {
                 // SAFETY: whoever called `Access::mapped` answers for every file.
                 #[allow(unsafe_code)]

@@ -1,12 +1,16 @@
 //! A regular file or block device.
 
 use super::{HostFileId, Segment, Source};
+use crate::host::caching::DirectFile;
 use crate::host::{lock, os};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+
+/// Shorter reads go through the page cache in any case.
+const WORTH_PASSING: usize = 16 << 10;
 
 /// A regular file or block device, opened read-only.
 #[derive(Debug)]
@@ -15,6 +19,8 @@ pub struct FileSource {
     path: Option<PathBuf>,
     len: u64,
     device: bool,
+    /// The way past the page cache, if it is taken.
+    direct: Option<DirectFile>,
     /// The segment found last: planning asks about neighbours, and a 16 TiB
     /// hole should cost one `lseek`, not one per question.
     last: Mutex<Option<(Range<u64>, bool)>>,
@@ -60,6 +66,16 @@ impl FileSource {
         Self::new(file, None)
     }
 
+    /// The same, read past the page cache, but for short reads: those are of
+    /// tables, which are asked for again.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] if its file system cannot do that.
+    pub fn past_the_cache(mut self) -> io::Result<Self> {
+        self.direct = Some(DirectFile::beside(&self.file, false)?);
+        Ok(self)
+    }
+
     /// The open file.
     pub(super) fn file(&self) -> &File {
         &self.file
@@ -73,7 +89,14 @@ impl FileSource {
         // A block device's metadata has no length; its end has a position.
         let len =
             if metadata.is_file() { metadata.len() } else { file.seek(io::SeekFrom::End(0))? };
-        Ok(Self { file, path, len, device: !metadata.is_file(), last: Mutex::new(None) })
+        Ok(Self {
+            file,
+            path,
+            len,
+            device: !metadata.is_file(),
+            direct: None,
+            last: Mutex::new(None),
+        })
     }
 }
 
@@ -90,7 +113,13 @@ impl Source for FileSource {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         super::check_range(offset, buf.len(), self.len)?;
-        os::read_exact_at(&self.file, buf, offset)
+        let Some(direct) = self.direct.as_ref().filter(|_| buf.len() >= WORTH_PASSING) else {
+            return os::read_exact_at(&self.file, buf, offset);
+        };
+        let pages = DirectFile::pages(offset, buf.len());
+        os::read_exact_at(&self.file, &mut buf[..pages.start], offset)?;
+        direct.read_exact_at(&mut buf[pages.clone()], offset + pages.start as u64)?;
+        os::read_exact_at(&self.file, &mut buf[pages.end..], offset + pages.end as u64)
     }
 
     fn segment_at(&self, offset: u64) -> io::Result<Segment> {

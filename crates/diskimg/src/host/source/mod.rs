@@ -1,7 +1,6 @@
 //! Where bytes come from: anything that can be read by position.
 
 mod access;
-mod direct;
 mod file;
 mod joined;
 mod mapped;
@@ -10,7 +9,6 @@ mod stream;
 mod window;
 
 pub(crate) use access::Access;
-pub use direct::DirectSource;
 pub use file::FileSource;
 pub use joined::JoinedSource;
 pub use mapped::MappedSource;
