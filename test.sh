@@ -19,6 +19,7 @@ if [ "$(id -u)" = 0 ]; then
     privileged=--include-ignored
     need mkfs.xfs xfsprogs
     need mkfs.btrfs btrfs-progs
+    need fincore util-linux-extra
 fi
 can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
 install() {
