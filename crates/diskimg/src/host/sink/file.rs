@@ -45,6 +45,12 @@ impl FileSink {
         })
     }
 
+    /// The file behind `source` and where it begins there, if the kernel may move
+    /// bytes from that one to ours.
+    fn file_of<'s>(&self, source: &'s dyn Source) -> Option<(&'s File, u64)> {
+        source.as_file().filter(|_| self.regular)
+    }
+
     /// Keeps what is written behind us from driving out what others have in the cache.
     fn written(&self, len: u64) -> io::Result<()> {
         let before = self.written.fetch_add(len, Ordering::Relaxed);
@@ -107,7 +113,7 @@ impl Sink for FileSink {
     }
 
     fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
-        let Some((file, start)) = source.as_file().filter(|_| self.regular && self.zeroed) else {
+        let Some((file, start)) = self.file_of(source).filter(|_| self.zeroed) else {
             return Ok(None);
         };
         let Some(block) = os::block_size(&self.file)? else { return Ok(None) };
@@ -130,7 +136,7 @@ impl Sink for FileSink {
         offset: u64,
         len: u64,
     ) -> io::Result<bool> {
-        match source.as_file().filter(|_| self.regular) {
+        match self.file_of(source) {
             Some((file, start)) => {
                 os::reflink(file, start + source_offset, &self.file, offset, len)
             }
@@ -145,7 +151,7 @@ impl Sink for FileSink {
         offset: u64,
         len: u64,
     ) -> io::Result<bool> {
-        match source.as_file().filter(|_| self.regular) {
+        match self.file_of(source) {
             Some((file, start)) => {
                 os::copy_in_kernel(file, start + source_offset, &self.file, offset, len)
             }

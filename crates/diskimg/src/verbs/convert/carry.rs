@@ -173,7 +173,7 @@ impl Carry<'_> {
         passed: &mut Vec<Piece>,
     ) -> Result<bool> {
         let Some(encoder) = &mut worker.encoder else { return Ok(false) };
-        let Some(unit) = pass::passing(span, self.unit, Some(&**encoder)) else {
+        let Some(unit) = pass::passing(span, self.unit, &**encoder) else {
             return Ok(false);
         };
         let image = self.input.image(span.image.unwrap_or_default());

@@ -12,13 +12,13 @@ const SECTOR: u64 = 512;
 pub(super) fn passing<'s>(
     span: &'s Span,
     unit: u64,
-    encoder: Option<&dyn UnitEncoder>,
+    encoder: &dyn UnitEncoder,
 ) -> Option<&'s Encoded> {
     let Kind::Encoded(encoded) = &span.extent.kind else { return None };
     let whole = span.at.start.is_multiple_of(unit)
         && span.at.end - span.at.start == unit
         && span.extent.guest == encoded.unit;
-    Some(encoded).filter(|encoded| whole && encoder.is_some_and(|encoder| encoder.passes(encoded)))
+    (whole && encoder.passes(encoded)).then_some(encoded)
 }
 
 /// Gives encoded units their true length where the next one begins in their last sector.
