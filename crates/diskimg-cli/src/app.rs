@@ -5,17 +5,24 @@ use crate::commands;
 use crate::failure::Failure;
 use crate::output::{Console, Program};
 use std::ffi::OsString;
-use std::process::ExitCode;
+
+/// Exit code of a run that failed.
+const FAILURE: u8 = 1;
 
 /// Exit code of a run that a signal ended: what a shell reports for SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the program: `argv[0]` is the name it was called by.
-pub(crate) fn run(argv: Vec<OsString>) -> ExitCode {
+/// Runs the command, as a process of its own would, and gives the exit code.
+///
+/// `argv[0]` is the name it is called by: `qemu-img`, with or without folders
+/// before it, makes it speak in qemu-img's name. It reads and writes the
+/// process's standard streams, handles SIGINT, SIGTERM and SIGHUP from when
+/// long work starts, and raises the limit on open files as far as it may.
+pub fn run(argv: Vec<OsString>) -> u8 {
     raise_open_files();
     let console = Console::new(Program::called(argv.first()));
     match carry_out(argv, &console) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(failure) => report(failure, &console),
     }
 }
@@ -40,7 +47,7 @@ fn carry_out(argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
     }
 }
 
-fn report(failure: Failure, console: &Console) -> ExitCode {
+fn report(failure: Failure, console: &Console) -> u8 {
     match failure {
         Failure::Usage { command, message } => {
             let program = console.program().name();
@@ -49,14 +56,14 @@ fn report(failure: Failure, console: &Console) -> ExitCode {
                 console.stderr(line);
             }
             console.stderr(&format!("Try '{program}{command} --help' for more info"));
-            ExitCode::FAILURE
+            FAILURE
         }
         Failure::Error { message, code } => {
             console.complain(&message);
-            ExitCode::from(code)
+            code
         }
-        Failure::Interrupted => ExitCode::from(INTERRUPTED),
+        Failure::Interrupted => INTERRUPTED,
         // Who reads our output has seen enough: nobody is left to be told.
-        Failure::Hangup => ExitCode::FAILURE,
+        Failure::Hangup => FAILURE,
     }
 }

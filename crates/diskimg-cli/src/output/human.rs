@@ -3,6 +3,7 @@
 use diskimg::check::CheckReport;
 use diskimg::info::{Child, Info, Snapshot, Value};
 use diskimg::printable;
+use diskimg::target::Measure;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
@@ -39,6 +40,17 @@ pub(crate) fn info(info: &Info) -> String {
     children(&mut text, "", &info.children);
     for note in &info.notes {
         text.line("note", note);
+    }
+    text.0
+}
+
+/// What `measure` says.
+pub(crate) fn measure(measure: &Measure) -> String {
+    let mut text = Text::default();
+    text.line("required size", &measure.required.to_string());
+    text.line("fully allocated size", &measure.fully_allocated.to_string());
+    if let Some(bitmaps) = measure.bitmaps {
+        text.line("bitmaps size", &bitmaps.to_string());
     }
     text.0
 }

@@ -5,6 +5,7 @@ use crate::verbs::new_image::whole_size;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
+use crate::vocabulary::info::Info;
 use crate::vocabulary::options::Options;
 use crate::vocabulary::target::{DataRanges, Measure, MeasureRequest};
 use std::ops::Range;
@@ -26,7 +27,7 @@ pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measu
             Ok(())
         })
     };
-    run(format, options, size, &mut data)
+    run(format, options, size, Some(&image.info(0)?), &mut data)
 }
 
 /// The space that an empty image of `size` guest bytes would take in `format`.
@@ -34,13 +35,14 @@ pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measu
 /// # Errors
 /// As [`measure`].
 pub fn measure_size(format: Format, options: &Options, size: u64) -> Result<Measure> {
-    run(format, options, size, &mut |_| Ok(()))
+    run(format, options, size, None, &mut |_| Ok(()))
 }
 
 fn run<'a>(
     format: Format,
     options: &'a Options,
     size: u64,
+    source: Option<&'a Info>,
     data: &'a mut DataRanges<'a>,
 ) -> Result<Measure> {
     let driver = format.driver();
@@ -50,5 +52,5 @@ fn run<'a>(
             "Block driver '{format}' does not support size measurement"
         )));
     };
-    measure(&mut MeasureRequest { size: whole_size(format, size)?, options, data })
+    measure(&mut MeasureRequest { size: whole_size(format, size)?, options, source, data })
 }

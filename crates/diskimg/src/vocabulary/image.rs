@@ -23,6 +23,9 @@ pub(crate) const WINDOW: u64 = 128 << 20;
 /// Stored runs at least this long are asked for holes of their file.
 const HOLE_WORTH_ASKING: u64 = 64 << 10;
 
+/// QEMU's unit of length.
+const SECTOR: u64 = 512;
+
 /// How many guest bytes [`Image::read_at`] plans at a time.
 const READ_WINDOW: u64 = 1 << 20;
 
@@ -294,7 +297,7 @@ impl Image {
         let name = || self.name(depth).to_owned();
         Ok(ChildFile {
             children: Vec::new(),
-            virtual_size: file.len(),
+            virtual_size: file.len().next_multiple_of(SECTOR),
             filename: file.path().map_or_else(name, |p| p.display().to_string()),
             format: if file.is_device() { "host_device" } else { "file" },
             actual_size: self.allocated_bytes(depth, file)?,

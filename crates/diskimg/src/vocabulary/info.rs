@@ -166,7 +166,7 @@ pub struct Child {
 pub struct ChildFile {
     /// Always empty: a file stands on nothing further.
     pub children: Vec<Child>,
-    /// The file's length, in bytes.
+    /// The file's length, in bytes: whole sectors of 512, as QEMU counts.
     pub virtual_size: u64,
     /// Its path.
     pub filename: String,

@@ -4,8 +4,10 @@ use crate::host::output::Output;
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Encoded;
+use crate::vocabulary::info::Info;
 use crate::vocabulary::layer::Geometry;
 use crate::vocabulary::options::Options;
+use serde::Serialize;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -179,9 +181,15 @@ pub struct CreateRequest<'a> {
     pub compress: bool,
 }
 
-/// How much space a new image would take, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much space a new image would take, in bytes. The serialised form has the
+/// keys of `qemu-img measure --output=json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Measure {
+    /// Bytes that the source's bitmaps would take besides, were they carried over;
+    /// `None` unless both source and target can hold bitmaps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitmaps: Option<u64>,
     /// File length for the data at hand.
     pub required: u64,
     /// File length with every unit allocated.
@@ -198,6 +206,8 @@ pub struct MeasureRequest<'a> {
     pub size: u64,
     /// The target format's options.
     pub options: &'a Options,
+    /// What the source tells of itself, if there is one.
+    pub source: Option<&'a Info>,
     /// Tells which guest bytes hold data.
     pub data: &'a mut DataRanges<'a>,
 }

@@ -52,6 +52,25 @@ fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
 }
 
 #[test]
+fn a_conversion_can_be_stopped_until_the_moment_its_output_gets_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
+    sample().write(&source);
+    std::fs::write(&out, b"old").unwrap();
+    // Told once when the last byte is written, and once when all is flushed.
+    let complete = AtomicU64::new(0);
+    let stop = |p: diskimg::Progress| match p.done == p.total {
+        true if complete.fetch_add(1, Ordering::Relaxed) > 0 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let error = Convert::new(raw(&source)).progress(&stop).threads(1).run(&out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(complete.into_inner() > 1);
+    assert_eq!(std::fs::read(&out).unwrap(), b"old");
+    assert_eq!(names(dir.path()), ["a.raw", "out"]);
+}
+
+#[test]
 fn a_cancelled_new_image_leaves_the_old_one_and_nothing_else() {
     let flat = "subformat=twoGbMaxExtentFlat,preallocation=full";
     for (format, options) in [

@@ -6,6 +6,7 @@
 
 use super::options::{CreateOptions, Preallocation};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::info::{Info, Value};
 use crate::vocabulary::target::{Measure, MeasureRequest};
 
 pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
@@ -28,7 +29,8 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     } else {
         data = size;
     }
-    Ok(Measure { required: fully_allocated - size + data, fully_allocated })
+    let bitmaps = request.source.and_then(|source| bitmaps(source, cluster));
+    Ok(Measure { required: fully_allocated - size + data, fully_allocated, bitmaps })
 }
 
 /// Header, L1, all L2 tables and the refcounts of everything.
@@ -54,4 +56,41 @@ fn refcount_size(options: &CreateOptions, clusters: u64) -> u64 {
         }
         (blocks, table) = (wanted_blocks, wanted_table);
     }
+}
+
+/// Bytes of a bitmap's entry in the directory, without its name.
+const BITMAP_ENTRY: u64 = 24;
+
+/// Bytes that the source's bitmaps would take in clusters of this size; `None` for a
+/// source that can hold none.
+fn bitmaps(source: &Info, cluster: u64) -> Option<u64> {
+    let facts = &source.format_specific.as_ref()?.data;
+    let facts = |key| facts.iter().find(|(k, _)| *k == key).map(|(_, value)| value);
+    if facts("compat") != Some(&Value::from("1.1")) {
+        return None;
+    }
+    let Some(Value::List(bitmaps)) = facts("bitmaps") else { return Some(0) };
+    let (mut bytes, mut directory) = (0, 0);
+    for bitmap in bitmaps {
+        let (Some(Value::Number(granularity @ 1..)), Some(Value::Text(name))) =
+            (fact(bitmap, "granularity"), fact(bitmap, "name"))
+        else {
+            continue;
+        };
+        let broken = Value::from("in-use"); // such a bitmap is not carried over
+        if matches!(fact(bitmap, "flags"), Some(Value::List(flags)) if flags.contains(&broken)) {
+            continue;
+        }
+        let clusters = source.virtual_size.div_ceil(*granularity).div_ceil(8).div_ceil(cluster);
+        let table = (clusters * 8).next_multiple_of(cluster);
+        bytes = u64::saturating_add(bytes, clusters * cluster + table);
+        directory += (BITMAP_ENTRY + name.len() as u64).next_multiple_of(8);
+    }
+    Some(bytes.saturating_add(directory.next_multiple_of(cluster)))
+}
+
+/// What is said under `key`.
+fn fact<'a>(facts: &'a Value, key: &str) -> Option<&'a Value> {
+    let Value::Map(facts) = facts else { return None };
+    facts.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
 }

@@ -41,5 +41,5 @@ pub(crate) static DRIVER: Driver = Driver {
 
 /// A raw file is as long as its disk, whatever is in it (qemu-img says the same).
 fn measure(request: &mut MeasureRequest<'_>) -> crate::Result<Measure> {
-    Ok(Measure { required: request.size, fully_allocated: request.size })
+    Ok(Measure { required: request.size, fully_allocated: request.size, bitmaps: None })
 }

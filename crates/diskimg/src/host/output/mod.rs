@@ -253,9 +253,19 @@ impl Output {
     /// What the system said, and of which file. The new files are removed, and
     /// the old ones as they were.
     pub fn commit(self, durability: Durability) -> Result<()> {
-        for part in self.companions.iter().chain([&self.main]) {
-            part.finish_data(durability)?;
-        }
+        self.flush(durability)?;
+        self.publish(durability)
+    }
+
+    /// The first half of [`commit`](Self::commit), which takes its time: all data
+    /// in their files, and no name changed.
+    pub(crate) fn flush(&self, durability: Durability) -> Result<()> {
+        let mut parts = self.companions.iter().chain([&self.main]);
+        parts.try_for_each(|part| part.finish_data(durability))
+    }
+
+    /// The second half: the names.
+    pub(crate) fn publish(self, durability: Durability) -> Result<()> {
         // Closes them all: hundreds of files may have exhausted what a process
         // may open, and flushing a directory opens it.
         let companions = self.companions.into_iter().filter_map(Part::close).collect();

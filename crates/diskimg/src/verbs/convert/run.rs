@@ -39,11 +39,13 @@ impl Settings<'_> {
             .set_caching(self.caching)
             .map_err(|e| Error::output("cannot write past the page cache", e).hint(hint))?;
         let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
-            let report = self.transfer(&input, target, &output, backing.as_ref())?;
-            output
-                .commit(self.durability)
-                .map_err(|e| Error::output("cannot complete the output", e))?;
-            Ok(report)
+            let done = self.transfer(&input, target, &output, backing.as_ref())?;
+            let incomplete = |e| Error::output("cannot complete the output", e);
+            output.flush(self.durability).map_err(incomplete)?;
+            // The last moment to stop.
+            report(self.progress, input.size(), input.size())?;
+            output.publish(self.durability).map_err(incomplete)?;
+            Ok(done)
         });
         outcome.map_err(|e| e.in_file(name))
     }

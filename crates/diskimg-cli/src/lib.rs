@@ -1,0 +1,21 @@
+//! `diskimg`: convert and inspect disk images, with qemu-img's command line.
+//!
+//! ```text
+//!   argv ─▶ args/      what was typed  ─▶  what it means (a job)
+//!                                              │
+//!           commands/  one file a verb  ◀──────┘  calls the library
+//!                          │
+//!           output/        └▶ human text, JSON, progress; the two streams
+//! ```
+//!
+//! A library, so that other programs can carry the very command: [`run`] is all of
+//! it. To work with images, use the `diskimg` library instead.
+
+mod app;
+mod args;
+mod commands;
+mod failure;
+mod interrupt;
+mod output;
+
+pub use app::run;
