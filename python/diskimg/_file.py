@@ -1,0 +1,122 @@
+"""The guest's disk as a file object."""
+
+from __future__ import annotations
+
+import io
+import operator
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
+
+if TYPE_CHECKING:
+    from diskimg._image import Image
+
+
+
+class ImageFile(io.RawIOBase):
+    """The guest's bytes as a read-only binary file that seeks.
+
+    Made by `Image.as_file`. It is a raw file: wrap it in `io.BufferedReader` for many
+    small reads or for lines. Closing it does not close the image.
+    """
+
+    def __init__(self, image: Image) -> None:
+        super().__init__()
+        self._image = image
+        self._size = image.size
+        self._position = 0
+        self._lock = threading.Lock()
+        self.name = image.name
+        self.mode = "rb"
+
+    def __repr__(self) -> str:
+        state = "closed " if self.closed else ""
+        return f"<{state}diskimg.ImageFile name={self.name!r} size={self._size}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("cannot pickle 'ImageFile' object")
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file.")
+
+    def readable(self) -> bool:
+        """True."""
+        self._require_open()
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        self._require_open()
+        return True
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        self._require_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to ``offset`` bytes from the beginning, the position or the end.
+
+        As with `io.BytesIO`: behind the end is allowed, before the beginning is the
+        beginning.
+
+        Raises:
+            ValueError: A negative offset from the beginning, or another ``whence``.
+        """
+        self._require_open()
+        offset = operator.index(offset)
+        with self._lock:
+            if whence == io.SEEK_SET:
+                if offset < 0:
+                    raise ValueError(f"negative seek value {offset}")
+                self._position = offset
+            elif whence == io.SEEK_CUR:
+                self._position = max(0, self._position + offset)
+            elif whence == io.SEEK_END:
+                self._position = max(0, self._size + offset)
+            else:
+                raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+            return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill a writable buffer from the position on.
+
+        Returns:
+            How many bytes there were; 0 at the end of the disk.
+
+        Raises:
+            Error: The image cannot be read there.
+        """
+        self._require_open()
+        view = memoryview(buffer)
+        if view.readonly:
+            raise TypeError(
+                "readinto() argument must be read-write bytes-like object, "
+                f"not {type(buffer).__name__}"
+            )
+        with self._lock, view.cast("B") as view:
+            length = min(len(view), max(0, self._size - self._position))
+            self._image.readinto_at(self._position, view[:length])
+            self._position += length
+            return length
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most ``size`` bytes; all that is left if it is negative or `None`.
+
+        Raises:
+            Error: The image cannot be read there.
+        """
+        self._require_open()
+        wanted = -1 if size is None else operator.index(size)
+        with self._lock:
+            left = max(0, self._size - self._position)
+            length = left if wanted < 0 else min(wanted, left)
+            data = self._image.read_at(self._position, length) if length else b""
+            self._position += length
+            return data
+
+    def readall(self) -> bytes:
+        """All that is left."""
+        return self.read()
+
+

@@ -1,0 +1,150 @@
+//! `convert`.
+
+use crate::arguments::{self, Input, Opening, references, unknown};
+use crate::{file, work};
+use diskimg::target::Backing;
+use diskimg::{Caching, Convert, Durability, OpenOptions, Output, Reflink, Report, Sparse};
+use pyo3::prelude::*;
+use std::path::PathBuf;
+
+/// How to convert: `Conversion` in `_native.pyi`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Conversion {
+    format: String,
+    options: Vec<(String, String)>,
+    compress: bool,
+    backing: Option<String>,
+    backing_format: Option<String>,
+    references: String,
+    /// Bytes of a hole at least; `None` for no holes.
+    sparse: Option<u64>,
+    threads: Option<usize>,
+    rate_limit: Option<u64>,
+    salvage: bool,
+    reflink: String,
+    offload: bool,
+    recompress: bool,
+    verify: bool,
+    verify_manifest: bool,
+    durable: bool,
+    direct: bool,
+    in_place: bool,
+    target_is_zero: bool,
+}
+
+/// Where it goes.
+enum Destination {
+    New(PathBuf),
+    Existing(PathBuf),
+    Object(Output),
+}
+
+/// What a conversion did: the fields of `Report`, in order.
+type Done = (u64, u64, u64, u64, Vec<(u64, u64, String)>, Vec<String>);
+
+/// Converts `sources`, each a name or file object and how to open it.
+#[pyfunction]
+pub(crate) fn convert(
+    py: Python<'_>,
+    sources: Vec<(Bound<'_, PyAny>, Opening)>,
+    destination: &Bound<'_, PyAny>,
+    how: Conversion,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<Done> {
+    let inputs = sources
+        .iter()
+        .map(|(object, opening)| Ok((Input::new(object)?, opening.options(py)?)))
+        .collect::<PyResult<Vec<_>>>()?;
+    let configure = how.configure(py)?;
+    let destination = match destination.extract::<PathBuf>() {
+        Ok(path) if how.in_place => Destination::Existing(arguments::plain(path)),
+        Ok(path) => Destination::New(arguments::plain(path)),
+        Err(_) => Destination::Object(file::output(destination)?),
+    };
+    let report = work::run(py, progress.as_ref(), |callback| {
+        let convert = configure(open(inputs)?).progress(callback);
+        match destination {
+            Destination::New(path) => convert.run(path),
+            Destination::Existing(path) => convert.run_existing(path),
+            Destination::Object(output) => convert.run_to(output),
+        }
+    })?;
+    Ok(fields(report))
+}
+
+/// Opens all of them; the Python half has seen that there is one.
+fn open<'a>(inputs: Vec<(Input, OpenOptions)>) -> diskimg::Result<Convert<'a>> {
+    let mut images = inputs.into_iter().map(|(input, options)| input.open(&options));
+    let first = images.next().unwrap_or_else(|| Err(diskimg::Error::invalid("no source")))?;
+    images.try_fold(Convert::new(first), |convert, image| Ok(convert.append(image?)))
+}
+
+impl Conversion {
+    /// What sets a conversion up, once its images are open.
+    fn configure<'a>(
+        &self,
+        py: Python<'_>,
+    ) -> PyResult<impl FnOnce(Convert<'a>) -> Convert<'a> + Send + use<'a>> {
+        let format = arguments::format(py, &self.format)?;
+        let options = arguments::options(self.options.clone());
+        let references = references(&self.references)?;
+        let backing = self.backing.clone().map(|name| Backing {
+            name,
+            format: self.backing_format.clone(),
+            content_id: None,
+        });
+        let reflink = match self.reflink.as_str() {
+            "auto" => Reflink::Auto,
+            "always" => Reflink::Always,
+            "never" => Reflink::Never,
+            word => return Err(unknown("reflink", word, "auto, always or never")),
+        };
+        let (compress, salvage, offload) = (self.compress, self.salvage, self.offload);
+        let (recompress, verify, manifest) = (self.recompress, self.verify, self.verify_manifest);
+        let (threads, rate, is_zero) = (self.threads, self.rate_limit, self.target_is_zero);
+        let sparse = self.sparse.map_or(Sparse::Off, Sparse::Blocks);
+        let durability = if self.durable { Durability::Flushed } else { Durability::Cached };
+        let caching = if self.direct { Caching::Direct } else { Caching::Kept };
+        Ok(move |mut convert: Convert<'a>| {
+            convert = convert
+                .format(format)
+                .options(options)
+                .compress(compress)
+                .backing_references(references)
+                .sparse(sparse)
+                .salvage(salvage)
+                .reflink(reflink)
+                .offload(offload)
+                .recompress(recompress)
+                .verify(verify)
+                .verify_manifest(manifest)
+                .durability(durability)
+                .caching(caching)
+                .target_is_zero(is_zero);
+            if let Some(backing) = backing {
+                convert = convert.backing(backing);
+            }
+            if let Some(threads) = threads {
+                convert = convert.threads(threads);
+            }
+            match rate {
+                Some(rate) => convert.rate_limit(rate),
+                None => convert,
+            }
+        })
+    }
+}
+
+fn fields(report: Report) -> Done {
+    let salvaged =
+        report.salvaged.into_iter().map(|lost| (lost.guest.start, lost.guest.end, lost.error));
+    (
+        report.guest_bytes,
+        report.stored_bytes,
+        report.shared_bytes,
+        report.passed_bytes,
+        salvaged.collect(),
+        report.warnings,
+    )
+}

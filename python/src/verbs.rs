@@ -1,0 +1,98 @@
+//! The other verbs: what one image, or none, is enough for.
+
+use crate::arguments::{self, Input};
+use crate::errors::{Raise, exception};
+use crate::image::{Image, json};
+use crate::work;
+use diskimg::target::Backing;
+use diskimg::{Comparison, Create, Error, Format};
+use pyo3::prelude::*;
+use std::path::PathBuf;
+
+/// Creates an empty image; gives its size and the options in effect.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "the Python half has names for them")]
+pub(crate) fn create(
+    py: Python<'_>,
+    path: PathBuf,
+    format: &str,
+    size: Option<u64>,
+    pairs: Vec<(String, String)>,
+    backing: Option<(String, Option<String>)>,
+    references: &str,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<(u64, Vec<(String, String)>)> {
+    let format = arguments::format(py, format)?;
+    let references = arguments::references(references)?;
+    let options = arguments::options(pairs);
+    let backing = backing.map(|(name, format)| Backing { name, format, content_id: None });
+    let created = work::run(py, progress.as_ref(), |callback| {
+        Create::new(format)
+            .size(size)
+            .options(options)
+            .backing(backing)
+            .backing_references(references)
+            .progress(callback)
+            .run(arguments::plain(path))
+    })?;
+    let options = created.options.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok((created.size, options.collect()))
+}
+
+/// What the comparison found, and where.
+#[pyfunction]
+pub(crate) fn compare(
+    py: Python<'_>,
+    a: &Image,
+    b: &Image,
+    strict: bool,
+    threads: Option<usize>,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<(&'static str, Option<u64>)> {
+    let (a, b) = (a.get()?, b.get()?);
+    let found = work::run(py, progress.as_ref(), |callback| {
+        diskimg::compare(&a, &b, strict, threads, Some(callback)).map_err(|failed| failed.error)
+    })?;
+    Ok(match found {
+        Comparison::Identical { .. } => ("identical", None),
+        Comparison::ContentMismatch { offset } => ("content", Some(offset)),
+        Comparison::SizeMismatch => ("size", None),
+        Comparison::StatusMismatch { offset } => ("status", Some(offset)),
+    })
+}
+
+/// What `measure` tells of an empty disk: qemu-img's JSON.
+#[pyfunction]
+pub(crate) fn measure_size(
+    py: Python<'_>,
+    format: &str,
+    pairs: Vec<(String, String)>,
+    size: u64,
+) -> PyResult<String> {
+    let (format, options) = (arguments::format(py, format)?, arguments::options(pairs));
+    json(&diskimg::measure_size(format, &options, size).or_raise(py)?)
+}
+
+/// The format that a file's bytes are of.
+#[pyfunction]
+pub(crate) fn detect(py: Python<'_>, file: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    let input = Input::new(file)?;
+    if matches!(&input, Input::File(crate::file::Given::Stream(_), _)) {
+        let error = Error::invalid("a stream that is looked at cannot be read again")
+            .hint("give a file object that seeks");
+        return Err(exception(py, &error));
+    }
+    py.detach(|| Format::probe(&*input.source()?)).map(Format::name).or_raise(py)
+}
+
+/// The formats, and of each the create options: name, kind, help, default.
+#[pyfunction]
+#[allow(clippy::type_complexity, reason = "as Python has it")]
+pub(crate) fn formats()
+-> Vec<(&'static str, Vec<(&'static str, String, &'static str, Option<&'static str>)>)> {
+    let of = |format: &Format| {
+        let specs = format.options().iter();
+        specs.map(|s| (s.name, s.kind.to_string(), s.help, s.default)).collect()
+    };
+    Format::ALL.iter().map(|format| (format.name(), of(format))).collect()
+}
