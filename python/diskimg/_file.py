@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from diskimg._image import Image
 
 
-
 class ImageFile(io.RawIOBase):
     """The guest's bytes as a read-only binary file that seeks.
 
@@ -96,8 +95,9 @@ class ImageFile(io.RawIOBase):
             )
         with self._lock, view.cast("B") as view:
             length = min(len(view), max(0, self._size - self._position))
-            self._image.readinto_at(self._position, view[:length])
-            self._position += length
+            if length:
+                self._image.readinto_at(self._position, view[:length])
+                self._position += length
             return length
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -119,4 +119,7 @@ class ImageFile(io.RawIOBase):
         """All that is left."""
         return self.read()
 
-
+    def write(self, data: Any, /) -> NoReturn:
+        """Not possible."""
+        self._require_open()
+        raise io.UnsupportedOperation("not writable")

@@ -273,7 +273,9 @@ class Image:
             **json.loads(counts),
         )
 
-    def measure(self, format: str = "raw", options: Mapping[str, OptionValue] | None = None) -> Measure:
+    def measure(
+        self, format: str = "raw", options: Mapping[str, OptionValue] | None = None
+    ) -> Measure:
         """The space that the image would take in ``format``. No data is read.
 
         Raises:

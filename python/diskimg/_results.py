@@ -254,9 +254,7 @@ class Comparison:
 
     def to_dict(self) -> Json:
         """The fields (qemu-img has no JSON for this)."""
-        return _present(
-            result=self.result, offset=self.offset, size_mismatch=self.size_mismatch
-        )
+        return _present(result=self.result, offset=self.offset, size_mismatch=self.size_mismatch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,14 +162,14 @@ def convert(
         "target_is_zero": target_is_zero,
     }
     with shown(progress, "convert") as callback:
-        done = _native.convert(
+        guest, stored, shared, passed, salvaged, warnings = _native.convert(
             [(file_or_name(source), how) for source in sources],
             file_or_name(dst),
             conversion,
             callback,
         )
-    *counts, salvaged, warnings = done
-    return Report(*counts, tuple(Salvaged(*lost) for lost in salvaged), tuple(warnings))
+    lost = tuple(Salvaged(*stretch) for stretch in salvaged)
+    return Report(guest, stored, shared, passed, lost, tuple(warnings))
 
 
 def _sparse(sparse: bool | int) -> int | None:

@@ -1,0 +1,80 @@
+"""The wheel carries the command."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from tools import qemu_img
+
+import diskimg
+
+SCRIPT = Path(sysconfig.get_path("scripts")) / "diskimg"
+
+
+def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        **options,  # type: ignore[call-overload, no-any-return]
+    )
+
+
+def test_the_module_and_the_script_are_the_command(raw: Path, tmp_path: Path) -> None:
+    for command in ([SCRIPT], [sys.executable, "-m", "diskimg"]):
+        assert run(*command, "--version").stdout == f"diskimg {diskimg.__version__}\n"
+        out = tmp_path / "out.qcow2"
+        done = run(*command, "convert", "-f", "raw", "-O", "qcow2", raw, out)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert qemu_img("compare", "-f", "raw", raw, out)
+        done = run(*command, "info", tmp_path / "missing")
+        assert done.returncode == 1 and done.stderr.startswith("diskimg: ")
+        assert "No such file or directory" in done.stderr
+
+
+def test_a_link_called_qemu_img_takes_its_place(tmp_path: Path) -> None:
+    link = tmp_path / "qemu-img"
+    link.symlink_to(SCRIPT)
+    assert run(link, "--version").stdout.startswith("qemu-img version ")
+
+
+def test_it_is_what_the_library_says(raw: Path) -> None:
+    import json
+
+    done = run(SCRIPT, "info", "--output=json", "-f", "raw", raw)
+    assert json.loads(done.stdout) == diskimg.info(raw, "raw").to_dict()
+    done = run(SCRIPT, "map", "--output=json", "-f", "raw", raw)
+    assert json.loads(done.stdout) == [entry.to_dict() for entry in diskimg.map(raw, "raw")]
+
+
+def test_ctrl_c_ends_it_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "s.raw"
+    source.write_bytes(b"".join(b"%d " % (n * n) for n in range(3_000_000)))
+    out = tmp_path / "out.qcow2"
+    options = "compression_type=zstd,compression_level=19"
+    command = [sys.executable, "-m", "diskimg", "convert", "-c", "-f", "raw", "-O", "qcow2"]
+    process = subprocess.Popen([*command, "-o", options, source, out])
+    while len(os.listdir(tmp_path)) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() in (130, -signal.SIGINT)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.raw"]
+
+
+def test_a_pipe_carries_an_image(raw: Path, disk: bytes) -> None:
+    done = subprocess.run(
+        [SCRIPT, "convert", "-f", "raw", "-O", "raw", "-", "-"],
+        input=disk,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == disk
+
+
+def test_the_script_is_the_one_on_the_path() -> None:
+    assert shutil.which("diskimg", path=str(SCRIPT.parent)) == str(SCRIPT)

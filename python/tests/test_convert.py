@@ -1,0 +1,299 @@
+"""Converting: progress, stopping, and what is left afterwards."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tools import qemu_img
+
+import diskimg
+
+SLOW = 30 << 20
+"""Bytes of noise that take more than a second to compress at the highest level."""
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source that takes its time."""
+    path = tmp_path_factory.mktemp("slow") / "slow.raw"
+    words = b"".join(b"%d " % (n * n) for n in range(4_000_000))
+    path.write_bytes(words[:SLOW])
+    return path
+
+
+def hard() -> dict[str, str | int]:
+    return {"compression_type": "zstd", "compression_level": 19}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def interrupted_after() -> Iterator[Callable[[float], SimpleNamespace]]:
+    """Sends this process SIGINT, and notes when."""
+    timers = []
+
+    def after(seconds: float) -> SimpleNamespace:
+        sent = SimpleNamespace(at=0.0)
+
+        def send() -> None:
+            sent.at = time.monotonic()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timers.append(threading.Timer(seconds, send))
+        timers[-1].start()
+        return sent
+
+    yield after
+    for timer in timers:
+        timer.cancel()
+        timer.join()
+
+
+def test_ctrl_c_stops_a_conversion_and_leaves_the_old_file(
+    slow: Path, tmp_path: Path, interrupted_after: Callable[[float], SimpleNamespace]
+) -> None:
+    out = tmp_path / "out.qcow2"
+    out.write_bytes(b"old")
+    sent = interrupted_after(0.3)
+    with pytest.raises(KeyboardInterrupt):
+        diskimg.convert(slow, out, compress=True, options=hard())
+    took = time.monotonic() - sent.at
+    print(f"stopped after {took * 1000:.0f} ms")
+    assert sent.at > 0
+    assert out.read_bytes() == b"old" and names(tmp_path) == ["out.qcow2"]
+
+
+def test_ctrl_c_stops_what_writes_into_file_objects(
+    slow: Path, tmp_path: Path, interrupted_after: Callable[[float], SimpleNamespace]
+) -> None:
+    interrupted_after(0.3)
+    with pytest.raises(KeyboardInterrupt), (tmp_path / "x").open("w+b", buffering=0) as file:
+        diskimg.convert(slow, file, format="qcow2", compress=True, options=hard())
+
+
+def test_ctrl_c_stops_a_comparison(
+    tmp_path: Path, interrupted_after: Callable[[float], SimpleNamespace]
+) -> None:
+    class Slow:
+        """Bytes that come slowly."""
+
+        at = 0
+
+        def seekable(self) -> bool:
+            return True
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            self.at = offset if whence == 0 else (1 << 30)
+            return self.at
+
+        def tell(self) -> int:
+            return self.at
+
+        def read(self, size: int) -> bytes:
+            time.sleep(0.02)
+            return b"x" * size
+
+    interrupted_after(0.2)
+    with pytest.raises(KeyboardInterrupt):
+        diskimg.compare(Slow(), Slow(), a_format="raw", b_format="raw")
+
+
+def test_a_handler_of_the_programs_own_is_asked(
+    slow: Path, tmp_path: Path, interrupted_after: Callable[[float], SimpleNamespace]
+) -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    try:
+        interrupted_after(0.1)
+        diskimg.convert(slow, tmp_path / "out.qcow2", compress=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
+def test_a_conversion_in_another_thread_is_not_interrupted_by_signals(
+    raw: Path, tmp_path: Path
+) -> None:
+    done: list[diskimg.Report] = []
+    thread = threading.Thread(
+        target=lambda: done.append(diskimg.convert(raw, tmp_path / "o.vmdk", src_format="raw"))
+    )
+    thread.start()
+    thread.join()
+    assert done[0].guest_bytes > 0
+
+
+def test_an_exception_in_the_callback_comes_out_and_stops_it(slow: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.qcow2"
+    out.write_bytes(b"old")
+    odd = RuntimeError("enough")
+
+    def callback(done: int, total: int) -> None:
+        if done > 0:
+            raise odd
+
+    with pytest.raises(RuntimeError) as caught:
+        diskimg.convert(slow, out, compress=True, options=hard(), progress=callback)
+    assert caught.value is odd
+    assert out.read_bytes() == b"old" and names(tmp_path) == ["out.qcow2"]
+
+
+def test_progress_rises_in_the_callers_thread_and_ends_with_all(slow: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    threads = set()
+
+    def callback(done: int, total: int) -> None:
+        calls.append((done, total))
+        threads.add(threading.current_thread())
+
+    diskimg.convert(slow, tmp_path / "out.qcow2", compress=True, progress=callback)
+    assert threads == {threading.current_thread()}
+    assert calls == sorted(calls) and len(calls) > 2
+    assert calls[-1] == (SLOW, SLOW)
+    calls.clear()
+    diskimg.compare(slow, slow, a_format="raw", b_format="raw", progress=callback)
+    assert calls[-1] == (SLOW, SLOW)
+
+
+def test_true_shows_a_bar(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diskimg.convert(raw, tmp_path / "a.qcow2", src_format="raw", progress=True)
+    assert "convert: 100%" in capsys.readouterr().err
+    # Without tqdm, and without a terminal: nothing.
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    diskimg.convert(raw, tmp_path / "b.qcow2", src_format="raw", progress=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    diskimg.convert(raw, tmp_path / "b.qcow2", src_format="raw", progress=True)
+    assert capsys.readouterr().err.endswith("100 %\n")
+
+
+def test_other_python_threads_run_meanwhile(slow: Path, tmp_path: Path) -> None:
+    counted = 0
+    ended = threading.Event()
+
+    def count() -> None:
+        nonlocal counted
+        while not ended.is_set():
+            counted += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    start = time.monotonic()
+    diskimg.convert(slow, tmp_path / "o.qcow2", compress=True)
+    waited = time.monotonic() - start
+    ended.set()
+    thread.join()
+    # A thread that had to wait for the end would have counted none.
+    assert counted > waited * 20
+
+
+def test_the_format_follows_from_the_name_or_is_raw(raw: Path, tmp_path: Path) -> None:
+    for name, format in [
+        ("a.qcow2", "qcow2"),
+        ("a.VMDK", "vmdk"),
+        ("a.ova", "ova"),
+        ("a.img", "raw"),
+        ("a", "raw"),
+    ]:
+        diskimg.convert(raw, tmp_path / name, src_format="raw")
+        assert diskimg.detect(tmp_path / name).format == format
+        assert diskimg.compare(tmp_path / name, raw, b_format="raw")
+
+
+def test_options_take_pythons_own_values(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.qcow2"
+    options: dict[str, str | int | bool] = {
+        "cluster_size": 4096,
+        "lazy_refcounts": True,
+        "compat": "1.1",
+    }
+    diskimg.convert(raw, out, src_format="raw", options=options)
+    info = json.loads(qemu_img("info", "--output=json", out))
+    assert info["cluster-size"] == 4096
+    assert info["format-specific"]["data"]["lazy-refcounts"] is True
+
+
+def test_options_are_listed() -> None:
+    assert set(diskimg.FORMATS) >= {"raw", "qcow2", "vmdk", "ova"}
+    by_name = {option.name: option for option in diskimg.create_options("qcow2")}
+    assert by_name["cluster_size"].default == "65536" and by_name["cluster_size"].help
+
+
+def test_several_sources_follow_one_another_or_are_disks_of_an_ova(
+    raw: Path, disk: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "both.raw"
+    diskimg.convert([raw, raw], out, src_format="raw")
+    assert out.read_bytes().startswith(disk) and out.stat().st_size >= 2 * len(disk)
+    ova = tmp_path / "both.ova"
+    diskimg.convert([raw, raw], ova, src_format="raw", options={"name": "pair"})
+    for number in (1, "2"):
+        assert diskimg.open(ova, disk=number).read_at(0, len(disk)) == disk
+    with pytest.raises(diskimg.Error):
+        diskimg.open(ova)
+    diskimg.convert(ova, out, disk=2)
+    assert out.read_bytes()[: len(disk)] == disk
+
+
+def test_every_byte_is_written_unless_sparse(tmp_path: Path) -> None:
+    source = tmp_path / "zeros.raw"
+    with source.open("wb") as file:
+        file.truncate(4 << 20)
+    out = tmp_path / "out.raw"
+    diskimg.convert(source, out, src_format="raw")
+    assert out.stat().st_blocks == 0
+    diskimg.convert(source, out, src_format="raw", sparse=False)
+    assert out.stat().st_blocks * 512 >= 4 << 20
+
+
+def test_an_existing_file_is_written_where_it_stands(
+    raw: Path, disk: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.raw"
+    out.write_bytes(b"x" * (len(disk) + 1000))
+    inode = out.stat().st_ino
+    diskimg.convert(raw, out, src_format="raw", in_place=True)
+    assert out.stat().st_ino == inode
+    assert out.read_bytes() == disk + b"x" * 1000
+
+
+def test_what_cannot_be_read_is_salvaged_and_told(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make("qcow2", "-c")
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * 3000)
+    out = tmp_path / "out.raw"
+    with pytest.raises(diskimg.CorruptError):
+        diskimg.convert(path, out)
+    report = diskimg.convert(path, out, salvage=True)
+    assert report.salvaged and report.to_dict()["salvaged"][0]["end"] > report.salvaged[0].start
+    assert report.salvaged[0].error
+
+
+def test_reports_count(raw: Path, tmp_path: Path, make: Callable[..., Path]) -> None:
+    report = diskimg.convert(make("qcow2", "-c"), tmp_path / "again.qcow2", compress=True)
+    assert report.passed_bytes > 0
+    fresh = diskimg.convert(
+        make("qcow2", "-c"), tmp_path / "again.qcow2", compress=True, recompress=True
+    )
+    assert fresh.passed_bytes == 0
+    assert report == diskimg.Report(
+        **{name: getattr(report, name) for name in report.__dataclass_fields__}
+    )
+    assert set(report.to_dict()) == {name.replace("_", "-") for name in report.__dataclass_fields__}
+    json.dumps(report.to_dict())

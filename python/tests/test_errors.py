@@ -1,0 +1,168 @@
+"""What is raised, and what it says."""
+
+import copy
+import errno
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import diskimg
+
+
+def test_the_tree_has_one_root() -> None:
+    for name in ("Corrupt", "Unsupported", "Refused", "Limit", "Invalid", "Io"):
+        assert issubclass(getattr(diskimg, f"{name}Error"), diskimg.Error)
+    assert issubclass(diskimg.IoError, OSError)
+    assert issubclass(diskimg.InvalidError, ValueError)
+    assert not issubclass(diskimg.CorruptError, (OSError, ValueError))
+
+
+def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.qcow2"
+    for call in (diskimg.open, diskimg.info, diskimg.map, diskimg.check, diskimg.detect):
+        with pytest.raises(FileNotFoundError) as caught:
+            call(missing)  # type: ignore[operator]
+        error = caught.value
+        assert isinstance(error, diskimg.IoError)
+        assert (error.errno, error.filename, error.path) == (
+            errno.ENOENT,
+            str(missing),
+            str(missing),
+        )
+        assert str(error) == f"{missing}: cannot open it: No such file or directory"
+    with pytest.raises(FileNotFoundError) as caught:
+        diskimg.convert(missing, tmp_path / "out")
+    assert caught.value.filename == str(missing)
+
+
+def test_what_the_system_says_is_the_os_error_it_is(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        diskimg.convert(raw, tmp_path, src_format="raw")
+    with pytest.raises(NotADirectoryError):
+        diskimg.open(raw / "x")
+    with pytest.raises(OSError) as caught:
+        diskimg.open(tmp_path)
+    assert caught.value.errno == errno.EINVAL or isinstance(caught.value, IsADirectoryError)
+
+
+def test_a_damaged_image_says_where(make: Callable[..., Path]) -> None:
+    path = make("qcow2")
+    with path.open("r+b") as file:
+        file.seek(40)  # l1_table_offset
+        file.write((1 << 40).to_bytes(8, "big"))
+    with pytest.raises(diskimg.CorruptError) as caught:
+        diskimg.open(path)
+    error = caught.value
+    assert error.path == str(path) and error.structure is not None
+    assert str(path) in str(error) and error.structure in str(error)
+    with pytest.raises(diskimg.CorruptError):
+        diskimg.convert(path, path.with_name("out.raw"))
+    assert not path.with_name("out.raw").exists()
+
+
+def test_a_name_that_leads_elsewhere_is_refused(images: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "below"
+    elsewhere.mkdir()
+    overlay = elsewhere / "overlay.qcow2"
+    diskimg.create(
+        overlay, backing=images / "base-v2.qcow2", backing_format="qcow2", references="any"
+    )
+    for references in ("none", "same-dir"):
+        with pytest.raises(diskimg.RefusedError) as caught:
+            diskimg.open(overlay, references=references)  # type: ignore[arg-type]
+        assert "base-v2.qcow2" in str(caught.value)
+    assert diskimg.open(overlay, references="any").layers == 2
+    assert diskimg.info(overlay, references="none").backing_filename is not None
+
+
+def test_overwriting_the_source_is_refused(raw: Path, disk: bytes) -> None:
+    with pytest.raises(diskimg.RefusedError):
+        diskimg.convert(raw, raw, format="qcow2", src_format="raw")
+    assert raw.read_bytes() == disk
+
+
+def test_bad_arguments_are_value_or_type_errors(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.qcow2"
+    image = diskimg.open(raw, "raw")
+    values: list[Callable[[], Any]] = [
+        lambda: diskimg.open(raw, "qcow5"),
+        lambda: diskimg.open(raw, references="all"),  # type: ignore[arg-type]
+        lambda: diskimg.open(raw, "raw", snapshot="x"),
+        lambda: diskimg.open(raw, "raw", direct=True, memory_map=True),
+        lambda: diskimg.convert(raw, out, format="nope"),
+        lambda: diskimg.convert(raw, out, options={"nope": 1}),
+        lambda: diskimg.convert(raw, out, options={"cluster_size": 3}),
+        lambda: diskimg.convert(raw, out, sparse=100),
+        lambda: diskimg.convert(raw, out, threads=0),
+        lambda: diskimg.convert(raw, out, threads=-1),
+        lambda: diskimg.convert(raw, out, rate_limit=-1),
+        lambda: diskimg.convert(raw, out, reflink="perhaps"),  # type: ignore[arg-type]
+        lambda: diskimg.convert([], out),
+        lambda: diskimg.convert(raw, open(out, "wb"), in_place=True),  # noqa: SIM115
+        lambda: diskimg.create(tmp_path / "new.qcow2"),
+        lambda: diskimg.create(tmp_path / "new.qcow2", "10 miles"),
+        lambda: diskimg.create(tmp_path / "new.qcow2", -1),
+        lambda: diskimg.create_options("nope"),
+        lambda: diskimg.measure(size=1 << 70),
+        lambda: image.read_at(image.size - 1, 2),
+        lambda: image.read_at(-1, 1),
+        lambda: image.read_at(0, -1),
+        lambda: image.read_at(1 << 80, 1),
+        lambda: image.readinto_at(image.size, bytearray(1)),
+        lambda: image.info(-1),
+        lambda: image.extents(-1),
+    ]
+    for number, call in enumerate(values):
+        with pytest.raises(ValueError):
+            print(number, call())
+    types: list[Callable[[], Any]] = [
+        lambda: image.read_at("0", 1),  # type: ignore[arg-type]
+        lambda: image.read_at(0.5, 1),  # type: ignore[arg-type]
+        lambda: image.readinto_at(0, b"read-only"),
+        lambda: image.readinto_at(0, "text"),
+        lambda: image.cluster(None),  # type: ignore[arg-type]
+        lambda: diskimg.convert(raw, out, progress=5),  # type: ignore[arg-type]
+        lambda: diskimg.convert(raw, out, nonsense=True),  # type: ignore[call-arg]
+        lambda: diskimg.convert(raw, out, threads="two"),  # type: ignore[arg-type]
+        lambda: diskimg.convert(raw, out, options=5),  # type: ignore[arg-type]
+        lambda: diskimg.create(5, 5),  # type: ignore[arg-type]
+        lambda: diskimg.open(raw, 5),  # type: ignore[arg-type]
+    ]
+    for number, call in enumerate(types):
+        with pytest.raises((TypeError, AttributeError)):
+            print(number, call())
+    with pytest.raises(IndexError):
+        image.cluster(image.size)
+    assert not out.exists() or out.stat().st_size == 0
+
+
+def test_errors_survive_pickling(tmp_path: Path) -> None:
+    for cause in (tmp_path / "missing", Path(__file__)):
+        with pytest.raises(diskimg.Error) as caught:
+            diskimg.open(cause, "qcow2")
+        for twin in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+            assert type(twin) is type(caught.value)
+            assert (str(twin), twin.path) == (str(caught.value), caught.value.path)
+
+
+@given(st.binary(max_size=5000), st.sampled_from([b"", b"QFI\xfb", b"KDMV", b"COWD", b"# Disk D"]))
+def test_detecting_never_raises(data: bytes, start: bytes) -> None:
+    assert diskimg.detect(start + data).format in diskimg.FORMATS
+
+
+@given(st.binary(max_size=3000), st.sampled_from([b"QFI\xfb\0\0\0\3", b"KDMV\1\0\0\0", b""]))
+def test_whatever_the_bytes_the_exception_is_ours(data: bytes, start: bytes) -> None:
+    import io
+
+    for format in (None, *diskimg.FORMATS):
+        try:
+            with diskimg.open(io.BytesIO(start + data), format) as image:
+                image.info()
+                image.as_file().read(100_000)
+        except diskimg.Error:
+            pass

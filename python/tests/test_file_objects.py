@@ -1,0 +1,232 @@
+"""Binary file objects as sources and as outputs."""
+
+import gzip
+import io
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tools import qemu_img
+
+import diskimg
+
+
+class Trickle(io.RawIOBase):
+    """A stream that gives, or takes, a little at a time and cannot go back."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.source = io.BytesIO(data)
+        self.taken = bytearray()
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self.source.readinto(memoryview(buffer)[:7000])
+
+    def write(self, data: Any) -> int:
+        self.taken += data[:7000]
+        return min(7000, len(data))
+
+
+class Duck:
+    """As little as a file object may be."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def read(self, size: int) -> bytes:
+        part = self.data[self.at : self.at + size][:5000]
+        self.at += len(part)
+        return part
+
+
+def sources(path: Path, tmp_path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    (tmp_path / "x.gz").write_bytes(gzip.compress(data))
+    temporary = tempfile.TemporaryFile()
+    temporary.write(data)  # not flushed
+    return {
+        "file": path.open("rb"),
+        "unbuffered": path.open("rb", buffering=0),
+        "temporary": temporary,
+        "bytes": io.BytesIO(data),
+        "gzip": gzip.open(tmp_path / "x.gz"),
+        "stream": Trickle(data),
+        "duck": Duck(data),
+    }
+
+
+@pytest.mark.parametrize("kind", sources(Path(__file__), Path(tempfile.mkdtemp())))
+@pytest.mark.parametrize("format", ["qcow2", "vmdk", "raw"])
+def test_any_binary_file_object_is_a_source(
+    kind: str, format: str, make: Callable[..., Path], raw: Path, tmp_path: Path
+) -> None:
+    path = make(format)
+    out = tmp_path / "out.qcow2"
+    diskimg.convert(sources(path, tmp_path)[kind], out, src_format=format)
+    assert qemu_img("compare", "-f", "raw", "-F", "qcow2", raw, out)
+    assert diskimg.info(sources(path, tmp_path)[kind], format).format == format
+    if kind not in ("stream", "duck"):
+        assert diskimg.detect(sources(path, tmp_path)[kind]).format == format
+    else:
+        with pytest.raises(ValueError, match="seeks"):
+            diskimg.detect(sources(path, tmp_path)[kind])
+
+
+@pytest.mark.parametrize("format", ["qcow2", "vmdk", "raw", "ova"])
+def test_outputs_that_seek_get_the_same_bytes_as_a_file(
+    format: str, raw: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "image"
+    options = {"subformat": "streamOptimized"} if format == "vmdk" else {}
+
+    def convert(dst: Any) -> None:
+        diskimg.convert(raw, dst, format=format, src_format="raw", options=options, sparse=512)
+
+    convert(named)
+    expected = named.read_bytes()
+    for object in (
+        io.BytesIO(b"old" * 5_000_000),
+        (tmp_path / "f").open("w+b"),
+        tempfile.TemporaryFile(),
+    ):
+        convert(object)
+        object.seek(0)
+        found = object.read()
+        if format in ("vmdk", "ova"):  # whose names are in them
+            assert len(found) > 0 and diskimg.compare(io.BytesIO(found), raw, b_format="raw")
+        else:
+            assert found == expected
+
+
+@pytest.mark.parametrize("format", ["vmdk", "raw", "ova"])
+def test_formats_that_stream_go_into_what_cannot_go_back(
+    format: str, raw: Path, tmp_path: Path
+) -> None:
+    options = {"subformat": "streamOptimized"} if format == "vmdk" else {}
+    stream = Trickle()
+    diskimg.convert(raw, stream, format=format, src_format="raw", options=options)
+    assert diskimg.compare(io.BytesIO(stream.taken), raw, b_format="raw")
+    with pytest.raises(diskimg.Error):
+        diskimg.convert(raw, Trickle(), format="qcow2", src_format="raw")
+
+
+def test_a_socket_carries_an_image(raw: Path, disk: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("wb") as out, theirs.makefile("rb") as incoming:
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda: got.append(incoming.read()))
+        reader.start()
+        diskimg.convert(raw, out, format="raw", src_format="raw")
+        out.close()
+        ours.shutdown(socket.SHUT_WR)
+        reader.join()
+    assert got == [disk]
+
+
+def test_exceptions_of_file_objects_come_out_unchanged(
+    raw: Path, make: Callable[..., Path]
+) -> None:
+    class Odd(Exception):
+        pass
+
+    odd = Odd("mine")
+
+    class BadSource(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() + (size or 0) > 100_000:
+                raise odd
+            return super().read(size)
+
+    class BadSink(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            raise odd
+
+    class BadStream(Trickle):
+        def write(self, data: Any) -> int:
+            raise odd
+
+    for call in (
+        lambda: diskimg.convert(BadSource(raw.read_bytes()), io.BytesIO(), src_format="raw"),
+        lambda: diskimg.convert(BadSource(make("vmdk").read_bytes()), io.BytesIO()),
+        lambda: diskimg.convert(raw, BadSink(), src_format="raw", format="qcow2"),
+        lambda: diskimg.convert(raw, BadStream(), src_format="raw"),
+        lambda: diskimg.open(BadSource(raw.read_bytes()), "raw").read_at(0, 1 << 20),
+        lambda: diskimg.open(BadSource(raw.read_bytes()), "raw").as_file().read(),
+        lambda: diskimg.compare(raw, BadSource(raw.read_bytes()), a_format="raw", b_format="raw"),
+    ):
+        with pytest.raises(Odd) as caught:
+            call()
+        assert caught.value is odd
+
+
+def test_file_objects_that_lie_are_found_out(raw: Path) -> None:
+    class Short(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            super().seek(offset, whence)
+            return self.tell()
+
+        def tell(self) -> int:
+            return super().tell() + 1000
+
+    class Generous(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(-1)
+
+    class Texts(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> Any:
+            return "text"
+
+    data = raw.read_bytes()
+    with pytest.raises(diskimg.CorruptError):
+        diskimg.convert(Short(data), io.BytesIO(), src_format="raw")
+    with pytest.raises(ValueError):
+        diskimg.convert(Generous(data), io.BytesIO(), src_format="raw")
+    with pytest.raises(TypeError):
+        diskimg.convert(Texts(data), io.BytesIO(), src_format="raw")
+
+
+def test_what_is_no_binary_file_is_a_type_error(raw: Path, tmp_path: Path) -> None:
+    things: list[Any] = [None, 5, object(), io.StringIO("x"), (tmp_path / "t").open("w")]
+    for thing in things:
+        with pytest.raises(TypeError):
+            diskimg.open(thing)
+        with pytest.raises(TypeError):
+            diskimg.convert(raw, thing, src_format="raw")
+    with (tmp_path / "a").open("ab") as appending, pytest.raises(ValueError, match="append"):
+        diskimg.convert(raw, appending, src_format="raw")
+    with pytest.raises((TypeError, OSError)):
+        diskimg.convert(raw, raw.open("rb"), src_format="raw")
+    closed = raw.open("rb")
+    closed.close()
+    with pytest.raises(ValueError):
+        diskimg.open(closed)
+
+
+def test_what_an_image_in_a_file_object_names_is_not_opened(images: Path) -> None:
+    with (images / "overlay.qcow2").open("rb") as file:
+        with pytest.raises(diskimg.RefusedError):
+            diskimg.open(file)
+        assert diskimg.info(file).backing_filename == "base-v2.qcow2"
+
+
+def test_names_are_text_bytes_or_paths(raw: Path, tmp_path: Path) -> None:
+    for name in (str(raw), os.fsencode(raw), raw):
+        with diskimg.open(name, "raw") as image:
+            assert image.name == str(raw)
+    odd = os.fsencode(tmp_path) + b"/odd-\xff.qcow2"
+    diskimg.convert(raw, odd, src_format="raw")
+    assert diskimg.info(odd).format == "qcow2"
+    assert diskimg.compare(odd, raw)
+    os.chdir(tmp_path)
+    (tmp_path / "-").write_bytes(raw.read_bytes())
+    assert diskimg.open("-", "raw").size == raw.stat().st_size
