@@ -1,31 +1,55 @@
 //! Guest bytes lent to Python where they lie in memory: the buffer behind a
 //! `memoryview`.
 
-use diskimg::Image;
+use diskimg::extent::{ChainExtent, Kind, Place};
+use diskimg::host::zeros::is_zero;
+use diskimg::{Image, Source};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use std::ffi::c_int;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// A run of an image's bytes that can be borrowed as one; read-only.
+/// Guest bytes that are stored as they are, in a file that is in memory; read-only.
 #[pyclass(frozen)]
 pub(crate) struct Cluster {
-    /// Keeps the bytes where they are: its sources are what they lie in.
-    image: Arc<Image>,
-    offset: u64,
-    len: usize,
+    /// Keeps the bytes where they are.
+    file: Arc<dyn Source>,
+    /// Which of them.
+    stored: Range<usize>,
 }
 
 impl Cluster {
-    /// The `len` guest bytes at `offset`; `None` if they are not one run in memory.
-    pub(crate) fn lend(
-        image: &Arc<Image>,
-        offset: u64,
-        len: usize,
-    ) -> diskimg::Result<Option<Self>> {
-        let whole = image.slice_at(offset, len)?.is_some_and(|bytes| bytes.len() == len);
-        Ok(whole.then(|| Self { image: Arc::clone(image), offset, len }))
+    /// The guest bytes of `range`; `None` if they are not in one piece, or not in memory.
+    pub(crate) fn lend(image: &Image, range: Range<u64>) -> diskimg::Result<Option<Self>> {
+        let len = (range.end - range.start) as usize;
+        let extents = image.extents(range)?;
+        let Some((first, start)) = extents.first().and_then(|e| Some((e, place(e)?))) else {
+            return Ok(None);
+        };
+        let Some(layer) = image.layers().nth(first.depth) else { return Ok(None) };
+        let file = Arc::clone(&layer.files()[start.file]);
+        let stored = start.offset as usize..start.offset as usize + len;
+        let lent = file.as_slice().and_then(|all| all.get(stored.clone())).is_some_and(|bytes| {
+            extents.iter().all(|extent| {
+                let at = extent.guest.start - first.guest.start;
+                let next = Place { offset: start.offset + at, ..start };
+                let part = &bytes[at as usize..][..extent.len() as usize];
+                // What reads as zeros, such as a hole of the file, may hold anything.
+                let as_stored = !extent.kind.is_zero() || is_zero(part);
+                (extent.depth, place(extent)) == (first.depth, Some(next)) && as_stored
+            })
+        });
+        Ok(lent.then_some(Self { file, stored }))
+    }
+}
+
+/// Where an extent lies as it is.
+fn place(extent: &ChainExtent) -> Option<Place> {
+    match extent.kind {
+        Kind::Data(place) | Kind::Zero(Some(place)) => Some(place),
+        _ => None,
     }
 }
 
@@ -40,13 +64,12 @@ impl Cluster {
         flags: c_int,
     ) -> PyResult<()> {
         let this = slf.get();
-        let bytes = this.image.slice_at(this.offset, this.len).ok().flatten();
-        let Some(bytes) = bytes.filter(|bytes| bytes.len() == this.len) else {
+        let Some(bytes) = this.file.as_slice().and_then(|all| all.get(this.stored.clone())) else {
             return Err(PyBufferError::new_err("the bytes are not in memory any more"));
         };
         let (start, len) = (bytes.as_ptr(), bytes.len() as ffi::Py_ssize_t);
         // SAFETY: `view` is Python's to be filled. The bytes stay where they are as
-        // long as the image lives, which `slf` holds; the view takes a reference to
+        // long as the source lives, which `slf` holds; the view takes a reference to
         // `slf`. The 1 says that they are not to be written, and a request for
         // writing fails here.
         let filled = unsafe {

@@ -1,6 +1,6 @@
 //! The library's errors as Python's exceptions.
 //!
-//! The classes are Python's own (`diskimg/_errors.py`): some of them derive from
+//! The classes are Python's own (`lib/diskimg/_errors.py`): some of them derive from
 //! two bases, which is plain there.
 
 use diskimg::{Error, ErrorKind};
@@ -41,7 +41,7 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     Ok(PyErr::from_value(exception))
 }
 
-/// The class in `diskimg/_errors.py`.
+/// The class in `lib/diskimg/_errors.py`.
 fn class(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Corrupt => "CorruptError",
@@ -54,15 +54,21 @@ fn class(kind: ErrorKind) -> &'static str {
 }
 
 /// Python tells I/O errors apart by number. What the library found out itself
-/// has none: it gets the one that the system would have given.
+/// has none: it gets the one that the system would have given (POSIX's, which are
+/// the same on all the systems that matter here, but for one).
 fn errno(error: &io::Error) -> i32 {
-    const EIO: i32 = 5;
-    const EINVAL: i32 = 22;
-    const EOPNOTSUPP: i32 = 95;
+    const EOPNOTSUPP: i32 = if cfg!(target_os = "macos") { 102 } else { 95 };
     error.raw_os_error().unwrap_or(match error.kind() {
-        io::ErrorKind::InvalidInput => EINVAL,
+        io::ErrorKind::NotFound => 2,
+        io::ErrorKind::PermissionDenied => 13,
+        io::ErrorKind::AlreadyExists => 17,
+        io::ErrorKind::NotADirectory => 20,
+        io::ErrorKind::IsADirectory => 21,
+        io::ErrorKind::InvalidInput => 22,
+        io::ErrorKind::StorageFull => 28,
+        io::ErrorKind::BrokenPipe => 32,
         io::ErrorKind::Unsupported => EOPNOTSUPP,
-        _ => EIO,
+        _ => 5,
     })
 }
 

@@ -148,10 +148,10 @@ impl Image {
         }
         let unit = unit(&image);
         let start = offset / unit * unit;
-        let len = unit.min(image.size() - start) as usize;
-        match py.detach(|| Cluster::lend(&image, start, len)).or_raise(py)? {
+        let end = image.size().min(start + unit);
+        match py.detach(|| Cluster::lend(&image, start..end)).or_raise(py)? {
             Some(cluster) => PyMemoryView::from(Bound::new(py, cluster)?.as_any()),
-            None => PyMemoryView::from(self.read_at(py, start, len)?.as_any()),
+            None => PyMemoryView::from(self.read_at(py, start, (end - start) as usize)?.as_any()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The native half of the Python package `diskimg`.
 //!
 //! ```text
-//!   diskimg/*.py     what users see: signatures, types, documentation, results
+//!   lib/diskimg/     what users see: signatures, types, documentation, results
 //!      │ plain values: names, numbers, option pairs
 //!      ▼
 //!   _native          this crate: one file a verb, and what they share

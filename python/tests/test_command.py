@@ -9,20 +9,14 @@ import sysconfig
 import time
 from pathlib import Path
 
-from tools import qemu_img
-
 import diskimg
+from tools import qemu_img
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "diskimg"
 
 
-def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        **options,  # type: ignore[call-overload, no-any-return]
-    )
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
 
 def test_the_module_and_the_script_are_the_command(raw: Path, tmp_path: Path) -> None:
@@ -60,6 +54,7 @@ def test_ctrl_c_ends_it_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "diskimg", "convert", "-c", "-f", "raw", "-O", "qcow2"]
     process = subprocess.Popen([*command, "-o", options, source, out])
     while len(os.listdir(tmp_path)) < 2:
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait() in (130, -signal.SIGINT)

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import diskimg
 import pytest
 from tools import qemu_img
-
-import diskimg
 
 SLOW = 30 << 20
 """Bytes of noise that take more than a second to compress at the highest level."""

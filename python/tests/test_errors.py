@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diskimg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import diskimg
 
 
 def test_the_tree_has_one_root() -> None:
@@ -26,7 +25,7 @@ def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
     missing = tmp_path / "missing.qcow2"
     for call in (diskimg.open, diskimg.info, diskimg.map, diskimg.check, diskimg.detect):
         with pytest.raises(FileNotFoundError) as caught:
-            call(missing)  # type: ignore[operator]
+            call(missing)
         error = caught.value
         assert isinstance(error, diskimg.IoError)
         assert (error.errno, error.filename, error.path) == (
@@ -74,7 +73,7 @@ def test_a_name_that_leads_elsewhere_is_refused(images: Path, tmp_path: Path) ->
     )
     for references in ("none", "same-dir"):
         with pytest.raises(diskimg.RefusedError) as caught:
-            diskimg.open(overlay, references=references)  # type: ignore[arg-type]
+            diskimg.open(overlay, references=references)
         assert "base-v2.qcow2" in str(caught.value)
     assert diskimg.open(overlay, references="any").layers == 2
     assert diskimg.info(overlay, references="none").backing_filename is not None

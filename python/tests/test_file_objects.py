@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diskimg
 import pytest
 from tools import qemu_img
-
-import diskimg
 
 
 class Trickle(io.RawIOBase):
@@ -52,7 +51,7 @@ class Duck:
 def sources(path: Path, tmp_path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     (tmp_path / "x.gz").write_bytes(gzip.compress(data))
-    temporary = tempfile.TemporaryFile()
+    temporary = tempfile.TemporaryFile()  # noqa: SIM115
     temporary.write(data)  # not flushed
     return {
         "file": path.open("rb"),
@@ -97,7 +96,7 @@ def test_outputs_that_seek_get_the_same_bytes_as_a_file(
     for object in (
         io.BytesIO(b"old" * 5_000_000),
         (tmp_path / "f").open("w+b"),
-        tempfile.TemporaryFile(),
+        tempfile.TemporaryFile(),  # noqa: SIM115
     ):
         convert(object)
         object.seek(0)

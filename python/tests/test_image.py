@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import os
 import random
 import threading
@@ -9,9 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 import diskimg
+import pytest
 
 
 class Buffer(ctypes.Structure):
@@ -100,7 +100,7 @@ def test_extents_cover_the_disk_and_come_piece_by_piece(tmp_path: Path) -> None:
         extents = list(image.extents())
         assert len(extents) == 18000
         assert extents[0].start == 0 and extents[-1].end == image.size
-        assert all(a.end == b.start for a, b in zip(extents, extents[1:], strict=False))
+        assert all(a.end == b.start for a, b in itertools.pairwise(extents))
         assert extents == diskimg.map(out)
         assert list(image.extents(12288, 20480)) == extents[3:5]
         assert list(image.extents(image.size)) == []
@@ -178,7 +178,7 @@ def test_closing_while_others_read_is_safe(make: Callable[..., Path]) -> None:
         image = diskimg.open(path)
         started = threading.Barrier(3)
 
-        def read() -> str:
+        def read(image: diskimg.Image = image, started: threading.Barrier = started) -> str:
             started.wait()
             try:
                 while True:

@@ -89,7 +89,7 @@ def test_so_does_a_buffered_reader_over_it(
 ) -> None:
     image, disk = pair
     ours = io.BufferedReader(image.as_file(), size)
-    theirs = io.BufferedReader(io.BytesIO(disk), size)  # type: ignore[type-var]
+    theirs = io.BufferedReader(io.BytesIO(disk), size)
     for step in steps:
         assert outcome(ours, step) == outcome(theirs, step), step
 
@@ -98,7 +98,12 @@ def test_it_is_read_only_and_says_so(pair: Pair) -> None:
     file = pair[0].as_file()
     assert (file.readable(), file.seekable(), file.writable()) == (True, True, False)
     assert file.mode == "rb" and file.name == pair[0].name
-    for call in (lambda: file.write(b"x"), lambda: file.truncate(0), lambda: file.fileno()):
+    calls: list[Callable[[], object]] = [
+        lambda: file.write(b"x"),
+        lambda: file.truncate(0),
+        file.fileno,
+    ]
+    for call in calls:
         with pytest.raises(io.UnsupportedOperation):
             call()
     with pytest.raises(TypeError):

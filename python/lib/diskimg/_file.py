@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 if TYPE_CHECKING:
     from diskimg._image import Image
 
+_LINE = 8 << 10
+"""Bytes that are looked through for the end of a line at a time."""
+
 
 class ImageFile(io.RawIOBase):
     """The guest's bytes as a read-only binary file that seeks.
 
     Made by `Image.as_file`. It is a raw file: wrap it in `io.BufferedReader` for many
-    small reads or for lines. Closing it does not close the image.
+    small reads. Closing it does not close the image.
     """
 
     def __init__(self, image: Image) -> None:
@@ -114,6 +117,24 @@ class ImageFile(io.RawIOBase):
             data = self._image.read_at(self._position, length) if length else b""
             self._position += length
             return data
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Up to and with the next newline; at most ``size`` bytes if it is not negative.
+
+        Raises:
+            Error: The image cannot be read there.
+        """
+        self._require_open()
+        wanted = -1 if size is None else operator.index(size)
+        line = bytearray()
+        with self._lock:
+            end = self._size if wanted < 0 else min(self._size, self._position + wanted)
+            while self._position < end and not line.endswith(b"\n"):
+                piece = self._image.read_at(self._position, min(_LINE, end - self._position))
+                piece = piece[: piece.find(b"\n") + 1 or len(piece)]
+                line += piece
+                self._position += len(piece)
+        return bytes(line)
 
     def readall(self) -> bytes:
         """All that is left."""
