@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diskimg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools import disk_bytes, qemu_img
-
-import diskimg
 
 SIZE = 300_032
 offsets = st.integers(-400_000, 400_000) | st.sampled_from([0, 1, 65535, 65536, SIZE - 1, SIZE])
