@@ -1,6 +1,8 @@
 #!/bin/sh
-# Runs all tests. They hold diskimg against the tools that others use, so those
-# must be there: installed here if this is Debian and we are root, named if not.
+# Runs all tests: of the library and the command, and of the Python package (with
+# arguments, which are cargo test's: of the first two only). They hold diskimg against
+# the tools that others use, so those must be there: installed here if this is Debian
+# and we are root, named if not.
 set -eu
 cd "$(dirname "$0")"
 
@@ -13,6 +15,7 @@ need qemu-io qemu-utils
 need mkfs.ext4 e2fsprogs
 need 7zz 7zip
 need prlimit util-linux
+need python3 python3-venv
 # Some tests mount file systems.
 privileged=
 if [ "$(id -u)" = 0 ]; then
@@ -37,6 +40,11 @@ if [ -n "$missing" ]; then
     fi
 fi
 
+# Debian's Python makes no virtual environments without it.
+if can_install; then
+    python3 -c 'import ensurepip' 2>/dev/null || install python3-venv
+fi
+
 # Readers of VMDK that are Python modules: more opinions, but not needed.
 oracles=$PWD/target/oracles
 add_readers() {
@@ -45,9 +53,6 @@ add_readers() {
 }
 add_oracles() {
     add_readers && return
-    if can_install; then
-        python3 -c 'import ensurepip' || install python3-venv
-    fi
     python3 -m venv --clear "$oracles" && add_readers
 }
 if said=$(add_oracles 2>&1); then
@@ -57,4 +62,5 @@ else
 fi
 
 cargo test --workspace --locked --doc
-exec cargo test --workspace --locked --lib --bins --tests "$@" -- $privileged
+cargo test --workspace --locked --lib --bins --tests "$@" -- $privileged
+[ $# -gt 0 ] || python/test.sh

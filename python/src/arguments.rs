@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How an image is opened: `Opening` in `_native.pyi`.
+/// How an image is opened: `Opening` in `_types.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct Opening {

@@ -7,7 +7,7 @@ use diskimg::{Caching, Convert, Durability, OpenOptions, Output, Reflink, Report
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
-/// How to convert: `Conversion` in `_native.pyi`.
+/// How to convert: `Conversion` in `_types.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct Conversion {

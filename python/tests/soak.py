@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import diskimg
 from tools import TESTDATA, disk_bytes
@@ -86,9 +87,10 @@ class Soak:
                     path.unlink()
 
     def open(self, path: Path, bad: bool, chance: random.Random) -> diskimg.Image:
-        file = chance.choice([str(path), io.BytesIO(path.read_bytes()), path.open("rb")])
+        files: list[str | BinaryIO] = [str(path), io.BytesIO(path.read_bytes()), path.open("rb")]
+        file = chance.choice(files)
         if path.suffix == ".qcow2" and "overlay" in path.name:
-            file = path
+            file = str(path)
         # What nobody else can touch may be mapped.
         mapped = isinstance(file, str) and not bad and chance.random() < 0.5
         return diskimg.open(file, memory_map=mapped)
@@ -118,9 +120,11 @@ class Soak:
                 raise InterruptedError
 
         try:
+            sources: list[Path | BinaryIO] = [path, path.open("rb")]
+            destinations: list[Path | BinaryIO] = [out, io.BytesIO()]
             diskimg.convert(
-                chance.choice([path, path.open("rb")]) if "overlay" not in path.name else path,
-                chance.choice([out, io.BytesIO()]),
+                path if "overlay" in path.name else chance.choice(sources),
+                chance.choice(destinations),
                 format=format,
                 options=options,
                 compress=compress,

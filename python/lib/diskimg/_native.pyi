@@ -1,39 +1,23 @@
 # The native half (src/): not for users.
 
 from collections.abc import Callable
-from typing import Literal, TypedDict, final
+from typing import Literal, final
+
+from diskimg._types import Conversion, Opening
+
+__all__ = [
+    "VERSION",
+    "Image",
+    "compare",
+    "convert",
+    "create",
+    "detect",
+    "formats",
+    "measure_size",
+    "run_command",
+]
 
 VERSION: str
-
-class Opening(TypedDict):
-    format: str | None
-    references: str
-    snapshot: str | None
-    disk: str | None
-    ignore_content_id: bool
-    direct: bool
-    memory_map: bool
-
-class Conversion(TypedDict):
-    format: str
-    options: list[tuple[str, str]]
-    compress: bool
-    backing: str | None
-    backing_format: str | None
-    references: str
-    sparse: int | None
-    threads: int | None
-    rate_limit: int | None
-    salvage: bool
-    reflink: str
-    offload: bool
-    recompress: bool
-    verify: bool
-    verify_manifest: bool
-    durable: bool
-    direct: bool
-    in_place: bool
-    target_is_zero: bool
 
 @final
 class Image:

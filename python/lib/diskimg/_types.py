@@ -6,9 +6,7 @@ import operator
 import os
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias
-
-from diskimg import _native
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias, TypedDict
 
 
 class BinaryReader(Protocol):
@@ -36,6 +34,42 @@ SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".ova": "ova", ".ovf": "ova"}
 """The formats that a new image's name tells."""
 
 _LARGEST = (1 << 63) - 1
+
+
+class Opening(TypedDict):
+    """How an image is opened, for the native half."""
+
+    format: str | None
+    references: str
+    snapshot: str | None
+    disk: str | None
+    ignore_content_id: bool
+    direct: bool
+    memory_map: bool
+
+
+class Conversion(TypedDict):
+    """How images are converted, for the native half."""
+
+    format: str
+    options: list[tuple[str, str]]
+    compress: bool
+    backing: str | None
+    backing_format: str | None
+    references: str
+    sparse: int | None
+    threads: int | None
+    rate_limit: int | None
+    salvage: bool
+    reflink: str
+    offload: bool
+    recompress: bool
+    verify: bool
+    verify_manifest: bool
+    durable: bool
+    direct: bool
+    in_place: bool
+    target_is_zero: bool
 
 
 def file_or_name(given: object) -> object:
@@ -93,7 +127,7 @@ def opening(
     ignore_content_id: bool = False,
     direct: bool = False,
     memory_map: bool = False,
-) -> _native.Opening:
+) -> Opening:
     """How an image is to be opened."""
     return {
         "format": format,

@@ -27,6 +27,7 @@ from diskimg._results import (
 from diskimg._types import (
     BinaryReader,
     BinaryWriter,
+    Conversion,
     OptionValue,
     Path,
     References,
@@ -140,7 +141,7 @@ def convert(
     )
     if in_place and not isinstance(dst, str | bytes | os.PathLike):
         raise InvalidError("in_place=True needs a name: a file object is written as it stands")
-    conversion: _native.Conversion = {
+    conversion: Conversion = {
         "format": format_of(dst, format),
         "options": pairs(options),
         "compress": compress,

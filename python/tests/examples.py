@@ -1,0 +1,48 @@
+"""The READMEs' examples, as they stand: ``python tests/examples.py`` runs them.
+
+It needs nothing but the wheel.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PROJECT = PACKAGE.parent
+READMES = (PACKAGE / "README.md", PROJECT / "README.md")
+
+_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(readme: Path) -> list[str]:
+    """The examples of a README."""
+    return _BLOCK.findall(readme.read_text())
+
+
+def prepare(folder: Path) -> None:
+    """Makes the images that the examples name."""
+    testdata = PROJECT / "testdata"
+    shutil.copy(testdata / "ext4-stream-qemu.vmdk", folder / "disk.vmdk")
+    shutil.copy(testdata / "overlay.qcow2", folder / "upload.qcow2")
+    shutil.copy(testdata / "ext4-zlib.qcow2", folder / "disk.qcow2")
+
+
+def run(readme: Path) -> None:
+    """Runs the examples of a README, one after the other, in this folder."""
+    names: dict[str, object] = {}
+    for block in blocks(readme):
+        exec(compile(block, str(readme), "exec"), names)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
+        os.chdir(folder)
+        for readme in READMES:
+            run(readme)
+
+
+if __name__ == "__main__":
+    main()

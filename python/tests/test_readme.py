@@ -1,0 +1,65 @@
+"""The READMEs' examples, as they stand, and the table of commands."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import diskimg
+import pytest
+from examples import PACKAGE, PROJECT, blocks, prepare, run
+from tools import TESTDATA
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the examples find the files that they name."""
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_packages_readme(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(PACKAGE / "README.md")
+    told = capsys.readouterr().out
+    assert "bytes stored for a disk of 8388608" in told
+    assert "refused: upload.qcow2: it names the backing file 'base-v2.qcow2'" in told
+    digest = dict(line.split()[::-1] for line in (TESTDATA / "SHA256SUMS").read_text().splitlines())
+    assert digest["ext4-stream-qemu.vmdk"] in told
+    assert "missing.qcow2 missing.qcow2: cannot open it" in told
+    assert diskimg.compare("disk.vmdk", "disk.qcow2")
+
+
+def test_the_projects_readme(folder: Path) -> None:
+    run(PROJECT / "README.md")
+
+
+def test_an_upload_that_is_what_it_claims_is_accepted(folder: Path) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(PACKAGE / "README.md"):
+        if "def accept" in block:
+            exec("import diskimg\n" + block, names)
+    accept = names["accept"]
+    assert callable(accept)
+    accept("disk.qcow2", "qcow2")
+    for claimed in ("raw", "vmdk"):
+        with pytest.raises(ValueError):
+            accept("disk.qcow2", claimed)
+
+
+def test_every_call_of_the_table_exists() -> None:
+    table = re.compile(r"^\| `qemu-img (.*)` \| `(.*)` \|$", re.MULTILINE)
+    rows = table.findall((PACKAGE / "README.md").read_text())
+    assert len(rows) > 15
+    help = subprocess.run(["qemu-img", "--help"], capture_output=True, text=True, check=True).stdout
+    for command, call in rows:
+        assert f"  {command.split()[0]} " in help
+        tree = ast.parse(call.replace("(…, ", "('', '', ").replace("…", "_"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "diskimg"):
+                    continue
+                function = getattr(diskimg, node.func.attr)
+                accepted = function.__code__.co_varnames
+                for keyword in node.keywords:
+                    assert keyword.arg in accepted, (call, keyword.arg)
