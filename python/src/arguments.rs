@@ -4,7 +4,7 @@
 //! the values mean anything is seen here.
 
 use crate::errors::{Raise, bad_value};
-use crate::file::{self, Given};
+use crate::file::{self, Given, Raised};
 use diskimg::host::source::{FileSource, Source};
 use diskimg::open::local_path;
 use diskimg::{
@@ -59,7 +59,7 @@ pub(crate) enum Input {
     /// By its name.
     Path(PathBuf),
     /// Bytes that Python's file object has, and what it is called.
-    File(Given, String),
+    File(Given, String, Raised),
 }
 
 impl Input {
@@ -68,14 +68,23 @@ impl Input {
         if let Ok(name) = object.extract::<PathBuf>() {
             return Ok(Self::Path(plain(name)));
         }
-        Ok(Self::File(file::given(object)?, file::name(object)))
+        let raised = Raised::default();
+        Ok(Self::File(file::given(object, raised.clone())?, file::name(object), raised))
+    }
+
+    /// What a file object raises from now on.
+    pub(crate) fn raised(&self) -> Raised {
+        match self {
+            Self::Path(_) => Raised::default(),
+            Self::File(_, _, raised) => raised.clone(),
+        }
     }
 
     /// Opens it.
     pub(crate) fn open(self, options: &OpenOptions) -> diskimg::Result<Image> {
         match self {
             Self::Path(path) => options.open(path),
-            Self::File(given, name) => {
+            Self::File(given, name, _) => {
                 let source = given.source().map_err(|e| cannot_read(e, &name))?;
                 options.open_source(source, name)
             }
@@ -90,7 +99,7 @@ impl Input {
                 let source = FileSource::open(local);
                 Ok(Arc::new(source.map_err(|e| Error::io("cannot open it", e).in_file(&path))?))
             }
-            Self::File(given, name) => given.source().map_err(|e| cannot_read(e, &name)),
+            Self::File(given, name, _) => given.source().map_err(|e| cannot_read(e, &name)),
         }
     }
 }

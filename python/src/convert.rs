@@ -1,9 +1,11 @@
 //! `convert`.
 
 use crate::arguments::{self, Input, Opening, references, unknown};
-use crate::{file, work};
+use crate::file::{self, Raised};
+use crate::work;
 use diskimg::target::Backing;
-use diskimg::{Caching, Convert, Durability, OpenOptions, Output, Reflink, Report, Sparse};
+use diskimg::{Caching, Convert, Durability, Error, Image, Reflink, Report, Sparse};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
@@ -37,7 +39,7 @@ pub(crate) struct Conversion {
 enum Destination {
     New(PathBuf),
     Existing(PathBuf),
-    Object(Output),
+    Object(Py<PyAny>),
 }
 
 /// What a conversion did: the fields of `Report`, in order.
@@ -57,27 +59,58 @@ pub(crate) fn convert(
         .map(|(object, opening)| Ok((Input::new(object)?, opening.options(py)?)))
         .collect::<PyResult<Vec<_>>>()?;
     let configure = how.configure(py)?;
+    let salvage = how.salvage;
     let destination = match destination.extract::<PathBuf>() {
         Ok(path) if how.in_place => Destination::Existing(arguments::plain(path)),
         Ok(path) => Destination::New(arguments::plain(path)),
-        Err(_) => Destination::Object(file::output(destination)?),
-    };
-    let report = work::run(py, progress.as_ref(), |callback| {
-        let convert = configure(open(inputs)?).progress(callback);
-        match destination {
-            Destination::New(path) => convert.run(path),
-            Destination::Existing(path) => convert.run_existing(path),
-            Destination::Object(output) => convert.run_to(output),
+        Err(_) => {
+            file::require_output(destination)?;
+            Destination::Object(destination.clone().unbind())
         }
-    })?;
+    };
+    let object = match &destination {
+        Destination::Object(object) => Some(object.clone_ref(py)),
+        _ => None,
+    };
+    let out = Raised::default();
+    let raised: Vec<_> = inputs.iter().map(|(input, _)| input.raised()).collect();
+    let report = work::run(py, progress.as_ref(), |callback| {
+        let images = inputs.into_iter().map(|(input, options)| input.open(&options));
+        let images = images.collect::<diskimg::Result<Vec<_>>>()?;
+        let output = match &destination {
+            Destination::Object(object) => {
+                let output =
+                    Python::attach(|py| file::output(object.bind(py), &images, out.clone()));
+                Some(output.map_err(|e| Error::io("cannot write", std::io::Error::other(e)))?)
+            }
+            _ => None,
+        };
+        let convert = configure(joined(images)?).progress(callback);
+        match (destination, output) {
+            (Destination::New(path), _) => convert.run(path),
+            (Destination::Existing(path), _) => convert.run_existing(path),
+            (Destination::Object(_), output) => {
+                convert.run_to(output.ok_or_else(Error::cancelled)?)
+            }
+        }
+    });
+    for raised in raised.iter().chain([&out]) {
+        // A salvage goes on where reading fails, whoever says so; not where it is told to stop.
+        let stops = |e: &PyErr| !salvage || !e.is_instance_of::<PyException>(py);
+        if let Some(error) = raised.take().filter(stops) {
+            return Err(error);
+        }
+    }
+    let report = report?;
+    object.map_or(Ok(()), |object| file::finish_output(object.bind(py)))?;
     Ok(fields(report))
 }
 
-/// Opens all of them; the Python half has seen that there is one.
-fn open<'a>(inputs: Vec<(Input, OpenOptions)>) -> diskimg::Result<Convert<'a>> {
-    let mut images = inputs.into_iter().map(|(input, options)| input.open(&options));
-    let first = images.next().unwrap_or_else(|| Err(diskimg::Error::invalid("no source")))?;
-    images.try_fold(Convert::new(first), |convert, image| Ok(convert.append(image?)))
+/// All of them, one after the other; the Python half has seen that there is one.
+fn joined<'a>(images: Vec<Image>) -> diskimg::Result<Convert<'a>> {
+    let mut images = images.into_iter();
+    let first = images.next().ok_or_else(|| Error::invalid("no source"))?;
+    Ok(images.fold(Convert::new(first), Convert::append))
 }
 
 impl Conversion {

@@ -27,7 +27,7 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let os_error = error.io_error().filter(|_| error.kind() == ErrorKind::Io);
     let errors = py.import("diskimg._errors")?;
     let text = error.to_string();
-    let path = error.path().map(|path| path.display().to_string());
+    let path = error.path().map(|path| path.as_os_str().to_owned());
     let exception = match os_error {
         Some(os_error) => errors.call_method1("io_error", (errno(os_error), text, path))?,
         None => {

@@ -3,6 +3,7 @@
 use crate::arguments::{Input, Opening, format, options};
 use crate::cluster::Cluster;
 use crate::errors::{Raise, bad_value};
+use crate::file::Raised;
 use crate::work;
 use diskimg::check::{CheckReport, Severity};
 use diskimg::{Error, ErrorKind, MapEntry};
@@ -20,12 +21,18 @@ const PLAIN_UNIT: u64 = 64 << 10;
 #[pyclass(frozen)]
 pub(crate) struct Image {
     image: RwLock<Option<Arc<diskimg::Image>>>,
+    raised: Raised,
 }
 
 /// One entry of a map: the fields of `Extent`, in order.
 type Entry = (u64, u64, usize, bool, bool, bool, bool, Option<u64>, Option<String>);
 
 impl Image {
+    /// What the file object under the image raises.
+    pub(crate) fn raised(&self) -> &Raised {
+        &self.raised
+    }
+
     /// The image.
     ///
     /// # Errors
@@ -51,8 +58,9 @@ impl Image {
         let input = Input::new(file)?;
         let options = opening.options(py)?;
         let options = options.metadata_only(facts).with_extents(facts).with_chain(chain);
-        let image = py.detach(|| input.open(&options)).or_raise(py)?;
-        Ok(Self { image: RwLock::new(Some(Arc::new(image))) })
+        let raised = input.raised();
+        let image = raised.or(py.detach(|| input.open(&options)).or_raise(py))?;
+        Ok(Self { image: RwLock::new(Some(Arc::new(image))), raised })
     }
 
     fn close(&self, py: Python<'_>) {
@@ -104,14 +112,14 @@ impl Image {
         if layer >= image.layers().len() {
             return Err(PyIndexError::new_err("the chain has fewer layers"));
         }
-        json(&py.detach(|| image.info(layer)).or_raise(py)?)
+        json(&self.raised.or(py.detach(|| image.info(layer)).or_raise(py))?)
     }
 
     /// At most `most` extents between `start` and `end`. What follows is asked for
     /// from where the last one ends.
     fn extents(&self, py: Python<'_>, start: u64, end: u64, most: usize) -> PyResult<Vec<Entry>> {
         let image = self.get()?;
-        py.detach(|| extents(&image, start, end, most)).or_raise(py)
+        self.raised.or(py.detach(|| extents(&image, start, end, most)).or_raise(py))
     }
 
     fn read_at<'py>(
@@ -123,7 +131,9 @@ impl Image {
         let image = self.get()?;
         // Before so much memory is asked for.
         require_inside(&image, offset, len).or_raise(py)?;
-        PyBytes::new_with(py, len, |buf| py.detach(|| image.read_at(buf, offset)).or_raise(py))
+        PyBytes::new_with(py, len, |buf| {
+            self.raised.or(py.detach(|| image.read_at(buf, offset)).or_raise(py))
+        })
     }
 
     /// Fills `buffer`, which has one dimension of bytes and can be written. By way
@@ -132,7 +142,7 @@ impl Image {
         let image = self.get()?;
         require_inside(&image, offset, buffer.item_count()).or_raise(py)?;
         let mut bytes = vec![0; buffer.item_count()];
-        py.detach(|| image.read_at(&mut bytes, offset)).or_raise(py)?;
+        self.raised.or(py.detach(|| image.read_at(&mut bytes, offset)).or_raise(py))?;
         buffer.copy_from_slice(py, &bytes)
     }
 
@@ -149,7 +159,7 @@ impl Image {
         let unit = unit(&image);
         let start = offset / unit * unit;
         let end = image.size().min(start + unit);
-        match py.detach(|| Cluster::lend(&image, start..end)).or_raise(py)? {
+        match self.raised.or(py.detach(|| Cluster::lend(&image, start..end)).or_raise(py))? {
             Some(cluster) => PyMemoryView::from(Bound::new(py, cluster)?.as_any()),
             None => PyMemoryView::from(self.read_at(py, start, (end - start) as usize)?.as_any()),
         }
@@ -163,7 +173,8 @@ impl Image {
         let mut findings = Vec::new();
         let report = work::run(py, None, |_| {
             image.check(&mut |finding| findings.push((severity(finding.severity), finding.message)))
-        })?;
+        });
+        let report = self.raised.or(report)?;
         report.map(|report| Ok((findings, json(&Counts::of(&report))?))).transpose()
     }
 
@@ -176,7 +187,11 @@ impl Image {
     ) -> PyResult<String> {
         let image = self.get()?;
         let (format, options) = (self::format(py, format)?, options(pairs));
-        json(&py.detach(|| diskimg::measure(format, &options, &image)).or_raise(py)?)
+        json(
+            &self
+                .raised
+                .or(py.detach(|| diskimg::measure(format, &options, &image)).or_raise(py))?,
+        )
     }
 }
 

@@ -49,10 +49,12 @@ pub(crate) fn compare(
     threads: Option<usize>,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<(&'static str, Option<u64>)> {
-    let (a, b) = (a.get()?, b.get()?);
+    let (first, second) = (a.get()?, b.get()?);
     let found = work::run(py, progress.as_ref(), |callback| {
-        diskimg::compare(&a, &b, strict, threads, Some(callback)).map_err(|failed| failed.error)
-    })?;
+        let found = diskimg::compare(&first, &second, strict, threads, Some(callback));
+        found.map_err(|failed| failed.error)
+    });
+    let found = b.raised().or(a.raised().or(found))?;
     Ok(match found {
         Comparison::Identical { .. } => ("identical", None),
         Comparison::ContentMismatch { offset } => ("content", Some(offset)),
@@ -77,12 +79,13 @@ pub(crate) fn measure_size(
 #[pyfunction]
 pub(crate) fn detect(py: Python<'_>, file: &Bound<'_, PyAny>) -> PyResult<&'static str> {
     let input = Input::new(file)?;
-    if matches!(&input, Input::File(crate::file::Given::Stream(_), _)) {
+    if matches!(&input, Input::File(crate::file::Given::Stream(_), ..)) {
         let error = Error::invalid("a stream that is looked at cannot be read again")
             .hint("give a file object that seeks");
         return Err(exception(py, &error));
     }
-    py.detach(|| Format::probe(&*input.source()?)).map(Format::name).or_raise(py)
+    let raised = input.raised();
+    raised.or(py.detach(|| Format::probe(&*input.source()?)).map(Format::name).or_raise(py))
 }
 
 /// The formats, and of each the create options: name, kind, help, default.

@@ -8,6 +8,8 @@
 //!   now and then: handles signals,
 //!   calls `progress(done, total)`
 //!   an exception: says stop ─────────────▶ ends, cleans up
+//!   the same once more    ◀─ all is done ─  waits for the word to go on,
+//!   go on ───────────────────────────────▶ gives the output its name
 //!   joins, raises
 //! ```
 //!
@@ -32,12 +34,14 @@ const TICK: Duration = Duration::from_millis(20);
 struct Shared {
     stop: AtomicBool,
     state: Mutex<State>,
-    ended: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     progress: Option<Progress>,
+    /// The work is complete, but for what cannot be taken back: may it go on?
+    asks: bool,
     ended: bool,
 }
 
@@ -48,21 +52,37 @@ impl Shared {
 
     /// What the library calls as it goes along.
     fn report(&self, progress: Progress) -> ControlFlow<()> {
-        self.state().progress = Some(progress);
+        let mut state = self.state();
+        state.progress = Some(progress);
+        if progress.done >= progress.total {
+            state.asks = true;
+            self.changed.notify_all();
+            while state.asks && !self.stop.load(Ordering::Relaxed) {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
         match self.stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     }
 
-    /// Waits for the end, a tick at most; tells how far it is.
-    fn wait(&self) -> (bool, Option<Progress>) {
-        let running = |state: &mut State| !state.ended;
+    /// Lets the work go on that asks, or stops it.
+    fn answer(&self, stop: bool) {
+        let mut state = self.state();
+        self.stop.fetch_or(stop, Ordering::Relaxed);
+        state.asks = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end or a question, a tick at most; tells how far it is.
+    fn wait(&self) -> (bool, bool, Option<Progress>) {
+        let running = |state: &mut State| !state.ended && !state.asks;
         let (state, _) = self
-            .ended
+            .changed
             .wait_timeout_while(self.state(), TICK, running)
             .unwrap_or_else(PoisonError::into_inner);
-        (state.ended, state.progress)
+        (state.ended, state.asks, state.progress)
     }
 }
 
@@ -72,7 +92,7 @@ struct End<'a>(&'a Shared);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.state().ended = true;
-        self.0.ended.notify_one();
+        self.0.changed.notify_all();
     }
 }
 
@@ -95,7 +115,7 @@ pub(crate) fn run<T: Send>(
             .map_err(io_error)?;
         let watched = watch(py, shared, progress);
         if watched.is_err() {
-            shared.stop.store(true, Ordering::Relaxed);
+            shared.answer(true);
         }
         let outcome = py.detach(|| thread.join()).unwrap_or_else(|p| std::panic::resume_unwind(p));
         watched?;
@@ -107,7 +127,11 @@ pub(crate) fn run<T: Send>(
 fn watch(py: Python<'_>, shared: &Shared, progress: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     let mut told = None;
     loop {
-        let (ended, now) = py.detach(|| shared.wait());
+        let (ended, asks, now) = py.detach(|| shared.wait());
+        if ended {
+            // What comes now comes too late: a signal waits for Python's next look.
+            return Ok(());
+        }
         py.check_signals()?;
         if let (Some(call), Some(Progress { done, total })) = (progress, now)
             && told != now
@@ -115,8 +139,8 @@ fn watch(py: Python<'_>, shared: &Shared, progress: Option<&Bound<'_, PyAny>>) -
             told = now;
             call.call1((done, total))?;
         }
-        if ended {
-            return Ok(());
+        if asks {
+            shared.answer(false);
         }
     }
 }

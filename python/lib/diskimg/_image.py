@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 from diskimg import _native
 from diskimg._errors import UnsupportedError
@@ -110,6 +110,9 @@ class Image:
         /,
     ) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("cannot pickle 'Image' object")
 
     def close(self) -> None:
         """Close the image's files, once what reads them now has ended.
@@ -243,6 +246,7 @@ class Image:
 
         Raises:
             IndexError: The offset is behind the end of the disk.
+            ValueError: It is negative, or more than any disk has.
             Error: The image cannot be read there.
         """
         return self._native.cluster(amount("offset", offset))

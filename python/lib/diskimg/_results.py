@@ -125,7 +125,7 @@ class Info:
     """Internal snapshots."""
     children: tuple[Child, ...] = ()
     """The files that it consists of, without its backing file."""
-    format_specific: Mapping[str, Any] | None = None
+    format_specific: Mapping[str, Any] | None = field(default=None, hash=False)
     """The format's own facts, under qemu-img's keys."""
     notes: tuple[str, ...] = ()
     """Sentences that a person should read."""
@@ -355,7 +355,7 @@ class Created:
     """Its format."""
     size: int
     """Guest bytes."""
-    options: Mapping[str, str]
+    options: Mapping[str, str] = field(hash=False)
     """The create options in effect, given or by default."""
 
     def to_dict(self) -> Json:

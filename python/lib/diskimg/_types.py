@@ -109,7 +109,7 @@ def amount(what: str, given: SupportsIndex) -> int:
 
 def pairs(options: Mapping[str, OptionValue] | None) -> list[tuple[str, str]]:
     """Create options as ``-o`` takes them."""
-    return [(name, _text(value)) for name, value in (options or {}).items()]
+    return [(name, _text(value)) for name, value in dict(options or {}).items()]
 
 
 def _text(value: OptionValue) -> str:

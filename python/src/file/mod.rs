@@ -15,11 +15,97 @@ mod source;
 
 use diskimg::Output;
 use diskimg::host::source::{FileSource, Source, spool};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+/// What a file object raised first while the library used it. The library makes of
+/// it what it makes of any failed read: an error with a context, a note, a second
+/// try. For who called it is an exception that comes out as it is.
+#[derive(Clone, Default)]
+pub(crate) struct Raised(Arc<Mutex<Option<PyErr>>>);
+
+impl Raised {
+    fn slot(&self) -> MutexGuard<'_, Option<PyErr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was raised, once.
+    pub(crate) fn take(&self) -> Option<PyErr> {
+        self.slot().take()
+    }
+
+    /// What an operation gave, unless something was raised in its course.
+    pub(crate) fn or<T>(&self, outcome: PyResult<T>) -> PyResult<T> {
+        self.take().map_or(outcome, Err)
+    }
+
+    /// Runs `f` with the interpreter, from a thread that may never have had it.
+    fn noting<T>(&self, f: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
+        let ended = || io::Error::other("Python has ended");
+        let outcome = Python::try_attach(|py| {
+            f(py).inspect_err(|error| {
+                self.slot().get_or_insert_with(|| error.clone_ref(py));
+            })
+        });
+        // Not by its kind: some kinds of error have a meaning to who reads (an end of
+        // file, an interruption) that an exception does not.
+        outcome.ok_or_else(ended)?.map_err(io::Error::other)
+    }
+}
+
+/// A file object whose position belongs to one caller at a time.
+struct Seekable {
+    object: Py<PyAny>,
+    turn: Mutex<()>,
+    /// Whose turn it is.
+    owner: Mutex<Option<ThreadId>>,
+    raised: Raised,
+}
+
+/// Whoever has it may move the object's position.
+struct Turn<'a> {
+    seekable: &'a Seekable,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Seekable {
+    fn new(object: &Bound<'_, PyAny>, raised: Raised) -> Self {
+        let object = object.clone().unbind();
+        Self { object, turn: Mutex::default(), owner: Mutex::default(), raised }
+    }
+
+    fn owner(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the turn of this thread.
+    fn turn(&self) -> io::Result<Turn<'_>> {
+        let this = std::thread::current().id();
+        if *self.owner() == Some(this) {
+            let message = "reentrant call: this file object is being used by this very thread";
+            return self.raised.noting(|_| Err(PyRuntimeError::new_err(message)));
+        }
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.owner() = Some(this);
+        Ok(Turn { seekable: self, _turn: turn })
+    }
+}
+
+impl Turn<'_> {
+    fn with<T>(&self, f: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> io::Result<T> {
+        self.seekable.raised.noting(|py| f(self.seekable.object.bind(py)))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.seekable.owner() = None;
+    }
+}
 
 /// A file object to be read.
 pub(crate) enum Given {
@@ -44,38 +130,92 @@ impl Given {
 ///
 /// # Errors
 /// `TypeError` for what is no binary file; what the object raised.
-pub(crate) fn given(object: &Bound<'_, PyAny>) -> PyResult<Given> {
+pub(crate) fn given(object: &Bound<'_, PyAny>, raised: Raised) -> PyResult<Given> {
     require_binary(object, "read")?;
     if !seeks(object)? {
-        return Ok(Given::Stream(source::ObjectReader::new(object)));
+        return Ok(Given::Stream(source::ObjectReader::new(object, raised)));
     }
     if let Some(file) = plain_file(object, OpenOptions::new().read(true))? {
         return Ok(Given::Positioned(Arc::new(FileSource::from_file(file)?)));
     }
-    Ok(Given::Positioned(Arc::new(source::ObjectSource::new(object)?)))
+    Ok(Given::Positioned(Arc::new(source::ObjectSource::new(object, raised)?)))
 }
 
-/// An output into the file object `object`: from its beginning if it seeks, and
-/// nothing else is in it afterwards; else from where it is.
+/// A file object that can take an image.
 ///
 /// # Errors
 /// `TypeError` for what is no binary file, `ValueError` for one opened to append;
 /// what the object raised.
-pub(crate) fn output(object: &Bound<'_, PyAny>) -> PyResult<Output> {
+pub(crate) fn require_output(object: &Bound<'_, PyAny>) -> PyResult<()> {
     require_binary(object, "write")?;
-    let mode = object.getattr_opt("mode")?.and_then(|mode| mode.extract::<String>().ok());
-    if mode.is_some_and(|mode| mode.contains('a')) {
+    if appends(object)? {
         let message = "a file that appends cannot hold an image: open it with 'wb' or 'r+b'";
         return Err(PyValueError::new_err(message));
     }
+    Ok(())
+}
+
+/// An output into such a file object: from its beginning if it seeks and can be cut, and
+/// nothing else is in it afterwards; else from where it is. The images are those that
+/// are read: none of their files may be this one.
+///
+/// # Errors
+/// `RefusedError`; what the object raised.
+pub(crate) fn output(
+    object: &Bound<'_, PyAny>,
+    images: &[diskimg::Image],
+    raised: Raised,
+) -> PyResult<Output> {
+    let stream = |raised| Output::writer(sink::ObjectWriter::new(object, raised));
     if !seeks(object)? || !object.hasattr("truncate")? {
-        return Ok(Output::writer(sink::ObjectWriter::new(object)));
+        return Ok(stream(raised));
     }
-    object.call_method1("truncate", (0,))?;
-    if let Some(file) = plain_file(object, OpenOptions::new().write(true))? {
-        return Ok(Output::to_sink(Arc::new(diskimg::host::sink::FileSink::new(file, true)?)));
+    let plain = plain_file(object, OpenOptions::new().write(true))?;
+    if plain.is_some() && is_among(object, images)? {
+        let error = diskimg::Error::refused("the output is one of the source's own files");
+        return Err(crate::errors::exception(object.py(), &error.in_file(name(object))));
     }
-    Ok(Output::to_sink(Arc::new(sink::ObjectSink::new(object))))
+    match object.call_method1("truncate", (0,)) {
+        // Many a class seeks and has no such thing but by inheritance.
+        Err(error) if error.is_instance_of::<PyOSError>(object.py()) => return Ok(stream(raised)),
+        other => other.map(drop)?,
+    }
+    Ok(match plain {
+        Some(file) => Output::to_sink(Arc::new(diskimg::host::sink::FileSink::new(file, true)?)),
+        None => Output::to_sink(Arc::new(sink::ObjectSink::new(object, raised))),
+    })
+}
+
+/// Leaves the object's position behind what was written.
+pub(crate) fn finish_output(object: &Bound<'_, PyAny>) -> PyResult<()> {
+    if seeks(object)? {
+        object.call_method1("seek", (0, 2))?;
+    }
+    Ok(())
+}
+
+/// Whether a plain file is one of those that the images are in.
+fn is_among(object: &Bound<'_, PyAny>, images: &[diskimg::Image]) -> PyResult<bool> {
+    let file = plain_file(object, OpenOptions::new().read(true))?;
+    let id = file.and_then(|file| FileSource::from_file(file).ok()?.identity());
+    let mut files = images.iter().flat_map(diskimg::Image::layers).flat_map(|l| l.files());
+    Ok(id.is_some() && files.any(|file| file.identity() == id))
+}
+
+/// Whether what is written goes to the end, wherever it was meant for.
+fn appends(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let mode = object.getattr_opt("mode")?.and_then(|mode| mode.extract::<String>().ok());
+    if mode.is_some_and(|mode| mode.contains('a')) {
+        return Ok(true);
+    }
+    let py = object.py();
+    let (Ok(descriptor), Ok(fcntl)) = (object.call_method0("fileno"), py.import("fcntl")) else {
+        return Ok(false);
+    };
+    let Ok(flags) = fcntl.call_method1("fcntl", (descriptor, fcntl.getattr("F_GETFL")?)) else {
+        return Ok(false);
+    };
+    flags.bitand(py.import("os")?.getattr("O_APPEND")?)?.is_truthy()
 }
 
 /// What messages and `info` call it.
@@ -130,17 +270,4 @@ fn plain_file(object: &Bound<'_, PyAny>, how: &OpenOptions) -> PyResult<Option<F
     let name = format!("/proc/self/fd/{descriptor}");
     let regular = std::fs::metadata(&name).is_ok_and(|metadata| metadata.is_file());
     Ok(if regular { how.open(name).ok() } else { None })
-}
-
-/// Runs `f` with the interpreter, from a thread that may never have had it.
-fn with_python<T>(f: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
-    let ended = || io::Error::other("Python has ended");
-    Python::try_attach(f).ok_or_else(ended)?.map_err(raised)
-}
-
-/// As the library carries it until it comes out again.
-fn raised(error: PyErr) -> io::Error {
-    // Not by its kind: some kinds of error have a meaning to who reads (an end of
-    // file, an interruption) that an exception does not.
-    io::Error::other(error)
 }

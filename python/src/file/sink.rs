@@ -1,46 +1,40 @@
 //! File objects that are written.
 
-use super::with_python;
+use super::{Raised, Seekable};
 use diskimg::host::sink::Sink;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A file object that takes bytes in order.
-pub(crate) struct ObjectWriter(Py<PyAny>);
+pub(crate) struct ObjectWriter(Py<PyAny>, Raised);
 
 impl ObjectWriter {
     /// Bytes follow what `object` got already.
-    pub(super) fn new(object: &Bound<'_, PyAny>) -> Self {
-        Self(object.clone().unbind())
+    pub(super) fn new(object: &Bound<'_, PyAny>, raised: Raised) -> Self {
+        Self(object.clone().unbind(), raised)
     }
 }
 
 impl Write for ObjectWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        with_python(|py| write(self.0.bind(py), buf))
+        self.1.noting(|py| write(self.0.bind(py), buf))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        with_python(|py| flush(self.0.bind(py)))
+        self.1.noting(|py| flush(self.0.bind(py)))
     }
 }
 
 /// A file object that seeks, and is empty at first.
-pub(crate) struct ObjectSink(Mutex<Py<PyAny>>);
+pub(crate) struct ObjectSink(Seekable);
 
 impl ObjectSink {
     /// All of `object`.
-    pub(super) fn new(object: &Bound<'_, PyAny>) -> Self {
-        Self(Mutex::new(object.clone().unbind()))
-    }
-
-    /// Whoever holds it may move the object's position.
-    fn object(&self) -> MutexGuard<'_, Py<PyAny>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(object: &Bound<'_, PyAny>, raised: Raised) -> Self {
+        Self(Seekable::new(object, raised))
     }
 }
 
@@ -52,9 +46,7 @@ impl fmt::Debug for ObjectSink {
 
 impl Sink for ObjectSink {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let object = self.object();
-        with_python(|py| {
-            let object = object.bind(py);
+        self.0.turn()?.with(|object| {
             object.call_method1("seek", (offset,))?;
             write_all(object, buf)
         })
@@ -66,25 +58,21 @@ impl Sink for ObjectSink {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let object = self.object();
-        with_python(|py| {
-            let object = object.bind(py);
-            let end: u64 = object.call_method1("seek", (0, 2))?.extract()?;
+        self.0.turn()?.with(|object| {
+            object.call_method1("seek", (0, 2))?;
+            let end: u64 = object.call_method0("tell")?.extract()?;
             // `truncate` need not lengthen: that of a `BytesIO` does not.
             if end < len {
                 object.call_method1("seek", (len - 1,))?;
-                write_all(object, &[0])?;
+                write_all(object, &[0])
             } else {
-                object.call_method1("truncate", (len,))?;
-                object.call_method1("seek", (len,))?;
+                object.call_method1("truncate", (len,)).map(drop)
             }
-            Ok(())
         })
     }
 
     fn flush(&self) -> io::Result<()> {
-        let object = self.object();
-        with_python(|py| flush(object.bind(py)))
+        self.0.turn()?.with(flush)
     }
 }
 

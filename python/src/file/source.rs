@@ -1,30 +1,31 @@
 //! File objects that are read.
 
-use super::with_python;
+use super::{Raised, Seekable};
 use diskimg::host::source::Source;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::{Mutex, PoisonError};
 
 /// Bytes asked of an object at a time: each answer is a `bytes` of its own.
 const CHUNK: usize = 1 << 20;
 
 /// A file object that seeks.
 pub(crate) struct ObjectSource {
-    /// Whoever holds it may move the object's position.
-    object: Mutex<Py<PyAny>>,
+    object: Seekable,
     len: u64,
 }
 
 impl ObjectSource {
     /// All that is in `object`, from its beginning.
-    pub(super) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(super) fn new(object: &Bound<'_, PyAny>, raised: Raised) -> PyResult<Self> {
         object.call_method1("seek", (0, 2))?;
         let len = object.call_method0("tell")?.extract()?;
-        Ok(Self { object: Mutex::new(object.clone().unbind()), len })
+        if len > i64::MAX as u64 {
+            return Err(PyValueError::new_err("no file is as long as this one says"));
+        }
+        Ok(Self { object: Seekable::new(object, raised), len })
     }
 }
 
@@ -44,11 +45,11 @@ impl Source for ObjectSource {
         if end.is_none_or(|end| end > self.len) {
             return Err(eof());
         }
-        let object = self.object.lock().unwrap_or_else(PoisonError::into_inner);
-        with_python(|py| object.call_method1(py, "seek", (offset,)).map(drop))?;
+        let object = self.object.turn()?;
+        object.with(|object| object.call_method1("seek", (offset,)).map(drop))?;
         let mut filled = 0;
         while filled < buf.len() {
-            match read(&object, &mut buf[filled..])? {
+            match object.with(|object| read(object, &mut buf[filled..]))? {
                 0 => return Err(eof()),
                 n => filled += n,
             }
@@ -62,37 +63,35 @@ fn eof() -> io::Error {
 }
 
 /// A file object that gives its bytes once, in order.
-pub(crate) struct ObjectReader(Py<PyAny>);
+pub(crate) struct ObjectReader(Py<PyAny>, Raised);
 
 impl ObjectReader {
     /// What `object` gives from now on.
-    pub(super) fn new(object: &Bound<'_, PyAny>) -> Self {
-        Self(object.clone().unbind())
+    pub(super) fn new(object: &Bound<'_, PyAny>, raised: Raised) -> Self {
+        Self(object.clone().unbind(), raised)
     }
 }
 
 impl Read for ObjectReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        read(&self.0, buf)
+        self.1.noting(|py| read(self.0.bind(py), buf))
     }
 }
 
 /// Some bytes from where the object is; 0 at its end.
-fn read(object: &Py<PyAny>, buf: &mut [u8]) -> io::Result<usize> {
+fn read(object: &Bound<'_, PyAny>, buf: &mut [u8]) -> PyResult<usize> {
     let wanted = buf.len().min(CHUNK);
-    with_python(|py| {
-        let answer = object.bind(py).call_method1("read", (wanted,))?;
-        if answer.is_none() {
-            return Err(PyValueError::new_err("a non-blocking file has no bytes right now"));
-        }
-        let bytes = answer
-            .cast::<PyBytes>()
-            .map_err(|_| PyTypeError::new_err("the file object's read() did not give bytes"))?;
-        let bytes = bytes.as_bytes();
-        if bytes.len() > wanted {
-            return Err(PyValueError::new_err("the file object's read() gave more than was asked"));
-        }
-        buf[..bytes.len()].copy_from_slice(bytes);
-        Ok(bytes.len())
-    })
+    let answer = object.call_method1("read", (wanted,))?;
+    if answer.is_none() {
+        return Err(PyValueError::new_err("a non-blocking file has no bytes right now"));
+    }
+    let bytes = answer
+        .cast::<PyBytes>()
+        .map_err(|_| PyTypeError::new_err("the file object's read() did not give bytes"))?
+        .as_bytes();
+    if bytes.len() > wanted {
+        return Err(PyValueError::new_err("the file object's read() gave more than was asked"));
+    }
+    buf[..bytes.len()].copy_from_slice(bytes);
+    Ok(bytes.len())
 }
