@@ -87,11 +87,12 @@ pub(crate) fn convert(
         };
         let convert = configure(joined(images)?).progress(callback);
         match (destination, output) {
-            (Destination::New(path), _) => convert.run(path),
-            (Destination::Existing(path), _) => convert.run_existing(path),
-            (Destination::Object(_), output) => {
-                convert.run_to(output.ok_or_else(Error::cancelled)?)
+            (Destination::New(path), _) => Ok((convert.run(path)?, false)),
+            (Destination::Existing(path), _) => Ok((convert.run_existing(path)?, false)),
+            (Destination::Object(_), Some((output, by_position))) => {
+                Ok((convert.run_to(output)?, by_position))
             }
+            (Destination::Object(_), None) => Err(Error::cancelled()),
         }
     });
     for raised in raised.iter().chain([&out]) {
@@ -101,8 +102,10 @@ pub(crate) fn convert(
             return Err(error);
         }
     }
-    let report = report?;
-    object.map_or(Ok(()), |object| file::finish_output(object.bind(py)))?;
+    let (report, by_position) = report?;
+    if let Some(object) = object.filter(|_| by_position) {
+        object.call_method1(py, "seek", (0, 2))?; // behind the image
+    }
     Ok(fields(report))
 }
 

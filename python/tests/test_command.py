@@ -61,6 +61,15 @@ def test_ctrl_c_ends_it_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["s.raw"]
 
 
+def test_a_closed_stream_is_not_taken_for_the_output(
+    raw: Path, disk: bytes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.raw"
+    shell = '"$0" convert -p -f raw -O raw "$1" "$2" <&- >&- 2>&-'
+    subprocess.run(["sh", "-c", shell, SCRIPT, raw, out], check=True)
+    assert out.read_bytes() == disk
+
+
 def test_a_pipe_carries_an_image(raw: Path, disk: bytes) -> None:
     done = subprocess.run(
         [SCRIPT, "convert", "-f", "raw", "-O", "raw", "-", "-"],

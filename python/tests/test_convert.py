@@ -146,6 +146,44 @@ def test_an_exception_in_the_callback_comes_out_and_stops_it(slow: Path, tmp_pat
     assert out.read_bytes() == b"old" and names(tmp_path) == ["out.qcow2"]
 
 
+def test_a_callback_that_raises_at_the_end_leaves_the_old_file(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.qcow2"
+
+    def callback(done: int, total: int) -> None:
+        if done == total:
+            raise ZeroDivisionError
+
+    for call in (
+        lambda: diskimg.convert(raw, out, src_format="raw", progress=callback),
+        lambda: diskimg.create(out, 1 << 20, progress=callback),
+    ):
+        out.write_bytes(b"old")
+        with pytest.raises(ZeroDivisionError):
+            call()
+        assert out.read_bytes() == b"old"
+    assert names(tmp_path) == ["disk.raw", "out.qcow2"]
+
+
+def test_an_interruption_at_any_moment_leaves_an_image_or_the_old_file(tmp_path: Path) -> None:
+    source, out = tmp_path / "s.raw", tmp_path / "out.raw"
+    source.write_bytes(b"new" * 3_000_000)
+    stopped = 0
+    for n in range(40):
+        out.write_bytes(b"old")
+        timer = threading.Timer(n / 4000, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            diskimg.convert(source, out, src_format="raw", durable=False, reflink="never")
+            while timer.is_alive():
+                time.sleep(0.001)
+            time.sleep(0.001)
+        except KeyboardInterrupt:
+            stopped += out.read_bytes() == b"old"
+        assert out.read_bytes() in (b"old", source.read_bytes())
+        assert names(tmp_path) == ["out.raw", "s.raw"]
+    assert stopped > 0
+
+
 def test_progress_rises_in_the_callers_thread_and_ends_with_all(slow: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     threads = set()

@@ -203,8 +203,12 @@ def test_what_is_no_binary_file_is_a_type_error(raw: Path, tmp_path: Path) -> No
             diskimg.convert(raw, thing, src_format="raw")
     with (tmp_path / "a").open("ab") as appending, pytest.raises(ValueError, match="append"):
         diskimg.convert(raw, appending, src_format="raw")
-    with pytest.raises((TypeError, OSError)):
-        diskimg.convert(raw, raw.open("rb"), src_format="raw")
+    (tmp_path / "other").write_bytes(b"precious")
+    with (tmp_path / "other").open("rb") as reading, pytest.raises(TypeError):
+        diskimg.convert(raw, reading, src_format="raw")
+    assert (tmp_path / "other").read_bytes() == b"precious"
+    with (tmp_path / "new").open("wb") as writing, pytest.raises(TypeError):
+        diskimg.open(writing, "raw")
     closed = raw.open("rb")
     closed.close()
     with pytest.raises(ValueError):
@@ -216,6 +220,120 @@ def test_what_an_image_in_a_file_object_names_is_not_opened(images: Path) -> Non
         with pytest.raises(diskimg.RefusedError):
             diskimg.open(file)
         assert diskimg.info(file).backing_filename == "base-v2.qcow2"
+
+
+def test_a_source_is_not_emptied_by_being_the_output(make: Callable[..., Path], raw: Path) -> None:
+    for path in (make("qcow2"), raw):
+        before = path.read_bytes()
+        with path.open("r+b") as out, pytest.raises(diskimg.RefusedError):
+            diskimg.convert(path, out, format="qcow2")
+        with path.open("r+b") as out, pytest.raises(diskimg.RefusedError):
+            diskimg.convert(out, out, format="qcow2")
+        assert path.read_bytes() == before
+    memory = io.BytesIO(before)
+    with pytest.raises(diskimg.RefusedError):
+        diskimg.convert(memory, memory)
+    assert memory.getvalue() == before
+
+
+def test_an_output_is_left_alone_when_the_source_cannot_be_opened(tmp_path: Path) -> None:
+    precious = io.BytesIO(b"precious")
+    with pytest.raises(FileNotFoundError):
+        diskimg.convert(tmp_path / "missing", precious)
+    assert precious.getvalue() == b"precious"
+
+
+def test_the_position_is_behind_the_image_afterwards(raw: Path, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        diskimg.convert(raw, file, src_format="raw")
+        file.write(b"trailer")
+    assert (tmp_path / "out").read_bytes() == raw.read_bytes() + b"trailer"
+
+
+def test_a_descriptor_that_appends_is_found_out(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"log")
+    descriptor = os.open(tmp_path / "log", os.O_RDWR | os.O_APPEND)
+    with os.fdopen(descriptor, "wb") as file, pytest.raises(ValueError, match="append"):
+        diskimg.convert(raw, file, src_format="raw")
+    assert (tmp_path / "log").read_bytes() == b"log"
+
+
+def test_what_seeks_but_cannot_be_cut_takes_a_stream(
+    raw: Path, disk: bytes, tmp_path: Path
+) -> None:
+    with gzip.open(tmp_path / "x.gz", "wb") as out:
+        diskimg.convert(raw, out, format="raw", src_format="raw")
+    assert gzip.decompress((tmp_path / "x.gz").read_bytes()) == disk
+
+
+def test_seek_need_not_say_where_it_is(raw: Path, disk: bytes) -> None:
+    class Silent(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0, /) -> Any:
+            super().seek(offset, whence)
+
+    out = Silent()
+    diskimg.convert(Silent(raw.read_bytes()), out, src_format="raw", format="raw")
+    assert out.getvalue() == disk
+
+
+def test_a_reentrant_read_is_an_error_and_no_deadlock(raw: Path) -> None:
+    images: list[diskimg.Image] = []
+
+    class Reentrant(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if images:
+                images[0].read_at(0, 1)
+            return super().read(size)
+
+    images.append(diskimg.open(Reentrant(raw.read_bytes()), "raw"))
+    with pytest.raises(RuntimeError, match="reentrant"):
+        images[0].read_at(0, 10)
+
+
+class Odd(BaseException):
+    """What no handler of `Exception` sees."""
+
+
+class Failing(io.BytesIO):
+    """Its ``nth`` read fails."""
+
+    def __init__(self, data: bytes, nth: int) -> None:
+        super().__init__(data)
+        self.left = nth
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left == 0:
+            raise Odd
+        return super().read(size)
+
+
+@pytest.mark.parametrize("layout", ["qcow2", "vmdk", "vmdk -o subformat=streamOptimized", "ova"])
+def test_no_read_of_a_file_object_fails_unheard(
+    layout: str, make: Callable[..., Path], raw: Path, tmp_path: Path
+) -> None:
+    format, *more = layout.split()
+    path = tmp_path / "x.ova"
+    if format == "ova":
+        diskimg.convert(raw, path, src_format="raw")
+    else:
+        path = make(format, *more)
+    data = path.read_bytes()
+    operations: list[Callable[[Any, str], object]] = [
+        diskimg.info,
+        diskimg.check,
+        diskimg.map,
+        lambda file, format: diskimg.convert(file, io.BytesIO(), src_format=format, salvage=True),
+    ]
+    for operation in operations:
+        for nth in range(1, 40):
+            source = Failing(data, nth)
+            try:
+                operation(source, format)
+            except Odd:
+                continue
+            assert source.left > 0, (operation, nth)
+            break
 
 
 def test_names_are_text_bytes_or_paths(raw: Path, tmp_path: Path) -> None:

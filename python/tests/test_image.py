@@ -210,6 +210,7 @@ def test_results_show_and_compare(make: Callable[..., Path]) -> None:
     info = diskimg.info(path)
     assert info == diskimg.info(path)
     assert repr(info).startswith("Info(filename=") and "virtual_size=" in repr(info)
+    assert hash(info) == hash(diskimg.info(path))
     with pytest.raises(AttributeError):
         info.virtual_size = 5  # type: ignore[misc]
     with diskimg.open(path) as image:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast, overload
 
 from diskimg import _native
-from diskimg._errors import InvalidError
+from diskimg._errors import InvalidError, RefusedError
 from diskimg._image import Image, open
 from diskimg._progress import Progress, shown
 from diskimg._results import (
@@ -83,11 +83,13 @@ def convert(
     Args:
         src: An image's name or binary file object, as for `open`; or several, whose
             guest bytes follow one another (in an OVA: become a disk each).
-        dst: The output's name, or a binary file object. One that seeks is emptied and
-            written from its beginning; into one that does not, formats are written that
+        dst: The output's name, or a binary file object. One that seeks and can be cut
+            is emptied, once the source is open, and written from its beginning; its
+            position is behind the image then. Into any other, formats are written that
             stream: raw, VMDK ``subformat=streamOptimized``, OVA.
         format: The output's format: one of `FORMATS`. By default what the name's end
-            tells (``.qcow2``, ``.vmdk``, ``.ova``), else raw.
+            tells (``.qcow2``, ``.vmdk``, ``.ova``, ``.ovf``), else
+            raw; so for a file object.
         src_format: The source's format; by default its first bytes tell.
         options: Create options of the output's format; `create_options` lists them.
         compress: Compress the output's units.
@@ -100,8 +102,9 @@ def convert(
             is 4096. `False` writes every byte: the output is fully allocated.
         threads: How many threads work; by default as many as there are processors.
         progress: Called in this thread with the guest bytes done and in all, some 50
-            times a second at the most and once at the end; an exception in it stops the
-            conversion and comes out. `True` shows a bar: tqdm's, where it is installed.
+            times a second at the most, and once when all is done but for the output's
+            name; an exception in it stops the conversion and comes out. `True` shows a
+            bar: tqdm's, where it is installed.
         references: Which other files the source, and ``backing``, may name.
         ignore_content_id: Take a parent that was changed since its child was made.
         reflink: Whether stored data share their blocks with the source: where it is
@@ -124,7 +127,8 @@ def convert(
         InvalidError: Arguments that make no sense; also a `ValueError`.
         IoError: The system refused or failed; also an `OSError`.
         KeyboardInterrupt: Ctrl-C, within a tenth of a second; a ``dst`` of that name
-            is as it was.
+            is as it was (or, in the moment of its renaming, complete).
+        Exception: What a file object or ``progress`` raised, unchanged.
     """
     sources = [src] if isinstance(src, str | bytes | os.PathLike) else src
     if not isinstance(sources, Sequence):
@@ -139,6 +143,14 @@ def convert(
         ignore_content_id=ignore_content_id,
         direct=direct,
     )
+    if any(source is dst for source in sources) and not isinstance(dst, str | bytes | os.PathLike):
+        raise RefusedError("the output is one of the source's own files")
+    if backing_format is not None and backing is None:
+        raise InvalidError("backing_format without backing")
+    if target_is_zero and not in_place:
+        raise InvalidError("target_is_zero speaks of what is there already: in_place=True")
+    if rate_limit == 0:
+        raise InvalidError("rate_limit must be at least 1")
     if in_place and not isinstance(dst, str | bytes | os.PathLike):
         raise InvalidError("in_place=True needs a name: a file object is written as it stands")
     conversion: Conversion = {
@@ -203,6 +215,15 @@ def info(
     references: References = "same-dir",
     chain: Literal[True],
 ) -> list[Info]: ...
+@overload
+def info(
+    file: Path | BinaryReader,
+    format: str | None = None,
+    *,
+    disk: str | int | None = None,
+    references: References = "same-dir",
+    chain: bool,
+) -> Info | list[Info]: ...
 def info(
     file: Path | BinaryReader,
     format: str | None = None,
@@ -301,6 +322,10 @@ def create(
         IoError: The system refused or failed; also an `OSError`.
         Error: As `open`, of ``backing``.
     """
+    if backing_format is not None and backing is None:
+        raise InvalidError("backing_format without backing")
+    if size is not None and "size" in (options or {}):
+        raise InvalidError("the size is given twice")
     name, chosen = name_only(path), format_of(path, format)
     given = pairs(options)
     if isinstance(size, str):

@@ -157,7 +157,8 @@ pub(crate) fn require_output(object: &Bound<'_, PyAny>) -> PyResult<()> {
 
 /// An output into such a file object: from its beginning if it seeks and can be cut, and
 /// nothing else is in it afterwards; else from where it is. The images are those that
-/// are read: none of their files may be this one.
+/// are read: none of their files may be this one. Also tells whether it is written by
+/// position: then the object's own is anywhere afterwards.
 ///
 /// # Errors
 /// `RefusedError`; what the object raised.
@@ -165,8 +166,8 @@ pub(crate) fn output(
     object: &Bound<'_, PyAny>,
     images: &[diskimg::Image],
     raised: Raised,
-) -> PyResult<Output> {
-    let stream = |raised| Output::writer(sink::ObjectWriter::new(object, raised));
+) -> PyResult<(Output, bool)> {
+    let stream = |raised| (Output::writer(sink::ObjectWriter::new(object, raised)), false);
     if !seeks(object)? || !object.hasattr("truncate")? {
         return Ok(stream(raised));
     }
@@ -180,18 +181,11 @@ pub(crate) fn output(
         Err(error) if error.is_instance_of::<PyOSError>(object.py()) => return Ok(stream(raised)),
         other => other.map(drop)?,
     }
-    Ok(match plain {
+    let output = match plain {
         Some(file) => Output::to_sink(Arc::new(diskimg::host::sink::FileSink::new(file, true)?)),
         None => Output::to_sink(Arc::new(sink::ObjectSink::new(object, raised))),
-    })
-}
-
-/// Leaves the object's position behind what was written.
-pub(crate) fn finish_output(object: &Bound<'_, PyAny>) -> PyResult<()> {
-    if seeks(object)? {
-        object.call_method1("seek", (0, 2))?;
-    }
-    Ok(())
+    };
+    Ok((output, true))
 }
 
 /// Whether a plain file is one of those that the images are in.
@@ -232,12 +226,22 @@ fn require_binary(object: &Bound<'_, PyAny>, method: &str) -> PyResult<()> {
             "a text file holds no image: open it with 'b' in its mode",
         ));
     }
-    match object.hasattr(method)? {
-        true => Ok(()),
-        false => Err(PyTypeError::new_err(format!(
+    if !object.hasattr(method)? {
+        return Err(PyTypeError::new_err(format!(
             "expected str, bytes, os.PathLike or a binary file object, not {}",
             object.get_type().qualname()?
-        ))),
+        )));
+    }
+    // A plain file is opened anew, with the rights of this process: ask the object for its own.
+    let able = match method {
+        "read" => "readable",
+        _ => "writable",
+    };
+    match object.getattr_opt(able)? {
+        Some(able) if !able.call0()?.is_truthy()? => {
+            Err(PyTypeError::new_err(format!("this file object was not opened to {method}")))
+        }
+        _ => Ok(()),
     }
 }
 
