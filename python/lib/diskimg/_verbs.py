@@ -127,7 +127,8 @@ def convert(
         InvalidError: Arguments that make no sense; also a `ValueError`.
         IoError: The system refused or failed; also an `OSError`.
         KeyboardInterrupt: Ctrl-C, within a tenth of a second (at the hardest compression
-            levels it may take longer); a ``dst`` of that name is as it was (or, in the moment of its renaming, complete).
+            levels it may take longer); a ``dst`` of that name is as it was (or, in the
+            moment of its renaming, complete).
         Exception: What a file object or ``progress`` raised, unchanged.
     """
     sources = [src] if isinstance(src, str | bytes | os.PathLike) else src
