@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diskimg
 import pytest
 from tools import guest_sum, qemu_img, qemu_json
-
-import diskimg
 
 LAYOUTS = [
     ("raw",),
