@@ -58,41 +58,31 @@ pub(crate) fn convert(
         .iter()
         .map(|(object, opening)| Ok((Input::new(object)?, opening.options(py)?)))
         .collect::<PyResult<Vec<_>>>()?;
+    let (salvage, in_place) = (how.salvage, how.in_place);
     let configure = how.configure(py)?;
-    let salvage = how.salvage;
     let destination = match destination.extract::<PathBuf>() {
-        Ok(path) if how.in_place => Destination::Existing(arguments::plain(path)),
+        Ok(path) if in_place => Destination::Existing(arguments::plain(path)),
         Ok(path) => Destination::New(arguments::plain(path)),
         Err(_) => {
             file::require_output(destination)?;
             Destination::Object(destination.clone().unbind())
         }
     };
-    let object = match &destination {
-        Destination::Object(object) => Some(object.clone_ref(py)),
-        _ => None,
-    };
     let out = Raised::default();
     let raised: Vec<_> = inputs.iter().map(|(input, _)| input.raised()).collect();
     let report = work::run(py, progress.as_ref(), |callback| {
         let images = inputs.into_iter().map(|(input, options)| input.open(&options));
         let images = images.collect::<diskimg::Result<Vec<_>>>()?;
-        let output = match &destination {
+        let converted = |images| Ok(configure(joined(images)?).progress(callback));
+        match &destination {
+            Destination::New(path) => Ok((converted(images)?.run(path)?, false)),
+            Destination::Existing(path) => Ok((converted(images)?.run_existing(path)?, false)),
             Destination::Object(object) => {
-                let output =
-                    Python::attach(|py| file::output(object.bind(py), &images, out.clone()));
-                Some(output.map_err(|e| Error::io("cannot write", std::io::Error::other(e)))?)
+                let (output, by_position) =
+                    Python::attach(|py| file::output(object.bind(py), &images, out.clone()))
+                        .map_err(|e| Error::io("cannot write", std::io::Error::other(e)))?;
+                Ok((converted(images)?.run_to(output)?, by_position))
             }
-            _ => None,
-        };
-        let convert = configure(joined(images)?).progress(callback);
-        match (destination, output) {
-            (Destination::New(path), _) => Ok((convert.run(path)?, false)),
-            (Destination::Existing(path), _) => Ok((convert.run_existing(path)?, false)),
-            (Destination::Object(_), Some((output, by_position))) => {
-                Ok((convert.run_to(output)?, by_position))
-            }
-            (Destination::Object(_), None) => Err(Error::cancelled()),
         }
     });
     for raised in raised.iter().chain([&out]) {
@@ -103,7 +93,7 @@ pub(crate) fn convert(
         }
     }
     let (report, by_position) = report?;
-    if let Some(object) = object.filter(|_| by_position) {
+    if let (Destination::Object(object), true) = (&destination, by_position) {
         object.call_method1(py, "seek", (0, 2))?; // behind the image
     }
     Ok(fields(report))
@@ -119,52 +109,41 @@ fn joined<'a>(images: Vec<Image>) -> diskimg::Result<Convert<'a>> {
 impl Conversion {
     /// What sets a conversion up, once its images are open.
     fn configure<'a>(
-        &self,
+        self,
         py: Python<'_>,
     ) -> PyResult<impl FnOnce(Convert<'a>) -> Convert<'a> + Send + use<'a>> {
         let format = arguments::format(py, &self.format)?;
-        let options = arguments::options(self.options.clone());
         let references = references(&self.references)?;
-        let backing = self.backing.clone().map(|name| Backing {
-            name,
-            format: self.backing_format.clone(),
-            content_id: None,
-        });
         let reflink = match self.reflink.as_str() {
             "auto" => Reflink::Auto,
             "always" => Reflink::Always,
             "never" => Reflink::Never,
             word => return Err(unknown("reflink", word, "auto, always or never")),
         };
-        let (compress, salvage, offload) = (self.compress, self.salvage, self.offload);
-        let (recompress, verify, manifest) = (self.recompress, self.verify, self.verify_manifest);
-        let (threads, rate, is_zero) = (self.threads, self.rate_limit, self.target_is_zero);
-        let sparse = self.sparse.map_or(Sparse::Off, Sparse::Blocks);
-        let durability = if self.durable { Durability::Flushed } else { Durability::Cached };
-        let caching = if self.direct { Caching::Direct } else { Caching::Kept };
-        Ok(move |mut convert: Convert<'a>| {
-            convert = convert
+        Ok(move |convert: Convert<'a>| {
+            let mut convert = convert
                 .format(format)
-                .options(options)
-                .compress(compress)
+                .options(arguments::options(self.options))
+                .compress(self.compress)
                 .backing_references(references)
-                .sparse(sparse)
-                .salvage(salvage)
+                .sparse(self.sparse.map_or(Sparse::Off, Sparse::Blocks))
+                .salvage(self.salvage)
                 .reflink(reflink)
-                .offload(offload)
-                .recompress(recompress)
-                .verify(verify)
-                .verify_manifest(manifest)
-                .durability(durability)
-                .caching(caching)
-                .target_is_zero(is_zero);
-            if let Some(backing) = backing {
-                convert = convert.backing(backing);
+                .offload(self.offload)
+                .recompress(self.recompress)
+                .verify(self.verify)
+                .verify_manifest(self.verify_manifest)
+                .durability(if self.durable { Durability::Flushed } else { Durability::Cached })
+                .caching(if self.direct { Caching::Direct } else { Caching::Kept })
+                .target_is_zero(self.target_is_zero);
+            if let Some(name) = self.backing {
+                let format = self.backing_format;
+                convert = convert.backing(Backing { name, format, content_id: None });
             }
-            if let Some(threads) = threads {
+            if let Some(threads) = self.threads {
                 convert = convert.threads(threads);
             }
-            match rate {
+            match self.rate_limit {
                 Some(rate) => convert.rate_limit(rate),
                 None => convert,
             }

@@ -4,7 +4,7 @@
 //!   lib/diskimg/     what users see: signatures, types, documentation, results
 //!      │ plain values: names, numbers, option pairs
 //!      ▼
-//!   _native          this crate: one file a verb, and what they share
+//!   _native          this crate: image, convert, the other verbs, and what they share
 //!      │   arguments   what Python gave → what the library takes
 //!      │   file/       Python's file objects as sources and outputs
 //!      │   work        the GIL released, Ctrl-C and progress looked after

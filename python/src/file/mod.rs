@@ -172,7 +172,7 @@ pub(crate) fn output(
         return Ok(stream(raised));
     }
     let plain = plain_file(object, OpenOptions::new().write(true))?;
-    if plain.is_some() && is_among(object, images)? {
+    if plain.as_ref().is_some_and(|file| is_among(file, images)) {
         let error = diskimg::Error::refused("the output is one of the source's own files");
         return Err(crate::errors::exception(object.py(), &error.in_file(name(object))));
     }
@@ -188,12 +188,11 @@ pub(crate) fn output(
     Ok((output, true))
 }
 
-/// Whether a plain file is one of those that the images are in.
-fn is_among(object: &Bound<'_, PyAny>, images: &[diskimg::Image]) -> PyResult<bool> {
-    let file = plain_file(object, OpenOptions::new().read(true))?;
-    let id = file.and_then(|file| FileSource::from_file(file).ok()?.identity());
+/// Whether a file is one of those that the images are in.
+fn is_among(file: &File, images: &[diskimg::Image]) -> bool {
+    let id = file.try_clone().ok().and_then(|file| FileSource::from_file(file).ok()?.identity());
     let mut files = images.iter().flat_map(diskimg::Image::layers).flat_map(|l| l.files());
-    Ok(id.is_some() && files.any(|file| file.identity() == id))
+    id.is_some() && files.any(|file| file.identity() == id)
 }
 
 /// Whether what is written goes to the end, wherever it was meant for.
