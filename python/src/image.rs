@@ -5,7 +5,7 @@ use crate::cluster::Cluster;
 use crate::errors::{Raise, bad_value};
 use crate::file::Raised;
 use crate::work;
-use diskimg::check::{CheckReport, Severity};
+use diskimg::check::Severity;
 use diskimg::{Error, ErrorKind, MapEntry};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyRuntimeError};
@@ -31,6 +31,16 @@ impl Image {
     /// What the file object under the image raises.
     pub(crate) fn raised(&self) -> &Raised {
         &self.raised
+    }
+
+    /// What the library says of the image, asked with the GIL released.
+    fn ask<T: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&Arc<diskimg::Image>) -> diskimg::Result<T> + Send,
+    ) -> PyResult<T> {
+        let image = self.get()?;
+        self.raised.or(py.detach(|| question(&image)).or_raise(py))
     }
 
     /// The image.
@@ -112,14 +122,13 @@ impl Image {
         if layer >= image.layers().len() {
             return Err(PyIndexError::new_err("the chain has fewer layers"));
         }
-        json(&self.raised.or(py.detach(|| image.info(layer)).or_raise(py))?)
+        json(&self.ask(py, |image| image.info(layer))?)
     }
 
     /// At most `most` extents between `start` and `end`. What follows is asked for
     /// from where the last one ends.
     fn extents(&self, py: Python<'_>, start: u64, end: u64, most: usize) -> PyResult<Vec<Entry>> {
-        let image = self.get()?;
-        self.raised.or(py.detach(|| extents(&image, start, end, most)).or_raise(py))
+        self.ask(py, |image| extents(image, start, end, most))
     }
 
     fn read_at<'py>(
@@ -128,21 +137,16 @@ impl Image {
         offset: u64,
         len: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let image = self.get()?;
         // Before so much memory is asked for.
-        require_inside(&image, offset, len).or_raise(py)?;
-        PyBytes::new_with(py, len, |buf| {
-            self.raised.or(py.detach(|| image.read_at(buf, offset)).or_raise(py))
-        })
+        require_inside(&*self.get()?, offset, len).or_raise(py)?;
+        PyBytes::new_with(py, len, |buf| self.ask(py, |image| image.read_at(buf, offset)))
     }
 
     /// Fills `buffer`, which has one dimension of bytes and can be written. By way
     /// of a copy: other threads may see Python's memory while the GIL is released.
     fn readinto_at(&self, py: Python<'_>, offset: u64, buffer: PyBuffer<u8>) -> PyResult<()> {
-        let image = self.get()?;
-        require_inside(&image, offset, buffer.item_count()).or_raise(py)?;
         let mut bytes = vec![0; buffer.item_count()];
-        self.raised.or(py.detach(|| image.read_at(&mut bytes, offset)).or_raise(py))?;
+        self.ask(py, |image| image.read_at(&mut bytes, offset))?;
         buffer.copy_from_slice(py, &bytes)
     }
 
@@ -159,7 +163,7 @@ impl Image {
         let unit = unit(&image);
         let start = offset / unit * unit;
         let end = image.size().min(start + unit);
-        match self.raised.or(py.detach(|| Cluster::lend(&image, start..end)).or_raise(py))? {
+        match self.ask(py, |image| Cluster::lend(image, start..end))? {
             Some(cluster) => PyMemoryView::from(Bound::new(py, cluster)?.as_any()),
             None => PyMemoryView::from(self.read_at(py, start, (end - start) as usize)?.as_any()),
         }
@@ -175,7 +179,7 @@ impl Image {
             image.check(&mut |finding| findings.push((severity(finding.severity), finding.message)))
         });
         let report = self.raised.or(report)?;
-        report.map(|report| Ok((findings, json(&Counts::of(&report))?))).transpose()
+        report.map(|report| Ok((findings, json(&report)?))).transpose()
     }
 
     /// What `measure` tells: qemu-img's JSON.
@@ -185,13 +189,8 @@ impl Image {
         format: &str,
         pairs: Vec<(String, String)>,
     ) -> PyResult<String> {
-        let image = self.get()?;
         let (format, options) = (self::format(py, format)?, options(pairs));
-        json(
-            &self
-                .raised
-                .or(py.detach(|| diskimg::measure(format, &options, &image)).or_raise(py))?,
-        )
+        json(&self.ask(py, |image| diskimg::measure(format, &options, image))?)
     }
 }
 
@@ -243,34 +242,6 @@ fn severity(severity: Severity) -> &'static str {
         Severity::Leak => "leak",
         Severity::CheckError => "check-error",
         _ => "corruption",
-    }
-}
-
-/// The counts of a check, under the names of the Python class's fields.
-#[derive(Serialize)]
-struct Counts {
-    check_errors: u64,
-    corruptions: u64,
-    leaks: u64,
-    image_end_offset: Option<u64>,
-    total_clusters: u64,
-    allocated_clusters: u64,
-    fragmented_clusters: u64,
-    compressed_clusters: u64,
-}
-
-impl Counts {
-    fn of(report: &CheckReport) -> Self {
-        Self {
-            check_errors: report.check_errors,
-            corruptions: report.corruptions,
-            leaks: report.leaks,
-            image_end_offset: report.image_end_offset,
-            total_clusters: report.total_clusters,
-            allocated_clusters: report.allocated_clusters,
-            fragmented_clusters: report.fragmented_clusters,
-            compressed_clusters: report.compressed_clusters,
-        }
     }
 }
 

@@ -270,11 +270,11 @@ class Image:
             error.path = self.name
             raise error
         findings, counts = checked
-        return CheckReport(
+        return CheckReport._from_json(
+            json.loads(counts),
             filename=self.name,
             format=self.format,
             findings=tuple(Finding(*finding) for finding in findings),
-            **json.loads(counts),
         )
 
     def measure(

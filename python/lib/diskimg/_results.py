@@ -17,6 +17,11 @@ def _present(**facts: Any) -> Json:
     }
 
 
+def _fields(facts: Json) -> Json:
+    """The other way round: qemu-img's keys as names of fields."""
+    return {key.replace("-", "_"): value for key, value in facts.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """An internal snapshot of a qcow2 image."""
@@ -40,7 +45,7 @@ class Snapshot:
 
     @classmethod
     def _from_json(cls, facts: Json) -> Snapshot:
-        return cls(**{name.replace("-", "_"): value for name, value in facts.items()})
+        return cls(**_fields(facts))
 
     def to_dict(self) -> Json:
         """As in qemu-img's ``info --output=json``."""
@@ -282,22 +287,26 @@ class CheckReport:
     """Its format."""
     check_errors: int
     """Places that could not be checked."""
-    corruptions: int
+    corruptions: int = 0
     """Contradictions: data are or may become wrong."""
-    leaks: int
+    leaks: int = 0
     """Allocated units that nothing refers to."""
-    image_end_offset: int | None
+    image_end_offset: int | None = None
     """Host offset behind the last unit in use, in bytes."""
-    total_clusters: int
+    total_clusters: int = 0
     """Units of the virtual disk."""
-    allocated_clusters: int
+    allocated_clusters: int = 0
     """Units that the image holds."""
-    fragmented_clusters: int
+    fragmented_clusters: int = 0
     """Units that do not follow their predecessor on the host."""
-    compressed_clusters: int
+    compressed_clusters: int = 0
     """Compressed units."""
     findings: tuple[Finding, ...] = ()
     """Each thing that is wrong."""
+
+    @classmethod
+    def _from_json(cls, facts: Json, **more: Any) -> CheckReport:
+        return cls(**_fields(facts), **more)
 
     @property
     def clean(self) -> bool:

@@ -32,7 +32,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
             Form::Human => console.print(&human::check(&report))?,
             Form::Json => {
                 let (filename, format) = (image.name(0), image.format().name());
-                json::print(console, &Json::new(filename, format, &report))?;
+                json::print(console, &Json { filename, format, report: &report })?;
             }
         }
     }
@@ -44,47 +44,11 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     })
 }
 
-/// qemu-img's keys. Counts that are zero are left out, but for the first.
+/// qemu-img's keys.
 #[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
 struct Json<'a> {
     filename: &'a str,
     format: &'a str,
-    check_errors: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    image_end_offset: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    corruptions: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    leaks: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    total_clusters: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    allocated_clusters: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    fragmented_clusters: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    compressed_clusters: u64,
-}
-
-impl<'a> Json<'a> {
-    fn new(filename: &'a str, format: &'a str, report: &CheckReport) -> Self {
-        Self {
-            filename,
-            format,
-            check_errors: report.check_errors,
-            image_end_offset: report.image_end_offset.unwrap_or(0),
-            corruptions: report.corruptions,
-            leaks: report.leaks,
-            total_clusters: report.total_clusters,
-            allocated_clusters: report.allocated_clusters,
-            fragmented_clusters: report.fragmented_clusters,
-            compressed_clusters: report.compressed_clusters,
-        }
-    }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_zero(n: &u64) -> bool {
-    *n == 0
+    #[serde(flatten)]
+    report: &'a CheckReport,
 }

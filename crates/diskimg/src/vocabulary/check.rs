@@ -1,5 +1,7 @@
 //! What a consistency check finds.
 
+use serde::Serialize;
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -21,24 +23,33 @@ pub struct Finding {
     pub message: String,
 }
 
-/// The counts of a finished check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The counts of a finished check. The serialised form has the keys of
+/// `qemu-img check --output=json`; counts that are zero are left out, but for the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct CheckReport {
     /// Places that could not be checked.
     pub check_errors: u64,
+    /// Host offset behind the last unit in use, in bytes.
+    #[serde(skip_serializing_if = "is_none_or_zero")]
+    pub image_end_offset: Option<u64>,
     /// Contradictions.
+    #[serde(skip_serializing_if = "is_zero")]
     pub corruptions: u64,
     /// Allocated units that nothing refers to.
+    #[serde(skip_serializing_if = "is_zero")]
     pub leaks: u64,
-    /// Host offset behind the last unit in use, in bytes.
-    pub image_end_offset: Option<u64>,
     /// Units of the virtual disk.
+    #[serde(skip_serializing_if = "is_zero")]
     pub total_clusters: u64,
     /// Units that the image holds.
+    #[serde(skip_serializing_if = "is_zero")]
     pub allocated_clusters: u64,
     /// Units that do not follow their predecessor on the host.
+    #[serde(skip_serializing_if = "is_zero")]
     pub fragmented_clusters: u64,
     /// Compressed units.
+    #[serde(skip_serializing_if = "is_zero")]
     pub compressed_clusters: u64,
 }
 
@@ -51,4 +62,14 @@ impl CheckReport {
             Severity::CheckError => self.check_errors += 1,
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_none_or_zero(n: &Option<u64>) -> bool {
+    n.is_none_or(|n| n == 0)
 }
