@@ -56,6 +56,7 @@
 
 pub mod formats;
 pub mod host;
+pub mod iso;
 mod verbs;
 mod vocabulary;
 

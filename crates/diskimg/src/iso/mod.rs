@@ -1,0 +1,75 @@
+//! ISO images as file systems: read, list, extract, verify, build.
+//!
+//! An ISO image is no disk container: it is a file system (often two or three of
+//! them over the same file contents) in raw bytes. Copying one byte for byte is
+//! the matter of [`formats::iso`](crate::formats::iso); what is inside it is the
+//! matter of this module.
+//!
+//! ```text
+//!   sector   0..16   system area   MBR, GPT, boot loader: nothing of ISO 9660
+//!           16..     descriptors   primary, boot record, Joliet, …, terminator; UDF's NSR
+//!                    path tables, directories (one tree a descriptor), file contents
+//!          256       UDF's anchor, where there is one
+//! ```
+//!
+//! ```text
+//!   read/    descriptors, directory records, SUSP and Rock Ridge, Joliet; sectors, sessions, zisofs
+//!   udf/     the same of UDF
+//!   boot/    El Torito; what the system area says: MBR, GPT, APM
+//!   image    IsoImage: one of the name spaces, as a tree of nodes
+//!   walk, extract, verify       programs over the tree
+//!   write/   plan (every address) → emit (every byte, in order)
+//! ```
+//!
+//! Everything read is hostile until checked; see [`IsoLimits`].
+
+pub mod boot;
+mod content;
+mod node;
+mod read;
+mod time;
+pub mod udf;
+pub mod write;
+
+pub use node::{Attributes, Entry, FileExtent, FileType, Node};
+pub use time::Timestamp;
+
+/// Bytes of a logical sector (ECMA-119, 6.1.2). Blocks of other sizes exist on
+/// paper (6.2.2) and are refused.
+pub const SECTOR: u64 = 2048;
+
+/// How much an ISO image may ask of us. What goes beyond is refused with
+/// [`ErrorKind::Limit`](crate::ErrorKind::Limit).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IsoLimits {
+    /// Directories inside each other. 256 by default.
+    pub depth: usize,
+    /// Files and directories that a walk meets. 5 million by default.
+    pub entries: u64,
+    /// Bytes of one directory, and of one embedded table. 64 MiB by default.
+    pub directory_bytes: u64,
+    /// Continuation areas that one record's system use field runs through. 32 by default.
+    pub continuations: usize,
+    /// Bytes of a symbolic link's target. 4096 by default.
+    pub link_bytes: usize,
+    /// Sections of one file. 65,536 by default.
+    pub sections: usize,
+    /// Bytes that one zisofs file may unpack to, as a multiple of what is stored: 1032, what
+    /// deflate can do at best, by default.
+    pub zisofs_ratio: u64,
+}
+
+impl Default for IsoLimits {
+    fn default() -> Self {
+        Self {
+            depth: 256,
+            entries: 5_000_000,
+            directory_bytes: 64 << 20,
+            continuations: 32,
+            link_bytes: 4096,
+            sections: 65_536,
+            zisofs_ratio: 1032,
+        }
+    }
+}

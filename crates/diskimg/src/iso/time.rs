@@ -1,0 +1,196 @@
+//! Moments, in the forms that ISO 9660 and Rock Ridge record them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment, in UTC. Ordered by time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub seconds: i64,
+    /// Below 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+
+/// Seconds of the unit in which an offset from Greenwich is recorded.
+const QUARTER: i64 = 900;
+
+impl Timestamp {
+    /// The moment that many seconds after 1970 began.
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Self { seconds, nanoseconds: 0 }
+    }
+
+    /// Seven bytes: years since 1900, month, day, hour, minute, second, offset from
+    /// Greenwich in quarters of an hour (ECMA-119, 9.1.5). `None` if no moment is recorded.
+    pub(crate) fn from_record(bytes: &[u8; 7]) -> Option<Self> {
+        let &[year, month, day, hour, minute, second, zone] = bytes;
+        let civil = [1900 + i64::from(year), month.into(), day.into()];
+        Self::from_civil(civil, [hour.into(), minute.into(), second.into()], 0, zone as i8)
+    }
+
+    /// As seven bytes (ECMA-119, 9.1.5), in UTC; the nearest moment that they can hold.
+    pub(crate) fn to_record(self) -> [u8; 7] {
+        let first = Self::civil_seconds([1900, 1, 1], [0, 0, 0]);
+        let last = Self::civil_seconds([2155, 12, 31], [23, 59, 59]);
+        let ([year, month, day], [hour, minute, second]) =
+            Self::from_seconds(self.seconds.clamp(first, last)).civil();
+        [(year - 1900) as u8, month as u8, day as u8, hour as u8, minute as u8, second as u8, 0]
+    }
+
+    /// Seventeen bytes: sixteen digits down to hundredths of a second, and the offset from
+    /// Greenwich (ECMA-119, 8.4.26.1). `None` if no moment is recorded, or it is no moment.
+    pub(crate) fn from_digits(bytes: &[u8; 17]) -> Option<Self> {
+        let number = |range: std::ops::Range<usize>| {
+            bytes[range].iter().try_fold(0i64, |n, &digit| {
+                digit.is_ascii_digit().then(|| n * 10 + i64::from(digit - b'0'))
+            })
+        };
+        let civil = [number(0..4)?, number(4..6)?, number(6..8)?];
+        let clock = [number(8..10)?, number(10..12)?, number(12..14)?];
+        let hundredths = number(14..16)? as u32;
+        Self::from_civil(civil, clock, hundredths * 10_000_000, bytes[16] as i8)
+    }
+
+    /// As seventeen bytes (ECMA-119, 8.4.26.1), in UTC; the nearest moment that they can hold.
+    pub(crate) fn to_digits(self) -> [u8; 17] {
+        let first = Self::civil_seconds([1, 1, 1], [0, 0, 0]);
+        let last = Self::civil_seconds([9999, 12, 31], [23, 59, 59]);
+        let ([year, month, day], [hour, minute, second]) =
+            Self::from_seconds(self.seconds.clamp(first, last)).civil();
+        let hundredths = self.nanoseconds / 10_000_000;
+        let digits =
+            format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}{hundredths:02}\0");
+        let mut bytes = Self::NO_DIGITS;
+        bytes.copy_from_slice(digits.as_bytes());
+        bytes
+    }
+
+    /// Seventeen bytes that record no moment (ECMA-119, 8.4.26.1).
+    pub(crate) const NO_DIGITS: [u8; 17] = *b"0000000000000000\0";
+
+    /// A moment by calendar and clock, `zone` quarters of an hour east of Greenwich. `None` if
+    /// there is no such day or hour. A zone out of range counts as Greenwich.
+    pub(crate) fn from_civil(
+        civil: [i64; 3],
+        clock: [i64; 3],
+        nanoseconds: u32,
+        zone: i8,
+    ) -> Option<Self> {
+        let [_, month, day] = civil;
+        let [hour, minute, second] = clock;
+        let right = (1..=12).contains(&month)
+            && (1..=31).contains(&day)
+            && hour < 24
+            && minute < 60
+            && second <= 60
+            && nanoseconds < 1_000_000_000;
+        let zone = if (-48..=52).contains(&zone) { i64::from(zone) } else { 0 };
+        right.then(|| {
+            let seconds = Self::civil_seconds(civil, clock) - zone * QUARTER;
+            Self { seconds, nanoseconds }
+        })
+    }
+
+    fn civil_seconds([year, month, day]: [i64; 3], [hour, minute, second]: [i64; 3]) -> i64 {
+        // The year begins in March, so that the leap day comes last; an era has 400 of them.
+        let year = if month <= 2 { year - 1 } else { year };
+        let era = year.div_euclid(400);
+        let year_of_era = year.rem_euclid(400);
+        let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        let days = era * 146_097 + day_of_era - 719_468;
+        days * DAY + hour * 3600 + minute * 60 + second
+    }
+
+    /// Calendar and clock, in UTC.
+    pub(crate) fn civil(self) -> ([i64; 3], [i64; 3]) {
+        let days = self.seconds.div_euclid(DAY) + 719_468;
+        let second_of_day = self.seconds.rem_euclid(DAY);
+        let era = days.div_euclid(146_097);
+        let day_of_era = days.rem_euclid(146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let clock = [second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60];
+        ([year, month, day], clock)
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => {
+                Self { seconds: after.as_secs() as i64, nanoseconds: after.subsec_nanos() }
+            }
+            Err(before) => {
+                let before = before.duration();
+                let whole = Self::from_seconds(-(before.as_secs() as i64));
+                match before.subsec_nanos() {
+                    0 => whole,
+                    n => Self { seconds: whole.seconds - 1, nanoseconds: 1_000_000_000 - n },
+                }
+            }
+        }
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(moment: Timestamp) -> Self {
+        let whole = Duration::from_secs(moment.seconds.unsigned_abs());
+        let base = if moment.seconds < 0 {
+            UNIX_EPOCH.checked_sub(whole)
+        } else {
+            UNIX_EPOCH.checked_add(whole)
+        };
+        let nanoseconds = Duration::from_nanos(u64::from(moment.nanoseconds));
+        base.and_then(|base| base.checked_add(nanoseconds)).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_records_keep_every_day() {
+        let first = Timestamp::civil_seconds([1900, 1, 1], [0, 0, 0]);
+        for day in 0..93_500 {
+            let moment = Timestamp::from_seconds(first + day * DAY + day % DAY);
+            assert_eq!(Timestamp::from_record(&moment.to_record()), Some(moment));
+            assert_eq!(Timestamp::from_digits(&moment.to_digits()), Some(moment));
+        }
+    }
+
+    #[test]
+    fn a_known_moment_has_its_known_bytes() {
+        let moment = Timestamp { seconds: 1_709_210_096, nanoseconds: 780_000_000 };
+        assert_eq!(moment.to_record(), [124, 2, 29, 12, 34, 56, 0]);
+        assert_eq!(&moment.to_digits(), b"2024022912345678\0");
+        // The same moment, told an hour and a quarter east of Greenwich.
+        let east = [124, 2, 29, 13, 49, 56, 5];
+        assert_eq!(Timestamp::from_record(&east), Some(Timestamp::from_seconds(1_709_210_096)));
+    }
+
+    #[test]
+    fn what_is_no_moment_is_none() {
+        assert_eq!(Timestamp::from_digits(&Timestamp::NO_DIGITS), None);
+        assert_eq!(Timestamp::from_digits(&[0; 17]), None);
+        assert_eq!(Timestamp::from_record(&[0; 7]), None);
+        assert_eq!(Timestamp::from_record(&[124, 13, 1, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn system_time_and_back() {
+        for seconds in [-86_401, -1, 0, 1, 1_709_210_096] {
+            let moment = Timestamp { seconds, nanoseconds: 250_000_000 };
+            assert_eq!(Timestamp::from(SystemTime::from(moment)), moment);
+        }
+    }
+}
