@@ -70,6 +70,7 @@ pub use verbs::{
 pub use vocabulary::error::{Error, ErrorKind, Result};
 pub use vocabulary::fetch::Fetcher;
 pub use vocabulary::format::Format;
+pub use vocabulary::guest::GuestSource;
 pub use vocabulary::image::{Image, Reader};
 pub use vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
 pub use vocabulary::limits::Limits;

@@ -25,14 +25,27 @@
 
 pub mod boot;
 mod content;
+mod extract;
+mod finding;
+mod image;
+mod info;
 mod node;
 mod read;
 mod time;
 pub mod udf;
+mod verify;
+mod walk;
 pub mod write;
 
+pub use extract::{ExtractOptions, Extracted};
+pub use finding::{Finding, FindingCode, Severity};
+pub use image::{IsoImage, IsoOptions, Namespace, Session};
+pub use info::IsoInfo;
 pub use node::{Attributes, Entry, FileExtent, FileType, Node};
+pub use read::{SessionInfo, VolumeDescriptor, VolumeKind};
 pub use time::Timestamp;
+pub use verify::Verified;
+pub use walk::{Found, Walk};
 
 /// Bytes of a logical sector (ECMA-119, 6.1.2). Blocks of other sizes exist on
 /// paper (6.2.2) and are refused.

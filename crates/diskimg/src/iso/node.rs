@@ -1,6 +1,9 @@
 //! Files and directories, whichever name space they were found in.
 
+use crate::iso::finding::Findings;
 use crate::iso::time::Timestamp;
+use crate::vocabulary::error::Result;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 /// What a file is.
@@ -89,6 +92,32 @@ pub(crate) enum Content {
         /// What the ZF entry says of it.
         form: ZisofsForm,
     },
+    /// In a way that is not read: interleaved, on another volume.
+    Unread(&'static str),
+}
+
+/// A name space: names, and the nodes that have them. Depth, loops and the number of
+/// entries are the matter of who walks it.
+pub(crate) trait FileTree: Send + Sync + Debug {
+    /// # Errors
+    /// As [`read_dir`](Self::read_dir).
+    fn root(&self) -> Result<Node>;
+
+    /// The entries of a directory, in recorded order, without itself and its parent.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if its records cannot be told apart,
+    /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
+    fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>>;
+
+    /// As [`read_dir`](Self::read_dir), telling what was made up for.
+    ///
+    /// # Errors
+    /// As [`read_dir`](Self::read_dir), and what `findings` said.
+    fn read_dir_telling(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
+        let _ = findings;
+        self.read_dir(dir)
+    }
 }
 
 /// A zisofs file's parameters, as the ZF entry gives them; not yet checked.
@@ -113,6 +142,11 @@ pub struct Entry {
     pub node: Node,
 }
 
+/// True for a name that can be part of a path.
+pub(crate) fn is_usable_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, b'/' | 0))
+}
+
 impl Node {
     /// True for a directory.
     pub fn is_dir(&self) -> bool {
@@ -124,7 +158,7 @@ impl Node {
     pub fn extents(&self) -> &[FileExtent] {
         match &self.content {
             Content::Extents(extents) | Content::Zisofs { extents, .. } => extents,
-            Content::Bytes(_) => &[],
+            Content::Bytes(_) | Content::Unread(_) => &[],
         }
     }
 }

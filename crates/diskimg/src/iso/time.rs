@@ -1,5 +1,7 @@
 //! Moments, in the forms that ISO 9660 and Rock Ridge record them.
 
+use serde::{Serialize, Serializer};
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A moment, in UTC. Ordered by time.
@@ -120,6 +122,20 @@ impl Timestamp {
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         let clock = [second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60];
         ([year, month, day], clock)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// `2024-02-29T12:34:56Z`: whole seconds (RFC 3339).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([year, month, day], [hour, minute, second]) = self.civil();
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

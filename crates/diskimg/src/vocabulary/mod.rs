@@ -18,6 +18,7 @@ pub mod extent;
 pub(crate) mod fetch;
 pub(crate) mod flat;
 pub(crate) mod format;
+pub(crate) mod guest;
 pub(crate) mod image;
 pub mod info;
 pub(crate) mod layer;

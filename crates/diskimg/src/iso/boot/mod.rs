@@ -15,3 +15,34 @@ pub enum Platform {
     /// Any other number.
     Other(u8),
 }
+
+use crate::host::source::Source;
+use crate::vocabulary::error::Result;
+use serde::Serialize;
+
+/// Catalog.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct BootCatalog {
+    /// Offset.
+    pub offset: u64,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+impl BootCatalog {
+    pub(crate) fn read(_: &dyn Source, sector: u32) -> Result<Self> {
+        Ok(Self { offset: u64::from(sector) * 2048, warnings: Vec::new() })
+    }
+}
+/// System area.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct SystemArea {
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+impl SystemArea {
+    pub(crate) fn read(_: &dyn Source) -> Result<Self> {
+        Ok(Self { warnings: Vec::new() })
+    }
+}

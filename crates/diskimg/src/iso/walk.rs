@@ -1,0 +1,144 @@
+//! All that a tree holds, once.
+
+use crate::iso::IsoLimits;
+use crate::iso::node::{Entry, FileTree, Node, is_usable_name};
+use crate::vocabulary::error::{Error, Result};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A file or directory, and where in the tree it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Found {
+    /// Its path from the root: names with `/` between them.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub node: Node,
+}
+
+/// Goes through a tree, directories before what is in them, the entries of each in recorded
+/// order. The root itself is not among them.
+///
+/// What cannot be followed is an error in its place, and the walk goes on behind it: a directory
+/// that cannot be read or was visited already, a name that cannot be part of a path. Behind a
+/// [`Limit`](crate::ErrorKind::Limit) nothing comes any more.
+#[derive(Debug)]
+pub struct Walk {
+    tree: Arc<dyn FileTree>,
+    limits: IsoLimits,
+    /// Bytes of the image: directories that do not overlap are not longer together.
+    directory_bytes_left: u64,
+    entries_left: u64,
+    /// Directories seen, by their place.
+    seen: HashSet<u64>,
+    /// Directories being read, the root's first.
+    open: Vec<Level>,
+    /// A directory to go into, before anything else.
+    next: Option<Node>,
+    path: Vec<u8>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Level {
+    entries: std::vec::IntoIter<Entry>,
+    /// Bytes of the path that lead here.
+    path: usize,
+}
+
+impl Walk {
+    /// From `start`, a directory, on, whose path that is.
+    pub(crate) fn new(
+        tree: Arc<dyn FileTree>,
+        start: Node,
+        path: &[u8],
+        image_bytes: u64,
+        limits: IsoLimits,
+    ) -> Self {
+        Self {
+            tree,
+            directory_bytes_left: image_bytes,
+            entries_left: limits.entries,
+            limits,
+            seen: HashSet::new(),
+            open: Vec::new(),
+            next: Some(start),
+            path: path.to_vec(),
+            ended: false,
+        }
+    }
+
+    /// Does not go into the directory that was found last.
+    pub fn skip_directory(&mut self) {
+        self.next = None;
+    }
+
+    fn enter(&mut self, dir: &Node) -> Result<()> {
+        let fault =
+            |message: &'static str| Err(Error::corrupt("directory", message).at(dir.location));
+        if !self.seen.insert(dir.location) {
+            return fault("it is reached in more than one way, or lies within itself");
+        }
+        if self.open.len() >= self.limits.depth {
+            return Err(Error::limit(format!("directories deeper than {}", self.limits.depth))
+                .in_structure("directory"));
+        }
+        let bytes: u64 = dir.extents().iter().map(|extent| extent.len).sum();
+        let Some(left) = self.directory_bytes_left.checked_sub(bytes) else {
+            return fault("the directories are longer than the image: they overlap");
+        };
+        self.directory_bytes_left = left;
+        let entries = self.tree.read_dir(dir)?.into_iter();
+        self.open.push(Level { entries, path: self.path.len() });
+        Ok(())
+    }
+
+    fn in_path(&self, error: Error) -> Error {
+        let path = String::from_utf8_lossy(&self.path);
+        error.hint(format!("in /{path}"))
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Found>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        if let Some(dir) = self.next.take()
+            && let Err(error) = self.enter(&dir)
+        {
+            return Some(Err(self.in_path(error)));
+        }
+        let entry = loop {
+            let level = self.open.last_mut()?;
+            self.path.truncate(level.path);
+            match level.entries.next() {
+                Some(entry) => break entry,
+                None => self.open.pop(),
+            };
+        };
+        let Some(left) = self.entries_left.checked_sub(1) else {
+            self.ended = true;
+            return Some(Err(Error::limit(format!(
+                "more than {} files and directories",
+                self.limits.entries
+            ))));
+        };
+        self.entries_left = left;
+        if !is_usable_name(&entry.name) {
+            let name = String::from_utf8_lossy(&entry.name).into_owned();
+            let error = Error::corrupt("directory", format!("{name:?} cannot be part of a path"));
+            return Some(Err(self.in_path(error.at(entry.node.location))));
+        }
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(&entry.name);
+        if entry.node.is_dir() {
+            self.next = Some(entry.node.clone());
+        }
+        Some(Ok(Found { path: self.path.clone(), node: entry.node }))
+    }
+}
