@@ -1,4 +1,4 @@
-//! Read, write and convert disk images: qcow2, VMDK, OVA, raw.
+//! Read, write and convert disk images: qcow2, VMDK, OVA, ISO, raw.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees)
 //! to **places** (where those bytes are kept). [`Image`] answers what the guest
@@ -70,7 +70,6 @@ pub use verbs::{
 pub use vocabulary::error::{Error, ErrorKind, Result};
 pub use vocabulary::fetch::Fetcher;
 pub use vocabulary::format::Format;
-pub use vocabulary::guest::GuestSource;
 pub use vocabulary::image::{Image, Reader};
 pub use vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
 pub use vocabulary::limits::Limits;

@@ -1,6 +1,7 @@
 //! What several verbs take, and how it is read.
 
 use crate::failure::Failure;
+use crate::output::Program;
 use diskimg::open::{appliance_and_disk, local_path};
 use diskimg::{
     Caching, Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector,
@@ -116,9 +117,13 @@ impl Input {
         Ok(Self { path, options })
     }
 
-    /// Opens it.
-    pub(crate) fn open(&self) -> Result<Image, Failure> {
-        Ok(self.options.open(&self.path)?)
+    /// Opens it, for who called us so: QEMU knows no ISO images, to it they are raw.
+    pub(crate) fn open(&self, program: Program) -> Result<Image, Failure> {
+        let options = match program {
+            Program::QemuImg => &self.options.clone().never_probed_as(Format::Iso),
+            Program::Diskimg => &self.options,
+        };
+        Ok(options.open(&self.path)?)
     }
 }
 

@@ -19,7 +19,7 @@ const NOTHING_TO_CHECK: u8 = 63;
 
 /// Checks.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = job.input.open()?;
+    let image = job.input.open(console.program())?;
     let report = image
         .check(&mut |finding| console.stderr(&finding.message))
         .map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;

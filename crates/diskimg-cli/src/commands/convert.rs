@@ -17,7 +17,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     }
     let mut images = Vec::with_capacity(job.inputs.len());
     for input in &job.inputs {
-        images.push(input.open()?);
+        images.push(input.open(console.program())?);
     }
     let meter = Meter::start(job.progress, STEP);
     let tell = |progress| meter.report(progress);

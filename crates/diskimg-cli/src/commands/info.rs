@@ -7,7 +7,7 @@ use crate::output::{Console, human, json};
 
 /// Tells.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = job.input.open()?;
+    let image = job.input.open(console.program())?;
     if !job.chain {
         let info = image.info(0)?;
         match job.form {

@@ -6,6 +6,7 @@
 //! validate, encode), `layer.rs` (read), `target.rs` (write), then its own
 //! matters under their own names.
 
+pub mod iso;
 pub mod ova;
 pub mod qcow2;
 pub mod raw;

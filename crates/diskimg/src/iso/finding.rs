@@ -1,7 +1,9 @@
 //! What is found wrong in an image: by who reads it tolerantly, and by `verify`.
 
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::printable::printable;
 use serde::Serialize;
+use std::fmt;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -106,6 +108,21 @@ impl Finding {
             Some(offset) => error.at(offset),
             None => error,
         }
+    }
+}
+
+impl fmt::Display for Finding {
+    /// `/PATH: WHAT (at offset N)`, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = String::new();
+        if let Some(path) = &self.path {
+            line += &format!("/{path}: ");
+        }
+        line += &self.message;
+        if let Some(offset) = self.offset {
+            line += &format!(" (at offset {offset:#x})");
+        }
+        f.write_str(&printable(&line))
     }
 }
 

@@ -135,6 +135,10 @@ impl<'a> Create<'a> {
 
     fn create(mut self, path: &Path) -> Result<Created> {
         let driver = self.format.driver();
+        if driver.require.is_some() {
+            let message = format!("an empty disk is no image of the format {}", driver.name);
+            return Err(Error::invalid(message).hint("to make one of files: iso create"));
+        }
         self.options.check(driver.name, driver.options)?;
         let mut size = self.options.size("size")?;
         self.options.take("size");

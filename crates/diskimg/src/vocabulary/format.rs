@@ -1,8 +1,9 @@
 //! The table of formats: the one place above floor 2 that names them.
 
-use crate::formats::{ova, qcow2, raw, vmdk};
+use crate::formats::{iso, ova, qcow2, raw, vmdk};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::image::Image;
 use crate::vocabulary::layer::Layer;
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::options::OptionSpec;
@@ -27,6 +28,9 @@ pub enum Format {
     /// A virtual appliance: an OVF package, as one archive (OVA) or as files
     /// beside their descriptor. It holds any number of disks.
     Ova,
+    /// An ISO 9660 or UDF file system: its bytes are the guest's. What is in it, [`iso`](crate::iso)
+    /// tells.
+    Iso,
 }
 
 /// A format's own `open`.
@@ -47,6 +51,8 @@ pub(crate) struct Driver {
     pub(crate) sector: u64,
     /// Opens one layer.
     pub(crate) open: Open,
+    /// For a format that holds not every disk: sees that it can hold this one.
+    pub(crate) require: Option<fn(&Image) -> Result<()>>,
     /// Starts a new image.
     pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn Target>>,
     /// What `-o` takes, `size`, `backing_file` and `backing_fmt` included where they apply.
@@ -79,13 +85,13 @@ pub(crate) struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// How much of a file the probes see.
-    pub(crate) const BYTES: usize = 4096;
+    /// How much of a file the probes see: as far as ISO 9660's first three descriptors.
+    pub(crate) const BYTES: usize = 38 << 10;
 }
 
 impl Format {
     /// Every format, in the order in which they are probed.
-    pub const ALL: &'static [Self] = &[Self::Qcow2, Self::Vmdk, Self::Ova, Self::Raw];
+    pub const ALL: &'static [Self] = &[Self::Qcow2, Self::Vmdk, Self::Ova, Self::Iso, Self::Raw];
 
     pub(crate) fn driver(self) -> &'static Driver {
         match self {
@@ -93,6 +99,7 @@ impl Format {
             Self::Qcow2 => &qcow2::DRIVER,
             Self::Vmdk => &vmdk::DRIVER,
             Self::Ova => &ova::DRIVER,
+            Self::Iso => &iso::DRIVER,
         }
     }
 
@@ -115,17 +122,21 @@ impl Format {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) if the first bytes cannot be read.
     pub fn probe(source: &dyn Source) -> Result<Self> {
-        Self::probe_as(source, source.path())
+        Self::probe_as(source, source.path(), Self::ALL)
     }
 
-    /// As [`probe`](Self::probe), of bytes that have this name.
-    pub(crate) fn probe_as(source: &dyn Source, path: Option<&Path>) -> Result<Self> {
+    /// As [`probe`](Self::probe), of bytes that have this name, for one of these formats.
+    pub(crate) fn probe_as(
+        source: &dyn Source,
+        path: Option<&Path>,
+        formats: &[Self],
+    ) -> Result<Self> {
         let mut bytes = vec![0; source.len().min(Head::BYTES as u64) as usize];
         source
             .read_exact_at(&mut bytes, 0)
             .map_err(|e| Error::io("cannot read its beginning", e))?;
         let head = Head { bytes: &bytes, path };
-        let found = Self::ALL.iter().find(|format| (format.driver().probe)(&head));
+        let found = formats.iter().find(|format| (format.driver().probe)(&head));
         Ok(found.copied().unwrap_or(Self::Raw))
     }
 }

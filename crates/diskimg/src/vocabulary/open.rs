@@ -25,6 +25,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     format: Option<Format>,
+    not_probed: Vec<Format>,
     references: References,
     limits: Limits,
     snapshot: Option<SnapshotSelector>,
@@ -75,6 +76,14 @@ impl OpenOptions {
     /// Probed format, references within the image's directory, default limits.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Probing does not answer this format: what looks like it is taken for the next best, or for
+    /// raw. QEMU knows no ISO images, for one: to it they are raw.
+    #[must_use]
+    pub fn never_probed_as(mut self, format: Format) -> Self {
+        self.not_probed.push(format);
+        self
     }
 
     /// The image is of this format, whatever its bytes look like.
@@ -252,6 +261,13 @@ struct Chain<'a> {
 type Next = (Arc<dyn Source>, String, Option<Format>);
 
 impl Chain<'_> {
+    fn probe(&self, source: &dyn Source) -> Result<Format> {
+        let excluded = &self.options.not_probed;
+        let formats: Vec<_> =
+            Format::ALL.iter().copied().filter(|format| !excluded.contains(format)).collect();
+        Format::probe_as(source, source.path(), &formats)
+    }
+
     /// Opens one layer; gives what it builds on.
     fn add(
         &mut self,
@@ -294,6 +310,10 @@ impl Chain<'_> {
             with_extents: self.options.with_extents,
             with_parent: self.options.with_parent(),
             probed: format.is_none(),
+        };
+        let format = match format {
+            Some(format) => format,
+            None => self.probe(&*source).in_file(Some(Path::new(&name)))?,
         };
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
         if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {
@@ -348,13 +368,9 @@ fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
 
 fn open_layer(
     source: Arc<dyn Source>,
-    format: Option<Format>,
+    format: Format,
     context: &OpenContext<'_>,
 ) -> Result<Arc<dyn Layer>> {
-    let format = match format {
-        Some(format) => format,
-        None => Format::probe(&*source)?,
-    };
     if context.disk.is_some() && format.driver().appliance.is_none() {
         return Err(Error::invalid(format!(
             "{format} images hold one disk, there is none to choose"

@@ -97,7 +97,7 @@ fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
         return Ok(Format::Raw);
     }
     let claim = claim.or_else(|| claim_of_name(&file.href));
-    let found = Format::probe_as(image, Some(Path::new(&file.href)))?;
+    let found = Format::probe_as(image, Some(Path::new(&file.href)), Format::ALL)?;
     if found.driver().appliance.is_some() {
         let message = "an appliance inside an appliance, or a disk packed without saying so";
         return Err(Error::unsupported(message).hint("unpack the outer one"));

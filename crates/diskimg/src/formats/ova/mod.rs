@@ -61,6 +61,7 @@ pub(crate) static DRIVER: Driver = Driver {
     probe,
     sector: 512,
     open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
+    require: None,
     create: target::create,
     options: options::OPTIONS,
     measure: None,

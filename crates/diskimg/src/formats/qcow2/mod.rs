@@ -37,6 +37,7 @@ pub(crate) static DRIVER: Driver = Driver {
     probe,
     sector: 512,
     open: |source, context| Ok(Arc::new(layer::Qcow2::open(source, context)?)),
+    require: None,
     create: target::create,
     options: options::OPTIONS,
     measure: Some(measure::measure),

@@ -26,6 +26,7 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Raw)?;
         Ok(std::sync::Arc::new(Raw::new(source)))
     },
+    require: None,
     create: target::create,
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

@@ -80,6 +80,7 @@ pub(crate) static DRIVER: Driver = Driver {
         context.refuse_snapshot(crate::Format::Vmdk)?;
         Ok(std::sync::Arc::new(Vmdk::open(source, context)?))
     },
+    require: None,
     create: write::create,
     // In the order in which `qemu-img create` tells them.
     options: &[

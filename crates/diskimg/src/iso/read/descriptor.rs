@@ -67,6 +67,18 @@ pub enum VolumeKind {
     Other,
 }
 
+impl VolumeKind {
+    /// As serialised.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Joliet => "joliet",
+            Self::Enhanced => "enhanced",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A volume descriptor: one tree, and what is said of the volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

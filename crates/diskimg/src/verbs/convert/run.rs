@@ -62,6 +62,12 @@ impl Settings<'_> {
             input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
         }
         let driver = self.format.driver();
+        if let Some(require) = driver.require {
+            if input.images() > 1 {
+                return Err(Error::invalid(format!("several images make no {}", driver.name)));
+            }
+            require(input.image(0))?;
+        }
         self.options.check(driver.name, driver.options)?;
         let asked = self.options.size("size")?;
         if let Some(asked) = asked.filter(|&asked| asked < input.size()) {

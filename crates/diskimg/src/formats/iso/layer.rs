@@ -1,0 +1,77 @@
+//! Reading an ISO image as a disk: the raw format does it.
+
+use super::facts;
+use crate::host::source::Source;
+use crate::iso::{IsoImage, IsoOptions, Severity};
+use crate::vocabulary::check::{self, CheckReport, Finding};
+use crate::vocabulary::error::Result;
+use crate::vocabulary::extent::Extent;
+use crate::vocabulary::format::Format;
+use crate::vocabulary::info::Details;
+use crate::vocabulary::layer::{Geometry, Layer};
+use crate::vocabulary::open::OpenContext;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// An ISO image, as a disk.
+#[derive(Debug)]
+pub(super) struct Iso {
+    raw: Arc<dyn Layer>,
+}
+
+impl Iso {
+    /// Damage in the file system is no reason not to carry its bytes: it is looked at when
+    /// somebody asks.
+    pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
+        Ok(Self { raw: (Format::Raw.driver().open)(source, context)? })
+    }
+
+    fn file_system(&self) -> Result<IsoImage> {
+        IsoImage::open(Arc::clone(&self.raw.files()[0]), &IsoOptions::default())
+    }
+}
+
+impl Layer for Iso {
+    fn format(&self) -> Format {
+        Format::Iso
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.raw.geometry()
+    }
+
+    fn files(&self) -> &[Arc<dyn Source>] {
+        self.raw.files()
+    }
+
+    fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
+        self.raw.map(range, out)
+    }
+
+    fn details(&self) -> Details {
+        let mut details = self.raw.details();
+        match self.file_system().and_then(|image| image.info()) {
+            Ok(info) => details.specific = facts::of(&info),
+            Err(error) => details.notes.push(format!("the file system cannot be read: {error}")),
+        }
+        details
+    }
+
+    /// Errors of the file system are corruptions. What only some readers stumble over is told,
+    /// and not counted.
+    fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
+        let mut counts = CheckReport::default();
+        self.file_system()?.verify(&mut |found| {
+            if found.severity == Severity::Note {
+                return;
+            }
+            let severity = check::Severity::Corruption;
+            if found.severity == Severity::Error {
+                counts.count(severity);
+            }
+            report(Finding { severity, message: found.to_string() });
+        })?;
+        counts.image_end_offset = Some(self.geometry().size);
+        Ok(Some(counts))
+    }
+}
