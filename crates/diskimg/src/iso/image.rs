@@ -260,7 +260,9 @@ impl IsoImage {
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io).
     pub fn system_area(&self) -> Result<SystemArea> {
-        SystemArea::read(&*self.source)
+        // Of a catalog that cannot be read, `boot_catalog` tells.
+        let catalog = self.boot_catalog().ok().flatten();
+        SystemArea::read(&*self.source, catalog.as_ref())
     }
 }
 

@@ -332,17 +332,18 @@ fn path_table_fault(table: &[PathRecord], total: &Total) -> Option<String> {
 fn boot(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
     match image.boot_catalog() {
         Ok(Some(catalog)) => {
-            let at = catalog.offset;
-            for message in catalog.warnings {
-                report(Finding::new(FindingCode::BootCatalog, Severity::Warning, message).at(at));
+            for odd in catalog.oddities {
+                let code = FindingCode::BootCatalog;
+                report(Finding::new(code, Severity::Warning, odd.message).at(odd.offset));
             }
         }
         Ok(None) => {}
         Err(error) if error.kind() == ErrorKind::Io => return Err(error),
         Err(error) => report(of_error(FindingCode::BootCatalog, &error)),
     }
-    for message in image.system_area()?.warnings {
-        report(Finding::new(FindingCode::Partitions, Severity::Warning, message));
+    for odd in image.system_area()?.oddities {
+        let code = FindingCode::Partitions;
+        report(Finding::new(code, Severity::Warning, odd.message).at(odd.offset));
     }
     Ok(())
 }

@@ -1,6 +1,43 @@
 //! How an ISO image starts a machine: El Torito from a disc, MBR and GPT from a disk.
+//!
+//! ```text
+//!   byte      0   MBR: boot code, the boot image's address at 432, four partitions
+//!           512   GPT's header, its entries behind it; or, at 2048, an Apple partition map
+//!        34,816   boot record: a volume descriptor that says where the boot catalog is
+//!           ...   boot catalog, boot images: extents like any other
+//!       the end   partitions behind the file system; GPT's second copy
+//! ```
+//!
+//! * `catalog`: El Torito's boot catalog, read and written;
+//! * `system_area`: what the first sixteen sectors hold, by way of `mbr`, `gpt` and `apm`, which
+//!   know nothing of ISO 9660;
+//! * `tables`: what is written into boot images;
+//! * `hybrid`: a new image's system area, and what lies behind its file system.
+//!
+//! What is read may be wrong in any way. What can be made sense of is given, with what is odd
+//! about it ([`Oddity`]); only what is not there at all is an error.
+
+mod apm;
+mod catalog;
+mod gpt;
+pub(crate) mod hybrid;
+mod mbr;
+mod system_area;
+pub(crate) mod tables;
+
+pub use apm::{Apm, ApmPartition};
+pub(crate) use catalog::{BOOT_SYSTEM, NewEntry, encode_catalog, encode_record};
+pub use catalog::{BootCatalog, CatalogEntry, Media, SelectionCriteria};
+pub use gpt::{Gpt, GptPartition, Guid};
+pub use mbr::{Mbr, MbrPartition};
+pub use system_area::{Loader, SystemArea};
+
+use serde::{Serialize, Serializer};
+use std::borrow::Cow;
+use std::fmt;
 
 /// Which firmware a boot entry is for (El Torito, 2.1; UEFI, "ISO-9660 and El Torito").
+/// Serialized as the text that it displays as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Platform {
@@ -16,33 +53,89 @@ pub enum Platform {
     Other(u8),
 }
 
-use crate::host::source::Source;
-use crate::vocabulary::error::Result;
-use serde::Serialize;
+impl Platform {
+    /// By its number.
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0x00 => Self::Bios,
+            0x01 => Self::PowerPc,
+            0x02 => Self::Mac,
+            0xef => Self::Efi,
+            other => Self::Other(other),
+        }
+    }
 
-/// Catalog.
-#[derive(Debug, Clone, Serialize)]
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Bios => 0x00,
+            Self::PowerPc => 0x01,
+            Self::Mac => 0x02,
+            Self::Efi => 0xef,
+            Self::Other(number) => number,
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bios => f.write_str("bios"),
+            Self::PowerPc => f.write_str("powerpc"),
+            Self::Mac => f.write_str("mac"),
+            Self::Efi => f.write_str("efi"),
+            Self::Other(number) => write!(f, "{number:#04x}"),
+        }
+    }
+}
+
+impl Serialize for Platform {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Something that a boot structure should not say, and does. Reading goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct BootCatalog {
-    /// Offset.
+pub struct Oddity {
+    /// Where: bytes from the start of the image.
     pub offset: u64,
-    /// Warnings.
-    pub warnings: Vec<String>,
+    /// What is found there, and what should be.
+    pub message: Cow<'static, str>,
 }
-impl BootCatalog {
-    pub(crate) fn read(_: &dyn Source, sector: u32) -> Result<Self> {
-        Ok(Self { offset: u64::from(sector) * 2048, warnings: Vec::new() })
+
+impl Oddity {
+    pub(crate) fn new(offset: u64, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { offset, message: message.into() }
     }
 }
-/// System area.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub struct SystemArea {
-    /// Warnings.
-    pub warnings: Vec<String>,
-}
-impl SystemArea {
-    pub(crate) fn read(_: &dyn Source) -> Result<Self> {
-        Ok(Self { warnings: Vec::new() })
+
+impl fmt::Display for Oddity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (at offset {})", self.message, self.offset)
     }
+}
+
+/// The most oddities that are kept of one structure: hostile bytes can be odd without end.
+const MAX_ODDITIES: usize = 64;
+
+/// Keeps an oddity, while there are not too many.
+fn note(oddities: &mut Vec<Oddity>, offset: u64, message: impl Into<Cow<'static, str>>) {
+    if oddities.len() < MAX_ODDITIES {
+        oddities.push(Oddity::new(offset, message));
+    }
+}
+
+/// Little-endian numbers out of a slice that is known to be long enough.
+fn le16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn le32(bytes: &[u8], at: usize) -> u32 {
+    u32::from(le16(bytes, at)) | u32::from(le16(bytes, at + 2)) << 16
+}
+
+fn le64(bytes: &[u8], at: usize) -> u64 {
+    u64::from(le32(bytes, at)) | u64::from(le32(bytes, at + 4)) << 32
 }
