@@ -1,6 +1,7 @@
 //! What `info` shows of an ISO image.
 
-use crate::iso::{IsoInfo, VolumeDescriptor};
+use crate::iso::boot::{ApmPartition, CatalogEntry, GptPartition, Loader, MbrPartition};
+use crate::iso::{IsoInfo, SessionInfo, VolumeDescriptor};
 use crate::vocabulary::info::Value;
 
 type Facts = Vec<(&'static str, Value)>;
@@ -16,7 +17,75 @@ pub(super) fn of(info: &IsoInfo) -> Facts {
     if !info.volumes.is_empty() {
         facts.push(("volumes", list(&info.volumes, volume)));
     }
+    if let Some(boot) = &info.boot {
+        facts.push(("boot-entries", list(&boot.entries, boot_entry)));
+    }
+    let area = &info.system_area;
+    if let Some(loader) = area.loader {
+        let name = match loader {
+            Loader::Isohybrid { .. } => "isohybrid",
+            Loader::Grub2 { .. } => "grub2",
+        };
+        facts.push(("disk-loader", text(name)));
+    }
+    if let Some(mbr) = &area.mbr {
+        facts.push(("mbr-partitions", list(&mbr.partitions, mbr_partition)));
+    }
+    if let Some(gpt) = &area.gpt {
+        facts.push(("gpt-partitions", list(&gpt.partitions, gpt_partition)));
+    }
+    if let Some(apm) = &area.apm {
+        facts.push(("apm-partitions", list(&apm.partitions, apm_partition)));
+    }
+    // One session is what every image has.
+    if info.sessions.len() > 1 {
+        facts.push(("sessions", list(&info.sessions, session)));
+    }
     facts
+}
+
+fn boot_entry(entry: &CatalogEntry) -> Facts {
+    vec![
+        ("platform", text(&entry.platform.to_string())),
+        ("bootable", entry.bootable.into()),
+        ("emulation", text(&entry.media.to_string())),
+        ("offset", entry.start().into()),
+        ("load-size", entry.load_bytes().unwrap_or_default().into()),
+    ]
+}
+
+fn mbr_partition(partition: &MbrPartition) -> Facts {
+    vec![
+        ("number", u64::from(partition.number).into()),
+        ("type", text(&format!("{:#04x}", partition.kind))),
+        ("offset", (u64::from(partition.first_sector) * 512).into()),
+        ("size", (u64::from(partition.sectors) * 512).into()),
+    ]
+}
+
+fn gpt_partition(partition: &GptPartition) -> Facts {
+    let sectors = partition.last_sector.saturating_sub(partition.first_sector).saturating_add(1);
+    vec![
+        ("number", u64::from(partition.number).into()),
+        ("type", text(&partition.kind.to_string())),
+        ("name", text(&partition.name)),
+        ("offset", partition.first_sector.saturating_mul(512).into()),
+        ("size", sectors.saturating_mul(512).into()),
+    ]
+}
+
+fn apm_partition(partition: &ApmPartition) -> Facts {
+    vec![
+        ("number", u64::from(partition.number).into()),
+        ("type", text(&partition.kind)),
+        ("name", text(&partition.name)),
+        ("first-block", u64::from(partition.first_block).into()),
+        ("blocks", u64::from(partition.blocks).into()),
+    ]
+}
+
+fn session(session: &SessionInfo) -> Facts {
+    vec![("first-sector", session.start_sector.into())]
 }
 
 fn volume(volume: &VolumeDescriptor) -> Facts {
