@@ -163,6 +163,8 @@ impl RockRidge {
             (0x04, &mut self.attributes.accessed),
             (0x08, &mut self.attributes.changed),
         ];
+        // Most files have the same moment several times, and calendars cost.
+        let mut last: Option<(&[u8; 7], Option<Timestamp>)> = None;
         for (flag, field) in fields {
             if flags & flag == 0 {
                 continue;
@@ -172,7 +174,10 @@ impl RockRidge {
                 (Timestamp::from_digits(bytes), rest)
             } else {
                 let (bytes, rest) = moments.split_first_chunk::<7>()?;
-                (Timestamp::from_record(bytes), rest)
+                let known = last.filter(|(same, _)| *same == bytes);
+                let moment = known.map_or_else(|| Timestamp::from_record(bytes), |(_, m)| m);
+                last = Some((bytes, moment));
+                (moment, rest)
             };
             *field = moment.or(*field);
             moments = rest;
