@@ -15,6 +15,7 @@ mod existing;
 mod guest_disk;
 mod hosted;
 mod hostile;
+mod iso;
 mod levels;
 mod mapped;
 mod maps;

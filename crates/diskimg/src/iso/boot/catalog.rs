@@ -25,7 +25,7 @@ const ENTRY: usize = 32;
 const MAX_ENTRIES: usize = 2048;
 
 /// What the boot record calls the system that it is for (El Torito, figure 7), padded with zeros.
-pub(crate) const BOOT_SYSTEM: &[u8; 23] = b"EL TORITO SPECIFICATION";
+const BOOT_SYSTEM: &[u8; 23] = b"EL TORITO SPECIFICATION";
 
 const VALIDATION: u8 = 0x01;
 const BOOTABLE: u8 = 0x88;

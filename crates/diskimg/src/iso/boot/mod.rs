@@ -26,8 +26,8 @@ mod system_area;
 pub(crate) mod tables;
 
 pub use apm::{Apm, ApmPartition};
-pub(crate) use catalog::{BOOT_SYSTEM, NewEntry, encode_catalog, encode_record};
 pub use catalog::{BootCatalog, CatalogEntry, Media, SelectionCriteria};
+pub(crate) use catalog::{NewEntry, encode_catalog, encode_record};
 pub use gpt::{Gpt, GptPartition, Guid};
 pub use mbr::{Mbr, MbrPartition};
 pub use system_area::{Loader, SystemArea};

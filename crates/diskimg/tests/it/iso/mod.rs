@@ -1,0 +1,5 @@
+//! ISO images against the tools that others use.
+
+mod boot;
+mod boot_reading;
+mod machine;
