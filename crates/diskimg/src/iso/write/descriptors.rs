@@ -1,0 +1,151 @@
+//! Volume descriptors (ECMA-119, 8): a sector each, from sector 16 on.
+
+use super::joliet;
+use super::options::CreateOptions;
+use super::rock_ridge::{both_endian_16, both_endian_32};
+use crate::iso::SECTOR;
+use crate::iso::time::Timestamp;
+use crate::vocabulary::error::{Error, Result};
+
+/// Where one tree's tables are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tables {
+    /// Bytes of the path table.
+    pub(super) path_table: u32,
+    /// First sector of the table with little-endian numbers, and of the other.
+    pub(super) little: u32,
+    pub(super) big: u32,
+    /// First sector of the root's records, and their bytes.
+    pub(super) root: u32,
+    pub(super) root_bytes: u32,
+}
+
+/// What the descriptors say besides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Volume {
+    pub(super) sectors: u32,
+    pub(super) time: Timestamp,
+    /// The root's own.
+    pub(super) root_time: Timestamp,
+}
+
+/// Texts of a descriptor: where each stands, and how long it is (ECMA-119, 8.4).
+fn texts(options: &CreateOptions) -> [(&'static str, usize, usize, &str); 6] {
+    [
+        ("system identifier", 8, 32, &options.system_id),
+        ("volume identifier", 40, 32, &options.volume_id),
+        ("volume set identifier", 190, 128, &options.volume_set_id),
+        ("publisher", 318, 128, &options.publisher),
+        ("data preparer", 446, 128, &options.preparer),
+        ("application", 574, 128, &options.application),
+    ]
+}
+
+/// # Errors
+/// Invalid, if a text is too long.
+pub(super) fn check(options: &CreateOptions) -> Result<()> {
+    for (what, _, room, text) in texts(options) {
+        if text.len() > room {
+            let message = format!("the {what} has {} bytes; there is room for {room}", text.len());
+            return Err(Error::invalid(message));
+        }
+    }
+    Ok(())
+}
+
+/// The primary volume descriptor (ECMA-119, 8.4).
+pub(super) fn primary(options: &CreateOptions, tables: &Tables, volume: &Volume) -> Vec<u8> {
+    let mut bytes = common(1, tables, volume);
+    for (_, at, room, text) in texts(options) {
+        let field = &mut bytes[at..at + room];
+        field.fill(b' ');
+        field[..text.len()].copy_from_slice(text.as_bytes());
+    }
+    // Copyright, abstract and bibliographic file: none.
+    bytes[702..813].fill(b' ');
+    bytes
+}
+
+/// The supplementary volume descriptor of Joliet, level 3 (ECMA-119, 8.5).
+pub(super) fn joliet(options: &CreateOptions, tables: &Tables, volume: &Volume) -> Vec<u8> {
+    let mut bytes = common(2, tables, volume);
+    bytes[88..91].copy_from_slice(b"%/E");
+    for (_, at, room, text) in texts(options) {
+        let field = &mut bytes[at..at + room];
+        match room {
+            32 => field.copy_from_slice(&joliet::field::<32>(text)),
+            _ => field.copy_from_slice(&joliet::field::<128>(text)),
+        }
+    }
+    for at in [702, 739, 776] {
+        // 37 bytes, of which one is left over.
+        bytes[at..at + 36].copy_from_slice(&joliet::field::<36>(""));
+    }
+    bytes
+}
+
+/// What ends the descriptors (ECMA-119, 8.3).
+pub(super) fn terminator() -> Vec<u8> {
+    let mut bytes = vec![0; SECTOR as usize];
+    bytes[..7].copy_from_slice(b"\xffCD001\x01");
+    bytes
+}
+
+fn common(kind: u8, tables: &Tables, volume: &Volume) -> Vec<u8> {
+    let mut bytes = vec![0; SECTOR as usize];
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    put(0, &[kind]);
+    put(1, b"CD001\x01");
+    put(80, &both_endian_32(volume.sectors));
+    put(120, &both_endian_16(1));
+    put(124, &both_endian_16(1));
+    put(128, &both_endian_16(SECTOR as u16));
+    put(132, &both_endian_32(tables.path_table));
+    put(140, &tables.little.to_le_bytes());
+    put(148, &tables.big.to_be_bytes());
+    put(156, &root_record(tables, volume));
+    put(813, &volume.time.to_digits());
+    put(830, &volume.time.to_digits());
+    put(847, &Timestamp::NO_DIGITS);
+    put(864, &Timestamp::NO_DIGITS);
+    put(881, &[1]);
+    bytes
+}
+
+fn root_record(tables: &Tables, volume: &Volume) -> [u8; 34] {
+    let mut record = [0; 34];
+    record[0] = 34;
+    record[2..10].copy_from_slice(&both_endian_32(tables.root));
+    record[10..18].copy_from_slice(&both_endian_32(tables.root_bytes));
+    record[18..25].copy_from_slice(&volume.root_time.to_record());
+    record[25] = 2;
+    record[28..32].copy_from_slice(&both_endian_16(1));
+    record[32] = 1;
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_taken_as_they_are_and_filled_with_spaces() {
+        let options = CreateOptions { volume_id: "config-2".into(), ..CreateOptions::default() };
+        let time = Timestamp::from_seconds(0);
+        let volume = Volume { sectors: 0x0102, time, root_time: time };
+        let primary = primary(&options, &Tables::default(), &volume);
+        assert_eq!(&primary[40..72], b"config-2                        ");
+        assert_eq!(&primary[80..88], b"\x02\x01\0\0\0\0\x01\x02");
+        let joliet = joliet(&options, &Tables::default(), &volume);
+        assert_eq!(&joliet[40..60], b"\0c\0o\0n\0f\0i\0g\0-\x002\0 \0 ");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_an_error() {
+        let mut options = CreateOptions { volume_id: "x".repeat(32), ..CreateOptions::default() };
+        check(&options).expect("fits");
+        options.volume_id.push('x');
+        let error = check(&options).expect_err("too long");
+        assert!(error.to_string().contains("volume identifier has 33 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The records of a directory (ECMA-119, 9.1), made when they are wanted.
+
+use super::hierarchy::{Directory, Entry, Hierarchy, Role};
+use super::plan::Plan;
+use super::rock_ridge::{Areas, Entries, Posix, both_endian_16, both_endian_32};
+use super::tree::{Kind, NodeId, TreeNode};
+use crate::iso::SECTOR;
+use crate::iso::time::Timestamp;
+
+/// Bytes of a file's section, of all but its last: whole sectors.
+const SECTION: u64 = 0xFFFF_F800;
+
+/// File flags (ECMA-119, 9.1.6).
+const DIRECTORY: u8 = 0x02;
+const MORE_SECTIONS: u8 = 0x80;
+
+/// The two trees of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Space {
+    Primary,
+    Joliet,
+}
+
+/// What a record says, but for its name.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    lba: u32,
+    len: u32,
+    time: Timestamp,
+    flags: u8,
+}
+
+/// A directory in the making.
+struct Writer<'w> {
+    records: &'w mut Vec<u8>,
+    areas: Areas<'w>,
+    /// The record at hand.
+    record: Vec<u8>,
+    /// Its Rock Ridge entries; `None`: the tree has none.
+    rock_ridge: Option<Entries>,
+}
+
+impl Plan {
+    /// Makes a directory's records, and its continuation areas. As long as not all addresses are
+    /// known only the lengths are right.
+    pub(super) fn directory(
+        &self,
+        space: Space,
+        index: usize,
+        records: &mut Vec<u8>,
+        areas: &mut Vec<u8>,
+    ) {
+        records.clear();
+        areas.clear();
+        let Some(hierarchy) = self.hierarchy(space) else { return };
+        let dir = &hierarchy.dirs[index];
+        let rock_ridge = space == Space::Primary && self.options.rock_ridge.is_some();
+        let mut writer = Writer {
+            records,
+            areas: Areas { lba: dir.lba + dir.sectors, bytes: areas },
+            record: Vec::with_capacity(256),
+            rock_ridge: rock_ridge.then(Entries::default),
+        };
+        let parent = &hierarchy.dirs[dir.parent as usize];
+        self.dot(&mut writer, dir, index == 0);
+        self.dot_dot(&mut writer, hierarchy, dir, parent);
+        for entry in hierarchy.entries_of(dir) {
+            self.entry(&mut writer, hierarchy, entry);
+        }
+        let len = writer.records.len().next_multiple_of(SECTOR as usize);
+        writer.records.resize(len, 0);
+    }
+
+    fn dot(&self, writer: &mut Writer<'_>, dir: &Directory, root: bool) {
+        if let Some(entries) = &mut writer.rock_ridge {
+            entries.clear();
+            if root {
+                entries.sharing();
+            }
+            self.attributes(entries, dir.node, Some(dir.subdirectories));
+            if root {
+                entries.extension();
+            }
+        }
+        writer.put(&[0], self.directory_extent(dir));
+    }
+
+    fn dot_dot(
+        &self,
+        writer: &mut Writer<'_>,
+        hierarchy: &Hierarchy,
+        dir: &Directory,
+        parent: &Directory,
+    ) {
+        if let Some(entries) = &mut writer.rock_ridge {
+            entries.clear();
+            self.attributes(entries, parent.node, Some(parent.subdirectories));
+            if let Some(from) = dir.moved_from {
+                entries.parent(hierarchy.dirs[from as usize].lba);
+            }
+        }
+        writer.put(&[1], self.directory_extent(parent));
+    }
+
+    fn directory_extent(&self, dir: &Directory) -> Extent {
+        let [time, ..] = self.times(self.tree.node(dir.node));
+        let len = dir.sectors.wrapping_mul(SECTOR as u32);
+        Extent { lba: dir.lba, len, time, flags: DIRECTORY }
+    }
+
+    fn entry(&self, writer: &mut Writer<'_>, hierarchy: &Hierarchy, entry: &Entry) {
+        let node = self.tree.node(entry.node);
+        let dir = node.is_dir().then(|| &hierarchy.dirs[entry.dir as usize]);
+        if let Some(entries) = &mut writer.rock_ridge {
+            entries.clear();
+            self.attributes(entries, entry.node, dir.map(|dir| dir.subdirectories));
+            match (entry.role, dir) {
+                (Role::Placeholder, Some(dir)) => entries.child(dir.lba),
+                (Role::Moved, _) => entries.relocated(),
+                _ => {}
+            }
+            match &node.kind {
+                &Kind::Device { major, minor, .. } => entries.device(major, minor),
+                Kind::Symlink(target) => entries.link(target),
+                _ => {}
+            }
+            entries.name(self.tree.name(entry.node));
+        }
+        let name = hierarchy.entry_name(entry);
+        match (dir, &node.kind) {
+            (Some(dir), _) if entry.role != Role::Placeholder => {
+                writer.put(name, self.directory_extent(dir));
+            }
+            (None, &Kind::File(content)) => self.sections(writer, name, node, content),
+            _ => self.sections(writer, name, node, u32::MAX),
+        }
+    }
+
+    /// The records of a file that is no directory: more than one, if it is too long for one.
+    fn sections(&self, writer: &mut Writer<'_>, name: &[u8], node: &TreeNode, content: u32) {
+        let [time, ..] = self.times(node);
+        let mut left = match content {
+            u32::MAX => 0,
+            content => self.contents.get(content).len,
+        };
+        let mut lba = match left {
+            0 => self.empty.unwrap_or_default(),
+            _ => self.content_lba[content as usize],
+        };
+        let several = left > u64::from(u32::MAX);
+        loop {
+            let last = !several || left <= SECTION;
+            let len = if last { left } else { SECTION };
+            let flags = if last { 0 } else { MORE_SECTIONS };
+            writer.put(name, Extent { lba, len: len as u32, time, flags });
+            if last {
+                return;
+            }
+            left -= SECTION;
+            lba = lba.wrapping_add((SECTION / SECTOR) as u32);
+        }
+    }
+
+    /// PX and TF. Of a directory, `subdirectories` are counted.
+    fn attributes(&self, entries: &mut Entries, node: NodeId, subdirectories: Option<u32>) {
+        let node = self.tree.node(node);
+        let (uid, gid, mode) = self.owner_and_mode(node);
+        let numbers = self.files[node.inode as usize];
+        let links = subdirectories.map_or(numbers.links, |count| count.saturating_add(2));
+        let mode = file_type(&node.kind) | mode;
+        entries.posix(&Posix { mode, links, uid, gid, serial: numbers.serial });
+        let [modified, accessed, changed] = self.times(node);
+        entries.times(modified, accessed, changed);
+    }
+}
+
+/// The file's type as POSIX's mode has it.
+fn file_type(kind: &Kind) -> u32 {
+    match kind {
+        Kind::Directory(_) => 0o040_000,
+        Kind::File(_) => 0o100_000,
+        Kind::Symlink(_) => 0o120_000,
+        Kind::Device { block: true, .. } => 0o060_000,
+        Kind::Device { block: false, .. } => 0o020_000,
+        Kind::Fifo => 0o010_000,
+        Kind::Socket => 0o140_000,
+    }
+}
+
+impl Writer<'_> {
+    /// Adds a record, with the Rock Ridge entries at hand. No record runs into another sector.
+    fn put(&mut self, name: &[u8], extent: Extent) {
+        let record = &mut self.record;
+        record.clear();
+        record.extend_from_slice(&[0, 0]);
+        record.extend_from_slice(&both_endian_32(extent.lba));
+        record.extend_from_slice(&both_endian_32(extent.len));
+        record.extend_from_slice(&extent.time.to_record());
+        record.extend_from_slice(&[extent.flags, 0, 0]);
+        record.extend_from_slice(&both_endian_16(1));
+        record.push(name.len() as u8);
+        record.extend_from_slice(name);
+        if !record.len().is_multiple_of(2) {
+            record.push(0);
+        }
+        if let Some(entries) = &self.rock_ridge {
+            entries.place(record.len(), record, &mut self.areas);
+            if !record.len().is_multiple_of(2) {
+                record.push(0);
+            }
+        }
+        // Names are short enough for it: 255 bytes with everything.
+        record[0] = record.len() as u8;
+        let sector = SECTOR as usize;
+        if self.records.len() % sector + record.len() > sector {
+            self.records.resize(self.records.len().next_multiple_of(sector), 0);
+        }
+        self.records.extend_from_slice(record);
+    }
+}

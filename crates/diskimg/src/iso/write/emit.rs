@@ -1,0 +1,264 @@
+//! The planned image, byte after byte.
+
+use super::contents::Data;
+use super::descriptors;
+use super::directory::Space;
+use super::host::{self, HostFile, OpenDirs};
+use super::path_table;
+use super::plan::Plan;
+use super::stream::{self, Stream};
+use crate::host::output::{Durability, Output};
+use crate::host::sink::Sink;
+use crate::host::source::{Source, segments};
+use crate::iso::SECTOR;
+use crate::vocabulary::error::{Error, Result};
+use std::fs::File;
+use std::io::{Read, Write};
+
+/// From how many bytes on a thread reads ahead.
+const WORTH_A_THREAD: u64 = 4 << 20;
+
+/// Holes of shorter files are not looked for.
+const WORTH_LOOKING: u64 = 1 << 20;
+
+/// Where an image goes, if it can do more than take bytes.
+#[derive(Debug, Clone, Copy)]
+struct Skipping<'s> {
+    sink: &'s dyn Sink,
+    /// The blocks that it can share with the host's files.
+    block: Option<u64>,
+}
+
+impl Plan {
+    /// Writes the image: all bytes in order, nothing twice, nothing kept.
+    ///
+    /// # Errors
+    /// What the system said; that a file changed since the image was planned.
+    pub fn emit(&self, out: &mut dyn Write) -> Result<()> {
+        self.emit_with(out, &mut |_| Ok(()))
+    }
+
+    /// Writes the image, and tells how many bytes are done, now and then. An error of `tick`
+    /// stops it.
+    ///
+    /// # Errors
+    /// As [`emit`](Self::emit).
+    pub fn emit_with(
+        &self,
+        out: &mut dyn Write,
+        tick: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut write = |position: u64, bytes: &[u8]| {
+            out.write_all(bytes).map_err(|e| Error::io("cannot write the image", e))?;
+            tick(position + bytes.len() as u64)
+        };
+        self.run(None, &mut write)?;
+        out.flush().map_err(|e| Error::io("cannot write the image", e))
+    }
+
+    /// Writes the image to an output, which appears when it is complete. Contents of the host's
+    /// files are shared where the file system can do that and the plan's
+    /// [alignment](super::CreateOptions::alignment) allows it; their holes stay holes.
+    ///
+    /// # Errors
+    /// As [`emit`](Self::emit).
+    pub fn write(
+        &self,
+        output: Output,
+        durability: Durability,
+        tick: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let sink = output.sink();
+        let path = output.path().map(std::path::Path::to_owned);
+        let named = |e: std::io::Error| {
+            let error = Error::io("cannot write the image", e);
+            path.iter().fold(error, |error, path| error.in_file(path))
+        };
+        let mut write = |position: u64, bytes: &[u8]| {
+            sink.write_all_at(bytes, position).map_err(named)?;
+            tick(position + bytes.len() as u64)
+        };
+        let skipping = match sink.is_zeroed() && !sink.is_sequential() {
+            true => Some(Skipping { sink: &*sink, block: self.shareable(&*sink)? }),
+            false => None,
+        };
+        self.run(skipping, &mut write)?;
+        sink.set_len(self.size()).map_err(named)?;
+        output.commit(durability).map_err(|e| Error::output("cannot write the image", e))
+    }
+
+    /// The blocks that the sink can share with the host's files: tried with the first one that
+    /// is long enough.
+    fn shareable(&self, sink: &dyn Sink) -> Result<Option<u64>> {
+        let long = |&&content: &&u32| {
+            let content = self.contents.get(content);
+            content.len >= WORTH_LOOKING && matches!(content.data, Data::Host(_))
+        };
+        let Some(&first) = self.order.iter().find(long) else { return Ok(None) };
+        let content = self.contents.get(first);
+        let Data::Host(file) = &content.data else { return Ok(None) };
+        let opened = OpenDirs::default().open_file(&self.dirs, &self.tree, file, content.len)?;
+        let source = self.host_source(file, opened)?;
+        let block = sink.shareable_block(&source);
+        let block = block.map_err(|e| Error::io("cannot write the image", e))?;
+        Ok(block.filter(|&block| u64::from(self.options.alignment).is_multiple_of(block)))
+    }
+
+    fn host_source(&self, file: &HostFile, opened: File) -> Result<impl Source + use<>> {
+        let named = |e| {
+            let path = host::path_of(&self.dirs, file.dir, self.tree.bytes(file.name));
+            Error::io("cannot read", e).in_file(path)
+        };
+        host::source(opened).map_err(named)
+    }
+
+    fn run(
+        &self,
+        skipping: Option<Skipping<'_>>,
+        write: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut open = OpenDirs::default();
+        let mut fill = |stream: &mut Stream<'_>| self.fill(stream, &mut open, skipping);
+        match self.size() < WORTH_A_THREAD {
+            true => stream::run(&mut fill, write),
+            false => stream::run_ahead(&mut fill, write),
+        }
+    }
+
+    fn fill(
+        &self,
+        stream: &mut Stream<'_>,
+        open: &mut OpenDirs,
+        skipping: Option<Skipping<'_>>,
+    ) -> Result<()> {
+        stream.zeros(16 * SECTOR)?;
+        self.fill_descriptors(stream)?;
+        for space in [Space::Primary, Space::Joliet] {
+            let Some(hierarchy) = self.hierarchy(space) else { continue };
+            for big in [false, true] {
+                stream.write(&path_table::table(hierarchy, big))?;
+                stream.zeros_to(stream.position().next_multiple_of(SECTOR))?;
+            }
+        }
+        let (mut records, mut areas) = (Vec::new(), Vec::new());
+        for space in [Space::Primary, Space::Joliet] {
+            let count = self.hierarchy(space).map_or(0, |hierarchy| hierarchy.dirs.len());
+            for index in 0..count {
+                self.directory(space, index, &mut records, &mut areas);
+                stream.write(&records)?;
+                stream.write(&areas)?;
+                stream.zeros_to(stream.position().next_multiple_of(SECTOR))?;
+            }
+        }
+        for &content in &self.order {
+            stream.zeros_to(u64::from(self.content_lba[content as usize]) * SECTOR)?;
+            self.fill_content(stream, open, content, skipping)?;
+        }
+        stream.zeros_to(self.size())
+    }
+
+    fn fill_descriptors(&self, stream: &mut Stream<'_>) -> Result<()> {
+        stream.write(&descriptors::primary(&self.options, &self.primary_tables, &self.volume))?;
+        if self.joliet.is_some() {
+            let joliet = descriptors::joliet(&self.options, &self.joliet_tables, &self.volume);
+            stream.write(&joliet)?;
+        }
+        stream.write(&descriptors::terminator())
+    }
+
+    fn fill_content(
+        &self,
+        stream: &mut Stream<'_>,
+        open: &mut OpenDirs,
+        content: u32,
+        skipping: Option<Skipping<'_>>,
+    ) -> Result<()> {
+        let content = self.contents.get(content);
+        match &content.data {
+            Data::Bytes(bytes) => stream.write(bytes),
+            Data::Source(source) => {
+                let at = source.path();
+                let named = |e: Error| at.iter().fold(e, |e, path| e.in_file(path));
+                copy(stream, &**source, skipping).map_err(named)
+            }
+            Data::Host(file) => {
+                let opened = open.open_file(&self.dirs, &self.tree, file, content.len)?;
+                let copied = if content.len >= WORTH_LOOKING && (file.sparse || skipping.is_some())
+                {
+                    let again = opened.try_clone().map_err(|e| Error::io("cannot read", e));
+                    copy(stream, &self.host_source(file, again?)?, skipping)
+                } else {
+                    read(stream, &opened, content.len)
+                };
+                copied.map_err(|e| {
+                    let name = self.tree.bytes(file.name);
+                    e.in_file(host::path_of(&self.dirs, file.dir, name))
+                })?;
+                open.check_again(&self.dirs, &self.tree, file, content.len, &opened)
+            }
+        }
+    }
+}
+
+/// A whole file, from where it stands.
+fn read(stream: &mut Stream<'_>, mut file: &File, mut left: u64) -> Result<()> {
+    while left > 0 {
+        let room = stream.room(left)?;
+        let read = match file.read(room) {
+            Ok(0) => {
+                let message = format!("it ended {left} bytes too early");
+                let error = std::io::Error::other(message);
+                return Err(Error::io("changed since the image was planned", error));
+            }
+            Ok(read) => read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Error::io("cannot read", e)),
+        };
+        stream.filled(read);
+        left -= read as u64;
+    }
+    Ok(())
+}
+
+/// A whole source: shared with the sink as far as that goes; its holes are not read.
+fn copy(
+    stream: &mut Stream<'_>,
+    source: &dyn Source,
+    skipping: Option<Skipping<'_>>,
+) -> Result<()> {
+    let len = source.len();
+    let mut at = 0;
+    if let Some(Skipping { sink, block: Some(block) }) = skipping {
+        let whole = len / block * block;
+        let position = stream.position();
+        let shared = whole > 0 && position.is_multiple_of(block) && {
+            let shared = sink.share(source, 0, position, whole);
+            shared.map_err(|e| Error::io("cannot share its blocks", e))?
+        };
+        if shared {
+            stream.skip(whole)?;
+            at = whole;
+        }
+    }
+    for (range, hole) in segments(source, at..len) {
+        let mut left = range.end - range.start;
+        let mut at = range.start;
+        match (hole, skipping) {
+            // Less than that is not worth a write of its own.
+            (true, Some(_)) if left >= WORTH_LOOKING => stream.skip(left)?,
+            (true, _) => stream.zeros(left)?,
+            (false, _) => {
+                while left > 0 {
+                    let room = stream.room(left)?;
+                    let read = room.len();
+                    let done = source.read_exact_at(room, at);
+                    done.map_err(|e| Error::io("cannot read", e))?;
+                    stream.filled(read);
+                    at += read as u64;
+                    left -= read as u64;
+                }
+            }
+        }
+    }
+    Ok(())
+}

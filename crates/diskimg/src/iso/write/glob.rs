@@ -1,0 +1,103 @@
+//! Shell patterns: `*`, `?`, `[a-z]`, `[!a-z]`, `\` before a character that
+//! stands for itself (POSIX, 2.13.1). Bytes are compared; `*` takes slashes, too.
+
+/// Whether all of `text` matches.
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Where the last star stands, and how much of the text it has taken.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        let step = match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+                continue;
+            }
+            _ => one(&pattern[p.min(pattern.len())..], text[t]),
+        };
+        match (step, star) {
+            (Some(used), _) => (p, t) = (p + used, t + 1),
+            // Only the last star need give more: what stands before it matched already.
+            (None, Some((at, taken))) => {
+                star = Some((at, taken + 1));
+                (p, t) = (at + 1, taken + 1);
+            }
+            (None, None) => return false,
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+/// How much of the pattern stands for this byte; `None` if it does not match.
+fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+    match *pattern.first()? {
+        b'?' => Some(1),
+        b'[' => match set(&pattern[1..], byte) {
+            Some((true, used)) => Some(used + 1),
+            Some((false, _)) => None,
+            // Without an end it stands for itself.
+            None => (byte == b'[').then_some(1),
+        },
+        b'\\' if pattern.len() > 1 => (pattern[1] == byte).then_some(2),
+        other => (other == byte).then_some(1),
+    }
+}
+
+/// Whether the byte is in the set, and how long that is with its bracket.
+fn set(pattern: &[u8], byte: u8) -> Option<(bool, usize)> {
+    let negated = matches!(pattern.first(), Some(b'!' | b'^'));
+    let start = usize::from(negated);
+    let mut at = start;
+    let mut found = false;
+    loop {
+        let &low = pattern.get(at)?;
+        if low == b']' && at > start {
+            return Some((found != negated, at + 1));
+        }
+        match pattern.get(at + 1..at + 3) {
+            Some(&[b'-', high]) if high != b']' => {
+                found |= (low..=high).contains(&byte);
+                at += 3;
+            }
+            _ => {
+                found |= low == byte;
+                at += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns_match_as_in_a_shell() {
+        let cases = [
+            ("*.o", "main.o", true),
+            ("*.o", "main.oo", false),
+            ("a*b*c", "aXbXbXc", true),
+            ("a*b*c", "aXbX", false),
+            ("?", "", false),
+            ("", "", true),
+            ("*", "", true),
+            ("[a-c]x", "bx", true),
+            ("[!a-c]x", "bx", false),
+            ("[]]", "]", true),
+            ("[a-]", "-", true),
+            ("[", "[", true),
+            ("\\*", "*", true),
+            ("\\*", "x", false),
+            ("*/build/*", "/src/build/x", true),
+        ];
+        for (pattern, text, expected) in cases {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn many_stars_take_no_time() {
+        let pattern = "*a".repeat(100);
+        assert!(!matches(pattern.as_bytes(), "a".repeat(10_000).replace('a', "ab").as_bytes()));
+    }
+}

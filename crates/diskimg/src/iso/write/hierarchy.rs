@@ -1,0 +1,305 @@
+//! A tree of directories as ECMA-119 wants it: numbered by level, the records
+//! of each in order, every name unique.
+
+use super::identifier::{Identifiers, Naming, Unnamed};
+use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode};
+use crate::vocabulary::error::{Error, Result};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Directories are at most that deep, the root counted (ECMA-119, 6.8.2.1).
+const LEVELS: u32 = 8;
+
+/// Where directories go that are deeper.
+const MOVED: &[u8] = b"rr_moved";
+
+/// The primary tree, or Joliet's.
+#[derive(Debug, Default)]
+pub(super) struct Hierarchy {
+    /// In the order of the path table: the first is number 1, the root.
+    pub(super) dirs: Vec<Directory>,
+    pub(super) entries: Vec<Entry>,
+    names: Vec<u8>,
+    /// The directory of a node, by node; `u32::MAX`: none.
+    by_node: Vec<u32>,
+}
+
+/// A directory: its records and where they lie.
+#[derive(Debug, Clone)]
+pub(super) struct Directory {
+    pub(super) node: NodeId,
+    /// By place in the list; the root's is itself.
+    pub(super) parent: u32,
+    /// The directory that it was moved out of.
+    pub(super) moved_from: Option<u32>,
+    pub(super) entries: Range<u32>,
+    /// Directories in it by the source tree's count: what its link count says.
+    pub(super) subdirectories: u32,
+    name: (u32, u8),
+    /// First sector.
+    pub(super) lba: u32,
+    /// Sectors of records.
+    pub(super) sectors: u32,
+    /// Sectors behind them of continuation areas.
+    pub(super) continued: u32,
+}
+
+/// A file or directory in a directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) node: NodeId,
+    name: u32,
+    name_len: u8,
+    pub(super) role: Role,
+    /// The directory's place in the list, where it is one.
+    pub(super) dir: u32,
+}
+
+/// What an entry is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The node itself.
+    Itself,
+    /// Stands where a directory was that is in `rr_moved` (Rock Ridge's CL).
+    Placeholder,
+    /// A directory of elsewhere, in `rr_moved` (RE).
+    Moved,
+}
+
+/// What a tree shall be like.
+pub(super) struct Plan<'p> {
+    pub(super) naming: &'p dyn Naming,
+    /// Only directories and regular files.
+    pub(super) plain: bool,
+    /// Which directories go to `rr_moved`, and whose children they were.
+    pub(super) moved: &'p Relocation,
+    /// Told of each node whose identifier is not quite its name.
+    pub(super) tell: &'p mut dyn FnMut(NodeId),
+}
+
+/// Directories that are too deep.
+#[derive(Debug, Default)]
+pub(super) struct Relocation {
+    /// In the order they were found.
+    nodes: Vec<NodeId>,
+    from: HashMap<NodeId, NodeId>,
+    into: NodeId,
+}
+
+impl Relocation {
+    /// Finds them, and makes the directory they go to.
+    pub(super) fn find(tree: &mut Tree) -> Result<Self> {
+        let mut found = Self::default();
+        let mut todo = vec![(ROOT, 1)];
+        while let Some((dir, level)) = todo.pop() {
+            for &child in tree.node(dir).children() {
+                if !tree.node(child).is_dir() {
+                    continue;
+                }
+                if level < LEVELS {
+                    todo.push((child, level + 1));
+                    continue;
+                }
+                found.from.insert(child, dir);
+                found.nodes.push(child);
+                // The root, `rr_moved`, itself.
+                todo.push((child, 3));
+            }
+        }
+        if !found.nodes.is_empty() {
+            found.into = match tree.find(ROOT, MOVED) {
+                Ok(id) if tree.node(id).is_dir() => id,
+                _ => {
+                    let name = tree.keep(MOVED)?;
+                    tree.insert(ROOT, TreeNode::plain(name, Kind::Directory(Vec::new())))?
+                }
+            };
+        }
+        Ok(found)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    fn children(&self, tree: &Tree, dir: NodeId) -> Vec<(NodeId, Role)> {
+        let role = |&child: &NodeId| {
+            let moved = self.from.contains_key(&child);
+            (child, if moved { Role::Placeholder } else { Role::Itself })
+        };
+        let mut children: Vec<_> = tree.node(dir).children().iter().map(role).collect();
+        if !self.nodes.is_empty() && dir == self.into {
+            children.extend(self.nodes.iter().map(|&node| (node, Role::Moved)));
+        }
+        children
+    }
+}
+
+impl Hierarchy {
+    pub(super) fn new(tree: &Tree, mut plan: Plan<'_>) -> Result<Self> {
+        let mut new = Self { by_node: vec![u32::MAX; tree.len()], ..Self::default() };
+        new.push_dir(ROOT, 0, (0, 0));
+        let mut identifiers = Identifiers::default();
+        let mut at = 0;
+        while at < new.dirs.len() {
+            new.fill(tree, at, &mut plan, &mut identifiers)?;
+            at += 1;
+        }
+        for &node in &plan.moved.nodes {
+            let from = plan.moved.from.get(&node).map(|&from| new.by_node[from as usize]);
+            let dir = new.by_node[node as usize] as usize;
+            new.dirs[dir].moved_from = from;
+        }
+        for at in 0..new.entries.len() {
+            if new.entries[at].role == Role::Placeholder {
+                new.entries[at].dir = new.by_node[new.entries[at].node as usize];
+            }
+        }
+        // A path table has 16 bits for a parent's number.
+        if new.dirs.len() > usize::from(u16::MAX) {
+            let message = format!("{} directories; a path table holds 65535", new.dirs.len());
+            return Err(Error::limit(message));
+        }
+        Ok(new)
+    }
+
+    fn push_dir(&mut self, node: NodeId, parent: u32, name: (u32, u8)) -> u32 {
+        let id = self.dirs.len() as u32;
+        self.by_node[node as usize] = id;
+        self.dirs.push(Directory {
+            node,
+            parent,
+            moved_from: None,
+            entries: 0..0,
+            subdirectories: 0,
+            name,
+            lba: 0,
+            sectors: 0,
+            continued: 0,
+        });
+        id
+    }
+
+    /// Makes the records' order of one directory, and the directories in it.
+    fn fill(
+        &mut self,
+        tree: &Tree,
+        at: usize,
+        plan: &mut Plan<'_>,
+        identifiers: &mut Identifiers,
+    ) -> Result<()> {
+        let mut children = plan.moved.children(tree, self.dirs[at].node);
+        if plan.plain {
+            children.retain(|&(child, _)| {
+                matches!(tree.node(child).kind, Kind::Directory(_) | Kind::File(_))
+            });
+        }
+        let is_dir = |&(child, role): &(NodeId, Role)| {
+            tree.node(child).is_dir() && role != Role::Placeholder
+        };
+        let unnamed: Vec<_> = children
+            .iter()
+            .map(|child| Unnamed { name: tree.name(child.0), is_dir: is_dir(child) })
+            .collect();
+        identifiers.name(plan.naming, &unnamed, &mut |child, _| (plan.tell)(children[child].0));
+        let first = self.entries.len() as u32;
+        for (child, identifier) in identifiers.finished(plan.naming, &unnamed) {
+            let (node, role) = children[child];
+            let name = u32::try_from(self.names.len());
+            let name = name.map_err(|_| Error::limit("the names take more than 4 GiB"))?;
+            let name_len = u8::try_from(identifier.len())
+                .map_err(|_| Error::invalid("an identifier is too long for a record"))?;
+            self.names.extend_from_slice(&identifier);
+            let dir = match is_dir(&children[child]) {
+                true => self.push_dir(node, at as u32, (name, name_len)),
+                false => 0,
+            };
+            self.entries.push(Entry { node, name, name_len, role, dir });
+        }
+        let directories =
+            children.iter().filter(|child| tree.node(child.0).is_dir() && child.1 != Role::Moved);
+        self.dirs[at].subdirectories = directories.count() as u32;
+        self.dirs[at].entries = first..self.entries.len() as u32;
+        Ok(())
+    }
+
+    pub(super) fn entries_of(&self, dir: &Directory) -> &[Entry] {
+        &self.entries[dir.entries.start as usize..dir.entries.end as usize]
+    }
+
+    pub(super) fn entry_name(&self, entry: &Entry) -> &[u8] {
+        &self.names[entry.name as usize..][..usize::from(entry.name_len)]
+    }
+
+    /// The identifier of a directory; the root's is one zero byte.
+    pub(super) fn dir_name(&self, dir: &Directory) -> &[u8] {
+        match dir.node {
+            ROOT => &[0],
+            _ => &self.names[dir.name.0 as usize..][..usize::from(dir.name.1)],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::names::PrimaryNames;
+    use super::super::options::NameRules;
+    use super::super::tree::components;
+    use super::*;
+
+    fn tree(paths: &[&str]) -> Tree {
+        let mut tree = Tree::new();
+        for path in paths {
+            let mut at = ROOT;
+            for name in components(path.as_bytes()).expect("a path") {
+                let name = tree.keep(name).expect("fits");
+                let node = TreeNode::plain(name, Kind::Directory(Vec::new()));
+                at = tree.insert(at, node).expect("fits");
+            }
+        }
+        tree
+    }
+
+    fn hierarchy(tree: &Tree, moved: &Relocation) -> Hierarchy {
+        let naming = PrimaryNames(NameRules::default());
+        let plan = Plan { naming: &naming, plain: false, moved, tell: &mut |_| {} };
+        Hierarchy::new(tree, plan).expect("fits")
+    }
+
+    #[test]
+    fn directories_are_numbered_by_level_then_parent_then_name() {
+        let tree = tree(&["b/y", "a/z", "a/x", "c"]);
+        let hierarchy = hierarchy(&tree, &Relocation::default());
+        let names: Vec<_> = hierarchy.dirs.iter().map(|dir| hierarchy.dir_name(dir)).collect();
+        assert_eq!(names, [&[0][..], b"a", b"b", b"c", b"x", b"z", b"y"]);
+        let parents: Vec<_> = hierarchy.dirs.iter().map(|dir| dir.parent).collect();
+        assert_eq!(parents, [0, 0, 0, 0, 1, 1, 2]);
+        assert_eq!(hierarchy.dirs[0].subdirectories, 3);
+    }
+
+    #[test]
+    fn what_is_too_deep_is_moved_and_nothing_is_deeper_then() {
+        let deep = (1..=30).map(|n| n.to_string()).collect::<Vec<_>>().join("/");
+        let mut tree = tree(&[&deep, "1/2/3/4/5/6/7/other"]);
+        let moved = Relocation::find(&mut tree).expect("fits");
+        let hierarchy = hierarchy(&tree, &moved);
+        let depth = |dir: &Directory| {
+            let (mut dir, mut depth) = (dir, 1);
+            while dir.node != ROOT {
+                dir = &hierarchy.dirs[dir.parent as usize];
+                depth += 1;
+            }
+            depth
+        };
+        assert_eq!(hierarchy.dirs.iter().map(depth).max(), Some(8));
+        // All 31 directories and `rr_moved`, each once.
+        assert_eq!(hierarchy.dirs.len(), 33);
+        let placeholders = hierarchy.entries.iter().filter(|e| e.role == Role::Placeholder);
+        for entry in placeholders {
+            let target = &hierarchy.dirs[entry.dir as usize];
+            assert_eq!(target.node, entry.node);
+            let from = &hierarchy.dirs[target.moved_from.expect("moved") as usize];
+            assert!(tree.node(from.node).children().contains(&entry.node));
+        }
+    }
+}

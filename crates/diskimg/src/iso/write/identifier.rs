@@ -1,0 +1,162 @@
+//! Unique names for the files of one directory.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+
+/// How a tree names its files.
+pub(super) trait Naming {
+    /// Adds the identifier of this name to `out`, without a version; with a number if one is
+    /// given. `false` if it is not quite the name, in a tree where one may expect it.
+    fn make(&self, name: &[u8], is_dir: bool, number: Option<u32>, out: &mut Vec<u8>) -> bool;
+
+    /// Completes the identifier that begins at `start`: the version.
+    fn finish(&self, is_dir: bool, out: &mut Vec<u8>, start: usize);
+
+    /// The order of identifiers without versions. Equal: they are the same.
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering;
+}
+
+/// A child of a directory that needs a name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unnamed<'t> {
+    pub(super) name: &'t [u8],
+    pub(super) is_dir: bool,
+}
+
+/// Identifiers, in one buffer.
+#[derive(Debug, Default)]
+pub(super) struct Identifiers {
+    bytes: Vec<u8>,
+    /// Start, length, and which child's.
+    spans: Vec<(u32, u32, u32)>,
+}
+
+impl Identifiers {
+    fn get(&self, at: usize) -> &[u8] {
+        let (start, len, _) = self.spans[at];
+        &self.bytes[start as usize..(start + len) as usize]
+    }
+
+    fn add(&mut self, child: usize, make: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        make(&mut self.bytes);
+        let len = self.bytes.len() - start;
+        self.spans.push((start as u32, len as u32, child as u32));
+    }
+
+    /// Names all children of a directory: unique, in the order that their records have. Of
+    /// those whose identifiers are the same the first keeps it. Tells of each child whose
+    /// identifier is not quite its name.
+    pub(super) fn name(
+        &mut self,
+        naming: &dyn Naming,
+        children: &[Unnamed<'_>],
+        tell: &mut dyn FnMut(usize, &[u8]),
+    ) {
+        self.bytes.clear();
+        self.spans.clear();
+        for (at, child) in children.iter().enumerate() {
+            let mut faithful = true;
+            self.add(at, |out| faithful = naming.make(child.name, child.is_dir, None, out));
+            if !faithful {
+                tell(at, self.get(at));
+            }
+        }
+        self.sort(naming);
+        let same = |pair: &[(u32, u32, u32)]| {
+            let [a, b] = [pair[0], pair[1]]
+                .map(|(start, len, _)| &self.bytes[start as usize..(start + len) as usize]);
+            naming.compare(a, b) == Ordering::Equal
+        };
+        if self.spans.windows(2).any(same) {
+            self.number(naming, children);
+            self.sort(naming);
+        }
+    }
+
+    fn sort(&mut self, naming: &dyn Naming) {
+        let bytes = &self.bytes;
+        let text =
+            |&(start, len, _): &(u32, u32, u32)| &bytes[start as usize..(start + len) as usize];
+        self.spans
+            .sort_unstable_by(|a, b| naming.compare(text(a), text(b)).then_with(|| a.2.cmp(&b.2)));
+    }
+
+    /// Numbers those whose identifiers others have, too.
+    fn number(&mut self, naming: &dyn Naming, children: &[Unnamed<'_>]) {
+        let all = 0..self.spans.len();
+        let mut taken: HashSet<Vec<u8>> = all.map(|at| self.get(at).to_vec()).collect();
+        // Where counting goes on, by what the first number makes of a name.
+        let mut next: HashMap<Vec<u8>, u32> = HashMap::new();
+        let mut kept = self.get(0).to_vec();
+        for at in 1..self.spans.len() {
+            if naming.compare(&kept, self.get(at)) != Ordering::Equal {
+                kept = self.get(at).to_vec();
+                continue;
+            }
+            let child = self.spans[at].2;
+            let Unnamed { name, is_dir } = children[child as usize];
+            let mut identifier = Vec::new();
+            naming.make(name, is_dir, Some(0), &mut identifier);
+            let count = next.entry(identifier.clone()).or_insert(0);
+            loop {
+                identifier.clear();
+                naming.make(name, is_dir, Some(*count), &mut identifier);
+                *count += 1;
+                if taken.insert(identifier.clone()) {
+                    break;
+                }
+            }
+            self.spans[at] = (self.bytes.len() as u32, identifier.len() as u32, child);
+            self.bytes.extend_from_slice(&identifier);
+        }
+    }
+
+    /// The children in the order of their records, each with its complete identifier.
+    pub(super) fn finished<'s>(
+        &'s self,
+        naming: &'s dyn Naming,
+        children: &'s [Unnamed<'_>],
+    ) -> impl Iterator<Item = (usize, Vec<u8>)> + 's {
+        self.spans.iter().enumerate().map(move |(at, &(_, _, child))| {
+            let mut identifier = self.get(at).to_vec();
+            naming.finish(children[child as usize].is_dir, &mut identifier, 0);
+            (child as usize, identifier)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::names::PrimaryNames;
+    use super::super::options::NameRules;
+    use super::*;
+
+    fn named(rules: NameRules, names: &[String]) -> Vec<(usize, String)> {
+        let children: Vec<_> =
+            names.iter().map(|n| Unnamed { name: n.as_bytes(), is_dir: false }).collect();
+        let naming = PrimaryNames(rules);
+        let mut identifiers = Identifiers::default();
+        identifiers.name(&naming, &children, &mut |_, _| {});
+        let text =
+            |(child, name): (usize, Vec<u8>)| (child, String::from_utf8(name).expect("ASCII"));
+        identifiers.finished(&naming, &children).map(text).collect()
+    }
+
+    #[test]
+    fn one_keeps_its_name_and_the_others_get_numbers() {
+        let names = ["README", "ReadMe", "readm000", "readme"].map(String::from);
+        let named = named(NameRules::strict(), &names);
+        let expected =
+            [(2, "READM000.;1"), (1, "READM001.;1"), (3, "READM002.;1"), (0, "README.;1")];
+        assert_eq!(named, expected.map(|(child, name)| (child, name.to_owned())));
+    }
+
+    #[test]
+    fn thousands_of_names_alike_become_unique_and_stay_sorted() {
+        let names: Vec<_> = (0..5000).map(|n| format!("a long name {n}.text")).collect();
+        let named = named(NameRules::strict(), &names);
+        assert!(named.windows(2).all(|pair| pair[0].1 < pair[1].1));
+        assert!(named.iter().all(|(_, name)| name.len() == 14));
+    }
+}

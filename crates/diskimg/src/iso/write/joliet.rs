@@ -1,0 +1,130 @@
+//! Names of the Joliet tree: UTF-16, the high byte first.
+
+use super::identifier::Naming;
+use super::options::Joliet;
+use std::cmp::Ordering;
+
+/// Makes names of 64 or 103 units.
+#[derive(Debug)]
+pub(super) struct JolietNames(pub(super) Joliet);
+
+/// An extension of at most that many units stays when a name is cut.
+const EXTENSION: usize = 16;
+
+impl Naming for JolietNames {
+    fn make(&self, name: &[u8], _is_dir: bool, number: Option<u32>, out: &mut Vec<u8>) -> bool {
+        let room = match self.0 {
+            Joliet::Standard => 64,
+            Joliet::Long => 103,
+        };
+        let text = String::from_utf8_lossy(name);
+        let mut faithful = matches!(text, std::borrow::Cow::Borrowed(_));
+        let units: Vec<u16> = text
+            .chars()
+            .map(|c| {
+                let fine = is_allowed(c);
+                faithful &= fine;
+                if fine { c } else { '_' }
+            })
+            .flat_map(|c| c.encode_utf16(&mut [0; 2]).to_vec())
+            .collect();
+        let digits: Vec<u16> =
+            number.map(|n| format!("{n:03}").encode_utf16().collect()).unwrap_or_default();
+        if digits.is_empty() && units.len() <= room {
+            extend(out, &units);
+            return faithful;
+        }
+        let dot = units.iter().rposition(|&unit| unit == u16::from(b'.'));
+        let dot = dot.filter(|&at| at > 0 && units.len() - at - 1 <= EXTENSION);
+        let (base, extension) = units.split_at(dot.unwrap_or(units.len()));
+        let mut kept = base.len().min(room - extension.len() - digits.len());
+        // Not half of a character.
+        if base[..kept].last().is_some_and(|unit| (0xD800..0xDC00).contains(unit)) {
+            kept -= 1;
+        }
+        [&base[..kept], &digits, extension].iter().for_each(|part| extend(out, part));
+        false
+    }
+
+    fn finish(&self, is_dir: bool, out: &mut Vec<u8>, _start: usize) {
+        if !is_dir {
+            out.extend_from_slice(b"\0;\x001");
+        }
+    }
+
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
+        a.cmp(b)
+    }
+}
+
+/// Whether a name may have it (Joliet Specification, "Allowed Character Set").
+fn is_allowed(c: char) -> bool {
+    c >= ' ' && !matches!(c, '*' | '/' | ':' | ';' | '?' | '\\')
+}
+
+fn extend(out: &mut Vec<u8>, units: &[u16]) {
+    out.extend(units.iter().flat_map(|unit| unit.to_be_bytes()));
+}
+
+/// Text for a field of so many bytes, as far as it fits; the rest are spaces.
+pub(super) fn field<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    for pair in bytes.chunks_exact_mut(2) {
+        pair.copy_from_slice(&[0, b' ']);
+    }
+    let mut used = 0;
+    for c in text.chars() {
+        let mut units = [0; 2];
+        let units = c.encode_utf16(&mut units);
+        if used + 2 * units.len() > N {
+            break;
+        }
+        for unit in units {
+            bytes[used..used + 2].copy_from_slice(&unit.to_be_bytes());
+            used += 2;
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(joliet: Joliet, name: &[u8], number: Option<u32>) -> (String, bool) {
+        let mut out = Vec::new();
+        let faithful = JolietNames(joliet).make(name, false, number, &mut out);
+        let units: Vec<_> = out.chunks(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect();
+        (String::from_utf16(&units).expect("whole characters"), faithful)
+    }
+
+    #[test]
+    fn names_stay_but_for_what_is_forbidden() {
+        let standard = |name: &str| named(Joliet::Standard, name.as_bytes(), None);
+        assert_eq!(standard("emoji-😀.txt"), ("emoji-😀.txt".into(), true));
+        assert_eq!(standard("a:b*c?d;e\\f"), ("a_b_c_d_e_f".into(), false));
+        assert_eq!(named(Joliet::Long, b"a\xffb", None), ("a\u{fffd}b".into(), false));
+    }
+
+    #[test]
+    fn long_names_are_cut_before_the_extension_and_not_within_a_character() {
+        let name = format!("{}.tar", "x".repeat(80));
+        let (cut, faithful) = named(Joliet::Standard, name.as_bytes(), None);
+        assert_eq!((cut, faithful), (format!("{}.tar", "x".repeat(60)), false));
+        assert_eq!(named(Joliet::Long, name.as_bytes(), None), (name.clone(), true));
+        let (cut, _) = named(Joliet::Standard, name.as_bytes(), Some(3));
+        assert_eq!(cut, format!("{}003.tar", "x".repeat(57)));
+        for shift in 0..2 {
+            let emoji = format!("{}{}", "x".repeat(shift), "😀".repeat(50));
+            let (cut, _) = named(Joliet::Standard, emoji.as_bytes(), None);
+            assert_eq!(cut.encode_utf16().count(), 64 - shift);
+        }
+    }
+
+    #[test]
+    fn a_field_is_cut_and_filled() {
+        assert_eq!(field::<6>("ab"), *b"\0a\0b\0 ");
+        assert_eq!(field::<4>("abc"), *b"\0a\0b");
+        assert_eq!(field::<4>("a😀"), *b"\0a\0 ");
+    }
+}

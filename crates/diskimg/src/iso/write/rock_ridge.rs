@@ -1,0 +1,340 @@
+//! What Rock Ridge says of a file: the entries of a record's system use field
+//! (SUSP 1.12, RRIP 1.12).
+//!
+//! ```text
+//!   record   identifier │ SP PX TF NM SL …  CE ──┐     what fits into 254 bytes
+//!   area of the directory    … NM SL  CE ──┐ ◄───┘     within one sector, CE last
+//!                            … SL    ◄─────┘
+//! ```
+
+use crate::iso::SECTOR;
+use crate::iso::time::Timestamp;
+
+/// Bytes of a CE entry.
+const CE: usize = 28;
+
+/// Bytes of a directory record at most: 255, but an even number.
+const RECORD: usize = 254;
+
+/// The text of an ER entry: who sees it knows that Rock Ridge is meant (RRIP 1.12, 4.3).
+const EXTENSION: [&[u8]; 3] = [
+    b"RRIP_1991A",
+    b"THE ROCK RIDGE INTERCHANGE PROTOCOL PROVIDES SUPPORT FOR POSIX FILE SYSTEM SEMANTICS",
+    b"PLEASE CONTACT DISC PUBLISHER FOR SPECIFICATION SOURCE.  SEE PUBLISHER IDENTIFIER IN \
+      PRIMARY VOLUME DESCRIPTOR FOR CONTACT INFORMATION.",
+];
+
+/// POSIX attributes as they are recorded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posix {
+    /// With the file's type.
+    pub(super) mode: u32,
+    pub(super) links: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) serial: u32,
+}
+
+/// Entries of one system use field, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Entries(Vec<u8>);
+
+impl Entries {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn head(&mut self, signature: [u8; 2], len: usize) {
+        // Entries are at most 255 bytes long by construction.
+        self.0.extend_from_slice(&[signature[0], signature[1], len as u8, 1]);
+    }
+
+    fn both(&mut self, value: u32) {
+        self.0.extend_from_slice(&both_endian_32(value));
+    }
+
+    /// SP: system use begins where it should (SUSP, 5.3). The root's first.
+    pub(super) fn sharing(&mut self) {
+        self.head(*b"SP", 7);
+        self.0.extend_from_slice(&[0xBE, 0xEF, 0]);
+    }
+
+    /// ER (SUSP, 5.5).
+    pub(super) fn extension(&mut self) {
+        let [id, text, source] = EXTENSION;
+        self.head(*b"ER", 8 + id.len() + text.len() + source.len());
+        self.0.extend_from_slice(&[id.len() as u8, text.len() as u8, source.len() as u8, 1]);
+        EXTENSION.iter().for_each(|part| self.0.extend_from_slice(part));
+    }
+
+    /// PX, the longer form, whose serial number tells which names are one file (RRIP, 4.1.1).
+    pub(super) fn posix(&mut self, posix: &Posix) {
+        self.head(*b"PX", 44);
+        let Posix { mode, links, uid, gid, serial } = *posix;
+        [mode, links, uid, gid, serial].into_iter().for_each(|value| self.both(value));
+    }
+
+    /// TF: last change, last read, last change of attributes (RRIP, 4.1.6).
+    pub(super) fn times(&mut self, modified: Timestamp, accessed: Timestamp, changed: Timestamp) {
+        self.head(*b"TF", 5 + 3 * 7);
+        self.0.push(0x02 | 0x04 | 0x08);
+        for time in [modified, accessed, changed] {
+            self.0.extend_from_slice(&time.to_record());
+        }
+    }
+
+    /// PN: a device's numbers (RRIP, 4.1.2: the halves of a 64-bit dev_t).
+    ///
+    /// Linux takes the low half for all of an old 16-bit number if the high half is zero, and
+    /// otherwise the two for major and minor; others put the halves together to a dev_t of the
+    /// C library. Small numbers are recorded so that all see the same, others as Linux has them.
+    pub(super) fn device(&mut self, major: u32, minor: u32) {
+        let (high, low) = match (major, minor) {
+            (0..=0xFF, 0..=0xFF) => (0, major << 8 | minor),
+            _ => (major, minor),
+        };
+        self.head(*b"PN", 20);
+        self.both(high);
+        self.both(low);
+    }
+
+    /// NM: the name (RRIP, 4.1.4).
+    pub(super) fn name(&mut self, name: &[u8]) {
+        let mut rest = name;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(250));
+            self.head(*b"NM", 5 + now.len());
+            self.0.push(u8::from(!later.is_empty()));
+            self.0.extend_from_slice(now);
+            if later.is_empty() {
+                return;
+            }
+            rest = later;
+        }
+    }
+
+    /// SL: where a symbolic link leads, a component at a time (RRIP, 4.1.3). Slashes are not
+    /// recorded but by the components that they part.
+    pub(super) fn link(&mut self, target: &[u8]) {
+        let mut open = None;
+        if target.first() == Some(&b'/') {
+            self.component(&mut open, 0x08, &[]);
+        }
+        for part in target.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+            match part {
+                b"." => self.component(&mut open, 0x02, &[]),
+                b".." => self.component(&mut open, 0x04, &[]),
+                _ => {
+                    let mut pieces = part.chunks(248).peekable();
+                    while let Some(piece) = pieces.next() {
+                        self.component(&mut open, u8::from(pieces.peek().is_some()), piece);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a component to the SL entry that is `open`, or to a new one if it is full.
+    fn component(&mut self, open: &mut Option<usize>, flags: u8, text: &[u8]) {
+        let at = match *open {
+            Some(at) if self.0.len() - at + 2 + text.len() <= 255 => at,
+            full => {
+                if let Some(full) = full {
+                    // It goes on in the next.
+                    self.0[full + 4] = 1;
+                }
+                let at = self.0.len();
+                self.head(*b"SL", 5);
+                self.0.push(0);
+                *open = Some(at);
+                at
+            }
+        };
+        self.0.extend_from_slice(&[flags, text.len() as u8]);
+        self.0.extend_from_slice(text);
+        self.0[at + 2] = (self.0.len() - at) as u8;
+    }
+
+    /// CL: the directory that should stand here begins at this sector (RRIP, 4.1.5.1).
+    pub(super) fn child(&mut self, lba: u32) {
+        self.head(*b"CL", 12);
+        self.both(lba);
+    }
+
+    /// PL: the directory that this one was moved out of (RRIP, 4.1.5.2).
+    pub(super) fn parent(&mut self, lba: u32) {
+        self.head(*b"PL", 12);
+        self.both(lba);
+    }
+
+    /// RE: this directory belongs elsewhere (RRIP, 4.1.5.3).
+    pub(super) fn relocated(&mut self) {
+        self.head(*b"RE", 4);
+    }
+
+    /// Puts the entries into a record that has `used` bytes already (an even number), what does
+    /// not fit into the directory's areas, which begin at sector `lba`.
+    pub(super) fn place(&self, used: usize, record: &mut Vec<u8>, areas: &mut Areas<'_>) {
+        let room = RECORD - used;
+        if self.0.len() <= room {
+            record.extend_from_slice(&self.0);
+            return;
+        }
+        let (here, mut rest) = split(&self.0, room - CE);
+        record.extend_from_slice(here);
+        let (offset, mut now) = areas.begin(rest);
+        record.extend_from_slice(&areas.pointer(offset, now));
+        while now < rest.len() {
+            // The pointer is part of the area it stands in.
+            let (here, later) = split(rest, now - CE);
+            areas.bytes.extend_from_slice(here);
+            rest = later;
+            let next = areas.bytes.len() + CE;
+            let next = next.next_multiple_of(SECTOR as usize);
+            now = Areas::take(rest, SECTOR as usize);
+            let pointer = areas.pointer(next, now);
+            areas.bytes.extend_from_slice(&pointer);
+            areas.bytes.resize(next, 0);
+        }
+        areas.bytes.extend_from_slice(rest);
+    }
+}
+
+/// The continuation areas of one directory, in sectors of their own.
+#[derive(Debug)]
+pub(super) struct Areas<'b> {
+    /// Where they begin.
+    pub(super) lba: u32,
+    pub(super) bytes: &'b mut Vec<u8>,
+}
+
+impl Areas<'_> {
+    /// Where the next area begins, and its length: no area runs into another sector.
+    fn begin(&mut self, rest: &[u8]) -> (usize, usize) {
+        let sector = SECTOR as usize;
+        let left = sector - self.bytes.len() % sector;
+        if rest.len() > left {
+            let end = self.bytes.len().next_multiple_of(sector);
+            self.bytes.resize(end, 0);
+            return (end, Self::take(rest, sector));
+        }
+        (self.bytes.len(), rest.len())
+    }
+
+    /// How long an area of these entries is that has `room` bytes, a pointer to the next one
+    /// included if they do not fit.
+    fn take(rest: &[u8], room: usize) -> usize {
+        if rest.len() <= room { rest.len() } else { split(rest, room - CE).0.len() + CE }
+    }
+
+    /// CE (SUSP, 5.1).
+    fn pointer(&self, offset: usize, len: usize) -> [u8; CE] {
+        let mut entry = [0; CE];
+        entry[..4].copy_from_slice(b"CE\x1c\x01");
+        let sector = SECTOR as usize;
+        let lba = self.lba + (offset / sector) as u32;
+        let values = [lba, (offset % sector) as u32, len as u32];
+        for (field, value) in entry[4..].chunks_exact_mut(8).zip(values) {
+            field.copy_from_slice(&both_endian_32(value));
+        }
+        entry
+    }
+}
+
+/// As many whole entries as fit into `room`, and the rest.
+fn split(entries: &[u8], room: usize) -> (&[u8], &[u8]) {
+    let mut end = 0;
+    while let Some(&len) = entries.get(end + 2) {
+        if end + usize::from(len) > room {
+            break;
+        }
+        end += usize::from(len);
+    }
+    entries.split_at(end)
+}
+
+/// Little-endian, then big-endian (ECMA-119, 7.3.3).
+pub(super) fn both_endian_32(value: u32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&value.to_le_bytes());
+    bytes[4..].copy_from_slice(&value.to_be_bytes());
+    bytes
+}
+
+/// Little-endian, then big-endian (ECMA-119, 7.2.3).
+pub(super) fn both_endian_16(value: u16) -> [u8; 4] {
+    let (little, big) = (value.to_le_bytes(), value.to_be_bytes());
+    [little[0], little[1], big[0], big[1]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entries that a reader finds that follows the pointers.
+    fn follow(record: &[u8], lba: u32, areas: &[u8]) -> Vec<u8> {
+        let mut found = Vec::new();
+        let mut field = record.to_vec();
+        loop {
+            let mut next = None;
+            let mut at = 0;
+            while at + 4 <= field.len() {
+                let entry = &field[at..at + usize::from(field[at + 2])];
+                if entry.starts_with(b"CE") {
+                    assert_eq!(at + CE, field.len(), "CE is the last entry");
+                    let value = |at: usize| {
+                        u32::from_le_bytes(entry[at..at + 4].try_into().expect("four")) as usize
+                    };
+                    assert!(value(12) + value(20) <= 2048, "within one sector");
+                    let start = (value(4) - lba as usize) * 2048 + value(12);
+                    next = Some(areas[start..start + value(20)].to_vec());
+                } else {
+                    found.extend_from_slice(entry);
+                }
+                at += entry.len();
+            }
+            match next {
+                Some(area) => field = area,
+                None => return found,
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_their_length_entries_are_found_again() {
+        let mut bytes = Vec::new();
+        for name in [1, 100, 120, 250, 255] {
+            for link in [0, 1, 300, 2000, 4095] {
+                for used in [34, 68, 100] {
+                    let mut entries = Entries::default();
+                    entries.name(&vec![b'n'; name]);
+                    entries.link(&b"/abcdefg".repeat(link / 8 + 1)[..link]);
+                    let mut record = Vec::new();
+                    let mut areas = Areas { lba: 77, bytes: &mut bytes };
+                    entries.place(used, &mut record, &mut areas);
+                    assert!(record.len() + used <= RECORD);
+                    assert_eq!(follow(&record, 77, &bytes), entries.0, "{name} {link} {used}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_component_goes_on_in_the_next_entry() {
+        let mut entries = Entries::default();
+        entries.link(&[&b"../"[..], &[b'x'; 255], b"/./y"].concat());
+        let first = entries.0[2] as usize;
+        assert_eq!(&entries.0[..7], b"SL\x07\x01\x01\x04\0");
+        assert_eq!(&entries.0[first..first + 7], b"SL\xff\x01\x01\x01\xf8");
+        let last = first + 255;
+        assert_eq!(entries.0[last..], *b"SL\x13\x01\0\0\x07xxxxxxx\x02\0\0\x01y");
+    }
+
+    #[test]
+    fn a_name_is_split_at_250_bytes() {
+        let mut entries = Entries::default();
+        entries.name(&[b'n'; 255]);
+        assert_eq!(&entries.0[..5], b"NM\xff\x01\x01");
+        assert_eq!(entries.0[255..], *b"NM\x0a\x01\0nnnnn");
+    }
+}
