@@ -29,6 +29,7 @@ pub use apm::{Apm, ApmPartition};
 pub use catalog::{BootCatalog, CatalogEntry, Media, SelectionCriteria};
 pub(crate) use catalog::{NewEntry, encode_catalog, encode_record};
 pub use gpt::{Gpt, GptPartition, Guid};
+pub(crate) use mbr::only_partition_kind as system_type;
 pub use mbr::{Mbr, MbrPartition};
 pub use system_area::{Loader, SystemArea};
 

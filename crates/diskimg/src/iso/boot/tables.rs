@@ -11,6 +11,8 @@
 
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
+use std::io;
+use std::sync::Arc;
 
 /// Where the boot info table is.
 const INFO_TABLE: u64 = 8;
@@ -48,6 +50,31 @@ impl Patch {
             let from = &self.bytes[(start - self.offset) as usize..(end - self.offset) as usize];
             piece[(start - offset) as usize..(end - offset) as usize].copy_from_slice(from);
         }
+    }
+}
+
+/// A file with some of its bytes replaced.
+#[derive(Debug)]
+pub(crate) struct PatchedSource {
+    inner: Arc<dyn Source>,
+    patches: Vec<Patch>,
+}
+
+impl PatchedSource {
+    pub(crate) fn new(inner: Arc<dyn Source>, patches: Vec<Patch>) -> Self {
+        Self { inner, patches }
+    }
+}
+
+impl Source for PatchedSource {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.inner.read_exact_at(buf, offset)?;
+        self.patches.iter().for_each(|patch| patch.apply(buf, offset));
+        Ok(())
     }
 }
 

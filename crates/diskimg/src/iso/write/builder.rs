@@ -206,7 +206,7 @@ impl Builder {
     }
 
     /// The directory of a path and the name in it; `None` for the root.
-    fn place<'p>(&mut self, at: &'p [u8]) -> Result<Option<(NodeId, &'p [u8])>> {
+    pub(super) fn place<'p>(&mut self, at: &'p [u8]) -> Result<Option<(NodeId, &'p [u8])>> {
         let names = components(at)?;
         let Some((&name, above)) = names.split_last() else { return Ok(None) };
         Ok(Some((self.directories(above)?, name)))

@@ -11,6 +11,7 @@ use crate::host::output::{Durability, Output};
 use crate::host::sink::Sink;
 use crate::host::source::{Source, segments};
 use crate::iso::SECTOR;
+use crate::iso::boot::tables::{Patch, PatchedSource};
 use crate::vocabulary::error::{Error, Result};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -131,7 +132,8 @@ impl Plan {
         open: &mut OpenDirs,
         skipping: Option<Skipping<'_>>,
     ) -> Result<()> {
-        stream.zeros(16 * SECTOR)?;
+        stream.write(self.boot.system_area())?;
+        stream.zeros_to(16 * SECTOR)?;
         self.fill_descriptors(stream)?;
         for space in [Space::Primary, Space::Joliet] {
             let Some(hierarchy) = self.hierarchy(space) else { continue };
@@ -152,18 +154,40 @@ impl Plan {
         }
         for &content in &self.order {
             stream.zeros_to(u64::from(self.content_lba[content as usize]) * SECTOR)?;
+            match (self.boot.catalog_bytes(content), self.boot.patches(content)) {
+                (Some(catalog), _) => stream.write(catalog)?,
+                (None, Some(patches)) => self.fill_patched(stream, open, content, patches)?,
+                (None, None) => self.fill_content(stream, open, content, skipping)?,
+            }
+        }
+        for (sector, content) in self.boot.partitions() {
+            stream.zeros_to(sector * SECTOR)?;
             self.fill_content(stream, open, content, skipping)?;
         }
-        stream.zeros_to(self.size())
+        stream.zeros_to(self.size() - self.boot.backup().len() as u64)?;
+        stream.write(self.boot.backup())
     }
 
     fn fill_descriptors(&self, stream: &mut Stream<'_>) -> Result<()> {
         stream.write(&descriptors::primary(&self.options, &self.primary_tables, &self.volume))?;
+        stream.write(&self.boot.record(&self.content_lba))?;
         if self.joliet.is_some() {
             let joliet = descriptors::joliet(&self.options, &self.joliet_tables, &self.volume);
             stream.write(&joliet)?;
         }
         stream.write(&descriptors::terminator())
+    }
+
+    /// A boot image that gets something written into it.
+    fn fill_patched(
+        &self,
+        stream: &mut Stream<'_>,
+        open: &mut OpenDirs,
+        content: u32,
+        patches: &[Patch],
+    ) -> Result<()> {
+        let source = self.source_of(open, content)?;
+        copy(stream, &PatchedSource::new(source, patches.to_vec()), None)
     }
 
     fn fill_content(

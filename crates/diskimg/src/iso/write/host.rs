@@ -69,6 +69,10 @@ pub(super) struct Looked {
 }
 
 impl Looked {
+    pub(super) fn is_regular(&self) -> bool {
+        self.kind == Type::RegularFile
+    }
+
     // The fields' types differ between systems.
     #[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
     fn new(stat: &Stat) -> Self {

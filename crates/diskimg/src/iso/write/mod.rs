@@ -7,6 +7,7 @@
 //!        names, joliet, identifier   a unique name for every file, in each tree
 //!        hierarchy                   directories numbered, records in order
 //!        plan                        every address, the exact size
+//!        boot                        what starts a machine
 //!        descriptors, path_table, directory, rock_ridge      the bytes, when they are wanted
 //!        stream, emit                                        and out they go
 //! ```
@@ -14,6 +15,7 @@
 //! The same tree and options make the same bytes, whatever the order in which
 //! a file system lists its names, and wherever the tree lies.
 
+mod boot;
 mod builder;
 mod contents;
 mod descriptors;

@@ -7,10 +7,12 @@
 //!        directories of the primary tree, each with its continuation areas
 //!        directories of Joliet's
 //!        a sector of zeros, where files without bytes are said to be
-//!        contents, in the order of the primary tree; each at a multiple of the alignment
-//!        padding
+//!        contents: boot catalog and boot images, then in the order of the primary tree; each at
+//!        a multiple of the alignment
+//!        appended partitions, padding, GPT's second copy: see `boot::hybrid`
 //! ```
 
+use super::boot::Boot;
 use super::builder::Builder;
 use super::contents::Contents;
 use super::descriptors::{self, Tables, Volume};
@@ -19,7 +21,7 @@ use super::hierarchy::{self, Directory, Hierarchy, Relocation, Role};
 use super::host::HostDirs;
 use super::joliet::JolietNames;
 use super::names::PrimaryNames;
-use super::options::{CreateOptions, Hybrid, Level, RockRidge};
+use super::options::{CreateOptions, Level, RockRidge};
 use super::path_table;
 use super::tree::{Kind, NodeId, ROOT, Times, Tree, TreeNode};
 use crate::iso::SECTOR;
@@ -54,6 +56,7 @@ pub struct Plan {
     /// By [`TreeNode::inode`].
     pub(super) files: Vec<FileNumbers>,
     pub(super) volume: Volume,
+    pub(super) boot: Boot,
     pub(super) primary_tables: Tables,
     pub(super) joliet_tables: Tables,
     warnings: Vec<String>,
@@ -67,9 +70,10 @@ pub(super) struct FileNumbers {
 }
 
 impl Plan {
-    pub(super) fn new(builder: Builder) -> Result<Self> {
+    pub(super) fn new(mut builder: Builder) -> Result<Self> {
+        check(&builder.options)?;
+        let boot = Boot::new(&mut builder)?;
         let Builder { options, mut tree, contents, dirs, .. } = builder;
-        check(&options)?;
         let moved = match options.deep_directories {
             true => Relocation::default(),
             false => Relocation::find(&mut tree)?,
@@ -100,6 +104,7 @@ impl Plan {
             empty: None,
             files: vec![FileNumbers::default(); tree.last_inode() as usize + 1],
             volume: Volume { sectors: 0, time: root_time, root_time },
+            boot,
             primary_tables: Tables::default(),
             joliet_tables: Tables::default(),
             warnings: warnings.finish(),
@@ -110,6 +115,7 @@ impl Plan {
             primary,
             joliet,
         };
+        plan.order_boot_files();
         plan.number_files()?;
         plan.find_times();
         plan.place()?;
@@ -118,12 +124,23 @@ impl Plan {
 
     /// Exactly how many bytes the image will have.
     pub fn size(&self) -> u64 {
-        u64::from(self.volume.sectors) * SECTOR
+        self.boot.total() * SECTOR
     }
 
     /// What had to be changed: names that Joliet cannot hold as they are.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What starts a machine comes before all other contents.
+    fn order_boot_files(&mut self) {
+        for content in self.boot.first() {
+            let lba = &mut self.content_lba[content as usize];
+            if *lba == NOWHERE {
+                *lba = 0;
+                self.order.push(content);
+            }
+        }
     }
 
     /// Gives numbers to files, and an order to contents; sees that all can be recorded.
@@ -250,7 +267,7 @@ impl Plan {
 
     /// Gives everything its address.
     fn place(&mut self) -> Result<()> {
-        let descriptors = 2 + u32::from(self.joliet.is_some());
+        let descriptors = 2 + u32::from(self.boot.has_catalog()) + u32::from(self.joliet.is_some());
         let mut at = Cursor(DESCRIPTORS + descriptors);
         self.primary_tables = at.path_tables(&self.primary)?;
         if let Some(joliet) = &self.joliet {
@@ -267,9 +284,7 @@ impl Plan {
             let len = self.contents.get(content).len;
             self.content_lba[content as usize] = at.take(len)?;
         }
-        at.take(u64::from(self.options.padding) * SECTOR)?;
-        self.volume.sectors = at.0;
-        Ok(())
+        self.place_disk(at.0)
     }
 
     fn place_directories(&mut self, space: Space, at: &mut Cursor) -> Result<()> {
@@ -374,14 +389,6 @@ fn check(options: &CreateOptions) -> Result<()> {
     if !alignment.is_power_of_two() || !(2048..=1 << 20).contains(&alignment) {
         let message = format!("alignment {alignment}: not a power of two from 2048 to 1048576");
         return Err(Error::invalid(message));
-    }
-    let Hybrid { isohybrid_mbr, grub2_mbr, partition_offset, appended, .. } = &options.hybrid;
-    let hybrid = isohybrid_mbr.is_some()
-        || grub2_mbr.is_some()
-        || *partition_offset != 0
-        || !appended.is_empty();
-    if hybrid || !options.boot.is_empty() {
-        return Err(Error::unsupported("images that start a machine cannot be written yet"));
     }
     Ok(())
 }

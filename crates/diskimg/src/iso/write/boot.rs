@@ -1,0 +1,397 @@
+//! How a new image starts machines: what the options name is found in the tree; then, when
+//! everything has its address, the boot catalog, what is written into boot images, and what the
+//! image says of itself as a disk.
+
+use super::builder::Builder;
+use super::contents::{Content, Contents, Data};
+use super::descriptors;
+use super::host::{self, HostDirs, HostFile, OpenDirs};
+use super::options::{BootEntry, BootImage, CreateOptions, Emulation};
+use super::plan::Plan;
+use super::tree::{Kind, ROOT, Tree, TreeNode, components};
+use crate::host::source::{MemorySource, Source};
+use crate::iso::SECTOR;
+use crate::iso::boot::hybrid::{DiskAreas, DiskLayout, Stretch};
+use crate::iso::boot::tables::{self, Patch};
+use crate::iso::boot::{Media, NewEntry, Platform, encode_catalog, encode_record, system_type};
+use crate::vocabulary::error::{Error, Result};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes of a sector as El Torito counts what is loaded.
+const LOADED: u64 = 512;
+
+/// What a boot entry loads, found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// A content.
+    File(u32),
+    /// The place of a partition in [`Boot::appended`].
+    Appended(usize),
+}
+
+/// A boot entry that has what it names.
+#[derive(Debug)]
+struct Entry {
+    options: BootEntry,
+    target: Target,
+    len: u64,
+    media: Media,
+    system_type: u8,
+    load_sectors: u16,
+}
+
+/// All that starts a machine.
+#[derive(Debug, Default)]
+pub(super) struct Boot {
+    entries: Vec<Entry>,
+    /// The content that the boot catalog is.
+    catalog: Option<u32>,
+    /// The contents of appended partitions.
+    appended: Vec<u32>,
+    /// Once all is placed: the catalog's bytes, what replaces bytes of boot images, and the disk.
+    catalog_bytes: Vec<u8>,
+    patches: HashMap<u32, Vec<Patch>>,
+    disk: Option<(DiskLayout, DiskAreas)>,
+}
+
+impl Boot {
+    /// Finds what the options name; adds the catalog to the tree.
+    pub(super) fn new(builder: &mut Builder) -> Result<Self> {
+        let mut boot = Self::default();
+        let CreateOptions { boot: entries, hybrid, .. } = &builder.options;
+        let (entries, appended) = (entries.clone(), hybrid.appended.clone());
+        for partition in appended {
+            boot.appended.push(builder.partition(&partition.path)?);
+        }
+        for options in entries {
+            let entry = boot.entry(builder, options)?;
+            boot.entries.push(entry);
+        }
+        if !boot.entries.is_empty() {
+            let len = boot.encode(|_| Ok(0))?.len() as u64;
+            let catalog = builder.catalog(len)?;
+            if boot.entries.iter().any(|entry| entry.is_gone(builder)) {
+                let message = "a boot image has the path of the boot catalog";
+                return Err(Error::invalid(message).hint("give the catalog another path"));
+            }
+            boot.catalog = Some(catalog);
+        }
+        Ok(boot)
+    }
+
+    fn entry(&self, builder: &Builder, options: BootEntry) -> Result<Entry> {
+        let target = match &options.image {
+            BootImage::File(path) => Target::File(find(&builder.tree, path)?),
+            BootImage::AppendedPartition(number) => {
+                let appended = &builder.options.hybrid.appended;
+                let at = appended.iter().position(|partition| partition.number == *number);
+                let message =
+                    || format!("a boot entry is for partition {number}, which is not appended");
+                Target::Appended(at.ok_or_else(|| Error::invalid(message()))?)
+            }
+        };
+        let content = match target {
+            Target::File(content) => content,
+            Target::Appended(at) => self.appended[at],
+        };
+        let len = builder.contents.get(content).len;
+        let mut entry = Entry {
+            options,
+            target,
+            len,
+            media: Media::NoEmulation,
+            system_type: 0,
+            load_sectors: 1,
+        };
+        let named = |e: Error| e.in_file(entry.options.image.name());
+        if len == 0 {
+            return Err(named(Error::invalid("an empty boot image")));
+        }
+        if matches!(target, Target::Appended(_))
+            && (entry.options.info_table || entry.options.grub2_info)
+        {
+            let message =
+                "nothing is written into appended partitions, but a boot entry asks for it";
+            return Err(named(Error::invalid(message)));
+        }
+        (entry.media, entry.system_type) = match entry.options.emulation {
+            Emulation::None => (Media::NoEmulation, 0),
+            Emulation::Floppy => {
+                let message = || {
+                    format!(
+                        "an emulated floppy disk has 1228800, 1474560 or 2949120 bytes, not {len}"
+                    )
+                };
+                let media = Media::floppy(len);
+                (media.ok_or_else(|| named(Error::invalid(message())))?, 0)
+            }
+            Emulation::HardDisk => {
+                let mut start = vec![0; len.min(LOADED) as usize];
+                let source = source_of(
+                    &builder.contents,
+                    &builder.dirs,
+                    &builder.tree,
+                    &mut OpenDirs::default(),
+                    content,
+                )?;
+                let read = source.read_exact_at(&mut start, 0);
+                read.map_err(|e| named(Error::io("cannot read", e)))?;
+                let message = "an emulated hard disk has an MBR with just one partition";
+                let kind = system_type(&start).ok_or_else(|| named(Error::invalid(message)))?;
+                (Media::HardDisk, kind)
+            }
+        };
+        let load_sectors = entry.load_sectors().map_err(named)?;
+        Ok(Entry { load_sectors, ..entry })
+    }
+
+    /// The contents that come first.
+    pub(super) fn first(&self) -> impl Iterator<Item = u32> {
+        let files = self.entries.iter().filter_map(|entry| match entry.target {
+            Target::File(content) => Some(content),
+            Target::Appended(_) => None,
+        });
+        self.catalog.into_iter().chain(files)
+    }
+
+    pub(super) fn has_catalog(&self) -> bool {
+        self.catalog.is_some()
+    }
+
+    /// Sectors of the whole image, once all is placed.
+    pub(super) fn total(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |(layout, _)| layout.total)
+    }
+
+    /// The first bytes of the image.
+    pub(super) fn system_area(&self) -> &[u8] {
+        self.disk.as_ref().map_or(&[], |(_, areas)| &areas.system_area)
+    }
+
+    /// The last bytes of the image.
+    pub(super) fn backup(&self) -> &[u8] {
+        self.disk.as_ref().map_or(&[], |(_, areas)| &areas.backup)
+    }
+
+    /// The first sectors of appended partitions, and their contents.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = (u64, u32)> {
+        let places = self.disk.iter().flat_map(|(layout, _)| &layout.appended);
+        places.map(|place| place.start).zip(self.appended.iter().copied())
+    }
+
+    /// The boot catalog's bytes, if this content is it.
+    pub(super) fn catalog_bytes(&self, content: u32) -> Option<&[u8]> {
+        (self.catalog == Some(content)).then_some(&*self.catalog_bytes)
+    }
+
+    /// The boot record, a volume descriptor that says where the catalog is, if there is one.
+    pub(super) fn record(&self, content_lba: &[u32]) -> Vec<u8> {
+        let sector = self.catalog.map(|content| content_lba[content as usize]);
+        sector.map(encode_record).unwrap_or_default()
+    }
+
+    /// What replaces bytes of this content.
+    pub(super) fn patches(&self, content: u32) -> Option<&[Patch]> {
+        self.patches.get(&content).map(|patches| &**patches)
+    }
+
+    /// The catalog, with boot images where `place` says: a sector.
+    fn encode(&self, place: impl Fn(&Entry) -> Result<u32>) -> Result<Vec<u8>> {
+        let entries = self.entries.iter().map(|entry| {
+            Ok(NewEntry {
+                platform: entry.options.platform,
+                media: entry.media,
+                load_segment: entry.options.load_segment,
+                system_type: entry.system_type,
+                load_sectors: entry.load_sectors,
+                start_sector: place(entry)?,
+            })
+        });
+        Ok(encode_catalog(&entries.collect::<Result<Vec<_>>>()?))
+    }
+}
+
+impl Entry {
+    fn load_sectors(&self) -> Result<u16> {
+        match (self.options.load_sectors, self.media, self.options.platform) {
+            (Some(sectors), ..) => Ok(sectors),
+            (None, Media::NoEmulation, platform) => {
+                match (u16::try_from(self.len.div_ceil(LOADED)), platform) {
+                    (Ok(sectors), _) => Ok(sectors),
+                    // To UEFI: as much as there is.
+                    (Err(_), Platform::Efi) => Ok(0),
+                    (Err(_), _) => {
+                        let message = "a boot image of 32 MiB and more cannot be loaded as a whole";
+                        Err(Error::invalid(message).hint("say how many sectors are to be loaded"))
+                    }
+                }
+            }
+            (None, ..) => Ok(1),
+        }
+    }
+
+    /// Whether the boot catalog took the place of its file.
+    fn is_gone(&self, builder: &Builder) -> bool {
+        let (Target::File(content), BootImage::File(path)) = (self.target, &self.options.image)
+        else {
+            return false;
+        };
+        find(&builder.tree, path).ok() != Some(content)
+    }
+}
+
+impl BootImage {
+    /// For people.
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::AppendedPartition(number) => format!("partition {number}"),
+        }
+    }
+}
+
+impl Builder {
+    /// The content of a file of the host that has no name in the image.
+    fn partition(&mut self, path: &Path) -> Result<u32> {
+        let no_file = || Error::invalid("is no regular file to append").in_file(path);
+        let (above, own) = host::split(path).ok_or_else(no_file)?;
+        let dir = self.dirs.add(None, &above, true)?;
+        let looked = self.open.look(&self.dirs, dir, &own, true)?;
+        if !looked.is_regular() || looked.size == 0 {
+            return Err(no_file());
+        }
+        let name = self.tree.keep(&own)?;
+        let (modified, sparse) = (looked.modified, looked.sparse);
+        let file = HostFile { dir, name, modified, follow: true, sparse };
+        self.contents.add(Content { len: looked.size, data: Data::Host(file) })
+    }
+
+    /// The boot catalog's content, whose bytes come later.
+    fn catalog(&mut self, len: u64) -> Result<u32> {
+        let content = Content { len, data: Data::Bytes(Arc::default()) };
+        let content = self.contents.add(content)?;
+        if self.options.boot_catalog_visible {
+            let path = self.options.boot_catalog.clone();
+            let no_name = || Error::invalid("the boot catalog has no name");
+            let (parent, name) = self.place(path.as_bytes())?.ok_or_else(no_name)?;
+            let name = self.tree.keep(name)?;
+            self.tree.insert(parent, TreeNode::plain(name, Kind::File(content)))?;
+        }
+        Ok(content)
+    }
+}
+
+impl Plan {
+    /// Gives addresses to what lies behind the file system, which ends before sector `end`; then
+    /// makes what says where things are.
+    pub(super) fn place_disk(&mut self, end: u32) -> Result<()> {
+        let CreateOptions { hybrid, padding, alignment, .. } = &self.options;
+        let boot = &self.boot;
+        let appended: Vec<_> =
+            boot.appended.iter().map(|&content| self.contents.get(content).len).collect();
+        let in_gpt = boot.entries.iter().any(|entry| entry.options.in_gpt);
+        let (padding, alignment) = (u64::from(*padding), u64::from(*alignment));
+        let layout = DiskLayout::new(hybrid, &appended, in_gpt, end.into(), padding, alignment)?;
+        let too_large =
+            |_| Error::limit("the image would have more than 4 thousand million sectors (8 TiB)");
+        u32::try_from(layout.total).map_err(too_large)?;
+        self.volume.sectors = u32::try_from(layout.volume).map_err(too_large)?;
+
+        let start = |entry: &Entry| match entry.target {
+            Target::File(content) => self.content_lba[content as usize],
+            // The total has 32 bits.
+            Target::Appended(at) => layout.appended[at].start as u32,
+        };
+        let catalog_bytes = boot.encode(|entry| Ok(start(entry)))?;
+        let patches = self.find_patches()?;
+        let loader = boot.entries.iter().find(|entry| {
+            let file = matches!(entry.target, Target::File(_));
+            let bios = entry.options.platform == Platform::Bios;
+            file && bios && entry.media == Media::NoEmulation
+        });
+        let images = boot
+            .entries
+            .iter()
+            .filter(|entry| entry.options.in_gpt && matches!(entry.target, Target::File(_)));
+        let mut images: Vec<_> = images
+            .map(|entry| Stretch {
+                start: start(entry).into(),
+                sectors: entry.len.div_ceil(SECTOR),
+            })
+            .collect();
+        images.sort_by_key(|image| image.start);
+        images.dedup();
+        // Of two images that differ, the primary descriptor does.
+        let seed = descriptors::primary(&self.options, &self.primary_tables, &self.volume);
+        let areas = layout.encode(hybrid, loader.map(start), &images, &seed)?;
+        (self.boot.catalog_bytes, self.boot.patches) = (catalog_bytes, patches);
+        self.boot.disk = Some((layout, areas));
+        Ok(())
+    }
+
+    fn find_patches(&self) -> Result<HashMap<u32, Vec<Patch>>> {
+        let mut found: HashMap<u32, Vec<Patch>> = HashMap::new();
+        let mut open = OpenDirs::default();
+        for entry in &self.boot.entries {
+            let Target::File(content) = entry.target else { continue };
+            let named = |e: Error| e.in_file(entry.options.image.name());
+            let sector = self.content_lba[content as usize];
+            let patches = found.entry(content).or_default();
+            if entry.options.info_table {
+                let source = self.source_of(&mut open, content)?;
+                patches.push(tables::info_table(&*source, sector).map_err(named)?);
+            }
+            if entry.options.grub2_info {
+                patches.push(tables::grub2_address(entry.len, sector).map_err(named)?);
+            }
+        }
+        found.retain(|_, patches| !patches.is_empty());
+        Ok(found)
+    }
+
+    /// A content's bytes as they are.
+    pub(super) fn source_of(&self, open: &mut OpenDirs, content: u32) -> Result<Arc<dyn Source>> {
+        source_of(&self.contents, &self.dirs, &self.tree, open, content)
+    }
+}
+
+/// The content of the regular file of that path in the image.
+fn find(tree: &Tree, path: &str) -> Result<u32> {
+    let missing = || {
+        let error = Error::invalid("there is no such boot image in the image").in_file(path);
+        error.hint("boot images are named by their paths in the image")
+    };
+    let names = components(path.as_bytes())?;
+    let mut node = ROOT;
+    for name in names {
+        node = tree.find(node, name).map_err(|_| missing())?;
+    }
+    match tree.node(node).kind {
+        Kind::File(content) => Ok(content),
+        _ => Err(Error::invalid("a boot image that is no regular file").in_file(path)),
+    }
+}
+
+fn source_of(
+    contents: &Contents,
+    dirs: &HostDirs,
+    tree: &Tree,
+    open: &mut OpenDirs,
+    content: u32,
+) -> Result<Arc<dyn Source>> {
+    let content = contents.get(content);
+    Ok(match &content.data {
+        Data::Bytes(bytes) => Arc::new(MemorySource::new(&**bytes)),
+        Data::Source(source) => Arc::clone(source),
+        Data::Host(file) => {
+            let opened = open.open_file(dirs, tree, file, content.len)?;
+            let source = host::source(opened).map_err(|e| {
+                let path = host::path_of(dirs, file.dir, tree.bytes(file.name));
+                Error::io("cannot read", e).in_file(path)
+            })?;
+            Arc::new(source)
+        }
+    })
+}
