@@ -31,6 +31,7 @@ mod image;
 mod info;
 mod node;
 mod read;
+mod remaster;
 mod time;
 pub mod udf;
 mod verify;

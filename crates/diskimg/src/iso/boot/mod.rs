@@ -21,7 +21,7 @@ mod apm;
 mod catalog;
 mod gpt;
 pub(crate) mod hybrid;
-mod mbr;
+pub(crate) mod mbr;
 mod system_area;
 pub(crate) mod tables;
 

@@ -130,6 +130,22 @@ pub(crate) fn grub2_address(len: u64, sector: u32) -> Result<Patch> {
     Ok(Patch { offset: GRUB2_ADDRESS, bytes: address.to_le_bytes().to_vec() })
 }
 
+/// True if a boot image, which begins at that sector of 2048 bytes and may be followed by other
+/// bytes, has a boot info table that says so.
+pub(crate) fn has_info_table(image: &dyn Source, sector: u32) -> bool {
+    let mut table = [0; 8];
+    let read = image.read_exact_at(&mut table, INFO_TABLE);
+    let [d, c, b, a, rest @ ..] = table;
+    read.is_ok() && [d, c, b, a] == PRIMARY_DESCRIPTOR.to_le_bytes() && rest == sector.to_le_bytes()
+}
+
+/// True if it has GRUB's address of itself.
+pub(crate) fn has_grub2_address(image: &dyn Source, sector: u32) -> bool {
+    let mut address = [0; 8];
+    let read = image.read_exact_at(&mut address, GRUB2_ADDRESS);
+    read.is_ok() && u64::from_le_bytes(address) == u64::from(sector) * 4 + GRUB2_SKIPS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

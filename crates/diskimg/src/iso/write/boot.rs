@@ -6,7 +6,7 @@ use super::builder::Builder;
 use super::contents::{Content, Contents, Data};
 use super::descriptors;
 use super::host::{self, HostDirs, HostFile, OpenDirs};
-use super::options::{BootEntry, BootImage, CreateOptions, Emulation};
+use super::options::{BootEntry, BootImage, CreateOptions, Emulation, PartitionContents};
 use super::plan::Plan;
 use super::tree::{Kind, ROOT, Tree, TreeNode, components};
 use crate::host::source::{MemorySource, Source};
@@ -63,7 +63,10 @@ impl Boot {
         let CreateOptions { boot: entries, hybrid, .. } = &builder.options;
         let (entries, appended) = (entries.clone(), hybrid.appended.clone());
         for partition in appended {
-            boot.appended.push(builder.partition(&partition.path)?);
+            boot.appended.push(match partition.contents {
+                PartitionContents::File(path) => builder.partition(&path)?,
+                PartitionContents::Source(source) => builder.contents.add_source(source)?,
+            });
         }
         for options in entries {
             let entry = boot.entry(builder, options)?;

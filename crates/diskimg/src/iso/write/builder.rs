@@ -88,8 +88,21 @@ impl Builder {
     /// # Errors
     /// Invalid if that is no path, or one of a directory.
     pub fn add_bytes(&mut self, at: &[u8], bytes: impl Into<Vec<u8>>) -> Result<()> {
-        let (parent, name) = self.place(at)?.ok_or_else(root_is_no_file)?;
         let content = self.contents.add_bytes(bytes.into())?;
+        self.add_content(at, content)
+    }
+
+    /// Adds a regular file with the contents of `source`, which is read when the image is written.
+    ///
+    /// # Errors
+    /// Invalid if that is no path, or one of a directory.
+    pub fn add_source(&mut self, at: &[u8], source: Arc<dyn Source>) -> Result<()> {
+        let content = self.contents.add_source(source)?;
+        self.add_content(at, content)
+    }
+
+    fn add_content(&mut self, at: &[u8], content: u32) -> Result<()> {
+        let (parent, name) = self.place(at)?.ok_or_else(root_is_no_file)?;
         let name = self.tree.keep(name)?;
         self.tree.insert(parent, TreeNode::plain(name, Kind::File(content)))?;
         Ok(())

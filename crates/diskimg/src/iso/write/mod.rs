@@ -38,6 +38,6 @@ mod tree;
 pub use builder::Builder;
 pub use options::{
     AppendedPartition, BootEntry, BootImage, CreateOptions, Emulation, Hybrid, Joliet, Level,
-    NameRules, RockRidge,
+    NameRules, PartitionContents, RockRidge,
 };
 pub use plan::Plan;

@@ -1,8 +1,10 @@
 //! What a new image shall be like.
 
+use crate::host::source::Source;
 use crate::iso::boot::Platform;
 use crate::iso::time::Timestamp;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What a new image shall be like. The default has a primary tree of relaxed names, Rock Ridge
 /// with root as owner, and Joliet: what every reader finds its way in.
@@ -267,7 +269,7 @@ pub struct Hybrid {
     pub appended_as_gpt: bool,
 }
 
-/// A partition behind the file system: a file of the host, byte for byte.
+/// A partition behind the file system, byte for byte.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AppendedPartition {
@@ -276,13 +278,23 @@ pub struct AppendedPartition {
     /// Its type in an MBR (0xEF: EFI system partition). In a GPT, 0xEF stands for the EFI
     /// system partition's GUID and everything else for basic data.
     pub kind: u8,
-    /// The file.
-    pub path: PathBuf,
+    /// Its bytes.
+    pub contents: PartitionContents,
+}
+
+/// What an appended partition is a copy of.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum PartitionContents {
+    /// A file of the host.
+    File(PathBuf),
+    /// Bytes from anywhere.
+    Source(Arc<dyn Source>),
 }
 
 impl AppendedPartition {
     /// This file as that partition.
     pub fn new(number: u32, kind: u8, path: impl Into<PathBuf>) -> Self {
-        Self { number, kind, path: path.into() }
+        Self { number, kind, contents: PartitionContents::File(path.into()) }
     }
 }
