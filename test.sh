@@ -16,6 +16,13 @@ need mkfs.ext4 e2fsprogs
 need 7zz 7zip
 need prlimit util-linux
 need python3 python3-venv
+# Makers and readers of ISO images.
+need xorriso xorriso
+need genisoimage genisoimage
+need bsdtar libarchive-tools
+need mkudffs udftools
+need iso-info libcdio-utils
+need mcopy mtools
 # Some tests mount file systems.
 privileged=
 if [ "$(id -u)" = 0 ]; then
@@ -36,6 +43,36 @@ if [ -n "$missing" ]; then
     else
         echo "The tests need these packages:$missing" >&2
         echo "On Debian: sudo apt-get install$missing" >&2
+        exit 1
+    fi
+fi
+
+# A machine to start images in. It comes from where qemu-img came from: of another version, the
+# one would replace the other.
+add_machine() {
+    kept="--no-install-recommends --no-remove"
+    # shellcheck disable=SC2086
+    apt-get install -y -qq $kept qemu-system-x86 ovmf 2>/dev/null && return
+    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    # From where the suite itself comes, trusted as far.
+    site=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' |
+        sed -n "s/ $suite\$//p" | head -n 1)
+    keys=$(sed -n 's/^Signed-By: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)
+    lists=$(mktemp -d)
+    chmod 755 "$lists"
+    mkdir -p "$lists/lists/partial"
+    echo "deb ${keys:+[signed-by=$keys]} $site $suite-backports main" >"$lists/sources.list"
+    with="-o Dir::Etc::sourcelist=$lists/sources.list -o Dir::State::lists=$lists/lists"
+    # shellcheck disable=SC2086
+    apt-get $with update -qq &&
+        apt-get $with install -y -qq $kept -t "$suite-backports" qemu-system-x86 ovmf
+    done=$?
+    rm -r "$lists"
+    return $done
+}
+if ! command -v qemu-system-x86_64 >/dev/null 2>&1 || [ ! -d /usr/share/OVMF ]; then
+    if ! can_install || ! DEBIAN_FRONTEND=noninteractive add_machine; then
+        echo "The tests need these packages: qemu-system-x86 ovmf" >&2
         exit 1
     fi
 fi
