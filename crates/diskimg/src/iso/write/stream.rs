@@ -122,13 +122,20 @@ pub(super) fn run_ahead(
     let (empty, emptied) = sync_channel(AHEAD + 2);
     std::thread::scope(|scope| {
         let filler = scope.spawn(move || run_filler(fill, full, emptied));
-        for chunk in &filled {
-            let Chunk { position, ref bytes } = chunk;
-            write(position, bytes)?;
-            // The filler may be done, and want none.
-            let _ = empty.send(chunk);
-        }
-        filler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        // Both ends are gone when writing is over, however it ends: or the filler would wait
+        // for ever.
+        let write_all = move || {
+            for chunk in filled {
+                let Chunk { position, ref bytes } = chunk;
+                write(position, bytes)?;
+                // The filler may be done, and want none.
+                let _ = empty.send(chunk);
+            }
+            Ok(())
+        };
+        let written = write_all();
+        let made = filler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(made)
     })
 }
 
