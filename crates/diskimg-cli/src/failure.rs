@@ -46,6 +46,16 @@ impl Failure {
         Self::Usage { command: Some(command.to_owned()), message: message.into() }
     }
 
+    /// A wrong command line is that of `command`, unless it is said to be another's.
+    pub(crate) fn of_command(self, name: Option<&str>) -> Self {
+        match self {
+            Self::Usage { command: None, message } => {
+                Self::Usage { command: name.map(str::to_owned), message }
+            }
+            other => other,
+        }
+    }
+
     /// Part of qemu-img's grammar that this program does not have.
     pub(crate) fn not_supported(what: &str) -> Self {
         Self::error(format!("{what} is not supported"))

@@ -121,7 +121,7 @@ impl Input {
     pub(crate) fn open(&self, program: Program) -> Result<Image, Failure> {
         let options = match program {
             Program::QemuImg => &self.options.clone().never_probed_as(Format::Iso),
-            Program::Diskimg => &self.options,
+            _ => &self.options,
         };
         Ok(options.open(&self.path)?)
     }

@@ -16,7 +16,7 @@ pub(super) fn explain(
     program: Program,
     grammar: &clap::Command,
 ) -> Result<Parsed, Failure> {
-    let command = verb.filter(|name| grammar.find_subcommand(name).is_some());
+    let command = verb.and_then(|path| known(grammar, &path));
     let message = match error.kind() {
         ErrorKind::DisplayHelp => return Ok(Parsed::Show(error.render().to_string())),
         ErrorKind::DisplayVersion => return Ok(Parsed::Show(program.version())),
@@ -42,6 +42,18 @@ pub(super) fn explain(
         _ => first_line(error),
     };
     Err(Failure::Usage { command, message })
+}
+
+/// As much of a verb's path (`iso ls`) as there is.
+fn known(grammar: &clap::Command, path: &str) -> Option<String> {
+    let mut found = Vec::new();
+    let mut command = grammar;
+    for name in path.split(' ') {
+        let Some(inner) = command.find_subcommand(name) else { break };
+        found.push(name);
+        command = inner;
+    }
+    (!found.is_empty()).then(|| found.join(" "))
 }
 
 fn unknown(error: &clap::Error) -> String {

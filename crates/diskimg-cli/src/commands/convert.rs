@@ -2,8 +2,8 @@
 
 use crate::args::convert::{Destination, Job};
 use crate::failure::Failure;
-use crate::output::Console;
 use crate::output::progress::Meter;
+use crate::output::{self, Console};
 use diskimg::{Convert, Output, Report};
 use std::io::{self, IsTerminal};
 
@@ -49,7 +49,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
-        Destination::Stdout => convert.run_to(Output::writer(raw_stdout()?)),
+        Destination::Stdout => convert.run_to(Output::writer(output::raw_stdout()?)),
     };
     if outcome.is_ok() {
         meter.complete();
@@ -83,23 +83,4 @@ fn summary(report: &Report) -> String {
          {} guest bytes taken compressed as they were",
         report.guest_bytes, report.stored_bytes, report.shared_bytes, report.passed_bytes
     )
-}
-
-/// Standard output as a bare file: the standard library's own handle looks
-/// for line ends in what passes.
-#[cfg(unix)]
-fn raw_stdout() -> io::Result<std::fs::File> {
-    use std::os::fd::AsFd;
-    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
-}
-
-#[cfg(windows)]
-fn raw_stdout() -> io::Result<std::fs::File> {
-    use std::os::windows::io::AsHandle;
-    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
-}
-
-#[cfg(not(any(unix, windows)))]
-fn raw_stdout() -> io::Result<io::Stdout> {
-    Ok(io::stdout())
 }

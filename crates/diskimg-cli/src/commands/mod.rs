@@ -5,6 +5,7 @@ mod compare;
 mod convert;
 mod create;
 mod info;
+mod iso;
 mod manual;
 mod map;
 mod measure;
@@ -23,6 +24,13 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Compare(job) => compare::run(&job, console),
         Command::Check(job) => check::run(&job, console),
         Command::Measure(job) => measure::run(&job, console),
+        Command::IsoShow(job) => iso::show::run(&job, console),
+        Command::IsoLs(job) => iso::ls::run(&job, console),
+        Command::IsoCat(job) => iso::cat::run(&job, console),
+        Command::IsoExtract(job) => iso::extract::run(&job, console),
+        Command::IsoVerify(job) => iso::verify::run(&job, console),
+        Command::IsoDiff(job) => iso::diff::run(&job, console),
+        Command::IsoCreate(recipe) => iso::build::run(recipe, console),
         Command::Completions(shell) => manual::completions(shell, console),
         Command::Man(dir) => manual::man(dir.as_deref(), console),
     }

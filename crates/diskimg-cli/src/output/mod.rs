@@ -14,6 +14,9 @@ use std::path::Path;
 /// and compare it with the oldest one they accept.
 const QEMU_VERSION: &str = "10.0.2";
 
+/// The version of mkisofs whose options these are, as the others tell it who take its place.
+const MKISOFS_VERSION: &str = "2.01-Emulation";
+
 /// Whom we are called as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
@@ -21,13 +24,32 @@ pub(crate) enum Program {
     Diskimg,
     /// In qemu-img's place.
     QemuImg,
+    /// In mkisofs's place.
+    Mkisofs,
+    /// In genisoimage's.
+    Genisoimage,
+    /// In xorrisofs's.
+    Xorrisofs,
+    /// In xorriso's, as far as it is in mkisofs's (`-as mkisofs`).
+    Xorriso,
 }
 
+/// All whose place we take.
+const PLACES: [Program; 5] = [
+    Program::QemuImg,
+    Program::Mkisofs,
+    Program::Genisoimage,
+    Program::Xorrisofs,
+    Program::Xorriso,
+];
+
 impl Program {
-    /// Judges by `argv[0]`: a link or copy called `qemu-img` takes its place.
+    /// Judges by `argv[0]`: a link or copy called `qemu-img` takes its place. The name alone
+    /// counts, wherever a link of that name leads.
     pub(crate) fn called(argv0: Option<&OsString>) -> Self {
         let stem = argv0.and_then(|name| Path::new(name).file_stem());
-        if stem.is_some_and(|s| s == "qemu-img") { Self::QemuImg } else { Self::Diskimg }
+        let place = PLACES.into_iter().find(|place| stem.is_some_and(|s| s == place.name()));
+        place.unwrap_or(Self::Diskimg)
     }
 
     /// The name on messages and in help.
@@ -35,6 +57,10 @@ impl Program {
         match self {
             Self::Diskimg => "diskimg",
             Self::QemuImg => "qemu-img",
+            Self::Mkisofs => "mkisofs",
+            Self::Genisoimage => "genisoimage",
+            Self::Xorrisofs => "xorrisofs",
+            Self::Xorriso => "xorriso",
         }
     }
 
@@ -44,6 +70,7 @@ impl Program {
         match self {
             Self::Diskimg => format!("{own}\n"),
             Self::QemuImg => format!("qemu-img version {QEMU_VERSION} ({own})\n"),
+            _ => format!("{} {MKISOFS_VERSION} ({own})\n", self.name()),
         }
     }
 }
@@ -96,6 +123,25 @@ impl Console {
     }
 }
 
+/// Standard output as a bare file: the standard library's own handle looks
+/// for line ends in what passes.
+#[cfg(unix)]
+pub(crate) fn raw_stdout() -> io::Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(windows)]
+pub(crate) fn raw_stdout() -> io::Result<std::fs::File> {
+    use std::os::windows::io::AsHandle;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
+#[cfg(not(any(unix, windows)))]
+pub(crate) fn raw_stdout() -> io::Result<io::Stdout> {
+    Ok(io::stdout())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +154,10 @@ mod tests {
             ("qemu-img.exe", Program::QemuImg),
             ("diskimg", Program::Diskimg),
             ("qemu-img-ours", Program::Diskimg),
+            ("/usr/bin/mkisofs", Program::Mkisofs),
+            ("genisoimage", Program::Genisoimage),
+            ("./xorrisofs", Program::Xorrisofs),
+            ("xorriso", Program::Xorriso),
             ("", Program::Diskimg),
         ] {
             assert_eq!(Program::called(Some(&argv0.into())), program, "{argv0}");

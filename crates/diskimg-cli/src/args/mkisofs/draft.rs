@@ -1,0 +1,220 @@
+//! The image as far as the options tell, while they are read one after the other.
+
+use super::Dialect;
+use super::values::{self, Value};
+use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
+use crate::failure::Failure;
+use diskimg::iso::boot::Platform;
+use diskimg::iso::write::{
+    AppendedPartition, BootEntry, BootImage, CreateOptions, Emulation, NameRules, RockRidge,
+};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Sectors at the end, in which drives may read ahead: 300 KiB.
+pub(super) const PADDING: u32 = 150;
+
+/// What the options have come to so far.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// In whose place.
+    pub(super) dialect: Dialect,
+    /// The image.
+    pub(super) options: CreateOptions,
+    /// `-R`, `-r`.
+    pub(super) rock_ridge: RockRidgeWish,
+    /// The boot entry that is being described.
+    pub(super) boot: BootDraft,
+    /// `-o`.
+    pub(super) output: Option<OsString>,
+    /// `-graft-points`.
+    pub(super) graft_points: bool,
+    /// `-path-list`.
+    pub(super) path_lists: Vec<PathBuf>,
+    /// `-m`, `-x`: patterns.
+    pub(super) excludes: Vec<String>,
+    /// `-exclude-list`.
+    pub(super) exclude_lists: Vec<PathBuf>,
+    /// `-isohybrid-mbr`.
+    pub(super) isohybrid_mbr: Option<PathBuf>,
+    /// `--grub2-mbr`.
+    pub(super) grub2_mbr: Option<PathBuf>,
+    /// `-quiet`.
+    pub(super) quiet: bool,
+    /// `-v`.
+    pub(super) verbose: bool,
+}
+
+/// Which Rock Ridge is asked for; `-r` outdoes `-R`, in any order.
+#[derive(Debug, Default)]
+pub(super) struct RockRidgeWish {
+    pub(super) wanted: bool,
+    pub(super) rationalized: bool,
+}
+
+/// A boot entry as far as it is told. Its options may come before its image and after it.
+#[derive(Debug, Default)]
+pub(super) struct BootDraft {
+    image: Option<BootImage>,
+    platform: Option<Platform>,
+    pub(super) emulation: Option<Emulation>,
+    pub(super) load_segment: Option<u16>,
+    pub(super) load_sectors: Option<u16>,
+    pub(super) info_table: bool,
+    pub(super) grub2_info: bool,
+    pub(super) in_gpt: bool,
+}
+
+impl Draft {
+    /// What the program whose place we take does without options.
+    pub(super) fn new(dialect: Dialect) -> Self {
+        let mut options = CreateOptions::default();
+        options.names = NameRules::strict();
+        options.joliet = None;
+        options.padding = PADDING;
+        options.boot_catalog = "boot.catalog".into();
+        match dialect {
+            Dialect::Mkisofs => options.deep_directories = false,
+            Dialect::Xorriso => options.volume_id = "ISOIMAGE".into(),
+        }
+        let rock_ridge = RockRidgeWish { wanted: dialect == Dialect::Xorriso, rationalized: false };
+        Self {
+            dialect,
+            options,
+            rock_ridge,
+            boot: BootDraft::default(),
+            output: None,
+            graft_points: false,
+            path_lists: Vec::new(),
+            excludes: Vec::new(),
+            exclude_lists: Vec::new(),
+            isohybrid_mbr: None,
+            grub2_mbr: None,
+            quiet: false,
+            verbose: false,
+        }
+    }
+
+    /// `-b`, `-e`: what the entry loads.
+    pub(super) fn boot_image(
+        &mut self,
+        path: &str,
+        platform: Option<Platform>,
+    ) -> Result<(), Failure> {
+        if self.boot.image.is_some() {
+            return Err(Failure::error(format!(
+                "a second boot image, {path}, needs -eltorito-alt-boot before it"
+            )));
+        }
+        self.boot.image = Some(values::boot_image(path)?);
+        self.boot.platform = platform.or(self.boot.platform);
+        Ok(())
+    }
+
+    /// `-eltorito-platform`: of the next image. Where this entry has one, another entry begins.
+    pub(super) fn platform(&mut self, platform: Platform) -> Result<(), Failure> {
+        self.next_boot_entry()?;
+        self.boot.platform = Some(platform);
+        Ok(())
+    }
+
+    /// Ends the boot entry, if it has an image.
+    pub(super) fn next_boot_entry(&mut self) -> Result<(), Failure> {
+        if self.boot.image.is_some() {
+            let entry = std::mem::take(&mut self.boot).entry()?;
+            self.options.boot.extend(entry);
+        }
+        Ok(())
+    }
+
+    /// `-append_partition`.
+    pub(super) fn append_partition(
+        &mut self,
+        number: &Value<'_>,
+        kind: &Value<'_>,
+        file: &Value<'_>,
+    ) -> Result<(), Failure> {
+        let kind = values::partition_kind(kind)?;
+        let partition = AppendedPartition::new(number.number()?, kind, file.path());
+        self.options.hybrid.appended.push(partition);
+        Ok(())
+    }
+
+    /// All of it, with these operands.
+    pub(super) fn recipe(mut self, operands: &[OsString]) -> Result<Recipe, Failure> {
+        let entry = std::mem::take(&mut self.boot).entry()?;
+        self.options.boot.extend(entry);
+        self.options.rock_ridge = self.chosen_rock_ridge();
+        let grafts = operands.iter().map(|word| match self.graft_points {
+            true => Graft::parse(word),
+            false => Ok(Graft::root(word.into())),
+        });
+        let grafts = grafts.collect::<Result<Vec<_>, _>>()?;
+        let output = match self.output {
+            Some(path) if path != "-" => Destination::File(path.into()),
+            _ => Destination::Stdout,
+        };
+        Ok(Recipe {
+            options: self.options,
+            grafts,
+            grafts_in_lists: self.graft_points,
+            path_lists: self.path_lists,
+            follow_operands: false,
+            skip_links_without_rock_ridge: true,
+            excludes: self.excludes,
+            exclude_lists: self.exclude_lists,
+            hybrid: HybridFiles { isohybrid_mbr: self.isohybrid_mbr, grub2_mbr: self.grub2_mbr },
+            output,
+            quiet: self.quiet,
+            verbose: self.verbose,
+        })
+    }
+
+    /// Owners and permissions can be recorded with Rock Ridge only: asking for some asks for it.
+    fn chosen_rock_ridge(&self) -> Option<RockRidge> {
+        let CreateOptions { uid, gid, dir_mode, file_mode, .. } = self.options;
+        let told = [uid, gid, dir_mode, file_mode].iter().any(Option::is_some);
+        match &self.rock_ridge {
+            RockRidgeWish { rationalized: true, .. } => Some(RockRidge::Rationalized),
+            RockRidgeWish { wanted: true, .. } => Some(RockRidge::Preserved),
+            _ if told => Some(RockRidge::Preserved),
+            _ => None,
+        }
+    }
+}
+
+impl BootDraft {
+    /// The entry; `None` if nothing was said of one.
+    fn entry(self) -> Result<Option<BootEntry>, Failure> {
+        let Some(image) = self.image else {
+            return match self.lonely_option() {
+                Some(option) => {
+                    Err(Failure::error(format!("{option} needs a boot image: -b or -e")))
+                }
+                None => Ok(None),
+            };
+        };
+        let mut entry = BootEntry::new(self.platform.unwrap_or(Platform::Bios), image);
+        entry.emulation = self.emulation.unwrap_or(Emulation::Floppy);
+        entry.load_segment = self.load_segment.unwrap_or_default();
+        entry.load_sectors = self.load_sectors;
+        entry.info_table = self.info_table;
+        entry.grub2_info = self.grub2_info;
+        entry.in_gpt = self.in_gpt;
+        Ok(Some(entry))
+    }
+
+    /// An option that would do nothing. `-no-emul-boot` may: xorriso's `--efi-boot` says as much
+    /// already, and many say it once more.
+    fn lonely_option(&self) -> Option<&'static str> {
+        match self {
+            Self { emulation: Some(Emulation::HardDisk), .. } => Some("-hard-disk-boot"),
+            Self { load_segment: Some(_), .. } => Some("-boot-load-seg"),
+            Self { load_sectors: Some(_), .. } => Some("-boot-load-size"),
+            Self { info_table: true, .. } => Some("-boot-info-table"),
+            Self { grub2_info: true, .. } => Some("--grub2-boot-info"),
+            Self { in_gpt: true, .. } => Some("-isohybrid-gpt-basdat"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What command lines come to.
+
+use super::*;
+use crate::args::recipe::{Destination, Graft};
+use diskimg::iso::boot::Platform;
+use diskimg::iso::write::{BootImage, Emulation, Joliet, Level, NameRules, RockRidge};
+
+fn read_line(dialect: Dialect, line: &str) -> Result<Recipe, Failure> {
+    let words: Vec<OsString> = line.split_whitespace().map(Into::into).collect();
+    recipe(dialect, &words)
+}
+
+fn mkisofs(line: &str) -> Recipe {
+    read_line(Dialect::Mkisofs, line).unwrap_or_else(|e| panic!("{line}: {e:?}"))
+}
+
+fn xorriso(line: &str) -> Recipe {
+    read_line(Dialect::Xorriso, line).unwrap_or_else(|e| panic!("{line}: {e:?}"))
+}
+
+#[track_caller]
+fn refused(line: &str) -> String {
+    match read_line(Dialect::Mkisofs, line) {
+        Err(Failure::Error { message, .. } | Failure::Usage { message, .. }) => message,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn every_name_is_there_once_and_none_is_refused_too() {
+    let mut seen = std::collections::HashSet::new();
+    for name in table::ROWS.iter().flat_map(|row| row.names) {
+        assert!(seen.insert(*name), "{name}");
+        assert!(!table::is_elsewhere(name), "{name}");
+    }
+}
+
+#[test]
+fn one_hyphen_two_and_joined_values_are_the_same() {
+    for line in ["-volid cidata d", "--volid cidata d", "--volid=cidata d", "d -V cidata"] {
+        let recipe = mkisofs(line);
+        assert_eq!(recipe.options.volume_id, "cidata", "{line}");
+        assert_eq!(recipe.grafts, [Graft::root("d".into())], "{line}");
+    }
+}
+
+#[test]
+fn letters_share_a_hyphen_and_only_the_last_takes_something() {
+    let recipe = mkisofs("-lJRo out.iso d");
+    assert!(recipe.options.names.full_length);
+    assert_eq!(recipe.options.joliet, Some(Joliet::Standard));
+    assert_eq!(recipe.options.rock_ridge, Some(RockRidge::Preserved));
+    assert!(matches!(recipe.output, Destination::File(path) if path == *"out.iso"));
+    for line in ["-foo d", "-oJ d", "-output-file x d", "-Jx", "-Vlabel d"] {
+        refused(line);
+    }
+}
+
+#[test]
+fn what_is_not_known_or_not_here_is_named() {
+    for (line, message) in [
+        ("-qux d", "unrecognized option '-qux'"),
+        ("--frob d", "unrecognized option '--frob'"),
+        ("-udf d", "the option -udf is not supported"),
+        ("-T d", "the option -T is not supported"),
+        ("-V", "option requires an argument: -V"),
+        ("-append_partition 2 0xef", "option requires an argument: -append_partition"),
+        ("-quiet", "Missing pathspec"),
+        ("-iso-level 4 d", "-iso-level 4: expecting 1, 2 or 3"),
+        ("-input-charset cp437 d", "-input-charset cp437: expecting utf-8"),
+        ("-uid x d", "-uid x: expecting a number"),
+        ("-uid +1 d", "-uid +1: expecting a number"),
+        ("-dir-mode 999 d", "-dir-mode 999: expecting permissions"),
+        ("-boot-load-size 65536 -b b d", "-boot-load-size 65536: expecting a number in range"),
+        ("-boot-info-table d", "-boot-info-table needs a boot image"),
+        ("-b a -b b d", "a second boot image, b, needs -eltorito-alt-boot"),
+        ("-eltorito-platform z80 d", "-eltorito-platform z80: expecting"),
+        ("--modification-date=2010 d", "--modification-date 2010: expecting"),
+        ("-append_partition 2 0x1ef f d", "-append_partition 0x1ef: expecting a partition type"),
+        ("-e --interval:local_fs:0-1::x d", "is not supported"),
+    ] {
+        let found = refused(line);
+        assert!(found.contains(message), "{line}: {found}");
+    }
+}
+
+#[test]
+fn without_options_each_program_has_its_own_defaults() {
+    let genisoimage = mkisofs("d");
+    assert_eq!(genisoimage.options.volume_id, "CDROM");
+    assert_eq!(genisoimage.options.names, NameRules::strict());
+    assert_eq!((genisoimage.options.rock_ridge, genisoimage.options.joliet), (None, None));
+    assert!(!genisoimage.options.deep_directories);
+    assert_eq!(genisoimage.options.padding, 150);
+    assert!(matches!(genisoimage.output, Destination::Stdout));
+    let xorriso_own = xorriso("d");
+    assert_eq!(xorriso_own.options.volume_id, "ISOIMAGE");
+    assert_eq!(xorriso_own.options.rock_ridge, Some(RockRidge::Preserved));
+    assert!(xorriso_own.options.deep_directories);
+    assert_eq!(xorriso("--norock d").options.rock_ridge, None);
+}
+
+#[test]
+fn rationalized_wins_and_owners_ask_for_rock_ridge() {
+    for line in ["-r -R d", "-R -r d", "-r d"] {
+        assert_eq!(mkisofs(line).options.rock_ridge, Some(RockRidge::Rationalized), "{line}");
+    }
+    for line in ["-uid 5 d", "-file-mode 0644 d"] {
+        assert_eq!(mkisofs(line).options.rock_ridge, Some(RockRidge::Preserved), "{line}");
+    }
+    assert_eq!(mkisofs("-file-mode 0644 d").options.file_mode, Some(0o644));
+}
+
+#[test]
+fn boot_options_stand_before_and_behind_their_image() {
+    let recipe = mkisofs(
+        "-no-emul-boot -boot-load-size 4 -boot-info-table -b isolinux/isolinux.bin \
+         -eltorito-alt-boot -e boot/efi.img -no-emul-boot -isohybrid-gpt-basdat d",
+    );
+    let [bios, efi] = &recipe.options.boot[..] else { panic!("{:?}", recipe.options.boot) };
+    assert_eq!((bios.platform, bios.emulation), (Platform::Bios, Emulation::None));
+    assert_eq!((bios.load_sectors, bios.info_table, bios.in_gpt), (Some(4), true, false));
+    assert_eq!(bios.image, BootImage::File("isolinux/isolinux.bin".into()));
+    assert_eq!((efi.platform, efi.emulation), (Platform::Efi, Emulation::None));
+    assert_eq!((efi.load_sectors, efi.info_table, efi.in_gpt), (None, false, true));
+    assert_eq!(mkisofs("-b x d").options.boot[0].emulation, Emulation::Floppy);
+}
+
+#[test]
+fn an_efi_boot_image_is_an_entry_of_its_own() {
+    let recipe = xorriso("-b bios.img -no-emul-boot --efi-boot efi.img -no-emul-boot d");
+    let platforms: Vec<_> = recipe.options.boot.iter().map(|entry| entry.platform).collect();
+    assert_eq!(platforms, [Platform::Bios, Platform::Efi]);
+    let recipe = mkisofs("-eltorito-platform efi -b x -eltorito-platform 0x55 -b y d");
+    let platforms: Vec<_> = recipe.options.boot.iter().map(|entry| entry.platform).collect();
+    assert_eq!(platforms, [Platform::Efi, Platform::Other(0x55)]);
+}
+
+#[test]
+fn an_appended_partition_is_also_a_boot_image() {
+    for name in ["appended_partition_2:all::", "appended_partition_2_start_9s_size_8d:all::"] {
+        let recipe = xorriso(&format!(
+            "-append_partition 2 C12A7328-F81F-11D2-BA4B-00A0C93EC93B efi.img \
+             -appended_part_as_gpt -e --interval:{name} -no-emul-boot d"
+        ));
+        let hybrid = &recipe.options.hybrid;
+        assert!(hybrid.appended_as_gpt);
+        assert_eq!((hybrid.appended[0].number, hybrid.appended[0].kind), (2, 0xef));
+        assert_eq!(recipe.options.boot[0].image, BootImage::AppendedPartition(2));
+    }
+}
+
+#[test]
+fn dates_are_in_utc() {
+    let recipe = mkisofs("--modification-date=2024022912345678 --set_all_file_dates =17 d");
+    let volume = recipe.options.volume_time.expect("given");
+    assert_eq!((volume.seconds, volume.nanoseconds), (1_709_210_096, 780_000_000));
+    assert_eq!(recipe.options.file_time.map(|time| time.seconds), Some(17));
+}
+
+#[test]
+fn novas_words_are_understood() {
+    let recipe = mkisofs(
+        "-o P -ldots -allow-lowercase -allow-multidot -l -publisher Nova -quiet -J -r \
+         -V config-2 DIR",
+    );
+    let names = &recipe.options.names;
+    assert!(names.leading_dots && names.lowercase && names.multiple_dots && names.full_length);
+    assert!(!names.relaxed && names.level == Level::One);
+    assert_eq!(recipe.options.publisher, "Nova");
+    assert!(recipe.quiet);
+}
+
+#[test]
+fn grafts_are_read_only_when_asked_for() {
+    assert_eq!(mkisofs("a=b").grafts, [Graft::root("a=b".into())]);
+    let graft = Graft { place: b"a".to_vec(), path: "b".into() };
+    assert_eq!(mkisofs("a=b -graft-points").grafts, [graft]);
+    assert_eq!(mkisofs("-- -a").grafts, [Graft::root("-a".into())]);
+    assert_eq!(xorriso("a --").grafts, [Graft::root("a".into())]);
+    assert!(read_line(Dialect::Xorriso, "a -- -commit").is_err());
+}
+
+#[test]
+fn a_path_left_out_is_no_pattern() {
+    assert_eq!(mkisofs("-x a[1]* -m *.o d").excludes, [r"a\[1\]\*", "*.o"]);
+}

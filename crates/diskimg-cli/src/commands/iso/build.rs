@@ -1,0 +1,192 @@
+//! A new ISO image: `iso create`, and mkisofs's command line.
+
+use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
+use crate::failure::Failure;
+use crate::output::progress::{Meter, Wish};
+use crate::output::{self, Console};
+use diskimg::iso::Timestamp;
+use diskimg::iso::write::{Builder, CreateOptions, Plan};
+use diskimg::{Durability, Error, Output, Progress};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+/// Percent between two lines of progress.
+const STEP: f64 = 1.0;
+
+/// Builds it.
+pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<u8, Failure> {
+    if matches!(recipe.output, Destination::Stdout) && io::stdout().is_terminal() {
+        return Err(Failure::error("refusing to write an image to a terminal"));
+    }
+    recipe.options.latest = source_date_epoch()?;
+    read_boot_code(&recipe.hybrid, &mut recipe.options)?;
+    for list in &recipe.path_lists {
+        for line in lines(list)? {
+            recipe.grafts.push(match recipe.grafts_in_lists {
+                true => Graft::parse(&line)?,
+                false => Graft::root(line.into()),
+            });
+        }
+    }
+    let plan = plan(&recipe, console)?;
+    if !recipe.quiet {
+        console.warn(plan.warnings());
+    }
+    write(&plan, &recipe)?;
+    if recipe.verbose {
+        console.complain(&format!("{} sectors of 2048 bytes written", plan.size() / 2048));
+    }
+    Ok(0)
+}
+
+/// The latest time that may be recorded, where the environment has one.
+fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let text = std::env::var_os(NAME).unwrap_or_default();
+    let text = text.to_string_lossy();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let seconds = text.parse().map_err(|_| {
+        Failure::error(format!("{NAME}={text}: expecting a number of seconds since 1970"))
+    })?;
+    Ok(Some(Timestamp::from_seconds(seconds)))
+}
+
+/// MBRs are templates: the plan fills them in.
+fn read_boot_code(files: &HybridFiles, options: &mut CreateOptions) -> Result<(), Failure> {
+    /// The system area has no room for more.
+    const MOST: u64 = 32 << 10;
+    for (path, code) in [
+        (&files.isohybrid_mbr, &mut options.hybrid.isohybrid_mbr),
+        (&files.grub2_mbr, &mut options.hybrid.grub2_mbr),
+    ] {
+        let Some(path) = path else { continue };
+        let mut bytes = Vec::new();
+        fs::File::open(path)
+            .and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+            .map_err(|e| Error::io("cannot read", e).in_file(path))?;
+        *code = Some(bytes);
+    }
+    Ok(())
+}
+
+/// The lines of a file; `-` is standard input.
+fn lines(path: &Path) -> Result<Vec<OsString>, Failure> {
+    let mut bytes = Vec::new();
+    let read = match path == "-" {
+        true => io::stdin().lock().read_to_end(&mut bytes),
+        false => fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
+    };
+    read.map_err(|e| Error::io("cannot read", e).in_file(path))?;
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| crate::args::names::word(line.to_vec())).collect()
+}
+
+fn plan(recipe: &Recipe, console: &Console) -> Result<Plan, Failure> {
+    let mut builder = Builder::new(recipe.options.clone());
+    for pattern in &recipe.excludes {
+        builder.exclude(pattern);
+    }
+    for list in &recipe.exclude_lists {
+        for line in lines(list)? {
+            builder.exclude(&line.to_string_lossy());
+        }
+    }
+    let follow = recipe.options.follow_symlinks;
+    let skip =
+        recipe.skip_links_without_rock_ridge && recipe.options.rock_ridge.is_none() && !follow;
+    for graft in &recipe.grafts {
+        let (at, path) = add(&mut builder, graft, follow || recipe.follow_operands)?;
+        if skip {
+            let mut told = |path: &Path| {
+                if !recipe.quiet {
+                    let path = path.display();
+                    console.warn([format!("{path} is left out: only Rock Ridge can record it")]);
+                }
+            };
+            leave_out(&mut builder, &at, &path, &mut told)?;
+        }
+    }
+    Ok(builder.plan()?)
+}
+
+/// Adds a file under its path, or what is in a directory under the directory's. Gives the path in
+/// the image, and on the host.
+fn add(builder: &mut Builder, graft: &Graft, follow: bool) -> Result<(Vec<u8>, PathBuf), Failure> {
+    let named = |e: io::Error| Error::io("cannot open", e).in_file(&graft.path);
+    let kind = fs::symlink_metadata(&graft.path).map_err(named)?.file_type();
+    let path = match follow && kind.is_symlink() {
+        true => graft.path.canonicalize().map_err(named)?,
+        false => graft.path.clone(),
+    };
+    let mut at = plain(&graft.place);
+    if path.is_dir() && (follow || !kind.is_symlink()) {
+        builder.add_tree(&at, &path)?;
+    } else {
+        if graft.place.is_empty() || graft.place.ends_with(b"/") {
+            let name = graft.path.file_name().unwrap_or(graft.path.as_os_str());
+            if !at.is_empty() {
+                at.push(b'/');
+            }
+            at.extend(crate::args::names::bytes(name)?);
+        }
+        builder.add_path(&at, &path)?;
+    }
+    Ok((at, path))
+}
+
+/// A path without empty parts and `.`.
+fn plain(place: &[u8]) -> Vec<u8> {
+    let parts = place.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+    parts.collect::<Vec<_>>().join(&b'/')
+}
+
+/// Takes what is neither a file nor a directory out again.
+fn leave_out(
+    builder: &mut Builder,
+    at: &[u8],
+    path: &Path,
+    told: &mut dyn FnMut(&Path),
+) -> Result<(), Failure> {
+    let named = |e: io::Error| Error::io("cannot list", e).in_file(path);
+    let kind = fs::symlink_metadata(path).map_err(named)?.file_type();
+    if kind.is_dir() {
+        for entry in fs::read_dir(path).map_err(named)? {
+            let entry = entry.map_err(named)?;
+            let mut inner = at.to_vec();
+            if !inner.is_empty() {
+                inner.push(b'/');
+            }
+            inner.extend(crate::args::names::bytes(&entry.file_name())?);
+            leave_out(builder, &inner, &entry.path(), told)?;
+        }
+    } else if !kind.is_file() && builder.remove(at) {
+        told(path);
+    }
+    Ok(())
+}
+
+fn write(plan: &Plan, recipe: &Recipe) -> Result<(), Failure> {
+    let stdout_taken = matches!(recipe.output, Destination::Stdout);
+    let wish = Wish { asked: false, quiet: recipe.quiet, stdout_taken };
+    // Waiting for a pipe's reader must end with a signal, too: the meter comes behind it.
+    let output = match &recipe.output {
+        Destination::Stdout => Output::writer(output::raw_stdout()?),
+        Destination::File(path) => {
+            Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?
+        }
+    };
+    let meter = Meter::start(wish, STEP);
+    let total = plan.size();
+    let done = plan.write(output, Durability::Flushed, &mut |done| match meter
+        .report(Progress { done, total })
+    {
+        std::ops::ControlFlow::Continue(()) => Ok(()),
+        std::ops::ControlFlow::Break(()) => Err(Error::cancelled()),
+    });
+    meter.end();
+    Ok(done?)
+}

@@ -1,0 +1,117 @@
+//! `iso ls`: files and directories.
+
+use crate::args::common::Form;
+use crate::args::iso::ls::Job;
+use crate::commands::iso::texts::{self, Row};
+use crate::commands::iso::{in_path, open};
+use crate::failure::Failure;
+use crate::output::Console;
+use diskimg::iso::{IsoImage, Node};
+use diskimg::printable;
+use std::io::Write;
+
+/// Lists.
+pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
+    let image = open(&job.input, console)?;
+    let mut list = List { job, out: console.stdout(), first: true, failed: false };
+    if job.form == Form::Json {
+        write!(list.out, "[")?;
+    }
+    let root = [Vec::new()];
+    let paths = if job.paths.is_empty() { &root[..] } else { &job.paths };
+    for path in paths {
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        list.path(&image, path, console)?;
+    }
+    if job.form == Form::Json {
+        writeln!(list.out, "{}]", if list.first { "" } else { "\n" })?;
+    }
+    list.out.flush()?;
+    Ok(u8::from(list.failed))
+}
+
+struct List<'a, W> {
+    job: &'a Job,
+    out: W,
+    first: bool,
+    /// Something could not be listed.
+    failed: bool,
+}
+
+impl<W: Write> List<'_, W> {
+    /// What is at this path: of a directory, what is in it.
+    fn path(&mut self, image: &IsoImage, path: &[u8], console: &Console) -> Result<(), Failure> {
+        let node = image.lookup(path).map_err(|e| in_path(e.into(), path))?;
+        if !node.is_dir() {
+            return self.row(path, path, &node);
+        }
+        if self.job.recursive {
+            for found in image.walk_from(node, path) {
+                match found {
+                    Ok(found) => self.row(&found.path, &found.path, &found.node)?,
+                    Err(error) => self.fail(&error.to_string(), console)?,
+                }
+            }
+            return Ok(());
+        }
+        let whole = self.job.paths.len() > 1;
+        for entry in image.read_dir(&node)? {
+            let mut full = path.to_vec();
+            if !full.is_empty() {
+                full.push(b'/');
+            }
+            full.extend_from_slice(&entry.name);
+            let shown = if whole { &full } else { &entry.name };
+            self.row(&full, shown, &entry.node)?;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, message: &str, console: &Console) -> Result<(), Failure> {
+        // In order on a terminal, which has both streams.
+        self.out.flush()?;
+        self.failed = true;
+        console.complain(message);
+        Ok(())
+    }
+
+    fn row(&mut self, path: &[u8], shown: &[u8], node: &Node) -> Result<(), Failure> {
+        if self.job.form == Form::Json {
+            let separator = if std::mem::take(&mut self.first) { "\n" } else { ",\n" };
+            let row = serde_json::to_string(&Row::of(path, node));
+            let row = row.map_err(|e| Failure::error(e.to_string()))?;
+            return Ok(write!(self.out, "{separator}    {row}")?);
+        }
+        if self.job.long {
+            write!(self.out, "{} ", facts(node))?;
+        }
+        self.name(shown)?;
+        if let Some(target) = node.link_target.as_ref().filter(|_| self.job.long) {
+            write!(self.out, " -> ")?;
+            self.name(target)?;
+        }
+        Ok(self.out.write_all(if self.job.null { b"\0" } else { b"\n" })?)
+    }
+
+    fn name(&mut self, name: &[u8]) -> Result<(), Failure> {
+        match self.job.null {
+            true => self.out.write_all(name)?,
+            false => write!(self.out, "{}", printable(&String::from_utf8_lossy(name)))?,
+        }
+        Ok(())
+    }
+}
+
+/// What `-l` shows before a name.
+fn facts(node: &Node) -> String {
+    let attributes = &node.attributes;
+    let number = |n: Option<u32>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    let size = match attributes.device {
+        Some((major, minor)) => format!("{major},{minor}"),
+        None => node.size.to_string(),
+    };
+    let time = attributes.modified.map_or_else(|| "?".to_owned(), |time| time.to_string());
+    let (uid, gid) = (number(attributes.uid), number(attributes.gid));
+    format!("{} {uid:>5} {gid:>5} {size:>12} {time:<20}", texts::mode(node))
+}
