@@ -1,10 +1,19 @@
 //! What files hold: a table of contents, each once, however many names share it.
 
-use super::host::HostFile;
+use super::host::{self, HostDirs, HostFile, OpenDirs};
+use super::same;
+use super::tree::Tree;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Shorter files of the host are not compared with each other: it would cost more time than it
+/// saves space. Reading a hundred thousand of them once more takes as long as writing them.
+const WORTH_COMPARING: u64 = 64 << 10;
+
+/// With how many others of the same length and samples a file is compared at most.
+const CLASSES: usize = 8;
 
 /// One file's bytes.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub(super) struct Contents {
     by_bytes: HashMap<Arc<[u8]>, u32>,
     /// What came as stretches of a file.
     by_place: HashMap<(usize, u64, u64), u32>,
+    /// What came from elsewhere, by length and sample.
+    by_sample: HashMap<(u64, u64), Vec<u32>>,
 }
 
 impl Contents {
@@ -65,11 +76,63 @@ impl Contents {
         if let Some(&id) = place.and_then(|place| self.by_place.get(&place)) {
             return Ok(id);
         }
+        // A file that has no place is in memory, or behind something that has to be asked.
+        let sample = match place {
+            Some(_) => None,
+            None => same::sample(&*source).ok().map(|sample| (source.len(), sample)),
+        };
+        let alike = sample.and_then(|sample| self.by_sample.get(&sample));
+        for &other in alike.into_iter().flatten() {
+            if let Data::Source(other_source) = &self.get(other).data {
+                if same::is_same(&*source, &**other_source).unwrap_or(false) {
+                    return Ok(other);
+                }
+            }
+        }
         let id = self.add(Content { len: source.len(), data: Data::Source(source) })?;
         if let Some(place) = place {
             self.by_place.insert(place, id);
         }
+        if let Some(sample) = sample {
+            let alike = self.by_sample.entry(sample).or_default();
+            alike.extend(Some(id).filter(|_| alike.len() < CLASSES));
+        }
         Ok(id)
+    }
+
+    /// Finds files of the host with the same bytes: of each content, the one that stands for it.
+    /// Of those whose lengths coincide three small samples are read, and of those whose samples
+    /// do all bytes. What cannot be read is found out when it is written.
+    pub(super) fn find_same(&self, tree: &Tree, dirs: &HostDirs, open: &mut OpenDirs) -> Vec<u32> {
+        let mut stands_for: Vec<u32> = (0..self.list.len() as u32).collect();
+        let mut by_len: HashMap<u64, Vec<u32>> = HashMap::new();
+        for (id, content) in (0..).zip(&self.list) {
+            if content.len >= WORTH_COMPARING && matches!(content.data, Data::Host(_)) {
+                by_len.entry(content.len).or_default().push(id);
+            }
+        }
+        let mut source = |id: u32| {
+            let Content { len, data: Data::Host(file) } = self.get(id) else { return None };
+            host::source(open.open_file(dirs, tree, file, *len).ok()?).ok()
+        };
+        for alike in by_len.values().filter(|alike| alike.len() > 1) {
+            let mut classes: HashMap<u64, Vec<u32>> = HashMap::new();
+            for &id in alike {
+                let Some(this) = source(id) else { continue };
+                let Ok(sample) = same::sample(&this) else { continue };
+                let others = classes.entry(sample).or_default();
+                let mut is_same = |other: u32| {
+                    let other = source(other);
+                    other.is_some_and(|other| same::is_same(&this, &other).unwrap_or(false))
+                };
+                match others.iter().copied().find(|&other| is_same(other)) {
+                    Some(other) => stands_for[id as usize] = other,
+                    None if others.len() < CLASSES => others.push(id),
+                    None => {}
+                }
+            }
+        }
+        stands_for
     }
 }
 

@@ -31,6 +31,7 @@ mod options;
 mod path_table;
 mod plan;
 mod rock_ridge;
+mod same;
 mod scan;
 mod stream;
 mod tree;

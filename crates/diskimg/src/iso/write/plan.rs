@@ -34,6 +34,9 @@ const DESCRIPTORS: u32 = 16;
 /// How many warnings are kept.
 const WARNINGS: usize = 100;
 
+/// Linux shows no more of a Rock Ridge name (fs/isofs/rock.c, get_rock_ridge_filename).
+const LINUX_NAME: usize = 253;
+
 /// A content that no file has.
 pub(super) const NOWHERE: u32 = u32::MAX;
 
@@ -73,7 +76,7 @@ impl Plan {
     pub(super) fn new(mut builder: Builder) -> Result<Self> {
         check(&builder.options)?;
         let boot = Boot::new(&mut builder)?;
-        let Builder { options, mut tree, contents, dirs, .. } = builder;
+        let Builder { options, mut tree, contents, dirs, mut open, .. } = builder;
         let moved = match options.deep_directories {
             true => Relocation::default(),
             false => Relocation::find(&mut tree)?,
@@ -83,6 +86,9 @@ impl Plan {
             return Err(Error::invalid(message).hint("let them stay where they are"));
         }
         let mut warnings = Warnings::default();
+        if options.rock_ridge.is_some() {
+            warnings.long_names(&tree);
+        }
         let naming = PrimaryNames(options.names.clone());
         let plan =
             hierarchy::Plan { naming: &naming, plain: false, moved: &moved, tell: &mut |_| {} };
@@ -92,11 +98,13 @@ impl Plan {
                 naming: &JolietNames(joliet),
                 plain: true,
                 moved: &Relocation::default(),
-                tell: &mut |node| warnings.add(tree.name(node)),
+                tell: &mut |node| warnings.add(tree.name(node), "Joliet cannot hold it as it is"),
             };
             Hierarchy::new(&tree, plan)
         });
         let joliet = joliet.transpose()?;
+        let stands_for = contents.find_same(&tree, &dirs, &mut open);
+        tree.replace_contents(&stands_for);
         let root_time = Timestamp::default();
         let mut plan = Self {
             content_lba: vec![NOWHERE; contents.len()],
@@ -127,7 +135,8 @@ impl Plan {
         self.boot.total() * SECTOR
     }
 
-    /// What had to be changed: names that Joliet cannot hold as they are.
+    /// What some readers will see otherwise: names that Joliet cannot hold as they are, or that
+    /// are too long for Linux.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -239,7 +248,7 @@ impl Plan {
     pub(super) fn times(&self, node: &TreeNode) -> [Timestamp; 3] {
         let Times { modified, accessed, changed } = node.times;
         if let Some(time) = self.options.file_time {
-            return [time; 3];
+            return [self.clamp(time); 3];
         }
         let modified = modified.unwrap_or(self.volume.time);
         let times = [modified, accessed.unwrap_or(modified), changed.unwrap_or(modified)];
@@ -366,18 +375,25 @@ struct Warnings {
 }
 
 impl Warnings {
-    fn add(&mut self, name: &[u8]) {
+    fn add(&mut self, name: &[u8], why: &str) {
         if self.kept.len() == WARNINGS {
             self.more += 1;
             return;
         }
-        let name = String::from_utf8_lossy(name);
-        self.kept.push(format!("Joliet cannot hold the name \"{name}\" as it is"));
+        self.kept.push(format!("the name \"{}\": {why}", String::from_utf8_lossy(name)));
+    }
+
+    fn long_names(&mut self, tree: &Tree) {
+        for id in tree.all() {
+            if tree.name(id).len() > LINUX_NAME {
+                self.add(tree.name(id), "Linux shows its first 250 bytes");
+            }
+        }
     }
 
     fn finish(mut self) -> Vec<String> {
         if self.more > 0 {
-            self.kept.push(format!("Joliet cannot hold {} more names as they are", self.more));
+            self.kept.push(format!("the same of {} more names", self.more));
         }
         self.kept
     }

@@ -5,10 +5,8 @@ use super::contents::{Content, Data};
 use super::glob;
 use super::host::{self, HostFile, Looked, NameList};
 use super::tree::{Kind, NodeId, Times, TreeNode, check_name};
+use crate::iso::node::FileType as Type;
 use crate::vocabulary::error::{Error, Result};
-use rustix::fs::FileType as Type;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// A directory that is still to be listed.
@@ -74,9 +72,9 @@ impl Builder {
             return false;
         }
         let path = host::path_of(&self.dirs, dir, name);
-        let path = path.as_os_str().as_bytes();
+        let path = host::bytes_of(&path);
         let mut patterns = self.excluded.iter();
-        patterns.any(|pattern| glob::matches(pattern, name) || glob::matches(pattern, path))
+        patterns.any(|pattern| glob::matches(pattern, name) || glob::matches(pattern, &path))
     }
 
     /// Takes one file in. A directory is the caller's to list.
@@ -121,7 +119,7 @@ impl Builder {
             }
             return Ok(None);
         }
-        let dir = self.dirs.add(Some(dir), Path::new(OsStr::from_bytes(own)), through_link)?;
+        let dir = self.dirs.add(Some(dir), &host::name_of(own), through_link)?;
         Ok(Some(Todo { dir, node: id, identity: looked.identity }))
     }
 
@@ -135,7 +133,7 @@ impl Builder {
         let (major, minor) = looked.device;
         Ok(match looked.kind {
             Type::Directory => Kind::Directory(Vec::new()),
-            Type::RegularFile => {
+            Type::Regular => {
                 if let Some(&content) = self.host_contents.get(&looked.identity) {
                     return Ok(Kind::File(content));
                 }
@@ -149,10 +147,6 @@ impl Builder {
             Type::CharacterDevice => Kind::Device { block: false, major, minor },
             Type::Fifo => Kind::Fifo,
             Type::Socket => Kind::Socket,
-            Type::Unknown => {
-                let path = host::path_of(&self.dirs, dir, own);
-                return Err(Error::unsupported("a file of unknown kind").in_file(path));
-            }
         })
     }
 

@@ -105,6 +105,16 @@ impl Tree {
         self.nodes.len()
     }
 
+    /// All nodes that are in the tree.
+    pub(super) fn all(&self) -> impl Iterator<Item = NodeId> {
+        let mut todo = vec![ROOT];
+        std::iter::from_fn(move || {
+            let id = todo.pop()?;
+            todo.extend(self.node(id).children());
+            Some(id)
+        })
+    }
+
     /// The last of the numbers that tell files apart.
     pub(super) fn last_inode(&self) -> u32 {
         self.inodes
@@ -183,6 +193,15 @@ impl Tree {
     fn both_kinds(&self, id: NodeId) -> Error {
         let name = String::from_utf8_lossy(self.name(id)).into_owned();
         Error::invalid(format!("\"{name}\" is to be a directory and another kind of file"))
+    }
+
+    /// Gives every file the content that stands for its own.
+    pub(super) fn replace_contents(&mut self, stands_for: &[u32]) {
+        for node in &mut self.nodes {
+            if let Kind::File(content) = &mut node.kind {
+                *content = stands_for[*content as usize];
+            }
+        }
     }
 
     /// Takes a child, with all that is in it, out of a directory.

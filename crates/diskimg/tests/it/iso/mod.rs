@@ -3,3 +3,5 @@
 mod boot;
 mod boot_reading;
 mod machine;
+mod tree;
+mod writing;

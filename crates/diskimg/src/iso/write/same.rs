@@ -1,0 +1,70 @@
+//! Which contents are the same, without reading much of those that are not.
+
+use crate::host::buffer::AlignedBuffer;
+use crate::host::source::Source;
+use std::io;
+use twox_hash::XxHash3_64;
+
+/// Bytes of each of the three samples.
+const SAMPLE: u64 = 4096;
+
+/// Bytes compared at once.
+const PIECE: u64 = 256 << 10;
+
+/// A digest of the beginning, the middle and the end: what differs there is not the same.
+pub(super) fn sample(source: &dyn Source) -> io::Result<u64> {
+    let len = source.len();
+    let mut buffer = [0; SAMPLE as usize];
+    let mut digest = XxHash3_64::with_seed(len);
+    for at in [0, len / 2, len.saturating_sub(SAMPLE)] {
+        let part = &mut buffer[..(len - at).min(SAMPLE) as usize];
+        source.read_exact_at(part, at)?;
+        std::hash::Hasher::write(&mut digest, part);
+    }
+    Ok(std::hash::Hasher::finish(&digest))
+}
+
+/// Whether two contents are the same, byte for byte.
+pub(super) fn is_same(a: &dyn Source, b: &dyn Source) -> io::Result<bool> {
+    let len = a.len();
+    if len != b.len() {
+        return Ok(false);
+    }
+    let mut buffers = [AlignedBuffer::default(), AlignedBuffer::default()];
+    let mut at = 0;
+    while at < len {
+        let piece = (len - at).min(PIECE);
+        for (buffer, source) in buffers.iter_mut().zip([a, b]) {
+            source.read_exact_at(buffer.set_len(piece as usize), at)?;
+        }
+        if *buffers[0] != *buffers[1] {
+            return Ok(false);
+        }
+        at += piece;
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::source::MemorySource;
+
+    #[test]
+    fn one_byte_makes_a_difference_and_at_three_places_at_once() {
+        for len in [1, 4096, 5000, 600_000usize] {
+            let first = MemorySource::new(vec![7; len]);
+            assert!(is_same(&first, &MemorySource::new(vec![7; len])).expect("reads"));
+            for at in [0, len / 2, len / 3, len - 1] {
+                let mut bytes = vec![7; len];
+                bytes[at] = 8;
+                let other = MemorySource::new(bytes);
+                assert!(!is_same(&first, &other).expect("reads"), "{len} {at}");
+                if at != len / 3 {
+                    let samples = [&first, &other].map(|source| sample(source).expect("reads"));
+                    assert_ne!(samples[0], samples[1], "{len} {at}");
+                }
+            }
+        }
+    }
+}
