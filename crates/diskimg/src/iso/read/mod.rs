@@ -1,6 +1,7 @@
 //! Reading ISO 9660: descriptors, directories, Rock Ridge, Joliet.
 
 mod both;
+pub(crate) mod cue;
 pub(crate) mod descriptor;
 pub(crate) mod path_table;
 mod record;

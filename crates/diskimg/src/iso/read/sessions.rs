@@ -1,16 +1,213 @@
-//! Sessions.
+//! Sessions: what was written on a disc at one time.
+//!
+//! ```text
+//!   as it is burnt     0: session 1     end of session 1, rounded up: session 2     …
+//!   overwritten        0: the newest session's descriptors     32: session 1     …
+//! ```
+//!
+//! An image has no table of contents. On media that can be overwritten libburnia keeps the first
+//! session's descriptors at sector 32 + 16 and puts the newest one's at 16. Later sessions are found
+//! by their own descriptors: the next one begins behind the end of the one before, where a
+//! sector's number is a multiple of 16. Nothing of this says that what looks like a
+//! session is none, as an image inside an image would: a session's root directory lies within it,
+//! and knows its own sector.
+
 use crate::host::source::Source;
-use crate::vocabulary::error::Result;
+use crate::iso::SECTOR;
+use crate::vocabulary::error::{Error, Result};
 use serde::Serialize;
+use std::io;
+
+/// Sectors before a session's descriptors (ECMA-119, 6.2.1).
+const SYSTEM_AREA: u64 = 16;
+
+/// Where libburnia has the first session of media that can be overwritten.
+const EMULATED_START: u64 = 32;
+
+/// The sectors that sessions begin with are multiples of this.
+const ALIGNMENT: u64 = 16;
+
+/// Places that are looked at between the end of a session and the next one: 64 MiB.
+const MAX_GAP: u64 = 2048;
+
+/// Sessions of an image. A CD has no more than 99 tracks.
+const MAX_SESSIONS: usize = 256;
+
+/// Descriptors of a session that are searched for the primary one.
+const MAX_DESCRIPTORS: u64 = 16;
+
 /// A session.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// First sector.
+    /// Its first sector.
     pub start_sector: u64,
-    /// First descriptor.
+    /// The sector of its first volume descriptor.
     pub descriptors_sector: u64,
+    /// Sectors, as its primary volume descriptor says.
+    pub volume_sectors: u64,
+    /// The volume's identifier.
+    pub label: String,
+    /// The sector of its root directory.
+    #[serde(skip)]
+    root: u64,
 }
-pub(crate) fn find(_: &dyn Source) -> Result<Vec<SessionInfo>> {
-    Ok(Vec::new())
+
+/// The sessions of an image, the first one first. None if there is no ISO 9660 at sector 16.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io).
+pub(crate) fn find(source: &dyn Source) -> Result<Vec<SessionInfo>> {
+    let Some(newest) = session(source, 0)? else { return Ok(Vec::new()) };
+    let emulated = session(source, EMULATED_START)?;
+    let first = match emulated {
+        Some(first) if is_later(source, &first)? => first,
+        // Whatever it looks like, it is the first: nothing is asked of it.
+        _ => newest,
+    };
+    let mut sessions = vec![first];
+    while sessions.len() < MAX_SESSIONS
+        && let Some(last) = sessions.last()
+        && let Some(next) = next(source, last)?
+    {
+        sessions.push(next);
+    }
+    Ok(sessions)
+}
+
+/// The session after `last`.
+fn next(source: &dyn Source, last: &SessionInfo) -> Result<Option<SessionInfo>> {
+    let end = last.start_sector + last.volume_sectors;
+    let aligned = end.next_multiple_of(ALIGNMENT);
+    let places = (0..MAX_GAP).map(|n| aligned + n * ALIGNMENT);
+    // Who appends by hand may begin right behind the end.
+    for start in std::iter::once(end).chain(places) {
+        if (start + SYSTEM_AREA + 1) * SECTOR > source.len() {
+            break;
+        }
+        if let Some(found) = session(source, start)?
+            && start > last.start_sector
+            && is_later(source, &found)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The session that begins there, as its primary volume descriptor (ECMA-119, 8.4) tells it.
+fn session(source: &dyn Source, start: u64) -> Result<Option<SessionInfo>> {
+    let descriptors_sector = start + SYSTEM_AREA;
+    for sector in descriptors_sector..descriptors_sector + MAX_DESCRIPTORS {
+        let mut head = [0; 190];
+        if !read(source, &mut head, sector * SECTOR)? || &head[1..6] != b"CD001" {
+            return Ok(None);
+        }
+        match head[0] {
+            1 => {
+                let le = |at: usize| {
+                    head[at..at + 4].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))
+                };
+                let label = String::from_utf8_lossy(&head[40..72]);
+                return Ok(Some(SessionInfo {
+                    start_sector: start,
+                    descriptors_sector,
+                    volume_sectors: le(80),
+                    label: label.trim_end_matches([' ', '\0']).to_owned(),
+                    root: le(158),
+                }));
+            }
+            255 => return Ok(None),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// True if what looks like a later session is one: its root directory lies within it, and begins
+/// with a record of itself (ECMA-119, 6.8.2.2).
+fn is_later(source: &dyn Source, found: &SessionInfo) -> Result<bool> {
+    let inside = found.start_sector..found.start_sector + found.volume_sectors;
+    if !inside.contains(&found.root) {
+        return Ok(false);
+    }
+    let mut record = [0; 34];
+    let whole = read(source, &mut record, found.root * SECTOR)?;
+    let itself = record[2..6].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+    Ok(whole && record[0] >= 34 && record[32..34] == [1, 0] && itself == found.root)
+}
+
+/// False if the source ends before.
+fn read(source: &dyn Source, buf: &mut [u8], at: u64) -> Result<bool> {
+    match source.read_exact_at(buf, at) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(Error::io("cannot read", e).at(at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::source::MemorySource;
+
+    /// An image with a session at each `(start, sectors, root)`, in `sectors` sectors.
+    fn image(sectors: u64, sessions: &[(u64, u32, u32)]) -> MemorySource {
+        let mut bytes = vec![0; (sectors * SECTOR) as usize];
+        for &(start, volume, root) in sessions {
+            let pvd = &mut bytes[((start + SYSTEM_AREA) * SECTOR) as usize..][..2048];
+            pvd[..6].copy_from_slice(b"\x01CD001");
+            pvd[40..72].fill(b' ');
+            pvd[40..44].copy_from_slice(format!("S{start:03}").as_bytes());
+            pvd[80..84].copy_from_slice(&volume.to_le_bytes());
+            pvd[158..162].copy_from_slice(&root.to_le_bytes());
+            let record = &mut bytes[(u64::from(root) * SECTOR) as usize..][..34];
+            record[0] = 34;
+            record[2..6].copy_from_slice(&root.to_le_bytes());
+            record[32] = 1;
+        }
+        MemorySource::new(bytes)
+    }
+
+    fn found(source: &MemorySource) -> Vec<(u64, String)> {
+        let sessions = find(source).expect("in memory");
+        sessions.into_iter().map(|s| (s.descriptors_sector, s.label)).collect()
+    }
+
+    fn sessions(starts: &[u64]) -> Vec<(u64, String)> {
+        starts.iter().map(|s| (s + 16, format!("S{s:03}"))).collect()
+    }
+
+    #[test]
+    fn one_session_after_the_other_aligned_or_not() {
+        assert_eq!(found(&image(60, &[(0, 50, 20)])), sessions(&[0]));
+        let source = image(400, &[(0, 50, 20), (64, 50, 84), (160, 101, 180), (261, 50, 280)]);
+        assert_eq!(found(&source), sessions(&[0, 64, 160, 261]));
+    }
+
+    #[test]
+    fn the_first_of_overwritten_sessions_is_at_32() {
+        let source = image(300, &[(0, 250, 180), (32, 50, 50), (160, 90, 180)]);
+        assert_eq!(found(&source), sessions(&[32, 160]));
+    }
+
+    #[test]
+    fn an_image_that_lies_behind_the_volume_is_no_session() {
+        // Its root is told from its own start on.
+        assert_eq!(found(&image(300, &[(0, 50, 20), (64, 50, 25)])), sessions(&[0]));
+        // Its root is within it, but another directory is there.
+        let source = image(300, &[(0, 50, 20), (64, 50, 84), (96, 50, 130)]);
+        let mut bytes = source.as_slice().expect("memory").to_vec();
+        bytes[84 * 2048 + 2] = 20;
+        assert_eq!(found(&MemorySource::new(bytes)), sessions(&[0, 96]));
+    }
+
+    #[test]
+    fn a_volume_that_claims_nothing_or_everything_ends_the_search() {
+        assert_eq!(found(&image(300, &[(0, 0, 20)])), sessions(&[0]));
+        assert_eq!(found(&image(300, &[(0, u32::MAX, 20), (64, 9, 84)])), sessions(&[0]));
+        assert_eq!(found(&image(20, &[])), []);
+        assert_eq!(found(&MemorySource::new(*b"short")), []);
+    }
 }

@@ -1,0 +1,205 @@
+//! Allocation descriptors: where a file's bytes are (4/12, 4/14.14).
+
+use super::partition::Place;
+use super::raw::{self, LongAllocation, ShortAllocation, id};
+use super::tag;
+use super::volume::UdfVolume;
+use crate::iso::node::FileExtent;
+use crate::vocabulary::error::{Error, Result};
+
+/// What an allocation descriptor's two upper bits say (4/14.14.1.1).
+mod kind {
+    pub(super) const RECORDED: u32 = 0;
+    pub(super) const NEXT: u32 = 3;
+}
+
+/// The form of a file's allocation descriptors: the ICB's flags, bits 0 to 2 (4/14.6.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Short,
+    Long,
+}
+
+/// One allocation descriptor.
+struct Descriptor {
+    kind: u32,
+    len: u32,
+    place: Place,
+}
+
+/// Extents as they come in, within a limit on their number, adjacent ones joined.
+#[derive(Debug)]
+pub(super) struct Extents {
+    pub(super) list: Vec<FileExtent>,
+    pub(super) len: u64,
+    /// Descriptors and extents so far: what the list has cost.
+    pub(super) seen: usize,
+    limit: usize,
+    /// Bytes that are left of the last block.
+    slack: u64,
+}
+
+impl Extents {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { list: Vec::new(), len: 0, seen: 0, limit, slack: 0 }
+    }
+
+    fn count(&mut self) -> Result<()> {
+        self.seen += 1;
+        match self.seen > self.limit {
+            true => Err(Error::limit(format!("a file has more than {} extents", self.limit))),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn push(&mut self, extent: FileExtent) -> Result<()> {
+        self.count()?;
+        self.len = self.len.saturating_add(extent.len);
+        if let Some(last) = self.list.last_mut() {
+            let follows = match (last.offset, extent.offset) {
+                (Some(last_at), Some(at)) => last_at.checked_add(last.len) == Some(at),
+                (None, None) => true,
+                _ => false,
+            };
+            if follows {
+                last.len = last.len.saturating_add(extent.len);
+                return Ok(());
+            }
+        }
+        self.list.push(extent);
+        Ok(())
+    }
+
+    /// Adds bytes that the last descriptor does not count, in a block that it does. Linux's driver
+    /// leaves it so where a file grows within its last block.
+    fn grow(&mut self, len: u64) {
+        let missing = len.saturating_sub(self.len);
+        if missing <= self.slack
+            && let Some(last) = self.list.last_mut()
+        {
+            last.len += missing;
+            self.len += missing;
+        }
+    }
+
+    /// Cuts what is allocated behind the file's end.
+    pub(super) fn cut(&mut self, len: u64) {
+        while let Some(last) = self.list.last_mut()
+            && self.len > len
+        {
+            let surplus = self.len - len;
+            if surplus < last.len {
+                last.len -= surplus;
+                self.len = len;
+            } else {
+                self.len -= last.len;
+                self.list.pop();
+            }
+        }
+    }
+}
+
+/// The extents that the descriptors in `bytes` give, as many as the file's `size` needs.
+/// `partition` is the one that short descriptors are of: the ICB's.
+pub(super) fn extents(
+    volume: &UdfVolume,
+    bytes: &[u8],
+    form: Form,
+    partition: u16,
+    size: u64,
+) -> Result<Extents> {
+    let mut extents = Extents::new(volume.limits.sections);
+    let mut bytes = bytes.to_vec();
+    while let Some(next) = read_area(volume, &bytes, form, partition, size, &mut extents)? {
+        extents.count()?;
+        bytes = continuation(volume, next)?;
+    }
+    extents.grow(size);
+    if extents.len < size {
+        let what = format!("it has {size} bytes, and {} of them have a place", extents.len);
+        return Err(Error::corrupt("allocation descriptors", what));
+    }
+    extents.cut(size);
+    Ok(extents)
+}
+
+/// Reads one area of descriptors; gives where the next is, if there is one.
+fn read_area(
+    volume: &UdfVolume,
+    mut bytes: &[u8],
+    form: Form,
+    partition: u16,
+    size: u64,
+    extents: &mut Extents,
+) -> Result<Option<Place>> {
+    while let Some((descriptor, rest)) = parse(bytes, form, partition) {
+        bytes = rest;
+        // A length of 0 ends the descriptors (4/12); so does the end of the file.
+        if descriptor.len == 0 || extents.len >= size {
+            return Ok(None);
+        }
+        let len = u64::from(descriptor.len);
+        extents.slack = len.next_multiple_of(volume.partitions.block_size.into()) - len;
+        match descriptor.kind {
+            kind::RECORDED => volume.partitions.map(descriptor.place, len, |e| extents.push(e))?,
+            kind::NEXT => return Ok(Some(descriptor.place)),
+            // Allocated or not: nothing is recorded.
+            _ => extents.push(FileExtent { offset: None, len })?,
+        }
+    }
+    Ok(None)
+}
+
+fn parse(bytes: &[u8], form: Form, partition: u16) -> Option<(Descriptor, &[u8])> {
+    let (length, place, rest) = match form {
+        Form::Short => {
+            let (ad, rest) = raw::read::<ShortAllocation>(bytes)?;
+            (ad.length, Place { partition, block: ad.block.get() }, rest)
+        }
+        Form::Long => {
+            let (ad, rest) = raw::read::<LongAllocation>(bytes)?;
+            (ad.length, Place::from(&ad.address), rest)
+        }
+    };
+    let (kind, len) = (length.get() >> 30, length.get() & 0x3fff_ffff);
+    Some((Descriptor { kind, len, place }, rest))
+}
+
+/// The descriptors in an allocation extent (4/14.5). It is no longer than a block (UDF, 2.3.11).
+fn continuation(volume: &UdfVolume, place: Place) -> Result<Vec<u8>> {
+    const NAME: &str = "allocation extent descriptor";
+    let (offset, block) = volume.read_block(place, NAME)?;
+    let place = Some(place.block);
+    tag::check(NAME, &block, &[id::ALLOCATION_EXTENT], offset, place, &volume.notes)?;
+    let too_short = || Error::corrupt(NAME, "its descriptors leave the block").at(offset);
+    let (head, rest) = raw::read::<raw::AllocationExtent>(&block).ok_or_else(too_short)?;
+    let used = rest.get(..head.length.get() as usize).ok_or_else(too_short)?;
+    Ok(used.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_joined_counted_and_cut() {
+        let mut extents = Extents::new(4);
+        let mut push = |offset, len| extents.push(FileExtent { offset, len });
+        push(Some(0), 10).expect("one");
+        push(Some(10), 5).expect("two");
+        push(None, 5).expect("three");
+        push(None, 5).expect("four");
+        push(Some(15), 1).expect_err("one too many");
+        assert_eq!((extents.list.len(), extents.len), (2, 25));
+        extents.grow(26);
+        assert_eq!(extents.len, 25, "nothing is left of the last block");
+        extents.slack = 5;
+        extents.grow(26);
+        assert_eq!(extents.len, 26);
+        extents.cut(18);
+        let last = FileExtent { offset: None, len: 3 };
+        assert_eq!((extents.list.last(), extents.len), (Some(&last), 18));
+        extents.cut(15);
+        assert_eq!(extents.list, [FileExtent { offset: Some(0), len: 15 }]);
+    }
+}

@@ -1,0 +1,222 @@
+//! The partition maps of a logical volume (3/10.7): which partitions it has, and of what kind.
+
+use super::entry;
+use super::partition::{Partition, Place, Run, Stretches};
+use super::raw;
+use super::sequence::Sequence;
+use super::virtual_table;
+use super::volume::UdfVolume;
+use super::{UdfPartition, tag};
+use crate::vocabulary::error::{Error, Result};
+
+/// Partition maps that are looked at. No revision of UDF has use for more than three.
+const MAX_MAPS: u32 = 64;
+
+/// A partition map.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Map {
+    /// The partition descriptor's number.
+    number: u16,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Plain,
+    Virtual,
+    Sparable { packet: u16, tables: u8, table_length: u32, locations: [u32; 4] },
+    Metadata { file: u32, mirror: u32 },
+}
+
+/// Parses the maps in `bytes`, which follow the logical volume descriptor's head.
+pub(super) fn parse(logical: &raw::LogicalVolume, bytes: &[u8]) -> Result<Vec<Map>> {
+    let corrupt = |what: &'static str| Error::corrupt("partition map", what);
+    let count = logical.maps.get();
+    if count == 0 || count > MAX_MAPS {
+        return Err(Error::corrupt("partition map", format!("there are {count}; 1 to 64 may be")));
+    }
+    let mut left = bytes
+        .get(..logical.maps_length.get() as usize)
+        .ok_or_else(|| corrupt("the maps leave the logical volume descriptor"))?;
+    let mut maps = Vec::new();
+    for _ in 0..count {
+        let length = usize::from(*left.get(1).ok_or_else(|| corrupt("it is cut short"))?);
+        let (map, rest) =
+            left.split_at_checked(length).ok_or_else(|| corrupt("it is cut short"))?;
+        left = rest;
+        maps.push(match (map.first(), length) {
+            (Some(1), 6) => Map { number: u16::from_le_bytes([map[4], map[5]]), kind: Kind::Plain },
+            (Some(2), 64) => type_2(map)?,
+            _ => return Err(corrupt("it is of no known type")),
+        });
+    }
+    Ok(maps)
+}
+
+fn type_2(map: &[u8]) -> Result<Map> {
+    let too_short = || Error::corrupt("partition map", "it is cut short");
+    let (map, _) = raw::read::<raw::Map2>(map).ok_or_else(too_short)?;
+    let kind = if map.identifier.is(b"*UDF Virtual Partition") {
+        Kind::Virtual
+    } else if map.identifier.is(b"*UDF Sparable Partition") {
+        let (rest, _) = raw::read::<raw::SparableMap>(&map.rest).ok_or_else(too_short)?;
+        Kind::Sparable {
+            packet: rest.packet.get(),
+            tables: rest.tables,
+            table_length: rest.table_length.get(),
+            locations: rest.locations.map(|location| location.get()),
+        }
+    } else if map.identifier.is(b"*UDF Metadata Partition") {
+        let (rest, _) = raw::read::<raw::MetadataMap>(&map.rest).ok_or_else(too_short)?;
+        Kind::Metadata { file: rest.file.get(), mirror: rest.mirror.get() }
+    } else {
+        let name = String::from_utf8_lossy(&map.identifier.identifier).into_owned();
+        let what = format!("a partition of kind {:?}", name.trim_end_matches('\0'));
+        return Err(Error::unsupported(what).in_structure("partition map"));
+    };
+    Ok(Map { number: map.partition.get(), kind })
+}
+
+/// The same for people.
+pub(super) fn describe(maps: &[Map], found: &Sequence) -> Vec<UdfPartition> {
+    let described = maps.iter().filter_map(|map| {
+        let (run, access) = run(map.number, found).ok()?;
+        let kind = match map.kind {
+            Kind::Plain => "plain",
+            Kind::Virtual => "virtual",
+            Kind::Sparable { .. } => "sparable",
+            Kind::Metadata { .. } => "metadata",
+        };
+        let access = match access {
+            1 => "read-only",
+            2 => "write-once",
+            3 => "rewritable",
+            4 => "overwritable",
+            _ => "unknown",
+        };
+        Some(UdfPartition { kind, access, start_sector: run.start, blocks: run.blocks })
+    });
+    described.collect()
+}
+
+/// Puts the partitions into the volume, those first that others stand on.
+pub(super) fn build(volume: &mut UdfVolume, maps: &[Map], found: &Sequence) -> Result<()> {
+    for map in maps {
+        let (run, _) = run(map.number, found)?;
+        let partition = match map.kind {
+            Kind::Sparable { .. } => sparable(volume, map.kind, run)?,
+            _ => Partition::Plain(run),
+        };
+        volume.partitions.all.push(partition);
+    }
+    for (index, map) in maps.iter().enumerate() {
+        let (run, _) = run(map.number, found)?;
+        let partition = match map.kind {
+            Kind::Plain | Kind::Sparable { .. } => continue,
+            Kind::Virtual => {
+                let table = virtual_table::read(volume, base(maps, map.number)?, run)?;
+                Partition::Virtual { run, table }
+            }
+            Kind::Metadata { file, mirror } => {
+                let base = base(maps, map.number)?;
+                Partition::Metadata(metadata(volume, base, [file, mirror])?)
+            }
+        };
+        volume.set_partition(index, partition);
+    }
+    Ok(())
+}
+
+/// Where a partition is, and how it may be accessed.
+fn run(number: u16, found: &Sequence) -> Result<(Run, u32)> {
+    let missing =
+        || Error::corrupt("partition map", format!("partition {number} is not described"));
+    let described = found.partitions.iter().find(|(other, _)| *other == number);
+    let (_, recorded) = described.ok_or_else(missing)?;
+    let (partition, _) = raw::read::<raw::Partition>(&recorded.bytes).ok_or_else(missing)?;
+    let run = Run { start: partition.start.get(), blocks: partition.length.get() };
+    Ok((run, partition.access.get()))
+}
+
+/// The place among the maps of the partition that a virtual or metadata partition stands on.
+fn base(maps: &[Map], number: u16) -> Result<u16> {
+    let stands =
+        |map: &Map| map.number == number && matches!(map.kind, Kind::Plain | Kind::Sparable { .. });
+    let missing = || Error::corrupt("partition map", "no partition is under the virtual one");
+    maps.iter().position(stands).map(|index| index as u16).ok_or_else(missing)
+}
+
+/// The first sparing table that can be read (UDF, 2.2.12).
+fn sparable(volume: &UdfVolume, kind: Kind, run: Run) -> Result<Partition> {
+    const NAME: &str = "sparing table";
+    let Kind::Sparable { packet, tables, table_length, locations } = kind else {
+        return Ok(Partition::Plain(run));
+    };
+    if packet == 0 {
+        return Err(Error::corrupt("partition map", "a packet has no blocks"));
+    }
+    if u64::from(table_length) > volume.limits.directory_bytes {
+        return Err(Error::limit(format!("it has {table_length} bytes")).in_structure(NAME));
+    }
+    let mut spared = None;
+    for location in locations.into_iter().take(tables.into()) {
+        let offset = u64::from(location) * u64::from(volume.partitions.block_size);
+        match sparing_entries(volume, offset, table_length) {
+            Ok(entries) => {
+                spared = Some(entries);
+                break;
+            }
+            Err(error) => volume.notes.add(offset, error.to_string()),
+        }
+    }
+    let spared = spared.ok_or_else(|| Error::corrupt(NAME, "none can be read"))?;
+    Ok(Partition::Sparable { run, packet: packet.into(), spared })
+}
+
+fn sparing_entries(volume: &UdfVolume, offset: u64, length: u32) -> Result<Vec<(u32, u32)>> {
+    const NAME: &str = "sparing table";
+    let corrupt = |what: &'static str| Error::corrupt(NAME, what).at(offset);
+    let end = offset.checked_add(length.into());
+    if end.is_none_or(|end| end > volume.source.len()) {
+        return Err(corrupt("it leaves the image"));
+    }
+    let mut bytes = vec![0; length as usize];
+    let failed = |e| Error::io("cannot read", e).in_structure(NAME).at(offset);
+    volume.source.read_exact_at(&mut bytes, offset).map_err(failed)?;
+    let (head, mut rest) =
+        raw::read::<raw::SparingTable>(&bytes).ok_or_else(|| corrupt("it is cut short"))?;
+    // Its tag has no number of its own (UDF, 2.2.12).
+    if tag::tag(&bytes[..16]).is_none() && bytes[..2] != [0; 2]
+        || !head.identifier.is(b"*UDF Sparing Table")
+    {
+        return Err(corrupt("it does not say that it is one"));
+    }
+    let mut spared = Vec::new();
+    for _ in 0..head.entries.get() {
+        let (entry, more) = raw::read::<raw::SparingEntry>(rest)
+            .ok_or_else(|| corrupt("it is shorter than its entries"))?;
+        rest = more;
+        // The highest numbers mean packets that are free, or of no use.
+        if entry.original.get() < 0xffff_fff0 {
+            spared.push((entry.original.get(), entry.mapped.get()));
+        }
+    }
+    spared.sort_unstable();
+    Ok(spared)
+}
+
+/// Where a metadata partition's blocks are: the extents of its file, or of the file's mirror.
+fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<Stretches> {
+    let mut trouble = None;
+    for block in files {
+        let place = Place { partition: base, block };
+        match entry::read(volume, place).and_then(|icb| icb.extents(volume)) {
+            Ok(extents) => return Ok(Stretches::new(extents.list)),
+            Err(error) => {
+                volume.notes.add(0, format!("metadata file: {error}"));
+                trouble.get_or_insert(error);
+            }
+        }
+    }
+    Err(trouble.unwrap_or_else(|| Error::corrupt("metadata file", "there is none")))
+}

@@ -1,0 +1,152 @@
+//! Is there UDF here, and where does it begin?
+//!
+//! ```text
+//!   byte 32768   volume recognition sequence (2/8.3): BEA01, NSR02 or NSR03, TEA01; ISO 9660's
+//!                descriptors may stand before it. A structure every 2048 bytes, or every block
+//!   sector 256, N - 256, N - 1 or 512
+//!                anchor volume descriptor pointer (3/8.4.2.1; UDF, 2.2.3): where the volume
+//!                descriptor sequences are. N is the number of sectors
+//! ```
+//!
+//! Nothing says how long a sector is: the one with which an anchor is where it says that it is.
+
+use super::raw::{self, id};
+use super::tag;
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+
+/// Where the volume recognition sequence starts, whatever the sector.
+const RECOGNITION_START: u64 = 32768;
+
+/// Structures of the recognition sequence that are looked at. ISO 9660's come first.
+const MAX_STRUCTURES: u64 = 64;
+
+/// Sectors as long as any medium has, the most usual first.
+const SECTOR_SIZES: [u32; 7] = [2048, 512, 4096, 1024, 8192, 16384, 32768];
+
+/// Sectors from the end in which an anchor is looked for besides the last: images get padding,
+/// 150 sectors of it by mkisofs's custom.
+const SECTORS_AT_END: u64 = 1;
+
+/// An anchor: where the volume descriptor sequences are, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Anchor {
+    /// Where it was found.
+    pub(super) offset: u64,
+    /// Bytes of a sector.
+    pub(super) sector: u32,
+    /// Start and length of the main sequence.
+    pub(super) main: (u64, u64),
+    /// Start and length of its copy.
+    pub(super) reserve: (u64, u64),
+}
+
+/// The standard that the recognition sequence names: "NSR02" or "NSR03".
+pub(super) fn standard(source: &dyn Source) -> Result<Option<&'static str>> {
+    for index in 0..MAX_STRUCTURES {
+        let offset = RECOGNITION_START + index * 2048;
+        let mut head = [0; 6];
+        if offset + 6 > source.len() {
+            break;
+        }
+        let failed = |e| Error::io("cannot read", e).in_structure("volume recognition sequence");
+        source.read_exact_at(&mut head, offset).map_err(failed)?;
+        match &head[1..] {
+            b"NSR02" => return Ok(Some("NSR02")),
+            b"NSR03" => return Ok(Some("NSR03")),
+            b"TEA01" => break,
+            // Longer blocks leave gaps of zeros in the sequence (2/8.3.1).
+            b"BEA01" | b"BOOT2" | b"CD001" | b"CDW02" | [0, 0, 0, 0, 0] => {}
+            _ => break,
+        }
+    }
+    Ok(None)
+}
+
+/// All anchors of the volume, the likeliest first.
+pub(super) fn anchors(source: &dyn Source) -> Result<Vec<Anchor>> {
+    let mut found: Vec<Anchor> = Vec::new();
+    for size in SECTOR_SIZES {
+        let sectors = source.len() / u64::from(size);
+        let from_end = [256, SECTORS_AT_END].map(|n| sectors.checked_sub(n));
+        for sector in [Some(256), from_end[0], from_end[1], Some(512)].into_iter().flatten() {
+            if sector < sectors
+                && let Some(anchor) = anchor_at(source, sector, size)?
+                && !found.contains(&anchor)
+            {
+                found.push(anchor);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn anchor_at(source: &dyn Source, sector: u64, size: u32) -> Result<Option<Anchor>> {
+    let offset = sector * u64::from(size);
+    let mut bytes = [0; 32];
+    let failed = |e| Error::io("cannot read", e).in_structure("anchor").at(offset);
+    source.read_exact_at(&mut bytes, offset).map_err(failed)?;
+    let Some((anchor, _)) = raw::read::<raw::Anchor>(&bytes) else { return Ok(None) };
+    let right = tag::tag(&bytes).is_some()
+        && anchor.tag.id.get() == id::ANCHOR
+        && u64::from(anchor.tag.location.get()) == sector;
+    let bytes = |extent: &raw::Extent| {
+        (u64::from(extent.location.get()) * u64::from(size), u64::from(extent.length.get()))
+    };
+    Ok(right.then(|| Anchor {
+        offset,
+        sector: size,
+        main: bytes(&anchor.main),
+        reserve: bytes(&anchor.reserve),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tag::tests::seal;
+    use super::*;
+    use crate::host::source::MemorySource;
+
+    fn image(sectors: u64, size: u32, at: &[u64]) -> MemorySource {
+        let mut bytes = vec![0; (sectors * u64::from(size)) as usize];
+        for &sector in at {
+            let start = (sector * u64::from(size)) as usize;
+            let anchor = &mut bytes[start..start + 512];
+            anchor[16..20].copy_from_slice(&8192u32.to_le_bytes());
+            anchor[20..24].copy_from_slice(&32u32.to_le_bytes());
+            seal(anchor, id::ANCHOR, sector as u32);
+        }
+        MemorySource::new(bytes)
+    }
+
+    #[test]
+    fn an_anchor_is_found_in_each_of_its_places_whatever_the_sector() {
+        for size in SECTOR_SIZES {
+            for sector in [256, 999 - 255, 999, 512] {
+                let found = anchors(&image(1000, size, &[sector])).expect("readable");
+                assert_eq!(found.len(), 1, "{sector} of {size}");
+                assert_eq!(found[0].sector, size);
+                assert_eq!(found[0].main, (32 * u64::from(size), 8192));
+            }
+            assert_eq!(anchors(&image(1000, size, &[300])).expect("readable"), []);
+        }
+        assert_eq!(anchors(&MemorySource::new(*b"short")).expect("readable"), []);
+    }
+
+    #[test]
+    fn the_standard_is_named_behind_iso_9660_and_with_longer_blocks() {
+        let named = |structures: &[(u64, &[u8; 5])]| {
+            let mut bytes = vec![0; 32768 + 32 * 2048];
+            for (index, name) in structures {
+                let start = (32768 + index * 2048) as usize;
+                bytes[start + 1..start + 6].copy_from_slice(&name[..]);
+            }
+            standard(&MemorySource::new(bytes)).expect("readable")
+        };
+        assert_eq!(named(&[(0, b"BEA01"), (1, b"NSR02"), (2, b"TEA01")]), Some("NSR02"));
+        assert_eq!(named(&[(0, b"CD001"), (1, b"CD001"), (3, b"NSR03")]), Some("NSR03"));
+        assert_eq!(named(&[(0, b"BEA01"), (2, b"NSR03"), (4, b"TEA01")]), Some("NSR03"));
+        assert_eq!(named(&[(0, b"CD001"), (1, b"junk!"), (2, b"NSR03")]), None);
+        assert_eq!(named(&[]), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! The volume descriptor sequence (3/8.4.2): what the volume is called, which partitions it has.
+//!
+//! Of descriptors that say the same thing, the one with the highest sequence number prevails
+//! (3/8.4.3).
+
+use super::raw::{self, id};
+use super::tag::{self, Notes};
+use crate::host::source::Source;
+use crate::vocabulary::error::{Error, Result};
+
+/// Descriptors that are looked at. UDF wants 16 sectors a sequence.
+const MAX_DESCRIPTORS: usize = 1024;
+
+/// Volume descriptor pointers that are followed.
+const MAX_POINTERS: usize = 64;
+
+/// What was read of a sequence.
+#[derive(Debug, Default)]
+pub(super) struct Sequence {
+    /// The primary volume descriptor, as recorded.
+    pub(super) primary: Option<Recorded>,
+    /// The logical volume descriptor.
+    pub(super) logical: Option<Recorded>,
+    /// A partition descriptor for each partition number.
+    pub(super) partitions: Vec<(u16, Recorded)>,
+}
+
+/// A descriptor as it is recorded.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    sequence: u32,
+    /// Where it is, in bytes.
+    pub(super) offset: u64,
+    /// The whole sector.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Sequence {
+    /// Reads the sequence in `length` bytes from `start`.
+    pub(super) fn read(
+        source: &dyn Source,
+        (start, length): (u64, u64),
+        sector: u32,
+        notes: &Notes,
+    ) -> Result<Self> {
+        let mut sequence = Self::default();
+        let mut next = Some((start, length));
+        let mut descriptors = 0;
+        for _ in 0..MAX_POINTERS {
+            let Some((mut at, mut left)) = next.take() else { return Ok(sequence) };
+            while left >= u64::from(sector) && at + u64::from(sector) <= source.len() {
+                descriptors += 1;
+                if descriptors > MAX_DESCRIPTORS {
+                    return Err(limit("it has more than 1024 descriptors").at(at));
+                }
+                let mut bytes = vec![0; sector as usize];
+                let failed = |e| Error::io("cannot read", e).at(at);
+                source.read_exact_at(&mut bytes, at).map_err(failed)?;
+                // What is not recorded ends the sequence as a terminator does.
+                let Some(found) = tag::tag(&bytes) else { break };
+                match found.id.get() {
+                    id::TERMINATING => break,
+                    id::VOLUME_POINTER => {
+                        if let Some((pointer, _)) = raw::read::<raw::VolumePointer>(&bytes) {
+                            let location = u64::from(pointer.next.location.get());
+                            let length = pointer.next.length.get();
+                            next = Some((location * u64::from(sector), length.into()));
+                        }
+                        // No descriptor follows a pointer (3/8.4.2).
+                        break;
+                    }
+                    kind => sequence.keep(kind, at, bytes, notes),
+                }
+                at += u64::from(sector);
+                left -= u64::from(sector);
+            }
+        }
+        match next {
+            Some(_) => Err(limit("more than 64 pointers continue it").at(start)),
+            None => Ok(sequence),
+        }
+    }
+
+    /// True if there is all that reading needs.
+    pub(super) fn is_complete(&self) -> bool {
+        self.logical.is_some() && !self.partitions.is_empty()
+    }
+
+    fn keep(&mut self, kind: u16, offset: u64, bytes: Vec<u8>, notes: &Notes) {
+        let name = match kind {
+            id::PRIMARY_VOLUME => "primary volume descriptor",
+            id::LOGICAL_VOLUME => "logical volume descriptor",
+            id::PARTITION => "partition descriptor",
+            _ => return,
+        };
+        // Cannot fail: the tag has been looked at. It is for the notes.
+        let _ = tag::check(name, &bytes, &[kind], offset, None, notes);
+        let new = Recorded { sequence: le(&bytes[16..20]), offset, bytes };
+        let slot = match kind {
+            id::PRIMARY_VOLUME => &mut self.primary,
+            id::LOGICAL_VOLUME => &mut self.logical,
+            _ => {
+                let partition = le(&new.bytes[22..24]) as u16;
+                match self.partitions.iter_mut().find(|(number, _)| *number == partition) {
+                    Some((_, old)) if new.sequence < old.sequence => {}
+                    Some((_, old)) => *old = new,
+                    None => self.partitions.push((partition, new)),
+                }
+                return;
+            }
+        };
+        if slot.as_ref().is_none_or(|old| new.sequence >= old.sequence) {
+            *slot = Some(new);
+        }
+    }
+}
+
+fn limit(what: &'static str) -> Error {
+    Error::limit(what).in_structure("volume descriptor sequence")
+}
+
+fn le(bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(0, |n, &b| n << 8 | u32::from(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tag::tests::seal;
+    use super::*;
+    use crate::host::source::MemorySource;
+
+    /// Sectors of 512 bytes with a descriptor each: kind, sequence number, a number behind it.
+    fn sectors(descriptors: &[(u16, u32, u32)]) -> MemorySource {
+        let mut bytes = vec![0; descriptors.len() * 512];
+        for (sector, &(kind, sequence, number)) in bytes.chunks_mut(512).zip(descriptors) {
+            sector[16..20].copy_from_slice(&sequence.to_le_bytes());
+            sector[20..24].copy_from_slice(&number.to_le_bytes());
+            sector[24..28].copy_from_slice(&number.to_le_bytes());
+            if kind != 0 {
+                seal(sector, kind, 0);
+            }
+        }
+        MemorySource::new(bytes)
+    }
+
+    fn read(source: &MemorySource) -> Result<Sequence> {
+        Sequence::read(source, (0, source.len()), 512, &Notes::default())
+    }
+
+    #[test]
+    fn the_highest_sequence_number_prevails_and_a_terminator_ends() {
+        let source = sectors(&[
+            (id::LOGICAL_VOLUME, 5, 0),
+            (id::LOGICAL_VOLUME, 4, 0),
+            (id::PARTITION, 1, 7 << 16),
+            (id::PARTITION, 2, 7 << 16),
+            (id::PARTITION, 0, 8 << 16),
+            (id::TERMINATING, 0, 0),
+            (id::LOGICAL_VOLUME, 9, 0),
+        ]);
+        let sequence = read(&source).expect("readable");
+        assert_eq!(sequence.logical.as_ref().map(|l| l.offset), Some(0));
+        let partitions = sequence.partitions.iter().map(|(n, p)| (*n, p.offset));
+        assert_eq!(partitions.collect::<Vec<_>>(), [(7, 3 * 512), (8, 4 * 512)]);
+        assert!(sequence.is_complete());
+    }
+
+    #[test]
+    fn a_pointer_leads_on_and_pointers_in_a_circle_are_refused() {
+        // Its extent: 512 bytes at sector 2, which the two numbers tell.
+        let mut bytes = vec![0; 3 * 512];
+        bytes[20..24].copy_from_slice(&512u32.to_le_bytes());
+        bytes[24..28].copy_from_slice(&2u32.to_le_bytes());
+        seal(&mut bytes[..512], id::VOLUME_POINTER, 0);
+        seal(&mut bytes[1024..], id::LOGICAL_VOLUME, 0);
+        let sequence = read(&MemorySource::new(bytes.clone())).expect("readable");
+        assert_eq!(sequence.logical.map(|l| l.offset), Some(1024));
+        bytes[24..28].fill(0);
+        seal(&mut bytes[..512], id::VOLUME_POINTER, 0);
+        read(&MemorySource::new(bytes)).expect_err("a circle");
+    }
+
+    #[test]
+    fn a_sequence_of_thousands_is_refused() {
+        let source = sectors(&vec![(id::LOGICAL_VOLUME, 0, 0); 1025]);
+        read(&source).expect_err("too many");
+    }
+}

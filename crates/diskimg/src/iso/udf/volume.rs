@@ -1,0 +1,240 @@
+//! A volume, opened: its partitions, its root, and what it says of itself.
+
+use super::integrity;
+use super::partition::{Partition, Partitions, Place};
+use super::raw::{self, id};
+use super::recognition::{self, Anchor};
+use super::sequence::{Recorded, Sequence};
+use super::tag::{self, Notes};
+use super::text::dstring;
+use super::{UdfInfo, directory, entry, maps};
+use crate::host::source::Source;
+use crate::iso::IsoLimits;
+use crate::iso::finding::{FindingCode, Findings};
+use crate::iso::node::{Entry, FileTree, FileType, Node};
+use crate::vocabulary::error::{Error, Result};
+use std::sync::Arc;
+
+/// Logical block sizes that are read.
+const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=32768;
+
+/// A UDF file system.
+#[derive(Debug)]
+pub(crate) struct UdfVolume {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) limits: IsoLimits,
+    pub(super) partitions: Partitions,
+    pub(super) notes: Notes,
+    info: UdfInfo,
+    root: Node,
+}
+
+/// Opens the UDF file system in `source`; `None` if there is none.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the image says that it has UDF
+/// (3/9.1) and it cannot be read.
+pub(crate) fn open(source: Arc<dyn Source>, limits: &IsoLimits) -> Result<Option<UdfVolume>> {
+    let standard = recognition::standard(&*source)?;
+    let mut trouble = None;
+    for anchor in recognition::anchors(&*source)? {
+        match UdfVolume::at(&source, anchor, standard, limits) {
+            Ok(volume) => return Ok(Some(volume)),
+            Err(error) => {
+                trouble.get_or_insert(error);
+            }
+        }
+    }
+    // An anchor alone may be a remnant of what was on the medium before.
+    if standard.is_none() {
+        return Ok(None);
+    }
+    let no_anchor = || Error::corrupt("anchor", "the image says that it has UDF, but not where");
+    Err(trouble.unwrap_or_else(no_anchor))
+}
+
+impl UdfVolume {
+    fn at(
+        source: &Arc<dyn Source>,
+        anchor: Anchor,
+        standard: Option<&'static str>,
+        limits: &IsoLimits,
+    ) -> Result<Self> {
+        let mut trouble = None;
+        for extent in [anchor.main, anchor.reserve] {
+            let notes = Notes::default();
+            let volume = Sequence::read(&**source, extent, anchor.sector, &notes)
+                .and_then(|found| Self::of(source, &found, anchor, standard, limits, notes));
+            match volume {
+                Ok(volume) => {
+                    if let Some(error) = trouble {
+                        volume.notes.add(extent.0, format!("the reserve is read: {error}"));
+                    }
+                    return Ok(volume);
+                }
+                Err(error) => {
+                    trouble.get_or_insert(error);
+                }
+            }
+        }
+        let nothing = || Error::corrupt("anchor", "it leads nowhere").at(anchor.offset);
+        Err(trouble.unwrap_or_else(nothing))
+    }
+
+    fn of(
+        source: &Arc<dyn Source>,
+        found: &Sequence,
+        anchor: Anchor,
+        standard: Option<&'static str>,
+        limits: &IsoLimits,
+        notes: Notes,
+    ) -> Result<Self> {
+        let recorded = found.logical.as_ref().filter(|_| !found.partitions.is_empty());
+        let recorded = recorded.ok_or_else(|| {
+            let what = "no logical volume and partition are described";
+            Error::corrupt("volume descriptor sequence", what).at(anchor.main.0)
+        })?;
+        let (logical, map_bytes) = logical(recorded)?;
+        let block_size = block_size(logical, anchor.sector).map_err(|e| e.at(recorded.offset))?;
+        let maps = maps::parse(logical, map_bytes).map_err(|e| e.at(recorded.offset))?;
+        let root = Node {
+            file_type: FileType::Directory,
+            size: 0,
+            attributes: Default::default(),
+            link_target: None,
+            content: crate::iso::node::Content::Extents(Vec::new()),
+            location: 0,
+        };
+        let mut volume = Self {
+            source: source.clone(),
+            limits: limits.clone(),
+            partitions: Partitions { block_size, all: Vec::new() },
+            notes,
+            info: info(logical, found.primary.as_ref(), standard),
+            root,
+        };
+        maps::build(&mut volume, &maps, found)?;
+        volume.info.partitions = maps::describe(&maps, found);
+        volume.info.take_counts(integrity::counts(&volume, logical));
+        volume.root = volume.find_root(Place::from(&logical.file_set.address))?;
+        Ok(volume)
+    }
+
+    /// The root, by way of the file set descriptor (4/8.3).
+    fn find_root(&self, place: Place) -> Result<Node> {
+        const NAME: &str = "file set descriptor";
+        let (offset, block) = self.read_block(place, NAME)?;
+        tag::check(NAME, &block, &[id::FILE_SET], offset, Some(place.block), &self.notes)?;
+        let too_short = || Error::corrupt(NAME, "it is cut short").at(offset);
+        let (set, _) = raw::read::<raw::FileSet>(&block).ok_or_else(too_short)?;
+        let root = entry::node(self, Place::from(&set.root.address), &mut 0)?;
+        match root.is_dir() {
+            true => Ok(root),
+            false => Err(Error::corrupt(NAME, "the root is no directory").at(offset)),
+        }
+    }
+
+    /// A block as a whole, and where it is in the image.
+    pub(super) fn read_block(
+        &self,
+        place: Place,
+        structure: &'static str,
+    ) -> Result<(u64, Vec<u8>)> {
+        let offset = self.partitions.block(place).map_err(|e| e.in_structure(structure))?;
+        let mut block = vec![0; self.partitions.block_size as usize];
+        let failed = |e| Error::io("cannot read", e).in_structure(structure).at(offset);
+        self.source.read_exact_at(&mut block, offset).map_err(failed)?;
+        Ok((offset, block))
+    }
+
+    /// What the volume says of itself.
+    pub(crate) fn info(&self) -> &UdfInfo {
+        &self.info
+    }
+
+    /// Takes the partition that blocks are looked up in, to put in what was found by way of it.
+    pub(super) fn set_partition(&mut self, index: usize, partition: Partition) {
+        if let Some(slot) = self.partitions.all.get_mut(index) {
+            *slot = partition;
+        }
+    }
+
+    /// A virtual allocation table's word on the volume.
+    pub(super) fn info_mut(&mut self) -> &mut UdfInfo {
+        &mut self.info
+    }
+}
+
+impl FileTree for UdfVolume {
+    fn root(&self) -> Result<Node> {
+        Ok(self.root.clone())
+    }
+
+    fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
+        self.read_dir_telling(dir, &mut Findings::Ignored)
+    }
+
+    fn read_dir_telling(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
+        // What opening noted is told with the root, and kept for who asks again.
+        let opening = self.notes.take();
+        let entries = directory::read(self, dir);
+        let mut notes = self.notes.take();
+        if dir.location == self.root.location {
+            notes.extend(opening.iter().cloned());
+        }
+        self.notes.put(opening);
+        for note in notes {
+            findings.warn(FindingCode::Udf, note.offset, || note.text)?;
+        }
+        entries
+    }
+}
+
+fn logical(recorded: &Recorded) -> Result<(&raw::LogicalVolume, &[u8])> {
+    raw::read::<raw::LogicalVolume>(&recorded.bytes).ok_or_else(|| {
+        Error::corrupt("logical volume descriptor", "it is cut short").at(recorded.offset)
+    })
+}
+
+fn block_size(logical: &raw::LogicalVolume, sector: u32) -> Result<u32> {
+    const NAME: &str = "logical volume descriptor";
+    let size = logical.block_size.get();
+    if !size.is_power_of_two() || !BLOCK_SIZES.contains(&size) {
+        let what = format!("blocks of {size} bytes; 512 to 32768 are possible");
+        return Err(Error::corrupt(NAME, what));
+    }
+    // UDF, 2.2.4.2.
+    if size != sector {
+        let what = format!("blocks of {size} bytes in sectors of {sector} are not supported");
+        return Err(Error::unsupported(what).in_structure(NAME));
+    }
+    if !logical.domain.is(b"*OSTA UDF Compliant") {
+        let what = "the volume follows ECMA-167, but not UDF";
+        return Err(Error::unsupported(what).in_structure(NAME));
+    }
+    Ok(size)
+}
+
+fn info(
+    logical: &raw::LogicalVolume,
+    primary: Option<&Recorded>,
+    standard: Option<&'static str>,
+) -> UdfInfo {
+    let primary = primary.and_then(|recorded| raw::read::<raw::PrimaryVolume>(&recorded.bytes));
+    let primary = primary.map(|(primary, _)| primary);
+    let revision = logical.domain.revision();
+    UdfInfo {
+        label: dstring(&logical.identifier),
+        volume_identifier: primary.map(|p| dstring(&p.volume_identifier)).unwrap_or_default(),
+        volume_set_identifier: primary
+            .map(|p| dstring(&p.volume_set_identifier))
+            .unwrap_or_default(),
+        revision: format!("{:x}.{:02x}", revision >> 8, revision & 0xff),
+        standard,
+        block_size: logical.block_size.get(),
+        partitions: Vec::new(),
+        files: None,
+        directories: None,
+        closed: None,
+    }
+}
