@@ -55,8 +55,8 @@ fn find(volume: &UdfVolume, base: u16, run: Run) -> Result<(Icb, Vec<u8>)> {
         let mut bytes = vec![0; ((end - from) * size) as usize];
         let failed = |e| Error::io("cannot read", e).at(from * size);
         volume.source.read_exact_at(&mut bytes, from * size).map_err(failed)?;
-        let blocks = (from - start..end - start).zip(bytes.chunks_exact(size as usize));
-        for (block, bytes) in blocks.rev() {
+        let blocks = bytes.chunks_exact(size as usize).zip(from - start..);
+        for (bytes, block) in blocks.collect::<Vec<_>>().into_iter().rev() {
             // Few blocks begin as a table's ICB does; those are read anew, as any file entry is.
             let tag = tag::tag(bytes).filter(|tag| u64::from(tag.location.get()) == block);
             let kinds = [id::FILE_ENTRY, id::EXTENDED_FILE_ENTRY];

@@ -3,5 +3,9 @@
 mod boot;
 mod boot_reading;
 mod machine;
+mod sectors;
+mod sessions;
 mod tree;
+mod udf;
 mod writing;
+mod zisofs;

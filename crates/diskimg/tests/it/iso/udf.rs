@@ -1,0 +1,155 @@
+//! UDF that others made.
+
+use crate::tool::run;
+use diskimg::Image;
+use diskimg::host::source::{FileSource, MemorySource};
+use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace, Node};
+use sha2::Digest;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+fn open(path: &Path) -> IsoImage {
+    let mut options = IsoOptions::default();
+    options.namespace = Namespace::Udf;
+    IsoImage::open(Arc::new(FileSource::open(path).unwrap()), &options).unwrap()
+}
+
+/// Path and bytes of every regular file of an image.
+fn files(image: &IsoImage) -> BTreeMap<String, Vec<u8>> {
+    let found = image.walk().map(|found| found.unwrap());
+    let regular = found.filter(|found| found.node.file_type == FileType::Regular);
+    let read = regular.map(|found| {
+        let contents = image.contents(&found.node).unwrap();
+        let mut bytes = vec![0; contents.len() as usize];
+        contents.read_exact_at(&mut bytes, 0).unwrap();
+        (String::from_utf8(found.path).unwrap(), bytes)
+    });
+    read.collect()
+}
+
+#[test]
+fn a_bridge_image_shows_the_tree_that_it_was_made_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir_all(tree.join("one/two/three")).unwrap();
+    let mut wanted = BTreeMap::new();
+    let mut add = |name: String, bytes: Vec<u8>| {
+        std::fs::write(tree.join(&name), &bytes).unwrap();
+        wanted.insert(name, bytes);
+    };
+    add("empty".into(), vec![]);
+    add("ünïcode-名前.txt".into(), b"names of two widths".to_vec());
+    add("big".into(), (0..1_000_003u32).flat_map(|n| n.to_le_bytes()).collect());
+    for n in 0..200 {
+        add(format!("one/two/a file with a rather long name, number {n}"), vec![n; 40 * 50]);
+    }
+    add("one/two/three/deep".into(), b"deep".to_vec());
+    let image = dir.path().join("image.iso");
+    let (output, tree) = (image.to_str().unwrap(), tree.to_str().unwrap());
+    run("genisoimage", ["-quiet", "-udf", "-V", "BRIDGE", "-o", output, tree]);
+    let image = open(&image);
+    assert_eq!(files(&image), wanted);
+    let info = image.info().unwrap().udf.unwrap();
+    assert_eq!((&*info.label, &*info.revision, info.block_size), ("BRIDGE", "1.02", 2048));
+}
+
+#[test]
+fn empty_file_systems_of_every_medium_and_block() {
+    let dir = tempfile::tempdir().unwrap();
+    for (media, revision, block, kinds) in [
+        ("hd", "1.02", 512, &["plain"][..]),
+        ("hd", "1.50", 1024, &["plain"]),
+        ("hd", "2.01", 4096, &["plain"]),
+        ("hd", "2.01", 32768, &["plain"]),
+        ("dvd", "1.02", 2048, &["plain"]),
+        ("dvdram", "2.00", 2048, &["plain"]),
+        ("cdrw", "1.50", 2048, &["sparable"]),
+        ("dvdrw", "2.01", 2048, &["sparable"]),
+        ("cdr", "1.50", 2048, &["plain", "virtual"]),
+        ("cdr", "2.01", 2048, &["plain", "virtual"]),
+        ("dvdr", "2.60", 2048, &["plain", "virtual"]),
+    ] {
+        let name = format!("{media} {revision} {block}");
+        let path = dir.path().join(&name);
+        std::fs::File::create(&path).unwrap().set_len(48 << 20).unwrap();
+        let options = [
+            format!("--media-type={media}"),
+            format!("--udfrev={revision}"),
+            format!("--blocksize={block}"),
+            "--label=Etikett ü".into(),
+            path.to_str().unwrap().into(),
+        ];
+        run("mkudffs", options);
+        let image = open(&path);
+        let info = image.info().unwrap().udf.unwrap();
+        assert_eq!((&*info.label, &*info.revision), ("Etikett ü", revision), "{name}");
+        assert_eq!(info.block_size, block, "{name}");
+        let found: Vec<_> = info.partitions.iter().map(|partition| partition.kind).collect();
+        assert_eq!(found, kinds, "{name}");
+        // What is not usable of a medium is a file of that name.
+        let mut names = image.walk().map(|found| String::from_utf8(found.unwrap().path).unwrap());
+        assert!(names.all(|name| name == "Non-Allocatable Space"), "{name}");
+    }
+}
+
+/// A line of what Linux shows of an image: path, mode, owner and group, size, time of last
+/// change, device, SHA-256, link target.
+fn line(image: &IsoImage, path: &[u8], node: &Node) -> String {
+    let attributes = &node.attributes;
+    let kind = match node.file_type {
+        FileType::Fifo => 0o010000,
+        FileType::CharacterDevice => 0o020000,
+        FileType::Directory => 0o040000,
+        FileType::BlockDevice => 0o060000,
+        FileType::Regular => 0o100000,
+        FileType::Symlink => 0o120000,
+        _ => 0o140000,
+    };
+    let (major, minor) = attributes.device.unwrap_or_default();
+    let target = node.link_target.clone().unwrap_or_default();
+    let (size, digest) = match node.file_type {
+        FileType::Regular => {
+            let contents = image.contents(node).unwrap();
+            let mut bytes = vec![0; contents.len() as usize];
+            contents.read_exact_at(&mut bytes, 0).unwrap();
+            let digest = sha2::Sha256::digest(&bytes);
+            (node.size, digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        }
+        FileType::Symlink => (target.len() as u64, "-".to_owned()),
+        _ => (node.size, "-".to_owned()),
+    };
+    format!(
+        "{}\t{:x}\t{}:{}\t{size}\t{}\t{major:x},{minor:x}\t{digest}\t{}",
+        String::from_utf8_lossy(path),
+        kind | attributes.mode.unwrap(),
+        attributes.uid.unwrap(),
+        attributes.gid.unwrap(),
+        attributes.modified.unwrap().seconds,
+        String::from_utf8(target).unwrap(),
+    )
+}
+
+#[test]
+fn what_linux_wrote_is_what_linux_shows() {
+    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
+    for name in ["udf-512", "udf-sparable"] {
+        let disk = Image::open(testdata.join(name).with_extension("qcow2")).unwrap();
+        let mut bytes = vec![0; disk.size() as usize];
+        disk.read_at(&mut bytes, 0).unwrap();
+        let image = IsoImage::open(Arc::new(MemorySource::new(bytes)), &IsoOptions::default());
+        let image = image.unwrap();
+        let found = image.walk().map(|found| found.unwrap());
+        let mut lines: Vec<_> = found.map(|found| line(&image, &found.path, &found.node)).collect();
+        lines.sort_unstable();
+        let wanted = std::fs::read_to_string(testdata.join(name).with_extension("tsv")).unwrap();
+        let mut wanted: Vec<_> = wanted.lines().collect();
+        wanted.sort_unstable();
+        assert_eq!(lines, wanted, "{name}");
+        let info = image.info().unwrap().udf.unwrap();
+        let directories = wanted.iter().filter(|line| line.contains("\t4")).count() as u32;
+        assert_eq!(info.directories, Some(directories + 1), "{name}, with the root");
+        // Nothing is wrong with it.
+        image.verify(&mut |finding| panic!("{name}: {finding}")).unwrap();
+    }
+}

@@ -1,0 +1,44 @@
+//! Files that xorriso packed.
+
+use crate::tool::run;
+use diskimg::host::source::FileSource;
+use diskimg::iso::{IsoImage, IsoOptions};
+use std::sync::Arc;
+
+#[test]
+fn packed_files_read_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    let text: String = (0..100_000).map(|n| format!("{n}\n")).collect();
+    let mixed = [text.as_bytes(), &[0; 200_000], b"the end"].concat();
+    let files = [("text", text.into_bytes()), ("zeros", vec![0; 300_001]), ("mixed", mixed)];
+    for (name, bytes) in &files {
+        std::fs::write(tree.join(name), bytes).unwrap();
+    }
+    for form in
+        ["block_size=32k", "block_size=64k", "block_size=128k", "version_2=on:block_size_v2=256k"]
+    {
+        let path = dir.path().join("image.iso");
+        let _ = std::fs::remove_file(&path);
+        let output = format!("stdio:{}", path.display());
+        let packing = format!("level=9:{form}");
+        let mut args = vec!["-outdev", &output, "-map", tree.to_str().unwrap(), "/"];
+        args.extend(["-zisofs", &packing, "-set_filter_r", "--zisofs", "/", "--", "-commit"]);
+        run("xorriso", args);
+        let source = Arc::new(FileSource::open(&path).unwrap());
+        let image = IsoImage::open(source, &IsoOptions::default()).unwrap();
+        for (name, bytes) in &files {
+            let node = image.lookup(name.as_bytes()).unwrap();
+            assert_eq!(node.size, bytes.len() as u64, "{name}, {form}");
+            let stored: u64 = node.extents().iter().map(|extent| extent.len).sum();
+            assert!(stored < node.size, "{name} is packed, {form}");
+            let contents = image.contents(&node).unwrap();
+            let mut read = vec![1; bytes.len()];
+            contents.read_exact_at(&mut read, 0).unwrap();
+            assert!(read == *bytes, "{name}, {form}");
+            contents.read_exact_at(&mut read[..9], bytes.len() as u64 - 9).unwrap();
+            assert_eq!(read[..9], bytes[bytes.len() - 9..], "{name}, {form}");
+        }
+    }
+}
