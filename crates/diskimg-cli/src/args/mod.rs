@@ -107,6 +107,8 @@ pub(crate) enum Command {
     IsoVerify(iso::verify::Job),
     /// `iso diff`.
     IsoDiff(iso::diff::Job),
+    /// `iso remaster`.
+    IsoRemaster(iso::remaster::Job),
     /// `iso create`, and mkisofs's command line.
     IsoCreate(recipe::Recipe),
     /// `completions`.

@@ -82,7 +82,7 @@ impl Profile {
         match missing[..] {
             [] => Ok(()),
             _ => Err(Failure::error(format!(
-                "{option} needs {} which nothing of this brings",
+                "{option} needs {}, which nothing of this brings",
                 missing.join(" and ")
             ))),
         }
@@ -96,6 +96,17 @@ pub(crate) enum Destination {
     File(PathBuf),
     /// To standard output.
     Stdout,
+}
+
+impl Destination {
+    /// What `-o` of this verb says; `-` is standard output.
+    pub(crate) fn typed(output: Option<PathBuf>, verb: &str) -> Result<Self, Failure> {
+        match output {
+            None => Err(Failure::usage(verb, "Expecting -o IMAGE")),
+            Some(path) if path == *"-" => Ok(Self::Stdout),
+            Some(path) => Ok(Self::File(path)),
+        }
+    }
 }
 
 /// A file or directory of the host, and its place in the image.

@@ -30,6 +30,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::IsoExtract(job) => iso::extract::run(&job, console),
         Command::IsoVerify(job) => iso::verify::run(&job, console),
         Command::IsoDiff(job) => iso::diff::run(&job, console),
+        Command::IsoRemaster(job) => iso::remaster::run(&job, console),
         Command::IsoCreate(recipe) => iso::build::run(recipe, console),
         Command::Completions(shell) => manual::completions(shell, console),
         Command::Man(dir) => manual::man(dir.as_deref(), console),

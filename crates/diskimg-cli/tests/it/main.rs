@@ -10,6 +10,8 @@ mod create;
 mod full_disk;
 mod grammar;
 mod info;
+#[cfg(unix)]
+mod iso;
 mod map;
 mod measure;
 mod ova;

@@ -125,11 +125,7 @@ const EFI_SYSTEM: u8 = 0xef;
 impl Typed {
     /// What it means.
     pub(crate) fn recipe(mut self) -> Result<Recipe, Failure> {
-        let output = match self.output.take() {
-            None => return Err(Failure::usage("iso create", "Expecting -o IMAGE")),
-            Some(path) if path == *"-" => Destination::Stdout,
-            Some(path) => Destination::File(path),
-        };
+        let output = Destination::typed(self.output.take(), "iso create")?;
         if self.words.is_empty() {
             return Err(Failure::usage("iso create", "Expecting files or directories to put in"));
         }

@@ -62,9 +62,8 @@ pub(crate) enum Side {
 impl Typed {
     /// What it means.
     pub(crate) fn job(self) -> Result<Job, Failure> {
-        let [a, b] = <[OsString; 2]>::try_from(self.files).map_err(|_| {
-            Failure::usage("iso diff", "Expecting two image file names").with_code(TROUBLE)
-        })?;
+        let [a, b] = <[OsString; 2]>::try_from(self.files)
+            .map_err(|_| Failure::usage("iso diff", "Expecting two image file names"))?;
         let side = |name: &OsString| -> Result<Side, Failure> {
             Ok(match Path::new(name).is_dir() {
                 true => Side::Directory(name.into()),

@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod extract;
 pub(crate) mod ls;
+pub(crate) mod remaster;
 pub(crate) mod show;
 pub(crate) mod verify;
 
@@ -41,6 +42,7 @@ enum Verb {
     Verify(verify::Typed),
     Diff(diff::Typed),
     Create(create::Typed),
+    Remaster(remaster::Typed),
 }
 
 impl Typed {
@@ -54,6 +56,7 @@ impl Typed {
             Verb::Extract(typed) => run(Meaning::Job(typed.job()?), Command::IsoExtract),
             Verb::Verify(typed) => run(Meaning::Job(typed.job()?), Command::IsoVerify),
             Verb::Diff(typed) => run(Meaning::Job(typed.job()?), Command::IsoDiff),
+            Verb::Remaster(typed) => run(Meaning::Job(typed.job()?), Command::IsoRemaster),
             Verb::Create(typed) => run(Meaning::Job(typed.recipe()?), Command::IsoCreate),
         })
     }
@@ -66,6 +69,7 @@ pub(super) fn operands(verb: &str) -> &'static str {
         "cat" => "FILE PATH...",
         "diff" => "A B",
         "create" => "-o IMAGE {DIR | FILE | PLACE=FILE}...",
+        "remaster" => "FILE -o IMAGE",
         _ => "FILE",
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::progress::{Meter, Wish};
 use crate::output::{self, Console};
 use diskimg::iso::Timestamp;
@@ -17,9 +18,7 @@ const STEP: f64 = 1.0;
 
 /// Builds it.
 pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<u8, Failure> {
-    if matches!(recipe.output, Destination::Stdout) && io::stdout().is_terminal() {
-        return Err(Failure::error("refusing to write an image to a terminal"));
-    }
+    refuse_terminal(&recipe.output)?;
     recipe.options.latest = source_date_epoch()?;
     read_boot_code(&recipe.hybrid, &mut recipe.options)?;
     for list in &recipe.path_lists {
@@ -34,11 +33,21 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
     if !recipe.quiet {
         console.warn(plan.warnings());
     }
-    write(&plan, &recipe)?;
+    write(&plan, &recipe.output, recipe.quiet)?;
     if recipe.verbose {
         console.complain(&format!("{} sectors of 2048 bytes written", plan.size() / 2048));
     }
     Ok(0)
+}
+
+/// Sees that the image's bytes do not go to a screen.
+pub(super) fn refuse_terminal(output: &Destination) -> Result<(), Failure> {
+    match output {
+        Destination::Stdout if io::stdout().is_terminal() => {
+            Err(Failure::error("refusing to write an image to a terminal (-o names a file)"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The latest time that may be recorded, where the environment has one.
@@ -115,7 +124,11 @@ fn plan(recipe: &Recipe, console: &Console) -> Result<Plan, Failure> {
 
 /// Adds a file under its path, or what is in a directory under the directory's. Gives the path in
 /// the image, and on the host.
-fn add(builder: &mut Builder, graft: &Graft, follow: bool) -> Result<(Vec<u8>, PathBuf), Failure> {
+pub(super) fn add(
+    builder: &mut Builder,
+    graft: &Graft,
+    follow: bool,
+) -> Result<(Vec<u8>, PathBuf), Failure> {
     let named = |e: io::Error| Error::io("cannot open", e).in_file(&graft.path);
     let kind = fs::symlink_metadata(&graft.path).map_err(named)?.file_type();
     let path = match follow && kind.is_symlink() {
@@ -139,7 +152,7 @@ fn add(builder: &mut Builder, graft: &Graft, follow: bool) -> Result<(Vec<u8>, P
 }
 
 /// A path without empty parts and `.`.
-fn plain(place: &[u8]) -> Vec<u8> {
+pub(super) fn plain(place: &[u8]) -> Vec<u8> {
     let parts = place.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
     parts.collect::<Vec<_>>().join(&b'/')
 }
@@ -169,11 +182,22 @@ fn leave_out(
     Ok(())
 }
 
-fn write(plan: &Plan, recipe: &Recipe) -> Result<(), Failure> {
-    let stdout_taken = matches!(recipe.output, Destination::Stdout);
-    let wish = Wish { asked: false, quiet: recipe.quiet, stdout_taken };
-    // Waiting for a pipe's reader must end with a signal, too: the meter comes behind it.
-    let output = match &recipe.output {
+/// True for a pipe or a device.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Writes it: all of it, or nothing.
+pub(super) fn write(plan: &Plan, output: &Destination, quiet: bool) -> Result<(), Failure> {
+    let stdout_taken = matches!(output, Destination::Stdout);
+    let wish = Wish { asked: false, quiet, stdout_taken };
+    // A signal while a new file is begun shall not leave it; one while a pipe has no reader yet
+    // shall end the wait.
+    let waits = matches!(output, Destination::File(path) if is_special(path));
+    if !waits {
+        interrupt::watch();
+    }
+    let output = match output {
         Destination::Stdout => Output::writer(output::raw_stdout()?),
         Destination::File(path) => {
             Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?

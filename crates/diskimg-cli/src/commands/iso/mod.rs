@@ -6,6 +6,7 @@ pub(super) mod diff;
 pub(super) mod extract;
 mod guest;
 pub(super) mod ls;
+pub(super) mod remaster;
 pub(super) mod show;
 mod texts;
 pub(super) mod verify;

@@ -28,7 +28,10 @@ fn help_and_versions_are_told_under_every_name() {
     let lab = Lab::new();
     for word in ["-help", "--help"] {
         let help = lab.run(["mkisofs", word]).ok();
-        assert!(help.contains("Usage: diskimg mkisofs") && help.contains("-V, -volid ID"), "{help}");
+        assert!(
+            help.contains("Usage: diskimg mkisofs") && help.contains("-V, -volid ID"),
+            "{help}"
+        );
     }
     for name in ["mkisofs", "genisoimage", "xorrisofs", "xorriso"] {
         let link = lab.path(name);

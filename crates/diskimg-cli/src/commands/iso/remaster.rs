@@ -1,0 +1,28 @@
+//! `iso remaster`: an image anew, with other files.
+
+use crate::args::iso::remaster::Job;
+use crate::commands::iso::{build, open};
+use crate::failure::Failure;
+use crate::output::Console;
+
+/// Makes it.
+pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
+    build::refuse_terminal(&job.output)?;
+    let image = open(&job.input, console)?;
+    let mut builder = image.remaster()?;
+    for path in &job.removed {
+        if !builder.remove(&build::plain(path)) {
+            let path = String::from_utf8_lossy(path);
+            return Err(Failure::error(format!("--remove {path}: the image has no such file")));
+        }
+    }
+    for graft in &job.added {
+        build::add(&mut builder, graft, true)?;
+    }
+    let plan = builder.plan()?;
+    if !job.quiet {
+        console.warn(plan.warnings());
+    }
+    build::write(&plan, &job.output, job.quiet)?;
+    Ok(0)
+}

@@ -1,0 +1,166 @@
+//! `iso create` and `iso remaster`, looked at with others' readers.
+
+use crate::support::{Lab, diskimg};
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+#[test]
+fn a_tree_files_and_grafts_are_put_where_they_are_told_to_be() {
+    let lab = Lab::new();
+    lab.config_drive();
+    lab.seed();
+    symlink("user-data", lab.path("link-to-seed")).expect("links");
+    lab.run([
+        "iso",
+        "create",
+        "-q",
+        "-o",
+        "a.iso",
+        "-V",
+        "My label",
+        "drive",
+        "user-data",
+        "etc/seed/=meta-data",
+        "/etc/net=network-config",
+        "link-to-seed",
+    ])
+    .ok();
+    for tree in ["rockridge", "joliet"] {
+        let names = lab.run(["iso", "ls", "-R", "--namespace", tree, "a.iso"]).ok();
+        for name in ["openstack/latest/user_data", "user-data", "etc/seed/meta-data", "etc/net"] {
+            assert!(names.lines().any(|line| line == name), "{tree} {name}: {names}");
+        }
+    }
+    assert_eq!(lab.descriptor("a.iso")["Volume id"], "My label");
+    // A link on the command line stands for the file; it is those in a tree that are recorded.
+    assert_eq!(lab.bsdtar("a.iso", "link-to-seed"), b"#cloud-config\n");
+    lab.tool("7zz", &["t", "a.iso"]);
+    lab.line("iso verify a.iso").ok();
+}
+
+#[test]
+fn profiles_name_the_volume_and_see_that_all_is_there() {
+    let lab = Lab::new();
+    lab.seed();
+    lab.config_drive();
+    lab.line("iso create --nocloud -o seed.iso user-data meta-data").ok();
+    assert_eq!(lab.descriptor("seed.iso")["Volume id"], "cidata");
+    lab.line("iso create --openstack -o drive.iso drive").ok();
+    let said = lab.descriptor("drive.iso");
+    assert_eq!((&*said["Volume id"], &*said["Publisher id"]), ("config-2", "OpenStack Nova"));
+    lab.line("iso create --oemdrv -o oem.iso ks.cfg=user-data").ok();
+    assert_eq!(lab.descriptor("oem.iso")["Volume id"], "OEMDRV");
+    lab.line("iso create --openstack -V CONFIG-2 -o drive.iso drive").ok();
+    assert_eq!(lab.descriptor("drive.iso")["Volume id"], "CONFIG-2");
+    let error = lab.line("iso create --nocloud -o no.iso user-data").fails(1);
+    assert!(error.contains("--nocloud needs meta-data"), "{error}");
+    let error = lab.line("iso create --openstack -o no.iso user-data").fails(1);
+    assert!(error.contains("openstack/latest/meta_data.json"), "{error}");
+    lab.line("iso create --nocloud --openstack -o no.iso drive").fails(1);
+    lab.line("iso create --nocloud -o ok.iso user-data=network-config meta-data=meta-data").ok();
+    assert!(!lab.path("no.iso").exists());
+}
+
+#[test]
+fn what_goes_to_standard_output_is_what_goes_into_a_file() {
+    let lab = Lab::new();
+    lab.config_drive();
+    lab.line("iso create -o a.iso drive").ok();
+    let piped = lab.command(diskimg()).args(["iso", "create", "-o", "-", "drive"]).output();
+    let piped = piped.expect("runs");
+    assert_eq!((piped.status.code(), piped.stderr), (Some(0), Vec::new()));
+    assert!(piped.stdout == lab.read("a.iso"));
+}
+
+#[test]
+fn a_failure_leaves_the_old_image_and_nothing_else() {
+    let lab = Lab::new();
+    lab.file("old.iso", "what was there");
+    lab.file("dir/a", "a");
+    for line in [
+        "iso create -o old.iso nope",
+        "iso create -o old.iso --bios-boot nope dir",
+        "iso create -o old.iso -V 123456789012345678901234567890123 dir",
+        "iso create -o old.iso --align 3000 dir",
+        "iso create -o old.iso a=",
+    ] {
+        lab.line(line).fails(1);
+        assert_eq!(lab.read("old.iso"), b"what was there", "{line}");
+    }
+    assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 2);
+}
+
+#[test]
+fn a_signal_stops_it_and_nothing_is_left() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("big"), vec![7; 256 << 20]).expect("writes");
+    let child = lab
+        .command(diskimg())
+        .args(["iso", "create", "-o", "a.iso", "big"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    // It has begun when its temporary file is there.
+    while std::fs::read_dir(lab.path(".")).expect("lists").count() < 2 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let pid = child.id().to_string();
+    assert!(lab.command("kill").args(["-INT", &pid]).status().expect("kills").success());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 1);
+}
+
+#[test]
+fn a_boot_image_starts_from_disc_and_from_disk() {
+    let lab = Lab::new();
+    lab.file("tree/isolinux/isolinux.bin", &"x".repeat(30_000));
+    lab.file("mbr.bin", &"\u{1}".repeat(432));
+    lab.file("efi.img", &"y".repeat(100_000));
+    lab.line(
+        "iso create -o a.iso --bios-boot /isolinux/isolinux.bin --boot-info-table \
+         --hybrid-mbr mbr.bin --append-efi efi.img tree",
+    )
+    .ok();
+    let report = lab.tool("xorriso", &["-indev", "a.iso", "-report_el_torito", "plain"]);
+    let report = String::from_utf8(report).expect("UTF-8");
+    for part in ["BIOS", "UEFI", "/isolinux/isolinux.bin", "boot-info-table"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    let told = lab.line("iso boot a.iso").ok();
+    for part in ["boot entry 1: bios", "boot entry 2: efi", "MBR partition 2: type 0xef"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn an_image_is_made_anew_with_other_files() {
+    let lab = Lab::new();
+    lab.config_drive();
+    lab.seed();
+    lab.line("iso create --openstack -o a.iso drive").ok();
+    lab.run([
+        "iso",
+        "remaster",
+        "a.iso",
+        "-o",
+        "b.iso",
+        "--remove",
+        "/ec2",
+        "--add",
+        "openstack/latest/user_data=meta-data",
+        "--add",
+        "new/=user-data",
+    ])
+    .ok();
+    assert_eq!(lab.descriptor("b.iso")["Volume id"], "config-2");
+    let names = lab.isoinfo("b.iso", "-R");
+    assert!(!names.iter().any(|name| name.starts_with("/ec2")), "{names:?}");
+    assert_eq!(lab.bsdtar("b.iso", "openstack/latest/user_data"), b"instance-id: i-1\n");
+    assert_eq!(lab.bsdtar("b.iso", "new/user-data"), b"#cloud-config\n");
+    assert_eq!(lab.bsdtar("b.iso", "openstack/content/0000"), b"some file");
+    let error = lab.line("iso remaster a.iso -o c.iso --remove nope").fails(1);
+    assert!(error.contains("--remove nope"), "{error}");
+    assert!(!lab.path("c.iso").exists());
+}

@@ -1,0 +1,179 @@
+//! `iso info`, `boot`, `ls`, `cat`, `extract`, `verify` and `diff`, on images that others made.
+
+use crate::support::{Lab, diskimg, write_at};
+use std::os::unix::fs::{MetadataExt, symlink};
+
+/// A tree with a bit of everything, and an image that genisoimage made of it.
+fn image() -> Lab {
+    let lab = Lab::new();
+    lab.file("dir/boot/Config.Txt", "boot\n");
+    lab.file("dir/readme", "read me\n");
+    lab.file("dir/größe", "8");
+    lab.file("dir/empty", "");
+    symlink("boot/Config.Txt", lab.path("dir/link")).expect("links");
+    lab.tool(
+        "genisoimage",
+        &["-quiet", "-input-charset", "utf-8", "-R", "-J", "-V", "Label", "-o", "a.iso", "dir"],
+    );
+    lab
+}
+
+#[test]
+fn listings_are_bsdtars() {
+    let lab = image();
+    let theirs = lab.tool("env", &["LC_ALL=C.UTF-8", "bsdtar", "-tf", "a.iso"]);
+    let theirs = String::from_utf8(theirs).expect("UTF-8");
+    let mut theirs: Vec<_> = theirs.lines().map(|line| line.trim_end_matches('/')).collect();
+    theirs.retain(|line| *line != ".");
+    theirs.sort();
+    let ours = lab.line("iso ls -R a.iso").ok();
+    let mut ours: Vec<_> = ours.lines().collect();
+    ours.sort();
+    assert_eq!(ours, theirs);
+    assert_eq!(lab.line("iso ls a.iso /boot").ok(), "Config.Txt\n");
+    assert_eq!(lab.line("iso ls a.iso boot readme").ok(), "boot/Config.Txt\nreadme\n");
+    let long = lab.line("iso ls -l a.iso link").ok();
+    assert!(long.starts_with("lrwx") && long.ends_with(" link -> boot/Config.Txt\n"), "{long}");
+    let json = lab.line("iso ls -R --output=json a.iso").ok();
+    let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let link = rows.as_array().expect("a list").iter().find(|row| row["path"] == "link");
+    assert_eq!(link.expect("is there")["target"], "boot/Config.Txt");
+    assert_eq!(lab.line("iso ls --output=json a.iso empty").ok().lines().count(), 3);
+}
+
+#[test]
+fn every_tree_can_be_chosen() {
+    let lab = image();
+    assert!(lab.line("iso ls --namespace joliet a.iso").ok().contains("größe"));
+    assert!(lab.line("iso ls --namespace=iso a.iso").ok().contains("README"));
+    let error = lab.line("iso ls --namespace udf a.iso").fails(1);
+    assert!(error.contains("UDF"), "{error}");
+    lab.line("iso ls --session first a.iso").ok();
+    lab.line("iso ls --session soon a.iso").fails(1);
+}
+
+#[test]
+fn names_cannot_command_a_terminal() {
+    let lab = Lab::new();
+    lab.file("dir/a\u{1b}[31mb\nc", "x");
+    lab.line("iso create -q -o a.iso dir").ok();
+    assert_eq!(lab.line("iso ls a.iso").ok(), "a\\u{1b}[31mb\\u{a}c\n");
+    let raw = lab.command(diskimg()).args(["iso", "ls", "-0", "a.iso"]).output().expect("runs");
+    assert_eq!(raw.stdout, b"a\x1b[31mb\nc\0");
+}
+
+#[test]
+fn contents_come_out_as_they_went_in_whatever_holds_the_image() {
+    let lab = image();
+    lab.qemu("convert -f raw -O qcow2 a.iso a.qcow2").ok();
+    lab.qemu("convert -f raw -O vmdk a.iso a.vmdk").ok();
+    for image in ["a.iso", "a.qcow2", "a.vmdk"] {
+        let cat = lab.run(["iso", "cat", image, "readme", "/boot/Config.Txt"]).ok();
+        assert_eq!(cat, "read me\nboot\n", "{image}");
+        assert!(lab.run(["iso", "info", image]).ok().starts_with("label: Label\n"), "{image}");
+    }
+    let error = lab.line("iso cat a.iso nope").fails(1);
+    assert!(error.contains("nope"), "{error}");
+    lab.line("iso cat a.iso boot").fails(1);
+    lab.line("iso cat a.iso").fails(1);
+    lab.line("iso ls dir/readme").fails(1);
+}
+
+#[test]
+fn an_extracted_tree_is_the_one_that_was_put_in() {
+    let lab = image();
+    lab.line("iso extract -C out a.iso").ok();
+    lab.tool("diff", &["-r", "--no-dereference", "dir", "out"]);
+    let time = |name: &str| std::fs::metadata(lab.path(name)).expect("is there").mtime();
+    assert_eq!(time("out/readme"), time("dir/readme"));
+    let error = lab.line("iso extract -C out a.iso").fails(1);
+    assert!(error.contains("/readme: "), "{error}");
+    lab.line("iso extract --overwrite -C out a.iso").ok();
+    lab.line("iso extract -C boot a.iso boot").ok();
+    assert_eq!(lab.read("boot/Config.Txt"), b"boot\n");
+    let told = lab.line("iso extract -v -C some a.iso readme").ok();
+    assert_eq!((told.as_str(), lab.read("some/readme")), ("readme\n", b"read me\n".to_vec()));
+    let error = lab.line("iso extract --max-bytes 3 -C less a.iso readme").fails(1);
+    assert!(error.contains('3'), "{error}");
+}
+
+#[test]
+fn verification_tells_what_is_wrong_by_its_exit_code() {
+    let lab = image();
+    lab.line("iso verify a.iso").ok();
+    let json = lab.line("iso verify --output=json a.iso").ok();
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["summary"]["errors"], 0);
+    assert_eq!(json["filename"], "a.iso");
+    lab.line("iso verify nope.iso").fails(1);
+    // Cut short before the last file's contents, behind which there is padding: something cannot
+    // be read.
+    let bytes = lab.read("a.iso");
+    std::fs::write(lab.path("cut.iso"), &bytes[..bytes.len() - 152 * 2048]).expect("writes");
+    let cut = lab.line("iso verify cut.iso");
+    assert_eq!(cut.code, Some(2), "{}{}", cut.out, cut.err);
+    assert!(cut.out.contains("error: "), "{}", cut.out);
+    // One half of a number that is there twice: some readers stumble.
+    write_at(&lab.path("a.iso"), 16 * 2048 + 84, &[0xff; 4]);
+    let odd = lab.line("iso verify a.iso");
+    assert_eq!(odd.code, Some(3), "{}{}", odd.out, odd.err);
+    assert!(odd.out.contains("endian-mismatch"), "{}", odd.out);
+}
+
+#[test]
+fn differences_are_told_and_the_exit_code_tells_too() {
+    let lab = image();
+    assert_eq!(lab.line("iso diff a.iso a.iso").ok(), "");
+    assert_eq!(lab.line("iso diff --content a.iso dir").ok(), "");
+    lab.file("other/boot/Config.Txt", "root\n");
+    lab.file("other/readme", "read me, too\n");
+    lab.file("other/größe", "8");
+    lab.file("other/new/one", "");
+    symlink("readme", lab.path("other/link")).expect("links");
+    std::fs::create_dir(lab.path("other/empty")).expect("mkdir");
+    lab.line("iso create -q --rock-ridge preserved -o b.iso other").ok();
+    let ran = lab.line("iso diff -c a.iso b.iso");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_eq!(
+        ran.out,
+        "/boot/Config.Txt: contents differ at byte 0\n\
+         /empty: type file, directory\n\
+         /link: target boot/Config.Txt, readme\n\
+         /new: only in B\n\
+         /readme: size 8, 13\n"
+    );
+    assert_eq!(lab.line("iso diff -q a.iso b.iso").code, Some(1));
+    let json = lab.line("iso diff --output=json b.iso a.iso");
+    let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!(json[2]["what"], "only in A");
+    lab.line("iso diff a.iso nope").fails(2);
+    lab.line("iso diff a.iso").fails(1);
+}
+
+#[test]
+fn boot_entries_are_told() {
+    let lab = Lab::new();
+    lab.file("dir/boot.bin", &"x".repeat(4096));
+    lab.tool(
+        "genisoimage",
+        &[
+            "-quiet",
+            "-R",
+            "-b",
+            "boot.bin",
+            "-no-emul-boot",
+            "-boot-load-size",
+            "4",
+            "-o",
+            "a.iso",
+            "dir",
+        ],
+    );
+    let told = lab.line("iso boot a.iso").ok();
+    assert!(told.contains("boot entry 1: bios"), "{told}");
+    assert!(told.contains("loads 4 sectors"), "{told}");
+    let json = lab.line("iso boot --output=json a.iso").ok();
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["boot"]["entries"][0]["load_sectors"], 4);
+    assert_eq!(lab.line("iso boot --output json dir/boot.bin").code, Some(1));
+}
