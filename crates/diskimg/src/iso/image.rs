@@ -6,6 +6,7 @@ use crate::iso::content::ExtentSource;
 use crate::iso::finding::Findings;
 use crate::iso::info::IsoInfo;
 use crate::iso::node::{Content, Entry, FileTree, FileType, Node};
+use crate::iso::read::cue;
 use crate::iso::read::descriptor::{self, Descriptors, VolumeKind};
 use crate::iso::read::sectors;
 use crate::iso::read::sessions::{self, SessionInfo};
@@ -15,6 +16,7 @@ use crate::iso::udf::{self, UdfVolume};
 use crate::iso::walk::Walk;
 use crate::iso::{IsoLimits, SECTOR};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::reference::References;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -59,6 +61,9 @@ pub struct IsoOptions {
     pub namespace: Namespace,
     /// Which session.
     pub session: Session,
+    /// Which files a cue sheet may name: in its own directory (the default, and what
+    /// [`References::Any`] comes to as well), or none.
+    pub references: References,
     /// What could be made up for is an error: the first that is found.
     pub strict: bool,
     /// Bounds.
@@ -84,7 +89,7 @@ pub struct IsoImage {
 
 impl IsoImage {
     /// Opens the image whose bytes `source` has: sectors of 2048 bytes or, from a copy of a disc,
-    /// of 2352 or so.
+    /// of 2352 or so. A cue sheet, told by its name (`.cue`), stands for its first track with data.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is no ISO image or has no tree that can be
@@ -92,7 +97,7 @@ impl IsoImage {
     /// [`Invalid`](crate::ErrorKind::Invalid) if the name space asked for is not there,
     /// [`Io`](crate::ErrorKind::Io).
     pub fn open(source: Arc<dyn Source>, options: &IsoOptions) -> Result<Self> {
-        let source = sectors::cooked(source)?;
+        let source = sectors::cooked(cue::track(source, options.references)?)?;
         let sessions: Arc<[SessionInfo]> = sessions::find(&*source)?.into();
         let first = first_descriptor(options.session, &sessions)?;
         let mut findings = if options.strict { Findings::Strict } else { Findings::Ignored };
@@ -233,9 +238,6 @@ impl IsoImage {
         };
         Ok(match &node.content {
             Content::Extents(extents) => Arc::new(stretches(extents)?),
-            Content::Bytes(bytes) => {
-                Arc::new(crate::host::source::MemorySource::new(bytes.to_vec()))
-            }
             Content::Zisofs { extents, form } => {
                 let packed = Arc::new(stretches(extents)?);
                 Arc::new(ZisofsSource::new(packed, *form, &self.options.limits)?)

@@ -4,7 +4,6 @@ use crate::iso::finding::Findings;
 use crate::iso::time::Timestamp;
 use crate::vocabulary::error::Result;
 use std::fmt::Debug;
-use std::sync::Arc;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,8 +82,6 @@ pub struct Node {
 pub(crate) enum Content {
     /// In these stretches of the image, one after the other.
     Extents(Vec<FileExtent>),
-    /// Here.
-    Bytes(Arc<[u8]>),
     /// In these stretches, packed by zisofs.
     Zisofs {
         /// The packed file.
@@ -153,12 +150,11 @@ impl Node {
         self.file_type == FileType::Directory
     }
 
-    /// Where the bytes are stored, in order: of a packed file, the packed bytes. Empty for a file
-    /// whose bytes lie within its own record (UDF).
+    /// Where the bytes are stored, in order: of a packed file, the packed bytes.
     pub fn extents(&self) -> &[FileExtent] {
         match &self.content {
             Content::Extents(extents) | Content::Zisofs { extents, .. } => extents,
-            Content::Bytes(_) | Content::Unread(_) => &[],
+            Content::Unread(_) => &[],
         }
     }
 }

@@ -189,7 +189,7 @@ impl<'a> Verification<'a> {
                 report(Finding::new(FindingCode::Extent, Severity::Warning, message).of(path));
                 Ok(())
             }
-            Content::Extents(_) | Content::Bytes(_) => Ok(()),
+            Content::Extents(_) => Ok(()),
         }
     }
 

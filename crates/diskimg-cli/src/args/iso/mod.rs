@@ -125,8 +125,10 @@ pub(crate) struct IsoInput {
 impl Opening {
     /// The image in the file called `name`.
     pub(crate) fn input(&self, name: &OsString) -> Result<IsoInput, Failure> {
-        let input = Input::new(name, self.format.as_deref(), self.reading.policy()?)?;
-        Ok(IsoInput { input, options: self.seeing.options()? })
+        let policy = self.reading.policy()?;
+        let mut options = self.seeing.options()?;
+        options.references = policy.references;
+        Ok(IsoInput { input: Input::new(name, self.format.as_deref(), policy)?, options })
     }
 
     /// The images in the only file, and the words behind it.

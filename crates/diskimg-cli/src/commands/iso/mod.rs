@@ -4,7 +4,6 @@ pub(super) mod build;
 pub(super) mod cat;
 pub(super) mod diff;
 pub(super) mod extract;
-mod guest;
 pub(super) mod ls;
 pub(super) mod remaster;
 pub(super) mod show;
@@ -17,7 +16,6 @@ use crate::interrupt;
 use crate::output::Console;
 use diskimg::Error;
 use diskimg::iso::{IsoImage, Node};
-use guest::GuestSource;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -27,7 +25,7 @@ const CHUNK: u64 = 1 << 20;
 /// Opens the ISO image in a file of any format.
 fn open(job: &IsoInput, console: &Console) -> Result<IsoImage, Failure> {
     let image = job.input.open(console.program())?;
-    let opened = IsoImage::open(Arc::new(GuestSource::new(image)), &job.options);
+    let opened = IsoImage::open(Arc::new(image), &job.options);
     Ok(opened.map_err(|e| e.in_file(&job.input.path))?)
 }
 

@@ -6,7 +6,33 @@
 //!       INDEX 01 00:00:00          minutes, seconds, frames (75 a second): a sector each
 //! ```
 
+use crate::host::source::{Source, WindowSource};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::reference::{References, Resolver};
+use std::sync::Arc;
+
+/// The sectors of the first data track, if `source` is called as cue sheets are; else `source`
+/// itself. Which file the sheet may name, `references` says: never one elsewhere.
+///
+/// # Errors
+/// As [`CueSheet::parse`]; [`ErrorKind::Refused`](crate::ErrorKind::Refused) and
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be opened.
+pub(crate) fn track(source: Arc<dyn Source>, references: References) -> Result<Arc<dyn Source>> {
+    let Some(path) = source.path() else { return Ok(source) };
+    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("cue")) {
+        return Ok(source);
+    }
+    let mut text = vec![0; source.len().min(MAX_BYTES as u64 + 1) as usize];
+    source.read_exact_at(&mut text, 0).map_err(|e| Error::io("cannot read the cue sheet", e))?;
+    let sheet = CueSheet::parse(&text)?;
+    let policy = references.min(References::SameDir);
+    let file = Resolver::new(Some(path), policy).open("track", &sheet.file)?;
+    let start = sheet.first_sector.saturating_mul(sheet.sector_bytes);
+    let end = file.len();
+    let track = WindowSource::new(file, start..end)
+        .map_err(|e| Error::io("the track begins behind the end of its file", e))?;
+    Ok(Arc::new(track))
+}
 
 /// Bytes of a cue sheet.
 const MAX_BYTES: usize = 1 << 20;
@@ -16,8 +42,6 @@ const MAX_BYTES: usize = 1 << 20;
 pub(crate) struct CueSheet {
     /// The file: a plain name, in the cue sheet's own directory.
     pub(crate) file: String,
-    /// As the sheet says it: `MODE1/2352`, `MODE2/2336`, ….
-    pub(crate) mode: String,
     /// Bytes of a sector.
     pub(crate) sector_bytes: u64,
     /// Sectors of the file before the track's first one.
@@ -98,7 +122,7 @@ impl Parser {
                 .hint("the file must be in the cue sheet's own directory"));
         }
         let first_sector = frames(time).ok_or_else(|| corrupt("an index is no time"))?;
-        Ok(Some(CueSheet { file, mode: mode.clone(), sector_bytes, first_sector }))
+        Ok(Some(CueSheet { file, sector_bytes, first_sector }))
     }
 }
 
@@ -150,17 +174,12 @@ mod tests {
     #[test]
     fn the_first_track_with_data_is_found() {
         let sheet = "\u{feff}REM made by hand\r\nFILE \"my disc.bin\" BINARY\r\n  TRACK 01 MODE1/2352\r\n    INDEX 01 00:00:00\r\n";
-        let wanted = CueSheet {
-            file: "my disc.bin".into(),
-            mode: "MODE1/2352".into(),
-            sector_bytes: 2352,
-            first_sector: 0,
-        };
+        let wanted = CueSheet { file: "my disc.bin".into(), sector_bytes: 2352, first_sector: 0 };
         assert_eq!(CueSheet::parse(sheet.as_bytes()).expect("a sheet"), wanted);
         let sheet = "FILE a.bin BINARY\nTRACK 1 AUDIO\nINDEX 1 00:00:00\ntrack 02 mode2/2352\n\
                      PREGAP 00:02:00\nindex 00 01:00:00\nindex 01 01:02:03\n";
         let found = CueSheet::parse(sheet.as_bytes()).expect("a sheet");
-        assert_eq!((found.file.as_str(), found.mode.as_str()), ("a.bin", "MODE2/2352"));
+        assert_eq!(found.file, "a.bin");
         assert_eq!(found.first_sector, 62 * 75 + 3);
     }
 

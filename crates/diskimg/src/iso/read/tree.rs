@@ -306,7 +306,7 @@ impl Sections {
                 }
             }
             Content::Zisofs { extents, .. } => extents.push(section),
-            Content::Bytes(_) | Content::Unread(_) => {}
+            Content::Unread(_) => {}
         }
         self.begin(record);
         Ok(())
