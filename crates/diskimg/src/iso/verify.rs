@@ -106,7 +106,17 @@ struct Verification<'a> {
     namespace: Namespace,
     volume_bytes: u64,
     total: Total,
+    /// Packed files that were unpacked, and how many bytes more may be.
+    unpacked: HashSet<Vec<(Option<u64>, u64)>>,
+    unpacking_left: u64,
 }
+
+/// Bytes that all packed files may come to, as a multiple of the image's: more than text packs
+/// to, fewer than a bomb wants.
+const UNPACKED_RATIO: u64 = 32;
+
+/// Bytes that they may come to in any image.
+const UNPACKED_ANYWAY: u64 = 16 << 20;
 
 impl<'a> Verification<'a> {
     fn of(
@@ -117,7 +127,18 @@ impl<'a> Verification<'a> {
     ) -> Result<Total> {
         let volumes = &image.descriptors.volumes;
         let volume_bytes = volumes.first().map_or(u64::MAX, VolumeDescriptor::bytes);
-        let mut this = Self { image, namespace, volume_bytes, total: Total::default() };
+        let mut this = Self {
+            image,
+            namespace,
+            volume_bytes,
+            total: Total::default(),
+            unpacked: HashSet::new(),
+            unpacking_left: image
+                .source
+                .len()
+                .saturating_mul(UNPACKED_RATIO)
+                .saturating_add(UNPACKED_ANYWAY),
+        };
         let root = match tree.root() {
             Ok(root) => root,
             Err(error) => {
@@ -194,7 +215,17 @@ impl<'a> Verification<'a> {
     }
 
     /// Unpacks a packed file, to see whether it does.
-    fn packed(&self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
+    fn packed(&mut self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
+        let place = node.extents().iter().map(|extent| (extent.offset, extent.len)).collect();
+        if !self.unpacked.insert(place) {
+            return Ok(());
+        }
+        let Some(left) = self.unpacking_left.checked_sub(node.size) else {
+            let message = "packed files unpack to so much that this one was not looked at";
+            report(Finding::new(FindingCode::Limit, Severity::Warning, message).of(path));
+            return Ok(());
+        };
+        self.unpacking_left = left;
         let unpacked = self.image.contents(node).and_then(|contents| {
             let mut chunk = vec![0; 1 << 17];
             let mut at = 0;

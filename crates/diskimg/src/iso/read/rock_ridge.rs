@@ -106,19 +106,19 @@ impl RockRidge {
         Some(())
     }
 
-    /// 4.1.4.
+    /// 4.1.4. The flags that mean "this directory" and "its parent" say nothing new where they
+    /// belong; beside a text they are a mistake, and the text is the name.
     fn name(&mut self, data: &[u8]) -> Option<()> {
+        const DOTS: u8 = 0x06;
         let (&flags, text) = data.split_first()?;
-        let text: &[u8] = match flags & 0x06 {
-            0x02 => b".",
-            0x04 => b"..",
-            _ => text,
-        };
+        if flags & DOTS != 0 && text.is_empty() {
+            return Some(());
+        }
         let name = self.name.get_or_insert_default();
         let fits = name.len() + text.len() <= NAME_MAX;
         let room = NAME_MAX.saturating_sub(name.len());
         name.extend_from_slice(&text[..text.len().min(room)]);
-        fits.then_some(())
+        (fits && flags & DOTS == 0).then_some(())
     }
 
     /// 4.1.3: components, of which the last may go on in the next entry.
@@ -227,6 +227,12 @@ mod tests {
     fn a_name_goes_on_in_the_next_entry() {
         let name = taken(&[(b"NM", b"\x01long "), (b"NM", b"\0name")]).name;
         assert_eq!(name.as_deref(), Some(&b"long name"[..]));
+    }
+
+    #[test]
+    fn a_name_with_the_flag_of_a_dot_is_its_text() {
+        assert_eq!(taken(&[(b"NM", b"\x02cert")]).name.as_deref(), Some(&b"cert"[..]));
+        assert_eq!(taken(&[(b"NM", b"\x02")]).name, None);
     }
 
     #[test]

@@ -22,8 +22,28 @@ struct Continuation {
     len: u32,
 }
 
+/// How far the system use fields of one directory may go on elsewhere.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    /// Areas that one field runs through.
+    areas: usize,
+    /// Bytes that all of them together have left.
+    bytes: u64,
+}
+
+/// What even the smallest area counts for, in bytes: it is read, too.
+const LEAST: u64 = 256;
+
+impl Allowance {
+    /// For a directory of so many bytes. The longest name and the longest link take less than
+    /// thirty times the record that they go on from.
+    pub(crate) fn new(areas: usize, directory_bytes: u64) -> Self {
+        Self { areas, bytes: directory_bytes.saturating_mul(32) }
+    }
+}
+
 /// Calls `take` with every entry of a record's system use field, which `area` is, and of the
-/// areas it goes on in. `offset` is where the record is; `most` bounds the areas.
+/// areas it goes on in. `offset` is where the record is.
 ///
 /// What is wrong ends its area: nothing behind it can be told apart.
 ///
@@ -33,7 +53,7 @@ pub(crate) fn each(
     image: &dyn Source,
     area: &[u8],
     offset: u64,
-    most: usize,
+    allowance: &mut Allowance,
     findings: &mut Findings<'_>,
     take: &mut dyn FnMut(SystemUse<'_>, &mut Findings<'_>) -> Result<()>,
 ) -> Result<()> {
@@ -41,8 +61,11 @@ pub(crate) fn each(
     // Areas seen: an area that is entered twice is a loop.
     let mut seen: Vec<Continuation> = Vec::new();
     while let Some(here) = next {
-        let fault = if seen.len() == most {
-            Some(format!("goes on in more than {most} areas"))
+        let charge = u64::from(here.len).max(LEAST);
+        let fault = if seen.len() == allowance.areas {
+            Some(format!("goes on in more than {} areas", seen.len()))
+        } else if charge > allowance.bytes {
+            Some("goes on for longer than any file's would".to_owned())
         } else if seen.iter().any(|one| one.overlaps(here)) {
             Some("goes on in an area that it has been in".to_owned())
         } else if here.offset.checked_add(here.len.into()).is_none_or(|end| end > image.len()) {
@@ -57,6 +80,7 @@ pub(crate) fn each(
                 .warn(FindingCode::SystemUse, offset, || format!("the system use field {fault}"));
         }
         seen.push(here);
+        allowance.bytes -= charge;
         let mut area = vec![0; here.len as usize];
         image
             .read_exact_at(&mut area, here.offset)

@@ -8,7 +8,7 @@ use crate::iso::read::descriptor::{VolumeDescriptor, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder};
 use crate::iso::read::record::{self, Record};
 use crate::iso::read::rock_ridge::RockRidge;
-use crate::iso::read::susp;
+use crate::iso::read::susp::{self, Allowance};
 use crate::iso::time::Timestamp;
 use crate::iso::{IsoLimits, SECTOR};
 use crate::vocabulary::error::{Error, Result};
@@ -79,9 +79,11 @@ impl RecordTree {
             return Ok(first.map(|_| self.named(Names::RockRidge { skipped: 0 })));
         };
         let tree = self.named(Names::RockRidge { skipped });
+        let mut allowance = self.allowance(SECTOR);
         for record in &records {
             let skipped = if record.is_dot() { 0 } else { skipped };
-            if tree.rock_ridge(record, skipped, offset, &mut Findings::Ignored)?.present {
+            let (allowance, findings) = (&mut allowance, &mut Findings::Ignored);
+            if tree.rock_ridge(record, skipped, offset, allowance, findings)?.present {
                 return Ok(Some(tree));
             }
         }
@@ -104,26 +106,43 @@ impl RecordTree {
         directory_bytes(&*self.image, extent, &self.limits)
     }
 
+    fn allowance(&self, directory_bytes: u64) -> Allowance {
+        Allowance::new(self.limits.continuations, directory_bytes)
+    }
+
     /// What Rock Ridge says in a record of the directory at `dir`.
     fn rock_ridge(
         &self,
         record: &Record<'_>,
         skipped: usize,
         dir: u64,
+        allowance: &mut Allowance,
         findings: &mut Findings<'_>,
     ) -> Result<RockRidge> {
         let offset = dir.saturating_add(record.at as u64);
         let area = record.system_use.get(skipped..).unwrap_or(&[]);
         let mut says = RockRidge::default();
-        susp::each(
-            &*self.image,
-            area,
-            offset,
-            self.limits.continuations,
-            findings,
-            &mut |entry, findings| says.take(entry, offset, &self.limits, findings),
-        )?;
+        susp::each(&*self.image, area, offset, allowance, findings, &mut |entry, findings| {
+            says.take(entry, offset, &self.limits, findings)
+        })?;
         Ok(says)
+    }
+
+    /// Looks at what Rock Ridge says in a directory's own record and its parent's, for whoever
+    /// wants to hear of it: the directory is listed without them.
+    fn check_dot(
+        &self,
+        record: &Record<'_>,
+        dir: &Node,
+        allowance: &mut Allowance,
+        findings: &mut Findings<'_>,
+    ) -> Result<()> {
+        let (Names::RockRidge { skipped }, Findings::Told(_)) = (self.names, &findings) else {
+            return Ok(());
+        };
+        let is_first = record.at == 0 && dir.location == self.root.location;
+        let skipped = if is_first { 0 } else { skipped };
+        self.rock_ridge(record, skipped, dir.location, allowance, findings).map(|_| ())
     }
 
     /// The entry that a record stands for; `None` if it is not shown.
@@ -131,6 +150,7 @@ impl RecordTree {
         &self,
         record: &Record<'_>,
         dir: u64,
+        allowance: &mut Allowance,
         findings: &mut Findings<'_>,
     ) -> Result<Option<Entry>> {
         let offset = dir.saturating_add(record.at as u64);
@@ -142,7 +162,7 @@ impl RecordTree {
             Names::Enhanced => (record.name.to_vec(), RockRidge::default()),
             Names::Joliet => (joliet_name(record.name, offset, findings)?, RockRidge::default()),
             Names::RockRidge { skipped } => {
-                let mut says = self.rock_ridge(record, skipped, dir, findings)?;
+                let mut says = self.rock_ridge(record, skipped, dir, allowance, findings)?;
                 if says.relocated {
                     return Ok(None);
                 }
@@ -228,7 +248,8 @@ impl FileTree for RecordTree {
             let bytes = self.directory_bytes(&first)?;
             if let Some(dot) = Record::parse(&bytes, 0) {
                 let offset = extent.offset.unwrap_or_default();
-                let says = self.rock_ridge(&dot, 0, offset, &mut Findings::Ignored)?;
+                let allowance = &mut self.allowance(SECTOR);
+                let says = self.rock_ridge(&dot, 0, offset, allowance, &mut Findings::Ignored)?;
                 let modified = root.attributes.modified;
                 root.attributes = says.attributes;
                 root.attributes.modified = root.attributes.modified.or(modified);
@@ -246,6 +267,13 @@ impl FileTree for RecordTree {
         if let Content::Unread(why) = dir.content {
             return Err(Error::corrupt("directory", why).at(dir.location));
         }
+        let whole: u64 = dir.extents().iter().map(|extent| extent.len).sum();
+        if whole > self.image.len() {
+            return Err(Error::corrupt("directory", "it is longer than the image")
+                .at(dir.location)
+                .hint("the image may be truncated"));
+        }
+        let mut allowance = self.allowance(whole);
         let mut entries: Vec<Entry> = Vec::new();
         let mut unfinished = Sections::default();
         for extent in dir.extents() {
@@ -259,12 +287,12 @@ impl FileTree for RecordTree {
             }
             record::each(&bytes, offset, findings, |record, findings| {
                 if record.is_dot() {
-                    return Ok(());
+                    return self.check_dot(&record, dir, &mut allowance, findings);
                 }
                 if let Some(entry) = unfinished.of(&record, &mut entries) {
                     return unfinished.append(entry, &record, &self.limits);
                 }
-                if let Some(entry) = self.entry(&record, offset, findings)? {
+                if let Some(entry) = self.entry(&record, offset, &mut allowance, findings)? {
                     entries.push(entry);
                     unfinished.begin(&record);
                 }
