@@ -12,7 +12,7 @@ use super::tree::{Kind, ROOT, Tree, TreeNode, components};
 use crate::host::source::{MemorySource, Source};
 use crate::iso::SECTOR;
 use crate::iso::boot::hybrid::{DiskAreas, DiskLayout, Stretch};
-use crate::iso::boot::tables::{self, Patch};
+use crate::iso::boot::tables::{self, Patch, PatchedSource};
 use crate::iso::boot::{Media, NewEntry, Platform, encode_catalog, encode_record, system_type};
 use crate::vocabulary::error::{Error, Result};
 use std::collections::HashMap;
@@ -21,6 +21,10 @@ use std::sync::Arc;
 
 /// Bytes of a sector as El Torito counts what is loaded.
 const LOADED: u64 = 512;
+
+/// Sectors behind the last file of a disc that starts: GRUB reads 32 KiB at once, and hangs where
+/// a disc ends within.
+const READ_AHEAD: u64 = 16;
 
 /// What a boot entry loads, found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,7 +299,8 @@ impl Plan {
         let appended: Vec<_> =
             boot.appended.iter().map(|&content| self.contents.get(content).len).collect();
         let in_gpt = boot.entries.iter().any(|entry| entry.options.in_gpt);
-        let (padding, alignment) = (u64::from(*padding), u64::from(*alignment));
+        let least = if boot.entries.is_empty() { 0 } else { READ_AHEAD };
+        let (padding, alignment) = (u64::from(*padding).max(least), u64::from(*alignment));
         let layout = DiskLayout::new(hybrid, &appended, in_gpt, end.into(), padding, alignment)?;
         let too_large =
             |_| Error::limit("the image would have more than 4 thousand million sectors (8 TiB)");
@@ -342,12 +347,14 @@ impl Plan {
             let named = |e: Error| e.in_file(entry.options.image.name());
             let sector = self.content_lba[content as usize];
             let patches = found.entry(content).or_default();
-            if entry.options.info_table {
-                let source = self.source_of(&mut open, content)?;
-                patches.push(tables::info_table(&*source, sector).map_err(named)?);
-            }
             if entry.options.grub2_info {
                 patches.push(tables::grub2_address(entry.len, sector).map_err(named)?);
+            }
+            if entry.options.info_table {
+                // Whose sum counts what else is written.
+                let source = self.source_of(&mut open, content)?;
+                let source = PatchedSource::new(source, patches.clone());
+                patches.push(tables::info_table(&source, sector).map_err(named)?);
             }
         }
         found.retain(|_, patches| !patches.is_empty());

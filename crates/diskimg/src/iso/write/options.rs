@@ -51,7 +51,8 @@ pub struct CreateOptions {
     /// All files' times.
     pub file_time: Option<Timestamp>,
     /// Zeros behind the end, in sectors of 2048 bytes: drives read ahead. mkisofs has 150; none
-    /// by default.
+    /// by default. With [`boot`](Self::boot) there are 16 at least, for boot loaders read ahead,
+    /// too.
     pub padding: u32,
     /// File contents begin at a multiple of this many bytes: a power of two from 2048 to 1 MiB.
     /// At 4096 file systems can share them (reflinks). 2048 by default.
@@ -200,8 +201,8 @@ pub struct BootEntry {
     pub emulation: Emulation,
     /// Where a BIOS loads it: a segment; 0 is 0x7C0.
     pub load_segment: u16,
-    /// Sectors of 512 bytes that are loaded. `None`: all of it without emulation, one of a
-    /// disk that is emulated.
+    /// Sectors of 512 bytes that are loaded. `None`: all of it without emulation (of 32 MiB and
+    /// more UEFI alone loads all), one of a disk that is emulated.
     pub load_sectors: Option<u16>,
     /// Write the boot info table into the image as it goes out: 56 bytes from offset 8 on
     /// (`-boot-info-table`).
@@ -259,8 +260,8 @@ pub struct Hybrid {
     pub isohybrid_mbr: Option<Vec<u8>>,
     /// GRUB's MBR (`boot_hybrid.img`): 440 bytes of code, which finds the address at 0x1B0.
     pub grub2_mbr: Option<Vec<u8>>,
-    /// Where the first partition of the MBR begins: in sectors of 2048 bytes; 0 by default.
-    /// (`-partition_offset`)
+    /// Where the first partition, the volume's, begins: in sectors of 2048 bytes; 0 by default
+    /// (`-partition_offset`). It begins within the volume then, and cannot be mounted by itself.
     pub partition_offset: u32,
     /// Partitions behind the file system.
     pub appended: Vec<AppendedPartition>,
@@ -273,7 +274,8 @@ pub struct Hybrid {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AppendedPartition {
-    /// Its number: 1 to 4 in an MBR.
+    /// Its number: 1 to 4 in an MBR, where 1 takes the place of the volume's own; 1 to 128 in a
+    /// GPT.
     pub number: u32,
     /// Its type in an MBR (0xEF: EFI system partition). In a GPT, 0xEF stands for the EFI
     /// system partition's GUID and everything else for basic data.

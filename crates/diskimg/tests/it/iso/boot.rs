@@ -1,36 +1,442 @@
-//! Images that start.
+//! Images that start: ours in a machine, and byte by byte beside xorriso's.
 
-use super::machine::{Firmware, Medium, bios_image, efi_image, mbr_code, start};
-use crate::tool::run;
+use super::machine::{Firmware, Medium, bios_image, efi_image, emulated_disk, mbr_code, start};
+use crate::tool::{run, try_run};
+use diskimg::host::source::MemorySource;
+use diskimg::iso::boot::{Guid, Loader, Platform, SystemArea};
+use diskimg::iso::write::{
+    AppendedPartition, BootEntry, BootImage, Builder, CreateOptions, Emulation,
+};
+use diskimg::iso::{IsoImage, IsoOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A directory with the tree `tree`, in which `boot.bin` and `efi.img` are, and an MBR beside it.
+struct Workshop {
+    dir: tempfile::TempDir,
+}
+
+impl Workshop {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("boot.bin"), bios_image("from-image", "from-behind")).unwrap();
+        std::fs::write(tree.join("other"), vec![7; 100_000]).unwrap();
+        std::fs::copy(efi_image(dir.path(), "from-efi"), tree.join("efi.img")).unwrap();
+        std::fs::write(dir.path().join("mbr"), mbr_code()).unwrap();
+        std::fs::write(dir.path().join("mbr432"), &mbr_code()[..432]).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The tree as an image, and where it is.
+    fn build(&self, options: CreateOptions) -> (Vec<u8>, PathBuf) {
+        let mut builder = Builder::new(options);
+        builder.add_tree(b"", self.path("tree")).unwrap();
+        let plan = builder.plan().unwrap();
+        let mut bytes = Vec::new();
+        plan.emit(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, plan.size());
+        let path = self.path("ours.iso");
+        std::fs::write(&path, &bytes).unwrap();
+        (bytes, path)
+    }
+
+    /// The same by `xorriso -as mkisofs`; `@` stands for a file beside the tree.
+    fn xorriso(&self, options: &str) -> Vec<u8> {
+        let path = self.path("xorriso.iso");
+        let name = |path: &Path| path.to_str().unwrap().to_owned();
+        let mut args: Vec<String> = ["-as", "mkisofs", "-quiet", "-R", "-o"].map(Into::into).into();
+        args.push(name(&path));
+        args.extend(options.split_whitespace().map(|option| match option.strip_prefix('@') {
+            Some(file) => name(&self.path(file)),
+            None => option.to_owned(),
+        }));
+        args.push(name(&self.path("tree")));
+        run("xorriso", args);
+        std::fs::read(path).unwrap()
+    }
+}
+
+fn bios() -> BootEntry {
+    let mut entry = BootEntry::new(Platform::Bios, BootImage::File("boot.bin".into()));
+    (entry.load_sectors, entry.info_table) = (Some(4), true);
+    entry
+}
+
+fn efi() -> BootEntry {
+    BootEntry::new(Platform::Efi, BootImage::File("efi.img".into()))
+}
+
+/// syslinux's way: everything in the volume.
+fn isohybrid() -> CreateOptions {
+    let mut options = CreateOptions::default();
+    let mut efi = efi();
+    efi.in_gpt = true;
+    options.boot = vec![bios(), efi];
+    options.hybrid.isohybrid_mbr = Some(mbr_code()[..432].to_vec());
+    options
+}
+
+/// GRUB's way: the EFI system partition behind the volume.
+fn grub(workshop: &Workshop) -> CreateOptions {
+    let mut options = CreateOptions::default();
+    let mut bios = bios();
+    bios.grub2_info = true;
+    let efi = BootEntry::new(Platform::Efi, BootImage::AppendedPartition(2));
+    options.boot = vec![bios, efi];
+    options.hybrid.grub2_mbr = Some(mbr_code());
+    options.hybrid.appended = vec![AppendedPartition::new(2, 0xef, workshop.path("tree/efi.img"))];
+    options
+}
+
+fn open(bytes: &[u8]) -> IsoImage {
+    let source = Arc::new(MemorySource::new(bytes));
+    IsoImage::open(source, &IsoOptions::default()).unwrap()
+}
+
+fn sector_of(image: &IsoImage, path: &str) -> u32 {
+    let node = image.lookup(path.as_bytes()).unwrap();
+    (node.extents()[0].offset.unwrap() / 2048) as u32
+}
+
+fn assert_sound(bytes: &[u8]) {
+    let mut found = Vec::new();
+    open(bytes).verify(&mut |finding| found.push(finding)).unwrap();
+    assert_eq!(found, []);
+}
 
 /// What xorriso makes starts: else the programs in these tests are wrong, not our images.
 #[test]
 fn the_machine_starts_what_xorriso_makes() {
-    let dir = tempfile::tempdir().unwrap();
-    let image = xorriso_hybrid(dir.path());
+    let workshop = Workshop::new();
+    workshop.xorriso(
+        "-b boot.bin -no-emul-boot -boot-load-size 4 -boot-info-table -isohybrid-mbr @mbr432 \
+         -eltorito-alt-boot -e efi.img -no-emul-boot -isohybrid-gpt-basdat",
+    );
     for (medium, firmware, word) in [
         (Medium::Disc, Firmware::Bios, "from-image"),
         (Medium::Disk, Firmware::Bios, "from-image"),
         (Medium::Disc, Firmware::Uefi, "from-efi"),
     ] {
-        let said = start(&image, medium, firmware);
-        assert!(said.contains(word), "{medium:?} {firmware:?}: {said:?}");
+        assert_says(&workshop.path("xorriso.iso"), medium, firmware, word);
     }
 }
 
-fn xorriso_hybrid(dir: &Path) -> PathBuf {
-    let (tree, image) = (dir.join("tree"), dir.join("xorriso.iso"));
-    std::fs::create_dir(&tree).unwrap();
-    std::fs::write(tree.join("boot.bin"), bios_image("from-image", "from-behind")).unwrap();
-    std::fs::copy(efi_image(dir, "from-efi"), tree.join("efi.img")).unwrap();
-    let mbr = dir.join("mbr");
-    std::fs::write(&mbr, &mbr_code()[..432]).unwrap();
-    let mut args = vec!["-as", "mkisofs", "-quiet", "-o", image.to_str().unwrap(), "-R"];
-    args.extend(["-b", "boot.bin", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]);
-    args.extend(["-isohybrid-mbr", mbr.to_str().unwrap(), "-eltorito-alt-boot"]);
-    args.extend(["-e", "efi.img", "-no-emul-boot", "-isohybrid-gpt-basdat"]);
-    args.push(tree.to_str().unwrap());
-    run("xorriso", args);
-    image
+fn assert_says(image: &Path, medium: Medium, firmware: Firmware, word: &str) {
+    let said = start(image, medium, firmware);
+    assert!(said.contains(word), "{medium:?} {firmware:?}: {said:?}");
+}
+
+#[test]
+fn an_isohybrid_image_starts_by_bios_and_uefi_from_disc_and_disk() {
+    let workshop = Workshop::new();
+    let (bytes, path) = workshop.build(isohybrid());
+    assert_says(&path, Medium::Disc, Firmware::Bios, "from-image");
+    assert_says(&path, Medium::Disk, Firmware::Bios, "from-image");
+    assert_says(&path, Medium::Disc, Firmware::Uefi, "from-efi");
+    assert_says(&path, Medium::Disk, Firmware::Uefi, "from-efi");
+    assert_sound(&bytes);
+}
+
+#[test]
+fn an_image_with_an_appended_efi_partition_starts_from_disc_and_disk() {
+    let workshop = Workshop::new();
+    let mut options = grub(&workshop);
+    options.hybrid.appended_as_gpt = true;
+    let (bytes, path) = workshop.build(options);
+    assert_says(&path, Medium::Disc, Firmware::Bios, "from-image");
+    assert_says(&path, Medium::Disc, Firmware::Uefi, "from-efi");
+    assert_says(&path, Medium::Disk, Firmware::Uefi, "from-efi");
+    assert_sound(&bytes);
+    // A BIOS wants an active partition, or it does not: SeaBIOS does not.
+    assert_says(&path, Medium::Disk, Firmware::Bios, "from-behind");
+    let (bytes, path) = workshop.build(grub(&workshop));
+    assert_says(&path, Medium::Disk, Firmware::Bios, "from-behind");
+    assert_sound(&bytes);
+}
+
+/// EDK II looks for El Torito on disks, too, and for partitions only if there is none.
+#[test]
+fn uefi_finds_an_appended_partition_by_gpt_and_by_mbr() {
+    let workshop = Workshop::new();
+    for as_gpt in [true, false] {
+        let mut options = grub(&workshop);
+        options.boot.clear();
+        options.hybrid.grub2_mbr = None;
+        options.hybrid.appended_as_gpt = as_gpt;
+        let (bytes, path) = workshop.build(options);
+        assert_says(&path, Medium::Disk, Firmware::Uefi, "from-efi");
+        assert_sound(&bytes);
+    }
+}
+
+#[test]
+fn emulated_disks_start() {
+    let workshop = Workshop::new();
+    for (emulation, bytes) in [
+        (Emulation::Floppy, 1_474_560),
+        (Emulation::Floppy, 2_949_120),
+        (Emulation::HardDisk, 1 << 20),
+    ] {
+        std::fs::write(workshop.path("tree/disk"), emulated_disk("from-disk", bytes)).unwrap();
+        let mut options = CreateOptions::default();
+        let mut entry = BootEntry::new(Platform::Bios, BootImage::File("/disk".into()));
+        entry.emulation = emulation;
+        options.boot = vec![entry];
+        let (image, path) = workshop.build(options);
+        assert_says(&path, Medium::Disc, Firmware::Bios, "from-disk");
+        let entry = open(&image).boot_catalog().unwrap().expect("a catalog").entries.remove(0);
+        assert_eq!(entry.load_sectors, 1);
+        assert_eq!(entry.system_type, if emulation == Emulation::HardDisk { 6 } else { 0 });
+    }
+}
+
+/// Every structure that has the same content as xorriso's has the same bytes, but for addresses.
+#[test]
+fn catalog_info_table_and_partitions_are_as_xorriso_makes_them() {
+    let workshop = Workshop::new();
+    let (ours, _) = workshop.build(isohybrid());
+    let theirs = workshop.xorriso(
+        "-b boot.bin -no-emul-boot -boot-load-size 4 -boot-info-table -isohybrid-mbr @mbr432 \
+         -eltorito-alt-boot -e efi.img -no-emul-boot -isohybrid-gpt-basdat",
+    );
+    assert_eq!(catalog_without_addresses(&ours), catalog_without_addresses(&theirs));
+    // An own address, and everything else.
+    let info_table = |bytes: &[u8]| {
+        let image = open(bytes);
+        let sector = sector_of(&image, "boot.bin");
+        let file = &bytes[sector as usize * 2048..][..5000];
+        assert_eq!(file[12..16], sector.to_le_bytes());
+        assert_eq!(bytes[432..440], (u64::from(sector) * 4).to_le_bytes());
+        [&file[..12], &file[16..]].concat()
+    };
+    assert_eq!(info_table(&ours), info_table(&theirs));
+    // Both are padded to the same mebibyte; so the first partition has the same bytes.
+    assert_eq!(ours.len().next_multiple_of(1 << 20), ours.len());
+    assert_eq!(ours.len(), theirs.len());
+    assert_eq!(ours[446..462], theirs[446..462]);
+    assert_eq!(ours[..432], theirs[..432]);
+    let efi = |bytes: &[u8]| {
+        let partition = &bytes[462..478];
+        let sector = sector_of(&open(bytes), "efi.img") * 4;
+        assert_eq!(partition[8..12], sector.to_le_bytes());
+        [partition[4..5].to_vec(), partition[12..].to_vec()].concat()
+    };
+    assert_eq!(efi(&ours), efi(&theirs));
+}
+
+#[test]
+fn grub_finds_its_addresses_where_xorriso_writes_them() {
+    let workshop = Workshop::new();
+    let (ours, _) = workshop.build(grub(&workshop));
+    let theirs = workshop.xorriso(
+        "-b boot.bin -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info \
+         --grub2-mbr @mbr -append_partition 2 0xef @efi.img -eltorito-alt-boot \
+         -e --interval:appended_partition_2:all:: -no-emul-boot",
+    );
+    assert_eq!(catalog_without_addresses(&ours), catalog_without_addresses(&theirs));
+    let mut tables = Vec::new();
+    for bytes in [&ours, &theirs] {
+        let image = open(bytes);
+        let sector = u64::from(sector_of(&image, "boot.bin"));
+        tables.push((sector, bytes[sector as usize * 2048 + 16..][..48].to_vec()));
+        assert_eq!(bytes[432..440], (sector * 4 + 4).to_le_bytes());
+        assert_eq!(bytes[sector as usize * 2048 + 2548..][..8], (sector * 4 + 5).to_le_bytes());
+        let info = image.info().unwrap();
+        let loader = Loader::Grub2 { start_sector: sector as u32 };
+        assert_eq!(info.system_area.loader, Some(loader));
+        let esp = &info.boot.expect("a catalog").entries[1];
+        assert_eq!(esp.start(), info.volume_bytes);
+        let mbr = info.system_area.mbr.expect("an MBR");
+        let kinds: Vec<_> = mbr.partitions.iter().map(|p| (p.number, p.active, p.kind)).collect();
+        assert_eq!(kinds, [(1, true, 0x83), (2, false, 0xef)]);
+        let found = &bytes[esp.start() as usize..][..1_474_560];
+        assert!(found == std::fs::read(workshop.path("efi.img")).unwrap(), "the partition's bytes");
+    }
+    // Length and sum. The sum counts GRUB's address.
+    let [(ours_at, mut ours), (theirs_at, theirs)] = tables.try_into().expect("two");
+    let sum = u32::from_le_bytes(ours[4..8].try_into().unwrap());
+    let moved = (theirs_at as u32).wrapping_sub(ours_at as u32).wrapping_mul(4);
+    ours[4..8].copy_from_slice(&sum.wrapping_add(moved).to_le_bytes());
+    assert_eq!(ours, theirs);
+}
+
+/// The catalog's first entries, with zeros for boot images' addresses.
+fn catalog_without_addresses(bytes: &[u8]) -> Vec<u8> {
+    assert_eq!(bytes[17 * 2048..][..39], *b"\0CD001\x01EL TORITO SPECIFICATION\0\0\0\0\0\0\0\0\0");
+    let catalog = open(bytes).boot_catalog().unwrap().expect("a catalog");
+    assert_eq!(catalog.oddities, []);
+    let mut bytes = bytes[catalog.offset as usize..][..2048].to_vec();
+    for entry in catalog.entries {
+        bytes[(entry.offset - catalog.offset) as usize + 8..][..4].fill(0);
+    }
+    bytes
+}
+
+#[test]
+fn sfdisk_finds_a_right_gpt() {
+    let workshop = Workshop::new();
+    let mut options = grub(&workshop);
+    options.hybrid.appended_as_gpt = true;
+    options.hybrid.partition_offset = 16;
+    options.padding = 150;
+    let (bytes, path) = workshop.build(options);
+    let path = path.to_str().unwrap();
+    let verified = try_run("sfdisk", ["--verify", path]);
+    let said = String::from_utf8_lossy(&verified.stdout);
+    assert!(said.contains("No errors detected"), "{said}");
+    let json: serde_json::Value = serde_json::from_str(&run("sfdisk", ["--json", path])).unwrap();
+    let area = SystemArea::read(&MemorySource::new(&*bytes), None).unwrap();
+    assert_eq!(area.oddities, []);
+    let gpt = area.gpt.expect("a GPT");
+    let table = &json["partitiontable"];
+    assert_eq!(table["id"], gpt.disk_id.to_string());
+    let partitions = table["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), gpt.partitions.len());
+    for (theirs, ours) in partitions.iter().zip(&gpt.partitions) {
+        assert_eq!(theirs["type"], ours.kind.to_string());
+        assert_eq!(theirs["uuid"], ours.id.to_string());
+        assert_eq!(theirs["start"], ours.first_sector);
+        assert_eq!(theirs["size"], ours.last_sector - ours.first_sector + 1);
+        assert_eq!(theirs["name"], ours.name);
+    }
+    let first = &gpt.partitions[0];
+    assert_eq!((&*first.name, first.first_sector), ("ISO9660", 64));
+    assert_eq!(gpt.partitions[1].kind, Guid::EFI_SYSTEM);
+}
+
+/// xorriso, too, sees what we wrote.
+#[test]
+fn xorriso_reports_what_we_wrote() {
+    let workshop = Workshop::new();
+    let (bytes, path) = workshop.build(isohybrid());
+    let reports = ["-report_el_torito", "plain", "-report_system_area", "plain"];
+    let args: Vec<_> = ["-indev", path.to_str().unwrap()].into_iter().chain(reports).collect();
+    let said = run("xorriso", args);
+    let said: Vec<_> =
+        said.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let image = open(&bytes);
+    let [bios, efi] = ["boot.bin", "efi.img"].map(|path| sector_of(&image, path));
+    for line in [
+        format!("El Torito boot img : 1 BIOS y none 0x0000 0x00 4 {bios}"),
+        format!("El Torito boot img : 2 UEFI y none 0x0000 0x00 2880 {efi}"),
+        "El Torito img opts : 1 boot-info-table isohybrid-suitable".into(),
+        "El Torito cat path : /boot.cat".into(),
+        format!("MBR partition : 1 0x80 0x00 0 {}", bytes.len() / 512),
+        format!("MBR partition : 2 0x00 0xef {} 2880", efi * 4),
+        format!("GPT start and size : 2 {} 2880", efi * 4),
+    ] {
+        assert!(said.contains(&line), "{line}: {said:#?}");
+    }
+}
+
+#[test]
+fn the_same_options_make_the_same_bytes_and_others_have_other_identifiers() {
+    let workshop = Workshop::new();
+    let (first, _) = workshop.build(isohybrid());
+    let (again, _) = workshop.build(isohybrid());
+    assert!(first == again);
+    let mut options = isohybrid();
+    options.volume_id = "OTHER".into();
+    let (other, _) = workshop.build(options);
+    assert_ne!(first[440..444], other[440..444]);
+    assert_ne!(first[512 + 56..512 + 72], other[512 + 56..512 + 72]);
+}
+
+/// GRUB reads 32 KiB at once, and hangs where a disc ends within.
+#[test]
+fn something_follows_the_last_file_of_a_disc_that_starts() {
+    let workshop = Workshop::new();
+    let mut options = CreateOptions::default();
+    options.boot = vec![bios()];
+    let (bytes, _) = workshop.build(options);
+    let image = open(&bytes);
+    let extents = image.walk().flat_map(|found| found.unwrap().node.extents().to_vec());
+    let end = extents.map(|extent| extent.offset.unwrap() + extent.len).max().unwrap();
+    assert!(end + (32 << 10) <= bytes.len() as u64);
+    assert_eq!(image.info().unwrap().volume_bytes, bytes.len() as u64);
+}
+
+#[test]
+fn a_hidden_catalog_has_no_name_and_works() {
+    let workshop = Workshop::new();
+    let mut options = isohybrid();
+    options.boot_catalog_visible = false;
+    let (bytes, path) = workshop.build(options);
+    let image = open(&bytes);
+    assert!(image.lookup(b"boot.cat").is_err());
+    assert_eq!(image.boot_catalog().unwrap().expect("a catalog").entries.len(), 2);
+    assert_says(&path, Medium::Disc, Firmware::Bios, "from-image");
+
+    let mut options = isohybrid();
+    options.boot_catalog = "isolinux/boot.cat".into();
+    let (bytes, _) = workshop.build(options);
+    let image = open(&bytes);
+    let catalog = image.boot_catalog().unwrap().expect("a catalog");
+    assert_eq!(catalog.offset, u64::from(sector_of(&image, "isolinux/boot.cat")) * 2048);
+}
+
+/// UEFI takes 0 for as much as there is: sixteen bits do not count so many sectors.
+#[test]
+fn a_large_efi_image_is_loaded_as_a_whole_and_a_large_bios_image_is_not() {
+    let workshop = Workshop::new();
+    let large = std::fs::File::create(workshop.path("tree/efi.img")).unwrap();
+    large.set_len(40 << 20).unwrap();
+    let (bytes, _) = workshop.build(isohybrid());
+    let efi = &open(&bytes).boot_catalog().unwrap().expect("a catalog").entries[1];
+    assert_eq!((efi.load_sectors, efi.load_bytes()), (0, None));
+
+    let mut options = CreateOptions::default();
+    options.boot = vec![BootEntry::new(Platform::Bios, BootImage::File("efi.img".into()))];
+    let error = refused(&workshop, options);
+    assert!(error.contains("32 MiB"), "{error}");
+}
+
+fn refused(workshop: &Workshop, options: CreateOptions) -> String {
+    let mut builder = Builder::new(options);
+    builder.add_tree(b"", workshop.path("tree")).unwrap();
+    builder.plan().expect_err("cannot be").to_string()
+}
+
+#[test]
+fn what_cannot_start_is_refused_by_name() {
+    let workshop = Workshop::new();
+    std::fs::write(workshop.path("tree/short"), [1; 63]).unwrap();
+    std::fs::write(workshop.path("tree/empty"), []).unwrap();
+    let entry = |path: &str, change: fn(&mut BootEntry)| {
+        let mut entry = BootEntry::new(Platform::Bios, BootImage::File(path.into()));
+        change(&mut entry);
+        let mut options = CreateOptions::default();
+        options.boot = vec![entry];
+        options
+    };
+    let mut clash = entry("boot.bin", |_| {});
+    clash.boot_catalog = "boot.bin".into();
+    let mut no_partition = CreateOptions::default();
+    no_partition.boot = vec![BootEntry::new(Platform::Efi, BootImage::AppendedPartition(3))];
+    let mut only_mbr = CreateOptions::default();
+    only_mbr.hybrid.isohybrid_mbr = Some(mbr_code());
+    let mut no_file = grub(&workshop);
+    no_file.hybrid.appended = vec![AppendedPartition::new(2, 0xef, workshop.path("nothing"))];
+    for (options, what) in [
+        (entry("boot/none.bin", |_| {}), "boot/none.bin: there is no such boot image"),
+        (entry("", |_| {}), "no regular file"),
+        (entry("empty", |_| {}), "empty: an empty boot image"),
+        (entry("short", |e| e.info_table = true), "short: a boot info table does not go into"),
+        (entry("short", |e| e.grub2_info = true), "short: GRUB's address does not go into"),
+        (entry("boot.bin", |e| e.emulation = Emulation::Floppy), "floppy disk has"),
+        (entry("boot.bin", |e| e.emulation = Emulation::HardDisk), "one partition"),
+        (clash, "path of the boot catalog"),
+        (no_partition, "partition 3, which is not appended"),
+        (only_mbr, "needs a boot image for BIOS"),
+        (no_file, "nothing"),
+    ] {
+        let error = refused(&workshop, options);
+        assert!(error.contains(what), "{what}: {error}");
+    }
 }

@@ -65,6 +65,16 @@ pub fn bios_image(first: &str, second: &str) -> Vec<u8> {
     image
 }
 
+/// A disk of that many bytes whose boot sector says `word`. It has one partition, of kind 6.
+pub fn emulated_disk(word: &str, bytes: usize) -> Vec<u8> {
+    let mut disk = vec![0; bytes];
+    let code = say(word, false);
+    disk[..code.len()].copy_from_slice(&code);
+    disk[446..462].copy_from_slice(&[0x80, 1, 1, 0, 6, 1, 32, 0, 32, 0, 0, 0, 0xe0, 7, 0, 0]);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
 /// An MBR that loads four sectors from the address at 432 on and jumps to them: what syslinux's
 /// isohdpfx.bin and GRUB's boot_hybrid.img do.
 ///
