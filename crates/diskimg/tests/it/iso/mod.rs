@@ -2,7 +2,12 @@
 
 mod boot;
 mod boot_reading;
+mod craft;
+mod extraction;
+mod hostile;
 mod machine;
+mod matrix;
+mod reference;
 mod sectors;
 mod sessions;
 mod tree;

@@ -1,0 +1,1 @@
+//! Extraction into directories that hold something already, and the guards around it.

@@ -1,0 +1,431 @@
+//! What an image holds, in the words of several readers.
+//!
+//! ```text
+//!   the tree it was made of ──► host ─┐
+//!   image ──► diskimg, listed ────────┤
+//!         ──► diskimg, extracted ─────┼──► Tree ──► differences
+//!         ──► bsdtar, as a tar ───────┤
+//!         ──► bsdtar, xorriso, 7-Zip  │
+//!         ──► pycdlib ────────────────┘
+//! ```
+//!
+//! What a reader does not know of a file is `None`, and no difference.
+
+use crate::tool::{run, try_run};
+use diskimg::host::source::FileSource;
+use diskimg::iso::{ExtractOptions, FileType, IsoImage, IsoOptions, Namespace};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+/// Files by path, without the root.
+pub type Tree = BTreeMap<Vec<u8>, Facts>;
+
+/// What a reader says of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub kind: FileType,
+    pub size: Option<u64>,
+    /// Of the content: see [`digest`].
+    pub digest: Option<String>,
+    pub mode: Option<u32>,
+    pub owner: Option<(u32, u32)>,
+    /// Seconds since 1970.
+    pub mtime: Option<i64>,
+    pub link: Option<Vec<u8>>,
+    pub device: Option<(u32, u32)>,
+}
+
+impl Facts {
+    pub fn of(kind: FileType) -> Self {
+        Self {
+            kind,
+            size: None,
+            digest: None,
+            mode: None,
+            owner: None,
+            mtime: None,
+            link: None,
+            device: None,
+        }
+    }
+}
+
+/// True if files may be given to others, and devices be made.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// SHA-256 of a content; of a huge one, of its beginning, its end, and where 4 GiB are full.
+fn digest(len: u64, mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<()>) -> io::Result<String> {
+    const PIECE: u64 = 1 << 18;
+    const HUGE: u64 = 64 << 20;
+    let mut sha = Sha256::new();
+    let ends = [0..PIECE, (4 << 30) - PIECE..(4 << 30) + PIECE, len.saturating_sub(PIECE)..len];
+    let ranges = if len > HUGE { ends.to_vec() } else { std::iter::once(0..len).collect() };
+    let mut buf = vec![0; PIECE as usize];
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end.min(len) {
+            let here = (range.end.min(len) - at).min(PIECE) as usize;
+            read_at(&mut buf[..here], at)?;
+            sha.update(&buf[..here]);
+            at += here as u64;
+        }
+    }
+    Ok(sha.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Every file below a directory of the host.
+pub fn host(dir: &Path) -> Tree {
+    let mut tree = Tree::new();
+    add_host(dir, &[], &mut tree);
+    tree
+}
+
+fn add_host(dir: &Path, above: &[u8], tree: &mut Tree) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_vec();
+        let path = if above.is_empty() { name } else { [above, b"/", &name].concat() };
+        let facts = host_facts(&entry.path());
+        let is_dir = facts.kind == FileType::Directory;
+        tree.insert(path.clone(), facts);
+        if is_dir {
+            add_host(&entry.path(), &path, tree);
+        }
+    }
+}
+
+fn host_facts(path: &Path) -> Facts {
+    let meta = path.symlink_metadata().unwrap();
+    let kind = meta.file_type();
+    let kind = match () {
+        () if kind.is_dir() => FileType::Directory,
+        () if kind.is_symlink() => FileType::Symlink,
+        () if kind.is_block_device() => FileType::BlockDevice,
+        () if kind.is_char_device() => FileType::CharacterDevice,
+        () if kind.is_fifo() => FileType::Fifo,
+        () if kind.is_socket() => FileType::Socket,
+        () => FileType::Regular,
+    };
+    let mut facts = Facts {
+        mode: Some(meta.mode() & 0o7777),
+        owner: Some((meta.uid(), meta.gid())),
+        mtime: Some(meta.mtime()),
+        ..Facts::of(kind)
+    };
+    match kind {
+        FileType::Regular => {
+            let file = File::open(path).unwrap();
+            facts.size = Some(meta.len());
+            facts.digest =
+                Some(digest(meta.len(), |buf, at| file.read_exact_at(buf, at)).unwrap());
+        }
+        FileType::Symlink => {
+            facts.mode = None;
+            facts.link = Some(std::fs::read_link(path).unwrap().into_os_string().into_vec());
+        }
+        FileType::BlockDevice | FileType::CharacterDevice => {
+            let device = meta.rdev();
+            facts.device = Some((rustix::fs::major(device), rustix::fs::minor(device)));
+        }
+        _ => {}
+    }
+    facts
+}
+
+/// Opens an image file.
+pub fn open(image: &Path, namespace: Namespace) -> Result<IsoImage, diskimg::Error> {
+    let mut options = IsoOptions::default();
+    options.namespace = namespace;
+    let file = FileSource::open(image).unwrap();
+    IsoImage::open(Arc::new(file), &options)
+}
+
+/// What we list, every content read to its end.
+///
+/// # Panics
+/// If anything of the tree cannot be read.
+pub fn listed(image: &IsoImage) -> Tree {
+    let mut tree = Tree::new();
+    for found in image.walk() {
+        let found = found.unwrap_or_else(|e| panic!("the walk: {e}"));
+        let node = &found.node;
+        let mut facts = Facts::of(node.file_type);
+        facts.mode = node.attributes.mode.filter(|_| node.file_type != FileType::Symlink);
+        facts.owner = node.attributes.uid.zip(node.attributes.gid);
+        facts.mtime = node.attributes.modified.map(|moment| moment.seconds);
+        facts.link.clone_from(&node.link_target);
+        facts.device = node.attributes.device.filter(|_| is_device(node.file_type));
+        if node.file_type == FileType::Regular {
+            let path = String::from_utf8_lossy(&found.path);
+            let contents = image.contents(node).unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert_eq!(contents.len(), node.size, "{path}: its content has another length");
+            let digest = digest(contents.len(), |buf, at| contents.read_exact_at(buf, at));
+            facts.size = Some(node.size);
+            facts.digest = Some(digest.unwrap_or_else(|e| panic!("{path}: {e}")));
+        }
+        let twice = tree.insert(found.path, facts);
+        assert!(twice.is_none(), "a path is walked twice");
+    }
+    tree
+}
+
+fn is_device(kind: FileType) -> bool {
+    matches!(kind, FileType::BlockDevice | FileType::CharacterDevice)
+}
+
+/// What we extract: all of it where root does it, otherwise without owners and devices.
+///
+/// # Panics
+/// If anything cannot be extracted.
+pub fn extracted(image: &IsoImage) -> Tree {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = ExtractOptions::default();
+    options.owners = is_root();
+    options.devices = is_root();
+    options.special_modes = true;
+    let done = image.extract(dir.path(), &options).unwrap();
+    let failures: Vec<_> = done
+        .failures
+        .iter()
+        .map(|(path, error)| format!("{}: {error}", String::from_utf8_lossy(path)))
+        .collect();
+    assert!(failures.is_empty(), "extraction: {failures:?}");
+    let mut tree = host(dir.path());
+    if !is_root() {
+        tree.values_mut().for_each(|facts| facts.owner = None);
+    }
+    tree
+}
+
+/// bsdtar's view of the image as a tar archive: attributes as they are recorded, whoever asks.
+pub fn bsdtar(image: &Path) -> Result<Tree, String> {
+    let mut from = std::ffi::OsString::from("@");
+    from.push(image);
+    let args = ["-c", "-f", "-", "--format", "pax"].map(Into::into);
+    let output = try_run("bsdtar", args.into_iter().chain([from]));
+    if !output.status.success() {
+        return Err(last_line(&output.stderr));
+    }
+    let mut tree = Tree::new();
+    let mut archive = tar::Archive::new(&output.stdout[..]);
+    for entry in archive.entries().map_err(|e| e.to_string())? {
+        let mut entry = entry.map_err(|e| e.to_string())?;
+        let path = trimmed(&entry.path_bytes());
+        if path.is_empty() {
+            continue;
+        }
+        let facts = tar_facts(&mut entry, &tree).map_err(|e| e.to_string())?;
+        tree.insert(path, facts);
+    }
+    Ok(tree)
+}
+
+fn trimmed(path: &[u8]) -> Vec<u8> {
+    let path = path.strip_prefix(b".").unwrap_or(path);
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    path.strip_suffix(b"/").unwrap_or(path).to_vec()
+}
+
+fn tar_facts(entry: &mut tar::Entry<'_, &[u8]>, before: &Tree) -> io::Result<Facts> {
+    let header = entry.header().clone();
+    let kind = match header.entry_type() {
+        tar::EntryType::Link => {
+            let target = entry.link_name_bytes().unwrap_or_default();
+            return Ok(before.get(&trimmed(&target)).expect("a link to what came before").clone());
+        }
+        tar::EntryType::Directory => FileType::Directory,
+        tar::EntryType::Symlink => FileType::Symlink,
+        tar::EntryType::Block => FileType::BlockDevice,
+        tar::EntryType::Char => FileType::CharacterDevice,
+        tar::EntryType::Fifo => FileType::Fifo,
+        _ => FileType::Regular,
+    };
+    let mut facts = Facts::of(kind);
+    facts.mode = Some(header.mode()? & 0o7777).filter(|_| kind != FileType::Symlink);
+    facts.owner = Some((header.uid()? as u32, header.gid()? as u32));
+    facts.mtime = Some(header.mtime()? as i64);
+    if kind == FileType::Symlink {
+        facts.link = entry.link_name_bytes().map(|name| name.to_vec());
+    }
+    if is_device(kind) {
+        facts.device = header.device_major()?.zip(header.device_minor()?);
+    }
+    if kind == FileType::Regular {
+        let mut content = Vec::new();
+        io::Read::read_to_end(entry, &mut content)?;
+        facts.size = Some(content.len() as u64);
+        facts.digest = Some(digest_of(&content));
+    }
+    Ok(facts)
+}
+
+fn digest_of(content: &[u8]) -> String {
+    let copy = |buf: &mut [u8], at: u64| {
+        buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
+        Ok(())
+    };
+    digest(content.len() as u64, copy).expect("memory")
+}
+
+/// What some command extracts into the directory that it is told; names, contents, links.
+fn by_extraction(
+    program: &str,
+    args: impl FnOnce(&Path) -> Vec<std::ffi::OsString>,
+) -> Result<Tree, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let output = try_run(program, args(dir.path()));
+    if !output.status.success() {
+        return Err(last_line(&output.stderr));
+    }
+    let mut tree = host(dir.path());
+    // As far as they keep them, it depends on who asks.
+    for facts in tree.values_mut() {
+        (facts.mode, facts.owner, facts.mtime) = (None, None, None);
+    }
+    Ok(tree)
+}
+
+/// What bsdtar extracts with options of its ISO reader, such as `!rockridge`.
+pub fn bsdtar_with(image: &Path, options: &str) -> Result<Tree, String> {
+    by_extraction("bsdtar", |dir| {
+        let args = ["-x".as_ref(), "-f".as_ref(), image.as_os_str(), "-C".as_ref(), dir.as_os_str()];
+        args.into_iter().chain(["--options".as_ref(), options.as_ref()]).map(Into::into).collect()
+    })
+}
+
+/// What xorriso extracts: of Rock Ridge, or with `-read_fs norock` of Joliet.
+pub fn xorriso(image: &Path, read_fs: &str) -> Result<Tree, String> {
+    by_extraction("xorriso", |dir| {
+        let before = ["-report_about", "SORRY", "-read_fs", read_fs, "-osirrox", "on"];
+        let words = before.map(AsRef::as_ref).into_iter().chain(["-indev".as_ref(), image.as_os_str()]);
+        words.chain(["-extract".as_ref(), "/".as_ref(), dir.as_os_str()]).map(Into::into).collect()
+    })
+}
+
+/// What 7-Zip extracts: Joliet or UDF where they are.
+pub fn seven_zip(image: &Path, kind: &str) -> Result<Tree, String> {
+    by_extraction("7zz", |dir| {
+        let mut out = std::ffi::OsString::from("-o");
+        out.push(dir);
+        let words = ["x", "-y", "-bd"].map(std::ffi::OsString::from).into_iter();
+        words.chain([format!("-t{kind}").into(), out, image.into()]).collect()
+    })
+}
+
+/// What pycdlib reads, where `DISKIMG_ORACLES` names an environment that has it; `names` is
+/// `rr`, `joliet`, `iso` or `udf`. `None` without it.
+pub fn pycdlib(image: &Path, names: &str) -> Option<Result<Tree, String>> {
+    let output = pycdlib_run(include_str!("../oracles/pycdlib_list.py"), &[image.as_os_str(), names.as_ref()])?;
+    let lines = match output {
+        Ok(lines) => lines,
+        Err(error) => return Some(Err(error)),
+    };
+    let mut tree = Tree::new();
+    for line in lines.lines() {
+        let fields: Vec<_> = line.split('\t').collect();
+        let [kind, path, size, sha, link] = fields[..] else { panic!("pycdlib_list.py: {line}") };
+        let mut facts = Facts::of(match kind {
+            "d" => FileType::Directory,
+            "l" => FileType::Symlink,
+            _ => FileType::Regular,
+        });
+        match facts.kind {
+            FileType::Regular => {
+                facts.size = Some(size.parse().unwrap());
+                facts.digest = Some(sha[..16].to_owned());
+            }
+            FileType::Symlink => facts.link = Some(hex(link)),
+            _ => {}
+        }
+        tree.insert(hex(path), facts);
+    }
+    Some(Ok(tree))
+}
+
+/// Runs a Python program that uses pycdlib; `None` where there is none.
+pub fn pycdlib_run(program: &str, args: &[&std::ffi::OsStr]) -> Option<Result<String, String>> {
+    let environment = std::env::var_os("DISKIMG_ORACLES")?;
+    let python = PathBuf::from(environment).join("bin/python");
+    let mut command = Command::new(python);
+    let output = command.args(["-I", "-c", program]).args(args).stdin(Stdio::null()).output().unwrap();
+    Some(if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(last_line(&output.stderr))
+    })
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(digit).collect()
+}
+
+fn last_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("without a word").to_owned()
+}
+
+/// Where `got` is not what is `wanted`, in words.
+pub fn differences(wanted: &Tree, got: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut note = |path: &[u8], what: String| {
+        found.push(format!("{}: {what}", path.escape_ascii()));
+    };
+    for (path, wanted) in wanted {
+        let Some(got) = got.get(path) else {
+            note(path, "missing".into());
+            continue;
+        };
+        if wanted.kind != got.kind {
+            note(path, format!("{:?} instead of {:?}", got.kind, wanted.kind));
+            continue;
+        }
+        let mut field = |name: &str, wanted: Option<String>, got: Option<String>| {
+            if let (Some(wanted), Some(got)) = (wanted, got)
+                && wanted != got
+            {
+                note(path, format!("{name} {got} instead of {wanted}"));
+            }
+        };
+        let octal = |mode: Option<u32>| mode.map(|mode| format!("{mode:04o}"));
+        let shown = |link: &Option<Vec<u8>>| link.as_ref().map(|link| link.escape_ascii().to_string());
+        field("size", wanted.size.map(|n| n.to_string()), got.size.map(|n| n.to_string()));
+        field("content", wanted.digest.clone(), got.digest.clone());
+        field("mode", octal(wanted.mode), octal(got.mode));
+        field("owner", wanted.owner.map(|o| format!("{o:?}")), got.owner.map(|o| format!("{o:?}")));
+        field("mtime", wanted.mtime.map(|n| n.to_string()), got.mtime.map(|n| n.to_string()));
+        field("link", shown(&wanted.link), shown(&got.link));
+        field("device", wanted.device.map(|d| format!("{d:?}")), got.device.map(|d| format!("{d:?}")));
+    }
+    for path in got.keys().filter(|path| !wanted.contains_key(*path)) {
+        note(path, "not in the reference".into());
+    }
+    found
+}
+
+/// A tree without what differs on purpose.
+pub fn without(tree: &Tree, leave: impl Fn(&mut Facts)) -> Tree {
+    let mut tree = tree.clone();
+    tree.values_mut().for_each(leave);
+    tree
+}
+
+/// A path as bytes.
+pub fn path_bytes(path: &str) -> Vec<u8> {
+    Path::new(path).as_os_str().as_bytes().to_vec()
+}
+
+/// SHA-256 of a file, for the tools that are asked nothing else.
+pub fn sha256sum(path: &Path) -> String {
+    let text = run("sha256sum", [path]);
+    text.split_whitespace().next().unwrap().to_owned()
+}
