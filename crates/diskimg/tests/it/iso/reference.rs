@@ -84,21 +84,30 @@ fn digest(len: u64, mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<()>) -
 
 /// Every file below a directory of the host.
 pub fn host(dir: &Path) -> Tree {
+    host_without(dir, &[])
+}
+
+/// The same without these files and directories at its top.
+pub fn host_without(dir: &Path, left_out: &[&str]) -> Tree {
     let mut tree = Tree::new();
-    add_host(dir, &[], &mut tree);
+    let left_out = left_out.iter().map(|name| name.as_bytes()).collect::<Vec<_>>();
+    add_host(dir, &[], &left_out, &mut tree);
     tree
 }
 
-fn add_host(dir: &Path, above: &[u8], tree: &mut Tree) {
+fn add_host(dir: &Path, above: &[u8], left_out: &[&[u8]], tree: &mut Tree) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_vec();
+        if left_out.contains(&&name[..]) {
+            continue;
+        }
         let path = if above.is_empty() { name } else { [above, b"/", &name].concat() };
         let facts = host_facts(&entry.path());
         let is_dir = facts.kind == FileType::Directory;
         tree.insert(path.clone(), facts);
         if is_dir {
-            add_host(&entry.path(), &path, tree);
+            add_host(&entry.path(), &path, &[], tree);
         }
     }
 }

@@ -33,7 +33,7 @@ fn images() -> Vec<Hostile> {
         ("blocks_of_0_bytes", 128, &both16(0), Partly),
         ("path_table_of_4_gib", 132, &both32(u32::MAX), Partly),
         ("path_table_of_0_bytes", 132, &both32(0), Partly),
-        ("path_table_of_9_bytes", 132, &both32(9), Partly),
+        ("path_table_of_7_bytes", 132, &both32(7), Partly),
         ("path_table_behind_the_end", 140, &[0xFF; 4], Partly),
         ("big_path_table_behind_the_end", 148, &[0xFF; 4], Partly),
         ("path_table_is_a_directory", 140, &ROOT.to_le_bytes(), Partly),
@@ -99,6 +99,8 @@ fn images() -> Vec<Hostile> {
             let mut craft = Craft::new(&[]);
             let mut enhanced = volume(2, 1 << 24, u32::MAX);
             (enhanced[6], enhanced[881]) = (2, 2);
+            // Its path table leads nowhere, either.
+            enhanced[140..144].fill(0xFF);
             craft.descriptor(enhanced).finish()
         }),
         hostile("a_session_list_to_nowhere", Either, {

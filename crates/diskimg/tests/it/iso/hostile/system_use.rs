@@ -99,7 +99,7 @@ fn continuations() -> Vec<Hostile> {
             craft.put(FREE, &susp::nm_flags(1, "x").repeat(300));
             craft.finish()
         }),
-        hostile("root_record_goes_on_in_itself", Partly, {
+        hostile("root_record_goes_on_in_itself", Either, {
             let own = [susp::sp(0), susp::px(0o040_755), ce(ROOT, 34, 100)];
             let good = Record::rock("good.txt", GOOD_AT, 33, &[]);
             Craft::with_root(&own, &[good]).finish()

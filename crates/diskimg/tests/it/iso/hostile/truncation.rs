@@ -35,7 +35,7 @@ fn cuts() -> Vec<Hostile> {
     let mut all = vec![hostile("not_cut", Wholly, whole.clone())];
     let sectors = [0, 1, 15, 16, 17, 18, 19, PATH_L, PATH_M, JOLIET_ROOT, ROOT, GOOD_AT, FREE, FREE + 1, FREE + 2, FREE + 4];
     for sector in sectors {
-        for within in [0, 1, 7, 100, 1000, 2047] {
+        for within in [0, 7, 100, 2047] {
             let at = sector as usize * SECTOR + within;
             // Sector 16 says what the image is, and where its root is.
             let expected = if at < 17 * SECTOR { Refused } else { Either };
@@ -101,8 +101,8 @@ fn raw_sectors() -> Vec<Hostile> {
         hostile("now_mode_1_now_2", Either, changed(&|b| b.chunks_mut(4704).for_each(|s| s[15] = 2))),
     ];
     for (name, bytes) in [("mode_1", &mode_1), ("mode_2", &mode_2)] {
-        for sectors in [0, 1, 15, 16, 17, 20, 32, 33, 63, 64, 66] {
-            for within in [0, 1, 12, 16, 24, 1000, 2064, 2351] {
+        for sectors in [0, 15, 16, 17, 32, 33, 63, 65] {
+            for within in [0, 12, 1000, 2351] {
                 let at = sectors * 2352 + within;
                 let expected = if sectors < 16 { Refused } else { Either };
                 all.push(hostile(format!("{name}_cut_at_{at}"), expected, bytes[..at].to_vec()));

@@ -1,0 +1,218 @@
+//! Images of xorriso.
+
+use super::Reader::{Bsdtar, BsdtarWith, Pycdlib, SevenZip, Xorriso};
+use super::tree::{self, Lab};
+use super::{Reader, Report, View};
+use crate::iso::reference::{self, Tree};
+use crate::tool::run;
+use diskimg::iso::{FileType, Namespace};
+use std::path::PathBuf;
+
+/// Makes `NAME.iso` of the tree, as mkisofs would; none of its own output.
+pub(super) fn make(lab: &Lab, name: &str, options: &str) -> PathBuf {
+    let out = lab.path(&format!("{name}.iso"));
+    let mut args: Vec<_> = ["-as", "mkisofs", "-quiet"].map(str::to_owned).to_vec();
+    args.extend(options.split_whitespace().map(str::to_owned));
+    args.extend(["-o".into(), out.to_str().unwrap().to_owned(), lab.arg("tree")]);
+    run("xorriso", &args);
+    out
+}
+
+#[test]
+fn rock_ridge_trees_of_xorriso_are_what_went_in() {
+    let lab = Lab::new(tree::posix);
+    let wanted = lab.wanted();
+    let rational = tree::rational(&wanted);
+    let mut report = Report::new("xorriso, Rock Ridge");
+    let cases: [(&str, &str, &Tree, &[Reader]); 13] = [
+        ("level 3", "-R", &wanted, &[Bsdtar, Xorriso("any"), Pycdlib("rr")]),
+        ("level 1", "-iso-level 1 -R", &wanted, &[Bsdtar]),
+        ("level 2", "-iso-level 2 -R -l", &wanted, &[Bsdtar]),
+        ("all permissions rational", "-r", &rational, &[Bsdtar]),
+        ("cloud-init's seed", "-volid cidata -joliet -rock", &wanted, &[Bsdtar]),
+        ("Nova's config drive", "-ldots -allow-lowercase -allow-multidot -l -publisher PROD -J -r -V config-2", &rational, &[Bsdtar]),
+        ("long Joliet names", "-J -joliet-long -R", &wanted, &[Bsdtar]),
+        ("hard links", "-R --hardlinks", &wanted, &[Bsdtar]),
+        ("checksums", "-R --md5", &wanted, &[Bsdtar]),
+        ("attributes and ACLs", "-R --acl --xattr --for_backup", &wanted, &[Bsdtar]),
+        ("untranslated names", "-R -U -N -d", &wanted, &[Bsdtar]),
+        ("HFS+ beside it", "-R -hfsplus", &wanted, &[]),
+        ("no padding", "-R -no-pad", &wanted, &[Bsdtar]),
+    ];
+    for (name, options, wanted, agree) in cases {
+        let image = make(&lab, name, options);
+        report.see(&View { name, image: &image, namespace: Namespace::RockRidge, preferred: true, wanted, agree });
+    }
+    report.done();
+}
+
+#[test]
+fn names_of_any_bytes_are_what_went_in() {
+    let lab = Lab::new(tree::bytes);
+    let wanted = lab.wanted();
+    let mut report = Report::new("xorriso, bytes");
+    let image = make(&lab, "any bytes", "-R");
+    report.see(&View { name: "any bytes", image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree: &[Bsdtar, Xorriso("any")] });
+    report.done();
+}
+
+#[test]
+fn joliet_trees_of_xorriso_are_what_went_in() {
+    let lab = Lab::new(tree::names);
+    let wanted = tree::bare(&lab.wanted());
+    let mut report = Report::new("xorriso, Joliet");
+    let joliet: &[Reader] = &[BsdtarWith("!rockridge"), Xorriso("norock"), SevenZip("iso"), Pycdlib("joliet")];
+    for (name, options, preferred, agree) in [
+        ("beside Rock Ridge", "-J -R", false, joliet),
+        ("without Rock Ridge", "-J --norock", true, joliet),
+        ("long", "-J -joliet-long -R", false, joliet),
+        ("level 1", "-iso-level 1 -J --norock -V cidata", true, joliet),
+    ] {
+        let image = make(&lab, name, options);
+        report.see(&View { name, image: &image, namespace: Namespace::Joliet, preferred, wanted: &wanted, agree });
+    }
+    let lab = Lab::new(tree::emoji);
+    let wanted = tree::bare(&lab.wanted());
+    let image = make(&lab, "UTF-16", "-J -joliet-utf16 --norock");
+    report.see(&View { name: "UTF-16", image: &image, namespace: Namespace::Joliet, preferred: true, wanted: &wanted, agree: &[BsdtarWith("!rockridge"), SevenZip("iso")] });
+    report.done();
+}
+
+#[test]
+fn plain_trees_of_xorriso_are_what_went_in() {
+    let lab = Lab::new(tree::plain);
+    let wanted = tree::bare(&lab.wanted());
+    let mut report = Report::new("xorriso, ISO 9660");
+    let plain: &[Reader] = &[BsdtarWith("!rockridge,!joliet"), Pycdlib("iso")];
+    for (name, options, preferred, agree) in [
+        ("level 1", "-iso-level 1 --norock", true, plain),
+        ("level 3", "-iso-level 3 --norock", true, plain),
+        ("beside Rock Ridge and Joliet", "-iso-level 1 -J -R", false, plain),
+        ("without versions", "-iso-level 3 --norock -N -d", true, plain),
+    ] {
+        let image = make(&lab, name, options);
+        report.see(&View { name, image: &image, namespace: Namespace::Iso, preferred, wanted: &wanted, agree });
+    }
+    // Version 2 has the names themselves; nobody else reads them.
+    let lab = Lab::new(tree::names);
+    let wanted = tree::bare(&lab.wanted());
+    for (name, options) in [("version 2", "-iso-level 4 --norock"), ("version 2 beside Rock Ridge", "-iso-level 4 -R -J")] {
+        let image = make(&lab, name, options);
+        let preferred = name == "version 2";
+        report.see(&View { name, image: &image, namespace: Namespace::Iso, preferred, wanted: &wanted, agree: &[] });
+    }
+    report.done();
+}
+
+#[test]
+fn relocated_directories_are_back_in_their_places() {
+    let lab = Lab::new(tree::deep);
+    let wanted = lab.wanted();
+    let mut report = Report::new("xorriso, deep trees");
+    for (name, options, agree) in [
+        ("not relocated", "-R -D", &[Bsdtar, Xorriso("any")][..]),
+        ("relocated to the root", "-R", &[Xorriso("any")]),
+        ("relocated to rr_moved", "-R -rr_reloc_dir rr_moved", &[]),
+        ("relocated, hidden", "-R -hide-rr-moved -J", &[]),
+    ] {
+        let image = make(&lab, name, options);
+        let mut wanted = wanted.clone();
+        // Its own directory is there, too, empty then.
+        let listed = reference::listed(&reference::open(&image, Namespace::RockRidge).unwrap());
+        for moved in ["rr_moved", ".rr_moved"] {
+            if let Some(facts) = listed.get(moved.as_bytes()) {
+                wanted.insert(moved.into(), facts.clone());
+            }
+        }
+        report.see(&View { name, image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree });
+    }
+    report.done();
+}
+
+#[test]
+fn packed_files_unpack_to_what_went_in() {
+    let lab = Lab::new(tree::packable);
+    let wanted = lab.wanted();
+    let mut report = Report::new("xorriso, zisofs");
+    for (name, settings) in [
+        ("blocks of 32 KiB", "level=9:block_size=32k"),
+        ("blocks of 64 KiB", "level=1:block_size=64k"),
+        ("blocks of 128 KiB", "level=6:block_size=128k"),
+    ] {
+        let image = lab.path(&format!("{name}.iso"));
+        let (out, tree) = (image.to_str().unwrap(), lab.arg("tree"));
+        run("xorriso", ["-report_about", "SORRY", "-outdev", out, "-zisofs", settings, "-map", &tree, "/", "-set_filter_r", "--zisofs", "/", "--"]);
+        report.see(&View { name, image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree: &[Bsdtar] });
+    }
+    report.done();
+}
+
+#[test]
+fn what_starts_machines_is_no_hindrance() {
+    let lab = Lab::new(|root| {
+        tree::names(root);
+        std::fs::write(root.join("boot.img"), vec![0xEB; 8192]).unwrap();
+    });
+    let wanted = lab.wanted();
+    std::fs::write(lab.path("esp.img"), vec![0x5A; 300 << 10]).unwrap();
+    std::fs::write(lab.path("mbr.img"), vec![0; 432]).unwrap();
+    let boot = "-R -J -b boot.img -no-emul-boot -boot-load-size 4 --boot-catalog-hide";
+    let (esp, mbr) = (lab.arg("esp.img"), lab.arg("mbr.img"));
+    let mut report = Report::new("xorriso, bootable");
+    for (name, options) in [
+        ("El Torito", boot.to_owned()),
+        ("EFI", format!("{boot} -eltorito-alt-boot -e boot.img -no-emul-boot")),
+        ("appended partition", format!("{boot} -append_partition 2 0xef {esp}")),
+        ("appended partition in GPT", format!("{boot} -append_partition 2 0xef {esp} -appended_part_as_gpt")),
+        ("appended partition as boot image", format!("{boot} -append_partition 2 0xef {esp} -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot")),
+        ("MBR", format!("{boot} -isohybrid-mbr {mbr}")),
+        ("MBR, GPT", format!("{boot} -isohybrid-mbr {mbr} -eltorito-alt-boot -e boot.img -no-emul-boot -isohybrid-gpt-basdat")),
+        ("MBR, APM", format!("{boot} -isohybrid-mbr {mbr} -eltorito-alt-boot -e boot.img -no-emul-boot -isohybrid-apm-hfsplus")),
+        ("a second tree for a partition", format!("{boot} -partition_offset 16")),
+        ("GRUB's MBR", format!("{boot} --grub2-mbr {mbr} --protective-msdos-label")),
+    ] {
+        let image = make(&lab, name, &options);
+        let agree = &[Bsdtar];
+        report.see(&View { name, image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree });
+    }
+    report.done();
+}
+
+/// A file that needs two sections; the image is as sparse as it.
+#[test]
+fn a_file_longer_than_4_gib_is_one_file() {
+    const SIZE: u64 = (4 << 30) + 5_000_000;
+    let lab = Lab::new(|root| {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::create(root.join("huge.bin")).unwrap();
+        for (at, text) in [(0, "first"), (0xFFFF_F7FE, "across"), ((4 << 30) - 2, "4 GiB"), (SIZE - 4, "last")] {
+            file.write_all_at(text.as_bytes(), at).unwrap();
+        }
+        std::fs::write(root.join("small"), "small").unwrap();
+    });
+    let wanted = lab.wanted();
+    // xorriso fills the holes; cp finds them again, so that they are not on the disk for long.
+    let image = make(&lab, "huge", "-iso-level 3 -R");
+    run("fallocate", ["-d", image.to_str().unwrap()]);
+    let mut report = Report::new("xorriso, more than 4 GiB");
+    let ours = reference::open(&image, Namespace::RockRidge).unwrap();
+    let listed = reference::listed(&ours);
+    let differs = reference::differences(&wanted, &listed);
+    report.must(differs.is_empty(), &format!("{differs:?}"));
+    let huge = ours.lookup(b"huge.bin").unwrap();
+    report.must(huge.extents().len() == 2 && huge.size == SIZE, "two sections");
+    report.must(listed[&b"small"[..]].kind == FileType::Regular, "the small file");
+    report.images += 1;
+    report.done();
+}
+
+#[test]
+#[ignore = "needs root, to make devices"]
+fn devices_are_what_went_in() {
+    let lab = Lab::new(tree::devices);
+    let wanted = lab.wanted();
+    let mut report = Report::new("xorriso, devices");
+    let image = make(&lab, "devices", "-R");
+    report.see(&View { name: "devices", image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree: &[Bsdtar] });
+    report.done();
+}
