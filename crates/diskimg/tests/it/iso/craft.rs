@@ -82,12 +82,16 @@ impl Record {
 
     /// A file with Rock Ridge's name and permissions, and these entries.
     pub fn rock(name: &str, sector: u32, size: u32, entries: &[Vec<u8>]) -> Self {
-        Self::file(iso_name(name), sector, size).using(&[susp::px(0o100_644), susp::nm(name)]).using(entries)
+        Self::file(iso_name(name), sector, size)
+            .using(&[susp::px(0o100_644), susp::nm(name)])
+            .using(entries)
     }
 
     /// A directory with Rock Ridge's name and permissions, and these entries.
     pub fn rock_dir(name: &str, sector: u32, entries: &[Vec<u8>]) -> Self {
-        Self::dir(iso_name(name), sector).using(&[susp::px(0o040_755), susp::nm(name)]).using(entries)
+        Self::dir(iso_name(name), sector)
+            .using(&[susp::px(0o040_755), susp::nm(name)])
+            .using(entries)
     }
 
     /// A symbolic link of Rock Ridge.

@@ -44,7 +44,8 @@ impl Lab {
     /// # Panics
     /// If anything is in it that was not, or it is not as it was.
     fn assert_canary(&self) {
-        let names: Vec<_> = fs::read_dir(self.path("canary")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(self.path("canary")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["secret"], "something was made outside of the directory");
         assert_eq!(fs::read(self.path("canary/secret")).unwrap(), b"as it was");
     }
@@ -107,11 +108,15 @@ fn what_is_there_stays_unless_it_is_to_be_replaced() {
 
 #[test]
 fn permissions_are_kept_and_special_bits_only_on_request() {
-    let entry = |name: &str, mode| Record::file(name, GOOD_AT, 33).using(&[susp::px(mode), susp::nm(name)]);
+    let entry =
+        |name: &str, mode| Record::file(name, GOOD_AT, 33).using(&[susp::px(mode), susp::nm(name)]);
     let files = [entry("plain", 0o100_640), entry("set-uid", 0o106_755), entry("none", 0o100_000)];
     let lab = Lab::new(&files);
     lab.extract(|_| {}).unwrap();
-    assert_eq!(["plain", "set-uid", "none"].map(|name| mode(&lab.path("out").join(name))), [0o640, 0o755, 0]);
+    assert_eq!(
+        ["plain", "set-uid", "none"].map(|name| mode(&lab.path("out").join(name))),
+        [0o640, 0o755, 0]
+    );
     let lab = Lab::new(&files);
     lab.extract(|options| options.special_modes = true).unwrap();
     assert_eq!(mode(&lab.path("out/set-uid")), 0o6755);
@@ -129,7 +134,11 @@ fn a_directory_that_may_not_be_written_is_filled_first() {
     let done = lab.extract(|_| {}).unwrap();
     assert_eq!((done.failed, done.directories, done.files), (0, 1, 3), "{done:?}");
     assert_eq!(mode(&lab.path("out/d")), 0o555);
-    assert_eq!(lab.path("out/d").metadata().unwrap().mtime(), SECONDS, "its time is set at the end");
+    assert_eq!(
+        lab.path("out/d").metadata().unwrap().mtime(),
+        SECONDS,
+        "its time is set at the end"
+    );
     fs::set_permissions(lab.path("out/d"), PermissionsExt::from_mode(0o755)).unwrap();
 }
 
@@ -154,7 +163,8 @@ fn names_of_one_file_are_hard_links_if_that_is_wanted() {
 
 #[test]
 fn links_and_devices_are_left_out_on_request() {
-    let device = Record::file("D", 0, 0).using(&[susp::px(0o020_666), susp::nm("zero"), susp::pn(1, 5)]);
+    let device =
+        Record::file("D", 0, 0).using(&[susp::px(0o020_666), susp::nm("zero"), susp::pn(1, 5)]);
     let pipe = Record::file("P", 0, 0).using(&[susp::px(0o010_666), susp::nm("pipe")]);
     let lab = Lab::new(&[Record::rock_link("l", "../canary/secret"), device, pipe]);
     let done = lab.extract(|options| options.symlinks = false).unwrap();
@@ -174,7 +184,8 @@ fn no_more_bytes_are_written_than_allowed() {
     let most = 5 * GOOD.len() as u64 + 7;
     let error = lab.extract(|options| options.most_bytes = most).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
-    let sizes = fs::read_dir(lab.path("out")).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
+    let sizes =
+        fs::read_dir(lab.path("out")).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
     assert!(sizes.sum::<u64>() <= most);
 }
 
@@ -201,12 +212,13 @@ fn a_part_is_extracted_by_its_path() {
         seen.push(String::from_utf8(path.to_vec()).unwrap());
         Ok(())
     };
-    lab.image.extract_path(b"/d", &lab.path("out"), &options, &mut tick).unwrap();
+    lab.image.extract_path(b"d", &lab.path("out"), &options, &mut tick).unwrap();
     assert!(lab.path("out/inside").is_file() && lab.path("out/e/deeper").is_file());
     assert_eq!(seen, ["d/inside", "d/e", "d/e/deeper"]);
     lab.image.extract_path(b"d/e/deeper", &lab.path("out"), &options, &mut |_| Ok(())).unwrap();
     assert_eq!(fs::read(lab.path("out/deeper")).unwrap(), GOOD);
-    let error = lab.image.extract_path(b"none", &lab.path("out"), &options, &mut |_| Ok(())).unwrap_err();
+    let error =
+        lab.image.extract_path(b"none", &lab.path("out"), &options, &mut |_| Ok(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
@@ -218,7 +230,8 @@ fn an_error_of_who_watches_ends_the_work() {
         left -= 1;
         if left < 0 { Err(Error::invalid("enough")) } else { Ok(()) }
     };
-    let error = lab.image.extract_path(b"", &lab.path("out"), &ExtractOptions::default(), &mut tick);
+    let error =
+        lab.image.extract_path(b"", &lab.path("out"), &ExtractOptions::default(), &mut tick);
     assert!(error.unwrap_err().to_string().contains("enough"));
     assert_eq!(fs::read_dir(lab.path("out")).unwrap().count(), 1);
 }

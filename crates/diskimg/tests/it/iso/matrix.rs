@@ -104,9 +104,17 @@ impl Report {
         let (name, entries) = (view.name, view.wanted.len());
         println!("{name:34} {:>11} {entries:7} {warnings:8} {agree:6}", view.namespace);
         let shown = faults.len().min(6);
-        let more = if faults.len() > shown { format!(" … {} in all", faults.len()) } else { String::new() };
+        let more = if faults.len() > shown {
+            format!(" … {} in all", faults.len())
+        } else {
+            String::new()
+        };
         if !faults.is_empty() {
-            self.faults.push(format!("{name}, {}: {}{more}", view.namespace, faults[..shown].join("; ")));
+            self.faults.push(format!(
+                "{name}, {}: {}{more}",
+                view.namespace,
+                faults[..shown].join("; ")
+            ));
         }
     }
 
@@ -168,7 +176,10 @@ fn is_common(facts: &Facts) -> bool {
 fn verified(image: &IsoImage, faults: &mut Vec<String>) -> u64 {
     let verified = image.verify(&mut |finding| {
         if finding.severity == Severity::Error {
-            faults.push(format!("verify: {:?}: {} ({:?})", finding.code, finding.message, finding.path));
+            faults.push(format!(
+                "verify: {:?}: {} ({:?})",
+                finding.code, finding.message, finding.path
+            ));
         }
     });
     match verified {

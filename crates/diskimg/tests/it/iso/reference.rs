@@ -11,14 +11,14 @@
 //!
 //! What a reader does not know of a file is `None`, and no difference.
 
-use crate::tool::{run, try_run};
+use crate::tool::try_run;
 use diskimg::host::source::FileSource;
 use diskimg::iso::{ExtractOptions, FileType, IsoImage, IsoOptions, Namespace};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -63,7 +63,10 @@ pub fn is_root() -> bool {
 }
 
 /// SHA-256 of a content; of a huge one, of its beginning, its end, and where 4 GiB are full.
-fn digest(len: u64, mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<()>) -> io::Result<String> {
+fn digest(
+    len: u64,
+    mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<String> {
     const PIECE: u64 = 1 << 18;
     const HUGE: u64 = 64 << 20;
     let mut sha = Sha256::new();
@@ -134,8 +137,7 @@ fn host_facts(path: &Path) -> Facts {
         FileType::Regular => {
             let file = File::open(path).unwrap();
             facts.size = Some(meta.len());
-            facts.digest =
-                Some(digest(meta.len(), |buf, at| file.read_exact_at(buf, at)).unwrap());
+            facts.digest = Some(digest(meta.len(), |buf, at| file.read_exact_at(buf, at)).unwrap());
         }
         FileType::Symlink => {
             facts.mode = None;
@@ -239,9 +241,9 @@ pub fn bsdtar(image: &Path) -> Result<Tree, String> {
 }
 
 fn trimmed(path: &[u8]) -> Vec<u8> {
-    let path = path.strip_prefix(b".").unwrap_or(path);
-    let path = path.strip_prefix(b"/").unwrap_or(path);
-    path.strip_suffix(b"/").unwrap_or(path).to_vec()
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    let path = if path == b"." { b"" } else { path };
+    path.strip_prefix(b"./").unwrap_or(path).to_vec()
 }
 
 fn tar_facts(entry: &mut tar::Entry<'_, &[u8]>, before: &Tree) -> io::Result<Facts> {
@@ -266,7 +268,9 @@ fn tar_facts(entry: &mut tar::Entry<'_, &[u8]>, before: &Tree) -> io::Result<Fac
         facts.link = entry.link_name_bytes().map(|name| name.to_vec());
     }
     if is_device(kind) {
-        facts.device = header.device_major()?.zip(header.device_minor()?);
+        // What does not fit into the header's digits is not told.
+        facts.device =
+            header.device_major().ok().flatten().zip(header.device_minor().ok().flatten());
     }
     if kind == FileType::Regular {
         let mut content = Vec::new();
@@ -306,7 +310,8 @@ fn by_extraction(
 /// What bsdtar extracts with options of its ISO reader, such as `!rockridge`.
 pub fn bsdtar_with(image: &Path, options: &str) -> Result<Tree, String> {
     by_extraction("bsdtar", |dir| {
-        let args = ["-x".as_ref(), "-f".as_ref(), image.as_os_str(), "-C".as_ref(), dir.as_os_str()];
+        let args =
+            ["-x".as_ref(), "-f".as_ref(), image.as_os_str(), "-C".as_ref(), dir.as_os_str()];
         args.into_iter().chain(["--options".as_ref(), options.as_ref()]).map(Into::into).collect()
     })
 }
@@ -315,7 +320,8 @@ pub fn bsdtar_with(image: &Path, options: &str) -> Result<Tree, String> {
 pub fn xorriso(image: &Path, read_fs: &str) -> Result<Tree, String> {
     by_extraction("xorriso", |dir| {
         let before = ["-report_about", "SORRY", "-read_fs", read_fs, "-osirrox", "on"];
-        let words = before.map(AsRef::as_ref).into_iter().chain(["-indev".as_ref(), image.as_os_str()]);
+        let words =
+            before.map(AsRef::as_ref).into_iter().chain(["-indev".as_ref(), image.as_os_str()]);
         words.chain(["-extract".as_ref(), "/".as_ref(), dir.as_os_str()]).map(Into::into).collect()
     })
 }
@@ -333,7 +339,10 @@ pub fn seven_zip(image: &Path, kind: &str) -> Result<Tree, String> {
 /// What pycdlib reads, where `DISKIMG_ORACLES` names an environment that has it; `names` is
 /// `rr`, `joliet`, `iso` or `udf`. `None` without it.
 pub fn pycdlib(image: &Path, names: &str) -> Option<Result<Tree, String>> {
-    let output = pycdlib_run(include_str!("../oracles/pycdlib_list.py"), &[image.as_os_str(), names.as_ref()])?;
+    let output = pycdlib_run(
+        include_str!("../oracles/pycdlib_list.py"),
+        &[image.as_os_str(), names.as_ref()],
+    )?;
     let lines = match output {
         Ok(lines) => lines,
         Err(error) => return Some(Err(error)),
@@ -365,7 +374,8 @@ pub fn pycdlib_run(program: &str, args: &[&std::ffi::OsStr]) -> Option<Result<St
     let environment = std::env::var_os("DISKIMG_ORACLES")?;
     let python = PathBuf::from(environment).join("bin/python");
     let mut command = Command::new(python);
-    let output = command.args(["-I", "-c", program]).args(args).stdin(Stdio::null()).output().unwrap();
+    let output =
+        command.args(["-I", "-c", program]).args(args).stdin(Stdio::null()).output().unwrap();
     Some(if output.status.success() {
         Ok(String::from_utf8(output.stdout).unwrap())
     } else {
@@ -406,14 +416,19 @@ pub fn differences(wanted: &Tree, got: &Tree) -> Vec<String> {
             }
         };
         let octal = |mode: Option<u32>| mode.map(|mode| format!("{mode:04o}"));
-        let shown = |link: &Option<Vec<u8>>| link.as_ref().map(|link| link.escape_ascii().to_string());
+        let shown =
+            |link: &Option<Vec<u8>>| link.as_ref().map(|link| link.escape_ascii().to_string());
         field("size", wanted.size.map(|n| n.to_string()), got.size.map(|n| n.to_string()));
         field("content", wanted.digest.clone(), got.digest.clone());
         field("mode", octal(wanted.mode), octal(got.mode));
         field("owner", wanted.owner.map(|o| format!("{o:?}")), got.owner.map(|o| format!("{o:?}")));
         field("mtime", wanted.mtime.map(|n| n.to_string()), got.mtime.map(|n| n.to_string()));
         field("link", shown(&wanted.link), shown(&got.link));
-        field("device", wanted.device.map(|d| format!("{d:?}")), got.device.map(|d| format!("{d:?}")));
+        field(
+            "device",
+            wanted.device.map(|d| format!("{d:?}")),
+            got.device.map(|d| format!("{d:?}")),
+        );
     }
     for path in got.keys().filter(|path| !wanted.contains_key(*path)) {
         note(path, "not in the reference".into());
@@ -426,15 +441,4 @@ pub fn without(tree: &Tree, leave: impl Fn(&mut Facts)) -> Tree {
     let mut tree = tree.clone();
     tree.values_mut().for_each(leave);
     tree
-}
-
-/// A path as bytes.
-pub fn path_bytes(path: &str) -> Vec<u8> {
-    Path::new(path).as_os_str().as_bytes().to_vec()
-}
-
-/// SHA-256 of a file, for the tools that are asked nothing else.
-pub fn sha256sum(path: &Path) -> String {
-    let text = run("sha256sum", [path]);
-    text.split_whitespace().next().unwrap().to_owned()
 }

@@ -21,8 +21,9 @@ def shown(child):
     if names == "joliet":
         return child.file_identifier().decode("utf-16_be").split(";")[0].encode()
     if names == "udf":
-        return child.file_identifier()
-    return child.file_identifier().split(b";")[0]
+        return child.file_identifier().decode(child.file_ident.encoding).encode()
+    name = child.file_identifier().split(b";")[0]
+    return name.removesuffix(b".")
 
 
 def visit(path, above):

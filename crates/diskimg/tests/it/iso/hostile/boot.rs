@@ -29,7 +29,8 @@ fn with_catalog(at: u32, catalog: &[u8]) -> Vec<u8> {
 fn validation() -> [u8; 32] {
     let mut entry = [0; 32];
     (entry[0], entry[30], entry[31]) = (1, 0x55, 0xAA);
-    let sum = entry.chunks(2).fold(0u16, |sum, b| sum.wrapping_add(u16::from_le_bytes([b[0], b[1]])));
+    let sum =
+        entry.chunks(2).fold(0u16, |sum, b| sum.wrapping_add(u16::from_le_bytes([b[0], b[1]])));
     entry[28..30].copy_from_slice(&sum.wrapping_neg().to_le_bytes());
     entry
 }
@@ -61,8 +62,16 @@ fn catalogs() -> Vec<Hostile> {
         hostile("image_behind_the_end", Either, here(&[far])),
         hostile("65535_entries_in_a_section", Either, here(&[boot, header(true, 65_535)])),
         hostile("no_entry_in_a_section", Either, here(&[boot, header(true, 0)])),
-        hostile("sections_without_end", Either, here(&[&[boot][..], &vec![header(false, 1); 60_000]].concat())),
-        hostile("empty_sections_without_end", Either, here(&[&[boot][..], &vec![header(false, 0); 60_000]].concat())),
+        hostile(
+            "sections_without_end",
+            Either,
+            here(&[&[boot][..], &vec![header(false, 1); 60_000]].concat()),
+        ),
+        hostile(
+            "empty_sections_without_end",
+            Either,
+            here(&[&[boot][..], &vec![header(false, 0); 60_000]].concat()),
+        ),
         hostile("extensions_without_end", Either, {
             let extension = entry(&[0x44, 0x20]);
             here(&[&[boot, header(true, 1), boot][..], &vec![extension; 60_000]].concat())
@@ -154,13 +163,22 @@ fn system_areas() -> Vec<Hostile> {
         with_gpt("gpt_header_of_no_bytes", gpt(0, 2, 128, 128)),
         with_gpt("gpt_header_of_0xff", [b"EFI PART".to_vec(), vec![0xFF; 504]].concat()),
         image("mbr_of_0xff", &[(0, &[0xFF; 510]), (510, &[0x55, 0xAA])]),
-        image("mbr_extended_within_itself", &[(0, &mbr(&[slot(5, 0, u32::MAX), slot(0x0F, 0, 1)]))]),
-        image("mbr_extended_in_turn", &[
-            (0, &mbr(&[slot(5, 1, 100)])),
-            (512, &mbr(&[slot(0x83, 1, 1), slot(5, 1, 100)])),
-            (1024, &mbr(&[slot(0x83, 1, 1), slot(5, 0, 100)])),
-        ]),
-        image("mbr_partitions_behind_the_end", &[(0, &mbr(&[slot(0xEF, u32::MAX, u32::MAX), slot(0, 0, 0), slot(0x17, 0, u32::MAX)]))]),
+        image(
+            "mbr_extended_within_itself",
+            &[(0, &mbr(&[slot(5, 0, u32::MAX), slot(0x0F, 0, 1)]))],
+        ),
+        image(
+            "mbr_extended_in_turn",
+            &[
+                (0, &mbr(&[slot(5, 1, 100)])),
+                (512, &mbr(&[slot(0x83, 1, 1), slot(5, 1, 100)])),
+                (1024, &mbr(&[slot(0x83, 1, 1), slot(5, 0, 100)])),
+            ],
+        ),
+        image(
+            "mbr_partitions_behind_the_end",
+            &[(0, &mbr(&[slot(0xEF, u32::MAX, u32::MAX), slot(0, 0, 0), slot(0x17, 0, u32::MAX)]))],
+        ),
         apm("apm_of_4_billion_entries", 2048, u32::MAX),
         apm("apm_of_4_billion_entries_of_512_bytes", 512, u32::MAX),
         apm("apm_blocks_of_no_bytes", 0, 10),

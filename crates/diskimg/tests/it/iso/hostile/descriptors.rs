@@ -2,7 +2,10 @@
 
 use super::Expected::{Either, Partly, Refused, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, DESCRIPTORS, FREE, GOOD_AT, JOLIET_ROOT, ROOT, Record, SECTOR, both16, both32, utf16, volume};
+use crate::iso::craft::{
+    Craft, DESCRIPTORS, FREE, GOOD_AT, JOLIET_ROOT, ROOT, Record, SECTOR, both16, both32, utf16,
+    volume,
+};
 
 #[test]
 fn descriptors_that_make_no_sense_are_told() {
@@ -144,7 +147,10 @@ fn joliet() -> Vec<Hostile> {
             craft.joliet(&[Record::dir(&name, FREE)]);
             for level in 0..300 {
                 let below = Record::dir(&name, FREE + level + 1);
-                craft.put(FREE + level, &crate::iso::craft::directory(FREE + level, ROOT, &[], &[below]));
+                craft.put(
+                    FREE + level,
+                    &crate::iso::craft::directory(FREE + level, ROOT, &[], &[below]),
+                );
             }
             craft.put(FREE + 300, &crate::iso::craft::directory(FREE + 300, ROOT, &[], &[]));
             craft.finish()

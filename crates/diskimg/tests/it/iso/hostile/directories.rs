@@ -74,7 +74,8 @@ fn deep(levels: u32) -> Vec<u8> {
 }
 
 fn deep_rock_ridge(levels: u32) -> Vec<u8> {
-    let name = "a directory with a long name, so that the whole path is longer than any path may be";
+    let name =
+        "a directory with a long name, so that the whole path is longer than any path may be";
     let mut craft = Craft::rock_ridge(&[Record::rock_dir(name, FREE, &[])]);
     for level in 0..levels {
         let below = Record::rock_dir(name, FREE + level + 1, &[]);
@@ -245,7 +246,10 @@ fn across() -> Vec<u8> {
     let mut bytes = directory(FREE, ROOT, &[], &[]);
     bytes.truncate(68);
     while bytes.len() < SECTOR - 20 {
-        bytes.extend(Record { flags: DIRECTORY, ..Record::file(format!("{:05}", bytes.len()), ROOT, 0) }.bytes());
+        bytes.extend(
+            Record { flags: DIRECTORY, ..Record::file(format!("{:05}", bytes.len()), ROOT, 0) }
+                .bytes(),
+        );
     }
     bytes.extend(Record::file("ACROSS", 0, 0).bytes());
     bytes.resize(2 * SECTOR, 0);

@@ -18,19 +18,44 @@ fn samples() -> &'static [Vec<u8>] {
 fn crafted() -> Vec<u8> {
     let entries = [susp::tf(), susp::ce(FREE + 1, 0, 200)];
     let link = Record::rock_link("link", "/usr/../d/./inside");
-    let device = Record::file("N", 0, 0).using(&[susp::px(0o020_644), susp::nm("null"), susp::pn(1, 3)]);
+    let device =
+        Record::file("N", 0, 0).using(&[susp::px(0o020_644), susp::nm("null"), susp::pn(1, 3)]);
     let packed = Record::rock("packed", FREE + 4, 200, &[susp::zf(4, 15, 40_000)]);
-    let moved = Record::file("M", FREE, 2048).using(&[susp::px(0o040_755), susp::nm("moved"), susp::cl(FREE + 2)]);
+    let moved = Record::file("M", FREE, 2048).using(&[
+        susp::px(0o040_755),
+        susp::nm("moved"),
+        susp::cl(FREE + 2),
+    ]);
     let parts = [0x80, 0].map(|flags| Record::rock("two", GOOD_AT, 2048, &[]).flagged(flags));
-    let records = [Record::rock("long", GOOD_AT, 33, &entries), link, device, packed, moved, parts[0].clone(), parts[1].clone()];
+    let records = [
+        Record::rock("long", GOOD_AT, 33, &entries),
+        link,
+        device,
+        packed,
+        moved,
+        parts[0].clone(),
+        parts[1].clone(),
+    ];
     let mut craft = Craft::rock_ridge(&records);
     craft.joliet(&[Record::file(utf16("emoji 😀;1"), GOOD_AT, 33)]);
     craft.dir(FREE, ROOT, &[Record::rock("inside", GOOD_AT, 33, &[])]);
     craft.put(FREE + 1, &[susp::nm_flags(0, " and so on"), susp::ce(FREE + 3, 0, 100)].concat());
-    craft.put(FREE + 2, &crate::iso::craft::directory(FREE + 2, FREE, &[susp::pl(ROOT), susp::re()], &[]));
+    craft.put(
+        FREE + 2,
+        &crate::iso::craft::directory(FREE + 2, FREE, &[susp::pl(ROOT), susp::re()], &[]),
+    );
     craft.put(FREE + 3, &susp::nm_flags(0, " and on"));
     let mut header = vec![0x37, 0xE4, 0x53, 0x96, 0xC9, 0xDB, 0xD6, 0x07];
-    header.extend([40_000u32.to_le_bytes(), [4, 15, 0, 0], 28u32.to_le_bytes(), 28u32.to_le_bytes(), 28u32.to_le_bytes()].concat());
+    header.extend(
+        [
+            40_000u32.to_le_bytes(),
+            [4, 15, 0, 0],
+            28u32.to_le_bytes(),
+            28u32.to_le_bytes(),
+            28u32.to_le_bytes(),
+        ]
+        .concat(),
+    );
     craft.put(FREE + 4, &header).finish()
 }
 
@@ -44,14 +69,19 @@ fn genisoimage() -> Vec<u8> {
     }
     let out = dir.path().join("g.iso");
     let (out, tree) = (out.to_str().unwrap(), tree.to_str().unwrap());
-    run("genisoimage", ["-quiet", "-J", "-R", "-udf", "-no-pad", "-b", "boot", "-no-emul-boot", "-o", out, tree]);
+    run(
+        "genisoimage",
+        ["-quiet", "-J", "-R", "-udf", "-no-pad", "-b", "boot", "-no-emul-boot", "-o", out, tree],
+    );
     std::fs::read(out).unwrap()
 }
 
 /// Sectors that hold structures, of either image.
 fn structures(image: &[u8]) -> Vec<usize> {
     let sectors = image.len() / SECTOR;
-    (16..sectors).filter(|n| image[n * SECTOR..(n + 1) * SECTOR].iter().any(|&b| b != 0 && b != b'x')).collect()
+    (16..sectors)
+        .filter(|n| image[n * SECTOR..(n + 1) * SECTOR].iter().any(|&b| b != 0 && b != b'x'))
+        .collect()
 }
 
 #[derive(Debug, Clone)]
@@ -72,8 +102,9 @@ fn damage() -> impl Strategy<Value = Damage> {
         0..300u64,
     ];
     let width = prop_oneof![3 => Just(1usize), 1 => Just(2), 2 => Just(4), 1 => Just(8)];
-    (any::<Index>(), any::<Index>(), value, width, any::<bool>())
-        .prop_map(|(sector, at, value, width, big_endian)| Damage { sector, at, value, width, big_endian })
+    (any::<Index>(), any::<Index>(), value, width, any::<bool>()).prop_map(
+        |(sector, at, value, width, big_endian)| Damage { sector, at, value, width, big_endian },
+    )
 }
 
 fn apply(damage: &Damage, image: &mut [u8], sectors: &[usize]) {
@@ -104,11 +135,12 @@ fn told(bytes: &[u8], namespace: Namespace) -> Vec<String> {
         told.push(format!("{found:?}"));
         files += u64::from(!found.node.is_dir());
         if found.node.file_type == FileType::Regular {
-            let read = image.contents(&found.node).map_err(|e| e.to_string()).and_then(|contents| {
-                let mut bytes = vec![0; contents.len().min(10_000) as usize];
-                contents.read_exact_at(&mut bytes, 0).map_err(|e| e.to_string())?;
-                Ok(bytes)
-            });
+            let read =
+                image.contents(&found.node).map_err(|e| e.to_string()).and_then(|contents| {
+                    let mut bytes = vec![0; contents.len().min(10_000) as usize];
+                    contents.read_exact_at(&mut bytes, 0).map_err(|e| e.to_string())?;
+                    Ok(bytes)
+                });
             told.push(format!("{read:?}"));
         }
     }

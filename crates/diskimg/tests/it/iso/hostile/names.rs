@@ -131,7 +131,11 @@ fn links() -> Vec<Hostile> {
         hostile("link_then_a_file_of_its_name", Partly, {
             image(&[link("secret", "../../canary/secret"), file("secret")])
         }),
-        hostile("file_then_a_link_of_its_name", Partly, image(&[file("x"), link("x", "/etc/passwd")])),
+        hostile(
+            "file_then_a_link_of_its_name",
+            Partly,
+            image(&[file("x"), link("x", "/etc/passwd")]),
+        ),
         hostile("directory_then_a_file_of_its_name", Partly, {
             let mut craft = Craft::rock_ridge(&[Record::rock_dir("d", FREE, &[]), file("d")]);
             craft.dir(FREE, ROOT, &[file("inside")]);
@@ -171,22 +175,51 @@ fn links() -> Vec<Hostile> {
             ])
         }),
         hostile("same_name_a_hundred_times", Partly, image(&vec![file("x"); 100])),
-        hostile("names_that_differ_in_case", Either, image(&[file("readme"), file("README"), file("ReadMe")])),
-        hostile("names_that_differ_in_composition", Wholly, image(&[file("\u{e9}"), file("e\u{301}")])),
-        hostile("devices_and_pipes", Wholly, image(&[
-            Record::file("A", 0, 0).using(&[susp::px(0o060_666), susp::pn(8, 0), susp::nm("sda")]),
-            Record::file("B", 0, 0).using(&[susp::px(0o020_666), susp::pn(1, 5), susp::nm("zero")]),
-            Record::file("C", 0, 0).using(&[susp::px(0o010_666), susp::nm("pipe")]),
-            Record::file("D", 0, 0).using(&[susp::px(0o140_666), susp::nm("socket")]),
-        ])),
-        hostile("set_id_files", Wholly, image(&[
-            Record::file("A", GOOD_AT, 33).using(&[susp::px(0o106_777), susp::nm("root")]),
-            Record::file("B", GOOD_AT, 33).using(&[susp::px(0o100_000), susp::nm("unreadable")]),
-        ])),
-        hostile("a_mode_of_no_kind", Partly, image(&[
-            Record::file("A", GOOD_AT, 33).using(&[susp::px(0), susp::nm("none")]),
-            Record::file("B", GOOD_AT, 33).using(&[susp::px(u32::MAX), susp::nm("all")]),
-        ])),
+        hostile(
+            "names_that_differ_in_case",
+            Either,
+            image(&[file("readme"), file("README"), file("ReadMe")]),
+        ),
+        hostile(
+            "names_that_differ_in_composition",
+            Wholly,
+            image(&[file("\u{e9}"), file("e\u{301}")]),
+        ),
+        hostile(
+            "devices_and_pipes",
+            Wholly,
+            image(&[
+                Record::file("A", 0, 0).using(&[
+                    susp::px(0o060_666),
+                    susp::pn(8, 0),
+                    susp::nm("sda"),
+                ]),
+                Record::file("B", 0, 0).using(&[
+                    susp::px(0o020_666),
+                    susp::pn(1, 5),
+                    susp::nm("zero"),
+                ]),
+                Record::file("C", 0, 0).using(&[susp::px(0o010_666), susp::nm("pipe")]),
+                Record::file("D", 0, 0).using(&[susp::px(0o140_666), susp::nm("socket")]),
+            ]),
+        ),
+        hostile(
+            "set_id_files",
+            Wholly,
+            image(&[
+                Record::file("A", GOOD_AT, 33).using(&[susp::px(0o106_777), susp::nm("root")]),
+                Record::file("B", GOOD_AT, 33)
+                    .using(&[susp::px(0o100_000), susp::nm("unreadable")]),
+            ]),
+        ),
+        hostile(
+            "a_mode_of_no_kind",
+            Partly,
+            image(&[
+                Record::file("A", GOOD_AT, 33).using(&[susp::px(0), susp::nm("none")]),
+                Record::file("B", GOOD_AT, 33).using(&[susp::px(u32::MAX), susp::nm("all")]),
+            ]),
+        ),
         hostile("a_link_that_the_record_calls_a_directory", Partly, {
             let entries = [susp::px(0o120_777), susp::nm("d"), susp::sl("../../canary")];
             let mut craft = Craft::rock_ridge(&[Record::dir("D", FREE).using(&entries)]);

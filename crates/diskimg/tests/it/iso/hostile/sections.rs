@@ -19,10 +19,22 @@ fn images() -> Vec<Hostile> {
         craft.finish()
     };
     vec![
-        hostile("the_last_section_never_comes", Either, Craft::new(&[part(2048), part(2048)]).finish()),
+        hostile(
+            "the_last_section_never_comes",
+            Either,
+            Craft::new(&[part(2048), part(2048)]).finish(),
+        ),
         hostile("a_single_section_with_more_to_come", Either, Craft::new(&[part(100)]).finish()),
-        hostile("70000_sections_of_4_gib", Partly, in_subdirectory(&vec![part(0xFFFF_F800); 70_000])),
-        hostile("60000_sections_of_4_gib", Partly, in_subdirectory(&vec![part(0xFFFF_F800); 60_000])),
+        hostile(
+            "70000_sections_of_4_gib",
+            Partly,
+            in_subdirectory(&vec![part(0xFFFF_F800); 70_000]),
+        ),
+        hostile(
+            "60000_sections_of_4_gib",
+            Partly,
+            in_subdirectory(&vec![part(0xFFFF_F800); 60_000]),
+        ),
         hostile("60000_sections_of_one_sector", Either, {
             in_subdirectory(&vec![Record::file("BIG", GOOD_AT, 2048).flagged(MORE); 60_000])
         }),
@@ -33,7 +45,8 @@ fn images() -> Vec<Hostile> {
         }),
         hostile("a_directory_of_several_sections", Either, {
             let dir = Record::dir("D", FREE + 8);
-            let mut craft = Craft::new(&[dir.clone().flagged(MORE), dir.clone().flagged(MORE), dir]);
+            let mut craft =
+                Craft::new(&[dir.clone().flagged(MORE), dir.clone().flagged(MORE), dir]);
             craft.dir(FREE + 8, ROOT, &[]);
             craft.finish()
         }),

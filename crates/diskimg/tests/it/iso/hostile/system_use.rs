@@ -61,7 +61,13 @@ fn continuations() -> Vec<Hostile> {
             with(&first(2048), &[(FREE, [ce(FREE, 28, 2000), ce(FREE, 29, 1900)].concat())])
         }),
         hostile("an_area_of_nothing_but_continuations", Partly, {
-            with(&first(2044), &[(FREE, ce(FREE + 1, 0, 2044).repeat(73)), (FREE + 1, ce(FREE, 0, 2044).repeat(73))])
+            with(
+                &first(2044),
+                &[
+                    (FREE, ce(FREE + 1, 0, 2044).repeat(73)),
+                    (FREE + 1, ce(FREE, 0, 2044).repeat(73)),
+                ],
+            )
         }),
         hostile("chain_of_10_areas", Wholly, chain(10)),
         hostile("chain_of_10000_areas", Partly, chain(10_000)),
@@ -78,8 +84,11 @@ fn continuations() -> Vec<Hostile> {
             with(&[ce(FREE, 0, 28), ce(FREE + 1, 0, 28)], &[(FREE, ce(FREE + 2, 0, 28))])
         }),
         hostile("link_of_a_mebibyte", Partly, {
-            let record = Record::file("L", 0, 0)
-                .using(&[susp::px(0o120_777), susp::nm("bad"), ce(FREE, 0, 2000)]);
+            let record = Record::file("L", 0, 0).using(&[
+                susp::px(0o120_777),
+                susp::nm("bad"),
+                ce(FREE, 0, 2000),
+            ]);
             let mut craft = Craft::rock_ridge(&[record]);
             link_parts.for_each(|(sector, bytes)| drop(craft.put(sector, &bytes)));
             craft.finish()
@@ -93,7 +102,11 @@ fn continuations() -> Vec<Hostile> {
         hostile("a_thousand_records_with_one_area", Either, {
             let entry = [ce(FREE, 0, 2000)];
             let records: Vec<_> = (0..300)
-                .map(|n| Record::file(format!("F{n:03}"), 0, 0).using(&[susp::px(0o100_644)]).using(&entry))
+                .map(|n| {
+                    Record::file(format!("F{n:03}"), 0, 0)
+                        .using(&[susp::px(0o100_644)])
+                        .using(&entry)
+                })
                 .collect();
             let mut craft = Craft::rock_ridge(&records);
             craft.put(FREE, &susp::nm_flags(1, "x").repeat(300));
@@ -109,7 +122,11 @@ fn continuations() -> Vec<Hostile> {
 
 fn relocations() -> Vec<Hostile> {
     let moved = |name: &str, sector| {
-        Record::file(name, sector, 2048).using(&[susp::px(0o040_755), susp::nm(name), susp::cl(sector)])
+        Record::file(name, sector, 2048).using(&[
+            susp::px(0o040_755),
+            susp::nm(name),
+            susp::cl(sector),
+        ])
     };
     let one = |record: Record| {
         let mut craft = Craft::rock_ridge(&[record]);
@@ -136,7 +153,11 @@ fn relocations() -> Vec<Hostile> {
         hostile("moved_behind_the_end", Partly, one(moved("a", 1 << 24))),
         hostile("moved_to_the_last_sector", Partly, one(moved("a", u32::MAX))),
         hostile("directory_record_with_cl", Either, one(moved("a", FREE).flagged(DIRECTORY))),
-        hostile("its_own_record_says_moved_again", Either, dot(&[susp::cl(FREE), susp::px(0o040_755)])),
+        hostile(
+            "its_own_record_says_moved_again",
+            Either,
+            dot(&[susp::cl(FREE), susp::px(0o040_755)]),
+        ),
         hostile("its_own_record_says_relocated", Either, dot(&[susp::re(), susp::pl(u32::MAX)])),
         hostile("parent_link_to_nowhere", Either, dot(&[susp::pl(1 << 24)])),
         hostile("parent_link_to_itself", Either, dot(&[susp::pl(FREE)])),
@@ -156,8 +177,27 @@ fn relocations() -> Vec<Hostile> {
 
 /// All entries that we know of, and two that are others'.
 const SIGNATURES: [&[u8; 2]; 21] = [
-    b"SP", b"CE", b"PD", b"ST", b"ER", b"ES", b"PX", b"PN", b"SL", b"NM", b"CL", b"PL", b"RE",
-    b"TF", b"RR", b"SF", b"ZF", b"AA", b"AL", b"\0\0", b"\xFF\xFF",
+    b"SP",
+    b"CE",
+    b"PD",
+    b"ST",
+    b"ER",
+    b"ES",
+    b"PX",
+    b"PN",
+    b"SL",
+    b"NM",
+    b"CL",
+    b"PL",
+    b"RE",
+    b"TF",
+    b"RR",
+    b"SF",
+    b"ZF",
+    b"AA",
+    b"AL",
+    b"\0\0",
+    b"\xFF\xFF",
 ];
 
 fn entries() -> Vec<Hostile> {
@@ -171,7 +211,8 @@ fn entries() -> Vec<Hostile> {
                     // As long as it says if that fits, else until the record's end.
                     let data = vec![byte; usize::from(len).clamp(4, 120) - 4];
                     let bad = susp::with_len(signature, len, &data);
-                    Record::file(format!("BAD{n:02}"), GOOD_AT, 33).using(&[bad, susp::nm(format!("after{n}"))])
+                    Record::file(format!("BAD{n:02}"), GOOD_AT, 33)
+                        .using(&[bad, susp::nm(format!("after{n}"))])
                 })
                 .collect();
             let name = format!("every_entry_of_{len}_bytes_{fill}");
@@ -194,14 +235,26 @@ fn entries() -> Vec<Hostile> {
         hostile("component_with_nul", Either, link(&[0, 0, 3, b'a', 0, b'b'])),
         hostile("component_with_slashes", Either, link(b"\0\0\x0b../../../../")),
         hostile("link_goes_on_and_does_not", Either, link(&[1, 1, 1, b'a'])),
-        hostile("a_hundred_empty_components", Either, link(&[&[0][..], &[0, 0].repeat(50)].concat())),
+        hostile(
+            "a_hundred_empty_components",
+            Either,
+            link(&[&[0][..], &[0, 0].repeat(50)].concat()),
+        ),
         root(&[susp::sp(255)], Either, "skip_255_bytes"),
         root(&[susp::sp(36), susp::er("IEEE_1282")], Either, "skip_into_the_middle_of_an_entry"),
         root(&[susp::with_len(b"SP", 4, &[])], Either, "sp_of_4_bytes"),
         root(&[susp::with_len(b"SP", 255, &[0xBE, 0xEF, 0])], Either, "sp_of_255_bytes"),
-        root(&[susp::sp(0), susp::entry(b"ER", &[255, 255, 255, 1, b'x'])], Either, "er_longer_than_itself"),
+        root(
+            &[susp::sp(0), susp::entry(b"ER", &[255, 255, 255, 1, b'x'])],
+            Either,
+            "er_longer_than_itself",
+        ),
         root(&[susp::sp(0), susp::er("UNKNOWN_EXTENSION")], Either, "er_of_nobody"),
-        root(&[susp::sp(0), susp::entry(b"ES", &[200])], Either, "es_of_an_extension_that_is_not_there"),
+        root(
+            &[susp::sp(0), susp::entry(b"ES", &[200])],
+            Either,
+            "es_of_an_extension_that_is_not_there",
+        ),
         hostile("times_that_are_none", Either, {
             let bad = susp::entry(b"TF", &[&[0x8F][..], &[b'9'; 68]].concat());
             let short = susp::entry(b"TF", &[&[0x7F][..], &[0xFF; 49]].concat());

@@ -2,7 +2,9 @@
 
 use super::Expected::{Either, Refused, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, FREE, GOOD_AT, JOLIET_ROOT, PATH_L, PATH_M, ROOT, Record, SECTOR, susp, utf16};
+use crate::iso::craft::{
+    Craft, FREE, GOOD_AT, JOLIET_ROOT, PATH_L, PATH_M, ROOT, Record, SECTOR, susp, utf16,
+};
 use crate::tool::run;
 
 #[test]
@@ -33,13 +35,34 @@ fn whole() -> Vec<u8> {
 fn cuts() -> Vec<Hostile> {
     let whole = whole();
     let mut all = vec![hostile("not_cut", Wholly, whole.clone())];
-    let sectors = [0, 1, 15, 16, 17, 18, 19, PATH_L, PATH_M, JOLIET_ROOT, ROOT, GOOD_AT, FREE, FREE + 1, FREE + 2, FREE + 4];
+    let sectors = [
+        0,
+        1,
+        15,
+        16,
+        17,
+        18,
+        19,
+        PATH_L,
+        PATH_M,
+        JOLIET_ROOT,
+        ROOT,
+        GOOD_AT,
+        FREE,
+        FREE + 1,
+        FREE + 2,
+        FREE + 4,
+    ];
     for sector in sectors {
         for within in [0, 7, 100, 2047] {
             let at = sector as usize * SECTOR + within;
             // Sector 16 says what the image is, and where its root is.
             let expected = if at < 17 * SECTOR { Refused } else { Either };
-            all.push(hostile(format!("cut_{within}_bytes_into_sector_{sector}"), expected, whole[..at].to_vec()));
+            all.push(hostile(
+                format!("cut_{within}_bytes_into_sector_{sector}"),
+                expected,
+                whole[..at].to_vec(),
+            ));
         }
     }
     all
@@ -53,7 +76,25 @@ fn tool_cuts() -> Vec<Hostile> {
         std::fs::write(path("t").to_owned() + "/" + name, vec![b'x'; size]).unwrap();
     }
     let (out, tree) = (path("g.iso"), path("t"));
-    run("genisoimage", ["-quiet", "-J", "-R", "-T", "-udf", "-no-pad", "-b", "boot", "-c", "catalog", "-no-emul-boot", "-o", &out, &tree]);
+    run(
+        "genisoimage",
+        [
+            "-quiet",
+            "-J",
+            "-R",
+            "-T",
+            "-udf",
+            "-no-pad",
+            "-b",
+            "boot",
+            "-c",
+            "catalog",
+            "-no-emul-boot",
+            "-o",
+            &out,
+            &tree,
+        ],
+    );
     let whole = std::fs::read(&out).unwrap();
     let step = whole.len() / 60;
     let cut = |n: usize| {
@@ -74,7 +115,12 @@ pub(in crate::iso) fn raw(cooked: &[u8], mode: u8, before: usize, sector: usize)
             // Minute, second, frame, in decimal digits; the disc begins with two seconds.
             let n = n + 150;
             let digits = |n: usize| (n / 10 * 16 + n % 10) as u8;
-            one[12..16].copy_from_slice(&[digits(n / 4500), digits(n / 75 % 60), digits(n % 75), mode]);
+            one[12..16].copy_from_slice(&[
+                digits(n / 4500),
+                digits(n / 75 % 60),
+                digits(n % 75),
+                mode,
+            ]);
         }
         one[before..before + data.len()].copy_from_slice(data);
         bytes.extend(one);
@@ -95,10 +141,18 @@ fn raw_sectors() -> Vec<Hostile> {
         hostile("mode_1", Wholly, mode_1.clone()),
         hostile("mode_2_form_1", Wholly, mode_2.clone()),
         hostile("only_sync", Refused, [&[0][..], &[0xFF; 10], &[0]].concat().repeat(10_000)),
-        hostile("no_sync_at_the_descriptor", Either, changed(&|b| b[16 * 2352..16 * 2352 + 12].fill(7))),
+        hostile(
+            "no_sync_at_the_descriptor",
+            Either,
+            changed(&|b| b[16 * 2352..16 * 2352 + 12].fill(7)),
+        ),
         hostile("mode_255", Either, changed(&|b| b.chunks_mut(2352).for_each(|s| s[15] = 255))),
         hostile("mode_0", Either, changed(&|b| b.chunks_mut(2352).for_each(|s| s[15] = 0))),
-        hostile("now_mode_1_now_2", Either, changed(&|b| b.chunks_mut(4704).for_each(|s| s[15] = 2))),
+        hostile(
+            "now_mode_1_now_2",
+            Either,
+            changed(&|b| b.chunks_mut(4704).for_each(|s| s[15] = 2)),
+        ),
     ];
     for (name, bytes) in [("mode_1", &mode_1), ("mode_2", &mode_2)] {
         for sectors in [0, 15, 16, 17, 32, 33, 63, 65] {

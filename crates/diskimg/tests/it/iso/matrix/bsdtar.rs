@@ -1,4 +1,5 @@
-//! Images of bsdtar (libarchive).
+//! Images of bsdtar (libarchive). Trees deeper than eight levels are not among them: version 3.6.2
+//! dies of those.
 
 use super::Reader::{Bsdtar, BsdtarWith, Pycdlib, SevenZip, Xorriso};
 use super::tree::{self, Lab};
@@ -23,13 +24,10 @@ fn make(lab: &Lab, name: &str, options: &str) -> PathBuf {
 #[test]
 fn images_of_bsdtar_are_what_went_in() {
     let lab = Lab::new(tree::posix);
-    let mut wanted = lab.wanted();
+    let wanted = lab.wanted();
     let mut report = Report::new("bsdtar");
     // By itself it makes all files root's (`rockridge=useful`).
     let useful = tree::rational(&wanted);
-    for facts in wanted.values_mut() {
-        facts.owner = facts.owner.filter(|_| true);
-    }
     let cases: [(&str, &str, _, &[Reader]); 4] = [
         ("useful", "", &useful, &[Bsdtar, Xorriso("any")]),
         ("strict", "rockridge=strict", &wanted, &[Bsdtar, Xorriso("any")]),
@@ -38,7 +36,14 @@ fn images_of_bsdtar_are_what_went_in() {
     ];
     for (name, options, wanted, agree) in cases {
         let image = make(&lab, name, options);
-        report.see(&View { name, image: &image, namespace: Namespace::RockRidge, preferred: true, wanted, agree });
+        report.see(&View {
+            name,
+            image: &image,
+            namespace: Namespace::RockRidge,
+            preferred: true,
+            wanted,
+            agree,
+        });
     }
     report.done();
 }
@@ -48,26 +53,42 @@ fn joliet_trees_of_bsdtar_are_what_went_in() {
     let lab = Lab::new(tree::names);
     let wanted = tree::bare(&lab.wanted());
     let mut report = Report::new("bsdtar, Joliet");
-    let joliet: &[Reader] = &[BsdtarWith("!rockridge"), Xorriso("norock"), SevenZip("iso"), Pycdlib("joliet")];
+    let joliet: &[Reader] =
+        &[BsdtarWith("!rockridge"), Xorriso("norock"), SevenZip("iso"), Pycdlib("joliet")];
     for (name, options, preferred) in [
         ("beside Rock Ridge", "", false),
         ("without Rock Ridge", "!rockridge", true),
         ("long", "joliet=long,!rockridge", true),
     ] {
         let image = make(&lab, name, options);
-        report.see(&View { name, image: &image, namespace: Namespace::Joliet, preferred, wanted: &wanted, agree: joliet });
+        report.see(&View {
+            name,
+            image: &image,
+            namespace: Namespace::Joliet,
+            preferred,
+            wanted: &wanted,
+            agree: joliet,
+        });
     }
     let lab = Lab::new(tree::plain);
     let wanted = tree::bare(&lab.wanted());
     let image = make(&lab, "neither", "!rockridge,!joliet");
     let agree = &[BsdtarWith("!rockridge,!joliet")];
-    report.see(&View { name: "neither", image: &image, namespace: Namespace::Iso, preferred: true, wanted: &wanted, agree });
+    report.see(&View {
+        name: "neither",
+        image: &image,
+        namespace: Namespace::Iso,
+        preferred: true,
+        wanted: &wanted,
+        agree,
+    });
     report.done();
 }
 
 #[test]
 fn packed_and_bootable_images_of_bsdtar_are_what_went_in() {
-    let lab = Lab::new(tree::packable);
+    // What does not shrink it packs wrongly: it cannot unpack it itself.
+    let lab = Lab::new(tree::shrinking);
     let wanted = lab.wanted();
     let mut report = Report::new("bsdtar, zisofs and boot");
     for (name, options) in [
@@ -75,7 +96,14 @@ fn packed_and_bootable_images_of_bsdtar_are_what_went_in() {
         ("packed hard", "rockridge=strict,zisofs=direct,compression-level=9"),
     ] {
         let image = make(&lab, name, options);
-        report.see(&View { name, image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree: &[Bsdtar] });
+        report.see(&View {
+            name,
+            image: &image,
+            namespace: Namespace::RockRidge,
+            preferred: true,
+            wanted: &wanted,
+            agree: &[Bsdtar],
+        });
     }
     let image = make(&lab, "boot", "rockridge=strict,boot=tiny,boot-type=no-emulation");
     let mut wanted = wanted;
@@ -84,22 +112,13 @@ fn packed_and_bootable_images_of_bsdtar_are_what_went_in() {
         // The catalog that it adds is a file like any other.
         wanted.entry(path).or_insert(facts);
     }
-    report.see(&View { name: "boot", image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree: &[Bsdtar] });
-    report.done();
-}
-
-#[test]
-fn deep_trees_of_bsdtar_are_what_went_in() {
-    let lab = Lab::new(tree::deep);
-    let mut wanted = lab.wanted();
-    let mut report = Report::new("bsdtar, deep trees");
-    for (name, options) in [("not limited", "rockridge=strict"), ("relocated", "rockridge=strict,limit-depth")] {
-        let image = make(&lab, name, options);
-        if name == "relocated" {
-            let empty = super::reference::Facts::of(diskimg::iso::FileType::Directory);
-            wanted.insert("rr_moved".into(), empty);
-        }
-        report.see(&View { name, image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &wanted, agree: &[Bsdtar] });
-    }
+    report.see(&View {
+        name: "boot",
+        image: &image,
+        namespace: Namespace::RockRidge,
+        preferred: true,
+        wanted: &wanted,
+        agree: &[Bsdtar],
+    });
     report.done();
 }

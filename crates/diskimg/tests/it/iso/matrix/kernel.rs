@@ -41,11 +41,35 @@ fn the_kernel_reads_what_we_read() {
     let names = Lab::new(tree::names);
     let images = [
         ("xorriso, Rock Ridge", &posix, xorriso::make(&posix, "x", "-R"), "", Namespace::RockRidge),
-        ("genisoimage, Rock Ridge", &posix, genisoimage::make(&posix, "g", "-R"), "", Namespace::RockRidge),
+        (
+            "genisoimage, Rock Ridge",
+            &posix,
+            genisoimage::make(&posix, "g", "-R"),
+            "",
+            Namespace::RockRidge,
+        ),
         ("xorriso, relocated", &deep, xorriso::make(&deep, "d", "-R"), "", Namespace::RockRidge),
-        ("genisoimage, relocated", &deep, genisoimage::make(&deep, "e", "-R"), "", Namespace::RockRidge),
-        ("genisoimage, Joliet", &names, genisoimage::make(&names, "j", "-J"), ",iocharset=utf8", Namespace::Joliet),
-        ("genisoimage, version 2", &names, genisoimage::make(&names, "v", "-iso-level 4"), ",map=off", Namespace::Iso),
+        (
+            "genisoimage, relocated",
+            &deep,
+            genisoimage::make(&deep, "e", "-R"),
+            "",
+            Namespace::RockRidge,
+        ),
+        (
+            "genisoimage, Joliet",
+            &names,
+            genisoimage::make(&names, "j", "-J"),
+            ",iocharset=utf8",
+            Namespace::Joliet,
+        ),
+        (
+            "genisoimage, version 2",
+            &names,
+            genisoimage::make(&names, "v", "-iso-level 4"),
+            ",map=off",
+            Namespace::Iso,
+        ),
     ];
     for (name, lab, image, options, namespace) in images {
         let Some(wanted) = read(lab, &image, "iso9660", options) else {
@@ -55,12 +79,26 @@ fn the_kernel_reads_what_we_read() {
         // Where nothing is recorded, the kernel makes something up.
         let rock = namespace == Namespace::RockRidge;
         let wanted = if rock { wanted } else { tree::bare(&wanted) };
-        report.see(&View { name, image: &image, namespace, preferred: true, wanted: &wanted, agree: &[] });
+        report.see(&View {
+            name,
+            image: &image,
+            namespace,
+            preferred: true,
+            wanted: &wanted,
+            agree: &[],
+        });
     }
     let image = genisoimage::make(&names, "u", "-udf");
     if let Some(wanted) = read(&names, &image, "udf", "") {
         let wanted = tree::bare(&wanted);
-        report.see(&View { name: "genisoimage, UDF", image: &image, namespace: Namespace::Udf, preferred: false, wanted: &wanted, agree: &[] });
+        report.see(&View {
+            name: "genisoimage, UDF",
+            image: &image,
+            namespace: Namespace::Udf,
+            preferred: false,
+            wanted: &wanted,
+            agree: &[],
+        });
     }
     report.done();
 }

@@ -30,18 +30,70 @@ fn images_of_pycdlib_are_what_went_in() {
     });
     let whole = lab.wanted();
     // It gives files its own owner and the moment of making.
-    let rock = reference::without(&whole, |facts| (facts.owner, facts.mtime, facts.mode) = (None, None, None));
+    let rock = reference::without(&whole, |facts| {
+        (facts.owner, facts.mtime, facts.mode) = (None, None, None)
+    });
     let bare = tree::bare(&whole);
     let mut report = Report::new("pycdlib");
     let cases: [(&str, &str, Namespace, bool, &Tree, &[Reader]); 8] = [
-        ("Rock Ridge 1.09", r#"{"rock_ridge": "1.09"}"#, Namespace::RockRidge, true, &rock, &[Bsdtar, Pycdlib("rr")]),
-        ("Rock Ridge 1.10", r#"{"rock_ridge": "1.10"}"#, Namespace::RockRidge, true, &rock, &[Bsdtar]),
-        ("Rock Ridge 1.12", r#"{"rock_ridge": "1.12"}"#, Namespace::RockRidge, true, &rock, &[Bsdtar]),
-        ("Joliet", r#"{"joliet": 3}"#, Namespace::Joliet, true, &bare, &[BsdtarWith("!rockridge"), Pycdlib("joliet")]),
-        ("Rock Ridge and Joliet", r#"{"rock_ridge": "1.09", "joliet": 3}"#, Namespace::RockRidge, true, &rock, &[]),
-        ("Rock Ridge, XA", r#"{"rock_ridge": "1.09", "xa": true}"#, Namespace::RockRidge, true, &rock, &[]),
-        ("UDF 2.60", r#"{"udf": "2.60"}"#, Namespace::Udf, false, &bare, &[SevenZip("udf"), Pycdlib("udf")]),
-        ("UDF beside all", r#"{"udf": "2.60", "joliet": 3, "rock_ridge": "1.12"}"#, Namespace::Udf, false, &bare, &[]),
+        (
+            "Rock Ridge 1.09",
+            r#"{"rock_ridge": "1.09"}"#,
+            Namespace::RockRidge,
+            true,
+            &rock,
+            &[Bsdtar, Pycdlib("rr")],
+        ),
+        (
+            "Rock Ridge 1.10",
+            r#"{"rock_ridge": "1.10"}"#,
+            Namespace::RockRidge,
+            true,
+            &rock,
+            &[Bsdtar],
+        ),
+        // bsdtar takes its files, all with serial number 0, for one.
+        ("Rock Ridge 1.12", r#"{"rock_ridge": "1.12"}"#, Namespace::RockRidge, true, &rock, &[]),
+        (
+            "Joliet",
+            r#"{"joliet": 3}"#,
+            Namespace::Joliet,
+            true,
+            &bare,
+            &[BsdtarWith("!rockridge"), Pycdlib("joliet")],
+        ),
+        (
+            "Rock Ridge and Joliet",
+            r#"{"rock_ridge": "1.09", "joliet": 3}"#,
+            Namespace::RockRidge,
+            true,
+            &rock,
+            &[],
+        ),
+        (
+            "Rock Ridge, XA",
+            r#"{"rock_ridge": "1.09", "xa": true}"#,
+            Namespace::RockRidge,
+            true,
+            &rock,
+            &[],
+        ),
+        (
+            "UDF 2.60",
+            r#"{"udf": "2.60"}"#,
+            Namespace::Udf,
+            false,
+            &bare,
+            &[SevenZip("udf"), Pycdlib("udf")],
+        ),
+        (
+            "UDF beside all",
+            r#"{"udf": "2.60", "joliet": 3, "rock_ridge": "1.12"}"#,
+            Namespace::Udf,
+            false,
+            &bare,
+            &[],
+        ),
     ];
     for (name, settings, namespace, preferred, wanted, agree) in cases {
         let Some(image) = make(&lab, name, settings) else { return };

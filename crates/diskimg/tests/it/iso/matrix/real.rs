@@ -20,7 +20,7 @@ fn images_of_testdata_hold_what_others_say() {
     for (name, namespace, preferred, wanted, agree) in cases {
         let image = folder.join(format!("libarchive-{name}.iso"));
         let wanted = wanted.read(&image).expect("bsdtar is there").unwrap();
-        assert!(wanted.len() > 1, "{name} has files");
+        assert!(!wanted.is_empty(), "{name} has files");
         report.see(&View { name, image: &image, namespace, preferred, wanted: &wanted, agree });
     }
     report.done();
@@ -29,7 +29,8 @@ fn images_of_testdata_hold_what_others_say() {
 /// A file of two sections is one, as long as both.
 #[test]
 fn the_image_of_several_extents_has_one_file_of_them() {
-    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/iso/libarchive-multi_extent.iso");
+    let image =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/iso/libarchive-multi_extent.iso");
     let image = reference::open(image.as_ref(), Namespace::Auto).unwrap();
     let most = image.walk().map(|found| found.unwrap().node.extents().len()).max();
     assert!(most >= Some(2), "no file has several extents");

@@ -23,13 +23,26 @@ fn sessions_of_xorriso_are_each_what_they_were() {
     let image = lab.path("s.iso");
     let (out, top) = (image.to_str().unwrap(), lab.arg("tree"));
     let quiet = ["-report_about", "SORRY"];
-    run("xorriso", quiet.into_iter().chain(["-outdev", out, "-map", &top, "/"]).collect::<Vec<_>>());
+    run(
+        "xorriso",
+        quiet.into_iter().chain(["-outdev", out, "-map", &top, "/"]).collect::<Vec<_>>(),
+    );
     std::fs::write(lab.path("tree/new in the second"), "two").unwrap();
     std::fs::remove_file(lab.path("tree/readme.txt")).unwrap();
-    run("xorriso", quiet.into_iter().chain(["-dev", out, "-update_r", &top, "/"]).collect::<Vec<_>>());
+    run(
+        "xorriso",
+        quiet.into_iter().chain(["-dev", out, "-update_r", &top, "/"]).collect::<Vec<_>>(),
+    );
     let second = reference::without(&lab.wanted(), |_| {});
     let mut report = Report::new("sessions");
-    report.see(&View { name: "xorriso, the last", image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &second, agree: &[] });
+    report.see(&View {
+        name: "xorriso, the last",
+        image: &image,
+        namespace: Namespace::RockRidge,
+        preferred: true,
+        wanted: &second,
+        agree: &[],
+    });
     let ours = open(&image, Session::Last);
     report.must(ours.sessions().len() == 2, "two sessions are found");
     let listed = reference::listed(&open(&image, Session::First));
@@ -65,6 +78,13 @@ fn a_session_behind_another_is_found() {
     let listed = reference::listed(&open(&image, Session::First));
     let differs = reference::differences(&first, &listed);
     report.must(differs.is_empty(), &format!("the first session: {differs:?}"));
-    report.see(&View { name: "the last", image: &image, namespace: Namespace::RockRidge, preferred: true, wanted: &second, agree: &[] });
+    report.see(&View {
+        name: "the last",
+        image: &image,
+        namespace: Namespace::RockRidge,
+        preferred: true,
+        wanted: &second,
+        agree: &[],
+    });
     report.done();
 }

@@ -40,7 +40,8 @@ impl Lab {
 
 /// Gives every file a time of its own, the same in every run, whole seconds.
 fn settle(dir: &Path) {
-    let mut all: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut all: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     all.sort();
     for path in &all {
         if path.is_dir() && !path.is_symlink() {
@@ -67,7 +68,15 @@ fn mode(dir: &Path, name: &str, mode: u32) {
 
 /// Names that every level of ISO 9660 allows; sizes about the sector's.
 pub(super) fn plain(root: &Path) {
-    for (name, size) in [("EMPTY", 0), ("ONE.BIN", 1), ("README.TXT", 100), ("DIR/BEFORE.BIN", 2047), ("DIR/SECTOR.BIN", 2048), ("DIR/SUB/BEHIND.BIN", 2049), ("DIR/SUB/BIG.BIN", 70_000)] {
+    for (name, size) in [
+        ("EMPTY", 0),
+        ("ONE.BIN", 1),
+        ("README.TXT", 100),
+        ("DIR/BEFORE.BIN", 2047),
+        ("DIR/SECTOR.BIN", 2048),
+        ("DIR/SUB/BEHIND.BIN", 2049),
+        ("DIR/SUB/BIG.BIN", 70_000),
+    ] {
         file(root, name, size);
     }
     std::fs::create_dir(root.join("NOTHING")).unwrap();
@@ -100,14 +109,19 @@ pub(super) fn posix(root: &Path) {
     names(root);
     file(root, "x".repeat(200), 10);
     file(root, "colon:star*question?back slash", 20);
-    for (name, bits) in [("run", 0o755), ("private", 0o600), ("set-uid", 0o4755), ("read-only", 0o444), ("all", 0o777)] {
+    for (name, bits) in [
+        ("run", 0o755),
+        ("private", 0o600),
+        ("set-uid", 0o4755),
+        ("read-only", 0o444),
+        ("all", 0o777),
+    ] {
         file(root, name, bits as usize);
         mode(root, name, bits);
     }
     std::fs::create_dir(root.join("sticky")).unwrap();
     mode(root, "sticky", 0o1777);
     mode(root, "empty directory", 0o700);
-    let long = format!("{}/{}", "x".repeat(150), "y".repeat(120));
     for (name, target) in [
         ("link", "readme.txt"),
         ("link down", "sub.directory/deeper"),
@@ -117,11 +131,26 @@ pub(super) fn posix(root: &Path) {
         ("link to root", "/"),
         ("link to itself", "link to itself"),
         ("link to here", "."),
-        ("link with a long target", &long),
     ] {
         symlink(target, root.join(name)).unwrap();
     }
     std::fs::hard_link(root.join("readme.txt"), root.join("sub.directory/second name")).unwrap();
+}
+
+/// Links whose targets need several entries, and components that do.
+pub(super) fn links(root: &Path) {
+    file(root, "file", 10);
+    for (name, parts) in [
+        ("two", &[150, 100][..]),
+        ("many", &[20; 12]),
+        ("one", &[250]),
+        ("both", &[1, 200, 1, 1, 99]),
+    ] {
+        let names: Vec<_> = parts.iter().map(|&len| "x".repeat(len)).collect();
+        symlink(names.join("/"), root.join(name)).unwrap();
+        symlink(format!("/{}", names.join("/../")), root.join(format!("{name}, from the root")))
+            .unwrap();
+    }
 }
 
 /// Names that are no UTF-8, and emoji, which are no UCS-2.
@@ -135,7 +164,7 @@ pub(super) fn bytes(root: &Path) {
 /// Names with characters outside of the basic plane, all of them UTF-8.
 pub(super) fn emoji(root: &Path) {
     file(root, "emoji-😀.txt", 8);
-    file(root, "𝔘𝔫𝔦/𝔠𝔬𝔡𝔢", 80);
+    file(root, "math 𝔘𝔫𝔦/𝔠𝔬𝔡𝔢", 80);
 }
 
 /// Deeper than ISO 9660 allows.
@@ -149,12 +178,17 @@ pub(super) fn deep(root: &Path) {
 
 /// Contents that shrink, and some that do not.
 pub(super) fn packable(root: &Path) {
+    shrinking(root);
+    file(root, "noise.bin", 100_000);
+}
+
+/// Contents that shrink.
+pub(super) fn shrinking(root: &Path) {
     let text = "All work and no play makes Jack a dull boy.\n";
     std::fs::write(root.join("text.txt"), text.repeat(5000)).unwrap();
     std::fs::write(root.join("zeros.bin"), vec![0; 300_000]).unwrap();
     let holes = [vec![1; 40_000], vec![0; 100_000], vec![2; 40_001]].concat();
     std::fs::write(root.join("holes.bin"), holes).unwrap();
-    file(root, "noise.bin", 100_000);
     file(root, "tiny", 3);
     file(root, "empty", 0);
 }
