@@ -23,6 +23,8 @@ need bsdtar libarchive-tools
 need mkudffs udftools
 need iso-info libcdio-utils
 need mcopy mtools
+need isohybrid syslinux-utils
+need sfdisk fdisk
 # Some tests mount file systems.
 privileged=
 if [ "$(id -u)" = 0 ]; then

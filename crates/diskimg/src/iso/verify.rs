@@ -94,6 +94,8 @@ fn descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
 #[derive(Debug, Default)]
 struct Total {
     files: u64,
+    /// Those of them that have bytes: what every tree can hold.
+    regular: u64,
     bytes: u64,
     /// First sectors of all directories but the root.
     directories: HashSet<u64>,
@@ -182,6 +184,7 @@ impl<'a> Verification<'a> {
         if node.file_type != FileType::Regular {
             return Ok(());
         }
+        self.total.regular += 1;
         self.total.bytes = self.total.bytes.saturating_add(node.size);
         let image_bytes = self.image.source.len();
         for extent in node.extents().iter().filter(|extent| extent.len > 0) {
@@ -302,8 +305,9 @@ fn names(entries: &[Entry], dir: &Node, namespace: Namespace, report: &mut Repor
 fn same_files(totals: &[(Namespace, Total)], report: &mut Report<'_>) {
     let Some((first, total)) = totals.first() else { return };
     for (namespace, other) in &totals[1..] {
-        if total.files != other.files {
-            let message = format!("{first} has {} files, {namespace} {}", total.files, other.files);
+        if total.regular != other.regular {
+            let (here, there) = (total.regular, other.regular);
+            let message = format!("{first} has {here} regular files, {namespace} {there}");
             report(Finding::new(FindingCode::NameSpaces, Severity::Note, message));
         }
     }

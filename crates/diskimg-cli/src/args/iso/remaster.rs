@@ -30,6 +30,9 @@ pub(crate) struct Typed {
     /// Leave out this file or directory; repeatable
     #[arg(short, long, value_name = "PATH")]
     remove: Vec<OsString>,
+    /// Its label (default: as it is)
+    #[arg(short = 'V', long, value_name = "LABEL")]
+    volume_id: Option<String>,
     /// Say nothing of names that had to be changed
     #[arg(short, long)]
     quiet: bool,
@@ -46,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) removed: Vec<Vec<u8>>,
     /// What to put into it.
     pub(crate) added: Vec<Graft>,
+    /// Its label, if it gets another.
+    pub(crate) volume_id: Option<String>,
     /// Where the new one goes.
     pub(crate) output: Destination,
     /// `-q`.
@@ -61,6 +66,7 @@ impl Typed {
             input,
             removed: self.remove.iter().map(|path| names::bytes(path)).collect::<Result<_, _>>()?,
             added: self.add.iter().map(|word| Graft::parse(word)).collect::<Result<_, _>>()?,
+            volume_id: self.volume_id,
             output,
             quiet: self.quiet,
         })

@@ -51,7 +51,7 @@ pub(super) fn refuse_terminal(output: &Destination) -> Result<(), Failure> {
 }
 
 /// The latest time that may be recorded, where the environment has one.
-fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
+pub(super) fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
     const NAME: &str = "SOURCE_DATE_EPOCH";
     let text = std::env::var_os(NAME).unwrap_or_default();
     let text = text.to_string_lossy();

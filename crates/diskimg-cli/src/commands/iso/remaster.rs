@@ -10,6 +10,11 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     build::refuse_terminal(&job.output)?;
     let image = open(&job.input, console)?;
     let mut builder = image.remaster()?;
+    let options = builder.options_mut();
+    options.latest = build::source_date_epoch()?;
+    if let Some(label) = &job.volume_id {
+        options.volume_id.clone_from(label);
+    }
     for path in &job.removed {
         if !builder.remove(&build::plain(path)) {
             let path = String::from_utf8_lossy(path);

@@ -188,7 +188,7 @@ mod unix {
             tv_sec: seconds,
             tv_nsec: nanoseconds.into(),
         };
-        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() };
+        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let last_access = attributes.accessed.map_or(omitted, spec);
         Some(Timestamps { last_access, last_modification: spec(modified) })
     }

@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn permissions_of_three_classes_and_three_flags_become_a_mode() {
         // Delete and change-attribute bits say nothing in POSIX.
-        assert_eq!(mode(0b11101_11101_11100 << 0, 0), 0o554);
+        assert_eq!(mode(0b11101_11101_11100, 0), 0o554);
         assert_eq!(mode(0b00111_00101_00001, 1 << 6), 0o4751);
         assert_eq!(mode(0b00111_00111_00111, 1 << 7 | 1 << 8), 0o3777);
     }

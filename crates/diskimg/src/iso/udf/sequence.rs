@@ -81,11 +81,6 @@ impl Sequence {
         }
     }
 
-    /// True if there is all that reading needs.
-    pub(super) fn is_complete(&self) -> bool {
-        self.logical.is_some() && !self.partitions.is_empty()
-    }
-
     fn keep(&mut self, kind: u16, offset: u64, bytes: Vec<u8>, notes: &Notes) {
         let name = match kind {
             id::PRIMARY_VOLUME => "primary volume descriptor",
@@ -162,7 +157,6 @@ mod tests {
         assert_eq!(sequence.logical.as_ref().map(|l| l.offset), Some(0));
         let partitions = sequence.partitions.iter().map(|(n, p)| (*n, p.offset));
         assert_eq!(partitions.collect::<Vec<_>>(), [(7, 3 * 512), (8, 4 * 512)]);
-        assert!(sequence.is_complete());
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl Builder {
         }
     }
 
+    /// What the image shall be like, to be changed.
+    pub fn options_mut(&mut self) -> &mut CreateOptions {
+        &mut self.options
+    }
+
     /// Leaves out what matches from now on when directories of the host are listed: a shell
     /// pattern (`*` takes slashes, too) that is compared with the name and with the whole path on
     /// the host. What is added by its own path is not asked.
@@ -236,10 +241,10 @@ impl Builder {
 
     /// Finds or makes a directory.
     pub(super) fn directory_in(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId> {
-        if let Ok(found) = self.tree.find(parent, name) {
-            if self.tree.node(found).is_dir() {
-                return Ok(found);
-            }
+        if let Ok(found) = self.tree.find(parent, name)
+            && self.tree.node(found).is_dir()
+        {
+            return Ok(found);
         }
         let name = self.tree.keep(name)?;
         self.tree.insert(parent, TreeNode::plain(name, Kind::Directory(Vec::new())))

@@ -83,10 +83,10 @@ impl Contents {
         };
         let alike = sample.and_then(|sample| self.by_sample.get(&sample));
         for &other in alike.into_iter().flatten() {
-            if let Data::Source(other_source) = &self.get(other).data {
-                if same::is_same(&*source, &**other_source).unwrap_or(false) {
-                    return Ok(other);
-                }
+            if let Data::Source(other_source) = &self.get(other).data
+                && same::is_same(&*source, &**other_source).unwrap_or(false)
+            {
+                return Ok(other);
             }
         }
         let id = self.add(Content { len: source.len(), data: Data::Source(source) })?;

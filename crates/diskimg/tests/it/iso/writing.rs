@@ -2,7 +2,7 @@
 //! 7-Zip, pycdlib, and our own reader.
 
 use super::tree::{self, Manifest, What, assert_same, manifest};
-use crate::tool::{run, try_run};
+use crate::tool::run;
 use diskimg::host::source::{FileSource, MemorySource};
 use diskimg::iso::write::{Builder, CreateOptions, Joliet, Level, NameRules, Plan, RockRidge};
 use diskimg::iso::{IsoImage, IsoOptions, Namespace, Severity, Timestamp};
