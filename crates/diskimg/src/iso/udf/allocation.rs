@@ -6,6 +6,7 @@ use super::tag;
 use super::volume::UdfVolume;
 use crate::iso::node::FileExtent;
 use crate::vocabulary::error::{Error, Result};
+use std::collections::HashSet;
 
 /// What an allocation descriptor's two upper bits say (4/14.14.1.1).
 mod kind {
@@ -33,7 +34,9 @@ pub(super) struct Extents {
     pub(super) list: Vec<FileExtent>,
     pub(super) len: u64,
     /// Descriptors and extents so far: what the list has cost.
-    pub(super) seen: usize,
+    seen: usize,
+    /// Blocks of further descriptors that were read.
+    continued: HashSet<Place>,
     limit: usize,
     /// Bytes that are left of the last block.
     slack: u64,
@@ -41,7 +44,7 @@ pub(super) struct Extents {
 
 impl Extents {
     pub(super) fn new(limit: usize) -> Self {
-        Self { list: Vec::new(), len: 0, seen: 0, limit, slack: 0 }
+        Self { list: Vec::new(), len: 0, seen: 0, continued: HashSet::new(), limit, slack: 0 }
     }
 
     fn count(&mut self) -> Result<()> {
@@ -100,20 +103,21 @@ impl Extents {
 }
 
 /// The extents that the descriptors in `bytes` give, as many as the file's `size` needs.
-/// `partition` is the one that short descriptors are of: the ICB's.
+/// `partition` is the one that short descriptors are of: the ICB's. `cost` grows by the bytes that
+/// they take in memory, and by the blocks that were read for them.
 pub(super) fn extents(
     volume: &UdfVolume,
     bytes: &[u8],
     form: Form,
     partition: u16,
     size: u64,
+    cost: &mut u64,
 ) -> Result<Extents> {
     let mut extents = Extents::new(volume.limits.sections);
-    let mut bytes = bytes.to_vec();
-    while let Some(next) = read_area(volume, &bytes, form, partition, size, &mut extents)? {
-        extents.count()?;
-        bytes = continuation(volume, next)?;
-    }
+    let found = follow(volume, bytes, form, partition, size, &mut extents);
+    *cost += extents.seen.saturating_sub(1) as u64 * size_of::<FileExtent>() as u64;
+    *cost += extents.continued.len() as u64 * u64::from(volume.partitions.block_size);
+    found?;
     extents.grow(size);
     if extents.len < size {
         let what = format!("it has {size} bytes, and {} of them have a place", extents.len);
@@ -121,6 +125,27 @@ pub(super) fn extents(
     }
     extents.cut(size);
     Ok(extents)
+}
+
+/// Reads one area of descriptors after the other.
+fn follow(
+    volume: &UdfVolume,
+    bytes: &[u8],
+    form: Form,
+    partition: u16,
+    size: u64,
+    extents: &mut Extents,
+) -> Result<()> {
+    let mut bytes = bytes.to_vec();
+    while let Some(next) = read_area(volume, &bytes, form, partition, size, extents)? {
+        extents.count()?;
+        if !extents.continued.insert(next) {
+            let what = "they go on in a block that they have been in";
+            return Err(Error::corrupt("allocation descriptors", what));
+        }
+        bytes = continuation(volume, next)?;
+    }
+    Ok(())
 }
 
 /// Reads one area of descriptors; gives where the next is, if there is one.

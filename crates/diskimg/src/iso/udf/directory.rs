@@ -4,28 +4,46 @@ use super::partition::Place;
 use super::raw::{self, FileIdentifier, characteristics, id};
 use super::volume::UdfVolume;
 use super::{entry, tag, text};
-use crate::iso::node::{Entry, Node};
-use crate::vocabulary::error::{Error, Result};
+use crate::iso::node::{Attributes, Content, Entry, FileType, Node};
+use crate::vocabulary::error::{Error, ErrorKind, Result};
 
 const NAME: &str = "file identifier descriptor";
 
-/// The files in a directory. Hidden ones are among them; deleted ones and the parent are not.
+/// The files in a directory. Hidden ones are among them; deleted ones and the parent are not. One
+/// whose entry cannot be read has its name, and no contents. What cannot be told apart ends the
+/// directory, unless nothing came before it.
 pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
     let here = |e: Error| e.in_structure("directory").at(dir.location);
-    if !dir.is_dir() {
-        return Err(here(Error::invalid("this is no directory")));
+    match dir.content {
+        Content::Unread(why) => return Err(here(Error::corrupt("directory", why))),
+        _ if !dir.is_dir() => return Err(here(Error::invalid("this is no directory"))),
+        _ => {}
     }
-    let limit = volume.limits.directory_bytes;
+    let limit = volume.limits.directory_bytes.min(volume.source.len());
     let bytes = entry::read_all(volume, dir.extents(), limit).map_err(here)?;
     let mut entries = Vec::new();
     let mut cost = 0;
     let mut at = 0;
     // Some writers leave zeros behind the last.
     while bytes[at..].iter().any(|&b| b != 0) {
-        let (found, length) = identifier(volume, dir, &bytes, at).map_err(here)?;
+        let (found, length) = match identifier(volume, dir, &bytes, at) {
+            Ok(identified) => identified,
+            Err(error) if at == 0 => return Err(here(error)),
+            Err(error) => {
+                volume.notes.add(dir.location, format!("{error}; what follows is lost"));
+                break;
+            }
+        };
         at += length;
-        if let Some((name, place)) = found {
-            let node = entry::node(volume, place, &mut cost)?;
+        if let Some(Named { name, place, is_dir }) = found {
+            let node = match entry::node(volume, place, &mut cost) {
+                Ok(node) => node,
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                Err(error) => {
+                    volume.notes.add(dir.location, error.to_string());
+                    unread(is_dir, at as u64 + dir.location)
+                }
+            };
             // A file named again and again takes little on disk, but its extents much in memory.
             if cost > limit {
                 return Err(here(Error::limit("its files have more extents than it has bytes")));
@@ -37,7 +55,23 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
 }
 
 /// A name, and where the file entry is.
-type Named = (Vec<u8>, Place);
+struct Named {
+    name: Vec<u8>,
+    place: Place,
+    is_dir: bool,
+}
+
+/// What stands for a file whose entry cannot be read.
+fn unread(is_dir: bool, location: u64) -> Node {
+    Node {
+        file_type: if is_dir { FileType::Directory } else { FileType::Regular },
+        size: 0,
+        attributes: Attributes::default(),
+        link_target: None,
+        content: Content::Unread("in a file entry that is damaged"),
+        location,
+    }
+}
 
 /// The descriptor at `at`, unless it names nothing, and its length.
 fn identifier(
@@ -63,5 +97,7 @@ fn identifier(
     let name = text::cs0(&rest[name_start..][..usize::from(head.name_length)]);
     let name = name.filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| corrupt("a name that cannot be read is"))?;
-    Ok((Some((name.into_bytes(), Place::from(&head.icb.address))), length))
+    let is_dir = head.characteristics & characteristics::DIRECTORY != 0;
+    let named = Named { name: name.into_bytes(), place: Place::from(&head.icb.address), is_dir };
+    Ok((Some(named), length))
 }

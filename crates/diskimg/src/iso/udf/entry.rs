@@ -97,8 +97,7 @@ pub(super) fn read_one(volume: &UdfVolume, place: Place) -> Result<Icb> {
 pub(super) fn node(volume: &UdfVolume, place: Place, cost: &mut u64) -> Result<Node> {
     let icb = read(volume, place)?;
     let file_type = icb.posix_type()?;
-    let extents = icb.extents(volume)?;
-    *cost += extents.seen.saturating_sub(1) as u64 * size_of::<FileExtent>() as u64;
+    let extents = icb.extents(volume, cost)?;
     let link_target = match file_type {
         FileType::Symlink => {
             // Every component has a head of four bytes, and names have up to two a character.
@@ -149,8 +148,8 @@ impl Icb {
         })
     }
 
-    /// Where the file's bytes are.
-    pub(super) fn extents(&self, volume: &UdfVolume) -> Result<Extents> {
+    /// Where the file's bytes are. `cost` grows by what it takes to find them.
+    pub(super) fn extents(&self, volume: &UdfVolume, cost: &mut u64) -> Result<Extents> {
         let size = self.head.information_length.get();
         let bytes = &self.block[self.allocations.clone()];
         let form = match self.head.icb_tag.flags.get() & 7 {
@@ -172,13 +171,13 @@ impl Icb {
                 return Err(Error::unsupported(what).in_structure(NAME).at(self.offset));
             }
         };
-        allocation::extents(volume, bytes, form, self.place.partition, size)
+        allocation::extents(volume, bytes, form, self.place.partition, size, cost)
             .map_err(|e| e.at(self.offset))
     }
 
     /// All the file's bytes, which must be no more than `limit`.
     pub(super) fn contents(&self, volume: &UdfVolume, limit: u64) -> Result<Vec<u8>> {
-        self.read_extents(volume, &self.extents(volume)?, limit)
+        self.read_extents(volume, &self.extents(volume, &mut 0)?, limit)
     }
 
     fn read_extents(&self, volume: &UdfVolume, extents: &Extents, limit: u64) -> Result<Vec<u8>> {

@@ -210,7 +210,7 @@ fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<Stretches>
     let mut trouble = None;
     for block in files {
         let place = Place { partition: base, block };
-        match entry::read(volume, place).and_then(|icb| icb.extents(volume)) {
+        match entry::read(volume, place).and_then(|icb| icb.extents(volume, &mut 0)) {
             Ok(extents) => return Ok(Stretches::new(extents.list)),
             Err(error) => {
                 volume.notes.add(0, format!("metadata file: {error}"));

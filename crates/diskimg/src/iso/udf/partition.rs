@@ -13,7 +13,7 @@ use crate::iso::node::FileExtent;
 use crate::vocabulary::error::{Error, Result};
 
 /// A block of a partition: of which one, is told by its place among the partition maps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) partition: u16,
     pub(super) block: u32,

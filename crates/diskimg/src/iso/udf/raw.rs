@@ -329,6 +329,7 @@ pub(super) struct FileIdentifier {
 
 /// File characteristics (4/14.4.3).
 pub(super) mod characteristics {
+    pub(crate) const DIRECTORY: u8 = 1 << 1;
     pub(crate) const DELETED: u8 = 1 << 2;
     pub(crate) const PARENT: u8 = 1 << 3;
 }
