@@ -80,6 +80,7 @@ struct Said {
 ///
 /// # Panics
 /// If anything does not hold: after the table, with all that does not.
+#[allow(clippy::print_stdout)]
 pub(super) fn run_class(title: &str, images: impl IntoIterator<Item = Hostile>) {
     let mut wrong = Vec::new();
     println!("\n{title:42} {:>9} {:>10} {:>7}  says", "read ms", "extract ms", "MiB");

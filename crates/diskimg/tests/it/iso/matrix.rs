@@ -76,12 +76,14 @@ pub(super) struct Report {
 }
 
 impl Report {
+    #[allow(clippy::print_stdout)]
     pub(super) fn new(title: &'static str) -> Self {
         println!("\n{title:34} {:>11} {:>7} {:>8} {:>6}", "names", "entries", "warnings", "agree");
         Self { title, images: 0, faults: Vec::new() }
     }
 
     /// Lists, extracts, verifies, and asks the others.
+    #[allow(clippy::print_stdout)]
     pub(super) fn see(&mut self, view: &View<'_>) {
         self.images += 1;
         let seen = catch_unwind(AssertUnwindSafe(|| look(view)));

@@ -90,17 +90,17 @@ fn continuations() -> Vec<Hostile> {
                 ce(FREE, 0, 2000),
             ]);
             let mut craft = Craft::rock_ridge(&[record]);
-            link_parts.for_each(|(sector, bytes)| {
+            for (sector, bytes) in link_parts {
                 craft.put(sector, &bytes);
-            });
+            }
             craft.finish()
         }),
         hostile("name_of_a_mebibyte", Partly, {
             let record = Record::file("N", 0, 0).using(&[susp::px(0o100_644), ce(FREE, 0, 2000)]);
             let mut craft = Craft::rock_ridge(&[record]);
-            name_parts.for_each(|(sector, bytes)| {
+            for (sector, bytes) in name_parts {
                 craft.put(sector, &bytes);
-            });
+            }
             craft.finish()
         }),
         hostile("a_thousand_records_with_one_area", Either, {

@@ -34,6 +34,7 @@ fn read(lab: &Lab, image: &Path, kind: &str, options: &str) -> Option<Tree> {
 
 #[test]
 #[ignore = "needs root, to mount images, and a kernel that reads them"]
+#[allow(clippy::print_stderr)]
 fn the_kernel_reads_what_we_read() {
     let mut report = Report::new("Linux");
     let posix = Lab::new(tree::posix);

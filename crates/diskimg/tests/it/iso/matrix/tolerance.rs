@@ -208,7 +208,7 @@ fn rock_ridge_that_is_not_as_it_should_be_is_read() {
             let files: Vec<_> = (0..9)
                 .map(|n| Record::rock(&format!("f{n}"), GOOD_AT, 33, std::slice::from_ref(&ce)))
                 .collect();
-            at(FREE, &susp::tf(), &own, &[&[good.clone()], &files[..]].concat())
+            at(FREE, &susp::tf(), &own, &[std::slice::from_ref(&good), &files[..]].concat())
         }),
         // openSUSE: pycdlib#138.
         ("PX only where the field goes on", RockRidge, {
