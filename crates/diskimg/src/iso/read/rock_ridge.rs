@@ -30,6 +30,8 @@ pub(crate) struct RockRidge {
     pub(crate) zisofs: Option<ZisofsForm>,
     /// Any of these was there.
     pub(crate) present: bool,
+    /// The record is the directory's own or its parent's.
+    is_dot: bool,
     /// The last SL entry's last component goes on in the next (4.1.3.1).
     component_goes_on: bool,
     /// A bad SL or NM entry: what follows is not appended.
@@ -37,6 +39,11 @@ pub(crate) struct RockRidge {
 }
 
 impl RockRidge {
+    /// Of a record that says nothing yet. `is_dot`: the directory's own or its parent's.
+    pub(crate) fn of(is_dot: bool) -> Self {
+        Self { is_dot, ..Self::default() }
+    }
+
     /// Takes one entry of the record at `offset`.
     ///
     /// # Errors
@@ -112,7 +119,7 @@ impl RockRidge {
         const DOTS: u8 = 0x06;
         let (&flags, text) = data.split_first()?;
         if flags & DOTS != 0 && text.is_empty() {
-            return Some(());
+            return self.is_dot.then_some(());
         }
         let name = self.name.get_or_insert_default();
         let fits = name.len() + text.len() <= NAME_MAX;

@@ -121,7 +121,7 @@ impl RecordTree {
     ) -> Result<RockRidge> {
         let offset = dir.saturating_add(record.at as u64);
         let area = record.system_use.get(skipped..).unwrap_or(&[]);
-        let mut says = RockRidge::default();
+        let mut says = RockRidge::of(record.is_dot());
         susp::each(&*self.image, area, offset, allowance, findings, &mut |entry, findings| {
             says.take(entry, offset, &self.limits, findings)
         })?;

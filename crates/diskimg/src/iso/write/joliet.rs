@@ -46,11 +46,9 @@ impl Naming for JolietNames {
         false
     }
 
-    fn finish(&self, is_dir: bool, out: &mut Vec<u8>, _start: usize) {
-        if !is_dir {
-            out.extend_from_slice(b"\0;\x001");
-        }
-    }
+    /// No version: mkisofs and xorriso write none, and every reader that we know shows what is
+    /// there.
+    fn finish(&self, _is_dir: bool, _out: &mut Vec<u8>, _start: usize) {}
 
     fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
         a.cmp(b)

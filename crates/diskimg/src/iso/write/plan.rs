@@ -235,6 +235,8 @@ impl Plan {
         let youngest = self.options.file_time.or_else(|| times.max());
         let clamped = youngest.map(|time| self.clamp(time));
         let time = clamped.or(self.options.latest).unwrap_or_default();
+        // As Rock Ridge will tell it, so that an image of this image is the same.
+        let time = Timestamp::from_seconds(time.seconds);
         self.volume.time = self.options.volume_time.unwrap_or(time);
         self.volume.root_time = self.times(self.tree.node(ROOT))[0];
     }

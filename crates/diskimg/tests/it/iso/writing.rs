@@ -96,7 +96,8 @@ fn bsdtar_and_xorriso_extract_what_was_there() {
     let image = image.to_str().unwrap();
     assert_sound(Path::new(image));
     let mut expected = manifest(&case.tree());
-    let found = case.extracted("bsdtar", &["-xf", image]);
+    // -P: or it takes the beginning of `a:b` for a drive.
+    let found = case.extracted("bsdtar", &["-xPf", image]);
     assert_same(&found, &expected);
     // xorriso opens no image with a link of more than 1024 bytes.
     fs::remove_file(case.tree().join("link-long")).unwrap();
@@ -132,7 +133,7 @@ fn seven_zip_finds_every_file_with_rock_ridge_and_joliet() {
 /// Names of all files in one of the trees.
 fn isoinfo(image: &Path, tree: &str) -> Vec<String> {
     let image = image.to_str().unwrap();
-    let mut args = vec!["-f", "-j", "utf-8"];
+    let mut args = vec!["-f"];
     args.extend(Some(tree).filter(|tree| !tree.is_empty()));
     args.extend(["-i", image]);
     let mut names: Vec<_> = run("isoinfo", args).lines().map(String::from).collect();
@@ -274,6 +275,8 @@ fn the_same_tree_makes_the_same_bytes_wherever_it_lies_and_in_whatever_order_it_
     assert!(a == b);
     // No moment is later, and none is that of the tool.
     options.latest = Some(Timestamp::from_seconds(1_500_000_000));
+    // xorriso opens no image with a link of more than 1024 bytes.
+    fs::remove_file(first.tree().join("link-long")).unwrap();
     let image = first.write(options);
     let described = run("xorriso", ["-indev", image.to_str().unwrap(), "-pvd_info"]);
     assert!(described.contains("Creation Time: 2017071402400000"), "{described}");
