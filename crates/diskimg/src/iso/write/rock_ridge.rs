@@ -16,6 +16,13 @@ const CE: usize = 28;
 /// Bytes of a directory record at most: 255, but an even number.
 const RECORD: usize = 254;
 
+/// Bytes of an SL entry before its components, and with them.
+const LINK_HEAD: usize = 5;
+const LINK_ENTRY: usize = 255;
+
+/// The flag of what goes on in the next entry.
+const CONTINUES: u8 = 1;
+
 /// The text of an ER entry: who sees it knows that Rock Ridge is meant (RRIP 1.12, 4.3).
 const EXTENSION: [&[u8]; 3] = [
     b"RRIP_1991A",
@@ -114,45 +121,64 @@ impl Entries {
     }
 
     /// SL: where a symbolic link leads, a component at a time (RRIP, 4.1.3). Slashes are not
-    /// recorded but by the components that they part.
+    /// recorded. An entry that is full ends within a component where it can: bsdtar forgets the
+    /// slash between the last of one and the first of the next.
     pub(super) fn link(&mut self, target: &[u8]) {
         let mut open = None;
         if target.first() == Some(&b'/') {
             self.component(&mut open, 0x08, &[]);
         }
-        for part in target.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+        let parts = target.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
+        let mut parts = parts.peekable();
+        while let Some(part) = parts.next() {
             match part {
                 b"." => self.component(&mut open, 0x02, &[]),
                 b".." => self.component(&mut open, 0x04, &[]),
-                _ => {
-                    let mut pieces = part.chunks(248).peekable();
-                    while let Some(piece) = pieces.next() {
-                        self.component(&mut open, u8::from(pieces.peek().is_some()), piece);
-                    }
-                }
+                _ => self.text(&mut open, part, parts.peek().is_none()),
             }
+        }
+    }
+
+    /// Adds a component of text, in as many pieces as it takes.
+    fn text(&mut self, open: &mut Option<usize>, mut text: &[u8], is_last: bool) {
+        loop {
+            let used = open.map_or(LINK_HEAD, |at| self.0.len() - at);
+            let room = LINK_ENTRY.saturating_sub(used + 2);
+            let left = room.checked_sub(text.len());
+            // The next component needs three bytes to have one here.
+            if left.is_some_and(|left| is_last || left >= 3 || text.len() < 2) {
+                return self.component(open, 0, text);
+            }
+            let now = if left.is_some() { text.len() - 1 } else { room };
+            if now > 0 {
+                self.component(open, CONTINUES, &text[..now]);
+                text = &text[now..];
+            }
+            self.next_link_entry(open);
         }
     }
 
     /// Adds a component to the SL entry that is `open`, or to a new one if it is full.
     fn component(&mut self, open: &mut Option<usize>, flags: u8, text: &[u8]) {
         let at = match *open {
-            Some(at) if self.0.len() - at + 2 + text.len() <= 255 => at,
-            full => {
-                if let Some(full) = full {
-                    // It goes on in the next.
-                    self.0[full + 4] = 1;
-                }
-                let at = self.0.len();
-                self.head(*b"SL", 5);
-                self.0.push(0);
-                *open = Some(at);
-                at
-            }
+            Some(at) if self.0.len() - at + 2 + text.len() <= LINK_ENTRY => at,
+            _ => self.next_link_entry(open),
         };
         self.0.extend_from_slice(&[flags, text.len() as u8]);
         self.0.extend_from_slice(text);
         self.0[at + 2] = (self.0.len() - at) as u8;
+    }
+
+    /// Begins an SL entry, which the open one goes on in.
+    fn next_link_entry(&mut self, open: &mut Option<usize>) -> usize {
+        if let Some(full) = *open {
+            self.0[full + 4] = CONTINUES;
+        }
+        let at = self.0.len();
+        self.head(*b"SL", LINK_HEAD);
+        self.0.push(0);
+        *open = Some(at);
+        at
     }
 
     /// CL: the directory that should stand here begins at this sector (RRIP, 4.1.5.1).
@@ -323,11 +349,31 @@ mod tests {
     fn a_long_component_goes_on_in_the_next_entry() {
         let mut entries = Entries::default();
         entries.link(&[&b"../"[..], &[b'x'; 255], b"/./y"].concat());
-        let first = entries.0[2] as usize;
-        assert_eq!(&entries.0[..7], b"SL\x07\x01\x01\x04\0");
-        assert_eq!(&entries.0[first..first + 7], b"SL\xff\x01\x01\x01\xf8");
-        let last = first + 255;
-        assert_eq!(entries.0[last..], *b"SL\x13\x01\0\0\x07xxxxxxx\x02\0\0\x01y");
+        assert_eq!(&entries.0[..9], b"SL\xff\x01\x01\x04\0\x01\xf6");
+        assert_eq!(entries.0[255..], *b"SL\x15\x01\0\0\x09xxxxxxxxx\x02\0\0\x01y");
+    }
+
+    #[test]
+    fn an_entry_ends_within_a_component() {
+        for len in 230..260 {
+            let mut entries = Entries::default();
+            entries.link(&[&vec![b'x'; len][..], b"/yy/zz"].concat());
+            let mut rest = &entries.0[..];
+            let mut target = Vec::new();
+            // As bsdtar reads it: slashes only within an entry.
+            while let [b'S', b'L', size, _, _, ..] = *rest {
+                let mut components = &rest[LINK_HEAD..usize::from(size)];
+                let mut slash = false;
+                while let [flags, size, ..] = *components {
+                    target.extend(slash.then_some(b'/'));
+                    target.extend_from_slice(&components[2..][..usize::from(size)]);
+                    slash = flags & CONTINUES == 0;
+                    components = &components[2 + usize::from(size)..];
+                }
+                rest = &rest[usize::from(size)..];
+            }
+            assert_eq!(target, [&vec![b'x'; len][..], b"/yy/zz"].concat(), "{len}");
+        }
     }
 
     #[test]
