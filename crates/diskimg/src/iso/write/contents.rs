@@ -102,12 +102,20 @@ impl Contents {
 
     /// Finds files of the host with the same bytes: of each content, the one that stands for it.
     /// Of those whose lengths coincide three small samples are read, and of those whose samples
-    /// do all bytes. What cannot be read is found out when it is written.
-    pub(super) fn find_same(&self, tree: &Tree, dirs: &HostDirs, open: &mut OpenDirs) -> Vec<u32> {
+    /// do all bytes. What cannot be read is found out when it is written. The contents `but` keep
+    /// to themselves: boot images, into which something will be written.
+    pub(super) fn find_same(
+        &self,
+        tree: &Tree,
+        dirs: &HostDirs,
+        open: &mut OpenDirs,
+        but: &[u32],
+    ) -> Vec<u32> {
         let mut stands_for: Vec<u32> = (0..self.list.len() as u32).collect();
         let mut by_len: HashMap<u64, Vec<u32>> = HashMap::new();
         for (id, content) in (0..).zip(&self.list) {
-            if content.len >= WORTH_COMPARING && matches!(content.data, Data::Host(_)) {
+            let from_host = matches!(content.data, Data::Host(_));
+            if from_host && content.len >= WORTH_COMPARING && !but.contains(&id) {
                 by_len.entry(content.len).or_default().push(id);
             }
         }

@@ -103,7 +103,8 @@ impl Plan {
             Hierarchy::new(&tree, plan)
         });
         let joliet = joliet.transpose()?;
-        let stands_for = contents.find_same(&tree, &dirs, &mut open);
+        let patched: Vec<_> = boot.first().collect();
+        let stands_for = contents.find_same(&tree, &dirs, &mut open, &patched);
         tree.replace_contents(&stands_for);
         let root_time = Timestamp::default();
         let mut plan = Self {
