@@ -5,12 +5,13 @@
 
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, Given, Raised};
-use diskimg::host::source::{FileSource, Source};
+use diskimg::host::source::{FileSource, MemorySource, Source};
 use diskimg::open::local_path;
 use diskimg::{
     Caching, Error, Format, Image, OpenOptions, Options, References, SnapshotSelector, printable,
 };
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,12 +64,16 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    /// `object` is a name (`str`) or a file object.
+    /// `object` is a name (`str`), a file object, or the bytes themselves.
     pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(name) = object.extract::<PathBuf>() {
             return Ok(Self::Path(plain(name)));
         }
         let raised = Raised::default();
+        if let Ok(bytes) = object.cast::<PyBytes>() {
+            let source = Arc::new(MemorySource::new(bytes.as_bytes()));
+            return Ok(Self::File(Given::Positioned(source), "<bytes>".to_owned(), raised));
+        }
         Ok(Self::File(file::given(object, raised.clone())?, file::name(object), raised))
     }
 

@@ -78,8 +78,9 @@ pub(crate) fn convert(
             Destination::New(path) => Ok((converted(images)?.run(path)?, false)),
             Destination::Existing(path) => Ok((converted(images)?.run_existing(path)?, false)),
             Destination::Object(object) => {
+                let read: Vec<_> = images.iter().flat_map(file::files_of).collect();
                 let (output, by_position) =
-                    Python::attach(|py| file::output(object.bind(py), &images, out.clone()))
+                    Python::attach(|py| file::output(object.bind(py), &read, out.clone()))
                         .map_err(|e| Error::io("cannot write", std::io::Error::other(e)))?;
                 Ok((converted(images)?.run_to(output)?, by_position))
             }

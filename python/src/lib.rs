@@ -4,7 +4,7 @@
 //!   lib/diskimg/     what users see: signatures, types, documentation, results
 //!      │ plain values: names, numbers, option pairs
 //!      ▼
-//!   _native          this crate: image, convert, the other verbs, and what they share
+//!   _native          this crate: image, convert, the other verbs, iso/, and what they share
 //!      │   arguments   what Python gave → what the library takes
 //!      │   file/       Python's file objects as sources and outputs
 //!      │   work        the GIL released, Ctrl-C and progress looked after
@@ -22,6 +22,7 @@ mod convert;
 mod errors;
 mod file;
 mod image;
+mod iso;
 mod verbs;
 mod work;
 
@@ -34,6 +35,10 @@ mod _native {
     use crate::convert::convert;
     #[pymodule_export]
     use crate::image::Image;
+    #[pymodule_export]
+    use crate::iso::{
+        Iso, IsoContents, IsoWalk, iso_bytes, iso_create, iso_remaster, iso_remaster_bytes,
+    };
     #[pymodule_export]
     use crate::verbs::{compare, create, detect, formats, measure_size};
 

@@ -1,41 +1,52 @@
-"""The guest's disk as a file object."""
+"""Bytes that are read by position, as file objects: the guest's disk."""
 
 from __future__ import annotations
 
 import io
 import operator
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, SupportsIndex
 
 if TYPE_CHECKING:
     from diskimg._image import Image
+
+_CHUNK = 256 << 10
+"""Bytes read at a time into memory of the caller's: by way of a copy, which is
+still in the processor's cache then."""
 
 _LINE = 8 << 10
 """Bytes that are looked through for the end of a line at a time."""
 
 
-class ImageFile(io.RawIOBase):
-    """The guest's bytes as a read-only binary file that seeks.
+class Positioned(Protocol):
+    """Bytes that can be read anywhere."""
 
-    Made by `Image.as_file`. It is a raw file: wrap it in `io.BufferedReader` for many
-    small reads. Closing it does not close the image.
-    """
+    @property
+    def size(self) -> int: ...
+    def read_at(self, offset: int, size: int, /) -> bytes: ...
+    def readinto_at(self, offset: int, buffer: memoryview, /) -> object: ...
 
-    def __init__(self, image: Image) -> None:
+
+class PositionedFile(io.RawIOBase):
+    """Bytes as a read-only binary file that seeks. It is a raw file."""
+
+    _called: ClassVar[str]
+
+    def __init__(self, source: Positioned, name: str) -> None:
         super().__init__()
-        self._image = image
-        self._size = image.size
+        self._source = source
+        self._size = source.size
         self._position = 0
         self._lock = threading.Lock()
-        self.name = image.name
+        self.name = name
         self.mode = "rb"
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
-        return f"<{state}diskimg.ImageFile name={self.name!r} size={self._size}>"
+        return f"<{state}{self._called} name={self.name!r} size={self._size}>"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise TypeError("cannot pickle 'ImageFile' object")
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
     def _require_open(self) -> None:
         if self.closed:
@@ -84,7 +95,7 @@ class ImageFile(io.RawIOBase):
         """Fill a writable buffer from the position on.
 
         Returns:
-            How many bytes there were; 0 at the end of the disk.
+            How many bytes there were; 0 at the end.
 
         Raises:
             Error: The image cannot be read there.
@@ -98,9 +109,10 @@ class ImageFile(io.RawIOBase):
             )
         with self._lock, view.cast("B") as view:
             length = min(len(view), max(0, self._size - self._position))
-            if length:
-                self._image.readinto_at(self._position, view[:length])
-                self._position += length
+            for at in range(0, length, _CHUNK):
+                with view[at : min(at + _CHUNK, length)] as part:
+                    self._source.readinto_at(self._position, part)
+                    self._position += len(part)
             return length
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -114,7 +126,7 @@ class ImageFile(io.RawIOBase):
         with self._lock:
             left = max(0, self._size - self._position)
             length = left if wanted < 0 else min(wanted, left)
-            data = self._image.read_at(self._position, length) if length else b""
+            data = self._source.read_at(self._position, length) if length else b""
             self._position += length
             return data
 
@@ -130,7 +142,7 @@ class ImageFile(io.RawIOBase):
         with self._lock:
             end = self._size if wanted < 0 else min(self._size, self._position + wanted)
             while self._position < end and not line.endswith(b"\n"):
-                piece = self._image.read_at(self._position, min(_LINE, end - self._position))
+                piece = self._source.read_at(self._position, min(_LINE, end - self._position))
                 piece = piece[: piece.find(b"\n") + 1 or len(piece)]
                 line += piece
                 self._position += len(piece)
@@ -144,3 +156,16 @@ class ImageFile(io.RawIOBase):
         """Not possible."""
         self._require_open()
         raise io.UnsupportedOperation("not writable")
+
+
+class ImageFile(PositionedFile):
+    """The guest's bytes as a read-only binary file that seeks.
+
+    Made by `Image.as_file`. It is a raw file: wrap it in `io.BufferedReader` for many
+    small reads. Closing it does not close the image.
+    """
+
+    _called = "diskimg.ImageFile"
+
+    def __init__(self, image: Image) -> None:
+        super().__init__(image, image.name)

@@ -14,7 +14,7 @@ mod sink;
 mod source;
 
 use diskimg::Output;
-use diskimg::host::source::{FileSource, Source, spool};
+use diskimg::host::source::{FileSource, HostFileId, Source, spool};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::fs::{File, OpenOptions};
@@ -156,15 +156,15 @@ pub(crate) fn require_output(object: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// An output into such a file object: from its beginning if it seeks and can be cut, and
-/// nothing else is in it afterwards; else from where it is. The images are those that
-/// are read: none of their files may be this one. Also tells whether it is written by
+/// nothing else is in it afterwards; else from where it is. None of the files that are
+/// `read` may be this one. Also tells whether it is written by
 /// position: then the object's own is anywhere afterwards.
 ///
 /// # Errors
 /// `RefusedError`; what the object raised.
 pub(crate) fn output(
     object: &Bound<'_, PyAny>,
-    images: &[diskimg::Image],
+    read: &[HostFileId],
     raised: Raised,
 ) -> PyResult<(Output, bool)> {
     let stream = |raised| (Output::writer(sink::ObjectWriter::new(object, raised)), false);
@@ -172,7 +172,7 @@ pub(crate) fn output(
         return Ok(stream(raised));
     }
     let plain = plain_file(object, OpenOptions::new().write(true))?;
-    if plain.as_ref().is_some_and(|file| is_among(file, images)) {
+    if plain.as_ref().is_some_and(|file| is_among(file, read)) {
         let error = diskimg::Error::refused("the output is one of the source's own files");
         return Err(crate::errors::exception(object.py(), &error.in_file(name(object))));
     }
@@ -188,11 +188,14 @@ pub(crate) fn output(
     Ok((output, true))
 }
 
-/// Whether a file is one of those that the images are in.
-fn is_among(file: &File, images: &[diskimg::Image]) -> bool {
+/// What tells the files apart that an image is in.
+pub(crate) fn files_of(image: &diskimg::Image) -> impl Iterator<Item = HostFileId> {
+    image.layers().flat_map(|layer| layer.files()).filter_map(|file| file.identity())
+}
+
+fn is_among(file: &File, others: &[HostFileId]) -> bool {
     let id = file.try_clone().ok().and_then(|file| FileSource::from_file(file).ok()?.identity());
-    let mut files = images.iter().flat_map(diskimg::Image::layers).flat_map(|l| l.files());
-    id.is_some() && files.any(|file| file.identity() == id)
+    id.is_some_and(|id| others.contains(&id))
 }
 
 /// Whether what is written goes to the end, wherever it was meant for.

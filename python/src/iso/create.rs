@@ -1,0 +1,212 @@
+//! New ISO images.
+
+use super::boot::Booting;
+use crate::arguments::{plain, unknown};
+use crate::errors::{Raise, bad_value};
+use crate::file::{self, Raised};
+use crate::work;
+use diskimg::host::source::HostFileId;
+use diskimg::iso::Timestamp;
+use diskimg::iso::write::{Builder, CreateOptions, Joliet, Level, NameRules, Plan, RockRidge};
+use diskimg::{Durability, Error, Output, Progress};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+use std::path::PathBuf;
+
+/// What a new image is like: `Making` in `iso/_create.py`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Making {
+    volume_id: String,
+    system_id: String,
+    volume_set_id: String,
+    publisher: String,
+    preparer: String,
+    application: String,
+    level: u8,
+    strict_names: bool,
+    rock_ridge: Option<String>,
+    joliet: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    dir_mode: Option<u32>,
+    file_mode: Option<u32>,
+    deep_directories: bool,
+    follow_symlinks: bool,
+    times: Times,
+    padding: u32,
+    alignment: u32,
+    exclude: Vec<String>,
+    boot: Option<Booting>,
+}
+
+/// Moments, in seconds since 1970: no time is later; the volume's; all files'.
+#[derive(Clone, Copy, FromPyObject)]
+pub(super) struct Times(Option<i64>, Option<i64>, Option<i64>);
+
+/// What is at a path of the image; `None` is a directory.
+pub(crate) type Addition = (PyBackedBytes, Option<Content>);
+
+/// A file's bytes, or the name of a file or directory of the host.
+#[derive(FromPyObject)]
+pub(crate) enum Content {
+    Bytes(PyBackedBytes),
+    Host(PathBuf),
+}
+
+impl Times {
+    pub(super) fn set(self, options: &mut CreateOptions) {
+        let Self(latest, volume, files) = self;
+        options.latest = latest.map(Timestamp::from_seconds);
+        options.volume_time = volume.map(Timestamp::from_seconds);
+        options.file_time = files.map(Timestamp::from_seconds);
+    }
+}
+
+impl Making {
+    fn options(&self) -> PyResult<CreateOptions> {
+        let mut options = CreateOptions::default();
+        options.volume_id.clone_from(&self.volume_id);
+        options.system_id.clone_from(&self.system_id);
+        options.volume_set_id.clone_from(&self.volume_set_id);
+        options.publisher.clone_from(&self.publisher);
+        options.preparer.clone_from(&self.preparer);
+        options.application.clone_from(&self.application);
+        options.names = self.names()?;
+        options.rock_ridge = match self.rock_ridge.as_deref() {
+            None => None,
+            Some("rationalized") => Some(RockRidge::Rationalized),
+            Some("preserved") => Some(RockRidge::Preserved),
+            Some(word) => {
+                return Err(unknown("rock_ridge", word, "rationalized, preserved or a bool"));
+            }
+        };
+        options.joliet = match self.joliet.as_deref() {
+            None => None,
+            Some("standard") => Some(Joliet::Standard),
+            Some("long") => Some(Joliet::Long),
+            Some(word) => return Err(unknown("joliet", word, "standard, long or a bool")),
+        };
+        (options.uid, options.gid) = (self.uid, self.gid);
+        (options.dir_mode, options.file_mode) = (self.dir_mode, self.file_mode);
+        options.deep_directories = self.deep_directories;
+        options.follow_symlinks = self.follow_symlinks;
+        self.times.set(&mut options);
+        (options.padding, options.alignment) = (self.padding, self.alignment);
+        if let Some(boot) = &self.boot {
+            boot.set(&mut options)?;
+        }
+        Ok(options)
+    }
+
+    fn names(&self) -> PyResult<NameRules> {
+        let level = match self.level {
+            1 => Level::One,
+            2 => Level::Two,
+            3 => Level::Three,
+            _ => return Err(bad_value("level must be 1, 2 or 3")),
+        };
+        let mut names = if self.strict_names { NameRules::strict() } else { NameRules::default() };
+        names.level = level;
+        names.full_length = level > Level::One;
+        Ok(names)
+    }
+
+    /// An empty image of that kind.
+    pub(super) fn builder(&self) -> PyResult<Builder> {
+        let mut builder = Builder::new(self.options()?);
+        self.exclude.iter().for_each(|pattern| builder.exclude(pattern));
+        Ok(builder)
+    }
+}
+
+/// Puts a file or a directory into the image.
+pub(super) fn add(builder: &mut Builder, (at, content): &Addition) -> diskimg::Result<()> {
+    match content {
+        None => builder.add_directory(at),
+        Some(Content::Bytes(bytes)) => builder.add_bytes(at, &**bytes),
+        Some(Content::Host(path)) if at.is_empty() => builder.add_tree(at, path),
+        Some(Content::Host(path)) => builder.add_path(at, path),
+    }
+}
+
+/// All in memory: neither thread nor file.
+#[pyfunction]
+pub(crate) fn iso_bytes<'py>(
+    py: Python<'py>,
+    how: Making,
+    additions: Vec<Addition>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut builder = how.builder()?;
+    let plan = py.detach(|| {
+        additions.iter().try_for_each(|addition| add(&mut builder, addition))?;
+        builder.plan()
+    });
+    in_memory(py, &plan.or_raise(py)?)
+}
+
+pub(super) fn in_memory<'py>(py: Python<'py>, plan: &Plan) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, plan.size() as usize, |mut image| {
+        py.detach(|| plan.emit(&mut image)).or_raise(py)
+    })
+}
+
+/// Creates an image; gives its size and the warnings.
+#[pyfunction]
+pub(crate) fn iso_create(
+    py: Python<'_>,
+    destination: &Bound<'_, PyAny>,
+    how: Making,
+    additions: Vec<Addition>,
+    durable: bool,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<(u64, Vec<String>)> {
+    let mut builder = how.builder()?;
+    let plan = || {
+        additions.iter().try_for_each(|addition| add(&mut builder, addition))?;
+        builder.plan()
+    };
+    to_output(py, destination, &[], durable, progress.as_ref(), plan)
+}
+
+/// Writes what `plan` plans, into none of the files that are `read` meanwhile.
+pub(super) fn to_output(
+    py: Python<'_>,
+    destination: &Bound<'_, PyAny>,
+    read: &[HostFileId],
+    durable: bool,
+    progress: Option<&Bound<'_, PyAny>>,
+    plan: impl FnOnce() -> diskimg::Result<Plan> + Send,
+) -> PyResult<(u64, Vec<String>)> {
+    let path = destination.extract::<PathBuf>().ok().map(plain);
+    if path.is_none() {
+        file::require_output(destination)?;
+    }
+    let object = destination.clone().unbind();
+    let durability = if durable { Durability::Flushed } else { Durability::Cached };
+    let raised = Raised::default();
+    let written = work::run(py, progress, |report| {
+        let plan = plan()?;
+        let (output, by_position) = match &path {
+            Some(path) => {
+                let output = Output::create(path);
+                (output.map_err(|e| Error::io("cannot write it", e).in_file(path))?, false)
+            }
+            None => Python::attach(|py| file::output(object.bind(py), read, raised.clone()))
+                .map_err(|e| Error::io("cannot write", std::io::Error::other(e)))?,
+        };
+        let total = plan.size();
+        let mut tick = |done| match report(Progress { done, total }).is_continue() {
+            true => Ok(()),
+            false => Err(Error::cancelled()),
+        };
+        plan.write(output, durability, &mut tick)?;
+        Ok((plan.size(), plan.warnings().to_vec(), by_position))
+    });
+    let (size, warnings, by_position) = raised.or(written)?;
+    if by_position {
+        destination.call_method1("seek", (0, 2))?; // behind the image
+    }
+    Ok((size, warnings))
+}

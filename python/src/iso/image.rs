@@ -1,0 +1,372 @@
+//! An open ISO image.
+
+use super::IsoContents;
+use super::entry::{Fields, Text, fields, text};
+use crate::arguments::{Input, Opening, plain, unknown};
+use crate::errors::{Raise, bad_value, exception};
+use crate::file::{self, Raised};
+use crate::image::json;
+use crate::work;
+use diskimg::host::source::HostFileId;
+use diskimg::iso::{ExtractOptions, Extracted, Finding, IsoImage, IsoOptions, Namespace};
+use diskimg::iso::{Node, Session, Walk};
+use diskimg::{Error, ErrorKind, Progress};
+use pyo3::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Name spaces, as Python calls them.
+const NAMESPACES: [(&str, Namespace); 5] = [
+    ("auto", Namespace::Auto),
+    ("rock-ridge", Namespace::RockRidge),
+    ("joliet", Namespace::Joliet),
+    ("iso", Namespace::Iso),
+    ("udf", Namespace::Udf),
+];
+
+/// Which session: its first sector, or a word.
+#[derive(FromPyObject)]
+enum Which {
+    At(u32),
+    Word(String),
+}
+
+/// How to extract: `Extraction` in `iso/_image.py`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Extraction {
+    overwrite: bool,
+    modes: bool,
+    special_modes: bool,
+    times: bool,
+    owners: bool,
+    symlinks: bool,
+    hard_links: bool,
+    devices: bool,
+    limit: u64,
+}
+
+/// What was extracted: the fields of `Extracted`, in order.
+type Done<'py> = (u64, u64, u64, u64, u64, Vec<(Text<'py>, PyErr)>);
+
+/// An ISO image, until it is closed.
+#[pyclass(frozen)]
+pub(crate) struct Iso {
+    image: RwLock<Option<Arc<IsoImage>>>,
+    name: String,
+    /// The files that it is in.
+    files: Vec<HostFileId>,
+    raised: Raised,
+}
+
+/// All that is below a directory.
+#[pyclass(frozen)]
+pub(crate) struct IsoWalk {
+    iso: Py<Iso>,
+    walk: Mutex<Walk>,
+}
+
+impl Iso {
+    /// The image.
+    ///
+    /// # Errors
+    /// `ValueError` if it was closed, as files have it.
+    pub(super) fn get(&self) -> PyResult<Arc<IsoImage>> {
+        let image = self.image.read().unwrap_or_else(PoisonError::into_inner);
+        image.clone().ok_or_else(|| bad_value("I/O operation on closed image"))
+    }
+
+    /// What the library says of the image, asked with the GIL released.
+    pub(super) fn ask<T: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&IsoImage) -> diskimg::Result<T> + Send,
+    ) -> PyResult<T> {
+        let image = self.get()?;
+        let answer = py.detach(|| question(&image).map_err(|e| self.concerning(e)));
+        self.raised.or(answer.or_raise(py))
+    }
+
+    pub(super) fn files(&self) -> &[HostFileId] {
+        &self.files
+    }
+
+    pub(super) fn raised(&self) -> &Raised {
+        &self.raised
+    }
+
+    fn concerning(&self, error: Error) -> Error {
+        error.in_file(&self.name)
+    }
+
+    fn node(&self, py: Python<'_>, path: &[u8]) -> PyResult<Node> {
+        let found = self.ask(py, |image| match image.lookup(path) {
+            Err(error) if error.kind() == ErrorKind::Invalid => Ok(None),
+            other => other.map(Some),
+        })?;
+        found.ok_or_else(|| self.no(py, 2, "no such file or directory", path))
+    }
+
+    fn directory(&self, py: Python<'_>, path: &[u8]) -> PyResult<Node> {
+        let node = self.node(py, path)?;
+        match node.is_dir() {
+            true => Ok(node),
+            false => Err(self.no(py, 20, "it is no directory", path)),
+        }
+    }
+
+    /// The exception that a path in the image gives: the system's own for its number.
+    fn no(&self, py: Python<'_>, errno: i32, why: &str, path: &[u8]) -> PyErr {
+        let build = || {
+            let path = text(py, path)?;
+            let shown = path.call_method0("__repr__")?;
+            let message = format!("{}: {shown}: {why}", self.name);
+            py.import("diskimg._errors")?.call_method1("io_error", (errno, message, path))
+        };
+        build().map_or_else(|failed| failed, PyErr::from_value)
+    }
+}
+
+#[pymethods]
+impl Iso {
+    #[staticmethod]
+    fn open(
+        py: Python<'_>,
+        file: &Bound<'_, PyAny>,
+        opening: Opening,
+        namespace: &str,
+        session: Which,
+        strict: bool,
+    ) -> PyResult<Self> {
+        let input = Input::new(file)?;
+        let options = opening.options(py)?;
+        let mut how = IsoOptions::default();
+        how.namespace = self::namespace(namespace)?;
+        how.session = session.session()?;
+        how.strict = strict;
+        let raised = input.raised();
+        let opened = py.detach(|| {
+            let image = input.open(&options)?;
+            let name = image.name(0).to_owned();
+            let files = file::files_of(&image).collect();
+            let iso = IsoImage::open(Arc::new(image), &how).map_err(|e| e.in_file(&name))?;
+            Ok((iso, name, files))
+        });
+        let (image, name, files) = raised.or(opened.or_raise(py))?;
+        Ok(Self { image: RwLock::new(Some(Arc::new(image))), name, files, raised })
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let image = self.image.write().unwrap_or_else(PoisonError::into_inner).take();
+        // Closing files may take its time.
+        py.detach(|| drop(image));
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.image.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[getter]
+    fn namespace(&self) -> PyResult<&'static str> {
+        Ok(word(self.get()?.namespace()))
+    }
+
+    #[getter]
+    fn namespaces(&self) -> PyResult<Vec<&'static str>> {
+        Ok(self.get()?.namespaces().map(word).collect())
+    }
+
+    /// What `info` tells, as JSON.
+    fn info(&self, py: Python<'_>) -> PyResult<String> {
+        json(&self.ask(py, IsoImage::info)?)
+    }
+
+    fn stat<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Fields<'py>> {
+        fields(py, path, &self.node(py, path)?)
+    }
+
+    /// Where the bytes of a file lie: offset (`None`: nowhere, zeros) and length.
+    fn extents(&self, py: Python<'_>, path: &[u8]) -> PyResult<Vec<(Option<u64>, u64)>> {
+        let node = self.node(py, path)?;
+        Ok(node.extents().iter().map(|extent| (extent.offset, extent.len)).collect())
+    }
+
+    /// What is in a directory; `path` goes before the names.
+    fn read_dir<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Vec<Fields<'py>>> {
+        let directory = self.directory(py, path)?;
+        let entries = self.ask(py, |image| image.read_dir(&directory))?;
+        let whole = |name: &[u8]| match path.is_empty() {
+            true => name.to_vec(),
+            false => [path, b"/", name].concat(),
+        };
+        entries.iter().map(|entry| fields(py, &whole(&entry.name), &entry.node)).collect()
+    }
+
+    fn walk(slf: &Bound<'_, Self>, path: &[u8]) -> PyResult<IsoWalk> {
+        let this = slf.get();
+        let directory = this.directory(slf.py(), path)?;
+        let walk = this.get()?.walk_from(directory, path);
+        Ok(IsoWalk { iso: slf.clone().unbind(), walk: Mutex::new(walk) })
+    }
+
+    fn contents(slf: &Bound<'_, Self>, path: &[u8]) -> PyResult<IsoContents> {
+        let (this, py) = (slf.get(), slf.py());
+        let node = this.node(py, path)?;
+        if node.is_dir() {
+            return Err(this.no(py, 21, "it is a directory", path));
+        }
+        let contents = this.ask(py, |image| image.contents(&node))?;
+        Ok(IsoContents::new(slf.clone().unbind(), contents))
+    }
+
+    /// The findings, as JSON.
+    fn verify(&self, py: Python<'_>) -> PyResult<String> {
+        let image = self.get()?;
+        let mut findings: Vec<Finding> = Vec::new();
+        let verified = work::run(py, None, |_| {
+            let verified = image.verify(&mut |finding| findings.push(finding));
+            verified.map_err(|e| self.concerning(e))
+        });
+        self.raised.or(verified)?;
+        json(&findings)
+    }
+
+    fn extract<'py>(
+        &self,
+        py: Python<'py>,
+        path: &[u8],
+        dest: PathBuf,
+        how: Extraction,
+        progress: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Done<'py>> {
+        let (image, options, dest) = (self.get()?, how.options(), plain(dest));
+        self.node(py, path)?;
+        let extracted = work::run(py, progress.as_ref(), |report| {
+            extract(&image, path, &dest, &options, report).map_err(|e| self.concerning(e))
+        });
+        let done = self.raised.or(extracted)?;
+        let failures = done.failures.iter();
+        let failures = failures.map(|(path, error)| Ok((text(py, path)?, exception(py, error))));
+        let failures = failures.collect::<PyResult<_>>()?;
+        Ok((done.files, done.directories, done.bytes, done.left_out, done.failed, failures))
+    }
+}
+
+/// Extracts; tells the bytes of the files that are behind it, and of all.
+fn extract(
+    image: &IsoImage,
+    path: &[u8],
+    dest: &Path,
+    options: &ExtractOptions,
+    report: diskimg::Callback<'_>,
+) -> diskimg::Result<Extracted> {
+    let node = image.lookup(path)?;
+    let sizes = |node: &Node| match node.is_dir() {
+        true => Some(image.walk_from(node.clone(), b"").filter_map(Result::ok)),
+        false => None,
+    };
+    let total = sizes(&node).map_or(node.size, |walk| {
+        walk.filter(|found| !found.node.is_dir())
+            .fold(0, |sum: u64, found| sum.saturating_add(found.node.size))
+    });
+    // The same files in the same order: what was met before this one is done.
+    let mut ahead = sizes(&node);
+    let (mut done, mut size) = (0u64, 0u64);
+    let mut tick = |path_now: &[u8]| {
+        let below = path_now.strip_prefix(path).unwrap_or(path_now);
+        let below = below.strip_prefix(b"/").unwrap_or(below);
+        while let Some(found) = ahead.as_mut().and_then(Iterator::next) {
+            done = done.saturating_add(size);
+            size = if found.node.is_dir() { 0 } else { found.node.size };
+            if found.path == below {
+                break;
+            }
+        }
+        // Only what ends is told as such.
+        let done = done.min(total.saturating_sub(1));
+        match report(Progress { done, total: total.max(1) }).is_continue() {
+            true => Ok(()),
+            false => Err(Error::cancelled()),
+        }
+    };
+    let extracted = image.extract_path(path, dest, options, &mut tick)?;
+    // All is there; who stops it now is told so, but has it.
+    match report(Progress { done: total.max(1), total: total.max(1) }).is_continue() {
+        true => Ok(extracted),
+        false => Err(Error::cancelled()),
+    }
+}
+
+#[pymethods]
+impl IsoWalk {
+    /// At most `most` entries, and what cannot be followed behind them. At the end, neither.
+    fn next<'py>(
+        &self,
+        py: Python<'py>,
+        most: usize,
+    ) -> PyResult<(Vec<Fields<'py>>, Option<PyErr>)> {
+        let mut entries = Vec::new();
+        let failed = self.iso.get().ask(py, |_| {
+            let mut walk = self.walk.lock().unwrap_or_else(PoisonError::into_inner);
+            for found in walk.by_ref() {
+                match found {
+                    Ok(found) => entries.push(found),
+                    Err(error) => return Ok(Some(self.iso.get().concerning(error))),
+                }
+                if entries.len() >= most {
+                    break;
+                }
+            }
+            Ok(None)
+        })?;
+        let entries = entries.iter().map(|found| fields(py, &found.path, &found.node));
+        Ok((entries.collect::<PyResult<_>>()?, failed.map(|error| exception(py, &error))))
+    }
+}
+
+impl Which {
+    fn session(self) -> PyResult<Session> {
+        match self {
+            Self::At(sector) => Ok(Session::At(sector)),
+            Self::Word(word) => match word.as_str() {
+                "last" => Ok(Session::Last),
+                "first" => Ok(Session::First),
+                word => Err(unknown("session", word, "last, first or a session's first sector")),
+            },
+        }
+    }
+}
+
+impl Extraction {
+    fn options(self) -> ExtractOptions {
+        let mut options = ExtractOptions::default();
+        options.overwrite = self.overwrite;
+        options.modes = self.modes;
+        options.special_modes = self.special_modes;
+        options.times = self.times;
+        options.owners = self.owners;
+        options.symlinks = self.symlinks;
+        options.hard_links = self.hard_links;
+        options.devices = self.devices;
+        options.most_bytes = self.limit;
+        options
+    }
+}
+
+fn namespace(name: &str) -> PyResult<Namespace> {
+    let found = NAMESPACES.iter().find(|(known, _)| *known == name);
+    found
+        .map(|(_, namespace)| *namespace)
+        .ok_or_else(|| unknown("namespace", name, "auto, rock-ridge, joliet, iso or udf"))
+}
+
+fn word(namespace: Namespace) -> &'static str {
+    let found = NAMESPACES.iter().find(|(_, known)| *known == namespace);
+    found.map_or("auto", |(word, _)| word)
+}
