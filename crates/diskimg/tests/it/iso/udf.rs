@@ -154,3 +154,40 @@ fn what_linux_wrote_is_what_linux_shows() {
         image.verify(&mut |finding| panic!("{name}: {finding}")).unwrap();
     }
 }
+
+#[test]
+fn whatever_stands_in_a_descriptor_the_answer_is_a_result() {
+    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
+    for (name, block) in [("udf-512.qcow2", 512), ("udf-sparable.qcow2", 2048)] {
+        let disk = Image::open(testdata.join(name)).unwrap();
+        let mut bytes = vec![0; disk.size() as usize];
+        disk.read_at(&mut bytes, 0).unwrap();
+        // Blocks that begin with a tag: behind it, a changed byte spoils no more than a CRC.
+        let tagged = |start: &usize| {
+            let tag = &bytes[*start..*start + 16];
+            let sum = tag.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+            tag[0] != 0 && sum.wrapping_sub(tag[4]) == tag[4]
+        };
+        let blocks: Vec<_> = (0..bytes.len()).step_by(block).filter(tagged).collect();
+        assert!(blocks.len() > 60, "{name}: {}", blocks.len());
+        let mut state = 1u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        let mut refused = 0;
+        for _ in 0..300 {
+            let mut changed = bytes.clone();
+            for _ in 0..1 + random(3) {
+                let at = blocks[random(blocks.len())] + 16 + random(480);
+                changed[at] = [0, 1, 0x7f, 0x80, 0xff][random(5)];
+            }
+            let mut options = IsoOptions::default();
+            options.namespace = Namespace::Udf;
+            let image = IsoImage::open(Arc::new(MemorySource::new(changed)), &options);
+            let whole = image.and_then(|image| image.walk().try_for_each(|found| found.map(drop)));
+            refused += usize::from(whole.is_err());
+        }
+        assert!(refused > 3, "{name}: {refused} of 300 were noticed");
+    }
+}
