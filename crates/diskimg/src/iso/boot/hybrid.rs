@@ -201,7 +201,8 @@ impl DiskLayout {
             let (first, end) = stretch.on_disk();
             partitions.push(partition(appended.number as u8, appended.kind, first, end)?);
         }
-        let mut free = (1..=4u8).filter(|&n| !hybrid.appended.iter().any(|a| a.number == n.into()));
+        let mut free =
+            (1..=4u8).filter(|&n| !hybrid.appended.iter().any(|a| a.number == u32::from(n)));
         // An appended partition with number 1 takes the volume's place.
         if free.clone().next() == Some(1) {
             let kind = match (&hybrid.isohybrid_mbr, images) {

@@ -314,7 +314,9 @@ fn contents_are_stored_once_however_many_names_they_have() {
 
 #[test]
 fn what_changes_between_plan_and_emission_is_an_error() {
-    let changes: [(&str, fn(&Path)); 6] = [
+    /// What the error says, and what was done to the file.
+    type Change = (&'static str, fn(&Path));
+    let changes: [Change; 6] = [
         ("length", |path| fs::write(path, "longer than it was").unwrap()),
         ("length", |path| fs::write(path, "").unwrap()),
         ("written to", |path| {
@@ -513,6 +515,7 @@ fn a_file_of_more_than_4_gib_has_several_sections() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "what was not tried is told")]
 fn pycdlib_opens_what_we_write() {
     let python = std::env::var_os("DISKIMG_ORACLES");
     let python = python.map_or("python3".into(), |dir| Path::new(&dir).join("bin/python"));
@@ -577,6 +580,7 @@ fn aligned_contents_share_their_blocks_with_the_files() {
 }
 
 /// Whether the kernel can mount an image at all.
+#[allow(clippy::print_stderr, reason = "what was not tried is told")]
 fn kernel_reads_iso() -> bool {
     let _ = Command::new("modprobe").arg("isofs").status();
     let known = fs::read_to_string("/proc/filesystems").unwrap().contains("iso9660");
