@@ -21,7 +21,7 @@ need xorriso xorriso
 need genisoimage genisoimage
 need bsdtar libarchive-tools
 need mkudffs udftools
-need mkzftree zisofs-tools
+need mkzftree genisoimage
 need iso-info libcdio-utils
 need mcopy mtools
 need isohybrid syslinux-utils
