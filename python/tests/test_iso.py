@@ -88,7 +88,7 @@ def test_everything_is_there_as_it_was(made: Path, tree: Path) -> None:
         assert {entry.path for entry in image.walk("dir")} == {
             path for path in contents(tree) if path.startswith("dir/")
         }
-        assert image.verify() == []
+        assert [f for f in image.verify() if f.severity != "note"] == []
         assert image.boot.entries == () and not image.boot
 
 
@@ -170,7 +170,7 @@ def test_pycdlib_sees_the_same(made: Path) -> None:
     for top, _, files in theirs.walk(rr_path="/"):
         for name in files:
             path = f"{top.rstrip('/')}/{name}"
-            record = theirs.get_record(rr_path=path)
+            record: Any = theirs.get_record(rr_path=path)
             if not record.rock_ridge.is_symlink():
                 out = io.BytesIO()
                 theirs.get_file_from_iso_fp(out, rr_path=path)

@@ -381,7 +381,7 @@ def test_ctrl_c_stops_it_and_leaves_the_old_file(tmp_path: Path) -> None:
 
         def write(self, data: Any, /) -> int:
             time.sleep(0.02)
-            return min(4096, len(data))
+            return min(1 << 18, len(data))
 
     (tmp_path / "big").write_bytes(bytes(50_000_000))
     out = tmp_path / "out.iso"

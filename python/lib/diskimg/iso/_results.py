@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
 from diskimg._errors import Error
-from diskimg._results import Json
+from diskimg._results import Json, _fields
 
 Kind: TypeAlias = Literal[
     "file", "directory", "symlink", "block-device", "char-device", "fifo", "socket"
@@ -247,6 +247,7 @@ class Volume:
 
     @classmethod
     def _from_json(cls, facts: Json) -> Volume:
+        facts = _fields(facts)
         known: Json = {name: facts.get(name) for name in cls.__slots__}
         known["created"] = _parsed(known["created"])
         known["modified"] = _parsed(known["modified"])
@@ -272,6 +273,7 @@ class BootEntry:
 
     @classmethod
     def _from_json(cls, facts: Json) -> BootEntry:
+        facts = _fields(facts)
         return cls(*(facts[name] for name in cls.__slots__))
 
 
@@ -296,7 +298,7 @@ class Partition:
     def _all(cls, area: Json) -> tuple[Partition, ...]:
         def of(table: str) -> Iterable[Json]:
             partitions: Iterable[Json] = (area.get(table) or {}).get("partitions", ())
-            return partitions
+            return map(_fields, partitions)
 
         found = [
             cls(
@@ -357,9 +359,14 @@ class Session:
     """Its first sector, of 2048 bytes: what `open` takes as ``session``."""
     descriptors_sector: int
     """Where its volume descriptors begin."""
+    volume_sectors: int
+    """Sectors of its volume."""
+    label: str
+    """The volume's name."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> Session:
+        facts = _fields(facts)
         return cls(*(facts[name] for name in cls.__slots__))
 
 
@@ -390,16 +397,17 @@ class Info:
 
     @classmethod
     def _from_json(cls, facts: Json) -> Info:
+        known = _fields(facts)
         return cls(
-            label=facts["label"],
-            namespace=facts["namespace"],
-            namespaces=tuple(facts["namespaces"]),
-            image_bytes=facts["image_bytes"],
-            volume_bytes=facts["volume_bytes"],
-            volumes=tuple(map(Volume._from_json, facts["volumes"])),
-            boot=Boot._from_json(facts.get("boot"), facts["system_area"]),
-            sessions=tuple(map(Session._from_json, facts["sessions"])),
-            udf=facts.get("udf"),
+            label=known["label"],
+            namespace=known["namespace"],
+            namespaces=tuple(known["namespaces"]),
+            image_bytes=known["image_bytes"],
+            volume_bytes=known["volume_bytes"],
+            volumes=tuple(map(Volume._from_json, known["volumes"])),
+            boot=Boot._from_json(known.get("boot"), known["system_area"]),
+            sessions=tuple(map(Session._from_json, known["sessions"])),
+            udf=known.get("udf"),
             _facts=facts,
         )
 
