@@ -30,8 +30,8 @@ mod unix {
             Ok(Self(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
         }
 
-        /// Makes a directory that is only ours until it gets its own permissions. One that is
-        /// there is taken as it is; a symbolic link is not.
+        /// Makes a directory, with a new one's permissions until it gets its own. One that is there
+        /// is filled; a symbolic link is not followed.
         pub(in crate::iso::extract) fn make_dir(&self, name: &[u8]) -> io::Result<Self> {
             let made = rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(0o777));
             match made {
