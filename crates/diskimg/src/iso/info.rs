@@ -10,6 +10,7 @@ use serde::Serialize;
 
 /// What an ISO image says of itself, without a look at its files.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct IsoInfo {
     /// The volume's name: Joliet's and UDF's where the primary descriptor has none.

@@ -72,6 +72,7 @@ impl IsoImage {
             options.boot.push(self.boot_entry(entry, image)?);
         }
         let mut builder = Builder::new(options);
+        builder.add_node(b"", self.root(), None)?;
         for found in nodes {
             let regular = found.node.file_type == FileType::Regular;
             let contents = if regular { Some(self.contents(&found.node)?) } else { None };

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 /// What `verify` saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Verified {
     /// Files, links and devices, in the tree that has the most of them.
@@ -94,7 +95,8 @@ fn descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
 #[derive(Debug, Default)]
 struct Total {
     files: u64,
-    /// Those of them that have bytes: what every tree can hold.
+    /// Regular files that are not empty: what every tree can hold. Links may be empty files in one
+    /// of them.
     regular: u64,
     bytes: u64,
     /// First sectors of all directories but the root.
@@ -184,7 +186,7 @@ impl<'a> Verification<'a> {
         if node.file_type != FileType::Regular {
             return Ok(());
         }
-        self.total.regular += 1;
+        self.total.regular += u64::from(node.size > 0);
         self.total.bytes = self.total.bytes.saturating_add(node.size);
         let image_bytes = self.image.source.len();
         for extent in node.extents().iter().filter(|extent| extent.len > 0) {
@@ -307,7 +309,8 @@ fn same_files(totals: &[(Namespace, Total)], report: &mut Report<'_>) {
     for (namespace, other) in &totals[1..] {
         if total.regular != other.regular {
             let (here, there) = (total.regular, other.regular);
-            let message = format!("{first} has {here} regular files, {namespace} {there}");
+            let message =
+                format!("{first} has {here} files that are not empty, {namespace} {there}");
             report(Finding::new(FindingCode::NameSpaces, Severity::Note, message));
         }
     }

@@ -174,6 +174,6 @@ fn boot_entries_are_told() {
     assert!(told.contains("loads 4 sectors"), "{told}");
     let json = lab.line("iso boot --output=json a.iso").ok();
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json["boot"]["entries"][0]["load_sectors"], 4);
+    assert_eq!(json["boot"]["entries"][0]["load-sectors"], 4);
     assert_eq!(lab.line("iso boot --output json dir/boot.bin").code, Some(1));
 }

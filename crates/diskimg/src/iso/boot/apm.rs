@@ -16,6 +16,7 @@ const MAX_PARTITIONS: usize = 63;
 
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct ApmPartition {
     /// Its place in the map, from 1.
@@ -32,6 +33,7 @@ pub struct ApmPartition {
 
 /// An Apple partition map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Apm {
     /// Bytes of a block.

@@ -124,6 +124,7 @@ impl Serialize for Media {
 
 /// What a vendor's firmware decides by whether an entry is for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct SelectionCriteria {
     /// What kind they are: 1 is language and version (IBM).
@@ -134,6 +135,7 @@ pub struct SelectionCriteria {
 
 /// One thing that can be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct CatalogEntry {
     /// Where the entry is: bytes from the start of the image.
@@ -195,6 +197,7 @@ impl CatalogEntry {
 
 /// What can be started from a disc.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct BootCatalog {
     /// Where the catalog is: bytes from the start of the image.

@@ -97,6 +97,7 @@ impl Serialize for Guid {
 
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct GptPartition {
     /// Its place in the array, from 1.
@@ -117,6 +118,7 @@ pub struct GptPartition {
 
 /// A partition table, as far as one of its copies can be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Gpt {
     /// What tells disks apart.

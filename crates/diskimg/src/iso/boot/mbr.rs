@@ -32,6 +32,7 @@ pub(crate) const TRACK: u64 = 32;
 
 /// One partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct MbrPartition {
     /// 1 to 4.
@@ -48,6 +49,7 @@ pub struct MbrPartition {
 
 /// A master boot record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Mbr {
     /// What tells disks apart.

@@ -18,7 +18,7 @@ pub(crate) const GRUB2_MBR_SKIPS: u64 = 4;
 /// How the MBR's code finds its boot image. Told by the address that is written into it, which
 /// is one of the boot catalog's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
 #[non_exhaustive]
 pub enum Loader {
     /// As syslinux's isohybrid.
@@ -35,6 +35,7 @@ pub enum Loader {
 
 /// What makes an image start from a disk, and how the disk is divided. All of it may be missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct SystemArea {
     /// Whether there is anything at all in it.

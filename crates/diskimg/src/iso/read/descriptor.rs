@@ -81,6 +81,7 @@ impl VolumeKind {
 
 /// A volume descriptor: one tree, and what is said of the volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct VolumeDescriptor {
     /// What it describes.
