@@ -1,4 +1,4 @@
-//! Names of the Joliet tree: UTF-16, the high byte first.
+//! Names of the Joliet tree: UTF-16, the high byte first, without versions.
 
 use super::identifier::Naming;
 use super::options::Joliet;
@@ -46,8 +46,8 @@ impl Naming for JolietNames {
         false
     }
 
-    /// No version: mkisofs and xorriso write none, and every reader that we know shows what is
-    /// there.
+    /// No version: neither mkisofs nor xorriso writes one here, and readers that look names up as
+    /// they are (pycdlib, and with it OpenStack's Ironic) would miss the file.
     fn finish(&self, _is_dir: bool, _out: &mut Vec<u8>, _start: usize) {}
 
     fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {

@@ -139,22 +139,22 @@ impl Entries {
         }
     }
 
-    /// Adds a component of text, in as many pieces as it takes.
+    /// Adds a component of text, in as many pieces as it takes. There is room for a piece without
+    /// text behind each but the last: the next component can begin where this one ends.
     fn text(&mut self, open: &mut Option<usize>, mut text: &[u8], is_last: bool) {
         loop {
             let used = open.map_or(LINK_HEAD, |at| self.0.len() - at);
-            let room = LINK_ENTRY.saturating_sub(used + 2);
-            let left = room.checked_sub(text.len());
-            // The next component needs three bytes to have one here.
-            if left.is_some_and(|left| is_last || left >= 3 || text.len() < 2) {
+            let Some(room) = LINK_ENTRY.checked_sub(used + 2) else {
+                self.next_link_entry(open);
+                continue;
+            };
+            if text.len() + 2 <= room || is_last && text.len() <= room {
                 return self.component(open, 0, text);
             }
-            let now = if left.is_some() { text.len() - 1 } else { room };
-            if now > 0 {
-                self.component(open, CONTINUES, &text[..now]);
-                text = &text[now..];
-            }
+            let (now, later) = text.split_at(text.len().min(room));
+            self.component(open, CONTINUES, now);
             self.next_link_entry(open);
+            text = later;
         }
     }
 
@@ -373,6 +373,31 @@ mod tests {
                 rest = &rest[usize::from(size)..];
             }
             assert_eq!(target, [&vec![b'x'; len][..], b"/yy/zz"].concat(), "{len}");
+        }
+    }
+
+    #[test]
+    fn no_entry_ends_between_two_names() {
+        for length in 1..=30 {
+            for first in 1..=30 {
+                let mut entries = Entries::default();
+                let name = [&vec![b'n'; length][..], b"/"].concat();
+                entries.link(&[&vec![b'f'; first], &b"/"[..], &name.repeat(60)].concat());
+                let (mut at, mut names) = (0, 0);
+                while let Some(&len) = entries.0.get(at + 2) {
+                    let entry = &entries.0[at..at + usize::from(len)];
+                    let (mut next, mut flags) = (5, 0);
+                    while next < entry.len() {
+                        flags = entry[next];
+                        names += usize::from(flags == 0);
+                        next += 2 + usize::from(entry[next + 1]);
+                    }
+                    assert_eq!(next, entry.len());
+                    assert_eq!(entry[4], flags, "it goes on just where its last name does");
+                    at += entry.len();
+                }
+                assert_eq!(names, 61);
+            }
         }
     }
 

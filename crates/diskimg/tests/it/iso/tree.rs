@@ -84,13 +84,14 @@ pub fn hard(dir: &Path) {
     }
     fs::write(at("emoji-😀.txt"), "smile").unwrap();
     fs::write(dir.join(OsStr::from_bytes(b"latin-\xe9\xff")), "bytes").unwrap();
-    fs::write(at("a:b*c?d;1\\"), "forbidden").unwrap();
+    fs::write(at("ab:c*d?e;1\\"), "forbidden").unwrap();
     for (name, target) in [
         ("link", "empty".to_owned()),
         ("link-up", "../../x/./y/..".to_owned()),
         ("link-root", "/".to_owned()),
         ("link-absolute", "/etc/../etc/hosts".to_owned()),
         ("link-component", format!("/{}/{}", "x".repeat(255), "y".repeat(255))),
+        ("link-short-names", "a/".repeat(300) + "b"),
         ("link-long", "abcdefg/".repeat(510) + "end"),
     ] {
         symlink(target, at(name)).unwrap();
