@@ -8,7 +8,7 @@ use super::descriptors;
 use super::host::{self, HostDirs, HostFile, OpenDirs};
 use super::options::{BootEntry, BootImage, CreateOptions, Emulation, PartitionContents};
 use super::plan::Plan;
-use super::tree::{Kind, ROOT, Tree, TreeNode, components};
+use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode, components};
 use crate::host::source::{MemorySource, Source};
 use crate::iso::SECTOR;
 use crate::iso::boot::hybrid::{DiskAreas, DiskLayout, Stretch};
@@ -73,6 +73,11 @@ impl Boot {
             });
         }
         for options in entries {
+            if let BootImage::File(path) = &options.image
+                && (options.info_table || options.grub2_info)
+            {
+                builder.unshare(path)?;
+            }
             let entry = boot.entry(builder, options)?;
             boot.entries.push(entry);
         }
@@ -90,7 +95,7 @@ impl Boot {
 
     fn entry(&self, builder: &Builder, options: BootEntry) -> Result<Entry> {
         let target = match &options.image {
-            BootImage::File(path) => Target::File(find(&builder.tree, path)?),
+            BootImage::File(path) => Target::File(find(&builder.tree, path)?.1),
             BootImage::AppendedPartition(number) => {
                 let appended = &builder.options.hybrid.appended;
                 let at = appended.iter().position(|partition| partition.number == *number);
@@ -245,7 +250,7 @@ impl Entry {
         else {
             return false;
         };
-        find(&builder.tree, path).ok() != Some(content)
+        find(&builder.tree, path).map(|(_, content)| content).ok() != Some(content)
     }
 }
 
@@ -260,6 +265,21 @@ impl BootImage {
 }
 
 impl Builder {
+    /// Gives a boot image that something will be written into bytes of its own: others may be the
+    /// same so far. (Files of the host are told apart later.)
+    fn unshare(&mut self, path: &str) -> Result<()> {
+        let (node, content) = find(&self.tree, path)?;
+        let Content { len, data } = self.contents.get(content);
+        let (len, data) = match data {
+            Data::Bytes(bytes) => (*len, Data::Bytes(Arc::clone(bytes))),
+            Data::Source(source) => (*len, Data::Source(Arc::clone(source))),
+            Data::Host(_) => return Ok(()),
+        };
+        let own = self.contents.add(Content { len, data })?;
+        self.tree.node_mut(node).kind = Kind::File(own);
+        Ok(())
+    }
+
     /// The content of a file of the host that has no name in the image.
     fn partition(&mut self, path: &Path) -> Result<u32> {
         let no_file = || Error::invalid("is no regular file to append").in_file(path);
@@ -367,8 +387,8 @@ impl Plan {
     }
 }
 
-/// The content of the regular file of that path in the image.
-fn find(tree: &Tree, path: &str) -> Result<u32> {
+/// The regular file of that path in the image, and its content.
+fn find(tree: &Tree, path: &str) -> Result<(NodeId, u32)> {
     let missing = || {
         let error = Error::invalid("there is no such boot image in the image").in_file(path);
         error.hint("boot images are named by their paths in the image")
@@ -379,7 +399,7 @@ fn find(tree: &Tree, path: &str) -> Result<u32> {
         node = tree.find(node, name).map_err(|_| missing())?;
     }
     match tree.node(node).kind {
-        Kind::File(content) => Ok(content),
+        Kind::File(content) => Ok((node, content)),
         _ => Err(Error::invalid("a boot image that is no regular file").in_file(path)),
     }
 }

@@ -124,7 +124,7 @@ pub struct NameRules {
     pub lowercase: bool,
     /// More than one dot stays (`-allow-multidot`).
     pub multiple_dots: bool,
-    /// Every ASCII character but `/` and NUL stays (`-relaxed-filenames`).
+    /// Every ASCII character but `/`, `;` and NUL stays (`-relaxed-filenames`).
     pub relaxed: bool,
     /// Names stay as they are, whatever they consist of, up to 37 bytes without a version
     /// (`-U`).

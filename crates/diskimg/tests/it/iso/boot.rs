@@ -196,6 +196,29 @@ fn emulated_disks_start() {
     }
 }
 
+/// What is written into a boot image is written into no other file, whatever it holds.
+#[test]
+fn a_boot_image_shares_its_bytes_with_no_other_file() {
+    let mut options = CreateOptions::default();
+    let mut entry = BootEntry::new(Platform::Bios, BootImage::File("boot.bin".into()));
+    entry.info_table = true;
+    options.boot.push(entry);
+    let mut builder = Builder::new(options);
+    builder.add_bytes(b"boot.bin", vec![7; 4096]).unwrap();
+    builder.add_bytes(b"same.bin", vec![7; 4096]).unwrap();
+    let mut image = Vec::new();
+    builder.plan().unwrap().emit(&mut image).unwrap();
+    let image = IsoImage::open(Arc::new(MemorySource::new(image)), &IsoOptions::default()).unwrap();
+    let first_bytes = |path: &[u8]| {
+        let mut bytes = [0; 16];
+        let contents = image.contents(&image.lookup(path).unwrap()).unwrap();
+        contents.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert_eq!(first_bytes(b"same.bin"), [7; 16]);
+    assert_eq!(first_bytes(b"boot.bin")[8..12], [16, 0, 0, 0]);
+}
+
 /// Every structure that has the same content as xorriso's has the same bytes, but for addresses.
 #[test]
 fn catalog_info_table_and_partitions_are_as_xorriso_makes_them() {
