@@ -306,13 +306,13 @@ class Partition:
                 p["number"],
                 _number(p["kind"]),
                 "",
-                p["first-sector"] * 512,
+                p["first_sector"] * 512,
                 p["sectors"] * 512,
             )
             for p in of("mbr")
         ]
         for p in of("gpt"):
-            first, last = p["first-sector"], p["last-sector"]
+            first, last = p["first_sector"], p["last_sector"]
             size = max(0, last + 1 - first) * 512
             found.append(cls("gpt", p["number"], p["kind"], p["name"], first * 512, size))
         found += [cls("apm", p["number"], p["kind"], p["name"], None, None) for p in of("apm")]
