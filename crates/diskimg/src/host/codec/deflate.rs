@@ -44,6 +44,16 @@ impl Inflater {
         Self::settle(outcome, stored, unit, true)
     }
 
+    pub(super) fn zlib_exactly(&mut self, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
+        match self.fast.zlib_decompress(stored, unit) {
+            Err(DecompressionError::InsufficientSpace) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the deflate stream gives more than {} bytes", unit.len()),
+            )),
+            outcome => Self::settle(outcome, stored, unit, true),
+        }
+    }
+
     fn settle(
         outcome: Result<usize, DecompressionError>,
         stored: &[u8],

@@ -51,6 +51,15 @@ impl Decoder {
         }
     }
 
+    /// Fills `unit` from a zlib stream that gives just that many bytes: one that goes on is
+    /// damaged, and not followed.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`].
+    pub(crate) fn decode_zlib_exactly(&mut self, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
+        self.inflater().zlib_exactly(stored, unit)
+    }
+
     fn inflater(&mut self) -> &mut deflate::Inflater {
         self.deflate.get_or_insert_with(Default::default)
     }

@@ -12,7 +12,7 @@
 //! at most, and a block may be [`zisofs_ratio`](crate::iso::IsoLimits::zisofs_ratio) times as long
 //! as what is stored of it. Blocks of zeros cost nothing: they are holes.
 
-use crate::host::codec::{Codec, Decoder};
+use crate::host::codec::Decoder;
 use crate::host::source::{Segment, Source, check_range};
 use crate::iso::IsoLimits;
 use crate::iso::node::ZisofsForm;
@@ -170,7 +170,7 @@ impl ZisofsSource {
         }
         stored.resize((end - start) as usize, 0);
         self.packed.read_exact_at(stored, start)?;
-        decoder.decode(Codec::Zlib, stored, block)
+        decoder.decode_zlib_exactly(stored, block)
     }
 }
 
