@@ -95,7 +95,9 @@ impl<W: Write> List<'_, W> {
     }
 
     fn name(&mut self, name: &[u8]) -> Result<(), Failure> {
-        match self.job.null {
+        // Most names are plain, and there may be very many.
+        let is_plain = name.iter().all(|byte| (b' '..=b'~').contains(byte));
+        match self.job.null || is_plain {
             true => self.out.write_all(name)?,
             false => write!(self.out, "{}", printable(&String::from_utf8_lossy(name)))?,
         }

@@ -14,6 +14,12 @@ use crate::iso::{IsoLimits, SECTOR};
 use crate::vocabulary::error::{Error, Result};
 use std::sync::Arc;
 
+/// Bytes of a usual record with Rock Ridge.
+const TYPICAL_RECORD: usize = 128;
+
+/// Entries that room is made for before they are seen.
+const MOST_RESERVED: usize = 4096;
+
 /// Whose names are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
@@ -279,6 +285,8 @@ impl FileTree for RecordTree {
         for extent in dir.extents() {
             let bytes = self.directory_bytes(extent)?;
             let offset = extent.offset.unwrap_or_default();
+            // About as many as there are; what claims to be longer has to show it.
+            entries.reserve((bytes.len() / TYPICAL_RECORD).min(MOST_RESERVED));
             if (bytes.len() as u64) < extent.len {
                 findings.tell(|| {
                     let message = "the image ends within a directory";
