@@ -8,7 +8,7 @@ mod directory;
 
 use crate::host::source::Source;
 use crate::iso::image::IsoImage;
-use crate::iso::node::{FileExtent, FileType, Node};
+use crate::iso::node::{FileExtent, FileType, Node, is_usable_name};
 use crate::iso::walk::{Found, Walk};
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use directory::Directory;
@@ -126,7 +126,7 @@ impl IsoImage {
 }
 
 /// What tells that two names are one file.
-type FileKey = (u32, Vec<(Option<u64>, u64)>);
+type FileKey = (u32, Vec<FileExtent>);
 
 struct Extraction<'a> {
     image: &'a IsoImage,
@@ -229,7 +229,7 @@ impl Extraction<'_> {
     fn make(&mut self, path: &[u8], node: Node) -> Result<()> {
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
         // The walk gives no name with a separator of ours; other systems have others.
-        if name.is_empty() || matches!(name, b"." | b"..") || name.contains(&b'\\') {
+        if !is_usable_name(name) || name.contains(&b'\\') {
             return Err(Error::refused("a name that is a path on some system"));
         }
         let cannot = |doing: &'static str| move |e| Error::io(doing, e);
@@ -322,8 +322,7 @@ impl Extraction<'_> {
 fn file_key(node: &Node) -> Option<FileKey> {
     let several = node.attributes.links.is_some_and(|links| links > 1);
     let serial = node.attributes.serial.filter(|_| several && node.size > 0)?;
-    let place = |extent: &FileExtent| (extent.offset, extent.len);
-    Some((serial, node.extents().iter().map(place).collect()))
+    Some((serial, node.extents().to_vec()))
 }
 
 /// Copies all of `contents`; what is recorded nowhere becomes a hole.

@@ -45,6 +45,8 @@ impl IsoInfo {
         let labels = volumes.iter().map(|volume| &volume.volume_id);
         let label = labels.chain(udf.iter().map(|udf| &udf.label)).find(|label| !label.is_empty());
         let label = label.cloned().unwrap_or_default();
+        // A catalog that cannot be read is a finding of `verify`, and hides nothing else.
+        let boot = image.boot_catalog().ok().flatten();
         Ok(Self {
             label,
             namespace: image.namespace(),
@@ -53,9 +55,8 @@ impl IsoInfo {
             volume_bytes: volumes.first().map_or(image.source.len(), VolumeDescriptor::bytes),
             volumes,
             udf,
-            // A catalog that cannot be read is a finding of `verify`, and hides nothing else.
-            boot: image.boot_catalog().ok().flatten(),
-            system_area: image.system_area()?,
+            system_area: SystemArea::read(&*image.source, boot.as_ref())?,
+            boot,
             sessions: image.sessions().to_vec(),
         })
     }

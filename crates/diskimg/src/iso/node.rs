@@ -52,7 +52,7 @@ pub struct Attributes {
 }
 
 /// A stretch of a file, and where it lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileExtent {
     /// Byte offset in the image; `None`: nothing is recorded, it reads as zeros.
     pub offset: Option<u64>,

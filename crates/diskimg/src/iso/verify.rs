@@ -3,7 +3,7 @@
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::image::{IsoImage, Namespace};
-use crate::iso::node::{Content, Entry, FileTree, FileType, Node, is_usable_name};
+use crate::iso::node::{Content, Entry, FileExtent, FileTree, FileType, Node, is_usable_name};
 use crate::iso::read::descriptor::{self, VolumeDescriptor, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder, PathRecord};
 use crate::iso::walk::Walk;
@@ -111,7 +111,7 @@ struct Verification<'a> {
     volume_bytes: u64,
     total: Total,
     /// Packed files that were unpacked, and how many bytes more may be.
-    unpacked: HashSet<Vec<(Option<u64>, u64)>>,
+    unpacked: HashSet<Vec<FileExtent>>,
     unpacking_left: u64,
 }
 
@@ -221,8 +221,7 @@ impl<'a> Verification<'a> {
 
     /// Unpacks a packed file, to see whether it does.
     fn packed(&mut self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
-        let place = node.extents().iter().map(|extent| (extent.offset, extent.len)).collect();
-        if !self.unpacked.insert(place) {
+        if !self.unpacked.insert(node.extents().to_vec()) {
             return Ok(());
         }
         let Some(left) = self.unpacking_left.checked_sub(node.size) else {

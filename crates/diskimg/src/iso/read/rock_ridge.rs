@@ -4,7 +4,7 @@
 use crate::iso::IsoLimits;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::node::{Attributes, FileType, ZisofsForm};
-use crate::iso::read::susp::SystemUse;
+use crate::iso::read::susp::{SystemUse, number};
 use crate::iso::time::Timestamp;
 use crate::vocabulary::error::Result;
 
@@ -208,11 +208,6 @@ impl RockRidge {
         self.zisofs = Some(ZisofsForm { version, header_bytes, block_log2, size });
         Some(())
     }
-}
-
-/// The little-endian half of the number at `at`.
-fn number(data: &[u8], at: usize) -> Option<u32> {
-    data.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
 #[cfg(test)]

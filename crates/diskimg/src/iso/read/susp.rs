@@ -134,8 +134,11 @@ fn each_here(
 }
 
 fn continuation(data: &[u8]) -> Option<Continuation> {
-    let number =
-        |at: usize| data.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let (block, within, len) = (number(0)?, number(8)?, number(16)?);
+    let (block, within, len) = (number(data, 0)?, number(data, 8)?, number(data, 16)?);
     Some(Continuation { offset: u64::from(block) * SECTOR + u64::from(within), len })
+}
+
+/// The little-endian half of the number at `at`.
+pub(super) fn number(data: &[u8], at: usize) -> Option<u32> {
+    data.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
