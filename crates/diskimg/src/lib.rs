@@ -64,8 +64,9 @@ pub use host::caching::Caching;
 pub use host::output::{Durability, Output};
 pub use host::source::Source;
 pub use verbs::{
-    Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, MapEntry, Progress,
-    Reflink, Report, Salvaged, Sparse, compare, map, measure, measure_size,
+    Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
+    Digests, FileDigest, MapEntry, Progress, Reflink, Report, Salvaged, Sparse, compare, map,
+    measure, measure_size,
 };
 pub use vocabulary::error::{Error, ErrorKind, Result};
 pub use vocabulary::fetch::Fetcher;

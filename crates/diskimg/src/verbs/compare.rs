@@ -1,10 +1,9 @@
 //! `compare`: do two images show the guest the same bytes?
 
+use crate::verbs::disk::{Disk, Fetchers, Stretch};
 use crate::verbs::pipeline::{self, Job};
 use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::{ChainExtent, Kind};
-use crate::vocabulary::fetch::Fetcher;
 use crate::vocabulary::image::{Image, WINDOW};
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
@@ -68,15 +67,26 @@ pub fn compare(
     threads: Option<usize>,
     progress: Option<Callback<'_>>,
 ) -> Result<Comparison, CompareError> {
+    compare_disks([a, b], strict, threads, progress)
+}
+
+/// As [`compare`].
+pub(super) fn compare_disks(
+    disks: [&dyn Disk; 2],
+    strict: bool,
+    threads: Option<usize>,
+    progress: Option<Callback<'_>>,
+) -> Result<Comparison, CompareError> {
+    let [a, b] = disks;
     if strict && a.size() != b.size() {
         return Ok(Comparison::SizeMismatch);
     }
     let total = a.size().max(b.size());
-    let mut plan = Plan { images: [a, b], strict, at: 0, total, ready: VecDeque::new() };
+    let mut plan = Plan { disks, strict, at: 0, total, ready: VecDeque::new() };
     let planning_failed = AtomicBool::new(false);
     let mut found = None;
     let outcome = pipeline::run(
-        &Pair([a, b]),
+        &Pair(disks),
         threads.unwrap_or_else(pipeline::default_threads),
         || plan.next_task().inspect_err(|_| planning_failed.store(true, Ordering::Relaxed)),
         |done: Done| {
@@ -110,9 +120,9 @@ struct Done {
     difference: Option<Comparison>,
 }
 
-/// Walks both images' extents; what is zero in both is passed over.
+/// Walks both disks' stretches; what is zero in both is passed over.
 struct Plan<'a> {
-    images: [&'a Image; 2],
+    disks: [&'a dyn Disk; 2],
     strict: bool,
     at: u64,
     total: u64,
@@ -133,22 +143,21 @@ impl Plan<'_> {
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
         let [a, b] = [
-            extents_padded(self.images[0], window.clone())?,
-            extents_padded(self.images[1], window.clone())?,
+            stretches_padded(self.disks[0], window.clone())?,
+            stretches_padded(self.disks[1], window.clone())?,
         ];
         let (mut i, mut j, mut at) = (0, 0, window.start);
         while at < window.end {
-            let end = a[i].guest.end.min(b[j].guest.end);
-            let held = |e: &ChainExtent| e.kind != Kind::Parent;
-            if self.strict && held(&a[i]) != held(&b[j]) {
+            let end = a[i].at.end.min(b[j].at.end);
+            if self.strict && a[i].held != b[j].held {
                 self.ready.push_back(Task::Differs(Comparison::StatusMismatch { offset: at }));
                 return Ok(());
             }
-            if !(a[i].kind.is_zero() && b[j].kind.is_zero()) {
+            if !(a[i].zero && b[j].zero) {
                 self.push_read(at..end);
             }
-            i += usize::from(a[i].guest.end == end);
-            j += usize::from(b[j].guest.end == end);
+            i += usize::from(a[i].at.end == end);
+            j += usize::from(b[j].at.end == end);
             at = end;
         }
         Ok(())
@@ -169,23 +178,23 @@ impl Plan<'_> {
     }
 }
 
-/// The extents of `range`, with zeros behind the end of a shorter image.
-fn extents_padded(image: &Image, range: Range<u64>) -> Result<Vec<ChainExtent>> {
-    let inside = range.start.min(image.size())..range.end.min(image.size());
+/// What `range` consists of, with zeros behind the end of a shorter disk.
+fn stretches_padded(disk: &dyn Disk, range: Range<u64>) -> Result<Vec<Stretch>> {
+    let inside = range.start.min(disk.size())..range.end.min(disk.size());
     let tail = inside.end.max(range.start)..range.end;
-    let mut extents = image.extents_and_holes(inside)?;
+    let mut stretches = disk.stretches(inside)?;
     if !tail.is_empty() {
-        extents.push(ChainExtent { guest: tail, depth: 0, kind: Kind::Parent });
+        stretches.push(Stretch { at: tail, zero: true, held: false });
     }
-    Ok(extents)
+    Ok(stretches)
 }
 
-/// The two images, compared by many workers.
-struct Pair<'a>([&'a Image; 2]);
+/// The two disks, compared by many workers.
+struct Pair<'a>([&'a dyn Disk; 2]);
 
-/// One side's reader and buffer, twice.
+/// One side's readers and buffer, twice.
 #[derive(Default)]
-struct Sides([(Fetcher, Vec<u8>); 2]);
+struct Sides([(Fetchers, Vec<u8>); 2]);
 
 impl Job for Pair<'_> {
     type Task = Task;
@@ -204,12 +213,12 @@ impl Job for Pair<'_> {
                 return Ok(Done { end: 0, difference: Some(difference) });
             }
         };
-        for (image, (fetcher, buf)) in self.0.iter().zip(&mut *sides) {
+        for (disk, (fetchers, buf)) in self.0.iter().zip(&mut *sides) {
+            let inside = disk.size().clamp(range.start, range.end) - range.start;
             buf.resize((range.end - range.start) as usize, 0);
-            for extent in extents_padded(image, range.clone())? {
-                let at = (extent.guest.start - range.start) as usize;
-                fetcher.fetch(image, &extent, &mut buf[at..at + extent.len() as usize])?;
-            }
+            let (inside, behind) = buf.split_at_mut(inside as usize);
+            disk.read(fetchers, inside, range.start)?;
+            behind.fill(0);
         }
         let [(_, a), (_, b)] = sides;
         let at = if a == b { None } else { a.iter().zip(b).position(|(x, y)| x != y) };

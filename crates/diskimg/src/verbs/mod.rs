@@ -4,6 +4,7 @@
 mod compare;
 mod convert;
 mod create;
+mod disk;
 mod map;
 mod measure;
 mod new_image;
@@ -11,7 +12,9 @@ mod pipeline;
 mod progress;
 
 pub use compare::{CompareError, CompareStage, Comparison, compare};
-pub use convert::{Convert, Reflink, Report, Salvaged, Sparse};
+pub use convert::{
+    Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,
+};
 pub use create::{Create, Created};
 pub use map::{MapEntry, map};
 pub use measure::{measure, measure_size};

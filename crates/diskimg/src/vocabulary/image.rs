@@ -40,7 +40,7 @@ pub struct Image {
 }
 
 /// One layer of the chain and the name it was opened by.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) layer: Arc<dyn Layer>,
     pub(crate) name: String,
@@ -60,6 +60,12 @@ impl Image {
     pub(crate) fn from_links(links: Vec<Link>) -> Self {
         debug_assert!(!links.is_empty());
         Self { links, fetchers: Mutex::default() }
+    }
+
+    /// The same over another image, which stands below all layers of this one.
+    pub(crate) fn over(mut self, below: &Self) -> Self {
+        self.links.extend(below.links.iter().cloned());
+        self
     }
 
     /// Format of the top layer.

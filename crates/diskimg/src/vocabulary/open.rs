@@ -7,7 +7,7 @@ use crate::vocabulary::format::Format;
 use crate::vocabulary::image::{Image, Link};
 use crate::vocabulary::layer::{Layer, Whereabouts};
 use crate::vocabulary::limits::Limits;
-use crate::vocabulary::reference::{References, Resolver, plain_path, real_path};
+use crate::vocabulary::reference::{References, Resolver, StandIn, plain_path, real_path};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub struct OpenOptions {
     with_extents: bool,
     ignore_content_id: bool,
     access: Access,
+    alone: bool,
+    stand_ins: Vec<StandIn>,
 }
 
 /// Which internal snapshot to read.
@@ -205,8 +207,21 @@ impl OpenOptions {
         self
     }
 
+    /// Only the layer itself, with all its files: what it builds on is the caller's to add.
+    pub(crate) fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Where an image names one of these files it is the source beside it that is meant: an
+    /// image whose files have not got their names yet.
+    pub(crate) fn stand_ins(mut self, files: Vec<StandIn>) -> Self {
+        self.stand_ins = files;
+        self
+    }
+
     fn with_parent(&self) -> bool {
-        self.with_chain || !self.metadata_only
+        !self.alone && (self.with_chain || !self.metadata_only)
     }
 
     /// Opens the image at `path` (a regular file or block device) and
@@ -300,6 +315,7 @@ impl Chain<'_> {
             policy: self.policy,
             search: self.options.references,
             access: self.options.access,
+            stand_ins: &self.options.stand_ins,
         };
         let context = OpenContext {
             resolver,

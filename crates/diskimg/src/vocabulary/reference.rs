@@ -40,12 +40,24 @@ pub(crate) struct Resolver<'a> {
     pub(crate) search: References,
     /// How the bytes of what it opens are got at.
     pub(crate) access: Access,
+    /// What is meant where the image names one of these.
+    pub(crate) stand_ins: &'a [StandIn],
 }
+
+/// The path of a file, and what is read in its place.
+pub(crate) type StandIn = (PathBuf, Arc<dyn Source>);
 
 impl<'a> Resolver<'a> {
     /// Of the image at `image`, `None` if it came from a pipe or memory.
     pub(crate) fn new(image: Option<&'a Path>, policy: References) -> Self {
-        Self { image, real: None, policy, search: policy, access: Access::default() }
+        Self {
+            image,
+            real: None,
+            policy,
+            search: policy,
+            access: Access::default(),
+            stand_ins: &[],
+        }
     }
 
     /// Where `name` leads, as QEMU reads names; relative ones start at the
@@ -98,6 +110,9 @@ impl<'a> Resolver<'a> {
     /// read them. [`Io`](crate::ErrorKind::Io).
     pub(crate) fn open_at(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
         self.refuse_none(role, name)?;
+        if let Some((_, source)) = self.stand_ins.iter().find(|(meant, _)| is_same(meant, path)) {
+            return Ok(Arc::clone(source));
+        }
         let cannot = |e| Error::io(format!("cannot open its {role} '{}'", path.display()), e);
         if self.policy == References::Any {
             return FileSource::open(path).and_then(|file| self.access.to(file)).map_err(cannot);
@@ -173,6 +188,15 @@ impl<'a> Resolver<'a> {
 /// What to say where [`References::None`] is in force.
 pub(crate) const NONE_HINT: &str =
     "references to other files are switched off: References::None, --references=none";
+
+/// Two spellings of one path, of which nothing need be there but the directory.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let whole = |path: &Path| {
+        let directory = canonical_directory(path.parent().unwrap_or(path));
+        directory.ok().map(|directory| directory.join(path.file_name().unwrap_or_default()))
+    };
+    a.file_name() == b.file_name() && whole(a).is_some_and(|a| whole(b) == Some(a))
+}
 
 fn canonical_directory(directory: &Path) -> io::Result<PathBuf> {
     // The empty path is the directory of a bare file name.

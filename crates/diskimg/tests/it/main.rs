@@ -29,6 +29,7 @@ mod ova_integrity;
 mod ova_writing;
 mod overlays;
 mod passing;
+mod read_back;
 mod readers;
 mod real_images;
 mod scale;

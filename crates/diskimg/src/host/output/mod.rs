@@ -28,7 +28,7 @@ pub use error::{OutputError, Result};
 use crate::host::caching::Caching;
 use crate::host::os;
 use crate::host::sink::{PipeSink, Sink};
-use crate::host::source::HostFileId;
+use crate::host::source::{HostFileId, Source};
 use error::Concerning;
 use part::{Part, destination, is_replaceable};
 use std::collections::HashSet;
@@ -206,6 +206,24 @@ impl Output {
     pub(crate) fn path_of(&self, sink: &Arc<dyn Sink>) -> Option<&Path> {
         let mut parts = std::iter::once(&self.main).chain(&self.companions);
         parts.find(|part| Arc::ptr_eq(&part.sink, sink))?.path.as_deref()
+    }
+
+    /// Sees that [`read_back`](Self::read_back) will be possible.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] for what leaves us: a pipe, a writer.
+    pub(crate) fn require_readable(&self) -> Result<()> {
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.try_for_each(Part::require_readable)
+    }
+
+    /// Every file that was written with the name that it has or will have, the main one
+    /// first, to be read as it is on the disk: what is [flushed](Self::flush) leaves the page cache.
+    ///
+    /// # Errors
+    /// As [`require_readable`](Self::require_readable), and what the system said.
+    pub(crate) fn read_back(&self) -> Result<Vec<(PathBuf, Arc<dyn Source>)>> {
+        std::iter::once(&self.main).chain(&self.companions).map(Part::read_back).collect()
     }
 
     fn beside(&self, name: &Path) -> PathBuf {

@@ -6,6 +6,7 @@ use super::{Durability, directory_of, temporary_prefix};
 use crate::host::caching::Caching;
 use crate::host::os;
 use crate::host::sink::{FileSink, PipeSink, Sink};
+use crate::host::source::{FileSource, Source};
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,32 @@ impl Part {
             Ok(())
         };
         finish().map_err(|error| self.failed(error))
+    }
+
+    /// The file as it is, under the name that it has or will have.
+    pub(super) fn read_back(&self) -> Result<(PathBuf, Arc<dyn Source>)> {
+        self.require_readable()?;
+        let path = self.path.clone().unwrap_or_default();
+        let stands_at = self.staged.as_ref().map_or(&*path, |staging| &*staging.file);
+        let open = || {
+            let file = FileSource::open(stands_at)?;
+            if let Some((file, _)) = file.as_file() {
+                // Clean pages are dropped by this, so that they come from the disk again.
+                os::write_behind(file)?;
+            }
+            Ok(file)
+        };
+        let file = open().map_err(|error| self.failed(error))?;
+        Ok((path, Arc::new(file)))
+    }
+
+    /// Sees that it can be read again: it is no pipe, and no writer of the caller's.
+    pub(super) fn require_readable(&self) -> Result<()> {
+        if self.path.is_some() && !self.sink.is_sequential() {
+            return Ok(());
+        }
+        let message = "what is written to a pipe cannot be read again";
+        Err(self.failed(io::Error::new(io::ErrorKind::Unsupported, message)))
     }
 
     /// Lets go of the file; `None` if it was written in place.

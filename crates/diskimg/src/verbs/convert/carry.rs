@@ -36,8 +36,8 @@ pub(super) struct Carry<'a> {
     pub(super) sharing: &'a Sharing,
     /// Whether encoded units are passed through where the target takes them.
     pub(super) passes: bool,
-    /// Whether these are decoded, too, to see that they can be.
-    pub(super) verify: bool,
+    /// Whether these are decoded, too: the guest's bytes are hashed.
+    pub(super) hashes: bool,
     /// Bytes that went from file to file by sharing.
     pub(super) shared: AtomicU64,
     /// Guest bytes of units that were passed through.
@@ -100,7 +100,7 @@ impl Job for Carry<'_> {
             let at = (span.at.start - start) as usize;
             let part = &mut guest[at..at + (span.at.end - span.at.start) as usize];
             let passes = self.passes && self.pass(worker, span, &mut encoded, &mut passed)?;
-            if !passes || self.verify {
+            if !passes || self.hashes {
                 self.fetch(worker, span, part)?;
             }
         }
@@ -375,7 +375,7 @@ mod tests {
             digests: false,
             sharing: &Sharing::none(),
             passes: false,
-            verify: false,
+            hashes: false,
             shared: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             files: vec![OutputFile { sink: Arc::new(MemorySink::new()), path: None }],

@@ -13,11 +13,13 @@
 mod carry;
 mod digest;
 mod existing;
+mod hash;
 mod input;
 mod pass;
 mod piece;
 mod place;
 mod plan;
+mod read_back;
 mod run;
 mod salvage;
 mod share;
@@ -38,6 +40,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
+pub use hash::{DigestAlgorithm, Digests, FileDigest};
 pub use share::Reflink;
 
 /// Images are made of sectors of this many bytes, except raw files.
@@ -106,6 +109,7 @@ struct Settings<'a> {
     offload: bool,
     recompress: bool,
     verify: bool,
+    digest: Option<DigestAlgorithm>,
     durability: Durability,
     caching: Caching,
     target_is_zero: bool,
@@ -133,6 +137,10 @@ pub struct Report {
     /// What was damaged in the source and is made up for: see
     /// [`Image::warnings`].
     pub warnings: Vec<String>,
+    /// The output was read again and says what the source says ([`Convert::verify`]).
+    pub verified: bool,
+    /// What was asked for by [`Convert::digest`].
+    pub digests: Option<Digests>,
 }
 
 /// Guest bytes that could not be read.
@@ -173,6 +181,7 @@ impl<'a> Convert<'a> {
                 offload: false,
                 recompress: false,
                 verify: false,
+                digest: None,
                 durability: Durability::default(),
                 caching: Caching::default(),
                 target_is_zero: false,
@@ -282,11 +291,24 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// Whether compressed units that are taken as the source stores them are decoded all
-    /// the same, to see that they can be.
+    /// Whether the output is opened and read again when all of it is written and flushed, and
+    /// compared with the source, before it gets its name: one more pass over both. A file
+    /// leaves the page cache for that. What goes to a pipe or a writer cannot be verified.
+    ///
+    /// An output that differs is [`Corrupt`](crate::ErrorKind::Corrupt), and no file is left
+    /// behind; what was written in place is what it is.
     #[must_use]
     pub fn verify(mut self, yes: bool) -> Self {
         self.settings.verify = yes;
+        self
+    }
+
+    /// Asks for digests ([`Report::digests`]): of the guest's bytes, computed as they are
+    /// carried; and of each file that is written, which is read again for that. Every byte of
+    /// the disk counts, so this takes its time for zeros, too.
+    #[must_use]
+    pub fn digest(mut self, algorithm: DigestAlgorithm) -> Self {
+        self.settings.digest = Some(algorithm);
         self
     }
 

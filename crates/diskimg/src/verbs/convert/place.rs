@@ -1,5 +1,6 @@
 //! Placement: the target is asked in guest order, one task at a time.
 
+use super::hash::GuestHash;
 use super::piece::{Bytes, Carried, Piece, Placed, Write};
 use super::share::Origin;
 use super::throttle::Throttle;
@@ -20,6 +21,8 @@ pub(super) struct Placer<'a> {
     pub(super) stored: u64,
     /// Of the guest bytes so far, if the target wants it.
     pub(super) digest: u64,
+    /// Of the guest bytes so far, if the caller wants it.
+    pub(super) hash: Option<GuestHash<'a>>,
     pub(super) throttle: Throttle,
     pub(super) progress: Option<Callback<'a>>,
 }
@@ -33,6 +36,10 @@ impl Placer<'_> {
     /// Makes room for one task's pieces.
     pub(super) fn place(&mut self, carried: Carried) -> Result<ControlFlow<(), Placed>> {
         let mut writes = Vec::new();
+        if let Some(hash) = &mut self.hash {
+            let (progress, done, total) = (self.progress, carried.zeros.start, self.total);
+            hash.take(&carried, &|| report(progress, done, total))?;
+        }
         if !self.overlay {
             self.zeros(carried.zeros.clone())?;
         }

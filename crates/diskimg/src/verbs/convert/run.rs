@@ -2,7 +2,10 @@
 
 use super::input::Input;
 use super::share::{Reflink, Sharing};
-use super::{Report, SECTOR, Settings, Sparse, carry, place, plan, salvage, throttle};
+use super::{
+    Digests, Report, SECTOR, Settings, Sparse, carry, hash, place, plan, read_back, salvage,
+    throttle,
+};
 use crate::host::output::{self, Output};
 use crate::host::sink::Sink;
 use crate::verbs::new_image::{open_backing, protect_backing, take_backing, whole_size};
@@ -39,15 +42,35 @@ impl Settings<'_> {
             .set_caching(self.caching)
             .map_err(|e| Error::output("cannot write past the page cache", e).hint(hint))?;
         let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
-            let done = self.transfer(&input, target, &output, backing.as_ref())?;
+            let mut done = self.transfer(&input, target, &output, backing.as_ref())?;
             let incomplete = |e| Error::output("cannot complete the output", e);
             output.flush(self.durability).map_err(incomplete)?;
+            self.read_back(&input, &output, backing.as_ref(), &mut done)?;
             // The last moment to stop.
             report(self.progress, input.size(), input.size())?;
             output.publish(self.durability).map_err(incomplete)?;
             Ok(done)
         });
         outcome.map_err(|e| e.in_file(name))
+    }
+
+    /// What is asked of the files when they are complete.
+    fn read_back(
+        &self,
+        input: &Input,
+        output: &Output,
+        backing: Option<&Image>,
+        done: &mut Report,
+    ) -> Result<()> {
+        if self.verify {
+            read_back::verify(self, input, output, backing, done)?;
+            done.verified = true;
+        }
+        if let Some(digests) = &mut done.digests {
+            let tick = || report(self.progress, input.size(), input.size());
+            digests.files = hash::of_files(digests.algorithm, output, &tick)?;
+        }
+        Ok(())
     }
 
     /// Starts the target and opens the image it builds on.
@@ -58,6 +81,10 @@ impl Settings<'_> {
         size: Option<u64>,
     ) -> Result<(Box<dyn Target>, Option<Image>)> {
         self.sparse = self.sparse.whole_blocks()?;
+        if self.verify {
+            let cannot = |e| Error::output("cannot verify it", e);
+            output.require_readable().map_err(cannot)?;
+        }
         if self.verify_manifest {
             input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
         }
@@ -114,6 +141,9 @@ impl Settings<'_> {
         if self.offload {
             return Err(Error::invalid("an appliance's disks are compressed, and share nothing")
                 .hint("leave out -C, Convert::offload"));
+        }
+        if self.digest.is_some() && input.images() > 1 {
+            return Err(Error::invalid("several disks have no digest in common"));
         }
         if size.is_some() && input.images() > 1 {
             return Err(Error::invalid("size= speaks of one disk, and there are several"));
@@ -176,7 +206,7 @@ impl Settings<'_> {
             digests: target.wants_digest(),
             sharing: &sharing,
             passes,
-            verify: self.verify,
+            hashes: self.digest.is_some(),
             shared: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             files: target.files().iter().map(named).collect(),
@@ -189,6 +219,7 @@ impl Settings<'_> {
             total: input.size(),
             stored: 0,
             digest: 0,
+            hash: self.digest.map(|algorithm| hash::GuestHash::new(algorithm, input)),
             throttle: throttle::Throttle::new(self.rate_limit),
             progress: self.progress,
         };
@@ -196,6 +227,12 @@ impl Settings<'_> {
         pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
         placer.tell(input.size())?;
         let (stored_bytes, digest) = (placer.stored, placer.digest);
+        let hash = placer.hash.map(hash::GuestHash::finish);
+        let digests = self.digest.zip(hash).map(|(algorithm, guest)| Digests {
+            algorithm,
+            guest,
+            files: Vec::new(),
+        });
         let (shared_bytes, passed_bytes) = (job.shared.into_inner(), job.passed.into_inner());
         target.take_digest(digest);
         target.finish()?;
@@ -206,6 +243,8 @@ impl Settings<'_> {
             passed_bytes,
             salvaged: salvaged.into_ordered(),
             warnings: input.warnings().collect(),
+            verified: false,
+            digests,
         })
     }
 }
