@@ -4,9 +4,12 @@ use crate::arguments::{self, Input, Opening, references, unknown};
 use crate::file::{self, Raised};
 use crate::work;
 use diskimg::target::Backing;
-use diskimg::{Caching, Convert, Durability, Error, Image, Reflink, Report, Sparse};
+use diskimg::{
+    Caching, Convert, DigestAlgorithm, Durability, Error, Image, Reflink, Report, Sparse,
+};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// How to convert: `Conversion` in `_types.py`.
@@ -28,6 +31,7 @@ pub(crate) struct Conversion {
     offload: bool,
     recompress: bool,
     verify: bool,
+    digest: Option<String>,
     verify_manifest: bool,
     durable: bool,
     direct: bool,
@@ -43,7 +47,10 @@ enum Destination {
 }
 
 /// What a conversion did: the fields of `Report`, in order.
-type Done = (u64, u64, u64, u64, Vec<(u64, u64, String)>, Vec<String>);
+type Done = (u64, u64, u64, u64, Vec<(u64, u64, String)>, Vec<String>, bool, Option<Digested>);
+
+/// The fields of `Digests`, in order.
+type Digested = (String, String, Vec<(OsString, String)>);
 
 /// Converts `sources`, each a name or file object and how to open it.
 #[pyfunction]
@@ -121,6 +128,13 @@ impl Conversion {
             "never" => Reflink::Never,
             word => return Err(unknown("reflink", word, "auto, always or never")),
         };
+        let digest = match self.digest.as_deref().map(str::parse::<DigestAlgorithm>).transpose() {
+            Ok(digest) => digest,
+            Err(_) => {
+                let word = self.digest.unwrap_or_default();
+                return Err(unknown("digest", &word, "sha256 or blake3"));
+            }
+        };
         Ok(move |convert: Convert<'a>| {
             let mut convert = convert
                 .format(format)
@@ -141,6 +155,9 @@ impl Conversion {
                 let format = self.backing_format;
                 convert = convert.backing(Backing { name, format, content_id: None });
             }
+            if let Some(algorithm) = digest {
+                convert = convert.digest(algorithm);
+            }
             if let Some(threads) = self.threads {
                 convert = convert.threads(threads);
             }
@@ -155,6 +172,10 @@ impl Conversion {
 fn fields(report: Report) -> Done {
     let salvaged =
         report.salvaged.into_iter().map(|lost| (lost.guest.start, lost.guest.end, lost.error));
+    let digested = report.digests.map(|digests| {
+        let files = digests.files.into_iter().map(|file| (file.path.into(), file.digest)).collect();
+        (digests.algorithm.to_string(), digests.guest, files)
+    });
     (
         report.guest_bytes,
         report.stored_bytes,
@@ -162,5 +183,7 @@ fn fields(report: Report) -> Done {
         report.passed_bytes,
         salvaged.collect(),
         report.warnings,
+        report.verified,
+        digested,
     )
 }

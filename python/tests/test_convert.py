@@ -1,5 +1,7 @@
 """Converting: progress, stopping, and what is left afterwards."""
 
+import hashlib
+import io
 import json
 import os
 import signal
@@ -334,3 +336,33 @@ def test_reports_count(raw: Path, tmp_path: Path, make: Callable[..., Path]) -> 
     )
     assert set(report.to_dict()) == {name.replace("_", "-") for name in report.__dataclass_fields__}
     json.dumps(report.to_dict())
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk", "ova"])
+def test_an_output_is_verified_and_its_digests_told(tmp_path: Path, format: str) -> None:
+    disk = bytes(range(256)) * 4096
+    (tmp_path / "a.raw").write_bytes(disk)
+    target = tmp_path / f"b.{format}"
+    report = diskimg.convert(
+        tmp_path / "a.raw", target, format=format, verify=True, digest="sha256"
+    )
+    assert report.verified
+    assert report.digests is not None
+    (file,) = report.digests.files
+    assert report.digests.guest == hashlib.sha256(disk).hexdigest()
+    assert (file.path, file.digest) == (
+        str(target),
+        hashlib.sha256(target.read_bytes()).hexdigest(),
+    )
+    assert report.to_dict()["digests"]["algorithm"] == "sha256"
+
+
+def test_what_cannot_be_read_again_is_not_verified(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(b"abc")
+    with pytest.raises(OSError, match="cannot be read again"):
+        diskimg.convert(tmp_path / "a.raw", io.BytesIO(), verify=True)
+    report = diskimg.convert(tmp_path / "a.raw", io.BytesIO(), digest="blake3")
+    assert not report.verified
+    assert report.digests is not None and report.digests.files == ()
+    with pytest.raises(ValueError, match="sha256 or blake3"):
+        diskimg.convert(tmp_path / "a.raw", io.BytesIO(), digest="md5")  # type: ignore[arg-type]

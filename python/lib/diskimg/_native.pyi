@@ -124,7 +124,16 @@ def convert(
     destination: object,
     how: Conversion,
     progress: Callable[[int, int], object] | None,
-) -> tuple[int, int, int, int, list[tuple[int, int, str]], list[str]]: ...
+) -> tuple[
+    int,
+    int,
+    int,
+    int,
+    list[tuple[int, int, str]],
+    list[str],
+    bool,
+    tuple[str, str, list[tuple[str, str]]] | None,
+]: ...
 def create(
     path: str,
     format: str,

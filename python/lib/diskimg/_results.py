@@ -394,6 +394,39 @@ class Salvaged:
 
 
 @dataclass(frozen=True, slots=True)
+class FileDigest:
+    """The digest of a file that was written."""
+
+    path: str
+    digest: str
+    """Of all of its bytes, in lower-case hexadecimal."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return {"path": self.path, "digest": self.digest}
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Digests of what a conversion read and wrote."""
+
+    algorithm: str
+    """``sha256`` or ``blake3``."""
+    guest: str
+    """Of the guest's bytes, zeros included, in lower-case hexadecimal."""
+    files: tuple[FileDigest, ...]
+    """Of each file that was written, the main one first; none of a file object."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return {
+            "algorithm": self.algorithm,
+            "guest": self.guest,
+            "files": [file.to_dict() for file in self.files],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a conversion did."""
 
@@ -409,6 +442,10 @@ class Report:
     """What could not be read (only with ``salvage=True``), in guest order."""
     warnings: tuple[str, ...] = field(default=())
     """What was damaged in the source and is made up for."""
+    verified: bool = False
+    """The output was read again and says what the source says (``verify=True``)."""
+    digests: Digests | None = None
+    """What was asked for by ``digest=``."""
 
     def to_dict(self) -> Json:
         """The fields (qemu-img has no JSON for this)."""
@@ -419,4 +456,6 @@ class Report:
             "passed-bytes": self.passed_bytes,
             "salvaged": [lost.to_dict() for lost in self.salvaged],
             "warnings": list(self.warnings),
+            "verified": self.verified,
+            "digests": None if self.digests is None else self.digests.to_dict(),
         }

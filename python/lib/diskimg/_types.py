@@ -65,6 +65,7 @@ class Conversion(TypedDict):
     offload: bool
     recompress: bool
     verify: bool
+    digest: str | None
     verify_manifest: bool
     durable: bool
     direct: bool

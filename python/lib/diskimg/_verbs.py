@@ -18,7 +18,9 @@ from diskimg._results import (
     Comparison,
     Created,
     Detection,
+    Digests,
     Extent,
+    FileDigest,
     Info,
     Measure,
     Report,
@@ -64,6 +66,7 @@ def convert(
     offload: bool = False,
     recompress: bool = False,
     verify: bool = False,
+    digest: Literal["sha256", "blake3"] | None = None,
     verify_manifest: bool = True,
     salvage: bool = False,
     rate_limit: int | None = None,
@@ -111,7 +114,10 @@ def convert(
             possible, ``always`` (or fail), ``never``.
         offload: Let the kernel copy what cannot be shared, zeros and all.
         recompress: Compress anew what could be taken compressed as it is.
-        verify: Decompress what is taken compressed as it is, to see that it can be.
+        verify: Open and read the output again when all of it is on the disk, and compare it
+            with the source, before it gets its name. A file object cannot be verified.
+        digest: Compute digests of the guest's bytes, as they are carried, and of each file
+            that is written, which is read again for that: `Report.digests`.
         verify_manifest: Hold an appliance against its manifest first.
         salvage: Replace what cannot be read by zeros; `Report.salvaged` tells what.
         rate_limit: Bytes written per second, at the most.
@@ -169,6 +175,7 @@ def convert(
         "offload": offload,
         "recompress": recompress,
         "verify": verify,
+        "digest": digest,
         "verify_manifest": verify_manifest,
         "durable": durable,
         "direct": direct,
@@ -176,14 +183,18 @@ def convert(
         "target_is_zero": target_is_zero,
     }
     with shown(progress, "convert") as callback:
-        guest, stored, shared, passed, salvaged, warnings = _native.convert(
+        guest, stored, shared, passed, salvaged, warnings, verified, digested = _native.convert(
             [(file_or_name(source), how) for source in sources],
             file_or_name(dst),
             conversion,
             callback,
         )
     lost = tuple(Salvaged(*stretch) for stretch in salvaged)
-    return Report(guest, stored, shared, passed, lost, tuple(warnings))
+    digests = None
+    if digested is not None:
+        algorithm, of_guest, files = digested
+        digests = Digests(algorithm, of_guest, tuple(FileDigest(*file) for file in files))
+    return Report(guest, stored, shared, passed, lost, tuple(warnings), verified, digests)
 
 
 def _sparse(sparse: bool | int) -> int | None:

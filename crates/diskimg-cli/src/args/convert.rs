@@ -5,7 +5,7 @@ use crate::args::common::{self, Input, Policy, Reading};
 use crate::failure::Failure;
 use crate::output::progress::Wish;
 use diskimg::open::local_path;
-use diskimg::{Caching, Durability, Format, Options, References, Reflink, Sparse};
+use diskimg::{Caching, DigestAlgorithm, Durability, Format, Options, References, Reflink, Sparse};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -89,9 +89,12 @@ pub(crate) struct Typed {
     /// Compress anew what could be taken as SRC stores it
     #[arg(long)]
     recompress: bool,
-    /// See that compressed data taken as SRC stores it can be decompressed
+    /// Read DST again when it is complete, compare it with SRC, and only then name it
     #[arg(long)]
     verify: bool,
+    /// Print digests of the guest's bytes and of the files written: sha256 or blake3
+    #[arg(long, value_name = "ALGORITHM")]
+    digest: Option<String>,
     /// Say on standard error what was done
     #[arg(long)]
     report: bool,
@@ -135,6 +138,8 @@ pub(crate) struct Job {
     pub(crate) recompress: bool,
     /// `--verify`.
     pub(crate) verify: bool,
+    /// `--digest`.
+    pub(crate) digest: Option<DigestAlgorithm>,
     /// `--report`.
     pub(crate) report: bool,
     /// `-C`.
@@ -217,6 +222,7 @@ impl Typed {
             reflink: self.reflink()?,
             recompress: self.recompress,
             verify: self.verify,
+            digest: self.digest.as_deref().map(str::parse).transpose()?,
             report: self.report,
             target_is_zero: self.target_is_zero,
             durability,

@@ -4,7 +4,7 @@ use crate::args::convert::{Destination, Job};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
 use crate::output::{self, Console};
-use diskimg::{Convert, Output, Report};
+use diskimg::{Convert, Digests, Output, Report};
 use std::io::{self, IsTerminal};
 
 /// Percent between two lines of progress, as qemu-img has it here.
@@ -46,6 +46,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if let Some(rate) = job.rate {
         convert = convert.rate_limit(rate);
     }
+    if let Some(algorithm) = job.digest {
+        convert = convert.digest(algorithm);
+    }
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
@@ -60,7 +63,26 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if job.report {
         console.complain(&summary(&report));
     }
+    if let Some(digests) = &report.digests {
+        let text = digest_lines(digests);
+        match job.output {
+            // That is where the image went.
+            Destination::Stdout => console.complain(text.trim_end()),
+            _ => console.print(&text)?,
+        }
+    }
     Ok(0)
+}
+
+/// What `--digest` says: a line for the guest's bytes, one for each file that was written.
+fn digest_lines(digests: &Digests) -> String {
+    let algorithm = digests.algorithm;
+    let mut text = format!("guest {algorithm}:{}\n", digests.guest);
+    for file in &digests.files {
+        let name = diskimg::printable(&file.path.display().to_string()).into_owned();
+        text += &format!("file {algorithm}:{} {name}\n", file.digest);
+    }
+    text
 }
 
 /// What was damaged and made up for, and what `--salvage` had to leave out.
@@ -80,7 +102,11 @@ fn warn(report: &Report, console: &Console) {
 fn summary(report: &Report) -> String {
     format!(
         "{} guest bytes; {} bytes stored, {} of them shared with the source; \
-         {} guest bytes taken compressed as they were",
-        report.guest_bytes, report.stored_bytes, report.shared_bytes, report.passed_bytes
+         {} guest bytes taken compressed as they were{}",
+        report.guest_bytes,
+        report.stored_bytes,
+        report.shared_bytes,
+        report.passed_bytes,
+        if report.verified { "; verified" } else { "" }
     )
 }

@@ -208,3 +208,19 @@ fn ways_to_share_are_told_from_typing_errors() {
     lab.line("convert --reflink auto --threads 1 a.raw b.raw").ok();
     assert_eq!(lab.read("a.raw"), lab.read("b.raw"));
 }
+
+#[test]
+fn digests_are_printed_and_never_into_the_image() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("a.raw"), b"abc").expect("writes");
+    let guest = "guest sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let said = lab.line("convert --verify --digest sha256 a.raw b.raw").ok();
+    let file = format!("{} b.raw", guest.replace("guest", "file"));
+    assert_eq!(said, format!("{guest}\n{file}\n"));
+    let ran = lab.line("convert --digest sha256 a.raw -");
+    assert_eq!((ran.out.as_str(), ran.err.trim_end()), ("abc", &*format!("diskimg: {guest}")));
+    let said = lab.line("convert --digest md5 a.raw b.raw").fails(1);
+    assert!(said.contains("'md5'") && said.contains("blake3"), "{said}");
+    let said = lab.line("convert --verify a.raw -").fails(1);
+    assert!(said.contains("cannot be read again"), "{said}");
+}

@@ -65,7 +65,7 @@ fn compare(
     let mut at = range.start;
     // What could not be read is zeros in the output, and would not be read now either.
     let lost = done.salvaged.iter().map(|lost| lost.guest.clone());
-    for lost in lost.chain([range.end..range.end]) {
+    for lost in lost.chain(std::iter::once(range.end..range.end)) {
         let lost = lost.start.clamp(at, range.end)..lost.end.clamp(at, range.end);
         for (part, kept) in [(at..lost.start, true), (lost.clone(), false)] {
             if part.is_empty() {
