@@ -65,13 +65,14 @@ pub use host::output::{Durability, Output};
 pub use host::source::Source;
 pub use verbs::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
-    Digests, FileDigest, MapEntry, Progress, Reflink, Report, Salvaged, Sparse, compare, map,
-    measure, measure_size,
+    Digests, FileDigest, InspectOptions, MapEntry, Progress, Reflink, Report, Salvaged, Sparse,
+    compare, inspect, inspect_source, map, measure, measure_size,
 };
 pub use vocabulary::error::{Error, ErrorKind, Result};
 pub use vocabulary::fetch::Fetcher;
 pub use vocabulary::format::Format;
 pub use vocabulary::image::{Image, Reader};
+pub use vocabulary::inspection::Inspection;
 pub use vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
 pub use vocabulary::limits::Limits;
 pub use vocabulary::open::{OpenOptions, SnapshotSelector};
@@ -79,7 +80,7 @@ pub use vocabulary::options::{OptionKind, OptionSpec, Options, parse_size};
 pub use vocabulary::printable::printable;
 pub use vocabulary::reference::References;
 pub use vocabulary::slices::{Slice, Slices};
-pub use vocabulary::{check, conformance, extent, info, open, reference, target};
+pub use vocabulary::{check, conformance, extent, info, inspection, open, reference, target};
 
 /// The README's examples, run as tests.
 #[cfg(doctest)]

@@ -7,6 +7,7 @@ pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod create;
 pub(crate) mod info;
+pub(crate) mod inspect;
 pub(crate) mod iso;
 pub(crate) mod map;
 pub(crate) mod measure;
@@ -44,6 +45,7 @@ struct Typed {
 enum Verb {
     Convert(convert::Typed),
     Info(info::Typed),
+    Inspect(inspect::Typed),
     Map(map::Typed),
     Create(create::Typed),
     Compare(compare::Typed),
@@ -85,6 +87,8 @@ pub(crate) enum Command {
     Convert(convert::Job),
     /// `info`.
     Info(info::Job),
+    /// `inspect`.
+    Inspect(inspect::Job),
     /// `map`.
     Map(map::Job),
     /// `create`.
@@ -206,6 +210,7 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Parsed, Fai
     Ok(match typed.verb {
         Verb::Convert(typed) => run(typed.meaning()?, Command::Convert),
         Verb::Info(typed) => run(typed.meaning()?, Command::Info),
+        Verb::Inspect(typed) => run(typed.meaning()?, Command::Inspect),
         Verb::Map(typed) => run(typed.meaning()?, Command::Map),
         Verb::Create(typed) => run(typed.meaning()?, Command::Create),
         Verb::Compare(typed) => run(typed.meaning()?, Command::Compare),

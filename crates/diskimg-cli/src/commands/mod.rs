@@ -5,6 +5,7 @@ mod compare;
 mod convert;
 mod create;
 mod info;
+mod inspect;
 mod iso;
 mod manual;
 mod map;
@@ -19,6 +20,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
     match command {
         Command::Convert(job) => convert::run(job, console),
         Command::Info(job) => info::run(&job, console),
+        Command::Inspect(job) => inspect::run(&job, console),
         Command::Map(job) => map::run(&job, console),
         Command::Create(job) => create::run(job, console),
         Command::Compare(job) => compare::run(&job, console),

@@ -2,8 +2,9 @@
 
 use diskimg::check::CheckReport;
 use diskimg::info::{Child, Info, Snapshot, Value};
-use diskimg::printable;
+use diskimg::inspection::{PartitionTable, Role, Verdict};
 use diskimg::target::Measure;
+use diskimg::{Inspection, printable};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
@@ -51,6 +52,54 @@ pub(crate) fn measure(measure: &Measure) -> String {
     text.line("fully allocated size", &measure.fully_allocated.to_string());
     if let Some(bitmaps) = measure.bitmaps {
         text.line("bitmaps size", &bitmaps.to_string());
+    }
+    text.0
+}
+
+/// What `inspect` found.
+pub(crate) fn inspection(found: &Inspection) -> String {
+    let mut text = Text::default();
+    text.line("image", &found.filename);
+    text.line("verdict", if found.verdict == Verdict::Safe { "safe" } else { "unsafe" });
+    text.line("file format", found.format);
+    if let Some(claimed) = &found.claimed_format {
+        text.line("claimed format", claimed);
+    }
+    if !found.other_formats.is_empty() {
+        text.line("other formats", &found.other_formats.join(", "));
+    }
+    match found.partition_table {
+        None => {}
+        Some(PartitionTable::Gpt) => text.line("partition table", "gpt"),
+        Some(_) => text.line("partition table", "mbr"),
+    }
+    match found.virtual_size {
+        Some(bytes) => text.line("virtual size", &size_and_bytes(bytes)),
+        None => text.line("virtual size", "unknown"),
+    }
+    text.line("file size", &size_and_bytes(found.file_size));
+    if found.encrypted {
+        text.line("encrypted", "yes");
+    }
+    for reference in &found.references {
+        let role = match reference.role {
+            Role::BackingFile => "names the backing file",
+            Role::DataFile => "names the data file",
+            Role::Extent => "names the extent",
+            Role::Parent => "names the parent",
+            _ => "names the file",
+        };
+        text.line(role, &reference.name);
+    }
+    for finding in &found.findings {
+        let mut line = format!("{}: {}", finding.code, finding.message);
+        if let Some(member) = &finding.member {
+            let _ = write!(line, " (in {member})");
+        }
+        if let Some(offset) = finding.offset {
+            let _ = write!(line, " (at offset {offset:#x})");
+        }
+        text.line(&finding.severity.to_string(), &line);
     }
     text.0
 }

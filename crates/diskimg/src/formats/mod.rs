@@ -10,4 +10,5 @@ pub mod iso;
 pub mod ova;
 pub mod qcow2;
 pub mod raw;
+pub(crate) mod strangers;
 pub mod vmdk;

@@ -5,6 +5,7 @@ mod compare;
 mod convert;
 mod create;
 mod disk;
+mod inspect;
 mod map;
 mod measure;
 mod new_image;
@@ -16,6 +17,7 @@ pub use convert::{
     Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,
 };
 pub use create::{Create, Created};
+pub use inspect::{InspectOptions, inspect, inspect_source};
 pub use map::{MapEntry, map};
 pub use measure::{measure, measure_size};
 pub use progress::{Callback, Progress};

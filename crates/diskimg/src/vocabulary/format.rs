@@ -4,6 +4,7 @@ use crate::formats::{iso, ova, qcow2, raw, vmdk};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::image::Image;
+use crate::vocabulary::inspection::Inspect;
 use crate::vocabulary::layer::Layer;
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::options::OptionSpec;
@@ -13,6 +14,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+
+pub(crate) use crate::formats::raw::partitions;
+pub(crate) use crate::formats::strangers::STRANGERS;
 
 /// A disk image format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -59,6 +63,8 @@ pub(crate) struct Driver {
     pub(crate) options: &'static [OptionSpec],
     /// Predicts the size of a new image, where the format's layout allows it.
     pub(crate) measure: Option<fn(&mut MeasureRequest<'_>) -> Result<Measure>>,
+    /// What makes an image of a stranger safe or unsafe to let in.
+    pub(crate) inspect: Inspect,
     /// For a format whose files hold several disks: one of them is read at a
     /// time, and several sources of a conversion become a disk each.
     pub(crate) appliance: Option<Appliance>,

@@ -21,6 +21,7 @@ pub(crate) mod format;
 pub(crate) mod guest;
 pub(crate) mod image;
 pub mod info;
+pub mod inspection;
 pub(crate) mod layer;
 pub(crate) mod limits;
 pub mod open;

@@ -17,12 +17,13 @@ use std::sync::Arc;
 pub enum References {
     /// None at all.
     None,
-    /// Files in the image's own directory or below it, symbolic links resolved.
-    /// If the image's path is itself a symbolic link, the directory of the file
-    /// it leads to is its own, too.
+    /// Regular files in the image's own directory or below it, symbolic links
+    /// resolved. If the image's path is itself a symbolic link, the directory of
+    /// the file it leads to is its own, too. Devices, and files that the kernel
+    /// makes up (`/proc`, `/sys`), are none, wherever the image is.
     #[default]
     SameDir,
-    /// Any file of the host.
+    /// Any regular file or block device of the host.
     Any,
 }
 
@@ -125,6 +126,10 @@ impl<'a> Resolver<'a> {
         });
         match opened {
             Ok(Some(file)) => self.access.to(file).map_err(cannot),
+            Ok(None) if inside => {
+                Err(Error::refused(format!("its {role} '{name}' is not a regular file"))
+                    .hint("a device may be named with References::Any, --references=any"))
+            }
             Err(e) if inside || self.is_plainly_inside(path) => Err(cannot(e)),
             Ok(None) | Err(_) => {
                 Err(Error::refused(format!("its {role} '{name}' is not in the image's directory"))

@@ -14,6 +14,7 @@
 //! carried. A copy of a disc in sectors of 2352 bytes is none to a guest: it is raw.
 
 mod facts;
+mod inspect;
 mod layer;
 
 use crate::vocabulary::error::{Error, Result};
@@ -35,6 +36,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create,
     options: &[],
     measure: Some(measure),
+    inspect: inspect::INSPECT,
     appliance: None,
 };
 

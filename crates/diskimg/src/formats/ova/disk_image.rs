@@ -125,7 +125,7 @@ fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
     }
 }
 
-fn claim_of_uri(uri: &str) -> Option<&'static str> {
+pub(super) fn claim_of_uri(uri: &str) -> Option<&'static str> {
     let uri = uri.to_ascii_lowercase();
     CLAIMS.iter().find(|(word, _)| uri.contains(word)).map(|(_, format)| *format)
 }

@@ -27,6 +27,7 @@ mod disk_image;
 mod envelope;
 mod files;
 mod guest_os;
+mod inspect;
 mod layer;
 mod manifest;
 mod markup;
@@ -65,6 +66,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: target::create,
     options: options::OPTIONS,
     measure: None,
+    inspect: inspect::INSPECT,
     appliance: Some(Appliance { create: target::create_disks, alignment: ALIGNMENT }),
 };
 

@@ -20,6 +20,7 @@ mod bitmaps;
 mod check;
 mod extensions;
 mod header;
+mod inspect;
 mod layer;
 mod measure;
 mod options;
@@ -41,6 +42,7 @@ pub(crate) static DRIVER: Driver = Driver {
     create: target::create,
     options: options::OPTIONS,
     measure: Some(measure::measure),
+    inspect: inspect::INSPECT,
     appliance: None,
 };
 

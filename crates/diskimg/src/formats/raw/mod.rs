@@ -9,7 +9,9 @@
 //! length is no multiple of 512 is kept as it is. (qemu-img pads it.) Holes of
 //! the file are known zeros. A block device is a raw image too.
 
+mod inspect;
 mod layer;
+pub(crate) mod partitions;
 mod target;
 
 use crate::vocabulary::format::Driver;
@@ -37,6 +39,7 @@ pub(crate) static DRIVER: Driver = Driver {
         ),
     ],
     measure: Some(measure),
+    inspect: inspect::INSPECT,
     appliance: None,
 };
 

@@ -36,6 +36,7 @@
 mod check;
 mod cowd;
 mod descriptor;
+mod descriptor_rules;
 // The integration tests' builders: other tools read what they build.
 #[cfg(test)]
 #[allow(dead_code)]
@@ -44,6 +45,7 @@ mod esx_build;
 mod extent_line;
 mod header;
 mod home;
+mod inspect;
 mod layer;
 mod parent;
 mod part;
@@ -116,6 +118,7 @@ pub(crate) static DRIVER: Driver = Driver {
         ),
     ],
     measure: None,
+    inspect: inspect::INSPECT,
     appliance: None,
 };
 

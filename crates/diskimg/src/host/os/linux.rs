@@ -11,6 +11,30 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// File systems whose files are the kernel's own answers: statfs(2) and linux/magic.h.
+const MADE_UP: [u32; 20] = [
+    0x0000_9fa0, // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6265_6570, // configfs
+    0xcafe_4a11, // bpf
+    0x6165_676c, // pstore
+    0xde5e_81e4, // efivarfs
+    0xf97c_ff8c, // selinuxfs
+    0x4341_5d53, // smackfs
+    0x1980_0202, // mqueue
+    0x6e73_6673, // nsfs
+    0x5049_5045, // pipes
+    0x534f_434b, // sockets
+    0x0904_1934, // anonymous inodes
+    0x4249_4e4d, // binfmt_misc
+    0x0765_5821, // resctrl
+];
+
 #[derive(Debug)]
 pub(super) struct Located {
     /// O_PATH: it names the file, and reads nothing of it.
@@ -31,6 +55,11 @@ impl Located {
 
     pub(super) fn real_path(&self) -> io::Result<PathBuf> {
         real_path(&self.handle).map_or_else(|| self.path.canonicalize(), Ok)
+    }
+
+    pub(super) fn is_stored(&self) -> io::Result<bool> {
+        let kind = rustix::fs::fstatfs(&self.handle)?.f_type;
+        Ok(!MADE_UP.contains(&(kind as u32)))
     }
 
     pub(super) fn open(&self) -> io::Result<File> {

@@ -40,6 +40,12 @@ impl Located {
         self.0.real_path()
     }
 
+    /// Whether it is a regular file that keeps what was stored in it: no device, FIFO or socket,
+    /// and nothing that the kernel makes up as it is read (`/proc`, `/sys` and their like).
+    pub(crate) fn is_stored(&self) -> io::Result<bool> {
+        Ok(self.metadata()?.is_file() && self.0.is_stored()?)
+    }
+
     /// Opens it for reading.
     pub(crate) fn open(&self) -> io::Result<File> {
         self.0.open()

@@ -23,6 +23,10 @@ impl Located {
         Ok(self.0.clone())
     }
 
+    pub(super) fn is_stored(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
     pub(super) fn open(&self) -> io::Result<File> {
         File::open(&self.0)
     }

@@ -36,17 +36,18 @@ impl FileSource {
         Self::located(&os::Located::at(path.as_ref())?, path.as_ref())
     }
 
-    /// Opens `path` if its place, symbolic links resolved, is `allowed`; else
-    /// `None`. No link that changes in the meantime leads anywhere else.
+    /// Opens `path` if its place, symbolic links resolved, is `allowed` and it is a regular file
+    /// that keeps what was stored in it; else `None`. No link that changes in the meantime leads
+    /// anywhere else, and what is not opened is not touched.
     pub(crate) fn open_if(
         path: &Path,
         allowed: impl FnOnce(&Path) -> bool,
     ) -> io::Result<Option<Self>> {
         let located = os::Located::at(path)?;
-        match allowed(&located.real_path()?) {
-            true => Self::located(&located, path).map(Some),
-            false => Ok(None),
+        if !allowed(&located.real_path()?) || !located.is_stored()? {
+            return Ok(None);
         }
+        Self::located(&located, path).map(Some)
     }
 
     fn located(located: &os::Located, path: &Path) -> io::Result<Self> {

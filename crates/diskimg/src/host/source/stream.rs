@@ -1,6 +1,6 @@
 //! Bytes that come once, in order: a pipe.
 
-use super::FileSource;
+use super::{FileSource, Source};
 use crate::host::{os, zeros};
 use std::io::{self, Read, Seek};
 
@@ -49,31 +49,74 @@ pub(crate) fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> 
     Ok(filled)
 }
 
+/// As [`spool`], of no more than `most` bytes; `None` if there are more.
+///
+/// # Errors
+/// As [`spool`].
+pub(crate) fn spool_up_to(stream: impl Read, most: u64) -> io::Result<Option<FileSource>> {
+    let source = spool(stream.take(most.saturating_add(1)))?;
+    Ok(Some(source).filter(|source| source.len() <= most))
+}
+
 /// Opens standard input: as it is when it is a regular file, spooled when it
 /// is a pipe.
 ///
 /// # Errors
-/// As [`spool`].
+/// As [`spool`]; [`io::ErrorKind::InvalidInput`] for a character device, which
+/// need not have an end (`/dev/zero`, a terminal).
 pub(crate) fn stdin() -> io::Result<FileSource> {
+    match stdin_stream()? {
+        Stdin::Positioned(source) => Ok(source),
+        Stdin::Stream(stream) => spool(stream),
+    }
+}
+
+/// As [`stdin`], of no more than `most` bytes from a pipe; `None` if there are more.
+///
+/// # Errors
+/// As [`stdin`].
+pub(crate) fn stdin_up_to(most: u64) -> io::Result<Option<FileSource>> {
+    match stdin_stream()? {
+        Stdin::Positioned(source) => Ok(Some(source)),
+        Stdin::Stream(stream) => spool_up_to(stream, most),
+    }
+}
+
+/// What standard input is.
+enum Stdin {
+    #[cfg_attr(not(unix), allow(dead_code))]
+    Positioned(FileSource),
+    #[cfg(unix)]
+    Stream(std::fs::File),
+    #[cfg(not(unix))]
+    Stream(io::StdinLock<'static>),
+}
+
+fn stdin_stream() -> io::Result<Stdin> {
     #[cfg(unix)]
     {
         use std::os::fd::AsFd;
+        use std::os::unix::fs::FileTypeExt;
         let file = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
-        if os::is_positioned(&file.metadata()?) {
-            return FileSource::from_file(file);
+        let metadata = file.metadata()?;
+        if os::is_positioned(&metadata) {
+            return FileSource::from_file(file).map(Stdin::Positioned);
         }
-        spool(file)
+        if metadata.file_type().is_char_device() {
+            let message = "it is a character device, which need not have an end";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Ok(Stdin::Stream(file))
     }
     #[cfg(not(unix))]
     {
-        spool(io::stdin().lock())
+        Ok(Stdin::Stream(io::stdin().lock()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::Source;
 
     /// A stream that gives a few bytes at a time, as a pipe may.
     struct Trickle<'a>(&'a [u8]);
@@ -97,6 +140,14 @@ mod tests {
         let mut back = vec![1; bytes.len()];
         source.read_exact_at(&mut back, 0).expect("reads");
         assert_eq!(back, bytes);
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_for_ever_is_left_at_the_bound() {
+        assert!(spool_up_to(io::repeat(0), 1 << 20).expect("spools").is_none());
+        let bytes = vec![1; 1 << 16];
+        let source = spool_up_to(Trickle(&bytes), 1 << 16).expect("spools").expect("fits");
+        assert_eq!(source.len(), 1 << 16);
     }
 
     #[test]

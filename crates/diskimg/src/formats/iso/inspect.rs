@@ -1,0 +1,29 @@
+//! What makes an ISO image of a stranger safe to let in: as a disk it is its bytes. What can be
+//! seen at a glance is whether the volume is whole.
+
+use crate::vocabulary::inspection::{Code, Inspect, Inspection, Subject};
+
+pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
+
+/// Where the first volume descriptor is.
+const FIRST: usize = 32 << 10;
+
+fn examine(subject: &Subject<'_>, found: &mut Inspection) {
+    let len = subject.len();
+    found.virtual_size = Some(len);
+    // ECMA-119, 8.4: the primary volume descriptor, volume space size, logical block size.
+    let Some(descriptor) = subject.head.get(FIRST..FIRST + 2048) else {
+        found.add(Code::Truncated, len, "the file ends within its volume descriptors");
+        return;
+    };
+    if !descriptor.starts_with(b"\x01CD001") {
+        return;
+    }
+    let blocks = u32::from_le_bytes([80, 81, 82, 83].map(|i| descriptor[i]));
+    let block = u16::from_le_bytes([descriptor[128], descriptor[129]]);
+    let volume = u64::from(blocks) * u64::from(block);
+    if volume > len {
+        let message = format!("the volume has {volume} bytes, the file {len}");
+        found.add(Code::Truncated, FIRST as u64 + 80, message);
+    }
+}

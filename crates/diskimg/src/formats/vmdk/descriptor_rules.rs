@@ -1,0 +1,207 @@
+//! The text of a descriptor, read as strictly as its strictest readers do.
+//!
+//! ```text
+//!   # comment                              any text
+//!   createType="monolithicSparse"          once, quoted
+//!   CID=fffffffe                           word=value, nothing but the word before '='
+//!   RW 16384 SPARSE "disk.vmdk"            once, and no path
+//!   ddb.adapterType = "ide"                anything behind ddb
+//! ```
+
+use super::descriptor::Descriptor;
+use super::extent_line::{ExtentKind, ExtentLine, shortened};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::inspection::{Code, Inspection, Role, Subject};
+
+/// What a stand-alone disk in one file may be.
+const CREATE_TYPES: [&str; 2] = ["monolithicSparse", "streamOptimized"];
+
+/// The words that extent lines begin with.
+const ACCESSES: [&str; 3] = ["RW", "RDONLY", "NOACCESS"];
+
+/// The text in these bytes of the file: up to the first zero.
+pub(super) fn text_at(subject: &Subject<'_>, at: u64, len: u64) -> Result<Vec<u8>> {
+    let most = subject.limits.descriptor_bytes;
+    let mut bytes = vec![0; len.min(most.saturating_add(1)) as usize];
+    super::read(&**subject.source, &mut bytes, at, "VMDK descriptor")?;
+    let end = bytes.iter().position(|&b| b == 0);
+    if len > most && end.is_none() {
+        return Err(Error::limit(format!("it is longer than {most} bytes"))
+            .in_structure("VMDK descriptor")
+            .at(at));
+    }
+    bytes.truncate(end.unwrap_or(bytes.len()));
+    Ok(bytes)
+}
+
+/// Holds the text that begins at host offset `at` against the rules. `embedded` in a sparse
+/// extent, one extent line stands for that.
+pub(super) fn apply(text: &[u8], at: u64, embedded: bool, found: &mut Inspection) {
+    let Some(text) = plain(text) else {
+        let message = "the descriptor holds more than lines of ASCII text";
+        return found.add(Code::Descriptor, at, message);
+    };
+    let (mut create_types, mut extents) = (Vec::new(), Vec::new());
+    for line in text.split('\n').map(str::trim) {
+        match Line::of(line) {
+            Line::Nothing => {}
+            Line::Extent => extents.push(line),
+            Line::Field("createtype", value) => create_types.push(value),
+            Line::Field(..) => {}
+            Line::Unknown => {
+                let message = format!("the descriptor has the line '{}'", shortened(line));
+                found.add(Code::Descriptor, at, message);
+            }
+        }
+    }
+    create_type(text, &create_types, at, found);
+    match &*extents {
+        [] => found.add(Code::Descriptor, at, "the descriptor lists no extent"),
+        [line] => extent(line, at, embedded, found),
+        lines => {
+            for line in lines {
+                extent(line, at, false, found);
+            }
+            let message = format!("the descriptor lists {} extents", lines.len());
+            found.add(Code::Extents, at, message);
+        }
+    }
+    relations(text, at, found);
+}
+
+/// What a line is.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'a> {
+    /// Blank, a comment, or the disk database's.
+    Nothing,
+    Extent,
+    /// Its key in lower case, where that matters, and its value.
+    Field(&'static str, &'a str),
+    Unknown,
+}
+
+impl<'a> Line<'a> {
+    fn of(line: &'a str) -> Self {
+        let starts =
+            |word: &str| line.get(..word.len()).is_some_and(|l| l.eq_ignore_ascii_case(word));
+        if line.is_empty() || line.starts_with('#') || starts("ddb") {
+            return Self::Nothing;
+        }
+        let first = line.split(' ').next().unwrap_or_default();
+        if ACCESSES.iter().any(|access| access.eq_ignore_ascii_case(first)) {
+            return Self::Extent;
+        }
+        // A word and nothing else: 'RW<tab>1 …=' would be an extent to some.
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "._-:/".contains(c);
+        match line.split_once('=') {
+            Some((key, value)) if !key.is_empty() && key.chars().all(is_word) => {
+                let is_type = key.eq_ignore_ascii_case("createtype");
+                Self::Field(if is_type { "createtype" } else { "" }, value)
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The text, if it is ASCII without control characters but for tabs and ends of lines. A carriage
+/// return alone ends a line to some readers and not to others.
+fn plain(text: &[u8]) -> Option<&str> {
+    let ok = |(i, &byte): (usize, &u8)| match byte {
+        b'\n' | b'\t' | b' ' => true,
+        b'\r' => text.get(i + 1).is_none_or(|&next| next == b'\n'),
+        _ => byte.is_ascii_graphic(),
+    };
+    text.iter().enumerate().all(ok).then(|| std::str::from_utf8(text).ok()).flatten()
+}
+
+fn create_type(text: &str, given: &[&str], at: u64, found: &mut Inspection) {
+    let mentions = text.to_ascii_lowercase().matches("createtype").count();
+    let known = |value: &str| {
+        let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        bare.is_some_and(|bare| CREATE_TYPES.iter().any(|known| known.eq_ignore_ascii_case(bare)))
+    };
+    match given {
+        [value] if known(value) && mentions == 1 => {}
+        [value] if known(value) => {
+            found.add(Code::Descriptor, at, "the descriptor mentions createType more than once");
+        }
+        [value] => {
+            let message = format!("createType {} is not let in", shortened(value));
+            found.add(Code::Subformat, at, message);
+        }
+        [] => found.add(Code::Descriptor, at, "the descriptor has no createType"),
+        _ => found.add(Code::Descriptor, at, "the descriptor has several createTypes"),
+    }
+}
+
+/// One extent line. `itself`: it stands for the file that the descriptor is in.
+fn extent(line: &str, at: u64, itself: bool, found: &mut Inspection) {
+    let parsed = ExtentLine::parse(line);
+    let Ok(Some(extent)) = parsed else {
+        let message = format!("the extent line '{}' is not understood", shortened(line));
+        return found.add(Code::Descriptor, at, message);
+    };
+    if line.contains(['/', '\\']) {
+        let message = format!("the extent line '{}' has a path", shortened(line));
+        found.add(Code::Extents, at, message);
+    }
+    if itself && extent.kind != ExtentKind::Sparse {
+        let message = format!("the extent line '{}' is not of this file", shortened(line));
+        found.add(Code::Extents, at, message);
+    }
+    if !itself || extent.kind != ExtentKind::Sparse || line.contains(['/', '\\']) {
+        found.name(Role::Extent, extent.name.as_deref().unwrap_or_default(), None);
+    }
+}
+
+/// What the descriptor says of other images, and of keys.
+fn relations(text: &str, at: u64, found: &mut Inspection) {
+    let descriptor = match Descriptor::parse(text.as_bytes()) {
+        Ok(descriptor) => descriptor,
+        Err(error) if error.to_string().contains("is encrypted") => {
+            found.encrypted = true;
+            return found.add(Code::Encrypted, at, "it is encrypted");
+        }
+        Err(error) => return found.unreadable(&error),
+    };
+    if let Some(name) = &descriptor.parent_hint {
+        found.name(Role::Parent, name, Some("vmdk"));
+        found.add(Code::Parent, at, "it is the child of another image");
+    } else if descriptor.parent_cid != super::descriptor::NO_PARENT {
+        let cid = descriptor.parent_cid;
+        found.add(Code::Parent, at, format!("it is the child of the image with CID {cid:08x}"));
+    } else if let Some(uuid) = descriptor.virtualbox_parent() {
+        found.name(Role::Parent, uuid, None);
+        found.add(Code::Parent, at, "it is the child of another image (VirtualBox)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_thing_only() {
+        for nothing in ["", "# RW 1 FLAT \"x\"", "ddb.a = \"b\"", "DDB", "ddbx=/etc"] {
+            assert_eq!(Line::of(nothing), Line::Nothing, "{nothing}");
+        }
+        for extent in ["RW 1 SPARSE \"a\"", "rdonly 1 FLAT \"a=b\" 0", "NOACCESS"] {
+            assert_eq!(Line::of(extent), Line::Extent, "{extent}");
+        }
+        for unknown in ["RW\t1\tFLAT\t\"/etc/passwd\"\t0\t=", "a b=c", "=x", "word", "[x]", "//x"] {
+            assert_eq!(Line::of(unknown), Line::Unknown, "{unknown}");
+        }
+        assert_eq!(Line::of("CREATETYPE=x"), Line::Field("createtype", "x"));
+        assert_eq!(Line::of("CID=1"), Line::Field("", "1"));
+    }
+
+    #[test]
+    fn text_is_ascii_in_lines_that_everybody_ends_alike() {
+        for ok in ["a\r\nb\n", "a\tb", "", "a\r"] {
+            assert!(plain(ok.as_bytes()).is_some(), "{ok:?}");
+        }
+        for bad in ["a\rb\n", "ä", "a\u{b}b", "\u{7f}"] {
+            assert!(plain(bad.as_bytes()).is_none(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! What a look at an untrusted image finds: the words of a verdict.
+//!
+//! ```text
+//!   bytes ──► which formats do they claim?  ──┐
+//!         ──► what does the image ask for?  ──┼──► findings ──► safe · unsafe
+//!         ──► is that within the bounds?    ──┘    (refuse · warn · note)
+//! ```
+
+use crate::host::source::Source;
+use crate::vocabulary::error::Error;
+use crate::vocabulary::format::{Format, Head, STRANGERS, partitions};
+use crate::vocabulary::layer::Layer;
+use crate::vocabulary::limits::Limits;
+use crate::vocabulary::open::OpenContext;
+use crate::vocabulary::reference::{References, Resolver};
+use serde::{Serialize, Serializer};
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What a finding means for the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Severity {
+    /// Something to know.
+    Note,
+    /// Something is odd, and no danger to who opens the image.
+    Warn,
+    /// The image is not to be let in.
+    Refuse,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Note => "note",
+            Self::Warn => "warn",
+            Self::Refuse => "refuse",
+        })
+    }
+}
+
+/// Declares the codes: name, severity, what it stands for.
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $code:ident = $name:literal, $severity:ident;)+) => {
+        /// What was found. The names are stable; new ones may come.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Code { $($(#[doc = $doc])+ $code,)+ }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$code,)+];
+
+            /// Its name, in kebab case.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$code => $name,)+ }
+            }
+
+            /// What it means for the verdict, unless it is allowed.
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$code => Severity::$severity,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The bytes are those of more than one format: readers may disagree on what they see.
+    SeveralFormats = "several-formats", Refuse;
+    /// The format is not the one that was claimed.
+    FormatMismatch = "format-mismatch", Refuse;
+    /// A format that is known by its signature alone: what is in it cannot be told.
+    FormatNotRead = "format-not-read", Refuse;
+    /// The image is damaged, truncated, or asks for more than the limits allow.
+    Unreadable = "unreadable", Refuse;
+    /// A version of the format that is not read.
+    UnknownVersion = "unknown-version", Refuse;
+    /// Features without which the image cannot be understood, and that nobody here knows.
+    UnknownFeatures = "unknown-features", Refuse;
+    /// qcow2's extended L2 entries: read here, and by few others.
+    ExtendedL2 = "extended-l2", Refuse;
+    /// It builds on another file.
+    BackingFile = "backing-file", Refuse;
+    /// Its guest's bytes are in another file.
+    DataFile = "data-file", Refuse;
+    /// It is a child of another image.
+    Parent = "parent", Refuse;
+    /// Parts of its disk are in other files, or it says nothing of where they are.
+    Extents = "extents", Refuse;
+    /// It is encrypted: nobody can see what is in it.
+    Encrypted = "encrypted", Refuse;
+    /// It says of itself that it is corrupt.
+    MarkedCorrupt = "marked-corrupt", Refuse;
+    /// A VMDK of another kind than monolithicSparse or streamOptimized.
+    Subformat = "subformat", Refuse;
+    /// A VMDK's descriptor is not where all readers look for it, or has lines that some would
+    /// read in another way.
+    Descriptor = "descriptor", Refuse;
+    /// A VMDK's footer, which counts instead of its header, says something else.
+    Footer = "footer", Refuse;
+    /// An MBR whose entries break its rules, or those of a protective MBR.
+    PartitionTable = "partition-table", Refuse;
+    /// A table of the image is outside of the file.
+    TableOutside = "table-outside", Refuse;
+    /// Two tables of the image are in the same place.
+    TablesOverlap = "tables-overlap", Refuse;
+    /// It is packed: what is in it shows only when it is unpacked.
+    Packed = "packed", Refuse;
+    /// The file is larger than it may be.
+    FileTooLarge = "file-too-large", Refuse;
+    /// The disk is larger than it may be.
+    DiskTooLarge = "disk-too-large", Refuse;
+    /// The disk is larger, for such a file, than it may be.
+    RatioTooLarge = "ratio-too-large", Refuse;
+    /// It was not closed properly.
+    Dirty = "dirty", Warn;
+    /// A GPT that is damaged or not where it should be, or partitions that leave the disk.
+    Partitions = "partitions", Warn;
+    /// The file ends before what it holds does.
+    Truncated = "truncated", Warn;
+    /// An ISO image that is also a disk with partitions, as those are that start from USB sticks.
+    HybridIso = "hybrid-iso", Note;
+    /// Features that a reader may do without, and that nobody here knows.
+    UnknownCompatibleFeatures = "unknown-compatible-features", Note;
+    /// Internal snapshots: older states of the disk go with the image.
+    Snapshots = "snapshots", Note;
+    /// The length of the disk is no multiple of 512.
+    PartialSector = "partial-sector", Note;
+    /// Raw bytes that begin as an archive or a compressed file does.
+    Archive = "archive", Note;
+    /// There is not a single byte.
+    Empty = "empty", Note;
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(self.name())
+    }
+}
+
+impl FromStr for Code {
+    type Err = Error;
+
+    fn from_str(name: &str) -> crate::Result<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|code| code.name()).collect();
+            Error::invalid(format!("no finding is called '{name}'"))
+                .hint(format!("known: {}", known.join(", ")))
+        })
+    }
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What.
+    pub code: Code,
+    /// What it means for the verdict.
+    pub severity: Severity,
+    /// In words, one line. It may quote the image: see [`printable`](crate::printable).
+    pub message: String,
+    /// Where in the file, in bytes, if it is in one place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// In which file of an appliance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+}
+
+/// What a file that an image names is to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Role {
+    /// What it builds on (qcow2).
+    BackingFile,
+    /// Where the guest's bytes are (qcow2).
+    DataFile,
+    /// A part of the disk (VMDK).
+    Extent,
+    /// What it builds on (VMDK).
+    Parent,
+    /// A file of an appliance.
+    File,
+}
+
+/// A file that the image names. It was not looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Reference {
+    /// What it is to the image.
+    pub role: Role,
+    /// Its name, as the image has it.
+    pub name: String,
+    /// The format that the image claims for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+}
+
+/// How a raw disk is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PartitionTable {
+    /// A master boot record.
+    Mbr,
+    /// GUID partition table, behind a protective MBR.
+    Gpt,
+}
+
+/// Whether to let an image in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Nothing was found that speaks against it.
+    Safe,
+    /// At least one finding says [`Severity::Refuse`].
+    Unsafe,
+}
+
+/// What a look at an image found. The serialised form has keys in kebab case.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The name it was opened by.
+    pub filename: String,
+    /// Whether to let it in.
+    pub verdict: Verdict,
+    /// Its format by its bytes: the name of a [`Format`](crate::Format), or of one that is known
+    /// by its signature alone (`vhd`, `vhdx`, `vdi`, `qed`, `qcow`, `luks`, …).
+    pub format: &'static str,
+    /// The format that was claimed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claimed_format: Option<String>,
+    /// Other formats that the bytes are of as well.
+    pub other_formats: Vec<&'static str>,
+    /// How the disk is divided, where that shows without reading a container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition_table: Option<PartitionTable>,
+    /// Guest bytes, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_size: Option<u64>,
+    /// Bytes of the file.
+    pub file_size: u64,
+    /// Bytes that it occupies on the host, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual_size: Option<u64>,
+    /// The guest's bytes are encrypted.
+    pub encrypted: bool,
+    /// Files that the image names. None of them was opened.
+    pub references: Vec<Reference>,
+    /// What was found, the worst first.
+    pub findings: Vec<Finding>,
+}
+
+impl Inspection {
+    /// Of a file about which nothing is known yet.
+    pub(crate) fn new(filename: String, source: &dyn Source) -> Self {
+        Self {
+            filename,
+            verdict: Verdict::Safe,
+            format: "raw",
+            claimed_format: None,
+            other_formats: Vec::new(),
+            partition_table: None,
+            virtual_size: None,
+            file_size: source.len(),
+            actual_size: source.allocated_bytes().ok().flatten(),
+            encrypted: false,
+            references: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// Whether nothing was found that speaks against it.
+    pub fn is_safe(&self) -> bool {
+        self.verdict == Verdict::Safe
+    }
+
+    /// The finding of this code, if there is one.
+    pub fn finding(&self, code: Code) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.code == code)
+    }
+
+    /// Notes something.
+    pub(crate) fn add(
+        &mut self,
+        code: Code,
+        offset: impl Into<Option<u64>>,
+        message: impl Into<Cow<'static, str>>,
+    ) {
+        self.findings.push(Finding {
+            code,
+            severity: code.severity(),
+            message: message.into().into_owned(),
+            offset: offset.into(),
+            member: None,
+        });
+    }
+
+    /// Notes that the image's own reader gave up.
+    pub(crate) fn unreadable(&mut self, error: &Error) {
+        self.add(Code::Unreadable, error.offset(), error.to_string());
+    }
+
+    /// Notes a file that the image names.
+    pub(crate) fn name(&mut self, role: Role, name: &str, format: Option<&str>) {
+        /// An image may name thousands: enough of them to see what they are.
+        const MOST: usize = 1000;
+        if self.references.len() < MOST {
+            let format = format.map(str::to_owned);
+            self.references.push(Reference { role, name: name.to_owned(), format });
+        }
+    }
+}
+
+/// The bytes that are looked at.
+pub(crate) struct Subject<'a> {
+    /// All of them.
+    pub(crate) source: &'a Arc<dyn Source>,
+    /// The first of them, at most [`Head::BYTES`](crate::vocabulary::format::Head::BYTES).
+    pub(crate) head: &'a [u8],
+    /// The last of them, at most [`Subject::TAIL`]; they may be among the first.
+    pub(crate) tail: &'a [u8],
+    /// Bounds on what the image may demand.
+    pub(crate) limits: &'a Limits,
+}
+
+impl Subject<'_> {
+    /// How much is looked at of the end: a VMDK's footer with its markers.
+    pub(crate) const TAIL: usize = 1536;
+
+    /// Bytes of the file.
+    pub(crate) fn len(&self) -> u64 {
+        self.source.len()
+    }
+
+    /// What the format's reader is told: facts are wanted, and no other file may be opened.
+    pub(crate) fn context(&self) -> OpenContext<'_> {
+        OpenContext {
+            resolver: Resolver::new(None, References::None),
+            limits: self.limits,
+            snapshot: None,
+            disk: None,
+            metadata_only: true,
+            with_extents: false,
+            with_parent: false,
+            probed: true,
+        }
+    }
+
+    /// The image as its format's reader has it.
+    ///
+    /// # Errors
+    /// What that said.
+    pub(crate) fn open(&self, format: Format) -> crate::Result<Arc<dyn Layer>> {
+        (format.driver().open)(Arc::clone(self.source), &self.context())
+    }
+}
+
+/// A format's part in a look at an image.
+pub(crate) struct Inspect {
+    /// Whether other programs may take the bytes for this format, though the probe does not.
+    pub(crate) also_matches: fn(&Subject<'_>) -> bool,
+    /// Looks at an image of the format: opens no other file, reads a bounded amount.
+    pub(crate) examine: fn(&Subject<'_>, &mut Inspection),
+}
+
+/// How deep appliances may stand in one another: a disk of one is no appliance.
+pub(crate) const DEPTH: usize = 1;
+
+/// Looks at the bytes of `source`, as what they claim to be. Opens no other file, and reads a
+/// bounded amount. `depth`: whether it may be an appliance.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io) if it cannot be read.
+pub(crate) fn look(
+    source: &Arc<dyn Source>,
+    name: String,
+    limits: &Limits,
+    depth: usize,
+) -> crate::Result<Inspection> {
+    let cannot = |e| Error::io("cannot read it", e);
+    let len = source.len();
+    let mut head = vec![0; len.min(Head::BYTES as u64) as usize];
+    source.read_exact_at(&mut head, 0).map_err(cannot)?;
+    let mut tail = vec![0; len.min(Subject::TAIL as u64) as usize];
+    let tail_at = len - tail.len() as u64;
+    source.read_exact_at(&mut tail, tail_at).map_err(cannot)?;
+    let subject = Subject { source, head: &head, tail: &tail, limits };
+    let mut found = Inspection::new(name, &**source);
+    let formats = matching(&subject);
+    let strangers: Vec<_> = STRANGERS.iter().filter(|known| (known.matches)(&subject)).collect();
+    let names = formats.iter().map(|format| format.name());
+    let mut names = names.chain(strangers.iter().map(|stranger| stranger.name));
+    if let Some(first) = names.next() {
+        found.format = first;
+        found.other_formats = names.collect();
+    }
+    for format in &formats {
+        match format.driver().appliance {
+            Some(_) if depth == 0 => {
+                found.add(Code::Packed, 0, "an appliance inside an appliance");
+            }
+            _ => (format.driver().inspect.examine)(&subject, &mut found),
+        }
+    }
+    for stranger in &strangers {
+        found.virtual_size = found.virtual_size.or((stranger.size)(&subject));
+        let name = stranger.name;
+        found.add(Code::FormatNotRead, None, format!("{name} images are not read"));
+        if stranger.encrypted {
+            found.encrypted = true;
+            found.add(Code::Encrypted, 0, format!("{name} images are encrypted"));
+        }
+    }
+    if formats.is_empty() && strangers.is_empty() {
+        (Format::Raw.driver().inspect.examine)(&subject, &mut found);
+    } else if partitions::is_divided(&subject) {
+        divided(&subject, &mut found);
+    }
+    if !found.other_formats.is_empty() {
+        let others = found.other_formats.join(", ");
+        found.add(Code::SeveralFormats, None, format!("it is {others} as well"));
+    }
+    Ok(found)
+}
+
+/// The formats, but raw, that any program may take the bytes for.
+fn matching(subject: &Subject<'_>) -> Vec<Format> {
+    let head = Head { bytes: subject.head, path: subject.source.path() };
+    let matches = |format: &Format| {
+        let driver = format.driver();
+        (driver.probe)(&head) || (driver.inspect.also_matches)(subject)
+    };
+    Format::ALL.iter().copied().filter(matches).collect()
+}
+
+/// Something that is a disk with partitions as well. ISO images that start from USB sticks are:
+/// what breaks a rule there is odd at the most.
+fn divided(subject: &Subject<'_>, found: &mut Inspection) {
+    if found.format == Format::Iso.name() && found.other_formats.is_empty() {
+        let before = found.findings.len();
+        partitions::examine(subject, found);
+        for finding in &mut found.findings[before..] {
+            (finding.code, finding.severity) = (Code::Partitions, Severity::Warn);
+        }
+        found.add(Code::HybridIso, 510, "it is a disk with partitions as well");
+    } else {
+        found.other_formats.push("gpt");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_name_of_its_own_that_leads_back_to_it() {
+        for (i, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(code.name().parse::<Code>().expect("is known"), *code);
+            assert!(Code::ALL[..i].iter().all(|other| other.name() != code.name()), "{code}");
+        }
+        assert!("no-such-code".parse::<Code>().is_err());
+    }
+}
