@@ -1,8 +1,9 @@
 //! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE, O_PATH.
 
-use super::Segment;
+use super::{Hold, Segment};
 use rustix::fs::{
-    Advice, FallocateFlags, OFlags, SeekFrom, copy_file_range, fadvise, fallocate, seek,
+    Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fadvise, fallocate,
+    flock, fstatfs, seek,
 };
 use rustix::io::Errno;
 use std::fs::{File, Metadata, OpenOptions};
@@ -226,6 +227,34 @@ pub(super) fn copy_in_kernel(
         }
     }
     Ok(true)
+}
+
+/// statfs(2)'s names for file systems of one machine, where flock(2) reaches everyone. Over NFS,
+/// SMB, FUSE and the like it may not.
+const LOCAL: [u32; 9] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // btrfs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x794c_7630, // overlayfs
+    0x2fc1_2fc1, // ZFS
+    0xf2f5_2010, // F2FS
+    0xca45_1a4e, // bcachefs
+];
+
+pub(super) fn try_hold(file: &File) -> Hold {
+    if !fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32))) {
+        return Hold::Unknown;
+    }
+    loop {
+        return match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Hold::Ours,
+            Err(Errno::WOULDBLOCK) => Hold::Anothers,
+            Err(Errno::INTR) => continue,
+            Err(_) => Hold::Unknown,
+        };
+    }
 }
 
 pub(super) fn address_space_limit() -> Option<u64> {

@@ -270,6 +270,22 @@ pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::
     Ok(())
 }
 
+/// Whose an open file is: see [`try_hold`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Ours, until this handle and all its duplicates are closed, or the process ends.
+    Ours,
+    /// Somebody else holds it.
+    Anothers,
+    /// It is not known that locks reach all who see the file.
+    Unknown,
+}
+
+/// Locks the file against all who ask so, if that takes no waiting (flock(2)).
+pub(crate) fn try_hold(file: &File) -> Hold {
+    imp::try_hold(file)
+}
+
 /// The limit on this process's address space, if there is one.
 pub(crate) fn address_space_limit() -> Option<u64> {
     imp::address_space_limit()

@@ -1,6 +1,6 @@
 //! Systems of which nothing is assumed: every optional ability answers "no".
 
-use super::Segment;
+use super::{Hold, Segment};
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,10 @@ pub(super) fn reflink(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<
 
 pub(super) fn copy_in_kernel(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
+}
+
+pub(super) fn try_hold(_: &File) -> Hold {
+    Hold::Unknown
 }
 
 pub(super) fn address_space_limit() -> Option<u64> {

@@ -14,10 +14,14 @@
 //! it missing under its name, with its old main file beside it as
 //! `.dst.XXXXXX.diskimg-old`, but never old and new files mixed (`publish.rs`).
 //!
+//! A run that is killed leaves its temporary files. Whoever writes the same name
+//! next removes them, if no living run holds them (`leftovers.rs`).
+//!
 //! Devices, pipes and files opened [in place](Output::in_place) have no beside:
 //! they are written directly.
 
 mod error;
+mod leftovers;
 mod part;
 mod publish;
 #[cfg(test)]
@@ -30,9 +34,10 @@ use crate::host::os;
 use crate::host::sink::{PipeSink, Sink};
 use crate::host::source::{HostFileId, Source};
 use error::Concerning;
+use leftovers::Leftovers;
 use part::{Part, destination, is_replaceable};
 use std::collections::HashSet;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,6 +55,11 @@ pub struct Output {
     caching: Caching,
     /// What no companion may replace, and why not.
     protected: Vec<(HostFileId, &'static str)>,
+    /// What killed runs left.
+    leftovers: Leftovers,
+    /// A handle to be given up for those that [`publish`](Self::publish) opens: hundreds of
+    /// companions may have taken all that a process may have.
+    spare: Option<File>,
 }
 
 /// How hard [`Output::commit`] tries to survive a power cut.
@@ -83,7 +93,9 @@ impl Output {
         path: impl AsRef<Path>,
         stopped: &mut dyn FnMut() -> bool,
     ) -> io::Result<Self> {
-        Ok(Self::of(Part::create(path.as_ref(), stopped)?))
+        let mut leftovers = Leftovers::default();
+        let (main, spare) = Part::create(path.as_ref(), &mut leftovers, stopped)?;
+        Ok(Self { spare, leftovers, ..Self::of(main) })
     }
 
     /// Opens an existing file or device to overwrite it where it stands.
@@ -114,6 +126,8 @@ impl Output {
             names: HashSet::new(),
             caching: Caching::default(),
             protected: Vec::new(),
+            leftovers: Leftovers::default(),
+            spare: None,
         }
     }
 
@@ -253,8 +267,8 @@ impl Output {
     fn stage(&mut self, path: PathBuf) -> Result<Arc<dyn Sink>> {
         let replaces = std::fs::metadata(&path).is_ok();
         let model = self.path().filter(|_| !replaces).unwrap_or(&path).to_owned();
-        let part = Part::stage(path.clone(), model).concerning(&path)?;
-        self.add(part)
+        let staged = Part::stage(path.clone(), model, &mut self.leftovers);
+        self.add(staged.concerning(&path)?.0)
     }
 
     fn add(&mut self, part: Part) -> Result<Arc<dyn Sink>> {
@@ -284,8 +298,7 @@ impl Output {
 
     /// The second half: the names.
     pub(crate) fn publish(self, durability: Durability) -> Result<()> {
-        // Closes them all: hundreds of files may have exhausted what a process
-        // may open, and flushing a directory opens it.
+        drop(self.spare);
         let companions = self.companions.into_iter().filter_map(Part::close).collect();
         publish::publish(self.main.close(), companions, durability)
     }

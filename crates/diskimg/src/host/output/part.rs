@@ -1,10 +1,11 @@
 //! One file of an output: staged beside its name, or written where it stands.
 
 use super::error::{Concerning, OutputError, Result};
+use super::leftovers::{Leftovers, hold};
 use super::publish::Staged;
 use super::{Durability, directory_of, temporary_prefix};
 use crate::host::caching::Caching;
-use crate::host::os;
+use crate::host::os::{self, Hold};
 use crate::host::sink::{FileSink, PipeSink, Sink};
 use crate::host::source::{FileSource, Source};
 use std::fs::{File, FileType, OpenOptions};
@@ -13,6 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::{NamedTempFile, TempPath};
+
+/// What the names of files end in that have no name of their own yet.
+pub(super) const TEMPORARY_SUFFIX: &str = ".diskimg-tmp";
+
+/// How often a file is made anew that somebody took for left over.
+const ATTEMPTS: u32 = 100;
 
 /// How often a pipe is tried that nobody reads yet.
 const PIPE_PAUSE: Duration = Duration::from_millis(20);
@@ -30,61 +37,65 @@ pub(super) struct Part {
 #[derive(Debug)]
 pub(super) struct Staging {
     file: TempPath,
+    /// Whether it is locked, as long as it is open.
+    hold: Hold,
     /// The file whose mode and owner it takes, if that is there.
     model: PathBuf,
 }
 
 impl Part {
     /// Under a name that the user gave. While it is a pipe that nobody reads,
-    /// `stopped` is asked.
-    pub(super) fn create(path: &Path, stopped: &mut dyn FnMut() -> bool) -> io::Result<Self> {
+    /// `stopped` is asked. Gives a second handle of a file that is staged.
+    pub(super) fn create(
+        path: &Path,
+        leftovers: &mut Leftovers,
+        stopped: &mut dyn FnMut() -> bool,
+    ) -> io::Result<(Self, Option<File>)> {
         let path = destination(path)?;
+        let mut stage = || {
+            let (part, spare) = Self::stage(path.clone(), path.clone(), leftovers)?;
+            Ok((part, Some(spare)))
+        };
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
             }
-            Ok(metadata) if metadata.is_file() => Self::stage(path.clone(), path),
+            Ok(metadata) if metadata.is_file() => stage(),
             Ok(metadata) if os::is_positioned(&metadata) => {
                 let file = OpenOptions::new().write(true).open(&path)?;
-                Self::direct(file, &path, false)
+                Ok((Self::direct(file, &path, false)?, None))
             }
             Ok(metadata) => {
                 let sink = Arc::new(PipeSink::new(open_pipe(&path, &metadata, stopped)?));
-                Ok(Self { sink, path: Some(path), staged: None })
+                Ok((Self { sink, path: Some(path), staged: None }, None))
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::stage(path.clone(), path),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => stage(),
             Err(e) => Err(e),
         }
     }
 
     /// Starts a file that will be called `path`, with mode and owner of
-    /// `model` if there is one.
-    pub(super) fn stage(path: PathBuf, model: PathBuf) -> io::Result<Self> {
+    /// `model` if there is one. What killed runs left of the same file goes. Gives a second
+    /// handle of the file, too.
+    pub(super) fn stage(
+        path: PathBuf,
+        model: PathBuf,
+        leftovers: &mut Leftovers,
+    ) -> io::Result<(Self, File)> {
         if std::fs::metadata(&path).is_ok() {
             // Renaming over a file asks leave of its directory only; the
             // file's own mode must count too.
             OpenOptions::new().write(true).open(&path)?;
         }
-        let prefix = temporary_prefix(&path)?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            // A file that takes another one's mode stays private until then;
-            // any other gets what the umask leaves.
-            options.mode(if is_file(&model) { 0o600 } else { 0o666 });
-        }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".diskimg-tmp");
-        // Opened here: the system's own error must come out.
-        let temporary = builder.make_in(directory_of(&path), |path| options.open(path))?;
-        let (opened, file) = NamedTempFile::into_parts(temporary);
-        Ok(Self {
+        leftovers.remove(&path);
+        let (opened, file, hold) = make_temporary(&path, &model)?;
+        let second = opened.try_clone()?;
+        let part = Self {
             sink: Arc::new(FileSink::new(opened, true)?),
             path: Some(path),
-            staged: Some(Staging { file, model }),
-        })
+            staged: Some(Staging { file, hold, model }),
+        };
+        Ok((part, second))
     }
 
     pub(super) fn direct(file: File, path: &Path, zeroed: bool) -> io::Result<Self> {
@@ -144,10 +155,38 @@ impl Part {
         Err(self.failed(io::Error::new(io::ErrorKind::Unsupported, message)))
     }
 
-    /// Lets go of the file; `None` if it was written in place.
+    /// Nothing more is written; `None` if it was written in place. A file that is held stays
+    /// open until it has its name: else somebody could take it for left over.
     pub(super) fn close(self) -> Option<Staged> {
-        Some(Staged { path: self.path?, file: self.staged?.file })
+        let staging = self.staged?;
+        let held = (staging.hold == Hold::Ours).then_some(self.sink);
+        Some(Staged { path: self.path?, file: staging.file, held })
     }
+}
+
+/// A new file beside `path`, and held where that is possible.
+fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, Hold)> {
+    let prefix = temporary_prefix(path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // A file that takes another one's mode stays private until then;
+        // any other gets what the umask leaves.
+        options.mode(if is_file(model) { 0o600 } else { 0o666 });
+    }
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
+    for _ in 0..ATTEMPTS {
+        // Opened here: the system's own error must come out.
+        let temporary = builder.make_in(directory_of(path), |path| options.open(path))?;
+        let (opened, file) = NamedTempFile::into_parts(temporary);
+        if let Some(hold) = hold(&opened, &file) {
+            return Ok((opened, file, hold));
+        }
+    }
+    Err(io::Error::other("somebody removes every new file"))
 }
 
 /// Where a file that is called `path` really is: links are followed.

@@ -17,10 +17,12 @@
 use super::error::{Concerning, OutputError, Result};
 use super::part::is_replaceable;
 use super::{Durability, directory_of, temporary_prefix};
+use crate::host::sink::Sink;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tempfile::TempPath;
 
 const OLD_SUFFIX: &str = ".diskimg-old";
@@ -29,11 +31,15 @@ const OLD_SUFFIX: &str = ".diskimg-old";
 pub(super) struct Staged {
     pub(super) path: PathBuf,
     pub(super) file: TempPath,
+    /// What keeps it locked, until here it is closed.
+    pub(super) held: Option<Arc<dyn Sink>>,
 }
 
 impl Staged {
     fn publish(self) -> Result<()> {
-        self.file.persist(&self.path).map_err(|e| e.error).concerning(&self.path)
+        let named = self.file.persist(&self.path).map_err(|e| e.error).concerning(&self.path);
+        drop(self.held);
+        named
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::publish::{Staged, publish};
 use super::*;
-use std::fs::File;
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(directory)
@@ -143,7 +142,7 @@ fn a_companion_takes_a_regular_files_name_or_a_free_one_and_no_other() {
 fn staged(directory: &Path, name: &str) -> Staged {
     let file = tempfile::NamedTempFile::new_in(directory).expect("creates");
     std::fs::write(file.path(), b"new").expect("writes");
-    Staged { path: directory.join(name), file: file.into_temp_path() }
+    Staged { path: directory.join(name), file: file.into_temp_path(), held: None }
 }
 
 #[test]
@@ -242,4 +241,59 @@ fn a_pipe_without_a_reader_is_waited_for_until_one_comes_or_someone_says_stop() 
         output.commit(Durability::Flushed).expect("commits");
         assert!(reader.join().expect("joins") == bytes);
     });
+}
+
+/// Whether what is left over is told from what is being written, in this directory.
+fn locks_hold(directory: &Path) -> bool {
+    let file = tempfile::tempfile_in(directory).expect("creates");
+    os::try_hold(&file) == os::Hold::Ours
+}
+
+#[test]
+fn what_a_killed_run_left_goes_with_the_next_one_and_what_a_live_run_writes_stays() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    if !locks_hold(dir.path()) {
+        return;
+    }
+    let path = |name: &str| dir.path().join(name);
+    let left = [".a.img.000000.diskimg-tmp", ".a.data.000000.diskimg-tmp"];
+    let stays = [".a.img.000000.diskimg-old", ".b.img.000000.diskimg-tmp"];
+    for name in left.iter().chain(&stays) {
+        std::fs::write(path(name), name).expect("writes");
+    }
+    let start = || {
+        let mut output = Output::create(path("a.img")).expect("creates");
+        output.sink().write_all_at(b"main", 0).expect("writes");
+        output.companion(Path::new("a.data")).expect("creates");
+        output
+    };
+    let first = start();
+    assert!(left.iter().all(|name| !path(name).exists()));
+    let second = start();
+    // Two files that were there, two of each run.
+    assert_eq!(names(dir.path()).len(), 6);
+    first.commit(Durability::Cached).expect("its files are there");
+    second.commit(Durability::Cached).expect("its files are there");
+    assert_eq!(names(dir.path()), [stays[0], stays[1], "a.data", "a.img"]);
+}
+
+#[test]
+fn runs_that_write_the_same_name_at_once_leave_one_anothers_files_alone() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("a.img");
+    std::thread::scope(|threads| {
+        for id in 0..4u8 {
+            let path = &path;
+            threads.spawn(move || {
+                for _ in 0..50 {
+                    let output = Output::create(path).expect("creates");
+                    output.sink().write_all_at(&[id; 100], 0).expect("writes");
+                    output.commit(Durability::Cached).expect("commits");
+                }
+            });
+        }
+    });
+    let bytes = std::fs::read(&path).expect("reads");
+    assert!(bytes.len() == 100 && bytes.iter().all(|&b| b == bytes[0]), "one run's");
+    assert_eq!(names(dir.path()), ["a.img"]);
 }
