@@ -59,7 +59,7 @@ impl Located {
     }
 
     pub(super) fn is_stored(&self) -> io::Result<bool> {
-        let kind = rustix::fs::fstatfs(&self.handle)?.f_type;
+        let kind = fstatfs(&self.handle)?.f_type;
         Ok(!MADE_UP.contains(&(kind as u32)))
     }
 
