@@ -10,6 +10,7 @@ use crate::vocabulary::format::Format;
 use crate::vocabulary::info::{Child, ChildFile, FormatSpecific, Info};
 use crate::vocabulary::layer::{Geometry, Layer, ParentReference};
 use crate::vocabulary::open::OpenOptions;
+use crate::vocabulary::printable::printable;
 use crate::vocabulary::reference::{References, Resolver};
 use std::io;
 use std::ops::Range;
@@ -234,7 +235,8 @@ impl Image {
     /// error was avoided, but the user should know. Each names its file.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.links.iter().flat_map(|Link { layer, name }| {
-            layer.warnings().into_iter().map(move |warning| format!("{name}: {warning}"))
+            let line = move |warning| printable(&format!("{name}: {warning}")).into_owned();
+            layer.warnings().into_iter().map(line)
         })
     }
 
@@ -289,7 +291,7 @@ impl Image {
                 data: details.specific,
             }),
             dirty_flag: details.dirty,
-            notes: details.notes,
+            notes: details.notes.iter().map(|note| printable(note).into_owned()).collect(),
         })
     }
 
@@ -318,7 +320,12 @@ impl Image {
     /// # Errors
     /// As [`Layer::check`].
     pub fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
-        self.top().check(report).map_err(|e| self.in_layer(e, 0))
+        // What it quotes of the image is the author's of that.
+        let mut line = |finding: Finding| {
+            let message = printable(&finding.message).into_owned();
+            report(Finding { message, ..finding });
+        };
+        self.top().check(&mut line).map_err(|e| self.in_layer(e, 0))
     }
 }
 

@@ -12,6 +12,7 @@ mod content_ids;
 mod disk;
 mod esx;
 mod existing;
+mod fuzzed;
 mod guest_disk;
 mod hosted;
 mod hostile;

@@ -28,9 +28,12 @@ use std::ops::ControlFlow;
 /// Host clusters that a check can count (QEMU's limit).
 const MAX_CLUSTERS: u64 = i32::MAX as u64;
 
-/// Bytes of the L1 tables of all snapshots and of all bitmap tables together.
-/// They may all be the same few bytes of the file, so its length is no bound.
-const MAX_SHARED_TABLE_BYTES: u64 = 16 << 30;
+/// Bytes that the L1 tables of all snapshots and all bitmap tables together may have beyond
+/// those of the file: sound ones do not overlap, but thousands may be the same few bytes.
+const OVERLAPPING_TABLE_BYTES: u64 = 16 << 20;
+
+/// Bytes that they may have in any file: one that is mostly holes costs nothing.
+const MAX_TABLE_BYTES: u64 = 16 << 30;
 
 /// Words of a table read at a time.
 const CHUNK_WORDS: u64 = 8192;
@@ -58,7 +61,7 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
         most: u64::MAX >> (64 - header.refcount_bits()),
         references: References::default(),
         l2_tables: BTreeMap::new(),
-        budget: MAX_SHARED_TABLE_BYTES,
+        budget: image.file().len().saturating_add(OVERLAPPING_TABLE_BYTES).min(MAX_TABLE_BYTES),
         counts: CheckReport {
             total_clusters: header.size.div_ceil(cluster_size),
             ..CheckReport::default()
@@ -133,17 +136,19 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn spend(&mut self, bytes: u64) -> Result<()> {
+    /// Counts the bytes of a table that are to be read.
+    fn spend(&mut self, table: Table) -> Result<()> {
+        let bytes = table.bytes().min(self.file.len().saturating_sub(table.offset));
         self.budget = self.budget.checked_sub(bytes).ok_or_else(|| {
-            Error::limit(format!(
-                "the tables of its snapshots and bitmaps take more than \
-                 {MAX_SHARED_TABLE_BYTES} bytes"
-            ))
+            Error::limit(
+                "the tables of its snapshots and bitmaps take more bytes than it has: they overlap",
+            )
         })?;
         Ok(())
     }
 
-    /// Calls `each` with the words of a table and their indices.
+    /// Calls `each` with the words of a table and their indices. Behind the end of the file, where
+    /// nothing is, a table may go on for gigabytes.
     fn for_each_word(
         &mut self,
         name: &'static str,
@@ -154,6 +159,9 @@ impl Check<'_> {
         while index < table.entries {
             let count = CHUNK_WORDS.min(table.entries - index);
             let offset = table.offset.saturating_add(index * 8);
+            if offset >= self.file.len() {
+                break;
+            }
             for (i, word) in (index..).zip(read_words(self.file, name, offset, count)?) {
                 if each(self, i, word)?.is_break() {
                     return Ok(());
@@ -236,7 +244,7 @@ impl Check<'_> {
                     l1.entries
                 ));
             } else {
-                self.spend(l1.bytes())?;
+                self.spend(l1)?;
                 self.walk_l1(l1, false)?;
             }
         }
@@ -385,7 +393,7 @@ impl Check<'_> {
 
     fn count_bitmap(&mut self, bitmap: &Bitmap) -> Result<()> {
         self.reference(bitmap.table.offset, bitmap.table.bytes(), 1)?;
-        self.spend(bitmap.table.bytes())?;
+        self.spend(bitmap.table)?;
         self.for_each_word("bitmap table", bitmap.table, |check, _, entry| {
             match decode_table_entry(entry, check.cluster_size) {
                 Ok(None) => {}
