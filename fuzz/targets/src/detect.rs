@@ -1,0 +1,64 @@
+//! Bytes of any kind: what are they, and what is in them?
+
+use crate::Target;
+use crate::exercise;
+use crate::samples;
+use diskimg::host::source::MemorySource;
+use diskimg::{Format, OpenOptions, References};
+use std::sync::Arc;
+
+/// The same bytes are always the same format, and opening them agrees.
+pub(crate) fn detect(input: &[u8]) {
+    let source = Arc::new(MemorySource::new(input));
+    let Ok(format) = Format::probe(&*source) else { return };
+    let options = OpenOptions::new().references(References::None).metadata_only(true);
+    if let Some(image) = exercise::open(&options, || options.open_source(source.clone(), "any.img"))
+    {
+        assert_eq!(image.format(), format, "opened as another format than it was taken for");
+    }
+    for other in Format::ALL {
+        let options = options.clone().format(*other);
+        exercise::open(&options, || options.open_source(source.clone(), "any.img"));
+    }
+}
+
+pub(crate) fn detect_seeds() -> Vec<Vec<u8>> {
+    let mut seeds: Vec<_> = samples::testdata();
+    // What is told by bytes far behind the beginning stays there.
+    for seed in &mut seeds {
+        seed.truncate(40 << 10);
+    }
+    seeds.extend(
+        [
+            &b"QFI\xfb"[..],
+            b"KDMV",
+            b"COWD",
+            b"# Disk DescriptorFile\n",
+            b"<Envelope",
+            b"PK\x03\x04",
+        ]
+        .map(<[u8]>::to_vec),
+    );
+    seeds
+}
+
+/// An image of any format.
+pub(crate) fn open_anything(input: &[u8]) {
+    exercise::image(input.to_vec(), None);
+}
+
+pub(crate) fn image_seeds() -> Vec<Vec<u8>> {
+    let own = ["vmdk_descriptor", "vmdk_sparse", "ova_archive", "qcow2_header"];
+    let mut seeds: Vec<_> = own.iter().flat_map(|name| (Target::named(name).seeds)()).collect();
+    let disk = samples::disk(20 << 10);
+    for (format, options, compress) in [
+        (Format::Qcow2, "cluster_size=512", false),
+        (Format::Qcow2, "cluster_size=512", true),
+        (Format::Vmdk, "subformat=monolithicSparse", false),
+        (Format::Vmdk, "subformat=streamOptimized", true),
+        (Format::Ova, "", false),
+    ] {
+        seeds.push(samples::image(&disk, format, options, compress));
+    }
+    seeds
+}

@@ -1,0 +1,129 @@
+//! All that can be asked of an image.
+
+use diskimg::host::source::MemorySource;
+use diskimg::{
+    Error, ErrorKind, Format, Image, OpenOptions, References, SnapshotSelector, conformance, map,
+};
+use std::sync::Arc;
+
+/// A disk up to this size is held against what is promised of every disk.
+const SMALL: u64 = 1 << 20;
+
+/// Bytes read at both ends of a larger one.
+const ENDS: u64 = 64 << 10;
+
+/// Entries of a map that are looked at.
+const ENTRIES: u32 = 20_000;
+
+/// Guest bytes that are mapped, from the beginning and before the end.
+const MAPPED: u64 = 1 << 38;
+
+/// Opens an image of this format (or of the one that its bytes look like) and asks it everything.
+pub(crate) fn image(bytes: Vec<u8>, format: impl Into<Option<Format>>) {
+    let source = Arc::new(MemorySource::new(bytes));
+    let options = OpenOptions::new().format(format).references(References::None);
+    let facts = options.clone().metadata_only(true);
+    open(&facts, || facts.open_source(source.clone(), "fuzzed.img"));
+    if let Some(image) = open(&options, || options.open_source(source.clone(), "fuzzed.img")) {
+        contents(&image);
+        snapshots(&image, &options, &source);
+    }
+}
+
+/// What any way to open it gives: facts and findings.
+pub(crate) fn open(
+    options: &OpenOptions,
+    open: impl Fn() -> Result<Image, Error>,
+) -> Option<Image> {
+    let image = match open() {
+        Ok(image) => image,
+        Err(error) => {
+            is_clear(&error);
+            return None;
+        }
+    };
+    assert_eq!(image.layers().len(), 1, "{options:?} opened other files");
+    match image.info(0) {
+        Ok(info) => info.notes.iter().for_each(|note| assert_line(note)),
+        Err(error) => is_clear(&error),
+    }
+    let mut findings = 0u32;
+    let mut count = |finding: diskimg::check::Finding| {
+        assert_line(&finding.message);
+        findings += 1;
+    };
+    image.check(&mut count).map_err(|e| is_clear(&e)).ok();
+    for warning in image.warnings() {
+        assert_line(&warning);
+    }
+    Some(image)
+}
+
+/// What the guest sees.
+pub(crate) fn contents(image: &Image) {
+    mapped(image);
+    if image.size() <= SMALL {
+        conforms(image);
+        return;
+    }
+    let mut bytes = vec![0; ENDS as usize];
+    for at in [0, image.size() - ENDS] {
+        image.read_at(&mut bytes, at).map_err(|e| is_clear(&e)).ok();
+    }
+}
+
+/// Reading may fail; answers may not contradict each other.
+pub(crate) fn conforms(image: &Image) {
+    if let Err(error) = conformance::verify(image) {
+        assert_ne!(error.structure(), Some("conformance"), "{error}");
+        is_clear(&error);
+    }
+}
+
+fn mapped(image: &Image) {
+    let size = image.size();
+    for range in [0..size.min(MAPPED), size.saturating_sub(MAPPED)..size] {
+        let (mut at, mut entries) = (range.start, 0);
+        let outcome = map(image, range.clone(), &mut |entry| {
+            assert_eq!(entry.start, at, "the map has a gap");
+            assert!(entry.length > 0, "an entry of a map is empty");
+            at += entry.length;
+            entries += 1;
+            if entries < ENTRIES { Ok(()) } else { Err(Error::cancelled()) }
+        });
+        match outcome {
+            Ok(()) => assert_eq!(at, range.end.max(range.start), "the map ends early"),
+            Err(error) if error.kind() == ErrorKind::Cancelled => {}
+            Err(error) => is_clear(&error),
+        }
+    }
+}
+
+/// The first snapshots, as disks.
+fn snapshots(image: &Image, options: &OpenOptions, source: &Arc<MemorySource>) {
+    let Ok(info) = image.info(0) else { return };
+    for snapshot in info.snapshots.iter().take(3) {
+        let selector = SnapshotSelector::Exactly {
+            id: Some(snapshot.id.clone()),
+            name: Some(snapshot.name.clone()),
+        };
+        let options = options.clone().snapshot(selector);
+        match options.open_source(source.clone(), "fuzzed.img") {
+            Ok(image) => contents(&image),
+            Err(error) => is_clear(&error),
+        }
+    }
+}
+
+/// An error is one line that says which file and what.
+pub(crate) fn is_clear(error: &Error) {
+    let text = error.to_string();
+    assert_line(&text);
+    assert!(text.len() > 20, "says too little: {text}");
+    assert_ne!(error.kind(), ErrorKind::Cancelled, "{text}");
+}
+
+/// One line, with nothing that a terminal would take for an order.
+pub(crate) fn assert_line(text: &str) {
+    assert!(!text.chars().any(char::is_control), "control characters in {text:?}");
+}

@@ -1,0 +1,118 @@
+//! UDF: descriptors and entries are the input; their checksums are put right.
+
+use super::craft::SECTOR;
+use super::tree;
+use super::volume::{FREE, FileEntry, Volume, body, identifier, long, name, short, tagged};
+use crate::scatter::Scatter;
+use diskimg::host::source::MemorySource;
+use std::sync::{Arc, OnceLock};
+
+/// Descriptors; file set, root, entries; what the seeds have behind them; the anchor; what
+/// recognises the volume.
+const UDF: Scatter<'_> = Scatter {
+    sector_bytes: SECTOR,
+    sectors: &[33, 34, 32, 35, 300, 301, 302, 303, 308, 309, 310, 311, 256, 16, 17],
+};
+
+/// Where a file identifier may begin, besides at the beginning of a sector.
+const TAG: usize = 16;
+
+/// The sectors; the tags' checksums and CRCs are put right if the first byte is even.
+pub(crate) fn udf(input: &[u8]) {
+    static BASE: OnceLock<Vec<u8>> = OnceLock::new();
+    let base = BASE.get_or_init(|| Volume::new(&[]).done());
+    let Some((&first, rest)) = input.split_first() else { return };
+    let mut rest = rest.to_vec();
+    if first % 2 == 0 {
+        rest.chunks_mut(SECTOR).for_each(put_checksums);
+    }
+    tree::exercise(Arc::new(MemorySource::new(UDF.put(base, &rest))));
+}
+
+/// Puts right what the tags of a sector say of the bytes behind them (3/7.2).
+fn put_checksums(sector: &mut [u8]) {
+    let mut at = 0;
+    while at + TAG <= sector.len() {
+        let id = u16::from_le_bytes([sector[at], sector[at + 1]]);
+        if !matches!(id, 1..=9 | 256..=266) {
+            return;
+        }
+        let len = usize::from(u16::from_le_bytes([sector[at + 10], sector[at + 11]]));
+        let Some(bytes) = sector.get(at + TAG..at + TAG + len) else { return };
+        let right = tagged(id, 0, bytes);
+        sector[at + 8..at + 10].copy_from_slice(&right[8..10]);
+        sector[at + 4] = 0;
+        let sum = sector[at..at + TAG].iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+        sector[at + 4] = sum;
+        // Only file identifiers stand one behind the other.
+        if id != 257 {
+            return;
+        }
+        at = (at + TAG + len).next_multiple_of(4);
+    }
+}
+
+/// A partition map of type 2 (2.2.8 and on).
+fn map(kind: &[u8], rest: &[u8]) -> Vec<u8> {
+    let mut map = vec![2, 64, 0, 0, 0];
+    map.extend(kind);
+    map.resize(36, 0);
+    map.extend([1, 0, 0, 0]);
+    map.extend(rest);
+    map.resize(64, 0);
+    map
+}
+
+pub(crate) fn udf_seeds() -> Vec<Vec<u8>> {
+    let one = [1, 6, 1, 0, 0, 0];
+    let file = |entry: FileEntry| {
+        let mut volume = Volume::new(&[identifier(0, &name("other"), FREE, 0)]);
+        volume.file(FREE, &entry);
+        volume
+    };
+    let goes_on = short(3 << 30 | 2048, FREE + 1);
+    let more = |extents: &[u8]| {
+        let len = (extents.len() as u32).to_le_bytes();
+        tagged(258, FREE + 1, &body(24 + extents.len(), &[(20, &len), (24, extents)]))
+    };
+    let mut all = vec![
+        Volume::new(&[]),
+        file(FileEntry::embedded(5, b"embedded".to_vec())),
+        file(FileEntry::embedded(12, [&[5, 4, 0, 0][..], &name("good.txt")].concat())),
+        file(FileEntry { form: 1, ..FileEntry::new(5, 4000, long(4000, 3, 0)) }),
+        file(FileEntry::new(5, 5000, [short(2048, 4), short(2 << 30 | 2952, 0)].concat())),
+    ];
+    let mut chained = file(FileEntry::new(5, 6000, goes_on));
+    chained.block(FREE + 1, &more(&[short(4096, 3), short(1904, 4)].concat()));
+    all.push(chained);
+    let entries = [identifier(10, &[], 1, 0), identifier(0, b"\x10\0\xe9\x20\xac", 3, 0)].concat();
+    let mut nested =
+        Volume::new(&[identifier(2, &name("dir"), FREE, 0), identifier(4, &name("x"), 3, 0)]);
+    let len = entries.len() as u32;
+    nested
+        .file(FREE, &FileEntry::new(4, len.into(), short(len, FREE + 1)))
+        .block(FREE + 1, &entries);
+    all.push(nested);
+    // Metadata, sparable and virtual partitions.
+    let mut metadata = Volume::new(&[]);
+    let places = [FREE, FREE, u32::MAX].map(u32::to_le_bytes).concat();
+    let kind = map(b"*UDF Metadata Partition", &[&places[..], &[32, 0, 0, 0, 1, 0, 0]].concat());
+    metadata.logical_volume(2048, &[&one, &kind], &long(2048, 0, 1));
+    metadata.file(FREE, &FileEntry::new(250, 6 * 2048, short(6 * 2048, 0)));
+    all.push(metadata);
+    let mut sparable = Volume::new(&[]);
+    let table =
+        [&[32, 0, 2, 0, 56, 0, 0, 0][..], &[310u32, 311].map(u32::to_le_bytes).concat()].concat();
+    sparable.logical_volume(2048, &[&map(b"*UDF Sparable Partition", &table)], &long(2048, 0, 0));
+    let spared =
+        [&[0; 20][..], b"*UDF Sparing Table", &[0; 14], &[2, 0, 0, 0, 1, 0, 0, 0]].concat();
+    let spared = [&spared[..], &[0u32, 312, u32::MAX, 312].map(u32::to_le_bytes).concat()].concat();
+    for sector in [310, 311] {
+        sparable.at(sector, &tagged(0, sector as u32, &spared[16..]));
+    }
+    all.push(sparable);
+    let mut virtual_ = Volume::new(&[]);
+    virtual_.logical_volume(2048, &[&one, &map(b"*UDF Virtual Partition", &[])], &long(2048, 0, 1));
+    all.push(virtual_);
+    all.iter().map(|volume| [&[0], &UDF.take(&volume.done())[..]].concat()).collect()
+}

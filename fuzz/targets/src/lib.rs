@@ -1,0 +1,94 @@
+//! What the fuzzers run, and what they start from.
+//!
+//! A target is a function of bytes that panics when a promise is broken: an answer that contradicts
+//! another, memory beyond the bound, an error that says nothing. Each wraps its input so that
+//! mutations reach one parser: around the table in question lies an image that is right.
+//!
+//! ```text
+//!   fuzz_targets/NAME.rs   libFuzzer calls the target          (nightly compiler)
+//!   tests/smoke.rs         seeds and mutations of them, every test run
+//!   bin/seeds.rs           writes the seeds to a folder, for libFuzzer
+//! ```
+//!
+//! The crates that make images for the library's tests make the seeds: the files are the same.
+
+mod detect;
+mod exercise;
+mod iso;
+mod memory;
+mod ova;
+mod qcow2;
+mod round_trip;
+mod samples;
+mod scatter;
+mod vmdk;
+
+/// As the library's tests have it.
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#[path = "."]
+mod esx {
+    #[path = "../../../crates/diskimg/tests/it/esx/build.rs"]
+    pub(crate) mod build;
+}
+
+/// As the library's tests have it.
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#[path = "."]
+mod hosted {
+    #[path = "../../../crates/diskimg/tests/it/hosted/build.rs"]
+    pub(crate) mod build;
+}
+
+/// A function to be fuzzed.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its name; the fuzzer's binary is called so.
+    pub name: &'static str,
+    function: fn(&[u8]),
+    /// Inputs that reach most of what there is to reach: what the fuzzer starts from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target { name: "qcow2_header", function: qcow2::header, seeds: qcow2::header_seeds },
+    Target { name: "qcow2_tables", function: qcow2::tables, seeds: qcow2::tables_seeds },
+    Target { name: "qcow2_snapshots", function: qcow2::snapshots, seeds: qcow2::snapshots_seeds },
+    Target { name: "qcow2_bitmaps", function: qcow2::bitmaps, seeds: qcow2::bitmaps_seeds },
+    Target { name: "vmdk_descriptor", function: vmdk::descriptor, seeds: vmdk::descriptor_seeds },
+    Target { name: "vmdk_sparse", function: vmdk::sparse, seeds: vmdk::sparse_seeds },
+    Target { name: "vmdk_stream", function: vmdk::stream, seeds: vmdk::stream_seeds },
+    Target { name: "vmdk_cowd", function: vmdk::cowd, seeds: vmdk::cowd_seeds },
+    Target { name: "vmdk_sesparse", function: vmdk::sesparse, seeds: vmdk::sesparse_seeds },
+    Target { name: "ovf_envelope", function: ova::envelope, seeds: ova::envelope_seeds },
+    Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
+    Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },
+    Target { name: "iso_volume", function: iso::volume, seeds: iso::volume_seeds },
+    Target { name: "iso_rock_ridge", function: iso::rock_ridge, seeds: iso::rock_ridge_seeds },
+    Target { name: "iso_boot", function: iso::boot, seeds: iso::boot_seeds },
+    Target { name: "iso_udf", function: iso::udf, seeds: iso::udf_seeds },
+    Target { name: "iso_zisofs", function: iso::zisofs, seeds: iso::zisofs_seeds },
+    Target { name: "iso_cue", function: iso::cue, seeds: iso::cue_seeds },
+    Target { name: "detect", function: detect::detect, seeds: detect::detect_seeds },
+    Target { name: "open_anything", function: detect::open_anything, seeds: detect::image_seeds },
+    Target { name: "round_trip", function: round_trip::round_trip, seeds: round_trip::seeds },
+];
+
+impl Target {
+    /// The target of this name.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn named(name: &str) -> Self {
+        let found = TARGETS.iter().find(|target| target.name == name);
+        *found.unwrap_or_else(|| panic!("no target is called {name}"))
+    }
+
+    /// Runs it, within the bounds on memory.
+    ///
+    /// # Panics
+    /// If a promise is broken.
+    pub fn run(&self, input: &[u8]) {
+        memory::bounded(|| (self.function)(input));
+    }
+}
