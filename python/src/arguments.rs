@@ -8,7 +8,8 @@ use crate::file::{self, Given, Raised};
 use diskimg::host::source::{FileSource, MemorySource, Source};
 use diskimg::open::local_path;
 use diskimg::{
-    Caching, Error, Format, Image, OpenOptions, Options, References, SnapshotSelector, printable,
+    Caching, Error, Format, Image, Limits, OpenOptions, Options, References, SnapshotSelector,
+    printable,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 pub(crate) struct Opening {
     format: Option<String>,
     references: String,
+    limits: Vec<(String, u64)>,
     snapshot: Option<String>,
     disk: Option<String>,
     ignore_content_id: bool,
@@ -35,6 +37,7 @@ impl Opening {
         let options = OpenOptions::new()
             .format(format)
             .references(references(&self.references)?)
+            .limits(self.limits(py)?)
             .snapshot(self.snapshot.clone().map(SnapshotSelector::IdOrName))
             .disk(self.disk.clone())
             .ignore_content_id(self.ignore_content_id);
@@ -44,6 +47,11 @@ impl Opening {
             (false, true) => options.caching(Caching::Direct),
             (false, false) => options,
         })
+    }
+
+    /// The bounds alone.
+    pub(crate) fn limits(&self, py: Python<'_>) -> PyResult<Limits> {
+        limits(py, &self.limits)
     }
 }
 
@@ -131,6 +139,15 @@ pub(crate) fn references(word: &str) -> PyResult<References> {
         "any" => Ok(References::Any),
         _ => Err(unknown("references", word, "none, same-dir or any")),
     }
+}
+
+/// The defaults, but for what is given by name.
+pub(crate) fn limits(py: Python<'_>, given: &[(String, u64)]) -> PyResult<Limits> {
+    let mut limits = Limits::default();
+    for (name, value) in given {
+        limits.set(name, *value).or_raise(py)?;
+    }
+    Ok(limits)
 }
 
 /// A word that is none of those possible.

@@ -22,6 +22,7 @@ pub(crate) struct Conversion {
     backing: Option<String>,
     backing_format: Option<String>,
     references: String,
+    limits: Vec<(String, u64)>,
     /// Bytes of a hole at least; `None` for no holes.
     sparse: Option<u64>,
     threads: Option<usize>,
@@ -122,6 +123,7 @@ impl Conversion {
     ) -> PyResult<impl FnOnce(Convert<'a>) -> Convert<'a> + Send + use<'a>> {
         let format = arguments::format(py, &self.format)?;
         let references = references(&self.references)?;
+        let limits = arguments::limits(py, &self.limits)?;
         let reflink = match self.reflink.as_str() {
             "auto" => Reflink::Auto,
             "always" => Reflink::Always,
@@ -141,6 +143,7 @@ impl Conversion {
                 .options(arguments::options(self.options))
                 .compress(self.compress)
                 .backing_references(references)
+                .backing_limits(limits)
                 .sparse(self.sparse.map_or(Sparse::Off, Sparse::Blocks))
                 .salvage(self.salvage)
                 .reflink(reflink)

@@ -38,6 +38,9 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     };
     exception.setattr("structure", error.structure())?;
     exception.setattr("offset", error.offset())?;
+    if let Some(limit) = error.exceeded() {
+        exception.setattr("limit", limit)?;
+    }
     Ok(PyErr::from_value(exception))
 }
 

@@ -5,7 +5,7 @@ use crate::errors::{Raise, exception};
 use crate::image::{Image, json};
 use crate::work;
 use diskimg::target::Backing;
-use diskimg::{Comparison, Create, Error, Format};
+use diskimg::{Comparison, Create, Error, Format, Limits};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
@@ -20,10 +20,12 @@ pub(crate) fn create(
     pairs: Vec<(String, String)>,
     backing: Option<(String, Option<String>)>,
     references: &str,
+    limits: Vec<(String, u64)>,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<(u64, Vec<(String, String)>)> {
     let format = arguments::format(py, format)?;
     let references = arguments::references(references)?;
+    let limits = arguments::limits(py, &limits)?;
     let options = arguments::options(pairs);
     let backing = backing.map(|(name, format)| Backing { name, format, content_id: None });
     let created = work::run(py, progress.as_ref(), |callback| {
@@ -32,6 +34,7 @@ pub(crate) fn create(
             .options(options)
             .backing(backing)
             .backing_references(references)
+            .backing_limits(limits)
             .progress(callback)
             .run(arguments::plain(path))
     })?;
@@ -86,6 +89,12 @@ pub(crate) fn detect(py: Python<'_>, file: &Bound<'_, PyAny>) -> PyResult<&'stat
     }
     let raised = input.raised();
     raised.or(py.detach(|| Format::probe(&*input.source()?)).map(Format::name).or_raise(py))
+}
+
+/// The bounds on what images may ask for: name, default, help.
+#[pyfunction]
+pub(crate) fn limits() -> Vec<(&'static str, u64, &'static str)> {
+    Limits::default().iter().map(|limit| (limit.name, limit.value, limit.help)).collect()
 }
 
 /// The formats, and of each the create options: name, kind, help, default.

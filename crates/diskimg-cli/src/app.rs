@@ -62,6 +62,10 @@ fn report(failure: Failure, console: &Console) -> u8 {
             console.complain(&message);
             code
         }
+        Failure::Show(text) => match console.print(&text) {
+            Ok(()) => 0,
+            Err(failure) => report(failure, console),
+        },
         Failure::Interrupted => INTERRUPTED,
         // Who reads our output has seen enough: nobody is left to be told.
         Failure::Hangup => FAILURE,

@@ -20,6 +20,8 @@ pub(crate) enum Failure {
         /// The exit code.
         code: u8,
     },
+    /// None: the user only wanted to know this, on standard output.
+    Show(String),
     /// The user asked to stop.
     Interrupted,
     /// Whoever read our output has gone.

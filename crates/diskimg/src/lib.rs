@@ -74,7 +74,7 @@ pub use vocabulary::format::Format;
 pub use vocabulary::image::{Image, Reader};
 pub use vocabulary::inspection::Inspection;
 pub use vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
-pub use vocabulary::limits::Limits;
+pub use vocabulary::limits::{Limit, Limits};
 pub use vocabulary::open::{OpenOptions, SnapshotSelector};
 pub use vocabulary::options::{OptionKind, OptionSpec, Options, parse_size};
 pub use vocabulary::printable::printable;

@@ -29,7 +29,7 @@ from diskimg._errors import (
     UnsupportedError,
 )
 from diskimg._file import ImageFile
-from diskimg._formats import FORMATS, CreateOption, create_options
+from diskimg._formats import FORMATS, LIMITS, CreateOption, create_options
 from diskimg._image import Image, open
 from diskimg._native import VERSION as __version__
 from diskimg._results import (
@@ -52,6 +52,7 @@ from diskimg._verbs import check, compare, convert, create, detect, info, map, m
 
 __all__ = [
     "FORMATS",
+    "LIMITS",
     "CheckReport",
     "Child",
     "Comparison",

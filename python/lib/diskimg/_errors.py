@@ -50,6 +50,9 @@ class RefusedError(Error):
 class LimitError(Error):
     """The image asks for more than a stated limit."""
 
+    limit: str | None = None
+    """The name of the limit, where it is one that ``limits=`` can raise."""
+
 
 class InvalidError(Error, ValueError):
     """Something impossible was asked for: a bad option, a range behind the end."""

@@ -1,8 +1,10 @@
-"""The formats, and the options of new images."""
+"""The formats, the options of new images, and the bounds on those that are read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from diskimg import _native
 from diskimg._errors import InvalidError
@@ -29,6 +31,10 @@ _OPTIONS = {
 
 FORMATS: tuple[str, ...] = tuple(_OPTIONS)
 """The names of all formats, in the order in which files are looked at for them."""
+
+LIMITS: Mapping[str, int] = MappingProxyType({n: value for n, value, _ in _native.limits()})
+"""How much an image may ask for, by default, and by the names that ``limits=`` takes.
+``diskimg info --limit help`` says what each of them bounds."""
 
 
 def create_options(format: str) -> tuple[CreateOption, ...]:

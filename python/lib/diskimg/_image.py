@@ -37,6 +37,7 @@ def open(
     snapshot: str | None = None,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
     direct: bool = False,
     memory_map: bool = False,
@@ -54,6 +55,7 @@ def open(
         snapshot: Show this internal snapshot, by ID or name, instead of the disk.
         disk: The disk of an appliance (OVA): its number from 1, file name or diskId.
         references: Which other files the image may name and have opened.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         ignore_content_id: Take a parent that was changed since its child was made.
         direct: Read past the page cache.
         memory_map: Map the image's files into memory, so that `Image.cluster` lends
@@ -73,6 +75,7 @@ def open(
     how = opening(
         format,
         references=references,
+        limits=limits,
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,

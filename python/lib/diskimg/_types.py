@@ -41,6 +41,7 @@ class Opening(TypedDict):
 
     format: str | None
     references: str
+    limits: list[tuple[str, int]]
     snapshot: str | None
     disk: str | None
     ignore_content_id: bool
@@ -57,6 +58,7 @@ class Conversion(TypedDict):
     backing: str | None
     backing_format: str | None
     references: str
+    limits: list[tuple[str, int]]
     sparse: int | None
     threads: int | None
     rate_limit: int | None
@@ -119,10 +121,21 @@ def _text(value: OptionValue) -> str:
     return str(value)
 
 
+def bounds(limits: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    """Limits by name.
+
+    Raises:
+        TypeError: One is no whole number.
+        ValueError: One is negative, or larger than any.
+    """
+    return [(name, amount(f"limits[{name!r}]", value)) for name, value in (limits or {}).items()]
+
+
 def opening(
     format: str | None = None,
     *,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     snapshot: str | None = None,
     disk: str | int | None = None,
     ignore_content_id: bool = False,
@@ -133,6 +146,7 @@ def opening(
     return {
         "format": format,
         "references": references,
+        "limits": bounds(limits),
         "snapshot": snapshot,
         "disk": None if disk is None else str(disk),
         "ignore_content_id": ignore_content_id,

@@ -34,6 +34,7 @@ from diskimg._types import (
     Path,
     References,
     amount,
+    bounds,
     file_or_name,
     format_of,
     name_only,
@@ -61,6 +62,7 @@ def convert(
     threads: int | None = None,
     progress: Progress = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
     reflink: Literal["auto", "always", "never"] = "auto",
     offload: bool = False,
@@ -109,6 +111,7 @@ def convert(
             name; an exception in it stops the conversion and comes out. `True` shows a
             bar: tqdm's, where it is installed.
         references: Which other files the source, and ``backing``, may name.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         ignore_content_id: Take a parent that was changed since its child was made.
         reflink: Whether stored data share their blocks with the source: where it is
             possible, ``always`` (or fail), ``never``.
@@ -145,6 +148,7 @@ def convert(
     how = opening(
         src_format,
         references=references,
+        limits=limits,
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,
@@ -167,6 +171,7 @@ def convert(
         "backing": None if backing is None else name_only(backing),
         "backing_format": backing_format,
         "references": references,
+        "limits": bounds(limits),
         "sparse": _sparse(sparse),
         "threads": None if threads is None else _threads(threads),
         "rate_limit": None if rate_limit is None else amount("rate_limit", rate_limit),
@@ -216,6 +221,7 @@ def info(
     *,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     chain: Literal[False] = False,
 ) -> Info: ...
 @overload
@@ -225,6 +231,7 @@ def info(
     *,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     chain: Literal[True],
 ) -> list[Info]: ...
 @overload
@@ -234,6 +241,7 @@ def info(
     *,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     chain: bool,
 ) -> Info | list[Info]: ...
 def info(
@@ -242,6 +250,7 @@ def info(
     *,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     chain: bool = False,
 ) -> Info | list[Info]:
     """What an image is. No backing file and no data file is opened for it.
@@ -252,13 +261,14 @@ def info(
         disk: The disk of an appliance.
         references: Which files of a split image, in its own directory, are looked at
             (``none``: not any); with ``chain``: which backing files.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         chain: Tell of all layers, the image itself first.
 
     Raises:
         Error: As `open`.
     """
     native = _native.Image.open(
-        file_or_name(file), opening(format, disk=disk, references=references), True, chain
+        file_or_name(file), opening(format, disk=disk, references=references, limits=limits), True, chain
     )
     with Image(native) as image:
         if not chain:
@@ -275,6 +285,7 @@ def map(
     snapshot: str | None = None,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
 ) -> list[Extent]:
     """Which guest bytes of an image are where.
@@ -289,6 +300,7 @@ def map(
         snapshot: Look at this internal snapshot.
         disk: The disk of an appliance.
         references: Which other files the image may name.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         ignore_content_id: Take a parent that was changed since its child was made.
 
     Raises:
@@ -301,6 +313,7 @@ def map(
         snapshot=snapshot,
         disk=disk,
         references=references,
+        limits=limits,
         ignore_content_id=ignore_content_id,
     ) as image:
         return list(image.extents(start, end))
@@ -315,6 +328,7 @@ def create(
     backing: Path | None = None,
     backing_format: str | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     progress: Progress = None,
 ) -> Created:
     """Create an empty image. A file that was there is replaced once it is complete.
@@ -327,6 +341,7 @@ def create(
         backing: The image it builds on. A relative name starts at ``path``'s directory.
         backing_format: The format of ``backing``, which must be said.
         references: Which files ``backing`` may name in its turn.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         progress: As for `convert`; there is something to see where space is preallocated.
 
     Raises:
@@ -350,6 +365,7 @@ def create(
             given,
             None if backing is None else (name_only(backing), backing_format),
             references,
+            bounds(limits),
             callback,
         )
     return Created(name, chosen, created, dict(in_effect))
@@ -365,6 +381,7 @@ def compare(
     threads: int | None = None,
     progress: Progress = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
 ) -> Comparison:
     """Whether two images show the guest the same bytes.
@@ -378,6 +395,7 @@ def compare(
         threads: How many threads work; by default as many as there are processors.
         progress: As for `convert`.
         references: Which other files the images may name.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         ignore_content_id: Take a parent that was changed since its child was made.
 
     Raises:
@@ -391,7 +409,7 @@ def compare(
             yield image
         else:
             with open(
-                image, format, references=references, ignore_content_id=ignore_content_id
+                image, format, references=references, limits=limits, ignore_content_id=ignore_content_id
             ) as fresh:
                 yield fresh
 
@@ -420,6 +438,7 @@ def measure(
     snapshot: str | None = None,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
 ) -> Measure:
     """How much space a new image would take. No data is read.
@@ -433,6 +452,7 @@ def measure(
         snapshot: Measure this internal snapshot.
         disk: The disk of an appliance.
         references: Which other files the image may name.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         ignore_content_id: Take a parent that was changed since its child was made.
 
     Raises:
@@ -451,6 +471,7 @@ def measure(
         snapshot=snapshot,
         disk=disk,
         references=references,
+        limits=limits,
         ignore_content_id=ignore_content_id,
     ) as image:
         return image.measure(format, options)
@@ -462,6 +483,7 @@ def check(
     *,
     disk: str | int | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
 ) -> CheckReport:
     """Whether an image is consistent in itself. Its backing files are not opened.
 
@@ -470,13 +492,14 @@ def check(
         format: Its format; by default its first bytes tell.
         disk: The disk of an appliance.
         references: Which files of a split image are looked at.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
 
     Raises:
         UnsupportedError: The format has nothing to check (raw).
         Error: It cannot be opened, or is too damaged to be checked.
     """
     native = _native.Image.open(
-        file_or_name(file), opening(format, disk=disk, references=references), True, False
+        file_or_name(file), opening(format, disk=disk, references=references, limits=limits), True, False
     )
     with Image(native) as image:
         return image.check()

@@ -144,6 +144,7 @@ impl Iso {
         how.namespace = self::namespace(namespace)?;
         how.session = session.session()?;
         how.strict = strict;
+        how.limits = opening.limits(py)?;
         let raised = input.raised();
         let opened = py.detach(|| {
             let image = input.open(&options)?;

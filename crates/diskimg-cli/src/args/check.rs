@@ -60,7 +60,7 @@ impl Typed {
         }
         common::cache_mode("source cache", self.cache.as_deref())?;
         let file = common::one_file("check", self.files)?;
-        let mut input = Input::new(&file, self.format.as_deref(), policy)?;
+        let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
         input.options = input.options.metadata_only(true).with_extents(true);
         Ok(Meaning::Job(Job { input, form: self.output, quiet: self.quiet }))
     }

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::output::Program;
 use diskimg::open::{appliance_and_disk, local_path};
 use diskimg::{
-    Caching, Durability, Format, Image, OpenOptions, Options, References, SnapshotSelector,
+    Caching, Durability, Format, Image, Limits, OpenOptions, Options, References, SnapshotSelector,
 };
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -32,15 +32,20 @@ pub(crate) struct Reading {
     /// Read a child even if its parent was changed since (VMDK content IDs)
     #[arg(long)]
     ignore_cid: bool,
+    /// How much an image may ask for (repeatable; 'help' lists the limits)
+    #[arg(long = "limit", value_name = "NAME=VALUE", action = clap::ArgAction::Append)]
+    limits: Vec<String>,
     #[command(flatten)]
     refused: Refused,
 }
 
 /// What images may demand, and what is put up with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Policy {
     /// `--references`.
     pub(crate) references: References,
+    /// `--limit`.
+    pub(crate) limits: Limits,
     /// `--ignore-cid`.
     ignore_content_id: bool,
 }
@@ -62,7 +67,46 @@ impl Reading {
             ReferencesWord::SameDir => References::SameDir,
             ReferencesWord::Any => References::Any,
         };
-        Ok(Policy { references, ignore_content_id: self.ignore_cid })
+        let limits = limits(&self.limits)?;
+        Ok(Policy { references, limits, ignore_content_id: self.ignore_cid })
+    }
+}
+
+/// All that `--limit` was given, later ones over earlier ones.
+fn limits(given: &[String]) -> Result<Limits, Failure> {
+    if given.iter().any(|text| text == "help" || text == "?") {
+        return Err(Failure::Show(limits_help()));
+    }
+    let mut limits = Limits::default();
+    for text in given {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        let bound = diskimg::parse_size(value).ok_or_else(|| {
+            Failure::error(format!(
+                "--limit {text}: expecting NAME=VALUE, a number or one with k, M, G or T"
+            ))
+        })?;
+        limits.set(name, bound).map_err(|e| Failure::error(format!("--limit {text}: {e}")))?;
+    }
+    Ok(limits)
+}
+
+/// What `--limit help` prints.
+fn limits_help() -> String {
+    let limits = Limits::default();
+    let lines = limits.iter().map(|limit| {
+        let left = format!("{}={}", limit.name, short(limit.value));
+        format!("  {left:<31} - {}\n", limit.help)
+    });
+    std::iter::once("Limits and their defaults:\n".to_owned()).chain(lines).collect()
+}
+
+/// A number as `--limit` takes it: with a suffix where it is a multiple of that.
+fn short(value: u64) -> String {
+    let suffixes = [("T", 40), ("G", 30), ("M", 20), ("k", 10)];
+    let fits = |(_, shift): &&(&str, u32)| value > 0 && value.trailing_zeros() >= *shift;
+    match suffixes.iter().find(fits) {
+        Some((suffix, shift)) => format!("{}{suffix}", value >> shift),
+        None => value.to_string(),
     }
 }
 
@@ -102,11 +146,12 @@ impl Input {
     pub(crate) fn new(
         name: &OsString,
         format: Option<&str>,
-        policy: Policy,
+        policy: &Policy,
     ) -> Result<Self, Failure> {
         let format = format.map(self::format).transpose()?;
         let options = OpenOptions::new()
             .references(policy.references)
+            .limits(policy.limits.clone())
             .ignore_content_id(policy.ignore_content_id)
             .format(format);
         let name = Path::new(name);
@@ -266,6 +311,31 @@ pub(crate) fn options_help(format: Format, names_file: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_of_two_limits_of_one_name_wins() {
+        let given = ["table_bytes=1M", "snapshots=3", "table_bytes=4k"].map(str::to_owned);
+        let limits = limits(&given).expect("parses");
+        assert_eq!((limits.table_bytes, limits.snapshots), (4096, 3));
+        for wrong in ["table_bytes", "table_bytes=", "table_bytes=x", "tables=1", "=1"] {
+            limits_of(wrong).expect_err(wrong);
+        }
+    }
+
+    fn limits_of(text: &str) -> Result<Limits, Failure> {
+        limits(&[text.to_owned()])
+    }
+
+    #[test]
+    fn the_list_of_limits_can_be_given_back() {
+        let help = limits_help();
+        for line in help.lines().skip(1) {
+            let setting = line.split_whitespace().next().expect("a setting");
+            assert_eq!(limits_of(setting).expect("is one"), Limits::default(), "{line}");
+            assert!(line.chars().count() <= 110, "{line}");
+        }
+        assert_eq!(help.lines().count(), Limits::names().len() + 1);
+    }
 
     #[test]
     fn repeated_options_accumulate_and_the_last_value_wins() {

@@ -69,8 +69,8 @@ impl Typed {
         let [a, b] = <[OsString; 2]>::try_from(self.files)
             .map_err(|_| Failure::usage("compare", "Expecting two image file names"))?;
         Ok(Job {
-            a: Input::new(&a, self.a_format.as_deref(), policy)?,
-            b: Input::new(&b, self.b_format.as_deref(), policy)?,
+            a: Input::new(&a, self.a_format.as_deref(), &policy)?,
+            b: Input::new(&b, self.b_format.as_deref(), &policy)?,
             strict: self.strict,
             progress: Wish { asked: self.progress, quiet: self.quiet, stdout_taken: false },
         })

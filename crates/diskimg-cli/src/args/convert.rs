@@ -5,7 +5,9 @@ use crate::args::common::{self, Input, Policy, Reading};
 use crate::failure::Failure;
 use crate::output::progress::Wish;
 use diskimg::open::local_path;
-use diskimg::{Caching, DigestAlgorithm, Durability, Format, Options, References, Reflink, Sparse};
+use diskimg::{
+    Caching, DigestAlgorithm, Durability, Format, Limits, Options, References, Reflink, Sparse,
+};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -132,6 +134,8 @@ pub(crate) struct Job {
     pub(crate) compress: bool,
     /// `--references`.
     pub(crate) references: References,
+    /// `--limit`.
+    pub(crate) limits: Limits,
     /// `--reflink`.
     pub(crate) reflink: Reflink,
     /// `--recompress`.
@@ -207,12 +211,13 @@ impl Typed {
             stdout_taken: matches!(output, Destination::Stdout),
         };
         Ok(Meaning::Job(Job {
-            inputs: self.inputs(policy)?,
+            inputs: self.inputs(&policy)?,
             output,
             format,
             options,
             compress: self.compress,
             references: policy.references,
+            limits: policy.limits,
             offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.threads.as_deref())?,
@@ -270,7 +275,7 @@ impl Typed {
         }
     }
 
-    fn inputs(&self, policy: Policy) -> Result<Vec<Input>, Failure> {
+    fn inputs(&self, policy: &Policy) -> Result<Vec<Input>, Failure> {
         if self.files.iter().filter(|name| *name == "-").count() > 1 {
             return Err(Failure::error("standard input can be read only once"));
         }

@@ -3,7 +3,7 @@
 use crate::args::Meaning;
 use crate::args::common::{self, Reading};
 use crate::failure::Failure;
-use diskimg::{Format, Options, References};
+use diskimg::{Format, Limits, Options, References};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -57,6 +57,8 @@ pub(crate) struct Job {
     pub(crate) options: Options,
     /// Which files the backing file may name.
     pub(crate) references: References,
+    /// What its images may ask for.
+    pub(crate) limits: Limits,
     /// Do not look at the backing file.
     pub(crate) unsafe_backing: bool,
     /// Say nothing.
@@ -66,7 +68,7 @@ pub(crate) struct Job {
 impl Typed {
     /// What it means.
     pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
-        let references = self.reading.policy()?.references;
+        let policy = self.reading.policy()?;
         let format = common::format(self.format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Meaning::Show(common::options_help(format, !self.words.is_empty())));
@@ -83,7 +85,8 @@ impl Typed {
             format,
             size,
             options,
-            references,
+            references: policy.references,
+            limits: policy.limits,
             unsafe_backing: self.backing_unsafe,
             quiet: self.quiet,
         }))

@@ -48,7 +48,7 @@ impl Typed {
     pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
         let policy = self.reading.policy()?;
         let file = common::one_file("info", self.files)?;
-        let mut input = Input::new(&file, self.format.as_deref(), policy)?;
+        let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
         // Facts need no other file opened; only the chain is made of them.
         input.options =
             input.options.metadata_only(true).with_extents(true).with_chain(self.backing_chain);

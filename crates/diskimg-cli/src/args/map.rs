@@ -55,7 +55,7 @@ impl Typed {
         let start = size("start offset", self.start_offset.as_deref())?;
         let length = size("max length", self.max_length.as_deref())?;
         let file = common::one_file("map", self.files)?;
-        let input = Input::new(&file, self.format.as_deref(), policy)?;
+        let input = Input::new(&file, self.format.as_deref(), &policy)?;
         Ok(Meaning::Job(Job { input, form: self.output, start: start.unwrap_or(0), length }))
     }
 }

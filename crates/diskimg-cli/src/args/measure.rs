@@ -74,7 +74,7 @@ impl Typed {
         let subject = match (&self.size, self.files.pop()) {
             (Some(size), None) => Subject::Size(common::size("image size", size)?),
             (None, Some(file)) if self.files.is_empty() => {
-                let mut input = Input::new(&file, self.format.as_deref(), policy)?;
+                let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
                 let snapshot = common::snapshot(self.snapshot.as_deref())?;
                 input.options = input.options.snapshot(snapshot);
                 Subject::Image(input)

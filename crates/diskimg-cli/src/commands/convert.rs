@@ -29,6 +29,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .options(job.options)
         .compress(job.compress)
         .backing_references(job.references)
+        .backing_limits(job.limits)
         .sparse(job.sparse)
         .offload(job.offload)
         .salvage(job.salvage)

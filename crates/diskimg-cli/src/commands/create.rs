@@ -20,6 +20,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .size(job.size)
         .options(job.options)
         .backing_references(job.references)
+        .backing_limits(job.limits)
         .unsafe_backing(job.unsafe_backing)
         .progress(&tell)
         .run(&job.path);

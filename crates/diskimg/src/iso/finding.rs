@@ -155,6 +155,24 @@ impl Findings<'_> {
         }
     }
 
+    /// As [`warn`](Self::warn), of what is left out as `found` is more than the limit `name`.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if nothing may be made up for.
+    pub(crate) fn over_limit(
+        &mut self,
+        offset: u64,
+        name: &'static str,
+        found: &str,
+        most: u64,
+    ) -> Result<()> {
+        let error = || Error::over_limit(name, found, most);
+        match self {
+            Self::Strict => Err(error().at(offset)),
+            _ => self.warn(FindingCode::Limit, offset, || error().to_string()),
+        }
+    }
+
     /// As [`tell`](Self::tell), of a warning.
     pub(crate) fn warn(
         &mut self,

@@ -1,6 +1,7 @@
 //! An ISO image, and one of its name spaces as a tree.
 
 use crate::host::source::Source;
+use crate::iso::SECTOR;
 use crate::iso::boot::{BootCatalog, SystemArea};
 use crate::iso::content::ExtentSource;
 use crate::iso::finding::Findings;
@@ -14,8 +15,8 @@ use crate::iso::read::tree::RecordTree;
 use crate::iso::read::zisofs::ZisofsSource;
 use crate::iso::udf::{self, UdfVolume};
 use crate::iso::walk::Walk;
-use crate::iso::{IsoLimits, SECTOR};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::reference::References;
 use serde::Serialize;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ pub struct IsoOptions {
     /// What could be made up for is an error: the first that is found.
     pub strict: bool,
     /// Bounds.
-    pub limits: IsoLimits,
+    pub limits: Limits,
 }
 
 /// An ISO image, seen through one of its name spaces. Cheap to clone; shared between threads.
@@ -97,7 +98,7 @@ impl IsoImage {
     /// [`Invalid`](crate::ErrorKind::Invalid) if the name space asked for is not there,
     /// [`Io`](crate::ErrorKind::Io).
     pub fn open(source: Arc<dyn Source>, options: &IsoOptions) -> Result<Self> {
-        let source = sectors::cooked(cue::track(source, options.references)?)?;
+        let source = sectors::cooked(cue::track(source, options)?)?;
         let sessions: Arc<[SessionInfo]> = sessions::find(&*source)?.into();
         let first = first_descriptor(options.session, &sessions)?;
         let mut findings = if options.strict { Findings::Strict } else { Findings::Ignored };
@@ -191,7 +192,12 @@ impl IsoImage {
                 let path = String::from_utf8_lossy(path).into_owned();
                 Error::invalid(format!("no file or directory '{path}' in the image"))
             };
-            if depth >= self.options.limits.depth || !node.is_dir() {
+            let most = self.options.limits.directory_depth;
+            if depth as u64 >= most {
+                let found = "a path through more directories";
+                return Err(Error::over_limit("directory_depth", found, most));
+            }
+            if !node.is_dir() {
                 return Err(missing());
             }
             let mut entries = self.read_dir(&node)?;

@@ -21,7 +21,7 @@
 //!   write/   plan (every address) → emit (every byte, in order)
 //! ```
 //!
-//! Everything read is hostile until checked; see [`IsoLimits`].
+//! Everything read is hostile until checked; see [`Limits`](crate::Limits).
 
 pub mod boot;
 mod content;
@@ -51,39 +51,3 @@ pub use walk::{Found, Walk};
 /// Bytes of a logical sector (ECMA-119, 6.1.2). Blocks of other sizes exist on
 /// paper (6.2.2) and are refused.
 pub const SECTOR: u64 = 2048;
-
-/// How much an ISO image may ask of us. What goes beyond is refused with
-/// [`ErrorKind::Limit`](crate::ErrorKind::Limit).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct IsoLimits {
-    /// Directories inside each other. 256 by default.
-    pub depth: usize,
-    /// Files and directories that a walk meets. 5 million by default.
-    pub entries: u64,
-    /// Bytes of one directory, and of one embedded table. 64 MiB by default.
-    pub directory_bytes: u64,
-    /// Continuation areas that one record's system use field runs through. 32 by default.
-    pub continuations: usize,
-    /// Bytes of a symbolic link's target. 4096 by default.
-    pub link_bytes: usize,
-    /// Sections of one file. 65,536 by default.
-    pub sections: usize,
-    /// Bytes that one zisofs file may unpack to, as a multiple of what is stored: 1032, what
-    /// deflate can do at best, by default.
-    pub zisofs_ratio: u64,
-}
-
-impl Default for IsoLimits {
-    fn default() -> Self {
-        Self {
-            depth: 256,
-            entries: 5_000_000,
-            directory_bytes: 64 << 20,
-            continuations: 32,
-            link_bytes: 4096,
-            sections: 65_536,
-            zisofs_ratio: 1032,
-        }
-    }
-}

@@ -1,8 +1,8 @@
 //! All that a tree holds, once.
 
-use crate::iso::IsoLimits;
 use crate::iso::node::{Entry, FileTree, Node, is_usable_name};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Walk {
     tree: Arc<dyn FileTree>,
-    limits: IsoLimits,
+    limits: Limits,
     /// Bytes of the image: directories that do not overlap are not longer together.
     directory_bytes_left: u64,
     entries_left: u64,
@@ -53,12 +53,12 @@ impl Walk {
         start: Node,
         path: &[u8],
         image_bytes: u64,
-        limits: IsoLimits,
+        limits: Limits,
     ) -> Self {
         Self {
             tree,
             directory_bytes_left: image_bytes,
-            entries_left: limits.entries,
+            entries_left: limits.tree_entries,
             limits,
             seen: HashSet::new(),
             open: Vec::new(),
@@ -79,8 +79,10 @@ impl Walk {
         if !self.seen.insert(dir.location) {
             return fault("it is reached in more than one way, or lies within itself");
         }
-        if self.open.len() >= self.limits.depth {
-            return Err(Error::limit(format!("directories deeper than {}", self.limits.depth))
+        let depth = self.open.len() as u64 + 1;
+        if depth > self.limits.directory_depth {
+            let found = format!("{depth} directories inside each other");
+            return Err(Error::over_limit("directory_depth", found, self.limits.directory_depth)
                 .in_structure("directory"));
         }
         let bytes: u64 = dir.extents().iter().map(|extent| extent.len).sum();
@@ -95,7 +97,7 @@ impl Walk {
 
     fn in_path(&self, error: Error) -> Error {
         let path = String::from_utf8_lossy(&self.path);
-        error.hint(format!("in /{path}"))
+        error.remark(format!("in /{path}"))
     }
 }
 
@@ -121,10 +123,9 @@ impl Iterator for Walk {
         };
         let Some(left) = self.entries_left.checked_sub(1) else {
             self.ended = true;
-            return Some(Err(Error::limit(format!(
-                "more than {} files and directories",
-                self.limits.entries
-            ))));
+            let found = "more files and directories";
+            let most = self.limits.tree_entries;
+            return Some(Err(Error::over_limit("tree_entries", found, most)));
         };
         self.entries_left = left;
         if !is_usable_name(&entry.name) {

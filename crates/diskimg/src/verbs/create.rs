@@ -7,6 +7,7 @@ use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
 use crate::vocabulary::layer::Geometry;
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::local_path;
 use crate::vocabulary::options::Options;
 use crate::vocabulary::reference::References;
@@ -36,6 +37,7 @@ pub struct Create<'a> {
     options: Options,
     backing: Option<Backing>,
     backing_references: References,
+    backing_limits: Limits,
     trust_backing: bool,
     progress: Option<Callback<'a>>,
 }
@@ -70,6 +72,7 @@ impl<'a> Create<'a> {
             options: Options::default(),
             backing: None,
             backing_references: References::default(),
+            backing_limits: Limits::default(),
             trust_backing: false,
             progress: None,
         }
@@ -101,6 +104,13 @@ impl<'a> Create<'a> {
     #[must_use]
     pub fn backing_references(mut self, references: References) -> Self {
         self.backing_references = references;
+        self
+    }
+
+    /// Bounds on what the backing image may demand.
+    #[must_use]
+    pub fn backing_limits(mut self, limits: Limits) -> Self {
+        self.backing_limits = limits;
         self
     }
 
@@ -148,7 +158,7 @@ impl<'a> Create<'a> {
         if let Some(backing) = &mut self.backing
             && !self.trust_backing
         {
-            let image = open_base(backing, path, self.backing_references)?;
+            let image = open_base(backing, path, self.backing_references, &self.backing_limits)?;
             size = size.or(Some(image.size()));
             base = Some(image);
         }
@@ -216,12 +226,17 @@ fn steps(size: u64, unit: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// Opens the backing image, to see that it is one and how large it is.
-fn open_base(backing: &mut Backing, path: &Path, references: References) -> Result<Image> {
+fn open_base(
+    backing: &mut Backing,
+    path: &Path,
+    references: References,
+    limits: &Limits,
+) -> Result<Image> {
     if backing.format.is_none() {
         return Err(Error::invalid("backing file specified without its format")
             .hint("name it with -F; a format guessed from content can be the guest's choice"));
     }
-    open_backing(backing, Some(path), references)
+    open_backing(backing, Some(path), references, limits)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::host::output::{self, Output};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenOptions;
 use crate::vocabulary::options::Options;
 use crate::vocabulary::reference::{References, Resolver};
@@ -44,12 +45,14 @@ pub(super) fn open_backing(
     backing: &mut Backing,
     output: Option<&Path>,
     references: References,
+    limits: &Limits,
 ) -> Result<Image> {
     // The user names this file, not an image: any file will do.
     let resolver = Resolver::new(output, References::Any);
     let path = resolver.resolve("backing file", &backing.name)?;
     let format = backing.format.as_deref().map(str::parse).transpose()?;
-    let image = OpenOptions::new().format(format).references(references).open(&path)?;
+    let options = OpenOptions::new().format(format).references(references);
+    let image = options.limits(limits.clone()).open(&path)?;
     if image.format().driver().appliance.is_some() {
         return Err(Error::invalid("a disk of an appliance cannot be a backing file")
             .hint("no other program could open the new image: convert the disk first")

@@ -46,6 +46,7 @@ struct Parts {
     offset: Option<u64>,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
+    limit: Option<&'static str>,
     lost: Option<Range<u64>>,
     source: Option<io::Error>,
 }
@@ -60,6 +61,7 @@ impl Error {
             offset: None,
             message: message.into(),
             hint: None,
+            limit: None,
             lost: None,
             source: None,
         }))
@@ -83,9 +85,21 @@ impl Error {
         Self::new(ErrorKind::Refused, message)
     }
 
-    /// [`ErrorKind::Limit`].
+    /// [`ErrorKind::Limit`] that nobody can raise: a format's own, or one of what is written.
+    /// What an image may demand is bounded by [`Limits`](crate::Limits).
     pub fn limit(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Limit, message)
+    }
+
+    /// [`ErrorKind::Limit`]: `found` ("a grain directory of 40 bytes") is more than `most`, which
+    /// the field `name` of [`Limits`](crate::Limits) says.
+    pub(crate) fn over_limit(name: &'static str, found: impl fmt::Display, most: u64) -> Self {
+        debug_assert!(crate::Limits::names().contains(&name), "{name} is no limit");
+        let mut error = Self::limit(format!("{found}; the limit {name} is {most}"));
+        error.0.limit = Some(name);
+        error.hint(format!(
+            "to raise it: --limit {name}=N; in Rust Limits::{name}, in Python limits={{\"{name}\": N}}"
+        ))
     }
 
     /// [`ErrorKind::Invalid`].
@@ -103,6 +117,11 @@ impl Error {
     /// stream that does not decode, is the image's fault:
     /// [`ErrorKind::Corrupt`].
     pub fn io(doing: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
+        // One of ours, which had to pass as the system's: it says more than we could.
+        let source = match source.downcast::<Self>() {
+            Ok(error) => return error,
+            Err(source) => source,
+        };
         let kind = match source.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => ErrorKind::Corrupt,
             _ => ErrorKind::Io,
@@ -170,6 +189,15 @@ impl Error {
         self
     }
 
+    /// Says more for a person, before the hint that there is.
+    #[must_use]
+    pub(crate) fn remark(self, text: String) -> Self {
+        match self.0.hint.clone() {
+            Some(hint) => self.hint(format!("{text}; {hint}")),
+            None => self.hint(text),
+        }
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -188,6 +216,11 @@ impl Error {
     /// The host offset concerned, in bytes.
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
+    }
+
+    /// The field of [`Limits`](crate::Limits) that would be exceeded, for a limit that can be raised.
+    pub fn exceeded(&self) -> Option<&'static str> {
+        self.0.limit
     }
 
     /// The guest bytes of the layer concerned that are lost as a whole, where

@@ -9,9 +9,9 @@ use crate::vocabulary::image::Image;
 use std::io;
 use std::ops::Range;
 
-/// The largest unit that is decoded as a whole: a bound on what a hostile
-/// header can make us allocate. The largest qcow2 cluster is 2 MiB.
-const MAX_UNIT: u64 = 64 << 20;
+/// The largest unit of any format: a grain of 1 GiB. How large one may be that is
+/// decoded as a whole, a format's reader has seen to (`Limits::unit_bytes`).
+const MAX_UNIT: u64 = 1 << 30;
 
 /// Fetches the bytes of extents. Holds buffers and codec contexts for reuse:
 /// one per thread.

@@ -291,10 +291,14 @@ impl Chain<'_> {
         format: Option<Format>,
     ) -> Result<Option<Next>> {
         let limits = &self.options.limits;
-        if self.links.len() >= limits.chain_depth {
-            let depth = limits.chain_depth;
-            return Err(Error::limit(format!("its backing chain is deeper than {depth} images"))
-                .in_file(&self.links[0].name));
+        let depth = self.links.len() as u64 + 1;
+        if depth > limits.chain_depth {
+            let found = format!("its backing chain has {depth} images or more");
+            let error = Error::over_limit("chain_depth", found, limits.chain_depth);
+            return Err(match self.links.first() {
+                Some(top) => error.in_file(&top.name),
+                None => error.in_file(name),
+            });
         }
         if let Some(id) = source.identity() {
             if self.seen.contains(&id) {

@@ -18,6 +18,7 @@ mod hosted;
 mod hostile;
 mod iso;
 mod levels;
+mod limits;
 mod mapped;
 mod maps;
 mod measures;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import ClassVar, Literal, NoReturn, SupportsIndex, TypedDict
 
@@ -63,6 +63,7 @@ def open(
     *,
     format: str | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     namespace: Literal["auto"] | Shown = "auto",
     session: Literal["last", "first"] | int = "last",
     strict: bool = False,
@@ -76,6 +77,7 @@ def open(
         format: The format of what is opened; by default its first bytes tell. ``raw`` is
             right for any plain ISO image, and cannot be fooled.
         references: Which other files such an image may name.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         namespace: Which of the trees is shown. ``auto``: Rock Ridge, else Joliet, else ISO
             9660's own; UDF where it holds more.
         session: Which session of a disc that was written several times: or its first
@@ -90,7 +92,7 @@ def open(
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)
     given = source if isinstance(source, bytes) else file_or_name(source)
-    how = opening(format, references=references)
+    how = opening(format, references=references, limits=limits)
     return Iso(_native.Iso.open(given, how, namespace, session, strict))
 
 

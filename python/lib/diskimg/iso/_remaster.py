@@ -35,6 +35,7 @@ def remaster(
     volume_id: str | None = None,
     format: str | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
     progress: Progress = None,
@@ -48,6 +49,7 @@ def remaster(
     volume_id: str | None = None,
     format: str | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
     progress: Progress = None,
@@ -61,6 +63,7 @@ def remaster(
     volume_id: str | None = None,
     format: str | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
     progress: Progress = None,
@@ -73,6 +76,7 @@ def remaster(
     volume_id: str | None = None,
     format: str | None = None,
     references: References = "same-dir",
+    limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
     progress: Progress = None,
@@ -88,6 +92,7 @@ def remaster(
         volume_id: Another label.
         format: The source's format; by default its first bytes tell.
         references: Which other files the source may name.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
         source_date_epoch: As for `create`.
         durable: As for `create`.
         progress: As for `create`.
@@ -109,7 +114,7 @@ def remaster(
     }
     if isinstance(source, Iso):
         return _remaster(source, how, output, durable, progress)
-    with open(source, format=format, references=references) as image:
+    with open(source, format=format, references=references, limits=limits) as image:
         return _remaster(image, how, output, durable, progress)
 
 

@@ -128,7 +128,8 @@ impl Opening {
         let policy = self.reading.policy()?;
         let mut options = self.seeing.options()?;
         options.references = policy.references;
-        Ok(IsoInput { input: Input::new(name, self.format.as_deref(), policy)?, options })
+        options.limits = policy.limits.clone();
+        Ok(IsoInput { input: Input::new(name, self.format.as_deref(), &policy)?, options })
     }
 
     /// The images in the only file, and the words behind it.
@@ -137,6 +138,8 @@ impl Opening {
         verb: &str,
         words: Vec<OsString>,
     ) -> Result<(IsoInput, Vec<OsString>), Failure> {
+        // What is asked for may be help (`--limit help`), which takes no file.
+        self.reading.policy()?;
         let mut words = words.into_iter();
         let file = words
             .next()

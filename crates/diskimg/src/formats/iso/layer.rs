@@ -9,6 +9,7 @@ use crate::vocabulary::extent::Extent;
 use crate::vocabulary::format::Format;
 use crate::vocabulary::info::Details;
 use crate::vocabulary::layer::{Geometry, Layer};
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,17 +18,21 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Iso {
     raw: Arc<dyn Layer>,
+    /// For when somebody asks.
+    limits: Limits,
 }
 
 impl Iso {
     /// Damage in the file system is no reason not to carry its bytes: it is looked at when
     /// somebody asks.
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
-        Ok(Self { raw: (Format::Raw.driver().open)(source, context)? })
+        let limits = context.limits.clone();
+        Ok(Self { raw: (Format::Raw.driver().open)(source, context)?, limits })
     }
 
     fn file_system(&self) -> Result<IsoImage> {
-        IsoImage::open(Arc::clone(&self.raw.files()[0]), &IsoOptions::default())
+        let options = IsoOptions { limits: self.limits.clone(), ..IsoOptions::default() };
+        IsoImage::open(Arc::clone(&self.raw.files()[0]), &options)
     }
 }
 

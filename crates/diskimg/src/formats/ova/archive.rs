@@ -7,22 +7,19 @@
 //! ```
 
 use super::tar_members::{self, Forward};
-use super::unpack::{self, SourceReader};
+use super::unpack::{self, Room, SourceReader};
 use super::zip_members::{self, Deflated};
 use crate::host::source::{Source, WindowSource, fill};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// Members of an archive; real ones have a dozen.
-pub(super) const MAX_MEMBERS: usize = 65_536;
-
-/// Bytes of a member's name (Linux's `PATH_MAX`), and of all members' names.
+/// Bytes of a member's name: Linux's `PATH_MAX`.
 const MAX_NAME: usize = 4096;
-const MAX_NAMES: usize = 16 << 20;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZIP: &[u8] = b"PK\x03\x04";
@@ -63,12 +60,18 @@ pub(super) struct Member {
 }
 
 /// Names while they are collected: each has a bound, and so have all together.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    bytes: usize,
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    count: u64,
+    bytes: u64,
+    pub(super) limits: &'a Limits,
 }
 
-impl Names {
+impl<'a> Names<'a> {
+    pub(super) fn new(limits: &'a Limits) -> Self {
+        Self { count: 0, bytes: 0, limits }
+    }
+
     /// The name in one spelling.
     ///
     /// # Errors
@@ -78,10 +81,17 @@ impl Names {
             let message = format!("a member's name of {} bytes; at most {MAX_NAME}", name.len());
             return Err(Error::limit(message));
         }
+        self.count += 1;
+        if self.count > self.limits.archive_members {
+            let found = format!("{} members or more", self.count);
+            return Err(Error::over_limit("archive_members", found, self.limits.archive_members));
+        }
         let name = normal_name(&String::from_utf8_lossy(name));
-        self.bytes += name.len();
-        if self.bytes > MAX_NAMES {
-            return Err(Error::limit(format!("members' names of more than {MAX_NAMES} bytes")));
+        self.bytes += name.len() as u64;
+        if self.bytes > self.limits.archive_name_bytes {
+            let found = format!("members' names of {} bytes or more", self.bytes);
+            let most = self.limits.archive_name_bytes;
+            return Err(Error::over_limit("archive_name_bytes", found, most));
         }
         Ok(name.into())
     }
@@ -109,8 +119,8 @@ pub(super) struct Archive {
     index: BTreeMap<Arc<str>, usize>,
     /// All that inflating the archive's file yields, once many members are wanted.
     unpacked: OnceLock<Arc<dyn Source>>,
-    /// Bytes that anything may unpack to.
-    limit: u64,
+    /// What anything may unpack to.
+    limits: Limits,
 }
 
 impl Archive {
@@ -120,16 +130,16 @@ impl Archive {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is no archive, a broken one,
     /// or has two members of one name; [`Unsupported`](crate::ErrorKind::Unsupported),
     /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
-    pub(super) fn open(source: Arc<dyn Source>, packing: Packing, limit: u64) -> Result<Self> {
+    pub(super) fn open(source: Arc<dyn Source>, packing: Packing, limits: &Limits) -> Result<Self> {
         let mut members = match packing {
-            Packing::None => tar_members::list(&mut InPlace(&*source), Storage::InPlace)?,
+            Packing::None => tar_members::list(&mut InPlace(&*source), Storage::InPlace, limits)?,
             Packing::Gzip => {
-                let mut inflated = Inflated::new(&*source, limit);
-                let members = tar_members::list(&mut inflated, Storage::InGzip)?;
+                let mut inflated = Inflated::new(&*source, Room::of(source.len(), limits));
+                let members = tar_members::list(&mut inflated, Storage::InGzip, limits)?;
                 inflated.finish()?;
                 members
             }
-            Packing::Zip => zip_members::list(&*source)?,
+            Packing::Zip => zip_members::list(&*source, limits)?,
             Packing::Xz => return Err(compressed_by("xz")),
             Packing::Bzip2 => return Err(compressed_by("bzip2")),
         };
@@ -141,7 +151,8 @@ impl Archive {
                 return Err(Error::corrupt("archive", message));
             }
         }
-        Ok(Self { source, members, index, unpacked: OnceLock::new(), limit })
+        let limits = limits.clone();
+        Ok(Self { source, members, index, unpacked: OnceLock::new(), limits })
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -166,9 +177,13 @@ impl Archive {
         let is_gzip = self.members.iter().any(|m| matches!(m.storage, Storage::InGzip(_)));
         if is_gzip && self.unpacked.get().is_none() {
             let inflated = MultiGzDecoder::new(SourceReader::whole(&*self.source));
-            let _ = self.unpacked.set(unpack::to_temporary_file(inflated, self.limit)?);
+            let _ = self.unpacked.set(unpack::to_temporary_file(inflated, self.room())?);
         }
         Ok(())
+    }
+
+    fn room(&self) -> Room {
+        Room::of(self.source.len(), &self.limits)
     }
 
     /// A member's bytes; unpacks them first if they are packed.
@@ -176,8 +191,9 @@ impl Archive {
     /// # Errors
     /// As [`unpack::to_temporary_file`].
     pub(super) fn open_member(&self, member: &Member) -> Result<Arc<dyn Source>> {
-        if member.size > self.limit && !member.in_place() {
-            return Err(unpack::too_long(self.limit));
+        let room = self.room();
+        if member.size > room.bytes && !member.in_place() {
+            return Err(room.exceeded());
         }
         let window = |source: &Arc<dyn Source>, range: &Range<u64>| {
             let window = WindowSource::new(Arc::clone(source), range.clone());
@@ -194,9 +210,9 @@ impl Archive {
                 }
                 let mut inflated = MultiGzDecoder::new(SourceReader::whole(&*self.source));
                 skip(&mut inflated, range.start).map_err(unpack::failed)?;
-                unpack::to_temporary_file(inflated.take(range.end - range.start), self.limit)?
+                unpack::to_temporary_file(inflated.take(range.end - range.start), room)?
             }
-            Storage::Deflated(way) => zip_members::inflate(&self.source, *way, self.limit)?,
+            Storage::Deflated(way) => zip_members::inflate(&self.source, *way, room)?,
         };
         if unpacked.len() != member.size {
             let message = format!("{} bytes where {} were announced", unpacked.len(), member.size);
@@ -245,14 +261,14 @@ struct Inflated<'a> {
     stream: io::Take<MultiGzDecoder<SourceReader<'a>>>,
     position: u64,
     ended: bool,
-    limit: u64,
+    room: Room,
 }
 
 impl<'a> Inflated<'a> {
-    fn new(source: &'a dyn Source, limit: u64) -> Self {
+    fn new(source: &'a dyn Source, room: Room) -> Self {
         let stream = MultiGzDecoder::new(SourceReader::whole(source));
         // One more, to tell the end of the stream from the limit.
-        Self { stream: stream.take(limit.saturating_add(1)), position: 0, ended: false, limit }
+        Self { stream: stream.take(room.bytes.saturating_add(1)), position: 0, ended: false, room }
     }
 
     /// Reads what is left, to the checksum at its end.
@@ -262,7 +278,7 @@ impl<'a> Inflated<'a> {
     }
 
     fn require_room(&self) -> Result<()> {
-        if self.stream.limit() > 0 { Ok(()) } else { Err(unpack::too_long(self.limit)) }
+        if self.stream.limit() > 0 { Ok(()) } else { Err(self.room.exceeded()) }
     }
 }
 

@@ -16,14 +16,9 @@
 
 use super::markup;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use roxmltree::{Document, Node, ParsingOptions};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Elements, attributes and texts of a descriptor; real ones have hundreds.
-const MAX_NODES: u32 = 500_000;
-
-/// Disks of an appliance; a machine of vSphere's has at most 256.
-const MAX_DISKS: usize = 1024;
 
 /// What we want to know of a descriptor.
 #[derive(Debug, Default)]
@@ -88,13 +83,15 @@ impl Envelope {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a descriptor, or
     /// contradicts itself; [`Unsupported`](crate::ErrorKind::Unsupported) for
     /// compression other than gzip, [`Limit`](crate::ErrorKind::Limit).
-    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+    pub(super) fn parse(text: &[u8], limits: &Limits) -> Result<Self> {
         let text = markup::decode(text)?;
-        markup::require_modest(&text)?;
-        let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+        markup::require_modest(&text, limits)?;
+        let nodes_limit = u32::try_from(limits.ovf_nodes).unwrap_or(u32::MAX);
+        let options = ParsingOptions { nodes_limit, ..ParsingOptions::default() };
         let document = Document::parse_with_options(&text, options).map_err(|e| match e {
             roxmltree::Error::NodesLimitReached => {
-                Error::limit(format!("more than {MAX_NODES} elements")).in_structure(STRUCTURE)
+                Error::over_limit("ovf_nodes", "more elements and texts", limits.ovf_nodes)
+                    .in_structure(STRUCTURE)
             }
             e => bad(e.to_string()),
         })?;
@@ -118,9 +115,11 @@ impl Envelope {
         if disks.is_empty() {
             return Err(bad("it lists no disk"));
         }
-        if disks.len() > MAX_DISKS {
-            let message = format!("{} disks; at most {MAX_DISKS}", disks.len());
-            return Err(Error::limit(message).in_structure(STRUCTURE));
+        if disks.len() as u64 > limits.ovf_disks {
+            let found = format!("{} disks", disks.len());
+            return Err(
+                Error::over_limit("ovf_disks", found, limits.ovf_disks).in_structure(STRUCTURE)
+            );
         }
         let mut envelope = Self::default();
         let mut known = Known::new(&files);
@@ -304,7 +303,7 @@ mod tests {
              <e:References>{references}</e:References>\
              <e:DiskSection><e:Info/>{disks}</e:DiskSection></e:Envelope>"
         );
-        Envelope::parse(text.as_bytes())
+        Envelope::parse(text.as_bytes(), &Limits::default())
     }
 
     #[test]
@@ -361,7 +360,7 @@ mod tests {
                     <Section xsi:type='ovf:DiskSection_Type'><Info/>\
                     <Disk ovf:diskId='d' ovf:fileRef='f' ovf:capacity='8589934592'/></Section>\
                     </Envelope>";
-        let envelope = Envelope::parse(text.as_bytes()).expect("parses");
+        let envelope = Envelope::parse(text.as_bytes(), &Limits::default()).expect("parses");
         assert_eq!(envelope.disks[0].capacity, Capacity::Bytes(8 << 30));
     }
 
@@ -412,12 +411,13 @@ mod tests {
     #[test]
     fn entities_cannot_blow_up() {
         let bomb = "<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]><Envelope>&b;</Envelope>";
-        let error = Envelope::parse(bomb.as_bytes()).expect_err("has a DTD");
+        let error = Envelope::parse(bomb.as_bytes(), &Limits::default()).expect_err("has a DTD");
         assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
         let deep = "<a>".repeat(100_000);
-        Envelope::parse(deep.as_bytes()).expect_err("never closed");
-        let wide = format!("<Envelope>{}</Envelope>", "<a/>".repeat(MAX_NODES as usize));
-        let error = Envelope::parse(wide.as_bytes()).expect_err("too many");
-        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        Envelope::parse(deep.as_bytes(), &Limits::default()).expect_err("never closed");
+        let wide = format!("<Envelope>{}</Envelope>", "<a/>".repeat(100));
+        let limits = Limits { ovf_nodes: 100, ..Limits::default() };
+        let error = Envelope::parse(wide.as_bytes(), &limits).expect_err("too many");
+        assert_eq!(error.exceeded(), Some("ovf_nodes"));
     }
 }

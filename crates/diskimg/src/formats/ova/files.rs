@@ -226,7 +226,8 @@ pub(super) fn open_text(archive: &Archive, member: &Member, longest: u64) -> Res
 /// [`Limit`](crate::ErrorKind::Limit) for more than `most` bytes.
 pub(super) fn require_short(name: &str, size: u64, most: u64) -> Result<()> {
     if size > most {
-        return Err(Error::limit(format!("'{name}' has {size} bytes; at most {most}")));
+        let found = format!("'{name}' has {size} bytes");
+        return Err(Error::over_limit("ovf_bytes", found, most));
     }
     Ok(())
 }

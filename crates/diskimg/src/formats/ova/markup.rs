@@ -2,15 +2,8 @@
 //! a parser sees it.
 
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use encoding_rs::{Encoding, UTF_8};
-
-/// Attributes of one tag; real ones have a dozen. A parser looks for one that
-/// is there twice, which takes the square of their number.
-const MAX_ATTRIBUTES: usize = 256;
-
-/// Declarations of namespaces; real descriptors have a dozen. They add up with
-/// depth, and each name is looked for among them.
-const MAX_NAMESPACES: usize = 256;
 
 const STRUCTURE: &str = "OVF descriptor";
 
@@ -55,23 +48,31 @@ fn declared(bytes: &[u8]) -> Result<&'static Encoding> {
     })
 }
 
+/// Sees that a parser is not led to do too much; real descriptors have a dozen of either. It looks
+/// for an attribute that is there twice, which takes the square of their number. Namespaces add up
+/// with depth, and each name is looked for among them.
+///
 /// # Errors
 /// [`Limit`](crate::ErrorKind::Limit) for a tag of too many attributes, or too
 /// many namespaces.
-pub(super) fn require_modest(text: &str) -> Result<()> {
-    let limit = |message| Err(Error::limit(message).in_structure(STRUCTURE));
-    if text.matches("xmlns").take(MAX_NAMESPACES + 1).count() > MAX_NAMESPACES {
-        return limit(format!("more than {MAX_NAMESPACES} declarations of namespaces"));
+pub(super) fn require_modest(text: &str, limits: &Limits) -> Result<()> {
+    let most = limits.ovf_attributes;
+    let over = |found: String| {
+        Err(Error::over_limit("ovf_attributes", found, most).in_structure(STRUCTURE))
+    };
+    let namespaces = text.matches("xmlns").count() as u64;
+    if namespaces > most {
+        return over(format!("{namespaces} declarations of namespaces"));
     }
     // No value holds a '<': so each starts something new.
-    if text.split('<').any(|tag| attributes(tag) > MAX_ATTRIBUTES) {
-        return limit(format!("a tag of more than {MAX_ATTRIBUTES} attributes"));
+    match text.split('<').map(attributes).find(|&attributes| attributes > most) {
+        Some(attributes) => over(format!("a tag of {attributes} attributes")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Quoted values up to the '>' that ends the tag.
-fn attributes(tag: &str) -> usize {
+fn attributes(tag: &str) -> u64 {
     let mut quote = None;
     let mut count = 0;
     for byte in tag.bytes() {
@@ -119,14 +120,17 @@ mod tests {
 
     #[test]
     fn attributes_and_namespaces_are_counted_before_they_are_parsed() {
+        let limits = Limits::default();
+        let most = limits.ovf_attributes as usize;
         let tag = |count| format!("<a x='>' {}/>", "b=\"\" ".repeat(count - 1));
-        require_modest(&tag(MAX_ATTRIBUTES)).expect("as many as there may be");
+        require_modest(&tag(most), &limits).expect("as many as there may be");
         for text in [
-            tag(MAX_ATTRIBUTES + 1),
-            format!("<!-- it's --><x>isn't</x>{}", tag(MAX_ATTRIBUTES + 1)),
-            "<a xmlns='u'>".repeat(MAX_NAMESPACES + 1),
+            tag(most + 1),
+            format!("<!-- it's --><x>isn't</x>{}", tag(most + 1)),
+            "<a xmlns='u'>".repeat(most + 1),
         ] {
-            assert_eq!(require_modest(&text).expect_err("too many").kind(), ErrorKind::Limit);
+            let error = require_modest(&text, &limits).expect_err("too many");
+            assert_eq!(error.exceeded(), Some("ovf_attributes"));
         }
     }
 }

@@ -263,7 +263,7 @@ mod tests {
         let name = "a <b> & \"c\" 'd' ü";
         let machine = machine(&format!("name={name}"));
         let text = text(&machine, &disks(2));
-        let envelope = Envelope::parse(text.as_bytes()).expect("parses");
+        let envelope = Envelope::parse(text.as_bytes(), &crate::Limits::default()).expect("parses");
         assert_eq!(envelope.disks.len(), 2);
         let file = envelope.file_of(&envelope.disks[1]).expect("listed");
         assert_eq!(file.href, disk_name(&machine.stem, 1));

@@ -8,11 +8,11 @@
 //!     disk1.vmdk      ◄─────────┘                              the policy allows)
 //! ```
 
-use super::archive::{Archive, MAX_MEMBERS, Packing};
+use super::archive::{Archive, Packing};
 use super::envelope::{Disk, Envelope, File};
 use super::files::{Files, PartName, only_descriptor, open_text, require_short};
 use super::manifest::{self, Manifest};
-use super::unpack::{self, SourceReader};
+use super::unpack::{self, Room, SourceReader};
 use super::{is_called_so, markup};
 use crate::host::source::{JoinedSource, Source};
 use crate::vocabulary::error::{Error, Result};
@@ -22,9 +22,6 @@ use crate::vocabulary::reference::Resolver;
 use flate2::read::MultiGzDecoder;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Chunks of one file. vSphere's are of gigabytes.
-const MAX_CHUNKS: u64 = 10_000;
 
 /// Chunks of one file that are unpacked one after the other: for each, all that
 /// comes before it in a tar.gz is inflated again.
@@ -107,12 +104,12 @@ impl Package {
             let Resolver { policy, access, .. } = context.resolver;
             (Files::Beside { descriptor, policy, access }, Part::plain(name, source))
         } else {
-            let archive = Archive::open(source, Packing::of(&head), limits.unpacked_bytes)?;
+            let archive = Archive::open(source, Packing::of(&head), limits)?;
             let part = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;
             let folder = part.path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
             (Files::Archive { archive, folder: folder.unwrap_or_default() }, part)
         };
-        let envelope = Envelope::parse(&text_of(&descriptor, limits)?)
+        let envelope = Envelope::parse(&text_of(&descriptor, limits)?, limits)
             .map_err(|e| e.in_structure(format!("OVF descriptor '{}'", descriptor.name)))?;
         let manifest = files.manifest(&descriptor, limits.ovf_bytes)?;
         let limits = limits.clone();
@@ -166,10 +163,10 @@ impl Package {
     fn stored_sizes(&self) -> Vec<Option<u64>> {
         // Files may share their chunks: all of them together are not counted
         // more often than members can be.
-        let mut left = MAX_MEMBERS;
+        let mut left = self.limits.archive_members;
         let size = |file: &File| {
             let names = self.names(file).ok()?;
-            left = left.checked_sub(names.len())?;
+            left = left.checked_sub(names.len() as u64)?;
             let size = |name: &PartName| self.files.member(name.as_str()).map(|m| m.size);
             names.iter().try_fold(0u64, |sum, name| sum.checked_add(size(name)?))
         };
@@ -237,7 +234,7 @@ impl Package {
                 .hint("name the format (-f ova, -f raw)"));
         }
         let inflated = MultiGzDecoder::new(SourceReader::whole(&*joined));
-        unpack::to_temporary_file(inflated, self.limits.unpacked_bytes)
+        unpack::to_temporary_file(inflated, Room::of(joined.len(), &self.limits))
             .map_err(|e| e.in_structure(format!("'{}'", file.href)))
     }
 
@@ -250,10 +247,9 @@ impl Package {
             return Err(Error::corrupt("OVF descriptor", message));
         };
         let count = size.div_ceil(chunk).max(1);
-        if count > MAX_CHUNKS {
-            let name = &file.href;
-            let message = format!("'{name}' is cut into {count} chunks; at most {MAX_CHUNKS}");
-            return Err(Error::limit(message));
+        if count > self.limits.file_chunks {
+            let found = format!("'{}' is cut into {count} chunks", file.href);
+            return Err(Error::over_limit("file_chunks", found, self.limits.file_chunks));
         }
         Ok((0..count).map(|index| name.chunk(index)).collect())
     }

@@ -9,17 +9,15 @@
 //! POSIX.1-2017 *pax*, "ustar Interchange Format" and "pax Header Block"; GNU
 //! tar's manual, "Basic Tar Format" (long names, base-256 numbers).
 
-use super::archive::{MAX_MEMBERS, Member, Names, Storage};
+use super::archive::{Member, Names, Storage};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use std::ops::Range;
 use std::sync::Arc;
 use tar::{EntryType, Header};
 
 /// The unit of a tar archive.
 pub(super) const BLOCK: u64 = 512;
-
-/// Bytes of a long name or of pax records.
-const MAX_EXTENSION: u64 = 64 << 10;
 
 /// Bytes that are asked for in ascending order only: an archive may be packed.
 pub(super) trait Forward {
@@ -33,7 +31,7 @@ pub(super) trait Forward {
 /// A walk over the files of an archive.
 struct Walk<'a> {
     archive: &'a mut dyn Forward,
-    names: Names,
+    names: Names<'a>,
     /// Where the next header is.
     at: u64,
     /// Where the last member ends.
@@ -63,13 +61,11 @@ struct Overrides {
 pub(super) fn list(
     archive: &mut dyn Forward,
     storage: fn(Range<u64>) -> Storage,
+    limits: &Limits,
 ) -> Result<Vec<Member>> {
-    let mut walk = Walk { archive, names: Names::default(), at: 0, end: 0 };
+    let mut walk = Walk { archive, names: Names::new(limits), at: 0, end: 0 };
     let mut members = Vec::new();
     while let Some(File { name, bytes }) = walk.next()? {
-        if members.len() >= MAX_MEMBERS {
-            return Err(Error::limit(format!("more than {MAX_MEMBERS} members")));
-        }
         members.push(Member { name, size: bytes.end - bytes.start, storage: storage(bytes) });
     }
     Ok(members)
@@ -102,7 +98,9 @@ pub(super) fn beginning(head: &[u8]) -> Option<Beginning> {
     let mut archive = Head(head);
     let header = read_header(&mut archive, 0).ok().flatten()?;
     let magic = header.as_ustar().is_some() || header.as_gnu().is_some();
-    let mut walk = Walk { archive: &mut archive, names: Names::default(), at: 0, end: 0 };
+    let limits = Limits::default();
+    let names = Names::new(&limits);
+    let mut walk = Walk { archive: &mut archive, names, at: 0, end: 0 };
     let name = walk.next().ok().flatten().map(|file| file.name);
     Some(Beginning { magic, name })
 }
@@ -126,12 +124,12 @@ impl Walk<'_> {
             (self.at, self.end) = (end.next_multiple_of(BLOCK), end);
             match kind {
                 EntryType::GNULongName => {
-                    let mut name = read_extension(self.archive, start..end)?;
+                    let mut name = self.read_extension(start..end)?;
                     name.truncate(name.iter().position(|&b| b == 0).unwrap_or(name.len()));
                     overrides.name = Some(name);
                 }
                 EntryType::XHeader => {
-                    let records = read_extension(self.archive, start..end)?;
+                    let records = self.read_extension(start..end)?;
                     read_pax(&records, at, &mut overrides)?;
                 }
                 EntryType::GNUSparse => return Err(sparse(at)),
@@ -153,6 +151,21 @@ impl Walk<'_> {
             return Err(truncated(Error::corrupt("tar archive", message)));
         }
         Ok(None)
+    }
+
+    fn read_extension(&mut self, range: Range<u64>) -> Result<Vec<u8>> {
+        let (len, most) = (range.end - range.start, self.names.limits.archive_header_bytes);
+        if len > most {
+            let found = format!("a name or attributes of {len} bytes");
+            return Err(Error::over_limit("archive_header_bytes", found, most)
+                .in_structure("tar header")
+                .at(range.start));
+        }
+        let mut bytes = vec![0; len as usize];
+        if self.archive.read(range.start, &mut bytes)? < bytes.len() {
+            return Err(truncated(bad(range.start - BLOCK, "its name or attributes are cut off")));
+        }
+        Ok(bytes)
     }
 }
 
@@ -176,19 +189,6 @@ fn read_header(archive: &mut dyn Forward, at: u64) -> Result<Option<Header>> {
         Ok(said) if said == sum => Ok(Some(header.clone())),
         _ => Err(bad(at, "its checksum is wrong")),
     }
-}
-
-fn read_extension(archive: &mut dyn Forward, range: Range<u64>) -> Result<Vec<u8>> {
-    let len = range.end - range.start;
-    if len > MAX_EXTENSION {
-        let message = format!("a name or attributes of {len} bytes; at most {MAX_EXTENSION}");
-        return Err(Error::limit(message).in_structure("tar header").at(range.start));
-    }
-    let mut bytes = vec![0; len as usize];
-    if archive.read(range.start, &mut bytes)? < bytes.len() {
-        return Err(truncated(bad(range.start - BLOCK, "its name or attributes are cut off")));
-    }
-    Ok(bytes)
 }
 
 /// Records are `LENGTH KEY=VALUE\n`; the length is of all of it, and a value may

@@ -3,6 +3,7 @@
 
 use crate::host::source::{Source, spool};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,16 +44,44 @@ pub(super) fn read_some(source: &dyn Source, buf: &mut [u8], offset: u64) -> io:
     Ok(n)
 }
 
-/// Writes a stream of at most `limit` bytes to an unnamed temporary file.
+/// Bytes that something may unpack to, and which limit says so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) bytes: u64,
+    name: &'static str,
+    most: u64,
+}
+
+impl Room {
+    /// For what is packed into so many bytes.
+    pub(super) fn of(packed: u64, limits: &Limits) -> Self {
+        let by_ratio = packed.saturating_mul(limits.unpacked_ratio);
+        match by_ratio < limits.unpacked_bytes {
+            true => Self { bytes: by_ratio, name: "unpacked_ratio", most: limits.unpacked_ratio },
+            false => {
+                let bytes = limits.unpacked_bytes;
+                Self { bytes, name: "unpacked_bytes", most: bytes }
+            }
+        }
+    }
+
+    /// The error of what needs more.
+    pub(super) fn exceeded(&self) -> Error {
+        let found = format!("it unpacks to more than {} bytes", self.bytes);
+        Error::over_limit(self.name, found, self.most)
+    }
+}
+
+/// Writes a stream for which there is `room` to an unnamed temporary file.
 ///
 /// # Errors
 /// [`Limit`](crate::ErrorKind::Limit) if it is longer,
 /// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not decode,
 /// [`Io`](crate::ErrorKind::Io).
-pub(super) fn to_temporary_file(stream: impl Read, limit: u64) -> Result<Arc<dyn Source>> {
-    let source = spool(stream.take(limit.saturating_add(1))).map_err(failed)?;
-    if source.len() > limit {
-        return Err(too_long(limit));
+pub(super) fn to_temporary_file(stream: impl Read, room: Room) -> Result<Arc<dyn Source>> {
+    let source = spool(stream.take(room.bytes.saturating_add(1))).map_err(failed)?;
+    if source.len() > room.bytes {
+        return Err(room.exceeded());
     }
     Ok(Arc::new(source))
 }
@@ -63,9 +92,4 @@ pub(super) fn failed(e: io::Error) -> Error {
         Some(_) => Error::io("cannot unpack it", e),
         None => Error::corrupt("packed data", format!("cannot unpack it: {e}")),
     }
-}
-
-pub(super) fn too_long(limit: u64) -> Error {
-    Error::limit(format!("it unpacks to more than {limit} bytes"))
-        .hint("Limits::unpacked_bytes raises the limit; or unpack it yourself")
 }

@@ -2,10 +2,11 @@
 //!
 //! Specification: PKWARE's *APPNOTE.TXT*.
 
-use super::archive::{MAX_MEMBERS, Member, Names, Storage};
-use super::unpack::{self, SourceReader};
+use super::archive::{Member, Names, Storage};
+use super::unpack::{self, Room, SourceReader};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use flate2::read::DeflateDecoder;
 use rawzip::{
     CompressionMethod, RECOMMENDED_BUFFER_SIZE, ReaderAt, ZipArchive, ZipArchiveEntryWayfinder,
@@ -34,17 +35,14 @@ pub(super) struct Deflated(ZipArchiveEntryWayfinder);
 /// [`Corrupt`](crate::ErrorKind::Corrupt) for a broken directory,
 /// [`Limit`](crate::ErrorKind::Limit), [`Unsupported`](crate::ErrorKind::Unsupported)
 /// for encryption and for methods other than storing and deflating.
-pub(super) fn list(source: &dyn Source) -> Result<Vec<Member>> {
+pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> {
     let archive = locate(source)?;
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let mut entries = archive.entries(&mut buffer);
-    let (mut members, mut names) = (Vec::new(), Names::default());
+    let (mut members, mut names) = (Vec::new(), Names::new(limits));
     while let Some(entry) = entries.next_entry().map_err(broken)? {
         if entry.is_dir() {
             continue;
-        }
-        if members.len() >= MAX_MEMBERS {
-            return Err(Error::limit(format!("more than {MAX_MEMBERS} members")));
         }
         let name = names.take(entry.file_path().as_bytes())?;
         if entry.flags().is_encrypted() {
@@ -78,13 +76,13 @@ pub(super) fn list(source: &dyn Source) -> Result<Vec<Member>> {
 pub(super) fn inflate(
     source: &Arc<dyn Source>,
     Deflated(way): Deflated,
-    limit: u64,
+    room: Room,
 ) -> Result<Arc<dyn Source>> {
     let archive = locate(&**source)?;
     let entry = archive.get_entry(way).map_err(broken)?;
     let (start, end) = entry.compressed_data_range();
     let packed = SourceReader::new(&**source, start..end);
-    unpack::to_temporary_file(entry.verifying_reader(DeflateDecoder::new(packed)), limit)
+    unpack::to_temporary_file(entry.verifying_reader(DeflateDecoder::new(packed)), room)
 }
 
 fn locate(source: &dyn Source) -> Result<ZipArchive<At<'_>>> {

@@ -23,6 +23,7 @@ use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding, Severity};
 use crate::vocabulary::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
 /// Host clusters that a check can count (QEMU's limit).
@@ -32,8 +33,13 @@ const MAX_CLUSTERS: u64 = i32::MAX as u64;
 /// those of the file: sound ones do not overlap, but thousands may be the same few bytes.
 const OVERLAPPING_TABLE_BYTES: u64 = 16 << 20;
 
-/// Bytes that they may have in any file: one that is mostly holes costs nothing.
-const MAX_TABLE_BYTES: u64 = 16 << 30;
+/// Bytes of memory that an L2 table takes, about: it is checked once.
+const L2_TABLE_BYTES: u64 = 48;
+
+/// Bytes of tables that an image may have in its file.
+fn whole_file(image: &Qcow2) -> u64 {
+    image.file().len().saturating_add(OVERLAPPING_TABLE_BYTES)
+}
 
 /// Words of a table read at a time.
 const CHUNK_WORDS: u64 = 8192;
@@ -59,9 +65,9 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
         cluster_size,
         clusters,
         most: u64::MAX >> (64 - header.refcount_bits()),
-        references: References::default(),
+        references: References::new(image.limits.check_bytes),
         l2_tables: BTreeMap::new(),
-        budget: image.file().len().saturating_add(OVERLAPPING_TABLE_BYTES).min(MAX_TABLE_BYTES),
+        budget: whole_file(image).min(image.limits.shared_table_bytes),
         counts: CheckReport {
             total_clusters: header.size.div_ceil(cluster_size),
             ..CheckReport::default()
@@ -140,9 +146,12 @@ impl Check<'_> {
     fn spend(&mut self, table: Table) -> Result<()> {
         let bytes = table.bytes().min(self.file.len().saturating_sub(table.offset));
         self.budget = self.budget.checked_sub(bytes).ok_or_else(|| {
-            Error::limit(
-                "the tables of its snapshots and bitmaps take more bytes than it has: they overlap",
-            )
+            let most = self.image.limits.shared_table_bytes;
+            let found = "the tables of its snapshots and bitmaps take more bytes";
+            if most < whole_file(self.image) {
+                return Error::over_limit("shared_table_bytes", found, most);
+            }
+            Error::limit(format!("{found} than it has: they overlap"))
         })?;
         Ok(())
     }
@@ -207,7 +216,13 @@ impl Check<'_> {
                     "ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
             } else if offset != 0 && offset < check.file.len() {
-                let uses = check.l2_tables.entry(offset).or_default();
+                let uses = match check.l2_tables.entry(offset) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        check.references.spend(L2_TABLE_BYTES)?;
+                        new.insert(Uses::default())
+                    }
+                };
                 *if active { &mut uses.active } else { &mut uses.inactive } += 1;
             }
             Ok(ControlFlow::Continue(()))
@@ -237,7 +252,7 @@ impl Check<'_> {
                      aligned; snapshot table entry corrupted",
                     l1.offset
                 ));
-            } else if l1.bytes() > MAX_L1_BYTES {
+            } else if l1.bytes() > MAX_L1_BYTES.max(image.limits.table_bytes) {
                 self.corruption(format!(
                     "ERROR snapshot {id} ({name}) l1_size={:#x}: L1 table is too large; \
                      snapshot table entry corrupted",

@@ -10,6 +10,7 @@
 
 use super::header::{Autoclear, Compatible, Incompatible, text};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -24,14 +25,8 @@ const DATA_FILE: u32 = 0x4441_5441;
 /// Bytes of a backing format's name (QEMU's limit: 15 and a zero).
 pub(crate) const MAX_BACKING_FORMAT: usize = 15;
 
-/// Bitmaps of an image (QEMU's limit, named in the specification).
-pub(crate) const MAX_BITMAPS: u32 = 65_535;
-
 /// Bytes of a bitmap's name (QEMU's limit, named in the specification).
 pub(crate) const MAX_BITMAP_NAME: u64 = 1023;
-
-/// Bytes of the bitmap directory: as many bitmaps with names as long as may be.
-pub(crate) const MAX_BITMAP_DIRECTORY: u64 = MAX_BITMAPS as u64 * (24 + MAX_BITMAP_NAME);
 
 /// What precedes an extension's data.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -66,7 +61,7 @@ struct RawBitmaps {
 pub(crate) struct BitmapDirectory {
     /// Bitmaps, at least one.
     pub(crate) count: u32,
-    /// Bytes of the directory, at most [`MAX_BITMAP_DIRECTORY`].
+    /// Bytes of the directory, within the limits.
     pub(crate) bytes: u64,
     /// Host offset.
     pub(crate) offset: u64,
@@ -98,7 +93,12 @@ pub(crate) struct Extensions {
 
 impl Extensions {
     /// Parses what lies between `start` and `end` of the first cluster.
-    pub(super) fn parse(first_cluster: &[u8], start: u64, end: u64) -> Result<Self> {
+    pub(super) fn parse(
+        first_cluster: &[u8],
+        start: u64,
+        end: u64,
+        limits: &Limits,
+    ) -> Result<Self> {
         let mut extensions = Self::default();
         let mut at = start as usize;
         let end = end as usize;
@@ -118,13 +118,13 @@ impl Extensions {
                 )
                 .at(at as u64));
             }
-            extensions.take(kind, &data[..length]).map_err(|e| e.at(at as u64))?;
+            extensions.take(kind, &data[..length], limits).map_err(|e| e.at(at as u64))?;
             at += size_of::<RawExtension>() + length.next_multiple_of(8);
         }
         Ok(extensions)
     }
 
-    fn take(&mut self, kind: u32, data: &[u8]) -> Result<()> {
+    fn take(&mut self, kind: u32, data: &[u8], limits: &Limits) -> Result<()> {
         match kind {
             BACKING_FORMAT if data.len() > MAX_BACKING_FORMAT => {
                 return Err(Error::corrupt(
@@ -145,7 +145,7 @@ impl Extensions {
                 self.incompatible_names =
                     names.iter().filter(|n| n.kind == 0).map(|n| (n.bit, text(&n.name))).collect();
             }
-            BITMAPS => self.bitmaps = Some(bitmaps(data)?),
+            BITMAPS => self.bitmaps = Some(bitmaps(data, limits)?),
             ENCRYPTION => {
                 let [offset, bytes] = <[U64; 2]>::read_from_bytes(data).map_err(|_| {
                     Error::corrupt("encryption header pointer", "it is not 16 bytes long")
@@ -159,8 +159,9 @@ impl Extensions {
     }
 }
 
-fn bitmaps(data: &[u8]) -> Result<BitmapDirectory> {
-    let bad = |what: String| Error::corrupt("bitmaps extension", what);
+fn bitmaps(data: &[u8], limits: &Limits) -> Result<BitmapDirectory> {
+    const NAME: &str = "bitmaps extension";
+    let bad = |what: String| Error::corrupt(NAME, what);
     let raw = RawBitmaps::read_from_bytes(data)
         .map_err(|_| bad(format!("{} bytes, {} wanted", data.len(), size_of::<RawBitmaps>())))?;
     let directory = BitmapDirectory {
@@ -168,14 +169,17 @@ fn bitmaps(data: &[u8]) -> Result<BitmapDirectory> {
         bytes: raw.directory_bytes.get(),
         offset: raw.directory_offset.get(),
     };
-    if !(1..=MAX_BITMAPS).contains(&directory.count) {
-        return Err(bad(format!("{} bitmaps, 1 to {MAX_BITMAPS} allowed", directory.count)));
+    if directory.count == 0 {
+        return Err(bad("it is of no bitmaps".into()));
     }
-    if directory.bytes > MAX_BITMAP_DIRECTORY {
-        return Err(bad(format!(
-            "a directory of {} bytes, at most {MAX_BITMAP_DIRECTORY} allowed",
-            directory.bytes
-        )));
+    if u64::from(directory.count) > limits.bitmaps {
+        let found = format!("{} bitmaps", directory.count);
+        return Err(Error::over_limit("bitmaps", found, limits.bitmaps).in_structure(NAME));
+    }
+    if directory.bytes > limits.bitmap_directory_bytes {
+        let (found, most) = (directory.bytes, limits.bitmap_directory_bytes);
+        let found = format!("a directory of {found} bytes");
+        return Err(Error::over_limit("bitmap_directory_bytes", found, most).in_structure(NAME));
     }
     Ok(directory)
 }
@@ -230,6 +234,10 @@ pub(crate) fn encode_end(out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
+    fn parse(first_cluster: &[u8], start: u64, end: u64) -> Result<Extensions> {
+        Extensions::parse(first_cluster, start, end, &Limits::default())
+    }
+
     #[test]
     fn what_was_encoded_parses() {
         let mut bytes = vec![0; 112];
@@ -239,7 +247,7 @@ mod tests {
         encode(&mut bytes, 0x1234_5678, b"something else");
         encode_end(&mut bytes);
         assert!(bytes.len().is_multiple_of(8));
-        let extensions = Extensions::parse(&bytes, 112, 65536).expect("parses");
+        let extensions = parse(&bytes, 112, 65536).expect("parses");
         assert_eq!(extensions.backing_format.as_deref(), Some("raw"));
         assert_eq!(extensions.data_file.as_deref(), Some("data.raw"));
         assert_eq!(extensions.incompatible_names.len(), 5);
@@ -250,11 +258,11 @@ mod tests {
     fn an_extension_may_not_leave_its_room() {
         let mut bytes = Vec::new();
         encode(&mut bytes, 1, &[0; 100]);
-        Extensions::parse(&bytes, 0, 108).expect("just fits");
-        Extensions::parse(&bytes, 0, 107).expect_err("one too many");
-        Extensions::parse(&bytes[..50], 0, 108).expect_err("the file ends");
+        parse(&bytes, 0, 108).expect("just fits");
+        parse(&bytes, 0, 107).expect_err("one too many");
+        parse(&bytes[..50], 0, 108).expect_err("the file ends");
         let huge = RawExtension { kind: 1.into(), length: u32::MAX.into() };
-        Extensions::parse(huge.as_bytes(), 0, 512).expect_err("huge");
+        parse(huge.as_bytes(), 0, 512).expect_err("huge");
     }
 
     #[test]
@@ -265,10 +273,13 @@ mod tests {
             directory_bytes: bytes.into(),
             directory_offset: U64::ZERO,
         };
+        let most = Limits::default();
+        let bitmaps = |data: &[u8]| bitmaps(data, &most).map_err(|e| e.exceeded());
         bitmaps(raw(1, 32).as_bytes()).expect("one");
-        bitmaps(raw(0, 0).as_bytes()).expect_err("none");
-        bitmaps(raw(MAX_BITMAPS + 1, 32).as_bytes()).expect_err("too many");
-        bitmaps(raw(1, MAX_BITMAP_DIRECTORY + 1).as_bytes()).expect_err("too large");
-        bitmaps(&[0; 23]).expect_err("too short");
+        assert_eq!(bitmaps(raw(0, 0).as_bytes()), Err(None));
+        assert_eq!(bitmaps(raw(65_536, 32).as_bytes()), Err(Some("bitmaps")));
+        let bytes = most.bitmap_directory_bytes + 1;
+        assert_eq!(bitmaps(raw(1, bytes).as_bytes()), Err(Some("bitmap_directory_bytes")));
+        assert_eq!(bitmaps(&[0; 23]), Err(None));
     }
 }

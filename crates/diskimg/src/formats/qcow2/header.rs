@@ -37,10 +37,10 @@ pub(crate) const MAX_CLUSTER_BITS: u32 = 21;
 /// smaller than a sector.
 pub(crate) const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
 
-/// Bytes of an L1 table, active or of a snapshot (QEMU's limit).
+/// Bytes of an L1 table that we write (QEMU's limit on what it reads).
 pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
 
-/// Bytes of the refcount table (QEMU's limit).
+/// Bytes of a refcount table that we write (QEMU's limit on what it reads).
 pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 
 /// Refcounts are 1 to 64 bits wide: 2 to the power of 0 … 6.
@@ -325,7 +325,7 @@ impl Header {
             0 => cluster_size,
             offset => offset,
         };
-        let extensions = Extensions::parse(&first_cluster, header_length, extensions_end);
+        let extensions = Extensions::parse(&first_cluster, header_length, extensions_end, limits);
         let incompatible = known_features(&raw, &extensions)?;
         let extensions = extensions?;
         let header = Self {
@@ -377,17 +377,18 @@ impl Header {
         if self.refcount_table.entries == 0 && !lenient {
             return Err(Error::corrupt("header", "the image has no refcount table").at(56));
         }
-        self.validate_table("refcount table", self.refcount_table, MAX_REFCOUNT_TABLE_BYTES)?;
+        self.validate_table("refcount table", self.refcount_table, limits)?;
         if self.data_file_raw() && !self.external_data() {
             return Err(Error::corrupt("header", "a raw data file without a data file").at(88));
         }
         self.validate_l1("active L1 table", self.l1, self.size, file_len, limits)
     }
 
-    /// Verifies that a table of pointers is aligned and no larger than `most`.
-    fn validate_table(&self, name: &'static str, table: Table, most: u64) -> Result<()> {
-        if table.bytes() > most {
-            return Err(Error::limit(format!("{} bytes, at most {most} allowed", table.bytes()))
+    /// Verifies that a table of pointers is aligned and no larger than may be.
+    fn validate_table(&self, name: &'static str, table: Table, limits: &Limits) -> Result<()> {
+        if table.bytes() > limits.table_bytes {
+            let found = format!("{} bytes", table.bytes());
+            return Err(Error::over_limit("table_bytes", found, limits.table_bytes)
                 .in_structure(name)
                 .at(table.offset));
         }
@@ -417,7 +418,7 @@ impl Header {
         file_len: u64,
         limits: &Limits,
     ) -> Result<()> {
-        self.validate_table(name, table, MAX_L1_BYTES.min(limits.table_bytes))?;
+        self.validate_table(name, table, limits)?;
         let needed = size.div_ceil(self.guest_bytes_per_l1_entry());
         if table.entries < needed {
             return Err(Error::corrupt(

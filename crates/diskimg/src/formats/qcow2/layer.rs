@@ -16,6 +16,7 @@ use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::info::{Details, Value};
 use crate::vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::options::Options;
 use std::ops::Range;
@@ -38,6 +39,8 @@ pub(crate) struct Qcow2 {
     /// The bitmaps, or what is wrong with them.
     pub(super) bitmaps: Result<Vec<Bitmap>>,
     parent: Option<ParentReference>,
+    /// For a check.
+    pub(super) limits: Limits,
 }
 
 impl Qcow2 {
@@ -47,8 +50,10 @@ impl Qcow2 {
         let header = Header::read(&*file, limits, context.metadata_only)?;
         let snapshots = Snapshots::read(&*file, &header, limits);
         let snapshots = match snapshots {
-            // A check is there to tell what is wrong.
-            Err(error) if !context.metadata_only => return Err(error),
+            // A check is there to tell what is wrong. Too much is not wrong.
+            Err(error) if !context.metadata_only || error.exceeded().is_some() => {
+                return Err(error);
+            }
             outcome => outcome,
         };
         let (l1, size) = match (context.snapshot, &snapshots) {
@@ -89,6 +94,7 @@ impl Qcow2 {
             snapshots,
             bitmaps,
             parent,
+            limits: limits.clone(),
             header,
         })
     }

@@ -7,22 +7,45 @@ use std::collections::HashMap;
 /// sparse file costs what is in it and not what it is long.
 const PAGE: usize = 1024;
 
-/// Bytes of all pages: 2^29 clusters in use (32 TiB in clusters of 64 KiB).
-const MAX_BYTES: usize = 1 << 30;
+/// Bytes that a page takes.
+const PAGE_BYTES: u64 = size_of::<[u16; PAGE]>() as u64;
+
+/// Bytes that a count takes which does not fit in its page.
+const LARGE_BYTES: u64 = 32;
 
 /// A count that did not fit in 16 bits.
 const OVERFLOWN: u16 = u16::MAX;
 
-/// Counts per cluster.
-#[derive(Debug, Default)]
+/// Counts per cluster, within a bound on memory.
+#[derive(Debug)]
 pub(super) struct References {
     pages: Vec<Option<Box<[u16; PAGE]>>>,
-    page_count: usize,
     /// The counts marked as [`OVERFLOWN`].
     large: HashMap<u64, u64>,
+    /// Bytes that may be taken, and what is left of them.
+    most: u64,
+    left: u64,
 }
 
 impl References {
+    /// No uses, to be counted in `most` bytes.
+    pub(super) fn new(most: u64) -> Self {
+        Self { pages: Vec::new(), large: HashMap::new(), most, left: most }
+    }
+
+    /// Takes `bytes` of the memory, for these counts or for what goes with them.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if they are not left.
+    pub(super) fn spend(&mut self, bytes: u64) -> Result<()> {
+        let left = self.left.checked_sub(bytes).ok_or_else(|| {
+            let found = "to count all clusters that are in use takes more memory";
+            Error::over_limit("check_bytes", found, self.most)
+        })?;
+        self.left = left;
+        Ok(())
+    }
+
     /// Counts `times` more uses of a cluster, to at most `most`; answers
     /// whether that was enough.
     ///
@@ -35,10 +58,7 @@ impl References {
             self.pages.resize_with(page + 1, || None);
         }
         if self.pages[page].is_none() {
-            self.page_count += 1;
-            if self.page_count * PAGE * 2 > MAX_BYTES {
-                return Err(Error::limit("too many clusters are in use for them to be counted"));
-            }
+            self.spend(PAGE_BYTES)?;
         }
         let slot = &mut self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]))[index];
         let count = match *slot {
@@ -51,7 +71,9 @@ impl References {
             Ok(small) if small != OVERFLOWN => *slot = small,
             _ => {
                 *slot = OVERFLOWN;
-                self.large.insert(cluster, kept);
+                if self.large.insert(cluster, kept).is_none() {
+                    self.spend(LARGE_BYTES)?;
+                }
             }
         }
         Ok(sum <= most)
@@ -83,7 +105,7 @@ mod tests {
 
     #[test]
     fn counts_go_beyond_16_bits_and_stop_at_the_most() {
-        let mut references = References::default();
+        let mut references = References::new(2 * PAGE_BYTES + LARGE_BYTES);
         for _ in 0..3 {
             assert!(references.add(5000, 65_534, u64::MAX).expect("counts"));
         }
@@ -95,5 +117,7 @@ mod tests {
         assert_eq!(references.next_counted(1500, 9999), 4096);
         assert_eq!(references.next_counted(4500, 9999), 4500);
         assert_eq!(references.next_counted(6000, 9999), 9999);
+        let error = references.add(1 << 20, 1, 1).expect_err("a third page");
+        assert_eq!(error.exceeded(), Some("check_bytes"));
     }
 }

@@ -20,12 +20,6 @@ use crate::vocabulary::open::SnapshotSelector;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Bytes of the snapshot table (QEMU's limit: 65536 snapshots of 1 KiB each).
-const MAX_TABLE_BYTES: u64 = 64 << 20;
-
-/// Bytes of an entry's extra data (QEMU's limit).
-const MAX_EXTRA_BYTES: u32 = 1024;
-
 /// What "no instruction count" is stored as.
 const NO_ICOUNT: u64 = u64::MAX;
 
@@ -85,24 +79,23 @@ impl Snapshots {
         if header.snapshot_count == 0 {
             return Ok(snapshots);
         }
-        if header.snapshot_count > limits.snapshots {
-            return Err(Error::limit(format!(
-                "{} snapshots, at most {} allowed",
-                header.snapshot_count, limits.snapshots
-            ))
-            .in_structure("snapshot table")
-            .at(start));
+        let over = |name, found: String, most| {
+            Err(Error::over_limit(name, found, most).in_structure("snapshot table").at(start))
+        };
+        let count = u64::from(header.snapshot_count);
+        if count > limits.snapshots {
+            return over("snapshots", format!("{count} snapshots"), limits.snapshots);
         }
         let mut at = 0u64;
         for _ in 0..header.snapshot_count {
             at = at.next_multiple_of(8);
             let here = start.saturating_add(at);
-            let (entry, len) = Snapshot::read(file, here, header.size).map_err(|e| e.at(here))?;
+            let entry = Snapshot::read(file, here, header.size, limits.snapshot_extra_bytes);
+            let (entry, len) = entry.map_err(|e| e.at(here))?;
             at += len;
-            if at > MAX_TABLE_BYTES {
-                return Err(Error::limit(format!("more than {MAX_TABLE_BYTES} bytes"))
-                    .in_structure("snapshot table")
-                    .at(start));
+            if at > limits.snapshot_table_bytes {
+                let found = format!("{at} bytes or more");
+                return over("snapshot_table_bytes", found, limits.snapshot_table_bytes);
             }
             snapshots.entries.push(entry);
         }
@@ -164,18 +157,18 @@ impl Snapshots {
 }
 
 impl Snapshot {
-    /// Reads the entry at `at`; gives its length too.
-    fn read(file: &dyn Source, at: u64, active_size: u64) -> Result<(Self, u64)> {
+    /// Reads the entry at `at`, with at most `most_extra` bytes of extra data;
+    /// gives its length too.
+    fn read(file: &dyn Source, at: u64, active_size: u64, most_extra: u64) -> Result<(Self, u64)> {
         let cannot = |e| Error::io("cannot read", e).in_structure("snapshot table");
         let mut raw = [0; size_of::<RawSnapshot>()];
         file.read_exact_at(&mut raw, at).map_err(cannot)?;
         let raw: RawSnapshot = zerocopy::transmute!(raw);
         let extra_bytes = raw.extra_size.get();
-        if extra_bytes > MAX_EXTRA_BYTES {
-            return Err(Error::limit(format!(
-                "an entry with {extra_bytes} bytes of extra data, at most {MAX_EXTRA_BYTES} allowed"
-            ))
-            .in_structure("snapshot table"));
+        if u64::from(extra_bytes) > most_extra {
+            let found = format!("an entry with {extra_bytes} bytes of extra data");
+            return Err(Error::over_limit("snapshot_extra_bytes", found, most_extra)
+                .in_structure("snapshot table"));
         }
         let [extra_size, id_size, name_size] =
             [extra_bytes as usize, raw.id_size.get().into(), raw.name_size.get().into()];
@@ -234,7 +227,7 @@ mod tests {
     #[test]
     fn extra_data_overrides_and_adds() {
         let file = MemorySource::new(entry(&[1 << 40, 2048, u64::MAX], "1", "first"));
-        let (snapshot, len) = Snapshot::read(&file, 0, 512).expect("reads");
+        let (snapshot, len) = Snapshot::read(&file, 0, 512, 1024).expect("reads");
         assert_eq!(len, file.len());
         assert_eq!(snapshot.disk_size, 2048);
         assert_eq!(snapshot.info.vm_state_size, 1 << 40);
@@ -242,7 +235,7 @@ mod tests {
         assert_eq!((snapshot.info.vm_clock_sec, snapshot.info.vm_clock_nsec), (3, 4));
         assert_eq!((snapshot.info.id.as_str(), snapshot.info.name.as_str()), ("1", "first"));
         let file = MemorySource::new(entry(&[], "1", "first"));
-        let (snapshot, _) = Snapshot::read(&file, 0, 512).expect("reads");
+        let (snapshot, _) = Snapshot::read(&file, 0, 512, 1024).expect("reads");
         assert_eq!((snapshot.disk_size, snapshot.info.vm_state_size), (512, 9));
     }
 
@@ -251,7 +244,7 @@ mod tests {
         let bytes = entry(&[0, 512], "1", "first");
         for len in [0, 39, 50, bytes.len() - 1] {
             let file = MemorySource::new(&bytes[..len]);
-            let error = Snapshot::read(&file, 0, 512).expect_err("cut");
+            let error = Snapshot::read(&file, 0, 512, 1024).expect_err("cut");
             assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "{len}");
         }
     }
@@ -259,7 +252,7 @@ mod tests {
     #[test]
     fn a_snapshot_that_is_not_there_is_answered_with_a_list() {
         let file = MemorySource::new(entry(&[], "1", "first"));
-        let (snapshot, _) = Snapshot::read(&file, 0, 512).expect("reads");
+        let (snapshot, _) = Snapshot::read(&file, 0, 512, 1024).expect("reads");
         let snapshots = Snapshots { entries: vec![snapshot], bytes: 0 };
         for text in ["1", "first"] {
             snapshots.select(&SnapshotSelector::IdOrName(text.into())).expect("there");

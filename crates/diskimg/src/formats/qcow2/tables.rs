@@ -242,14 +242,22 @@ pub(crate) fn read_words(
     offset: u64,
     count: u64,
 ) -> Result<Vec<u64>> {
+    /// Bytes read at a time: a large table is not in memory twice.
+    const CHUNK: usize = 64 << 10;
     let len = file.len().saturating_sub(offset).min(count * 8) as usize;
-    let mut bytes = vec![0; len.next_multiple_of(8)];
-    if len > 0 {
-        file.read_exact_at(&mut bytes[..len], offset)
+    let mut words = Vec::with_capacity(count as usize);
+    let mut bytes = vec![0; len.min(CHUNK).next_multiple_of(8)];
+    let mut at = 0;
+    while at < len {
+        let here = (len - at).min(CHUNK);
+        // The file's last word may be cut short.
+        let bytes = &mut bytes[..here.next_multiple_of(8)];
+        bytes[here..].fill(0);
+        file.read_exact_at(&mut bytes[..here], offset + at as u64)
             .map_err(|e| Error::io("cannot read", e).in_structure(table).at(offset))?;
+        words.extend(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)));
+        at += here;
     }
-    let mut words: Vec<u64> =
-        bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
     words.resize(count as usize, 0);
     Ok(words)
 }

@@ -20,9 +20,6 @@ use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::Kind;
 use zerocopy::FromBytes;
 
-/// The largest bitmap: a file of 1 TiB whose grains may start at any sector.
-const MAX_BITMAP_BYTES: u64 = 256 << 20;
-
 /// Checks `extent`; adds to `counts` what was found.
 ///
 /// # Errors
@@ -82,13 +79,17 @@ pub(super) struct Occupied {
 impl Occupied {
     /// Nothing of a file of `len` bytes; `None`, which is a finding, if that
     /// takes more memory than is allowed.
-    pub(super) fn nothing(len: u64, shift: u32, findings: &mut Findings<'_>) -> Option<Self> {
+    pub(super) fn nothing(
+        len: u64,
+        shift: u32,
+        most: u64,
+        findings: &mut Findings<'_>,
+    ) -> Option<Self> {
         let words = (((len / SECTOR) >> shift) + 1).div_ceil(64);
-        if words * 8 > MAX_BITMAP_BYTES {
-            findings.found(
-                Severity::CheckError,
-                "the file is too large to look for grains that overlap".into(),
-            );
+        if words * 8 > most {
+            let found = format!("to look for grains that overlap takes {} bytes", words * 8);
+            let error = Error::over_limit("check_bytes", found, most);
+            findings.found(Severity::CheckError, error.to_string());
             return None;
         }
         Some(Self { bits: vec![0; words as usize], shift })
@@ -210,7 +211,8 @@ impl Check<'_> {
             self.each_grain(shared, |_, _, _| (), |_, _, entry| bits |= entry);
             shift = bits.trailing_zeros();
         }
-        Occupied::nothing(self.extent.source().len(), shift, &mut self.findings)
+        let (extent, findings) = (self.extent, &mut self.findings);
+        Occupied::nothing(extent.source().len(), shift, extent.check_bytes(), findings)
     }
 
     /// The redundant directory's tables say what the directory's say.

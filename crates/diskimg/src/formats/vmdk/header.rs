@@ -31,9 +31,6 @@ pub(super) const GD_AT_END: u64 = u64::MAX;
 /// The largest grain that is read, in sectors: 1 GiB, as QEMU allows.
 pub(super) const MAX_GRAIN_SECTORS: u64 = 0x20_0000;
 
-/// The largest compressed grain, in sectors: 64 MiB. It is inflated as a whole.
-const MAX_COMPRESSED_GRAIN_SECTORS: u64 = 0x2_0000;
-
 /// The largest grain table ("512 in all known versions").
 const MAX_GTES: u32 = 512;
 
@@ -217,7 +214,7 @@ impl SparseExtentHeader {
             version,
             flags,
             capacity: in_range("capacity", self.capacity.get())?,
-            grain_sectors: self.grain(compressed)?,
+            grain_sectors: self.grain()?,
             descriptor_offset: in_range("descriptorOffset", self.descriptor_offset.get())?,
             descriptor_sectors: in_range("descriptorSize", self.descriptor_size.get())?,
             gtes: self.gtes()?,
@@ -250,9 +247,8 @@ impl SparseExtentHeader {
         }
     }
 
-    fn grain(&self, compressed: bool) -> Result<u64> {
-        let most = if compressed { MAX_COMPRESSED_GRAIN_SECTORS } else { MAX_GRAIN_SECTORS };
-        require_grain(self.grain_size.get(), most)
+    fn grain(&self) -> Result<u64> {
+        require_grain(self.grain_size.get(), MAX_GRAIN_SECTORS)
     }
 
     fn gtes(&self) -> Result<u32> {

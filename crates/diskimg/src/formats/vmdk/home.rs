@@ -144,7 +144,7 @@ fn read_descriptor(
     read(source, &mut bytes, at, "VMDK descriptor")?;
     let end = bytes.iter().position(|&b| b == 0);
     if len > most && end.is_none() {
-        return Err(Error::limit(format!("it is longer than {most} bytes"))
+        return Err(Error::over_limit("descriptor_bytes", format!("{len} bytes"), most)
             .in_structure("VMDK descriptor")
             .at(at));
     }

@@ -207,9 +207,10 @@ impl Opening<'_> {
         if let Some(&file) = self.names.get(name) {
             return Ok(file);
         }
-        if self.names.len() >= self.limits.extent_files {
-            let most = self.limits.extent_files;
-            return Err(Error::limit(format!("the disk is in more than {most} files")));
+        let files = self.names.len() as u64 + 1;
+        if files > self.limits.extent_files {
+            let found = format!("the disk is in {files} files or more");
+            return Err(Error::over_limit("extent_files", found, self.limits.extent_files));
         }
         if ["vsan://", "vvol://"].iter().any(|scheme| name.starts_with(scheme)) {
             return Err(Error::unsupported(

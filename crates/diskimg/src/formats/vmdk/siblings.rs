@@ -23,9 +23,6 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// Files looked at for a UUID, in each directory.
-const MAX_SIBLINGS: usize = 4096;
-
 /// The longest descriptor read for a UUID. A disk's own may be longer, but
 /// all that lies beside it shall not be read.
 const MAX_DESCRIPTOR_BYTES: u64 = 64 << 10;
@@ -57,7 +54,7 @@ pub(super) fn find(
     }
     let mut more = 0;
     for home in resolver.directories() {
-        let siblings = Siblings::around(home, resolver.policy == References::Any);
+        let siblings = Siblings::around(home, resolver.policy == References::Any, context.limits);
         more += siblings.more;
         let mut found = siblings.with_uuid(uuid, own, resolver, context.limits);
         let meant = |f: &Found| modification.is_some() && f.modification.as_deref() == modification;
@@ -74,11 +71,12 @@ pub(super) fn find(
             }
         }
     }
-    let more = match more {
-        0 => String::new(),
-        more => format!(" ({more} were not looked at: {MAX_SIBLINGS} in a directory are)"),
-    };
-    let message = format!("{}, and no .vmdk file beside it has{more}", what());
+    if more > 0 {
+        let found = format!("{}; {more} files beside it were not looked at", what());
+        let most = context.limits.sibling_files;
+        return Err(Error::over_limit("sibling_files", found, most));
+    }
+    let message = format!("{}, and no .vmdk file beside it has", what());
     Err(Error::invalid(message).hint(match resolver.policy {
         References::Any => "alone it holds only what changed: put the parent beside it",
         _ => {
@@ -90,7 +88,7 @@ pub(super) fn find(
 
 /// The VMDK files around a disk.
 struct Siblings {
-    /// Sorted, at most [`MAX_SIBLINGS`] of each directory.
+    /// Sorted, at most `Limits::sibling_files` of each directory.
     paths: Vec<PathBuf>,
     /// How many there are beyond those.
     more: usize,
@@ -107,7 +105,8 @@ struct Found {
 impl Siblings {
     /// Those in `home` and perhaps in the directory above. None of a directory
     /// that cannot be read.
-    fn around(home: &Path, above: bool) -> Self {
+    fn around(home: &Path, above: bool, limits: &Limits) -> Self {
+        let most = usize::try_from(limits.sibling_files).unwrap_or(usize::MAX);
         let above = above.then(|| home.join(".."));
         let mut siblings = Self { paths: Vec::new(), more: 0 };
         for directory in [home].into_iter().chain(above.as_deref()) {
@@ -117,8 +116,8 @@ impl Siblings {
             let vmdk = |p: &PathBuf| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("vmdk"));
             let mut paths: Vec<_> = paths.filter(vmdk).collect();
             paths.sort_unstable();
-            siblings.more += paths.len().saturating_sub(MAX_SIBLINGS);
-            paths.truncate(MAX_SIBLINGS);
+            siblings.more += paths.len().saturating_sub(most);
+            paths.truncate(most);
             siblings.paths.append(&mut paths);
         }
         siblings

@@ -49,6 +49,8 @@ pub(super) struct SparseExtent {
     /// How often a damaged table was replaced by the redundant one.
     replaced_tables: AtomicU64,
     tables: TableCache<u32>,
+    /// Of the limits.
+    check_bytes: u64,
 }
 
 impl SparseExtent {
@@ -75,6 +77,12 @@ impl SparseExtent {
             .at(0)
             .hint("the file is probably truncated"));
         }
+        let grain = header.grain_sectors * SECTOR;
+        if header.compressed && grain > limits.unit_bytes {
+            let found = format!("compressed grains of {grain} bytes");
+            return Err(Error::over_limit("unit_bytes", found, limits.unit_bytes)
+                .in_structure("VMDK header"));
+        }
         let (header, footer_at) = if header.gd_offset == GD_AT_END {
             let (footer, at) = stream::read_footer(&*source, &header)?;
             (footer, Some(at))
@@ -90,6 +98,7 @@ impl SparseExtent {
             replaced: 0,
             replaced_tables: AtomicU64::new(0),
             tables: TableCache::new(room),
+            check_bytes: limits.check_bytes,
         };
         extent.load_directory(limits)?;
         Ok(extent)
@@ -105,6 +114,11 @@ impl SparseExtent {
 
     pub(super) fn footer_at(&self) -> Option<u64> {
         self.footer_at
+    }
+
+    /// Bytes of memory that a check may take.
+    pub(super) fn check_bytes(&self) -> u64 {
+        self.check_bytes
     }
 
     pub(super) fn directory(&self) -> &[u32] {
@@ -144,11 +158,9 @@ impl SparseExtent {
     fn load_directory(&mut self, limits: &Limits) -> Result<()> {
         let bytes = self.header.tables().saturating_mul(4);
         if bytes > limits.table_bytes {
-            return Err(Error::limit(format!(
-                "a grain directory of {bytes} bytes; at most {} are allowed",
-                limits.table_bytes
-            ))
-            .in_structure("VMDK header"));
+            let found = format!("a grain directory of {bytes} bytes");
+            return Err(Error::over_limit("table_bytes", found, limits.table_bytes)
+                .in_structure("VMDK header"));
         }
         let count = self.header.tables();
         let redundant = self.header.redundant();

@@ -7,25 +7,32 @@
 //! ```
 
 use crate::host::source::{Source, WindowSource};
+use crate::iso::IsoOptions;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::reference::{References, Resolver};
 use std::sync::Arc;
 
 /// The sectors of the first data track, if `source` is called as cue sheets are; else `source`
-/// itself. Which file the sheet may name, `references` says: never one elsewhere.
+/// itself. Which file the sheet may name, the options say: never one elsewhere.
 ///
 /// # Errors
-/// As [`CueSheet::parse`]; [`ErrorKind::Refused`](crate::ErrorKind::Refused) and
-/// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be opened.
-pub(crate) fn track(source: Arc<dyn Source>, references: References) -> Result<Arc<dyn Source>> {
+/// As [`CueSheet::parse`]; [`ErrorKind::Limit`](crate::ErrorKind::Limit) if it is too long,
+/// [`ErrorKind::Refused`](crate::ErrorKind::Refused) and [`ErrorKind::Io`](crate::ErrorKind::Io) if
+/// the file cannot be opened.
+pub(crate) fn track(source: Arc<dyn Source>, options: &IsoOptions) -> Result<Arc<dyn Source>> {
     let Some(path) = source.path() else { return Ok(source) };
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("cue")) {
         return Ok(source);
     }
-    let mut text = vec![0; source.len().min(MAX_BYTES as u64 + 1) as usize];
+    let most = options.limits.descriptor_bytes;
+    if source.len() > most {
+        let found = format!("{} bytes", source.len());
+        return Err(Error::over_limit("descriptor_bytes", found, most).in_structure("cue sheet"));
+    }
+    let mut text = vec![0; source.len() as usize];
     source.read_exact_at(&mut text, 0).map_err(|e| Error::io("cannot read the cue sheet", e))?;
     let sheet = CueSheet::parse(&text)?;
-    let policy = references.min(References::SameDir);
+    let policy = options.references.min(References::SameDir);
     let file = Resolver::new(Some(path), policy).open("track", &sheet.file)?;
     let start = sheet.first_sector.saturating_mul(sheet.sector_bytes);
     let end = file.len();
@@ -33,9 +40,6 @@ pub(crate) fn track(source: Arc<dyn Source>, references: References) -> Result<A
         .map_err(|e| Error::io("the track begins behind the end of its file", e))?;
     Ok(Arc::new(track))
 }
-
-/// Bytes of a cue sheet.
-const MAX_BYTES: usize = 1 << 20;
 
 /// The first track with data that a cue sheet names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,12 +58,8 @@ impl CueSheet {
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it has no data track,
     /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) if that is in a file elsewhere,
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if it stands behind tracks with other sectors,
-    /// [`ErrorKind::Limit`](crate::ErrorKind::Limit).
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if it stands behind tracks with other sectors.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > MAX_BYTES {
-            return Err(Error::limit("it is longer than 1 MiB").in_structure("cue sheet"));
-        }
         let text = String::from_utf8_lossy(bytes);
         let mut sheet = Parser::default();
         for line in text.trim_start_matches('\u{feff}').lines() {

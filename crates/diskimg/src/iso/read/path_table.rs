@@ -41,7 +41,8 @@ pub(crate) fn read(
     let offset = u64::from(sector) * SECTOR;
     let bad = |message: &'static str| Error::corrupt("path table", message).at(offset);
     if u64::from(len) > most {
-        return Err(Error::limit(format!("a path table of {len} bytes; {most} are allowed")));
+        let found = format!("a path table of {len} bytes");
+        return Err(Error::over_limit("directory_bytes", found, most));
     }
     if offset + u64::from(len) > image.len() {
         return Err(bad("it lies outside the image"));

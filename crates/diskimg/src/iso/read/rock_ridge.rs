@@ -1,12 +1,12 @@
 //! Rock Ridge (RRIP 1.12; 1.09 and 1.10 as well): what POSIX knows of a file, as system use
 //! entries.
 
-use crate::iso::IsoLimits;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::node::{Attributes, FileType, ZisofsForm};
 use crate::iso::read::susp::{SystemUse, number};
 use crate::iso::time::Timestamp;
 use crate::vocabulary::error::Result;
+use crate::vocabulary::limits::Limits;
 
 /// Bytes of a name: what POSIX systems allow, and so does Linux's reader.
 const NAME_MAX: usize = 255;
@@ -36,6 +36,8 @@ pub(crate) struct RockRidge {
     component_goes_on: bool,
     /// A bad SL or NM entry: what follows is not appended.
     link_broken: bool,
+    /// … because it is longer than the limit.
+    link_too_long: bool,
 }
 
 impl RockRidge {
@@ -52,7 +54,7 @@ impl RockRidge {
         &mut self,
         entry: SystemUse<'_>,
         offset: u64,
-        limits: &IsoLimits,
+        limits: &Limits,
         findings: &mut Findings<'_>,
     ) -> Result<()> {
         let data = entry.data;
@@ -60,7 +62,14 @@ impl RockRidge {
             b"PX" => self.posix(data),
             b"PN" => self.device(data),
             b"NM" => self.name(data),
-            b"SL" => self.link(data, limits.link_bytes),
+            b"SL" => {
+                let link = self.link(data, limits.link_bytes);
+                if self.link_too_long {
+                    let found = "a symbolic link's target is longer";
+                    return findings.over_limit(offset, "link_bytes", found, limits.link_bytes);
+                }
+                link
+            }
             b"TF" => self.times(data),
             b"CL" => number(data, 0).map(|sector| self.child = Some(sector)),
             b"RE" => {
@@ -129,7 +138,7 @@ impl RockRidge {
     }
 
     /// 4.1.3: components, of which the last may go on in the next entry.
-    fn link(&mut self, data: &[u8], most: usize) -> Option<()> {
+    fn link(&mut self, data: &[u8], most: u64) -> Option<()> {
         let (_flags, mut components) = data.split_first()?;
         let target = self.link_target.get_or_insert_default();
         if self.link_broken {
@@ -149,7 +158,8 @@ impl RockRidge {
             if !self.component_goes_on && !is_first && target.last() != Some(&b'/') {
                 target.push(b'/');
             }
-            if target.len() + text.len() > most {
+            if (target.len() + text.len()) as u64 > most {
+                self.link_too_long = true;
                 return None;
             }
             target.extend_from_slice(text);
@@ -219,7 +229,7 @@ mod tests {
         for (signature, data) in entries {
             let entry = SystemUse { signature: **signature, data };
             taken
-                .take(entry, 0, &IsoLimits::default(), &mut Findings::Ignored)
+                .take(entry, 0, &Limits::default(), &mut Findings::Ignored)
                 .expect("nobody listens");
         }
         taken

@@ -26,7 +26,7 @@ struct Continuation {
 #[derive(Debug)]
 pub(crate) struct Allowance {
     /// Areas that one field runs through.
-    areas: usize,
+    areas: u64,
     /// Bytes that all of them together have left.
     bytes: u64,
 }
@@ -37,7 +37,7 @@ const LEAST: u64 = 256;
 impl Allowance {
     /// For a directory of so many bytes. The longest name and the longest link take less than
     /// thirty times the record that they go on from.
-    pub(crate) fn new(areas: usize, directory_bytes: u64) -> Self {
+    pub(crate) fn new(areas: u64, directory_bytes: u64) -> Self {
         Self { areas, bytes: directory_bytes.saturating_mul(32) }
     }
 }
@@ -62,9 +62,11 @@ pub(crate) fn each(
     let mut seen: Vec<Continuation> = Vec::new();
     while let Some(here) = next {
         let charge = u64::from(here.len).max(LEAST);
-        let fault = if seen.len() == allowance.areas {
-            Some(format!("goes on in more than {} areas", seen.len()))
-        } else if charge > allowance.bytes {
+        if seen.len() as u64 >= allowance.areas {
+            let found = "a system use field goes on in more areas";
+            return findings.over_limit(offset, "continuations", found, allowance.areas);
+        }
+        let fault = if charge > allowance.bytes {
             Some("goes on for longer than any file's would".to_owned())
         } else if seen.iter().any(|one| one.overlaps(here)) {
             Some("goes on in an area that it has been in".to_owned())

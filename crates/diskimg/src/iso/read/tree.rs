@@ -2,6 +2,7 @@
 //! enhanced one.
 
 use crate::host::source::Source;
+use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::node::{Attributes, Content, Entry, FileExtent, FileTree, FileType, Node};
 use crate::iso::read::descriptor::{VolumeDescriptor, VolumeKind};
@@ -10,8 +11,8 @@ use crate::iso::read::record::{self, Record};
 use crate::iso::read::rock_ridge::RockRidge;
 use crate::iso::read::susp::{self, Allowance};
 use crate::iso::time::Timestamp;
-use crate::iso::{IsoLimits, SECTOR};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use std::sync::Arc;
 
 /// Bytes of a usual record with Rock Ridge.
@@ -37,7 +38,7 @@ enum Names {
 #[derive(Debug)]
 pub(crate) struct RecordTree {
     image: Arc<dyn Source>,
-    limits: IsoLimits,
+    limits: Limits,
     names: Names,
     strict: bool,
     root: Node,
@@ -53,7 +54,7 @@ impl RecordTree {
     pub(crate) fn open(
         image: Arc<dyn Source>,
         volume: &VolumeDescriptor,
-        limits: &IsoLimits,
+        limits: &Limits,
         strict: bool,
     ) -> Result<Self> {
         let names = match volume.kind {
@@ -61,7 +62,7 @@ impl RecordTree {
             VolumeKind::Enhanced => Names::Enhanced,
             VolumeKind::Primary | VolumeKind::Other => Names::Plain,
         };
-        let root = root_of(&*image, volume, limits)?;
+        let root = root_of(&*image, volume)?;
         let limits = limits.clone();
         Ok(Self { image, limits, names, strict, root, sequence: volume.sequence })
     }
@@ -109,7 +110,7 @@ impl RecordTree {
 
     /// The bytes of a directory's extent; fewer if the image ends before it does.
     fn directory_bytes(&self, extent: &FileExtent) -> Result<Vec<u8>> {
-        directory_bytes(&*self.image, extent, &self.limits)
+        directory_bytes(&*self.image, extent, self.limits.directory_bytes)
     }
 
     fn allowance(&self, directory_bytes: u64) -> Allowance {
@@ -329,15 +330,15 @@ impl Sections {
         self.name = record.has_more().then(|| record.name.to_vec());
     }
 
-    fn append(&mut self, entry: &mut Entry, record: &Record<'_>, limits: &IsoLimits) -> Result<()> {
+    fn append(&mut self, entry: &mut Entry, record: &Record<'_>, limits: &Limits) -> Result<()> {
         let section = FileExtent { offset: Some(record.offset), len: record.size.into() };
         match &mut entry.node.content {
             Content::Extents(extents) => {
                 extents.push(section);
                 entry.node.size = entry.node.size.saturating_add(section.len);
-                if extents.len() > limits.sections {
-                    let most = limits.sections;
-                    return Err(Error::limit(format!("a file of more than {most} sections"))
+                if extents.len() as u64 > limits.file_sections {
+                    let found = format!("a file of {} sections or more", extents.len());
+                    return Err(Error::over_limit("file_sections", found, limits.file_sections)
                         .at(record.offset));
                 }
             }
@@ -376,25 +377,24 @@ fn file_type(
 }
 
 /// The root by its record in the descriptor or, if nothing is there, by the path table.
-fn root_of(image: &dyn Source, volume: &VolumeDescriptor, limits: &IsoLimits) -> Result<Node> {
+fn root_of(image: &dyn Source, volume: &VolumeDescriptor) -> Result<Node> {
     let offset = volume.sector * SECTOR;
     let recorded = Record::parse(&volume.root, 0);
     let place = recorded.as_ref().map(|root| (root.offset, u64::from(root.size)));
     let here = |&(offset, len): &(u64, u64)| {
         let first = FileExtent { offset: Some(offset), len: len.min(SECTOR) };
-        let bytes = directory_bytes(image, &first, limits).ok()?;
+        let bytes = directory_bytes(image, &first, SECTOR).ok()?;
         let dot = Record::parse(&bytes, 0)?;
         (dot.is_dot() && dot.is_dir()).then_some((offset, len))
     };
     let place = place.as_ref().and_then(here).or_else(|| {
         // Only the first record is of interest.
         let bytes = volume.path_table_bytes.min(10);
-        let most = limits.directory_bytes;
-        let table = path_table::read(image, volume.path_table_l, bytes, ByteOrder::Little, most);
+        let table = path_table::read(image, volume.path_table_l, bytes, ByteOrder::Little, SECTOR);
         let offset = u64::from(table.ok()?.first()?.sector) * SECTOR;
         here(&(offset, SECTOR))?;
         let first = FileExtent { offset: Some(offset), len: SECTOR };
-        let bytes = directory_bytes(image, &first, limits).ok()?;
+        let bytes = directory_bytes(image, &first, SECTOR).ok()?;
         Record::parse(&bytes, 0).map(|dot| (offset, dot.size.into()))
     });
     let Some((offset, len)) = place else {
@@ -412,7 +412,7 @@ fn root_of(image: &dyn Source, volume: &VolumeDescriptor, limits: &IsoLimits) ->
     })
 }
 
-fn directory_bytes(image: &dyn Source, extent: &FileExtent, limits: &IsoLimits) -> Result<Vec<u8>> {
+fn directory_bytes(image: &dyn Source, extent: &FileExtent, most: u64) -> Result<Vec<u8>> {
     let offset = extent.offset.unwrap_or(u64::MAX);
     let in_directory = |error: Error| error.in_structure("directory").at(offset);
     let inside = image.len().checked_sub(offset).filter(|&inside| inside > 0);
@@ -423,9 +423,10 @@ fn directory_bytes(image: &dyn Source, extent: &FileExtent, limits: &IsoLimits) 
         ));
     };
     let len = extent.len.min(inside);
-    if len > limits.directory_bytes {
-        let most = limits.directory_bytes;
-        return Err(in_directory(Error::limit(format!("{len} bytes; {most} are allowed"))));
+    if len > most {
+        let found = format!("{len} bytes");
+        let error = Error::over_limit("directory_bytes", found, most);
+        return Err(in_directory(error));
     }
     let mut bytes = vec![0; len as usize];
     image

@@ -9,14 +9,14 @@
 //! ```
 //!
 //! What hostile files ask for is bounded by what they are: every stored byte belongs to one block
-//! at most, and a block may be [`zisofs_ratio`](crate::iso::IsoLimits::zisofs_ratio) times as long
+//! at most, and a block may be [`unpacked_ratio`](crate::Limits::unpacked_ratio) times as long
 //! as what is stored of it. Blocks of zeros cost nothing: they are holes.
 
 use crate::host::codec::Decoder;
 use crate::host::source::{Segment, Source, check_range};
-use crate::iso::IsoLimits;
 use crate::iso::node::ZisofsForm;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,11 +79,7 @@ impl ZisofsSource {
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the two disagree, or the pointers leave
     /// the file; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another version.
-    pub(crate) fn new(
-        packed: Arc<dyn Source>,
-        form: ZisofsForm,
-        limits: &IsoLimits,
-    ) -> Result<Self> {
+    pub(crate) fn new(packed: Arc<dyn Source>, form: ZisofsForm, limits: &Limits) -> Result<Self> {
         let version = match form.version {
             1 => VERSION_1,
             2 => VERSION_2,
@@ -116,7 +112,7 @@ impl ZisofsSource {
             blocks,
             table: form.header_bytes,
             pointer_bytes: version.pointer_bytes,
-            ratio: limits.zisofs_ratio,
+            ratio: limits.unpacked_ratio,
             last: Mutex::default(),
         })
     }
@@ -162,11 +158,9 @@ impl ZisofsSource {
             return Err(damaged(format!("block {index} of a zisofs file is too long")));
         }
         if len > self.ratio.saturating_mul(end - start) {
-            return Err(damaged(format!(
-                "block {index} of a zisofs file unpacks {} bytes to {len}, more than {}-fold",
-                end - start,
-                self.ratio
-            )));
+            let stored = end - start;
+            let found = format!("block {index} of a zisofs file unpacks {stored} bytes to {len}");
+            return Err(io::Error::other(Error::over_limit("unpacked_ratio", found, self.ratio)));
         }
         stored.resize((end - start) as usize, 0);
         self.packed.read_exact_at(stored, start)?;
@@ -292,7 +286,7 @@ mod tests {
 
     fn open(packed: &[u8], form: &ZisofsForm) -> Result<ZisofsSource> {
         let packed = Arc::new(MemorySource::new(packed.to_vec()));
-        ZisofsSource::new(packed, *form, &IsoLimits::default())
+        ZisofsSource::new(packed, *form, &Limits::default())
     }
 
     /// A block of counting, two of zeros, a short one.
@@ -377,8 +371,8 @@ mod tests {
         let mut plain = vec![b'a'; BLOCK];
         plain.extend([b'b'; 9]);
         let (packed, form) = pack(&plain, 1);
-        let read = |zisofs_ratio| {
-            let limits = IsoLimits { zisofs_ratio, ..IsoLimits::default() };
+        let read = |unpacked_ratio| {
+            let limits = Limits { unpacked_ratio, ..Limits::default() };
             let packed = Arc::new(MemorySource::new(packed.clone()));
             let source = ZisofsSource::new(packed, form, &limits).expect("opens");
             source.read_exact_at(&mut vec![0; BLOCK], 0)

@@ -37,20 +37,20 @@ pub(super) struct Extents {
     seen: usize,
     /// Blocks of further descriptors that were read.
     continued: HashSet<Place>,
-    limit: usize,
+    limit: u64,
     /// Bytes that are left of the last block.
     slack: u64,
 }
 
 impl Extents {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: u64) -> Self {
         Self { list: Vec::new(), len: 0, seen: 0, continued: HashSet::new(), limit, slack: 0 }
     }
 
     fn count(&mut self) -> Result<()> {
         self.seen += 1;
-        match self.seen > self.limit {
-            true => Err(Error::limit(format!("a file has more than {} extents", self.limit))),
+        match self.seen as u64 > self.limit {
+            true => Err(Error::over_limit("file_sections", "a file of more extents", self.limit)),
             false => Ok(()),
         }
     }
@@ -113,7 +113,7 @@ pub(super) fn extents(
     size: u64,
     cost: &mut u64,
 ) -> Result<Extents> {
-    let mut extents = Extents::new(volume.limits.sections);
+    let mut extents = Extents::new(volume.limits.file_sections);
     let found = follow(volume, bytes, form, partition, size, &mut extents);
     *cost += extents.seen.saturating_sub(1) as u64 * size_of::<FileExtent>() as u64;
     *cost += extents.continued.len() as u64 * u64::from(volume.partitions.block_size);

@@ -19,8 +19,8 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
         _ if !dir.is_dir() => return Err(here(Error::invalid("this is no directory"))),
         _ => {}
     }
-    let limit = volume.limits.directory_bytes.min(volume.source.len());
-    let bytes = entry::read_all(volume, dir.extents(), limit).map_err(here)?;
+    let most = volume.limits.directory_bytes;
+    let bytes = entry::read_all(volume, dir.extents()).map_err(here)?;
     let mut entries = Vec::new();
     let mut cost = 0;
     let mut at = 0;
@@ -45,8 +45,12 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
                 }
             };
             // A file named again and again takes little on disk, but its extents much in memory.
-            if cost > limit {
-                return Err(here(Error::limit("its files have more extents than it has bytes")));
+            if cost > most {
+                let found = format!("its files' extents take {cost} bytes");
+                return Err(here(Error::over_limit("directory_bytes", found, most)));
+            }
+            if cost > volume.source.len() {
+                return Err(here(Error::limit("its files' extents take more than the image has")));
             }
             entries.push(Entry { name, node });
         }

@@ -101,13 +101,18 @@ pub(super) fn node(volume: &UdfVolume, place: Place, cost: &mut u64) -> Result<N
     let link_target = match file_type {
         FileType::Symlink => {
             // Every component has a head of four bytes, and names have up to two a character.
-            let limit = (volume.limits.link_bytes as u64).saturating_mul(4);
-            let target = text::path(&icb.read_extents(volume, &extents, limit)?)
-                .map_err(|e| e.at(icb.offset))?;
-            if target.len() > volume.limits.link_bytes {
-                let limit = volume.limits.link_bytes;
-                let what = format!("a symbolic link leads to more than {limit} bytes");
-                return Err(Error::limit(what).at(icb.offset));
+            let most = volume.limits.link_bytes;
+            let too_long = |bytes| {
+                let found = format!("a symbolic link's target of {bytes} bytes");
+                Error::over_limit("link_bytes", found, most).at(icb.offset)
+            };
+            if extents.len > most.saturating_mul(4) {
+                return Err(too_long(extents.len));
+            }
+            let target =
+                text::path(&icb.read_extents(volume, &extents)?).map_err(|e| e.at(icb.offset))?;
+            if target.len() as u64 > most {
+                return Err(too_long(target.len() as u64));
             }
             *cost += target.len() as u64;
             Some(target)
@@ -175,13 +180,13 @@ impl Icb {
             .map_err(|e| e.at(self.offset))
     }
 
-    /// All the file's bytes, which must be no more than `limit`.
-    pub(super) fn contents(&self, volume: &UdfVolume, limit: u64) -> Result<Vec<u8>> {
-        self.read_extents(volume, &self.extents(volume, &mut 0)?, limit)
+    /// All the file's bytes, as those of a directory.
+    pub(super) fn contents(&self, volume: &UdfVolume) -> Result<Vec<u8>> {
+        self.read_extents(volume, &self.extents(volume, &mut 0)?)
     }
 
-    fn read_extents(&self, volume: &UdfVolume, extents: &Extents, limit: u64) -> Result<Vec<u8>> {
-        read_all(volume, &extents.list, limit).map_err(|e| e.at(self.offset))
+    fn read_extents(&self, volume: &UdfVolume, extents: &Extents) -> Result<Vec<u8>> {
+        read_all(volume, &extents.list).map_err(|e| e.at(self.offset))
     }
 
     fn attributes(&self, serial: Option<u32>) -> Attributes {
@@ -225,12 +230,17 @@ impl Icb {
     }
 }
 
-/// All bytes of these stretches, which must be no more than `limit`, nor than the image.
-pub(super) fn read_all(volume: &UdfVolume, extents: &[FileExtent], limit: u64) -> Result<Vec<u8>> {
+/// All bytes of these stretches, which must be no more than a directory may have, nor than the image.
+pub(super) fn read_all(volume: &UdfVolume, extents: &[FileExtent]) -> Result<Vec<u8>> {
     let failed = |e| Error::io("cannot read", e);
     let source = ExtentSource::new(volume.source.clone(), extents).map_err(failed)?;
-    if source.len() > limit.min(volume.source.len()) {
-        return Err(Error::limit(format!("a directory or table of {} bytes", source.len())));
+    let found = || format!("a directory or table of {} bytes", source.len());
+    let most = volume.limits.directory_bytes;
+    if source.len() > most {
+        return Err(Error::over_limit("directory_bytes", found(), most));
+    }
+    if source.len() > volume.source.len() {
+        return Err(Error::limit(found() + ", more than the image has"));
     }
     let mut bytes = vec![0; source.len() as usize];
     source.read_exact_at(&mut bytes, 0).map_err(failed)?;

@@ -155,8 +155,10 @@ fn sparable(volume: &UdfVolume, kind: Kind, run: Run) -> Result<Partition> {
     if packet == 0 {
         return Err(Error::corrupt("partition map", "a packet has no blocks"));
     }
-    if u64::from(table_length) > volume.limits.directory_bytes {
-        return Err(Error::limit(format!("it has {table_length} bytes")).in_structure(NAME));
+    let most = volume.limits.directory_bytes;
+    if u64::from(table_length) > most {
+        let found = format!("{table_length} bytes");
+        return Err(Error::over_limit("directory_bytes", found, most).in_structure(NAME));
     }
     let mut spared = None;
     for location in locations.into_iter().take(tables.into()) {

@@ -78,7 +78,7 @@ fn table(volume: &UdfVolume, base: u16, block: u32) -> Result<Option<(Icb, Vec<u
     if !matches!(icb.file_type(), 0 | FILE_TYPE) {
         return Ok(None);
     }
-    let bytes = icb.contents(volume, volume.limits.directory_bytes)?;
+    let bytes = icb.contents(volume)?;
     let name = b"*UDF Virtual Alloc Tbl";
     let at = bytes.len().checked_sub(OLD_TRAILER);
     let named = at.and_then(|at| bytes.get(at + 1..at + 1 + name.len()));

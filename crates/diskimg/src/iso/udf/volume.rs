@@ -9,10 +9,10 @@ use super::tag::{self, Notes};
 use super::text::dstring;
 use super::{UdfInfo, directory, entry, maps};
 use crate::host::source::Source;
-use crate::iso::IsoLimits;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::node::{Entry, FileTree, FileType, Node};
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::limits::Limits;
 use std::sync::Arc;
 
 /// Logical block sizes that are read.
@@ -22,7 +22,7 @@ const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=32768;
 #[derive(Debug)]
 pub(crate) struct UdfVolume {
     pub(super) source: Arc<dyn Source>,
-    pub(super) limits: IsoLimits,
+    pub(super) limits: Limits,
     pub(super) partitions: Partitions,
     pub(super) notes: Notes,
     info: UdfInfo,
@@ -34,7 +34,7 @@ pub(crate) struct UdfVolume {
 /// # Errors
 /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the image says that it has UDF
 /// (3/9.1) and it cannot be read.
-pub(crate) fn open(source: Arc<dyn Source>, limits: &IsoLimits) -> Result<Option<UdfVolume>> {
+pub(crate) fn open(source: Arc<dyn Source>, limits: &Limits) -> Result<Option<UdfVolume>> {
     let standard = recognition::standard(&*source)?;
     let mut trouble = None;
     for anchor in recognition::anchors(&*source)? {
@@ -58,7 +58,7 @@ impl UdfVolume {
         source: &Arc<dyn Source>,
         anchor: Anchor,
         standard: Option<&'static str>,
-        limits: &IsoLimits,
+        limits: &Limits,
     ) -> Result<Self> {
         let mut trouble = None;
         for extent in [anchor.main, anchor.reserve] {
@@ -86,7 +86,7 @@ impl UdfVolume {
         found: &Sequence,
         anchor: Anchor,
         standard: Option<&'static str>,
-        limits: &IsoLimits,
+        limits: &Limits,
         notes: Notes,
     ) -> Result<Self> {
         let recorded = found.logical.as_ref().filter(|_| !found.partitions.is_empty());

@@ -31,6 +31,7 @@ use crate::verbs::progress::{Callback, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::image::Image;
+use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::local_path;
 use crate::vocabulary::options::Options;
 use crate::vocabulary::reference::References;
@@ -101,6 +102,7 @@ struct Settings<'a> {
     compress: bool,
     backing: Option<Backing>,
     backing_references: References,
+    backing_limits: Limits,
     sparse: Sparse,
     threads: Option<usize>,
     rate_limit: Option<u64>,
@@ -173,6 +175,7 @@ impl<'a> Convert<'a> {
                 compress: false,
                 backing: None,
                 backing_references: References::default(),
+                backing_limits: Limits::default(),
                 sparse: Sparse::default(),
                 threads: None,
                 rate_limit: None,
@@ -232,6 +235,13 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn backing_references(mut self, references: References) -> Self {
         self.settings.backing_references = references;
+        self
+    }
+
+    /// Bounds on what the new image's backing image may demand.
+    #[must_use]
+    pub fn backing_limits(mut self, limits: Limits) -> Self {
+        self.settings.backing_limits = limits;
         self
     }
 

@@ -111,7 +111,12 @@ impl Settings<'_> {
         take_backing(&mut self.options, &mut self.backing);
         let backing = match &mut self.backing {
             Some(backing) => {
-                let image = open_backing(backing, output.path(), self.backing_references)?;
+                let image = open_backing(
+                    backing,
+                    output.path(),
+                    self.backing_references,
+                    &self.backing_limits,
+                )?;
                 protect_backing(output, &image)?;
                 Some(image)
             }

@@ -2,7 +2,7 @@
 
 mod boot;
 mod boot_reading;
-mod craft;
+pub(crate) mod craft;
 mod extraction;
 mod hostile;
 mod machine;

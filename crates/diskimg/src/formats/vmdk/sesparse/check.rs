@@ -75,7 +75,9 @@ fn tables(extent: &SeSparseExtent, findings: &mut Findings<'_>) -> Vec<(u64, u64
 fn grains(extent: &SeSparseExtent, tables: &[(u64, u64)], findings: &mut Findings<'_>) {
     let header = &extent.header;
     let shift = (header.grain_sectors | header.grains().offset).trailing_zeros();
-    let Some(mut occupied) = Occupied::nothing(extent.source.len(), shift, findings) else {
+    let Some(mut occupied) =
+        Occupied::nothing(extent.source.len(), shift, extent.check_bytes, findings)
+    else {
         return;
     };
     let grains = extent.size().div_ceil(header.grain_bytes());

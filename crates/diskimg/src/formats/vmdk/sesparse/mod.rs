@@ -48,6 +48,8 @@ pub(super) struct SeSparseExtent {
     /// As on disk.
     directory: Vec<u64>,
     tables: TableCache<u64>,
+    /// Of the limits: what a check may take.
+    check_bytes: u64,
 }
 
 /// What a table entry says.
@@ -80,15 +82,14 @@ impl SeSparseExtent {
         let header = SeSparseHeader::read(&*source)?;
         let bytes = header.tables().saturating_mul(8);
         if bytes > limits.table_bytes {
-            return Err(Error::limit(format!(
-                "a grain directory of {bytes} bytes; at most {} are allowed",
-                limits.table_bytes
-            ))
-            .in_structure("seSparse header"));
+            let found = format!("a grain directory of {bytes} bytes");
+            return Err(Error::over_limit("table_bytes", found, limits.table_bytes)
+                .in_structure("seSparse header"));
         }
         let at = header.grain_directory().offset * SECTOR;
         let directory = read_entries(&*source, at, bytes, "grain directory")?;
-        Ok(Self { source, header, directory, tables: TableCache::new(room) })
+        let (tables, check_bytes) = (TableCache::new(room), limits.check_bytes);
+        Ok(Self { source, header, directory, tables, check_bytes })
     }
 
     /// Guest bytes.
