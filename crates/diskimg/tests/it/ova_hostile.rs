@@ -118,7 +118,7 @@ fn a_long_name_or_pax_records_of_gigabytes_are_not_read() {
         header.set_entry_type(kind);
         header.set_size(8 << 30);
         header.set_cksum();
-        refused(*header.as_bytes(), ErrorKind::Limit, "at most 65536");
+        refused(*header.as_bytes(), ErrorKind::Limit, "archive_header_bytes is 65536");
     }
 }
 
@@ -134,7 +134,7 @@ fn names_must_be_clear() {
     refused(vec![0; 4096], ErrorKind::Corrupt, "no .ovf");
     let many: Vec<_> = (0..70_000).map(|i| i.to_string()).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
-    refused(tar(&many), ErrorKind::Limit, "65536 members");
+    refused(tar(&many), ErrorKind::Limit, "archive_members is 65536");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn chunks_capacities_and_descriptors_have_bounds() {
         refused(ova(descriptor(&[], &[blank])), ErrorKind::Corrupt, "8 EiB");
     }
     let long = format!("<!--{}-->{}", "x".repeat(9 << 20), one_disk("x"));
-    refused(ova(long), ErrorKind::Limit, "at most 8388608");
+    refused(ova(long), ErrorKind::Limit, "ovf_bytes is 8388608");
     let bomb = "<!DOCTYPE lolz [<!ENTITY a 'lol'><!ENTITY b '&a;&a;&a;'>]><Envelope>&b;</Envelope>";
     refused(ova(bomb.to_owned()), ErrorKind::Corrupt, "OVF descriptor");
     refused(ova("\u{feff}<Envelope/>".to_owned()), ErrorKind::Corrupt, "no disk");
