@@ -16,6 +16,7 @@ use crate::vocabulary::reference::{References, Resolver};
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -400,7 +401,9 @@ pub(crate) fn look(
     source.read_exact_at(&mut tail, tail_at).map_err(cannot)?;
     let subject = Subject { source, head: &head, tail: &tail, limits };
     let mut found = Inspection::new(name, &**source);
-    let formats = matching(&subject);
+    // A window into an appliance has the appliance's path.
+    let path = source.path().filter(|_| depth > 0);
+    let formats = matching(&subject, path);
     let strangers: Vec<_> = STRANGERS.iter().filter(|known| (known.matches)(&subject)).collect();
     let names = formats.iter().map(|format| format.name());
     let mut names = names.chain(strangers.iter().map(|stranger| stranger.name));
@@ -438,8 +441,8 @@ pub(crate) fn look(
 }
 
 /// The formats, but raw, that any program may take the bytes for.
-fn matching(subject: &Subject<'_>) -> Vec<Format> {
-    let head = Head { bytes: subject.head, path: subject.source.path() };
+fn matching(subject: &Subject<'_>, path: Option<&Path>) -> Vec<Format> {
+    let head = Head { bytes: subject.head, path };
     let matches = |format: &Format| {
         let driver = format.driver();
         (driver.probe)(&head) || (driver.inspect.also_matches)(subject)

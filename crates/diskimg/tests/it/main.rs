@@ -23,6 +23,7 @@ mod mapped;
 mod maps;
 mod measures;
 mod mutations;
+mod openstack;
 mod oracles;
 mod outputs;
 mod ova;

@@ -162,7 +162,8 @@ fn relations(text: &str, at: u64, found: &mut Inspection) {
             found.encrypted = true;
             return found.add(Code::Encrypted, at, "it is encrypted");
         }
-        Err(error) => return found.unreadable(&error),
+        // The reader will say so.
+        Err(_) => return,
     };
     if let Some(name) = &descriptor.parent_hint {
         found.name(Role::Parent, name, Some("vmdk"));
