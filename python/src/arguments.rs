@@ -93,6 +93,14 @@ impl Input {
         }
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::File(_, name, _) => name.clone(),
+        }
+    }
+
     /// Opens it.
     pub(crate) fn open(self, options: &OpenOptions) -> diskimg::Result<Image> {
         match self {

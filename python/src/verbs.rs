@@ -5,7 +5,7 @@ use crate::errors::{Raise, exception};
 use crate::image::{Image, json};
 use crate::work;
 use diskimg::target::Backing;
-use diskimg::{Comparison, Create, Error, Format, Limits};
+use diskimg::{Comparison, Create, Error, Format, InspectOptions, Limits};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
@@ -95,6 +95,30 @@ pub(crate) fn detect(py: Python<'_>, file: &Bound<'_, PyAny>) -> PyResult<&'stat
 #[pyfunction]
 pub(crate) fn limits() -> Vec<(&'static str, u64, &'static str)> {
     Limits::default().iter().map(|limit| (limit.name, limit.value, limit.help)).collect()
+}
+
+/// What a look at an untrusted image found, as JSON. `most`: bytes of the file, of the disk, and
+/// how many times the one may be the other.
+#[pyfunction]
+pub(crate) fn inspect(
+    py: Python<'_>,
+    file: &Bound<'_, PyAny>,
+    claimed: Option<&str>,
+    most: (Option<u64>, Option<u64>, Option<u64>),
+    allow: Vec<String>,
+) -> PyResult<String> {
+    let mut options =
+        InspectOptions::new().max_size(most.0).max_virtual_size(most.1).max_ratio(most.2);
+    if let Some(claimed) = claimed {
+        options = options.claimed(claimed).or_raise(py)?;
+    }
+    for code in &allow {
+        options = options.allow(code.parse().or_raise(py)?);
+    }
+    let input = Input::new(file)?;
+    let (name, raised) = (input.name(), input.raised());
+    let look = || diskimg::inspect_source(input.source()?, name, &options);
+    json(&raised.or(py.detach(look).or_raise(py))?)
 }
 
 /// The formats, and of each the create options: name, kind, help, default.

@@ -43,12 +43,25 @@ from diskimg._results import (
     FileDigest,
     Finding,
     Info,
+    Inspection,
+    InspectionFinding,
     Measure,
+    Reference,
     Report,
     Salvaged,
     Snapshot,
 )
-from diskimg._verbs import check, compare, convert, create, detect, info, map, measure
+from diskimg._verbs import (
+    check,
+    compare,
+    convert,
+    create,
+    detect,
+    info,
+    inspect,
+    map,
+    measure,
+)
 
 __all__ = [
     "FORMATS",
@@ -68,10 +81,13 @@ __all__ = [
     "Image",
     "ImageFile",
     "Info",
+    "Inspection",
+    "InspectionFinding",
     "InvalidError",
     "IoError",
     "LimitError",
     "Measure",
+    "Reference",
     "RefusedError",
     "Report",
     "Salvaged",
@@ -85,6 +101,7 @@ __all__ = [
     "create_options",
     "detect",
     "info",
+    "inspect",
     "map",
     "measure",
     "open",

@@ -21,6 +21,7 @@ __all__ = [
     "create",
     "detect",
     "formats",
+    "inspect",
     "iso_bytes",
     "iso_create",
     "iso_remaster",
@@ -154,5 +155,11 @@ def compare(
 def measure_size(format: str, pairs: list[tuple[str, str]], size: int) -> str: ...
 def detect(file: object) -> str: ...
 def limits() -> list[tuple[str, int, str]]: ...
+def inspect(
+    file: object,
+    claimed: str | None,
+    most: tuple[int | None, int | None, int | None],
+    allow: list[str],
+) -> str: ...
 def formats() -> list[tuple[str, list[tuple[str, str, str, str | None]]]]: ...
 def run_command(argv: list[str]) -> int: ...

@@ -237,6 +237,115 @@ class Detection:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A file that an image names. It was not looked for."""
+
+    role: Literal["backing-file", "data-file", "extent", "parent", "file"]
+    """What it is to the image."""
+    name: str
+    """Its name, as the image has it."""
+    format: str | None = None
+    """The format that the image claims for it."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return _present(role=self.role, name=self.name, format=self.format)
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionFinding:
+    """One thing that a look at an untrusted image found."""
+
+    code: str
+    """What: a stable name such as ``backing-file``; SECURITY.md lists them."""
+    severity: Literal["refuse", "warn", "note"]
+    """What it means for the verdict: one ``refuse`` makes the image unsafe."""
+    message: str
+    """In words, one line. It may quote the image."""
+    offset: int | None = None
+    """Where in the file, in bytes, if it is in one place."""
+    member: str | None = None
+    """In which file of an appliance."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return _present(
+            code=self.code,
+            severity=self.severity,
+            message=self.message,
+            offset=self.offset,
+            member=self.member,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Whether an untrusted image is safe to let in. True if it is."""
+
+    filename: str
+    """The name it was opened by."""
+    verdict: Literal["safe", "unsafe"]
+    """``unsafe`` if any finding says ``refuse``."""
+    format: str
+    """Its format by its bytes: one of `FORMATS`, or one that is known by its signature alone
+    (``vhd``, ``vhdx``, ``vdi``, ``qed``, ``luks``, …)."""
+    file_size: int
+    """Bytes of the file."""
+    claimed_format: str | None = None
+    """The format that was claimed."""
+    other_formats: tuple[str, ...] = ()
+    """Other formats that the bytes are of as well."""
+    partition_table: Literal["mbr", "gpt"] | None = None
+    """How the disk is divided, where that shows without reading a container."""
+    virtual_size: int | None = None
+    """Guest bytes, where they are known."""
+    actual_size: int | None = None
+    """Bytes that it occupies on the host, where that is known."""
+    encrypted: bool = False
+    """The guest's bytes are encrypted."""
+    references: tuple[Reference, ...] = ()
+    """Files that the image names. None of them was opened."""
+    findings: tuple[InspectionFinding, ...] = ()
+    """What was found, the worst first."""
+
+    @property
+    def safe(self) -> bool:
+        """Nothing was found that speaks against it."""
+        return self.verdict == "safe"
+
+    def __bool__(self) -> bool:
+        return self.safe
+
+    @classmethod
+    def _from_json(cls, facts: Json) -> Inspection:
+        fields = _fields(facts)
+        fields["other_formats"] = tuple(fields["other_formats"])
+        fields["references"] = tuple(Reference(**one) for one in fields["references"])
+        fields["findings"] = tuple(InspectionFinding(**one) for one in fields["findings"])
+        return cls(**fields)
+
+    def to_dict(self) -> Json:
+        """As in ``diskimg inspect --output=json``."""
+        facts = _present(
+            filename=self.filename,
+            verdict=self.verdict,
+            format=self.format,
+            claimed_format=self.claimed_format,
+            partition_table=self.partition_table,
+            virtual_size=self.virtual_size,
+            file_size=self.file_size,
+            actual_size=self.actual_size,
+            encrypted=self.encrypted,
+        )
+        return {
+            **facts,
+            "other-formats": list(self.other_formats),
+            "references": [reference.to_dict() for reference in self.references],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Whether two images show the guest the same bytes. True if they do."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast, overload
 
@@ -22,6 +22,7 @@ from diskimg._results import (
     Extent,
     FileDigest,
     Info,
+    Inspection,
     Measure,
     Report,
     Salvaged,
@@ -523,3 +524,44 @@ def detect(file: Path | BinaryReader | bytes | bytearray | memoryview) -> Detect
     given = file_or_name(file)
     name = given if isinstance(given, str) else getattr(given, "name", None)
     return Detection(name if isinstance(name, str) else None, _native.detect(given))
+
+
+def inspect(
+    file: Path | BinaryReader | bytes | bytearray | memoryview,
+    *,
+    format: str | None = None,
+    max_size: int | None = None,
+    max_virtual_size: int | None = None,
+    max_ratio: int | None = None,
+    allow: Collection[str] = (),
+) -> Inspection:
+    """Whether an untrusted image is safe to let in.
+
+    One file is opened, a bounded amount of it is read, and nothing that it names is
+    followed. Whatever the bytes, there is an answer.
+
+    Args:
+        file: A file's name (`str` or path-like), the bytes themselves, or a binary file
+            object; of one that does not seek, all is read.
+        format: The format that it is said to be: another is refused. Besides `FORMATS`,
+            ``gpt`` and ``mbr`` (raw, with a partition table).
+        max_size: Refuse a larger file, in bytes.
+        max_virtual_size: Refuse a larger disk, in bytes, or one of unknown size.
+        max_ratio: Refuse a disk that is more than so many times as large as its file.
+        allow: Codes of findings that are put up with: they become warnings.
+
+    Raises:
+        InvalidError: No such format or code; also a `ValueError`.
+        IoError: There is no such file, or it cannot be read; also an `OSError`.
+        Exception: What a file object raised, unchanged.
+    """
+    if isinstance(file, bytes | bytearray | memoryview):
+        given: object = bytes(file)
+    else:
+        given = file_or_name(file)
+    bounds = {"max_size": max_size, "max_virtual_size": max_virtual_size, "max_ratio": max_ratio}
+    most = [None if bound is None else amount(what, bound) for what, bound in bounds.items()]
+    if isinstance(allow, str):
+        raise TypeError("allow wants a list of codes, not one")
+    found = _native.inspect(given, format, (most[0], most[1], most[2]), list(allow))
+    return Inspection._from_json(json.loads(found))
