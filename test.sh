@@ -85,7 +85,7 @@ if can_install; then
     python3 -c 'import ensurepip' 2>/dev/null || install python3-venv
 fi
 
-# Readers of VMDK that are Python modules: more opinions, but not needed.
+# Readers that are Python modules: more opinions, but not needed.
 oracles=$PWD/target/oracles
 add_readers() {
     "$oracles/bin/python" -m pip --disable-pip-version-check install --quiet --retries 1 \
@@ -98,7 +98,7 @@ add_oracles() {
 if said=$(add_oracles 2>&1); then
     export DISKIMG_ORACLES="$oracles"
 else
-    echo "Without the Python readers of VMDK: $(echo "$said" | tail -n 1)" >&2
+    echo "Without the readers that are Python modules: $(echo "$said" | tail -n 1)" >&2
 fi
 
 cargo test --workspace --locked --doc

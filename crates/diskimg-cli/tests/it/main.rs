@@ -10,6 +10,7 @@ mod create;
 mod full_disk;
 mod grammar;
 mod info;
+mod inspect;
 #[cfg(unix)]
 mod iso;
 mod map;

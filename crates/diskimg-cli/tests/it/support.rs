@@ -72,6 +72,16 @@ impl Lab {
         self.run(line.split_whitespace())
     }
 
+    /// Runs our program, which must not take longer than so many seconds.
+    #[track_caller]
+    pub(crate) fn within_seconds(&self, seconds: u64, line: &str) -> Ran {
+        let mut command = self.command("timeout");
+        command.arg(seconds.to_string()).arg(diskimg()).args(line.split_whitespace());
+        let ran = Ran::new(command.output().expect("runs"));
+        assert_ne!(ran.code, Some(124), "{line}: no end in {seconds} s");
+        ran
+    }
+
     /// Runs our program on this input.
     pub(crate) fn feed(&self, line: &str, input: &[u8]) -> Output {
         let mut child = self

@@ -282,4 +282,23 @@ mod tests {
         let any = Resolver::new(Some(&image), References::Any);
         any.open("backing file", "../out.img").expect("any");
     }
+
+    /// An image in the root directory has everything below its own.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_the_kernel_makes_up_is_no_file_of_a_directory() {
+        let image = Path::new("/image.qcow2");
+        let resolver = Resolver::new(Some(image), References::SameDir);
+        for name in ["proc/self/status", "/proc/self/exe", "dev/zero", "proc", "sys/kernel", "."] {
+            let error = match resolver.open("backing file", name) {
+                Ok(source) => {
+                    // A program is a stored file, by whatever link it is reached.
+                    assert!(name.ends_with("exe"), "{name}: {source:?}");
+                    continue;
+                }
+                Err(error) => error,
+            };
+            assert_eq!(error.kind(), crate::ErrorKind::Refused, "{name}: {error}");
+        }
+    }
 }

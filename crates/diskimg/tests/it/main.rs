@@ -9,6 +9,7 @@
 mod appliance;
 mod caching;
 mod content_ids;
+mod cve;
 mod disk;
 mod esx;
 mod existing;
@@ -35,6 +36,7 @@ mod passing;
 mod read_back;
 mod readers;
 mod real_images;
+mod references;
 mod scale;
 mod sharing;
 mod split;

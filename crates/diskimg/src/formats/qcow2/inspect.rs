@@ -35,9 +35,9 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
             }
             tables(subject, &header, found);
         }
-        // A version or a feature that is not known has a finding already.
-        Err(error)
-            if error.kind() == crate::ErrorKind::Unsupported && !found.findings.is_empty() => {}
+        // These have a finding of their own.
+        Err(_) if found.finding(Code::UnknownVersion).is_some() => {}
+        Err(_) if found.finding(Code::UnknownFeatures).is_some() => {}
         Err(error) => found.unreadable(&error),
     }
 }
@@ -98,8 +98,8 @@ fn header_says(raw: &RawHeader, found: &mut Inspection) {
     }
 }
 
-/// The tables are inside of the file, none of them in the header's cluster, and every L2 table
-/// speaks for one place of the disk.
+/// The tables are inside of the file and apart, none of them in the header's cluster, and every L2
+/// table speaks for one place of the disk.
 fn tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     let cluster = header.cluster_size();
     for (name, table) in [("active L1 table", header.l1), ("refcount table", header.refcount_table)]
@@ -131,6 +131,17 @@ fn tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     if let Some(offset) = l2.iter().copied().find(|&offset| wrong(offset)) {
         let message = format!("an L2 table at {offset:#x} cannot be there");
         found.add(Code::TableOutside, offset, message);
+    }
+    let others = [header.l1, header.refcount_table];
+    let in_another = |offset: u64| {
+        others.iter().any(|table| {
+            let end = table.offset.saturating_add(table.bytes());
+            table.entries > 0 && offset < end && offset.saturating_add(cluster) > table.offset
+        })
+    };
+    if let Some(offset) = l2.iter().copied().find(|&offset| in_another(offset)) {
+        let message = "an L2 table is where another table is";
+        found.add(Code::TablesOverlap, offset, message);
     }
     if let Some(pair) = l2.windows(2).find(|pair| pair[0] == pair[1]) {
         let message = "one L2 table speaks for several places of the disk";

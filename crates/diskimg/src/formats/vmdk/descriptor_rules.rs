@@ -149,8 +149,9 @@ fn extent(line: &str, at: u64, itself: bool, found: &mut Inspection) {
         let message = format!("the extent line '{}' is not of this file", shortened(line));
         found.add(Code::Extents, at, message);
     }
-    if !itself || extent.kind != ExtentKind::Sparse || line.contains(['/', '\\']) {
-        found.name(Role::Extent, extent.name.as_deref().unwrap_or_default(), None);
+    let other = !itself || extent.kind != ExtentKind::Sparse || line.contains(['/', '\\']);
+    if let Some(name) = extent.name.filter(|name| other && !name.is_empty()) {
+        found.name(Role::Extent, &name, None);
     }
 }
 

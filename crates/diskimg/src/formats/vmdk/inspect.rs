@@ -9,7 +9,7 @@ use super::stream::MARKER_FOOTER;
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC};
 use crate::vocabulary::error::{Error, ErrorKind};
 use crate::vocabulary::format::Format;
-use crate::vocabulary::inspection::{Code, Inspect, Inspection, Subject};
+use crate::vocabulary::inspection::{Code, Inspect, Inspection, Severity, Subject};
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: has_create_type, examine };
 
@@ -140,9 +140,10 @@ fn opens(subject: &Subject<'_>, found: &mut Inspection) {
     let known = |error: &Error| {
         error.kind() == ErrorKind::Refused || error.to_string().contains("is encrypted")
     };
+    let refused = found.findings.iter().any(|finding| finding.severity == Severity::Refuse);
     match subject.open(Format::Vmdk) {
         Ok(layer) => found.virtual_size = Some(layer.geometry().size),
-        Err(error) if known(&error) && !found.findings.is_empty() => {}
+        Err(error) if known(&error) && refused => {}
         Err(error) => found.unreadable(&error),
     }
 }
