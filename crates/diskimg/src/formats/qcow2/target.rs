@@ -250,8 +250,10 @@ impl Qcow2Target {
         for (sink, end) in self.files.iter().zip(ends) {
             match sink.preallocate(0, end) {
                 // A full image is written already, but for zeros inside
-                // clusters that hold data; reserving space for these is a bonus.
-                Err(_) if self.options.preallocation == Preallocation::Full => {}
+                // clusters that hold data. Where no space can be reserved, these do without.
+                Err(e)
+                    if e.kind() == std::io::ErrorKind::Unsupported
+                        && self.options.preallocation == Preallocation::Full => {}
                 outcome => outcome.map_err(|e| Error::io("cannot preallocate", e))?,
             }
         }

@@ -13,11 +13,13 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Raw {
     files: [Arc<dyn Source>; 1],
+    /// When it was opened: a disk does not shrink.
+    size: u64,
 }
 
 impl Raw {
     pub(crate) fn new(source: Arc<dyn Source>) -> Self {
-        Self { files: [source] }
+        Self { size: source.len(), files: [source] }
     }
 }
 
@@ -27,7 +29,7 @@ impl Layer for Raw {
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry { size: self.files[0].len(), unit: 1 }
+        Geometry { size: self.size, unit: 1 }
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
@@ -53,7 +55,7 @@ impl Layer for Raw {
     }
 
     fn details(&self) -> Details {
-        let size = self.files[0].len();
+        let size = self.size;
         let mut notes = Vec::new();
         if !size.is_multiple_of(512) {
             let padded = size.next_multiple_of(512);

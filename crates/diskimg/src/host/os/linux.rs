@@ -5,7 +5,7 @@ use rustix::fs::{
     Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fadvise, fallocate,
     flock, fstatfs, seek,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -244,16 +244,13 @@ const LOCAL: [u32; 9] = [
 ];
 
 pub(super) fn try_hold(file: &File) -> Hold {
-    if !fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32))) {
+    if !retry_on_intr(|| fstatfs(file)).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32))) {
         return Hold::Unknown;
     }
-    loop {
-        return match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Hold::Ours,
-            Err(Errno::WOULDBLOCK) => Hold::Anothers,
-            Err(Errno::INTR) => continue,
-            Err(_) => Hold::Unknown,
-        };
+    match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => Hold::Ours,
+        Err(Errno::WOULDBLOCK) => Hold::Anothers,
+        Err(_) => Hold::Unknown,
     }
 }
 

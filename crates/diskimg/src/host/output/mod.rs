@@ -283,7 +283,8 @@ impl Output {
     ///
     /// # Errors
     /// What the system said, and of which file. The new files are removed, and
-    /// the old ones as they were.
+    /// the old ones as they were; if only the directory could not be flushed, the
+    /// new ones are there, and the error says so.
     pub fn commit(self, durability: Durability) -> Result<()> {
         self.flush(durability)?;
         self.publish(durability)

@@ -18,7 +18,7 @@ use super::error::{Concerning, OutputError, Result};
 use super::part::is_replaceable;
 use super::{Durability, directory_of, temporary_prefix};
 use crate::host::sink::Sink;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,18 +46,25 @@ impl Staged {
 /// Gives all of them their names. `main` is `None` if it was written in place.
 ///
 /// # Errors
-/// What the system said, and of which file. The old files are back then.
+/// What the system said, and of which file. The old files are back then; if only the last step
+/// failed, the flushing of the directory, the new ones are there.
 pub(super) fn publish(
     main: Option<Staged>,
     companions: Vec<Staged>,
     durability: Durability,
 ) -> Result<()> {
     let mut changes = Changes { steps: Vec::new(), durability };
-    let directory = main.as_ref().map(|main| directory_of(&main.path).to_owned());
+    let path = main.as_ref().map(|main| main.path.clone());
     if let Err(error) = changes.make(main, companions) {
         return Err(changes.undo(error));
     }
-    let flushed = directory.map_or(Ok(()), |directory| changes.flush(&directory));
+    // Nothing is taken back any more: what was under the name is gone.
+    let flushed = path.map_or(Ok(()), |path| {
+        changes.flush(directory_of(&path)).concerning(&path).map_err(|mut error| {
+            error.hint = Some("it has its name, but might lose it in a power cut".into());
+            error
+        })
+    });
     changes.delete_old();
     flushed
 }
@@ -83,17 +90,21 @@ impl Changes {
         }
         if let Some(main) = main.as_ref().filter(|_| replaces) {
             self.put_aside(&main.path)?;
-            self.flush(directory_of(&main.path))?;
+            self.flush(directory_of(&main.path)).concerning(&main.path)?;
         }
-        let directories: BTreeSet<_> =
-            companions.iter().map(|part| directory_of(&part.path).to_owned()).collect();
+        let in_directories: BTreeMap<_, _> = companions
+            .iter()
+            .map(|part| (directory_of(&part.path).to_owned(), part.path.clone()))
+            .collect();
         for companion in companions {
             let path = companion.path.clone();
             self.put_aside(&path)?;
             companion.publish()?;
             self.steps.push(Step::Named { path });
         }
-        directories.iter().try_for_each(|directory| self.flush(directory))?;
+        for (directory, path) in &in_directories {
+            self.flush(directory).concerning(path)?;
+        }
         main.map_or(Ok(()), Staged::publish)
     }
 
@@ -107,9 +118,9 @@ impl Changes {
         Ok(())
     }
 
-    fn flush(&self, directory: &Path) -> Result<()> {
+    fn flush(&self, directory: &Path) -> io::Result<()> {
         match self.durability {
-            Durability::Flushed => flush_directory(directory).concerning(directory),
+            Durability::Flushed => flush_directory(directory),
             Durability::Cached => Ok(()),
         }
     }

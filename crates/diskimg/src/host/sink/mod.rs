@@ -62,7 +62,7 @@ pub trait Sink: Send + Sync + Debug {
         self.fill_zeros_at(offset, len)
     }
 
-    /// Reserves space for the range, which reads as zeros afterwards.
+    /// Reserves space for the range. What was written in it stays; the rest reads as zeros.
     ///
     /// # Errors
     /// [`io::ErrorKind::Unsupported`] where space cannot be reserved; otherwise

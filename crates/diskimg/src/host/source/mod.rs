@@ -30,7 +30,8 @@ use std::path::Path;
 /// does. Reads name their offset, so that any number of threads may read at
 /// once.
 pub trait Source: Send + Sync + Debug {
-    /// Length in bytes.
+    /// Length in bytes, the same as long as it lives: what becomes shorter later fails to be
+    /// read.
     fn len(&self) -> u64;
 
     /// True if there is not a single byte.

@@ -11,7 +11,7 @@ mod unix {
     use crate::iso::node::{Attributes, FileType, Node};
     use crate::iso::time::Timestamp;
     use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
-    use rustix::io::Errno;
+    use rustix::io::{Errno, retry_on_intr};
     use std::fs::File;
     use std::io;
     use std::os::fd::{AsFd, OwnedFd};
@@ -22,12 +22,22 @@ mod unix {
 
     const OPEN: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+    /// openat(2), once more where a signal came in between.
+    fn open(
+        directory: impl AsFd,
+        name: impl rustix::path::Arg + Copy,
+        flags: OFlags,
+        mode: Mode,
+    ) -> io::Result<OwnedFd> {
+        Ok(retry_on_intr(|| rustix::fs::openat(&directory, name, flags, mode))?)
+    }
+
     impl Directory {
         /// The destination: the caller's own path, so links in it are followed.
         pub(in crate::iso::extract) fn create(path: &Path) -> io::Result<Self> {
             std::fs::create_dir_all(path)?;
             let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Ok(Self(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
+            Ok(Self(open(CWD, path, flags, Mode::empty())?))
         }
 
         /// Makes a directory, with a new one's permissions until it gets its own. One that is there
@@ -38,7 +48,7 @@ mod unix {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
-            Ok(Self(rustix::fs::openat(&self.0, name, OPEN, Mode::empty())?))
+            Ok(Self(open(&self.0, name, OPEN, Mode::empty())?))
         }
 
         /// Makes a file that was not there.
@@ -46,7 +56,7 @@ mod unix {
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(0o666);
-            Ok(File::from(rustix::fs::openat(&self.0, name, flags, mode)?))
+            Ok(File::from(open(&self.0, name, flags, mode)?))
         }
 
         /// Removes a file, if it is there.
@@ -81,7 +91,7 @@ mod unix {
             let mut directory: Option<OwnedFd> = None;
             for step in names {
                 let here = directory.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
-                directory = Some(rustix::fs::openat(here, step, OPEN, Mode::empty())?);
+                directory = Some(open(here, step, OPEN, Mode::empty())?);
             }
             let here = directory.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
             Ok(rustix::fs::linkat(here, last, &parent.0, name, AtFlags::empty())?)

@@ -6,7 +6,7 @@ use crate::iso::time::Timestamp;
 use crate::iso::write::tree::Tree;
 use crate::vocabulary::error::{Error, Result};
 use rustix::fs::{AtFlags, Dir, FileType as Type, Mode, OFlags, RawMode, Stat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -93,9 +93,9 @@ impl OpenDirs {
             }
             let opened = match (parent, self.0.last()) {
                 (Some(_), Some((_, above))) => {
-                    rustix::fs::openat(above, name, flags, Mode::empty())
+                    retry_on_intr(|| rustix::fs::openat(above, name, flags, Mode::empty()))
                 }
-                _ => rustix::fs::open(name, flags, Mode::empty()),
+                _ => retry_on_intr(|| rustix::fs::open(name, flags, Mode::empty())),
             };
             let fd = opened
                 .map_err(|e| Error::io("cannot open directory", e.into()).in_file(dirs.path(at)))?;
@@ -118,7 +118,7 @@ impl OpenDirs {
         let fd = self.open(dirs, dir)?;
         let failed =
             |e: Errno| Error::io("cannot list directory", e.into()).in_file(dirs.path(dir));
-        for entry in Dir::read_from(fd).map_err(failed)? {
+        for entry in retry_on_intr(|| Dir::read_from(fd)).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
@@ -172,7 +172,7 @@ impl OpenDirs {
         if !file.follow {
             flags |= OFlags::NOFOLLOW;
         }
-        let opened = rustix::fs::openat(fd, name, flags, Mode::empty());
+        let opened = retry_on_intr(|| rustix::fs::openat(fd, name, flags, Mode::empty()));
         let opened = opened.map_err(|e| concerning("cannot open", e, dirs, file.dir, name))?;
         let opened = File::from(opened);
         self.check(dirs, tree, file, len, &opened)?;
