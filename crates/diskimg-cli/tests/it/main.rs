@@ -6,6 +6,9 @@ mod check;
 mod compare;
 mod convert;
 mod create;
+// What it preloads knows one machine's registers.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod faults;
 #[cfg(target_os = "linux")]
 mod full_disk;
 mod grammar;

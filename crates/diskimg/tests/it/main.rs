@@ -1,6 +1,8 @@
 //! The library against the tools that others use: qemu-img and qemu-io are
 //! asked the same questions, over generated images and the whole option space.
 //!
+//! `DISKIMG_FAULTS=full` lets every operation fail once, not some (`faults`).
+//!
 //! `DISKIMG_CASES=N` runs N generated cases of each property instead of the
 //! usual number.
 
@@ -13,6 +15,7 @@ mod cve;
 mod disk;
 mod esx;
 mod existing;
+mod faults;
 mod fuzzed;
 mod guest_disk;
 mod hosted;

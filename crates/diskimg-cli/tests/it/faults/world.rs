@@ -1,0 +1,264 @@
+//! A directory, a command to be run in it, and whether what is there afterwards may be there.
+
+use super::full;
+use crate::support::Lab;
+use diskimg::{OpenOptions, References};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// What may be under the names of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// What was there before, byte for byte; nothing, if nothing was.
+    Old,
+    /// The new image, whole.
+    New,
+    /// The old image of several files, complete, but some under names that end in
+    /// `.diskimg-old`, its main file first of all.
+    Aside,
+}
+
+/// A command that makes `dst`, and the names of the files that belong to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case {
+    pub(super) line: &'static str,
+    pub(super) files: &'static [&'static str],
+}
+
+const fn case(line: &'static str, files: &'static [&'static str]) -> Case {
+    Case { line, files }
+}
+
+/// Commands with outputs of every kind. SRC is the source, SIZE a size: others for what is there
+/// before.
+pub(super) const CASES: &[Case] = &[
+    case("convert -O raw SRC.raw dst", &["dst"]),
+    case("convert -O qcow2 SRC.raw dst", &["dst"]),
+    case("convert -O qcow2 -c SRC.raw dst", &["dst"]),
+    case("convert -O qcow2 -o data_file=dst.data SRC.raw dst", &["dst", "dst.data"]),
+    case("convert -O qcow2 -B SRC-base.raw -F raw SRC.raw dst", &["dst"]),
+    case("convert -O vmdk SRC.raw dst", &["dst"]),
+    case("convert -O vmdk -o subformat=streamOptimized SRC.raw dst", &["dst"]),
+    case(
+        "convert -O vmdk -o subformat=monolithicFlat SRC.raw dst.vmdk",
+        &["dst.vmdk", "dst-flat.vmdk"],
+    ),
+    case(
+        "convert -O vmdk -o subformat=twoGbMaxExtentSparse SRC.raw dst.vmdk",
+        &["dst.vmdk", "dst-s001.vmdk"],
+    ),
+    case("convert -O vmdk -o subformat=vmfs SRC.raw dst.vmdk", &["dst.vmdk", "dst-flat.vmdk"]),
+    case("convert -O ova SRC.raw dst.ova", &["dst.ova"]),
+    case("convert -O raw SRC-overlay.qcow2 dst", &["dst"]),
+    case("convert -O qcow2 SRC-split.vmdk dst", &["dst"]),
+    case("convert -O iso SRC.iso dst", &["dst"]),
+    case("convert -O raw -o preallocation=falloc SRC.raw dst", &["dst"]),
+    case("convert -O raw -C SRC.raw dst", &["dst"]),
+    case("convert -O raw -S 0 SRC.raw dst", &["dst"]),
+    case("create -f qcow2 -o preallocation=metadata dst SIZE", &["dst"]),
+    case(
+        "create -f vmdk -o subformat=twoGbMaxExtentFlat dst.vmdk SIZE",
+        &["dst.vmdk", "dst-f001.vmdk"],
+    ),
+    case("iso create -q -o dst SRC-tree", &["dst"]),
+];
+
+/// A lab with sources, in which one command is run again and again.
+pub(super) struct World {
+    pub(super) lab: Lab,
+    pub(super) case: Case,
+    pub(super) threads: usize,
+    sources: BTreeSet<String>,
+    /// What is there before: files by name.
+    old: BTreeMap<&'static str, Vec<u8>>,
+    /// What the guest sees in the new image.
+    wanted: Vec<u8>,
+    notes: tempfile::TempDir,
+}
+
+impl World {
+    /// With `replaces`, an image of the same kind is there before.
+    pub(super) fn new(case: Case, replaces: bool, threads: usize, size: usize) -> Self {
+        let lab = Lab::new();
+        for (seed, name) in ["new", "old"].into_iter().enumerate() {
+            prepare(&lab, name, seed as u8, size);
+        }
+        let sources = names(&lab);
+        let empty = BTreeMap::new();
+        let notes = tempfile::tempdir().expect("tempdir");
+        let mut world = Self { lab, case, threads, sources, old: empty, wanted: Vec::new(), notes };
+        let make = |from: &str| {
+            world.lab.line(&world.line_from(from)).ok();
+            let files = world.case.files.iter();
+            let files = files.map(|&name| (name, world.lab.read(name))).collect();
+            let bytes = world.guest_bytes().expect("is whole");
+            (files, bytes)
+        };
+        let (_, wanted) = make("new");
+        let (old, _): (BTreeMap<_, _>, _) = make("old");
+        world.wanted = wanted;
+        if replaces {
+            world.old = old;
+        }
+        world.reset();
+        world
+    }
+
+    /// The command.
+    pub(super) fn line(&self) -> String {
+        self.line_from("new")
+    }
+
+    fn line_from(&self, name: &str) -> String {
+        let size = if name == "new" { "640k" } else { "704k" };
+        let line = self.case.line.replace("SRC", name).replace("SIZE", size);
+        match line.strip_prefix("convert ") {
+            Some(rest) => format!("convert -m {} {rest}", self.threads),
+            None => line,
+        }
+    }
+
+    /// Where calls are noted, out of their way.
+    pub(super) fn log(&self) -> PathBuf {
+        self.notes.path().join("log")
+    }
+
+    /// Everything as it was before the command.
+    pub(super) fn reset(&self) {
+        for name in names(&self.lab).difference(&self.sources) {
+            std::fs::remove_file(self.lab.path(name)).expect("removes");
+        }
+        for (name, bytes) in &self.old {
+            std::fs::write(self.lab.path(name), bytes).expect("writes");
+        }
+    }
+
+    fn main(&self) -> &'static str {
+        self.case.files[0]
+    }
+
+    /// What the guest sees in what is called as the output.
+    fn guest_bytes(&self) -> diskimg::Result<Vec<u8>> {
+        let options = OpenOptions::new().references(References::Any);
+        let image = options.open(self.lab.path(self.main()))?;
+        let mut bytes = vec![0; image.size() as usize];
+        image.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// What is under the output's names; an error if it may not be.
+    pub(super) fn state(&self) -> Result<State, String> {
+        let found = |name: &str| std::fs::read(self.lab.path(name)).ok();
+        let main = found(self.main());
+        if main.as_ref() == self.old.get(self.main()) && main.is_some() {
+            let mixed = self.old.iter().find(|(name, bytes)| found(name).as_ref() != Some(bytes));
+            match mixed {
+                None => return Ok(State::Old),
+                // Two main files may be the same, where all that differs is in a data file.
+                Some((name, _)) if self.guest_bytes().ok().as_ref() != Some(&self.wanted) => {
+                    return Err(format!("old, but for {name}"));
+                }
+                Some(_) => return Ok(State::New),
+            }
+        }
+        if main.is_some() {
+            return match self.guest_bytes() {
+                Ok(bytes) if bytes == self.wanted => Ok(State::New),
+                Ok(bytes) => Err(format!("neither old nor new: {} bytes", bytes.len())),
+                Err(error) => Err(format!("neither old nor new: {error}")),
+            };
+        }
+        if self.old.is_empty() {
+            return Ok(State::Old);
+        }
+        for (name, bytes) in &self.old {
+            let mut names = names(&self.lab).into_iter();
+            let somewhere = names.any(|other| {
+                let its = other == *name || is_temporary(&other, name, "old");
+                its && found(&other).as_ref() == Some(bytes)
+            });
+            if !somewhere {
+                return Err(format!("{name} is lost"));
+            }
+        }
+        match self.case.files.len() {
+            1 => Err("it is gone".into()),
+            _ => Ok(State::Aside),
+        }
+    }
+
+    /// Names that neither the sources nor the output have.
+    pub(super) fn leftovers(&self) -> Vec<String> {
+        let known = |name: &String| self.case.files.contains(&name.as_str());
+        names(&self.lab).difference(&self.sources).filter(|name| !known(name)).cloned().collect()
+    }
+
+    /// Whether a name is one of those that a killed run may leave: `.NAME.XXXXXX.diskimg-tmp`, or
+    /// `-old`.
+    pub(super) fn is_documented(&self, leftover: &str) -> bool {
+        let mut files = self.case.files.iter();
+        let several = self.case.files.len() > 1;
+        files.any(|f| {
+            is_temporary(leftover, f, "tmp") || several && is_temporary(leftover, f, "old")
+        })
+    }
+
+    /// Whether something that the user can be told of is named: `dst` or a source.
+    pub(super) fn names_a_file(&self, error: &str) -> bool {
+        self.case
+            .files
+            .iter()
+            .map(|f| f.to_string())
+            .chain(self.sources.clone())
+            .any(|n| error.contains(&n))
+    }
+}
+
+fn is_temporary(name: &str, of: &str, what: &str) -> bool {
+    let random = name
+        .strip_prefix(&format!(".{of}."))
+        .and_then(|n| n.strip_suffix(&format!(".diskimg-{what}")));
+    random.is_some_and(|r| r.len() == 6 && r.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+fn names(lab: &Lab) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(lab.path(".")).expect("lists");
+    entries.map(|e| e.expect("entry").file_name().into_string().expect("UTF-8")).collect()
+}
+
+/// Sources: a raw disk of `size` bytes, and others of what is in it.
+fn prepare(lab: &Lab, name: &str, seed: u8, size: usize) {
+    let mut state = u32::from(seed) + 1;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    let mut bytes: Vec<u8> = noise.take(size).collect();
+    // Something to be compressed, and a hole.
+    bytes[size / 4..size / 2].fill(b'a' + seed);
+    bytes[size / 2..size * 3 / 4].fill(0);
+    std::fs::write(lab.path(&format!("{name}.raw")), &bytes).expect("writes");
+    bytes[..size / 4].fill(0);
+    std::fs::write(lab.path(&format!("{name}-base.raw")), &bytes).expect("writes");
+    for line in [
+        "convert -O qcow2 -B NAME-base.raw -F raw NAME.raw NAME-overlay.qcow2",
+        "convert -O vmdk -o subformat=twoGbMaxExtentSparse NAME.raw NAME-split.vmdk",
+    ] {
+        lab.line(&line.replace("NAME", name)).ok();
+    }
+    let tree = format!("{name}-tree");
+    std::fs::create_dir(lab.path(&tree)).expect("mkdir");
+    for (file, len) in [("one", 70_000), ("two", 100)] {
+        std::fs::write(lab.path(&format!("{tree}/{file}")), &bytes[size - len..]).expect("writes");
+    }
+    lab.line(&format!("iso create -q -o {name}.iso {tree}")).ok();
+}
+
+/// Every case, once or twice: onto nothing, onto an image that is there.
+pub(super) fn worlds(size: usize) -> impl Iterator<Item = World> {
+    CASES.iter().enumerate().flat_map(move |(i, &case)| {
+        let twice: &[(bool, usize)] = &[(true, 1), (false, 1), (true, 3), (false, 3)];
+        let some = if full() { twice } else { &twice[usize::from(i % 3 == 2)..][..1] };
+        some.iter().map(move |&(replaces, threads)| World::new(case, replaces, threads, size))
+    })
+}
