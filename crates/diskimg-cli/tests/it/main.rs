@@ -18,6 +18,8 @@ mod inspect;
 mod iso;
 mod map;
 mod measure;
+#[cfg(target_os = "linux")]
+mod mutations;
 mod ova;
 mod scale;
 mod streams;
