@@ -119,7 +119,9 @@ impl Console {
     /// Writes a line to standard error; what it quotes from an image cannot
     /// command the terminal. If writing fails there is nowhere left to say so.
     pub(crate) fn stderr(&self, line: &str) {
-        let _ = writeln!(io::stderr().lock(), "{}", printable(line));
+        // In one go, for the stream has no buffer: a damaged image may have much to be told of.
+        let line = format!("{}\n", printable(line));
+        let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 }
 

@@ -16,7 +16,7 @@
 //!
 //! `DISKIMG_MUTATIONS=10000` is the long form, `DISKIMG_MUTATIONS_IMAGE=overlay` says of which
 //! image, `DISKIMG_MUTATIONS_FIRST=1234` where to begin. The images of faults are kept in
-//! `target/tmp/mutations`.
+//! `target/tmp/mutations`; so is a single one that was asked for.
 
 mod child;
 #[path = "../../../../diskimg/tests/it/esx/build.rs"]
@@ -55,6 +55,9 @@ const HANG: Duration = Duration::from_secs(20);
 /// Address space of a child: what asks for more is refused, and ends it.
 const ADDRESS_SPACE: u64 = 2 << 30;
 
+/// Faults that are told.
+const SHOWN: usize = 200;
+
 #[test]
 #[allow(clippy::print_stdout, reason = "--nocapture shows the table")]
 fn every_mutation_of_an_image_gives_an_answer_soon_and_in_little_memory() {
@@ -65,16 +68,20 @@ fn every_mutation_of_an_image_gives_an_answer_soon_and_in_little_memory() {
     assert!(!seeds.is_empty(), "no image is called {wanted}");
     let mut faults = Vec::new();
     println!(
-        "{:24} {:>9} {:>7}  {:44} {:>8} {:>6}",
-        "image", "mutations", "runs", "exit codes", "slowest", "memory"
+        "{:27} {:>9} {:>7} {:>10}  {:38} slowest",
+        "image", "mutations", "runs", "memory", "exit codes"
     );
     for seed in seeds {
         let mut bench = Bench::new(&seed);
         bench.run(first, count);
         println!("{}", bench.row(count));
+        if count == 1 {
+            println!("    {}", bench.keep(first));
+        }
         faults.extend(bench.faults);
     }
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    let shown = faults.len().min(SHOWN);
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults[..shown].join("\n"));
 }
 
 fn from_env(name: &str) -> Option<u64> {
@@ -98,7 +105,7 @@ struct Bench<'a> {
     lab: tempfile::TempDir,
     codes: BTreeMap<String, u64>,
     runs: u64,
-    slowest: f64,
+    slowest: Option<Run>,
     memory: u64,
     faults: Vec<String>,
 }
@@ -114,7 +121,7 @@ impl<'a> Bench<'a> {
             std::fs::write(lab.path().join("work").join(name), bytes).expect("writes");
         }
         let (codes, faults) = (BTreeMap::new(), Vec::new());
-        Self { seed, lab, codes, runs: 0, slowest: 0.0, memory: 0, faults }
+        Self { seed, lab, codes, runs: 0, slowest: None, memory: 0, faults }
     }
 
     /// Runs so many mutations, in as many children as it takes.
@@ -145,7 +152,9 @@ impl<'a> Bench<'a> {
     fn count(&mut self, run: &Run) {
         *self.codes.entry(format!("{}: {}", run.verb, run.code)).or_default() += 1;
         self.runs += 1;
-        self.slowest = self.slowest.max(run.ms);
+        if self.slowest.as_ref().is_none_or(|slowest| run.ms > slowest.ms) {
+            self.slowest = Some(run.clone());
+        }
         self.memory = self.memory.max(run.kib);
     }
 
@@ -172,17 +181,22 @@ impl<'a> Bench<'a> {
 
     /// Notes what went wrong, what was done to the image, and how to see it again.
     fn fault(&mut self, number: u64, words: &str) {
-        let name = &self.seed.name;
-        let structure = Structure::of(&self.seed.bytes);
-        let rng = Rng::of(name, number);
-        let (image, done) = mutate(&self.seed.bytes, &structure, &structure.classes(), rng);
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
-        std::fs::create_dir_all(&kept).expect("creates");
-        std::fs::write(kept.join(format!("{number}-{name}")), image).expect("writes");
+        let (name, done) = (&self.seed.name, self.keep(number));
         self.faults.push(format!(
             "{name} {number}: {words}\n    {done}\n    DISKIMG_MUTATIONS_IMAGE={name} \
              DISKIMG_MUTATIONS_FIRST={number} DISKIMG_MUTATIONS=1"
         ));
+    }
+
+    /// Writes the image to where it can be looked at; says what was done to it.
+    fn keep(&self, number: u64) -> String {
+        let Seed { name, bytes, .. } = self.seed;
+        let structure = Structure::of(bytes);
+        let (image, done) = mutate(bytes, &structure, &structure.classes(), Rng::of(name, number));
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
+        std::fs::create_dir_all(&kept).expect("creates");
+        std::fs::write(kept.join(format!("{number}-{name}")), image).expect("writes");
+        done
     }
 
     /// Runs a child.
@@ -223,13 +237,11 @@ impl<'a> Bench<'a> {
         for (code, runs) in sums {
             write!(codes, "{code}:{runs} ").expect("a string takes all");
         }
-        format!(
-            "{:24} {count:9} {:7}  {codes:44} {:5.0} ms {:6.1} MiB",
-            self.seed.name,
-            self.runs,
-            self.slowest,
-            self.memory as f64 / 1024.0
-        )
+        let slowest = self.slowest.as_ref().map_or_else(String::new, |run| {
+            format!("{:.0} ms ({} {})", run.ms, run.verb, run.number)
+        });
+        let (name, mib) = (&self.seed.name, self.memory as f64 / 1024.0);
+        format!("{name:27} {count:9} {:7} {mib:6.1} MiB  {codes:38} {slowest}", self.runs)
     }
 }
 
