@@ -63,6 +63,80 @@ pub(crate) fn volume_seeds() -> Vec<Vec<u8>> {
     all.iter().map(|craft| VOLUME.take(&craft.finish())).collect()
 }
 
+/// A volume, read as it is, made anew, and extracted.
+pub(crate) fn remaster(input: &[u8]) {
+    let base = with_boot();
+    tree::remaster(Arc::new(MemorySource::new(REMASTER.put(base, input))));
+}
+
+/// The same sectors, and what it starts from.
+const REMASTER: Scatter<'_> =
+    Scatter { sector_bytes: SECTOR, sectors: &[32, 64, 65, 28, 68, 18, 17, 16, 0] };
+
+fn with_boot() -> &'static [u8] {
+    static BASE: OnceLock<Vec<u8>> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let mut craft = with_directories();
+        let mut catalog = [&[1][..], &[0; 31], &[0x88, 0, 0, 0, 0, 0, 4, 0, 66]].concat();
+        (catalog[30], catalog[31]) = (0x55, 0xaa);
+        catalog.resize(64, 0);
+        put_catalog_checksum(&mut catalog);
+        craft.descriptor(boot_record(68)).put(68, &catalog);
+        craft.finish()
+    })
+}
+
+pub(crate) fn remaster_seeds() -> Vec<Vec<u8>> {
+    vec![REMASTER.take(with_boot()), REMASTER.take(&with_directories().finish())]
+}
+
+/// Raw sectors, of the layout that the first byte says; the second says where a second session
+/// begins. Behind them are the sectors' own 304 bytes, then descriptors and the root.
+pub(crate) fn disc(input: &[u8]) {
+    let [layout, session, rest @ ..] = input else { return };
+    let (around, rest) = rest.split_at(rest.len().min(304));
+    let mut around = around.to_vec();
+    around.resize(304, 0);
+    let mut cooked = VOLUME.put(&with_directories().finish(), rest);
+    if *session > 0 {
+        // A second session is a volume whose descriptors are 16 sectors behind its beginning.
+        let at = (75 + usize::from(*session)) * SECTOR;
+        let again = cooked[16 * SECTOR..34 * SECTOR].to_vec();
+        cooked.resize(at + 16 * SECTOR, 0);
+        cooked.extend(again);
+    }
+    let (before, behind, header) = match layout % 6 {
+        0 => (16, 288, 12),
+        1 => (24, 280, 12),
+        2 => (16, 384, 12),
+        3 => (24, 376, 12),
+        4 => (8, 280, 0),
+        _ => (0, 0, 0),
+    };
+    let mut raw = Vec::with_capacity(cooked.len() / SECTOR * (SECTOR + before + behind));
+    for sector in cooked.chunks(SECTOR) {
+        let start = raw.len();
+        raw.extend(&around[..before]);
+        if header > 0 {
+            raw[start..start + 12].copy_from_slice(b"\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\0");
+        }
+        raw.extend(sector);
+        raw.resize(start + before + SECTOR + behind, around[303]);
+    }
+    tree::exercise(Arc::new(MemorySource::new(raw)));
+}
+
+pub(crate) fn disc_seeds() -> Vec<Vec<u8>> {
+    let volume = VOLUME.take(&with_directories().finish());
+    let seed = |layout: u8| {
+        let mode = if matches!(layout, 1 | 3) { 2 } else { 1 };
+        let mut around = vec![0; 304];
+        (around[12], around[13], around[14], around[15]) = (0, 2, 0, mode);
+        [&[layout, layout % 2 * 40], &around[..], &volume].concat()
+    };
+    (0..6).map(seed).collect()
+}
+
 /// System use fields: a file's (behind its length), the root's own (behind its length), and a
 /// continuation area at sector 66.
 pub(crate) fn rock_ridge(input: &[u8]) {
@@ -134,13 +208,18 @@ const BOOT: Scatter<'_> = Scatter {
     sectors: &[0, 1, 2, 3, 4, 5, 6, 8, 68, 256, 257, 258, 252, 253, 254, 255, 259],
 };
 
-fn with_catalog(catalog: &[u8]) -> Craft {
+/// A descriptor that says where the catalog is.
+fn boot_record(catalog: u32) -> Vec<u8> {
     let mut record = vec![0; SECTOR];
     record[1..7].copy_from_slice(b"CD001\x01");
     record[7..30].copy_from_slice(b"EL TORITO SPECIFICATION");
-    record[71..75].copy_from_slice(&FREE.to_le_bytes());
+    record[71..75].copy_from_slice(&catalog.to_le_bytes());
+    record
+}
+
+fn with_catalog(catalog: &[u8]) -> Craft {
     let mut craft = Craft::new(&[]);
-    craft.descriptor(record).put(FREE, catalog);
+    craft.descriptor(boot_record(FREE)).put(FREE, catalog);
     craft
 }
 

@@ -64,6 +64,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ova_archive", function: ova::archive, seeds: ova::archive_seeds },
     Target { name: "ova_packed", function: ova::packed, seeds: ova::packed_seeds },
     Target { name: "iso_volume", function: iso::volume, seeds: iso::volume_seeds },
+    Target { name: "iso_disc", function: iso::disc, seeds: iso::disc_seeds },
+    Target { name: "iso_remaster", function: iso::remaster, seeds: iso::remaster_seeds },
     Target { name: "iso_rock_ridge", function: iso::rock_ridge, seeds: iso::rock_ridge_seeds },
     Target { name: "iso_boot", function: iso::boot, seeds: iso::boot_seeds },
     Target { name: "iso_udf", function: iso::udf, seeds: iso::udf_seeds },

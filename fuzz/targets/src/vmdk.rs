@@ -16,9 +16,29 @@ const SECTOR: usize = 512;
 /// The header, and the sectors that are set aside for the descriptor behind it.
 const FRONT: usize = 21 * SECTOR;
 
-/// A descriptor that is a file of its own. It names files that may not be opened.
+/// A descriptor that is a file of its own: alone, and in a folder with extents and a parent.
 pub(crate) fn descriptor(input: &[u8]) {
     exercise::image(input.to_vec(), Format::Vmdk);
+    PARTS.with(|folder| {
+        let path = folder.dir.path().join("d.vmdk");
+        std::fs::write(&path, input).unwrap_or_else(|error| panic!("cannot write: {error}"));
+        folder.open(&path);
+    });
+}
+
+/// Writes what descriptors name besides the extent `e.vmdk`.
+fn put_parts(dir: &Path) {
+    let extent = Sparse { grain_sectors: 8, descriptor: String::new(), ..Sparse::plain(1100) };
+    let parent = hosted::descriptor("monolithicFlat", "RW 4196 FLAT \"f.vmdk\" 0", None);
+    for (name, bytes) in [
+        ("s1.vmdk", extent.build(&grains())),
+        ("e.vmdk", Cowd::esx(4196).build(&grains())),
+        ("f.vmdk", vec![7; 4196 * SECTOR]),
+        ("parent.vmdk", parent.replace("5b6a7c8d", "2af54bc8").into_bytes()),
+    ] {
+        let written = std::fs::write(dir.join(name), bytes);
+        written.unwrap_or_else(|error| panic!("no temporary files: {error}"));
+    }
 }
 
 pub(crate) fn descriptor_seeds() -> Vec<Vec<u8>> {
@@ -31,6 +51,8 @@ pub(crate) fn descriptor_seeds() -> Vec<Vec<u8>> {
         hosted::descriptor("twoGbMaxExtentFlat", all, parent),
         hosted::descriptor("custom", "RW 4192256 ZERO", None),
         esx::descriptor("vmfsSparse", "VMFSSPARSE", 4196, "e.vmdk", parent),
+        hosted::descriptor("twoGbMaxExtentSparse", "RW 1100 SPARSE \"s1.vmdk\"", parent),
+        hosted::descriptor("monolithicFlat", "RW 4196 FLAT \"f.vmdk\" 0", None),
         esx::descriptor("seSparse", "SESPARSE", 4803, "e.vmdk", None),
         esx::descriptor("vmfsRawDeviceMap", "VMFSRDM", 4803, "rdm.vmdk", None),
     ];
@@ -144,15 +166,20 @@ impl Folder {
 
     fn open(&self, path: &Path) {
         let facts = OpenOptions::new().metadata_only(true).with_extents(true);
-        exercise::open(&facts, || facts.open(path));
+        exercise::open(|| facts.open(path));
         let options = OpenOptions::new().references(References::SameDir);
-        if let Some(image) = exercise::open(&options, || options.open(path)) {
+        if let Some(image) = exercise::open(|| options.open(path)) {
             exercise::contents(&image);
         }
     }
 }
 
 thread_local! {
+    static PARTS: Folder = {
+        let folder = Folder::new("");
+        put_parts(folder.dir.path());
+        folder
+    };
     static COWD: Folder =
         Folder::new(&esx::descriptor("vmfsSparse", "VMFSSPARSE", 4196, "e.vmdk", None));
     static SESPARSE: Folder =

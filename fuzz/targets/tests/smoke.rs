@@ -107,6 +107,8 @@ smoke! {
     ova_archive
     ova_packed
     iso_volume
+    iso_disc
+    iso_remaster
     iso_rock_ridge
     iso_boot
     iso_udf

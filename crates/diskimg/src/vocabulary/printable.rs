@@ -7,7 +7,9 @@ use std::borrow::Cow;
 /// that turn the direction of writing are among them: behind U+202E,
 /// `gpj.exe` reads as a picture.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_control) {
+    // Nearly every text is ASCII, which is told faster.
+    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if plain || !text.chars().any(is_control) {
         return text.into();
     }
     let mut escaped = String::with_capacity(text.len());

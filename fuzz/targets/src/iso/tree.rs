@@ -1,8 +1,8 @@
 //! All that can be asked of an ISO image.
 
 use crate::exercise::{assert_line, is_clear, open};
-use diskimg::host::source::Source;
-use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace};
+use diskimg::host::source::{MemorySource, Source};
+use diskimg::iso::{ExtractOptions, FileType, Finding, IsoImage, IsoOptions, Namespace, Severity};
 use diskimg::{Format, OpenOptions, References};
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const BYTES: u64 = 80 << 10;
 pub(super) fn exercise(source: Arc<dyn Source>) {
     let facts =
         OpenOptions::new().format(Format::Iso).references(References::None).metadata_only(true);
-    open(&facts, || facts.open_source(Arc::clone(&source), "fuzzed.iso"));
+    open(|| facts.open_source(Arc::clone(&source), "fuzzed.iso"));
     let names = [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso, Namespace::Udf];
     let mut options = IsoOptions::default();
     options.references = References::None;
@@ -43,7 +43,7 @@ fn whole(image: &IsoImage) {
     image.info().map_err(|e| is_clear(&e)).ok();
     image.boot_catalog().map_err(|e| is_clear(&e)).ok();
     image.system_area().map_err(|e| is_clear(&e)).ok();
-    let mut told = |finding: diskimg::iso::Finding| assert_line(&finding.to_string());
+    let mut told = |finding: Finding| assert_line(&finding.to_string());
     image.verify(&mut told).map_err(|e| is_clear(&e)).ok();
 }
 
@@ -88,4 +88,51 @@ fn read(contents: &dyn Source) {
             assert!(again.is_ok() && part == expected, "a part at {at} differs from the whole");
         }
     }
+}
+
+/// Bytes of an image that is made anew.
+const MADE: u64 = 4 << 20;
+
+/// Makes an image of what the image holds, which reads without a fault; extracts it, and nothing
+/// comes to lie beside the folder.
+pub(super) fn remaster(source: Arc<dyn Source>) {
+    let Some(image) = opened(&source, &IsoOptions::default()) else { return };
+    extract(&image);
+    let made = image.remaster().and_then(|builder| builder.plan()).and_then(|plan| {
+        plan.warnings().iter().for_each(|warning| assert_line(warning));
+        let mut bytes = Vec::new();
+        if plan.size() <= MADE {
+            plan.emit(&mut bytes)?;
+            assert_eq!(bytes.len() as u64, plan.size(), "planned and made differ");
+        }
+        Ok(bytes)
+    });
+    let bytes = match made {
+        Ok(bytes) if bytes.is_empty() => return,
+        Ok(bytes) => bytes,
+        Err(error) => return is_clear(&error),
+    };
+    let made: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
+    let again = IsoImage::open(made, &IsoOptions::default());
+    let again = again.unwrap_or_else(|error| panic!("what was made does not open: {error}"));
+    let mut said = Vec::new();
+    let mut told = |finding: Finding| {
+        if finding.severity == Severity::Error {
+            said.push(finding.to_string());
+        }
+    };
+    let verified = again.verify(&mut told);
+    assert!(verified.is_ok() && said.is_empty(), "what was made has faults: {said:?}");
+}
+
+fn extract(image: &IsoImage) {
+    let scratch = tempfile::tempdir().unwrap_or_else(|error| panic!("no folder: {error}"));
+    let mut options = ExtractOptions::default();
+    options.most_bytes = MADE;
+    match image.extract(&scratch.path().join("out"), &options) {
+        Ok(done) => done.failures.iter().take(20).for_each(|(_, error)| is_clear(error)),
+        Err(error) => is_clear(&error),
+    }
+    let beside = std::fs::read_dir(scratch.path()).map(Iterator::count);
+    assert!(beside.is_ok_and(|count| count <= 1), "something lies beside the folder");
 }

@@ -31,7 +31,7 @@ const MAX_CLUSTERS: u64 = i32::MAX as u64;
 
 /// Bytes that the L1 tables of all snapshots and all bitmap tables together may have beyond
 /// those of the file: sound ones do not overlap, but thousands may be the same few bytes.
-const OVERLAPPING_TABLE_BYTES: u64 = 16 << 20;
+const OVERLAPPING_TABLE_BYTES: u64 = 1 << 20;
 
 /// Bytes of memory that an L2 table takes, about: it is checked once.
 const L2_TABLE_BYTES: u64 = 48;
