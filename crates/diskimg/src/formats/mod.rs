@@ -6,6 +6,9 @@
 //! validate, encode), `layer.rs` (read), `target.rs` (write), then its own
 //! matters under their own names.
 
+// Numbers that an image holds are never cut to fit in silence: `host::number` says how they go.
+#![cfg_attr(not(test), deny(clippy::as_conversions))]
+
 pub mod iso;
 pub mod ova;
 pub mod qcow2;

@@ -36,7 +36,7 @@ pub(crate) static STRANGERS: [Stranger; 10] = [
         s.head.starts_with(b"QFI\xfb") && be32(s.head, 4).is_none_or(|version| version < 2)
     }),
     Stranger::new("qed", |s| s.head.starts_with(b"QED\0")),
-    Stranger { alias: Some("vpc"), size: vhd_size, ..Stranger::new("vhd", |s| is_vhd(s)) },
+    Stranger { alias: Some("vpc"), size: vhd_size, ..Stranger::new("vhd", is_vhd) },
     Stranger::new("vhdx", |s| s.head.starts_with(b"vhdxfile")),
     Stranger {
         size: |s| s.head.get(0x170..0x178)?.try_into().ok().map(u64::from_le_bytes),

@@ -8,6 +8,7 @@
 pub(crate) mod buffer;
 pub mod caching;
 pub mod codec;
+pub(crate) mod number;
 pub(crate) mod os;
 pub mod output;
 pub mod sink;

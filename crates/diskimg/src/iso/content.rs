@@ -1,5 +1,6 @@
 //! A file's bytes as a [`Source`].
 
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::{Segment, Source, check_range};
 use crate::iso::node::FileExtent;
 use std::fs::File;
@@ -47,8 +48,8 @@ impl Source for ExtentSource {
         while !buf.is_empty() {
             let (extent, start) = self.extent_at(offset);
             let inside = offset - start;
-            let here = (extent.len - inside).min(buf.len() as u64);
-            let (now, later) = buf.split_at_mut(here as usize);
+            let here = (extent.len - inside).min(to_u64(buf.len()));
+            let (now, later) = buf.split_at_mut(to_usize(here));
             match extent.offset {
                 Some(at) => {
                     let at = at.checked_add(inside).ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -6,6 +6,7 @@
 
 mod directory;
 
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::iso::image::IsoImage;
 use crate::iso::node::{FileExtent, FileType, Node, is_usable_name};
@@ -339,10 +340,10 @@ fn copy(contents: &dyn Source, file: &mut std::fs::File, chunk: &mut [u8]) -> Re
             file.seek(SeekFrom::Start(at)).map_err(writing)?;
             continue;
         }
-        let here = (segment.end.min(len) - at).min(chunk.len() as u64) as usize;
+        let here = to_usize((segment.end.min(len) - at).min(to_u64(chunk.len())));
         contents.read_exact_at(&mut chunk[..here], at).map_err(reading)?;
         file.write_all(&chunk[..here]).map_err(writing)?;
-        at += here as u64;
+        at += to_u64(here);
     }
     file.set_len(len).map_err(writing)
 }

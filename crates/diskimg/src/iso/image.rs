@@ -1,5 +1,6 @@
 //! An ISO image, and one of its name spaces as a tree.
 
+use crate::host::number::to_u64;
 use crate::host::source::Source;
 use crate::iso::SECTOR;
 use crate::iso::boot::{BootCatalog, SystemArea};
@@ -193,7 +194,7 @@ impl IsoImage {
                 Error::invalid(format!("no file or directory '{path}' in the image"))
             };
             let most = self.options.limits.directory_depth;
-            if depth as u64 >= most {
+            if to_u64(depth) >= most {
                 let found = "a path through more directories";
                 return Err(Error::over_limit("directory_depth", found, most));
             }
@@ -336,7 +337,7 @@ impl Trees {
         match udf {
             Ok(Some(volume)) => {
                 let volume = Arc::new(volume);
-                self.found.push((Namespace::Udf, Arc::clone(&volume) as Arc<dyn FileTree>));
+                self.found.push((Namespace::Udf, volume.clone()));
                 Some(volume)
             }
             Ok(None) => None,

@@ -23,6 +23,9 @@
 //!
 //! Everything read is hostile until checked; see [`Limits`](crate::Limits).
 
+// Numbers that an image holds are never cut to fit in silence: `host::number` says how they go.
+#![cfg_attr(not(test), deny(clippy::as_conversions))]
+
 pub mod boot;
 mod content;
 mod extract;

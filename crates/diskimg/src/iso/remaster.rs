@@ -1,5 +1,6 @@
 //! Making an image anew, with changes.
 
+use crate::host::number::to_usize;
 use crate::host::source::WindowSource;
 use crate::iso::boot::{BootCatalog, CatalogEntry, Guid, Loader, Media, SystemArea, mbr, tables};
 use crate::iso::image::{IsoImage, Namespace};
@@ -144,7 +145,7 @@ impl IsoImage {
     fn hybrid(&self, catalog: Option<&BootCatalog>) -> Result<(Hybrid, Vec<(u64, u32)>)> {
         let mut hybrid = Hybrid::default();
         let area = SystemArea::read(&*self.source, catalog)?;
-        let mut code = vec![0; BOOT_CODE.min(self.source.len() as usize)];
+        let mut code = vec![0; BOOT_CODE.min(to_usize(self.source.len()))];
         self.source
             .read_exact_at(&mut code, 0)
             .map_err(|e| Error::io("cannot read the boot code", e))?;

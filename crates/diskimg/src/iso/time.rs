@@ -1,5 +1,6 @@
 //! Moments, in the forms that ISO 9660 and Rock Ridge record them.
 
+use crate::host::number::{to_u8, to_u32};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,7 +31,7 @@ impl Timestamp {
     pub(crate) fn from_record(bytes: &[u8; 7]) -> Option<Self> {
         let &[year, month, day, hour, minute, second, zone] = bytes;
         let civil = [1900 + i64::from(year), month.into(), day.into()];
-        Self::from_civil(civil, [hour.into(), minute.into(), second.into()], 0, zone as i8)
+        Self::from_civil(civil, [hour.into(), minute.into(), second.into()], 0, zone.cast_signed())
     }
 
     /// As seven bytes (ECMA-119, 9.1.5), in UTC; the nearest moment that they can hold.
@@ -39,7 +40,7 @@ impl Timestamp {
         let last = Self::civil_seconds([2155, 12, 31], [23, 59, 59]);
         let ([year, month, day], [hour, minute, second]) =
             Self::from_seconds(self.seconds.clamp(first, last)).civil();
-        [(year - 1900) as u8, month as u8, day as u8, hour as u8, minute as u8, second as u8, 0]
+        [to_u8(year - 1900), to_u8(month), to_u8(day), to_u8(hour), to_u8(minute), to_u8(second), 0]
     }
 
     /// Seventeen bytes: sixteen digits down to hundredths of a second, and the offset from
@@ -52,8 +53,8 @@ impl Timestamp {
         };
         let civil = [number(0..4)?, number(4..6)?, number(6..8)?];
         let clock = [number(8..10)?, number(10..12)?, number(12..14)?];
-        let hundredths = number(14..16)? as u32;
-        Self::from_civil(civil, clock, hundredths * 10_000_000, bytes[16] as i8)
+        let hundredths = to_u32(number(14..16)?);
+        Self::from_civil(civil, clock, hundredths * 10_000_000, bytes[16].cast_signed())
     }
 
     /// As seventeen bytes (ECMA-119, 8.4.26.1), in UTC; the nearest moment that they can hold.
@@ -141,13 +142,14 @@ impl Serialize for Timestamp {
 
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
+        let whole = |since: Duration| {
+            Self::from_seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+        };
         match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => {
-                Self { seconds: after.as_secs() as i64, nanoseconds: after.subsec_nanos() }
-            }
+            Ok(after) => Self { nanoseconds: after.subsec_nanos(), ..whole(after) },
             Err(before) => {
                 let before = before.duration();
-                let whole = Self::from_seconds(-(before.as_secs() as i64));
+                let whole = Self::from_seconds(-whole(before).seconds);
                 match before.subsec_nanos() {
                     0 => whole,
                     n => Self { seconds: whole.seconds - 1, nanoseconds: 1_000_000_000 - n },

@@ -1,5 +1,6 @@
 //! Everything that can be wrong in an image, looked for.
 
+use crate::host::number::{to_u64, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::image::{IsoImage, Namespace};
@@ -60,7 +61,7 @@ impl IsoImage {
         let largest = totals.iter().map(|(_, total)| total).max_by_key(|total| total.files);
         if let Some(total) = largest {
             (seen.files, seen.directories, seen.bytes) =
-                (total.files, total.directories.len() as u64, total.bytes);
+                (total.files, to_u64(total.directories.len()), total.bytes);
         }
         Ok(seen)
     }
@@ -152,7 +153,7 @@ impl<'a> Verification<'a> {
         };
         this.total.root = root.location;
         let listening = Arc::new(Listening::new(Arc::clone(tree), namespace));
-        let walked = Arc::clone(&listening) as Arc<dyn FileTree>;
+        let walked: Arc<dyn FileTree> = listening.clone();
         let limits = image.options.limits.clone();
         let walk = Walk::new(walked, root, b"", image.source.len(), limits);
         for found in walk {
@@ -234,9 +235,9 @@ impl<'a> Verification<'a> {
             let mut chunk = vec![0; 1 << 17];
             let mut at = 0;
             while at < contents.len() {
-                let here = (contents.len() - at).min(chunk.len() as u64);
+                let here = (contents.len() - at).min(to_u64(chunk.len()));
                 contents
-                    .read_exact_at(&mut chunk[..here as usize], at)
+                    .read_exact_at(&mut chunk[..to_usize(here)], at)
                     .map_err(|e| Error::io("cannot unpack it", e))?;
                 at += here;
             }

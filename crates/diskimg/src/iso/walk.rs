@@ -1,5 +1,6 @@
 //! All that a tree holds, once.
 
+use crate::host::number::to_u64;
 use crate::iso::node::{Entry, FileTree, Node, is_usable_name};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
@@ -79,7 +80,7 @@ impl Walk {
         if !self.seen.insert(dir.location) {
             return fault("it is reached in more than one way, or lies within itself");
         }
-        let depth = self.open.len() as u64 + 1;
+        let depth = to_u64(self.open.len()) + 1;
         if depth > self.limits.directory_depth {
             let found = format!("{depth} directories inside each other");
             return Err(Error::over_limit("directory_depth", found, self.limits.directory_depth)

@@ -27,7 +27,7 @@ pub struct OpenOptions {
     format: Option<Format>,
     not_probed: Vec<Format>,
     references: References,
-    limits: Limits,
+    limits: Arc<Limits>,
     snapshot: Option<SnapshotSelector>,
     disk: Option<String>,
     metadata_only: bool,
@@ -105,7 +105,7 @@ impl OpenOptions {
     /// Bounds on what the image may demand.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.limits = Arc::new(limits);
         self
     }
 

@@ -1,6 +1,7 @@
 //! What makes an ISO image of a stranger safe to let in: as a disk it is its bytes. What can be
 //! seen at a glance is whether the volume is whole.
 
+use crate::host::number::to_u64;
 use crate::vocabulary::inspection::{Code, Inspect, Inspection, Subject};
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
@@ -24,6 +25,6 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     let volume = u64::from(blocks) * u64::from(block);
     if volume > len {
         let message = format!("the volume has {volume} bytes, the file {len}");
-        found.add(Code::Truncated, FIRST as u64 + 80, message);
+        found.add(Code::Truncated, to_u64(FIRST) + 80, message);
     }
 }

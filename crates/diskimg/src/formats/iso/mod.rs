@@ -17,6 +17,7 @@ mod facts;
 mod inspect;
 mod layer;
 
+use crate::host::number::{to_u64, to_usize};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::{Driver, Format, Head};
 use crate::vocabulary::image::Image;
@@ -59,7 +60,7 @@ fn probe(head: &Head<'_>) -> bool {
 
 /// Only what would be taken for an ISO image makes one.
 fn require(image: &Image) -> Result<()> {
-    let mut head = vec![0; image.size().min(Head::BYTES as u64) as usize];
+    let mut head = vec![0; to_usize(image.size().min(to_u64(Head::BYTES)))];
     image.read_at(&mut head, 0)?;
     let hint = "an ISO image of files is made by: diskimg iso create";
     if !probe(&Head { bytes: &head, path: None }) {

@@ -9,6 +9,7 @@
 use super::tar_members::{self, Forward};
 use super::unpack::{self, Room, SourceReader};
 use super::zip_members::{self, Deflated};
+use crate::host::number::to_u64;
 use crate::host::source::{Source, WindowSource, fill};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
@@ -87,7 +88,7 @@ impl<'a> Names<'a> {
             return Err(Error::over_limit("archive_members", found, self.limits.archive_members));
         }
         let name = normal_name(&String::from_utf8_lossy(name));
-        self.bytes += name.len() as u64;
+        self.bytes += to_u64(name.len());
         if self.bytes > self.limits.archive_name_bytes {
             let found = format!("members' names of {} bytes or more", self.bytes);
             let most = self.limits.archive_name_bytes;
@@ -197,8 +198,9 @@ impl Archive {
         }
         let window = |source: &Arc<dyn Source>, range: &Range<u64>| {
             let window = WindowSource::new(Arc::clone(source), range.clone());
-            let window = window.map_err(|e| Error::io("cannot read it", e))?;
-            Ok(Arc::new(window) as Arc<dyn Source>)
+            let window: Arc<dyn Source> =
+                Arc::new(window.map_err(|e| Error::io("cannot read it", e))?);
+            Ok(window)
         };
         let unpacked = match &member.storage {
             Storage::InPlace(range) | Storage::Stored { range, .. } => {
@@ -290,7 +292,7 @@ impl Forward for Inflated<'_> {
             true => fill(&mut self.stream, buf).map_err(unpack::failed)?,
             false => 0,
         };
-        self.position += skipped + filled as u64;
+        self.position += skipped + to_u64(filled);
         self.ended |= filled < buf.len();
         self.require_room()?;
         Ok(filled)

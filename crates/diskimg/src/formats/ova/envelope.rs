@@ -15,6 +15,7 @@
 //! differ in namespaces, so that names are matched without them.
 
 use super::markup;
+use crate::host::number::to_u64;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use roxmltree::{Document, Node, ParsingOptions};
@@ -115,7 +116,7 @@ impl Envelope {
         if disks.is_empty() {
             return Err(bad("it lists no disk"));
         }
-        if disks.len() as u64 > limits.ovf_disks {
+        if to_u64(disks.len()) > limits.ovf_disks {
             let found = format!("{} disks", disks.len());
             return Err(
                 Error::over_limit("ovf_disks", found, limits.ovf_disks).in_structure(STRUCTURE)
@@ -265,7 +266,7 @@ fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Capacity> {
     let (Some(count), Some(unit)) = (count, unit_bytes(unit)) else {
         return Err(bad(format!("the capacity of disk '{id}' is '{text}' in units of '{unit}'")));
     };
-    let bytes = count.checked_mul(unit).filter(|&bytes| bytes <= i64::MAX as u64);
+    let bytes = count.checked_mul(unit).filter(|&bytes| bytes <= i64::MAX.cast_unsigned());
     match bytes {
         Some(bytes) => Ok(Capacity::Bytes(bytes)),
         None => Err(bad(format!("disk '{id}' of {count} × {unit} bytes: at most 8 EiB are"))),

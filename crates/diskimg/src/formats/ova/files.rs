@@ -13,7 +13,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) enum Files {
     /// In an archive; names start at the descriptor's folder.
-    Archive { archive: Archive, folder: String },
+    Archive { archive: Box<Archive>, folder: String },
     /// Beside the descriptor, whose own path this is; beside one without a path
     /// there is nothing.
     Beside { descriptor: Option<PathBuf>, policy: References, access: Access },

@@ -3,6 +3,7 @@
 use super::disk_image::DiskImage;
 use super::envelope::{Capacity, Disk};
 use super::package::Package;
+use crate::host::number::to_u64;
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, ErrorKind, Result};
@@ -133,7 +134,7 @@ impl Ova {
     fn disk_facts(&self) -> Vec<Value> {
         let fact = |(index, disk): (usize, &Disk)| {
             let mut facts = vec![
-                ("number", Value::from(index as u64 + 1)),
+                ("number", Value::from(to_u64(index) + 1)),
                 ("id", Value::from(disk.id.as_str())),
             ];
             let file = self.package.file_of(disk);
@@ -171,7 +172,10 @@ impl Layer for Ova {
             None => self.package.disks().iter().collect(),
         };
         let capacities = disks.iter().filter_map(|disk| disk.capacity.bytes());
-        Geometry { size: capacities.fold(0, u64::saturating_add).min(i64::MAX as u64), unit: 1 }
+        Geometry {
+            size: capacities.fold(0, u64::saturating_add).min(i64::MAX.cast_unsigned()),
+            unit: 1,
+        }
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
@@ -200,7 +204,7 @@ impl Layer for Ova {
         let manifest = self.package.manifest();
         specific.extend(manifest.map(|part| ("manifest", Value::from(part.name.as_str()))));
         specific.push(("disks", Value::List(self.disk_facts())));
-        specific.extend(self.chosen.map(|index| ("disk", Value::from(index as u64 + 1))));
+        specific.extend(self.chosen.map(|index| ("disk", Value::from(to_u64(index) + 1))));
         let mut details = Details {
             children: vec![("file".into(), self.files.len() - 1)],
             notes: self.notes(),

@@ -11,6 +11,7 @@
 use super::archive::normal_name;
 use super::files::percent_decoded;
 use super::package::Part;
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use sha1::Sha1;
@@ -187,13 +188,13 @@ fn each_block(
 ) -> Result<()> {
     /// Bytes read at a time.
     const BLOCK: u64 = 1 << 20;
-    let mut block = vec![0; source.len().min(BLOCK) as usize];
+    let mut block = vec![0; to_usize(source.len().min(BLOCK))];
     let mut at = 0;
     while at < source.len() {
-        let part = &mut block[..(source.len() - at).min(BLOCK) as usize];
+        let part = &mut block[..to_usize((source.len() - at).min(BLOCK))];
         source.read_exact_at(part, at).map_err(|e| Error::io("cannot read it", e).at(at))?;
         each(part);
-        at += part.len() as u64;
+        at += to_u64(part.len());
         tick()?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! A descriptor's text: its characters, and how much markup there may be before
 //! a parser sees it.
 
+use crate::host::number::to_u64;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use encoding_rs::{Encoding, UTF_8};
@@ -60,7 +61,7 @@ pub(super) fn require_modest(text: &str, limits: &Limits) -> Result<()> {
     let over = |found: String| {
         Err(Error::over_limit("ovf_attributes", found, most).in_structure(STRUCTURE))
     };
-    let namespaces = text.matches("xmlns").count() as u64;
+    let namespaces = to_u64(text.matches("xmlns").count());
     if namespaces > most {
         return over(format!("{namespaces} declarations of namespaces"));
     }

@@ -1,6 +1,7 @@
 //! A file inside the archive, while it is written.
 
 use crate::host::lock;
+use crate::host::number::to_u64;
 use crate::host::sink::Sink;
 use sha2::{Digest, Sha256};
 use std::io;
@@ -56,7 +57,7 @@ impl State {
         let start = self.start.ok_or_else(|| io::Error::other("its turn has not come"))?;
         archive.write_all_at(buf, start + self.len)?;
         self.digest.update(buf);
-        self.len += buf.len() as u64;
+        self.len += to_u64(buf.len());
         Ok(())
     }
 }

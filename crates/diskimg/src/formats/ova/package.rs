@@ -14,6 +14,7 @@ use super::files::{Files, PartName, only_descriptor, open_text, require_short};
 use super::manifest::{self, Manifest};
 use super::unpack::{self, Room, SourceReader};
 use super::{is_called_so, markup};
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::{JoinedSource, Source};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
@@ -89,7 +90,7 @@ impl Package {
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         /// Enough to tell a descriptor behind some blanks.
         const HEAD: u64 = 64;
-        let mut head = vec![0; source.len().min(HEAD) as usize];
+        let mut head = vec![0; to_usize(source.len().min(HEAD))];
         source
             .read_exact_at(&mut head, 0)
             .map_err(|e| Error::io("cannot read its beginning", e))?;
@@ -107,7 +108,10 @@ impl Package {
             let archive = Archive::open(source, Packing::of(&head), limits)?;
             let part = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;
             let folder = part.path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
-            (Files::Archive { archive, folder: folder.unwrap_or_default() }, part)
+            (
+                Files::Archive { archive: Box::new(archive), folder: folder.unwrap_or_default() },
+                part,
+            )
         };
         let envelope = Envelope::parse(&text_of(&descriptor, limits)?, limits)
             .map_err(|e| e.in_structure(format!("OVF descriptor '{}'", descriptor.name)))?;
@@ -166,7 +170,7 @@ impl Package {
         let mut left = self.limits.archive_members;
         let size = |file: &File| {
             let names = self.names(file).ok()?;
-            left = left.checked_sub(names.len() as u64)?;
+            left = left.checked_sub(to_u64(names.len()))?;
             let size = |name: &PartName| self.files.member(name.as_str()).map(|m| m.size);
             names.iter().try_fold(0u64, |sum, name| sum.checked_add(size(name)?))
         };
@@ -257,7 +261,7 @@ impl Package {
 
 fn text_of(part: &Part, limits: &Limits) -> Result<Vec<u8>> {
     require_short(&part.name, part.source.len(), limits.ovf_bytes)?;
-    let mut text = vec![0; part.source.len() as usize];
+    let mut text = vec![0; to_usize(part.source.len())];
     part.source
         .read_exact_at(&mut text, 0)
         .map_err(|e| Error::io(format!("cannot read '{}'", part.name), e))?;

@@ -10,6 +10,7 @@
 //! tar's manual, "Basic Tar Format" (long names, base-256 numbers).
 
 use super::archive::{Member, Names, Storage};
+use crate::host::number::to_usize;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use std::ops::Range;
@@ -85,7 +86,7 @@ pub(super) fn beginning(head: &[u8]) -> Option<Beginning> {
     struct Head<'a>(&'a [u8]);
     impl Forward for Head<'_> {
         fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
-            let rest = self.0.get(at as usize..).unwrap_or_default();
+            let rest = self.0.get(to_usize(at)..).unwrap_or_default();
             let n = rest.len().min(buf.len());
             buf[..n].copy_from_slice(&rest[..n]);
             Ok(n)
@@ -119,7 +120,7 @@ impl Walk<'_> {
             };
             let start = at + BLOCK;
             // So that no offset of the archive overflows.
-            let end = start.checked_add(size).filter(|&end| end <= i64::MAX as u64);
+            let end = start.checked_add(size).filter(|&end| end <= i64::MAX.cast_unsigned());
             let end = end.ok_or_else(|| bad(at, format!("a member of {size} bytes")))?;
             (self.at, self.end) = (end.next_multiple_of(BLOCK), end);
             match kind {
@@ -161,7 +162,7 @@ impl Walk<'_> {
                 .in_structure("tar header")
                 .at(range.start));
         }
-        let mut bytes = vec![0; len as usize];
+        let mut bytes = vec![0; to_usize(len)];
         if self.archive.read(range.start, &mut bytes)? < bytes.len() {
             return Err(truncated(bad(range.start - BLOCK, "its name or attributes are cut off")));
         }
@@ -171,7 +172,7 @@ impl Walk<'_> {
 
 /// The header at `at`; `None` at the end of the archive.
 fn read_header(archive: &mut dyn Forward, at: u64) -> Result<Option<Header>> {
-    let mut block = [0; BLOCK as usize];
+    let mut block = [0; to_usize(BLOCK)];
     let n = archive.read(at, &mut block)?;
     // Padding may be missing at the end; so may the two blocks of zeros.
     if block.iter().all(|&b| b == 0) {

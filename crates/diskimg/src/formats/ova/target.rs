@@ -22,6 +22,7 @@ use super::new_envelope::{DiskFacts, disk_name, max_disks, text};
 use super::options::Machine;
 use super::tar_members::BLOCK;
 use super::{GRAIN, manifest};
+use crate::host::number::{to_u64, to_usize};
 use crate::host::output::Output;
 use crate::host::sink::{FileSink, Sink};
 use crate::host::source::{FileSource, Source};
@@ -104,12 +105,13 @@ pub(super) fn create_disks(
         let cannot = |e| Error::io("cannot make a temporary file", e);
         let file = tempfile::tempfile().map_err(cannot)?;
         let sink = FileSink::new(file.try_clone().map_err(cannot)?, true).map_err(cannot)?;
-        (Arc::new(sink) as Arc<dyn Sink>, Some((file, output)))
+        let sink: Arc<dyn Sink> = Arc::new(sink);
+        (sink, Some((file, output)))
     } else {
         (output, None)
     };
     OvaTarget::start(archive, pipe, machine, disks)
-        .map(|target| Box::new(target) as Box<dyn Target>)
+        .map(|target| -> Box<dyn Target> { Box::new(target) })
 }
 
 impl OvaTarget {
@@ -126,12 +128,12 @@ impl OvaTarget {
             populated: 0,
         };
         let mut disks: Vec<_> = disks.iter().map(disk).collect();
-        let files = disks.iter().map(|disk| Arc::clone(&disk.member) as Arc<dyn Sink>).collect();
+        let files = disks.iter().map(|disk| -> Arc<dyn Sink> { disk.member.clone() }).collect();
         let longest = DiskFacts { capacity: u64::MAX, size: u64::MAX, populated: u64::MAX };
-        let descriptor = text(&machine, &vec![longest; disks.len()]).len() as u64;
+        let descriptor = to_u64(text(&machine, &vec![longest; disks.len()]).len());
         let descriptor = (descriptor + 1).next_multiple_of(BLOCK);
         let manifest =
-            manifest_text(&machine, &[0; 32], disks.iter().map(|_| [0; 32])).len() as u64;
+            to_u64(manifest_text(&machine, &[0; 32], disks.iter().map(|_| [0; 32])).len());
         let position = 2 * BLOCK + descriptor + manifest.next_multiple_of(BLOCK);
         let image = Some(start_disk(&machine, &mut disks[0], 0, position)?);
         Ok(Self { archive, pipe, machine, disks, files, current: 0, image, descriptor, position })
@@ -180,15 +182,15 @@ impl OvaTarget {
     /// Writes zeros from `at` to a multiple of `unit`, which it gives.
     fn pad(&self, at: u64, unit: u64) -> Result<u64> {
         let end = at.next_multiple_of(unit);
-        self.write(&vec![0; (end - at) as usize], at)?;
+        self.write(&vec![0; to_usize(end - at)], at)?;
         Ok(end)
     }
 
     /// Writes a member into the front.
     fn write_member(&self, name: &str, text: &str, at: u64) -> Result<u64> {
-        self.write(member_header(name, text.len() as u64)?.as_bytes(), at)?;
+        self.write(member_header(name, to_u64(text.len()))?.as_bytes(), at)?;
         self.write(text.as_bytes(), at + BLOCK)?;
-        self.pad(at + BLOCK + text.len() as u64, BLOCK)
+        self.pad(at + BLOCK + to_u64(text.len()), BLOCK)
     }
 
     /// Writes descriptor and manifest.
@@ -200,8 +202,8 @@ impl OvaTarget {
             populated: disk.populated,
         });
         let mut descriptor = text(&self.machine, &facts.collect::<Vec<_>>());
-        let blanks = self.descriptor - 1 - descriptor.len() as u64;
-        descriptor.extend(std::iter::repeat_n(' ', blanks as usize));
+        let blanks = self.descriptor - 1 - to_u64(descriptor.len());
+        descriptor.extend(std::iter::repeat_n(' ', to_usize(blanks)));
         descriptor.push('\n');
         let own = Sha256::digest(descriptor.as_bytes());
         let manifest = manifest_text(&self.machine, &own, written.iter().map(|w| &w.digest));
@@ -253,7 +255,7 @@ impl Target for OvaTarget {
         self.turn_to(self.disks.len())?;
         self.write_front()?;
         // Two blocks of zeros end an archive.
-        self.write(&[0; 2 * BLOCK as usize], self.position)?;
+        self.write(&[0; 2 * to_usize(BLOCK)], self.position)?;
         let len = self.pad(self.position + 2 * BLOCK, RECORD)?;
         let cannot = |e| Error::io(format!("cannot set the length to {len}"), e);
         self.archive.set_len(len).map_err(cannot)?;
@@ -289,7 +291,7 @@ fn start_disk(
 ) -> Result<Box<dyn Target>> {
     disk.header = position;
     disk.member.start_at(position + BLOCK);
-    let member = Arc::clone(&disk.member) as Arc<dyn Sink>;
+    let member: Arc<dyn Sink> = disk.member.clone();
     let mut options = Options::default();
     options
         .set("subformat", "streamOptimized")
@@ -386,9 +388,9 @@ fn manifest_text<D: AsRef<[u8]>>(
 fn send(file: File, pipe: &dyn Sink) -> Result<()> {
     let cannot_read = |e| Error::io("cannot read the temporary file", e);
     let archive = FileSource::from_file(file).map_err(cannot_read)?;
-    let mut block = vec![0; COPY as usize];
-    for at in (0..archive.len()).step_by(COPY as usize) {
-        let part = &mut block[..(archive.len() - at).min(COPY) as usize];
+    let mut block = vec![0; to_usize(COPY)];
+    for at in (0..archive.len()).step_by(to_usize(COPY)) {
+        let part = &mut block[..to_usize((archive.len() - at).min(COPY))];
         archive.read_exact_at(part, at).map_err(cannot_read)?;
         pipe.write_all_at(part, at).map_err(|e| Error::io("cannot write to the output", e))?;
     }

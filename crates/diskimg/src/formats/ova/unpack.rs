@@ -1,6 +1,7 @@
 //! Unpacking: what cannot be read by position goes to an unnamed temporary
 //! file first.
 
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::{Source, spool};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
@@ -28,16 +29,16 @@ impl<'a> SourceReader<'a> {
 
 impl Read for SourceReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = (buf.len() as u64).min(self.range.end.saturating_sub(self.range.start));
-        let n = read_some(self.source, &mut buf[..n as usize], self.range.start)?;
-        self.range.start += n as u64;
+        let n = to_u64(buf.len()).min(self.range.end.saturating_sub(self.range.start));
+        let n = read_some(self.source, &mut buf[..to_usize(n)], self.range.start)?;
+        self.range.start += to_u64(n);
         Ok(n)
     }
 }
 
 /// Reads as much as fits and is there.
 pub(super) fn read_some(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    let n = source.len().saturating_sub(offset).min(buf.len() as u64) as usize;
+    let n = to_usize(source.len().saturating_sub(offset).min(to_u64(buf.len())));
     if n > 0 {
         source.read_exact_at(&mut buf[..n], offset)?;
     }

@@ -12,6 +12,7 @@
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::refcount;
 use super::tables::to_bytes;
+use crate::host::number::{to_u32, to_u64, to_usize};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use std::sync::Arc;
@@ -77,7 +78,7 @@ impl Allocator {
         let mut blocks = 0;
         loop {
             let end = self.next + clusters + blocks;
-            let missing = end.div_ceil(self.per_block()).saturating_sub(self.table.len() as u64);
+            let missing = end.div_ceil(self.per_block()).saturating_sub(to_u64(self.table.len()));
             if missing == blocks {
                 return blocks;
             }
@@ -93,7 +94,7 @@ impl Allocator {
         for i in 0..blocks {
             self.table.push((first + clusters + i) << self.cluster_bits);
         }
-        if self.table.len() as u64 * 8 > MAX_REFCOUNT_TABLE_BYTES {
+        if to_u64(self.table.len()) * 8 > MAX_REFCOUNT_TABLE_BYTES {
             return Err(Error::limit(format!(
                 "the image file would grow beyond what its refcounts can cover ({} bytes)",
                 self.end()
@@ -175,11 +176,11 @@ impl Allocator {
     /// Which word holds the count at `index`, and where in it that begins.
     fn place_of(&self, index: u64) -> (usize, u32) {
         let bit = index << self.refcount_order;
-        ((bit / 64) as usize, (bit % 64) as u32)
+        (to_usize(bit / 64), to_u32(bit % 64))
     }
 
     fn write_block(&self) -> Result<()> {
-        let offset = self.table[self.block as usize];
+        let offset = self.table[to_usize(self.block)];
         self.sink
             .write_all_at(&to_bytes(&self.words), offset)
             .map_err(|e| Error::io("cannot write a refcount block", e).at(offset))
@@ -191,7 +192,7 @@ impl Allocator {
         let per_cluster = self.cluster_size() / 8;
         let mut clusters = 0;
         loop {
-            let entries = self.table.len() as u64 + self.blocks_for(clusters);
+            let entries = to_u64(self.table.len()) + self.blocks_for(clusters);
             if entries.div_ceil(per_cluster) == clusters {
                 break;
             }
@@ -200,7 +201,7 @@ impl Allocator {
         let offset = self.allocate(clusters)?;
         self.write_block()?;
         let mut bytes = to_bytes(&self.table);
-        bytes.resize((clusters << self.cluster_bits) as usize, 0);
+        bytes.resize(to_usize(clusters << self.cluster_bits), 0);
         self.sink
             .write_all_at(&bytes, offset)
             .map_err(|e| Error::io("cannot write the refcount table", e).at(offset))?;

@@ -11,6 +11,7 @@
 
 use super::extensions::{BitmapDirectory, MAX_BITMAP_NAME};
 use super::header::{Table, text};
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::info::Value;
@@ -103,7 +104,7 @@ impl Bitmap {
         if directory.bytes > file.len() {
             return Err(bad("it is larger than the file"));
         }
-        let mut bytes = vec![0; directory.bytes as usize];
+        let mut bytes = vec![0; to_usize(directory.bytes)];
         file.read_exact_at(&mut bytes, directory.offset)
             .map_err(|e| Error::io("cannot read", e).in_structure("bitmap directory"))?;
         let mut bitmaps = Vec::new();
@@ -134,7 +135,7 @@ impl Bitmap {
         };
         let name = text(name);
         let table = Table { offset: raw.table_offset.get(), entries: raw.table_size.get().into() };
-        let fits = (1..=MAX_BITMAP_NAME).contains(&(name_size as u64))
+        let fits = (1..=MAX_BITMAP_NAME).contains(&to_u64(name_size))
             && raw.kind == DIRTY_TRACKING
             && GRANULARITY_BITS.contains(&raw.granularity_bits)
             && (1..=MAX_TABLE_ENTRIES).contains(&raw.table_size.get())

@@ -27,7 +27,7 @@ use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
 /// Host clusters that a check can count (QEMU's limit).
-const MAX_CLUSTERS: u64 = i32::MAX as u64;
+const MAX_CLUSTERS: u64 = (1 << 31) - 1;
 
 /// Bytes that the L1 tables of all snapshots and all bitmap tables together may have beyond
 /// those of the file: sound ones do not overlap, but thousands may be the same few bytes.

@@ -9,6 +9,7 @@
 //! Specification: "Header extensions". Unknown types are ignored.
 
 use super::header::{Autoclear, Compatible, Incompatible, text};
+use crate::host::number::{to_index, to_u8, to_u32, to_u64, to_usize};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use zerocopy::byteorder::big_endian::{U32, U64};
@@ -100,13 +101,13 @@ impl Extensions {
         limits: &Limits,
     ) -> Result<Self> {
         let mut extensions = Self::default();
-        let mut at = start as usize;
-        let end = end as usize;
+        let mut at = to_usize(start);
+        let end = to_usize(end);
         while at < end {
             // What the file does not hold of its first cluster is zeros: the end.
             let here = first_cluster.get(at..).unwrap_or_default();
             let Ok((raw, data)) = RawExtension::read_from_prefix(here) else { break };
-            let (kind, length) = (raw.kind.get(), raw.length.get() as usize);
+            let (kind, length) = (raw.kind.get(), to_index(raw.length.get()));
             if kind == END {
                 break;
             }
@@ -116,9 +117,9 @@ impl Extensions {
                     "header extension",
                     format!("type {kind:#010x} is {length} bytes long, {room} left"),
                 )
-                .at(at as u64));
+                .at(to_u64(at)));
             }
-            extensions.take(kind, &data[..length], limits).map_err(|e| e.at(at as u64))?;
+            extensions.take(kind, &data[..length], limits).map_err(|e| e.at(to_u64(at)))?;
             at += size_of::<RawExtension>() + length.next_multiple_of(8);
         }
         Ok(extensions)
@@ -186,7 +187,7 @@ fn bitmaps(data: &[u8], limits: &Limits) -> Result<BitmapDirectory> {
 
 /// Appends an extension: type, length, data, padding.
 fn encode(out: &mut Vec<u8>, kind: u32, data: &[u8]) {
-    let raw = RawExtension { kind: kind.into(), length: (data.len() as u32).into() };
+    let raw = RawExtension { kind: kind.into(), length: to_u32(data.len()).into() };
     out.extend_from_slice(raw.as_bytes());
     out.extend_from_slice(data);
     out.resize(out.len() + data.len().next_multiple_of(8) - data.len(), 0);
@@ -219,7 +220,7 @@ pub(crate) fn encode_feature_names(out: &mut Vec<u8>) {
     for (kind, mask, text) in features {
         let mut name = [0; 46];
         name[..text.len()].copy_from_slice(text.as_bytes());
-        let bit = mask.trailing_zeros() as u8;
+        let bit = to_u8(mask.trailing_zeros());
         table.extend_from_slice(RawFeatureName { kind, bit, name }.as_bytes());
     }
     encode(out, FEATURE_NAMES, &table);

@@ -17,6 +17,7 @@
 
 use super::extensions::Extensions;
 use crate::host::codec::Codec;
+use crate::host::number::{to_index, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
@@ -154,7 +155,7 @@ impl RawHeader {
             2 => V2_HEADER_BYTES,
             _ => self.header_length.get(),
         };
-        &self.as_bytes()[..(len as usize).min(Self::BYTES)]
+        &self.as_bytes()[..to_index(len).min(Self::BYTES)]
     }
 
     /// Takes the header off the beginning of a file. What is not there of a
@@ -177,7 +178,7 @@ impl RawHeader {
                 "it does not begin with the magic bytes of qcow2",
             ));
         }
-        if given < V2_HEADER_BYTES as usize {
+        if given < to_index(V2_HEADER_BYTES) {
             return Err(too_short());
         }
         match version.get() {
@@ -193,7 +194,7 @@ impl RawHeader {
             }
             3 => {
                 let len = header.header_length.get();
-                if given < MIN_V3_HEADER_BYTES as usize {
+                if given < to_index(MIN_V3_HEADER_BYTES) {
                     return Err(too_short());
                 }
                 if len < MIN_V3_HEADER_BYTES {
@@ -298,7 +299,7 @@ impl Header {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for versions and
     /// features that are not known.
     pub(crate) fn read(file: &dyn Source, limits: &Limits, lenient: bool) -> Result<Self> {
-        let raw = RawHeader::parse(&read_prefix(file, RawHeader::BYTES as u64)?)?;
+        let raw = RawHeader::parse(&read_prefix(file, to_u64(RawHeader::BYTES))?)?;
         let cluster_bits = raw.cluster_bits.get();
         if !(MIN_CLUSTER_BITS..=MAX_CLUSTER_BITS).contains(&cluster_bits) {
             return Err(Error::corrupt(
@@ -479,7 +480,7 @@ impl Header {
 
 /// The first `most` bytes of the file, or as many as there are.
 fn read_prefix(file: &dyn Source, most: u64) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; file.len().min(most) as usize];
+    let mut bytes = vec![0; to_usize(file.len().min(most))];
     file.read_exact_at(&mut bytes, 0)
         .map_err(|e| Error::io("cannot read", e).in_structure("header").at(0))?;
     Ok(bytes)
@@ -558,7 +559,7 @@ fn backing_name(raw: &RawHeader, first_cluster: &[u8], cluster: u64) -> Result<O
         )
         .at(8));
     };
-    let Some(name) = first_cluster.get(offset as usize..end as usize) else {
+    let Some(name) = first_cluster.get(to_usize(offset)..to_usize(end)) else {
         return Err(Error::corrupt("backing file name", "the file ends within it").at(offset));
     };
     Ok(Some(text(name)).filter(|name| !name.is_empty()))

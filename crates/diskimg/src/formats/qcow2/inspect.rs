@@ -126,7 +126,7 @@ fn tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     });
     l2.sort_unstable();
     let wrong = |offset: u64| {
-        offset % cluster != 0 || offset < cluster || offset.saturating_add(cluster) > end
+        !offset.is_multiple_of(cluster) || offset < cluster || offset.saturating_add(cluster) > end
     };
     if let Some(offset) = l2.iter().copied().find(|&offset| wrong(offset)) {
         let message = format!("an L2 table at {offset:#x} cannot be there");

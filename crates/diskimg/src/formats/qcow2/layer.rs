@@ -9,6 +9,7 @@ use super::tables::{
     ZERO, read_words,
 };
 use crate::host::codec::Codec;
+use crate::host::number::{to_u32, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, Result};
@@ -141,9 +142,9 @@ impl Qcow2 {
             let index = (at >> self.layout.cluster_bits) & (self.layout.entries() - 1);
             let here = table + index * entry_bytes;
             let piece = self.l2.piece(file, "L2 table", here)?;
-            let words = &piece.words[((here - piece.start) / 8) as usize..];
+            let words = &piece.words[to_usize((here - piece.start) / 8)..];
             let first = at >> self.layout.cluster_bits;
-            let entries = words.len() as u64 * 8 / entry_bytes;
+            let entries = to_u64(words.len()) * 8 / entry_bytes;
             let end = range.end.min((first + entries) << self.layout.cluster_bits);
             self.map_entries(words, here, at..end, out)?;
             at = end;
@@ -162,22 +163,22 @@ impl Qcow2 {
     ) -> Result<()> {
         let bits = self.layout.cluster_bits;
         let first = range.start >> bits;
-        let entry_words = self.layout.entry_bytes() as usize / 8;
+        let entry_words = to_usize(self.layout.entry_bytes()) / 8;
         let mut at = range.start;
         while at < range.end {
-            let index = ((at >> bits) - first) as usize * entry_words;
+            let index = to_usize((at >> bits) - first) * entry_words;
             let clusters = ((range.end - 1) >> bits) - (at >> bits) + 1;
             let entry = words[index];
             let bitmap = if self.layout.extended { words[index + 1] } else { 0 };
             let run = if self.layout.extended {
                 1
             } else {
-                self.run_length(&words[index..index + clusters as usize])
+                self.run_length(&words[index..index + to_usize(clusters)])
             };
             let end = range.end.min(((at >> bits) + run) << bits);
             let run = Run { start: at >> bits << bits, guest: at..end };
             self.map_run(self.layout.decode(entry, bitmap), &run, out)
-                .map_err(|e| e.in_structure("L2 table").at(here + index as u64 * 8))?;
+                .map_err(|e| e.in_structure("L2 table").at(here + to_u64(index) * 8))?;
             at = end;
         }
         Ok(())
@@ -197,15 +198,17 @@ impl Qcow2 {
         let room = (OFFSET_MASK - offset) >> self.layout.cluster_bits;
         let most = entries.len().min(usize::try_from(room).unwrap_or(usize::MAX).max(1));
         let mut expected = first;
-        entries[..most]
-            .iter()
-            .take_while(|&&entry| {
-                let continues = entry == expected;
-                expected = expected.wrapping_add(step);
-                continues
-            })
-            .count()
-            .max(1) as u64
+        to_u64(
+            entries[..most]
+                .iter()
+                .take_while(|&&entry| {
+                    let continues = entry == expected;
+                    expected = expected.wrapping_add(step);
+                    continues
+                })
+                .count()
+                .max(1),
+        )
     }
 
     fn map_run(&self, cluster: Cluster, run: &Run, out: &mut Vec<Extent>) -> Result<()> {
@@ -358,7 +361,7 @@ impl Qcow2 {
         }
         let encoded = Encoded {
             place: Place { file: 0, offset },
-            stored: there.min(len.into()) as u32,
+            stored: to_u32(there.min(len.into())),
             unit: run.start..run.start + self.layout.cluster_size(),
             codec: self.header.codec,
         };
@@ -470,7 +473,7 @@ impl Layer for Qcow2 {
         while at < range.end {
             let l1_index = at >> shift;
             // Within the disk's size, so within the L1 table.
-            let entry = self.l1.get(l1_index as usize).copied().unwrap_or(0);
+            let entry = self.l1.get(to_usize(l1_index)).copied().unwrap_or(0);
             let end = range.end.min((l1_index + 1) << shift);
             match entry & OFFSET_MASK {
                 0 => push(out, at..end, Kind::Parent),

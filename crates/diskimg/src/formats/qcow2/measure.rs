@@ -5,6 +5,7 @@
 //! tables over untouched ranges are left out.
 
 use super::options::{CreateOptions, Preallocation};
+use crate::host::number::to_u64;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::info::{Info, Value};
 use crate::vocabulary::target::{Measure, MeasureRequest};
@@ -84,7 +85,7 @@ fn bitmaps(source: &Info, cluster: u64) -> Option<u64> {
         let clusters = source.virtual_size.div_ceil(*granularity).div_ceil(8).div_ceil(cluster);
         let table = (clusters * 8).next_multiple_of(cluster);
         bytes = u64::saturating_add(bytes, clusters * cluster + table);
-        directory += (BITMAP_ENTRY + name.len() as u64).next_multiple_of(8);
+        directory += (BITMAP_ENTRY + to_u64(name.len())).next_multiple_of(8);
     }
     Some(bytes.saturating_add(directory.next_multiple_of(cluster)))
 }

@@ -11,6 +11,7 @@
 
 use super::header::Header;
 use super::tables::{Piece, TableReader, read_words};
+use crate::host::number::{to_u32, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 
@@ -91,9 +92,9 @@ impl<'a> Refcounts<'a> {
             Some(piece) => piece,
             None => self.blocks.piece(self.file, "refcount block", offset)?,
         };
-        let word = piece.words[((offset - piece.start) / 8) as usize];
+        let word = piece.words[to_usize((offset - piece.start) / 8)];
         self.last = Some(piece);
-        Ok(extract(word, self.order, (bit % 64) as u32))
+        Ok(extract(word, self.order, to_u32(bit % 64)))
     }
 }
 

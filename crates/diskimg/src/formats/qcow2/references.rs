@@ -1,5 +1,6 @@
 //! References: how often each host cluster is used, as counted by a check.
 
+use crate::host::number::{to_u64, to_usize};
 use crate::vocabulary::error::{Error, Result};
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 const PAGE: usize = 1024;
 
 /// Bytes that a page takes.
-const PAGE_BYTES: u64 = size_of::<[u16; PAGE]>() as u64;
+const PAGE_BYTES: u64 = to_u64(size_of::<[u16; PAGE]>());
 
 /// Bytes that a count takes which does not fit in its page.
 const LARGE_BYTES: u64 = 32;
@@ -53,7 +54,7 @@ impl References {
     /// [`Limit`](crate::ErrorKind::Limit) if more clusters are in use than can
     /// be counted.
     pub(super) fn add(&mut self, cluster: u64, times: u64, most: u64) -> Result<bool> {
-        let (page, index) = (cluster as usize / PAGE, cluster as usize % PAGE);
+        let (page, index) = (to_usize(cluster) / PAGE, to_usize(cluster) % PAGE);
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, || None);
         }
@@ -81,8 +82,8 @@ impl References {
 
     /// The uses of a cluster.
     pub(super) fn get(&self, cluster: u64) -> u64 {
-        let page = self.pages.get(cluster as usize / PAGE).and_then(Option::as_ref);
-        match page.map(|page| page[cluster as usize % PAGE]) {
+        let page = self.pages.get(to_usize(cluster) / PAGE).and_then(Option::as_ref);
+        match page.map(|page| page[to_usize(cluster) % PAGE]) {
             Some(OVERFLOWN) => self.large.get(&cluster).copied().unwrap_or(0),
             Some(count) => count.into(),
             None => 0,
@@ -91,11 +92,11 @@ impl References {
 
     /// The first cluster from `cluster` on that may be in use, up to `end`.
     pub(super) fn next_counted(&self, cluster: u64, end: u64) -> u64 {
-        let first = cluster as usize / PAGE;
-        let last = (end as usize).div_ceil(PAGE).min(self.pages.len());
+        let first = to_usize(cluster) / PAGE;
+        let last = to_usize(end).div_ceil(PAGE).min(self.pages.len());
         (first..last)
             .find(|&page| self.pages[page].is_some())
-            .map_or(end, |page| cluster.max((page * PAGE) as u64))
+            .map_or(end, |page| cluster.max(to_u64(page * PAGE)))
     }
 }
 

@@ -12,6 +12,7 @@
 //! disk size of its own.
 
 use super::header::{Header, Table};
+use crate::host::number::{to_index, to_u64};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::info;
@@ -171,10 +172,10 @@ impl Snapshot {
                 .in_structure("snapshot table"));
         }
         let [extra_size, id_size, name_size] =
-            [extra_bytes as usize, raw.id_size.get().into(), raw.name_size.get().into()];
+            [to_index(extra_bytes), raw.id_size.get().into(), raw.name_size.get().into()];
         let mut rest = vec![0; extra_size + id_size + name_size];
         // The fixed part was read at `at`, so this cannot overflow.
-        file.read_exact_at(&mut rest, at + size_of::<RawSnapshot>() as u64).map_err(cannot)?;
+        file.read_exact_at(&mut rest, at + to_u64(size_of::<RawSnapshot>())).map_err(cannot)?;
         let (extra, names) = rest.split_at(extra_size);
         let (id, name) = names.split_at(id_size);
         let field = |index: usize| {
@@ -197,7 +198,7 @@ impl Snapshot {
             disk_size: field(1).unwrap_or(active_size) / 512 * 512,
             extra_bytes,
         };
-        Ok((snapshot, (size_of::<RawSnapshot>() + rest.len()) as u64))
+        Ok((snapshot, to_u64(size_of::<RawSnapshot>() + rest.len())))
     }
 }
 

@@ -14,6 +14,7 @@
 //! in pieces, as they are needed, through a small cache.
 
 use crate::host::lock;
+use crate::host::number::{to_u32, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use std::sync::{Arc, Mutex};
@@ -133,8 +134,8 @@ impl L2Layout {
         if self.extended {
             return Cluster::Parts(Subclusters {
                 offset: placed.then_some(offset),
-                allocated: bitmap as u32,
-                zero: (bitmap >> 32) as u32,
+                allocated: to_u32(bitmap & 0xffff_ffff),
+                zero: to_u32(bitmap >> 32),
             });
         }
         if entry & ZERO != 0 {
@@ -154,7 +155,7 @@ impl L2Layout {
         let offset = entry & ((1 << bits) - 1);
         // At most 2^13 more sectors: 4 MiB.
         let more_sectors = (entry & !(COPIED | COMPRESSED)) >> bits;
-        (offset, (more_sectors as u32 + 1) * 512 - (offset % 512) as u32)
+        (offset, (to_u32(more_sectors) + 1) * 512 - to_u32(offset % 512))
     }
 
     /// The entry for `len` compressed bytes at `offset`; `None` if they are too
@@ -185,7 +186,7 @@ pub(crate) struct Piece {
 impl Piece {
     /// Whether it holds the word at `offset`.
     pub(crate) fn contains(&self, offset: u64) -> bool {
-        offset.checked_sub(self.start).is_some_and(|at| at / 8 < self.words.len() as u64)
+        offset.checked_sub(self.start).is_some_and(|at| at / 8 < to_u64(self.words.len()))
     }
 }
 
@@ -217,7 +218,7 @@ impl TableReader {
         offset: u64,
     ) -> Result<Piece> {
         let start = offset & !(self.piece - 1);
-        let slot = (start / self.piece) as usize % CACHED_PIECES;
+        let slot = to_usize(start / self.piece) % CACHED_PIECES;
         let cached = lock(&self.slots)[slot].clone();
         if let Some(piece) = cached.filter(|piece| piece.start == start) {
             return Ok(piece);
@@ -244,8 +245,8 @@ pub(crate) fn read_words(
 ) -> Result<Vec<u64>> {
     /// Bytes read at a time: a large table is not in memory twice.
     const CHUNK: usize = 64 << 10;
-    let len = file.len().saturating_sub(offset).min(count * 8) as usize;
-    let mut words = Vec::with_capacity(count as usize);
+    let len = to_usize(file.len().saturating_sub(offset).min(count * 8));
+    let mut words = Vec::with_capacity(to_usize(count));
     let mut bytes = vec![0; len.min(CHUNK).next_multiple_of(8)];
     let mut at = 0;
     while at < len {
@@ -253,12 +254,12 @@ pub(crate) fn read_words(
         // The file's last word may be cut short.
         let bytes = &mut bytes[..here.next_multiple_of(8)];
         bytes[here..].fill(0);
-        file.read_exact_at(&mut bytes[..here], offset + at as u64)
+        file.read_exact_at(&mut bytes[..here], offset + to_u64(at))
             .map_err(|e| Error::io("cannot read", e).in_structure(table).at(offset))?;
         words.extend(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)));
         at += here;
     }
-    words.resize(count as usize, 0);
+    words.resize(to_usize(count), 0);
     Ok(words)
 }
 

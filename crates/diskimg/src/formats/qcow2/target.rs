@@ -18,6 +18,7 @@ use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
 use crate::host::codec::{Codec, Encoder};
+use crate::host::number::{to_index, to_u32, to_u64, to_usize};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Encoded;
@@ -99,8 +100,8 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
         compress: request.compress,
         allocator,
         l1_offset,
-        l1: vec![0; l1_entries as usize],
-        l2: L2 { index: None, bytes: vec![0; cluster as usize] },
+        l1: vec![0; to_usize(l1_entries)],
+        l2: L2 { index: None, bytes: vec![0; to_usize(cluster)] },
         options,
     }))
 }
@@ -121,7 +122,7 @@ impl Qcow2Target {
 
     /// Makes the L2 table that covers guest offset `at` the one in memory.
     fn turn_to(&mut self, at: u64) -> Result<()> {
-        let index = (at / self.l2_reach()) as usize;
+        let index = to_usize(at / self.l2_reach());
         if self.l2.index != Some(index) {
             self.write_l2()?;
             self.l1[index] = self.allocator.allocate(1)? | tables::COPIED;
@@ -141,8 +142,8 @@ impl Qcow2Target {
 
     /// Sets the entry of the cluster at guest offset `at`, in the table in memory.
     fn set_entry(&mut self, at: u64, entry: u64, subclusters: u64) {
-        let width = self.layout().entry_bytes() as usize;
-        let index = (at % self.l2_reach() / self.cluster_size()) as usize;
+        let width = to_usize(self.layout().entry_bytes());
+        let index = to_usize(at % self.l2_reach() / self.cluster_size());
         let slot = &mut self.l2.bytes[index * width..(index + 1) * width];
         slot[..8].copy_from_slice(&entry.to_be_bytes());
         if width == 16 {
@@ -192,7 +193,7 @@ impl Qcow2Target {
 
     /// Marks clusters as zero without giving them space.
     fn map_zeros(&mut self, at: u64, len: u64) -> Result<()> {
-        for at in (at..at + len).step_by(self.cluster_size() as usize) {
+        for at in (at..at + len).step_by(to_usize(self.cluster_size())) {
             self.turn_to(at)?;
             // Extended entries keep the flag in their bitmap (L2 table entries,
             // "Extended L2 Entries").
@@ -217,7 +218,7 @@ impl Qcow2Target {
 
     fn place_encoded(&mut self, at: u64, bytes: &[u8]) -> Result<Slot> {
         self.turn_to(at)?;
-        let len = bytes.len() as u64;
+        let len = to_u64(bytes.len());
         let offset = self.allocator.allocate_bytes(len)?;
         let entry = self.layout().encode_compressed(offset, len).ok_or_else(|| {
             Error::limit("the image file is too large for another compressed cluster").at(offset)
@@ -229,13 +230,13 @@ impl Qcow2Target {
     fn write_l1(&self) -> Result<()> {
         let sink = &self.files[0];
         let mut bytes = tables::to_bytes(&self.l1);
-        bytes.resize(bytes.len().next_multiple_of(self.cluster_size() as usize), 0);
+        bytes.resize(bytes.len().next_multiple_of(to_usize(self.cluster_size())), 0);
         // The table of a huge, empty disk is nearly all zeros: leave them out.
         for (i, part) in bytes.chunks(4096).enumerate() {
             if sink.is_zeroed() && crate::host::zeros::is_zero(part) {
                 continue;
             }
-            let offset = self.l1_offset + i as u64 * 4096;
+            let offset = self.l1_offset + to_u64(i) * 4096;
             sink.write_all_at(part, offset)
                 .map_err(|e| Error::io("cannot write the L1 table", e).at(offset))?;
         }
@@ -275,19 +276,19 @@ impl Qcow2Target {
         if self.options.version >= 3 {
             let mut with_names = bytes.clone();
             extensions::encode_feature_names(&mut with_names);
-            if (with_names.len() + EXTENSIONS_END + name.len()) as u64 <= self.cluster_size() {
+            if to_u64(with_names.len() + EXTENSIONS_END + name.len()) <= self.cluster_size() {
                 bytes = with_names;
             }
         }
         extensions::encode_end(&mut bytes);
         if !name.is_empty() {
-            let offset = (bytes.len() as u64).to_be_bytes();
+            let offset = to_u64(bytes.len()).to_be_bytes();
             bytes[8..16].copy_from_slice(&offset);
-            bytes[16..20].copy_from_slice(&(name.len() as u32).to_be_bytes());
+            bytes[16..20].copy_from_slice(&to_u32(name.len()).to_be_bytes());
             bytes.extend_from_slice(name.as_bytes());
         }
-        if bytes.len() as u64 > self.cluster_size()
-            || name.len() > header::MAX_BACKING_NAME as usize
+        if to_u64(bytes.len()) > self.cluster_size()
+            || name.len() > to_index(header::MAX_BACKING_NAME)
         {
             return Err(Error::invalid(format!(
                 "the names of backing file and data file need {} bytes, the first cluster has {}",
@@ -297,7 +298,7 @@ impl Qcow2Target {
             .hint("use shorter names or a larger cluster_size"));
         }
         // The whole cluster: on a device, what follows must read as zeros.
-        bytes.resize(self.cluster_size() as usize, 0);
+        bytes.resize(to_usize(self.cluster_size()), 0);
         Ok(bytes)
     }
 
@@ -321,17 +322,17 @@ impl Qcow2Target {
             cluster_bits: options.cluster_bits.into(),
             size: self.size.into(),
             crypt_method: 0.into(),
-            l1_size: (self.l1.len() as u32).into(),
+            l1_size: to_u32(self.l1.len()).into(),
             l1_table_offset: self.l1_offset.into(),
             refcount_table_offset: refcounts.offset.into(),
-            refcount_table_clusters: (refcounts.clusters as u32).into(),
+            refcount_table_clusters: to_u32(refcounts.clusters).into(),
             nb_snapshots: 0.into(),
             snapshots_offset: 0.into(),
             incompatible_features: incompatible.bits().into(),
             compatible_features: compatible.bits().into(),
             autoclear_features: autoclear.bits().into(),
             refcount_order: options.refcount_order.into(),
-            header_length: (RawHeader::BYTES as u32).into(),
+            header_length: to_u32(RawHeader::BYTES).into(),
             compression_type: u8::from(zstd),
             padding: [0; 7],
         }
@@ -360,7 +361,8 @@ impl Target for Qcow2Target {
         let encoder = encoder.at_level(level);
         // Who asks for a level does not want what another one made.
         let passes = level.is_none().then_some(codec);
-        self.compress.then(|| Box::new(ClusterEncoder { passes, encoder }) as Box<dyn UnitEncoder>)
+        self.compress
+            .then(|| -> Box<dyn UnitEncoder> { Box::new(ClusterEncoder { passes, encoder }) })
     }
 
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {

@@ -9,6 +9,7 @@
 //! UEFI specification, 5.2 ("LBA 0 Format"): the boot flag is 0 or 0x80; a protective MBR has one
 //! partition, the first, of type 0xEE, which begins at cylinder 0, head 0, sector 2 and LBA 1.
 
+use crate::host::number::to_u64;
 use crate::iso::boot::{Gpt, Mbr};
 use crate::vocabulary::inspection::{Code, Inspection, PartitionTable, Subject};
 
@@ -37,7 +38,7 @@ pub(crate) fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     let used: Vec<usize> = (0..4).filter(|&i| entries[i][4] != 0).collect();
     let protective = entries.iter().any(|entry| entry[4] == PROTECTIVE);
     let mut refuse = |i: usize, message: String| {
-        found.add(Code::PartitionTable, (TABLE + ENTRY * i) as u64, message);
+        found.add(Code::PartitionTable, to_u64(TABLE + ENTRY * i), message);
     };
     for (i, entry) in entries.iter().enumerate() {
         let number = i + 1;

@@ -15,6 +15,7 @@ use super::SECTOR;
 use super::header::Flags;
 use super::sparse::{GTE_ZEROED, SparseExtent};
 use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MetaDataMarker};
+use crate::host::number::{to_index, to_u32, to_u64, to_usize};
 use crate::vocabulary::check::{CheckReport, Finding, Severity};
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::Kind;
@@ -92,7 +93,7 @@ impl Occupied {
             findings.found(Severity::CheckError, error.to_string());
             return None;
         }
-        Some(Self { bits: vec![0; words as usize], shift })
+        Some(Self { bits: vec![0; to_usize(words)], shift })
     }
 
     /// Marks the sectors; stops with `false` at the first that was marked
@@ -100,7 +101,7 @@ impl Occupied {
     pub(super) fn mark(&mut self, start: u64, sectors: u64) -> bool {
         for piece in start >> self.shift..(start + sectors).div_ceil(1 << self.shift) {
             // A grain may reach behind the end of the file by less than itself.
-            let Some(word) = self.bits.get_mut((piece / 64) as usize) else { break };
+            let Some(word) = self.bits.get_mut(to_usize(piece / 64)) else { break };
             let bit = 1 << (piece % 64);
             if *word & bit != 0 {
                 return false;
@@ -144,7 +145,7 @@ impl Check<'_> {
             if sector == 0 || shared.binary_search(&sector).is_ok() {
                 continue;
             }
-            let first = index as u64 * u64::from(header.gtes);
+            let first = to_u64(index) * u64::from(header.gtes);
             match extent.read_table(sector) {
                 Err(error) => unreadable(self, &format!("grain table {index}"), &error),
                 Ok(table) => {
@@ -207,7 +208,7 @@ impl Check<'_> {
         let header = self.extent.header();
         let mut shift = 0;
         if !header.compressed {
-            let mut bits = header.grain_sectors as u32;
+            let mut bits = to_u32(header.grain_sectors);
             self.each_grain(shared, |_, _, _| (), |_, _, entry| bits |= entry);
             shift = bits.trailing_zeros();
         }
@@ -255,7 +256,7 @@ impl Check<'_> {
     /// The table at `sector`; no table is an empty one.
     fn entries(&self, sector: u32) -> Result<Vec<u32>> {
         match sector {
-            0 => Ok(vec![0; self.extent.header().gtes as usize]),
+            0 => Ok(vec![0; to_index(self.extent.header().gtes)]),
             sector => self.extent.read_table(sector),
         }
     }

@@ -25,6 +25,7 @@
 
 use super::header::{Flags, Header, MAX_GRAIN_SECTORS, require_grain};
 use super::{COWD_MAGIC, SECTOR, read};
+use crate::host::number::to_u64;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use zerocopy::little_endian::U32;
@@ -78,7 +79,7 @@ struct CowDiskHeader {
     padding: [u8; 396],
 }
 
-const _: () = assert!(size_of::<CowDiskHeader>() as u64 == HEADER_SECTORS * SECTOR);
+const _: () = assert!(to_u64(size_of::<CowDiskHeader>()) == HEADER_SECTORS * SECTOR);
 
 /// What the header of a COWD extent says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 
 use super::descriptor::Descriptor;
 use super::extent_line::{ExtentKind, ExtentLine, shortened};
+use crate::host::number::to_usize;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::inspection::{Code, Inspection, Role, Subject};
 
@@ -22,7 +23,7 @@ const ACCESSES: [&str; 3] = ["RW", "RDONLY", "NOACCESS"];
 /// The text in these bytes of the file: up to the first zero.
 pub(super) fn text_at(subject: &Subject<'_>, at: u64, len: u64) -> Result<Vec<u8>> {
     let most = subject.limits.descriptor_bytes;
-    let mut bytes = vec![0; len.min(most.saturating_add(1)) as usize];
+    let mut bytes = vec![0; to_usize(len.min(most.saturating_add(1)))];
     super::read(&**subject.source, &mut bytes, at, "VMDK descriptor")?;
     let end = bytes.iter().position(|&b| b == 0);
     if len > most && end.is_none() {

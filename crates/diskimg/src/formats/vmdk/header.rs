@@ -17,6 +17,7 @@
 //! The footer of a streamOptimized file is the same structure.
 
 use super::{SECTOR, sectors_to_bytes};
+use crate::host::number::to_usize;
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -80,7 +81,7 @@ pub(super) struct SparseExtentHeader {
     pad: [u8; 433],
 }
 
-const _: () = assert!(size_of::<SparseExtentHeader>() == SECTOR as usize);
+const _: () = assert!(size_of::<SparseExtentHeader>() == to_usize(SECTOR));
 
 /// A header whose every field was looked at. Offsets and sizes are in sectors,
 /// as on disk; each of them, in bytes, fits in 63 bits.
@@ -118,13 +119,13 @@ impl Header {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Unsupported`](crate::ErrorKind::Unsupported)
     /// and [`Limit`](crate::ErrorKind::Limit), each naming the field.
-    pub(super) fn parse(bytes: &[u8; SECTOR as usize], at: u64) -> Result<Self> {
+    pub(super) fn parse(bytes: &[u8; to_usize(SECTOR)], at: u64) -> Result<Self> {
         let raw: SparseExtentHeader = zerocopy::transmute!(*bytes);
         raw.validate().map_err(|e| e.in_structure("VMDK header").at(at))
     }
 
     /// The structure as it goes to disk.
-    pub(super) fn encode(&self) -> [u8; SECTOR as usize] {
+    pub(super) fn encode(&self) -> [u8; to_usize(SECTOR)] {
         let newline = self.flags.contains(Flags::NEWLINE_TEST);
         zerocopy::transmute!(SparseExtentHeader {
             magic: MAGIC,

@@ -7,6 +7,7 @@ use super::extent_line::{ExtentLine, shortened};
 use super::header::{Header, MAGIC};
 use super::sparse::read_header;
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, read};
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::format::Head;
@@ -30,7 +31,7 @@ impl Home {
     /// a sparse extent with one, [`Unsupported`](crate::ErrorKind::Unsupported)
     /// for an extent without; as [`Descriptor::parse`].
     pub(super) fn read(source: Arc<dyn Source>, limits: &Limits) -> Result<Self> {
-        let mut head = vec![0; source.len().min(Head::BYTES as u64) as usize];
+        let mut head = vec![0; to_usize(source.len().min(to_u64(Head::BYTES)))];
         read(&*source, &mut head, 0, "VMDK header")?;
         if head.starts_with(&SESPARSE_MAGIC) {
             return Err(no_descriptor("an seSparse extent"));
@@ -140,7 +141,7 @@ fn read_descriptor(
     limits: &Limits,
 ) -> Result<(Descriptor, Vec<u8>)> {
     let most = limits.descriptor_bytes;
-    let mut bytes = vec![0; len.min(most.saturating_add(1)) as usize];
+    let mut bytes = vec![0; to_usize(len.min(most.saturating_add(1)))];
     read(source, &mut bytes, at, "VMDK descriptor")?;
     let end = bytes.iter().position(|&b| b == 0);
     if len > most && end.is_none() {

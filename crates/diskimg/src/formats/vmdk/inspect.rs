@@ -7,6 +7,7 @@ use super::descriptor_rules as rules;
 use super::header::{GD_AT_END, Header, MAGIC};
 use super::stream::MARKER_FOOTER;
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC};
+use crate::host::number::to_u64;
 use crate::vocabulary::error::{Error, ErrorKind};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::inspection::{Code, Inspect, Inspection, Severity, Subject};
@@ -97,7 +98,7 @@ fn descriptor(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
 /// The footer, which counts instead of the header, ends the file to the byte, with its markers
 /// about it, and says the same but for where the grain directory is.
 fn footer(subject: &Subject<'_>, header: &[u8; 512], found: &mut Inspection) {
-    let start = subject.len().saturating_sub(Subject::TAIL as u64);
+    let start = subject.len().saturating_sub(to_u64(Subject::TAIL));
     let Some(&tail) = subject.tail.first_chunk::<{ Subject::TAIL }>() else {
         return found.add(
             Code::Footer,

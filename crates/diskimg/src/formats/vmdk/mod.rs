@@ -58,6 +58,7 @@ mod tables;
 mod tests;
 mod write;
 
+use crate::host::number::to_usize;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::format::{Driver, Head};
@@ -130,12 +131,12 @@ fn probe(head: &Head<'_>) -> bool {
 
 /// Bytes, if they fit in 63 bits.
 fn sectors_to_bytes(sectors: u64) -> Option<u64> {
-    sectors.checked_mul(SECTOR).filter(|&bytes| bytes <= i64::MAX as u64)
+    sectors.checked_mul(SECTOR).filter(|&bytes| bytes <= i64::MAX.cast_unsigned())
 }
 
 /// Reads one sector of the image's own structures.
 fn read_sector(source: &dyn Source, at: u64, structure: &'static str) -> Result<[u8; 512]> {
-    let mut sector = [0; SECTOR as usize];
+    let mut sector = [0; to_usize(SECTOR)];
     read(source, &mut sector, at, structure)?;
     Ok(sector)
 }

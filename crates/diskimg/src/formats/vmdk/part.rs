@@ -17,6 +17,7 @@ use super::sesparse::SeSparseExtent;
 use super::sparse::{SparseExtent, read_header};
 use super::tables::Room;
 use super::{COWD_MAGIC, SESPARSE_MAGIC, check, cowd};
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::{HostFileId, Source};
 use crate::vocabulary::check::{CheckReport, Finding, Severity};
 use crate::vocabulary::error::{Error, ErrorKind, Result};
@@ -102,7 +103,8 @@ impl Parts {
         let mut parts = Vec::with_capacity(lines.len());
         let mut start: u64 = 0;
         for line in lines {
-            let end = start.checked_add(line.bytes()).filter(|&end| end <= i64::MAX as u64);
+            let end =
+                start.checked_add(line.bytes()).filter(|&end| end <= i64::MAX.cast_unsigned());
             let end = end.ok_or_else(|| {
                 Error::corrupt("VMDK descriptor", "its extents together exceed 8 EiB")
             })?;
@@ -207,7 +209,7 @@ impl Opening<'_> {
         if let Some(&file) = self.names.get(name) {
             return Ok(file);
         }
-        let files = self.names.len() as u64 + 1;
+        let files = to_u64(self.names.len()) + 1;
         if files > self.limits.extent_files {
             let found = format!("the disk is in {files} files or more");
             return Err(Error::over_limit("extent_files", found, self.limits.extent_files));
@@ -251,7 +253,7 @@ impl Opening<'_> {
         let offset = super::sectors_to_bytes(line.offset.unwrap_or(0));
         let end = offset.and_then(|offset| offset.checked_add(line.bytes()));
         match (offset, end) {
-            (Some(offset), Some(end)) if end <= i64::MAX as u64 => {
+            (Some(offset), Some(end)) if end <= i64::MAX.cast_unsigned() => {
                 let len = self.files[file].len();
                 let raw = matches!(line.kind, ExtentKind::VmfsRdm | ExtentKind::VmfsRaw);
                 if raw && end > len && !self.context.metadata_only {
@@ -273,7 +275,7 @@ impl Opening<'_> {
         }
         let source = Arc::clone(&self.files[file]);
         let mut magic = [0; 8];
-        let len = source.len().min(magic.len() as u64) as usize;
+        let len = to_usize(source.len().min(to_u64(magic.len())));
         super::read(&*source, &mut magic[..len], 0, "extent header")?;
         let se_sparse = line.kind == ExtentKind::SeSparse;
         let header = match (file, &self.header) {

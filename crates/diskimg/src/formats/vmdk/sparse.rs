@@ -15,6 +15,7 @@ use super::stream::{self, GrainMarker};
 use super::tables::{Room, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::host::codec::Codec;
+use crate::host::number::{to_u32, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
@@ -137,7 +138,7 @@ impl SparseExtent {
 
     /// Bytes of the tables that are held in memory as a whole.
     pub(super) fn table_memory(&self) -> u64 {
-        (self.directory.len() + self.redundant.len()) as u64 * 4
+        to_u64(self.directory.len() + self.redundant.len()) * 4
     }
 
     /// What is damaged and was made up for, so far.
@@ -227,7 +228,7 @@ impl SparseExtent {
             .at(at)
             .hint("the file is probably truncated"));
         }
-        let mut entries = vec![0u32; count as usize];
+        let mut entries = vec![0u32; to_usize(count)];
         read(&*self.source, entries.as_mut_bytes(), at, structure)?;
         entries.iter_mut().for_each(|entry| *entry = u32::from_le(*entry));
         Ok(entries)
@@ -257,7 +258,7 @@ impl SparseExtent {
     /// wherever that can be right, and something where it cannot. A copy that
     /// says less is an older state of the disk.
     fn sound_copy(&self, index: u64, sector: u32, damaged: &[u32]) -> Option<Vec<u32>> {
-        let other = *self.redundant.get(index as usize)?;
+        let other = *self.redundant.get(to_usize(index))?;
         let copy = self.read_table(Some(other).filter(|&o| o != 0 && o != sector)?).ok()?;
         let sound = damaged.iter().zip(&copy).all(|(&entry, &other)| match other {
             _ if self.starts_in_file(entry) => entry == other,
@@ -281,11 +282,11 @@ impl SparseExtent {
     /// As [`read_entries`](Self::read_entries).
     pub(super) fn entry(&self, guest: u64) -> Result<u32> {
         let index = guest / self.header.table_cover();
-        match self.directory[index as usize] {
+        match self.directory[to_usize(index)] {
             0 => Ok(0),
             sector => {
                 let table = self.table(index, sector)?;
-                Ok(table[(guest / self.header.grain_bytes()) as usize % table.len()])
+                Ok(table[to_usize(guest / self.header.grain_bytes()) % table.len()])
             }
         }
     }
@@ -307,7 +308,7 @@ impl SparseExtent {
         while at < range.end {
             let index = at / cover;
             let end = ((index + 1) * cover).min(range.end);
-            match self.directory[index as usize] {
+            match self.directory[to_usize(index)] {
                 0 => push(out, base + at..base + end, Kind::Parent),
                 sector => {
                     let lost = |e: Error| e.losing(base + at..base + end);
@@ -334,7 +335,7 @@ impl SparseExtent {
             let start = at / grain_bytes * grain_bytes;
             let grain = start..(start + grain_bytes).min(self.size());
             let end = grain.end.min(range.end);
-            let entry = table[(start / grain_bytes) as usize % table.len()];
+            let entry = table[to_usize(start / grain_bytes) % table.len()];
             let kind = self
                 .grain(entry, &grain, base, file)
                 .map_err(|e| e.losing(base + grain.start..base + grain.end))?
@@ -388,7 +389,7 @@ impl SparseExtent {
 
     /// Bytes to skip before the zlib stream at `offset`, and its bytes.
     fn compressed_grain(&self, offset: u64, grain: &Range<u64>) -> Result<(u64, u32), String> {
-        let mut bytes = [0; GrainMarker::BYTES as usize];
+        let mut bytes = [0; to_usize(GrainMarker::BYTES)];
         self.source
             .read_exact_at(&mut bytes, offset)
             .map_err(|e| format!("cannot read its marker: {e}"))?;
@@ -402,7 +403,7 @@ impl SparseExtent {
             if size > left - skip {
                 return Err(format!("{size} compressed bytes leave the file; it is truncated"));
             }
-            Ok((skip, size as u32))
+            Ok((skip, to_u32(size)))
         };
         if self.has_markers() {
             let marker: GrainMarker = zerocopy::transmute!(bytes);
@@ -421,7 +422,7 @@ impl SparseExtent {
         match (is_zlib_header(e, f), is_zlib_header(a, b)) {
             (true, _) if sized.is_ok() => sized,
             // The stream knows its own end.
-            (_, true) => Ok((0, most.min(left) as u32)),
+            (_, true) => Ok((0, to_u32(most.min(left)))),
             _ => Err("no zlib stream".into()),
         }
     }

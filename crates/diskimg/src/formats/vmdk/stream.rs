@@ -11,6 +11,7 @@
 
 use super::header::{Flags, GD_AT_END, Header, MAGIC};
 use super::{SECTOR, read};
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use zerocopy::little_endian::{U32, U64};
@@ -40,7 +41,7 @@ pub(super) struct GrainMarker {
 }
 
 impl GrainMarker {
-    pub(super) const BYTES: u64 = size_of::<Self>() as u64;
+    pub(super) const BYTES: u64 = to_u64(size_of::<Self>());
 }
 
 /// In front of tables and footer, and alone at the end. A grain's marker
@@ -58,9 +59,9 @@ pub(super) struct MetaDataMarker {
 
 impl MetaDataMarker {
     /// The whole sector.
-    pub(super) fn sector(kind: u32, sectors: u64) -> [u8; SECTOR as usize] {
+    pub(super) fn sector(kind: u32, sectors: u64) -> [u8; to_usize(SECTOR)] {
         let marker = Self { value: sectors.into(), size: 0.into(), kind: kind.into() };
-        let mut sector = [0; SECTOR as usize];
+        let mut sector = [0; to_usize(SECTOR)];
         sector[..size_of::<Self>()].copy_from_slice(marker.as_bytes());
         sector
     }
@@ -75,7 +76,7 @@ impl MetaDataMarker {
 pub(super) fn read_footer(source: &dyn Source, header: &Header) -> Result<(Header, u64)> {
     // Every structure of a stream starts at a multiple of the sector.
     let start = source.len().saturating_sub(TAIL + MAX_PADDING).next_multiple_of(SECTOR);
-    let mut tail = vec![0; source.len().saturating_sub(start) as usize];
+    let mut tail = vec![0; to_usize(source.len().saturating_sub(start))];
     read(source, &mut tail, start, "footer")?;
     let Some(found) = find_footer(&tail) else {
         return Err(Error::corrupt(
@@ -85,7 +86,7 @@ pub(super) fn read_footer(source: &dyn Source, header: &Header) -> Result<(Heade
         )
         .hint("the file is probably truncated: its transfer did not complete"));
     };
-    let at = start + found as u64;
+    let at = start + to_u64(found);
     let sector = super::read_sector(source, at, "footer")?;
     let footer = Header::parse(&sector, at).map_err(|e| e.in_structure("footer"))?;
     let kept = |h: &Header| {
@@ -114,10 +115,10 @@ pub(super) fn read_footer(source: &dyn Source, header: &Header) -> Result<(Heade
 fn find_footer(tail: &[u8]) -> Option<usize> {
     let last = tail.iter().rposition(|&b| b != 0)?;
     // The last byte that is not zero belongs to the footer itself.
-    let footer = last / SECTOR as usize * SECTOR as usize;
-    let marker = tail.get(footer.checked_sub(SECTOR as usize)?..footer)?;
+    let footer = last / to_usize(SECTOR) * to_usize(SECTOR);
+    let marker = tail.get(footer.checked_sub(to_usize(SECTOR))?..footer)?;
     let (marker, _) = MetaDataMarker::read_from_prefix(marker).ok()?;
-    let complete = footer + 2 * SECTOR as usize <= tail.len();
+    let complete = footer + 2 * to_usize(SECTOR) <= tail.len();
     let right = marker.size == 0
         && marker.kind == MARKER_FOOTER
         && tail[footer..].starts_with(&MAGIC)

@@ -9,6 +9,7 @@
 //! bytes in a map that is said to have blocks of 2048; so the numbers are given as they are.
 
 use super::{Oddity, note};
+use crate::host::number::{to_index, to_u32, to_u64};
 use serde::Serialize;
 
 /// Partitions that are read: as many as fit before the volume descriptors.
@@ -50,12 +51,12 @@ impl Apm {
         if !start.starts_with(b"ER") || block < 512 || entry(start, block, 1).is_none() {
             return None;
         }
-        let count = be32(start, block + 4)? as usize;
+        let count = to_index(be32(start, block + 4)?);
         let mut partitions = Vec::new();
         for number in 1..=count.min(MAX_PARTITIONS) {
             let Some(entry) = entry(start, block, number) else { break };
             partitions.push(ApmPartition {
-                number: number as u32,
+                number: to_u32(number),
                 name: text(&entry[16..48]),
                 kind: text(&entry[48..80]),
                 first_block: be32(entry, 8)?,
@@ -65,9 +66,9 @@ impl Apm {
         if partitions.len() != count {
             let message =
                 format!("APM: {count} partitions are announced, {} found", partitions.len());
-            note(oddities, block as u64, message);
+            note(oddities, to_u64(block), message);
         }
-        Some(Self { block_bytes: block as u32, partitions })
+        Some(Self { block_bytes: to_u32(block), partitions })
     }
 }
 

@@ -12,6 +12,7 @@
 //! section entries without a header, headers that count wrong, and no last header.
 
 use super::{Oddity, Platform, le16, le32, note};
+use crate::host::number::{to_u16, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::iso::SECTOR;
 use crate::vocabulary::error::{Error, Result};
@@ -251,19 +252,19 @@ impl<'a> Reader<'a> {
     /// The next entry; `None` behind the image's end, or behind as many as are read.
     fn next(&mut self) -> Result<Option<[u8; ENTRY]>> {
         let inside = self.at - self.start;
-        if inside >= (MAX_ENTRIES * ENTRY) as u64 {
+        if inside >= to_u64(MAX_ENTRIES * ENTRY) {
             return Ok(None);
         }
-        let within = (inside % SECTOR) as usize;
+        let within = to_usize(inside % SECTOR);
         if within == 0 {
             let left = self.source.len().saturating_sub(self.at);
-            self.sector.resize(left.min(SECTOR) as usize, 0);
+            self.sector.resize(to_usize(left.min(SECTOR)), 0);
             self.source.read_exact_at(&mut self.sector, self.at).map_err(|e| {
                 Error::io("cannot read", e).in_structure("boot catalog").at(self.at)
             })?;
         }
         let entry = self.sector.get(within..).and_then(|rest| rest.first_chunk::<ENTRY>());
-        self.at += entry.map_or(0, |_| ENTRY as u64);
+        self.at += entry.map_or(0, |_| to_u64(ENTRY));
         Ok(entry.copied())
     }
 }
@@ -308,7 +309,7 @@ impl Parser {
             left: 1,
             last: false,
         };
-        Ok(Self { catalog, section, at: at + ENTRY as u64, continues: false, end: None })
+        Ok(Self { catalog, section, at: at + to_u64(ENTRY), continues: false, end: None })
     }
 
     fn note(&mut self, message: impl Into<std::borrow::Cow<'static, str>>) {
@@ -329,7 +330,7 @@ impl Parser {
             }
         };
         if goes_on {
-            self.at += ENTRY as u64;
+            self.at += to_u64(ENTRY);
         } else {
             self.end = Some(self.at);
         }
@@ -474,17 +475,17 @@ pub(crate) fn encode_catalog(entries: &[NewEntry]) -> Vec<u8> {
         header[0] = if sections.peek().is_some() { HEADER } else { LAST_HEADER };
         header[1] = section[0].platform.number();
         // A plan has far fewer than 65,536.
-        header[2..4].copy_from_slice(&(section.len() as u16).to_le_bytes());
+        header[2..4].copy_from_slice(&to_u16(section.len()).to_le_bytes());
         bytes.extend_from_slice(&header);
         section.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode()));
     }
-    bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0);
+    bytes.resize(bytes.len().next_multiple_of(to_usize(SECTOR)), 0);
     bytes
 }
 
 /// The boot record volume descriptor: a sector (El Torito, figure 7; ECMA-119, 8.2).
 pub(crate) fn encode_record(catalog: u32) -> Vec<u8> {
-    let mut bytes = vec![0; SECTOR as usize];
+    let mut bytes = vec![0; to_usize(SECTOR)];
     bytes[1..7].copy_from_slice(b"CD001\x01");
     bytes[7..30].copy_from_slice(BOOT_SYSTEM);
     bytes[71..75].copy_from_slice(&catalog.to_le_bytes());

@@ -14,6 +14,7 @@
 //! images of disks with larger ones are not expected where this is used.
 
 use super::{Oddity, le16, le32, le64, note};
+use crate::host::number::{to_index, to_u32, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use serde::{Serialize, Serializer};
@@ -31,10 +32,10 @@ const HEADER: usize = 92;
 const ENTRY: usize = 128;
 
 /// Entries of a new table: what UEFI asks for at least.
-const NEW_ENTRIES: u32 = 128;
+const NEW_ENTRIES: usize = 128;
 
 /// Sectors that the entries of a new table take.
-pub(crate) const ARRAY_SECTORS: u64 = NEW_ENTRIES as u64 * ENTRY as u64 / SECTOR;
+pub(crate) const ARRAY_SECTORS: u64 = to_u64(NEW_ENTRIES * ENTRY) / SECTOR;
 
 /// Bytes of an array that are read: 8,192 entries of the usual size.
 const MAX_ARRAY: u64 = 1 << 20;
@@ -260,10 +261,10 @@ impl Header {
     }
 
     fn look_at(&mut self, mut bytes: Vec<u8>, offset: u64, oddities: &mut Vec<Oddity>) {
-        let size = le32(&bytes, 12) as usize;
+        let size = to_index(le32(&bytes, 12));
         let crc = le32(&bytes, 16);
         bytes[16..20].fill(0);
-        if !(HEADER..=SECTOR as usize).contains(&size) {
+        if !(HEADER..=to_usize(SECTOR)).contains(&size) {
             note(oddities, offset, format!("GPT: the header says it has {size} bytes"));
             self.valid = false;
         } else if crc32(&bytes[..size]) != crc {
@@ -287,7 +288,7 @@ impl Header {
         let offset = self.at * SECTOR;
         let size = u64::from(self.size);
         // The specification: 128 times a power of two.
-        if !self.size.is_power_of_two() || !(ENTRY as u64..=SECTOR * 8).contains(&size) {
+        if !self.size.is_power_of_two() || !(to_u64(ENTRY)..=SECTOR * 8).contains(&size) {
             note(oddities, offset, format!("GPT: entries of {size} bytes"));
             self.valid = false;
             return Ok(Vec::new());
@@ -310,7 +311,7 @@ impl Header {
             note(oddities, offset, "GPT: the entries' CRC is wrong");
             self.valid = false;
         }
-        let entries = array.chunks_exact(self.size as usize).zip(1..);
+        let entries = array.chunks_exact(to_index(self.size)).zip(1..);
         Ok(entries.filter_map(|(entry, number)| GptPartition::parse(entry, number)).collect())
     }
 }
@@ -320,7 +321,7 @@ fn read(source: &dyn Source, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
     if offset.checked_add(len).is_none_or(|end| end > source.len()) {
         return Ok(None);
     }
-    let mut bytes = vec![0; len as usize];
+    let mut bytes = vec![0; to_usize(len)];
     source
         .read_exact_at(&mut bytes, offset)
         .map_err(|e| Error::io("cannot read", e).in_structure("GPT").at(offset))?;
@@ -377,25 +378,26 @@ pub(crate) fn encode(
     reserved: u64,
     sectors: u64,
 ) -> NewGpt {
-    let mut entries = vec![0; NEW_ENTRIES as usize * ENTRY];
+    let mut entries = vec![0; NEW_ENTRIES * ENTRY];
     for partition in partitions {
-        let at = (partition.number as usize).clamp(1, NEW_ENTRIES as usize) - 1;
+        let at = to_index(partition.number).clamp(1, NEW_ENTRIES) - 1;
         entries[at * ENTRY..][..ENTRY].copy_from_slice(&partition.encode());
     }
     let last = sectors - 1;
     let backup_entries = last - ARRAY_SECTORS;
     let usable = [reserved.max(2 + ARRAY_SECTORS), backup_entries - 1];
     let header = |own: u64, other: u64, entries_at: u64| {
-        let mut bytes = vec![0; SECTOR as usize];
+        let mut bytes = vec![0; to_usize(SECTOR)];
         bytes[..8].copy_from_slice(SIGNATURE);
         bytes[8..12].copy_from_slice(&[0, 0, 1, 0]);
-        bytes[12..16].copy_from_slice(&(HEADER as u32).to_le_bytes());
+        bytes[12..16].copy_from_slice(&to_u32(HEADER).to_le_bytes());
         for (at, number) in [(24, own), (32, other), (40, usable[0]), (48, usable[1])] {
             bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
         }
         bytes[56..72].copy_from_slice(&disk_id.0);
         bytes[72..80].copy_from_slice(&entries_at.to_le_bytes());
-        for (at, number) in [(80, NEW_ENTRIES), (84, ENTRY as u32), (88, crc32(&entries))] {
+        for (at, number) in [(80, to_u32(NEW_ENTRIES)), (84, to_u32(ENTRY)), (88, crc32(&entries))]
+        {
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
         }
         let crc = crc32(&bytes[..HEADER]);

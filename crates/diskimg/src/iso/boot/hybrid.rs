@@ -18,6 +18,7 @@
 use super::gpt::{self, GptPartition, Guid};
 use super::mbr::{self, Mbr, MbrPartition};
 use super::system_area::{GRUB2_MBR_SKIPS, LOADER_ADDRESS, SYSTEM_AREA};
+use crate::host::number::{to_u8, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::write::Hybrid;
 use crate::vocabulary::error::{Error, Result};
@@ -151,7 +152,7 @@ impl DiskLayout {
             let message = "the MBR's code needs a boot image for BIOS, without emulation";
             return Err(Error::invalid(message));
         }
-        let mut sector = [0; mbr::SECTOR as usize];
+        let mut sector = [0; to_usize(mbr::SECTOR)];
         put_code(&mut sector, hybrid, loader.unwrap_or(0));
         let ids = Identifiers::new(seed, &sector);
         let partitions = if self.is_protective(hybrid) {
@@ -199,7 +200,7 @@ impl DiskLayout {
         let mut partitions = Vec::new();
         for (appended, stretch) in hybrid.appended.iter().zip(&self.appended) {
             let (first, end) = stretch.on_disk();
-            partitions.push(partition(appended.number as u8, appended.kind, first, end)?);
+            partitions.push(partition(to_u8(appended.number), appended.kind, first, end)?);
         }
         let mut free =
             (1..=4u8).filter(|&n| !hybrid.appended.iter().any(|a| a.number == u32::from(n)));
@@ -313,7 +314,7 @@ fn check(hybrid: &Hybrid) -> Result<()> {
 }
 
 /// The code, and where it finds the boot image.
-fn put_code(sector: &mut [u8; mbr::SECTOR as usize], hybrid: &Hybrid, image: u32) {
+fn put_code(sector: &mut [u8; to_usize(mbr::SECTOR)], hybrid: &Hybrid, image: u32) {
     let image = u64::from(image) * DISK_SECTORS;
     let (code, address) = match (&hybrid.isohybrid_mbr, &hybrid.grub2_mbr) {
         (Some(code), _) => (&code[..LOADER_ADDRESS], image),

@@ -9,6 +9,7 @@
 //! Specification: UEFI, "Legacy Master Boot Record".
 
 use super::{Oddity, le16, le32, note};
+use crate::host::number::{to_u8, to_u64, to_usize};
 use serde::{Serialize, Serializer};
 
 /// Bytes of a sector, as an MBR counts.
@@ -73,7 +74,7 @@ impl Mbr {
 
     /// Reads the first sector of a disk of `disk_bytes`. `None` without the signature at its end.
     pub(crate) fn parse(
-        sector: &[u8; SECTOR as usize],
+        sector: &[u8; to_usize(SECTOR)],
         disk_bytes: u64,
         oddities: &mut Vec<Oddity>,
     ) -> Option<Self> {
@@ -92,7 +93,7 @@ impl Mbr {
                 first_sector: le32(entry, 8),
                 sectors: le32(entry, 12),
             };
-            let at = (TABLE + ENTRY * (usize::from(number) - 1)) as u64;
+            let at = to_u64(TABLE + ENTRY * (usize::from(number) - 1));
             if entry[0] & 0x7f != 0 {
                 let message =
                     format!("MBR partition {number}: status {:#04x}, not 0x00 or 0x80", entry[0]);
@@ -114,7 +115,7 @@ impl Mbr {
     }
 
     /// Writes the table, the disk's signature and the record's own; the code stays.
-    pub(crate) fn encode(&self, sector: &mut [u8; SECTOR as usize]) {
+    pub(crate) fn encode(&self, sector: &mut [u8; to_usize(SECTOR)]) {
         sector[DISK_ID..DISK_ID + 4].copy_from_slice(&self.disk_id.to_le_bytes());
         sector[DISK_ID + 4..510].fill(0);
         for partition in &self.partitions {
@@ -147,13 +148,13 @@ fn cylinder_head_sector(sector: u64) -> [u8; 3] {
     let sector = sector.min(1024 * HEADS * TRACK - 1);
     let (cylinder, within) = (sector / (HEADS * TRACK), sector % (HEADS * TRACK));
     let (head, sector) = (within / TRACK, within % TRACK + 1);
-    [head as u8, sector as u8 | ((cylinder >> 8) << 6) as u8, cylinder as u8]
+    [to_u8(head), to_u8(sector | ((cylinder >> 8) << 6)), to_u8(cylinder & 0xff)]
 }
 
 /// The type of the only partition in the table of an emulated hard disk, which begins with
 /// `sector`: what El Torito wants as system type. `None` if there is not just one.
 pub(crate) fn only_partition_kind(sector: &[u8]) -> Option<u8> {
-    if sector.len() < SECTOR as usize || le16(sector, 510) != 0xaa55 {
+    if sector.len() < to_usize(SECTOR) || le16(sector, 510) != 0xaa55 {
         return None;
     }
     let mut kinds =

@@ -1,6 +1,7 @@
 //! What the first sixteen sectors hold, of which ISO 9660 says nothing (ECMA-119, 6.2.1).
 
 use super::{Apm, BootCatalog, Gpt, Mbr, Media, Oddity, Platform, le64};
+use crate::host::number::to_usize;
 use crate::host::source::Source;
 use crate::iso::SECTOR;
 use crate::vocabulary::error::{Error, Result};
@@ -59,7 +60,7 @@ impl SystemArea {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
     pub fn read(source: &dyn Source, catalog: Option<&BootCatalog>) -> Result<Self> {
-        let mut start = vec![0; source.len().min(SYSTEM_AREA) as usize];
+        let mut start = vec![0; to_usize(source.len().min(SYSTEM_AREA))];
         source
             .read_exact_at(&mut start, 0)
             .map_err(|e| Error::io("cannot read", e).in_structure("system area").at(0))?;

@@ -9,6 +9,7 @@
 //! Source: libisofs, doc/boot_sectors.txt, "El Torito CD booting"; mkisofs(8), -boot-info-table;
 //! GRUB's cdboot code.
 
+use crate::host::number::{to_u32, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use std::io;
@@ -31,7 +32,7 @@ const GRUB2_ADDRESS: u64 = 2548;
 const GRUB2_SKIPS: u64 = 5;
 
 /// The largest boot image that gets a boot info table: its length has four bytes.
-const MAX_IMAGE: u64 = u32::MAX as u64;
+const MAX_IMAGE: u64 = (1 << 32) - 1;
 
 /// Bytes that replace a file's own on the way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +46,10 @@ impl Patch {
     /// Applies the patch to a piece of the file that begins at `offset`.
     pub(crate) fn apply(&self, piece: &mut [u8], offset: u64) {
         let start = self.offset.max(offset);
-        let end = (self.offset + self.bytes.len() as u64).min(offset + piece.len() as u64);
+        let end = (self.offset + to_u64(self.bytes.len())).min(offset + to_u64(piece.len()));
         if start < end {
-            let from = &self.bytes[(start - self.offset) as usize..(end - self.offset) as usize];
-            piece[(start - offset) as usize..(end - offset) as usize].copy_from_slice(from);
+            let from = &self.bytes[to_usize(start - self.offset)..to_usize(end - self.offset)];
+            piece[to_usize(start - offset)..to_usize(end - offset)].copy_from_slice(from);
         }
     }
 }
@@ -91,10 +92,10 @@ pub(crate) fn info_table(file: &dyn Source, sector: u32) -> Result<Patch> {
         return Err(Error::invalid(message));
     }
     let mut bytes = Vec::with_capacity(56);
-    for number in [PRIMARY_DESCRIPTOR, sector, len as u32, sum(file)?] {
+    for number in [PRIMARY_DESCRIPTOR, sector, to_u32(len), sum(file)?] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
-    bytes.resize((SUM_FROM - INFO_TABLE) as usize, 0);
+    bytes.resize(to_usize(SUM_FROM - INFO_TABLE), 0);
     Ok(Patch { offset: INFO_TABLE, bytes })
 }
 
@@ -104,7 +105,7 @@ fn sum(file: &dyn Source) -> Result<u32> {
     let mut buffer = vec![0; 64 << 10];
     let mut at = SUM_FROM;
     while at < file.len() {
-        let len = (file.len() - at).min(buffer.len() as u64) as usize;
+        let len = to_usize((file.len() - at).min(to_u64(buffer.len())));
         file.read_exact_at(&mut buffer[..len], at)
             .map_err(|e| Error::io("cannot read the boot image", e))?;
         for dword in buffer[..len].chunks(4) {
@@ -112,7 +113,7 @@ fn sum(file: &dyn Source) -> Result<u32> {
             whole[..dword.len()].copy_from_slice(dword);
             sum = sum.wrapping_add(u32::from_le_bytes(whole));
         }
-        at += len as u64;
+        at += to_u64(len);
     }
     Ok(sum)
 }

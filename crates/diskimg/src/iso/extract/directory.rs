@@ -178,7 +178,10 @@ mod unix {
 
     fn permissions(attributes: &Attributes, options: &ExtractOptions) -> Mode {
         let kept = if options.special_modes { 0o7777 } else { 0o777 };
-        Mode::from_raw_mode((attributes.mode.unwrap_or(0o644) & kept) as _)
+        // The type differs between systems; the bits fit all of them.
+        #[allow(clippy::as_conversions)]
+        let mode = (attributes.mode.unwrap_or(0o644) & kept) as _;
+        Mode::from_raw_mode(mode)
     }
 
     fn owner(

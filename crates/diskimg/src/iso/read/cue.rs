@@ -6,6 +6,7 @@
 //!       INDEX 01 00:00:00          minutes, seconds, frames (75 a second): a sector each
 //! ```
 
+use crate::host::number::to_usize;
 use crate::host::source::{Source, WindowSource};
 use crate::iso::IsoOptions;
 use crate::vocabulary::error::{Error, Result};
@@ -29,7 +30,7 @@ pub(crate) fn track(source: Arc<dyn Source>, options: &IsoOptions) -> Result<Arc
         let found = format!("{} bytes", source.len());
         return Err(Error::over_limit("descriptor_bytes", found, most).in_structure("cue sheet"));
     }
-    let mut text = vec![0; source.len() as usize];
+    let mut text = vec![0; to_usize(source.len())];
     source.read_exact_at(&mut text, 0).map_err(|e| Error::io("cannot read the cue sheet", e))?;
     let sheet = CueSheet::parse(&text)?;
     let policy = options.references.min(References::SameDir);

@@ -1,5 +1,6 @@
 //! Volume descriptors (ECMA-119, 8).
 
+use crate::host::number::to_usize;
 use crate::host::source::Source;
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
@@ -165,7 +166,7 @@ pub(crate) fn read(
         if offset.checked_add(SECTOR).is_none_or(|end| end > source.len()) {
             break;
         }
-        let mut bytes = [0; SECTOR as usize];
+        let mut bytes = [0; to_usize(SECTOR)];
         source
             .read_exact_at(&mut bytes, offset)
             .map_err(|e| Error::io("cannot read a volume descriptor", e).at(offset))?;
@@ -202,13 +203,13 @@ pub(crate) fn read(
 }
 
 /// The sector of the boot catalog, if this boot record is El Torito's (El Torito, figure 7).
-fn el_torito(bytes: &[u8; SECTOR as usize]) -> Option<u32> {
+fn el_torito(bytes: &[u8; to_usize(SECTOR)]) -> Option<u32> {
     let ours = bytes[7..39].starts_with(b"EL TORITO SPECIFICATION");
     ours.then(|| u32::from_le_bytes([bytes[71], bytes[72], bytes[73], bytes[74]]))
 }
 
 fn volume(
-    bytes: &[u8; SECTOR as usize],
+    bytes: &[u8; to_usize(SECTOR)],
     sector: u64,
     findings: &mut Findings<'_>,
 ) -> Result<VolumeDescriptor> {

@@ -1,6 +1,7 @@
 //! Path tables (ECMA-119, 9.4): every directory's place and parent, for who would rather not
 //! read the directories.
 
+use crate::host::number::to_index;
 use crate::host::source::Source;
 use crate::iso::SECTOR;
 use crate::vocabulary::error::{Error, Result};
@@ -47,7 +48,7 @@ pub(crate) fn read(
     if offset + u64::from(len) > image.len() {
         return Err(bad("it lies outside the image"));
     }
-    let mut bytes = vec![0; len as usize];
+    let mut bytes = vec![0; to_index(len)];
     image.read_exact_at(&mut bytes, offset).map_err(|e| Error::io("cannot read it", e))?;
     let mut records = Vec::new();
     let mut rest = &bytes[..];

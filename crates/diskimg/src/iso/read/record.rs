@@ -1,5 +1,6 @@
 //! Directory records (ECMA-119, 9.1).
 
+use crate::host::number::{to_u64, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::read::both::{Both16, Both32};
@@ -125,13 +126,13 @@ pub(crate) fn each<'a>(
 ) -> Result<()> {
     let mut at = 0;
     while at < bytes.len() {
-        let next_sector = (at / SECTOR as usize + 1) * SECTOR as usize;
+        let next_sector = (at / to_usize(SECTOR) + 1) * to_usize(SECTOR);
         let len = usize::from(bytes[at]);
         if len == 0 {
             at = next_sector;
             continue;
         }
-        let here = offset.saturating_add(at as u64);
+        let here = offset.saturating_add(to_u64(at));
         let Some(record) = Record::parse(&bytes[at..], at) else {
             findings.warn(FindingCode::DirectoryRecord, here, || {
                 format!("a directory record of {len} bytes does not hold what it says")

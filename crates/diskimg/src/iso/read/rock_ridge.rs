@@ -1,6 +1,7 @@
 //! Rock Ridge (RRIP 1.12; 1.09 and 1.10 as well): what POSIX knows of a file, as system use
 //! entries.
 
+use crate::host::number::to_u64;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::node::{Attributes, FileType, ZisofsForm};
 use crate::iso::read::susp::{SystemUse, number};
@@ -158,7 +159,7 @@ impl RockRidge {
             if !self.component_goes_on && !is_first && target.last() != Some(&b'/') {
                 target.push(b'/');
             }
-            if (target.len() + text.len()) as u64 > most {
+            if to_u64(target.len() + text.len()) > most {
                 self.link_too_long = true;
                 return None;
             }

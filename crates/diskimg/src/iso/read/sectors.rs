@@ -10,6 +10,7 @@
 //! (ECMA-130, 14; form 1 and 2: the CD-ROM XA specification.) Form 2 holds 2324 bytes, of sound
 //! or pictures, without error correction; no file system is in it.
 
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::{Source, check_range};
 use crate::iso::SECTOR;
 use crate::vocabulary::error::{Error, Result};
@@ -95,7 +96,7 @@ impl Layout {
         }
         let found =
             DESCRIPTORS.into_iter().any(|n| is_descriptor(source, n * self.raw + self.data));
-        let form_2 = self.subheader.is_some_and(|at| head[at as usize + 2] & FORM_2 != 0);
+        let form_2 = self.subheader.is_some_and(|at| head[to_usize(at) + 2] & FORM_2 != 0);
         // The pattern alone says that these are raw sectors, whatever is in them.
         Ok((self.sync || found).then_some(!form_2))
     }
@@ -120,11 +121,11 @@ impl RawSectors {
     /// The 2048 bytes of a raw sector.
     fn data<'a>(&self, sector: &'a [u8], number: u64) -> io::Result<&'a [u8]> {
         let Layout { data, subheader, .. } = self.layout;
-        if subheader.is_some_and(|at| sector[at as usize + 2] & FORM_2 != 0) {
+        if subheader.is_some_and(|at| sector[to_usize(at) + 2] & FORM_2 != 0) {
             let what = format!("sector {number} is of mode 2 form 2, which holds no file system");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        Ok(&sector[data as usize..][..SECTOR as usize])
+        Ok(&sector[to_usize(data)..][..to_usize(SECTOR)])
     }
 }
 
@@ -139,17 +140,17 @@ impl Source for RawSectors {
         let mut bytes = Vec::new();
         while !buf.is_empty() {
             let first = offset / SECTOR;
-            let end = (offset + buf.len() as u64).div_ceil(SECTOR).min(first + AT_ONCE);
+            let end = (offset + to_u64(buf.len())).div_ceil(SECTOR).min(first + AT_ONCE);
             // Of the last one no more than is wanted: it may be cut behind its data.
             let len = (end - first - 1) * raw + data + SECTOR;
-            bytes.resize(len as usize, 0);
+            bytes.resize(to_usize(len), 0);
             self.raw.read_exact_at(&mut bytes, first * raw)?;
-            for (sector, number) in bytes.chunks(raw as usize).zip(first..) {
-                let inside = (offset % SECTOR) as usize;
+            for (sector, number) in bytes.chunks(to_usize(raw)).zip(first..) {
+                let inside = to_usize(offset % SECTOR);
                 let sector = &self.data(sector, number)?[inside..];
                 let (now, later) = buf.split_at_mut(buf.len().min(sector.len()));
                 now.copy_from_slice(&sector[..now.len()]);
-                offset += now.len() as u64;
+                offset += to_u64(now.len());
                 buf = later;
             }
         }

@@ -1,6 +1,7 @@
 //! System use entries (SUSP 1.12): a list of fields behind a record's name, which may go on
 //! elsewhere.
 
+use crate::host::number::{to_index, to_u64};
 use crate::host::source::Source;
 use crate::iso::SECTOR;
 use crate::iso::finding::{FindingCode, Findings};
@@ -62,7 +63,7 @@ pub(crate) fn each(
     let mut seen: Vec<Continuation> = Vec::new();
     while let Some(here) = next {
         let charge = u64::from(here.len).max(LEAST);
-        if seen.len() as u64 >= allowance.areas {
+        if to_u64(seen.len()) >= allowance.areas {
             let found = "a system use field goes on in more areas";
             return findings.over_limit(offset, "continuations", found, allowance.areas);
         }
@@ -83,7 +84,7 @@ pub(crate) fn each(
         }
         seen.push(here);
         allowance.bytes -= charge;
-        let mut area = vec![0; here.len as usize];
+        let mut area = vec![0; to_index(here.len)];
         image
             .read_exact_at(&mut area, here.offset)
             .map_err(|e| Error::io("cannot read a continuation area", e).at(here.offset))?;

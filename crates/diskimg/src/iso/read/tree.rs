@@ -1,6 +1,7 @@
 //! A tree of directory records: the primary one, with or without Rock Ridge, Joliet's, the
 //! enhanced one.
 
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
@@ -126,7 +127,7 @@ impl RecordTree {
         allowance: &mut Allowance,
         findings: &mut Findings<'_>,
     ) -> Result<RockRidge> {
-        let offset = dir.saturating_add(record.at as u64);
+        let offset = dir.saturating_add(to_u64(record.at));
         let area = record.system_use.get(skipped..).unwrap_or(&[]);
         let mut says = RockRidge::of(record.is_dot());
         susp::each(&*self.image, area, offset, allowance, findings, &mut |entry, findings| {
@@ -160,7 +161,7 @@ impl RecordTree {
         allowance: &mut Allowance,
         findings: &mut Findings<'_>,
     ) -> Result<Option<Entry>> {
-        let offset = dir.saturating_add(record.at as u64);
+        let offset = dir.saturating_add(to_u64(record.at));
         if record.flags.contains(record::Flags::ASSOCIATED) {
             return Ok(None);
         }
@@ -288,7 +289,7 @@ impl FileTree for RecordTree {
             let offset = extent.offset.unwrap_or_default();
             // About as many as there are; what claims to be longer has to show it.
             entries.reserve((bytes.len() / TYPICAL_RECORD).min(MOST_RESERVED));
-            if (bytes.len() as u64) < extent.len {
+            if to_u64(bytes.len()) < extent.len {
                 findings.tell(|| {
                     let message = "the image ends within a directory";
                     Finding::new(FindingCode::Truncated, Severity::Error, message).at(offset)
@@ -336,7 +337,7 @@ impl Sections {
             Content::Extents(extents) => {
                 extents.push(section);
                 entry.node.size = entry.node.size.saturating_add(section.len);
-                if extents.len() as u64 > limits.file_sections {
+                if to_u64(extents.len()) > limits.file_sections {
                     let found = format!("a file of {} sections or more", extents.len());
                     return Err(Error::over_limit("file_sections", found, limits.file_sections)
                         .at(record.offset));
@@ -428,7 +429,7 @@ fn directory_bytes(image: &dyn Source, extent: &FileExtent, most: u64) -> Result
         let error = Error::over_limit("directory_bytes", found, most);
         return Err(in_directory(error));
     }
-    let mut bytes = vec![0; len as usize];
+    let mut bytes = vec![0; to_usize(len)];
     image
         .read_exact_at(&mut bytes, offset)
         .map_err(|e| in_directory(Error::io("cannot read it", e)))?;

@@ -13,6 +13,7 @@
 //! as what is stored of it. Blocks of zeros cost nothing: they are holes.
 
 use crate::host::codec::Decoder;
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::{Segment, Source, check_range};
 use crate::iso::node::ZisofsForm;
 use crate::vocabulary::error::{Error, Result};
@@ -120,8 +121,8 @@ impl ZisofsSource {
     /// `count` pointers from the one of block `first` on, which are all in the table.
     fn pointers(&self, first: u64, count: u64) -> io::Result<Vec<u64>> {
         let width = usize::from(self.pointer_bytes);
-        let mut bytes = vec![0; count as usize * width];
-        self.packed.read_exact_at(&mut bytes, self.table + first * width as u64)?;
+        let mut bytes = vec![0; to_usize(count) * width];
+        self.packed.read_exact_at(&mut bytes, self.table + first * to_u64(width))?;
         let pointer = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
         Ok(bytes.chunks_exact(width).map(pointer).collect())
     }
@@ -129,7 +130,7 @@ impl ZisofsSource {
     /// Bytes that a block unpacks to.
     fn block_len(&self, index: u64) -> usize {
         let block = 1u64 << self.block_log2;
-        (self.size - (index << self.block_log2)).min(block) as usize
+        to_usize((self.size - (index << self.block_log2)).min(block))
     }
 
     /// Fills `block` with the block `index`.
@@ -152,7 +153,7 @@ impl ZisofsSource {
                 "block {index} of a zisofs file is at {start}..{end}, which cannot be"
             )));
         }
-        let len = block.len() as u64;
+        let len = to_u64(block.len());
         // No deflater makes a block much longer than it was.
         if end - start > 2 * (1 << self.block_log2) {
             return Err(damaged(format!("block {index} of a zisofs file is too long")));
@@ -162,7 +163,7 @@ impl ZisofsSource {
             let found = format!("block {index} of a zisofs file unpacks {stored} bytes to {len}");
             return Err(io::Error::other(Error::over_limit("unpacked_ratio", found, self.ratio)));
         }
-        stored.resize((end - start) as usize, 0);
+        stored.resize(to_usize(end - start), 0);
         self.packed.read_exact_at(stored, start)?;
         decoder.decode_zlib_exactly(stored, block)
     }
@@ -180,7 +181,7 @@ impl Source for ZisofsSource {
         while !buf.is_empty() {
             let index = offset >> self.block_log2;
             let len = self.block_len(index);
-            let inside = (offset - (index << self.block_log2)) as usize;
+            let inside = to_usize(offset - (index << self.block_log2));
             let (now, later) = buf.split_at_mut(buf.len().min(len - inside));
             if now.len() == len && *cached != Some(index) {
                 self.unpack(index, now, stored, decoder)?;
@@ -194,7 +195,7 @@ impl Source for ZisofsSource {
                 }
                 now.copy_from_slice(&bytes[inside..][..now.len()]);
             }
-            offset += now.len() as u64;
+            offset += to_u64(now.len());
             buf = later;
         }
         Ok(())
@@ -206,7 +207,7 @@ impl Source for ZisofsSource {
         let pointers = self.pointers(first, count + 1)?;
         let mut empty = pointers.windows(2).map(|pair| pair[0] == pair[1]);
         let hole = empty.next().unwrap_or(false);
-        let alike = 1 + empty.take_while(|&other| other == hole).count() as u64;
+        let alike = 1 + to_u64(empty.take_while(|&other| other == hole).count());
         let end = (first + alike) << self.block_log2;
         Ok(Segment { end: end.min(self.size), hole })
     }
@@ -215,7 +216,7 @@ impl Source for ZisofsSource {
 /// The header says what the ZF entry says.
 fn check_header(packed: &dyn Source, version: &Version, form: &ZisofsForm) -> Result<()> {
     let mut header = [0; 24];
-    let header = &mut header[..version.header_bytes as usize];
+    let header = &mut header[..to_usize(version.header_bytes)];
     packed.read_exact_at(header, 0).map_err(|e| Error::io("cannot read", e).in_structure(NAME))?;
     if header[..8] != version.magic {
         let what = format!("it does not begin as version {} does", form.version);

@@ -4,6 +4,7 @@ use super::partition::Place;
 use super::raw::{self, LongAllocation, ShortAllocation, id};
 use super::tag;
 use super::volume::UdfVolume;
+use crate::host::number::{to_index, to_u64};
 use crate::iso::node::FileExtent;
 use crate::vocabulary::error::{Error, Result};
 use std::collections::HashSet;
@@ -49,7 +50,7 @@ impl Extents {
 
     fn count(&mut self) -> Result<()> {
         self.seen += 1;
-        match self.seen as u64 > self.limit {
+        match to_u64(self.seen) > self.limit {
             true => Err(Error::over_limit("file_sections", "a file of more extents", self.limit)),
             false => Ok(()),
         }
@@ -115,8 +116,8 @@ pub(super) fn extents(
 ) -> Result<Extents> {
     let mut extents = Extents::new(volume.limits.file_sections);
     let found = follow(volume, bytes, form, partition, size, &mut extents);
-    *cost += extents.seen.saturating_sub(1) as u64 * size_of::<FileExtent>() as u64;
-    *cost += extents.continued.len() as u64 * u64::from(volume.partitions.block_size);
+    *cost += to_u64(extents.seen.saturating_sub(1)) * to_u64(size_of::<FileExtent>());
+    *cost += to_u64(extents.continued.len()) * u64::from(volume.partitions.block_size);
     found?;
     extents.grow(size);
     if extents.len < size {
@@ -198,7 +199,7 @@ fn continuation(volume: &UdfVolume, place: Place) -> Result<Vec<u8>> {
     tag::check(NAME, &block, &[id::ALLOCATION_EXTENT], offset, place, &volume.notes)?;
     let too_short = || Error::corrupt(NAME, "its descriptors leave the block").at(offset);
     let (head, rest) = raw::read::<raw::AllocationExtent>(&block).ok_or_else(too_short)?;
-    let used = rest.get(..head.length.get() as usize).ok_or_else(too_short)?;
+    let used = rest.get(..to_index(head.length.get())).ok_or_else(too_short)?;
     Ok(used.to_vec())
 }
 

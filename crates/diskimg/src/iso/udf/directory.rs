@@ -4,6 +4,7 @@ use super::partition::Place;
 use super::raw::{self, FileIdentifier, characteristics, id};
 use super::volume::UdfVolume;
 use super::{entry, tag, text};
+use crate::host::number::to_u64;
 use crate::iso::node::{Attributes, Content, Entry, FileType, Node};
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 
@@ -41,7 +42,7 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
                 Err(error) if error.kind() == ErrorKind::Io => return Err(error),
                 Err(error) => {
                     volume.notes.add(dir.location, error.to_string());
-                    unread(is_dir, at as u64 + dir.location)
+                    unread(is_dir, to_u64(at) + dir.location)
                 }
             };
             // A file named again and again takes little on disk, but its extents much in memory.

@@ -5,6 +5,7 @@ use super::partition::Place;
 use super::raw::{self, EntryHead, ExtendedEntryTail, FileEntryTail, Stamp, id};
 use super::volume::UdfVolume;
 use super::{tag, text};
+use crate::host::number::{to_index, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::iso::content::ExtentSource;
 use crate::iso::node::{Attributes, Content, FileExtent, FileType, Node};
@@ -83,8 +84,8 @@ pub(super) fn read_one(volume: &UdfVolume, place: Place) -> Result<Icb> {
     }
     .ok_or_else(too_short)?;
     let (start, attributes) = attributes;
-    let middle = start.checked_add(attributes.get() as usize).ok_or_else(too_short)?;
-    let end = middle.checked_add(allocations.get() as usize).ok_or_else(too_short)?;
+    let middle = start.checked_add(to_index(attributes.get())).ok_or_else(too_short)?;
+    let end = middle.checked_add(to_index(allocations.get())).ok_or_else(too_short)?;
     if end > block.len() {
         return Err(too_short());
     }
@@ -111,10 +112,10 @@ pub(super) fn node(volume: &UdfVolume, place: Place, cost: &mut u64) -> Result<N
             }
             let target =
                 text::path(&icb.read_extents(volume, &extents)?).map_err(|e| e.at(icb.offset))?;
-            if target.len() as u64 > most {
-                return Err(too_long(target.len() as u64));
+            if to_u64(target.len()) > most {
+                return Err(too_long(to_u64(target.len())));
             }
-            *cost += target.len() as u64;
+            *cost += to_u64(target.len());
             Some(target)
         }
         _ => None,
@@ -161,9 +162,9 @@ impl Icb {
             0 => Form::Short,
             1 => Form::Long,
             // The bytes themselves stand where the descriptors would.
-            3 if size <= bytes.len() as u64 => {
+            3 if size <= to_u64(bytes.len()) => {
                 let mut extents = Extents::new(1);
-                let offset = Some(self.offset + self.allocations.start as u64);
+                let offset = Some(self.offset + to_u64(self.allocations.start));
                 extents.push(FileExtent { offset, len: size })?;
                 return Ok(extents);
             }
@@ -223,7 +224,7 @@ impl Icb {
                 let (device, _) = raw::read::<raw::DeviceSpecification>(body)?;
                 return Some((device.major.get(), device.minor.get()));
             }
-            let length = attribute.length.get() as usize;
+            let length = to_index(attribute.length.get());
             rest = rest.get(length.max(size_of::<raw::Attribute>())..)?;
         }
         None
@@ -242,7 +243,7 @@ pub(super) fn read_all(volume: &UdfVolume, extents: &[FileExtent]) -> Result<Vec
     if source.len() > volume.source.len() {
         return Err(Error::limit(found() + ", more than the image has"));
     }
-    let mut bytes = vec![0; source.len() as usize];
+    let mut bytes = vec![0; to_usize(source.len())];
     source.read_exact_at(&mut bytes, 0).map_err(failed)?;
     Ok(bytes)
 }

@@ -3,6 +3,7 @@
 use super::raw::{self, id};
 use super::tag;
 use super::volume::UdfVolume;
+use crate::host::number::to_index;
 
 /// Descriptors that are looked at: each change of a rewritable volume may have left one.
 const MAX_DESCRIPTORS: usize = 1000;
@@ -23,7 +24,7 @@ pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option
     let mut last = None;
     let mut seen = 0;
     loop {
-        let mut block = vec![0; size as usize];
+        let mut block = vec![0; to_index(size)];
         let (mut left, mut sector) = (extent.length.get(), u64::from(extent.location.get()));
         let mut next = None;
         while left >= size {

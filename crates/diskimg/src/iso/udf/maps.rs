@@ -7,6 +7,7 @@ use super::sequence::Sequence;
 use super::virtual_table;
 use super::volume::UdfVolume;
 use super::{UdfPartition, tag};
+use crate::host::number::{to_index, to_u16};
 use crate::vocabulary::error::{Error, Result};
 
 /// Partition maps that are looked at. No revision of UDF has use for more than three.
@@ -36,7 +37,7 @@ pub(super) fn parse(logical: &raw::LogicalVolume, bytes: &[u8]) -> Result<Vec<Ma
         return Err(Error::corrupt("partition map", format!("there are {count}; 1 to 64 may be")));
     }
     let mut left = bytes
-        .get(..logical.maps_length.get() as usize)
+        .get(..to_index(logical.maps_length.get()))
         .ok_or_else(|| corrupt("the maps leave the logical volume descriptor"))?;
     let mut maps = Vec::new();
     for _ in 0..count {
@@ -143,7 +144,7 @@ fn base(maps: &[Map], number: u16) -> Result<u16> {
     let stands =
         |map: &Map| map.number == number && matches!(map.kind, Kind::Plain | Kind::Sparable { .. });
     let missing = || Error::corrupt("partition map", "no partition is under the virtual one");
-    maps.iter().position(stands).map(|index| index as u16).ok_or_else(missing)
+    maps.iter().position(stands).map(to_u16).ok_or_else(missing)
 }
 
 /// The first sparing table that can be read (UDF, 2.2.12).
@@ -182,7 +183,7 @@ fn sparing_entries(volume: &UdfVolume, offset: u64, length: u32) -> Result<Vec<(
     if end.is_none_or(|end| end > volume.source.len()) {
         return Err(corrupt("it leaves the image"));
     }
-    let mut bytes = vec![0; length as usize];
+    let mut bytes = vec![0; to_index(length)];
     let failed = |e| Error::io("cannot read", e).in_structure(NAME).at(offset);
     volume.source.read_exact_at(&mut bytes, offset).map_err(failed)?;
     let (head, mut rest) =

@@ -9,6 +9,7 @@
 //!
 //! The last three (UDF, 2.2.8 to 2.2.10) stand on a type 1 partition that has the same number.
 
+use crate::host::number::to_usize;
 use crate::iso::node::FileExtent;
 use crate::vocabulary::error::{Error, Result};
 
@@ -99,7 +100,7 @@ impl Partitions {
             Partition::Plain(run) => push(at(run.sector(first, blocks).ok_or_else(beyond)?, len)),
             Partition::Virtual { run, table } => {
                 for index in 0..blocks {
-                    let entry = table.get((first + index) as usize).ok_or_else(beyond)?;
+                    let entry = table.get(to_usize(first + index)).ok_or_else(beyond)?;
                     let sector = run.sector((*entry).into(), 1).ok_or_else(beyond)?;
                     push(at(sector, size.min(len - index * size)))?;
                 }

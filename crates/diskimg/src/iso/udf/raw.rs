@@ -114,7 +114,7 @@ pub(super) struct Stamp {
 impl Stamp {
     /// The moment; `None` if it is no date. Without a zone it counts as UTC.
     pub(super) fn moment(&self) -> Option<Timestamp> {
-        let civil = [(self.year.get() as i16).into(), self.month.into(), self.day.into()];
+        let civil = [self.year.get().cast_signed().into(), self.month.into(), self.day.into()];
         let clock = [self.hour.into(), self.minute.into(), self.second.into()];
         // Parts out of range are kept for nothing; a date need not fall with them.
         let part = |n: u8| if n < 100 { u32::from(n) } else { 0 };
@@ -128,7 +128,7 @@ impl Stamp {
 
     /// Twelve bits with a sign; beyond a day (-2047 is "not told") none.
     fn zone_minutes(&self) -> i16 {
-        let zone = (self.type_and_zone.get() << 4) as i16 >> 4;
+        let zone = (self.type_and_zone.get() << 4).cast_signed() >> 4;
         if (-1440..=1440).contains(&zone) { zone } else { 0 }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::raw::{self, id};
 use super::tag::{self, Notes};
+use crate::host::number::{to_index, to_u16};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 
@@ -53,7 +54,7 @@ impl Sequence {
                 if descriptors > MAX_DESCRIPTORS {
                     return Err(limit("it has more than 1024 descriptors").at(at));
                 }
-                let mut bytes = vec![0; sector as usize];
+                let mut bytes = vec![0; to_index(sector)];
                 let failed = |e| Error::io("cannot read", e).at(at);
                 source.read_exact_at(&mut bytes, at).map_err(failed)?;
                 // What is not recorded ends the sequence as a terminator does.
@@ -95,7 +96,7 @@ impl Sequence {
             id::PRIMARY_VOLUME => &mut self.primary,
             id::LOGICAL_VOLUME => &mut self.logical,
             _ => {
-                let partition = le(&new.bytes[22..24]) as u16;
+                let partition = to_u16(le(&new.bytes[22..24]));
                 match self.partitions.iter_mut().find(|(number, _)| *number == partition) {
                     Some((_, old)) if new.sequence < old.sequence => {}
                     Some((_, old)) => *old = new,

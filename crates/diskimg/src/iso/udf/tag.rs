@@ -1,6 +1,7 @@
 //! The sixteen bytes that every descriptor begins with (3/7.2), and what they vouch for.
 
 use super::raw::{self, Tag};
+use crate::host::number::to_u8;
 use crate::vocabulary::error::{Error, Result};
 use std::sync::{Mutex, PoisonError};
 
@@ -83,14 +84,14 @@ pub(super) fn check(
 
 /// CRC-16 with polynomial 0x1021, beginning with 0 (3/7.2.6; UDF, 6.5).
 pub(super) fn crc(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)])
+    bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ TABLE[usize::from(to_u8(crc >> 8) ^ byte)])
 }
 
 const TABLE: [u16; 256] = {
     let mut table = [0u16; 256];
-    let mut byte = 0;
+    let (mut byte, mut high) = (0, 0u16);
     while byte < 256 {
-        let mut crc = (byte as u16) << 8;
+        let mut crc = high;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 };
@@ -98,6 +99,7 @@ const TABLE: [u16; 256] = {
         }
         table[byte] = crc;
         byte += 1;
+        high = high.wrapping_add(0x100);
     }
     table
 };

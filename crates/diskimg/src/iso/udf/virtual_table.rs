@@ -7,6 +7,7 @@ use super::raw::{self, id};
 use super::tag;
 use super::text::dstring;
 use super::volume::UdfVolume;
+use crate::host::number::to_usize;
 use crate::vocabulary::error::{Error, Result};
 
 /// Bytes from the end of the image in which the table's ICB is looked for: what is not recorded
@@ -52,10 +53,10 @@ fn find(volume: &UdfVolume, base: u16, run: Run) -> Result<(Icb, Vec<u8>)> {
     let first = end.saturating_sub(SEARCHED / size).max(start);
     while end > first {
         let from = end.saturating_sub(AT_ONCE).max(first);
-        let mut bytes = vec![0; ((end - from) * size) as usize];
+        let mut bytes = vec![0; to_usize((end - from) * size)];
         let failed = |e| Error::io("cannot read", e).at(from * size);
         volume.source.read_exact_at(&mut bytes, from * size).map_err(failed)?;
-        let blocks = bytes.chunks_exact(size as usize).zip(from - start..);
+        let blocks = bytes.chunks_exact(to_usize(size)).zip(from - start..);
         for (bytes, block) in blocks.collect::<Vec<_>>().into_iter().rev() {
             // Few blocks begin as a table's ICB does; those are read anew, as any file entry is.
             let tag = tag::tag(bytes).filter(|tag| u64::from(tag.location.get()) == block);

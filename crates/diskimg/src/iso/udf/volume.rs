@@ -8,6 +8,7 @@ use super::sequence::{Recorded, Sequence};
 use super::tag::{self, Notes};
 use super::text::dstring;
 use super::{UdfInfo, directory, entry, maps};
+use crate::host::number::to_index;
 use crate::host::source::Source;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::node::{Entry, FileTree, FileType, Node};
@@ -141,7 +142,7 @@ impl UdfVolume {
         structure: &'static str,
     ) -> Result<(u64, Vec<u8>)> {
         let offset = self.partitions.block(place).map_err(|e| e.in_structure(structure))?;
-        let mut block = vec![0; self.partitions.block_size as usize];
+        let mut block = vec![0; to_index(self.partitions.block_size)];
         let failed = |e| Error::io("cannot read", e).in_structure(structure).at(offset);
         self.source.read_exact_at(&mut block, offset).map_err(failed)?;
         Ok((offset, block))

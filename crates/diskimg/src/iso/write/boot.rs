@@ -9,6 +9,7 @@ use super::host::{self, HostDirs, HostFile, OpenDirs};
 use super::options::{BootEntry, BootImage, CreateOptions, Emulation, PartitionContents};
 use super::plan::Plan;
 use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode, components};
+use crate::host::number::{to_index, to_u32, to_u64, to_usize};
 use crate::host::source::{MemorySource, Source};
 use crate::iso::SECTOR;
 use crate::iso::boot::hybrid::{DiskAreas, DiskLayout, Stretch};
@@ -82,7 +83,7 @@ impl Boot {
             boot.entries.push(entry);
         }
         if !boot.entries.is_empty() {
-            let len = boot.encode(|_| Ok(0))?.len() as u64;
+            let len = to_u64(boot.encode(|_| Ok(0))?.len());
             let catalog = builder.catalog(len)?;
             if boot.entries.iter().any(|entry| entry.is_gone(builder)) {
                 let message = "a boot image has the path of the boot catalog";
@@ -140,7 +141,7 @@ impl Boot {
                 (media.ok_or_else(|| named(Error::invalid(message())))?, 0)
             }
             Emulation::HardDisk => {
-                let mut start = vec![0; len.min(LOADED) as usize];
+                let mut start = vec![0; to_usize(len.min(LOADED))];
                 let source = source_of(
                     &builder.contents,
                     &builder.dirs,
@@ -200,7 +201,7 @@ impl Boot {
 
     /// The boot record, a volume descriptor that says where the catalog is, if there is one.
     pub(super) fn record(&self, content_lba: &[u32]) -> Vec<u8> {
-        let sector = self.catalog.map(|content| content_lba[content as usize]);
+        let sector = self.catalog.map(|content| content_lba[to_index(content)]);
         sector.map(encode_record).unwrap_or_default()
     }
 
@@ -328,9 +329,9 @@ impl Plan {
         self.volume.sectors = u32::try_from(layout.volume).map_err(too_large)?;
 
         let start = |entry: &Entry| match entry.target {
-            Target::File(content) => self.content_lba[content as usize],
+            Target::File(content) => self.content_lba[to_index(content)],
             // The total has 32 bits.
-            Target::Appended(at) => layout.appended[at].start as u32,
+            Target::Appended(at) => to_u32(layout.appended[at].start),
         };
         let catalog_bytes = boot.encode(|entry| Ok(start(entry)))?;
         let patches = self.find_patches()?;
@@ -365,7 +366,7 @@ impl Plan {
         for entry in &self.boot.entries {
             let Target::File(content) = entry.target else { continue };
             let named = |e: Error| e.in_file(entry.options.image.name());
-            let sector = self.content_lba[content as usize];
+            let sector = self.content_lba[to_index(content)];
             let patches = found.entry(content).or_default();
             if entry.options.grub2_info {
                 patches.push(tables::grub2_address(entry.len, sector).map_err(named)?);

@@ -3,6 +3,7 @@
 use super::host::{self, HostDirs, HostFile, OpenDirs};
 use super::same;
 use super::tree::Tree;
+use crate::host::number::{to_index, to_u32, to_u64};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use std::collections::HashMap;
@@ -44,7 +45,7 @@ pub(super) struct Contents {
 
 impl Contents {
     pub(super) fn get(&self, id: u32) -> &Content {
-        &self.list[id as usize]
+        &self.list[to_index(id)]
     }
 
     pub(super) fn len(&self) -> usize {
@@ -64,7 +65,7 @@ impl Contents {
             return Ok(id);
         }
         let data = Data::Bytes(Arc::clone(&bytes));
-        let id = self.add(Content { len: bytes.len() as u64, data })?;
+        let id = self.add(Content { len: to_u64(bytes.len()), data })?;
         self.by_bytes.insert(bytes, id);
         Ok(id)
     }
@@ -111,7 +112,7 @@ impl Contents {
         open: &mut OpenDirs,
         but: &[u32],
     ) -> Vec<u32> {
-        let mut stands_for: Vec<u32> = (0..self.list.len() as u32).collect();
+        let mut stands_for: Vec<u32> = (0..to_u32(self.list.len())).collect();
         let mut by_len: HashMap<u64, Vec<u32>> = HashMap::new();
         for (id, content) in (0..).zip(&self.list) {
             let from_host = matches!(content.data, Data::Host(_));
@@ -134,7 +135,7 @@ impl Contents {
                     other.is_some_and(|other| same::is_same(&this, &other).unwrap_or(false))
                 };
                 match others.iter().copied().find(|&other| is_same(other)) {
-                    Some(other) => stands_for[id as usize] = other,
+                    Some(other) => stands_for[to_index(id)] = other,
                     None if others.len() < CLASSES => others.push(id),
                     None => {}
                 }

@@ -3,6 +3,7 @@
 use super::joliet;
 use super::options::CreateOptions;
 use super::rock_ridge::{both_endian_16, both_endian_32};
+use crate::host::number::{to_u16, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::vocabulary::error::{Error, Result};
@@ -86,20 +87,20 @@ pub(super) fn joliet(options: &CreateOptions, tables: &Tables, volume: &Volume) 
 
 /// What ends the descriptors (ECMA-119, 8.3).
 pub(super) fn terminator() -> Vec<u8> {
-    let mut bytes = vec![0; SECTOR as usize];
+    let mut bytes = vec![0; to_usize(SECTOR)];
     bytes[..7].copy_from_slice(b"\xffCD001\x01");
     bytes
 }
 
 fn common(kind: u8, tables: &Tables, volume: &Volume) -> Vec<u8> {
-    let mut bytes = vec![0; SECTOR as usize];
+    let mut bytes = vec![0; to_usize(SECTOR)];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(0, &[kind]);
     put(1, b"CD001\x01");
     put(80, &both_endian_32(volume.sectors));
     put(120, &both_endian_16(1));
     put(124, &both_endian_16(1));
-    put(128, &both_endian_16(SECTOR as u16));
+    put(128, &both_endian_16(to_u16(SECTOR)));
     put(132, &both_endian_32(tables.path_table));
     put(140, &tables.little.to_le_bytes());
     put(148, &tables.big.to_be_bytes());

@@ -4,6 +4,7 @@ use super::hierarchy::{Directory, Entry, Hierarchy, Role};
 use super::plan::Plan;
 use super::rock_ridge::{Areas, Entries, Posix, both_endian_16, both_endian_32};
 use super::tree::{Kind, NodeId, TreeNode};
+use crate::host::number::{to_index, to_u8, to_u32, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 
@@ -61,13 +62,13 @@ impl Plan {
             record: Vec::with_capacity(256),
             rock_ridge: rock_ridge.then(Entries::default),
         };
-        let parent = &hierarchy.dirs[dir.parent as usize];
+        let parent = &hierarchy.dirs[to_index(dir.parent)];
         self.dot(&mut writer, dir, index == 0);
         self.dot_dot(&mut writer, hierarchy, dir, parent);
         for entry in hierarchy.entries_of(dir) {
             self.entry(&mut writer, hierarchy, entry);
         }
-        let len = writer.records.len().next_multiple_of(SECTOR as usize);
+        let len = writer.records.len().next_multiple_of(to_usize(SECTOR));
         writer.records.resize(len, 0);
     }
 
@@ -96,7 +97,7 @@ impl Plan {
             entries.clear();
             self.attributes(entries, parent.node, Some(parent.subdirectories));
             if let Some(from) = dir.moved_from {
-                entries.parent(hierarchy.dirs[from as usize].lba);
+                entries.parent(hierarchy.dirs[to_index(from)].lba);
             }
         }
         writer.put(&[1], self.directory_extent(parent));
@@ -104,13 +105,13 @@ impl Plan {
 
     fn directory_extent(&self, dir: &Directory) -> Extent {
         let [time, ..] = self.times(self.tree.node(dir.node));
-        let len = dir.sectors.wrapping_mul(SECTOR as u32);
+        let len = dir.sectors.wrapping_mul(to_u32(SECTOR));
         Extent { lba: dir.lba, len, time, flags: DIRECTORY }
     }
 
     fn entry(&self, writer: &mut Writer<'_>, hierarchy: &Hierarchy, entry: &Entry) {
         let node = self.tree.node(entry.node);
-        let dir = node.is_dir().then(|| &hierarchy.dirs[entry.dir as usize]);
+        let dir = node.is_dir().then(|| &hierarchy.dirs[to_index(entry.dir)]);
         if let Some(entries) = &mut writer.rock_ridge {
             entries.clear();
             self.attributes(entries, entry.node, dir.map(|dir| dir.subdirectories));
@@ -145,19 +146,19 @@ impl Plan {
         };
         let mut lba = match left {
             0 => self.empty.unwrap_or_default(),
-            _ => self.content_lba[content as usize],
+            _ => self.content_lba[to_index(content)],
         };
         let several = left > u64::from(u32::MAX);
         loop {
             let last = !several || left <= SECTION;
             let len = if last { left } else { SECTION };
             let flags = if last { 0 } else { MORE_SECTIONS };
-            writer.put(name, Extent { lba, len: len as u32, time, flags });
+            writer.put(name, Extent { lba, len: to_u32(len), time, flags });
             if last {
                 return;
             }
             left -= SECTION;
-            lba = lba.wrapping_add((SECTION / SECTOR) as u32);
+            lba = lba.wrapping_add(to_u32(SECTION / SECTOR));
         }
     }
 
@@ -165,7 +166,7 @@ impl Plan {
     fn attributes(&self, entries: &mut Entries, node: NodeId, subdirectories: Option<u32>) {
         let node = self.tree.node(node);
         let (uid, gid, mode) = self.owner_and_mode(node);
-        let numbers = self.files[node.inode as usize];
+        let numbers = self.files[to_index(node.inode)];
         let links = subdirectories.map_or(numbers.links, |count| count.saturating_add(2));
         let mode = file_type(&node.kind) | mode;
         entries.posix(&Posix { mode, links, uid, gid, serial: numbers.serial });
@@ -198,7 +199,7 @@ impl Writer<'_> {
         record.extend_from_slice(&extent.time.to_record());
         record.extend_from_slice(&[extent.flags, 0, 0]);
         record.extend_from_slice(&both_endian_16(1));
-        record.push(name.len() as u8);
+        record.push(to_u8(name.len()));
         record.extend_from_slice(name);
         if !record.len().is_multiple_of(2) {
             record.push(0);
@@ -210,8 +211,8 @@ impl Writer<'_> {
             }
         }
         // Names are short enough for it: 255 bytes with everything.
-        record[0] = record.len() as u8;
-        let sector = SECTOR as usize;
+        record[0] = to_u8(record.len());
+        let sector = to_usize(SECTOR);
         if self.records.len() % sector + record.len() > sector {
             self.records.resize(self.records.len().next_multiple_of(sector), 0);
         }

@@ -7,6 +7,7 @@ use super::host::{self, HostFile, OpenDirs};
 use super::path_table;
 use super::plan::Plan;
 use super::stream::{self, Stream};
+use crate::host::number::{to_index, to_u64};
 use crate::host::output::{Durability, Output};
 use crate::host::sink::Sink;
 use crate::host::source::{Source, segments};
@@ -51,7 +52,7 @@ impl Plan {
     ) -> Result<()> {
         let mut write = |position: u64, bytes: &[u8]| {
             out.write_all(bytes).map_err(|e| Error::io("cannot write the image", e))?;
-            tick(position + bytes.len() as u64)
+            tick(position + to_u64(bytes.len()))
         };
         self.run(None, &mut write)?;
         out.flush().map_err(|e| Error::io("cannot write the image", e))
@@ -77,7 +78,7 @@ impl Plan {
         };
         let mut write = |position: u64, bytes: &[u8]| {
             sink.write_all_at(bytes, position).map_err(named)?;
-            tick(position + bytes.len() as u64)
+            tick(position + to_u64(bytes.len()))
         };
         let skipping = match sink.is_zeroed() && !sink.is_sequential() {
             true => Some(Skipping { sink: &*sink, block: self.shareable(&*sink)? }),
@@ -153,7 +154,7 @@ impl Plan {
             }
         }
         for &content in &self.order {
-            stream.zeros_to(u64::from(self.content_lba[content as usize]) * SECTOR)?;
+            stream.zeros_to(u64::from(self.content_lba[to_index(content)]) * SECTOR)?;
             match (self.boot.catalog_bytes(content), self.boot.patches(content)) {
                 (Some(catalog), _) => stream.write(catalog)?,
                 (None, Some(patches)) => self.fill_patched(stream, open, content, patches)?,
@@ -164,7 +165,7 @@ impl Plan {
             stream.zeros_to(sector * SECTOR)?;
             self.fill_content(stream, open, content, skipping)?;
         }
-        stream.zeros_to(self.size() - self.boot.backup().len() as u64)?;
+        stream.zeros_to(self.size() - to_u64(self.boot.backup().len()))?;
         stream.write(self.boot.backup())
     }
 
@@ -239,7 +240,7 @@ fn read(stream: &mut Stream<'_>, mut file: &File, mut left: u64) -> Result<()> {
             Err(e) => return Err(Error::io("cannot read", e)),
         };
         stream.filled(read);
-        left -= read as u64;
+        left -= to_u64(read);
     }
     Ok(())
 }
@@ -278,8 +279,8 @@ fn copy(
                     let done = source.read_exact_at(room, at);
                     done.map_err(|e| Error::io("cannot read", e))?;
                     stream.filled(read);
-                    at += read as u64;
-                    left -= read as u64;
+                    at += to_u64(read);
+                    left -= to_u64(read);
                 }
             }
         }

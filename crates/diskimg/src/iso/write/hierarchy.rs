@@ -3,6 +3,7 @@
 
 use super::identifier::{Identifiers, Naming, Unnamed};
 use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode};
+use crate::host::number::{to_index, to_u32};
 use crate::vocabulary::error::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -146,13 +147,13 @@ impl Hierarchy {
             at += 1;
         }
         for &node in &plan.moved.nodes {
-            let from = plan.moved.from.get(&node).map(|&from| new.by_node[from as usize]);
-            let dir = new.by_node[node as usize] as usize;
+            let from = plan.moved.from.get(&node).map(|&from| new.by_node[to_index(from)]);
+            let dir = to_index(new.by_node[to_index(node)]);
             new.dirs[dir].moved_from = from;
         }
         for at in 0..new.entries.len() {
             if new.entries[at].role == Role::Placeholder {
-                new.entries[at].dir = new.by_node[new.entries[at].node as usize];
+                new.entries[at].dir = new.by_node[to_index(new.entries[at].node)];
             }
         }
         // A path table has 16 bits for a parent's number.
@@ -164,8 +165,8 @@ impl Hierarchy {
     }
 
     fn push_dir(&mut self, node: NodeId, parent: u32, name: (u32, u8)) -> u32 {
-        let id = self.dirs.len() as u32;
-        self.by_node[node as usize] = id;
+        let id = to_u32(self.dirs.len());
+        self.by_node[to_index(node)] = id;
         self.dirs.push(Directory {
             node,
             parent,
@@ -202,7 +203,7 @@ impl Hierarchy {
             .map(|child| Unnamed { name: tree.name(child.0), is_dir: is_dir(child) })
             .collect();
         identifiers.name(plan.naming, &unnamed, &mut |child, _| (plan.tell)(children[child].0));
-        let first = self.entries.len() as u32;
+        let first = to_u32(self.entries.len());
         for (child, identifier) in identifiers.finished(plan.naming, &unnamed) {
             let (node, role) = children[child];
             let name = u32::try_from(self.names.len());
@@ -211,31 +212,31 @@ impl Hierarchy {
                 .map_err(|_| Error::invalid("an identifier is too long for a record"))?;
             self.names.extend_from_slice(&identifier);
             let dir = match is_dir(&children[child]) {
-                true => self.push_dir(node, at as u32, (name, name_len)),
+                true => self.push_dir(node, to_u32(at), (name, name_len)),
                 false => 0,
             };
             self.entries.push(Entry { node, name, name_len, role, dir });
         }
         let directories =
             children.iter().filter(|child| tree.node(child.0).is_dir() && child.1 != Role::Moved);
-        self.dirs[at].subdirectories = directories.count() as u32;
-        self.dirs[at].entries = first..self.entries.len() as u32;
+        self.dirs[at].subdirectories = to_u32(directories.count());
+        self.dirs[at].entries = first..to_u32(self.entries.len());
         Ok(())
     }
 
     pub(super) fn entries_of(&self, dir: &Directory) -> &[Entry] {
-        &self.entries[dir.entries.start as usize..dir.entries.end as usize]
+        &self.entries[to_index(dir.entries.start)..to_index(dir.entries.end)]
     }
 
     pub(super) fn entry_name(&self, entry: &Entry) -> &[u8] {
-        &self.names[entry.name as usize..][..usize::from(entry.name_len)]
+        &self.names[to_index(entry.name)..][..usize::from(entry.name_len)]
     }
 
     /// The identifier of a directory; the root's is one zero byte.
     pub(super) fn dir_name(&self, dir: &Directory) -> &[u8] {
         match dir.node {
             ROOT => &[0],
-            _ => &self.names[dir.name.0 as usize..][..usize::from(dir.name.1)],
+            _ => &self.names[to_index(dir.name.0)..][..usize::from(dir.name.1)],
         }
     }
 }

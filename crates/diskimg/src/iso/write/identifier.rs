@@ -1,5 +1,6 @@
 //! Unique names for the files of one directory.
 
+use crate::host::number::{to_index, to_u32};
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
@@ -34,14 +35,14 @@ pub(super) struct Identifiers {
 impl Identifiers {
     fn get(&self, at: usize) -> &[u8] {
         let (start, len, _) = self.spans[at];
-        &self.bytes[start as usize..(start + len) as usize]
+        &self.bytes[to_index(start)..to_index(start + len)]
     }
 
     fn add(&mut self, child: usize, make: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         make(&mut self.bytes);
         let len = self.bytes.len() - start;
-        self.spans.push((start as u32, len as u32, child as u32));
+        self.spans.push((to_u32(start), to_u32(len), to_u32(child)));
     }
 
     /// Names all children of a directory: unique, in the order that their records have. Of
@@ -65,7 +66,7 @@ impl Identifiers {
         self.sort(naming);
         let same = |pair: &[(u32, u32, u32)]| {
             let [a, b] = [pair[0], pair[1]]
-                .map(|(start, len, _)| &self.bytes[start as usize..(start + len) as usize]);
+                .map(|(start, len, _)| &self.bytes[to_index(start)..to_index(start + len)]);
             naming.compare(a, b) == Ordering::Equal
         };
         if self.spans.windows(2).any(same) {
@@ -77,7 +78,7 @@ impl Identifiers {
     fn sort(&mut self, naming: &dyn Naming) {
         let bytes = &self.bytes;
         let text =
-            |&(start, len, _): &(u32, u32, u32)| &bytes[start as usize..(start + len) as usize];
+            |&(start, len, _): &(u32, u32, u32)| &bytes[to_index(start)..to_index(start + len)];
         self.spans
             .sort_unstable_by(|a, b| naming.compare(text(a), text(b)).then_with(|| a.2.cmp(&b.2)));
     }
@@ -95,7 +96,7 @@ impl Identifiers {
                 continue;
             }
             let child = self.spans[at].2;
-            let Unnamed { name, is_dir } = children[child as usize];
+            let Unnamed { name, is_dir } = children[to_index(child)];
             let mut identifier = Vec::new();
             naming.make(name, is_dir, Some(0), &mut identifier);
             let count = next.entry(identifier.clone()).or_insert(0);
@@ -107,7 +108,7 @@ impl Identifiers {
                     break;
                 }
             }
-            self.spans[at] = (self.bytes.len() as u32, identifier.len() as u32, child);
+            self.spans[at] = (to_u32(self.bytes.len()), to_u32(identifier.len()), child);
             self.bytes.extend_from_slice(&identifier);
         }
     }
@@ -120,8 +121,8 @@ impl Identifiers {
     ) -> impl Iterator<Item = (usize, Vec<u8>)> + 's {
         self.spans.iter().enumerate().map(move |(at, &(_, _, child))| {
             let mut identifier = self.get(at).to_vec();
-            naming.finish(children[child as usize].is_dir, &mut identifier, 0);
-            (child as usize, identifier)
+            naming.finish(children[to_index(child)].is_dir, &mut identifier, 0);
+            (to_index(child), identifier)
         })
     }
 }

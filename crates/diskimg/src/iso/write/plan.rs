@@ -24,6 +24,7 @@ use super::names::PrimaryNames;
 use super::options::{CreateOptions, Level, RockRidge};
 use super::path_table;
 use super::tree::{Kind, NodeId, ROOT, Times, Tree, TreeNode};
+use crate::host::number::{to_index, to_u32, to_u64};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::vocabulary::error::{Error, Result};
@@ -111,7 +112,7 @@ impl Plan {
             content_lba: vec![NOWHERE; contents.len()],
             order: Vec::new(),
             empty: None,
-            files: vec![FileNumbers::default(); tree.last_inode() as usize + 1],
+            files: vec![FileNumbers::default(); to_index(tree.last_inode()) + 1],
             volume: Volume { sectors: 0, time: root_time, root_time },
             boot,
             primary_tables: Tables::default(),
@@ -145,7 +146,7 @@ impl Plan {
     /// What starts a machine comes before all other contents.
     fn order_boot_files(&mut self) {
         for content in self.boot.first() {
-            let lba = &mut self.content_lba[content as usize];
+            let lba = &mut self.content_lba[to_index(content)];
             if *lba == NOWHERE {
                 *lba = 0;
                 self.order.push(content);
@@ -165,7 +166,7 @@ impl Plan {
                     continue;
                 }
                 let node = self.tree.node(entry.node);
-                let numbers = &mut self.files[node.inode as usize];
+                let numbers = &mut self.files[to_index(node.inode)];
                 numbers.links += 1;
                 if numbers.serial == 0 {
                     serial += 1;
@@ -179,7 +180,7 @@ impl Plan {
                             return Err(self.too_long(dir, entry.node, len));
                         }
                         needs_empty |= len == 0;
-                        let lba = &mut self.content_lba[content as usize];
+                        let lba = &mut self.content_lba[to_index(content)];
                         if len > 0 && *lba == NOWHERE {
                             *lba = 0;
                             self.order.push(content);
@@ -222,7 +223,7 @@ impl Plan {
         let mut dir = dir;
         while dir.node != ROOT {
             names.push(self.tree.name(dir.node));
-            dir = &self.primary.dirs[dir.moved_from.unwrap_or(dir.parent) as usize];
+            dir = &self.primary.dirs[to_index(dir.moved_from.unwrap_or(dir.parent))];
         }
         names.reverse();
         String::from_utf8_lossy(&names.join(&b"/"[..])).into_owned()
@@ -294,7 +295,7 @@ impl Plan {
         for &content in &self.order {
             at.align(self.options.alignment)?;
             let len = self.contents.get(content).len;
-            self.content_lba[content as usize] = at.take(len)?;
+            self.content_lba[to_index(content)] = at.take(len)?;
         }
         self.place_disk(at.0)
     }
@@ -304,15 +305,15 @@ impl Plan {
         let (mut records, mut areas) = (Vec::new(), Vec::new());
         for index in 0..count {
             self.directory(space, index, &mut records, &mut areas);
-            let sectors = (records.len() as u64).div_ceil(SECTOR);
-            let continued = (areas.len() as u64).div_ceil(SECTOR);
+            let sectors = to_u64(records.len()).div_ceil(SECTOR);
+            let continued = to_u64(areas.len()).div_ceil(SECTOR);
             let lba = at.take((sectors + continued) * SECTOR)?;
             let Some(dir) = self.hierarchy_mut(space).map(|hierarchy| &mut hierarchy.dirs[index])
             else {
                 continue;
             };
             // Both are below the volume's sectors, which have 32 bits.
-            (dir.lba, dir.sectors, dir.continued) = (lba, sectors as u32, continued as u32);
+            (dir.lba, dir.sectors, dir.continued) = (lba, to_u32(sectors), to_u32(continued));
             if u64::from(dir.sectors) * SECTOR > u64::from(u32::MAX) {
                 return Err(Error::limit("the records of a directory take more than 4 GiB"));
             }
@@ -323,7 +324,7 @@ impl Plan {
                 Space::Primary => &mut self.primary_tables,
                 Space::Joliet => &mut self.joliet_tables,
             };
-            (tables.root, tables.root_bytes) = (lba, sectors * SECTOR as u32);
+            (tables.root, tables.root_bytes) = (lba, sectors * to_u32(SECTOR));
         }
         Ok(())
     }
@@ -367,7 +368,7 @@ impl Cursor {
         // At most 65535 directories, whose names have at most 255 bytes.
         let len = path_table::len(hierarchy);
         let [little, big] = [self.take(len)?, self.take(len)?];
-        Ok(Tables { path_table: len as u32, little, big, ..Tables::default() })
+        Ok(Tables { path_table: to_u32(len), little, big, ..Tables::default() })
     }
 }
 

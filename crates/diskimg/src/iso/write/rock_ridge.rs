@@ -7,6 +7,7 @@
 //!                            … SL    ◄─────┘
 //! ```
 
+use crate::host::number::{to_u8, to_u32, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 
@@ -53,7 +54,7 @@ impl Entries {
 
     fn head(&mut self, signature: [u8; 2], len: usize) {
         // Entries are at most 255 bytes long by construction.
-        self.0.extend_from_slice(&[signature[0], signature[1], len as u8, 1]);
+        self.0.extend_from_slice(&[signature[0], signature[1], to_u8(len), 1]);
     }
 
     fn both(&mut self, value: u32) {
@@ -70,7 +71,7 @@ impl Entries {
     pub(super) fn extension(&mut self) {
         let [id, text, source] = EXTENSION;
         self.head(*b"ER", 8 + id.len() + text.len() + source.len());
-        self.0.extend_from_slice(&[id.len() as u8, text.len() as u8, source.len() as u8, 1]);
+        self.0.extend_from_slice(&[to_u8(id.len()), to_u8(text.len()), to_u8(source.len()), 1]);
         EXTENSION.iter().for_each(|part| self.0.extend_from_slice(part));
     }
 
@@ -164,9 +165,9 @@ impl Entries {
             Some(at) if self.0.len() - at + 2 + text.len() <= LINK_ENTRY => at,
             _ => self.next_link_entry(open),
         };
-        self.0.extend_from_slice(&[flags, text.len() as u8]);
+        self.0.extend_from_slice(&[flags, to_u8(text.len())]);
         self.0.extend_from_slice(text);
-        self.0[at + 2] = (self.0.len() - at) as u8;
+        self.0[at + 2] = to_u8(self.0.len() - at);
     }
 
     /// Begins an SL entry, which the open one goes on in.
@@ -216,8 +217,8 @@ impl Entries {
             areas.bytes.extend_from_slice(here);
             rest = later;
             let next = areas.bytes.len() + CE;
-            let next = next.next_multiple_of(SECTOR as usize);
-            now = Areas::take(rest, SECTOR as usize);
+            let next = next.next_multiple_of(to_usize(SECTOR));
+            now = Areas::take(rest, to_usize(SECTOR));
             let pointer = areas.pointer(next, now);
             areas.bytes.extend_from_slice(&pointer);
             areas.bytes.resize(next, 0);
@@ -237,7 +238,7 @@ pub(super) struct Areas<'b> {
 impl Areas<'_> {
     /// Where the next area begins, and its length: no area runs into another sector.
     fn begin(&mut self, rest: &[u8]) -> (usize, usize) {
-        let sector = SECTOR as usize;
+        let sector = to_usize(SECTOR);
         let left = sector - self.bytes.len() % sector;
         if rest.len() > left {
             let end = self.bytes.len().next_multiple_of(sector);
@@ -257,9 +258,9 @@ impl Areas<'_> {
     fn pointer(&self, offset: usize, len: usize) -> [u8; CE] {
         let mut entry = [0; CE];
         entry[..4].copy_from_slice(b"CE\x1c\x01");
-        let sector = SECTOR as usize;
-        let lba = self.lba + (offset / sector) as u32;
-        let values = [lba, (offset % sector) as u32, len as u32];
+        let sector = to_usize(SECTOR);
+        let lba = self.lba + to_u32(offset / sector);
+        let values = [lba, to_u32(offset % sector), to_u32(len)];
         for (field, value) in entry[4..].chunks_exact_mut(8).zip(values) {
             field.copy_from_slice(&both_endian_32(value));
         }

@@ -1,6 +1,7 @@
 //! Which contents are the same, without reading much of those that are not.
 
 use crate::host::buffer::AlignedBuffer;
+use crate::host::number::to_usize;
 use crate::host::source::Source;
 use std::io;
 use twox_hash::XxHash3_64;
@@ -14,10 +15,10 @@ const PIECE: u64 = 256 << 10;
 /// A digest of the beginning, the middle and the end: what differs there is not the same.
 pub(super) fn sample(source: &dyn Source) -> io::Result<u64> {
     let len = source.len();
-    let mut buffer = [0; SAMPLE as usize];
+    let mut buffer = [0; to_usize(SAMPLE)];
     let mut digest = XxHash3_64::with_seed(len);
     for at in [0, len / 2, len.saturating_sub(SAMPLE)] {
-        let part = &mut buffer[..(len - at).min(SAMPLE) as usize];
+        let part = &mut buffer[..to_usize((len - at).min(SAMPLE))];
         source.read_exact_at(part, at)?;
         std::hash::Hasher::write(&mut digest, part);
     }
@@ -35,7 +36,7 @@ pub(super) fn is_same(a: &dyn Source, b: &dyn Source) -> io::Result<bool> {
     while at < len {
         let piece = (len - at).min(PIECE);
         for (buffer, source) in buffers.iter_mut().zip([a, b]) {
-            source.read_exact_at(buffer.set_len(piece as usize), at)?;
+            source.read_exact_at(buffer.set_len(to_usize(piece)), at)?;
         }
         if *buffers[0] != *buffers[1] {
             return Ok(false);

@@ -2,6 +2,7 @@
 //! or in a thread of their own.
 
 use crate::host::buffer::AlignedBuffer;
+use crate::host::number::to_u64;
 use crate::vocabulary::error::{Error, Result};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -37,7 +38,7 @@ impl<'f> Stream<'f> {
 
     /// Where the next byte belongs.
     pub(super) fn position(&self) -> u64 {
-        self.chunk.position + self.used as u64
+        self.chunk.position + to_u64(self.used)
     }
 
     /// Room for what comes next: at least one byte, at most `want`.
@@ -56,7 +57,7 @@ impl<'f> Stream<'f> {
 
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let room = self.room(bytes.len() as u64)?;
+            let room = self.room(to_u64(bytes.len()))?;
             let (now, later) = bytes.split_at(room.len());
             room.copy_from_slice(now);
             self.filled(now.len());
@@ -71,7 +72,7 @@ impl<'f> Stream<'f> {
             room.fill(0);
             let now = room.len();
             self.filled(now);
-            len -= now as u64;
+            len -= to_u64(now);
         }
         Ok(())
     }

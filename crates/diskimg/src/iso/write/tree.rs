@@ -1,6 +1,7 @@
 //! The tree that an image shall hold, before it has names or addresses: small
 //! nodes side by side, their names in one buffer.
 
+use crate::host::number::{to_index, to_u32};
 use crate::iso::time::Timestamp;
 use crate::vocabulary::error::{Error, Result};
 
@@ -93,11 +94,11 @@ impl Tree {
     }
 
     pub(super) fn node(&self, id: NodeId) -> &TreeNode {
-        &self.nodes[id as usize]
+        &self.nodes[to_index(id)]
     }
 
     pub(super) fn node_mut(&mut self, id: NodeId) -> &mut TreeNode {
-        &mut self.nodes[id as usize]
+        &mut self.nodes[to_index(id)]
     }
 
     /// How many nodes there are, those that were removed too.
@@ -125,7 +126,7 @@ impl Tree {
     }
 
     pub(super) fn bytes(&self, span: Span) -> &[u8] {
-        &self.bytes[span.start as usize..(span.start + span.len) as usize]
+        &self.bytes[to_index(span.start)..to_index(span.start + span.len)]
     }
 
     /// Keeps a name.
@@ -137,7 +138,7 @@ impl Tree {
         if !fits {
             return Err(Error::limit("the tree's names take more than 4 GiB together"));
         }
-        let span = Span { start: self.bytes.len() as u32, len: bytes.len() as u32 };
+        let span = Span { start: to_u32(self.bytes.len()), len: to_u32(bytes.len()) };
         self.bytes.extend_from_slice(bytes);
         Ok(span)
     }
@@ -165,7 +166,7 @@ impl Tree {
         }
         match self.find(dir, self.bytes(node.name)) {
             Ok(id) => {
-                let old = &mut self.nodes[id as usize];
+                let old = &mut self.nodes[to_index(id)];
                 match (&mut old.kind, &node.kind) {
                     (Kind::Directory(children), Kind::Directory(_)) => {
                         node.kind = Kind::Directory(std::mem::take(children));
@@ -175,14 +176,14 @@ impl Tree {
                     }
                     _ => {}
                 }
-                self.nodes[id as usize] = node;
+                self.nodes[to_index(id)] = node;
                 Ok(id)
             }
             Err(at) => {
                 let id = NodeId::try_from(self.nodes.len()).ok().filter(|&id| id < NodeId::MAX);
                 let id = id.ok_or_else(|| Error::limit("more than 4 thousand million files"))?;
                 self.nodes.push(node);
-                if let Kind::Directory(children) = &mut self.nodes[dir as usize].kind {
+                if let Kind::Directory(children) = &mut self.nodes[to_index(dir)].kind {
                     children.insert(at, id);
                 }
                 Ok(id)
@@ -199,14 +200,14 @@ impl Tree {
     pub(super) fn replace_contents(&mut self, stands_for: &[u32]) {
         for node in &mut self.nodes {
             if let Kind::File(content) = &mut node.kind {
-                *content = stands_for[*content as usize];
+                *content = stands_for[to_index(*content)];
             }
         }
     }
 
     /// Takes a child, with all that is in it, out of a directory.
     pub(super) fn remove(&mut self, dir: NodeId, child: NodeId) {
-        if let Kind::Directory(children) = &mut self.nodes[dir as usize].kind {
+        if let Kind::Directory(children) = &mut self.nodes[to_index(dir)].kind {
             children.retain(|&other| other != child);
         }
     }

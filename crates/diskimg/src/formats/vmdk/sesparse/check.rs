@@ -13,6 +13,7 @@ use super::super::SECTOR;
 use super::super::check::{Findings, Occupied};
 use super::header::REGIONS;
 use super::{Gte, SeSparseExtent};
+use crate::host::number::to_u64;
 use crate::vocabulary::check::{CheckReport, Finding};
 
 /// Checks `extent`; adds to `counts` what was found.
@@ -49,7 +50,7 @@ fn regions(extent: &SeSparseExtent, findings: &mut Findings<'_>) {
 /// What several entries name is told of, and left out but for the first.
 fn tables(extent: &SeSparseExtent, findings: &mut Findings<'_>) -> Vec<(u64, u64)> {
     let mut tables = Vec::new();
-    for index in 0..extent.directory.len() as u64 {
+    for index in 0..to_u64(extent.directory.len()) {
         match extent.table_number(index) {
             Ok(None) => {}
             Ok(Some(number)) => tables.push((number, index)),

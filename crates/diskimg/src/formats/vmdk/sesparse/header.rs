@@ -20,6 +20,7 @@
 
 use super::super::header::{MAX_GRAIN_SECTORS, require_grain};
 use super::super::{SECTOR, SESPARSE_MAGIC, read_sector, sectors_to_bytes};
+use crate::host::number::to_usize;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
 use zerocopy::little_endian::U64;
@@ -68,8 +69,8 @@ struct VolatileHeader {
     padding: [u8; 480],
 }
 
-const _: () = assert!(size_of::<ConstHeader>() == SECTOR as usize);
-const _: () = assert!(size_of::<VolatileHeader>() == SECTOR as usize);
+const _: () = assert!(size_of::<ConstHeader>() == to_usize(SECTOR));
+const _: () = assert!(size_of::<VolatileHeader>() == to_usize(SECTOR));
 
 /// What the regions hold, in the header's order.
 pub(super) const REGIONS: [&str; 8] = [

@@ -27,6 +27,7 @@ mod tests;
 
 use super::tables::{Room, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, Result};
@@ -104,7 +105,7 @@ impl SeSparseExtent {
 
     /// Bytes of the tables that are held in memory as a whole.
     pub(super) fn table_memory(&self) -> u64 {
-        self.directory.len() as u64 * 8
+        to_u64(self.directory.len()) * 8
     }
 
     /// Appends extents for `range` of this extent, whose first byte is the
@@ -144,7 +145,7 @@ impl SeSparseExtent {
 
     /// Which of the grain tables the directory's entry `index` names.
     fn table_number(&self, index: u64) -> Result<Option<u64>> {
-        let entry = self.directory[index as usize];
+        let entry = self.directory[to_usize(index)];
         if entry == 0 {
             return Ok(None);
         }
@@ -187,7 +188,7 @@ impl SeSparseExtent {
             let start = at / grain_bytes * grain_bytes;
             let grain = start..(start + grain_bytes).min(self.size());
             let end = grain.end.min(range.end);
-            let entry = table[(start / grain_bytes) as usize % table.len()];
+            let entry = table[to_usize(start / grain_bytes) % table.len()];
             let kind = self.grain(entry, &grain, base, file)?.forward(at - start);
             push(out, base + at..base + end, kind);
             at = end;
@@ -239,7 +240,7 @@ fn read_entries(
         .at(at)
         .hint("the file is probably truncated"));
     }
-    let mut entries = vec![0u64; bytes as usize / 8];
+    let mut entries = vec![0u64; to_usize(bytes) / 8];
     read(source, entries.as_mut_bytes(), at, structure)?;
     entries.iter_mut().for_each(|entry| *entry = u64::from_le(*entry));
     Ok(entries)

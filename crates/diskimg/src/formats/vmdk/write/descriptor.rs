@@ -13,6 +13,7 @@ use super::super::SECTOR;
 use super::super::descriptor::NO_PARENT;
 use super::geometry::DiskGeometry;
 use super::subformat::Subformat;
+use crate::host::number::{to_u32, to_u64, to_usize};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use std::fmt::{self, Write};
@@ -87,7 +88,7 @@ impl NewDescriptor {
         } else {
             DESCRIPTOR_SECTORS * SECTOR
         };
-        let bytes = self.text(0).len() as u64;
+        let bytes = to_u64(self.text(0).len());
         if bytes < room {
             return Ok(());
         }
@@ -101,7 +102,7 @@ impl NewDescriptor {
     /// `digest` is that of the guest's bytes, or 0 if they are not known yet.
     pub(super) fn embedded(&self, digest: u64) -> Vec<u8> {
         let mut bytes = self.text(digest).into_bytes();
-        bytes.resize((DESCRIPTOR_SECTORS * SECTOR) as usize, 0);
+        bytes.resize(to_usize(DESCRIPTOR_SECTORS * SECTOR), 0);
         bytes
     }
 
@@ -110,7 +111,7 @@ impl NewDescriptor {
     pub(super) fn text(&self, digest: u64) -> String {
         let id = self.identity(digest);
         // Reserved: no parent, and VMware's own placeholder for "to be replaced".
-        let cid = match id as u32 {
+        let cid = match to_u32(id & 0xffff_ffff) {
             taken @ (NO_PARENT | 0xffff_fffe) => taken - 2,
             cid => cid,
         };

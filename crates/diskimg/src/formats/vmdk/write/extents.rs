@@ -10,6 +10,7 @@
 
 use super::super::SECTOR;
 use super::subformat::Subformat;
+use crate::host::number::to_usize;
 use crate::vocabulary::error::{Error, Result};
 use std::path::Path;
 
@@ -87,7 +88,7 @@ impl Cut {
     fn part(self, at: u64, len: u64) -> Part {
         let each = self.each * SECTOR;
         let within = at % each;
-        Part { extent: (at / each) as usize, at: within, len: len.min(each - within) }
+        Part { extent: to_usize(at / each), at: within, len: len.min(each - within) }
     }
 
     /// Where `len` guest bytes from `at` end.

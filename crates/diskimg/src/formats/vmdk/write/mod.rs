@@ -113,7 +113,7 @@ fn check_size(size: u64) -> Result<()> {
         // A capacity of 0 means that the disk is elsewhere.
         return Err(Error::invalid("a VMDK cannot be empty"));
     }
-    if size > i64::MAX as u64 - SECTOR {
+    if size > i64::MAX.cast_unsigned() - SECTOR {
         return Err(Error::limit(format!("a disk of {size} bytes")));
     }
     Ok(())
@@ -173,7 +173,7 @@ fn check_output(subformat: Subformat, output: &Output) -> Result<()> {
 fn name_extents(output: &Output, subformat: Subformat, cut: Cut) -> Result<Vec<NewExtent>> {
     if subformat.is_several_files() {
         let most = Limits::default().extent_files;
-        if cut.count() > most as u64 {
+        if cut.count() > most {
             let message = format!("a disk of {} extents, more than {most}", cut.count());
             return Err(Error::limit(message).hint(IN_ONE_PIECE));
         }

@@ -19,6 +19,7 @@ use super::super::header::{Flags, Header};
 use super::super::sparse::GTE_ZEROED;
 use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS};
 use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
+use crate::host::number::{to_index, to_u32, to_usize};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use std::sync::Arc;
@@ -101,7 +102,7 @@ impl SparseExtentWriter {
     /// As [`store`](Self::store).
     pub(super) fn store_zeros(&mut self, at: u64, len: u64) -> Result<()> {
         if self.header.zeroed_grains() {
-            let grain_bytes = self.header.grain_bytes() as usize;
+            let grain_bytes = to_usize(self.header.grain_bytes());
             return (at..at + len).step_by(grain_bytes).try_for_each(|at| self.set(at, GTE_ZEROED));
         }
         let start = self.append(at, len)?;
@@ -146,11 +147,11 @@ impl SparseExtentWriter {
         let (tables, each) = (self.header.tables(), self.header.table_sectors());
         let first = sector + self.header.directory_sectors();
         let mut bytes = Vec::new();
-        for start in (0..tables).step_by(ENTRIES as usize) {
+        for start in (0..tables).step_by(to_usize(ENTRIES)) {
             bytes.clear();
             for index in start..tables.min(start + ENTRIES) {
                 // Checked by the first grain's place, which is behind all of them.
-                bytes.extend(((first + index * each) as u32).to_le_bytes());
+                bytes.extend(to_u32(first + index * each).to_le_bytes());
             }
             self.write(&bytes, sector + start * 4 / SECTOR, "the grain directory")?;
         }
@@ -185,8 +186,8 @@ impl SparseExtentWriter {
     fn set(&mut self, at: u64, entry: u32) -> Result<()> {
         let grain = at / self.header.grain_bytes();
         self.turn_to(grain / u64::from(GTES))?;
-        self.table.entries.resize(GTES as usize, 0);
-        self.table.entries[(grain % u64::from(GTES)) as usize] = entry;
+        self.table.entries.resize(to_index(GTES), 0);
+        self.table.entries[to_usize(grain % u64::from(GTES))] = entry;
         Ok(())
     }
 
@@ -202,7 +203,7 @@ impl SparseExtentWriter {
         }
         for i in 0..grains {
             // Below 2^32 as just checked.
-            self.set(at + i * self.header.grain_bytes(), (start + i * GRAIN_SECTORS) as u32)?;
+            self.set(at + i * self.header.grain_bytes(), to_u32(start + i * GRAIN_SECTORS))?;
         }
         self.next += grains * GRAIN_SECTORS;
         Ok(start)

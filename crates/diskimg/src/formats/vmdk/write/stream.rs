@@ -23,6 +23,7 @@ use super::super::stream::{
 use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
 use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
 use crate::host::codec::{Codec, Encoder};
+use crate::host::number::{to_index, to_u32, to_u64, to_usize};
 use crate::host::sink::Sink;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::Encoded;
@@ -73,14 +74,14 @@ impl StreamTarget {
         require_readable(&header)?;
         let mut front = header.encode().to_vec();
         front.extend(descriptor.embedded(0));
-        front.resize((OVER_HEAD * SECTOR) as usize, 0);
+        front.resize(to_usize(OVER_HEAD * SECTOR), 0);
         let mut target = Self {
             files: [sink],
-            directory: vec![0; header.tables() as usize],
+            directory: vec![0; to_usize(header.tables())],
             header,
             position: 0,
             index: 0,
-            entries: vec![0; GTES as usize],
+            entries: vec![0; to_index(GTES)],
             level,
         };
         target.append(&front, "the header")?;
@@ -89,19 +90,19 @@ impl StreamTarget {
 
     /// Writes whole sectors.
     fn append(&mut self, bytes: &[u8], what: &'static str) -> Result<()> {
-        debug_assert!(bytes.len().is_multiple_of(SECTOR as usize));
+        debug_assert!(bytes.len().is_multiple_of(to_usize(SECTOR)));
         let at = self.position * SECTOR;
         self.files[0].write_all_at(bytes, at).map_err(|e| cannot_write(e, what, at))?;
-        self.position += bytes.len() as u64 / SECTOR;
+        self.position += to_u64(bytes.len()) / SECTOR;
         Ok(())
     }
 
     /// Writes entries behind their marker; gives the sector where they start.
     fn append_entries(&mut self, entries: &[u32], kind: u32, what: &'static str) -> Result<u64> {
-        let sectors = (entries.len() as u64 * 4).div_ceil(SECTOR);
+        let sectors = (to_u64(entries.len()) * 4).div_ceil(SECTOR);
         let mut bytes = MetaDataMarker::sector(kind, sectors).to_vec();
         bytes.extend(entries.iter().flat_map(|entry| entry.to_le_bytes()));
-        bytes.resize(((1 + sectors) * SECTOR) as usize, 0);
+        bytes.resize(to_usize((1 + sectors) * SECTOR), 0);
         self.append(&bytes, what)?;
         Ok(self.position - sectors)
     }
@@ -110,9 +111,9 @@ impl StreamTarget {
     /// one numbered `index`.
     fn turn_to(&mut self, index: u64) -> Result<()> {
         if self.entries.iter().any(|&entry| entry != 0) {
-            let entries = std::mem::replace(&mut self.entries, vec![0; GTES as usize]);
+            let entries = std::mem::replace(&mut self.entries, vec![0; to_index(GTES)]);
             let sector = self.append_entries(&entries, MARKER_GT, "a grain table")?;
-            self.directory[self.index as usize] = in_reach(sector)?;
+            self.directory[to_usize(self.index)] = in_reach(sector)?;
         }
         self.index = index;
         Ok(())
@@ -129,7 +130,7 @@ impl StreamTarget {
             self.turn_to(index)?;
         }
         let offset = self.position * SECTOR;
-        self.entries[(grain % u64::from(GTES)) as usize] = in_reach(self.position)?;
+        self.entries[to_usize(grain % u64::from(GTES))] = in_reach(self.position)?;
         self.position += len / SECTOR;
         Ok(Slot { file: 0, offset, len })
     }
@@ -156,7 +157,7 @@ impl Target for StreamTarget {
     fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
         match unit {
             Unit::Zero { .. } => Ok(None),
-            Unit::Encoded(bytes) => self.append_grain(at, bytes.len() as u64).map(Some),
+            Unit::Encoded(bytes) => self.append_grain(at, to_u64(bytes.len())).map(Some),
             Unit::Stored { .. } => Err(Error::invalid("streamOptimized stores nothing verbatim")),
         }
     }
@@ -210,8 +211,8 @@ impl UnitEncoder for GrainEncoder {
     }
 
     fn passes(&self, unit: &Encoded) -> bool {
-        let size = (unit.unit.end - unit.unit.start) as usize;
-        self.passes && unit.codec == Codec::Zlib && (unit.stored as usize) < most(size)
+        let size = to_usize(unit.unit.end - unit.unit.start);
+        self.passes && unit.codec == Codec::Zlib && to_index(unit.stored) < most(size)
     }
 
     fn pass(
@@ -244,9 +245,9 @@ fn append_framed(
     out.extend_from_slice(marker.as_bytes());
     let data = out.len();
     append(out).inspect_err(|_| out.truncate(start))?;
-    let size = (out.len() - data) as u32;
+    let size = to_u32(out.len() - data);
     out[data - size_of_val(&marker.size)..data].copy_from_slice(&size.to_le_bytes());
-    let padded = (out.len() - start).next_multiple_of(SECTOR as usize);
+    let padded = (out.len() - start).next_multiple_of(to_usize(SECTOR));
     out.resize(start + padded, 0);
     Ok(())
 }

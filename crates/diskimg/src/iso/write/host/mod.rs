@@ -12,6 +12,7 @@ mod portable;
 mod unix;
 
 use super::tree::Span;
+use crate::host::number::{to_index, to_u32};
 use crate::host::source::FileSource;
 use crate::iso::node::FileType;
 use crate::iso::time::Timestamp;
@@ -88,7 +89,7 @@ impl HostDirs {
     pub(super) fn path(&self, dir: u32) -> PathBuf {
         let mut names = Vec::new();
         let mut at = Some(dir);
-        while let Some(HostDir { parent, name, .. }) = at.map(|at| &self.0[at as usize]) {
+        while let Some(HostDir { parent, name, .. }) = at.map(|at| &self.0[to_index(at)]) {
             names.push(name);
             at = *parent;
         }
@@ -97,7 +98,7 @@ impl HostDirs {
 
     /// Itself and the directories that it is in, as they were found.
     pub(super) fn chain(&self, dir: u32) -> impl Iterator<Item = u32> {
-        std::iter::successors(Some(dir), |&at| self.0[at as usize].parent)
+        std::iter::successors(Some(dir), |&at| self.0[to_index(at)].parent)
     }
 }
 
@@ -152,18 +153,18 @@ impl NameList {
     }
 
     fn push(&mut self, name: &[u8]) {
-        self.spans.push((self.bytes.len() as u32, name.len() as u32));
+        self.spans.push((to_u32(self.bytes.len()), to_u32(name.len())));
         self.bytes.extend_from_slice(name);
     }
 
     pub(super) fn sort(&mut self) {
         let bytes = &self.bytes;
-        let name = |(start, len): (u32, u32)| &bytes[start as usize..(start + len) as usize];
+        let name = |(start, len): (u32, u32)| &bytes[to_index(start)..to_index(start + len)];
         self.spans.sort_unstable_by(|&a, &b| name(a).cmp(name(b)));
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let name = |&(start, len): &(u32, u32)| &self.bytes[start as usize..(start + len) as usize];
+        let name = |&(start, len): &(u32, u32)| &self.bytes[to_index(start)..to_index(start + len)];
         self.spans.iter().map(name)
     }
 }

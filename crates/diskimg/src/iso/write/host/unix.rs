@@ -1,6 +1,7 @@
 //! Directories by their descriptors, so that nothing in a path can be exchanged.
 
 use super::{AT_ONCE, HostDir, HostDirs, HostFile, Looked, NameList, change, changed, path_of};
+use crate::host::number::{to_index, to_u32};
 use crate::iso::node::FileType;
 use crate::iso::time::Timestamp;
 use crate::iso::write::tree::Tree;
@@ -23,7 +24,7 @@ pub(in crate::iso::write) struct OpenDirs(Vec<(u32, OwnedFd)>);
 impl Looked {
     /// `None` for a kind of file that nobody knows.
     // The fields' types differ between systems.
-    #[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
+    #[allow(clippy::as_conversions, clippy::unnecessary_cast, trivial_numeric_casts)]
     fn new(stat: &Stat) -> Option<Self> {
         let size = stat.st_size as u64;
         let kind = match Type::from_raw_mode(stat.st_mode as RawMode) {
@@ -45,7 +46,7 @@ impl Looked {
             sparse: (stat.st_blocks as u64).saturating_mul(512) < size,
             modified: Timestamp {
                 seconds: stat.st_mtime as i64,
-                nanoseconds: (stat.st_mtime_nsec as u32).min(999_999_999),
+                nanoseconds: to_u32(stat.st_mtime_nsec).min(999_999_999),
             },
             device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
             identity: (stat.st_dev as u64, stat.st_ino as u64),
@@ -81,12 +82,12 @@ impl OpenDirs {
                 break;
             }
             missing.push(at);
-            if dirs.0[at as usize].parent.is_none() {
+            if dirs.0[to_index(at)].parent.is_none() {
                 self.0.clear();
             }
         }
         for at in missing.into_iter().rev() {
-            let HostDir { name, follow, parent } = &dirs.0[at as usize];
+            let HostDir { name, follow, parent } = &dirs.0[to_index(at)];
             let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             if !follow {
                 flags |= OFlags::NOFOLLOW;
