@@ -264,13 +264,20 @@ impl IsoImage {
         BootCatalog::read(&*self.source, sector).map(Some)
     }
 
+    /// The same; a damaged one is none: [`boot_catalog`](Self::boot_catalog) tells of that.
+    pub(super) fn readable_boot_catalog(&self) -> Result<Option<BootCatalog>> {
+        match self.boot_catalog() {
+            Err(error) if !error.is_of_storage() => Ok(None),
+            outcome => outcome,
+        }
+    }
+
     /// What the first 32 KiB say to who starts from a disk.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io).
     pub fn system_area(&self) -> Result<SystemArea> {
-        // Of a catalog that cannot be read, `boot_catalog` tells.
-        let catalog = self.boot_catalog().ok().flatten();
+        let catalog = self.readable_boot_catalog()?;
         SystemArea::read(&*self.source, catalog.as_ref())
     }
 }
@@ -299,8 +306,16 @@ impl Trees {
         match tree {
             Ok(tree) => self.found.push((namespace, Arc::new(tree))),
             Err(error) => {
-                self.error.get_or_insert(error);
+                self.note(error);
             }
+        }
+    }
+
+    /// Damage hides a tree. What the system could not read may be the best one, though.
+    fn note(&mut self, error: Error) {
+        let worse = |known: &Error| error.is_of_storage() && !known.is_of_storage();
+        if self.error.as_ref().is_none_or(worse) {
+            self.error = Some(error);
         }
     }
 
@@ -342,7 +357,7 @@ impl Trees {
             }
             Ok(None) => None,
             Err(error) => {
-                self.error.get_or_insert(error);
+                self.note(error);
                 None
             }
         }
@@ -361,7 +376,10 @@ impl Trees {
                 (None, None) => Err(Error::invalid(format!("the image has no {wanted} tree"))),
             };
         }
-        if self.udf_holds_more() {
+        if let Some(error) = self.error.take_if(|error| error.is_of_storage()) {
+            return Err(error.hint("another tree may be read: --namespace, IsoOptions::namespace"));
+        }
+        if self.udf_holds_more()? {
             return Ok(self.index(Namespace::Udf).unwrap_or_default());
         }
         let order = [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso, Namespace::Udf];
@@ -374,20 +392,30 @@ impl Trees {
 
     /// True if UDF's root has files or directories that ISO 9660's best tree does not have (where
     /// often a README says so and nothing else), or the same ones longer.
-    fn udf_holds_more(&self) -> bool {
+    fn udf_holds_more(&self) -> Result<bool> {
         let entries = |namespace| {
-            let tree = &self.found[self.index(namespace)?].1;
-            tree.root().and_then(|root| tree.read_dir(&root)).ok()
+            let Some(index) = self.index(namespace) else { return Ok(None) };
+            let tree = &self.found[index].1;
+            match tree.root().and_then(|root| tree.read_dir(&root)) {
+                Ok(entries) => Ok(Some(entries)),
+                Err(error) if error.is_of_storage() => Err(error),
+                Err(_) => Ok(None),
+            }
         };
-        let Some(udf) = entries(Namespace::Udf) else { return false };
-        let others = [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso];
-        let Some(iso) = others.into_iter().find_map(entries) else { return true };
+        let Some(udf) = entries(Namespace::Udf)? else { return Ok(false) };
+        let mut iso = None;
+        for namespace in [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso] {
+            if iso.is_none() {
+                iso = entries(namespace)?;
+            }
+        }
+        let Some(iso) = iso else { return Ok(true) };
         let longer = |entry: &Entry| {
             let same = iso.iter().find(|other| other.name.eq_ignore_ascii_case(&entry.name));
             entry.node.file_type == FileType::Regular
                 && same.is_some_and(|other| other.node.size < entry.node.size)
         };
-        udf.len() > iso.len() || udf.iter().any(longer)
+        Ok(udf.len() > iso.len() || udf.iter().any(longer))
     }
 }
 

@@ -45,8 +45,8 @@ impl IsoInfo {
         let labels = volumes.iter().map(|volume| &volume.volume_id);
         let label = labels.chain(udf.iter().map(|udf| &udf.label)).find(|label| !label.is_empty());
         let label = label.cloned().unwrap_or_default();
-        // A catalog that cannot be read is a finding of `verify`, and hides nothing else.
-        let boot = image.boot_catalog().ok().flatten();
+        // A damaged catalog is a finding of `verify`, and hides nothing else.
+        let boot = image.readable_boot_catalog()?;
         Ok(Self {
             label,
             namespace: image.namespace(),

@@ -229,6 +229,12 @@ impl Error {
         self.0.lost.clone()
     }
 
+    /// The system failed, not the image: what is behind this error is not known, and must not
+    /// be taken for damage that can be made up for.
+    pub(crate) fn is_of_storage(&self) -> bool {
+        self.io_error().is_some_and(|error| error.raw_os_error().is_some())
+    }
+
     /// What the operating system said.
     pub fn io_error(&self) -> Option<&io::Error> {
         self.0.source.as_ref()

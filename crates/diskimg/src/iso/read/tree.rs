@@ -377,27 +377,51 @@ fn file_type(
     Ok(claimed)
 }
 
+/// What is damaged is not there; storage that fails is an error all the same.
+fn damage_is_none<T>(outcome: Result<Option<T>>) -> Result<Option<T>> {
+    match outcome {
+        Err(error) if !error.is_of_storage() => Ok(None),
+        outcome => outcome,
+    }
+}
+
 /// The root by its record in the descriptor or, if nothing is there, by the path table.
 fn root_of(image: &dyn Source, volume: &VolumeDescriptor) -> Result<Node> {
     let offset = volume.sector * SECTOR;
     let recorded = Record::parse(&volume.root, 0);
     let place = recorded.as_ref().map(|root| (root.offset, u64::from(root.size)));
-    let here = |&(offset, len): &(u64, u64)| {
+    // Whether a directory's own record is there, and what length it gives.
+    let dot_at = |offset: u64, len: u64| {
         let first = FileExtent { offset: Some(offset), len: len.min(SECTOR) };
-        let bytes = directory_bytes(image, &first, SECTOR).ok()?;
-        let dot = Record::parse(&bytes, 0)?;
-        (dot.is_dot() && dot.is_dir()).then_some((offset, len))
+        let read = directory_bytes(image, &first, SECTOR);
+        damage_is_none(read.map(|bytes| {
+            let dot = Record::parse(&bytes, 0)?;
+            Some((dot.is_dot() && dot.is_dir(), u64::from(dot.size)))
+        }))
     };
-    let place = place.as_ref().and_then(here).or_else(|| {
+    let here = |offset, len| {
+        let dot = dot_at(offset, len)?;
+        Ok(dot.filter(|&(is_directory, _)| is_directory).map(|_| (offset, len)))
+    };
+    let by_path_table = || {
         // Only the first record is of interest.
         let bytes = volume.path_table_bytes.min(10);
         let table = path_table::read(image, volume.path_table_l, bytes, ByteOrder::Little, SECTOR);
-        let offset = u64::from(table.ok()?.first()?.sector) * SECTOR;
-        here(&(offset, SECTOR))?;
-        let first = FileExtent { offset: Some(offset), len: SECTOR };
-        let bytes = directory_bytes(image, &first, SECTOR).ok()?;
-        Record::parse(&bytes, 0).map(|dot| (offset, dot.size.into()))
-    });
+        let first = damage_is_none(table.map(|table| table.first().map(|root| root.sector)))?;
+        let Some(offset) = first.map(|sector| u64::from(sector) * SECTOR) else { return Ok(None) };
+        if here(offset, SECTOR)?.is_none() {
+            return Ok(None);
+        }
+        Ok(dot_at(offset, SECTOR)?.map(|(_, len)| (offset, len)))
+    };
+    let by_record = match place {
+        Some((offset, len)) => here(offset, len)?,
+        None => None,
+    };
+    let place = match by_record {
+        Some(place) => Some(place),
+        None => by_path_table()?,
+    };
     let Some((offset, len)) = place else {
         return Err(Error::corrupt("root directory", "it is not where the descriptor says")
             .at(offset + 156));

@@ -6,7 +6,7 @@ use crate::disk::noise;
 use diskimg::host::sink::MemorySink;
 use diskimg::host::source::MemorySource;
 use diskimg::iso::write::{Builder, CreateOptions};
-use diskimg::iso::{ExtractOptions, IsoImage, IsoOptions};
+use diskimg::iso::{ExtractOptions, IsoImage, IsoOptions, Namespace};
 use diskimg::{Durability, Output, Result, Source};
 use std::sync::Arc;
 
@@ -65,6 +65,28 @@ fn an_image_of_a_disc_that_is_built_from_or_on_faulty_storage_is_right_or_an_err
         }
     }
     println!("{tried} images built");
+}
+
+#[test]
+fn a_tree_that_the_system_cannot_read_is_an_error_and_no_other_one_stands_in() {
+    let (outcome, made) = build(&Trouble::none(Fault::Eio));
+    outcome.unwrap();
+    let made: Arc<MemorySource> = Arc::new(made.to_source());
+    let open = |trouble: &Arc<Trouble>| {
+        let inner = Arc::clone(&made) as _;
+        let source = FaultySource { inner, trouble: Arc::clone(trouble), lends: false };
+        let image = IsoImage::open(Arc::new(source), &IsoOptions::default())?;
+        let info = format!("{:?}", image.info()?);
+        Ok::<_, diskimg::Error>((image.namespace(), info))
+    };
+    let counter = Trouble::none(Fault::Eio);
+    let sound = open(&counter).unwrap();
+    assert_eq!(sound.0, Namespace::RockRidge);
+    for at in 0..counter.count() {
+        if let Ok(opened) = open(&Trouble::new(Fault::Eio, at)) {
+            assert_eq!(opened, sound, "at {at}");
+        }
+    }
 }
 
 #[test]

@@ -84,8 +84,13 @@ fn an_answer_from_faulty_storage_is_right_or_an_error() {
                     match answer {
                         Ok(Answer::Complains) | Err(_) => {}
                         Ok(answer) if answer == sound => {}
-                        // The length is what it is now.
+                        // The length is what it is now. A file that ends is taken for damage of a
+                        // disc's tree, for which another one stands in.
                         Ok(_) if name == "info" && fault == Fault::Shrinks => {}
+                        Ok(_)
+                            if name == "info"
+                                && fault == Fault::Short
+                                && subject.format == Format::Iso => {}
                         // Where nobody tells of holes, all counts as data.
                         Ok(_)
                             if matches!(name, "map" | "measure")
