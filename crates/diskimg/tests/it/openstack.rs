@@ -71,7 +71,7 @@ fn our_formats(found: &Inspection) -> Vec<&'static str> {
 }
 
 #[test]
-#[allow(clippy::print_stdout)]
+#[allow(clippy::print_stdout, clippy::print_stderr)]
 fn inspect_is_never_laxer_than_openstack() {
     if std::env::var_os("DISKIMG_ORACLES").is_none() {
         eprintln!("skipped: DISKIMG_ORACLES names no environment with oslo.utils");
