@@ -91,7 +91,8 @@ def test_whatever_the_bytes_there_is_a_verdict(data: bytes, start: bytes) -> Non
 
 def test_the_command_says_the_same(make: Callable[..., Path]) -> None:
     path = make("vmdk")
-    command = [sys.executable, "-m", "diskimg", "inspect", "--output=json", "-f", "qcow2", path]
+    words = ["inspect", "--output=json", "-f", "qcow2", str(path)]
+    command = [sys.executable, "-m", "diskimg", *words]
     ran = subprocess.run(command, capture_output=True, check=False)
     assert ran.returncode == 2
     assert json.loads(ran.stdout) == diskimg.inspect(path, format="qcow2").to_dict()
