@@ -20,6 +20,7 @@ mod fuzzed;
 mod guest_disk;
 mod hosted;
 mod hostile;
+mod inspecting;
 mod iso;
 mod levels;
 mod limits;
