@@ -7,6 +7,9 @@
 //!
 //! `DISKIMG_FAULTS=full` goes through every operation; else it is a sample.
 
+// The figures of a full run.
+#![allow(clippy::print_stdout)]
+
 mod disks;
 mod iso;
 mod matrix;
