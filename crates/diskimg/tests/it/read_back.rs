@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Text, noise, zeros between, and a last sector that is none.
 fn sample() -> Disk {
@@ -110,10 +110,11 @@ fn what_is_damaged_on_its_way_to_the_disk_is_found_and_replaces_nothing() {
         sample().write(&path("a"));
         std::fs::write(path("b.vmdk"), "the old one").unwrap();
         let before = names(dir.path());
-        // When all is carried, and before it is complete: a byte in every file's middle.
-        let done = AtomicBool::new(false);
+        // When all is written, and before it is complete: bytes here and there. It is told once
+        // that all has its place, then that it is there.
+        let told = AtomicU64::new(0);
         let damage = |progress: diskimg::Progress| {
-            if progress.done < progress.total || done.swap(true, Ordering::Relaxed) {
+            if progress.done < progress.total || told.fetch_add(1, Ordering::Relaxed) != 1 {
                 return ControlFlow::Continue(());
             }
             for name in names(dir.path()).iter().filter(|name| name.ends_with("-tmp")) {
@@ -135,7 +136,7 @@ fn what_is_damaged_on_its_way_to_the_disk_is_found_and_replaces_nothing() {
         assert!(error.to_string().contains("b.vmdk"), "{error}");
         assert_eq!(names(dir.path()), before, "{target:?}");
         assert_eq!(std::fs::read(path("b.vmdk")).unwrap(), b"the old one");
-        done.store(false, Ordering::Relaxed);
+        told.store(0, Ordering::Relaxed);
         convert().progress(&damage).run(path("b.vmdk")).expect("nobody looked");
     }
 }
