@@ -106,9 +106,13 @@ pub(crate) fn inspect(
     claimed: Option<&str>,
     most: (Option<u64>, Option<u64>, Option<u64>),
     allow: Vec<String>,
+    limits: Vec<(String, u64)>,
 ) -> PyResult<String> {
-    let mut options =
-        InspectOptions::new().max_size(most.0).max_virtual_size(most.1).max_ratio(most.2);
+    let mut options = InspectOptions::new()
+        .max_size(most.0)
+        .max_virtual_size(most.1)
+        .max_ratio(most.2)
+        .limits(arguments::limits(py, &limits)?);
     if let Some(claimed) = claimed {
         options = options.claimed(claimed).or_raise(py)?;
     }

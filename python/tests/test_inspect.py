@@ -67,6 +67,7 @@ def test_claims_and_sizes_are_held_against_the_image(make: Callable[..., Path]) 
     assert codes(diskimg.inspect(path, max_size=10)) == ["file-too-large"]
     assert codes(diskimg.inspect(path, max_virtual_size=size - 1)) == ["disk-too-large"]
     assert diskimg.inspect(path, max_virtual_size=size, max_ratio=1 << 40)
+    assert codes(diskimg.inspect(path, limits={"table_bytes": 1})) == ["unreadable"]
     assert codes(diskimg.inspect(b"QED\0" + bytes(600))) == ["format-not-read"]
 
 

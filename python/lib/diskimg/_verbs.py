@@ -269,7 +269,10 @@ def info(
         Error: As `open`.
     """
     native = _native.Image.open(
-        file_or_name(file), opening(format, disk=disk, references=references, limits=limits), True, chain
+        file_or_name(file),
+        opening(format, disk=disk, references=references, limits=limits),
+        True,
+        chain,
     )
     with Image(native) as image:
         if not chain:
@@ -410,7 +413,11 @@ def compare(
             yield image
         else:
             with open(
-                image, format, references=references, limits=limits, ignore_content_id=ignore_content_id
+                image,
+                format,
+                references=references,
+                limits=limits,
+                ignore_content_id=ignore_content_id,
             ) as fresh:
                 yield fresh
 
@@ -500,7 +507,10 @@ def check(
         Error: It cannot be opened, or is too damaged to be checked.
     """
     native = _native.Image.open(
-        file_or_name(file), opening(format, disk=disk, references=references, limits=limits), True, False
+        file_or_name(file),
+        opening(format, disk=disk, references=references, limits=limits),
+        True,
+        False,
     )
     with Image(native) as image:
         return image.check()
@@ -534,6 +544,7 @@ def inspect(
     max_virtual_size: int | None = None,
     max_ratio: int | None = None,
     allow: Collection[str] = (),
+    limits: Mapping[str, int] | None = None,
 ) -> Inspection:
     """Whether an untrusted image is safe to let in.
 
@@ -549,6 +560,7 @@ def inspect(
         max_virtual_size: Refuse a larger disk, in bytes, or one of unknown size.
         max_ratio: Refuse a disk that is more than so many times as large as its file.
         allow: Codes of findings that are put up with: they become warnings.
+        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
 
     Raises:
         InvalidError: No such format or code; also a `ValueError`.
@@ -559,9 +571,9 @@ def inspect(
         given: object = bytes(file)
     else:
         given = file_or_name(file)
-    bounds = {"max_size": max_size, "max_virtual_size": max_virtual_size, "max_ratio": max_ratio}
-    most = [None if bound is None else amount(what, bound) for what, bound in bounds.items()]
+    sizes = {"max_size": max_size, "max_virtual_size": max_virtual_size, "max_ratio": max_ratio}
+    most = [None if bound is None else amount(what, bound) for what, bound in sizes.items()]
     if isinstance(allow, str):
         raise TypeError("allow wants a list of codes, not one")
-    found = _native.inspect(given, format, (most[0], most[1], most[2]), list(allow))
+    found = _native.inspect(given, format, (most[0], most[1], most[2]), list(allow), bounds(limits))
     return Inspection._from_json(json.loads(found))

@@ -73,7 +73,7 @@ impl Reading {
 }
 
 /// All that `--limit` was given, later ones over earlier ones.
-fn limits(given: &[String]) -> Result<Limits, Failure> {
+pub(crate) fn limits(given: &[String]) -> Result<Limits, Failure> {
     if given.iter().any(|text| text == "help" || text == "?") {
         return Err(Failure::Show(limits_help()));
     }

@@ -36,6 +36,7 @@ fn the_exit_code_is_the_verdict() {
         ("--max-size 1k", "file-too-large"),
         ("--max-virtual-size 1000k", "disk-too-large"),
         ("--max-ratio 1", "ratio-too-large"),
+        ("--limit table_bytes=1", "unreadable"),
     ] {
         let ran = lab.line(&format!("inspect {line} plain.qcow2"));
         assert_eq!(ran.code, Some(2), "{line}");
