@@ -272,6 +272,7 @@ pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::
 
 /// Whose an open file is: see [`try_hold`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "elsewhere nothing is known"))]
 pub(crate) enum Hold {
     /// Ours, until this handle and all its duplicates are closed, or the process ends.
     Ours,
