@@ -48,7 +48,7 @@ const WORDS: [&str; 33] = [
     "SESPARSE",
     "VMFSSPARSE",
     "RW 1 ZERO\n",
-    "RW 99999999999 ZERO\n",
+    "RW 9999999999 ZERO\n",
     "RW 64 FLAT \"/etc/hostname\" 0\n",
     "parentCID=00000000\n",
     "parentFileNameHint=\"image\"\n",
