@@ -102,7 +102,8 @@ impl Finding {
         self
     }
 
-    fn into_error(self) -> Error {
+    /// The same as an error.
+    pub(crate) fn into_error(self) -> Error {
         let error = Error::corrupt("ISO image", self.message);
         match self.offset {
             Some(offset) => error.at(offset),
@@ -132,6 +133,8 @@ pub(crate) enum Findings<'a> {
     Ignored,
     /// The first that is no mere note is an error.
     Strict,
+    /// Who reads on, but has to know if anything was lost: the first that is an error is kept.
+    Lost(&'a mut Option<Finding>),
     /// They are told.
     Told(&'a mut dyn FnMut(Finding)),
 }
@@ -148,6 +151,12 @@ impl Findings<'_> {
                 Finding { severity: Severity::Note, .. } => Ok(()),
                 finding => Err(finding.into_error().hint("strict reading; others may open it")),
             },
+            Self::Lost(lost) => {
+                if lost.is_none() {
+                    **lost = Some(finding()).filter(|finding| finding.severity == Severity::Error);
+                }
+                Ok(())
+            }
             Self::Told(listener) => {
                 listener(finding());
                 Ok(())
@@ -180,6 +189,10 @@ impl Findings<'_> {
         offset: u64,
         message: impl FnOnce() -> String,
     ) -> Result<()> {
-        self.tell(|| Finding::new(code, Severity::Warning, message()).at(offset))
+        match self {
+            // Nothing is lost by it.
+            Self::Lost(_) => Ok(()),
+            _ => self.tell(|| Finding::new(code, Severity::Warning, message()).at(offset)),
+        }
     }
 }

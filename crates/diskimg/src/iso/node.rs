@@ -2,7 +2,7 @@
 
 use crate::iso::finding::Findings;
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::Result;
+use crate::vocabulary::error::{Error, Result};
 use std::fmt::Debug;
 
 /// What a file is.
@@ -114,6 +114,14 @@ pub(crate) trait FileTree: Send + Sync + Debug {
     fn read_dir_telling(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
         let _ = findings;
         self.read_dir(dir)
+    }
+
+    /// As [`read_dir`](Self::read_dir), and why there may be more entries than could be read.
+    ///
+    /// # Errors
+    /// As [`read_dir`](Self::read_dir).
+    fn read_dir_as_far(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
+        Ok((self.read_dir(dir)?, None))
     }
 }
 

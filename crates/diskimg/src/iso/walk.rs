@@ -21,7 +21,7 @@ pub struct Found {
 /// order. The root itself is not among them.
 ///
 /// What cannot be followed is an error in its place, and the walk goes on behind it: a directory
-/// that cannot be read or was visited already, a name that cannot be part of a path. Behind a
+/// that cannot be read, wholly or in part, or was visited already, a name that cannot be part of a path. Behind a
 /// [`Limit`](crate::ErrorKind::Limit) nothing comes any more.
 #[derive(Debug)]
 pub struct Walk {
@@ -74,7 +74,8 @@ impl Walk {
         self.next = None;
     }
 
-    fn enter(&mut self, dir: &Node) -> Result<()> {
+    /// Goes into a directory; gives why not all of it can be read.
+    fn enter(&mut self, dir: &Node) -> Result<Option<Error>> {
         let fault =
             |message: &'static str| Err(Error::corrupt("directory", message).at(dir.location));
         if !self.seen.insert(dir.location) {
@@ -91,9 +92,9 @@ impl Walk {
             return fault("the directories are longer than the image: they overlap");
         };
         self.directory_bytes_left = left;
-        let entries = self.tree.read_dir(dir)?.into_iter();
-        self.open.push(Level { entries, path: self.path.len() });
-        Ok(())
+        let (entries, lost) = self.tree.read_dir_as_far(dir)?;
+        self.open.push(Level { entries: entries.into_iter(), path: self.path.len() });
+        Ok(lost)
     }
 
     fn in_path(&self, error: Error) -> Error {
@@ -109,10 +110,11 @@ impl Iterator for Walk {
         if self.ended {
             return None;
         }
-        if let Some(dir) = self.next.take()
-            && let Err(error) = self.enter(&dir)
-        {
-            return Some(Err(self.in_path(error)));
+        if let Some(dir) = self.next.take() {
+            match self.enter(&dir) {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => return Some(Err(self.in_path(error))),
+            }
         }
         let entry = loop {
             let level = self.open.last_mut()?;

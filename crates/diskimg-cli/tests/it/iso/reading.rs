@@ -177,3 +177,31 @@ fn boot_entries_are_told() {
     assert_eq!(json["boot"]["entries"][0]["load-sectors"], 4);
     assert_eq!(lab.line("iso boot --output json dir/boot.bin").code, Some(1));
 }
+
+#[test]
+fn a_directory_that_can_be_read_in_part_is_read_so_far_and_not_taken_for_a_short_one() {
+    let lab = Lab::new();
+    for name in ["a.txt", "b.txt", "c.txt"] {
+        lab.file(&format!("tree/{name}"), name);
+    }
+    lab.line("iso create --no-joliet -o whole.iso tree").ok();
+    let whole = lab.read("whole.iso");
+    let at = whole.windows(7).position(|name| name == b"b.txt;1").expect("its record");
+    let mut damaged = whole.clone();
+    damaged[at - 1] = 255;
+    for (name, bytes, what) in [
+        ("damaged.iso", &damaged[..], "does not hold what it says"),
+        ("cut.iso", &whole[..at - 33], "the image ends within a directory"),
+    ] {
+        std::fs::write(lab.path(name), bytes).expect("writes");
+        let ran = lab.line(&format!("iso ls -R {name}"));
+        assert!(ran.out.contains("a.txt") && !ran.out.contains("c.txt"), "{}", ran.out);
+        assert!(ran.fails(1).contains(what), "{name}");
+        let ran = lab.line(&format!("iso extract -C from-{name} {name}"));
+        assert!(ran.fails(1).contains(what), "{name}");
+        assert!(lab.path(&format!("from-{name}/a.txt")).exists() || name == "cut.iso");
+        let verified = lab.line(&format!("iso verify {name}"));
+        assert_eq!(verified.code, Some(2), "{}", verified.out);
+        assert!(verified.out.contains(what), "{}", verified.out);
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::host::number::{to_u64, to_usize};
 use crate::iso::SECTOR;
-use crate::iso::finding::{FindingCode, Findings};
+use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::read::both::{Both16, Both32};
 use crate::vocabulary::error::Result;
 use bitflags::bitflags;
@@ -134,8 +134,10 @@ pub(crate) fn each<'a>(
         }
         let here = offset.saturating_add(to_u64(at));
         let Some(record) = Record::parse(&bytes[at..], at) else {
-            findings.warn(FindingCode::DirectoryRecord, here, || {
-                format!("a directory record of {len} bytes does not hold what it says")
+            // Where the next one begins is not known before the next sector.
+            findings.tell(|| {
+                let what = format!("a directory record of {len} bytes does not hold what it says");
+                Finding::new(FindingCode::DirectoryRecord, Severity::Error, what).at(here)
             })?;
             at = next_sector;
             continue;

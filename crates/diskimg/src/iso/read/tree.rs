@@ -271,6 +271,15 @@ impl FileTree for RecordTree {
         self.read_dir_telling(dir, &mut findings)
     }
 
+    fn read_dir_as_far(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
+        if self.strict {
+            return Ok((self.read_dir(dir)?, None));
+        }
+        let mut lost = None;
+        let entries = self.read_dir_telling(dir, &mut Findings::Lost(&mut lost))?;
+        Ok((entries, lost.map(Finding::into_error)))
+    }
+
     fn read_dir_telling(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
         if let Content::Unread(why) = dir.content {
             return Err(Error::corrupt("directory", why).at(dir.location));
