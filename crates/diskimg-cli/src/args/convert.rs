@@ -74,8 +74,7 @@ pub(crate) struct Typed {
     /// Write no more than this per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// none, directsync: past the page cache; unsafe: do not wait for the disk;
-    /// writeback, writethrough: as without
+    /// none, directsync: past the page cache; unsafe: no flush
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
     /// none, directsync: read SRC past the page cache
@@ -91,17 +90,17 @@ pub(crate) struct Typed {
     /// Compress anew what could be taken as SRC stores it
     #[arg(long)]
     recompress: bool,
-    /// Read DST again when it is complete, compare it with SRC, and only then name it
+    /// Read DST again and compare it with SRC before it gets its name
     #[arg(long)]
     verify: bool,
-    /// Print digests of the guest's bytes and of the files written: sha256 or blake3
+    /// Print digests of the disk and of the files written: sha256, blake3
     #[arg(long, value_name = "ALGORITHM")]
     digest: Option<String>,
     /// Say on standard error what was done
     #[arg(long)]
     report: bool,
     /// Accepted: writes are in parallel anyway
-    #[arg(short = 'W', long)]
+    #[arg(short = 'W', long, hide = true)]
     oob_writes: bool,
     /// Print progress to standard output, as (12.34/100%)
     #[arg(short, long)]
