@@ -108,7 +108,7 @@ limits! {
         "Bytes of a qcow2's directory of bitmaps",
         "By default as many bitmaps as may be, with names as long as may be.";
     descriptor_bytes = 1 << 20,
-        "Bytes of a text that lists an image's files: a VMDK descriptor, a cue sheet";
+        "Bytes of a text that lists files: a VMDK descriptor, a cue sheet";
     extent_files = 32_768,
         "Files that a VMDK's extents are in; each is held open";
     sibling_files = 4096,
@@ -130,12 +130,12 @@ limits! {
     archive_name_bytes = 16 << 20,
         "Bytes of the names of all members of an archive";
     archive_header_bytes = 64 << 10,
-        "Bytes of a member's name, or of its attributes, that a tar header announces";
+        "Bytes of a member's name or attributes that a tar header announces";
     unpacked_bytes = 256 << 30,
         "Bytes that a packed appliance, or a packed file of one, unpacks to",
         "In a temporary file, where a disk is read.";
     unpacked_ratio = 1032,
-        "Bytes that one packed byte unpacks to: in a zisofs file, a gzip or zip archive",
+        "Bytes that one packed byte unpacks to: of a zisofs file, gzip or zip",
         "Deflate does no more than the default. (Compressed clusters and grains have a size of
         their own, which `unit_bytes` bounds.)";
     directory_depth = 256,
@@ -149,7 +149,7 @@ limits! {
     link_bytes = 4096,
         "Bytes of a symbolic link's target, in an ISO image";
     continuations = 32,
-        "Continuation areas that one directory record's system use field runs through";
+        "Continuation areas that one record's system use field runs through";
 }
 
 #[cfg(test)]
