@@ -133,12 +133,22 @@ impl Plan<'_> {
     fn next_task(&mut self) -> Result<Option<Task>> {
         let quiet = self.at.saturating_add(QUIET);
         while self.ready.is_empty() && self.at < self.total.min(quiet) {
-            let end = self.total.min(self.at + WINDOW);
+            let end = self.window_end();
             self.plan_window(self.at..end)?;
             self.at = end;
         }
         let nothing = (self.at < self.total).then_some(Task::Read(self.at..self.at));
         Ok(self.ready.pop_front().or(nothing))
+    }
+
+    /// Where the next window ends: far off where neither disk has anything.
+    fn window_end(&self) -> u64 {
+        let longer = self.disks.into_iter().filter(|disk| disk.size() > self.at);
+        let ends = longer.map(|disk| {
+            let end = self.total.min(disk.size());
+            disk.window_end(self.at, end, WINDOW)
+        });
+        ends.min().unwrap_or(self.total).max(self.total.min(self.at + WINDOW))
     }
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {

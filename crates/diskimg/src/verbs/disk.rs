@@ -17,6 +17,9 @@ pub(super) trait Disk: Sync {
     /// As [`Layer::map`](crate::Layer::map).
     fn stretches(&self, range: Range<u64>) -> Result<Vec<Stretch>>;
 
+    /// As [`Image::window_end`].
+    fn window_end(&self, start: u64, end: u64, step: u64) -> u64;
+
     /// Fills `buf` with the disk's bytes from `at` on.
     ///
     /// # Errors
@@ -64,6 +67,10 @@ impl Disk for Image {
         Ok(extents.into_iter().map(|e| Stretch::new(e.guest.clone(), &e.kind)).collect())
     }
 
+    fn window_end(&self, start: u64, end: u64, step: u64) -> u64 {
+        Self::window_end(self, start, end, step)
+    }
+
     fn read(&self, fetchers: &mut Fetchers, buf: &mut [u8], at: u64) -> Result<()> {
         let fetcher = fetchers.of(0);
         for extent in self.extents(at..at + buf.len() as u64)? {
@@ -100,6 +107,11 @@ impl Disk for Part<'_> {
             *at = at.start - from..at.end - from;
         }
         Ok(stretches)
+    }
+
+    fn window_end(&self, start: u64, end: u64, step: u64) -> u64 {
+        let from = self.range.start;
+        self.disk.window_end(start + from, end + from, step) - from
     }
 
     fn read(&self, fetchers: &mut Fetchers, buf: &mut [u8], at: u64) -> Result<()> {

@@ -80,7 +80,7 @@ pub fn map(
     let mut at = range.start;
     let mut last: Option<MapEntry> = None;
     while at < end {
-        let next = end.min(at.saturating_add(WINDOW));
+        let next = image.window_end(at, end, WINDOW);
         for extent in image.extents(at..next)? {
             for entry in with_holes(image, &extent, MapEntry::new(image, &extent)) {
                 match &mut last {

@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex};
 /// small, and a sparse disk of any size is never mapped as a whole.
 pub(crate) const WINDOW: u64 = 128 << 20;
 
+/// The widest such window, where nothing is.
+const WIDEST: u64 = 16 << 40;
+
 /// Stored runs at least this long are asked for holes of their file.
 const HOLE_WORTH_ASKING: u64 = 64 << 10;
 
@@ -142,6 +145,20 @@ impl Image {
             )));
         }
         Ok(())
+    }
+
+    /// Where the next window ends for who walks the disk up to `end` in windows of `step` bytes:
+    /// farther off, in whole steps, where no layer has anything.
+    pub(crate) fn window_end(&self, start: u64, end: u64, step: u64) -> u64 {
+        let usual = start.saturating_add(step);
+        let most = end.min(start.saturating_add(WIDEST));
+        let layers = self.layers().filter(|layer| layer.geometry().size > start);
+        let quiet = layers.fold(most, |most, layer| {
+            let most = most.min(layer.geometry().size);
+            if most <= usual { most } else { layer.quiet_until(start..most) }
+        });
+        let steps = quiet.saturating_sub(start) / step;
+        usual.max(start.saturating_add(steps.saturating_mul(step))).min(end)
     }
 
     /// As [`extents`](Self::extents), for who wants to know of zeros: stored

@@ -3,7 +3,7 @@
 use crate::disk::noise;
 use crate::tool::{assert_qemu_check, run};
 use diskimg::host::source::{Segment, Source};
-use diskimg::{Convert, Format, Image, OpenOptions, Output, compare};
+use diskimg::{Convert, Create, Format, Image, OpenOptions, Output, compare};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
@@ -68,6 +68,86 @@ fn a_terabyte_of_nothing_costs_nothing() {
         assert!(std::fs::metadata(&back).unwrap().blocks() * 512 < 1 << 20);
         let same = compare(&raw(&path("a.raw")), &raw(&back), false, None, None).unwrap();
         assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
+    }
+}
+
+/// Hours, if it were gone through window by window.
+#[test]
+fn an_exbibyte_of_nothing_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let options = diskimg::Options::parse("cluster_size=2M").unwrap();
+    Create::new(Format::Qcow2).size(1 << 60).options(options.clone()).run(path("a")).unwrap();
+    let line = format!("RW {} ZERO", (1u64 << 60) / 512);
+    let text = format!("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n{line}\n");
+    std::fs::write(path("b.vmdk"), text).unwrap();
+    let images = [Image::open(path("a")).unwrap(), Image::open(path("b.vmdk")).unwrap()];
+    for image in &images {
+        let mut entries = Vec::new();
+        let mut note = |entry: diskimg::MapEntry| {
+            entries.push((entry.start, entry.length, entry.zero));
+            Ok(())
+        };
+        diskimg::map(image, 0..u64::MAX, &mut note).unwrap();
+        assert_eq!(entries, [(0, 1 << 60, true)]);
+        let same = compare(image, &hole(1 << 60), false, None, None).unwrap();
+        assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
+    }
+    for image in images {
+        let convert = Convert::new(image).format(Format::Qcow2).options(options.clone());
+        assert!(convert.verify(true).run(path("c")).unwrap().verified);
+    }
+}
+
+/// The last bytes are found, wherever the steps over nothing end.
+#[test]
+fn what_stands_behind_long_stretches_of_nothing_is_not_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for (clusters, at) in [("512", 77), ("64k", (3 << 40) + 4096), ("2M", (1 << 50) + 12_345)] {
+        let options = diskimg::Options::parse(&format!("cluster_size={clusters}")).unwrap();
+        let size = (at + 5_000u64).next_multiple_of(512) + 3072;
+        let options_of = |convert: Convert<'static>| convert.options(options.clone());
+        let source = Arc::new(Late { at, size });
+        let late =
+            || OpenOptions::new().format(Format::Raw).open_source(source.clone(), "late").unwrap();
+        let convert = options_of(Convert::new(late()).format(Format::Qcow2));
+        convert.verify(true).run(path("a")).unwrap();
+        let image = Image::open(path("a")).unwrap();
+        let same = compare(&late(), &image, false, None, None).unwrap();
+        assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
+        let mut bytes = [0; 300];
+        image.read_at(&mut bytes, at).unwrap();
+        assert_eq!(bytes, [9; 300], "{clusters}");
+    }
+}
+
+/// A hole with 5,000 bytes of data in it.
+#[derive(Debug)]
+struct Late {
+    at: u64,
+    size: u64,
+}
+
+impl Source for Late {
+    fn len(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        for (byte, at) in buf.iter_mut().zip(offset..) {
+            *byte = if (self.at..self.at + 5_000).contains(&at) { 9 } else { 0 };
+        }
+        Ok(())
+    }
+
+    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+        let (start, end) = (self.at / 4096 * 4096, (self.at + 5_000).min(self.size));
+        Ok(match offset {
+            _ if offset < start => Segment { end: start, hole: true },
+            _ if offset < end => Segment { end, hole: false },
+            _ => Segment { end: self.size, hole: true },
+        })
     }
 }
 

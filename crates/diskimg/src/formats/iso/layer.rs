@@ -49,6 +49,10 @@ impl Layer for Iso {
         self.raw.files()
     }
 
+    fn quiet_until(&self, range: Range<u64>) -> u64 {
+        self.raw.quiet_until(range)
+    }
+
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         self.raw.map(range, out)
     }

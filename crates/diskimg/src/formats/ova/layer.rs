@@ -182,6 +182,14 @@ impl Layer for Ova {
         &self.files
     }
 
+    fn quiet_until(&self, range: Range<u64>) -> u64 {
+        match &self.content {
+            Content::Image(image) => image.layer.quiet_until(range),
+            Content::Blank => range.end,
+            Content::Closed(_) => range.start,
+        }
+    }
+
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         match &self.content {
             Content::Image(image) => image.layer.map(range, out),

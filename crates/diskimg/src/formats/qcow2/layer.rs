@@ -484,6 +484,15 @@ impl Layer for Qcow2 {
         Ok(())
     }
 
+    fn quiet_until(&self, range: Range<u64>) -> u64 {
+        let shift = self.layout.l1_shift();
+        let first = range.start >> shift;
+        let last = (range.end.max(1) - 1) >> shift;
+        let entries = self.l1.iter().skip(to_usize(first)).take(to_usize(last - first + 1));
+        let empty = entries.take_while(|&entry| entry & OFFSET_MASK == 0).count();
+        ((first + to_u64(empty)) << shift).clamp(range.start, range.end)
+    }
+
     /// As QEMU tells it: markedly less space is taken than the file's
     /// clusters would fill.
     fn is_preallocated(&self) -> bool {

@@ -36,6 +36,13 @@ impl Layer for Raw {
         &self.files
     }
 
+    fn quiet_until(&self, range: Range<u64>) -> u64 {
+        match self.files[0].segment_at(range.start) {
+            Ok(segment) if segment.hole => segment.end.clamp(range.start, range.end),
+            _ => range.start,
+        }
+    }
+
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {

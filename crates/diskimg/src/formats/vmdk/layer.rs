@@ -113,6 +113,15 @@ impl Layer for Vmdk {
         &self.parts.files
     }
 
+    fn quiet_until(&self, range: Range<u64>) -> u64 {
+        let parts = &self.parts.parts;
+        let first = parts.partition_point(|part| part.guest.end <= range.start);
+        match parts.get(first) {
+            Some(part) if part.guest.start <= range.start => part.quiet_until(range),
+            _ => range.start,
+        }
+    }
+
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         let Parts { files, parts } = &self.parts;
         let first = parts.partition_point(|part| part.guest.end <= range.start);

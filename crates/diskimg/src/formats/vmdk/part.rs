@@ -380,6 +380,17 @@ impl Part {
         .map_err(|e| in_line(in_extent_file(e, files, self.file), &self.line))
     }
 
+    /// As [`Layer::quiet_until`](crate::Layer::quiet_until), for a range that starts here.
+    pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
+        let end = range.end.min(self.guest.end);
+        let base = self.guest.start;
+        match &self.layout {
+            Layout::Zero => end,
+            Layout::Sparse(extent) => base + extent.quiet_until(range.start - base..end - base),
+            _ => range.start,
+        }
+    }
+
     /// All of it is data, be it in holes of the file.
     fn map_flat(
         &self,

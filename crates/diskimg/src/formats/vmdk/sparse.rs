@@ -296,6 +296,15 @@ impl SparseExtent {
     ///
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
+    /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
+    pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
+        let cover = self.header.table_cover();
+        let (first, last) = (range.start / cover, (range.end.max(1) - 1) / cover);
+        let entries = self.directory.iter().skip(to_usize(first)).take(to_usize(last - first + 1));
+        let empty = to_u64(entries.take_while(|&&sector| sector == 0).count());
+        (first + empty).saturating_mul(cover).clamp(range.start, range.end)
+    }
+
     pub(super) fn map(
         &self,
         range: Range<u64>,

@@ -129,6 +129,18 @@ impl Input {
         Ok(())
     }
 
+    /// As [`Image::window_end`].
+    pub(super) fn window_end(&self, start: u64, end: u64, step: u64) -> u64 {
+        let usual = end.min(start.saturating_add(step));
+        let Some(part) = self.parts.iter().find(|part| part.at.contains(&start)) else {
+            return usual;
+        };
+        let shift = |offset: u64| offset - part.at.start + part.from;
+        let until = end.min(part.at.end);
+        let far = self.images[part.image].window_end(shift(start), shift(until), step);
+        usual.max(far - part.from + part.at.start)
+    }
+
     /// Spans that cover `range` exactly, in order; stored runs end at holes.
     pub(super) fn spans(&self, range: Range<u64>) -> Result<Vec<Span>> {
         let mut spans = Vec::new();

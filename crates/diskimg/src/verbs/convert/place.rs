@@ -10,6 +10,9 @@ use crate::vocabulary::extent::Place;
 use crate::vocabulary::target::{Slot, Target, Unit};
 use std::ops::{ControlFlow, Range};
 
+/// Zeros that the target is told of in one go: whole units of any.
+const ZEROS_AT_A_TIME: u64 = 8 << 30;
+
 /// The ordered half of a conversion.
 pub(super) struct Placer<'a> {
     pub(super) target: &'a mut dyn Target,
@@ -73,12 +76,18 @@ impl Placer<'_> {
         if range.is_empty() {
             return Ok(());
         }
-        let unit = Unit::Zero { len: range.end - range.start };
-        match self.target.place(range.start, unit)? {
-            None => Ok(()),
-            // Zeros are the target's own business: it writes them if they must be written.
-            Some(_) => Err(Error::invalid("the target asks for zeros to be written")),
+        let mut at = range.start;
+        while at < range.end {
+            // A pipe is told every byte of them: the caller may stop that.
+            let len = (range.end - at).min(ZEROS_AT_A_TIME);
+            if self.target.place(at, Unit::Zero { len })?.is_some() {
+                // Zeros are the target's own business: it writes them if they must be written.
+                return Err(Error::invalid("the target asks for zeros to be written"));
+            }
+            at += len;
+            self.tell(at)?;
         }
+        Ok(())
     }
 
     /// Makes room for stored bytes, which come from the buffers or from `origin`.

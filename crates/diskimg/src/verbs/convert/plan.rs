@@ -105,7 +105,7 @@ impl<'a> Plan<'a> {
     /// The next task, in guest order.
     pub(super) fn next_task(&mut self) -> Result<Option<Task>> {
         while self.ready.is_empty() && self.window < self.input.size() {
-            let end = self.input.size().min(self.window + self.step);
+            let end = self.window_end();
             self.plan_window(self.window..end)?;
             self.window = end;
             if self.ready.is_empty() && end - self.told >= SILENT_WINDOWS * WINDOW {
@@ -120,6 +120,21 @@ impl<'a> Plan<'a> {
         }
         self.ended = true;
         Ok(self.zeros_up_to(self.input.size()))
+    }
+
+    /// Where the next window ends: far off where there is nothing.
+    fn window_end(&self) -> u64 {
+        let (start, end) = (self.window, self.input.size());
+        let usual = end.min(start.saturating_add(self.step));
+        if self.sparse == Sparse::Off || self.salvaged.active() {
+            return usual;
+        }
+        let mut far = self.input.window_end(start, end, self.step);
+        if let Some(backing) = self.backing.filter(|backing| start < backing.size()) {
+            far = far.min(backing.window_end(start, backing.size(), self.step));
+        }
+        // Windows start at whole steps, and so at whole units.
+        if far < end { usual.max(start + (far - start) / self.step * self.step) } else { end }
     }
 
     /// A task that only tells of zeros, if there are any.

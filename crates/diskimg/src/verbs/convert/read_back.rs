@@ -107,6 +107,10 @@ impl Disk for Zeros {
         Ok(vec![Stretch { at: range, zero: true, held: false }])
     }
 
+    fn window_end(&self, _: u64, end: u64, _: u64) -> u64 {
+        end
+    }
+
     fn read(&self, _: &mut Fetchers, buf: &mut [u8], _: u64) -> Result<()> {
         buf.fill(0);
         Ok(())
@@ -121,6 +125,10 @@ impl Disk for Input {
     fn stretches(&self, range: Range<u64>) -> Result<Vec<Stretch>> {
         let spans = self.spans(range)?;
         Ok(spans.into_iter().map(|s| Stretch::new(s.at, &s.extent.kind)).collect())
+    }
+
+    fn window_end(&self, start: u64, end: u64, step: u64) -> u64 {
+        Self::window_end(self, start, end, step)
     }
 
     fn read(&self, fetchers: &mut Fetchers, buf: &mut [u8], at: u64) -> Result<()> {
