@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import diskimg
+import diskimg.iso
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,35 @@ def test_a_name_that_leads_elsewhere_is_refused(images: Path, tmp_path: Path) ->
         assert "base-v2.qcow2" in str(caught.value)
     assert diskimg.open(overlay, references="any").layers == 2
     assert diskimg.info(overlay, references="none").backing_filename is not None
+
+
+def test_what_asks_for_more_than_a_limit_says_which(images: Path, tmp_path: Path) -> None:
+    image = images / "base-v2.qcow2"
+    tight = {"table_bytes": 7}
+    calls: list[Callable[[], object]] = [
+        lambda: diskimg.open(image, limits=tight),
+        lambda: diskimg.info(image, limits=tight),
+        lambda: diskimg.info(image, limits=tight, chain=True),
+        lambda: diskimg.map(image, limits=tight),
+        lambda: diskimg.check(image, limits=tight),
+        lambda: diskimg.compare(image, image, limits=tight),
+        lambda: diskimg.measure(image, limits=tight),
+        lambda: diskimg.convert(image, tmp_path / "out.raw", limits=tight),
+        lambda: diskimg.create(
+            tmp_path / "over.qcow2", backing=image, backing_format="qcow2", limits=tight
+        ),
+        lambda: diskimg.iso.open(image, limits=tight),
+    ]
+    for call in calls:
+        with pytest.raises(diskimg.LimitError, match="the limit table_bytes is 7") as caught:
+            call()
+        assert caught.value.limit == "table_bytes"
+    with diskimg.open(image, limits=diskimg.LIMITS) as opened:
+        assert opened.layers == 1
+    with pytest.raises(diskimg.InvalidError, match="no limit 'tables'.*table_bytes"):
+        diskimg.open(image, limits={"tables": 1})
+    with pytest.raises(ValueError, match="must be between"):
+        diskimg.open(image, limits={"table_bytes": -1})
 
 
 def test_overwriting_the_source_is_refused(raw: Path, disk: bytes) -> None:

@@ -16,6 +16,7 @@ mod info;
 mod inspect;
 #[cfg(unix)]
 mod iso;
+mod limits;
 mod map;
 mod measure;
 #[cfg(target_os = "linux")]

@@ -25,6 +25,21 @@ macro_rules! limits {
         /// (the size of a cluster, of a grain table, of a backing file's name) is no limit in this
         /// sense, and cannot be raised.
         ///
+        /// Memory at its peak is bounded by these and by constants: 16 MiB, and what applies of
+        ///
+        /// * for each layer that is opened, `table_bytes` and 4 MiB; three times that and 20 MiB
+        ///   for a VMDK;
+        /// * five times `snapshot_table_bytes` and four times `bitmap_directory_bytes` (a qcow2
+        ///   that has so much);
+        /// * `check_bytes` and 32 MiB, while a qcow2 is checked;
+        /// * a hundred times `descriptor_bytes`, seven times `ovf_bytes`;
+        /// * for each thread, six times the largest compressed unit (`unit_bytes` at most), and
+        ///   3 MiB;
+        /// * seventeen times `directory_bytes` for each directory of an ISO image that is open.
+        ///
+        /// All of it is bounded by the length of the file, too: tables that are not there are not
+        /// held. `SECURITY.md` has figures.
+        ///
         /// ```
         /// let mut limits = diskimg::Limits::default();
         /// limits.table_bytes = 64 << 20;
