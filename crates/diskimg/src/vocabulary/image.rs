@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 pub(crate) const WINDOW: u64 = 128 << 20;
 
 /// The widest such window, where nothing is.
-const WIDEST: u64 = 16 << 40;
+const WIDEST: u64 = 256 << 40;
 
 /// Stored runs at least this long are asked for holes of their file.
 const HOLE_WORTH_ASKING: u64 = 64 << 10;

@@ -145,7 +145,10 @@ impl<'a> Slices<'a> {
                 return Ok(None);
             }
             // Windows end where units do.
-            let end = (self.ahead.start / WINDOW + 1).saturating_mul(WINDOW).min(self.ahead.end);
+            let ahead = self.ahead.clone();
+            let usual = (ahead.start / WINDOW + 1).saturating_mul(WINDOW).min(ahead.end);
+            let far = self.image.window_end(ahead.start, ahead.end, WINDOW);
+            let end = if far < ahead.end { usual.max(far / WINDOW * WINDOW) } else { far };
             self.known = self.image.extents_and_holes(self.ahead.start..end)?.into_iter();
             self.ahead.start = end;
         }

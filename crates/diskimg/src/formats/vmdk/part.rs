@@ -387,6 +387,7 @@ impl Part {
         match &self.layout {
             Layout::Zero => end,
             Layout::Sparse(extent) => base + extent.quiet_until(range.start - base..end - base),
+            Layout::SeSparse(extent) => base + extent.quiet_until(range.start - base..end - base),
             _ => range.start,
         }
     }

@@ -12,7 +12,7 @@
 
 use super::header::{GD_AT_END, Header};
 use super::stream::{self, GrainMarker};
-use super::tables::{Room, TableCache};
+use super::tables::{Room, TableCache, quiet_until};
 use super::{SECTOR, read, read_sector};
 use crate::host::codec::Codec;
 use crate::host::number::{to_u32, to_u64, to_usize};
@@ -291,20 +291,16 @@ impl SparseExtent {
         }
     }
 
+    /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
+    pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
+        quiet_until(&self.directory, self.header.table_cover(), range)
+    }
+
     /// Appends extents for `range` of this extent, whose first byte is the
     /// disk's byte `base` and whose file is the layer's number `file`.
     ///
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
-    /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
-    pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
-        let cover = self.header.table_cover();
-        let (first, last) = (range.start / cover, (range.end.max(1) - 1) / cover);
-        let entries = self.directory.iter().skip(to_usize(first)).take(to_usize(last - first + 1));
-        let empty = to_u64(entries.take_while(|&&sector| sector == 0).count());
-        (first + empty).saturating_mul(cover).clamp(range.start, range.end)
-    }
-
     pub(super) fn map(
         &self,
         range: Range<u64>,

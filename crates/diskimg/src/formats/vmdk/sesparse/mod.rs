@@ -25,7 +25,7 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use super::tables::{Room, TableCache};
+use super::tables::{Room, TableCache, quiet_until};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
@@ -106,6 +106,11 @@ impl SeSparseExtent {
     /// Bytes of the tables that are held in memory as a whole.
     pub(super) fn table_memory(&self) -> u64 {
         to_u64(self.directory.len()) * 8
+    }
+
+    /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
+    pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
+        quiet_until(&self.directory, self.header.table_cover(), range)
     }
 
     /// Appends extents for `range` of this extent, whose first byte is the
