@@ -2,6 +2,7 @@
 
 use crate::args::{self, Parsed};
 use crate::commands;
+use crate::confine::{self, Sandbox};
 use crate::failure::Failure;
 use crate::output::{Console, Program};
 use std::ffi::OsString;
@@ -19,9 +20,28 @@ const INTERRUPTED: u8 = 130;
 /// process's standard streams, handles SIGINT, SIGTERM and SIGHUP from when
 /// long work starts, and raises the limit on open files as far as it may.
 pub fn run(argv: Vec<OsString>) -> u8 {
+    run_in(Process::Shared, argv)
+}
+
+/// [`run`] in a process that does nothing else: on Linux it gives up, for good, most of
+/// what the system lets it do once its files are open (`--sandbox`).
+pub fn main(argv: Vec<OsString>) -> u8 {
+    run_in(Process::Own, argv)
+}
+
+/// Whose process this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    /// The command's, to be confined.
+    Own,
+    /// A program's that carries the command, and goes on after it.
+    Shared,
+}
+
+fn run_in(process: Process, argv: Vec<OsString>) -> u8 {
     raise_open_files();
     let console = Console::new(Program::called(argv.first()));
-    match carry_out(argv, &console) {
+    match carry_out(process, argv, &console) {
         Ok(code) => code,
         Err(failure) => report(failure, &console),
     }
@@ -40,10 +60,21 @@ fn raise_open_files() {
 #[cfg(not(unix))]
 fn raise_open_files() {}
 
-fn carry_out(argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
+fn carry_out(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
     match args::parse(argv, console.program())? {
         Parsed::Show(text) => console.print(&text).map(|()| 0),
-        Parsed::Run(command) => commands::run(*command, console),
+        Parsed::Run(command, sandbox) => {
+            match process {
+                Process::Own => confine::want(sandbox),
+                Process::Shared if sandbox == Sandbox::Require => {
+                    return Err(Failure::error(
+                        "--sandbox=require: this process does not belong to the command alone",
+                    ));
+                }
+                Process::Shared => {}
+            }
+            commands::run(*command, console)
+        }
     }
 }
 

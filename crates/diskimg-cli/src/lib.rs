@@ -9,13 +9,14 @@
 //! ```
 //!
 //! A library, so that other programs can carry the very command: [`run`] is all of
-//! it. To work with images, use the `diskimg` library instead.
+//! it, and [`main()`] is for a process that is nothing else. To work with images, use the `diskimg` library instead.
 
 mod app;
 mod args;
 mod commands;
+mod confine;
 mod failure;
 mod interrupt;
 mod output;
 
-pub use app::run;
+pub use app::{main, run};

@@ -16,6 +16,7 @@ pub(crate) mod names;
 pub(crate) mod recipe;
 mod usage;
 
+use crate::confine::Sandbox;
 use crate::failure::Failure;
 use crate::output::Program;
 use clap::{CommandFactory, FromArgMatches};
@@ -36,6 +37,10 @@ The command line is qemu-img's; called as qemu-img, --version and messages go by
 #[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
 #[command(infer_long_args = true, disable_help_subcommand = true)]
 struct Typed {
+    /// Confine this process once its files are open: on, off (default) or require
+    #[arg(long, value_name = "WHEN", default_value = "off", global = true)]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
+    sandbox: Sandbox,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -76,8 +81,8 @@ enum Verb {
 pub(crate) enum Parsed {
     /// Show this on standard output: help, a version, a list of options.
     Show(String),
-    /// Do this.
-    Run(Box<Command>),
+    /// Do this, so confined.
+    Run(Box<Command>, Sandbox),
 }
 
 /// What it means: a verb, ready to be carried out.
@@ -207,7 +212,7 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Parsed, Fai
         Ok(typed) => typed,
         Err(error) => return usage::explain(&error, verb_name, program, &grammar),
     };
-    Ok(match typed.verb {
+    let parsed = match typed.verb {
         Verb::Convert(typed) => run(typed.meaning()?, Command::Convert),
         Verb::Info(typed) => run(typed.meaning()?, Command::Info),
         Verb::Inspect(typed) => run(typed.meaning()?, Command::Inspect),
@@ -221,12 +226,16 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Parsed, Fai
         Verb::Mkisofs { words } => mkisofs::read_words(&words, program)?,
         Verb::Completions { shell } => run(Meaning::Job(shell), Command::Completions),
         Verb::Man { dir } => run(Meaning::Job(dir), Command::Man),
+    };
+    Ok(match parsed {
+        Parsed::Run(command, _) => Parsed::Run(command, typed.sandbox),
+        show => show,
     })
 }
 
 fn run<J>(meaning: Meaning<J>, command: fn(J) -> Command) -> Parsed {
     match meaning {
-        Meaning::Job(job) => Parsed::Run(Box::new(command(job))),
+        Meaning::Job(job) => Parsed::Run(Box::new(command(job)), Sandbox::default()),
         Meaning::Show(text) => Parsed::Show(text),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::args::check::Job;
 use crate::args::common::Form;
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
 use diskimg::Error;
@@ -20,6 +21,7 @@ const NOTHING_TO_CHECK: u8 = 63;
 /// Checks.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
+    confine::enter(&Rules::nothing().spooling())?;
     let report = image
         .check(&mut |finding| console.stderr(&finding.message))
         .map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;

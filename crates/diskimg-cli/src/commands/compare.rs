@@ -1,6 +1,7 @@
 //! `compare`: what the guest sees in two images.
 
 use crate::args::compare::{CANNOT_OPEN, Job};
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::Console;
 use crate::output::progress::Meter;
@@ -20,6 +21,7 @@ const STEP: f64 = 2.0;
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let a = job.a.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
     let b = job.b.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
+    confine::enter(&Rules::nothing().counting_processors())?;
     let meter = Meter::start(job.progress, STEP);
     let outcome = diskimg::compare(&a, &b, job.strict, None, Some(&|p| meter.report(p)));
     let code = match outcome {

@@ -1,6 +1,7 @@
 //! `convert`: an image in another format.
 
 use crate::args::convert::{Destination, Job};
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
 use crate::output::{self, Console};
@@ -19,6 +20,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     for input in &job.inputs {
         images.push(input.open(console.program())?);
     }
+    confine::enter(&rules(&job))?;
     let meter = Meter::start(job.progress, STEP);
     let tell = |progress| meter.report(progress);
     let mut images = images.into_iter();
@@ -73,6 +75,16 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// What is still to be opened once the sources are: the output, what it builds on, and
+/// temporary files that an appliance's disks are read from and kept in.
+fn rules(job: &Job) -> Rules {
+    let rules = Rules::nothing().spooling().counting_processors();
+    match &job.output {
+        Destination::New(path) | Destination::Existing(path) => rules.making(path, &job.options),
+        Destination::Stdout => rules,
+    }
 }
 
 /// What `--digest` says: a line for the guest's bytes, one for each file that was written.

@@ -1,6 +1,7 @@
 //! `create`: a new, empty image.
 
 use crate::args::create::Job;
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::Console;
 use crate::output::progress::{Meter, Wish};
@@ -13,6 +14,7 @@ const STEP: f64 = 1.0;
 
 /// Creates it.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
+    confine::enter(&Rules::nothing().counting_processors().making(&job.path, &job.options))?;
     let wish = Wish { asked: false, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(wish, STEP);
     let tell = |progress| meter.report(progress);

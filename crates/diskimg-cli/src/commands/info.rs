@@ -2,12 +2,14 @@
 
 use crate::args::common::Form;
 use crate::args::info::Job;
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
 
 /// Tells.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
+    confine::enter(&Rules::nothing().telling_time())?;
     if !job.chain {
         let info = image.info(0)?;
         match job.form {

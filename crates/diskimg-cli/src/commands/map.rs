@@ -2,6 +2,7 @@
 
 use crate::args::common::Form;
 use crate::args::map::Job;
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::Console;
 use diskimg::{Error, ErrorKind, MapEntry, printable};
@@ -10,6 +11,7 @@ use std::io::{self, Write};
 /// Tells.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
+    confine::enter(&Rules::nothing())?;
     let end = job.length.map_or(u64::MAX, |length| job.start.saturating_add(length));
     let range = job.start..end.min(image.size()).max(job.start);
     let mut out = console.stdout();

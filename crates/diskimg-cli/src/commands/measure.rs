@@ -2,6 +2,7 @@
 
 use crate::args::common::Form;
 use crate::args::measure::{Job, Subject};
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
 
@@ -11,6 +12,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         Subject::Size(size) => diskimg::measure_size(job.format, &job.options, *size)?,
         Subject::Image(input) => {
             let image = input.open(console.program())?;
+            confine::enter(&Rules::nothing())?;
             let measure = diskimg::measure(job.format, &job.options, &image)?;
             console.warn(image.warnings());
             measure

@@ -20,6 +20,7 @@ mod values;
 
 use crate::args::recipe::Recipe;
 use crate::args::{Command, Parsed};
+use crate::confine::Sandbox;
 use crate::failure::Failure;
 use crate::output::Program;
 use draft::Draft;
@@ -93,7 +94,7 @@ fn read(
         return Ok(Parsed::Show(program.version()));
     }
     recipe(dialect, words)
-        .map(|recipe| Parsed::Run(Box::new(Command::IsoCreate(recipe))))
+        .map(|recipe| Parsed::Run(Box::new(Command::IsoCreate(recipe)), Sandbox::default()))
         .map_err(|failure| failure.of_command(command))
 }
 

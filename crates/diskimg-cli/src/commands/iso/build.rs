@@ -1,6 +1,7 @@
 //! A new ISO image: `iso create`, and mkisofs's command line.
 
 use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::progress::{Meter, Wish};
@@ -19,6 +20,7 @@ const STEP: f64 = 1.0;
 /// Builds it.
 pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<u8, Failure> {
     refuse_terminal(&recipe.output)?;
+    confine::enter(&rules(&recipe.output, true))?;
     recipe.options.latest = source_date_epoch()?;
     read_boot_code(&recipe.hybrid, &mut recipe.options)?;
     for list in &recipe.path_lists {
@@ -38,6 +40,16 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
         console.complain(&format!("{} sectors of 2048 bytes written", plan.size() / 2048));
     }
     Ok(0)
+}
+
+/// What is opened for an image that goes to `output`: what goes into it is wherever the
+/// user, and links among it, say.
+pub(super) fn rules(output: &Destination, from_host: bool) -> Rules {
+    let rules = match output {
+        Destination::File(path) => Rules::nothing().writing(path),
+        Destination::Stdout => Rules::nothing(),
+    };
+    if from_host { rules.reading_all() } else { rules }
 }
 
 /// Sees that the image's bytes do not go to a screen.

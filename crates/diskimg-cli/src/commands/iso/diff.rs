@@ -4,6 +4,7 @@ use crate::args::common::Form;
 use crate::args::iso::diff::{Job, Side, TROUBLE};
 use crate::args::names;
 use crate::commands::iso::{open, texts};
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, json};
 use diskimg::iso::{FileType, IsoImage, Node};
@@ -28,6 +29,11 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
 fn compare(job: &Job, console: &Console) -> Result<u8, Failure> {
     let [a, b] = &job.sides;
     let (a, b) = (Tree::of(a, console)?, Tree::of(b, console)?);
+    let directories = job.sides.iter().filter_map(|side| match side {
+        Side::Directory(path) => Some(path),
+        Side::Image(_) => None,
+    });
+    confine::enter(&Rules::nothing().reading(directories))?;
     let differences = differences(&a, &b, job.content)?;
     if !job.quiet {
         match job.form {

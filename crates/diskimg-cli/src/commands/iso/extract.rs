@@ -2,6 +2,7 @@
 
 use crate::args::iso::extract::Job;
 use crate::commands::iso::{go_on, open};
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
@@ -15,6 +16,7 @@ const INCOMPLETE: u8 = 1;
 /// Extracts.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
+    confine::enter(&Rules::nothing().filling(&job.directory))?;
     interrupt::watch();
     let mut out = console.stdout();
     let root = [Vec::new()];

@@ -4,6 +4,7 @@ use crate::args::common::Form;
 use crate::args::iso::ls::Job;
 use crate::commands::iso::texts::{self, Row};
 use crate::commands::iso::{in_path, open};
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::Console;
 use diskimg::iso::{IsoImage, Node};
@@ -13,6 +14,7 @@ use std::io::Write;
 /// Lists.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
+    confine::enter(&Rules::nothing())?;
     let mut list = List { job, out: console.stdout(), first: true, failed: false };
     if job.form == Form::Json {
         write!(list.out, "[")?;

@@ -3,6 +3,7 @@
 use crate::args::common::Form;
 use crate::args::iso::show::Job;
 use crate::commands::iso::open;
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, json};
 use diskimg::iso::boot::{BootCatalog, SystemArea};
@@ -14,6 +15,7 @@ use std::fmt::{Display, Write};
 /// Tells.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
+    confine::enter(&Rules::nothing())?;
     if job.boot_only {
         let (catalog, area) = (image.boot_catalog()?, image.system_area()?);
         match job.form {
