@@ -22,6 +22,8 @@ mod measure;
 #[cfg(target_os = "linux")]
 mod mutations;
 mod ova;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod scale;
 mod streams;
 mod support;
