@@ -56,6 +56,7 @@ pub(crate) fn descriptor_seeds() -> Vec<Vec<u8>> {
         esx::descriptor("seSparse", "SESPARSE", 4803, "e.vmdk", None),
         esx::descriptor("vmfsRawDeviceMap", "VMFSRDM", 4803, "rdm.vmdk", None),
     ];
+    seeds.push(seeds[2].replace("4192256", "17592186044416"));
     let more = "\nddb.geometry.cylinders = \"16383\"\nddb.geometry.heads=\"16\"\n\
                 ddb.geometry.sectors=\"63\"\nddb.uuid=\"60 00 C2 9e 4b 1c 2f 54-1f c4 9c 0a 6d 3e 2a 11\"\n\
                 ddb.uuid.image=\"e5ad4b3c-6c2e-4f0c-9d8c-1d6a6d4b2a51\"\n\
