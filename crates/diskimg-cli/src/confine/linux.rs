@@ -132,7 +132,7 @@ fn deny_calls() -> Result<(), String> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| said(&e))?;
     let denied = DENIED.iter().copied().chain(x32());
     let filter = SeccompFilter::new(
-        denied.map(|call| (i64::from(call), Vec::new())).collect::<BTreeMap<_, _>>(),
+        denied.map(|call| (call, Vec::new())).collect::<BTreeMap<_, _>>(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM as u32),
         arch,

@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Whether this kernel can do all that `--sandbox=require` asks for.
+#[allow(clippy::print_stderr)]
 fn can_confine(lab: &Lab) -> bool {
     let ran = lab.line("info --sandbox=require disk.raw");
     if ran.code != Some(0) {
