@@ -28,6 +28,7 @@ fn a_confined_process_opens_runs_and_connects_to_nothing() {
 
 #[test]
 #[ignore = "confines its whole process: the test above runs it in one of its own"]
+#[allow(clippy::print_stderr)]
 fn in_the_confined_process() {
     let Some(home) = std::env::var_os(HOME).map(PathBuf::from) else { return };
     let (allowed, secret) = (home.join("allowed"), home.join("secret"));
