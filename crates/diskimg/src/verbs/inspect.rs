@@ -13,6 +13,7 @@ use crate::vocabulary::format::{Format, STRANGERS};
 use crate::vocabulary::inspection::{Code, DEPTH, Inspection, Severity, Verdict, look};
 use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::local_path;
+use crate::vocabulary::printable::printable;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -128,6 +129,8 @@ pub fn inspect_source(
     }
     hold_against_bounds(options, &mut found);
     for finding in &mut found.findings {
+        // What it quotes of the image is the author's of that.
+        finding.message = printable(&finding.message).into_owned();
         if options.allowed.contains(&finding.code) {
             finding.severity = finding.severity.min(Severity::Warn);
         }

@@ -3,8 +3,8 @@
 use diskimg::host::sink::MemorySink;
 use diskimg::host::source::MemorySource;
 use diskimg::{
-    Comparison, Convert, Error, ErrorKind, Format, Image, OpenOptions, Options, Output, References,
-    compare, map,
+    Comparison, Convert, Error, ErrorKind, Format, Image, InspectOptions, OpenOptions, Options,
+    Output, References, compare, inspect_source, map,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +26,17 @@ fn findings_do_not_hand_control_characters_on() {
     image.check(&mut |finding| findings.push(finding.message)).unwrap();
     assert!(findings.concat().contains("\\u{1b}[2J.vmdk"), "{findings:?}");
     assert!(!findings.concat().chars().any(char::is_control), "{findings:?}");
+}
+
+#[test]
+fn what_inspect_finds_does_not_hand_control_characters_on() {
+    let text = crate::hosted::build::descriptor("custom", "RW 1 ZERO", None);
+    let text = text.replace("createType", "par\tentFile=\"x\"\ncreateType");
+    let source = Arc::new(MemorySource::new(text));
+    let found = inspect_source(source, "fuzzed.vmdk", &InspectOptions::new()).unwrap();
+    let messages: String = found.findings.iter().map(|finding| &*finding.message).collect();
+    assert!(messages.contains("\\u{9}"), "{messages}");
+    assert!(!messages.chars().any(char::is_control), "{messages}");
 }
 
 /// A qcow2 of one cluster of 512 bytes, with header extensions, and these clusters behind it.

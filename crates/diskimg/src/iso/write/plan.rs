@@ -28,6 +28,7 @@ use crate::host::number::{to_index, to_u32, to_u64};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::printable::printable;
 
 /// The first sector behind the system area.
 const DESCRIPTORS: u32 = 16;
@@ -117,7 +118,7 @@ impl Plan {
             boot,
             primary_tables: Tables::default(),
             joliet_tables: Tables::default(),
-            warnings: warnings.finish(),
+            warnings: warnings.finish().iter().map(|line| printable(line).into_owned()).collect(),
             options,
             tree,
             contents,
