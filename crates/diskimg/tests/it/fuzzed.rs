@@ -116,7 +116,8 @@ fn a_disk_of_petabytes_that_holds_nothing_is_walked_at_once() {
     })
     .unwrap();
     assert_eq!(entries, [1 << 53]);
-    assert_eq!(image.slices(0..image.size()).unwrap().count(), 1);
+    // Millions, if it were gone through 128 MiB at a time.
+    assert!(image.slices(0..image.size()).unwrap().count() < 100);
     let same = compare(&huge(), &huge(), true, None, None).unwrap();
     assert_eq!(same, Comparison::Identical { size_mismatch: false });
     let sink = Arc::new(MemorySink::new());

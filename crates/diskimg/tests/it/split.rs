@@ -794,7 +794,7 @@ mod parents {
             folder.write(&format!("a{i}.vmdk"), b"");
         }
         let said = error(&folder.path("child.vmdk")).to_string();
-        assert!(said.contains("2 were not looked at"), "{said}");
+        assert!(said.contains("2 files beside it were not looked at"), "{said}");
     }
 
     #[test]
