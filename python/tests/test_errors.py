@@ -103,7 +103,7 @@ def test_what_asks_for_more_than_a_limit_says_which(images: Path, tmp_path: Path
         assert caught.value.limit == "table_bytes"
     with diskimg.open(image, limits=diskimg.LIMITS) as opened:
         assert opened.layers == 1
-    with pytest.raises(diskimg.InvalidError, match="no limit 'tables'.*table_bytes"):
+    with pytest.raises(diskimg.InvalidError, match=r"no limit 'tables'.*table_bytes"):
         diskimg.open(image, limits={"tables": 1})
     with pytest.raises(ValueError, match="must be between"):
         diskimg.open(image, limits={"table_bytes": -1})
