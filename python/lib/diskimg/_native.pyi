@@ -26,6 +26,7 @@ __all__ = [
     "iso_create",
     "iso_remaster",
     "iso_remaster_bytes",
+    "limits",
     "measure_size",
     "run_command",
 ]
