@@ -1,6 +1,7 @@
 //! Names of other files that an image holds, and who may follow them.
 
 use crate::host::os;
+use crate::host::output::unambiguous;
 use crate::host::source::{Access, FileSource, Source};
 use crate::vocabulary::error::{Error, Result};
 use std::io;
@@ -196,11 +197,8 @@ pub(crate) const NONE_HINT: &str =
 
 /// Two spellings of one path, of which nothing need be there but the directory.
 fn is_same(a: &Path, b: &Path) -> bool {
-    let whole = |path: &Path| {
-        let directory = canonical_directory(path.parent().unwrap_or(path));
-        directory.ok().map(|directory| directory.join(path.file_name().unwrap_or_default()))
-    };
-    a.file_name() == b.file_name() && whole(a).is_some_and(|a| whole(b) == Some(a))
+    let same = || Ok::<_, io::Error>(unambiguous(a)? == unambiguous(b)?);
+    a.file_name() == b.file_name() && same().unwrap_or(false)
 }
 
 fn canonical_directory(directory: &Path) -> io::Result<PathBuf> {

@@ -2,7 +2,7 @@
 //! file first.
 
 use crate::host::number::{to_u64, to_usize};
-use crate::host::source::{Source, spool};
+use crate::host::source::{Source, spool_up_to};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::limits::Limits;
 use std::io::{self, Read};
@@ -80,11 +80,8 @@ impl Room {
 /// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not decode,
 /// [`Io`](crate::ErrorKind::Io).
 pub(super) fn to_temporary_file(stream: impl Read, room: Room) -> Result<Arc<dyn Source>> {
-    let source = spool(stream.take(room.bytes.saturating_add(1))).map_err(failed)?;
-    if source.len() > room.bytes {
-        return Err(room.exceeded());
-    }
-    Ok(Arc::new(source))
+    let source = spool_up_to(stream, room.bytes).map_err(failed)?;
+    Ok(Arc::new(source.ok_or_else(|| room.exceeded())?))
 }
 
 /// Unpacking failed: what the system did not say, the packed bytes did.

@@ -320,7 +320,7 @@ fn temporary_prefix(path: &Path) -> io::Result<String> {
 }
 
 /// A name that two spellings of it (`a`, `./a`, `link/a`) share.
-fn unambiguous(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn unambiguous(path: &Path) -> io::Result<PathBuf> {
     Ok(directory_of(path).canonicalize()?.join(path.file_name().unwrap_or_default()))
 }
 

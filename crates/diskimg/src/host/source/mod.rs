@@ -14,7 +14,7 @@ pub use joined::JoinedSource;
 pub use mapped::MappedSource;
 pub use memory::MemorySource;
 pub use stream::spool;
-pub(crate) use stream::{fill, stdin, stdin_up_to};
+pub(crate) use stream::{fill, spool_up_to, stdin, stdin_up_to};
 pub use window::WindowSource;
 
 pub use crate::host::os::{FileId as HostFileId, Segment};

@@ -6,9 +6,9 @@
 use super::input::Input;
 use super::piece::{Carried, Piece};
 use super::share::Origin;
-use crate::host::output::Output;
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::reference::StandIn;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::ops::Range;
@@ -167,16 +167,12 @@ impl<'a> GuestHash<'a> {
     }
 }
 
-/// Reads back and hashes what was written; `tick` is called now and then and may stop it.
+/// Hashes what was written; `tick` is called now and then and may stop it.
 pub(super) fn of_files(
     algorithm: DigestAlgorithm,
-    output: &Output,
+    files: Vec<StandIn>,
     tick: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<FileDigest>> {
-    if output.require_readable().is_err() {
-        return Ok(Vec::new());
-    }
-    let files = output.read_back().map_err(|e| Error::output("cannot read back", e))?;
     let mut buf = Vec::new();
     let mut digest = |source: &dyn Source| {
         let mut state = State::new(algorithm);
@@ -189,7 +185,7 @@ pub(super) fn of_files(
         }
         Ok(state.finish())
     };
-    let of = |(path, source): (PathBuf, std::sync::Arc<dyn Source>)| {
+    let of = |(path, source): StandIn| {
         let digest = digest(&*source).map_err(|e: Error| e.in_file(&path))?;
         Ok(FileDigest { path, digest })
     };

@@ -5,14 +5,13 @@
 
 use super::input::Input;
 use super::{Report, Settings};
-use crate::host::output::Output;
 use crate::verbs::compare::{Comparison, compare_disks};
 use crate::verbs::disk::{Disk, Fetchers, Part, Stretch};
 use crate::verbs::progress::{Progress, report};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::image::Image;
 use crate::vocabulary::open::OpenOptions;
-use crate::vocabulary::reference::References;
+use crate::vocabulary::reference::{References, StandIn};
 use std::ops::Range;
 
 /// Sees that the output says what `input` says.
@@ -22,15 +21,14 @@ use std::ops::Range;
 pub(super) fn verify(
     settings: &Settings<'_>,
     input: &Input,
-    output: &Output,
+    files: &[StandIn],
     backing: Option<&Image>,
     done: &Report,
 ) -> Result<()> {
-    let files = output.read_back().map_err(|e| Error::output("cannot read back", e))?;
     let Some((name, main)) = files.first().cloned() else { return Ok(()) };
     // What the output names is ours, and whatever the user named.
     let options = OpenOptions::new().format(settings.format).references(References::Any).alone();
-    let options = options.stand_ins(files);
+    let options = options.stand_ins(files.to_vec());
     let name = name.display().to_string();
     if settings.format.driver().appliance.is_none() {
         let image = options.open_source(main, name)?;
