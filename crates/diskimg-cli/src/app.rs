@@ -24,7 +24,7 @@ pub fn run(argv: Vec<OsString>) -> u8 {
 }
 
 /// [`run`] in a process that does nothing else: on Linux it gives up, for good, most of
-/// what the system lets it do once its files are open (`--sandbox`).
+/// what the system lets it do (`--sandbox`).
 pub fn main(argv: Vec<OsString>) -> u8 {
     run_in(Process::Own, argv)
 }
@@ -65,7 +65,7 @@ fn carry_out(process: Process, argv: Vec<OsString>, console: &Console) -> Result
         Parsed::Show(text) => console.print(&text).map(|()| 0),
         Parsed::Run(command, sandbox) => {
             match process {
-                Process::Own => confine::want(sandbox),
+                Process::Own => confine::begin(sandbox)?,
                 Process::Shared if sandbox == Sandbox::Require => {
                     return Err(Failure::error(
                         "--sandbox=require: this process does not belong to the command alone",

@@ -37,8 +37,8 @@ The command line is qemu-img's; called as qemu-img, --version and messages go by
 #[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
 #[command(infer_long_args = true, disable_help_subcommand = true)]
 struct Typed {
-    /// Confine this process once its files are open: on, off (default) or require
-    #[arg(long, value_name = "WHEN", default_value = "off", global = true)]
+    /// Confine this process to what its work needs: on (default), off or require
+    #[arg(long, value_name = "WHEN", default_value = "on", global = true)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     sandbox: Sandbox,
     #[command(subcommand)]

@@ -21,7 +21,7 @@ const NOTHING_TO_CHECK: u8 = 63;
 /// Checks.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
-    confine::enter(&Rules::nothing().spooling())?;
+    confine::bound_files(&Rules::nothing().spooling())?;
     let report = image
         .check(&mut |finding| console.stderr(&finding.message))
         .map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;

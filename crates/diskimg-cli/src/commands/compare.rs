@@ -21,7 +21,7 @@ const STEP: f64 = 2.0;
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let a = job.a.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
     let b = job.b.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
-    confine::enter(&Rules::nothing().counting_processors())?;
+    confine::bound_files(&Rules::nothing().counting_processors())?;
     let meter = Meter::start(job.progress, STEP);
     let outcome = diskimg::compare(&a, &b, job.strict, None, Some(&|p| meter.report(p)));
     let code = match outcome {

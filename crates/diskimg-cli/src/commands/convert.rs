@@ -20,7 +20,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     for input in &job.inputs {
         images.push(input.open(console.program())?);
     }
-    confine::enter(&rules(&job))?;
+    confine::bound_files(&rules(&job))?;
     let meter = Meter::start(job.progress, STEP);
     let tell = |progress| meter.report(progress);
     let mut images = images.into_iter();

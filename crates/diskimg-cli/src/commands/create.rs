@@ -14,7 +14,7 @@ const STEP: f64 = 1.0;
 
 /// Creates it.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
-    confine::enter(&Rules::nothing().counting_processors().making(&job.path, &job.options))?;
+    confine::bound_files(&Rules::nothing().counting_processors().making(&job.path, &job.options))?;
     let wish = Wish { asked: false, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(wish, STEP);
     let tell = |progress| meter.report(progress);

@@ -9,7 +9,7 @@ use crate::output::{Console, human, json};
 /// Tells.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
-    confine::enter(&Rules::nothing().telling_time())?;
+    confine::bound_files(&Rules::nothing().telling_time())?;
     if !job.chain {
         let info = image.info(0)?;
         match job.form {

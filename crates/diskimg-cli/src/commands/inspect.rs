@@ -14,7 +14,7 @@ const UNSAFE: u8 = 2;
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     // It opens no other file, whatever the image names.
     let path = local_path(&job.path).map_err(|e| e.in_file(&job.path))?;
-    confine::enter(&Rules::nothing().reading([path]).spooling())?;
+    confine::bound_files(&Rules::nothing().reading([path]).spooling())?;
     let found = diskimg::inspect(&job.path, &job.options)?;
     if !job.quiet {
         match job.form {

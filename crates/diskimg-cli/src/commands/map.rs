@@ -11,7 +11,7 @@ use std::io::{self, Write};
 /// Tells.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
-    confine::enter(&Rules::nothing())?;
+    confine::bound_files(&Rules::nothing())?;
     let end = job.length.map_or(u64::MAX, |length| job.start.saturating_add(length));
     let range = job.start..end.min(image.size()).max(job.start);
     let mut out = console.stdout();

@@ -12,7 +12,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         Subject::Size(size) => diskimg::measure_size(job.format, &job.options, *size)?,
         Subject::Image(input) => {
             let image = input.open(console.program())?;
-            confine::enter(&Rules::nothing())?;
+            confine::bound_files(&Rules::nothing())?;
             let measure = diskimg::measure(job.format, &job.options, &image)?;
             console.warn(image.warnings());
             measure

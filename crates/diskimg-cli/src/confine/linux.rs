@@ -2,11 +2,13 @@
 
 use super::Rules;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use rustix::fs::FileType;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter_all_threads};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter_all_threads, sock_filter,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -82,27 +84,28 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
-/// Enters; an error says what could not be given up. What can be is, even so.
-pub(super) fn enter(rules: &Rules) -> Result<(), String> {
-    let files = bound_files(rules);
-    let calls = deny_calls();
-    match files {
-        Ok(RulesetStatus::FullyEnforced) => {}
+/// Leaves only these files, no TCP, and no signals to processes outside.
+pub(super) fn bound_files(rules: &Rules) -> Result<(), String> {
+    match restrict(rules) {
+        Ok(RulesetStatus::FullyEnforced) => Ok(()),
         Ok(RulesetStatus::PartiallyEnforced) => {
-            return Err(
-                "this kernel's Landlock knows only part of it (Linux 6.12 knows all)".into()
-            );
+            Err("this kernel's Landlock knows only part of it (Linux 6.12 knows all)".into())
         }
-        Ok(RulesetStatus::NotEnforced) => return Err("this kernel has no Landlock".into()),
-        Err(e) => return Err(format!("Landlock: {e}")),
+        Ok(RulesetStatus::NotEnforced) => {
+            Err("this kernel has no Landlock, or its first (Linux 6.12 knows all)".into())
+        }
+        Err(e) => Err(format!("Landlock: {e}")),
     }
-    calls
 }
 
-/// Leaves only these files, no TCP, and no signals to processes outside.
-fn bound_files(rules: &Rules) -> Result<RulesetStatus, RulesetError> {
+fn restrict(rules: &Rules) -> Result<RulesetStatus, RulesetError> {
     let execute: BitFlags<AccessFs> = AccessFs::Execute.into();
     let mut ruleset = Ruleset::default()
+        // The first Landlock (Linux 5.13 to 5.18) allows no link from one directory into
+        // another, which extracting files makes: then rather none.
+        .set_compatibility(CompatLevel::SoftRequirement)
+        .handle_access(AccessFs::Refer)?
+        .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(KNOWN))?
         .handle_access(AccessNet::from_all(KNOWN))?
         .scope(Scope::from_all(KNOWN))?
@@ -127,29 +130,32 @@ fn allow(ruleset: &mut RulesetCreated, path: &Path, access: BitFlags<AccessFs>) 
 }
 
 /// Has the kernel refuse the calls with EPERM, in all threads.
-fn deny_calls() -> Result<(), String> {
+pub(super) fn deny_calls() -> Result<(), String> {
     let said = |e: &dyn std::fmt::Display| format!("seccomp: {e}");
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| said(&e))?;
-    let denied = DENIED.iter().copied().chain(x32());
     let filter = SeccompFilter::new(
-        denied.map(|call| (call, Vec::new())).collect::<BTreeMap<_, _>>(),
+        DENIED.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM as u32),
         arch,
     );
     let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(|e| said(&e))?;
+    let program = [deny_x32(), program].concat();
     apply_filter_all_threads(&program).map_err(|e| said(&e))
 }
 
-/// The same calls by their x32 numbers, which a kernel for x86-64 may know as well: the same
-/// ones with this bit, but for a range that has all of those that differ.
-#[cfg(target_arch = "x86_64")]
-fn x32() -> impl Iterator<Item = libc::c_long> {
-    const BIT: libc::c_long = 0x4000_0000;
-    DENIED.iter().copied().chain(512..548).map(|call| call | BIT)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn x32() -> impl Iterator<Item = libc::c_long> {
-    std::iter::empty()
+/// Instructions that deny a kernel for x86-64 all its x32 calls, which have numbers of their own
+/// for what the others do: all that have this bit. Other architectures have none so large.
+fn deny_x32() -> BpfProgram {
+    const BIT: u32 = 0x4000_0000;
+    /// Of the number in the `seccomp_data` that the kernel hands the filter.
+    const NUMBER_OFFSET: u32 = 0;
+    let instruction = |code: u32, k, jf| sock_filter { code: code as u16, jt: 0, jf, k };
+    let eperm = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    vec![
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, NUMBER_OFFSET, 0),
+        // A number below it passes over the next instruction.
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, BIT, 1),
+        instruction(libc::BPF_RET | libc::BPF_K, eperm, 0),
+    ]
 }

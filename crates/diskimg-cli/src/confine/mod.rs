@@ -1,9 +1,10 @@
-//! Confinement: what the process gives up once its files are open, so that whoever
-//! takes it over by a crafted image has little use of it.
+//! Confinement: what the process gives up, so that whoever takes it over by a crafted
+//! image has little use of it. At once what no verb ever does ([`begin`]); when a verb has its
+//! files open, all others ([`bound_files`]).
 //!
 //! It is of the process and cannot be undone: only a process that is the command's own
-//! asks for it ([`want`]); elsewhere [`enter`] does nothing. It holds for this thread and
-//! those made from then on, so verbs enter before they make any.
+//! begins; elsewhere [`bound_files`] does nothing. Landlock holds for this thread and those
+//! made from then on, so verbs bound their files before they make any.
 
 #[cfg(all(
     target_os = "linux",
@@ -29,9 +30,9 @@ use std::sync::OnceLock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Sandbox {
     /// As far as the system can.
+    #[default]
     On,
     /// Not at all.
-    #[default]
     Off,
     /// Wholly, or fail.
     Require,
@@ -40,21 +41,31 @@ pub(crate) enum Sandbox {
 /// Set where this process is ours to confine.
 static WANTED: OnceLock<Sandbox> = OnceLock::new();
 
-/// Says that this process is the command's own, and what is wanted of it.
-pub(crate) fn want(sandbox: Sandbox) {
-    let _ = WANTED.set(sandbox);
-}
-
-/// Gives up all that `rules` do not keep, for good.
+/// Says that this process is the command's own, and gives up for good what no verb ever does:
+/// to run programs, to open sockets and the like.
 ///
 /// # Errors
-/// If all of it was required and not all of it could be given up.
-pub(crate) fn enter(rules: &Rules) -> Result<(), Failure> {
+/// If that was required and could not be given up.
+pub(crate) fn begin(sandbox: Sandbox) -> Result<(), Failure> {
+    let wanted = *WANTED.get_or_init(|| sandbox);
+    confine(wanted, imp::deny_calls)
+}
+
+/// Gives up for good all files that `rules` do not keep and that are not open.
+///
+/// # Errors
+/// If that was required and not all of them could be given up.
+pub(crate) fn bound_files(rules: &Rules) -> Result<(), Failure> {
     let wanted = WANTED.get().copied().unwrap_or(Sandbox::Off);
+    confine(wanted, || imp::bound_files(rules))
+}
+
+/// A step of it: an error says what could not be given up. What can be is, even so.
+fn confine(wanted: Sandbox, step: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
     if wanted == Sandbox::Off {
         return Ok(());
     }
-    match imp::enter(rules) {
+    match step() {
         Err(missing) if wanted == Sandbox::Require => Err(Failure::error(format!(
             "--sandbox=require: cannot confine this process: {missing}"
         ))),

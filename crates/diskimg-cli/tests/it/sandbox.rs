@@ -25,44 +25,60 @@ fn status(child: &Child, field: &str) -> Option<u32> {
     line.trim().parse().ok()
 }
 
-/// Runs `map`, which says more than a pipe holds, and looks at it while it waits for a reader.
-fn while_it_waits(lab: &Lab, sandbox: &str) -> (Option<u32>, Option<u32>) {
+/// Whether a process can gain privileges, and how its system calls are filtered.
+type Confinement = (Option<u32>, Option<u32>);
+
+const UNCONFINED: Confinement = (Some(0), Some(0));
+const CONFINED: Confinement = (Some(1), Some(2));
+
+fn confinement(child: &Child) -> Confinement {
+    (status(child, "NoNewPrivs"), status(child, "Seccomp"))
+}
+
+/// Runs the line, with nothing said to it and nobody listening, and looks at it once `waits`.
+fn while_it_waits(lab: &Lab, words: &[&str], waits: impl Fn(&Child) -> bool) -> Confinement {
     let mut child = lab
         .command(diskimg())
-        .args(["map", "--output=json", sandbox, "holes.raw"])
+        .args(words)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
     let end = Instant::now() + Duration::from_secs(30);
-    let wchan = format!("/proc/{}/syscall", child.id());
-    // write(2) is 1 on x86-64 and 64 on the others.
-    let waits = || {
-        fs::read_to_string(&wchan)
-            .is_ok_and(|s| s.starts_with("1 0x1 ") || s.starts_with("64 0x1 "))
-    };
-    while !waits() && Instant::now() < end {
+    while !waits(&child) && Instant::now() < end {
         sleep(Duration::from_millis(2));
     }
-    let seen = (status(&child, "NoNewPrivs"), status(&child, "Seccomp"));
+    let seen = confinement(&child);
     child.kill().expect("ends");
     child.wait().expect("ended");
     seen
 }
 
 #[test]
-fn the_program_is_confined_if_told_to() {
+fn the_program_is_confined_unless_told_otherwise() {
     let lab = Lab::new();
     lab.raw("disk.raw");
     if !can_confine(&lab) {
         return;
     }
+    // What `map` says of it is more than a pipe holds.
     let file = File::create(lab.path("holes.raw")).expect("creates");
     file.set_len(64 << 20).expect("extends");
     for at in (0..2000).map(|n| n * 32768) {
         crate::support::write_at(&lab.path("holes.raw"), at, b"x");
     }
-    assert_eq!(while_it_waits(&lab, "--sandbox=on"), (Some(1), Some(2)));
-    assert_eq!(while_it_waits(&lab, "--sandbox=off"), (Some(0), Some(0)));
+    // write(2) is 1 on x86-64 and 64 on the others.
+    let writes = |child: &Child| {
+        fs::read_to_string(format!("/proc/{}/syscall", child.id()))
+            .is_ok_and(|call| call.starts_with("1 0x1 ") || call.starts_with("64 0x1 "))
+    };
+    let map = ["map", "--output=json", "holes.raw"];
+    assert_eq!(while_it_waits(&lab, &map, writes), CONFINED);
+    let off = ["map", "--output=json", "--sandbox=off", "holes.raw"];
+    assert_eq!(while_it_waits(&lab, &off, writes), UNCONFINED);
+    // Before the first byte of an image has come.
+    let waits = |child: &Child| confinement(child) == CONFINED;
+    assert_eq!(while_it_waits(&lab, &["info", "-"], waits), CONFINED);
 }
 
 #[test]

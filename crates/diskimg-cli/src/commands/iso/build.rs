@@ -20,7 +20,7 @@ const STEP: f64 = 1.0;
 /// Builds it.
 pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<u8, Failure> {
     refuse_terminal(&recipe.output)?;
-    confine::enter(&rules(&recipe.output, true))?;
+    confine::bound_files(&rules(&recipe.output, true))?;
     recipe.options.latest = source_date_epoch()?;
     read_boot_code(&recipe.hybrid, &mut recipe.options)?;
     for list in &recipe.path_lists {

@@ -9,7 +9,7 @@ use crate::output::{self, Console};
 /// Writes them.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::enter(&Rules::nothing())?;
+    confine::bound_files(&Rules::nothing())?;
     let mut out = output::raw_stdout()?;
     for path in &job.paths {
         let node = image.lookup(path)?;

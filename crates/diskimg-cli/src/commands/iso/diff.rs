@@ -33,7 +33,7 @@ fn compare(job: &Job, console: &Console) -> Result<u8, Failure> {
         Side::Directory(path) => Some(path),
         Side::Image(_) => None,
     });
-    confine::enter(&Rules::nothing().reading(directories))?;
+    confine::bound_files(&Rules::nothing().reading(directories))?;
     let differences = differences(&a, &b, job.content)?;
     if !job.quiet {
         match job.form {

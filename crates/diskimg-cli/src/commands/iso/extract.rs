@@ -16,7 +16,7 @@ const INCOMPLETE: u8 = 1;
 /// Extracts.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::enter(&Rules::nothing().filling(&job.directory))?;
+    confine::bound_files(&Rules::nothing().filling(&job.directory))?;
     interrupt::watch();
     let mut out = console.stdout();
     let root = [Vec::new()];

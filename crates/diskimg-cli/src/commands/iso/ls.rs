@@ -14,7 +14,7 @@ use std::io::Write;
 /// Lists.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::enter(&Rules::nothing())?;
+    confine::bound_files(&Rules::nothing())?;
     let mut list = List { job, out: console.stdout(), first: true, failed: false };
     if job.form == Form::Json {
         write!(list.out, "[")?;

@@ -10,7 +10,7 @@ use crate::output::Console;
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     build::refuse_terminal(&job.output)?;
     let image = open(&job.input, console)?;
-    confine::enter(&build::rules(&job.output, !job.added.is_empty()))?;
+    confine::bound_files(&build::rules(&job.output, !job.added.is_empty()))?;
     let mut builder = image.remaster()?;
     let options = builder.options_mut();
     options.latest = build::source_date_epoch()?;

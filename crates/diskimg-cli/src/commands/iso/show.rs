@@ -15,7 +15,7 @@ use std::fmt::{Display, Write};
 /// Tells.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::enter(&Rules::nothing())?;
+    confine::bound_files(&Rules::nothing())?;
     if job.boot_only {
         let (catalog, area) = (image.boot_catalog()?, image.system_area()?);
         match job.form {

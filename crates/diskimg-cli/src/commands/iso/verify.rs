@@ -18,7 +18,7 @@ const WARNINGS: u8 = 3;
 /// Verifies.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::enter(&Rules::nothing())?;
+    confine::bound_files(&Rules::nothing())?;
     let mut findings = Vec::new();
     let verified = image.verify(&mut |finding| {
         if finding.severity > Severity::Note || !job.quiet {
