@@ -168,13 +168,17 @@ impl IsoImage {
     /// What is in a directory of this image, in recorded order.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is none, [`Corrupt`](crate::ErrorKind::Corrupt),
+    /// [`Invalid`](crate::ErrorKind::Invalid) if it is none, [`Corrupt`](crate::ErrorKind::Corrupt)
+    /// also if a part of it can be read, which [`walk_from`](Self::walk_from) gives;
     /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
     pub fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
         if !dir.is_dir() {
             return Err(Error::invalid("not a directory"));
         }
-        self.tree.read_dir(dir)
+        match self.tree.read_dir_as_far(dir)? {
+            (entries, None) => Ok(entries),
+            (_, Some(lost)) => Err(lost),
+        }
     }
 
     /// The file or directory of this path: names with `/` between them, one before them or
@@ -184,7 +188,7 @@ impl IsoImage {
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if it is not there; otherwise as
-    /// [`read_dir`](Self::read_dir).
+    /// [`read_dir`](Self::read_dir), but that it may be in a part that can be read.
     pub fn lookup(&self, path: &[u8]) -> Result<Node> {
         let mut node = self.root.clone();
         let names = path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
@@ -201,8 +205,10 @@ impl IsoImage {
             if !node.is_dir() {
                 return Err(missing());
             }
-            let mut entries = self.read_dir(&node)?;
-            let index = self.index_of(name, &entries).ok_or_else(missing)?;
+            let (mut entries, lost) = self.tree.read_dir_as_far(&node)?;
+            let Some(index) = self.index_of(name, &entries) else {
+                return Err(lost.unwrap_or_else(missing));
+            };
             node = entries.swap_remove(index).node;
         }
         Ok(node)

@@ -17,6 +17,13 @@ pub struct Found {
     pub node: Node,
 }
 
+impl Found {
+    /// The last name of its path.
+    pub fn name(&self) -> &[u8] {
+        self.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+    }
+}
+
 /// Goes through a tree, directories before what is in them, the entries of each in recorded
 /// order. The root itself is not among them.
 ///

@@ -48,24 +48,19 @@ impl<W: Write> List<'_, W> {
         if !node.is_dir() {
             return self.row(path, path, &node);
         }
-        if self.job.recursive {
-            for found in image.walk_from(node, path) {
-                match found {
-                    Ok(found) => self.row(&found.path, &found.path, &found.node)?,
-                    Err(error) => self.fail(&error.to_string(), console)?,
+        let whole = self.job.recursive || self.job.paths.len() > 1;
+        let mut walk = image.walk_from(node, path);
+        while let Some(found) = walk.next() {
+            match found {
+                Ok(found) => {
+                    if !self.job.recursive {
+                        walk.skip_directory();
+                    }
+                    let shown = if whole { &found.path[..] } else { found.name() };
+                    self.row(&found.path, shown, &found.node)?;
                 }
+                Err(error) => self.fail(&error.to_string(), console)?,
             }
-            return Ok(());
-        }
-        let whole = self.job.paths.len() > 1;
-        for entry in image.read_dir(&node)? {
-            let mut full = path.to_vec();
-            if !full.is_empty() {
-                full.push(b'/');
-            }
-            full.extend_from_slice(&entry.name);
-            let shown = if whole { &full } else { &entry.name };
-            self.row(&full, shown, &entry.node)?;
         }
         Ok(())
     }
