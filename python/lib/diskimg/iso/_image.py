@@ -231,7 +231,8 @@ class Iso:
 
         Raises:
             NotADirectoryError: It is none (an `IoError`, too).
-            Error: As `stat`; it cannot be read, or is too large.
+            Error: As `stat`; it is too large, or cannot be read, or only in part (which
+                `walk` gives).
         """
         return [Entry._from_native(fields) for fields in self._native.read_dir(encoded(path))]
 
