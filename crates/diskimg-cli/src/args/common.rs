@@ -32,11 +32,18 @@ pub(crate) struct Reading {
     /// Read a child even if its parent was changed since (VMDK content IDs)
     #[arg(long)]
     ignore_cid: bool,
+    #[command(flatten)]
+    limits: LimitWords,
+    #[command(flatten)]
+    refused: Refused,
+}
+
+/// `--limit`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LimitWords {
     /// How much an image may ask for (repeatable; 'help' lists the limits)
     #[arg(long = "limit", value_name = "NAME=VALUE", action = clap::ArgAction::Append)]
     limits: Vec<String>,
-    #[command(flatten)]
-    refused: Refused,
 }
 
 /// What images may demand, and what is put up with.
@@ -67,13 +74,19 @@ impl Reading {
             ReferencesWord::SameDir => References::SameDir,
             ReferencesWord::Any => References::Any,
         };
-        let limits = limits(&self.limits)?;
+        let limits = self.limits.meaning()?;
         Ok(Policy { references, limits, ignore_content_id: self.ignore_cid })
     }
 }
 
-/// All that `--limit` was given, later ones over earlier ones.
-pub(crate) fn limits(given: &[String]) -> Result<Limits, Failure> {
+impl LimitWords {
+    /// All that was given, later ones over earlier ones.
+    pub(crate) fn meaning(&self) -> Result<Limits, Failure> {
+        limits(&self.limits)
+    }
+}
+
+fn limits(given: &[String]) -> Result<Limits, Failure> {
     if given.iter().any(|text| text == "help" || text == "?") {
         return Err(Failure::Show(limits_help()));
     }

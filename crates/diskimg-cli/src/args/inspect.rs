@@ -40,9 +40,8 @@ pub(crate) struct Typed {
     /// Warn of a finding instead of refusing; repeatable
     #[arg(long, value_name = "CODE")]
     allow: Vec<String>,
-    /// How much the image may ask for (repeatable; 'help' lists the limits)
-    #[arg(long = "limit", value_name = "NAME=VALUE", action = clap::ArgAction::Append)]
-    limits: Vec<String>,
+    #[command(flatten)]
+    limits: common::LimitWords,
     /// human (default) or json
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
@@ -80,7 +79,7 @@ impl Typed {
             .max_size(size(self.max_size)?)
             .max_virtual_size(size(self.max_virtual_size)?)
             .max_ratio(ratio.transpose()?)
-            .limits(common::limits(&self.limits)?);
+            .limits(self.limits.meaning()?);
         if let Some(claimed) = &self.claimed {
             options = options.claimed(claimed)?;
         }

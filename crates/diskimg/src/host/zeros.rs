@@ -1,4 +1,7 @@
-//! Zero detection.
+//! Zeros: how they are told, and some to write.
+
+/// To write, hash or hand out where nothing is stored.
+pub(crate) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// True if every byte is zero; of no bytes, too.
 pub fn is_zero(bytes: &[u8]) -> bool {

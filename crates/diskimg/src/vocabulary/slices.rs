@@ -13,6 +13,7 @@
 //! a buffer.
 
 use crate::host::source::{Source, borrow};
+use crate::host::zeros::ZEROS;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{ChainExtent, Kind, Place};
 use crate::vocabulary::image::{Image, WINDOW};
@@ -21,9 +22,6 @@ use std::ops::Range;
 /// The longest stored run that is to be fetched in one go, where no unit sets
 /// another measure: the largest cluster of qcow2.
 const FETCHED_RUN: u64 = 2 << 20;
-
-/// Zeros to lend.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A run of guest bytes, as far as memory has it.
 ///

@@ -10,11 +10,9 @@ pub use pipe::PipeSink;
 
 use crate::host::caching::Caching;
 use crate::host::source::Source;
+use crate::host::zeros::ZEROS;
 use std::fmt::Debug;
 use std::io;
-
-/// Zeros, for sinks that must be told them byte by byte.
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// Bytes going out, by position. Shared between threads that write disjoint
 /// ranges.

@@ -1,7 +1,8 @@
 //! A pipe: bytes leave once, in order.
 
-use super::{Sink, ZEROS};
+use super::Sink;
 use crate::host::lock;
+use crate::host::zeros::ZEROS;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Mutex;

@@ -7,6 +7,7 @@ use super::input::Input;
 use super::piece::{Carried, Piece};
 use super::share::Origin;
 use crate::host::source::Source;
+use crate::host::zeros::ZEROS;
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::reference::StandIn;
 use sha2::{Digest, Sha256};
@@ -20,8 +21,6 @@ const STEP: u64 = 64 << 20;
 
 /// Bytes read at a time.
 const BLOCK: usize = 256 << 10;
-
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What computes a [digest](super::Convert::digest).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
