@@ -3,13 +3,15 @@
 use super::Rules;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
-    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::fs::FileType;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter_all_threads, sock_filter,
 };
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::io;
 use std::path::Path;
 
 /// The newest whose rights we know the meaning of: Linux 6.15. An older kernel does what it can.
@@ -86,19 +88,21 @@ const DENIED: &[libc::c_long] = &[
 
 /// Leaves only these files, no TCP, and no signals to processes outside.
 pub(super) fn bound_files(rules: &Rules) -> Result<(), String> {
-    match restrict(rules) {
-        Ok(RulesetStatus::FullyEnforced) => Ok(()),
-        Ok(RulesetStatus::PartiallyEnforced) => {
+    let ruleset = ruleset(rules).map_err(|e| format!("Landlock: {e}"))?;
+    match ruleset.restrict_self().map_err(|e| format!("Landlock: {e}"))?.ruleset {
+        RulesetStatus::FullyEnforced => Ok(()),
+        RulesetStatus::PartiallyEnforced => {
             Err("this kernel's Landlock knows only part of it (Linux 6.12 knows all)".into())
         }
-        Ok(RulesetStatus::NotEnforced) => {
+        RulesetStatus::NotEnforced => {
             Err("this kernel has no Landlock, or its first (Linux 6.12 knows all)".into())
         }
-        Err(e) => Err(format!("Landlock: {e}")),
     }
 }
 
-fn restrict(rules: &Rules) -> Result<RulesetStatus, RulesetError> {
+/// An error where a file cannot be allowed: whoever has it denied then would be told a wrong
+/// reason why.
+fn ruleset(rules: &Rules) -> Result<RulesetCreated, Box<dyn Error>> {
     let execute: BitFlags<AccessFs> = AccessFs::Execute.into();
     let mut ruleset = Ruleset::default()
         // The first Landlock (Linux 5.13 to 5.18) allows no link from one directory into
@@ -111,22 +115,37 @@ fn restrict(rules: &Rules) -> Result<RulesetStatus, RulesetError> {
         .scope(Scope::from_all(KNOWN))?
         .create()?;
     for path in &rules.read {
-        allow(&mut ruleset, path, AccessFs::from_read(KNOWN) & !execute);
+        allow(&mut ruleset, path, AccessFs::from_read(KNOWN) & !execute)?;
     }
     for path in &rules.write {
-        allow(&mut ruleset, path, AccessFs::from_all(KNOWN) & !execute);
+        allow(&mut ruleset, path, AccessFs::from_all(KNOWN) & !execute)?;
     }
-    Ok(ruleset.restrict_self()?.ruleset)
+    Ok(ruleset)
 }
 
-/// Allows this of a file, or of a directory and all below it. What does not exist cannot be
-/// opened either; to what is no file of a file system (a pipe), Landlock does not apply.
-fn allow(ruleset: &mut RulesetCreated, path: &Path, access: BitFlags<AccessFs>) {
-    let Ok(file) = PathFd::new(path) else { return };
-    let is_directory = rustix::fs::fstat(&file)
-        .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory);
+/// Allows this of a file, or of a directory and all below it. What does not exist or is out of
+/// reach cannot be opened either; to what is no file of a file system (a pipe), Landlock does not
+/// apply.
+fn allow(
+    ruleset: &mut RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<(), Box<dyn Error>> {
+    let file = match PathFd::new(path) {
+        Ok(file) => file,
+        Err(PathFdError::OpenCall { source, .. }) if is_out_of_reach(&source) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let is_directory =
+        FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::Directory;
     let access = if is_directory { access } else { access & AccessFs::from_file(KNOWN) };
     let _ = ruleset.add_rule(PathBeneath::new(file, access));
+    Ok(())
+}
+
+fn is_out_of_reach(e: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(e.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 /// Has the kernel refuse the calls with EPERM, in all threads.
