@@ -82,25 +82,21 @@ impl Reading {
 impl LimitWords {
     /// All that was given, later ones over earlier ones.
     pub(crate) fn meaning(&self) -> Result<Limits, Failure> {
-        limits(&self.limits)
+        if self.limits.iter().any(|text| text == "help" || text == "?") {
+            return Err(Failure::Show(limits_help()));
+        }
+        let mut limits = Limits::default();
+        for text in &self.limits {
+            let (name, value) = text.split_once('=').unwrap_or((text, ""));
+            let bound = diskimg::parse_size(value).ok_or_else(|| {
+                Failure::error(format!(
+                    "--limit {text}: expecting NAME=VALUE, a number or one with k, M, G or T"
+                ))
+            })?;
+            limits.set(name, bound).map_err(|e| Failure::error(format!("--limit {text}: {e}")))?;
+        }
+        Ok(limits)
     }
-}
-
-fn limits(given: &[String]) -> Result<Limits, Failure> {
-    if given.iter().any(|text| text == "help" || text == "?") {
-        return Err(Failure::Show(limits_help()));
-    }
-    let mut limits = Limits::default();
-    for text in given {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        let bound = diskimg::parse_size(value).ok_or_else(|| {
-            Failure::error(format!(
-                "--limit {text}: expecting NAME=VALUE, a number or one with k, M, G or T"
-            ))
-        })?;
-        limits.set(name, bound).map_err(|e| Failure::error(format!("--limit {text}: {e}")))?;
-    }
-    Ok(limits)
 }
 
 /// What `--limit help` prints.
@@ -327,16 +323,16 @@ mod tests {
 
     #[test]
     fn the_last_of_two_limits_of_one_name_wins() {
-        let given = ["table_bytes=1M", "snapshots=3", "table_bytes=4k"].map(str::to_owned);
-        let limits = limits(&given).expect("parses");
+        let limits =
+            limits_of(&["table_bytes=1M", "snapshots=3", "table_bytes=4k"]).expect("parses");
         assert_eq!((limits.table_bytes, limits.snapshots), (4096, 3));
         for wrong in ["table_bytes", "table_bytes=", "table_bytes=x", "tables=1", "=1"] {
-            limits_of(wrong).expect_err(wrong);
+            limits_of(&[wrong]).expect_err(wrong);
         }
     }
 
-    fn limits_of(text: &str) -> Result<Limits, Failure> {
-        limits(&[text.to_owned()])
+    fn limits_of(given: &[&str]) -> Result<Limits, Failure> {
+        LimitWords { limits: given.iter().map(|&text| text.to_owned()).collect() }.meaning()
     }
 
     #[test]
@@ -344,7 +340,7 @@ mod tests {
         let help = limits_help();
         for line in help.lines().skip(1) {
             let setting = line.split_whitespace().next().expect("a setting");
-            assert_eq!(limits_of(setting).expect("is one"), Limits::default(), "{line}");
+            assert_eq!(limits_of(&[setting]).expect("is one"), Limits::default(), "{line}");
             assert!(line.chars().count() <= 110, "{line}");
         }
         assert_eq!(help.lines().count(), Limits::names().len() + 1);

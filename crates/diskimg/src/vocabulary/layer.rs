@@ -1,5 +1,6 @@
 //! The reading side of a format.
 
+use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::Result;
@@ -146,4 +147,18 @@ pub trait Layer: Send + Sync + Debug {
         let _ = tick;
         Ok(())
     }
+}
+
+/// [`Layer::quiet_until`] by a table whose entries stand for `cover` bytes each: as far as they
+/// are empty.
+pub(crate) fn quiet_by_table<T>(
+    table: &[T],
+    cover: u64,
+    range: Range<u64>,
+    is_empty: impl Fn(&T) -> bool,
+) -> u64 {
+    let (first, last) = (range.start / cover, (range.end.max(1) - 1) / cover);
+    let entries = table.iter().skip(to_usize(first)).take(to_usize(last - first + 1));
+    let empty = to_u64(entries.take_while(|&entry| is_empty(entry)).count());
+    (first + empty).saturating_mul(cover).clamp(range.start, range.end)
 }

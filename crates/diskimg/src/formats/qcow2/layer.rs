@@ -16,7 +16,7 @@ use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
 use crate::vocabulary::format::Format;
 use crate::vocabulary::info::{Details, Value};
-use crate::vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
+use crate::vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts, quiet_by_table};
 use crate::vocabulary::limits::Limits;
 use crate::vocabulary::open::OpenContext;
 use crate::vocabulary::options::Options;
@@ -485,12 +485,8 @@ impl Layer for Qcow2 {
     }
 
     fn quiet_until(&self, range: Range<u64>) -> u64 {
-        let shift = self.layout.l1_shift();
-        let first = range.start >> shift;
-        let last = (range.end.max(1) - 1) >> shift;
-        let entries = self.l1.iter().skip(to_usize(first)).take(to_usize(last - first + 1));
-        let empty = entries.take_while(|&entry| entry & OFFSET_MASK == 0).count();
-        ((first + to_u64(empty)) << shift).clamp(range.start, range.end)
+        let cover = 1 << self.layout.l1_shift();
+        quiet_by_table(&self.l1, cover, range, |entry| entry & OFFSET_MASK == 0)
     }
 
     /// As QEMU tells it: markedly less space is taken than the file's

@@ -12,13 +12,14 @@
 
 use super::header::{GD_AT_END, Header};
 use super::stream::{self, GrainMarker};
-use super::tables::{Room, TableCache, quiet_until};
+use super::tables::{Room, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::host::codec::Codec;
 use crate::host::number::{to_u32, to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::error::{Error, ErrorKind, Result};
 use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
+use crate::vocabulary::layer::quiet_by_table;
 use crate::vocabulary::limits::Limits;
 use std::ops::Range;
 use std::sync::Arc;
@@ -293,7 +294,7 @@ impl SparseExtent {
 
     /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
     pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
-        quiet_until(&self.directory, self.header.table_cover(), range)
+        quiet_by_table(&self.directory, self.header.table_cover(), range, |&entry| entry == 0)
     }
 
     /// Appends extents for `range` of this extent, whose first byte is the

@@ -1,9 +1,7 @@
 //! The grain tables read last, kept in memory.
 
 use crate::host::lock;
-use crate::host::number::{to_u64, to_usize};
 use crate::vocabulary::error::Result;
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -75,19 +73,6 @@ impl<T> TableCache<T> {
         tables[..=found].rotate_right(1);
         Some(Arc::clone(&tables[0].1))
     }
-}
-
-/// How far into `range` the tables that `directory` lists, each of which covers `cover` bytes,
-/// are not there.
-pub(super) fn quiet_until<T: Default + PartialEq>(
-    directory: &[T],
-    cover: u64,
-    range: Range<u64>,
-) -> u64 {
-    let (first, last) = (range.start / cover, (range.end.max(1) - 1) / cover);
-    let entries = directory.iter().skip(to_usize(first)).take(to_usize(last - first + 1));
-    let empty = to_u64(entries.take_while(|&entry| *entry == T::default()).count());
-    (first + empty).saturating_mul(cover).clamp(range.start, range.end)
 }
 
 #[cfg(test)]

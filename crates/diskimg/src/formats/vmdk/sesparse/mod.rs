@@ -25,13 +25,14 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use super::tables::{Room, TableCache, quiet_until};
+use super::tables::{Room, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::host::number::{to_u64, to_usize};
 use crate::host::source::Source;
 use crate::vocabulary::check::{CheckReport, Finding};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::extent::{Extent, Kind, Place, push};
+use crate::vocabulary::layer::quiet_by_table;
 use crate::vocabulary::limits::Limits;
 use header::SeSparseHeader;
 use std::ops::Range;
@@ -110,7 +111,7 @@ impl SeSparseExtent {
 
     /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
     pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
-        quiet_until(&self.directory, self.header.table_cover(), range)
+        quiet_by_table(&self.directory, self.header.table_cover(), range, |&entry| entry == 0)
     }
 
     /// Appends extents for `range` of this extent, whose first byte is the
