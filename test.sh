@@ -89,7 +89,7 @@ fi
 oracles=$PWD/target/oracles
 add_readers() {
     "$oracles/bin/python" -m pip --disable-pip-version-check install --quiet --retries 1 \
-        --only-binary :all: --requirement crates/diskimg/tests/it/oracles/requirements.txt
+        --only-binary :all: --requirement crates/diskimg-testkit/src/oracles/requirements.txt
 }
 add_oracles() {
     add_readers && return

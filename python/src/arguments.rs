@@ -5,10 +5,10 @@
 
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, Given, Raised};
-use diskimg::host::source::{FileSource, MemorySource, Source};
 use diskimg::open::local_path;
+use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
-    Caching, Error, Format, Image, Limits, OpenOptions, Options, References, SnapshotSelector,
+    Caching, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options, SnapshotSelector,
     printable,
 };
 use pyo3::prelude::*;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 #[pyo3(from_item_all)]
 pub(crate) struct Opening {
     format: Option<String>,
-    references: String,
+    external_files: String,
     limits: Vec<(String, u64)>,
     snapshot: Option<String>,
     disk: Option<String>,
@@ -36,7 +36,7 @@ impl Opening {
         let format = self.format.as_deref().map(|name| format(py, name)).transpose()?;
         let options = OpenOptions::new()
             .format(format)
-            .references(references(&self.references)?)
+            .external_files(external_files(&self.external_files)?)
             .limits(self.limits(py)?)
             .snapshot(self.snapshot.clone().map(SnapshotSelector::IdOrName))
             .disk(self.disk.clone())
@@ -140,12 +140,12 @@ pub(crate) fn format(py: Python<'_>, name: &str) -> PyResult<Format> {
 }
 
 /// Which files an image may name.
-pub(crate) fn references(word: &str) -> PyResult<References> {
+pub(crate) fn external_files(word: &str) -> PyResult<ExternalFiles> {
     match word {
-        "none" => Ok(References::None),
-        "same-dir" => Ok(References::SameDir),
-        "any" => Ok(References::Any),
-        _ => Err(unknown("references", word, "none, same-dir or any")),
+        "none" => Ok(ExternalFiles::None),
+        "same-dir" => Ok(ExternalFiles::SameDir),
+        "any" => Ok(ExternalFiles::Any),
+        _ => Err(unknown("external_files", word, "none, same-dir or any")),
     }
 }
 

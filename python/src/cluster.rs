@@ -1,8 +1,8 @@
 //! Guest bytes lent to Python where they lie in memory: the buffer behind a
 //! `memoryview`.
 
-use diskimg::extent::{ChainExtent, Kind, Place};
-use diskimg::host::zeros::is_zero;
+use diskimg::extent::{ChainExtent, HostOffset, Kind};
+use diskimg::storage::zeros::is_zero;
 use diskimg::{Image, Source};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -34,7 +34,7 @@ impl Cluster {
         let lent = file.as_slice().and_then(|all| all.get(stored.clone())).is_some_and(|bytes| {
             extents.iter().all(|extent| {
                 let at = extent.guest.start - first.guest.start;
-                let next = Place { offset: start.offset + at, ..start };
+                let next = HostOffset { offset: start.offset + at, ..start };
                 let part = &bytes[at as usize..][..extent.len() as usize];
                 // What reads as zeros, such as a hole of the file, may hold anything.
                 let as_stored = !extent.kind.is_zero() || is_zero(part);
@@ -46,7 +46,7 @@ impl Cluster {
 }
 
 /// Where an extent lies as it is.
-fn place(extent: &ChainExtent) -> Option<Place> {
+fn place(extent: &ChainExtent) -> Option<HostOffset> {
     match extent.kind {
         Kind::Data(place) | Kind::Zero(Some(place)) => Some(place),
         _ => None,

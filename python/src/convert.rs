@@ -1,6 +1,6 @@
 //! `convert`.
 
-use crate::arguments::{self, Input, Opening, references, unknown};
+use crate::arguments::{self, Input, Opening, external_files, unknown};
 use crate::file::{self, Raised};
 use crate::work;
 use diskimg::target::Backing;
@@ -21,7 +21,7 @@ pub(crate) struct Conversion {
     compress: bool,
     backing: Option<String>,
     backing_format: Option<String>,
-    references: String,
+    external_files: String,
     limits: Vec<(String, u64)>,
     /// Bytes of a hole at least; `None` for no holes.
     sparse: Option<u64>,
@@ -122,7 +122,7 @@ impl Conversion {
         py: Python<'_>,
     ) -> PyResult<impl FnOnce(Convert<'a>) -> Convert<'a> + Send + use<'a>> {
         let format = arguments::format(py, &self.format)?;
-        let references = references(&self.references)?;
+        let external_files = external_files(&self.external_files)?;
         let limits = arguments::limits(py, &self.limits)?;
         let reflink = match self.reflink.as_str() {
             "auto" => Reflink::Auto,
@@ -142,7 +142,7 @@ impl Conversion {
                 .format(format)
                 .options(arguments::options(self.options))
                 .compress(self.compress)
-                .backing_references(references)
+                .backing_external_files(external_files)
                 .backing_limits(limits)
                 .sparse(self.sparse.map_or(Sparse::Off, Sparse::Blocks))
                 .salvage(self.salvage)
@@ -152,7 +152,7 @@ impl Conversion {
                 .verify(self.verify)
                 .verify_manifest(self.verify_manifest)
                 .durability(if self.durable { Durability::Flushed } else { Durability::Cached })
-                .caching(if self.direct { Caching::Direct } else { Caching::Kept })
+                .caching(if self.direct { Caching::Direct } else { Caching::Buffered })
                 .target_is_zero(self.target_is_zero);
             if let Some(name) = self.backing {
                 let format = self.backing_format;

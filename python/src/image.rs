@@ -195,7 +195,7 @@ impl Image {
 }
 
 fn unit(image: &diskimg::Image) -> u64 {
-    match image.geometry().unit {
+    match image.disk_layout().cluster_size {
         0 | 1 => PLAIN_UNIT,
         unit => unit,
     }

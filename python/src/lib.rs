@@ -23,7 +23,7 @@ mod errors;
 mod file;
 mod image;
 mod iso;
-mod verbs;
+mod operations;
 mod work;
 
 /// The module `diskimg._native`.
@@ -40,7 +40,7 @@ mod _native {
         Iso, IsoContents, IsoWalk, iso_bytes, iso_create, iso_remaster, iso_remaster_bytes,
     };
     #[pymodule_export]
-    use crate::verbs::{compare, create, detect, formats, inspect, limits, measure_size};
+    use crate::operations::{compare, create, detect, formats, inspect, limits, measure_size};
 
     /// The version of library, command and package.
     #[pymodule_export]

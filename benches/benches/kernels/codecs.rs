@@ -1,7 +1,7 @@
 //! Units into their stored form, and back.
 
 use crate::samples::{UNIT, unit};
-use diskimg::host::codec::{Codec, Decoder, Encoder};
+use diskimg::storage::codec::{Codec, Decoder, Encoder};
 use divan::Bencher;
 use divan::counter::BytesCount;
 

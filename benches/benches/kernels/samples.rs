@@ -1,6 +1,6 @@
 //! What the kernels work on: made here, the same every time.
 
-use diskimg::host::source::Source;
+use diskimg::storage::source::Source;
 use diskimg::{Convert, Durability, Format, Image, OpenOptions, Options};
 use std::io;
 use std::path::{Path, PathBuf};

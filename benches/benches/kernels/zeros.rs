@@ -1,7 +1,7 @@
 //! Looking for zeros.
 
 use crate::samples::{UNIT, unit};
-use diskimg::host::zeros::is_zero;
+use diskimg::storage::zeros::is_zero;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 

@@ -1,6 +1,6 @@
 //! From argv to the exit code.
 
-use crate::args::{self, Parsed};
+use crate::args::{self, Invocation};
 use crate::commands;
 use crate::confine::{self, Sandbox};
 use crate::failure::Failure;
@@ -62,8 +62,8 @@ fn raise_open_files() {}
 
 fn carry_out(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
     match args::parse(argv, console.program())? {
-        Parsed::Show(text) => console.print(&text).map(|()| 0),
-        Parsed::Run(command, sandbox) => {
+        Invocation::Show(text) => console.print(&text).map(|()| 0),
+        Invocation::Run(command, sandbox) => {
             match process {
                 Process::Own => confine::begin(sandbox)?,
                 Process::Shared if sandbox == Sandbox::Require => {

@@ -1,7 +1,7 @@
 //! `diskimg`: convert and inspect disk images, with qemu-img's command line.
 //!
 //! ```text
-//!   argv ─▶ args/      what was typed  ─▶  what it means (a job)
+//!   argv ─▶ args/      what was args  ─▶  what it means (a job)
 //!                                              │
 //!           commands/  one file a verb  ◀──────┘  calls the library
 //!                          │

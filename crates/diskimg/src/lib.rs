@@ -29,7 +29,7 @@
 //! An image is treated as hostile: every number in it is checked before it is
 //! used, and whatever the bytes, the answer is a result or an [`Error`], never a
 //! panic. Files that an image *names* (backing files, data files) are opened
-//! only as far as [`References`] allows: by default within the image's own
+//! only as far as [`ExternalFiles`] allows: by default within the image's own
 //! directory. Say the format ([`OpenOptions::format`]) where you know it: a guest can
 //! write any header into a raw disk.
 //!
@@ -54,33 +54,39 @@
 //! vocabulary ([`Image`], [`Layer`], [`extent`], [`target`]) → [`host`].
 //! `ARCHITECTURE.md` in the repository is the map.
 
+pub mod conformance;
+mod error;
 pub mod formats;
-pub mod host;
 pub mod iso;
-mod verbs;
-mod vocabulary;
+mod model;
+pub mod open;
+mod ops;
+pub mod partition;
+mod report;
+pub mod storage;
 
-pub use host::caching::Caching;
-pub use host::output::{Durability, Output};
-pub use host::source::Source;
-pub use verbs::{
+pub use error::{Error, ErrorKind, Result};
+pub use model::fetch::Fetcher;
+pub use model::format::Format;
+pub use model::image::{Image, Reader};
+pub use model::layer::{DiskLayout, Layer, ParentLocator, ParentReference};
+pub use model::options::{OptionKind, OptionSpec, Options, parse_size};
+pub use model::slices::{Slice, Slices};
+pub use model::{extent, target};
+pub use open::external_files::ExternalFiles;
+pub use open::limits::{Limit, Limits};
+pub use open::{OpenOptions, SnapshotSelector};
+pub use ops::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
     Digests, FileDigest, InspectOptions, MapEntry, Progress, Reflink, Report, Salvaged, Sparse,
     compare, inspect, inspect_source, map, measure, measure_size,
 };
-pub use vocabulary::error::{Error, ErrorKind, Result};
-pub use vocabulary::fetch::Fetcher;
-pub use vocabulary::format::Format;
-pub use vocabulary::image::{Image, Reader};
-pub use vocabulary::inspection::Inspection;
-pub use vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts};
-pub use vocabulary::limits::{Limit, Limits};
-pub use vocabulary::open::{OpenOptions, SnapshotSelector};
-pub use vocabulary::options::{OptionKind, OptionSpec, Options, parse_size};
-pub use vocabulary::printable::printable;
-pub use vocabulary::reference::References;
-pub use vocabulary::slices::{Slice, Slices};
-pub use vocabulary::{check, conformance, extent, info, inspection, open, reference, target};
+pub use report::inspection::Inspection;
+pub use report::printable::printable;
+pub use report::{check, info, inspection};
+pub use storage::caching::Caching;
+pub use storage::output::{Durability, Output};
+pub use storage::source::Source;
 
 /// The README's examples, run as tests.
 #[cfg(doctest)]

@@ -3,15 +3,15 @@
 use crate::Target;
 use crate::exercise;
 use crate::samples;
-use diskimg::host::source::MemorySource;
-use diskimg::{ErrorKind, Format, OpenOptions, Options, References, measure};
+use diskimg::storage::source::MemorySource;
+use diskimg::{ErrorKind, ExternalFiles, Format, OpenOptions, Options, measure};
 use std::sync::Arc;
 
 /// The same bytes are always the same format, and opening them agrees.
 pub(crate) fn detect(input: &[u8]) {
     let source = Arc::new(MemorySource::new(input));
     let Ok(format) = Format::probe(&*source) else { return };
-    let options = OpenOptions::new().references(References::None).metadata_only(true);
+    let options = OpenOptions::new().external_files(ExternalFiles::None).metadata_only(true);
     if let Some(image) = exercise::open(|| options.open_source(source.clone(), "any.img")) {
         assert_eq!(image.format(), format, "opened as another format than it was taken for");
     }
@@ -48,7 +48,7 @@ const CONVERTED: u64 = 256 << 10;
 pub(crate) fn open_anything(input: &[u8]) {
     exercise::image(input.to_vec(), None);
     let source = Arc::new(MemorySource::new(input));
-    let options = OpenOptions::new().references(References::None);
+    let options = OpenOptions::new().external_files(ExternalFiles::None);
     let Ok(image) = options.open_source(source.clone(), "fuzzed.img") else { return };
     measure(Format::Qcow2, &Options::default(), &image).ok();
     if image.size() > CONVERTED {

@@ -1,8 +1,8 @@
 //! All that can be asked of an image.
 
-use diskimg::host::source::MemorySource;
+use diskimg::storage::source::MemorySource;
 use diskimg::{
-    Error, ErrorKind, Format, Image, InspectOptions, OpenOptions, References, SnapshotSelector,
+    Error, ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, SnapshotSelector,
     conformance, inspect_source, map,
 };
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const FINDINGS: u32 = 50;
 pub(crate) fn image(bytes: Vec<u8>, format: impl Into<Option<Format>>) {
     let source = Arc::new(MemorySource::new(bytes));
     inspected(&source);
-    let options = OpenOptions::new().format(format).references(References::None);
+    let options = OpenOptions::new().format(format).external_files(ExternalFiles::None);
     let facts = options.clone().metadata_only(true);
     open(|| facts.open_source(source.clone(), "fuzzed.img"));
     if let Some(image) = open(|| options.open_source(source.clone(), "fuzzed.img")) {

@@ -1,21 +1,15 @@
 //! ISO images as file systems: one table of an image is the input, the others are right.
 
-/// As the library's tests have it.
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
-#[path = "../../../crates/diskimg/tests/it/iso/craft.rs"]
-pub(crate) mod craft;
 mod tree;
 mod udf;
-/// As the library's tests have it.
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../../crates/diskimg/tests/it/iso/hostile/udf/volume.rs"]
-mod volume;
 
 pub(crate) use udf::{udf, udf_seeds};
 
 use crate::scatter::Scatter;
-use craft::{Craft, DIRECTORY, FREE, MORE, ROOT, Record, SECTOR, susp, utf16};
-use diskimg::host::source::{MemorySource, Source};
+use diskimg::storage::source::{MemorySource, Source};
+use diskimg_testkit::iso::{
+    self as craft, Craft, DIRECTORY, FREE, MORE, ROOT, Record, SECTOR, susp, utf16,
+};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use std::io::{self, Write};

@@ -23,22 +23,6 @@ mod samples;
 mod scatter;
 mod vmdk;
 
-/// As the library's tests have it.
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
-#[path = "."]
-mod esx {
-    #[path = "../../../crates/diskimg/tests/it/esx/build.rs"]
-    pub(crate) mod build;
-}
-
-/// As the library's tests have it.
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
-#[path = "."]
-mod hosted {
-    #[path = "../../../crates/diskimg/tests/it/hosted/build.rs"]
-    pub(crate) mod build;
-}
-
 /// A function to be fuzzed.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {

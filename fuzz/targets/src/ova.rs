@@ -49,7 +49,7 @@ fn descriptor(file: &str, disk: &str) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
-         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\">\n<References>\n{file}\n</References>\n\
+         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\">\n<ExternalFiles>\n{file}\n</ExternalFiles>\n\
          <DiskSection><Info>Disks</Info>\n{disk}\n</DiskSection>\n\
          <VirtualSystem ovf:id=\"vm\"><Info/><Name>a &amp; b</Name>\
          <OperatingSystemSection ovf:id=\"101\"><Info/></OperatingSystemSection>\

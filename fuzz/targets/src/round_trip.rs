@@ -3,7 +3,7 @@
 use crate::exercise::conforms;
 use crate::samples::convert;
 use arbitrary::{Arbitrary, Unstructured};
-use diskimg::host::source::{MemorySource, Source};
+use diskimg::storage::source::{MemorySource, Source};
 use diskimg::{ErrorKind, Format, OpenOptions};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ enum Fill {
 }
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
-struct Stretch {
+struct Run {
     at: u32,
     len: u32,
     fill: Fill,
@@ -95,7 +95,7 @@ impl Form {
 struct Trip {
     sectors: u16,
     forms: [Form; 2],
-    stretches: Vec<Stretch>,
+    stretches: Vec<Run>,
 }
 
 impl Trip {

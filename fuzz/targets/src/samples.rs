@@ -1,7 +1,7 @@
 //! Small images that are right.
 
-use diskimg::host::sink::MemorySink;
-use diskimg::host::source::{MemorySource, Source};
+use diskimg::storage::sink::MemorySink;
+use diskimg::storage::source::{MemorySource, Source};
 use diskimg::{Convert, Format, OpenOptions, Options, Output, Report};
 use std::path::PathBuf;
 use std::sync::Arc;

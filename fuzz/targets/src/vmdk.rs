@@ -1,10 +1,10 @@
 //! VMDK: descriptors, and the five kinds of sparse extents.
 
-use crate::esx::build::{self as esx, Cowd, Grain, Grains, SeSparse};
 use crate::exercise;
-use crate::hosted::build::{self as hosted, Sparse, Stream, Writer};
 use crate::samples;
-use diskimg::{Format, OpenOptions, References};
+use diskimg::{ExternalFiles, Format, OpenOptions};
+use diskimg_testkit::esx::{self as esx, Cowd, Grain, Grains, SeSparse};
+use diskimg_testkit::hosted::{self as hosted, Sparse, Stream, Writer};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -168,7 +168,7 @@ impl Folder {
     fn open(&self, path: &Path) {
         let facts = OpenOptions::new().metadata_only(true).with_extents(true);
         exercise::open(|| facts.open(path));
-        let options = OpenOptions::new().references(References::SameDir);
+        let options = OpenOptions::new().external_files(ExternalFiles::SameDir);
         if let Some(image) = exercise::open(|| options.open(path)) {
             exercise::contents(&image);
         }

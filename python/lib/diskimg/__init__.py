@@ -51,7 +51,7 @@ from diskimg._results import (
     Salvaged,
     Snapshot,
 )
-from diskimg._verbs import (
+from diskimg._operations import (
     check,
     compare,
     convert,

@@ -14,7 +14,7 @@ mod sink;
 mod source;
 
 use diskimg::Output;
-use diskimg::host::source::{FileSource, HostFileId, Source, spool};
+use diskimg::storage::source::{FileSource, HostFileId, Source, spool};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::fs::{File, OpenOptions};
@@ -182,7 +182,7 @@ pub(crate) fn output(
         other => other.map(drop)?,
     }
     let output = match plain {
-        Some(file) => Output::to_sink(Arc::new(diskimg::host::sink::FileSink::new(file, true)?)),
+        Some(file) => Output::to_sink(Arc::new(diskimg::storage::sink::FileSink::new(file, true)?)),
         None => Output::to_sink(Arc::new(sink::ObjectSink::new(object, raised))),
     };
     Ok((output, true))

@@ -1,7 +1,7 @@
 //! File objects that are written.
 
 use super::{Raised, Seekable};
-use diskimg::host::sink::Sink;
+use diskimg::storage::sink::Sink;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;

@@ -1,7 +1,7 @@
 //! File objects that are read.
 
 use super::{Raised, Seekable};
-use diskimg::host::source::Source;
+use diskimg::storage::source::Source;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;

@@ -1,6 +1,6 @@
-//! `check`: what was typed, and what it means.
+//! `check`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Form, Input, Reading};
 use crate::failure::Failure;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ Example:
 /// Verify that an image is consistent in itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -49,9 +49,9 @@ pub(crate) struct Job {
     pub(crate) quiet: bool,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
+    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let policy = self.reading.policy()?;
         if self.repair.is_some() {
             return Err(Failure::error(
@@ -62,6 +62,6 @@ impl Typed {
         let file = common::one_file("check", self.files)?;
         let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
         input.options = input.options.metadata_only(true).with_extents(true);
-        Ok(Meaning::Job(Job { input, form: self.output, quiet: self.quiet }))
+        Ok(Parsed::Job(Job { input, form: self.output, quiet: self.quiet }))
     }
 }

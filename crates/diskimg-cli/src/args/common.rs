@@ -4,7 +4,8 @@ use crate::failure::Failure;
 use crate::output::Program;
 use diskimg::open::{appliance_and_disk, local_path};
 use diskimg::{
-    Caching, Durability, Format, Image, Limits, OpenOptions, Options, References, SnapshotSelector,
+    Caching, Durability, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
+    SnapshotSelector,
 };
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,9 +27,9 @@ pub(crate) struct Reading {
     #[arg(short = 'U', long)]
     force_share: bool,
     /// Which other files an image may name: none, same-dir or any (default)
-    #[arg(long, value_name = "WHICH", default_value = "any")]
+    #[arg(long, alias = "references", value_name = "WHICH", default_value = "any")]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    references: ReferencesWord,
+    external_files: ExternalFilesArg,
     /// Read a child even if its parent was changed since (VMDK content IDs)
     #[arg(long)]
     ignore_cid: bool,
@@ -49,17 +50,17 @@ pub(crate) struct LimitWords {
 /// What images may demand, and what is put up with.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
-    /// `--references`.
-    pub(crate) references: References,
+    /// `--external-files`.
+    pub(crate) external_files: ExternalFiles,
     /// `--limit`.
     pub(crate) limits: Limits,
     /// `--ignore-cid`.
     ignore_content_id: bool,
 }
 
-/// [`References`] as a word.
+/// [`ExternalFiles`] as a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum ReferencesWord {
+enum ExternalFilesArg {
     None,
     SameDir,
     Any,
@@ -69,19 +70,19 @@ impl Reading {
     /// The policy; an error if something we do not do was asked for.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
         self.refused.check()?;
-        let references = match self.references {
-            ReferencesWord::None => References::None,
-            ReferencesWord::SameDir => References::SameDir,
-            ReferencesWord::Any => References::Any,
+        let external_files = match self.external_files {
+            ExternalFilesArg::None => ExternalFiles::None,
+            ExternalFilesArg::SameDir => ExternalFiles::SameDir,
+            ExternalFilesArg::Any => ExternalFiles::Any,
         };
-        let limits = self.limits.meaning()?;
-        Ok(Policy { references, limits, ignore_content_id: self.ignore_cid })
+        let limits = self.limits.parse()?;
+        Ok(Policy { external_files, limits, ignore_content_id: self.ignore_cid })
     }
 }
 
 impl LimitWords {
     /// All that was given, later ones over earlier ones.
-    pub(crate) fn meaning(&self) -> Result<Limits, Failure> {
+    pub(crate) fn parse(&self) -> Result<Limits, Failure> {
         if self.limits.iter().any(|text| text == "help" || text == "?") {
             return Err(Failure::Show(limits_help()));
         }
@@ -159,7 +160,7 @@ impl Input {
     ) -> Result<Self, Failure> {
         let format = format.map(self::format).transpose()?;
         let options = OpenOptions::new()
-            .references(policy.references)
+            .external_files(policy.external_files)
             .limits(policy.limits.clone())
             .ignore_content_id(policy.ignore_content_id)
             .format(format);
@@ -245,7 +246,7 @@ pub(crate) fn durability(mode: Option<&str>) -> Result<Durability, Failure> {
 pub(crate) fn caching(mode: Option<&str>) -> Caching {
     match mode {
         Some("none" | "directsync") => Caching::Direct,
-        _ => Caching::Kept,
+        _ => Caching::Buffered,
     }
 }
 
@@ -332,7 +333,7 @@ mod tests {
     }
 
     fn limits_of(given: &[&str]) -> Result<Limits, Failure> {
-        LimitWords { limits: given.iter().map(|&text| text.to_owned()).collect() }.meaning()
+        LimitWords { limits: given.iter().map(|&text| text.to_owned()).collect() }.parse()
     }
 
     #[test]

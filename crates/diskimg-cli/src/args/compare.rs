@@ -1,9 +1,9 @@
-//! `compare`: what was typed, and what it means.
+//! `compare`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Input, Reading};
 use crate::failure::Failure;
-use crate::output::progress::Wish;
+use crate::output::progress::ProgressMode;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
@@ -18,7 +18,7 @@ pub(crate) const CANNOT_OPEN: u8 = 2;
 /// Compare what the guest sees in two images.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The images
     #[arg(value_name = "A B", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -54,13 +54,13 @@ pub(crate) struct Job {
     /// `-s`.
     pub(crate) strict: bool,
     /// `-p`, `-q`.
-    pub(crate) progress: Wish,
+    pub(crate) progress: ProgressMode,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
-        self.job().map(Meaning::Job).map_err(|e| e.with_code(CANNOT_OPEN))
+    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
+        self.job().map(Parsed::Job).map_err(|e| e.with_code(CANNOT_OPEN))
     }
 
     fn job(self) -> Result<Job, Failure> {
@@ -72,7 +72,7 @@ impl Typed {
             a: Input::new(&a, self.a_format.as_deref(), &policy)?,
             b: Input::new(&b, self.b_format.as_deref(), &policy)?,
             strict: self.strict,
-            progress: Wish { asked: self.progress, quiet: self.quiet, stdout_taken: false },
+            progress: ProgressMode { asked: self.progress, quiet: self.quiet, stdout_taken: false },
         })
     }
 }

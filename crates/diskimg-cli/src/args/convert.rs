@@ -1,12 +1,12 @@
-//! `convert`: what was typed, and what it means.
+//! `convert`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Input, Policy, Reading};
 use crate::failure::Failure;
-use crate::output::progress::Wish;
+use crate::output::progress::ProgressMode;
 use diskimg::open::local_path;
 use diskimg::{
-    Caching, DigestAlgorithm, Durability, Format, Limits, Options, References, Reflink, Sparse,
+    Caching, DigestAlgorithm, Durability, ExternalFiles, Format, Limits, Options, Reflink, Sparse,
 };
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ const MAX_SPARSE: u64 = 16 << 20;
 /// Convert an image to another format.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// Images to read (several are joined), then the one to write
     #[arg(value_name = "SRC... DST", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -131,8 +131,8 @@ pub(crate) struct Job {
     pub(crate) options: Options,
     /// `-c`.
     pub(crate) compress: bool,
-    /// `--references`.
-    pub(crate) references: References,
+    /// `--external-files`.
+    pub(crate) external_files: ExternalFiles,
     /// `--limit`.
     pub(crate) limits: Limits,
     /// `--reflink`.
@@ -164,7 +164,7 @@ pub(crate) struct Job {
     /// `-t`.
     pub(crate) caching: Caching,
     /// `-p`, `-q`.
-    pub(crate) progress: Wish,
+    pub(crate) progress: ProgressMode,
 }
 
 /// Where a conversion goes.
@@ -178,14 +178,14 @@ pub(crate) enum Destination {
     Stdout,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(mut self) -> Result<Meaning<Job>, Failure> {
+    pub(crate) fn parse(mut self) -> Result<Parsed<Job>, Failure> {
         self.refuse()?;
         let policy = self.reading.policy()?;
         let format = common::format(self.output_format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
-            return Ok(Meaning::Show(common::options_help(format, !self.files.is_empty())));
+            return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
         };
         common::add_backing(&mut options, self.backing.take(), self.backing_format.take())?;
         if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
@@ -204,18 +204,18 @@ impl Typed {
                 ));
             }
         };
-        let progress = Wish {
+        let progress = ProgressMode {
             asked: self.progress,
             quiet: self.quiet,
             stdout_taken: matches!(output, Destination::Stdout),
         };
-        Ok(Meaning::Job(Job {
+        Ok(Parsed::Job(Job {
             inputs: self.inputs(&policy)?,
             output,
             format,
             options,
             compress: self.compress,
-            references: policy.references,
+            external_files: policy.external_files,
             limits: policy.limits,
             offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,

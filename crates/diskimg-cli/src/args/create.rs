@@ -1,9 +1,9 @@
-//! `create`: what was typed, and what it means.
+//! `create`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Reading};
 use crate::failure::Failure;
-use diskimg::{Format, Limits, Options, References};
+use diskimg::{ExternalFiles, Format, Limits, Options};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ the format.";
 /// Create a new, empty image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The new image, and the size of its disk
     #[arg(value_name = "FILE [SIZE]", value_hint = clap::ValueHint::FilePath)]
     words: Vec<OsString>,
@@ -56,7 +56,7 @@ pub(crate) struct Job {
     /// `-o`, `-b` and `-F`.
     pub(crate) options: Options,
     /// Which files the backing file may name.
-    pub(crate) references: References,
+    pub(crate) external_files: ExternalFiles,
     /// What its images may ask for.
     pub(crate) limits: Limits,
     /// Do not look at the backing file.
@@ -65,13 +65,13 @@ pub(crate) struct Job {
     pub(crate) quiet: bool,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
+    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let policy = self.reading.policy()?;
         let format = common::format(self.format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
-            return Ok(Meaning::Show(common::options_help(format, !self.words.is_empty())));
+            return Ok(Parsed::Show(common::options_help(format, !self.words.is_empty())));
         };
         common::add_backing(&mut options, self.backing, self.backing_format)?;
         let mut words = self.words.into_iter();
@@ -80,12 +80,12 @@ impl Typed {
         };
         common::device_if_asked(self.format.as_deref(), path.as_ref())?;
         let size = size.map(|s| common::size("image size", &s.to_string_lossy())).transpose()?;
-        Ok(Meaning::Job(Job {
+        Ok(Parsed::Job(Job {
             path: path.into(),
             format,
             size,
             options,
-            references: policy.references,
+            external_files: policy.external_files,
             limits: policy.limits,
             unsafe_backing: self.backing_unsafe,
             quiet: self.quiet,

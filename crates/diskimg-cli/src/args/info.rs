@@ -1,6 +1,6 @@
-//! `info`: what was typed, and what it means.
+//! `info`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Form, Input, Reading};
 use crate::failure::Failure;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ Examples:
 /// Tell what an image is: format, sizes, backing file, snapshots.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -43,15 +43,15 @@ pub(crate) struct Job {
     pub(crate) chain: bool,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
+    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let policy = self.reading.policy()?;
         let file = common::one_file("info", self.files)?;
         let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
         // Facts need no other file opened; only the chain is made of them.
         input.options =
             input.options.metadata_only(true).with_extents(true).with_chain(self.backing_chain);
-        Ok(Meaning::Job(Job { input, form: self.output, chain: self.backing_chain }))
+        Ok(Parsed::Job(Job { input, form: self.output, chain: self.backing_chain }))
     }
 }

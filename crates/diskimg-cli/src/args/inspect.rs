@@ -1,6 +1,6 @@
-//! `inspect`: what was typed, and what it means.
+//! `inspect`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Form};
 use crate::failure::Failure;
 use diskimg::InspectOptions;
@@ -21,7 +21,7 @@ Examples:
 /// Tell whether an untrusted image is safe to let in.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image; '-' is standard input
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -64,9 +64,9 @@ pub(crate) struct Job {
     pub(crate) quiet: bool,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
+    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let size =
             |text: Option<String>| text.map(|text| common::size("maximum size", &text)).transpose();
         let ratio = self.max_ratio.map(|text| {
@@ -79,7 +79,7 @@ impl Typed {
             .max_size(size(self.max_size)?)
             .max_virtual_size(size(self.max_virtual_size)?)
             .max_ratio(ratio.transpose()?)
-            .limits(self.limits.meaning()?);
+            .limits(self.limits.parse()?);
         if let Some(claimed) = &self.claimed {
             options = options.claimed(claimed)?;
         }
@@ -87,6 +87,6 @@ impl Typed {
             options = options.allow(code.parse()?);
         }
         let path = common::one_file("inspect", self.files)?.into();
-        Ok(Meaning::Job(Job { path, options, form: self.output, quiet: self.quiet }))
+        Ok(Parsed::Job(Job { path, options, form: self.output, quiet: self.quiet }))
     }
 }

@@ -1,6 +1,6 @@
-//! `map`: what was typed, and what it means.
+//! `map`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Form, Input, Reading};
 use crate::failure::Failure;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ Examples:
 /// Tell where the guest's bytes are kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -47,15 +47,15 @@ pub(crate) struct Job {
     pub(crate) length: Option<u64>,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(self) -> Result<Meaning<Job>, Failure> {
+    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let policy = self.reading.policy()?;
         let size = |what, text: Option<&str>| text.map(|t| common::size(what, t)).transpose();
         let start = size("start offset", self.start_offset.as_deref())?;
         let length = size("max length", self.max_length.as_deref())?;
         let file = common::one_file("map", self.files)?;
         let input = Input::new(&file, self.format.as_deref(), &policy)?;
-        Ok(Meaning::Job(Job { input, form: self.output, start: start.unwrap_or(0), length }))
+        Ok(Parsed::Job(Job { input, form: self.output, start: start.unwrap_or(0), length }))
     }
 }

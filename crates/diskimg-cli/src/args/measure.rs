@@ -1,6 +1,6 @@
-//! `measure`: what was typed, and what it means.
+//! `measure`: what was args, and what it means.
 
-use crate::args::Meaning;
+use crate::args::Parsed;
 use crate::args::common::{self, Form, Input, Reading};
 use crate::failure::Failure;
 use diskimg::{Format, Options};
@@ -14,7 +14,7 @@ Examples:
 /// Tell how much space an image would take in another format.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -63,13 +63,13 @@ pub(crate) enum Subject {
     Size(u64),
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(crate) fn meaning(mut self) -> Result<Meaning<Job>, Failure> {
+    pub(crate) fn parse(mut self) -> Result<Parsed<Job>, Failure> {
         let policy = self.reading.policy()?;
         let format = common::format(self.target_format.as_deref().unwrap_or("raw"))?;
         let Some(options) = common::create_options(&self.options)? else {
-            return Ok(Meaning::Show(common::options_help(format, !self.files.is_empty())));
+            return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
         };
         let subject = match (&self.size, self.files.pop()) {
             (Some(size), None) => Subject::Size(common::size("image size", size)?),
@@ -86,6 +86,6 @@ impl Typed {
                 return Err(Failure::error("Either --size N or one filename must be specified."));
             }
         };
-        Ok(Meaning::Job(Job { subject, format, options, form: self.output }))
+        Ok(Parsed::Job(Job { subject, format, options, form: self.output }))
     }
 }

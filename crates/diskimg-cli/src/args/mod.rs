@@ -1,4 +1,4 @@
-//! Arguments in two stages: what was typed (clap's structs, one a verb), and
+//! Arguments in two stages: what was args (clap's structs, one a verb), and
 //! what it means (a job that the verb's command carries out).
 
 pub(crate) mod check;
@@ -36,7 +36,7 @@ The command line is qemu-img's; called as qemu-img, --version and messages go by
 #[derive(Debug, clap::Parser)]
 #[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
 #[command(infer_long_args = true, disable_help_subcommand = true)]
-struct Typed {
+struct Args {
     /// Confine this process to what its work needs: on (default), off or require
     #[arg(long, value_name = "WHEN", default_value = "on", global = true)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
@@ -48,15 +48,15 @@ struct Typed {
 #[derive(Debug, clap::Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one, and it is consumed at once")]
 enum Verb {
-    Convert(convert::Typed),
-    Info(info::Typed),
-    Inspect(inspect::Typed),
-    Map(map::Typed),
-    Create(create::Typed),
-    Compare(compare::Typed),
-    Check(check::Typed),
-    Measure(measure::Typed),
-    Iso(iso::Typed),
+    Convert(convert::Args),
+    Info(info::Args),
+    Inspect(inspect::Args),
+    Map(map::Args),
+    Create(create::Args),
+    Compare(compare::Args),
+    Check(check::Args),
+    Measure(measure::Args),
+    Iso(iso::Args),
     /// Build an ISO image with mkisofs's command line; called by that name, too.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
     Mkisofs {
@@ -78,7 +78,7 @@ enum Verb {
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub(crate) enum Parsed {
+pub(crate) enum Invocation {
     /// Show this on standard output: help, a version, a list of options.
     Show(String),
     /// Do this, so confined.
@@ -128,7 +128,7 @@ pub(crate) enum Command {
 
 /// What a verb's own arguments come to.
 #[derive(Debug)]
-pub(crate) enum Meaning<J> {
+pub(crate) enum Parsed<J> {
     /// A job.
     Job(J),
     /// The user only wanted to know something (`-o help`).
@@ -142,7 +142,7 @@ const HELP: &str =
 /// The grammar, under the name that we are called by.
 pub(crate) fn grammar(program: Program) -> clap::Command {
     let name = program.name();
-    named(Typed::command(), name).name(name).bin_name(name).mut_subcommands(|verb| {
+    named(Args::command(), name).name(name).bin_name(name).mut_subcommands(|verb| {
         match verb.get_name() {
             "iso" => named(verb, name).mut_subcommands(|verb| {
                 let operands = iso::operands(verb.get_name());
@@ -195,7 +195,7 @@ fn take_any_value(arg: clap::Arg) -> clap::Arg {
 }
 
 /// Reads the command line. `argv[0]` is the program's name.
-pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Parsed, Failure> {
+pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation, Failure> {
     if let Some(parsed) = mkisofs::parse(&argv, program) {
         return parsed;
     }
@@ -205,38 +205,37 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Parsed, Fai
         _ => verb,
     });
     let mut grammar = grammar(program);
-    let typed = grammar
-        .try_get_matches_from_mut(argv)
-        .and_then(|matches| Typed::from_arg_matches(&matches));
-    let typed = match typed {
-        Ok(typed) => typed,
+    let args =
+        grammar.try_get_matches_from_mut(argv).and_then(|matches| Args::from_arg_matches(&matches));
+    let args = match args {
+        Ok(args) => args,
         Err(error) => return usage::explain(&error, verb_name, program, &grammar),
     };
-    let parsed = match typed.verb {
-        Verb::Convert(typed) => run(typed.meaning()?, Command::Convert),
-        Verb::Info(typed) => run(typed.meaning()?, Command::Info),
-        Verb::Inspect(typed) => run(typed.meaning()?, Command::Inspect),
-        Verb::Map(typed) => run(typed.meaning()?, Command::Map),
-        Verb::Create(typed) => run(typed.meaning()?, Command::Create),
-        Verb::Compare(typed) => run(typed.meaning()?, Command::Compare),
-        Verb::Check(typed) => run(typed.meaning()?, Command::Check),
-        Verb::Measure(typed) => run(typed.meaning()?, Command::Measure),
-        Verb::Iso(typed) => typed.parsed()?,
+    let parsed = match args.verb {
+        Verb::Convert(args) => run(args.parse()?, Command::Convert),
+        Verb::Info(args) => run(args.parse()?, Command::Info),
+        Verb::Inspect(args) => run(args.parse()?, Command::Inspect),
+        Verb::Map(args) => run(args.parse()?, Command::Map),
+        Verb::Create(args) => run(args.parse()?, Command::Create),
+        Verb::Compare(args) => run(args.parse()?, Command::Compare),
+        Verb::Check(args) => run(args.parse()?, Command::Check),
+        Verb::Measure(args) => run(args.parse()?, Command::Measure),
+        Verb::Iso(args) => args.parsed()?,
         // Reached only where mkisofs's own reading of the line did not take it (as qemu-img).
         Verb::Mkisofs { words } => mkisofs::read_words(&words, program)?,
-        Verb::Completions { shell } => run(Meaning::Job(shell), Command::Completions),
-        Verb::Man { dir } => run(Meaning::Job(dir), Command::Man),
+        Verb::Completions { shell } => run(Parsed::Job(shell), Command::Completions),
+        Verb::Man { dir } => run(Parsed::Job(dir), Command::Man),
     };
     Ok(match parsed {
-        Parsed::Run(command, _) => Parsed::Run(command, typed.sandbox),
+        Invocation::Run(command, _) => Invocation::Run(command, args.sandbox),
         show => show,
     })
 }
 
-fn run<J>(meaning: Meaning<J>, command: fn(J) -> Command) -> Parsed {
-    match meaning {
-        Meaning::Job(job) => Parsed::Run(Box::new(command(job)), Sandbox::default()),
-        Meaning::Show(text) => Parsed::Show(text),
+fn run<J>(parsed: Parsed<J>, command: fn(J) -> Command) -> Invocation {
+    match parsed {
+        Parsed::Job(job) => Invocation::Run(Box::new(command(job)), Sandbox::default()),
+        Parsed::Show(text) => Invocation::Show(text),
     }
 }
 

@@ -100,7 +100,7 @@ pub(crate) enum Destination {
 
 impl Destination {
     /// What `-o` of this verb says; `-` is standard output.
-    pub(crate) fn typed(output: Option<PathBuf>, verb: &str) -> Result<Self, Failure> {
+    pub(crate) fn args(output: Option<PathBuf>, verb: &str) -> Result<Self, Failure> {
         match output {
             None => Err(Failure::usage(verb, "Expecting -o IMAGE")),
             Some(path) if path == *"-" => Ok(Self::Stdout),
@@ -141,11 +141,11 @@ impl Graft {
     /// `PLACE=FILE`, or a file alone, which goes into the root. A backslash makes `=` and
     /// another backslash plain characters.
     pub(crate) fn parse(word: &OsStr) -> Result<Self, Failure> {
-        let mut typed = names::bytes(word)?.into_iter().peekable();
+        let mut args = names::bytes(word)?.into_iter().peekable();
         let (mut place, mut path) = (None, Vec::new());
-        while let Some(byte) = typed.next() {
+        while let Some(byte) = args.next() {
             match byte {
-                b'\\' => path.push(typed.next_if(|c| matches!(c, b'=' | b'\\')).unwrap_or(byte)),
+                b'\\' => path.push(args.next_if(|c| matches!(c, b'=' | b'\\')).unwrap_or(byte)),
                 b'=' if place.is_none() => place = Some(std::mem::take(&mut path)),
                 _ => path.push(byte),
             }

@@ -1,6 +1,6 @@
 //! A wrong command line, said as getopt says it.
 
-use crate::args::Parsed;
+use crate::args::Invocation;
 use crate::failure::Failure;
 use crate::output::Program;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -15,11 +15,11 @@ pub(super) fn explain(
     verb: Option<String>,
     program: Program,
     grammar: &clap::Command,
-) -> Result<Parsed, Failure> {
+) -> Result<Invocation, Failure> {
     let command = verb.and_then(|path| known(grammar, &path));
     let message = match error.kind() {
-        ErrorKind::DisplayHelp => return Ok(Parsed::Show(error.render().to_string())),
-        ErrorKind::DisplayVersion => return Ok(Parsed::Show(program.version())),
+        ErrorKind::DisplayHelp => return Ok(Invocation::Show(error.render().to_string())),
+        ErrorKind::DisplayVersion => return Ok(Invocation::Show(program.version())),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             "Not enough arguments".to_owned()
         }

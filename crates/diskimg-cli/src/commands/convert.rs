@@ -30,7 +30,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .format(job.format)
         .options(job.options)
         .compress(job.compress)
-        .backing_references(job.references)
+        .backing_external_files(job.external_files)
         .backing_limits(job.limits)
         .sparse(job.sparse)
         .offload(job.offload)

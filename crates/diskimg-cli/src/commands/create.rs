@@ -4,7 +4,7 @@ use crate::args::create::Job;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::Console;
-use crate::output::progress::{Meter, Wish};
+use crate::output::progress::{Meter, ProgressMode};
 use diskimg::{Create, Options};
 use std::fmt::Write;
 
@@ -15,13 +15,13 @@ const STEP: f64 = 1.0;
 /// Creates it.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     confine::bound_files(&Rules::nothing().counting_processors().making(&job.path, &job.options))?;
-    let wish = Wish { asked: false, quiet: job.quiet, stdout_taken: false };
+    let wish = ProgressMode { asked: false, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(wish, STEP);
     let tell = |progress| meter.report(progress);
     let created = Create::new(job.format)
         .size(job.size)
         .options(job.options)
-        .backing_references(job.references)
+        .backing_external_files(job.external_files)
         .backing_limits(job.limits)
         .unsafe_backing(job.unsafe_backing)
         .progress(&tell)

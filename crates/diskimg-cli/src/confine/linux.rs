@@ -14,7 +14,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-/// The newest whose rights we know the meaning of: Linux 6.15. An older kernel does what it can.
+/// The newest whose rights we know the parsed of: Linux 6.15. An older kernel does what it can.
 const KNOWN: ABI = ABI::V7;
 
 /// System calls that nothing here makes: to run programs, to talk to others, to look into them,

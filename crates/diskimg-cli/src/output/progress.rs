@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct ProgressMode {
     /// `-p`.
     pub(crate) asked: bool,
     /// `-q`.
@@ -39,7 +39,7 @@ enum Face {
 
 impl Meter {
     /// Shows 0 %, and lets signals stop the work from now on.
-    pub(crate) fn start(wish: Wish, step: f64) -> Self {
+    pub(crate) fn start(wish: ProgressMode, step: f64) -> Self {
         interrupt::watch();
         let meter = Self { face: Face::choose(wish), step, shown: Mutex::new(None) };
         meter.show(0.0, false);
@@ -109,7 +109,7 @@ fn put(text: &str) {
 }
 
 impl Face {
-    fn choose(wish: Wish) -> Self {
+    fn choose(wish: ProgressMode) -> Self {
         if wish.quiet {
             Self::Silent
         } else if io::stderr().is_terminal() && (!wish.asked || io::stdout().is_terminal()) {

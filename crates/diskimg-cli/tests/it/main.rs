@@ -2,29 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod check;
-mod compare;
-mod convert;
-mod create;
-// What it preloads knows one machine's registers.
+mod args;
+mod commands;
+mod confine;
+// The preloaded library reads the registers of one architecture.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod faults;
 #[cfg(target_os = "linux")]
-mod full_disk;
-mod grammar;
-mod info;
-mod inspect;
-#[cfg(unix)]
-mod iso;
-mod limits;
-mod map;
-mod measure;
-#[cfg(target_os = "linux")]
 mod mutations;
-mod ova;
-#[cfg(target_os = "linux")]
-mod sandbox;
-mod scale;
-mod streams;
+mod output;
 mod support;
-mod vmdk;

@@ -1,8 +1,8 @@
 //! A file's bytes as a [`Source`].
 
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::{Segment, Source, check_range};
 use crate::iso::node::FileExtent;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::{Segment, Source, check_range};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl Source for ExtentSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     #[test]
     fn every_range_reads_as_the_stretches_one_after_the_other() {

@@ -6,12 +6,12 @@
 
 mod directory;
 
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::Source;
+use crate::error::{Error, ErrorKind, Result};
 use crate::iso::image::IsoImage;
 use crate::iso::node::{FileExtent, FileType, Node, is_usable_name};
 use crate::iso::walk::{Found, Walk};
-use crate::vocabulary::error::{Error, ErrorKind, Result};
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
 use directory::Directory;
 use std::collections::HashMap;
 use std::path::Path;

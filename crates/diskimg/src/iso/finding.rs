@@ -1,7 +1,7 @@
 //! What is found wrong in an image: by who reads it tolerantly, and by `verify`.
 
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::printable::printable;
+use crate::error::{Error, Result};
+use crate::report::printable::printable;
 use serde::Serialize;
 use std::fmt;
 

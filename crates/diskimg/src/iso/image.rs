@@ -1,7 +1,6 @@
 //! An ISO image, and one of its name spaces as a tree.
 
-use crate::host::number::to_u64;
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::boot::{BootCatalog, SystemArea};
 use crate::iso::content::ExtentSource;
@@ -16,9 +15,10 @@ use crate::iso::read::tree::RecordTree;
 use crate::iso::read::zisofs::ZisofsSource;
 use crate::iso::udf::{self, UdfVolume};
 use crate::iso::walk::Walk;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::reference::References;
+use crate::open::external_files::ExternalFiles;
+use crate::open::limits::Limits;
+use crate::storage::number::to_u64;
+use crate::storage::source::Source;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -64,8 +64,8 @@ pub struct IsoOptions {
     /// Which session.
     pub session: Session,
     /// Which files a cue sheet may name: in its own directory (the default, and what
-    /// [`References::Any`] comes to as well), or none.
-    pub references: References,
+    /// [`ExternalFiles::Any`] comes to as well), or none.
+    pub external_files: ExternalFiles,
     /// What could be made up for is an error: the first that is found.
     pub strict: bool,
     /// Bounds.

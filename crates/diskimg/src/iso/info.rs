@@ -1,11 +1,11 @@
 //! What an ISO image says of itself.
 
+use crate::error::Result;
 use crate::iso::boot::{BootCatalog, SystemArea};
 use crate::iso::image::{IsoImage, Namespace};
 use crate::iso::read::VolumeDescriptor;
 use crate::iso::read::sessions::SessionInfo;
 use crate::iso::udf::UdfInfo;
-use crate::vocabulary::error::Result;
 use serde::Serialize;
 
 /// What an ISO image says of itself, without a look at its files.

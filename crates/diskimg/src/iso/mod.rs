@@ -23,7 +23,7 @@
 //!
 //! Everything read is hostile until checked; see [`Limits`](crate::Limits).
 
-// Numbers that an image holds are never cut to fit in silence: `host::number` says how they go.
+// Numbers that an image holds are never cut to fit in silence: `storage::number` says how they go.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
 pub mod boot;

@@ -1,8 +1,8 @@
 //! Files and directories, whichever name space they were found in.
 
+use crate::error::{Error, Result};
 use crate::iso::finding::Findings;
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::{Error, Result};
 use std::fmt::Debug;
 
 /// What a file is.

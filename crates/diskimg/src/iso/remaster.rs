@@ -1,8 +1,7 @@
 //! Making an image anew, with changes.
 
-use crate::host::number::to_usize;
-use crate::host::source::WindowSource;
-use crate::iso::boot::{BootCatalog, CatalogEntry, Guid, Loader, Media, SystemArea, mbr, tables};
+use crate::error::{Error, Result};
+use crate::iso::boot::{BootCatalog, CatalogEntry, Loader, Media, SystemArea, tables};
 use crate::iso::image::{IsoImage, Namespace};
 use crate::iso::node::FileType;
 use crate::iso::read::VolumeKind;
@@ -10,7 +9,9 @@ use crate::iso::write::{
     AppendedPartition, BootEntry, BootImage, Builder, CreateOptions, Emulation, Hybrid, Joliet,
     PartitionContents, RockRidge,
 };
-use crate::vocabulary::error::{Error, Result};
+use crate::partition::{Guid, mbr};
+use crate::storage::number::to_usize;
+use crate::storage::source::WindowSource;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;

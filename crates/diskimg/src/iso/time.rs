@@ -1,6 +1,6 @@
 //! Moments, in the forms that ISO 9660 and Rock Ridge record them.
 
-use crate::host::number::{to_u8, to_u32};
+use crate::storage::number::{to_u8, to_u32};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,6 +1,6 @@
 //! Everything that can be wrong in an image, looked for.
 
-use crate::host::number::{to_u64, to_usize};
+use crate::error::{Error, ErrorKind, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::image::{IsoImage, Namespace};
@@ -8,7 +8,7 @@ use crate::iso::node::{Content, Entry, FileExtent, FileTree, FileType, Node, is_
 use crate::iso::read::descriptor::{self, VolumeDescriptor, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder, PathRecord};
 use crate::iso::walk::Walk;
-use crate::vocabulary::error::{Error, ErrorKind, Result};
+use crate::storage::number::{to_u64, to_usize};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -268,7 +268,7 @@ impl Listening {
     }
 
     fn take(&self) -> Vec<Finding> {
-        std::mem::take(&mut *crate::host::lock(&self.heard))
+        std::mem::take(&mut *crate::storage::lock(&self.heard))
     }
 }
 
@@ -284,7 +284,7 @@ impl FileTree for Listening {
         if let Ok(entries) = &entries {
             names(entries, dir, self.namespace, &mut listen);
         }
-        crate::host::lock(&self.heard).append(&mut heard);
+        crate::storage::lock(&self.heard).append(&mut heard);
         entries
     }
 }

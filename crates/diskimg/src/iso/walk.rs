@@ -1,9 +1,9 @@
 //! All that a tree holds, once.
 
-use crate::host::number::to_u64;
+use crate::error::{Error, Result};
 use crate::iso::node::{Entry, FileTree, Node, is_usable_name};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::open::limits::Limits;
+use crate::storage::number::to_u64;
 use std::collections::HashSet;
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! All that can be asked of an ISO image.
 
 use crate::exercise::{assert_line, is_clear, open};
-use diskimg::host::source::{MemorySource, Source};
 use diskimg::iso::{ExtractOptions, FileType, Finding, IsoImage, IsoOptions, Namespace, Severity};
-use diskimg::{Format, OpenOptions, References};
+use diskimg::storage::source::{MemorySource, Source};
+use diskimg::{ExternalFiles, Format, OpenOptions};
 use std::sync::Arc;
 
 /// Files and directories that are looked at in each tree …
@@ -15,12 +15,14 @@ const BYTES: u64 = 80 << 10;
 
 /// Opens the image in every way and asks it everything.
 pub(super) fn exercise(source: Arc<dyn Source>) {
-    let facts =
-        OpenOptions::new().format(Format::Iso).references(References::None).metadata_only(true);
+    let facts = OpenOptions::new()
+        .format(Format::Iso)
+        .external_files(ExternalFiles::None)
+        .metadata_only(true);
     open(|| facts.open_source(Arc::clone(&source), "fuzzed.iso"));
     let names = [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso, Namespace::Udf];
     let mut options = IsoOptions::default();
-    options.references = References::None;
+    options.external_files = ExternalFiles::None;
     let Some(image) = opened(&source, &options) else { return };
     whole(&image);
     let there: Vec<_> = image.namespaces().collect();

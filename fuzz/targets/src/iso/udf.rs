@@ -1,10 +1,10 @@
 //! UDF: descriptors and entries are the input; their checksums are put right.
 
-use super::craft::SECTOR;
 use super::tree;
-use super::volume::{FREE, FileEntry, Volume, body, identifier, long, name, short, tagged};
 use crate::scatter::Scatter;
-use diskimg::host::source::MemorySource;
+use diskimg::storage::source::MemorySource;
+use diskimg_testkit::iso::SECTOR;
+use diskimg_testkit::udf::{FREE, FileEntry, Volume, body, identifier, long, name, short, tagged};
 use std::sync::{Arc, OnceLock};
 
 /// Descriptors; file set, root, entries; what the seeds have behind them; the anchor; what

@@ -1,4 +1,4 @@
-//! `iso cat`: what was typed, and what it means.
+//! `iso cat`: what was args, and what it means.
 
 use super::{IsoInput, Opening};
 use crate::args::names;
@@ -12,7 +12,7 @@ Example:
 /// Write files' contents to standard output.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image, and the files in it
     #[arg(value_name = "FILE PATH...", value_hint = clap::ValueHint::FilePath)]
     words: Vec<OsString>,
@@ -29,7 +29,7 @@ pub(crate) struct Job {
     pub(crate) paths: Vec<Vec<u8>>,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let (input, rest) = self.opening.first("iso cat", self.words)?;

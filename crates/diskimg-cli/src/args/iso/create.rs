@@ -1,4 +1,4 @@
-//! `iso create`: what was typed, and what it means.
+//! `iso create`: what was args, and what it means.
 
 use crate::args::recipe::{Destination, Graft, HybridFiles, Profile, Recipe};
 use crate::failure::Failure;
@@ -21,7 +21,7 @@ Examples:
 /// Build an ISO image of files and directories.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// What goes in
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::AnyPath)]
     words: Vec<OsString>,
@@ -122,10 +122,10 @@ const EFI_PARTITION: u32 = 2;
 /// An EFI system partition's type in an MBR.
 const EFI_SYSTEM: u8 = 0xef;
 
-impl Typed {
+impl Args {
     /// What it means.
     pub(crate) fn recipe(mut self) -> Result<Recipe, Failure> {
-        let output = Destination::typed(self.output.take(), "iso create")?;
+        let output = Destination::args(self.output.take(), "iso create")?;
         if self.words.is_empty() {
             return Err(Failure::usage("iso create", "Expecting files or directories to put in"));
         }

@@ -1,6 +1,6 @@
-//! `iso diff`: what was typed, and what it means.
+//! `iso diff`: what was args, and what it means.
 
-use super::{IsoInput, Opening, Telling};
+use super::{IsoInput, Opening, OutputArgs};
 use crate::args::common::Form;
 use crate::failure::Failure;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ pub(crate) const TROUBLE: u8 = 2;
 /// Compare the trees of two images.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// Images or directories
     #[arg(value_name = "A B", value_hint = clap::ValueHint::AnyPath)]
     files: Vec<OsString>,
@@ -32,7 +32,7 @@ pub(crate) struct Typed {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    telling: Telling,
+    telling: OutputArgs,
     #[command(flatten)]
     opening: Opening,
 }
@@ -59,7 +59,7 @@ pub(crate) enum Side {
     Directory(PathBuf),
 }
 
-impl Typed {
+impl Args {
     /// What it means.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let [a, b] = <[OsString; 2]>::try_from(self.files)

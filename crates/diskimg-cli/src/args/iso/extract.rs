@@ -1,4 +1,4 @@
-//! `iso extract`: what was typed, and what it means.
+//! `iso extract`: what was args, and what it means.
 
 use super::{IsoInput, Opening};
 use crate::args::{common, names};
@@ -18,7 +18,7 @@ Example:
 /// Extract files and directories.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image, and what to extract from it (default: all)
     #[arg(value_name = "FILE [PATH...]", value_hint = clap::ValueHint::FilePath)]
     words: Vec<OsString>,
@@ -68,7 +68,7 @@ pub(crate) struct Job {
     pub(crate) verbose: bool,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let (input, rest) = self.opening.first("iso extract", self.words)?;

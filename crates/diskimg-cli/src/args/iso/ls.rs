@@ -1,6 +1,6 @@
-//! `iso ls`: what was typed, and what it means.
+//! `iso ls`: what was args, and what it means.
 
-use super::{IsoInput, Opening, Telling};
+use super::{IsoInput, Opening, OutputArgs};
 use crate::args::common::Form;
 use crate::args::names;
 use crate::failure::Failure;
@@ -16,7 +16,7 @@ Example:
 /// List files and directories.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image, and what to list in it (default: the root)
     #[arg(value_name = "FILE [PATH...]", value_hint = clap::ValueHint::FilePath)]
     words: Vec<OsString>,
@@ -30,7 +30,7 @@ pub(crate) struct Typed {
     #[arg(short = '0', long)]
     null: bool,
     #[command(flatten)]
-    telling: Telling,
+    telling: OutputArgs,
     #[command(flatten)]
     opening: Opening,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Job {
     pub(crate) form: Form,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let (input, rest) = self.opening.first("iso ls", self.words)?;

@@ -10,7 +10,7 @@ pub(crate) mod show;
 pub(crate) mod verify;
 
 use crate::args::common::{Form, Input, Reading};
-use crate::args::{Command, Meaning, Parsed, run};
+use crate::args::{Command, Invocation, Parsed, run};
 use crate::failure::Failure;
 use diskimg::iso::{IsoOptions, Namespace, Session};
 use std::ffi::OsString;
@@ -26,7 +26,7 @@ FILE may be an ISO image in any image format. 'diskimg iso COMMAND --help' tells
 /// List, extract, verify and build ISO images.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, subcommand_required = true)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -36,28 +36,28 @@ pub(crate) struct Typed {
 enum Verb {
     Info(show::Info),
     Boot(show::Boot),
-    Ls(ls::Typed),
-    Cat(cat::Typed),
-    Extract(extract::Typed),
-    Verify(verify::Typed),
-    Diff(diff::Typed),
-    Create(create::Typed),
-    Remaster(remaster::Typed),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Extract(extract::Args),
+    Verify(verify::Args),
+    Diff(diff::Args),
+    Create(create::Args),
+    Remaster(remaster::Args),
 }
 
-impl Typed {
+impl Args {
     /// What it means.
-    pub(super) fn parsed(self) -> Result<Parsed, Failure> {
+    pub(super) fn parsed(self) -> Result<Invocation, Failure> {
         Ok(match self.verb {
-            Verb::Info(typed) => run(Meaning::Job(typed.job()?), Command::IsoShow),
-            Verb::Boot(typed) => run(Meaning::Job(typed.job()?), Command::IsoShow),
-            Verb::Ls(typed) => run(Meaning::Job(typed.job()?), Command::IsoLs),
-            Verb::Cat(typed) => run(Meaning::Job(typed.job()?), Command::IsoCat),
-            Verb::Extract(typed) => run(Meaning::Job(typed.job()?), Command::IsoExtract),
-            Verb::Verify(typed) => run(Meaning::Job(typed.job()?), Command::IsoVerify),
-            Verb::Diff(typed) => run(Meaning::Job(typed.job()?), Command::IsoDiff),
-            Verb::Remaster(typed) => run(Meaning::Job(typed.job()?), Command::IsoRemaster),
-            Verb::Create(typed) => run(Meaning::Job(typed.recipe()?), Command::IsoCreate),
+            Verb::Info(args) => run(Parsed::Job(args.job()?), Command::IsoShow),
+            Verb::Boot(args) => run(Parsed::Job(args.job()?), Command::IsoShow),
+            Verb::Ls(args) => run(Parsed::Job(args.job()?), Command::IsoLs),
+            Verb::Cat(args) => run(Parsed::Job(args.job()?), Command::IsoCat),
+            Verb::Extract(args) => run(Parsed::Job(args.job()?), Command::IsoExtract),
+            Verb::Verify(args) => run(Parsed::Job(args.job()?), Command::IsoVerify),
+            Verb::Diff(args) => run(Parsed::Job(args.job()?), Command::IsoDiff),
+            Verb::Remaster(args) => run(Parsed::Job(args.job()?), Command::IsoRemaster),
+            Verb::Create(args) => run(Parsed::Job(args.recipe()?), Command::IsoCreate),
         })
     }
 }
@@ -81,14 +81,14 @@ pub(crate) struct Opening {
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     #[command(flatten)]
-    seeing: Seeing,
+    seeing: TreeArgs,
     #[command(flatten)]
     reading: Reading,
 }
 
 /// Which of the trees in an ISO image is seen.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Seeing {
+pub(crate) struct TreeArgs {
     /// Whose names: auto (default), rockridge, joliet, iso or udf
     #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
@@ -127,7 +127,7 @@ impl Opening {
     pub(crate) fn input(&self, name: &OsString) -> Result<IsoInput, Failure> {
         let policy = self.reading.policy()?;
         let mut options = self.seeing.options()?;
-        options.references = policy.references;
+        options.external_files = policy.external_files;
         options.limits = policy.limits.clone();
         Ok(IsoInput { input: Input::new(name, self.format.as_deref(), &policy)?, options })
     }
@@ -156,7 +156,7 @@ impl Opening {
     }
 }
 
-impl Seeing {
+impl TreeArgs {
     fn options(&self) -> Result<IsoOptions, Failure> {
         let mut options = IsoOptions::default();
         options.namespace = match self.namespace {
@@ -180,7 +180,7 @@ impl Seeing {
 
 /// `--output`, as it stands with every verb that has it.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Telling {
+pub(crate) struct OutputArgs {
     /// human (default) or json
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]

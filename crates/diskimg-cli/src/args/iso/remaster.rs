@@ -1,4 +1,4 @@
-//! `iso remaster`: what was typed, and what it means.
+//! `iso remaster`: what was args, and what it means.
 
 use super::{IsoInput, Opening};
 use crate::args::names;
@@ -17,7 +17,7 @@ Example:
 /// Make an ISO image anew, with other files.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -57,11 +57,11 @@ pub(crate) struct Job {
     pub(crate) quiet: bool,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let input = self.opening.only("iso remaster", self.files)?;
-        let output = Destination::typed(self.output, "iso remaster")?;
+        let output = Destination::args(self.output, "iso remaster")?;
         Ok(Job {
             input,
             removed: self.remove.iter().map(|path| names::bytes(path)).collect::<Result<_, _>>()?,

@@ -1,6 +1,6 @@
-//! `iso info` and `iso boot`: what was typed, and what it means.
+//! `iso info` and `iso boot`: what was args, and what it means.
 
-use super::{IsoInput, Opening, Telling};
+use super::{IsoInput, Opening, OutputArgs};
 use crate::args::common::Form;
 use crate::failure::Failure;
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ pub(crate) struct Info {
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     #[command(flatten)]
-    telling: Telling,
+    telling: OutputArgs,
     #[command(flatten)]
     opening: Opening,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Boot {
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     #[command(flatten)]
-    telling: Telling,
+    telling: OutputArgs,
     #[command(flatten)]
     opening: Opening,
 }

@@ -1,6 +1,6 @@
-//! `iso verify`: what was typed, and what it means.
+//! `iso verify`: what was args, and what it means.
 
-use super::{IsoInput, Opening, Telling};
+use super::{IsoInput, Opening, OutputArgs};
 use crate::args::common::Form;
 use crate::failure::Failure;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ Example:
 /// Look for all that is wrong in an ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(crate) struct Typed {
+pub(crate) struct Args {
     /// The image
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
@@ -23,7 +23,7 @@ pub(crate) struct Typed {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    telling: Telling,
+    telling: OutputArgs,
     #[command(flatten)]
     opening: Opening,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Job {
     pub(crate) quiet: bool,
 }
 
-impl Typed {
+impl Args {
     /// What it means.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let input = self.opening.only("iso verify", self.files)?;

@@ -19,7 +19,7 @@ mod tests;
 mod values;
 
 use crate::args::recipe::Recipe;
-use crate::args::{Command, Parsed};
+use crate::args::{Command, Invocation};
 use crate::confine::Sandbox;
 use crate::failure::Failure;
 use crate::output::Program;
@@ -40,7 +40,7 @@ pub(crate) enum Dialect {
 
 /// If `argv` is one of these command lines: reads it. It is by the name of the program or, in
 /// our own name, by a subcommand of such a name.
-pub(super) fn parse(argv: &[OsString], program: Program) -> Option<Result<Parsed, Failure>> {
+pub(super) fn parse(argv: &[OsString], program: Program) -> Option<Result<Invocation, Failure>> {
     let (name, words) = match program {
         Program::QemuImg => return None,
         Program::Diskimg => {
@@ -58,7 +58,7 @@ pub(super) fn parse(argv: &[OsString], program: Program) -> Option<Result<Parsed
                 read(Dialect::Xorriso, words, command, program)
             }
             [word] if is_one_of(word, &["version", "-version"]) => {
-                Ok(Parsed::Show(program.version()))
+                Ok(Invocation::Show(program.version()))
             }
             _ => Err(Failure::not_supported("anything but 'xorriso -as mkisofs'")),
         },
@@ -67,7 +67,7 @@ pub(super) fn parse(argv: &[OsString], program: Program) -> Option<Result<Parsed
 }
 
 /// The words behind the subcommand `mkisofs`.
-pub(super) fn read_words(words: &[OsString], program: Program) -> Result<Parsed, Failure> {
+pub(super) fn read_words(words: &[OsString], program: Program) -> Result<Invocation, Failure> {
     read(Dialect::Mkisofs, words, Some("mkisofs"), program)
 }
 
@@ -86,15 +86,15 @@ fn read(
     words: &[OsString],
     command: Option<&str>,
     program: Program,
-) -> Result<Parsed, Failure> {
+) -> Result<Invocation, Failure> {
     if words.iter().any(|word| is_one_of(word, &["help", "-help"])) {
-        return Ok(Parsed::Show(help(command, program)));
+        return Ok(Invocation::Show(help(command, program)));
     }
     if words.iter().any(|word| is_one_of(word, &["version", "-version"])) {
-        return Ok(Parsed::Show(program.version()));
+        return Ok(Invocation::Show(program.version()));
     }
     recipe(dialect, words)
-        .map(|recipe| Parsed::Run(Box::new(Command::IsoCreate(recipe)), Sandbox::default()))
+        .map(|recipe| Invocation::Run(Box::new(Command::IsoCreate(recipe)), Sandbox::default()))
         .map_err(|failure| failure.of_command(command))
 }
 
@@ -131,24 +131,24 @@ fn recipe(dialect: Dialect, words: &[OsString]) -> Result<Recipe, Failure> {
 fn option(
     draft: &mut Draft,
     name: &str,
-    typed: &str,
+    args: &str,
     words: &mut std::slice::Iter<'_, OsString>,
 ) -> Result<(), Failure> {
     if let Some(row) = table::find(name) {
-        return apply(draft, row, typed, None, words);
+        return apply(draft, row, args, None, words);
     }
     // A value joined to a long name: `--modification-date=…`.
     if let Some((name, value)) = name.split_once('=')
         && let Some(row) = table::find(name).filter(|row| row.takes.len() == 1 && name.len() > 1)
     {
-        let option = typed.split('=').next().unwrap_or(typed);
+        let option = args.split('=').next().unwrap_or(args);
         return apply(draft, row, option, Some(OsStr::new(value)), words);
     }
     if table::is_elsewhere(name) {
-        return Err(Failure::not_supported(&format!("the option {typed}")));
+        return Err(Failure::not_supported(&format!("the option {args}")));
     }
-    for row in letters(name).ok_or_else(|| usage(format!("unrecognized option '{typed}'")))? {
-        apply(draft, row, typed, None, words)?;
+    for row in letters(name).ok_or_else(|| usage(format!("unrecognized option '{args}'")))? {
+        apply(draft, row, args, None, words)?;
     }
     Ok(())
 }

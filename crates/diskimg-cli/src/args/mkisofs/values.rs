@@ -12,7 +12,7 @@ use std::str::FromStr;
 /// A word, and of which option.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Value<'a> {
-    /// As it was typed, hyphens and all.
+    /// As it was args, hyphens and all.
     pub(super) option: &'a str,
     /// The word.
     pub(super) word: &'a OsStr,

@@ -4,7 +4,7 @@ use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::output::progress::{Meter, Wish};
+use crate::output::progress::{Meter, ProgressMode};
 use crate::output::{self, Console};
 use diskimg::iso::Timestamp;
 use diskimg::iso::write::{Builder, CreateOptions, Plan};
@@ -202,7 +202,7 @@ fn is_special(path: &Path) -> bool {
 /// Writes it: all of it, or nothing.
 pub(super) fn write(plan: &Plan, output: &Destination, quiet: bool) -> Result<(), Failure> {
     let stdout_taken = matches!(output, Destination::Stdout);
-    let wish = Wish { asked: false, quiet, stdout_taken };
+    let wish = ProgressMode { asked: false, quiet, stdout_taken };
     // A signal while a new file is begun shall not leave it; one while a pipe has no reader yet
     // shall end the wait.
     let waits = matches!(output, Destination::File(path) if is_special(path));

@@ -2,7 +2,7 @@
 
 use super::full;
 use crate::support::Lab;
-use diskimg::{OpenOptions, References};
+use diskimg::{ExternalFiles, OpenOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -139,7 +139,7 @@ impl World {
 
     /// What the guest sees in what is called as the output.
     fn guest_bytes(&self) -> diskimg::Result<Vec<u8>> {
-        let options = OpenOptions::new().references(References::Any);
+        let options = OpenOptions::new().external_files(ExternalFiles::Any);
         let image = options.open(self.lab.path(self.main()))?;
         let mut bytes = vec![0; image.size() as usize];
         image.read_at(&mut bytes, 0)?;

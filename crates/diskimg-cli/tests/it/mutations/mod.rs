@@ -19,9 +19,6 @@
 //! `target/tmp/mutations`; so is a single one that was asked for.
 
 mod child;
-#[path = "../../../../diskimg/tests/it/esx/build.rs"]
-#[allow(dead_code, reason = "the library's tests take more of it")]
-mod esx;
 mod iso;
 mod mutation;
 mod ova;

@@ -1,8 +1,8 @@
 //! The images that are mutated: those in `testdata/`, and some of kinds that it lacks, made by
 //! qemu-img, genisoimage, field by field, and by our own writers.
 
-use super::esx::{Cowd, Grain, Grains, SeSparse, descriptor};
 use crate::support::Lab;
+use diskimg_testkit::esx::{Cowd, Grain, Grains, SeSparse, descriptor};
 use std::path::{Path, PathBuf};
 
 /// An image, and the files beside it.

@@ -1,8 +1,9 @@
 //! What `info` shows of an ISO image.
 
-use crate::iso::boot::{ApmPartition, CatalogEntry, GptPartition, Loader, MbrPartition};
+use crate::iso::boot::{CatalogEntry, Loader};
 use crate::iso::{IsoInfo, SessionInfo, VolumeDescriptor};
-use crate::vocabulary::info::Value;
+use crate::partition::{ApmPartition, GptPartition, MbrPartition};
+use crate::report::info::Value;
 
 type Facts = Vec<(&'static str, Value)>;
 

@@ -1,8 +1,9 @@
 //! What makes an ISO image of a stranger safe to let in: as a disk it is its bytes. What can be
 //! seen at a glance is whether the volume is whole.
 
-use crate::host::number::to_u64;
-use crate::vocabulary::inspection::{Code, Inspect, Inspection, Subject};
+use crate::formats::inspect::{Inspect, Subject};
+use crate::report::inspection::{Code, Inspection};
+use crate::storage::number::to_u64;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
 

@@ -1,16 +1,16 @@
 //! Reading an ISO image as a disk: the raw format does it.
 
 use super::facts;
-use crate::host::source::Source;
+use crate::error::Result;
 use crate::iso::{IsoImage, IsoOptions, Severity};
-use crate::vocabulary::check::{self, CheckReport, Finding};
-use crate::vocabulary::error::Result;
-use crate::vocabulary::extent::Extent;
-use crate::vocabulary::format::Format;
-use crate::vocabulary::info::Details;
-use crate::vocabulary::layer::{Geometry, Layer};
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::open::OpenContext;
+use crate::model::extent::Extent;
+use crate::model::format::Format;
+use crate::model::layer::{DiskLayout, Layer};
+use crate::open::OpenContext;
+use crate::open::limits::Limits;
+use crate::report::check::{self, CheckReport, Finding};
+use crate::report::info::Details;
+use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -41,16 +41,16 @@ impl Layer for Iso {
         Format::Iso
     }
 
-    fn geometry(&self) -> Geometry {
-        self.raw.geometry()
+    fn disk_layout(&self) -> DiskLayout {
+        self.raw.disk_layout()
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
         self.raw.files()
     }
 
-    fn quiet_until(&self, range: Range<u64>) -> u64 {
-        self.raw.quiet_until(range)
+    fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
+        self.raw.next_allocated_hint(range)
     }
 
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
@@ -80,7 +80,7 @@ impl Layer for Iso {
             }
             report(Finding { severity, message: found.to_string() });
         })?;
-        counts.image_end_offset = Some(self.geometry().size);
+        counts.image_end_offset = Some(self.disk_layout().size);
         Ok(Some(counts))
     }
 }

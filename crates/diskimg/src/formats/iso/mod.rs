@@ -17,16 +17,17 @@ mod facts;
 mod inspect;
 mod layer;
 
-use crate::host::number::{to_u64, to_usize};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::format::{Driver, Format, Head};
-use crate::vocabulary::image::Image;
-use crate::vocabulary::target::{CreateRequest, Measure, MeasureRequest, Target};
+use crate::error::{Error, Result};
+use crate::model::format::Format;
+use crate::model::image::Image;
+use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target};
+use crate::open::driver::Driver;
+use crate::open::probe::ProbeBuffer;
+use crate::storage::number::{to_u64, to_usize};
 use layer::Iso;
 use std::sync::Arc;
 
 pub(crate) static DRIVER: Driver = Driver {
-    name: "iso",
     probe,
     sector: 1,
     open: |source, context| {
@@ -46,7 +47,7 @@ const FIRST: usize = 16;
 
 /// ISO 9660's descriptors (ECMA-119, 8.1.2) or UDF's (ECMA-167, 2/9.1.2). UDF's own may begin
 /// with a sector or two that say only that an extended area begins.
-fn probe(head: &Head<'_>) -> bool {
+fn probe(head: &ProbeBuffer<'_>) -> bool {
     let standard = |sector: usize| head.bytes.get(sector * 2048 + 1..sector * 2048 + 6);
     match standard(FIRST) {
         Some(b"CD001" | b"NSR02" | b"NSR03") => true,
@@ -60,10 +61,10 @@ fn probe(head: &Head<'_>) -> bool {
 
 /// Only what would be taken for an ISO image makes one.
 fn require(image: &Image) -> Result<()> {
-    let mut head = vec![0; to_usize(image.size().min(to_u64(Head::BYTES)))];
+    let mut head = vec![0; to_usize(image.size().min(to_u64(ProbeBuffer::BYTES)))];
     image.read_at(&mut head, 0)?;
     let hint = "an ISO image of files is made by: diskimg iso create";
-    if !probe(&Head { bytes: &head, path: None }) {
+    if !probe(&ProbeBuffer { bytes: &head, path: None }) {
         let message = "the disk holds no ISO 9660 or UDF file system, so it makes no ISO image";
         return Err(Error::invalid(message).hint(hint));
     }

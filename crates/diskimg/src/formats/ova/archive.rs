@@ -7,12 +7,12 @@
 //! ```
 
 use super::tar_members::{self, Forward};
-use super::unpack::{self, Room, SourceReader};
+use super::unpack::{self, SourceReader, UnpackBudget};
 use super::zip_members::{self, Deflated};
-use crate::host::number::to_u64;
-use crate::host::source::{Source, WindowSource, fill};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::number::to_u64;
+use crate::storage::source::{Source, WindowSource, fill};
 use flate2::read::MultiGzDecoder;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -135,7 +135,7 @@ impl Archive {
         let mut members = match packing {
             Packing::None => tar_members::list(&mut InPlace(&*source), Storage::InPlace, limits)?,
             Packing::Gzip => {
-                let mut inflated = Inflated::new(&*source, Room::of(source.len(), limits));
+                let mut inflated = Inflated::new(&*source, UnpackBudget::of(source.len(), limits));
                 let members = tar_members::list(&mut inflated, Storage::InGzip, limits)?;
                 inflated.finish()?;
                 members
@@ -178,13 +178,13 @@ impl Archive {
         let is_gzip = self.members.iter().any(|m| matches!(m.storage, Storage::InGzip(_)));
         if is_gzip && self.unpacked.get().is_none() {
             let inflated = MultiGzDecoder::new(SourceReader::whole(&*self.source));
-            let _ = self.unpacked.set(unpack::to_temporary_file(inflated, self.room())?);
+            let _ = self.unpacked.set(unpack::to_temporary_file(inflated, self.budget())?);
         }
         Ok(())
     }
 
-    fn room(&self) -> Room {
-        Room::of(self.source.len(), &self.limits)
+    fn budget(&self) -> UnpackBudget {
+        UnpackBudget::of(self.source.len(), &self.limits)
     }
 
     /// A member's bytes; unpacks them first if they are packed.
@@ -192,9 +192,9 @@ impl Archive {
     /// # Errors
     /// As [`unpack::to_temporary_file`].
     pub(super) fn open_member(&self, member: &Member) -> Result<Arc<dyn Source>> {
-        let room = self.room();
-        if member.size > room.bytes && !member.in_place() {
-            return Err(room.exceeded());
+        let budget = self.budget();
+        if member.size > budget.bytes && !member.in_place() {
+            return Err(budget.exceeded());
         }
         let window = |source: &Arc<dyn Source>, range: &Range<u64>| {
             let window = WindowSource::new(Arc::clone(source), range.clone());
@@ -212,9 +212,9 @@ impl Archive {
                 }
                 let mut inflated = MultiGzDecoder::new(SourceReader::whole(&*self.source));
                 skip(&mut inflated, range.start).map_err(unpack::failed)?;
-                unpack::to_temporary_file(inflated.take(range.end - range.start), room)?
+                unpack::to_temporary_file(inflated.take(range.end - range.start), budget)?
             }
-            Storage::Deflated(way) => zip_members::inflate(&self.source, *way, room)?,
+            Storage::Deflated(way) => zip_members::inflate(&self.source, *way, budget)?,
         };
         if unpacked.len() != member.size {
             let message = format!("{} bytes where {} were announced", unpacked.len(), member.size);
@@ -263,14 +263,19 @@ struct Inflated<'a> {
     stream: io::Take<MultiGzDecoder<SourceReader<'a>>>,
     position: u64,
     ended: bool,
-    room: Room,
+    budget: UnpackBudget,
 }
 
 impl<'a> Inflated<'a> {
-    fn new(source: &'a dyn Source, room: Room) -> Self {
+    fn new(source: &'a dyn Source, budget: UnpackBudget) -> Self {
         let stream = MultiGzDecoder::new(SourceReader::whole(source));
         // One more, to tell the end of the stream from the limit.
-        Self { stream: stream.take(room.bytes.saturating_add(1)), position: 0, ended: false, room }
+        Self {
+            stream: stream.take(budget.bytes.saturating_add(1)),
+            position: 0,
+            ended: false,
+            budget,
+        }
     }
 
     /// Reads what is left, to the checksum at its end.
@@ -280,7 +285,7 @@ impl<'a> Inflated<'a> {
     }
 
     fn require_room(&self) -> Result<()> {
-        if self.stream.limit() > 0 { Ok(()) } else { Err(self.room.exceeded()) }
+        if self.stream.limit() > 0 { Ok(()) } else { Err(self.budget.exceeded()) }
     }
 }
 

@@ -5,9 +5,9 @@ use super::envelope::Disk;
 use super::files::PartName;
 use super::layer::Ova;
 use super::manifest::{self, Entry, Manifest};
-use super::package::Part;
-use crate::vocabulary::check::{CheckReport, Finding, Severity};
-use crate::vocabulary::error::{Error, ErrorKind, Result};
+use super::package::PackageFile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::check::{CheckReport, Finding, Severity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -63,7 +63,7 @@ impl Check<'_> {
         self.part(part)
     }
 
-    fn part(&mut self, part: &Part) -> Result<()> {
+    fn part(&mut self, part: &PackageFile) -> Result<()> {
         if !self.verified.insert(part.path.clone()) {
             return Ok(());
         }

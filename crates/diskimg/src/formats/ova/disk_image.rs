@@ -1,13 +1,13 @@
 //! A disk's image: a file of the package in a format of its own.
 
 use super::envelope::{Disk, File};
-use super::package::{Package, Part, has_extension};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, ErrorKind, Result};
-use crate::vocabulary::format::Format;
-use crate::vocabulary::layer::Layer;
-use crate::vocabulary::open::{OpenContext, SnapshotSelector};
-use crate::vocabulary::reference::{References, Resolver};
+use super::package::{Package, PackageFile, has_extension};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::format::Format;
+use crate::model::layer::Layer;
+use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::open::{OpenContext, SnapshotSelector};
+use crate::storage::source::Source;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ const CLAIMS: [(&str, &str); 9] = [
 pub(super) struct DiskImage {
     pub(super) layer: Arc<dyn Layer>,
     /// Its file as it lies in the package.
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<PackageFile>,
 }
 
 impl DiskImage {
@@ -48,7 +48,7 @@ impl DiskImage {
         let image = package.image(file, &parts)?;
         let context = OpenContext {
             // What the image names is in no manifest: it has to be in one file.
-            resolver: Resolver::new(None, References::None),
+            resolver: Resolver::new(None, ExternalFiles::None),
             limits: &package.limits,
             snapshot,
             disk: None,

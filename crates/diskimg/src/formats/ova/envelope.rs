@@ -15,9 +15,9 @@
 //! differ in namespaces, so that names are matched without them.
 
 use super::markup;
-use crate::host::number::to_u64;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::number::to_u64;
 use roxmltree::{Document, Node, ParsingOptions};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,10 +2,10 @@
 //! name that comes from the package becomes a file here, and nowhere else.
 
 use super::archive::{Archive, Member, normal_name};
-use super::package::{Part, has_extension};
-use crate::host::source::{Access, Source};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::reference::{References, Resolver};
+use super::package::{PackageFile, has_extension};
+use crate::error::{Error, Result};
+use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::storage::source::{ReadMode, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) enum Files {
     Archive { archive: Box<Archive>, folder: String },
     /// Beside the descriptor, whose own path this is; beside one without a path
     /// there is nothing.
-    Beside { descriptor: Option<PathBuf>, policy: References, access: Access },
+    Beside { descriptor: Option<PathBuf>, policy: ExternalFiles, access: ReadMode },
 }
 
 /// A file's name relative to the descriptor: inside the package, in one spelling.
@@ -79,7 +79,7 @@ impl Files {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not in the archive,
     /// [`Io`](crate::ErrorKind::Io) if it is not beside the descriptor,
     /// [`Refused`](crate::ErrorKind::Refused) by the policy.
-    pub(super) fn open(&self, PartName(name): &PartName) -> Result<Part> {
+    pub(super) fn open(&self, PartName(name): &PartName) -> Result<PackageFile> {
         match self {
             Self::Archive { archive, .. } => {
                 let Some(member) = self.member(name) else {
@@ -88,7 +88,7 @@ impl Files {
                 };
                 let source =
                     archive.open_member(member).map_err(|e| e.in_structure(format!("'{name}'")))?;
-                Ok(Part {
+                Ok(PackageFile {
                     name: name.clone(),
                     path: member.name.to_string(),
                     crc32: member.crc32(),
@@ -104,7 +104,7 @@ impl Files {
                     .hint("open the .ovf by its path"));
                 };
                 let resolver = beside(descriptor, *policy, *access);
-                Ok(Part::plain(name.clone(), resolver.open("file", &relative(name))?))
+                Ok(PackageFile::plain(name.clone(), resolver.open("file", &relative(name))?))
             }
         }
     }
@@ -147,7 +147,11 @@ impl Files {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if there are several,
     /// [`Refused`](crate::ErrorKind::Refused), [`Io`](crate::ErrorKind::Io).
-    pub(super) fn manifest(&self, descriptor: &Part, longest: u64) -> Result<Option<Part>> {
+    pub(super) fn manifest(
+        &self,
+        descriptor: &PackageFile,
+        longest: u64,
+    ) -> Result<Option<PackageFile>> {
         match self {
             Self::Archive { archive, .. } => {
                 let manifests = archive.members().iter().filter(|m| has_extension(&m.name, "mf"));
@@ -157,7 +161,7 @@ impl Files {
                 open_text(archive, member, longest).map(Some)
             }
             // Who may open nothing gets no disk either, and is told so then.
-            Self::Beside { policy: References::None, .. }
+            Self::Beside { policy: ExternalFiles::None, .. }
             | Self::Beside { descriptor: None, .. } => Ok(None),
             Self::Beside { descriptor: Some(path), policy, access } => {
                 let names = manifests_beside(path, &descriptor.name)?;
@@ -165,13 +169,13 @@ impl Files {
                 let Some(name) = names.first() else { return Ok(None) };
                 let resolver = beside(path, *policy, *access);
                 let source = resolver.open("manifest", &relative(name))?;
-                Ok(Some(Part::plain(name.clone(), source)))
+                Ok(Some(PackageFile::plain(name.clone(), source)))
             }
         }
     }
 }
 
-fn beside(descriptor: &Path, policy: References, access: Access) -> Resolver<'_> {
+fn beside(descriptor: &Path, policy: ExternalFiles, access: ReadMode) -> Resolver<'_> {
     Resolver { access, ..Resolver::new(Some(descriptor), policy) }
 }
 
@@ -214,12 +218,12 @@ fn one_of(what: &str, names: &[&str]) -> Result<()> {
 }
 
 /// Opens a member that will be read as a whole, of at most `longest` bytes.
-pub(super) fn open_text(archive: &Archive, member: &Member, longest: u64) -> Result<Part> {
+pub(super) fn open_text(archive: &Archive, member: &Member, longest: u64) -> Result<PackageFile> {
     require_short(&member.name, member.size, longest)?;
     let source =
         archive.open_member(member).map_err(|e| e.in_structure(format!("'{}'", member.name)))?;
     let name = member.name.rsplit('/').next().unwrap_or_default().to_owned();
-    Ok(Part { name, path: member.name.to_string(), crc32: member.crc32(), source })
+    Ok(PackageFile { name, path: member.name.to_string(), crc32: member.crc32(), source })
 }
 
 /// # Errors

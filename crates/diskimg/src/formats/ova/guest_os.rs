@@ -1,6 +1,6 @@
 //! Guest systems by VMware's names, and their numbers in CIM.
 
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A guest system as a descriptor tells it.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use super::archive::Packing;
 use super::disk_image::claim_of_uri;
 use super::envelope::{Disk, File};
 use super::package::Package;
-use crate::vocabulary::format::Format;
-use crate::vocabulary::inspection::{Code, Finding, Inspect, Inspection, Role, Subject, look};
+use crate::formats::inspect::{Inspect, Subject, look};
+use crate::model::format::Format;
+use crate::report::inspection::{Code, Finding, Inspection, Role};
 use std::sync::Arc;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };

@@ -3,15 +3,15 @@
 use super::disk_image::DiskImage;
 use super::envelope::{Capacity, Disk};
 use super::package::Package;
-use crate::host::number::to_u64;
-use crate::host::source::Source;
-use crate::vocabulary::check::{CheckReport, Finding};
-use crate::vocabulary::error::{Error, ErrorKind, Result};
-use crate::vocabulary::extent::{Extent, Kind, push};
-use crate::vocabulary::format::Format;
-use crate::vocabulary::info::{Details, Value};
-use crate::vocabulary::layer::{Geometry, Layer};
-use crate::vocabulary::open::OpenContext;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::extent::{Extent, Kind, push};
+use crate::model::format::Format;
+use crate::model::layer::{DiskLayout, Layer};
+use crate::open::OpenContext;
+use crate::report::check::{CheckReport, Finding};
+use crate::report::info::{Details, Value};
+use crate::storage::number::to_u64;
+use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -106,9 +106,9 @@ impl Ova {
         }
         if let (Some(image), Some(Some(capacity))) =
             (self.image(), self.disk().map(|d| d.capacity.bytes()))
-            && capacity != image.layer.geometry().size
+            && capacity != image.layer.disk_layout().size
         {
-            let size = image.layer.geometry().size;
+            let size = image.layer.disk_layout().size;
             notes.push(format!(
                 "the descriptor says that the disk has {capacity} bytes; its image has {size}, \
                  which counts"
@@ -163,18 +163,18 @@ impl Layer for Ova {
         Format::Ova
     }
 
-    fn geometry(&self) -> Geometry {
+    fn disk_layout(&self) -> DiskLayout {
         if let Some(image) = self.image() {
-            return image.layer.geometry();
+            return image.layer.disk_layout();
         }
         let disks: Vec<_> = match self.disk() {
             Some(disk) => vec![disk],
             None => self.package.disks().iter().collect(),
         };
         let capacities = disks.iter().filter_map(|disk| disk.capacity.bytes());
-        Geometry {
+        DiskLayout {
             size: capacities.fold(0, u64::saturating_add).min(i64::MAX.cast_unsigned()),
-            unit: 1,
+            cluster_size: 1,
         }
     }
 
@@ -182,9 +182,9 @@ impl Layer for Ova {
         &self.files
     }
 
-    fn quiet_until(&self, range: Range<u64>) -> u64 {
+    fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         match &self.content {
-            Content::Image(image) => image.layer.quiet_until(range),
+            Content::Image(image) => image.layer.next_allocated_hint(range),
             Content::Blank => range.end,
             Content::Closed(_) => range.start,
         }

@@ -10,10 +10,10 @@
 
 use super::archive::normal_name;
 use super::files::percent_decoded;
-use super::package::Part;
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use super::package::PackageFile;
+use crate::error::{Error, Result};
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 use std::collections::BTreeMap;
@@ -87,7 +87,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it says nothing.
-    pub(super) fn of(&self, part: &Part) -> Result<Vec<&Entry>> {
+    pub(super) fn of(&self, part: &PackageFile) -> Result<Vec<&Entry>> {
         let own = [part.name.clone(), part.path.clone()];
         let lower = [part.name.to_lowercase(), part.path.to_lowercase()];
         for (names, wanted) in self.spellings.iter().zip([&own, &own, &lower]) {
@@ -215,7 +215,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     #[test]
     fn every_writers_spelling_is_read() {
@@ -234,9 +234,9 @@ mod tests {
         assert_eq!(crc32(&source, &mut || Ok(())).expect("reads"), 0x352441c2);
     }
 
-    fn part(name: &str, path: &str) -> Part {
+    fn part(name: &str, path: &str) -> PackageFile {
         let source = std::sync::Arc::new(MemorySource::new(*b"abc"));
-        Part { path: path.to_owned(), ..Part::plain(name.to_owned(), source) }
+        PackageFile { path: path.to_owned(), ..PackageFile::plain(name.to_owned(), source) }
     }
 
     #[test]

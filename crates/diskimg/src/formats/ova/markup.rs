@@ -1,9 +1,9 @@
 //! A descriptor's text: its characters, and how much markup there may be before
 //! a parser sees it.
 
-use crate::host::number::to_u64;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::number::to_u64;
 use encoding_rs::{Encoding, UTF_8};
 
 const STRUCTURE: &str = "OVF descriptor";

@@ -1,8 +1,8 @@
 //! A file inside the archive, while it is written.
 
-use crate::host::lock;
-use crate::host::number::to_u64;
-use crate::host::sink::Sink;
+use crate::storage::lock;
+use crate::storage::number::to_u64;
+use crate::storage::sink::Sink;
 use sha2::{Digest, Sha256};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -97,8 +97,8 @@ impl Sink for MemberSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::sink::MemorySink;
-    use crate::host::source::Source;
+    use crate::storage::sink::MemorySink;
+    use crate::storage::source::Source;
 
     #[test]
     fn bytes_pass_in_order_and_are_digested() {

@@ -40,7 +40,8 @@ mod target;
 mod unpack;
 mod zip_members;
 
-use crate::vocabulary::format::{Appliance, Driver, Head};
+use crate::open::driver::{Appliance, Driver};
+use crate::open::probe::ProbeBuffer;
 use archive::Packing;
 use package::has_extension;
 use std::path::Path;
@@ -58,7 +59,6 @@ const GRAIN: u64 = 64 << 10;
 const ALIGNMENT: u64 = 512 * GRAIN;
 
 pub(crate) static DRIVER: Driver = Driver {
-    name: "ova",
     probe,
     sector: 512,
     open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
@@ -73,7 +73,7 @@ pub(crate) static DRIVER: Driver = Driver {
 /// What is called so, whatever is in it: opening says what is wrong. Under any
 /// other name a tar whose first file is a descriptor. A guest can write that into
 /// a raw disk: so it shows bytes of that same file alone, and nothing is unpacked.
-fn probe(head: &Head<'_>) -> bool {
+fn probe(head: &ProbeBuffer<'_>) -> bool {
     if head.path.is_some_and(|path| is_called_so(path, head.bytes)) {
         return true;
     }

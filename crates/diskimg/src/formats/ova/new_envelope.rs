@@ -247,7 +247,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::super::envelope::Envelope;
     use super::*;
-    use crate::vocabulary::options::Options;
+    use crate::model::options::Options;
     use roxmltree::Document;
 
     fn machine(options: &str) -> Machine {

@@ -1,8 +1,8 @@
 //! What `-o` takes for a new appliance, and what it means.
 
 use super::guest_os::GuestOs;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec, Options};
+use crate::error::{Error, Result};
+use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec, Options};
 use std::path::Path;
 
 /// In the order in which `create` tells them.

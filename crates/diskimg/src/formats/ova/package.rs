@@ -12,14 +12,14 @@ use super::archive::{Archive, Packing};
 use super::envelope::{Disk, Envelope, File};
 use super::files::{Files, PartName, only_descriptor, open_text, require_short};
 use super::manifest::{self, Manifest};
-use super::unpack::{self, Room, SourceReader};
+use super::unpack::{self, SourceReader, UnpackBudget};
 use super::{is_called_so, markup};
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::{JoinedSource, Source};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::open::OpenContext;
-use crate::vocabulary::reference::Resolver;
+use crate::error::{Error, Result};
+use crate::open::OpenContext;
+use crate::open::external_files::Resolver;
+use crate::open::limits::Limits;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::{JoinedSource, Source};
 use flate2::read::MultiGzDecoder;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,9 +32,9 @@ const MAX_PACKED_CHUNKS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Package {
     files: Files,
-    descriptor: Part,
+    descriptor: PackageFile,
     envelope: Envelope,
-    manifest: Option<Part>,
+    manifest: Option<PackageFile>,
     /// Bytes of the envelope's files as they lie in the archive, as far as known.
     stored: Vec<Option<u64>>,
     /// False if only its bytes say that this is an appliance: then a disk's guest
@@ -45,7 +45,7 @@ pub(super) struct Package {
 
 /// A file of the package, or a chunk of one: its bytes as they lie there.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
+pub(super) struct PackageFile {
     /// Relative to the descriptor.
     pub(super) name: String,
     /// As the archive spells it.
@@ -55,7 +55,7 @@ pub(super) struct Part {
     pub(super) source: Arc<dyn Source>,
 }
 
-impl Part {
+impl PackageFile {
     /// A file that is in no archive.
     pub(super) fn plain(name: String, source: Arc<dyn Source>) -> Self {
         Self { path: name.clone(), name, crc32: None, source }
@@ -103,7 +103,7 @@ impl Package {
             let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let descriptor = path.map(Path::to_owned);
             let Resolver { policy, access, .. } = context.resolver;
-            (Files::Beside { descriptor, policy, access }, Part::plain(name, source))
+            (Files::Beside { descriptor, policy, access }, PackageFile::plain(name, source))
         } else {
             let archive = Archive::open(source, Packing::of(&head), limits)?;
             let part = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;
@@ -131,11 +131,11 @@ impl Package {
         self.envelope.file_of(disk)
     }
 
-    pub(super) fn descriptor(&self) -> &Part {
+    pub(super) fn descriptor(&self) -> &PackageFile {
         &self.descriptor
     }
 
-    pub(super) fn manifest(&self) -> Option<&Part> {
+    pub(super) fn manifest(&self) -> Option<&PackageFile> {
         self.manifest.as_ref()
     }
 
@@ -200,7 +200,7 @@ impl Package {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if one is missing or a chunk has
     /// another length than its file says, [`Refused`](crate::ErrorKind::Refused)
     /// by the policy or for a name that leaves the package.
-    pub(super) fn parts(&self, file: &File) -> Result<Vec<Part>> {
+    pub(super) fn parts(&self, file: &File) -> Result<Vec<PackageFile>> {
         let names = self.names(file)?;
         if names.len() > MAX_PACKED_CHUNKS && self.any_packed(&names) {
             let (name, count) = (&file.href, names.len());
@@ -220,7 +220,7 @@ impl Package {
     }
 
     /// The image in a file's parts: joined and decompressed.
-    pub(super) fn image(&self, file: &File, parts: &[Part]) -> Result<Arc<dyn Source>> {
+    pub(super) fn image(&self, file: &File, parts: &[PackageFile]) -> Result<Arc<dyn Source>> {
         let joined = match parts {
             [part] => Arc::clone(&part.source),
             parts => {
@@ -238,7 +238,7 @@ impl Package {
                 .hint("name the format (-f ova, -f raw)"));
         }
         let inflated = MultiGzDecoder::new(SourceReader::whole(&*joined));
-        unpack::to_temporary_file(inflated, Room::of(joined.len(), &self.limits))
+        unpack::to_temporary_file(inflated, UnpackBudget::of(joined.len(), &self.limits))
             .map_err(|e| e.in_structure(format!("'{}'", file.href)))
     }
 
@@ -259,7 +259,7 @@ impl Package {
     }
 }
 
-fn text_of(part: &Part, limits: &Limits) -> Result<Vec<u8>> {
+fn text_of(part: &PackageFile, limits: &Limits) -> Result<Vec<u8>> {
     require_short(&part.name, part.source.len(), limits.ovf_bytes)?;
     let mut text = vec![0; to_usize(part.source.len())];
     part.source

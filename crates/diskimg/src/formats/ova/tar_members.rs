@@ -10,9 +10,9 @@
 //! tar's manual, "Basic Tar Format" (long names, base-256 numbers).
 
 use super::archive::{Member, Names, Storage};
-use crate::host::number::to_usize;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::number::to_usize;
 use std::ops::Range;
 use std::sync::Arc;
 use tar::{EntryType, Header};

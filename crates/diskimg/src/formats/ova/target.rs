@@ -22,16 +22,16 @@ use super::new_envelope::{DiskFacts, disk_name, max_disks, text};
 use super::options::Machine;
 use super::tar_members::BLOCK;
 use super::{GRAIN, manifest};
-use crate::host::number::{to_u64, to_usize};
-use crate::host::output::Output;
-use crate::host::sink::{FileSink, Sink};
-use crate::host::source::{FileSource, Source};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::Encoded;
-use crate::vocabulary::format::Format;
-use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::options::{COMPRESSION_LEVEL, Options};
-use crate::vocabulary::target::{CreateRequest, Slot, Target, Unit, UnitEncoder};
+use crate::error::{Error, Result};
+use crate::model::extent::Encoded;
+use crate::model::format::Format;
+use crate::model::layer::DiskLayout;
+use crate::model::options::{COMPRESSION_LEVEL, Options};
+use crate::model::target::{Allocate, CreateRequest, Slot, Target, UnitEncoder};
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::output::Output;
+use crate::storage::sink::{FileSink, Sink};
+use crate::storage::source::{FileSource, Source};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::ops::Range;
@@ -216,9 +216,9 @@ impl OvaTarget {
 }
 
 impl Target for OvaTarget {
-    fn geometry(&self) -> Geometry {
+    fn disk_layout(&self) -> DiskLayout {
         let size = self.disks.last().map_or(0, |disk| disk.guest.end);
-        Geometry { size, unit: GRAIN }
+        DiskLayout { size, cluster_size: GRAIN }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -235,8 +235,8 @@ impl Target for OvaTarget {
         Some(Box::new(DiskEncoder { starts, inner }))
     }
 
-    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
-        if let Unit::Zero { len } = unit {
+    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
+        if let Allocate::Zero { len } = unit {
             return self.place_zeros(at..at + len).map(|()| None);
         }
         let index = self.disks.partition_point(|disk| disk.guest.start <= at).saturating_sub(1);
@@ -274,7 +274,7 @@ impl OvaTarget {
             let part = zeros.start.max(guest.start)..zeros.end.min(guest.end);
             if part.start < part.end {
                 self.turn_to(index)?;
-                let unit = Unit::Zero { len: part.end - part.start };
+                let unit = Allocate::Zero { len: part.end - part.start };
                 self.image()?.place(part.start - guest.start, unit)?;
             }
         }
@@ -309,8 +309,8 @@ fn start_disk(
         backing: None,
         compress: true,
     })?;
-    if image.geometry().unit != GRAIN {
-        let unit = image.geometry().unit;
+    if image.disk_layout().cluster_size != GRAIN {
+        let unit = image.disk_layout().cluster_size;
         return Err(Error::invalid(format!("grains of {unit} bytes, not {GRAIN}")));
     }
     Ok(image)

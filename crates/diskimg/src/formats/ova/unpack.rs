@@ -1,10 +1,10 @@
 //! Unpacking: what cannot be read by position goes to an unnamed temporary
 //! file first.
 
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::{Source, spool_up_to};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::{Source, spool_up_to};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,13 +47,13 @@ pub(super) fn read_some(source: &dyn Source, buf: &mut [u8], offset: u64) -> io:
 
 /// Bytes that something may unpack to, and which limit says so.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(super) struct UnpackBudget {
     pub(super) bytes: u64,
     name: &'static str,
     most: u64,
 }
 
-impl Room {
+impl UnpackBudget {
     /// For what is packed into so many bytes.
     pub(super) fn of(packed: u64, limits: &Limits) -> Self {
         let by_ratio = packed.saturating_mul(limits.unpacked_ratio);
@@ -73,15 +73,18 @@ impl Room {
     }
 }
 
-/// Writes a stream for which there is `room` to an unnamed temporary file.
+/// Writes a stream for which there is `budget` to an unnamed temporary file.
 ///
 /// # Errors
 /// [`Limit`](crate::ErrorKind::Limit) if it is longer,
 /// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not decode,
 /// [`Io`](crate::ErrorKind::Io).
-pub(super) fn to_temporary_file(stream: impl Read, room: Room) -> Result<Arc<dyn Source>> {
-    let source = spool_up_to(stream, room.bytes).map_err(failed)?;
-    Ok(Arc::new(source.ok_or_else(|| room.exceeded())?))
+pub(super) fn to_temporary_file(
+    stream: impl Read,
+    budget: UnpackBudget,
+) -> Result<Arc<dyn Source>> {
+    let source = spool_up_to(stream, budget.bytes).map_err(failed)?;
+    Ok(Arc::new(source.ok_or_else(|| budget.exceeded())?))
 }
 
 /// Unpacking failed: what the system did not say, the packed bytes did.

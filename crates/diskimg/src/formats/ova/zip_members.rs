@@ -3,10 +3,10 @@
 //! Specification: PKWARE's *APPNOTE.TXT*.
 
 use super::archive::{Member, Names, Storage};
-use super::unpack::{self, Room, SourceReader};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use super::unpack::{self, SourceReader, UnpackBudget};
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::source::Source;
 use flate2::read::DeflateDecoder;
 use rawzip::{
     CompressionMethod, RECOMMENDED_BUFFER_SIZE, ReaderAt, ZipArchive, ZipArchiveEntryWayfinder,
@@ -76,13 +76,13 @@ pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> 
 pub(super) fn inflate(
     source: &Arc<dyn Source>,
     Deflated(way): Deflated,
-    room: Room,
+    budget: UnpackBudget,
 ) -> Result<Arc<dyn Source>> {
     let archive = locate(&**source)?;
     let entry = archive.get_entry(way).map_err(broken)?;
     let (start, end) = entry.compressed_data_range();
     let packed = SourceReader::new(&**source, start..end);
-    unpack::to_temporary_file(entry.verifying_reader(DeflateDecoder::new(packed)), room)
+    unpack::to_temporary_file(entry.verifying_reader(DeflateDecoder::new(packed)), budget)
 }
 
 fn locate(source: &dyn Source) -> Result<ZipArchive<At<'_>>> {

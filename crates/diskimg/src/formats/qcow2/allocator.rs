@@ -12,9 +12,9 @@
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::refcount;
 use super::tables::to_bytes;
-use crate::host::number::{to_u32, to_u64, to_usize};
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::sink::Sink;
 use std::sync::Arc;
 
 /// Hands out host clusters and counts references to them.
@@ -212,8 +212,8 @@ impl Allocator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::sink::MemorySink;
-    use crate::host::source::Source;
+    use crate::storage::sink::MemorySink;
+    use crate::storage::source::Source;
 
     /// Reads back the count of a cluster, by way of the written table.
     fn stored_count(

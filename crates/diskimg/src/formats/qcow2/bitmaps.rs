@@ -11,10 +11,10 @@
 
 use super::extensions::{BitmapDirectory, MAX_BITMAP_NAME};
 use super::header::{Table, text};
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::info::Value;
+use crate::error::{Error, Result};
+use crate::report::info::Value;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -165,7 +165,7 @@ pub(crate) fn decode_table_entry(entry: u64, cluster_size: u64) -> Result<Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     fn entry(granularity_bits: u8, name: &str) -> Vec<u8> {
         let raw = RawBitmap {

@@ -17,11 +17,11 @@ use super::bitmaps::{Bitmap, decode_table_entry};
 use super::header::{MAX_L1_BYTES, Table};
 use super::layer::Qcow2;
 use super::refcount::{self, Refcounts};
-use super::references::References;
 use super::tables::{COPIED, Cluster, L1_RESERVED, L2_RESERVED, L2Layout, OFFSET_MASK, read_words};
-use crate::host::source::Source;
-use crate::vocabulary::check::{CheckReport, Finding, Severity};
-use crate::vocabulary::error::{Error, Result};
+use super::use_counts::UseCounts;
+use crate::error::{Error, Result};
+use crate::report::check::{CheckReport, Finding, Severity};
+use crate::storage::source::Source;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
@@ -65,7 +65,7 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
         cluster_size,
         clusters,
         most: u64::MAX >> (64 - header.refcount_bits()),
-        references: References::new(image.limits.check_bytes),
+        references: UseCounts::new(image.limits.check_bytes),
         l2_tables: BTreeMap::new(),
         budget: whole_file(image).min(image.limits.shared_table_bytes),
         counts: CheckReport {
@@ -91,7 +91,7 @@ struct Check<'a> {
     clusters: u64,
     /// The largest refcount.
     most: u64,
-    references: References,
+    references: UseCounts,
     l2_tables: BTreeMap<u64, Uses>,
     /// Bytes of shared tables yet to be read.
     budget: u64,

@@ -9,9 +9,9 @@
 //! Specification: "Header extensions". Unknown types are ignored.
 
 use super::header::{Autoclear, Compatible, Incompatible, text};
-use crate::host::number::{to_index, to_u8, to_u32, to_u64, to_usize};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::number::{to_index, to_u8, to_u32, to_u64, to_usize};
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

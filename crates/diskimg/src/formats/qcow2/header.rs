@@ -16,11 +16,11 @@
 //! none: an image beyond them could not have been made by it nor be read by it.
 
 use super::extensions::Extensions;
-use crate::host::codec::Codec;
-use crate::host::number::{to_index, to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::codec::Codec;
+use crate::storage::number::{to_index, to_u64, to_usize};
+use crate::storage::source::Source;
 use bitflags::bitflags;
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

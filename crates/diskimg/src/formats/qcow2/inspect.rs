@@ -4,7 +4,8 @@
 use super::header::{Autoclear, Compatible, Header, Incompatible, RawHeader};
 use super::snapshot::Snapshots;
 use super::tables::{OFFSET_MASK, read_words};
-use crate::vocabulary::inspection::{Code, Inspect, Inspection, Role, Subject};
+use crate::formats::inspect::{Inspect, Subject};
+use crate::report::inspection::{Code, Inspection, Role};
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
 

@@ -8,18 +8,20 @@ use super::tables::{
     COMPRESSED, COPIED, Cluster, L2Layout, OFFSET_MASK, SUBCLUSTERS, Subclusters, TableReader,
     ZERO, read_words,
 };
-use crate::host::codec::Codec;
-use crate::host::number::{to_u32, to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::check::{CheckReport, Finding};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
-use crate::vocabulary::format::Format;
-use crate::vocabulary::info::{Details, Value};
-use crate::vocabulary::layer::{Geometry, Layer, ParentReference, Whereabouts, quiet_by_table};
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::open::OpenContext;
-use crate::vocabulary::options::Options;
+use crate::error::{Error, Result};
+use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
+use crate::model::format::Format;
+use crate::model::layer::{
+    DiskLayout, Layer, ParentLocator, ParentReference, next_allocated_in_table,
+};
+use crate::model::options::Options;
+use crate::open::OpenContext;
+use crate::open::limits::Limits;
+use crate::report::check::{CheckReport, Finding};
+use crate::report::info::{Details, Value};
+use crate::storage::codec::Codec;
+use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -74,7 +76,7 @@ impl Qcow2 {
         };
         let parent = header.backing.clone().map(|name| ParentReference {
             name,
-            whereabouts: Whereabouts::Named,
+            locator: ParentLocator::ByName,
             format: header.extensions.backing_format.clone(),
         });
         let l1 = read_words(&*file, "L1 table", l1.offset, l1.entries)?;
@@ -141,7 +143,7 @@ impl Qcow2 {
         while at < range.end {
             let index = (at >> self.layout.cluster_bits) & (self.layout.entries() - 1);
             let here = table + index * entry_bytes;
-            let piece = self.l2.piece(file, "L2 table", here)?;
+            let piece = self.l2.chunk(file, "L2 table", here)?;
             let words = &piece.words[to_usize((here - piece.start) / 8)..];
             let first = at >> self.layout.cluster_bits;
             let entries = to_u64(words.len()) * 8 / entry_bytes;
@@ -176,7 +178,7 @@ impl Qcow2 {
                 self.run_length(&words[index..index + to_usize(clusters)])
             };
             let end = range.end.min(((at >> bits) + run) << bits);
-            let run = Run { start: at >> bits << bits, guest: at..end };
+            let run = ClusterRun { start: at >> bits << bits, guest: at..end };
             self.map_run(self.layout.decode(entry, bitmap), &run, out)
                 .map_err(|e| e.in_structure("L2 table").at(here + to_u64(index) * 8))?;
             at = end;
@@ -211,10 +213,10 @@ impl Qcow2 {
         )
     }
 
-    fn map_run(&self, cluster: Cluster, run: &Run, out: &mut Vec<Extent>) -> Result<()> {
+    fn map_run(&self, cluster: Cluster, run: &ClusterRun, out: &mut Vec<Extent>) -> Result<()> {
         let guest = run.guest.clone();
         match cluster {
-            Cluster::Unallocated => push(out, guest, Kind::Parent),
+            Cluster::Unallocated => push(out, guest, Kind::Unallocated),
             Cluster::Data { offset } => {
                 self.push_data(run, self.host_cluster(offset, run)?, guest, out)?;
             }
@@ -238,7 +240,12 @@ impl Qcow2 {
         Ok(())
     }
 
-    fn map_subclusters(&self, parts: Subclusters, run: &Run, out: &mut Vec<Extent>) -> Result<()> {
+    fn map_subclusters(
+        &self,
+        parts: Subclusters,
+        run: &ClusterRun,
+        out: &mut Vec<Extent>,
+    ) -> Result<()> {
         if !parts.is_valid() {
             return Err(Error::corrupt(
                 "L2 table",
@@ -263,7 +270,7 @@ impl Qcow2 {
                 _ if parts.zero & bit != 0 => {
                     push(out, at..end, Kind::Zero(host.map(|host| self.place(run, host, at))));
                 }
-                _ => push(out, at..end, Kind::Parent),
+                _ => push(out, at..end, Kind::Unallocated),
             }
             at = end;
         }
@@ -271,7 +278,7 @@ impl Qcow2 {
     }
 
     /// Validates the host offset of a run of standard clusters.
-    fn host_cluster(&self, offset: u64, run: &Run) -> Result<u64> {
+    fn host_cluster(&self, offset: u64, run: &ClusterRun) -> Result<u64> {
         if !offset.is_multiple_of(self.layout.cluster_size()) {
             return Err(Error::corrupt(
                 "L2 table",
@@ -294,8 +301,8 @@ impl Qcow2 {
         Ok(offset)
     }
 
-    fn place(&self, run: &Run, host: u64, at: u64) -> Place {
-        Place { file: self.files.len() - 1, offset: host + (at - run.start) }
+    fn place(&self, run: &ClusterRun, host: u64, at: u64) -> HostOffset {
+        HostOffset { file: self.files.len() - 1, offset: host + (at - run.start) }
     }
 
     /// Appends bytes stored verbatim. A writer need not fill the file's last
@@ -303,7 +310,7 @@ impl Qcow2 {
     /// (QEMU reads zeros, and a download that broke off passes for whole).
     fn push_data(
         &self,
-        run: &Run,
+        run: &ClusterRun,
         host: u64,
         guest: Range<u64>,
         out: &mut Vec<Extent>,
@@ -335,7 +342,7 @@ impl Qcow2 {
         &self,
         offset: u64,
         len: u32,
-        run: &Run,
+        run: &ClusterRun,
         out: &mut Vec<Extent>,
     ) -> Result<()> {
         if self.layout.data_file {
@@ -360,7 +367,7 @@ impl Qcow2 {
             .hint("the file may be truncated"));
         }
         let encoded = Encoded {
-            place: Place { file: 0, offset },
+            place: HostOffset { file: 0, offset },
             stored: to_u32(there.min(len.into())),
             unit: run.start..run.start + self.layout.cluster_size(),
             codec: self.header.codec,
@@ -437,7 +444,7 @@ impl Qcow2 {
 
 /// Consecutive clusters (one, unless they are alike) and the guest bytes that
 /// are asked of them.
-struct Run {
+struct ClusterRun {
     /// Guest offset of the first cluster.
     start: u64,
     guest: Range<u64>,
@@ -458,8 +465,8 @@ impl Layer for Qcow2 {
         Format::Qcow2
     }
 
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.size, unit: self.layout.cluster_size() }
+    fn disk_layout(&self) -> DiskLayout {
+        DiskLayout { size: self.size, cluster_size: self.layout.cluster_size() }
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
@@ -476,7 +483,7 @@ impl Layer for Qcow2 {
             let entry = self.l1.get(to_usize(l1_index)).copied().unwrap_or(0);
             let end = range.end.min((l1_index + 1) << shift);
             match entry & OFFSET_MASK {
-                0 => push(out, at..end, Kind::Parent),
+                0 => push(out, at..end, Kind::Unallocated),
                 table => self.map_table(table, at..end, out)?,
             }
             at = end;
@@ -484,9 +491,9 @@ impl Layer for Qcow2 {
         Ok(())
     }
 
-    fn quiet_until(&self, range: Range<u64>) -> u64 {
+    fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         let cover = 1 << self.layout.l1_shift();
-        quiet_by_table(&self.l1, cover, range, |entry| entry & OFFSET_MASK == 0)
+        next_allocated_in_table(&self.l1, cover, range, |entry| entry & OFFSET_MASK == 0)
     }
 
     /// As QEMU tells it: markedly less space is taken than the file's

@@ -5,10 +5,10 @@
 //! tables over untouched ranges are left out.
 
 use super::options::{CreateOptions, Preallocation};
-use crate::host::number::to_u64;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::info::{Info, Value};
-use crate::vocabulary::target::{Measure, MeasureRequest};
+use crate::error::{Error, Result};
+use crate::model::target::{Measure, MeasureRequest};
+use crate::report::info::{Info, Value};
+use crate::storage::number::to_u64;
 
 pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     let options = CreateOptions::parse(request.options)?;

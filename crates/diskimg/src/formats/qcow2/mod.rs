@@ -25,16 +25,16 @@ mod layer;
 mod measure;
 mod options;
 mod refcount;
-mod references;
 mod snapshot;
 mod tables;
 mod target;
+mod use_counts;
 
-use crate::vocabulary::format::{Driver, Head};
+use crate::open::driver::Driver;
+use crate::open::probe::ProbeBuffer;
 use std::sync::Arc;
 
 pub(crate) static DRIVER: Driver = Driver {
-    name: "qcow2",
     probe,
     sector: 512,
     open: |source, context| Ok(Arc::new(layer::Qcow2::open(source, context)?)),
@@ -47,7 +47,7 @@ pub(crate) static DRIVER: Driver = Driver {
 };
 
 /// Magic bytes and a version of 2 or more: version 1 is another format.
-fn probe(head: &Head<'_>) -> bool {
+fn probe(head: &ProbeBuffer<'_>) -> bool {
     match head.bytes.split_first_chunk::<8>() {
         Some(([magic @ .., a, b, c, d], _)) => {
             *magic == header::MAGIC && u32::from_be_bytes([*a, *b, *c, *d]) >= 2

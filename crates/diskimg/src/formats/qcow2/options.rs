@@ -2,9 +2,9 @@
 
 use super::header::{MAX_CLUSTER_BITS, MAX_L1_BYTES, MIN_CLUSTER_BITS, MIN_EXTENDED_CLUSTER_BITS};
 use super::tables::L2Layout;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
-use crate::vocabulary::target::CreateRequest;
+use crate::error::{Error, Result};
+use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
+use crate::model::target::CreateRequest;
 
 /// The options and QEMU's defaults, in the order in which `qemu-img create` tells them.
 pub(super) const OPTIONS: &[OptionSpec] = &[

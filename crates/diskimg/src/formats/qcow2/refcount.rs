@@ -10,10 +10,10 @@
 //! for refcounts; checking does.
 
 use super::header::Header;
-use super::tables::{Piece, TableReader, read_words};
-use crate::host::number::{to_u32, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use super::tables::{TableChunk, TableReader, read_words};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_u32, to_usize};
+use crate::storage::source::Source;
 
 /// The offset in an entry of the refcount table.
 pub(crate) const OFFSET_MASK: u64 = !0x1ff;
@@ -27,8 +27,8 @@ pub(crate) struct Refcounts<'a> {
     /// The refcount table.
     pub(crate) table: Vec<u64>,
     blocks: TableReader,
-    /// The piece of a block read last: neighbours are asked for in turn.
-    last: Option<Piece>,
+    /// The chunk of a block read last: neighbours are asked for in turn.
+    last: Option<TableChunk>,
 }
 
 impl<'a> Refcounts<'a> {
@@ -88,12 +88,12 @@ impl<'a> Refcounts<'a> {
     pub(crate) fn get_in(&mut self, block: u64, index: u64) -> Result<u64> {
         let bit = index << self.order;
         let offset = block + bit / 8;
-        let piece = match self.last.take().filter(|piece| piece.contains(offset)) {
-            Some(piece) => piece,
-            None => self.blocks.piece(self.file, "refcount block", offset)?,
+        let chunk = match self.last.take().filter(|chunk| chunk.contains(offset)) {
+            Some(chunk) => chunk,
+            None => self.blocks.chunk(self.file, "refcount block", offset)?,
         };
-        let word = piece.words[to_usize((offset - piece.start) / 8)];
-        self.last = Some(piece);
+        let word = chunk.words[to_usize((offset - chunk.start) / 8)];
+        self.last = Some(chunk);
         Ok(extract(word, self.order, to_u32(bit % 64)))
     }
 }

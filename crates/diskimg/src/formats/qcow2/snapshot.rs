@@ -12,12 +12,12 @@
 //! disk size of its own.
 
 use super::header::{Header, Table};
-use crate::host::number::{to_index, to_u64};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::info;
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::open::SnapshotSelector;
+use crate::error::{Error, Result};
+use crate::open::SnapshotSelector;
+use crate::open::limits::Limits;
+use crate::report::info;
+use crate::storage::number::{to_index, to_u64};
+use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -205,7 +205,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     fn entry(extra: &[u64], id: &str, name: &str) -> Vec<u8> {
         let raw = RawSnapshot {

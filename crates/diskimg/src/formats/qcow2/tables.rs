@@ -11,12 +11,12 @@
 //! ```
 //!
 //! Specification: "Cluster mapping" and "Extended L2 Entries". Tables are read
-//! in pieces, as they are needed, through a small cache.
+//! in chunks, as they are needed, through a small cache.
 
-use crate::host::lock;
-use crate::host::number::{to_u32, to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::lock;
+use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::source::Source;
 use std::sync::{Arc, Mutex};
 
 /// The refcount of what the entry points to is exactly one.
@@ -171,62 +171,63 @@ impl L2Layout {
     }
 }
 
-/// Pieces of tables held in memory: with pieces of 64 KiB, 2 MiB.
-const CACHED_PIECES: usize = 32;
+/// Pieces of tables held in memory: with chunks of 64 KiB, 2 MiB.
+const CACHED_CHUNKS: usize = 32;
 
-/// A piece of the image file, as big-endian words.
+/// A chunk of the image file, as big-endian words.
 #[derive(Debug, Clone)]
-pub(crate) struct Piece {
+pub(crate) struct TableChunk {
     /// Host offset of the first word.
     pub(crate) start: u64,
     /// The words; what lies behind the end of the file is zeros.
     pub(crate) words: Arc<[u64]>,
 }
 
-impl Piece {
+impl TableChunk {
     /// Whether it holds the word at `offset`.
     pub(crate) fn contains(&self, offset: u64) -> bool {
         offset.checked_sub(self.start).is_some_and(|at| at / 8 < to_u64(self.words.len()))
     }
 }
 
-/// Reads tables piece by piece, and remembers the pieces read last.
+/// Reads tables chunk by chunk, and remembers the chunks read last.
 #[derive(Debug)]
 pub(crate) struct TableReader {
-    /// Bytes of a piece, a power of two.
-    piece: u64,
-    slots: Mutex<Vec<Option<Piece>>>,
+    /// Bytes of a chunk, a power of two.
+    chunk: u64,
+    slots: Mutex<Vec<Option<TableChunk>>>,
 }
 
 impl TableReader {
     /// For tables of one cluster.
     pub(crate) fn new(cluster_size: u64) -> Self {
         Self {
-            piece: cluster_size.clamp(4 << 10, 64 << 10),
-            slots: Mutex::new(vec![None; CACHED_PIECES]),
+            chunk: cluster_size.clamp(4 << 10, 64 << 10),
+            slots: Mutex::new(vec![None; CACHED_CHUNKS]),
         }
     }
 
-    /// The piece that holds `offset`.
+    /// The chunk that holds `offset`.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io).
-    pub(crate) fn piece(
+    pub(crate) fn chunk(
         &self,
         file: &dyn Source,
         table: &'static str,
         offset: u64,
-    ) -> Result<Piece> {
-        let start = offset & !(self.piece - 1);
-        let slot = to_usize(start / self.piece) % CACHED_PIECES;
+    ) -> Result<TableChunk> {
+        let start = offset & !(self.chunk - 1);
+        let slot = to_usize(start / self.chunk) % CACHED_CHUNKS;
         let cached = lock(&self.slots)[slot].clone();
-        if let Some(piece) = cached.filter(|piece| piece.start == start) {
-            return Ok(piece);
+        if let Some(chunk) = cached.filter(|chunk| chunk.start == start) {
+            return Ok(chunk);
         }
         // Not under the lock: readers of other tables need not wait.
-        let piece = Piece { start, words: read_words(file, table, start, self.piece / 8)?.into() };
-        lock(&self.slots)[slot] = Some(piece.clone());
-        Ok(piece)
+        let chunk =
+            TableChunk { start, words: read_words(file, table, start, self.chunk / 8)?.into() };
+        lock(&self.slots)[slot] = Some(chunk.clone());
+        Ok(chunk)
     }
 }
 
@@ -266,7 +267,7 @@ pub(crate) fn read_words(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     fn layout(cluster_bits: u32) -> L2Layout {
         L2Layout { cluster_bits, extended: false, data_file: false }

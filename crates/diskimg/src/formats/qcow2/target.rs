@@ -17,15 +17,15 @@ use super::extensions;
 use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
-use crate::host::codec::{Codec, Encoder};
-use crate::host::number::{to_index, to_u32, to_u64, to_usize};
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::Encoded;
-use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::target::{
-    Backing, CreateRequest, Slot, Target, Unit, UnitEncoder, append_filled,
+use crate::error::{Error, Result};
+use crate::model::extent::Encoded;
+use crate::model::layer::DiskLayout;
+use crate::model::target::{
+    Allocate, Backing, CreateRequest, Slot, Target, UnitEncoder, append_filled,
 };
+use crate::storage::codec::{Codec, Encoder};
+use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
+use crate::storage::sink::Sink;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -233,7 +233,7 @@ impl Qcow2Target {
         bytes.resize(bytes.len().next_multiple_of(to_usize(self.cluster_size())), 0);
         // The table of a huge, empty disk is nearly all zeros: leave them out.
         for (i, part) in bytes.chunks(4096).enumerate() {
-            if sink.is_zeroed() && crate::host::zeros::is_zero(part) {
+            if sink.is_zeroed() && crate::storage::zeros::is_zero(part) {
                 continue;
             }
             let offset = self.l1_offset + to_u64(i) * 4096;
@@ -340,8 +340,8 @@ impl Qcow2Target {
 }
 
 impl Target for Qcow2Target {
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.size, unit: self.cluster_size() }
+    fn disk_layout(&self) -> DiskLayout {
+        DiskLayout { size: self.size, cluster_size: self.cluster_size() }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -365,11 +365,11 @@ impl Target for Qcow2Target {
             .then(|| -> Box<dyn UnitEncoder> { Box::new(ClusterEncoder { passes, encoder }) })
     }
 
-    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
-            Unit::Zero { len } => self.place_zeros(at, len).map(|()| None),
-            Unit::Stored { len } => self.map_stored(at, len).map(Some),
-            Unit::Encoded(bytes) => self.place_encoded(at, bytes).map(Some),
+            Allocate::Zero { len } => self.place_zeros(at, len).map(|()| None),
+            Allocate::Data { len } => self.map_stored(at, len).map(Some),
+            Allocate::Compressed(bytes) => self.place_encoded(at, bytes).map(Some),
         }
     }
 

@@ -1,8 +1,9 @@
 //! What makes raw bytes of a stranger safe to let in: there is nothing to them but what the guest
 //! will see, and how the disk is divided.
 
-use super::partitions;
-use crate::vocabulary::inspection::{Code, Inspect, Inspection, Subject};
+use crate::formats::inspect::{Inspect, Subject};
+use crate::partition::inspect as partition;
+use crate::report::inspection::{Code, Inspection};
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
 
@@ -32,7 +33,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         let message = format!("it begins as a {name} file does, and counts as a raw disk");
         found.add(Code::Archive, 0, message);
     }
-    if partitions::is_divided(subject) {
-        partitions::examine(subject, found);
+    if partition::is_divided(subject) {
+        partition::examine(subject, found);
     }
 }

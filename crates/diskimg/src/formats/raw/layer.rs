@@ -1,11 +1,11 @@
 //! Reading raw.
 
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::{Extent, Kind, Place, push};
-use crate::vocabulary::format::Format;
-use crate::vocabulary::info::Details;
-use crate::vocabulary::layer::{Geometry, Layer};
+use crate::error::{Error, Result};
+use crate::model::extent::{Extent, HostOffset, Kind, push};
+use crate::model::format::Format;
+use crate::model::layer::{DiskLayout, Layer};
+use crate::report::info::Details;
+use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,15 +28,15 @@ impl Layer for Raw {
         Format::Raw
     }
 
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.size, unit: 1 }
+    fn disk_layout(&self) -> DiskLayout {
+        DiskLayout { size: self.size, cluster_size: 1 }
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
         &self.files
     }
 
-    fn quiet_until(&self, range: Range<u64>) -> u64 {
+    fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         match self.files[0].segment_at(range.start) {
             Ok(segment) if segment.hole => segment.end.clamp(range.start, range.end),
             _ => range.start,
@@ -53,7 +53,7 @@ impl Layer for Raw {
             if end <= at {
                 return Err(Error::corrupt("file", "it became shorter while it was read").at(at));
             }
-            let place = Place { file: 0, offset: at };
+            let place = HostOffset { file: 0, offset: at };
             let kind = if segment.hole { Kind::Zero(Some(place)) } else { Kind::Data(place) };
             push(out, at..end, kind);
             at = end;

@@ -11,17 +11,15 @@
 
 mod inspect;
 mod layer;
-pub(crate) mod partitions;
 mod target;
 
-use crate::vocabulary::format::Driver;
-use crate::vocabulary::options::{OptionKind, OptionSpec};
-use crate::vocabulary::target::{Measure, MeasureRequest};
+use crate::model::options::{OptionKind, OptionSpec};
+use crate::model::target::{Measure, MeasureRequest};
+use crate::open::driver::Driver;
 
 pub(crate) use layer::Raw;
 
 pub(crate) static DRIVER: Driver = Driver {
-    name: "raw",
     probe: |_| false,
     sector: 1,
     open: |source, context| {

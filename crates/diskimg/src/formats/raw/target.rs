@@ -1,10 +1,10 @@
 //! Writing raw.
 
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::flat::{FlatFile, Preallocation};
-use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::target::{CreateRequest, Slot, Target, Unit};
+use crate::error::{Error, Result};
+use crate::model::flat::{FlatFile, Preallocation};
+use crate::model::layer::DiskLayout;
+use crate::model::target::{Allocate, CreateRequest, Slot, Target};
+use crate::storage::sink::Sink;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
 }
 
 impl Target for RawTarget {
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.size, unit: FlatFile::BLOCK }
+    fn disk_layout(&self) -> DiskLayout {
+        DiskLayout { size: self.size, cluster_size: FlatFile::BLOCK }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -40,11 +40,11 @@ impl Target for RawTarget {
         FlatFile::BLOCK
     }
 
-    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
-            Unit::Zero { len } => self.file.write_zeros(at, len).map(|()| None),
-            Unit::Stored { len } => Ok(Some(Slot { file: 0, offset: at, len })),
-            Unit::Encoded(_) => Err(Error::invalid("raw stores nothing encoded")),
+            Allocate::Zero { len } => self.file.write_zeros(at, len).map(|()| None),
+            Allocate::Data { len } => Ok(Some(Slot { file: 0, offset: at, len })),
+            Allocate::Compressed(_) => Err(Error::invalid("raw stores nothing encoded")),
         }
     }
 

@@ -15,10 +15,10 @@ use super::SECTOR;
 use super::header::Flags;
 use super::sparse::{GTE_ZEROED, SparseExtent};
 use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MetaDataMarker};
-use crate::host::number::{to_index, to_u32, to_u64, to_usize};
-use crate::vocabulary::check::{CheckReport, Finding, Severity};
-use crate::vocabulary::error::{Error, ErrorKind, Result};
-use crate::vocabulary::extent::Kind;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::extent::Kind;
+use crate::report::check::{CheckReport, Finding, Severity};
+use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use zerocopy::FromBytes;
 
 /// Checks `extent`; adds to `counts` what was found.

@@ -25,9 +25,9 @@
 
 use super::header::{Flags, Header, MAX_GRAIN_SECTORS, require_grain};
 use super::{COWD_MAGIC, SECTOR, read};
-use crate::host::number::to_u64;
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::to_u64;
+use crate::storage::source::Source;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -211,14 +211,14 @@ fn corrupt(message: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::esx_build::{Cowd, Grain, Grains, guest, put};
     use super::super::sparse::SparseExtent;
-    use super::super::tables::Room;
+    use super::super::tables::MemoryBudget;
     use super::*;
-    use crate::host::source::MemorySource;
-    use crate::vocabulary::extent::Kind;
-    use crate::vocabulary::limits::Limits;
+    use crate::model::extent::Kind;
+    use crate::open::limits::Limits;
+    use crate::storage::source::MemorySource;
     use crate::{ErrorKind, Result};
+    use diskimg_testkit::esx::{Cowd, Grain, Grains, guest, put};
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -234,7 +234,7 @@ mod tests {
     fn open(file: Vec<u8>) -> Result<SparseExtent> {
         let source = Arc::new(MemorySource::new(file));
         let header = read_header(&*source)?.header;
-        SparseExtent::open(source, header, &Limits::default(), Room::default())
+        SparseExtent::open(source, header, &Limits::default(), MemoryBudget::default())
     }
 
     fn maker(file: Vec<u8>) -> Result<Maker> {
@@ -254,7 +254,7 @@ mod tests {
                     let buf = &mut disk[piece.guest.start as usize..];
                     extent.source().read_exact_at(buf, place.offset).expect("in the file");
                 }
-                Kind::Parent => {}
+                Kind::Unallocated => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -18,7 +18,7 @@
 //! *Virtual Disk Format 5.0*, "The Descriptor File".
 
 use super::extent_line::{ExtentLine, shortened};
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 
 /// `parentCID` of a disk without parent (`CID_NOPARENT`).

@@ -10,9 +10,10 @@
 
 use super::descriptor::Descriptor;
 use super::extent_line::{ExtentKind, ExtentLine, shortened};
-use crate::host::number::to_usize;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::inspection::{Code, Inspection, Role, Subject};
+use crate::error::{Error, Result};
+use crate::formats::inspect::Subject;
+use crate::report::inspection::{Code, Inspection, Role};
+use crate::storage::number::to_usize;
 
 /// What a stand-alone disk in one file may be.
 const CREATE_TYPES: [&str; 2] = ["monolithicSparse", "streamOptimized"];

@@ -17,8 +17,8 @@
 //! The footer of a streamOptimized file is the same structure.
 
 use super::{SECTOR, sectors_to_bytes};
-use crate::host::number::to_usize;
-use crate::vocabulary::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::number::to_usize;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

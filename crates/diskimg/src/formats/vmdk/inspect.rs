@@ -7,10 +7,11 @@ use super::descriptor_rules as rules;
 use super::header::{GD_AT_END, Header, MAGIC};
 use super::stream::MARKER_FOOTER;
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC};
-use crate::host::number::to_u64;
-use crate::vocabulary::error::{Error, ErrorKind};
-use crate::vocabulary::format::Format;
-use crate::vocabulary::inspection::{Code, Inspect, Inspection, Severity, Subject};
+use crate::error::{Error, ErrorKind};
+use crate::formats::inspect::{Inspect, Subject};
+use crate::model::format::Format;
+use crate::report::inspection::{Code, Inspection, Severity};
+use crate::storage::number::to_u64;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: has_create_type, examine };
 
@@ -143,7 +144,7 @@ fn opens(subject: &Subject<'_>, found: &mut Inspection) {
     };
     let refused = found.findings.iter().any(|finding| finding.severity == Severity::Refuse);
     match subject.open(Format::Vmdk) {
-        Ok(layer) => found.virtual_size = Some(layer.geometry().size),
+        Ok(layer) => found.virtual_size = Some(layer.disk_layout().size),
         Err(error) if known(&error) && refused => {}
         Err(error) => found.unreadable(&error),
     }

@@ -2,19 +2,19 @@
 //! where its bytes are.
 
 use super::descriptor::{Descriptor, NO_PARENT};
-use super::home::Home;
+use super::descriptor_source::Home;
+use super::extent::{Layout, Parts, VmdkExtent};
 use super::parent::{self, Parent};
-use super::part::{Layout, Part, Parts};
 use super::write;
-use crate::host::source::Source;
-use crate::vocabulary::check::{CheckReport, Finding};
-use crate::vocabulary::error::Result;
-use crate::vocabulary::extent::Extent;
-use crate::vocabulary::format::Format;
-use crate::vocabulary::info::{Details, Value};
-use crate::vocabulary::layer::{Geometry, Layer, ParentReference};
-use crate::vocabulary::open::OpenContext;
-use crate::vocabulary::options::Options;
+use crate::error::Result;
+use crate::model::extent::Extent;
+use crate::model::format::Format;
+use crate::model::layer::{DiskLayout, Layer, ParentReference};
+use crate::model::options::Options;
+use crate::open::OpenContext;
+use crate::report::check::{CheckReport, Finding};
+use crate::report::info::{Details, Value};
+use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(crate) struct Vmdk {
     descriptor: Descriptor,
     parts: Parts,
     parent: Parent,
-    geometry: Geometry,
+    geometry: DiskLayout,
     /// Some of it is flat.
     flat: bool,
 }
@@ -35,9 +35,15 @@ impl Vmdk {
         let parent = parent::parent_of(&descriptor, &*source, context)?;
         let parts = Parts::open(source, header, &descriptor.extents, context)?;
         let size = parts.parts.last().map_or(0, |part| part.guest.end);
-        let unit = parts.parts.iter().filter_map(Part::grain_bytes).min().unwrap_or(1);
-        let flat = parts.parts.iter().any(Part::is_flat);
-        Ok(Self { descriptor, parts, parent, geometry: Geometry { size, unit }, flat })
+        let unit = parts.parts.iter().filter_map(VmdkExtent::grain_bytes).min().unwrap_or(1);
+        let flat = parts.parts.iter().any(VmdkExtent::is_flat);
+        Ok(Self {
+            descriptor,
+            parts,
+            parent,
+            geometry: DiskLayout { size, cluster_size: unit },
+            flat,
+        })
     }
 
     /// `createType` as QEMU tells it: what is compressed is a stream.
@@ -51,13 +57,13 @@ impl Vmdk {
 
     /// Bytes of a grain, if all parts have grains of one size.
     fn grain_bytes(&self) -> Option<u64> {
-        let mut sizes = self.parts.parts.iter().map(Part::grain_bytes);
+        let mut sizes = self.parts.parts.iter().map(VmdkExtent::grain_bytes);
         let first = sizes.next()??;
         sizes.all(|size| size == Some(first)).then_some(first)
     }
 
     /// What `info` lists of one part.
-    fn part_facts(&self, part: &Part) -> Value {
+    fn part_facts(&self, part: &VmdkExtent) -> Value {
         let itself = part.file == 0 && part.grain_bytes().is_some();
         let path = self.parts.files[part.file].path().filter(|_| itself || part.file != 0);
         let name = path.map(|p| p.display().to_string()).or_else(|| part.line.name.clone());
@@ -105,7 +111,7 @@ impl Layer for Vmdk {
         Format::Vmdk
     }
 
-    fn geometry(&self) -> Geometry {
+    fn disk_layout(&self) -> DiskLayout {
         self.geometry
     }
 
@@ -113,11 +119,11 @@ impl Layer for Vmdk {
         &self.parts.files
     }
 
-    fn quiet_until(&self, range: Range<u64>) -> u64 {
+    fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         let parts = &self.parts.parts;
         let first = parts.partition_point(|part| part.guest.end <= range.start);
         match parts.get(first) {
-            Some(part) if part.guest.start <= range.start => part.quiet_until(range),
+            Some(part) if part.guest.start <= range.start => part.next_allocated_hint(range),
             _ => range.start,
         }
     }
@@ -178,7 +184,8 @@ impl Layer for Vmdk {
 
     fn create_options(&self) -> Options {
         let mut options = Options::default();
-        let beside = |part: &Part| part.file != 0 || matches!(part.layout, Layout::Unopened(_));
+        let beside =
+            |part: &VmdkExtent| part.file != 0 || matches!(part.layout, Layout::Unopened(_));
         let in_one_file = !self.parts.parts.iter().any(beside);
         if let Some(layout) = write::closest_layout(self.create_type(), in_one_file) {
             options.set("subformat", layout);
@@ -194,7 +201,7 @@ impl Layer for Vmdk {
                 options.set(name, version);
             }
         }
-        if self.parts.parts.iter().any(Part::has_zeroed_grains) {
+        if self.parts.parts.iter().any(VmdkExtent::has_zeroed_grains) {
             options.set("zeroed_grain", "on");
         }
         options

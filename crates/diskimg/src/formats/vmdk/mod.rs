@@ -37,20 +37,15 @@ mod check;
 mod cowd;
 mod descriptor;
 mod descriptor_rules;
-// The integration tests' builders: other tools read what they build.
-#[cfg(test)]
-#[allow(dead_code)]
-#[path = "../../../tests/it/esx/build.rs"]
-mod esx_build;
+mod descriptor_source;
+mod extent;
 mod extent_line;
 mod header;
-mod home;
 mod inspect;
 mod layer;
 mod parent;
-mod part;
+mod parent_search;
 mod sesparse;
-mod siblings;
 mod sparse;
 mod stream;
 mod tables;
@@ -58,11 +53,12 @@ mod tables;
 mod tests;
 mod write;
 
-use crate::host::number::to_usize;
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::format::{Driver, Head};
-use crate::vocabulary::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
+use crate::error::{Error, Result};
+use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
+use crate::open::driver::Driver;
+use crate::open::probe::ProbeBuffer;
+use crate::storage::number::to_usize;
+use crate::storage::source::Source;
 
 pub(crate) use layer::Vmdk;
 
@@ -76,7 +72,6 @@ const COWD_MAGIC: [u8; 4] = *b"COWD";
 const SESPARSE_MAGIC: [u8; 8] = [0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0];
 
 pub(crate) static DRIVER: Driver = Driver {
-    name: "vmdk",
     probe,
     sector: SECTOR,
     open: |source, context| {
@@ -123,7 +118,7 @@ pub(crate) static DRIVER: Driver = Driver {
     appliance: None,
 };
 
-fn probe(head: &Head<'_>) -> bool {
+fn probe(head: &ProbeBuffer<'_>) -> bool {
     let magics: [&[u8]; 3] = [&header::MAGIC, &COWD_MAGIC, &SESPARSE_MAGIC];
     magics.iter().any(|magic| head.bytes.starts_with(magic))
         || descriptor::looks_like_one(head.bytes)

@@ -11,13 +11,13 @@
 //! its parent is an error.
 
 use super::descriptor::{Descriptor, NO_PARENT};
-use super::siblings;
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, ErrorKind, Result};
-use crate::vocabulary::format::Format;
-use crate::vocabulary::layer::{ParentReference, Whereabouts};
-use crate::vocabulary::open::OpenContext;
-use crate::vocabulary::reference::References;
+use super::parent_search;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::format::Format;
+use crate::model::layer::{ParentLocator, ParentReference};
+use crate::open::OpenContext;
+use crate::open::external_files::ExternalFiles;
+use crate::storage::source::Source;
 
 /// What a parent is called in errors.
 pub(super) const ROLE: &str = "parent";
@@ -49,9 +49,9 @@ pub(super) fn parent_of(
     context: &OpenContext<'_>,
 ) -> Result<Parent> {
     let corrupt = |message| Err(Error::corrupt("VMDK descriptor", message));
-    let reference = |name: String, whereabouts| ParentReference {
+    let reference = |name: String, locator| ParentReference {
         name,
-        whereabouts,
+        locator,
         format: Some(Format::Vmdk.name().to_owned()),
     };
     match (descriptor.parent_cid, descriptor.parent_hint.as_deref()) {
@@ -60,11 +60,11 @@ pub(super) fn parent_of(
             Some(uuid) if !context.with_parent => Ok(Parent::Uuid(uuid.to_owned())),
             Some(uuid) => {
                 let modification = uuid_of(descriptor, "ddb.uuid.parentmodification");
-                let path = siblings::find(uuid, modification.as_deref(), own, context)?;
+                let path = parent_search::find(uuid, modification.as_deref(), own, context)?;
                 let name = path.display().to_string();
                 let content_id = modification.map(|id| format!("{MODIFICATION}{id}"));
                 Ok(Parent::Known {
-                    reference: reference(name, Whereabouts::Searched(path)),
+                    reference: reference(name, ParentLocator::FoundByUuid(path)),
                     content_id,
                 })
             }
@@ -77,7 +77,7 @@ pub(super) fn parent_of(
             content_id_text(cid)
         )),
         (cid, Some(hint)) => Ok(Parent::Known {
-            reference: reference(hint.to_owned(), whereabouts(hint, context)?),
+            reference: reference(hint.to_owned(), locator(hint, context)?),
             content_id: Some(content_id_text(cid)),
         }),
     }
@@ -95,11 +95,11 @@ pub(super) fn content_ids(descriptor: &Descriptor) -> Vec<String> {
 /// at but to be opened.
 ///
 /// # Errors
-/// As [`Resolver::open_path`](crate::vocabulary::reference::Resolver::open_path).
-fn whereabouts(hint: &str, context: &OpenContext<'_>) -> Result<Whereabouts> {
+/// As [`Resolver::open_path`](crate::open::external_files::Resolver::open_path).
+fn locator(hint: &str, context: &OpenContext<'_>) -> Result<ParentLocator> {
     let resolver = &context.resolver;
-    if !context.with_parent || resolver.policy == References::None {
-        return Ok(Whereabouts::Named);
+    if !context.with_parent || resolver.policy == ExternalFiles::None {
+        return Ok(ParentLocator::ByName);
     }
     // QEMU writes `file:` where it was given so.
     let plain = hint.strip_prefix("file:").unwrap_or(hint);
@@ -107,10 +107,12 @@ fn whereabouts(hint: &str, context: &OpenContext<'_>) -> Result<Whereabouts> {
     let opened =
         open(hint).or_else(|e| open(plain).or_else(|_| open(base_name(hint))).map_err(|_| e));
     match opened {
-        Ok(source) => Ok(source.path().map_or(Whereabouts::Named, |p| Whereabouts::At(p.into()))),
+        Ok(source) => {
+            Ok(source.path().map_or(ParentLocator::ByName, |p| ParentLocator::AtPath(p.into())))
+        }
         Err(e) if e.kind() == ErrorKind::Refused => Err(e.hint(
             "alone it holds only what changed: put the parent beside it, or allow any file with \
-             References::Any, --references=any",
+             ExternalFiles::Any, --references=any",
         )),
         Err(e) => Err(e.hint(
             "alone it holds only what changed: put the parent beside it, or correct \

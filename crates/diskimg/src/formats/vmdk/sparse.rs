@@ -12,15 +12,15 @@
 
 use super::header::{GD_AT_END, Header};
 use super::stream::{self, GrainMarker};
-use super::tables::{Room, TableCache};
+use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
-use crate::host::codec::Codec;
-use crate::host::number::{to_u32, to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, ErrorKind, Result};
-use crate::vocabulary::extent::{Encoded, Extent, Kind, Place, push};
-use crate::vocabulary::layer::quiet_by_table;
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
+use crate::model::layer::next_allocated_in_table;
+use crate::open::limits::Limits;
+use crate::storage::codec::Codec;
+use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,7 +65,7 @@ impl SparseExtent {
         source: Arc<dyn Source>,
         header: Header,
         limits: &Limits,
-        room: Room,
+        budget: MemoryBudget,
     ) -> Result<Self> {
         if header.over_head * SECTOR > source.len() {
             return Err(Error::corrupt(
@@ -99,7 +99,7 @@ impl SparseExtent {
             redundant: Vec::new(),
             replaced: 0,
             replaced_tables: AtomicU64::new(0),
-            tables: TableCache::new(room),
+            tables: TableCache::new(budget),
             check_bytes: limits.check_bytes,
         };
         extent.load_directory(limits)?;
@@ -292,9 +292,11 @@ impl SparseExtent {
         }
     }
 
-    /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
-    pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
-        quiet_by_table(&self.directory, self.header.table_cover(), range, |&entry| entry == 0)
+    /// As [`Layer::next_allocated_hint`](crate::Layer::next_allocated_hint).
+    pub(super) fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
+        next_allocated_in_table(&self.directory, self.header.table_cover(), range, |&entry| {
+            entry == 0
+        })
     }
 
     /// Appends extents for `range` of this extent, whose first byte is the
@@ -315,7 +317,7 @@ impl SparseExtent {
             let index = at / cover;
             let end = ((index + 1) * cover).min(range.end);
             match self.directory[to_usize(index)] {
-                0 => push(out, base + at..base + end, Kind::Parent),
+                0 => push(out, base + at..base + end, Kind::Unallocated),
                 sector => {
                     let lost = |e: Error| e.losing(base + at..base + end);
                     let table = self.table(index, sector).map_err(lost)?;
@@ -364,7 +366,7 @@ impl SparseExtent {
         file: usize,
     ) -> Result<Kind> {
         match entry {
-            0 => return Ok(Kind::Parent),
+            0 => return Ok(Kind::Unallocated),
             GTE_ZEROED if self.header.zeroed_grains() => return Ok(Kind::Zero(None)),
             _ => {}
         }
@@ -379,7 +381,7 @@ impl SparseExtent {
         if self.header.compressed {
             let (skip, stored) = self.compressed_grain(offset, grain).map_err(broken)?;
             return Ok(Kind::Encoded(Encoded {
-                place: Place { file, offset: offset + skip },
+                place: HostOffset { file, offset: offset + skip },
                 stored,
                 unit: base + grain.start..base + grain.end,
                 codec: Codec::Zlib,
@@ -390,7 +392,7 @@ impl SparseExtent {
             return Err(broken(format!("it leaves the file, which ends at {end:#x}"))
                 .hint("the file is probably truncated"));
         }
-        Ok(Kind::Data(Place { file, offset }))
+        Ok(Kind::Data(HostOffset { file, offset }))
     }
 
     /// Bytes to skip before the zlib stream at `offset`, and its bytes.

@@ -11,9 +11,9 @@
 
 use super::header::{Flags, GD_AT_END, Header, MAGIC};
 use super::{SECTOR, read};
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

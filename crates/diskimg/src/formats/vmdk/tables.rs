@@ -1,7 +1,7 @@
 //! The grain tables read last, kept in memory.
 
-use crate::host::lock;
-use crate::vocabulary::error::Result;
+use crate::error::Result;
+use crate::storage::lock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -10,17 +10,17 @@ use std::sync::{Arc, Mutex};
 const CACHED_TABLES: usize = 16;
 
 /// Bytes of tables that all extents of a disk may keep together.
-const ROOM_BYTES: usize = 16 << 20;
+const BUDGET_BYTES: usize = 16 << 20;
 
 /// What the caches of one disk share: a disk of thousands of extents takes no
 /// more memory than one of few.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Room(Arc<AtomicUsize>);
+pub(super) struct MemoryBudget(Arc<AtomicUsize>);
 
-impl Room {
+impl MemoryBudget {
     /// Takes `bytes`, if they are left.
     fn take(&self, bytes: usize) -> bool {
-        let taken = |used: usize| used.checked_add(bytes).filter(|&used| used <= ROOM_BYTES);
+        let taken = |used: usize| used.checked_add(bytes).filter(|&used| used <= BUDGET_BYTES);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
@@ -33,13 +33,13 @@ impl Room {
 #[derive(Debug)]
 pub(super) struct TableCache<T> {
     tables: Mutex<Vec<(u64, Arc<[T]>)>>,
-    room: Room,
+    budget: MemoryBudget,
 }
 
 impl<T> TableCache<T> {
-    /// An empty cache that shares `room` with others.
-    pub(super) fn new(room: Room) -> Self {
-        Self { tables: Mutex::default(), room }
+    /// An empty cache that shares `budget` with others.
+    pub(super) fn new(budget: MemoryBudget) -> Self {
+        Self { tables: Mutex::default(), budget }
     }
 
     /// The table `index`; what is not here is `read`.
@@ -59,9 +59,9 @@ impl<T> TableCache<T> {
         let mut tables = lock(&self.tables);
         while tables.len() >= CACHED_TABLES {
             let gone = tables.pop().map_or(0, |(_, table)| size_of_val(&*table));
-            self.room.give_back(gone);
+            self.budget.give_back(gone);
         }
-        if self.room.take(size_of_val(&*table)) {
+        if self.budget.take(size_of_val(&*table)) {
             tables.insert(0, (index, Arc::clone(&table)));
         }
         Ok(table)
@@ -78,11 +78,11 @@ impl<T> TableCache<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocabulary::error::Error;
+    use crate::error::Error;
 
     #[test]
     fn a_table_is_read_once_until_sixteen_others_were() {
-        let cache = TableCache::new(Room::default());
+        let cache = TableCache::new(MemoryBudget::default());
         let mut reads = 0;
         let mut get = |index: u64| {
             let table = cache.get(index, || {
@@ -103,23 +103,23 @@ mod tests {
 
     #[test]
     fn what_could_not_be_read_is_not_kept() {
-        let cache = TableCache::<u8>::new(Room::default());
+        let cache = TableCache::<u8>::new(MemoryBudget::default());
         assert!(cache.get(0, || Err(Error::invalid("not now"))).is_err());
         assert_eq!(*cache.get(0, || Ok(vec![7])).expect("reads"), [7]);
     }
     #[test]
     fn a_disk_of_many_extents_keeps_no_more_tables_than_fit_in_its_room() {
-        let room = Room::default();
-        let caches: Vec<_> = (0..100).map(|_| TableCache::<u8>::new(room.clone())).collect();
+        let budget = MemoryBudget::default();
+        let caches: Vec<_> = (0..100).map(|_| TableCache::<u8>::new(budget.clone())).collect();
         for cache in &caches {
             assert_eq!(cache.get(0, || Ok(vec![1; 1 << 20])).expect("reads").len(), 1 << 20);
         }
         let kept = caches.iter().filter(|cache| cache.cached(0).is_some()).count();
-        assert_eq!(kept, ROOM_BYTES >> 20);
-        // An extent goes on with the room that it has.
+        assert_eq!(kept, BUDGET_BYTES >> 20);
+        // An extent goes on with the budget that it has.
         for index in 1..40 {
             caches[0].get(index, || Ok(vec![1; 1 << 10])).expect("reads");
         }
-        assert!(room.0.load(Ordering::Relaxed) <= ROOM_BYTES);
+        assert!(budget.0.load(Ordering::Relaxed) <= BUDGET_BYTES);
     }
 }

@@ -11,11 +11,12 @@
 //! Specification: El Torito 1.0, 2; UEFI, "ISO-9660 and El Torito". Images in the wild have
 //! section entries without a header, headers that count wrong, and no last header.
 
-use super::{Oddity, Platform, le16, le32, note};
-use crate::host::number::{to_u16, to_u64, to_usize};
-use crate::host::source::Source;
+use super::Platform;
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::vocabulary::error::{Error, Result};
+use crate::partition::{Oddity, le16, le32, note};
+use crate::storage::number::{to_u16, to_u64, to_usize};
+use crate::storage::source::Source;
 use serde::{Serialize, Serializer};
 use std::fmt;
 

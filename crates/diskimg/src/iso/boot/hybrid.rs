@@ -15,13 +15,13 @@
 //! boot images inside of it as others; a GPT is there as well if asked for, for firmware that
 //! looks at nothing else. As xorriso does both, but for the GPT's overlapping entries.
 
-use super::gpt::{self, GptPartition, Guid};
-use super::mbr::{self, Mbr, MbrPartition};
 use super::system_area::{GRUB2_MBR_SKIPS, LOADER_ADDRESS, SYSTEM_AREA};
-use crate::host::number::{to_u8, to_usize};
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::write::Hybrid;
-use crate::vocabulary::error::{Error, Result};
+use crate::partition::gpt::{self, GptPartition, Guid};
+use crate::partition::mbr::{self, Mbr, MbrPartition};
+use crate::storage::number::{to_u8, to_usize};
 use sha2::{Digest, Sha256};
 
 /// Sectors of 512 bytes, in which disks count, of one sector of 2048.
@@ -53,14 +53,14 @@ const KEEP_OFF: u64 = 1 | 1 << 60;
 
 /// A stretch of the new image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stretch {
+pub(crate) struct SectorRange {
     /// A sector of 2048 bytes.
     pub(crate) start: u64,
     /// Whole sectors of 2048 bytes.
     pub(crate) sectors: u64,
 }
 
-impl Stretch {
+impl SectorRange {
     /// The first sector of 512 bytes, and the one behind.
     fn on_disk(self) -> (u64, u64) {
         (self.start * DISK_SECTORS, (self.start + self.sectors) * DISK_SECTORS)
@@ -69,11 +69,11 @@ impl Stretch {
 
 /// Where everything behind the file system is. All in sectors of 2048 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DiskLayout {
+pub(crate) struct HybridLayout {
     /// Sectors of the volume, as its descriptors tell.
     pub(crate) volume: u64,
     /// The appended partitions, in the order of [`Hybrid::appended`].
-    pub(crate) appended: Vec<Stretch>,
+    pub(crate) appended: Vec<SectorRange>,
     /// Whether there is a GPT.
     gpt: bool,
     /// Sectors of the whole image.
@@ -89,7 +89,7 @@ pub(crate) struct DiskAreas {
     pub(crate) backup: Vec<u8>,
 }
 
-impl DiskLayout {
+impl HybridLayout {
     /// For a file system that ends before sector `end` and `padding` sectors of zeros. Appended
     /// partitions have that many bytes, and begin at a multiple of `alignment` bytes. `in_gpt`:
     /// a boot image is to be in the GPT.
@@ -118,7 +118,7 @@ impl DiskLayout {
         for bytes in appended_bytes {
             let start = total.next_multiple_of((alignment / SECTOR).max(1));
             let sectors = bytes.div_ceil(SECTOR);
-            appended.push(Stretch { start, sectors });
+            appended.push(SectorRange { start, sectors });
             total = start + sectors;
         }
         if appends {
@@ -140,7 +140,7 @@ impl DiskLayout {
         &self,
         hybrid: &Hybrid,
         loader: Option<u32>,
-        images: &[Stretch],
+        images: &[SectorRange],
         seed: &[u8],
     ) -> Result<DiskAreas> {
         let mut areas = DiskAreas { system_area: Vec::new(), backup: Vec::new() };
@@ -186,7 +186,7 @@ impl DiskLayout {
         self.gpt && (appended || hybrid.isohybrid_mbr.is_none())
     }
 
-    fn mbr_partitions(&self, hybrid: &Hybrid, images: &[Stretch]) -> Result<Vec<MbrPartition>> {
+    fn mbr_partitions(&self, hybrid: &Hybrid, images: &[SectorRange]) -> Result<Vec<MbrPartition>> {
         let has_code = hybrid.isohybrid_mbr.is_some() || hybrid.grub2_mbr.is_some();
         let partition = |number, kind, first: u64, end: u64| {
             let narrow = |sector: u64| {
@@ -230,7 +230,7 @@ impl DiskLayout {
     fn gpt_partitions(
         &self,
         hybrid: &Hybrid,
-        images: &[Stretch],
+        images: &[SectorRange],
         ids: &Identifiers,
     ) -> Result<Vec<GptPartition>> {
         let taken = |n: u32| hybrid.appended.iter().any(|appended| appended.number == n);

@@ -17,24 +17,16 @@
 //! What is read may be wrong in any way. What can be made sense of is given, with what is odd
 //! about it ([`Oddity`]); only what is not there at all is an error.
 
-mod apm;
 mod catalog;
-mod gpt;
 pub(crate) mod hybrid;
-pub(crate) mod mbr;
 mod system_area;
 pub(crate) mod tables;
 
-pub use apm::{Apm, ApmPartition};
 pub use catalog::{BootCatalog, CatalogEntry, Media, SelectionCriteria};
 pub(crate) use catalog::{NewEntry, encode_catalog, encode_record};
-pub use gpt::{Gpt, GptPartition, Guid};
-pub(crate) use mbr::only_partition_kind as system_type;
-pub use mbr::{Mbr, MbrPartition};
 pub use system_area::{Loader, SystemArea};
 
 use serde::{Serialize, Serializer};
-use std::borrow::Cow;
 use std::fmt;
 
 /// Which firmware a boot entry is for (El Torito, 2.1; UEFI, "ISO-9660 and El Torito").
@@ -94,49 +86,4 @@ impl Serialize for Platform {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
-}
-
-/// Something that a boot structure should not say, and does. Reading goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Oddity {
-    /// Where: bytes from the start of the image.
-    pub offset: u64,
-    /// What is found there, and what should be.
-    pub message: Cow<'static, str>,
-}
-
-impl Oddity {
-    pub(crate) fn new(offset: u64, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { offset, message: message.into() }
-    }
-}
-
-impl fmt::Display for Oddity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (at offset {})", self.message, self.offset)
-    }
-}
-
-/// The most oddities that are kept of one structure: hostile bytes can be odd without end.
-const MAX_ODDITIES: usize = 64;
-
-/// Keeps an oddity, while there are not too many.
-fn note(oddities: &mut Vec<Oddity>, offset: u64, message: impl Into<Cow<'static, str>>) {
-    if oddities.len() < MAX_ODDITIES {
-        oddities.push(Oddity::new(offset, message));
-    }
-}
-
-/// Little-endian numbers out of a slice that is known to be long enough.
-fn le16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn le32(bytes: &[u8], at: usize) -> u32 {
-    u32::from(le16(bytes, at)) | u32::from(le16(bytes, at + 2)) << 16
-}
-
-fn le64(bytes: &[u8], at: usize) -> u64 {
-    u64::from(le32(bytes, at)) | u64::from(le32(bytes, at + 4)) << 32
 }

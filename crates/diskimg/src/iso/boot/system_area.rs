@@ -1,10 +1,11 @@
 //! What the first sixteen sectors hold, of which ISO 9660 says nothing (ECMA-119, 6.2.1).
 
-use super::{Apm, BootCatalog, Gpt, Mbr, Media, Oddity, Platform, le64};
-use crate::host::number::to_usize;
-use crate::host::source::Source;
+use super::{BootCatalog, Media, Platform};
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::vocabulary::error::{Error, Result};
+use crate::partition::{Apm, Gpt, Mbr, Oddity, le64};
+use crate::storage::number::to_usize;
+use crate::storage::source::Source;
 use serde::Serialize;
 
 /// Bytes of the system area.

@@ -9,9 +9,9 @@
 //! Source: libisofs, doc/boot_sectors.txt, "El Torito CD booting"; mkisofs(8), -boot-info-table;
 //! GRUB's cdboot code.
 
-use crate::host::number::{to_u32, to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::source::Source;
 use std::io;
 use std::sync::Arc;
 
@@ -150,7 +150,7 @@ pub(crate) fn has_grub2_address(image: &dyn Source, sector: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     #[test]
     fn the_table_has_address_length_and_sum() {

@@ -6,11 +6,11 @@
 //!       INDEX 01 00:00:00          minutes, seconds, frames (75 a second): a sector each
 //! ```
 
-use crate::host::number::to_usize;
-use crate::host::source::{Source, WindowSource};
+use crate::error::{Error, Result};
 use crate::iso::IsoOptions;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::reference::{References, Resolver};
+use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::storage::number::to_usize;
+use crate::storage::source::{Source, WindowSource};
 use std::sync::Arc;
 
 /// The sectors of the first data track, if `source` is called as cue sheets are; else `source`
@@ -33,7 +33,7 @@ pub(crate) fn track(source: Arc<dyn Source>, options: &IsoOptions) -> Result<Arc
     let mut text = vec![0; to_usize(source.len())];
     source.read_exact_at(&mut text, 0).map_err(|e| Error::io("cannot read the cue sheet", e))?;
     let sheet = CueSheet::parse(&text)?;
-    let policy = options.references.min(References::SameDir);
+    let policy = options.external_files.min(ExternalFiles::SameDir);
     let file = Resolver::new(Some(path), policy).open("track", &sheet.file)?;
     let start = sheet.first_sector.saturating_mul(sheet.sector_bytes);
     let end = file.len();
@@ -170,7 +170,7 @@ fn corrupt(what: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vocabulary::error::ErrorKind;
+    use crate::error::ErrorKind;
 
     #[test]
     fn the_first_track_with_data_is_found() {

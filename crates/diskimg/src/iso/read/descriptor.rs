@@ -1,12 +1,12 @@
 //! Volume descriptors (ECMA-119, 8).
 
-use crate::host::number::to_usize;
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::read::both::{Both16, Both32};
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::to_usize;
+use crate::storage::source::Source;
 use serde::Serialize;
 use zerocopy::byteorder::{BE, LE, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};

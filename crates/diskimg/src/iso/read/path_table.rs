@@ -1,10 +1,10 @@
 //! Path tables (ECMA-119, 9.4): every directory's place and parent, for who would rather not
 //! read the directories.
 
-use crate::host::number::to_index;
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::to_index;
+use crate::storage::source::Source;
 
 /// Bytes before the name.
 const FIXED: usize = 8;

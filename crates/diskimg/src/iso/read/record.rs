@@ -1,10 +1,10 @@
 //! Directory records (ECMA-119, 9.1).
 
-use crate::host::number::{to_u64, to_usize};
+use crate::error::Result;
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::read::both::{Both16, Both32};
-use crate::vocabulary::error::Result;
+use crate::storage::number::{to_u64, to_usize};
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 

@@ -1,13 +1,13 @@
 //! Rock Ridge (RRIP 1.12; 1.09 and 1.10 as well): what POSIX knows of a file, as system use
 //! entries.
 
-use crate::host::number::to_u64;
+use crate::error::Result;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::node::{Attributes, FileType, ZisofsForm};
 use crate::iso::read::susp::{SystemUse, number};
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::Result;
-use crate::vocabulary::limits::Limits;
+use crate::open::limits::Limits;
+use crate::storage::number::to_u64;
 
 /// Bytes of a name: what POSIX systems allow, and so does Linux's reader.
 const NAME_MAX: usize = 255;

@@ -10,10 +10,10 @@
 //! (ECMA-130, 14; form 1 and 2: the CD-ROM XA specification.) Form 2 holds 2324 bytes, of sound
 //! or pictures, without error correction; no file system is in it.
 
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::{Source, check_range};
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::{Source, check_range};
 use std::io;
 use std::sync::Arc;
 
@@ -161,7 +161,7 @@ impl Source for RawSectors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     /// Twenty sectors, with a volume descriptor's name in the 17th.
     fn plain() -> Vec<u8> {

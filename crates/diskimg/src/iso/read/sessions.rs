@@ -12,9 +12,9 @@
 //! session is none, as an image inside an image would: a session's root directory lies within it,
 //! and knows its own sector.
 
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::source::Source;
 use serde::Serialize;
 use std::io;
 
@@ -150,7 +150,7 @@ fn read(source: &dyn Source, buf: &mut [u8], at: u64) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     /// An image with a session at each `(start, sectors, root)`, in `sectors` sectors.
     fn image(sectors: u64, sessions: &[(u64, u32, u32)]) -> MemorySource {

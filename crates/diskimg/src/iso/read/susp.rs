@@ -1,11 +1,11 @@
 //! System use entries (SUSP 1.12): a list of fields behind a record's name, which may go on
 //! elsewhere.
 
-use crate::host::number::{to_index, to_u64};
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{FindingCode, Findings};
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_index, to_u64};
+use crate::storage::source::Source;
 
 /// A system use entry whose length is right (4.1).
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,7 @@
 //! A tree of directory records: the primary one, with or without Rock Ridge, Joliet's, the
 //! enhanced one.
 
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
 use crate::iso::node::{Attributes, Content, Entry, FileExtent, FileTree, FileType, Node};
@@ -12,8 +11,9 @@ use crate::iso::read::record::{self, Record};
 use crate::iso::read::rock_ridge::RockRidge;
 use crate::iso::read::susp::{self, Allowance};
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::open::limits::Limits;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
 use std::sync::Arc;
 
 /// Bytes of a usual record with Rock Ridge.

@@ -12,12 +12,12 @@
 //! at most, and a block may be [`unpacked_ratio`](crate::Limits::unpacked_ratio) times as long
 //! as what is stored of it. Blocks of zeros cost nothing: they are holes.
 
-use crate::host::codec::Decoder;
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::{Segment, Source, check_range};
+use crate::error::{Error, Result};
 use crate::iso::node::ZisofsForm;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::open::limits::Limits;
+use crate::storage::codec::Decoder;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::{Segment, Source, check_range};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -253,8 +253,8 @@ fn damaged(what: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::codec::Encoder;
-    use crate::host::source::MemorySource;
+    use crate::storage::codec::Encoder;
+    use crate::storage::source::MemorySource;
 
     const BLOCK: usize = 1 << 15;
 

@@ -1,12 +1,12 @@
 //! Allocation descriptors: where a file's bytes are (4/12, 4/14.14).
 
-use super::partition::Place;
+use super::partition::BlockAddress;
 use super::raw::{self, LongAllocation, ShortAllocation, id};
 use super::tag;
 use super::volume::UdfVolume;
-use crate::host::number::{to_index, to_u64};
+use crate::error::{Error, Result};
 use crate::iso::node::FileExtent;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_index, to_u64};
 use std::collections::HashSet;
 
 /// What an allocation descriptor's two upper bits say (4/14.14.1.1).
@@ -26,7 +26,7 @@ pub(super) enum Form {
 struct Descriptor {
     kind: u32,
     len: u32,
-    place: Place,
+    place: BlockAddress,
 }
 
 /// Extents as they come in, within a limit on their number, adjacent ones joined.
@@ -37,7 +37,7 @@ pub(super) struct Extents {
     /// Descriptors and extents so far: what the list has cost.
     seen: usize,
     /// Blocks of further descriptors that were read.
-    continued: HashSet<Place>,
+    continued: HashSet<BlockAddress>,
     limit: u64,
     /// Bytes that are left of the last block.
     slack: u64,
@@ -157,7 +157,7 @@ fn read_area(
     partition: u16,
     size: u64,
     extents: &mut Extents,
-) -> Result<Option<Place>> {
+) -> Result<Option<BlockAddress>> {
     while let Some((descriptor, rest)) = parse(bytes, form, partition) {
         bytes = rest;
         // A length of 0 ends the descriptors (4/12); so does the end of the file.
@@ -180,11 +180,11 @@ fn parse(bytes: &[u8], form: Form, partition: u16) -> Option<(Descriptor, &[u8])
     let (length, place, rest) = match form {
         Form::Short => {
             let (ad, rest) = raw::read::<ShortAllocation>(bytes)?;
-            (ad.length, Place { partition, block: ad.block.get() }, rest)
+            (ad.length, BlockAddress { partition, block: ad.block.get() }, rest)
         }
         Form::Long => {
             let (ad, rest) = raw::read::<LongAllocation>(bytes)?;
-            (ad.length, Place::from(&ad.address), rest)
+            (ad.length, BlockAddress::from(&ad.address), rest)
         }
     };
     let (kind, len) = (length.get() >> 30, length.get() & 0x3fff_ffff);
@@ -192,7 +192,7 @@ fn parse(bytes: &[u8], form: Form, partition: u16) -> Option<(Descriptor, &[u8])
 }
 
 /// The descriptors in an allocation extent (4/14.5). It is no longer than a block (UDF, 2.3.11).
-fn continuation(volume: &UdfVolume, place: Place) -> Result<Vec<u8>> {
+fn continuation(volume: &UdfVolume, place: BlockAddress) -> Result<Vec<u8>> {
     const NAME: &str = "allocation extent descriptor";
     let (offset, block) = volume.read_block(place, NAME)?;
     let place = Some(place.block);

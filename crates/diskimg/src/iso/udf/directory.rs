@@ -1,12 +1,12 @@
 //! Directories: file identifier descriptors, one after the other (4/8.6, 4/14.4).
 
-use super::partition::Place;
+use super::partition::BlockAddress;
 use super::raw::{self, FileIdentifier, characteristics, id};
 use super::volume::UdfVolume;
 use super::{entry, tag, text};
-use crate::host::number::to_u64;
+use crate::error::{Error, ErrorKind, Result};
 use crate::iso::node::{Attributes, Content, Entry, FileType, Node};
-use crate::vocabulary::error::{Error, ErrorKind, Result};
+use crate::storage::number::to_u64;
 
 const NAME: &str = "file identifier descriptor";
 
@@ -62,7 +62,7 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
 /// A name, and where the file entry is.
 struct Named {
     name: Vec<u8>,
-    place: Place,
+    place: BlockAddress,
     is_dir: bool,
 }
 
@@ -103,6 +103,7 @@ fn identifier(
     let name = name.filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| corrupt("a name that cannot be read is"))?;
     let is_dir = head.characteristics & characteristics::DIRECTORY != 0;
-    let named = Named { name: name.into_bytes(), place: Place::from(&head.icb.address), is_dir };
+    let named =
+        Named { name: name.into_bytes(), place: BlockAddress::from(&head.icb.address), is_dir };
     Ok((Some(named), length))
 }

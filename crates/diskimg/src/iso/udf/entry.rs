@@ -1,15 +1,15 @@
 //! File entries (4/14.9, 4/14.17), found by way of information control blocks (4/8.10).
 
 use super::allocation::{self, Extents, Form};
-use super::partition::Place;
+use super::partition::BlockAddress;
 use super::raw::{self, EntryHead, ExtendedEntryTail, FileEntryTail, Stamp, id};
 use super::volume::UdfVolume;
 use super::{tag, text};
-use crate::host::number::{to_index, to_u64, to_usize};
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::content::ExtentSource;
 use crate::iso::node::{Attributes, Content, FileExtent, FileType, Node};
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_index, to_u64, to_usize};
+use crate::storage::source::Source;
 use std::ops::Range;
 
 const NAME: &str = "file entry";
@@ -23,7 +23,7 @@ pub(super) struct Icb {
     block: Vec<u8>,
     /// Where the block is in the image.
     pub(super) offset: u64,
-    place: Place,
+    place: BlockAddress,
     head: EntryHead,
     tail: Tail,
     attributes: Range<usize>,
@@ -41,7 +41,7 @@ struct Tail {
 
 /// Reads the file entry that prevails at `place`: with strategy 4096 (UDF, 2.3.5.1), the last of
 /// those that lead from one to the next.
-pub(super) fn read(volume: &UdfVolume, mut place: Place) -> Result<Icb> {
+pub(super) fn read(volume: &UdfVolume, mut place: BlockAddress) -> Result<Icb> {
     let mut icb = read_one(volume, place)?;
     for _ in 0..MAX_INDIRECT {
         if icb.head.icb_tag.strategy.get() != 4096 {
@@ -56,17 +56,19 @@ pub(super) fn read(volume: &UdfVolume, mut place: Place) -> Result<Icb> {
 }
 
 /// Where the indirect entry in the block behind `place` leads.
-fn indirect(volume: &UdfVolume, place: Place) -> Result<Option<Place>> {
+fn indirect(volume: &UdfVolume, place: BlockAddress) -> Result<Option<BlockAddress>> {
     let Some(block) = place.block.checked_add(1) else { return Ok(None) };
-    let Ok((_, bytes)) = volume.read_block(Place { block, ..place }, NAME) else { return Ok(None) };
+    let Ok((_, bytes)) = volume.read_block(BlockAddress { block, ..place }, NAME) else {
+        return Ok(None);
+    };
     let recorded = tag::tag(&bytes).is_some_and(|tag| tag.id.get() == id::INDIRECT_ENTRY);
     let entry = raw::read::<raw::IndirectEntry>(&bytes).filter(|_| recorded);
     let leads = entry.filter(|(entry, _)| entry.icb.length.get() > 0);
-    Ok(leads.map(|(entry, _)| Place::from(&entry.icb.address)))
+    Ok(leads.map(|(entry, _)| BlockAddress::from(&entry.icb.address)))
 }
 
 /// Reads the file entry at `place`.
-pub(super) fn read_one(volume: &UdfVolume, place: Place) -> Result<Icb> {
+pub(super) fn read_one(volume: &UdfVolume, place: BlockAddress) -> Result<Icb> {
     let (offset, block) = volume.read_block(place, NAME)?;
     let ids = [id::FILE_ENTRY, id::EXTENDED_FILE_ENTRY];
     let id = tag::check(NAME, &block, &ids, offset, Some(place.block), &volume.notes)?;
@@ -95,7 +97,7 @@ pub(super) fn read_one(volume: &UdfVolume, place: Place) -> Result<Icb> {
 }
 
 /// The file at `place` as a node. `cost` grows by what it takes in memory beyond a usual file.
-pub(super) fn node(volume: &UdfVolume, place: Place, cost: &mut u64) -> Result<Node> {
+pub(super) fn node(volume: &UdfVolume, place: BlockAddress, cost: &mut u64) -> Result<Node> {
     let icb = read(volume, place)?;
     let file_type = icb.posix_type()?;
     let extents = icb.extents(volume, cost)?;

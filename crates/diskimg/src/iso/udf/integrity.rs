@@ -3,7 +3,7 @@
 use super::raw::{self, id};
 use super::tag;
 use super::volume::UdfVolume;
-use crate::host::number::to_index;
+use crate::storage::number::to_index;
 
 /// Descriptors that are looked at: each change of a rewritable volume may have left one.
 const MAX_DESCRIPTORS: usize = 1000;

@@ -1,14 +1,14 @@
 //! The partition maps of a logical volume (3/10.7): which partitions it has, and of what kind.
 
 use super::entry;
-use super::partition::{Partition, Place, Run, Stretches};
+use super::partition::{BlockAddress, BlockRange, ExtentList, Partition};
 use super::raw;
 use super::sequence::Sequence;
 use super::virtual_table;
 use super::volume::UdfVolume;
 use super::{UdfPartition, tag};
-use crate::host::number::{to_index, to_u16};
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_index, to_u16};
 
 /// Partition maps that are looked at. No revision of UDF has use for more than three.
 const MAX_MAPS: u32 = 64;
@@ -129,13 +129,13 @@ pub(super) fn build(volume: &mut UdfVolume, maps: &[Map], found: &Sequence) -> R
 }
 
 /// Where a partition is, and how it may be accessed.
-fn run(number: u16, found: &Sequence) -> Result<(Run, u32)> {
+fn run(number: u16, found: &Sequence) -> Result<(BlockRange, u32)> {
     let missing =
         || Error::corrupt("partition map", format!("partition {number} is not described"));
     let described = found.partitions.iter().find(|(other, _)| *other == number);
     let (_, recorded) = described.ok_or_else(missing)?;
     let (partition, _) = raw::read::<raw::Partition>(&recorded.bytes).ok_or_else(missing)?;
-    let run = Run { start: partition.start.get(), blocks: partition.length.get() };
+    let run = BlockRange { start: partition.start.get(), blocks: partition.length.get() };
     Ok((run, partition.access.get()))
 }
 
@@ -148,7 +148,7 @@ fn base(maps: &[Map], number: u16) -> Result<u16> {
 }
 
 /// The first sparing table that can be read (UDF, 2.2.12).
-fn sparable(volume: &UdfVolume, kind: Kind, run: Run) -> Result<Partition> {
+fn sparable(volume: &UdfVolume, kind: Kind, run: BlockRange) -> Result<Partition> {
     const NAME: &str = "sparing table";
     let Kind::Sparable { packet, tables, table_length, locations } = kind else {
         return Ok(Partition::Plain(run));
@@ -209,12 +209,12 @@ fn sparing_entries(volume: &UdfVolume, offset: u64, length: u32) -> Result<Vec<(
 }
 
 /// Where a metadata partition's blocks are: the extents of its file, or of the file's mirror.
-fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<Stretches> {
+fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<ExtentList> {
     let mut trouble = None;
     for block in files {
-        let place = Place { partition: base, block };
+        let place = BlockAddress { partition: base, block };
         match entry::read(volume, place).and_then(|icb| icb.extents(volume, &mut 0)) {
-            Ok(extents) => return Ok(Stretches::new(extents.list)),
+            Ok(extents) => return Ok(ExtentList::new(extents.list)),
             Err(error) => {
                 volume.notes.add(0, format!("metadata file: {error}"));
                 trouble.get_or_insert(error);

@@ -9,7 +9,7 @@
 //!                 directories           names, where the entry is   directory, text
 //! ```
 //!
-//! References of the form "3/10.6" are to part and section of ECMA-167, 3rd edition. Named streams
+//! ExternalFiles of the form "3/10.6" are to part and section of ECMA-167, 3rd edition. Named streams
 //! and extended attributes other than a device's numbers are passed over.
 
 mod allocation;
@@ -29,7 +29,7 @@ mod volume;
 pub(crate) use volume::{UdfVolume, open};
 
 use integrity::Counts;
-use partition::Place;
+use partition::BlockAddress;
 use serde::Serialize;
 
 /// What a UDF volume says of itself.
@@ -89,7 +89,7 @@ impl UdfInfo {
     }
 }
 
-impl From<&raw::Address> for Place {
+impl From<&raw::Address> for BlockAddress {
     fn from(address: &raw::Address) -> Self {
         Self { partition: address.partition.get(), block: address.block.get() }
     }

@@ -9,13 +9,13 @@
 //!
 //! The last three (UDF, 2.2.8 to 2.2.10) stand on a type 1 partition that has the same number.
 
-use crate::host::number::to_usize;
+use crate::error::{Error, Result};
 use crate::iso::node::FileExtent;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::to_usize;
 
 /// A block of a partition: of which one, is told by its place among the partition maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct BlockAddress {
     pub(super) partition: u16,
     pub(super) block: u32,
 }
@@ -24,38 +24,38 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Partition {
     /// One after the other.
-    Plain(Run),
+    Plain(BlockRange),
     /// Wherever the table says. An entry of 2^32 - 1 is not used.
-    Virtual { run: Run, table: Vec<u32> },
+    Virtual { run: BlockRange, table: Vec<u32> },
     /// One after the other, but for some packets.
     Sparable {
-        run: Run,
+        run: BlockRange,
         /// Blocks of a packet.
         packet: u32,
         /// First block of a packet and the sector of the volume where it is; ascending.
         spared: Vec<(u32, u32)>,
     },
     /// In these stretches of the image.
-    Metadata(Stretches),
+    Metadata(ExtentList),
 }
 
 /// Blocks of the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct BlockRange {
     pub(super) start: u32,
     pub(super) blocks: u32,
 }
 
-/// Stretches of the image, one after the other.
+/// ExtentList of the image, one after the other.
 #[derive(Debug)]
-pub(super) struct Stretches {
+pub(super) struct ExtentList {
     extents: Vec<FileExtent>,
     /// Where each starts; ascending.
     starts: Vec<u64>,
     len: u64,
 }
 
-impl Stretches {
+impl ExtentList {
     pub(super) fn new(extents: Vec<FileExtent>) -> Self {
         let mut len = 0u64;
         let mut starts = Vec::with_capacity(extents.len());
@@ -79,7 +79,7 @@ impl Partitions {
     /// `push` in order; whatever that refuses, ends it.
     pub(super) fn map(
         &self,
-        place: Place,
+        place: BlockAddress,
         len: u64,
         mut push: impl FnMut(FileExtent) -> Result<()>,
     ) -> Result<()> {
@@ -141,7 +141,7 @@ impl Partitions {
     }
 
     /// Where a block is, in bytes of the image.
-    pub(super) fn block(&self, place: Place) -> Result<u64> {
+    pub(super) fn block(&self, place: BlockAddress) -> Result<u64> {
         let mut found = None;
         self.map(place, u64::from(self.block_size), |extent| {
             // Only a metadata file cut in the middle of a block has a second part.
@@ -153,7 +153,7 @@ impl Partitions {
     }
 }
 
-impl Run {
+impl BlockRange {
     /// The sector of the volume that `block` is, if that and those after it lie inside.
     fn sector(&self, block: u64, blocks: u64) -> Option<u64> {
         (block + blocks <= self.blocks.into()).then(|| u64::from(self.start) + block)
@@ -186,14 +186,14 @@ mod tests {
     fn mapped(partition: Partition, block: u32, len: u64) -> Result<Vec<(Option<u64>, u64)>> {
         let partitions = Partitions { block_size: 512, all: vec![partition] };
         let mut extents = Vec::new();
-        partitions.map(Place { partition: 0, block }, len, |extent| {
+        partitions.map(BlockAddress { partition: 0, block }, len, |extent| {
             extents.push((extent.offset.map(|at| at / 512), extent.len));
             Ok(())
         })?;
         Ok(extents)
     }
 
-    const RUN: Run = Run { start: 100, blocks: 50 };
+    const RUN: BlockRange = BlockRange { start: 100, blocks: 50 };
 
     #[test]
     fn a_plain_partition_ends_where_it_ends() {
@@ -229,7 +229,7 @@ mod tests {
         let extent = |sector: u64, len| FileExtent { offset: Some(sector * 512), len };
         let file = || {
             let stretches = vec![extent(300, 1024), extent(20, 512)];
-            Partition::Metadata(Stretches::new(stretches))
+            Partition::Metadata(ExtentList::new(stretches))
         };
         let extents = mapped(file(), 1, 1024).expect("inside");
         assert_eq!(extents, [(Some(301), 512), (Some(20), 512)]);

@@ -12,8 +12,8 @@
 
 use super::raw::{self, id};
 use super::tag;
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::source::Source;
 
 /// Where the volume recognition sequence starts, whatever the sector.
 const RECOGNITION_START: u64 = 32768;
@@ -105,7 +105,7 @@ fn anchor_at(source: &dyn Source, sector: u64, size: u32) -> Result<Option<Ancho
 mod tests {
     use super::super::tag::tests::seal;
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     fn image(sectors: u64, size: u32, at: &[u64]) -> MemorySource {
         let mut bytes = vec![0; (sectors * u64::from(size)) as usize];

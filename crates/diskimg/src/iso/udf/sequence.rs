@@ -5,9 +5,9 @@
 
 use super::raw::{self, id};
 use super::tag::{self, Notes};
-use crate::host::number::{to_index, to_u16};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_index, to_u16};
+use crate::storage::source::Source;
 
 /// Descriptors that are looked at. UDF wants 16 sectors a sequence.
 const MAX_DESCRIPTORS: usize = 1024;
@@ -123,7 +123,7 @@ fn le(bytes: &[u8]) -> u32 {
 mod tests {
     use super::super::tag::tests::seal;
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     /// Sectors of 512 bytes with a descriptor each: kind, sequence number, a number behind it.
     fn sectors(descriptors: &[(u16, u32, u32)]) -> MemorySource {

@@ -1,8 +1,8 @@
 //! The sixteen bytes that every descriptor begins with (3/7.2), and what they vouch for.
 
 use super::raw::{self, Tag};
-use crate::host::number::to_u8;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::to_u8;
 use std::sync::{Mutex, PoisonError};
 
 /// Notes that are kept; further ones only repeat what the first say.

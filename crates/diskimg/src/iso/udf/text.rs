@@ -1,7 +1,7 @@
 //! Names: OSTA's compressed Unicode (UDF, 2.1.1) and paths made of components.
 
 use super::raw;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A name in OSTA CS0 as UTF-8: a byte that tells 8 or 16 bits, then the characters.
 /// `None` if it is in no known form.

@@ -2,13 +2,13 @@
 //! medium that can be written only once. It is a file, and its ICB is the last thing recorded.
 
 use super::entry::{self, Icb};
-use super::partition::{Place, Run};
+use super::partition::{BlockAddress, BlockRange};
 use super::raw::{self, id};
 use super::tag;
 use super::text::dstring;
 use super::volume::UdfVolume;
-use crate::host::number::to_usize;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::to_usize;
 
 /// Bytes from the end of the image in which the table's ICB is looked for: what is not recorded
 /// yet may be in the image as zeros.
@@ -24,7 +24,7 @@ const FILE_TYPE: u8 = 248;
 const OLD_TRAILER: usize = 36;
 
 /// The table of the partition in `run`, which is the map `base`'s.
-pub(super) fn read(volume: &mut UdfVolume, base: u16, run: Run) -> Result<Vec<u32>> {
+pub(super) fn read(volume: &mut UdfVolume, base: u16, run: BlockRange) -> Result<Vec<u32>> {
     const NAME: &str = "virtual allocation table";
     let (icb, bytes) = find(volume, base, run)?;
     let corrupt = |what: &'static str| Error::corrupt(NAME, what).at(icb.offset);
@@ -46,7 +46,7 @@ pub(super) fn read(volume: &mut UdfVolume, base: u16, run: Run) -> Result<Vec<u3
 }
 
 /// The last ICB in the image that can be a table's, and the file.
-fn find(volume: &UdfVolume, base: u16, run: Run) -> Result<(Icb, Vec<u8>)> {
+fn find(volume: &UdfVolume, base: u16, run: BlockRange) -> Result<(Icb, Vec<u8>)> {
     let size = u64::from(volume.partitions.block_size);
     let start = u64::from(run.start);
     let mut end = (volume.source.len() / size).min(start + u64::from(run.blocks));
@@ -75,7 +75,7 @@ fn find(volume: &UdfVolume, base: u16, run: Run) -> Result<(Icb, Vec<u8>)> {
 
 /// The table whose ICB is in that block, if there is one.
 fn table(volume: &UdfVolume, base: u16, block: u32) -> Result<Option<(Icb, Vec<u8>)>> {
-    let icb = entry::read_one(volume, Place { partition: base, block })?;
+    let icb = entry::read_one(volume, BlockAddress { partition: base, block })?;
     if !matches!(icb.file_type(), 0 | FILE_TYPE) {
         return Ok(None);
     }

@@ -1,19 +1,19 @@
 //! A volume, opened: its partitions, its root, and what it says of itself.
 
 use super::integrity;
-use super::partition::{Partition, Partitions, Place};
+use super::partition::{BlockAddress, Partition, Partitions};
 use super::raw::{self, id};
 use super::recognition::{self, Anchor};
 use super::sequence::{Recorded, Sequence};
 use super::tag::{self, Notes};
 use super::text::dstring;
 use super::{UdfInfo, directory, entry, maps};
-use crate::host::number::to_index;
-use crate::host::source::Source;
+use crate::error::{Error, Result};
 use crate::iso::finding::{FindingCode, Findings};
 use crate::iso::node::{Entry, FileTree, FileType, Node};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::open::limits::Limits;
+use crate::storage::number::to_index;
+use crate::storage::source::Source;
 use std::sync::Arc;
 
 /// Logical block sizes that are read.
@@ -117,18 +117,18 @@ impl UdfVolume {
         maps::build(&mut volume, &maps, found)?;
         volume.info.partitions = maps::describe(&maps, found);
         volume.info.take_counts(integrity::counts(&volume, logical));
-        volume.root = volume.find_root(Place::from(&logical.file_set.address))?;
+        volume.root = volume.find_root(BlockAddress::from(&logical.file_set.address))?;
         Ok(volume)
     }
 
     /// The root, by way of the file set descriptor (4/8.3).
-    fn find_root(&self, place: Place) -> Result<Node> {
+    fn find_root(&self, place: BlockAddress) -> Result<Node> {
         const NAME: &str = "file set descriptor";
         let (offset, block) = self.read_block(place, NAME)?;
         tag::check(NAME, &block, &[id::FILE_SET], offset, Some(place.block), &self.notes)?;
         let too_short = || Error::corrupt(NAME, "it is cut short").at(offset);
         let (set, _) = raw::read::<raw::FileSet>(&block).ok_or_else(too_short)?;
-        let root = entry::node(self, Place::from(&set.root.address), &mut 0)?;
+        let root = entry::node(self, BlockAddress::from(&set.root.address), &mut 0)?;
         match root.is_dir() {
             true => Ok(root),
             false => Err(Error::corrupt(NAME, "the root is no directory").at(offset)),
@@ -138,7 +138,7 @@ impl UdfVolume {
     /// A block as a whole, and where it is in the image.
     pub(super) fn read_block(
         &self,
-        place: Place,
+        place: BlockAddress,
         structure: &'static str,
     ) -> Result<(u64, Vec<u8>)> {
         let offset = self.partitions.block(place).map_err(|e| e.in_structure(structure))?;

@@ -9,13 +9,14 @@ use super::host::{self, HostDirs, HostFile, OpenDirs};
 use super::options::{BootEntry, BootImage, CreateOptions, Emulation, PartitionContents};
 use super::plan::Plan;
 use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode, components};
-use crate::host::number::{to_index, to_u32, to_u64, to_usize};
-use crate::host::source::{MemorySource, Source};
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::iso::boot::hybrid::{DiskAreas, DiskLayout, Stretch};
+use crate::iso::boot::hybrid::{DiskAreas, HybridLayout, SectorRange};
 use crate::iso::boot::tables::{self, Patch, PatchedSource};
-use crate::iso::boot::{Media, NewEntry, Platform, encode_catalog, encode_record, system_type};
-use crate::vocabulary::error::{Error, Result};
+use crate::iso::boot::{Media, NewEntry, Platform, encode_catalog, encode_record};
+use crate::partition::only_partition_kind as system_type;
+use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
+use crate::storage::source::{MemorySource, Source};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub(super) struct Boot {
     /// Once all is placed: the catalog's bytes, what replaces bytes of boot images, and the disk.
     catalog_bytes: Vec<u8>,
     patches: HashMap<u32, Vec<Patch>>,
-    disk: Option<(DiskLayout, DiskAreas)>,
+    disk: Option<(HybridLayout, DiskAreas)>,
 }
 
 impl Boot {
@@ -322,7 +323,7 @@ impl Plan {
         let in_gpt = boot.entries.iter().any(|entry| entry.options.in_gpt);
         let least = if boot.entries.is_empty() { 0 } else { READ_AHEAD };
         let (padding, alignment) = (u64::from(*padding).max(least), u64::from(*alignment));
-        let layout = DiskLayout::new(hybrid, &appended, in_gpt, end.into(), padding, alignment)?;
+        let layout = HybridLayout::new(hybrid, &appended, in_gpt, end.into(), padding, alignment)?;
         let too_large =
             |_| Error::limit("the image would have more than 4 thousand million sectors (8 TiB)");
         u32::try_from(layout.total).map_err(too_large)?;
@@ -345,7 +346,7 @@ impl Plan {
             .iter()
             .filter(|entry| entry.options.in_gpt && matches!(entry.target, Target::File(_)));
         let mut images: Vec<_> = images
-            .map(|entry| Stretch {
+            .map(|entry| SectorRange {
                 start: start(entry).into(),
                 sectors: entry.len.div_ceil(SECTOR),
             })

@@ -3,9 +3,9 @@
 use super::host::{self, HostDirs, HostFile, OpenDirs};
 use super::same;
 use super::tree::Tree;
-use crate::host::number::{to_index, to_u32, to_u64};
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_index, to_u32, to_u64};
+use crate::storage::source::Source;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -3,10 +3,10 @@
 use super::joliet;
 use super::options::CreateOptions;
 use super::rock_ridge::{both_endian_16, both_endian_32};
-use crate::host::number::{to_u16, to_usize};
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_u16, to_usize};
 
 /// Where one tree's tables are.
 #[derive(Debug, Clone, Copy, Default)]

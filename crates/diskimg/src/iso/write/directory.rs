@@ -4,9 +4,9 @@ use super::hierarchy::{Directory, Entry, Hierarchy, Role};
 use super::plan::Plan;
 use super::rock_ridge::{Areas, Entries, Posix, both_endian_16, both_endian_32};
 use super::tree::{Kind, NodeId, TreeNode};
-use crate::host::number::{to_index, to_u8, to_u32, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
+use crate::storage::number::{to_index, to_u8, to_u32, to_usize};
 
 /// Bytes of a file's section, of all but its last: whole sectors.
 const SECTION: u64 = 0xFFFF_F800;

@@ -7,13 +7,13 @@ use super::host::{self, HostFile, OpenDirs};
 use super::path_table;
 use super::plan::Plan;
 use super::stream::{self, Stream};
-use crate::host::number::{to_index, to_u64};
-use crate::host::output::{Durability, Output};
-use crate::host::sink::Sink;
-use crate::host::source::{Source, segments};
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::boot::tables::{Patch, PatchedSource};
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_index, to_u64};
+use crate::storage::output::{Durability, Output};
+use crate::storage::sink::Sink;
+use crate::storage::source::{Source, segments};
 use std::fs::File;
 use std::io::{Read, Write};
 

@@ -3,8 +3,8 @@
 
 use super::identifier::{Identifiers, Naming, Unnamed};
 use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode};
-use crate::host::number::{to_index, to_u32};
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_index, to_u32};
 use std::collections::HashMap;
 use std::ops::Range;
 

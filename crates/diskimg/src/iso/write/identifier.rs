@@ -1,6 +1,6 @@
 //! Unique names for the files of one directory.
 
-use crate::host::number::{to_index, to_u32};
+use crate::storage::number::{to_index, to_u32};
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 

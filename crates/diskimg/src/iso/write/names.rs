@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 pub(super) struct PrimaryNames(pub(super) NameRules);
 
 /// What a name is cut to.
-struct Room {
+struct NameLengths {
     /// Name, dot and extension together.
     total: usize,
     base: usize,
@@ -17,12 +17,12 @@ struct Room {
 }
 
 impl PrimaryNames {
-    fn room(&self) -> Room {
+    fn room(&self) -> NameLengths {
         let rules = &self.0;
         match (rules.untranslated, rules.full_length || rules.level > Level::One) {
-            (true, _) => Room { total: 37, base: 37, extension: 36 },
-            (false, true) => Room { total: 31, base: 31, extension: 30 },
-            (false, false) => Room { total: 12, base: 8, extension: 3 },
+            (true, _) => NameLengths { total: 37, base: 37, extension: 36 },
+            (false, true) => NameLengths { total: 31, base: 31, extension: 30 },
+            (false, false) => NameLengths { total: 12, base: 8, extension: 3 },
         }
     }
 

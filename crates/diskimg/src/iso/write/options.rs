@@ -1,8 +1,8 @@
 //! What a new image shall be like.
 
-use crate::host::source::Source;
 use crate::iso::boot::Platform;
 use crate::iso::time::Timestamp;
+use crate::storage::source::Source;
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Path tables (ECMA-119, 9.4): every directory, by level.
 
 use super::hierarchy::Hierarchy;
-use crate::host::number::{to_u8, to_u16, to_u64, to_usize};
+use crate::storage::number::{to_u8, to_u16, to_u64, to_usize};
 
 /// Bytes of a path table.
 pub(super) fn len(hierarchy: &Hierarchy) -> u64 {

@@ -24,11 +24,11 @@ use super::names::PrimaryNames;
 use super::options::{CreateOptions, Level, RockRidge};
 use super::path_table;
 use super::tree::{Kind, NodeId, ROOT, Times, Tree, TreeNode};
-use crate::host::number::{to_index, to_u32, to_u64};
+use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::printable::printable;
+use crate::report::printable::printable;
+use crate::storage::number::{to_index, to_u32, to_u64};
 
 /// The first sector behind the system area.
 const DESCRIPTORS: u32 = 16;

@@ -7,9 +7,9 @@
 //!                            … SL    ◄─────┘
 //! ```
 
-use crate::host::number::{to_u8, to_u32, to_usize};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
+use crate::storage::number::{to_u8, to_u32, to_usize};
 
 /// Bytes of a CE entry.
 const CE: usize = 28;

@@ -1,8 +1,8 @@
 //! Which contents are the same, without reading much of those that are not.
 
-use crate::host::buffer::AlignedBuffer;
-use crate::host::number::to_usize;
-use crate::host::source::Source;
+use crate::storage::buffer::AlignedBuffer;
+use crate::storage::number::to_usize;
+use crate::storage::source::Source;
 use std::io;
 use twox_hash::XxHash3_64;
 
@@ -49,7 +49,7 @@ pub(super) fn is_same(a: &dyn Source, b: &dyn Source) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::source::MemorySource;
+    use crate::storage::source::MemorySource;
 
     #[test]
     fn one_byte_makes_a_difference_and_at_three_places_at_once() {

@@ -5,8 +5,8 @@ use super::contents::{Content, Data};
 use super::glob;
 use super::host::{self, HostFile, Looked, NameList};
 use super::tree::{Kind, NodeId, Times, TreeNode, check_name};
+use crate::error::{Error, Result};
 use crate::iso::node::FileType as Type;
-use crate::vocabulary::error::{Error, Result};
 use std::path::Path;
 
 /// A directory that is still to be listed.

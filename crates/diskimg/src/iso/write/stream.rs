@@ -1,9 +1,9 @@
 //! An image on its way out: buffers that are filled one after the other, here
 //! or in a thread of their own.
 
-use crate::host::buffer::AlignedBuffer;
-use crate::host::number::to_u64;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::buffer::AlignedBuffer;
+use crate::storage::number::to_u64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Bytes that leave at once.

@@ -1,9 +1,9 @@
 //! The tree that an image shall hold, before it has names or addresses: small
 //! nodes side by side, their names in one buffer.
 
-use crate::host::number::{to_index, to_u32};
+use crate::error::{Error, Result};
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_index, to_u32};
 
 /// A node, by its place in the tree.
 pub(super) type NodeId = u32;
@@ -13,7 +13,7 @@ pub(super) const ROOT: NodeId = 0;
 
 /// Bytes in the tree's buffer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
+pub(super) struct NameRange {
     start: u32,
     len: u32,
 }
@@ -21,7 +21,7 @@ pub(super) struct Span {
 /// One file or directory.
 #[derive(Debug, Clone)]
 pub(super) struct TreeNode {
-    pub(super) name: Span,
+    pub(super) name: NameRange,
     pub(super) kind: Kind,
     /// Permissions, set-id and sticky bits.
     pub(super) mode: u32,
@@ -70,7 +70,7 @@ pub(super) struct Tree {
 
 impl TreeNode {
     /// One that nobody said anything of but what it is.
-    pub(super) fn plain(name: Span, kind: Kind) -> Self {
+    pub(super) fn plain(name: NameRange, kind: Kind) -> Self {
         let mode = if matches!(kind, Kind::Directory(_)) { 0o755 } else { 0o644 };
         Self { name, kind, mode, uid: 0, gid: 0, inode: 0, times: Times::default() }
     }
@@ -89,7 +89,7 @@ impl TreeNode {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        let root = TreeNode::plain(Span { start: 0, len: 0 }, Kind::Directory(Vec::new()));
+        let root = TreeNode::plain(NameRange { start: 0, len: 0 }, Kind::Directory(Vec::new()));
         Self { nodes: vec![root], bytes: Vec::new(), inodes: 0 }
     }
 
@@ -125,7 +125,7 @@ impl Tree {
         self.bytes(self.node(id).name)
     }
 
-    pub(super) fn bytes(&self, span: Span) -> &[u8] {
+    pub(super) fn bytes(&self, span: NameRange) -> &[u8] {
         &self.bytes[to_index(span.start)..to_index(span.start + span.len)]
     }
 
@@ -133,12 +133,12 @@ impl Tree {
     ///
     /// # Errors
     /// A limit, if the names take 4 GiB together.
-    pub(super) fn keep(&mut self, bytes: &[u8]) -> Result<Span> {
+    pub(super) fn keep(&mut self, bytes: &[u8]) -> Result<NameRange> {
         let fits = u32::try_from(self.bytes.len() + bytes.len()).is_ok();
         if !fits {
             return Err(Error::limit("the tree's names take more than 4 GiB together"));
         }
-        let span = Span { start: to_u32(self.bytes.len()), len: to_u32(bytes.len()) };
+        let span = NameRange { start: to_u32(self.bytes.len()), len: to_u32(bytes.len()) };
         self.bytes.extend_from_slice(bytes);
         Ok(span)
     }

@@ -1,13 +1,14 @@
 //! Images that start: ours in a machine, and byte by byte beside xorriso's.
 
 use super::machine::{Firmware, Medium, bios_image, efi_image, emulated_disk, mbr_code, start};
-use crate::tool::{run, try_run};
-use diskimg::host::source::MemorySource;
-use diskimg::iso::boot::{Guid, Loader, Platform, SystemArea};
+use diskimg::iso::boot::{Loader, Platform, SystemArea};
 use diskimg::iso::write::{
     AppendedPartition, BootEntry, BootImage, Builder, CreateOptions, Emulation,
 };
 use diskimg::iso::{IsoImage, IsoOptions};
+use diskimg::partition::Guid;
+use diskimg::storage::source::MemorySource;
+use diskimg_testkit::tool::{run, try_run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -1,11 +1,12 @@
 //! How others' images start, as we read it.
 
 use super::machine::{bios_image, mbr_code};
-use crate::tool::run;
 use diskimg::Source;
-use diskimg::host::source::{FileSource, MemorySource};
-use diskimg::iso::boot::{BootCatalog, Guid, Loader, Media, Platform, SystemArea};
+use diskimg::iso::boot::{BootCatalog, Loader, Media, Platform, SystemArea};
 use diskimg::iso::{FindingCode, IsoImage, IsoOptions};
+use diskimg::partition::Guid;
+use diskimg::storage::source::{FileSource, MemorySource};
+use diskimg_testkit::tool::run;
 use std::path::Path;
 use std::sync::Arc;
 

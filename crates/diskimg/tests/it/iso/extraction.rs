@@ -1,9 +1,9 @@
 //! Extraction into directories that hold something already, and what the options say.
 
-use crate::iso::craft::{Craft, FREE, GOOD, GOOD_AT, ROOT, Record, SECONDS, susp};
-use diskimg::host::source::MemorySource;
 use diskimg::iso::{ExtractOptions, Extracted, IsoImage, IsoOptions};
+use diskimg::storage::source::MemorySource;
 use diskimg::{Error, ErrorKind};
+use diskimg_testkit::iso::{Craft, FREE, GOOD, GOOD_AT, ROOT, Record, SECONDS, susp};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -22,10 +22,10 @@ pub(super) mod truncation;
 mod udf;
 mod zisofs;
 
-use crate::iso::craft::GOOD;
 use crate::iso::reference::{self, host_without};
 use diskimg::iso::{ExtractOptions, FileType, IsoImage, IsoOptions, Namespace, Severity};
 use diskimg::{Error, ErrorKind};
+use diskimg_testkit::iso::GOOD;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -218,7 +218,7 @@ fn a_child_reads_one_image() {
     }
     let mut options = IsoOptions::default();
     options.strict = true;
-    let source = diskimg::host::source::FileSource::open(lab.join("image.iso")).unwrap();
+    let source = diskimg::storage::source::FileSource::open(lab.join("image.iso")).unwrap();
     if let Ok(image) = IsoImage::open(std::sync::Arc::new(source), &options) {
         read_all(&image, &mut Told::default());
     }

@@ -2,7 +2,7 @@
 //!
 //! Each program writes a word to the first serial port and switches the machine off.
 
-use crate::tool::run;
+use diskimg_testkit::tool::run;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

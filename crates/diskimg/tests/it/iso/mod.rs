@@ -2,7 +2,6 @@
 
 mod boot;
 mod boot_reading;
-pub(crate) mod craft;
 mod extraction;
 mod hostile;
 mod machine;

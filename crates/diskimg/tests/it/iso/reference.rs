@@ -11,9 +11,9 @@
 //!
 //! What a reader does not know of a file is `None`, and no difference.
 
-use crate::tool::try_run;
-use diskimg::host::source::FileSource;
 use diskimg::iso::{ExtractOptions, FileType, IsoImage, IsoOptions, Namespace};
+use diskimg::storage::source::FileSource;
+use diskimg_testkit::tool::try_run;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -340,7 +340,7 @@ pub fn seven_zip(image: &Path, kind: &str) -> Result<Tree, String> {
 /// `rr`, `joliet`, `iso` or `udf`. `None` without it.
 pub fn pycdlib(image: &Path, names: &str) -> Option<Result<Tree, String>> {
     let output = pycdlib_run(
-        include_str!("../oracles/pycdlib_list.py"),
+        include_str!("../../../../diskimg-testkit/src/oracles/pycdlib_list.py"),
         &[image.as_os_str(), names.as_ref()],
     )?;
     let lines = match output {

@@ -1,8 +1,8 @@
 //! Images of raw sectors.
 
-use crate::tool::run;
-use diskimg::host::source::MemorySource;
 use diskimg::iso::{IsoImage, IsoOptions};
+use diskimg::storage::source::MemorySource;
+use diskimg_testkit::tool::run;
 use std::sync::Arc;
 
 /// A raw sector: sync and header, mode 1 or mode 2 form 1, without checksums.

@@ -1,8 +1,8 @@
 //! Images that were written several times.
 
-use crate::tool::run;
-use diskimg::host::source::FileSource;
 use diskimg::iso::{IsoImage, IsoOptions, Session};
+use diskimg::storage::source::FileSource;
+use diskimg_testkit::tool::run;
 use std::path::Path;
 use std::sync::Arc;
 

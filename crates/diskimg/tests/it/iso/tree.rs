@@ -115,7 +115,7 @@ pub fn plain(dir: &Path) {
         ("big", 3_000_001),
     ] {
         let seed = name.len() as u64;
-        fs::write(at(name), crate::disk::noise(seed, len)).unwrap();
+        fs::write(at(name), diskimg_testkit::disk::noise(seed, len)).unwrap();
     }
     // More than one sector of records.
     for n in 0..60 {
@@ -124,7 +124,7 @@ pub fn plain(dir: &Path) {
 }
 
 fn rustix_mkfifo(path: &Path) {
-    crate::tool::run("mkfifo", [path]);
+    diskimg_testkit::tool::run("mkfifo", [path]);
 }
 
 /// Modes, owners, links, times: what Rock Ridge records besides.

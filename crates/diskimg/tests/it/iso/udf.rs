@@ -1,9 +1,9 @@
 //! UDF that others made.
 
-use crate::tool::run;
 use diskimg::Image;
-use diskimg::host::source::{FileSource, MemorySource};
 use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace, Node};
+use diskimg::storage::source::{FileSource, MemorySource};
+use diskimg_testkit::tool::run;
 use sha2::Digest;
 use std::collections::BTreeMap;
 use std::path::Path;

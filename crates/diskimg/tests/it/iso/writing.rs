@@ -2,11 +2,11 @@
 //! 7-Zip, pycdlib, and our own reader.
 
 use super::tree::{self, Manifest, What, assert_same, manifest};
-use crate::tool::run;
-use diskimg::host::source::{FileSource, MemorySource};
 use diskimg::iso::write::{Builder, CreateOptions, Joliet, Level, NameRules, Plan, RockRidge};
 use diskimg::iso::{IsoImage, IsoOptions, Namespace, Severity, Timestamp};
+use diskimg::storage::source::{FileSource, MemorySource};
 use diskimg::{Durability, ErrorKind, Output};
+use diskimg_testkit::tool::run;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -551,12 +551,15 @@ iso.get_file_from_iso(sys.argv[2], joliet_path='/big')
 #[test]
 #[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
 fn aligned_contents_share_their_blocks_with_the_files() {
-    let fs_here = crate::tool::Mounted::xfs();
+    let fs_here = diskimg_testkit::tool::Mounted::xfs();
     let tree = fs_here.path("tree");
     fs::create_dir(&tree).unwrap();
     for n in 0..8 {
-        fs::write(tree.join(format!("{n}")), crate::disk::noise(n, (8 << 20) + 77 * n as usize))
-            .unwrap();
+        fs::write(
+            tree.join(format!("{n}")),
+            diskimg_testkit::disk::noise(n, (8 << 20) + 77 * n as usize),
+        )
+        .unwrap();
     }
     let used = || {
         run("sync", ["-f", fs_here.path("").to_str().unwrap()]);

@@ -1,8 +1,8 @@
 //! Files that xorriso packed.
 
-use crate::tool::run;
-use diskimg::host::source::FileSource;
 use diskimg::iso::{IsoImage, IsoOptions};
+use diskimg::storage::source::FileSource;
+use diskimg_testkit::tool::run;
 use std::sync::Arc;
 
 #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::ErrorKind;
 use crate::formats::qcow2::extensions::{encode_end, encode_feature_names};
-use crate::host::source::MemorySource;
+use crate::storage::source::MemorySource;
 use zerocopy::FromZeros;
 
 /// A version 3 header of a disk of 1 MiB in clusters of 64 KiB.

@@ -1,9 +1,9 @@
 use super::*;
 use crate::ErrorKind;
 use crate::formats::qcow2::header::{MAGIC, RawHeader};
-use crate::host::source::MemorySource;
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::reference::{References, Resolver};
+use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::open::limits::Limits;
+use crate::storage::source::MemorySource;
 use zerocopy::FromZeros;
 
 const CLUSTER: usize = 512;
@@ -36,7 +36,7 @@ fn image(l2: &[u64], change: impl FnOnce(&mut RawHeader, &mut Vec<u8>)) -> Vec<u
 fn open(file: Vec<u8>) -> Result<Qcow2> {
     let limits = Limits::default();
     let context = OpenContext {
-        resolver: Resolver::new(None, References::None),
+        resolver: Resolver::new(None, ExternalFiles::None),
         limits: &limits,
         snapshot: None,
         disk: None,
@@ -59,13 +59,13 @@ fn at(cluster: u64) -> u64 {
 }
 
 fn data(offset: u64) -> Kind {
-    Kind::Data(Place { file: 0, offset })
+    Kind::Data(HostOffset { file: 0, offset })
 }
 
 #[test]
 fn contiguous_clusters_are_one_extent_and_the_rest_is_the_parents() {
     let file = image(&[at(4), at(5), at(7), ZERO, ZERO, at(8) | ZERO], |_, _| {});
-    let zero = Place { file: 0, offset: 0x1000 };
+    let zero = HostOffset { file: 0, offset: 0x1000 };
     assert_eq!(
         map(file.clone(), 0..32768).expect("maps"),
         [
@@ -73,7 +73,7 @@ fn contiguous_clusters_are_one_extent_and_the_rest_is_the_parents() {
             (1024..1536, data(0xe00)),
             (1536..2560, Kind::Zero(None)),
             (2560..3072, Kind::Zero(Some(zero))),
-            (3072..32768, Kind::Parent),
+            (3072..32768, Kind::Unallocated),
         ]
     );
     assert_eq!(map(file, 700..701).expect("maps"), [(700..701, data(0x800 + 700))]);
@@ -97,7 +97,7 @@ fn a_compressed_cluster_is_clipped_to_the_file_and_a_whole_unit() {
     let entry = l2.encode_compressed(0x1ff0, 400).expect("fits");
     let file = image(&[entry], |header, _| header.size = 512.into());
     let encoded = Encoded {
-        place: Place { file: 0, offset: 0x1ff0 },
+        place: HostOffset { file: 0, offset: 0x1ff0 },
         stored: 16,
         unit: 0..512,
         codec: Codec::Deflate,

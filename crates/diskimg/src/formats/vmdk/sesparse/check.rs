@@ -13,8 +13,8 @@ use super::super::SECTOR;
 use super::super::check::{Findings, Occupied};
 use super::header::REGIONS;
 use super::{Gte, SeSparseExtent};
-use crate::host::number::to_u64;
-use crate::vocabulary::check::{CheckReport, Finding};
+use crate::report::check::{CheckReport, Finding};
+use crate::storage::number::to_u64;
 
 /// Checks `extent`; adds to `counts` what was found.
 pub(super) fn check(

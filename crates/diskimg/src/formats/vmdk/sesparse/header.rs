@@ -20,9 +20,9 @@
 
 use super::super::header::{MAX_GRAIN_SECTORS, require_grain};
 use super::super::{SECTOR, SESPARSE_MAGIC, read_sector, sectors_to_bytes};
-use crate::host::number::to_usize;
-use crate::host::source::Source;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::to_usize;
+use crate::storage::source::Source;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -204,7 +204,7 @@ impl ConstHeader {
         if tables > directory.size * (SECTOR / 8) {
             return Err(corrupt(format!(
                 "{capacity} sectors take {tables} grain tables, a directory of {} sectors has no \
-                 room for them",
+                 budget for them",
                 directory.size
             )));
         }

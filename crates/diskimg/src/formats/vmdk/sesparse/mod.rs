@@ -25,15 +25,15 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use super::tables::{Room, TableCache};
+use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
-use crate::host::number::{to_u64, to_usize};
-use crate::host::source::Source;
-use crate::vocabulary::check::{CheckReport, Finding};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::{Extent, Kind, Place, push};
-use crate::vocabulary::layer::quiet_by_table;
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::model::extent::{Extent, HostOffset, Kind, push};
+use crate::model::layer::next_allocated_in_table;
+use crate::open::limits::Limits;
+use crate::report::check::{CheckReport, Finding};
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
 use header::SeSparseHeader;
 use std::ops::Range;
 use std::sync::Arc;
@@ -80,7 +80,11 @@ impl SeSparseExtent {
     /// As [`SeSparseHeader::read`]; [`Limit`](crate::ErrorKind::Limit) if the
     /// grain directory is too large, [`Corrupt`](crate::ErrorKind::Corrupt) if
     /// it leaves the file.
-    pub(super) fn open(source: Arc<dyn Source>, limits: &Limits, room: Room) -> Result<Self> {
+    pub(super) fn open(
+        source: Arc<dyn Source>,
+        limits: &Limits,
+        budget: MemoryBudget,
+    ) -> Result<Self> {
         let header = SeSparseHeader::read(&*source)?;
         let bytes = header.tables().saturating_mul(8);
         if bytes > limits.table_bytes {
@@ -90,7 +94,7 @@ impl SeSparseExtent {
         }
         let at = header.grain_directory().offset * SECTOR;
         let directory = read_entries(&*source, at, bytes, "grain directory")?;
-        let (tables, check_bytes) = (TableCache::new(room), limits.check_bytes);
+        let (tables, check_bytes) = (TableCache::new(budget), limits.check_bytes);
         Ok(Self { source, header, directory, tables, check_bytes })
     }
 
@@ -109,9 +113,11 @@ impl SeSparseExtent {
         to_u64(self.directory.len()) * 8
     }
 
-    /// As [`Layer::quiet_until`](crate::Layer::quiet_until).
-    pub(super) fn quiet_until(&self, range: Range<u64>) -> u64 {
-        quiet_by_table(&self.directory, self.header.table_cover(), range, |&entry| entry == 0)
+    /// As [`Layer::next_allocated_hint`](crate::Layer::next_allocated_hint).
+    pub(super) fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
+        next_allocated_in_table(&self.directory, self.header.table_cover(), range, |&entry| {
+            entry == 0
+        })
     }
 
     /// Appends extents for `range` of this extent, whose first byte is the
@@ -132,7 +138,7 @@ impl SeSparseExtent {
             let index = at / cover;
             let end = ((index + 1) * cover).min(range.end);
             match self.table_number(index)? {
-                None => push(out, base + at..base + end, Kind::Parent),
+                None => push(out, base + at..base + end, Kind::Unallocated),
                 Some(number) => {
                     let table = self.tables.get(index, || self.read_table(number))?;
                     self.map_table(&table, at..end, base, file, out)?;
@@ -209,7 +215,7 @@ impl SeSparseExtent {
             Error::corrupt(structure, place)
         };
         let index = match Gte::parse(entry).map_err(|message| broken("grain table", message))? {
-            Gte::Unallocated => return Ok(Kind::Parent),
+            Gte::Unallocated => return Ok(Kind::Unallocated),
             Gte::Zero => return Ok(Kind::Zero(None)),
             Gte::Grain(index) => index,
         };
@@ -217,7 +223,7 @@ impl SeSparseExtent {
             let end = offset.checked_add(grain.end - grain.start);
             end.is_some_and(|end| end <= self.source.len())
         });
-        offset.map(|offset| Kind::Data(Place { file, offset })).ok_or_else(|| {
+        offset.map(|offset| Kind::Data(HostOffset { file, offset })).ok_or_else(|| {
             let end = self.source.len();
             broken("grain", format!("number {index:#x} leaves the file, which ends at {end:#x}"))
                 .hint("the file is probably truncated")

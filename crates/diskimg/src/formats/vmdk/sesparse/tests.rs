@@ -1,9 +1,9 @@
 //! seSparse extents as other tools read them, and damaged in every field.
 
-use super::super::esx_build::{Grain, Grains, SeSparse, guest, put};
 use super::*;
 use crate::ErrorKind;
-use crate::host::source::MemorySource;
+use crate::storage::source::MemorySource;
+use diskimg_testkit::esx::{Grain, Grains, SeSparse, guest, put};
 use proptest::prelude::*;
 
 /// Two tables and a half, the last grain short.
@@ -23,7 +23,11 @@ fn sample() -> (SeSparse, Grains) {
 }
 
 fn open(file: Vec<u8>) -> Result<SeSparseExtent> {
-    SeSparseExtent::open(Arc::new(MemorySource::new(file)), &Limits::default(), Room::default())
+    SeSparseExtent::open(
+        Arc::new(MemorySource::new(file)),
+        &Limits::default(),
+        MemoryBudget::default(),
+    )
 }
 
 /// The extents of `range`, which they tile.
@@ -51,7 +55,7 @@ fn read_all(extent: &SeSparseExtent) -> Result<Vec<u8>> {
                 assert_eq!(place.file, 7);
                 extent.source.read_exact_at(&mut disk[start..], place.offset).expect("in the file");
             }
-            Kind::Zero(None) | Kind::Parent => {}
+            Kind::Zero(None) | Kind::Unallocated => {}
             other => panic!("{other:?}"),
         }
     }
@@ -94,12 +98,12 @@ fn zeros_hide_the_parent_and_silence_does_not() {
         let extents = map(&extent, grains.start * 4096..grains.end * 4096).expect("maps");
         extents.into_iter().map(|e| (e.guest.end - e.guest.start, e.kind)).collect()
     };
-    assert_eq!(kinds(2..6), [(8192, Kind::Zero(None)), (8192, Kind::Parent)]);
+    assert_eq!(kinds(2..6), [(8192, Kind::Zero(None)), (8192, Kind::Unallocated)]);
     // The second table does not exist, the third starts with zeros.
-    assert_eq!(kinds(5000..8193), [(3192 * 4096, Kind::Parent), (4096, Kind::Zero(None))]);
+    assert_eq!(kinds(5000..8193), [(3192 * 4096, Kind::Unallocated), (4096, Kind::Zero(None))]);
     // Within a grain, and the short last one.
     let grains_at = shape.regions()[7].0 * 512;
-    let data = |offset| Kind::Data(Place { file: 7, offset });
+    let data = |offset| Kind::Data(HostOffset { file: 7, offset });
     let part = map(&extent, 100..200).expect("maps");
     assert_eq!(part[0].kind, data(grains_at + 3 * 4096 + 100));
     let last = map(&extent, extent.size() - 512..extent.size()).expect("maps");
@@ -117,8 +121,8 @@ fn every_field_of_the_headers_is_looked_at() {
         (8, 2 << 32, ErrorKind::Unsupported, "version 2.0"),
         (8, max, ErrorKind::Unsupported, "version"),
         (16, max, ErrorKind::Corrupt, "capacity"),
-        (16, max >> 10, ErrorKind::Corrupt, "no room"),
-        (16, 65 * 32768, ErrorKind::Corrupt, "no room"),
+        (16, max >> 10, ErrorKind::Corrupt, "no budget"),
+        (16, 65 * 32768, ErrorKind::Corrupt, "no budget"),
         (24, 0, ErrorKind::Corrupt, "grainSize 0"),
         (24, 7, ErrorKind::Corrupt, "grainSize 7"),
         (24, 1 << 63, ErrorKind::Limit, "grainSize"),
@@ -135,7 +139,7 @@ fn every_field_of_the_headers_is_looked_at() {
         (112, 1 << 55, ErrorKind::Corrupt, "journal <"),
         (128, max, ErrorKind::Corrupt, "grain directory <"),
         (128, 1 << 50, ErrorKind::Corrupt, "leave the file"),
-        (136, 0, ErrorKind::Corrupt, "no room"),
+        (136, 0, ErrorKind::Corrupt, "no budget"),
         (144, max, ErrorKind::Corrupt, "grain tables <"),
         (160, max, ErrorKind::Corrupt, "free bitmap <"),
         (176, max, ErrorKind::Corrupt, "back map <"),
@@ -163,7 +167,7 @@ fn every_field_of_the_headers_is_looked_at() {
 #[test]
 fn the_directory_is_bounded_before_it_is_allocated() {
     let mut file = SeSparse::dense(8).build(&Grains::new());
-    // 2^52 sectors: a directory of 1 TiB, which the header has room for.
+    // 2^52 sectors: a directory of 1 TiB, which the header has budget for.
     put(&mut file, 16, &u64::to_le_bytes(1 << 52));
     put(&mut file, 136, &u64::to_le_bytes(1 << 40));
     assert_eq!(open(file).expect_err("too large").kind(), ErrorKind::Limit);

@@ -2,11 +2,11 @@
 //! by hand from the specification.
 
 use crate::formats::vmdk::DRIVER;
-use crate::host::codec::Encoder;
-use crate::host::output::Output;
-use crate::host::sink::{MemorySink, PipeSink, Sink};
-use crate::host::source::{MemorySource, Source};
-use crate::vocabulary::target::{Backing, CreateRequest, Target, Unit};
+use crate::model::target::{Allocate, Backing, CreateRequest, Target};
+use crate::storage::codec::Encoder;
+use crate::storage::output::Output;
+use crate::storage::sink::{MemorySink, PipeSink, Sink};
+use crate::storage::source::{MemorySource, Source};
 use crate::{ErrorKind, Format, Image, OpenOptions, Options, Result, conformance};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -79,21 +79,21 @@ fn create<'a>(
 
 /// Writes `disk` as an engine would: unit by unit, in order.
 fn fill(mut target: Box<dyn Target>, disk: &[u8]) -> Result<()> {
-    let unit = target.geometry().unit as usize;
+    let unit = target.disk_layout().cluster_size as usize;
     let mut encoder = target.encoder();
     for (i, piece) in disk.chunks(unit).enumerate() {
         let (at, len) = ((i * unit) as u64, piece.len() as u64);
         let mut encoded = Vec::new();
         let zero = piece.iter().all(|&b| b == 0);
         let (bytes, slot) = match &mut encoder {
-            _ if zero => (piece, target.place(at, Unit::Zero { len })?),
+            _ if zero => (piece, target.place(at, Allocate::Zero { len })?),
             Some(encoder) => {
                 let mut whole = piece.to_vec();
                 whole.resize(unit, 0);
                 assert!(encoder.encode(at, &whole, &mut encoded)?);
-                (encoded.as_slice(), target.place(at, Unit::Encoded(&encoded))?)
+                (encoded.as_slice(), target.place(at, Allocate::Compressed(&encoded))?)
             }
-            None => (piece, target.place(at, Unit::Stored { len })?),
+            None => (piece, target.place(at, Allocate::Data { len })?),
         };
         if let Some(slot) = slot {
             assert_eq!(slot.len, bytes.len() as u64);
@@ -232,8 +232,11 @@ fn a_child_is_read_with_its_own_parent_only() {
         let mut target =
             create(&mut output, size, &options, Some(backing), false).expect("creates");
         // Zeros over grains 0 and 1, data in grain 2, the rest is the parent's.
-        assert_eq!(target.place(0, Unit::Zero { len: 2 * GRAIN as u64 }).expect("places"), None);
-        let slot = target.place(2 * GRAIN as u64, Unit::Stored { len: GRAIN as u64 });
+        assert_eq!(
+            target.place(0, Allocate::Zero { len: 2 * GRAIN as u64 }).expect("places"),
+            None
+        );
+        let slot = target.place(2 * GRAIN as u64, Allocate::Data { len: GRAIN as u64 });
         let slot = slot.expect("places").expect("a slot");
         sink.write_all_at(&[9; GRAIN], slot.offset).expect("writes");
         target.finish().expect("finishes");

@@ -13,9 +13,9 @@ use super::super::SECTOR;
 use super::super::descriptor::NO_PARENT;
 use super::geometry::DiskGeometry;
 use super::subformat::Subformat;
-use crate::host::number::{to_u32, to_u64, to_usize};
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::limits::Limits;
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::storage::number::{to_u32, to_u64, to_usize};
 use std::fmt::{self, Write};
 use std::path::Path;
 

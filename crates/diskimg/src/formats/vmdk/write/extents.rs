@@ -10,8 +10,8 @@
 
 use super::super::SECTOR;
 use super::subformat::Subformat;
-use crate::host::number::to_usize;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::to_usize;
 use std::path::Path;
 
 /// Sectors of an extent of a split disk: 2047 MiB, as VMware cuts them. The
@@ -31,7 +31,7 @@ pub(super) struct Cut {
 
 /// A run of guest bytes within one extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct GuestRun {
     /// Which.
     pub(super) extent: usize,
     /// Where in it, in bytes.
@@ -66,7 +66,7 @@ impl Cut {
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if they leave the disk.
-    pub(super) fn first(self, at: u64, len: u64) -> Result<Part> {
+    pub(super) fn first(self, at: u64, len: u64) -> Result<GuestRun> {
         self.require_inside(at, len)?;
         Ok(self.part(at, len))
     }
@@ -75,7 +75,7 @@ impl Cut {
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) if they leave the disk.
-    pub(super) fn parts(self, at: u64, len: u64) -> Result<impl Iterator<Item = Part>> {
+    pub(super) fn parts(self, at: u64, len: u64) -> Result<impl Iterator<Item = GuestRun>> {
         let end = self.require_inside(at, len)?;
         let mut next = at;
         Ok(std::iter::from_fn(move || {
@@ -85,10 +85,10 @@ impl Cut {
         }))
     }
 
-    fn part(self, at: u64, len: u64) -> Part {
+    fn part(self, at: u64, len: u64) -> GuestRun {
         let each = self.each * SECTOR;
         let within = at % each;
-        Part { extent: to_usize(at / each), at: within, len: len.min(each - within) }
+        GuestRun { extent: to_usize(at / each), at: within, len: len.min(each - within) }
     }
 
     /// Where `len` guest bytes from `at` end.

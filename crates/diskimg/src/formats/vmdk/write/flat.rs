@@ -5,12 +5,12 @@
 use super::descriptor::NewDescriptor;
 use super::extents::Cut;
 use super::{empty, write_descriptor};
+use crate::error::{Error, Result};
 use crate::formats::vmdk::SECTOR;
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::flat::{FlatFile, Preallocation};
-use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::target::{Slot, Target, Unit};
+use crate::model::flat::{FlatFile, Preallocation};
+use crate::model::layer::DiskLayout;
+use crate::model::target::{Allocate, Slot, Target};
+use crate::storage::sink::Sink;
 use std::sync::Arc;
 
 /// A flat image being written.
@@ -48,8 +48,8 @@ impl FlatTarget {
 }
 
 impl Target for FlatTarget {
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.cut.size(), unit: FlatFile::BLOCK }
+    fn disk_layout(&self) -> DiskLayout {
+        DiskLayout { size: self.cut.size(), cluster_size: FlatFile::BLOCK }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -60,19 +60,19 @@ impl Target for FlatTarget {
         FlatFile::BLOCK
     }
 
-    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
-            Unit::Zero { len } => {
+            Allocate::Zero { len } => {
                 for part in self.cut.parts(at, len)? {
                     self.extents[part.extent].write_zeros(part.at, part.len)?;
                 }
                 Ok(None)
             }
-            Unit::Stored { len } => {
+            Allocate::Data { len } => {
                 let part = self.cut.first(at, len)?;
                 Ok(Some(Slot { file: part.extent, offset: part.at, len: part.len }))
             }
-            Unit::Encoded(_) => Err(Error::invalid("a flat extent stores nothing encoded")),
+            Allocate::Compressed(_) => Err(Error::invalid("a flat extent stores nothing encoded")),
         }
     }
 

@@ -26,13 +26,13 @@ pub(super) use descriptor::is_version;
 
 use super::SECTOR;
 use super::header::Header;
-use crate::host::output::Output;
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::flat::Preallocation;
-use crate::vocabulary::limits::Limits;
-use crate::vocabulary::options::Options;
-use crate::vocabulary::target::{Backing, CreateRequest, Target};
+use crate::error::{Error, Result};
+use crate::model::flat::Preallocation;
+use crate::model::options::Options;
+use crate::model::target::{Backing, CreateRequest, Target};
+use crate::open::limits::Limits;
+use crate::storage::output::Output;
+use crate::storage::sink::Sink;
 use descriptor::{
     IN_ONE_PIECE, NewDescriptor, NewExtent, NewParent, adapter, hardware_version, own_name,
     tools_version,
@@ -189,7 +189,7 @@ fn name_extents(output: &Output, subformat: Subformat, cut: Cut) -> Result<Vec<N
 fn open_extents(output: &mut Output, extents: &[NewExtent]) -> Result<Vec<Arc<dyn Sink>>> {
     let open = |extent: &NewExtent| {
         output.companion(Path::new(&extent.name)).map_err(|e| {
-            let exhausted = crate::host::os::is_out_of_files(&e.error);
+            let exhausted = crate::storage::os::is_out_of_files(&e.error);
             let error = Error::output("cannot create the extent", e);
             if !exhausted {
                 return error;

@@ -5,11 +5,11 @@ use super::descriptor::NewDescriptor;
 use super::extents::Cut;
 use super::sparse_extent::SparseExtentWriter;
 use super::{GRAIN_SECTORS, empty, write_descriptor};
+use crate::error::{Error, Result};
 use crate::formats::vmdk::SECTOR;
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::target::{Slot, Target, Unit};
+use crate::model::layer::DiskLayout;
+use crate::model::target::{Allocate, Slot, Target};
+use crate::storage::sink::Sink;
 use std::sync::Arc;
 
 /// A sparse image being written.
@@ -51,8 +51,8 @@ impl SparseTarget {
 }
 
 impl Target for SparseTarget {
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.cut.size(), unit: GRAIN_SECTORS * SECTOR }
+    fn disk_layout(&self) -> DiskLayout {
+        DiskLayout { size: self.cut.size(), cluster_size: GRAIN_SECTORS * SECTOR }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -63,22 +63,24 @@ impl Target for SparseTarget {
         GRAIN_SECTORS * SECTOR
     }
 
-    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
             // Nothing, unless there is a parent to be hidden.
-            Unit::Zero { .. } if self.descriptor.parent.is_none() => Ok(None),
-            Unit::Zero { len } => {
+            Allocate::Zero { .. } if self.descriptor.parent.is_none() => Ok(None),
+            Allocate::Zero { len } => {
                 for part in self.cut.parts(at, len)? {
                     self.extents[part.extent].store_zeros(part.at, part.len)?;
                 }
                 Ok(None)
             }
-            Unit::Stored { len } => {
+            Allocate::Data { len } => {
                 let part = self.cut.first(at, len)?;
                 let offset = self.extents[part.extent].store(part.at, part.len)?;
                 Ok(Some(Slot { file: part.extent, offset, len: part.len }))
             }
-            Unit::Encoded(_) => Err(Error::invalid("a sparse extent stores nothing encoded")),
+            Allocate::Compressed(_) => {
+                Err(Error::invalid("a sparse extent stores nothing encoded"))
+            }
         }
     }
 

@@ -19,9 +19,9 @@ use super::super::header::{Flags, Header};
 use super::super::sparse::GTE_ZEROED;
 use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS};
 use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
-use crate::host::number::{to_index, to_u32, to_usize};
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_index, to_u32, to_usize};
+use crate::storage::sink::Sink;
 use std::sync::Arc;
 
 /// A table entry is a sector number of 32 bits.

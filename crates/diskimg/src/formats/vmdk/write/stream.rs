@@ -22,13 +22,13 @@ use super::super::stream::{
 };
 use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
 use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
-use crate::host::codec::{Codec, Encoder};
-use crate::host::number::{to_index, to_u32, to_u64, to_usize};
-use crate::host::sink::Sink;
-use crate::vocabulary::error::{Error, Result};
-use crate::vocabulary::extent::Encoded;
-use crate::vocabulary::layer::Geometry;
-use crate::vocabulary::target::{Slot, Target, Unit, UnitEncoder, append_filled};
+use crate::error::{Error, Result};
+use crate::model::extent::Encoded;
+use crate::model::layer::DiskLayout;
+use crate::model::target::{Allocate, Slot, Target, UnitEncoder, append_filled};
+use crate::storage::codec::{Codec, Encoder};
+use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
+use crate::storage::sink::Sink;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
@@ -137,8 +137,8 @@ impl StreamTarget {
 }
 
 impl Target for StreamTarget {
-    fn geometry(&self) -> Geometry {
-        Geometry { size: self.header.capacity * SECTOR, unit: self.header.grain_bytes() }
+    fn disk_layout(&self) -> DiskLayout {
+        DiskLayout { size: self.header.capacity * SECTOR, cluster_size: self.header.grain_bytes() }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -154,11 +154,11 @@ impl Target for StreamTarget {
         Some(Box::new(GrainEncoder { zlib, passes: self.level.is_none() }))
     }
 
-    fn place(&mut self, at: u64, unit: Unit<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
-            Unit::Zero { .. } => Ok(None),
-            Unit::Encoded(bytes) => self.append_grain(at, to_u64(bytes.len())).map(Some),
-            Unit::Stored { .. } => Err(Error::invalid("streamOptimized stores nothing verbatim")),
+            Allocate::Zero { .. } => Ok(None),
+            Allocate::Compressed(bytes) => self.append_grain(at, to_u64(bytes.len())).map(Some),
+            Allocate::Data { .. } => Err(Error::invalid("streamOptimized stores nothing verbatim")),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The layouts that are written, by the names that a descriptor gives them
 //! (`createType`).
 
-use crate::vocabulary::error::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A layout of descriptor and extents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

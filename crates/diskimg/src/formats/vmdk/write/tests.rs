@@ -3,9 +3,9 @@
 use super::create;
 use super::extents::SPLIT_SECTORS;
 use crate::formats::vmdk::SECTOR;
-use crate::host::output::{Durability, Output};
-use crate::vocabulary::options::Options;
-use crate::vocabulary::target::{Backing, CreateRequest, Slot, Target, Unit};
+use crate::model::options::Options;
+use crate::model::target::{Allocate, Backing, CreateRequest, Slot, Target};
+use crate::storage::output::{Durability, Output};
 use std::path::Path;
 
 const GRAIN: u64 = 64 << 10;
@@ -45,7 +45,7 @@ fn stored_bytes_over_a_border_get_room_in_two_files_one_after_the_other() {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
         let mut target = split(&mut output, options, false);
-        let mut place = |at, len| target.place(at, Unit::Stored { len }).expect("places");
+        let mut place = |at, len| target.place(at, Allocate::Data { len }).expect("places");
         let slot = |file: usize, len| Some(Slot { file, offset: offsets[file], len });
         assert_eq!(place(SPLIT - GRAIN, 3 * GRAIN), slot(0, GRAIN), "{options}");
         assert_eq!(place(SPLIT, 2 * GRAIN), slot(1, 2 * GRAIN), "{options}");
@@ -60,7 +60,7 @@ fn zeros_over_a_border_hide_the_parent_on_both_sides_and_no_further() {
         let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
         let options = format!("subformat=twoGbMaxExtentSparse{options}");
         let mut target = split(&mut output, &options, true);
-        let unit = Unit::Zero { len: 2 * GRAIN };
+        let unit = Allocate::Zero { len: 2 * GRAIN };
         assert_eq!(target.place(SPLIT - GRAIN, unit).expect("places"), None);
         target.finish().expect("finishes");
         output.commit(Durability::Cached).expect("commits");
@@ -79,7 +79,7 @@ fn zeros_over_a_border_are_written_on_both_sides_of_a_full_flat_disk() {
     let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
     let options = "subformat=twoGbMaxExtentFlat,preallocation=full";
     let mut target = split(&mut output, options, false);
-    let unit = Unit::Zero { len: 2 * GRAIN };
+    let unit = Allocate::Zero { len: 2 * GRAIN };
     assert_eq!(target.place(SPLIT - GRAIN, unit).expect("places"), None);
     target.finish().expect("finishes");
     output.commit(Durability::Flushed).expect("commits");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::host::source::MemorySource;
+use crate::storage::source::MemorySource;
 
 const BIOS: NewEntry = NewEntry {
     platform: Platform::Bios,

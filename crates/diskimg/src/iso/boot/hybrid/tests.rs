@@ -1,10 +1,10 @@
 use super::*;
-use crate::host::source::MemorySource;
 use crate::iso::boot::SystemArea;
 use crate::iso::write::AppendedPartition;
+use crate::storage::source::MemorySource;
 
 /// A disk with nothing on it but what it says of itself.
-fn disk(layout: &DiskLayout, areas: &DiskAreas) -> Vec<u8> {
+fn disk(layout: &HybridLayout, areas: &DiskAreas) -> Vec<u8> {
     let mut bytes = vec![0; (layout.total * SECTOR) as usize];
     bytes[..areas.system_area.len()].copy_from_slice(&areas.system_area);
     let end = bytes.len() - areas.backup.len();
@@ -12,7 +12,7 @@ fn disk(layout: &DiskLayout, areas: &DiskAreas) -> Vec<u8> {
     bytes
 }
 
-fn read(layout: &DiskLayout, areas: &DiskAreas) -> SystemArea {
+fn read(layout: &HybridLayout, areas: &DiskAreas) -> SystemArea {
     let area = SystemArea::read(&MemorySource::new(disk(layout, areas)), None).expect("memory");
     assert_eq!(area.oddities, []);
     area
@@ -43,7 +43,7 @@ fn appended(numbers: &[u32], as_gpt: bool) -> Hybrid {
 fn an_isohybrid_image_ends_at_a_whole_mebibyte() {
     for end in [100, 511, 512, 513] {
         let hybrid = isohybrid();
-        let layout = DiskLayout::new(&hybrid, &[], false, end, 0, 2048).expect("right");
+        let layout = HybridLayout::new(&hybrid, &[], false, end, 0, 2048).expect("right");
         assert_eq!((layout.total, layout.volume), (end.next_multiple_of(512), layout.total));
         let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("right");
         assert_eq!(areas.system_area[432..440], [0x88, 0, 0, 0, 0, 0, 0, 0]);
@@ -56,8 +56,8 @@ fn an_isohybrid_image_ends_at_a_whole_mebibyte() {
 #[test]
 fn efi_images_are_partitions_inside_of_an_isohybrid_volume() {
     let hybrid = isohybrid();
-    let image = Stretch { start: 34, sectors: 720 };
-    let layout = DiskLayout::new(&hybrid, &[], true, 1000, 150, 2048).expect("right");
+    let image = SectorRange { start: 34, sectors: 720 };
+    let layout = HybridLayout::new(&hybrid, &[], true, 1000, 150, 2048).expect("right");
     assert_eq!(layout.total, 1536);
     let areas = layout.encode(&hybrid, Some(800), &[image], b"").expect("right");
     let area = read(&layout, &areas);
@@ -70,7 +70,7 @@ fn efi_images_are_partitions_inside_of_an_isohybrid_volume() {
 #[test]
 fn appended_partitions_lie_behind_the_volume_in_order() {
     let hybrid = appended(&[3, 2], false);
-    let layout = DiskLayout::new(&hybrid, &[2049, 512], false, 100, 150, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[2049, 512], false, 100, 150, 2048).expect("right");
     assert_eq!((layout.volume, layout.total), (100, 253));
     let areas = layout.encode(&hybrid, None, &[], b"").expect("right");
     let area = read(&layout, &areas);
@@ -78,8 +78,8 @@ fn appended_partitions_lie_behind_the_volume_in_order() {
     assert_eq!(mbr(&area), expected);
 
     let hybrid = appended(&[1], false);
-    let layout = DiskLayout::new(&hybrid, &[2048], false, 101, 0, 65536).expect("right");
-    assert_eq!(layout.appended, [Stretch { start: 128, sectors: 1 }]);
+    let layout = HybridLayout::new(&hybrid, &[2048], false, 101, 0, 65536).expect("right");
+    assert_eq!(layout.appended, [SectorRange { start: 128, sectors: 1 }]);
     let areas = layout.encode(&hybrid, None, &[], b"").expect("right");
     assert_eq!(mbr(&read(&layout, &areas)), [(1, false, EFI, 512, 4)]);
 }
@@ -89,7 +89,7 @@ fn a_gpt_that_counts_has_a_protective_mbr_and_no_overlaps() {
     let mut hybrid = appended(&[2], true);
     hybrid.grub2_mbr = Some(vec![0x90; 512]);
     hybrid.partition_offset = 16;
-    let layout = DiskLayout::new(&hybrid, &[1_474_560], false, 3218, 150, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[1_474_560], false, 3218, 150, 2048).expect("right");
     assert_eq!(layout.total, 3218 + 720 + 150 + 9);
     let areas = layout.encode(&hybrid, Some(50), &[], b"").expect("right");
     assert_eq!(areas.system_area[432..440], [0xcc, 0, 0, 0, 0, 0, 0, 0]);
@@ -103,7 +103,7 @@ fn a_gpt_that_counts_has_a_protective_mbr_and_no_overlaps() {
 #[test]
 fn identifiers_follow_from_the_seed() {
     let hybrid = appended(&[2], true);
-    let layout = DiskLayout::new(&hybrid, &[2048], false, 100, 0, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[2048], false, 100, 0, 2048).expect("right");
     let [a, b, c] = [b"1", b"1", b"2"].map(|seed| layout.encode(&hybrid, None, &[], seed));
     let [a, b, c] = [a, b, c].map(|areas| areas.expect("right"));
     assert_eq!(a, b);
@@ -114,7 +114,7 @@ fn identifiers_follow_from_the_seed() {
 #[test]
 fn an_image_for_no_disk_has_an_empty_system_area() {
     let hybrid = Hybrid::default();
-    let layout = DiskLayout::new(&hybrid, &[], false, 100, 7, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[], false, 100, 7, 2048).expect("right");
     assert_eq!((layout.volume, layout.total), (107, 107));
     let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("right");
     assert_eq!(areas, DiskAreas { system_area: vec![], backup: vec![] });
@@ -127,12 +127,12 @@ fn what_contradicts_itself_is_refused() {
     let cases = [both, short, appended(&[0], false), appended(&[5], false), appended(&[129], true)];
     for hybrid in cases.into_iter().chain([appended(&[2, 2], true)]) {
         let sizes = vec![512; hybrid.appended.len()];
-        assert!(DiskLayout::new(&hybrid, &sizes, false, 100, 0, 2048).is_err(), "{hybrid:?}");
+        assert!(HybridLayout::new(&hybrid, &sizes, false, 100, 0, 2048).is_err(), "{hybrid:?}");
     }
     let hybrid = isohybrid();
-    let layout = DiskLayout::new(&hybrid, &[], false, 100, 0, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[], false, 100, 0, 2048).expect("right");
     assert!(layout.encode(&hybrid, None, &[], b"").is_err());
-    let layout = DiskLayout::new(&hybrid, &[], false, 1 << 30, 0, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[], false, 1 << 30, 0, 2048).expect("right");
     let error = layout.encode(&hybrid, Some(34), &[], b"").expect_err("2 TiB");
     assert_eq!(error.kind(), crate::ErrorKind::Limit);
 }

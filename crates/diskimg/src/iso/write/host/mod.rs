@@ -11,12 +11,12 @@ mod portable;
 #[cfg(unix)]
 mod unix;
 
-use super::tree::Span;
-use crate::host::number::{to_index, to_u32};
-use crate::host::source::FileSource;
+use super::tree::NameRange;
+use crate::error::{Error, Result};
 use crate::iso::node::FileType;
 use crate::iso::time::Timestamp;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_index, to_u32};
+use crate::storage::source::FileSource;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ const AT_ONCE: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HostFile {
     pub(super) dir: u32,
-    pub(super) name: Span,
+    pub(super) name: NameRange,
     pub(super) modified: Timestamp,
     /// Symbolic links in its name are followed.
     pub(super) follow: bool,

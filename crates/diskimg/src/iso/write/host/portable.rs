@@ -1,9 +1,9 @@
 //! Files by their paths: where a system has no descriptors of directories.
 
 use super::{AT_ONCE, HostDirs, HostFile, Looked, NameList, change, changed, path_of};
+use crate::error::{Error, Result};
 use crate::iso::node::FileType;
 use crate::iso::write::tree::Tree;
-use crate::vocabulary::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::{OsStr, OsString};

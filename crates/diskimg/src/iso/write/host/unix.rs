@@ -1,11 +1,11 @@
 //! Directories by their descriptors, so that nothing in a path can be exchanged.
 
 use super::{AT_ONCE, HostDir, HostDirs, HostFile, Looked, NameList, change, changed, path_of};
-use crate::host::number::{to_index, to_u32};
+use crate::error::{Error, Result};
 use crate::iso::node::FileType;
 use crate::iso::time::Timestamp;
 use crate::iso::write::tree::Tree;
-use crate::vocabulary::error::{Error, Result};
+use crate::storage::number::{to_index, to_u32};
 use rustix::fs::{AtFlags, Dir, FileType as Type, Mode, OFlags, RawMode, Stat};
 use rustix::io::{Errno, retry_on_intr};
 use std::borrow::Cow;

@@ -3,7 +3,7 @@
 
 use super::Expected::{Either, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, FREE, SECTOR};
+use diskimg_testkit::iso::{Craft, FREE, SECTOR};
 
 #[test]
 fn boot_catalogs_that_lie_spoil_no_file() {

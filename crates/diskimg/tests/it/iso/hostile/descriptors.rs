@@ -2,7 +2,7 @@
 
 use super::Expected::{Either, Partly, Refused, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{
+use diskimg_testkit::iso::{
     Craft, DESCRIPTORS, FREE, GOOD_AT, JOLIET_ROOT, ROOT, Record, SECTOR, both16, both32, utf16,
     volume,
 };
@@ -149,10 +149,10 @@ fn joliet() -> Vec<Hostile> {
                 let below = Record::dir(&name, FREE + level + 1);
                 craft.put(
                     FREE + level,
-                    &crate::iso::craft::directory(FREE + level, ROOT, &[], &[below]),
+                    &diskimg_testkit::iso::directory(FREE + level, ROOT, &[], &[below]),
                 );
             }
-            craft.put(FREE + 300, &crate::iso::craft::directory(FREE + 300, ROOT, &[], &[]));
+            craft.put(FREE + 300, &diskimg_testkit::iso::directory(FREE + 300, ROOT, &[], &[]));
             craft.finish()
         }),
         hostile("joliet_descriptor_is_the_first", Either, {

@@ -3,7 +3,7 @@
 
 use super::Expected::{Either, Partly, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, DIRECTORY, FREE, GOOD_AT, ROOT, Record, SECTOR, directory};
+use diskimg_testkit::iso::{Craft, DIRECTORY, FREE, GOOD_AT, ROOT, Record, SECTOR, directory};
 
 #[test]
 fn directories_in_a_loop_are_visited_once() {
@@ -125,7 +125,7 @@ fn extents() -> Vec<Hostile> {
         hostile("sixty_thousand_files_over_the_whole_image", Either, whole_image_files()),
         hostile("a_directory_on_another_volume", Partly, {
             let mut craft = Craft::new(&[Record { sequence: 2, ..at(FREE, 2048) }]);
-            craft.volume(0)[120..124].copy_from_slice(&crate::iso::craft::both16(2));
+            craft.volume(0)[120..124].copy_from_slice(&diskimg_testkit::iso::both16(2));
             craft.dir(FREE, ROOT, &[]);
             craft.finish()
         }),

@@ -1,10 +1,10 @@
 //! Images damaged at random: whatever the bytes, there is an answer, and the same one twice.
 
-use crate::iso::craft::{Craft, FREE, GOOD_AT, ROOT, Record, SECTOR, susp, utf16};
-use crate::tool::{cases, run};
 use diskimg::ErrorKind;
-use diskimg::host::source::MemorySource;
 use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace};
+use diskimg::storage::source::MemorySource;
+use diskimg_testkit::iso::{Craft, FREE, GOOD_AT, ROOT, Record, SECTOR, susp, utf16};
+use diskimg_testkit::tool::{cases, run};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::sync::{Arc, OnceLock};
@@ -42,7 +42,7 @@ fn crafted() -> Vec<u8> {
     craft.put(FREE + 1, &[susp::nm_flags(0, " and so on"), susp::ce(FREE + 3, 0, 100)].concat());
     craft.put(
         FREE + 2,
-        &crate::iso::craft::directory(FREE + 2, FREE, &[susp::pl(ROOT), susp::re()], &[]),
+        &diskimg_testkit::iso::directory(FREE + 2, FREE, &[susp::pl(ROOT), susp::re()], &[]),
     );
     craft.put(FREE + 3, &susp::nm_flags(0, " and on"));
     let mut header = vec![0x37, 0xE4, 0x53, 0x96, 0xC9, 0xDB, 0xD6, 0x07];

@@ -3,7 +3,7 @@
 
 use super::Expected::{Either, Partly, Wholly};
 use super::{Expected, Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, FREE, GOOD_AT, ROOT, Record, susp, utf16};
+use diskimg_testkit::iso::{Craft, FREE, GOOD_AT, ROOT, Record, susp, utf16};
 
 #[test]
 fn names_lead_nowhere_but_down() {

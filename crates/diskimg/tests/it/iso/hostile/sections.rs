@@ -2,7 +2,7 @@
 
 use super::Expected::{Either, Partly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, FREE, GOOD_AT, MORE, ROOT, Record, directory};
+use diskimg_testkit::iso::{Craft, FREE, GOOD_AT, MORE, ROOT, Record, directory};
 
 #[test]
 fn sections_without_end_are_an_error_of_their_file() {

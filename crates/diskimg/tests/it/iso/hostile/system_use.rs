@@ -3,7 +3,7 @@
 
 use super::Expected::{Either, Partly, Wholly};
 use super::{Expected, Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, DIRECTORY, FREE, GOOD_AT, ROOT, Record, SECTOR, susp};
+use diskimg_testkit::iso::{Craft, DIRECTORY, FREE, GOOD_AT, ROOT, Record, SECTOR, susp};
 
 #[test]
 fn continuations_end() {
@@ -143,7 +143,7 @@ fn relocations() -> Vec<Hostile> {
     itself.dir(FREE, ROOT, &[moved("a", FREE)]);
     let dot = |entries: &[Vec<u8>]| {
         let mut craft = Craft::rock_ridge(&[moved("a", FREE)]);
-        craft.put(FREE, &crate::iso::craft::directory(FREE, ROOT, entries, &[]));
+        craft.put(FREE, &diskimg_testkit::iso::directory(FREE, ROOT, entries, &[]));
         craft.finish()
     };
     vec![

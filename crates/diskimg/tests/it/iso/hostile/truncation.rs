@@ -2,10 +2,10 @@
 
 use super::Expected::{Either, Refused, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{
+use diskimg_testkit::iso::{
     Craft, FREE, GOOD_AT, JOLIET_ROOT, PATH_L, PATH_M, ROOT, Record, SECTOR, susp, utf16,
 };
-use crate::tool::run;
+use diskimg_testkit::tool::run;
 
 #[test]
 fn an_image_cut_off_anywhere_is_an_error_or_a_part() {

@@ -1,11 +1,9 @@
 //! Hostile UDF (ECMA-167): extents that loop, tags that lie, partitions that are not there.
 
-mod volume;
-
 use super::Expected::{Either, Partly, Refused, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::SECTOR;
-use volume::{
+use diskimg_testkit::iso::SECTOR;
+use diskimg_testkit::udf::{
     BLOCKS, FREE, FileEntry, PARTITION, Volume, body, identifier, long, name, short, tagged,
 };
 

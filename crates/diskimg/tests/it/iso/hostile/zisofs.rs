@@ -2,7 +2,7 @@
 
 use super::Expected::{Either, Partly, Wholly};
 use super::{Hostile, hostile, run_class};
-use crate::iso::craft::{Craft, DIRECTORY, FREE, ROOT, Record, directory, susp};
+use diskimg_testkit::iso::{Craft, DIRECTORY, FREE, ROOT, Record, directory, susp};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use std::io::Write;

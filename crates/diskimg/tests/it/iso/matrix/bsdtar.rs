@@ -4,8 +4,8 @@
 use super::Reader::{Bsdtar, BsdtarWith, Pycdlib, SevenZip, Xorriso};
 use super::tree::{self, Lab};
 use super::{Reader, Report, View};
-use crate::tool::run;
 use diskimg::iso::Namespace;
+use diskimg_testkit::tool::run;
 use std::path::PathBuf;
 
 /// Makes `NAME.iso` of the tree with these options of the format.

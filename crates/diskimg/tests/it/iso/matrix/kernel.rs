@@ -3,8 +3,8 @@
 use super::tree::{self, Lab};
 use super::{Report, View, genisoimage, xorriso};
 use crate::iso::reference::{self, Tree};
-use crate::tool::try_run;
 use diskimg::iso::Namespace;
+use diskimg_testkit::tool::try_run;
 use std::path::Path;
 
 /// A mounted image.

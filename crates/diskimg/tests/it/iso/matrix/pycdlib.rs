@@ -11,7 +11,7 @@ use std::path::PathBuf;
 fn make(lab: &Lab, name: &str, settings: &str) -> Option<PathBuf> {
     let out = lab.path(&format!("{name}.iso"));
     let tree = lab.path("tree");
-    let program = include_str!("../../oracles/pycdlib_make.py");
+    let program = include_str!("../../../../../diskimg-testkit/src/oracles/pycdlib_make.py");
     let made = pycdlib_run(program, &[out.as_os_str(), tree.as_os_str(), settings.as_ref()])?;
     made.unwrap_or_else(|error| panic!("pycdlib, {name}: {error}"));
     Some(out)

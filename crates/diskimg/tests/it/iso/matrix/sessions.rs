@@ -3,9 +3,9 @@
 use super::tree::{self, Lab};
 use super::{Report, View};
 use crate::iso::reference;
-use crate::tool::run;
-use diskimg::host::source::FileSource;
 use diskimg::iso::{IsoImage, IsoOptions, Namespace, Session};
+use diskimg::storage::source::FileSource;
+use diskimg_testkit::tool::run;
 use std::path::Path;
 use std::sync::Arc;
 

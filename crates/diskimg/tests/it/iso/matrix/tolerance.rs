@@ -1,14 +1,14 @@
 //! What writers in the wild get wrong, and we read all the same. Each has been seen: the
 //! comments say where.
 
-use crate::iso::craft::{
+use crate::iso::hostile::truncation::raw;
+use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace};
+use diskimg::storage::source::MemorySource;
+use diskimg_testkit::iso::{
     Craft, FREE, GOOD, GOOD_AT, JOLIET_ROOT, PATH_L, ROOT, Record, SECONDS, SECTOR, both32, susp,
     utf16, volume,
 };
-use crate::iso::hostile::truncation::raw;
-use crate::tool::run;
-use diskimg::host::source::MemorySource;
-use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace};
+use diskimg_testkit::tool::run;
 use std::sync::Arc;
 
 fn open(bytes: &[u8], namespace: Namespace) -> Result<IsoImage, diskimg::Error> {

@@ -59,7 +59,7 @@ fn file(dir: &Path, name: impl AsRef<OsStr>, size: usize) {
     let path = dir.join(name.as_ref());
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let seed = name.as_ref().len() as u64 * 1000 + size as u64;
-    std::fs::write(path, crate::disk::noise(seed, size)).unwrap();
+    std::fs::write(path, diskimg_testkit::disk::noise(seed, size)).unwrap();
 }
 
 fn mode(dir: &Path, name: &str, mode: u32) {

@@ -1,0 +1,4 @@
+//! The command line: its grammar, and --limit.
+
+mod grammar;
+mod limits;

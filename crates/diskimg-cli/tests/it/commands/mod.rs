@@ -1,0 +1,15 @@
+//! The commands, one file each; `ova`, `vmdk` and `scale` run several of them.
+
+mod check;
+mod compare;
+mod convert;
+mod create;
+mod info;
+mod inspect;
+#[cfg(unix)]
+mod iso;
+mod map;
+mod measure;
+mod ova;
+mod scale;
+mod vmdk;

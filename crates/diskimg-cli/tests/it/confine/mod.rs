@@ -1,0 +1,4 @@
+//! Confinement of the process.
+
+#[cfg(target_os = "linux")]
+mod sandbox;

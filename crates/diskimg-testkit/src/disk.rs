@@ -1,0 +1,144 @@
+//! Disks to test with: what is on them, how they come into being.
+
+use proptest::prelude::*;
+use std::ops::Range;
+use std::path::Path;
+
+/// Bytes that no codec shrinks, the same for the same seed.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    })
+    .take(len)
+    .collect()
+}
+
+/// What a run of a disk holds.
+#[derive(Debug, Clone, Copy)]
+pub enum Fill {
+    /// One byte, over and over.
+    Byte(u8),
+    /// Incompressible.
+    Noise(u64),
+    /// Text-like: compressible, but not one byte.
+    Words(u64),
+}
+
+/// A run of a disk.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub at: u64,
+    pub len: u64,
+    pub fill: Fill,
+}
+
+/// A disk by its content.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    pub size: u64,
+    pub runs: Vec<Run>,
+}
+
+impl Fill {
+    pub fn bytes(self, len: usize) -> Vec<u8> {
+        match self {
+            Self::Byte(b) => vec![b; len],
+            Self::Noise(seed) => noise(seed, len),
+            Self::Words(seed) => {
+                let words = noise(seed, 64);
+                (0..len).map(|i| words[(i / 7 + i / 61) % 64]).collect()
+            }
+        }
+    }
+}
+
+impl Disk {
+    /// The bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.size as usize];
+        self.read_at(&mut bytes, 0);
+        bytes
+    }
+
+    /// The bytes from `at`. Behind the end are zeros.
+    pub fn read_at(&self, buf: &mut [u8], at: u64) {
+        buf.fill(0);
+        for run in &self.runs {
+            let own = run.clip(self.size);
+            let (start, end) = (own.start.max(at), own.end.min(at + buf.len() as u64));
+            if start < end {
+                let fill = run.fill.bytes((end - own.start) as usize);
+                buf[(start - at) as usize..(end - at) as usize]
+                    .copy_from_slice(&fill[(start - own.start) as usize..]);
+            }
+        }
+    }
+
+    /// Writes a sparse file.
+    pub fn write(&self, path: &Path) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::create(path).unwrap();
+        file.set_len(self.size).unwrap();
+        for run in &self.runs {
+            let range = run.clip(self.size);
+            let fill = run.fill.bytes((range.end - range.start) as usize);
+            file.write_all_at(&fill, range.start).unwrap();
+        }
+    }
+}
+
+impl Run {
+    /// The part of it that lies on a disk of `size` bytes.
+    pub fn clip(&self, size: u64) -> Range<u64> {
+        self.at.min(size)..(self.at + self.len).min(size)
+    }
+}
+
+pub fn fill() -> impl Strategy<Value = Fill> {
+    prop_oneof![
+        any::<u8>().prop_map(Fill::Byte),
+        any::<u64>().prop_map(Fill::Noise),
+        any::<u64>().prop_map(Fill::Words),
+        Just(Fill::Byte(0)),
+    ]
+}
+
+/// Sizes that lie at the edges of sectors, clusters and grains, and some that
+/// lie anywhere.
+pub fn size(max: u64) -> impl Strategy<Value = u64> {
+    prop_oneof![
+        Just(0),
+        Just(1),
+        Just(511),
+        Just(512),
+        Just(513),
+        Just(65535),
+        Just(65536),
+        Just(65537),
+        Just((1 << 20) - 1),
+        Just(1 << 20),
+        (1..=max / 65536).prop_map(|n| n * 65536),
+        (1..=max / 512).prop_map(|n| n * 512),
+        1..=max,
+    ]
+}
+
+/// A disk of up to `max` bytes.
+pub fn disk(max: u64) -> impl Strategy<Value = Disk> {
+    size(max).prop_flat_map(move |size| disk_of(size..=size))
+}
+
+/// A disk whose size lies in `sizes`, with up to a dozen runs of content.
+pub fn disk_of(sizes: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Disk> {
+    sizes.prop_flat_map(|size| {
+        let run = (0..size.max(1), 1..300_000u64, fill(), any::<bool>()).prop_map(
+            |(at, len, fill, align)| {
+                let at = if align { at / 65536 * 65536 } else { at };
+                Run { at, len, fill }
+            },
+        );
+        prop::collection::vec(run, 0..12).prop_map(move |runs| Disk { size, runs })
+    })
+}

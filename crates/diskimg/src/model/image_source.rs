@@ -1,0 +1,72 @@
+//! A disk's guest bytes as a source: what lies inside an image, read like a file.
+
+use crate::model::extent::Kind;
+use crate::model::image::Image;
+use crate::storage::source::{HostFileId, Segment, Source, check_range};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// How far an extent is looked for at a time.
+const WINDOW: u64 = 16 << 20;
+
+impl Image {
+    /// The one file that has all guest bytes where the guest sees them.
+    fn plain_file(&self) -> Option<&dyn Source> {
+        let mut layers = self.layers();
+        let layer = layers.next()?;
+        let alone = layers.len() == 0 && layer.disk_layout().cluster_size == 1;
+        (alone && layer.files().len() == 1).then(|| self.file(0, 0))
+    }
+}
+
+/// The guest's bytes, as the guest sees them: for what is inside a disk, such as an
+/// [ISO file system](crate::iso).
+///
+/// ```no_run
+/// use diskimg::Image;
+/// use diskimg::iso::{IsoImage, IsoOptions};
+/// use std::sync::Arc;
+///
+/// let disk = Arc::new(Image::open("seed.qcow2")?);
+/// let iso = IsoImage::open(disk, &IsoOptions::default())?;
+/// # Ok::<(), diskimg::Error>(())
+/// ```
+impl Source for Image {
+    fn len(&self) -> u64 {
+        self.size()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        check_range(offset, buf.len(), self.size())?;
+        match self.plain_file() {
+            Some(file) => file.read_exact_at(buf, offset),
+            None => self.read_at(buf, offset).map_err(io::Error::other),
+        }
+    }
+
+    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+        let end = self.size().min(offset.saturating_add(WINDOW));
+        let extents = self.extents_and_holes(offset..end).map_err(io::Error::other)?;
+        Ok(extents.first().map_or(Segment { end, hole: false }, |extent| Segment {
+            end: extent.guest.end,
+            hole: matches!(extent.kind, Kind::Zero(_) | Kind::Unallocated),
+        }))
+    }
+
+    fn as_slice(&self) -> Option<&[u8]> {
+        self.plain_file()?.as_slice()
+    }
+
+    fn as_file(&self) -> Option<(&File, u64)> {
+        self.plain_file()?.as_file()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.plain_file()?.path()
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.plain_file()?.identity()
+    }
+}

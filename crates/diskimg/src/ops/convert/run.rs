@@ -1,0 +1,277 @@
+//! A conversion being run: from settings to a completed output.
+
+use super::input::Input;
+use super::share::{Reflink, Sharing};
+use super::{
+    Digests, Report, SECTOR, Settings, Sparse, hash, place, plan, read_back, salvage, throttle,
+    transfer,
+};
+use crate::error::{Error, Result};
+use crate::model::image::Image;
+use crate::model::target::{CreateRequest, Target};
+use crate::ops::new_image::{open_backing, protect_backing, take_backing, whole_size};
+use crate::ops::pipeline;
+use crate::ops::progress::report;
+use crate::storage::output::{self, Output};
+use crate::storage::sink::Sink;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+const OWN_FILE: &str = "the output is one of the source's own files";
+
+impl Settings<'_> {
+    /// Lays the images out end to end: at whole sectors as qemu-img does, or as
+    /// far apart as an appliance wants its disks.
+    pub(super) fn join(&self, images: Vec<Image>) -> Result<Input> {
+        let appliance = self.format.driver().appliance.as_ref();
+        Input::concatenate(images, appliance.map_or(SECTOR, |appliance| appliance.alignment))
+    }
+
+    /// Runs the conversion. `size` overrides the size of the new disk, which
+    /// is otherwise the source's: what lies behind the source in it stays.
+    pub(super) fn run(
+        mut self,
+        mut input: Input,
+        mut output: Output,
+        size: Option<u64>,
+    ) -> Result<Report> {
+        let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
+        let hint = "write through the page cache (-t writeback, Caching::Buffered)";
+        output
+            .set_caching(self.caching)
+            .map_err(|e| Error::output("cannot write past the page cache", e).hint(hint))?;
+        let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
+            let mut done = self.transfer(&input, target, &output, backing.as_ref())?;
+            let incomplete = |e| Error::output("cannot complete the output", e);
+            output.flush(self.durability).map_err(incomplete)?;
+            self.read_back(&input, &output, backing.as_ref(), &mut done)?;
+            // The last moment to stop.
+            report(self.progress, input.size(), input.size())?;
+            output.publish(self.durability).map_err(incomplete)?;
+            Ok(done)
+        });
+        outcome.map_err(|e| e.in_file(name))
+    }
+
+    /// What is asked of the files when they are complete.
+    fn read_back(
+        &self,
+        input: &Input,
+        output: &Output,
+        backing: Option<&Image>,
+        done: &mut Report,
+    ) -> Result<()> {
+        // A pipe has the guest's digest, and no file that could be read.
+        if !self.verify && (done.digests.is_none() || output.require_readable().is_err()) {
+            return Ok(());
+        }
+        let files = output.read_back().map_err(|e| Error::output("cannot read back", e))?;
+        if self.verify {
+            read_back::verify(self, input, &files, backing, done)?;
+            done.verified = true;
+        }
+        if let Some(digests) = &mut done.digests {
+            let tick = || report(self.progress, input.size(), input.size());
+            digests.files = hash::of_files(digests.algorithm, files, &tick)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the target and opens the image it builds on.
+    fn prepare(
+        &mut self,
+        input: &mut Input,
+        output: &mut Output,
+        size: Option<u64>,
+    ) -> Result<(Box<dyn Target>, Option<Image>)> {
+        self.sparse = self.sparse.whole_blocks()?;
+        if self.verify {
+            let cannot = |e| Error::output("cannot verify it", e);
+            output.require_readable().map_err(cannot)?;
+        }
+        if self.verify_manifest {
+            input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
+        }
+        let driver = self.format.driver();
+        if let Some(require) = driver.require {
+            if input.images() > 1 {
+                return Err(Error::invalid(format!(
+                    "several images make no {}",
+                    self.format.name()
+                )));
+            }
+            require(input.image(0))?;
+        }
+        self.options.check(self.format.name(), driver.options)?;
+        let asked = self.options.size("size")?;
+        if let Some(asked) = asked.filter(|&asked| asked < input.size()) {
+            return Err(Error::invalid(format!(
+                "size={asked} is smaller than the source, which has {} bytes",
+                input.size()
+            )));
+        }
+        let stays = size.is_some();
+        let size = whole_size(self.format, size.or(asked).unwrap_or(input.size()))?;
+        if !stays {
+            input.pad_to(size);
+        }
+        take_backing(&mut self.options, &mut self.backing);
+        let backing = match &mut self.backing {
+            Some(backing) => {
+                let image = open_backing(
+                    backing,
+                    output.path(),
+                    self.backing_external_files,
+                    &self.backing_limits,
+                )?;
+                protect_backing(output, &image)?;
+                Some(image)
+            }
+            None => None,
+        };
+        // The main file was looked at before; the companions' names come later.
+        output.protect(input.identities(), OWN_FILE);
+        let request = CreateRequest {
+            output,
+            size,
+            options: &self.options,
+            backing: self.backing.clone(),
+            compress: self.compress,
+        };
+        let target = match self.format.driver().appliance.as_ref() {
+            Some(appliance) => {
+                self.require_appliance(input, asked)?;
+                (appliance.create)(request, &input.disks(driver.sector)?)?
+            }
+            None => (driver.create)(request)?,
+        };
+        Ok((target, backing))
+    }
+
+    /// What was asked for makes sense for an appliance.
+    fn require_appliance(&self, input: &Input, size: Option<u64>) -> Result<()> {
+        if self.offload {
+            return Err(Error::invalid("an appliance's disks are compressed, and share nothing")
+                .hint("leave out -C, Convert::offload"));
+        }
+        if self.digest.is_some() && input.images() > 1 {
+            return Err(Error::invalid("several disks have no digest in common"));
+        }
+        if size.is_some() && input.images() > 1 {
+            return Err(Error::invalid("size= speaks of one disk, and there are several"));
+        }
+        Ok(())
+    }
+
+    /// What goes from file to file, if the target stores units `verbatim`.
+    fn sharing(&self, verbatim: bool, input: &Input, target: &dyn Target) -> Result<Sharing> {
+        let reflink = match self.reflink {
+            Reflink::Always if !verbatim => {
+                return Err(Error::invalid(
+                    "what is compressed, compared with a backing file or written out in full \
+                     shares nothing",
+                )
+                .hint("--reflink=auto (Reflink::Auto) copies what cannot be shared"));
+            }
+            // Only what is read can be rescued.
+            Reflink::Auto if self.salvage => Reflink::Never,
+            reflink => reflink,
+        };
+        if !verbatim {
+            return Ok(Sharing::none());
+        }
+        Sharing::find_out(reflink, self.offload, input, target)
+    }
+
+    /// Moves the guest's bytes and completes the target.
+    fn transfer(
+        &self,
+        input: &Input,
+        mut target: Box<dyn Target>,
+        output: &Output,
+        backing: Option<&Image>,
+    ) -> Result<Report> {
+        let unit = target.disk_layout().cluster_size;
+        let salvaged = salvage::SalvageLog::new(self.salvage);
+        let threads = self.threads.unwrap_or_else(pipeline::default_threads);
+        let threads = threads.clamp(1, pipeline::MAX_THREADS);
+        // Each worker's encoder is made here, where the target is still at hand.
+        let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
+        let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
+        let sharing = self.sharing(verbatim, input, &*target)?;
+        // What is compared with a backing file, or digested, or rescued, must be decoded.
+        let passes = !(self.recompress || self.salvage || backing.is_some());
+        let passes = passes && !encoders.is_empty() && !target.wants_digest();
+        let mut plan =
+            plan::Plan::new(input, backing, unit, self.sparse, &salvaged, &sharing).passes(passes);
+        let named = |sink: &Arc<dyn Sink>| transfer::OutputFile {
+            sink: Arc::clone(sink),
+            path: output.path_of(sink).map(Path::to_owned),
+        };
+        let job = transfer::Transfer {
+            input,
+            backing,
+            unit,
+            sparse: self.sparse,
+            encoders: Mutex::new(encoders),
+            salvaged: &salvaged,
+            digests: target.wants_digest(),
+            sharing: &sharing,
+            passes,
+            hashes: self.digest.is_some(),
+            shared: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+            files: target.files().iter().map(named).collect(),
+            sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
+            spare: Mutex::new(Vec::new()),
+        };
+        let mut placer = place::Placer {
+            target: &mut *target,
+            overlay: backing.is_some(),
+            total: input.size(),
+            stored: 0,
+            digest: 0,
+            hash: self.digest.map(|algorithm| hash::GuestHash::new(algorithm, input)),
+            throttle: throttle::Throttle::new(self.rate_limit),
+            progress: self.progress,
+        };
+        placer.tell(0)?;
+        pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
+        placer.tell(input.size())?;
+        let (stored_bytes, digest) = (placer.stored, placer.digest);
+        let hash = placer.hash.map(hash::GuestHash::finish);
+        let digests = self.digest.zip(hash).map(|(algorithm, guest)| Digests {
+            algorithm,
+            guest,
+            files: Vec::new(),
+        });
+        let (shared_bytes, passed_bytes) = (job.shared.into_inner(), job.passed.into_inner());
+        target.take_digest(digest);
+        target.finish()?;
+        Ok(Report {
+            guest_bytes: input.size(),
+            stored_bytes,
+            shared_bytes,
+            passed_bytes,
+            salvaged: salvaged.into_ordered(),
+            warnings: input.warnings().collect(),
+            verified: false,
+            digests,
+        })
+    }
+}
+
+/// Sees that `path` is none of the files that are read.
+///
+/// # Errors
+/// [`Refused`](crate::ErrorKind::Refused) if it is.
+pub(super) fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
+    let existing = output::existing_identity(path);
+    if existing.is_some_and(|id| input.identities().any(|own| own == id)) {
+        return Err(Error::refused(OWN_FILE)
+            .in_file(path)
+            .hint("convert to another name, then rename it"));
+    }
+    Ok(())
+}

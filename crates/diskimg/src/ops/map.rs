@@ -1,0 +1,123 @@
+//! `map`: which guest bytes are where, as qemu-img tells it.
+
+use crate::error::Result;
+use crate::model::extent::{ChainExtent, HostOffset, Kind};
+use crate::model::image::{Image, WINDOW};
+use crate::storage::source::{Source, segments};
+use std::ops::Range;
+
+/// A range of guest bytes that one layer treats alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapEntry {
+    /// Guest offset, in bytes.
+    pub start: u64,
+    /// Bytes; never 0.
+    pub length: u64,
+    /// The layer that answers: 0 is the image itself.
+    pub depth: usize,
+    /// Some layer has something to say of these bytes, be it that they are zero.
+    pub present: bool,
+    /// Reads as zeros.
+    pub zero: bool,
+    /// Stored as data.
+    pub data: bool,
+    /// Stored compressed.
+    pub compressed: bool,
+    /// Host offset of the first byte, where bytes lie verbatim.
+    pub offset: Option<u64>,
+    /// The file that `offset` is in.
+    pub filename: Option<String>,
+}
+
+impl MapEntry {
+    fn new(image: &Image, extent: &ChainExtent) -> Self {
+        let (zero, data, compressed, place) = match &extent.kind {
+            Kind::Data(place) => (false, true, false, Some(*place)),
+            Kind::Zero(place) => (true, false, false, *place),
+            Kind::Encoded(_) => (false, true, true, None),
+            Kind::Unallocated => (true, false, false, None),
+        };
+        let filename = |place: HostOffset| {
+            let path = image.file(extent.depth, place.file).path();
+            path.map_or_else(|| image.name(extent.depth).to_owned(), |p| p.display().to_string())
+        };
+        Self {
+            start: extent.guest.start,
+            length: extent.len(),
+            depth: extent.depth,
+            present: extent.kind != Kind::Unallocated,
+            zero,
+            data,
+            compressed,
+            offset: place.map(|p| start_of(image.file(extent.depth, p.file)) + p.offset),
+            filename: place.map(filename),
+        }
+    }
+
+    /// True if `next` merely continues this.
+    fn continues(&self, next: &Self) -> bool {
+        let place = match (self.offset, next.offset) {
+            (Some(a), Some(b)) => a + self.length == b && self.filename == next.filename,
+            (None, None) => true,
+            _ => false,
+        };
+        let facts = |e: &Self| (e.depth, e.present, e.zero, e.data, e.compressed);
+        place && facts(self) == facts(next)
+    }
+}
+
+/// Calls `each` with the entries of `range`, in guest order, neighbours that
+/// look alike merged. The range is clipped to the disk.
+///
+/// # Errors
+/// As [`Image::extents`], and whatever `each` returns.
+pub fn map(
+    image: &Image,
+    range: Range<u64>,
+    each: &mut dyn FnMut(MapEntry) -> Result<()>,
+) -> Result<()> {
+    let end = range.end.min(image.size());
+    let mut at = range.start;
+    let mut last: Option<MapEntry> = None;
+    while at < end {
+        let next = image.next_window(at, end, WINDOW);
+        for extent in image.extents(at..next)? {
+            for entry in with_holes(image, &extent, MapEntry::new(image, &extent)) {
+                match &mut last {
+                    Some(last) if last.continues(&entry) => last.length += entry.length,
+                    _ => {
+                        if let Some(done) = last.replace(entry) {
+                            each(done)?;
+                        }
+                    }
+                }
+            }
+        }
+        at = next;
+    }
+    last.map_or(Ok(()), each)
+}
+
+/// Where a source starts in its file: a disk lies in the middle of an appliance.
+fn start_of(source: &dyn Source) -> u64 {
+    source.as_file().map_or(0, |(_, start)| start)
+}
+
+/// Data of a preallocated image may lie in a hole of its file: then it is
+/// stored and zero at once.
+fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
+    let Kind::Data(place) = extent.kind else { return vec![whole] };
+    if !image.layers().nth(extent.depth).is_some_and(|layer| layer.is_preallocated()) {
+        return vec![whole];
+    }
+    let file = image.file(extent.depth, place.file);
+    segments(file, place.offset..place.offset + whole.length)
+        .map(|(stretch, zero)| MapEntry {
+            start: whole.start + (stretch.start - place.offset),
+            length: stretch.end - stretch.start,
+            zero,
+            offset: Some(start_of(file) + stretch.start),
+            ..whole.clone()
+        })
+        .collect()
+}

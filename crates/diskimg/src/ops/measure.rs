@@ -1,0 +1,56 @@
+//! `measure`: how large a new image would be.
+
+use crate::error::{Error, Result};
+use crate::model::format::Format;
+use crate::model::image::Image;
+use crate::model::options::Options;
+use crate::model::target::{DataRanges, Measure, MeasureRequest};
+use crate::ops::map::map;
+use crate::ops::new_image::whole_size;
+use crate::report::info::Info;
+use std::ops::Range;
+
+/// The space that `image` would take in `format`. Only what is known to be
+/// zero is left out, holes of a preallocated image's file included: no data is
+/// read.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for a format whose size
+/// cannot be told beforehand; otherwise as [`Image::extents`].
+pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measure> {
+    let size = image.size();
+    let mut data = |each: &mut dyn FnMut(Range<u64>)| {
+        map(image, 0..size, &mut |entry| {
+            if !entry.zero {
+                each(entry.start..entry.start + entry.length);
+            }
+            Ok(())
+        })
+    };
+    run(format, options, size, Some(&image.info(0)?), &mut data)
+}
+
+/// The space that an empty image of `size` guest bytes would take in `format`.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_size(format: Format, options: &Options, size: u64) -> Result<Measure> {
+    run(format, options, size, None, &mut |_| Ok(()))
+}
+
+fn run<'a>(
+    format: Format,
+    options: &'a Options,
+    size: u64,
+    source: Option<&'a Info>,
+    data: &'a mut DataRanges<'a>,
+) -> Result<Measure> {
+    let driver = format.driver();
+    options.check(format.name(), driver.options)?;
+    let Some(measure) = driver.measure else {
+        return Err(Error::unsupported(format!(
+            "Block driver '{format}' does not support size measurement"
+        )));
+    };
+    measure(&mut MeasureRequest { size: whole_size(format, size)?, options, source, data })
+}

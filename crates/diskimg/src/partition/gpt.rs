@@ -1,0 +1,418 @@
+//! The GUID partition table: a header and an array of entries, at both ends of a disk.
+//!
+//! ```text
+//!   sector 0  protective MBR
+//!          1  header     "EFI PART" revision(4) size(4) crc(4) 0(4) own(8) other(8) first(8) last(8)
+//!                        disk GUID(16) entries at(8) count(4) size(4) crc(4)
+//!          2  entries    kind GUID(16) own GUID(16) first(8) last(8) attributes(8) name(72)
+//!        ...
+//!         -n  entries, again
+//!         -1  header, again: `own` and `other` changed, and where its entries are
+//! ```
+//!
+//! Specification: UEFI, "GUID Partition Table (GPT) Disk Layout". Sectors are of 512 bytes:
+//! images of disks with larger ones are not expected where this is used.
+
+use super::{Oddity, le16, le32, le64, note};
+use crate::error::{Error, Result};
+use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
+use crate::storage::source::Source;
+use serde::{Serialize, Serializer};
+use std::fmt;
+
+/// Bytes of a sector.
+pub(crate) const SECTOR: u64 = 512;
+
+const SIGNATURE: &[u8; 8] = b"EFI PART";
+
+/// Bytes of the header that are in use.
+const HEADER: usize = 92;
+
+/// Bytes of an entry that are in use.
+const ENTRY: usize = 128;
+
+/// Entries of a new table: what UEFI asks for at least.
+const NEW_ENTRIES: usize = 128;
+
+/// Sectors that the entries of a new table take.
+pub(crate) const ARRAY_SECTORS: u64 = to_u64(NEW_ENTRIES * ENTRY) / SECTOR;
+
+/// Bytes of an array that are read: 8,192 entries of the usual size.
+const MAX_ARRAY: u64 = 1 << 20;
+
+/// A GUID in the order of its bytes on disk. Displayed, and serialized, as UEFI prints it: the
+/// first three numbers are little-endian on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Guid(pub [u8; 16]);
+
+impl Guid {
+    /// EFI system partition: C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
+    pub const EFI_SYSTEM: Self = Self([
+        0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9,
+        0x3b,
+    ]);
+
+    /// Basic data: EBD0A0A2-B9E5-4433-87C0-68B6B72699C7.
+    pub const BASIC_DATA: Self = Self([
+        0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99,
+        0xc7,
+    ]);
+
+    /// Nobody's.
+    const ZERO: Self = Self([0; 16]);
+
+    /// A GUID of those bytes, marked as one of no particular meaning (RFC 9562, version 8).
+    pub(crate) fn from_digest(mut bytes: [u8; 16]) -> Self {
+        bytes[7] = bytes[7] & 0x0f | 0x80;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Self(bytes)
+    }
+
+    fn at(bytes: &[u8], at: usize) -> Self {
+        let mut guid = [0; 16];
+        guid.copy_from_slice(&bytes[at..at + 16]);
+        Self(guid)
+    }
+}
+
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = &self.0;
+        let [a, b, c] = [le32(bytes, 0), le16(bytes, 4).into(), le16(bytes, 6).into()];
+        write!(f, "{a:08X}-{b:04X}-{c:04X}-{:02X}{:02X}-", bytes[8], bytes[9])?;
+        bytes[10..].iter().try_for_each(|byte| write!(f, "{byte:02X}"))
+    }
+}
+
+impl fmt::Debug for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Guid {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct GptPartition {
+    /// Its place in the array, from 1.
+    pub number: u32,
+    /// What it is for.
+    pub kind: Guid,
+    /// What tells it from all others.
+    pub id: Guid,
+    /// Where it begins, in sectors of 512 bytes.
+    pub first_sector: u64,
+    /// The last sector that belongs to it.
+    pub last_sector: u64,
+    /// Bit 0: the platform needs it; 2: a BIOS may start from it; 60: read-only.
+    pub attributes: u64,
+    /// Its name.
+    pub name: String,
+}
+
+/// A partition table, as far as one of its copies can be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct Gpt {
+    /// What tells disks apart.
+    pub disk_id: Guid,
+    /// The first sector that a partition may have.
+    pub first_usable: u64,
+    /// The last one.
+    pub last_usable: u64,
+    /// Whether the header at sector 1 and its entries are right.
+    pub primary_valid: bool,
+    /// Whether the header at the end of the disk and its entries are right.
+    pub backup_valid: bool,
+    /// The entries in use.
+    pub partitions: Vec<GptPartition>,
+}
+
+/// A header whose numbers have been looked at.
+struct Header {
+    /// Where it is: a sector.
+    at: u64,
+    own: u64,
+    other: u64,
+    first_usable: u64,
+    last_usable: u64,
+    disk_id: Guid,
+    entries_at: u64,
+    count: u32,
+    size: u32,
+    array_crc: u32,
+    valid: bool,
+}
+
+impl Gpt {
+    /// Reads both copies. `None` if there is no header at sector 1, nor one in the last sector.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
+    pub(crate) fn read(source: &dyn Source, oddities: &mut Vec<Oddity>) -> Result<Option<Self>> {
+        let sectors = source.len() / SECTOR;
+        let primary = Header::read(source, 1, oddities)?;
+        let backup_at = primary.as_ref().map(|primary| primary.other);
+        let backup_at = backup_at.filter(|&at| at > 1).unwrap_or(sectors.saturating_sub(1));
+        let backup = match backup_at {
+            2.. => Header::read(source, backup_at, oddities)?,
+            _ => None,
+        };
+        match (&primary, &backup) {
+            (None, None) => return Ok(None),
+            (Some(_), None) => {
+                let at = backup_at.saturating_mul(SECTOR);
+                note(oddities, at, "GPT: the second header is not where the first one says");
+            }
+            (None, Some(_)) => note(oddities, SECTOR, "GPT: there is only the second header"),
+            (Some(_), Some(_)) if backup_at != sectors - 1 => {
+                note(
+                    oddities,
+                    backup_at * SECTOR,
+                    "GPT: the second header is not in the last sector",
+                );
+            }
+            (Some(_), Some(_)) => {}
+        }
+        let (mut primary, mut backup) = (primary, backup);
+        let first = primary.as_mut().map(|header| header.partitions(source, oddities));
+        let second = backup.as_mut().map(|header| header.partitions(source, oddities));
+        let (first, second) = (first.transpose()?, second.transpose()?);
+        if let (Some(first), Some(second)) = (&first, &second)
+            && first != second
+        {
+            note(oddities, backup_at * SECTOR, "GPT: the two copies differ");
+        }
+        let primary_valid = primary.as_ref().is_some_and(|header| header.valid);
+        let backup_valid = backup.as_ref().is_some_and(|header| header.valid);
+        // The first one that is right; if none is, the first one that is there.
+        let first = primary.zip(first).filter(|_| primary_valid || !backup_valid);
+        let Some((header, partitions)) = first.or(backup.zip(second)) else { return Ok(None) };
+        look_at_ranges(&header, &partitions, oddities);
+        Ok(Some(Self {
+            disk_id: header.disk_id,
+            first_usable: header.first_usable,
+            last_usable: header.last_usable,
+            primary_valid,
+            backup_valid,
+            partitions,
+        }))
+    }
+}
+
+/// Partitions should not overlap, and stay in the range that the header gives.
+fn look_at_ranges(header: &Header, partitions: &[GptPartition], oddities: &mut Vec<Oddity>) {
+    let at = header.at * SECTOR;
+    for partition in partitions {
+        let number = partition.number;
+        let GptPartition { first_sector: first, last_sector: last, .. } = *partition;
+        if first > last {
+            note(oddities, at, format!("GPT partition {number} ends before it begins"));
+        } else if first < header.first_usable || last > header.last_usable {
+            let message = format!(
+                "GPT partition {number}, sectors {first} to {last}, leaves the usable {} to {}",
+                header.first_usable, header.last_usable
+            );
+            note(oddities, at, message);
+        }
+    }
+    let mut sorted: Vec<_> = partitions.iter().collect();
+    sorted.sort_by_key(|partition| partition.first_sector);
+    for pair in sorted.windows(2) {
+        if pair[1].first_sector <= pair[0].last_sector {
+            let message =
+                format!("GPT partitions {} and {} overlap", pair[0].number, pair[1].number);
+            note(oddities, at, message);
+        }
+    }
+}
+
+impl Header {
+    /// The header in that sector; `None` if there is none, or the disk ends before.
+    fn read(source: &dyn Source, at: u64, oddities: &mut Vec<Oddity>) -> Result<Option<Self>> {
+        let Some(offset) = at.checked_mul(SECTOR) else { return Ok(None) };
+        let Some(bytes) = read(source, offset, SECTOR)? else { return Ok(None) };
+        if !bytes.starts_with(SIGNATURE) {
+            return Ok(None);
+        }
+        let mut header = Self {
+            at,
+            own: le64(&bytes, 24),
+            other: le64(&bytes, 32),
+            first_usable: le64(&bytes, 40),
+            last_usable: le64(&bytes, 48),
+            disk_id: Guid::at(&bytes, 56),
+            entries_at: le64(&bytes, 72),
+            count: le32(&bytes, 80),
+            size: le32(&bytes, 84),
+            array_crc: le32(&bytes, 88),
+            valid: true,
+        };
+        header.look_at(bytes, offset, oddities);
+        Ok(Some(header))
+    }
+
+    fn look_at(&mut self, mut bytes: Vec<u8>, offset: u64, oddities: &mut Vec<Oddity>) {
+        let size = to_index(le32(&bytes, 12));
+        let crc = le32(&bytes, 16);
+        bytes[16..20].fill(0);
+        if !(HEADER..=to_usize(SECTOR)).contains(&size) {
+            note(oddities, offset, format!("GPT: the header says it has {size} bytes"));
+            self.valid = false;
+        } else if crc32(&bytes[..size]) != crc {
+            note(oddities, offset, "GPT: the header's CRC is wrong");
+            self.valid = false;
+        }
+        if self.own != self.at {
+            let message =
+                format!("GPT: the header in sector {} says it is in sector {}", self.at, self.own);
+            note(oddities, offset, message);
+            self.valid = false;
+        }
+    }
+
+    /// The entries in use; none if the array is nowhere or too large.
+    fn partitions(
+        &mut self,
+        source: &dyn Source,
+        oddities: &mut Vec<Oddity>,
+    ) -> Result<Vec<GptPartition>> {
+        let offset = self.at * SECTOR;
+        let size = u64::from(self.size);
+        // The specification: 128 times a power of two.
+        if !self.size.is_power_of_two() || !(to_u64(ENTRY)..=SECTOR * 8).contains(&size) {
+            note(oddities, offset, format!("GPT: entries of {size} bytes"));
+            self.valid = false;
+            return Ok(Vec::new());
+        }
+        let len = u64::from(self.count) * size;
+        let array = match self.entries_at.checked_mul(SECTOR) {
+            Some(at) if len <= MAX_ARRAY => read(source, at, len)?,
+            _ => None,
+        };
+        let Some(array) = array else {
+            let message = format!(
+                "GPT: {} entries of {size} bytes from sector {} on are too many, or leave the image",
+                self.count, self.entries_at
+            );
+            note(oddities, offset, message);
+            self.valid = false;
+            return Ok(Vec::new());
+        };
+        if crc32(&array) != self.array_crc {
+            note(oddities, offset, "GPT: the entries' CRC is wrong");
+            self.valid = false;
+        }
+        let entries = array.chunks_exact(to_index(self.size)).zip(1..);
+        Ok(entries.filter_map(|(entry, number)| GptPartition::parse(entry, number)).collect())
+    }
+}
+
+/// So many bytes there; `None` if the disk ends before.
+fn read(source: &dyn Source, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
+    if offset.checked_add(len).is_none_or(|end| end > source.len()) {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; to_usize(len)];
+    source
+        .read_exact_at(&mut bytes, offset)
+        .map_err(|e| Error::io("cannot read", e).in_structure("GPT").at(offset))?;
+    Ok(Some(bytes))
+}
+
+impl GptPartition {
+    /// `None` for an entry that is not in use.
+    fn parse(entry: &[u8], number: u32) -> Option<Self> {
+        let kind = Guid::at(entry, 0);
+        let units = entry[56..ENTRY].chunks_exact(2).map(|unit| le16(unit, 0));
+        let name: Vec<u16> = units.take_while(|&unit| unit != 0).collect();
+        (kind != Guid::ZERO).then(|| Self {
+            number,
+            kind,
+            id: Guid::at(entry, 16),
+            first_sector: le64(entry, 32),
+            last_sector: le64(entry, 40),
+            attributes: le64(entry, 48),
+            name: String::from_utf16_lossy(&name),
+        })
+    }
+
+    fn encode(&self) -> [u8; ENTRY] {
+        let mut entry = [0; ENTRY];
+        entry[..16].copy_from_slice(&self.kind.0);
+        entry[16..32].copy_from_slice(&self.id.0);
+        entry[32..40].copy_from_slice(&self.first_sector.to_le_bytes());
+        entry[40..48].copy_from_slice(&self.last_sector.to_le_bytes());
+        entry[48..56].copy_from_slice(&self.attributes.to_le_bytes());
+        for (place, unit) in entry[56..].chunks_exact_mut(2).zip(self.name.encode_utf16()) {
+            place.copy_from_slice(&unit.to_le_bytes());
+        }
+        entry
+    }
+}
+
+/// Both copies of a new table.
+#[derive(Debug)]
+pub(crate) struct NewGpt {
+    /// For sector 1: one sector.
+    pub(crate) header: Vec<u8>,
+    /// For sector 2, and for the end, before the second header.
+    pub(crate) entries: Vec<u8>,
+    /// For the disk's last sector: one sector.
+    pub(crate) backup_header: Vec<u8>,
+}
+
+/// Encodes a table of up to 128 partitions for a disk of that many sectors. The first
+/// `reserved` of them, 34 at least, are not for partitions.
+pub(crate) fn encode(
+    disk_id: Guid,
+    partitions: &[GptPartition],
+    reserved: u64,
+    sectors: u64,
+) -> NewGpt {
+    let mut entries = vec![0; NEW_ENTRIES * ENTRY];
+    for partition in partitions {
+        let at = to_index(partition.number).clamp(1, NEW_ENTRIES) - 1;
+        entries[at * ENTRY..][..ENTRY].copy_from_slice(&partition.encode());
+    }
+    let last = sectors - 1;
+    let backup_entries = last - ARRAY_SECTORS;
+    let usable = [reserved.max(2 + ARRAY_SECTORS), backup_entries - 1];
+    let header = |own: u64, other: u64, entries_at: u64| {
+        let mut bytes = vec![0; to_usize(SECTOR)];
+        bytes[..8].copy_from_slice(SIGNATURE);
+        bytes[8..12].copy_from_slice(&[0, 0, 1, 0]);
+        bytes[12..16].copy_from_slice(&to_u32(HEADER).to_le_bytes());
+        for (at, number) in [(24, own), (32, other), (40, usable[0]), (48, usable[1])] {
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[56..72].copy_from_slice(&disk_id.0);
+        bytes[72..80].copy_from_slice(&entries_at.to_le_bytes());
+        for (at, number) in [(80, to_u32(NEW_ENTRIES)), (84, to_u32(ENTRY)), (88, crc32(&entries))]
+        {
+            bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        let crc = crc32(&bytes[..HEADER]);
+        bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    };
+    let (header, backup_header) = (header(1, last, 2), header(last, 1, backup_entries));
+    NewGpt { header, entries, backup_header }
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! The master boot record: 512 bytes with four partitions.
+//!
+//! ```text
+//!    0   boot code          440 disk signature(4)   444 zeros(2)
+//!  446   four partitions: status, first(3), kind, last(3), first sector(4), sectors(4)
+//!  510   55 aa
+//! ```
+//!
+//! Specification: UEFI, "Legacy Master Boot Record".
+
+use super::{Oddity, le16, le32, note};
+use crate::storage::number::{to_u8, to_u64, to_usize};
+use serde::{Serialize, Serializer};
+
+/// Bytes of a sector, as an MBR counts.
+pub(crate) const SECTOR: u64 = 512;
+
+/// Where the disk's signature is.
+const DISK_ID: usize = 440;
+
+/// Where the partitions are.
+pub(crate) const TABLE: usize = 446;
+
+/// Bytes of a partition's entry.
+const ENTRY: usize = 16;
+
+/// The kind of the partition that keeps a GPT from those who do not know it.
+pub(crate) const PROTECTIVE: u8 = 0xee;
+
+/// Heads of a cylinder and sectors of a track as isohybrid has them: a cylinder is 1 MiB.
+pub(crate) const HEADS: u64 = 64;
+pub(crate) const TRACK: u64 = 32;
+
+/// One partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct MbrPartition {
+    /// 1 to 4.
+    pub number: u8,
+    /// Whether it is the one to start from.
+    pub active: bool,
+    /// What it is for: 0xEF is an EFI system partition, 0xEE protects a GPT.
+    pub kind: u8,
+    /// Where it begins, in sectors of 512 bytes.
+    pub first_sector: u32,
+    /// How long it is, in sectors of 512 bytes.
+    pub sectors: u32,
+}
+
+/// A master boot record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct Mbr {
+    /// What tells disks apart.
+    #[serde(serialize_with = "as_hex")]
+    pub disk_id: u32,
+    /// Whether there is any code.
+    pub has_code: bool,
+    /// The entries that are not all zeros.
+    pub partitions: Vec<MbrPartition>,
+}
+
+fn as_hex<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{number:#010x}"))
+}
+
+impl Mbr {
+    /// Whether it is there to protect a GPT, and nothing else (UEFI, "Protective MBR").
+    pub fn is_protective(&self) -> bool {
+        matches!(*self.partitions, [MbrPartition { kind: PROTECTIVE, .. }])
+    }
+
+    /// Reads the first sector of a disk of `disk_bytes`. `None` without the signature at its end.
+    pub(crate) fn parse(
+        sector: &[u8; to_usize(SECTOR)],
+        disk_bytes: u64,
+        oddities: &mut Vec<Oddity>,
+    ) -> Option<Self> {
+        if sector[510..] != [0x55, 0xaa] {
+            return None;
+        }
+        let mut partitions: Vec<MbrPartition> = Vec::new();
+        for (entry, number) in sector[TABLE..TABLE + 4 * ENTRY].chunks_exact(ENTRY).zip(1u8..) {
+            if entry.iter().all(|&byte| byte == 0) {
+                continue;
+            }
+            let partition = MbrPartition {
+                number,
+                active: entry[0] & 0x80 != 0,
+                kind: entry[4],
+                first_sector: le32(entry, 8),
+                sectors: le32(entry, 12),
+            };
+            let at = to_u64(TABLE + ENTRY * (usize::from(number) - 1));
+            if entry[0] & 0x7f != 0 {
+                let message =
+                    format!("MBR partition {number}: status {:#04x}, not 0x00 or 0x80", entry[0]);
+                note(oddities, at, message);
+            }
+            let end = u64::from(partition.first_sector) + u64::from(partition.sectors);
+            // A protective partition may be as large as there are numbers.
+            if partition.kind != PROTECTIVE && end * SECTOR > disk_bytes {
+                let message = format!(
+                    "MBR partition {number} ends at byte {}, behind the image's {disk_bytes}",
+                    end * SECTOR
+                );
+                note(oddities, at, message);
+            }
+            partitions.push(partition);
+        }
+        let has_code = sector[..DISK_ID].iter().any(|&byte| byte != 0);
+        Some(Self { disk_id: le32(sector, DISK_ID), has_code, partitions })
+    }
+
+    /// Writes the table, the disk's signature and the record's own; the code stays.
+    pub(crate) fn encode(&self, sector: &mut [u8; to_usize(SECTOR)]) {
+        sector[DISK_ID..DISK_ID + 4].copy_from_slice(&self.disk_id.to_le_bytes());
+        sector[DISK_ID + 4..510].fill(0);
+        for partition in &self.partitions {
+            let at = TABLE + ENTRY * (usize::from(partition.number).clamp(1, 4) - 1);
+            sector[at..at + ENTRY].copy_from_slice(&partition.encode());
+        }
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    }
+}
+
+impl MbrPartition {
+    fn encode(&self) -> [u8; ENTRY] {
+        let first = u64::from(self.first_sector);
+        let last = first + u64::from(self.sectors).max(1) - 1;
+        let mut entry = [0; ENTRY];
+        entry[0] = if self.active { 0x80 } else { 0 };
+        entry[1..4].copy_from_slice(&cylinder_head_sector(first));
+        entry[4] = self.kind;
+        entry[5..8].copy_from_slice(&cylinder_head_sector(last));
+        entry[8..12].copy_from_slice(&self.first_sector.to_le_bytes());
+        entry[12..].copy_from_slice(&self.sectors.to_le_bytes());
+        entry
+    }
+}
+
+/// A sector as head, sector (with the cylinder's upper two bits), cylinder. What lies behind the
+/// 1024 cylinders that can be told is put at the end of the last one, as isohybrid does: a BIOS
+/// may guess the geometry by it.
+fn cylinder_head_sector(sector: u64) -> [u8; 3] {
+    let sector = sector.min(1024 * HEADS * TRACK - 1);
+    let (cylinder, within) = (sector / (HEADS * TRACK), sector % (HEADS * TRACK));
+    let (head, sector) = (within / TRACK, within % TRACK + 1);
+    [to_u8(head), to_u8(sector | ((cylinder >> 8) << 6)), to_u8(cylinder & 0xff)]
+}
+
+/// The type of the only partition in the table of an emulated hard disk, which begins with
+/// `sector`: what El Torito wants as system type. `None` if there is not just one.
+pub(crate) fn only_partition_kind(sector: &[u8]) -> Option<u8> {
+    if sector.len() < to_usize(SECTOR) || le16(sector, 510) != 0xaa55 {
+        return None;
+    }
+    let mut kinds =
+        sector[TABLE..510].chunks_exact(ENTRY).map(|entry| entry[4]).filter(|&kind| kind != 0);
+    match (kinds.next(), kinds.next()) {
+        (Some(kind), None) => Some(kind),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(
+        number: u8,
+        active: bool,
+        kind: u8,
+        first_sector: u32,
+        sectors: u32,
+    ) -> MbrPartition {
+        MbrPartition { number, active, kind, first_sector, sectors }
+    }
+
+    /// Tables out of images by xorriso 1.5.4.
+    #[test]
+    fn partitions_are_written_as_xorriso_does() {
+        for (partition, bytes) in [
+            (
+                partition(1, true, 0x17, 0, 14336),
+                [0x80, 0, 1, 0, 0x17, 0x3f, 0x20, 6, 0, 0, 0, 0, 0, 0x38, 0, 0],
+            ),
+            (
+                partition(2, false, 0xef, 12872, 2880),
+                [0, 0x12, 9, 6, 0xef, 0x2c, 8, 7, 0x48, 0x32, 0, 0, 0x40, 0x0b, 0, 0],
+            ),
+            (
+                partition(1, false, PROTECTIVE, 1, 16479),
+                [0, 0, 2, 0, 0xee, 2, 0x20, 8, 1, 0, 0, 0, 0x5f, 0x40, 0, 0],
+            ),
+        ] {
+            assert_eq!(partition.encode(), bytes);
+        }
+        assert_eq!(cylinder_head_sector(u64::MAX), [63, 0xe0, 0xff]);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let partitions = vec![partition(1, true, 0, 0, 4096), partition(4, false, 0xef, 4096, 100)];
+        let mbr = Mbr { disk_id: 0x1234_5678, has_code: true, partitions };
+        let mut sector = [7; 512];
+        mbr.encode(&mut sector);
+        assert_eq!(sector[..440], [7; 440]);
+        let mut oddities = Vec::new();
+        assert_eq!(Mbr::parse(&sector, 4196 * 512, &mut oddities), Some(mbr.clone()));
+        assert_eq!(oddities, []);
+        assert_eq!(Mbr::parse(&sector, 4195 * 512, &mut oddities), Some(mbr));
+        assert_eq!(oddities.len(), 1);
+        sector[510] = 0;
+        assert_eq!(Mbr::parse(&sector, 0, &mut oddities), None);
+    }
+
+    #[test]
+    fn an_emulated_disk_has_one_partition() {
+        let mut sector = [0; 512];
+        assert_eq!(only_partition_kind(&sector), None);
+        let one =
+            Mbr { disk_id: 0, has_code: false, partitions: vec![partition(2, true, 6, 1, 9)] };
+        one.encode(&mut sector);
+        assert_eq!(only_partition_kind(&sector), Some(6));
+        sector[TABLE + 4] = 1;
+        assert_eq!(only_partition_kind(&sector), None);
+        assert_eq!(only_partition_kind(&sector[..100]), None);
+    }
+}

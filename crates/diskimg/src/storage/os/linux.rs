@@ -1,0 +1,259 @@
+//! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE, O_PATH.
+
+use super::{FileLock, Segment};
+use rustix::fs::{
+    Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fadvise, fallocate,
+    flock, fstatfs, seek,
+};
+use rustix::io::{Errno, retry_on_intr};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// File systems whose files are the kernel's own answers: statfs(2) and linux/magic.h.
+const MADE_UP: [u32; 20] = [
+    0x0000_9fa0, // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6265_6570, // configfs
+    0xcafe_4a11, // bpf
+    0x6165_676c, // pstore
+    0xde5e_81e4, // efivarfs
+    0xf97c_ff8c, // selinuxfs
+    0x4341_5d53, // smackfs
+    0x1980_0202, // mqueue
+    0x6e73_6673, // nsfs
+    0x5049_5045, // pipes
+    0x534f_434b, // sockets
+    0x0904_1934, // anonymous inodes
+    0x4249_4e4d, // binfmt_misc
+    0x0765_5821, // resctrl
+];
+
+#[derive(Debug)]
+pub(super) struct Located {
+    /// O_PATH: it names the file, and reads nothing of it.
+    handle: File,
+    path: PathBuf,
+}
+
+impl Located {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH.bits() as i32;
+        let handle = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        Ok(Self { handle, path: path.to_owned() })
+    }
+
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        self.handle.metadata()
+    }
+
+    pub(super) fn real_path(&self) -> io::Result<PathBuf> {
+        real_path(&self.handle).map_or_else(|| self.path.canonicalize(), Ok)
+    }
+
+    pub(super) fn is_stored(&self) -> io::Result<bool> {
+        let kind = fstatfs(&self.handle)?.f_type;
+        Ok(!MADE_UP.contains(&(kind as u32)))
+    }
+
+    pub(super) fn open(&self) -> io::Result<File> {
+        let link = link_to(&self.handle);
+        if link.is_symlink() {
+            return File::open(link);
+        }
+        // No /proc here: open the name again, and see that it is the same file.
+        let file = File::open(&self.path)?;
+        if super::identity(&file.metadata()?) != super::identity(&self.metadata()?) {
+            return Err(io::Error::other("it was replaced while it was opened"));
+        }
+        Ok(file)
+    }
+}
+
+/// proc_pid_fd(5): a link to an open file, whatever has become of its name.
+fn link_to(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+pub(super) fn real_path(file: &File) -> Option<PathBuf> {
+    std::fs::read_link(link_to(file)).ok()
+}
+
+pub(super) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Option<Segment>> {
+    // lseek(2): SEEK_DATA past the last data is ENXIO; a file system without
+    // hole support answers EINVAL (or says that all is data).
+    match seek(file, SeekFrom::Data(offset)) {
+        Ok(data) if data > offset => Ok(Some(Segment { end: data.min(len), hole: true })),
+        Ok(_) => match seek(file, SeekFrom::Hole(offset)) {
+            Ok(hole) if hole > offset => Ok(Some(Segment { end: hole.min(len), hole: false })),
+            Ok(_) | Err(Errno::INVAL | Errno::NXIO) => Ok(None),
+            Err(e) => Err(e.into()),
+        },
+        // No data from here on: a hole up to the end, if the end is where it was.
+        Err(Errno::NXIO) if file.metadata()?.len() < len => {
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was read"))
+        }
+        Err(Errno::NXIO) => Ok(Some(Segment { end: len, hole: true })),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    try_fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
+}
+
+pub(super) fn preallocate(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    try_fallocate(file, FallocateFlags::empty(), offset, len)
+}
+
+fn try_fallocate(file: &File, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<bool> {
+    loop {
+        return match fallocate(file, mode, offset, len) {
+            Ok(()) => Ok(true),
+            Err(Errno::INTR) => continue,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => Ok(false),
+            Err(e) => Err(e.into()),
+        };
+    }
+}
+
+pub(super) fn open_direct(file: &File, write: bool) -> io::Result<File> {
+    let flags = OFlags::DIRECT.bits() as i32;
+    let opened =
+        OpenOptions::new().read(!write).write(write).custom_flags(flags).open(link_to(file));
+    opened.map_err(|e| match Errno::from_io_error(&e) {
+        Some(Errno::INVAL) => {
+            io::Error::new(io::ErrorKind::Unsupported, "its file system has no direct I/O")
+        }
+        _ => e,
+    })
+}
+
+pub(super) fn write_behind(file: &File) -> io::Result<()> {
+    // posix_fadvise(2): dirty pages stay, but Linux starts to write them back.
+    Ok(fadvise(file, 0, None, Advice::DontNeed)?)
+}
+
+pub(super) fn total_memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    (info.totalram as u64).checked_mul(unit)
+}
+
+pub(super) fn block_size(file: &File) -> io::Result<Option<u64>> {
+    let block = rustix::fs::fstatvfs(file)?.f_frsize;
+    Ok(block.is_power_of_two().then_some(block))
+}
+
+/// `struct file_clone_range` of ioctl_ficlonerange(2).
+#[repr(C)]
+struct FileCloneRange {
+    src_fd: i64,
+    src_offset: u64,
+    src_length: u64,
+    dest_offset: u64,
+}
+
+pub(super) fn reflink(
+    src: &File,
+    src_offset: u64,
+    dst: &File,
+    dst_offset: u64,
+    len: u64,
+) -> io::Result<bool> {
+    use rustix::ioctl::{Setter, ioctl, opcode};
+    const FICLONERANGE: rustix::ioctl::Opcode = opcode::write::<FileCloneRange>(0x94, 13);
+    let range = FileCloneRange {
+        src_fd: i64::from(src.as_raw_fd()),
+        src_offset,
+        src_length: len,
+        dest_offset: dst_offset,
+    };
+    // SAFETY: FICLONERANGE reads one `struct file_clone_range`, which
+    // `FileCloneRange` mirrors field for field, and writes no memory of ours;
+    // both descriptors stay open for the call because `src` and `dst` are borrowed.
+    #[allow(unsafe_code)]
+    let outcome = unsafe { ioctl(dst, Setter::<FICLONERANGE, FileCloneRange>::new(range)) };
+    match outcome {
+        Ok(()) => Ok(true),
+        // Another file system, no reflink support, or a range that is not
+        // aligned to its blocks: all mean "copy instead".
+        Err(
+            Errno::OPNOTSUPP
+            | Errno::XDEV
+            | Errno::INVAL
+            | Errno::NOTTY
+            | Errno::NOSYS
+            | Errno::PERM
+            | Errno::TXTBSY,
+        ) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+pub(super) fn copy_in_kernel(
+    src: &File,
+    mut src_offset: u64,
+    dst: &File,
+    mut dst_offset: u64,
+    len: u64,
+) -> io::Result<bool> {
+    let end = src_offset + len;
+    while src_offset < end {
+        let left = usize::try_from(end - src_offset).unwrap_or(usize::MAX);
+        // The kernel advances both offsets by what it copied.
+        match copy_file_range(src, Some(&mut src_offset), dst, Some(&mut dst_offset), left) {
+            // Nothing copied, no error: a file system that pretends.
+            Ok(0) => return Ok(false),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(
+                Errno::XDEV
+                | Errno::INVAL
+                | Errno::NOSYS
+                | Errno::OPNOTSUPP
+                | Errno::PERM
+                | Errno::BADF
+                | Errno::TXTBSY,
+            ) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(true)
+}
+
+/// statfs(2)'s names for file systems of one machine, where flock(2) reaches everyone. Over NFS,
+/// SMB, FUSE and the like it may not.
+const LOCAL: [u32; 9] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // btrfs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x794c_7630, // overlayfs
+    0x2fc1_2fc1, // ZFS
+    0xf2f5_2010, // F2FS
+    0xca45_1a4e, // bcachefs
+];
+
+pub(super) fn try_lock_file(file: &File) -> FileLock {
+    if !retry_on_intr(|| fstatfs(file)).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32))) {
+        return FileLock::Unknown;
+    }
+    match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => FileLock::Ours,
+        Err(Errno::WOULDBLOCK) => FileLock::HeldByOther,
+        Err(_) => FileLock::Unknown,
+    }
+}
+
+pub(super) fn address_space_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::As).current
+}

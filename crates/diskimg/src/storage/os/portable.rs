@@ -1,0 +1,81 @@
+//! Systems of which nothing is assumed: every optional ability answers "no".
+
+use super::{FileLock, Segment};
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The path without symbolic links: what is opened is what was looked at,
+/// unless somebody replaces it in between.
+#[derive(Debug)]
+pub(super) struct Located(PathBuf);
+
+impl Located {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        path.canonicalize().map(Self)
+    }
+
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        std::fs::metadata(&self.0)
+    }
+
+    pub(super) fn real_path(&self) -> io::Result<PathBuf> {
+        Ok(self.0.clone())
+    }
+
+    pub(super) fn is_stored(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    pub(super) fn open(&self) -> io::Result<File> {
+        File::open(&self.0)
+    }
+}
+
+pub(super) fn real_path(_: &File) -> Option<PathBuf> {
+    None
+}
+
+pub(super) fn segment_at(_: &File, _: u64, _: u64) -> io::Result<Option<Segment>> {
+    Ok(None)
+}
+
+pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(super) fn preallocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(super) fn open_direct(_: &File, _: bool) -> io::Result<File> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "no direct I/O on this system"))
+}
+
+pub(super) fn write_behind(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+pub(super) fn total_memory() -> Option<u64> {
+    None
+}
+
+pub(super) fn block_size(_: &File) -> io::Result<Option<u64>> {
+    Ok(None)
+}
+
+pub(super) fn reflink(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(super) fn copy_in_kernel(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(super) fn try_lock_file(_: &File) -> FileLock {
+    FileLock::Unknown
+}
+
+pub(super) fn address_space_limit() -> Option<u64> {
+    None
+}

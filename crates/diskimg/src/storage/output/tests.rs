@@ -1,0 +1,299 @@
+//! Files under their names, and what is there when it goes wrong.
+
+use super::publish::{Staged, publish};
+use super::*;
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(directory)
+        .expect("lists")
+        .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_dropped_output_leaves_the_old_file_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("a.img");
+    std::fs::write(&path, b"old").expect("writes");
+    let output = Output::create(&path).expect("creates");
+    output.sink().write_all_at(b"half", 0).expect("writes");
+    assert_eq!(std::fs::read(&path).expect("reads"), b"old");
+    drop(output);
+    assert_eq!(std::fs::read(&path).expect("reads"), b"old");
+    assert_eq!(names(dir.path()), ["a.img"]);
+}
+
+#[test]
+fn a_committed_output_replaces_the_old_file_and_its_companion_is_there() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("a.img");
+    std::fs::write(&path, b"old").expect("writes");
+    let mut output = Output::create(&path).expect("creates");
+    let data = output.companion(Path::new("a.data")).expect("creates");
+    data.write_all_at(b"data", 0).expect("writes");
+    output.sink().write_all_at(b"new", 0).expect("writes");
+    output.commit(Durability::Flushed).expect("commits");
+    assert_eq!(std::fs::read(&path).expect("reads"), b"new");
+    assert_eq!(names(dir.path()), ["a.data", "a.img"]);
+}
+
+#[test]
+fn a_companion_under_another_spelling_of_a_name_in_use_is_refused() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
+    let mut output = Output::create(dir.path().join("a.img")).expect("creates");
+    for name in ["a.img", "./a.img", "sub/../a.img"] {
+        let error = output.companion(Path::new(name)).expect_err(name);
+        assert_eq!(error.io_error().kind(), io::ErrorKind::InvalidInput, "{name}");
+    }
+    output.companion(Path::new("a.data")).expect("creates");
+    output.companion(Path::new("./a.data")).expect_err("is a companion already");
+    drop(output);
+    assert_eq!(names(dir.path()), ["sub"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_pipe_is_written_under_its_name_in_dev_fd() {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    let (mut reader, writer) = io::pipe().expect("pipe");
+    let path = format!("/dev/fd/{}", writer.as_raw_fd());
+    let output = Output::create(path).expect("opens");
+    drop(writer);
+    output.sink().write_all_at(b"bytes", 0).expect("writes");
+    output.commit(Durability::Flushed).expect("commits");
+    let mut read = Vec::new();
+    reader.read_to_end(&mut read).expect("reads");
+    assert_eq!(read, b"bytes");
+}
+
+/// Root may read any directory: this says something to everyone else.
+#[cfg(unix)]
+#[test]
+fn a_directory_that_cannot_be_read_takes_an_output() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mode = |mode| {
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    mode(0o300);
+    let output = Output::create(dir.path().join("a.img")).expect("creates");
+    let outcome = output.commit(Durability::Flushed);
+    mode(0o700);
+    outcome.expect("commits");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_symbolic_link_is_followed_and_the_mode_is_kept() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (file, link) = (dir.path().join("real"), dir.path().join("link"));
+    std::fs::write(&file, b"old").expect("writes");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+    symlink("real", &link).expect("links");
+    let output = Output::create(&link).expect("creates");
+    output.sink().write_all_at(b"new", 0).expect("writes");
+    output.commit(Durability::Cached).expect("commits");
+    assert!(std::fs::symlink_metadata(&link).expect("stat").is_symlink());
+    assert_eq!(std::fs::read(&file).expect("reads"), b"new");
+    let mode = std::fs::metadata(&file).expect("stat").permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_companion_takes_a_regular_files_name_or_a_free_one_and_no_other() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("victim"), b"mine").expect("writes");
+    symlink("victim", path("a-link")).expect("links");
+    symlink("nowhere", path("a-dangling")).expect("links");
+    symlink("/dev/null", path("a-null")).expect("links");
+    std::fs::create_dir(path("a-dir")).expect("mkdir");
+    let made = std::process::Command::new("mkfifo").arg(path("a-pipe")).status();
+    assert!(made.expect("mkfifo runs").success());
+    let before = names(dir.path());
+    for name in ["a-link", "a-dangling", "a-null", "a-dir", "a-pipe"] {
+        let mut output = Output::create(path("a.img")).expect("creates");
+        let error = output.companion(Path::new(name)).expect_err(name);
+        assert!(error.refused && error.path() == Some(&path(name)), "{error}");
+    }
+    // A name of the user's own is followed as far as bytes have positions.
+    let mut output = Output::create(path("a.img")).expect("creates");
+    for name in ["a-null", "a-dir", "a-pipe"] {
+        assert!(output.named_companion(Path::new(name)).expect_err(name).refused, "{name}");
+    }
+    output.protect(existing_identity(&path("victim")), "it is read");
+    let error = output.named_companion(Path::new("a-link")).expect_err("is protected");
+    assert!(error.refused && error.to_string().contains("it is read"), "{error}");
+    output.named_companion(Path::new("a-dangling")).expect("is followed");
+    output.commit(Durability::Cached).expect("commits");
+    assert!(path("nowhere").is_file() && path("a.img").is_file());
+    assert_eq!(std::fs::read(path("victim")).expect("reads"), b"mine");
+    assert_eq!(names(dir.path()).len(), before.len() + 2);
+}
+
+/// A file that waits to be called `name`.
+fn staged(directory: &Path, name: &str) -> Staged {
+    let file = tempfile::NamedTempFile::new_in(directory).expect("creates");
+    std::fs::write(file.path(), b"new").expect("writes");
+    Staged { path: directory.join(name), file: file.into_temp_path(), held: None }
+}
+
+#[test]
+fn a_commit_that_fails_in_the_middle_leaves_every_old_file_and_no_new_one() {
+    for lost in ["a-1", "a-2", "a-3", "a.img"] {
+        for old in
+            [&["a.img", "a-1", "a-2", "a-3"][..], &["a.img", "a-1", "a-3"], &["a.img"], &["a-2"]]
+        {
+            let dir = tempfile::tempdir().expect("tempdir");
+            for name in old {
+                std::fs::write(dir.path().join(name), name).expect("writes");
+            }
+            let before = names(dir.path());
+            let stage = |name| {
+                let staged = staged(dir.path(), name);
+                if name == lost {
+                    std::fs::remove_file(&staged.file).expect("removes");
+                }
+                staged
+            };
+            let companions = ["a-1", "a-2", "a-3"].map(stage).into();
+            let error = publish(Some(stage("a.img")), companions, Durability::Flushed)
+                .expect_err("a file is gone");
+            assert_eq!(error.path(), Some(&*dir.path().join(lost)), "{error}");
+            assert!(error.hint.is_none(), "{error}");
+            assert_eq!(names(dir.path()), before, "{lost}");
+            for name in old {
+                let file = std::fs::read_to_string(dir.path().join(name)).expect("reads");
+                assert_eq!(file, *name, "{lost}");
+            }
+        }
+    }
+}
+
+#[test]
+fn several_files_replace_several_and_nothing_is_left_aside() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    for name in ["a.img", "a-1"] {
+        std::fs::write(dir.path().join(name), "old").expect("writes");
+    }
+    let companions = ["a-1", "a-2"].map(|name| staged(dir.path(), name)).into();
+    publish(Some(staged(dir.path(), "a.img")), companions, Durability::Flushed).expect("commits");
+    assert_eq!(names(dir.path()), ["a-1", "a-2", "a.img"]);
+    for name in names(dir.path()) {
+        assert_eq!(std::fs::read(dir.path().join(name)).expect("reads"), b"new");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_companion_is_as_private_as_what_it_replaces_or_else_the_main_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name);
+    let mode =
+        |name: &str| std::fs::metadata(path(name)).expect("stat").permissions().mode() & 0o777;
+    for (name, mode) in [("a.img", 0o600), ("a-old", 0o640)] {
+        std::fs::write(path(name), b"old").expect("writes");
+        std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).expect("chmod");
+    }
+    let mut output = Output::create(path("a.img")).expect("creates");
+    output.companion(Path::new("a-old")).expect("creates");
+    output.companion(Path::new("a-new")).expect("creates");
+    for name in names(dir.path()).iter().filter(|name| name.ends_with("-tmp")) {
+        assert_eq!(mode(name), 0o600, "{name}");
+    }
+    output.commit(Durability::Cached).expect("commits");
+    assert_eq!(["a.img", "a-old", "a-new"].map(mode), [0o600, 0o640, 0o600]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_without_a_reader_is_waited_for_until_one_comes_or_someone_says_stop() {
+    use std::io::Read;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo runs").success());
+    let mut asked = 0;
+    let error = Output::create_unless(&path, &mut || {
+        asked += 1;
+        asked == 3
+    })
+    .expect_err("nobody reads");
+    assert_eq!((error.kind(), asked), (io::ErrorKind::Interrupted, 3));
+    // More than a pipe holds: the writer must wait, not fail.
+    let bytes = vec![7; 1 << 20];
+    std::thread::scope(|threads| {
+        let reader = threads.spawn(|| {
+            let mut read = Vec::new();
+            File::open(&path).expect("opens").read_to_end(&mut read).expect("reads");
+            read
+        });
+        let output = Output::create(&path).expect("opens");
+        output.sink().write_all_at(&bytes, 0).expect("writes");
+        output.commit(Durability::Flushed).expect("commits");
+        assert!(reader.join().expect("joins") == bytes);
+    });
+}
+
+/// Whether what is left over is told from what is being written, in this directory.
+fn locks_hold(directory: &Path) -> bool {
+    let file = tempfile::tempfile_in(directory).expect("creates");
+    os::try_lock_file(&file) == os::FileLock::Ours
+}
+
+#[test]
+fn what_a_killed_run_left_goes_with_the_next_one_and_what_a_live_run_writes_stays() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    if !locks_hold(dir.path()) {
+        return;
+    }
+    let path = |name: &str| dir.path().join(name);
+    let left = [".a.img.000000.diskimg-tmp", ".a.data.000000.diskimg-tmp"];
+    let stays = [".a.img.000000.diskimg-old", ".b.img.000000.diskimg-tmp"];
+    for name in left.iter().chain(&stays) {
+        std::fs::write(path(name), name).expect("writes");
+    }
+    let start = || {
+        let mut output = Output::create(path("a.img")).expect("creates");
+        output.sink().write_all_at(b"main", 0).expect("writes");
+        output.companion(Path::new("a.data")).expect("creates");
+        output
+    };
+    let first = start();
+    assert!(left.iter().all(|name| !path(name).exists()));
+    let second = start();
+    // Two files that were there, two of each run.
+    assert_eq!(names(dir.path()).len(), 6);
+    first.commit(Durability::Cached).expect("its files are there");
+    second.commit(Durability::Cached).expect("its files are there");
+    assert_eq!(names(dir.path()), [stays[0], stays[1], "a.data", "a.img"]);
+}
+
+#[test]
+fn runs_that_write_the_same_name_at_once_leave_one_anothers_files_alone() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("a.img");
+    std::thread::scope(|threads| {
+        for id in 0..4u8 {
+            let path = &path;
+            threads.spawn(move || {
+                for _ in 0..50 {
+                    let output = Output::create(path).expect("creates");
+                    output.sink().write_all_at(&[id; 100], 0).expect("writes");
+                    output.commit(Durability::Cached).expect("commits");
+                }
+            });
+        }
+    });
+    let bytes = std::fs::read(&path).expect("reads");
+    assert!(bytes.len() == 100 && bytes.iter().all(|&b| b == bytes[0]), "one run's");
+    assert_eq!(names(dir.path()), ["a.img"]);
+}

@@ -1,0 +1,55 @@
+//! A growing buffer.
+
+use super::Sink;
+use crate::storage::lock;
+use crate::storage::source::MemorySource;
+use std::io;
+use std::sync::Mutex;
+
+/// A growing buffer: for tests, and for small images that never touch a disk.
+#[derive(Debug, Default)]
+pub struct MemorySink {
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl MemorySink {
+    /// An empty buffer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was written, as a source to read it back.
+    pub fn to_source(&self) -> MemorySource {
+        MemorySource::new(self.lock().clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        lock(&self.bytes)
+    }
+}
+
+impl Sink for MemorySink {
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut bytes = self.lock();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(buf);
+        Ok(())
+    }
+
+    fn is_zeroed(&self) -> bool {
+        true
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.lock().resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Sources end to end.
+
+use super::{HostFileId, Segment, Source};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Several sources, read as one: a file that was cut into pieces.
+#[derive(Debug)]
+pub struct JoinedSource {
+    /// None empty.
+    parts: Vec<Arc<dyn Source>>,
+    /// Where each part starts in the whole; ascending.
+    starts: Vec<u64>,
+    len: u64,
+}
+
+impl JoinedSource {
+    /// Reads `parts` one after the other.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if they are longer than 2^64 bytes together.
+    pub fn new(parts: impl IntoIterator<Item = Arc<dyn Source>>) -> io::Result<Self> {
+        let mut joined = Self { parts: Vec::new(), starts: Vec::new(), len: 0 };
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            let end = joined.len.checked_add(part.len());
+            joined.starts.push(joined.len);
+            joined.len = end.ok_or(io::ErrorKind::InvalidInput)?;
+            joined.parts.push(part);
+        }
+        Ok(joined)
+    }
+
+    /// The part that holds `offset`, which lies inside, and where that part starts.
+    fn part_at(&self, offset: u64) -> (&dyn Source, u64) {
+        let index = self.starts.partition_point(|&start| start <= offset) - 1;
+        (&*self.parts[index], self.starts[index])
+    }
+}
+
+impl Source for JoinedSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        super::check_range(offset, buf.len(), self.len)?;
+        while !buf.is_empty() {
+            let (part, start) = self.part_at(offset);
+            let here = (part.len() - (offset - start)).min(buf.len() as u64);
+            let (now, later) = buf.split_at_mut(here as usize);
+            part.read_exact_at(now, offset - start)?;
+            buf = later;
+            offset += here;
+        }
+        Ok(())
+    }
+
+    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+        let (part, start) = self.part_at(offset);
+        let segment = part.segment_at(offset - start)?;
+        Ok(Segment { end: segment.end + start, hole: segment.hole })
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.parts.first()?.path()
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.parts.first()?.identity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::source::MemorySource;
+
+    fn joined(parts: &[&[u8]]) -> JoinedSource {
+        let part = |bytes: &&[u8]| Arc::new(MemorySource::new(*bytes)) as Arc<dyn Source>;
+        JoinedSource::new(parts.iter().map(part)).expect("fits")
+    }
+
+    #[test]
+    fn every_range_reads_as_if_the_parts_were_one() {
+        let source = joined(&[b"abc", b"", b"d", b"efghi"]);
+        let whole = b"abcdefghi";
+        assert_eq!(source.len(), 9);
+        for start in 0..=whole.len() {
+            for end in start..=whole.len() {
+                let mut buf = vec![0; end - start];
+                source.read_exact_at(&mut buf, start as u64).expect("inside");
+                assert_eq!(buf, whole[start..end]);
+            }
+        }
+        let error = source.read_exact_at(&mut [0; 2], 8).expect_err("outside");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_segment_ends_with_its_part() {
+        let source = joined(&[b"abc", b"d", b"efghi"]);
+        let ends: Vec<_> = (0..9).map(|at| source.segment_at(at).expect("inside").end).collect();
+        assert_eq!(ends, [3, 3, 3, 4, 9, 9, 9, 9, 9]);
+    }
+
+    #[test]
+    fn nothing_joined_is_empty() {
+        assert!(joined(&[b"", b""]).is_empty());
+    }
+}

@@ -1,0 +1,288 @@
+//! Damaged and hostile appliances: a clear error, bounded work, nothing read
+//! that is not theirs.
+
+use diskimg::storage::source::MemorySource;
+use diskimg::{Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, conformance};
+use diskimg_testkit::appliance::{
+    DiskLine, FileLine, Kit, VMDK, descriptor, guest_bytes, one_disk,
+};
+use diskimg_testkit::tool::cases;
+use proptest::prelude::*;
+use std::sync::{Arc, OnceLock};
+
+fn open(bytes: impl Into<Vec<u8>>) -> Result<Image, Error> {
+    open_with(bytes, Limits::default())
+}
+
+fn open_with(bytes: impl Into<Vec<u8>>, limits: Limits) -> Result<Image, Error> {
+    OpenOptions::new()
+        .format(Format::Ova)
+        .limits(limits)
+        .external_files(ExternalFiles::Any)
+        .open_source(Arc::new(MemorySource::new(bytes)), "hostile.ova")
+}
+
+#[track_caller]
+fn refused(bytes: impl Into<Vec<u8>>, kind: ErrorKind, word: &str) {
+    let error = open(bytes).map(drop).unwrap_err();
+    assert_eq!(error.kind(), kind, "{error}");
+    let text = error.to_string();
+    assert!(text.contains(word) && text.starts_with("hostile.ova"), "no '{word}': {text}");
+}
+
+/// A tar with these members.
+pub fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// A whole appliance, and its disk's bytes.
+fn whole() -> &'static (Vec<u8>, Vec<u8>) {
+    static WHOLE: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    WHOLE.get_or_init(|| {
+        let kit = Kit::new();
+        let (ova, bytes) = kit.simple();
+        (std::fs::read(ova).unwrap(), bytes)
+    })
+}
+
+#[test]
+fn an_archive_cut_anywhere_is_an_error_unless_only_padding_is_gone() {
+    let (ova, bytes) = whole();
+    let mut archive = tar::Archive::new(&ova[..]);
+    let listed = archive.entries().unwrap().last().unwrap().unwrap();
+    let end = listed.raw_file_position() + listed.size();
+    for cut in [end, end + 1, end.next_multiple_of(512), end.next_multiple_of(512) + 512] {
+        let image = open(&ova[..(cut as usize).min(ova.len())]).unwrap();
+        assert!(guest_bytes(&image) == *bytes, "cut at {cut}");
+    }
+    for cut in [end - 1, end / 2, 1536, 600, 511, 1, 0] {
+        let error = open(&ova[..cut as usize]).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}: {error}");
+    }
+}
+
+#[test]
+fn a_packed_archive_that_is_cut_or_changed_is_an_error_even_where_no_disk_is() {
+    let kit = Kit::new();
+    let (ova, bytes) = whole();
+    let member = |archive: &[u8]| {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().unwrap().map(|e| e.unwrap());
+        entries.map(|e| e.raw_file_position() + e.size()).last().unwrap() as usize
+    };
+    let disk = &ova[..member(ova).next_multiple_of(512)];
+    let whole = [disk, &tar(&[("notes.txt", &[b'x'; 5000])])].concat();
+    let pack = |bytes: &[u8]| {
+        kit.write("a.tar", bytes);
+        kit.tool("gzip", &["-kf", "a.tar"]);
+        std::fs::read(kit.path("a.tar.gz")).unwrap()
+    };
+    let packed = pack(&whole);
+    assert!(guest_bytes(&open(&*packed).unwrap()) == *bytes);
+    let cut = &whole[..disk.len() + 3000];
+    refused(cut, ErrorKind::Corrupt, "where nothing is");
+    refused(pack(cut), ErrorKind::Corrupt, "where nothing is");
+    refused(&packed[..packed.len() - 5], ErrorKind::Corrupt, "cannot unpack");
+    let mut changed = packed.clone();
+    let checksum = packed.len() - 8;
+    changed[checksum] ^= 1;
+    refused(changed, ErrorKind::Corrupt, "cannot unpack");
+}
+
+#[test]
+fn sizes_that_no_file_has_are_errors() {
+    let ovf = one_disk("x");
+    for size in [u64::MAX, i64::MAX as u64, 1 << 40] {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("x").unwrap();
+        header.set_size(size);
+        header.set_cksum();
+        let mut bytes = tar(&[("a.ovf", ovf.as_bytes())]);
+        bytes.truncate(bytes.len() - 1024);
+        bytes.extend(header.as_bytes());
+        bytes.extend([0; 4096]);
+        let error = open(bytes).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    }
+}
+
+#[test]
+fn a_long_name_or_pax_records_of_gigabytes_are_not_read() {
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(8 << 30);
+        header.set_cksum();
+        refused(*header.as_bytes(), ErrorKind::Limit, "archive_header_bytes is 65536");
+    }
+}
+
+#[test]
+fn names_must_be_clear() {
+    let ovf = one_disk("x");
+    let (ovf, x) = (ovf.as_bytes(), &b"x"[..]);
+    refused(tar(&[("a.ovf", ovf), ("x", x), ("./x", x)]), ErrorKind::Corrupt, "two members");
+    refused(tar(&[("a.ovf", ovf), ("b.OVF", ovf)]), ErrorKind::Corrupt, "a.ovf, b.OVF");
+    refused(tar(&[("a.txt", ovf)]), ErrorKind::Corrupt, "no .ovf");
+    refused(tar(&[("a.ovf", ovf)]), ErrorKind::Corrupt, "'x' is not in the archive");
+    refused(vec![0x55; 4096], ErrorKind::Corrupt, "tar header");
+    refused(vec![0; 4096], ErrorKind::Corrupt, "no .ovf");
+    let many: Vec<_> = (0..70_000).map(|i| i.to_string()).collect();
+    let many: Vec<_> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    refused(tar(&many), ErrorKind::Limit, "archive_members is 65536");
+}
+
+#[test]
+fn no_file_outside_is_opened_whatever_the_policy() {
+    let passwd = std::fs::canonicalize("/etc/passwd").unwrap();
+    for href in ["../../../../../../etc/passwd", passwd.to_str().unwrap(), "http://h/x", "a/../b"] {
+        let disk =
+            DiskLine { file: Some(1), format: "http://en.wikipedia.org/wiki/Byte", more: "" };
+        let ovf = descriptor(&[FileLine { href, more: "" }], &[disk]);
+        refused(tar(&[("a.ovf", ovf.as_bytes())]), ErrorKind::Refused, href);
+        refused(ovf, ErrorKind::Refused, href);
+    }
+}
+
+#[test]
+fn an_image_inside_may_name_no_other_file() {
+    let kit = Kit::new();
+    kit.disk("base.qcow2", 1, "qcow2", &[]);
+    let args = ["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"];
+    kit.tool("qemu-img", &args);
+    let data = kit.path("data.raw");
+    let option = format!("data_file={}", data.display());
+    kit.tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, "ext.qcow2", "1M"]);
+    for name in ["top.qcow2", "ext.qcow2"] {
+        let disk = DiskLine { file: Some(1), format: "", more: "" };
+        kit.write("a.ovf", descriptor(&[FileLine { href: name, more: "" }], &[disk]));
+        let ova = kit.tar("a.ova", "ustar", &["a.ovf", name, "base.qcow2"]);
+        let error = OpenOptions::new().external_files(ExternalFiles::Any).open(ova).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    }
+}
+
+#[test]
+fn an_appliance_inside_an_appliance_is_refused() {
+    let (ova, _) = whole();
+    let disk = DiskLine { file: Some(1), format: "", more: "" };
+    let ovf = descriptor(&[FileLine { href: "inner", more: "" }], &[disk]);
+    let outer = tar(&[("a.ovf", ovf.as_bytes()), ("inner", ova)]);
+    let error = open(outer).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("inside an appliance"), "{error}");
+}
+
+#[test]
+fn chunks_capacities_and_descriptors_have_bounds() {
+    let line = |more| FileLine { href: "x", more };
+    let disk = |more| DiskLine { file: Some(1), format: VMDK, more };
+    let ova = |ovf: String| tar(&[("a.ovf", ovf.as_bytes()), ("x", b"x")]);
+    let chunks = descriptor(&[line("ovf:chunkSize=\"1\" ovf:size=\"1000000000\"")], &[disk("")]);
+    refused(ova(chunks), ErrorKind::Limit, "1000000000 chunks");
+    let hundred = descriptor(&[line("ovf:chunkSize=\"1\" ovf:size=\"100\"")], &[disk("")]);
+    refused(ova(hundred.clone()), ErrorKind::Corrupt, "'x.000000000' is not in the archive");
+    // Each of them would be looked for from the start.
+    let names: Vec<_> = (0..100).map(|i| format!("x.{i:09}")).collect();
+    let mut members = vec![("a.ovf", hundred.as_bytes())];
+    members.extend(names.iter().map(|name| (name.as_str(), &b"x"[..])));
+    let kit = Kit::new();
+    kit.write("a.tar", tar(&members));
+    kit.tool("gzip", &["a.tar"]);
+    refused(std::fs::read(kit.path("a.tar.gz")).unwrap(), ErrorKind::Limit, "100 chunks");
+    let no_size = descriptor(&[line("ovf:chunkSize=\"1\"")], &[disk("")]);
+    refused(ova(no_size), ErrorKind::Corrupt, "size is not given");
+    for more in [
+        "ovf:capacity=\"18446744073709551615\"",
+        "ovf:capacity=\"99\" ovf:capacityAllocationUnits=\"byte * 2^60\"",
+    ] {
+        let blank = DiskLine { file: None, ..disk(more) };
+        refused(ova(descriptor(&[], &[blank])), ErrorKind::Corrupt, "8 EiB");
+    }
+    let long = format!("<!--{}-->{}", "x".repeat(9 << 20), one_disk("x"));
+    refused(ova(long), ErrorKind::Limit, "ovf_bytes is 8388608");
+    let bomb = "<!DOCTYPE lolz [<!ENTITY a 'lol'><!ENTITY b '&a;&a;&a;'>]><Envelope>&b;</Envelope>";
+    refused(ova(bomb.to_owned()), ErrorKind::Corrupt, "OVF descriptor");
+    refused(ova("\u{feff}<Envelope/>".to_owned()), ErrorKind::Corrupt, "no disk");
+    let deep = format!("<Envelope>{}", "<a>".repeat(200_000));
+    refused(ova(deep), ErrorKind::Corrupt, "OVF descriptor");
+}
+
+#[test]
+fn what_unpacks_to_more_than_the_limit_stops_there() {
+    let kit = Kit::new();
+    std::fs::File::create(kit.path("zeros")).unwrap().set_len(64 << 20).unwrap();
+    let raw = "http://en.wikipedia.org/wiki/Byte";
+    let disk = DiskLine { file: Some(1), format: raw, more: "" };
+    let file = |href| descriptor(&[FileLine { href, more: "" }], &[disk]);
+    kit.write("a.ovf", file("zeros"));
+    kit.tool("tar", &["-czf", "tgz", "a.ovf", "zeros"]);
+    kit.tool("7zz", &["a", "-tzip", "zip.zip", "a.ovf", "zeros"]);
+    kit.tool("gzip", &["zeros"]);
+    let gzip = FileLine { href: "zeros.gz", more: "ovf:compression=\"gzip\"" };
+    kit.write("a.ovf", descriptor(&[gzip], &[disk]));
+    kit.tool("tar", &["-cf", "tar", "a.ovf", "zeros.gz"]);
+    for name in ["tgz", "zip.zip", "tar"] {
+        let bytes = std::fs::read(kit.path(name)).unwrap();
+        let mut limits = Limits::default();
+        limits.unpacked_bytes = (64 << 20) - 1;
+        let error = open_with(&*bytes, limits.clone()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{name}: {error}");
+        limits.unpacked_bytes = 65 << 20;
+        assert_eq!(open_with(&*bytes, limits).unwrap().size(), 64 << 20, "{name}");
+        // Packed bytes that were changed on the way.
+        let mut damaged = bytes.clone();
+        let at = damaged.len() * 3 / 5;
+        damaged[at..at + 16].copy_from_slice(&diskimg_testkit::disk::noise(5, 16));
+        let outcome = open(damaged).and_then(|image| image.read_at(&mut [0; 512], 0));
+        if let Err(error) = outcome {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
+        } else {
+            panic!("{name}: damage went unnoticed");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    #[test]
+    fn a_damaged_appliance_is_an_error_or_an_image_but_never_a_panic(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        metadata_only in any::<bool>(),
+    ) {
+        let mut bytes = whole().0.clone();
+        for (index, value, in_front) in damage {
+            let reach = if in_front { 3072 } else { bytes.len() };
+            bytes[index.index(reach)] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let image = OpenOptions::new()
+            .format(Format::Ova)
+            .metadata_only(metadata_only)
+            .open_source(Arc::new(MemorySource::new(bytes)), "hostile.ova");
+        let outcome = image.and_then(|image| {
+            image.info(0)?;
+            let _ = image.check(&mut |_| {});
+            match metadata_only || image.size() > 1 << 30 {
+                true => Ok(()),
+                false => conformance::verify(&image),
+            }
+        });
+        if let Err(error) = outcome {
+            let text = error.to_string();
+            prop_assert!(text.starts_with("hostile.ova") || text.starts_with("a-disk"), "{}", text);
+            prop_assert!(!text.contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! OVA and OVF.
+
+pub(crate) mod hostile;
+mod integrity;
+mod reading;
+mod writing;

@@ -1,0 +1,9 @@
+//! VMDK.
+
+mod content_ids;
+mod esx;
+mod hosted;
+mod layouts;
+mod matrix;
+mod mutations;
+mod split;

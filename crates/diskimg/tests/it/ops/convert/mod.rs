@@ -1,0 +1,8 @@
+//! Conversions.
+
+mod existing;
+mod levels;
+mod pass_through;
+mod read_back;
+mod scale;
+mod sharing;

@@ -1,0 +1,185 @@
+//! Compressed units that are taken as the source stores them.
+
+use diskimg::target::Backing;
+use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Report};
+use diskimg_testkit::disk::{self, Disk, Fill, Run};
+use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes, run, try_run};
+use proptest::prelude::*;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const CLUSTER: u64 = 65536;
+
+fn open(path: &Path, format: Format) -> Image {
+    OpenOptions::new().format(format).open(path).unwrap()
+}
+
+fn compressed(image: Image, format: Format, options: &str) -> Convert<'static> {
+    let options = Options::parse(options).unwrap();
+    Convert::new(image).format(format).options(options).compress(true)
+}
+
+/// qemu-img's own compressed image of a disk.
+fn qemu_compressed(raw: &Path, out: &Path, format: &str, options: &str) {
+    let (raw, out) = (raw.to_str().unwrap(), out.to_str().unwrap());
+    let compress = if format == "qcow2" { "-c" } else { "-p" };
+    run("qemu-img", ["convert", compress, "-f", "raw", "-O", format, "-o", options, raw, out]);
+}
+
+/// 1 MiB of text, 1 MiB of noise, and text that ends within its last cluster.
+fn sample() -> Disk {
+    let run = |at, len, fill| Run { at, len, fill };
+    Disk {
+        size: (4 << 20) + 512,
+        runs: vec![
+            run(0, 1 << 20, Fill::Words(1)),
+            run(1 << 20, 1 << 20, Fill::Noise(2)),
+            run(3 << 20, (1 << 20) + 512, Fill::Words(3)),
+        ],
+    }
+}
+
+const KINDS: [(&str, &str); 4] = [
+    ("qcow2", "compression_type=zlib"),
+    ("qcow2", "compression_type=zstd"),
+    ("qcow2", "compression_type=zlib,cluster_size=4k"),
+    ("vmdk", "subformat=streamOptimized"),
+];
+
+#[test]
+fn units_of_the_same_codec_and_size_pass_through_and_read_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("raw"));
+    for (format, options) in KINDS {
+        qemu_compressed(&path("raw"), &path("a"), format, options);
+        let kind: Format = format.parse().unwrap();
+        let convert = || compressed(open(&path("a"), kind), kind, options);
+        let report = convert().threads(2).run(path("b")).unwrap();
+        // Text passes, but not where the disk ends within a unit.
+        assert!(report.passed_bytes >= 2 << 20, "{format} {options}: {report:?}");
+        assert_qemu_same(&path("raw"), "raw", &path("b"), format);
+        assert!(qemu_bytes(&path("b"), format) == sample().bytes());
+        if format == "qcow2" {
+            assert_qemu_check(&path("b"), format);
+        }
+        // As often as one likes: nothing grows.
+        let len = |name: &str| std::fs::metadata(path(name)).unwrap().len();
+        assert!(len("b") <= len("a") + CLUSTER, "{format} {options}");
+        compressed(open(&path("b"), kind), kind, options).run(path("c")).unwrap();
+        assert!(len("c") <= len("b"), "{format} {options}");
+        // The number of threads changes nothing, nor does looking at it all.
+        let first = std::fs::read(path("b")).unwrap();
+        let verified = convert().threads(1).verify(true).run(path("b")).unwrap();
+        assert_eq!(verified, Report { verified: true, ..report });
+        assert!(std::fs::read(path("b")).unwrap() == first, "{format} {options}");
+    }
+}
+
+#[test]
+fn what_the_target_does_not_take_is_compressed_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("raw"));
+    qemu_compressed(&path("raw"), &path("a"), "qcow2", "compression_type=zlib");
+    let passed = |convert: Convert<'static>| {
+        let report: Report = convert.run(path("b")).unwrap();
+        report.passed_bytes
+    };
+    let source = || open(&path("a"), Format::Qcow2);
+    for (format, options) in [
+        (Format::Qcow2, "compression_type=zstd"),
+        (Format::Qcow2, "cluster_size=32k"),
+        (Format::Qcow2, "cluster_size=128k"),
+        (Format::Qcow2, "compression_level=1"),
+        (Format::Vmdk, "subformat=streamOptimized"),
+    ] {
+        assert_eq!(passed(compressed(source(), format, options)), 0, "{options}");
+        assert_qemu_same(&path("raw"), "raw", &path("b"), format.name());
+    }
+    assert_eq!(passed(compressed(source(), Format::Qcow2, "").recompress(true)), 0);
+    assert_eq!(passed(compressed(source(), Format::Qcow2, "").salvage(true)), 0);
+    // Over a backing file, what differs must be known.
+    Disk { size: 4 << 20, runs: vec![] }.write(&path("base"));
+    let backing = Backing { name: "base".into(), format: Some("raw".into()), content_id: None };
+    assert_eq!(passed(compressed(source(), Format::Qcow2, "").backing(backing)), 0);
+}
+
+#[test]
+fn damage_passes_unless_it_is_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("raw"));
+    for (format, options) in KINDS {
+        qemu_compressed(&path("raw"), &path("a"), format, options);
+        let kind: Format = format.parse().unwrap();
+        let extents = open(&path("a"), kind).extents(0..CLUSTER).unwrap();
+        let diskimg::extent::Kind::Encoded(unit) = &extents[0].kind else {
+            panic!("{format} {options}: {extents:?}");
+        };
+        let file = std::fs::OpenOptions::new().write(true).open(path("a")).unwrap();
+        file.write_all_at(&[0xff; 16], unit.place.offset + 4).unwrap();
+        let convert = || compressed(open(&path("a"), kind), kind, options);
+        assert!(convert().run(path("b")).unwrap().passed_bytes > 0);
+        for convert in [convert().verify(true), convert().recompress(true)] {
+            let error = convert.run(path("b")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{format} {options}: {error}");
+        }
+    }
+}
+
+#[test]
+fn streams_pass_into_appliances() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("raw"));
+    qemu_compressed(&path("raw"), &path("a"), "vmdk", "subformat=streamOptimized");
+    let source = || open(&path("a"), Format::Vmdk);
+    let report = Convert::new(source()).append(source()).format(Format::Ova).run(path("b.ova"));
+    assert!(report.unwrap().passed_bytes >= 4 << 20);
+    let options = OpenOptions::new().disk("2".to_owned());
+    let mut bytes = vec![0; sample().size as usize];
+    options.open(path("b.ova")).unwrap().read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == sample().bytes());
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    /// Chains, snapshots' leftovers and overwritten clusters: units lie in any order, with
+    /// anything between them.
+    #[test]
+    fn what_passes_through_reads_the_same_whatever_lies_around_it(
+        disk in disk::disk_of(CLUSTER..=(3 << 20)),
+        over in disk::disk_of(CLUSTER..=(3 << 20)),
+        kind in 0..2usize,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let size = (disk.size.max(over.size)).next_multiple_of(512);
+        Disk { size, ..disk }.write(&path("raw"));
+        let options = KINDS[kind].1;
+        qemu_compressed(&path("raw"), &path("a"), "qcow2", options);
+        // Compressed clusters over compressed ones, and stored ones between.
+        let mut commands = vec![];
+        for (i, run) in over.runs.iter().enumerate() {
+            let range = run.clip(size);
+            let at = range.start / CLUSTER * CLUSTER;
+            if at + CLUSTER <= size {
+                let how = if i % 3 == 0 { "" } else { "-c " };
+                commands.push("-c".to_owned());
+                commands.push(format!("write {how}-P {i} {at} {CLUSTER}"));
+            }
+        }
+        if !commands.is_empty() {
+            let a = path("a").to_str().unwrap().to_owned();
+            commands.extend(["-f".to_owned(), "qcow2".to_owned(), a]);
+            // It refuses to compress over a stored cluster, and goes on.
+            try_run("qemu-io", commands);
+        }
+        let source = open(&path("a"), Format::Qcow2);
+        compressed(source, Format::Qcow2, options).run(path("b")).unwrap();
+        assert_qemu_check(&path("b"), "qcow2");
+        assert_qemu_same(&path("a"), "qcow2", &path("b"), "qcow2");
+    }
+}

@@ -1,0 +1,281 @@
+//! Outputs that are read again before they get their names, and digests.
+
+use diskimg::storage::source::{MemorySource, Segment};
+use diskimg::target::Backing;
+use diskimg::{
+    Convert, DigestAlgorithm, ErrorKind, Format, Image, OpenOptions, Options, Output, Report,
+    Source,
+};
+use diskimg_testkit::disk::{Disk, Fill, Run};
+use diskimg_testkit::tool::run;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Text, noise, zeros between, and a last sector that is none.
+fn sample() -> Disk {
+    let run = |at, len, fill| Run { at, len, fill };
+    Disk {
+        size: (3 << 20) + 700,
+        runs: vec![
+            run(100, 300_000, Fill::Words(1)),
+            run(1 << 20, 200_000, Fill::Noise(2)),
+            run((3 << 20) - 5000, 5700, Fill::Words(3)),
+        ],
+    }
+}
+
+/// Formats, options, and whether to compress.
+const TARGETS: [(Format, &str, bool); 15] = [
+    (Format::Raw, "", false),
+    (Format::Raw, "preallocation=full", false),
+    (Format::Qcow2, "", false),
+    (Format::Qcow2, "compat=0.10,cluster_size=512", false),
+    (Format::Qcow2, "extended_l2=on,cluster_size=16k", false),
+    (Format::Qcow2, "", true),
+    (Format::Qcow2, "compression_type=zstd", true),
+    (Format::Qcow2, "data_file=guest.bin", false),
+    (Format::Vmdk, "subformat=monolithicSparse", false),
+    (Format::Vmdk, "subformat=monolithicFlat", false),
+    (Format::Vmdk, "subformat=twoGbMaxExtentSparse", false),
+    (Format::Vmdk, "subformat=twoGbMaxExtentFlat", false),
+    (Format::Vmdk, "subformat=streamOptimized", false),
+    (Format::Vmdk, "subformat=vmfs", false),
+    (Format::Ova, "", false),
+];
+
+fn raw(path: &Path) -> Image {
+    OpenOptions::new().format(Format::Raw).open(path).unwrap()
+}
+
+fn converted(image: Image, (format, options, compress): (Format, &str, bool)) -> Convert<'static> {
+    let options = Options::parse(options).unwrap();
+    Convert::new(image).format(format).options(options).compress(compress)
+}
+
+/// As sha256sum says.
+fn sha256(path: &Path) -> String {
+    run("sha256sum", [path])[..64].to_owned()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_kind_of_output_verifies_and_has_the_digests_that_sha256sum_prints() {
+    for target in TARGETS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        sample().write(&path("a"));
+        // What was there under the names must not be taken for what is written.
+        std::fs::write(path("guest.bin"), "old").unwrap();
+        std::fs::write(path("b-flat.vmdk"), "old").unwrap();
+        let convert = converted(raw(&path("a")), target);
+        let report = convert.verify(true).digest(DigestAlgorithm::Sha256).run(path("b.vmdk"));
+        let report: Report = report.unwrap_or_else(|e| panic!("{target:?}: {e}"));
+        assert!(report.verified);
+        let digests = report.digests.unwrap();
+        let mut padded = sample().bytes();
+        if target.0 != Format::Raw {
+            padded.resize(padded.len().next_multiple_of(512), 0);
+        }
+        std::fs::write(path("guest"), padded).unwrap();
+        assert_eq!(digests.guest, sha256(&path("guest")), "{target:?}");
+        assert_eq!(digests.files[0].path, path("b.vmdk"));
+        for file in &digests.files {
+            assert_eq!(file.digest, sha256(&file.path), "{target:?}: {file:?}");
+        }
+        let several = target.1.contains("data_file")
+            || target.1.contains("Flat")
+            || target.1.contains("twoGb")
+            || target.1.contains("vmfs");
+        assert_eq!(digests.files.len() > 1, several, "{target:?}");
+    }
+}
+
+#[test]
+fn what_is_damaged_on_its_way_to_the_disk_is_found_and_replaces_nothing() {
+    for target in TARGETS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        sample().write(&path("a"));
+        std::fs::write(path("b.vmdk"), "the old one").unwrap();
+        let before = names(dir.path());
+        // When all is written, and before it is complete: bytes here and there. It is told once
+        // that all has its place, then that it is there.
+        let told = AtomicU64::new(0);
+        let damage = |progress: diskimg::Progress| {
+            if progress.done < progress.total || told.fetch_add(1, Ordering::Relaxed) != 1 {
+                return ControlFlow::Continue(());
+            }
+            for name in names(dir.path()).iter().filter(|name| name.ends_with("-tmp")) {
+                let file =
+                    std::fs::File::options().read(true).write(true).open(path(name)).unwrap();
+                let bytes = std::fs::read(path(name)).unwrap();
+                // In the midst of something: no hole, no padding.
+                let busy = (bytes.len() / 64..bytes.len())
+                    .filter(|&at| bytes[at..].iter().take(32).all(|&byte| byte != 0));
+                for at in busy.step_by(5003) {
+                    file.write_all_at(&[!bytes[at]], at as u64).unwrap();
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        let convert = || converted(raw(&path("a")), target);
+        let error = convert().verify(true).progress(&damage).run(path("b.vmdk")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{target:?}: {error}");
+        assert!(error.to_string().contains("b.vmdk"), "{error}");
+        assert_eq!(names(dir.path()), before, "{target:?}");
+        assert_eq!(std::fs::read(path("b.vmdk")).unwrap(), b"the old one");
+        told.store(0, Ordering::Relaxed);
+        convert().progress(&damage).run(path("b.vmdk")).expect("nobody looked");
+    }
+}
+
+#[test]
+fn chains_joined_images_appliances_and_what_exists_verify_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir(path("elsewhere")).unwrap();
+    sample().write(&path("a"));
+    let mut base = sample();
+    base.runs.remove(1);
+    base.write(&path("base"));
+    converted(raw(&path("base")), (Format::Qcow2, "", false))
+        .run(path("elsewhere/base.qcow2"))
+        .unwrap();
+    let a = || Convert::new(raw(&path("a")));
+    // The policy for what the backing file names is not the one for naming it.
+    let backing = Backing {
+        name: path("elsewhere/base.qcow2").to_str().unwrap().to_owned(),
+        format: Some("qcow2".to_owned()),
+        ..Backing::default()
+    };
+    let over = a().format(Format::Qcow2).backing(backing).verify(true).run(path("b")).unwrap();
+    assert!(over.verified && over.stored_bytes < 300_000, "{over:?}");
+
+    let joined = a().append(raw(&path("base"))).format(Format::Qcow2);
+    assert!(joined.verify(true).run(path("b")).unwrap().verified);
+    let disks = a().append(raw(&path("base"))).format(Format::Ova);
+    assert!(disks.verify(true).run(path("b.ova")).unwrap().verified);
+
+    std::fs::write(path("large"), vec![7; 4 << 20]).unwrap();
+    assert!(a().verify(true).run_existing(path("large")).unwrap().verified);
+    run("qemu-img", ["create", "-q", "-f", "qcow2", path("q").to_str().unwrap(), "5M"]);
+    let exists = a().format(Format::Qcow2).verify(true).run_existing(path("q"));
+    assert!(exists.unwrap().verified);
+}
+
+#[test]
+fn what_goes_to_a_pipe_is_not_verified_and_says_so_at_once() {
+    let image = OpenOptions::new().open_source(Arc::new(MemorySource::new([1; 4096])), "a");
+    let convert = Convert::new(image.unwrap()).verify(true);
+    let error = convert.run_to(Output::writer(io::sink())).unwrap_err();
+    assert_eq!(error.io_error().unwrap().kind(), io::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("cannot be read again"), "{error}");
+}
+
+#[test]
+fn a_pipe_has_the_guests_digest_and_none_of_a_file() {
+    let image = OpenOptions::new().open_source(Arc::new(MemorySource::new(*b"abc")), "a");
+    let convert = Convert::new(image.unwrap()).digest(DigestAlgorithm::Sha256);
+    let digests = convert.run_to(Output::writer(io::sink())).unwrap().digests.unwrap();
+    assert!(digests.guest.starts_with("ba7816bf8f01cfea"), "{digests:?}");
+    assert_eq!(digests.files, []);
+}
+
+/// Bytes of which the last part cannot be read.
+#[derive(Debug)]
+struct Torn(MemorySource, u64);
+
+impl Source for Torn {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset + buf.len() as u64 > self.1 {
+            return Err(io::Error::other("bad sector"));
+        }
+        self.0.read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn a_rescued_disk_verifies_but_for_what_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Torn(MemorySource::new(sample().bytes()), (1 << 20) + 12_345);
+    let image = OpenOptions::new().format(Format::Raw).open_source(Arc::new(source), "torn");
+    let convert = Convert::new(image.unwrap()).format(Format::Qcow2).salvage(true).verify(true);
+    let report = convert.run(dir.path().join("b")).unwrap();
+    assert!(report.verified && !report.salvaged.is_empty());
+}
+
+/// Other bytes each time they are asked for.
+#[derive(Debug)]
+struct Fickle(AtomicU64);
+
+impl Source for Fickle {
+    fn len(&self) -> u64 {
+        65536
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], _: u64) -> io::Result<()> {
+        buf.fill(self.0.fetch_add(1, Ordering::Relaxed) as u8);
+        Ok(())
+    }
+
+    fn segment_at(&self, _: u64) -> io::Result<Segment> {
+        Ok(Segment { end: 65536, hole: false })
+    }
+}
+
+#[test]
+fn a_source_that_changes_meanwhile_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let image =
+        OpenOptions::new().format(Format::Raw).open_source(Arc::new(Fickle(2.into())), "fickle");
+    let convert = Convert::new(image.unwrap()).threads(1).verify(true);
+    let error = convert.run(dir.path().join("b")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(names(dir.path()), <[&str; 0]>::default());
+}
+
+#[test]
+fn the_digest_is_of_the_guests_bytes_however_they_move() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    // Large enough for the kernel to be left a part of it, and for a wide hole.
+    let run = |at, len, fill| Run { at, len, fill };
+    let mut disk = sample();
+    disk.size = 200 << 20;
+    disk.runs.push(run(150 << 20, 3 << 20, Fill::Words(4)));
+    disk.write(&path("a"));
+    let compressed = (Format::Qcow2, "", true);
+    converted(raw(&path("a")), compressed).run(path("c")).unwrap();
+    let expected = blake3::hash(&disk.bytes()).to_hex().to_string();
+    let packed = || OpenOptions::new().format(Format::Qcow2).open(path("c")).unwrap();
+    let passing = converted(packed(), compressed).digest(DigestAlgorithm::Blake3);
+    let passing = passing.run(path("b")).unwrap();
+    assert!(passing.passed_bytes > 0);
+    let plain = || Convert::new(raw(&path("a"))).digest(DigestAlgorithm::Blake3);
+    let digest = |report: Report| report.digests.unwrap().guest;
+    let reports = [
+        digest(passing),
+        digest(plain().threads(1).run(path("b")).unwrap()),
+        digest(plain().threads(5).run(path("b")).unwrap()),
+        // By the kernel, unread.
+        digest(plain().offload(true).run(path("b")).unwrap()),
+        digest(plain().sparse(diskimg::Sparse::Off).run(path("b")).unwrap()),
+    ];
+    assert!(reports.iter().all(|digest| *digest == expected), "{reports:?}");
+}

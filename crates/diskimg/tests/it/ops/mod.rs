@@ -1,0 +1,6 @@
+//! Operations.
+
+mod convert;
+mod inspect;
+mod map;
+mod measure;

@@ -1,0 +1,6 @@
+//! Storage: output files, the page cache, memory maps, faults.
+
+mod caching;
+mod faults;
+mod mapped;
+mod output;

@@ -1,0 +1,138 @@
+//! The other verbs: what one image, or none, is enough for.
+
+use crate::arguments::{self, Input};
+use crate::errors::{Raise, exception};
+use crate::image::{Image, json};
+use crate::work;
+use diskimg::target::Backing;
+use diskimg::{Comparison, Create, Error, Format, InspectOptions, Limits};
+use pyo3::prelude::*;
+use std::path::PathBuf;
+
+/// Creates an empty image; gives its size and the options in effect.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "the Python half has names for them")]
+pub(crate) fn create(
+    py: Python<'_>,
+    path: PathBuf,
+    format: &str,
+    size: Option<u64>,
+    pairs: Vec<(String, String)>,
+    backing: Option<(String, Option<String>)>,
+    external_files: &str,
+    limits: Vec<(String, u64)>,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<(u64, Vec<(String, String)>)> {
+    let format = arguments::format(py, format)?;
+    let external_files = arguments::external_files(external_files)?;
+    let limits = arguments::limits(py, &limits)?;
+    let options = arguments::options(pairs);
+    let backing = backing.map(|(name, format)| Backing { name, format, content_id: None });
+    let created = work::run(py, progress.as_ref(), |callback| {
+        Create::new(format)
+            .size(size)
+            .options(options)
+            .backing(backing)
+            .backing_external_files(external_files)
+            .backing_limits(limits)
+            .progress(callback)
+            .run(arguments::plain(path))
+    })?;
+    let options = created.options.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok((created.size, options.collect()))
+}
+
+/// What the comparison found, and where.
+#[pyfunction]
+pub(crate) fn compare(
+    py: Python<'_>,
+    a: &Image,
+    b: &Image,
+    strict: bool,
+    threads: Option<usize>,
+    progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<(&'static str, Option<u64>)> {
+    let (first, second) = (a.get()?, b.get()?);
+    let found = work::run(py, progress.as_ref(), |callback| {
+        let found = diskimg::compare(&first, &second, strict, threads, Some(callback));
+        found.map_err(|failed| failed.error)
+    });
+    let found = b.raised().or(a.raised().or(found))?;
+    Ok(match found {
+        Comparison::Identical { .. } => ("identical", None),
+        Comparison::ContentMismatch { offset } => ("content", Some(offset)),
+        Comparison::SizeMismatch => ("size", None),
+        Comparison::StatusMismatch { offset } => ("status", Some(offset)),
+    })
+}
+
+/// What `measure` tells of an empty disk: qemu-img's JSON.
+#[pyfunction]
+pub(crate) fn measure_size(
+    py: Python<'_>,
+    format: &str,
+    pairs: Vec<(String, String)>,
+    size: u64,
+) -> PyResult<String> {
+    let (format, options) = (arguments::format(py, format)?, arguments::options(pairs));
+    json(&diskimg::measure_size(format, &options, size).or_raise(py)?)
+}
+
+/// The format that a file's bytes are of.
+#[pyfunction]
+pub(crate) fn detect(py: Python<'_>, file: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    let input = Input::new(file)?;
+    if matches!(&input, Input::File(crate::file::Given::Stream(_), ..)) {
+        let error = Error::invalid("a stream that is looked at cannot be read again")
+            .hint("give a file object that seeks");
+        return Err(exception(py, &error));
+    }
+    let raised = input.raised();
+    raised.or(py.detach(|| Format::probe(&*input.source()?)).map(Format::name).or_raise(py))
+}
+
+/// The bounds on what images may ask for: name, default, help.
+#[pyfunction]
+pub(crate) fn limits() -> Vec<(&'static str, u64, &'static str)> {
+    Limits::default().iter().map(|limit| (limit.name, limit.value, limit.help)).collect()
+}
+
+/// What a look at an untrusted image found, as JSON. `most`: bytes of the file, of the disk, and
+/// how many times the one may be the other.
+#[pyfunction]
+pub(crate) fn inspect(
+    py: Python<'_>,
+    file: &Bound<'_, PyAny>,
+    claimed: Option<&str>,
+    most: (Option<u64>, Option<u64>, Option<u64>),
+    allow: Vec<String>,
+    limits: Vec<(String, u64)>,
+) -> PyResult<String> {
+    let mut options = InspectOptions::new()
+        .max_size(most.0)
+        .max_virtual_size(most.1)
+        .max_ratio(most.2)
+        .limits(arguments::limits(py, &limits)?);
+    if let Some(claimed) = claimed {
+        options = options.claimed(claimed).or_raise(py)?;
+    }
+    for code in &allow {
+        options = options.allow(code.parse().or_raise(py)?);
+    }
+    let input = Input::new(file)?;
+    let (name, raised) = (input.name(), input.raised());
+    let look = || diskimg::inspect_source(input.source()?, name, &options);
+    json(&raised.or(py.detach(look).or_raise(py))?)
+}
+
+/// The formats, and of each the create options: name, kind, help, default.
+#[pyfunction]
+#[allow(clippy::type_complexity, reason = "as Python has it")]
+pub(crate) fn formats()
+-> Vec<(&'static str, Vec<(&'static str, String, &'static str, Option<&'static str>)>)> {
+    let of = |format: &Format| {
+        let specs = format.options().iter();
+        specs.map(|s| (s.name, s.kind.to_string(), s.help, s.default)).collect()
+    };
+    Format::ALL.iter().map(|format| (format.name(), of(format))).collect()
+}
