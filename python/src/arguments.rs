@@ -1,10 +1,9 @@
-//! What Python gave, as the library takes it.
+//! Conversion of arguments from Python to the library's types.
 //!
-//! The Python half has made sure of the types and filled in the defaults; whether
-//! the values mean anything is seen here.
+//! The Python code has checked the types and filled in defaults; this module checks the values.
 
 use crate::errors::{Raise, bad_value};
-use crate::file::{self, Given, Raised};
+use crate::file::{self, InputFile, Raised};
 use diskimg::open::local_path;
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
@@ -16,10 +15,10 @@ use pyo3::types::PyBytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How an image is opened: `Opening` in `_types.py`.
+/// How an image is opened. Corresponds to `OpenArgs` in `_types.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Opening {
+pub(crate) struct OpenArgs {
     format: Option<String>,
     external_files: String,
     limits: Vec<(String, u64)>,
@@ -30,8 +29,8 @@ pub(crate) struct Opening {
     memory_map: bool,
 }
 
-impl Opening {
-    /// The library's word for it.
+impl OpenArgs {
+    /// Returns the corresponding options of the library.
     pub(crate) fn options(&self, py: Python<'_>) -> PyResult<OpenOptions> {
         let format = self.format.as_deref().map(|name| format(py, name)).transpose()?;
         let options = OpenOptions::new()
@@ -42,37 +41,37 @@ impl Opening {
             .disk(self.disk.clone())
             .ignore_content_id(self.ignore_content_id);
         Ok(match (self.memory_map, self.direct) {
-            (true, true) => return Err(bad_value("memory_map and direct exclude each other")),
+            (true, true) => return Err(bad_value("memory_map and direct are mutually exclusive")),
             (true, false) => mapped(options),
             (false, true) => options.caching(Caching::Direct),
             (false, false) => options,
         })
     }
 
-    /// The bounds alone.
+    /// Returns only the limits.
     pub(crate) fn limits(&self, py: Python<'_>) -> PyResult<Limits> {
         limits(py, &self.limits)
     }
 }
 
-/// With the image's files mapped.
+/// Returns `options` with memory mapping enabled.
 #[allow(unsafe_code)]
 fn mapped(options: OpenOptions) -> OpenOptions {
-    // SAFETY: `diskimg.open(memory_map=True)` hands its caller the promise, in
-    // its documentation: nobody truncates or changes the files meanwhile.
+    // SAFETY: The documentation of `diskimg.open(memory_map=True)` requires the caller to
+    // guarantee that the files are neither truncated nor changed while they are mapped.
     unsafe { options.memory_map() }
 }
 
-/// An image to be opened, once the GIL is released.
+/// An image that is going to be opened without the GIL.
 pub(crate) enum Input {
-    /// By its name.
+    /// A file, by name.
     Path(PathBuf),
-    /// Bytes that Python's file object has, and what it is called.
-    File(Given, String, Raised),
+    /// The contents of a file object or `bytes`, with the name used in messages.
+    File(InputFile, String, Raised),
 }
 
 impl Input {
-    /// `object` is a name (`str`), a file object, or the bytes themselves.
+    /// Creates an input from a name (`str`), a file object or `bytes`.
     pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(name) = object.extract::<PathBuf>() {
             return Ok(Self::Path(plain(name)));
@@ -80,12 +79,12 @@ impl Input {
         let raised = Raised::default();
         if let Ok(bytes) = object.cast::<PyBytes>() {
             let source = Arc::new(MemorySource::new(bytes.as_bytes()));
-            return Ok(Self::File(Given::Positioned(source), "<bytes>".to_owned(), raised));
+            return Ok(Self::File(InputFile::Seekable(source), "<bytes>".to_owned(), raised));
         }
-        Ok(Self::File(file::given(object, raised.clone())?, file::name(object), raised))
+        Ok(Self::File(file::input(object, raised.clone())?, file::name(object), raised))
     }
 
-    /// What a file object raises from now on.
+    /// Returns the slot for exceptions that the file object raises.
     pub(crate) fn raised(&self) -> Raised {
         match self {
             Self::Path(_) => Raised::default(),
@@ -93,7 +92,7 @@ impl Input {
         }
     }
 
-    /// What it is called.
+    /// Returns the name used in messages.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
@@ -101,18 +100,18 @@ impl Input {
         }
     }
 
-    /// Opens it.
+    /// Opens the image.
     pub(crate) fn open(self, options: &OpenOptions) -> diskimg::Result<Image> {
         match self {
             Self::Path(path) => options.open(path),
-            Self::File(given, name, _) => {
-                let source = given.source().map_err(|e| cannot_read(e, &name))?;
+            Self::File(file, name, _) => {
+                let source = file.source().map_err(|e| cannot_read(e, &name))?;
                 options.open_source(source, name)
             }
         }
     }
 
-    /// Its bytes, uninterpreted.
+    /// Returns the bytes of the file itself.
     pub(crate) fn source(self) -> diskimg::Result<Arc<dyn Source>> {
         match self {
             Self::Path(path) => {
@@ -120,7 +119,7 @@ impl Input {
                 let source = FileSource::open(local);
                 Ok(Arc::new(source.map_err(|e| Error::io("cannot open it", e).in_file(&path))?))
             }
-            Self::File(given, name, _) => given.source().map_err(|e| cannot_read(e, &name)),
+            Self::File(file, name, _) => file.source().map_err(|e| cannot_read(e, &name)),
         }
     }
 }
@@ -129,41 +128,42 @@ fn cannot_read(error: std::io::Error, name: &str) -> Error {
     Error::io("cannot read it", error).in_file(name)
 }
 
-/// A name is a name: `-` is no standard stream to a program that handles files.
+/// Returns `name` such that `-` names a file, as in other Python functions, and not a standard
+/// stream.
 pub(crate) fn plain(name: PathBuf) -> PathBuf {
     if name == Path::new("-") { Path::new(".").join(name) } else { name }
 }
 
-/// The format called `name`.
+/// Returns the format called `name`.
 pub(crate) fn format(py: Python<'_>, name: &str) -> PyResult<Format> {
     name.parse().or_raise(py)
 }
 
-/// Which files an image may name.
-pub(crate) fn external_files(word: &str) -> PyResult<ExternalFiles> {
-    match word {
+/// Parses the policy for external files.
+pub(crate) fn external_files(policy: &str) -> PyResult<ExternalFiles> {
+    match policy {
         "none" => Ok(ExternalFiles::None),
         "same-dir" => Ok(ExternalFiles::SameDir),
         "any" => Ok(ExternalFiles::Any),
-        _ => Err(unknown("external_files", word, "none, same-dir or any")),
+        _ => Err(unknown("external_files", policy, "none, same-dir or any")),
     }
 }
 
-/// The defaults, but for what is given by name.
-pub(crate) fn limits(py: Python<'_>, given: &[(String, u64)]) -> PyResult<Limits> {
+/// Returns the default limits, changed by pairs of name and value.
+pub(crate) fn limits(py: Python<'_>, pairs: &[(String, u64)]) -> PyResult<Limits> {
     let mut limits = Limits::default();
-    for (name, value) in given {
+    for (name, value) in pairs {
         limits.set(name, *value).or_raise(py)?;
     }
     Ok(limits)
 }
 
-/// A word that is none of those possible.
-pub(crate) fn unknown(what: &str, word: &str, possible: &str) -> PyErr {
-    bad_value(format!("{what}='{}' must be {possible}", printable(word)))
+/// Returns the exception for an argument that has none of the allowed values.
+pub(crate) fn unknown(argument: &str, value: &str, allowed: &str) -> PyErr {
+    bad_value(format!("{argument}='{}' must be {allowed}", printable(value)))
 }
 
-/// Create options from names and values.
+/// Converts pairs of name and value to create options.
 pub(crate) fn options(pairs: Vec<(String, String)>) -> Options {
     let mut options = Options::default();
     for (name, value) in pairs {

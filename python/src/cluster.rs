@@ -1,4 +1,4 @@
-//! Guest bytes lent to Python where they lie in memory: the buffer behind a
+//! Guest bytes in a mapped file that are exported to Python without a copy: the buffer of a
 //! `memoryview`.
 
 use diskimg::extent::{ChainExtent, HostOffset, Kind};
@@ -11,21 +11,21 @@ use std::ffi::c_int;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Guest bytes that are stored as they are, in a file that is in memory; read-only.
+/// Guest bytes that are stored verbatim in a mapped file, as a read-only buffer.
 #[pyclass(frozen)]
 pub(crate) struct Cluster {
-    /// Keeps the bytes where they are.
+    /// The mapped file. Holding it keeps the bytes mapped.
     file: Arc<dyn Source>,
-    /// Which of them.
+    /// Position of the bytes in the file.
     stored: Range<usize>,
 }
 
 impl Cluster {
-    /// The guest bytes of `range`; `None` if they are not in one piece, or not in memory.
+    /// Returns the guest bytes of `range`, or `None` if they are not contiguous in a mapped file.
     pub(crate) fn lend(image: &Image, range: Range<u64>) -> diskimg::Result<Option<Self>> {
         let len = (range.end - range.start) as usize;
         let extents = image.extents(range)?;
-        let Some((first, start)) = extents.first().and_then(|e| Some((e, place(e)?))) else {
+        let Some((first, start)) = extents.first().and_then(|e| Some((e, host_offset(e)?))) else {
             return Ok(None);
         };
         let Some(layer) = image.layers().nth(first.depth) else { return Ok(None) };
@@ -36,27 +36,29 @@ impl Cluster {
                 let at = extent.guest.start - first.guest.start;
                 let next = HostOffset { offset: start.offset + at, ..start };
                 let part = &bytes[at as usize..][..extent.len() as usize];
-                // What reads as zeros, such as a hole of the file, may hold anything.
+                // An extent that reads as zeros may have other bytes at its host offset.
                 let as_stored = !extent.kind.is_zero() || is_zero(part);
-                (extent.depth, place(extent)) == (first.depth, Some(next)) && as_stored
+                (extent.depth, host_offset(extent)) == (first.depth, Some(next)) && as_stored
             })
         });
         Ok(lent.then_some(Self { file, stored }))
     }
 }
 
-/// Where an extent lies as it is.
-fn place(extent: &ChainExtent) -> Option<HostOffset> {
+/// Returns the host offset of an extent that is stored verbatim.
+fn host_offset(extent: &ChainExtent) -> Option<HostOffset> {
     match extent.kind {
-        Kind::Data(place) | Kind::Zero(Some(place)) => Some(place),
+        Kind::Data(offset) | Kind::Zero(Some(offset)) => Some(offset),
         _ => None,
     }
 }
 
 #[pymethods]
 impl Cluster {
+    /// Fills `view` with the address and length of the bytes.
+    ///
     /// # Safety
-    /// Python calls it with a view to be filled.
+    /// `view` must be a valid pointer to a `Py_buffer`. Only Python calls this.
     #[allow(unsafe_code)]
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
@@ -65,13 +67,12 @@ impl Cluster {
     ) -> PyResult<()> {
         let this = slf.get();
         let Some(bytes) = this.file.as_slice().and_then(|all| all.get(this.stored.clone())) else {
-            return Err(PyBufferError::new_err("the bytes are not in memory any more"));
+            return Err(PyBufferError::new_err("the bytes are no longer in memory"));
         };
         let (start, len) = (bytes.as_ptr(), bytes.len() as ffi::Py_ssize_t);
-        // SAFETY: `view` is Python's to be filled. The bytes stay where they are as
-        // long as the source lives, which `slf` holds; the view takes a reference to
-        // `slf`. The 1 says that they are not to be written, and a request for
-        // writing fails here.
+        // SAFETY: Python passes a valid `view`. The bytes stay mapped as long as the source
+        // exists; `slf` holds the source and the view holds a reference to `slf`. The 1 marks the
+        // buffer as read-only: the call fails if a writable buffer was requested.
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start.cast_mut().cast(), len, 1, flags)
         };

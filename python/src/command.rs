@@ -1,9 +1,9 @@
-//! The command, carried in the wheel.
+//! The `diskimg` command, which is part of the wheel.
 
 use pyo3::prelude::*;
 use std::ffi::OsString;
 
-/// Runs the command `diskimg`; gives the exit code. `argv[0]` is its name.
+/// Runs the command `diskimg` and returns its exit code. `argv[0]` is the name of the command.
 #[pyfunction]
 pub(crate) fn run_command(py: Python<'_>, argv: Vec<OsString>) -> u8 {
     py.detach(|| diskimg_cli::run(argv))

@@ -1,6 +1,6 @@
-//! `convert`.
+//! The function `convert`.
 
-use crate::arguments::{self, Input, Opening, external_files, unknown};
+use crate::arguments::{self, Input, OpenArgs, external_files, unknown};
 use crate::file::{self, Raised};
 use crate::work;
 use diskimg::target::Backing;
@@ -12,10 +12,10 @@ use pyo3::prelude::*;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// How to convert: `Conversion` in `_types.py`.
+/// How to convert. Corresponds to `ConvertArgs` in `_types.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Conversion {
+pub(crate) struct ConvertArgs {
     format: String,
     options: Vec<(String, String)>,
     compress: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Conversion {
     backing_format: Option<String>,
     external_files: String,
     limits: Vec<(String, u64)>,
-    /// Bytes of a hole at least; `None` for no holes.
+    /// Minimum length of a hole in bytes; `None` for no holes.
     sparse: Option<u64>,
     threads: Option<usize>,
     rate_limit: Option<u64>,
@@ -40,28 +40,29 @@ pub(crate) struct Conversion {
     target_is_zero: bool,
 }
 
-/// Where it goes.
+/// Where the output goes.
 enum Destination {
     New(PathBuf),
     Existing(PathBuf),
     Object(Py<PyAny>),
 }
 
-/// What a conversion did: the fields of `Report`, in order.
-type Done = (u64, u64, u64, u64, Vec<(u64, u64, String)>, Vec<String>, bool, Option<Digested>);
+/// The fields of `Report`, in order.
+type ReportFields =
+    (u64, u64, u64, u64, Vec<(u64, u64, String)>, Vec<String>, bool, Option<DigestFields>);
 
 /// The fields of `Digests`, in order.
-type Digested = (String, String, Vec<(OsString, String)>);
+type DigestFields = (String, String, Vec<(OsString, String)>);
 
-/// Converts `sources`, each a name or file object and how to open it.
+/// Converts `sources`, each a name or file object with the arguments for opening it.
 #[pyfunction]
 pub(crate) fn convert(
     py: Python<'_>,
-    sources: Vec<(Bound<'_, PyAny>, Opening)>,
+    sources: Vec<(Bound<'_, PyAny>, OpenArgs)>,
     destination: &Bound<'_, PyAny>,
-    how: Conversion,
+    how: ConvertArgs,
     progress: Option<Bound<'_, PyAny>>,
-) -> PyResult<Done> {
+) -> PyResult<ReportFields> {
     let inputs = sources
         .iter()
         .map(|(object, opening)| Ok((Input::new(object)?, opening.options(py)?)))
@@ -95,7 +96,8 @@ pub(crate) fn convert(
         }
     });
     for raised in raised.iter().chain([&out]) {
-        // A salvage goes on where reading fails, whoever says so; not where it is told to stop.
+        // With `salvage`, a read error is not fatal even if a file object raised it. Exceptions
+        // such as `KeyboardInterrupt`, which do not derive from `Exception`, always are.
         let stops = |e: &PyErr| !salvage || !e.is_instance_of::<PyException>(py);
         if let Some(error) = raised.take().filter(stops) {
             return Err(error);
@@ -103,20 +105,20 @@ pub(crate) fn convert(
     }
     let (report, by_position) = report?;
     if let (Destination::Object(object), true) = (&destination, by_position) {
-        object.call_method1(py, "seek", (0, 2))?; // behind the image
+        object.call_method1(py, "seek", (0, 2))?; // to the end of the image
     }
     Ok(fields(report))
 }
 
-/// All of them, one after the other; the Python half has seen that there is one.
+/// Starts a conversion of the concatenated `images`. The Python code ensures that there is one.
 fn joined<'a>(images: Vec<Image>) -> diskimg::Result<Convert<'a>> {
     let mut images = images.into_iter();
     let first = images.next().ok_or_else(|| Error::invalid("no source"))?;
     Ok(images.fold(Convert::new(first), Convert::append))
 }
 
-impl Conversion {
-    /// What sets a conversion up, once its images are open.
+impl ConvertArgs {
+    /// Returns a function that configures a conversion once its images are open.
     fn configure<'a>(
         self,
         py: Python<'_>,
@@ -128,13 +130,13 @@ impl Conversion {
             "auto" => Reflink::Auto,
             "always" => Reflink::Always,
             "never" => Reflink::Never,
-            word => return Err(unknown("reflink", word, "auto, always or never")),
+            value => return Err(unknown("reflink", value, "auto, always or never")),
         };
         let digest = match self.digest.as_deref().map(str::parse::<DigestAlgorithm>).transpose() {
             Ok(digest) => digest,
             Err(_) => {
-                let word = self.digest.unwrap_or_default();
-                return Err(unknown("digest", &word, "sha256 or blake3"));
+                let value = self.digest.unwrap_or_default();
+                return Err(unknown("digest", &value, "sha256 or blake3"));
             }
         };
         Ok(move |convert: Convert<'a>| {
@@ -172,7 +174,7 @@ impl Conversion {
     }
 }
 
-fn fields(report: Report) -> Done {
+fn fields(report: Report) -> ReportFields {
     let salvaged =
         report.salvaged.into_iter().map(|lost| (lost.guest.start, lost.guest.end, lost.error));
     let digested = report.digests.map(|digests| {

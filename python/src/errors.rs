@@ -1,7 +1,7 @@
-//! The library's errors as Python's exceptions.
+//! Conversion of the library's errors to Python exceptions.
 //!
-//! The classes are Python's own (`lib/diskimg/_errors.py`): some of them derive from
-//! two bases, which is plain there.
+//! The classes are defined in Python (`lib/diskimg/_errors.py`) because some of them have two
+//! base classes.
 
 use diskimg::{Error, ErrorKind};
 use pyo3::exceptions::PyValueError;
@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use std::error::Error as StdError;
 use std::io;
 
-/// The exception for `error`: one that Python raised in a file object or a
-/// callback and that came through the library comes out unchanged.
+/// Returns the exception for `error`. If the cause is an exception raised by a file object or a
+/// callback, returns that exception unchanged.
 pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
     if let Some(raised) = raised_in_python(py, error) {
         return raised;
@@ -18,7 +18,7 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
     build(py, error).unwrap_or_else(|failed| failed)
 }
 
-/// A bad argument that Python's types let pass.
+/// Returns a `ValueError` for an invalid argument.
 pub(crate) fn bad_value(message: impl Into<String>) -> PyErr {
     PyValueError::new_err(message.into())
 }
@@ -44,7 +44,7 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     Ok(PyErr::from_value(exception))
 }
 
-/// The class in `lib/diskimg/_errors.py`.
+/// Returns the name of the class in `lib/diskimg/_errors.py`.
 fn class(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Corrupt => "CorruptError",
@@ -56,9 +56,9 @@ fn class(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// Python tells I/O errors apart by number. What the library found out itself
-/// has none: it gets the one that the system would have given (POSIX's, which are
-/// the same on all the systems that matter here, but for one).
+/// Returns the errno value of `error`, by which Python selects the exception class. An error that
+/// the library created itself has none and gets the one that the system would have returned.
+/// These values are the same on all supported systems, with one exception.
 fn errno(error: &io::Error) -> i32 {
     const EOPNOTSUPP: i32 = if cfg!(target_os = "macos") { 102 } else { 95 };
     error.raw_os_error().unwrap_or(match error.kind() {
@@ -75,7 +75,7 @@ fn errno(error: &io::Error) -> i32 {
     })
 }
 
-/// The Python exception at the bottom of `error`, if there is one.
+/// Returns the Python exception that caused `error`, if there is one.
 fn raised_in_python(py: Python<'_>, error: &Error) -> Option<PyErr> {
     let mut next: Option<&(dyn StdError + 'static)> =
         error.io_error().and_then(io::Error::get_ref).map(|inner| inner as _);
@@ -91,9 +91,9 @@ fn raised_in_python(py: Python<'_>, error: &Error) -> Option<PyErr> {
     None
 }
 
-/// Raises the library's errors.
+/// Converts results of the library.
 pub(crate) trait Raise<T> {
-    /// The value, or the exception.
+    /// Returns the value, or the error as a Python exception.
     fn or_raise(self, py: Python<'_>) -> PyResult<T>;
 }
 

@@ -1,11 +1,11 @@
 //! An open image.
 
-use crate::arguments::{Input, Opening, format, options};
+use crate::arguments::{Input, OpenArgs, format, options};
 use crate::cluster::Cluster;
 use crate::errors::{Raise, bad_value};
 use crate::file::Raised;
 use crate::work;
-use diskimg::check::Severity;
+use diskimg::check::Code;
 use diskimg::{Error, ErrorKind, MapEntry};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyRuntimeError};
@@ -14,39 +14,40 @@ use pyo3::types::{PyBytes, PyMemoryView};
 use serde::Serialize;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The unit of a format that has none.
-const PLAIN_UNIT: u64 = 64 << 10;
+/// Cluster size reported for formats that have none.
+const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
 
-/// An image, until it is closed.
+/// An open image.
 #[pyclass(frozen)]
 pub(crate) struct Image {
+    /// `None` once the image is closed.
     image: RwLock<Option<Arc<diskimg::Image>>>,
     raised: Raised,
 }
 
-/// One entry of a map: the fields of `Extent`, in order.
+/// The fields of `Extent`, in order.
 type Entry = (u64, u64, usize, bool, bool, bool, bool, Option<u64>, Option<String>);
 
 impl Image {
-    /// What the file object under the image raises.
+    /// Returns the slot for exceptions that the image's file object raises.
     pub(crate) fn raised(&self) -> &Raised {
         &self.raised
     }
 
-    /// What the library says of the image, asked with the GIL released.
-    fn ask<T: Send>(
+    /// Runs an operation on the image without the GIL.
+    fn run<T: Send>(
         &self,
         py: Python<'_>,
-        question: impl FnOnce(&Arc<diskimg::Image>) -> diskimg::Result<T> + Send,
+        operation: impl FnOnce(&Arc<diskimg::Image>) -> diskimg::Result<T> + Send,
     ) -> PyResult<T> {
         let image = self.get()?;
-        self.raised.or(py.detach(|| question(&image)).or_raise(py))
+        self.raised.or(py.detach(|| operation(&image)).or_raise(py))
     }
 
-    /// The image.
+    /// Returns the image.
     ///
     /// # Errors
-    /// `ValueError` if it was closed, as files have it.
+    /// `ValueError` if the image was closed, as for Python's files.
     pub(crate) fn get(&self) -> PyResult<Arc<diskimg::Image>> {
         let image = self.image.read().unwrap_or_else(PoisonError::into_inner);
         image.clone().ok_or_else(|| bad_value("I/O operation on closed image"))
@@ -55,19 +56,19 @@ impl Image {
 
 #[pymethods]
 impl Image {
-    /// Opens an image. For `facts` alone no backing file is opened, unless with
-    /// the `chain`.
+    /// Opens an image. With `metadata_only`, its backing files are opened only if `chain` is set.
     #[staticmethod]
     fn open(
         py: Python<'_>,
         file: &Bound<'_, PyAny>,
-        opening: Opening,
-        facts: bool,
+        args: OpenArgs,
+        metadata_only: bool,
         chain: bool,
     ) -> PyResult<Self> {
         let input = Input::new(file)?;
-        let options = opening.options(py)?;
-        let options = options.metadata_only(facts).with_extents(facts).with_chain(chain);
+        let options = args.options(py)?;
+        let options = options.metadata_only(metadata_only);
+        let options = options.with_extents(metadata_only).with_chain(chain);
         let raised = input.raised();
         let image = raised.or(py.detach(|| input.open(&options)).or_raise(py))?;
         Ok(Self { image: RwLock::new(Some(Arc::new(image))), raised })
@@ -75,7 +76,7 @@ impl Image {
 
     fn close(&self, py: Python<'_>) {
         let image = self.image.write().unwrap_or_else(PoisonError::into_inner).take();
-        // Closing files may take its time.
+        // Closing files may block.
         py.detach(|| drop(image));
     }
 
@@ -99,13 +100,13 @@ impl Image {
         Ok(self.get()?.size())
     }
 
-    /// Bytes that `cluster` gives at a time.
+    /// Size in bytes of what `cluster` returns.
     #[getter]
     fn cluster_size(&self) -> PyResult<u64> {
-        Ok(unit(&*self.get()?))
+        Ok(cluster_size(&*self.get()?))
     }
 
-    /// Images in the chain.
+    /// Number of images in the chain.
     #[getter]
     fn layers(&self) -> PyResult<usize> {
         Ok(self.get()?.layers().len())
@@ -116,19 +117,25 @@ impl Image {
         Ok(self.get()?.warnings().collect())
     }
 
-    /// What `info` tells of a layer: qemu-img's JSON.
+    /// Returns information about a layer as qemu-img's JSON.
     fn info(&self, py: Python<'_>, layer: usize) -> PyResult<String> {
         let image = self.get()?;
         if layer >= image.layers().len() {
-            return Err(PyIndexError::new_err("the chain has fewer layers"));
+            return Err(PyIndexError::new_err("the chain has no such layer"));
         }
-        json(&self.ask(py, |image| image.info(layer))?)
+        json(&self.run(py, |image| image.info(layer))?)
     }
 
-    /// At most `most` extents between `start` and `end`. What follows is asked for
-    /// from where the last one ends.
-    fn extents(&self, py: Python<'_>, start: u64, end: u64, most: usize) -> PyResult<Vec<Entry>> {
-        self.ask(py, |image| extents(image, start, end, most))
+    /// Returns at most `max_count` extents between `start` and `end`. To continue, call it again
+    /// with the end of the last extent as `start`.
+    fn extents(
+        &self,
+        py: Python<'_>,
+        start: u64,
+        end: u64,
+        max_count: usize,
+    ) -> PyResult<Vec<Entry>> {
+        self.run(py, |image| extents(image, start, end, max_count))
     }
 
     fn read_at<'py>(
@@ -137,52 +144,52 @@ impl Image {
         offset: u64,
         len: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        // Before so much memory is asked for.
+        // Checked before the buffer is allocated.
         require_inside(&*self.get()?, offset, len).or_raise(py)?;
-        PyBytes::new_with(py, len, |buf| self.ask(py, |image| image.read_at(buf, offset)))
+        PyBytes::new_with(py, len, |buf| self.run(py, |image| image.read_at(buf, offset)))
     }
 
-    /// Fills `buffer`, which has one dimension of bytes and can be written. By way
-    /// of a copy: other threads may see Python's memory while the GIL is released.
+    /// Fills `buffer`, a writable one-dimensional buffer of bytes. The data pass through a copy
+    /// because other threads can access Python's memory while the GIL is released.
     fn readinto_at(&self, py: Python<'_>, offset: u64, buffer: PyBuffer<u8>) -> PyResult<()> {
         let mut bytes = vec![0; buffer.item_count()];
-        self.ask(py, |image| image.read_at(&mut bytes, offset))?;
+        self.run(py, |image| image.read_at(&mut bytes, offset))?;
         buffer.copy_from_slice(py, &bytes)
     }
 
-    /// The cluster that holds `offset`: a `memoryview` of the bytes where they lie
-    /// in memory, or of a copy.
+    /// Returns a `memoryview` of the cluster that contains `offset`: of the mapped file if
+    /// possible, otherwise of a copy.
     fn cluster<'py>(&self, py: Python<'py>, offset: u64) -> PyResult<Bound<'py, PyMemoryView>> {
         let image = self.get()?;
         if offset >= image.size() {
             return Err(PyIndexError::new_err(format!(
-                "offset {offset} is behind the end of the disk, which has {} bytes",
+                "offset {offset} is beyond the end of the disk, which has {} bytes",
                 image.size()
             )));
         }
-        let unit = unit(&image);
-        let start = offset / unit * unit;
-        let end = image.size().min(start + unit);
-        match self.ask(py, |image| Cluster::lend(image, start..end))? {
+        let size = cluster_size(&image);
+        let start = offset / size * size;
+        let end = image.size().min(start + size);
+        match self.run(py, |image| Cluster::lend(image, start..end))? {
             Some(cluster) => PyMemoryView::from(Bound::new(py, cluster)?.as_any()),
             None => PyMemoryView::from(self.read_at(py, start, (end - start) as usize)?.as_any()),
         }
     }
 
-    /// The findings, each with its severity, and the counts as JSON; `None` for a
-    /// format that has nothing to check.
-    #[allow(clippy::type_complexity, reason = "as Python has it")]
+    /// Checks the image. Returns the findings with their severities, and the counts as JSON; `None`
+    /// if the format has no metadata to check.
+    #[allow(clippy::type_complexity, reason = "the Python code names the parts")]
     fn check(&self, py: Python<'_>) -> PyResult<Option<(Vec<(&'static str, String)>, String)>> {
         let image = self.get()?;
         let mut findings = Vec::new();
         let report = work::run(py, None, |_| {
-            image.check(&mut |finding| findings.push((severity(finding.severity), finding.message)))
+            image.check(&mut |finding| findings.push((code(finding.code), finding.message)))
         });
         let report = self.raised.or(report)?;
         report.map(|report| Ok((findings, json(&report)?))).transpose()
     }
 
-    /// What `measure` tells: qemu-img's JSON.
+    /// Returns the space that the image would take in `format` as qemu-img's JSON.
     fn measure(
         &self,
         py: Python<'_>,
@@ -190,14 +197,14 @@ impl Image {
         pairs: Vec<(String, String)>,
     ) -> PyResult<String> {
         let (format, options) = (self::format(py, format)?, options(pairs));
-        json(&self.ask(py, |image| diskimg::measure(format, &options, image))?)
+        json(&self.run(py, |image| diskimg::measure(format, &options, image))?)
     }
 }
 
-fn unit(image: &diskimg::Image) -> u64 {
+fn cluster_size(image: &diskimg::Image) -> u64 {
     match image.disk_layout().cluster_size {
-        0 | 1 => PLAIN_UNIT,
-        unit => unit,
+        0 | 1 => DEFAULT_CLUSTER_SIZE,
+        size => size,
     }
 }
 
@@ -205,7 +212,7 @@ fn require_inside(image: &diskimg::Image, offset: u64, len: usize) -> diskimg::R
     match offset.checked_add(len as u64) {
         Some(end) if end <= image.size() => Ok(()),
         _ => Err(Error::invalid(format!(
-            "{len} bytes at {offset} leave the disk, which ends at {}",
+            "{len} bytes at {offset} extend beyond the end of the disk at {}",
             image.size()
         ))),
     }
@@ -215,11 +222,11 @@ fn extents(
     image: &diskimg::Image,
     start: u64,
     end: u64,
-    most: usize,
+    max_count: usize,
 ) -> diskimg::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let outcome = diskimg::map(image, start..end, &mut |entry| {
-        if entries.len() >= most {
+        if entries.len() >= max_count {
             return Err(Error::cancelled());
         }
         entries.push(fields(entry));
@@ -237,15 +244,15 @@ fn fields(entry: MapEntry) -> Entry {
     (start, length, depth, present, zero, data, compressed, offset, filename)
 }
 
-fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Leak => "leak",
-        Severity::CheckError => "check-error",
+fn code(code: Code) -> &'static str {
+    match code {
+        Code::Leak => "leak",
+        Code::CheckError => "check-error",
         _ => "corruption",
     }
 }
 
-/// As text, which the Python half reads into its own classes.
+/// Serializes `value` to JSON text, which the Python code converts to its own classes.
 pub(crate) fn json(value: &impl Serialize) -> PyResult<String> {
     serde_json::to_string(value).map_err(|e| PyRuntimeError::new_err(e.to_string()))
 }

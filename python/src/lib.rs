@@ -1,19 +1,19 @@
-//! The native half of the Python package `diskimg`.
+//! The native module of the Python package `diskimg`.
 //!
 //! ```text
-//!   lib/diskimg/     what users see: signatures, types, documentation, results
+//!   lib/diskimg/     the public API: signatures, types, documentation, results
 //!      │ plain values: names, numbers, option pairs
 //!      ▼
-//!   _native          this crate: image, convert, the other verbs, iso/, and what they share
-//!      │   arguments   what Python gave → what the library takes
+//!   _native          this crate: image, convert, the other operations, iso/, and shared code:
+//!      │   arguments   converts arguments from Python for the library
 //!      │   file/       Python's file objects as sources and outputs
-//!      │   work        the GIL released, Ctrl-C and progress looked after
-//!      │   errors      the library's errors as Python's exceptions
+//!      │   work        runs work without the GIL; handles Ctrl-C and progress
+//!      │   errors      converts the library's errors to Python exceptions
 //!      ▼
 //!   diskimg          the library
 //! ```
 //!
-//! Nothing here is for users: names and signatures change with the package.
+//! This module is private to the package: its names and signatures may change at any time.
 
 mod arguments;
 mod cluster;
@@ -42,7 +42,7 @@ mod _native {
     #[pymodule_export]
     use crate::operations::{compare, create, detect, formats, inspect, limits, measure_size};
 
-    /// The version of library, command and package.
+    /// The version of the library, the command and the package.
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
 }

@@ -1,4 +1,4 @@
-//! The other verbs: what one image, or none, is enough for.
+//! The operations other than `convert`, and the lists of formats and limits.
 
 use crate::arguments::{self, Input};
 use crate::errors::{Raise, exception};
@@ -9,9 +9,9 @@ use diskimg::{Comparison, Create, Error, Format, InspectOptions, Limits};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
-/// Creates an empty image; gives its size and the options in effect.
+/// Creates an empty image. Returns its size and the options in effect.
 #[pyfunction]
-#[allow(clippy::too_many_arguments, reason = "the Python half has names for them")]
+#[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
 pub(crate) fn create(
     py: Python<'_>,
     path: PathBuf,
@@ -42,7 +42,7 @@ pub(crate) fn create(
     Ok((created.size, options.collect()))
 }
 
-/// What the comparison found, and where.
+/// Compares two images. Returns the result and the offset of the first difference.
 #[pyfunction]
 pub(crate) fn compare(
     py: Python<'_>,
@@ -66,7 +66,7 @@ pub(crate) fn compare(
     })
 }
 
-/// What `measure` tells of an empty disk: qemu-img's JSON.
+/// Returns the space that an image of an empty disk would take as qemu-img's JSON.
 #[pyfunction]
 pub(crate) fn measure_size(
     py: Python<'_>,
@@ -78,40 +78,41 @@ pub(crate) fn measure_size(
     json(&diskimg::measure_size(format, &options, size).or_raise(py)?)
 }
 
-/// The format that a file's bytes are of.
+/// Detects the format of a file by its signature.
 #[pyfunction]
 pub(crate) fn detect(py: Python<'_>, file: &Bound<'_, PyAny>) -> PyResult<&'static str> {
     let input = Input::new(file)?;
-    if matches!(&input, Input::File(crate::file::Given::Stream(_), ..)) {
-        let error = Error::invalid("a stream that is looked at cannot be read again")
-            .hint("give a file object that seeks");
+    if matches!(&input, Input::File(crate::file::InputFile::Stream(_), ..)) {
+        let error =
+            Error::invalid("cannot detect the format of a stream: it could not be read again")
+                .hint("pass a file object that seeks");
         return Err(exception(py, &error));
     }
     let raised = input.raised();
     raised.or(py.detach(|| Format::probe(&*input.source()?)).map(Format::name).or_raise(py))
 }
 
-/// The bounds on what images may ask for: name, default, help.
+/// Returns the resource limits: name, default, help.
 #[pyfunction]
 pub(crate) fn limits() -> Vec<(&'static str, u64, &'static str)> {
     Limits::default().iter().map(|limit| (limit.name, limit.value, limit.help)).collect()
 }
 
-/// What a look at an untrusted image found, as JSON. `most`: bytes of the file, of the disk, and
-/// how many times the one may be the other.
+/// Inspects an untrusted image and returns the result as JSON. `maxima`: size of the file, size of
+/// the virtual disk, and ratio of the second to the first.
 #[pyfunction]
 pub(crate) fn inspect(
     py: Python<'_>,
     file: &Bound<'_, PyAny>,
     claimed: Option<&str>,
-    most: (Option<u64>, Option<u64>, Option<u64>),
+    maxima: (Option<u64>, Option<u64>, Option<u64>),
     allow: Vec<String>,
     limits: Vec<(String, u64)>,
 ) -> PyResult<String> {
     let mut options = InspectOptions::new()
-        .max_size(most.0)
-        .max_virtual_size(most.1)
-        .max_ratio(most.2)
+        .max_size(maxima.0)
+        .max_virtual_size(maxima.1)
+        .max_ratio(maxima.2)
         .limits(arguments::limits(py, &limits)?);
     if let Some(claimed) = claimed {
         options = options.claimed(claimed).or_raise(py)?;
@@ -121,18 +122,18 @@ pub(crate) fn inspect(
     }
     let input = Input::new(file)?;
     let (name, raised) = (input.name(), input.raised());
-    let look = || diskimg::inspect_source(input.source()?, name, &options);
-    json(&raised.or(py.detach(look).or_raise(py))?)
+    let inspect = || diskimg::inspect_source(input.source()?, name, &options);
+    json(&raised.or(py.detach(inspect).or_raise(py))?)
 }
 
-/// The formats, and of each the create options: name, kind, help, default.
+/// Returns the formats with their create options: name, kind, help, default.
 #[pyfunction]
-#[allow(clippy::type_complexity, reason = "as Python has it")]
+#[allow(clippy::type_complexity, reason = "the Python code names the parts")]
 pub(crate) fn formats()
 -> Vec<(&'static str, Vec<(&'static str, String, &'static str, Option<&'static str>)>)> {
-    let of = |format: &Format| {
+    let options = |format: &Format| {
         let specs = format.options().iter();
         specs.map(|s| (s.name, s.kind.to_string(), s.help, s.default)).collect()
     };
-    Format::ALL.iter().map(|format| (format.name(), of(format))).collect()
+    Format::ALL.iter().map(|format| (format.name(), options(format))).collect()
 }

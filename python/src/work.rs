@@ -1,21 +1,21 @@
-//! Long work: the GIL released, Ctrl-C and the caller's progress looked after.
+//! Long operations: run without the GIL, with handling of Ctrl-C and progress.
 //!
 //! ```text
-//!   calling thread                         thread of the work
-//!   ─────────────                          ──────────────────
-//!   starts it ───────────────────────────▶ the verb, on all cores
-//!   waits, the GIL released   ◀─ how far ─  reports, and looks whether to stop
-//!   now and then: handles signals,
+//!   calling thread                          worker thread
+//!   ──────────────                          ─────────────
+//!   starts the worker ───────────────────▶  runs the operation, on all cores
+//!   waits without the GIL     ◀─ progress ─  reports, and checks whether to stop
+//!   every tick: handles signals,
 //!   calls `progress(done, total)`
-//!   an exception: says stop ─────────────▶ ends, cleans up
-//!   the same once more    ◀─ all is done ─  waits for the word to go on,
-//!   go on ───────────────────────────────▶ gives the output its name
-//!   joins, raises
+//!   exception: requests a stop ──────────▶  ends, cleans up
+//!   the same once more         ◀─ all done ─  waits for permission to finish
+//!   grants it ───────────────────────────▶  gives the output its name
+//!   joins the worker, raises
 //! ```
 //!
-//! Python runs signal handlers in its main thread only, and a callback belongs to
-//! the thread that gave it; so the caller's thread stays where it is and the work
-//! goes elsewhere. The price is a thread for every call.
+//! Python runs signal handlers only in its main thread, and a callback must run in the thread that
+//! passed it. So the calling thread waits and the operation runs in another thread. The cost is one
+//! thread per call.
 
 use crate::errors::Raise;
 use diskimg::Progress;
@@ -26,10 +26,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Between two looks at the signals and two calls of the caller's function.
+/// Interval at which signals are checked and the progress callback is called.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What both threads know.
+/// State shared by the two threads.
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
@@ -40,8 +40,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     progress: Option<Progress>,
-    /// The work is complete, but for what cannot be taken back: may it go on?
-    asks: bool,
+    /// The worker has done everything that can be undone and waits for permission to finish.
+    waiting: bool,
     ended: bool,
 }
 
@@ -50,14 +50,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the library calls as it goes along.
+    /// The progress callback that the library calls.
     fn report(&self, progress: Progress) -> ControlFlow<()> {
         let mut state = self.state();
         state.progress = Some(progress);
         if progress.done >= progress.total {
-            state.asks = true;
+            state.waiting = true;
             self.changed.notify_all();
-            while state.asks && !self.stop.load(Ordering::Relaxed) {
+            while state.waiting && !self.stop.load(Ordering::Relaxed) {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -67,26 +67,27 @@ impl Shared {
         }
     }
 
-    /// Lets the work go on that asks, or stops it.
+    /// Lets the waiting worker finish, or stops it.
     fn answer(&self, stop: bool) {
         let mut state = self.state();
         self.stop.fetch_or(stop, Ordering::Relaxed);
-        state.asks = false;
+        state.waiting = false;
         self.changed.notify_all();
     }
 
-    /// Waits for the end or a question, a tick at most; tells how far it is.
+    /// Waits at most a tick for the worker to end or to ask for permission. Returns whether it has
+    /// ended, whether it is waiting, and its progress.
     fn wait(&self) -> (bool, bool, Option<Progress>) {
-        let running = |state: &mut State| !state.ended && !state.asks;
+        let running = |state: &mut State| !state.ended && !state.waiting;
         let (state, _) = self
             .changed
             .wait_timeout_while(self.state(), TICK, running)
             .unwrap_or_else(PoisonError::into_inner);
-        (state.ended, state.asks, state.progress)
+        (state.ended, state.waiting, state.progress)
     }
 }
 
-/// Tells the waiting thread, whatever became of the work.
+/// Marks the work as ended when dropped, also after a panic.
 struct End<'a>(&'a Shared);
 
 impl Drop for End<'_> {
@@ -96,8 +97,8 @@ impl Drop for End<'_> {
     }
 }
 
-/// Runs `work` with the GIL released, and gives what it gave. `progress` is a
-/// callable that takes the bytes done and the bytes in all.
+/// Runs `work` without the GIL and returns its result. `progress` is called with the number of bytes
+/// done and the total.
 pub(crate) fn run<T: Send>(
     py: Python<'_>,
     progress: Option<&Bound<'_, PyAny>>,
@@ -123,23 +124,23 @@ pub(crate) fn run<T: Send>(
     })
 }
 
-/// Until the work has ended, or something was raised in its caller's thread.
+/// Handles signals and calls `progress` until the work has ended or an exception is raised.
 fn watch(py: Python<'_>, shared: &Shared, progress: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-    let mut told = None;
+    let mut reported = None;
     loop {
-        let (ended, asks, now) = py.detach(|| shared.wait());
+        let (ended, waiting, now) = py.detach(|| shared.wait());
         if ended {
-            // What comes now comes too late: a signal waits for Python's next look.
+            // Too late to stop the work: Python handles a pending signal at its next check.
             return Ok(());
         }
         py.check_signals()?;
         if let (Some(call), Some(Progress { done, total })) = (progress, now)
-            && told != now
+            && reported != now
         {
-            told = now;
+            reported = now;
             call.call1((done, total))?;
         }
-        if asks {
+        if waiting {
             shared.answer(false);
         }
     }

@@ -1,4 +1,4 @@
-"""What the tests have in common: images that others made, and new ones."""
+"""Fixtures: images created by other tools and by the tests."""
 
 import shutil
 import signal
@@ -11,7 +11,7 @@ from tools import TESTDATA, disk_bytes, qemu_img
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Ctrl-C as at a terminal: who started us in the background had it ignored."""
+    """Handle SIGINT as at a terminal: it is ignored if the tests were started in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -19,20 +19,20 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def testdata() -> Path:
-    """The folder of images that other tools made."""
+    """The directory of images created by other tools."""
     return TESTDATA
 
 
 @pytest.fixture(scope="session")
 def sums() -> dict[str, str]:
-    """SHA-256 of what the guest sees in each."""
+    """SHA-256 of the guest data by image name."""
     lines = (TESTDATA / "SHA256SUMS").read_text().splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A copy of those images, to be named by others and changed."""
+    """A directory with copies of those images, which may be changed."""
     for image in TESTDATA.iterdir():
         if image.suffix in {".qcow2", ".vmdk"}:
             shutil.copy(image, tmp_path)
@@ -41,13 +41,13 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def disk() -> bytes:
-    """A disk of 6 MiB and a bit."""
+    """Contents of a disk slightly larger than 6 MiB."""
     return disk_bytes((6 << 20) + 512 * 3)
 
 
 @pytest.fixture
 def raw(tmp_path: Path, disk: bytes) -> Path:
-    """The same as a raw image."""
+    """A raw image with these contents."""
     path = tmp_path / "disk.raw"
     path.write_bytes(disk)
     return path
@@ -55,7 +55,7 @@ def raw(tmp_path: Path, disk: bytes) -> Path:
 
 @pytest.fixture
 def make(tmp_path: Path, raw: Path) -> Callable[..., Path]:
-    """Makes an image of it with qemu-img."""
+    """Returns a function that converts it to another format with qemu-img."""
 
     def make(format: str, *arguments: str) -> Path:
         path = tmp_path / f"made-{len(list(tmp_path.iterdir()))}.{format}"

@@ -1,6 +1,6 @@
-"""The READMEs' examples, as they stand: ``python tests/examples.py`` runs them.
+"""Runs the examples in the READMEs: ``python tests/examples.py``.
 
-It needs nothing but the wheel.
+Only the wheel is required.
 """
 
 import os
@@ -17,12 +17,12 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def blocks(readme: Path) -> list[str]:
-    """The examples of a README."""
+    """Return the Python examples in a README."""
     return _BLOCK.findall(readme.read_text())
 
 
 def prepare(folder: Path) -> None:
-    """Makes the images that the examples name."""
+    """Create the images that the examples use."""
     testdata = PROJECT / "testdata"
     shutil.copy(testdata / "ext4-stream-qemu.vmdk", folder / "disk.vmdk")
     shutil.copy(testdata / "overlay.qcow2", folder / "upload.qcow2")
@@ -30,7 +30,7 @@ def prepare(folder: Path) -> None:
 
 
 def run(readme: Path) -> None:
-    """Runs the examples of a README, one after the other, in this folder."""
+    """Run the examples in a README one after the other in the current directory."""
     names: dict[str, object] = {}
     for block in blocks(readme):
         exec(compile(block, str(readme), "exec"), names)

@@ -1,10 +1,10 @@
-"""Everything at once, for as long as you like: ``python tests/soak.py --seconds 600``.
+"""Soak test: ``python tests/soak.py --seconds 600``.
 
-Threads open, read, convert, compare and drop images at random, sound and damaged ones,
-by name, mapped and through file objects. At the end no file is open that was not at the
-beginning, and memory has not grown since everything was done for the first time. (Every
-conversion starts threads, and glibc gives them heaps of their own, which are never quite
-full: the same counts with ``MALLOC_ARENA_MAX=2``, which is set here.)
+Threads open, read, convert, compare and drop random images, valid and damaged ones, by name,
+mapped and through file objects. At the end, no additional file may be open and memory must not
+have grown since the warm-up. (Every conversion starts threads, for which glibc creates arenas
+that are never completely filled. ``MALLOC_ARENA_MAX=2``, which is set here, limits their number,
+so that they do not look like a leak.)
 """
 
 import argparse
@@ -38,45 +38,45 @@ LAYOUTS: list[tuple[str, dict[str, str | int], bool]] = [
 
 
 class Soak:
-    """What the threads share."""
+    """State shared by the threads."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder = folder
         self.end = time.monotonic() + seconds
         self.counts: Counter[str] = Counter()
         self.numbers = itertools.count()
-        self.sound: list[Path] = []
+        self.valid: list[Path] = []
         for path in TESTDATA.iterdir():
             if path.suffix in (".qcow2", ".vmdk"):
-                self.sound.append(Path(shutil.copy(path, folder)))
+                self.valid.append(Path(shutil.copy(path, folder)))
         raw = folder / "disk.raw"
         raw.write_bytes(disk_bytes(2 << 20))
         for number, (format, options, compress) in enumerate(LAYOUTS):
             path = folder / f"made-{number}.{format}"
             diskimg.convert(raw, path, src_format="raw", options=options, compress=compress)
-            self.sound.append(path)
+            self.valid.append(path)
 
-    def damaged(self, chance: random.Random) -> Path:
-        """A sound image with a few bytes changed, or cut short."""
-        data = bytearray(chance.choice(self.sound).read_bytes())
-        for _ in range(chance.choice([1, 1, 4, 64])):
-            where = chance.choice([len(data), 512, 4096])
-            data[chance.randrange(min(where, len(data)))] = chance.randrange(256)
-        if chance.random() < 0.3:
-            del data[chance.randrange(len(data)) :]
+    def damaged(self, rng: random.Random) -> Path:
+        """Create a damaged image: a valid one with a few bytes changed, possibly truncated."""
+        data = bytearray(rng.choice(self.valid).read_bytes())
+        for _ in range(rng.choice([1, 1, 4, 64])):
+            where = rng.choice([len(data), 512, 4096])
+            data[rng.randrange(min(where, len(data)))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            del data[rng.randrange(len(data)) :]
         path = self.folder / f"bad-{next(self.numbers)}.img"
         path.write_bytes(data)
         return path
 
     def work(self, seed: int) -> None:
-        """One thread."""
-        chance = random.Random(seed)
+        """Body of a thread."""
+        rng = random.Random(seed)
         while time.monotonic() < self.end:
-            bad = chance.random() < 0.5
-            path = self.damaged(chance) if bad else chance.choice(self.sound)
-            action = chance.choice([self.read, self.read, self.convert, self.look, self.compare])
+            bad = rng.random() < 0.5
+            path = self.damaged(rng) if bad else rng.choice(self.valid)
+            action = rng.choice([self.read, self.read, self.convert, self.examine, self.compare])
             try:
-                action(path, bad, chance)
+                action(path, bad, rng)
                 self.counts[action.__name__] += 1
             except diskimg.Error as error:
                 if not bad:
@@ -86,34 +86,34 @@ class Soak:
                 if bad:
                     path.unlink()
 
-    def open(self, path: Path, bad: bool, chance: random.Random) -> diskimg.Image:
+    def open(self, path: Path, bad: bool, rng: random.Random) -> diskimg.Image:
         files: list[str | BinaryIO] = [str(path), io.BytesIO(path.read_bytes()), path.open("rb")]
-        file = chance.choice(files)
+        file = rng.choice(files)
         if path.suffix == ".qcow2" and "overlay" in path.name:
             file = str(path)
-        # What nobody else can touch may be mapped.
-        mapped = isinstance(file, str) and not bad and chance.random() < 0.5
+        # Only files that no other thread changes may be mapped.
+        mapped = isinstance(file, str) and not bad and rng.random() < 0.5
         return diskimg.open(file, memory_map=mapped)
 
-    def read(self, path: Path, bad: bool, chance: random.Random) -> None:
-        image = self.open(path, bad, chance)
+    def read(self, path: Path, bad: bool, rng: random.Random) -> None:
+        image = self.open(path, bad, rng)
         views = []
-        for _ in range(chance.randrange(20)):
-            size = chance.randrange(min(image.size, 1 << 20) + 1)
-            start = chance.randrange(image.size - size + 1)
+        for _ in range(rng.randrange(20)):
+            size = rng.randrange(min(image.size, 1 << 20) + 1)
+            start = rng.randrange(image.size - size + 1)
             image.read_at(start, size)
             image.readinto_at(start, bytearray(size))
             if start < image.size:
                 views.append(image.cluster(start))
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             image.close()
         for view in views:
             view.tobytes()
 
-    def convert(self, path: Path, bad: bool, chance: random.Random) -> None:
-        format, options, compress = chance.choice(LAYOUTS)
+    def convert(self, path: Path, bad: bool, rng: random.Random) -> None:
+        format, options, compress = rng.choice(LAYOUTS)
         out = self.folder / f"out-{next(self.numbers)}"
-        stop = chance.random() < 0.2
+        stop = rng.random() < 0.2
 
         def callback(done: int, total: int) -> None:
             if stop:
@@ -123,12 +123,12 @@ class Soak:
             sources: list[Path | BinaryIO] = [path, path.open("rb")]
             destinations: list[Path | BinaryIO] = [out, io.BytesIO()]
             diskimg.convert(
-                path if "overlay" in path.name else chance.choice(sources),
-                chance.choice(destinations),
+                path if "overlay" in path.name else rng.choice(sources),
+                rng.choice(destinations),
                 format=format,
                 options=options,
                 compress=compress,
-                salvage=chance.random() < 0.3,
+                salvage=rng.random() < 0.3,
                 durable=False,
                 progress=callback,
             )
@@ -137,22 +137,22 @@ class Soak:
         finally:
             out.unlink(missing_ok=True)
 
-    def look(self, path: Path, bad: bool, chance: random.Random) -> None:
+    def examine(self, path: Path, bad: bool, rng: random.Random) -> None:
         diskimg.detect(path)
         diskimg.info(path).to_dict()
-        with self.open(path, bad, chance) as image:
+        with self.open(path, bad, rng) as image:
             for extent in itertools.islice(image.extents(), 1000):
                 extent.to_dict()
             if image.format != "raw":
                 with contextlib.suppress(diskimg.UnsupportedError):
                     image.check()
 
-    def compare(self, path: Path, bad: bool, chance: random.Random) -> None:
-        diskimg.compare(path, chance.choice(self.sound))
+    def compare(self, path: Path, bad: bool, rng: random.Random) -> None:
+        diskimg.compare(path, rng.choice(self.valid))
 
 
 def memory() -> int:
-    """Bytes that this process occupies, without what malloc keeps for later."""
+    """Return the resident memory of this process in bytes, without what malloc caches."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -163,7 +163,7 @@ def open_files() -> int:
 
 
 def soak(folder: Path, seconds: float, threads: int = 8) -> Counter[str]:
-    """Runs it; raises if something is amiss."""
+    """Run the test; raise an exception if it fails."""
     failed: list[BaseException] = []
 
     def run(seconds: float, seed: int) -> Counter[str]:

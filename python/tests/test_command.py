@@ -1,4 +1,4 @@
-"""The wheel carries the command."""
+"""The command in the wheel."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
 
-def test_the_module_and_the_script_are_the_command(raw: Path, tmp_path: Path) -> None:
+def test_the_module_and_the_script_run_the_command(raw: Path, tmp_path: Path) -> None:
     for command in ([SCRIPT], [sys.executable, "-m", "diskimg"]):
         assert run(*command, "--version").stdout == f"diskimg {diskimg.__version__}\n"
         out = tmp_path / "out.qcow2"
@@ -31,13 +31,13 @@ def test_the_module_and_the_script_are_the_command(raw: Path, tmp_path: Path) ->
         assert "No such file or directory" in done.stderr
 
 
-def test_a_link_called_qemu_img_takes_its_place(tmp_path: Path) -> None:
+def test_a_link_named_qemu_img_behaves_like_qemu_img(tmp_path: Path) -> None:
     link = tmp_path / "qemu-img"
     link.symlink_to(SCRIPT)
     assert run(link, "--version").stdout.startswith("qemu-img version ")
 
 
-def test_it_is_what_the_library_says(raw: Path) -> None:
+def test_the_command_and_the_library_agree(raw: Path) -> None:
     import json
 
     done = run(SCRIPT, "info", "--output=json", "-f", "raw", raw)
@@ -46,7 +46,7 @@ def test_it_is_what_the_library_says(raw: Path) -> None:
     assert json.loads(done.stdout) == [entry.to_dict() for entry in diskimg.map(raw, "raw")]
 
 
-def test_ctrl_c_ends_it_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_command_with_130_and_leaves_no_files(tmp_path: Path) -> None:
     source = tmp_path / "s.raw"
     source.write_bytes(b"".join(b"%d " % (n * n) for n in range(3_000_000)))
     out = tmp_path / "out.qcow2"
@@ -61,7 +61,7 @@ def test_ctrl_c_ends_it_with_130_and_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["s.raw"]
 
 
-def test_a_closed_stream_is_not_taken_for_the_output(
+def test_messages_to_a_closed_stream_do_not_end_up_in_the_output(
     raw: Path, disk: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.raw"
@@ -70,7 +70,7 @@ def test_a_closed_stream_is_not_taken_for_the_output(
     assert out.read_bytes() == disk
 
 
-def test_a_pipe_carries_an_image(raw: Path, disk: bytes) -> None:
+def test_an_image_is_converted_through_pipes(raw: Path, disk: bytes) -> None:
     done = subprocess.run(
         [SCRIPT, "convert", "-f", "raw", "-O", "raw", "-", "-"],
         input=disk,
@@ -80,5 +80,5 @@ def test_a_pipe_carries_an_image(raw: Path, disk: bytes) -> None:
     assert done.stdout == disk
 
 
-def test_the_script_is_the_one_on_the_path() -> None:
+def test_the_script_is_found_in_its_directory() -> None:
     assert shutil.which("diskimg", path=str(SCRIPT.parent)) == str(SCRIPT)

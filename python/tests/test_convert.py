@@ -1,4 +1,4 @@
-"""Converting: progress, stopping, and what is left afterwards."""
+"""Conversion: progress, cancellation and the files left afterwards."""
 
 import hashlib
 import io
@@ -22,14 +22,14 @@ SLOW = 30 << 20
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source that takes its time."""
+    """A source that takes more than a second to convert."""
     path = tmp_path_factory.mktemp("slow") / "slow.raw"
     words = b"".join(b"%d " % (n * n) for n in range(4_000_000))
     path.write_bytes(words[:SLOW])
     return path
 
 
-def hard() -> dict[str, str | int]:
+def slow_options() -> dict[str, str | int]:
     return {"compression_type": "zstd", "compression_level": 19}
 
 
@@ -39,7 +39,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def interrupted_after() -> Iterator[Callable[[float], SimpleNamespace]]:
-    """Sends this process SIGINT, and notes when."""
+    """Returns a function that sends SIGINT to this process after a delay and records the time."""
     timers = []
 
     def after(seconds: float) -> SimpleNamespace:
@@ -66,26 +66,26 @@ def test_ctrl_c_stops_a_conversion_and_leaves_the_old_file(
     out.write_bytes(b"old")
     sent = interrupted_after(0.3)
     with pytest.raises(KeyboardInterrupt):
-        diskimg.convert(slow, out, compress=True, options=hard())
+        diskimg.convert(slow, out, compress=True, options=slow_options())
     took = time.monotonic() - sent.at
     print(f"stopped after {took * 1000:.0f} ms")
     assert sent.at > 0
     assert out.read_bytes() == b"old" and names(tmp_path) == ["out.qcow2"]
 
 
-def test_ctrl_c_stops_what_writes_into_file_objects(
+def test_ctrl_c_stops_a_conversion_to_a_file_object(
     slow: Path, tmp_path: Path, interrupted_after: Callable[[float], SimpleNamespace]
 ) -> None:
     interrupted_after(0.3)
     with pytest.raises(KeyboardInterrupt), (tmp_path / "x").open("w+b", buffering=0) as file:
-        diskimg.convert(slow, file, format="qcow2", compress=True, options=hard())
+        diskimg.convert(slow, file, format="qcow2", compress=True, options=slow_options())
 
 
 def test_ctrl_c_stops_a_comparison(
     tmp_path: Path, interrupted_after: Callable[[float], SimpleNamespace]
 ) -> None:
     class Slow:
-        """Bytes that come slowly."""
+        """A slow file object."""
 
         at = 0
 
@@ -108,7 +108,7 @@ def test_ctrl_c_stops_a_comparison(
         diskimg.compare(Slow(), Slow(), a_format="raw", b_format="raw")
 
 
-def test_a_handler_of_the_programs_own_is_asked(
+def test_the_programs_own_signal_handler_is_called(
     slow: Path, tmp_path: Path, interrupted_after: Callable[[float], SimpleNamespace]
 ) -> None:
     seen: list[int] = []
@@ -133,18 +133,20 @@ def test_a_conversion_in_another_thread_is_not_interrupted_by_signals(
     assert done[0].guest_bytes > 0
 
 
-def test_an_exception_in_the_callback_comes_out_and_stops_it(slow: Path, tmp_path: Path) -> None:
+def test_an_exception_in_the_callback_stops_the_conversion_and_is_propagated(
+    slow: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.qcow2"
     out.write_bytes(b"old")
-    odd = RuntimeError("enough")
+    raised = RuntimeError("enough")
 
     def callback(done: int, total: int) -> None:
         if done > 0:
-            raise odd
+            raise raised
 
     with pytest.raises(RuntimeError) as caught:
-        diskimg.convert(slow, out, compress=True, options=hard(), progress=callback)
-    assert caught.value is odd
+        diskimg.convert(slow, out, compress=True, options=slow_options(), progress=callback)
+    assert caught.value is raised
     assert out.read_bytes() == b"old" and names(tmp_path) == ["out.qcow2"]
 
 
@@ -166,7 +168,9 @@ def test_a_callback_that_raises_at_the_end_leaves_the_old_file(raw: Path, tmp_pa
     assert names(tmp_path) == ["disk.raw", "out.qcow2"]
 
 
-def test_an_interruption_at_any_moment_leaves_an_image_or_the_old_file(tmp_path: Path) -> None:
+def test_an_interruption_at_any_time_leaves_the_complete_image_or_the_old_file(
+    tmp_path: Path,
+) -> None:
     source, out = tmp_path / "s.raw", tmp_path / "out.raw"
     source.write_bytes(b"new" * 3_000_000)
     stopped = 0
@@ -186,7 +190,9 @@ def test_an_interruption_at_any_moment_leaves_an_image_or_the_old_file(tmp_path:
     assert stopped > 0
 
 
-def test_progress_rises_in_the_callers_thread_and_ends_with_all(slow: Path, tmp_path: Path) -> None:
+def test_progress_increases_in_the_callers_thread_up_to_the_total(
+    slow: Path, tmp_path: Path
+) -> None:
     calls: list[tuple[int, int]] = []
     threads = set()
 
@@ -203,12 +209,12 @@ def test_progress_rises_in_the_callers_thread_and_ends_with_all(slow: Path, tmp_
     assert calls[-1] == (SLOW, SLOW)
 
 
-def test_true_shows_a_bar(
+def test_progress_true_shows_a_bar(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diskimg.convert(raw, tmp_path / "a.qcow2", src_format="raw", progress=True)
     assert "convert: 100%" in capsys.readouterr().err
-    # Without tqdm, and without a terminal: nothing.
+    # Without tqdm and without a terminal, nothing is printed.
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     diskimg.convert(raw, tmp_path / "b.qcow2", src_format="raw", progress=True)
     assert capsys.readouterr().err == ""
@@ -217,7 +223,7 @@ def test_true_shows_a_bar(
     assert capsys.readouterr().err.endswith("100 %\n")
 
 
-def test_other_python_threads_run_meanwhile(slow: Path, tmp_path: Path) -> None:
+def test_other_python_threads_run_during_a_conversion(slow: Path, tmp_path: Path) -> None:
     counted = 0
     ended = threading.Event()
 
@@ -234,11 +240,11 @@ def test_other_python_threads_run_meanwhile(slow: Path, tmp_path: Path) -> None:
     waited = time.monotonic() - start
     ended.set()
     thread.join()
-    # A thread that had to wait for the end would have counted none.
+    # Without releasing the GIL, the other thread would not have counted at all.
     assert counted > waited * 20
 
 
-def test_the_format_follows_from_the_name_or_is_raw(raw: Path, tmp_path: Path) -> None:
+def test_the_format_follows_from_the_suffix_or_is_raw(raw: Path, tmp_path: Path) -> None:
     for name, format in [
         ("a.qcow2", "qcow2"),
         ("a.VMDK", "vmdk"),
@@ -251,7 +257,7 @@ def test_the_format_follows_from_the_name_or_is_raw(raw: Path, tmp_path: Path) -
         assert diskimg.compare(tmp_path / name, raw, b_format="raw")
 
 
-def test_options_take_pythons_own_values(raw: Path, tmp_path: Path) -> None:
+def test_options_can_be_bools_and_integers(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.qcow2"
     options: dict[str, str | int | bool] = {
         "cluster_size": 4096,
@@ -270,7 +276,7 @@ def test_options_are_listed() -> None:
     assert by_name["cluster_size"].default == "65536" and by_name["cluster_size"].help
 
 
-def test_several_sources_follow_one_another_or_are_disks_of_an_ova(
+def test_several_sources_are_concatenated_or_become_disks_of_an_ova(
     raw: Path, disk: bytes, tmp_path: Path
 ) -> None:
     out = tmp_path / "both.raw"
@@ -297,9 +303,7 @@ def test_every_byte_is_written_unless_sparse(tmp_path: Path) -> None:
     assert out.stat().st_blocks * 512 >= 4 << 20
 
 
-def test_an_existing_file_is_written_where_it_stands(
-    raw: Path, disk: bytes, tmp_path: Path
-) -> None:
+def test_an_existing_file_is_written_in_place(raw: Path, disk: bytes, tmp_path: Path) -> None:
     out = tmp_path / "out.raw"
     out.write_bytes(b"x" * (len(disk) + 1000))
     inode = out.stat().st_ino
@@ -308,7 +312,7 @@ def test_an_existing_file_is_written_where_it_stands(
     assert out.read_bytes() == disk + b"x" * 1000
 
 
-def test_what_cannot_be_read_is_salvaged_and_told(
+def test_unreadable_ranges_are_salvaged_and_reported(
     make: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = make("qcow2", "-c")
@@ -324,7 +328,7 @@ def test_what_cannot_be_read_is_salvaged_and_told(
     assert report.salvaged[0].error
 
 
-def test_reports_count(raw: Path, tmp_path: Path, make: Callable[..., Path]) -> None:
+def test_reports_contain_counts(raw: Path, tmp_path: Path, make: Callable[..., Path]) -> None:
     report = diskimg.convert(make("qcow2", "-c"), tmp_path / "again.qcow2", compress=True)
     assert report.passed_bytes > 0
     fresh = diskimg.convert(
@@ -339,7 +343,7 @@ def test_reports_count(raw: Path, tmp_path: Path, make: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk", "ova"])
-def test_an_output_is_verified_and_its_digests_told(tmp_path: Path, format: str) -> None:
+def test_an_output_is_verified_and_its_digests_are_reported(tmp_path: Path, format: str) -> None:
     disk = bytes(range(256)) * 4096
     (tmp_path / "a.raw").write_bytes(disk)
     target = tmp_path / f"b.{format}"
@@ -357,7 +361,7 @@ def test_an_output_is_verified_and_its_digests_told(tmp_path: Path, format: str)
     assert report.to_dict()["digests"]["algorithm"] == "sha256"
 
 
-def test_what_cannot_be_read_again_is_not_verified(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_read_again_is_not_verified(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(b"abc")
     with pytest.raises(OSError, match="cannot be read again"):
         diskimg.convert(tmp_path / "a.raw", io.BytesIO(), verify=True)

@@ -1,4 +1,4 @@
-"""What is raised, and what it says."""
+"""Exceptions and their messages."""
 
 import copy
 import errno
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def test_the_tree_has_one_root() -> None:
+def test_all_exceptions_derive_from_error() -> None:
     for name in ("Corrupt", "Unsupported", "Refused", "Limit", "Invalid", "Io"):
         assert issubclass(getattr(diskimg, f"{name}Error"), diskimg.Error)
     assert issubclass(diskimg.IoError, OSError)
@@ -40,7 +40,7 @@ def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
     assert caught.value.filename == str(missing)
 
 
-def test_what_the_system_says_is_the_os_error_it_is(raw: Path, tmp_path: Path) -> None:
+def test_system_errors_have_the_class_of_their_errno(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         diskimg.convert(raw, tmp_path, src_format="raw")
     with pytest.raises(NotADirectoryError):
@@ -50,7 +50,7 @@ def test_what_the_system_says_is_the_os_error_it_is(raw: Path, tmp_path: Path) -
     assert caught.value.errno == errno.EINVAL or isinstance(caught.value, IsADirectoryError)
 
 
-def test_a_damaged_image_says_where(make: Callable[..., Path]) -> None:
+def test_the_error_for_a_damaged_image_names_file_and_structure(make: Callable[..., Path]) -> None:
     path = make("qcow2")
     with path.open("r+b") as file:
         file.seek(40)  # l1_table_offset
@@ -65,22 +65,22 @@ def test_a_damaged_image_says_where(make: Callable[..., Path]) -> None:
     assert not path.with_name("out.raw").exists()
 
 
-def test_a_name_that_leads_elsewhere_is_refused(images: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "below"
-    elsewhere.mkdir()
-    overlay = elsewhere / "overlay.qcow2"
+def test_a_backing_file_outside_the_directory_is_refused(images: Path, tmp_path: Path) -> None:
+    subdirectory = tmp_path / "below"
+    subdirectory.mkdir()
+    overlay = subdirectory / "overlay.qcow2"
     diskimg.create(
-        overlay, backing=images / "base-v2.qcow2", backing_format="qcow2", references="any"
+        overlay, backing=images / "base-v2.qcow2", backing_format="qcow2", external_files="any"
     )
-    for references in ("none", "same-dir"):
+    for external_files in ("none", "same-dir"):
         with pytest.raises(diskimg.RefusedError) as caught:
-            diskimg.open(overlay, references=references)
+            diskimg.open(overlay, external_files=external_files)
         assert "base-v2.qcow2" in str(caught.value)
-    assert diskimg.open(overlay, references="any").layers == 2
-    assert diskimg.info(overlay, references="none").backing_filename is not None
+    assert diskimg.open(overlay, external_files="any").layers == 2
+    assert diskimg.info(overlay, external_files="none").backing_filename is not None
 
 
-def test_what_asks_for_more_than_a_limit_says_which(images: Path, tmp_path: Path) -> None:
+def test_the_error_for_an_exceeded_limit_names_it(images: Path, tmp_path: Path) -> None:
     image = images / "base-v2.qcow2"
     tight = {"table_bytes": 7}
     calls: list[Callable[[], object]] = [
@@ -115,12 +115,12 @@ def test_overwriting_the_source_is_refused(raw: Path, disk: bytes) -> None:
     assert raw.read_bytes() == disk
 
 
-def test_bad_arguments_are_value_or_type_errors(raw: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_value_or_type_errors(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.qcow2"
     image = diskimg.open(raw, "raw")
     values: list[Callable[[], Any]] = [
         lambda: diskimg.open(raw, "qcow5"),
-        lambda: diskimg.open(raw, references="all"),  # type: ignore[arg-type]
+        lambda: diskimg.open(raw, external_files="all"),  # type: ignore[arg-type]
         lambda: diskimg.open(raw, "raw", snapshot="x"),
         lambda: diskimg.open(raw, "raw", direct=True, memory_map=True),
         lambda: diskimg.convert(raw, out, format="nope"),
@@ -174,18 +174,18 @@ def test_errors_survive_pickling(tmp_path: Path) -> None:
     for cause in (tmp_path / "missing", Path(__file__)):
         with pytest.raises(diskimg.Error) as caught:
             diskimg.open(cause, "qcow2")
-        for twin in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
-            assert type(twin) is type(caught.value)
-            assert (str(twin), twin.path) == (str(caught.value), caught.value.path)
+        for clone in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+            assert type(clone) is type(caught.value)
+            assert (str(clone), clone.path) == (str(caught.value), caught.value.path)
 
 
 @given(st.binary(max_size=5000), st.sampled_from([b"", b"QFI\xfb", b"KDMV", b"COWD", b"# Disk D"]))
-def test_detecting_never_raises(data: bytes, start: bytes) -> None:
+def test_detect_never_raises(data: bytes, start: bytes) -> None:
     assert diskimg.detect(start + data).format in diskimg.FORMATS
 
 
 @given(st.binary(max_size=3000), st.sampled_from([b"QFI\xfb\0\0\0\3", b"KDMV\1\0\0\0", b""]))
-def test_whatever_the_bytes_the_exception_is_ours(data: bytes, start: bytes) -> None:
+def test_any_bytes_raise_only_diskimg_errors(data: bytes, start: bytes) -> None:
     import io
 
     for format in (None, *diskimg.FORMATS):

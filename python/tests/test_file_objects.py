@@ -1,4 +1,4 @@
-"""Binary file objects as sources and as outputs."""
+"""Binary file objects as sources and outputs."""
 
 import gzip
 import io
@@ -16,7 +16,7 @@ from tools import qemu_img
 
 
 class Trickle(io.RawIOBase):
-    """A stream that gives, or takes, a little at a time and cannot go back."""
+    """A stream that reads and writes in small pieces and cannot seek."""
 
     def __init__(self, data: bytes = b"") -> None:
         self.source = io.BytesIO(data)
@@ -37,7 +37,7 @@ class Trickle(io.RawIOBase):
 
 
 class Duck:
-    """As little as a file object may be."""
+    """A minimal file object: only `read`."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -101,14 +101,14 @@ def test_outputs_that_seek_get_the_same_bytes_as_a_file(
         convert(object)
         object.seek(0)
         found = object.read()
-        if format in ("vmdk", "ova"):  # whose names are in them
+        if format in ("vmdk", "ova"):  # contain their file names
             assert len(found) > 0 and diskimg.compare(io.BytesIO(found), raw, b_format="raw")
         else:
             assert found == expected
 
 
 @pytest.mark.parametrize("format", ["vmdk", "raw", "ova"])
-def test_formats_that_stream_go_into_what_cannot_go_back(
+def test_streamable_formats_are_written_to_objects_that_cannot_seek(
     format: str, raw: Path, tmp_path: Path
 ) -> None:
     options = {"subformat": "streamOptimized"} if format == "vmdk" else {}
@@ -119,7 +119,7 @@ def test_formats_that_stream_go_into_what_cannot_go_back(
         diskimg.convert(raw, Trickle(), format="qcow2", src_format="raw")
 
 
-def test_a_socket_carries_an_image(raw: Path, disk: bytes) -> None:
+def test_an_image_is_written_to_a_socket(raw: Path, disk: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, ours.makefile("wb") as out, theirs.makefile("rb") as incoming:
         got: list[bytes] = []
@@ -132,7 +132,7 @@ def test_a_socket_carries_an_image(raw: Path, disk: bytes) -> None:
     assert got == [disk]
 
 
-def test_exceptions_of_file_objects_come_out_unchanged(
+def test_exceptions_of_file_objects_are_propagated_unchanged(
     raw: Path, make: Callable[..., Path]
 ) -> None:
     class Odd(Exception):
@@ -168,7 +168,7 @@ def test_exceptions_of_file_objects_come_out_unchanged(
         assert caught.value is odd
 
 
-def test_file_objects_that_lie_are_found_out(raw: Path) -> None:
+def test_misbehaving_file_objects_are_errors(raw: Path) -> None:
     class Short(io.BytesIO):
         def seek(self, offset: int, whence: int = 0, /) -> int:
             super().seek(offset, whence)
@@ -194,7 +194,7 @@ def test_file_objects_that_lie_are_found_out(raw: Path) -> None:
         diskimg.convert(Texts(data), io.BytesIO(), src_format="raw")
 
 
-def test_what_is_no_binary_file_is_a_type_error(raw: Path, tmp_path: Path) -> None:
+def test_anything_but_a_binary_file_is_a_type_error(raw: Path, tmp_path: Path) -> None:
     things: list[Any] = [None, 5, object(), io.StringIO("x"), (tmp_path / "t").open("w")]
     for thing in things:
         with pytest.raises(TypeError):
@@ -215,14 +215,16 @@ def test_what_is_no_binary_file_is_a_type_error(raw: Path, tmp_path: Path) -> No
         diskimg.open(closed)
 
 
-def test_what_an_image_in_a_file_object_names_is_not_opened(images: Path) -> None:
+def test_external_files_of_an_image_in_a_file_object_are_not_opened(images: Path) -> None:
     with (images / "overlay.qcow2").open("rb") as file:
         with pytest.raises(diskimg.RefusedError):
             diskimg.open(file)
         assert diskimg.info(file).backing_filename == "base-v2.qcow2"
 
 
-def test_a_source_is_not_emptied_by_being_the_output(make: Callable[..., Path], raw: Path) -> None:
+def test_an_output_that_is_the_source_is_refused_and_left_unchanged(
+    make: Callable[..., Path], raw: Path
+) -> None:
     for path in (make("qcow2"), raw):
         before = path.read_bytes()
         with path.open("r+b") as out, pytest.raises(diskimg.RefusedError):
@@ -236,21 +238,21 @@ def test_a_source_is_not_emptied_by_being_the_output(make: Callable[..., Path], 
     assert memory.getvalue() == before
 
 
-def test_an_output_is_left_alone_when_the_source_cannot_be_opened(tmp_path: Path) -> None:
+def test_an_output_is_unchanged_if_the_source_cannot_be_opened(tmp_path: Path) -> None:
     precious = io.BytesIO(b"precious")
     with pytest.raises(FileNotFoundError):
         diskimg.convert(tmp_path / "missing", precious)
     assert precious.getvalue() == b"precious"
 
 
-def test_the_position_is_behind_the_image_afterwards(raw: Path, tmp_path: Path) -> None:
+def test_the_position_is_at_the_end_of_the_image_afterwards(raw: Path, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         diskimg.convert(raw, file, src_format="raw")
         file.write(b"trailer")
     assert (tmp_path / "out").read_bytes() == raw.read_bytes() + b"trailer"
 
 
-def test_a_descriptor_that_appends_is_found_out(raw: Path, tmp_path: Path) -> None:
+def test_a_descriptor_in_append_mode_is_detected(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"log")
     descriptor = os.open(tmp_path / "log", os.O_RDWR | os.O_APPEND)
     with os.fdopen(descriptor, "wb") as file, pytest.raises(ValueError, match="append"):
@@ -258,7 +260,7 @@ def test_a_descriptor_that_appends_is_found_out(raw: Path, tmp_path: Path) -> No
     assert (tmp_path / "log").read_bytes() == b"log"
 
 
-def test_what_seeks_but_cannot_be_cut_takes_a_stream(
+def test_a_seekable_object_without_truncate_is_written_as_a_stream(
     raw: Path, disk: bytes, tmp_path: Path
 ) -> None:
     with gzip.open(tmp_path / "x.gz", "wb") as out:
@@ -266,7 +268,7 @@ def test_what_seeks_but_cannot_be_cut_takes_a_stream(
     assert gzip.decompress((tmp_path / "x.gz").read_bytes()) == disk
 
 
-def test_seek_need_not_say_where_it_is(raw: Path, disk: bytes) -> None:
+def test_seek_need_not_return_the_position(raw: Path, disk: bytes) -> None:
     class Silent(io.BytesIO):
         def seek(self, offset: int, whence: int = 0, /) -> Any:
             super().seek(offset, whence)
@@ -276,7 +278,7 @@ def test_seek_need_not_say_where_it_is(raw: Path, disk: bytes) -> None:
     assert out.getvalue() == disk
 
 
-def test_a_reentrant_read_is_an_error_and_no_deadlock(raw: Path) -> None:
+def test_a_reentrant_read_is_an_error_and_not_a_deadlock(raw: Path) -> None:
     images: list[diskimg.Image] = []
 
     class Reentrant(io.BytesIO):
@@ -291,11 +293,11 @@ def test_a_reentrant_read_is_an_error_and_no_deadlock(raw: Path) -> None:
 
 
 class Odd(BaseException):
-    """What no handler of `Exception` sees."""
+    """Does not derive from `Exception`, so that nothing catches it by accident."""
 
 
 class Failing(io.BytesIO):
-    """Its ``nth`` read fails."""
+    """A file object whose ``nth`` read fails."""
 
     def __init__(self, data: bytes, nth: int) -> None:
         super().__init__(data)
@@ -309,7 +311,7 @@ class Failing(io.BytesIO):
 
 
 @pytest.mark.parametrize("layout", ["qcow2", "vmdk", "vmdk -o subformat=streamOptimized", "ova"])
-def test_no_read_of_a_file_object_fails_unheard(
+def test_no_failed_read_of_a_file_object_is_ignored(
     layout: str, make: Callable[..., Path], raw: Path, tmp_path: Path
 ) -> None:
     format, *more = layout.split()
@@ -336,7 +338,7 @@ def test_no_read_of_a_file_object_fails_unheard(
             break
 
 
-def test_names_are_text_bytes_or_paths(raw: Path, tmp_path: Path) -> None:
+def test_names_can_be_str_bytes_or_paths(raw: Path, tmp_path: Path) -> None:
     for name in (str(raw), os.fsencode(raw), raw):
         with diskimg.open(name, "raw") as image:
             assert image.name == str(raw)

@@ -1,4 +1,4 @@
-"""An open image: clusters where they lie, extents, closing, threads."""
+"""An open image: clusters in the mapped file, extents, closing, threads."""
 
 import ctypes
 import gc
@@ -15,13 +15,13 @@ import pytest
 
 
 class Buffer(ctypes.Structure):
-    """The beginning of CPython's ``Py_buffer``; the rest is room."""
+    """CPython's ``Py_buffer``, of which only the first field is used."""
 
     _fields_ = (("buf", ctypes.c_void_p), ("rest", ctypes.c_void_p * 16))
 
 
 def address(view: memoryview) -> int:
-    """Where a buffer's bytes are."""
+    """Return the address of a buffer's bytes."""
     buffer = Buffer()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(buffer), 0)
     ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
@@ -29,7 +29,7 @@ def address(view: memoryview) -> int:
 
 
 def mapping(path: Path) -> range:
-    """Where a file is mapped into this process."""
+    """Return the addresses at which a file is mapped into this process."""
     found = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith(f" {path}"):
@@ -44,7 +44,7 @@ def open_files() -> int:
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk"])
-def test_a_cluster_is_lent_where_it_lies_in_the_mapping(
+def test_a_cluster_refers_to_the_mapped_file(
     format: str, make: Callable[..., Path], disk: bytes
 ) -> None:
     path = make(format)
@@ -63,7 +63,7 @@ def test_a_cluster_is_lent_where_it_lies_in_the_mapping(
             break
         else:
             pytest.fail("nothing is stored verbatim")
-    # The view keeps what it lies in.
+    # The view keeps the file mapped.
     assert image.closed and view[:8] == disk[first : first + 8]
     assert mapping(path)
     del view
@@ -74,7 +74,7 @@ def test_a_cluster_is_lent_where_it_lies_in_the_mapping(
 
 @pytest.mark.parametrize("memory_map", [True, False])
 @pytest.mark.parametrize("layout", ["raw", "qcow2", "qcow2 -c", "vmdk"])
-def test_every_cluster_has_the_disks_bytes(
+def test_every_cluster_has_the_bytes_of_the_disk(
     memory_map: bool, layout: str, make: Callable[..., Path], disk: bytes
 ) -> None:
     format, *more = layout.split()
@@ -86,8 +86,8 @@ def test_every_cluster_has_the_disks_bytes(
             assert view == padded[start : start + image.cluster_size]
 
 
-def test_extents_cover_the_disk_and_come_piece_by_piece(tmp_path: Path) -> None:
-    # More extents than are asked for at a time.
+def test_extents_cover_the_disk_and_are_read_piece_by_piece(tmp_path: Path) -> None:
+    # More extents than are requested at a time.
     path = tmp_path / "many.raw"
     with path.open("wb") as file:
         for n in range(9000):
@@ -111,7 +111,7 @@ def test_extents_cover_the_disk_and_come_piece_by_piece(tmp_path: Path) -> None:
         assert [extent.length for extent in image.extents()] == [1 << 45]
 
 
-def test_a_closed_image_says_so(make: Callable[..., Path]) -> None:
+def test_methods_of_a_closed_image_raise(make: Callable[..., Path]) -> None:
     image = diskimg.open(make("qcow2"))
     before = open_files()
     image.close()
@@ -147,17 +147,17 @@ def test_many_threads_share_an_image_and_a_file(make: Callable[..., Path], disk:
         padded = disk.ljust(image.size, b"\0")
 
         def read(seed: int) -> None:
-            chance = random.Random(seed)
+            rng = random.Random(seed)
             for _ in range(40):
-                start = chance.randrange(len(padded))
-                size = chance.randrange(min(200_000, len(padded) - start))
+                start = rng.randrange(len(padded))
+                size = rng.randrange(min(200_000, len(padded) - start))
                 assert image.read_at(start, size) == padded[start : start + size]
                 assert image.cluster(start)[0] == padded[start // 65536 * 65536]
 
         with ThreadPoolExecutor(8) as pool:
             for done in [pool.submit(read, n) for n in range(8)]:
                 done.result()
-        # One position: together they read every byte once.
+        # They share one position, so together they read every byte once.
         file, pieces, lock = image.as_file(), [], threading.Lock()
 
         def drain() -> None:
@@ -172,7 +172,7 @@ def test_many_threads_share_an_image_and_a_file(make: Callable[..., Path], disk:
         assert sorted(b"".join(pieces)) == sorted(padded)
 
 
-def test_closing_while_others_read_is_safe(make: Callable[..., Path]) -> None:
+def test_closing_while_other_threads_read_is_safe(make: Callable[..., Path]) -> None:
     path = make("qcow2", "-c")
     for _ in range(20):
         image = diskimg.open(path)
@@ -205,7 +205,7 @@ def test_a_file_object_under_an_image_is_read_by_one_thread_at_a_time(
             assert whole == disk.ljust(size, b"\0")
 
 
-def test_results_show_and_compare(make: Callable[..., Path]) -> None:
+def test_results_have_a_repr_and_can_be_compared(make: Callable[..., Path]) -> None:
     path = make("qcow2")
     info = diskimg.info(path)
     assert info == diskimg.info(path)

@@ -1,4 +1,4 @@
-"""`Image.as_file` behaves as `io.BytesIO` does."""
+"""The file object returned by `Image.as_file` behaves like `io.BytesIO`."""
 
 import io
 import lzma
@@ -33,7 +33,7 @@ steps = st.one_of(
 
 
 class Pair(NamedTuple):
-    """An image, and its bytes."""
+    """An image and its guest data."""
 
     image: diskimg.Image
     disk: bytes
@@ -44,7 +44,7 @@ class Pair(NamedTuple):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Compressed and zero clusters."""
+    """An image with compressed and zero clusters."""
     folder = tmp_path_factory.mktemp("pair")
     disk = disk_bytes(SIZE)
     (folder / "a.raw").write_bytes(disk)
@@ -54,13 +54,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def outcome(file: Any, step: tuple[Any, ...]) -> object:
-    """What a step gives, or which exception it raises."""
+    """Return the result of a step, or the class of the exception that it raises."""
     name, *arguments = step
     try:
         if name == "readinto":
             buffer = bytearray(arguments[0])
             return file.readinto(buffer), bytes(buffer)
-        if name == "readall":  # which a BytesIO has not
+        if name == "readall":  # BytesIO does not have it
             return file.read()
         return getattr(file, name)(*arguments)
     except Exception as error:
@@ -83,7 +83,7 @@ def test_every_sequence_of_calls_does_what_bytesio_does(
 
 @settings(max_examples=100, deadline=None)
 @given(steps=st.lists(steps, max_size=8), size=st.integers(1, 100_000))
-def test_so_does_a_buffered_reader_over_it(
+def test_a_buffered_reader_over_it_does_what_one_over_bytesio_does(
     pair: Pair, steps: list[tuple[Any, ...]], size: int
 ) -> None:
     image, disk = pair
@@ -93,7 +93,7 @@ def test_so_does_a_buffered_reader_over_it(
         assert outcome(ours, step) == outcome(theirs, step), step
 
 
-def test_it_is_read_only_and_says_so(pair: Pair) -> None:
+def test_it_is_read_only(pair: Pair) -> None:
     file = pair[0].as_file()
     assert (file.readable(), file.seekable(), file.writable()) == (True, True, False)
     assert file.mode == "rb" and file.name == pair[0].name
@@ -113,7 +113,7 @@ def test_it_is_read_only_and_says_so(pair: Pair) -> None:
         file.seek(1.5)  # type: ignore[arg-type]
 
 
-def test_neither_images_nor_their_files_are_pickled(pair: Pair) -> None:
+def test_images_and_their_files_cannot_be_pickled(pair: Pair) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         for thing in (pair[0], pair[0].as_file()):
             with pytest.raises(TypeError):
@@ -134,7 +134,7 @@ def test_closing_the_file_leaves_the_image_open(make: Callable[..., Path]) -> No
     assert image.closed and "closed" in repr(image)
 
 
-def test_other_libraries_read_through_it(make: Callable[..., Path], disk: bytes) -> None:
+def test_other_libraries_can_read_it(make: Callable[..., Path], disk: bytes) -> None:
     with diskimg.open(make("vmdk", "-o", "subformat=streamOptimized")) as image:
         out = io.BytesIO()
         shutil.copyfileobj(image.as_file(), out, 100_000)
@@ -143,7 +143,7 @@ def test_other_libraries_read_through_it(make: Callable[..., Path], disk: bytes)
         assert b"".join(lines) == out.getvalue()
 
 
-def test_a_tar_archive_on_a_disk_is_read_where_it_is(tmp_path: Path) -> None:
+def test_a_tar_archive_on_a_disk_is_read_without_conversion(tmp_path: Path) -> None:
     archive, image = tmp_path / "a.tar", tmp_path / "a.qcow2"
     with tarfile.open(archive, "w") as tar:
         tar.add(__file__, "test.py")
@@ -153,7 +153,7 @@ def test_a_tar_archive_on_a_disk_is_read_where_it_is(tmp_path: Path) -> None:
         assert member is not None and member.read() == Path(__file__).read_bytes()
 
 
-def test_compressors_take_it_for_a_file(make: Callable[..., Path], disk: bytes) -> None:
+def test_compressed_data_on_a_disk_are_decompressed(make: Callable[..., Path], disk: bytes) -> None:
     packed = lzma.compress(disk[:100_000])
     raw = io.BytesIO(packed + bytes(-len(packed) % 512))
     with diskimg.open(raw, "raw") as image:

@@ -1,4 +1,4 @@
-"""The verdict on untrusted images."""
+"""Inspection of untrusted images."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def test_a_plain_image_is_safe(make: Callable[..., Path]) -> None:
         assert found.references == ()
 
 
-def test_names_files_and_bytes_are_looked_at_alike(make: Callable[..., Path]) -> None:
+def test_names_file_objects_and_bytes_are_inspected_alike(make: Callable[..., Path]) -> None:
     path = make("qcow2")
     by_name = diskimg.inspect(path).to_dict()
     assert by_name["filename"] == str(path)
@@ -46,7 +46,7 @@ def test_names_files_and_bytes_are_looked_at_alike(make: Callable[..., Path]) ->
         assert diskimg.inspect(cat.stdout).format == "qcow2"
 
 
-def test_a_backing_file_is_named_and_not_opened(tmp_path: Path, raw: Path) -> None:
+def test_a_backing_file_is_reported_and_not_opened(tmp_path: Path, raw: Path) -> None:
     overlay = tmp_path / "overlay.qcow2"
     diskimg.create(overlay, format="qcow2", backing=raw, backing_format="raw")
     raw.unlink()
@@ -60,7 +60,7 @@ def test_a_backing_file_is_named_and_not_opened(tmp_path: Path, raw: Path) -> No
     assert allowed.findings[0].severity == "warn"
 
 
-def test_claims_and_sizes_are_held_against_the_image(make: Callable[..., Path]) -> None:
+def test_the_claimed_format_and_the_size_limits_are_checked(make: Callable[..., Path]) -> None:
     path = make("qcow2")
     size = diskimg.info(path).virtual_size
     assert codes(diskimg.inspect(path, format="raw")) == ["format-mismatch"]
@@ -71,7 +71,7 @@ def test_claims_and_sizes_are_held_against_the_image(make: Callable[..., Path]) 
     assert codes(diskimg.inspect(b"QED\0" + bytes(600))) == ["format-not-read"]
 
 
-def test_what_makes_no_sense_is_an_error(tmp_path: Path) -> None:
+def test_invalid_arguments_are_errors(tmp_path: Path) -> None:
     with pytest.raises(diskimg.InvalidError):
         diskimg.inspect(b"", format="nonsense")
     with pytest.raises(diskimg.InvalidError):
@@ -85,15 +85,15 @@ def test_what_makes_no_sense_is_an_error(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=1100), st.sampled_from([b"", b"QFI\xfb\0\0\0\3", b"KDMV", b"LUKS"]))
-def test_whatever_the_bytes_there_is_a_verdict(data: bytes, start: bytes) -> None:
+def test_any_bytes_get_a_verdict(data: bytes, start: bytes) -> None:
     found = diskimg.inspect(start + data)
     assert found.safe == (not codes(found))
 
 
-def test_the_command_says_the_same(make: Callable[..., Path]) -> None:
+def test_the_command_returns_the_same_result(make: Callable[..., Path]) -> None:
     path = make("vmdk")
-    words = ["inspect", "--output=json", "-f", "qcow2", str(path)]
-    command = [sys.executable, "-m", "diskimg", *words]
+    arguments = ["inspect", "--output=json", "-f", "qcow2", str(path)]
+    command = [sys.executable, "-m", "diskimg", *arguments]
     ran = subprocess.run(command, capture_output=True, check=False)
     assert ran.returncode == 2
     assert json.loads(ran.stdout) == diskimg.inspect(path, format="qcow2").to_dict()

@@ -1,4 +1,4 @@
-"""Reading ISO images that other tools made."""
+"""Reading ISO images created by other tools."""
 
 import io
 import json
@@ -17,12 +17,12 @@ import pycdlib
 import pytest
 from diskimg import iso
 
-MOMENT = 1_700_000_000
+MTIME = 1_700_000_000
 
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of many kinds."""
+    """A directory with files of many kinds."""
     root = tmp_path_factory.mktemp("tree")
     (root / "dir" / "deeper").mkdir(parents=True)
     (root / "empty").mkdir()
@@ -34,13 +34,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "link").symlink_to("dir/deeper")
     (root / "umlaut-ä.txt").write_text("ä")
     for path in [*root.rglob("*"), root]:
-        os.utime(path, (MOMENT, MOMENT), follow_symlinks=False)
+        os.utime(path, (MTIME, MTIME), follow_symlinks=False)
     return root
 
 
 @pytest.fixture(scope="session")
 def made(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image of it, with Rock Ridge and Joliet, by xorriso."""
+    """An image of it with Rock Ridge and Joliet, created by xorriso."""
     path = tmp_path_factory.mktemp("iso") / "made.iso"
     subprocess.run(
         ["xorriso", "-as", "mkisofs", "-quiet", "-R", "-J", "-V", "A Label", "-o", path, tree],
@@ -51,7 +51,7 @@ def made(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes | str | None]:
-    """By path: bytes, where a link leads, or nothing."""
+    """Return contents by path: bytes, the target of a link, or `None` for a directory."""
     return {
         str(path.relative_to(root)): os.readlink(path)
         if path.is_symlink()
@@ -63,14 +63,14 @@ def contents(root: Path) -> dict[str, bytes | str | None]:
 
 
 def read(image: iso.Iso) -> dict[str, bytes | str | None]:
-    """The same of an image."""
+    """Return the same for an image."""
     return {
         entry.path: image.read(entry.path) if entry.is_file() else entry.link_target
         for entry in image.walk()
     }
 
 
-def test_everything_is_there_as_it_was(made: Path, tree: Path) -> None:
+def test_the_whole_tree_is_read(made: Path, tree: Path) -> None:
     with iso.open(made) as image:
         assert read(image) == contents(tree)
         assert image.namespace == "rock-ridge" and image.label == "A Label"
@@ -78,8 +78,8 @@ def test_everything_is_there_as_it_was(made: Path, tree: Path) -> None:
         script = image.stat("run.sh")
         assert script == image.stat(b"/run.sh") == image.stat("//run.sh/")
         assert (script.name, script.kind, script.size, script.mode) == ("run.sh", "file", 10, 0o755)
-        assert script.mtime == datetime.fromtimestamp(MOMENT, UTC)
-        assert script.mtime_ns == MOMENT * 10**9
+        assert script.mtime == datetime.fromtimestamp(MTIME, UTC)
+        assert script.mtime_ns == MTIME * 10**9
         assert (script.uid, script.gid) == (tree.stat().st_uid, tree.stat().st_gid)
         assert image.stat().is_dir() and image.stat("/").path == ""
         assert image.exists("dir/deeper") and not image.exists("dir/deepest")
@@ -92,7 +92,7 @@ def test_everything_is_there_as_it_was(made: Path, tree: Path) -> None:
         assert image.boot.entries == () and not image.boot
 
 
-def test_other_name_spaces_are_shown_on_request(made: Path) -> None:
+def test_other_namespaces_are_shown_on_request(made: Path) -> None:
     with iso.open(made, namespace="joliet") as image:
         assert image.namespace == "joliet"
         assert image.read("dir/Long name, with blanks.data")[:3] == b"\0\1\2"
@@ -104,7 +104,7 @@ def test_other_name_spaces_are_shown_on_request(made: Path) -> None:
         iso.open(made, namespace="udf")
 
 
-def test_a_name_that_is_no_utf8_is_neither_lost_nor_in_the_way(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_read_and_extracted(tmp_path: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     odd = b"caf\xe9"
@@ -148,7 +148,7 @@ def test_bytes_file_objects_and_other_formats_are_sources(made: Path, tmp_path: 
         iso.open(tmp_path / "in.qcow2", format="raw")
 
 
-def test_info_is_what_the_library_knows(made: Path) -> None:
+def test_info_describes_the_image(made: Path) -> None:
     with iso.open(made) as image:
         info = image.info()
         assert info is image.info()
@@ -163,7 +163,7 @@ def test_info_is_what_the_library_knows(made: Path) -> None:
     assert info.to_dict()["label"] == "A Label"
 
 
-def test_pycdlib_sees_the_same(made: Path) -> None:
+def test_pycdlib_reads_the_same_files(made: Path) -> None:
     theirs = pycdlib.PyCdlib()
     theirs.open(str(made))
     found = {}
@@ -182,7 +182,7 @@ def test_pycdlib_sees_the_same(made: Path) -> None:
         }
 
 
-def test_a_file_is_a_file(made: Path, tree: Path) -> None:
+def test_an_open_file_behaves_like_a_file_object(made: Path, tree: Path) -> None:
     expected = (tree / "dir" / "Long name, with blanks.data").read_bytes()
     with iso.open(made) as image:
         with image.open("dir/Long name, with blanks.data") as file:
@@ -215,7 +215,7 @@ def test_a_file_is_a_file(made: Path, tree: Path) -> None:
         pickle.dumps(image)
 
 
-def test_errors_are_those_of_files(made: Path, tmp_path: Path) -> None:
+def test_errors_have_the_classes_of_file_errors(made: Path, tmp_path: Path) -> None:
     image = iso.open(made)
     missing: list[Callable[[str], object]] = [
         image.stat,
@@ -266,10 +266,10 @@ def test_errors_are_those_of_files(made: Path, tmp_path: Path) -> None:
             wrong()
 
 
-def test_extracting_gives_the_tree_back(made: Path, tree: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_extraction_restores_the_tree(made: Path, tree: Path, tmp_path: Path) -> None:
+    reported: list[tuple[int, int]] = []
     with iso.open(made) as image:
-        result = image.extract(tmp_path / "all", progress=lambda *far: told.append(far))
+        result = image.extract(tmp_path / "all", progress=lambda *call: reported.append(call))
         assert result and result.failures == ()
         assert contents(tmp_path / "all") == contents(tree)
         assert (result.files, result.directories) == (6, 3)
@@ -278,9 +278,10 @@ def test_extracting_gives_the_tree_back(made: Path, tree: Path, tmp_path: Path) 
             for path in tree.rglob("*")
             if path.is_file() and not path.is_symlink()
         )
-        assert told[-1] == (total, total) and told == sorted(told) and result.bytes == total
+        assert reported[-1] == (total, total) and reported == sorted(reported)
+        assert result.bytes == total
         assert (tmp_path / "all" / "run.sh").stat().st_mode & 0o777 == 0o755
-        assert (tmp_path / "all" / "hello.txt").stat().st_mtime == MOMENT
+        assert (tmp_path / "all" / "hello.txt").stat().st_mtime == MTIME
         assert image.extract(tmp_path / "one", "hello.txt").files == 1
         assert contents(tmp_path / "one") == {"hello.txt": b"hello\n"}
         assert image.extract(tmp_path / "dir", "dir", symlinks=False)
@@ -295,7 +296,7 @@ def test_extracting_gives_the_tree_back(made: Path, tree: Path, tmp_path: Path) 
             image.extract(tmp_path / "small", limit=1000)
 
 
-def test_an_exception_of_the_progress_callback_comes_out(made: Path, tmp_path: Path) -> None:
+def test_an_exception_in_the_progress_callback_is_propagated(made: Path, tmp_path: Path) -> None:
     def progress(done: int, total: int) -> None:
         raise ZeroDivisionError
 
@@ -304,11 +305,11 @@ def test_an_exception_of_the_progress_callback_comes_out(made: Path, tmp_path: P
 
 
 class Odd(BaseException):
-    """What no handler of `Exception` sees."""
+    """Does not derive from `Exception`, so that nothing catches it by accident."""
 
 
 class Failing(io.BytesIO):
-    """Its ``nth`` read fails."""
+    """A file object whose ``nth`` read fails."""
 
     def __init__(self, data: bytes, nth: int) -> None:
         super().__init__(data)
@@ -321,7 +322,7 @@ class Failing(io.BytesIO):
         return super().read(size)
 
 
-def test_no_read_of_a_file_object_fails_unheard(made: Path, tmp_path: Path) -> None:
+def test_no_failed_read_of_a_file_object_is_ignored(made: Path, tmp_path: Path) -> None:
     data = made.read_bytes()
     operations: list[Callable[[iso.Iso], object]] = [
         iso.Iso.info,
@@ -345,7 +346,7 @@ def test_no_read_of_a_file_object_fails_unheard(made: Path, tmp_path: Path) -> N
             break
 
 
-def test_threads_share_an_image(made: Path, tree: Path) -> None:
+def test_threads_can_share_an_image(made: Path, tree: Path) -> None:
     expected = contents(tree)
     for source in (made, io.BytesIO(made.read_bytes())):
         with iso.open(source) as image, ThreadPoolExecutor(6) as pool:
@@ -353,7 +354,7 @@ def test_threads_share_an_image(made: Path, tree: Path) -> None:
         assert found == [expected] * 6
 
 
-def test_boot_catalog_and_partitions_are_told(tmp_path: Path) -> None:
+def test_boot_catalog_and_partitions_are_reported(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "bios.img").write_bytes(b"b" * 4096)

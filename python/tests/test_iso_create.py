@@ -1,4 +1,4 @@
-"""New ISO images, read by us and by others."""
+"""Creation of ISO images, which diskimg and other tools read."""
 
 import io
 import json
@@ -22,8 +22,8 @@ from test_file_objects import Trickle
 
 
 @pytest.fixture(autouse=True)
-def timeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody outside says what time it is."""
+def no_source_date_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset SOURCE_DATE_EPOCH."""
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
 
 
@@ -34,16 +34,16 @@ def made(tree: Any, **how: Any) -> bytes:
     return out.getvalue()
 
 
-def flat(tree: dict[str, Any], above: str = "") -> dict[str, bytes | None]:
-    """By path: bytes, or nothing for a directory."""
+def flat(tree: dict[str, Any], parent: str = "") -> dict[str, bytes | None]:
+    """Return contents by path: bytes, or `None` for a directory."""
     found: dict[str, bytes | None] = {}
     for name, content in tree.items():
-        parts = PurePath(above + name).parts
+        parts = PurePath(parent + name).parts
         for end in range(1, len(parts)):
             found.setdefault("/".join(parts[:end]), None)
         if isinstance(content, dict):
             found["/".join(parts)] = None
-            found.update(flat(content, above + name + "/"))
+            found.update(flat(content, parent + name + "/"))
         else:
             found["/".join(parts)] = content
     return found
@@ -68,7 +68,7 @@ trees = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(tree=trees)
-def test_what_is_written_is_read(tree: dict[str, Any]) -> None:
+def test_a_created_image_contains_the_tree(tree: dict[str, Any]) -> None:
     data = made(tree)
     assert data == made(tree)
     with iso.open(data, strict=True) as image:
@@ -77,7 +77,7 @@ def test_what_is_written_is_read(tree: dict[str, Any]) -> None:
         assert [f for f in image.verify() if f.severity == "error"] == []
 
 
-def test_contents_come_in_many_forms(tmp_path: Path) -> None:
+def test_contents_can_have_many_types(tmp_path: Path) -> None:
     (tmp_path / "host.txt").write_bytes(b"of the host")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "inside").write_bytes(b"inside")
@@ -107,7 +107,7 @@ def test_contents_come_in_many_forms(tmp_path: Path) -> None:
             iso.create(io.BytesIO(), {"a": wrong})  # type: ignore[dict-item]
 
 
-def test_outputs_get_the_same_bytes(tmp_path: Path) -> None:
+def test_all_kinds_of_output_get_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "big").write_bytes(os.urandom(5_000_000))
     (tmp_path / "tree" / "small").write_bytes(b"small")
@@ -131,7 +131,7 @@ def test_outputs_get_the_same_bytes(tmp_path: Path) -> None:
     assert got == [expected]
 
 
-def test_pycdlib_reads_what_we_write() -> None:
+def test_pycdlib_reads_created_images() -> None:
     content = os.urandom(70_000)
     data = made({"dir/Some File.bin": content, "ü.txt": "ü"}, volume_id="cidata")
     theirs = pycdlib.PyCdlib()
@@ -144,7 +144,7 @@ def test_pycdlib_reads_what_we_write() -> None:
     theirs.close()
 
 
-def test_others_read_what_we_write(tmp_path: Path) -> None:
+def test_other_tools_read_created_images(tmp_path: Path) -> None:
     path = tmp_path / "x.iso"
     iso.create(path, {"dir/Some File.bin": b"content", "meta-data": "x"}, volume_id="cidata")
 
@@ -160,7 +160,7 @@ def test_others_read_what_we_write(tmp_path: Path) -> None:
     assert "'/dir/Some File.bin'" in found
 
 
-def test_options_do_what_they_say(tmp_path: Path) -> None:
+def test_options_have_their_documented_effect(tmp_path: Path) -> None:
     tree = {"Mixed Case.text": b"x", "dir/other": b"y"}
     with iso.open(made(tree, joliet=False)) as image:
         assert image.namespaces == ("rock-ridge", "iso")
@@ -179,8 +179,8 @@ def test_options_do_what_they_say(tmp_path: Path) -> None:
         file, folder, volume = image.stat("dir/other"), image.stat("dir"), image.info().volumes[0]
         assert (file.uid, file.gid, file.mode, file.mtime_ns) == (7, 8, 0o600, 5 * 10**9)
         assert folder.mode == 0o700
-        told = (volume.volume_id, volume.publisher, volume.preparer, volume.application)
-        assert told == ("label", "p", "q", "a")
+        identifiers = (volume.volume_id, volume.publisher, volume.preparer, volume.application)
+        assert identifiers == ("label", "p", "q", "a")
         assert (volume.system_id, volume.volume_set_id) == ("s", "v")
         assert volume.created is not None and volume.created.timestamp() == 86400
     assert len(made(tree, padding=150)) == len(made(tree)) + 150 * 2048
@@ -203,7 +203,7 @@ def test_options_do_what_they_say(tmp_path: Path) -> None:
             made({bad: b""})
 
 
-def test_images_start_machines_as_asked(tmp_path: Path) -> None:
+def test_images_have_the_requested_boot_information(tmp_path: Path) -> None:
     (tmp_path / "esp").write_bytes(b"e" * 8192)
     tree = {"isolinux/isolinux.bin": b"i" * 4096, "boot/efi.img": b"f" * 4096}
     bios = iso.BootImage("/isolinux/isolinux.bin", load_sectors=4, info_table=True)
@@ -231,7 +231,7 @@ def test_images_start_machines_as_asked(tmp_path: Path) -> None:
             made(tree, boot=[wrong])
 
 
-def test_the_hosts_files_are_taken_as_asked(tmp_path: Path) -> None:
+def test_host_files_are_selected_as_requested(tmp_path: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     (root / "keep").write_bytes(b"k")
@@ -251,21 +251,21 @@ def test_the_hosts_files_are_taken_as_asked(tmp_path: Path) -> None:
         made({"a": tmp_path / "missing"})
 
 
-def test_source_date_epoch_is_the_latest_moment(
+def test_no_recorded_time_is_later_than_source_date_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, moment in (("old", 1000), ("new", 2_000_000_000)):
+    for name, mtime in (("old", 1000), ("new", 2_000_000_000)):
         (tmp_path / name).write_bytes(b"")
-        os.utime(tmp_path / name, (moment, moment))
+        os.utime(tmp_path / name, (mtime, mtime))
 
-    def moments(data: bytes) -> list[int]:
+    def mtimes(data: bytes) -> list[int]:
         with iso.open(data) as image:
             return [(image.stat(name).mtime_ns or 0) // 10**9 for name in ("old", "new")]
 
-    assert moments(made(tmp_path)) == [1000, 2_000_000_000]
+    assert mtimes(made(tmp_path)) == [1000, 2_000_000_000]
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1500000000")
-    assert moments(made(tmp_path)) == [1000, 1_500_000_000]
-    assert moments(made(tmp_path, source_date_epoch=2000)) == [1000, 2000]
+    assert mtimes(made(tmp_path)) == [1000, 1_500_000_000]
+    assert mtimes(made(tmp_path, source_date_epoch=2000)) == [1000, 2000]
     for seed in (iso.nocloud("", ""), iso.config_drive({"user-data": ""})):
         with iso.open(seed) as image:
             assert image.stat("user-data").mtime_ns == 1_500_000_000 * 10**9
@@ -274,7 +274,7 @@ def test_source_date_epoch_is_the_latest_moment(
         made(tmp_path)
 
 
-def test_a_config_drive_is_what_nova_makes() -> None:
+def test_a_config_drive_has_the_layout_of_novas() -> None:
     drive = iso.config_drive(
         {
             "openstack/latest/meta_data.json": {"uuid": "1"},
@@ -295,7 +295,7 @@ def test_a_config_drive_is_what_nova_makes() -> None:
         iso.config_drive({"a": object()})
 
 
-def test_a_nocloud_seed_is_what_cloud_init_wants() -> None:
+def test_a_nocloud_seed_has_the_files_that_cloud_init_reads() -> None:
     seed = iso.nocloud(
         {"users": []}, {"instance-id": "i"}, network_config={"version": 2}, vendor_data="#!x"
     )
@@ -311,7 +311,7 @@ def test_a_nocloud_seed_is_what_cloud_init_wants() -> None:
         assert read(image) == {"meta-data": b"instance-id: x\n", "user-data": b"#cloud-config\n"}
 
 
-def test_remastering_changes_what_it_should_and_nothing_else(tmp_path: Path) -> None:
+def test_remastering_makes_only_the_requested_changes(tmp_path: Path) -> None:
     before = {"keep": b"k", "change": b"old", "dir/away": b"x", "gone/a": b"a", "gone/b": b"b"}
     source = made(before, volume_id="label", publisher="p")
     changes: dict[str, Any] = {
@@ -343,17 +343,17 @@ def test_remastering_changes_what_it_should_and_nothing_else(tmp_path: Path) -> 
     with (tmp_path / "source.iso").open("r+b") as file, pytest.raises(diskimg.RefusedError):
         iso.remaster(tmp_path / "source.iso", changes, file)
     assert memory.getvalue() == source == (tmp_path / "source.iso").read_bytes()
-    # In place: what is read stays until all is written.
+    # In place: the source is replaced only once the output is complete.
     iso.remaster(tmp_path / "source.iso", changes, tmp_path / "source.iso")
     assert (tmp_path / "source.iso").read_bytes() == after
 
 
-def test_progress_is_told_and_its_exceptions_come_out(tmp_path: Path) -> None:
+def test_progress_is_reported_and_its_exceptions_are_propagated(tmp_path: Path) -> None:
     out = tmp_path / "out.iso"
     out.write_bytes(b"old")
-    told: list[tuple[int, int]] = []
-    created = iso.create(out, {"a": bytes(5_000_000)}, progress=lambda *far: told.append(far))
-    assert told[-1] == (created.size, created.size) and told == sorted(told)
+    reported: list[tuple[int, int]] = []
+    created = iso.create(out, {"a": bytes(5_000_000)}, progress=lambda *call: reported.append(call))
+    assert reported[-1] == (created.size, created.size) and reported == sorted(reported)
     out.write_bytes(b"old")
 
     def progress(done: int, total: int) -> None:
@@ -374,7 +374,7 @@ def test_progress_is_told_and_its_exceptions_come_out(tmp_path: Path) -> None:
         iso.create(Full(), {"a": b"b"})
 
 
-def test_ctrl_c_stops_it_and_leaves_the_old_file(tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_creation_and_leaves_no_file(tmp_path: Path) -> None:
     class Slow(io.RawIOBase):
         def writable(self) -> bool:
             return True
@@ -398,7 +398,7 @@ def test_ctrl_c_stops_it_and_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["big"]
 
 
-def test_an_output_is_left_alone_when_the_tree_cannot_be_read(tmp_path: Path) -> None:
+def test_an_output_is_unchanged_if_the_tree_cannot_be_read(tmp_path: Path) -> None:
     precious = io.BytesIO(b"precious")
     with pytest.raises(FileNotFoundError):
         iso.create(precious, tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""ISO images that lie."""
+"""Malformed and hostile ISO images."""
 
 import io
 import struct
@@ -14,12 +14,12 @@ SEED = iso.nocloud("user", "meta")
 
 
 def both(number: int) -> bytes:
-    """A number in both byte orders."""
+    """Return a number in both byte orders."""
     return struct.pack("<I", number) + struct.pack(">I", number)
 
 
 def record(name: bytes, sector: int, size: int, directory: bool = False, use: bytes = b"") -> bytes:
-    """A directory record (ECMA-119, 9.1)."""
+    """Return a directory record (ECMA-119, 9.1)."""
     padding = bytes(1 - len(name) % 2)
     length = 33 + len(name) + len(padding) + len(use)
     head = bytes([length, 0]) + both(sector) + both(size) + bytes(7)
@@ -28,17 +28,17 @@ def record(name: bytes, sector: int, size: int, directory: bool = False, use: by
 
 
 def named(name: bytes) -> bytes:
-    """Rock Ridge: a name, and permissions (RRIP, 4.1.1 and 4.1.4)."""
+    """Return Rock Ridge fields: permissions and a name (RRIP, 4.1.1 and 4.1.4)."""
     px = b"PX\x24\1" + both(0o100644) + both(1) + both(0) + both(0)
     return px + b"NM" + bytes([5 + len(name), 1, 0]) + name + bytes(len(name) % 2 == 0)
 
 
 def image_of(*records: bytes) -> bytes:
-    """An image whose root, at sector 18, holds these besides itself and its parent."""
+    """Return an image whose root directory, at sector 18, contains these records."""
     sp = b"SP\7\1\xbe\xef\0"
     rr = b"RR\5\1\x81" if any(b"NM" in record for record in records) else b""
-    itself = record(b"\0", 18, 2048, True, sp + rr + b"\0" * (len(sp + rr) % 2))
-    root = itself + record(b"\1", 18, 2048, True) + b"".join(records)
+    dot = record(b"\0", 18, 2048, True, sp + rr + b"\0" * (len(sp + rr) % 2))
+    root = dot + record(b"\1", 18, 2048, True) + b"".join(records)
     primary = bytearray(2048)
     primary[:7] = b"\1CD001\1"
     primary[80:88] = both(20)
@@ -54,7 +54,7 @@ def image_of(*records: bytes) -> bytes:
     )
 
 
-def test_what_is_no_image_is_corrupt() -> None:
+def test_anything_but_an_iso_image_is_corrupt() -> None:
     for data in (b"", b"x", bytes(100_000), bytes(32769) + b"CD001" + bytes(4000)):
         with pytest.raises(diskimg.CorruptError):
             iso.open(data)
@@ -63,7 +63,7 @@ def test_what_is_no_image_is_corrupt() -> None:
 @pytest.mark.parametrize(
     "name", [b"../../escaped", b"/etc/escaped", b"..", b"a\0b", b"up\\..\\down"]
 )
-def test_no_name_leads_out_of_the_directory(name: bytes, tmp_path: Path) -> None:
+def test_no_name_leads_out_of_the_target_directory(name: bytes, tmp_path: Path) -> None:
     data = image_of(
         record(b"EVIL", 19, 8, use=named(name)), record(b"GOOD", 19, 8, use=named(b"good"))
     )
@@ -85,7 +85,7 @@ def test_no_name_leads_out_of_the_directory(name: bytes, tmp_path: Path) -> None
             list(image.walk())
 
 
-def test_a_link_that_was_there_is_not_followed(tmp_path: Path) -> None:
+def test_an_existing_link_is_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a").write_bytes(b"precious")
@@ -101,7 +101,7 @@ def test_a_link_that_was_there_is_not_followed(tmp_path: Path) -> None:
             assert (outside / "a").read_bytes() == b"precious"
 
 
-def test_a_directory_in_itself_ends() -> None:
+def test_a_directory_that_contains_itself_is_walked_once() -> None:
     data = image_of(record(b"LOOP", 18, 2048, True), record(b"FILE", 19, 8))
     with iso.open(data) as image:
         errors: list[diskimg.Error] = []
@@ -112,7 +112,7 @@ def test_a_directory_in_itself_ends() -> None:
         assert all(finding.to_dict()["severity"] for finding in image.verify())
 
 
-def test_a_file_that_claims_too_much_is_not_believed(tmp_path: Path) -> None:
+def test_a_file_beyond_the_end_of_the_image_is_an_error(tmp_path: Path) -> None:
     data = image_of(record(b"BIG", 19, 0xFFFF_FFFF), record(b"AWAY", 0x7FFF_FFFF, 8))
     with iso.open(data) as image:
         with pytest.raises(diskimg.LimitError):
@@ -134,7 +134,7 @@ def test_a_file_that_claims_too_much_is_not_believed(tmp_path: Path) -> None:
     ),
     cut=st.integers(32 << 10, len(SEED)),
 )
-def test_whatever_the_bytes_the_exception_is_ours(changes: list[tuple[int, int]], cut: int) -> None:
+def test_any_bytes_raise_only_diskimg_errors(changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(SEED)
     for at, byte in changes:
         data[at] = byte

@@ -1,4 +1,4 @@
-"""The answers are qemu-img's own."""
+"""Results agree with qemu-img's."""
 
 import hashlib
 import json
@@ -43,11 +43,13 @@ def test_map_is_what_qemu_img_prints(layout: list[str], make: Callable[..., Path
     path = make(*layout)
     ours = [extent.to_dict() for extent in diskimg.map(path, layout[0])]
     expected = qemu_json("map", "-f", layout[0], path)
-    assert ours == (expected if "extended_l2" not in str(layout) else without_absent(expected))
+    assert ours == (
+        expected if "extended_l2" not in str(layout) else without_unallocated_offsets(expected)
+    )
 
 
-def without_absent(extents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the host offsets that qemu-img gives to subclusters that are not there."""
+def without_unallocated_offsets(extents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Remove the host offsets that qemu-img reports for unallocated subclusters."""
     merged: list[dict[str, Any]] = []
     for extent in extents:
         if not extent["present"]:
@@ -60,9 +62,7 @@ def without_absent(extents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @layouts
-def test_the_guest_sees_what_was_written(
-    layout: list[str], make: Callable[..., Path], disk: bytes
-) -> None:
+def test_the_guest_data_are_read(layout: list[str], make: Callable[..., Path], disk: bytes) -> None:
     path = make(*layout)
     padded = disk if layout[0] == "raw" else disk + bytes(-len(disk) % 512)
     with diskimg.open(path, layout[0]) as image:
@@ -76,7 +76,7 @@ def test_the_guest_sees_what_was_written(
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk"])
 @pytest.mark.parametrize("compress", [False, True])
-def test_qemu_img_reads_what_we_convert(
+def test_qemu_img_reads_converted_images(
     format: str, compress: bool, tmp_path: Path, raw: Path, disk: bytes
 ) -> None:
     if format == "raw" and compress:
@@ -91,7 +91,7 @@ def test_qemu_img_reads_what_we_convert(
         qemu_img("check", out)
 
 
-def test_the_images_that_others_made_hold_what_they_held(
+def test_images_of_other_tools_have_the_recorded_digests(
     testdata: Path, sums: dict[str, str]
 ) -> None:
     assert sums
@@ -100,7 +100,7 @@ def test_the_images_that_others_made_hold_what_they_held(
             assert hashlib.file_digest(file, "sha256").hexdigest() == digest, name
 
 
-def test_a_chain_and_its_snapshot(images: Path) -> None:
+def test_a_backing_chain_and_a_snapshot(images: Path) -> None:
     overlay = images / "overlay.qcow2"
     ours = [info.to_dict() for info in diskimg.info(overlay, chain=True)]
     assert ours == qemu_json("info", "--backing-chain", overlay)
@@ -132,9 +132,9 @@ def test_compare_agrees_with_qemu_img(make: Callable[..., Path], raw: Path, disk
     found = diskimg.compare(other, same)
     assert not found
     assert found.offset is not None and found.offset <= 5 << 20
-    with pytest.raises(subprocess.CalledProcessError) as said:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
         qemu_img("compare", other, same)
-    assert f"offset {found.offset}!" in said.value.stdout
+    assert f"offset {found.offset}!" in failed.value.stdout
     other.write_bytes(disk + b"\1")
     found = diskimg.compare(other, raw)
     assert (found.result, found.size_mismatch) == ("content", True)
@@ -145,7 +145,7 @@ def test_check_agrees_with_qemu_img(make: Callable[..., Path]) -> None:
     path = make("qcow2")
     report = diskimg.check(path)
     assert report.clean and report.to_dict() == qemu_json("check", path)
-    # Leak a cluster: one refcount without a reference.
+    # Leak a cluster: give it a refcount without a reference.
     with path.open("r+b") as file:
         file.seek(0x20002 + 2 * 0)
         end = path.stat().st_size
@@ -176,7 +176,7 @@ def test_measure_agrees_with_qemu_img(format: str, make: Callable[..., Path]) ->
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk"])
-def test_create_makes_what_qemu_img_opens(format: str, tmp_path: Path) -> None:
+def test_qemu_img_opens_created_images(format: str, tmp_path: Path) -> None:
     path = tmp_path / f"new.{format}"
     created = diskimg.create(path, "64M")
     assert (created.format, created.size, created.filename) == (format, 64 << 20, str(path))
@@ -194,7 +194,7 @@ def test_create_makes_what_qemu_img_opens(format: str, tmp_path: Path) -> None:
         assert info["cluster-size"] == 4096 and info["backing-filename"] == "new.qcow2"
 
 
-def test_an_overlay_holds_only_what_differs(tmp_path: Path, raw: Path, disk: bytes) -> None:
+def test_an_overlay_stores_only_the_differences(tmp_path: Path, raw: Path, disk: bytes) -> None:
     changed = bytearray(disk)
     changed[1 << 20 : (1 << 20) + 100] = b"!" * 100
     other = tmp_path / "other.raw"
@@ -205,7 +205,7 @@ def test_an_overlay_holds_only_what_differs(tmp_path: Path, raw: Path, disk: byt
     assert qemu_img("compare", "-f", "raw", "-F", "qcow2", other, out)
 
 
-def test_detect_tells_formats_by_content(make: Callable[..., Path]) -> None:
+def test_detect_recognizes_formats_by_content(make: Callable[..., Path]) -> None:
     for format in ("qcow2", "vmdk"):
         path = make(format)
         assert diskimg.detect(path).format == format

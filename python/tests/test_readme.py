@@ -1,4 +1,4 @@
-"""The READMEs' examples, as they stand, and the table of commands."""
+"""The examples in the READMEs and the table of qemu-img commands."""
 
 import ast
 import re
@@ -13,24 +13,26 @@ from tools import TESTDATA
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the examples find the files that they name."""
+    """The working directory of the examples, with the files that they use."""
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_packages_readme(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_in_the_packages_readme(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(PACKAGE / "README.md")
-    told = capsys.readouterr().out
-    assert "bytes stored for a disk of 8388608" in told
-    assert "refuse: backing-file: it builds on a backing file" in told
+    output = capsys.readouterr().out
+    assert "bytes stored for a disk of 8388608" in output
+    assert "refuse: backing-file: the image has a backing file" in output
     digest = dict(line.split()[::-1] for line in (TESTDATA / "SHA256SUMS").read_text().splitlines())
-    assert digest["ext4-stream-qemu.vmdk"] in told
-    assert "missing.qcow2 missing.qcow2: cannot open it" in told
+    assert digest["ext4-stream-qemu.vmdk"] in output
+    assert "missing.qcow2 missing.qcow2: cannot open it" in output
     assert diskimg.compare("disk.vmdk", "disk.qcow2")
 
 
-def test_the_projects_readme(folder: Path) -> None:
+def test_the_examples_in_the_projects_readme(folder: Path) -> None:
     run(PROJECT / "README.md")
 
 
@@ -40,7 +42,7 @@ def test_an_upload_that_is_what_it_claims_is_accepted(folder: Path) -> None:
         assert not diskimg.inspect("disk.qcow2", format=claimed)
 
 
-def test_every_call_of_the_table_exists() -> None:
+def test_every_call_in_the_table_exists() -> None:
     table = re.compile(r"^\| `qemu-img (.*)` \| `(.*)` \|$", re.MULTILINE)
     rows = table.findall((PACKAGE / "README.md").read_text())
     assert len(rows) > 15

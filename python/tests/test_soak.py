@@ -1,4 +1,4 @@
-"""`soak.py`, briefly."""
+"""A short run of `soak.py`."""
 
 import subprocess
 import sys

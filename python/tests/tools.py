@@ -1,4 +1,4 @@
-"""qemu-img to ask, and disks to ask it about."""
+"""Helpers: running qemu-img, and disk contents for tests."""
 
 import hashlib
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 TESTDATA = Path(__file__).resolve().parents[2] / "testdata"
-"""Small images that other tools made; `SHA256SUMS` has what the guest sees."""
+"""Small images created by other tools; `SHA256SUMS` has digests of the guest data."""
 
 
 def qemu_img(*arguments: object) -> str:
-    """What ``qemu-img`` prints."""
+    """Run ``qemu-img`` and return its output."""
     run = subprocess.run(
         ["qemu-img", *map(str, arguments)], check=True, capture_output=True, text=True
     )
@@ -20,12 +20,12 @@ def qemu_img(*arguments: object) -> str:
 
 
 def qemu_json(*arguments: object) -> Any:
-    """What ``qemu-img --output=json`` says."""
+    """Run ``qemu-img --output=json`` and return the parsed output."""
     return json.loads(qemu_img(*arguments[:1], "--output=json", *arguments[1:]))
 
 
 def guest_sum(path: Path, format: str, scratch: Path) -> str:
-    """SHA-256 of what qemu-img says the guest sees."""
+    """Return the SHA-256 of the guest data as read by qemu-img."""
     raw = scratch / f"{path.name}.guest"
     qemu_img("convert", "-f", format, "-O", "raw", path, raw)
     digest = hashlib.sha256(raw.read_bytes()).hexdigest()
@@ -34,14 +34,14 @@ def guest_sum(path: Path, format: str, scratch: Path) -> str:
 
 
 def disk_bytes(size: int, seed: int = 1) -> bytes:
-    """A disk: zeros, repetition and noise, of no round length if ``size`` is none."""
-    chance = random.Random(seed)
+    """Return disk contents of ``size`` bytes: zeros, repeated text and noise."""
+    rng = random.Random(seed)
     disk = bytearray(size)
     for start in range(0, size, 32 << 10):
-        length = min(chance.choice([512, 4 << 10, 32 << 10]), size - start)
-        kind = chance.randrange(4)
+        length = min(rng.choice([512, 4 << 10, 32 << 10]), size - start)
+        kind = rng.randrange(4)
         if kind == 1:
             disk[start : start + length] = b"diskimg " * (length // 8) + bytes(length % 8)
         elif kind == 2:
-            disk[start : start + length] = chance.randbytes(length)
+            disk[start : start + length] = rng.randbytes(length)
     return bytes(disk)

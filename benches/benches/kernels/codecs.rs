@@ -1,11 +1,11 @@
-//! Units into their stored form, and back.
+//! Encoding and decoding of compressed units.
 
 use crate::samples::{UNIT, unit};
 use diskimg::storage::codec::{Codec, Decoder, Encoder};
 use divan::Bencher;
 use divan::counter::BytesCount;
 
-/// Of guest bytes a second: what a conversion is made of.
+/// Throughput in guest bytes.
 fn guest_bytes() -> BytesCount {
     BytesCount::new(UNIT)
 }
@@ -32,6 +32,6 @@ fn encode(bencher: Bencher<'_, '_>, codec: Codec) {
 #[divan::bench(args = CODECS)]
 fn decode(bencher: Bencher<'_, '_>, codec: Codec) {
     let (mut decoder, mut unit, mut stored) = (Decoder::default(), unit(), Vec::new());
-    encoder(codec).encode(&unit, UNIT, &mut stored).expect("words are encoded");
+    encoder(codec).encode(&unit, UNIT, &mut stored).expect("text is compressible");
     bencher.counter(guest_bytes()).bench_local(|| decoder.decode(codec, &stored, &mut unit));
 }

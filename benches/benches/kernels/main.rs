@@ -1,6 +1,6 @@
-//! The inner loops, one at a time: where a change of a few lines shows.
+//! Benchmarks of the inner loops.
 //!
-//! `cargo bench -p diskimg-benches` runs all, `… -- codecs` some.
+//! `cargo bench -p diskimg-benches` runs all, `cargo bench -p diskimg-benches -- codecs` some.
 
 mod codecs;
 mod maps;

@@ -1,4 +1,4 @@
-//! From a path to an open image: probing, headers, tables of tables.
+//! Opening of images: probing, headers and top-level tables.
 
 use crate::samples::{Sample, UNIT, WINDOW};
 use diskimg::{Format, Image};

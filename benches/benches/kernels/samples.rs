@@ -1,4 +1,4 @@
-//! What the kernels work on: made here, the same every time.
+//! Deterministic data and images for the benchmarks.
 
 use diskimg::storage::source::Source;
 use diskimg::{Convert, Durability, Format, Image, OpenOptions, Options};
@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// The size of a qcow2 cluster and of a VMDK grain, by default.
+/// Default size of qcow2 clusters and VMDK grains.
 pub(crate) const UNIT: usize = 64 << 10;
 
-/// What the converter asks for at a time.
+/// Size of the ranges for which conversions request extents.
 pub(crate) const WINDOW: u64 = 128 << 20;
 
-/// A unit that is compressed to about a third, as files are: words, the
-/// shorter ones more often.
+/// Returns a unit of random words that compresses to about a third, like typical files.
 pub(crate) fn unit() -> Vec<u8> {
     let mut random = Random(1);
     let words: Vec<Vec<u8>> = (0..2000)
@@ -22,15 +21,15 @@ pub(crate) fn unit() -> Vec<u8> {
         .collect();
     let mut unit = Vec::with_capacity(UNIT + 32);
     while unit.len() < UNIT {
-        let most = 1 + random.below(words.len());
-        unit.extend_from_slice(&words[random.below(most)]);
+        let limit = 1 + random.below(words.len());
+        unit.extend_from_slice(&words[random.below(limit)]);
         unit.push(b' ');
     }
     unit.truncate(UNIT);
     unit
 }
 
-/// Numbers that look like chance.
+/// A pseudorandom number generator (an LCG).
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -44,12 +43,12 @@ impl Random {
     }
 }
 
-/// A disk in stretches of `stride` bytes. It takes no space.
+/// A virtual disk in stripes of `stride` bytes, whose data is generated when read.
 #[derive(Debug)]
 struct Striped {
     size: u64,
     stride: u64,
-    /// Every second stretch is zeros: no two make one extent.
+    /// Whether every second stripe is zeros, so that each stripe is an extent of its own.
     holes: bool,
 }
 
@@ -60,7 +59,7 @@ impl Source for Striped {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let mut at = offset;
-        for part in chunks_to(buf, self.stride, offset) {
+        for part in split_at_stripes(buf, self.stride, offset) {
             let stripe = at / self.stride;
             let hole = self.holes && stripe % 2 == 1;
             part.fill(if hole { 0 } else { 1 + (stripe % 255) as u8 });
@@ -70,8 +69,12 @@ impl Source for Striped {
     }
 }
 
-/// `buf`, which starts at `offset`, cut at multiples of `stride`.
-fn chunks_to(mut buf: &mut [u8], stride: u64, offset: u64) -> impl Iterator<Item = &mut [u8]> {
+/// Splits `buf`, which starts at `offset`, at multiples of `stride`.
+fn split_at_stripes(
+    mut buf: &mut [u8],
+    stride: u64,
+    offset: u64,
+) -> impl Iterator<Item = &mut [u8]> {
     let mut first = (stride - offset % stride) as usize;
     std::iter::from_fn(move || {
         let len = first.min(buf.len());
@@ -80,51 +83,52 @@ fn chunks_to(mut buf: &mut [u8], stride: u64, offset: u64) -> impl Iterator<Item
     })
 }
 
-/// An image in a folder of its own.
+/// An image in a temporary directory.
 pub(crate) struct Sample {
     path: PathBuf,
     format: Format,
-    _folder: TempDir,
+    _dir: TempDir,
 }
 
 impl Sample {
-    /// A disk of `size` bytes, striped, in this format and with these options;
-    /// with "compress" among them, compressed.
+    /// Creates an image of `size` bytes in which every second stripe is zeros. If `options` begins
+    /// with
+    /// `compress`, it is compressed.
     pub(crate) fn striped(size: u64, stride: u64, format: Format, options: &str) -> Self {
-        Self::of(Striped { size, stride, holes: true }, format, options)
+        Self::create(Striped { size, stride, holes: true }, format, options)
     }
 
-    /// A disk of `size` bytes that are all stored.
+    /// Creates an image of `size` bytes without zeros.
     pub(crate) fn filled(size: u64, format: Format) -> Self {
-        Self::of(Striped { size, stride: UNIT as u64, holes: false }, format, "")
+        Self::create(Striped { size, stride: UNIT as u64, holes: false }, format, "")
     }
 
-    fn of(disk: Striped, format: Format, options: &str) -> Self {
+    fn create(disk: Striped, format: Format, options: &str) -> Self {
         let raw = OpenOptions::new().format(Format::Raw);
-        let image = raw.open_source(Arc::new(disk), "striped").expect("a raw disk is any bytes");
+        let image = raw.open_source(Arc::new(disk), "striped").expect("opens as raw");
         let (options, compress) = match options.strip_prefix("compress") {
             Some(rest) => (rest.trim_start_matches(','), true),
             None => (options, false),
         };
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("sample");
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("sample");
         Convert::new(image)
             .format(format)
-            .options(Options::parse(options).expect("options"))
+            .options(Options::parse(options).expect("valid options"))
             .compress(compress)
             .durability(Durability::Cached)
             .run(&path)
-            .expect("a converted image");
-        Self { path, format, _folder: folder }
+            .expect("converts");
+        Self { path, format, _dir: dir }
     }
 
-    /// Where it is.
+    /// Returns the path of the image.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// It, open.
+    /// Opens the image.
     pub(crate) fn open(&self) -> Image {
-        OpenOptions::new().format(self.format).open(&self.path).expect("our own image opens")
+        OpenOptions::new().format(self.format).open(&self.path).expect("opens")
     }
 }

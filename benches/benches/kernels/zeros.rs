@@ -1,4 +1,4 @@
-//! Looking for zeros.
+//! Detection of zeros.
 
 use crate::samples::{UNIT, unit};
 use diskimg::storage::zeros::is_zero;
@@ -9,20 +9,19 @@ fn bench(bencher: Bencher<'_, '_>, unit: Vec<u8>) {
     bencher.counter(BytesCount::new(unit.len())).bench_local(|| is_zero(black_box(&unit)));
 }
 
-/// Every byte must be looked at.
+/// Every byte is compared.
 #[divan::bench]
 fn all_zero(bencher: Bencher<'_, '_>) {
     bench(bencher, vec![0; UNIT]);
 }
 
-/// The usual case: the answer is in the first bytes. (The throughput shown is
-/// that of units passed over.)
+/// The usual case: the first bytes are not zero. The throughput counts whole units.
 #[divan::bench]
-fn data_at_once(bencher: Bencher<'_, '_>) {
+fn early_byte(bencher: Bencher<'_, '_>) {
     bench(bencher, unit());
 }
 
-/// Zeros, and then not.
+/// Zeros except near the end.
 #[divan::bench]
 fn late_byte(bencher: Bencher<'_, '_>) {
     let mut unit = vec![0; UNIT];

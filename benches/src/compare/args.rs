@@ -1,100 +1,102 @@
-//! What was asked.
+//! Command-line arguments.
 
 use crate::floor::CodecWork;
-use crate::inputs::Order;
+use crate::inputs::InputSpec;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Compare diskimg with qemu-img and other tools, process by process
+/// Benchmark conversions by diskimg, qemu-img and other tools
 #[derive(Debug, Parser)]
 #[command(name = "compare")]
 pub(crate) struct Args {
-    /// Where inputs and outputs lie; repeatable (default: /dev/shm and the temporary folder)
+    /// Directory for inputs and outputs; repeatable (default: /dev/shm and the temporary directory)
     #[arg(long = "dir", value_name = "DIR")]
     given_dirs: Vec<PathBuf>,
     /// Size of the ext4 image that most cells convert
     #[arg(long, default_value = "2G", value_parser = size)]
     pub(crate) size: u64,
-    /// Bytes of files in it (default: 35 % of its size)
+    /// Size of the files in it (default: 35% of its size)
     #[arg(long, value_parser = size)]
     files: Option<u64>,
-    /// Where these files are copied from
-    #[arg(long, value_name = "FOLDER", default_value = "/usr")]
+    /// Directory to copy these files from
+    #[arg(long, value_name = "DIR", default_value = "/usr")]
     pub(crate) from: PathBuf,
-    /// Only cells whose name contains this, or matches it where it has a '*'; repeatable
+    /// Run only cells whose name contains PATTERN, or matches it if it contains '*'; repeatable
     #[arg(long, value_name = "PATTERN")]
     pub(crate) cells: Vec<String>,
-    /// Name the cells, and do nothing
+    /// List the cells and exit
     #[arg(long)]
     pub(crate) list: bool,
-    /// Counted runs of every tool, after one that is not
+    /// Number of measured runs of each tool, after one warm-up run
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) runs: u32,
-    /// Who flushes the output to the disk within the measured time
+    /// Which tools flush their output to disk within the measured time
     #[arg(long, value_enum, default_value_t = Fsync::None)]
     pub(crate) fsync: Fsync,
-    /// Also make, mount and measure file systems that share blocks (XFS, btrfs); root only
+    /// Also create, mount and measure XFS and btrfs file systems with reflinks; requires root
     #[arg(long)]
     pub(crate) reflink: bool,
-    /// Leave the inputs in DIR/diskimg-compare, and use those that are there
+    /// Keep the inputs in DIR/diskimg-compare and reuse existing ones
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Do not measure the codecs' own speed
+    /// Do not measure the codecs alone
     #[arg(long)]
     pub(crate) no_floor: bool,
-    /// Write all runs as JSON
+    /// Write the results of all runs to FILE as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Write a chart of the ratios
+    /// Write a chart of the ratios to FILE as SVG
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// The command to measure (default: this checkout's, built for release)
+    /// The diskimg binary to measure (default: built from this checkout)
     #[arg(long, value_name = "PATH")]
     pub(crate) diskimg: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) hidden: Option<Hidden>,
 }
 
-/// Who waits until the output is on the disk.
+/// Which tools flush their output to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Fsync {
-    /// Nobody: diskimg is given -t unsafe
+    /// None: diskimg runs with -t unsafe
     None,
-    /// diskimg, by default; the others do not
+    /// diskimg only, as it does by default
     Ours,
-    /// All: the others are followed by sync FILE
+    /// All: sync FILE runs after the other tools
     Both,
 }
 
 impl Fsync {
-    /// For a table's caption.
+    /// Returns a description for the caption of a table.
     pub(crate) fn caption(self) -> &'static str {
         match self {
             Self::None => "no tool flushes its output (diskimg runs with `-t unsafe`)",
-            Self::Ours => "diskimg flushes its output, as it does by default; the others do not",
+            Self::Ours => {
+                "diskimg flushes its output, as it does by default; the other tools do not"
+            }
             Self::Both => {
-                "all flush: diskimg by default, qemu-img with `-t writeback`, and it and the \
-                 others with `sync FILE` in the measured time"
+                "all tools flush their output: diskimg by default, qemu-img with `-t writeback`; \
+                 `sync FILE` after all others is included in the time"
             }
         }
     }
 }
 
-/// This program, run by itself.
+/// Internal subcommands, which this program runs in child processes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Hidden {
     /// Measure the codecs on an image
     #[command(hide = true)]
     CodecFloor(CodecWork),
-    /// Make an image
+    /// Create an input image
     #[command(hide = true)]
-    MakeInput(Order),
+    MakeInput(InputSpec),
 }
 
 impl Args {
-    /// Where to work.
+    /// Returns the directories to work in.
     pub(crate) fn dirs(&self) -> Vec<PathBuf> {
         if !self.given_dirs.is_empty() {
             return self.given_dirs.clone();
@@ -104,12 +106,12 @@ impl Args {
         memory.into_iter().chain([std::env::temp_dir()]).collect()
     }
 
-    /// Bytes of files in the ext4 image.
+    /// Returns the size of the files in the ext4 image, in bytes.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.files.unwrap_or(self.size / 100 * 35)
     }
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    diskimg::parse_size(text).ok_or_else(|| format!("'{text}' is no size (as 700M or 2G)"))
+    diskimg::parse_size(text).ok_or_else(|| format!("'{text}' is not a size such as 700M or 2G"))
 }

@@ -1,40 +1,40 @@
-//! What is measured: which image becomes what.
+//! The conversions that are measured.
 
 use crate::floor::Floor;
 use crate::inputs::Form;
 
-/// One conversion, by every tool that can do it.
+/// A conversion, measured with every tool that supports it.
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
-    /// What it is called, in tables and by `--cells`.
+    /// Name in tables and for `--cells`.
     pub(crate) name: &'static str,
-    /// What is converted.
+    /// The image to convert.
     pub(crate) source: Form,
-    /// Into which format.
+    /// The output format.
     pub(crate) format: &'static str,
-    /// What diskimg's command line has besides formats and files.
+    /// Options of diskimg, besides formats and files.
     pub(crate) ours: &'static [&'static str],
-    /// What qemu-img's has.
+    /// Options of qemu-img.
     pub(crate) theirs: &'static [&'static str],
-    /// What no tool can be faster than, on this machine.
+    /// A lower bound of the time.
     pub(crate) floor: Floor,
-    /// On a file system that shares blocks between files: who is told to use that.
+    /// For cells on file systems with reflinks: how sharing is requested.
     pub(crate) sharing: Option<Sharing>,
 }
 
-/// Who shares blocks with the source.
+/// How sharing of blocks with the source is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Whoever does it unasked.
-    Unasked,
-    /// Who is told to, by `-C`.
-    Asked,
+    /// By default settings.
+    Default,
+    /// With `-C`.
+    Offload,
 }
 
 const ZLIB: &[&str] = &["-c"];
 const ZSTD: &[&str] = &["-c", "-o", "compression_type=zstd"];
 const STREAM: &[&str] = &["-o", "subformat=streamOptimized"];
-// qemu-img has no such option: its level is zlib's default.
+// qemu-img has no such option and uses zlib's default level.
 const ZLIB_LEVEL_1: &[&str] = &["-c", "-o", "compression_level=1"];
 
 impl Cell {
@@ -48,12 +48,12 @@ impl Cell {
         Self { name, source, format, ours: options, theirs: options, floor, sharing: None }
     }
 
-    /// Stored bytes stay stored.
+    /// A conversion without compression.
     const fn stored(name: &'static str, source: Form, format: &'static str) -> Self {
         Self::new(name, source, format, &[], Floor::Copy)
     }
 
-    /// The same where files share blocks: a copy that shares them is no floor.
+    /// The same on a file system with reflinks, where a copy is no lower bound.
     const fn shared(
         name: &'static str,
         source: Form,
@@ -65,10 +65,10 @@ impl Cell {
     }
 }
 
-/// All of them.
+/// Returns all cells.
 fn all() -> Vec<Cell> {
     use Form::{Fragmented, Huge, HugeQcow2, Qcow2, Qcow2Zlib, Qcow2Zstd, Raw, Stream, Vmdk};
-    use Sharing::{Asked, Unasked};
+    use Sharing::{Default, Offload};
     let level_1 = Cell::new("raw→qcow2 -c zlib, level 1", Raw, "qcow2", ZLIB, Floor::Unknown);
     vec![
         Cell::stored("raw→raw", Raw, "raw"),
@@ -96,26 +96,26 @@ fn all() -> Vec<Cell> {
         Cell::stored("16 TiB qcow2→raw", HugeQcow2, "raw"),
         Cell::stored("fragmented qcow2→raw", Fragmented, "raw"),
         Cell::stored("fragmented qcow2→qcow2", Fragmented, "qcow2"),
-        Cell::shared("reflink raw→raw", Raw, "raw", Unasked),
-        Cell::shared("reflink raw→raw -C", Raw, "raw", Asked),
-        Cell::shared("reflink raw→qcow2", Raw, "qcow2", Unasked),
-        Cell::shared("reflink raw→qcow2 -C", Raw, "qcow2", Asked),
-        Cell::shared("reflink qcow2→raw", Qcow2, "raw", Unasked),
-        Cell::shared("reflink qcow2→raw -C", Qcow2, "raw", Asked),
-        Cell::shared("reflink qcow2→qcow2", Qcow2, "qcow2", Unasked),
-        Cell::shared("reflink qcow2→qcow2 -C", Qcow2, "qcow2", Asked),
+        Cell::shared("reflink raw→raw", Raw, "raw", Default),
+        Cell::shared("reflink raw→raw -C", Raw, "raw", Offload),
+        Cell::shared("reflink raw→qcow2", Raw, "qcow2", Default),
+        Cell::shared("reflink raw→qcow2 -C", Raw, "qcow2", Offload),
+        Cell::shared("reflink qcow2→raw", Qcow2, "raw", Default),
+        Cell::shared("reflink qcow2→raw -C", Qcow2, "raw", Offload),
+        Cell::shared("reflink qcow2→qcow2", Qcow2, "qcow2", Default),
+        Cell::shared("reflink qcow2→qcow2 -C", Qcow2, "qcow2", Offload),
     ]
 }
 
-/// Those that one of `patterns` names; all if there is none.
+/// Returns the cells that match one of `patterns`, or all if there are none.
 pub(crate) fn select(patterns: &[String]) -> Vec<Cell> {
     let mut cells = all();
     cells.retain(|cell| patterns.is_empty() || patterns.iter().any(|p| matches(p, cell.name)));
     cells
 }
 
-/// Whether a pattern names a cell: as a part of its name or, where it has a
-/// '*', as the whole. "->" is easier to type than the arrow it stands for.
+/// Returns whether the name contains the pattern or, if the pattern contains `*`, matches it as a
+/// whole. `->` stands for `→`.
 fn matches(pattern: &str, name: &str) -> bool {
     let pattern = pattern.replace("->", "→");
     let mut parts = pattern.split('*');
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_names_parts_and_with_stars_the_whole() {
+    fn a_pattern_matches_a_part_or_with_stars_the_whole_name() {
         for (pattern, name, expected) in [
             ("raw->raw", "16 TiB raw→raw", true),
             ("raw->raw*", "16 TiB raw→raw", false),

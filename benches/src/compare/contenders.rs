@@ -1,4 +1,4 @@
-//! Who takes part in a cell, and with which command line.
+//! The tools that are run for a cell, and their command lines.
 
 use crate::args::Fsync;
 use crate::cells::{Cell, Sharing};
@@ -11,63 +11,63 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a contender is in a cell.
+/// The role of a tool in a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
     /// diskimg.
     Ours,
-    /// qemu-img, that all are compared with.
+    /// qemu-img, with which all others are compared.
     Reference,
-    /// Another tool that does the same.
+    /// Another tool for the same conversion.
     Other,
-    /// A copy of the source's file.
+    /// A copy of the source file.
     Floor,
 }
 
-/// A command line, and what came of it.
+/// A command line and its results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Contender {
-    /// What the tool is called.
+    /// Name of the tool.
     pub(crate) tool: &'static str,
     pub(crate) role: Role,
     /// Program and arguments.
     pub(crate) argv: Vec<String>,
-    /// The format of its output.
+    /// Format of the output.
     #[serde(skip)]
     pub(crate) output_format: &'static str,
     #[serde(skip)]
-    words: Vec<OsString>,
-    /// The counted runs.
+    args: Vec<OsString>,
+    /// The measured runs.
     pub(crate) runs: Vec<Run>,
-    /// Of the output of the first run.
+    /// Size of the output of the warm-up run.
     pub(crate) output: Option<FileSize>,
-    /// Why there are no runs.
+    /// Why the tool was not measured.
     pub(crate) failure: Option<String>,
 }
 
 impl Contender {
-    /// Whoever is run as `words`.
+    /// Creates a contender with the command line `args`.
     pub(crate) fn new(
         tool: &'static str,
         role: Role,
         output_format: &'static str,
-        words: Vec<OsString>,
+        args: Vec<OsString>,
     ) -> Self {
-        let argv = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let argv = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
         let (runs, output, failure) = (Vec::new(), None, None);
-        Self { tool, role, argv, output_format, words, runs, output, failure }
+        Self { tool, role, argv, output_format, args, runs, output, failure }
     }
 
-    /// The process to run.
+    /// Returns the command to run.
     pub(crate) fn command(&self) -> Command {
-        let mut command = command(&self.words[0]);
-        command.args(&self.words[1..]);
+        let mut command = command(&self.args[0]);
+        command.args(&self.args[1..]);
         command
     }
 }
 
-/// What all contenders of a cell are told.
+/// A cell with the parameters of its contenders.
 pub(crate) struct Task<'a> {
     pub(crate) cell: &'a Cell,
     pub(crate) tools: &'a Tools,
@@ -77,11 +77,11 @@ pub(crate) struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// All contenders that are installed; ours and qemu-img first.
+    /// Returns the contenders that are installed, diskimg and qemu-img first.
     pub(crate) fn contenders(&self) -> Vec<Contender> {
         match self.cell.sharing {
             None => self.all_tools(),
-            Some(sharing) => self.sharers(sharing),
+            Some(sharing) => self.reflink_tools(sharing),
         }
     }
 
@@ -98,7 +98,7 @@ impl Task<'_> {
             if self.tools.nbdcopy && from.format() != "vmdk" {
                 all.push(self.nbdcopy());
             }
-            // The giant would be written byte for byte.
+            // Not for the 16 TiB disk, whose zeros would all be written.
             if from.format() != "raw" && from != Form::HugeQcow2 {
                 all.extend(self.tools.seven_zip.map(|program| self.seven_zip(program)));
             }
@@ -106,15 +106,15 @@ impl Task<'_> {
         all
     }
 
-    /// On a file system that shares blocks.
-    fn sharers(&self, sharing: Sharing) -> Vec<Contender> {
+    /// Returns the contenders on a file system with reflinks.
+    fn reflink_tools(&self, sharing: Sharing) -> Vec<Contender> {
         let plain = |role| self.qemu_img("qemu-img", role, &[]);
         let offloaded = |role| self.qemu_img("qemu-img -C", role, &["-C"]);
         let mut all = match sharing {
-            Sharing::Unasked => {
+            Sharing::Default => {
                 vec![self.ours("diskimg", &[]), plain(Role::Reference), offloaded(Role::Other)]
             }
-            Sharing::Asked => {
+            Sharing::Offload => {
                 let ours = self.ours("diskimg -C", &["-C"]);
                 vec![ours, offloaded(Role::Reference), plain(Role::Other)]
             }
@@ -126,68 +126,69 @@ impl Task<'_> {
     }
 
     fn ours(&self, tool: &'static str, options: &[&str]) -> Contender {
-        let mut words = vec![self.tools.diskimg.clone().into(), "convert".into()];
+        let mut args = vec![self.tools.diskimg.clone().into(), "convert".into()];
         if self.fsync == Fsync::None {
-            words.extend(["-t".into(), "unsafe".into()]);
+            args.extend(["-t".into(), "unsafe".into()]);
         }
-        words.extend(options.iter().map(OsString::from));
-        self.add_formats_and_files(&mut words);
-        Contender::new(tool, Role::Ours, self.cell.format, words)
+        args.extend(options.iter().map(OsString::from));
+        self.add_formats_and_files(&mut args);
+        Contender::new(tool, Role::Ours, self.cell.format, args)
     }
 
     fn qemu_img(&self, tool: &'static str, role: Role, options: &[&str]) -> Contender {
-        let mut words: Vec<OsString> = vec!["qemu-img".into(), "convert".into()];
+        let mut args: Vec<OsString> = vec!["qemu-img".into(), "convert".into()];
         if self.fsync == Fsync::Both {
-            words.extend(["-t".into(), "writeback".into()]);
+            args.extend(["-t".into(), "writeback".into()]);
         }
-        words.extend(options.iter().map(OsString::from));
-        self.add_formats_and_files(&mut words);
-        Contender::new(tool, role, self.cell.format, self.flushed(words))
+        args.extend(options.iter().map(OsString::from));
+        self.add_formats_and_files(&mut args);
+        Contender::new(tool, role, self.cell.format, self.flushed(args))
     }
 
-    /// The source's file, copied: the floor of what is stored, and where raw
-    /// becomes raw also a tool that does it.
+    /// Copies the source file: the lower bound of uncompressed conversions and, from raw to raw,
+    /// also a tool for the same conversion.
     fn cp(&self, tool: &'static str, role: Role) -> Contender {
-        let words = self.words(&["cp", "--sparse=auto"]);
-        Contender::new(tool, role, self.cell.source.format(), self.flushed(words))
+        let args = self.with_files(&["cp", "--sparse=auto"]);
+        Contender::new(tool, role, self.cell.source.format(), self.flushed(args))
     }
 
     fn nbdcopy(&self) -> Contender {
-        let mut words: Vec<OsString> =
+        let mut args: Vec<OsString> =
             ["nbdcopy", "--", "[", "qemu-nbd", "-r", "-f"].map(Into::into).into();
-        words.extend([self.cell.source.format().into(), self.source.into(), "]".into()]);
-        words.push(self.output.into());
-        Contender::new("nbdcopy", Role::Other, "raw", self.flushed(words))
+        args.extend([self.cell.source.format().into(), self.source.into(), "]".into()]);
+        args.push(self.output.into());
+        Contender::new("nbdcopy", Role::Other, "raw", self.flushed(args))
     }
 
     fn seven_zip(&self, program: &'static str) -> Contender {
-        // Its own names of extracted files depend on the archive's: through a pipe they do not matter.
+        // Extracts to standard output, because 7-Zip chooses the names of extracted files.
         let kind = if self.cell.source.format() == "qcow2" { "-tqcow" } else { "-tvmdk" };
-        let words = self.words(&["sh", "-c", "\"$0\" x -so \"$1\" \"$2\" >\"$3\"", program, kind]);
-        Contender::new(program, Role::Other, "raw", self.flushed(words))
+        let args =
+            self.with_files(&["sh", "-c", "\"$0\" x -so \"$1\" \"$2\" >\"$3\"", program, kind]);
+        Contender::new(program, Role::Other, "raw", self.flushed(args))
     }
 
-    fn add_formats_and_files(&self, words: &mut Vec<OsString>) {
-        words.extend(["-f", self.cell.source.format(), "-O", self.cell.format].map(Into::into));
-        words.extend([self.source.into(), self.output.into()]);
+    fn add_formats_and_files(&self, args: &mut Vec<OsString>) {
+        args.extend(["-f", self.cell.source.format(), "-O", self.cell.format].map(Into::into));
+        args.extend([self.source.into(), self.output.into()]);
     }
 
-    fn words(&self, first: &[&str]) -> Vec<OsString> {
+    fn with_files(&self, first: &[&str]) -> Vec<OsString> {
         let files = [self.source.into(), self.output.into()];
         first.iter().map(OsString::from).chain(files).collect()
     }
 
-    /// The same with a flush behind it, where all flush.
-    fn flushed(&self, words: Vec<OsString>) -> Vec<OsString> {
+    /// Appends a flush if all tools flush.
+    fn flushed(&self, args: Vec<OsString>) -> Vec<OsString> {
         if self.fsync != Fsync::Both {
-            return words;
+            return args;
         }
         let script = ["sh", "-c", "\"$@\" && sync \"$0\""].map(OsString::from);
-        script.into_iter().chain([self.output.into()]).chain(words).collect()
+        script.into_iter().chain([self.output.into()]).chain(args).collect()
     }
 }
 
-/// Where a cell's output goes.
-pub(crate) fn output_in(folder: &Path, format: &str) -> PathBuf {
-    folder.join(format!("output.{format}"))
+/// Returns the path of a cell's output.
+pub(crate) fn output_in(dir: &Path, format: &str) -> PathBuf {
+    dir.join(format!("output.{format}"))
 }

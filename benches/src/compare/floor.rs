@@ -1,5 +1,5 @@
-//! What no tool can be faster than: a plain copy of the same allocated bytes,
-//! or the codecs alone on all cores, without reading, writing or placing.
+//! Lower bounds of the time of a conversion: a plain copy of the same allocated bytes, or the
+//! codecs alone on all cores, without I/O.
 
 use crate::inputs::Form;
 use crate::interrupt;
@@ -15,20 +15,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The size of a qcow2 cluster and of a VMDK grain, by default.
+/// Default size of qcow2 clusters and VMDK grains.
 const UNIT: u64 = 64 << 10;
 
-/// How many units a thread takes at a time.
-const STRIDE: u64 = 16 * UNIT;
+/// Number of bytes that a thread processes at a time.
+const CHUNK: u64 = 16 * UNIT;
 
-/// What kind of floor a conversion has.
+/// The lower bound of a conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floor {
-    /// `cp` of the source's file.
+    /// The time of `cp` on the source file.
     Copy,
-    /// Decoding what the source has encoded, and encoding it again.
+    /// The time to decode the source's compressed units and encode them again.
     Codecs(Option<Encoding>),
-    /// Not known.
+    /// Unknown.
     Unknown,
 }
 
@@ -39,14 +39,14 @@ impl Floor {
     pub(crate) const ENCODE_ZSTD: Self = Self::Codecs(Some(Encoding::Zstd));
 }
 
-/// How units are encoded.
+/// An encoding of compressed units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Encoding {
-    /// qcow2's: a window of 4 KiB.
+    /// qcow2, deflate with a window of 4 KiB.
     Deflate,
-    /// VMDK's.
+    /// VMDK, zlib.
     Zlib,
-    /// qcow2's other one.
+    /// qcow2, Zstandard.
     Zstd,
 }
 
@@ -60,7 +60,7 @@ impl Encoding {
     }
 }
 
-/// Codecs to be measured on an image.
+/// Arguments of the codec measurement.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CodecWork {
     /// The image
@@ -68,13 +68,13 @@ pub(crate) struct CodecWork {
     /// Its format
     #[arg(long)]
     format: String,
-    /// Encode its units; without this, only decode those that are encoded
+    /// Also encode all units; by default, only decode compressed units
     #[arg(long, value_enum)]
     encode: Option<Encoding>,
 }
 
-/// The codecs' seconds on `image`, measured by a process of its own: this one
-/// must stay small, because its size is the least peak that its children have.
+/// Measures the codecs on `image` and returns their time in seconds. A child process is used to
+/// keep this process small: the peak memory of a child is at least that of its parent.
 pub(crate) fn measure(image: &Path, form: Form, encode: Option<Encoding>) -> Result<f64> {
     let mut this = command(std::env::current_exe()?);
     this.arg("codec-floor").arg(image).args(["--format", form.format()]);
@@ -82,13 +82,13 @@ pub(crate) fn measure(image: &Path, form: Form, encode: Option<Encoding>) -> Res
         this.args(["--encode", encode.get_name()]);
     }
     let output = this.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} failed: {}", shown(&this), said.trim());
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} failed: {}", shown(&this), error.trim());
     Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
 }
 
-/// Runs the codecs over all of an image, on all cores at once. The answer is
-/// their time alone: what they spent together, divided by the number of cores.
+/// Runs the codecs on a whole image, on all cores. Returns the time in seconds that all threads
+/// spent in codecs, divided by the number of cores.
 pub(crate) fn codec_seconds(work: &CodecWork) -> Result<f64> {
     let format: Format = work.format.parse()?;
     let image = OpenOptions::new().format(format).open(&work.image)?;
@@ -104,7 +104,7 @@ pub(crate) fn codec_seconds(work: &CodecWork) -> Result<f64> {
     Ok(spent.as_secs_f64() / cores() as f64)
 }
 
-/// One thread's share.
+/// The state of a thread.
 struct Worker<'a> {
     image: &'a Image,
     decoder: Decoder,
@@ -128,12 +128,12 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Takes stretches from `next` until there are none.
+    /// Processes chunks, whose offsets are taken from `next`, until the end of the image.
     fn run(mut self, next: &AtomicU64) -> Result<Duration> {
         loop {
             interrupt::check()?;
-            let start = next.fetch_add(STRIDE, Ordering::Relaxed);
-            let end = self.image.size().min(start + STRIDE);
+            let start = next.fetch_add(CHUNK, Ordering::Relaxed);
+            let end = self.image.size().min(start + CHUNK);
             if start >= end {
                 return Ok(self.spent);
             }
@@ -152,7 +152,7 @@ impl<'a> Worker<'a> {
     }
 
     fn decode(&mut self, extent: &ChainExtent, encoded: &Encoded) -> Result<()> {
-        // A unit that lies on the border of two stretches is the first one's.
+        // A unit that crosses a chunk boundary belongs to the first chunk.
         if extent.guest.start != encoded.unit.start {
             return Ok(());
         }
@@ -166,7 +166,7 @@ impl<'a> Worker<'a> {
         self.encode()
     }
 
-    /// Encodes a stretch of stored bytes. It is cut where the output's units are.
+    /// Encodes the units of an uncompressed extent.
     fn encode_stored(&mut self, extent: &ChainExtent) -> Result<()> {
         if self.encoder.is_none() {
             return Ok(());
@@ -182,7 +182,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Encodes the unit, if anything is to be encoded: zeros never are.
+    /// Encodes the current unit, unless it is zeros or only decoding is measured.
     fn encode(&mut self) -> Result<()> {
         if let Some(encoder) = self.encoder.as_mut().filter(|_| !is_zero(&self.unit)) {
             self.out.clear();

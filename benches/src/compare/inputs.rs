@@ -1,5 +1,5 @@
-//! The images that are converted. All but the sparse giant's raw form are made
-//! by other tools: none of our own writers' habits is in them.
+//! The images that are converted. They are created by other tools, so that the layout does not
+//! favor diskimg; only the raw 16 TiB disk is created here.
 
 use crate::args::Args;
 use crate::interrupt;
@@ -14,34 +14,34 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// Bytes scattered over the sparse giant, a MiB at a place.
+/// Bytes of data in the 16 TiB disk, in runs of 1 MiB.
 const HUGE_DATA: u64 = 300 << 20;
 
-/// An input.
+/// An input image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
-    /// An ext4 file system with real files, raw.
+    /// A raw ext4 file system with real files.
     Raw,
     /// The same as qcow2.
     Qcow2,
-    /// The same, clusters deflated.
+    /// The same as qcow2 with zlib compression.
     Qcow2Zlib,
-    /// The same, clusters as Zstandard frames.
+    /// The same as qcow2 with Zstandard compression.
     Qcow2Zstd,
     /// The same as a monolithicSparse VMDK.
     Vmdk,
     /// The same as a streamOptimized VMDK.
     Stream,
-    /// 16 TiB with hardly anything in them, raw.
+    /// A raw disk of 16 TiB with little data.
     Huge,
     /// The same as qcow2.
     HugeQcow2,
-    /// qcow2, clusters written in random order.
+    /// qcow2 with clusters written in random order.
     Fragmented,
 }
 
 impl Form {
-    /// As qemu-img names the format.
+    /// Returns qemu-img's name of the format.
     pub(crate) fn format(self) -> &'static str {
         match self {
             Self::Raw | Self::Huge => "raw",
@@ -65,7 +65,8 @@ impl Form {
         }
     }
 
-    /// What qemu-img makes this form of, and how; `None` for what is made otherwise.
+    /// Returns the source and options from which qemu-img creates this input, or `None` if it is
+    /// created otherwise.
     fn recipe(self) -> Option<(Self, &'static [&'static str])> {
         Some(match self {
             Self::Qcow2 => (Self::Raw, &[]),
@@ -79,74 +80,76 @@ impl Form {
     }
 }
 
-/// The inputs in one place, made when they are first asked for.
+/// The inputs in a directory, created on first use.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    folder: PathBuf,
-    /// Where the same inputs may be already.
-    made: Option<PathBuf>,
+    dir: PathBuf,
+    /// A directory that may already contain the same inputs.
+    existing: Option<PathBuf>,
     size: u64,
     files: u64,
     from: PathBuf,
 }
 
 impl Inputs {
-    /// Inputs in `place`; those that are in `made` are copied from there.
-    pub(crate) fn new(place: &Workplace, args: &Args, made: Option<&Workplace>) -> Self {
-        // With --keep, inputs of other sizes may lie in the same folder.
+    /// Returns the inputs in `place`; those that exist in `existing` are copied from there.
+    pub(crate) fn new(place: &Workplace, args: &Args, existing: Option<&Workplace>) -> Self {
+        // With --keep, the directory may contain inputs of other sizes.
         let name = format!("inputs-{}M-{}M", args.size >> 20, args.file_bytes() >> 20);
         Self {
-            folder: place.path.join(&name),
-            made: made.map(|place| place.path.join(&name)),
+            dir: place.path.join(&name),
+            existing: existing.map(|place| place.path.join(&name)),
             size: args.size,
             files: args.file_bytes(),
             from: args.from.clone(),
         }
     }
 
-    /// The path of an input, which is there when this returns.
+    /// Creates an input if necessary and returns its path.
     pub(crate) fn ready(&self, form: Form) -> Result<PathBuf> {
-        let path = self.folder.join(form.file());
+        let path = self.dir.join(form.file());
         if path.exists() {
             return Ok(path);
         }
-        fs::create_dir_all(&self.folder)?;
-        // Under its name only when complete: --keep trusts the name.
-        let part = self.folder.join(format!("part-{}", form.file()));
+        fs::create_dir_all(&self.dir)?;
+        // Renamed when complete, because --keep reuses files by name.
+        let part = self.dir.join(format!("part-{}", form.file()));
         let _ = fs::remove_file(&part);
-        let made = self.made.as_ref().map(|folder| folder.join(form.file()));
-        match made.filter(|made| made.exists()) {
-            // What one file system can hold may be too much for another.
-            Some(made) if !matches!(form, Form::Huge | Form::HugeQcow2) => copy(&made, &part),
+        let existing = self.existing.as_ref().map(|dir| dir.join(form.file()));
+        match existing.filter(|path| path.exists()) {
+            // Not the 16 TiB disk, because the maximum file size depends on the file system.
+            Some(existing) if !matches!(form, Form::Huge | Form::HugeQcow2) => {
+                copy(&existing, &part)
+            }
             _ => self.make(form, &part),
         }
-        .with_context(|| format!("cannot make the input {}", path.display()))?;
+        .with_context(|| format!("cannot create the input {}", path.display()))?;
         interrupt::check()?;
         fs::rename(&part, &path)?;
-        // Or the disk would be busy with it while others are measured.
+        // Flushed now, so that the disk is idle during measurements.
         run(command("sync").arg(&path))?;
         Ok(path)
     }
 
     fn make(&self, form: Form, path: &Path) -> Result<()> {
-        eprintln!("making {} …", self.folder.join(form.file()).display());
+        eprintln!("creating {} ...", self.dir.join(form.file()).display());
         if let Some((source, options)) = form.recipe() {
             let source_path = self.ready(source)?;
             let mut convert = command("qemu-img");
             convert.args(["convert", "-f", source.format(), "-O", form.format()]).args(options);
             return run(convert.arg(source_path).arg(path));
         }
-        let form = form.to_possible_value().context("a form has a name")?;
+        let form = form.to_possible_value().context("the form has no name")?;
         let mut this = command(std::env::current_exe()?);
         this.arg("make-input").arg(form.get_name()).arg(path).arg(&self.from);
         run(this.args([self.size.to_string(), self.files.to_string()]))
     }
 }
 
-/// An image to be made by a process of its own: this one must stay small,
-/// because its size is the least peak that its children have.
+/// The arguments for creating an input in a child process, which keeps this process small: the peak
+/// memory of a child is at least that of its parent.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Order {
+pub(crate) struct InputSpec {
     form: Form,
     path: PathBuf,
     from: PathBuf,
@@ -154,9 +157,9 @@ pub(crate) struct Order {
     files: u64,
 }
 
-impl Order {
-    /// Makes it.
-    pub(crate) fn fulfil(&self) -> Result<()> {
+impl InputSpec {
+    /// Creates the input.
+    pub(crate) fn create(&self) -> Result<()> {
         match self.form {
             Form::Huge => huge(&self.path),
             Form::Fragmented => fragmented(&self.path, self.size, self.files),
@@ -169,12 +172,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     run(command("cp").arg("--sparse=always").arg(from).arg(to))
 }
 
-/// A raw disk of 16 TiB, or 15 where the file system allows no such file
-/// (ext4's limit is one block below 16 TiB).
+/// Creates a raw disk of 16 TiB, or 15 TiB if the file system does not support such files (the
+/// maximum of ext4 is one block less than 16 TiB).
 fn huge(path: &Path) -> Result<()> {
     let mut file = File::create(path)?;
     let tib = if file.set_len(16 << 40).is_ok() { 16 } else { 15 };
-    file.set_len(tib << 40).context("this file system holds no file of 15 TiB")?;
+    file.set_len(tib << 40).context("this file system does not support files of 15 TiB")?;
     let mut random = Random::default();
     let stripes = HUGE_DATA >> 20;
     let stripe = (tib << 40) / stripes;
@@ -187,8 +190,8 @@ fn huge(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A qcow2 image whose clusters were written one by one in random order: no two
-/// that are neighbours for the guest are neighbours in the file, but by chance.
+/// Creates a qcow2 image whose clusters are written one by one in random order, so that adjacent
+/// guest clusters are not adjacent in the file.
 fn fragmented(path: &Path, size: u64, data: u64) -> Result<()> {
     run(command("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(path).arg(size.to_string()))?;
     let mut clusters: Vec<u64> = (0..size >> 16).collect();
@@ -206,13 +209,13 @@ fn fragmented(path: &Path, size: u64, data: u64) -> Result<()> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
-        .context("qemu-io cannot be run")?;
+        .context("cannot run qemu-io")?;
     qemu_io.stdin.take().context("no pipe")?.write_all(script.as_bytes())?;
     ensure!(qemu_io.wait()?.success(), "qemu-io failed");
     Ok(())
 }
 
-/// Noise that is the same every time (SplitMix64).
+/// A pseudorandom number generator (SplitMix64).
 #[derive(Debug, Default)]
 struct Random(u64);
 

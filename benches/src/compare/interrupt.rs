@@ -1,19 +1,19 @@
-//! Ctrl-C: a flag looked at between runs, so that what was made is removed and
-//! unmounted on the way out.
+//! Handling of Ctrl-C with a flag that is polled between runs, so that files are removed and file
+//! systems unmounted.
 
 use anyhow::{Result, bail};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on a signal only raises the flag. The running tool gets the
-/// terminal's signal itself, and ends.
+/// Installs the signal handler, which sets the flag. The running tool also receives the signal from
+/// the terminal and ends.
 pub(crate) fn watch() {
-    // Without a handler the system's default ends the process: acceptable.
+    // If this fails, the default action ends the process, which is acceptable.
     let _ = ctrlc::set_handler(|| REQUESTED.store(true, Ordering::Relaxed));
 }
 
-/// An error if a signal has come.
+/// Returns an error after a signal.
 pub(crate) fn check() -> Result<()> {
     if REQUESTED.load(Ordering::Relaxed) {
         bail!("interrupted");

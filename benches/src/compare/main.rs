@@ -1,7 +1,7 @@
-//! `compare`: whole conversions by diskimg and by other tools, side by side.
+//! `compare`: benchmarks of whole conversions by diskimg and other tools.
 //!
-//! Times are told, never judged: what counts is the ratio of two tools on the
-//! same machine, in the same minute, on the same input.
+//! The result that counts is the ratio of two tools on the same machine, at the same time, on the
+//! same input.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -49,7 +49,7 @@ fn run(args: &Args) -> Result<()> {
             println!("{}", floor::codec_seconds(work)?);
             return Ok(());
         }
-        Some(Hidden::MakeInput(order)) => return order.fulfil(),
+        Some(Hidden::MakeInput(spec)) => return spec.create(),
         None => {}
     }
     let cells = cells::select(&args.cells);
@@ -70,18 +70,21 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// All cells in all places.
+/// Runs all cells in all directories.
 fn compare(args: &Args, cells: Vec<Cell>) -> Result<Comparison> {
     let (sharing, ordinary): (Vec<_>, Vec<_>) =
         cells.into_iter().partition(|c| c.sharing.is_some());
     ensure!(
         args.reflink || !ordinary.is_empty(),
-        "no such cells (those on reflinks need --reflink)"
+        "no cell matches (reflink cells require --reflink)"
     );
     let tools = Tools::find(args.diskimg.as_deref())?;
-    let mut notes = tools.absent();
+    let mut notes = tools.missing();
     if ordinary.iter().any(|cell| cell.source == Form::Huge || cell.source == Form::HugeQcow2) {
-        notes.push("The disk of 16 TiB has 15 where no larger file can be (ext4).".into());
+        notes.push(
+            "The 16 TiB disk has 15 TiB on file systems with a smaller file size limit (ext4)."
+                .into(),
+        );
     }
     let mut places = Vec::new();
     let mut made: Option<Workplace> = None;
@@ -91,7 +94,7 @@ fn compare(args: &Args, cells: Vec<Cell>) -> Result<Comparison> {
         places.push(sequence::run(args, &tools, &place, &inputs, &ordinary)?);
         let first = made.get_or_insert(place);
         for kind in reflink::Kind::ALL.into_iter().filter(|_| args.reflink) {
-            match mounted(args, &tools, kind, &dir, first, &sharing) {
+            match run_mounted(args, &tools, kind, &dir, first, &sharing) {
                 Ok(report) => places.push(report),
                 Err(error) => notes.push(format!("No {kind:?} in {}: {error:#}.", dir.display())),
             }
@@ -113,8 +116,8 @@ fn compare(args: &Args, cells: Vec<Cell>) -> Result<Comparison> {
     })
 }
 
-/// All cells on a file system that is made for them.
-fn mounted(
+/// Runs cells on a file system that is created and mounted for them.
+fn run_mounted(
     args: &Args,
     tools: &Tools,
     kind: reflink::Kind,
@@ -122,7 +125,7 @@ fn mounted(
     made: &Workplace,
     cells: &[Cell],
 ) -> Result<PlaceReport> {
-    // Two inputs and an output, and room to breathe.
+    // Space for two inputs and an output, with a margin.
     let mounted = reflink::Mounted::new(kind, dir, 5 * args.file_bytes() + (1 << 30))?;
     let place = Workplace::new(mounted.path(), format!("a file in {}", dir.display()), args)?;
     let inputs = Inputs::new(&place, args, Some(made));

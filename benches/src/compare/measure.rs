@@ -1,4 +1,4 @@
-//! One run of one process.
+//! Measurement of a process.
 
 use crate::tools::shown;
 use anyhow::{Context, Result, bail};
@@ -10,50 +10,50 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 use wait4::Wait4;
 
-/// What a run took.
+/// The resources that a run used.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Run {
-    /// Seconds, from before the process is started until it has been waited for.
+    /// Wall-clock time in seconds, from before the process starts until it has been waited for.
     pub(crate) wall: f64,
-    /// Seconds of processor time, user and system, all threads and children.
+    /// User and system CPU time in seconds, including all threads and children.
     pub(crate) cpu: f64,
-    /// The most memory it had, in bytes.
+    /// Peak memory in bytes.
     pub(crate) peak: u64,
 }
 
-/// How large an output is.
+/// The size of a file.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct FileSize {
-    /// As `ls` tells it.
+    /// Length in bytes.
     pub(crate) length: u64,
-    /// As `du` tells it.
+    /// Allocated bytes.
     pub(crate) allocated: u64,
 }
 
-/// Runs a process to its end. An exit code other than 0 is an error that says
-/// what it printed.
+/// Runs a process. A nonzero exit code is an error with the process's standard error.
 pub(crate) fn timed(command: &mut Command) -> Result<Run> {
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot run {}", shown(command)))?;
-    let mut said = Vec::new();
+    let mut error = Vec::new();
     if let Some(mut stderr) = child.stderr.take() {
-        stderr.read_to_end(&mut said)?;
+        stderr.read_to_end(&mut error)?;
     }
     let used = child.wait4()?;
     let wall = start.elapsed().as_secs_f64();
     if !used.status.success() {
-        let said = String::from_utf8_lossy(&said);
-        let words: Vec<_> = said.split_whitespace().take(40).collect();
+        let error = String::from_utf8_lossy(&error);
+        let words: Vec<_> = error.split_whitespace().take(40).collect();
         bail!("{}: {}", used.status, words.join(" "));
     }
     let cpu = (used.rusage.utime + used.rusage.stime).as_secs_f64();
     Ok(Run { wall, cpu, peak: used.rusage.maxrss })
 }
 
-/// The size of a file.
+/// Returns the size of a file.
 pub(crate) fn size(path: &Path) -> Result<FileSize> {
-    let metadata = fs::metadata(path).with_context(|| format!("no {}", path.display()))?;
+    let metadata = fs::metadata(path)
+        .with_context(|| format!("cannot read the size of {}", path.display()))?;
     Ok(FileSize { length: metadata.len(), allocated: allocated(&metadata) })
 }
 

@@ -1,4 +1,4 @@
-//! File systems that share blocks between files, made in a file and mounted.
+//! File systems with reflinks, created in a file and mounted.
 
 use crate::tools::{command, run};
 use anyhow::{Context, Result, bail};
@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A file system and how it is made.
+/// A file system type.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Xfs,
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Self; 2] = [Self::Xfs, Self::Btrfs];
 
-    fn make(self) -> (&'static str, &'static [&'static str]) {
+    fn mkfs(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::Xfs => ("mkfs.xfs", &["-q", "-m", "reflink=1"]),
             Self::Btrfs => ("mkfs.btrfs", &["-q"]),
@@ -24,29 +24,29 @@ impl Kind {
     }
 }
 
-/// A file system that is mounted as long as this lives.
+/// A mounted file system, unmounted on drop.
 #[derive(Debug)]
 pub(crate) struct Mounted {
     point: PathBuf,
-    /// Last, because it is removed after the file system is unmounted.
-    _folder: TempDir,
+    /// Removed after the file system is unmounted.
+    _dir: TempDir,
 }
 
 impl Mounted {
-    /// Makes a file system of `size` bytes in a sparse file in `dir`, and mounts it.
+    /// Creates a file system of `size` bytes in a sparse file in `dir`, and mounts it.
     pub(crate) fn new(kind: Kind, dir: &Path, size: u64) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("diskimg-compare-").tempdir_in(dir)?;
-        let (image, point) = (folder.path().join("disk"), folder.path().join("mounted"));
+        let temp_dir = tempfile::Builder::new().prefix("diskimg-compare-").tempdir_in(dir)?;
+        let (image, point) = (temp_dir.path().join("disk"), temp_dir.path().join("mounted"));
         fs::create_dir(&point)?;
         File::create(&image)?.set_len(size)?;
-        let (mkfs, options) = kind.make();
+        let (mkfs, options) = kind.mkfs();
         run(command(mkfs).args(options).arg(&image))?;
         run(command("mount").args(["-o", "loop"]).arg(&image).arg(&point))
-            .context("only root mounts a file; leave out --reflink")?;
-        Ok(Self { point, _folder: folder })
+            .context("mounting requires root; run without --reflink")?;
+        Ok(Self { point, _dir: temp_dir })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn path(&self) -> &Path {
         &self.point
     }
@@ -55,11 +55,11 @@ impl Mounted {
         if run(command("umount").arg(&self.point)).is_ok() {
             return Ok(());
         }
-        // A tool that was stopped may take a moment to let go.
+        // An interrupted tool may still have files open for a moment.
         std::thread::sleep(std::time::Duration::from_secs(1));
         if run(command("umount").arg(&self.point)).is_err() {
             run(command("umount").arg("--lazy").arg(&self.point))?;
-            bail!("{} was busy: unmounted as soon as it is not", self.point.display());
+            bail!("{} is busy and will be unmounted when it no longer is", self.point.display());
         }
         Ok(())
     }

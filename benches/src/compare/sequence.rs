@@ -1,4 +1,4 @@
-//! Cells one after the other, and the contenders of each in alternation.
+//! Runs cells one after another, and the contenders of each cell in alternation.
 
 use crate::args::Args;
 use crate::cells::Cell;
@@ -14,7 +14,7 @@ use crate::workplace::Workplace;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 
-/// All cells in one place.
+/// Runs all cells in one directory.
 pub(crate) fn run(
     args: &Args,
     tools: &Tools,
@@ -33,7 +33,7 @@ pub(crate) fn run(
                 continue;
             }
         };
-        eprintln!("{}: {} …", place.label, cell.name);
+        eprintln!("{}: {} ...", place.label, cell.name);
         let output = output_in(&place.path, cell.format);
         let task = Task { cell, tools, fsync: args.fsync, source: &source, output: &output };
         reports.push(run_cell(args, &task)?);
@@ -49,7 +49,7 @@ fn run_cell(args: &Args, task: &Task<'_>) -> Result<CellReport> {
         if let Err(error) = warm_up(contender, task) {
             interrupt::check()?;
             contender.failure = Some(format!("{error:#}"));
-            // Without ours there is nothing to compare.
+            // Without diskimg, there is nothing to compare.
             if contender.role == Role::Ours {
                 break;
             }
@@ -67,7 +67,7 @@ fn run_cell(args: &Args, task: &Task<'_>) -> Result<CellReport> {
     Ok(CellReport { name: task.cell.name.to_owned(), contenders, codecs, failure: None })
 }
 
-/// A counted run of everybody.
+/// Measures one run of each contender.
 fn round(contenders: &mut [Contender], task: &Task<'_>) -> Result<()> {
     for contender in contenders.iter_mut().filter(|c| c.failure.is_none()) {
         interrupt::check()?;
@@ -79,7 +79,7 @@ fn round(contenders: &mut [Contender], task: &Task<'_>) -> Result<()> {
     interrupt::check()
 }
 
-/// The run that does not count: it fills the caches, and its output is looked at.
+/// Runs a contender without measuring, to fill caches and verify its output.
 fn warm_up(contender: &mut Contender, task: &Task<'_>) -> Result<()> {
     with_output(task.output, || {
         timed(&mut contender.command())?;
@@ -88,8 +88,7 @@ fn warm_up(contender: &mut Contender, task: &Task<'_>) -> Result<()> {
     })
 }
 
-/// Runs `work`, with no output there before and none left after: what the
-/// system has still to write of a deleted file is forgotten.
+/// Runs `work`, deleting the output before and after, which also discards its dirty pages.
 fn with_output<T>(output: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let _ = std::fs::remove_file(output);
     let outcome = work();
@@ -97,18 +96,18 @@ fn with_output<T>(output: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> 
     outcome
 }
 
-/// An error unless source and output show a guest the same bytes.
+/// Verifies that source and output have the same contents.
 fn verify(task: &Task<'_>, output_format: &str) -> Result<()> {
     let formats = ["-f", task.cell.source.format(), "-F", output_format];
     let mut compare = command("qemu-img");
     compare.arg("compare").args(formats).arg(task.source).arg(task.output);
-    let compared = compare.output().context("qemu-img cannot be run")?;
+    let compared = compare.output().context("cannot run qemu-img")?;
     match compared.status.code() {
         Some(0) => return Ok(()),
         Some(1) => bail!("WRONG OUTPUT: {}", String::from_utf8_lossy(&compared.stdout).trim()),
         _ => {}
     }
-    // An image that qemu-img cannot read may be right all the same.
+    // qemu-img may not support the image; compare with diskimg instead.
     let mut compare = command(&task.tools.diskimg);
     compare.arg("compare").args(formats).arg(task.source).arg(task.output);
     let compared = compare.output()?;

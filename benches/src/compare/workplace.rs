@@ -1,32 +1,32 @@
-//! A folder to work in.
+//! Working directories.
 
 use crate::args::Args;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A folder to work in, removed with all that is in it unless it is to be kept.
+/// A working directory, removed on drop unless `--keep` is given.
 #[derive(Debug)]
 pub(crate) struct Workplace {
-    /// Where.
+    /// Path of the directory.
     pub(crate) path: PathBuf,
-    /// What it is called in a report.
+    /// Name in reports.
     pub(crate) label: String,
     _temporary: Option<TempDir>,
 }
 
 impl Workplace {
-    /// A folder of ours in `dir`, called `label`.
+    /// Creates a working directory in `dir`.
     pub(crate) fn new(dir: &Path, label: String, args: &Args) -> Result<Self> {
-        let cannot = || format!("cannot make a folder in {}", dir.display());
+        let cannot_create = || format!("cannot create a directory in {}", dir.display());
         let (path, temporary) = if args.keep {
             let path = dir.join("diskimg-compare");
-            std::fs::create_dir_all(&path).with_context(cannot)?;
+            std::fs::create_dir_all(&path).with_context(cannot_create)?;
             (path, None)
         } else {
-            let folder = tempfile::Builder::new().prefix("diskimg-compare-").tempdir_in(dir);
-            let folder = folder.with_context(cannot)?;
-            (folder.path().to_owned(), Some(folder))
+            let temp_dir = tempfile::Builder::new().prefix("diskimg-compare-").tempdir_in(dir);
+            let temp_dir = temp_dir.with_context(cannot_create)?;
+            (temp_dir.path().to_owned(), Some(temp_dir))
         };
         Ok(Self { path, label, _temporary: temporary })
     }

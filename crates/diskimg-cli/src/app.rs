@@ -1,4 +1,4 @@
-//! From argv to the exit code.
+//! The entry points, from `argv` to the exit code.
 
 use crate::args::{self, Invocation};
 use crate::commands;
@@ -7,49 +7,48 @@ use crate::failure::Failure;
 use crate::output::{Console, Program};
 use std::ffi::OsString;
 
-/// Exit code of a run that failed.
+/// Exit code of a failed run.
 const FAILURE: u8 = 1;
 
-/// Exit code of a run that a signal ended: what a shell reports for SIGINT.
+/// Exit code of a run ended by a signal, as a shell reports SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the command, as a process of its own would, and gives the exit code.
+/// Runs the command line `argv` and returns the exit code.
 ///
-/// `argv[0]` is the name it is called by: `qemu-img`, with or without folders
-/// before it, makes it speak in qemu-img's name. It reads and writes the
-/// process's standard streams, handles SIGINT, SIGTERM and SIGHUP from when
-/// long work starts, and raises the limit on open files as far as it may.
+/// `argv[0]` is the name of the program, with or without directories: `qemu-img` makes messages use
+/// that name. Uses the standard streams of the process, raises the soft limit on open files to the
+/// hard limit, and handles SIGINT, SIGTERM and SIGHUP once an operation that can be interrupted
+/// begins.
 pub fn run(argv: Vec<OsString>) -> u8 {
     run_in(Process::Shared, argv)
 }
 
-/// [`run`] in a process that does nothing else: on Linux it gives up, for good, most of
-/// what the system lets it do (`--sandbox`).
+/// Like [`run`], in a process that does nothing else: on Linux, the process irrevocably restricts
+/// its system calls and file access (`--sandbox`).
 pub fn main(argv: Vec<OsString>) -> u8 {
     run_in(Process::Own, argv)
 }
 
-/// Whose process this is.
+/// The process that the command runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Process {
-    /// The command's, to be confined.
+    /// A process of the command's own, which may be sandboxed.
     Own,
-    /// A program's that carries the command, and goes on after it.
+    /// The process of another program, which continues after the command.
     Shared,
 }
 
 fn run_in(process: Process, argv: Vec<OsString>) -> u8 {
     raise_open_files();
-    let console = Console::new(Program::called(argv.first()));
-    match carry_out(process, argv, &console) {
+    let console = Console::new(Program::from_argv0(argv.first()));
+    match execute(process, argv, &console) {
         Ok(code) => code,
         Err(failure) => report(failure, &console),
     }
 }
 
-/// Lets this process open as many files as the system grants it: a split disk
-/// has hundreds, all open while they are written. Where that is refused, the
-/// limit stays what it was.
+/// Raises the soft limit on open files to the hard limit, because a split VMDK can have hundreds of
+/// files that are open at once. Errors are ignored.
 #[cfg(unix)]
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -60,7 +59,7 @@ fn raise_open_files() {
 #[cfg(not(unix))]
 fn raise_open_files() {}
 
-fn carry_out(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
+fn execute(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
     match args::parse(argv, console.program())? {
         Invocation::Show(text) => console.print(&text).map(|()| 0),
         Invocation::Run(command, sandbox) => {
@@ -68,7 +67,7 @@ fn carry_out(process: Process, argv: Vec<OsString>, console: &Console) -> Result
                 Process::Own => confine::begin(sandbox)?,
                 Process::Shared if sandbox == Sandbox::Require => {
                     return Err(Failure::error(
-                        "--sandbox=require: this process does not belong to the command alone",
+                        "--sandbox=require: this process is shared with another program",
                     ));
                 }
                 Process::Shared => {}
@@ -90,7 +89,7 @@ fn report(failure: Failure, console: &Console) -> u8 {
             FAILURE
         }
         Failure::Error { message, code } => {
-            console.complain(&message);
+            console.message(&message);
             code
         }
         Failure::Show(text) => match console.print(&text) {
@@ -98,7 +97,7 @@ fn report(failure: Failure, console: &Console) -> u8 {
             Err(failure) => report(failure, console),
         },
         Failure::Interrupted => INTERRUPTED,
-        // Who reads our output has seen enough: nobody is left to be told.
+        // The reader of standard output has closed it; as usual, this prints no message.
         Failure::Hangup => FAILURE,
     }
 }

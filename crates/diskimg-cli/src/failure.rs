@@ -1,41 +1,40 @@
-//! Why a command ended early, and what the caller is told.
+//! Errors and other reasons for a command to end early.
 
 use diskimg::ErrorKind;
 use std::io;
 
-/// Why a command ended early.
+/// The reason a command ended early.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage {
-        /// The subcommand, where there is one.
+        /// The command, if known.
         command: Option<String>,
-        /// What is wrong with it.
+        /// One line that describes the error.
         message: String,
     },
-    /// It could not be done.
+    /// The command failed.
     Error {
-        /// One line.
+        /// One line that describes the error.
         message: String,
         /// The exit code.
         code: u8,
     },
-    /// None: the user only wanted to know this, on standard output.
+    /// Not an error: the arguments request this text on standard output.
     Show(String),
-    /// The user asked to stop.
+    /// A signal interrupted the command.
     Interrupted,
-    /// Whoever read our output has gone.
+    /// The reader of standard output has closed it.
     Hangup,
 }
 
 impl Failure {
-    /// Exit code 1 with this message.
+    /// Returns an error with exit code 1.
     pub(crate) fn error(message: impl Into<String>) -> Self {
         Self::Error { message: message.into(), code: 1 }
     }
 
-    /// The same failure under another exit code; a signal and a closed pipe
-    /// keep their own.
+    /// Replaces the exit code of an error; other failures have fixed exit codes.
     pub(crate) fn with_code(self, code: u8) -> Self {
         match self {
             Self::Error { message, .. } => Self::Error { message, code },
@@ -43,12 +42,12 @@ impl Failure {
         }
     }
 
-    /// The command line of `command` makes no sense.
+    /// Returns an error in the command line of `command`.
     pub(crate) fn usage(command: &str, message: impl Into<String>) -> Self {
         Self::Usage { command: Some(command.to_owned()), message: message.into() }
     }
 
-    /// A wrong command line is that of `command`, unless it is said to be another's.
+    /// Sets the command of a usage error that has none.
     pub(crate) fn of_command(self, name: Option<&str>) -> Self {
         match self {
             Self::Usage { command: None, message } => {
@@ -58,7 +57,7 @@ impl Failure {
         }
     }
 
-    /// Part of qemu-img's grammar that this program does not have.
+    /// Returns the error for an option or command of another program that is not supported.
     pub(crate) fn not_supported(what: &str) -> Self {
         Self::error(format!("{what} is not supported"))
     }
@@ -70,13 +69,13 @@ impl From<diskimg::Error> for Failure {
         match error.kind() {
             ErrorKind::Cancelled => Self::Interrupted,
             _ if hangup => Self::Hangup,
-            _ => Self::error(error.to_string()),
+            _ => Self::error(crate::remedy::message(&error)),
         }
     }
 }
 
 impl From<io::Error> for Failure {
-    /// Of writing to our own standard output: all other I/O is the library's.
+    /// Converts an error of writing to standard output; all other I/O happens in the library.
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Hangup,

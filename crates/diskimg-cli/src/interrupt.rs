@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and SIGHUP: a flag that long work looks at.
+//! Handling of SIGINT, SIGTERM and SIGHUP with a flag that long operations poll.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
 
-/// From now on a signal asks the running work to stop and clean up; a second
-/// one ends the process where it stands.
+/// Installs the signal handlers. The first signal asks the current operation to stop and clean up;
+/// the second ends the process at once.
 ///
-/// Waiting for signals takes a thread, so only verbs that can be stopped
-/// half-way call this.
+/// Signals are handled in a thread, so only commands that can be interrupted call this.
 pub(crate) fn watch() {
     INSTALL.call_once(|| {
-        // Without a handler the system's default ends the process: acceptable.
+        // If this fails, the default action ends the process, which is acceptable.
         let _ = ctrlc::set_handler(|| {
             if REQUESTED.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
@@ -22,7 +21,7 @@ pub(crate) fn watch() {
     });
 }
 
-/// Whether a signal has come.
+/// Returns whether a signal has arrived.
 pub(crate) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }

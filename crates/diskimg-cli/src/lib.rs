@@ -1,15 +1,18 @@
-//! `diskimg`: convert and inspect disk images, with qemu-img's command line.
+//! The `diskimg` command: converts and inspects disk images, with a command line compatible with
+//! qemu-img.
 //!
 //! ```text
-//!   argv ─▶ args/      what was args  ─▶  what it means (a job)
-//!                                              │
-//!           commands/  one file a verb  ◀──────┘  calls the library
-//!                          │
-//!           output/        └▶ human text, JSON, progress; the two streams
+//!   argv ─▶ args/      parses and validates arguments, giving a job
+//!             │
+//!             ▼
+//!           commands/  one file per command: runs the job with the library
+//!             │
+//!             ▼
+//!           output/    text, JSON and progress on standard output and standard error
 //! ```
 //!
-//! A library, so that other programs can carry the very command: [`run`] is all of
-//! it, and [`main()`] is for a process that is nothing else. To work with images, use the `diskimg` library instead.
+//! This crate is a library so that other programs can include the command: [`run`] runs it in any
+//! process, [`main()`] in a process of its own. To work with images, use the `diskimg` library.
 
 mod app;
 mod args;
@@ -18,5 +21,6 @@ mod confine;
 mod failure;
 mod interrupt;
 mod output;
+mod remedy;
 
 pub use app::{main, run};

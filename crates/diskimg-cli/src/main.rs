@@ -1,4 +1,4 @@
-//! The binary: all of it is in the library.
+//! The `diskimg` binary.
 
 fn main() -> std::process::ExitCode {
     diskimg_cli::main(std::env::args_os().collect()).into()

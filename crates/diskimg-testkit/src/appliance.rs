@@ -1,34 +1,36 @@
-//! Appliances to test with: packages of files, packed by the tools that people use.
+//! Builds OVF packages with the tools that users build them with.
 
 use crate::tool::run;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// VMware's URI for VMDKs.
-pub const VMDK: &str = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized";
+/// VMware's `ovf:format` URI of a VMDK.
+pub const VMDK_FORMAT: &str =
+    "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized";
 
-/// A folder in which a package is put together.
-pub struct Kit(TempDir);
+/// A temporary directory in which a package is built.
+pub struct PackageBuilder(TempDir);
 
-/// A `File` of a descriptor.
+/// A `File` element of an OVF descriptor.
 #[derive(Clone, Copy)]
-pub struct FileLine<'a> {
+pub struct OvfFile<'a> {
     pub href: &'a str,
     /// Further attributes.
-    pub more: &'a str,
+    pub attributes: &'a str,
 }
 
-/// A `Disk` of a descriptor; with `file` it is in the file of that number, counted from 1.
+/// A `Disk` element of an OVF descriptor.
 #[derive(Clone, Copy)]
-pub struct DiskLine<'a> {
+pub struct OvfDisk<'a> {
+    /// Number of the file that holds the disk, counted from 1; `None` for an empty disk.
     pub file: Option<usize>,
     pub format: &'a str,
-    /// Further attributes; the capacity if it is not 2 MiB.
-    pub more: &'a str,
+    /// Further attributes; must contain the capacity if it is not 2 MiB.
+    pub attributes: &'a str,
 }
 
-impl Kit {
+impl PackageBuilder {
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -43,9 +45,9 @@ impl Kit {
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// A 2 MiB disk, the same for the same seed: its bytes, and by qemu-img an
-    /// image of them.
-    pub fn disk(&self, name: &str, seed: u64, format: &str, options: &[&str]) -> Vec<u8> {
+    /// Creates a 2 MiB disk from `seed` and converts it into an image with qemu-img. Returns the
+    /// disk's bytes.
+    pub fn create_disk(&self, name: &str, seed: u64, format: &str, options: &[&str]) -> Vec<u8> {
         let mut bytes = vec![0; 2 << 20];
         bytes[..100_000].copy_from_slice(&crate::disk::noise(seed, 100_000));
         bytes[1 << 20..][..70_000].fill(seed as u8 | 1);
@@ -60,12 +62,12 @@ impl Kit {
         bytes
     }
 
-    /// A streamed VMDK.
-    pub fn vmdk(&self, name: &str, seed: u64) -> Vec<u8> {
-        self.disk(name, seed, "vmdk", &["-o", "subformat=streamOptimized"])
+    /// Creates a stream-optimized VMDK.
+    pub fn create_vmdk(&self, name: &str, seed: u64) -> Vec<u8> {
+        self.create_disk(name, seed, "vmdk", &["-o", "subformat=streamOptimized"])
     }
 
-    /// Runs a tool in the folder.
+    /// Runs a tool in the directory and returns its standard output.
     pub fn tool(&self, program: &str, args: &[&str]) -> String {
         let args = ["-C", self.0.path().to_str().unwrap(), program]
             .iter()
@@ -84,15 +86,15 @@ impl Kit {
         self.path(archive)
     }
 
-    /// A package of one streamed VMDK, `a.ova`: its path, and the disk's bytes.
-    pub fn simple(&self) -> (PathBuf, Vec<u8>) {
-        let bytes = self.vmdk("a-disk1.vmdk", 1);
-        self.write("a.ovf", one_disk("a-disk1.vmdk"));
+    /// Creates `a.ova` with one stream-optimized VMDK. Returns its path and the disk's bytes.
+    pub fn single_disk_ova(&self) -> (PathBuf, Vec<u8>) {
+        let bytes = self.create_vmdk("a-disk1.vmdk", 1);
+        self.write("a.ovf", single_disk_descriptor("a-disk1.vmdk"));
         (self.tar("a.ova", "ustar", &["a.ovf", "a-disk1.vmdk"]), bytes)
     }
 
-    /// A manifest in coreutils' words (`sha256sum --tag`), which differ from
-    /// VMware's in a blank.
+    /// Writes a manifest in coreutils' format (`sha256sum --tag`), which has one blank more per
+    /// line than VMware's.
     pub fn manifest(&self, name: &str, tool: &str, files: &[&str]) {
         let mut args = vec!["--tag"];
         args.extend_from_slice(files);
@@ -101,35 +103,37 @@ impl Kit {
     }
 }
 
-/// A descriptor of one disk in one file.
-pub fn one_disk(href: &str) -> String {
+/// Returns a descriptor of one disk in one file.
+pub fn single_disk_descriptor(href: &str) -> String {
     descriptor(
-        &[FileLine { href, more: "" }],
-        &[DiskLine { file: Some(1), format: VMDK, more: "" }],
+        &[OvfFile { href, attributes: "" }],
+        &[OvfDisk { file: Some(1), format: VMDK_FORMAT, attributes: "" }],
     )
 }
 
-/// A descriptor as VMware writes it.
-pub fn descriptor(files: &[FileLine<'_>], disks: &[DiskLine<'_>]) -> String {
+/// Returns a descriptor as VMware writes it.
+pub fn descriptor(files: &[OvfFile<'_>], disks: &[OvfDisk<'_>]) -> String {
     let mut text = String::from(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
          xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\">\n<References>\n",
     );
-    for (i, FileLine { href, more }) in files.iter().enumerate() {
-        writeln!(text, "<File ovf:id=\"file{}\" ovf:href=\"{href}\" {more}/>", i + 1).unwrap();
+    for (i, OvfFile { href, attributes }) in files.iter().enumerate() {
+        writeln!(text, "<File ovf:id=\"file{}\" ovf:href=\"{href}\" {attributes}/>", i + 1)
+            .unwrap();
     }
     text.push_str("</References>\n<DiskSection><Info>Disks</Info>\n");
-    for (i, DiskLine { file, format, more }) in disks.iter().enumerate() {
+    for (i, OvfDisk { file, format, attributes }) in disks.iter().enumerate() {
         let file = file.map(|n| format!("ovf:fileRef=\"file{n}\"")).unwrap_or_default();
-        let capacity = match more.contains("capacity=") {
+        let capacity = match attributes.contains("capacity=") {
             true => "",
             false => "ovf:capacity=\"2\" ovf:capacityAllocationUnits=\"byte * 2^20\"",
         };
         let id = i + 1;
         writeln!(
             text,
-            "<Disk ovf:diskId=\"vmdisk{id}\" {file} {capacity} ovf:format=\"{format}\" {more}/>"
+            "<Disk ovf:diskId=\"vmdisk{id}\" {file} {capacity} ovf:format=\"{format}\" \
+             {attributes}/>"
         )
         .unwrap();
     }
@@ -139,20 +143,21 @@ pub fn descriptor(files: &[FileLine<'_>], disks: &[DiskLine<'_>]) -> String {
     text
 }
 
-/// The guest's bytes according to us.
+/// Returns all guest bytes, read with diskimg.
 pub fn guest_bytes(image: &diskimg::Image) -> Vec<u8> {
     let mut bytes = vec![0; image.size() as usize];
     image.read_at(&mut bytes, 0).unwrap();
     bytes
 }
 
-/// The disk's bytes as a conversion to raw gives them; the image keeps its promises.
-pub fn assert_holds(ova: &Path, bytes: &[u8]) {
-    let image = crate::opened::verified(&diskimg::OpenOptions::new(), ova);
+/// Asserts that reading the appliance and converting it to raw both return `bytes`, and that the
+/// image passes the conformance checks.
+pub fn assert_guest_bytes(ova: &Path, bytes: &[u8]) {
+    let image = crate::verified::open(&diskimg::OpenOptions::new(), ova);
     assert_eq!(image.format(), diskimg::Format::Ova);
-    assert!(guest_bytes(&image) == bytes, "{}: other bytes", ova.display());
+    assert!(guest_bytes(&image) == bytes, "{}: the guest bytes differ", ova.display());
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("raw");
     diskimg::Convert::new(image).run(&raw).unwrap();
-    assert!(std::fs::read(&raw).unwrap() == bytes, "{}: converts to other bytes", ova.display());
+    assert!(std::fs::read(&raw).unwrap() == bytes, "{}: the converted bytes differ", ova.display());
 }

@@ -1,10 +1,10 @@
-//! Disks to test with: what is on them, how they come into being.
+//! Guest disks for tests, described by their content, and strategies that generate them.
 
 use proptest::prelude::*;
 use std::ops::Range;
 use std::path::Path;
 
-/// Bytes that no codec shrinks, the same for the same seed.
+/// Returns incompressible bytes, the same for the same seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed | 1;
     std::iter::repeat_with(|| {
@@ -15,33 +15,38 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     .collect()
 }
 
-/// What a run of a disk holds.
+/// The content of a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Fill {
-    /// One byte, over and over.
+    /// One repeated byte.
     Byte(u8),
-    /// Incompressible.
+    /// Incompressible bytes.
     Noise(u64),
-    /// Text-like: compressible, but not one byte.
+    /// Text-like bytes: compressible, but not one repeated byte.
     Words(u64),
 }
 
-/// A run of a disk.
+/// A range of a disk and its content.
 #[derive(Debug, Clone)]
 pub struct Run {
+    /// Guest offset in bytes.
     pub at: u64,
+    /// Length in bytes; what extends beyond the end of the disk is cut off.
     pub len: u64,
     pub fill: Fill,
 }
 
-/// A disk by its content.
+/// A disk, described by its size and content.
 #[derive(Debug, Clone)]
 pub struct Disk {
+    /// Size in bytes.
     pub size: u64,
+    /// Later runs overwrite earlier ones; the rest is zeros.
     pub runs: Vec<Run>,
 }
 
 impl Fill {
+    /// Returns `len` bytes of the content.
     pub fn bytes(self, len: usize) -> Vec<u8> {
         match self {
             Self::Byte(b) => vec![b; len],
@@ -55,28 +60,28 @@ impl Fill {
 }
 
 impl Disk {
-    /// The bytes.
+    /// Returns the whole disk.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.size as usize];
         self.read_at(&mut bytes, 0);
         bytes
     }
 
-    /// The bytes from `at`. Behind the end are zeros.
+    /// Reads the bytes from offset `at` on; zeros beyond the end of the disk.
     pub fn read_at(&self, buf: &mut [u8], at: u64) {
         buf.fill(0);
         for run in &self.runs {
-            let own = run.clip(self.size);
-            let (start, end) = (own.start.max(at), own.end.min(at + buf.len() as u64));
+            let range = run.clip(self.size);
+            let (start, end) = (range.start.max(at), range.end.min(at + buf.len() as u64));
             if start < end {
-                let fill = run.fill.bytes((end - own.start) as usize);
+                let fill = run.fill.bytes((end - range.start) as usize);
                 buf[(start - at) as usize..(end - at) as usize]
-                    .copy_from_slice(&fill[(start - own.start) as usize..]);
+                    .copy_from_slice(&fill[(start - range.start) as usize..]);
             }
         }
     }
 
-    /// Writes a sparse file.
+    /// Writes the disk as a sparse raw file.
     pub fn write(&self, path: &Path) {
         use std::os::unix::fs::FileExt;
         let file = std::fs::File::create(path).unwrap();
@@ -90,12 +95,13 @@ impl Disk {
 }
 
 impl Run {
-    /// The part of it that lies on a disk of `size` bytes.
+    /// Returns the part of the run that is within a disk of `size` bytes.
     pub fn clip(&self, size: u64) -> Range<u64> {
         self.at.min(size)..(self.at + self.len).min(size)
     }
 }
 
+/// Generates the content of a run.
 pub fn fill() -> impl Strategy<Value = Fill> {
     prop_oneof![
         any::<u8>().prop_map(Fill::Byte),
@@ -105,8 +111,7 @@ pub fn fill() -> impl Strategy<Value = Fill> {
     ]
 }
 
-/// Sizes that lie at the edges of sectors, clusters and grains, and some that
-/// lie anywhere.
+/// Generates sizes at the boundaries of sectors, clusters and grains, and arbitrary ones.
 pub fn size(max: u64) -> impl Strategy<Value = u64> {
     prop_oneof![
         Just(0),
@@ -125,12 +130,12 @@ pub fn size(max: u64) -> impl Strategy<Value = u64> {
     ]
 }
 
-/// A disk of up to `max` bytes.
+/// Generates a disk of up to `max` bytes.
 pub fn disk(max: u64) -> impl Strategy<Value = Disk> {
     size(max).prop_flat_map(move |size| disk_of(size..=size))
 }
 
-/// A disk whose size lies in `sizes`, with up to a dozen runs of content.
+/// Generates a disk whose size is within `sizes`, with up to eleven runs.
 pub fn disk_of(sizes: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Disk> {
     sizes.prop_flat_map(|size| {
         let run = (0..size.max(1), 1..300_000u64, fill(), any::<bool>()).prop_map(

@@ -1,25 +1,25 @@
-//! COWD and seSparse extents put together field by field: COWD from *Virtual
-//! Disk Format 5.0*, "ESX Server Sparse Extents"; seSparse from what
-//! `hostd.log` of an ESXi host lists of one.
+//! Builds COWD and seSparse extents field by field: COWD after *Virtual Disk Format 5.0*, "ESX
+//! Server Sparse Extents"; seSparse after the fields that an ESXi host lists in its `hostd.log`.
 
 use std::collections::BTreeMap;
 
 pub const SECTOR: usize = 512;
 
-/// What an extent says of one of its grains; of those not listed, nothing.
+/// The state of a grain. Grains that are not listed are unallocated.
 #[derive(Debug, Clone)]
 pub enum Grain {
-    /// The guest discarded it (seSparse).
+    /// Discarded by the guest (seSparse).
     Unmapped,
-    /// Zeros, over whatever the parent has (seSparse).
+    /// Zeros that hide the parent's data (seSparse).
     Zero,
-    /// A grain's bytes, all the same.
+    /// A grain filled with one byte.
     Data(u8),
 }
 
-/// Grains by their number.
+/// Grains by number.
 pub type Grains = BTreeMap<u64, Grain>;
 
+/// Writes `bytes` at offset `at`, extending the file with zeros if necessary.
 pub fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     if file.len() < at + bytes.len() {
         file.resize(at + bytes.len(), 0);
@@ -35,37 +35,37 @@ fn put_u64s(file: &mut Vec<u8>, at: usize, values: &[u64]) {
     put(file, at, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
 }
 
-/// What the guest sees of `grains` on top of `under`.
-pub fn guest(mut under: Vec<u8>, grain_sectors: u64, grains: &Grains) -> Vec<u8> {
+/// Returns the guest bytes of `grains` on top of a parent that holds `parent`.
+pub fn guest(mut parent: Vec<u8>, grain_sectors: u64, grains: &Grains) -> Vec<u8> {
     let grain_bytes = grain_sectors as usize * SECTOR;
     for (&number, grain) in grains {
         let start = number as usize * grain_bytes;
-        let end = (start + grain_bytes).min(under.len());
-        under[start..end].fill(match grain {
+        let end = (start + grain_bytes).min(parent.len());
+        parent[start..end].fill(match grain {
             Grain::Unmapped | Grain::Zero => 0,
             Grain::Data(byte) => *byte,
         });
     }
-    under
+    parent
 }
 
-/// A COWD extent.
+/// The header fields of a COWD extent.
 #[derive(Debug, Clone)]
 pub struct Cowd {
     pub version: u32,
     pub flags: u32,
     pub sectors: u32,
     pub grain_sectors: u32,
-    /// Entries of a grain table: 4096, with VMware 2 and 3 512.
+    /// Entries per grain table: 4096, or 512 in VMware 2 and 3.
     pub gtes: u32,
-    /// Of a child of VMware 2 and 3.
+    /// Name and generation of the parent, in a child of VMware 2 and 3.
     pub parent: Option<(&'static str, u32)>,
     pub generation: u32,
     pub unclean: u32,
 }
 
 impl Cowd {
-    /// As an ESX server writes it.
+    /// Returns the fields that an ESX server writes.
     pub fn esx(sectors: u32) -> Self {
         Self {
             version: 1,
@@ -79,13 +79,13 @@ impl Cowd {
         }
     }
 
-    /// As VMware 3 writes it.
+    /// Returns the fields that VMware 3 writes.
     pub fn hosted(sectors: u32) -> Self {
         Self { version: 3, flags: 0x13, grain_sectors: 128, gtes: 512, ..Self::esx(sectors) }
     }
 
-    /// The file: header, directory, and tables and grains as they were first
-    /// written to.
+    /// Builds the file: header, directory, then tables and grains in the order in which they were
+    /// first written.
     pub fn build(&self, grains: &Grains) -> Vec<u8> {
         let tables = self.sectors.div_ceil(self.gtes * self.grain_sectors);
         let (table_sectors, grain_bytes) =
@@ -94,7 +94,7 @@ impl Cowd {
         let mut free = 4 + (tables * 4).div_ceil(SECTOR as u32);
         let mut file = vec![0; free as usize * SECTOR];
         for (&number, grain) in grains {
-            let Grain::Data(byte) = grain else { panic!("COWD knows data only") };
+            let Grain::Data(byte) = grain else { panic!("COWD has data grains only") };
             let table = &mut directory[number as usize / self.gtes as usize];
             if *table == 0 {
                 *table = free;
@@ -124,21 +124,21 @@ impl Cowd {
     }
 }
 
-/// An seSparse extent.
+/// The parameters of an seSparse extent.
 #[derive(Debug, Clone)]
 pub struct SeSparse {
     pub sectors: u64,
     pub grain_sectors: u64,
     pub table_sectors: u64,
-    /// Regions start at multiples of this: 2048 sectors in those of ESXi.
+    /// Alignment of the regions in sectors: 2048 in extents that ESXi writes.
     pub align: u64,
-    /// The first grain's place among the grains.
+    /// Index of the first grain within the grain region.
     pub first: u64,
     pub replay_journal: u64,
 }
 
 impl SeSparse {
-    /// As ESXi writes it.
+    /// Returns the parameters that ESXi uses.
     pub fn esxi(sectors: u64) -> Self {
         Self {
             sectors,
@@ -150,12 +150,12 @@ impl SeSparse {
         }
     }
 
-    /// Without room between the regions.
+    /// Returns the same without padding between the regions.
     pub fn dense(sectors: u64) -> Self {
         Self { align: 1, ..Self::esxi(sectors) }
     }
 
-    /// Offset and size of the eight regions, in sectors and in the header's order.
+    /// Returns offset and size of the eight regions in sectors, in the header's order.
     pub fn regions(&self) -> [(u64, u64); 8] {
         let entries = self.table_sectors * 64;
         let tables = self.sectors.div_ceil(entries * self.grain_sectors);
@@ -179,7 +179,7 @@ impl SeSparse {
         regions
     }
 
-    /// The file. Tables and grains are handed out from the last to the first.
+    /// Builds the file. Tables and grains are allocated from the last grain to the first.
     pub fn build(&self, grains: &Grains) -> Vec<u8> {
         let regions = self.regions();
         let at = |region: usize| regions[region].0 as usize * SECTOR;
@@ -228,7 +228,8 @@ impl SeSparse {
     }
 }
 
-/// The descriptor of a disk of one extent: `kind` is `VMFSSPARSE` or `SESPARSE`.
+/// Returns the descriptor of a disk of one extent. `kind` is `VMFSSPARSE`, `SESPARSE` or `VMFS`;
+/// `parent` is content ID and file name.
 pub fn descriptor(
     create_type: &str,
     kind: &str,

@@ -1,4 +1,4 @@
-//! A source and a sink that fail when they are told to.
+//! A source and a sink that fail at a chosen operation.
 
 use diskimg::Source;
 use diskimg::storage::sink::{MemorySink, Sink};
@@ -9,38 +9,40 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What goes wrong.
+/// A kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// One operation fails, the next ones do not.
-    Eio,
-    /// From one operation on all fail.
-    Dies,
-    /// One operation of a sink finds no space.
-    Full,
-    /// One read of a source ends early.
-    Short,
-    /// From one read on the source has [half](shrunk) its length.
-    Shrinks,
+    /// One operation fails with EIO; later ones succeed.
+    EioOnce,
+    /// One operation and all later ones fail with EIO.
+    EioForever,
+    /// One operation of a sink fails with ENOSPC.
+    NoSpace,
+    /// One operation of a source fails with an unexpected end of file.
+    ShortRead,
+    /// From one operation on, the source is [half](truncated_len) as long.
+    Truncated,
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] = [Self::Eio, Self::Dies, Self::Full, Self::Short, Self::Shrinks];
+    pub const ALL: [Self; 5] =
+        [Self::EioOnce, Self::EioForever, Self::NoSpace, Self::ShortRead, Self::Truncated];
 
-    /// What the system says then.
+    /// Returns the error that a failing operation returns.
     fn error(self) -> io::Error {
         match self {
-            Self::Eio | Self::Dies => io::Error::from_raw_os_error(5),
-            Self::Full => io::Error::from_raw_os_error(28),
-            Self::Short | Self::Shrinks => io::ErrorKind::UnexpectedEof.into(),
+            Self::EioOnce | Self::EioForever => io::Error::from_raw_os_error(5),
+            Self::NoSpace => io::Error::from_raw_os_error(28),
+            Self::ShortRead | Self::Truncated => io::ErrorKind::UnexpectedEof.into(),
         }
     }
 
-    fn concerns(self, side: Side) -> bool {
+    /// Returns true if the fault can occur on this side.
+    fn applies_to(self, side: Side) -> bool {
         match self {
-            Self::Eio | Self::Dies => true,
-            Self::Full => side == Side::Sink,
-            Self::Short | Self::Shrinks => side == Side::Source,
+            Self::EioOnce | Self::EioForever => true,
+            Self::NoSpace => side == Side::Sink,
+            Self::ShortRead | Self::Truncated => side == Side::Source,
         }
     }
 }
@@ -51,20 +53,22 @@ pub enum Side {
     Sink,
 }
 
-/// Counts the operations of all storage that has it, and says which fail.
+/// Counts the operations of all storage that shares it and decides which of them fail.
 #[derive(Debug)]
-pub struct Trouble {
+pub struct FaultPlan {
     fault: Fault,
-    /// The first operation that fails, counted from 0 over those that the fault concerns.
+    /// Number of the first operation that fails, counted from 0 over those that the fault applies
+    /// to.
     at: u64,
     count: AtomicU64,
-    /// Whether anything counts yet.
+    /// Operations are counted and may fail.
     armed: AtomicBool,
-    /// The operations that failed.
+    /// The operations that failed, in order.
     failed: Mutex<Vec<(Side, &'static str)>>,
 }
 
-impl Trouble {
+impl FaultPlan {
+    /// Returns a plan in which operation number `at` fails.
     pub fn new(fault: Fault, at: u64) -> Arc<Self> {
         Arc::new(Self {
             fault,
@@ -75,8 +79,8 @@ impl Trouble {
         })
     }
 
-    /// Nothing fails: operations are counted.
-    pub fn none(fault: Fault) -> Arc<Self> {
+    /// Returns a plan that counts operations; none fails.
+    pub fn count_only(fault: Fault) -> Arc<Self> {
         Self::new(fault, u64::MAX)
     }
 
@@ -84,30 +88,31 @@ impl Trouble {
         self.fault
     }
 
-    /// From now on nothing fails, or everything may.
-    pub fn arm(&self, yes: bool) {
-        self.armed.store(yes, Ordering::SeqCst);
+    /// Enables or disables counting and failing.
+    pub fn arm(&self, armed: bool) {
+        self.armed.store(armed, Ordering::SeqCst);
     }
 
-    /// How many operations there were that the fault concerns.
+    /// Returns the number of operations so far that the fault applies to.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// What failed, first things first.
+    /// Returns the operations that failed, in order.
     pub fn failed(&self) -> Vec<(Side, &'static str)> {
         self.failed.lock().unwrap().clone()
     }
 
-    fn meet(&self, side: Side, operation: &'static str) -> io::Result<()> {
-        if !self.fault.concerns(side) || !self.armed.load(Ordering::SeqCst) {
+    /// Counts an operation; returns an error if the plan lets it fail.
+    fn begin(&self, side: Side, operation: &'static str) -> io::Result<()> {
+        if !self.fault.applies_to(side) || !self.armed.load(Ordering::SeqCst) {
             return Ok(());
         }
         let n = self.count.fetch_add(1, Ordering::SeqCst);
         let fails = match self.fault {
-            Fault::Dies => n >= self.at,
-            // What is shorter shows only to who asks behind its end.
-            Fault::Shrinks => {
+            Fault::EioForever => n >= self.at,
+            // Only reads beyond the new end fail; the source detects them itself.
+            Fault::Truncated => {
                 if n == self.at {
                     self.failed.lock().unwrap().push((side, operation));
                 }
@@ -122,36 +127,36 @@ impl Trouble {
         Err(self.fault.error())
     }
 
-    fn has_shrunk(&self) -> bool {
-        self.fault == Fault::Shrinks && self.count() > self.at
+    fn has_truncated(&self) -> bool {
+        self.fault == Fault::Truncated && self.count() > self.at
     }
 }
 
-/// What is left of a source that shrinks. Whole clusters: a writer of qcow2 need not fill the last
-/// one, so that what is cut within a cluster is taken for zeros.
-pub fn shrunk(len: u64) -> u64 {
+/// Returns the length of a truncated source, in whole clusters: the last cluster of a qcow2 file
+/// may be incomplete, so that bytes missing within a cluster are read as zeros.
+pub fn truncated_len(len: u64) -> u64 {
     const CLUSTER: u64 = 128 << 10;
     let half = len / 2;
     if half < CLUSTER { half } else { half / CLUSTER * CLUSTER }
 }
 
-/// A source that fails.
+/// A source that fails according to its plan.
 #[derive(Debug)]
 pub struct FaultySource {
     pub inner: Arc<dyn Source>,
-    pub trouble: Arc<Trouble>,
-    /// Whether it lends its file, for blocks to be shared.
-    pub lends: bool,
+    pub faults: Arc<FaultPlan>,
+    /// `as_file` returns the underlying file, so that its blocks can be shared.
+    pub exposes_file: bool,
 }
 
 impl Source for FaultySource {
     fn len(&self) -> u64 {
         let len = self.inner.len();
-        if self.trouble.has_shrunk() { shrunk(len) } else { len }
+        if self.faults.has_truncated() { truncated_len(len) } else { len }
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.trouble.meet(Side::Source, "read")?;
+        self.faults.begin(Side::Source, "read")?;
         if offset + buf.len() as u64 > self.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -159,7 +164,7 @@ impl Source for FaultySource {
     }
 
     fn segment_at(&self, offset: u64) -> io::Result<Segment> {
-        self.trouble.meet(Side::Source, "segment")?;
+        self.faults.begin(Side::Source, "segment")?;
         let len = self.len();
         if offset >= len {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -169,7 +174,7 @@ impl Source for FaultySource {
     }
 
     fn as_file(&self) -> Option<(&File, u64)> {
-        self.inner.as_file().filter(|_| self.lends)
+        self.inner.as_file().filter(|_| self.exposes_file)
     }
 
     fn path(&self) -> Option<&Path> {
@@ -177,7 +182,7 @@ impl Source for FaultySource {
     }
 
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
-        self.trouble.meet(Side::Source, "allocated")?;
+        self.faults.begin(Side::Source, "allocated")?;
         self.inner.allocated_bytes()
     }
 
@@ -186,24 +191,24 @@ impl Source for FaultySource {
     }
 }
 
-/// A sink in memory that fails. What is written when it fails is not there.
+/// A sink in memory that fails according to its plan. A failing operation has no effect.
 #[derive(Debug)]
 pub struct FaultySink {
     pub inner: MemorySink,
-    pub trouble: Arc<Trouble>,
-    /// Whether it takes blocks from sources that lend their files.
-    pub shares: bool,
+    pub faults: Arc<FaultPlan>,
+    /// Blocks of the source's file can be shared.
+    pub can_share: bool,
 }
 
 impl FaultySink {
-    fn meet(&self, operation: &'static str) -> io::Result<()> {
-        self.trouble.meet(Side::Sink, operation)
+    fn begin(&self, operation: &'static str) -> io::Result<()> {
+        self.faults.begin(Side::Sink, operation)
     }
 }
 
 impl Sink for FaultySink {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.meet("write")?;
+        self.begin("write")?;
         self.inner.write_all_at(buf, offset)
     }
 
@@ -212,12 +217,12 @@ impl Sink for FaultySink {
     }
 
     fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.meet("write_zeros")?;
+        self.begin("write_zeros")?;
         self.inner.write_zeros_at(offset, len)
     }
 
     fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.meet("preallocate")?;
+        self.begin("preallocate")?;
         if self.inner.to_source().len() < offset + len {
             self.inner.set_len(offset + len)?;
         }
@@ -225,8 +230,8 @@ impl Sink for FaultySink {
     }
 
     fn shareable_block(&self, _: &dyn Source) -> io::Result<Option<u64>> {
-        self.meet("shareable_block")?;
-        Ok(self.shares.then_some(4096))
+        self.begin("shareable_block")?;
+        Ok(self.can_share.then_some(4096))
     }
 
     fn share(
@@ -236,7 +241,7 @@ impl Sink for FaultySink {
         offset: u64,
         len: u64,
     ) -> io::Result<bool> {
-        self.meet("share")?;
+        self.begin("share")?;
         let mut bytes = vec![0; len as usize];
         source.read_exact_at(&mut bytes, source_offset)?;
         self.inner.write_all_at(&bytes, offset)?;
@@ -244,11 +249,11 @@ impl Sink for FaultySink {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.meet("set_len")?;
+        self.begin("set_len")?;
         self.inner.set_len(len)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.meet("flush")
+        self.begin("flush")
     }
 }

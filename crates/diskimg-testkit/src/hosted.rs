@@ -1,41 +1,45 @@
-//! Hosted sparse extents and streams put together field by field, from
-//! *Virtual Disk Format 5.0*, "Hosted Sparse Extents" and "Stream-Optimized
-//! Compressed Sparse Extents".
+//! Builds hosted sparse and stream-optimized extents field by field, after *Virtual Disk Format
+//! 5.0*, "Hosted Sparse Extents" and "Stream-Optimized Compressed Sparse Extents".
 
 use crate::esx::{Grain, Grains, SECTOR, put};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use std::io::Write;
 
-/// `gdOffset` of a header that leaves the directory to the footer.
+/// `gdOffset` of a header whose grain directory offset is in the footer (`GD_AT_END`).
 const GD_AT_END: u64 = u64::MAX;
 
-/// Sectors set aside for the descriptor, behind the header.
+/// Sectors reserved for the descriptor after the header.
 const DESCRIPTOR_SECTORS: u64 = 20;
 
-/// The fields of `SparseExtentHeader` that differ between writers.
+/// The fields of `SparseExtentHeader` that differ between writers, and the descriptor.
 #[derive(Debug, Clone)]
 pub struct Sparse {
     pub version: u32,
     pub flags: u32,
+    /// Size of the disk in sectors.
     pub capacity: u64,
     pub grain_sectors: u64,
+    /// Entries per grain table (`numGTEsPerGT`).
     pub gtes: u32,
     pub unclean: u8,
-    /// Embedded, where there is one.
+    /// The embedded descriptor; empty if there is none.
     pub descriptor: String,
 }
 
-/// Where the structures of a file are, in sectors.
+/// Offsets of the structures of a file in sectors.
 #[derive(Debug, Clone, Copy, Default)]
 struct Layout {
+    /// Redundant grain directory.
     rgd: u64,
+    /// Grain directory.
     gd: u64,
+    /// First grain (`overHead`).
     over_head: u64,
 }
 
 impl Sparse {
-    /// As Workstation writes it: version 1, both directories, 64 KiB grains.
+    /// Returns the fields that Workstation writes: version 1, both directories, 64 KiB grains.
     pub fn plain(sectors: u64) -> Self {
         Self {
             version: 1,
@@ -83,7 +87,7 @@ impl Sparse {
         header
     }
 
-    /// Header and descriptor, up to where the tables start.
+    /// Returns header and descriptor, up to the start of the tables.
     fn front(&self, compressed: bool, at: Layout) -> Vec<u8> {
         let mut file = self.header(compressed, at);
         put(&mut file, SECTOR, self.descriptor.as_bytes());
@@ -91,8 +95,8 @@ impl Sparse {
         file
     }
 
-    /// A directory at sector `at`, and the tables behind it: their first
-    /// sector, and the sector behind them.
+    /// Writes a directory at sector `at` and empty tables after it. Returns the first sector of the
+    /// tables and the sector after them.
     fn directory(&self, file: &mut Vec<u8>, at: u64) -> (u64, u64) {
         let first = at + self.directory_sectors();
         for table in 0..self.tables() {
@@ -104,14 +108,14 @@ impl Sparse {
         (first, end)
     }
 
-    /// Notes in the tables that start at sector `tables` where a grain is.
-    fn entry(&self, file: &mut Vec<u8>, tables: u64, grain: u64, sector: u64) {
+    /// Sets the entry of a grain in the tables that start at sector `tables`.
+    fn set_entry(&self, file: &mut Vec<u8>, tables: u64, grain: u64, sector: u64) {
         let gtes = u64::from(self.gtes);
         let table = (tables + grain / gtes * self.table_sectors()) as usize * SECTOR;
         put(file, table + (grain % gtes) as usize * 4, &(sector as u32).to_le_bytes());
     }
 
-    /// A file of plain grains, tables in front.
+    /// Builds a file of uncompressed grains with the tables before the grains.
     pub fn build(&self, grains: &Grains) -> Vec<u8> {
         let mut file = self.front(false, Layout::default());
         let mut end = 1 + DESCRIPTOR_SECTORS;
@@ -138,7 +142,7 @@ impl Sparse {
                 _ => 1,
             };
             for &tables in &copies {
-                self.entry(&mut file, tables, number, entry);
+                self.set_entry(&mut file, tables, number, entry);
             }
         }
         let header = self.header(false, Layout { rgd, gd, over_head });
@@ -147,35 +151,37 @@ impl Sparse {
     }
 }
 
-/// Who wrote a stream, and so what is around its grains.
+/// The program whose stream is imitated; writers differ in the metadata around the grains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
-    /// ovftool, vSphere, VirtualBox: the footer knows where the directory is.
+    /// ovftool, vSphere, VirtualBox: the directory's offset is in the footer.
     VSphere,
-    /// vmdktool: so does the header, patched when the end was known.
+    /// vmdktool: the offset is in the footer and, patched afterwards, in the header.
     Vmdktool,
-    /// VMware's open-vmdk: tables in front, an end-of-stream marker.
+    /// VMware's open-vmdk: tables before the grains, an end-of-stream marker after them.
     OpenVmdk,
-    /// qemu-img: tables in front, twice; nothing but grains behind them.
+    /// qemu-img: two copies of the tables before the grains, no markers.
     Qemu,
 }
 
-/// A streamOptimized file.
+/// The parameters of a stream-optimized file.
 #[derive(Debug, Clone)]
 pub struct Stream {
     pub writer: Writer,
     pub grain_sectors: u64,
     /// Grains are written from the last to the first.
     pub reversed: bool,
-    /// Zeros behind the end.
+    /// Bytes of zeros after the end of the stream.
     pub padding: usize,
 }
 
 impl Stream {
+    /// Returns the parameters that a writer uses.
     pub fn of(writer: Writer) -> Self {
         Self { writer, grain_sectors: 128, reversed: false, padding: 0 }
     }
 
+    /// Builds the file for a disk with these bytes.
     pub fn build(&self, disk: &[u8]) -> Vec<u8> {
         let sectors = (disk.len() / SECTOR) as u64;
         let qemu = self.writer == Writer::Qemu;
@@ -205,7 +211,7 @@ impl Stream {
         let placed = self.grains(&mut file, disk);
         match self.writer {
             Writer::VSphere | Writer::Vmdktool => {
-                at.gd = tables_behind(&mut file, &sparse, &placed);
+                at.gd = append_tables(&mut file, &sparse, &placed);
                 marker(&mut file, 1, 3);
                 file.extend(sparse.header(true, at));
                 marker(&mut file, 0, 0);
@@ -213,7 +219,7 @@ impl Stream {
             Writer::OpenVmdk | Writer::Qemu => {
                 for (number, sector) in placed {
                     for &tables in &copies {
-                        sparse.entry(&mut file, tables, number, sector);
+                        sparse.set_entry(&mut file, tables, number, sector);
                     }
                 }
                 if !qemu {
@@ -221,14 +227,14 @@ impl Stream {
                 }
             }
         }
-        let told = if self.writer == Writer::VSphere { GD_AT_END } else { at.gd };
-        let header = sparse.header(true, Layout { gd: told, ..at });
+        let gd = if self.writer == Writer::VSphere { GD_AT_END } else { at.gd };
+        let header = sparse.header(true, Layout { gd, ..at });
         put(&mut file, 0, &header);
         file.resize(file.len() + self.padding, 0);
         file
     }
 
-    /// Appends what is not zero; says which grain is at which sector.
+    /// Appends the grains that are not zero. Returns the number and the sector of each.
     fn grains(&self, file: &mut Vec<u8>, disk: &[u8]) -> Vec<(u64, u64)> {
         let grain_bytes = self.grain_sectors as usize * SECTOR;
         let mut grains: Vec<_> = (0u64..)
@@ -242,7 +248,7 @@ impl Stream {
         for (number, grain) in grains {
             placed.push((number, (file.len() / SECTOR) as u64));
             let mut whole = grain.to_vec();
-            // qemu-img compresses of the last grain what there is of it.
+            // qemu-img does not pad an incomplete last grain before it compresses it.
             if self.writer != Writer::Qemu {
                 whole.resize(grain_bytes, 0);
             }
@@ -258,8 +264,8 @@ impl Stream {
     }
 }
 
-/// Appends tables with markers, then the directory with its own: where it is.
-fn tables_behind(file: &mut Vec<u8>, sparse: &Sparse, placed: &[(u64, u64)]) -> u64 {
+/// Appends tables and directory, each after its marker. Returns the sector of the directory.
+fn append_tables(file: &mut Vec<u8>, sparse: &Sparse, placed: &[(u64, u64)]) -> u64 {
     let gtes = u64::from(sparse.gtes);
     let mut directory = vec![0; sparse.directory_sectors() as usize * SECTOR];
     for table in 0..sparse.tables() {
@@ -282,6 +288,7 @@ fn tables_behind(file: &mut Vec<u8>, sparse: &Sparse, placed: &[(u64, u64)]) -> 
     gd
 }
 
+/// Appends a marker.
 fn marker(file: &mut Vec<u8>, sectors: u64, kind: u32) {
     let at = file.len();
     file.resize(at + SECTOR, 0);
@@ -289,11 +296,12 @@ fn marker(file: &mut Vec<u8>, sectors: u64, kind: u32) {
     put(file, at + 12, &kind.to_le_bytes());
 }
 
+/// Returns the extent line of a monolithic disk.
 pub fn extent_line(sectors: u64) -> String {
     format!("RW {sectors} SPARSE \"disk.vmdk\"")
 }
 
-/// A descriptor with these extent lines; `parent` is content ID and name.
+/// Returns a descriptor with these extent lines; `parent` is content ID and file name.
 pub fn descriptor(create_type: &str, extents: &str, parent: Option<(&str, &str)>) -> String {
     let (cid, hint) = match parent {
         None => ("ffffffff", String::new()),

@@ -1,48 +1,47 @@
-//! A small writer of ISO images, every field of which can be wrong.
+//! Builds small ISO images, every field of which can be made invalid.
 //!
-//! It knows nothing of the library: only plain bytes. Where things are is fixed, so
-//! that a test can say which sector it means:
+//! It does not use the library. The layout is fixed, so that tests can name sectors:
 //!
 //! ```text
 //!   16..24  descriptors     24 path table L    25 path table M
-//!   28 Joliet's root        32 the root        64.. whatever a test puts there
+//!   28 Joliet root          32 root            63 good.txt   64.. free for tests
 //! ```
 
-/// Bytes of a sector.
+/// Size of a sector in bytes.
 pub const SECTOR: usize = 2048;
-/// The first descriptor: the primary one.
+/// Sector of the first volume descriptor, the primary one.
 pub const DESCRIPTORS: u32 = 16;
-/// The little-endian path table.
+/// Sector of the little-endian path table.
 pub const PATH_L: u32 = 24;
-/// The big-endian path table.
+/// Sector of the big-endian path table.
 pub const PATH_M: u32 = 25;
-/// Joliet's root directory: as many as four sectors.
+/// First sector of the Joliet root directory, which has up to four sectors.
 pub const JOLIET_ROOT: u32 = 28;
-/// The root directory: as many as 31 sectors.
+/// First sector of the root directory, which has up to 31 sectors.
 pub const ROOT: u32 = 32;
-/// What every crafted image has besides what a test is about: `good.txt`, which holds [`GOOD`].
+/// Sector of `good.txt`, a valid file with the content [`GOOD`] that is part of every image.
 pub const GOOD_AT: u32 = 63;
-/// The first sector that is free.
+/// The first sector that tests may use.
 pub const FREE: u32 = 64;
 /// The content of `good.txt`.
 pub const GOOD: &[u8] = b"Nothing is wrong with this file.\n";
 
-/// A directory (ECMA-119, 9.1.6).
+/// File flag of a directory (ECMA-119, 9.1.6).
 pub const DIRECTORY: u8 = 0x02;
-/// Not the last section of a file.
+/// File flag of every file section but the last (multi-extent).
 pub const MORE: u8 = 0x80;
-/// Every record's time, and every entry's: 2024-02-29 12:34:56 UTC.
+/// Recording time of every record and entry: 2024-02-29 12:34:56 UTC.
 pub const TIME: [u8; 7] = [124, 2, 29, 12, 34, 56, 0];
-/// The same as seconds.
+/// [`TIME`] in seconds since 1970.
 pub const SECONDS: i64 = 1_709_210_096;
 
-/// 16 bits in both orders.
+/// Encodes 16 bits in both byte orders.
 pub fn both16(n: u16) -> [u8; 4] {
     let ([a, b], [c, d]) = (n.to_le_bytes(), n.to_be_bytes());
     [a, b, c, d]
 }
 
-/// 32 bits in both orders.
+/// Encodes 32 bits in both byte orders.
 pub fn both32(n: u32) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&n.to_le_bytes());
@@ -50,7 +49,7 @@ pub fn both32(n: u32) -> [u8; 8] {
     bytes
 }
 
-/// A directory record (ECMA-119, 9.1). Lengths are counted unless they are given.
+/// A directory record (ECMA-119, 9.1).
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     pub name: Vec<u8>,
@@ -62,57 +61,57 @@ pub struct Record {
     pub gap_blocks: u8,
     pub sequence: u16,
     pub system_use: Vec<u8>,
-    /// What the record says of its own length.
+    /// Length of the record; `None` for the actual one.
     pub len: Option<u8>,
-    /// What it says of its name's.
+    /// Length of the name; `None` for the actual one.
     pub name_len: Option<u8>,
 }
 
 impl Record {
-    /// A file of that many bytes.
+    /// Returns the record of a file of `size` bytes.
     pub fn file(name: impl AsRef<[u8]>, sector: u32, size: u32) -> Self {
         let name = name.as_ref().to_vec();
         Self { name, sector, size, sequence: 1, ..Self::default() }
     }
 
-    /// A directory of one sector.
+    /// Returns the record of a directory of one sector.
     pub fn dir(name: impl AsRef<[u8]>, sector: u32) -> Self {
         Self { flags: DIRECTORY, ..Self::file(name, sector, SECTOR as u32) }
     }
 
-    /// A file with Rock Ridge's name and permissions, and these entries.
+    /// Returns the record of a file with Rock Ridge name and permissions and further entries.
     pub fn rock(name: &str, sector: u32, size: u32, entries: &[Vec<u8>]) -> Self {
         Self::file(iso_name(name), sector, size)
-            .using(&[susp::px(0o100_644), susp::nm(name)])
-            .using(entries)
+            .with_system_use(&[susp::px(0o100_644), susp::nm(name)])
+            .with_system_use(entries)
     }
 
-    /// A directory with Rock Ridge's name and permissions, and these entries.
+    /// Returns the record of a directory with Rock Ridge name and permissions and further entries.
     pub fn rock_dir(name: &str, sector: u32, entries: &[Vec<u8>]) -> Self {
         Self::dir(iso_name(name), sector)
-            .using(&[susp::px(0o040_755), susp::nm(name)])
-            .using(entries)
+            .with_system_use(&[susp::px(0o040_755), susp::nm(name)])
+            .with_system_use(entries)
     }
 
-    /// A symbolic link of Rock Ridge.
+    /// Returns the record of a Rock Ridge symbolic link.
     pub fn rock_link(name: &str, target: &str) -> Self {
         let entries = [susp::px(0o120_777), susp::nm(name), susp::sl(target)];
-        Self::file(iso_name(name), 0, 0).using(&entries)
+        Self::file(iso_name(name), 0, 0).with_system_use(&entries)
     }
 
-    /// With these system use entries behind those that it has.
-    pub fn using(mut self, entries: &[Vec<u8>]) -> Self {
+    /// Appends system use entries.
+    pub fn with_system_use(mut self, entries: &[Vec<u8>]) -> Self {
         self.system_use.extend(entries.concat());
         self
     }
 
-    /// With these file flags, too.
-    pub fn flagged(mut self, flags: u8) -> Self {
+    /// Sets further file flags.
+    pub fn with_flags(mut self, flags: u8) -> Self {
         self.flags |= flags;
         self
     }
 
-    /// As it is recorded.
+    /// Encodes the record.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0, self.attribute_blocks];
         bytes.extend(both32(self.sector));
@@ -129,28 +128,29 @@ impl Record {
         if !bytes.len().is_multiple_of(2) {
             bytes.push(0);
         }
-        assert!(self.len.is_some() || bytes.len() < 256, "a record is longer than it can say");
+        assert!(self.len.is_some() || bytes.len() < 256, "a record is longer than 255 bytes");
         bytes[0] = self.len.unwrap_or(bytes.len() as u8);
         bytes
     }
 }
 
-/// Some name that ISO 9660 allows, a different one for each name.
+/// Derives a valid ISO 9660 name from a name.
 fn iso_name(name: &str) -> String {
     let sum = name.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     format!("F{sum:08X}")
 }
 
-/// A name as Joliet records it.
+/// Encodes a name for Joliet (big-endian UCS-2).
 pub fn utf16(name: &str) -> Vec<u8> {
     name.encode_utf16().flat_map(u16::to_be_bytes).collect()
 }
 
-/// A directory's bytes: itself, its parent, these; whole sectors, no record across two.
+/// Encodes a directory: records of the directory itself and its parent, then `records`. `own` are
+/// the system use entries of its own record. No record crosses a sector boundary.
 pub fn directory(sector: u32, parent: u32, own: &[Vec<u8>], records: &[Record]) -> Vec<u8> {
     let records: Vec<_> = records.iter().map(Record::bytes).collect();
     let mut bytes = Vec::new();
-    let dots = [Record::dir([0], sector).using(own), Record::dir([1], parent)];
+    let dots = [Record::dir([0], sector).with_system_use(own), Record::dir([1], parent)];
     for record in dots.iter().map(Record::bytes).chain(records) {
         if bytes.len() % SECTOR + record.len() > SECTOR {
             bytes.resize(bytes.len().next_multiple_of(SECTOR), 0);
@@ -158,49 +158,50 @@ pub fn directory(sector: u32, parent: u32, own: &[Vec<u8>], records: &[Record]) 
         bytes.extend(record);
     }
     bytes.resize(bytes.len().next_multiple_of(SECTOR), 0);
-    // Its own record says how long it is.
+    // Its own record contains the length of the directory.
     let len = bytes.len() as u32;
     bytes[10..18].copy_from_slice(&both32(len));
     bytes
 }
 
-/// An image that is being made.
+/// An image under construction.
 #[derive(Debug, Clone)]
-pub struct Craft {
+pub struct IsoBuilder {
     pub bytes: Vec<u8>,
-    /// Descriptors so far.
+    /// Volume descriptors so far.
     descriptors: Vec<Vec<u8>>,
 }
 
-impl Craft {
-    /// A volume with these files in its root, and `good.txt` as the first.
+impl IsoBuilder {
+    /// Returns a volume with `good.txt` and these files in its root.
     pub fn new(files: &[Record]) -> Self {
         let good = Record::file("GOOD.TXT;1", GOOD_AT, GOOD.len() as u32);
         Self::with_root(&[], &[&[good], files].concat())
     }
 
-    /// The same with Rock Ridge.
+    /// Returns a Rock Ridge volume with `good.txt` and these files in its root.
     pub fn rock_ridge(files: &[Record]) -> Self {
         let good = Record::rock("good.txt", GOOD_AT, GOOD.len() as u32, &[]);
         let own = [susp::sp(0), susp::px(0o040_755), susp::er("IEEE_1282")];
         Self::with_root(&own, &[&[good], files].concat())
     }
 
-    /// The same, where the root's own record has these system use entries, and nothing is added.
+    /// Returns a volume with only these files in its root; `own` are the system use entries of the
+    /// root's own record.
     pub fn with_root(own: &[Vec<u8>], files: &[Record]) -> Self {
-        let mut craft = Self { bytes: Vec::new(), descriptors: Vec::new() };
+        let mut builder = Self { bytes: Vec::new(), descriptors: Vec::new() };
         let root = directory(ROOT, ROOT, own, files);
         assert!(root.len() <= (GOOD_AT - ROOT) as usize * SECTOR, "the root has too many files");
-        craft.descriptors.push(volume(1, ROOT, root.len() as u32));
-        craft.put(ROOT, &root).put(GOOD_AT, GOOD);
+        builder.descriptors.push(volume(1, ROOT, root.len() as u32));
+        builder.put(ROOT, &root).put(GOOD_AT, GOOD);
         let (mut little, mut big) = (vec![1, 0], vec![1, 0]);
         little.extend([&ROOT.to_le_bytes()[..], &[1, 0, 0, 0]].concat());
         big.extend([&ROOT.to_be_bytes()[..], &[0, 1, 0, 0]].concat());
-        craft.put(PATH_L, &little).put(PATH_M, &big);
-        craft
+        builder.put(PATH_L, &little).put(PATH_M, &big);
+        builder
     }
 
-    /// With a Joliet tree that has these files, and `good.txt`.
+    /// Adds a Joliet tree with `good.txt` and these files.
     pub fn joliet(&mut self, files: &[Record]) -> &mut Self {
         let good = Record::file(utf16("good.txt"), GOOD_AT, GOOD.len() as u32);
         let root = directory(JOLIET_ROOT, JOLIET_ROOT, &[], &[&[good], files].concat());
@@ -212,23 +213,23 @@ impl Craft {
         self.put(JOLIET_ROOT, &root)
     }
 
-    /// With another descriptor.
+    /// Adds a descriptor.
     pub fn descriptor(&mut self, bytes: Vec<u8>) -> &mut Self {
         self.descriptors.push(bytes);
         self
     }
 
-    /// A descriptor to be changed: the primary one is the first.
+    /// Returns a descriptor for modification; 0 is the primary one.
     pub fn volume(&mut self, index: usize) -> &mut Vec<u8> {
         &mut self.descriptors[index]
     }
 
-    /// Bytes from a sector on.
+    /// Writes bytes at a sector.
     pub fn put(&mut self, sector: u32, bytes: &[u8]) -> &mut Self {
         self.put_at(sector as usize * SECTOR, bytes)
     }
 
-    /// Bytes from any place on.
+    /// Writes bytes at a byte offset.
     pub fn put_at(&mut self, at: usize, bytes: &[u8]) -> &mut Self {
         let end = (at + bytes.len()).next_multiple_of(SECTOR);
         if self.bytes.len() < end {
@@ -238,17 +239,17 @@ impl Craft {
         self
     }
 
-    /// A directory, at a sector of a test's own.
+    /// Writes a directory with Rock Ridge permissions at a sector.
     pub fn dir(&mut self, sector: u32, parent: u32, records: &[Record]) -> &mut Self {
         let own = [susp::px(0o040_755)];
         self.put(sector, &directory(sector, parent, &own, records))
     }
 
-    /// The image: descriptors in their places, a terminator behind them. Volumes that do not say
-    /// how long they are, are as long as it.
+    /// Returns the image with all descriptors and a terminator. The volume space size of
+    /// descriptors in which it is zero is set to the size of the image.
     pub fn finish(&self) -> Vec<u8> {
         let mut done = self.clone();
-        // A sector to spare: what a test puts at FREE is in the image, even if it is nothing.
+        // At least one sector from FREE on, so that records may refer to it.
         done.bytes.resize(done.bytes.len().max((FREE as usize + 1) * SECTOR), 0);
         let mut sector = DESCRIPTORS;
         let sectors = (done.bytes.len() / SECTOR) as u32;
@@ -264,7 +265,7 @@ impl Craft {
     }
 }
 
-/// A volume descriptor (ECMA-119, 8.4 and 8.5).
+/// Returns a volume descriptor (ECMA-119, 8.4 and 8.5).
 pub fn volume(kind: u8, root: u32, root_len: u32) -> Vec<u8> {
     let mut bytes = vec![0; SECTOR];
     bytes[0] = kind;
@@ -291,32 +292,32 @@ pub fn volume(kind: u8, root: u32, root_len: u32) -> Vec<u8> {
 pub mod susp {
     use super::{TIME, both32};
 
-    /// An entry whose length is right.
+    /// Returns an entry.
     pub fn entry(signature: &[u8; 2], data: &[u8]) -> Vec<u8> {
         with_len(signature, data.len() as u8 + 4, data)
     }
 
-    /// An entry that says it is so long.
+    /// Returns an entry with any length field.
     pub fn with_len(signature: &[u8; 2], len: u8, data: &[u8]) -> Vec<u8> {
         [&signature[..], &[len, 1], data].concat()
     }
 
-    /// SP: so many bytes of each field are to be skipped.
+    /// SP: `skip` bytes at the start of each system use field are skipped.
     pub fn sp(skip: u8) -> Vec<u8> {
         entry(b"SP", &[0xBE, 0xEF, skip])
     }
 
-    /// ER: which extension the entries are of.
+    /// ER: the extension that is used.
     pub fn er(id: &str) -> Vec<u8> {
         entry(b"ER", &[&[id.len() as u8, 0, 0, 1], id.as_bytes()].concat())
     }
 
-    /// CE: the field goes on there.
+    /// CE: the location of the continuation area.
     pub fn ce(sector: u32, offset: u32, len: u32) -> Vec<u8> {
         entry(b"CE", &[both32(sector), both32(offset), both32(len)].concat())
     }
 
-    /// PX of a file with one name, of root's.
+    /// PX of a file with one link, owned by root.
     pub fn px(mode: u32) -> Vec<u8> {
         px_of(mode, 1, 0, 0)
     }
@@ -326,27 +327,27 @@ pub mod susp {
         entry(b"PX", &[mode, links, uid, gid].map(both32).concat())
     }
 
-    /// PX with one.
+    /// PX with a serial number.
     pub fn px_serial(mode: u32, links: u32, serial: u32) -> Vec<u8> {
         entry(b"PX", &[mode, links, 0, 0, serial].map(both32).concat())
     }
 
-    /// PN: a device.
+    /// PN: a device number.
     pub fn pn(high: u32, low: u32) -> Vec<u8> {
         entry(b"PN", &[both32(high), both32(low)].concat())
     }
 
-    /// NM: a whole name.
+    /// NM: a complete name.
     pub fn nm(name: impl AsRef<[u8]>) -> Vec<u8> {
         nm_flags(0, name)
     }
 
-    /// NM with flags: 1 it goes on, 2 `.`, 4 `..`.
+    /// NM with flags: 1 continued, 2 `.`, 4 `..`.
     pub fn nm_flags(flags: u8, name: impl AsRef<[u8]>) -> Vec<u8> {
         entry(b"NM", &[&[flags], name.as_ref()].concat())
     }
 
-    /// SL: a target whose names are components, with nothing that goes on.
+    /// SL: a link target, one component per name, without continuations.
     pub fn sl(target: &str) -> Vec<u8> {
         let mut data = vec![0];
         for (index, name) in target.split('/').enumerate() {
@@ -360,27 +361,27 @@ pub mod susp {
         entry(b"SL", &data)
     }
 
-    /// TF: one short moment, of modification.
+    /// TF: the modification time in short form.
     pub fn tf() -> Vec<u8> {
         entry(b"TF", &[&[2], &TIME[..]].concat())
     }
 
-    /// CL: the directory is really there.
+    /// CL: the actual location of a relocated directory.
     pub fn cl(sector: u32) -> Vec<u8> {
         entry(b"CL", &both32(sector))
     }
 
-    /// PL: its parent is really there.
+    /// PL: the location of a relocated directory's original parent.
     pub fn pl(sector: u32) -> Vec<u8> {
         entry(b"PL", &both32(sector))
     }
 
-    /// RE: it was moved here.
+    /// RE: the directory was relocated to this place.
     pub fn re() -> Vec<u8> {
         entry(b"RE", &[])
     }
 
-    /// ZF: the file is packed, in blocks of 2^log2 bytes, and that long in truth.
+    /// ZF: the file is compressed in blocks of 2^`log2` bytes; `size` is its uncompressed size.
     pub fn zf(header_words: u8, log2: u8, size: u32) -> Vec<u8> {
         entry(b"ZF", &[&b"pz"[..], &[header_words, log2], &both32(size)].concat())
     }

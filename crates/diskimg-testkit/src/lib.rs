@@ -1,17 +1,17 @@
-//! What diskimg's tests, fuzz targets and benchmarks share.
+//! Image builders, reference tools and faulty storage, shared by diskimg's tests and fuzz targets.
 //!
 //! ```text
-//!   builders of images that no tool here writes
-//!     esx        VMDK snapshots as ESXi keeps them: COWD and seSparse
-//!     hosted     VMDK sparse extents and streams of unusual shape
+//!   builders of images that the installed tools cannot write
+//!     esx        ESXi snapshot extents: COWD and seSparse
+//!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     iso, udf   ISO 9660 and UDF structures, field by field
-//!     appliance  OVF packages, packed by tar, gzip and 7-Zip
+//!     appliance  OVF packages, packed with tar, gzip and 7-Zip
 //!   contents
 //!     disk       guest disks as lists of runs, for generated tests
-//!   judges
-//!     tool       qemu-img, qemu-io and others, run as commands; loop devices, file systems
-//!     oracles    other readers of VMDK
-//!     opened     opens an image by pread and by mmap and verifies both
+//!   checks
+//!     tool       runs qemu-img, qemu-io and other tools; loop devices, mounted file systems
+//!     oracles    independent VMDK readers
+//!     verified   opens an image with pread and with mmap and verifies both
 //!   storage
 //!     faulty     sources and sinks that fail at a chosen operation
 //! ```
@@ -25,8 +25,9 @@ pub mod esx;
 pub mod faulty;
 pub mod hosted;
 pub mod iso;
-pub mod opened;
+
 #[cfg(unix)]
 pub mod oracles;
 pub mod tool;
 pub mod udf;
+pub mod verified;

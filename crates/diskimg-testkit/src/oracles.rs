@@ -1,14 +1,13 @@
-//! Other people's readers of VMDK: what do they make of a file?
+//! Independent VMDK readers, whose results are compared with a disk's content.
 //!
 //! ```text
 //!   image ──► reader ──► guest bytes ──┐
 //!                                      ├──► same · differs · refuses
-//!   what the disk holds ───────────────┘
+//!   expected guest bytes ──────────────┘
 //! ```
 //!
-//! qemu-img and 7-Zip are always there. The others are Python modules and run
-//! where `DISKIMG_ORACLES` names a virtual environment that has them
-//! (`oracles/requirements.txt`); `./test.sh` makes one.
+//! qemu-img and 7-Zip are required. The others are Python modules and are used if `DISKIMG_ORACLES`
+//! names a virtual environment that has them (`oracles/requirements.txt`); `./test.sh` creates one.
 
 use crate::disk::Disk;
 use crate::tool::try_run;
@@ -19,7 +18,7 @@ use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A reader that shares no code with ours, nor with the others.
+/// A reader that shares no code with diskimg or with the other readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Oracle {
     QemuImg,
@@ -28,17 +27,17 @@ pub enum Oracle {
     Libvmdk,
 }
 
-/// What came of reading an image.
+/// The result of reading an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every byte is the disk's, and there are as many.
+    /// The guest bytes are the disk's.
     Same,
-    /// The reader was content, but the bytes are others: where.
+    /// The reader succeeded, but the bytes or the size differ: where.
     Differs(String),
-    /// The reader gave up: its last words.
+    /// The reader failed: the last line of its error output.
     Refuses(String),
     /// The reader is not installed.
-    NotThere,
+    NotInstalled,
 }
 
 impl fmt::Display for Verdict {
@@ -47,7 +46,7 @@ impl fmt::Display for Verdict {
             Self::Same => f.write_str("same"),
             Self::Differs(at) => write!(f, "differs! {at}"),
             Self::Refuses(reason) => write!(f, "refuses: {reason}"),
-            Self::NotThere => f.write_str("-"),
+            Self::NotInstalled => f.write_str("-"),
         }
     }
 }
@@ -64,22 +63,22 @@ impl Oracle {
         }
     }
 
-    /// Reads the VMDK `image` to its end: does it hold `disk`?
-    pub fn judge(self, image: &Path, disk: &Disk) -> Verdict {
+    /// Reads the VMDK `image` to its end and compares it with `disk`.
+    pub fn compare(self, image: &Path, disk: &Disk) -> Verdict {
         match self {
-            Self::QemuImg => judge_qemu_img(image, disk),
+            Self::QemuImg => compare_qemu_img(image, disk),
             Self::SevenZip => {
                 let mut command = Command::new("7zz");
-                judge_output(command.args(["x", "-tvmdk", "-so", "-bd"]).arg(image), disk)
+                compare_output(command.args(["x", "-tvmdk", "-so", "-bd"]).arg(image), disk)
             }
-            Self::Dissect => judge_python(include_str!("oracles/dissect_vmdk.py"), image, disk),
-            Self::Libvmdk => judge_python(include_str!("oracles/libvmdk.py"), image, disk),
+            Self::Dissect => compare_python(include_str!("oracles/dissect_vmdk.py"), image, disk),
+            Self::Libvmdk => compare_python(include_str!("oracles/libvmdk.py"), image, disk),
         }
     }
 }
 
-/// The verdict on a reader that gives the guest's bytes as `guest`.
-pub fn judge_bytes(guest: impl Read, disk: &Disk) -> Verdict {
+/// Compares the guest bytes that a reader returns with `disk`.
+pub fn compare_bytes(guest: impl Read, disk: &Disk) -> Verdict {
     match first_difference(guest, disk) {
         Ok(None) => Verdict::Same,
         Ok(Some(at)) => Verdict::Differs(at),
@@ -87,90 +86,97 @@ pub fn judge_bytes(guest: impl Read, disk: &Disk) -> Verdict {
     }
 }
 
-/// qemu-img writes to no pipe, but it compares.
-fn judge_qemu_img(image: &Path, disk: &Disk) -> Verdict {
+/// qemu-img cannot write to a pipe, but it can compare.
+fn compare_qemu_img(image: &Path, disk: &Disk) -> Verdict {
     let args = ["compare", "-f", "vmdk", "-F", "raw"].map(OsStr::new);
     let raw = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     disk.write(&raw);
     File::options().write(true).open(&raw).unwrap().set_len(guest_len(disk)).unwrap();
     let output = try_run("qemu-img", args.into_iter().chain([image.as_ref(), raw.as_ref()]));
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     match output.status.code() {
-        // It does not mind zeros behind the end of the other.
-        Some(0) if !said.contains("size mismatch") => Verdict::Same,
-        Some(0 | 1) => Verdict::Differs(said.lines().next().unwrap_or_default().to_owned()),
+        // Images of different sizes are identical to it if the larger one ends with zeros.
+        Some(0) if !stdout.contains("size mismatch") => Verdict::Same,
+        Some(0 | 1) => Verdict::Differs(stdout.lines().next().unwrap_or_default().to_owned()),
         _ => Verdict::Refuses(last_line(&output.stderr)),
     }
 }
 
-/// A Python program that is told the image and writes the guest's bytes.
-fn judge_python(program: &str, image: &Path, disk: &Disk) -> Verdict {
-    let Some(environment) = std::env::var_os("DISKIMG_ORACLES") else { return Verdict::NotThere };
+/// Runs a Python program that takes the image as its argument and writes the guest bytes to its
+/// standard output.
+fn compare_python(program: &str, image: &Path, disk: &Disk) -> Verdict {
+    let Some(environment) = std::env::var_os("DISKIMG_ORACLES") else {
+        return Verdict::NotInstalled;
+    };
     let python = PathBuf::from(environment).join("bin/python");
-    judge_output(Command::new(python).args(["-I", "-c", program]).arg(image), disk)
+    compare_output(Command::new(python).args(["-I", "-c", program]).arg(image), disk)
 }
 
-/// A command that writes the guest's bytes to its standard output.
-fn judge_output(command: &mut Command, disk: &Disk) -> Verdict {
-    // In a file, its complaints cannot fill a pipe that nobody reads.
-    let mut complaints = tempfile::tempfile().unwrap();
+/// Runs a command that writes the guest bytes to its standard output.
+fn compare_output(command: &mut Command, disk: &Disk) -> Verdict {
+    // A file, because a pipe that is not read could fill up and block the reader.
+    let mut stderr = tempfile::tempfile().unwrap();
     let mut reader = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(complaints.try_clone().unwrap())
+        .stderr(stderr.try_clone().unwrap())
         .spawn()
-        .unwrap_or_else(|e| panic!("{command:?} cannot be run ({e})"));
+        .unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
     let mut guest = reader.stdout.take().unwrap();
-    let verdict = judge_bytes(&mut guest, disk);
-    // Its exit code tells something only after it could say all.
+    let verdict = compare_bytes(&mut guest, disk);
+    // Drain the pipe: otherwise the reader would fail with EPIPE.
     io::copy(&mut guest, &mut io::sink()).unwrap();
     if reader.wait().unwrap().success() {
         return verdict;
     }
-    let mut words = Vec::new();
-    complaints.rewind().unwrap();
-    complaints.read_to_end(&mut words).unwrap();
-    Verdict::Refuses(last_line(&words))
+    let mut text = Vec::new();
+    stderr.rewind().unwrap();
+    stderr.read_to_end(&mut text).unwrap();
+    Verdict::Refuses(last_line(&text))
 }
 
 fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("without a word").trim().to_owned()
+    text.lines()
+        .rfind(|line| !line.trim().is_empty())
+        .unwrap_or("no error message")
+        .trim()
+        .to_owned()
 }
 
-/// A VMDK holds whole sectors.
+/// Returns the size of the disk in a VMDK, which has whole sectors.
 fn guest_len(disk: &Disk) -> u64 {
     disk.size.next_multiple_of(512)
 }
 
-/// Where the guest's bytes are first not those of `disk`. An error is the
-/// guest's.
+/// Describes the first difference between the guest bytes and `disk`. Returns the errors of
+/// `guest`.
 fn first_difference(mut guest: impl Read, disk: &Disk) -> io::Result<Option<String>> {
-    const PIECE: usize = 1 << 20;
+    const CHUNK: usize = 1 << 20;
     let len = guest_len(disk);
-    let (mut given, mut expected) = (vec![0; PIECE], vec![0; PIECE]);
+    let (mut actual, mut expected) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut at = 0;
     loop {
-        let given = fill(&mut guest, &mut given)?;
-        let expected = &mut expected[..PIECE.min((len - at) as usize)];
+        let actual = fill(&mut guest, &mut actual)?;
+        let expected = &mut expected[..CHUNK.min((len - at) as usize)];
         disk.read_at(expected, at);
-        if given != expected {
-            let same = given.iter().zip(&*expected).take_while(|(a, b)| a == b).count();
+        if actual != expected {
+            let same = actual.iter().zip(&*expected).take_while(|(a, b)| a == b).count();
             let end = at + same as u64;
-            return Ok(Some(match (same == given.len(), same == expected.len()) {
+            return Ok(Some(match (same == actual.len(), same == expected.len()) {
                 (true, _) => format!("ends at byte {end} of {len}"),
-                (_, true) => format!("goes on after byte {len}"),
+                (_, true) => format!("continues after byte {len}"),
                 _ => format!("at byte {end}"),
             }));
         }
-        if given.is_empty() {
+        if actual.is_empty() {
             return Ok(None);
         }
-        at += given.len() as u64;
+        at += actual.len() as u64;
     }
 }
 
-/// Reads until the buffer is full or there is no more; gives what it read.
+/// Reads until the buffer is full or the input ends. Returns the bytes read.
 fn fill<'a>(guest: &mut impl Read, buf: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let mut filled = 0;
     while filled < buf.len() {

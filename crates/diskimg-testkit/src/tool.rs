@@ -1,18 +1,18 @@
-//! Running the reference tools.
+//! Runs the reference tools.
 
 use proptest::test_runner::Config;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Runs a tool and gives what it said, whatever its exit code.
+/// Runs a tool and returns its output, whatever its exit code.
 pub fn try_run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     Command::new(program).args(args).output().unwrap_or_else(|e| {
-        panic!("{program} cannot be run ({e}); ./test.sh names what these tests need")
+        panic!("cannot run {program}: {e}; ./test.sh lists the tools that these tests need")
     })
 }
 
-/// Runs a tool that must succeed; gives its standard output.
+/// Runs a tool that must succeed and returns its standard output.
 pub fn run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>> + Clone) -> String {
     let shown: Vec<_> =
         args.clone().into_iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
@@ -27,11 +27,11 @@ pub fn run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>> + Cl
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A block device over a file, where this process may make one.
-pub struct Loop(String);
+/// A loop device backed by a file; requires root. Detached on drop.
+pub struct LoopDevice(String);
 
-impl Loop {
-    pub fn over(file: &Path) -> Self {
+impl LoopDevice {
+    pub fn attach(file: &Path) -> Self {
         let name = run("losetup", ["-f", "--show", file.to_str().unwrap()]);
         Self(name.trim().to_owned())
     }
@@ -41,18 +41,18 @@ impl Loop {
     }
 }
 
-impl Drop for Loop {
+impl Drop for LoopDevice {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["-d", &self.0]).status();
     }
 }
 
-/// A file system with reflinks, mounted for the time of a test.
-pub struct Mounted {
+/// A file system with reflinks in a loop-mounted file; requires root. Unmounted on drop.
+pub struct MountedFs {
     dir: tempfile::TempDir,
 }
 
-impl Mounted {
+impl MountedFs {
     fn new(mkfs: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (file, at) = (dir.path().join("fs"), dir.path().join("mnt"));
@@ -68,22 +68,24 @@ impl Mounted {
         Self::new(&["mkfs.xfs", "-q", "-m", "reflink=1"])
     }
 
+    /// Returns one file system of every kind that supports reflinks.
     pub fn all() -> [Self; 2] {
         [Self::xfs(), Self::new(&["mkfs.btrfs", "-q"])]
     }
 
+    /// Returns the path of a file in the file system.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join("mnt").join(name)
     }
 }
 
-impl Drop for Mounted {
+impl Drop for MountedFs {
     fn drop(&mut self) {
         run("umount", [self.dir.path().join("mnt")]);
     }
 }
 
-/// The guest's bytes according to qemu-img.
+/// Returns all guest bytes, read with qemu-img.
 pub fn qemu_bytes(image: &Path, format: &str) -> Vec<u8> {
     let raw = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     run(
@@ -93,12 +95,12 @@ pub fn qemu_bytes(image: &Path, format: &str) -> Vec<u8> {
     std::fs::read(&raw).unwrap()
 }
 
-/// qemu-img finds nothing wrong with the image.
+/// Asserts that `qemu-img check` finds no errors.
 pub fn assert_qemu_check(image: &Path, format: &str) {
     run("qemu-img", ["check", "-f", format, image.to_str().unwrap()]);
 }
 
-/// qemu-img sees the same bytes in both.
+/// Asserts that `qemu-img compare` finds both images identical.
 pub fn assert_qemu_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     run(
         "qemu-img",
@@ -106,8 +108,8 @@ pub fn assert_qemu_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     );
 }
 
-/// How many cases a property runs: `usual`, or what `DISKIMG_CASES` says.
-pub fn cases(usual: u32) -> Config {
-    let cases = std::env::var("DISKIMG_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+/// Returns a proptest configuration with `default` cases, or as many as `DISKIMG_CASES` sets.
+pub fn cases(default: u32) -> Config {
+    let cases = std::env::var("DISKIMG_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() }
 }

@@ -1,23 +1,23 @@
-//! A small writer of UDF volumes, every field of which can be wrong.
+//! Builds small UDF volumes, every field of which can be made invalid.
 //!
-//! The volume that all are made of, in sectors of 2048 bytes:
+//! The section numbers are those of ECMA-167. The layout, in sectors of 2048 bytes:
 //!
 //! ```text
 //!   16 BEA01  17 NSR02  18 TEA01     256 anchor      32 volume descriptors: 1, 6, 5, 8
 //!   300 the partition:  block 0 file set   1 root   2 its entries   3 good.txt   4 its bytes
-//!                       8.. whatever a test puts there
+//!                       8.. free for tests
 //! ```
 
 use crate::iso::{GOOD, SECTOR};
 
 /// Sector of the partition's block 0.
 pub const PARTITION: usize = 300;
-/// Blocks of the partition, unless a test needs more.
+/// Size of the partition in blocks, unless a test sets another.
 pub const BLOCKS: u32 = 64;
-/// The first block that is free.
+/// The first block that tests may use.
 pub const FREE: u32 = 8;
 
-/// A descriptor with a tag whose checksum and CRC are right (3/7.2).
+/// Returns a descriptor with a valid tag (3/7.2).
 pub fn tagged(id: u16, location: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = id.to_le_bytes().to_vec();
     bytes.extend([2, 0, 0, 0, 0, 0]);
@@ -29,7 +29,7 @@ pub fn tagged(id: u16, location: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// CRC-16 with the polynomial 0x1021 (3/7.2.6).
+/// Computes the CRC-16 with the polynomial 0x1021 (3/7.2.6).
 fn crc(bytes: &[u8]) -> u16 {
     let mut crc = 0u16;
     for &byte in bytes {
@@ -41,7 +41,8 @@ fn crc(bytes: &[u8]) -> u16 {
     crc
 }
 
-/// The body of a descriptor of so many bytes, tag included, with these bytes at these places.
+/// Returns the body of a descriptor of `len` bytes including the tag. `parts` are offsets, counted
+/// from the start of the tag, and bytes.
 pub fn body(len: usize, parts: &[(usize, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![0; len];
     for (at, part) in parts {
@@ -50,23 +51,26 @@ pub fn body(len: usize, parts: &[(usize, &[u8])]) -> Vec<u8> {
     bytes.split_off(16)
 }
 
+/// Returns a short allocation descriptor (4/14.14.1).
 pub fn short(len: u32, block: u32) -> Vec<u8> {
     [len.to_le_bytes(), block.to_le_bytes()].concat()
 }
 
+/// Returns a long allocation descriptor (4/14.14.2).
 pub fn long(len: u32, block: u32, partition: u16) -> Vec<u8> {
     [&short(len, block)[..], &partition.to_le_bytes(), &[0; 6]].concat()
 }
 
-/// A file entry (4/14.9): kind 4 a directory, 5 a file, 12 a link; `form` 0 short extents, 1 long
-/// ones, 3 the bytes themselves.
+/// A file entry (4/14.9).
 #[derive(Clone)]
 pub struct FileEntry {
+    /// File type: 4 directory, 5 file, 12 symbolic link.
     pub kind: u8,
+    /// Type of the allocation descriptors: 0 short, 1 long, 3 embedded data.
     pub form: u8,
     pub size: u64,
     pub extents: Vec<u8>,
-    /// What it says of their length.
+    /// Length of the allocation descriptors; `None` for the actual one.
     pub extents_len: Option<u32>,
     pub attributes_len: u32,
     pub strategy: u16,
@@ -102,7 +106,7 @@ impl FileEntry {
     }
 }
 
-/// A file identifier (4/14.4): flags 2 a directory, 4 deleted, 8 the parent.
+/// Returns a file identifier descriptor (4/14.4); flags: 2 directory, 4 deleted, 8 parent.
 pub fn identifier(flags: u8, name: &[u8], block: u32, partition: u16) -> Vec<u8> {
     let name_len = [name.len() as u8];
     let icb = long(2048, block, partition);
@@ -112,22 +116,25 @@ pub fn identifier(flags: u8, name: &[u8], block: u32, partition: u16) -> Vec<u8>
     bytes
 }
 
+/// Encodes a name in 8-bit OSTA compressed Unicode.
 pub fn name(text: &str) -> Vec<u8> {
     [&[8], text.as_bytes()].concat()
 }
 
-/// A volume that is being made.
+/// A volume under construction.
 #[derive(Clone)]
-pub struct Volume {
+pub struct UdfBuilder {
     pub bytes: Vec<u8>,
 }
 
-impl Volume {
-    /// With these entries in its root, behind `good.txt`.
+impl UdfBuilder {
+    /// Returns a volume with `good.txt` and these entries in its root.
     pub fn new(entries: &[Vec<u8>]) -> Self {
         let mut volume = Self { bytes: vec![0; (PARTITION + BLOCKS as usize) * SECTOR] };
-        for (sector, word) in [(16, b"\0BEA01\x01"), (17, b"\0NSR02\x01"), (18, b"\0TEA01\x01")] {
-            volume.at(sector, word);
+        for (sector, descriptor) in
+            [(16, b"\0BEA01\x01"), (17, b"\0NSR02\x01"), (18, b"\0TEA01\x01")]
+        {
+            volume.at(sector, descriptor);
         }
         volume.anchor(&short(4 * 2048, 32));
         volume.at(
@@ -138,18 +145,19 @@ impl Volume {
         volume.partition(PARTITION as u32, BLOCKS);
         volume.at(35, &tagged(8, 35, &[0; 496]));
         volume.file_set(&long(2048, 1, 0), &long(0, 0, 0));
-        let all =
+        let entries =
             [identifier(10, &[], 1, 0), identifier(0, &name("good.txt"), 3, 0), entries.concat()]
                 .concat();
-        let len = all.len() as u32;
+        let len = entries.len() as u32;
         assert!(len <= 2048, "too many entries for the root");
         volume.file(1, &FileEntry::new(4, len.into(), short(len, 2)));
-        volume.block(2, &all);
+        volume.block(2, &entries);
         volume.file(3, &FileEntry::new(5, GOOD.len() as u64, short(GOOD.len() as u32, 4)));
         volume.block(4, GOOD);
         volume
     }
 
+    /// Writes bytes at a sector.
     pub fn at(&mut self, sector: usize, bytes: &[u8]) -> &mut Self {
         let end = (sector * SECTOR + bytes.len()).next_multiple_of(SECTOR);
         if self.bytes.len() < end {
@@ -159,7 +167,7 @@ impl Volume {
         self
     }
 
-    /// Both anchors (3/10.2), with this as the main and the reserve sequence.
+    /// Writes both anchors (3/10.2); `sequence` is the extent of the main and the reserve sequence.
     pub fn anchor(&mut self, sequence: &[u8]) -> &mut Self {
         let last = self.bytes.len() / SECTOR - 1;
         for sector in [256, last] {
@@ -169,7 +177,7 @@ impl Volume {
         self
     }
 
-    /// 3/10.6.
+    /// Writes the logical volume descriptor (3/10.6).
     pub fn logical_volume(&mut self, block: u32, maps: &[&[u8]], file_set: &[u8]) -> &mut Self {
         let table = maps.concat();
         let parts = [
@@ -186,7 +194,7 @@ impl Volume {
         self.at(33, &tagged(6, 33, &body(440 + table.len(), &parts)))
     }
 
-    /// 3/10.5.
+    /// Writes the partition descriptor (3/10.5).
     pub fn partition(&mut self, start: u32, blocks: u32) -> &mut Self {
         let (start, blocks) = (start.to_le_bytes(), blocks.to_le_bytes());
         let parts =
@@ -194,7 +202,7 @@ impl Volume {
         self.at(34, &tagged(5, 34, &body(512, &parts)))
     }
 
-    /// 4/14.1.
+    /// Writes the file set descriptor (4/14.1).
     pub fn file_set(&mut self, root: &[u8], next: &[u8]) -> &mut Self {
         let parts = [
             (304, &b"\x08CRAFT"[..]),
@@ -206,15 +214,18 @@ impl Volume {
         self.block(0, &tagged(256, 0, &body(512, &parts)))
     }
 
+    /// Writes bytes at a block of the partition.
     pub fn block(&mut self, block: u32, bytes: &[u8]) -> &mut Self {
         self.at(PARTITION + block as usize, bytes)
     }
 
+    /// Writes a file entry at a block of the partition.
     pub fn file(&mut self, block: u32, file: &FileEntry) -> &mut Self {
         self.block(block, &file.bytes(block))
     }
 
-    pub fn done(&self) -> Vec<u8> {
+    /// Returns the image.
+    pub fn finish(&self) -> Vec<u8> {
         self.bytes.clone()
     }
 }

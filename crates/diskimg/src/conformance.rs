@@ -1,8 +1,7 @@
-//! What every format promises, as a program: run it on any image.
+//! Conformance checks for images of any format, used by tests and fuzzers.
 //!
-//! Tests run it on each format's images, fuzzers use it as their oracle. It
-//! trusts neither [`Image::read_at`] nor [`Image::extents`]: each is held
-//! against the other and against bytes rebuilt from the files themselves.
+//! They compare [`Image::read_at`], [`Image::extents`] and [`Image::slices`] with each other and
+//! with bytes read directly from the files.
 
 use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, Kind, push_chain};
@@ -12,26 +11,25 @@ use crate::model::slices::Slice;
 use crate::storage::codec::Decoder;
 use std::ops::Range;
 
-/// Guest bytes looked at in each window.
+/// Size in bytes of a window of guest bytes.
 const WINDOW: u64 = 256 << 10;
 
-/// Windows of a disk too large to be looked at whole.
+/// Number of windows that are checked if the disk is too large to be checked completely.
 const WINDOWS: u64 = 24;
 
 /// Verifies that
 ///
-/// - extents tile every range asked for, in order, none empty, none that
-///   should have been merged;
-/// - `extents(a..c)` is `extents(a..b)` and `extents(b..c)`, merged;
-/// - `read_at` gives the bytes that the extents lead to, at any alignment;
-/// - slices, one after the other, are those bytes.
+/// - extents cover each range exactly, in order, and are not empty and merged where adjacent;
+/// - `extents(a..c)` equals `extents(a..b)` and `extents(b..c)`, merged;
+/// - `read_at` returns the bytes of the extents, at any alignment;
+/// - slices contain the same bytes.
 ///
-/// A disk of more than a few megabytes is sampled at its ends and at even
-/// distances between.
+/// Disks of more than 6 MiB are checked only at their start, at their end, and at regular
+/// intervals.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) naming the promise that was broken;
-/// otherwise what reading the image said.
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) with the violated rule, and the underlying error
+/// if reading the image fails.
 pub fn verify(image: &Image) -> Result<()> {
     for window in windows(image.size()) {
         let extents = image.extents(window.clone())?;
@@ -44,27 +42,26 @@ pub fn verify(image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Verifies that two images are alike: the same file, opened in two ways (read
-/// and mapped), has the same extents and the same bytes. Looks where
-/// [`verify`] does.
+/// Verifies that two images have the same extents and the same bytes, for a file that was opened in
+/// two ways (read and mapped). Checks the same ranges as [`verify`].
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) naming what differs; otherwise what
-/// reading the images said.
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) with the difference, and the underlying error if
+/// reading an image fails.
 pub fn verify_alike(image: &Image, other: &Image) -> Result<()> {
     if (image.format(), image.disk_layout()) != (other.format(), other.disk_layout()) {
-        return Err(broken("two ways to open it give disks of different geometry", 0));
+        return Err(violation("the format, size or cluster size of the images differs", 0));
     }
     for window in windows(image.size()) {
         if image.extents(window.clone())? != other.extents(window.clone())? {
-            return Err(broken("two ways to open it give different extents", window.start));
+            return Err(violation("the extents of the images differ", window.start));
         }
         let read = |image: &Image| {
             let mut bytes = vec![0xa5; (window.end - window.start) as usize];
             image.read_at(&mut bytes, window.start).map(|()| bytes)
         };
         if let Some(at) = first_difference(&read(image)?, &read(other)?) {
-            return Err(broken("two ways to open it give different bytes", window.start + at));
+            return Err(violation("the bytes of the images differ", window.start + at));
         }
     }
     Ok(())
@@ -75,7 +72,7 @@ fn windows(size: u64) -> Vec<Range<u64>> {
         return (0..size).step_by(WINDOW as usize).map(|s| s..size.min(s + WINDOW)).collect();
     }
     let step = (size - WINDOW) / (WINDOWS - 1);
-    // Odd starts: nothing may depend on alignment.
+    // Some windows start at odd offsets, because nothing may depend on alignment.
     (0..WINDOWS)
         .map(|i| ((i * step) | u64::from(i % 2 == 1)).min(size - WINDOW))
         .map(|start| start..start + WINDOW)
@@ -83,25 +80,25 @@ fn windows(size: u64) -> Vec<Range<u64>> {
         .collect()
 }
 
-fn broken(promise: &'static str, at: u64) -> Error {
-    Error::corrupt("conformance", format!("{promise}, guest offset {at:#x}"))
+fn violation(message: &'static str, at: u64) -> Error {
+    Error::corrupt("conformance", format!("{message}, guest offset {at:#x}"))
 }
 
 fn verify_tiling(extents: &[ChainExtent], window: &Range<u64>) -> Result<()> {
     let mut at = window.start;
     for extent in extents {
         if extent.guest.start != at || extent.guest.is_empty() {
-            return Err(broken("extents do not tile the range", at));
+            return Err(violation("extents do not cover the range without gaps", at));
         }
         at = extent.guest.end;
     }
     if at != window.end {
-        return Err(broken("extents do not end with the range", at));
+        return Err(violation("extents do not end with the range", at));
     }
     let mut merged = Vec::new();
     extents.iter().for_each(|e| push_chain(&mut merged, e.clone()));
     if merged != extents {
-        return Err(broken("extents are not merged", window.start));
+        return Err(violation("extents are not merged", window.start));
     }
     Ok(())
 }
@@ -117,13 +114,13 @@ fn verify_splitting(image: &Image, whole: &[ChainExtent], window: &Range<u64>) -
             }
         }
         if parts != whole {
-            return Err(broken("extents of the parts differ from those of the whole", middle));
+            return Err(violation("extents of two parts differ from those of the whole", middle));
         }
     }
     Ok(())
 }
 
-/// Gives the bytes.
+/// Verifies `read_at` and returns the bytes of the window.
 fn verify_bytes(image: &Image, extents: &[ChainExtent], window: &Range<u64>) -> Result<Vec<u8>> {
     let mut rebuilt = Vec::with_capacity((window.end - window.start) as usize);
     for extent in extents {
@@ -132,81 +129,82 @@ fn verify_bytes(image: &Image, extents: &[ChainExtent], window: &Range<u64>) -> 
     let mut read = vec![0xa5; rebuilt.len()];
     image.read_at(&mut read, window.start)?;
     if let Some(at) = first_difference(&read, &rebuilt) {
-        return Err(broken("read_at differs from the extents", window.start + at));
+        return Err(violation("read_at differs from the extents", window.start + at));
     }
-    // Again in unaligned pieces.
-    for (i, piece) in rebuilt.chunks(4099).enumerate().step_by(7) {
+    // Read again in unaligned parts.
+    for (i, part) in rebuilt.chunks(4099).enumerate().step_by(7) {
         let start = window.start + (i * 4099) as u64;
-        let read = &mut read[..piece.len()];
+        let read = &mut read[..part.len()];
         image.read_at(read, start)?;
-        if let Some(at) = first_difference(read, piece) {
-            return Err(broken("an unaligned read_at differs", start + at));
+        if let Some(at) = first_difference(read, part) {
+            return Err(violation("an unaligned read_at differs", start + at));
         }
     }
     Ok(rebuilt)
 }
 
-/// What the slices give, glued together, is what was read.
+/// Verifies that the concatenation of all slices equals `read`.
 fn verify_slices(image: &Image, window: &Range<u64>, read: &[u8]) -> Result<()> {
-    let mut glued = Vec::with_capacity(read.len());
+    let mut joined = Vec::with_capacity(read.len());
     let mut fetcher = Fetcher::default();
     for slice in image.slices(window.clone())? {
-        let start = glued.len();
+        let start = joined.len();
         let at = window.start + start as u64;
         match slice? {
-            Slice::Bytes(bytes) => glued.extend_from_slice(bytes),
-            Slice::Zeros(len) => glued.resize(start + len as usize, 0),
+            Slice::Bytes(bytes) => joined.extend_from_slice(bytes),
+            Slice::Zeros(len) => joined.resize(start + len as usize, 0),
             Slice::Fetch(extent) if extent.guest.start == at => {
-                glued.resize(start + extent.len() as usize, 0xa5);
-                fetcher.fetch(image, &extent, &mut glued[start..])?;
+                joined.resize(start + extent.len() as usize, 0xa5);
+                fetcher.fetch(image, &extent, &mut joined[start..])?;
             }
-            Slice::Fetch(_) => return Err(broken("a slice to be fetched is out of place", at)),
+            Slice::Fetch(_) => return Err(violation("a slice to fetch has the wrong offset", at)),
         }
-        if glued.len() == start {
-            return Err(broken("a slice is empty", at));
+        if joined.len() == start {
+            return Err(violation("a slice is empty", at));
         }
     }
-    if glued.len() != read.len() {
-        return Err(broken("slices do not end with the range", window.start + glued.len() as u64));
+    if joined.len() != read.len() {
+        let end = window.start + joined.len() as u64;
+        return Err(violation("slices do not end with the range", end));
     }
-    match first_difference(&glued, read) {
-        Some(at) => Err(broken("slices differ from the bytes that were read", window.start + at)),
+    match first_difference(&joined, read) {
+        Some(at) => Err(violation("slices differ from read_at", window.start + at)),
         None => Ok(()),
     }
 }
 
-/// What is lent from anywhere is what was read there.
+/// Verifies that slices borrowed at single offsets equal `read`.
 fn verify_single_slices(image: &Image, window: &Range<u64>, read: &[u8]) -> Result<()> {
     for start in (0..read.len()).step_by(13 * 4099) {
         let (at, rest) = (window.start + start as u64, &read[start..]);
-        let Some(lent) = image.slice_at(at, rest.len().min(5000))? else { continue };
-        if lent.is_empty() || !rest.starts_with(lent) {
-            return Err(broken("a single slice differs from the bytes that were read", at));
+        let Some(borrowed) = image.slice_at(at, rest.len().min(5000))? else { continue };
+        if borrowed.is_empty() || !rest.starts_with(borrowed) {
+            return Err(violation("a slice at a single offset differs from read_at", at));
         }
     }
     Ok(())
 }
 
-/// Appends the extent's bytes, by way of the files alone.
+/// Appends the extent's bytes, read directly from the files.
 fn rebuild(image: &Image, extent: &ChainExtent, out: &mut Vec<u8>) -> Result<()> {
     let start = out.len();
     out.resize(start + extent.len() as usize, 0);
     let out = &mut out[start..];
-    let cannot = |e| Error::io("cannot read guest data", e);
+    let cannot_read = |e| Error::io("cannot read guest data", e);
     match &extent.kind {
         Kind::Zero(_) | Kind::Unallocated => {}
         Kind::Data(place) => {
             image
                 .file(extent.depth, place.file)
                 .read_exact_at(out, place.offset)
-                .map_err(cannot)?;
+                .map_err(cannot_read)?;
         }
         Kind::Encoded(encoded) => {
             let mut stored = vec![0; encoded.stored as usize];
             let file = image.file(extent.depth, encoded.place.file);
-            file.read_exact_at(&mut stored, encoded.place.offset).map_err(cannot)?;
+            file.read_exact_at(&mut stored, encoded.place.offset).map_err(cannot_read)?;
             let mut unit = vec![0; (encoded.unit.end - encoded.unit.start) as usize];
-            Decoder::default().decode(encoded.codec, &stored, &mut unit).map_err(cannot)?;
+            Decoder::default().decode(encoded.codec, &stored, &mut unit).map_err(cannot_read)?;
             let skip = (extent.guest.start - encoded.unit.start) as usize;
             out.copy_from_slice(&unit[skip..skip + out.len()]);
         }

@@ -1,6 +1,6 @@
-//! The one error type: a small stable kind, and the context that a person
-//! needs to act on it.
+//! The error type.
 
+use crate::remedy::Remedy;
 use crate::report::printable::printable;
 use crate::storage::output::OutputError;
 use std::borrow::Cow;
@@ -9,32 +9,32 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// The library's result.
+/// Result type of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of trouble it is: what a program decides by.
+/// Kind of an error, by which programs can handle it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The operating system refused or failed; see [`Error::io_error`].
+    /// An I/O error of the operating system; see [`Error::io_error`].
     Io,
-    /// The image contradicts itself, its specification or its own length.
+    /// The image is damaged: it is inconsistent, truncated, or violates its specification.
     Corrupt,
-    /// The image is right but asks for something that is not implemented.
+    /// The image is valid but uses a feature that is not supported.
     Unsupported,
-    /// A policy said no: a reference to another file, overwriting the source.
+    /// A policy forbids it, such as a reference to another file or overwriting the source.
     Refused,
-    /// A stated limit would be exceeded.
+    /// A limit is exceeded.
     Limit,
-    /// The caller asked for something impossible: a bad option, a range behind the end.
+    /// The caller passed an invalid argument, such as an unknown option or a range beyond the end.
     Invalid,
-    /// The caller asked to stop.
+    /// The caller cancelled the operation.
     Cancelled,
 }
 
-/// An error with its context: path, structure, host offset, what to do.
+/// An error with its context: path, structure, host offset, hint and remedy.
 ///
-/// `Display` gives one line: `PATH: STRUCTURE at offset N: WHAT (HINT)`.
+/// `Display` writes one line: `PATH: STRUCTURE at offset N: MESSAGE (HINT; REMEDY)`.
 #[derive(thiserror::Error)]
 pub struct Error(Box<Parts>);
 
@@ -46,13 +46,13 @@ struct Parts {
     offset: Option<u64>,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
-    limit: Option<&'static str>,
+    remedy: Option<Remedy>,
     lost: Option<Range<u64>>,
     source: Option<io::Error>,
 }
 
 impl Error {
-    /// An error of the given kind. `message` says what was found and what was allowed.
+    /// Creates an error. `message` should state what was found and what was expected.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Parts {
             kind,
@@ -61,13 +61,13 @@ impl Error {
             offset: None,
             message: message.into(),
             hint: None,
-            limit: None,
+            remedy: None,
             lost: None,
             source: None,
         }))
     }
 
-    /// [`ErrorKind::Corrupt`], in the named structure ("L1 table", "header").
+    /// Creates an [`ErrorKind::Corrupt`] for a structure of the image ("L1 table", "header").
     pub fn corrupt(
         structure: impl Into<Cow<'static, str>>,
         message: impl Into<Cow<'static, str>>,
@@ -75,49 +75,48 @@ impl Error {
         Self::new(ErrorKind::Corrupt, message).in_structure(structure)
     }
 
-    /// [`ErrorKind::Unsupported`].
+    /// Creates an [`ErrorKind::Unsupported`].
     pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// [`ErrorKind::Refused`].
+    /// Creates an [`ErrorKind::Refused`].
     pub fn refused(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Refused, message)
     }
 
-    /// [`ErrorKind::Limit`] that nobody can raise: a format's own, or one of what is written.
-    /// What an image may demand is bounded by [`Limits`](crate::Limits).
+    /// Creates an [`ErrorKind::Limit`] for a limit that cannot be raised, such as a limit of a
+    /// format. (Errors for [`Limits`](crate::Limits) have a [remedy](Self::remedy).)
     pub fn limit(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Limit, message)
     }
 
-    /// [`ErrorKind::Limit`]: `found` ("a grain directory of 40 bytes") is more than `most`, which
-    /// the field `name` of [`Limits`](crate::Limits) says.
-    pub(crate) fn over_limit(name: &'static str, found: impl fmt::Display, most: u64) -> Self {
-        debug_assert!(crate::Limits::names().contains(&name), "{name} is no limit");
-        let mut error = Self::limit(format!("{found}; the limit {name} is {most}"));
-        error.0.limit = Some(name);
-        error.hint(format!(
-            "to raise it: --limit {name}=N; in Rust Limits::{name}, in Python limits={{\"{name}\": N}}"
-        ))
+    /// Creates an [`ErrorKind::Limit`] for `found` ("a grain directory of 40 bytes"), which exceeds
+    /// `max`, the value of the field `name` of [`Limits`](crate::Limits).
+    pub(crate) fn over_limit(name: &'static str, found: impl fmt::Display, max: u64) -> Self {
+        debug_assert!(crate::Limits::names().contains(&name), "{name} is not a limit");
+        Self::limit(format!("{found}; the limit {name} is {max}"))
+            .with_remedy(Remedy::RaiseLimit(name))
     }
 
-    /// [`ErrorKind::Invalid`].
+    /// Creates an [`ErrorKind::Invalid`].
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Invalid, message)
     }
 
-    /// [`ErrorKind::Cancelled`].
+    /// Creates an [`ErrorKind::Cancelled`].
     pub fn cancelled() -> Self {
         Self::new(ErrorKind::Cancelled, "stopped on request")
     }
 
-    /// [`ErrorKind::Io`]: `doing` says what was attempted ("cannot open").
-    /// Running off the end of a file while reading an image's structure, or a
-    /// stream that does not decode, is the image's fault:
-    /// [`ErrorKind::Corrupt`].
-    pub fn io(doing: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
-        // One of ours, which had to pass as the system's: it says more than we could.
+    /// Creates an [`ErrorKind::Io`] from an error of the system. `message` states which operation
+    /// failed ("cannot open").
+    ///
+    /// [`io::ErrorKind::UnexpectedEof`] and [`io::ErrorKind::InvalidData`] become
+    /// [`ErrorKind::Corrupt`]: the image is truncated or a compressed stream is damaged. If
+    /// `source` wraps an [`Error`], returns that error.
+    pub fn io(message: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
+        // An error of this library that was returned through an io::Error has more context.
         let source = match source.downcast::<Self>() {
             Ok(error) => return error,
             Err(source) => source,
@@ -126,55 +125,54 @@ impl Error {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => ErrorKind::Corrupt,
             _ => ErrorKind::Io,
         };
-        let mut error = Self::new(kind, doing);
+        let mut error = Self::new(kind, message);
         error.0.source = Some(source);
         error
     }
 
-    /// Trouble with one of an output's files, which is named; `doing` as for
-    /// [`io`](Self::io).
-    pub(crate) fn output(doing: impl Into<Cow<'static, str>>, trouble: OutputError) -> Self {
-        let OutputError { path, error, refused, hint } = trouble;
-        let mut named = match refused {
+    /// Converts an error of an output. `message` is the same as for [`io`](Self::io).
+    pub(crate) fn output(message: impl Into<Cow<'static, str>>, error: OutputError) -> Self {
+        let OutputError { path, error, refused, hint } = error;
+        let mut converted = match refused {
             true => Self::refused(error.to_string()),
-            false => Self::io(doing, error),
+            false => Self::io(message, error),
         };
-        named.0.path = path;
-        named.0.hint = hint;
-        named
+        converted.0.path = path;
+        converted.0.hint = hint;
+        converted
     }
 
-    /// Names the structure of the image, unless one is named already.
+    /// Sets the structure of the image, unless one is set.
     #[must_use]
     pub fn in_structure(mut self, structure: impl Into<Cow<'static, str>>) -> Self {
         self.0.structure.get_or_insert_with(|| structure.into());
         self
     }
 
-    /// Gives the host offset (bytes from the start of the file), unless there is one already.
+    /// Sets the host offset in bytes from the start of the file, unless one is set.
     #[must_use]
     pub fn at(mut self, offset: u64) -> Self {
         self.0.offset.get_or_insert(offset);
         self
     }
 
-    /// Names the file, unless one is named already.
+    /// Sets the path of the file, unless one is set.
     #[must_use]
     pub fn in_file(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path.get_or_insert_with(|| path.as_ref().to_owned());
         self
     }
 
-    /// All of these guest bytes are lost for this one reason; what lies around
-    /// them need not be. Unless it is said already.
+    /// Sets the range of guest bytes that cannot be read because of this error, unless one is set.
+    /// Bytes outside the range may be readable.
     #[must_use]
     pub fn losing(mut self, guest: Range<u64>) -> Self {
         self.0.lost.get_or_insert(guest);
         self
     }
 
-    /// The same in the terms of a whole, of which the layer's guest bytes from
-    /// `from` on are a part that starts at `at`.
+    /// Translates the range of lost guest bytes from a part to the whole: offset `from` of the part
+    /// is offset `at` of the whole.
     #[must_use]
     pub(crate) fn moved(mut self, from: u64, at: u64) -> Self {
         let moved = |offset: u64| offset.saturating_sub(from).saturating_add(at);
@@ -182,60 +180,106 @@ impl Error {
         self
     }
 
-    /// Adds what the reader can do about it.
+    /// Sets the hint: what the user can do about the error.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Says more for a person, before the hint that there is.
+    /// Adds text before the hint.
     #[must_use]
-    pub(crate) fn remark(self, text: String) -> Self {
+    pub(crate) fn prepend_hint(self, text: String) -> Self {
         match self.0.hint.clone() {
             Some(hint) => self.hint(format!("{text}; {hint}")),
             None => self.hint(text),
         }
     }
 
-    /// The kind.
+    /// Removes the remedy, where it does not apply.
+    #[must_use]
+    pub(crate) fn clear_remedy(mut self) -> Self {
+        self.0.remedy = None;
+        self
+    }
+
+    /// Sets the remedy: what the caller can change so that the operation succeeds.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: Remedy) -> Self {
+        self.0.remedy = Some(remedy);
+        self
+    }
+
+    /// Returns the text of `Display` without the remedy, for findings, which are not tied to a
+    /// front end.
+    pub(crate) fn without_remedy(&self) -> String {
+        self.describe(|_| None)
+    }
+
+    /// Returns the kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The file concerned.
+    /// Returns the path of the file.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
     }
 
-    /// The image's structure concerned ("L2 table").
+    /// Returns the structure of the image ("L2 table").
     pub fn structure(&self) -> Option<&str> {
         self.0.structure.as_deref()
     }
 
-    /// The host offset concerned, in bytes.
+    /// Returns the host offset in bytes.
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
     }
 
-    /// The field of [`Limits`](crate::Limits) that would be exceeded, for a limit that can be raised.
+    /// Returns the name of the field of [`Limits`](crate::Limits) that is exceeded, if the limit
+    /// can be raised.
     pub fn exceeded(&self) -> Option<&'static str> {
-        self.0.limit
+        match self.0.remedy {
+            Some(Remedy::RaiseLimit(name)) => Some(name),
+            _ => None,
+        }
     }
 
-    /// The guest bytes of the layer concerned that are lost as a whole, where
-    /// that is known.
+    /// Returns what the caller can change so that the operation succeeds, if known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        self.0.remedy
+    }
+
+    /// Returns the text of `Display`, with the remedy formatted by `word`. If `word` returns
+    /// `None`, the remedy is omitted.
+    ///
+    /// ```
+    /// # use diskimg::{Image, Remedy};
+    /// # let error = diskimg::Limits::default().set("none", 1).unwrap_err();
+    /// let text = error.describe(|remedy| match remedy {
+    ///     Remedy::RaiseLimit(name) => Some(format!("--limit {name}=N raises the limit")),
+    ///     other => Some(other.to_string()),
+    /// });
+    /// # assert_eq!(text, error.to_string());
+    /// ```
+    pub fn describe(&self, word: impl FnOnce(Remedy) -> Option<String>) -> String {
+        // Any part may contain text from an untrusted image.
+        printable(&self.line(word)).into_owned()
+    }
+
+    /// Returns the range of guest bytes of the layer that cannot be read because of this error, if
+    /// known.
     pub fn lost(&self) -> Option<Range<u64>> {
         self.0.lost.clone()
     }
 
-    /// The system failed, not the image: what is behind this error is not known, and must not
-    /// be taken for damage that can be made up for.
-    pub(crate) fn is_of_storage(&self) -> bool {
+    /// Returns true for an error of the operating system, which does not mean that the image is
+    /// damaged.
+    pub(crate) fn is_storage_failure(&self) -> bool {
         self.io_error().is_some_and(|error| error.raw_os_error().is_some())
     }
 
-    /// What the operating system said.
+    /// Returns the underlying I/O error.
     pub fn io_error(&self) -> Option<&io::Error> {
         self.0.source.as_ref()
     }
@@ -243,13 +287,12 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Any part of it may quote the image.
-        f.write_str(&printable(&self.line()))
+        f.write_str(&self.describe(|remedy| Some(remedy.to_string())))
     }
 }
 
 impl Error {
-    fn line(&self) -> String {
+    fn line(&self, word: impl FnOnce(Remedy) -> Option<String>) -> String {
         let parts = &*self.0;
         let mut line = String::new();
         if let Some(path) = &parts.path {
@@ -264,12 +307,15 @@ impl Error {
         line += &parts.message;
         if let Some(source) = &parts.source {
             let text = source.to_string();
-            // The number says nothing to a person, and programs have `io_error`.
+            // The number is not useful to people, and programs can use `io_error`.
             let text = text.rsplit_once(" (os error ").map_or(&*text, |(words, _)| words);
             line += &format!(": {text}");
         }
-        if let Some(hint) = &parts.hint {
-            line += &format!(" ({hint})");
+        let remedy = parts.remedy.and_then(word);
+        let advice: Vec<&str> =
+            parts.hint.as_deref().into_iter().chain(remedy.as_deref()).collect();
+        if !advice.is_empty() {
+            line += &format!(" ({})", advice.join("; "));
         }
         line
     }
@@ -277,15 +323,15 @@ impl Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What `main` prints for an error that it returns: for people, too.
+        // `main` prints an error that it returns with `Debug`, so make it readable.
         let mut debug = f.debug_struct("Error");
         debug.field("kind", &self.0.kind).field("message", &self.to_string()).finish()
     }
 }
 
-/// Adds context where an error passes by.
+/// Adds context to the error of a result.
 pub(crate) trait Context<T> {
-    /// Names the file.
+    /// Sets the path of the file, unless one is set or `path` is `None`.
     fn in_file(self, path: Option<&Path>) -> Result<T>;
 }
 
@@ -303,20 +349,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_says_file_structure_offset_what_and_what_to_do() {
-        let error = Error::corrupt("L1 table", "entry 3 points behind the end of the file")
+    fn display_writes_path_structure_offset_message_and_hint_in_one_line() {
+        let error = Error::corrupt("L1 table", "entry 3 points beyond the end of the file")
             .at(0x30000)
             .in_file("a.qcow2")
             .hint("the file may be truncated");
         assert_eq!(
             error.to_string(),
-            "a.qcow2: L1 table at offset 0x30000: entry 3 points behind the end of the file \
+            "a.qcow2: L1 table at offset 0x30000: entry 3 points beyond the end of the file \
              (the file may be truncated)"
         );
     }
 
     #[test]
-    fn control_characters_from_an_image_are_escaped_wherever_they_stand() {
+    fn control_characters_are_escaped_in_every_part() {
         let bad = || "\u{1b}[2Jx\u{202e}";
         let error = Error::refused(bad()).in_structure(bad()).in_file(bad()).hint(bad());
         let good = "\\u{1b}[2Jx\\u{202e}";

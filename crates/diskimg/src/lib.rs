@@ -1,8 +1,8 @@
 //! Read, write and convert disk images: qcow2, VMDK, OVA, ISO, raw.
 //!
-//! A disk image is a map from **guest bytes** (what the virtual machine sees)
-//! to **places** (where those bytes are kept). [`Image`] answers what the guest
-//! sees and where it lies; [`Convert`] carries it into another format.
+//! A disk image is a map from **guest bytes** (what the virtual machine sees) to **host offsets**
+//! (where those bytes are stored). [`Image`] reads guest bytes and maps them to host offsets;
+//! [`Convert`] converts an image to another format.
 //!
 //! ```
 //! use diskimg::{Convert, Format, Image};
@@ -13,7 +13,7 @@
 //! let image = Image::open("../../testdata/ext4-stream-qemu.vmdk")?;
 //! assert_eq!(image.format(), Format::Vmdk);
 //!
-//! // The ext4 magic number, read without converting anything.
+//! // Read the ext4 magic number, without converting the image.
 //! let mut magic = [0; 2];
 //! image.read_at(&mut magic, 1080)?;
 //! assert_eq!(magic, [0x53, 0xef]);
@@ -24,44 +24,49 @@
 //! # }
 //! ```
 //!
-//! # Safety of hostile input
+//! # Untrusted images
 //!
-//! An image is treated as hostile: every number in it is checked before it is
-//! used, and whatever the bytes, the answer is a result or an [`Error`], never a
-//! panic. Files that an image *names* (backing files, data files) are opened
-//! only as far as [`ExternalFiles`] allows: by default within the image's own
-//! directory. Say the format ([`OpenOptions::format`]) where you know it: a guest can
-//! write any header into a raw disk.
+//! Images are treated as untrusted: all numbers are checked before they are used, and any input
+//! results in a value or an [`Error`], never in a panic. Files that an image references (backing
+//! files, data files) are opened only if [`ExternalFiles`] allows it: by default, if they are in
+//! the image's directory. Specify the format with [`OpenOptions::format`] if you know it, because a
+//! guest can write any header into a raw disk.
 //!
-//! # Bytes without copies
+//! # Zero-copy access
 //!
-//! [`Image::slices`] lends stored bytes where they are, if they are in memory:
-//! of an image that was opened from a buffer, or mapped
-//! ([`OpenOptions::memory_map`], which is `unsafe` and says why). Nothing else
-//! in the library maps a file.
+//! [`Image::slices`] borrows stored bytes that are in memory, for images in a buffer and for
+//! memory-mapped images ([`OpenOptions::memory_map`], which is `unsafe`). Files are not mapped
+//! otherwise.
 //!
-//! # Promises of a conversion
+//! # Guarantees of a conversion
 //!
-//! The output appears under its name when it is complete and on stable
-//! storage, and not at all otherwise. Its bytes depend on the source, the
-//! options, and on whether the file system [shares](Reflink) data between the
-//! two; not on the number of threads.
+//! The output appears under its name when it is complete and on stable storage, or not at all. Its
+//! bytes depend on the source, on the options, and on whether the file system
+//! [shares](Reflink) data between source and output, but not on the number of threads.
 //!
-//! # Floors
+//! # Layers
 //!
-//! Each module uses only what stands below it: `verbs` ([`Convert`],
-//! [`Create`], [`compare()`], [`map()`], [`measure()`]) → [`formats`] → the
-//! vocabulary ([`Image`], [`Layer`], [`extent`], [`target`]) → [`host`].
-//! `ARCHITECTURE.md` in the repository is the map.
+//! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`compare()`],
+//! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`],
+//! [`target`]) → [`storage`]. See `ARCHITECTURE.md` in the repository.
+
+// Without some formats, some shared code is unused.
+#![cfg_attr(
+    not(all(feature = "qcow2", feature = "vmdk", feature = "ova", feature = "iso", feature = "inspect")),
+    allow(dead_code, unused_imports)
+)]
 
 pub mod conformance;
 mod error;
 pub mod formats;
+#[cfg(feature = "iso")]
 pub mod iso;
 mod model;
 pub mod open;
 mod ops;
+#[cfg(feature = "partition")]
 pub mod partition;
+mod remedy;
 mod report;
 pub mod storage;
 
@@ -75,20 +80,28 @@ pub use model::slices::{Slice, Slices};
 pub use model::{extent, target};
 pub use open::external_files::ExternalFiles;
 pub use open::limits::{Limit, Limits};
+pub use open::probe::Probing;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
-    Digests, FileDigest, InspectOptions, MapEntry, Progress, Reflink, Report, Salvaged, Sparse,
-    compare, inspect, inspect_source, map, measure, measure_size,
+    Digests, FileDigest, MapEntry, Progress, Reflink, Report, Salvaged, Sparse, compare, map,
+    measure, measure_size,
 };
+#[cfg(feature = "inspect")]
+pub use ops::{InspectOptions, inspect, inspect_source};
+pub use remedy::Remedy;
+pub use report::finding::{Finding, Severity};
+#[cfg(feature = "inspect")]
+pub use report::inspection;
+#[cfg(feature = "inspect")]
 pub use report::inspection::Inspection;
 pub use report::printable::printable;
-pub use report::{check, info, inspection};
+pub use report::{check, info};
 pub use storage::caching::Caching;
 pub use storage::output::{Durability, Output};
 pub use storage::source::Source;
 
-/// The README's examples, run as tests.
+/// Runs the examples of the README as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Bytes of any kind: what are they, and what is in them?
+//! Arbitrary bytes: format detection, and opening as any format.
 
 use crate::Target;
 use crate::exercise;
@@ -7,13 +7,13 @@ use diskimg::storage::source::MemorySource;
 use diskimg::{ErrorKind, ExternalFiles, Format, OpenOptions, Options, measure};
 use std::sync::Arc;
 
-/// The same bytes are always the same format, and opening them agrees.
+/// Opens the input as the detected format, which must be the same when opening, and as every format.
 pub(crate) fn detect(input: &[u8]) {
     let source = Arc::new(MemorySource::new(input));
     let Ok(format) = Format::probe(&*source) else { return };
     let options = OpenOptions::new().external_files(ExternalFiles::None).metadata_only(true);
     if let Some(image) = exercise::open(|| options.open_source(source.clone(), "any.img")) {
-        assert_eq!(image.format(), format, "opened as another format than it was taken for");
+        assert_eq!(image.format(), format, "opened as another format than detected");
     }
     for other in Format::ALL {
         let options = options.clone().format(*other);
@@ -23,7 +23,7 @@ pub(crate) fn detect(input: &[u8]) {
 
 pub(crate) fn detect_seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<_> = samples::testdata();
-    // What is told by bytes far behind the beginning stays there.
+    // Includes the ISO and UDF signatures at 32 KiB and beyond.
     for seed in &mut seeds {
         seed.truncate(40 << 10);
     }
@@ -41,37 +41,41 @@ pub(crate) fn detect_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Bytes of a disk that is converted.
-const CONVERTED: u64 = 256 << 10;
+/// Maximum size of a disk that is converted.
+const MAX_CONVERTED: u64 = 256 << 10;
 
-/// An image of any format. What reads as a whole, converts to what reads the same.
+/// Opens an image of any format. If it can be read completely, its conversion must have the same
+/// contents.
 pub(crate) fn open_anything(input: &[u8]) {
     exercise::image(input.to_vec(), None);
     let source = Arc::new(MemorySource::new(input));
     let options = OpenOptions::new().external_files(ExternalFiles::None);
     let Ok(image) = options.open_source(source.clone(), "fuzzed.img") else { return };
     measure(Format::Qcow2, &Options::default(), &image).ok();
-    if image.size() > CONVERTED {
+    if image.size() > MAX_CONVERTED {
         return;
     }
     let (size, format) = (image.size(), image.format());
     let mut disk = vec![0xa5; size as usize];
     let reads = image.read_at(&mut disk, 0).is_ok();
-    // Qcow2 has sectors: a disk is filled up with zeros.
+    // The size of a qcow2 disk is a multiple of 512; conversion pads with zeros.
     disk.resize(disk.len().next_multiple_of(512), 0);
     match samples::convert(source, format, Format::Qcow2, "cluster_size=4k", true) {
         Ok((bytes, _)) => {
-            assert!(reads, "converted what cannot be read");
+            assert!(reads, "converted an image that cannot be read");
             let written = Arc::new(MemorySource::new(bytes));
             let image = options.format(Format::Qcow2).open_source(written, "written");
             let image = image.unwrap_or_else(|error| panic!("{error}"));
             let mut read = vec![0xa5; disk.len()];
             image.read_at(&mut read, 0).unwrap_or_else(|error| panic!("{error}"));
-            assert!(read == disk, "converted to other bytes");
+            assert!(read == disk, "the converted image has other contents");
         }
         Err(error) => {
             exercise::is_clear(&error);
-            assert!(!reads || error.kind() != ErrorKind::Io, "reads, but: {error}");
+            assert!(
+                !reads || error.kind() != ErrorKind::Io,
+                "an image that can be read does not convert: {error}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! All that can be asked of an image.
+//! Runs every read operation on an image.
 
 use diskimg::storage::source::MemorySource;
 use diskimg::{
@@ -7,25 +7,25 @@ use diskimg::{
 };
 use std::sync::Arc;
 
-/// A disk up to this size is held against what is promised of every disk.
-const SMALL: u64 = 1 << 20;
+/// Maximum size of a virtual disk on which `conformance::verify` is run.
+const MAX_VERIFIED: u64 = 1 << 20;
 
-/// Bytes read at both ends of a larger one.
-const ENDS: u64 = 64 << 10;
+/// Number of bytes read at each end of a larger disk.
+const BYTES_AT_ENDS: u64 = 64 << 10;
 
-/// Entries of a map that are looked at.
-const ENTRIES: u32 = 20_000;
+/// Maximum number of map entries that are checked.
+const MAX_ENTRIES: u32 = 20_000;
 
-/// Findings whose words are looked at.
-const FINDINGS: u32 = 50;
+/// Maximum number of findings whose messages are checked.
+const MAX_FINDINGS: u32 = 50;
 
-/// Opens an image of this format (or of the one that its bytes look like) and asks it everything.
+/// Opens an image of this format (or of the detected one) and runs every read operation.
 pub(crate) fn image(bytes: Vec<u8>, format: impl Into<Option<Format>>) {
     let source = Arc::new(MemorySource::new(bytes));
-    inspected(&source);
+    inspect(&source);
     let options = OpenOptions::new().format(format).external_files(ExternalFiles::None);
-    let facts = options.clone().metadata_only(true);
-    open(|| facts.open_source(source.clone(), "fuzzed.img"));
+    let metadata_only = options.clone().metadata_only(true);
+    open(|| metadata_only.open_source(source.clone(), "fuzzed.img"));
     if let Some(image) = open(|| options.open_source(source.clone(), "fuzzed.img")) {
         assert_eq!(image.layers().len(), 1, "other files were opened");
         contents(&image);
@@ -33,19 +33,19 @@ pub(crate) fn image(bytes: Vec<u8>, format: impl Into<Option<Format>>) {
     }
 }
 
-/// What the gate for uploads says.
-fn inspected(source: &Arc<MemorySource>) {
+/// Inspects the image, which must always give a verdict.
+fn inspect(source: &Arc<MemorySource>) {
     match inspect_source(source.clone(), "fuzzed.img", &InspectOptions::new()) {
         Ok(inspection) => {
-            for finding in inspection.findings.iter().take(FINDINGS as usize) {
+            for finding in inspection.findings.iter().take(MAX_FINDINGS as usize) {
                 assert_line(&finding.message);
             }
         }
-        Err(error) => panic!("whatever the bytes, there is an answer: {error}"),
+        Err(error) => panic!("inspect failed: {error}"),
     }
 }
 
-/// What any way to open it gives: facts and findings.
+/// Opens an image, and checks its information, findings and warnings.
 pub(crate) fn open(open: impl Fn() -> Result<Image, Error>) -> Option<Image> {
     let image = match open() {
         Ok(image) => image,
@@ -61,7 +61,7 @@ pub(crate) fn open(open: impl Fn() -> Result<Image, Error>) -> Option<Image> {
     let mut findings = 0;
     let mut count = |finding: diskimg::check::Finding| {
         findings += 1;
-        if findings <= FINDINGS {
+        if findings <= MAX_FINDINGS {
             assert_line(&finding.message);
         }
     };
@@ -72,20 +72,20 @@ pub(crate) fn open(open: impl Fn() -> Result<Image, Error>) -> Option<Image> {
     Some(image)
 }
 
-/// What the guest sees.
+/// Maps and reads the guest bytes.
 pub(crate) fn contents(image: &Image) {
-    mapped(image);
-    if image.size() <= SMALL {
+    check_map(image);
+    if image.size() <= MAX_VERIFIED {
         conforms(image);
         return;
     }
-    let mut bytes = vec![0; ENDS as usize];
-    for at in [0, image.size() - ENDS] {
+    let mut bytes = vec![0; BYTES_AT_ENDS as usize];
+    for at in [0, image.size() - BYTES_AT_ENDS] {
         image.read_at(&mut bytes, at).map_err(|e| is_clear(&e)).ok();
     }
 }
 
-/// Reading may fail; answers may not contradict each other.
+/// Verifies that all results are consistent. Reading may fail.
 pub(crate) fn conforms(image: &Image) {
     if let Err(error) = conformance::verify(image) {
         assert_ne!(error.structure(), Some("conformance"), "{error}");
@@ -93,14 +93,14 @@ pub(crate) fn conforms(image: &Image) {
     }
 }
 
-fn mapped(image: &Image) {
+fn check_map(image: &Image) {
     let (mut at, mut entries) = (0, 0);
     let outcome = map(image, 0..image.size(), &mut |entry| {
-        assert_eq!(entry.start, at, "the map has a gap");
-        assert!(entry.length > 0, "an entry of a map is empty");
+        assert_eq!(entry.start, at, "the map has a gap or an overlap");
+        assert!(entry.length > 0, "a map entry is empty");
         at += entry.length;
         entries += 1;
-        if entries < ENTRIES { Ok(()) } else { Err(Error::cancelled()) }
+        if entries < MAX_ENTRIES { Ok(()) } else { Err(Error::cancelled()) }
     });
     match outcome {
         Ok(()) => assert_eq!(at, image.size(), "the map ends early"),
@@ -109,7 +109,7 @@ fn mapped(image: &Image) {
     }
 }
 
-/// The first snapshots, as disks.
+/// Opens the first snapshots and reads them.
 fn snapshots(image: &Image, options: &OpenOptions, source: &Arc<MemorySource>) {
     let Ok(info) = image.info(0) else { return };
     for snapshot in info.snapshots.iter().take(3) {
@@ -125,15 +125,15 @@ fn snapshots(image: &Image, options: &OpenOptions, source: &Arc<MemorySource>) {
     }
 }
 
-/// An error is one line that says which file and what.
+/// Verifies that an error has a useful message of one line.
 pub(crate) fn is_clear(error: &Error) {
     let text = error.to_string();
     assert_line(&text);
-    assert!(text.len() > 20, "says too little: {text}");
+    assert!(text.len() > 20, "the message is too short: {text}");
     assert_ne!(error.kind(), ErrorKind::Cancelled, "{text}");
 }
 
-/// One line, with nothing that a terminal would take for an order.
+/// Verifies that the text is one line without control characters.
 pub(crate) fn assert_line(text: &str) {
     assert!(!text.chars().any(char::is_control), "control characters in {text:?}");
 }

@@ -1,4 +1,4 @@
-//! ISO images as file systems: one table of an image is the input, the others are right.
+//! ISO images as file systems: the input is one table of an otherwise valid image.
 
 mod tree;
 mod udf;
@@ -8,7 +8,7 @@ pub(crate) use udf::{udf, udf_seeds};
 use crate::scatter::Scatter;
 use diskimg::storage::source::{MemorySource, Source};
 use diskimg_testkit::iso::{
-    self as craft, Craft, DIRECTORY, FREE, MORE, ROOT, Record, SECTOR, susp, utf16,
+    self, DIRECTORY, FREE, IsoBuilder, MORE, ROOT, Record, SECTOR, susp, utf16,
 };
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
@@ -16,29 +16,29 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-/// Descriptors, path tables, directories: Joliet's root, the root, two directories of its own.
+/// Descriptors, path tables and directories: the root, two directories, the Joliet root.
 const VOLUME: Scatter<'_> =
     Scatter { sector_bytes: SECTOR, sectors: &[16, 17, 18, 32, 64, 65, 28, 24, 25] };
 
-/// A volume with trees of two kinds, and all that records can say.
-fn with_directories() -> Craft {
-    let mut craft = Craft::rock_ridge(&[
+/// Returns a volume with two trees and every kind of directory record.
+fn with_directories() -> IsoBuilder {
+    let mut builder = IsoBuilder::rock_ridge(&[
         Record::rock_dir("dir", 64, &[]),
         Record::rock_link("link", "/dir/../good.txt"),
-        Record::rock("sections", 66, 2048, &[]).flagged(MORE),
+        Record::rock("sections", 66, 2048, &[]).with_flags(MORE),
         Record::rock("sections", 67, 100, &[]),
         Record { unit_blocks: 1, gap_blocks: 1, ..Record::rock("interleaved", 66, 2048, &[]) },
         Record { attribute_blocks: 1, ..Record::file("ATTR.BIN;2", 66, 2000) },
     ]);
-    craft
+    builder
         .dir(64, ROOT, &[Record::rock_dir("deeper", 65, &[]), Record::rock("f", 66, 9, &[])])
         .dir(65, 64, &[Record::rock("g", 67, 0, &[])])
         .put(66, &[b'a'; 4000])
         .joliet(&[Record::file(utf16("\u{e9}t\u{e9}"), 66, 30), Record::dir(utf16("d"), 65)]);
-    craft
+    builder
 }
 
-/// Descriptors and directories.
+/// Input: descriptors, path tables and directories.
 pub(crate) fn volume(input: &[u8]) {
     static BASE: OnceLock<Vec<u8>> = OnceLock::new();
     let base = BASE.get_or_init(|| with_directories().finish());
@@ -46,37 +46,37 @@ pub(crate) fn volume(input: &[u8]) {
 }
 
 pub(crate) fn volume_seeds() -> Vec<Vec<u8>> {
-    let enhanced = |craft: &mut Craft| {
-        let mut descriptor = craft::volume(2, ROOT, SECTOR as u32);
+    let enhanced = |builder: &mut IsoBuilder| {
+        let mut descriptor = iso::volume(2, ROOT, SECTOR as u32);
         descriptor[6] = 2;
-        craft.descriptor(descriptor);
+        builder.descriptor(descriptor);
     };
-    let mut all = [with_directories(), Craft::new(&[]), Craft::rock_ridge(&[])];
+    let mut all = [with_directories(), IsoBuilder::new(&[]), IsoBuilder::rock_ridge(&[])];
     enhanced(&mut all[0]);
     enhanced(&mut all[1]);
-    all.iter().map(|craft| VOLUME.take(&craft.finish())).collect()
+    all.iter().map(|builder| VOLUME.take(&builder.finish())).collect()
 }
 
-/// A volume, read as it is, made anew, and extracted.
+/// Input: directories and boot catalog of a volume that is remastered and extracted.
 pub(crate) fn remaster(input: &[u8]) {
     let base = with_boot();
     tree::remaster(Arc::new(MemorySource::new(REMASTER.put(base, input))));
 }
 
-/// The same sectors, and what it starts from.
+/// The directories, the boot catalog and the descriptors.
 const REMASTER: Scatter<'_> =
     Scatter { sector_bytes: SECTOR, sectors: &[32, 64, 65, 28, 68, 18, 17, 16, 0] };
 
 fn with_boot() -> &'static [u8] {
     static BASE: OnceLock<Vec<u8>> = OnceLock::new();
     BASE.get_or_init(|| {
-        let mut craft = with_directories();
+        let mut builder = with_directories();
         let mut catalog = [&[1][..], &[0; 31], &[0x88, 0, 0, 0, 0, 0, 4, 0, 66]].concat();
         (catalog[30], catalog[31]) = (0x55, 0xaa);
         catalog.resize(64, 0);
-        put_catalog_checksum(&mut catalog);
-        craft.descriptor(boot_record(68)).put(68, &catalog);
-        craft.finish()
+        correct_catalog_checksum(&mut catalog);
+        builder.descriptor(boot_record(68)).put(68, &catalog);
+        builder.finish()
     })
 }
 
@@ -84,8 +84,8 @@ pub(crate) fn remaster_seeds() -> Vec<Vec<u8>> {
     vec![REMASTER.take(with_boot()), REMASTER.take(&with_directories().finish())]
 }
 
-/// Raw sectors, of the layout that the first byte says; the second says where a second session
-/// begins. Behind them are the sectors' own 304 bytes, then descriptors and the root.
+/// Input: the layout of raw sectors (one byte), the start of a second session (one byte), 304 bytes
+/// around the data of each sector, then descriptors and the root directory.
 pub(crate) fn disc(input: &[u8]) {
     let [layout, session, rest @ ..] = input else { return };
     let (around, rest) = rest.split_at(rest.len().min(304));
@@ -93,13 +93,13 @@ pub(crate) fn disc(input: &[u8]) {
     around.resize(304, 0);
     let mut cooked = VOLUME.put(&with_directories().finish(), rest);
     if *session > 0 {
-        // A second session is a volume whose descriptors are 16 sectors behind its beginning.
+        // The descriptors of a second session are at its sector 16.
         let at = (75 + usize::from(*session)) * SECTOR;
-        let again = cooked[16 * SECTOR..34 * SECTOR].to_vec();
+        let descriptors = cooked[16 * SECTOR..34 * SECTOR].to_vec();
         cooked.resize(at + 16 * SECTOR, 0);
-        cooked.extend(again);
+        cooked.extend(descriptors);
     }
-    let (before, behind, header) = match layout % 6 {
+    let (before, after, header) = match layout % 6 {
         0 => (16, 288, 12),
         1 => (24, 280, 12),
         2 => (16, 384, 12),
@@ -107,7 +107,7 @@ pub(crate) fn disc(input: &[u8]) {
         4 => (8, 280, 0),
         _ => (0, 0, 0),
     };
-    let mut raw = Vec::with_capacity(cooked.len() / SECTOR * (SECTOR + before + behind));
+    let mut raw = Vec::with_capacity(cooked.len() / SECTOR * (SECTOR + before + after));
     for sector in cooked.chunks(SECTOR) {
         let start = raw.len();
         raw.extend(&around[..before]);
@@ -115,7 +115,7 @@ pub(crate) fn disc(input: &[u8]) {
             raw[start..start + 12].copy_from_slice(b"\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\0");
         }
         raw.extend(sector);
-        raw.resize(start + before + SECTOR + behind, around[303]);
+        raw.resize(start + before + SECTOR + after, around[303]);
     }
     tree::exercise(Arc::new(MemorySource::new(raw)));
 }
@@ -131,26 +131,26 @@ pub(crate) fn disc_seeds() -> Vec<Vec<u8>> {
     (0..6).map(seed).collect()
 }
 
-/// System use fields: a file's (behind its length), the root's own (behind its length), and a
-/// continuation area at sector 66.
+/// Input: the system use fields of a file and of the root directory, each preceded by its length (one
+/// byte), then a continuation area at sector 66.
 pub(crate) fn rock_ridge(input: &[u8]) {
     let (file, rest) = field(input, 210);
-    let (own, area) = field(rest, 150);
-    let record = Record::file("FILE.TXT;1", craft::GOOD_AT, 33).using(&[file.to_vec()]);
+    let (root, area) = field(rest, 150);
+    let record = Record::file("FILE.TXT;1", iso::GOOD_AT, 33).with_system_use(&[file.to_vec()]);
     let dir = Record { flags: DIRECTORY, ..Record::dir("DIR", 64) };
     let moved = Record { flags: DIRECTORY, ..Record::dir("MOVED", 65) };
-    let dir = dir.using(&[area[..area.len().min(100)].to_vec()]);
-    let mut craft = Craft::with_root(&[own.to_vec()], &[record, dir, moved]);
-    craft.dir(64, ROOT, &[Record::rock("inner", craft::GOOD_AT, 3, &[])]);
-    craft.dir(65, ROOT, &[Record::rock_dir("child", 64, &[susp::re()])]);
-    craft.put(66, area);
-    tree::exercise(Arc::new(MemorySource::new(craft.finish())));
+    let dir = dir.with_system_use(&[area[..area.len().min(100)].to_vec()]);
+    let mut builder = IsoBuilder::with_root(&[root.to_vec()], &[record, dir, moved]);
+    builder.dir(64, ROOT, &[Record::rock("inner", iso::GOOD_AT, 3, &[])]);
+    builder.dir(65, ROOT, &[Record::rock_dir("child", 64, &[susp::re()])]);
+    builder.put(66, area);
+    tree::exercise(Arc::new(MemorySource::new(builder.finish())));
 }
 
-/// A field behind a byte that says how long it is, and what is behind it.
-fn field(input: &[u8], most: usize) -> (&[u8], &[u8]) {
+/// Splits off a field that is preceded by its length (one byte).
+fn field(input: &[u8], max_len: usize) -> (&[u8], &[u8]) {
     match input.split_first() {
-        Some((&len, rest)) => rest.split_at(rest.len().min(usize::from(len)).min(most)),
+        Some((&len, rest)) => rest.split_at(rest.len().min(usize::from(len)).min(max_len)),
         None => (&[], &[]),
     }
 }
@@ -158,7 +158,7 @@ fn field(input: &[u8], most: usize) -> (&[u8], &[u8]) {
 pub(crate) fn rock_ridge_seeds() -> Vec<Vec<u8>> {
     let own = [susp::sp(0), susp::px(0o040_755), susp::er("RRIP_1991A")].concat();
     let px = || susp::px(0o100_644);
-    let times = susp::entry(b"TF", &[&[0x7f], &craft::TIME.repeat(7)[..]].concat());
+    let times = susp::entry(b"TF", &[&[0x7f], &iso::TIME.repeat(7)[..]].concat());
     let long_times =
         susp::entry(b"TF", &[&[0x8e], &b"2024022912345600\x04".repeat(3)[..]].concat());
     let seed = |file: &[Vec<u8>], own: &[u8], area: &[Vec<u8>]| {
@@ -195,14 +195,14 @@ pub(crate) fn rock_ridge_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The system area in blocks of 512 bytes (MBR, GPT, an Apple map, entries), the boot record, the
-/// catalog, and the end with GPT's other copy.
+/// In blocks of 512 bytes: the system area (MBR, GPT, Apple Partition Map), boot record, boot
+/// catalog, and the backup GPT at the end.
 const BOOT: Scatter<'_> = Scatter {
     sector_bytes: 512,
     sectors: &[0, 1, 2, 3, 4, 5, 6, 8, 68, 256, 257, 258, 252, 253, 254, 255, 259],
 };
 
-/// A descriptor that says where the catalog is.
+/// Returns a boot record volume descriptor that points to the boot catalog.
 fn boot_record(catalog: u32) -> Vec<u8> {
     let mut record = vec![0; SECTOR];
     record[1..7].copy_from_slice(b"CD001\x01");
@@ -211,14 +211,13 @@ fn boot_record(catalog: u32) -> Vec<u8> {
     record
 }
 
-fn with_catalog(catalog: &[u8]) -> Craft {
-    let mut craft = Craft::new(&[]);
-    craft.descriptor(boot_record(FREE)).put(FREE, catalog);
-    craft
+fn with_catalog(catalog: &[u8]) -> IsoBuilder {
+    let mut builder = IsoBuilder::new(&[]);
+    builder.descriptor(boot_record(FREE)).put(FREE, catalog);
+    builder
 }
 
-/// Boot catalog and partition tables. GPT's checksums and the catalog's are put right if the first
-/// byte is even.
+/// Input: partition tables and boot catalog. Their checksums are corrected if the first byte is even.
 pub(crate) fn boot(input: &[u8]) {
     static BASE: OnceLock<Vec<u8>> = OnceLock::new();
     let base = BASE.get_or_init(|| with_catalog(&[]).finish());
@@ -226,23 +225,19 @@ pub(crate) fn boot(input: &[u8]) {
     let mut image = BOOT.put(base, rest);
     if first % 2 == 0 {
         for at in [512, image.len().saturating_sub(512)] {
-            put_gpt_checksums(&mut image, at);
+            correct_gpt_checksums(&mut image, at);
         }
-        put_catalog_checksum(&mut image[FREE as usize * SECTOR..]);
+        correct_catalog_checksum(&mut image[FREE as usize * SECTOR..]);
     }
     tree::exercise(Arc::new(MemorySource::new(image)));
 }
 
-/// The checksums of a GPT header and of its entries (UEFI, 5.3.2).
-fn put_gpt_checksums(image: &mut [u8], at: usize) {
+/// Corrects the checksums of a GPT header and its entries (UEFI, 5.3.2).
+fn correct_gpt_checksums(image: &mut [u8], at: usize) {
     let number = |image: &[u8], at: usize| {
         image.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
     };
-    let sum = |bytes: &[u8]| {
-        let mut crc = flate2::Crc::new();
-        crc.update(bytes);
-        crc.sum().to_le_bytes()
-    };
+    let sum = |bytes: &[u8]| crc32fast::hash(bytes).to_le_bytes();
     if !image.get(at..at + 512).is_some_and(|header| header.starts_with(b"EFI PART")) {
         return;
     }
@@ -258,8 +253,8 @@ fn put_gpt_checksums(image: &mut [u8], at: usize) {
     image[at + 16..at + 20].copy_from_slice(&header);
 }
 
-/// The checksum of a validation entry: its 16-bit words come to nothing (El Torito, 2.1).
-fn put_catalog_checksum(catalog: &mut [u8]) {
+/// Corrects the checksum of a validation entry: the sum of its 16-bit words is 0 (El Torito, 2.1).
+fn correct_catalog_checksum(catalog: &mut [u8]) {
     catalog[28..30].fill(0);
     let words = catalog[..32].chunks_exact(2).map(|word| u16::from_le_bytes([word[0], word[1]]));
     let sum = words.fold(0u16, u16::wrapping_add);
@@ -307,9 +302,9 @@ pub(crate) fn boot_seeds() -> Vec<Vec<u8>> {
     apm.extend(b"Apple_partition_map");
     let last = 259u64;
     let with = |parts: &[(usize, &[u8])]| {
-        let mut craft = with_catalog(&catalog);
-        parts.iter().for_each(|(at, bytes)| _ = craft.put_at(*at, bytes));
-        [&[0], &BOOT.take(&craft.finish())[..]].concat()
+        let mut builder = with_catalog(&catalog);
+        parts.iter().for_each(|(at, bytes)| _ = builder.put_at(*at, bytes));
+        [&[0], &BOOT.take(&builder.finish())[..]].concat()
     };
     vec![
         with(&[]),
@@ -325,13 +320,13 @@ pub(crate) fn boot_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A packed file, behind two bytes that say what its ZF entry does: words of its header, and the
-/// size of its blocks; and four for the file's size.
+/// Input: the fields of a ZF entry (header size and block size, one byte each; file size, four
+/// bytes), then a zisofs file.
 pub(crate) fn zisofs(input: &[u8]) {
     let [words, log2, a, b, c, d, file @ ..] = input else { return };
     let zf = susp::zf(*words, *log2, u32::from_le_bytes([*a, *b, *c, *d]));
     let record = Record::rock("packed", FREE, file.len() as u32, &[zf]);
-    let image = Craft::rock_ridge(&[record]).put(FREE, file).finish();
+    let image = IsoBuilder::rock_ridge(&[record]).put(FREE, file).finish();
     tree::exercise(Arc::new(MemorySource::new(image)));
 }
 
@@ -339,7 +334,7 @@ pub(crate) fn zisofs_seeds() -> Vec<Vec<u8>> {
     let block = |bytes: &[u8]| {
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
         let packed = encoder.write_all(bytes).and_then(|()| encoder.finish());
-        packed.unwrap_or_else(|error| panic!("no zlib: {error}"))
+        packed.unwrap_or_else(|error| panic!("cannot compress: {error}"))
     };
     let seed = |size: u32, log2: u8, blocks: &[Vec<u8>]| {
         let mut input = vec![4, log2];
@@ -364,7 +359,7 @@ pub(crate) fn zisofs_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A file with a name.
+/// A source with a path.
 #[derive(Debug)]
 struct Named {
     bytes: MemorySource,
@@ -385,7 +380,7 @@ impl Source for Named {
     }
 }
 
-/// A cue sheet; the file that it names may not be opened.
+/// Input: a cue sheet. The file that it refers to must not be opened.
 pub(crate) fn cue(input: &[u8]) {
     let bytes = MemorySource::new(input);
     tree::exercise(Arc::new(Named { bytes, name: Path::new("disc.cue") }));

@@ -1,16 +1,16 @@
-//! What the fuzzers run, and what they start from.
+//! Fuzz targets and their seeds.
 //!
-//! A target is a function of bytes that panics when a promise is broken: an answer that contradicts
-//! another, memory beyond the bound, an error that says nothing. Each wraps its input so that
-//! mutations reach one parser: around the table in question lies an image that is right.
+//! A target is a function that takes bytes and panics if the library violates a guarantee:
+//! inconsistent results, too much memory, an error without information. Each target embeds its input
+//! in an otherwise valid image, so that mutations reach one particular parser.
 //!
 //! ```text
-//!   fuzz_targets/NAME.rs   libFuzzer calls the target          (nightly compiler)
-//!   tests/smoke.rs         seeds and mutations of them, every test run
-//!   bin/seeds.rs           writes the seeds to a folder, for libFuzzer
+//!   fuzz_targets/NAME.rs   calls the target from libFuzzer (nightly compiler)
+//!   tests/smoke.rs         runs seeds and mutations of them in every test run
+//!   bin/seeds.rs           writes the seeds to a directory for libFuzzer
 //! ```
 //!
-//! The crates that make images for the library's tests make the seeds: the files are the same.
+//! The seeds are built with diskimg-testkit, like the images in the library's tests.
 
 mod detect;
 mod exercise;
@@ -23,13 +23,13 @@ mod samples;
 mod scatter;
 mod vmdk;
 
-/// A function to be fuzzed.
+/// A fuzz target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name; the fuzzer's binary is called so.
+    /// Name of the target and of the fuzzer's binary.
     pub name: &'static str,
     function: fn(&[u8]),
-    /// Inputs that reach most of what there is to reach: what the fuzzer starts from.
+    /// Inputs that reach most of the parser's code, from which the fuzzer starts.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
@@ -61,19 +61,19 @@ pub const TARGETS: &[Target] = &[
 ];
 
 impl Target {
-    /// The target of this name.
+    /// Returns the target called `name`.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such target.
     pub fn named(name: &str) -> Self {
         let found = TARGETS.iter().find(|target| target.name == name);
         *found.unwrap_or_else(|| panic!("no target is called {name}"))
     }
 
-    /// Runs it, within the bounds on memory.
+    /// Runs the target and checks its memory use.
     ///
     /// # Panics
-    /// If a promise is broken.
+    /// If the library violates a guarantee.
     pub fn run(&self, input: &[u8]) {
         memory::bounded(|| (self.function)(input));
     }

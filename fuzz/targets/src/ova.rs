@@ -1,4 +1,4 @@
-//! Appliances: the descriptor, the archive, packed archives.
+//! Appliances: OVF descriptors, tar archives, compressed archives.
 
 use crate::exercise;
 use crate::samples;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 const BLOCK: usize = 512;
 
-/// The disk of every appliance: a VMDK stream.
+/// Returns the disk of all appliances: a streamOptimized VMDK.
 fn disk() -> &'static [u8] {
     static DISK: OnceLock<Vec<u8>> = OnceLock::new();
     DISK.get_or_init(|| {
@@ -19,7 +19,7 @@ fn disk() -> &'static [u8] {
     })
 }
 
-/// A tar with these members.
+/// Returns a tar archive with these members.
 ///
 /// # Panics
 /// If a name is too long.
@@ -34,22 +34,22 @@ fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
         }
         Ok(())
     };
-    append().unwrap_or_else(|error| panic!("no tar: {error}"));
-    builder.into_inner().unwrap_or_else(|error| panic!("no tar: {error}"))
+    append().unwrap_or_else(|error| panic!("cannot build the tar archive: {error}"));
+    builder.into_inner().unwrap_or_else(|error| panic!("cannot build the tar archive: {error}"))
 }
 
-/// The descriptor; beside it lies the disk that it should name, and no manifest.
+/// Input: the OVF descriptor of an archive that contains two disks but no manifest.
 pub(crate) fn envelope(input: &[u8]) {
     let archive = tar(&[("a.ovf", input), ("disk1.vmdk", disk()), ("disk2.vmdk.gz", b"\x1f\x8b")]);
     exercise::image(archive, Format::Ova);
 }
 
-/// A descriptor of one disk, in the file of this name.
+/// Returns a descriptor with these `File` and `Disk` elements.
 fn descriptor(file: &str, disk: &str) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
-         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\">\n<ExternalFiles>\n{file}\n</ExternalFiles>\n\
+         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\">\n<References>\n{file}\n</References>\n\
          <DiskSection><Info>Disks</Info>\n{disk}\n</DiskSection>\n\
          <VirtualSystem ovf:id=\"vm\"><Info/><Name>a &amp; b</Name>\
          <OperatingSystemSection ovf:id=\"101\"><Info/></OperatingSystemSection>\
@@ -85,25 +85,25 @@ pub(crate) fn envelope_seeds() -> Vec<Vec<u8>> {
     [simple(), chunks, old, names, entity].map(String::into_bytes).to_vec()
 }
 
-/// A tar. The checksums of its headers are put right: what is behind them is to be reached.
+/// Input: a tar archive. Header checksums are corrected, so that mutations get past them.
 pub(crate) fn archive(input: &[u8]) {
     let mut archive = input.to_vec();
     for block in archive.chunks_exact_mut(BLOCK) {
         if &block[257..262] == b"ustar" {
-            put_checksum(block);
+            correct_checksum(block);
         }
     }
     exercise::image(archive, Format::Ova);
 }
 
-/// The sum of the header's bytes, where it itself counts as blanks.
-fn put_checksum(header: &mut [u8]) {
+/// Corrects the checksum: the sum of the header's bytes, with blanks in place of the checksum.
+fn correct_checksum(header: &mut [u8]) {
     header[148..156].fill(b' ');
     let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
-/// A manifest's line of each file. The digests are some.
+/// Returns a manifest with a line for each file. The digests are wrong.
 fn manifest(algorithm: &str, digits: usize) -> String {
     let line = |name| format!("{algorithm}({name})= {}\n", "0a".repeat(digits / 2));
     line("a.ovf") + &line("disk1.vmdk")
@@ -121,7 +121,7 @@ pub(crate) fn archive_seeds() -> Vec<Vec<u8>> {
         tar(&[(&long, ovf.as_bytes())]),
         tar(&[("disk1.vmdk", small)]),
     ];
-    // Records of pax before the descriptor, and a size in base 256.
+    // pax records before the descriptor, and a size in base-256 encoding.
     let mut pax = tar::Header::new_ustar();
     pax.set_entry_type(tar::EntryType::XHeader);
     let records = b"19 path=c/./a2.ovf\n12 size=9000\n16 GNU.sparse=1\n";
@@ -148,19 +148,17 @@ pub(crate) fn archive_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A packed archive: if the first byte is odd, what follows is first packed by gzip.
+/// Input: a compressed archive. If the first byte is odd, the rest is first compressed with gzip.
 pub(crate) fn packed(input: &[u8]) {
     let Some((&first, rest)) = input.split_first() else { return };
     let bytes = if first % 2 == 0 { rest.to_vec() } else { gzip(rest) };
     exercise::image(bytes, Format::Ova);
 }
 
-/// # Panics
-/// Never: it goes to memory.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let packed = encoder.write_all(bytes).and_then(|()| encoder.finish());
-    packed.unwrap_or_else(|error| panic!("no gzip: {error}"))
+    packed.unwrap_or_else(|error| panic!("cannot compress: {error}"))
 }
 
 pub(crate) fn packed_seeds() -> Vec<Vec<u8>> {
@@ -176,12 +174,12 @@ pub(crate) fn packed_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A zip archive of stored or deflated members (APPNOTE, 4.3).
+/// Returns a zip archive of stored or deflated members (APPNOTE, 4.3).
 fn zip(members: &[(&str, &[u8])], deflate: bool) -> Vec<u8> {
     let (mut archive, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in members {
         let whole = gzip(bytes);
-        // Behind gzip's header, before its CRC and length.
+        // Between gzip's header and its CRC and length.
         let data = if deflate { &whole[10..whole.len() - 8] } else { *bytes };
         let mut common = vec![20, 0, 0, 0, if deflate { 8 } else { 0 }, 0, 0, 0, 0, 0];
         common.extend(&whole[whole.len() - 8..whole.len() - 4]);

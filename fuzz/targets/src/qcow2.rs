@@ -1,13 +1,13 @@
-//! qcow2: one part of an image is the input, the others are right.
+//! qcow2: the input is one part of an otherwise valid image.
 
 use crate::exercise;
 use crate::samples;
 use diskimg::Format;
 use std::sync::OnceLock;
 
-/// Images of a small disk: options, and whether compressed. Their clusters are as small as they
-/// can be.
-const KINDS: [(&str, bool); 8] = [
+/// Options of images of a small disk, and whether they are compressed. Clusters are as small as
+/// possible.
+const VARIANTS: [(&str, bool); 8] = [
     ("cluster_size=512", false),
     ("cluster_size=512,compat=0.10", false),
     ("cluster_size=512", true),
@@ -18,7 +18,7 @@ const KINDS: [(&str, bool); 8] = [
     ("cluster_size=4k", true),
 ];
 
-/// The images and the sizes of their clusters.
+/// Returns the images and their cluster sizes.
 fn images() -> &'static [(Vec<u8>, usize)] {
     static IMAGES: OnceLock<Vec<(Vec<u8>, usize)>> = OnceLock::new();
     IMAGES.get_or_init(|| {
@@ -27,17 +27,17 @@ fn images() -> &'static [(Vec<u8>, usize)] {
             let cluster = 1 << image[23];
             (image, cluster)
         };
-        KINDS.map(make).to_vec()
+        VARIANTS.map(make).to_vec()
     })
 }
 
-fn kind(first: u8) -> &'static (Vec<u8>, usize) {
+fn variant(first: u8) -> &'static (Vec<u8>, usize) {
     &images()[usize::from(first) % images().len()]
 }
 
-/// The first cluster: header, extensions, the backing file's name.
+/// Input: the first cluster with header, extensions and backing file name.
 pub(crate) fn header(input: &[u8]) {
-    let (image, cluster) = kind(7);
+    let (image, cluster) = variant(7);
     let mut bytes = image.clone();
     let len = input.len().min(*cluster);
     bytes[..*cluster].fill(0);
@@ -45,7 +45,7 @@ pub(crate) fn header(input: &[u8]) {
     exercise::image(bytes, Format::Qcow2);
 }
 
-/// A header extension.
+/// Returns a header extension.
 fn extension(kind: u32, data: &[u8]) -> Vec<u8> {
     let mut bytes = [kind.to_be_bytes(), (data.len() as u32).to_be_bytes()].concat();
     bytes.extend_from_slice(data);
@@ -54,9 +54,9 @@ fn extension(kind: u32, data: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
-    let plain = &kind(7).0[..112];
+    let plain = &variant(7).0[..112];
     let long = |number: u64| number.to_be_bytes();
-    // Extensions of all kinds, by themselves and together.
+    // Every type of extension, separately and together.
     let extensions = [
         extension(0xe279_2aca, b"raw"),
         extension(0x6803_f857, &[&[0, 0][..], &[b'd'; 46], &[1, 1], &[b'l'; 46]].concat()),
@@ -84,17 +84,18 @@ pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
         header[19] = 8;
         header.extend(b"base.img");
     }));
-    // AES, LUKS.
+    // Encryption methods AES and LUKS.
     seeds.push(with(&[], &|header| header[35] = 1));
     seeds.push(with(&extensions[3], &|header| header[35] = 2));
     seeds.extend(images().iter().map(|(image, _)| image[..112].to_vec()));
     seeds
 }
 
-/// Everything behind the first cluster: refcounts, L1, L2, data. The first byte says which header.
+/// Input: a byte that selects the header, then everything after the first cluster: refcounts, L1
+/// and L2 tables, data.
 pub(crate) fn tables(input: &[u8]) {
     let Some((&first, rest)) = input.split_first() else { return };
-    let (image, cluster) = kind(first);
+    let (image, cluster) = variant(first);
     exercise::image([&image[..*cluster], rest].concat(), Format::Qcow2);
 }
 
@@ -105,9 +106,9 @@ pub(crate) fn tables_seeds() -> Vec<Vec<u8>> {
     images().iter().enumerate().map(seed).collect()
 }
 
-/// The first image, and so many clusters behind it; its header says where they are.
+/// Returns the first image with `table` appended. `change` gets the image and the table's offset.
 fn with_table(table: &[u8], change: impl FnOnce(&mut Vec<u8>, u64)) -> Vec<u8> {
-    let (image, cluster) = kind(0);
+    let (image, cluster) = variant(0);
     let mut bytes = image.clone();
     bytes.resize(bytes.len().next_multiple_of(*cluster), 0);
     let at = bytes.len() as u64;
@@ -117,7 +118,7 @@ fn with_table(table: &[u8], change: impl FnOnce(&mut Vec<u8>, u64)) -> Vec<u8> {
     bytes
 }
 
-/// The snapshot table, behind a byte that says how many there are.
+/// Input: the number of snapshots (one byte), then the snapshot table.
 pub(crate) fn snapshots(input: &[u8]) {
     let Some((&count, table)) = input.split_first() else { return };
     let bytes = with_table(table, |bytes, at| {
@@ -127,10 +128,10 @@ pub(crate) fn snapshots(input: &[u8]) {
     exercise::image(bytes, Format::Qcow2);
 }
 
-/// One entry of the table, whose tables are the active disk's.
+/// Returns an entry of the snapshot table. It uses the L1 table of the active disk.
 fn snapshot(id: &str, name: &str, extra: &[u64]) -> Vec<u8> {
-    let mut entry = kind(0).0[40..48].to_vec();
-    entry.extend(&kind(0).0[36..40]);
+    let mut entry = variant(0).0[40..48].to_vec();
+    entry.extend(&variant(0).0[36..40]);
     entry.extend((id.len() as u16).to_be_bytes());
     entry.extend((name.len() as u16).to_be_bytes());
     entry.extend(1_700_000_000u32.to_be_bytes());
@@ -156,15 +157,15 @@ pub(crate) fn snapshots_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The bitmap directory and the tables behind it, behind a byte that says how many there are, and
-/// two for the directory's length.
+/// Input: the number of bitmaps (one byte), the length of the directory (two bytes), then the bitmap
+/// directory and the bitmap tables.
 pub(crate) fn bitmaps(input: &[u8]) {
     let [count, high, low, table @ ..] = input else { return };
     let len = u64::from(u16::from_be_bytes([*high, *low]));
     let bytes = with_table(table, |bytes, at| {
-        let known =
+        let fields =
             [&[0, 0, 0, *count, 0, 0, 0, 0][..], &len.to_be_bytes(), &at.to_be_bytes()].concat();
-        let extension = extension(0x2385_2875, &known);
+        let extension = extension(0x2385_2875, &fields);
         bytes[95] |= 1;
         bytes[112..112 + extension.len()].copy_from_slice(&extension);
         bytes[112 + extension.len()..][..8].fill(0);
@@ -172,7 +173,7 @@ pub(crate) fn bitmaps(input: &[u8]) {
     exercise::image(bytes, Format::Qcow2);
 }
 
-/// An entry of the directory: its table is in that cluster of the input.
+/// Returns a directory entry whose bitmap table is at this cluster of the input.
 fn bitmap(cluster: u64, entries: u32, flags: u32, granularity: u8, name: &str) -> Vec<u8> {
     let at = with_table(&[], |_, _| ()).len() as u64 + cluster * 512;
     let mut entry = at.to_be_bytes().to_vec();
@@ -195,10 +196,10 @@ pub(crate) fn bitmaps_seeds() -> Vec<Vec<u8>> {
         table.iter().for_each(|entry| input.extend(entry.to_be_bytes()));
         input
     };
-    let here = with_table(&[], |_, _| ()).len() as u64;
+    let base = with_table(&[], |_, _| ()).len() as u64;
     vec![
         seed(&[bitmap(1, 1, 2, 9, "auto")], &[1]),
-        seed(&[bitmap(1, 1, 0, 16, "a"), bitmap(1, 1, 1, 10, "in use")], &[here + 1024]),
+        seed(&[bitmap(1, 1, 0, 16, "a"), bitmap(1, 1, 1, 10, "in use")], &[base + 1024]),
         seed(&[bitmap(0, 0, 0, 63, "")], &[]),
     ]
 }

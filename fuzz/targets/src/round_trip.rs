@@ -1,4 +1,4 @@
-//! A disk of any layout, through two formats and back.
+//! Converts a disk through two formats and compares the contents.
 
 use crate::exercise::conforms;
 use crate::samples::convert;
@@ -7,10 +7,10 @@ use diskimg::storage::source::{MemorySource, Source};
 use diskimg::{ErrorKind, Format, OpenOptions};
 use std::sync::Arc;
 
-/// Bytes of a disk, at most.
-const MOST: u32 = 1 << 20;
+/// Maximum size of a disk in bytes.
+const MAX_DISK: u32 = 1 << 20;
 
-/// What a stretch of a disk holds.
+/// Contents of a run of bytes.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Fill {
     Zeros,
@@ -26,9 +26,9 @@ struct Run {
     fill: Fill,
 }
 
-/// A format, and how to write it.
+/// An output format with its options.
 #[derive(Debug, Clone, Copy, Arbitrary)]
-enum Form {
+enum OutputFormat {
     Raw,
     Qcow2 {
         cluster_bits: u8,
@@ -46,7 +46,7 @@ enum Form {
     Ova,
 }
 
-impl Form {
+impl OutputFormat {
     fn format(self) -> Format {
         match self {
             Self::Raw => Format::Raw,
@@ -71,8 +71,8 @@ impl Form {
                 cluster_bits, refcount_order, old, extended, zstd, preallocated, ..
             } => {
                 let extended = extended && !old;
-                let (least, range) = if extended { (14, 6) } else { (9, 11) };
-                let bits = least + cluster_bits % range;
+                let (min_bits, range) = if extended { (14, 6) } else { (9, 11) };
+                let bits = min_bits + cluster_bits % range;
                 let mut options = format!("cluster_size={}", 1u32 << bits);
                 if old {
                     options += ",compat=0.10";
@@ -91,21 +91,22 @@ impl Form {
     }
 }
 
+/// A disk and the two formats that it is converted to.
 #[derive(Debug, Arbitrary)]
-struct Trip {
+struct RoundTrip {
     sectors: u16,
-    forms: [Form; 2],
-    stretches: Vec<Run>,
+    formats: [OutputFormat; 2],
+    runs: Vec<Run>,
 }
 
-impl Trip {
+impl RoundTrip {
     fn disk(&self) -> Vec<u8> {
-        let len = (u32::from(self.sectors) * 512).clamp(512, MOST);
+        let len = (u32::from(self.sectors) * 512).clamp(512, MAX_DISK);
         let mut disk = vec![0; len as usize];
-        for stretch in self.stretches.iter().take(12) {
-            let at = stretch.at % len;
-            let part = &mut disk[at as usize..(at + (stretch.len % len).min(len - at)) as usize];
-            match stretch.fill {
+        for run in self.runs.iter().take(12) {
+            let at = run.at % len;
+            let part = &mut disk[at as usize..(at + (run.len % len).min(len - at)) as usize];
+            match run.fill {
                 Fill::Zeros => part.fill(0),
                 Fill::Byte(byte) => part.fill(byte),
                 Fill::Pattern(step) => {
@@ -127,30 +128,30 @@ impl Trip {
     }
 }
 
-/// Writes the disk as one format, that as the other, and both read as the disk.
+/// Converts the disk to the first format and the result to the second. Both images must have the
+/// contents of the disk.
 pub(crate) fn round_trip(input: &[u8]) {
-    let Ok(trip) = Trip::arbitrary(&mut Unstructured::new(input)) else { return };
+    let Ok(trip) = RoundTrip::arbitrary(&mut Unstructured::new(input)) else { return };
     let disk = trip.disk();
     let (mut bytes, mut format) = (disk.clone(), Format::Raw);
-    for form in trip.forms {
+    for output in trip.formats {
         let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
-        let (to, options) = (form.format(), form.options());
-        let written = convert(source, format, to, &options, form.compress());
+        let (to, options) = (output.format(), output.options());
+        let written = convert(source, format, to, &options, output.compress());
         (bytes, format) = match written {
             Ok((bytes, _)) => (bytes, to),
-            // Some options do not go together, and some formats do not hold every disk.
+            // Some options are incompatible, and some formats do not support every size.
             Err(error) if matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unsupported) => {
                 return;
             }
             Err(error) => panic!("{trip:?}: {error}"),
         };
-        reads_as(&bytes, format, &disk, &trip);
+        verify_contents(&bytes, format, &disk, &trip);
     }
 }
 
-/// # Panics
-/// If the image is not this disk.
-fn reads_as(bytes: &[u8], format: Format, disk: &[u8], trip: &Trip) {
+/// Verifies that the image has the contents of `disk`.
+fn verify_contents(bytes: &[u8], format: Format, disk: &[u8], trip: &RoundTrip) {
     let source = Arc::new(MemorySource::new(bytes));
     let opened = OpenOptions::new().format(format).open_source(source, "written");
     let image = opened.unwrap_or_else(|error| panic!("{trip:?}: {error}"));
@@ -158,13 +159,13 @@ fn reads_as(bytes: &[u8], format: Format, disk: &[u8], trip: &Trip) {
     assert_eq!(image.size(), disk.len() as u64, "{trip:?}");
     let mut read = vec![0xa5; disk.len()];
     image.read_at(&mut read, 0).unwrap_or_else(|error| panic!("{trip:?}: {error}"));
-    assert!(read == disk, "{trip:?}: other bytes");
-    let mut said = Vec::new();
-    let checked = image.check(&mut |finding| said.push(finding.message));
-    assert!(checked.is_ok() && said.is_empty(), "{trip:?}: {said:?}");
+    assert!(read == disk, "{trip:?}: the contents differ");
+    let mut findings = Vec::new();
+    let checked = image.check(&mut |finding| findings.push(finding.message));
+    assert!(checked.is_ok() && findings.is_empty(), "{trip:?}: {findings:?}");
 }
 
-/// Bytes that decode to a trip are any bytes.
+/// Returns random bytes: any input decodes to a `RoundTrip`.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     (0..24u64)
         .map(|seed| {

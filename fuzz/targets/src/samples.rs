@@ -1,4 +1,4 @@
-//! Small images that are right.
+//! Small valid images.
 
 use diskimg::storage::sink::MemorySink;
 use diskimg::storage::source::{MemorySource, Source};
@@ -6,7 +6,7 @@ use diskimg::{Convert, Format, OpenOptions, Options, Output, Report};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What converts a disk in memory to an image in memory.
+/// Converts an image in memory to another format in memory.
 pub(crate) fn convert(
     source: Arc<dyn Source>,
     from: Format,
@@ -27,10 +27,10 @@ pub(crate) fn convert(
     Ok((written.as_slice().unwrap_or_default().to_vec(), report))
 }
 
-/// An image of this disk.
+/// Returns an image with these guest bytes.
 ///
 /// # Panics
-/// If it cannot be made.
+/// If the image cannot be created.
 pub(crate) fn image(disk: &[u8], format: Format, options: &str, compress: bool) -> Vec<u8> {
     let source = Arc::new(MemorySource::new(disk));
     match convert(source, Format::Raw, format, options, compress) {
@@ -39,7 +39,7 @@ pub(crate) fn image(disk: &[u8], format: Format, options: &str, compress: bool) 
     }
 }
 
-/// A disk of words, zeros, and bytes that no codec shrinks, a third each.
+/// Returns guest bytes: one third text, one third zeros, one third incompressible.
 pub(crate) fn disk(len: usize) -> Vec<u8> {
     let mut disk = vec![0; len];
     let third = len / 3;
@@ -55,16 +55,16 @@ pub(crate) fn disk(len: usize) -> Vec<u8> {
     disk
 }
 
-/// All files of the repository's test data, by name.
+/// Returns the images in the repository's test data, sorted by name.
 ///
 /// # Panics
-/// If they are not there.
+/// If a directory cannot be read.
 pub(crate) fn testdata() -> Vec<Vec<u8>> {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata"));
+    let directory = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata"));
     let mut paths = Vec::new();
-    for folder in [folder.clone(), folder.join("iso")] {
-        let Ok(entries) = std::fs::read_dir(&folder) else {
-            panic!("{} is not there", folder.display());
+    for directory in [directory.clone(), directory.join("iso")] {
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            panic!("cannot read the directory {}", directory.display());
         };
         paths.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
     }

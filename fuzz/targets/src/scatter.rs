@@ -1,6 +1,6 @@
-//! Inputs that are parts of an image: where its tables are, and not the emptiness between.
+//! Inputs that consist of selected sectors of an image: those with tables.
 
-/// Sectors of an image, in the order in which an input has them.
+/// The sectors of an image that make up an input, in order.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scatter<'a> {
     pub(crate) sector_bytes: usize,
@@ -8,8 +8,8 @@ pub(crate) struct Scatter<'a> {
 }
 
 impl Scatter<'_> {
-    /// The image with the input's bytes in place of these sectors; those that the input does not
-    /// reach stay as they are.
+    /// Returns the image with these sectors replaced by the input. If the input is too short, the
+    /// remaining sectors are unchanged.
     pub(crate) fn put(&self, image: &[u8], input: &[u8]) -> Vec<u8> {
         let mut image = image.to_vec();
         for (sector, bytes) in self.sectors.iter().zip(input.chunks(self.sector_bytes)) {
@@ -23,7 +23,7 @@ impl Scatter<'_> {
         image
     }
 
-    /// The sectors' bytes: an input that changes nothing.
+    /// Returns the contents of the sectors: the input that leaves the image unchanged.
     pub(crate) fn take(&self, image: &[u8]) -> Vec<u8> {
         let mut input = Vec::with_capacity(self.sectors.len() * self.sector_bytes);
         for sector in self.sectors {

@@ -1,4 +1,4 @@
-//! VMDK: descriptors, and the five kinds of sparse extents.
+//! VMDK: descriptors and the five types of sparse extents.
 
 use crate::exercise;
 use crate::samples;
@@ -13,21 +13,21 @@ use tempfile::TempDir;
 
 const SECTOR: usize = 512;
 
-/// The header, and the sectors that are set aside for the descriptor behind it.
-const FRONT: usize = 21 * SECTOR;
+/// Length in bytes of the header and the space reserved for the descriptor after it.
+const HEADER_AND_DESCRIPTOR: usize = 21 * SECTOR;
 
-/// A descriptor that is a file of its own: alone, and in a folder with extents and a parent.
+/// Input: a descriptor file, by itself and in a directory with extents and a parent.
 pub(crate) fn descriptor(input: &[u8]) {
     exercise::image(input.to_vec(), Format::Vmdk);
-    PARTS.with(|folder| {
-        let path = folder.dir.path().join("d.vmdk");
+    PARTS.with(|directory| {
+        let path = directory.dir.path().join("d.vmdk");
         std::fs::write(&path, input).unwrap_or_else(|error| panic!("cannot write: {error}"));
-        folder.open(&path);
+        directory.open(&path);
     });
 }
 
-/// Writes what descriptors name besides the extent `e.vmdk`.
-fn put_parts(dir: &Path) {
+/// Writes the files that descriptors refer to.
+fn write_parts(dir: &Path) {
     let extent = Sparse { grain_sectors: 8, descriptor: String::new(), ..Sparse::plain(1100) };
     let parent = hosted::descriptor("monolithicFlat", "RW 4196 FLAT \"f.vmdk\" 0", None);
     for (name, bytes) in [
@@ -37,7 +37,7 @@ fn put_parts(dir: &Path) {
         ("parent.vmdk", parent.replace("5b6a7c8d", "2af54bc8").into_bytes()),
     ] {
         let written = std::fs::write(dir.join(name), bytes);
-        written.unwrap_or_else(|error| panic!("no temporary files: {error}"));
+        written.unwrap_or_else(|error| panic!("cannot create temporary files: {error}"));
     }
 }
 
@@ -70,7 +70,7 @@ fn grains() -> Grains {
     [(0, Grain::Data(1)), (3, Grain::Data(2)), (7, Grain::Data(9))].into()
 }
 
-/// Puts a descriptor between header and tables, which says of the disk's size what the header does.
+/// Inserts a descriptor between header and tables, with the size of the disk in the header.
 fn with_descriptor(create_type: &str, header: &[u8], rest: &[u8]) -> Vec<u8> {
     let mut capacity = [0; 8];
     if let Some(bytes) = header.get(12..20) {
@@ -81,17 +81,17 @@ fn with_descriptor(create_type: &str, header: &[u8], rest: &[u8]) -> Vec<u8> {
     let mut file = header[..header.len().min(SECTOR)].to_vec();
     file.resize(SECTOR, 0);
     file.extend(text.as_bytes());
-    file.resize(FRONT, 0);
+    file.resize(HEADER_AND_DESCRIPTOR, 0);
     file.extend(rest);
     file
 }
 
-/// Bytes of a sparse header's fields.
-const HEADER: usize = 79;
+/// Length in bytes of the fields of a sparse header.
+const HEADER_FIELDS: usize = 79;
 
-/// The header's fields, then all that is behind the descriptor.
+/// Input: the fields of the header, then everything after the descriptor.
 pub(crate) fn sparse(input: &[u8]) {
-    let (header, rest) = input.split_at(input.len().min(HEADER));
+    let (header, rest) = input.split_at(input.len().min(HEADER_FIELDS));
     exercise::image(with_descriptor("monolithicSparse", header, rest), Format::Vmdk);
 }
 
@@ -101,10 +101,13 @@ pub(crate) fn sparse_seeds() -> Vec<Vec<u8>> {
     let single = Sparse { flags: 1, unclean: 1, ..plain.clone() };
     let mut files = vec![plain.build(&grains()), small.build(&grains()), single.build(&grains())];
     files.extend(streams());
-    files.iter().map(|file| [&file[..HEADER], &file[FRONT..]].concat()).collect()
+    files
+        .iter()
+        .map(|file| [&file[..HEADER_FIELDS], &file[HEADER_AND_DESCRIPTOR..]].concat())
+        .collect()
 }
 
-/// One stream as each program writes it.
+/// Returns a streamOptimized image as written by each of four programs.
 fn streams() -> Vec<Vec<u8>> {
     let disk = samples::disk(7 * 8 * SECTOR + 3 * SECTOR);
     let writers = [Writer::VSphere, Writer::Vmdktool, Writer::OpenVmdk, Writer::Qemu];
@@ -112,8 +115,8 @@ fn streams() -> Vec<Vec<u8>> {
     writers.map(stream).to_vec()
 }
 
-/// What is behind the descriptor of a stream: markers, packed grains, tables, footer. The first
-/// byte says whose.
+/// Input: a byte that selects the header, then everything after the descriptor of a streamOptimized
+/// image: markers, compressed grains, tables, footer.
 pub(crate) fn stream(input: &[u8]) {
     static HEADERS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     let headers =
@@ -124,19 +127,20 @@ pub(crate) fn stream(input: &[u8]) {
 }
 
 pub(crate) fn stream_seeds() -> Vec<Vec<u8>> {
-    let seed = |(index, file): (usize, Vec<u8>)| [&[index as u8], &file[FRONT..]].concat();
+    let seed =
+        |(index, file): (usize, Vec<u8>)| [&[index as u8], &file[HEADER_AND_DESCRIPTOR..]].concat();
     streams().into_iter().enumerate().map(seed).collect()
 }
 
-/// A folder with a descriptor and the extent that it names.
-struct Folder {
+/// A temporary directory with a descriptor and the extent that it refers to.
+struct Directory {
     dir: TempDir,
     extent: File,
 }
 
-impl Folder {
+impl Directory {
     /// # Panics
-    /// If there is no room for temporary files.
+    /// If the files cannot be created.
     fn new(descriptor: &str) -> Self {
         let make = || -> std::io::Result<Self> {
             let dir = tempfile::tempdir()?;
@@ -144,10 +148,11 @@ impl Folder {
             let extent = File::create(dir.path().join("e.vmdk"))?;
             Ok(Self { dir, extent })
         };
-        make().unwrap_or_else(|error| panic!("no temporary files: {error}"))
+        make().unwrap_or_else(|error| panic!("cannot create temporary files: {error}"))
     }
 
-    /// Opens the descriptor where the extent is so long and has these bytes at these places.
+    /// Opens the descriptor with an extent of length `len` that has the bytes of `parts` at their
+    /// offsets.
     ///
     /// # Panics
     /// If the extent cannot be written.
@@ -166,8 +171,8 @@ impl Folder {
     }
 
     fn open(&self, path: &Path) {
-        let facts = OpenOptions::new().metadata_only(true).with_extents(true);
-        exercise::open(|| facts.open(path));
+        let metadata_only = OpenOptions::new().metadata_only(true).with_extents(true);
+        exercise::open(|| metadata_only.open(path));
         let options = OpenOptions::new().external_files(ExternalFiles::SameDir);
         if let Some(image) = exercise::open(|| options.open(path)) {
             exercise::contents(&image);
@@ -176,27 +181,27 @@ impl Folder {
 }
 
 thread_local! {
-    static PARTS: Folder = {
-        let folder = Folder::new("");
-        put_parts(folder.dir.path());
-        folder
+    static PARTS: Directory = {
+        let directory = Directory::new("");
+        write_parts(directory.dir.path());
+        directory
     };
-    static COWD: Folder =
-        Folder::new(&esx::descriptor("vmfsSparse", "VMFSSPARSE", 4196, "e.vmdk", None));
-    static SESPARSE: Folder =
-        Folder::new(&esx::descriptor("seSparse", "SESPARSE", 4803, "e.vmdk", None));
+    static COWD: Directory =
+        Directory::new(&esx::descriptor("vmfsSparse", "VMFSSPARSE", 4196, "e.vmdk", None));
+    static SESPARSE: Directory =
+        Directory::new(&esx::descriptor("seSparse", "SESPARSE", 4803, "e.vmdk", None));
 }
 
-/// Bytes of a COWD header that say anything.
+/// Length in bytes of a COWD header.
 const COWD_HEADER: usize = 4 * SECTOR;
 
-/// A COWD: a disk by itself, or (if the first byte is odd) an extent of one.
+/// Input: a COWD file, opened directly or, if the first byte is odd, as an extent.
 pub(crate) fn cowd(input: &[u8]) {
     let Some((&first, file)) = input.split_first() else { return };
     if first % 2 == 0 {
         exercise::image(file.to_vec(), Format::Vmdk);
     } else {
-        COWD.with(|folder| folder.exercise(file.len() as u64, &[(0, file)]));
+        COWD.with(|directory| directory.exercise(file.len() as u64, &[(0, file)]));
     }
 }
 
@@ -214,15 +219,15 @@ pub(crate) fn cowd_seeds() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// What a grain table of an seSparse seed has of its 32 KiB.
+/// Number of bytes of a grain table (of 32 KiB) that are part of an seSparse input.
 const TABLE: usize = SECTOR;
 
-/// The parts of an seSparse extent that an input has, in this order: offset and length of each.
+/// Returns offset and length of the parts of an seSparse extent that make up an input, in order.
 fn sesparse_parts() -> [(u64, usize); 7] {
     let regions = SeSparse::dense(4803).regions();
     let at = |region: usize| regions[region].0 * SECTOR as u64;
     [
-        // The constant header, and the volatile one: what of them says anything.
+        // The used parts of the constant and the volatile header.
         (0, 512),
         (at(0), 64),
         (at(3), 64),
@@ -233,18 +238,18 @@ fn sesparse_parts() -> [(u64, usize); 7] {
     ]
 }
 
-/// An seSparse extent: the parts of its tables one behind the other.
+/// Input: the concatenated parts of an seSparse extent.
 pub(crate) fn sesparse(input: &[u8]) {
     let mut rest = input;
     let mut parts = Vec::new();
     for (at, len) in sesparse_parts() {
-        let (part, behind) = rest.split_at(rest.len().min(len));
+        let (part, following) = rest.split_at(rest.len().min(len));
         parts.push((at, part));
-        rest = behind;
+        rest = following;
     }
     let (last, _) = sesparse_parts()[6];
     let len = last + 8 * 4096 + rest.len() as u64;
-    SESPARSE.with(|folder| folder.exercise(len, &parts));
+    SESPARSE.with(|directory| directory.exercise(len, &parts));
 }
 
 pub(crate) fn sesparse_seeds() -> Vec<Vec<u8>> {

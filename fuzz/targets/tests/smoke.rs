@@ -1,24 +1,24 @@
-//! Every target, by the ordinary compiler: its seeds, a few hundred mutations of them, always the
-//! same, and whatever once made it fail.
+//! Runs every target without a fuzzer: on its seeds, on a few hundred mutations of them (always the
+//! same) and on regression inputs.
 
 #![allow(clippy::unwrap_used)]
 
 use diskimg_fuzz_targets::{TARGETS, Target};
 use std::path::{Path, PathBuf};
 
-/// Mutations of all seeds of a target together …
+/// Number of mutations per target.
 const MUTATIONS: usize = 300;
 
-/// … and of one that converts disks.
-const MUTATED_DISKS: usize = 30;
+/// Number of mutations for `round_trip`, which is slow.
+const ROUND_TRIP_MUTATIONS: usize = 30;
 
-/// Bytes of the longest seed that is mutated here.
-const LONGEST: usize = 64 << 10;
+/// Maximum length in bytes of a seed that is mutated.
+const MAX_MUTATED_SEED: usize = 64 << 10;
 
-/// A generator of numbers that look random (splitmix64).
-struct Numbers(u64);
+/// A pseudorandom number generator (splitmix64).
+struct Random(u64);
 
-impl Numbers {
+impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -32,17 +32,17 @@ impl Numbers {
     }
 }
 
-/// Changes an input a little: numbers that are limits, bits, a cut, a piece doubled.
-fn mutate(input: &mut Vec<u8>, numbers: &mut Numbers) {
-    for _ in 0..=numbers.below(3) {
-        // Headers and tables are mostly in front.
-        let reach = if numbers.below(2) == 0 { input.len().min(512) } else { input.len() };
-        let at = numbers.below(reach);
+/// Mutates an input: inserts boundary values, flips bits, truncates it or repeats a part.
+fn mutate(input: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..=random.below(3) {
+        // Headers and tables are mostly at the beginning.
+        let reach = if random.below(2) == 0 { input.len().min(512) } else { input.len() };
+        let at = random.below(reach);
         let limits = [0, 1, 0x7f, 0x80, 0xff, u64::MAX, 1 << 31, 1 << 32, 1 << 62, 1 << 63];
-        let number = limits[numbers.below(limits.len())].to_be_bytes();
-        match numbers.below(8) {
+        let number = limits[random.below(limits.len())].to_be_bytes();
+        match random.below(8) {
             0..3 => {
-                let width = 1 << numbers.below(4);
+                let width = 1 << random.below(4);
                 let at = at / width * width;
                 input[at..].iter_mut().zip(&number[8 - width..]).for_each(|(old, new)| *old = *new);
             }
@@ -51,7 +51,7 @@ fn mutate(input: &mut Vec<u8>, numbers: &mut Numbers) {
             }
             6 => input.truncate(at),
             _ => {
-                let end = input.len().min(at + numbers.below(64));
+                let end = input.len().min(at + random.below(64));
                 let piece = input[at..end].to_vec();
                 input.splice(at..at, piece);
             }
@@ -65,13 +65,13 @@ fn smoke(target: &Target) {
     for seed in &seeds {
         target.run(seed);
     }
-    seeds.retain(|seed| seed.len() <= LONGEST);
-    let mut numbers =
-        Numbers(target.name.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte)));
-    let mutations = if target.name == "round_trip" { MUTATED_DISKS } else { MUTATIONS };
+    seeds.retain(|seed| seed.len() <= MAX_MUTATED_SEED);
+    let mut random =
+        Random(target.name.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte)));
+    let mutations = if target.name == "round_trip" { ROUND_TRIP_MUTATIONS } else { MUTATIONS };
     for index in 0..mutations {
         let mut input = seeds[index % seeds.len()].clone();
-        mutate(&mut input, &mut numbers);
+        mutate(&mut input, &mut random);
         target.run(&input);
     }
 }
@@ -86,9 +86,9 @@ macro_rules! smoke {
         )*
 
         #[test]
-        fn no_target_is_left_out() {
-            let here = [$(stringify!($name)),*];
-            assert_eq!(TARGETS.iter().map(|target| target.name).collect::<Vec<_>>(), here);
+        fn every_target_is_tested() {
+            let tested = [$(stringify!($name)),*];
+            assert_eq!(TARGETS.iter().map(|target| target.name).collect::<Vec<_>>(), tested);
         }
     };
 }
@@ -119,26 +119,26 @@ smoke! {
     round_trip
 }
 
-/// The folder of this crate's parent.
-fn fuzz() -> PathBuf {
+/// Returns the directory `fuzz`.
+fn fuzz_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 #[test]
-fn what_once_failed_does_not_fail() {
-    for folder in std::fs::read_dir(fuzz().join("regressions")).unwrap() {
-        let folder = folder.unwrap().path();
-        let target = Target::named(folder.file_name().unwrap().to_str().unwrap());
-        for input in std::fs::read_dir(folder).unwrap() {
+fn regression_inputs_do_not_fail() {
+    for directory in std::fs::read_dir(fuzz_dir().join("regressions")).unwrap() {
+        let directory = directory.unwrap().path();
+        let target = Target::named(directory.file_name().unwrap().to_str().unwrap());
+        for input in std::fs::read_dir(directory).unwrap() {
             target.run(&std::fs::read(input.unwrap().path()).unwrap());
         }
     }
 }
 
 #[test]
-fn each_target_has_its_fuzzer() {
+fn every_target_has_a_fuzzer() {
     for target in TARGETS {
-        let shim = fuzz().join(format!("fuzz_targets/{}.rs", target.name));
-        assert!(std::fs::read_to_string(&shim).unwrap().contains(target.name), "{shim:?}");
+        let fuzzer = fuzz_dir().join(format!("fuzz_targets/{}.rs", target.name));
+        assert!(std::fs::read_to_string(&fuzzer).unwrap().contains(target.name), "{fuzzer:?}");
     }
 }

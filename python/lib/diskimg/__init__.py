@@ -6,17 +6,16 @@
 ...     image.size, image.read_at(510, 2)
 (8388608, b'U\\xaa')
 
-Sizes and offsets are in bytes everywhere. Offsets are the guest's (what the
-virtual machine sees) unless they are called host offsets.
+All sizes and offsets are in bytes. Offsets are guest offsets (what the virtual machine sees)
+unless they are called host offsets.
 
-Images are not trusted. Whatever is in one, the answer is a result or an
-exception under `Error`; the files that an image *names* (backing files, data
-files, extents) are opened only as far as ``references`` allows: by default
-within the image's own directory. Say the ``format`` where you know it: a guest
-can write any header into its raw disk.
+Images are not trusted. Whatever an image contains, an operation returns a result or raises an
+exception derived from `Error`. The files that an image *refers to* (backing files, data files,
+extents) are opened only if ``external_files`` allows it: by default, only those in the image's
+own directory or below. Pass ``format`` whenever you know it: a guest can write any header to its
+raw disk.
 
-All work is done with the GIL released. Everything may be used from several
-threads at once.
+The GIL is released during all work. All objects may be used from several threads at once.
 """
 
 from diskimg._errors import (
@@ -32,6 +31,17 @@ from diskimg._file import ImageFile
 from diskimg._formats import FORMATS, LIMITS, CreateOption, create_options
 from diskimg._image import Image, open
 from diskimg._native import VERSION as __version__
+from diskimg._operations import (
+    check,
+    compare,
+    convert,
+    create,
+    detect,
+    info,
+    inspect,
+    map,
+    measure,
+)
 from diskimg._results import (
     CheckReport,
     Child,
@@ -50,17 +60,6 @@ from diskimg._results import (
     Report,
     Salvaged,
     Snapshot,
-)
-from diskimg._operations import (
-    check,
-    compare,
-    convert,
-    create,
-    detect,
-    info,
-    inspect,
-    map,
-    measure,
 )
 
 __all__ = [

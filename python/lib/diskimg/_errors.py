@@ -1,68 +1,68 @@
-"""What is raised.
+"""Exceptions.
 
 ::
 
     Exception
-    └─ Error                     whatever is wrong with images
-       ├─ CorruptError           the image contradicts itself or its format
-       ├─ UnsupportedError       the image is right, but asks for what is not implemented
-       ├─ RefusedError           a policy said no: a file that the image names, …
-       ├─ LimitError             a stated limit would be exceeded
-       ├─ InvalidError           also a ValueError: impossible arguments
-       └─ IoError                also an OSError: the system refused or failed
-          └─ NotFoundError, …    also the FileNotFoundError, PermissionError … it is
+    └─ Error                     base class
+       ├─ CorruptError           the image violates its format's specification
+       ├─ UnsupportedError       the image or the request needs an unsupported feature
+       ├─ RefusedError           a policy forbids it: an external file, overwriting the source
+       ├─ LimitError             a resource limit would be exceeded
+       ├─ InvalidError           invalid arguments; also a ValueError
+       └─ IoError                an operating system error; also an OSError
+          └─ NotFoundError, …    also a FileNotFoundError, PermissionError, …
 """
 
 from __future__ import annotations
 
 
 class Error(Exception):
-    """Whatever is wrong with an image, or with what was asked of it.
+    """Base class of all errors in images and requests.
 
-    ``str()`` of it is one line for people: file, structure, offset, what was
-    found, what to do.
+    ``str()`` returns one line for people: file, structure, offset, what was found and what to
+    do about it.
     """
 
     path: str | None = None
-    """The file concerned, as it was named."""
+    """The file in which the error occurred, as it was named."""
     structure: str | None = None
-    """The image's structure concerned ("L2 table")."""
+    """The on-disk structure in which the error occurred ("L2 table")."""
     offset: int | None = None
-    """The host offset concerned: bytes from the start of the file."""
+    """Host offset of the error: bytes from the start of the file."""
 
 
 class CorruptError(Error):
-    """The image contradicts itself, its specification or its own length."""
+    """The image is inconsistent, truncated or violates its format's specification."""
 
 
 class UnsupportedError(Error):
-    """The image, or the request, is right but asks for what is not implemented."""
+    """The image or the request is valid but needs a feature that is not supported."""
 
 
 class RefusedError(Error):
-    """A policy said no.
+    """A policy forbids the operation.
 
-    A file that the image names is not to be opened (``references``), or the output
-    would overwrite one of the source's own files.
+    The image refers to a file that ``external_files`` does not allow to be opened, or the output
+    would overwrite one of the source's files.
     """
 
 
 class LimitError(Error):
-    """The image asks for more than a stated limit."""
+    """The image exceeds a resource limit."""
 
     limit: str | None = None
-    """The name of the limit, where it is one that ``limits=`` can raise."""
+    """The name of the limit if ``limits=`` can raise it."""
 
 
 class InvalidError(Error, ValueError):
-    """Something impossible was asked for: a bad option, a range behind the end."""
+    """The arguments are invalid: an unknown option, a range beyond the end of the disk."""
 
 
 class IoError(Error, OSError):
-    """The operating system refused or failed: ``errno`` and ``filename`` say what.
+    """An operating system error, with ``errno`` and ``filename``.
 
-    What Python has an exception of its own for (`FileNotFoundError`,
-    `PermissionError`, …) is also that.
+    Where Python has a more specific exception (`FileNotFoundError`, `PermissionError`, …), the
+    error is also an instance of that.
     """
 
     message: str = ""
@@ -72,27 +72,27 @@ class IoError(Error, OSError):
 
 
 class NotFoundError(IoError, FileNotFoundError):
-    """A file that is not there."""
+    """A file does not exist."""
 
 
 class ExistsError(IoError, FileExistsError):
-    """A file that is there already."""
+    """A file already exists."""
 
 
 class AccessError(IoError, PermissionError):
-    """A file that may not be read, or written."""
+    """A file may not be read or written."""
 
 
 class DirectoryError(IoError, IsADirectoryError):
-    """A directory where a file is needed."""
+    """A path that must name a file names a directory."""
 
 
 class NoDirectoryError(IoError, NotADirectoryError):
-    """A file where a directory is needed."""
+    """A path that must name a directory names a file."""
 
 
 class PipeError(IoError, BrokenPipeError):
-    """A pipe whose reader has gone."""
+    """The reader of a pipe has closed it."""
 
 
 _SPECIAL: dict[type[OSError], type[IoError]] = {
@@ -106,7 +106,7 @@ _SPECIAL: dict[type[OSError], type[IoError]] = {
 
 
 def io_error(number: int, message: str, path: str | None) -> IoError:
-    """The exception for the system's error ``number``."""
+    """Create the exception for the error ``number`` (an errno value)."""
     kind = _SPECIAL.get(type(OSError(number, "")), IoError)
     error = kind(number, message, path)
     error.message = message

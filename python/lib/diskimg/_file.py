@@ -1,4 +1,4 @@
-"""Bytes that are read by position, as file objects: the guest's disk."""
+"""File objects over data that is read by offset, such as the virtual disk."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from diskimg._image import Image
 
 _CHUNK = 256 << 10
-"""Bytes read at a time into memory of the caller's: by way of a copy, which is
-still in the processor's cache then."""
+"""Bytes read into a caller's buffer at a time. The data passes through a copy; at this size the
+copy stays in the CPU cache."""
 
 _LINE = 8 << 10
-"""Bytes that are looked through for the end of a line at a time."""
+"""Bytes read at a time while looking for the end of a line."""
 
 
 class Positioned(Protocol):
-    """Bytes that can be read anywhere."""
+    """Data that can be read at any offset."""
 
     @property
     def size(self) -> int: ...
@@ -28,7 +28,7 @@ class Positioned(Protocol):
 
 
 class PositionedFile(io.RawIOBase):
-    """Bytes as a read-only binary file that seeks. It is a raw file."""
+    """A read-only, seekable raw binary file."""
 
     _called: ClassVar[str]
 
@@ -53,28 +53,29 @@ class PositionedFile(io.RawIOBase):
             raise ValueError("I/O operation on closed file.")
 
     def readable(self) -> bool:
-        """True."""
+        """Return `True`."""
         self._require_open()
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return `True`."""
         self._require_open()
         return True
 
     def tell(self) -> int:
-        """The position in bytes."""
+        """Return the position in bytes."""
         self._require_open()
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to ``offset`` bytes from the beginning, the position or the end.
+        """Move to ``offset`` bytes from the beginning, the current position or the end.
 
-        As with `io.BytesIO`: behind the end is allowed, before the beginning is the
-        beginning.
+        As with `io.BytesIO`, a position past the end is allowed, and one before the beginning
+        becomes the beginning.
 
         Raises:
-            ValueError: A negative offset from the beginning, or another ``whence``.
+            ValueError: ``offset`` is negative and relative to the beginning, or ``whence`` is
+                unknown.
         """
         self._require_open()
         offset = operator.index(offset)
@@ -92,10 +93,10 @@ class PositionedFile(io.RawIOBase):
             return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill a writable buffer from the position on.
+        """Read bytes from the current position into a writable buffer.
 
         Returns:
-            How many bytes there were; 0 at the end.
+            The number of bytes read; 0 at the end.
 
         Raises:
             Error: The image cannot be read there.
@@ -116,7 +117,7 @@ class PositionedFile(io.RawIOBase):
             return length
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most ``size`` bytes; all that is left if it is negative or `None`.
+        """Read at most ``size`` bytes; all remaining bytes if it is negative or `None`.
 
         Raises:
             Error: The image cannot be read there.
@@ -131,7 +132,7 @@ class PositionedFile(io.RawIOBase):
             return data
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Up to and with the next newline; at most ``size`` bytes if it is not negative.
+        """Read through the next newline, but at most ``size`` bytes if it is not negative.
 
         Raises:
             Error: The image cannot be read there.
@@ -149,20 +150,20 @@ class PositionedFile(io.RawIOBase):
         return bytes(line)
 
     def readall(self) -> bytes:
-        """All that is left."""
+        """Read all remaining bytes."""
         return self.read()
 
     def write(self, data: Any, /) -> NoReturn:
-        """Not possible."""
+        """Raise `io.UnsupportedOperation`."""
         self._require_open()
         raise io.UnsupportedOperation("not writable")
 
 
 class ImageFile(PositionedFile):
-    """The guest's bytes as a read-only binary file that seeks.
+    """The virtual disk as a read-only, seekable binary file.
 
-    Made by `Image.as_file`. It is a raw file: wrap it in `io.BufferedReader` for many
-    small reads. Closing it does not close the image.
+    Returned by `Image.as_file`. It is unbuffered: wrap it in `io.BufferedReader` for many small
+    reads. Closing it does not close the image.
     """
 
     _called = "diskimg.ImageFile"

@@ -1,4 +1,4 @@
-"""The formats, the options of new images, and the bounds on those that are read."""
+"""Image formats, create options and limits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from diskimg._errors import InvalidError
 
 @dataclass(frozen=True, slots=True)
 class CreateOption:
-    """What a new image of a format can be given in ``options``."""
+    """A create option of a format."""
 
     name: str
-    """Its name."""
+    """Name of the option, as in ``options``."""
     kind: str
-    """What it takes: ``<str>``, ``<size>``, ``<num>`` or ``<bool (on/off)>``."""
+    """Type of its value: ``<str>``, ``<size>``, ``<num>`` or ``<bool (on/off)>``."""
     help: str
-    """One line."""
+    """Description, one line."""
     default: str | None
-    """The value in effect where none is given, if it is to be told."""
+    """Value used if the option is not given, if there is a fixed one."""
 
 
 _OPTIONS = {
@@ -30,18 +30,18 @@ _OPTIONS = {
 }
 
 FORMATS: tuple[str, ...] = tuple(_OPTIONS)
-"""The names of all formats, in the order in which files are looked at for them."""
+"""The names of all formats, in the order in which they are probed."""
 
 LIMITS: Mapping[str, int] = MappingProxyType({n: value for n, value, _ in _native.limits()})
-"""How much an image may ask for, by default, and by the names that ``limits=`` takes.
-``diskimg info --limit help`` says what each of them bounds."""
+"""The default resource limits, by the names that ``limits=`` accepts.
+``diskimg info --limit help`` describes each of them."""
 
 
 def create_options(format: str) -> tuple[CreateOption, ...]:
-    """The options that a new image of ``format`` takes (``qemu-img … -o help``).
+    """Return the create options of ``format`` (``qemu-img create -f FORMAT -o help``).
 
     Raises:
-        InvalidError: There is no such format.
+        InvalidError: The format is unknown.
     """
     try:
         return _OPTIONS[format]

@@ -13,21 +13,21 @@ from diskimg._file import ImageFile
 from diskimg._results import CheckReport, Extent, Finding, Info, Measure, Snapshot
 from diskimg._types import (
     BinaryReader,
+    ExternalFiles,
     OptionValue,
     Path,
-    References,
     amount,
     file_or_name,
-    opening,
-    pairs,
+    open_args,
+    option_pairs,
 )
 
 _EXTENTS = 4096
-"""Extents that are asked for at a time."""
+"""Maximum number of extents requested from the native module at a time."""
 
 _CHUNK = 256 << 10
-"""Bytes read at a time into memory of the caller's: by way of a copy, which is
-still in the processor's cache then."""
+"""Bytes read into a caller's buffer at a time. The data passes through a copy; at this size the
+copy stays in the CPU cache."""
 
 
 def open(
@@ -36,45 +36,45 @@ def open(
     *,
     snapshot: str | None = None,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
     direct: bool = False,
     memory_map: bool = False,
 ) -> Image:
-    """Open an image and all that it builds on, for reading.
+    """Open an image and its backing chain for reading.
 
     Args:
-        file: Its name, or a binary file object. A name may be a block device, or end
-            in ``:2`` for the second disk of an appliance. A file object is read from
-            its beginning if it seeks (its position is then undefined), else from
-            where it is to its end, by way of a temporary file; what *it* names is
-            not opened.
-        format: One of `FORMATS`. By default the first bytes tell, which a guest may
-            have written: say it where you know it.
-        snapshot: Show this internal snapshot, by ID or name, instead of the disk.
-        disk: The disk of an appliance (OVA): its number from 1, file name or diskId.
-        references: Which other files the image may name and have opened.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        ignore_content_id: Take a parent that was changed since its child was made.
-        direct: Read past the page cache.
-        memory_map: Map the image's files into memory, so that `Image.cluster` lends
-            stored bytes without copying them. *The promise is yours:* as long as the
-            image or one of its memoryviews lives, nobody, in this process or another,
-            truncates one of its files (which ends the process with SIGBUS) or changes
-            its bytes. Replacing a file by a rename is harmless.
+        file: A file name or a binary file object. A name may refer to a block device, or end
+            in ``:2`` to select the second disk of an appliance. A seekable file object is read
+            from its beginning, and its position is undefined afterwards; any other is read from
+            its current position to its end and buffered in a temporary file. Files that an image
+            in a file object refers to are not opened.
+        format: One of `FORMATS`. By default the format is detected from the first bytes, which a
+            guest may have written: pass it whenever you know it.
+        snapshot: Show this internal snapshot (ID or name) instead of the active disk.
+        disk: The disk of an appliance (OVA): its number (from 1), file name or diskId.
+        external_files: Which other files the image may refer to and have opened.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        ignore_content_id: Accept a parent that has changed since its child was created.
+        direct: Bypass the page cache (O_DIRECT).
+        memory_map: Map the image's files into memory, so that `Image.cluster` returns stored
+            bytes without copying them. *The caller must guarantee* that as long as the image or
+            one of its memoryviews exists, no process truncates one of its files (which would
+            kill this process with SIGBUS) or changes its bytes. Replacing a file with a rename
+            is safe.
 
     Raises:
         IoError: A file cannot be opened; also an `OSError`.
-        CorruptError, UnsupportedError: It is not an image of this format, or not one
-            that is read.
-        RefusedError: It names files that ``references`` does not allow.
-        LimitError: It asks for too much.
-        InvalidError: Arguments that make no sense; also a `ValueError`.
+        CorruptError: The file is not a valid image of this format.
+        UnsupportedError: The image uses a feature that is not supported.
+        RefusedError: The image refers to files that ``external_files`` does not allow.
+        LimitError: The image exceeds a limit.
+        InvalidError: The arguments are invalid; also a `ValueError`.
     """
-    how = opening(
+    how = open_args(
         format,
-        references=references,
+        external_files=external_files,
         limits=limits,
         snapshot=snapshot,
         disk=disk,
@@ -86,10 +86,10 @@ def open(
 
 
 class Image:
-    """A disk image with all that it builds on: the guest's bytes, wherever they are.
+    """An open disk image with its backing chain.
 
-    Made by `open`, used in a ``with`` statement or closed by `close`. Once it is
-    closed, its methods raise `ValueError`. Any number of threads may use it at once.
+    Returned by `open`. Use it in a ``with`` statement or call `close`; after that, its methods
+    raise `ValueError`. Any number of threads may use it at once.
     """
 
     __slots__ = ("__weakref__", "_native")
@@ -118,78 +118,77 @@ class Image:
         raise TypeError("cannot pickle 'Image' object")
 
     def close(self) -> None:
-        """Close the image's files, once what reads them now has ended.
+        """Close the image's files as soon as the reads in progress have ended.
 
-        What `cluster` lent stays as it is, and keeps open what it lies in.
+        Memoryviews that `cluster` returned stay valid and keep their file open.
         """
         self._native.close()
 
     @property
     def closed(self) -> bool:
-        """It was closed."""
+        """Whether the image was closed."""
         return self._native.closed
 
     @property
     def name(self) -> str:
-        """The name it was opened by."""
+        """The name that the image was opened with."""
         return self._native.name
 
     @property
     def format(self) -> str:
-        """Its format: one of `FORMATS`."""
+        """The image's format: one of `FORMATS`."""
         return self._native.format
 
     @property
     def size(self) -> int:
-        """Guest bytes."""
+        """Size of the virtual disk in bytes."""
         return self._native.size
 
     @property
     def cluster_size(self) -> int:
-        """Guest bytes that `cluster` gives: the format's unit, or 64 KiB without one."""
+        """Size in bytes of what `cluster` returns: the format's cluster size, 64 KiB for raw."""
         return self._native.cluster_size
 
     @property
     def layers(self) -> int:
-        """Images in the chain, this one included."""
+        """Number of images in the backing chain, this one included."""
         return self._native.layers
 
     @property
     def backing(self) -> str | None:
-        """The backing file's name as the image holds it."""
+        """The backing file's name as recorded in the image."""
         return self.info().backing_filename
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """Internal snapshots. `open` shows one of them (``snapshot=``)."""
+        """Internal snapshots. Pass ``snapshot=`` to `open` to read one."""
         return self.info().snapshots
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was found damaged so far, in any layer, and is made up for."""
+        """Damage found so far, in any layer, that does not prevent reading."""
         return tuple(self._native.warnings)
 
     def info(self, layer: int = 0) -> Info:
-        """What a layer tells of itself: 0 is the image, 1 its backing file, …
+        """Return information about a layer: 0 is the image, 1 its backing file, and so on.
 
         Raises:
-            IndexError: The chain is not that deep.
-            IoError: The system does not tell a file's size.
+            IndexError: The chain has no such layer.
+            IoError: A file's size cannot be determined.
         """
         return Info._from_json(json.loads(self._native.info(amount("layer", layer))))
 
     def extents(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """Which guest bytes are where, in order; neighbours that are alike are one.
+        """Iterate over the extents of a guest range in order; adjacent like extents are merged.
 
-        Asked of the image piece by piece, as the iteration goes along.
+        The image's tables are read piece by piece during the iteration.
 
         Args:
             start: First guest offset.
-            end: Guest offset behind the last; by default the end of the disk, which
-                it is clipped to.
+            end: Guest offset past the last byte; by default, and at most, the end of the disk.
 
         Raises:
-            Error: A table cannot be read, or contradicts itself.
+            Error: A table cannot be read or is inconsistent.
         """
         at = amount("start", start)
         end = self.size if end is None else min(amount("end", end), self.size)
@@ -206,24 +205,24 @@ class Image:
             at = extent.end
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """``size`` guest bytes from ``offset``, neither more nor fewer.
+        """Read exactly ``size`` guest bytes at ``offset``.
 
         Raises:
-            InvalidError: They leave the disk; also a `ValueError`.
+            InvalidError: The range extends beyond the end of the disk; also a `ValueError`.
             Error: The image cannot be read there.
         """
         return self._native.read_at(amount("offset", offset), amount("size", size))
 
     def readinto_at(self, offset: int, buffer: Any) -> int:
-        """Fill a writable, contiguous ``buffer`` with guest bytes from ``offset``.
+        """Fill a writable, contiguous ``buffer`` with the guest bytes at ``offset``.
 
         Returns:
             The buffer's size in bytes.
 
         Raises:
-            InvalidError: The bytes leave the disk; also a `ValueError`.
-            TypeError, BufferError: No such buffer.
-            Error: The image cannot be read there. The buffer may be filled in part.
+            InvalidError: The range extends beyond the end of the disk; also a `ValueError`.
+            TypeError, BufferError: ``buffer`` is not a writable, contiguous buffer.
+            Error: The image cannot be read there. The buffer may have been partly filled.
         """
         offset = amount("offset", offset)
         with memoryview(buffer) as whole, whole.cast("B") as view:
@@ -231,7 +230,7 @@ class Image:
                 raise TypeError(f"a {type(buffer).__name__} cannot be written")
             size = len(view)
             if offset + size > self.size:
-                # Says so before anything is written.
+                # Raises before anything is written to the buffer.
                 self._native.read_at(offset, size)
             for at in range(0, size, _CHUNK):
                 with view[at : at + _CHUNK] as part:
@@ -239,37 +238,34 @@ class Image:
             return size
 
     def cluster(self, offset: SupportsIndex) -> memoryview:
-        """The cluster that holds guest ``offset``, as a read-only memoryview.
+        """Return the cluster that contains guest ``offset`` as a read-only memoryview.
 
-        `cluster_size` bytes from a multiple of that on; fewer at the end of the disk.
-        Of an image that was opened with ``memory_map=True`` a cluster that is stored
-        verbatim is lent where it lies; otherwise, and if it is compressed or in
-        pieces, its bytes are a copy. Either way the view outlives the image's
-        `close`.
+        The view starts at a multiple of `cluster_size` and has `cluster_size` bytes, or fewer at
+        the end of the disk. If the image was opened with ``memory_map=True`` and the cluster is
+        stored verbatim and contiguously, the view refers to the mapped file; otherwise it refers
+        to a copy. It stays valid after `close`.
 
         Raises:
-            IndexError: The offset is behind the end of the disk.
-            ValueError: It is negative, or more than any disk has.
+            IndexError: The offset is past the end of the disk.
+            ValueError: The offset is negative or does not fit into 63 bits.
             Error: The image cannot be read there.
         """
         return self._native.cluster(amount("offset", offset))
 
     def as_file(self) -> ImageFile:
-        """The guest's bytes as a raw binary file object that seeks, at position 0."""
+        """Return the virtual disk as a seekable raw binary file object, at position 0."""
         return ImageFile(self)
 
     def check(self) -> CheckReport:
-        """Whether the image is consistent in itself; its backing files are not looked at.
+        """Check the consistency of the image's metadata. Its backing files are not checked.
 
         Raises:
-            UnsupportedError: The format has nothing to check.
+            UnsupportedError: The format has no metadata to check.
             Error: A table cannot be read.
         """
         checked = self._native.check()
         if checked is None:
-            error = UnsupportedError(
-                f"{self.name}: {self.format} images have nothing that could be checked"
-            )
+            error = UnsupportedError(f"{self.name}: {self.format} images have no metadata to check")
             error.path = self.name
             raise error
         findings, counts = checked
@@ -283,10 +279,10 @@ class Image:
     def measure(
         self, format: str = "raw", options: Mapping[str, OptionValue] | None = None
     ) -> Measure:
-        """The space that the image would take in ``format``. No data is read.
+        """Calculate the space that the image would take in ``format``. No guest data is read.
 
         Raises:
-            UnsupportedError: That format's size cannot be told beforehand.
-            InvalidError: Options that the format does not take.
+            UnsupportedError: The size of an image in that format cannot be calculated.
+            InvalidError: The format does not have one of the options.
         """
-        return Measure._from_json(json.loads(self._native.measure(format, pairs(options))))
+        return Measure._from_json(json.loads(self._native.measure(format, option_pairs(options))))

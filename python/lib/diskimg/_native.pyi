@@ -1,14 +1,14 @@
-# The native half (src/): not for users.
+# Stubs of the native module (src/). Not part of the public API.
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, final
 
 from diskimg._errors import Error
-from diskimg._types import Conversion, Opening
-from diskimg.iso._create import Addition, Making
-from diskimg.iso._image import Extraction
-from diskimg.iso._remaster import Changes
-from diskimg.iso._results import Shown
+from diskimg._types import ConvertArgs, OpenArgs
+from diskimg.iso._create import Addition, CreateArgs
+from diskimg.iso._image import ExtractArgs
+from diskimg.iso._remaster import RemasterArgs
+from diskimg.iso._results import Namespace
 
 __all__ = [
     "VERSION",
@@ -36,7 +36,7 @@ VERSION: str
 @final
 class Image:
     @staticmethod
-    def open(file: object, opening: Opening, facts: bool, chain: bool) -> Image: ...
+    def open(file: object, args: OpenArgs, metadata_only: bool, chain: bool) -> Image: ...
     def close(self) -> None: ...
     @property
     def closed(self) -> bool: ...
@@ -54,7 +54,7 @@ class Image:
     def warnings(self) -> list[str]: ...
     def info(self, layer: int) -> str: ...
     def extents(
-        self, start: int, end: int, most: int
+        self, start: int, end: int, max_count: int
     ) -> list[tuple[int, int, int, bool, bool, bool, bool, int | None, str | None]]: ...
     def read_at(self, offset: int, len: int) -> bytes: ...
     def readinto_at(self, offset: int, buffer: memoryview) -> None: ...
@@ -68,7 +68,7 @@ class Image:
 class Iso:
     @staticmethod
     def open(
-        file: object, opening: Opening, namespace: str, session: str | int, strict: bool
+        file: object, args: OpenArgs, namespace: str, session: str | int, strict: bool
     ) -> Iso: ...
     def close(self) -> None: ...
     @property
@@ -76,9 +76,9 @@ class Iso:
     @property
     def name(self) -> str: ...
     @property
-    def namespace(self) -> Shown: ...
+    def namespace(self) -> Namespace: ...
     @property
-    def namespaces(self) -> list[Shown]: ...
+    def namespaces(self) -> list[Namespace]: ...
     def info(self) -> str: ...
     def stat(self, path: bytes) -> tuple[Any, ...]: ...
     def extents(self, path: bytes) -> list[tuple[int | None, int]]: ...
@@ -90,13 +90,13 @@ class Iso:
         self,
         path: bytes,
         dest: str,
-        how: Extraction,
+        how: ExtractArgs,
         progress: Callable[[int, int], object] | None,
     ) -> tuple[int, int, int, int, int, list[tuple[str, Error]]]: ...
 
 @final
 class IsoWalk:
-    def next(self, most: int) -> tuple[list[tuple[Any, ...]], Error | None]: ...
+    def next(self, max_count: int) -> tuple[list[tuple[Any, ...]], Error | None]: ...
 
 @final
 class IsoContents:
@@ -105,26 +105,26 @@ class IsoContents:
     def read_at(self, offset: int, len: int) -> bytes: ...
     def readinto_at(self, offset: int, buffer: memoryview) -> None: ...
 
-def iso_bytes(how: Making, additions: Sequence[Addition]) -> bytes: ...
+def iso_bytes(how: CreateArgs, additions: Sequence[Addition]) -> bytes: ...
 def iso_create(
     destination: object,
-    how: Making,
+    how: CreateArgs,
     additions: Sequence[Addition],
     durable: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[int, list[str]]: ...
-def iso_remaster_bytes(source: Iso, changes: Changes) -> bytes: ...
+def iso_remaster_bytes(source: Iso, changes: RemasterArgs) -> bytes: ...
 def iso_remaster(
     source: Iso,
-    changes: Changes,
+    changes: RemasterArgs,
     destination: object,
     durable: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[int, list[str]]: ...
 def convert(
-    sources: list[tuple[object, Opening]],
+    sources: list[tuple[object, OpenArgs]],
     destination: object,
-    how: Conversion,
+    how: ConvertArgs,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[
     int,
@@ -142,7 +142,7 @@ def create(
     size: int | None,
     pairs: list[tuple[str, str]],
     backing: tuple[str, str | None] | None,
-    references: str,
+    external_files: str,
     limits: list[tuple[str, int]],
     progress: Callable[[int, int], object] | None,
 ) -> tuple[int, list[tuple[str, str]]]: ...
@@ -159,7 +159,7 @@ def limits() -> list[tuple[str, int, str]]: ...
 def inspect(
     file: object,
     claimed: str | None,
-    most: tuple[int | None, int | None, int | None],
+    maxima: tuple[int | None, int | None, int | None],
     allow: list[str],
     limits: list[tuple[str, int]],
 ) -> str: ...

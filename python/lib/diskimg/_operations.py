@@ -1,4 +1,4 @@
-"""The functions: one a verb of qemu-img."""
+"""The functions of the package: one for each qemu-img subcommand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, overload
 from diskimg import _native
 from diskimg._errors import InvalidError, RefusedError
 from diskimg._image import Image, open
-from diskimg._progress import Progress, shown
+from diskimg._progress import Progress, progress_callback
 from diskimg._results import (
     CheckReport,
     Comparison,
@@ -30,21 +30,21 @@ from diskimg._results import (
 from diskimg._types import (
     BinaryReader,
     BinaryWriter,
-    Conversion,
+    ConvertArgs,
+    ExternalFiles,
     OptionValue,
     Path,
-    References,
     amount,
-    bounds,
     file_or_name,
     format_of,
+    limit_pairs,
     name_only,
-    opening,
-    pairs,
+    open_args,
+    option_pairs,
 )
 
 _BLOCK = 4096
-"""How many zeros in a row become a hole, by default."""
+"""Default length in bytes of a run of zeros that becomes a hole."""
 
 
 def convert(
@@ -62,7 +62,7 @@ def convert(
     sparse: bool | int = True,
     threads: int | None = None,
     progress: Progress = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
     reflink: Literal["auto", "always", "never"] = "auto",
@@ -78,77 +78,80 @@ def convert(
     in_place: bool = False,
     target_is_zero: bool = False,
 ) -> Report:
-    """Convert an image into another format.
+    """Convert an image to another format.
 
-    A file ``dst`` appears under its name when it is complete and on stable storage,
-    and not at all otherwise: an exception, Ctrl-C or a full disk leave what was there
-    as it was. (Devices, file objects and ``in_place`` are written where they stand.)
-    The output's bytes depend on source and options, and on whether the file system
-    shares data between the two; not on the number of threads.
+    A file ``dst`` appears under its name only when it is complete and on stable storage. After
+    an exception, Ctrl-C or a full disk, an existing file of that name is unchanged. (Devices and
+    file objects, and files with ``in_place``, are written directly.) The bytes of the output
+    depend on the source, on the options and on whether the file system shares data between the
+    two, but not on the number of threads.
 
     Args:
-        src: An image's name or binary file object, as for `open`; or several, whose
-            guest bytes follow one another (in an OVA: become a disk each).
-        dst: The output's name, or a binary file object. One that seeks and can be cut
-            is emptied, once the source is open, and written from its beginning; its
-            position is behind the image then. Into any other, formats are written that
-            stream: raw, VMDK ``subformat=streamOptimized``, OVA.
-        format: The output's format: one of `FORMATS`. By default what the name's end
-            tells (``.qcow2``, ``.vmdk``, ``.ova``, ``.ovf``), else
-            raw; so for a file object.
-        src_format: The source's format; by default its first bytes tell.
+        src: An image, as for `open`; or a sequence of images, which are concatenated (in an OVA,
+            each becomes a disk).
+        dst: The output's file name, or a binary file object. A file object that can seek and
+            truncate is emptied as soon as the source is open and written from its beginning;
+            afterwards its position is at the end of the image. Any other file object can take
+            only the formats that can be streamed: raw, VMDK with
+            ``subformat=streamOptimized`` and OVA.
+        format: The output's format: one of `FORMATS`. The default follows from the suffix of the
+            file name (``.qcow2``, ``.vmdk``, ``.ova``, ``.ovf``); it is raw for any other name
+            and for file objects.
+        src_format: The source's format; by default it is detected.
         options: Create options of the output's format; `create_options` lists them.
-        compress: Compress the output's units.
-        snapshot: Convert this internal snapshot, by ID or name.
-        disk: The disk of an appliance (OVA): its number from 1, file name or diskId.
-        backing: The output builds on this image: only what differs from it is written.
-            A relative name starts at the output's directory.
+        compress: Compress the output's clusters.
+        snapshot: Convert this internal snapshot (ID or name).
+        disk: The disk of an appliance (OVA): its number (from 1), file name or diskId.
+        backing: Use this image as the output's backing file and write only the data that differ
+            from it. A relative name is relative to the output's directory.
         backing_format: The format of ``backing``.
-        sparse: How many zeros in a row, in bytes, become a hole: at least 512. `True`
-            is 4096. `False` writes every byte: the output is fully allocated.
-        threads: How many threads work; by default as many as there are processors.
-        progress: Called in this thread with the guest bytes done and in all, some 50
-            times a second at the most, and once when all is done but for the output's
-            name; an exception in it stops the conversion and comes out. `True` shows a
-            bar: tqdm's, where it is installed.
-        references: Which other files the source, and ``backing``, may name.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        ignore_content_id: Take a parent that was changed since its child was made.
-        reflink: Whether stored data share their blocks with the source: where it is
-            possible, ``always`` (or fail), ``never``.
-        offload: Let the kernel copy what cannot be shared, zeros and all.
-        recompress: Compress anew what could be taken compressed as it is.
-        verify: Open and read the output again when all of it is on the disk, and compare it
-            with the source, before it gets its name. A file object cannot be verified.
-        digest: Compute digests of the guest's bytes, as they are carried, and of each file
-            that is written, which is read again for that: `Report.digests`.
-        verify_manifest: Hold an appliance against its manifest first.
-        salvage: Replace what cannot be read by zeros; `Report.salvaged` tells what.
-        rate_limit: Bytes written per second, at the most.
-        durable: Flush the output to the disk before it gets its name.
-        direct: Read and write past the page cache.
-        in_place: Write into the file or device ``dst``, which is there and large
-            enough (``qemu-img convert -n``).
-        target_is_zero: With ``in_place``: it reads as zeros now.
+        sparse: Length in bytes of a run of zeros that becomes a hole: at least 512. `True` means
+            4096. With `False` every byte is written and the output is fully allocated.
+        threads: Number of worker threads; by default the number of processors.
+        progress: Called in this thread with the number of guest bytes done and their total, at
+            most some 50 times a second, and once when everything is done except giving the
+            output its name. An exception that it raises stops the conversion and is propagated.
+            `True` shows a progress bar (tqdm's if it is installed).
+        external_files: Which other files the source and ``backing`` may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        ignore_content_id: Accept a parent that has changed since its child was created.
+        reflink: Whether stored data share their blocks with the source: ``auto`` (where
+            possible), ``always`` (or fail) or ``never``.
+        offload: Let the kernel copy data that cannot be shared (copy_file_range), without
+            looking for zeros in them.
+        recompress: Compress data again even if the compressed data could be copied as they are.
+        verify: Before the output gets its name, open and read it again and compare it with the
+            source. A file object cannot be verified.
+        digest: Compute digests of the guest's bytes and of each file that is written (which is
+            read again for this): `Report.digests`.
+        verify_manifest: Verify an appliance against its manifest first.
+        salvage: Replace data that cannot be read with zeros; `Report.salvaged` lists them.
+        rate_limit: Maximum number of bytes written per second.
+        durable: Flush the output to stable storage before it gets its name.
+        direct: Bypass the page cache for reading and writing (O_DIRECT).
+        in_place: Write to the existing file or device ``dst``, which must be large enough
+            (``qemu-img convert -n``).
+        target_is_zero: With ``in_place``: assume that ``dst`` reads as zeros.
 
     Raises:
-        CorruptError, UnsupportedError, LimitError: The source is not what it should be.
-        RefusedError: A file is named that may not be, or ``dst`` is one of the source's.
-        InvalidError: Arguments that make no sense; also a `ValueError`.
-        IoError: The system refused or failed; also an `OSError`.
-        KeyboardInterrupt: Ctrl-C, within a tenth of a second (at the hardest compression
-            levels it may take longer); a ``dst`` of that name is as it was (or, in the
-            moment of its renaming, complete).
-        Exception: What a file object or ``progress`` raised, unchanged.
+        CorruptError, UnsupportedError, LimitError: The source cannot be read; see `open`.
+        RefusedError: An image refers to a file that ``external_files`` does not allow, or
+            ``dst`` is one of the source's files.
+        InvalidError: The arguments are invalid; also a `ValueError`.
+        IoError: An operating system error; also an `OSError`.
+        KeyboardInterrupt: Ctrl-C was pressed. The conversion stops within a tenth of a second
+            (later at the highest compression levels). An existing file ``dst`` is unchanged, or
+            replaced by the complete output if it was just being renamed.
+        Exception: An exception raised by a file object or by ``progress``, unchanged.
     """
     sources = [src] if isinstance(src, str | bytes | os.PathLike) else src
     if not isinstance(sources, Sequence):
         sources = [sources]
     if not sources:
         raise InvalidError("there is no image to convert")
-    how = opening(
+    how = open_args(
         src_format,
-        references=references,
+        external_files=external_files,
         limits=limits,
         snapshot=snapshot,
         disk=disk,
@@ -160,19 +163,19 @@ def convert(
     if backing_format is not None and backing is None:
         raise InvalidError("backing_format without backing")
     if target_is_zero and not in_place:
-        raise InvalidError("target_is_zero speaks of what is there already: in_place=True")
+        raise InvalidError("target_is_zero needs in_place=True")
     if rate_limit == 0:
         raise InvalidError("rate_limit must be at least 1")
     if in_place and not isinstance(dst, str | bytes | os.PathLike):
-        raise InvalidError("in_place=True needs a name: a file object is written as it stands")
-    conversion: Conversion = {
+        raise InvalidError("in_place=True needs a file name, not a file object")
+    conversion: ConvertArgs = {
         "format": format_of(dst, format),
-        "options": pairs(options),
+        "options": option_pairs(options),
         "compress": compress,
         "backing": None if backing is None else name_only(backing),
         "backing_format": backing_format,
-        "references": references,
-        "limits": bounds(limits),
+        "external_files": external_files,
+        "limits": limit_pairs(limits),
         "sparse": _sparse(sparse),
         "threads": None if threads is None else _threads(threads),
         "rate_limit": None if rate_limit is None else amount("rate_limit", rate_limit),
@@ -188,14 +191,14 @@ def convert(
         "in_place": in_place,
         "target_is_zero": target_is_zero,
     }
-    with shown(progress, "convert") as callback:
+    with progress_callback(progress, "convert") as callback:
         guest, stored, shared, passed, salvaged, warnings, verified, digested = _native.convert(
             [(file_or_name(source), how) for source in sources],
             file_or_name(dst),
             conversion,
             callback,
         )
-    lost = tuple(Salvaged(*stretch) for stretch in salvaged)
+    lost = tuple(Salvaged(*extent) for extent in salvaged)
     digests = None
     if digested is not None:
         algorithm, of_guest, files = digested
@@ -221,7 +224,7 @@ def info(
     format: str | None = None,
     *,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     chain: Literal[False] = False,
 ) -> Info: ...
@@ -231,7 +234,7 @@ def info(
     format: str | None = None,
     *,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     chain: Literal[True],
 ) -> list[Info]: ...
@@ -241,7 +244,7 @@ def info(
     format: str | None = None,
     *,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     chain: bool,
 ) -> Info | list[Info]: ...
@@ -250,27 +253,27 @@ def info(
     format: str | None = None,
     *,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     chain: bool = False,
 ) -> Info | list[Info]:
-    """What an image is. No backing file and no data file is opened for it.
+    """Return information about an image. Its backing file and data file are not opened.
 
     Args:
-        file: Its name or a binary file object, as for `open`.
-        format: Its format; by default its first bytes tell.
+        file: A file name or a binary file object, as for `open`.
+        format: The image's format; by default it is detected.
         disk: The disk of an appliance.
-        references: Which files of a split image, in its own directory, are looked at
-            (``none``: not any); with ``chain``: which backing files.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        chain: Tell of all layers, the image itself first.
+        external_files: Whether the other files of a split image may be opened (``none``: no;
+            otherwise those in its own directory); with ``chain``, also which backing files.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        chain: Return a list with one entry for each layer, the image itself first.
 
     Raises:
         Error: As `open`.
     """
     native = _native.Image.open(
         file_or_name(file),
-        opening(format, disk=disk, references=references, limits=limits),
+        open_args(format, disk=disk, external_files=external_files, limits=limits),
         True,
         chain,
     )
@@ -288,24 +291,24 @@ def map(
     length: int | None = None,
     snapshot: str | None = None,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
 ) -> list[Extent]:
-    """Which guest bytes of an image are where.
+    """Return the extents of an image: where each range of guest bytes is stored.
 
-    For large images, `Image.extents` gives them one by one.
+    `Image.extents` yields them one by one, which suits large images.
 
     Args:
-        file: Its name or a binary file object, as for `open`, like the rest.
-        format: Its format; by default its first bytes tell.
+        file: A file name or a binary file object, as for `open`.
+        format: The image's format; by default it is detected.
         start: First guest offset.
-        length: Bytes; by default to the end of the disk.
-        snapshot: Look at this internal snapshot.
+        length: Length in bytes; by default up to the end of the disk.
+        snapshot: Map this internal snapshot (ID or name).
         disk: The disk of an appliance.
-        references: Which other files the image may name.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        ignore_content_id: Take a parent that was changed since its child was made.
+        external_files: Which other files the image may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        ignore_content_id: Accept a parent that has changed since its child was created.
 
     Raises:
         Error: As `open` and `Image.extents`.
@@ -316,7 +319,7 @@ def map(
         format,
         snapshot=snapshot,
         disk=disk,
-        references=references,
+        external_files=external_files,
         limits=limits,
         ignore_content_id=ignore_content_id,
     ) as image:
@@ -331,45 +334,47 @@ def create(
     options: Mapping[str, OptionValue] | None = None,
     backing: Path | None = None,
     backing_format: str | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     progress: Progress = None,
 ) -> Created:
-    """Create an empty image. A file that was there is replaced once it is complete.
+    """Create an empty image. An existing file is replaced once the new one is complete.
 
     Args:
-        path: Its name.
-        size: Guest bytes, or text like ``10G``; by default those of ``backing``.
-        format: Its format; by default what the name's end tells, else raw.
+        path: The new image's file name.
+        size: Size of the virtual disk in bytes, or text like ``10G``; by default that of
+            ``backing``.
+        format: The image's format; the default follows from the name's suffix, else raw.
         options: Create options; `create_options` lists them.
-        backing: The image it builds on. A relative name starts at ``path``'s directory.
-        backing_format: The format of ``backing``, which must be said.
-        references: Which files ``backing`` may name in its turn.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        progress: As for `convert`; there is something to see where space is preallocated.
+        backing: The backing file. A relative name is relative to ``path``'s directory.
+        backing_format: The format of ``backing``; required if there is one.
+        external_files: Which other files ``backing`` may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        progress: As for `convert`; useful when space is preallocated.
 
     Raises:
-        InvalidError: Options that the format does not take, no size; also a `ValueError`.
-        IoError: The system refused or failed; also an `OSError`.
-        Error: As `open`, of ``backing``.
+        InvalidError: The format does not have one of the options, or the size is missing; also a
+            `ValueError`.
+        IoError: An operating system error; also an `OSError`.
+        Error: ``backing`` cannot be opened; see `open`.
     """
     if backing_format is not None and backing is None:
         raise InvalidError("backing_format without backing")
     if size is not None and "size" in (options or {}):
-        raise InvalidError("the size is given twice")
+        raise InvalidError("the size is given both as an argument and as an option")
     name, chosen = name_only(path), format_of(path, format)
-    given = pairs(options)
+    given = option_pairs(options)
     if isinstance(size, str):
         given.append(("size", size))
-    with shown(progress, "create") as callback:
+    with progress_callback(progress, "create") as callback:
         created, in_effect = _native.create(
             name,
             chosen,
             None if size is None or isinstance(size, str) else amount("size", size),
             given,
             None if backing is None else (name_only(backing), backing_format),
-            references,
-            bounds(limits),
+            external_files,
+            limit_pairs(limits),
             callback,
         )
     return Created(name, chosen, created, dict(in_effect))
@@ -384,27 +389,27 @@ def compare(
     strict: bool = False,
     threads: int | None = None,
     progress: Progress = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
 ) -> Comparison:
-    """Whether two images show the guest the same bytes.
+    """Compare the guest bytes of two images.
 
     Args:
-        a: An image's name, a binary file object, or an open `Image`.
-        b: The other.
-        a_format: The format of ``a``; by default its first bytes tell.
-        b_format: The format of ``b``.
-        strict: Sizes must be equal, too, and bytes held in both or in neither.
-        threads: How many threads work; by default as many as there are processors.
+        a: A file name, a binary file object or an open `Image`.
+        b: The other image, likewise.
+        a_format: The format of ``a``; by default it is detected.
+        b_format: The format of ``b``, likewise.
+        strict: Sizes and allocation status must be equal, too.
+        threads: Number of worker threads; by default the number of processors.
         progress: As for `convert`.
-        references: Which other files the images may name.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        ignore_content_id: Take a parent that was changed since its child was made.
+        external_files: Which other files the images may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        ignore_content_id: Accept a parent that has changed since its child was created.
 
     Raises:
         Error: As `open` and `Image.read_at`.
-        KeyboardInterrupt: Ctrl-C, within a tenth of a second.
+        KeyboardInterrupt: Ctrl-C was pressed; the comparison stops within a tenth of a second.
     """
 
     @contextmanager
@@ -415,7 +420,7 @@ def compare(
             with open(
                 image,
                 format,
-                references=references,
+                external_files=external_files,
                 limits=limits,
                 ignore_content_id=ignore_content_id,
             ) as fresh:
@@ -424,7 +429,7 @@ def compare(
     with (
         opened(a, a_format) as first,
         opened(b, b_format) as second,
-        shown(progress, "compare") as callback,
+        progress_callback(progress, "compare") as callback,
     ):
         result, offset = _native.compare(
             first._native,
@@ -445,40 +450,41 @@ def measure(
     src_format: str | None = None,
     snapshot: str | None = None,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
 ) -> Measure:
-    """How much space a new image would take. No data is read.
+    """Calculate the space that a new image would take. No guest data is read.
 
     Args:
-        file: The image to be converted, as for `open`; or
-        size: the guest bytes of an empty disk.
+        file: The image to be converted, as for `open`. Mutually exclusive with ``size``.
+        size: Size in bytes of an empty disk to be created.
         format: The new image's format: raw or qcow2.
-        options: Its create options.
-        src_format: The format of ``file``; by default its first bytes tell.
-        snapshot: Measure this internal snapshot.
+        options: Create options of the new image.
+        src_format: The format of ``file``; by default it is detected.
+        snapshot: Measure this internal snapshot (ID or name).
         disk: The disk of an appliance.
-        references: Which other files the image may name.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        ignore_content_id: Take a parent that was changed since its child was made.
+        external_files: Which other files the image may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        ignore_content_id: Accept a parent that has changed since its child was created.
 
     Raises:
-        UnsupportedError: That format's size cannot be told beforehand.
-        InvalidError: Both of ``file`` and ``size``, or neither; bad options.
+        UnsupportedError: The size of an image in that format cannot be calculated.
+        InvalidError: Both or neither of ``file`` and ``size`` are given, or the format does not
+            have one of the options.
         Error: As `open`.
     """
     if (file is None) == (size is None):
-        raise InvalidError("either an image or a size is to be measured")
+        raise InvalidError("measure needs either an image or a size")
     if file is None:
-        facts = _native.measure_size(format, pairs(options), amount("size", cast(int, size)))
+        facts = _native.measure_size(format, option_pairs(options), amount("size", cast(int, size)))
         return Measure._from_json(json.loads(facts))
     with open(
         file,
         src_format,
         snapshot=snapshot,
         disk=disk,
-        references=references,
+        external_files=external_files,
         limits=limits,
         ignore_content_id=ignore_content_id,
     ) as image:
@@ -490,25 +496,25 @@ def check(
     format: str | None = None,
     *,
     disk: str | int | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
 ) -> CheckReport:
-    """Whether an image is consistent in itself. Its backing files are not opened.
+    """Check the consistency of an image's metadata. Its backing files are not opened.
 
     Args:
-        file: Its name or a binary file object, as for `open`.
-        format: Its format; by default its first bytes tell.
+        file: A file name or a binary file object, as for `open`.
+        format: The image's format; by default it is detected.
         disk: The disk of an appliance.
-        references: Which files of a split image are looked at.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
+        external_files: Which other files of a split image may be opened.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
 
     Raises:
-        UnsupportedError: The format has nothing to check (raw).
-        Error: It cannot be opened, or is too damaged to be checked.
+        UnsupportedError: The format has no metadata to check (raw).
+        Error: The image cannot be opened or is too damaged to be checked.
     """
     native = _native.Image.open(
         file_or_name(file),
-        opening(format, disk=disk, references=references, limits=limits),
+        open_args(format, disk=disk, external_files=external_files, limits=limits),
         True,
         False,
     )
@@ -517,17 +523,17 @@ def check(
 
 
 def detect(file: Path | BinaryReader | bytes | bytearray | memoryview) -> Detection:
-    """The format of a file, or of bytes, by what they begin with.
+    """Detect the format of a file or of bytes by its signature.
 
-    Whatever the bytes, there is an answer: ``raw`` is what nothing else matched. A guest
-    can write any header into its raw disk, so this tells what a file *claims* to be.
+    Detection never fails for lack of a match: what no signature matches is ``raw``. A guest can
+    write any header to its raw disk, so the result is only what the file *claims* to be.
 
     Args:
-        file: A file's name (`str` or path-like), the bytes themselves, or a binary file
-            object that seeks, whose position is undefined afterwards.
+        file: A file name (`str` or path-like), the bytes themselves, or a seekable binary file
+            object, whose position is undefined afterwards.
 
     Raises:
-        IoError: There is no such file, or it cannot be read; also an `OSError`.
+        IoError: The file does not exist or cannot be read; also an `OSError`.
     """
     if isinstance(file, bytes | bytearray | memoryview):
         return Detection(None, _native.detect(io.BytesIO(file)))
@@ -546,34 +552,37 @@ def inspect(
     allow: Collection[str] = (),
     limits: Mapping[str, int] | None = None,
 ) -> Inspection:
-    """Whether an untrusted image is safe to let in.
+    """Decide whether an untrusted image is safe to accept.
 
-    One file is opened, a bounded amount of it is read, and nothing that it names is
-    followed. Whatever the bytes, there is an answer.
+    Only this file is opened, a bounded amount of it is read, and files that it refers to are not
+    opened. There is a verdict whatever the file contains.
 
     Args:
-        file: A file's name (`str` or path-like), the bytes themselves, or a binary file
-            object; of one that does not seek, all is read.
-        format: The format that it is said to be: another is refused. Besides `FORMATS`,
-            ``gpt`` and ``mbr`` (raw, with a partition table).
-        max_size: Refuse a larger file, in bytes.
-        max_virtual_size: Refuse a larger disk, in bytes, or one of unknown size.
-        max_ratio: Refuse a disk that is more than so many times as large as its file.
-        allow: Codes of findings that are put up with: they become warnings.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
+        file: A file name (`str` or path-like), the bytes themselves, or a binary file object; one
+            that does not seek is read to its end.
+        format: The format that the image should have; any other is refused. Besides `FORMATS`:
+            ``gpt`` and ``mbr`` (raw with such a partition table).
+        max_size: Maximum size of the file in bytes.
+        max_virtual_size: Maximum size of the virtual disk in bytes; a disk of unknown size is
+            refused.
+        max_ratio: Maximum ratio of the virtual disk's size to the file's.
+        allow: Codes of findings to accept: their severity becomes ``warn``.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
 
     Raises:
-        InvalidError: No such format or code; also a `ValueError`.
-        IoError: There is no such file, or it cannot be read; also an `OSError`.
-        Exception: What a file object raised, unchanged.
+        InvalidError: The format or a code is unknown; also a `ValueError`.
+        IoError: The file does not exist or cannot be read; also an `OSError`.
+        Exception: An exception raised by a file object, unchanged.
     """
     if isinstance(file, bytes | bytearray | memoryview):
         given: object = bytes(file)
     else:
         given = file_or_name(file)
     sizes = {"max_size": max_size, "max_virtual_size": max_virtual_size, "max_ratio": max_ratio}
-    most = [None if bound is None else amount(what, bound) for what, bound in sizes.items()]
+    maxima = [None if bound is None else amount(what, bound) for what, bound in sizes.items()]
     if isinstance(allow, str):
-        raise TypeError("allow wants a list of codes, not one")
-    found = _native.inspect(given, format, (most[0], most[1], most[2]), list(allow), bounds(limits))
-    return Inspection._from_json(json.loads(found))
+        raise TypeError("allow must be a collection of codes, not a str")
+    inspection = _native.inspect(
+        given, format, (maxima[0], maxima[1], maxima[2]), list(allow), limit_pairs(limits)
+    )
+    return Inspection._from_json(json.loads(inspection))

@@ -1,4 +1,4 @@
-"""Showing how far it is."""
+"""Progress reports."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 Callback: TypeAlias = Callable[[int, int], object]
-"""Called with the bytes done and the bytes in all."""
+"""Called with the number of bytes done and the total number of bytes."""
 
 Progress: TypeAlias = Callback | bool | None
-"""A callable, or `True` for a bar on standard error."""
+"""A callable, or `True` for a progress bar on standard error."""
 
 
 @contextmanager
-def shown(progress: Progress, label: str) -> Iterator[Callback | None]:
-    """What is to be called as the work goes on.
+def progress_callback(progress: Progress, label: str) -> Iterator[Callback | None]:
+    """Provide the function to call with the progress, or `None`.
 
     Raises:
-        TypeError: It cannot be called.
+        TypeError: ``progress`` is neither callable nor a bool.
     """
     if progress is None or progress is False:
         yield None
@@ -51,7 +51,7 @@ def _bar(label: str) -> Iterator[Callback]:
 
 @contextmanager
 def _percent(label: str) -> Iterator[Callback]:
-    """Without tqdm: a number, for people only."""
+    """Print a percentage if standard error is a terminal. Used if tqdm is not installed."""
     terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def update(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What the functions give: values that show, compare and turn into qemu-img's JSON."""
+"""Results: dataclasses that can be printed, compared and converted to qemu-img's JSON."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
-"""What `json.dumps` takes."""
+"""A JSON object, as `json.dumps` accepts it."""
 
 
 def _present(**facts: Any) -> Json:
-    """Facts under qemu-img's keys. What is not there, or empty, is left out, as it does."""
+    """Return a JSON object with qemu-img's keys; like qemu-img, omit `None` and empty lists."""
     return {
         name.replace("_", "-"): value for name, value in facts.items() if value not in (None, [])
     }
 
 
 def _fields(facts: Json) -> Json:
-    """The other way round: qemu-img's keys as names of fields."""
+    """Return a JSON object with its keys turned into field names."""
     return {key.replace("-", "_"): value for key, value in facts.items()}
 
 
@@ -29,19 +29,19 @@ class Snapshot:
     id: str
     """Unique identifier."""
     name: str
-    """Name; not always unique."""
+    """Name; not necessarily unique."""
     vm_state_size: int
-    """Bytes of saved machine state."""
+    """Size in bytes of the saved VM state."""
     date_sec: int
-    """When it was taken: seconds since 1970, UTC …"""
+    """Creation time in seconds since 1970, UTC."""
     date_nsec: int
-    """… and nanoseconds."""
+    """Nanosecond part of the creation time."""
     vm_clock_sec: int
-    """How long the guest had run: seconds …"""
+    """Guest uptime in seconds."""
     vm_clock_nsec: int
-    """… and nanoseconds."""
+    """Nanosecond part of the guest uptime."""
     icount: int | None = None
-    """Instructions executed, where recorded."""
+    """Number of instructions executed, if recorded."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> Snapshot:
@@ -63,18 +63,18 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A file that an image consists of."""
+    """A file that is part of an image."""
 
     name: str
-    """What it is to the image: ``file``, ``data-file``, ``extents.0``, …"""
+    """Role of the file: ``file``, ``data-file``, ``extents.0``, …"""
     filename: str
-    """Its path."""
+    """Path of the file."""
     format: str
     """``file``, or ``host_device`` for a block device."""
     virtual_size: int
-    """Its length in bytes: whole sectors of 512, as QEMU counts."""
+    """Length in bytes, rounded up to 512-byte sectors as in QEMU."""
     actual_size: int | None
-    """Bytes that it occupies on the host, where that is known."""
+    """Space that the file occupies on the host in bytes, if known."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> Child:
@@ -102,38 +102,38 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What an image, or one layer of a chain, tells of itself."""
+    """Information about an image or a layer of its backing chain."""
 
     filename: str
-    """The name it was opened by."""
+    """The name that the image was opened with."""
     format: str
-    """Its format: one of `FORMATS`."""
+    """The image's format: one of `FORMATS`."""
     virtual_size: int
-    """Guest bytes."""
+    """Size of the virtual disk in bytes."""
     actual_size: int | None = None
-    """Bytes that it occupies on the host, where that is known."""
+    """Space that the image occupies on the host in bytes, if known."""
     cluster_size: int | None = None
-    """Bytes that the format allocates at a time, where it does."""
+    """Cluster size in bytes, if the format has one."""
     encrypted: bool = False
-    """The guest's bytes are encrypted."""
+    """Whether the guest data are encrypted."""
     compressed: bool = False
-    """Every unit is compressed, by the format's nature."""
+    """Whether the format compresses all data (such as streamOptimized)."""
     dirty: bool = False
-    """It was not closed properly."""
+    """Whether the image was not closed properly."""
     backing_filename: str | None = None
-    """The backing file's name as the image holds it."""
+    """The backing file's name as recorded in the image."""
     full_backing_filename: str | None = None
-    """Where that name leads."""
+    """The backing file's name, resolved relative to the image's directory."""
     backing_format: str | None = None
-    """The format that the image claims for its backing file."""
+    """The backing file's format as recorded in the image."""
     snapshots: tuple[Snapshot, ...] = ()
     """Internal snapshots."""
     children: tuple[Child, ...] = ()
-    """The files that it consists of, without its backing file."""
+    """The files that the image consists of, without its backing file."""
     format_specific: Mapping[str, Any] | None = field(default=None, hash=False)
-    """The format's own facts, under qemu-img's keys."""
+    """Format-specific information, with qemu-img's keys."""
     notes: tuple[str, ...] = ()
-    """Sentences that a person should read."""
+    """Notes for the user, one sentence each."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> Info:
@@ -157,7 +157,7 @@ class Info:
         )
 
     def to_dict(self) -> Json:
-        """As ``qemu-img info --output=json`` (and ``notes``, which it does not have)."""
+        """As in ``qemu-img info --output=json``, with ``notes`` in addition."""
         specific = self.format_specific
         return {
             "children": [child.to_dict() for child in self.children],
@@ -182,34 +182,34 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A range of guest bytes that one layer treats alike."""
+    """A range of guest bytes that one layer stores in the same way."""
 
     start: int
     """Guest offset in bytes."""
     length: int
-    """Bytes; never 0."""
+    """Length in bytes; never 0."""
     depth: int
-    """The layer that answers: 0 is the image itself, 1 its backing file."""
+    """The layer that the bytes are read from: 0 is the image, 1 its backing file, and so on."""
     present: bool
-    """Some layer has something to say of these bytes, be it that they are zero."""
+    """Whether the bytes are allocated in some layer, as data or as zeros."""
     zero: bool
-    """They read as zeros."""
+    """Whether the bytes read as zeros."""
     data: bool
-    """They are stored as data."""
+    """Whether the bytes are stored as data."""
     compressed: bool
-    """They are stored compressed."""
+    """Whether the bytes are stored compressed."""
     offset: int | None = None
-    """Host offset of the first byte, where bytes lie verbatim."""
+    """Host offset of the first byte, if the bytes are stored verbatim."""
     filename: str | None = None
-    """The file that `offset` is in."""
+    """The file that `offset` refers to."""
 
     @property
     def end(self) -> int:
-        """Guest offset behind the last byte."""
+        """Guest offset past the last byte."""
         return self.start + self.length
 
     def to_dict(self) -> Json:
-        """As one entry of ``qemu-img map --output=json``."""
+        """As an entry of ``qemu-img map --output=json``."""
         return _present(
             start=self.start,
             length=self.length,
@@ -224,28 +224,28 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What a file's bytes say that it is."""
+    """The format of a file by its signature."""
 
     filename: str | None
-    """The name it was looked at by; `None` for bytes."""
+    """The file's name; `None` for bytes."""
     format: str
-    """One of `FORMATS`; ``raw`` is what nothing else matched."""
+    """One of `FORMATS`; ``raw`` if no signature matched."""
 
     def to_dict(self) -> Json:
-        """The fields, under qemu-img's keys."""
+        """The fields, with qemu-img's keys."""
         return _present(filename=self.filename, format=self.format)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A file that an image names. It was not looked for."""
+    """A file that an image refers to. It was not opened, and may not exist."""
 
     role: Literal["backing-file", "data-file", "extent", "parent", "file"]
-    """What it is to the image."""
+    """Role of the file."""
     name: str
-    """Its name, as the image has it."""
+    """The file's name as recorded in the image."""
     format: str | None = None
-    """The format that the image claims for it."""
+    """The file's format as recorded in the image."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -254,18 +254,18 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class InspectionFinding:
-    """One thing that a look at an untrusted image found."""
+    """A finding about an untrusted image."""
 
     code: str
-    """What: a stable name such as ``backing-file``; SECURITY.md lists them."""
+    """A stable identifier such as ``backing-file``; SECURITY.md lists them."""
     severity: Literal["refuse", "warn", "note"]
-    """What it means for the verdict: one ``refuse`` makes the image unsafe."""
+    """Its effect on the verdict: a single ``refuse`` makes the image unsafe."""
     message: str
-    """In words, one line. It may quote the image."""
+    """Description, one line. It may quote the image."""
     offset: int | None = None
-    """Where in the file, in bytes, if it is in one place."""
+    """Offset in the file in bytes, if the finding is about one place."""
     member: str | None = None
-    """In which file of an appliance."""
+    """The file of an appliance that the finding is about."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -280,37 +280,37 @@ class InspectionFinding:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Whether an untrusted image is safe to let in. True if it is."""
+    """Verdict on an untrusted image. True if the image is safe to accept."""
 
     filename: str
-    """The name it was opened by."""
+    """The name that the image was opened with."""
     verdict: Literal["safe", "unsafe"]
-    """``unsafe`` if any finding says ``refuse``."""
+    """``unsafe`` if any finding has the severity ``refuse``."""
     format: str
-    """Its format by its bytes: one of `FORMATS`, or one that is known by its signature alone
+    """The detected format: one of `FORMATS`, or one of which only the signature is known
     (``vhd``, ``vhdx``, ``vdi``, ``qed``, ``luks``, …)."""
     file_size: int
-    """Bytes of the file."""
+    """Length of the file in bytes."""
     claimed_format: str | None = None
-    """The format that was claimed."""
+    """The ``format`` that was passed to `inspect`."""
     other_formats: tuple[str, ...] = ()
-    """Other formats that the bytes are of as well."""
+    """Other formats whose signatures the file also contains."""
     partition_table: Literal["mbr", "gpt"] | None = None
-    """How the disk is divided, where that shows without reading a container."""
+    """The partition table of the disk, if it can be seen without decoding an image format."""
     virtual_size: int | None = None
-    """Guest bytes, where they are known."""
+    """Size of the virtual disk in bytes, if known."""
     actual_size: int | None = None
-    """Bytes that it occupies on the host, where that is known."""
+    """Space that the file occupies on the host in bytes, if known."""
     encrypted: bool = False
-    """The guest's bytes are encrypted."""
+    """Whether the guest data are encrypted."""
     references: tuple[Reference, ...] = ()
-    """Files that the image names. None of them was opened."""
+    """Files that the image refers to. None of them was opened."""
     findings: tuple[InspectionFinding, ...] = ()
-    """What was found, the worst first."""
+    """The findings, most severe first."""
 
     @property
     def safe(self) -> bool:
-        """Nothing was found that speaks against it."""
+        """Whether the verdict is ``safe``."""
         return self.verdict == "safe"
 
     def __bool__(self) -> bool:
@@ -347,20 +347,20 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Whether two images show the guest the same bytes. True if they do."""
+    """Result of a comparison. True if the images are identical."""
 
     result: Literal["identical", "content", "size", "status"]
-    """``identical``, or what differs: the ``content``; in strict mode also the
-    ``size``, or the ``status`` (bytes that only one image holds)."""
+    """``identical``, or what differs: the ``content`` or, in strict mode only, the ``size`` or the
+    ``status`` (bytes that are allocated in only one of the images)."""
     offset: int | None = None
-    """The first guest offset where content or status differs."""
+    """The first guest offset at which content or status differs."""
     size_mismatch: bool = False
-    """The sizes differ. The shorter image counts as padded with zeros, unless in
-    strict mode."""
+    """Whether the sizes differ. Outside strict mode, the shorter image is treated as if it were
+    padded with zeros."""
 
     @property
     def identical(self) -> bool:
-        """The guest sees the same bytes."""
+        """Whether the images are identical."""
         return self.result == "identical"
 
     def __bool__(self) -> bool:
@@ -373,13 +373,13 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong with an image."""
+    """A problem found by a check."""
 
     severity: Literal["corruption", "leak", "check-error"]
-    """``corruption``: data are or may become wrong. ``leak``: space is wasted.
-    ``check-error``: the check could not look there."""
+    """``corruption``: data are wrong or may become wrong. ``leak``: space is wasted.
+    ``check-error``: a structure could not be checked."""
     message: str
-    """What, and where: one line."""
+    """Description with the location, one line."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -388,30 +388,30 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Whether an image is consistent in itself."""
+    """Result of a consistency check of an image."""
 
     filename: str
-    """The name it was opened by."""
+    """The name that the image was opened with."""
     format: str
-    """Its format."""
+    """The image's format."""
     check_errors: int
-    """Places that could not be checked."""
+    """Number of structures that could not be checked."""
     corruptions: int = 0
-    """Contradictions: data are or may become wrong."""
+    """Number of inconsistencies: data are wrong or may become wrong."""
     leaks: int = 0
-    """Allocated units that nothing refers to."""
+    """Number of allocated clusters that nothing refers to."""
     image_end_offset: int | None = None
-    """Host offset behind the last unit in use, in bytes."""
+    """Host offset past the last cluster in use."""
     total_clusters: int = 0
-    """Units of the virtual disk."""
+    """Number of clusters of the virtual disk."""
     allocated_clusters: int = 0
-    """Units that the image holds."""
+    """Number of allocated clusters."""
     fragmented_clusters: int = 0
-    """Units that do not follow their predecessor on the host."""
+    """Number of clusters that do not follow their predecessor on the host."""
     compressed_clusters: int = 0
-    """Compressed units."""
+    """Number of compressed clusters."""
     findings: tuple[Finding, ...] = ()
-    """Each thing that is wrong."""
+    """The problems found."""
 
     @classmethod
     def _from_json(cls, facts: Json, **more: Any) -> CheckReport:
@@ -419,11 +419,11 @@ class CheckReport:
 
     @property
     def clean(self) -> bool:
-        """Nothing is wrong, and nothing wasted."""
+        """Whether there are no corruptions, leaks or check errors."""
         return not (self.check_errors or self.corruptions or self.leaks)
 
     def to_dict(self) -> Json:
-        """As ``qemu-img check --output=json``: counts that are 0 are left out."""
+        """As in ``qemu-img check --output=json``: counts that are 0 are left out."""
         return {
             "filename": self.filename,
             "format": self.format,
@@ -442,22 +442,22 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How much space a new image would take, in bytes."""
+    """Space that a new image would take, in bytes."""
 
     required: int
-    """File length for the data at hand."""
+    """File length with only the source's data allocated."""
     fully_allocated: int
-    """File length with every unit allocated."""
+    """File length with every cluster allocated."""
     bitmaps: int | None = None
-    """What the source's bitmaps would take besides, were they carried over; `None`
-    unless both source and target can hold bitmaps."""
+    """Additional space that copies of the source's bitmaps would take; `None` unless both source
+    and target support bitmaps."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> Measure:
         return cls(facts["required"], facts["fully-allocated"], facts.get("bitmaps"))
 
     def to_dict(self) -> Json:
-        """As ``qemu-img measure --output=json``."""
+        """As in ``qemu-img measure --output=json``."""
         return _present(
             bitmaps=self.bitmaps, required=self.required, fully_allocated=self.fully_allocated
         )
@@ -465,16 +465,16 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """An image that was created."""
+    """Description of a newly created image."""
 
     filename: str
-    """Its name."""
+    """The image's file name."""
     format: str
-    """Its format."""
+    """The image's format."""
     size: int
-    """Guest bytes."""
+    """Size of the virtual disk in bytes."""
     options: Mapping[str, str] = field(hash=False)
-    """The create options in effect, given or by default."""
+    """The create options in effect, including defaults."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -488,14 +488,14 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """Guest bytes that could not be read, and are zeros now."""
+    """A range of guest bytes that could not be read and was replaced with zeros."""
 
     start: int
-    """Guest offset of the first."""
+    """Guest offset of the first byte."""
     end: int
-    """Guest offset behind the last."""
+    """Guest offset past the last byte."""
     error: str
-    """Why."""
+    """Error message."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -507,8 +507,9 @@ class FileDigest:
     """The digest of a file that was written."""
 
     path: str
+    """The file's name."""
     digest: str
-    """Of all of its bytes, in lower-case hexadecimal."""
+    """Digest of the whole file in lower-case hexadecimal."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -522,9 +523,9 @@ class Digests:
     algorithm: str
     """``sha256`` or ``blake3``."""
     guest: str
-    """Of the guest's bytes, zeros included, in lower-case hexadecimal."""
+    """Digest of the guest's bytes, zeros included, in lower-case hexadecimal."""
     files: tuple[FileDigest, ...]
-    """Of each file that was written, the main one first; none of a file object."""
+    """Digests of the files written, the main one first; empty if the output is a file object."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -537,24 +538,24 @@ class Digests:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a conversion did."""
+    """Summary of a conversion."""
 
     guest_bytes: int
-    """Size of the disk; several disks are counted with the gaps between them."""
+    """Size of the virtual disk in bytes; of several disks, including the gaps between them."""
     stored_bytes: int
-    """Bytes of guest data in the output, after compression."""
+    """Bytes of guest data stored in the output, after compression."""
     shared_bytes: int
-    """How many of these share their blocks with the source, and took no space."""
+    """Bytes among these that share their blocks with the source and take no extra space."""
     passed_bytes: int
-    """Guest bytes of compressed units that were taken as the source stores them."""
+    """Guest bytes of compressed clusters that were copied without recompression."""
     salvaged: tuple[Salvaged, ...] = field(default=())
-    """What could not be read (only with ``salvage=True``), in guest order."""
+    """Ranges that could not be read (only with ``salvage=True``), in guest order."""
     warnings: tuple[str, ...] = field(default=())
-    """What was damaged in the source and is made up for."""
+    """Damage found in the source that did not prevent reading."""
     verified: bool = False
-    """The output was read again and says what the source says (``verify=True``)."""
+    """Whether the output was read again and found identical to the source (``verify=True``)."""
     digests: Digests | None = None
-    """What was asked for by ``digest=``."""
+    """The digests, if ``digest=`` was given."""
 
     def to_dict(self) -> Json:
         """The fields (qemu-img has no JSON for this)."""

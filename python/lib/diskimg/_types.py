@@ -1,4 +1,4 @@
-"""The types of arguments, and how they are put for the native half."""
+"""Types of arguments, and their conversion for the native module."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class BinaryWriter(Protocol):
 
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-"""A file's name."""
+"""A file name."""
 
-References: TypeAlias = Literal["none", "same-dir", "any"]
-"""Which files an image may name: none, those in its own directory or below, any."""
+ExternalFiles: TypeAlias = Literal["none", "same-dir", "any"]
+"""Which other files an image may refer to: none, those in its own directory or below, any."""
 
 OptionValue: TypeAlias = str | int | bool
-"""The value of a create option; `True` and `False` are ``on`` and ``off``."""
+"""The value of a create option; `True` means ``on``, `False` means ``off``."""
 
 SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".ova": "ova", ".ovf": "ova"}
-"""The formats that a new image's name tells."""
+"""The formats of new images, by file name suffix."""
 
-_LARGEST = (1 << 63) - 1
+_MAX_AMOUNT = (1 << 63) - 1
 
 
-class Opening(TypedDict):
-    """How an image is opened, for the native half."""
+class OpenArgs(TypedDict):
+    """How an image is opened: arguments for the native module."""
 
     format: str | None
-    references: str
+    external_files: str
     limits: list[tuple[str, int]]
     snapshot: str | None
     disk: str | None
@@ -49,15 +49,15 @@ class Opening(TypedDict):
     memory_map: bool
 
 
-class Conversion(TypedDict):
-    """How images are converted, for the native half."""
+class ConvertArgs(TypedDict):
+    """How images are converted: arguments for the native module."""
 
     format: str
     options: list[tuple[str, str]]
     compress: bool
     backing: str | None
     backing_format: str | None
-    references: str
+    external_files: str
     limits: list[tuple[str, int]]
     sparse: int | None
     threads: int | None
@@ -76,21 +76,21 @@ class Conversion(TypedDict):
 
 
 def file_or_name(given: object) -> object:
-    """A name as text; anything else as it is, to be judged by what it can do."""
+    """Return a file name as text; any other object unchanged (it should be a file object)."""
     return os.fsdecode(given) if isinstance(given, str | bytes | os.PathLike) else given
 
 
 def name_only(given: Path) -> str:
-    """A name as text.
+    """Return a file name as text.
 
     Raises:
-        TypeError: It is none.
+        TypeError: ``given`` is not a file name.
     """
     return os.fsdecode(given)
 
 
 def format_of(destination: object, format: str | None) -> str:
-    """The format that is asked for, or that the name tells; else raw."""
+    """Return the requested format, or the one that the name's suffix implies; else raw."""
     if format is not None:
         return format
     name = file_or_name(destination)
@@ -98,20 +98,20 @@ def format_of(destination: object, format: str | None) -> str:
 
 
 def amount(what: str, given: SupportsIndex) -> int:
-    """A number of bytes or things, not negative.
+    """Return ``given`` as a non-negative integer of at most 63 bits.
 
     Raises:
-        TypeError: It is no whole number.
-        ValueError: It is negative, or more than any disk has.
+        TypeError: It is not an integer.
+        ValueError: It is negative or too large.
     """
     number = operator.index(given)
-    if not 0 <= number <= _LARGEST:
-        raise ValueError(f"{what} must be between 0 and {_LARGEST}, not {number}")
+    if not 0 <= number <= _MAX_AMOUNT:
+        raise ValueError(f"{what} must be between 0 and {_MAX_AMOUNT}, not {number}")
     return number
 
 
-def pairs(options: Mapping[str, OptionValue] | None) -> list[tuple[str, str]]:
-    """Create options as ``-o`` takes them."""
+def option_pairs(options: Mapping[str, OptionValue] | None) -> list[tuple[str, str]]:
+    """Return create options as text, as in ``-o NAME=VALUE``."""
     return [(name, _text(value)) for name, value in dict(options or {}).items()]
 
 
@@ -121,32 +121,32 @@ def _text(value: OptionValue) -> str:
     return str(value)
 
 
-def bounds(limits: Mapping[str, int] | None) -> list[tuple[str, int]]:
-    """Limits by name.
+def limit_pairs(limits: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    """Return limits as pairs of name and value.
 
     Raises:
-        TypeError: One is no whole number.
-        ValueError: One is negative, or larger than any.
+        TypeError: A value is not an integer.
+        ValueError: A value is negative or too large.
     """
     return [(name, amount(f"limits[{name!r}]", value)) for name, value in (limits or {}).items()]
 
 
-def opening(
+def open_args(
     format: str | None = None,
     *,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     snapshot: str | None = None,
     disk: str | int | None = None,
     ignore_content_id: bool = False,
     direct: bool = False,
     memory_map: bool = False,
-) -> Opening:
-    """How an image is to be opened."""
+) -> OpenArgs:
+    """Collect the arguments that say how an image is opened."""
     return {
         "format": format,
-        "references": references,
-        "limits": bounds(limits),
+        "external_files": external_files,
+        "limits": limit_pairs(limits),
         "snapshot": snapshot,
         "disk": None if disk is None else str(disk),
         "ignore_content_id": ignore_content_id,

@@ -2,13 +2,13 @@
 //!
 //! | object | as a source | as an output |
 //! |---|---|---|
-//! | a plain file, perhaps buffered | the file itself, opened anew | the same |
-//! | seeks | [`source::ObjectSource`] | [`sink::ObjectSink`] |
-//! | does not seek | a stream, spooled to a temporary file | a stream |
+//! | regular file, buffered or not | the file itself, reopened | the same |
+//! | seekable | [`source::ObjectSource`] | [`sink::ObjectSink`] |
+//! | not seekable | a stream, spooled to a temporary file | a stream |
 //!
-//! Two locks are at work, an object's own (its position belongs to one reader at
-//! a time) and the GIL. The object's is always taken first, by a thread that does
-//! not hold the GIL: who holds both and calls Python may lose the GIL on the way.
+//! Two locks are involved: the object's own, which protects its position, and the GIL. The object's
+//! lock is always taken first, by a thread that does not hold the GIL, because a thread that calls
+//! Python may release the GIL and take it again meanwhile.
 
 mod sink;
 mod source;
@@ -22,9 +22,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
-/// What a file object raised first while the library used it. The library makes of
-/// it what it makes of any failed read: an error with a context, a note, a second
-/// try. For who called it is an exception that comes out as it is.
+/// The first exception that a file object raised while the library used it. The library handles
+/// the failed read like any other: it adds context, tolerates it or retries. The caller gets the
+/// original exception.
 #[derive(Clone, Default)]
 pub(crate) struct Raised(Arc<Mutex<Option<PyErr>>>);
 
@@ -33,135 +33,139 @@ impl Raised {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was raised, once.
+    /// Takes the exception out.
     pub(crate) fn take(&self) -> Option<PyErr> {
         self.slot().take()
     }
 
-    /// What an operation gave, unless something was raised in its course.
+    /// Returns the exception if there is one, otherwise `outcome`.
     pub(crate) fn or<T>(&self, outcome: PyResult<T>) -> PyResult<T> {
         self.take().map_or(outcome, Err)
     }
 
-    /// Runs `f` with the interpreter, from a thread that may never have had it.
-    fn noting<T>(&self, f: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
-        let ended = || io::Error::other("Python has ended");
+    /// Runs `f` with the GIL and records an exception that it raises. Works in any thread.
+    fn record<T>(&self, f: impl FnOnce(Python<'_>) -> PyResult<T>) -> io::Result<T> {
+        let finalized = || io::Error::other("the Python interpreter has been finalized");
         let outcome = Python::try_attach(|py| {
             f(py).inspect_err(|error| {
                 self.slot().get_or_insert_with(|| error.clone_ref(py));
             })
         });
-        // Not by its kind: some kinds of error have a meaning to who reads (an end of
-        // file, an interruption) that an exception does not.
-        outcome.ok_or_else(ended)?.map_err(io::Error::other)
+        // Always of kind `Other`: callers interpret kinds such as `UnexpectedEof` and `Interrupted`,
+        // which the exception does not mean.
+        outcome.ok_or_else(finalized)?.map_err(io::Error::other)
     }
 }
 
-/// A file object whose position belongs to one caller at a time.
+/// A seekable file object that one thread uses at a time.
 struct Seekable {
     object: Py<PyAny>,
-    turn: Mutex<()>,
-    /// Whose turn it is.
+    /// Held while the object's position is in use.
+    lock: Mutex<()>,
+    /// The thread that holds the lock.
     owner: Mutex<Option<ThreadId>>,
     raised: Raised,
 }
 
-/// Whoever has it may move the object's position.
-struct Turn<'a> {
+/// Exclusive use of a seekable file object.
+struct Locked<'a> {
     seekable: &'a Seekable,
-    _turn: MutexGuard<'a, ()>,
+    _guard: MutexGuard<'a, ()>,
 }
 
 impl Seekable {
     fn new(object: &Bound<'_, PyAny>, raised: Raised) -> Self {
         let object = object.clone().unbind();
-        Self { object, turn: Mutex::default(), owner: Mutex::default(), raised }
+        Self { object, lock: Mutex::default(), owner: Mutex::default(), raised }
     }
 
     fn owner(&self) -> MutexGuard<'_, Option<ThreadId>> {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn of this thread.
-    fn turn(&self) -> io::Result<Turn<'_>> {
+    /// Locks the object for this thread.
+    ///
+    /// # Errors
+    /// Raises `RuntimeError` if this thread has already locked it.
+    fn lock(&self) -> io::Result<Locked<'_>> {
         let this = std::thread::current().id();
         if *self.owner() == Some(this) {
-            let message = "reentrant call: this file object is being used by this very thread";
-            return self.raised.noting(|_| Err(PyRuntimeError::new_err(message)));
+            let message = "reentrant call: this thread is already using the file object";
+            return self.raised.record(|_| Err(PyRuntimeError::new_err(message)));
         }
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         *self.owner() = Some(this);
-        Ok(Turn { seekable: self, _turn: turn })
+        Ok(Locked { seekable: self, _guard: guard })
     }
 }
 
-impl Turn<'_> {
+impl Locked<'_> {
     fn with<T>(&self, f: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> io::Result<T> {
-        self.seekable.raised.noting(|py| f(self.seekable.object.bind(py)))
+        self.seekable.raised.record(|py| f(self.seekable.object.bind(py)))
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Locked<'_> {
     fn drop(&mut self) {
         *self.seekable.owner() = None;
     }
 }
 
-/// A file object to be read.
-pub(crate) enum Given {
-    /// It can be read by position.
-    Positioned(Arc<dyn Source>),
-    /// It can be read once, in order.
+/// A file object that is read.
+pub(crate) enum InputFile {
+    /// Can be read at any offset.
+    Seekable(Arc<dyn Source>),
+    /// Can be read once, sequentially.
     Stream(source::ObjectReader),
 }
 
-impl Given {
-    /// Its bytes, by position. A stream is read to its end first. Not to be
-    /// called with the GIL held.
+impl InputFile {
+    /// Returns the contents as a source. A stream is read to its end first. Must not be called with
+    /// the GIL held.
     pub(crate) fn source(self) -> io::Result<Arc<dyn Source>> {
         match self {
-            Self::Positioned(source) => Ok(source),
+            Self::Seekable(source) => Ok(source),
             Self::Stream(reader) => Ok(Arc::new(spool(reader)?)),
         }
     }
 }
 
-/// The file object `object`, for reading.
+/// Prepares the file object `object` for reading.
 ///
 /// # Errors
-/// `TypeError` for what is no binary file; what the object raised.
-pub(crate) fn given(object: &Bound<'_, PyAny>, raised: Raised) -> PyResult<Given> {
+/// `TypeError` if it is not a readable binary file; exceptions that the object raises.
+pub(crate) fn input(object: &Bound<'_, PyAny>, raised: Raised) -> PyResult<InputFile> {
     require_binary(object, "read")?;
     if !seeks(object)? {
-        return Ok(Given::Stream(source::ObjectReader::new(object, raised)));
+        return Ok(InputFile::Stream(source::ObjectReader::new(object, raised)));
     }
-    if let Some(file) = plain_file(object, OpenOptions::new().read(true))? {
-        return Ok(Given::Positioned(Arc::new(FileSource::from_file(file)?)));
+    if let Some(file) = regular_file(object, OpenOptions::new().read(true))? {
+        return Ok(InputFile::Seekable(Arc::new(FileSource::from_file(file)?)));
     }
-    Ok(Given::Positioned(Arc::new(source::ObjectSource::new(object, raised)?)))
+    Ok(InputFile::Seekable(Arc::new(source::ObjectSource::new(object, raised)?)))
 }
 
-/// A file object that can take an image.
+/// Verifies that an image can be written to a file object.
 ///
 /// # Errors
-/// `TypeError` for what is no binary file, `ValueError` for one opened to append;
-/// what the object raised.
+/// `TypeError` if it is not a writable binary file, `ValueError` if it was opened for appending;
+/// exceptions that the object raises.
 pub(crate) fn require_output(object: &Bound<'_, PyAny>) -> PyResult<()> {
     require_binary(object, "write")?;
     if appends(object)? {
-        let message = "a file that appends cannot hold an image: open it with 'wb' or 'r+b'";
+        let message =
+            "cannot write an image to a file opened for appending: open it with 'wb' or 'r+b'";
         return Err(PyValueError::new_err(message));
     }
     Ok(())
 }
 
-/// An output into such a file object: from its beginning if it seeks and can be cut, and
-/// nothing else is in it afterwards; else from where it is. None of the files that are
-/// `read` may be this one. Also tells whether it is written by
-/// position: then the object's own is anywhere afterwards.
+/// Creates an output that writes to such a file object. If the object can seek and truncate, it is
+/// emptied and written from its beginning; otherwise it is written from its current position. Also
+/// returns whether it is written by offset, which leaves its position undefined.
 ///
 /// # Errors
-/// `RefusedError`; what the object raised.
+/// `RefusedError` if the object is one of the `read` files; exceptions that the object raises.
 pub(crate) fn output(
     object: &Bound<'_, PyAny>,
     read: &[HostFileId],
@@ -171,24 +175,24 @@ pub(crate) fn output(
     if !seeks(object)? || !object.hasattr("truncate")? {
         return Ok(stream(raised));
     }
-    let plain = plain_file(object, OpenOptions::new().write(true))?;
-    if plain.as_ref().is_some_and(|file| is_among(file, read)) {
+    let regular = regular_file(object, OpenOptions::new().write(true))?;
+    if regular.as_ref().is_some_and(|file| is_among(file, read)) {
         let error = diskimg::Error::refused("the output is one of the source's own files");
         return Err(crate::errors::exception(object.py(), &error.in_file(name(object))));
     }
     match object.call_method1("truncate", (0,)) {
-        // Many a class seeks and has no such thing but by inheritance.
+        // Some seekable classes only inherit a `truncate` that raises `UnsupportedOperation`.
         Err(error) if error.is_instance_of::<PyOSError>(object.py()) => return Ok(stream(raised)),
         other => other.map(drop)?,
     }
-    let output = match plain {
+    let output = match regular {
         Some(file) => Output::to_sink(Arc::new(diskimg::storage::sink::FileSink::new(file, true)?)),
         None => Output::to_sink(Arc::new(sink::ObjectSink::new(object, raised))),
     };
     Ok((output, true))
 }
 
-/// What tells the files apart that an image is in.
+/// Returns the identities of the files that an image consists of.
 pub(crate) fn files_of(image: &diskimg::Image) -> impl Iterator<Item = HostFileId> {
     image.layers().flat_map(|layer| layer.files()).filter_map(|file| file.identity())
 }
@@ -198,7 +202,7 @@ fn is_among(file: &File, others: &[HostFileId]) -> bool {
     id.is_some_and(|id| others.contains(&id))
 }
 
-/// Whether what is written goes to the end, wherever it was meant for.
+/// Returns whether the file is in append mode, where every write goes to the end.
 fn appends(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let mode = object.getattr_opt("mode")?.and_then(|mode| mode.extract::<String>().ok());
     if mode.is_some_and(|mode| mode.contains('a')) {
@@ -214,7 +218,7 @@ fn appends(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     flags.bitand(py.import("os")?.getattr("O_APPEND")?)?.is_truthy()
 }
 
-/// What messages and `info` call it.
+/// Returns the name of a file object for messages and `info`.
 pub(crate) fn name(object: &Bound<'_, PyAny>) -> String {
     let name = object.getattr("name").ok().and_then(|name| name.extract::<String>().ok());
     let kind = || object.get_type().name().map_or_else(|_| "file".to_owned(), |k| k.to_string());
@@ -225,7 +229,7 @@ fn require_binary(object: &Bound<'_, PyAny>, method: &str) -> PyResult<()> {
     let py = object.py();
     if object.is_instance(&py.import("io")?.getattr("TextIOBase")?)? {
         return Err(PyTypeError::new_err(
-            "a text file holds no image: open it with 'b' in its mode",
+            "expected a binary file, not a text file: open it with 'b' in its mode",
         ));
     }
     if !object.hasattr(method)? {
@@ -234,7 +238,8 @@ fn require_binary(object: &Bound<'_, PyAny>, method: &str) -> PyResult<()> {
             object.get_type().qualname()?
         )));
     }
-    // A plain file is opened anew, with the rights of this process: ask the object for its own.
+    // A regular file is reopened with the permissions of this process, so the object's own mode must
+    // be checked.
     let able = match method {
         "read" => "readable",
         _ => "writable",
@@ -254,12 +259,12 @@ fn seeks(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     }
 }
 
-/// The regular file that `object` is, opened anew, if it is nothing but that:
-/// reading and writing it needs no Python. (What has a descriptor may still be
-/// something else: a `GzipFile` has that of the compressed file.)
+/// Reopens the regular file behind `object`, which can then be read and written without Python.
+/// Only exact `io` classes qualify: an object with a descriptor may still be something else, such
+/// as a `GzipFile` with the descriptor of the compressed file.
 ///
-/// `None` also where the system does not open descriptors by name.
-fn plain_file(object: &Bound<'_, PyAny>, how: &OpenOptions) -> PyResult<Option<File>> {
+/// Returns `None` also if the system cannot open descriptors by name.
+fn regular_file(object: &Bound<'_, PyAny>, how: &OpenOptions) -> PyResult<Option<File>> {
     let io = object.py().import("io")?;
     let is =
         |object: &Bound<'_, PyAny>, class| PyResult::Ok(object.get_type().is(&io.getattr(class)?));
@@ -270,7 +275,7 @@ fn plain_file(object: &Bound<'_, PyAny>, how: &OpenOptions) -> PyResult<Option<F
     if !is(&raw, "FileIO")? {
         return Ok(None);
     }
-    // What Python still holds back belongs to the file.
+    // Write out what Python has buffered.
     object.call_method0("flush")?;
     let descriptor: i32 = raw.call_method0("fileno")?.extract()?;
     let name = format!("/proc/self/fd/{descriptor}");

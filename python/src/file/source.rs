@@ -1,4 +1,4 @@
-//! File objects that are read.
+//! File objects as sources.
 
 use super::{Raised, Seekable};
 use diskimg::storage::source::Source;
@@ -8,22 +8,24 @@ use pyo3::types::PyBytes;
 use std::fmt;
 use std::io::{self, Read};
 
-/// Bytes asked of an object at a time: each answer is a `bytes` of its own.
+/// Maximum number of bytes per call of `read`, each of which allocates a `bytes` object.
 const CHUNK: usize = 1 << 20;
 
-/// A file object that seeks.
+/// A seekable file object.
 pub(crate) struct ObjectSource {
     object: Seekable,
     len: u64,
 }
 
 impl ObjectSource {
-    /// All that is in `object`, from its beginning.
+    /// Reads `object` by offset, from its beginning to its end.
     pub(super) fn new(object: &Bound<'_, PyAny>, raised: Raised) -> PyResult<Self> {
         object.call_method1("seek", (0, 2))?;
         let len = object.call_method0("tell")?.extract()?;
         if len > i64::MAX as u64 {
-            return Err(PyValueError::new_err("no file is as long as this one says"));
+            return Err(PyValueError::new_err(
+                "the file object claims a length of more than 63 bits",
+            ));
         }
         Ok(Self { object: Seekable::new(object, raised), len })
     }
@@ -45,7 +47,7 @@ impl Source for ObjectSource {
         if end.is_none_or(|end| end > self.len) {
             return Err(eof());
         }
-        let object = self.object.turn()?;
+        let object = self.object.lock()?;
         object.with(|object| object.call_method1("seek", (offset,)).map(drop))?;
         let mut filled = 0;
         while filled < buf.len() {
@@ -59,14 +61,17 @@ impl Source for ObjectSource {
 }
 
 fn eof() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the file object ends before its announced end")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the file object ends before the length that it reported",
+    )
 }
 
-/// A file object that gives its bytes once, in order.
+/// A file object that is read once, sequentially.
 pub(crate) struct ObjectReader(Py<PyAny>, Raised);
 
 impl ObjectReader {
-    /// What `object` gives from now on.
+    /// Reads from the current position of `object`.
     pub(super) fn new(object: &Bound<'_, PyAny>, raised: Raised) -> Self {
         Self(object.clone().unbind(), raised)
     }
@@ -74,11 +79,11 @@ impl ObjectReader {
 
 impl Read for ObjectReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.1.noting(|py| read(self.0.bind(py), buf))
+        self.1.record(|py| read(self.0.bind(py), buf))
     }
 }
 
-/// Some bytes from where the object is; 0 at its end.
+/// Reads some bytes at the object's position. Returns their number, 0 at the end.
 fn read(object: &Bound<'_, PyAny>, buf: &mut [u8]) -> PyResult<usize> {
     let wanted = buf.len().min(CHUNK);
     let answer = object.call_method1("read", (wanted,))?;
@@ -87,10 +92,12 @@ fn read(object: &Bound<'_, PyAny>, buf: &mut [u8]) -> PyResult<usize> {
     }
     let bytes = answer
         .cast::<PyBytes>()
-        .map_err(|_| PyTypeError::new_err("the file object's read() did not give bytes"))?
+        .map_err(|_| PyTypeError::new_err("the file object's read() did not return bytes"))?
         .as_bytes();
     if bytes.len() > wanted {
-        return Err(PyValueError::new_err("the file object's read() gave more than was asked"));
+        return Err(PyValueError::new_err(
+            "the file object's read() returned more bytes than requested",
+        ));
     }
     buf[..bytes.len()].copy_from_slice(bytes);
     Ok(bytes.len())

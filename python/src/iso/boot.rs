@@ -1,4 +1,4 @@
-//! What a new image starts.
+//! Boot options of new ISO images.
 
 use crate::arguments::{plain, unknown};
 use diskimg::iso::boot::Platform;
@@ -6,26 +6,26 @@ use diskimg::iso::write::{AppendedPartition, BootEntry, BootImage, CreateOptions
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
-/// What a new image starts: `Booting` in `iso/_boot.py`.
+/// Boot options of a new image. Corresponds to `BootArgs` in `iso/_boot.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(super) struct Booting {
+pub(super) struct BootArgs {
     entries: Vec<Entry>,
     catalog: String,
     catalog_visible: bool,
     isohybrid_mbr: Option<Vec<u8>>,
     grub2_mbr: Option<Vec<u8>>,
     partition_offset: u32,
-    /// Number, kind and file.
+    /// Number, partition type and file.
     appended: Vec<(u32, u8, PathBuf)>,
     appended_as_gpt: bool,
 }
 
-/// `BootEntry` in `iso/_boot.py`.
+/// Corresponds to `BootEntry` in `iso/_boot.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Entry {
-    path: Loaded,
+    path: BootFile,
     platform: u8,
     emulation: String,
     load_segment: u16,
@@ -35,14 +35,14 @@ struct Entry {
     in_gpt: bool,
 }
 
-/// A file of the image, or the number of an appended partition.
+/// The boot image: a file in the ISO image, or the number of an appended partition.
 #[derive(FromPyObject)]
-enum Loaded {
+enum BootFile {
     Partition(u32),
     File(String),
 }
 
-impl Booting {
+impl BootArgs {
     pub(super) fn set(&self, options: &mut CreateOptions) -> PyResult<()> {
         options.boot = self.entries.iter().map(Entry::entry).collect::<PyResult<_>>()?;
         options.boot_catalog.clone_from(&self.catalog);
@@ -64,15 +64,15 @@ impl Booting {
 impl Entry {
     fn entry(&self) -> PyResult<BootEntry> {
         let image = match &self.path {
-            Loaded::Partition(number) => BootImage::AppendedPartition(*number),
-            Loaded::File(path) => BootImage::File(path.clone()),
+            BootFile::Partition(number) => BootImage::AppendedPartition(*number),
+            BootFile::File(path) => BootImage::File(path.clone()),
         };
         let mut entry = BootEntry::new(Platform::from_number(self.platform), image);
         entry.emulation = match self.emulation.as_str() {
             "none" => Emulation::None,
             "floppy" => Emulation::Floppy,
             "hard-disk" => Emulation::HardDisk,
-            word => return Err(unknown("emulation", word, "none, floppy or hard-disk")),
+            value => return Err(unknown("emulation", value, "none, floppy or hard-disk")),
         };
         entry.load_segment = self.load_segment;
         entry.load_sectors = self.load_sectors;

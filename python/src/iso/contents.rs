@@ -1,4 +1,4 @@
-//! One file of an ISO image.
+//! A file in an ISO image.
 
 use super::Iso;
 use diskimg::{Error, Source};
@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::Arc;
 
-/// A regular file's bytes, as long as its image is open.
+/// The contents of a regular file. They can be read as long as the image is open.
 #[pyclass(frozen)]
 pub(crate) struct IsoContents {
     iso: Py<Iso>,
@@ -20,9 +20,9 @@ impl IsoContents {
     }
 
     fn fill(&self, py: Python<'_>, buf: &mut [u8], offset: u64) -> PyResult<()> {
-        self.iso.get().ask(py, |_| {
+        self.iso.get().run(py, |_| {
             let read = self.contents.read_exact_at(buf, offset);
-            read.map_err(|e| Error::io("cannot read a file in it", e))
+            read.map_err(|e| Error::io("cannot read a file in the image", e))
         })
     }
 }
@@ -43,7 +43,7 @@ impl IsoContents {
         PyBytes::new_with(py, len, |buf| self.fill(py, buf, offset))
     }
 
-    /// Fills `buffer`, by way of a copy, as `Image` does.
+    /// Fills `buffer` through a copy, as `Image` does.
     fn readinto_at(&self, py: Python<'_>, offset: u64, buffer: PyBuffer<u8>) -> PyResult<()> {
         let mut bytes = vec![0; buffer.item_count()];
         self.fill(py, &mut bytes, offset)?;

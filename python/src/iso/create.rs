@@ -1,6 +1,6 @@
-//! New ISO images.
+//! Creation of ISO images.
 
-use super::boot::Booting;
+use super::boot::BootArgs;
 use crate::arguments::{plain, unknown};
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, Raised};
@@ -14,10 +14,10 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use std::path::PathBuf;
 
-/// What a new image is like: `Making` in `iso/_create.py`.
+/// How an image is created. Corresponds to `CreateArgs` in `iso/_create.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Making {
+pub(crate) struct CreateArgs {
     volume_id: String,
     system_id: String,
     volume_set_id: String,
@@ -38,17 +38,17 @@ pub(crate) struct Making {
     padding: u32,
     alignment: u32,
     exclude: Vec<String>,
-    boot: Option<Booting>,
+    boot: Option<BootArgs>,
 }
 
-/// Moments, in seconds since 1970: no time is later; the volume's; all files'.
+/// Times in seconds since 1970: the latest allowed, that of the volume and that of all files.
 #[derive(Clone, Copy, FromPyObject)]
 pub(super) struct Times(Option<i64>, Option<i64>, Option<i64>);
 
-/// What is at a path of the image; `None` is a directory.
+/// A path in the image with its contents; `None` means a directory.
 pub(crate) type Addition = (PyBackedBytes, Option<Content>);
 
-/// A file's bytes, or the name of a file or directory of the host.
+/// Contents of a file, or the name of a file or directory on the host.
 #[derive(FromPyObject)]
 pub(crate) enum Content {
     Bytes(PyBackedBytes),
@@ -64,7 +64,7 @@ impl Times {
     }
 }
 
-impl Making {
+impl CreateArgs {
     fn options(&self) -> PyResult<CreateOptions> {
         let mut options = CreateOptions::default();
         options.volume_id.clone_from(&self.volume_id);
@@ -78,15 +78,15 @@ impl Making {
             None => None,
             Some("rationalized") => Some(RockRidge::Rationalized),
             Some("preserved") => Some(RockRidge::Preserved),
-            Some(word) => {
-                return Err(unknown("rock_ridge", word, "rationalized, preserved or a bool"));
+            Some(value) => {
+                return Err(unknown("rock_ridge", value, "rationalized, preserved or a bool"));
             }
         };
         options.joliet = match self.joliet.as_deref() {
             None => None,
             Some("standard") => Some(Joliet::Standard),
             Some("long") => Some(Joliet::Long),
-            Some(word) => return Err(unknown("joliet", word, "standard, long or a bool")),
+            Some(value) => return Err(unknown("joliet", value, "standard, long or a bool")),
         };
         (options.uid, options.gid) = (self.uid, self.gid);
         (options.dir_mode, options.file_mode) = (self.dir_mode, self.file_mode);
@@ -113,7 +113,7 @@ impl Making {
         Ok(names)
     }
 
-    /// An empty image of that kind.
+    /// Returns a builder with these options and no files.
     pub(super) fn builder(&self) -> PyResult<Builder> {
         let mut builder = Builder::new(self.options()?);
         self.exclude.iter().for_each(|pattern| builder.exclude(pattern));
@@ -121,7 +121,7 @@ impl Making {
     }
 }
 
-/// Puts a file or a directory into the image.
+/// Adds a file or a directory to the image.
 pub(super) fn add(builder: &mut Builder, (at, content): &Addition) -> diskimg::Result<()> {
     match content {
         None => builder.add_directory(at),
@@ -131,11 +131,11 @@ pub(super) fn add(builder: &mut Builder, (at, content): &Addition) -> diskimg::R
     }
 }
 
-/// All in memory: neither thread nor file.
+/// Creates an image in memory, without a thread or a file.
 #[pyfunction]
 pub(crate) fn iso_bytes<'py>(
     py: Python<'py>,
-    how: Making,
+    how: CreateArgs,
     additions: Vec<Addition>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let mut builder = how.builder()?;
@@ -152,12 +152,12 @@ pub(super) fn in_memory<'py>(py: Python<'py>, plan: &Plan) -> PyResult<Bound<'py
     })
 }
 
-/// Creates an image; gives its size and the warnings.
+/// Creates an image. Returns its size and the warnings.
 #[pyfunction]
 pub(crate) fn iso_create(
     py: Python<'_>,
     destination: &Bound<'_, PyAny>,
-    how: Making,
+    how: CreateArgs,
     additions: Vec<Addition>,
     durable: bool,
     progress: Option<Bound<'_, PyAny>>,
@@ -170,7 +170,7 @@ pub(crate) fn iso_create(
     to_output(py, destination, &[], durable, progress.as_ref(), plan)
 }
 
-/// Writes what `plan` plans, into none of the files that are `read` meanwhile.
+/// Writes the image that `plan` returns. The destination must not be one of the `read` files.
 pub(super) fn to_output(
     py: Python<'_>,
     destination: &Bound<'_, PyAny>,
@@ -206,7 +206,7 @@ pub(super) fn to_output(
     });
     let (size, warnings, by_position) = raised.or(written)?;
     if by_position {
-        destination.call_method1("seek", (0, 2))?; // behind the image
+        destination.call_method1("seek", (0, 2))?; // to the end of the image
     }
     Ok((size, warnings))
 }

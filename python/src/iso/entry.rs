@@ -1,23 +1,23 @@
-//! Files and directories as plain values.
+//! Files and directories as plain values for Python.
 
 use diskimg::iso::{FileType, Node, Timestamp};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-/// A path or a link's target: UTF-8, and what is not, as Python's `surrogateescape` has it.
+/// A path or a link's target, decoded as UTF-8 with Python's `surrogateescape`.
 pub(crate) type Text<'py> = Bound<'py, PyAny>;
 
-/// Permissions, owner, group, number of names, serial number, device.
+/// Permissions, owner, group, number of hard links, serial number, device.
 type Numbers =
     (Option<u32>, Option<u32>, Option<u32>, Option<u32>, Option<u32>, Option<(u32, u32)>);
 
-/// Last change, last read, last change of attributes, creation: nanoseconds since 1970.
+/// Modification, access, attribute change and creation time in nanoseconds since 1970.
 type Times = (Option<i128>, Option<i128>, Option<i128>, Option<i128>);
 
 /// The fields of `Entry`, in order.
 pub(crate) type Fields<'py> = (Text<'py>, &'static str, u64, Option<Text<'py>>, Numbers, Times);
 
-/// A node and its path.
+/// Returns the fields of the entry at `path`.
 pub(crate) fn fields<'py>(py: Python<'py>, path: &[u8], node: &Node) -> PyResult<Fields<'py>> {
     let a = &node.attributes;
     let target = node.link_target.as_deref().map(|target| text(py, target)).transpose()?;
@@ -31,7 +31,7 @@ pub(crate) fn fields<'py>(py: Python<'py>, path: &[u8], node: &Node) -> PyResult
     Ok((text(py, path)?, kind(node.file_type), node.size, target, numbers, times))
 }
 
-/// Bytes as text that leads back to them.
+/// Decodes bytes such that Python can encode the text back to them.
 pub(crate) fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Text<'py>> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(PyString::new(py, text).into_any()),

@@ -2,7 +2,7 @@
 
 use super::IsoContents;
 use super::entry::{Fields, Text, fields, text};
-use crate::arguments::{Input, Opening, plain, unknown};
+use crate::arguments::{Input, OpenArgs, plain, unknown};
 use crate::errors::{Raise, bad_value, exception};
 use crate::file::{self, Raised};
 use crate::image::json;
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// Name spaces, as Python calls them.
+/// Names of the namespaces in Python.
 const NAMESPACES: [(&str, Namespace); 5] = [
     ("auto", Namespace::Auto),
     ("rock-ridge", Namespace::RockRidge),
@@ -24,17 +24,17 @@ const NAMESPACES: [(&str, Namespace); 5] = [
     ("udf", Namespace::Udf),
 ];
 
-/// Which session: its first sector, or a word.
+/// The session to show: its first sector or a keyword.
 #[derive(FromPyObject)]
-enum Which {
-    At(u32),
-    Word(String),
+enum SessionArg {
+    Sector(u32),
+    Keyword(String),
 }
 
-/// How to extract: `Extraction` in `iso/_image.py`.
+/// How to extract. Corresponds to `ExtractArgs` in `iso/_image.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Extraction {
+pub(crate) struct ExtractArgs {
     overwrite: bool,
     modes: bool,
     special_modes: bool,
@@ -46,20 +46,21 @@ pub(crate) struct Extraction {
     limit: u64,
 }
 
-/// What was extracted: the fields of `Extracted`, in order.
-type Done<'py> = (u64, u64, u64, u64, u64, Vec<(Text<'py>, PyErr)>);
+/// The fields of `Extracted`, in order.
+type ExtractedFields<'py> = (u64, u64, u64, u64, u64, Vec<(Text<'py>, PyErr)>);
 
-/// An ISO image, until it is closed.
+/// An open ISO image.
 #[pyclass(frozen)]
 pub(crate) struct Iso {
+    /// `None` once the image is closed.
     image: RwLock<Option<Arc<IsoImage>>>,
     name: String,
-    /// The files that it is in.
+    /// The files that the image is stored in.
     files: Vec<HostFileId>,
     raised: Raised,
 }
 
-/// All that is below a directory.
+/// An iterator over everything below a directory.
 #[pyclass(frozen)]
 pub(crate) struct IsoWalk {
     iso: Py<Iso>,
@@ -67,24 +68,24 @@ pub(crate) struct IsoWalk {
 }
 
 impl Iso {
-    /// The image.
+    /// Returns the image.
     ///
     /// # Errors
-    /// `ValueError` if it was closed, as files have it.
+    /// `ValueError` if the image was closed, as for Python's files.
     pub(super) fn get(&self) -> PyResult<Arc<IsoImage>> {
         let image = self.image.read().unwrap_or_else(PoisonError::into_inner);
         image.clone().ok_or_else(|| bad_value("I/O operation on closed image"))
     }
 
-    /// What the library says of the image, asked with the GIL released.
-    pub(super) fn ask<T: Send>(
+    /// Runs an operation on the image without the GIL.
+    pub(super) fn run<T: Send>(
         &self,
         py: Python<'_>,
-        question: impl FnOnce(&IsoImage) -> diskimg::Result<T> + Send,
+        operation: impl FnOnce(&IsoImage) -> diskimg::Result<T> + Send,
     ) -> PyResult<T> {
         let image = self.get()?;
-        let answer = py.detach(|| question(&image).map_err(|e| self.concerning(e)));
-        self.raised.or(answer.or_raise(py))
+        let result = py.detach(|| operation(&image).map_err(|e| self.in_image(e)));
+        self.raised.or(result.or_raise(py))
     }
 
     pub(super) fn files(&self) -> &[HostFileId] {
@@ -95,32 +96,33 @@ impl Iso {
         &self.raised
     }
 
-    fn concerning(&self, error: Error) -> Error {
+    /// Adds the name of the image to `error`.
+    fn in_image(&self, error: Error) -> Error {
         error.in_file(&self.name)
     }
 
     fn node(&self, py: Python<'_>, path: &[u8]) -> PyResult<Node> {
-        let found = self.ask(py, |image| match image.lookup(path) {
+        let found = self.run(py, |image| match image.lookup(path) {
             Err(error) if error.kind() == ErrorKind::Invalid => Ok(None),
             other => other.map(Some),
         })?;
-        found.ok_or_else(|| self.no(py, 2, "no such file or directory", path))
+        found.ok_or_else(|| self.os_error(py, 2, "no such file or directory", path))
     }
 
     fn directory(&self, py: Python<'_>, path: &[u8]) -> PyResult<Node> {
         let node = self.node(py, path)?;
         match node.is_dir() {
             true => Ok(node),
-            false => Err(self.no(py, 20, "it is no directory", path)),
+            false => Err(self.os_error(py, 20, "not a directory", path)),
         }
     }
 
-    /// The exception that a path in the image gives: the system's own for its number.
-    fn no(&self, py: Python<'_>, errno: i32, why: &str, path: &[u8]) -> PyErr {
+    /// Returns the exception for a path in the image, with the class that Python uses for `errno`.
+    fn os_error(&self, py: Python<'_>, errno: i32, reason: &str, path: &[u8]) -> PyErr {
         let build = || {
             let path = text(py, path)?;
             let shown = path.call_method0("__repr__")?;
-            let message = format!("{}: {shown}: {why}", self.name);
+            let message = format!("{}: {shown}: {reason}", self.name);
             py.import("diskimg._errors")?.call_method1("io_error", (errno, message, path))
         };
         build().map_or_else(|failed| failed, PyErr::from_value)
@@ -133,18 +135,18 @@ impl Iso {
     fn open(
         py: Python<'_>,
         file: &Bound<'_, PyAny>,
-        opening: Opening,
+        args: OpenArgs,
         namespace: &str,
-        session: Which,
+        session: SessionArg,
         strict: bool,
     ) -> PyResult<Self> {
         let input = Input::new(file)?;
-        let options = opening.options(py)?;
+        let options = args.options(py)?;
         let mut how = IsoOptions::default();
         how.namespace = self::namespace(namespace)?;
         how.session = session.session()?;
         how.strict = strict;
-        how.limits = opening.limits(py)?;
+        how.limits = args.limits(py)?;
         let raised = input.raised();
         let opened = py.detach(|| {
             let image = input.open(&options)?;
@@ -159,7 +161,7 @@ impl Iso {
 
     fn close(&self, py: Python<'_>) {
         let image = self.image.write().unwrap_or_else(PoisonError::into_inner).take();
-        // Closing files may take its time.
+        // Closing files may block.
         py.detach(|| drop(image));
     }
 
@@ -175,38 +177,38 @@ impl Iso {
 
     #[getter]
     fn namespace(&self) -> PyResult<&'static str> {
-        Ok(word(self.get()?.namespace()))
+        Ok(namespace_name(self.get()?.namespace()))
     }
 
     #[getter]
     fn namespaces(&self) -> PyResult<Vec<&'static str>> {
-        Ok(self.get()?.namespaces().map(word).collect())
+        Ok(self.get()?.namespaces().map(namespace_name).collect())
     }
 
-    /// What `info` tells, as JSON.
+    /// Returns information about the image as JSON.
     fn info(&self, py: Python<'_>) -> PyResult<String> {
-        json(&self.ask(py, IsoImage::info)?)
+        json(&self.run(py, IsoImage::info)?)
     }
 
     fn stat<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Fields<'py>> {
         fields(py, path, &self.node(py, path)?)
     }
 
-    /// Where the bytes of a file lie: offset (`None`: nowhere, zeros) and length.
+    /// Returns the extents of a file: offset (`None` for a hole) and length.
     fn extents(&self, py: Python<'_>, path: &[u8]) -> PyResult<Vec<(Option<u64>, u64)>> {
         let node = self.node(py, path)?;
         Ok(node.extents().iter().map(|extent| (extent.offset, extent.len)).collect())
     }
 
-    /// What is in a directory; `path` goes before the names.
+    /// Returns the entries of a directory, with `path` prepended to their names.
     fn read_dir<'py>(&self, py: Python<'py>, path: &[u8]) -> PyResult<Vec<Fields<'py>>> {
         let directory = self.directory(py, path)?;
-        let entries = self.ask(py, |image| image.read_dir(&directory))?;
-        let whole = |name: &[u8]| match path.is_empty() {
+        let entries = self.run(py, |image| image.read_dir(&directory))?;
+        let full_path = |name: &[u8]| match path.is_empty() {
             true => name.to_vec(),
             false => [path, b"/", name].concat(),
         };
-        entries.iter().map(|entry| fields(py, &whole(&entry.name), &entry.node)).collect()
+        entries.iter().map(|entry| fields(py, &full_path(&entry.name), &entry.node)).collect()
     }
 
     fn walk(slf: &Bound<'_, Self>, path: &[u8]) -> PyResult<IsoWalk> {
@@ -220,19 +222,19 @@ impl Iso {
         let (this, py) = (slf.get(), slf.py());
         let node = this.node(py, path)?;
         if node.is_dir() {
-            return Err(this.no(py, 21, "it is a directory", path));
+            return Err(this.os_error(py, 21, "is a directory", path));
         }
-        let contents = this.ask(py, |image| image.contents(&node))?;
+        let contents = this.run(py, |image| image.contents(&node))?;
         Ok(IsoContents::new(slf.clone().unbind(), contents))
     }
 
-    /// The findings, as JSON.
+    /// Verifies the image and returns the findings as JSON.
     fn verify(&self, py: Python<'_>) -> PyResult<String> {
         let image = self.get()?;
         let mut findings: Vec<Finding> = Vec::new();
         let verified = work::run(py, None, |_| {
             let verified = image.verify(&mut |finding| findings.push(finding));
-            verified.map_err(|e| self.concerning(e))
+            verified.map_err(|e| self.in_image(e))
         });
         self.raised.or(verified)?;
         json(&findings)
@@ -243,13 +245,13 @@ impl Iso {
         py: Python<'py>,
         path: &[u8],
         dest: PathBuf,
-        how: Extraction,
+        how: ExtractArgs,
         progress: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Done<'py>> {
+    ) -> PyResult<ExtractedFields<'py>> {
         let (image, options, dest) = (self.get()?, how.options(), plain(dest));
         self.node(py, path)?;
         let extracted = work::run(py, progress.as_ref(), |report| {
-            extract(&image, path, &dest, &options, report).map_err(|e| self.concerning(e))
+            extract(&image, path, &dest, &options, report).map_err(|e| self.in_image(e))
         });
         let done = self.raised.or(extracted)?;
         let failures = done.failures.iter();
@@ -259,7 +261,7 @@ impl Iso {
     }
 }
 
-/// Extracts; tells the bytes of the files that are behind it, and of all.
+/// Extracts files. Reports the number of bytes of the files that are complete, and the total.
 fn extract(
     image: &IsoImage,
     path: &[u8],
@@ -276,20 +278,21 @@ fn extract(
         walk.filter(|found| !found.node.is_dir())
             .fold(0, |sum: u64, found| sum.saturating_add(found.node.size))
     });
-    // The same files in the same order: what was met before this one is done.
-    let mut ahead = sizes(&node);
+    // This second walk yields the same files in the same order as the extraction. All files before
+    // the current one are complete.
+    let mut walk = sizes(&node);
     let (mut done, mut size) = (0u64, 0u64);
-    let mut tick = |path_now: &[u8]| {
-        let below = path_now.strip_prefix(path).unwrap_or(path_now);
+    let mut tick = |current: &[u8]| {
+        let below = current.strip_prefix(path).unwrap_or(current);
         let below = below.strip_prefix(b"/").unwrap_or(below);
-        while let Some(found) = ahead.as_mut().and_then(Iterator::next) {
+        while let Some(found) = walk.as_mut().and_then(Iterator::next) {
             done = done.saturating_add(size);
             size = if found.node.is_dir() { 0 } else { found.node.size };
             if found.path == below {
                 break;
             }
         }
-        // Only what ends is told as such.
+        // `done == total` is reported only at the end.
         let done = done.min(total.saturating_sub(1));
         match report(Progress { done, total: total.max(1) }).is_continue() {
             true => Ok(()),
@@ -297,7 +300,7 @@ fn extract(
         }
     };
     let extracted = image.extract_path(path, dest, options, &mut tick)?;
-    // All is there; who stops it now is told so, but has it.
+    // Everything has been extracted. If the caller stops now, that is still an error.
     match report(Progress { done: total.max(1), total: total.max(1) }).is_continue() {
         true => Ok(extracted),
         false => Err(Error::cancelled()),
@@ -306,21 +309,22 @@ fn extract(
 
 #[pymethods]
 impl IsoWalk {
-    /// At most `most` entries, and what cannot be followed behind them. At the end, neither.
+    /// Returns at most `max_count` entries and, if the entry after them cannot be followed, the error.
+    /// At the end, returns neither.
     fn next<'py>(
         &self,
         py: Python<'py>,
-        most: usize,
+        max_count: usize,
     ) -> PyResult<(Vec<Fields<'py>>, Option<PyErr>)> {
         let mut entries = Vec::new();
-        let failed = self.iso.get().ask(py, |_| {
+        let failed = self.iso.get().run(py, |_| {
             let mut walk = self.walk.lock().unwrap_or_else(PoisonError::into_inner);
             for found in walk.by_ref() {
                 match found {
                     Ok(found) => entries.push(found),
-                    Err(error) => return Ok(Some(self.iso.get().concerning(error))),
+                    Err(error) => return Ok(Some(self.iso.get().in_image(error))),
                 }
-                if entries.len() >= most {
+                if entries.len() >= max_count {
                     break;
                 }
             }
@@ -331,20 +335,22 @@ impl IsoWalk {
     }
 }
 
-impl Which {
+impl SessionArg {
     fn session(self) -> PyResult<Session> {
         match self {
-            Self::At(sector) => Ok(Session::At(sector)),
-            Self::Word(word) => match word.as_str() {
+            Self::Sector(sector) => Ok(Session::At(sector)),
+            Self::Keyword(keyword) => match keyword.as_str() {
                 "last" => Ok(Session::Last),
                 "first" => Ok(Session::First),
-                word => Err(unknown("session", word, "last, first or a session's first sector")),
+                keyword => {
+                    Err(unknown("session", keyword, "last, first or a session's first sector"))
+                }
             },
         }
     }
 }
 
-impl Extraction {
+impl ExtractArgs {
     fn options(self) -> ExtractOptions {
         let mut options = ExtractOptions::default();
         options.overwrite = self.overwrite;
@@ -367,7 +373,7 @@ fn namespace(name: &str) -> PyResult<Namespace> {
         .ok_or_else(|| unknown("namespace", name, "auto, rock-ridge, joliet, iso or udf"))
 }
 
-fn word(namespace: Namespace) -> &'static str {
+fn namespace_name(namespace: Namespace) -> &'static str {
     let found = NAMESPACES.iter().find(|(_, known)| *known == namespace);
-    found.map_or("auto", |(word, _)| word)
+    found.map_or("auto", |(name, _)| name)
 }

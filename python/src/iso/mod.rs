@@ -1,5 +1,5 @@
-//! ISO images as file systems: what is in them (`image`, `entry`, `contents`), and new
-//! ones (`create`, `boot`; `remaster`, out of old ones).
+//! ISO images as file systems: reading (`image`, `entry`, `contents`), creation (`create`, `boot`)
+//! and modified copies (`remaster`).
 
 mod boot;
 mod contents;

@@ -1,4 +1,4 @@
-//! New ISO images out of old ones.
+//! Modified copies of ISO images.
 
 use super::Iso;
 use super::create::{Addition, Times, add, in_memory, to_output};
@@ -9,18 +9,18 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
-/// What shall be different: `Changes` in `iso/_remaster.py`.
+/// What to change. Corresponds to `RemasterArgs` in `iso/_remaster.py`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Changes {
+pub(crate) struct RemasterArgs {
     volume_id: Option<String>,
     times: Times,
-    /// Taken out first.
+    /// Removed before anything is added.
     removed: Vec<PyBackedBytes>,
     added: Vec<Addition>,
 }
 
-impl Changes {
+impl RemasterArgs {
     fn plan(&self, image: &IsoImage) -> diskimg::Result<Plan> {
         let mut builder = image.remaster()?;
         let options = builder.options_mut();
@@ -31,7 +31,9 @@ impl Changes {
         for path in &self.removed {
             if !builder.remove(path) {
                 let path = String::from_utf8_lossy(path);
-                return Err(Error::invalid(format!("'{path}' is not there to be removed")));
+                return Err(Error::invalid(format!(
+                    "cannot remove '{path}': no such file or directory"
+                )));
             }
         }
         self.added.iter().try_for_each(|addition| add(&mut builder, addition))?;
@@ -39,23 +41,23 @@ impl Changes {
     }
 }
 
-/// The new image, in memory.
+/// Creates the modified image in memory.
 #[pyfunction]
 pub(crate) fn iso_remaster_bytes<'py>(
     py: Python<'py>,
     source: &Iso,
-    changes: Changes,
+    changes: RemasterArgs,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let plan = source.ask(py, |image| changes.plan(image))?;
+    let plan = source.run(py, |image| changes.plan(image))?;
     source.raised().or(in_memory(py, &plan))
 }
 
-/// Writes the new image; gives its size and the warnings.
+/// Writes the modified image. Returns its size and the warnings.
 #[pyfunction]
 pub(crate) fn iso_remaster(
     py: Python<'_>,
     source: &Iso,
-    changes: Changes,
+    changes: RemasterArgs,
     destination: &Bound<'_, PyAny>,
     durable: bool,
     progress: Option<Bound<'_, PyAny>>,

@@ -1,4 +1,4 @@
-//! A picture of the ratios: SVG, legible on light and on dark ground.
+//! A bar chart of the ratios as SVG, for light and dark backgrounds.
 
 use super::{CellReport, Comparison};
 use crate::contenders::Role;
@@ -10,14 +10,14 @@ const ROW: f64 = 22.0;
 const HEAD: f64 = 46.0;
 const WIDTH: f64 = LABELS + BARS + 60.0;
 
-// The grey and the blue stand out from white and from black; text follows the reader's scheme.
+// Bar and line colors are visible on white and on black; text follows the color scheme.
 const STYLE: &str = "\
 text{font:13px system-ui,sans-serif;fill:#1f2328}.quiet{fill:#6e7781}.label{text-anchor:end}\
 .title{font-weight:600}.bar{fill:#3d85c6}.slow{fill:#c9713d}.line{stroke:#8b949e;stroke-width:1}\
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.quiet{fill:#9198a1}}";
 
-/// How many times as fast as qemu-img diskimg is, a bar for every cell, on a
-/// logarithmic scale: twice as fast and half as fast are as long.
+/// Renders a bar for each cell with the speed of diskimg relative to qemu-img, on a logarithmic
+/// scale.
 pub(crate) fn render(comparison: &Comparison) -> String {
     let places: Vec<_> = comparison
         .places
@@ -31,8 +31,8 @@ pub(crate) fn render(comparison: &Comparison) -> String {
     let height = HEAD + rows as f64 * ROW + ROW;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-         <title>diskimg's speed as a multiple of qemu-img's</title>\n<style>{STYLE}</style>\n\
-         <text class=\"title\" x=\"10\" y=\"22\">Times as fast as qemu-img (longer is faster)</text>\n"
+         <title>Speed of diskimg relative to qemu-img</title>\n<style>{STYLE}</style>\n\
+         <text class=\"title\" x=\"10\" y=\"22\">Speed relative to qemu-img (longer is faster)</text>\n"
     );
     let mut y = HEAD;
     for (place, bars) in &places {
@@ -51,8 +51,8 @@ pub(crate) fn render(comparison: &Comparison) -> String {
 }
 
 fn speed_ups(cells: &[CellReport]) -> Vec<(&str, f64)> {
-    let of = |cell: &CellReport| cell.speed_up(cell.with(Role::Ours)?);
-    cells.iter().filter_map(|cell| Some((cell.name.as_str(), of(cell)?))).collect()
+    let speed_up = |cell: &CellReport| cell.speed_up(cell.with(Role::Ours)?);
+    cells.iter().filter_map(|cell| Some((cell.name.as_str(), speed_up(cell)?))).collect()
 }
 
 fn bar(svg: &mut String, scale: &Scale, y: f64, name: &str, ratio: f64) {
@@ -71,14 +71,14 @@ fn bar(svg: &mut String, scale: &Scale, y: f64, name: &str, ratio: f64) {
     );
 }
 
-/// From a ratio to a place on the page.
+/// A logarithmic scale from ratios to x coordinates.
 struct Scale {
     low: f64,
     high: f64,
 }
 
 impl Scale {
-    /// From a power of two to another, with all `ratios` and 1 between them.
+    /// Returns a scale between powers of two that includes all `ratios` and 1.
     fn over(ratios: impl Iterator<Item = f64>) -> Self {
         let (low, high) = ratios.fold((0.0f64, 1.0f64), |(low, high), ratio| {
             (low.min(ratio.log2().floor()), high.max(ratio.log2().ceil()))
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn twice_and_half_as_fast_lie_as_far_from_one() {
+    fn ratios_of_two_and_one_half_are_equally_far_from_one() {
         let scale = Scale::over([0.5, 2.0].into_iter());
         assert_eq!(scale.x(2.0) - scale.x(1.0), scale.x(1.0) - scale.x(0.5));
         assert_eq!(scale.x(0.5), LABELS);

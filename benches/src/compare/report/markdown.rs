@@ -1,4 +1,4 @@
-//! A table for people.
+//! The report as Markdown tables.
 
 use super::{CellReport, Comparison, PlaceReport};
 use crate::contenders::{Contender, Role};
@@ -9,7 +9,7 @@ const HEADER: &str = "\
 | cell | tool | wall s (min–max) | CPU s | peak MiB | allocated MB | length MB | size / qemu-img's | faster than qemu-img | time / floor |
 |---|---|---:|---:|---:|---:|---:|---:|---:|---:|";
 
-/// The whole comparison.
+/// Renders the whole report.
 pub(crate) fn render(comparison: &Comparison) -> String {
     let mut text =
         format!("{}\n\n{} · {}\n", comparison.machine, comparison.diskimg, comparison.qemu_img);
@@ -19,7 +19,7 @@ pub(crate) fn render(comparison: &Comparison) -> String {
     }
     text.push('\n');
     if let Some(peak) = comparison.own_peak {
-        let _ = writeln!(text, "* Peaks below {} MiB cannot be told.", peak >> 20);
+        let _ = writeln!(text, "* Peak memory below {} MiB cannot be measured.", peak >> 20);
     }
     for note in &comparison.notes {
         let _ = writeln!(text, "* {note}");
@@ -68,8 +68,8 @@ fn not_available(cell: &str, tool: &str, failure: &str) -> String {
 fn row(cell: &CellReport, contender: &Contender) -> String {
     let walls = contender.walls();
     let (low, high) = bounds(&walls);
-    let middle = |values: Vec<f64>| median(values).unwrap_or(f64::NAN);
-    let cpu = middle(contender.runs.iter().map(|run| run.cpu).collect());
+    let median_of = |values: Vec<f64>| median(values).unwrap_or(f64::NAN);
+    let cpu = median_of(contender.runs.iter().map(|run| run.cpu).collect());
     let peak = contender.runs.iter().map(|run| run.peak).max().unwrap_or(0);
     let speed_up = cell.speed_up(contender).filter(|_| contender.role != Role::Reference);
     let bold = if contender.role == Role::Ours { "**" } else { "" };
@@ -78,7 +78,7 @@ fn row(cell: &CellReport, contender: &Contender) -> String {
         "| {} | {slant}{}{slant} | {:.3} ({low:.3}–{high:.3}) | {cpu:.2} | {} | {} | {} | {} | {} | {} |",
         cell.name,
         contender.tool,
-        middle(walls),
+        median_of(walls),
         peak >> 20,
         megabytes(contender.output.map(|size| size.allocated)),
         megabytes(contender.output.map(|size| size.length)),
@@ -88,7 +88,7 @@ fn row(cell: &CellReport, contender: &Contender) -> String {
     )
 }
 
-/// Of what is allocated: a length with holes is no size. A copy of the source is another thing.
+/// Returns the ratio of allocated bytes to those of the reference; none for a copy of the source.
 fn size_ratio(cell: &CellReport, contender: &Contender) -> Option<f64> {
     if contender.role == Role::Floor {
         return None;
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_tells_ratios_to_qemu_img_and_to_the_floor() {
+    fn a_row_has_the_ratios_to_qemu_img_and_to_the_floor() {
         let ours = contender("diskimg", Role::Ours, &[1.0, 2.0, 4.0], 1_000_000);
         let theirs = contender("qemu-img", Role::Reference, &[2.0, 6.0, 8.0], 2_000_000);
         let copy = contender("cp", Role::Floor, &[0.5, 1.0, 2.0], 2_000_000);

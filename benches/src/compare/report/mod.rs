@@ -1,4 +1,4 @@
-//! What was measured, and how it is told.
+//! The results, and their rendering.
 
 pub(crate) mod chart;
 pub(crate) mod markdown;
@@ -8,7 +8,7 @@ use crate::contenders::{Contender, Role};
 use crate::stats::pairwise_ratio;
 use serde::Serialize;
 
-/// All of it.
+/// All results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) machine: String,
@@ -16,17 +16,17 @@ pub(crate) struct Comparison {
     pub(crate) qemu_img: String,
     pub(crate) runs: u32,
     pub(crate) fsync: Fsync,
-    /// Of the ext4 image.
+    /// Size of the ext4 image in bytes.
     pub(crate) size: u64,
-    /// Bytes of files in it.
+    /// Size of the files in it in bytes.
     pub(crate) files: u64,
-    /// The least peak that can be told.
+    /// Smallest peak memory that can be measured, in bytes.
     pub(crate) own_peak: Option<u64>,
     pub(crate) notes: Vec<String>,
     pub(crate) places: Vec<PlaceReport>,
 }
 
-/// One folder's cells.
+/// The results in one directory.
 #[derive(Debug, Serialize)]
 pub(crate) struct PlaceReport {
     pub(crate) dir: String,
@@ -34,35 +34,35 @@ pub(crate) struct PlaceReport {
     pub(crate) cells: Vec<CellReport>,
 }
 
-/// One conversion.
+/// The results of a cell.
 #[derive(Debug, Serialize)]
 pub(crate) struct CellReport {
     pub(crate) name: String,
     pub(crate) contenders: Vec<Contender>,
-    /// Seconds that the codecs alone take, on all cores, round by round.
+    /// Time of the codecs alone on all cores, in seconds, for each round.
     pub(crate) codecs: Vec<f64>,
-    /// Why there is nothing.
+    /// Why the cell was not measured.
     pub(crate) failure: Option<String>,
 }
 
 impl CellReport {
-    /// A cell whose input could not be made.
+    /// Returns the report of a cell whose input could not be created.
     pub(crate) fn without_input(name: &str, failure: String) -> Self {
         let (contenders, codecs) = (Vec::new(), Vec::new());
         Self { name: name.to_owned(), contenders, codecs, failure: Some(failure) }
     }
 
-    /// Whoever has this role and has run.
+    /// Returns the contender with this role, if it was measured.
     pub(crate) fn with(&self, role: Role) -> Option<&Contender> {
         self.contenders.iter().find(|c| c.role == role && !c.runs.is_empty())
     }
 
-    /// How many times as fast as qemu-img.
+    /// Returns the speed relative to qemu-img.
     pub(crate) fn speed_up(&self, contender: &Contender) -> Option<f64> {
         pairwise_ratio(&contender.walls(), &self.with(Role::Reference)?.walls())
     }
 
-    /// How many times the floor's time.
+    /// Returns the time relative to the floor.
     pub(crate) fn above_floor(&self, contender: &Contender) -> Option<f64> {
         let floor = self.with(Role::Floor).map_or_else(|| self.codecs.clone(), Contender::walls);
         pairwise_ratio(&floor, &contender.walls())
@@ -70,7 +70,7 @@ impl CellReport {
 }
 
 impl Contender {
-    /// Seconds of all counted runs.
+    /// Returns the wall-clock times of all runs, in seconds.
     pub(crate) fn walls(&self) -> Vec<f64> {
         self.runs.iter().map(|run| run.wall).collect()
     }

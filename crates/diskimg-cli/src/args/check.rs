@@ -1,41 +1,41 @@
-//! `check`: what was args, and what it means.
+//! Arguments of `check`.
 
 use crate::args::Parsed;
-use crate::args::common::{self, Form, Input, Reading};
+use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
-Exit code: 0 consistent, 1 cannot check, 2 corrupt, 3 only space is lost,
-63 the format has nothing to check.
+Exit code: 0 consistent, 1 check failed, 2 corrupt, 3 leaked clusters only,
+63 the format does not support checks.
 
 Example:
   diskimg check disk.qcow2";
 
-/// Verify that an image is consistent in itself.
+/// Check an image for consistency.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image
+    /// The image.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Its format (default: probed)
+    /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// human (default) or json
-    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    /// Output format (default: human)
+    #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    output: Form,
-    /// Say nothing but findings: the exit code tells
+    output: OutputFormat,
+    /// Print only findings, no summary
     #[arg(short, long)]
     quiet: bool,
-    /// Accepted: how the image is cached changes nothing
+    /// Accepted for compatibility; has no effect
     #[arg(short = 'T', long, value_name = "MODE")]
     cache: Option<String>,
     #[arg(short, long, value_name = "WHAT", hide = true)]
     repair: Option<String>,
     #[command(flatten)]
-    reading: Reading,
+    image_args: ImageArgs,
 }
 
 /// A check.
@@ -43,25 +43,25 @@ pub(crate) struct Args {
 pub(crate) struct Job {
     /// The image.
     pub(crate) input: Input,
-    /// In which form to report.
-    pub(crate) form: Form,
+    /// `--output`.
+    pub(crate) output: OutputFormat,
     /// `-q`.
     pub(crate) quiet: bool,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
-        let policy = self.reading.policy()?;
+        let policy = self.image_args.policy()?;
         if self.repair.is_some() {
             return Err(Failure::error(
-                "repair (-r) is not supported yet (convert the image to a new one instead)",
+                "repair (-r) is not supported (convert the image to a new one instead)",
             ));
         }
-        common::cache_mode("source cache", self.cache.as_deref())?;
-        let file = common::one_file("check", self.files)?;
+        common::check_cache_mode("source cache", self.cache.as_deref())?;
+        let file = common::single_file("check", self.files)?;
         let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
         input.options = input.options.metadata_only(true).with_extents(true);
-        Ok(Parsed::Job(Job { input, form: self.output, quiet: self.quiet }))
+        Ok(Parsed::Job(Job { input, output: self.output, quiet: self.quiet }))
     }
 }

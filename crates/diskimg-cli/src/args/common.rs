@@ -1,10 +1,10 @@
-//! What several verbs take, and how it is read.
+//! Arguments that several commands share, and their parsing.
 
 use crate::failure::Failure;
 use crate::output::Program;
 use diskimg::open::{appliance_and_disk, local_path};
 use diskimg::{
-    Caching, Durability, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
+    Caching, Durability, ExternalFiles, Format, Image, Limits, OpenOptions, Options, Probing,
     SnapshotSelector,
 };
 use std::ffi::OsString;
@@ -12,42 +12,42 @@ use std::path::{Path, PathBuf};
 
 /// `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub(crate) enum Form {
-    /// For people.
+pub(crate) enum OutputFormat {
+    /// Text for people.
     #[default]
     Human,
-    /// For programs.
+    /// JSON.
     Json,
 }
 
-/// How images are read: the same for every verb.
+/// Options of every command that reads an image.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Reading {
-    /// Accepted: images are never locked
+pub(crate) struct ImageArgs {
+    /// Accepted for compatibility; images are never locked
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// Which other files an image may name: none, same-dir or any (default)
+    /// Files that an image may refer to: none, same-dir, any (default: any)
     #[arg(long, alias = "references", value_name = "WHICH", default_value = "any")]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     external_files: ExternalFilesArg,
-    /// Read a child even if its parent was changed since (VMDK content IDs)
+    /// Open a VMDK even if its parent was modified (content ID mismatch)
     #[arg(long)]
     ignore_cid: bool,
     #[command(flatten)]
-    limits: LimitWords,
+    limits: LimitArgs,
     #[command(flatten)]
-    refused: Refused,
+    unsupported: UnsupportedArgs,
 }
 
 /// `--limit`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct LimitWords {
-    /// How much an image may ask for (repeatable; 'help' lists the limits)
+pub(crate) struct LimitArgs {
+    /// Set a resource limit; repeatable; 'help' lists the limits
     #[arg(long = "limit", value_name = "NAME=VALUE", action = clap::ArgAction::Append)]
     limits: Vec<String>,
 }
 
-/// What images may demand, and what is put up with.
+/// Restrictions on the images that are opened.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     /// `--external-files`.
@@ -58,7 +58,7 @@ pub(crate) struct Policy {
     ignore_content_id: bool,
 }
 
-/// [`ExternalFiles`] as a word.
+/// Values of `--external-files`; see [`ExternalFiles`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ExternalFilesArg {
     None,
@@ -66,10 +66,10 @@ enum ExternalFilesArg {
     Any,
 }
 
-impl Reading {
-    /// The policy; an error if something we do not do was asked for.
+impl ImageArgs {
+    /// Returns the policy, or an error if an unsupported option was given.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
-        self.refused.check()?;
+        self.unsupported.check()?;
         let external_files = match self.external_files {
             ExternalFilesArg::None => ExternalFiles::None,
             ExternalFilesArg::SameDir => ExternalFiles::SameDir,
@@ -80,8 +80,8 @@ impl Reading {
     }
 }
 
-impl LimitWords {
-    /// All that was given, later ones over earlier ones.
+impl LimitArgs {
+    /// Returns the limits; the last value of a limit wins.
     pub(crate) fn parse(&self) -> Result<Limits, Failure> {
         if self.limits.iter().any(|text| text == "help" || text == "?") {
             return Err(Failure::Show(limits_help()));
@@ -91,7 +91,7 @@ impl LimitWords {
             let (name, value) = text.split_once('=').unwrap_or((text, ""));
             let bound = diskimg::parse_size(value).ok_or_else(|| {
                 Failure::error(format!(
-                    "--limit {text}: expecting NAME=VALUE, a number or one with k, M, G or T"
+                    "--limit {text}: expected NAME=VALUE, where VALUE may end in k, M, G or T"
                 ))
             })?;
             limits.set(name, bound).map_err(|e| Failure::error(format!("--limit {text}: {e}")))?;
@@ -100,37 +100,36 @@ impl LimitWords {
     }
 }
 
-/// What `--limit help` prints.
+/// Returns the output of `--limit help`.
 fn limits_help() -> String {
     let limits = Limits::default();
     let lines = limits.iter().map(|limit| {
-        let left = format!("{}={}", limit.name, short(limit.value));
+        let left = format!("{}={}", limit.name, with_suffix(limit.value));
         format!("  {left:<31} - {}\n", limit.help)
     });
     std::iter::once("Limits and their defaults:\n".to_owned()).chain(lines).collect()
 }
 
-/// A number as `--limit` takes it: with a suffix where it is a multiple of that.
-fn short(value: u64) -> String {
+/// Formats a number for `--limit`, with the largest suffix that divides it.
+fn with_suffix(value: u64) -> String {
     let suffixes = [("T", 40), ("G", 30), ("M", 20), ("k", 10)];
-    let fits = |(_, shift): &&(&str, u32)| value > 0 && value.trailing_zeros() >= *shift;
-    match suffixes.iter().find(fits) {
+    let divides = |(_, shift): &&(&str, u32)| value > 0 && value.trailing_zeros() >= *shift;
+    match suffixes.iter().find(divides) {
         Some((suffix, shift)) => format!("{}{suffix}", value >> shift),
         None => value.to_string(),
     }
 }
 
-/// qemu-img's grammar that no verb here has: known, so that the answer is
-/// plain, and refused, so that nothing happens otherwise than was asked.
+/// Options of qemu-img that no command supports, parsed so that the error message can say this.
 #[derive(Debug, clap::Args)]
-struct Refused {
+struct UnsupportedArgs {
     #[arg(long, hide = true, alias = "source-image-opts")]
     image_opts: bool,
     #[arg(long, hide = true, value_name = "OBJECT", action = clap::ArgAction::Append)]
     object: Vec<OsString>,
 }
 
-impl Refused {
+impl UnsupportedArgs {
     fn check(&self) -> Result<(), Failure> {
         if self.image_opts {
             return Err(Failure::not_supported("--image-opts"));
@@ -147,12 +146,12 @@ impl Refused {
 pub(crate) struct Input {
     /// A path, `-`, or an appliance with a disk (`appliance.ova:2`).
     pub(crate) path: PathBuf,
-    /// How.
+    /// How to open it.
     pub(crate) options: OpenOptions,
 }
 
 impl Input {
-    /// The image called `name`, of the format named, or probed.
+    /// Returns the input `name`; without `format`, its format is probed.
     pub(crate) fn new(
         name: &OsString,
         format: Option<&str>,
@@ -172,28 +171,28 @@ impl Input {
         Ok(Self { path, options })
     }
 
-    /// Opens it, for who called us so: QEMU knows no ISO images, to it they are raw.
+    /// Opens the image. As qemu-img, ISO images are raw, since QEMU has no such format.
     pub(crate) fn open(&self, program: Program) -> Result<Image, Failure> {
         let options = match program {
-            Program::QemuImg => &self.options.clone().never_probed_as(Format::Iso),
+            Program::QemuImg => &self.options.clone().probing(Probing::LikeQemu),
             _ => &self.options,
         };
         Ok(options.open(&self.path)?)
     }
 }
 
-/// The format called `name`.
+/// Parses the name of a format.
 pub(crate) fn format(name: &str) -> Result<Format, Failure> {
     match name {
-        // QEMU's name for a raw image on a device, which provisioners give.
+        // QEMU's driver for a raw image on a device; some provisioning tools pass it.
         "host_device" => Ok(Format::Raw),
         _ => Ok(name.parse()?),
     }
 }
 
-/// Sees that an output asked for as `host_device` is a device: where one is
-/// missing, no file shall take its place.
-pub(crate) fn device_if_asked(format: Option<&str>, path: &Path) -> Result<(), Failure> {
+/// Checks that an output of format `host_device` is a device, so that no regular file is created
+/// when the device is missing.
+pub(crate) fn require_device(format: Option<&str>, path: &Path) -> Result<(), Failure> {
     if format != Some("host_device") {
         return Ok(());
     }
@@ -207,25 +206,26 @@ pub(crate) fn device_if_asked(format: Option<&str>, path: &Path) -> Result<(), F
     }
 }
 
-/// A number of bytes; `what` is what the message calls it.
+/// Parses a number of bytes; error messages call it `what`.
 pub(crate) fn size(what: &str, text: &str) -> Result<u64, Failure> {
     diskimg::parse_size(text).ok_or_else(|| {
         Failure::error(format!(
-            "Invalid {what} specified: '{text}' (a number of bytes, or one with k, M, G, T, P or E)"
+            "Invalid {what} specified: '{text}' \
+             (expected a number, which may end in k, M, G, T, P or E)"
         ))
     })
 }
 
-/// The one file that a verb takes.
-pub(crate) fn one_file(command: &str, mut files: Vec<OsString>) -> Result<OsString, Failure> {
+/// Returns the only file operand of `command`.
+pub(crate) fn single_file(command: &str, mut files: Vec<OsString>) -> Result<OsString, Failure> {
     match (files.pop(), files.is_empty()) {
         (Some(file), true) => Ok(file),
         _ => Err(Failure::usage(command, "Expecting one image file name")),
     }
 }
 
-/// Sees that a cache mode is one of QEMU's. `what` is what the message calls it.
-pub(crate) fn cache_mode(what: &str, mode: Option<&str>) -> Result<(), Failure> {
+/// Checks that a cache mode is one of QEMU's; error messages call the option `what`.
+pub(crate) fn check_cache_mode(what: &str, mode: Option<&str>) -> Result<(), Failure> {
     match mode {
         None | Some("none" | "writeback" | "writethrough" | "directsync" | "unsafe") => Ok(()),
         Some(other) => Err(Failure::error(format!(
@@ -235,14 +235,13 @@ pub(crate) fn cache_mode(what: &str, mode: Option<&str>) -> Result<(), Failure> 
     }
 }
 
-/// How durable an output written in this cache mode shall be. Only the word
-/// `unsafe` itself gives up the flush that makes a finished output last.
+/// Returns the durability that this cache mode asks for: only `unsafe` skips the final flush.
 pub(crate) fn durability(mode: Option<&str>) -> Result<Durability, Failure> {
-    cache_mode("cache", mode)?;
+    check_cache_mode("cache", mode)?;
     Ok(if mode == Some("unsafe") { Durability::Cached } else { Durability::Flushed })
 }
 
-/// Whether a file is to be read or written past the page cache in this cache mode.
+/// Returns whether this cache mode bypasses the page cache.
 pub(crate) fn caching(mode: Option<&str>) -> Caching {
     match mode {
         Some("none" | "directsync") => Caching::Direct,
@@ -250,11 +249,11 @@ pub(crate) fn caching(mode: Option<&str>) -> Caching {
     }
 }
 
-/// All that `-o` was given, later ones over earlier ones; `None` if any of it
-/// asks for the list of options.
+/// Parses the values of `-o`; the last value of an option wins. Returns `None` if one of them is
+/// `help` or `?`.
 pub(crate) fn create_options(given: &[String]) -> Result<Option<Options>, Failure> {
-    let asks = |text: &String| text.split(',').any(|item| item == "help" || item == "?");
-    if given.iter().any(asks) {
+    let requests_help = |text: &String| text.split(',').any(|item| item == "help" || item == "?");
+    if given.iter().any(requests_help) {
         return Ok(None);
     }
     let mut options = Options::default();
@@ -264,8 +263,10 @@ pub(crate) fn create_options(given: &[String]) -> Result<Option<Options>, Failur
     Ok(Some(options))
 }
 
-/// Adds the backing file of a new image to its options: by flag or by option,
-/// not by both.
+/// Adds the backing file given with flags to the options of a new image.
+///
+/// # Errors
+/// If `-o` sets the same option, or there is a backing format but no backing file.
 pub(crate) fn add_backing(
     options: &mut Options,
     name: Option<String>,
@@ -275,7 +276,7 @@ pub(crate) fn add_backing(
     {
         match value {
             Some(_) if options.get(option).is_some() => {
-                return Err(Failure::error(format!("{option} is given twice, with {flag} and -o")));
+                return Err(Failure::error(format!("{option} is set twice, by {flag} and by -o")));
             }
             Some(value) => drop(options.set(option, value)),
             None => {}
@@ -283,13 +284,13 @@ pub(crate) fn add_backing(
     }
     match options.get("backing_file") {
         None | Some("") if options.get("backing_fmt").is_some() => {
-            Err(Failure::error("-F (backing_fmt) needs -B or -b (backing_file)"))
+            Err(Failure::error("-F (backing_fmt) requires -B or -b (backing_file)"))
         }
         _ => Ok(()),
     }
 }
 
-/// `-l`: an id or a name, or `snapshot.id=…,snapshot.name=…`.
+/// Parses `-l`: an ID or a name, or `snapshot.id=ID,snapshot.name=NAME`.
 pub(crate) fn snapshot(text: Option<&str>) -> Result<Option<SnapshotSelector>, Failure> {
     let Some(text) = text else { return Ok(None) };
     if !text.starts_with("snapshot.") {
@@ -303,9 +304,10 @@ pub(crate) fn snapshot(text: Option<&str>) -> Result<Option<SnapshotSelector>, F
     Ok(Some(SnapshotSelector::Exactly { id, name }))
 }
 
-/// What `-o help` prints. Like qemu-img, it names the format where no file is named.
-pub(crate) fn options_help(format: Format, names_file: bool) -> String {
-    let title = match names_file {
+/// Returns the output of `-o help`. As in qemu-img, the title names the format if there are no file
+/// operands.
+pub(crate) fn options_help(format: Format, has_operands: bool) -> String {
+    let title = match has_operands {
         true => "Supported options:\n".to_owned(),
         false => format!("Supported {format} options:\n"),
     };
@@ -323,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_of_two_limits_of_one_name_wins() {
+    fn the_last_value_of_a_limit_wins() {
         let limits =
             limits_of(&["table_bytes=1M", "snapshots=3", "table_bytes=4k"]).expect("parses");
         assert_eq!((limits.table_bytes, limits.snapshots), (4096, 3));
@@ -333,15 +335,15 @@ mod tests {
     }
 
     fn limits_of(given: &[&str]) -> Result<Limits, Failure> {
-        LimitWords { limits: given.iter().map(|&text| text.to_owned()).collect() }.parse()
+        LimitArgs { limits: given.iter().map(|&text| text.to_owned()).collect() }.parse()
     }
 
     #[test]
-    fn the_list_of_limits_can_be_given_back() {
+    fn limit_help_lists_valid_settings() {
         let help = limits_help();
         for line in help.lines().skip(1) {
             let setting = line.split_whitespace().next().expect("a setting");
-            assert_eq!(limits_of(&[setting]).expect("is one"), Limits::default(), "{line}");
+            assert_eq!(limits_of(&[setting]).expect("valid"), Limits::default(), "{line}");
             assert!(line.chars().count() <= 110, "{line}");
         }
         assert_eq!(help.lines().count(), Limits::names().len() + 1);
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn help_among_options_asks_for_the_list() {
+    fn help_in_any_option_value_requests_the_list() {
         for text in ["help", "?", "size=1,help"] {
             assert!(create_options(&[text.to_owned()]).expect("parses").is_none(), "{text}");
         }
@@ -363,21 +365,21 @@ mod tests {
     }
 
     #[test]
-    fn a_backing_file_given_twice_is_an_error() {
+    fn a_backing_file_set_twice_is_an_error() {
         let mut options = Options::parse("backing_file=a").expect("parses");
         assert!(add_backing(&mut options, Some("b".into()), None).is_err());
-        add_backing(&mut options, None, Some("raw".into())).expect("once each");
+        add_backing(&mut options, None, Some("raw".into())).expect("set once each");
         assert_eq!(options.get("backing_file"), Some("a"));
         assert_eq!(options.get("backing_fmt"), Some("raw"));
     }
 
     #[test]
-    fn a_backing_format_alone_is_an_error() {
+    fn a_backing_format_without_a_backing_file_is_an_error() {
         assert!(add_backing(&mut Options::default(), None, Some("raw".into())).is_err());
     }
 
     #[test]
-    fn a_snapshot_is_named_bare_or_by_its_parts() {
+    fn a_snapshot_is_selected_by_id_or_name_or_by_both_exactly() {
         let parsed = |text| snapshot(Some(text)).expect("parses").expect("given");
         assert_eq!(parsed("s1"), SnapshotSelector::IdOrName("s1".into()));
         assert_eq!(

@@ -1,7 +1,7 @@
-//! `convert`: what was args, and what it means.
+//! Arguments of `convert`.
 
 use crate::args::Parsed;
-use crate::args::common::{self, Input, Policy, Reading};
+use crate::args::common::{self, ImageArgs, Input, Policy};
 use crate::failure::Failure;
 use crate::output::progress::ProgressMode;
 use diskimg::open::local_path;
@@ -18,18 +18,18 @@ Examples:
   diskimg convert -O qcow2 appliance.ova:2 disk.qcow2
   diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
-Several SRC are joined; in an OVA each is a disk. DST appears, or is replaced, when it is complete.
-'-' is standard input or output (where -p would mix with the image, and is
-silent). '-o help' lists the options of the output format.";
+Several SRC are concatenated; in an OVA, each becomes a disk. DST is created, or replaced, only
+when the new image is complete. '-' is standard input or output. '-o help' lists the options of
+the output format.";
 
-/// The largest `-S`, as QEMU bounds it.
+/// Maximum value of `-S`, as in QEMU.
 const MAX_SPARSE: u64 = 16 << 20;
 
 /// Convert an image to another format.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Images to read (several are joined), then the one to write
+    /// The source images and the image to write.
     #[arg(value_name = "SRC... DST", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Format of SRC (default: probed)
@@ -38,78 +38,78 @@ pub(crate) struct Args {
     /// Format of DST (default: raw)
     #[arg(short = 'O', long, value_name = "FMT", alias = "target-format")]
     output_format: Option<String>,
-    /// Options of the output format: NAME=VALUE,…; repeatable
-    #[arg(short, long, value_name = "OPTS", alias = "target-options")]
+    /// Set options of the output format; repeatable
+    #[arg(short, long, value_name = "NAME=VALUE,...", alias = "target-options")]
     options: Vec<String>,
     /// Compress the output
     #[arg(short, long)]
     compress: bool,
-    /// Write only what differs from FILE, and build on it
+    /// Use FILE as the backing file of DST and write only what differs from it
     #[arg(short = 'B', long, value_name = "FILE")]
     backing: Option<String>,
-    /// Format of the backing file; -B wants it
+    /// Format of the backing file; required with -B
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<String>,
-    /// Read this internal snapshot of SRC
+    /// Convert this internal snapshot of SRC
     #[arg(short = 'l', long, value_name = "SNAPSHOT", alias = "source-snapshot")]
     snapshot: Option<String>,
-    /// Bytes of zeros that become a hole; 0: never (default: 4k)
+    /// Minimum run of zeros to store as a hole; 0 disables holes (default: 4k)
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
-    /// Write into DST, which exists
+    /// Do not create DST; write into the existing image
     #[arg(short = 'n', long)]
     no_create: bool,
-    /// With -n: DST reads as zeros now
+    /// With -n: assume that DST reads as zeros
     #[arg(long)]
     target_is_zero: bool,
-    /// Put zeros where bytes cannot be read, and go on
+    /// Replace unreadable data with zeros and continue
     #[arg(long)]
     salvage: bool,
-    /// Do not hold an appliance against its manifest first
+    /// Do not verify an appliance against its manifest
     #[arg(long)]
     no_verify: bool,
-    /// At most this many threads, 1 to 16 (default: all processors)
+    /// Maximum number of threads, 1 to 16 (default: number of processors)
     #[arg(short = 'm', long, value_name = "N", alias = "parallel")]
     threads: Option<String>,
-    /// Write no more than this per second
+    /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// none, directsync: past the page cache; unsafe: no flush
+    /// Cache mode of DST: none (direct I/O), unsafe (no flush), writeback (default), ...
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
-    /// none, directsync: read SRC past the page cache
+    /// Cache mode of SRC: none (direct I/O), writeback (default), ...
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
-    /// Share stored data with SRC where the file system has reflinks: auto,
-    /// always (or fail), never (default: auto, but never with -S or --salvage)
+    /// Share data with SRC by reflink: auto, always (or fail), never (default: auto; never with
+    /// -S or --salvage)
     #[arg(long, value_name = "WHEN")]
     reflink: Option<String>,
-    /// Let the kernel copy stored data that is not shared; zeros are not looked for
+    /// Copy data with copy_file_range; do not detect zeros in it
     #[arg(short = 'C', long)]
     copy_range_offloading: bool,
-    /// Compress anew what could be taken as SRC stores it
+    /// Recompress data instead of copying compressed clusters from SRC
     #[arg(long)]
     recompress: bool,
-    /// Read DST again and compare it with SRC before it gets its name
+    /// Read DST back and compare it with SRC before renaming it into place
     #[arg(long)]
     verify: bool,
-    /// Print digests of the disk and of the files written: sha256, blake3
+    /// Print digests of the disk and of each file written: sha256, blake3
     #[arg(long, value_name = "ALGORITHM")]
     digest: Option<String>,
-    /// Say on standard error what was done
+    /// Print a summary to standard error
     #[arg(long)]
     report: bool,
-    /// Accepted: writes are in parallel anyway
+    /// Accepted for compatibility; has no effect
     #[arg(short = 'W', long, hide = true)]
     oob_writes: bool,
-    /// Print progress to standard output, as (12.34/100%)
+    /// Print progress to standard output as (12.34/100%)
     #[arg(short, long)]
     progress: bool,
-    /// Show no progress, not even at a terminal
+    /// Do not show progress, even on a terminal
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    reading: Reading,
+    image_args: ImageArgs,
     #[arg(long, hide = true)]
     target_image_opts: bool,
     #[arg(long, hide = true)]
@@ -121,9 +121,9 @@ pub(crate) struct Args {
 /// A conversion.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// At least one.
+    /// The sources; at least one.
     pub(crate) inputs: Vec<Input>,
-    /// Where to.
+    /// Where the image is written.
     pub(crate) output: Destination,
     /// `-O`.
     pub(crate) format: Format,
@@ -155,7 +155,7 @@ pub(crate) struct Job {
     pub(crate) rate: Option<u64>,
     /// `--salvage`.
     pub(crate) salvage: bool,
-    /// Not `--no-verify`.
+    /// False with `--no-verify`.
     pub(crate) verify_manifest: bool,
     /// `--target-is-zero`.
     pub(crate) target_is_zero: bool,
@@ -167,22 +167,22 @@ pub(crate) struct Job {
     pub(crate) progress: ProgressMode,
 }
 
-/// Where a conversion goes.
+/// Where the converted image is written.
 #[derive(Debug)]
 pub(crate) enum Destination {
     /// A new file, or a device.
     New(PathBuf),
-    /// An image that exists, written where it stands.
+    /// An existing image, overwritten in place.
     Existing(PathBuf),
     /// Standard output.
     Stdout,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn parse(mut self) -> Result<Parsed<Job>, Failure> {
-        self.refuse()?;
-        let policy = self.reading.policy()?;
+        self.check_conflicts()?;
+        let policy = self.image_args.policy()?;
         let format = common::format(self.output_format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
@@ -193,7 +193,7 @@ impl Args {
                 "Use of backing file requires explicit backing format (-F)",
             ));
         }
-        common::cache_mode("source cache", self.source_cache.as_deref())?;
+        common::check_cache_mode("source cache", self.source_cache.as_deref())?;
         let durability = common::durability(self.cache.as_deref())?;
         let output = match self.files.pop() {
             Some(name) if !self.files.is_empty() => self.destination(&name)?,
@@ -205,7 +205,7 @@ impl Args {
             }
         };
         let progress = ProgressMode {
-            asked: self.progress,
+            requested: self.progress,
             quiet: self.quiet,
             stdout_taken: matches!(output, Destination::Stdout),
         };
@@ -235,18 +235,18 @@ impl Args {
         }))
     }
 
-    /// What we do not do, and what contradicts itself.
-    fn refuse(&self) -> Result<(), Failure> {
-        let refused = [
+    /// Rejects unsupported options and options that contradict each other.
+    fn check_conflicts(&self) -> Result<(), Failure> {
+        let unsupported = [
             (self.target_image_opts, "--target-image-opts"),
             (self.bitmaps, "--bitmaps"),
             (self.skip_broken_bitmaps, "--skip-broken-bitmaps"),
         ];
-        if let Some((_, what)) = refused.iter().find(|(given, _)| *given) {
+        if let Some((_, what)) = unsupported.iter().find(|(given, _)| *given) {
             return Err(Failure::not_supported(what));
         }
-        let asks_help = matches!(common::create_options(&self.options), Ok(None));
-        if self.no_create && !self.options.is_empty() && !asks_help {
+        let requests_help = matches!(common::create_options(&self.options), Ok(None));
+        if self.no_create && !self.options.is_empty() && !requests_help {
             return Err(Failure::error("-o has no effect when skipping image creation (-n)"));
         }
         if self.copy_range_offloading && self.sparse_size.is_some() {
@@ -261,7 +261,7 @@ impl Args {
         Ok(())
     }
 
-    /// `-S` asks to look for zeros, which shared data are not searched for.
+    /// Returns the reflink mode. `-S` asks for zero detection, which shared data is exempt from.
     fn reflink(&self) -> Result<Reflink, Failure> {
         match self.reflink.as_deref() {
             None if self.sparse_size.is_some() => Ok(Reflink::Never),
@@ -280,7 +280,7 @@ impl Args {
         }
         let snapshot = common::snapshot(self.snapshot.as_deref())?;
         if snapshot.is_some() && self.files.len() > 1 {
-            return Err(Failure::error("a snapshot (-l) can be read of one SRC only"));
+            return Err(Failure::error("a snapshot (-l) can be read only with a single SRC"));
         }
         let caching = common::caching(self.source_cache.as_deref());
         let input = |name| {
@@ -295,12 +295,12 @@ impl Args {
         let path = Path::new(name);
         if path == Path::new("-") {
             if self.no_create {
-                return Err(Failure::error("-n needs an existing image, not standard output"));
+                return Err(Failure::error("-n requires an existing image, not standard output"));
             }
             return Ok(Destination::Stdout);
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
-        common::device_if_asked(self.output_format.as_deref(), &path)?;
+        common::require_device(self.output_format.as_deref(), &path)?;
         Ok(if self.no_create { Destination::Existing(path) } else { Destination::New(path) })
     }
 }

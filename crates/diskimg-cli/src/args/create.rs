@@ -1,7 +1,7 @@
-//! `create`: what was args, and what it means.
+//! Arguments of `create`.
 
 use crate::args::Parsed;
-use crate::args::common::{self, Reading};
+use crate::args::common::{self, ImageArgs};
 use crate::failure::Failure;
 use diskimg::{ExternalFiles, Format, Limits, Options};
 use std::ffi::OsString;
@@ -12,73 +12,73 @@ Examples:
   diskimg create -f qcow2 disk.qcow2 10G
   diskimg create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2
 
-SIZE is in bytes, or with k, M, G, T, P or E. '-o help' lists the options of
-the format.";
+SIZE is in bytes and may have a suffix k, M, G, T, P or E. '-o help' lists the options of the
+format. Without SIZE, the size is that of the backing file.";
 
-/// Create a new, empty image.
+/// Create an empty image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The new image, and the size of its disk
+    /// The new image and its virtual size.
     #[arg(value_name = "FILE [SIZE]", value_hint = clap::ValueHint::FilePath)]
-    words: Vec<OsString>,
-    /// Its format (default: raw)
+    operands: Vec<OsString>,
+    /// Format of FILE (default: raw)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Options of the format: NAME=VALUE,…; repeatable
-    #[arg(short, long, value_name = "OPTS")]
+    /// Set options of the format; repeatable
+    #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
-    /// The image it builds on
-    #[arg(short, long, value_name = "FILE")]
+    /// Use BASE as the backing file
+    #[arg(short, long, value_name = "BASE")]
     backing: Option<String>,
     /// Format of the backing file
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<String>,
-    /// Do not look at the backing file; SIZE must be given
+    /// Do not open the backing file; requires SIZE
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
-    /// Say nothing
+    /// Print nothing
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    reading: Reading,
+    image_args: ImageArgs,
 }
 
 /// A new image.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// Its name, as given: it is printed.
+    /// The file name as given, for messages.
     pub(crate) path: PathBuf,
-    /// Its format.
+    /// `-f`.
     pub(crate) format: Format,
-    /// Its size, if given.
+    /// Virtual size in bytes, if given.
     pub(crate) size: Option<u64>,
     /// `-o`, `-b` and `-F`.
     pub(crate) options: Options,
-    /// Which files the backing file may name.
+    /// `--external-files`, for the backing file.
     pub(crate) external_files: ExternalFiles,
-    /// What its images may ask for.
+    /// `--limit`, for the backing file.
     pub(crate) limits: Limits,
-    /// Do not look at the backing file.
+    /// `-u`.
     pub(crate) unsafe_backing: bool,
-    /// Say nothing.
+    /// `-q`.
     pub(crate) quiet: bool,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
-        let policy = self.reading.policy()?;
+        let policy = self.image_args.policy()?;
         let format = common::format(self.format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {
-            return Ok(Parsed::Show(common::options_help(format, !self.words.is_empty())));
+            return Ok(Parsed::Show(common::options_help(format, !self.operands.is_empty())));
         };
         common::add_backing(&mut options, self.backing, self.backing_format)?;
-        let mut words = self.words.into_iter();
-        let (Some(path), size, None) = (words.next(), words.next(), words.next()) else {
-            return Err(Failure::usage("create", "Expecting FILE and, at most, SIZE"));
+        let mut operands = self.operands.into_iter();
+        let (Some(path), size, None) = (operands.next(), operands.next(), operands.next()) else {
+            return Err(Failure::usage("create", "Expecting FILE and at most one SIZE"));
         };
-        common::device_if_asked(self.format.as_deref(), path.as_ref())?;
+        common::require_device(self.format.as_deref(), path.as_ref())?;
         let size = size.map(|s| common::size("image size", &s.to_string_lossy())).transpose()?;
         Ok(Parsed::Job(Job {
             path: path.into(),

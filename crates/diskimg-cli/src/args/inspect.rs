@@ -1,78 +1,80 @@
-//! `inspect`: what was args, and what it means.
+//! Arguments of `inspect`.
 
 use crate::args::Parsed;
-use crate::args::common::{self, Form};
+use crate::args::common::{self, OutputFormat};
 use crate::failure::Failure;
 use diskimg::InspectOptions;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
-Exit code: 0 safe, 1 cannot be looked at, 2 unsafe.
+Exit code: 0 safe, 1 cannot inspect, 2 unsafe.
 
-One file is opened, a bounded amount of it is read, and nothing that it names is followed. An
-image is unsafe if any finding says 'refuse': see SECURITY.md for all of them.
+Only FILE itself is opened, and a bounded part of it is read. An image is unsafe if any finding
+has the severity 'refuse'; SECURITY.md lists all findings.
 
 Examples:
   diskimg inspect --claimed qcow2 --max-virtual-size 1T upload.img
   diskimg inspect --output=json - < upload.img
   diskimg inspect --allow backing-file --allow extended-l2 overlay.qcow2";
 
-/// Tell whether an untrusted image is safe to let in.
+/// Check whether an untrusted image is safe to accept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image; '-' is standard input
+    /// The image, or '-' for standard input.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// The format that it is said to be: another is refused
+    /// Refuse an image whose format is not FMT
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     claimed: Option<String>,
-    /// Refuse a larger file
+    /// Refuse a file larger than SIZE
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// Refuse a larger disk, or one of unknown size
+    /// Refuse a virtual size larger than SIZE, or unknown
     #[arg(long, value_name = "SIZE")]
     max_virtual_size: Option<String>,
-    /// Refuse a disk that is more than N times as large as its file
+    /// Refuse a virtual size of more than N times the file size
     #[arg(long, value_name = "N")]
     max_ratio: Option<String>,
-    /// Warn of a finding instead of refusing; repeatable
+    /// Treat the finding CODE as a warning; repeatable
     #[arg(long, value_name = "CODE")]
     allow: Vec<String>,
     #[command(flatten)]
-    limits: common::LimitWords,
-    /// human (default) or json
-    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    limits: common::LimitArgs,
+    /// Output format (default: human)
+    #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    output: Form,
-    /// Say nothing: the exit code tells
+    output: OutputFormat,
+    /// Print nothing; report through the exit code only
     #[arg(short, long)]
     quiet: bool,
 }
 
-/// What to look at.
+/// What to inspect.
 #[derive(Debug)]
 pub(crate) struct Job {
     /// The image.
     pub(crate) path: PathBuf,
-    /// What it may be.
+    /// What to accept.
     pub(crate) options: InspectOptions,
-    /// In which form to report.
-    pub(crate) form: Form,
+    /// `--output`.
+    pub(crate) output: OutputFormat,
     /// `-q`.
     pub(crate) quiet: bool,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         let size =
             |text: Option<String>| text.map(|text| common::size("maximum size", &text)).transpose();
         let ratio = self.max_ratio.map(|text| {
             let number = text.parse().ok().filter(|&n: &u64| n > 0);
             number.ok_or_else(|| {
-                Failure::error(format!("Invalid ratio specified: '{text}' (a whole number)"))
+                Failure::error(format!(
+                    "Invalid ratio specified: '{text}' (expected a positive integer)"
+                ))
             })
         });
         let mut options = InspectOptions::new()
@@ -86,7 +88,7 @@ impl Args {
         for code in &self.allow {
             options = options.allow(code.parse()?);
         }
-        let path = common::one_file("inspect", self.files)?.into();
-        Ok(Parsed::Job(Job { path, options, form: self.output, quiet: self.quiet }))
+        let path = common::single_file("inspect", self.files)?.into();
+        Ok(Parsed::Job(Job { path, options, output: self.output, quiet: self.quiet }))
     }
 }

@@ -1,7 +1,7 @@
-//! `map`: what was args, and what it means.
+//! Arguments of `map`.
 
 use crate::args::Parsed;
-use crate::args::common::{self, Form, Input, Reading};
+use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
 use std::ffi::OsString;
 
@@ -10,20 +10,20 @@ Examples:
   diskimg map disk.qcow2
   diskimg map --output=json -s 1G -l 64M disk.qcow2";
 
-/// Tell where the guest's bytes are kept.
+/// Show where an image's data is stored.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image
+    /// The image.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Its format (default: probed)
+    /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// human (default) or json
-    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    /// Output format (default: human)
+    #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    output: Form,
+    output: OutputFormat,
     /// Start at this guest offset
     #[arg(short, long, value_name = "OFFSET")]
     start_offset: Option<String>,
@@ -31,31 +31,31 @@ pub(crate) struct Args {
     #[arg(short = 'l', long, value_name = "LENGTH")]
     max_length: Option<String>,
     #[command(flatten)]
-    reading: Reading,
+    image_args: ImageArgs,
 }
 
-/// What to tell.
+/// What to show.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// Of which image.
+    /// The image.
     pub(crate) input: Input,
-    /// In which form.
-    pub(crate) form: Form,
-    /// From which guest offset on.
+    /// `--output`.
+    pub(crate) output: OutputFormat,
+    /// Guest offset of the first byte.
     pub(crate) start: u64,
-    /// At most how many bytes.
+    /// Maximum number of bytes; `None` is up to the end.
     pub(crate) length: Option<u64>,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
-        let policy = self.reading.policy()?;
+        let policy = self.image_args.policy()?;
         let size = |what, text: Option<&str>| text.map(|t| common::size(what, t)).transpose();
         let start = size("start offset", self.start_offset.as_deref())?;
         let length = size("max length", self.max_length.as_deref())?;
-        let file = common::one_file("map", self.files)?;
+        let file = common::single_file("map", self.files)?;
         let input = Input::new(&file, self.format.as_deref(), &policy)?;
-        Ok(Parsed::Job(Job { input, form: self.output, start: start.unwrap_or(0), length }))
+        Ok(Parsed::Job(Job { input, output: self.output, start: start.unwrap_or(0), length }))
     }
 }

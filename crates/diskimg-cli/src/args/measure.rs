@@ -1,7 +1,7 @@
-//! `measure`: what was args, and what it means.
+//! Arguments of `measure`.
 
 use crate::args::Parsed;
-use crate::args::common::{self, Form, Input, Reading};
+use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
 use diskimg::{Format, Options};
 use std::ffi::OsString;
@@ -11,34 +11,34 @@ Examples:
   diskimg measure -O qcow2 disk.raw
   diskimg measure -O qcow2 --size 10G";
 
-/// Tell how much space an image would take in another format.
+/// Calculate the space an image needs in another format.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image
+    /// The image.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Instead of FILE: an empty disk of this size
+    /// Measure an empty image of SIZE bytes instead of FILE
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// The format it would be in (default: raw)
+    /// Format to measure for (default: raw)
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
-    /// Options of that format: NAME=VALUE,…; repeatable
-    #[arg(short, long, value_name = "OPTS")]
+    /// Set options of that format; repeatable
+    #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
-    /// This internal snapshot of FILE
+    /// Measure this internal snapshot of FILE
     #[arg(short = 'l', long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
-    /// human (default) or json
-    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    /// Output format (default: human)
+    #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    output: Form,
+    output: OutputFormat,
     #[command(flatten)]
-    reading: Reading,
+    image_args: ImageArgs,
 }
 
 /// What to measure.
@@ -46,27 +46,27 @@ pub(crate) struct Args {
 pub(crate) struct Job {
     /// An image or a size.
     pub(crate) subject: Subject,
-    /// The format it would be in.
+    /// `-O`.
     pub(crate) format: Format,
-    /// That format's options.
+    /// `-o`.
     pub(crate) options: Options,
-    /// In which form to report.
-    pub(crate) form: Form,
+    /// `--output`.
+    pub(crate) output: OutputFormat,
 }
 
 /// What is measured.
 #[derive(Debug)]
 pub(crate) enum Subject {
-    /// This image.
+    /// An image.
     Image(Input),
-    /// An empty disk of this many bytes.
+    /// An empty image of this many bytes.
     Size(u64),
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn parse(mut self) -> Result<Parsed<Job>, Failure> {
-        let policy = self.reading.policy()?;
+        let policy = self.image_args.policy()?;
         let format = common::format(self.target_format.as_deref().unwrap_or("raw"))?;
         let Some(options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
@@ -86,6 +86,6 @@ impl Args {
                 return Err(Failure::error("Either --size N or one filename must be specified."));
             }
         };
-        Ok(Parsed::Job(Job { subject, format, options, form: self.output }))
+        Ok(Parsed::Job(Job { subject, format, options, output: self.output }))
     }
 }

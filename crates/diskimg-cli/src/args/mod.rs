@@ -1,5 +1,5 @@
-//! Arguments in two stages: what was args (clap's structs, one a verb), and
-//! what it means (a job that the verb's command carries out).
+//! Command-line arguments, in two stages: clap fills an `Args` struct for each command, and
+//! `Args::parse` validates it and returns the `Job` that the command runs.
 
 pub(crate) mod check;
 pub(crate) mod common;
@@ -29,25 +29,25 @@ Examples:
   diskimg info --output=json disk.qcow2
   diskimg compare a.raw b.qcow2
 
-The command line is qemu-img's; called as qemu-img, --version and messages go by that name.
-'diskimg COMMAND --help' tells more.";
+Options and output are compatible with qemu-img. When run as qemu-img, diskimg uses that name in
+messages and in --version. See 'diskimg COMMAND --help' for the options of a command.";
 
 /// Convert and inspect disk images.
 #[derive(Debug, clap::Parser)]
 #[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
 #[command(infer_long_args = true, disable_help_subcommand = true)]
 struct Args {
-    /// Confine this process to what its work needs: on (default), off or require
-    #[arg(long, value_name = "WHEN", default_value = "on", global = true)]
+    /// Restrict system calls and file access of this process: on, off, require (default: on)
+    #[arg(long, value_name = "MODE", default_value = "on", global = true)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     sandbox: Sandbox,
     #[command(subcommand)]
-    verb: Verb,
+    command: CommandArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
-#[allow(clippy::large_enum_variant, reason = "there is one, and it is consumed at once")]
-enum Verb {
+#[allow(clippy::large_enum_variant, reason = "only one value exists, and only briefly")]
+enum CommandArgs {
     Convert(convert::Args),
     Info(info::Args),
     Inspect(inspect::Args),
@@ -57,35 +57,35 @@ enum Verb {
     Check(check::Args),
     Measure(measure::Args),
     Iso(iso::Args),
-    /// Build an ISO image with mkisofs's command line; called by that name, too.
+    /// Create an ISO image with the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
     Mkisofs {
-        /// Its own options: -help lists them.
+        /// Options of mkisofs (see -help) and files
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<OsString>,
+        args: Vec<OsString>,
     },
-    /// Write a completion script for SHELL to standard output.
+    /// Print a shell completion script.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Write the manual: pages into DIR, or the main one to standard output.
+    /// Write manual pages to DIR, or print the main page.
     Man {
         /// An existing directory.
         dir: Option<PathBuf>,
     },
 }
 
-/// What the command line asks for.
+/// What a command line requests.
 #[derive(Debug)]
 pub(crate) enum Invocation {
-    /// Show this on standard output: help, a version, a list of options.
+    /// Print this text to standard output: help, the version or a list of options.
     Show(String),
-    /// Do this, so confined.
+    /// Run this command in this sandbox.
     Run(Box<Command>, Sandbox),
 }
 
-/// What it means: a verb, ready to be carried out.
+/// A command with validated arguments.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// `convert`.
@@ -118,7 +118,7 @@ pub(crate) enum Command {
     IsoDiff(iso::diff::Job),
     /// `iso remaster`.
     IsoRemaster(iso::remaster::Job),
-    /// `iso create`, and mkisofs's command line.
+    /// `iso create` and `mkisofs`.
     IsoCreate(recipe::Recipe),
     /// `completions`.
     Completions(clap_complete::Shell),
@@ -126,45 +126,50 @@ pub(crate) enum Command {
     Man(Option<PathBuf>),
 }
 
-/// What a verb's own arguments come to.
+/// The result of parsing a command's arguments.
 #[derive(Debug)]
 pub(crate) enum Parsed<J> {
-    /// A job.
+    /// The job to run.
     Job(J),
-    /// The user only wanted to know something (`-o help`).
+    /// Text to print instead (`-o help`).
     Show(String),
 }
 
-/// Help that fits a screen: the usage line tells of the arguments.
+/// Help template that omits clap's "Arguments" section, so that help fits on a screen: the usage
+/// line shows the operands.
 const HELP: &str =
     "{about-with-newline}\n{usage-heading} {usage}\n\nOptions:\n{options}{after-help}";
 
-/// The grammar, under the name that we are called by.
+/// Returns the clap command, with the name the program was run as in usage and examples.
 pub(crate) fn grammar(program: Program) -> clap::Command {
     let name = program.name();
-    named(Args::command(), name).name(name).bin_name(name).mut_subcommands(|verb| {
-        match verb.get_name() {
-            "iso" => named(verb, name).mut_subcommands(|verb| {
-                let operands = iso::operands(verb.get_name());
-                shown(verb, name, "iso ", operands)
+    rename_examples(Args::command(), name).name(name).bin_name(name).mut_subcommands(|command| {
+        match command.get_name() {
+            "iso" => rename_examples(command, name).mut_subcommands(|command| {
+                let operands = iso::operands(command.get_name());
+                with_usage(command, name, "iso ", operands)
             }),
             other => {
                 let operands = operands(other);
-                shown(verb, name, "", operands)
+                with_usage(command, name, "", operands)
             }
         }
     })
 }
 
-/// A verb as it is shown and read; `above` is the verb that it belongs to.
-fn shown(verb: clap::Command, name: &str, above: &str, operands: &str) -> clap::Command {
-    let usage = format!("{name} {above}{} [OPTIONS] {operands}", verb.get_name());
-    named(verb, name).mut_args(take_any_value).override_usage(usage).help_template(HELP)
+/// Sets the usage line and help template of a command; `parent` is the enclosing command's name and
+/// a space, or empty.
+fn with_usage(command: clap::Command, name: &str, parent: &str, operands: &str) -> clap::Command {
+    let usage = format!("{name} {parent}{} [OPTIONS] {operands}", command.get_name());
+    rename_examples(command, name)
+        .mut_args(allow_hyphen_values)
+        .override_usage(usage)
+        .help_template(HELP)
 }
 
-/// What a verb takes besides options.
-fn operands(verb: &str) -> &'static str {
-    match verb {
+/// Returns the operands of a command for its usage line.
+fn operands(command: &str) -> &'static str {
+    match command {
         "convert" => "SRC... DST",
         "compare" => "A B",
         "create" => "FILE [SIZE]",
@@ -176,8 +181,8 @@ fn operands(verb: &str) -> &'static str {
     }
 }
 
-/// With the program's name in its examples.
-fn named(command: clap::Command, name: &str) -> clap::Command {
+/// Replaces `diskimg` with the program's name in the examples.
+fn rename_examples(command: clap::Command, name: &str) -> clap::Command {
     let examples = command
         .get_after_help()
         .map(|text| text.to_string().replace("diskimg ", &format!("{name} ")));
@@ -187,44 +192,43 @@ fn named(command: clap::Command, name: &str) -> clap::Command {
     }
 }
 
-/// As getopt does: an option that takes a value takes the next word, whatever
-/// it begins with.
-fn take_any_value(arg: clap::Arg) -> clap::Arg {
+/// Lets the value of an option begin with a hyphen, as getopt does.
+fn allow_hyphen_values(arg: clap::Arg) -> clap::Arg {
     let takes_value = arg.get_action().takes_values() && !arg.is_positional();
     if takes_value { arg.allow_hyphen_values(true) } else { arg }
 }
 
-/// Reads the command line. `argv[0]` is the program's name.
+/// Parses the command line. `argv[0]` is the program's name.
 pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation, Failure> {
     if let Some(parsed) = mkisofs::parse(&argv, program) {
         return parsed;
     }
-    let verb_name = argv.get(1).and_then(|arg| arg.to_str()).map(str::to_owned);
-    let verb_name = verb_name.map(|verb| match argv.get(2).and_then(|arg| arg.to_str()) {
-        Some(inner) if verb == "iso" => format!("iso {inner}"),
-        _ => verb,
+    let command_name = argv.get(1).and_then(|arg| arg.to_str()).map(str::to_owned);
+    let command_name = command_name.map(|name| match argv.get(2).and_then(|arg| arg.to_str()) {
+        Some(subcommand) if name == "iso" => format!("iso {subcommand}"),
+        _ => name,
     });
     let mut grammar = grammar(program);
     let args =
         grammar.try_get_matches_from_mut(argv).and_then(|matches| Args::from_arg_matches(&matches));
     let args = match args {
         Ok(args) => args,
-        Err(error) => return usage::explain(&error, verb_name, program, &grammar),
+        Err(error) => return usage::explain(&error, command_name, program, &grammar),
     };
-    let parsed = match args.verb {
-        Verb::Convert(args) => run(args.parse()?, Command::Convert),
-        Verb::Info(args) => run(args.parse()?, Command::Info),
-        Verb::Inspect(args) => run(args.parse()?, Command::Inspect),
-        Verb::Map(args) => run(args.parse()?, Command::Map),
-        Verb::Create(args) => run(args.parse()?, Command::Create),
-        Verb::Compare(args) => run(args.parse()?, Command::Compare),
-        Verb::Check(args) => run(args.parse()?, Command::Check),
-        Verb::Measure(args) => run(args.parse()?, Command::Measure),
-        Verb::Iso(args) => args.parsed()?,
-        // Reached only where mkisofs's own reading of the line did not take it (as qemu-img).
-        Verb::Mkisofs { words } => mkisofs::read_words(&words, program)?,
-        Verb::Completions { shell } => run(Parsed::Job(shell), Command::Completions),
-        Verb::Man { dir } => run(Parsed::Job(dir), Command::Man),
+    let parsed = match args.command {
+        CommandArgs::Convert(args) => run(args.parse()?, Command::Convert),
+        CommandArgs::Info(args) => run(args.parse()?, Command::Info),
+        CommandArgs::Inspect(args) => run(args.parse()?, Command::Inspect),
+        CommandArgs::Map(args) => run(args.parse()?, Command::Map),
+        CommandArgs::Create(args) => run(args.parse()?, Command::Create),
+        CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
+        CommandArgs::Check(args) => run(args.parse()?, Command::Check),
+        CommandArgs::Measure(args) => run(args.parse()?, Command::Measure),
+        CommandArgs::Iso(args) => args.parse()?,
+        // Reached only when run as qemu-img: otherwise mkisofs::parse has handled the line above.
+        CommandArgs::Mkisofs { args } => mkisofs::parse_args(&args, program)?,
+        CommandArgs::Completions { shell } => run(Parsed::Job(shell), Command::Completions),
+        CommandArgs::Man { dir } => run(Parsed::Job(dir), Command::Man),
     };
     Ok(match parsed {
         Invocation::Run(command, _) => Invocation::Run(command, args.sandbox),
@@ -244,23 +248,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_is_consistent() {
+    fn the_clap_command_is_valid() {
         grammar(Program::Diskimg).debug_assert();
     }
 
     #[test]
     fn help_fits_a_screen() {
         let mut grammar = grammar(Program::Diskimg);
-        let iso = grammar.find_subcommand("iso").expect("is a verb").clone();
-        let inner = iso.get_subcommands().cloned();
-        let verbs: Vec<_> = grammar.get_subcommands().cloned().chain(inner).collect();
+        let iso = grammar.find_subcommand("iso").expect("iso is a command").clone();
+        let iso_commands = iso.get_subcommands().cloned();
+        let commands: Vec<_> = grammar.get_subcommands().cloned().chain(iso_commands).collect();
         grammar.build();
-        for mut verb in verbs {
-            let help = verb.render_help().to_string();
+        for mut command in commands {
+            let help = command.render_help().to_string();
             let lines = help.lines().count();
-            assert!(lines <= 50, "{}: {lines} lines", verb.get_name());
+            assert!(lines <= 50, "{}: {lines} lines", command.get_name());
             let longest = help.lines().map(|l| l.chars().count()).max();
-            assert!(longest <= Some(100), "{}: {longest:?} columns", verb.get_name());
+            assert!(longest <= Some(100), "{}: {longest:?} columns", command.get_name());
         }
     }
 }

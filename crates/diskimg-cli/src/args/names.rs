@@ -1,33 +1,33 @@
-//! Words of the command line as bytes, which paths in an image are, and numbers as text.
+//! Conversion of arguments to and from bytes (paths inside an image are bytes), and of file modes.
 
 use crate::failure::Failure;
 use std::ffi::{OsStr, OsString};
 
-/// The bytes of a word.
+/// Returns the bytes of an argument.
 ///
 /// # Errors
-/// Where the system's names are no bytes (Windows): one that is not Unicode.
+/// On Windows, if it is not valid Unicode.
 #[cfg(unix)]
-pub(crate) fn bytes(word: &OsStr) -> Result<Vec<u8>, Failure> {
+pub(crate) fn bytes(arg: &OsStr) -> Result<Vec<u8>, Failure> {
     use std::os::unix::ffi::OsStrExt;
-    Ok(word.as_bytes().to_vec())
+    Ok(arg.as_bytes().to_vec())
 }
 
-/// The word of these bytes.
+/// Converts bytes to an argument.
 #[cfg(unix)]
-pub(crate) fn word(bytes: Vec<u8>) -> Result<OsString, Failure> {
+pub(crate) fn os_string(bytes: Vec<u8>) -> Result<OsString, Failure> {
     use std::os::unix::ffi::OsStringExt;
     Ok(OsString::from_vec(bytes))
 }
 
 #[cfg(not(unix))]
-pub(crate) fn bytes(word: &OsStr) -> Result<Vec<u8>, Failure> {
-    let text = word.to_str().ok_or_else(|| not_unicode(&word.to_string_lossy()))?;
+pub(crate) fn bytes(arg: &OsStr) -> Result<Vec<u8>, Failure> {
+    let text = arg.to_str().ok_or_else(|| not_unicode(&arg.to_string_lossy()))?;
     Ok(text.as_bytes().to_vec())
 }
 
 #[cfg(not(unix))]
-pub(crate) fn word(bytes: Vec<u8>) -> Result<OsString, Failure> {
+pub(crate) fn os_string(bytes: Vec<u8>) -> Result<OsString, Failure> {
     let text = String::from_utf8(bytes);
     text.map(OsString::from).map_err(|e| not_unicode(&String::from_utf8_lossy(e.as_bytes())))
 }
@@ -37,8 +37,8 @@ fn not_unicode(name: &str) -> Failure {
     Failure::error(format!("'{name}' is not Unicode"))
 }
 
-/// Permissions in octal; `None` if it is something else.
-pub(crate) fn mode(text: &str) -> Option<u32> {
+/// Parses permissions in octal, from 0 to 7777.
+pub(crate) fn octal_mode(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let mode = u32::from_str_radix(digits, 8).ok()?;
     (mode <= 0o7777 && !digits.starts_with('+')).then_some(mode)

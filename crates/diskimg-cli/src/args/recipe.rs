@@ -1,4 +1,4 @@
-//! A new ISO image, whichever command line told of it: `iso create` or mkisofs's.
+//! The description of a new ISO image, from the arguments of `iso create` or `mkisofs`.
 
 use crate::args::names;
 use crate::failure::Failure;
@@ -6,57 +6,57 @@ use diskimg::iso::write::CreateOptions;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-/// What goes into a new image, and where that goes.
+/// The contents, options and destination of a new ISO image.
 #[derive(Debug)]
 pub(crate) struct Recipe {
-    /// What the image shall be like.
+    /// Options of the image.
     pub(crate) options: CreateOptions,
-    /// What goes in.
+    /// Files and directories to add.
     pub(crate) grafts: Vec<Graft>,
-    /// Files with more of it, one a line; `-` is standard input.
+    /// Files that list more grafts, one per line; `-` is standard input.
     pub(crate) path_lists: Vec<PathBuf>,
-    /// Whether their lines may be PLACE=FILE.
+    /// Whether lines of `path_lists` may be `PLACE=FILE`.
     pub(crate) grafts_in_lists: bool,
-    /// A symbolic link on the command line stands for what it leads to; otherwise it is recorded.
+    /// Whether symbolic links given as operands are followed instead of recorded.
     pub(crate) follow_operands: bool,
-    /// Without Rock Ridge, which alone can record them, symbolic links are left out.
+    /// Whether symbolic links are skipped without Rock Ridge, which is needed to record them.
     pub(crate) skip_links_without_rock_ridge: bool,
-    /// Shell patterns of what is left out.
+    /// Shell patterns of files to exclude.
     pub(crate) excludes: Vec<String>,
-    /// Files with more of them, one a line.
+    /// Files that list more patterns, one per line.
     pub(crate) exclude_lists: Vec<PathBuf>,
-    /// MBRs.
+    /// MBR templates.
     pub(crate) hybrid: HybridFiles,
-    /// Where it goes.
+    /// Where the image is written.
     pub(crate) output: Destination,
-    /// Say nothing but errors.
+    /// Print errors only.
     pub(crate) quiet: bool,
-    /// Say how large it is.
+    /// Print the size of the image.
     pub(crate) verbose: bool,
 }
 
-/// Files of the host that the system area is made of.
+/// Host files whose contents go into the system area.
 #[derive(Debug, Default)]
 pub(crate) struct HybridFiles {
-    /// isohybrid's MBR.
+    /// The MBR of isohybrid.
     pub(crate) isohybrid_mbr: Option<PathBuf>,
-    /// GRUB's.
+    /// The MBR of GRUB.
     pub(crate) grub2_mbr: Option<PathBuf>,
 }
 
-/// What an image is for, where that says what it must have.
+/// A well-known purpose of an image that determines its label and required files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// OpenStack's config drive, as Nova makes it.
+    /// An OpenStack config drive, as created by Nova.
     OpenStack,
-    /// cloud-init's seed (NoCloud).
+    /// A seed for cloud-init's NoCloud data source.
     NoCloud,
-    /// What Anaconda looks for: drivers, a kickstart file.
+    /// Drivers or a kickstart file for Anaconda.
     OemDrv,
 }
 
 impl Profile {
-    /// Names the volume, and sees that what is read of it is there.
+    /// Sets the label and checks that `grafts` contain the required files.
     pub(crate) fn apply(
         self,
         options: &mut CreateOptions,
@@ -82,50 +82,50 @@ impl Profile {
         match missing[..] {
             [] => Ok(()),
             _ => Err(Failure::error(format!(
-                "{option} needs {}, which nothing of this brings",
+                "{option} requires {}, which is not among the files",
                 missing.join(" and ")
             ))),
         }
     }
 }
 
-/// Where an image goes.
+/// Where an image is written.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    /// Into this file.
+    /// A file.
     File(PathBuf),
-    /// To standard output.
+    /// Standard output.
     Stdout,
 }
 
 impl Destination {
-    /// What `-o` of this verb says; `-` is standard output.
-    pub(crate) fn args(output: Option<PathBuf>, verb: &str) -> Result<Self, Failure> {
+    /// Parses `-o` of `command`; `-` is standard output.
+    pub(crate) fn from_arg(output: Option<PathBuf>, command: &str) -> Result<Self, Failure> {
         match output {
-            None => Err(Failure::usage(verb, "Expecting -o IMAGE")),
+            None => Err(Failure::usage(command, "Expecting -o IMAGE")),
             Some(path) if path == *"-" => Ok(Self::Stdout),
             Some(path) => Ok(Self::File(path)),
         }
     }
 }
 
-/// A file or directory of the host, and its place in the image.
+/// A host file or directory, and its path in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Graft {
-    /// Where what is in a directory goes. A file takes this very path or, where it is empty or
-    /// ends with `/`, its own name in it.
+    /// Path in the image. A directory's entries are added below it. A file gets this path or, if it
+    /// is empty or ends with `/`, its own name below it.
     pub(crate) place: Vec<u8>,
     /// The file or directory.
     pub(crate) path: PathBuf,
 }
 
 impl Graft {
-    /// Into the root.
+    /// Returns a graft into the root directory.
     pub(crate) fn root(path: PathBuf) -> Self {
         Self { place: Vec::new(), path }
     }
 
-    /// Whether it brings the file of this path in the image.
+    /// Returns whether this adds a file with this path in the image.
     fn provides(&self, path: &str) -> bool {
         let place = String::from_utf8_lossy(&self.place);
         let Some(rest) = path.strip_prefix(place.trim_matches('/')) else { return false };
@@ -138,23 +138,23 @@ impl Graft {
         self.path.exists() && (named || exactly)
     }
 
-    /// `PLACE=FILE`, or a file alone, which goes into the root. A backslash makes `=` and
-    /// another backslash plain characters.
-    pub(crate) fn parse(word: &OsStr) -> Result<Self, Failure> {
-        let mut args = names::bytes(word)?.into_iter().peekable();
+    /// Parses `PLACE=FILE` or `FILE`, which goes into the root directory. `\=` and `\\` stand for
+    /// `=` and a backslash.
+    pub(crate) fn parse(arg: &OsStr) -> Result<Self, Failure> {
+        let mut bytes = names::bytes(arg)?.into_iter().peekable();
         let (mut place, mut path) = (None, Vec::new());
-        while let Some(byte) = args.next() {
+        while let Some(byte) = bytes.next() {
             match byte {
-                b'\\' => path.push(args.next_if(|c| matches!(c, b'=' | b'\\')).unwrap_or(byte)),
+                b'\\' => path.push(bytes.next_if(|c| matches!(c, b'=' | b'\\')).unwrap_or(byte)),
                 b'=' if place.is_none() => place = Some(std::mem::take(&mut path)),
                 _ => path.push(byte),
             }
         }
         if path.is_empty() {
-            let word = word.to_string_lossy();
-            return Err(Failure::error(format!("'{word}' names no file (PLACE=FILE is expected)")));
+            let arg = arg.to_string_lossy();
+            return Err(Failure::error(format!("'{arg}': expected FILE or PLACE=FILE")));
         }
-        Ok(Self { place: place.unwrap_or_default(), path: names::word(path)?.into() })
+        Ok(Self { place: place.unwrap_or_default(), path: names::os_string(path)?.into() })
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backslash_takes_the_meaning_from_an_equals_sign_and_from_another() {
+    fn a_backslash_escapes_an_equals_sign_or_a_backslash() {
         for (word, place, path) in [
             ("dir", "", "dir"),
             ("a/b=dir/c", "a/b", "dir/c"),

@@ -1,22 +1,22 @@
-//! A wrong command line, said as getopt says it.
+//! Converts clap's errors to one-line messages in the style of getopt.
 
 use crate::args::Invocation;
 use crate::failure::Failure;
 use crate::output::Program;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// qemu-img's verbs that are not here.
-const ELSEWHERE: [&str; 8] =
+/// Commands of qemu-img that are not supported.
+const UNSUPPORTED: [&str; 8] =
     ["amend", "bench", "bitmap", "commit", "dd", "rebase", "resize", "snapshot"];
 
-/// Help and versions are shown; anything else is a failure in one line.
+/// Returns the text of a help or version request, or the error as a [`Failure`].
 pub(super) fn explain(
     error: &clap::Error,
-    verb: Option<String>,
+    command_name: Option<String>,
     program: Program,
     grammar: &clap::Command,
 ) -> Result<Invocation, Failure> {
-    let command = verb.and_then(|path| known(grammar, &path));
+    let command = command_name.and_then(|name| known_prefix(grammar, &name));
     let message = match error.kind() {
         ErrorKind::DisplayHelp => return Ok(Invocation::Show(error.render().to_string())),
         ErrorKind::DisplayVersion => return Ok(Invocation::Show(program.version())),
@@ -25,12 +25,12 @@ pub(super) fn explain(
         }
         ErrorKind::InvalidSubcommand => {
             let name = text(error, ContextKind::InvalidSubcommand).unwrap_or_default();
-            if ELSEWHERE.contains(&name.as_str()) {
+            if UNSUPPORTED.contains(&name.as_str()) {
                 return Err(Failure::not_supported(&format!("the command '{name}'")));
             }
             format!("Command not found: {name}")
         }
-        ErrorKind::UnknownArgument => unknown(error),
+        ErrorKind::UnknownArgument => unknown_argument(error),
         ErrorKind::MissingRequiredArgument => {
             let what = text(error, ContextKind::InvalidArg).unwrap_or_default();
             format!("missing {}", what.replace(['<', '>'], ""))
@@ -44,19 +44,19 @@ pub(super) fn explain(
     Err(Failure::Usage { command, message })
 }
 
-/// As much of a verb's path (`iso ls`) as there is.
-fn known(grammar: &clap::Command, path: &str) -> Option<String> {
+/// Returns the longest prefix of a command name such as `iso ls` that exists.
+fn known_prefix(grammar: &clap::Command, name: &str) -> Option<String> {
     let mut found = Vec::new();
     let mut command = grammar;
-    for name in path.split(' ') {
-        let Some(inner) = command.find_subcommand(name) else { break };
-        found.push(name);
-        command = inner;
+    for word in name.split(' ') {
+        let Some(subcommand) = command.find_subcommand(word) else { break };
+        found.push(word);
+        command = subcommand;
     }
     (!found.is_empty()).then(|| found.join(" "))
 }
 
-fn unknown(error: &clap::Error) -> String {
+fn unknown_argument(error: &clap::Error) -> String {
     let word = text(error, ContextKind::InvalidArg).unwrap_or_default();
     if !word.starts_with('-') {
         return format!("unexpected argument '{word}'");
@@ -67,7 +67,7 @@ fn unknown(error: &clap::Error) -> String {
     }
 }
 
-/// What clap knows under `kind`, as text.
+/// Returns an item of an error's context as text.
 fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
     match error.get(kind)? {
         ContextValue::String(text) => Some(text.clone()),
@@ -76,7 +76,7 @@ fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
     }
 }
 
-/// clap's own words without its advice, and the possible values after them.
+/// Returns the first line of clap's message, followed by the possible values.
 fn first_line(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let line = rendered.lines().next().unwrap_or_default();

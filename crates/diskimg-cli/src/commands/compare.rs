@@ -1,4 +1,4 @@
-//! `compare`: what the guest sees in two images.
+//! `compare`: compares the guest-visible contents of two images.
 
 use crate::args::compare::{CANNOT_OPEN, Job};
 use crate::confine::{self, Rules};
@@ -9,19 +9,19 @@ use diskimg::{CompareStage, Comparison};
 
 /// Exit code for images that differ.
 const DIFFERENT: u8 = 1;
-/// Exit code when it cannot be told where the bytes are.
+/// Exit code if the block status of an image cannot be determined.
 const CANNOT_MAP: u8 = 3;
-/// Exit code when bytes cannot be read.
+/// Exit code if an image cannot be read.
 const CANNOT_READ: u8 = 4;
 
-/// Percent between two lines of progress, as qemu-img has it here.
+/// Percentage between two progress updates, as in qemu-img.
 const STEP: f64 = 2.0;
 
-/// Compares.
+/// Runs the comparison.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let a = job.a.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
     let b = job.b.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
-    confine::bound_files(&Rules::nothing().counting_processors())?;
+    confine::restrict_files(&Rules::new().allow_cpu_count())?;
     let meter = Meter::start(job.progress, STEP);
     let outcome = diskimg::compare(&a, &b, job.strict, None, Some(&|p| meter.report(p)));
     let code = match outcome {
@@ -31,8 +31,8 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
             }
             meter.clear();
             let (text, code) = verdict(&comparison, a.size(), b.size());
-            let told = if job.progress.quiet { Ok(()) } else { console.print(&text) };
-            told.map(|()| code)
+            let printed = if job.progress.quiet { Ok(()) } else { console.print(&text) };
+            printed.map(|()| code)
         }
         Err(failed) => Err(Failure::from(failed.error).with_code(match failed.stage {
             CompareStage::Status => CANNOT_MAP,
@@ -44,8 +44,8 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     code
 }
 
-/// What is said of images of these sizes. Of different sizes there is word
-/// when all that both have is equal, as qemu-img looks at the rest only then.
+/// Returns the message and exit code for images of these sizes. As in qemu-img, the size mismatch
+/// is reported only if the common part is identical, since the rest is compared only then.
 fn verdict(comparison: &Comparison, a: u64, b: u64) -> (String, u8) {
     let warning = if a == b { "" } else { "Warning: Image size mismatch!\n" };
     match comparison {

@@ -1,4 +1,4 @@
-//! `convert`: an image in another format.
+//! `convert`: converts an image to another format.
 
 use crate::args::convert::{Destination, Job};
 use crate::confine::{self, Rules};
@@ -8,10 +8,10 @@ use crate::output::{self, Console};
 use diskimg::{Convert, Digests, Output, Report};
 use std::io::{self, IsTerminal};
 
-/// Percent between two lines of progress, as qemu-img has it here.
+/// Percentage between two progress updates, as in qemu-img.
 const STEP: f64 = 1.0;
 
-/// Converts.
+/// Runs the conversion.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if matches!(job.output, Destination::Stdout) && io::stdout().is_terminal() {
         return Err(Failure::error("refusing to write an image to a terminal"));
@@ -20,9 +20,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     for input in &job.inputs {
         images.push(input.open(console.program())?);
     }
-    confine::bound_files(&rules(&job))?;
+    confine::restrict_files(&rules(&job))?;
     let meter = Meter::start(job.progress, STEP);
-    let tell = |progress| meter.report(progress);
+    let report_progress = |progress| meter.report(progress);
     let mut images = images.into_iter();
     let first = images.next().ok_or_else(|| Failure::error("Must specify image file name"))?;
     let mut convert = images
@@ -42,7 +42,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .target_is_zero(job.target_is_zero)
         .durability(job.durability)
         .caching(job.caching)
-        .progress(&tell);
+        .progress(&report_progress);
     if let Some(threads) = job.threads {
         convert = convert.threads(threads);
     }
@@ -64,30 +64,32 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let report = outcome?;
     warn(&report, console);
     if job.report {
-        console.complain(&summary(&report));
+        console.message(&summary(&report));
     }
     if let Some(digests) = &report.digests {
         let text = digest_lines(digests);
         match job.output {
-            // That is where the image went.
-            Destination::Stdout => console.complain(text.trim_end()),
+            // Standard output carries the image.
+            Destination::Stdout => console.message(text.trim_end()),
             _ => console.print(&text)?,
         }
     }
     Ok(0)
 }
 
-/// What is still to be opened once the sources are: the output, what it builds on, and
-/// temporary files that an appliance's disks are read from and kept in.
+/// Returns the files that are opened after the sources: the output, its backing files, and
+/// temporary files for the disks of an appliance.
 fn rules(job: &Job) -> Rules {
-    let rules = Rules::nothing().spooling().counting_processors();
+    let rules = Rules::new().allow_temp_files().allow_cpu_count();
     match &job.output {
-        Destination::New(path) | Destination::Existing(path) => rules.making(path, &job.options),
+        Destination::New(path) | Destination::Existing(path) => {
+            rules.allow_create(path, &job.options)
+        }
         Destination::Stdout => rules,
     }
 }
 
-/// What `--digest` says: a line for the guest's bytes, one for each file that was written.
+/// Formats the output of `--digest`: one line for the guest data and one for each file written.
 fn digest_lines(digests: &Digests) -> String {
     let algorithm = digests.algorithm;
     let mut text = format!("guest {algorithm}:{}\n", digests.guest);
@@ -98,24 +100,23 @@ fn digest_lines(digests: &Digests) -> String {
     text
 }
 
-/// What was damaged and made up for, and what `--salvage` had to leave out.
-/// Only then is there anything on standard error after a success.
+/// Prints warnings about tolerated damage and about ranges that `--salvage` replaced with zeros.
 fn warn(report: &Report, console: &Console) {
     console.warn(&report.warnings);
     for lost in &report.salvaged {
         let (start, length) = (lost.guest.start, lost.guest.end - lost.guest.start);
-        console.complain(&format!(
-            "warning: error while reading offset {start}: {} ({length} bytes are zeros now)",
+        console.message(&format!(
+            "warning: error while reading offset {start}: {} ({length} bytes replaced with zeros)",
             lost.error
         ));
     }
 }
 
-/// What `--report` says.
+/// Formats the output of `--report`.
 fn summary(report: &Report) -> String {
     format!(
         "{} guest bytes; {} bytes stored, {} of them shared with the source; \
-         {} guest bytes taken compressed as they were{}",
+         {} guest bytes copied in compressed form{}",
         report.guest_bytes,
         report.stored_bytes,
         report.shared_bytes,

@@ -1,4 +1,4 @@
-//! `create`: a new, empty image.
+//! `create`: creates an empty image.
 
 use crate::args::create::Job;
 use crate::confine::{self, Rules};
@@ -8,23 +8,22 @@ use crate::output::progress::{Meter, ProgressMode};
 use diskimg::{Create, Options};
 use std::fmt::Write;
 
-/// Percent between two lines of progress, which qemu-img has none of here: it
-/// is for people only.
+/// Percentage between two progress updates.
 const STEP: f64 = 1.0;
 
-/// Creates it.
+/// Creates the image.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
-    confine::bound_files(&Rules::nothing().counting_processors().making(&job.path, &job.options))?;
-    let wish = ProgressMode { asked: false, quiet: job.quiet, stdout_taken: false };
-    let meter = Meter::start(wish, STEP);
-    let tell = |progress| meter.report(progress);
+    confine::restrict_files(&Rules::new().allow_cpu_count().allow_create(&job.path, &job.options))?;
+    let mode = ProgressMode { requested: false, quiet: job.quiet, stdout_taken: false };
+    let meter = Meter::start(mode, STEP);
+    let report_progress = |progress| meter.report(progress);
     let created = Create::new(job.format)
         .size(job.size)
         .options(job.options)
         .backing_external_files(job.external_files)
         .backing_limits(job.limits)
         .unsafe_backing(job.unsafe_backing)
-        .progress(&tell)
+        .progress(&report_progress)
         .run(&job.path);
     meter.end();
     let created = created?;
@@ -35,11 +34,12 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// qemu-img's line: `Formatting 'a.vmdk', fmt=vmdk size=1048576 compat6=off hwversion=undefined`.
+/// Returns the message that qemu-img prints: `Formatting 'a.vmdk', fmt=vmdk size=1048576
+/// compat6=off hwversion=undefined`.
 fn announcement(name: &str, format: &str, options: &Options) -> String {
     let mut line = format!("Formatting '{name}', fmt={format}");
     for (name, value) in options.iter() {
-        // Values may hold commas, which options double.
+        // Commas in values are doubled, as in `-o`.
         let _ = write!(line, " {name}={}", value.replace(',', ",,"));
     }
     line.push('\n');

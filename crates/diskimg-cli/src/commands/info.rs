@@ -1,31 +1,31 @@
-//! `info`: what an image is.
+//! `info`: shows the properties of an image.
 
-use crate::args::common::Form;
+use crate::args::common::OutputFormat;
 use crate::args::info::Job;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, human, json};
 
-/// Tells.
+/// Prints the information.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
-    confine::bound_files(&Rules::nothing().telling_time())?;
+    confine::restrict_files(&Rules::new().allow_time_zone())?;
     if !job.chain {
         let info = image.info(0)?;
-        match job.form {
-            Form::Human => console.print(&human::info(&info))?,
-            Form::Json => json::print(console, &info)?,
+        match job.output {
+            OutputFormat::Human => console.print(&human::info(&info))?,
+            OutputFormat::Json => json::print(console, &info)?,
         }
         return Ok(0);
     }
     let chain =
         (0..image.layers().len()).map(|depth| image.info(depth)).collect::<Result<Vec<_>, _>>()?;
-    match job.form {
-        Form::Human => {
+    match job.output {
+        OutputFormat::Human => {
             let blocks: Vec<_> = chain.iter().map(human::info).collect();
             console.print(&blocks.join("\n"))?;
         }
-        Form::Json => json::print(console, &chain)?,
+        OutputFormat::Json => json::print(console, &chain)?,
     }
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! `completions` and `man`: the grammar, written down for shells and for `man`.
+//! `completions` and `man`: shell completion scripts and manual pages.
 
 use crate::args;
 use crate::failure::Failure;
@@ -14,7 +14,7 @@ pub(super) fn completions(shell: clap_complete::Shell, console: &Console) -> Res
     Ok(0)
 }
 
-/// Writes one page a verb into `dir`, or prints the main one.
+/// Writes a manual page for each command to `dir`, or prints the main page.
 pub(super) fn man(dir: Option<&Path>, console: &Console) -> Result<u8, Failure> {
     let grammar = args::grammar(console.program());
     match dir {

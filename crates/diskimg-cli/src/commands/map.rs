@@ -1,6 +1,6 @@
-//! `map`: where the guest's bytes are kept.
+//! `map`: shows where an image's data is stored.
 
-use crate::args::common::Form;
+use crate::args::common::OutputFormat;
 use crate::args::map::Job;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
@@ -8,19 +8,19 @@ use crate::output::Console;
 use diskimg::{Error, ErrorKind, MapEntry, printable};
 use std::io::{self, Write};
 
-/// Tells.
+/// Prints the map.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = job.input.open(console.program())?;
-    confine::bound_files(&Rules::nothing())?;
+    confine::restrict_files(&Rules::new())?;
     let end = job.length.map_or(u64::MAX, |length| job.start.saturating_add(length));
     let range = job.start..end.min(image.size()).max(job.start);
     let mut out = console.stdout();
-    match job.form {
-        Form::Human => {
+    match job.output {
+        OutputFormat::Human => {
             writeln!(out, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to")?;
             diskimg::map(&image, range, &mut |entry| row(&mut out, &entry))?;
         }
-        Form::Json => {
+        OutputFormat::Json => {
             let mut first = true;
             write!(out, "[")?;
             diskimg::map(&image, range, &mut |entry| {
@@ -39,7 +39,7 @@ fn cannot_write(error: io::Error) -> Error {
     Error::io("cannot write to standard output", error)
 }
 
-/// One line for people: what lies verbatim in a file.
+/// Prints a line of text for data that is stored unchanged in a file.
 fn row(out: &mut impl Write, entry: &MapEntry) -> diskimg::Result<()> {
     if !entry.data || entry.zero {
         return Ok(());
@@ -56,12 +56,12 @@ fn row(out: &mut impl Write, entry: &MapEntry) -> diskimg::Result<()> {
     writeln!(out, "{start:<16}{length:<16}{:<16}{file}", hex(offset)).map_err(cannot_write)
 }
 
-/// As C's `%#x`: no prefix on zero.
+/// Formats like `%#x` of printf(3), which omits the prefix for zero.
 fn hex(n: u64) -> String {
     if n == 0 { "0".to_owned() } else { format!("{n:#x}") }
 }
 
-/// One object, in qemu-img's very layout: some programs read it by line.
+/// Prints a JSON object in the exact layout of qemu-img, which some programs parse by line.
 fn object(out: &mut impl Write, separator: &str, entry: &MapEntry) -> io::Result<()> {
     let MapEntry { start, length, depth, present, zero, data, compressed, .. } = entry;
     write!(

@@ -1,4 +1,4 @@
-//! The verbs: each carries out one kind of job and gives the exit code.
+//! The commands: each runs its job and returns the exit code.
 
 mod check;
 mod compare;
@@ -15,7 +15,7 @@ use crate::args::Command;
 use crate::failure::Failure;
 use crate::output::Console;
 
-/// Does what was asked.
+/// Runs a command.
 pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
     match command {
         Command::Convert(job) => convert::run(job, console),

@@ -1,4 +1,4 @@
-//! Linux: landlock(7) for files, seccomp(2) for what else the kernel would do for us.
+//! The sandbox on Linux: landlock(7) for files, seccomp(2) for system calls.
 
 use super::Rules;
 use landlock::{
@@ -14,11 +14,12 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-/// The newest whose rights we know the parsed of: Linux 6.15. An older kernel does what it can.
-const KNOWN: ABI = ABI::V7;
+/// The newest Landlock ABI whose access rights are used (Linux 6.15). Older kernels apply the
+/// subset that they support.
+const NEWEST_ABI: ABI = ABI::V7;
 
-/// System calls that nothing here makes: to run programs, to talk to others, to look into them,
-/// to become another user, to change the system, or to get round the bounds of files.
+/// System calls that no command makes: to run programs, use sockets, inspect other processes,
+/// change users, change the system, or bypass the restrictions on files.
 const DENIED: &[libc::c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -86,46 +87,48 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_vhangup,
 ];
 
-/// Leaves only these files, no TCP, and no signals to processes outside.
-pub(super) fn bound_files(rules: &Rules) -> Result<(), String> {
+/// Denies access to all other files, TCP, and signals to processes outside the sandbox.
+pub(super) fn restrict_files(rules: &Rules) -> Result<(), String> {
     let ruleset = ruleset(rules).map_err(|e| format!("Landlock: {e}"))?;
     match ruleset.restrict_self().map_err(|e| format!("Landlock: {e}"))?.ruleset {
         RulesetStatus::FullyEnforced => Ok(()),
         RulesetStatus::PartiallyEnforced => {
-            Err("this kernel's Landlock knows only part of it (Linux 6.12 knows all)".into())
+            Err("Landlock is only partly supported by this kernel (requires Linux 6.12)".into())
         }
         RulesetStatus::NotEnforced => {
-            Err("this kernel has no Landlock, or its first (Linux 6.12 knows all)".into())
+            Err("Landlock is not supported by this kernel (requires Linux 6.12)".into())
         }
     }
 }
 
-/// An error where a file cannot be allowed: whoever has it denied then would be told a wrong
-/// reason why.
+/// Creates the rules.
+///
+/// # Errors
+/// If a rule cannot be added. Without it, opening the file would fail with a misleading error.
 fn ruleset(rules: &Rules) -> Result<RulesetCreated, Box<dyn Error>> {
     let execute: BitFlags<AccessFs> = AccessFs::Execute.into();
     let mut ruleset = Ruleset::default()
-        // The first Landlock (Linux 5.13 to 5.18) allows no link from one directory into
-        // another, which extracting files makes: then rather none.
+        // The first Landlock version (Linux 5.13 to 5.18) denies links between directories, which
+        // extraction needs; Landlock is not used there.
         .set_compatibility(CompatLevel::SoftRequirement)
         .handle_access(AccessFs::Refer)?
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(KNOWN))?
-        .handle_access(AccessNet::from_all(KNOWN))?
-        .scope(Scope::from_all(KNOWN))?
+        .handle_access(AccessFs::from_all(NEWEST_ABI))?
+        .handle_access(AccessNet::from_all(NEWEST_ABI))?
+        .scope(Scope::from_all(NEWEST_ABI))?
         .create()?;
     for path in &rules.read {
-        allow(&mut ruleset, path, AccessFs::from_read(KNOWN) & !execute)?;
+        allow(&mut ruleset, path, AccessFs::from_read(NEWEST_ABI) & !execute)?;
     }
     for path in &rules.write {
-        allow(&mut ruleset, path, AccessFs::from_all(KNOWN) & !execute)?;
+        allow(&mut ruleset, path, AccessFs::from_all(NEWEST_ABI) & !execute)?;
     }
     Ok(ruleset)
 }
 
-/// Allows this of a file, or of a directory and all below it. What does not exist or is out of
-/// reach cannot be opened either; to what is no file of a file system (a pipe), Landlock does not
-/// apply.
+/// Allows access to a file, or to a directory and everything below it. Files that do not exist or
+/// are not accessible need no rule. Landlock does not apply to files outside a file system, such as
+/// pipes.
 fn allow(
     ruleset: &mut RulesetCreated,
     path: &Path,
@@ -133,48 +136,48 @@ fn allow(
 ) -> Result<(), Box<dyn Error>> {
     let file = match PathFd::new(path) {
         Ok(file) => file,
-        Err(PathFdError::OpenCall { source, .. }) if is_out_of_reach(&source) => return Ok(()),
+        Err(PathFdError::OpenCall { source, .. }) if is_inaccessible(&source) => return Ok(()),
         Err(e) => return Err(e.into()),
     };
     let is_directory =
         FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::Directory;
-    let access = if is_directory { access } else { access & AccessFs::from_file(KNOWN) };
+    let access = if is_directory { access } else { access & AccessFs::from_file(NEWEST_ABI) };
     let _ = ruleset.add_rule(PathBeneath::new(file, access));
     Ok(())
 }
 
-fn is_out_of_reach(e: &io::Error) -> bool {
+fn is_inaccessible(e: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(e.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
-/// Has the kernel refuse the calls with EPERM, in all threads.
-pub(super) fn deny_calls() -> Result<(), String> {
-    let said = |e: &dyn std::fmt::Display| format!("seccomp: {e}");
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| said(&e))?;
+/// Makes the system calls in [`DENIED`] fail with EPERM in all threads.
+pub(super) fn deny_syscalls() -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("seccomp: {e}");
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| failed(&e))?;
     let filter = SeccompFilter::new(
         DENIED.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EPERM as u32),
         arch,
     );
-    let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(|e| said(&e))?;
+    let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(|e| failed(&e))?;
     let program = [deny_x32(), program].concat();
-    apply_filter_all_threads(&program).map_err(|e| said(&e))
+    apply_filter_all_threads(&program).map_err(|e| failed(&e))
 }
 
-/// Instructions that deny a kernel for x86-64 all its x32 calls, which have numbers of their own
-/// for what the others do: all that have this bit. Other architectures have none so large.
+/// Returns instructions that deny all x32 system calls, which duplicate those of x86-64 under other
+/// numbers. All of them have this bit; no other architecture has such large numbers.
 fn deny_x32() -> BpfProgram {
-    const BIT: u32 = 0x4000_0000;
-    /// Of the number in the `seccomp_data` that the kernel hands the filter.
+    const X32_BIT: u32 = 0x4000_0000;
+    /// Offset of `nr` in `struct seccomp_data`.
     const NUMBER_OFFSET: u32 = 0;
     let instruction = |code: u32, k, jf| sock_filter { code: code as u16, jt: 0, jf, k };
     let eperm = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
     vec![
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, NUMBER_OFFSET, 0),
-        // A number below it passes over the next instruction.
-        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, BIT, 1),
+        // Smaller numbers skip the next instruction.
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, 1),
         instruction(libc::BPF_RET | libc::BPF_K, eperm, 0),
     ]
 }

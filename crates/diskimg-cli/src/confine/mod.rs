@@ -1,10 +1,11 @@
-//! Confinement: what the process gives up, so that whoever takes it over by a crafted
-//! image has little use of it. At once what no verb ever does ([`begin`]); when a verb has its
-//! files open, all others ([`bound_files`]).
+//! The sandbox, which limits the damage if a crafted image takes over the process. At the start,
+//! [`begin`] denies system calls that no command needs. Once a command has opened its inputs,
+//! [`restrict_files`] denies access to all files that it does not need.
 //!
-//! It is of the process and cannot be undone: only a process that is the command's own
-//! begins; elsewhere [`bound_files`] does nothing. Landlock holds for this thread and those
-//! made from then on, so verbs bound their files before they make any.
+//! The sandbox applies to the whole process and cannot be undone, so [`begin`] is called only in a
+//! process of the command's own; without it, [`restrict_files`] does nothing. Landlock applies to
+//! the calling thread and the threads that it creates later, so commands call [`restrict_files`]
+//! before they start threads.
 
 #[cfg(all(
     target_os = "linux",
@@ -29,117 +30,121 @@ use std::sync::OnceLock;
 /// `--sandbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Sandbox {
-    /// As far as the system can.
+    /// Sandbox the process as far as the system supports it.
     #[default]
     On,
-    /// Not at all.
+    /// No sandbox.
     Off,
-    /// Wholly, or fail.
+    /// Fail unless the sandbox is fully supported.
     Require,
 }
 
-/// Set where this process is ours to confine.
-static WANTED: OnceLock<Sandbox> = OnceLock::new();
+/// The sandbox of this process; unset if the process is shared with another program.
+static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
-/// Says that this process is the command's own, and gives up for good what no verb ever does:
-/// to run programs, to open sockets and the like.
+/// Sandboxes this process, which must be the command's own: irrevocably denies system calls that no
+/// command needs, such as those that run programs or open sockets.
 ///
 /// # Errors
-/// If that was required and could not be given up.
+/// If the sandbox is required and not fully supported.
 pub(crate) fn begin(sandbox: Sandbox) -> Result<(), Failure> {
-    let wanted = *WANTED.get_or_init(|| sandbox);
-    confine(wanted, imp::deny_calls)
+    let mode = *SANDBOX.get_or_init(|| sandbox);
+    confine(mode, imp::deny_syscalls)
 }
 
-/// Gives up for good all files that `rules` do not keep and that are not open.
+/// Irrevocably denies access to all files, except open files and those that `rules` allow.
 ///
 /// # Errors
-/// If that was required and not all of them could be given up.
-pub(crate) fn bound_files(rules: &Rules) -> Result<(), Failure> {
-    let wanted = WANTED.get().copied().unwrap_or(Sandbox::Off);
-    confine(wanted, || imp::bound_files(rules))
+/// If the sandbox is required and not fully supported.
+pub(crate) fn restrict_files(rules: &Rules) -> Result<(), Failure> {
+    let mode = SANDBOX.get().copied().unwrap_or(Sandbox::Off);
+    confine(mode, || imp::restrict_files(rules))
 }
 
-/// A step of it: an error says what could not be given up. What can be is, even so.
-fn confine(wanted: Sandbox, step: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
-    if wanted == Sandbox::Off {
+/// Runs a step of the sandbox, whose errors count only if the sandbox is required.
+fn confine(mode: Sandbox, step: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
+    if mode == Sandbox::Off {
         return Ok(());
     }
     match step() {
-        Err(missing) if wanted == Sandbox::Require => Err(Failure::error(format!(
-            "--sandbox=require: cannot confine this process: {missing}"
-        ))),
+        Err(reason) if mode == Sandbox::Require => {
+            Err(Failure::error(format!("--sandbox=require: cannot sandbox this process: {reason}")))
+        }
         _ => Ok(()),
     }
 }
 
-/// What of the file system may still be opened, made or removed. What is open stays so.
+/// The files that may still be opened, created or removed. Open files stay open.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    /// Files, and directories with all below them, to read.
+    /// Files and directory trees that may be read.
     read: Vec<PathBuf>,
-    /// The same, to read, write, make, rename and remove.
+    /// Files and directory trees that may be read, written, created, renamed and removed.
     write: Vec<PathBuf>,
 }
 
 impl Rules {
-    /// Nothing at all.
-    pub(crate) fn nothing() -> Self {
+    /// Allows nothing.
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// And reading these, with all below them.
-    pub(crate) fn reading<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+    /// Also allows reading these files and directory trees.
+    pub(crate) fn allow_read<P: Into<PathBuf>>(
+        mut self,
+        paths: impl IntoIterator<Item = P>,
+    ) -> Self {
         self.read.extend(paths.into_iter().map(Into::into));
         self
     }
 
-    /// And reading everything.
-    pub(crate) fn reading_all(self) -> Self {
-        self.reading(["/"])
+    /// Also allows reading all files.
+    pub(crate) fn allow_read_all(self) -> Self {
+        self.allow_read(["/"])
     }
 
-    /// And the time zone, which is looked up when the first time is shown.
-    pub(crate) fn telling_time(self) -> Self {
-        let own = std::env::var_os("TZDIR").map(PathBuf::from);
-        self.reading(["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo"]).reading(own)
+    /// Also allows reading the time zone, which happens when the first time is formatted.
+    pub(crate) fn allow_time_zone(self) -> Self {
+        let custom = std::env::var_os("TZDIR").map(PathBuf::from);
+        self.allow_read(["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo"])
+            .allow_read(custom)
     }
 
-    /// And how many processors this process may use: cgroups(7) bound them.
-    pub(crate) fn counting_processors(self) -> Self {
-        self.reading(["/proc/self/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup"])
+    /// Also allows reading the number of available processors, which cgroups(7) limit.
+    pub(crate) fn allow_cpu_count(self) -> Self {
+        self.allow_read(["/proc/self/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup"])
     }
 
-    /// And temporary files.
-    pub(crate) fn spooling(mut self) -> Self {
+    /// Also allows temporary files.
+    pub(crate) fn allow_temp_files(mut self) -> Self {
         self.write.push(std::env::temp_dir());
         self
     }
 
-    /// And writing what is called `path`: a device itself; of a file the directory, for there
-    /// it appears under another name and is renamed when it is complete.
-    pub(crate) fn writing(mut self, path: &Path) -> Self {
-        /// path_resolution(7): no more symbolic links than this are followed.
-        const LINKS: usize = 40;
+    /// Also allows writing `path`. For a regular file this is the directory, because the file is
+    /// written under a temporary name and renamed when it is complete.
+    pub(crate) fn allow_write(mut self, path: &Path) -> Self {
+        /// Maximum number of symbolic links that are followed; see path_resolution(7).
+        const MAX_LINKS: usize = 40;
         if path.metadata().is_ok_and(|found| !found.is_file()) {
             self.write.push(path.to_owned());
             return self;
         }
         let mut path = path.to_owned();
-        for _ in 0..LINKS {
+        for _ in 0..MAX_LINKS {
             let directory = parent(&path);
-            let link = path.read_link().map(|to| directory.join(to));
+            let link = path.read_link().map(|target| directory.join(target));
             self.write.push(directory);
             match link {
-                Ok(to) => path = to,
+                Ok(target) => path = target,
                 Err(_) => break,
             }
         }
         self
     }
 
-    /// And writing below `directory`, which need not exist yet.
-    pub(crate) fn filling(mut self, directory: &Path) -> Self {
+    /// Also allows writing below `directory`, which need not exist yet.
+    pub(crate) fn allow_write_below(mut self, directory: &Path) -> Self {
         let mut existing = directory.to_owned();
         while !existing.exists() && existing.parent().is_some() {
             existing = parent(&existing);
@@ -148,22 +153,22 @@ impl Rules {
         self
     }
 
-    /// And a new image at `path` with these options, which name other files: one that it
-    /// builds on may build on any other, one that its data go to is written.
-    pub(crate) fn making(self, path: &Path, options: &Options) -> Self {
-        let mut rules = self.writing(path);
+    /// Also allows creating an image at `path` with these options, including writing its data file,
+    /// and reading any file if there is a backing file, which may have backing files of its own.
+    pub(crate) fn allow_create(self, path: &Path, options: &Options) -> Self {
+        let mut rules = self.allow_write(path);
         if let Some(name) = options.get("data_file") {
-            let beside = parent(path).join(name);
-            rules = rules.writing(Path::new(name)).writing(&beside);
+            let resolved = parent(path).join(name);
+            rules = rules.allow_write(Path::new(name)).allow_write(&resolved);
         }
         match options.get("backing_file") {
             None | Some("") => rules,
-            Some(_) => rules.reading_all(),
+            Some(_) => rules.allow_read_all(),
         }
     }
 }
 
-/// The directory that a path is in.
+/// Returns the directory of a path.
 fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(directory) if directory != Path::new("") => directory.to_owned(),

@@ -1,11 +1,11 @@
-//! Where nothing is known to confine with.
+//! Systems without a supported sandbox.
 
 use super::Rules;
 
-pub(super) fn deny_calls() -> Result<(), String> {
-    Err("it can be done on Linux only (x86-64, AArch64 and RISC-V)".to_owned())
+pub(super) fn deny_syscalls() -> Result<(), String> {
+    Err("the sandbox is supported only on Linux (x86-64, AArch64 and RISC-V)".to_owned())
 }
 
-pub(super) fn bound_files(_rules: &Rules) -> Result<(), String> {
-    deny_calls()
+pub(super) fn restrict_files(_rules: &Rules) -> Result<(), String> {
+    deny_syscalls()
 }

@@ -1,4 +1,4 @@
-//! What a confined process cannot do. It is one of its own: this program, run again.
+//! Tests of the sandbox, in a child process that runs this test program again.
 
 use super::{Rules, imp};
 use std::fs::{self, File};
@@ -6,67 +6,69 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Says to the process run again which directory is left to it.
-const HOME: &str = "DISKIMG_TEST_CONFINED_TO";
+/// Environment variable with the directory of the child process.
+const TEST_DIR: &str = "DISKIMG_TEST_CONFINED_TO";
 
 #[test]
-fn a_confined_process_opens_runs_and_connects_to_nothing() {
+fn a_sandboxed_process_cannot_open_files_run_programs_or_use_sockets() {
     let home = tempfile::tempdir().expect("makes a directory");
     fs::create_dir(home.path().join("allowed")).expect("makes a directory");
     fs::write(home.path().join("secret"), "secret").expect("writes");
     let out = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "confine::tests::in_the_confined_process", "--ignored"])
+        .args(["--exact", "confine::tests::in_the_sandboxed_process", "--ignored"])
         .args(["--test-threads=1"])
-        .env(HOME, home.path())
+        .env(TEST_DIR, home.path())
         .output()
         .expect("runs");
-    let said = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success() && said.contains("1 passed"), "{said}");
-    let kept = fs::read(home.path().join("secret")).expect("is there");
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && stdout.contains("1 passed"), "{stdout}");
+    let kept = fs::read(home.path().join("secret")).expect("reads");
     assert_eq!(kept, b"secret");
 }
 
 #[test]
-#[ignore = "confines its whole process: the test above runs it in one of its own"]
+#[ignore = "sandboxes its process; run by the test above in a child process"]
 #[allow(clippy::print_stderr)]
-fn in_the_confined_process() {
-    let Some(home) = std::env::var_os(HOME).map(PathBuf::from) else { return };
+fn in_the_sandboxed_process() {
+    let Some(home) = std::env::var_os(TEST_DIR).map(PathBuf::from) else { return };
     let (allowed, secret) = (home.join("allowed"), home.join("secret"));
-    let mut open = File::open(&secret).expect("opens before");
-    let rules = Rules::nothing().writing(&allowed.join("out"));
-    if let Err(missing) = imp::deny_calls().and_then(|()| imp::bound_files(&rules)) {
-        // An old kernel: there is nothing to be seen.
-        eprintln!("not confined: {missing}");
+    let mut open = File::open(&secret).expect("opens before the sandbox");
+    let rules = Rules::new().allow_write(&allowed.join("out"));
+    if let Err(reason) = imp::deny_syscalls().and_then(|()| imp::restrict_files(&rules)) {
+        // The kernel is too old for this test.
+        eprintln!("no sandbox: {reason}");
         return;
     }
 
-    fs::write(allowed.join("a"), "a").expect("writes where it may");
+    fs::write(allowed.join("a"), "a").expect("writes an allowed file");
     fs::rename(allowed.join("a"), allowed.join("b")).expect("renames");
     fs::remove_file(allowed.join("b")).expect("removes");
-    io::copy(&mut open, &mut io::sink()).expect("reads what it has open");
-    std::thread::spawn(|| refused("thread", File::open("/etc/passwd"))).join().expect("refused");
+    io::copy(&mut open, &mut io::sink()).expect("reads an open file");
+    std::thread::spawn(|| assert_denied("thread", File::open("/etc/passwd")))
+        .join()
+        .expect("joins");
 
-    refused("open", File::open("/etc/passwd"));
-    refused("list", fs::read_dir("/"));
-    refused("write", fs::write(home.join("elsewhere"), "x"));
-    refused("overwrite", File::options().write(true).open(&secret));
-    refused("truncate", File::create(&secret));
-    refused("remove", fs::remove_file(&secret));
-    refused("make a link", std::os::unix::fs::symlink(&secret, home.join("link")));
-    refused("open through a link", {
+    assert_denied("open", File::open("/etc/passwd"));
+    assert_denied("list", fs::read_dir("/"));
+    assert_denied("write", fs::write(home.join("elsewhere"), "x"));
+    assert_denied("overwrite", File::options().write(true).open(&secret));
+    assert_denied("truncate", File::create(&secret));
+    assert_denied("remove", fs::remove_file(&secret));
+    assert_denied("make a link", std::os::unix::fs::symlink(&secret, home.join("link")));
+    assert_denied("open through a link", {
         std::os::unix::fs::symlink(&secret, allowed.join("link")).expect("links");
         File::open(allowed.join("link"))
     });
-    refused("run", Command::new("/bin/true").status());
-    refused("connect", std::net::TcpStream::connect("127.0.0.1:1"));
-    refused("listen", std::net::TcpListener::bind("127.0.0.1:0"));
-    refused("unix socket", std::os::unix::net::UnixStream::pair());
+    assert_denied("run", Command::new("/bin/true").status());
+    assert_denied("connect", std::net::TcpStream::connect("127.0.0.1:1"));
+    assert_denied("listen", std::net::TcpListener::bind("127.0.0.1:0"));
+    assert_denied("unix socket", std::os::unix::net::UnixStream::pair());
 }
 
 #[track_caller]
-fn refused<T>(what: &str, outcome: io::Result<T>) {
+fn assert_denied<T>(what: &str, outcome: io::Result<T>) {
     match outcome {
-        Ok(_) => panic!("{what}: it could"),
+        Ok(_) => panic!("{what}: succeeded"),
         Err(e) => assert_eq!(e.kind(), io::ErrorKind::PermissionDenied, "{what}: {e}"),
     }
 }

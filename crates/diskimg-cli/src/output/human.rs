@@ -1,4 +1,4 @@
-//! Text for people, as qemu-img words it.
+//! Text output in the format of qemu-img.
 
 use diskimg::check::CheckReport;
 use diskimg::info::{Child, Info, Snapshot, Value};
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
 
-/// What `info` shows of one image.
+/// Formats the output of `info` for one image.
 pub(crate) fn info(info: &Info) -> String {
     let mut text = Text::default();
     text.line("image", &info.filename);
@@ -33,10 +33,10 @@ pub(crate) fn info(info: &Info) -> String {
         text.title("Snapshot list");
         text.raw(&snapshots(&info.snapshots));
     }
-    let facts = info.format_specific.as_ref().map(|specific| specific.data.as_slice());
-    if let Some(facts) = facts.filter(|facts| !facts.is_empty()) {
+    let entries = info.format_specific.as_ref().map(|specific| specific.data.as_slice());
+    if let Some(entries) = entries.filter(|entries| !entries.is_empty()) {
         text.title("Format specific information");
-        text.indented(|text| map(text, facts));
+        text.indented(|text| map(text, entries));
     }
     children(&mut text, "", &info.children);
     for note in &info.notes {
@@ -45,7 +45,7 @@ pub(crate) fn info(info: &Info) -> String {
     text.0
 }
 
-/// What `measure` says.
+/// Formats the output of `measure`.
 pub(crate) fn measure(measure: &Measure) -> String {
     let mut text = Text::default();
     text.line("required size", &measure.required.to_string());
@@ -56,7 +56,7 @@ pub(crate) fn measure(measure: &Measure) -> String {
     text.0
 }
 
-/// What `inspect` found.
+/// Formats the output of `inspect`.
 pub(crate) fn inspection(found: &Inspection) -> String {
     let mut text = Text::default();
     text.line("image", &found.filename);
@@ -93,7 +93,7 @@ pub(crate) fn inspection(found: &Inspection) -> String {
     }
     for finding in &found.findings {
         let mut line = format!("{}: {}", finding.code, finding.message);
-        if let Some(member) = &finding.member {
+        if let Some(member) = &finding.path {
             let _ = write!(line, " (in {member})");
         }
         if let Some(offset) = finding.offset {
@@ -118,9 +118,9 @@ fn backing(text: &mut Text, info: &Info) {
     }
 }
 
-fn children(text: &mut Text, above: &str, children: &[Child]) {
+fn children(text: &mut Text, parent: &str, children: &[Child]) {
     for Child { name, info } in children {
-        let path = format!("{above}/{name}");
+        let path = format!("{parent}/{name}");
         text.title(&format!("Child node '{path}'"));
         text.indented(|text| {
             text.line("filename", &info.filename);
@@ -132,28 +132,28 @@ fn children(text: &mut Text, above: &str, children: &[Child]) {
     }
 }
 
-fn map(text: &mut Text, facts: &[(&'static str, Value)]) {
-    for (key, value) in facts {
-        fact(text, &key.replace('-', " "), value);
+fn map(text: &mut Text, entries: &[(&'static str, Value)]) {
+    for (key, value) in entries {
+        entry(text, &key.replace('-', " "), value);
     }
 }
 
-fn fact(text: &mut Text, key: &str, value: &Value) {
+fn entry(text: &mut Text, key: &str, value: &Value) {
     match value {
         Value::Bool(yes) => text.line(key, if *yes { "true" } else { "false" }),
         Value::Number(n) => text.line(key, &n.to_string()),
-        Value::Text(words) => text.line(key, words),
+        Value::Text(string) => text.line(key, string),
         Value::List(items) => {
             text.title(key);
             text.indented(|text| {
                 for (i, item) in items.iter().enumerate() {
-                    fact(text, &format!("[{i}]"), item);
+                    entry(text, &format!("[{i}]"), item);
                 }
             });
         }
-        Value::Map(facts) => {
+        Value::Map(entries) => {
             text.title(key);
-            text.indented(|text| map(text, facts));
+            text.indented(|text| map(text, entries));
         }
     }
 }
@@ -181,18 +181,18 @@ fn snapshots(snapshots: &[Snapshot]) -> String {
     table
 }
 
-/// A moment in the user's own time zone.
+/// Formats a time in the local time zone.
 fn local_date(seconds: u64) -> String {
-    let moment = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
-    match moment {
-        Some(moment) => {
-            TimeZone::system().to_datetime(moment).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    let time = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
+    match time {
+        Some(time) => {
+            TimeZone::system().to_datetime(time).strftime("%Y-%m-%d %H:%M:%S").to_string()
         }
         None => format!("@{seconds}"),
     }
 }
 
-/// What `check` shows.
+/// Formats the output of `check`.
 pub(crate) fn check(report: &CheckReport) -> String {
     let mut text = String::new();
     let CheckReport { corruptions, leaks, check_errors, .. } = *report;
@@ -241,19 +241,19 @@ fn size_and_bytes(bytes: u64) -> String {
     format!("{} ({bytes} bytes)", size(bytes))
 }
 
-/// A number of bytes with three significant digits, as QEMU's `size_to_str`
-/// writes it: the unit goes up as soon as the whole part reaches 1000.
+/// Formats a number of bytes with three significant digits, like QEMU's `size_to_str`: the next
+/// unit is used once the integer part reaches 1000.
 fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let unit = (1..UNITS.len()).rev().find(|i| bytes >= 1000 << (10 * (i - 1))).unwrap_or(0);
     format!("{} {}", three_digits(bytes, 10 * unit as u32), UNITS[unit])
 }
 
-/// `bytes / 2^shift`, below 1000, as C's `%0.3g`: three significant digits, ties to
-/// even, no trailing zeros.
+/// Formats `bytes / 2^shift`, which is at most 1000, like `%0.3g` of printf(3): three significant
+/// digits, ties to even, no trailing zeros.
 fn three_digits(bytes: u64, shift: u32) -> String {
     let whole = bytes >> shift;
-    // Fewer than 1000 and at least 0.97, by the choice of unit.
+    // The choice of the unit makes this at least 0.97 and less than 1000.
     let decimals = match whole {
         _ if bytes == 0 => 0,
         0 => 3,
@@ -267,7 +267,7 @@ fn three_digits(bytes: u64, shift: u32) -> String {
     let up = shift > 0 && (rest > half || rest == half && floor % 2 == 1);
     let rounded = floor + u128::from(up);
     if decimals == 0 && rounded == 1000 {
-        return "1e+03".to_owned(); // so does C, and so qemu-img
+        return "1e+03".to_owned(); // as printf(3) and qemu-img
     }
     let point = 10u128.pow(decimals);
     let text =
@@ -275,7 +275,7 @@ fn three_digits(bytes: u64, shift: u32) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Text that grows by lines, indented by what encloses them.
+/// Lines of text, and the current indentation level.
 #[derive(Default)]
 struct Text(String, usize);
 
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_three_digits_and_the_unit_that_qemu_takes() {
+    fn sizes_have_three_significant_digits_and_the_unit_that_qemu_uses() {
         for (bytes, text) in [
             (0, "0 B"),
             (1, "1 B"),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_has_its_line_under_the_heading() {
+    fn a_snapshot_is_a_row_below_the_heading() {
         let snapshot = Snapshot {
             id: "1".into(),
             name: "s1".into(),
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_names_each_kind_of_trouble_once() {
+    fn a_check_report_summarizes_each_kind_of_error() {
         let report = CheckReport {
             corruptions: 2,
             leaks: 1,

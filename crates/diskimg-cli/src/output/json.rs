@@ -1,4 +1,4 @@
-//! JSON as qemu-img lays it out.
+//! JSON output in the layout of qemu-img.
 
 use crate::failure::Failure;
 use crate::output::Console;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::PrettyFormatter;
 
-/// Prints `value` with four blanks of indentation and a final newline.
+/// Prints `value` with an indentation of four spaces and a final newline.
 pub(crate) fn print(console: &Console, value: &impl Serialize) -> Result<(), Failure> {
     let mut text = Vec::new();
     let mut serializer =

@@ -1,4 +1,4 @@
-//! The two streams, and who speaks on them.
+//! Output to standard output and standard error.
 
 pub(crate) mod human;
 pub(crate) mod json;
@@ -10,32 +10,32 @@ use std::ffi::OsString;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::Path;
 
-/// The version of QEMU whose grammar and outputs these are. Programs parse it
-/// and compare it with the oldest one they accept.
+/// The version of QEMU whose options and output are implemented. Programs parse it and compare it
+/// with the oldest version they support.
 const QEMU_VERSION: &str = "10.0.2";
 
-/// The version of mkisofs whose options these are, as the others tell it who take its place.
+/// The version of mkisofs whose options are implemented, as other replacements report it.
 const MKISOFS_VERSION: &str = "2.01-Emulation";
 
-/// Whom we are called as.
+/// The program that this process was run as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// By our own name.
+    /// diskimg itself.
     Diskimg,
-    /// In qemu-img's place.
+    /// qemu-img.
     QemuImg,
-    /// In mkisofs's place.
+    /// mkisofs.
     Mkisofs,
-    /// In genisoimage's.
+    /// genisoimage.
     Genisoimage,
-    /// In xorrisofs's.
+    /// xorrisofs.
     Xorrisofs,
-    /// In xorriso's, as far as it is in mkisofs's (`-as mkisofs`).
+    /// xorriso, of which only `-as mkisofs` is supported.
     Xorriso,
 }
 
-/// All whose place we take.
-const PLACES: [Program; 5] = [
+/// Programs that diskimg can be run as.
+const EMULATED: [Program; 5] = [
     Program::QemuImg,
     Program::Mkisofs,
     Program::Genisoimage,
@@ -44,15 +44,14 @@ const PLACES: [Program; 5] = [
 ];
 
 impl Program {
-    /// Judges by `argv[0]`: a link or copy called `qemu-img` takes its place. The name alone
-    /// counts, wherever a link of that name leads.
-    pub(crate) fn called(argv0: Option<&OsString>) -> Self {
+    /// Returns the program that the file name in `argv[0]` selects. Links are not resolved.
+    pub(crate) fn from_argv0(argv0: Option<&OsString>) -> Self {
         let stem = argv0.and_then(|name| Path::new(name).file_stem());
-        let place = PLACES.into_iter().find(|place| stem.is_some_and(|s| s == place.name()));
-        place.unwrap_or(Self::Diskimg)
+        let found = EMULATED.into_iter().find(|program| stem.is_some_and(|s| s == program.name()));
+        found.unwrap_or(Self::Diskimg)
     }
 
-    /// The name on messages and in help.
+    /// The name used in messages and help.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Diskimg => "diskimg",
@@ -64,7 +63,7 @@ impl Program {
         }
     }
 
-    /// What `--version` says.
+    /// The output of `--version`.
     pub(crate) fn version(self) -> String {
         let own = concat!("diskimg ", env!("CARGO_PKG_VERSION"));
         match self {
@@ -75,58 +74,57 @@ impl Program {
     }
 }
 
-/// The one place that writes to standard output and standard error.
+/// Writes to standard output and standard error.
 #[derive(Debug)]
 pub(crate) struct Console {
     program: Program,
 }
 
 impl Console {
-    /// Speaks in the name of `program`.
+    /// Creates a console whose messages begin with the name of `program`.
     pub(crate) fn new(program: Program) -> Self {
         Self { program }
     }
 
-    /// In whose name.
+    /// The program that this process was run as.
     pub(crate) fn program(&self) -> Program {
         self.program
     }
 
-    /// Standard output, buffered: flush it, or what is left is lost.
+    /// Returns buffered standard output. The caller must flush it.
     pub(crate) fn stdout(&self) -> BufWriter<StdoutLock<'static>> {
         BufWriter::new(io::stdout().lock())
     }
 
-    /// Writes text to standard output.
+    /// Writes text to standard output and flushes it.
     pub(crate) fn print(&self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
 
-    /// Says `diskimg: message` on standard error.
-    pub(crate) fn complain(&self, message: &str) {
+    /// Writes `diskimg: message` to standard error.
+    pub(crate) fn message(&self, message: &str) {
         self.stderr(&format!("{}: {message}", self.program.name()));
     }
 
-    /// Says what was damaged and made up for.
+    /// Writes warnings to standard error.
     pub(crate) fn warn(&self, warnings: impl IntoIterator<Item = impl AsRef<str>>) {
         for warning in warnings {
-            self.complain(&format!("warning: {}", warning.as_ref()));
+            self.message(&format!("warning: {}", warning.as_ref()));
         }
     }
 
-    /// Writes a line to standard error; what it quotes from an image cannot
-    /// command the terminal. If writing fails there is nowhere left to say so.
+    /// Writes a line to standard error, escaping control characters because it may quote an image.
+    /// Write errors are ignored.
     pub(crate) fn stderr(&self, line: &str) {
-        // In one go, for the stream has no buffer: a damaged image may have much to be told of.
+        // One write per line, because standard error is unbuffered and there can be many lines.
         let line = format!("{}\n", printable(line));
         let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 }
 
-/// Standard output as a bare file: the standard library's own handle looks
-/// for line ends in what passes.
+/// Returns standard output as a file, without the line buffering of [`io::stdout`].
 #[cfg(unix)]
 pub(crate) fn raw_stdout() -> io::Result<std::fs::File> {
     use std::os::fd::AsFd;
@@ -149,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_we_are_called_by_decides_whom_we_are() {
+    fn the_file_name_in_argv0_selects_the_program() {
         for (argv0, program) in [
             ("qemu-img", Program::QemuImg),
             ("/usr/bin/qemu-img", Program::QemuImg),
@@ -162,8 +160,8 @@ mod tests {
             ("xorriso", Program::Xorriso),
             ("", Program::Diskimg),
         ] {
-            assert_eq!(Program::called(Some(&argv0.into())), program, "{argv0}");
+            assert_eq!(Program::from_argv0(Some(&argv0.into())), program, "{argv0}");
         }
-        assert_eq!(Program::called(None), Program::Diskimg);
+        assert_eq!(Program::from_argv0(None), Program::Diskimg);
     }
 }

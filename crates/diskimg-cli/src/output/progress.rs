@@ -1,4 +1,4 @@
-//! How far it is: qemu-img's `(45.34/100%)` for programs, a bar for people.
+//! Progress output: qemu-img's `(45.34/100%)` for programs, a progress bar on terminals.
 
 use crate::interrupt;
 use diskimg::Progress;
@@ -7,48 +7,49 @@ use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 
-/// What the user asked for.
+/// Where to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProgressMode {
     /// `-p`.
-    pub(crate) asked: bool,
+    pub(crate) requested: bool,
     /// `-q`.
     pub(crate) quiet: bool,
-    /// Standard output carries the image itself.
+    /// Whether the image is written to standard output.
     pub(crate) stdout_taken: bool,
 }
 
-/// Shows progress and watches for the request to stop.
+/// Shows progress and reports interruption to the operation.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    face: Face,
-    /// Percent between two lines: 1 for convert, 2 for compare.
+    style: Style,
+    /// Minimum percentage between two updates: 1 for convert, 2 for compare, as in qemu-img.
     step: f64,
-    /// Percent shown last.
+    /// Percentage shown last.
     shown: Mutex<Option<f64>>,
 }
 
 #[derive(Debug)]
-enum Face {
+enum Style {
+    /// Shows nothing.
     Silent,
-    /// qemu-img's, on standard output.
+    /// Prints `(45.34/100%)` to standard output.
     Percent,
-    /// On standard error, which is a terminal.
+    /// Draws a progress bar on standard error.
     Bar(ProgressBar),
 }
 
 impl Meter {
-    /// Shows 0 %, and lets signals stop the work from now on.
-    pub(crate) fn start(wish: ProgressMode, step: f64) -> Self {
+    /// Shows 0% and installs the signal handlers.
+    pub(crate) fn start(mode: ProgressMode, step: f64) -> Self {
         interrupt::watch();
-        let meter = Self { face: Face::choose(wish), step, shown: Mutex::new(None) };
+        let meter = Self { style: Style::choose(mode), step, shown: Mutex::new(None) };
         meter.show(0.0, false);
         meter
     }
 
-    /// What the library calls as it goes along.
+    /// The progress callback for the library; breaks after a signal.
     pub(crate) fn report(&self, progress: Progress) -> ControlFlow<()> {
-        if let Face::Bar(bar) = &self.face {
+        if let Style::Bar(bar) = &self.style {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         }
@@ -58,63 +59,63 @@ impl Meter {
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Says 100 %, if that was not said.
+    /// Shows 100% unless it is shown already.
     pub(crate) fn reach_end(&self) {
         self.show(100.0, false);
     }
 
-    /// Says 100 %, once more than needed: so qemu-img ends a conversion.
+    /// Shows 100% once more than needed, as qemu-img does at the end of a conversion.
     pub(crate) fn complete(&self) {
         self.show(100.0, false);
         self.show(100.0, true);
     }
 
-    /// Makes room for other output on the terminal.
+    /// Removes the progress bar before other output.
     pub(crate) fn clear(&self) {
-        if let Face::Bar(bar) = &self.face {
+        if let Style::Bar(bar) = &self.style {
             bar.finish_and_clear();
         }
     }
 
-    /// The last thing shown, whether the work succeeded or not.
+    /// Ends progress output, after success and failure.
     pub(crate) fn end(self) {
-        match self.face {
-            Face::Silent => {}
-            Face::Percent => put("\n"),
-            Face::Bar(bar) => bar.finish_and_clear(),
+        match self.style {
+            Style::Silent => {}
+            Style::Percent => print("\n"),
+            Style::Bar(bar) => bar.finish_and_clear(),
         }
     }
 
-    fn show(&self, percent: f64, anyway: bool) {
-        if !matches!(self.face, Face::Percent) {
+    fn show(&self, percent: f64, force: bool) {
+        if !matches!(self.style, Style::Percent) {
             return;
         }
-        // Held while writing: workers report out of order, and a reader of the
-        // pipe takes the last line for the truth.
+        // Held while writing: workers report out of order, but the percentage must not decrease.
         let mut shown = self.shown.lock().unwrap_or_else(|e| e.into_inner());
         let due = shown.is_none_or(|last| {
-            percent > last + self.step || percent >= 100.0 && last < 100.0 || anyway
+            percent > last + self.step || percent >= 100.0 && last < 100.0 || force
         });
         if due {
             *shown = Some(percent);
-            put(&format!("    ({percent:3.2}/100%)\r"));
+            print(&format!("    ({percent:3.2}/100%)\r"));
         }
     }
 }
 
-/// Whoever read the progress may have gone; the work goes on.
-fn put(text: &str) {
+/// Prints to standard output. Errors are ignored: the operation continues if the reader closes the
+/// pipe.
+fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-impl Face {
-    fn choose(wish: ProgressMode) -> Self {
-        if wish.quiet {
+impl Style {
+    fn choose(mode: ProgressMode) -> Self {
+        if mode.quiet {
             Self::Silent
-        } else if io::stderr().is_terminal() && (!wish.asked || io::stdout().is_terminal()) {
+        } else if io::stderr().is_terminal() && (!mode.requested || io::stdout().is_terminal()) {
             Self::Bar(bar())
-        } else if wish.asked && !wish.stdout_taken {
+        } else if mode.requested && !mode.stdout_taken {
             Self::Percent
         } else {
             Self::Silent

@@ -1,11 +1,12 @@
-//! Drives the built program. qemu-img is the reference: it must be installed.
+//! Integration tests of the `diskimg` binary. They compare it with qemu-img, which must be
+//! installed.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod args;
 mod commands;
 mod confine;
-// The preloaded library reads the registers of one architecture.
+// The preloaded library reads x86-64 registers.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod faults;
 #[cfg(target_os = "linux")]

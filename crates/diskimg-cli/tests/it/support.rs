@@ -1,4 +1,4 @@
-//! Running programs, and images to run them on.
+//! Helpers that run programs and create images.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// What a program did.
+/// The result of running a program.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -23,14 +23,14 @@ impl Ran {
         }
     }
 
-    /// Asserts success in silence on standard error; gives standard output.
+    /// Asserts success and that standard error is empty; returns standard output.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "stdout: {}", self.out);
         self.out
     }
 
-    /// Asserts this exit code and one that something is said; gives standard error.
+    /// Asserts the exit code and that standard error is not empty; returns standard error.
     #[track_caller]
     pub(crate) fn fails(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
@@ -39,7 +39,7 @@ impl Ran {
     }
 }
 
-/// A directory with images, and programs run in it.
+/// A temporary directory in which programs are run.
 pub(crate) struct Lab(TempDir);
 
 impl Lab {
@@ -55,34 +55,34 @@ impl Lab {
         std::fs::read(self.path(name)).expect("reads")
     }
 
-    /// The program, to be run here.
+    /// Returns a command that runs `program` in this directory.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.0.path()).stdin(Stdio::null()).env("LC_ALL", "C");
         command
     }
 
-    /// Runs our program.
+    /// Runs diskimg.
     pub(crate) fn run<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Ran {
         Ran::new(self.command(diskimg()).args(args).output().expect("runs"))
     }
 
-    /// Runs our program with its arguments in one line.
+    /// Runs diskimg with the arguments in `line`, separated by whitespace.
     pub(crate) fn line(&self, line: &str) -> Ran {
         self.run(line.split_whitespace())
     }
 
-    /// Runs our program, which must not take longer than so many seconds.
+    /// Runs diskimg and asserts that it ends within `seconds`.
     #[track_caller]
     pub(crate) fn within_seconds(&self, seconds: u64, line: &str) -> Ran {
         let mut command = self.command("timeout");
         command.arg(seconds.to_string()).arg(diskimg()).args(line.split_whitespace());
         let ran = Ran::new(command.output().expect("runs"));
-        assert_ne!(ran.code, Some(124), "{line}: no end in {seconds} s");
+        assert_ne!(ran.code, Some(124), "{line}: still running after {seconds} s");
         ran
     }
 
-    /// Runs our program on this input.
+    /// Runs diskimg with `input` on standard input.
     pub(crate) fn feed(&self, line: &str, input: &[u8]) -> Output {
         let mut child = self
             .command(diskimg())
@@ -99,7 +99,7 @@ impl Lab {
         })
     }
 
-    /// Runs the reference.
+    /// Runs qemu-img.
     pub(crate) fn qemu(&self, line: &str) -> Ran {
         match self.command("qemu-img").args(line.split_whitespace()).output() {
             Ok(output) => Ran::new(output),
@@ -107,7 +107,7 @@ impl Lab {
         }
     }
 
-    /// Both programs succeed and print the same, our notes aside.
+    /// Asserts that diskimg and qemu-img succeed and print the same, except for `note:` lines.
     #[track_caller]
     pub(crate) fn same(&self, line: &str) -> String {
         let ours = self.line(line).ok();
@@ -117,8 +117,7 @@ impl Lab {
         ours
     }
 
-    /// Both programs succeed and print the same JSON, order of keys and our
-    /// notes aside.
+    /// Asserts that diskimg and qemu-img succeed and print the same JSON, except for notes.
     #[track_caller]
     pub(crate) fn same_json(&self, line: &str) {
         let json = |text: String| {
@@ -131,7 +130,7 @@ impl Lab {
         assert_eq!(json(self.line(line).ok()), json(self.qemu(line).ok()), "{line}");
     }
 
-    /// A raw image: 64 KiB of `x`, at 256 KiB 64 KiB of `y`, holes between and up to 1 MiB.
+    /// Creates a raw image of 1 MiB with 64 KiB of `x` at 0, 64 KiB of `y` at 256 KiB, and holes.
     pub(crate) fn raw(&self, name: &str) {
         let file = std::fs::File::create(self.path(name)).expect("creates");
         file.set_len(1 << 20).expect("extends");
@@ -140,12 +139,12 @@ impl Lab {
     }
 }
 
-/// The built program.
+/// Returns the path of the `diskimg` binary.
 pub(crate) fn diskimg() -> &'static str {
     env!("CARGO_BIN_EXE_diskimg")
 }
 
-/// Overwrites part of a file.
+/// Overwrites bytes of a file.
 pub(crate) fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
     use std::io::{Seek, SeekFrom};
     let mut file = std::fs::OpenOptions::new().write(true).open(path).expect("opens");

@@ -1,7 +1,8 @@
-"""What OpenStack's format_inspector says of every file in a folder: a line of JSON each.
+"""Prints the results of OpenStack's format_inspector for all files of a directory, one JSON object
+per line.
 
-As Glance has it when an image is uploaded: all of the stream goes through the inspectors; of
-several formats only ISO beside a partition table is let pass, as ISO.
+Does what Glance does when an image is uploaded: passes the whole stream through the inspectors
+and rejects files of several formats, except ISO with a partition table, which counts as ISO.
 """
 
 import json
@@ -14,7 +15,7 @@ from oslo_utils.imageutils import format_inspector
 logging.disable(logging.CRITICAL)
 
 
-def judged(path, chunk):
+def inspect(path, chunk):
     wrapper = None
     with open(path, "rb") as file:
         wrapper = format_inspector.InspectWrapper(file)
@@ -39,10 +40,10 @@ def judged(path, chunk):
 for name in sorted(os.listdir(sys.argv[1])):
     path = os.path.join(sys.argv[1], name)
     answer = {"name": name, "formats": [], "refused": None, "failed": None}
-    # Small pieces show less of a descriptor than large ones: either may be what refuses.
+    # With small chunks the inspectors see less of a descriptor: either size may cause a refusal.
     for chunk in (65536, 4096) if os.path.getsize(path) <= 16384 else (65536,):
         try:
-            formats, refused = judged(path, chunk)
+            formats, refused = inspect(path, chunk)
         except Exception as error:
             answer["failed"] = f"{type(error).__name__}: {error}"
             continue

@@ -1,4 +1,4 @@
-"""Writes the guest's bytes of a VMDK, as libvmdk reads them."""
+"""Writes the guest bytes of a VMDK, read with libvmdk, to standard output."""
 
 import sys
 
@@ -9,8 +9,8 @@ disk.open(sys.argv[1])
 disk.open_extent_data_files()
 left = disk.media_size
 while left > 0:
-    piece = disk.read_buffer(min(left, 1 << 20))
-    if not piece:
-        sys.exit(f"libvmdk gives nothing for the last {left} bytes")
-    sys.stdout.buffer.write(piece)
-    left -= len(piece)
+    chunk = disk.read_buffer(min(left, 1 << 20))
+    if not chunk:
+        sys.exit(f"libvmdk returns no data for the last {left} bytes")
+    sys.stdout.buffer.write(chunk)
+    left -= len(chunk)

@@ -1,4 +1,7 @@
-"""Makes an image of a directory: OUTPUT DIRECTORY SETTINGS, which are new()'s, as JSON."""
+"""Creates an image of a directory with pycdlib: OUTPUT DIRECTORY SETTINGS.
+
+SETTINGS are the arguments of PyCdlib.new() as JSON.
+"""
 
 import json
 import os
@@ -13,35 +16,35 @@ iso.new(interchange_level=3, **settings)
 numbers = iter(range(1 << 20))
 
 
-def places(iso_above, above, name, is_dir):
-    """Where an entry is, in each of the name spaces."""
+def paths(iso_parent, parent, name, is_dir):
+    """Returns the arguments that give the path of an entry in every namespace."""
     number = next(numbers)
     iso_name = f"D{number:05}" if is_dir else f"F{number:05}.;1"
-    words = {"iso_path": f"{iso_above}/{iso_name}"}
+    arguments = {"iso_path": f"{iso_parent}/{iso_name}"}
     if "rock_ridge" in settings:
-        words["rr_name"] = name
+        arguments["rr_name"] = name
     if "joliet" in settings:
-        words["joliet_path"] = f"{above}/{name}"
+        arguments["joliet_path"] = f"{parent}/{name}"
     if "udf" in settings:
-        words["udf_path"] = f"{above}/{name}"
-    return words
+        arguments["udf_path"] = f"{parent}/{name}"
+    return arguments
 
 
-def add(directory, iso_above, above):
+def add(directory, iso_parent, parent):
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         if entry.is_symlink():
             if "rock_ridge" in settings:
-                words = places(iso_above, above, entry.name, False)
+                arguments = paths(iso_parent, parent, entry.name, False)
                 target = os.readlink(entry.path)
-                iso.add_symlink(words["iso_path"], entry.name, target)
+                iso.add_symlink(arguments["iso_path"], entry.name, target)
             continue
         is_dir = entry.is_dir()
-        words = places(iso_above, above, entry.name, is_dir)
+        arguments = paths(iso_parent, parent, entry.name, is_dir)
         if is_dir:
-            iso.add_directory(**words)
-            add(entry.path, words["iso_path"], f"{above}/{entry.name}")
+            iso.add_directory(**arguments)
+            add(entry.path, arguments["iso_path"], f"{parent}/{entry.name}")
         else:
-            iso.add_file(entry.path, **words)
+            iso.add_file(entry.path, **arguments)
 
 
 add(top, "", "")

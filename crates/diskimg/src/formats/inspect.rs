@@ -1,45 +1,41 @@
-//! Inspecting untrusted bytes: which formats claim them, and what each of those finds.
+//! Inspection of untrusted bytes: which formats match, and what each of them finds.
 //!
 //! The findings themselves are in [`report::inspection`](crate::report::inspection); each format's
 //! own checks are in its `inspect.rs`; the operation [`inspect`](crate::inspect()) adds the claimed
 //! format, the bounds and the verdict.
 
-use crate::error::Error;
-use crate::formats::signatures::SIGNATURES;
+use crate::formats::signatures::{Kind, SIGNATURES};
 use crate::model::format::Format;
 use crate::model::layer::Layer;
 use crate::open::OpenContext;
 use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::open::limits::Limits;
-use crate::open::probe::ProbeBuffer;
+use crate::open::probe::{ProbeBuffer, ProbeBytes};
 use crate::partition;
-use crate::report::inspection::{Code, Inspection, Severity};
+use crate::report::finding::Severity;
+use crate::report::inspection::{Code, Inspection};
 use crate::storage::source::Source;
-use std::path::Path;
 use std::sync::Arc;
 
-/// The bytes that are looked at.
+/// The file that is inspected.
 pub(crate) struct Subject<'a> {
-    /// All of them.
+    /// The whole file.
     pub(crate) source: &'a Arc<dyn Source>,
-    /// The first of them, at most [`ProbeBuffer::BYTES`](crate::open::probe::ProbeBuffer::BYTES).
+    /// Its first bytes, at most [`ProbeBuffer::HEAD`].
     pub(crate) head: &'a [u8],
-    /// The last of them, at most [`Subject::TAIL`]; they may be among the first.
+    /// Its last bytes, at most [`ProbeBuffer::TAIL`]; they may overlap `head`.
     pub(crate) tail: &'a [u8],
-    /// Bounds on what the image may demand.
+    /// The limits for reading the image.
     pub(crate) limits: &'a Limits,
 }
 
 impl Subject<'_> {
-    /// How much is looked at of the end: a VMDK's footer with its markers.
-    pub(crate) const TAIL: usize = 1536;
-
-    /// Bytes of the file.
+    /// Returns the length of the file in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.source.len()
     }
 
-    /// What the format's reader is told: facts are wanted, and no other file may be opened.
+    /// Returns the context for opening the image: metadata only, and no other file.
     pub(crate) fn context(&self) -> OpenContext<'_> {
         OpenContext {
             resolver: Resolver::new(None, ExternalFiles::None),
@@ -53,50 +49,48 @@ impl Subject<'_> {
         }
     }
 
-    /// The image as its format's reader has it.
+    /// Opens the image in this format.
     ///
     /// # Errors
-    /// What that said.
+    /// As the format's [`Driver::open`](crate::open::driver::Driver::open).
     pub(crate) fn open(&self, format: Format) -> crate::Result<Arc<dyn Layer>> {
         (format.driver().open)(Arc::clone(self.source), &self.context())
     }
 }
 
-/// A format's part in a look at an image.
+/// A format's part in inspections.
 pub(crate) struct Inspect {
-    /// Whether other programs may take the bytes for this format, though the probe does not.
+    /// Returns true if other programs may recognize this format in the file although the format's
+    /// probe does not.
     pub(crate) also_matches: fn(&Subject<'_>) -> bool,
-    /// Looks at an image of the format: opens no other file, reads a bounded amount.
+    /// Examines an image of the format. Opens no other file and reads a bounded amount.
     pub(crate) examine: fn(&Subject<'_>, &mut Inspection),
 }
 
-/// How deep appliances may stand in one another: a disk of one is no appliance.
-pub(crate) const DEPTH: usize = 1;
+/// Maximum nesting of appliances: a disk in an appliance must not be an appliance itself.
+pub(crate) const MAX_NESTING: usize = 1;
 
-/// Looks at the bytes of `source`, as what they claim to be. Opens no other file, and reads a
-/// bounded amount. `depth`: whether it may be an appliance.
+/// Examines `source` in every format that matches. Opens no other file and reads a bounded amount.
+/// An appliance is allowed only if `nesting` is not 0.
 ///
 /// # Errors
-/// [`Io`](crate::ErrorKind::Io) if it cannot be read.
-pub(crate) fn look(
+/// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+pub(crate) fn examine(
     source: &Arc<dyn Source>,
     name: String,
     limits: &Limits,
-    depth: usize,
+    nesting: usize,
 ) -> crate::Result<Inspection> {
-    let cannot = |e| Error::io("cannot read it", e);
-    let len = source.len();
-    let mut head = vec![0; len.min(ProbeBuffer::BYTES as u64) as usize];
-    source.read_exact_at(&mut head, 0).map_err(cannot)?;
-    let mut tail = vec![0; len.min(Subject::TAIL as u64) as usize];
-    let tail_at = len - tail.len() as u64;
-    source.read_exact_at(&mut tail, tail_at).map_err(cannot)?;
-    let subject = Subject { source, head: &head, tail: &tail, limits };
+    let bytes = ProbeBytes::read(&**source)?;
+    // A disk inside an appliance has the path of the appliance, which must not be probed again.
+    let buffer = bytes.of(source.path().filter(|_| nesting > 0));
+    let subject = Subject { source, head: buffer.head, tail: buffer.tail, limits };
     let mut found = Inspection::new(name, &**source);
-    // A window into an appliance has the appliance's path.
-    let path = source.path().filter(|_| depth > 0);
-    let formats = matching(&subject, path);
-    let signatures: Vec<_> = SIGNATURES.iter().filter(|known| (known.matches)(&subject)).collect();
+    let formats = matching(&subject, &buffer);
+    let known = |kind| {
+        SIGNATURES.iter().filter(move |known| known.kind == kind).filter(|k| (k.matches)(&buffer))
+    };
+    let signatures: Vec<_> = known(Kind::Image).collect();
     let names = formats.iter().map(|format| format.name());
     let mut names = names.chain(signatures.iter().map(|signature| signature.name));
     if let Some(first) = names.next() {
@@ -105,16 +99,16 @@ pub(crate) fn look(
     }
     for format in &formats {
         match format.driver().appliance {
-            Some(_) if depth == 0 => {
-                found.add(Code::Packed, 0, "an appliance inside an appliance");
+            Some(_) if nesting == 0 => {
+                found.add(Code::Packed, 0, "an appliance within an appliance");
             }
             _ => (format.driver().inspect.examine)(&subject, &mut found),
         }
     }
     for signature in &signatures {
-        found.virtual_size = found.virtual_size.or((signature.size)(&subject));
+        found.virtual_size = found.virtual_size.or((signature.size)(&buffer));
         let name = signature.name;
-        found.add(Code::FormatNotRead, None, format!("{name} images are not read"));
+        found.add(Code::FormatNotRead, None, format!("{name} images are not supported"));
         if signature.encrypted {
             found.encrypted = true;
             found.add(Code::Encrypted, 0, format!("{name} images are encrypted"));
@@ -122,36 +116,39 @@ pub(crate) fn look(
     }
     if formats.is_empty() && signatures.is_empty() {
         (Format::Raw.driver().inspect.examine)(&subject, &mut found);
-    } else if partition::inspect::is_divided(&subject) {
-        divided(&subject, &mut found);
+        if let Some(packed) = known(Kind::Packed).next() {
+            found.format = packed.name;
+            found.add(Code::Packed, 0, format!("it is {}: its content is unknown", packed.what));
+        }
+    } else if partition::inspect::has_mbr(&subject) {
+        examine_partitions(&subject, &mut found);
     }
     if !found.other_formats.is_empty() {
         let others = found.other_formats.join(", ");
-        found.add(Code::SeveralFormats, None, format!("it is {others} as well"));
+        found.add(Code::SeveralFormats, None, format!("it is also {others}"));
     }
     Ok(found)
 }
 
-/// The formats, but raw, that any program may take the bytes for.
-fn matching(subject: &Subject<'_>, path: Option<&Path>) -> Vec<Format> {
-    let head = ProbeBuffer { bytes: subject.head, path };
+/// Returns all formats, other than raw, that any program may recognize in the file.
+fn matching(subject: &Subject<'_>, buffer: &ProbeBuffer<'_>) -> Vec<Format> {
     let matches = |format: &Format| {
         let driver = format.driver();
-        (driver.probe)(&head) || (driver.inspect.also_matches)(subject)
+        (driver.probe)(buffer) || (driver.inspect.also_matches)(subject)
     };
     Format::ALL.iter().copied().filter(matches).collect()
 }
 
-/// Something that is a disk with partitions as well. ISO images that start from USB sticks are:
-/// what breaks a rule there is odd at the most.
-fn divided(subject: &Subject<'_>, found: &mut Inspection) {
-    if found.format == Format::Iso.name() && found.other_formats.is_empty() {
+/// Examines the partition table of a file that matches another format too. That is normal for ISO
+/// images that boot from USB sticks, so their errors in it are warnings only.
+fn examine_partitions(subject: &Subject<'_>, found: &mut Inspection) {
+    if found.format == "iso" && found.other_formats.is_empty() {
         let before = found.findings.len();
         partition::inspect::examine(subject, found);
         for finding in &mut found.findings[before..] {
-            (finding.code, finding.severity) = (Code::Partitions, Severity::Warn);
+            (finding.code, finding.severity) = (Code::Partitions, Severity::Warning);
         }
-        found.add(Code::HybridIso, 510, "it is a disk with partitions as well");
+        found.add(Code::HybridIso, 510, "it is also a disk with partitions");
     } else {
         found.other_formats.push("gpt");
     }

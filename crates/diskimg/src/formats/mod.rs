@@ -1,17 +1,22 @@
-//! The formats. Each uses the layers below (`open`, `model`, `storage`); none uses another.
+//! The formats. Each uses the layers below (`open`, `model`, `storage`); none names another one
+//! except through the format table.
 //!
-//! Every folder reads the same way: `mod.rs` (what the format is, its layout
-//! on disk, its row of the table), `header.rs` (on-disk structures: parse,
-//! validate, encode), `layer.rs` (read), `target.rs` (write), then its own
-//! matters under their own names.
+//! All folders have the same structure: `mod.rs` (description, layout on disk, entry of the format
+//! table), `header.rs` (on-disk structures: parse, validate, encode), `layer.rs` (reading),
+//! `target.rs` (writing), and further files for what only this format has.
 
-// Numbers that an image holds are never cut to fit in silence: `storage::number` says how they go.
+// A cast could silently truncate a number from an image; `storage::number` has checked conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
+#[cfg(feature = "inspect")]
 pub(crate) mod inspect;
+#[cfg(feature = "iso")]
 pub mod iso;
+#[cfg(feature = "ova")]
 pub mod ova;
+#[cfg(feature = "qcow2")]
 pub mod qcow2;
 pub mod raw;
 pub(crate) mod signatures;
+#[cfg(feature = "vmdk")]
 pub mod vmdk;

@@ -1,82 +1,232 @@
-//! Formats that are known by their signature alone. None of them is read; a file that may be one
-//! is told from a raw disk, whose bytes are the guest's.
+//! Formats that are recognised by their signature, but not read: disk images, compressed files and
+//! archives. A file with such a signature is not a raw disk unless the caller says so.
 //!
 //! ```text
 //!   first bytes    QFI\xfb 0 0 0 1   QED\0   conectix   vhdxfile   LUKS\xba\xbe   …
-//!   byte 64        VDI's signature
-//!   last sector    conectix (a fixed VHD)   koly (DMG)
+//!   offset 64      VDI signature
+//!   offset 257     ustar (tar)
+//!   last sector    conectix (fixed VHD)   koly (DMG)
 //! ```
 
-use crate::formats::inspect::Subject;
+use crate::open::probe::ProbeBuffer;
 
-/// A format that is not read.
+/// What kind of file a signature stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A disk image.
+    Image,
+    /// A compressed file or an archive.
+    Packed,
+}
+
+/// A format that is recognised but not read.
 pub(crate) struct Signature {
-    /// Its name, as OpenStack has it where it has one.
+    /// The format's name; OpenStack's, where it has one.
     pub(crate) name: &'static str,
-    /// Another name: QEMU's or another program's.
+    /// The format with its article, for error messages: "a VHDX image".
+    pub(crate) what: &'static str,
+    /// Another name of the format, used by QEMU or another program.
     pub(crate) alias: Option<&'static str>,
-    /// Whether some program may take the bytes for it.
-    pub(crate) matches: fn(&Subject<'_>) -> bool,
-    /// Guest bytes, where they are told in one place.
-    pub(crate) size: fn(&Subject<'_>) -> Option<u64>,
-    /// Whether its nature is to be encrypted.
+    pub(crate) kind: Kind,
+    /// Whether a program may recognise the bytes as this format.
+    pub(crate) matches: fn(&ProbeBuffer<'_>) -> bool,
+    /// Whether QEMU probes the bytes as this format.
+    pub(crate) qemu: fn(&ProbeBuffer<'_>) -> bool,
+    /// Virtual size in bytes, if the header has it.
+    pub(crate) size: fn(&ProbeBuffer<'_>) -> Option<u64>,
+    /// Whether images of this format are always encrypted.
     pub(crate) encrypted: bool,
+    /// What to do with such a file.
+    pub(crate) advice: Option<&'static str>,
 }
 
 impl Signature {
-    const fn new(name: &'static str, matches: fn(&Subject<'_>) -> bool) -> Self {
-        Self { name, alias: None, matches, size: |_| None, encrypted: false }
+    /// An image format that QEMU recognises by the same bytes.
+    const fn image(
+        name: &'static str,
+        what: &'static str,
+        matches: fn(&ProbeBuffer<'_>) -> bool,
+    ) -> Self {
+        Self {
+            name,
+            what,
+            alias: None,
+            kind: Kind::Image,
+            matches,
+            qemu: matches,
+            size: |_| None,
+            encrypted: false,
+            advice: None,
+        }
+    }
+
+    /// An image format that QEMU does not recognise.
+    const fn unknown_to_qemu(
+        name: &'static str,
+        what: &'static str,
+        matches: fn(&ProbeBuffer<'_>) -> bool,
+    ) -> Self {
+        Self { qemu: |_| false, ..Self::image(name, what, matches) }
+    }
+
+    /// A compressed file or an archive.
+    const fn packed(
+        name: &'static str,
+        what: &'static str,
+        matches: fn(&ProbeBuffer<'_>) -> bool,
+    ) -> Self {
+        let advice = Some("decompress or unpack it first");
+        Self { kind: Kind::Packed, advice, ..Self::unknown_to_qemu(name, what, matches) }
     }
 }
 
-/// Every one of them.
-pub(crate) static SIGNATURES: [Signature; 10] = [
-    // QEMU's first own format; version 0 was never one, nor is it anything else.
-    Signature::new("qcow", |s| {
-        s.head.starts_with(b"QFI\xfb") && be32(s.head, 4).is_none_or(|version| version < 2)
-    }),
-    Signature::new("qed", |s| s.head.starts_with(b"QED\0")),
-    Signature { alias: Some("vpc"), size: vhd_size, ..Signature::new("vhd", is_vhd) },
-    Signature::new("vhdx", |s| s.head.starts_with(b"vhdxfile")),
+/// Every format that is recognised but not read.
+pub(crate) static SIGNATURES: &[Signature] = &[
+    #[cfg(not(feature = "qcow2"))]
     Signature {
-        size: |s| s.head.get(0x170..0x178)?.try_into().ok().map(u64::from_le_bytes),
-        ..Signature::new("vdi", |s| s.head.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe]))
+        advice: Some("this build does not include qcow2 (cargo feature qcow2)"),
+        ..Signature::image("qcow2", "a qcow2 image", |b| {
+            b.head.starts_with(b"QFI\xfb") && be32(b.head, 4).is_some_and(|version| version >= 2)
+        })
+    },
+    #[cfg(not(feature = "vmdk"))]
+    Signature {
+        advice: Some("this build does not include VMDK (cargo feature vmdk)"),
+        ..Signature::image("vmdk", "a VMDK image", |b| {
+            let magics: [&[u8]; 4] =
+                [b"KDMV", b"COWD", b"\xbe\xba\xfe\xca", b"# Disk DescriptorFile"];
+            magics.iter().any(|magic| b.head.starts_with(magic))
+        })
+    },
+    // Version 2 and later are qcow2. No program writes version 0, but no other format has it.
+    Signature::image("qcow", "a QCOW version 1 image", |b| {
+        b.head.starts_with(b"QFI\xfb") && be32(b.head, 4).is_none_or(|version| version < 2)
+    }),
+    Signature::image("qed", "a QED image", |b| b.head.starts_with(b"QED\0")),
+    // QEMU probes the first sector only, so that a fixed VHD is a raw disk to it.
+    Signature {
+        alias: Some("vpc"),
+        size: vhd_size,
+        qemu: |b| b.head.starts_with(VHD_COOKIE),
+        ..Signature::image("vhd", "a VHD image", |b| vhd_footer(b).is_some())
+    },
+    Signature::image("vhdx", "a VHDX image", |b| b.head.starts_with(b"vhdxfile")),
+    Signature {
+        size: |b| b.head.get(0x170..0x178)?.try_into().ok().map(u64::from_le_bytes),
+        ..Signature::image("vdi", "a VDI image", |b| {
+            b.head.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe])
+        })
     },
     Signature {
         encrypted: true,
-        ..Signature::new("luks", |s| s.head.starts_with(b"LUKS\xba\xbe"))
+        ..Signature::image("luks", "a LUKS volume", |b| b.head.starts_with(b"LUKS\xba\xbe"))
     },
     Signature {
         alias: Some("ploop"),
-        ..Signature::new("parallels", |s| {
-            [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|m| s.head.starts_with(*m))
+        ..Signature::image("parallels", "a Parallels image", |b| {
+            [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|m| b.head.starts_with(*m))
         })
     },
-    Signature::new("bochs", |s| s.head.starts_with(b"Bochs Virtual HD Image")),
-    Signature::new("cloop", |s| s.head.starts_with(b"#!/bin/sh\n#V2.0 Format\n")),
-    Signature::new("dmg", |s| last_sector(s).is_some_and(|sector| sector.starts_with(b"koly"))),
+    Signature::image("bochs", "a Bochs image", |b| b.head.starts_with(b"Bochs Virtual HD Image")),
+    Signature::image("cloop", "a cloop image", |b| {
+        b.head.starts_with(b"#!/bin/sh\n#V2.0 Format\n")
+    }),
+    // QEMU recognises a DMG by its name.
+    Signature {
+        qemu: |b| b.path.is_some_and(|path| path.as_os_str().as_encoded_bytes().ends_with(b".dmg")),
+        ..Signature::image("dmg", "an Apple disk image (DMG)", is_dmg)
+    },
+    Signature::unknown_to_qemu("asif", "an Apple sparse image (ASIF)", |b| {
+        b.head.starts_with(b"shdw\0\0")
+    }),
+    Signature::unknown_to_qemu("sparseimage", "an Apple sparse image (sparseimage)", |b| {
+        b.head.starts_with(b"sprs\0\0")
+    }),
+    Signature::unknown_to_qemu("ewf", "an EWF (EnCase) image", |b| {
+        b.head.starts_with(b"EVF\x09\x0d\x0a\xff\0") || b.head.starts_with(b"EVF2\x0d\x0a\x81\0")
+    }),
+    Signature::unknown_to_qemu("simg", "an Android sparse image", |b| {
+        b.head.starts_with(&[0x3a, 0xff, 0x26, 0xed, 1, 0])
+    }),
+    Signature::unknown_to_qemu("wim", "a WIM image", |b| b.head.starts_with(b"MSWIM\0\0\0")),
+    Signature {
+        advice: Some("convert the descriptor to UTF-8"),
+        ..Signature::unknown_to_qemu("vmdk-utf16", "a VMDK descriptor in UTF-16", |b| {
+            is_utf16_descriptor(b.head)
+        })
+    },
+    // RFC 1952, 2.3.1: ID1, ID2, CM = deflate.
+    Signature::packed("gzip", "a gzip file", |b| b.head.starts_with(&[0x1f, 0x8b, 8])),
+    Signature::packed("xz", "an xz file", |b| b.head.starts_with(b"\xfd7zXZ\0")),
+    // A level, and the first six bytes of a block or of the end of the stream.
+    Signature::packed("bzip2", "a bzip2 file", |b| {
+        b.head.starts_with(b"BZh")
+            && matches!(b.head.get(3), Some(b'1'..=b'9'))
+            && matches!(b.head.get(4..10), Some(b"1AY&SY" | b"\x17\x72\x45\x38\x50\x90"))
+    }),
+    // RFC 8878, 3.1.1 and 3.1.2: a frame, or a skippable frame followed by one.
+    Signature::packed("zstd", "a zstd file", |b| {
+        b.head.starts_with(&ZSTD_MAGIC) || skippable_frame(b.head)
+    }),
+    Signature::packed("lz4", "an lz4 file", |b| b.head.starts_with(&[0x04, 0x22, 0x4d, 0x18])),
+    Signature::packed("lzip", "an lzip file", |b| b.head.starts_with(b"LZIP\x01")),
+    Signature::packed("lzop", "an lzop file", |b| b.head.starts_with(b"\x89LZO\0\x0d\x0a\x1a\x0a")),
+    Signature::packed("zip", "a zip archive", |b| {
+        // A member, an empty archive, a spanned archive.
+        [b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"].iter().any(|m| b.head.starts_with(*m))
+    }),
+    Signature::packed("7z", "a 7z archive", |b| b.head.starts_with(b"7z\xbc\xaf\x27\x1c")),
+    Signature::packed("rar", "a RAR archive", |b| b.head.starts_with(b"Rar!\x1a\x07")),
+    Signature::packed("tar", "a tar archive", |b| b.head.get(257..262) == Some(b"ustar")),
 ];
 
-/// A copy of the footer is in front of a dynamic disk. The footers of some early programs are a
-/// byte shorter than a sector.
-fn is_vhd(subject: &Subject<'_>) -> bool {
-    vhd_footer(subject).is_some()
-}
+const VHD_COOKIE: &[u8] = b"conectix";
 
-fn vhd_footer<'a>(subject: &'a Subject<'_>) -> Option<&'a [u8]> {
-    const COOKIE: &[u8] = b"conectix";
-    let tail = subject.tail;
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The footer is the last sector of a VHD; a dynamic or differencing disk has a copy in its first.
+/// Some early programs wrote footers of 511 bytes.
+fn vhd_footer<'a>(buffer: &'a ProbeBuffer<'_>) -> Option<&'a [u8]> {
+    let tail = buffer.tail;
     let ends = [512, 511].map(|len| tail.len().checked_sub(len).map(|start| &tail[start..]));
-    [Some(subject.head)].into_iter().chain(ends).flatten().find(|bytes| bytes.starts_with(COOKIE))
+    let mut candidates = [Some(buffer.head)].into_iter().chain(ends).flatten();
+    candidates.find(|bytes| bytes.starts_with(VHD_COOKIE))
 }
 
-fn vhd_size(subject: &Subject<'_>) -> Option<u64> {
-    vhd_footer(subject)?.get(48..56)?.try_into().ok().map(u64::from_be_bytes)
+fn vhd_size(buffer: &ProbeBuffer<'_>) -> Option<u64> {
+    vhd_footer(buffer)?.get(48..56)?.try_into().ok().map(u64::from_be_bytes)
 }
 
-fn last_sector<'a>(subject: &'a Subject<'_>) -> Option<&'a [u8]> {
-    let tail = subject.tail;
-    Some(&tail[tail.len().checked_sub(512)?..])
+/// The trailer starts with `koly` and version 4. It is usually the last sector, but a file's
+/// length need not be a multiple of 512. An encrypted image has a header, or an older trailer.
+fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
+    let ProbeBuffer { head, tail, .. } = buffer;
+    tail.windows(8).any(|bytes| bytes == b"koly\0\0\0\x04")
+        || head.starts_with(b"encrcdsa")
+        || tail.ends_with(b"cdsaencr")
+}
+
+/// Whether a skippable frame within `head` is followed by a zstd frame.
+fn skippable_frame(head: &[u8]) -> bool {
+    let Some((header, rest)) = head.split_first_chunk::<8>() else { return false };
+    let [m0, m1, m2, m3, len @ ..] = *header;
+    let is_skippable = m0 & 0xf0 == 0x50 && [m1, m2, m3] == [0x2a, 0x4d, 0x18];
+    let next = usize::try_from(u32::from_le_bytes(len)).ok().and_then(|len| rest.get(len..));
+    is_skippable && next.is_some_and(|next| next.starts_with(&ZSTD_MAGIC))
+}
+
+/// Whether `head` starts with the first line of a VMDK descriptor in UTF-16, in either byte order,
+/// with or without a byte order mark.
+pub(crate) fn is_utf16_descriptor(head: &[u8]) -> bool {
+    const FIRST_LINE: &[u8] = b"# disk descriptor";
+    let units: Vec<[u8; 2]> =
+        head.chunks_exact(2).take(64).map(|unit| [unit[0], unit[1]]).collect();
+    [u16::from_le_bytes, u16::from_be_bytes].iter().any(|decode| {
+        let text = units.iter().map(|unit| decode(*unit)).skip_while(|unit| *unit == 0xfeff);
+        let ascii = text.map_while(|unit| u8::try_from(unit).ok());
+        let line: Vec<u8> = ascii.take(FIRST_LINE.len()).collect();
+        line.eq_ignore_ascii_case(FIRST_LINE)
+    })
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {

@@ -1,4 +1,4 @@
-//! A file's bytes as a [`Source`].
+//! The contents of a file as a [`Source`].
 
 use crate::iso::node::FileExtent;
 use crate::storage::number::{to_u64, to_usize};
@@ -7,19 +7,20 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-/// Stretches of an image, read as one file.
+/// Extents of an image, read as one file.
 #[derive(Debug)]
 pub(crate) struct ExtentSource {
     image: Arc<dyn Source>,
     extents: Vec<FileExtent>,
-    /// Where each extent starts in the file; ascending.
+    /// File offset of each extent; ascending.
     starts: Vec<u64>,
     len: u64,
 }
 
 impl ExtentSource {
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] if the extents are longer than 2^64 bytes together.
+    /// Returns [`io::ErrorKind::InvalidData`] if the total length of the extents exceeds 2^64
+    /// bytes.
     pub(crate) fn new(image: Arc<dyn Source>, extents: &[FileExtent]) -> io::Result<Self> {
         let extents: Vec<_> = extents.iter().copied().filter(|e| e.len > 0).collect();
         let mut starts = Vec::with_capacity(extents.len());
@@ -31,7 +32,8 @@ impl ExtentSource {
         Ok(Self { image, extents, starts, len })
     }
 
-    /// The extent that holds `offset`, which lies inside, and where it starts in the file.
+    /// Returns the extent that contains `offset`, which must be within the file, and the file
+    /// offset at which that extent starts.
     fn extent_at(&self, offset: u64) -> (FileExtent, u64) {
         let index = self.starts.partition_point(|&start| start <= offset) - 1;
         (self.extents[index], self.starts[index])
@@ -84,7 +86,7 @@ mod tests {
     use crate::storage::source::MemorySource;
 
     #[test]
-    fn every_range_reads_as_the_stretches_one_after_the_other() {
+    fn every_range_reads_as_the_concatenated_extents() {
         let image = Arc::new(MemorySource::new(*b"0123456789"));
         let extents = [(Some(7), 2), (None, 2), (Some(0), 0), (Some(1), 3)];
         let extents = extents.map(|(offset, len)| FileExtent { offset, len });

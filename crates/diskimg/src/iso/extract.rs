@@ -1,8 +1,8 @@
-//! Extraction: an image's files into a directory, and nowhere else.
+//! Extraction of an image's files into a directory.
 //!
-//! Every file is opened by its bare name, relative to the open directory that it belongs to, and
-//! no symbolic link is followed in doing so: not one that was there, and not one that the image
-//! brought. So no name of an image leads out of the directory.
+//! Every file is opened by a single path component, relative to the open file descriptor of its
+//! directory, and no symbolic link is followed, neither an existing one nor one from the image. A
+//! name in an image therefore cannot refer to anything outside the destination.
 
 mod directory;
 
@@ -16,33 +16,35 @@ use directory::Directory;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Bytes read and written at a time.
+/// Number of bytes read and written at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Failures that are told one by one.
-const MOST_FAILURES: usize = 1000;
+/// Maximum number of failures that are returned individually.
+const MAX_FAILURES: usize = 1000;
 
 /// How to extract.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ExtractOptions {
-    /// Files that are there already are replaced. Otherwise each of them is a failure.
+    /// Replace existing files. Otherwise each existing file is a failure.
     pub overwrite: bool,
-    /// Permissions as recorded (of the lowest nine bits). Otherwise as new files have them.
+    /// Set the recorded permissions (the low nine bits of the mode). Otherwise files get the
+    /// default permissions of new files.
     pub modes: bool,
-    /// Set-id and sticky bits, too.
+    /// Also set the set-user-ID, set-group-ID and sticky bits.
     pub special_modes: bool,
-    /// Times of last modification as recorded.
+    /// Set the recorded modification times.
     pub times: bool,
-    /// Owners and groups as recorded: needs root.
+    /// Set the recorded owners and groups; requires root.
     pub owners: bool,
-    /// Symbolic links. They are made as they are recorded, wherever they lead, and never followed.
+    /// Extract symbolic links. They are created as recorded, whatever their target, and never
+    /// followed.
     pub symlinks: bool,
-    /// Names of one file become hard links to it.
+    /// Create hard links for multiple names of one file.
     pub hard_links: bool,
-    /// Devices, named pipes and sockets: needs root.
+    /// Extract devices, named pipes and sockets; requires root.
     pub devices: bool,
-    /// Bytes that all files together may have. 256 GiB by default.
+    /// Maximum total length of all files in bytes. 256 GiB by default.
     pub most_bytes: u64,
 }
 
@@ -62,40 +64,44 @@ impl Default for ExtractOptions {
     }
 }
 
-/// What was extracted, and what was not.
+/// The result of an extraction.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Extracted {
-    /// Files, links and devices.
+    /// Number of files, links and devices extracted.
     pub files: u64,
-    /// Directories.
+    /// Number of directories extracted.
     pub directories: u64,
-    /// Bytes of the files.
+    /// Total length of the extracted files in bytes.
     pub bytes: u64,
-    /// Entries that were left out as the options say: devices, links.
+    /// Number of entries skipped because of the options: devices, links.
     pub left_out: u64,
-    /// Entries that could not be extracted.
+    /// Number of entries that could not be extracted.
     pub failed: u64,
-    /// The first thousand reasons, and whose: a path in the image.
+    /// Path in the image and error of the first thousand entries that could not be extracted.
     pub failures: Vec<(Vec<u8>, Error)>,
 }
 
 impl IsoImage {
-    /// Extracts everything into the directory `dest`, which is made if it is not there. What
-    /// cannot be extracted is told at the end, and hinders nothing else.
+    /// Extracts everything into the directory `dest`, which is created if it does not exist.
+    /// Entries that cannot be extracted are recorded in the result, and the extraction continues.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) if `dest` cannot be used, [`Limit`](ErrorKind::Limit),
-    /// [`Unsupported`](ErrorKind::Unsupported) where the system has no such calls (Windows).
+    /// - [`Io`](ErrorKind::Io) if `dest` cannot be created or opened, or reading the image fails.
+    /// - [`Limit`](ErrorKind::Limit) if the image exceeds one of the limits, or its files exceed
+    ///   [`most_bytes`](ExtractOptions::most_bytes).
+    /// - [`Unsupported`](ErrorKind::Unsupported) on systems without the required system calls
+    ///   (Windows).
     pub fn extract(&self, dest: &Path, options: &ExtractOptions) -> Result<Extracted> {
         self.extract_path(b"", dest, options, &mut |_| Ok(()))
     }
 
-    /// Extracts what is in the directory of this path or, if it is a file, the file. `tick` is
-    /// called with each path in the image before it is extracted; its error ends the work.
+    /// Extracts the contents of the directory at `path` or, if it is a file, the file. `tick` is
+    /// called with each path in the image before it is extracted. If it returns an error, the
+    /// extraction ends.
     ///
     /// # Errors
-    /// As [`extract`](Self::extract), [`lookup`](Self::lookup), and what `tick` said.
+    /// As [`extract`](Self::extract) and [`lookup`](Self::lookup), and the errors of `tick`.
     pub fn extract_path(
         &self,
         path: &[u8],
@@ -106,54 +112,54 @@ impl IsoImage {
         let node = self.lookup(path)?;
         let root = Directory::create(dest)
             .map_err(|e| Error::io("cannot use it as a directory", e).in_file(dest))?;
-        let mut work = Extraction {
+        let mut extraction = Extraction {
             image: self,
             options,
             root,
             open: Vec::new(),
-            linked: HashMap::new(),
-            done: Extracted::default(),
+            first_names: HashMap::new(),
+            result: Extracted::default(),
             chunk: vec![0; CHUNK],
         };
         if !node.is_dir() {
             let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path).to_vec();
             tick(path)?;
-            work.take(Found { path: name, node }, 0)?;
-            return Ok(work.done);
+            extraction.extract_entry(Found { path: name, node }, 0)?;
+            return Ok(extraction.result);
         }
-        work.all(self.walk_from(node, b""), path, tick)?;
-        Ok(work.done)
+        extraction.extract_all(self.walk_from(node, b""), path, tick)?;
+        Ok(extraction.result)
     }
 }
 
-/// What tells that two names are one file.
+/// Identifies a file that has several names.
 type FileKey = (u32, Vec<FileExtent>);
 
 struct Extraction<'a> {
     image: &'a IsoImage,
     options: &'a ExtractOptions,
     root: Directory,
-    /// Directories that are being filled, the outermost first.
-    open: Vec<Open>,
-    /// Files that have other names, and where they were extracted.
-    linked: HashMap<FileKey, Vec<u8>>,
-    done: Extracted,
+    /// Directories whose entries are being extracted, outermost first.
+    open: Vec<OpenDirectory>,
+    /// For each file with several names, the path below the destination of the first one extracted.
+    first_names: HashMap<FileKey, Vec<u8>>,
+    result: Extracted,
     chunk: Vec<u8>,
 }
 
-/// A directory that is being filled.
-struct Open {
-    /// Its path below the destination.
+/// A directory whose entries are being extracted.
+struct OpenDirectory {
+    /// Path below the destination.
     path: Vec<u8>,
     directory: Directory,
     node: Node,
 }
 
 impl Extraction<'_> {
-    fn all(
+    fn extract_all(
         &mut self,
         mut walk: Walk,
-        above: &[u8],
+        parent_path: &[u8],
         tick: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         while let Some(found) = walk.next() {
@@ -163,82 +169,85 @@ impl Extraction<'_> {
                     return Err(error);
                 }
                 Err(error) => {
-                    self.fail(Vec::new(), error);
+                    self.record_failure(Vec::new(), error);
                     continue;
                 }
             };
-            let mut whole = above.to_vec();
-            if !above.is_empty() {
-                whole.push(b'/');
+            let mut full_path = parent_path.to_vec();
+            if !parent_path.is_empty() {
+                full_path.push(b'/');
             }
-            whole.extend_from_slice(&found.path);
-            tick(&whole)?;
+            full_path.extend_from_slice(&found.path);
+            tick(&full_path)?;
             let depth = found.path.iter().filter(|&&byte| byte == b'/').count();
-            if !self.take(found, depth)? {
+            if !self.extract_entry(found, depth)? {
                 walk.skip_directory();
             }
         }
-        self.leave(0);
+        self.close_directories(0);
         Ok(())
     }
 
-    /// Extracts one entry that is that deep; `false` if what is in it cannot be.
+    /// Extracts the entry `found`, which has `depth` parent directories. Returns false if it
+    /// failed, so that the contents of a directory must be skipped.
     ///
     /// # Errors
-    /// [`Limit`](ErrorKind::Limit): nothing more is to be extracted.
-    fn take(&mut self, found: Found, depth: usize) -> Result<bool> {
-        self.leave(depth);
+    /// Returns [`Limit`](ErrorKind::Limit) if the total length of the files would exceed
+    /// `most_bytes`; the extraction must end.
+    fn extract_entry(&mut self, found: Found, depth: usize) -> Result<bool> {
+        self.close_directories(depth);
         let Found { path, node } = found;
         if node.file_type == FileType::Regular {
-            let total = self.done.bytes.checked_add(node.size);
+            let total = self.result.bytes.checked_add(node.size);
             if total.is_none_or(|total| total > self.options.most_bytes) {
-                let most = self.options.most_bytes;
+                let limit = self.options.most_bytes;
                 return Err(Error::limit(format!(
-                    "the files have more than {most} bytes together"
+                    "the total length of the files exceeds {limit} bytes"
                 ))
                 .hint("at /".to_owned() + &String::from_utf8_lossy(&path)));
             }
         }
-        match self.make(&path, node) {
+        match self.create_entry(&path, node) {
             Ok(()) => Ok(true),
             Err(error) => {
-                self.fail(path, error);
+                self.record_failure(path, error);
                 Ok(false)
             }
         }
     }
 
-    fn fail(&mut self, path: Vec<u8>, error: Error) {
-        self.done.failed += 1;
-        if self.done.failures.len() < MOST_FAILURES {
-            self.done.failures.push((path, error));
+    fn record_failure(&mut self, path: Vec<u8>, error: Error) {
+        self.result.failed += 1;
+        if self.result.failures.len() < MAX_FAILURES {
+            self.result.failures.push((path, error));
         }
     }
 
-    /// Closes directories until only `depth` are open: what is written into a directory changes
-    /// its time, and its permissions may forbid writing, so they come last.
-    fn leave(&mut self, depth: usize) {
+    /// Closes directories until only `depth` are open, and sets their attributes. These are set
+    /// last because creating an entry changes a directory's modification time, and its permissions
+    /// may forbid writing.
+    fn close_directories(&mut self, depth: usize) {
         while self.open.len() > depth {
-            let Some(Open { path, directory, node }) = self.open.pop() else { return };
+            let Some(OpenDirectory { path, directory, node }) = self.open.pop() else { return };
             let attributes = directory.set_own_attributes(&node.attributes, self.options);
             if let Err(error) = attributes {
-                self.fail(path, Error::io("cannot set its attributes", error));
+                self.record_failure(path, Error::io("cannot set its attributes", error));
             }
         }
     }
 
-    fn make(&mut self, path: &[u8], node: Node) -> Result<()> {
+    fn create_entry(&mut self, path: &[u8], node: Node) -> Result<()> {
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-        // The walk gives no name with a separator of ours; other systems have others.
+        // The walk rejects `/` in names; `\` is a separator on other systems.
         if !is_usable_name(name) || name.contains(&b'\\') {
-            return Err(Error::refused("a name that is a path on some system"));
+            return Err(Error::refused("the file name contains a path separator"));
         }
         let cannot = |doing: &'static str| move |e| Error::io(doing, e);
         let parent = self.open.last().map_or(&self.root, |open| &open.directory);
         if node.is_dir() {
-            let directory = parent.make_dir(name).map_err(cannot("cannot make the directory"))?;
-            self.done.directories += 1;
-            self.open.push(Open { path: path.to_vec(), directory, node });
+            let directory = parent.make_dir(name).map_err(cannot("cannot create the directory"))?;
+            self.result.directories += 1;
+            self.open.push(OpenDirectory { path: path.to_vec(), directory, node });
             return Ok(());
         }
         let wanted = match node.file_type {
@@ -247,103 +256,105 @@ impl Extraction<'_> {
             _ => self.options.devices,
         };
         if !wanted {
-            self.done.left_out += 1;
+            self.result.left_out += 1;
             return Ok(());
         }
         if self.options.overwrite {
-            parent.remove_file(name).map_err(cannot("cannot replace it"))?;
+            parent.remove_file(name).map_err(cannot("cannot remove the existing file"))?;
         }
         match node.file_type {
             FileType::Regular => {
-                if self.link(path, name, &node)? {
-                    self.done.files += 1;
+                if self.create_hard_link(path, name, &node)? {
+                    self.result.files += 1;
                     return Ok(());
                 }
-                self.regular(path, name, &node)?;
+                self.create_file(path, name, &node)?;
             }
             FileType::Symlink => {
                 let target = node.link_target.as_deref().filter(|target| !target.is_empty());
-                let target = target.ok_or_else(|| {
-                    Error::corrupt("symbolic link", "it does not say where it leads")
-                })?;
+                let target =
+                    target.ok_or_else(|| Error::corrupt("symbolic link", "it has no target"))?;
                 parent
                     .make_symlink(name, target, &node.attributes, self.options)
-                    .map_err(cannot("cannot make the symbolic link"))?;
+                    .map_err(cannot("cannot create the symbolic link"))?;
             }
             _ => parent
                 .make_special(name, &node, self.options)
-                .map_err(cannot("cannot make the device"))?,
+                .map_err(cannot("cannot create the special file"))?,
         }
-        self.done.files += 1;
+        self.result.files += 1;
         Ok(())
     }
 
-    /// Makes a hard link to a file that was extracted by another name.
-    fn link(&mut self, path: &[u8], name: &[u8], node: &Node) -> Result<bool> {
+    /// Creates a hard link if the file was already extracted under another name. Returns false
+    /// otherwise.
+    fn create_hard_link(&mut self, path: &[u8], name: &[u8], node: &Node) -> Result<bool> {
         let Some(key) = file_key(node).filter(|_| self.options.hard_links) else {
             return Ok(false);
         };
         let parent = self.open.last().map_or(&self.root, |open| &open.directory);
-        match self.linked.get(&key) {
+        match self.first_names.get(&key) {
             Some(first) => {
-                let made = self.root.link(first, parent, name);
-                made.map_err(|e| Error::io("cannot make the hard link", e)).map(|()| true)
+                let linked = self.root.link(first, parent, name);
+                linked.map_err(|e| Error::io("cannot create the hard link", e)).map(|()| true)
             }
             None => {
-                self.linked.insert(key, path.to_vec());
+                self.first_names.insert(key, path.to_vec());
                 Ok(false)
             }
         }
     }
 
-    fn regular(&mut self, path: &[u8], name: &[u8], node: &Node) -> Result<()> {
+    fn create_file(&mut self, path: &[u8], name: &[u8], node: &Node) -> Result<()> {
         let contents = self.image.contents(node)?;
         let parent = self.open.last().map_or(&self.root, |open| &open.directory);
-        let mut file = parent.make_file(name).map_err(|e| Error::io("cannot make the file", e))?;
+        let mut file =
+            parent.make_file(name).map_err(|e| Error::io("cannot create the file", e))?;
         let copied = copy(&*contents, &mut file, &mut self.chunk).and_then(|()| {
             directory::set_attributes(&file, &node.attributes, self.options)
                 .map_err(|e| Error::io("cannot set its attributes", e))
         });
         if let Err(error) = copied {
-            // Better none than half of one.
+            // Do not leave an incomplete file behind.
             drop(file);
             let _ = parent.remove_file(name);
             if let Some(key) = file_key(node) {
-                self.linked.retain(|one, first| *one != key || first != path);
+                self.first_names.retain(|one, first| *one != key || first != path);
             }
             return Err(error);
         }
-        self.done.bytes += node.size;
+        self.result.bytes += node.size;
         Ok(())
     }
 }
 
-/// What tells a file that has several names from all others: its serial number, and where its
-/// bytes are, so that a number given twice does no harm. `None` for a file with one name.
+/// Returns the key that all names of a file share: its serial number and its extents. The extents
+/// are included in case different files have the same serial number. Returns `None` for a file with
+/// one name.
 fn file_key(node: &Node) -> Option<FileKey> {
     let several = node.attributes.links.is_some_and(|links| links > 1);
     let serial = node.attributes.serial.filter(|_| several && node.size > 0)?;
     Some((serial, node.extents().to_vec()))
 }
 
-/// Copies all of `contents`; what is recorded nowhere becomes a hole.
+/// Copies all of `contents` to `file`; extents that are not recorded become holes.
 fn copy(contents: &dyn Source, file: &mut std::fs::File, chunk: &mut [u8]) -> Result<()> {
     use std::io::{Seek, SeekFrom, Write};
-    let reading = |e| Error::io("cannot read it in the image", e);
-    let writing = |e| Error::io("cannot write it", e);
+    let cannot_read = |e| Error::io("cannot read the file in the image", e);
+    let cannot_write = |e| Error::io("cannot write the file", e);
     let len = contents.len();
     let mut at = 0;
     while at < len {
-        let segment = contents.segment_at(at).map_err(reading)?;
+        let segment = contents.segment_at(at).map_err(cannot_read)?;
         if segment.hole {
             at = segment.end.min(len);
-            file.seek(SeekFrom::Start(at)).map_err(writing)?;
+            file.seek(SeekFrom::Start(at)).map_err(cannot_write)?;
             continue;
         }
         let here = to_usize((segment.end.min(len) - at).min(to_u64(chunk.len())));
-        contents.read_exact_at(&mut chunk[..here], at).map_err(reading)?;
-        file.write_all(&chunk[..here]).map_err(writing)?;
+        contents.read_exact_at(&mut chunk[..here], at).map_err(cannot_read)?;
+        file.write_all(&chunk[..here]).map_err(cannot_write)?;
         at += to_u64(here);
     }
-    file.set_len(len).map_err(writing)
+    file.set_len(len).map_err(cannot_write)
 }

@@ -1,108 +1,67 @@
-//! What is found wrong in an image: by who reads it tolerantly, and by `verify`.
+//! Findings: damage to an image, found by tolerant reading and by `verify`.
 
 use crate::error::{Error, Result};
+use crate::report::finding::Severity;
 use crate::report::printable::printable;
 use serde::Serialize;
 use std::fmt;
 
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Severity {
-    /// Against the letter of the specification; every reader gets along with it.
-    Note,
-    /// Some readers stumble over it.
-    Warning,
-    /// Something cannot be read, or reads as something else.
-    Error,
-}
-
-/// What is wrong.
+/// Kind of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum FindingCode {
     /// The two halves of a both-endian field differ (ECMA-119, 7.2.3, 7.3.3).
     EndianMismatch,
-    /// A volume descriptor is not as it should be.
+    /// A volume descriptor is invalid.
     Descriptor,
-    /// No terminator ends the volume descriptors.
+    /// The volume descriptors do not end with a terminator.
     NoTerminator,
-    /// The volume is longer than the file.
+    /// The volume or a directory extends beyond the end of the image.
     Truncated,
-    /// A path table does not say what the directories say.
+    /// A path table does not match the directories.
     PathTable,
-    /// A directory record is not as it should be.
+    /// A directory record is invalid.
     DirectoryRecord,
     /// A directory cannot be read.
     Directory,
-    /// A directory is reached in more than one way, or lies within itself.
+    /// A directory is reached by more than one path, or is contained in itself.
     DirectoryLoop,
-    /// A name cannot be used: it is empty, has a `/` or a NUL, or is `.` or `..`.
+    /// A name is invalid: it is empty, contains `/` or NUL, or is `.` or `..`.
     Name,
     /// A name occurs twice in its directory.
     DuplicateName,
-    /// A directory's records are not in order (ECMA-119, 9.3).
+    /// The records of a directory are not in order (ECMA-119, 9.3).
     Order,
-    /// A system use entry is not as it should be (SUSP).
+    /// A system use entry is invalid (SUSP).
     SystemUse,
-    /// A Rock Ridge entry is not as it should be (RRIP).
+    /// A Rock Ridge entry is invalid (RRIP).
     RockRidge,
-    /// A relocated directory is not where it should be (RRIP, 4.1.5).
+    /// A CL entry does not refer to a directory (RRIP, 4.1.5).
     Relocation,
-    /// A file's bytes lie outside the image.
+    /// An extent of a file is not within the image.
     Extent,
-    /// A file's bytes lie outside the volume, but in the image.
+    /// A file extends beyond the end of the volume, but is within the image.
     BehindVolume,
-    /// A packed file does not unpack.
+    /// A zisofs file cannot be decompressed.
     Zisofs,
-    /// The boot catalog is not as it should be (El Torito).
+    /// The boot catalog is invalid (El Torito).
     BootCatalog,
-    /// The MBR, the GPT or the Apple partition map is not as it should be.
+    /// The MBR, the GPT or the Apple partition map is invalid.
     Partitions,
-    /// Something of UDF is not as it should be.
+    /// A UDF structure is invalid.
     Udf,
-    /// The name spaces do not hold the same files.
+    /// The name spaces do not contain the same files.
     NameSpaces,
-    /// A limit was met; what is behind it was not looked at.
+    /// A limit was exceeded; the rest was not checked.
     Limit,
 }
 
-/// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Finding {
-    /// What.
-    pub code: FindingCode,
-    /// How bad.
-    pub severity: Severity,
-    /// Where, in bytes from the start of the image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub offset: Option<u64>,
-    /// In which file or directory. Undecodable bytes are shown as U+FFFD.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    /// In words.
-    pub message: String,
-}
+/// A finding about an ISO image.
+pub type Finding = crate::Finding<FindingCode>;
 
 impl Finding {
-    pub(crate) fn new(code: FindingCode, severity: Severity, message: impl Into<String>) -> Self {
-        Self { code, severity, offset: None, path: None, message: message.into() }
-    }
-
-    pub(crate) fn at(mut self, offset: u64) -> Self {
-        self.offset.get_or_insert(offset);
-        self
-    }
-
-    pub(crate) fn of(mut self, path: &[u8]) -> Self {
-        self.path.get_or_insert_with(|| String::from_utf8_lossy(path).into_owned());
-        self
-    }
-
-    /// The same as an error.
+    /// Converts the finding to an error.
     pub(crate) fn into_error(self) -> Error {
         let error = Error::corrupt("ISO image", self.message);
         match self.offset {
@@ -113,7 +72,7 @@ impl Finding {
 }
 
 impl fmt::Display for Finding {
-    /// `/PATH: WHAT (at offset N)`, in one line.
+    /// Formats as `/PATH: MESSAGE (at offset N)`, on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = String::new();
         if let Some(path) = &self.path {
@@ -127,62 +86,67 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Who listens to findings while something is read.
+/// How findings are handled while an image is read.
 pub(crate) enum Findings<'a> {
-    /// Nobody: what can be made up for is made up for.
+    /// Findings are ignored, and reading continues.
     Ignored,
-    /// The first that is no mere note is an error.
+    /// The first finding that is not a note ends reading with an error.
     Strict,
-    /// Who reads on, but has to know if anything was lost: the first that is an error is kept.
-    Lost(&'a mut Option<Finding>),
-    /// They are told.
-    Told(&'a mut dyn FnMut(Finding)),
+    /// The first finding of severity [`Error`](Severity::Error) is stored, and reading continues.
+    FirstError(&'a mut Option<Finding>),
+    /// Findings are passed to a callback, and reading continues.
+    Reported(&'a mut dyn FnMut(Finding)),
 }
 
 impl Findings<'_> {
-    /// Tells of a finding; made only if somebody listens.
+    /// Reports a finding. `finding` is not called if findings are ignored.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if nothing may be made up for.
-    pub(crate) fn tell(&mut self, finding: impl FnOnce() -> Finding) -> Result<()> {
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if reading is strict.
+    pub(crate) fn report(&mut self, finding: impl FnOnce() -> Finding) -> Result<()> {
         match self {
             Self::Ignored => Ok(()),
             Self::Strict => match finding() {
                 Finding { severity: Severity::Note, .. } => Ok(()),
-                finding => Err(finding.into_error().hint("strict reading; others may open it")),
+                finding => {
+                    Err(finding.into_error().hint("an error only because reading is strict"))
+                }
             },
-            Self::Lost(lost) => {
-                if lost.is_none() {
-                    **lost = Some(finding()).filter(|finding| finding.severity == Severity::Error);
+            Self::FirstError(first) => {
+                if first.is_none() {
+                    **first = Some(finding()).filter(|finding| finding.severity == Severity::Error);
                 }
                 Ok(())
             }
-            Self::Told(listener) => {
-                listener(finding());
+            Self::Reported(callback) => {
+                callback(finding());
                 Ok(())
             }
         }
     }
 
-    /// As [`warn`](Self::warn), of what is left out as `found` is more than the limit `name`.
+    /// Reports a warning that data was skipped because `found` exceeds the limit `name`.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if nothing may be made up for.
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if reading is strict.
     pub(crate) fn over_limit(
         &mut self,
         offset: u64,
         name: &'static str,
         found: &str,
-        most: u64,
+        limit: u64,
     ) -> Result<()> {
-        let error = || Error::over_limit(name, found, most);
+        let error = || Error::over_limit(name, found, limit);
         match self {
             Self::Strict => Err(error().at(offset)),
-            _ => self.warn(FindingCode::Limit, offset, || error().to_string()),
+            _ => self.warn(FindingCode::Limit, offset, || error().without_remedy()),
         }
     }
 
-    /// As [`tell`](Self::tell), of a warning.
+    /// Reports a warning.
+    ///
+    /// # Errors
+    /// As [`report`](Self::report).
     pub(crate) fn warn(
         &mut self,
         code: FindingCode,
@@ -190,9 +154,9 @@ impl Findings<'_> {
         message: impl FnOnce() -> String,
     ) -> Result<()> {
         match self {
-            // Nothing is lost by it.
-            Self::Lost(_) => Ok(()),
-            _ => self.tell(|| Finding::new(code, Severity::Warning, message()).at(offset)),
+            // A warning is not an error.
+            Self::FirstError(_) => Ok(()),
+            _ => self.report(|| Finding::new(code, Severity::Warning, message()).at(offset)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An ISO image, and one of its name spaces as a tree.
+//! An ISO image, and one of its name spaces as a directory tree.
 
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
@@ -17,41 +17,43 @@ use crate::iso::udf::{self, UdfVolume};
 use crate::iso::walk::Walk;
 use crate::open::external_files::ExternalFiles;
 use crate::open::limits::Limits;
+use crate::remedy::Remedy;
 use crate::storage::number::to_u64;
 use crate::storage::source::Source;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Which of an image's trees is shown.
+/// Which of an image's directory trees to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Namespace {
-    /// Rock Ridge if it is there, else Joliet, else UDF if the ISO 9660 tree holds less, else
-    /// ISO 9660's own. UDF comes first where ISO 9660 cuts files short.
+    /// Rock Ridge if present, else Joliet, else ISO 9660. UDF takes precedence if its root
+    /// directory has more entries, or longer files of the same names, than the tree that would
+    /// otherwise be used.
     #[default]
     Auto,
     /// POSIX names and attributes in the primary tree.
     RockRidge,
-    /// The tree of UTF-16 names.
+    /// The supplementary tree with UCS-2 names.
     Joliet,
-    /// ISO 9660's own names: of the enhanced tree (ISO 9660:1999) where there is one.
+    /// ISO 9660 names, from the enhanced tree (ISO 9660:1999) if there is one.
     Iso,
     /// UDF.
     Udf,
 }
 
-/// Which session of a disc that was written several times is shown. A later one usually shows
-/// the files of those before it, too.
+/// Which session of a multisession disc to use. A later session usually also contains the files of
+/// the earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Session {
-    /// The last one.
+    /// The last session.
     #[default]
     Last,
-    /// The first one.
+    /// The first session.
     First,
-    /// The one that begins with this sector.
+    /// The session that begins at this sector.
     At(u32),
 }
 
@@ -59,30 +61,31 @@ pub enum Session {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct IsoOptions {
-    /// Which tree.
+    /// Which directory tree to use.
     pub namespace: Namespace,
-    /// Which session.
+    /// Which session to use.
     pub session: Session,
-    /// Which files a cue sheet may name: in its own directory (the default, and what
-    /// [`ExternalFiles::Any`] comes to as well), or none.
+    /// Which files a cue sheet may refer to: those in its own directory (the default;
+    /// [`ExternalFiles::Any`] allows no more), or none.
     pub external_files: ExternalFiles,
-    /// What could be made up for is an error: the first that is found.
+    /// Treat damage that could be tolerated as an error: the first instance is returned.
     pub strict: bool,
-    /// Bounds.
+    /// Resource limits.
     pub limits: Limits,
 }
 
-/// An ISO image, seen through one of its name spaces. Cheap to clone; shared between threads.
+/// An ISO image, read through one of its name spaces. Cheap to clone; can be shared between
+/// threads.
 #[derive(Debug, Clone)]
 pub struct IsoImage {
     pub(super) source: Arc<dyn Source>,
     pub(super) options: IsoOptions,
     pub(super) descriptors: Arc<Descriptors>,
-    /// Sector of the first descriptor of the session that is shown.
+    /// Sector of the first volume descriptor of the selected session.
     pub(super) first_descriptor: u64,
     pub(super) sessions: Arc<[SessionInfo]>,
     pub(super) udf: Option<Arc<UdfVolume>>,
-    /// All trees that can be shown, with their names.
+    /// All trees that can be selected, with their name spaces.
     pub(super) trees: Arc<[(Namespace, Arc<dyn FileTree>)]>,
     namespace: Namespace,
     tree: Arc<dyn FileTree>,
@@ -90,14 +93,16 @@ pub struct IsoImage {
 }
 
 impl IsoImage {
-    /// Opens the image whose bytes `source` has: sectors of 2048 bytes or, from a copy of a disc,
-    /// of 2352 or so. A cue sheet, told by its name (`.cue`), stands for its first track with data.
+    /// Opens the image in `source`: sectors of 2048 bytes or raw CD sectors (such as 2352 bytes).
+    /// For a cue sheet, recognized by its file name extension (`.cue`), opens the first data track.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is no ISO image or has no tree that can be
-    /// shown, [`Unsupported`](crate::ErrorKind::Unsupported) for what is not read,
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the name space asked for is not there,
-    /// [`Io`](crate::ErrorKind::Io).
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if it is not an ISO image or has no readable
+    ///   directory tree.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it uses a feature that is not supported.
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the image does not have the requested name
+    ///   space.
+    /// - [`Io`](crate::ErrorKind::Io) if reading fails.
     pub fn open(source: Arc<dyn Source>, options: &IsoOptions) -> Result<Self> {
         let source = sectors::cooked(cue::track(source, options)?)?;
         let sessions: Arc<[SessionInfo]> = sessions::find(&*source)?.into();
@@ -108,7 +113,7 @@ impl IsoImage {
         if descriptors.volumes.is_empty() && matches!(udf, Ok(None)) {
             return Err(Error::corrupt(
                 "volume descriptors",
-                "this is no ISO image: neither ISO 9660 nor UDF",
+                "not an ISO image: neither ISO 9660 nor UDF",
             )
             .at(first.saturating_mul(SECTOR)));
         }
@@ -132,63 +137,66 @@ impl IsoImage {
         })
     }
 
-    /// The name space that is shown.
+    /// Returns the selected name space.
     pub fn namespace(&self) -> Namespace {
         self.namespace
     }
 
-    /// All name spaces that could be shown.
+    /// Returns all name spaces that can be selected.
     pub fn namespaces(&self) -> impl Iterator<Item = Namespace> {
         self.trees.iter().map(|(namespace, _)| *namespace)
     }
 
-    /// What the image says of itself.
+    /// Returns information about the image.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
     pub fn info(&self) -> Result<IsoInfo> {
         IsoInfo::of(self)
     }
 
-    /// The sessions that were found, the first one first.
+    /// Returns the sessions of the image, in recorded order.
     pub fn sessions(&self) -> &[SessionInfo] {
         &self.sessions
     }
 
-    /// The bytes of the image, in sectors of 2048.
+    /// Returns the contents of the image, as sectors of 2048 bytes.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
     }
 
-    /// The root directory.
+    /// Returns the root directory.
     pub fn root(&self) -> &Node {
         &self.root
     }
 
-    /// What is in a directory of this image, in recorded order.
+    /// Returns the entries of a directory of this image, in recorded order.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is none, [`Corrupt`](crate::ErrorKind::Corrupt)
-    /// also if a part of it can be read, which [`walk_from`](Self::walk_from) gives;
-    /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if `dir` is not a directory.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the directory is damaged, even if some of its
+    ///   entries can be read. [`walk_from`](Self::walk_from) yields those.
+    /// - [`Limit`](crate::ErrorKind::Limit) if the directory exceeds one of the limits.
+    /// - [`Io`](crate::ErrorKind::Io) if reading fails.
     pub fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
         if !dir.is_dir() {
             return Err(Error::invalid("not a directory"));
         }
-        match self.tree.read_dir_as_far(dir)? {
+        match self.tree.read_dir_partial(dir)? {
             (entries, None) => Ok(entries),
-            (_, Some(lost)) => Err(lost),
+            (_, Some(error)) => Err(error),
         }
     }
 
-    /// The file or directory of this path: names with `/` between them, one before them or
-    /// behind them or not. Symbolic links are not followed. A name that is not there is also
-    /// looked for as ISO 9660 records it: `NAME.EXT;1`, and without regard to case in that name
-    /// space.
+    /// Returns the file or directory at `path`: names separated by `/`, with an optional leading or
+    /// trailing `/`. Symbolic links are not followed. A name ending in the ISO 9660 version number
+    /// `;1` also matches without it, and in the [`Iso`](Namespace::Iso) name space case is ignored
+    /// if no name matches exactly.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is not there; otherwise as
-    /// [`read_dir`](Self::read_dir), but that it may be in a part that can be read.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if there is no such file or directory,
+    /// otherwise the errors of [`read_dir`](Self::read_dir), unless a damaged directory has a
+    /// readable entry of that name.
     pub fn lookup(&self, path: &[u8]) -> Result<Node> {
         let mut node = self.root.clone();
         let names = path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
@@ -197,17 +205,17 @@ impl IsoImage {
                 let path = String::from_utf8_lossy(path).into_owned();
                 Error::invalid(format!("no file or directory '{path}' in the image"))
             };
-            let most = self.options.limits.directory_depth;
-            if to_u64(depth) >= most {
-                let found = "a path through more directories";
-                return Err(Error::over_limit("directory_depth", found, most));
+            let limit = self.options.limits.directory_depth;
+            if to_u64(depth) >= limit {
+                let found = "a path with more nested directories";
+                return Err(Error::over_limit("directory_depth", found, limit));
             }
             if !node.is_dir() {
                 return Err(missing());
             }
-            let (mut entries, lost) = self.tree.read_dir_as_far(&node)?;
+            let (mut entries, error) = self.tree.read_dir_partial(&node)?;
             let Some(index) = self.index_of(name, &entries) else {
-                return Err(lost.unwrap_or_else(missing));
+                return Err(error.unwrap_or_else(missing));
             };
             node = entries.swap_remove(index).node;
         }
@@ -223,87 +231,90 @@ impl IsoImage {
         })
     }
 
-    /// Goes through all that is below the root.
+    /// Returns an iterator over all files and directories below the root.
     pub fn walk(&self) -> Walk {
         self.walk_from(self.root.clone(), b"")
     }
 
-    /// Goes through all that is below a directory of this image, whose path that is.
+    /// Returns an iterator over all files and directories below `dir`, a directory of this image
+    /// with the path `path`.
     pub fn walk_from(&self, dir: Node, path: &[u8]) -> Walk {
         let tree = Arc::clone(&self.tree);
         Walk::new(tree, dir, path, self.source.len(), self.options.limits.clone())
     }
 
-    /// The bytes of a regular file, unpacked if it is packed.
+    /// Returns the contents of a regular file, decompressed if it is compressed with zisofs.
+    ///
+    /// Bytes outside the image are an error when they are read.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is no regular file,
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for interleaved files and files on other
-    /// volumes, [`Corrupt`](crate::ErrorKind::Corrupt). Bytes that lie outside the image are an error
-    /// when they are read.
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if it is not a regular file.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it is interleaved or on another volume.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if its zisofs header is damaged.
     pub fn contents(&self, node: &Node) -> Result<Arc<dyn Source>> {
         if node.file_type != FileType::Regular {
             return Err(Error::invalid("only a regular file has contents"));
         }
-        let stretches = |extents| {
+        let open_extents = |extents| {
             ExtentSource::new(Arc::clone(&self.source), extents)
-                .map_err(|e| Error::io("a file longer than any file can be", e))
+                .map_err(|e| Error::io("the file's extents exceed 2^64 bytes", e))
         };
         Ok(match &node.content {
-            Content::Extents(extents) => Arc::new(stretches(extents)?),
-            Content::Zisofs { extents, form } => {
-                let packed = Arc::new(stretches(extents)?);
-                Arc::new(ZisofsSource::new(packed, *form, &self.options.limits)?)
+            Content::Extents(extents) => Arc::new(open_extents(extents)?),
+            Content::Zisofs { extents, parameters } => {
+                let compressed = Arc::new(open_extents(extents)?);
+                Arc::new(ZisofsSource::new(compressed, *parameters, &self.options.limits)?)
             }
-            Content::Unread(why) => {
-                return Err(Error::unsupported(format!("a file that is recorded {why}")));
+            Content::Unsupported(why) => {
+                return Err(Error::unsupported(format!("the file is recorded {why}")));
             }
         })
     }
 
-    /// El Torito's boot catalog, if there is one.
+    /// Returns the El Torito boot catalog, if there is one.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it cannot be read.
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the catalog is damaged,
+    /// [`Io`](crate::ErrorKind::Io) if reading fails.
     pub fn boot_catalog(&self) -> Result<Option<BootCatalog>> {
         let Some(sector) = self.descriptors.boot_catalog else { return Ok(None) };
         BootCatalog::read(&*self.source, sector).map(Some)
     }
 
-    /// The same; a damaged one is none: [`boot_catalog`](Self::boot_catalog) tells of that.
+    /// Like [`boot_catalog`](Self::boot_catalog), but returns `None` for a damaged catalog.
     pub(super) fn readable_boot_catalog(&self) -> Result<Option<BootCatalog>> {
         match self.boot_catalog() {
-            Err(error) if !error.is_of_storage() => Ok(None),
+            Err(error) if !error.is_storage_failure() => Ok(None),
             outcome => outcome,
         }
     }
 
-    /// What the first 32 KiB say to who starts from a disk.
+    /// Returns the partition tables and the boot code in the system area (the first 32 KiB).
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
     pub fn system_area(&self) -> Result<SystemArea> {
         let catalog = self.readable_boot_catalog()?;
         SystemArea::read(&*self.source, catalog.as_ref())
     }
 }
 
-/// The sector of the first volume descriptor.
+/// Returns the sector of the first volume descriptor.
 fn first_descriptor(session: Session, sessions: &[SessionInfo]) -> Result<u64> {
     let chosen = match session {
         Session::Last => sessions.last(),
         Session::First => sessions.first(),
         Session::At(sector) => return Ok(u64::from(sector) + descriptor::FIRST),
     };
-    // Without any: UDF alone, or nothing that we know.
+    // Without sessions, the image has only UDF or is not an ISO image.
     Ok(chosen.map_or(descriptor::FIRST, |session| session.descriptors_sector))
 }
 
-/// The trees of an image, and why others cannot be shown.
+/// The directory trees of an image, and the error that another one could not be opened with.
 #[derive(Debug, Default)]
 struct Trees {
     found: Vec<(Namespace, Arc<dyn FileTree>)>,
-    /// The first error, for an image without any tree.
+    /// The error to return if no tree can be used: the first one, or the first I/O error.
     error: Option<Error>,
 }
 
@@ -317,15 +328,16 @@ impl Trees {
         }
     }
 
-    /// Damage hides a tree. What the system could not read may be the best one, though.
+    /// Records why a tree cannot be used. A damaged tree is skipped; an I/O error takes precedence,
+    /// because the tree it affects may be the best one.
     fn note(&mut self, error: Error) {
-        let worse = |known: &Error| error.is_of_storage() && !known.is_of_storage();
+        let worse = |known: &Error| error.is_storage_failure() && !known.is_storage_failure();
         if self.error.as_ref().is_none_or(worse) {
             self.error = Some(error);
         }
     }
 
-    /// The trees of ISO 9660. One of them may be damaged and another one right.
+    /// Adds the trees of ISO 9660. One may be damaged while another is intact.
     fn add_record_trees(
         &mut self,
         source: &Arc<dyn Source>,
@@ -373,7 +385,7 @@ impl Trees {
         self.found.iter().position(|(namespace, _)| *namespace == wanted)
     }
 
-    /// The tree to be shown.
+    /// Returns the index of the tree to use.
     fn choose(&mut self, wanted: Namespace) -> Result<usize> {
         if wanted != Namespace::Auto {
             return match (self.index(wanted), self.error.take()) {
@@ -382,8 +394,8 @@ impl Trees {
                 (None, None) => Err(Error::invalid(format!("the image has no {wanted} tree"))),
             };
         }
-        if let Some(error) = self.error.take_if(|error| error.is_of_storage()) {
-            return Err(error.hint("another tree may be read: --namespace, IsoOptions::namespace"));
+        if let Some(error) = self.error.take_if(|error| error.is_storage_failure()) {
+            return Err(error.with_remedy(Remedy::ChooseNamespace));
         }
         if self.udf_holds_more()? {
             return Ok(self.index(Namespace::Udf).unwrap_or_default());
@@ -392,19 +404,19 @@ impl Trees {
         let best = order.into_iter().find_map(|namespace| self.index(namespace));
         best.ok_or_else(|| {
             let error = self.error.take();
-            error.unwrap_or_else(|| Error::corrupt("ISO image", "it has no tree of files"))
+            error.unwrap_or_else(|| Error::corrupt("ISO image", "it has no directory tree"))
         })
     }
 
-    /// True if UDF's root has files or directories that ISO 9660's best tree does not have (where
-    /// often a README says so and nothing else), or the same ones longer.
+    /// Returns true if UDF's root directory has more entries than the root of the best ISO 9660
+    /// tree (which on such discs often has only a README), or longer files of the same names.
     fn udf_holds_more(&self) -> Result<bool> {
         let entries = |namespace| {
             let Some(index) = self.index(namespace) else { return Ok(None) };
             let tree = &self.found[index].1;
             match tree.root().and_then(|root| tree.read_dir(&root)) {
                 Ok(entries) => Ok(Some(entries)),
-                Err(error) if error.is_of_storage() => Err(error),
+                Err(error) if error.is_storage_failure() => Err(error),
                 Err(_) => Ok(None),
             }
         };

@@ -1,4 +1,4 @@
-//! What an ISO image says of itself.
+//! Information about an ISO image.
 
 use crate::error::Result;
 use crate::iso::boot::{BootCatalog, SystemArea};
@@ -8,33 +8,33 @@ use crate::iso::read::sessions::SessionInfo;
 use crate::iso::udf::UdfInfo;
 use serde::Serialize;
 
-/// What an ISO image says of itself, without a look at its files.
+/// Information about an ISO image, without reading its files.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct IsoInfo {
-    /// The volume's name: Joliet's and UDF's where the primary descriptor has none.
+    /// Volume identifier: that of the first volume descriptor that has one, else UDF's.
     pub label: String,
-    /// The name space that is shown.
+    /// The selected name space.
     pub namespace: Namespace,
-    /// All that could be shown.
+    /// All name spaces that can be selected.
     pub namespaces: Vec<Namespace>,
-    /// Bytes of the image, in sectors of 2048.
+    /// Length of the image in bytes, as sectors of 2048 bytes.
     pub image_bytes: u64,
-    /// Bytes of the volume. More than the image has if it was cut short; fewer if something
-    /// follows: partitions, padding.
+    /// Length of the volume in bytes. Greater than the image's length if the image is truncated;
+    /// less if partitions or padding follow the volume.
     pub volume_bytes: u64,
-    /// The volume descriptors of the session that is shown.
+    /// The volume descriptors of the selected session.
     pub volumes: Vec<VolumeDescriptor>,
-    /// What UDF says of itself.
+    /// The UDF volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udf: Option<UdfInfo>,
-    /// El Torito's boot catalog, where it can be read.
+    /// The El Torito boot catalog, if it can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootCatalog>,
     /// MBR, GPT and Apple partition map.
     pub system_area: SystemArea,
-    /// Sessions, the first one first.
+    /// Sessions, in recorded order.
     pub sessions: Vec<SessionInfo>,
 }
 
@@ -45,7 +45,7 @@ impl IsoInfo {
         let labels = volumes.iter().map(|volume| &volume.volume_id);
         let label = labels.chain(udf.iter().map(|udf| &udf.label)).find(|label| !label.is_empty());
         let label = label.cloned().unwrap_or_default();
-        // A damaged catalog is a finding of `verify`, and hides nothing else.
+        // `verify` reports a damaged catalog; here it must not prevent the rest from being shown.
         let boot = image.readable_boot_catalog()?;
         Ok(Self {
             label,

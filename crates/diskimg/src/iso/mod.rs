@@ -1,29 +1,28 @@
 //! ISO images as file systems: read, list, extract, verify, build.
 //!
-//! An ISO image is no disk container: it is a file system (often two or three of
-//! them over the same file contents) in raw bytes. Copying one byte for byte is
-//! the matter of [`formats::iso`](crate::formats::iso); what is inside it is the
-//! matter of this module.
+//! An ISO image is not a disk container. It is a file system (often two or three directory trees
+//! over the same file contents) in raw bytes. [`formats::iso`](crate::formats::iso) copies images
+//! byte for byte; this module reads and writes the file systems in them.
 //!
 //! ```text
-//!   sector   0..16   system area   MBR, GPT, boot loader: nothing of ISO 9660
+//!   sector   0..16   system area   MBR, GPT, boot loader; not defined by ISO 9660
 //!           16..     descriptors   primary, boot record, Joliet, …, terminator; UDF's NSR
-//!                    path tables, directories (one tree a descriptor), file contents
-//!          256       UDF's anchor, where there is one
+//!                    path tables, directories (one tree per descriptor), file contents
+//!          256       UDF anchor volume descriptor pointer, if the image has UDF
 //! ```
 //!
 //! ```text
-//!   read/    descriptors, directory records, SUSP and Rock Ridge, Joliet; sectors, sessions, zisofs
-//!   udf/     the same of UDF
-//!   boot/    El Torito; what the system area says: MBR, GPT, APM
+//!   read/    descriptors, directory records, SUSP, Rock Ridge, Joliet; sectors, sessions, zisofs
+//!   udf/     the same for UDF
+//!   boot/    El Torito; MBR, GPT and APM in the system area
 //!   image    IsoImage: one of the name spaces, as a tree of nodes
-//!   walk, extract, verify       programs over the tree
-//!   write/   plan (every address) → emit (every byte, in order)
+//!   walk, extract, verify       operations on the tree
+//!   write/   plan (assigns every address) → emit (writes every byte, in order)
 //! ```
 //!
-//! Everything read is hostile until checked; see [`Limits`](crate::Limits).
+//! Images are untrusted input: every value is checked before use; see [`Limits`](crate::Limits).
 
-// Numbers that an image holds are never cut to fit in silence: `storage::number` says how they go.
+// Numbers from an image are never truncated silently: `storage::number` has the conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
 pub mod boot;
@@ -42,7 +41,7 @@ mod walk;
 pub mod write;
 
 pub use extract::{ExtractOptions, Extracted};
-pub use finding::{Finding, FindingCode, Severity};
+pub use finding::{Finding, FindingCode};
 pub use image::{IsoImage, IsoOptions, Namespace, Session};
 pub use info::IsoInfo;
 pub use node::{Attributes, Entry, FileExtent, FileType, Node};
@@ -51,6 +50,6 @@ pub use time::Timestamp;
 pub use verify::Verified;
 pub use walk::{Found, Walk};
 
-/// Bytes of a logical sector (ECMA-119, 6.1.2). Blocks of other sizes exist on
-/// paper (6.2.2) and are refused.
+/// Length of a logical sector in bytes (ECMA-119, 6.1.2). Logical blocks of other sizes (6.2.2) are
+/// not supported.
 pub const SECTOR: u64 = 2048;

@@ -1,19 +1,19 @@
-//! Files and directories, whichever name space they were found in.
+//! Files and directories, independent of the name space.
 
 use crate::error::{Error, Result};
 use crate::iso::finding::Findings;
 use crate::iso::time::Timestamp;
 use std::fmt::Debug;
 
-/// What a file is.
+/// Type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileType {
-    /// Bytes.
+    /// A regular file.
     Regular,
-    /// Other files.
+    /// A directory.
     Directory,
-    /// A name of another file.
+    /// A symbolic link.
     Symlink,
     /// A block device.
     BlockDevice,
@@ -25,144 +25,149 @@ pub enum FileType {
     Socket,
 }
 
-/// What a file carries besides its bytes, as far as the name space records it.
+/// Attributes of a file, as far as the name space records them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attributes {
-    /// Permissions, set-id and sticky bits: the low twelve bits of POSIX's mode.
+    /// Permissions, set-user-ID, set-group-ID and sticky bits: the low twelve bits of the POSIX
+    /// mode.
     pub mode: Option<u32>,
-    /// Owner.
+    /// User ID of the owner.
     pub uid: Option<u32>,
-    /// Group.
+    /// Group ID.
     pub gid: Option<u32>,
-    /// Names that the file has.
+    /// Number of hard links.
     pub links: Option<u32>,
-    /// What tells that two names are one file (RRIP's file serial number).
+    /// File serial number (RRIP), equal for all hard links to a file.
     pub serial: Option<u32>,
     /// Major and minor number of a device.
     pub device: Option<(u32, u32)>,
-    /// Last change of the content.
+    /// Time of the last change of the contents.
     pub modified: Option<Timestamp>,
-    /// Last read.
+    /// Time of the last access.
     pub accessed: Option<Timestamp>,
-    /// Last change of the attributes.
+    /// Time of the last change of the attributes.
     pub changed: Option<Timestamp>,
-    /// Creation.
+    /// Time of creation.
     pub created: Option<Timestamp>,
 }
 
-/// A stretch of a file, and where it lies.
+/// A contiguous part of a file, and its location in the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileExtent {
-    /// Byte offset in the image; `None`: nothing is recorded, it reads as zeros.
+    /// Byte offset in the image. `None` if the extent is not recorded: it reads as zeros.
     pub offset: Option<u64>,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
-/// One file or directory.
+/// A file or directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// What it is.
+    /// Type of the file.
     pub file_type: FileType,
-    /// Bytes of a regular file, as a reader sees them; of anything else, as recorded.
+    /// Length in bytes. For a regular file, the length after decompression; otherwise as recorded.
     pub size: u64,
     /// Owner, times, permissions.
     pub attributes: Attributes,
-    /// Where a symbolic link leads.
+    /// Target of a symbolic link.
     pub link_target: Option<Vec<u8>>,
-    /// Where the bytes are (a directory's: its records).
+    /// Location of the contents (for a directory, of its records).
     pub(crate) content: Content,
-    /// Where its name space keeps it: tells whether two directories are the same, in bytes.
+    /// Byte offset that identifies the node within its name space. Two directories with the same
+    /// location are the same directory.
     pub(crate) location: u64,
 }
 
-/// Where a file's bytes are.
+/// Location of a file's contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// In these stretches of the image, one after the other.
+    /// These extents of the image, in order.
     Extents(Vec<FileExtent>),
-    /// In these stretches, packed by zisofs.
+    /// These extents, compressed with zisofs.
     Zisofs {
-        /// The packed file.
+        /// The compressed file.
         extents: Vec<FileExtent>,
-        /// What the ZF entry says of it.
-        form: ZisofsForm,
+        /// Parameters from the ZF entry.
+        parameters: ZisofsParameters,
     },
-    /// In a way that is not read: interleaved, on another volume.
-    Unread(&'static str),
+    /// Recorded in a way that is not supported: interleaved, or on another volume.
+    Unsupported(&'static str),
 }
 
-/// A name space: names, and the nodes that have them. Depth, loops and the number of
-/// entries are the matter of who walks it.
+/// The directory tree of a name space. The caller bounds the depth and the number of entries and
+/// detects loops.
 pub(crate) trait FileTree: Send + Sync + Debug {
     /// # Errors
     /// As [`read_dir`](Self::read_dir).
     fn root(&self) -> Result<Node>;
 
-    /// The entries of a directory, in recorded order, without itself and its parent.
+    /// Returns the entries of a directory, in recorded order, without `.` and `..`.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if its records cannot be told apart,
-    /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the boundaries of its records cannot be
+    /// determined, [`Limit`](crate::ErrorKind::Limit) if it exceeds one of the limits,
+    /// [`Io`](crate::ErrorKind::Io) if reading fails.
     fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>>;
 
-    /// As [`read_dir`](Self::read_dir), telling what was made up for.
+    /// Like [`read_dir`](Self::read_dir), and reports tolerated damage to `findings`.
     ///
     /// # Errors
-    /// As [`read_dir`](Self::read_dir), and what `findings` said.
-    fn read_dir_telling(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
+    /// As [`read_dir`](Self::read_dir), and the errors that `findings` returns.
+    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
         let _ = findings;
         self.read_dir(dir)
     }
 
-    /// As [`read_dir`](Self::read_dir), and why there may be more entries than could be read.
+    /// Like [`read_dir`](Self::read_dir), but returns the readable entries of a damaged directory
+    /// together with the error.
     ///
     /// # Errors
-    /// As [`read_dir`](Self::read_dir).
-    fn read_dir_as_far(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
+    /// As [`read_dir`](Self::read_dir), if no entries can be read.
+    fn read_dir_partial(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
         Ok((self.read_dir(dir)?, None))
     }
 }
 
-/// A zisofs file's parameters, as the ZF entry gives them; not yet checked.
+/// Parameters of a zisofs file, as recorded in the ZF entry; not yet checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ZisofsForm {
+pub(crate) struct ZisofsParameters {
     /// 1 (`pz`) or 2 (`PZ`).
     pub(crate) version: u8,
-    /// Bytes of the file's header.
+    /// Length of the file's header in bytes.
     pub(crate) header_bytes: u64,
-    /// log2 of the bytes in a block.
+    /// log2 of the block length in bytes.
     pub(crate) block_log2: u8,
-    /// Bytes of the unpacked file.
+    /// Length of the uncompressed file in bytes.
     pub(crate) size: u64,
 }
 
-/// A name in a directory, and what has it.
+/// An entry of a directory: a name and its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The name as bytes; of Joliet and UDF, as UTF-8.
+    /// The name as bytes. Names from Joliet and UDF are converted to UTF-8.
     pub name: Vec<u8>,
-    /// What has it.
+    /// The file or directory.
     pub node: Node,
 }
 
-/// True for a name that can be part of a path.
+/// Returns true if `name` can be a component of a path.
 pub(crate) fn is_usable_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, b'/' | 0))
 }
 
 impl Node {
-    /// True for a directory.
+    /// Returns true for a directory.
     pub fn is_dir(&self) -> bool {
         self.file_type == FileType::Directory
     }
 
-    /// Where the bytes are stored, in order: of a packed file, the packed bytes.
+    /// Returns the extents of the contents, in order. For a file compressed with zisofs, the
+    /// extents of the compressed data.
     pub fn extents(&self) -> &[FileExtent] {
         match &self.content {
             Content::Extents(extents) | Content::Zisofs { extents, .. } => extents,
-            Content::Unread(_) => &[],
+            Content::Unsupported(_) => &[],
         }
     }
 }

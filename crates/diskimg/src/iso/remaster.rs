@@ -1,4 +1,4 @@
-//! Making an image anew, with changes.
+//! Rebuilding an existing image, with changes.
 
 use crate::error::{Error, Result};
 use crate::iso::boot::{BootCatalog, CatalogEntry, Loader, Media, SystemArea, tables};
@@ -16,26 +16,28 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where boot images go that have no name in the image's tree.
+/// Directory for boot images that are not files in the image's tree.
 const NAMELESS: &str = "boot/nameless";
 
-/// Bytes of boot code that an MBR has room for, in front of where a loader finds its address.
+/// Length of the boot code in an MBR, in bytes. The address of the loader follows it.
 const BOOT_CODE: usize = 432;
 
 impl IsoImage {
-    /// A builder that holds all that this image holds: its files by the names that are shown, its
-    /// descriptors' words, Joliet if it has it, what it starts from. Changes to it make another
-    /// image, whose addresses are its own.
+    /// Returns a builder with the contents of this image: the files of the selected name space, the
+    /// identifiers in the volume descriptors, Joliet if present, and everything needed to boot. The
+    /// files can then be changed; all addresses are assigned anew.
     ///
-    /// Packed files are stored unpacked. Boot images without a name get one in `boot/nameless`.
+    /// Files compressed with zisofs are stored uncompressed. Boot images that are not files in the
+    /// tree are added as files in `boot/nameless`.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) and [`Limit`](crate::ErrorKind::Limit) if not all of
-    /// it can be read: nothing is left out in silence; [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) or [`Limit`](crate::ErrorKind::Limit) if the
+    /// image cannot be read completely (nothing is skipped), [`Io`](crate::ErrorKind::Io) if
+    /// reading fails.
     pub fn remaster(&self) -> Result<Builder> {
         let catalog = self.boot_catalog()?;
-        let mut options = self.same_words();
-        // Files by the sector that they begin with: a boot entry has no more to say.
+        let mut options = self.create_options();
+        // A boot entry refers to its file only by the offset of its first byte.
         let mut files = HashMap::new();
         let mut catalog_path = None;
         let mut nodes = Vec::new();
@@ -86,13 +88,13 @@ impl IsoImage {
         Ok(builder)
     }
 
-    /// What the descriptors say, and which trees there are.
-    fn same_words(&self) -> CreateOptions {
+    /// Returns the options for the same identifiers and the same trees.
+    fn create_options(&self) -> CreateOptions {
         let mut options = CreateOptions::default();
         let has = |namespace| self.namespaces().any(|one| one == namespace);
         options.rock_ridge = Some(RockRidge::Preserved);
         if self.namespace() != Namespace::RockRidge {
-            // Owners and permissions are not known.
+            // Other name spaces do not record owners and permissions.
             options.rock_ridge = Some(RockRidge::Rationalized);
         }
         options.joliet = has(Namespace::Joliet).then_some(Joliet::Long);
@@ -110,7 +112,7 @@ impl IsoImage {
         options
     }
 
-    /// The entry that loads this, as the given one does.
+    /// Returns a boot entry for `image` with the parameters of `entry`.
     fn boot_entry(&self, entry: &CatalogEntry, image: BootImage) -> Result<BootEntry> {
         let mut new = BootEntry::new(entry.platform, image);
         new.emulation = match entry.media {
@@ -119,7 +121,7 @@ impl IsoImage {
             _ => Emulation::Floppy,
         };
         new.load_segment = entry.load_segment;
-        // 0 and 1 stand for "see for yourself" where the true number has no room.
+        // Makers of images record 0 or 1 if the number of sectors does not fit in the field.
         new.load_sectors = Some(entry.load_sectors).filter(|&sectors| sectors > 1);
         let start = self.window(entry.start()..self.source.len())?;
         new.info_table = tables::has_info_table(&start, entry.start_sector);
@@ -127,8 +129,8 @@ impl IsoImage {
         Ok(new)
     }
 
-    /// A boot image that no file is: as far as the next thing that begins, or as
-    /// the firmware loads.
+    /// Returns a boot image that is not a file. It ends at the next boot image, or after the
+    /// sectors that the firmware loads.
     fn nameless_boot_image(&self, entry: &CatalogEntry, starts: &[u64]) -> Result<WindowSource> {
         let next = starts.iter().copied().filter(|&start| start > entry.start()).min();
         let len = entry.image_bytes(None, next.or(Some(self.source.len())));
@@ -138,11 +140,11 @@ impl IsoImage {
     fn window(&self, range: Range<u64>) -> Result<WindowSource> {
         let at = range.start;
         WindowSource::new(Arc::clone(&self.source), range)
-            .map_err(|e| Error::io("what the image starts from lies outside of it", e).at(at))
+            .map_err(|e| Error::io("a boot image or partition is not within the image", e).at(at))
     }
 
-    /// What makes the image start from a disk; and the appended partitions, where they begin and
-    /// their numbers.
+    /// Returns the options for booting the image from a disk, and the byte offset and number of
+    /// each appended partition.
     fn hybrid(&self, catalog: Option<&BootCatalog>) -> Result<(Hybrid, Vec<(u64, u32)>)> {
         let mut hybrid = Hybrid::default();
         let area = SystemArea::read(&*self.source, catalog)?;
@@ -155,10 +157,10 @@ impl IsoImage {
             Some(Loader::Grub2 { .. }) => hybrid.grub2_mbr = Some(code),
             None => {}
         }
-        let behind = self.descriptors.volumes.first().map_or(u64::MAX, |volume| volume.bytes());
+        let volume_end = self.descriptors.volumes.first().map_or(u64::MAX, |volume| volume.bytes());
         let mut partitions = Vec::new();
         for (number, kind, range) in appended(&area, &mut hybrid.appended_as_gpt) {
-            if range.start >= behind && range.end <= self.source.len() {
+            if range.start >= volume_end && range.end <= self.source.len() {
                 let contents = PartitionContents::Source(Arc::new(self.window(range.clone())?));
                 let mut partition = AppendedPartition::new(number, kind, "");
                 partition.contents = contents;
@@ -171,20 +173,19 @@ impl IsoImage {
     }
 }
 
-/// Numbers, types by the MBR's count, and bytes of partitions that a maker of images appended:
-/// of the GPT, if it is the one that counts, without what only fills gaps.
+/// Returns number, MBR partition type and byte range of all partitions: those of the GPT if it is
+/// valid, without the ones that only fill gaps, else those of the MBR.
 fn appended(area: &SystemArea, in_gpt: &mut bool) -> Vec<(u32, u8, Range<u64>)> {
-    let disk_sectors = |first: u64, behind: u64| {
-        first.saturating_mul(mbr::SECTOR)..behind.saturating_mul(mbr::SECTOR)
-    };
+    let byte_range =
+        |first: u64, end: u64| first.saturating_mul(mbr::SECTOR)..end.saturating_mul(mbr::SECTOR);
     if let Some(gpt) = area.gpt.as_ref().filter(|gpt| gpt.primary_valid || gpt.backup_valid) {
         *in_gpt = true;
         let named = gpt.partitions.iter().filter(|partition| !partition.name.starts_with("Gap"));
         return named
             .map(|partition| {
                 let kind = if partition.kind == Guid::EFI_SYSTEM { 0xEF } else { 0x83 };
-                let behind = partition.last_sector.saturating_add(1);
-                (partition.number, kind, disk_sectors(partition.first_sector, behind))
+                let end = partition.last_sector.saturating_add(1);
+                (partition.number, kind, byte_range(partition.first_sector, end))
             })
             .collect();
     }
@@ -192,16 +193,16 @@ fn appended(area: &SystemArea, in_gpt: &mut bool) -> Vec<(u32, u8, Range<u64>)> 
     partitions
         .map(|partition| {
             let first = u64::from(partition.first_sector);
-            let behind = first + u64::from(partition.sectors);
-            (partition.number.into(), partition.kind, disk_sectors(first, behind))
+            let end = first + u64::from(partition.sectors);
+            (partition.number.into(), partition.kind, byte_range(first, end))
         })
         .collect()
 }
 
-/// A path of a boot file, which options hold as text.
+/// Converts the path of a boot file to the text that the options require.
 fn utf8(path: &[u8]) -> Result<String> {
     String::from_utf8(path.to_vec()).map_err(|_| {
         let shown = String::from_utf8_lossy(path).into_owned();
-        Error::unsupported(format!("the boot file '{shown}' has a name that is not UTF-8"))
+        Error::unsupported(format!("the path of the boot file '{shown}' is not UTF-8"))
     })
 }

@@ -1,40 +1,42 @@
-//! Moments, in the forms that ISO 9660 and Rock Ridge record them.
+//! Timestamps, as ISO 9660 and Rock Ridge record them.
 
 use crate::storage::number::{to_u8, to_u32};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A moment, in UTC. Ordered by time.
+/// A point in time, in UTC. Ordered by time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Seconds since 1970-01-01T00:00:00Z.
     pub seconds: i64,
-    /// Below 1,000,000,000.
+    /// Nanoseconds within the second; less than 1,000,000,000.
     pub nanoseconds: u32,
 }
 
-/// Seconds of a day.
+/// Seconds per day.
 const DAY: i64 = 86_400;
 
-/// Seconds of the unit in which an offset from Greenwich is recorded.
+/// Seconds in 15 minutes, the unit of a recorded offset from UTC.
 const QUARTER: i64 = 900;
 
 impl Timestamp {
-    /// The moment that many seconds after 1970 began.
+    /// Creates a timestamp from the number of seconds since 1970-01-01T00:00:00Z.
     pub const fn from_seconds(seconds: i64) -> Self {
         Self { seconds, nanoseconds: 0 }
     }
 
-    /// Seven bytes: years since 1900, month, day, hour, minute, second, offset from
-    /// Greenwich in quarters of an hour (ECMA-119, 9.1.5). `None` if no moment is recorded.
+    /// Decodes the seven bytes of a directory record: years since 1900, month, day, hour, minute,
+    /// second, offset from UTC in 15-minute intervals (ECMA-119, 9.1.5). Returns `None` if no valid
+    /// time is recorded.
     pub(crate) fn from_record(bytes: &[u8; 7]) -> Option<Self> {
         let &[year, month, day, hour, minute, second, zone] = bytes;
         let civil = [1900 + i64::from(year), month.into(), day.into()];
         Self::from_civil(civil, [hour.into(), minute.into(), second.into()], 0, zone.cast_signed())
     }
 
-    /// As seven bytes (ECMA-119, 9.1.5), in UTC; the nearest moment that they can hold.
+    /// Encodes as seven bytes (ECMA-119, 9.1.5), in UTC, clamped to the range that they can
+    /// represent.
     pub(crate) fn to_record(self) -> [u8; 7] {
         let first = Self::civil_seconds([1900, 1, 1], [0, 0, 0]);
         let last = Self::civil_seconds([2155, 12, 31], [23, 59, 59]);
@@ -43,8 +45,9 @@ impl Timestamp {
         [to_u8(year - 1900), to_u8(month), to_u8(day), to_u8(hour), to_u8(minute), to_u8(second), 0]
     }
 
-    /// Seventeen bytes: sixteen digits down to hundredths of a second, and the offset from
-    /// Greenwich (ECMA-119, 8.4.26.1). `None` if no moment is recorded, or it is no moment.
+    /// Decodes the seventeen bytes of a volume descriptor: sixteen digits, the last two of them
+    /// hundredths of a second, and the offset from UTC (ECMA-119, 8.4.26.1). Returns `None` if no
+    /// valid time is recorded.
     pub(crate) fn from_digits(bytes: &[u8; 17]) -> Option<Self> {
         let number = |range: std::ops::Range<usize>| {
             bytes[range].iter().try_fold(0i64, |n, &digit| {
@@ -57,7 +60,8 @@ impl Timestamp {
         Self::from_civil(civil, clock, hundredths * 10_000_000, bytes[16].cast_signed())
     }
 
-    /// As seventeen bytes (ECMA-119, 8.4.26.1), in UTC; the nearest moment that they can hold.
+    /// Encodes as seventeen bytes (ECMA-119, 8.4.26.1), in UTC, clamped to the range that they can
+    /// represent.
     pub(crate) fn to_digits(self) -> [u8; 17] {
         let first = Self::civil_seconds([1, 1, 1], [0, 0, 0]);
         let last = Self::civil_seconds([9999, 12, 31], [23, 59, 59]);
@@ -71,11 +75,12 @@ impl Timestamp {
         bytes
     }
 
-    /// Seventeen bytes that record no moment (ECMA-119, 8.4.26.1).
+    /// The seventeen bytes for a time that is not specified (ECMA-119, 8.4.26.1).
     pub(crate) const NO_DIGITS: [u8; 17] = *b"0000000000000000\0";
 
-    /// A moment by calendar and clock, `zone` quarters of an hour east of Greenwich. `None` if
-    /// there is no such day or hour. A zone out of range counts as Greenwich.
+    /// Creates a timestamp from year, month, day and hour, minute, second in the time zone that is
+    /// `zone` times 15 minutes east of UTC. Returns `None` if a field is out of range. A zone out
+    /// of range is treated as UTC.
     pub(crate) fn from_civil(
         civil: [i64; 3],
         clock: [i64; 3],
@@ -84,21 +89,21 @@ impl Timestamp {
     ) -> Option<Self> {
         let [_, month, day] = civil;
         let [hour, minute, second] = clock;
-        let right = (1..=12).contains(&month)
+        let is_valid = (1..=12).contains(&month)
             && (1..=31).contains(&day)
             && hour < 24
             && minute < 60
             && second <= 60
             && nanoseconds < 1_000_000_000;
         let zone = if (-48..=52).contains(&zone) { i64::from(zone) } else { 0 };
-        right.then(|| {
+        is_valid.then(|| {
             let seconds = Self::civil_seconds(civil, clock) - zone * QUARTER;
             Self { seconds, nanoseconds }
         })
     }
 
     fn civil_seconds([year, month, day]: [i64; 3], [hour, minute, second]: [i64; 3]) -> i64 {
-        // The year begins in March, so that the leap day comes last; an era has 400 of them.
+        // Years start in March, so that the leap day comes last; an era is 400 years.
         let year = if month <= 2 { year - 1 } else { year };
         let era = year.div_euclid(400);
         let year_of_era = year.rem_euclid(400);
@@ -108,7 +113,7 @@ impl Timestamp {
         days * DAY + hour * 3600 + minute * 60 + second
     }
 
-    /// Calendar and clock, in UTC.
+    /// Returns year, month, day and hour, minute, second in UTC.
     pub(crate) fn civil(self) -> ([i64; 3], [i64; 3]) {
         let days = self.seconds.div_euclid(DAY) + 719_468;
         let second_of_day = self.seconds.rem_euclid(DAY);
@@ -127,7 +132,7 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// `2024-02-29T12:34:56Z`: whole seconds (RFC 3339).
+    /// Formats as in RFC 3339, without the fraction of a second: `2024-02-29T12:34:56Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([year, month, day], [hour, minute, second]) = self.civil();
         write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
@@ -177,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_records_keep_every_day() {
+    fn both_encodings_round_trip_every_day() {
         let first = Timestamp::civil_seconds([1900, 1, 1], [0, 0, 0]);
         for day in 0..93_500 {
             let moment = Timestamp::from_seconds(first + day * DAY + day % DAY);
@@ -187,17 +192,17 @@ mod tests {
     }
 
     #[test]
-    fn a_known_moment_has_its_known_bytes() {
+    fn a_known_time_has_its_known_bytes() {
         let moment = Timestamp { seconds: 1_709_210_096, nanoseconds: 780_000_000 };
         assert_eq!(moment.to_record(), [124, 2, 29, 12, 34, 56, 0]);
         assert_eq!(&moment.to_digits(), b"2024022912345678\0");
-        // The same moment, told an hour and a quarter east of Greenwich.
+        // The same time, recorded with an offset of 1 h 15 min.
         let east = [124, 2, 29, 13, 49, 56, 5];
         assert_eq!(Timestamp::from_record(&east), Some(Timestamp::from_seconds(1_709_210_096)));
     }
 
     #[test]
-    fn what_is_no_moment_is_none() {
+    fn invalid_times_decode_to_none() {
         assert_eq!(Timestamp::from_digits(&Timestamp::NO_DIGITS), None);
         assert_eq!(Timestamp::from_digits(&[0; 17]), None);
         assert_eq!(Timestamp::from_record(&[0; 7]), None);
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn system_time_and_back() {
+    fn conversion_to_system_time_and_back_keeps_the_timestamp() {
         for seconds in [-86_401, -1, 0, 1, 1_709_210_096] {
             let moment = Timestamp { seconds, nanoseconds: 250_000_000 };
             assert_eq!(Timestamp::from(SystemTime::from(moment)), moment);

@@ -1,86 +1,87 @@
-//! Everything that can be wrong in an image, looked for.
+//! Consistency check of an image.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::iso::SECTOR;
-use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
+use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::image::{IsoImage, Namespace};
 use crate::iso::node::{Content, Entry, FileExtent, FileTree, FileType, Node, is_usable_name};
 use crate::iso::read::descriptor::{self, VolumeDescriptor, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder, PathRecord};
 use crate::iso::walk::Walk;
+use crate::report::finding::Severity;
 use crate::storage::number::{to_u64, to_usize};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-/// What `verify` saw.
+/// The result of [`IsoImage::verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Verified {
-    /// Files, links and devices, in the tree that has the most of them.
+    /// Number of files, links and devices in the tree that has the most of them.
     pub files: u64,
-    /// Directories, in that tree, without the root.
+    /// Number of directories in that tree, without the root.
     pub directories: u64,
-    /// Bytes of the files.
+    /// Total length of the files in bytes.
     pub bytes: u64,
-    /// Findings that are mere notes.
+    /// Number of findings of severity [`Note`](Severity::Note).
     pub notes: u64,
-    /// Findings that some readers stumble over.
+    /// Number of findings of severity [`Warning`](Severity::Warning).
     pub warnings: u64,
-    /// Findings that keep something from being read.
+    /// Number of findings of severity [`Error`](Severity::Error).
     pub errors: u64,
 }
 
 impl IsoImage {
-    /// Looks for everything that can be wrong, in all trees of the session that is shown: each
-    /// finding goes to `report` as it is made. Contents of files are looked at only where they
-    /// are packed.
+    /// Checks all structures of the selected session, in all its trees. Each finding is passed to
+    /// `report` when it is made. File contents are read only if they are compressed with zisofs.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io). What is wrong with the image is a finding.
+    /// Returns [`Io`](ErrorKind::Io) if reading fails. Damage to the image is not an error but a
+    /// finding.
     pub fn verify(&self, report: &mut dyn FnMut(Finding)) -> Result<Verified> {
-        let mut seen = Verified::default();
+        let mut verified = Verified::default();
         let mut count = |finding: Finding| {
             match finding.severity {
-                Severity::Note => seen.notes += 1,
-                Severity::Warning => seen.warnings += 1,
-                Severity::Error => seen.errors += 1,
+                Severity::Note => verified.notes += 1,
+                Severity::Warning => verified.warnings += 1,
+                Severity::Error => verified.errors += 1,
             }
             report(finding);
         };
-        descriptors(self, &mut count)?;
+        check_descriptors(self, &mut count)?;
         let mut totals = Vec::new();
         for (namespace, tree) in &*self.trees {
-            let verified = Verification::of(self, *namespace, tree, &mut count)?;
-            totals.push((*namespace, verified));
+            let total = TreeCheck::run(self, *namespace, tree, &mut count)?;
+            totals.push((*namespace, total));
         }
-        same_files(&totals, &mut count);
-        path_tables(self, &totals, &mut count)?;
-        boot(self, &mut count)?;
+        compare_trees(&totals, &mut count);
+        check_path_tables(self, &totals, &mut count)?;
+        check_boot(self, &mut count)?;
         let largest = totals.iter().map(|(_, total)| total).max_by_key(|total| total.files);
         if let Some(total) = largest {
-            (seen.files, seen.directories, seen.bytes) =
+            (verified.files, verified.directories, verified.bytes) =
                 (total.files, to_u64(total.directories.len()), total.bytes);
         }
-        Ok(seen)
+        Ok(verified)
     }
 }
 
 type Report<'a> = dyn FnMut(Finding) + 'a;
 
-fn descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
+fn check_descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
     let first = image.first_descriptor;
-    match descriptor::read(&*image.source, first, &mut Findings::Told(report)) {
+    match descriptor::read(&*image.source, first, &mut Findings::Reported(report)) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-        Err(error) => report(of_error(FindingCode::Descriptor, &error)),
+        Err(error) => report(finding_from_error(FindingCode::Descriptor, &error)),
     }
     let len = image.source.len();
     for volume in &image.descriptors.volumes {
         if volume.bytes() > len {
             let message = format!(
-                "the volume has {} bytes, the image {len}: it was cut short",
+                "the volume has {} bytes, but the image only {len}: it is truncated",
                 volume.bytes()
             );
             report(
@@ -92,39 +93,40 @@ fn descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What one tree holds.
+/// Files and directories of one tree.
 #[derive(Debug, Default)]
 struct Total {
     files: u64,
-    /// Regular files that are not empty: what every tree can hold. Links may be empty files in one
-    /// of them.
+    /// Number of regular files that are not empty, which is the same in all trees. Empty files are
+    /// not counted, because a name space without symbolic links may show these as empty files.
     regular: u64,
     bytes: u64,
-    /// First sectors of all directories but the root.
+    /// Locations of all directories but the root, as byte offsets.
     directories: HashSet<u64>,
     root: u64,
 }
 
-/// One tree, being looked through.
-struct Verification<'a> {
+/// The check of one tree.
+struct TreeCheck<'a> {
     image: &'a IsoImage,
     namespace: Namespace,
     volume_bytes: u64,
     total: Total,
-    /// Packed files that were unpacked, and how many bytes more may be.
-    unpacked: HashSet<Vec<FileExtent>>,
-    unpacking_left: u64,
+    /// Zisofs files that were decompressed.
+    decompressed: HashSet<Vec<FileExtent>>,
+    /// Number of bytes that may still be decompressed.
+    decompress_budget: u64,
 }
 
-/// Bytes that all packed files may come to, as a multiple of the image's: more than text packs
-/// to, fewer than a bomb wants.
-const UNPACKED_RATIO: u64 = 32;
+/// Maximum total length of all decompressed zisofs files, as a multiple of the image's length. Text
+/// compresses less than this, decompression bombs more.
+const MAX_DECOMPRESSED_RATIO: u64 = 32;
 
-/// Bytes that they may come to in any image.
-const UNPACKED_ANYWAY: u64 = 16 << 20;
+/// Number of bytes that are decompressed in addition, whatever the image's length.
+const MIN_DECOMPRESSED: u64 = 16 << 20;
 
-impl<'a> Verification<'a> {
-    fn of(
+impl<'a> TreeCheck<'a> {
+    fn run(
         image: &'a IsoImage,
         namespace: Namespace,
         tree: &Arc<dyn FileTree>,
@@ -137,48 +139,48 @@ impl<'a> Verification<'a> {
             namespace,
             volume_bytes,
             total: Total::default(),
-            unpacked: HashSet::new(),
-            unpacking_left: image
+            decompressed: HashSet::new(),
+            decompress_budget: image
                 .source
                 .len()
-                .saturating_mul(UNPACKED_RATIO)
-                .saturating_add(UNPACKED_ANYWAY),
+                .saturating_mul(MAX_DECOMPRESSED_RATIO)
+                .saturating_add(MIN_DECOMPRESSED),
         };
         let root = match tree.root() {
             Ok(root) => root,
             Err(error) => {
-                report(this.of_error(&error, b""));
+                report(this.finding_from_error(&error, b""));
                 return Ok(this.total);
             }
         };
         this.total.root = root.location;
-        let listening = Arc::new(Listening::new(Arc::clone(tree), namespace));
-        let walked: Arc<dyn FileTree> = listening.clone();
+        let recording = Arc::new(RecordingTree::new(Arc::clone(tree), namespace));
+        let walked: Arc<dyn FileTree> = recording.clone();
         let limits = image.options.limits.clone();
         let walk = Walk::new(walked, root, b"", image.source.len(), limits);
         for found in walk {
-            listening.take().into_iter().for_each(&mut *report);
+            recording.take().into_iter().for_each(&mut *report);
             match found {
-                Ok(found) => this.node(&found.path, &found.node, report)?,
+                Ok(found) => this.check_node(&found.path, &found.node, report)?,
                 Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                Err(error) => report(this.of_error(&error, b"")),
+                Err(error) => report(this.finding_from_error(&error, b"")),
             }
         }
-        listening.take().into_iter().for_each(&mut *report);
+        recording.take().into_iter().for_each(&mut *report);
         Ok(this.total)
     }
 
-    fn of_error(&self, error: &Error, path: &[u8]) -> Finding {
+    fn finding_from_error(&self, error: &Error, path: &[u8]) -> Finding {
         let code = match error.kind() {
             ErrorKind::Limit => FindingCode::Limit,
             _ if self.namespace == Namespace::Udf => FindingCode::Udf,
             _ => FindingCode::Directory,
         };
-        let finding = of_error(code, error);
+        let finding = finding_from_error(code, error);
         if path.is_empty() { finding } else { finding.of(path) }
     }
 
-    fn node(&mut self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
+    fn check_node(&mut self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
         if node.is_dir() {
             self.total.directories.insert(node.location);
             return Ok(());
@@ -194,14 +196,17 @@ impl<'a> Verification<'a> {
             let Some(offset) = extent.offset else { continue };
             let end = offset.saturating_add(extent.len);
             if end > image_bytes {
-                let message = format!("{} bytes at {offset:#x} leave the image", extent.len);
+                let message = format!(
+                    "the extent of {} bytes at {offset:#x} is not within the image",
+                    extent.len
+                );
                 report(
                     Finding::new(FindingCode::Extent, Severity::Error, message)
                         .at(node.location)
                         .of(path),
                 );
             } else if end > self.volume_bytes && self.namespace != Namespace::Udf {
-                let message = "its bytes lie behind the volume's end";
+                let message = "the file extends beyond the end of the volume";
                 report(
                     Finding::new(FindingCode::BehindVolume, Severity::Warning, message)
                         .at(node.location)
@@ -210,9 +215,9 @@ impl<'a> Verification<'a> {
             }
         }
         match &node.content {
-            Content::Zisofs { .. } => self.packed(path, node, report),
-            Content::Unread(why) => {
-                let message = format!("a file that is recorded {why}");
+            Content::Zisofs { .. } => self.check_zisofs(path, node, report),
+            Content::Unsupported(why) => {
+                let message = format!("the file is recorded {why}");
                 report(Finding::new(FindingCode::Extent, Severity::Warning, message).of(path));
                 Ok(())
             }
@@ -220,33 +225,33 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// Unpacks a packed file, to see whether it does.
-    fn packed(&mut self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
-        if !self.unpacked.insert(node.extents().to_vec()) {
+    /// Decompresses a zisofs file.
+    fn check_zisofs(&mut self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
+        if !self.decompressed.insert(node.extents().to_vec()) {
             return Ok(());
         }
-        let Some(left) = self.unpacking_left.checked_sub(node.size) else {
-            let message = "packed files unpack to so much that this one was not looked at";
+        let Some(left) = self.decompress_budget.checked_sub(node.size) else {
+            let message = "not checked: the zisofs files decompress to too many bytes in total";
             report(Finding::new(FindingCode::Limit, Severity::Warning, message).of(path));
             return Ok(());
         };
-        self.unpacking_left = left;
-        let unpacked = self.image.contents(node).and_then(|contents| {
+        self.decompress_budget = left;
+        let outcome = self.image.contents(node).and_then(|contents| {
             let mut chunk = vec![0; 1 << 17];
             let mut at = 0;
             while at < contents.len() {
                 let here = (contents.len() - at).min(to_u64(chunk.len()));
                 contents
                     .read_exact_at(&mut chunk[..to_usize(here)], at)
-                    .map_err(|e| Error::io("cannot unpack it", e))?;
+                    .map_err(|e| Error::io("cannot decompress the file", e))?;
                 at += here;
             }
             Ok(())
         });
-        match unpacked {
+        match outcome {
             Err(error) if error.kind() == ErrorKind::Io => Err(error),
             Err(error) => {
-                report(of_error(FindingCode::Zisofs, &error).of(path));
+                report(finding_from_error(FindingCode::Zisofs, &error).of(path));
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -254,48 +259,49 @@ impl<'a> Verification<'a> {
     }
 }
 
-/// A tree whose directories tell what was made up for as they are read.
+/// A tree that records the findings made while its directories are read.
 #[derive(Debug)]
-struct Listening {
+struct RecordingTree {
     tree: Arc<dyn FileTree>,
     namespace: Namespace,
-    heard: Mutex<Vec<Finding>>,
+    findings: Mutex<Vec<Finding>>,
 }
 
-impl Listening {
+impl RecordingTree {
     fn new(tree: Arc<dyn FileTree>, namespace: Namespace) -> Self {
-        Self { tree, namespace, heard: Mutex::default() }
+        Self { tree, namespace, findings: Mutex::default() }
     }
 
     fn take(&self) -> Vec<Finding> {
-        std::mem::take(&mut *crate::storage::lock(&self.heard))
+        std::mem::take(&mut *crate::storage::lock(&self.findings))
     }
 }
 
-impl FileTree for Listening {
+impl FileTree for RecordingTree {
     fn root(&self) -> Result<Node> {
         self.tree.root()
     }
 
     fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
-        let mut heard = Vec::new();
-        let mut listen = |finding| heard.push(finding);
-        let entries = self.tree.read_dir_telling(dir, &mut Findings::Told(&mut listen));
+        let mut findings = Vec::new();
+        let mut record = |finding| findings.push(finding);
+        let entries = self.tree.read_dir_reporting(dir, &mut Findings::Reported(&mut record));
         if let Ok(entries) = &entries {
-            names(entries, dir, self.namespace, &mut listen);
+            check_names(entries, dir, self.namespace, &mut record);
         }
-        crate::storage::lock(&self.heard).append(&mut heard);
+        crate::storage::lock(&self.findings).append(&mut findings);
         entries
     }
 }
 
-/// Names that occur twice, or that differ only in case where Windows would see them.
-fn names(entries: &[Entry], dir: &Node, namespace: Namespace, report: &mut Report<'_>) {
+/// Reports names that occur more than once in a directory.
+fn check_names(entries: &[Entry], dir: &Node, namespace: Namespace, report: &mut Report<'_>) {
     let mut seen = HashSet::with_capacity(entries.len());
     for entry in entries {
         let shown = || String::from_utf8_lossy(&entry.name).into_owned();
         if is_usable_name(&entry.name) && !seen.insert(&entry.name) {
-            let message = format!("{namespace}: {:?} occurs twice in its directory", shown());
+            let message =
+                format!("{namespace}: the name {:?} occurs twice in the directory", shown());
             report(
                 Finding::new(FindingCode::DuplicateName, Severity::Error, message).at(dir.location),
             );
@@ -303,21 +309,23 @@ fn names(entries: &[Entry], dir: &Node, namespace: Namespace, report: &mut Repor
     }
 }
 
-/// Rock Ridge shares its records with ISO 9660, so it is Joliet and UDF that can differ.
-fn same_files(totals: &[(Namespace, Total)], report: &mut Report<'_>) {
+/// Compares the number of files in the trees. Rock Ridge uses the directory records of ISO 9660, so
+/// only Joliet and UDF can differ.
+fn compare_trees(totals: &[(Namespace, Total)], report: &mut Report<'_>) {
     let Some((first, total)) = totals.first() else { return };
     for (namespace, other) in &totals[1..] {
         if total.regular != other.regular {
             let (here, there) = (total.regular, other.regular);
-            let message =
-                format!("{first} has {here} files that are not empty, {namespace} {there}");
+            let message = format!(
+                "the number of non-empty files differs: {here} in {first}, {there} in {namespace}"
+            );
             report(Finding::new(FindingCode::NameSpaces, Severity::Note, message));
         }
     }
 }
 
-/// Both path tables of each tree must name its directories.
-fn path_tables(
+/// Checks that both path tables of each tree list all its directories.
+fn check_path_tables(
     image: &IsoImage,
     totals: &[(Namespace, Total)],
     report: &mut Report<'_>,
@@ -336,11 +344,11 @@ fn path_tables(
         ];
         for (sector, order, field) in tables {
             let offset = volume.sector * SECTOR + field;
-            let (bytes, most) = (volume.path_table_bytes, image.options.limits.directory_bytes);
-            let fault = match path_table::read(&*image.source, sector, bytes, order, most) {
+            let (bytes, limit) = (volume.path_table_bytes, image.options.limits.directory_bytes);
+            let fault = match path_table::read(&*image.source, sector, bytes, order, limit) {
                 Ok(table) => path_table_fault(&table, total),
                 Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                Err(error) => Some(error.to_string()),
+                Err(error) => Some(error.without_remedy()),
             };
             if let Some(fault) = fault {
                 let kind = if order == ByteOrder::Little { "L" } else { "M" };
@@ -356,38 +364,38 @@ fn path_table_fault(table: &[PathRecord], total: &Total) -> Option<String> {
     let mut listed: HashMap<u64, &PathRecord> = HashMap::with_capacity(table.len());
     for (index, record) in table.iter().enumerate() {
         if usize::from(record.parent) > index + 1 || record.parent == 0 {
-            return Some(format!("record {} has a parent behind it", index + 1));
+            return Some(format!("record {} does not follow its parent", index + 1));
         }
         listed.insert(u64::from(record.sector) * SECTOR, record);
     }
     if !listed.contains_key(&total.root) {
-        return Some("it does not list the root".to_owned());
+        return Some("the root directory is missing".to_owned());
     }
     let missing = total.directories.iter().filter(|at| !listed.contains_key(at)).count();
-    (missing > 0).then(|| format!("it does not list {missing} of the directories"))
+    (missing > 0).then(|| format!("{missing} directories are missing"))
 }
 
-fn boot(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
+fn check_boot(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
     match image.boot_catalog() {
         Ok(Some(catalog)) => {
-            for odd in catalog.oddities {
+            for oddity in catalog.oddities {
                 let code = FindingCode::BootCatalog;
-                report(Finding::new(code, Severity::Warning, odd.message).at(odd.offset));
+                report(Finding::new(code, Severity::Warning, oddity.message).at(oddity.offset));
             }
         }
         Ok(None) => {}
         Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-        Err(error) => report(of_error(FindingCode::BootCatalog, &error)),
+        Err(error) => report(finding_from_error(FindingCode::BootCatalog, &error)),
     }
-    for odd in image.system_area()?.oddities {
+    for oddity in image.system_area()?.oddities {
         let code = FindingCode::Partitions;
-        report(Finding::new(code, Severity::Warning, odd.message).at(odd.offset));
+        report(Finding::new(code, Severity::Warning, oddity.message).at(oddity.offset));
     }
     Ok(())
 }
 
-fn of_error(code: FindingCode, error: &Error) -> Finding {
-    let finding = Finding::new(code, Severity::Error, error.to_string());
+fn finding_from_error(code: FindingCode, error: &Error) -> Finding {
+    let finding = Finding::new(code, Severity::Error, error.without_remedy());
     match error.offset() {
         Some(offset) => finding.at(offset),
         None => finding,

@@ -1,4 +1,4 @@
-//! All that a tree holds, once.
+//! Recursive traversal of a directory tree.
 
 use crate::error::{Error, Result};
 use crate::iso::node::{Entry, FileTree, Node, is_usable_name};
@@ -7,41 +7,42 @@ use crate::storage::number::to_u64;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A file or directory, and where in the tree it is.
+/// A file or directory, and its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found {
-    /// Its path from the root: names with `/` between them.
+    /// Path from the root: names separated by `/`.
     pub path: Vec<u8>,
-    /// What it is.
+    /// The file or directory.
     pub node: Node,
 }
 
 impl Found {
-    /// The last name of its path.
+    /// Returns the last component of the path.
     pub fn name(&self) -> &[u8] {
         self.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
     }
 }
 
-/// Goes through a tree, directories before what is in them, the entries of each in recorded
-/// order. The root itself is not among them.
+/// Iterator over the files and directories of a tree. A directory comes before its entries, which
+/// are in recorded order. The root itself is not included.
 ///
-/// What cannot be followed is an error in its place, and the walk goes on behind it: a directory
-/// that cannot be read, wholly or in part, or was visited already, a name that cannot be part of a path. Behind a
-/// [`Limit`](crate::ErrorKind::Limit) nothing comes any more.
+/// An error is yielded, and the iteration continues, for a directory that cannot be read completely
+/// or has been visited before and for a name that cannot be a component of a path. The iteration
+/// ends after the [`Limit`](crate::ErrorKind::Limit) error for too many entries.
 #[derive(Debug)]
 pub struct Walk {
     tree: Arc<dyn FileTree>,
     limits: Limits,
-    /// Bytes of the image: directories that do not overlap are not longer together.
+    /// Bytes that directories may still have. The initial value is the length of the image, which
+    /// the total length of directories that do not overlap cannot exceed.
     directory_bytes_left: u64,
     entries_left: u64,
-    /// Directories seen, by their place.
+    /// Locations of the directories visited so far.
     seen: HashSet<u64>,
-    /// Directories being read, the root's first.
+    /// Directories being read, outermost first.
     open: Vec<Level>,
-    /// A directory to go into, before anything else.
+    /// The directory to descend into next.
     next: Option<Node>,
     path: Vec<u8>,
     ended: bool,
@@ -50,12 +51,12 @@ pub struct Walk {
 #[derive(Debug)]
 struct Level {
     entries: std::vec::IntoIter<Entry>,
-    /// Bytes of the path that lead here.
-    path: usize,
+    /// Length of the directory's path in bytes.
+    path_len: usize,
 }
 
 impl Walk {
-    /// From `start`, a directory, on, whose path that is.
+    /// Creates an iterator over what is below `start`, a directory with the path `path`.
     pub(crate) fn new(
         tree: Arc<dyn FileTree>,
         start: Node,
@@ -76,37 +77,37 @@ impl Walk {
         }
     }
 
-    /// Does not go into the directory that was found last.
+    /// Skips the contents of the directory that was returned last.
     pub fn skip_directory(&mut self) {
         self.next = None;
     }
 
-    /// Goes into a directory; gives why not all of it can be read.
+    /// Descends into a directory. Returns an error in `Ok` if only some of its entries can be read.
     fn enter(&mut self, dir: &Node) -> Result<Option<Error>> {
         let fault =
             |message: &'static str| Err(Error::corrupt("directory", message).at(dir.location));
         if !self.seen.insert(dir.location) {
-            return fault("it is reached in more than one way, or lies within itself");
+            return fault("reached by more than one path, or contained in itself");
         }
         let depth = to_u64(self.open.len()) + 1;
         if depth > self.limits.directory_depth {
-            let found = format!("{depth} directories inside each other");
+            let found = format!("{depth} nested directories");
             return Err(Error::over_limit("directory_depth", found, self.limits.directory_depth)
                 .in_structure("directory"));
         }
         let bytes: u64 = dir.extents().iter().map(|extent| extent.len).sum();
         let Some(left) = self.directory_bytes_left.checked_sub(bytes) else {
-            return fault("the directories are longer than the image: they overlap");
+            return fault("directories overlap: their total length exceeds that of the image");
         };
         self.directory_bytes_left = left;
-        let (entries, lost) = self.tree.read_dir_as_far(dir)?;
-        self.open.push(Level { entries: entries.into_iter(), path: self.path.len() });
-        Ok(lost)
+        let (entries, error) = self.tree.read_dir_partial(dir)?;
+        self.open.push(Level { entries: entries.into_iter(), path_len: self.path.len() });
+        Ok(error)
     }
 
     fn in_path(&self, error: Error) -> Error {
         let path = String::from_utf8_lossy(&self.path);
-        error.remark(format!("in /{path}"))
+        error.prepend_hint(format!("in /{path}"))
     }
 }
 
@@ -125,7 +126,7 @@ impl Iterator for Walk {
         }
         let entry = loop {
             let level = self.open.last_mut()?;
-            self.path.truncate(level.path);
+            self.path.truncate(level.path_len);
             match level.entries.next() {
                 Some(entry) => break entry,
                 None => self.open.pop(),
@@ -134,13 +135,13 @@ impl Iterator for Walk {
         let Some(left) = self.entries_left.checked_sub(1) else {
             self.ended = true;
             let found = "more files and directories";
-            let most = self.limits.tree_entries;
-            return Some(Err(Error::over_limit("tree_entries", found, most)));
+            let limit = self.limits.tree_entries;
+            return Some(Err(Error::over_limit("tree_entries", found, limit)));
         };
         self.entries_left = left;
         if !is_usable_name(&entry.name) {
             let name = String::from_utf8_lossy(&entry.name).into_owned();
-            let error = Error::corrupt("directory", format!("{name:?} cannot be part of a path"));
+            let error = Error::corrupt("directory", format!("invalid file name {name:?}"));
             return Some(Err(self.in_path(error.at(entry.node.location))));
         }
         if !self.path.is_empty() {

@@ -1,15 +1,14 @@
-//! Extents: what a format says about a range of guest bytes.
+//! Extents: how a range of guest bytes is stored.
 
 use crate::storage::codec::Codec;
 use std::ops::Range;
 
-/// Where bytes lie on the host: a file of the layer (an index into
-/// [`Layer::files`](crate::Layer::files)) and a byte offset in it.
+/// A position on the host: a file of the layer and a byte offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HostOffset {
-    /// Index into the layer's files.
+    /// Index into [`Layer::files`](crate::Layer::files).
     pub file: usize,
-    /// Bytes from the start of that file.
+    /// Offset in bytes from the start of that file.
     pub offset: u64,
 }
 
@@ -19,47 +18,46 @@ impl HostOffset {
     }
 }
 
-/// A range of guest bytes that one layer treats alike.
+/// A contiguous range of guest bytes that one layer stores in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extent {
-    /// Guest bytes; never empty.
+    /// Range of guest offsets in bytes; never empty.
     pub guest: Range<u64>,
-    /// Where they are.
+    /// How the range is stored.
     pub kind: Kind,
 }
 
-/// Where the bytes of an extent are.
+/// How the bytes of an extent are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Stored verbatim from this place on: can be borrowed, shared, copied in
-    /// the kernel.
+    /// Stored verbatim, starting at this host offset. Such bytes can be borrowed, shared by
+    /// reflink or copied by the kernel.
     Data(HostOffset),
-    /// Zeros that this layer vouches for: they hide the parent. The place is
-    /// the space set aside for them (a preallocated cluster, a hole in a raw
-    /// file), if there is any.
+    /// Zeros, whatever the backing file contains. The host offset is that of the space reserved
+    /// for them (a preallocated cluster, a hole in a raw file), if any.
     Zero(Option<HostOffset>),
-    /// Part of an encoded unit.
+    /// Part of a compressed unit.
     Encoded(Encoded),
-    /// This layer is silent: its parent answers. Without a parent: zeros.
+    /// Not allocated in this layer: read from the backing file, or as zeros without one.
     Unallocated,
 }
 
-/// A unit that must be decoded as a whole.
+/// A compressed unit, which can only be decoded as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
-    /// Where the stored bytes start.
+    /// Host offset of the stored bytes.
     pub place: HostOffset,
-    /// How many stored bytes there are at most; padding may be among them.
+    /// Maximum number of stored bytes; may include padding.
     pub stored: u32,
-    /// The guest bytes that decoding yields; contains the extent's range.
+    /// Guest range that decoding yields; contains the extent's range.
     pub unit: Range<u64>,
-    /// How they are encoded.
+    /// Codec of the stored bytes.
     pub codec: Codec,
 }
 
 impl Extent {
-    /// The part of this extent within `range`, which must overlap it.
+    /// Returns the part of this extent within `range`, which must overlap it.
     #[must_use]
     pub fn clip(&self, range: &Range<u64>) -> Self {
         let guest = self.guest.start.max(range.start)..self.guest.end.min(range.end);
@@ -70,7 +68,7 @@ impl Extent {
 }
 
 impl Kind {
-    /// The same, `bytes` further into the extent.
+    /// Returns the kind of the same extent with its first `bytes` bytes cut off.
     #[must_use]
     pub fn forward(&self, bytes: u64) -> Self {
         match self {
@@ -80,20 +78,19 @@ impl Kind {
         }
     }
 
-    /// True if `next`, `len` bytes further on, merely continues this.
+    /// Returns true if an extent of kind `next` continues one of this kind and length `len`.
     fn continues(&self, len: u64, next: &Self) -> bool {
         self.forward(len) == *next
     }
 
-    /// True if the bytes are known to be zero without looking, in an image of
-    /// which this is the last word.
+    /// Returns true if the bytes are known to be zero without reading them. For
+    /// [`Unallocated`](Self::Unallocated) this assumes that no backing file follows.
     pub fn is_zero(&self) -> bool {
         matches!(self, Self::Zero(_) | Self::Unallocated)
     }
 }
 
-/// Appends an extent, merging it with the last one where it merely continues
-/// that. Empty ranges vanish.
+/// Appends an extent, or extends the last one if the new one continues it. Ignores empty ranges.
 pub fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
     if guest.is_empty() {
         return;
@@ -108,38 +105,38 @@ pub fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
     extents.push(Extent { guest, kind });
 }
 
-/// An extent of a whole chain: which layer answers, and how.
+/// An extent of a backing chain: the layer that provides a range, and how it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainExtent {
-    /// Guest bytes; never empty.
+    /// Range of guest offsets in bytes; never empty.
     pub guest: Range<u64>,
-    /// The layer that answers: 0 is the image itself, 1 its backing file, …
+    /// Layer that provides the bytes: 0 is the image itself, 1 its backing file, and so on.
     pub depth: usize,
-    /// Where the bytes are. [`Kind::Unallocated`] here means that no layer holds
-    /// them: they read as zeros.
+    /// How the range is stored. [`Kind::Unallocated`] means that no layer has it allocated: it
+    /// reads as zeros.
     pub kind: Kind,
 }
 
 impl ChainExtent {
-    /// The part of this extent within `range`, which must overlap it.
+    /// Returns the part of this extent within `range`, which must overlap it.
     #[must_use]
     pub fn clip(&self, range: &Range<u64>) -> Self {
         let extent = Extent { guest: self.guest.clone(), kind: self.kind.clone() }.clip(range);
         Self { guest: extent.guest, depth: self.depth, kind: extent.kind }
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> u64 {
         self.guest.end - self.guest.start
     }
 
-    /// Never true: extents are not empty.
+    /// Returns false: extents are never empty.
     pub fn is_empty(&self) -> bool {
         self.guest.is_empty()
     }
 }
 
-/// As [`push`], for a chain.
+/// Like [`push`], for a backing chain.
 pub(crate) fn push_chain(extents: &mut Vec<ChainExtent>, extent: ChainExtent) {
     if extent.guest.is_empty() {
         return;
@@ -160,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_merge_only_where_one_continues_the_other() {
+    fn adjacent_extents_merge_only_if_one_continues_the_other() {
         let data = |offset| Kind::Data(HostOffset { file: 0, offset });
         let mut out = Vec::new();
         push(&mut out, 0..10, data(100));

@@ -1,4 +1,4 @@
-//! From an extent to its bytes.
+//! Reading the bytes of an extent.
 
 use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, Encoded, Kind};
@@ -9,27 +9,29 @@ use crate::storage::source::borrow;
 use std::io;
 use std::ops::Range;
 
-/// The largest unit of any format: a grain of 1 GiB. How large one may be that is
-/// decoded as a whole, a format's reader has seen to (`Limits::unit_bytes`).
+/// Largest unit of any format: a VMDK grain of 1 GiB. The formats' readers enforce the lower,
+/// configurable limit on compressed units (`Limits::unit_bytes`).
 const MAX_UNIT: u64 = 1 << 30;
 
-/// Fetches the bytes of extents. Holds buffers and codec contexts for reuse:
-/// one per thread.
+/// Reads and decodes the bytes of extents.
+///
+/// Keeps buffers and codec contexts for reuse. Each thread should have its own.
 #[derive(Debug, Default)]
 pub struct Fetcher {
     decoder: Decoder,
     stored: AlignedBuffer,
-    /// The unit decoded last, for callers that want it in pieces.
+    /// The unit decoded last: callers may read it piece by piece.
     unit: Vec<u8>,
-    unit_of: Option<(usize, Encoded)>,
+    /// Layer and stored location of that unit.
+    cached_unit: Option<(usize, Encoded)>,
 }
 
 impl Fetcher {
-    /// Fills `buf`, which is as long as the extent, with the extent's bytes.
+    /// Fills `buf` with the extent's bytes. `buf` must be exactly as long as the extent.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the place lies behind the end
-    /// of its file or does not decode, [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the extent is beyond the end of its file
+    /// or cannot be decoded, and [`Io`](crate::ErrorKind::Io) if reading fails.
     pub fn fetch(&mut self, image: &Image, extent: &ChainExtent, buf: &mut [u8]) -> Result<()> {
         debug_assert_eq!(buf.len() as u64, extent.len());
         match &extent.kind {
@@ -60,19 +62,21 @@ impl Fetcher {
         if *range == encoded.unit {
             return self.decode(image, depth, encoded, buf);
         }
-        let known = self.unit_of.as_ref().is_some_and(|(d, e)| *d == depth && e == encoded);
-        if !known {
+        let is_cached = self.cached_unit.as_ref().is_some_and(|(d, e)| *d == depth && e == encoded);
+        if !is_cached {
             let len = encoded.unit.end - encoded.unit.start;
             if len > MAX_UNIT {
-                return Err(Error::limit(format!("a compressed unit of {len} bytes")));
+                return Err(Error::limit(format!(
+                    "a compressed unit of {len} bytes; at most {MAX_UNIT} are supported"
+                )));
             }
-            self.unit_of = None;
+            self.cached_unit = None;
             let mut unit = std::mem::take(&mut self.unit);
             unit.resize(len as usize, 0);
             let outcome = self.decode(image, depth, encoded, &mut unit);
             self.unit = unit;
             outcome?;
-            self.unit_of = Some((depth, encoded.clone()));
+            self.cached_unit = Some((depth, encoded.clone()));
         }
         let start = (range.start - encoded.unit.start) as usize;
         buf.copy_from_slice(&self.unit[start..start + buf.len()]);
@@ -103,10 +107,11 @@ impl Fetcher {
     }
 }
 
-/// Fills `buf`, as long as the unit is stored, with the unit as it is stored.
+/// Fills `buf` with the stored bytes of a compressed unit, without decoding them. `buf` must be
+/// `encoded.stored` bytes long.
 ///
 /// # Errors
-/// [`Io`](crate::ErrorKind::Io); it does not name the layer.
+/// Returns [`Io`](crate::ErrorKind::Io) if reading fails. The error does not name the layer's file.
 pub(crate) fn read_stored(
     image: &Image,
     depth: usize,
@@ -130,21 +135,21 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// Bytes in memory that are no longer to be copied.
+    /// Bytes in memory. Copying reads fail once `closed` is set.
     #[derive(Debug)]
-    struct LendsOnly {
+    struct BorrowOnly {
         bytes: MemorySource,
         closed: AtomicBool,
     }
 
-    impl Source for LendsOnly {
+    impl Source for BorrowOnly {
         fn len(&self) -> u64 {
             self.bytes.len()
         }
 
         fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
             match self.closed.load(Ordering::Relaxed) {
-                true => Err(io::Error::other("a copy")),
+                true => Err(io::Error::other("copying read")),
                 false => self.bytes.read_exact_at(buf, offset),
             }
         }
@@ -155,10 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_unit_in_memory_is_decoded_where_it_lies() {
+    fn a_compressed_unit_in_memory_is_decoded_without_copying_it() {
         let testdata = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-zlib.qcow2");
         let bytes = MemorySource::new(std::fs::read(testdata).expect("reads"));
-        let source = Arc::new(LendsOnly { bytes, closed: false.into() });
+        let source = Arc::new(BorrowOnly { bytes, closed: false.into() });
         let opened = Arc::clone(&source) as Arc<dyn Source>;
         let image = OpenOptions::new().open_source(opened, "a").expect("opens");
         let extents = image.extents(0..image.size()).expect("maps");
@@ -168,7 +173,7 @@ mod tests {
         image.read_at(&mut expected, extent.guest.start).expect("reads");
         source.closed.store(true, Ordering::Relaxed);
         let mut unit = vec![0; expected.len()];
-        Fetcher::default().fetch(&image, extent, &mut unit).expect("lent");
+        Fetcher::default().fetch(&image, extent, &mut unit).expect("borrows");
         assert!(unit == expected && unit.iter().any(|&b| b != 0));
     }
 }

@@ -1,28 +1,28 @@
-//! A flat file being written: guest bytes where they belong, and nothing else.
+//! Writing flat files: guest bytes at their guest offsets, without metadata.
 //!
-//! A raw image is one such file; the flat layouts of other formats have one or
-//! more beside a file that describes them.
+//! A raw image is one such file. The flat layouts of other formats consist of one or more flat
+//! files and a descriptor.
 
 use crate::error::{Error, Result};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
 
-/// The space that a flat file takes before anything is in it.
+/// How much space is allocated for a flat file up front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Preallocation {
-    /// None: what is never written stays a hole.
+    /// None: ranges that are never written remain holes.
     Off,
-    /// All of it is reserved.
+    /// All blocks are reserved, as by `fallocate`.
     Falloc,
-    /// All of it is written.
+    /// All bytes are written, zeros included.
     Full,
 }
 
 impl Preallocation {
-    /// Reads the option `preallocation` of the format (or layout) `name`.
+    /// Parses the create option `preallocation` of the format (or layout) `name`.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if there is no such mode.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) for an unknown mode.
     pub(crate) fn parse(mode: Option<&str>, name: &str) -> Result<Self> {
         match mode {
             None | Some("off") => Ok(Self::Off),
@@ -35,46 +35,45 @@ impl Preallocation {
     }
 }
 
-/// A flat file being written. Offsets in it are guest offsets.
+/// A flat file that is being written. Offsets in it are guest offsets.
 #[derive(Debug)]
 pub(crate) struct FlatFile {
     sink: Arc<dyn Sink>,
     len: u64,
-    /// Zeros are written out, so that every block of the file is allocated.
+    /// Zeros are written explicitly, so that every block of the file is allocated.
     full: bool,
 }
 
 impl FlatFile {
-    /// Zeros are looked for, and left out, in blocks of this size: what file
-    /// systems allocate.
+    /// Granularity of zero detection in bytes: the usual block size of file systems.
     pub(crate) const BLOCK: u64 = 4096;
 
     /// Starts a file of `len` bytes.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io): a device is too small, or the space cannot
-    /// be reserved.
+    /// Returns [`Io`](crate::ErrorKind::Io) if the output is a device that is too small, or if
+    /// space cannot be reserved.
     pub(crate) fn start(
         sink: Arc<dyn Sink>,
         len: u64,
         preallocation: Preallocation,
     ) -> Result<Self> {
-        // At once: a device that is too small shows it before anything is written.
+        // Set the length first, so that a device that is too small fails before any write.
         if !sink.is_sequential() {
             set_len(&*sink, len)?;
         }
         if preallocation == Preallocation::Falloc {
             sink.preallocate(0, len).map_err(|e| Error::io("cannot preallocate", e))?;
         }
-        // A pipe gets every byte anyway, and each in its turn.
+        // A pipe receives every byte in order anyway.
         let full = preallocation == Preallocation::Full && !sink.is_sequential();
         Ok(Self { sink, len, full })
     }
 
-    /// Makes the range read as zeros.
+    /// Makes `len` bytes at `at` read as zeros.
     ///
     /// # Errors
-    /// What writing said.
+    /// Returns [`Io`](crate::ErrorKind::Io) if writing fails.
     pub(crate) fn write_zeros(&self, at: u64, len: u64) -> Result<()> {
         let outcome = if self.full {
             self.sink.fill_zeros_at(at, len)
@@ -86,10 +85,10 @@ impl FlatFile {
         outcome.map_err(|e| Error::io("cannot write zeros", e).at(at))
     }
 
-    /// Gives the file its full length.
+    /// Sets the file's final length.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns [`Io`](crate::ErrorKind::Io) if the length cannot be set.
     pub(crate) fn finish(&self) -> Result<()> {
         set_len(&*self.sink, self.len)
     }

@@ -1,41 +1,71 @@
-//! The disk image formats, by name. What each can do is in the table, [`open::driver`].
+//! The disk image formats and their names. The table of what each supports is in [`open`].
 //!
-//! [`open::driver`]: crate::open
+//! [`open`]: crate::open
 
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// A disk image format.
+/// A disk image format. A build includes the formats whose cargo features are enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Format {
-    /// The guest's bytes and nothing else.
+    /// The guest's bytes without metadata.
     #[default]
     Raw,
     /// QEMU's copy-on-write format, versions 2 and 3.
+    #[cfg(feature = "qcow2")]
     Qcow2,
-    /// VMware's virtual disk.
+    /// VMware's virtual disk format.
+    #[cfg(feature = "vmdk")]
     Vmdk,
-    /// A virtual appliance: an OVF package, as one archive (OVA) or as files
-    /// beside their descriptor. It holds any number of disks.
+    /// A virtual appliance: an OVF package, either one archive (OVA) or an OVF descriptor with its
+    /// files. Contains any number of disks.
+    #[cfg(feature = "ova")]
     Ova,
-    /// An ISO 9660 or UDF file system: its bytes are the guest's. What is in it, [`iso`](crate::iso)
-    /// tells.
+    /// An ISO 9660 or UDF file system. The file's bytes are the guest's bytes; [`iso`](crate::iso)
+    /// reads the file system.
+    #[cfg(feature = "iso")]
     Iso,
 }
 
 impl Format {
-    /// Every format, in the order in which they are probed.
-    pub const ALL: &'static [Self] = &[Self::Qcow2, Self::Vmdk, Self::Ova, Self::Iso, Self::Raw];
+    /// All formats, in the order in which they are probed.
+    pub const ALL: &'static [Self] = &[
+        #[cfg(feature = "qcow2")]
+        Self::Qcow2,
+        #[cfg(feature = "vmdk")]
+        Self::Vmdk,
+        #[cfg(feature = "ova")]
+        Self::Ova,
+        #[cfg(feature = "iso")]
+        Self::Iso,
+        Self::Raw,
+    ];
 
-    /// The format's name, as `-f` and `-O` of qemu-img take it.
+    /// Names of the formats that this build does not include: one cargo feature each.
+    const LEFT_OUT: &'static [&'static str] = &[
+        #[cfg(not(feature = "qcow2"))]
+        "qcow2",
+        #[cfg(not(feature = "vmdk"))]
+        "vmdk",
+        #[cfg(not(feature = "ova"))]
+        "ova",
+        #[cfg(not(feature = "iso"))]
+        "iso",
+    ];
+
+    /// Returns the format's name, as it is written on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            #[cfg(feature = "qcow2")]
             Self::Qcow2 => "qcow2",
+            #[cfg(feature = "vmdk")]
             Self::Vmdk => "vmdk",
+            #[cfg(feature = "ova")]
             Self::Ova => "ova",
+            #[cfg(feature = "iso")]
             Self::Iso => "iso",
         }
     }
@@ -52,6 +82,11 @@ impl FromStr for Format {
 
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.iter().copied().find(|f| f.name() == name).ok_or_else(|| {
+            if Self::LEFT_OUT.contains(&name) {
+                return Error::unsupported(format!(
+                    "this build does not include the format '{name}' (cargo feature {name})"
+                ));
+            }
             let known: Vec<_> = Self::ALL.iter().map(|f| f.name()).collect();
             Error::invalid(format!("Unknown driver '{name}'"))
                 .hint(format!("known formats: {}", known.join(", ")))

@@ -1,4 +1,4 @@
-//! An image: a layer and all that it builds on.
+//! An image: a layer and its backing chain.
 
 use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, Extent, HostOffset, Kind, push_chain};
@@ -17,33 +17,33 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// Guest bytes asked about at a time by whoever walks a disk: the answer stays
-/// small, and a sparse disk of any size is never mapped as a whole.
+/// Default number of guest bytes to map at a time when iterating over a disk. Bounds the number of
+/// extents held in memory.
 pub(crate) const WINDOW: u64 = 128 << 20;
 
-/// The widest such window, where nothing is.
+/// Largest window, used where no layer has anything allocated.
 const MAX_WINDOW: u64 = 256 << 40;
 
-/// Stored runs at least this long are asked for holes of their file.
-const HOLE_WORTH_ASKING: u64 = 64 << 10;
+/// Minimum length in bytes of a data extent for which the host file is searched for holes.
+const MIN_HOLE_SEARCH: u64 = 64 << 10;
 
-/// QEMU's unit of length.
+/// Sector size in bytes, to which QEMU rounds the lengths of files.
 const SECTOR: u64 = 512;
 
-/// How many guest bytes [`Image::read_at`] plans at a time.
+/// Number of guest bytes that [`Image::read_at`] maps at a time.
 const READ_WINDOW: u64 = 1 << 20;
 
-/// A disk image with its backing chain: the guest's bytes, wherever they are.
+/// A disk image with its backing chain.
 ///
-/// Shared freely between threads; every method takes `&self`.
+/// Can be shared between threads: every method takes `&self`.
 #[derive(Debug)]
 pub struct Image {
     links: Vec<Link>,
-    /// Fetchers waiting for the next `read_at`.
+    /// Idle fetchers, reused by `read_at`.
     fetchers: Mutex<Vec<Fetcher>>,
 }
 
-/// One layer of the chain and the name it was opened by.
+/// One layer of the chain and the file name it was opened with.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) layer: Arc<dyn Layer>,
@@ -51,51 +51,50 @@ pub(crate) struct Link {
 }
 
 impl Image {
-    /// Opens an image and everything it builds on, with the defaults of
-    /// [`OpenOptions`].
+    /// Opens an image and its backing chain with the default [`OpenOptions`].
     ///
     /// # Errors
-    /// As [`OpenOptions::open`].
+    /// See [`OpenOptions::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         OpenOptions::new().open(path)
     }
 
-    /// `links` holds at least one layer.
+    /// Creates an image from its layers, of which there must be at least one.
     pub(crate) fn from_links(links: Vec<Link>) -> Self {
         debug_assert!(!links.is_empty());
         Self { links, fetchers: Mutex::default() }
     }
 
-    /// The same over another image, which stands below all layers of this one.
-    pub(crate) fn over(mut self, below: &Self) -> Self {
-        self.links.extend(below.links.iter().cloned());
+    /// Appends the layers of `backing` to this image's chain.
+    pub(crate) fn over(mut self, backing: &Self) -> Self {
+        self.links.extend(backing.links.iter().cloned());
         self
     }
 
-    /// Format of the top layer.
+    /// Returns the format of the top layer.
     pub fn format(&self) -> Format {
         self.top().format()
     }
 
-    /// Guest bytes.
+    /// Returns the virtual disk size in bytes.
     pub fn size(&self) -> u64 {
         self.disk_layout().size
     }
 
-    /// Size and unit of the top layer.
+    /// Returns the virtual disk size and cluster size of the top layer.
     pub fn disk_layout(&self) -> DiskLayout {
         self.top().disk_layout()
     }
 
-    /// The layers, the image itself first.
+    /// Returns the layers of the chain, the image itself first.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &Arc<dyn Layer>> {
         self.links.iter().map(|link| &link.layer)
     }
 
-    /// The name that the layer at `depth` was opened by.
+    /// Returns the file name that the layer at `depth` was opened with.
     ///
     /// # Panics
-    /// If the chain is not that deep.
+    /// Panics if the chain has no layer at `depth`.
     pub fn name(&self, depth: usize) -> &str {
         &self.links[depth].name
     }
@@ -108,24 +107,24 @@ impl Image {
         &*self.links[depth].layer.files()[file]
     }
 
-    /// Puts the layer's name on an error.
+    /// Adds the file name of the layer at `depth` to an error.
     pub(crate) fn in_layer(&self, error: Error, depth: usize) -> Error {
         error.in_file(&self.links[depth].name)
     }
 
-    /// The identities of all files that the chain reads.
+    /// Returns the identities of all host files of the chain.
     pub(crate) fn identities(&self) -> impl Iterator<Item = HostFileId> {
         self.layers().flat_map(|layer| layer.files()).filter_map(|file| file.identity())
     }
 
-    /// Extents of the whole chain that cover `range` exactly, in order, none
-    /// empty, adjacent ones merged.
+    /// Returns the extents of the whole chain that cover `range` exactly. They are in ascending
+    /// order, not empty, and merged where adjacent.
     ///
-    /// Ask for bounded ranges: the answer is as long as the range is fragmented.
+    /// The number of extents depends on the fragmentation of the image: pass bounded ranges.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk;
-    /// otherwise as [`Layer::map`].
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the range exceeds the disk, and the errors
+    /// of [`Layer::map`].
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
         self.require_inside(&range)?;
         let mut out = Vec::new();
@@ -133,12 +132,14 @@ impl Image {
         Ok(out)
     }
 
+    /// Checks that `range` is within the disk.
+    ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if it is not.
     pub(crate) fn require_inside(&self, range: &Range<u64>) -> Result<()> {
         if range.start > range.end || range.end > self.size() {
             return Err(Error::invalid(format!(
-                "range {}..{} leaves the disk, which ends at {}",
+                "range {}..{} is not within the disk of {} bytes",
                 range.start,
                 range.end,
                 self.size()
@@ -147,38 +148,38 @@ impl Image {
         Ok(())
     }
 
-    /// Where the next window ends for who walks the disk up to `end` in windows of `step` bytes:
-    /// farther off, in whole steps, where no layer has anything.
+    /// Returns the end of the window that starts at `start`, for iterating over the disk up to
+    /// `end` in windows of `step` bytes. Where no layer has anything allocated, the window is
+    /// extended by whole steps.
     pub(crate) fn next_window(&self, start: u64, end: u64, step: u64) -> u64 {
-        let usual = start.saturating_add(step);
-        let most = end.min(start.saturating_add(MAX_WINDOW));
+        let default_end = start.saturating_add(step);
+        let max_end = end.min(start.saturating_add(MAX_WINDOW));
         let layers = self.layers().filter(|layer| layer.disk_layout().size > start);
-        let quiet = layers.fold(most, |most, layer| {
-            let most = most.min(layer.disk_layout().size);
-            if most <= usual { most } else { layer.next_allocated_hint(start..most) }
+        let unallocated_end = layers.fold(max_end, |end, layer| {
+            let end = end.min(layer.disk_layout().size);
+            if end <= default_end { end } else { layer.next_allocated_hint(start..end) }
         });
-        let steps = quiet.saturating_sub(start) / step;
-        usual.max(start.saturating_add(steps.saturating_mul(step))).min(end)
+        let steps = unallocated_end.saturating_sub(start) / step;
+        default_end.max(start.saturating_add(steps.saturating_mul(step))).min(end)
     }
 
-    /// As [`extents`](Self::extents), for who wants to know of zeros: stored
-    /// runs are split at the holes of their files. An image preallocated as a
-    /// whole is one long run of mostly nothing.
+    /// Like [`extents`](Self::extents), but splits data extents at the holes of their host files
+    /// and returns the holes as zeros. In a preallocated image most of a data extent may be a hole.
     ///
     /// # Errors
-    /// As [`extents`](Self::extents).
+    /// See [`extents`](Self::extents).
     pub(crate) fn extents_and_holes(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
         let extents = self.extents(range)?;
         let mut out = Vec::with_capacity(extents.len());
         for extent in extents {
             match extent.kind {
-                Kind::Data(place) if extent.len() >= HOLE_WORTH_ASKING => {
+                Kind::Data(place) if extent.len() >= MIN_HOLE_SEARCH => {
                     let file = self.file(extent.depth, place.file);
                     let stored = place.offset..place.offset + extent.len();
                     let at = |offset| extent.guest.start + (offset - place.offset);
-                    for (stretch, hole) in segments(file, stored) {
-                        let part = extent.clip(&(at(stretch.start)..at(stretch.end)));
-                        let place = HostOffset { offset: stretch.start, ..place };
+                    for (segment, hole) in segments(file, stored) {
+                        let part = extent.clip(&(at(segment.start)..at(segment.end)));
+                        let place = HostOffset { offset: segment.start, ..place };
                         let kind = if hole { Kind::Zero(Some(place)) } else { part.kind };
                         out.push(ChainExtent { kind, ..part });
                     }
@@ -189,7 +190,7 @@ impl Image {
         Ok(out)
     }
 
-    /// Appends what the chain from `depth` down says about `range`.
+    /// Appends the extents of `range` in the chain that starts at `depth`.
     fn resolve(&self, depth: usize, range: Range<u64>, out: &mut Vec<ChainExtent>) -> Result<()> {
         let layer = &self.links[depth].layer;
         let inside = range.start..range.end.min(layer.disk_layout().size.max(range.start));
@@ -204,8 +205,8 @@ impl Image {
                 push_chain(out, ChainExtent { guest, depth, kind });
             }
         }
-        // A backing file shorter than the image above it says nothing behind
-        // its end: there the image above is silent, and that is the last word.
+        // Beyond the end of a backing file that is shorter than its overlay, the disk reads as
+        // zeros. The extent is attributed to the overlay.
         let beyond = inside.end..range.end;
         push_chain(
             out,
@@ -214,16 +215,16 @@ impl Image {
         Ok(())
     }
 
-    /// Fills `buf` with guest bytes from `offset`.
+    /// Fills `buf` with the guest bytes at `offset`.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk;
-    /// otherwise as [`Layer::map`] and [`Fetcher::fetch`].
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the range exceeds the disk, and the errors
+    /// of [`Layer::map`] and [`Fetcher::fetch`].
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let end = offset.checked_add(buf.len() as u64).filter(|&end| end <= self.size());
         let Some(end) = end else {
             return Err(Error::invalid(format!(
-                "{} bytes at {offset} leave the disk, which ends at {}",
+                "{} bytes at offset {offset} exceed the disk of {} bytes",
                 buf.len(),
                 self.size()
             )));
@@ -243,13 +244,13 @@ impl Image {
         Ok(())
     }
 
-    /// The guest's bytes as a stream with a position.
+    /// Returns a reader of the guest's bytes, positioned at the start of the disk.
     pub fn reader(&self) -> Reader<'_> {
         Reader { image: self, position: 0 }
     }
 
-    /// What was found damaged so far, in any layer, and is made up for: an
-    /// error was avoided, but the user should know. Each names its file.
+    /// Returns the warnings of all layers so far: damage that reading tolerates but that the user
+    /// should know about. Each warning names its file.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.links.iter().flat_map(|Link { layer, name }| {
             let line = move |warning| printable(&format!("{name}: {warning}")).into_owned();
@@ -257,13 +258,13 @@ impl Image {
         })
     }
 
-    /// What `info` shows of the layer at `depth`.
+    /// Returns what `info` reports for the layer at `depth`.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if the system does not tell a file's size.
+    /// Returns [`Io`](crate::ErrorKind::Io) if the allocated size of a file cannot be determined.
     ///
     /// # Panics
-    /// If the chain is not that deep.
+    /// Panics if the chain has no layer at `depth`.
     pub fn info(&self, depth: usize) -> Result<Info> {
         let Link { layer, name } = &self.links[depth];
         let details = layer.details();
@@ -314,10 +315,10 @@ impl Image {
 
     fn allocated_bytes(&self, depth: usize, file: &dyn Source) -> Result<Option<u64>> {
         file.allocated_bytes()
-            .map_err(|e| self.in_layer(Error::io("cannot tell the space it takes", e), depth))
+            .map_err(|e| self.in_layer(Error::io("cannot get allocated size", e), depth))
     }
 
-    /// What `info` shows of a file of the layer at `depth`.
+    /// Returns what `info` reports for a host file of the layer at `depth`.
     fn child_file(&self, depth: usize, file: &dyn Source) -> Result<ChildFile> {
         let name = || self.name(depth).to_owned();
         Ok(ChildFile {
@@ -331,22 +332,23 @@ impl Image {
         })
     }
 
-    /// Verifies the top layer's own consistency; its backing files are not
-    /// looked at. `None` for a format that has nothing to check.
+    /// Checks the consistency of the top layer's metadata, without its backing files. Returns
+    /// `None` if the format has no consistency check.
     ///
     /// # Errors
-    /// As [`Layer::check`].
+    /// See [`Layer::check`].
     pub fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
-        // What it quotes of the image is the author's of that.
-        let mut line = |finding: Finding| {
+        // Messages may quote text of an untrusted image.
+        let mut escape_and_report = |finding: Finding| {
             let message = printable(&finding.message).into_owned();
             report(Finding { message, ..finding });
         };
-        self.top().check(&mut line).map_err(|e| self.in_layer(e, 0))
+        self.top().check(&mut escape_and_report).map_err(|e| self.in_layer(e, 0))
     }
 }
 
-/// A [`Read`](io::Read) + [`Seek`](io::Seek) face of an [`Image`].
+/// Reads the guest's bytes of an [`Image`]; implements [`Read`](io::Read) and
+/// [`Seek`](io::Seek).
 #[derive(Debug)]
 pub struct Reader<'a> {
     image: &'a Image,

@@ -1,4 +1,4 @@
-//! A disk's guest bytes as a source: what lies inside an image, read like a file.
+//! [`Source`] for [`Image`]: the guest's bytes, read like a file.
 
 use crate::model::extent::Kind;
 use crate::model::image::Image;
@@ -7,20 +7,21 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// How far an extent is looked for at a time.
+/// Maximum number of guest bytes that are mapped to find a segment.
 const WINDOW: u64 = 16 << 20;
 
 impl Image {
-    /// The one file that has all guest bytes where the guest sees them.
+    /// Returns the host file, if the image is a single file in which every guest byte is at its
+    /// guest offset.
     fn plain_file(&self) -> Option<&dyn Source> {
         let mut layers = self.layers();
         let layer = layers.next()?;
-        let alone = layers.len() == 0 && layer.disk_layout().cluster_size == 1;
-        (alone && layer.files().len() == 1).then(|| self.file(0, 0))
+        let is_raw = layers.len() == 0 && layer.disk_layout().cluster_size == 1;
+        (is_raw && layer.files().len() == 1).then(|| self.file(0, 0))
     }
 }
 
-/// The guest's bytes, as the guest sees them: for what is inside a disk, such as an
+/// Reads the guest's bytes, for access to the contents of a disk, such as an
 /// [ISO file system](crate::iso).
 ///
 /// ```no_run

@@ -1,4 +1,4 @@
-//! The reading side of a format.
+//! The interface for reading a format.
 
 use crate::error::Result;
 use crate::model::extent::Extent;
@@ -13,43 +13,43 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The measures of a disk image.
+/// Virtual size and cluster size of a disk image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskLayout {
-    /// Guest bytes. A raw file may have any number; other formats a multiple
-    /// of 512.
+    /// Virtual disk size in bytes. Any number for raw, a multiple of 512 for other formats.
     pub size: u64,
-    /// Bytes that the format allocates at a time (cluster, grain, block); a power of two. 1 for
-    /// raw, which allocates nothing.
+    /// Allocation unit in bytes (cluster, grain, block); a power of two. 1 for raw, which has no
+    /// allocation unit.
     pub cluster_size: u64,
 }
 
-/// What an image says about the file it builds on.
+/// An image's reference to its backing file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentReference {
-    /// The name as the image holds it, not yet resolved.
+    /// Name of the backing file as recorded in the image, not resolved.
     pub name: String,
-    /// Where that is.
+    /// How the file is located.
     pub locator: ParentLocator,
-    /// The format that the image claims for it, as a format name; `None`: to be probed.
+    /// Name of the backing file's format as recorded in the image; `None` if it must be probed.
     pub format: Option<String>,
 }
 
-/// Where the file that an image builds on is.
+/// How a backing file is located.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParentLocator {
-    /// Where its name leads.
+    /// By resolving its name.
     ByName,
-    /// Here, as the format reads names.
+    /// At this path, which the format derived from the recorded name.
     AtPath(PathBuf),
-    /// Here: no name led to it but what it says of itself. Its own names lead
-    /// no further than its directory, whatever else is allowed.
+    /// At this path, where it was found by its UUID instead of a recorded name. The files that it
+    /// references in turn are restricted to its own directory, whatever the policy for external
+    /// files allows.
     FoundByUuid(PathBuf),
 }
 
 impl ParentLocator {
-    /// The path, if the format has it.
+    /// Returns the path, if the format determined it.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::ByName => None,
@@ -58,99 +58,95 @@ impl ParentLocator {
     }
 }
 
-/// One layer of one image: says where guest bytes are, moves none of them.
+/// One layer of a backing chain. Maps guest bytes to host offsets; does not read guest data.
 pub trait Layer: Send + Sync + Debug {
-    /// The format.
+    /// Returns the layer's format.
     fn format(&self) -> Format;
 
-    /// Size and unit.
+    /// Returns the virtual disk size and the cluster size.
     fn disk_layout(&self) -> DiskLayout;
 
-    /// The files that [`HostOffset`](crate::extent::HostOffset)s speak of; the image file itself first.
+    /// Returns the layer's host files, which [`HostOffset`](crate::extent::HostOffset)s index. The
+    /// image file itself is the first.
     fn files(&self) -> &[Arc<dyn Source>];
 
-    /// Appends extents that cover `range` exactly, in order, none empty,
-    /// adjacent ones merged (see [`extent::push`](crate::extent::push)).
-    /// `range` lies within the layer's size.
+    /// Appends the extents that cover `range` exactly, in ascending order, not empty, and merged
+    /// where adjacent (see [`extent::push`](crate::extent::push)). `range` must be within the
+    /// layer's size.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the image's tables contradict
-    /// themselves, [`Unsupported`](crate::ErrorKind::Unsupported) if the bytes
-    /// cannot be had (encryption), [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the image's tables are inconsistent,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the bytes cannot be read (encryption), and
+    /// [`Io`](crate::ErrorKind::Io) if reading the tables fails.
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()>;
 
-    /// How far into `range`, from its start, [`map`](Self::map) is known to have one word for
-    /// all, that nothing is there: found out at a glance. A hint, by which who walks a disk takes
-    /// larger steps; `range.start` if nothing is known.
+    /// Returns the end of the unallocated run at `range.start`, if that is known without I/O, and
+    /// `range.start` otherwise. A hint that lets callers skip sparse regions.
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         range.start
     }
 
-    /// True if stored extents may lie in holes of their file, by plan: the
-    /// image was preallocated and not filled yet.
+    /// Returns true if allocated extents may be holes of their host file because the image was
+    /// preallocated.
     fn is_preallocated(&self) -> bool {
         false
     }
 
-    /// The image that answers where this one is silent.
+    /// Returns the reference to the backing file, which provides the unallocated ranges.
     fn parent(&self) -> Option<&ParentReference> {
         None
     }
 
-    /// What tells this image's content from another's, in formats that keep
-    /// such things: a child names one of its parent's. The first is what a new
-    /// child records.
+    /// Returns the content IDs of this image, in formats that have them. An overlay records one of
+    /// its backing file's; a new overlay records the first.
     fn content_ids(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The content ID that the parent must have. If it has another, it was
-    /// changed since this image was made, and the two make no sense together.
+    /// Returns the content ID that the backing file must have. If its ID differs, the backing file
+    /// was modified after this image was created, and the chain is invalid.
     fn parent_content_id(&self) -> Option<String> {
         None
     }
 
-    /// What `info` shows beyond name and size.
+    /// Returns the format-specific part of `info`.
     fn details(&self) -> Details;
 
-    /// What was found damaged and is made up for: an error was avoided, but the
-    /// user should know.
+    /// Returns warnings about damage that reading tolerates but that the user should know about.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The create options that would make an empty image of this one's kind:
-    /// what rewriting it (`convert -n`) keeps.
+    /// Returns the create options of an empty image like this one. Overwriting an existing image
+    /// (`convert -n`) uses them.
     fn create_options(&self) -> Options {
         Options::default()
     }
 
-    /// Verifies the image's own consistency. Each finding goes to `report` as
-    /// it is made; the counts are the result, `None` for a format that has
-    /// nothing to check.
+    /// Checks the consistency of the image's metadata. Passes each finding to `report` immediately
+    /// and returns the counts, or `None` if the format has no consistency check.
     ///
     /// # Errors
-    /// Whatever kept the check from being done.
+    /// Returns an error if the check could not be completed.
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let _ = report;
         Ok(None)
     }
 
-    /// Verifies that what is about to be read is what its maker wrote, by the
-    /// digests and lengths that came with it. `tick` is called now and then; its
-    /// error ends the work. A format without such things has nothing to say.
+    /// Verifies the image's files against the digests and lengths of its manifest, in formats that
+    /// have one. Calls `tick` periodically; an error that it returns ends the verification.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) naming the file that is not what it
-    /// should be, [`Io`](crate::ErrorKind::Io), and what `tick` said.
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt), naming the file, if a file does not match,
+    /// [`Io`](crate::ErrorKind::Io) if reading fails, and the errors of `tick`.
     fn verify_manifest(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let _ = tick;
         Ok(())
     }
 }
 
-/// [`Layer::next_allocated_hint`] by a table whose entries stand for `cover` bytes each: as far as they
-/// are empty.
+/// Implements [`Layer::next_allocated_hint`] for a table whose entries each map `cover` bytes:
+/// returns the end of the run of empty entries at `range.start`.
 pub(crate) fn next_allocated_in_table<T>(
     table: &[T],
     cover: u64,

@@ -1,16 +1,16 @@
-//! The model: what formats and operations share.
+//! The model: types and traits that formats and operations share.
 //!
 //! A disk image is a map from **guest bytes** (what the virtual machine sees) to **host offsets**
-//! (where those bytes are stored). Three questions are kept apart:
+//! (where those bytes are stored). Three steps are separate:
 //!
 //! ```text
-//!   where are the bytes?      Layer::map   → extents        (a format answers)
-//!   which layer answers?      Image        → chain extents  (the chain answers)
-//!   how are they fetched?     Fetcher      → bytes          (the engine answers)
+//!   Layer::map    maps guest bytes to the host offsets of one layer    → extents
+//!   Image         finds the layer of the chain that provides each run  → chain extents
+//!   Fetcher       reads and decodes the stored bytes                   → bytes
 //! ```
 //!
-//! When an image is written, a [`Target`](target::Target) decides the host offset of new bytes, and
-//! the engine writes them.
+//! When an image is written, a [`Target`](target::Target) allocates host offsets for new bytes, and
+//! the convert engine writes the bytes there.
 
 pub mod extent;
 pub(crate) mod fetch;

@@ -1,16 +1,17 @@
-//! Create options (`-o name=value,…`): what each format takes, and the values given.
+//! Create options (`-o name=value,…`): their specifications and given values.
 
 use crate::error::{Error, Result};
+use crate::remedy::Remedy;
 use std::fmt;
 
-/// The kind of value that an option takes.
+/// Type of an option's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionKind {
     /// Any text.
     Text,
-    /// A number of bytes, with an optional suffix (see [`parse_size`]).
+    /// A number of bytes with an optional suffix (see [`parse_size`]).
     Size,
-    /// A whole number.
+    /// An unsigned integer.
     Number,
     /// `on` or `off`.
     Switch,
@@ -27,49 +28,48 @@ impl fmt::Display for OptionKind {
     }
 }
 
-/// How hard a new image's units are compressed, in formats that compress.
+/// Option for the compression level of a new image, in formats that support compression.
 pub(crate) const COMPRESSION_LEVEL: OptionSpec = OptionSpec::new(
     "compression_level",
     OptionKind::Number,
-    "How hard to compress: 1 (fastest) to 9 (smallest), with zstd to 19",
+    "Compression level: 1 (fastest) to 9 (smallest); up to 19 with zstd",
 );
 
-/// One create option of a format.
+/// Specification of one create option of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionSpec {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// What it takes.
+    /// Type of its value.
     pub kind: OptionKind,
-    /// One line of help.
+    /// One-line help text.
     pub help: &'static str,
-    /// The value in effect where none is given, if it is to be told. It means
-    /// the same as giving nothing.
+    /// Default value, if it is to be shown. Giving it explicitly is the same as giving none.
     pub default: Option<&'static str>,
 }
 
 impl OptionSpec {
-    /// An option without a default to tell.
+    /// Creates an option without a default value to show.
     pub(crate) const fn new(name: &'static str, kind: OptionKind, help: &'static str) -> Self {
         Self { name, kind, help, default: None }
     }
 
-    /// With this default.
+    /// Sets the default value.
     pub(crate) const fn default(self, value: &'static str) -> Self {
         Self { default: Some(value), ..self }
     }
 }
 
-/// Create options as given: names and values in order, a later one overriding an earlier.
+/// Create options as given: names and values in order. The last value of a repeated name counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options(Vec<(String, String)>);
 
 impl Options {
-    /// Reads `name=value,name=value`. A doubled comma is a comma in a value; a
-    /// name alone means `on`.
+    /// Parses `name=value,name=value`. `,,` is a literal comma in a value; a name without a value
+    /// is set to `on`.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) for an empty name.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) for an empty name.
     pub fn parse(text: &str) -> Result<Self> {
         let mut options = Self::default();
         for item in split_unescaped(text) {
@@ -87,38 +87,38 @@ impl Options {
         Ok(options)
     }
 
-    /// Sets an option.
+    /// Sets an option, overriding earlier values.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.0.push((name.into(), value.into()));
         self
     }
 
-    /// Adds all of `more`, which override these.
+    /// Appends all options of `more`, which override these.
     pub fn extend(&mut self, more: Self) {
         self.0.extend(more.0);
     }
 
-    /// The last value given for `name`.
+    /// Returns the last value given for `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// Names and values as given.
+    /// Returns the names and values in the order given.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(n, v)| (n.as_str(), v.as_str()))
     }
 
-    /// Removes `name` and gives the last value it had.
+    /// Removes `name` and returns its last value.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let value = self.get(name).map(str::to_owned);
         self.0.retain(|(n, _)| n != name);
         value
     }
 
-    /// The option as a number of bytes.
+    /// Returns the option's value as a number of bytes.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is none.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the value is not a size.
     pub fn size(&self, name: &str) -> Result<Option<u64>> {
         self.get(name)
             .map(|v| {
@@ -127,38 +127,39 @@ impl Options {
             .transpose()
     }
 
-    /// The option as a whole number.
+    /// Returns the option's value as an unsigned integer.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is none.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the value is not an unsigned integer.
     pub fn number(&self, name: &str) -> Result<Option<u64>> {
         self.get(name)
             .map(|v| v.parse().map_err(|_| bad_value(name, "a whole number", v)))
             .transpose()
     }
 
-    /// The level of [`COMPRESSION_LEVEL`], from 1 to `most`.
+    /// Returns the value of [`COMPRESSION_LEVEL`], which must be between 1 and `max`.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is out of range, or if nothing is
-    /// `compressed`.
-    pub(crate) fn compression_level(&self, most: u32, compressed: bool) -> Result<Option<u32>> {
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the level is out of range, or if it is
+    /// given although the image is not `compressed`.
+    pub(crate) fn compression_level(&self, max: u32, compressed: bool) -> Result<Option<u32>> {
         let name = COMPRESSION_LEVEL.name;
         match self.number(name)? {
             None => Ok(None),
-            Some(_) if !compressed => {
-                Err(Error::invalid(format!("{name} says how to compress, and nothing is"))
-                    .hint("-c, Convert::compress"))
+            Some(_) if !compressed => Err(Error::invalid(format!("{name} requires compression"))
+                .with_remedy(Remedy::Compress)),
+            Some(level) if (1..=u64::from(max)).contains(&level) => Ok(Some(level as u32)),
+            Some(level) => {
+                Err(Error::invalid(format!("{name}={level} is not between 1 and {max}")))
             }
-            Some(level) if (1..=u64::from(most)).contains(&level) => Ok(Some(level as u32)),
-            Some(level) => Err(Error::invalid(format!("{name}={level}: 1 to {most} are possible"))),
         }
     }
 
-    /// The option as a switch.
+    /// Returns the option's value as a Boolean.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it is neither on nor off.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the value is neither `on` nor `off` nor a
+    /// synonym (`yes`, `true`, `y`, `no`, `false`, `n`).
     pub fn switch(&self, name: &str) -> Result<Option<bool>> {
         self.get(name)
             .map(|v| match v {
@@ -169,15 +170,17 @@ impl Options {
             .transpose()
     }
 
-    /// Checks every option against `specs`: names and kinds of values.
+    /// Checks the name and value of every option against `specs`. `format` is the name of the
+    /// format, for the error's hint.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid), naming the first that does not fit.
-    pub fn check(&self, format: &str, specs: &[OptionSpec]) -> Result<()> {
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid), naming the first unknown option or the first
+    /// invalid value.
+    pub fn check(&self, specs: &[OptionSpec]) -> Result<()> {
         for (name, _) in self.iter() {
             let Some(spec) = specs.iter().find(|s| s.name == name) else {
                 return Err(Error::invalid(format!("Invalid parameter '{name}'"))
-                    .hint(format!("`-o help` lists the options of {format}")));
+                    .with_remedy(Remedy::ListOptions));
             };
             match spec.kind {
                 OptionKind::Text => {}
@@ -189,11 +192,11 @@ impl Options {
         Ok(())
     }
 
-    /// What is in effect: each option that is given, or has a default, once, in
-    /// the order of `specs`. Sizes and numbers are in plain digits.
+    /// Returns the effective options: each option that is given or has a default value, once, in
+    /// the order of `specs`. Sizes and numbers are converted to decimal digits.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) for a size or number that is none.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) for an invalid size or number.
     pub fn in_effect(&self, specs: &[OptionSpec]) -> Result<Self> {
         let mut effective = Self::default();
         for spec in specs {
@@ -216,7 +219,7 @@ fn bad_value(name: &str, wanted: &str, got: &str) -> Error {
     Error::invalid(format!("Parameter '{name}' expects {wanted}, not '{got}'"))
 }
 
-/// Splits at single commas; a doubled one stands for itself.
+/// Splits at single commas; `,,` is a literal comma.
 fn split_unescaped(text: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut chars = text.chars().peekable();
@@ -234,9 +237,11 @@ fn split_unescaped(text: &str) -> Vec<String> {
     items
 }
 
-/// Reads a number of bytes: digits, optionally with a fraction (`1.5G`), and a
-/// suffix `b` (1), `k`/`K`, `M`, `G`, `T`, `P`, `E` (powers of 1024).
-/// `None` if it is not one, or does not fit in 63 bits.
+/// Parses a number of bytes: decimal digits, optionally with a fraction (`1.5G`), followed by an
+/// optional suffix: `b` (1), `k`, `M`, `G`, `T`, `P` or `E` (powers of 1024) in either case. Also
+/// accepts hexadecimal digits after `0x`, without a suffix.
+///
+/// Returns `None` if `text` is not a size or does not fit in 63 bits.
 pub fn parse_size(text: &str) -> Option<u64> {
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         return u64::from_str_radix(hex, 16).ok().filter(|&n| n <= i64::MAX as u64);
@@ -272,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_read_as_qemu_img_reads_them() {
+    fn sizes_are_parsed_like_qemu_img_parses_them() {
         for (text, bytes) in [
             ("0", Some(0)),
             ("512", Some(512)),
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_effect_comes_once_in_the_order_of_the_table() {
+    fn effective_options_are_listed_once_in_the_order_of_the_specifications() {
         const SPECS: [OptionSpec; 4] = [
             OptionSpec::new("b", OptionKind::Size, "").default("512"),
             OptionSpec::new("c", OptionKind::Text, "").default("x"),

@@ -1,4 +1,4 @@
-//! The guest's bytes where they are, borrowed instead of copied.
+//! Zero-copy access to the guest's bytes.
 //!
 //! ```text
 //!   guest     cluster 0     │ cluster 1    │ cluster 2       │ cluster 3
@@ -7,10 +7,9 @@
 //!   in memory  …██████……………………………………………░░░………………………………██████…
 //! ```
 //!
-//! Only bytes that are stored verbatim, in a source that is in memory
-//! ([`Source::as_slice`](crate::Source::as_slice)), can be lent: of a mapped
-//! image ([`OpenOptions::memory_map`](crate::OpenOptions::memory_map)) or one in
-//! a buffer.
+//! Bytes can only be borrowed if they are stored verbatim in a source that is in memory
+//! ([`Source::as_slice`](crate::Source::as_slice)): a memory-mapped image
+//! ([`OpenOptions::memory_map`](crate::OpenOptions::memory_map)) or an image in a buffer.
 
 use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, HostOffset, Kind};
@@ -19,28 +18,26 @@ use crate::storage::source::{Source, borrow};
 use crate::storage::zeros::ZEROS;
 use std::ops::Range;
 
-/// The longest stored run that is to be fetched in one go, where no unit sets
-/// another measure: the largest cluster of qcow2.
-const FETCHED_RUN: u64 = 2 << 20;
+/// Maximum length in bytes of a [`Slice::Fetch`] of uncompressed data: the largest cluster size of
+/// qcow2.
+const MAX_FETCH: u64 = 2 << 20;
 
-/// A run of guest bytes, as far as memory has it.
+/// A run of guest bytes, borrowed if it is in memory.
 ///
-/// The three are all there are: what a new format or source cannot lend is a
-/// [`Fetch`](Self::Fetch).
+/// No variants will be added: whatever cannot be borrowed is a [`Fetch`](Self::Fetch).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Slice<'a> {
-    /// These bytes, where they are stored; never empty.
+    /// Stored bytes, borrowed; never empty.
     Bytes(&'a [u8]),
-    /// So many zeros, at least one, known without looking: nothing holds them.
+    /// A run of zeros of this length in bytes, at least 1. No memory contains them.
     Zeros(u64),
-    /// Not to be had without work (compressed, or in a file that is not in
-    /// memory): [`Fetcher::fetch`](crate::Fetcher::fetch) brings them, or
-    /// [`Image::read_at`]. At most one encoded unit or 2 MiB.
+    /// Bytes that are compressed or not in memory. [`Fetcher::fetch`](crate::Fetcher::fetch) or
+    /// [`Image::read_at`] reads them. At most one compressed unit or 2 MiB.
     Fetch(ChainExtent),
 }
 
 impl Slice<'_> {
-    /// Guest bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -49,30 +46,31 @@ impl Slice<'_> {
         }
     }
 
-    /// Never true: slices are not empty.
+    /// Returns false: slices are never empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The slices of a range of guest bytes, in order; they cover it exactly.
+/// Iterator over the slices of a range of guest bytes. In ascending order, they cover the range
+/// exactly.
 ///
-/// Made by [`Image::slices`]. Asks the image's tables as it goes along, 128 MiB
-/// of guest bytes at a time. After an error it is at its end.
+/// Created by [`Image::slices`]. Maps the range lazily, 128 MiB of guest bytes at a time. Ends
+/// after the first error.
 #[derive(Debug)]
 pub struct Slices<'a> {
     image: &'a Image,
-    /// What the tables were not asked about yet.
-    ahead: Range<u64>,
-    /// What they said.
-    known: std::vec::IntoIter<ChainExtent>,
-    /// The rest of what was given in part.
+    /// Guest range that is not mapped yet.
+    unmapped: Range<u64>,
+    /// Extents of the current window.
+    extents: std::vec::IntoIter<ChainExtent>,
+    /// Rest of an extent that was split.
     rest: Option<ChainExtent>,
 }
 
 impl Image {
-    /// The bytes of a range of the guest's disk, borrowed as far as they are in
-    /// memory as they are. Nothing is copied, and nothing allocated for bytes.
+    /// Returns an iterator over the bytes of a range of the guest's disk, borrowed where they are
+    /// stored verbatim in memory. Copies no bytes and allocates no buffers.
     ///
     /// ```
     /// use diskimg::{Fetcher, Image, Slice};
@@ -100,28 +98,26 @@ impl Image {
     /// ```
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if the range leaves the disk. The
-    /// iterator's: as [`extents`](Self::extents), and
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) for bytes that should be behind
-    /// the end of their file.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the range exceeds the disk. The iterator
+    /// returns the errors of [`extents`](Self::extents), and
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if an extent is beyond the end of its file.
     pub fn slices(&self, range: Range<u64>) -> Result<Slices<'_>> {
         self.require_inside(&range)?;
-        Ok(Slices { image: self, ahead: range, known: Vec::new().into_iter(), rest: None })
+        Ok(Slices { image: self, unmapped: range, extents: Vec::new().into_iter(), rest: None })
     }
 
-    /// The longest run of guest bytes from `offset` on that can be borrowed as
-    /// one, of at most `most` bytes; `None` if the byte there has to be fetched
-    /// ([`read_at`](Self::read_at)). Empty only at the end of the disk, or for
-    /// no bytes at all.
+    /// Returns the longest contiguous run of at most `max` guest bytes at `offset` that can be
+    /// borrowed, or `None` if the first byte cannot be borrowed and must be read with
+    /// [`read_at`](Self::read_at). The run is empty only if `offset` is the end of the disk or
+    /// `max` is 0.
     ///
-    /// A cluster is one run as a rule; holes of its file, subclusters, or the smaller
-    /// clusters of a backing file may divide it. Zeros are lent, too, at most 64 KiB at
-    /// a time.
+    /// Usually a cluster is one run, but holes of its file, subclusters, or smaller clusters of a
+    /// backing file may split it. Zeros are borrowed too, at most 64 KiB at a time.
     ///
     /// # Errors
-    /// As [`slices`](Self::slices), and its iterator's.
-    pub fn slice_at(&self, offset: u64, most: usize) -> Result<Option<&[u8]>> {
-        let end = offset.saturating_add(most as u64).min(self.size());
+    /// Returns the errors of [`slices`](Self::slices) and of its iterator.
+    pub fn slice_at(&self, offset: u64, max: usize) -> Result<Option<&[u8]>> {
+        let end = offset.saturating_add(max as u64).min(self.size());
         let first = self.slices(offset..end.max(offset))?.next().transpose()?;
         Ok(match first {
             None => Some(&[]),
@@ -133,22 +129,22 @@ impl Image {
 }
 
 impl<'a> Slices<'a> {
-    /// The next extent, if there is one.
-    fn extent(&mut self) -> Result<Option<ChainExtent>> {
+    /// Returns the next extent.
+    fn next_extent(&mut self) -> Result<Option<ChainExtent>> {
         loop {
-            if let Some(extent) = self.rest.take().or_else(|| self.known.next()) {
+            if let Some(extent) = self.rest.take().or_else(|| self.extents.next()) {
                 return Ok(Some(extent));
             }
-            if self.ahead.is_empty() {
+            if self.unmapped.is_empty() {
                 return Ok(None);
             }
-            // Windows end where units do.
-            let ahead = self.ahead.clone();
-            let usual = (ahead.start / WINDOW + 1).saturating_mul(WINDOW).min(ahead.end);
-            let far = self.image.next_window(ahead.start, ahead.end, WINDOW);
-            let end = if far < ahead.end { usual.max(far / WINDOW * WINDOW) } else { far };
-            self.known = self.image.extents_and_holes(self.ahead.start..end)?.into_iter();
-            self.ahead.start = end;
+            // Windows end at multiples of WINDOW, so that they split no compressed unit.
+            let Range { start, end } = self.unmapped;
+            let aligned_end = (start / WINDOW + 1).saturating_mul(WINDOW).min(end);
+            let hint = self.image.next_window(start, end, WINDOW);
+            let end = if hint < end { aligned_end.max(hint / WINDOW * WINDOW) } else { hint };
+            self.extents = self.image.extents_and_holes(start..end)?.into_iter();
+            self.unmapped.start = end;
         }
     }
 
@@ -160,15 +156,15 @@ impl<'a> Slices<'a> {
                 let file = self.image.file(extent.depth, place.file);
                 let stored = stored(file, place, extent.len())
                     .map_err(|e| self.image.in_layer(e, extent.depth))?;
-                Ok(stored.map_or_else(|| Slice::Fetch(self.cut(extent)), Slice::Bytes))
+                Ok(stored.map_or_else(|| Slice::Fetch(self.split_for_fetch(extent)), Slice::Bytes))
             }
         }
     }
 
-    /// As much of a run as one buffer should hold; the rest is for later.
-    fn cut(&mut self, extent: ChainExtent) -> ChainExtent {
+    /// Returns at most the first [`MAX_FETCH`] bytes of an extent and saves the rest.
+    fn split_for_fetch(&mut self, extent: ChainExtent) -> ChainExtent {
         let Range { start, end } = extent.guest;
-        let middle = start.saturating_add(FETCHED_RUN);
+        let middle = start.saturating_add(MAX_FETCH);
         if middle >= end {
             return extent;
         }
@@ -177,9 +173,9 @@ impl<'a> Slices<'a> {
     }
 }
 
-/// Stored bytes, borrowed; `None` if their file is not in memory.
+/// Borrows stored bytes. Returns `None` if their file is not in memory.
 fn stored(file: &dyn Source, place: HostOffset, len: u64) -> Result<Option<&[u8]>> {
-    // Longer than the address space is longer than any file in it.
+    // A length that exceeds the address space also exceeds any file in memory.
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     borrow(file, place.offset, len)
         .map_err(|e| Error::io("cannot read guest data", e).at(place.offset))
@@ -189,11 +185,11 @@ impl<'a> Iterator for Slices<'a> {
     type Item = Result<Slice<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let extent = self.extent().transpose()?;
+        let extent = self.next_extent().transpose()?;
         let slice = extent.and_then(|extent| self.slice(extent));
         if slice.is_err() {
-            self.ahead.start = self.ahead.end;
-            self.known = Vec::new().into_iter();
+            self.unmapped.start = self.unmapped.end;
+            self.extents = Vec::new().into_iter();
             self.rest = None;
         }
         Some(slice)

@@ -1,4 +1,4 @@
-//! The writing side of a format.
+//! The interface for writing a format.
 
 use crate::error::{Error, Result};
 use crate::model::extent::Encoded;
@@ -7,66 +7,65 @@ use crate::model::options::Options;
 use crate::report::info::Info;
 use crate::storage::output::Output;
 use crate::storage::sink::Sink;
+#[cfg(feature = "serde")]
 use serde::Serialize;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What the engine wants placed at a guest offset.
+/// A request to allocate space at a guest offset.
 #[derive(Debug, Clone, Copy)]
 pub enum Allocate<'a> {
-    /// `len` bytes that read as zeros: any number of units, the last one
-    /// perhaps short at the end of the disk.
+    /// `len` bytes that read as zeros: any number of clusters, of which the last may be partial at
+    /// the end of the disk.
     Zero {
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// `len` bytes that the engine will write verbatim: any number of units,
-    /// the last one perhaps short at the end of the disk.
+    /// `len` bytes that the engine will write verbatim: any number of clusters, of which the last
+    /// may be partial at the end of the disk.
     Data {
-        /// Bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// One unit as this target's own [`UnitEncoder`] gave it.
+    /// One cluster as encoded by this target's [`UnitEncoder`].
     Compressed(&'a [u8]),
 }
 
-/// Where the engine is to write what it placed.
+/// Allocated space, to which the engine must write the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     /// Index into [`Target::files`].
     pub file: usize,
     /// Host offset, in bytes.
     pub offset: u64,
-    /// How many of the offered bytes belong here. Fewer than offered: ask
-    /// again for the rest.
+    /// Number of bytes that the slot holds. If it is less than requested, the engine must place the
+    /// rest with another call.
     pub len: u64,
 }
 
-/// Turns one unit of guest bytes into what the target stores. Each worker has
-/// its own.
+/// Encodes clusters for a target, usually by compressing them. Each worker thread has its own.
 pub trait UnitEncoder: Send + Debug {
-    /// Appends what is to be stored for the unit at guest offset `at`, framing
-    /// included, to `out` and answers `true`; or answers `false`: store the
-    /// bytes as they are. `unit` is always a whole unit (zeros follow the end
-    /// of the disk).
+    /// Encodes the cluster at guest offset `at` and appends the result, with its framing, to `out`.
+    /// Returns `false` if the cluster should be stored verbatim instead. `unit` is always a whole
+    /// cluster, padded with zeros beyond the end of the disk.
     ///
     /// # Errors
-    /// What the codec said.
+    /// Returns an error if the codec fails.
     fn encode(&mut self, at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool>;
 
-    /// True if a whole unit of another image may come as it is stored there, to go to
-    /// [`pass`](Self::pass) instead of being decoded and encoded anew.
+    /// Returns true if the compressed unit `unit` of another image can be copied with
+    /// [`pass`](Self::pass), without decoding and encoding it again.
     fn passes(&self, unit: &Encoded) -> bool {
         let _ = unit;
         false
     }
 
-    /// As [`encode`](Self::encode), for a unit that [`passes`](Self::passes): appends it,
-    /// framing included. `fill` puts its `len` bytes where it is told.
+    /// Like [`encode`](Self::encode), for a compressed unit for which [`passes`](Self::passes)
+    /// returned true: appends its `len` stored bytes, which `fill` reads, with framing to `out`.
     ///
     /// # Errors
-    /// What `fill` said.
+    /// Returns the errors of `fill`.
     fn pass(
         &mut self,
         at: u64,
@@ -75,14 +74,14 @@ pub trait UnitEncoder: Send + Debug {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let _ = (at, len, fill, out);
-        Err(Error::invalid("the target takes no encoded units of other images"))
+        Err(Error::invalid("the target cannot store compressed units of other images"))
     }
 }
 
-/// Appends `len` bytes that `fill` gives.
+/// Appends `len` bytes, written by `fill`, to `out`.
 ///
 /// # Errors
-/// What `fill` said; `out` is as it was then.
+/// Returns the errors of `fill`; `out` is then unchanged.
 pub(crate) fn append_filled(
     len: usize,
     fill: &mut dyn FnMut(&mut [u8]) -> Result<()>,
@@ -93,122 +92,120 @@ pub(crate) fn append_filled(
     fill(&mut out[start..]).inspect_err(|_| out.truncate(start))
 }
 
-/// Placement in a new image; the engine encodes and writes the bytes.
+/// A new image that is being written. The target allocates space and writes metadata; the engine
+/// encodes and writes the guest's bytes.
 ///
-/// Calls to [`place`](Self::place) come in ascending order of guest offsets,
-/// never twice for the same unit. So the layout depends on the guest bytes
-/// alone, and not on how many threads carried them. What is never placed is
-/// left to the backing file, or reads as zeros.
+/// The engine calls [`place`](Self::place) in ascending order of guest offsets and at most once per
+/// cluster. The layout therefore depends only on the guest's bytes, not on the number of threads.
+/// Clusters that are never placed remain unallocated: they are read from the backing file, or as
+/// zeros without one.
 pub trait Target: Send + Debug {
-    /// Size and unit of the new image.
+    /// Returns the virtual disk size and cluster size of the new image.
     fn disk_layout(&self) -> DiskLayout;
 
-    /// The files being written; [`Slot`]s index them.
+    /// Returns the files being written, which [`Slot`]s index.
     fn files(&self) -> &[Arc<dyn Sink>];
 
-    /// True if the format itself demands that bytes leave in order
-    /// (streamOptimized): then the engine writes every slot before it places
-    /// the next.
+    /// Returns true if the format must be written sequentially (streamOptimized VMDK). The engine
+    /// then writes each slot before it places the next.
     fn sequential(&self) -> bool {
         false
     }
 
-    /// Every slot for stored bytes starts at a multiple of this many bytes of its file, a
-    /// power of two: blocks of the file system can be shared only where they fall on blocks.
+    /// Returns the alignment in bytes, a power of two, of the offsets of all slots for
+    /// uncompressed data. The file system can share only aligned blocks.
     fn alignment(&self) -> u64 {
         1
     }
 
-    /// What encodes units for this target; `None` if it stores them as they
-    /// are. Called once for each worker.
+    /// Returns an encoder, or `None` if the target stores all clusters verbatim. Called once per
+    /// worker thread.
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
         None
     }
 
-    /// Makes room at guest offset `at` (a multiple of the unit). `None`: there
-    /// is nothing to write.
+    /// Allocates space for the guest bytes at `at`, a multiple of the cluster size. Returns `None`
+    /// if there is nothing to write.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if the format can hold no more, and
-    /// what writing the target's own tables said.
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if a limit of the format is exceeded, and
+    /// [`Io`](crate::ErrorKind::Io) if writing the target's tables fails.
     fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>>;
 
-    /// True if [`take_digest`](Self::take_digest) has a use for the digest,
-    /// which costs the engine some time. The unit is then a multiple of 4 KiB.
+    /// Returns true if [`take_digest`](Self::take_digest) uses the digest, which takes time to
+    /// compute. The cluster size must then be a multiple of 4 KiB.
     fn wants_digest(&self) -> bool {
         false
     }
 
-    /// Takes a digest of all of the disk's bytes as the guest sees them, where
-    /// zeros count for nothing: the same bytes give the same digest, whatever
-    /// they came from. Told once, before [`finish`](Self::finish), and not at all
-    /// for an empty disk, whose digest is 0.
+    /// Receives a digest of the disk's content as seen by the guest. Equal contents have equal
+    /// digests, however they are stored. Called once before [`finish`](Self::finish), but not
+    /// for an image that is created empty, whose digest is 0.
     fn take_digest(&mut self, digest: u64) {
         let _ = digest;
     }
 
-    /// Writes what remains: tables, header, footer, the file's length.
+    /// Writes the remaining metadata (tables, header, footer) and sets the file lengths.
     ///
     /// # Errors
-    /// What writing said.
+    /// Returns an error if writing fails.
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// The image that a new one builds on.
+/// The backing file of a new image.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Backing {
-    /// The name to record, as the user gave it.
+    /// Name to record, as given by the user.
     pub name: String,
-    /// Its format's name, to be recorded too.
+    /// Name of its format, to record.
     pub format: Option<String>,
-    /// The first of its [`Layer::content_ids`](crate::Layer::content_ids), for formats that
-    /// record it. The verbs fill it in.
+    /// The first of its [`Layer::content_ids`](crate::Layer::content_ids), for formats that record
+    /// it. The operations fill it in.
     pub content_id: Option<String>,
 }
 
-/// Everything a format needs to start a new image.
+/// Parameters of a new image.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
-    /// Where the bytes go.
+    /// Output to write to.
     pub output: &'a mut Output,
-    /// Guest bytes.
+    /// Virtual disk size in bytes.
     pub size: u64,
-    /// The format's own options, already checked against its list.
+    /// The format's create options, already checked against its specifications.
     pub options: &'a Options,
-    /// The image it builds on.
+    /// Backing file.
     pub backing: Option<Backing>,
-    /// Whether units shall be compressed.
+    /// Whether to compress the image.
     pub compress: bool,
 }
 
-/// How much space a new image would take, in bytes. The serialised form has the
-/// keys of `qemu-img measure --output=json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// Size of a new image in bytes. Serializes with the keys of `qemu-img measure --output=json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub struct Measure {
-    /// Bytes that the source's bitmaps would take besides, were they carried over;
-    /// `None` unless both source and target can hold bitmaps.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Additional bytes needed to copy the source's bitmaps; `None` unless both the source and the
+    /// target format support bitmaps.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub bitmaps: Option<u64>,
-    /// File length for the data at hand.
+    /// File length for the data of the source.
     pub required: u64,
-    /// File length with every unit allocated.
+    /// File length if every cluster is allocated.
     pub fully_allocated: u64,
 }
 
-/// Calls its argument with each range of guest bytes that holds data, in
-/// ascending order.
+/// Calls its argument with each range of guest bytes that contains data, in ascending order.
 pub type DataRanges<'a> = dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()> + 'a;
 
-/// What is to be measured.
+/// Parameters of a measurement.
 pub struct MeasureRequest<'a> {
-    /// Guest bytes.
+    /// Virtual disk size in bytes.
     pub size: u64,
-    /// The target format's options.
+    /// The target format's create options.
     pub options: &'a Options,
-    /// What the source tells of itself, if there is one.
+    /// Information about the source image, if there is one.
     pub source: Option<&'a Info>,
-    /// Tells which guest bytes hold data.
+    /// Enumerates the ranges of guest bytes that contain data.
     pub data: &'a mut DataRanges<'a>,
 }
 

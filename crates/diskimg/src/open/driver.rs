@@ -1,11 +1,12 @@
-//! The table of formats: the one place outside `formats/` that names their modules.
+//! The table of formats, the only code outside `formats/` that names their modules.
 //!
-//! It refers to `formats/`, and `formats/` refers to it: the only dependency between the layers
-//! that points upwards.
+//! It depends on `formats/`, which depends on this layer: the only dependency of a layer on a
+//! higher one.
 
 use crate::error::Result;
+use crate::formats;
+#[cfg(feature = "inspect")]
 use crate::formats::inspect::Inspect;
-use crate::formats::{iso, ova, qcow2, raw, vmdk};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::layer::Layer;
@@ -17,61 +18,68 @@ use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A format's own `open`.
+/// Opens a layer of a format.
 type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
 
-/// A format's own `create`, for several disks.
+/// Starts a new image with several disks.
 type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target>>;
 
-/// What the table holds of one format. A new format is a folder under
-/// `formats/`, a variant of [`Format`] and a row of [`Format::driver`].
+/// An entry of the table of formats. To add a format, add a folder in `formats/`, a variant of
+/// [`Format`] and an arm in [`Format::driver`].
 pub(crate) struct Driver {
-    /// Whether these bytes look like this format. Raw never does: it is what
-    /// nothing else matched.
+    /// Returns true if the bytes are in this format. Always false for raw, which is the fallback.
     pub(crate) probe: fn(&ProbeBuffer<'_>) -> bool,
-    /// The size of a new image is a multiple of this many bytes.
+    /// True if QEMU recognizes this format. True for OVA as well, which QEMU treats as raw, because
+    /// an OVA is useless as a raw disk.
+    pub(crate) known_to_qemu: bool,
+    /// Size in bytes of which the size of a new image must be a multiple.
     pub(crate) sector: u64,
     /// Opens one layer.
     pub(crate) open: Open,
-    /// For a format that holds not every disk: sees that it can hold this one.
+    /// Checks that the format can store this disk; `None` if it can store any disk.
     pub(crate) require: Option<fn(&Image) -> Result<()>>,
     /// Starts a new image.
     pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn Target>>,
-    /// What `-o` takes, `size`, `backing_file` and `backing_fmt` included where they apply.
+    /// Create options, including `size`, `backing_file` and `backing_fmt` where they apply.
     pub(crate) options: &'static [OptionSpec],
-    /// Predicts the size of a new image, where the format's layout allows it.
+    /// Computes the size of a new image, if the layout of the format allows it.
     pub(crate) measure: Option<fn(&mut MeasureRequest<'_>) -> Result<Measure>>,
-    /// What makes an image of a stranger safe or unsafe to let in.
+    /// Inspects an untrusted image.
+    #[cfg(feature = "inspect")]
     pub(crate) inspect: Inspect,
-    /// For a format whose files hold several disks: one of them is read at a
-    /// time, and several sources of a conversion become a disk each.
+    /// For a format with several disks per file, of which one is read at a time; each source of a
+    /// conversion becomes a disk.
     pub(crate) appliance: Option<Appliance>,
 }
 
-/// What sets a format apart whose files hold several disks.
+/// Operations of a format with several disks per file.
 pub(crate) struct Appliance {
-    /// Starts a new file with a disk for each of the ranges, which are in
-    /// ascending order and apart: guest bytes between them are on no disk.
+    /// Starts a new file with one disk for each of the ranges. The ranges are in ascending order
+    /// and do not overlap; guest bytes between them are not on any disk.
     pub(crate) create: CreateDisks,
-    /// Every range starts at a multiple of this many guest bytes: of all that the
-    /// engine carries in one go, so that none of it belongs to two disks.
+    /// Alignment in bytes of the start of each range: a multiple of the engine's transfer size, so
+    /// that no transfer spans two disks.
     pub(crate) alignment: u64,
 }
 
 impl Format {
-    /// The format's row of the table.
+    /// Returns the format's entry of the table.
     pub(crate) fn driver(self) -> &'static Driver {
         match self {
-            Self::Raw => &raw::DRIVER,
-            Self::Qcow2 => &qcow2::DRIVER,
-            Self::Vmdk => &vmdk::DRIVER,
-            Self::Ova => &ova::DRIVER,
-            Self::Iso => &iso::DRIVER,
+            Self::Raw => &formats::raw::DRIVER,
+            #[cfg(feature = "qcow2")]
+            Self::Qcow2 => &formats::qcow2::DRIVER,
+            #[cfg(feature = "vmdk")]
+            Self::Vmdk => &formats::vmdk::DRIVER,
+            #[cfg(feature = "ova")]
+            Self::Ova => &formats::ova::DRIVER,
+            #[cfg(feature = "iso")]
+            Self::Iso => &formats::iso::DRIVER,
         }
     }
 
-    /// The options that [`Create`](crate::Create) and [`Convert`](crate::Convert) take for a new
-    /// image of this format.
+    /// Returns the options that [`Create`](crate::Create) and [`Convert`](crate::Convert) accept
+    /// for a new image of this format.
     pub fn options(self) -> &'static [OptionSpec] {
         self.driver().options
     }

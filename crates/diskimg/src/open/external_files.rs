@@ -1,98 +1,96 @@
-//! Names of other files that an image holds, and who may follow them.
+//! The policy for the files that an image references, and opening them.
 
 use crate::error::{Error, Result};
+use crate::remedy::Remedy;
 use crate::storage::os;
-use crate::storage::output::unambiguous;
+use crate::storage::output::canonical;
 use crate::storage::source::{FileSource, ReadMode, Source};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-/// Which files an image may name and have opened: backing files, external
-/// data files, extents.
+/// Which files an image may reference: backing files, external data files, extents.
 ///
-/// An image from a stranger that names `/etc/shadow` as its backing file would
-/// otherwise carry it into the output.
+/// Without such a policy, an untrusted image that names `/etc/shadow` as its backing file would
+/// disclose its contents in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum ExternalFiles {
-    /// None at all.
+    /// No files.
     None,
-    /// Regular files in the image's own directory or below it, symbolic links
-    /// resolved. If the image's path is itself a symbolic link, the directory of
-    /// the file it leads to is its own, too. Devices, and files that the kernel
-    /// makes up (`/proc`, `/sys`), are none, wherever the image is.
+    /// Regular files in the image's directory and its subdirectories, after resolving symbolic
+    /// links. If the image's path is a symbolic link, the directory of its target is allowed as
+    /// well. Devices and files of pseudo file systems (`/proc`, `/sys`) are never allowed.
     #[default]
     SameDir,
     /// Any regular file or block device of the host.
     Any,
 }
 
-/// Resolves and opens the files that one image names.
+/// Resolves and opens the files that one image references.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resolver<'a> {
-    /// The image's path as it was given; `None` if it came from a pipe or memory.
+    /// The image's path as given; `None` if it is a pipe or in memory.
     pub(crate) image: Option<&'a Path>,
-    /// Its path without symbolic links, where that is of interest.
+    /// The image's canonical path, if known.
     pub(crate) real: Option<&'a Path>,
-    /// The policy for files that the image names.
+    /// The policy for files that the image references by name.
     pub(crate) policy: ExternalFiles,
-    /// The policy for files that are searched for by what is in them. It is
-    /// the caller's own; `policy` is narrower for an image that was so found.
+    /// The policy for files that are found by their contents (a UUID). It is the caller's policy;
+    /// `policy` is stricter for an image that was itself found in this way.
     pub(crate) search: ExternalFiles,
-    /// How the bytes of what it opens are got at.
-    pub(crate) access: ReadMode,
-    /// What is meant where the image names one of these.
+    /// How opened files are read.
+    pub(crate) read_mode: ReadMode,
+    /// Sources to use instead of files with these paths.
     pub(crate) stand_ins: &'a [StandIn],
 }
 
-/// The path of a file, and what is read in its place.
+/// The path of a file and the source to use instead of it.
 pub(crate) type StandIn = (PathBuf, Arc<dyn Source>);
 
 impl<'a> Resolver<'a> {
-    /// Of the image at `image`, `None` if it came from a pipe or memory.
+    /// Creates a resolver for the image at path `image`; `None` if it is a pipe or in memory.
     pub(crate) fn new(image: Option<&'a Path>, policy: ExternalFiles) -> Self {
         Self {
             image,
             real: None,
             policy,
             search: policy,
-            access: ReadMode::default(),
+            read_mode: ReadMode::default(),
             stand_ins: &[],
         }
     }
 
-    /// Where `name` leads, as QEMU reads names; relative ones start at the
-    /// image's directory. No file is looked at. `role` is what the file is to
-    /// the image ("backing file").
+    /// Returns the path for `name`, which is interpreted as by QEMU and is relative to the image's
+    /// directory. Accesses no files. `role` describes the file in messages ("backing file").
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) if the name is no file's, or no
-    /// file may be named.
+    /// Returns [`Refused`](crate::ErrorKind::Refused) if the name is not a file name, or if the
+    /// policy is [`ExternalFiles::None`].
     pub(crate) fn resolve(&self, role: &str, name: &str) -> Result<PathBuf> {
         let path = plain_path(name).ok_or_else(|| {
             Error::refused(format!("its {role} '{name}' is not a file name"))
-                .hint("protocols and json: descriptions are never followed from inside an image")
+                .hint("an image may reference files only by path, not by protocol or json:")
         })?;
         self.refuse_none(role, name)?;
         Ok(self.directory().join(path))
     }
 
-    /// Opens `name` for reading, as QEMU reads names.
+    /// Opens `name`, which is interpreted as by QEMU, for reading.
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve) and [`open_at`](Self::open_at).
+    /// Returns the errors of [`resolve`](Self::resolve) and [`open_at`](Self::open_at).
     pub(crate) fn open(&self, role: &str, name: &str) -> Result<Arc<dyn Source>> {
         self.open_at(role, name, &self.resolve(role, name)?)
     }
 
-    /// Opens `name` for reading, which is a path whatever is in it: colons are
-    /// no protocols. What is not in the image's directory is looked for beside
-    /// the file that the image's path is a symbolic link to.
+    /// Opens `name` for reading. It is always a path: a colon does not denote a protocol. If the
+    /// file is not in the image's directory and the image's path is a symbolic link, tries the
+    /// directory of its target.
     ///
     /// # Errors
-    /// As [`open_at`](Self::open_at), for the image's directory;
-    /// [`Refused`](crate::ErrorKind::Refused) if no path has such a name.
+    /// Returns the errors of [`open_at`](Self::open_at) for the image's directory, and
+    /// [`Refused`](crate::ErrorKind::Refused) if the name is empty or contains a NUL byte.
     pub(crate) fn open_path(&self, role: &str, name: &str) -> Result<Arc<dyn Source>> {
         if name.is_empty() || name.contains('\0') {
             return Err(Error::refused(format!("its {role} '{name}' is not a file name")));
@@ -104,43 +102,45 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Opens the file at `path`, where `name` has led, if the policy allows it.
+    /// Opens the file at `path`, to which `name` was resolved, if the policy allows it.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) if it does not, in the same words
-    /// for what is elsewhere and for what is not: whoever wrote the image may
-    /// read them. [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Refused`](crate::ErrorKind::Refused) if the policy does not allow it. The message
+    /// does not reveal whether a file outside the image's directory exists, because the author of
+    /// the image might see it. Returns [`Io`](crate::ErrorKind::Io) if opening fails.
     pub(crate) fn open_at(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
         self.refuse_none(role, name)?;
-        if let Some((_, source)) = self.stand_ins.iter().find(|(meant, _)| is_same(meant, path)) {
+        if let Some((_, source)) = self.stand_ins.iter().find(|(name, _)| is_same(name, path)) {
             return Ok(Arc::clone(source));
         }
         let cannot = |e| Error::io(format!("cannot open its {role} '{}'", path.display()), e);
         if self.policy == ExternalFiles::Any {
-            return FileSource::open(path).and_then(|file| self.access.to(file)).map_err(cannot);
+            return FileSource::open(path)
+                .and_then(|file| self.read_mode.source(file))
+                .map_err(cannot);
         }
-        let homes = self.homes(role, name)?;
+        let allowed = self.allowed_directories(role, name)?;
         let mut inside = false;
         let opened = FileSource::open_if(path, |real| {
-            inside = homes.iter().any(|home| real.starts_with(home));
+            inside = allowed.iter().any(|directory| real.starts_with(directory));
             inside
         });
         match opened {
-            Ok(Some(file)) => self.access.to(file).map_err(cannot),
+            Ok(Some(file)) => self.read_mode.source(file).map_err(cannot),
             Ok(None) if inside => {
                 Err(Error::refused(format!("its {role} '{name}' is not a regular file"))
-                    .hint("a device may be named with ExternalFiles::Any, --external-files=any"))
+                    .with_remedy(Remedy::AllowExternalFiles))
             }
             Err(e) if inside || self.is_plainly_inside(path) => Err(cannot(e)),
             Ok(None) | Err(_) => {
                 Err(Error::refused(format!("its {role} '{name}' is not in the image's directory"))
-                    .hint("allow it with ExternalFiles::Any, --external-files=any"))
+                    .with_remedy(Remedy::AllowExternalFiles))
             }
         }
     }
 
-    /// The directories that the image's files may be in: its own and, if its
-    /// path is a symbolic link, that of the file it leads to.
+    /// Returns the image's directory and, if its path is a symbolic link, the directory of its
+    /// target.
     pub(crate) fn directories(&self) -> impl Iterator<Item = &'a Path> {
         [self.directory()].into_iter().chain(self.real_directory())
     }
@@ -151,35 +151,36 @@ impl<'a> Resolver<'a> {
 
     fn real_directory(&self) -> Option<&'a Path> {
         let real = self.real.and_then(Path::parent)?;
-        let other = canonical_directory(self.directory()).is_ok_and(|home| home != real);
+        let other = canonical_directory(self.directory()).is_ok_and(|directory| directory != real);
         other.then_some(real)
     }
 
+    /// Returns an error if the policy is [`ExternalFiles::None`].
     fn refuse_none(&self, role: &str, name: &str) -> Result<()> {
         match self.policy {
-            ExternalFiles::None => {
-                Err(Error::refused(format!("it names the {role} '{name}'")).hint(NONE_HINT))
-            }
+            ExternalFiles::None => Err(Error::refused(format!("it names the {role} '{name}'"))
+                .with_remedy(Remedy::AllowExternalFiles)),
             _ => Ok(()),
         }
     }
 
-    /// What [`ExternalFiles::SameDir`] allows, symbolic links resolved.
-    fn homes(&self, role: &str, name: &str) -> Result<Vec<PathBuf>> {
+    /// Returns the canonical directories that [`ExternalFiles::SameDir`] allows.
+    fn allowed_directories(&self, role: &str, name: &str) -> Result<Vec<PathBuf>> {
         if self.image.is_none() {
             return Err(Error::refused(format!(
-                "its {role} '{name}' cannot be beside an image that is not a file"
+                "its {role} '{name}' cannot be located, because the image is not a file"
             ))
-            .hint("open the image by its path, or allow any file: ExternalFiles::Any"));
+            .hint("open the image by its path")
+            .with_remedy(Remedy::AllowExternalFiles));
         }
-        let homes = self.directories().map(canonical_directory).collect::<io::Result<_>>();
-        homes.map_err(|e| Error::io("cannot find its directory", e))
+        let allowed = self.directories().map(canonical_directory).collect::<io::Result<_>>();
+        allowed.map_err(|e| Error::io("cannot resolve its directory", e))
     }
 
-    /// Its place can be told from the path alone, which has no `..` and no
-    /// symbolic link below the image's directory.
+    /// Returns true if `path` is in an allowed directory and, below that, has neither `..` nor
+    /// symbolic links.
     fn is_plainly_inside(&self, path: &Path) -> bool {
-        let plain = |directory: &Path| {
+        let is_inside = |directory: &Path| {
             let Ok(below) = path.strip_prefix(directory) else { return false };
             let mut at = directory.to_owned();
             below.components().all(|component| {
@@ -187,17 +188,13 @@ impl<'a> Resolver<'a> {
                 matches!(component, Component::Normal(_) | Component::CurDir) && !at.is_symlink()
             })
         };
-        self.directories().any(plain)
+        self.directories().any(is_inside)
     }
 }
 
-/// What to say where [`ExternalFiles::None`] is in force.
-pub(crate) const NONE_HINT: &str =
-    "references to other files are switched off: ExternalFiles::None, --external-files=none";
-
-/// Two spellings of one path, of which nothing need be there but the directory.
+/// Returns true if the paths denote the same file, which need not exist.
 fn is_same(a: &Path, b: &Path) -> bool {
-    let same = || Ok::<_, io::Error>(unambiguous(a)? == unambiguous(b)?);
+    let same = || Ok::<_, io::Error>(canonical(a)? == canonical(b)?);
     a.file_name() == b.file_name() && same().unwrap_or(false)
 }
 
@@ -206,19 +203,19 @@ fn canonical_directory(directory: &Path) -> io::Result<PathBuf> {
     if directory.as_os_str().is_empty() { Path::new(".") } else { directory }.canonicalize()
 }
 
-/// Where the file that was opened as [`Source::path`] is, symbolic links resolved.
+/// Returns the canonical path of the file that was opened as [`Source::path`].
 pub(crate) fn real_path(source: &dyn Source) -> Option<PathBuf> {
     let path = source.path()?;
     let opened = source.as_file().and_then(|(file, _)| os::real_path(file));
     opened.or_else(|| path.canonicalize().ok())
 }
 
-/// The path in a name that an image or a command line gives: as it is, or behind `file:`.
-/// `None` for other protocols (`nbd:…`, `json:{…}`): a colon before any slash, as QEMU
-/// reads it.
+/// Returns the path in a name from an image or a command line: the name itself, or the part after
+/// `file:`. Returns `None` for other protocols (`nbd:…`, `json:{…}`), which are denoted by a colon
+/// before the first slash, as in QEMU.
 pub fn plain_path(name: &str) -> Option<&Path> {
     if let Some(rest) = name.strip_prefix("file:") {
-        // file:///dir/x and file:/dir/x and file:x; file://host/x names another machine.
+        // file:///dir/x, file:/dir/x and file:x. file://host/x is a file on another host.
         return match rest.strip_prefix("//") {
             Some(path) if path.starts_with('/') => Some(Path::new(path)),
             Some(_) => None,
@@ -239,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn protocols_are_no_paths() {
+    fn protocols_are_not_paths() {
         for name in
             ["json:{}", "nbd://h/x", "http://h/x", "fat:rw:dir", "", "file://host/x", "a\0b"]
         {
@@ -258,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn same_dir_follows_links_before_it_judges() {
+    fn same_dir_resolves_symbolic_links_before_it_checks_the_directory() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (inside, outside) = (dir.path().join("in"), dir.path().join("out.img"));
         std::fs::create_dir(&inside).expect("mkdir");
@@ -281,16 +278,16 @@ mod tests {
         any.open("backing file", "../out.img").expect("any");
     }
 
-    /// An image in the root directory has everything below its own.
+    /// All files are in subdirectories of an image's directory if that is the root directory.
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_the_kernel_makes_up_is_no_file_of_a_directory() {
+    fn same_dir_allows_no_devices_and_no_files_of_pseudo_file_systems() {
         let image = Path::new("/image.qcow2");
         let resolver = Resolver::new(Some(image), ExternalFiles::SameDir);
         for name in ["proc/self/status", "/proc/self/exe", "dev/zero", "proc", "sys/kernel", "."] {
             let error = match resolver.open("backing file", name) {
                 Ok(source) => {
-                    // A program is a stored file, by whatever link it is reached.
+                    // The executable is a regular file, even if reached through /proc.
                     assert!(name.ends_with("exe"), "{name}: {source:?}");
                     continue;
                 }

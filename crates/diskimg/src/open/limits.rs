@@ -1,44 +1,45 @@
-//! How much an image may ask of us.
+//! Limits on the resources that an image may use.
 
 use crate::error::{Error, Result};
 
-/// One of the [`Limits`], as a list of them shows it.
+/// Name, value and description of one of the [`Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limit {
-    /// The field, the word for it on a command line and in Python.
+    /// Name of the field, of the command-line setting and of the Python attribute.
     pub name: &'static str,
-    /// What is allowed, in the unit that [`help`](Self::help) begins with.
+    /// Value, in the unit with which [`help`](Self::help) starts.
     pub value: u64,
-    /// What is counted, and of what, in a line.
+    /// One-line description: the unit, and what is limited.
     pub help: &'static str,
 }
 
-/// The one table: fields, defaults, and what is said of them wherever they are shown.
+/// Declares the limits: fields, default values, descriptions and further documentation.
 macro_rules! limits {
     ($($name:ident = $default:expr, $help:literal $(, $more:literal)?;)+) => {
-        /// Bounds on what an image may demand before it is refused with
-        /// [`ErrorKind::Limit`](crate::ErrorKind::Limit), which says what was found, what is
-        /// allowed and which of these fields allows more.
+        /// Limits on the resources that an image may use.
         ///
-        /// The defaults admit everything that QEMU admits. What a format's specification bounds
-        /// (the size of a cluster, of a grain table, of a backing file's name) is no limit in this
-        /// sense, and cannot be raised.
+        /// An image that exceeds a limit is rejected with
+        /// [`ErrorKind::Limit`](crate::ErrorKind::Limit). The error contains the value found, the
+        /// limit, and the name of the field to raise.
         ///
-        /// Memory at its peak is bounded by these and by constants: 16 MiB, and what applies of
+        /// The defaults accept everything that QEMU accepts. Limits of a format's specification
+        /// (such as the size of a cluster, a grain table or a backing file's name) are separate and
+        /// cannot be raised.
         ///
-        /// * for each layer that is opened, `table_bytes` and 4 MiB; three times that and 20 MiB
-        ///   for a VMDK;
-        /// * five times `snapshot_table_bytes` and four times `bitmap_directory_bytes` (a qcow2
-        ///   that has so much);
-        /// * `check_bytes` and 32 MiB, while a qcow2 is checked;
-        /// * a hundred times `descriptor_bytes`, seven times `ovf_bytes`;
-        /// * for each thread, six times the largest compressed unit (`unit_bytes` at most), and
+        /// The limits bound the peak memory usage. It is at most 16 MiB plus, where applicable,
+        ///
+        /// * for each layer, `table_bytes` and 4 MiB; three times that and 20 MiB for a VMDK;
+        /// * for a qcow2, five times `snapshot_table_bytes` and four times
+        ///   `bitmap_directory_bytes`;
+        /// * for the check of a qcow2, `check_bytes` and 32 MiB;
+        /// * 100 times `descriptor_bytes` and seven times `ovf_bytes`;
+        /// * for each thread, six times the largest compressed unit (at most `unit_bytes`) and
         ///   3 MiB;
-        /// * seventeen times `directory_bytes` for each directory of an ISO image that is open.
+        /// * for each open directory of an ISO image, 17 times `directory_bytes`.
         ///
-        /// All of it is bounded by the length of the file, too: tables that are not there are not
-        /// held. `SECURITY.md` has figures.
+        /// The length of the file is a further bound, because memory is allocated only for tables
+        /// that are within the file. `SECURITY.md` contains measurements.
         ///
         /// ```
         /// let mut limits = diskimg::Limits::default();
@@ -65,12 +66,12 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// The names of all limits.
+            /// Returns the names of all limits.
             pub fn names() -> &'static [&'static str] {
                 &[$(stringify!($name),)+]
             }
 
-            /// All limits as they are now, those of one kind of image together.
+            /// Returns all limits with their current values, grouped by format.
             pub fn iter(&self) -> impl Iterator<Item = Limit> + use<> {
                 [$(Limit { name: stringify!($name), value: self.$name, help: $help },)+].into_iter()
             }
@@ -78,14 +79,14 @@ macro_rules! limits {
             /// Sets a limit by its name.
             ///
             /// # Errors
-            /// [`Invalid`](crate::ErrorKind::Invalid) if there is none of this name.
+            /// Returns [`Invalid`](crate::ErrorKind::Invalid) if there is no limit of this name.
             pub fn set(&mut self, name: &str, value: u64) -> Result<()> {
                 match name {
                     $(stringify!($name) => self.$name = value,)+
                     _ => {
                         let names = Self::names().join(", ");
-                        return Err(Error::invalid(format!("there is no limit '{name}'"))
-                            .hint(format!("limits are {names}")));
+                        return Err(Error::invalid(format!("unknown limit '{name}'"))
+                            .hint(format!("known limits: {names}")));
                     }
                 }
                 Ok(())
@@ -96,75 +97,75 @@ macro_rules! limits {
 
 limits! {
     chain_depth = 200,
-        "Images in a backing chain, the top one included";
+        "Images in a backing chain, including the top image";
     table_bytes = 32 << 20,
-        "Bytes of a table that is held in memory as a whole",
-        "A qcow2 L1 table (of the disk, or of a snapshot), a refcount table; the grain directories
-        of all extents of a VMDK together.";
+        "Bytes of a table that is read into memory as a whole",
+        "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, or the grain
+        directories of all extents of a VMDK together.";
     unit_bytes = 64 << 20,
-        "Bytes that a compressed unit unpacks to, which it does as a whole",
-        "A grain of a VMDK; the clusters of a qcow2 have 2 MiB at most.";
+        "Bytes that a compressed unit decompresses to",
+        "Applies to VMDK grains. (qcow2 clusters have at most 2 MiB.)";
     check_bytes = 1 << 30,
-        "Bytes of memory in which a check counts what is used how often",
-        "Two for each host cluster of a qcow2 that is in use, and some for each of its L2 tables;
-        a bit for each grain of a VMDK.";
+        "Bytes of memory that a check uses to count references",
+        "For qcow2, two bytes for each host cluster in use and some for each L2 table; for VMDK, one
+        bit for each grain.";
     shared_table_bytes = 16 << 30,
         "Bytes of snapshots' and bitmaps' tables that a check of a qcow2 reads",
-        "All of them may be the same few bytes of the file, so that its length is no bound.";
+        "The tables may all share the same bytes of the file, so its length does not bound them.";
     snapshots = 65_536,
         "Internal snapshots of a qcow2 image";
     snapshot_table_bytes = 64 << 20,
-        "Bytes of a qcow2's table of snapshots";
+        "Bytes of the snapshot table of a qcow2 image";
     snapshot_extra_bytes = 1024,
-        "Bytes of extra data that one of these snapshots has";
+        "Bytes of extra data of one snapshot of a qcow2 image";
     bitmaps = 65_535,
         "Bitmaps of a qcow2 image";
     bitmap_directory_bytes = 65_535 * 1047,
-        "Bytes of a qcow2's directory of bitmaps",
-        "By default as many bitmaps as may be, with names as long as may be.";
+        "Bytes of the bitmap directory of a qcow2 image",
+        "The default allows the maximum number of bitmaps with names of the maximum length.";
     descriptor_bytes = 1 << 20,
-        "Bytes of a text that lists files: a VMDK descriptor, a cue sheet";
+        "Bytes of a text file that lists files: a VMDK descriptor, a cue sheet";
     extent_files = 32_768,
-        "Files that a VMDK's extents are in; each is held open";
+        "Files of a VMDK's extents, all of which are open at the same time";
     sibling_files = 4096,
-        "Files of a directory that are looked at for a VMDK's parent, by its UUID",
-        "What is beyond is not looked at, which the error says if no parent is found.";
+        "Files of a directory that are searched for a VMDK's parent by UUID",
+        "Further files are ignored. If no parent is found, the error says so.";
     ovf_bytes = 8 << 20,
         "Bytes of an appliance's descriptor (OVF), and of its manifest";
     ovf_nodes = 500_000,
         "Elements, attributes and texts of an appliance's descriptor";
     ovf_attributes = 256,
-        "Attributes of one of its tags, and declarations of namespaces",
-        "An XML parser may take the square of either.";
+        "Attributes, and namespace declarations, of an element of the descriptor",
+        "The time that the XML parser takes may be quadratic in either number.";
     ovf_disks = 1024,
         "Disks of an appliance";
     file_chunks = 10_000,
-        "Chunks that one file of an appliance is cut into";
+        "Chunks of one file of an appliance";
     archive_members = 65_536,
         "Members of an archive (OVA, zip)";
     archive_name_bytes = 16 << 20,
         "Bytes of the names of all members of an archive";
     archive_header_bytes = 64 << 10,
-        "Bytes of a member's name or attributes that a tar header announces";
+        "Bytes of an extended tar header: a member's name or attributes";
     unpacked_bytes = 256 << 30,
-        "Bytes that a packed appliance, or a packed file of one, unpacks to",
-        "In a temporary file, where a disk is read.";
+        "Bytes that a compressed appliance, or a compressed file in one, unpacks to",
+        "When a disk is read, they are written to a temporary file.";
     unpacked_ratio = 1032,
-        "Bytes that one packed byte unpacks to: of a zisofs file, gzip or zip",
-        "Deflate does no more than the default. (Compressed clusters and grains have a size of
-        their own, which `unit_bytes` bounds.)";
+        "Bytes that one compressed byte unpacks to, in gzip, zip and zisofs",
+        "Deflate cannot exceed the default. (Compressed clusters and grains are bounded by
+        `unit_bytes` instead.)";
     directory_depth = 256,
-        "Directories inside each other, in an ISO image";
+        "Nested directories of an ISO image";
     tree_entries = 5_000_000,
-        "Files and directories of an ISO image that are walked through";
+        "Files and directories of an ISO image that are visited";
     directory_bytes = 64 << 20,
         "Bytes of one directory, and of one embedded table, of an ISO image";
     file_sections = 65_536,
         "Sections (extents) of one file of an ISO image";
     link_bytes = 4096,
-        "Bytes of a symbolic link's target, in an ISO image";
+        "Bytes of a symbolic link's target in an ISO image";
     continuations = 32,
-        "Continuation areas that one record's system use field runs through";
+        "Continuation areas of one directory record's system use field";
 }
 
 #[cfg(test)]
@@ -173,10 +174,10 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn every_limit_can_be_set_by_the_name_that_it_is_listed_under() {
+    fn every_limit_can_be_set_by_its_listed_name() {
         let mut limits = Limits::default();
         for (index, name) in Limits::names().iter().enumerate() {
-            limits.set(name, index as u64).expect("is one");
+            limits.set(name, index as u64).expect("sets");
         }
         let all: Vec<_> = limits.iter().map(|limit| (limit.name, limit.value)).collect();
         let wanted: Vec<_> = Limits::names().iter().copied().zip(0..).collect();
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_limit_is_answered_with_the_known_ones() {
+    fn the_error_for_an_unknown_limit_lists_the_known_limits() {
         let error = Limits::default().set("tables", 1).expect_err("unknown");
         assert_eq!(error.kind(), ErrorKind::Invalid);
         let text = error.to_string();

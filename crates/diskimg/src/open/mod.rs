@@ -1,4 +1,4 @@
-//! Opening an image: its format, its layers, the files they name.
+//! Opening an image: its format, its backing chain, and the files that it references.
 
 pub(crate) mod driver;
 pub mod external_files;
@@ -11,12 +11,14 @@ use crate::model::image::{Image, Link};
 use crate::model::layer::{Layer, ParentLocator};
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, plain_path, real_path};
 use crate::open::limits::Limits;
+use crate::open::probe::Probing;
+use crate::remedy::Remedy;
 use crate::storage::caching::Caching;
 use crate::storage::source::{FileSource, ReadMode, Source, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How to open an image.
+/// Options for opening an image.
 ///
 /// ```no_run
 /// use diskimg::{Format, OpenOptions, ExternalFiles};
@@ -30,7 +32,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     format: Option<Format>,
-    not_probed: Vec<Format>,
+    probing: Probing,
     external_files: ExternalFiles,
     limits: Arc<Limits>,
     snapshot: Option<SnapshotSelector>,
@@ -39,7 +41,7 @@ pub struct OpenOptions {
     with_chain: bool,
     with_extents: bool,
     ignore_content_id: bool,
-    access: ReadMode,
+    read_mode: ReadMode,
     alone: bool,
     stand_ins: Vec<StandIn>,
 }
@@ -47,179 +49,175 @@ pub struct OpenOptions {
 /// Which internal snapshot to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotSelector {
-    /// The one whose id is this or, failing that, whose name is.
+    /// The snapshot with this ID or, if there is none, with this name.
     IdOrName(String),
-    /// The one that has all that is given.
+    /// The snapshot that matches all given values.
     Exactly {
-        /// Its id.
+        /// ID.
         id: Option<String>,
-        /// Its name.
+        /// Name.
         name: Option<String>,
     },
 }
 
-/// What a format's `open` is given besides the bytes.
+/// Parameters of a format's `open`.
 #[derive(Debug)]
 pub(crate) struct OpenContext<'a> {
-    /// Opens what the image names.
+    /// Opens the files that the image references.
     pub(crate) resolver: Resolver<'a>,
-    /// Bounds.
+    /// Limits.
     pub(crate) limits: &'a Limits,
-    /// Show this snapshot instead of the active disk.
+    /// Snapshot to read instead of the active disk.
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
-    /// Read this disk of an appliance.
+    /// Disk of an appliance to read.
     pub(crate) disk: Option<&'a str>,
-    /// Only facts are wanted, no guest bytes: open no other file …
+    /// Guest bytes will not be read, so do not open other files …
     pub(crate) metadata_only: bool,
-    /// … but those that the image's own tables are in.
+    /// … except those that contain the image's tables.
     pub(crate) with_extents: bool,
-    /// The parent will be opened.
+    /// The backing file will be opened.
     pub(crate) with_parent: bool,
-    /// Nobody named the format: the bytes did, or the file's name.
+    /// The format was probed, not specified by the caller.
     pub(crate) probed: bool,
 }
 
 impl OpenOptions {
-    /// Probed format, references within the image's directory, default limits.
+    /// Creates the default options: the format is probed, referenced files must be in the image's
+    /// directory, and limits have their default values.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Probing does not answer this format: what looks like it is taken for the next best, or for
-    /// raw. QEMU knows no ISO images, for one: to it they are raw.
+    /// Selects the formats that probing recognises.
     #[must_use]
-    pub fn never_probed_as(mut self, format: Format) -> Self {
-        self.not_probed.push(format);
+    pub fn probing(mut self, probing: Probing) -> Self {
+        self.probing = probing;
         self
     }
 
-    /// The image is of this format, whatever its bytes look like.
+    /// Sets the format. `None` (the default) probes it.
     #[must_use]
     pub fn format(mut self, format: impl Into<Option<Format>>) -> Self {
         self.format = format.into();
         self
     }
 
-    /// Which other files the image may name.
+    /// Sets which other files the image may reference.
     #[must_use]
     pub fn external_files(mut self, policy: ExternalFiles) -> Self {
         self.external_files = policy;
         self
     }
 
-    /// Bounds on what the image may demand.
+    /// Sets the limits on the resources that the image may use.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Arc::new(limits);
         self
     }
 
-    /// Read an internal snapshot instead of the active disk.
+    /// Selects an internal snapshot to read instead of the active disk.
     #[must_use]
     pub fn snapshot(mut self, snapshot: impl Into<Option<SnapshotSelector>>) -> Self {
         self.snapshot = snapshot.into();
         self
     }
 
-    /// Read this disk of an appliance (an OVA or OVF): its number, counted from
-    /// 1, the name of its file, or its `diskId`. The only disk of an appliance
-    /// needs no choosing.
+    /// Selects the disk of an appliance (OVA or OVF) to read, by its number, counted from 1, its
+    /// file name, or its `diskId`. Not needed if the appliance has one disk.
     #[must_use]
     pub fn disk(mut self, disk: impl Into<Option<String>>) -> Self {
         self.disk = disk.into();
         self
     }
 
-    /// Open the image for [`info`](Image::info) and [`check`](Image::check)
-    /// alone: no backing file and no data file is opened, and guest bytes
-    /// cannot be read.
+    /// Opens the image only for [`info`](Image::info) and [`check`](Image::check). Backing files
+    /// and data files are not opened, and guest bytes cannot be read.
     #[must_use]
     pub fn metadata_only(mut self, yes: bool) -> Self {
         self.metadata_only = yes;
         self
     }
 
-    /// With [`metadata_only`](Self::metadata_only): open the backing files all
-    /// the same, each for its own facts.
+    /// With [`metadata_only`](Self::metadata_only), opens the backing files as well, for their
+    /// [`info`](Image::info).
     #[must_use]
     pub fn with_chain(mut self, yes: bool) -> Self {
         self.with_chain = yes;
         self
     }
 
-    /// With [`metadata_only`](Self::metadata_only): open the files that hold the
-    /// image's own tables all the same (a split VMDK's extents), as far as they
-    /// are in its directory. One that cannot be opened is noted.
+    /// With [`metadata_only`](Self::metadata_only), opens files that contain the image's tables
+    /// (the extents of a split VMDK) as well, if they are in its directory. The notes of
+    /// [`info`](Image::info) mention files that cannot be opened.
     #[must_use]
     pub fn with_extents(mut self, yes: bool) -> Self {
         self.with_extents = yes;
         self
     }
 
-    /// Take a parent that was changed since its child was made, or may be
-    /// another image, as it is (VMDK's CIDs). What is read then may be a
-    /// mixture of two disks.
+    /// Accepts a backing file whose content ID (VMDK's CID) does not match, because it was modified
+    /// after the overlay was created or is a different image. The guest's bytes may then be
+    /// inconsistent.
     #[must_use]
     pub fn ignore_content_id(mut self, yes: bool) -> Self {
         self.ignore_content_id = yes;
         self
     }
 
-    /// What becomes of the page cache while the image's files are read: the
-    /// image itself and what it consists of and builds on, as far as they are
-    /// opened by a path. The last word of this and
-    /// [`memory_map`](Self::memory_map) counts.
+    /// Sets how reading uses the page cache. Applies to all files that are opened by path: the
+    /// image, its backing files, data files and extents. Overrides an earlier
+    /// [`memory_map`](Self::memory_map), and vice versa.
     #[must_use]
     pub fn caching(mut self, caching: Caching) -> Self {
-        self.access = match caching {
+        self.read_mode = match caching {
             Caching::Buffered => ReadMode::default(),
             Caching::Direct => ReadMode::direct(),
         };
         self
     }
 
-    /// Map the image's files into memory instead of reading them: the image
-    /// itself and what it consists of and builds on (backing files, data files,
-    /// extents), as far as they are opened by a path. Then
-    /// [`Image::slices`] and [`Image::slice_at`] lend stored bytes without
-    /// copying them. What has to be unpacked first, and standard input, stay as
-    /// they are.
+    /// Maps files into memory instead of reading them. Applies to all files that are opened by
+    /// path: the image, its backing files, data files and extents. [`Image::slices`] and
+    /// [`Image::slice_at`] then borrow stored bytes without copying them. Standard input and files
+    /// that must be unpacked first are not mapped.
     ///
     /// # Safety
-    /// As long as an image lives that these options (or a copy of them) opened,
-    /// and while it is opened, nobody, in this process or another, may
+    /// While these options or a copy of them open an image, and while such an image exists, no code
+    /// in this or any other process may
     ///
-    /// - truncate one of its files: reading what is gone raises SIGBUS, which
-    ///   ends the process;
-    /// - change their bytes: they are lent as `&[u8]`, and a change of what is
-    ///   borrowed is undefined behaviour.
+    /// - truncate one of its files: access beyond the new end raises SIGBUS, which kills the
+    ///   process;
+    /// - modify their bytes: they are borrowed as `&[u8]`, and modifying borrowed bytes is
+    ///   undefined behavior.
     ///
-    /// So: images that nobody else can write; no running machine's. Replacing one
-    /// by a rename, as a conversion to a path does, is harmless.
+    /// Use it only for images that no other process can write, and not for the images of a running
+    /// virtual machine. Replacing an image by renaming another file to its path, as a conversion
+    /// does, is safe.
     ///
-    /// The promise covers the files that the image *names*, as far as the policy
-    /// lets them be opened: for an image of a stranger with [`ExternalFiles::Any`],
-    /// any file of this host. What an image claims about its own bytes is no
-    /// danger: it is checked against the length that was mapped.
+    /// The requirements extend to all files that the image references and the policy allows: for an
+    /// untrusted image with [`ExternalFiles::Any`], to any file of the host. The contents of an
+    /// image cannot violate memory safety: all offsets are checked against the mapped length.
     ///
-    /// A disk that cannot read its own sectors raises SIGBUS as well, where
-    /// without a map there would be an [`Error`].
+    /// A disk that cannot read its sectors raises SIGBUS as well. Without a mapping, it causes an
+    /// [`Error`].
+    #[cfg(feature = "mmap")]
     #[must_use]
     #[allow(unsafe_code)]
     pub unsafe fn memory_map(mut self) -> Self {
-        // SAFETY: the caller answers for all files that are opened so.
-        self.access = unsafe { ReadMode::mapped() };
+        // SAFETY: the caller guarantees it for all files that are opened with these options.
+        self.read_mode = unsafe { ReadMode::mapped() };
         self
     }
 
-    /// Only the layer itself, with all its files: what it builds on is the caller's to add.
+    /// Opens only the layer itself, with all its files. The caller adds the backing chain.
     pub(crate) fn alone(mut self) -> Self {
         self.alone = true;
         self
     }
 
-    /// Where an image names one of these files it is the source beside it that is meant: an
-    /// image whose files have not got their names yet.
+    /// Sets sources to use instead of files with the given paths, for an image whose files are not
+    /// renamed to their final paths yet.
     pub(crate) fn stand_ins(mut self, files: Vec<StandIn>) -> Self {
         self.stand_ins = files;
         self
@@ -229,21 +227,21 @@ impl OpenOptions {
         !self.alone && (self.with_chain || !self.metadata_only)
     }
 
-    /// Opens the image at `path` (a regular file or block device) and
-    /// everything it builds on. `-` is standard input, `appliance.ova:2` the
-    /// second disk of an appliance (see [`disk`](Self::disk)).
+    /// Opens the image at `path` (a regular file or block device) and its backing chain. `-` is
+    /// standard input, `appliance.ova:2` the second disk of an appliance (see
+    /// [`disk`](Self::disk)).
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if a file cannot be opened,
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) or
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) if it is not an image of
-    /// the format or not one we read, [`Refused`](crate::ErrorKind::Refused) if
-    /// it names files that the policy forbids,
-    /// [`Limit`](crate::ErrorKind::Limit).
+    /// - [`Io`](crate::ErrorKind::Io) if a file cannot be opened or read;
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the image is damaged or not in the given format;
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it uses features that are not supported;
+    /// - [`Refused`](crate::ErrorKind::Refused) if the policy forbids a file that it references;
+    /// - [`Limit`](crate::ErrorKind::Limit) if it exceeds one of the limits;
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the image has no such snapshot or disk.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let open = |path| open_named(path, self.access).map_err(|e| e.in_file(&name));
+        let open = |path| open_named(path, self.read_mode).map_err(|e| e.in_file(&name));
         match appliance_and_disk(path) {
             Some((path, disk)) if self.disk.is_none() => {
                 self.clone().disk(disk.to_owned()).open_source(open(path)?, &name)
@@ -252,12 +250,11 @@ impl OpenOptions {
         }
     }
 
-    /// Opens an image whose bytes are at hand. `name` is what errors and
-    /// `info` call it; other files it names are looked for beside
-    /// [`Source::path`].
+    /// Opens an image from a source, and its backing chain. Errors and `info` refer to the image as
+    /// `name`. Files that it references are relative to the directory of [`Source::path`].
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn open_source(&self, source: Arc<dyn Source>, name: impl Into<String>) -> Result<Image> {
         let mut chain = Chain {
             options: self,
@@ -273,12 +270,12 @@ impl OpenOptions {
     }
 }
 
-/// A chain being opened, top first.
+/// A backing chain that is being opened, starting with the top image.
 struct Chain<'a> {
     options: &'a OpenOptions,
     links: Vec<Link>,
     seen: Vec<crate::storage::source::HostFileId>,
-    /// Which files the next image may name.
+    /// Which files the next image may reference.
     policy: ExternalFiles,
 }
 
@@ -286,13 +283,10 @@ type Next = (Arc<dyn Source>, String, Option<Format>);
 
 impl Chain<'_> {
     fn probe(&self, source: &dyn Source) -> Result<Format> {
-        let excluded = &self.options.not_probed;
-        let formats: Vec<_> =
-            Format::ALL.iter().copied().filter(|format| !excluded.contains(format)).collect();
-        Format::probe_as(source, source.path(), &formats)
+        Format::probe_named(source, source.path(), self.options.probing)
     }
 
-    /// Opens one layer; gives what it builds on.
+    /// Opens one layer and returns its backing file.
     fn add(
         &mut self,
         source: Arc<dyn Source>,
@@ -302,7 +296,7 @@ impl Chain<'_> {
         let limits = &self.options.limits;
         let depth = self.links.len() as u64 + 1;
         if depth > limits.chain_depth {
-            let found = format!("its backing chain has {depth} images or more");
+            let found = format!("the backing chain has at least {depth} images");
             let error = Error::over_limit("chain_depth", found, limits.chain_depth);
             return Err(match self.links.first() {
                 Some(top) => error.in_file(&top.name),
@@ -327,7 +321,7 @@ impl Chain<'_> {
             real: real.as_deref(),
             policy: self.policy,
             search: self.options.external_files,
-            access: self.options.access,
+            read_mode: self.options.read_mode,
             stand_ins: &self.options.stand_ins,
         };
         let context = OpenContext {
@@ -376,7 +370,7 @@ impl Chain<'_> {
     }
 }
 
-/// A child that says what content its parent must have is taken at its word.
+/// Checks that a backing file has the content ID that its overlay recorded, if it recorded one.
 fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
     let Some(wanted) = child.layer.parent_content_id() else { return Ok(()) };
     let found = parent.content_ids();
@@ -386,13 +380,11 @@ fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
     let found = if found.is_empty() { "(none)".to_owned() } else { found.join(", ") };
     Err(Error::corrupt(
         "backing chain",
-        format!("the parent '{name}' has the content ID {found}, this image was made for {wanted}"),
+        format!("the parent '{name}' has the content ID {found}, the image expects {wanted}"),
     )
     .in_file(&child.name)
-    .hint(
-        "the parent was changed since, or it is another image; to read it all the same: \
-         ignore_content_id, --ignore-cid",
-    ))
+    .hint("the parent was modified after the image was created, or it is a different image")
+    .with_remedy(Remedy::IgnoreContentId))
 }
 
 fn open_layer(
@@ -402,46 +394,46 @@ fn open_layer(
 ) -> Result<Arc<dyn Layer>> {
     if context.disk.is_some() && format.driver().appliance.is_none() {
         return Err(Error::invalid(format!(
-            "{format} images hold one disk, there is none to choose"
+            "{format} images hold one disk, so a disk cannot be selected"
         )));
     }
     (format.driver().open)(source, context)
 }
 
 impl OpenContext<'_> {
-    /// For formats without internal snapshots.
+    /// Returns an error if a snapshot is selected, for formats without internal snapshots.
     pub(crate) fn refuse_snapshot(&self, format: Format) -> Result<()> {
         match self.snapshot {
-            Some(_) => Err(Error::invalid(format!("{format} images hold no internal snapshots"))),
+            Some(_) => Err(Error::invalid(format!("{format} images have no internal snapshots"))),
             None => Ok(()),
         }
     }
 }
 
-/// Opens a name from the command line or from a program: a path, `file:PATH`, `-`.
-fn open_named(path: &Path, access: ReadMode) -> Result<Arc<dyn Source>> {
-    let cannot = |e| Error::io("cannot open it", e);
+/// Opens a path, `file:PATH` or `-` (standard input).
+fn open_named(path: &Path, read_mode: ReadMode) -> Result<Arc<dyn Source>> {
+    let cannot_open = |e| Error::io("cannot open it", e);
     if path == Path::new("-") {
         return Ok(Arc::new(stdin().map_err(|e| Error::io("cannot read standard input", e))?));
     }
     let path = local_path(path)?;
-    FileSource::open(path).and_then(|file| access.to(file)).map_err(cannot)
+    FileSource::open(path).and_then(|file| read_mode.source(file)).map_err(cannot_open)
 }
 
-/// Splits `appliance.ova:2`: the name of a file that is there, and a disk in
-/// it. `None` for any other name, first of all for one that is itself there.
+/// Splits `appliance.ova:2` into the path of an existing file and a disk in it. Returns `None` for
+/// any other name, including the path of an existing file.
 pub fn appliance_and_disk(name: &Path) -> Option<(&Path, &str)> {
     let (path, disk) = name.to_str()?.rsplit_once(':')?;
     let path = plain_path(path)?;
     (!disk.is_empty() && !name.exists() && path.is_file()).then_some((path, disk))
 }
 
-/// The path behind a name that a person typed, for reading or writing.
+/// Returns the path in a name given by the user.
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for `nbd:`, `json:` and the like.
+/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) for other protocols (`nbd:`, `json:`).
 pub fn local_path(name: &Path) -> Result<PathBuf> {
-    // A name that is there is meant, even if it looks like a protocol.
+    // The path of an existing file is used even if it looks like a protocol.
     match name.to_str() {
         Some(text) if !name.exists() => plain_path(text).map(Path::to_owned).ok_or_else(|| {
             Error::unsupported("only local files and devices can be opened")

@@ -1,50 +1,128 @@
-//! Probing: which format the bytes of a file are of.
+//! Probing: which format the bytes of a file are in.
+//!
+//! ```text
+//!   head (38 KiB) ──► a supported format? ──► that format
+//!   tail (1.5 KiB)    a known signature?  ──► an error that names it
+//!   name              otherwise           ──► raw
+//! ```
+//!
+//! A file in a format that is recognized but not supported is never read as a raw disk.
 
 use crate::error::{Error, Result};
+use crate::formats::signatures::{Kind, SIGNATURES, Signature};
 use crate::model::format::Format;
+use crate::remedy::Remedy;
 use crate::storage::source::Source;
 use std::path::Path;
 
-/// The beginning of a file, for probing.
+/// The parts of a file that probing looks at.
 #[derive(Debug)]
 pub(crate) struct ProbeBuffer<'a> {
-    /// At most [`ProbeBuffer::BYTES`] first bytes; fewer in a shorter file.
-    pub(crate) bytes: &'a [u8],
-    /// The file's name, where it has one: for containers whose first bytes say
-    /// only how they are packed.
+    /// The first bytes of the file, at most [`ProbeBuffer::HEAD`].
+    pub(crate) head: &'a [u8],
+    /// The last bytes of the file, at most [`ProbeBuffer::TAIL`]; they may overlap `head`.
+    pub(crate) tail: &'a [u8],
+    /// The file's name, if it has one. A compressed appliance is recognized by its name alone.
     pub(crate) path: Option<&'a Path>,
 }
 
 impl ProbeBuffer<'_> {
-    /// How much of a file the probes see: as far as ISO 9660's first three descriptors.
-    pub(crate) const BYTES: usize = 38 << 10;
+    /// Length of the head: up to the end of ISO 9660's first three volume descriptors.
+    pub(crate) const HEAD: usize = 38 << 10;
+
+    /// Length of the tail: a VMDK footer with its markers.
+    pub(crate) const TAIL: usize = 1536;
+}
+
+/// Head and tail of a file.
+pub(crate) struct ProbeBytes {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl ProbeBytes {
+    /// Reads head and tail of `source`.
+    ///
+    /// # Errors
+    /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+    pub(crate) fn read(source: &dyn Source) -> Result<Self> {
+        let len = source.len();
+        let mut head = vec![0; len.min(ProbeBuffer::HEAD as u64) as usize];
+        source
+            .read_exact_at(&mut head, 0)
+            .map_err(|e| Error::io("cannot read its first bytes", e))?;
+        let mut tail = vec![0; len.min(ProbeBuffer::TAIL as u64) as usize];
+        let tail_offset = len - tail.len() as u64;
+        source
+            .read_exact_at(&mut tail, tail_offset)
+            .map_err(|e| Error::io("cannot read its last bytes", e))?;
+        Ok(Self { head, tail })
+    }
+
+    /// The bytes of a file that has this name.
+    pub(crate) fn of<'a>(&'a self, path: Option<&'a Path>) -> ProbeBuffer<'a> {
+        ProbeBuffer { head: &self.head, tail: &self.tail, path }
+    }
+}
+
+/// Which formats probing recognizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Probing {
+    /// All formats.
+    #[default]
+    All,
+    /// Those that QEMU recognizes, OVA, and compressed files and archives. ISO images, and image
+    /// formats unknown to QEMU, are raw disks.
+    LikeQemu,
 }
 
 impl Format {
-    /// The format of `source` by its first bytes; [`Format::Raw`] if nothing
-    /// else fits.
+    /// Returns the format of `source` by its first and last bytes, or [`Format::Raw`] if no format
+    /// is recognized.
     ///
-    /// A guest that owns a raw disk can write any header into it. Name the
-    /// format where you know it.
+    /// A guest that controls a raw disk can write the header of any format into it. Name the
+    /// format if you know it.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io) if the first bytes cannot be read.
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the bytes are in a format that is
+    /// recognized but not supported (VHDX, VDI, a compressed file, an archive …), and
+    /// [`Io`](crate::ErrorKind::Io) if the source cannot be read.
     pub fn probe(source: &dyn Source) -> Result<Self> {
-        Self::probe_as(source, source.path(), Self::ALL)
+        Self::probe_named(source, source.path(), Probing::All)
     }
 
-    /// As [`probe`](Self::probe), of bytes that have this name, for one of these formats.
-    pub(crate) fn probe_as(
+    /// Like [`probe`](Self::probe), for a file named `path`.
+    pub(crate) fn probe_named(
         source: &dyn Source,
         path: Option<&Path>,
-        formats: &[Self],
+        probing: Probing,
     ) -> Result<Self> {
-        let mut bytes = vec![0; source.len().min(ProbeBuffer::BYTES as u64) as usize];
-        source
-            .read_exact_at(&mut bytes, 0)
-            .map_err(|e| Error::io("cannot read its beginning", e))?;
-        let buffer = ProbeBuffer { bytes: &bytes, path };
-        let found = formats.iter().find(|format| (format.driver().probe)(&buffer));
-        Ok(found.copied().unwrap_or(Self::Raw))
+        let bytes = ProbeBytes::read(source)?;
+        let buffer = bytes.of(path);
+        let matches = |format: &&Self| {
+            let hidden = probing == Probing::LikeQemu && !format.driver().known_to_qemu;
+            !hidden && (format.driver().probe)(&buffer)
+        };
+        if let Some(format) = Self::ALL.iter().find(matches) {
+            return Ok(*format);
+        }
+        let recognized = |signature: &&Signature| match probing {
+            Probing::LikeQemu if signature.kind == Kind::Image => (signature.qemu)(&buffer),
+            _ => (signature.matches)(&buffer),
+        };
+        match SIGNATURES.iter().find(recognized) {
+            Some(signature) => Err(not_supported(signature)),
+            None => Ok(Self::Raw),
+        }
     }
+}
+
+fn not_supported(signature: &Signature) -> Error {
+    let error = Error::unsupported(format!("it is {}, which is not supported", signature.what));
+    match signature.advice {
+        Some(advice) => error.hint(advice),
+        None => error,
+    }
+    .with_remedy(Remedy::NameFormatRaw)
 }

@@ -1,4 +1,4 @@
-//! `compare`: do two images show the guest the same bytes?
+//! `compare`: compares the guest bytes of two images.
 
 use crate::error::{Error, Result};
 use crate::model::image::{Image, WINDOW};
@@ -9,57 +9,58 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Guest bytes without a task at the most, so that the caller may stop.
-const QUIET: u64 = 1 << 40;
+/// Guest bytes after which a task is issued even if there is nothing to read, so that the operation
+/// can be cancelled.
+const MAX_IDLE: u64 = 1 << 40;
 
-/// Guest bytes compared at a time.
+/// Guest bytes per task. Longer runs are cut at multiples of it.
 const CHUNK: u64 = 512 << 10;
 
 /// The outcome of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Comparison {
-    /// The guest sees the same bytes; a shorter image counts as padded with zeros.
+    /// The guest bytes are the same. A shorter image is treated as if padded with zeros.
     Identical {
-        /// One image is shorter.
+        /// The sizes differ.
         size_mismatch: bool,
     },
-    /// The first guest byte that differs.
+    /// The guest bytes differ.
     ContentMismatch {
-        /// Its offset.
+        /// Guest offset of the first byte that differs.
         offset: u64,
     },
     /// Strict mode: the sizes differ.
     SizeMismatch,
-    /// Strict mode: one image holds bytes here, the other does not.
+    /// Strict mode: a range is allocated in one image and not in the other.
     StatusMismatch {
-        /// The first such guest offset.
+        /// Guest offset of the first such range.
         offset: u64,
     },
 }
 
-/// Where a comparison failed.
+/// The stage at which a comparison failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompareStage {
-    /// Asking where bytes are.
+    /// Mapping an image.
     Status,
-    /// Reading them.
+    /// Reading guest bytes.
     Read,
 }
 
-/// A comparison that could not be made.
+/// The error of a comparison that could not be completed.
 #[derive(Debug)]
 pub struct CompareError {
-    /// Where it failed.
+    /// The stage at which it failed.
     pub stage: CompareStage,
-    /// Why.
+    /// The cause.
     pub error: Error,
 }
 
-/// Compares what the guest sees in `a` and `b`. `strict` also asks for equal
-/// sizes and for bytes held in both or in neither.
+/// Compares the guest bytes of `a` and `b`. If `strict`, the sizes and the allocated ranges must be
+/// the same too.
 ///
 /// # Errors
-/// What mapping or reading the images said.
+/// Returns any error from mapping or reading the images.
 pub fn compare(
     a: &Image,
     b: &Image,
@@ -70,7 +71,7 @@ pub fn compare(
     compare_disks([a, b], strict, threads, progress)
 }
 
-/// As [`compare`].
+/// As [`compare`], for any disks.
 pub(super) fn compare_disks(
     disks: [&dyn Disk; 2],
     strict: bool,
@@ -106,42 +107,46 @@ pub(super) fn compare_disks(
     }
 }
 
-/// Something to look at.
+/// A part of the comparison.
 enum Task {
-    /// Bytes to compare; none where there was nothing but zeros for long.
+    /// A range to compare; empty after a long run of zeros.
     Read(Range<u64>),
-    /// A difference that the extents show already, found in its turn.
+    /// A difference that mapping found. A task, so that earlier differences are found first.
     Differs(Comparison),
 }
 
-/// What was seen.
+/// The result of a task.
 struct Done {
+    /// Guest offset up to which the disks have been compared.
     end: u64,
     difference: Option<Comparison>,
 }
 
-/// Walks both disks' runs; what is zero in both is passed over.
+/// Maps both disks and skips what is zero in both.
 struct Plan<'a> {
     disks: [&'a dyn Disk; 2],
     strict: bool,
+    /// Start of the next window.
     at: u64,
+    /// Size of the larger disk.
     total: u64,
     ready: VecDeque<Task>,
 }
 
 impl Plan<'_> {
     fn next_task(&mut self) -> Result<Option<Task>> {
-        let quiet = self.at.saturating_add(QUIET);
-        while self.ready.is_empty() && self.at < self.total.min(quiet) {
+        let idle_end = self.at.saturating_add(MAX_IDLE);
+        while self.ready.is_empty() && self.at < self.total.min(idle_end) {
             let end = self.next_window();
             self.plan_window(self.at..end)?;
             self.at = end;
         }
-        let nothing = (self.at < self.total).then_some(Task::Read(self.at..self.at));
-        Ok(self.ready.pop_front().or(nothing))
+        let idle = (self.at < self.total).then_some(Task::Read(self.at..self.at));
+        Ok(self.ready.pop_front().or(idle))
     }
 
-    /// Where the next window ends: far off where neither disk has anything.
+    /// Returns the end of the next window. Windows are larger where neither disk has anything
+    /// allocated.
     fn next_window(&self) -> u64 {
         let longer = self.disks.into_iter().filter(|disk| disk.size() > self.at);
         let ends = longer.map(|disk| {
@@ -153,13 +158,13 @@ impl Plan<'_> {
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
         let [a, b] = [
-            stretches_padded(self.disks[0], window.clone())?,
-            stretches_padded(self.disks[1], window.clone())?,
+            padded_runs(self.disks[0], window.clone())?,
+            padded_runs(self.disks[1], window.clone())?,
         ];
         let (mut i, mut j, mut at) = (0, 0, window.start);
         while at < window.end {
             let end = a[i].at.end.min(b[j].at.end);
-            if self.strict && a[i].held != b[j].held {
+            if self.strict && a[i].allocated != b[j].allocated {
                 self.ready.push_back(Task::Differs(Comparison::StatusMismatch { offset: at }));
                 return Ok(());
             }
@@ -173,7 +178,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// Cuts at multiples of the chunk; short neighbours share a task.
+    /// Appends `range`, cut at multiples of the chunk. Short ranges within a chunk share a task.
     fn push_read(&mut self, mut range: Range<u64>) {
         while !range.is_empty() {
             let end = range.end.min((range.start / CHUNK + 1) * CHUNK);
@@ -188,21 +193,21 @@ impl Plan<'_> {
     }
 }
 
-/// What `range` consists of, with zeros behind the end of a shorter disk.
-fn stretches_padded(disk: &dyn Disk, range: Range<u64>) -> Result<Vec<Run>> {
+/// Returns the runs of `range`, with zeros beyond the end of a shorter disk.
+fn padded_runs(disk: &dyn Disk, range: Range<u64>) -> Result<Vec<Run>> {
     let inside = range.start.min(disk.size())..range.end.min(disk.size());
     let tail = inside.end.max(range.start)..range.end;
     let mut runs = disk.runs(inside)?;
     if !tail.is_empty() {
-        runs.push(Run { at: tail, zero: true, held: false });
+        runs.push(Run { at: tail, zero: true, allocated: false });
     }
     Ok(runs)
 }
 
-/// The two disks, compared by many workers.
+/// The two disks, compared by several workers.
 struct Pair<'a>([&'a dyn Disk; 2]);
 
-/// One side's readers and buffer, twice.
+/// The fetchers and the buffer for each disk.
 #[derive(Default)]
 struct Sides([(Fetchers, Vec<u8>); 2]);
 
@@ -226,9 +231,9 @@ impl Job for Pair<'_> {
         for (disk, (fetchers, buf)) in self.0.iter().zip(&mut *sides) {
             let inside = disk.size().clamp(range.start, range.end) - range.start;
             buf.resize((range.end - range.start) as usize, 0);
-            let (inside, behind) = buf.split_at_mut(inside as usize);
+            let (inside, beyond) = buf.split_at_mut(inside as usize);
             disk.read(fetchers, inside, range.start)?;
-            behind.fill(0);
+            beyond.fill(0);
         }
         let [(_, a), (_, b)] = sides;
         let at = if a == b { None } else { a.iter().zip(b).position(|(x, y)| x != y) };

@@ -1,4 +1,4 @@
-//! New, empty images.
+//! `create`: creates empty images.
 
 use crate::error::{Error, Result};
 use crate::model::format::Format;
@@ -11,19 +11,20 @@ use crate::open::limits::Limits;
 use crate::open::local_path;
 use crate::ops::new_image::{open_backing, protect_backing, take_backing, whole_size};
 use crate::ops::progress::{Callback, report};
+use crate::remedy::Remedy;
 use crate::storage::output::{Durability, Output};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// Where a new image's zeros are written out, so many bytes are written at a
-/// time: progress is seen, and stopping is soon …
+/// Guest bytes placed per step. Progress is reported, and the operation can be cancelled, between
+/// steps.
 const STEP: u64 = 64 << 20;
 
-/// … but a vast disk, whose zeros nobody writes out, has no more steps than this.
+/// Maximum number of steps. Steps are longer on a very large disk, whose zeros are rarely written.
 const MAX_STEPS: u64 = 4096;
 
-/// A new image without content.
+/// Creates an empty image: a builder that is configured and then run.
 ///
 /// ```no_run
 /// use diskimg::{Create, Format};
@@ -42,13 +43,13 @@ pub struct Create<'a> {
     progress: Option<Callback<'a>>,
 }
 
-/// What was created.
+/// The result of [`Create::run`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    /// Guest bytes.
+    /// Size of the disk in bytes.
     pub size: u64,
-    /// The options in effect, given or by default, in the order of
-    /// [`Format::options`]: size and backing file as they were asked for.
+    /// The options in effect, both given and default, in the order of [`Format::options`]. Size and
+    /// backing file are as requested.
     pub options: Options,
 }
 
@@ -64,7 +65,7 @@ impl fmt::Debug for Create<'_> {
 }
 
 impl<'a> Create<'a> {
-    /// A new image of this format.
+    /// Creates a builder for an image of this format.
     pub fn new(format: Format) -> Self {
         Self {
             format,
@@ -78,65 +79,63 @@ impl<'a> Create<'a> {
         }
     }
 
-    /// Guest bytes; by default the backing image's.
+    /// Sets the size in bytes. The default is the size of the backing file.
     #[must_use]
     pub fn size(mut self, size: impl Into<Option<u64>>) -> Self {
         self.size = size.into();
         self
     }
 
-    /// The format's create options; see [`Format::options`].
+    /// Sets the format's create options; see [`Format::options`].
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
     }
 
-    /// The image it builds on. A relative name is resolved against the new
-    /// image's directory.
+    /// Sets the backing file. A relative name is resolved against the new image's directory.
     #[must_use]
     pub fn backing(mut self, backing: impl Into<Option<Backing>>) -> Self {
         self.backing = backing.into();
         self
     }
 
-    /// Which files the backing image may name, in its turn.
+    /// Sets which external files the backing file may refer to.
     #[must_use]
     pub fn backing_external_files(mut self, policy: ExternalFiles) -> Self {
         self.backing_external_files = policy;
         self
     }
 
-    /// Bounds on what the backing image may demand.
+    /// Sets the limits for opening the backing file.
     #[must_use]
     pub fn backing_limits(mut self, limits: Limits) -> Self {
         self.backing_limits = limits;
         self
     }
 
-    /// Records the backing file without looking at it; the size must be given then.
+    /// Sets whether the backing file is recorded without opening it. The size is required then.
     #[must_use]
     pub fn unsafe_backing(mut self, yes: bool) -> Self {
         self.trust_backing = yes;
         self
     }
 
-    /// Called as the work goes on, which takes its time where space is
-    /// preallocated; may stop it.
+    /// Sets a callback that receives progress and can cancel the operation. Creating an image takes
+    /// long only if space is preallocated.
     #[must_use]
     pub fn progress(mut self, callback: Callback<'a>) -> Self {
         self.progress = Some(callback);
         self
     }
 
-    /// Creates the image. A file that was there is replaced when the new one
-    /// is complete.
+    /// Creates the image. An existing file is replaced when the new one is complete.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) for options the format does not
-    /// take or a missing size; whatever opening the backing image or writing
-    /// said; [`Cancelled`](crate::ErrorKind::Cancelled). No file is left behind
-    /// then.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the format does not have an option or no
+    /// size is known, any error from opening the backing file or from writing, and
+    /// [`Cancelled`](crate::ErrorKind::Cancelled) if the callback stops the operation. No file is
+    /// left behind after an error.
     pub fn run(self, path: impl AsRef<Path>) -> Result<Created> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
@@ -146,10 +145,11 @@ impl<'a> Create<'a> {
     fn create(mut self, path: &Path) -> Result<Created> {
         let driver = self.format.driver();
         if driver.require.is_some() {
-            let message = format!("an empty disk is no image of the format {}", self.format.name());
-            return Err(Error::invalid(message).hint("to make one of files: iso create"));
+            let message =
+                format!("empty images of format {} cannot be created", self.format.name());
+            return Err(Error::invalid(message).with_remedy(Remedy::BuildIsoImage));
         }
-        self.options.check(self.format.name(), driver.options)?;
+        self.options.check(driver.options)?;
         let mut size = self.options.size("size")?;
         self.options.take("size");
         size = self.size.or(size);
@@ -164,8 +164,7 @@ impl<'a> Create<'a> {
             base = Some(image);
         }
         let size = size.ok_or_else(|| {
-            Error::invalid("Image creation needs a size parameter")
-                .hint("give SIZE, or a backing file to take it from")
+            Error::invalid("Image creation needs a size parameter").with_remedy(Remedy::GiveSize)
         })?;
         let options = self.in_effect(size)?;
         let size = whole_size(self.format, size)?;
@@ -193,17 +192,17 @@ impl<'a> Create<'a> {
         Ok(Created { size, options })
     }
 
-    /// Preallocating formats make room where they are told of zeros.
+    /// Places the whole disk as zeros, for which some targets allocate space.
     fn place_zeros(&self, target: &mut dyn Target) -> Result<()> {
-        let DiskLayout { size, cluster_size: unit } = target.disk_layout();
-        for step in steps(size, unit) {
+        let DiskLayout { size, cluster_size } = target.disk_layout();
+        for step in steps(size, cluster_size) {
             report(self.progress, step.start, size)?;
             target.place(step.start, Allocate::Zero { len: step.end - step.start })?;
         }
         Ok(())
     }
 
-    /// All options in effect, size and backing file included.
+    /// Returns all options in effect, including size and backing file.
     fn in_effect(&self, size: u64) -> Result<Options> {
         let mut options = self.options.clone();
         options.set("size", size.to_string());
@@ -217,16 +216,16 @@ impl<'a> Create<'a> {
     }
 }
 
-/// Cuts a disk of `size` bytes into steps of whole units.
-fn steps(size: u64, unit: u64) -> impl Iterator<Item = Range<u64>> {
-    let step = size.div_ceil(MAX_STEPS).next_multiple_of(STEP.max(unit));
+/// Divides a disk of `size` bytes into steps of whole clusters.
+fn steps(size: u64, cluster_size: u64) -> impl Iterator<Item = Range<u64>> {
+    let step = size.div_ceil(MAX_STEPS).next_multiple_of(STEP.max(cluster_size));
     let end = move |start: u64| start.saturating_add(step).min(size);
     std::iter::successors(Some(0), move |&start| Some(end(start)))
         .take_while(move |&start| start < size)
         .map(move |start| start..end(start))
 }
 
-/// Opens the backing image, to see that it is one and how large it is.
+/// Opens the backing file, whose format must be given.
 fn open_base(
     backing: &mut Backing,
     path: &Path,
@@ -235,7 +234,8 @@ fn open_base(
 ) -> Result<Image> {
     if backing.format.is_none() {
         return Err(Error::invalid("backing file specified without its format")
-            .hint("name it with -F; a format guessed from content can be the guest's choice"));
+            .hint("a guest can write the header of any format into a raw disk")
+            .with_remedy(Remedy::NameBackingFormat));
     }
     open_backing(backing, Some(path), external_files, limits)
 }
@@ -245,18 +245,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_of_any_size_is_a_bounded_number_of_steps_of_whole_units() {
+    fn a_disk_of_any_size_is_divided_into_a_bounded_number_of_steps_of_whole_clusters() {
         for size in
             [0, 1, 4096, STEP, STEP + 1, 10 << 30, (1 << 40) + 512, 1 << 62, i64::MAX as u64]
         {
-            for unit in [1, 65536, 2 << 20] {
+            for cluster_size in [1, 65536, 2 << 20] {
                 let mut at = 0;
-                for step in steps(size, unit) {
-                    assert!(step.start == at && step.end > at && at % unit == 0, "{step:?}");
+                for step in steps(size, cluster_size) {
+                    let is_next = step.start == at && step.end > at;
+                    assert!(is_next && at % cluster_size == 0, "{step:?}");
                     at = step.end;
                 }
                 assert_eq!(at, size);
-                assert!(steps(size, unit).count() as u64 <= MAX_STEPS);
+                assert!(steps(size, cluster_size).count() as u64 <= MAX_STEPS);
             }
         }
         assert_eq!(steps(10 << 30, 4096).count(), 160);

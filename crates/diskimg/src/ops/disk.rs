@@ -1,4 +1,4 @@
-//! What two verbs compare: guest bytes, wherever they come from.
+//! Disks as `compare` and verification see them: guest bytes, whatever they are stored in.
 
 use crate::error::Result;
 use crate::model::extent::Kind;
@@ -6,12 +6,12 @@ use crate::model::fetch::Fetcher;
 use crate::model::image::Image;
 use std::ops::Range;
 
-/// A disk that is read by many workers.
+/// A disk that several workers read.
 pub(super) trait Disk: Sync {
-    /// Guest bytes.
+    /// Returns the size in bytes.
     fn size(&self) -> u64;
 
-    /// What `range` of the disk consists of: covers it exactly, in order, none empty.
+    /// Returns runs that cover `range` exactly, in order, none of them empty.
     ///
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
@@ -20,35 +20,37 @@ pub(super) trait Disk: Sync {
     /// As [`Image::next_window`].
     fn next_window(&self, start: u64, end: u64, step: u64) -> u64;
 
-    /// Fills `buf` with the disk's bytes from `at` on.
+    /// Fills `buf` with the disk's bytes from offset `at`.
     ///
     /// # Errors
     /// As [`runs`](Self::runs) and [`Fetcher::fetch`].
     fn read(&self, fetchers: &mut Fetchers, buf: &mut [u8], at: u64) -> Result<()>;
 }
 
-/// A part of a disk that is all one thing.
+/// A range of a disk with the same properties throughout.
 #[derive(Debug)]
 pub(super) struct Run {
+    /// Offsets in the disk; never empty.
     pub(super) at: Range<u64>,
-    /// It is known to read as zeros.
+    /// Known to read as zeros.
     pub(super) zero: bool,
-    /// Some layer holds it.
-    pub(super) held: bool,
+    /// Allocated in some layer, as data or as zeros.
+    pub(super) allocated: bool,
 }
 
 impl Run {
-    /// What an extent's kind says of a range.
+    /// Returns the run for an extent of this kind.
     pub(super) fn new(at: Range<u64>, kind: &Kind) -> Self {
-        Self { at, zero: kind.is_zero(), held: *kind != Kind::Unallocated }
+        Self { at, zero: kind.is_zero(), allocated: *kind != Kind::Unallocated }
     }
 }
 
-/// One reader for each image that a disk consists of.
+/// One fetcher for each image that a disk consists of.
 #[derive(Debug, Default)]
 pub(super) struct Fetchers(Vec<Fetcher>);
 
 impl Fetchers {
+    /// Returns the fetcher of an image, creating it if necessary.
     pub(super) fn of(&mut self, image: usize) -> &mut Fetcher {
         if self.0.len() <= image {
             self.0.resize_with(image + 1, Fetcher::default);
@@ -81,14 +83,14 @@ impl Disk for Image {
     }
 }
 
-/// A part of a disk as a disk of its own.
+/// A range of a disk as a separate disk.
 pub(super) struct DiskRange<'a> {
     disk: &'a dyn Disk,
     range: Range<u64>,
 }
 
 impl<'a> DiskRange<'a> {
-    /// `range` lies inside `disk`.
+    /// Creates a disk of `range`, which must be within `disk`.
     pub(super) fn new(disk: &'a dyn Disk, range: Range<u64>) -> Self {
         debug_assert!(range.start <= range.end && range.end <= disk.size());
         Self { disk, range }

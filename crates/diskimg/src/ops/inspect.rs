@@ -1,25 +1,27 @@
-//! Inspecting: whether to let an untrusted image in.
+//! `inspect`: decides whether an untrusted image is safe to accept.
 //!
 //! ```text
-//!   look at the bytes ──► claimed? sizes? ──► what is allowed ──► verdict
-//!   (vocabulary/inspection, and each format's own `inspect.rs`)
+//!   formats and their findings ──► claimed format, size bounds ──► allowed findings ──► verdict
+//!   (`formats/inspect.rs` and each format's `inspect.rs`)
 //! ```
 //!
-//! One file is opened, a bounded amount of it is read, and nothing that it names is followed.
+//! Opens one file, reads a bounded amount of it, and follows none of the names in it.
 
 use crate::error::{Error, Result};
-use crate::formats::inspect::{DEPTH, look};
-use crate::formats::signatures::SIGNATURES;
+use crate::formats::inspect::{MAX_NESTING, examine};
+use crate::formats::signatures::{Kind, SIGNATURES};
 use crate::model::format::Format;
 use crate::open::limits::Limits;
 use crate::open::local_path;
-use crate::report::inspection::{Code, Inspection, Severity, Verdict};
+use crate::remedy::Remedy;
+use crate::report::finding::Severity;
+use crate::report::inspection::{Code, Inspection, Verdict};
 use crate::report::printable::printable;
 use crate::storage::source::{FileSource, Source, stdin_up_to};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What an image may be, to be let in.
+/// The requirements that an image must meet to be accepted.
 ///
 /// ```no_run
 /// use diskimg::{InspectOptions, inspect};
@@ -44,16 +46,17 @@ pub struct InspectOptions {
 }
 
 impl InspectOptions {
-    /// Nothing is claimed, sizes are not bounded, nothing is allowed that need not be.
+    /// Creates options without a claimed format, without size bounds and without exceptions.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The format that who brings the image says it is: the name of a [`Format`], `gpt` or `mbr`
-    /// (raw, with a partition table), or a format that is known by its signature alone.
+    /// Sets the format that the image is claimed to have: the name of a [`Format`], `gpt` or `mbr`
+    /// (raw with a partition table), or the name of a format that is only recognized by its
+    /// signature. An image of another format is refused.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if there is no such format.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if there is no such format.
     pub fn claimed(mut self, name: &str) -> Result<Self> {
         if !known_formats().any(|known| known == name) {
             let known: Vec<_> = known_formats().collect();
@@ -64,35 +67,35 @@ impl InspectOptions {
         Ok(self)
     }
 
-    /// Bounds on what the image may demand while it is looked at.
+    /// Sets the limits for reading the image.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Bytes that the file may have.
+    /// Sets the maximum file size in bytes.
     #[must_use]
     pub fn max_size(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_size = bytes.into();
         self
     }
 
-    /// Guest bytes that the disk may have. A disk whose size is not known is larger.
+    /// Sets the maximum virtual size in bytes. A disk of unknown size is refused.
     #[must_use]
     pub fn max_virtual_size(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_virtual_size = bytes.into();
         self
     }
 
-    /// How many times as large as its file the disk may be.
+    /// Sets the maximum ratio of virtual size to file size.
     #[must_use]
     pub fn max_ratio(mut self, ratio: impl Into<Option<u64>>) -> Self {
         self.max_ratio = ratio.into();
         self
     }
 
-    /// What this finding tells is put up with: it becomes a warning.
+    /// Reduces findings with this code to warnings.
     #[must_use]
     pub fn allow(mut self, code: Code) -> Self {
         self.allowed.push(code);
@@ -100,13 +103,13 @@ impl InspectOptions {
     }
 }
 
-/// Looks at the image at `path`, a regular file or block device; `-` is standard input. Opens no
-/// other file, whatever the image names.
+/// Inspects the image at `path`, a regular file or block device; `-` is standard input. Opens no
+/// other file, whatever the image refers to.
 ///
 /// # Errors
-/// Only if there is nothing to look at: [`Io`](crate::ErrorKind::Io) if the file cannot be opened
-/// or read, [`Limit`](crate::ErrorKind::Limit) if standard input does not end within the
-/// largest size. Whatever the bytes, there is an answer.
+/// Returns [`Io`](crate::ErrorKind::Io) if the file cannot be opened or read, and
+/// [`Limit`](crate::ErrorKind::Limit) if standard input is longer than the maximum file size.
+/// The content of the image never causes an error, only findings.
 pub fn inspect(path: impl AsRef<Path>, options: &InspectOptions) -> Result<Inspection> {
     let path = path.as_ref();
     let name = path.display().to_string();
@@ -114,58 +117,63 @@ pub fn inspect(path: impl AsRef<Path>, options: &InspectOptions) -> Result<Inspe
     inspect_source(source, name, options)
 }
 
-/// As [`inspect()`], of bytes that are at hand. `name` is what the result and errors call them.
+/// As [`inspect()`], for a source that is already open. `name` is its name in the result and in
+/// errors.
 ///
 /// # Errors
-/// [`Io`](crate::ErrorKind::Io) if they cannot be read.
+/// Returns [`Io`](crate::ErrorKind::Io) if it cannot be read.
 pub fn inspect_source(
     source: Arc<dyn Source>,
     name: impl Into<String>,
     options: &InspectOptions,
 ) -> Result<Inspection> {
     let name = name.into();
-    let found = look(&source, name.clone(), &options.limits, DEPTH);
+    let found = examine(&source, name.clone(), &options.limits, MAX_NESTING);
     let mut found = found.map_err(|e| e.in_file(name))?;
     if let Some(claimed) = &options.claimed {
-        hold_against_claim(claimed, &mut found);
+        check_claimed_format(claimed, &mut found);
     }
-    hold_against_bounds(options, &mut found);
+    check_bounds(options, &mut found);
     for finding in &mut found.findings {
-        // What it quotes of the image is the author's of that.
+        // Messages may quote the image, which is untrusted.
         finding.message = printable(&finding.message).into_owned();
         if options.allowed.contains(&finding.code) {
-            finding.severity = finding.severity.min(Severity::Warn);
+            finding.severity = finding.severity.min(Severity::Warning);
         }
     }
     found.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let worst = found.findings.first().map(|finding| finding.severity);
-    found.verdict = if worst == Some(Severity::Refuse) { Verdict::Unsafe } else { Verdict::Safe };
+    found.verdict = if worst == Some(Severity::Error) { Verdict::Unsafe } else { Verdict::Safe };
     Ok(found)
 }
 
 fn open(path: &Path, options: &InspectOptions) -> Result<Arc<dyn Source>> {
-    let cannot = |e| Error::io("cannot open it", e);
+    let cannot_open = |e| Error::io("cannot open it", e);
     if path == Path::new("-") {
         let most = options.max_size.unwrap_or(options.limits.unpacked_bytes);
         let source = stdin_up_to(most).map_err(|e| Error::io("cannot read standard input", e))?;
         let Some(source) = source else {
-            return Err(Error::limit(format!("standard input goes on behind {most} bytes"))
-                .hint("the largest size that is let in: InspectOptions::max_size, --max-size"));
+            return Err(Error::limit(format!("standard input is longer than {most} bytes"))
+                .with_remedy(Remedy::RaiseMaxSize));
         };
         return Ok(Arc::new(source));
     }
-    Ok(Arc::new(FileSource::open(local_path(path)?).map_err(cannot)?))
+    Ok(Arc::new(FileSource::open(local_path(path)?).map_err(cannot_open)?))
 }
 
-/// What a format may be called.
+/// Returns the names that are accepted as a claimed format.
 fn known_formats() -> impl Iterator<Item = &'static str> {
     let read = Format::ALL.iter().map(|format| format.name());
     let signatures = SIGNATURES.iter().flat_map(|known| [Some(known.name), known.alias]).flatten();
     read.chain(["gpt", "mbr"]).chain(signatures)
 }
 
-fn hold_against_claim(claimed: &str, found: &mut Inspection) {
+/// Adds a finding if the format is not the claimed one.
+fn check_claimed_format(claimed: &str, found: &mut Inspection) {
     found.claimed_format = Some(claimed.to_owned());
+    if claimed == Format::Raw.name() {
+        accept_packed_as_raw(found);
+    }
     let alias = SIGNATURES.iter().find(|known| known.alias == Some(claimed));
     let name = alias.map_or(claimed, |known| known.name);
     let agrees = match name {
@@ -173,30 +181,48 @@ fn hold_against_claim(claimed: &str, found: &mut Inspection) {
         name => found.format == name,
     };
     if !agrees {
-        let by_bytes = found.format;
+        let actual = found.format;
         found.add(
             Code::FormatMismatch,
             None,
-            format!("it is said to be {claimed}, and is {by_bytes} by its bytes"),
+            format!("the claimed format is {claimed}, but the content is {actual}"),
         );
     }
 }
 
-fn hold_against_bounds(options: &InspectOptions, found: &mut Inspection) {
+/// Accepts a compressed file or an archive as the content of a raw disk, because the caller claims
+/// that the format is raw.
+fn accept_packed_as_raw(found: &mut Inspection) {
+    let Some(packed) = SIGNATURES.iter().find(|known| known.name == found.format) else { return };
+    if packed.kind == Kind::Packed {
+        found.format = Format::Raw.name();
+        found.findings.retain(|finding| finding.code != Code::Packed);
+        found.add(Code::Archive, 0, format!("the first bytes are those of {}", packed.what));
+    }
+}
+
+/// Adds findings if the sizes exceed the bounds.
+fn check_bounds(options: &InspectOptions, found: &mut Inspection) {
     let (file, disk) = (found.file_size, found.virtual_size);
     if let Some(most) = options.max_size.filter(|&most| file > most) {
-        found.add(Code::FileTooLarge, None, format!("{file} bytes; at most {most} are let in"));
+        found.add(
+            Code::FileTooLarge,
+            None,
+            format!("the file has {file} bytes, more than the allowed {most}"),
+        );
     }
     if let Some(most) = options.max_virtual_size.filter(|&most| disk.is_none_or(|d| d > most)) {
-        let size = disk.map_or("unknown".into(), |disk| format!("{disk} bytes"));
-        let message = format!("the disk's size is {size}; at most {most} bytes are let in");
+        let message = match disk {
+            Some(disk) => format!("the disk has {disk} bytes, more than the allowed {most}"),
+            None => format!("the size of the disk is unknown; at most {most} bytes are allowed"),
+        };
         found.add(Code::DiskTooLarge, None, message);
     }
     let Some(most) = options.max_ratio else { return };
     if disk.is_none_or(|disk| disk > most.saturating_mul(file)) {
-        let size = disk.map_or("unknown".into(), |disk| format!("{disk} bytes"));
+        let size = disk.map_or("an unknown number of".into(), |disk| disk.to_string());
         let message = format!(
-            "the disk's size is {size}; at most {most} times the file's {file} bytes are let in"
+            "the disk has {size} bytes; at most {most} times the file's {file} bytes are allowed"
         );
         found.add(Code::RatioTooLarge, None, message);
     }

@@ -1,4 +1,4 @@
-//! `map`: which guest bytes are where, as qemu-img tells it.
+//! `map`: where guest bytes are stored, in the terms of `qemu-img map`.
 
 use crate::error::Result;
 use crate::model::extent::{ChainExtent, HostOffset, Kind};
@@ -6,16 +6,16 @@ use crate::model::image::{Image, WINDOW};
 use crate::storage::source::{Source, segments};
 use std::ops::Range;
 
-/// A range of guest bytes that one layer treats alike.
+/// A range of guest bytes that are stored in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapEntry {
-    /// Guest offset, in bytes.
+    /// Guest offset in bytes.
     pub start: u64,
-    /// Bytes; never 0.
+    /// Length in bytes; never 0.
     pub length: u64,
-    /// The layer that answers: 0 is the image itself.
+    /// Depth in the backing chain of the layer that the bytes come from: 0 is the image itself.
     pub depth: usize,
-    /// Some layer has something to say of these bytes, be it that they are zero.
+    /// Allocated in some layer, as data or as zeros.
     pub present: bool,
     /// Reads as zeros.
     pub zero: bool,
@@ -23,7 +23,7 @@ pub struct MapEntry {
     pub data: bool,
     /// Stored compressed.
     pub compressed: bool,
-    /// Host offset of the first byte, where bytes lie verbatim.
+    /// Host offset of the first byte, if the bytes are stored verbatim.
     pub offset: Option<u64>,
     /// The file that `offset` is in.
     pub filename: Option<String>,
@@ -54,23 +54,23 @@ impl MapEntry {
         }
     }
 
-    /// True if `next` merely continues this.
+    /// Returns true if `next` continues this entry, which must end where `next` starts.
     fn continues(&self, next: &Self) -> bool {
         let place = match (self.offset, next.offset) {
             (Some(a), Some(b)) => a + self.length == b && self.filename == next.filename,
             (None, None) => true,
             _ => false,
         };
-        let facts = |e: &Self| (e.depth, e.present, e.zero, e.data, e.compressed);
-        place && facts(self) == facts(next)
+        let flags = |e: &Self| (e.depth, e.present, e.zero, e.data, e.compressed);
+        place && flags(self) == flags(next)
     }
 }
 
-/// Calls `each` with the entries of `range`, in guest order, neighbours that
-/// look alike merged. The range is clipped to the disk.
+/// Calls `each` with the entries of `range`, in guest order, contiguous ones merged. The range is
+/// clipped to the disk.
 ///
 /// # Errors
-/// As [`Image::extents`], and whatever `each` returns.
+/// As [`Image::extents`], and any error that `each` returns.
 pub fn map(
     image: &Image,
     range: Range<u64>,
@@ -98,13 +98,13 @@ pub fn map(
     last.map_or(Ok(()), each)
 }
 
-/// Where a source starts in its file: a disk lies in the middle of an appliance.
+/// Returns the file offset at which a source starts. It is not 0 for a disk inside an appliance.
 fn start_of(source: &dyn Source) -> u64 {
     source.as_file().map_or(0, |(_, start)| start)
 }
 
-/// Data of a preallocated image may lie in a hole of its file: then it is
-/// stored and zero at once.
+/// Splits an entry at holes of the file, if the image is preallocated. Clusters in a hole are
+/// reported as both data and zero.
 fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
     let Kind::Data(place) = extent.kind else { return vec![whole] };
     if !image.layers().nth(extent.depth).is_some_and(|layer| layer.is_preallocated()) {
@@ -112,11 +112,11 @@ fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEn
     }
     let file = image.file(extent.depth, place.file);
     segments(file, place.offset..place.offset + whole.length)
-        .map(|(stretch, zero)| MapEntry {
-            start: whole.start + (stretch.start - place.offset),
-            length: stretch.end - stretch.start,
+        .map(|(segment, zero)| MapEntry {
+            start: whole.start + (segment.start - place.offset),
+            length: segment.end - segment.start,
             zero,
-            offset: Some(start_of(file) + stretch.start),
+            offset: Some(start_of(file) + segment.start),
             ..whole.clone()
         })
         .collect()

@@ -1,4 +1,4 @@
-//! `measure`: how large a new image would be.
+//! `measure`: the space that a new image would take.
 
 use crate::error::{Error, Result};
 use crate::model::format::Format;
@@ -10,13 +10,12 @@ use crate::ops::new_image::whole_size;
 use crate::report::info::Info;
 use std::ops::Range;
 
-/// The space that `image` would take in `format`. Only what is known to be
-/// zero is left out, holes of a preallocated image's file included: no data is
-/// read.
+/// Returns the space that `image` would take in `format`. No data is read: only ranges that are
+/// zero according to the image's tables, and holes of a preallocated image's file, are left out.
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for a format whose size
-/// cannot be told beforehand; otherwise as [`Image::extents`].
+/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the size of an image of this format
+/// cannot be predicted; otherwise as [`Image::extents`].
 pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measure> {
     let size = image.size();
     let mut data = |each: &mut dyn FnMut(Range<u64>)| {
@@ -30,7 +29,7 @@ pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measu
     run(format, options, size, Some(&image.info(0)?), &mut data)
 }
 
-/// The space that an empty image of `size` guest bytes would take in `format`.
+/// Returns the space that an empty image of `size` bytes would take in `format`.
 ///
 /// # Errors
 /// As [`measure`].
@@ -46,7 +45,7 @@ fn run<'a>(
     data: &'a mut DataRanges<'a>,
 ) -> Result<Measure> {
     let driver = format.driver();
-    options.check(format.name(), driver.options)?;
+    options.check(driver.options)?;
     let Some(measure) = driver.measure else {
         return Err(Error::unsupported(format!(
             "Block driver '{format}' does not support size measurement"

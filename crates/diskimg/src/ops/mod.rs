@@ -1,10 +1,11 @@
-//! Floor 3: what one does with images. Verbs know [`Image`](crate::Image) and
-//! the writing side of a format, and no format by name.
+//! The operations on images. They use [`Image`](crate::Image) and the writing side of a format, and
+//! name no format.
 
 mod compare;
 mod convert;
 mod create;
 mod disk;
+#[cfg(feature = "inspect")]
 mod inspect;
 mod map;
 mod measure;
@@ -17,6 +18,7 @@ pub use convert::{
     Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,
 };
 pub use create::{Create, Created};
+#[cfg(feature = "inspect")]
 pub use inspect::{InspectOptions, inspect, inspect_source};
 pub use map::{MapEntry, map};
 pub use measure::{measure, measure_size};

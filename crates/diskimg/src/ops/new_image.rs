@@ -1,4 +1,4 @@
-//! What every new image starts with: its size, and the image it builds on.
+//! What `convert` and `create` have in common: the size of a new image and its backing file.
 
 use crate::error::{Error, Result};
 use crate::model::format::Format;
@@ -11,15 +11,18 @@ use crate::open::limits::Limits;
 use crate::storage::output::{self, Output};
 use std::path::Path;
 
-/// The size a new image gets: raw keeps any length, the others have whole sectors.
+/// Rounds `size` up to whole sectors of the format. Raw keeps any size.
+///
+/// # Errors
+/// Returns [`Limit`](crate::ErrorKind::Limit) if the result exceeds `i64::MAX`.
 pub(super) fn whole_size(format: Format, size: u64) -> Result<u64> {
     size.checked_next_multiple_of(format.driver().sector)
         .filter(|&size| size <= i64::MAX as u64)
-        .ok_or_else(|| Error::limit(format!("a disk of {size} bytes")))
+        .ok_or_else(|| Error::limit(format!("a disk of {size} bytes is too large")))
 }
 
-/// `backing_file` and `backing_fmt` among the options mean the same as
-/// [`Convert::backing`], which wins.
+/// Takes `backing_file` and `backing_fmt` out of the options. An explicitly given
+/// [`Convert::backing`](crate::Convert::backing) takes precedence.
 pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>) {
     let name = options.take("backing_file");
     let format = options.take("backing_fmt");
@@ -39,15 +42,14 @@ pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>)
     }
 }
 
-/// Opens the image that a new one at `output` will build on, and notes its
-/// content ID.
+/// Opens the backing file of a new image at `output`, and stores its content ID in `backing`.
 pub(super) fn open_backing(
     backing: &mut Backing,
     output: Option<&Path>,
     external_files: ExternalFiles,
     limits: &Limits,
 ) -> Result<Image> {
-    // The user names this file, not an image: any file will do.
+    // The user names this file, not an image, so the policy does not apply to it.
     let resolver = Resolver::new(output, ExternalFiles::Any);
     let path = resolver.resolve("backing file", &backing.name)?;
     let format = backing.format.as_deref().map(str::parse).transpose()?;
@@ -63,8 +65,11 @@ pub(super) fn open_backing(
     Ok(image)
 }
 
-/// A backing file's name may lead to what is about to be replaced: the main
-/// file is looked at now, each companion before it is opened.
+/// Verifies that the output does not replace a file of its own backing chain. The main file is
+/// checked now, each companion file when it is created.
+///
+/// # Errors
+/// Returns [`Refused`](crate::ErrorKind::Refused) if the main file belongs to the chain.
 pub(super) fn protect_backing(output: &mut Output, backing: &Image) -> Result<()> {
     const WHY: &str = "the output cannot be its own backing file";
     let replaced = output.path().and_then(output::existing_identity);

@@ -1,21 +1,19 @@
-//! Many workers, one order.
+//! A pipeline of parallel work with an ordered step in between.
 //!
 //! ```text
 //!   plan ──► task 0, 1, 2, …        one at a time, lazily
 //!              │  │  │
-//!            work work work         in parallel: fetch, look for zeros, encode
+//!            work work work         in parallel: fetch, detect zeros, encode
 //!              │  │  │
 //!   commit ◄── 0, 1, 2, …           in order, one at a time: place
 //!              │  │  │
-//!            write …               in parallel again: write
+//!            write …                in parallel again: write
 //! ```
 //!
-//! Because `commit` sees the tasks in order whatever the workers' pace, its
-//! decisions do not depend on how many workers there are. A worker that is
-//! done early leaves its result and takes the next task; how far it may run
-//! ahead is bounded, and memory with it. An error of `plan` or `work` is such a
-//! result: it ends the run when its turn comes, so that the first one in order
-//! comes out.
+//! `commit` sees the tasks in order, however fast the workers are, so its decisions do not depend
+//! on their number. A worker that finishes early leaves its result and takes the next task. The
+//! number of tasks in flight is bounded, and so is memory. An error of `plan` or `work` is such a
+//! result too: it ends the run when its turn comes, so the first error in order is returned.
 
 use crate::error::{Error, Result};
 use crate::storage::lock;
@@ -23,37 +21,41 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex};
 
-/// Tasks that may be between `plan` and the end of `write`, per worker.
+/// Maximum number of tasks between `plan` and the end of `write`, per worker.
 const IN_FLIGHT_PER_WORKER: u64 = 3;
 
-/// No more workers than this, however many processors there are.
+/// Maximum number of workers.
 pub(crate) const MAX_THREADS: usize = 16;
 
-/// What runs in a pipeline.
+/// The work that a pipeline does.
 pub(crate) trait Job: Sync {
-    /// A piece of work.
+    /// A part of the work.
     type Task: Send;
-    /// Its result.
+    /// The result of [`work`](Self::work).
     type Done: Send;
-    /// What `commit` leaves to be done in parallel.
+    /// What `commit` returns: the work that is left to [`write`](Self::write).
     type Rest: Send;
-    /// A worker's own state.
+    /// The state of one worker.
     type Worker;
 
-    /// State for one more worker.
+    /// Creates the state of a worker.
     fn worker(&self) -> Self::Worker;
-    /// Does one task. In parallel.
+    /// Does one task. Called in parallel.
     fn work(&self, worker: &mut Self::Worker, task: Self::Task) -> Result<Self::Done>;
-    /// Does what follows from `commit`. In parallel, unless [`sequential`](Self::sequential).
+    /// Does the rest of a task after `commit`. Called in parallel, unless the job is
+    /// [`sequential`](Self::sequential).
     fn write(&self, worker: &mut Self::Worker, rest: Self::Rest) -> Result<()>;
-    /// True if each task must be settled before the next is committed.
+    /// Returns true if each task must be written before the next one is committed.
     fn sequential(&self) -> bool {
         false
     }
 }
 
-/// Runs `job` over `plan` with `threads` workers, the calling thread among
-/// them. `commit` may break off early, which is no error.
+/// Runs `job` for all tasks of `plan` with `threads` workers, including the calling thread.
+/// `commit` may end the run early, which is not an error.
+///
+/// # Errors
+/// Returns the first error of `plan`, `work` and `commit` in task order, or an error of `write`.
 pub(crate) fn run<J: Job>(
     job: &J,
     threads: usize,
@@ -65,13 +67,13 @@ pub(crate) fn run<J: Job>(
         job,
         plan: Mutex::new(Plan { next: plan, ticket: 0 }),
         commit: Mutex::new(Commit { commit, waiting: BTreeMap::new(), next: 0 }),
-        progress: Mutex::new(Status { settled: 0, outcome: None, planned_out: false }),
-        moved: Condvar::new(),
-        ahead: threads as u64 * IN_FLIGHT_PER_WORKER,
+        progress: Mutex::new(Status { written: 0, outcome: None, no_more_tasks: false }),
+        progressed: Condvar::new(),
+        max_in_flight: threads as u64 * IN_FLIGHT_PER_WORKER,
     };
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            // Under a tight limit on memory or processes we go on with fewer.
+            // Continue with fewer workers under a tight limit on memory or processes.
             if std::thread::Builder::new().spawn_scoped(scope, || pipeline.run_worker()).is_err() {
                 break;
             }
@@ -81,19 +83,19 @@ pub(crate) fn run<J: Job>(
     lock(&pipeline.progress).outcome.take().unwrap_or(Ok(()))
 }
 
-/// As many workers as there are processors, and as fit under the limit on this
-/// process's address space.
+/// Returns the number of processors, reduced to what fits under the limit on this process's address
+/// space.
 pub(crate) fn default_threads() -> usize {
-    // glibc reserves 64 MiB of address space for each thread's heap, besides
-    // its stack; leave room for tables and buffers.
+    // glibc reserves 64 MiB of address space for each thread's heap, in addition to its stack.
+    // The rest is for tables and buffers.
     const PER_THREAD: u64 = 80 << 20;
     const RESERVE: u64 = 256 << 20;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let fit = match crate::storage::os::address_space_limit() {
+    let max = match crate::storage::os::address_space_limit() {
         Some(limit) => (limit.saturating_sub(RESERVE) / PER_THREAD) as usize,
         None => MAX_THREADS,
     };
-    processors.min(fit).clamp(1, MAX_THREADS)
+    processors.min(max).clamp(1, MAX_THREADS)
 }
 
 struct Pipeline<'a, J: Job, P, C> {
@@ -101,28 +103,33 @@ struct Pipeline<'a, J: Job, P, C> {
     plan: Mutex<Plan<P>>,
     commit: Mutex<Commit<C, Result<J::Done>>>,
     progress: Mutex<Status>,
-    moved: Condvar,
-    /// How many tasks may be planned and not settled.
-    ahead: u64,
+    /// Notified when `progress` changes.
+    progressed: Condvar,
+    /// Maximum number of tasks that are planned and not written.
+    max_in_flight: u64,
 }
 
 struct Plan<P> {
     next: P,
+    /// Number of the next task.
     ticket: u64,
 }
 
 struct Commit<C, D> {
     commit: C,
-    /// Results whose predecessors are not there yet.
+    /// Results that wait for an earlier task.
     waiting: BTreeMap<u64, D>,
+    /// Number of the task to be committed next.
     next: u64,
 }
 
 struct Status {
-    settled: u64,
-    /// Set once: the first error, or `Ok` when `commit` broke off.
+    /// Number of tasks that are completely done.
+    written: u64,
+    /// Set once: to the first error, or to `Ok` when `commit` ended the run.
     outcome: Option<Result<()>>,
-    planned_out: bool,
+    /// The plan has ended or failed.
+    no_more_tasks: bool,
 }
 
 impl<J, P, C> Pipeline<'_, J, P, C>
@@ -144,13 +151,13 @@ where
         }
     }
 
-    /// One task from plan to settlement, and whatever became committable by it.
+    /// Takes one task through the pipeline, and commits all tasks that were waiting for it.
     fn step(&self, worker: &mut J::Worker) -> Result<ControlFlow<()>> {
         let Some((ticket, task)) = self.take() else { return Ok(ControlFlow::Break(())) };
         let done = task.and_then(|task| self.job.work(worker, task));
         if done.is_err() {
-            lock(&self.progress).planned_out = true;
-            self.moved.notify_all();
+            lock(&self.progress).no_more_tasks = true;
+            self.progressed.notify_all();
         }
         let mut rests = Vec::new();
         {
@@ -180,52 +187,52 @@ where
 
     fn write(&self, worker: &mut J::Worker, rest: J::Rest) -> Result<()> {
         self.job.write(worker, rest)?;
-        lock(&self.progress).settled += 1;
-        self.moved.notify_all();
+        lock(&self.progress).written += 1;
+        self.progressed.notify_all();
         Ok(())
     }
 
-    /// The next task, when there is room for it.
+    /// Waits until another task may be in flight, and returns the next one with its number.
     fn take(&self) -> Option<(u64, Result<J::Task>)> {
         let mut plan = lock(&self.plan);
         let mut status = lock(&self.progress);
         loop {
-            if status.outcome.is_some() || status.planned_out {
+            if status.outcome.is_some() || status.no_more_tasks {
                 return None;
             }
-            if plan.ticket < status.settled + self.ahead {
+            if plan.ticket < status.written + self.max_in_flight {
                 break;
             }
-            status = self.moved.wait(status).unwrap_or_else(|e| e.into_inner());
+            status = self.progressed.wait(status).unwrap_or_else(|e| e.into_inner());
         }
         drop(status);
         let Some(task) = (plan.next)().transpose() else {
-            lock(&self.progress).planned_out = true;
-            self.moved.notify_all();
+            lock(&self.progress).no_more_tasks = true;
+            self.progressed.notify_all();
             return None;
         };
         let ticket = plan.ticket;
         plan.ticket += 1;
-        // Before the next worker plans: behind an error there is nothing to plan.
-        lock(&self.progress).planned_out |= task.is_err();
+        // Set under the plan's lock: no task is planned after an error.
+        lock(&self.progress).no_more_tasks |= task.is_err();
         Some((ticket, task))
     }
 
     fn end(&self, outcome: Result<()>) {
         lock(&self.progress).outcome.get_or_insert(outcome);
-        self.moved.notify_all();
+        self.progressed.notify_all();
     }
 }
 
-/// Ends the pipeline if its worker unwinds.
+/// Ends the pipeline if its worker panics.
 struct EndOnPanic<'a, 'b, J: Job, P, C>(&'a Pipeline<'b, J, P, C>);
 
 impl<J: Job, P, C> Drop for EndOnPanic<'_, '_, J, P, C> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let error = Error::new(crate::ErrorKind::Io, "a worker thread failed");
+            let error = Error::new(crate::ErrorKind::Io, "a worker thread panicked");
             lock(&self.0.progress).outcome.get_or_insert(Err(error));
-            self.0.moved.notify_all();
+            self.0.progressed.notify_all();
         }
     }
 }
@@ -235,9 +242,10 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Squares numbers at an uneven pace.
+    /// Squares numbers, some of them slowly.
     struct Squares {
-        settled: AtomicU64,
+        /// Sum of all results.
+        sum: AtomicU64,
         fail_at: Option<u64>,
     }
 
@@ -260,13 +268,13 @@ mod tests {
         }
 
         fn write(&self, (): &mut (), n: u64) -> Result<()> {
-            self.settled.fetch_add(n, Ordering::Relaxed);
+            self.sum.fetch_add(n, Ordering::Relaxed);
             Ok(())
         }
     }
 
     fn run_squares(threads: usize, fail_at: Option<u64>) -> (Result<()>, Vec<u64>, u64) {
-        let job = Squares { settled: AtomicU64::new(0), fail_at };
+        let job = Squares { sum: AtomicU64::new(0), fail_at };
         let mut numbers = 0..100u64;
         let mut seen = Vec::new();
         let outcome = run(
@@ -278,36 +286,36 @@ mod tests {
                 Ok(ControlFlow::Continue(n))
             },
         );
-        (outcome, seen, job.settled.into_inner())
+        (outcome, seen, job.sum.into_inner())
     }
 
     #[test]
     fn results_are_committed_in_order_whatever_the_number_of_workers() {
         let squares: Vec<u64> = (0..100).map(|n| n * n).collect();
         for threads in [1, 2, 5, 16] {
-            let (outcome, seen, settled) = run_squares(threads, None);
+            let (outcome, seen, sum) = run_squares(threads, None);
             outcome.expect("runs");
             assert_eq!(seen, squares, "{threads} threads");
-            assert_eq!(settled, squares.iter().sum::<u64>(), "{threads} threads");
+            assert_eq!(sum, squares.iter().sum::<u64>(), "{threads} threads");
         }
     }
 
     #[test]
-    fn an_error_in_a_worker_ends_the_run_and_comes_out() {
+    fn an_error_in_a_worker_ends_the_run_and_is_returned() {
         for threads in [1, 4] {
             let (outcome, seen, _) = run_squares(threads, Some(40));
             assert_eq!(outcome.expect_err("fails").kind(), crate::ErrorKind::Invalid);
-            assert!(seen.len() <= 40, "nothing behind the failure was committed");
+            assert!(seen.len() <= 40, "nothing after the failure is committed");
         }
     }
 
-    /// Counts tasks that are planned and not settled.
-    struct Alive {
+    /// Counts tasks that are planned and not written.
+    struct InFlight {
         now: AtomicU64,
-        most: AtomicU64,
+        max: AtomicU64,
     }
 
-    impl Job for Alive {
+    impl Job for InFlight {
         type Task = u64;
         type Done = ();
         type Rest = ();
@@ -330,8 +338,8 @@ mod tests {
     }
 
     #[test]
-    fn tasks_that_wait_to_be_settled_are_bounded_too() {
-        let job = Alive { now: AtomicU64::new(0), most: AtomicU64::new(0) };
+    fn the_number_of_tasks_in_flight_is_bounded() {
+        let job = InFlight { now: AtomicU64::new(0), max: AtomicU64::new(0) };
         let mut numbers = 0..400;
         let outcome = run(
             &job,
@@ -339,18 +347,18 @@ mod tests {
             || {
                 let next = numbers.next();
                 let now = job.now.fetch_add(u64::from(next.is_some()), Ordering::SeqCst) + 1;
-                job.most.fetch_max(now, Ordering::SeqCst);
+                job.max.fetch_max(now, Ordering::SeqCst);
                 Ok(next)
             },
             |()| Ok(ControlFlow::Continue(())),
         );
         outcome.expect("runs");
         assert_eq!(job.now.into_inner(), 0);
-        let most = job.most.into_inner();
-        assert!(most <= 8 * IN_FLIGHT_PER_WORKER + 1, "{most}");
+        let max = job.max.into_inner();
+        assert!(max <= 8 * IN_FLIGHT_PER_WORKER + 1, "{max}");
     }
 
-    /// Fails at every task from the third on, at the third last.
+    /// Fails at every task from the third on, slowly at the third.
     struct Failing;
 
     impl Job for Failing {
@@ -378,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_in_order_comes_out_whatever_the_number_of_workers() {
+    fn the_first_error_in_order_is_returned_whatever_the_number_of_workers() {
         for threads in [1, 2, 4] {
             let mut numbers = 0..;
             let outcome =
@@ -389,8 +397,8 @@ mod tests {
     }
 
     #[test]
-    fn breaking_off_is_no_error() {
-        let job = Squares { settled: AtomicU64::new(0), fail_at: None };
+    fn ending_early_is_not_an_error() {
+        let job = Squares { sum: AtomicU64::new(0), fail_at: None };
         let mut numbers = 0..;
         let outcome = run(
             &job,
@@ -398,6 +406,6 @@ mod tests {
             || Ok(numbers.next()),
             |n| Ok(if n > 900 { ControlFlow::Break(()) } else { ControlFlow::Continue(n) }),
         );
-        outcome.expect("breaks off");
+        outcome.expect("ends early");
     }
 }

@@ -1,25 +1,29 @@
-//! Telling the caller how far a verb is, and being told to stop.
+//! Progress reports and cancellation.
 
 use crate::error::{Error, Result};
 use std::ops::ControlFlow;
 
-/// How far a verb is, in guest bytes.
+/// Progress of an operation, in guest bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes dealt with, holes included.
+    /// Bytes processed so far, holes included.
     pub done: u64,
-    /// Bytes in all.
+    /// Total number of bytes.
     pub total: u64,
 }
 
-/// Called now and then, from any thread but never from two at once.
-/// [`ControlFlow::Break`] stops the verb with
+/// A progress callback. It is called regularly, from any thread but never from two at once.
+/// Returning [`ControlFlow::Break`] ends the operation with
 /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
 pub type Callback<'a> = &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync);
 
-/// Reports to the caller, if it wants to know.
+/// Reports progress if there is a callback.
+///
+/// # Errors
+/// Returns [`Cancelled`](crate::ErrorKind::Cancelled) if the callback returns
+/// [`ControlFlow::Break`].
 pub(crate) fn report(callback: Option<Callback<'_>>, done: u64, total: u64) -> Result<()> {
-    match callback.map(|tell| tell(Progress { done, total })) {
+    match callback.map(|callback| callback(Progress { done, total })) {
         Some(ControlFlow::Break(())) => Err(Error::cancelled()),
         _ => Ok(()),
     }

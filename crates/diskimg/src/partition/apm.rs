@@ -1,4 +1,4 @@
-//! The Apple partition map: a block that gives the size of blocks, and one block a partition.
+//! The Apple partition map: a block that contains the block size, and one block per partition.
 //!
 //! ```text
 //!   block 0   "ER" block size(2) blocks(4)
@@ -6,29 +6,30 @@
 //! ```
 //!
 //! Specification: Apple, "Inside Macintosh: Devices", chapter 3. isohybrid counts blocks of 512
-//! bytes in a map that is said to have blocks of 2048; so the numbers are given as they are.
+//! bytes in a map whose block size is 2048, so block numbers are not converted to bytes.
 
 use super::{Oddity, note};
 use crate::storage::number::{to_index, to_u32, to_u64};
+use byteorder::{BigEndian, ByteOrder};
 use serde::Serialize;
 
-/// Partitions that are read: as many as fit before the volume descriptors.
+/// Maximum number of partitions that are read: as many as fit before the volume descriptors.
 const MAX_PARTITIONS: usize = 63;
 
-/// One partition.
+/// A partition of an Apple partition map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct ApmPartition {
-    /// Its place in the map, from 1.
+    /// Number in the map, counted from 1.
     pub number: u32,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// What it is for: "Apple_HFS", …
+    /// Type, such as "Apple_HFS".
     pub kind: String,
-    /// Where it begins, in the map's blocks.
+    /// First block, in blocks of the map.
     pub first_block: u32,
-    /// How long it is, in the map's blocks.
+    /// Length in blocks of the map.
     pub blocks: u32,
 }
 
@@ -37,17 +38,17 @@ pub struct ApmPartition {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Apm {
-    /// Bytes of a block.
+    /// Block size in bytes.
     pub block_bytes: u32,
-    /// The partitions; the map itself is one.
+    /// Partitions, including the map itself.
     pub partitions: Vec<ApmPartition>,
 }
 
 impl Apm {
-    /// Reads the map in the first bytes of a disk. `None` if there is none.
+    /// Parses the map in the first bytes of a disk. Returns `None` if there is none.
     pub(crate) fn parse(start: &[u8], oddities: &mut Vec<Oddity>) -> Option<Self> {
         let block = usize::from(be16(start, 2)?);
-        // Without a single entry the two letters are an accident.
+        // Without an entry, the signature is a coincidence.
         if !start.starts_with(b"ER") || block < 512 || entry(start, block, 1).is_none() {
             return None;
         }
@@ -65,25 +66,25 @@ impl Apm {
         }
         if partitions.len() != count {
             let message =
-                format!("APM: {count} partitions are announced, {} found", partitions.len());
+                format!("APM: {} partitions found, but the map lists {count}", partitions.len());
             note(oddities, to_u64(block), message);
         }
         Some(Self { block_bytes: to_u32(block), partitions })
     }
 }
 
-/// The used bytes of that partition's block.
+/// Returns the used bytes of the block of partition `number`.
 fn entry(start: &[u8], block: usize, number: usize) -> Option<&[u8]> {
     let at = block * number;
     start.get(at..at + 136).filter(|entry| entry.starts_with(b"PM"))
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+    bytes.get(at..at + 2).map(BigEndian::read_u16)
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+    bytes.get(at..at + 4).map(BigEndian::read_u32)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_are_found_at_any_block_size() {
+    fn partitions_are_found_with_any_block_size() {
         for block in [512, 2048] {
             let mut oddities = Vec::new();
             let apm = Apm::parse(&map(block, 2), &mut oddities).expect("a map");
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_counts_and_sizes_are_no_trouble() {
+    fn invalid_counts_and_block_sizes_are_tolerated() {
         let mut oddities = Vec::new();
         let apm = Apm::parse(&map(2048, u32::MAX), &mut oddities).expect("a map");
         assert_eq!((apm.partitions.len(), oddities.len()), (2, 1));

@@ -2,66 +2,68 @@
 //!
 //! ```text
 //!   sector 0  protective MBR
-//!          1  header     "EFI PART" revision(4) size(4) crc(4) 0(4) own(8) other(8) first(8) last(8)
-//!                        disk GUID(16) entries at(8) count(4) size(4) crc(4)
-//!          2  entries    kind GUID(16) own GUID(16) first(8) last(8) attributes(8) name(72)
+//!          1  header     "EFI PART" revision(4) size(4) CRC(4) 0(4) own LBA(8) backup LBA(8)
+//!                        first usable(8) last usable(8) disk GUID(16)
+//!                        entries LBA(8) count(4) size(4) CRC(4)
+//!          2  entries    type GUID(16) own GUID(16) first(8) last(8) attributes(8) name(72)
 //!        ...
-//!         -n  entries, again
-//!         -1  header, again: `own` and `other` changed, and where its entries are
+//!         -n  backup of the entries
+//!         -1  backup header: own LBA and backup LBA exchanged, another entries LBA
 //! ```
 //!
-//! Specification: UEFI, "GUID Partition Table (GPT) Disk Layout". Sectors are of 512 bytes:
-//! images of disks with larger ones are not expected where this is used.
+//! Specification: UEFI, "GUID Partition Table (GPT) Disk Layout". Only sectors of 512 bytes are
+//! supported.
 
 use super::{Oddity, le16, le32, le64, note};
 use crate::error::{Error, Result};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use crate::storage::source::Source;
+use crc32fast::hash as crc32;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// Bytes of a sector.
+/// Sector size in bytes.
 pub(crate) const SECTOR: u64 = 512;
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 
-/// Bytes of the header that are in use.
+/// Length of the header in bytes.
 const HEADER: usize = 92;
 
-/// Bytes of an entry that are in use.
+/// Minimum length of an entry in bytes.
 const ENTRY: usize = 128;
 
-/// Entries of a new table: what UEFI asks for at least.
+/// Number of entries of a new table: the minimum of the UEFI specification.
 const NEW_ENTRIES: usize = 128;
 
-/// Sectors that the entries of a new table take.
+/// Number of sectors of the entries of a new table.
 pub(crate) const ARRAY_SECTORS: u64 = to_u64(NEW_ENTRIES * ENTRY) / SECTOR;
 
-/// Bytes of an array that are read: 8,192 entries of the usual size.
+/// Maximum length in bytes of the entries that are read: 8,192 entries of the usual size.
 const MAX_ARRAY: u64 = 1 << 20;
 
-/// A GUID in the order of its bytes on disk. Displayed, and serialized, as UEFI prints it: the
-/// first three numbers are little-endian on disk.
+/// A GUID in on-disk byte order, in which the first three numbers are little-endian. Displayed and
+/// serialized in the notation of the UEFI specification.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Guid(pub [u8; 16]);
 
 impl Guid {
-    /// EFI system partition: C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
+    /// Type of an EFI system partition: C12A7328-F81F-11D2-BA4B-00A0C93EC93B.
     pub const EFI_SYSTEM: Self = Self([
         0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9,
         0x3b,
     ]);
 
-    /// Basic data: EBD0A0A2-B9E5-4433-87C0-68B6B72699C7.
+    /// Type of a basic data partition: EBD0A0A2-B9E5-4433-87C0-68B6B72699C7.
     pub const BASIC_DATA: Self = Self([
         0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99,
         0xc7,
     ]);
 
-    /// Nobody's.
+    /// Type of an unused entry.
     const ZERO: Self = Self([0; 16]);
 
-    /// A GUID of those bytes, marked as one of no particular meaning (RFC 9562, version 8).
+    /// Creates a GUID from a digest, marked as version 8 (custom, RFC 9562).
     pub(crate) fn from_digest(mut bytes: [u8; 16]) -> Self {
         bytes[7] = bytes[7] & 0x0f | 0x80;
         bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -96,49 +98,50 @@ impl Serialize for Guid {
     }
 }
 
-/// One partition.
+/// A partition of a GPT.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct GptPartition {
-    /// Its place in the array, from 1.
+    /// Number in the table, counted from 1.
     pub number: u32,
-    /// What it is for.
+    /// Type.
     pub kind: Guid,
-    /// What tells it from all others.
+    /// Unique identifier.
     pub id: Guid,
-    /// Where it begins, in sectors of 512 bytes.
+    /// First sector, in sectors of 512 bytes.
     pub first_sector: u64,
-    /// The last sector that belongs to it.
+    /// Last sector (inclusive), in sectors of 512 bytes.
     pub last_sector: u64,
-    /// Bit 0: the platform needs it; 2: a BIOS may start from it; 60: read-only.
+    /// Attributes. Bit 0: required by the platform; bit 2: bootable by a legacy BIOS; bit 60:
+    /// read-only.
     pub attributes: u64,
-    /// Its name.
+    /// Name.
     pub name: String,
 }
 
-/// A partition table, as far as one of its copies can be read.
+/// A GUID partition table, read from its primary or its backup copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Gpt {
-    /// What tells disks apart.
+    /// Unique identifier of the disk.
     pub disk_id: Guid,
-    /// The first sector that a partition may have.
+    /// First sector that a partition may use.
     pub first_usable: u64,
-    /// The last one.
+    /// Last sector that a partition may use.
     pub last_usable: u64,
-    /// Whether the header at sector 1 and its entries are right.
+    /// True if the primary header (in sector 1) and its entries are valid.
     pub primary_valid: bool,
-    /// Whether the header at the end of the disk and its entries are right.
+    /// True if the backup header (at the end of the disk) and its entries are valid.
     pub backup_valid: bool,
-    /// The entries in use.
+    /// Partitions.
     pub partitions: Vec<GptPartition>,
 }
 
-/// A header whose numbers have been looked at.
+/// A parsed header.
 struct Header {
-    /// Where it is: a sector.
+    /// Sector from which it was read.
     at: u64,
     own: u64,
     other: u64,
@@ -153,10 +156,10 @@ struct Header {
 }
 
 impl Gpt {
-    /// Reads both copies. `None` if there is no header at sector 1, nor one in the last sector.
+    /// Reads both copies. Returns `None` if there is neither a primary nor a backup header.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
     pub(crate) fn read(source: &dyn Source, oddities: &mut Vec<Oddity>) -> Result<Option<Self>> {
         let sectors = source.len() / SECTOR;
         let primary = Header::read(source, 1, oddities)?;
@@ -170,14 +173,14 @@ impl Gpt {
             (None, None) => return Ok(None),
             (Some(_), None) => {
                 let at = backup_at.saturating_mul(SECTOR);
-                note(oddities, at, "GPT: the second header is not where the first one says");
+                note(oddities, at, "GPT: no backup header where the primary header says");
             }
-            (None, Some(_)) => note(oddities, SECTOR, "GPT: there is only the second header"),
+            (None, Some(_)) => note(oddities, SECTOR, "GPT: no primary header, only a backup"),
             (Some(_), Some(_)) if backup_at != sectors - 1 => {
                 note(
                     oddities,
                     backup_at * SECTOR,
-                    "GPT: the second header is not in the last sector",
+                    "GPT: the backup header is not in the last sector",
                 );
             }
             (Some(_), Some(_)) => {}
@@ -189,14 +192,14 @@ impl Gpt {
         if let (Some(first), Some(second)) = (&first, &second)
             && first != second
         {
-            note(oddities, backup_at * SECTOR, "GPT: the two copies differ");
+            note(oddities, backup_at * SECTOR, "GPT: primary and backup entries differ");
         }
         let primary_valid = primary.as_ref().is_some_and(|header| header.valid);
         let backup_valid = backup.as_ref().is_some_and(|header| header.valid);
-        // The first one that is right; if none is, the first one that is there.
+        // Prefer the first valid copy, or else the first copy.
         let first = primary.zip(first).filter(|_| primary_valid || !backup_valid);
         let Some((header, partitions)) = first.or(backup.zip(second)) else { return Ok(None) };
-        look_at_ranges(&header, &partitions, oddities);
+        check_ranges(&header, &partitions, oddities);
         Ok(Some(Self {
             disk_id: header.disk_id,
             first_usable: header.first_usable,
@@ -208,17 +211,17 @@ impl Gpt {
     }
 }
 
-/// Partitions should not overlap, and stay in the range that the header gives.
-fn look_at_ranges(header: &Header, partitions: &[GptPartition], oddities: &mut Vec<Oddity>) {
+/// Checks that partitions do not overlap and are within the usable sectors.
+fn check_ranges(header: &Header, partitions: &[GptPartition], oddities: &mut Vec<Oddity>) {
     let at = header.at * SECTOR;
     for partition in partitions {
         let number = partition.number;
         let GptPartition { first_sector: first, last_sector: last, .. } = *partition;
         if first > last {
-            note(oddities, at, format!("GPT partition {number} ends before it begins"));
+            note(oddities, at, format!("GPT partition {number} ends before it starts"));
         } else if first < header.first_usable || last > header.last_usable {
             let message = format!(
-                "GPT partition {number}, sectors {first} to {last}, leaves the usable {} to {}",
+                "GPT partition {number}, sectors {first} to {last}, exceeds the usable {} to {}",
                 header.first_usable, header.last_usable
             );
             note(oddities, at, message);
@@ -236,7 +239,7 @@ fn look_at_ranges(header: &Header, partitions: &[GptPartition], oddities: &mut V
 }
 
 impl Header {
-    /// The header in that sector; `None` if there is none, or the disk ends before.
+    /// Reads the header in sector `at`. Returns `None` if there is none or the disk is too short.
     fn read(source: &dyn Source, at: u64, oddities: &mut Vec<Oddity>) -> Result<Option<Self>> {
         let Some(offset) = at.checked_mul(SECTOR) else { return Ok(None) };
         let Some(bytes) = read(source, offset, SECTOR)? else { return Ok(None) };
@@ -256,30 +259,31 @@ impl Header {
             array_crc: le32(&bytes, 88),
             valid: true,
         };
-        header.look_at(bytes, offset, oddities);
+        header.check(bytes, offset, oddities);
         Ok(Some(header))
     }
 
-    fn look_at(&mut self, mut bytes: Vec<u8>, offset: u64, oddities: &mut Vec<Oddity>) {
+    /// Checks the length, CRC and LBA of the header.
+    fn check(&mut self, mut bytes: Vec<u8>, offset: u64, oddities: &mut Vec<Oddity>) {
         let size = to_index(le32(&bytes, 12));
         let crc = le32(&bytes, 16);
         bytes[16..20].fill(0);
         if !(HEADER..=to_usize(SECTOR)).contains(&size) {
-            note(oddities, offset, format!("GPT: the header says it has {size} bytes"));
+            let message = format!("GPT: header size of {size} bytes, not {HEADER} to {SECTOR}");
+            note(oddities, offset, message);
             self.valid = false;
         } else if crc32(&bytes[..size]) != crc {
-            note(oddities, offset, "GPT: the header's CRC is wrong");
+            note(oddities, offset, "GPT: wrong CRC of the header");
             self.valid = false;
         }
         if self.own != self.at {
-            let message =
-                format!("GPT: the header in sector {} says it is in sector {}", self.at, self.own);
+            let message = format!("GPT: the header in sector {} has the LBA {}", self.at, self.own);
             note(oddities, offset, message);
             self.valid = false;
         }
     }
 
-    /// The entries in use; none if the array is nowhere or too large.
+    /// Reads the entries in use. Returns none if the table is invalid or too large.
     fn partitions(
         &mut self,
         source: &dyn Source,
@@ -287,9 +291,9 @@ impl Header {
     ) -> Result<Vec<GptPartition>> {
         let offset = self.at * SECTOR;
         let size = u64::from(self.size);
-        // The specification: 128 times a power of two.
+        // The specification requires 128 times a power of two.
         if !self.size.is_power_of_two() || !(to_u64(ENTRY)..=SECTOR * 8).contains(&size) {
-            note(oddities, offset, format!("GPT: entries of {size} bytes"));
+            note(oddities, offset, format!("GPT: invalid entry size of {size} bytes"));
             self.valid = false;
             return Ok(Vec::new());
         }
@@ -300,7 +304,7 @@ impl Header {
         };
         let Some(array) = array else {
             let message = format!(
-                "GPT: {} entries of {size} bytes from sector {} on are too many, or leave the image",
+                "GPT: {} entries of {size} bytes at sector {} are too many or exceed the image",
                 self.count, self.entries_at
             );
             note(oddities, offset, message);
@@ -308,7 +312,7 @@ impl Header {
             return Ok(Vec::new());
         };
         if crc32(&array) != self.array_crc {
-            note(oddities, offset, "GPT: the entries' CRC is wrong");
+            note(oddities, offset, "GPT: wrong CRC of the entries");
             self.valid = false;
         }
         let entries = array.chunks_exact(to_index(self.size)).zip(1..);
@@ -316,7 +320,7 @@ impl Header {
     }
 }
 
-/// So many bytes there; `None` if the disk ends before.
+/// Reads `len` bytes at `offset`. Returns `None` if the disk is too short.
 fn read(source: &dyn Source, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
     if offset.checked_add(len).is_none_or(|end| end > source.len()) {
         return Ok(None);
@@ -329,7 +333,7 @@ fn read(source: &dyn Source, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
 }
 
 impl GptPartition {
-    /// `None` for an entry that is not in use.
+    /// Parses an entry. Returns `None` if it is not in use.
     fn parse(entry: &[u8], number: u32) -> Option<Self> {
         let kind = Guid::at(entry, 0);
         let units = entry[56..ENTRY].chunks_exact(2).map(|unit| le16(unit, 0));
@@ -352,26 +356,26 @@ impl GptPartition {
         entry[32..40].copy_from_slice(&self.first_sector.to_le_bytes());
         entry[40..48].copy_from_slice(&self.last_sector.to_le_bytes());
         entry[48..56].copy_from_slice(&self.attributes.to_le_bytes());
-        for (place, unit) in entry[56..].chunks_exact_mut(2).zip(self.name.encode_utf16()) {
-            place.copy_from_slice(&unit.to_le_bytes());
+        for (field, unit) in entry[56..].chunks_exact_mut(2).zip(self.name.encode_utf16()) {
+            field.copy_from_slice(&unit.to_le_bytes());
         }
         entry
     }
 }
 
-/// Both copies of a new table.
+/// Encoded parts of a new table.
 #[derive(Debug)]
 pub(crate) struct NewGpt {
-    /// For sector 1: one sector.
+    /// Primary header, for sector 1; one sector.
     pub(crate) header: Vec<u8>,
-    /// For sector 2, and for the end, before the second header.
+    /// Entries, for sector 2 and for the sectors before the backup header.
     pub(crate) entries: Vec<u8>,
-    /// For the disk's last sector: one sector.
+    /// Backup header, for the last sector; one sector.
     pub(crate) backup_header: Vec<u8>,
 }
 
-/// Encodes a table of up to 128 partitions for a disk of that many sectors. The first
-/// `reserved` of them, 34 at least, are not for partitions.
+/// Encodes a table of up to 128 partitions for a disk of `sectors` sectors. Partitions cannot use
+/// the first `reserved` sectors, which are at least 34.
 pub(crate) fn encode(
     disk_id: Guid,
     partitions: &[GptPartition],
@@ -406,12 +410,6 @@ pub(crate) fn encode(
     };
     let (header, backup_header) = (header(1, last, 2), header(last, 1, backup_entries));
     NewGpt { header, entries, backup_header }
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
-    crc.update(bytes);
-    crc.sum()
 }
 
 #[cfg(test)]

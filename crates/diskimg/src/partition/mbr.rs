@@ -1,8 +1,8 @@
-//! The master boot record: 512 bytes with four partitions.
+//! The master boot record: 512 bytes with four partition entries.
 //!
 //! ```text
 //!    0   boot code          440 disk signature(4)   444 zeros(2)
-//!  446   four partitions: status, first(3), kind, last(3), first sector(4), sectors(4)
+//!  446   four entries: status, first CHS(3), type, last CHS(3), first sector(4), sectors(4)
 //!  510   55 aa
 //! ```
 //!
@@ -12,39 +12,40 @@ use super::{Oddity, le16, le32, note};
 use crate::storage::number::{to_u8, to_u64, to_usize};
 use serde::{Serialize, Serializer};
 
-/// Bytes of a sector, as an MBR counts.
+/// Sector size in bytes.
 pub(crate) const SECTOR: u64 = 512;
 
-/// Where the disk's signature is.
+/// Offset of the disk signature.
 const DISK_ID: usize = 440;
 
-/// Where the partitions are.
+/// Offset of the partition entries.
 pub(crate) const TABLE: usize = 446;
 
-/// Bytes of a partition's entry.
+/// Length of a partition entry in bytes.
 const ENTRY: usize = 16;
 
-/// The kind of the partition that keeps a GPT from those who do not know it.
+/// Type of the partition that protects a GPT from tools that do not support GPT.
 pub(crate) const PROTECTIVE: u8 = 0xee;
 
-/// Heads of a cylinder and sectors of a track as isohybrid has them: a cylinder is 1 MiB.
+/// Heads per cylinder, as used by isohybrid: a cylinder is 1 MiB.
 pub(crate) const HEADS: u64 = 64;
+/// Sectors per track, as used by isohybrid.
 pub(crate) const TRACK: u64 = 32;
 
-/// One partition.
+/// A partition of an MBR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct MbrPartition {
-    /// 1 to 4.
+    /// Number, from 1 to 4.
     pub number: u8,
-    /// Whether it is the one to start from.
+    /// True if it is the active (bootable) partition.
     pub active: bool,
-    /// What it is for: 0xEF is an EFI system partition, 0xEE protects a GPT.
+    /// Type. 0xEF is an EFI system partition, 0xEE protects a GPT.
     pub kind: u8,
-    /// Where it begins, in sectors of 512 bytes.
+    /// First sector, in sectors of 512 bytes.
     pub first_sector: u32,
-    /// How long it is, in sectors of 512 bytes.
+    /// Length in sectors of 512 bytes.
     pub sectors: u32,
 }
 
@@ -53,12 +54,12 @@ pub struct MbrPartition {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Mbr {
-    /// What tells disks apart.
+    /// Disk signature.
     #[serde(serialize_with = "as_hex")]
     pub disk_id: u32,
-    /// Whether there is any code.
+    /// True if the boot code is not all zeros.
     pub has_code: bool,
-    /// The entries that are not all zeros.
+    /// Partition entries that are not all zeros.
     pub partitions: Vec<MbrPartition>,
 }
 
@@ -67,12 +68,13 @@ fn as_hex<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 impl Mbr {
-    /// Whether it is there to protect a GPT, and nothing else (UEFI, "Protective MBR").
+    /// Returns true if the only partition is one that protects a GPT (UEFI, "Protective MBR").
     pub fn is_protective(&self) -> bool {
         matches!(*self.partitions, [MbrPartition { kind: PROTECTIVE, .. }])
     }
 
-    /// Reads the first sector of a disk of `disk_bytes`. `None` without the signature at its end.
+    /// Parses the first sector of a disk of `disk_bytes` bytes. Returns `None` if the signature at
+    /// the end of the sector is missing.
     pub(crate) fn parse(
         sector: &[u8; to_usize(SECTOR)],
         disk_bytes: u64,
@@ -100,10 +102,10 @@ impl Mbr {
                 note(oddities, at, message);
             }
             let end = u64::from(partition.first_sector) + u64::from(partition.sectors);
-            // A protective partition may be as large as there are numbers.
+            // A protective partition may have the largest possible size.
             if partition.kind != PROTECTIVE && end * SECTOR > disk_bytes {
                 let message = format!(
-                    "MBR partition {number} ends at byte {}, behind the image's {disk_bytes}",
+                    "MBR partition {number} ends at byte {}, past the image's end at {disk_bytes}",
                     end * SECTOR
                 );
                 note(oddities, at, message);
@@ -114,7 +116,8 @@ impl Mbr {
         Some(Self { disk_id: le32(sector, DISK_ID), has_code, partitions })
     }
 
-    /// Writes the table, the disk's signature and the record's own; the code stays.
+    /// Writes the partition entries, the disk signature and the MBR's signature. Keeps the boot
+    /// code.
     pub(crate) fn encode(&self, sector: &mut [u8; to_usize(SECTOR)]) {
         sector[DISK_ID..DISK_ID + 4].copy_from_slice(&self.disk_id.to_le_bytes());
         sector[DISK_ID + 4..510].fill(0);
@@ -141,9 +144,9 @@ impl MbrPartition {
     }
 }
 
-/// A sector as head, sector (with the cylinder's upper two bits), cylinder. What lies behind the
-/// 1024 cylinders that can be told is put at the end of the last one, as isohybrid does: a BIOS
-/// may guess the geometry by it.
+/// Encodes a sector number as CHS: head, sector (with the upper two bits of the cylinder) and
+/// cylinder. A sector beyond the 1024 cylinders that can be encoded becomes the last sector of the
+/// last cylinder, as isohybrid does, because a BIOS may derive the geometry from it.
 fn cylinder_head_sector(sector: u64) -> [u8; 3] {
     let sector = sector.min(1024 * HEADS * TRACK - 1);
     let (cylinder, within) = (sector / (HEADS * TRACK), sector % (HEADS * TRACK));
@@ -151,8 +154,8 @@ fn cylinder_head_sector(sector: u64) -> [u8; 3] {
     [to_u8(head), to_u8(sector | ((cylinder >> 8) << 6)), to_u8(cylinder & 0xff)]
 }
 
-/// The type of the only partition in the table of an emulated hard disk, which begins with
-/// `sector`: what El Torito wants as system type. `None` if there is not just one.
+/// Returns the type of the only partition of an emulated hard disk that starts with `sector`, which
+/// El Torito records as system type. Returns `None` unless there is exactly one partition.
 pub(crate) fn only_partition_kind(sector: &[u8]) -> Option<u8> {
     if sector.len() < to_usize(SECTOR) || le16(sector, 510) != 0xaa55 {
         return None;
@@ -179,9 +182,9 @@ mod tests {
         MbrPartition { number, active, kind, first_sector, sectors }
     }
 
-    /// Tables out of images by xorriso 1.5.4.
+    /// Entries from images created by xorriso 1.5.4.
     #[test]
-    fn partitions_are_written_as_xorriso_does() {
+    fn partitions_are_encoded_like_xorriso_encodes_them() {
         for (partition, bytes) in [
             (
                 partition(1, true, 0x17, 0, 14336),
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn an_encoded_mbr_is_parsed_correctly() {
         let partitions = vec![partition(1, true, 0, 0, 4096), partition(4, false, 0xef, 4096, 100)];
         let mbr = Mbr { disk_id: 0x1234_5678, has_code: true, partitions };
         let mut sector = [7; 512];
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emulated_disk_has_one_partition() {
+    fn the_type_of_the_only_partition_is_returned() {
         let mut sector = [0; 512];
         assert_eq!(only_partition_kind(&sector), None);
         let one =

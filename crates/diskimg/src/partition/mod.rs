@@ -6,15 +6,16 @@
 //!   end of disk   backup GPT
 //! ```
 //!
-//! Nothing here depends on a disk image format or a file system. What is read may be damaged or
-//! hostile: the parsers return what can be read, with a list of what breaks the rules
-//! ([`Oddity`]). A table that is absent is `None`.
+//! Independent of disk image formats and file systems. The input may be damaged or malicious: the
+//! parsers return what can be read and a list of violations of the specification ([`Oddity`]). A
+//! table that is absent is `None`.
 
-// Numbers read from a disk are converted with `storage::number`, never cut by `as`.
+// Numbers read from a disk are converted with `storage::number`, not with `as`, which truncates.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
 mod apm;
 pub(crate) mod gpt;
+#[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 pub(crate) mod mbr;
 
@@ -23,17 +24,18 @@ pub use gpt::{Gpt, GptPartition, Guid};
 pub(crate) use mbr::only_partition_kind;
 pub use mbr::{Mbr, MbrPartition};
 
+use byteorder::{ByteOrder, LittleEndian};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Something that a boot structure should not say, and does. Reading goes on.
+/// A violation of the specification in a boot structure that reading tolerates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Oddity {
-    /// Where: bytes from the start of the image.
+    /// Offset in bytes from the start of the image.
     pub offset: u64,
-    /// What is found there, and what should be.
+    /// Description of what was found and what was expected.
     pub message: Cow<'static, str>,
 }
 
@@ -49,25 +51,27 @@ impl fmt::Display for Oddity {
     }
 }
 
-/// The most oddities that are kept of one structure: hostile bytes can be odd without end.
+/// Maximum number of oddities per structure. Malicious input could cause any number of them.
 const MAX_ODDITIES: usize = 64;
 
-/// Keeps an oddity, while there are not too many.
+/// Appends an oddity, unless [`MAX_ODDITIES`] is reached.
 pub(crate) fn note(oddities: &mut Vec<Oddity>, offset: u64, message: impl Into<Cow<'static, str>>) {
     if oddities.len() < MAX_ODDITIES {
         oddities.push(Oddity::new(offset, message));
     }
 }
 
-/// Little-endian numbers out of a slice that is known to be long enough.
+/// Reads a little-endian number. Panics if the slice is too short.
 pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+    LittleEndian::read_u16(&bytes[at..])
 }
 
+/// Reads a little-endian number. Panics if the slice is too short.
 pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {
-    u32::from(le16(bytes, at)) | u32::from(le16(bytes, at + 2)) << 16
+    LittleEndian::read_u32(&bytes[at..])
 }
 
+/// Reads a little-endian number. Panics if the slice is too short.
 pub(crate) fn le64(bytes: &[u8], at: usize) -> u64 {
-    u64::from(le32(bytes, at)) | u64::from(le32(bytes, at + 4)) << 32
+    LittleEndian::read_u64(&bytes[at..])
 }

@@ -1,65 +1,80 @@
-//! What a consistency check finds.
+//! The result of a consistency check.
 
+use crate::report::finding::Severity;
+#[cfg(feature = "serde")]
 use serde::Serialize;
 
-/// How bad a finding is.
+/// Code of a finding of a consistency check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
-pub enum Severity {
-    /// Data is or may become wrong.
+pub enum Code {
+    /// Metadata is inconsistent: data is or may become corrupt.
     Corruption,
-    /// Space is wasted, no harm to data.
+    /// Allocated space that is not used. Data is not affected.
     Leak,
-    /// The check itself could not look somewhere.
+    /// A part of the image could not be checked.
     CheckError,
 }
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad.
-    pub severity: Severity,
-    /// What, where: one line.
-    pub message: String,
+impl Code {
+    const fn severity(self) -> Severity {
+        match self {
+            Self::Leak => Severity::Warning,
+            Self::Corruption | Self::CheckError => Severity::Error,
+        }
+    }
 }
 
-/// The counts of a finished check. The serialised form has the keys of
-/// `qemu-img check --output=json`; counts that are zero are left out, but for the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// A finding of a consistency check.
+pub type Finding = crate::Finding<Code>;
+
+impl Finding {
+    /// Creates a finding with the severity of its code.
+    pub(crate) fn of_check(code: Code, message: String) -> Self {
+        Self::new(code, code.severity(), message)
+    }
+}
+
+/// Counts of a completed check. Serializes with the keys of `qemu-img check --output=json`. Counts
+/// of zero are omitted, except `check_errors`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub struct CheckReport {
-    /// Places that could not be checked.
+    /// Number of structures that could not be checked.
     pub check_errors: u64,
-    /// Host offset behind the last unit in use, in bytes.
-    #[serde(skip_serializing_if = "is_none_or_zero")]
+    /// Host offset of the end of the last allocated cluster, in bytes.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_none_or_zero"))]
     pub image_end_offset: Option<u64>,
-    /// Contradictions.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Number of inconsistencies.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub corruptions: u64,
-    /// Allocated units that nothing refers to.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Number of allocated clusters without references.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub leaks: u64,
-    /// Units of the virtual disk.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Number of clusters of the virtual disk.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub total_clusters: u64,
-    /// Units that the image holds.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Number of clusters allocated in the image.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub allocated_clusters: u64,
-    /// Units that do not follow their predecessor on the host.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Number of clusters that do not directly follow the previous cluster in the file.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub fragmented_clusters: u64,
-    /// Compressed units.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// Number of compressed clusters.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub compressed_clusters: u64,
 }
 
 impl CheckReport {
     /// Counts a finding.
-    pub fn count(&mut self, severity: Severity) {
-        match severity {
-            Severity::Corruption => self.corruptions += 1,
-            Severity::Leak => self.leaks += 1,
-            Severity::CheckError => self.check_errors += 1,
+    pub fn count(&mut self, code: Code) {
+        match code {
+            Code::Corruption => self.corruptions += 1,
+            Code::Leak => self.leaks += 1,
+            Code::CheckError => self.check_errors += 1,
         }
     }
 }

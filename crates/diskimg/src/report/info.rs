@@ -1,47 +1,47 @@
-//! What `info` tells about an image.
-//!
-//! The serialised form has the keys of `qemu-img info --output=json`, which
-//! programs parse.
+//! The result of `info`. Serializes with the keys of `qemu-img info --output=json`.
 
+#[cfg(feature = "serde")]
 use serde::Serialize;
+#[cfg(feature = "serde")]
 use serde::ser::{SerializeMap, Serializer};
 
-/// What one layer says about itself beyond its name and size.
+/// Format-specific part of the information about a layer.
 #[derive(Debug, Clone, Default)]
 pub struct Details {
-    /// Bytes the format allocates at a time, where it does.
+    /// Cluster size in bytes, if the format has clusters.
     pub cluster_size: Option<u64>,
-    /// The image was not closed properly.
+    /// True if the image was not closed properly.
     pub dirty: bool,
-    /// The guest's bytes are encrypted.
+    /// True if the guest's bytes are encrypted.
     pub encrypted: bool,
-    /// Every unit is compressed by the format's nature.
+    /// True if the format compresses all clusters.
     pub compressed: bool,
     /// Internal snapshots.
     pub snapshots: Vec<Snapshot>,
-    /// The format's own facts, in display order.
+    /// Format-specific values, in display order.
     pub specific: Vec<(&'static str, Value)>,
-    /// The files the layer reads: the name `info` gives each and its index in
+    /// Names of the layer's files in `info`, and their indices in
     /// [`Layer::files`](crate::Layer::files).
     pub children: Vec<(String, usize)>,
-    /// Sentences that a person should read.
+    /// Remarks for the user.
     pub notes: Vec<String>,
 }
 
-/// A format's own fact.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+/// A format-specific value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(untagged))]
 pub enum Value {
-    /// Yes or no.
+    /// A Boolean.
     Bool(bool),
     /// A count or a size in bytes.
     Number(u64),
     /// Text.
     Text(String),
-    /// Several.
+    /// A list.
     List(Vec<Value>),
-    /// Named facts, in display order.
-    #[serde(serialize_with = "as_map")]
+    /// Named values, in display order.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_map"))]
     Map(Vec<(&'static str, Value)>),
 }
 
@@ -63,6 +63,7 @@ impl From<&str> for Value {
     }
 }
 
+#[cfg(feature = "serde")]
 fn as_map<S: Serializer>(pairs: &[(&'static str, Value)], out: S) -> Result<S::Ok, S::Error> {
     let mut map = out.serialize_map(Some(pairs.len()))?;
     for (key, value) in pairs {
@@ -72,110 +73,115 @@ fn as_map<S: Serializer>(pairs: &[(&'static str, Value)], out: S) -> Result<S::O
 }
 
 /// An internal snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub struct Snapshot {
     /// Unique identifier.
     pub id: String,
     /// Name.
     pub name: String,
-    /// Bytes of saved machine state.
+    /// Size of the saved VM state in bytes.
     pub vm_state_size: u64,
-    /// When it was taken: seconds since 1970, UTC.
+    /// Creation time: seconds since 1970-01-01 00:00:00 UTC.
     pub date_sec: u64,
-    /// When it was taken: nanoseconds.
+    /// Creation time: nanoseconds.
     pub date_nsec: u64,
-    /// Seconds the guest had run.
+    /// Time that the guest had been running: seconds.
     pub vm_clock_sec: u64,
-    /// Nanoseconds the guest had run.
+    /// Time that the guest had been running: nanoseconds.
     pub vm_clock_nsec: u64,
-    /// Instructions executed, where recorded.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Number of executed instructions, if recorded.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub icount: Option<u64>,
 }
 
-/// Everything `info` shows of one image.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// Information about one image of a chain.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub struct Info {
-    /// The files below.
+    /// Host files of the image.
     pub children: Vec<Child>,
     /// Internal snapshots.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Vec::is_empty"))]
     pub snapshots: Vec<Snapshot>,
-    /// Name of the backing file as the image holds it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Name of the backing file as recorded in the image.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub backing_filename: Option<String>,
-    /// Where that name leads.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Path of the backing file.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub full_backing_filename: Option<String>,
-    /// The format the image claims for its backing file.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Format of the backing file as recorded in the image.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub backing_filename_format: Option<String>,
-    /// Guest bytes.
+    /// Virtual disk size in bytes.
     pub virtual_size: u64,
-    /// The name it was opened by.
+    /// Name that the image was opened with.
     pub filename: String,
-    /// Bytes the format allocates at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Cluster size in bytes.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub cluster_size: Option<u64>,
-    /// The format's name.
+    /// Name of the format.
     pub format: String,
-    /// Bytes occupied on the host.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Number of bytes allocated in the host's file system.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub actual_size: Option<u64>,
     /// True if encrypted.
-    #[serde(skip_serializing_if = "is_false")]
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_false"))]
     pub encrypted: bool,
-    /// True if everything is compressed.
-    #[serde(skip_serializing_if = "is_false")]
+    /// True if the format compresses all clusters.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_false"))]
     pub compressed: bool,
-    /// The format's own facts.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Format-specific information.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub format_specific: Option<FormatSpecific>,
-    /// The image was not closed properly.
+    /// True if the image was not closed properly.
     pub dirty_flag: bool,
-    /// Sentences that a person should read.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Remarks for the user.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Vec::is_empty"))]
     pub notes: Vec<String>,
 }
 
-/// A format's own facts.
-#[derive(Debug, Clone, Serialize)]
+/// Format-specific information.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
 pub struct FormatSpecific {
-    /// The format's name.
-    #[serde(rename = "type")]
+    /// Name of the format.
+    #[cfg_attr(feature = "serde", serde(rename = "type"))]
     pub kind: String,
-    /// The facts, in display order.
-    #[serde(serialize_with = "as_map")]
+    /// Values, in display order.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_map"))]
     pub data: Vec<(&'static str, Value)>,
 }
 
-/// A file that the image consists of.
-#[derive(Debug, Clone, Serialize)]
+/// A host file of an image.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
 pub struct Child {
-    /// "file", "data-file", "extents.0", …
+    /// Name: `file`, `data-file`, `extents.0` and so on.
     pub name: String,
-    /// What is known of it.
+    /// Information about the file.
     pub info: ChildFile,
 }
 
-/// What is known of a file below an image.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// Information about a host file of an image.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 pub struct ChildFile {
-    /// Always empty: a file stands on nothing further.
+    /// Always empty.
     pub children: Vec<Child>,
-    /// The file's length, in bytes: whole sectors of 512, as QEMU counts.
+    /// Length of the file in bytes, rounded up to a multiple of 512, as in QEMU.
     pub virtual_size: u64,
-    /// Its path.
+    /// Path.
     pub filename: String,
-    /// "file", or "host_device" for a block device.
+    /// `file`, or `host_device` for a block device.
     pub format: &'static str,
-    /// Bytes occupied on the host.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Number of bytes allocated in the host's file system.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub actual_size: Option<u64>,
-    /// Always "file" and nothing more.
+    /// Always of the kind `file`, without values.
     pub format_specific: FormatSpecific,
     /// Always false.
     pub dirty_flag: bool,

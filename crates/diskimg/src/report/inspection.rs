@@ -1,59 +1,37 @@
-//! What a look at an untrusted image finds: the words of a verdict.
+//! The result of the inspection of an untrusted image.
 //!
 //! ```text
-//!   bytes ──► which formats do they claim?  ──┐
-//!         ──► what does the image ask for?  ──┼──► findings ──► safe · unsafe
-//!         ──► is that within the bounds?    ──┘    (refuse · warn · note)
+//!   bytes ──► Which formats match?              ──┐
+//!         ──► Which features does it use?       ──┼──► findings            ──► verdict
+//!         ──► Are sizes within the limits?      ──┘    (note·warning·error)    (safe·unsafe)
 //! ```
 
 use crate::error::Error;
+use crate::report::finding::Severity;
 use crate::storage::source::Source;
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// What a finding means for the verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Severity {
-    /// Something to know.
-    Note,
-    /// Something is odd, and no danger to who opens the image.
-    Warn,
-    /// The image is not to be let in.
-    Refuse,
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Note => "note",
-            Self::Warn => "warn",
-            Self::Refuse => "refuse",
-        })
-    }
-}
-
-/// Declares the codes: name, severity, what it stands for.
+/// Declares the codes with documentation, name and severity.
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $code:ident = $name:literal, $severity:ident;)+) => {
-        /// What was found. The names are stable; new ones may come.
+        /// Code of a finding of an inspection. The names are stable; codes may be added.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Code { $($(#[doc = $doc])+ $code,)+ }
 
         impl Code {
-            /// Every code.
+            /// All codes.
             pub const ALL: &'static [Self] = &[$(Self::$code,)+];
 
-            /// Its name, in kebab case.
+            /// Returns the name, in kebab case.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$code => $name,)+ }
             }
 
-            /// What it means for the verdict, unless it is allowed.
+            /// Returns the severity of findings with this code, unless the caller allows it.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$code => Severity::$severity,)+ }
             }
@@ -62,70 +40,70 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The bytes are those of more than one format: readers may disagree on what they see.
-    SeveralFormats = "several-formats", Refuse;
-    /// The format is not the one that was claimed.
-    FormatMismatch = "format-mismatch", Refuse;
-    /// A format that is known by its signature alone: what is in it cannot be told.
-    FormatNotRead = "format-not-read", Refuse;
-    /// The image is damaged, truncated, or asks for more than the limits allow.
-    Unreadable = "unreadable", Refuse;
-    /// A version of the format that is not read.
-    UnknownVersion = "unknown-version", Refuse;
-    /// Features without which the image cannot be understood, and that nobody here knows.
-    UnknownFeatures = "unknown-features", Refuse;
-    /// qcow2's extended L2 entries: read here, and by few others.
-    ExtendedL2 = "extended-l2", Refuse;
-    /// It builds on another file.
-    BackingFile = "backing-file", Refuse;
-    /// Its guest's bytes are in another file.
-    DataFile = "data-file", Refuse;
-    /// It is a child of another image.
-    Parent = "parent", Refuse;
-    /// Parts of its disk are in other files, or it says nothing of where they are.
-    Extents = "extents", Refuse;
-    /// It is encrypted: nobody can see what is in it.
-    Encrypted = "encrypted", Refuse;
-    /// It says of itself that it is corrupt.
-    MarkedCorrupt = "marked-corrupt", Refuse;
-    /// A VMDK of another kind than monolithicSparse or streamOptimized.
-    Subformat = "subformat", Refuse;
-    /// A VMDK's descriptor is not where all readers look for it, or has lines that some would
-    /// read in another way.
-    Descriptor = "descriptor", Refuse;
-    /// A VMDK's footer, which counts instead of its header, says something else.
-    Footer = "footer", Refuse;
-    /// An MBR whose entries break its rules, or those of a protective MBR.
-    PartitionTable = "partition-table", Refuse;
-    /// A table of the image is outside of the file.
-    TableOutside = "table-outside", Refuse;
-    /// Two tables of the image are in the same place.
-    TablesOverlap = "tables-overlap", Refuse;
-    /// It is packed: what is in it shows only when it is unpacked.
-    Packed = "packed", Refuse;
-    /// The file is larger than it may be.
-    FileTooLarge = "file-too-large", Refuse;
-    /// The disk is larger than it may be.
-    DiskTooLarge = "disk-too-large", Refuse;
-    /// The disk is larger, for such a file, than it may be.
-    RatioTooLarge = "ratio-too-large", Refuse;
-    /// It was not closed properly.
-    Dirty = "dirty", Warn;
-    /// A GPT that is damaged or not where it should be, or partitions that leave the disk.
-    Partitions = "partitions", Warn;
-    /// The file ends before what it holds does.
-    Truncated = "truncated", Warn;
-    /// An ISO image that is also a disk with partitions, as those are that start from USB sticks.
+    /// The bytes match more than one format, so readers may interpret them differently.
+    SeveralFormats = "several-formats", Error;
+    /// The format differs from the claimed format.
+    FormatMismatch = "format-mismatch", Error;
+    /// The format is recognized by its signature but not supported, so it cannot be inspected.
+    FormatNotRead = "format-not-read", Error;
+    /// The image is damaged, truncated, or exceeds the limits.
+    Unreadable = "unreadable", Error;
+    /// The version of the format is not supported.
+    UnknownVersion = "unknown-version", Error;
+    /// Unknown incompatible features, without which the image cannot be read.
+    UnknownFeatures = "unknown-features", Error;
+    /// Extended L2 entries of qcow2, which few readers support.
+    ExtendedL2 = "extended-l2", Error;
+    /// The image has a backing file.
+    BackingFile = "backing-file", Error;
+    /// The image has an external data file.
+    DataFile = "data-file", Error;
+    /// The image has a parent (VMDK).
+    Parent = "parent", Error;
+    /// Extents are in other files, or the descriptor lists no extents.
+    Extents = "extents", Error;
+    /// The image is encrypted, so its contents cannot be inspected.
+    Encrypted = "encrypted", Error;
+    /// The image is marked as corrupt.
+    MarkedCorrupt = "marked-corrupt", Error;
+    /// The subformat of a VMDK is neither monolithicSparse nor streamOptimized.
+    Subformat = "subformat", Error;
+    /// The descriptor of a VMDK is not where all readers expect it, or has lines that readers may
+    /// interpret differently.
+    Descriptor = "descriptor", Error;
+    /// The footer of a VMDK, which takes precedence over the header, differs from the header.
+    Footer = "footer", Error;
+    /// The entries of an MBR, or of a protective MBR, violate the specification.
+    PartitionTable = "partition-table", Error;
+    /// A table of the image is outside the file.
+    TableOutside = "table-outside", Error;
+    /// Two tables of the image overlap.
+    TablesOverlap = "tables-overlap", Error;
+    /// The image is compressed or packed and must be unpacked to inspect its contents.
+    Packed = "packed", Error;
+    /// The file exceeds the maximum size.
+    FileTooLarge = "file-too-large", Error;
+    /// The virtual disk exceeds the maximum size.
+    DiskTooLarge = "disk-too-large", Error;
+    /// The ratio of the virtual disk size to the file size exceeds the maximum.
+    RatioTooLarge = "ratio-too-large", Error;
+    /// The image was not closed properly.
+    Dirty = "dirty", Warning;
+    /// A GPT is damaged or misplaced, or partitions exceed the disk.
+    Partitions = "partitions", Warning;
+    /// The file is shorter than its contents require.
+    Truncated = "truncated", Warning;
+    /// An ISO image that also has a partition table, so that it boots from USB drives.
     HybridIso = "hybrid-iso", Note;
-    /// Features that a reader may do without, and that nobody here knows.
+    /// Unknown compatible features, which readers may ignore.
     UnknownCompatibleFeatures = "unknown-compatible-features", Note;
-    /// Internal snapshots: older states of the disk go with the image.
+    /// The image has internal snapshots, which contain older states of the disk.
     Snapshots = "snapshots", Note;
-    /// The length of the disk is no multiple of 512.
+    /// The size of the disk is not a multiple of 512.
     PartialSector = "partial-sector", Note;
-    /// Raw bytes that begin as an archive or a compressed file does.
+    /// A raw disk that starts like an archive or a compressed file.
     Archive = "archive", Note;
-    /// There is not a single byte.
+    /// The file is empty.
     Empty = "empty", Note;
 }
 
@@ -147,119 +125,104 @@ impl FromStr for Code {
     fn from_str(name: &str) -> crate::Result<Self> {
         Self::ALL.iter().copied().find(|code| code.name() == name).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|code| code.name()).collect();
-            Error::invalid(format!("no finding is called '{name}'"))
-                .hint(format!("known: {}", known.join(", ")))
+            Error::invalid(format!("unknown finding '{name}'"))
+                .hint(format!("known findings: {}", known.join(", ")))
         })
     }
 }
 
-/// One thing that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Finding {
-    /// What.
-    pub code: Code,
-    /// What it means for the verdict.
-    pub severity: Severity,
-    /// In words, one line. It may quote the image: see [`printable`](crate::printable).
-    pub message: String,
-    /// Where in the file, in bytes, if it is in one place.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub offset: Option<u64>,
-    /// In which file of an appliance.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub member: Option<String>,
-}
+/// A finding of an inspection. An [error](Severity::Error) makes the image unsafe.
+pub type Finding = crate::Finding<Code>;
 
-/// What a file that an image names is to it.
+/// Role of a file that an image references.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Role {
-    /// What it builds on (qcow2).
+    /// Backing file (qcow2).
     BackingFile,
-    /// Where the guest's bytes are (qcow2).
+    /// External data file (qcow2).
     DataFile,
-    /// A part of the disk (VMDK).
+    /// Extent (VMDK).
     Extent,
-    /// What it builds on (VMDK).
+    /// Parent (VMDK).
     Parent,
-    /// A file of an appliance.
+    /// File of an appliance.
     File,
 }
 
-/// A file that the image names. It was not looked for.
+/// A file that the image references. The inspection does not access it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Reference {
-    /// What it is to the image.
+    /// Role.
     pub role: Role,
-    /// Its name, as the image has it.
+    /// Name as recorded in the image.
     pub name: String,
-    /// The format that the image claims for it.
+    /// Format as recorded in the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
 }
 
-/// How a raw disk is divided.
+/// Kind of a disk's partition table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PartitionTable {
     /// A master boot record.
     Mbr,
-    /// GUID partition table, behind a protective MBR.
+    /// A GUID partition table with a protective MBR.
     Gpt,
 }
 
-/// Whether to let an image in.
+/// Whether an image is safe to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Nothing was found that speaks against it.
+    /// No finding has the severity [`Severity::Error`].
     Safe,
-    /// At least one finding says [`Severity::Refuse`].
+    /// At least one finding has the severity [`Severity::Error`].
     Unsafe,
 }
 
-/// What a look at an image found. The serialised form has keys in kebab case.
+/// The result of an inspection. Serializes with keys in kebab case.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Inspection {
-    /// The name it was opened by.
+    /// Name that the image was opened with.
     pub filename: String,
-    /// Whether to let it in.
+    /// Whether the image is safe.
     pub verdict: Verdict,
-    /// Its format by its bytes: the name of a [`Format`](crate::Format), or of one that is known
-    /// by its signature alone (`vhd`, `vhdx`, `vdi`, `qed`, `qcow`, `luks`, …).
+    /// Detected format: the name of a [`Format`](crate::Format), or of a format that is only
+    /// recognized by its signature (`vhd`, `vhdx`, `vdi`, `qed`, `qcow`, `luks`, …).
     pub format: &'static str,
-    /// The format that was claimed.
+    /// Format claimed by the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claimed_format: Option<String>,
-    /// Other formats that the bytes are of as well.
+    /// Other formats that the bytes match.
     pub other_formats: Vec<&'static str>,
-    /// How the disk is divided, where that shows without reading a container.
+    /// Kind of the partition table of a raw disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition_table: Option<PartitionTable>,
-    /// Guest bytes, where they are known.
+    /// Virtual disk size in bytes, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_size: Option<u64>,
-    /// Bytes of the file.
+    /// Length of the file in bytes.
     pub file_size: u64,
-    /// Bytes that it occupies on the host, where that is known.
+    /// Number of bytes allocated in the host's file system, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<u64>,
-    /// The guest's bytes are encrypted.
+    /// True if the guest's bytes are encrypted.
     pub encrypted: bool,
-    /// Files that the image names. None of them was opened.
+    /// Files that the image references. None of them is opened.
     pub references: Vec<Reference>,
-    /// What was found, the worst first.
+    /// Findings, the most severe first.
     pub findings: Vec<Finding>,
 }
 
 impl Inspection {
-    /// Of a file about which nothing is known yet.
+    /// Creates the initial result for a file.
     pub(crate) fn new(filename: String, source: &dyn Source) -> Self {
         Self {
             filename,
@@ -277,42 +240,38 @@ impl Inspection {
         }
     }
 
-    /// Whether nothing was found that speaks against it.
+    /// Returns true if the verdict is [`Verdict::Safe`].
     pub fn is_safe(&self) -> bool {
         self.verdict == Verdict::Safe
     }
 
-    /// The finding of this code, if there is one.
+    /// Returns the first finding with this code.
     pub fn finding(&self, code: Code) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.code == code)
     }
 
-    /// Notes something.
+    /// Adds a finding.
     pub(crate) fn add(
         &mut self,
         code: Code,
         offset: impl Into<Option<u64>>,
         message: impl Into<Cow<'static, str>>,
     ) {
-        self.findings.push(Finding {
-            code,
-            severity: code.severity(),
-            message: message.into().into_owned(),
-            offset: offset.into(),
-            member: None,
-        });
+        let mut finding = Finding::new(code, code.severity(), message.into());
+        finding.offset = offset.into();
+        self.findings.push(finding);
     }
 
-    /// Notes that the image's own reader gave up.
+    /// Adds the finding that the format's reader failed with `error`.
     pub(crate) fn unreadable(&mut self, error: &Error) {
-        self.add(Code::Unreadable, error.offset(), error.to_string());
+        self.add(Code::Unreadable, error.offset(), error.without_remedy());
     }
 
-    /// Notes a file that the image names.
+    /// Adds a file that the image references.
     pub(crate) fn name(&mut self, role: Role, name: &str, format: Option<&str>) {
-        /// An image may name thousands: enough of them to see what they are.
-        const MOST: usize = 1000;
-        if self.references.len() < MOST {
+        /// An untrusted image may reference any number of files.
+        const MAX_REFERENCES: usize = 1000;
+        if self.references.len() < MAX_REFERENCES {
             let format = format.map(str::to_owned);
             self.references.push(Reference { role, name: name.to_owned(), format });
         }
@@ -324,9 +283,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_a_name_of_its_own_that_leads_back_to_it() {
+    fn every_code_has_a_unique_name_that_parses_to_it() {
         for (i, code) in Code::ALL.iter().enumerate() {
-            assert_eq!(code.name().parse::<Code>().expect("is known"), *code);
+            assert_eq!(code.name().parse::<Code>().expect("parses"), *code);
             assert!(Code::ALL[..i].iter().all(|other| other.name() != code.name()), "{code}");
         }
         assert!("no-such-code".parse::<Code>().is_err());

@@ -1,13 +1,14 @@
-//! Text out of images, on its way to a terminal.
+//! Escaping of untrusted text for terminals.
 
 use std::borrow::Cow;
 
-/// The text with control characters as `\u{…}`: names out of an image are its
-/// author's, and neither a terminal nor the reader's eye must obey them. Those
-/// that turn the direction of writing are among them: behind U+202E,
-/// `gpj.exe` reads as a picture.
+/// Returns `text` with control characters escaped as `\u{…}`.
+///
+/// Names in an image may contain control characters that manipulate a terminal. Characters that
+/// change the writing direction are escaped as well: after U+202E, `gpj.exe` is displayed as
+/// `exe.jpg`.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    // Nearly every text is ASCII, which is told faster.
+    // Fast path: nearly all text is printable ASCII.
     let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if plain || !text.chars().any(is_control) {
         return text.into();
@@ -22,7 +23,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// Control characters and Unicode's `Bidi_Control` (UAX #9, 2).
+/// Returns true for control characters and characters with the Unicode property `Bidi_Control`
+/// (UAX #9, section 2).
 fn is_control(c: char) -> bool {
     let bidi = ['\u{61c}', '\u{200e}', '\u{200f}'].contains(&c)
         || ('\u{202a}'..='\u{202e}').contains(&c)
@@ -35,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_or_an_eye_would_obey_is_escaped() {
+    fn control_characters_and_bidirectional_controls_are_escaped() {
         for c in ['\0', '\n', '\u{1b}', '\u{7f}', '\u{9b}', '\u{61c}', '\u{200f}', '\u{202a}']
             .into_iter()
             .chain(['\u{202e}', '\u{2066}', '\u{2069}'])

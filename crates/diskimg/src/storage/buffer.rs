@@ -1,29 +1,26 @@
-//! Buffers that begin with a page.
+//! Page-aligned buffers.
 //!
-//! Two ask for that: direct I/O, which works with no others, and speed. The
-//! kernel copies from the page cache into a buffer that begins anywhere else at
-//! a fraction of the speed, on processors whose `rep movsb` wants both sides
-//! aligned: measured, five times as slow.
+//! Direct I/O requires them, and buffered reads are faster with them: on processors whose
+//! `rep movsb` is fast only if source and destination are aligned, the kernel was measured to copy
+//! from the page cache into an unaligned buffer five times more slowly.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// What addresses of buffers, and offsets and lengths of direct I/O, are
-/// multiples of.
+/// Alignment in bytes of buffers, and of the offsets and lengths of direct I/O.
 pub(crate) const PAGE: usize = 4096;
 
-/// Bytes that begin with a page.
+/// A buffer that starts at a page boundary.
 #[derive(Default)]
 pub(crate) struct AlignedBuffer {
-    /// Longer than what is in use by a page, so that an aligned part fits.
+    /// One page longer than the largest length, so that an aligned part fits.
     bytes: Vec<u8>,
     start: usize,
     len: usize,
 }
 
 impl AlignedBuffer {
-    /// Makes it `len` bytes long. What they hold then is left over from earlier
-    /// use: the caller fills them.
+    /// Sets the length in bytes. The contents are unspecified until the caller fills them.
     pub(crate) fn set_len(&mut self, len: usize) -> &mut [u8] {
         if self.bytes.len() < self.start + len {
             self.bytes = vec![0; len + PAGE];
@@ -33,7 +30,7 @@ impl AlignedBuffer {
         self
     }
 
-    /// Leaves out what is behind `len`.
+    /// Shortens the buffer to at most `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
@@ -64,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_its_length_it_begins_with_a_page() {
+    fn buffers_of_any_length_are_page_aligned() {
         let mut buffer = AlignedBuffer::default();
         for len in [0, 1, 5000, 300, 1 << 20, 4096, (1 << 20) + 1] {
             assert_eq!(buffer.set_len(len).len(), len);

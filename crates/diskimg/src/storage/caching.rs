@@ -1,4 +1,4 @@
-//! The page cache, and the way past it.
+//! The page cache, and direct I/O.
 
 use crate::storage::buffer::{AlignedBuffer, PAGE};
 use crate::storage::{lock, os};
@@ -7,39 +7,39 @@ use std::io;
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// What becomes of the page cache while a file is read or written.
+/// How reading or writing a file uses the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Caching {
-    /// The file goes through the cache and stays there. An output that is larger than
-    /// a quarter of this machine's memory is written back and dropped as it grows,
-    /// so that it drives out nobody else's pages.
+    /// Buffered I/O. While an output grows beyond a quarter of the machine's memory, its pages are
+    /// written back and dropped, so that they do not evict other pages.
     #[default]
     Buffered,
-    /// Whole pages pass by the cache (O_DIRECT).
+    /// Direct I/O (`O_DIRECT`) for whole pages.
     Direct,
 }
 
-/// What one direct read or write moves at most.
-const CAPACITY: usize = 1 << 20;
+/// Maximum size in bytes of one direct read or write.
+const MAX_TRANSFER: usize = 1 << 20;
 
-/// A file opened past the page cache.
+/// A file opened for direct I/O.
 #[derive(Debug)]
 pub(crate) struct DirectFile {
     file: File,
-    /// Those that wait for the next thread that needs one.
+    /// Idle buffers.
     buffers: Mutex<Vec<AlignedBuffer>>,
 }
 
 impl DirectFile {
-    /// Opens `file` once more.
+    /// Opens `file` again, for direct I/O.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] if its file system cannot do that.
-    pub(crate) fn beside(file: &File, write: bool) -> io::Result<Self> {
+    /// Returns [`io::ErrorKind::Unsupported`] if the file system does not support direct I/O.
+    pub(crate) fn reopen(file: &File, write: bool) -> io::Result<Self> {
         Ok(Self { file: os::open_direct(file, write)?, buffers: Mutex::default() })
     }
 
-    /// Which part of `len` bytes from `offset` are whole pages.
+    /// Returns the part of `len` bytes at `offset` that consists of whole pages, relative to
+    /// `offset`.
     pub(crate) fn pages(offset: u64, len: usize) -> Range<usize> {
         let head = (offset.next_multiple_of(PAGE as u64) - offset).min(len as u64) as usize;
         head..head + (len - head) / PAGE * PAGE
@@ -48,8 +48,8 @@ impl DirectFile {
     /// Reads whole pages.
     pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.with_buffer(|aligned| {
-            let pieces = (offset..).step_by(CAPACITY).zip(buf.chunks_mut(CAPACITY));
-            for (at, part) in pieces {
+            let parts = (offset..).step_by(MAX_TRANSFER).zip(buf.chunks_mut(MAX_TRANSFER));
+            for (at, part) in parts {
                 let aligned = &mut aligned[..part.len()];
                 os::read_exact_at(&self.file, aligned, at)?;
                 part.copy_from_slice(aligned);
@@ -61,7 +61,7 @@ impl DirectFile {
     /// Writes whole pages.
     pub(crate) fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.with_buffer(|aligned| {
-            for (at, part) in (offset..).step_by(CAPACITY).zip(buf.chunks(CAPACITY)) {
+            for (at, part) in (offset..).step_by(MAX_TRANSFER).zip(buf.chunks(MAX_TRANSFER)) {
                 let aligned = &mut aligned[..part.len()];
                 aligned.copy_from_slice(part);
                 os::write_all_at(&self.file, aligned, at)?;
@@ -72,7 +72,7 @@ impl DirectFile {
 
     fn with_buffer<T>(&self, work: impl FnOnce(&mut [u8]) -> T) -> T {
         let mut buffer = lock(&self.buffers).pop().unwrap_or_default();
-        let outcome = work(buffer.set_len(CAPACITY));
+        let outcome = work(buffer.set_len(MAX_TRANSFER));
         lock(&self.buffers).push(buffer);
         outcome
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_fills_pages_goes_past_the_cache() {
+    fn only_whole_pages_bypass_the_page_cache() {
         for (offset, len, pages) in [
             (0, 0, 0..0),
             (0, 4096, 0..4096),

@@ -1,9 +1,8 @@
-//! Floor 0: the machine below. Bytes by position, codecs, what the operating
-//! system can do with holes, and output files that are never half there.
+//! Storage: positioned I/O, codecs, operating system interfaces, and output files that appear under
+//! their names only when complete.
 //!
-//! Nothing here knows what a disk image is. Errors are plain [`std::io::Error`]
-//! (an output's say of which file); the floors above add the path, the
-//! structure and what to do about it.
+//! This layer knows nothing about disk images. Errors are [`std::io::Error`]s, those of an
+//! [`output`] with a path; the layers above add the path, the structure and a hint.
 
 pub(crate) mod buffer;
 pub mod caching;
@@ -17,8 +16,8 @@ pub mod zeros;
 
 use std::sync::{Mutex, MutexGuard};
 
-/// Locks; what a panicking holder left behind is taken as it is. Nothing in
-/// this library leaves data half-changed under a lock.
+/// Locks a mutex and ignores poisoning: no code in this library leaves data inconsistent while it
+/// holds a lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

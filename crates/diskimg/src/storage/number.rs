@@ -1,46 +1,46 @@
-//! From one width of integer to another, without `as`, which would drop bits in silence.
+//! Integer conversions that saturate, unlike `as`, which truncates.
 //!
-//! What an image says is checked before it is used, so that it fits where it goes. Should a check
-//! be missing, these give the largest value there is: an index or a length that fails, instead of
-//! one that looks right.
+//! Numbers read from an image are checked before they are converted. If a check is missing, these
+//! functions return the maximum value, an index or length that fails instead of one that looks
+//! valid.
 
-/// A length or an index in memory. No platform that Rust knows has larger ones.
+/// Converts a length or index in memory. `usize` has at most 64 bits on every Rust platform.
 #[allow(clippy::as_conversions)]
 pub(crate) const fn to_u64(n: usize) -> u64 {
     n as u64
 }
 
-/// Something in memory of this length, or at this index.
+/// Converts to a length or index in memory.
 #[allow(clippy::as_conversions)]
 pub(crate) const fn to_usize(n: u64) -> usize {
     if n > usize::MAX as u64 { usize::MAX } else { n as usize }
 }
 
-/// An index or a length of 32 bits: memory is addressed by no fewer here.
+/// Converts an index or length of 32 bits. `usize` has at least 32 bits on supported platforms.
 #[allow(clippy::as_conversions)]
 pub(crate) const fn to_index(n: u32) -> usize {
     n as usize
 }
 
-/// What is known to have no more than 32 bits.
+/// Converts a number that is known to fit in 32 bits.
 pub(crate) fn to_u32(n: impl TryInto<u32>) -> u32 {
-    fitting(n, u32::MAX)
+    saturating(n, u32::MAX)
 }
 
-/// What is known to have no more than 16 bits.
+/// Converts a number that is known to fit in 16 bits.
 pub(crate) fn to_u16(n: impl TryInto<u16>) -> u16 {
-    fitting(n, u16::MAX)
+    saturating(n, u16::MAX)
 }
 
-/// What is known to have no more than 8 bits.
+/// Converts a number that is known to fit in 8 bits.
 pub(crate) fn to_u8(n: impl TryInto<u8>) -> u8 {
-    fitting(n, u8::MAX)
+    saturating(n, u8::MAX)
 }
 
-fn fitting<T>(n: impl TryInto<T>, most: T) -> T {
+fn saturating<T>(n: impl TryInto<T>, max: T) -> T {
     n.try_into().unwrap_or_else(|_| {
-        debug_assert!(false, "a number that was said to fit");
-        most
+        debug_assert!(false, "number does not fit");
+        max
     })
 }
 
@@ -49,16 +49,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_stays_what_it_is() {
-        assert_eq!(to_u64(usize::MAX), usize::MAX.try_into().expect("no wider"));
+    fn numbers_that_fit_are_unchanged() {
+        assert_eq!(to_u64(usize::MAX), usize::MAX.try_into().expect("at most 64 bits"));
         assert_eq!((to_usize(7), to_index(u32::MAX)), (7, 0xffff_ffff));
         assert_eq!(to_u32(u64::from(u32::MAX)), u32::MAX);
         assert_eq!((to_u16(65_535usize), to_u8(255i64)), (u16::MAX, u8::MAX));
     }
 
     #[test]
-    #[cfg_attr(debug_assertions, should_panic(expected = "said to fit"))]
-    fn what_does_not_fit_is_never_a_number_that_looks_right() {
+    #[cfg_attr(debug_assertions, should_panic(expected = "number does not fit"))]
+    fn a_number_that_does_not_fit_panics_or_saturates() {
         assert_eq!(to_u32(0x1_0000_0001u64), u32::MAX);
     }
 }

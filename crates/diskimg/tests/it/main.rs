@@ -1,10 +1,10 @@
-//! The library against the tools that others use: qemu-img and qemu-io are
-//! asked the same questions, over generated images and the whole option space.
+//! Tests of the library, most of them differential: the results are compared with those of
+//! qemu-img, qemu-io and other tools, for generated images and all create options.
 //!
-//! `DISKIMG_FAULTS=full` lets every operation fail once, not some (`faults`).
+//! `DISKIMG_FAULTS=full` injects a fault at every operation instead of a sample
+//! (`storage::faults`).
 //!
-//! `DISKIMG_CASES=N` runs N generated cases of each property instead of the
-//! usual number.
+//! `DISKIMG_CASES=N` runs N generated cases of each property instead of the default number.
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 

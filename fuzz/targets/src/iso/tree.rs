@@ -1,57 +1,63 @@
-//! All that can be asked of an ISO image.
+//! Runs every read operation on an ISO image.
 
 use crate::exercise::{assert_line, is_clear, open};
-use diskimg::iso::{ExtractOptions, FileType, Finding, IsoImage, IsoOptions, Namespace, Severity};
+use diskimg::Severity;
+use diskimg::iso::{ExtractOptions, FileType, Finding, IsoImage, IsoOptions, Namespace};
 use diskimg::storage::source::{MemorySource, Source};
 use diskimg::{ExternalFiles, Format, OpenOptions};
 use std::sync::Arc;
 
-/// Files and directories that are looked at in each tree …
-const NODES: usize = 500;
+/// Maximum number of files and directories that are visited in each tree.
+const MAX_NODES: usize = 500;
 
-/// … files that are read, and bytes of each.
-const FILES: usize = 20;
-const BYTES: u64 = 80 << 10;
+/// Maximum number of files that are read in each tree.
+const MAX_FILES: usize = 20;
 
-/// Opens the image in every way and asks it everything.
+/// Number of bytes read at each end of a file.
+const BYTES_AT_ENDS: u64 = 80 << 10;
+
+/// Opens the image with all options and runs every read operation.
 pub(super) fn exercise(source: Arc<dyn Source>) {
-    let facts = OpenOptions::new()
+    let metadata_only = OpenOptions::new()
         .format(Format::Iso)
         .external_files(ExternalFiles::None)
         .metadata_only(true);
-    open(|| facts.open_source(Arc::clone(&source), "fuzzed.iso"));
-    let names = [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso, Namespace::Udf];
+    open(|| metadata_only.open_source(Arc::clone(&source), "fuzzed.iso"));
+    let namespaces = [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso, Namespace::Udf];
     let mut options = IsoOptions::default();
     options.external_files = ExternalFiles::None;
-    let Some(image) = opened(&source, &options) else { return };
-    whole(&image);
-    let there: Vec<_> = image.namespaces().collect();
-    for namespace in names {
+    let Some(image) = open_iso(&source, &options) else { return };
+    check_image(&image);
+    let available: Vec<_> = image.namespaces().collect();
+    for namespace in namespaces {
         options.namespace = namespace;
-        let tree = opened(&source, &options);
-        assert!(tree.is_none() || there.contains(&namespace), "{namespace} comes and goes");
-        tree.iter().for_each(nodes);
+        let tree = open_iso(&source, &options);
+        let listed = available.contains(&namespace);
+        assert!(tree.is_none() || listed, "{namespace} opens but is not listed");
+        tree.iter().for_each(check_tree);
     }
     options.namespace = Namespace::Auto;
     options.strict = true;
-    opened(&source, &options).iter().for_each(nodes);
+    open_iso(&source, &options).iter().for_each(check_tree);
 }
 
-fn opened(source: &Arc<dyn Source>, options: &IsoOptions) -> Option<IsoImage> {
+fn open_iso(source: &Arc<dyn Source>, options: &IsoOptions) -> Option<IsoImage> {
     IsoImage::open(Arc::clone(source), options).map_err(|error| is_clear(&error)).ok()
 }
 
-fn whole(image: &IsoImage) {
+/// Reads everything that is not specific to a tree.
+fn check_image(image: &IsoImage) {
     image.info().map_err(|e| is_clear(&e)).ok();
     image.boot_catalog().map_err(|e| is_clear(&e)).ok();
     image.system_area().map_err(|e| is_clear(&e)).ok();
-    let mut told = |finding: Finding| assert_line(&finding.to_string());
-    image.verify(&mut told).map_err(|e| is_clear(&e)).ok();
+    let mut report = |finding: Finding| assert_line(&finding.to_string());
+    image.verify(&mut report).map_err(|e| is_clear(&e)).ok();
 }
 
-fn nodes(image: &IsoImage) {
+/// Walks the tree and reads files.
+fn check_tree(image: &IsoImage) {
     let mut files = 0;
-    for found in image.walk().take(NODES) {
+    for found in image.walk().take(MAX_NODES) {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -63,7 +69,7 @@ fn nodes(image: &IsoImage) {
         for name in names {
             assert!(!matches!(name, b"" | b"." | b"..") && !name.contains(&0), "{:?}", found.path);
         }
-        if found.node.file_type != FileType::Regular || files >= FILES {
+        if found.node.file_type != FileType::Regular || files >= MAX_FILES {
             continue;
         }
         files += 1;
@@ -75,9 +81,9 @@ fn nodes(image: &IsoImage) {
     }
 }
 
-/// Reads the beginning and the end. Whatever is read at once is what is read bit by bit.
+/// Reads the beginning and the end, as a whole and in parts, which must be equal.
 fn read(contents: &dyn Source) {
-    let len = contents.len().min(BYTES);
+    let len = contents.len().min(BYTES_AT_ENDS);
     let mut whole = vec![0; len as usize];
     for start in [0, contents.len() - len] {
         if contents.read_exact_at(&mut whole, start).is_err() {
@@ -92,49 +98,50 @@ fn read(contents: &dyn Source) {
     }
 }
 
-/// Bytes of an image that is made anew.
-const MADE: u64 = 4 << 20;
+/// Maximum size in bytes of extracted files and of a remastered image.
+const MAX_WRITTEN: u64 = 4 << 20;
 
-/// Makes an image of what the image holds, which reads without a fault; extracts it, and nothing
-/// comes to lie beside the folder.
+/// Extracts the image, which must not create files outside the target directory, and remasters it;
+/// verification of the new image must find no errors.
 pub(super) fn remaster(source: Arc<dyn Source>) {
-    let Some(image) = opened(&source, &IsoOptions::default()) else { return };
+    let Some(image) = open_iso(&source, &IsoOptions::default()) else { return };
     extract(&image);
-    let made = image.remaster().and_then(|builder| builder.plan()).and_then(|plan| {
+    let remastered = image.remaster().and_then(|builder| builder.plan()).and_then(|plan| {
         plan.warnings().iter().for_each(|warning| assert_line(warning));
         let mut bytes = Vec::new();
-        if plan.size() <= MADE {
+        if plan.size() <= MAX_WRITTEN {
             plan.emit(&mut bytes)?;
-            assert_eq!(bytes.len() as u64, plan.size(), "planned and made differ");
+            assert_eq!(bytes.len() as u64, plan.size(), "the planned size differs from the length");
         }
         Ok(bytes)
     });
-    let bytes = match made {
+    let bytes = match remastered {
         Ok(bytes) if bytes.is_empty() => return,
         Ok(bytes) => bytes,
         Err(error) => return is_clear(&error),
     };
-    let made: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
-    let again = IsoImage::open(made, &IsoOptions::default());
-    let again = again.unwrap_or_else(|error| panic!("what was made does not open: {error}"));
-    let mut said = Vec::new();
-    let mut told = |finding: Finding| {
+    let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
+    let opened = IsoImage::open(source, &IsoOptions::default());
+    let opened = opened.unwrap_or_else(|error| panic!("the new image does not open: {error}"));
+    let mut errors = Vec::new();
+    let mut report = |finding: Finding| {
         if finding.severity == Severity::Error {
-            said.push(finding.to_string());
+            errors.push(finding.to_string());
         }
     };
-    let verified = again.verify(&mut told);
-    assert!(verified.is_ok() && said.is_empty(), "what was made has faults: {said:?}");
+    let verified = opened.verify(&mut report);
+    assert!(verified.is_ok() && errors.is_empty(), "the new image has errors: {errors:?}");
 }
 
 fn extract(image: &IsoImage) {
-    let scratch = tempfile::tempdir().unwrap_or_else(|error| panic!("no folder: {error}"));
+    let scratch = tempfile::tempdir()
+        .unwrap_or_else(|error| panic!("cannot create a temporary directory: {error}"));
     let mut options = ExtractOptions::default();
-    options.most_bytes = MADE;
+    options.most_bytes = MAX_WRITTEN;
     match image.extract(&scratch.path().join("out"), &options) {
         Ok(done) => done.failures.iter().take(20).for_each(|(_, error)| is_clear(error)),
         Err(error) => is_clear(&error),
     }
-    let beside = std::fs::read_dir(scratch.path()).map(Iterator::count);
-    assert!(beside.is_ok_and(|count| count <= 1), "something lies beside the folder");
+    let entries = std::fs::read_dir(scratch.path()).map(Iterator::count);
+    assert!(entries.is_ok_and(|count| count <= 1), "extraction wrote outside its directory");
 }

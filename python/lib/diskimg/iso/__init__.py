@@ -1,4 +1,4 @@
-"""ISO images as file systems: read, extract, verify, create, change.
+"""ISO images as file systems: read, extract, verify, create and modify.
 
 >>> from diskimg import iso
 >>> seed = iso.nocloud("#cloud-config\\n", "instance-id: i-1\\n")
@@ -6,11 +6,11 @@
 ...     image.label, [entry.path for entry in image.walk()]
 ('cidata', ['meta-data', 'user-data'])
 
-ISO 9660 with Rock Ridge, Joliet and UDF, whichever the image has; El Torito, MBR and GPT.
-No xorriso, no mkisofs: all of it is in the wheel.
+Supports ISO 9660 with Rock Ridge, Joliet and UDF, and for booting El Torito, MBR and GPT.
+Neither xorriso nor mkisofs is needed.
 
-Images are not trusted. Whatever is in one, the answer is a result or an exception under
-`diskimg.Error`; what is extracted stays in its directory.
+Images are not trusted. Whatever an image contains, an operation returns a result or raises an
+exception derived from `diskimg.Error`, and extraction writes only below its target directory.
 """
 
 from diskimg.iso._boot import AppendedPartition, BootImage, Hybrid

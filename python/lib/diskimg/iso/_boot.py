@@ -1,4 +1,4 @@
-"""What a new image starts a machine with."""
+"""Boot options of new ISO images."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from diskimg._types import Path
 
 @dataclass(frozen=True, slots=True)
 class BootImage:
-    """An entry of a new image's boot catalog: what a machine starts from a disc."""
+    """A boot catalog entry of a new image: an image that firmware boots from a disc."""
 
     path: str | int
-    """The file in the image; or the number of an appended partition (see `Hybrid`)."""
+    """The file's path in the image, or the number of an appended partition (see `Hybrid`)."""
     platform: Literal["bios", "efi"] | int = "bios"
-    """For which firmware; or its number in El Torito."""
+    """The firmware that the entry is for, or its El Torito platform ID."""
     emulation: Literal["none", "floppy", "hard-disk"] = "none"
-    """Whether it poses as a disk."""
+    """The drive that the BIOS emulates from the boot image, if any."""
     load_segment: int = 0
-    """Where a BIOS loads it; 0 is 0x7C0."""
+    """The segment at which a BIOS loads the boot image; 0 means 0x7C0."""
     load_sectors: int | None = None
-    """Sectors of 512 bytes that are loaded. By default all of it or, of a disk that is
-    emulated, one. isolinux and GRUB want 4."""
+    """Number of 512-byte sectors to load. The default is the whole boot image, or 1 with
+    emulation. isolinux and GRUB need 4."""
     info_table: bool = False
-    """Write the boot info table into it, as isolinux wants it."""
+    """Write the boot info table that isolinux needs into the boot image."""
     grub2_info: bool = False
-    """Write into it where it lies, as GRUB wants it."""
+    """Write the boot image's own location into it, as GRUB needs."""
     in_gpt: bool = False
-    """Show it as a partition of the GPT, too: how an EFI system starts from a disk."""
+    """Also list the boot image as a GPT partition, so that UEFI can boot it from a disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppendedPartition:
-    """A partition behind the file system: a file, byte for byte."""
+    """A partition after the file system, with the contents of a file."""
 
     number: int
-    """Its number: 1 to 4 in an MBR."""
+    """Partition number: 1 to 4 in an MBR."""
     file: Path
-    """The file of the host."""
+    """Name of the file on the host."""
     kind: int = 0xEF
-    """Its type, as an MBR has it: 0xEF is an EFI system partition."""
+    """MBR partition type: 0xEF is an EFI system partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """What makes a new image start from a disk, too."""
+    """What makes a new image bootable from a disk as well (isohybrid)."""
 
     isohybrid_mbr: bytes | None = None
-    """isohybrid's MBR: the contents of syslinux's ``isohdpfx.bin``."""
+    """MBR code of isohybrid: the contents of syslinux's ``isohdpfx.bin``."""
     grub2_mbr: bytes | None = None
-    """GRUB's MBR: the contents of its ``boot_hybrid.img``."""
+    """MBR code of GRUB: the contents of its ``boot_hybrid.img``."""
     partition_offset: int = 0
-    """Where the first partition begins: a sector of 2048 bytes."""
+    """Start of the first partition in sectors of 2048 bytes."""
     appended: Sequence[AppendedPartition] = ()
-    """Partitions behind the file system."""
+    """Partitions after the file system."""
     appended_as_gpt: bool = False
-    """They are in a GPT."""
+    """Whether the appended partitions are listed in a GPT."""
 
 
-class Booting(TypedDict):
-    """What a new image starts, for the native half."""
+class BootArgs(TypedDict):
+    """Boot options: arguments for the native module."""
 
     entries: list[BootEntry]
     catalog: str
@@ -76,7 +76,7 @@ class Booting(TypedDict):
 
 
 class BootEntry(TypedDict):
-    """A `BootImage`, for the native half."""
+    """A `BootImage`: arguments for the native module."""
 
     path: str | int
     platform: int
@@ -91,10 +91,10 @@ class BootEntry(TypedDict):
 _PLATFORMS = {"bios": 0, "efi": 0xEF}
 
 
-def booting(
+def boot_args(
     images: Sequence[BootImage], catalog: str | None, hybrid: Hybrid | None
-) -> Booting | None:
-    """How the native half takes it; nothing, if there is nothing to start."""
+) -> BootArgs | None:
+    """Convert boot options for the native module; `None` if the image is not bootable."""
     if not images and hybrid is None:
         return None
     hybrid = hybrid or Hybrid()

@@ -1,4 +1,4 @@
-"""New ISO images."""
+"""Creation of ISO images."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from diskimg import _native
 from diskimg._errors import InvalidError
-from diskimg._progress import Progress, shown
+from diskimg._progress import Progress, progress_callback
 from diskimg._types import BinaryWriter, Path, file_or_name
-from diskimg.iso._boot import BootImage, Booting, Hybrid, booting
-from diskimg.iso._results import Created, encoded
+from diskimg.iso._boot import BootArgs, BootImage, Hybrid, boot_args
+from diskimg.iso._results import Created, encode_path
 
 Content: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str] | os.PathLike[bytes]
-"""A file's bytes; or `str`, its text (UTF-8); or a path object (`pathlib.Path`): the file or
-directory that it names."""
+"""Contents of a file: its bytes, its text (`str`, encoded as UTF-8), or a path object
+(`pathlib.Path`) that names a file or directory on the host."""
 
 Tree: TypeAlias = Mapping[str, "Content | Tree"]
-"""What an image holds, by path; a mapping in it is a directory."""
+"""Contents of an image by path; a nested mapping is a directory."""
 
 Profile: TypeAlias = Literal["openstack", "nocloud", "oemdrv"]
-"""What an image is for."""
+"""The purpose of an image, which determines its label."""
 
 Time: TypeAlias = datetime | int
-"""A moment; a number counts the seconds since 1970."""
+"""A time; a number is in seconds since 1970."""
 
 Addition: TypeAlias = tuple[bytes, bytes | str | None]
-"""A path in the image, and for the native half: bytes, a name of the host, or nothing."""
+"""A path in the image with its contents: bytes, a host path (`str`), or `None` for a directory."""
 
 _LABELS: dict[str, str] = {"openstack": "config-2", "nocloud": "cidata", "oemdrv": "OEMDRV"}
-"""By profile."""
+"""Volume labels by profile."""
 
 Times: TypeAlias = tuple[int | None, int | None, int | None]
-"""The latest moment of all, the volume's, all files': in seconds, for the native half."""
+"""Latest time allowed, time of the volume and time of all files, in seconds since 1970."""
 
 
-class Making(TypedDict):
-    """What a new image is like, for the native half."""
+class CreateArgs(TypedDict):
+    """How an image is created: arguments for the native module."""
 
     volume_id: str
     system_id: str
@@ -61,7 +61,7 @@ class Making(TypedDict):
     padding: int
     alignment: int
     exclude: list[str]
-    boot: Booting | None
+    boot: BootArgs | None
 
 
 def create(
@@ -97,63 +97,66 @@ def create(
     durable: bool = True,
     progress: Progress = None,
 ) -> Created:
-    """Create an ISO image of a directory, or of what is in memory.
+    """Create an ISO image from a directory or from data in memory.
 
-    A file ``output`` appears under its name when it is complete, and not at all otherwise.
-    The same tree and options make the same bytes.
+    A file ``output`` appears under its name only when it is complete. The same tree and options
+    always produce the same bytes.
 
     Args:
-        output: Its name, or a binary file object: written as `diskimg.convert` does, and
-            strictly in order where it cannot seek.
-        tree: A directory's name, for what is in it; or a mapping of paths to contents:
+        output: A file name or a binary file object, as for `diskimg.convert`. A file object that
+            cannot seek is written sequentially.
+        tree: The name of a directory whose contents go into the image, or a mapping of paths to
+            contents:
             ``{"a.txt": "text", "dir/b": b"bytes", "c": Path("/host/file"), "empty": {}}``.
-        profile: What it is for, which gives it its label: ``openstack`` (config-2),
-            ``nocloud`` (cidata), ``oemdrv`` (OEMDRV).
-        volume_id: The label: at most 32 bytes, taken as they are. ``CDROM`` by default.
-        system_id: For which system: at most 32 bytes.
-        volume_set_id: Of which set: at most 128 bytes, as the following ones.
-        publisher: Who publishes it.
-        preparer: Who prepared its data.
-        application: What made it.
-        rock_ridge: POSIX names and attributes. `True` is ``rationalized``: owned by root,
-            readable by all, writable by none. ``preserved``: as in the tree.
-        joliet: A tree of names for Windows, up to 64 characters, or ``long``: 103.
-        level: Of the primary tree's names. 1: eight characters and three. 2: 31 characters.
-            3: and files of 4 GiB and more.
-        strict_names: The primary tree's names consist of A to Z, digits and ``_``. By
-            default they stay as they are, as far as they are ASCII.
-        uid: Owner of everything.
-        gid: Group of everything.
-        dir_mode: Permissions of every directory.
-        file_mode: Permissions of every file.
-        deep_directories: Directories deeper than eight stay where they are, as all readers
-            take it, though the specification does not allow it.
-        follow_symlinks: Take what links lead to, not the links.
-        exclude: Shell patterns for names, or whole paths, of the host's files that are left out.
-        source_date_epoch: No moment recorded is later. By default the environment's
-            ``SOURCE_DATE_EPOCH``.
-        volume_time: When the image was made; by default when its youngest file changed.
-        file_time: When all files were changed.
-        padding: Sectors of zeros behind the end: mkisofs has 150.
-        alignment: Contents begin at a multiple of so many bytes; at 4096, file systems
-            with reflinks share them with the files they come from.
-        boot: What a machine starts from a disc: the boot catalog's entries, the default one
-            first.
-        boot_catalog: The catalog's path in the image; `None`: it has none.
-        hybrid: What a machine starts from a disk.
-        durable: Flush a file to the disk before it gets its name.
-        progress: As for `diskimg.convert`, with bytes of the image.
+        profile: The purpose of the image, which determines its label: ``openstack`` (config-2),
+            ``nocloud`` (cidata) or ``oemdrv`` (OEMDRV).
+        volume_id: The volume label: at most 32 bytes, stored unchanged. ``CDROM`` by default.
+        system_id: System identifier: at most 32 bytes.
+        volume_set_id: Volume set identifier: at most 128 bytes, like the following three.
+        publisher: Publisher identifier.
+        preparer: Data preparer identifier.
+        application: Application identifier.
+        rock_ridge: Write Rock Ridge names and POSIX attributes. `True` means ``rationalized``:
+            owned by root, readable by all, writable by nobody. ``preserved`` keeps the
+            attributes of the host's files.
+        joliet: Write a Joliet tree for Windows. Names have up to 64 characters, with ``long`` up
+            to 103.
+        level: ISO 9660 level of the primary tree's names. 1: 8.3 names. 2: names of up to 31
+            characters. 3: as 2, with files of 4 GiB and larger.
+        strict_names: Restrict the primary tree's names to A-Z, 0-9 and ``_``. By default ASCII
+            characters are kept.
+        uid: Owner of all files and directories.
+        gid: Group of all files and directories.
+        dir_mode: Permissions of all directories.
+        file_mode: Permissions of all files.
+        deep_directories: Leave directories deeper than eight levels in place. The specification
+            does not allow this, but all readers accept it.
+        follow_symlinks: Store the files that symbolic links point to instead of the links.
+        exclude: Host files to leave out: shell patterns for names or for whole paths.
+        source_date_epoch: The latest time to record; later times are replaced with it. Defaults
+            to the environment variable ``SOURCE_DATE_EPOCH``.
+        volume_time: Creation time of the image; by default the latest modification time of its
+            files.
+        file_time: Modification time of all files.
+        padding: Number of sectors of zeros to append; mkisofs appends 150.
+        alignment: Alignment of file contents in bytes. With 4096, file systems that support
+            reflinks share the contents with the source files.
+        boot: The boot catalog's entries for booting from a disc, the default entry first.
+        boot_catalog: Path of the boot catalog in the image; `None` makes it invisible.
+        hybrid: Options for booting from a disk.
+        durable: Flush a file to stable storage before it gets its name.
+        progress: As for `diskimg.convert`, with the number of bytes of the image.
 
     Raises:
-        InvalidError: Names that no file can have, options that make no sense, a text that
-            is too long; also a `ValueError`.
-        IoError: A file cannot be read, or changed meanwhile; the output cannot be written;
-            also an `OSError`.
-        LimitError: It would be larger than an ISO image can be.
-        KeyboardInterrupt: Ctrl-C; a file ``output`` is as it was.
-        Exception: What a file object or ``progress`` raised, unchanged.
+        InvalidError: A name is not a valid file name, an option is invalid or a text is too long;
+            also a `ValueError`.
+        IoError: A file cannot be read or has changed in the meantime, or the output cannot be
+            written; also an `OSError`.
+        LimitError: The image would exceed the maximum size of an ISO image.
+        KeyboardInterrupt: Ctrl-C was pressed; an existing file ``output`` is unchanged.
+        Exception: An exception raised by a file object or by ``progress``, unchanged.
     """
-    how = making(
+    how = create_args(
         volume_id=_label(profile, volume_id),
         system_id=system_id,
         volume_set_id=volume_set_id,
@@ -174,12 +177,12 @@ def create(
         padding=padding,
         alignment=alignment,
         exclude=[exclude] if isinstance(exclude, str) else list(exclude),
-        boot=booting(boot, boot_catalog, hybrid),
+        boot=boot_args(boot, boot_catalog, hybrid),
     )
     added: Sequence[Addition] = (
         additions(tree) if isinstance(tree, Mapping) else [(b"", os.fsdecode(tree))]
     )
-    with shown(progress, "create") as callback:
+    with progress_callback(progress, "create") as callback:
         size, warnings = _native.iso_create(file_or_name(output), how, added, durable, callback)
     return Created(size, tuple(warnings))
 
@@ -190,7 +193,7 @@ def config_drive(
     publisher: str = "",
     source_date_epoch: Time | None = None,
 ) -> bytes:
-    """A config drive, as OpenStack gives it to its machines, in memory: label ``config-2``.
+    """Create an OpenStack config drive (label ``config-2``) in memory.
 
     >>> from diskimg import iso
     >>> drive = iso.config_drive({
@@ -201,17 +204,17 @@ def config_drive(
     'config-2'
 
     Args:
-        files: Contents by path: `bytes`, text, or what `json.dumps` takes (a `dict`, a
-            `list`).
-        publisher: Who publishes it: Nova writes its product and version.
-        source_date_epoch: The time of all files; by default the environment's
-            ``SOURCE_DATE_EPOCH``, else the beginning of 1970.
+        files: Contents by path: `bytes`, text, or anything that `json.dumps` accepts (a `dict`
+            or a `list`).
+        publisher: Publisher identifier; Nova writes its product name and version.
+        source_date_epoch: The time of all files. Defaults to the environment variable
+            ``SOURCE_DATE_EPOCH``, else to the beginning of 1970.
 
     Raises:
-        InvalidError: Names that no file can have; also a `ValueError`.
+        InvalidError: A name is not a valid file name; also a `ValueError`.
     """
-    added = [(encoded(path), _document(content)) for path, content in files.items()]
-    how = making(volume_id="config-2", publisher=publisher, times=times(source_date_epoch))
+    added = [(encode_path(path), _document(content)) for path, content in files.items()]
+    how = create_args(volume_id="config-2", publisher=publisher, times=times(source_date_epoch))
     return _native.iso_bytes(how, added)
 
 
@@ -223,7 +226,7 @@ def nocloud(
     *,
     source_date_epoch: Time | None = None,
 ) -> bytes:
-    """A seed for cloud-init and cloudbase-init, in memory: label ``cidata``.
+    """Create a NoCloud seed (label ``cidata``) for cloud-init or cloudbase-init in memory.
 
     >>> from diskimg import iso
     >>> seed = iso.nocloud({"hostname": "web-1"}, {"instance-id": "i-1"})
@@ -231,10 +234,10 @@ def nocloud(
     b'#cloud-config\\n{"hostname": "web-1"}\\n'
 
     Args:
-        user_data: `bytes`, text, or a mapping: a cloud-config.
-        meta_data: `bytes`, text, or a mapping; it should have an ``instance-id``.
-        network_config: `bytes`, text, or a mapping, in version 1 or 2.
-        vendor_data: As ``user_data``.
+        user_data: `bytes`, text or a mapping, which becomes a cloud-config.
+        meta_data: `bytes`, text or a mapping; it should contain an ``instance-id``.
+        network_config: `bytes`, text or a mapping: a network configuration of version 1 or 2.
+        vendor_data: Like ``user_data``.
         source_date_epoch: As for `config_drive`.
     """
     documents = {
@@ -244,12 +247,12 @@ def nocloud(
         b"vendor-data": None if vendor_data is None else _cloud_config(vendor_data),
     }
     added = [(path, content) for path, content in documents.items() if content is not None]
-    how = making(volume_id="cidata", times=times(source_date_epoch))
+    how = create_args(volume_id="cidata", times=times(source_date_epoch))
     return _native.iso_bytes(how, added)
 
 
 def _document(content: Any) -> bytes:
-    """As it is, or as JSON, which YAML's readers take as well."""
+    """Return bytes and text unchanged, anything else as JSON, which is also valid YAML."""
     if isinstance(content, str):
         return content.encode()
     if isinstance(content, bytes | bytearray | memoryview):
@@ -262,7 +265,7 @@ def _cloud_config(content: Any) -> bytes:
     return header + _document(content)
 
 
-def making(
+def create_args(
     *,
     volume_id: str,
     times: Times,
@@ -284,9 +287,9 @@ def making(
     padding: int = 0,
     alignment: int = 2048,
     exclude: Iterable[str] = (),
-    boot: Booting | None = None,
-) -> Making:
-    """What a new image is like."""
+    boot: BootArgs | None = None,
+) -> CreateArgs:
+    """Collect the arguments that say how an image is created."""
     return {
         "volume_id": volume_id,
         "system_id": system_id,
@@ -312,15 +315,15 @@ def making(
     }
 
 
-def additions(tree: Mapping[str, Any], above: bytes = b"") -> list[Addition]:
-    """What a mapping says, in the order in which it is added.
+def additions(tree: Mapping[str, Any], parent: bytes = b"") -> list[Addition]:
+    """Flatten a tree into paths with their contents, in order.
 
     Raises:
-        TypeError: Something in it is neither contents nor a directory.
+        TypeError: A value is neither contents nor a mapping.
     """
     added: list[Addition] = []
     for name, content in tree.items():
-        path = above + encoded(name)
+        path = parent + encode_path(name)
         if isinstance(content, Mapping):
             added.append((path, None))
             added += additions(content, path + b"/")
@@ -330,23 +333,25 @@ def additions(tree: Mapping[str, Any], above: bytes = b"") -> list[Addition]:
 
 
 def _content(content: object) -> bytes | str:
-    """Bytes as `bytes`, a name of the host as `str`."""
+    """Return file contents as `bytes`, and a host path as `str`."""
     if isinstance(content, str):
         return content.encode()
     if isinstance(content, os.PathLike):
         return os.fsdecode(content)
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
-    raise TypeError(f"a file's content is bytes, str or os.PathLike, not {type(content).__name__}")
+    raise TypeError(
+        f"a file's content must be bytes, str or os.PathLike, not {type(content).__name__}"
+    )
 
 
 def times(
     source_date_epoch: Time | None, volume: Time | None = None, files: Time | None = None
 ) -> Times:
-    """Moments as the native half takes them.
+    """Convert times for the native module.
 
     Raises:
-        InvalidError: ``SOURCE_DATE_EPOCH`` is no number.
+        InvalidError: ``SOURCE_DATE_EPOCH`` is not a number.
     """
     if source_date_epoch is None:
         text = os.environ.get("SOURCE_DATE_EPOCH")

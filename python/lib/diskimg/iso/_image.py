@@ -11,15 +11,15 @@ from typing import ClassVar, Literal, NoReturn, SupportsIndex, TypedDict
 from diskimg import _native
 from diskimg._errors import Error, LimitError
 from diskimg._file import PositionedFile
-from diskimg._progress import Progress, shown
+from diskimg._progress import Progress, progress_callback
 from diskimg._types import (
     BinaryReader,
+    ExternalFiles,
     Path,
-    References,
     amount,
     file_or_name,
     name_only,
-    opening,
+    open_args,
 )
 from diskimg.iso._results import (
     Boot,
@@ -29,23 +29,23 @@ from diskimg.iso._results import (
     FileExtent,
     Finding,
     Info,
+    Namespace,
     Session,
-    Shown,
-    encoded,
+    encode_path,
 )
 
 _ENTRIES = 1024
-"""Entries that a walk asks for at a time."""
+"""Maximum number of entries requested from the native module at a time."""
 
 READ_LIMIT = 256 << 20
-"""Bytes that `Iso.read` gives at most, by default: 256 MiB."""
+"""Default maximum number of bytes that `Iso.read` returns: 256 MiB."""
 
 EXTRACT_LIMIT = 256 << 30
-"""Bytes that `Iso.extract` writes at most, by default: 256 GiB."""
+"""Default maximum number of bytes that `Iso.extract` writes: 256 GiB."""
 
 
-class Extraction(TypedDict):
-    """How files are extracted, for the native half."""
+class ExtractArgs(TypedDict):
+    """How files are extracted: arguments for the native module."""
 
     overwrite: bool
     modes: bool
@@ -62,45 +62,47 @@ def open(
     source: Path | bytes | bytearray | memoryview | BinaryReader,
     *,
     format: str | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
-    namespace: Literal["auto"] | Shown = "auto",
+    namespace: Literal["auto"] | Namespace = "auto",
     session: Literal["last", "first"] | int = "last",
     strict: bool = False,
 ) -> Iso:
     """Open an ISO image as a file system: ISO 9660, Rock Ridge, Joliet, UDF.
 
     Args:
-        source: Its name, its bytes, or a binary file object, as for `diskimg.open`
-            (but `bytes` are the image itself here, not a name). It may lie in an image of
-            any other format: a qcow2 or VMDK that holds an ISO is opened as it is.
-        format: The format of what is opened; by default its first bytes tell. ``raw`` is
-            right for any plain ISO image, and cannot be fooled.
-        references: Which other files such an image may name.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
-        namespace: Which of the trees is shown. ``auto``: Rock Ridge, else Joliet, else ISO
-            9660's own; UDF where it holds more.
-        session: Which session of a disc that was written several times: or its first
-            sector, as in `Iso.sessions`.
-        strict: What could be made up for is an error.
+        source: A file name, the image's bytes or a binary file object, as for `diskimg.open`
+            (except that `bytes` are the image itself, not its name). A disk image of any other
+            format that contains an ISO image, such as a qcow2 or VMDK, can be opened directly.
+        format: The format of the disk image; by default it is detected. ``raw`` is the right one
+            for a plain ISO image and prevents misdetection.
+        external_files: Which other files the disk image may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        namespace: Which directory tree to show. ``auto``: Rock Ridge, else Joliet, else plain
+            ISO 9660; UDF if it contains more.
+        session: Which session of a multi-session disc to show: ``last``, ``first``, or the
+            session's first sector as in `Iso.sessions`.
+        strict: Raise an error for deviations from the specification that are otherwise tolerated.
 
     Raises:
-        CorruptError, UnsupportedError, LimitError: It is no ISO image, or none that is read.
-        InvalidError: There is no such name space or session; also a `ValueError`.
+        CorruptError: The source is not a valid ISO image.
+        UnsupportedError: The image uses a feature that is not supported.
+        LimitError: The image exceeds a limit.
+        InvalidError: The image has no such namespace or session; also a `ValueError`.
         Error: As `diskimg.open`.
     """
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)
     given = source if isinstance(source, bytes) else file_or_name(source)
-    how = opening(format, references=references, limits=limits)
+    how = open_args(format, external_files=external_files, limits=limits)
     return Iso(_native.Iso.open(given, how, namespace, session, strict))
 
 
 class File(PositionedFile):
-    """A file in an ISO image as a read-only binary file that seeks.
+    """A file in an ISO image as a read-only, seekable binary file.
 
-    Made by `Iso.open`. It is a raw file: wrap it in `io.BufferedReader` for many small
-    reads. It can be read as long as its image is open.
+    Returned by `Iso.open`. It is unbuffered: wrap it in `io.BufferedReader` for many small reads.
+    It can be read as long as its image is open.
     """
 
     _called: ClassVar[str] = "diskimg.iso.File"
@@ -110,16 +112,15 @@ class File(PositionedFile):
 
 
 class Iso:
-    """An ISO image, seen through one of its name spaces.
+    """An open ISO image, seen through one of its namespaces.
 
-    Made by `diskimg.iso.open`, used in a ``with`` statement or closed by `close`. Once it
-    is closed, its methods and files raise `ValueError`. Any number of threads may use it
-    at once.
+    Returned by `diskimg.iso.open`. Use it in a ``with`` statement or call `close`; after that,
+    its methods and files raise `ValueError`. Any number of threads may use it at once.
 
-    Paths are names with ``/`` between them, one in front or behind or not; those that
-    come out have none. `str` stands for UTF-8, with ``surrogateescape`` for what is none;
-    `bytes` are taken as they are. ``FILE.TXT;1`` is found as ISO 9660 records it. Links
-    are not followed.
+    Paths are names separated by ``/``. Leading and trailing slashes are ignored in arguments and
+    absent from results. A `str` is encoded as UTF-8 with ``surrogateescape``; `bytes` are used
+    unchanged. An ISO 9660 name is found with or without its version, as in ``FILE.TXT;1``.
+    Symbolic links are not followed.
     """
 
     __slots__ = ("__weakref__", "_facts", "_native")
@@ -149,92 +150,93 @@ class Iso:
         raise TypeError("cannot pickle 'Iso' object")
 
     def close(self) -> None:
-        """Close the image, once what reads it now has ended."""
+        """Close the image as soon as the reads in progress have ended."""
         self._native.close()
 
     @property
     def closed(self) -> bool:
-        """It was closed."""
+        """Whether the image was closed."""
         return self._native.closed
 
     @property
     def name(self) -> str:
-        """The name it was opened by."""
+        """The name that the image was opened with."""
         return self._native.name
 
     @property
-    def namespace(self) -> Shown:
-        """The name space that is shown."""
+    def namespace(self) -> Namespace:
+        """The namespace that is shown."""
         return self._native.namespace
 
     @property
-    def namespaces(self) -> tuple[Shown, ...]:
-        """All name spaces that could be shown."""
+    def namespaces(self) -> tuple[Namespace, ...]:
+        """All namespaces of the image."""
         return tuple(self._native.namespaces)
 
     @property
     def label(self) -> str:
-        """The volume's name."""
+        """The volume label."""
         return self.info().label
 
     @property
     def boot(self) -> Boot:
-        """How it starts a machine: boot catalog and partitions."""
+        """Boot information: boot catalog and partitions."""
         return self.info().boot
 
     @property
     def sessions(self) -> tuple[Session, ...]:
-        """Its sessions, the first one first."""
+        """The sessions, oldest first."""
         return self.info().sessions
 
     def info(self) -> Info:
-        """What the image says of itself, without a look at its files.
+        """Return information about the image. Its files are not read.
 
         Raises:
-            IoError: It cannot be read.
+            IoError: The image cannot be read.
         """
         if self._facts is None or self.closed:
             self._facts = Info._from_json(json.loads(self._native.info()))
         return self._facts
 
     def stat(self, path: str | bytes = "/") -> Entry:
-        """The file or directory of this path. A link is not followed.
+        """Return the entry at ``path``. A symbolic link is not followed.
 
         Raises:
-            FileNotFoundError: There is none (an `IoError`, too).
-            Error: A directory on the way cannot be read.
+            FileNotFoundError: There is no such entry; also an `IoError`.
+            Error: A directory in the path cannot be read.
         """
-        return Entry._from_native(self._native.stat(encoded(path)))
+        return Entry._from_native(self._native.stat(encode_path(path)))
 
     def exists(self, path: str | bytes) -> bool:
-        """There is such a file, directory or link.
+        """Return whether there is a file, directory or link at ``path``.
 
         Raises:
-            Error: A directory on the way cannot be read.
+            Error: A directory in the path cannot be read.
         """
         try:
-            self._native.stat(encoded(path))
+            self._native.stat(encode_path(path))
         except FileNotFoundError:
             return False
         return True
 
     def extents(self, path: str | bytes) -> tuple[FileExtent, ...]:
-        """Where the bytes of a file lie in the image, in order: packed ones, if it is packed.
+        """Return the extents of a file in the image, in order; of a zisofs file, those of its
+        compressed data.
 
         Raises:
             Error: As `stat`.
         """
-        return tuple(FileExtent(*extent) for extent in self._native.extents(encoded(path)))
+        return tuple(FileExtent(*extent) for extent in self._native.extents(encode_path(path)))
 
     def list(self, path: str | bytes = "/") -> builtins.list[Entry]:
-        """What is in a directory, in recorded order.
+        """Return the entries of a directory in recorded order.
 
         Raises:
-            NotADirectoryError: It is none (an `IoError`, too).
-            Error: As `stat`; it is too large, or cannot be read, or only in part (which
-                `walk` gives).
+            NotADirectoryError: ``path`` is not a directory; also an `IoError`.
+            Error: As `stat`, or the directory is too large or cannot be read completely (`walk`
+                yields the readable part).
         """
-        return [Entry._from_native(fields) for fields in self._native.read_dir(encoded(path))]
+        return [Entry._from_native(fields) for fields in self._native.read_dir(encode_path(path))]
 
     def walk(
         self,
@@ -242,21 +244,22 @@ class Iso:
         *,
         onerror: Callable[[Error], object] | None = None,
     ) -> Iterator[Entry]:
-        """All that is below a directory, without itself: directories before what is in
-        them, each in recorded order. Read as the iteration goes along.
+        """Iterate over everything below a directory, without the directory itself. Each
+        directory precedes its entries, which follow in recorded order. Directories are read
+        during the iteration.
 
         Args:
             path: The directory.
-            onerror: Called with what cannot be followed (a directory that cannot be read,
-                or that lies within itself, a name like ``..``); the walk goes on behind it.
-                By default it is raised, and the walk has ended.
+            onerror: Called with the error if an entry cannot be followed (an unreadable
+                directory, a directory that contains itself, a name like ``..``); the walk then
+                continues after that entry. By default the error is raised and the walk ends.
 
         Raises:
-            NotADirectoryError: It is none (an `IoError`, too).
-            LimitError: The tree is too deep, or too large.
-            Error: As `stat`; what cannot be followed.
+            NotADirectoryError: ``path`` is not a directory; also an `IoError`.
+            LimitError: The tree is too deep or too large.
+            Error: As `stat`, or an entry cannot be followed.
         """
-        return self._walk(self._native.walk(encoded(path)), onerror)
+        return self._walk(self._native.walk(encode_path(path)), onerror)
 
     def _walk(
         self, walk: _native.IsoWalk, onerror: Callable[[Error], object] | None
@@ -273,34 +276,32 @@ class Iso:
                 return
 
     def open(self, path: str | bytes) -> File:
-        """A file as a raw binary file object that seeks; a packed one is unpacked.
+        """Open a file as a seekable raw binary file object; a zisofs file is decompressed.
 
         Raises:
-            IsADirectoryError: It is a directory (an `IoError`, too).
-            InvalidError: It is a link or a device; also a `ValueError`.
-            Error: As `stat`; its contents are recorded in a way that is not read.
+            IsADirectoryError: ``path`` is a directory; also an `IoError`.
+            InvalidError: ``path`` is a link or a device; also a `ValueError`.
+            Error: As `stat`, or the file's contents are recorded in an unsupported way.
         """
         name = path if isinstance(path, str) else path.decode("utf-8", "surrogateescape")
-        return File(self._native.contents(encoded(path)), name)
+        return File(self._native.contents(encode_path(path)), name)
 
     def read(self, path: str | bytes, limit: int | None = READ_LIMIT) -> bytes:
-        """All bytes of a file.
+        """Read a whole file.
 
         Args:
             path: The file.
-            limit: How many there may be. An image can claim any length: `None` only for
-                one that is trusted.
+            limit: Maximum size of the file in bytes. An image can claim any size: pass `None`
+                (no limit) only if the image is trusted.
 
         Raises:
-            LimitError: There are more.
-            Error: As `open`; they lie outside the image.
+            LimitError: The file is larger.
+            Error: As `open`, or the file's data are outside the image.
         """
-        contents = self._native.contents(encoded(path))
+        contents = self._native.contents(encode_path(path))
         size = contents.size
         if limit is not None and size > amount("limit", limit):
-            error = LimitError(
-                f"{self.name}: {path!r} has {size} bytes, more than the limit of {limit}"
-            )
+            error = LimitError(f"{self.name}: {path!r} has {size} bytes, the limit is {limit}")
             error.path = self.name
             raise error
         return contents.read_at(0, size)
@@ -321,36 +322,36 @@ class Iso:
         limit: int = EXTRACT_LIMIT,
         progress: Progress = None,
     ) -> Extracted:
-        """Extract what is in a directory into the directory ``dest``, and nowhere else.
+        """Extract a directory's contents or a file into the directory ``dest``.
 
-        No name of the image leads out of ``dest``, and no link is followed, be it the
-        image's or one that was there. What cannot be extracted hinders nothing else: look
-        at the result, which is true if nothing failed.
+        Nothing is written outside ``dest``: no name in the image can lead out of it, and no
+        symbolic link is followed, whether it comes from the image or existed before. An entry
+        that cannot be extracted does not stop the extraction; check the result, which is true if
+        nothing failed.
 
         Args:
-            dest: Where to; made if it is not there.
-            path: What: a directory, for what is in it, or a file.
-            overwrite: Files that are there already are replaced. Otherwise each of them is
-                a failure.
-            modes: Permissions as recorded. Otherwise as new files have them.
-            special_modes: Set-id and sticky bits, too.
-            times: Times of last modification as recorded.
-            owners: Owners and groups as recorded: needs root.
-            symlinks: Symbolic links, as they are recorded, wherever they lead.
-            hard_links: Names of one file become hard links to it.
-            devices: Devices, named pipes and sockets: needs root.
-            limit: Bytes that all files together may have.
-            progress: As for `diskimg.convert`, with the bytes of files that are done; told
-                before each file.
+            dest: The target directory; created if it does not exist.
+            path: The directory whose contents are extracted, or a file.
+            overwrite: Replace existing files. Otherwise an existing file is a failure.
+            modes: Set the recorded permissions. Otherwise files get default permissions.
+            special_modes: Also set the recorded set-ID and sticky bits.
+            times: Set the recorded modification times.
+            owners: Set the recorded owners and groups; needs root.
+            symlinks: Create symbolic links as recorded, wherever they point.
+            hard_links: Create hard links for files with several names.
+            devices: Create devices, named pipes and sockets; needs root.
+            limit: Maximum total size of all files in bytes.
+            progress: As for `diskimg.convert`, called before each file with the number of bytes
+                of the files that are complete.
 
         Raises:
-            LimitError: The files have more bytes, or there are too many. What was
-                extracted until then is there.
+            LimitError: The files are larger than ``limit`` or too many. Files extracted so far
+                are kept.
             IoError: ``dest`` cannot be used; also an `OSError`.
-            KeyboardInterrupt: Ctrl-C, before the next file.
+            KeyboardInterrupt: Ctrl-C was pressed; extraction stops before the next file.
             Error: As `stat`.
         """
-        how: Extraction = {
+        how: ExtractArgs = {
             "overwrite": overwrite,
             "modes": modes,
             "special_modes": special_modes,
@@ -361,19 +362,19 @@ class Iso:
             "devices": devices,
             "limit": amount("limit", limit),
         }
-        with shown(progress, "extract") as callback:
+        with progress_callback(progress, "extract") as callback:
             files, directories, size, left_out, failed, failures = self._native.extract(
-                encoded(path), name_only(dest), how, callback
+                encode_path(path), name_only(dest), how, callback
             )
-        told = tuple(Failure(*failure) for failure in failures)
-        return Extracted(files, directories, size, left_out, failed, told)
+        reported = tuple(Failure(*failure) for failure in failures)
+        return Extracted(files, directories, size, left_out, failed, reported)
 
     def verify(self) -> builtins.list[Finding]:
-        """Everything that is wrong with the image, in all its name spaces; worst or not.
+        """Check the image in all its namespaces and return all findings, in no particular order.
 
-        Contents of files are looked at only where they are packed.
+        Contents of files are checked only if they are compressed (zisofs).
 
         Raises:
-            IoError: It cannot be read.
+            IoError: The image cannot be read.
         """
         return [Finding(**finding) for finding in json.loads(self._native.verify())]

@@ -1,4 +1,4 @@
-"""ISO images out of others."""
+"""Modified copies of ISO images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TypeAlias, TypedDict, overload
 
 from diskimg import _native
 from diskimg._errors import RefusedError
-from diskimg._progress import Progress, shown
-from diskimg._types import BinaryReader, BinaryWriter, Path, References, file_or_name
+from diskimg._progress import Progress, progress_callback
+from diskimg._types import BinaryReader, BinaryWriter, ExternalFiles, Path, file_or_name
 from diskimg.iso._create import Addition, Content, Time, Times, Tree, additions, times
 from diskimg.iso._image import Iso, open
-from diskimg.iso._results import Created, encoded
+from diskimg.iso._results import Created, encode_path
 
 Source: TypeAlias = Path | bytes | bytearray | memoryview | BinaryReader | Iso
 
 
-class Changes(TypedDict):
-    """What shall be different, for the native half."""
+class RemasterArgs(TypedDict):
+    """What to change: arguments for the native module."""
 
     volume_id: str | None
     times: Times
@@ -34,7 +34,7 @@ def remaster(
     *,
     volume_id: str | None = None,
     format: str | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
@@ -48,7 +48,7 @@ def remaster(
     *,
     volume_id: str | None = None,
     format: str | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
@@ -62,7 +62,7 @@ def remaster(
     *,
     volume_id: str | None = None,
     format: str | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
@@ -75,59 +75,59 @@ def remaster(
     *,
     volume_id: str | None = None,
     format: str | None = None,
-    references: References = "same-dir",
+    external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     source_date_epoch: Time | None = None,
     durable: bool = True,
     progress: Progress = None,
 ) -> bytes | Created:
-    """Make an image anew, with changes: all that is in it, its label, and what it starts a
-    machine with stay.
+    """Create a modified copy of an image. Everything else, including the label and the boot
+    information, is kept.
 
     Args:
-        source: The image, as for `open`; or an open one.
-        changes: By path, what a file shall hold, as for `create`; `None` takes a file, or a
-            directory with all in it, away.
-        output: Where to, as for `create`. By default the new image is what is returned.
-        volume_id: Another label.
-        format: The source's format; by default its first bytes tell.
-        references: Which other files the source may name.
-        limits: How much the image may ask for: other bounds than those of `LIMITS`, by name.
+        source: The image, as for `open`, or an open one.
+        changes: New contents by path, as for `create`; `None` removes a file, or a directory
+            with everything in it.
+        output: The output, as for `create`. By default the new image is returned as `bytes`.
+        volume_id: New volume label.
+        format: The source's format; by default it is detected.
+        external_files: Which other files the source may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         source_date_epoch: As for `create`.
         durable: As for `create`.
         progress: As for `create`.
 
     Raises:
-        CorruptError, UnsupportedError, LimitError: Not all of the source can be read:
-            nothing is left out in silence.
-        InvalidError: There is nothing to be taken away; as for `create`.
+        CorruptError, UnsupportedError, LimitError: The source cannot be read completely; nothing
+            is silently left out.
+        InvalidError: A path to be removed does not exist; also as for `create`.
         Error: As `open` and `create`.
     """
     is_output = output is not None and not isinstance(output, str | bytes | os.PathLike)
     if is_output and source is output:
         raise RefusedError("the output is one of the source's own files")
-    how: Changes = {
+    how: RemasterArgs = {
         "volume_id": volume_id,
         "times": times(source_date_epoch),
-        "removed": [encoded(path) for path, content in changes.items() if content is None],
+        "removed": [encode_path(path) for path, content in changes.items() if content is None],
         "added": additions({p: c for p, c in changes.items() if c is not None}),
     }
     if isinstance(source, Iso):
         return _remaster(source, how, output, durable, progress)
-    with open(source, format=format, references=references, limits=limits) as image:
+    with open(source, format=format, external_files=external_files, limits=limits) as image:
         return _remaster(image, how, output, durable, progress)
 
 
 def _remaster(
     image: Iso,
-    how: Changes,
+    how: RemasterArgs,
     output: Path | BinaryWriter | None,
     durable: bool,
     progress: Progress,
 ) -> bytes | Created:
     if output is None:
         return _native.iso_remaster_bytes(image._native, how)
-    with shown(progress, "remaster") as callback:
+    with progress_callback(progress, "remaster") as callback:
         size, warnings = _native.iso_remaster(
             image._native, how, file_or_name(output), durable, callback
         )

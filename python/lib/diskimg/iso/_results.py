@@ -1,4 +1,4 @@
-"""What ISO images tell: values that show, compare and turn into JSON."""
+"""Results: dataclasses that can be printed, compared and converted to JSON."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from diskimg._results import Json, _fields
 Kind: TypeAlias = Literal[
     "file", "directory", "symlink", "block-device", "char-device", "fifo", "socket"
 ]
-"""What a file is."""
+"""The type of a file."""
 
-Shown: TypeAlias = Literal["rock-ridge", "joliet", "iso", "udf"]
-"""A name space: one of the trees that an image can have over the same files."""
+Namespace: TypeAlias = Literal["rock-ridge", "joliet", "iso", "udf"]
+"""A namespace: one of the directory trees that an image can have for the same files."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def encoded(path: str | bytes) -> bytes:
-    """A path in an image as bytes, without slashes in front and behind.
+def encode_path(path: str | bytes) -> bytes:
+    """Return a path in an image as bytes, without leading and trailing slashes.
 
     Raises:
-        TypeError: It is none.
+        TypeError: ``path`` is neither str nor bytes.
     """
     if isinstance(path, str):
         path = path.encode("utf-8", "surrogateescape")
     elif not isinstance(path, bytes):
-        raise TypeError(f"a path in an image is str or bytes, not {type(path).__name__}")
+        raise TypeError(f"a path in an image must be str or bytes, not {type(path).__name__}")
     return path.strip(b"/")
 
 
-def _moment(nanoseconds: int | None) -> datetime | None:
-    """The nearest moment that Python knows."""
+def _datetime(nanoseconds: int | None) -> datetime | None:
+    """Return the nearest time that `datetime` can represent."""
     if nanoseconds is None:
         return None
     try:
@@ -52,43 +52,43 @@ def _parsed(text: str | None) -> datetime | None:
         return None
     try:
         return datetime.fromisoformat(text)
-    except ValueError:  # the year 0, or one of five digits
+    except ValueError:  # year 0, or a year of more than four digits
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or directory in an image, with all that its name space records."""
+    """A file or directory in an image, with the attributes that the namespace records."""
 
     path: str
-    """Its path: names with ``/`` between them, none in front. Decoded as UTF-8; bytes that
-    are none as `os.fsdecode` has them (``surrogateescape``), so that nothing is lost."""
+    """Path: names separated by ``/``, without a leading slash. Decoded as UTF-8 with
+    ``surrogateescape`` (as in `os.fsdecode`), so that every name can be represented."""
     kind: Kind
-    """What it is."""
+    """Type of the file."""
     size: int
-    """Bytes of a file, as read."""
+    """Size of a file in bytes, after decompression."""
     link_target: str | None = None
-    """Where a symbolic link leads, decoded as `path`."""
+    """Target of a symbolic link, decoded like `path`."""
     mode: int | None = None
-    """Permissions, set-id and sticky bits: the low twelve bits of POSIX's mode."""
+    """Permissions, set-ID and sticky bits: the low 12 bits of the POSIX mode."""
     uid: int | None = None
-    """Owner."""
+    """User ID of the owner."""
     gid: int | None = None
-    """Group."""
+    """Group ID."""
     links: int | None = None
-    """Names that the file has."""
+    """Number of hard links."""
     serial: int | None = None
-    """What tells that two names are one file."""
+    """Serial number (inode number): equal for names of the same file."""
     device: tuple[int, int] | None = None
     """Major and minor number of a device."""
     mtime_ns: int | None = None
-    """Last change of the content: nanoseconds since 1970, UTC."""
+    """Last modification, in nanoseconds since 1970, UTC."""
     atime_ns: int | None = None
-    """Last read."""
+    """Last access, likewise."""
     ctime_ns: int | None = None
-    """Last change of the attributes."""
+    """Last change of the attributes, likewise."""
     birthtime_ns: int | None = None
-    """Creation."""
+    """Creation, likewise."""
 
     @classmethod
     def _from_native(cls, fields: tuple[Any, ...]) -> Entry:
@@ -97,45 +97,45 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The last name of the path."""
+        """The last component of the path."""
         return posixpath.basename(self.path)
 
     @property
     def path_bytes(self) -> bytes:
-        """The path as recorded; of Joliet and UDF, as UTF-8."""
+        """The path as recorded; for Joliet and UDF, encoded as UTF-8."""
         return self.path.encode("utf-8", "surrogateescape")
 
     @property
     def mtime(self) -> datetime | None:
-        """Last change of the content, in UTC."""
-        return _moment(self.mtime_ns)
+        """Last modification, in UTC."""
+        return _datetime(self.mtime_ns)
 
     def is_file(self) -> bool:
-        """It is a regular file."""
+        """Return whether this is a regular file."""
         return self.kind == "file"
 
     def is_dir(self) -> bool:
-        """It is a directory."""
+        """Return whether this is a directory."""
         return self.kind == "directory"
 
     def is_symlink(self) -> bool:
-        """It is a symbolic link."""
+        """Return whether this is a symbolic link."""
         return self.kind == "symlink"
 
     def to_dict(self) -> Json:
-        """The fields that are recorded."""
+        """The fields that are not `None`."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class FileExtent:
-    """A stretch of a file, and where it lies."""
+    """A contiguous part of a file and its location."""
 
     offset: int | None
-    """Bytes from the start of the image; `None`: nothing is recorded, it reads as zeros."""
+    """Offset in the image in bytes; `None` for a hole, which reads as zeros."""
     length: int
-    """Bytes."""
+    """Length in bytes."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -144,22 +144,22 @@ class FileExtent:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong with an image."""
+    """A problem found in an image."""
 
     code: str
-    """What, as a word: ``directory-loop``, ``path-table``, …"""
+    """A stable identifier: ``directory-loop``, ``path-table``, …"""
     severity: Literal["note", "warning", "error"]
-    """``note``: against the letter, every reader gets along with it. ``warning``: some
-    readers stumble over it. ``error``: something cannot be read, or not as it should."""
+    """``note``: violates the specification, but every reader accepts it. ``warning``: some
+    readers fail. ``error``: something cannot be read or is read wrongly."""
     message: str
-    """What, in words."""
+    """Description."""
     offset: int | None = None
-    """Where: bytes from the start of the image."""
+    """Offset in the image in bytes."""
     path: str | None = None
-    """In which file or directory."""
+    """The file or directory affected."""
 
     def to_dict(self) -> Json:
-        """The fields that are known."""
+        """The fields that are not `None`."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -169,31 +169,31 @@ class Failure:
     """An entry that could not be extracted."""
 
     path: str
-    """Its path below the destination; empty if not even that is known."""
+    """Path below the destination; empty if it is unknown."""
     error: Error
-    """Why."""
+    """The error."""
 
     def to_dict(self) -> Json:
-        """The fields, the error as text."""
+        """The fields, with the error as text."""
         return {"path": self.path, "error": str(self.error)}
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What was extracted, and what was not. True if nothing failed."""
+    """Summary of an extraction. True if nothing failed."""
 
     files: int
-    """Files, links and devices."""
+    """Number of files, links and devices extracted."""
     directories: int
-    """Directories."""
+    """Number of directories extracted."""
     bytes: int
-    """Bytes of the files."""
+    """Total size of the files in bytes."""
     left_out: int
-    """Entries that were left out as the options say: devices, links."""
+    """Number of entries skipped because of the options: devices, links."""
     failed: int
-    """Entries that could not be extracted."""
+    """Number of entries that could not be extracted."""
     failures: tuple[Failure, ...] = ()
-    """The first thousand of them."""
+    """Details of the first thousand failures."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -206,12 +206,12 @@ class Extracted:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """An image that was created."""
+    """Summary of a newly created image."""
 
     size: int
-    """Its bytes."""
+    """Size of the image in bytes."""
     warnings: tuple[str, ...] = ()
-    """What had to be changed: names that Joliet cannot hold as they are."""
+    """What had to be changed, such as names that Joliet cannot represent."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -220,30 +220,30 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume descriptor: one tree, and what is said of the volume."""
+    """A volume descriptor: a directory tree and the attributes of the volume."""
 
     kind: Literal["primary", "joliet", "enhanced", "other"]
-    """Which tree."""
+    """Type of the descriptor."""
     sector: int
-    """Its own sector, of 2048 bytes."""
+    """Location of the descriptor in sectors of 2048 bytes."""
     volume_id: str
-    """The label."""
+    """Volume label."""
     system_id: str
-    """For which system."""
+    """System identifier."""
     volume_set_id: str
-    """Of which set."""
+    """Volume set identifier."""
     publisher: str
-    """Who published it."""
+    """Publisher identifier."""
     preparer: str
-    """Who prepared its data."""
+    """Data preparer identifier."""
     application: str
-    """What made it."""
+    """Application identifier."""
     sectors: int
-    """Sectors of the volume."""
+    """Size of the volume in sectors of 2048 bytes."""
     created: datetime | None = None
-    """Creation."""
+    """Creation time."""
     modified: datetime | None = None
-    """Last modification."""
+    """Last modification time."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> Volume:
@@ -256,20 +256,20 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class BootEntry:
-    """An entry of El Torito's boot catalog: something that a machine can start."""
+    """An entry of the El Torito boot catalog."""
 
     platform: str
-    """For which firmware: ``bios``, ``efi``, …"""
+    """The firmware that the entry is for: ``bios``, ``efi``, …"""
     bootable: bool
-    """It may be started."""
+    """Whether the entry is marked as bootable."""
     media: str
-    """What it poses as: ``none``, ``floppy-1.44``, ``hard-disk``, …"""
+    """Emulated drive: ``none``, ``floppy-1.44``, ``hard-disk``, …"""
     load_segment: int
-    """The segment that a BIOS loads it to; 0 is 0x7C0."""
+    """The segment at which a BIOS loads the boot image; 0 means 0x7C0."""
     load_sectors: int
-    """Sectors of 512 bytes that are loaded; to UEFI, 0 and 1 mean: to the end."""
+    """Number of 512-byte sectors to load; for UEFI, 0 and 1 mean up to the end."""
     start_sector: int
-    """Where it begins: a sector of 2048 bytes."""
+    """Start of the boot image in sectors of 2048 bytes."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> BootEntry:
@@ -279,20 +279,20 @@ class BootEntry:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition that the system area names."""
+    """A partition listed in the image's partition tables."""
 
     table: Literal["mbr", "gpt", "apm"]
-    """Which table names it: MBR, GPT or Apple's partition map."""
+    """The table that lists it: MBR, GPT or Apple Partition Map."""
     number: int
-    """Its place there, from 1."""
+    """Its number in the table, from 1."""
     kind: str
-    """What it is for: a number (``0xef``), a GUID, or Apple's word."""
+    """Partition type: a number (``0xef``), a GUID or an Apple type name."""
     name: str
-    """Its name; an MBR has none."""
+    """Partition name; empty in an MBR."""
     start: int | None
-    """Its first byte in the image; `None` in Apple's map, whose blocks are of no sure size."""
+    """Offset in the image in bytes; `None` in an Apple Partition Map: its block size is unknown."""
     size: int | None
-    """Its bytes."""
+    """Size in bytes; `None` in an Apple Partition Map."""
 
     @classmethod
     def _all(cls, area: Json) -> tuple[Partition, ...]:
@@ -325,16 +325,16 @@ def _number(kind: int | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """How an image starts a machine, and how it is divided for one. True if it starts any."""
+    """Boot information of an image. True if it has a boot catalog entry."""
 
     entries: tuple[BootEntry, ...]
-    """The boot catalog: how it starts from a disc."""
+    """The boot catalog's entries, for booting from a disc."""
     partitions: tuple[Partition, ...]
-    """What MBR, GPT and Apple's partition map say: how it starts from a disk."""
+    """The partitions in MBR, GPT and Apple Partition Map, for booting from a disk."""
     loader: str | None
-    """What the MBR's code is: ``isohybrid`` or ``grub2``, where that is clear."""
+    """The boot loader in the MBR: ``isohybrid`` or ``grub2``, if recognized."""
     oddities: tuple[str, ...]
-    """What is odd about all this."""
+    """Irregularities in the boot information."""
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -353,16 +353,16 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session of a disc that was written several times."""
+    """A session of a multi-session disc."""
 
     start_sector: int
-    """Its first sector, of 2048 bytes: what `open` takes as ``session``."""
+    """First sector (of 2048 bytes), which `open` accepts as ``session``."""
     descriptors_sector: int
-    """Where its volume descriptors begin."""
+    """First sector of the volume descriptors."""
     volume_sectors: int
-    """Sectors of its volume."""
+    """Size of the volume in sectors."""
     label: str
-    """The volume's name."""
+    """The volume label."""
 
     @classmethod
     def _from_json(cls, facts: Json) -> Session:
@@ -372,27 +372,27 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What an image says of itself."""
+    """Information about an ISO image."""
 
     label: str
-    """The volume's name."""
-    namespace: Shown
-    """The name space that is shown."""
-    namespaces: tuple[Shown, ...]
-    """All that could be shown."""
+    """The volume label."""
+    namespace: Namespace
+    """The namespace that is shown."""
+    namespaces: tuple[Namespace, ...]
+    """All namespaces of the image."""
     image_bytes: int
-    """Bytes of the image, in sectors of 2048."""
+    """Size of the image in bytes, a multiple of 2048."""
     volume_bytes: int
-    """Bytes of the volume. More than the image has if it was cut short; fewer if something
-    follows: partitions, padding."""
+    """Size of the volume in bytes. Larger than the image if the image is truncated; smaller if
+    partitions or padding follow the volume."""
     volumes: tuple[Volume, ...]
-    """The volume descriptors of the session that is shown."""
+    """Volume descriptors of the session that is shown."""
     boot: Boot
-    """What it starts."""
+    """Boot information."""
     sessions: tuple[Session, ...]
-    """Sessions, the first one first."""
+    """Sessions, oldest first."""
     udf: Mapping[str, Any] | None = field(default=None, hash=False)
-    """What UDF says of itself."""
+    """Information about the UDF file system, if there is one."""
     _facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -412,5 +412,5 @@ class Info:
         )
 
     def to_dict(self) -> Json:
-        """All that is known, more than the fields have."""
+        """All information as JSON, including details that have no field."""
         return copy.deepcopy(dict(self._facts))

@@ -1,6 +1,6 @@
-//! `iso cat`: what was args, and what it means.
+//! Arguments of `iso cat`.
 
-use super::{IsoInput, Opening};
+use super::{IsoArgs, IsoInput};
 use crate::args::names;
 use crate::failure::Failure;
 use std::ffi::OsString;
@@ -9,34 +9,34 @@ const EXAMPLES: &str = "\
 Example:
   diskimg iso cat seed.iso user-data";
 
-/// Write files' contents to standard output.
+/// Print files of an ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image, and the files in it
+    /// The image, and paths of files in it.
     #[arg(value_name = "FILE PATH...", value_hint = clap::ValueHint::FilePath)]
-    words: Vec<OsString>,
+    operands: Vec<OsString>,
     #[command(flatten)]
-    opening: Opening,
+    iso_args: IsoArgs,
 }
 
-/// What to write.
+/// Which files to print.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// Of which image.
+    /// The image.
     pub(crate) input: IsoInput,
-    /// Paths in it.
+    /// Paths in the image.
     pub(crate) paths: Vec<Vec<u8>>,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
-        let (input, rest) = self.opening.first("iso cat", self.words)?;
-        if rest.is_empty() {
+        let (input, paths) = self.iso_args.input_and_paths("iso cat", self.operands)?;
+        if paths.is_empty() {
             return Err(Failure::usage("iso cat", "Expecting a path in the image"));
         }
-        let paths = rest.iter().map(|word| names::bytes(word)).collect::<Result<_, _>>()?;
+        let paths = paths.iter().map(|path| names::bytes(path)).collect::<Result<_, _>>()?;
         Ok(Job { input, paths })
     }
 }

@@ -1,4 +1,4 @@
-//! `iso create`: what was args, and what it means.
+//! Arguments of `iso create`.
 
 use crate::args::recipe::{Destination, Graft, HybridFiles, Profile, Recipe};
 use crate::failure::Failure;
@@ -10,127 +10,126 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
-What is in DIR, and FILE, go into the root; PLACE=FILE to that path, \\= standing
-for = in names. SOURCE_DATE_EPOCH is the latest time recorded.
+The entries of DIR, and FILE, are added to the root directory; PLACE=FILE is added at the path
+PLACE. Write = in a name as \\=. If SOURCE_DATE_EPOCH is set, no later time is recorded.
 
 Examples:
   diskimg iso create -V BACKUP -o backup.iso backup/
   diskimg iso create --nocloud -o seed.iso user-data meta-data
   diskimg iso create -o x.iso boot/grub/x=x.cfg tree/";
 
-/// Build an ISO image of files and directories.
+/// Create an ISO image from files and directories.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What goes in
+    /// Files and directories to add.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::AnyPath)]
-    words: Vec<OsString>,
-    /// The image; - is standard output
+    operands: Vec<OsString>,
+    /// Write the image to IMAGE; '-' is standard output
     #[arg(short, long, value_name = "IMAGE", value_hint = clap::ValueHint::FilePath)]
     output: Option<PathBuf>,
-    /// Its label (default: CDROM)
+    /// Volume label (default: CDROM)
     #[arg(short = 'V', long, value_name = "LABEL")]
     volume_id: Option<String>,
-    /// Publisher, at most 128 bytes
+    /// Publisher, up to 128 bytes
     #[arg(long, value_name = "TEXT")]
     publisher: Option<String>,
-    /// Application, at most 128 bytes
+    /// Application, up to 128 bytes
     #[arg(long, value_name = "TEXT")]
     application: Option<String>,
-    /// An OpenStack config drive: label config-2
+    /// Create an OpenStack config drive (label config-2)
     #[arg(long, group = "profile")]
     openstack: bool,
-    /// A cloud-init seed (NoCloud): label cidata, user-data and meta-data
+    /// Create a cloud-init NoCloud seed (label cidata) from user-data and meta-data
     #[arg(long, group = "profile")]
     nocloud: bool,
-    /// An Anaconda driver or kickstart disc: label OEMDRV
+    /// Create an Anaconda driver or kickstart disc (label OEMDRV)
     #[arg(long, group = "profile")]
     oemdrv: bool,
-    /// rationalized (default: root's, read-only), preserved or none
-    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    /// Owners and modes: rationalized (root, read-only), preserved, none (default: rationalized)
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    rock_ridge: RockRidgeWord,
-    /// Joliet, for Windows (default)
+    rock_ridge: RockRidgeArg,
+    /// Add Joliet names for Windows (default)
     #[arg(long, overrides_with = "no_joliet")]
     joliet: bool,
-    /// No Joliet
+    /// Do not add Joliet names
     #[arg(long, overrides_with = "joliet")]
     no_joliet: bool,
-    /// Joliet names of up to 103 characters
+    /// Allow Joliet names of up to 103 characters
     #[arg(long, conflicts_with = "no_joliet")]
     joliet_long: bool,
-    /// Of ISO 9660: 1, 2 or 3 (default, for files of 4 GiB and more)
+    /// ISO 9660 interchange level: 1, 2, 3 (default: 3; needed for files of 4 GiB and more)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
     level: Option<u8>,
-    /// Owner of all files
-    #[arg(long, value_name = "N")]
+    /// Set the owner of all files
+    #[arg(long, value_name = "UID")]
     uid: Option<u32>,
-    /// Group of all files
-    #[arg(long, value_name = "N")]
+    /// Set the group of all files
+    #[arg(long, value_name = "GID")]
     gid: Option<u32>,
     /// Follow symbolic links instead of recording them
     #[arg(short = 'L', long)]
     follow: bool,
-    /// Leave out what has a name or path like this; repeatable
+    /// Exclude files whose name or path matches GLOB; repeatable
     #[arg(short = 'x', long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// Files begin at multiples of this: at 4096, copies share their blocks
+    /// Align file data to BYTES; with 4096, copies can share blocks (reflink)
     #[arg(long, value_name = "BYTES")]
     align: Option<u32>,
-    /// Sectors of zeros at the end (default: none)
+    /// Append N sectors of zeros (default: 0)
     #[arg(long, value_name = "N")]
     pad: Option<u32>,
-    /// Boot image for BIOS: its path in the image
+    /// BIOS boot image, a path in the image
     #[arg(long, value_name = "PATH")]
     bios_boot: Option<String>,
-    /// Boot image for UEFI: its path in the image
+    /// UEFI boot image, a path in the image
     #[arg(long, value_name = "PATH")]
     efi_boot: Option<String>,
-    /// Write the boot info table into the BIOS boot image (isolinux, GRUB)
+    /// Patch a boot info table into the BIOS boot image (isolinux, GRUB)
     #[arg(long, requires = "bios_boot")]
     boot_info_table: bool,
-    /// Start from disks, too, with this MBR (isohdpfx.bin)
+    /// Make the image bootable from disk with an isohybrid MBR (isohdpfx.bin)
     #[arg(long, value_name = "FILE", requires = "bios_boot")]
     hybrid_mbr: Option<PathBuf>,
-    /// Start from disks, too, with GRUB's MBR (boot_hybrid.img)
+    /// Make the image bootable from disk with a GRUB MBR (boot_hybrid.img)
     #[arg(long, value_name = "FILE", requires = "bios_boot", conflicts_with = "hybrid_mbr")]
     grub2_mbr: Option<PathBuf>,
-    /// An EFI system partition behind the files, which UEFI starts
+    /// Append FILE as an EFI system partition and boot it with UEFI
     #[arg(long, value_name = "FILE", conflicts_with = "efi_boot")]
     append_efi: Option<PathBuf>,
-    /// Say nothing of names that had to be changed
+    /// Do not warn about names that had to be changed
     #[arg(short, long)]
     quiet: bool,
 }
 
-/// [`RockRidge`] as a word.
+/// Values of `--rock-ridge`; see [`RockRidge`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum RockRidgeWord {
+enum RockRidgeArg {
     #[default]
     Rationalized,
     Preserved,
     None,
 }
 
-/// Sectors of 512 bytes that BIOS boot loaders for discs expect to be loaded.
+/// Load size of a BIOS boot image in 512-byte sectors, as boot loaders for discs expect it.
 const BIOS_LOAD_SECTORS: u16 = 4;
 
-/// The number of the partition that `--append-efi` makes: what lies before it, the file system,
-/// is the first.
+/// Number of the partition that `--append-efi` adds; partition 1 is the ISO file system.
 const EFI_PARTITION: u32 = 2;
 
-/// An EFI system partition's type in an MBR.
+/// MBR type of an EFI system partition.
 const EFI_SYSTEM: u8 = 0xef;
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn recipe(mut self) -> Result<Recipe, Failure> {
-        let output = Destination::args(self.output.take(), "iso create")?;
-        if self.words.is_empty() {
-            return Err(Failure::usage("iso create", "Expecting files or directories to put in"));
+        let output = Destination::from_arg(self.output.take(), "iso create")?;
+        if self.operands.is_empty() {
+            return Err(Failure::usage("iso create", "Expecting files or directories to add"));
         }
         let grafts =
-            self.words.iter().map(|word| Graft::parse(word)).collect::<Result<Vec<_>, _>>()?;
+            self.operands.iter().map(|arg| Graft::parse(arg)).collect::<Result<Vec<_>, _>>()?;
         let mut options = self.options();
         let profile = self.profile();
         if let Some(profile) = profile {
@@ -167,9 +166,9 @@ impl Args {
     fn options(&self) -> CreateOptions {
         let mut options = CreateOptions::default();
         options.rock_ridge = match self.rock_ridge {
-            RockRidgeWord::Rationalized => Some(RockRidge::Rationalized),
-            RockRidgeWord::Preserved => Some(RockRidge::Preserved),
-            RockRidgeWord::None => None,
+            RockRidgeArg::Rationalized => Some(RockRidge::Rationalized),
+            RockRidgeArg::Preserved => Some(RockRidge::Preserved),
+            RockRidgeArg::None => None,
         };
         options.joliet = match (self.no_joliet, self.joliet_long) {
             (true, _) => None,
@@ -181,7 +180,7 @@ impl Args {
             Some(2) => Level::Two,
             _ => Level::Three,
         };
-        // Of the levels, only the first one is about short names.
+        // Only level 1 restricts names to 8.3.
         options.names.full_length = self.level != Some(1);
         options.uid = self.uid;
         options.gid = self.gid;
@@ -214,7 +213,7 @@ impl Args {
         }
         if let Some(path) = &self.efi_boot {
             let mut entry = BootEntry::new(Platform::Efi, file(path));
-            // From a disk, firmware looks for a partition.
+            // Booting from disk, UEFI firmware looks for a partition.
             entry.in_gpt = self.hybrid_mbr.is_some();
             options.boot.push(entry);
         }
@@ -223,7 +222,7 @@ impl Args {
             options.boot.push(BootEntry::new(Platform::Efi, image));
             let partition = AppendedPartition::new(EFI_PARTITION, EFI_SYSTEM, path);
             options.hybrid.appended.push(partition);
-            // isohybrid's MBR has partitions of its own.
+            // The isohybrid MBR already contains partition entries.
             options.hybrid.appended_as_gpt = self.hybrid_mbr.is_none();
         }
     }

@@ -1,81 +1,81 @@
-//! `iso diff`: what was args, and what it means.
+//! Arguments of `iso diff`.
 
-use super::{IsoInput, Opening, OutputArgs};
-use crate::args::common::Form;
+use super::{IsoArgs, IsoInput, OutputArgs};
+use crate::args::common::OutputFormat;
 use crate::failure::Failure;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-Each is an image or a directory. Names, kinds, sizes, permissions and links are
-compared; not what only one of them records, nor permissions with a directory.
+A and B are images or directories. Names, types, sizes, permissions and link targets are compared
+if both sides record them; permissions are not compared with those of a directory.
 
-Exit code: 0 the same, 1 different, 2 trouble.
+Exit code: 0 identical, 1 different, 2 cannot compare.
 
 Example:
   diskimg iso diff --content old.iso new.iso";
 
-/// Exit code when it did not come to a comparison: 1 would say "different".
-pub(crate) const TROUBLE: u8 = 2;
+/// Exit code if the comparison fails; 1 would mean "different".
+pub(crate) const CANNOT_COMPARE: u8 = 2;
 
-/// Compare the trees of two images.
+/// Compare the files of two ISO images or directories.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Images or directories
+    /// Images or directories.
     #[arg(value_name = "A B", value_hint = clap::ValueHint::AnyPath)]
     files: Vec<OsString>,
-    /// What is in the files, too
+    /// Also compare the contents of files
     #[arg(short, long)]
     content: bool,
-    /// Say nothing: the exit code tells
+    /// Print nothing; report through the exit code only
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    telling: OutputArgs,
+    output_args: OutputArgs,
     #[command(flatten)]
-    opening: Opening,
+    iso_args: IsoArgs,
 }
 
 /// A comparison.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// One tree, and the other.
+    /// The two sides, A and B.
     pub(crate) sides: [Side; 2],
     /// `--content`.
     pub(crate) content: bool,
     /// `-q`.
     pub(crate) quiet: bool,
-    /// In which form.
-    pub(crate) form: Form,
+    /// `--output`.
+    pub(crate) output: OutputFormat,
 }
 
-/// A tree to be compared.
+/// A directory tree to compare.
 #[derive(Debug)]
 pub(crate) enum Side {
-    /// That of an image.
+    /// The tree of an image.
     Image(Box<IsoInput>),
-    /// What is in a directory of the host.
+    /// A host directory.
     Directory(PathBuf),
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let [a, b] = <[OsString; 2]>::try_from(self.files)
             .map_err(|_| Failure::usage("iso diff", "Expecting two image file names"))?;
         let side = |name: &OsString| -> Result<Side, Failure> {
             Ok(match Path::new(name).is_dir() {
                 true => Side::Directory(name.into()),
-                false => Side::Image(Box::new(self.opening.input(name)?)),
+                false => Side::Image(Box::new(self.iso_args.input(name)?)),
             })
         };
         let sides = side(&a).and_then(|a| Ok([a, side(&b)?]));
         Ok(Job {
-            sides: sides.map_err(|e| e.with_code(TROUBLE))?,
+            sides: sides.map_err(|e| e.with_code(CANNOT_COMPARE))?,
             content: self.content,
             quiet: self.quiet,
-            form: self.telling.output,
+            output: self.output_args.output,
         })
     }
 }

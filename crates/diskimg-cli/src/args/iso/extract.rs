@@ -1,6 +1,6 @@
-//! `iso extract`: what was args, and what it means.
+//! Arguments of `iso extract`.
 
-use super::{IsoInput, Opening};
+use super::{IsoArgs, IsoInput};
 use crate::args::{common, names};
 use crate::failure::Failure;
 use diskimg::iso::ExtractOptions;
@@ -8,70 +8,70 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
-PATH is a file, or a directory: what is in it goes into DIR. Nothing is written
-outside of DIR, whatever names and links the image has. Times and permissions
-are the image's; set-id and sticky bits, owners and devices only when asked for.
+PATH is a file, or a directory whose entries are extracted into DIR. Nothing is written outside
+DIR, whatever names and links the image contains. By default, times and permissions are restored;
+set-ID and sticky bits, owners and devices are not.
 
 Example:
   diskimg iso extract -C boot debian.iso /boot";
 
-/// Extract files and directories.
+/// Extract files and directories from an ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image, and what to extract from it (default: all)
+    /// The image, and paths in it (default: all files).
     #[arg(value_name = "FILE [PATH...]", value_hint = clap::ValueHint::FilePath)]
-    words: Vec<OsString>,
-    /// Where to; made if it is not there (default: here)
+    operands: Vec<OsString>,
+    /// Extract into DIR, which is created if needed (default: current directory)
     #[arg(short = 'C', long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
-    /// Replace files that are there
+    /// Overwrite existing files
     #[arg(long)]
     overwrite: bool,
-    /// Times and permissions as new files have them
+    /// Do not restore times and permissions
     #[arg(long)]
     no_preserve: bool,
-    /// Set-id and sticky bits, too
+    /// Also restore set-ID and sticky bits
     #[arg(long, conflicts_with = "no_preserve")]
     preserve: bool,
-    /// Owners and groups, too: needs root
+    /// Also restore owners and groups; requires root
     #[arg(long)]
     owner: bool,
-    /// Devices, named pipes and sockets, too: needs root
+    /// Also create devices, named pipes and sockets; requires root
     #[arg(long)]
     devices: bool,
-    /// No symbolic links
+    /// Skip symbolic links
     #[arg(long)]
     no_links: bool,
-    /// At most so many bytes in all (default: 256G)
+    /// Extract at most SIZE bytes in total (default: 256G)
     #[arg(long, value_name = "SIZE")]
     max_bytes: Option<String>,
-    /// Tell what is extracted
+    /// Print the name of each extracted file
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
-    opening: Opening,
+    iso_args: IsoArgs,
 }
 
 /// What to extract.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// From which image.
+    /// The image.
     pub(crate) input: IsoInput,
-    /// Paths in it; none: all.
+    /// Paths in the image; empty for all files.
     pub(crate) paths: Vec<Vec<u8>>,
-    /// Into which directory.
+    /// `-C`.
     pub(crate) directory: PathBuf,
-    /// How.
+    /// Options of the extraction.
     pub(crate) options: ExtractOptions,
     /// `-v`.
     pub(crate) verbose: bool,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
-        let (input, rest) = self.opening.first("iso extract", self.words)?;
+        let (input, paths) = self.iso_args.input_and_paths("iso extract", self.operands)?;
         let mut options = ExtractOptions::default();
         options.overwrite = self.overwrite;
         options.modes = !self.no_preserve;
@@ -85,7 +85,7 @@ impl Args {
         }
         Ok(Job {
             input,
-            paths: rest.iter().map(|word| names::bytes(word)).collect::<Result<_, _>>()?,
+            paths: paths.iter().map(|path| names::bytes(path)).collect::<Result<_, _>>()?,
             directory: self.directory.unwrap_or_else(|| ".".into()),
             options,
             verbose: self.verbose,

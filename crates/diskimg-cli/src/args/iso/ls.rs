@@ -1,46 +1,46 @@
-//! `iso ls`: what was args, and what it means.
+//! Arguments of `iso ls`.
 
-use super::{IsoInput, Opening, OutputArgs};
-use crate::args::common::Form;
+use super::{IsoArgs, IsoInput, OutputArgs};
+use crate::args::common::OutputFormat;
 use crate::args::names;
 use crate::failure::Failure;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
-With -R, or more than one PATH, names are paths from the root. Control
-characters in names are escaped; -0 gives names as they are.
+With -R or several PATH, full paths are printed. Control characters in names are escaped unless
+-0 is given.
 
 Example:
   diskimg iso ls -lR debian.iso";
 
-/// List files and directories.
+/// List files and directories of an ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image, and what to list in it (default: the root)
+    /// The image, and paths in it (default: the root directory).
     #[arg(value_name = "FILE [PATH...]", value_hint = clap::ValueHint::FilePath)]
-    words: Vec<OsString>,
-    /// Permissions, owners, sizes, times (UTC) and where links lead
+    operands: Vec<OsString>,
+    /// Also print permissions, owners, sizes, times (UTC) and link targets
     #[arg(short, long)]
     long: bool,
-    /// What is in directories, too
+    /// List directories recursively
     #[arg(short = 'R', long)]
     recursive: bool,
-    /// End names with NUL, and escape nothing
+    /// End names with NUL and do not escape them
     #[arg(short = '0', long)]
     null: bool,
     #[command(flatten)]
-    telling: OutputArgs,
+    output_args: OutputArgs,
     #[command(flatten)]
-    opening: Opening,
+    iso_args: IsoArgs,
 }
 
 /// What to list.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// Of which image.
+    /// The image.
     pub(crate) input: IsoInput,
-    /// Paths in it; none: the root.
+    /// Paths in the image; empty for the root directory.
     pub(crate) paths: Vec<Vec<u8>>,
     /// `-l`.
     pub(crate) long: bool,
@@ -48,24 +48,24 @@ pub(crate) struct Job {
     pub(crate) recursive: bool,
     /// `-0`.
     pub(crate) null: bool,
-    /// In which form.
-    pub(crate) form: Form,
+    /// `--output`.
+    pub(crate) output: OutputFormat,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
-        let (input, rest) = self.opening.first("iso ls", self.words)?;
-        if self.null && self.telling.output == Form::Json {
-            return Err(Failure::usage("iso ls", "-0 is for people's form, not for JSON"));
+        let (input, paths) = self.iso_args.input_and_paths("iso ls", self.operands)?;
+        if self.null && self.output_args.output == OutputFormat::Json {
+            return Err(Failure::usage("iso ls", "-0 cannot be used with --output=json"));
         }
         Ok(Job {
             input,
-            paths: rest.iter().map(|word| names::bytes(word)).collect::<Result<_, _>>()?,
+            paths: paths.iter().map(|path| names::bytes(path)).collect::<Result<_, _>>()?,
             long: self.long,
             recursive: self.recursive,
             null: self.null,
-            form: self.telling.output,
+            output: self.output_args.output,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `iso`: verbs about what is in an ISO image.
+//! Arguments of the `iso` commands.
 
 pub(crate) mod cat;
 pub(crate) mod create;
@@ -9,7 +9,7 @@ pub(crate) mod remaster;
 pub(crate) mod show;
 pub(crate) mod verify;
 
-use crate::args::common::{Form, Input, Reading};
+use crate::args::common::{ImageArgs, Input, OutputFormat};
 use crate::args::{Command, Invocation, Parsed, run};
 use crate::failure::Failure;
 use diskimg::iso::{IsoOptions, Namespace, Session};
@@ -21,19 +21,19 @@ Examples:
   diskimg iso create -V cidata -o seed.iso user-data meta-data
   diskimg iso extract -C out debian.iso
 
-FILE may be an ISO image in any image format. 'diskimg iso COMMAND --help' tells more.";
+FILE may be an ISO image stored in any supported image format. See 'diskimg iso COMMAND --help'.";
 
-/// List, extract, verify and build ISO images.
+/// List, extract, verify and create ISO images.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, subcommand_required = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    command: CommandArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
-#[allow(clippy::large_enum_variant, reason = "there is one, and it is consumed at once")]
-enum Verb {
+#[allow(clippy::large_enum_variant, reason = "only one value exists, and only briefly")]
+enum CommandArgs {
     Info(show::Info),
     Boot(show::Boot),
     Ls(ls::Args),
@@ -46,25 +46,25 @@ enum Verb {
 }
 
 impl Args {
-    /// What it means.
-    pub(super) fn parsed(self) -> Result<Invocation, Failure> {
-        Ok(match self.verb {
-            Verb::Info(args) => run(Parsed::Job(args.job()?), Command::IsoShow),
-            Verb::Boot(args) => run(Parsed::Job(args.job()?), Command::IsoShow),
-            Verb::Ls(args) => run(Parsed::Job(args.job()?), Command::IsoLs),
-            Verb::Cat(args) => run(Parsed::Job(args.job()?), Command::IsoCat),
-            Verb::Extract(args) => run(Parsed::Job(args.job()?), Command::IsoExtract),
-            Verb::Verify(args) => run(Parsed::Job(args.job()?), Command::IsoVerify),
-            Verb::Diff(args) => run(Parsed::Job(args.job()?), Command::IsoDiff),
-            Verb::Remaster(args) => run(Parsed::Job(args.job()?), Command::IsoRemaster),
-            Verb::Create(args) => run(Parsed::Job(args.recipe()?), Command::IsoCreate),
+    /// Validates the arguments.
+    pub(super) fn parse(self) -> Result<Invocation, Failure> {
+        Ok(match self.command {
+            CommandArgs::Info(args) => run(Parsed::Job(args.job()?), Command::IsoShow),
+            CommandArgs::Boot(args) => run(Parsed::Job(args.job()?), Command::IsoShow),
+            CommandArgs::Ls(args) => run(Parsed::Job(args.job()?), Command::IsoLs),
+            CommandArgs::Cat(args) => run(Parsed::Job(args.job()?), Command::IsoCat),
+            CommandArgs::Extract(args) => run(Parsed::Job(args.job()?), Command::IsoExtract),
+            CommandArgs::Verify(args) => run(Parsed::Job(args.job()?), Command::IsoVerify),
+            CommandArgs::Diff(args) => run(Parsed::Job(args.job()?), Command::IsoDiff),
+            CommandArgs::Remaster(args) => run(Parsed::Job(args.job()?), Command::IsoRemaster),
+            CommandArgs::Create(args) => run(Parsed::Job(args.recipe()?), Command::IsoCreate),
         })
     }
 }
 
-/// What one of the verbs takes besides options.
-pub(super) fn operands(verb: &str) -> &'static str {
-    match verb {
+/// Returns the operands of an `iso` command for its usage line.
+pub(super) fn operands(command: &str) -> &'static str {
+    match command {
         "ls" | "extract" => "FILE [PATH...]",
         "cat" => "FILE PATH...",
         "diff" => "A B",
@@ -74,36 +74,36 @@ pub(super) fn operands(verb: &str) -> &'static str {
     }
 }
 
-/// How an ISO image is opened: the same for every verb that reads one.
+/// Options of every command that reads an ISO image.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Opening {
-    /// Format of the file that holds the ISO image (default: probed)
+pub(crate) struct IsoArgs {
+    /// Image format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     #[command(flatten)]
-    seeing: TreeArgs,
+    tree_args: TreeArgs,
     #[command(flatten)]
-    reading: Reading,
+    image_args: ImageArgs,
 }
 
-/// Which of the trees in an ISO image is seen.
+/// Options that select a directory tree of an ISO image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TreeArgs {
-    /// Whose names: auto (default), rockridge, joliet, iso or udf
-    #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
+    /// Names to use: auto, rockridge, joliet, iso, udf (default: auto)
+    #[arg(long, value_enum, value_name = "NAME", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    namespace: NamespaceWord,
-    /// last (default), first, or the one that begins with sector N
+    namespace: NamespaceArg,
+    /// Session to read: last, first, or the one starting at sector N (default: last)
     #[arg(long, value_name = "last|first|N")]
     session: Option<String>,
-    /// Put up with nothing that is wrong
+    /// Fail on defects that are tolerated by default
     #[arg(long)]
     strict: bool,
 }
 
-/// [`Namespace`] as a word.
+/// Values of `--namespace`; see [`Namespace`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum NamespaceWord {
+enum NamespaceArg {
     #[default]
     Auto,
     #[value(alias = "rock-ridge", alias = "rr")]
@@ -116,42 +116,46 @@ enum NamespaceWord {
 /// An ISO image to be opened.
 #[derive(Debug)]
 pub(crate) struct IsoInput {
-    /// The file that holds it.
+    /// The file that contains it.
     pub(crate) input: Input,
-    /// Which of its trees.
+    /// How to read it.
     pub(crate) options: IsoOptions,
 }
 
-impl Opening {
-    /// The image in the file called `name`.
+impl IsoArgs {
+    /// Returns the ISO image in the file `name`.
     pub(crate) fn input(&self, name: &OsString) -> Result<IsoInput, Failure> {
-        let policy = self.reading.policy()?;
-        let mut options = self.seeing.options()?;
+        let policy = self.image_args.policy()?;
+        let mut options = self.tree_args.options()?;
         options.external_files = policy.external_files;
         options.limits = policy.limits.clone();
         Ok(IsoInput { input: Input::new(name, self.format.as_deref(), &policy)?, options })
     }
 
-    /// The images in the only file, and the words behind it.
-    pub(crate) fn first(
+    /// Returns the ISO image that the first operand names, and the other operands.
+    pub(crate) fn input_and_paths(
         &self,
-        verb: &str,
-        words: Vec<OsString>,
+        command: &str,
+        operands: Vec<OsString>,
     ) -> Result<(IsoInput, Vec<OsString>), Failure> {
-        // What is asked for may be help (`--limit help`), which takes no file.
-        self.reading.policy()?;
-        let mut words = words.into_iter();
-        let file = words
+        // `--limit help` needs no file.
+        self.image_args.policy()?;
+        let mut operands = operands.into_iter();
+        let file = operands
             .next()
-            .ok_or_else(|| Failure::usage(verb, "Expecting the name of an image file"))?;
-        Ok((self.input(&file)?, words.collect()))
+            .ok_or_else(|| Failure::usage(command, "Expecting an image file name"))?;
+        Ok((self.input(&file)?, operands.collect()))
     }
 
-    /// The image in the only file.
-    pub(crate) fn only(&self, verb: &str, words: Vec<OsString>) -> Result<IsoInput, Failure> {
-        match self.first(verb, words)? {
+    /// Returns the ISO image that the only operand names.
+    pub(crate) fn single_input(
+        &self,
+        command: &str,
+        operands: Vec<OsString>,
+    ) -> Result<IsoInput, Failure> {
+        match self.input_and_paths(command, operands)? {
             (input, rest) if rest.is_empty() => Ok(input),
-            _ => Err(Failure::usage(verb, "Expecting one image file name")),
+            _ => Err(Failure::usage(command, "Expecting one image file name")),
         }
     }
 }
@@ -160,17 +164,19 @@ impl TreeArgs {
     fn options(&self) -> Result<IsoOptions, Failure> {
         let mut options = IsoOptions::default();
         options.namespace = match self.namespace {
-            NamespaceWord::Auto => Namespace::Auto,
-            NamespaceWord::Rockridge => Namespace::RockRidge,
-            NamespaceWord::Joliet => Namespace::Joliet,
-            NamespaceWord::Iso => Namespace::Iso,
-            NamespaceWord::Udf => Namespace::Udf,
+            NamespaceArg::Auto => Namespace::Auto,
+            NamespaceArg::Rockridge => Namespace::RockRidge,
+            NamespaceArg::Joliet => Namespace::Joliet,
+            NamespaceArg::Iso => Namespace::Iso,
+            NamespaceArg::Udf => Namespace::Udf,
         };
         options.session = match self.session.as_deref() {
             None | Some("last") => Session::Last,
             Some("first") => Session::First,
             Some(number) => Session::At(number.parse().map_err(|_| {
-                Failure::error(format!("--session {number}: expecting last, first or a sector"))
+                Failure::error(format!(
+                    "--session {number}: expected last, first or a sector number"
+                ))
             })?),
         };
         options.strict = self.strict;
@@ -178,11 +184,11 @@ impl TreeArgs {
     }
 }
 
-/// `--output`, as it stands with every verb that has it.
+/// The option `--output`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OutputArgs {
-    /// human (default) or json
-    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    /// Output format (default: human)
+    #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    pub(crate) output: Form,
+    pub(crate) output: OutputFormat,
 }

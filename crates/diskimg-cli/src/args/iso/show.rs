@@ -1,57 +1,57 @@
-//! `iso info` and `iso boot`: what was args, and what it means.
+//! Arguments of `iso info` and `iso boot`.
 
-use super::{IsoInput, Opening, OutputArgs};
-use crate::args::common::Form;
+use super::{IsoArgs, IsoInput, OutputArgs};
+use crate::args::common::OutputFormat;
 use crate::failure::Failure;
 use std::ffi::OsString;
 
-/// Tell what an ISO image says of itself: label, trees, boot entries, sessions.
+/// Show an ISO image's label, name spaces, boot entries and sessions.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Info {
-    /// The image
+    /// The image.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     #[command(flatten)]
-    telling: OutputArgs,
+    output_args: OutputArgs,
     #[command(flatten)]
-    opening: Opening,
+    iso_args: IsoArgs,
 }
 
-/// Show how it starts a machine: boot catalog, MBR, GPT, Apple's map.
+/// Show how an ISO image boots: boot catalog, MBR, GPT, Apple partition map.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Boot {
-    /// The image
+    /// The image.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     #[command(flatten)]
-    telling: OutputArgs,
+    output_args: OutputArgs,
     #[command(flatten)]
-    opening: Opening,
+    iso_args: IsoArgs,
 }
 
-/// What to tell.
+/// What to show.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// Of which image.
+    /// The image.
     pub(crate) input: IsoInput,
-    /// In which form.
-    pub(crate) form: Form,
-    /// Of how it starts a machine, and nothing else.
+    /// `--output`.
+    pub(crate) output: OutputFormat,
+    /// True for `iso boot`.
     pub(crate) boot_only: bool,
 }
 
 impl Info {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
-        let input = self.opening.only("iso info", self.files)?;
-        Ok(Job { input, form: self.telling.output, boot_only: false })
+        let input = self.iso_args.single_input("iso info", self.files)?;
+        Ok(Job { input, output: self.output_args.output, boot_only: false })
     }
 }
 
 impl Boot {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
-        let input = self.opening.only("iso boot", self.files)?;
-        Ok(Job { input, form: self.telling.output, boot_only: true })
+        let input = self.iso_args.single_input("iso boot", self.files)?;
+        Ok(Job { input, output: self.output_args.output, boot_only: true })
     }
 }

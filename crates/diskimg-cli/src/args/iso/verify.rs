@@ -1,31 +1,31 @@
-//! `iso verify`: what was args, and what it means.
+//! Arguments of `iso verify`.
 
-use super::{IsoInput, Opening, OutputArgs};
-use crate::args::common::Form;
+use super::{IsoArgs, IsoInput, OutputArgs};
+use crate::args::common::OutputFormat;
 use crate::failure::Failure;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
-Exit code: 0 nothing but notes, 1 cannot verify, 2 errors: something cannot be
-read, 3 warnings: some readers may stumble.
+Exit code: 0 no errors or warnings, 1 cannot verify, 2 errors (some data cannot be read),
+3 warnings only (some systems may not read the image).
 
 Example:
   diskimg iso verify debian.iso";
 
-/// Look for all that is wrong in an ISO image.
+/// Check an ISO image for defects.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image
+    /// The image.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Say nothing of mere notes
+    /// Do not print notes
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    telling: OutputArgs,
+    output_args: OutputArgs,
     #[command(flatten)]
-    opening: Opening,
+    iso_args: IsoArgs,
 }
 
 /// What to verify.
@@ -33,16 +33,16 @@ pub(crate) struct Args {
 pub(crate) struct Job {
     /// The image.
     pub(crate) input: IsoInput,
-    /// In which form to report.
-    pub(crate) form: Form,
+    /// `--output`.
+    pub(crate) output: OutputFormat,
     /// `-q`.
     pub(crate) quiet: bool,
 }
 
 impl Args {
-    /// What it means.
+    /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
-        let input = self.opening.only("iso verify", self.files)?;
-        Ok(Job { input, form: self.telling.output, quiet: self.quiet })
+        let input = self.iso_args.single_input("iso verify", self.files)?;
+        Ok(Job { input, output: self.output_args.output, quiet: self.quiet })
     }
 }

@@ -1,4 +1,4 @@
-//! The image as far as the options tell, while they are read one after the other.
+//! The image described by the options parsed so far.
 
 use super::Dialect;
 use super::values::{self, Value};
@@ -11,19 +11,19 @@ use diskimg::iso::write::{
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Sectors at the end, in which drives may read ahead: 300 KiB.
+/// Sectors of padding for drives that read ahead beyond the end: 300 KiB.
 pub(super) const PADDING: u32 = 150;
 
-/// What the options have come to so far.
+/// State built up while options are parsed.
 #[derive(Debug)]
 pub(super) struct Draft {
-    /// In whose place.
+    /// Whose defaults apply.
     pub(super) dialect: Dialect,
-    /// The image.
+    /// Options of the image.
     pub(super) options: CreateOptions,
     /// `-R`, `-r`.
-    pub(super) rock_ridge: RockRidgeWish,
-    /// The boot entry that is being described.
+    pub(super) rock_ridge: RockRidgeRequest,
+    /// The current boot entry.
     pub(super) boot: BootDraft,
     /// `-o`.
     pub(super) output: Option<OsString>,
@@ -45,14 +45,14 @@ pub(super) struct Draft {
     pub(super) verbose: bool,
 }
 
-/// Which Rock Ridge is asked for; `-r` outdoes `-R`, in any order.
+/// Which Rock Ridge is requested; `-r` overrides `-R` in any order.
 #[derive(Debug, Default)]
-pub(super) struct RockRidgeWish {
-    pub(super) wanted: bool,
+pub(super) struct RockRidgeRequest {
+    pub(super) enabled: bool,
     pub(super) rationalized: bool,
 }
 
-/// A boot entry as far as it is told. Its options may come before its image and after it.
+/// A boot entry whose options may come before or after its image.
 #[derive(Debug, Default)]
 pub(super) struct BootDraft {
     image: Option<BootImage>,
@@ -66,7 +66,7 @@ pub(super) struct BootDraft {
 }
 
 impl Draft {
-    /// What the program whose place we take does without options.
+    /// Returns the defaults of `dialect`.
     pub(super) fn new(dialect: Dialect) -> Self {
         let mut options = CreateOptions::default();
         options.names = NameRules::strict();
@@ -77,7 +77,8 @@ impl Draft {
             Dialect::Mkisofs => options.deep_directories = false,
             Dialect::Xorriso => options.volume_id = "ISOIMAGE".into(),
         }
-        let rock_ridge = RockRidgeWish { wanted: dialect == Dialect::Xorriso, rationalized: false };
+        let rock_ridge =
+            RockRidgeRequest { enabled: dialect == Dialect::Xorriso, rationalized: false };
         Self {
             dialect,
             options,
@@ -95,7 +96,7 @@ impl Draft {
         }
     }
 
-    /// `-b`, `-e`: what the entry loads.
+    /// Handles `-b` and `-e`: sets the image of the current boot entry.
     pub(super) fn boot_image(
         &mut self,
         path: &str,
@@ -103,7 +104,7 @@ impl Draft {
     ) -> Result<(), Failure> {
         if self.boot.image.is_some() {
             return Err(Failure::error(format!(
-                "a second boot image, {path}, needs -eltorito-alt-boot before it"
+                "a second boot image, {path}, requires -eltorito-alt-boot before it"
             )));
         }
         self.boot.image = Some(values::boot_image(path)?);
@@ -111,14 +112,15 @@ impl Draft {
         Ok(())
     }
 
-    /// `-eltorito-platform`: of the next image. Where this entry has one, another entry begins.
+    /// Handles `-eltorito-platform`, which applies to the next image: if the current entry already
+    /// has an image, a new entry begins.
     pub(super) fn platform(&mut self, platform: Platform) -> Result<(), Failure> {
         self.next_boot_entry()?;
         self.boot.platform = Some(platform);
         Ok(())
     }
 
-    /// Ends the boot entry, if it has an image.
+    /// Finishes the current boot entry if it has an image.
     pub(super) fn next_boot_entry(&mut self) -> Result<(), Failure> {
         if self.boot.image.is_some() {
             let entry = std::mem::take(&mut self.boot).entry()?;
@@ -127,7 +129,7 @@ impl Draft {
         Ok(())
     }
 
-    /// `-append_partition`.
+    /// Handles `-append_partition`.
     pub(super) fn append_partition(
         &mut self,
         number: &Value<'_>,
@@ -140,14 +142,14 @@ impl Draft {
         Ok(())
     }
 
-    /// All of it, with these operands.
+    /// Returns the recipe with these operands.
     pub(super) fn recipe(mut self, operands: &[OsString]) -> Result<Recipe, Failure> {
         let entry = std::mem::take(&mut self.boot).entry()?;
         self.options.boot.extend(entry);
-        self.options.rock_ridge = self.chosen_rock_ridge();
-        let grafts = operands.iter().map(|word| match self.graft_points {
-            true => Graft::parse(word),
-            false => Ok(Graft::root(word.into())),
+        self.options.rock_ridge = self.rock_ridge();
+        let grafts = operands.iter().map(|arg| match self.graft_points {
+            true => Graft::parse(arg),
+            false => Ok(Graft::root(arg.into())),
         });
         let grafts = grafts.collect::<Result<Vec<_>, _>>()?;
         let output = match self.output {
@@ -170,26 +172,27 @@ impl Draft {
         })
     }
 
-    /// Owners and permissions can be recorded with Rock Ridge only: asking for some asks for it.
-    fn chosen_rock_ridge(&self) -> Option<RockRidge> {
+    /// Returns the Rock Ridge mode. Setting owners or permissions implies Rock Ridge, which is
+    /// needed to record them.
+    fn rock_ridge(&self) -> Option<RockRidge> {
         let CreateOptions { uid, gid, dir_mode, file_mode, .. } = self.options;
-        let told = [uid, gid, dir_mode, file_mode].iter().any(Option::is_some);
+        let attributes_set = [uid, gid, dir_mode, file_mode].iter().any(Option::is_some);
         match &self.rock_ridge {
-            RockRidgeWish { rationalized: true, .. } => Some(RockRidge::Rationalized),
-            RockRidgeWish { wanted: true, .. } => Some(RockRidge::Preserved),
-            _ if told => Some(RockRidge::Preserved),
+            RockRidgeRequest { rationalized: true, .. } => Some(RockRidge::Rationalized),
+            RockRidgeRequest { enabled: true, .. } => Some(RockRidge::Preserved),
+            _ if attributes_set => Some(RockRidge::Preserved),
             _ => None,
         }
     }
 }
 
 impl BootDraft {
-    /// The entry; `None` if nothing was said of one.
+    /// Returns the boot entry, or `None` if no option describes one.
     fn entry(self) -> Result<Option<BootEntry>, Failure> {
         let Some(image) = self.image else {
-            return match self.lonely_option() {
+            return match self.option_without_image() {
                 Some(option) => {
-                    Err(Failure::error(format!("{option} needs a boot image: -b or -e")))
+                    Err(Failure::error(format!("{option} requires a boot image (-b or -e)")))
                 }
                 None => Ok(None),
             };
@@ -204,9 +207,9 @@ impl BootDraft {
         Ok(Some(entry))
     }
 
-    /// An option that would do nothing. `-no-emul-boot` may: xorriso's `--efi-boot` says as much
-    /// already, and many say it once more.
-    fn lonely_option(&self) -> Option<&'static str> {
+    /// Returns an option that has no effect without an image. `-no-emul-boot` is allowed: xorriso's
+    /// `--efi-boot` implies it, and scripts often repeat it.
+    fn option_without_image(&self) -> Option<&'static str> {
         match self {
             Self { emulation: Some(Emulation::HardDisk), .. } => Some("-hard-disk-boot"),
             Self { load_segment: Some(_), .. } => Some("-boot-load-seg"),

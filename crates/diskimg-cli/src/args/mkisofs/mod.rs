@@ -1,16 +1,16 @@
-//! mkisofs's command line, as genisoimage and `xorriso -as mkisofs` have it.
+//! The command line of mkisofs, as implemented by genisoimage and `xorriso -as mkisofs`.
 //!
-//! It is not clap's: long options have one hyphen or two, take their values as words of their
-//! own, and stand before, between and behind the files. Here it is a table:
+//! It is parsed without clap: long options begin with one hyphen or two, their values are separate
+//! arguments, and options and operands can be mixed.
 //!
 //! ```text
-//!   table   every option: its names, how many words it takes, what it does to ...
-//!   draft   ... the image as far as it is told
-//!   values  what the words may be
+//!   table    the options: names, values, help, and how each changes the draft
+//!   draft    the image described by the options parsed so far
+//!   values   parsing of option values
 //! ```
 //!
-//! Where the programs differ, the name we are called by decides ([`Dialect`]). What we do not
-//! have is an error, never left aside. Their files of settings (`.mkisofsrc`) are not read.
+//! Where genisoimage and xorriso differ, the name of the program decides ([`Dialect`]). Unsupported
+//! options are errors. Configuration files (`.mkisofsrc`) are not read.
 
 mod draft;
 mod table;
@@ -29,35 +29,35 @@ use std::fmt::Write;
 use table::Row;
 use values::Value;
 
-/// Which program's defaults hold.
+/// The program whose defaults apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// genisoimage's: no Rock Ridge unless asked for, directories deeper than eight relocated.
+    /// genisoimage: no Rock Ridge by default, directories deeper than eight levels are relocated.
     Mkisofs,
-    /// xorriso's: Rock Ridge, deep directories where they are, volume ID ISOIMAGE.
+    /// xorriso: Rock Ridge by default, no relocation, volume ID ISOIMAGE.
     Xorriso,
 }
 
-/// If `argv` is one of these command lines: reads it. It is by the name of the program or, in
-/// our own name, by a subcommand of such a name.
+/// Parses `argv` if it is a mkisofs command line, recognized by the name of the program or, as
+/// `diskimg`, by the command. Returns `None` otherwise.
 pub(super) fn parse(argv: &[OsString], program: Program) -> Option<Result<Invocation, Failure>> {
-    let (name, words) = match program {
+    let (name, args) = match program {
         Program::QemuImg => return None,
         Program::Diskimg => {
-            let (verb, words) = argv.get(1..)?.split_first()?;
-            (verb.to_str()?, words)
+            let (command, args) = argv.get(1..)?.split_first()?;
+            (command.to_str()?, args)
         }
         _ => (program.name(), argv.get(1..).unwrap_or_default()),
     };
     let command = (program == Program::Diskimg).then_some(name);
     Some(match name {
-        "mkisofs" | "genisoimage" => read(Dialect::Mkisofs, words, command, program),
-        "xorrisofs" => read(Dialect::Xorriso, words, command, program),
-        "xorriso" => match words {
-            [r#as, who, words @ ..] if r#as == "-as" && is_emulated(who) => {
-                read(Dialect::Xorriso, words, command, program)
+        "mkisofs" | "genisoimage" => parse_as(Dialect::Mkisofs, args, command, program),
+        "xorrisofs" => parse_as(Dialect::Xorriso, args, command, program),
+        "xorriso" => match args {
+            [r#as, name, args @ ..] if r#as == "-as" && is_emulated(name) => {
+                parse_as(Dialect::Xorriso, args, command, program)
             }
-            [word] if is_one_of(word, &["version", "-version"]) => {
+            [arg] if is_one_of(arg, &["version", "-version"]) => {
                 Ok(Invocation::Show(program.version()))
             }
             _ => Err(Failure::not_supported("anything but 'xorriso -as mkisofs'")),
@@ -66,101 +66,101 @@ pub(super) fn parse(argv: &[OsString], program: Program) -> Option<Result<Invoca
     })
 }
 
-/// The words behind the subcommand `mkisofs`.
-pub(super) fn read_words(words: &[OsString], program: Program) -> Result<Invocation, Failure> {
-    read(Dialect::Mkisofs, words, Some("mkisofs"), program)
+/// Parses the arguments after `mkisofs`.
+pub(super) fn parse_args(args: &[OsString], program: Program) -> Result<Invocation, Failure> {
+    parse_as(Dialect::Mkisofs, args, Some("mkisofs"), program)
 }
 
-/// Whom xorriso can be told to be, of those that are here.
+/// Returns whether `xorriso -as NAME` is supported.
 fn is_emulated(name: &OsStr) -> bool {
     ["mkisofs", "genisoimage", "genisofs"].iter().any(|known| name == *known)
 }
 
-/// True for an option of one of these names; the first hyphen counts for nothing.
-fn is_one_of(word: &OsStr, names: &[&str]) -> bool {
-    word.to_str().and_then(|text| text.strip_prefix('-')).is_some_and(|name| names.contains(&name))
+/// Returns whether `arg` is an option with one of these names, which exclude the first hyphen.
+fn is_one_of(arg: &OsStr, names: &[&str]) -> bool {
+    arg.to_str().and_then(|text| text.strip_prefix('-')).is_some_and(|name| names.contains(&name))
 }
 
-fn read(
+fn parse_as(
     dialect: Dialect,
-    words: &[OsString],
+    args: &[OsString],
     command: Option<&str>,
     program: Program,
 ) -> Result<Invocation, Failure> {
-    if words.iter().any(|word| is_one_of(word, &["help", "-help"])) {
+    if args.iter().any(|arg| is_one_of(arg, &["help", "-help"])) {
         return Ok(Invocation::Show(help(command, program)));
     }
-    if words.iter().any(|word| is_one_of(word, &["version", "-version"])) {
+    if args.iter().any(|arg| is_one_of(arg, &["version", "-version"])) {
         return Ok(Invocation::Show(program.version()));
     }
-    recipe(dialect, words)
+    recipe(dialect, args)
         .map(|recipe| Invocation::Run(Box::new(Command::IsoCreate(recipe)), Sandbox::default()))
         .map_err(|failure| failure.of_command(command))
 }
 
-/// What the words come to.
-fn recipe(dialect: Dialect, words: &[OsString]) -> Result<Recipe, Failure> {
+/// Parses options and operands.
+fn recipe(dialect: Dialect, args: &[OsString]) -> Result<Recipe, Failure> {
     let mut draft = Draft::new(dialect);
     let mut operands = Vec::new();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        match word.to_str().and_then(|text| text.strip_prefix('-')) {
-            None | Some("") => operands.push(word.clone()),
-            // To xorriso it ends these options, and its own would follow.
-            Some("-") if dialect == Dialect::Xorriso => match words.next() {
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.to_str().and_then(|text| text.strip_prefix('-')) {
+            None | Some("") => operands.push(arg.clone()),
+            // In xorriso, `--` ends the mkisofs options; native xorriso commands would follow.
+            Some("-") if dialect == Dialect::Xorriso => match args.next() {
                 None => break,
-                Some(word) => {
-                    let word = word.to_string_lossy();
-                    return Err(Failure::not_supported(&format!("'{word}' behind --")));
+                Some(arg) => {
+                    let arg = arg.to_string_lossy();
+                    return Err(Failure::not_supported(&format!("'{arg}' after --")));
                 }
             },
-            Some("-") => operands.extend(words.by_ref().cloned()),
+            Some("-") => operands.extend(args.by_ref().cloned()),
             Some(name) => {
                 let name = name.strip_prefix('-').unwrap_or(name);
-                option(&mut draft, name, &word.to_string_lossy(), &mut words)?;
+                option(&mut draft, name, &arg.to_string_lossy(), &mut args)?;
             }
         }
     }
     if operands.is_empty() && draft.path_lists.is_empty() {
-        return Err(usage("Missing pathspec: which files shall the image have?"));
+        return Err(usage("Missing pathspec: no files to add"));
     }
     draft.recipe(&operands)
 }
 
-/// One word that begins with a hyphen, and the words that it takes.
+/// Parses an option and its values. `given` is the option as given, `name` is without hyphens.
 fn option(
     draft: &mut Draft,
     name: &str,
-    args: &str,
-    words: &mut std::slice::Iter<'_, OsString>,
+    given: &str,
+    args: &mut std::slice::Iter<'_, OsString>,
 ) -> Result<(), Failure> {
     if let Some(row) = table::find(name) {
-        return apply(draft, row, args, None, words);
+        return apply(draft, row, given, None, args);
     }
-    // A value joined to a long name: `--modification-date=…`.
+    // A value joined to a long option: `--modification-date=DATE`.
     if let Some((name, value)) = name.split_once('=')
-        && let Some(row) = table::find(name).filter(|row| row.takes.len() == 1 && name.len() > 1)
+        && let Some(row) = table::find(name).filter(|row| row.values.len() == 1 && name.len() > 1)
     {
-        let option = args.split('=').next().unwrap_or(args);
-        return apply(draft, row, option, Some(OsStr::new(value)), words);
+        let option = given.split('=').next().unwrap_or(given);
+        return apply(draft, row, option, Some(OsStr::new(value)), args);
     }
-    if table::is_elsewhere(name) {
-        return Err(Failure::not_supported(&format!("the option {args}")));
+    if table::is_unsupported(name) {
+        return Err(Failure::not_supported(&format!("the option {given}")));
     }
-    for row in letters(name).ok_or_else(|| usage(format!("unrecognized option '{args}'")))? {
-        apply(draft, row, args, None, words)?;
+    for row in short_options(name).ok_or_else(|| usage(format!("unrecognized option '{given}'")))? {
+        apply(draft, row, given, None, args)?;
     }
     Ok(())
 }
 
-/// Options of one letter behind one hyphen; only the last of them may take something, as words of
-/// their own: a misspelt long option shall not pass for `-o` and the name of a file.
-fn letters(name: &str) -> Option<Vec<&'static Row>> {
+/// Splits short options that share a hyphen (`-JRo`). Only the last one may take a value, which is
+/// a separate argument, so that a misspelt long option is not mistaken for `-o` and a file name.
+fn short_options(name: &str) -> Option<Vec<&'static Row>> {
     let rows: Option<Vec<_>> =
         name.char_indices().map(|(at, c)| table::find(&name[at..at + c.len_utf8()])).collect();
     let rows = rows?;
     let (_, others) = rows.split_last()?;
-    others.iter().all(|row| row.takes.is_empty()).then_some(rows)
+    others.iter().all(|row| row.values.is_empty()).then_some(rows)
 }
 
 fn apply(
@@ -168,13 +168,13 @@ fn apply(
     row: &Row,
     option: &str,
     joined: Option<&OsStr>,
-    words: &mut std::slice::Iter<'_, OsString>,
+    args: &mut std::slice::Iter<'_, OsString>,
 ) -> Result<(), Failure> {
     let mut values = Vec::new();
-    for _ in row.takes {
-        let next = joined.or_else(|| words.next().map(OsString::as_os_str));
-        let word = next.ok_or_else(|| usage(format!("option requires an argument: {option}")))?;
-        values.push(Value { option, word });
+    for _ in row.values {
+        let next = joined.or_else(|| args.next().map(OsString::as_os_str));
+        let arg = next.ok_or_else(|| usage(format!("option requires an argument: {option}")))?;
+        values.push(Value { option, arg });
     }
     (row.apply)(draft, &values)
 }
@@ -193,12 +193,13 @@ fn help(command: Option<&str>, program: Program) -> String {
     let mut text = format!("Usage: {name} [options] -o IMAGE FILE...\n\nOptions:\n");
     for row in table::ROWS {
         let names: Vec<_> = row.names.iter().map(|name| format!("-{name}")).collect();
-        let left = format!("{} {}", names.join(", "), row.takes.join(" "));
+        let left = format!("{} {}", names.join(", "), row.values.join(" "));
         let _ = writeln!(text, "  {:<36} {}", left.trim_end(), row.help);
     }
     text.push_str(
-        "\nFiles go into the root of the image; of a directory, what is in it.\n\
-         Two hyphens are as good as one. SOURCE_DATE_EPOCH is the latest time recorded.\n",
+        "\nFILE, or the entries of directory FILE, are added to the root directory of the image.\n\
+         Options may begin with one hyphen or two. If SOURCE_DATE_EPOCH is set, no later time is\n\
+         recorded.\n",
     );
     text
 }

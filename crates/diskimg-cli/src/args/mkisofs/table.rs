@@ -1,6 +1,4 @@
-//! The options: their names, what they take, what they do to the draft.
-//!
-//! Every name goes with one hyphen or two, as getopt's `getopt_long_only` and xorriso have it.
+//! The table of options. Each may begin with one hyphen or two, as with getopt_long_only(3).
 
 use super::Dialect;
 use super::draft::{Draft, PADDING};
@@ -9,39 +7,39 @@ use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{Emulation, Joliet};
 
-/// One option.
+/// An option.
 pub(super) struct Row {
-    /// All its names. Those of one letter may share a hyphen: `-JRV label`.
+    /// All names, without hyphens. One-letter names may share a hyphen: `-JRV label`.
     pub(super) names: &'static [&'static str],
-    /// What it takes: one word of the command line each.
-    pub(super) takes: &'static [&'static str],
-    /// For `-help`.
+    /// The placeholders of its values, each of which is one argument.
+    pub(super) values: &'static [&'static str],
+    /// Text for `-help`.
     pub(super) help: &'static str,
-    /// What it does.
+    /// Applies the option to the draft.
     pub(super) apply: fn(&mut Draft, &[Value<'_>]) -> Result<(), Failure>,
 }
 
-/// The option of this name, without hyphens.
+/// Returns the option with this name, without hyphens.
 pub(super) fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.names.contains(&name))
 }
 
-/// True for an option that the programs have whose place we take, and we do not.
-pub(super) fn is_elsewhere(name: &str) -> bool {
-    ELSEWHERE.contains(&name)
+/// Returns whether this is an option of genisoimage or xorrisofs that is not supported.
+pub(super) fn is_unsupported(name: &str) -> bool {
+    UNSUPPORTED.contains(&name)
 }
 
 const fn row(
     names: &'static [&'static str],
-    takes: &'static [&'static str],
+    values: &'static [&'static str],
     help: &'static str,
     apply: fn(&mut Draft, &[Value<'_>]) -> Result<(), Failure>,
 ) -> Row {
-    Row { names, takes, help, apply }
+    Row { names, values, help, apply }
 }
 
-/// An option that needs nothing done, because it asks for what is always so.
-fn nothing(_: &mut Draft, _: &[Value<'_>]) -> Result<(), Failure> {
+/// Ignores an option that has no effect.
+fn ignore(_: &mut Draft, _: &[Value<'_>]) -> Result<(), Failure> {
     Ok(())
 }
 
@@ -49,31 +47,31 @@ const FILE: &[&str] = &["FILE"];
 const ID: &[&str] = &["ID"];
 const NUMBER: &[&str] = &["N"];
 
-/// All of them, in the order of `-help`.
+/// The supported options, in the order of `-help`.
 #[rustfmt::skip]
 pub(super) static ROWS: &[Row] = &[
-    // What goes in, and where the image goes.
-    row(&["o", "output"], FILE, "The image (default: standard output)", |d, v| {
-        d.output = Some(v[0].word.to_owned());
+    // Input and output.
+    row(&["o", "output"], FILE, "Write the image to FILE (default: standard output)", |d, v| {
+        d.output = Some(v[0].arg.to_owned());
         Ok(())
     }),
-    row(&["graft-points"], &[], "Files may be PLACE=FILE; \\= and \\\\ stand for = and \\", |d, _| {
+    row(&["graft-points"], &[], "Accept PLACE=FILE; write = and \\ in names as \\= and \\\\", |d, _| {
         d.graft_points = true;
         Ok(())
     }),
-    row(&["path-list"], FILE, "Further files, one a line (- is standard input)", |d, v| {
+    row(&["path-list"], FILE, "Read further FILE arguments from FILE, one per line; - is standard input", |d, v| {
         d.path_lists.push(v[0].path());
         Ok(())
     }),
-    row(&["m", "exclude"], &["GLOB"], "Leave out files whose name or path matches", |d, v| {
+    row(&["m", "exclude"], &["GLOB"], "Exclude files whose name or path matches GLOB", |d, v| {
         d.excludes.push(v[0].text()?.to_owned());
         Ok(())
     }),
-    row(&["x", "old-exclude"], FILE, "Leave out this file", |d, v| {
+    row(&["x", "old-exclude"], FILE, "Exclude FILE", |d, v| {
         d.excludes.push(values::literal_pattern(v[0].text()?));
         Ok(())
     }),
-    row(&["exclude-list"], FILE, "Leave out what the lines of FILE match", |d, v| {
+    row(&["exclude-list"], FILE, "Read patterns to exclude from FILE, one per line", |d, v| {
         d.exclude_lists.push(v[0].path());
         Ok(())
     }),
@@ -106,79 +104,79 @@ pub(super) static ROWS: &[Row] = &[
         d.options.system_id = v[0].text()?.to_owned();
         Ok(())
     }),
-    // Name spaces.
-    row(&["R", "rock"], &[], "Rock Ridge, with owners and permissions as they are", |d, _| {
-        d.rock_ridge.wanted = true;
+    // Rock Ridge and Joliet.
+    row(&["R", "rock"], &[], "Add Rock Ridge with the files' owners and permissions", |d, _| {
+        d.rock_ridge.enabled = true;
         Ok(())
     }),
-    row(&["r", "rational-rock"], &[], "Rock Ridge: owner root, all may read, nobody may write", |d, _| {
+    row(&["r", "rational-rock"], &[], "Add Rock Ridge with owner root and read-only permissions", |d, _| {
         d.rock_ridge.rationalized = true;
         Ok(())
     }),
-    row(&["norock"], &[], "No Rock Ridge, where xorriso has it by default", |d, _| {
+    row(&["norock"], &[], "Do not add Rock Ridge (the default of xorriso)", |d, _| {
         d.rock_ridge = Default::default();
         Ok(())
     }),
-    row(&["uid"], NUMBER, "Owner of all files", |d, v| {
+    row(&["uid"], NUMBER, "Set the owner of all files", |d, v| {
         d.options.uid = Some(v[0].number()?);
         Ok(())
     }),
-    row(&["gid"], NUMBER, "Group of all files", |d, v| {
+    row(&["gid"], NUMBER, "Set the group of all files", |d, v| {
         d.options.gid = Some(v[0].number()?);
         Ok(())
     }),
-    row(&["dir-mode"], &["MODE"], "Permissions of all directories, octal", |d, v| {
+    row(&["dir-mode"], &["MODE"], "Set the permissions of all directories, in octal", |d, v| {
         d.options.dir_mode = Some(v[0].mode()?);
         Ok(())
     }),
-    row(&["file-mode"], &["MODE"], "Permissions of all other files, octal", |d, v| {
+    row(&["file-mode"], &["MODE"], "Set the permissions of all other files, in octal", |d, v| {
         d.options.file_mode = Some(v[0].mode()?);
         Ok(())
     }),
-    row(&["J", "joliet"], &[], "Joliet", |d, _| {
+    row(&["J", "joliet"], &[], "Add Joliet", |d, _| {
         d.options.joliet.get_or_insert(Joliet::Standard);
         Ok(())
     }),
-    row(&["joliet-long"], &[], "Joliet with names of up to 103 characters", |d, _| {
+    row(&["joliet-long"], &[], "Add Joliet with names of up to 103 characters", |d, _| {
         d.options.joliet = Some(Joliet::Long);
         Ok(())
     }),
-    row(&["input-charset"], &["CHARSET"], "Of file names: UTF-8 is the only one", |_, v| v[0].utf8()),
-    row(&["output-charset"], &["CHARSET"], "Of Rock Ridge names: UTF-8 is the only one", |_, v| v[0].utf8()),
-    // Names of the primary tree.
-    row(&["iso-level"], &["1..3"], "1: names 8.3; 2: 31 characters; 3: files of 4 GiB, too", |d, v| {
+    row(&["input-charset"], &["CHARSET"], "Character set of file names; only UTF-8", |_, v| v[0].check_utf8()),
+    row(&["output-charset"], &["CHARSET"], "Character set of Rock Ridge names; only UTF-8", |_, v| v[0].check_utf8()),
+    // ISO 9660 names.
+    row(&["iso-level"], &["1..3"], "1: names 8.3; 2: 31 characters; 3: also files of 4 GiB and more", |d, v| {
         d.options.names.level = values::level(&v[0])?;
         Ok(())
     }),
-    row(&["l", "full-iso9660-filenames"], &[], "Names of 31 characters", |d, _| {
+    row(&["l", "full-iso9660-filenames"], &[], "Allow names of 31 characters", |d, _| {
         d.options.names.full_length = true;
         Ok(())
     }),
-    row(&["L", "ldots", "allow-leading-dots"], &[], "Names may begin with a dot", |d, _| {
+    row(&["L", "ldots", "allow-leading-dots"], &[], "Allow names that begin with a dot", |d, _| {
         d.options.names.leading_dots = true;
         Ok(())
     }),
-    row(&["allow-lowercase"], &[], "Names keep lower case", |d, _| {
+    row(&["allow-lowercase"], &[], "Allow lowercase letters in names", |d, _| {
         d.options.names.lowercase = true;
         Ok(())
     }),
-    row(&["allow-multidot"], &[], "Names keep more than one dot", |d, _| {
+    row(&["allow-multidot"], &[], "Allow several dots in names", |d, _| {
         d.options.names.multiple_dots = true;
         Ok(())
     }),
-    row(&["relaxed-filenames"], &[], "Names keep all of ASCII but lower case", |d, _| {
+    row(&["relaxed-filenames"], &[], "Allow all ASCII characters but lowercase in names", |d, _| {
         d.options.names.relaxed = true;
         Ok(())
     }),
-    row(&["d", "omit-period"], &[], "No dot behind names without extension", |d, _| {
+    row(&["d", "omit-period"], &[], "Omit the dot of names without extension", |d, _| {
         d.options.names.omit_period = true;
         Ok(())
     }),
-    row(&["N", "omit-version-number"], &[], "No version (;1) behind names", |d, _| {
+    row(&["N", "omit-version-number"], &[], "Omit the version number (;1) of names", |d, _| {
         d.options.names.omit_version = true;
         Ok(())
     }),
-    row(&["U", "untranslated-filenames"], &[], "Names stay as they are: all of the above", |d, _| {
+    row(&["U", "untranslated-filenames"], &[], "Keep names unchanged; implies the options above", |d, _| {
         let names = &mut d.options.names;
         names.untranslated = true;
         names.full_length = true;
@@ -190,120 +188,120 @@ pub(super) static ROWS: &[Row] = &[
         names.omit_version = true;
         Ok(())
     }),
-    row(&["D", "disable-deep-relocation"], &[], "Directories deeper than eight stay where they are", |d, _| {
+    row(&["D", "disable-deep-relocation"], &[], "Do not relocate directories deeper than eight levels", |d, _| {
         d.options.deep_directories = true;
         Ok(())
     }),
-    // Boot entries: those before -eltorito-alt-boot are one, those behind it the next.
-    row(&["b", "eltorito-boot"], &["PATH"], "Boot image: its path in the image", |d, v| {
+    // Boot entries, separated by -eltorito-alt-boot.
+    row(&["b", "eltorito-boot"], &["PATH"], "Boot image, a path in the image", |d, v| {
         d.boot_image(v[0].text()?, None)
     }),
-    row(&["e"], &["PATH"], "Boot image for EFI", |d, v| {
+    row(&["e"], &["PATH"], "EFI boot image, a path in the image", |d, v| {
         d.boot_image(v[0].text()?, Some(Platform::Efi))
     }),
-    row(&["efi-boot"], &["PATH"], "The same, as an entry of its own", |d, v| {
+    row(&["efi-boot"], &["PATH"], "EFI boot image in a new boot entry", |d, v| {
         d.next_boot_entry()?;
         d.boot.emulation = Some(Emulation::None);
         d.boot_image(v[0].text()?, Some(Platform::Efi))?;
-        // genisoimage goes on with the same entry.
+        // In genisoimage, options that follow still apply to this entry.
         if d.dialect == Dialect::Xorriso { d.next_boot_entry() } else { Ok(()) }
     }),
-    row(&["eltorito-alt-boot"], &[], "Another boot entry begins", |d, _| {
+    row(&["eltorito-alt-boot"], &[], "Begin a new boot entry", |d, _| {
         d.next_boot_entry()
     }),
-    row(&["eltorito-platform"], &["NAME"], "x86, PPC, Mac, efi or a number, of the next -b", |d, v| {
+    row(&["eltorito-platform"], &["NAME"], "Platform of the next -b: x86, PPC, Mac, efi or a number", |d, v| {
         d.platform(values::platform(&v[0])?)
     }),
-    row(&["no-emul-boot"], &[], "The boot image poses as no disk", |d, _| {
+    row(&["no-emul-boot"], &[], "Do not emulate a disk", |d, _| {
         d.boot.emulation = Some(Emulation::None);
         Ok(())
     }),
-    row(&["hard-disk-boot"], &[], "The boot image poses as a hard disk", |d, _| {
+    row(&["hard-disk-boot"], &[], "Emulate a hard disk", |d, _| {
         d.boot.emulation = Some(Emulation::HardDisk);
         Ok(())
     }),
-    row(&["boot-load-seg"], &["SEGMENT"], "Where a BIOS loads it", |d, v| {
+    row(&["boot-load-seg"], &["SEGMENT"], "Load segment of the boot image", |d, v| {
         d.boot.load_segment = Some(v[0].number()?);
         Ok(())
     }),
-    row(&["boot-load-size"], &["N|full"], "How many sectors of 512 bytes it loads", |d, v| {
+    row(&["boot-load-size"], &["N|full"], "Number of 512-byte sectors to load", |d, v| {
         d.boot.load_sectors = match v[0].text()? {
             "full" => None,
             _ => Some(v[0].number()?),
         };
         Ok(())
     }),
-    row(&["boot-info-table"], &[], "Write the boot info table into the boot image", |d, _| {
+    row(&["boot-info-table"], &[], "Patch a boot info table into the boot image", |d, _| {
         d.boot.info_table = true;
         Ok(())
     }),
-    row(&["grub2-boot-info"], &[], "Write its address into the boot image, for GRUB", |d, _| {
+    row(&["grub2-boot-info"], &[], "Patch the address of the boot image into it, for GRUB", |d, _| {
         d.boot.grub2_info = true;
         Ok(())
     }),
-    row(&["c", "eltorito-catalog"], &["PATH"], "Boot catalog: its path in the image", |d, v| {
+    row(&["c", "eltorito-catalog"], &["PATH"], "Boot catalog, a path in the image", |d, v| {
         d.options.boot_catalog = v[0].text()?.to_owned();
         Ok(())
     }),
-    row(&["boot-catalog-hide"], &[], "The boot catalog has no name", |d, _| {
+    row(&["boot-catalog-hide"], &[], "Hide the boot catalog", |d, _| {
         d.options.boot_catalog_visible = false;
         Ok(())
     }),
-    // A disk, too.
-    row(&["isohybrid-mbr"], FILE, "Start from disks, too: isohybrid's MBR", |d, v| {
+    // Booting from disk.
+    row(&["isohybrid-mbr"], FILE, "Make the image bootable from disk with an isohybrid MBR", |d, v| {
         d.isohybrid_mbr = Some(v[0].path());
         Ok(())
     }),
-    row(&["grub2-mbr"], FILE, "Start from disks, too: GRUB's MBR", |d, v| {
+    row(&["grub2-mbr"], FILE, "Make the image bootable from disk with a GRUB MBR", |d, v| {
         d.grub2_mbr = Some(v[0].path());
         Ok(())
     }),
-    row(&["isohybrid-gpt-basdat"], &[], "The boot image is a partition of the GPT", |d, _| {
+    row(&["isohybrid-gpt-basdat"], &[], "Add the boot image to the GPT as a partition", |d, _| {
         d.boot.in_gpt = true;
         Ok(())
     }),
-    row(&["append_partition"], &["N", "TYPE", "FILE"], "A partition behind the files: 2 0xef efi.img", |d, v| {
+    row(&["append_partition"], &["N", "TYPE", "FILE"], "Append FILE as partition N: 2 0xef efi.img", |d, v| {
         d.append_partition(&v[0], &v[1], &v[2])
     }),
-    row(&["appended_part_as_gpt"], &[], "Appended partitions are in a GPT", |d, _| {
+    row(&["appended_part_as_gpt"], &[], "List appended partitions in a GPT", |d, _| {
         d.options.hybrid.appended_as_gpt = true;
         Ok(())
     }),
-    row(&["partition_offset"], &["SECTOR"], "Where partition 1 begins, in units of 2048 bytes", |d, v| {
+    row(&["partition_offset"], &["SECTOR"], "First sector of partition 1, in 2048-byte sectors", |d, v| {
         d.options.hybrid.partition_offset = v[0].number()?;
         Ok(())
     }),
     // Times and padding.
-    row(&["modification-date"], &["DATE"], "Of the volume: YYYYMMDDhhmmsscc, UTC", |d, v| {
-        d.options.volume_time = Some(values::moment(&v[0])?);
+    row(&["modification-date"], &["DATE"], "Set the date of the volume: YYYYMMDDhhmmsscc, UTC", |d, v| {
+        d.options.volume_time = Some(values::date(&v[0])?);
         Ok(())
     }),
-    row(&["set_all_file_dates"], &["DATE"], "Of all files: YYYYMMDDhhmmsscc or =SECONDS", |d, v| {
-        d.options.file_time = values::file_moment(&v[0])?;
+    row(&["set_all_file_dates"], &["DATE"], "Set the date of all files: YYYYMMDDhhmmsscc or =SECONDS", |d, v| {
+        d.options.file_time = values::file_date(&v[0])?;
         Ok(())
     }),
-    row(&["pad"], &[], "300 KiB of zeros at the end (default)", |d, _| {
+    row(&["pad"], &[], "Append 300 KiB of zeros (default)", |d, _| {
         d.options.padding = PADDING;
         Ok(())
     }),
-    row(&["no-pad"], &[], "None", |d, _| {
+    row(&["no-pad"], &[], "Do not append zeros", |d, _| {
         d.options.padding = 0;
         Ok(())
     }),
-    // How much is said.
-    row(&["quiet"], &[], "Say nothing of names that had to be changed", |d, _| {
+    // Messages.
+    row(&["quiet"], &[], "Do not warn about names that had to be changed", |d, _| {
         d.quiet = true;
         Ok(())
     }),
-    row(&["v", "verbose"], &[], "Say how large the image is", |d, _| {
+    row(&["v", "verbose"], &[], "Print the size of the image", |d, _| {
         d.verbose = true;
         Ok(())
     }),
-    row(&["gui"], &[], "Accepted: changes nothing", nothing),
+    row(&["gui"], &[], "Accepted for compatibility; has no effect", ignore),
 ];
 
-/// Options of genisoimage and xorrisofs that are refused by name.
-const ELSEWHERE: &[&str] = &[
+/// Options of genisoimage and xorrisofs that are not supported.
+const UNSUPPORTED: &[&str] = &[
     "abstract",
     "acl",
     "alpha-boot",

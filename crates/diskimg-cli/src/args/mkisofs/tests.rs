@@ -1,42 +1,42 @@
-//! What command lines come to.
+//! Tests of mkisofs command lines.
 
 use super::*;
 use crate::args::recipe::{Destination, Graft};
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{BootImage, Emulation, Joliet, Level, NameRules, RockRidge};
 
-fn read_line(dialect: Dialect, line: &str) -> Result<Recipe, Failure> {
-    let words: Vec<OsString> = line.split_whitespace().map(Into::into).collect();
-    recipe(dialect, &words)
+fn parse_line(dialect: Dialect, line: &str) -> Result<Recipe, Failure> {
+    let args: Vec<OsString> = line.split_whitespace().map(Into::into).collect();
+    recipe(dialect, &args)
 }
 
 fn mkisofs(line: &str) -> Recipe {
-    read_line(Dialect::Mkisofs, line).unwrap_or_else(|e| panic!("{line}: {e:?}"))
+    parse_line(Dialect::Mkisofs, line).unwrap_or_else(|e| panic!("{line}: {e:?}"))
 }
 
 fn xorriso(line: &str) -> Recipe {
-    read_line(Dialect::Xorriso, line).unwrap_or_else(|e| panic!("{line}: {e:?}"))
+    parse_line(Dialect::Xorriso, line).unwrap_or_else(|e| panic!("{line}: {e:?}"))
 }
 
 #[track_caller]
-fn refused(line: &str) -> String {
-    match read_line(Dialect::Mkisofs, line) {
+fn error_of(line: &str) -> String {
+    match parse_line(Dialect::Mkisofs, line) {
         Err(Failure::Error { message, .. } | Failure::Usage { message, .. }) => message,
         other => panic!("{line}: {other:?}"),
     }
 }
 
 #[test]
-fn every_name_is_there_once_and_none_is_refused_too() {
+fn every_option_name_is_unique_and_not_also_unsupported() {
     let mut seen = std::collections::HashSet::new();
     for name in table::ROWS.iter().flat_map(|row| row.names) {
         assert!(seen.insert(*name), "{name}");
-        assert!(!table::is_elsewhere(name), "{name}");
+        assert!(!table::is_unsupported(name), "{name}");
     }
 }
 
 #[test]
-fn one_hyphen_two_and_joined_values_are_the_same() {
+fn one_hyphen_two_hyphens_and_joined_values_are_equivalent() {
     for line in ["-volid cidata d", "--volid cidata d", "--volid=cidata d", "d -V cidata"] {
         let recipe = mkisofs(line);
         assert_eq!(recipe.options.volume_id, "cidata", "{line}");
@@ -45,19 +45,19 @@ fn one_hyphen_two_and_joined_values_are_the_same() {
 }
 
 #[test]
-fn letters_share_a_hyphen_and_only_the_last_takes_something() {
+fn short_options_share_a_hyphen_and_only_the_last_takes_a_value() {
     let recipe = mkisofs("-lJRo out.iso d");
     assert!(recipe.options.names.full_length);
     assert_eq!(recipe.options.joliet, Some(Joliet::Standard));
     assert_eq!(recipe.options.rock_ridge, Some(RockRidge::Preserved));
     assert!(matches!(recipe.output, Destination::File(path) if path == *"out.iso"));
     for line in ["-foo d", "-oJ d", "-output-file x d", "-Jx", "-Vlabel d"] {
-        refused(line);
+        error_of(line);
     }
 }
 
 #[test]
-fn what_is_not_known_or_not_here_is_named() {
+fn unknown_and_unsupported_options_and_invalid_values_are_named() {
     for (line, message) in [
         ("-qux d", "unrecognized option '-qux'"),
         ("--frob d", "unrecognized option '--frob'"),
@@ -66,26 +66,26 @@ fn what_is_not_known_or_not_here_is_named() {
         ("-V", "option requires an argument: -V"),
         ("-append_partition 2 0xef", "option requires an argument: -append_partition"),
         ("-quiet", "Missing pathspec"),
-        ("-iso-level 4 d", "-iso-level 4: expecting 1, 2 or 3"),
-        ("-input-charset cp437 d", "-input-charset cp437: expecting utf-8"),
-        ("-uid x d", "-uid x: expecting a number"),
-        ("-uid +1 d", "-uid +1: expecting a number"),
-        ("-dir-mode 999 d", "-dir-mode 999: expecting permissions"),
-        ("-boot-load-size 65536 -b b d", "-boot-load-size 65536: expecting a number in range"),
-        ("-boot-info-table d", "-boot-info-table needs a boot image"),
-        ("-b a -b b d", "a second boot image, b, needs -eltorito-alt-boot"),
-        ("-eltorito-platform z80 d", "-eltorito-platform z80: expecting"),
-        ("--modification-date=2010 d", "--modification-date 2010: expecting"),
-        ("-append_partition 2 0x1ef f d", "-append_partition 0x1ef: expecting a partition type"),
+        ("-iso-level 4 d", "-iso-level 4: expected 1, 2 or 3"),
+        ("-input-charset cp437 d", "-input-charset cp437: expected utf-8"),
+        ("-uid x d", "-uid x: expected a number"),
+        ("-uid +1 d", "-uid +1: expected a number"),
+        ("-dir-mode 999 d", "-dir-mode 999: expected permissions"),
+        ("-boot-load-size 65536 -b b d", "-boot-load-size 65536: expected a number in range"),
+        ("-boot-info-table d", "-boot-info-table requires a boot image"),
+        ("-b a -b b d", "a second boot image, b, requires -eltorito-alt-boot"),
+        ("-eltorito-platform z80 d", "-eltorito-platform z80: expected"),
+        ("--modification-date=2010 d", "--modification-date 2010: expected"),
+        ("-append_partition 2 0x1ef f d", "-append_partition 0x1ef: expected a partition type"),
         ("-e --interval:local_fs:0-1::x d", "is not supported"),
     ] {
-        let found = refused(line);
+        let found = error_of(line);
         assert!(found.contains(message), "{line}: {found}");
     }
 }
 
 #[test]
-fn without_options_each_program_has_its_own_defaults() {
+fn each_program_has_its_own_defaults() {
     let genisoimage = mkisofs("d");
     assert_eq!(genisoimage.options.volume_id, "CDROM");
     assert_eq!(genisoimage.options.names, NameRules::strict());
@@ -93,15 +93,15 @@ fn without_options_each_program_has_its_own_defaults() {
     assert!(!genisoimage.options.deep_directories);
     assert_eq!(genisoimage.options.padding, 150);
     assert!(matches!(genisoimage.output, Destination::Stdout));
-    let xorriso_own = xorriso("d");
-    assert_eq!(xorriso_own.options.volume_id, "ISOIMAGE");
-    assert_eq!(xorriso_own.options.rock_ridge, Some(RockRidge::Preserved));
-    assert!(xorriso_own.options.deep_directories);
+    let xorriso_defaults = xorriso("d");
+    assert_eq!(xorriso_defaults.options.volume_id, "ISOIMAGE");
+    assert_eq!(xorriso_defaults.options.rock_ridge, Some(RockRidge::Preserved));
+    assert!(xorriso_defaults.options.deep_directories);
     assert_eq!(xorriso("--norock d").options.rock_ridge, None);
 }
 
 #[test]
-fn rationalized_wins_and_owners_ask_for_rock_ridge() {
+fn rationalized_wins_and_owners_imply_rock_ridge() {
     for line in ["-r -R d", "-R -r d", "-r d"] {
         assert_eq!(mkisofs(line).options.rock_ridge, Some(RockRidge::Rationalized), "{line}");
     }
@@ -112,7 +112,7 @@ fn rationalized_wins_and_owners_ask_for_rock_ridge() {
 }
 
 #[test]
-fn boot_options_stand_before_and_behind_their_image() {
+fn boot_options_may_come_before_or_after_their_image() {
     let recipe = mkisofs(
         "-no-emul-boot -boot-load-size 4 -boot-info-table -b isolinux/isolinux.bin \
          -eltorito-alt-boot -e boot/efi.img -no-emul-boot -isohybrid-gpt-basdat d",
@@ -127,7 +127,7 @@ fn boot_options_stand_before_and_behind_their_image() {
 }
 
 #[test]
-fn an_efi_boot_image_is_an_entry_of_its_own() {
+fn an_efi_boot_image_gets_its_own_entry() {
     let recipe = xorriso("-b bios.img -no-emul-boot --efi-boot efi.img -no-emul-boot d");
     let platforms: Vec<_> = recipe.options.boot.iter().map(|entry| entry.platform).collect();
     assert_eq!(platforms, [Platform::Bios, Platform::Efi]);
@@ -159,7 +159,7 @@ fn dates_are_in_utc() {
 }
 
 #[test]
-fn novas_words_are_understood() {
+fn the_options_that_nova_passes_are_supported() {
     let recipe = mkisofs(
         "-o P -ldots -allow-lowercase -allow-multidot -l -publisher Nova -quiet -J -r \
          -V config-2 DIR",
@@ -172,16 +172,16 @@ fn novas_words_are_understood() {
 }
 
 #[test]
-fn grafts_are_read_only_when_asked_for() {
+fn grafts_are_parsed_only_with_graft_points() {
     assert_eq!(mkisofs("a=b").grafts, [Graft::root("a=b".into())]);
     let graft = Graft { place: b"a".to_vec(), path: "b".into() };
     assert_eq!(mkisofs("a=b -graft-points").grafts, [graft]);
     assert_eq!(mkisofs("-- -a").grafts, [Graft::root("-a".into())]);
     assert_eq!(xorriso("a --").grafts, [Graft::root("a".into())]);
-    assert!(read_line(Dialect::Xorriso, "a -- -commit").is_err());
+    assert!(parse_line(Dialect::Xorriso, "a -- -commit").is_err());
 }
 
 #[test]
-fn a_path_left_out_is_no_pattern() {
+fn an_excluded_path_is_not_a_pattern() {
     assert_eq!(mkisofs("-x a[1]* -m *.o d").excludes, [r"a\[1\]\*", "*.o"]);
 }

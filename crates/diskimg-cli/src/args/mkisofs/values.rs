@@ -1,4 +1,4 @@
-//! What options take.
+//! Parsing of option values.
 
 use crate::args::names;
 use crate::failure::Failure;
@@ -9,27 +9,27 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A word, and of which option.
+/// The value of an option.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Value<'a> {
-    /// As it was args, hyphens and all.
+    /// The option as given, including hyphens.
     pub(super) option: &'a str,
-    /// The word.
-    pub(super) word: &'a OsStr,
+    /// The value as given.
+    pub(super) arg: &'a OsStr,
 }
 
 impl<'a> Value<'a> {
-    /// As text.
+    /// Returns the value as text.
     pub(super) fn text(&self) -> Result<&'a str, Failure> {
-        self.word.to_str().ok_or_else(|| self.wrong("UTF-8"))
+        self.arg.to_str().ok_or_else(|| self.invalid("UTF-8"))
     }
 
-    /// As a path of the host.
+    /// Returns the value as a host path.
     pub(super) fn path(&self) -> PathBuf {
-        self.word.into()
+        self.arg.into()
     }
 
-    /// As a number: decimal, octal after 0, hexadecimal after 0x, as C has it.
+    /// Parses a number: decimal, octal after `0`, hexadecimal after `0x`, as in C.
     pub(super) fn number<N: TryFrom<u64> + FromStr>(&self) -> Result<N, Failure> {
         let text = self.text()?;
         let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -39,40 +39,40 @@ impl<'a> Value<'a> {
         };
         let plain = !text.contains(['+', '-']);
         let number = number.ok().filter(|_| plain).and_then(|n| N::try_from(n).ok());
-        number.ok_or_else(|| self.wrong("a number in range"))
+        number.ok_or_else(|| self.invalid("a number in range"))
     }
 
-    /// As permissions.
+    /// Parses permissions.
     pub(super) fn mode(&self) -> Result<u32, Failure> {
-        names::mode(self.text()?).ok_or_else(|| self.wrong("permissions in octal"))
+        names::octal_mode(self.text()?).ok_or_else(|| self.invalid("permissions in octal"))
     }
 
-    /// Sees that it names the one character set there is.
-    pub(super) fn utf8(&self) -> Result<(), Failure> {
+    /// Checks that the value is the only supported character set.
+    pub(super) fn check_utf8(&self) -> Result<(), Failure> {
         match self.text()?.to_ascii_lowercase().as_str() {
             "utf-8" | "utf8" => Ok(()),
-            _ => Err(self.wrong("utf-8: names are taken as they are")),
+            _ => Err(self.invalid("utf-8; names are not converted")),
         }
     }
 
-    /// The word is something else than `wanted`.
-    pub(super) fn wrong(&self, wanted: &str) -> Failure {
-        let Self { option, word } = self;
-        Failure::error(format!("{option} {}: expecting {wanted}", word.to_string_lossy()))
+    /// Returns the error for a value that is not `expected`.
+    pub(super) fn invalid(&self, expected: &str) -> Failure {
+        let Self { option, arg } = self;
+        Failure::error(format!("{option} {}: expected {expected}", arg.to_string_lossy()))
     }
 }
 
-/// `-iso-level`.
+/// Parses the value of `-iso-level`.
 pub(super) fn level(value: &Value<'_>) -> Result<Level, Failure> {
     match value.text()? {
         "1" => Ok(Level::One),
         "2" => Ok(Level::Two),
         "3" => Ok(Level::Three),
-        _ => Err(value.wrong("1, 2 or 3")),
+        _ => Err(value.invalid("1, 2 or 3")),
     }
 }
 
-/// `-eltorito-platform`.
+/// Parses the value of `-eltorito-platform`.
 pub(super) fn platform(value: &Value<'_>) -> Result<Platform, Failure> {
     Ok(match value.text()?.to_ascii_lowercase().as_str() {
         "x86" => Platform::Bios,
@@ -80,7 +80,10 @@ pub(super) fn platform(value: &Value<'_>) -> Result<Platform, Failure> {
         "mac" => Platform::Mac,
         "efi" => Platform::Efi,
         _ => {
-            match value.number::<u8>().map_err(|_| value.wrong("x86, PPC, Mac, efi or a number"))? {
+            match value
+                .number::<u8>()
+                .map_err(|_| value.invalid("x86, PPC, Mac, efi or a number"))?
+            {
                 0 => Platform::Bios,
                 1 => Platform::PowerPc,
                 2 => Platform::Mac,
@@ -91,8 +94,8 @@ pub(super) fn platform(value: &Value<'_>) -> Result<Platform, Failure> {
     })
 }
 
-/// What is loaded: a path in the image or, in xorriso's words, an appended partition:
-/// `--interval:appended_partition_2:all::`, or with `_start_1s_size_2d` behind the number.
+/// Parses a boot image: a path in the image, or an appended partition in xorriso's syntax,
+/// `--interval:appended_partition_2:all::`, where `_start_1s_size_2d` may follow the number.
 pub(super) fn boot_image(text: &str) -> Result<BootImage, Failure> {
     let Some(interval) = text.strip_prefix("--interval:") else {
         return Ok(BootImage::File(text.trim_start_matches('/').to_owned()));
@@ -105,12 +108,13 @@ pub(super) fn boot_image(text: &str) -> Result<BootImage, Failure> {
     number.map(BootImage::AppendedPartition).ok_or_else(|| {
         Failure::error(format!(
             "the boot image {text} is not supported \
-             (of all intervals only --interval:appended_partition_N:all:: is)"
+             (the only supported interval is --interval:appended_partition_N:all::)"
         ))
     })
 }
 
-/// A partition's type: a number below 256, or one of two GUIDs, as text or as its bytes.
+/// Parses a partition type: an MBR type in hexadecimal, or one of two GUIDs as text or as raw
+/// bytes.
 pub(super) fn partition_kind(value: &Value<'_>) -> Result<u8, Failure> {
     const EFI_SYSTEM: [&str; 2] =
         ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "28732ac11ff8d211ba4b00a0c93ec93b"];
@@ -123,37 +127,37 @@ pub(super) fn partition_kind(value: &Value<'_>) -> Result<u8, Failure> {
     if BASIC_DATA.contains(&text.as_str()) {
         return Ok(0x07);
     }
-    // Hexadecimal with or without 0x, as fdisk shows types.
+    // The prefix 0x is optional, as in fdisk.
     let digits = text.strip_prefix("0x").unwrap_or(&text);
     u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+')).ok_or_else(|| {
-        value.wrong(
+        value.invalid(
             "a partition type such as 0xef, or the GUID of an EFI system or basic data partition",
         )
     })
 }
 
-/// Sixteen digits, YYYYMMDDhhmmsscc, in UTC.
-pub(super) fn moment(value: &Value<'_>) -> Result<Timestamp, Failure> {
-    digits(value.text()?).ok_or_else(|| value.wrong("YYYYMMDDhhmmsscc"))
+/// Parses a date in UTC: 16 digits, `YYYYMMDDhhmmsscc`.
+pub(super) fn date(value: &Value<'_>) -> Result<Timestamp, Failure> {
+    parse_date(value.text()?).ok_or_else(|| value.invalid("YYYYMMDDhhmmsscc"))
 }
 
-/// The time of all files: as of a volume, or `=` and seconds since 1970. `None` leaves each
-/// file its own.
-pub(super) fn file_moment(value: &Value<'_>) -> Result<Option<Timestamp>, Failure> {
+/// Parses the date of all files: as [`date`], or `=` and seconds since 1970. Returns `None` if
+/// every file keeps its own date.
+pub(super) fn file_date(value: &Value<'_>) -> Result<Option<Timestamp>, Failure> {
     let text = value.text()?;
     if ["", "default"].contains(&text) {
         return Ok(None);
     }
     let seconds =
         text.strip_prefix('=').map(|seconds| seconds.parse().map(Timestamp::from_seconds));
-    let found = match seconds {
+    let date = match seconds {
         Some(seconds) => seconds.ok(),
-        None => digits(text),
+        None => parse_date(text),
     };
-    found.map(Some).ok_or_else(|| value.wrong("YYYYMMDDhhmmsscc or =SECONDS"))
+    date.map(Some).ok_or_else(|| value.invalid("YYYYMMDDhhmmsscc or =SECONDS"))
 }
 
-fn digits(text: &str) -> Option<Timestamp> {
+fn parse_date(text: &str) -> Option<Timestamp> {
     if text.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -175,7 +179,7 @@ fn digits(text: &str) -> Option<Timestamp> {
     Some(stamp)
 }
 
-/// A pattern that matches nothing but this path.
+/// Returns a pattern that matches only this path.
 pub(super) fn literal_pattern(path: &str) -> String {
     let mut pattern = String::with_capacity(path.len());
     for c in path.chars() {

@@ -1,4 +1,4 @@
-//! A new ISO image: `iso create`, and mkisofs's command line.
+//! `iso create` and `mkisofs`: creates an ISO image.
 
 use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
 use crate::confine::{self, Rules};
@@ -14,13 +14,13 @@ use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-/// Percent between two lines of progress.
+/// Percentage between two progress updates.
 const STEP: f64 = 1.0;
 
-/// Builds it.
+/// Creates the image.
 pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<u8, Failure> {
     refuse_terminal(&recipe.output)?;
-    confine::bound_files(&rules(&recipe.output, true))?;
+    confine::restrict_files(&rules(&recipe.output, true))?;
     recipe.options.latest = source_date_epoch()?;
     read_boot_code(&recipe.hybrid, &mut recipe.options)?;
     for list in &recipe.path_lists {
@@ -37,32 +37,32 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
     }
     write(&plan, &recipe.output, recipe.quiet)?;
     if recipe.verbose {
-        console.complain(&format!("{} sectors of 2048 bytes written", plan.size() / 2048));
+        console.message(&format!("{} sectors of 2048 bytes written", plan.size() / 2048));
     }
     Ok(0)
 }
 
-/// What is opened for an image that goes to `output`: what goes into it is wherever the
-/// user, and links among it, say.
+/// Returns the files opened while an image is written to `output`. With `from_host`, all files may
+/// be read, because operands and symbolic links can name any file.
 pub(super) fn rules(output: &Destination, from_host: bool) -> Rules {
     let rules = match output {
-        Destination::File(path) => Rules::nothing().writing(path),
-        Destination::Stdout => Rules::nothing(),
+        Destination::File(path) => Rules::new().allow_write(path),
+        Destination::Stdout => Rules::new(),
     };
-    if from_host { rules.reading_all() } else { rules }
+    if from_host { rules.allow_read_all() } else { rules }
 }
 
-/// Sees that the image's bytes do not go to a screen.
+/// Returns an error if the image would be written to a terminal.
 pub(super) fn refuse_terminal(output: &Destination) -> Result<(), Failure> {
     match output {
         Destination::Stdout if io::stdout().is_terminal() => {
-            Err(Failure::error("refusing to write an image to a terminal (-o names a file)"))
+            Err(Failure::error("refusing to write an image to a terminal (use -o IMAGE)"))
         }
         _ => Ok(()),
     }
 }
 
-/// The latest time that may be recorded, where the environment has one.
+/// Returns the latest time to record, from the environment variable `SOURCE_DATE_EPOCH`.
 pub(super) fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
     const NAME: &str = "SOURCE_DATE_EPOCH";
     let text = std::env::var_os(NAME).unwrap_or_default();
@@ -71,15 +71,15 @@ pub(super) fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
         return Ok(None);
     }
     let seconds = text.parse().map_err(|_| {
-        Failure::error(format!("{NAME}={text}: expecting a number of seconds since 1970"))
+        Failure::error(format!("{NAME}={text}: expected a number of seconds since 1970"))
     })?;
     Ok(Some(Timestamp::from_seconds(seconds)))
 }
 
-/// MBRs are templates: the plan fills them in.
+/// Reads the MBR templates, which the plan completes.
 fn read_boot_code(files: &HybridFiles, options: &mut CreateOptions) -> Result<(), Failure> {
-    /// The system area has no room for more.
-    const MOST: u64 = 32 << 10;
+    /// Size of the system area.
+    const MAX_LEN: u64 = 32 << 10;
     for (path, code) in [
         (&files.isohybrid_mbr, &mut options.hybrid.isohybrid_mbr),
         (&files.grub2_mbr, &mut options.hybrid.grub2_mbr),
@@ -87,14 +87,14 @@ fn read_boot_code(files: &HybridFiles, options: &mut CreateOptions) -> Result<()
         let Some(path) = path else { continue };
         let mut bytes = Vec::new();
         fs::File::open(path)
-            .and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+            .and_then(|file| file.take(MAX_LEN).read_to_end(&mut bytes))
             .map_err(|e| Error::io("cannot read", e).in_file(path))?;
         *code = Some(bytes);
     }
     Ok(())
 }
 
-/// The lines of a file; `-` is standard input.
+/// Returns the lines of a file; `-` is standard input.
 fn lines(path: &Path) -> Result<Vec<OsString>, Failure> {
     let mut bytes = Vec::new();
     let read = match path == "-" {
@@ -103,7 +103,7 @@ fn lines(path: &Path) -> Result<Vec<OsString>, Failure> {
     };
     read.map_err(|e| Error::io("cannot read", e).in_file(path))?;
     let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| crate::args::names::word(line.to_vec())).collect()
+    lines.map(|line| crate::args::names::os_string(line.to_vec())).collect()
 }
 
 fn plan(recipe: &Recipe, console: &Console) -> Result<Plan, Failure> {
@@ -122,32 +122,31 @@ fn plan(recipe: &Recipe, console: &Console) -> Result<Plan, Failure> {
     for graft in &recipe.grafts {
         let (at, path) = add(&mut builder, graft, follow || recipe.follow_operands)?;
         if skip {
-            let mut told = |path: &Path| {
+            let mut skipped = |path: &Path| {
                 if !recipe.quiet {
                     let path = path.display();
-                    console.warn([format!("{path} is left out: only Rock Ridge can record it")]);
+                    console.warn([format!("{path} is skipped: recording it requires Rock Ridge")]);
                 }
             };
-            leave_out(&mut builder, &at, &path, &mut told)?;
+            remove_special(&mut builder, &at, &path, &mut skipped)?;
         }
     }
     Ok(builder.plan()?)
 }
 
-/// Adds a file under its path, or what is in a directory under the directory's. Gives the path in
-/// the image, and on the host.
+/// Adds a file, or the entries of a directory. Returns the path in the image and on the host.
 pub(super) fn add(
     builder: &mut Builder,
     graft: &Graft,
     follow: bool,
 ) -> Result<(Vec<u8>, PathBuf), Failure> {
-    let named = |e: io::Error| Error::io("cannot open", e).in_file(&graft.path);
-    let kind = fs::symlink_metadata(&graft.path).map_err(named)?.file_type();
+    let cannot_open = |e: io::Error| Error::io("cannot open", e).in_file(&graft.path);
+    let kind = fs::symlink_metadata(&graft.path).map_err(cannot_open)?.file_type();
     let path = match follow && kind.is_symlink() {
-        true => graft.path.canonicalize().map_err(named)?,
+        true => graft.path.canonicalize().map_err(cannot_open)?,
         false => graft.path.clone(),
     };
-    let mut at = plain(&graft.place);
+    let mut at = normalize(&graft.place);
     if path.is_dir() && (follow || !kind.is_symlink()) {
         builder.add_tree(&at, &path)?;
     } else {
@@ -163,50 +162,50 @@ pub(super) fn add(
     Ok((at, path))
 }
 
-/// A path without empty parts and `.`.
-pub(super) fn plain(place: &[u8]) -> Vec<u8> {
-    let parts = place.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+/// Removes empty components and `.` from a path.
+pub(super) fn normalize(path: &[u8]) -> Vec<u8> {
+    let parts = path.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
     parts.collect::<Vec<_>>().join(&b'/')
 }
 
-/// Takes what is neither a file nor a directory out again.
-fn leave_out(
+/// Removes everything that is neither a file nor a directory from the image.
+fn remove_special(
     builder: &mut Builder,
     at: &[u8],
     path: &Path,
-    told: &mut dyn FnMut(&Path),
+    skipped: &mut dyn FnMut(&Path),
 ) -> Result<(), Failure> {
-    let named = |e: io::Error| Error::io("cannot list", e).in_file(path);
-    let kind = fs::symlink_metadata(path).map_err(named)?.file_type();
+    let cannot_list = |e: io::Error| Error::io("cannot list", e).in_file(path);
+    let kind = fs::symlink_metadata(path).map_err(cannot_list)?.file_type();
     if kind.is_dir() {
-        for entry in fs::read_dir(path).map_err(named)? {
-            let entry = entry.map_err(named)?;
+        for entry in fs::read_dir(path).map_err(cannot_list)? {
+            let entry = entry.map_err(cannot_list)?;
             let mut inner = at.to_vec();
             if !inner.is_empty() {
                 inner.push(b'/');
             }
             inner.extend(crate::args::names::bytes(&entry.file_name())?);
-            leave_out(builder, &inner, &entry.path(), told)?;
+            remove_special(builder, &inner, &entry.path(), skipped)?;
         }
     } else if !kind.is_file() && builder.remove(at) {
-        told(path);
+        skipped(path);
     }
     Ok(())
 }
 
-/// True for a pipe or a device.
+/// Returns whether `path` is a pipe or a device.
 fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// Writes it: all of it, or nothing.
+/// Writes the image; on failure, no file is left behind.
 pub(super) fn write(plan: &Plan, output: &Destination, quiet: bool) -> Result<(), Failure> {
     let stdout_taken = matches!(output, Destination::Stdout);
-    let wish = ProgressMode { asked: false, quiet, stdout_taken };
-    // A signal while a new file is begun shall not leave it; one while a pipe has no reader yet
-    // shall end the wait.
-    let waits = matches!(output, Destination::File(path) if is_special(path));
-    if !waits {
+    let mode = ProgressMode { requested: false, quiet, stdout_taken };
+    // A signal must not leave a temporary file behind. But opening a pipe without a reader blocks,
+    // and there a signal must end the process, so the handlers are installed later.
+    let may_block = matches!(output, Destination::File(path) if is_special(path));
+    if !may_block {
         interrupt::watch();
     }
     let output = match output {
@@ -215,7 +214,7 @@ pub(super) fn write(plan: &Plan, output: &Destination, quiet: bool) -> Result<()
             Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?
         }
     };
-    let meter = Meter::start(wish, STEP);
+    let meter = Meter::start(mode, STEP);
     let total = plan.size();
     let done = plan.write(output, Durability::Flushed, &mut |done| match meter
         .report(Progress { done, total })

@@ -1,7 +1,7 @@
-//! `iso diff`: the trees of two images, or of an image and a directory.
+//! `iso diff`: compares the files of two ISO images or directories.
 
-use crate::args::common::Form;
-use crate::args::iso::diff::{Job, Side, TROUBLE};
+use crate::args::common::OutputFormat;
+use crate::args::iso::diff::{CANNOT_COMPARE, Job, Side};
 use crate::args::names;
 use crate::commands::iso::{open, texts};
 use crate::confine::{self, Rules};
@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 /// Exit code for trees that differ.
 const DIFFERENT: u8 = 1;
 
-/// Bytes compared at a time.
+/// Number of bytes compared at a time.
 const CHUNK: u64 = 1 << 20;
 
-/// Compares.
+/// Runs the comparison.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    compare(job, console).map_err(|e| e.with_code(TROUBLE))
+    compare(job, console).map_err(|e| e.with_code(CANNOT_COMPARE))
 }
 
 fn compare(job: &Job, console: &Console) -> Result<u8, Failure> {
@@ -33,44 +33,44 @@ fn compare(job: &Job, console: &Console) -> Result<u8, Failure> {
         Side::Directory(path) => Some(path),
         Side::Image(_) => None,
     });
-    confine::bound_files(&Rules::nothing().reading(directories))?;
+    confine::restrict_files(&Rules::new().allow_read(directories))?;
     let differences = differences(&a, &b, job.content)?;
     if !job.quiet {
-        match job.form {
-            Form::Human => {
+        match job.output {
+            OutputFormat::Human => {
                 let lines: String = differences.iter().map(Difference::line).collect();
                 console.print(&lines)?;
             }
-            Form::Json => json::print(console, &differences)?,
+            OutputFormat::Json => json::print(console, &differences)?,
         }
     }
     Ok(if differences.is_empty() { 0 } else { DIFFERENT })
 }
 
-/// All files of one side, by path.
+/// All files of one side, sorted by path.
 struct Tree {
     files: BTreeMap<Vec<u8>, File>,
     image: Option<IsoImage>,
 }
 
-/// What is compared of a file.
+/// The attributes of a file that are compared.
 struct File {
     kind: &'static str,
-    /// Bytes of a regular file.
+    /// Length in bytes, of a regular file.
     size: Option<u64>,
     mode: Option<u32>,
     target: Option<Vec<u8>>,
     device: Option<(u32, u32)>,
-    place: Place,
+    contents: Contents,
 }
 
-/// Where its contents are.
-enum Place {
+/// Where the contents of a file are read from.
+enum Contents {
     Node(Box<Node>),
     Host(PathBuf),
 }
 
-/// What is not the same.
+/// A difference between the two sides.
 #[derive(Debug, Serialize)]
 struct Difference {
     path: String,
@@ -99,12 +99,12 @@ impl Difference {
 
 fn differences(a: &Tree, b: &Tree, content: bool) -> Result<Vec<Difference>, Failure> {
     let mut found = Vec::new();
-    // What is in a directory that only one side has needs no word of its own.
-    let mut alone = HashSet::new();
+    // Entries of a directory that exists on one side only are not reported individually.
+    let mut one_sided = HashSet::new();
     let paths: std::collections::BTreeSet<_> = a.files.keys().chain(b.files.keys()).collect();
     for path in paths {
-        let above = path.iter().rposition(|&byte| byte == b'/').map(|at| &path[..at]);
-        let lone = match (a.files.get(path), b.files.get(path)) {
+        let parent = path.iter().rposition(|&byte| byte == b'/').map(|at| &path[..at]);
+        let only_in = match (a.files.get(path), b.files.get(path)) {
             (Some(_), None) => Some("only in A"),
             (None, Some(_)) => Some("only in B"),
             (Some(one), Some(other)) => {
@@ -121,10 +121,10 @@ fn differences(a: &Tree, b: &Tree, content: bool) -> Result<Vec<Difference>, Fai
             }
             (None, None) => None,
         };
-        let Some(words) = lone else { continue };
-        alone.insert(path.as_slice());
-        if above.is_none_or(|above| !alone.contains(above)) {
-            found.push(Difference::new(path, words, None, None));
+        let Some(only_in) = only_in else { continue };
+        one_sided.insert(path.as_slice());
+        if parent.is_none_or(|parent| !one_sided.contains(parent)) {
+            found.push(Difference::new(path, only_in, None, None));
         }
     }
     Ok(found)
@@ -134,34 +134,34 @@ fn attributes(path: &[u8], a: &File, b: &File, found: &mut Vec<Difference>) {
     let octal = |mode: u32| format!("{mode:04o}");
     let lossy = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let device = |(major, minor): (u32, u32)| format!("{major},{minor}");
-    let mut tell = |what, a, b| found.push(Difference::new(path, what, Some(a), Some(b)));
+    let mut report = |what, a, b| found.push(Difference::new(path, what, Some(a), Some(b)));
     if a.kind != b.kind {
-        return tell("type", a.kind.to_owned(), b.kind.to_owned());
+        return report("type", a.kind.to_owned(), b.kind.to_owned());
     }
-    // What one of them does not record, it does not say otherwise.
+    // Attributes that one side does not record are not compared.
     if let (Some(a), Some(b)) = (a.size, b.size)
         && a != b
     {
-        tell("size", a.to_string(), b.to_string());
+        report("size", a.to_string(), b.to_string());
     }
     if let (Some(a), Some(b)) = (a.mode, b.mode)
         && a != b
     {
-        tell("mode", octal(a), octal(b));
+        report("mode", octal(a), octal(b));
     }
     if let (Some(a), Some(b)) = (&a.target, &b.target)
         && a != b
     {
-        tell("target", lossy(a), lossy(b));
+        report("target", lossy(a), lossy(b));
     }
     if let (Some(a), Some(b)) = (a.device, b.device)
         && a != b
     {
-        tell("device", device(a), device(b));
+        report("device", device(a), device(b));
     }
 }
 
-/// Where two files of the same length begin to differ.
+/// Returns the offset of the first difference between two files of the same length.
 fn first_difference(a: &Tree, one: &File, b: &Tree, other: &File) -> Result<Option<u64>, Failure> {
     let (mut one, mut other) = (a.reader(one)?, b.reader(other)?);
     let mut at = 0;
@@ -181,7 +181,7 @@ fn first_difference(a: &Tree, one: &File, b: &Tree, other: &File) -> Result<Opti
     }
 }
 
-/// Fills the buffer from the position on, as far as there is anything; says how far.
+/// Reads at an offset until the buffer is full or the file ends; returns the number of bytes read.
 type ReadAt<'a> = Box<dyn FnMut(u64, &mut [u8]) -> Result<usize, Failure> + 'a>;
 
 impl Tree {
@@ -204,8 +204,8 @@ impl Tree {
     }
 
     fn reader<'a>(&self, file: &'a File) -> Result<ReadAt<'a>, Failure> {
-        match (&file.place, &self.image) {
-            (Place::Node(node), Some(image)) => {
+        match (&file.contents, &self.image) {
+            (Contents::Node(node), Some(image)) => {
                 let source = image.contents(node)?;
                 Ok(Box::new(move |at, buf| {
                     let n = source.len().saturating_sub(at).min(buf.len() as u64) as usize;
@@ -214,14 +214,14 @@ impl Tree {
                     Ok(n)
                 }))
             }
-            (Place::Host(path), _) => {
-                let named = move |e: io::Error| Error::io("cannot read", e).in_file(path);
-                let mut file = fs::File::open(path).map_err(named)?;
+            (Contents::Host(path), _) => {
+                let cannot_read = move |e: io::Error| Error::io("cannot read", e).in_file(path);
+                let mut file = fs::File::open(path).map_err(cannot_read)?;
                 Ok(Box::new(move |_, buf| {
                     let mut part = (&mut file).take(buf.len() as u64);
                     let mut n = 0;
                     while n < buf.len() {
-                        match part.read(&mut buf[n..]).map_err(named)? {
+                        match part.read(&mut buf[n..]).map_err(cannot_read)? {
                             0 => break,
                             more => n += more,
                         }
@@ -229,7 +229,9 @@ impl Tree {
                     Ok(n)
                 }))
             }
-            (Place::Node(_), None) => Err(Failure::error("a file of an image that is not there")),
+            (Contents::Node(_), None) => {
+                Err(Failure::error("a file of an ISO image that is not open"))
+            }
         }
     }
 }
@@ -242,16 +244,16 @@ impl File {
             mode: node.attributes.mode,
             target: node.link_target.clone(),
             device: node.attributes.device,
-            place: Place::Node(Box::new(node)),
+            contents: Contents::Node(Box::new(node)),
         }
     }
 
-    /// Permissions and device numbers are left aside: an image seldom has the host's.
+    /// Permissions and device numbers are not compared, since an image rarely records the host's.
     fn of_host(path: PathBuf, found: &fs::Metadata) -> Result<Self, Failure> {
-        let named = |e: io::Error| Error::io("cannot read the link", e).in_file(&path);
+        let cannot_read = |e: io::Error| Error::io("cannot read the link", e).in_file(&path);
         let kind = host_kind(found.file_type());
         let target = match kind {
-            FileType::Symlink => Some(fs::read_link(&path).map_err(named)?),
+            FileType::Symlink => Some(fs::read_link(&path).map_err(cannot_read)?),
             _ => None,
         };
         Ok(Self {
@@ -260,7 +262,7 @@ impl File {
             mode: None,
             target: target.map(|target| names::bytes(target.as_os_str())).transpose()?,
             device: None,
-            place: Place::Host(path),
+            contents: Contents::Host(path),
         })
     }
 }
@@ -289,16 +291,16 @@ fn host_kind(found: fs::FileType) -> FileType {
     }
 }
 
-fn list(dir: &Path, above: &[u8], files: &mut BTreeMap<Vec<u8>, File>) -> Result<(), Failure> {
-    let named = |e: io::Error| Error::io("cannot list", e).in_file(dir);
-    for entry in fs::read_dir(dir).map_err(named)? {
-        let entry = entry.map_err(named)?;
-        let mut path = above.to_vec();
+fn list(dir: &Path, prefix: &[u8], files: &mut BTreeMap<Vec<u8>, File>) -> Result<(), Failure> {
+    let cannot_list = |e: io::Error| Error::io("cannot list", e).in_file(dir);
+    for entry in fs::read_dir(dir).map_err(cannot_list)? {
+        let entry = entry.map_err(cannot_list)?;
+        let mut path = prefix.to_vec();
         if !path.is_empty() {
             path.push(b'/');
         }
         path.extend(names::bytes(&entry.file_name())?);
-        let found = entry.metadata().map_err(named)?;
+        let found = entry.metadata().map_err(cannot_list)?;
         if found.is_dir() {
             list(&entry.path(), &path, files)?;
         }

@@ -1,7 +1,7 @@
-//! `iso extract`: files and directories out of an image.
+//! `iso extract`: extracts files and directories from an ISO image.
 
 use crate::args::iso::extract::Job;
-use crate::commands::iso::{go_on, open};
+use crate::commands::iso::{check_interrupted, open};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
@@ -10,13 +10,13 @@ use diskimg::iso::Extracted;
 use diskimg::printable;
 use std::io::Write;
 
-/// Exit code when something could not be extracted.
+/// Exit code if some files could not be extracted.
 const INCOMPLETE: u8 = 1;
 
-/// Extracts.
+/// Runs the extraction.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::bound_files(&Rules::nothing().filling(&job.directory))?;
+    confine::restrict_files(&Rules::new().allow_write_below(&job.directory))?;
     interrupt::watch();
     let mut out = console.stdout();
     let root = [Vec::new()];
@@ -25,29 +25,29 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     for path in paths {
         let done = image.extract_path(path, &job.directory, &job.options, &mut |path| {
             if job.verbose {
-                // Whoever reads the names may have gone; the files are still wanted.
+                // Extraction continues if the reader of the names closes the pipe.
                 let _ = writeln!(out, "{}", printable(&String::from_utf8_lossy(path)));
             }
-            go_on()
+            check_interrupted()
         })?;
         let _ = out.flush();
-        failed |= tell(&done, console);
+        failed |= print_failures(&done, console);
     }
     Ok(if failed { INCOMPLETE } else { 0 })
 }
 
-/// Says what was not extracted; `true` if it should have been.
-fn tell(done: &Extracted, console: &Console) -> bool {
+/// Prints what was not extracted. Returns `true` if there were failures.
+fn print_failures(done: &Extracted, console: &Console) -> bool {
     for (path, error) in &done.failures {
-        console.complain(&format!("/{}: {error}", String::from_utf8_lossy(path)));
+        console.message(&format!("/{}: {error}", String::from_utf8_lossy(path)));
     }
-    let told = done.failures.len() as u64;
-    if done.failed > told {
-        console.complain(&format!("{} more could not be extracted", done.failed - told));
+    let printed = done.failures.len() as u64;
+    if done.failed > printed {
+        console.message(&format!("{} more files could not be extracted", done.failed - printed));
     }
     if done.left_out > 0 {
-        console.complain(&format!(
-            "note: {} left out: devices (--devices) or links (--no-links)",
+        console.message(&format!(
+            "note: {} skipped: devices (see --devices) or symbolic links (--no-links)",
             done.left_out
         ));
     }

@@ -1,6 +1,6 @@
-//! `iso ls`: files and directories.
+//! `iso ls`: lists files and directories of an ISO image.
 
-use crate::args::common::Form;
+use crate::args::common::OutputFormat;
 use crate::args::iso::ls::Job;
 use crate::commands::iso::texts::{self, Row};
 use crate::commands::iso::{in_path, open};
@@ -11,12 +11,12 @@ use diskimg::iso::{IsoImage, Node};
 use diskimg::printable;
 use std::io::Write;
 
-/// Lists.
+/// Prints the list.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::bound_files(&Rules::nothing())?;
+    confine::restrict_files(&Rules::new())?;
     let mut list = List { job, out: console.stdout(), first: true, failed: false };
-    if job.form == Form::Json {
+    if job.output == OutputFormat::Json {
         write!(list.out, "[")?;
     }
     let root = [Vec::new()];
@@ -26,7 +26,7 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
         let path = path.strip_suffix(b"/").unwrap_or(path);
         list.path(&image, path, console)?;
     }
-    if job.form == Form::Json {
+    if job.output == OutputFormat::Json {
         writeln!(list.out, "{}]", if list.first { "" } else { "\n" })?;
     }
     list.out.flush()?;
@@ -37,18 +37,18 @@ struct List<'a, W> {
     job: &'a Job,
     out: W,
     first: bool,
-    /// Something could not be listed.
+    /// Whether a directory could not be listed.
     failed: bool,
 }
 
 impl<W: Write> List<'_, W> {
-    /// What is at this path: of a directory, what is in it.
+    /// Lists the file at this path, or the entries of a directory.
     fn path(&mut self, image: &IsoImage, path: &[u8], console: &Console) -> Result<(), Failure> {
         let node = image.lookup(path).map_err(|e| in_path(e.into(), path))?;
         if !node.is_dir() {
             return self.row(path, path, &node);
         }
-        let whole = self.job.recursive || self.job.paths.len() > 1;
+        let full_paths = self.job.recursive || self.job.paths.len() > 1;
         let mut walk = image.walk_from(node, path);
         while let Some(found) = walk.next() {
             match found {
@@ -56,32 +56,32 @@ impl<W: Write> List<'_, W> {
                     if !self.job.recursive {
                         walk.skip_directory();
                     }
-                    let shown = if whole { &found.path[..] } else { found.name() };
+                    let shown = if full_paths { &found.path[..] } else { found.name() };
                     self.row(&found.path, shown, &found.node)?;
                 }
-                Err(error) => self.fail(&error.to_string(), console)?,
+                Err(error) => self.fail(&crate::remedy::message(&error), console)?,
             }
         }
         Ok(())
     }
 
     fn fail(&mut self, message: &str, console: &Console) -> Result<(), Failure> {
-        // In order on a terminal, which has both streams.
+        // Keeps the order of both streams on a terminal.
         self.out.flush()?;
         self.failed = true;
-        console.complain(message);
+        console.message(message);
         Ok(())
     }
 
     fn row(&mut self, path: &[u8], shown: &[u8], node: &Node) -> Result<(), Failure> {
-        if self.job.form == Form::Json {
+        if self.job.output == OutputFormat::Json {
             let separator = if std::mem::take(&mut self.first) { "\n" } else { ",\n" };
             let row = serde_json::to_string(&Row::of(path, node));
             let row = row.map_err(|e| Failure::error(e.to_string()))?;
             return Ok(write!(self.out, "{separator}    {row}")?);
         }
         if self.job.long {
-            write!(self.out, "{} ", facts(node))?;
+            write!(self.out, "{} ", long_columns(node))?;
         }
         self.name(shown)?;
         if let Some(target) = node.link_target.as_ref().filter(|_| self.job.long) {
@@ -92,9 +92,9 @@ impl<W: Write> List<'_, W> {
     }
 
     fn name(&mut self, name: &[u8]) -> Result<(), Failure> {
-        // Most names are plain, and there may be very many.
-        let is_plain = name.iter().all(|byte| (b' '..=b'~').contains(byte));
-        match self.job.null || is_plain {
+        // A fast path: most names need no escaping, and there can be many.
+        let is_printable = name.iter().all(|byte| (b' '..=b'~').contains(byte));
+        match self.job.null || is_printable {
             true => self.out.write_all(name)?,
             false => write!(self.out, "{}", printable(&String::from_utf8_lossy(name)))?,
         }
@@ -102,8 +102,8 @@ impl<W: Write> List<'_, W> {
     }
 }
 
-/// What `-l` shows before a name.
-fn facts(node: &Node) -> String {
+/// Formats the columns of `-l` before the name.
+fn long_columns(node: &Node) -> String {
     let attributes = &node.attributes;
     let number = |n: Option<u32>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
     let size = match attributes.device {

@@ -1,4 +1,4 @@
-//! The verbs about what is in an ISO image.
+//! The `iso` commands.
 
 pub(super) mod build;
 pub(super) mod cat;
@@ -19,26 +19,26 @@ use diskimg::iso::{IsoImage, Node};
 use std::io::Write;
 use std::sync::Arc;
 
-/// Bytes read at a time.
+/// Number of bytes read at a time.
 const CHUNK: u64 = 1 << 20;
 
-/// Opens the ISO image in a file of any format.
+/// Opens the ISO image in an image file of any format.
 fn open(job: &IsoInput, console: &Console) -> Result<IsoImage, Failure> {
     let image = job.input.open(console.program())?;
     let opened = IsoImage::open(Arc::new(image), &job.options);
     Ok(opened.map_err(|e| e.in_file(&job.input.path))?)
 }
 
-/// An error once the user has asked to stop.
-fn go_on() -> diskimg::Result<()> {
+/// Returns an error after a signal.
+fn check_interrupted() -> diskimg::Result<()> {
     if interrupt::requested() { Err(Error::cancelled()) } else { Ok(()) }
 }
 
-/// Gives the contents of a file, a chunk after the other, to `take`.
-fn read_through(
+/// Passes the contents of a file to `consume`, in chunks.
+fn read_chunks(
     image: &IsoImage,
     node: &Node,
-    take: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+    consume: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let source = image.contents(node)?;
     let mut chunk = vec![0; source.len().min(CHUNK) as usize];
@@ -46,13 +46,13 @@ fn read_through(
     while at < source.len() {
         let buf = &mut chunk[..(source.len() - at).min(CHUNK) as usize];
         source.read_exact_at(buf, at).map_err(|e| Error::io("cannot read the file", e))?;
-        take(buf)?;
+        consume(buf)?;
         at += buf.len() as u64;
     }
     Ok(())
 }
 
-/// Says of which file in the image an error is.
+/// Prefixes an error with the path of a file in the image.
 fn in_path(failure: Failure, path: &[u8]) -> Failure {
     match failure {
         Failure::Error { message, code } => {
@@ -64,6 +64,6 @@ fn in_path(failure: Failure, path: &[u8]) -> Failure {
 }
 
 /// Writes to standard output.
-fn put(out: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
     Ok(out.write_all(bytes)?)
 }

@@ -1,4 +1,4 @@
-//! `iso remaster`: an image anew, with other files.
+//! `iso remaster`: rebuilds an ISO image with files added or removed.
 
 use crate::args::iso::remaster::Job;
 use crate::commands::iso::{build, open};
@@ -6,11 +6,11 @@ use crate::confine;
 use crate::failure::Failure;
 use crate::output::Console;
 
-/// Makes it.
+/// Rebuilds the image.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     build::refuse_terminal(&job.output)?;
     let image = open(&job.input, console)?;
-    confine::bound_files(&build::rules(&job.output, !job.added.is_empty()))?;
+    confine::restrict_files(&build::rules(&job.output, !job.added.is_empty()))?;
     let mut builder = image.remaster()?;
     let options = builder.options_mut();
     options.latest = build::source_date_epoch()?;
@@ -18,7 +18,7 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
         options.volume_id.clone_from(label);
     }
     for path in &job.removed {
-        if !builder.remove(&build::plain(path)) {
+        if !builder.remove(&build::normalize(path)) {
             let path = String::from_utf8_lossy(path);
             return Err(Failure::error(format!("--remove {path}: the image has no such file")));
         }

@@ -1,6 +1,6 @@
-//! `iso info` and `iso boot`: what an image says of itself, and how it starts a machine.
+//! `iso info` and `iso boot`: shows the properties and boot information of an ISO image.
 
-use crate::args::common::Form;
+use crate::args::common::OutputFormat;
 use crate::args::iso::show::Job;
 use crate::commands::iso::open;
 use crate::confine::{self, Rules};
@@ -12,29 +12,29 @@ use diskimg::printable;
 use serde::Serialize;
 use std::fmt::{Display, Write};
 
-/// Tells.
+/// Prints the information.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::bound_files(&Rules::nothing())?;
+    confine::restrict_files(&Rules::new())?;
     if job.boot_only {
         let (catalog, area) = (image.boot_catalog()?, image.system_area()?);
-        match job.form {
-            Form::Human => console.print(&boot(catalog.as_ref(), &area))?,
-            Form::Json => {
+        match job.output {
+            OutputFormat::Human => console.print(&boot(catalog.as_ref(), &area))?,
+            OutputFormat::Json => {
                 json::print(console, &Boot { boot: catalog.as_ref(), system_area: &area })?;
             }
         }
         return Ok(0);
     }
     let info = image.info()?;
-    match job.form {
-        Form::Human => console.print(&text(&info))?,
-        Form::Json => json::print(console, &info)?,
+    match job.output {
+        OutputFormat::Human => console.print(&text(&info))?,
+        OutputFormat::Json => json::print(console, &info)?,
     }
     Ok(0)
 }
 
-/// The same keys as in all that is told of an image.
+/// The JSON output of `iso boot`, with the same keys as `iso info`.
 #[derive(Serialize)]
 struct Boot<'a> {
     boot: Option<&'a BootCatalog>,
@@ -88,11 +88,11 @@ fn boot(catalog: Option<&BootCatalog>, area: &SystemArea) -> String {
             line(&mut text, "boot catalog", format!("at {}", catalog.offset));
             for (number, entry) in catalog.entries.iter().enumerate() {
                 let bootable = if entry.bootable { "" } else { ", not bootable" };
-                let words = format!(
+                let value = format!(
                     "{}, {}, sector {}, loads {} sectors of 512 bytes{bootable}",
                     entry.platform, entry.media, entry.start_sector, entry.load_sectors
                 );
-                line(&mut text, &format!("boot entry {}", number + 1), words);
+                line(&mut text, &format!("boot entry {}", number + 1), value);
             }
         }
     }
@@ -101,31 +101,31 @@ fn boot(catalog: Option<&BootCatalog>, area: &SystemArea) -> String {
         line(&mut text, "MBR", format!("disk {:#010x}{code}", mbr.disk_id));
         for part in &mbr.partitions {
             let active = if part.active { ", active" } else { "" };
-            let words = format!(
+            let value = format!(
                 "type {:#04x}, from sector {}, {} sectors{active}",
                 part.kind, part.first_sector, part.sectors
             );
-            line(&mut text, &format!("MBR partition {}", part.number), words);
+            line(&mut text, &format!("MBR partition {}", part.number), value);
         }
     }
     if let Some(gpt) = &area.gpt {
         line(&mut text, "GPT", format!("disk {}", gpt.disk_id));
         for part in &gpt.partitions {
-            let words = format!(
+            let value = format!(
                 "type {}, sectors {} to {}, {:?}",
                 part.kind, part.first_sector, part.last_sector, part.name
             );
-            line(&mut text, &format!("GPT partition {}", part.number), words);
+            line(&mut text, &format!("GPT partition {}", part.number), value);
         }
     }
     if let Some(apm) = &area.apm {
         line(&mut text, "Apple partition map", format!("blocks of {} bytes", apm.block_bytes));
         for part in &apm.partitions {
-            let words = format!(
+            let value = format!(
                 "{}, from block {}, {} blocks, {:?}",
                 part.kind, part.first_block, part.blocks, part.name
             );
-            line(&mut text, &format!("Apple partition {}", part.number), words);
+            line(&mut text, &format!("Apple partition {}", part.number), value);
         }
     }
     let oddities = catalog.iter().flat_map(|catalog| &catalog.oddities).chain(&area.oddities);

@@ -1,9 +1,10 @@
-//! Nodes of an image as text.
+//! File attributes as text.
 
 use diskimg::iso::{FileType, Node};
 use serde::Serialize;
 
-/// As `ls -l` shows it: `-rw-r--r--`. What is not recorded is shown as `?`.
+/// Formats type and permissions like `ls -l`: `-rw-r--r--`. Permissions that are not recorded are
+/// shown as `?`.
 pub(super) fn mode(node: &Node) -> String {
     let kind = match node.file_type {
         FileType::Directory => 'd',
@@ -30,7 +31,7 @@ pub(super) fn mode(node: &Node) -> String {
     text
 }
 
-/// A kind of file, as a word.
+/// Returns the name of a file type.
 pub(super) fn kind(file_type: FileType) -> &'static str {
     match file_type {
         FileType::Regular => "file",
@@ -44,18 +45,18 @@ pub(super) fn kind(file_type: FileType) -> &'static str {
     }
 }
 
-/// A file as JSON has it.
+/// The JSON object of a file.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     path: String,
-    /// The path's bytes in hexadecimal, where they are not UTF-8.
+    /// The bytes of the path in hexadecimal, if they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     path_bytes: Option<String>,
     #[serde(rename = "type")]
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
-    /// In octal.
+    /// Permissions in octal.
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +72,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Of the file at this path.
+    /// Returns the object of the file at this path.
     pub(super) fn of(path: &[u8], node: &Node) -> Self {
         let hex = || path.iter().map(|byte| format!("{byte:02x}")).collect();
         let attributes = &node.attributes;

@@ -1,36 +1,37 @@
-//! `iso verify`: what is wrong with an image.
+//! `iso verify`: checks an ISO image for defects.
 
-use crate::args::common::Form;
+use crate::args::common::OutputFormat;
 use crate::args::iso::verify::Job;
 use crate::commands::iso::open;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, json};
-use diskimg::iso::{Finding, Severity, Verified};
+use diskimg::Severity;
+use diskimg::iso::{Finding, Verified};
 use diskimg::printable;
 use serde::Serialize;
 
-/// Exit code for an image of which something cannot be read, or reads wrong.
+/// Exit code for an image of which some data cannot be read correctly.
 const ERRORS: u8 = 2;
-/// Exit code for an image over which some readers stumble.
+/// Exit code for an image that some systems may not read.
 const WARNINGS: u8 = 3;
 
-/// Verifies.
+/// Runs the verification.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::bound_files(&Rules::nothing())?;
+    confine::restrict_files(&Rules::new())?;
     let mut findings = Vec::new();
     let verified = image.verify(&mut |finding| {
         if finding.severity > Severity::Note || !job.quiet {
             findings.push(finding);
         }
     })?;
-    match job.form {
-        Form::Human => {
+    match job.output {
+        OutputFormat::Human => {
             let lines: String = findings.iter().map(line).collect();
             console.print(&format!("{lines}{}", summary(&verified)))?;
         }
-        Form::Json => {
+        OutputFormat::Json => {
             let filename = job.input.input.path.to_string_lossy().into_owned();
             json::print(console, &Json { filename, findings, summary: &verified })?;
         }
@@ -42,9 +43,9 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     })
 }
 
-/// `error: extent at 34816 in /a/b: words`.
+/// Formats a finding: `error: extent at 34816 in /a/b: message`.
 fn line(finding: &Finding) -> String {
-    let mut text = format!("{}: {}", word(&finding.severity), word(&finding.code));
+    let mut text = format!("{}: {}", json_name(&finding.severity), json_name(&finding.code));
     if let Some(offset) = finding.offset {
         text.push_str(&format!(" at {offset}"));
     }
@@ -55,16 +56,16 @@ fn line(finding: &Finding) -> String {
     format!("{}\n", printable(&text))
 }
 
-/// As JSON has it.
-fn word(value: &impl Serialize) -> String {
+/// Returns the name of an enum value in JSON.
+fn json_name(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
+        Ok(serde_json::Value::String(name)) => name,
         _ => String::new(),
     }
 }
 
-fn summary(seen: &Verified) -> String {
-    let Verified { files, directories, bytes, notes, warnings, errors, .. } = seen;
+fn summary(verified: &Verified) -> String {
+    let Verified { files, directories, bytes, notes, warnings, errors, .. } = verified;
     format!(
         "{files} files and {directories} directories with {bytes} bytes: \
          {errors} errors, {warnings} warnings, {notes} notes\n"

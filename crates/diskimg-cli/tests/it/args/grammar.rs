@@ -1,9 +1,9 @@
-//! The command line: getopt's habits, and refusals.
+//! Parsing of options and operands, help, and errors.
 
 use crate::support::{Lab, diskimg};
 
 #[test]
-fn options_come_anywhere_joined_or_apart_or_shortened() {
+fn options_may_come_anywhere_with_joined_or_separate_values_and_be_abbreviated() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let wanted = lab.line("info -f raw --output json a.raw").ok();
@@ -19,7 +19,7 @@ fn options_come_anywhere_joined_or_apart_or_shortened() {
 }
 
 #[test]
-fn unknown_options_and_verbs_are_errors_that_say_where_help_is() {
+fn unknown_options_and_commands_are_errors_that_refer_to_help() {
     let lab = Lab::new();
     for (line, message) in [
         ("info --foo x", "diskimg info: unrecognized option '--foo'\nTry 'diskimg info --help'"),
@@ -38,7 +38,7 @@ fn unknown_options_and_verbs_are_errors_that_say_where_help_is() {
 }
 
 #[test]
-fn what_is_not_done_is_refused_and_never_ignored() {
+fn unsupported_options_are_errors_and_not_ignored() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for (line, what) in [
@@ -59,7 +59,7 @@ fn what_is_not_done_is_refused_and_never_ignored() {
 }
 
 #[test]
-fn impossible_values_are_errors_in_qemu_imgs_words() {
+fn invalid_values_are_errors_with_qemu_imgs_messages() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for (options, message) in [
@@ -95,7 +95,7 @@ fn a_value_may_begin_with_a_hyphen() {
 }
 
 #[test]
-fn local_names_may_be_urls_and_other_protocols_are_refused() {
+fn file_urls_are_supported_and_other_protocols_are_errors() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let path = lab.path("a.raw").display().to_string();
@@ -111,8 +111,8 @@ fn local_names_may_be_urls_and_other_protocols_are_refused() {
 }
 
 #[test]
-fn options_help_lists_what_the_format_takes() {
-    // What only we have.
+fn options_help_lists_the_options_of_the_format() {
+    // An option that only diskimg has.
     const OWN: &str = "  compression_level=<num>";
     let lab = Lab::new();
     for (ours, theirs) in [
@@ -124,7 +124,7 @@ fn options_help_lists_what_the_format_takes() {
         let (help, theirs) = (lab.line(ours).ok(), lab.qemu(theirs).ok());
         assert!(help.lines().count() > 2, "{help}");
         for line in help.lines() {
-            // The words on the right may be better than theirs.
+            // Only names and types are compared; the help texts differ.
             let left = line.split(" - ").next().unwrap();
             let known = left == OWN || theirs.lines().any(|l| l.starts_with(left));
             assert!(known, "{ours}: {left}");
@@ -134,7 +134,7 @@ fn options_help_lists_what_the_format_takes() {
 }
 
 #[test]
-fn help_and_versions_go_to_standard_output() {
+fn help_and_version_are_printed_to_standard_output() {
     let lab = Lab::new();
     for line in ["--help", "-h", "convert --help", "info -h"] {
         assert!(lab.line(line).ok().contains("Usage: diskimg"), "{line}");
@@ -146,7 +146,7 @@ fn help_and_versions_go_to_standard_output() {
 
 #[cfg(unix)]
 #[test]
-fn called_as_qemu_img_it_answers_as_qemu_img() {
+fn a_link_called_qemu_img_uses_that_name_in_its_output() {
     let lab = Lab::new();
     let link = lab.path("qemu-img");
     std::os::unix::fs::symlink(diskimg(), &link).expect("links");

@@ -1,4 +1,4 @@
-//! `--limit`: how much an image may ask for.
+//! Tests of `--limit`.
 
 use crate::support::{Lab, diskimg, write_at};
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ fn lab() -> Lab {
 }
 
 #[test]
-fn every_verb_that_reads_images_keeps_the_limits_it_is_given() {
+fn every_command_that_reads_images_applies_the_limits() {
     let lab = lab();
-    // The refcount table has a cluster of 64 KiB.
+    // The refcount table is one cluster of 64 KiB.
     for line in [
         "info a.qcow2",
         "check a.qcow2",
@@ -26,8 +26,8 @@ fn every_verb_that_reads_images_keeps_the_limits_it_is_given() {
         "iso ls a.qcow2",
     ] {
         let refused = lab.line(&format!("{line} --limit table_bytes=65535")).err;
-        for said in ["65536 bytes", "the limit table_bytes is 65535", "--limit table_bytes=N"] {
-            assert!(refused.contains(said), "{line}: {refused}");
+        for part in ["65536 bytes", "the limit table_bytes is 65535", "--limit table_bytes=N"] {
+            assert!(refused.contains(part), "{line}: {refused}");
         }
         let raised = lab.line(&format!("{line} --limit table_bytes=1 --limit table_bytes=64k")).err;
         assert!(!raised.contains("limit"), "{line}: {raised}");
@@ -37,7 +37,7 @@ fn every_verb_that_reads_images_keeps_the_limits_it_is_given() {
 }
 
 #[test]
-fn a_limit_that_makes_no_sense_is_an_error_and_help_lists_them() {
+fn an_invalid_limit_is_an_error_and_help_lists_all_limits() {
     let lab = lab();
     for wrong in ["tables=1", "table_bytes", "table_bytes=", "table_bytes=much", "table_bytes=-1"] {
         let error = lab.line(&format!("info --limit {wrong} a.qcow2")).fails(1);
@@ -52,8 +52,8 @@ fn a_limit_that_makes_no_sense_is_an_error_and_help_lists_them() {
     }
 }
 
-/// The most memory that a line of the command took, in bytes, and what it said.
-fn memory_of(lab: &Lab, line: &str) -> (u64, String) {
+/// Returns the peak memory of a command in bytes, and its standard error.
+fn peak_memory(lab: &Lab, line: &str) -> (u64, String) {
     const MEASURE: &str = "import resource, subprocess, sys\n\
         ran = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n\
         sys.stderr.buffer.write(ran.stderr)\n\
@@ -68,17 +68,17 @@ fn memory_of(lab: &Lab, line: &str) -> (u64, String) {
     (kib << 10, String::from_utf8_lossy(&out.stderr).into_owned())
 }
 
-/// A qcow2 image whose snapshot table holds as many snapshots, and takes as much, as may be.
+/// Creates a qcow2 image whose snapshot table has the maximum number of snapshots and size.
 fn with_snapshots(lab: &Lab, name: &str) {
     const SNAPSHOTS: u32 = 65536;
     const BYTES_OF_EACH: usize = 1024;
     lab.qemu(&format!("create -q -f qcow2 {name} 1M")).ok();
-    let at = lab.path(name).metadata().expect("is there").len().next_multiple_of(1 << 16);
+    let at = lab.path(name).metadata().expect("reads metadata").len().next_multiple_of(1 << 16);
     let mut table = Vec::new();
     for number in 0..SNAPSHOTS {
         let id = number.to_string();
         let entry = table.len();
-        // L1 table and its length, ID and name and their lengths, times, sizes, extra data.
+        // L1 table offset and size, lengths of ID and name, dates, sizes, extra data.
         table.extend(0u64.to_be_bytes());
         table.extend(0u32.to_be_bytes());
         table.extend((id.len() as u16).to_be_bytes());
@@ -97,7 +97,7 @@ fn with_snapshots(lab: &Lab, name: &str) {
     write_at(&image, 64, &at.to_be_bytes());
 }
 
-/// A descriptor of 1 MiB, with as many lines as go into it, each an extent.
+/// Returns a VMDK descriptor of 1 MiB with as many extent lines as possible.
 fn descriptor() -> String {
     const LINE: &str = "RW 1 ZERO\n";
     let head = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
@@ -106,7 +106,7 @@ fn descriptor() -> String {
 }
 
 #[test]
-fn memory_stays_within_the_sums_that_are_stated() {
+fn memory_stays_within_the_documented_limits() {
     const MIB: u64 = 1 << 20;
     const PROGRAM: u64 = 16 * MIB;
     let lab = Lab::new();
@@ -115,36 +115,37 @@ fn memory_stays_within_the_sums_that_are_stated() {
     std::fs::write(lab.path("a.vmdk"), descriptor()).expect("writes");
     let limits = diskimg::Limits::default();
     let layer = limits.table_bytes + 4 * MIB;
-    for (line, most) in [
+    for (line, limit) in [
         ("info tables.qcow2", layer),
         ("map tables.qcow2", layer),
         ("info snapshots.qcow2", layer + 5 * limits.snapshot_table_bytes),
         ("map snapshots.qcow2", layer + 2 * limits.snapshot_table_bytes),
         ("info a.vmdk", 100 * limits.descriptor_bytes),
     ] {
-        let (bytes, said) = memory_of(&lab, line);
-        assert_eq!(said, "", "{line}");
-        assert!(bytes <= PROGRAM + most, "{line}: {} MiB of {}", bytes / MIB, most / MIB);
+        let (bytes, stderr) = peak_memory(&lab, line);
+        assert_eq!(stderr, "", "{line}");
+        assert!(bytes <= PROGRAM + limit, "{line}: {} MiB of {}", bytes / MIB, limit / MIB);
     }
 }
 
-/// The settings that SECURITY.md has for uploads.
-fn settings_for_uploads() -> Vec<String> {
+/// Returns the limits that SECURITY.md recommends for uploads.
+fn upload_limits() -> Vec<String> {
     let text = include_str!("../../../../../SECURITY.md");
-    let line = text.lines().find(|line| line.starts_with("`--limit ")).expect("has them");
+    let line =
+        text.lines().find(|line| line.starts_with("`--limit ")).expect("SECURITY.md lists limits");
     line.trim_matches(['`', '.']).split(' ').map(str::to_owned).collect()
 }
 
 #[test]
-fn the_settings_for_uploads_let_sound_images_in() {
+fn valid_images_pass_the_limits_recommended_for_uploads() {
     let lab = Lab::new();
     lab.raw("disk.raw");
     let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
-    let entries = testdata.read_dir().expect("is a directory");
+    let entries = testdata.read_dir().expect("testdata exists");
     let mut images: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     images.retain(|path| {
         let name = path.to_string_lossy();
-        // An overlay is a chain of two.
+        // The limits allow no backing file.
         (name.ends_with(".qcow2") || name.ends_with(".vmdk")) && !name.ends_with("overlay.qcow2")
     });
     assert!(images.len() >= 7, "{images:?}");
@@ -158,20 +159,20 @@ fn the_settings_for_uploads_let_sound_images_in() {
     }
     for image in &images {
         let image = image.to_str().expect("UTF-8");
-        for verb in [&["inspect"][..], &["info"], &["convert", "-O", "qcow2"]] {
-            let mut words: Vec<String> = verb.iter().map(|word| (*word).to_owned()).collect();
-            words.extend(settings_for_uploads());
-            words.push(image.to_owned());
-            if verb[0] == "convert" {
-                words.push("out.qcow2".to_owned());
+        for command in [&["inspect"][..], &["info"], &["convert", "-O", "qcow2"]] {
+            let mut args: Vec<String> = command.iter().map(|arg| (*arg).to_owned()).collect();
+            args.extend(upload_limits());
+            args.push(image.to_owned());
+            if command[0] == "convert" {
+                args.push("out.qcow2".to_owned());
             }
-            let ran = lab.run(&words);
+            let ran = lab.run(&args);
             assert!(
                 !ran.err.contains("limit") && !ran.out.contains("limit"),
-                "{words:?}: {}",
+                "{args:?}: {}",
                 ran.err
             );
-            assert!(matches!(ran.code, Some(0) | Some(2)), "{words:?}: {}", ran.err);
+            assert!(matches!(ran.code, Some(0) | Some(2)), "{args:?}: {}", ran.err);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: its grammar, and --limit.
+//! Tests of command-line arguments.
 
 mod grammar;
 mod limits;

@@ -1,9 +1,9 @@
-//! `check` against qemu-img's.
+//! Compares `check` with that of qemu-img.
 
 use crate::support::{Lab, write_at};
 
 #[test]
-fn raw_has_nothing_to_check() {
+fn raw_images_do_not_support_checks() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for line in ["check a.raw", "check --output=json a.raw", "check -q a.raw"] {
@@ -14,7 +14,7 @@ fn raw_has_nothing_to_check() {
 }
 
 #[test]
-fn a_sound_image_is_told_to_be_one() {
+fn a_consistent_image_has_no_errors() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
@@ -27,11 +27,11 @@ fn a_sound_image_is_told_to_be_one() {
 }
 
 #[test]
-fn an_image_that_is_not_there_gives_1() {
+fn a_missing_image_gives_exit_code_1() {
     Lab::new().line("check nope").fails(1);
 }
 
-/// The refcount of one cluster becomes `count`.
+/// Sets the refcount of a cluster.
 fn set_refcount(lab: &Lab, name: &str, cluster: u64, count: u16) {
     let bytes = lab.read(name);
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
@@ -40,12 +40,12 @@ fn set_refcount(lab: &Lab, name: &str, cluster: u64, count: u16) {
 }
 
 #[test]
-fn damage_is_told_as_qemu_img_tells_it() {
+fn errors_are_reported_like_those_of_qemu_img() {
     for (cluster, count, code) in [(4, 0, 2), (4, 2, 2), (5, 2, 2), (9, 1, 3)] {
         let lab = Lab::new();
         lab.raw("a.raw");
         lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
-        // Ten clusters: what is counted behind the end of the file is nobody's loss.
+        // The file needs ten clusters: refcounts beyond its end are not leaks.
         write_at(&lab.path("a.qcow2"), (10 << 16) - 1, &[0]);
         set_refcount(&lab, "a.qcow2", cluster, count);
         for line in ["check a.qcow2", "check -q a.qcow2"] {

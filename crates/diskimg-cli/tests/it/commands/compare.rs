@@ -1,4 +1,4 @@
-//! `compare` against qemu-img's, words and exit codes.
+//! Compares `compare` with that of qemu-img, including exit codes.
 
 use crate::support::{Lab, write_at};
 
@@ -16,7 +16,7 @@ fn images() -> Lab {
 }
 
 #[test]
-fn words_and_codes_are_qemu_imgs() {
+fn output_and_exit_codes_equal_qemu_imgs() {
     let lab = images();
     for (line, code) in [
         ("a.raw a.qcow2", 0),
@@ -38,7 +38,7 @@ fn words_and_codes_are_qemu_imgs() {
 }
 
 #[test]
-fn an_image_that_cannot_be_opened_gives_2() {
+fn an_image_that_cannot_be_opened_gives_exit_code_2() {
     let lab = images();
     for line in ["compare a.raw nope", "compare nope a.raw", "compare -f qcow2 a.raw a.raw"] {
         lab.line(line).fails(2);
@@ -47,19 +47,19 @@ fn an_image_that_cannot_be_opened_gives_2() {
 }
 
 #[test]
-fn progress_stands_before_the_verdict() {
+fn progress_is_printed_before_the_result() {
     let lab = images();
-    let said = lab.line("compare -p a.raw a.qcow2").ok();
-    assert!(said.starts_with("    (0.00/100%)\r"), "{said:?}");
-    assert!(said.ends_with("    (100.00/100%)\rImages are identical.\n\n"), "{said:?}");
-    assert_eq!(said.matches("(100.00/100%)").count(), 1, "{said:?}");
+    let stdout = lab.line("compare -p a.raw a.qcow2").ok();
+    assert!(stdout.starts_with("    (0.00/100%)\r"), "{stdout:?}");
+    assert!(stdout.ends_with("    (100.00/100%)\rImages are identical.\n\n"), "{stdout:?}");
+    assert_eq!(stdout.matches("(100.00/100%)").count(), 1, "{stdout:?}");
 }
 
 #[test]
-fn a_difference_is_told_to_the_byte() {
+fn the_offset_of_a_difference_is_exact_to_the_byte() {
     let lab = images();
     write_at(&lab.path("b.raw"), 300_001, b"!");
     write_at(&lab.path("b.raw"), 300_032, b"y");
-    let said = lab.line("compare a.raw b.raw");
-    assert_eq!((said.code, said.out.as_str()), (Some(1), "Content mismatch at offset 300001!\n"));
+    let ran = lab.line("compare a.raw b.raw");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), "Content mismatch at offset 300001!\n"));
 }

@@ -1,9 +1,9 @@
-//! `convert`, judged by qemu-img.
+//! Verifies the output of `convert` with qemu-img.
 
 use crate::support::Lab;
 
 #[test]
-fn what_was_converted_holds_the_same_disk() {
+fn a_converted_image_has_the_same_contents() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 -c a.raw in.qcow2").ok();
@@ -19,15 +19,15 @@ fn what_was_converted_holds_the_same_disk() {
             "-O vmdk",
             "-O vmdk -o subformat=streamOptimized",
         ] {
-            let said = lab.line(&format!("convert {options} {source} out.img")).ok();
-            assert_eq!(said, "", "{options}");
+            let stdout = lab.line(&format!("convert {options} {source} out.img")).ok();
+            assert_eq!(stdout, "", "{options}");
             lab.qemu("compare a.raw out.img").ok();
         }
     }
 }
 
 #[test]
-fn several_inputs_are_joined() {
+fn several_inputs_are_concatenated() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.line("convert -O raw a.raw a.raw b.raw").ok();
@@ -35,7 +35,7 @@ fn several_inputs_are_joined() {
 }
 
 #[test]
-fn standard_input_and_output_carry_images() {
+fn images_are_read_from_standard_input_and_written_to_standard_output() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let disk = lab.read("a.raw");
@@ -62,7 +62,7 @@ fn an_existing_image_is_written_in_place() {
 }
 
 #[test]
-fn an_overlay_holds_only_what_differs() {
+fn an_overlay_stores_only_differences_from_its_backing_file() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.raw("b.raw");
@@ -77,7 +77,7 @@ fn an_overlay_holds_only_what_differs() {
 }
 
 #[test]
-fn a_snapshot_can_be_read() {
+fn a_snapshot_can_be_converted() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
@@ -90,7 +90,7 @@ fn a_snapshot_can_be_read() {
 }
 
 #[test]
-fn a_failure_leaves_the_old_output_and_nothing_else() {
+fn a_failure_keeps_the_existing_output_and_leaves_no_temporary_files() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
@@ -108,7 +108,7 @@ fn a_failure_leaves_the_old_output_and_nothing_else() {
 }
 
 #[test]
-fn converting_onto_its_own_source_is_refused() {
+fn converting_an_image_onto_itself_is_an_error() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let before = lab.read("a.raw");
@@ -117,11 +117,11 @@ fn converting_onto_its_own_source_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_read_is_replaced_only_when_asked_and_told() {
+fn unreadable_data_is_replaced_only_with_salvage_and_with_a_warning() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
-    // The first compressed cluster follows the tables: spoil it.
+    // Damages the last compressed cluster.
     let whole = lab.read("a.qcow2");
     crate::support::write_at(&lab.path("a.qcow2"), whole.len() as u64 - 512, &[0xff; 512]);
     lab.line("convert -O raw a.qcow2 b.raw").fails(1);
@@ -135,7 +135,7 @@ fn what_cannot_be_read_is_replaced_only_when_asked_and_told() {
 }
 
 #[test]
-fn a_missing_device_is_not_made_up() {
+fn a_missing_device_is_not_created_as_a_file() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for line in ["convert -O host_device a.raw sdx", "create -f host_device sdx 1M"] {
@@ -150,7 +150,7 @@ fn a_missing_device_is_not_made_up() {
 }
 
 #[test]
-fn holes_of_any_number_of_sectors_can_be_asked_for() {
+fn the_sparse_size_may_be_any_number_of_sectors() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for size in ["512", "1536", "12k", "16M"] {
@@ -160,34 +160,33 @@ fn holes_of_any_number_of_sectors_can_be_asked_for() {
 }
 
 #[test]
-fn copy_offloading_gives_the_same_disk_and_excludes_what_it_cannot_do() {
+fn copy_offloading_preserves_contents_and_excludes_conflicting_options() {
     let lab = Lab::new();
     std::fs::write(lab.path("a.raw"), vec![0x5a; 3 << 20]).unwrap();
     lab.line("convert -C -f raw -O qcow2 a.raw b.qcow2").ok();
     lab.line("convert -C -f qcow2 -O raw b.qcow2 c.raw").ok();
     assert!(lab.read("a.raw") == lab.read("c.raw"));
     lab.qemu("check b.qcow2").ok();
-    for (args, word) in [("-C -S 4k", "-S"), ("-C -c -O qcow2", "-c")] {
-        let said = lab.line(&format!("convert {args} a.raw d")).fails(1);
-        assert!(said.contains("Cannot enable copy offloading") && said.contains(word), "{said}");
+    for (args, option) in [("-C -S 4k", "-S"), ("-C -c -O qcow2", "-c")] {
+        let error = lab.line(&format!("convert {args} a.raw d")).fails(1);
+        assert!(
+            error.contains("Cannot enable copy offloading") && error.contains(option),
+            "{error}"
+        );
     }
 }
 
 #[test]
-fn a_report_says_what_was_stored_shared_and_passed_through() {
+fn a_report_counts_stored_shared_and_copied_compressed_bytes() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
     let ran = lab.line("convert --report -O qcow2 -c a.qcow2 b.qcow2");
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""));
     assert!(ran.err.starts_with("diskimg: 1048576 guest bytes; "), "{}", ran.err);
-    assert!(
-        ran.err.ends_with("; 131072 guest bytes taken compressed as they were\n"),
-        "{}",
-        ran.err
-    );
+    assert!(ran.err.ends_with("; 131072 guest bytes copied in compressed form\n"), "{}", ran.err);
     let ran = lab.line("convert --report --recompress -O qcow2 -c a.qcow2 b.qcow2");
-    assert!(ran.err.ends_with("; 0 guest bytes taken compressed as they were\n"), "{}", ran.err);
+    assert!(ran.err.ends_with("; 0 guest bytes copied in compressed form\n"), "{}", ran.err);
     let ran = lab.line("convert --report --reflink never -O qcow2 a.raw b.qcow2");
     assert!(
         ran.err.contains(" 131072 bytes stored, 0 of them shared with the source;"),
@@ -198,7 +197,7 @@ fn a_report_says_what_was_stored_shared_and_passed_through() {
 }
 
 #[test]
-fn ways_to_share_are_told_from_typing_errors() {
+fn invalid_reflink_modes_and_conflicts_are_errors() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let error = lab.line("convert --reflink sometimes a.raw b.raw").fails(1);
@@ -210,17 +209,17 @@ fn ways_to_share_are_told_from_typing_errors() {
 }
 
 #[test]
-fn digests_are_printed_and_never_into_the_image() {
+fn digests_are_not_mixed_with_an_image_on_standard_output() {
     let lab = Lab::new();
     std::fs::write(lab.path("a.raw"), b"abc").expect("writes");
     let guest = "guest sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    let said = lab.line("convert --verify --digest sha256 a.raw b.raw").ok();
+    let stdout = lab.line("convert --verify --digest sha256 a.raw b.raw").ok();
     let file = format!("{} b.raw", guest.replace("guest", "file"));
-    assert_eq!(said, format!("{guest}\n{file}\n"));
+    assert_eq!(stdout, format!("{guest}\n{file}\n"));
     let ran = lab.line("convert --digest sha256 a.raw -");
     assert_eq!((ran.out.as_str(), ran.err.trim_end()), ("abc", &*format!("diskimg: {guest}")));
-    let said = lab.line("convert --digest md5 a.raw b.raw").fails(1);
-    assert!(said.contains("'md5'") && said.contains("blake3"), "{said}");
-    let said = lab.line("convert --verify a.raw -").fails(1);
-    assert!(said.contains("cannot be read again"), "{said}");
+    let error = lab.line("convert --digest md5 a.raw b.raw").fails(1);
+    assert!(error.contains("'md5'") && error.contains("blake3"), "{error}");
+    let error = lab.line("convert --verify a.raw -").fails(1);
+    assert!(error.contains("cannot be read again"), "{error}");
 }

@@ -1,9 +1,9 @@
-//! `create` against qemu-img's.
+//! Compares `create` with that of qemu-img.
 
 use crate::support::{Lab, diskimg};
 
 #[test]
-fn what_is_created_is_what_qemu_img_creates() {
+fn created_images_equal_those_of_qemu_img() {
     for (name, line) in [
         ("a.raw", "create a.raw 1M"),
         ("a.raw", "create -f raw a.raw 1048576"),
@@ -12,13 +12,13 @@ fn what_is_created_is_what_qemu_img_creates() {
         ("a.qcow2", "create -f qcow2 -o compat=0.10,size=2M a.qcow2"),
     ] {
         let (ours, theirs) = (Lab::new(), Lab::new());
-        let said = ours.line(line).ok();
-        assert!(said.starts_with(&format!("Formatting '{name}', fmt=")), "{said}");
+        let message = ours.line(line).ok();
+        assert!(message.starts_with(&format!("Formatting '{name}', fmt=")), "{message}");
         theirs.qemu(line).ok();
         let info = |lab: &Lab| {
             let json = lab.qemu(&format!("info --output=json {name}")).ok();
             let mut info: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-            // Space on the host is the file system's affair.
+            // The allocated size depends on the file system.
             info.as_object_mut().unwrap().retain(|k, _| k != "actual-size" && k != "children");
             info
         };
@@ -27,7 +27,7 @@ fn what_is_created_is_what_qemu_img_creates() {
 }
 
 #[test]
-fn the_line_tells_the_options_in_effect_as_qemu_imgs_does() {
+fn the_message_lists_the_same_options_as_qemu_imgs() {
     let lab = Lab::new();
     lab.raw("a,b.raw");
     lab.line("create -q -f vmdk base.vmdk 1M").ok();
@@ -59,7 +59,7 @@ fn the_line_tells_the_options_in_effect_as_qemu_imgs_does() {
 }
 
 #[test]
-fn an_overlay_takes_its_size_from_its_backing_file() {
+fn an_overlay_gets_the_size_of_its_backing_file() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.line("create -q -f qcow2 -b a.raw -F raw over.qcow2").ok();
@@ -69,7 +69,7 @@ fn an_overlay_takes_its_size_from_its_backing_file() {
 }
 
 #[test]
-fn a_size_is_needed_and_must_be_one() {
+fn a_missing_or_invalid_size_is_an_error() {
     let lab = Lab::new();
     let error = lab.line("create -f qcow2 a.qcow2").fails(1);
     assert!(error.contains("needs a size"), "{error}");
@@ -81,7 +81,7 @@ fn a_size_is_needed_and_must_be_one() {
 }
 
 #[test]
-fn a_vmdk_child_whose_parent_is_not_looked_at_is_refused_for_that() {
+fn a_vmdk_child_cannot_be_created_without_reading_its_parent() {
     let lab = Lab::new();
     lab.line("create -q -f vmdk base.vmdk 1M").ok();
     for format in ["-F vmdk", ""] {
@@ -94,14 +94,14 @@ fn a_vmdk_child_whose_parent_is_not_looked_at_is_refused_for_that() {
     }
 }
 
-/// Runs `line` under `limit` on open files (words of `ulimit`).
+/// Runs `line` after `ulimit` with the arguments `limit`.
 fn limited(lab: &Lab, limit: &str, line: &str) -> std::process::Output {
     let script = format!("ulimit {limit} && \"$0\" {line}");
     lab.command("sh").args(["-c", &script, diskimg()]).output().expect("runs")
 }
 
 #[test]
-fn a_split_disk_may_have_more_files_than_a_process_opens_by_default() {
+fn a_split_image_may_have_more_files_than_the_soft_limit_on_open_files() {
     let lab = Lab::new();
     let line = "create -q -f vmdk -o subformat=twoGbMaxExtentSparse a.vmdk 200G";
     let made = limited(&lab, "-Sn 30", line);
@@ -111,7 +111,7 @@ fn a_split_disk_may_have_more_files_than_a_process_opens_by_default() {
 }
 
 #[test]
-fn a_split_disk_with_more_files_than_may_be_open_is_an_error_that_leaves_nothing() {
+fn a_split_image_with_more_files_than_the_hard_limit_is_an_error_that_leaves_no_files() {
     let lab = Lab::new();
     for subformat in ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
         let line = format!("create -q -f vmdk -o subformat={subformat} a.vmdk 200G");
@@ -126,17 +126,17 @@ fn a_split_disk_with_more_files_than_may_be_open_is_an_error_that_leaves_nothing
 }
 
 #[test]
-fn whatever_the_limit_on_open_files_all_are_there_or_none() {
-    let mut made = 0;
+fn either_all_files_of_a_split_image_are_created_or_none() {
+    let mut succeeded = 0;
     for limit in 8..32 {
         let lab = Lab::new();
         let line = "create -q -f vmdk -o subformat=twoGbMaxExtentFlat a.vmdk 20G";
         let outcome = limited(&lab, &format!("-n {limit}"), line);
         let files = std::fs::read_dir(lab.path(".")).expect("lists").count();
-        let whole = if outcome.status.success() { 12 } else { 0 };
+        let expected = if outcome.status.success() { 12 } else { 0 };
         let error = String::from_utf8_lossy(&outcome.stderr);
-        assert_eq!(files, whole, "with {limit} files: {error}");
-        made += u32::from(outcome.status.success());
+        assert_eq!(files, expected, "with {limit} files: {error}");
+        succeeded += u32::from(outcome.status.success());
     }
-    assert!((1..24).contains(&made), "{made} of 24 succeeded");
+    assert!((1..24).contains(&succeeded), "{succeeded} of 24 succeeded");
 }

@@ -1,8 +1,8 @@
-//! `info` against qemu-img's.
+//! Compares `info` with that of qemu-img.
 
 use crate::support::{Lab, write_at};
 
-/// A directory with one image of each kind that qemu-img makes.
+/// Creates an image of each kind that qemu-img can create.
 fn images() -> (Lab, Vec<&'static str>) {
     let lab = Lab::new();
     lab.raw("a.raw");
@@ -28,7 +28,7 @@ fn images() -> (Lab, Vec<&'static str>) {
 }
 
 #[test]
-fn json_says_what_qemu_img_says() {
+fn json_equals_qemu_imgs() {
     let (lab, names) = images();
     for name in names {
         lab.same_json(&format!("info --output=json {name}"));
@@ -36,7 +36,7 @@ fn json_says_what_qemu_img_says() {
 }
 
 #[test]
-fn text_is_qemu_imgs_to_the_byte() {
+fn text_equals_qemu_imgs() {
     let (lab, names) = images();
     for name in names {
         lab.same(&format!("info {name}"));
@@ -44,7 +44,7 @@ fn text_is_qemu_imgs_to_the_byte() {
 }
 
 #[test]
-fn a_backing_chain_is_told_link_by_link() {
+fn a_backing_chain_is_shown_image_by_image() {
     let (lab, _) = images();
     std::fs::create_dir(lab.path("sub")).expect("mkdir");
     lab.qemu("create -q -f qcow2 -b ../over.qcow2 -F qcow2 sub/top.qcow2").ok();
@@ -59,7 +59,7 @@ fn a_backing_chain_is_told_link_by_link() {
 }
 
 #[test]
-fn facts_of_an_image_need_no_backing_file() {
+fn info_does_not_need_the_backing_file() {
     let (lab, _) = images();
     std::fs::remove_file(lab.path("a.raw")).expect("removes");
     lab.same("info over.qcow2");
@@ -79,7 +79,7 @@ fn snapshots_and_bitmaps_are_listed() {
 }
 
 #[test]
-fn an_image_not_closed_properly_says_so() {
+fn an_image_that_was_not_closed_cleanly_is_shown_as_such() {
     let lab = Lab::new();
     lab.qemu("create -q -f qcow2 -o lazy_refcounts=on a.qcow2 1M").ok();
     // Incompatible feature bit 0: dirty.
@@ -90,10 +90,11 @@ fn an_image_not_closed_properly_says_so() {
 }
 
 #[test]
-fn a_named_format_is_taken_at_its_word() {
+fn a_given_format_is_used_without_probing() {
     let lab = Lab::new();
     lab.qemu("create -q -f qcow2 a.qcow2 1M").ok();
-    // Whole sectors: qemu-img rounds the rest of a raw image up, we keep it.
+    // The length is made a multiple of 512, because qemu-img rounds raw images up and diskimg does
+    // not.
     write_at(&lab.path("a.qcow2"), (256 << 10) - 1, &[0]);
     lab.same("info -f raw a.qcow2");
     lab.raw("a.raw");
@@ -109,7 +110,7 @@ fn an_empty_file_is_an_empty_raw_disk() {
 }
 
 #[test]
-fn references_are_followed_as_told() {
+fn the_policy_for_external_files_applies_to_the_backing_chain() {
     let (lab, _) = images();
     lab.line("info --backing-chain --references=any over.qcow2").ok();
     lab.line("info --backing-chain --references=same-dir over.qcow2").ok();
@@ -118,18 +119,18 @@ fn references_are_followed_as_told() {
 }
 
 #[test]
-fn an_image_comes_from_standard_input() {
+fn an_image_is_read_from_standard_input() {
     let lab = Lab::new();
     lab.raw("a.raw");
-    let told = lab.feed("info -f raw --output=json -", &lab.read("a.raw"));
-    let json: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    let output = lab.feed("info -f raw --output=json -", &lab.read("a.raw"));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["virtual-size"], 1 << 20);
-    assert_eq!((told.status.code(), told.stderr.as_slice()), (Some(0), &b""[..]));
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn it_lives_within_the_limits_that_clouds_set() {
+fn info_works_within_the_resource_limits_of_openstack() {
     let (lab, names) = images();
     for name in names {
         let script = format!(
@@ -142,7 +143,7 @@ fn it_lives_within_the_limits_that_clouds_set() {
 }
 
 #[test]
-fn the_chain_tells_of_each_image_what_it_tells_of_one() {
+fn the_chain_shows_the_same_as_info_of_each_image() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 -o data_file=a.data a.raw base.qcow2").ok();

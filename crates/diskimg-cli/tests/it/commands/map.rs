@@ -1,4 +1,4 @@
-//! `map` against qemu-img's.
+//! Compares `map` with that of qemu-img.
 
 use crate::support::Lab;
 
@@ -15,7 +15,7 @@ fn images() -> Lab {
 }
 
 #[test]
-fn both_forms_are_qemu_imgs_to_the_byte() {
+fn text_and_json_equal_qemu_imgs() {
     let lab = images();
     for name in ["a.raw", "a.qcow2", "over.qcow2", "a.vmdk", "flat.vmdk", "split.vmdk"] {
         lab.same(&format!("map {name}"));
@@ -25,7 +25,7 @@ fn both_forms_are_qemu_imgs_to_the_byte() {
 }
 
 #[test]
-fn a_part_is_mapped_where_asked() {
+fn a_range_can_be_mapped() {
     let lab = images();
     for range in ["-s 10", "-s 4k -l 256k", "-l 100", "--start-offset=250k --max-length 1G"] {
         for name in ["a.raw", "over.qcow2"] {
@@ -36,7 +36,7 @@ fn a_part_is_mapped_where_asked() {
 }
 
 #[test]
-fn text_cannot_show_what_lies_nowhere_verbatim() {
+fn text_cannot_show_compressed_clusters() {
     let lab = images();
     let error = lab.line("map packed.qcow2").fails(1);
     assert!(error.contains("File contains external, encrypted or compressed clusters."), "{error}");
@@ -44,7 +44,7 @@ fn text_cannot_show_what_lies_nowhere_verbatim() {
 }
 
 #[test]
-fn a_range_behind_the_end_is_valid_json_still() {
+fn a_range_beyond_the_end_gives_valid_json() {
     let lab = images();
     let json = lab.line("map --output=json -s 2M a.raw").ok();
     serde_json::from_str::<Vec<serde_json::Value>>(&json).expect("JSON");

@@ -1,9 +1,9 @@
-//! `measure` against qemu-img's.
+//! Compares `measure` with that of qemu-img.
 
 use crate::support::Lab;
 
 #[test]
-fn sizes_are_qemu_imgs() {
+fn sizes_equal_qemu_imgs() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
@@ -33,7 +33,7 @@ fn sizes_are_qemu_imgs() {
 }
 
 #[test]
-fn a_size_or_a_file_but_not_both() {
+fn exactly_one_of_size_and_file_is_required() {
     let lab = Lab::new();
     lab.raw("a.raw");
     for line in ["measure", "measure --size 1M a.raw", "measure a.raw a.raw", "measure --size x"] {

@@ -1,4 +1,4 @@
-//! The commands, one file each; `ova`, `vmdk` and `scale` run several of them.
+//! Tests of the commands, one file each; `ova`, `vmdk` and `scale` run several commands.
 
 mod check;
 mod compare;
@@ -11,5 +11,6 @@ mod iso;
 mod map;
 mod measure;
 mod ova;
+mod probing;
 mod scale;
 mod vmdk;

@@ -1,8 +1,8 @@
-//! Appliances on the command line.
+//! Tests of commands on OVA appliances.
 
 use crate::support::{Lab, write_at};
 
-/// `two.ova` with the disks of `a.raw` and `b.qcow2`.
+/// Creates `two.ova` with the disks `a.raw` and `b.qcow2`.
 fn two(lab: &Lab) {
     lab.raw("a.raw");
     lab.raw("b.raw");
@@ -12,7 +12,7 @@ fn two(lab: &Lab) {
 }
 
 #[test]
-fn a_disk_behind_a_colon_is_read_by_every_verb() {
+fn every_command_reads_the_disk_selected_after_a_colon() {
     let lab = Lab::new();
     two(&lab);
     for (disk, raw) in [("1", "a.raw"), ("two-disk2.vmdk", "b.raw"), ("vmdisk2", "b.raw")] {
@@ -32,22 +32,22 @@ fn a_disk_behind_a_colon_is_read_by_every_verb() {
 }
 
 #[test]
-fn an_appliance_of_several_disks_asks_which() {
+fn an_appliance_with_several_disks_requires_a_disk_to_be_selected() {
     let lab = Lab::new();
     two(&lab);
-    for verb in ["convert -O raw two.ova out.raw", "map two.ova", "measure two.ova"] {
-        let error = lab.line(verb).fails(1);
+    for line in ["convert -O raw two.ova out.raw", "map two.ova", "measure two.ova"] {
+        let error = lab.line(line).fails(1);
         assert!(error.contains("1 (two-disk1.vmdk), 2 (two-disk2.vmdk)"), "{error}");
     }
     let error = lab.line("map two.ova:3").fails(1);
-    assert!(error.contains("it has no disk '3'"), "{error}");
+    assert!(error.contains("the appliance has no disk '3'"), "{error}");
     let error = lab.line("info b.qcow2:1").fails(1);
     assert!(error.contains("qcow2 images hold one disk"), "{error}");
     let error = lab.line("info nothing.ova:1").fails(1);
     assert!(error.contains("only local files"), "{error}");
     assert!(lab.line("check two.ova").ok().starts_with("No errors"));
     let text = lab.line("info two.ova").ok();
-    for line in ["number: 2", "file: two-disk2.vmdk", "capacity: 1048576", "note: it holds 2 disks"]
+    for line in ["number: 2", "file: two-disk2.vmdk", "capacity: 1048576", "note: the appliance has 2 disks"]
     {
         assert!(text.contains(line), "{line} in {text}");
     }
@@ -62,12 +62,12 @@ fn an_appliance_of_several_disks_asks_which() {
 }
 
 #[test]
-fn a_changed_appliance_is_found_out_unless_that_is_switched_off() {
+fn a_modified_appliance_is_an_error_unless_verification_is_disabled() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.line("convert -O ova a.raw a.ova").ok();
     let bytes = lab.read("a.ova");
-    // A byte of the descriptor's trailing blanks.
+    // Changes a blank at the end of the descriptor.
     let end = bytes.windows(11).position(|w| w == b"</Envelope>").expect("a descriptor");
     let blank = end + 13;
     assert_eq!(bytes[blank], b' ');
@@ -83,26 +83,26 @@ fn a_changed_appliance_is_found_out_unless_that_is_switched_off() {
 }
 
 #[test]
-fn an_appliance_goes_to_standard_output_as_it_goes_to_a_file() {
+fn an_appliance_can_be_written_to_standard_output_and_read_from_standard_input() {
     let lab = Lab::new();
     two(&lab);
     let output = lab.feed("convert -O ova -o name=two a.raw b.qcow2 -", b"");
     assert!(output.status.success() && output.stdout == lab.read("two.ova"));
     let back = lab.feed("convert -O raw - out.raw", &lab.read("two.ova"));
-    assert!(String::from_utf8_lossy(&back.stderr).contains("it holds 2 disks"));
+    assert!(String::from_utf8_lossy(&back.stderr).contains("the appliance has 2 disks"));
     lab.line("convert -O ova a.raw a.ova").ok();
     let back = lab.feed("convert -O raw - out.raw", &lab.read("a.ova"));
     assert!(back.status.success() && lab.read("out.raw") == lab.read("a.raw"));
 }
 
 #[test]
-fn what_an_appliance_cannot_have_is_refused() {
+fn options_that_appliances_do_not_support_are_errors() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.line("convert -O ova a.raw a.ova").ok();
     for (line, word) in [
         ("convert -O ova -B a.raw -F raw a.raw out.ova", "backing"),
-        ("convert -n -O ova a.raw a.ova", "always written anew"),
+        ("convert -n -O ova a.raw a.ova", "cannot be rewritten"),
         ("convert -C -O ova a.raw out.ova", "-C"),
         ("convert -O ova -o firmware=x a.raw out.ova", "firmware"),
         ("measure -O ova a.raw", "does not support size measurement"),
@@ -113,6 +113,6 @@ fn what_an_appliance_cannot_have_is_refused() {
     }
     let help = lab.line("convert -O ova -o help").ok();
     assert!(help.contains("os_type=<str>"), "{help}");
-    let told = lab.line("create -f ova new.ova 1G").ok();
-    assert!(told.starts_with("Formatting 'new.ova', fmt=ova size=1073741824 "), "{told}");
+    let message = lab.line("create -f ova new.ova 1G").ok();
+    assert!(message.starts_with("Formatting 'new.ova', fmt=ova size=1073741824 "), "{message}");
 }

@@ -1,10 +1,10 @@
-//! Huge disks and tight limits.
+//! Huge images with little memory.
 
 use crate::support::{Lab, diskimg};
 use std::os::unix::fs::FileExt;
 
-/// 64 one-megabyte runs of data, spread over `size` bytes.
-fn spread(lab: &Lab, name: &str, size: u64) {
+/// Creates a sparse file of `size` bytes with 64 evenly spaced runs of 1 MiB of data.
+fn create_sparse(lab: &Lab, name: &str, size: u64) {
     let file = std::fs::File::create(lab.path(name)).unwrap();
     file.set_len(size).unwrap();
     let data: Vec<u8> =
@@ -14,12 +14,12 @@ fn spread(lab: &Lab, name: &str, size: u64) {
     }
 }
 
-/// The limit on data pages covers every byte a process allocates.
+/// RLIMIT_DATA includes all private writable memory; see setrlimit(2).
 #[test]
 fn sixteen_tebibytes_convert_within_64_mib_of_memory() {
     let lab = Lab::new();
-    // The largest file that ext4 holds is a little smaller.
-    spread(&lab, "huge.raw", (16 << 40) - (64 << 20));
+    // The maximum file size of ext4 is slightly less than 16 TiB.
+    create_sparse(&lab, "huge.raw", (16 << 40) - (64 << 20));
     let limited = |args: &str| {
         let mut command = lab.command("prlimit");
         command.arg("--data=67108864").arg(diskimg()).args(args.split(' '));

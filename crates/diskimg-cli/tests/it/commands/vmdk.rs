@@ -1,16 +1,16 @@
-//! What the command says of a VMDK's parents, parts and damages.
+//! Tests of VMDK parents, extents and damage.
 
 use crate::support::{Lab, write_at};
 
 #[test]
-fn a_changed_parent_is_refused_until_it_is_said_to_be_right() {
+fn a_modified_parent_is_an_error_without_ignore_cid() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O vmdk a.raw base.vmdk").ok();
     lab.qemu("create -q -f vmdk -b base.vmdk -F vmdk child.vmdk").ok();
     let base = lab.read("base.vmdk");
     let cid = base.windows(5).position(|w| w == b"\nCID=").expect("a CID") + 5;
-    // qemu-img leaves out leading zeros.
+    // qemu-img omits leading zeros.
     let digits = base[cid..].iter().take_while(|&&b| b != b'\n').count();
     write_at(&lab.path("base.vmdk"), cid as u64, format!("{:0>digits$}", 1).as_bytes());
     for line in ["convert child.vmdk out.raw", "map child.vmdk", "compare a.raw child.vmdk"] {
@@ -22,7 +22,7 @@ fn a_changed_parent_is_refused_until_it_is_said_to_be_right() {
 }
 
 #[test]
-fn what_was_damaged_and_made_up_for_is_a_warning() {
+fn tolerated_damage_is_a_warning() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.qemu("convert -O vmdk a.raw a.vmdk").ok();
@@ -31,9 +31,9 @@ fn what_was_damaged_and_made_up_for_is_a_warning() {
     for line in ["convert a.vmdk out.raw", "compare a.raw a.vmdk"] {
         let ran = lab.line(line);
         assert_eq!(ran.code, Some(0), "{}", ran.err);
-        let said = "diskimg: warning: a.vmdk: damaged entries of the grain directory: 1; \
+        let warning = "diskimg: warning: a.vmdk: damaged entries of the grain directory: 1; \
                     the redundant copy is used instead\n";
-        assert_eq!(ran.err, said);
+        assert_eq!(ran.err, warning);
     }
     assert_eq!(lab.read("out.raw"), lab.read("a.raw"));
     assert!(lab.line("info a.vmdk").ok().contains("note: damaged entries"));
@@ -41,7 +41,7 @@ fn what_was_damaged_and_made_up_for_is_a_warning() {
 }
 
 #[test]
-fn a_disk_in_several_files_is_checked_in_all_of_them() {
+fn every_file_of_a_split_image_is_checked() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.line("convert -O vmdk -o subformat=twoGbMaxExtentSparse a.raw a.vmdk").ok();
@@ -54,15 +54,15 @@ fn a_disk_in_several_files_is_checked_in_all_of_them() {
 }
 
 #[test]
-fn what_an_image_says_does_not_command_the_terminal() {
+fn control_characters_from_an_image_are_escaped() {
     let lab = Lab::new();
     let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n\
                 createType=\"custom\"\nRW 8 FLAT \"\u{1b}[2Jgpj\u{202e}.vmdk\" 0\n";
     std::fs::write(lab.path("a.vmdk"), text).unwrap();
     for line in ["check a.vmdk", "info a.vmdk", "convert a.vmdk out.raw", "map a.vmdk"] {
         let ran = lab.line(line);
-        let said = ran.out + &ran.err;
-        assert!(!said.contains(['\u{1b}', '\u{202e}']), "{line}: {said:?}");
-        assert!(said.contains("\\u{1b}[2Jgpj\\u{202e}.vmdk"), "{line}: {said:?}");
+        let output = ran.out + &ran.err;
+        assert!(!output.contains(['\u{1b}', '\u{202e}']), "{line}: {output:?}");
+        assert!(output.contains("\\u{1b}[2Jgpj\\u{202e}.vmdk"), "{line}: {output:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Confinement of the process.
+//! Tests of the sandbox.
 
 #[cfg(target_os = "linux")]
 mod sandbox;

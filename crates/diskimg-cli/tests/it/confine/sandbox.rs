@@ -1,4 +1,4 @@
-//! `--sandbox`: that the program is confined while it works, and works all the same.
+//! Tests that the process is sandboxed and that every command works in the sandbox.
 
 use crate::support::{Lab, diskimg};
 use std::fs::{self, File};
@@ -7,42 +7,43 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// A lab with `disk.raw`, where this kernel can do all that `--sandbox=require` asks for.
+/// Returns a lab with `disk.raw`, or `None` if the kernel does not support `--sandbox=require`.
 #[allow(clippy::print_stderr)]
 fn lab() -> Option<Lab> {
     let lab = Lab::new();
     lab.raw("disk.raw");
     let ran = lab.line("info --sandbox=require disk.raw");
     if ran.code != Some(0) {
-        assert!(ran.err.contains("--sandbox=require: cannot confine"), "{}", ran.err);
-        eprintln!("not checked: {}", ran.err.trim_end());
+        assert!(ran.err.contains("--sandbox=require: cannot sandbox"), "{}", ran.err);
+        eprintln!("skipped: {}", ran.err.trim_end());
         return None;
     }
     Some(lab)
 }
 
-/// The number of a field of /proc/PID/status.
+/// Returns the value of a numeric field of /proc/PID/status.
 fn status(child: &Child, field: &str) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     line.trim().parse().ok()
 }
 
-/// Whether a process can gain privileges, and how its system calls are filtered.
-type Confinement = (Option<u32>, Option<u32>);
+/// The fields `NoNewPrivs` and `Seccomp` of a process; see proc(5).
+type SandboxState = (Option<u32>, Option<u32>);
 
-const UNCONFINED: Confinement = (Some(0), Some(0));
-const CONFINED: Confinement = (Some(1), Some(2));
+const NOT_SANDBOXED: SandboxState = (Some(0), Some(0));
+const SANDBOXED: SandboxState = (Some(1), Some(2));
 
-fn confinement(child: &Child) -> Confinement {
+fn sandbox_state(child: &Child) -> SandboxState {
     (status(child, "NoNewPrivs"), status(child, "Seccomp"))
 }
 
-/// Runs the line, with nothing said to it and nobody listening, and looks at it once `waits`.
-fn while_it_waits(lab: &Lab, words: &[&str], waits: impl Fn(&Child) -> bool) -> Confinement {
+/// Runs diskimg with pipes that are neither written nor read, and returns its sandbox state once
+/// `waits` is true.
+fn state_once(lab: &Lab, args: &[&str], waits: impl Fn(&Child) -> bool) -> SandboxState {
     let mut child = lab
         .command(diskimg())
-        .args(words)
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -51,37 +52,37 @@ fn while_it_waits(lab: &Lab, words: &[&str], waits: impl Fn(&Child) -> bool) -> 
     while !waits(&child) && Instant::now() < end {
         sleep(Duration::from_millis(2));
     }
-    let seen = confinement(&child);
-    child.kill().expect("ends");
-    child.wait().expect("ended");
-    seen
+    let result = sandbox_state(&child);
+    child.kill().expect("kills");
+    child.wait().expect("waits");
+    result
 }
 
 #[test]
-fn the_program_is_confined_unless_told_otherwise() {
+fn the_process_is_sandboxed_unless_disabled() {
     let Some(lab) = lab() else { return };
-    // What `map` says of it is more than a pipe holds.
+    // The output of `map` is larger than a pipe buffer, so that the process blocks.
     let file = File::create(lab.path("holes.raw")).expect("creates");
     file.set_len(64 << 20).expect("extends");
     for at in (0..2000).map(|n| n * 32768) {
         crate::support::write_at(&lab.path("holes.raw"), at, b"x");
     }
-    // write(2) is 1 on x86-64 and 64 on the others.
+    // The system call number of write(2) is 1 on x86-64 and 64 on other architectures.
     let writes = |child: &Child| {
         fs::read_to_string(format!("/proc/{}/syscall", child.id()))
             .is_ok_and(|call| call.starts_with("1 0x1 ") || call.starts_with("64 0x1 "))
     };
     let map = ["map", "--output=json", "holes.raw"];
-    assert_eq!(while_it_waits(&lab, &map, writes), CONFINED);
+    assert_eq!(state_once(&lab, &map, writes), SANDBOXED);
     let off = ["map", "--output=json", "--sandbox=off", "holes.raw"];
-    assert_eq!(while_it_waits(&lab, &off, writes), UNCONFINED);
-    // Before the first byte of an image has come.
-    let waits = |child: &Child| confinement(child) == CONFINED;
-    assert_eq!(while_it_waits(&lab, &["info", "-"], waits), CONFINED);
+    assert_eq!(state_once(&lab, &off, writes), NOT_SANDBOXED);
+    // The sandbox starts before the first byte of the image is read.
+    let waits = |child: &Child| sandbox_state(child) == SANDBOXED;
+    assert_eq!(state_once(&lab, &["info", "-"], waits), SANDBOXED);
 }
 
 #[test]
-fn every_verb_does_its_work_confined() {
+fn every_command_works_in_the_sandbox() {
     let Some(lab) = lab() else { return };
     fs::create_dir_all(lab.path("far/tree")).expect("mkdir");
     fs::write(lab.path("far/tree/a"), "a").expect("writes");
@@ -116,8 +117,8 @@ fn every_verb_does_its_work_confined() {
         "iso remaster --add disk.raw=disk.raw -o more.iso far/tree.iso",
         "iso extract -C new/deep far/tree.iso",
     ] {
-        let confined = lab.run(["--sandbox=require"].into_iter().chain(line.split(' ')));
-        assert_eq!((confined.code, confined.err.as_str()), (Some(0), ""), "{line}");
+        let ran = lab.run(["--sandbox=require"].into_iter().chain(line.split(' ')));
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{line}");
     }
     assert_eq!(lab.read("new/deep/a"), b"a");
     assert_eq!(lab.read("verified.raw"), lab.read("disk.raw"));

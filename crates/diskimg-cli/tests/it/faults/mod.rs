@@ -1,44 +1,44 @@
-//! Storage that fails and processes that are killed, under the real program.
+//! Fault injection for the `diskimg` binary: failing system calls and killed processes.
 //!
-//! A library that is preloaded (`shim.c`) has every system call on the lab's files go by it, to
-//! be noted, to fail, or to be the last thing that happens. `DISKIMG_FAULTS=full` goes through all of
-//! them; else it is a sample.
+//! A preloaded library (`shim.c`) intercepts every system call on files of the lab. It logs the
+//! call, and can make it fail or kill the process. `DISKIMG_FAULTS=full` tests every call; by
+//! default, a sample is tested.
 
-// The figures of a full run.
+// Prints statistics.
 #![allow(clippy::print_stdout)]
 
 mod kills;
 mod order;
+mod scenario;
 mod system;
-mod world;
 
 use crate::support::diskimg;
+use scenario::Scenario;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use world::World;
 
-/// Whether every call is met, or only some.
+/// Returns whether a fault is injected into every call instead of a sample.
 fn full() -> bool {
-    std::env::var("DISKIMG_FAULTS").is_ok_and(|word| word == "full")
+    std::env::var("DISKIMG_FAULTS").is_ok_and(|value| value == "full")
 }
 
-/// Which of `count` calls are met: all, or some that lie apart, at another place for another
-/// `seed`; often one of the last, which give names.
-fn points(count: u64, seed: u64) -> Vec<u64> {
-    const SOME: u64 = 2;
+/// Returns the numbers of the calls that fail: all of `count`, or a spaced sample that depends on
+/// `seed` and includes one of the last calls, which rename files.
+fn fault_points(count: u64, seed: u64) -> Vec<u64> {
+    const SAMPLES: u64 = 2;
     if full() {
         return (0..count).collect();
     }
-    let step = (count / SOME).max(1);
+    let step = (count / SAMPLES).max(1);
     let mut points: Vec<_> = (seed % step..count).step_by(step as usize).collect();
     points.push(count.saturating_sub(1 + seed % 7));
     points.dedup();
     points
 }
 
-/// The library that is preloaded, built once.
+/// Builds the preloaded library once and returns its path.
 fn shim() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -54,31 +54,31 @@ fn shim() -> &'static Path {
             cc.is_ok_and(|status| status.success()),
             "this test needs cc (install build-essential)"
         );
-        // Others may have it loaded.
+        // Renamed into place, because another process may have the old file loaded.
         std::fs::rename(&new, &built).expect("renames");
         built
     })
 }
 
-/// A system call that went by.
+/// A logged system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Call {
-    /// Its number among those that the fault concerns.
-    met: Option<u64>,
+    /// Number among the calls that the fault kind applies to.
+    number: Option<u64>,
     name: String,
     path: PathBuf,
-    /// The new name, if it gives one.
+    /// The new path of a rename.
     second: PathBuf,
     result: i64,
 }
 
-/// What a run did, and the calls it made in the lab.
-struct Met {
+/// The result of a run, and its system calls on files of the lab.
+struct TracedRun {
     output: Output,
     calls: Vec<Call>,
 }
 
-impl Met {
+impl TracedRun {
     fn code(&self) -> Option<i32> {
         self.output.status.code()
     }
@@ -88,43 +88,43 @@ impl Met {
     }
 }
 
-/// Runs the world's command with `fault` (`none:0`, or as in `shim.c`).
-fn meet(world: &World, fault: &str) -> Met {
-    let log = world.log();
+/// Runs the scenario's command with `fault` (`none:0`, or a fault of `shim.c`).
+fn run_with_fault(scenario: &Scenario, fault: &str) -> TracedRun {
+    let log = scenario.log();
     let _ = std::fs::remove_file(&log);
-    let child = start(world, Some(fault));
-    let output = wait(child, &format!("{} with {fault}", world.line()));
+    let child = start(scenario, Some(fault));
+    let output = wait(child, &format!("{} with {fault}", scenario.line()));
     let calls = std::fs::read_to_string(&log).unwrap_or_default();
     let calls = calls.lines().map(|line| {
         let field: Vec<_> = line.split('\t').collect();
-        // Components: without `.` in the middle.
+        // Removes `.` components.
         let path = |at: usize| Path::new(field[at]).components().collect();
         Call {
-            met: field[0].parse().ok(),
+            number: field[0].parse().ok(),
             name: field[1].into(),
             path: path(2),
             second: path(3),
             result: field[4].parse().expect("a number"),
         }
     });
-    Met { output, calls: calls.collect() }
+    TracedRun { output, calls: calls.collect() }
 }
 
-/// Starts the world's command.
-fn start(world: &World, fault: Option<&str>) -> Child {
-    let mut command = world.lab.command(diskimg());
-    command.args(world.line().split_whitespace());
+/// Starts the scenario's command.
+fn start(scenario: &Scenario, fault: Option<&str>) -> Child {
+    let mut command = scenario.lab.command(diskimg());
+    command.args(scenario.line().split_whitespace());
     if let Some(fault) = fault {
         command
             .env("LD_PRELOAD", shim())
             .env("FAULT", fault)
-            .env("FAULT_DIR", world.lab.path("").canonicalize().expect("is there"))
-            .env("FAULT_LOG", world.log());
+            .env("FAULT_DIR", scenario.lab.path("").canonicalize().expect("resolves"))
+            .env("FAULT_LOG", scenario.log());
     }
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts")
 }
 
-/// Waits for what must end.
+/// Waits for a process and panics if it does not end within two minutes.
 fn wait(mut child: Child, what: &str) -> Output {
     let begun = Instant::now();
     while child.try_wait().expect("waits").is_none() {

@@ -1,18 +1,18 @@
-/* System calls that fail, for a program that does not know: preloaded (ld.so(8)), it has the
- * kernel hand it every call on files of one directory (seccomp(2), SIGSYS), also those that no
- * function of the C library makes.
+/* A preloaded library (ld.so(8)) that makes system calls fail. seccomp(2) delivers every file system
+ * call as SIGSYS, including those made without the C library; calls on files of one directory are
+ * logged and can fail.
  *
  *   FAULT_DIR   the directory
- *   FAULT_LOG   a file that takes a line per call: MET CALL PATH [PATH] RESULT, where MET is its number
- *               among those that the fault concerns, or -1
- *   FAULT       KIND:NUMBER, which of the calls that KIND concerns is met, counted from 0:
- *               eio      it fails, once
- *               dies     it fails, and all that follow
- *               enospc   there is no room, once
- *               eintr    a signal comes, once
- *               short    half of the bytes are read or written
- *               kill     the process is killed before it
- *               stop     the process is stopped before it (SIGCONT lets it go on)
+ *   FAULT_LOG   a log file with a line per call: NUMBER CALL PATH [PATH] RESULT, where NUMBER counts the
+ *               calls that the fault applies to, from 0, or is -1
+ *   FAULT       KIND:NUMBER, the fault of the call with this number:
+ *               eio      fails with EIO
+ *               dies     fails with EIO, as do all later calls
+ *               enospc   fails with ENOSPC
+ *               eintr    fails with EINTR
+ *               short    reads or writes half of the bytes
+ *               kill     the process is killed before the call
+ *               stop     the process is stopped before the call, until SIGCONT
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,20 +29,20 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/* The one place whose calls are not handed back to us. */
-long gate(long nr, long a, long b, long c, long d, long e, long f);
-extern char gate_end[];
-__asm__(".text\n.globl gate\ngate:\n"
+/* Makes a system call that the seccomp filter does not intercept. */
+long raw_syscall(long nr, long a, long b, long c, long d, long e, long f);
+extern char raw_syscall_end[];
+__asm__(".text\n.globl raw_syscall\nraw_syscall:\n"
         "mov %rdi,%rax\nmov %rsi,%rdi\nmov %rdx,%rsi\nmov %rcx,%rdx\n"
         "mov %r8,%r10\nmov %r9,%r8\nmov 8(%rsp),%r9\nsyscall\n"
-        ".globl gate_end\ngate_end:\nret\n");
+        ".globl raw_syscall_end\nraw_syscall_end:\nret\n");
 
-/* Which arguments are an open file or a name, and which faults a call can have. */
+/* The arguments that are a file descriptor or a path, and the faults that apply to each call. */
 enum { EIO_ = 1, ENOSPC_ = 2, EINTR_ = 4, SHORT_ = 8 };
 static const struct call {
     int nr;
     const char *name;
-    int fd, path, second; /* numbers of arguments, or -1 */
+    int fd, path, second; /* index of the argument, or -1 */
     int faults;
 } calls[] = {
     {SYS_read, "read", 0, -1, -1, EIO_ | EINTR_ | SHORT_},
@@ -75,14 +75,14 @@ static char dir[512];
 static size_t dir_len;
 static int log_fd = -1;
 static char kind[16];
-static long at = -1;
-static long met;
+static long fault_number = -1;
+static long call_count;
 
-/* Where a name or an open file is, into `path`; 0 if that is elsewhere. */
-static int place(const char *name, int fd, char *path, size_t room) {
+/* Stores the path of a name or file descriptor in `path`. Returns 0 if it is outside the directory. */
+static int resolve_path(const char *name, int fd, char *path, size_t room) {
     char link[64];
     if (name && name[0] != '/') {
-        snprintf(path, room, "%s/%s", dir, name); /* the program runs in the directory */
+        snprintf(path, room, "%s/%s", dir, name); /* the working directory is `dir` */
         return 1;
     }
     if (name && strncmp(name, "/proc/self/fd/", 14)) {
@@ -93,15 +93,15 @@ static int place(const char *name, int fd, char *path, size_t room) {
         snprintf(link, sizeof link, "%s", name);
     else
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    long n = gate(SYS_readlink, (long)link, (long)path, room - 1, 0, 0, 0);
+    long n = raw_syscall(SYS_readlink, (long)link, (long)path, room - 1, 0, 0, 0);
     if (n <= 0)
         return 0;
     path[n] = 0;
     return !strncmp(path, dir, dir_len) && (path[dir_len] == '/' || !path[dir_len]);
 }
 
-/* Whether the call is not made, and what it gives then; its number among those concerned. */
-static int meet(const struct call *call, long *args, long *number, long *result) {
+/* Returns whether the call is replaced by a failure with `result`; sets the number of the call. */
+static int inject_fault(const struct call *call, long *args, long *number, long *result) {
     int all = !strcmp(kind, "kill") || !strcmp(kind, "stop");
     int dies = !strcmp(kind, "dies");
     int faults = 0, code = 0;
@@ -120,12 +120,12 @@ static int meet(const struct call *call, long *args, long *number, long *result)
         return 0;
     if (!all && !(call->faults & faults))
         return 0;
-    *number = __atomic_fetch_add(&met, 1, __ATOMIC_SEQ_CST);
-    if (at < 0 || (dies ? *number < at : *number != at))
+    *number = __atomic_fetch_add(&call_count, 1, __ATOMIC_SEQ_CST);
+    if (fault_number < 0 || (dies ? *number < fault_number : *number != fault_number))
         return 0;
     if (all) {
-        long pid = gate(SYS_getpid, 0, 0, 0, 0, 0, 0);
-        gate(SYS_kill, pid, *kind == 'k' ? SIGKILL : SIGSTOP, 0, 0, 0, 0);
+        long pid = raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
+        raw_syscall(SYS_kill, pid, *kind == 'k' ? SIGKILL : SIGSTOP, 0, 0, 0, 0);
         return 0;
     }
     if (faults == SHORT_) {
@@ -145,22 +145,22 @@ static void on_call(int signal, siginfo_t *info, void *context) {
     while (call < calls + CALLS && call->nr != nr)
         call++;
     long result = 0, number = -1;
-    int given = 0, inside = 0;
+    int replaced = 0, inside = 0;
     char path[1024], second[1024] = "";
     if (call < calls + CALLS) {
         const char *name = call->path < 0 ? NULL : (const char *)args[call->path];
-        inside = place(name, call->fd < 0 ? -1 : (int)args[call->fd], path, sizeof path);
+        inside = resolve_path(name, call->fd < 0 ? -1 : (int)args[call->fd], path, sizeof path);
         if (call->second >= 0)
-            place((const char *)args[call->second], -1, second, sizeof second);
+            resolve_path((const char *)args[call->second], -1, second, sizeof second);
         if (inside)
-            given = meet(call, args, &number, &result);
+            replaced = inject_fault(call, args, &number, &result);
     }
-    if (!given)
-        result = gate(nr, args[0], args[1], args[2], args[3], args[4], args[5]);
+    if (!replaced)
+        result = raw_syscall(nr, args[0], args[1], args[2], args[3], args[4], args[5]);
     if (inside && log_fd >= 0) {
         char line[2200];
         int n = snprintf(line, sizeof line, "%ld\t%s\t%s\t%s\t%ld\n", number, call->name, path, second, result);
-        gate(SYS_write, log_fd, (long)line, n, 0, 0, 0);
+        raw_syscall(SYS_write, log_fd, (long)line, n, 0, 0, 0);
     }
     regs[REG_RAX] = result;
 }
@@ -173,13 +173,13 @@ __attribute__((constructor)) static void start(void) {
     if (log)
         log_fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fault)
-        sscanf(fault, "%15[a-z]:%ld", kind, &at);
+        sscanf(fault, "%15[a-z]:%ld", kind, &fault_number);
     struct sigaction action = {.sa_sigaction = on_call, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigaction(SIGSYS, &action, NULL);
 
     struct sock_filter code[2 * CALLS + 8];
     int n = 0;
-    unsigned long end = (unsigned long)gate_end;
+    unsigned long end = (unsigned long)raw_syscall_end;
     size_t ip = offsetof(struct seccomp_data, instruction_pointer);
     code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip);
     code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)end, 0, 3);
@@ -194,7 +194,7 @@ __attribute__((constructor)) static void start(void) {
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     struct sock_fprog program = {n, code};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
-        static const char text[] = "shim: the kernel hands over no system calls\n";
+        static const char text[] = "shim: cannot install the seccomp filter\n";
         _exit(write(2, text, sizeof text - 1) < 0 ? 98 : 97);
     }
 }

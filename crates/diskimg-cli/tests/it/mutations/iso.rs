@@ -1,4 +1,4 @@
-//! ISO 9660's structures (ECMA-119), with SUSP, Rock Ridge, El Torito and zisofs.
+//! Structures of ISO 9660 (ECMA-119), SUSP, Rock Ridge, El Torito and zisofs.
 
 use super::structure::Order::{Big, Both, Little};
 use super::structure::{Part, number, sectors};
@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 const SECTOR: usize = 2048;
 
-/// Of a primary or supplementary volume descriptor (8.4, 8.5).
+/// Both-endian fields of a primary or supplementary volume descriptor (8.4, 8.5).
 const VOLUME: [(&str, usize, usize); 4] = [
     ("Volume Space Size", 80, 8),
     ("Volume Set Size", 120, 4),
@@ -14,6 +14,7 @@ const VOLUME: [(&str, usize, usize); 4] = [
     ("Path Table Size", 132, 8),
 ];
 
+/// Other fields of a volume descriptor.
 const VOLUME_BYTES: [(&str, usize, usize); 5] = [
     ("Volume Descriptor Type", 0, 1),
     ("Standard Identifier", 1, 1),
@@ -22,10 +23,11 @@ const VOLUME_BYTES: [(&str, usize, usize); 5] = [
     ("File Structure Version", 881, 1),
 ];
 
-/// Of a directory record (9.1).
+/// Both-endian fields of a directory record (9.1).
 const RECORD: [(&str, usize, usize); 3] =
     [("Location of Extent", 2, 8), ("Data Length", 10, 8), ("Volume Sequence Number", 28, 4)];
 
+/// Other fields of a directory record.
 const RECORD_BYTES: [(&str, usize, usize); 8] = [
     ("Length of Directory Record", 0, 1),
     ("Extended Attribute Record Length", 1, 1),
@@ -37,10 +39,10 @@ const RECORD_BYTES: [(&str, usize, usize); 8] = [
     ("File Identifier", 33, 1),
 ];
 
-/// All structures of an image.
+/// Returns the structures of an image.
 pub(super) fn parts(image: &[u8]) -> Vec<Part> {
     let mut reader = Reader { image, parts: Vec::new(), seen: HashSet::new() };
-    // The system area: MBR, GPT and the like, where they are.
+    // The system area, which can contain an MBR, a GPT or an Apple partition map.
     reader.parts.extend(sectors(&image[..16 * SECTOR], "system area", 4));
     for at in (16 * SECTOR..image.len()).step_by(SECTOR) {
         let kind = image[at];
@@ -55,7 +57,7 @@ pub(super) fn parts(image: &[u8]) -> Vec<Part> {
 struct Reader<'a> {
     image: &'a [u8],
     parts: Vec<Part>,
-    /// Directories and continuation areas that were read, by offset.
+    /// Offsets of directories and continuation areas that were read.
     seen: HashSet<usize>,
 }
 
@@ -99,7 +101,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A directory record, and what it leads to.
+    /// Adds a directory record and the structures it refers to.
     fn record(&mut self, at: usize) {
         let len = usize::from(self.image[at]);
         let part = Part::new("directory record", at, len).with(Both, &RECORD);
@@ -128,8 +130,7 @@ impl Reader<'_> {
         }
     }
 
-    /// System use entries, and the areas that they go on in; of a file whose contents are at
-    /// `content`.
+    /// Adds system use entries and their continuation areas; the file's contents are at `content`.
     fn system_use(&mut self, mut at: usize, end: usize, content: usize) {
         while at + 4 <= end.min(self.image.len()) && self.image[at].is_ascii_uppercase() {
             let len = usize::from(self.image[at + 2]);
@@ -160,19 +161,19 @@ impl Reader<'_> {
         }
     }
 
-    /// A zisofs file's header and its first blocks' pointers.
+    /// Adds the header and the first block pointers of a zisofs file.
     fn packed(&mut self, at: usize) {
         let fields = [("magic", 0, 8), ("size", 8, 4), ("header size", 12, 1), ("block", 13, 1)];
         let part = Part::new("zisofs header", at, 48).with(Little, &fields);
         self.parts.push(part.table(Little, 16, 4));
     }
 
-    /// El Torito's boot catalog.
+    /// Adds the El Torito boot catalog.
     fn catalog(&mut self, at: usize) {
         let fields =
             [("Header ID", 0, 1), ("Platform ID", 1, 1), ("Checksum", 28, 2), ("Key", 30, 2)];
         let part = Part::new("validation entry", at, 32).with(Little, &fields);
-        self.parts.push(part.sealed(seal_catalog));
+        self.parts.push(part.with_checksum(update_catalog_checksum));
         let fields = [
             ("Boot Indicator", 0, 1),
             ("Media Type", 1, 1),
@@ -188,8 +189,8 @@ impl Reader<'_> {
     }
 }
 
-/// All words of the validation entry add up to 0.
-fn seal_catalog(entry: &mut [u8]) {
+/// Sets the checksum so that all words of the validation entry add up to 0.
+fn update_catalog_checksum(entry: &mut [u8]) {
     entry[28..30].fill(0);
     let words = entry.chunks(2).map(|word| u16::from_le_bytes([word[0], word[1]]));
     let sum = words.fold(0u16, u16::wrapping_add);

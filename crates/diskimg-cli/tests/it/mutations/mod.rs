@@ -1,22 +1,23 @@
-//! The command over images that were damaged with knowledge of their structures.
+//! Tests of the command on images with structure-aware mutations.
 //!
 //! ```text
-//!   seed image ──► its structures, their fields          structure.rs, and a file a format
+//!   seed image ──► structures and their fields           structure.rs, and a file per format
 //!        │  name and number
 //!        ▼
-//!   mutation: fields set, spliced, flipped; cut, extended, copied, swapped      mutation.rs
+//!   mutation: sets, splices, flips fields; truncates, extends, copies, swaps    mutation.rs
 //!        │
 //!        ▼
 //!   a child process: info · check · map · convert (· iso ls · iso verify · iso extract)
-//!        │            all of the command but its `main`, for many numbers        child.rs
+//!        │            in process, for many numbers                               child.rs
 //!        ▼
-//!   exit code 0, or 1 and what else is documented, with a message; below 64 MiB, below
-//!   two seconds; no panic, no file left, no thread, no descriptor
+//!   exit code 0, or a documented one with a message; less than 64 MiB and two seconds;
+//!   no panic, no leftover file, no leaked thread or file descriptor
 //! ```
 //!
-//! `DISKIMG_MUTATIONS=10000` is the long form, `DISKIMG_MUTATIONS_IMAGE=overlay` says of which
-//! image, `DISKIMG_MUTATIONS_FIRST=1234` where to begin. The images of faults are kept in
-//! `target/tmp/mutations`; so is a single one that was asked for.
+//! `DISKIMG_MUTATIONS=10000` sets the number of mutations per image,
+//! `DISKIMG_MUTATIONS_IMAGE=overlay` selects images by name, `DISKIMG_MUTATIONS_FIRST=1234` sets
+//! the first mutation. Images that fail are kept in `target/tmp/mutations`, as is the image if
+//! there is only one mutation.
 
 mod child;
 mod iso;
@@ -39,115 +40,115 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use structure::Structure;
 
-/// Mutations of an image, unless the environment says how many.
-const SHORT: u64 = 40;
-/// That a child does.
+/// Default number of mutations per image.
+const DEFAULT_COUNT: u64 = 40;
+/// Number of mutations per child process.
 const BATCH: u64 = 500;
-/// Resident memory that a run may have at most, in KiB.
-const MOST_MEMORY: u64 = 64 << 10;
-/// Milliseconds that a run may take.
-const MOST_MS: f64 = 2000.0;
-/// A run that has said nothing by then never ends.
+/// Maximum resident memory of a run, in KiB.
+const MAX_MEMORY: u64 = 64 << 10;
+/// Maximum duration of a run, in milliseconds.
+const MAX_MS: f64 = 2000.0;
+/// Time without a log entry after which a child is considered to hang.
 const HANG: Duration = Duration::from_secs(20);
-/// Address space of a child: what asks for more is refused, and ends it.
+/// Address space limit of a child; a larger allocation fails and aborts it.
 const ADDRESS_SPACE: u64 = 2 << 30;
 
-/// Faults that are told.
-const SHOWN: usize = 200;
+/// Maximum number of failures shown.
+const MAX_SHOWN: usize = 200;
 
 #[test]
 #[allow(clippy::print_stdout, reason = "--nocapture shows the table")]
-fn every_mutation_of_an_image_gives_an_answer_soon_and_in_little_memory() {
-    let count = from_env("DISKIMG_MUTATIONS").unwrap_or(SHORT);
+fn commands_on_mutated_images_end_quickly_within_little_memory() {
+    let count = from_env("DISKIMG_MUTATIONS").unwrap_or(DEFAULT_COUNT);
     let first = from_env("DISKIMG_MUTATIONS_FIRST").unwrap_or(0);
     let wanted = std::env::var("DISKIMG_MUTATIONS_IMAGE").unwrap_or_default();
     let seeds: Vec<_> = seeds::all().into_iter().filter(|s| s.name.contains(&wanted)).collect();
-    assert!(!seeds.is_empty(), "no image is called {wanted}");
-    let mut faults = Vec::new();
+    assert!(!seeds.is_empty(), "no image matches {wanted}");
+    let mut failures = Vec::new();
     println!(
         "{:27} {:>9} {:>7} {:>10}  {:38} slowest",
         "image", "mutations", "runs", "memory", "exit codes"
     );
     for seed in seeds {
-        let mut bench = Bench::new(&seed);
-        bench.run(first, count);
-        println!("{}", bench.row(count));
+        let mut results = MutationRuns::new(&seed);
+        results.run(first, count);
+        println!("{}", results.row(count));
         if count == 1 {
-            println!("    {}", bench.keep(first));
+            println!("    {}", results.keep(first));
         }
-        faults.extend(bench.faults);
+        failures.extend(results.failures);
     }
-    let shown = faults.len().min(SHOWN);
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults[..shown].join("\n"));
+    let shown = failures.len().min(MAX_SHOWN);
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures[..shown].join("\n"));
 }
 
 fn from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: expected a number")))
 }
 
 /// One run of the command.
 #[derive(Debug, Clone)]
 struct Run {
     number: u64,
-    verb: String,
+    command: String,
     code: String,
     ms: f64,
     kib: u64,
 }
 
-/// Where an image's mutations run, and what came of them.
-struct Bench<'a> {
+/// The temporary directory of an image's mutations, and the results.
+struct MutationRuns<'a> {
     seed: &'a Seed,
     lab: tempfile::TempDir,
     codes: BTreeMap<String, u64>,
     runs: u64,
     slowest: Option<Run>,
     memory: u64,
-    faults: Vec<String>,
+    failures: Vec<String>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> MutationRuns<'a> {
     fn new(seed: &'a Seed) -> Self {
-        // In memory, where there is room: it is about the command, not about disks.
+        // In memory if possible, so that disk speed does not matter.
         let memory = Path::new("/dev/shm");
         let lab = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).expect("creates");
         std::fs::create_dir(lab.path().join("work")).expect("creates");
         std::fs::write(lab.path().join("seed"), &seed.bytes).expect("writes");
-        for (name, bytes) in &seed.beside {
+        for (name, bytes) in &seed.other_files {
             std::fs::write(lab.path().join("work").join(name), bytes).expect("writes");
         }
-        let (codes, faults) = (BTreeMap::new(), Vec::new());
-        Self { seed, lab, codes, runs: 0, slowest: None, memory: 0, faults }
+        let (codes, failures) = (BTreeMap::new(), Vec::new());
+        Self { seed, lab, codes, runs: 0, slowest: None, memory: 0, failures }
     }
 
-    /// Runs so many mutations, in as many children as it takes.
+    /// Runs `count` mutations in child processes.
     fn run(&mut self, first: u64, count: u64) {
         let mut at = first;
         while at < first + count {
             let batch = BATCH.min(first + count - at);
             let ended = self.child(at, batch);
-            self.faults_of(&ended);
+            self.add_failures(&ended);
             let suspects: Vec<_> = ended.runs.iter().filter(|run| is_too_much(run)).collect();
             for run in suspects {
-                self.once_more(run.clone());
+                self.retry(run.clone());
             }
             for run in ended.runs.iter().filter(|run| !is_too_much(run)) {
                 self.count(run);
             }
-            // A child that ended early did not come to the rest.
+            // If a child ended early, continue after the mutation that ended it.
             at = ended.stopped_at.map_or(at + batch, |number| number + 1);
         }
     }
 
-    fn faults_of(&mut self, ended: &Ended) {
-        for (number, words) in &ended.faults {
-            self.fault(*number, words);
+    fn add_failures(&mut self, ended: &ChildResult) {
+        for (number, message) in &ended.failures {
+            self.failure(*number, message);
         }
     }
 
     fn count(&mut self, run: &Run) {
-        *self.codes.entry(format!("{}: {}", run.verb, run.code)).or_default() += 1;
+        *self.codes.entry(format!("{}: {}", run.command, run.code)).or_default() += 1;
         self.runs += 1;
         if self.slowest.as_ref().is_none_or(|slowest| run.ms > slowest.ms) {
             self.slowest = Some(run.clone());
@@ -155,12 +156,12 @@ impl<'a> Bench<'a> {
         self.memory = self.memory.max(run.kib);
     }
 
-    /// What took too long or too much may have had to wait for others, and a heap has what came
-    /// before in it: it is a fault if it does so alone, too, whenever it is tried.
-    fn once_more(&mut self, mut run: Run) {
+    /// Repeats a run that exceeded a limit, which can be caused by system load or by earlier runs
+    /// in the same process. It is a failure if it exceeds a limit every time, alone in a process.
+    fn retry(&mut self, mut run: Run) {
         for _ in 0..3 {
             let ended = self.child(run.number, 1);
-            let again = ended.runs.iter().find(|again| again.verb == run.verb);
+            let again = ended.runs.iter().find(|again| again.command == run.command);
             if let Some(again) = again {
                 run.ms = run.ms.min(again.ms);
                 run.kib = run.kib.min(again.kib);
@@ -170,45 +171,46 @@ impl<'a> Bench<'a> {
             }
         }
         if is_too_much(&run) {
-            let words = format!("{}: {:.0} ms, {} KiB", run.verb, run.ms, run.kib);
-            self.fault(run.number, &words);
+            let message = format!("{}: {:.0} ms, {} KiB", run.command, run.ms, run.kib);
+            self.failure(run.number, &message);
         }
         self.count(&run);
     }
 
-    /// Notes what went wrong, what was done to the image, and how to see it again.
-    fn fault(&mut self, number: u64, words: &str) {
-        let (name, done) = (&self.seed.name, self.keep(number));
-        self.faults.push(format!(
-            "{name} {number}: {words}\n    {done}\n    DISKIMG_MUTATIONS_IMAGE={name} \
+    /// Records a failure with a description of the mutation and how to repeat it.
+    fn failure(&mut self, number: u64, message: &str) {
+        let (name, description) = (&self.seed.name, self.keep(number));
+        self.failures.push(format!(
+            "{name} {number}: {message}\n    {description}\n    DISKIMG_MUTATIONS_IMAGE={name} \
              DISKIMG_MUTATIONS_FIRST={number} DISKIMG_MUTATIONS=1"
         ));
     }
 
-    /// Writes the image to where it can be looked at; says what was done to it.
+    /// Saves the mutated image and returns a description of the mutation.
     fn keep(&self, number: u64) -> String {
         let Seed { name, bytes, .. } = self.seed;
-        let structure = Structure::of(bytes);
-        let (image, done) = mutate(bytes, &structure, &structure.classes(), Rng::of(name, number));
+        let structure = Structure::parse(bytes);
+        let (image, description) =
+            mutate(bytes, &structure, &structure.classes(), Rng::new(name, number));
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
         std::fs::create_dir_all(&kept).expect("creates");
         std::fs::write(kept.join(format!("{number}-{name}")), image).expect("writes");
-        done
+        description
     }
 
-    /// Runs a child.
-    fn child(&self, first: u64, count: u64) -> Ended {
+    /// Runs a child process.
+    fn child(&self, first: u64, count: u64) -> ChildResult {
         let path = |name: &str| self.lab.path().join(name);
         let stream = |name: &str| {
             File::create(path(name)).expect("creates");
             File::options().append(true).open(path(name)).expect("opens")
         };
-        std::fs::write(path("says"), "").expect("writes");
+        std::fs::write(path("log"), "").expect("writes");
         let (name, opened) = (self.seed.name.clone(), self.seed.opened.clone());
         let task = Task { name, opened, first, count };
         let mut child = Command::new("prlimit")
             .arg(format!("--as={ADDRESS_SPACE}"))
-            .arg(std::env::current_exe().expect("is known"))
+            .arg(std::env::current_exe().expect("finds this program"))
             .args(["--exact", "mutations::child::a_child_runs_its_mutations", "--nocapture"])
             .env(TASK, task.to_env())
             .current_dir(path("work"))
@@ -217,25 +219,25 @@ impl<'a> Bench<'a> {
             .stderr(stream("err"))
             .spawn()
             .expect("prlimit runs: ./test.sh names what is needed");
-        let how = wait(&mut child, &path("says"));
-        let said = std::fs::read_to_string(path("says")).expect("reads");
+        let error = wait(&mut child, &path("log"));
+        let log = std::fs::read_to_string(path("log")).expect("reads");
         let err = || String::from_utf8_lossy(&std::fs::read(path("err")).unwrap()).into_owned();
-        Ended::of(first, &said, how.map(|how| format!("{how}: {}", err())))
+        ChildResult::parse(first, &log, error.map(|error| format!("{error}: {}", err())))
     }
 
     fn row(&self, count: u64) -> String {
         let mut codes = String::new();
-        // All verbs together; what is not 0 or 1 is told by itself.
+        // The sum over all commands, by exit code.
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
         for (key, runs) in &self.codes {
             let code = key.rsplit(' ').next().unwrap_or(key);
             *sums.entry(code).or_default() += runs;
         }
         for (code, runs) in sums {
-            write!(codes, "{code}:{runs} ").expect("a string takes all");
+            write!(codes, "{code}:{runs} ").expect("writes to a string");
         }
         let slowest = self.slowest.as_ref().map_or_else(String::new, |run| {
-            format!("{:.0} ms ({} {})", run.ms, run.verb, run.number)
+            format!("{:.0} ms ({} {})", run.ms, run.command, run.number)
         });
         let (name, mib) = (&self.seed.name, self.memory as f64 / 1024.0);
         format!("{name:27} {count:9} {:7} {mib:6.1} MiB  {codes:38} {slowest}", self.runs)
@@ -243,66 +245,66 @@ impl<'a> Bench<'a> {
 }
 
 fn is_too_much(run: &Run) -> bool {
-    run.ms >= MOST_MS || run.kib >= MOST_MEMORY
+    run.ms >= MAX_MS || run.kib >= MAX_MEMORY
 }
 
-/// What a child said until it ended.
+/// The log of a child process.
 #[derive(Debug)]
-struct Ended {
+struct ChildResult {
     runs: Vec<Run>,
-    /// Number of the mutation, and what was wrong.
-    faults: Vec<(u64, String)>,
-    /// Where it ended before its time.
+    /// Number of the mutation, and message.
+    failures: Vec<(u64, String)>,
+    /// The mutation during which the child ended early.
     stopped_at: Option<u64>,
 }
 
-impl Ended {
-    fn of(first: u64, said: &str, how: Option<String>) -> Self {
-        let mut ended = Self { runs: Vec::new(), faults: Vec::new(), stopped_at: None };
+impl ChildResult {
+    fn parse(first: u64, log: &str, error: Option<String>) -> Self {
+        let mut ended = Self { runs: Vec::new(), failures: Vec::new(), stopped_at: None };
         let mut last = (first, String::from("start"));
-        for line in said.lines() {
-            if let Some((number, words)) =
+        for line in log.lines() {
+            if let Some((number, message)) =
                 line.strip_prefix("! ").and_then(|line| line.split_once(' '))
             {
-                ended.faults.push((number.parse().expect("a number"), words.to_owned()));
+                ended.failures.push((number.parse().expect("a number"), message.to_owned()));
                 continue;
             }
             let parts: Vec<_> = line.split('\t').collect();
-            let (number, verb) = parts[0].split_once(' ').expect("a number and a verb");
-            last = (number.parse().expect("a number"), verb.to_owned());
+            let (number, command) = parts[0].split_once(' ').expect("a number and a command");
+            last = (number.parse().expect("a number"), command.to_owned());
             if let [_, code, ms, kib] = parts[..] {
                 ended.runs.push(Run {
                     number: last.0,
-                    verb: last.1.clone(),
+                    command: last.1.clone(),
                     code: code.to_owned(),
                     ms: ms.parse().expect("a number"),
                     kib: kib.parse().expect("a number"),
                 });
             }
         }
-        if let Some(how) = how {
+        if let Some(error) = error {
             ended.stopped_at = Some(last.0);
-            ended.faults.push((last.0, format!("{}: {how}", last.1)));
+            ended.failures.push((last.0, format!("{}: {error}", last.1)));
         }
         ended
     }
 }
 
-/// How it went wrong; `None` if the child was content.
-fn wait(child: &mut Child, says: &Path) -> Option<String> {
+/// Waits for a child process. Returns an error message if it fails or hangs.
+fn wait(child: &mut Child, log: &Path) -> Option<String> {
     let (mut len, mut since) = (0, Instant::now());
     loop {
         if let Some(status) = child.try_wait().expect("waits") {
             return (!status.success()).then(|| format!("the child ended ({status})"));
         }
-        let now = std::fs::metadata(says).map_or(0, |meta| meta.len());
+        let now = std::fs::metadata(log).map_or(0, |meta| meta.len());
         if now != len {
             (len, since) = (now, Instant::now());
         }
         if since.elapsed() > HANG {
-            child.kill().expect("is ended");
-            child.wait().expect("ends");
-            return Some("it hung".into());
+            child.kill().expect("kills");
+            child.wait().expect("waits");
+            return Some("the child hung".into());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

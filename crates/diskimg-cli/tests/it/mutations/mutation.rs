@@ -1,14 +1,14 @@
-//! What is done to an image: from its name and a number, always the same.
+//! Mutations of an image, determined by its name and a number.
 
 use super::structure::{Field, Part, Structure};
 use std::fmt::Write as _;
 
-/// Numbers as if at random (splitmix64).
+/// A pseudorandom number generator (SplitMix64).
 pub(super) struct Rng(u64);
 
 impl Rng {
-    /// Of an image's mutation.
-    pub(super) fn of(image: &str, number: u64) -> Self {
+    /// Returns the generator for a mutation of an image.
+    pub(super) fn new(image: &str, number: u64) -> Self {
         let name = image.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
@@ -23,7 +23,7 @@ impl Rng {
         z ^ z >> 31
     }
 
-    /// Below `end`, which is not 0.
+    /// Returns a number less than `end`, which must not be 0.
     pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
@@ -33,8 +33,8 @@ impl Rng {
     }
 }
 
-/// What goes into texts.
-const WORDS: [&str; 33] = [
+/// Strings that are inserted into text.
+const STRINGS: [&str; 33] = [
     "0",
     "-1",
     "18014398509481983",
@@ -70,34 +70,35 @@ const WORDS: [&str; 33] = [
     "\u{202e}",
 ];
 
-/// An image in the making, and what was done to it.
+/// An image during mutation.
 struct Mutant<'a> {
     seed: &'a [u8],
     structure: &'a Structure,
     classes: &'a [&'static str],
     rng: Rng,
     image: Vec<u8>,
-    done: String,
+    /// Description of the changes made so far.
+    description: String,
 }
 
-/// Does what the number says; gives the image, and what was done, in words.
+/// Mutates an image; returns it and a description of the changes.
 pub(super) fn mutate(
     seed: &[u8],
     structure: &Structure,
     classes: &[&'static str],
     rng: Rng,
 ) -> (Vec<u8>, String) {
-    let (image, done) = (seed.to_vec(), String::new());
-    let mut mutant = Mutant { seed, structure, classes, rng, image, done };
-    // One change tells most; some damage takes two.
+    let (image, description) = (seed.to_vec(), String::new());
+    let mut mutant = Mutant { seed, structure, classes, rng, image, description };
+    // Mostly one change, because several rarely get past the first check.
     let steps = *mutant.rng.pick(&[1, 1, 1, 1, 2, 2, 3, 5]);
     for _ in 0..steps {
         mutant.step();
     }
     if mutant.rng.below(4) != 0 {
-        mutant.seal();
+        mutant.update_checksums();
     }
-    (mutant.image, mutant.done)
+    (mutant.image, mutant.description)
 }
 
 impl Mutant<'_> {
@@ -114,17 +115,17 @@ impl Mutant<'_> {
             83..85 => self.fill_part(),
             85..87 => self.repeat_entry(),
             87..89 => self.shift(),
-            _ => self.put_word(),
+            _ => self.insert_string(),
         }
     }
 
-    fn say(&mut self, what: std::fmt::Arguments<'_>) {
-        let comma = if self.done.is_empty() { "" } else { "; " };
-        write!(self.done, "{comma}{what}").expect("a string takes all");
+    fn describe(&mut self, change: std::fmt::Arguments<'_>) {
+        let separator = if self.description.is_empty() { "" } else { "; " };
+        write!(self.description, "{separator}{change}").expect("writes to a string");
     }
 
-    /// Of any class, whatever there are of them.
-    fn part(&mut self) -> &'static str {
+    /// Picks a class; all are equally likely, whatever their number of parts.
+    fn class(&mut self) -> &'static str {
         self.classes[self.rng.below(self.classes.len())]
     }
 
@@ -135,11 +136,11 @@ impl Mutant<'_> {
     }
 
     fn any_part(&mut self) -> Part {
-        let class = self.part();
+        let class = self.class();
         self.part_of(class)
     }
 
-    /// A part with fields, and one of them.
+    /// Picks a part with fields, and one of its fields.
     fn field(&mut self) -> Option<(Part, Field)> {
         for _ in 0..8 {
             let part = self.any_part();
@@ -156,22 +157,22 @@ impl Mutant<'_> {
         let value = self.value(field);
         field.set(&mut self.image, value);
         let Field { name, at, .. } = field;
-        self.say(format_args!("{} at {at}: {name} = {value:#x}", part.class));
+        self.describe(format_args!("{} at {at}: {name} = {value:#x}", part.class));
     }
 
-    /// One that numbers go wrong by.
+    /// Picks a value that is likely to be handled incorrectly.
     fn value(&mut self, field: Field) -> u64 {
         let bits = field.bits();
         let old = field.get(&self.image).unwrap_or(0);
-        let most = u64::MAX >> (64 - bits);
+        let max = u64::MAX >> (64 - bits);
         let len = self.image.len() as u64;
         let value = match self.rng.below(20) {
             0 => 0,
             1 => 1,
-            2 => most,
-            3 => most >> 1,
-            4 => (most >> 1) + 1,
-            5 => most.wrapping_sub(self.rng.next() % 1024),
+            2 => max,
+            3 => max >> 1,
+            4 => (max >> 1) + 1,
+            5 => max.wrapping_sub(self.rng.next() % 1024),
             6 => old.wrapping_add(1),
             7 => old.wrapping_sub(1),
             8 => old.wrapping_mul(2),
@@ -180,25 +181,24 @@ impl Mutant<'_> {
             12 => 1 << self.rng.below(bits as usize),
             13 => (1u64 << self.rng.below(bits as usize)).wrapping_sub(1),
             14 => len.wrapping_add(self.rng.next() % 3).wrapping_sub(1),
-            // In sectors, blocks and clusters, at the end and a little behind it.
+            // Sector, block and cluster numbers at the end of the file and shortly beyond it.
             15 => len / self.rng.pick(&[512, 2048, 4096, 65536]) + self.rng.next() % 3,
             16 => len.next_multiple_of(*self.rng.pick(&[512, 4096, 65536])),
             17 => self.rng.next() % 300,
             18 => (self.rng.next() % (len + 1)) & !511,
             _ => self.rng.next(),
         };
-        value & most
+        value & max
     }
 
-    /// Another field's value into this one.
+    /// Sets a field to the value of another field.
     fn splice_field(&mut self) {
         let (Some((part, to)), Some((other, from))) = (self.field(), self.field()) else { return };
         let value = from.get(self.seed).unwrap_or(0) & (u64::MAX >> (64 - to.bits()));
         to.set(&mut self.image, value);
-        let words = (to.name, to.at, from.name, other.class);
-        self.say(format_args!(
+        self.describe(format_args!(
             "{} at {}: {} = {} of {} ({value:#x})",
-            part.class, words.1, words.0, words.2, words.3
+            part.class, to.at, to.name, from.name, other.class
         ));
     }
 
@@ -219,12 +219,12 @@ impl Mutant<'_> {
             let (at, bit) = (at + self.rng.below(len), self.rng.below(8));
             if let Some(byte) = self.image.get_mut(at) {
                 *byte ^= 1 << bit;
-                self.say(format_args!("{class}: bit {bit} of {at} flipped"));
+                self.describe(format_args!("{class}: bit {bit} of {at} flipped"));
             }
         }
     }
 
-    /// Before a structure, behind it, in it, or anywhere.
+    /// Truncates the image before, after or inside a part, or anywhere.
     fn truncate(&mut self) {
         let part = self.any_part();
         let len = match self.rng.below(6) {
@@ -236,7 +236,7 @@ impl Mutant<'_> {
             _ => self.rng.below(self.image.len() + 1),
         };
         self.image.truncate(len);
-        self.say(format_args!("truncated to {len} ({})", part.class));
+        self.describe(format_args!("truncated to {len} ({})", part.class));
     }
 
     fn extend(&mut self) {
@@ -246,15 +246,15 @@ impl Mutant<'_> {
             0 => vec![0; by],
             1 => vec![0xff; by],
             2 => (0..by).map(|_| self.rng.next() as u8).collect(),
-            // What it begins with, once more.
+            // A copy of the beginning of the image.
             _ => self.seed.iter().copied().cycle().take(by).collect(),
         };
         self.image.extend(tail);
-        let how = ["zeros", "ones", "noise", "its own head"][how];
-        self.say(format_args!("extended by {by} of {how}"));
+        let how = ["zeros", "ones", "noise", "its beginning"][how];
+        self.describe(format_args!("extended by {by} of {how}"));
     }
 
-    /// What a part was, over another, as far as it goes.
+    /// Copies the original bytes of a part over another part.
     fn copy_part(&mut self) {
         let (from, to) = (self.any_part(), self.any_part());
         let whole = self.rng.below(4) == 0;
@@ -264,12 +264,12 @@ impl Mutant<'_> {
                 *place = byte;
             }
         }
-        self.say(format_args!("{} at {} over {} at {}", from.class, from.at, to.class, to.at));
+        self.describe(format_args!("{} at {} over {} at {}", from.class, from.at, to.class, to.at));
     }
 
-    /// Two parts of one class, or two fields of a part.
+    /// Swaps two parts of a class, or two fields of a part.
     fn swap_parts(&mut self) {
-        let class = self.part();
+        let class = self.class();
         let (one, two) = (self.part_of(class), self.part_of(class));
         if one.at != two.at && self.rng.below(2) == 0 {
             for i in 0..one.len.min(two.len) {
@@ -277,88 +277,94 @@ impl Mutant<'_> {
                     self.image.swap(one.at + i, two.at + i);
                 }
             }
-            self.say(format_args!("{class}s at {} and {} swapped", one.at, two.at));
+            self.describe(format_args!("{class}s at {} and {} swapped", one.at, two.at));
         } else if !one.fields.is_empty() {
             let (a, b) = (*self.rng.pick(&one.fields), *self.rng.pick(&one.fields));
             let values = (a.get(&self.image).unwrap_or(0), b.get(&self.image).unwrap_or(0));
             a.set(&mut self.image, values.1 & (u64::MAX >> (64 - a.bits())));
             b.set(&mut self.image, values.0 & (u64::MAX >> (64 - b.bits())));
-            self.say(format_args!("{class}: fields at {} and {} swapped", a.at, b.at));
+            self.describe(format_args!("{class}: fields at {} and {} swapped", a.at, b.at));
         }
     }
 
     fn fill_part(&mut self) {
         let part = self.any_part();
         let byte = *self.rng.pick(&[0, 0, 0xff, 1, 0x80]);
-        // All of it, or from somewhere on.
+        // The whole part, or its tail.
         let from = if self.rng.below(2) == 0 { 0 } else { self.rng.below(part.len) };
         let end = (part.at + part.len).min(self.image.len());
         if let Some(bytes) = self.image.get_mut(part.at + from..end) {
             bytes.fill(byte);
         }
-        self.say(format_args!("{} at {}: {byte:#x} from {from} on", part.class, part.at));
+        self.describe(format_args!(
+            "{} at {}: filled with {byte:#x} from offset {from}",
+            part.class, part.at
+        ));
     }
 
-    /// One entry of a table, or one that might be, in all its places: little leads to much.
+    /// Sets all entries of a table to one value, so that a small table refers to much data.
     fn repeat_entry(&mut self) {
         let Some((part, field)) = self.field() else { return };
         let old = field.get(&self.image).unwrap_or(0);
         let value = if self.rng.below(2) == 0 { old } else { self.value(field) };
-        let alike = |other: &&Field| other.width == field.width && other.name == field.name;
-        for other in part.fields.iter().filter(alike) {
+        let same_kind = |other: &&Field| other.width == field.width && other.name == field.name;
+        for other in part.fields.iter().filter(same_kind) {
             other.set(&mut self.image, value);
         }
-        self.say(format_args!("{} at {}: all {} = {value:#x}", part.class, part.at, field.name));
+        self.describe(format_args!(
+            "{} at {}: all {} = {value:#x}",
+            part.class, part.at, field.name
+        ));
     }
 
-    /// Bytes go in or are gone in front of a structure: all behind is elsewhere.
+    /// Inserts or removes bytes before a part, which moves everything after it.
     fn shift(&mut self) {
         let part = self.any_part();
         let by = *self.rng.pick(&[1, 4, 8, 512]);
         let at = part.at.min(self.image.len());
         if self.rng.below(2) == 0 {
             self.image.splice(at..at, vec![0; by]);
-            self.say(format_args!("{by} bytes put in at {at} ({})", part.class));
+            self.describe(format_args!("{by} bytes inserted at {at} ({})", part.class));
         } else {
             self.image.drain(at..(at + by).min(self.image.len()));
-            self.say(format_args!("{by} bytes taken out at {at} ({})", part.class));
+            self.describe(format_args!("{by} bytes removed at {at} ({})", part.class));
         }
     }
 
-    fn put_word(&mut self) {
+    fn insert_string(&mut self) {
         let texts: Vec<_> = self.structure.parts.iter().filter(|part| part.text).collect();
         if texts.is_empty() {
             return self.set_field();
         }
         let part = (*self.rng.pick(&texts)).clone();
-        let word = *self.rng.pick(&WORDS);
+        let string = *self.rng.pick(&STRINGS);
         let at = (part.at + self.rng.below(part.len)).min(self.image.len());
         let left = part.len - (at - part.at.min(at)).min(part.len);
-        // Over what is there, mostly; in between, all behind is elsewhere.
-        let end = if self.rng.below(4) == 0 { at } else { at + word.len().min(left) };
-        self.image.splice(at..end.min(self.image.len()), word.bytes());
-        self.say(format_args!("{} at {at}: {word:?} over {} bytes", part.class, end - at));
+        // Mostly overwrites; otherwise inserts, which moves everything after it.
+        let end = if self.rng.below(4) == 0 { at } else { at + string.len().min(left) };
+        self.image.splice(at..end.min(self.image.len()), string.bytes());
+        self.describe(format_args!("{} at {at}: {string:?} over {} bytes", part.class, end - at));
     }
 
-    /// Checksums are right again, where parts still are where they were.
-    fn seal(&mut self) {
+    /// Updates the checksums of changed parts.
+    fn update_checksums(&mut self) {
         for part in &self.structure.parts {
             let bytes = self.image.get_mut(part.at..part.at + part.len);
-            if let (Some(seal), Some(bytes)) = (part.seal, bytes)
+            if let (Some(update_checksum), Some(bytes)) = (part.checksum, bytes)
                 && bytes != &self.seed[part.at..part.at + part.len]
             {
-                seal(bytes);
+                update_checksum(bytes);
             }
         }
     }
 }
 
 #[test]
-fn a_number_says_always_the_same_mutation_and_nearly_always_another_than_the_next() {
+fn mutations_are_deterministic_and_mostly_distinct() {
     let seed: Vec<u8> = (0..4096u32).map(|n| ((n * n) >> 3) as u8).collect();
-    let structure = Structure::of(&seed);
+    let structure = Structure::parse(&seed);
     let classes = structure.classes();
-    let of = |number| mutate(&seed, &structure, &classes, Rng::of("a name", number));
+    let of = |number| mutate(&seed, &structure, &classes, Rng::new("a name", number));
     let mutants: Vec<_> = (0..200).map(of).collect();
     assert_eq!(mutants, (0..200).map(of).collect::<Vec<_>>());
     let mut images: Vec<_> = mutants.into_iter().map(|(image, _)| image).collect();

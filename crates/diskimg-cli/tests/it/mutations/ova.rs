@@ -1,10 +1,10 @@
-//! An appliance: tar's headers, and what is in the members; or zip's.
+//! Structures of appliances: tar headers and members, or zip records.
 
 use super::structure::Order::{Little, Octal};
 use super::structure::{Part, number};
 use super::vmdk;
 
-/// Of a tar header (POSIX `ustar`).
+/// Fields of a tar header (POSIX `ustar`).
 const HEADER: [(&str, usize, usize); 5] = [
     ("mode", 100, 8),
     ("size", 124, 12),
@@ -13,16 +13,17 @@ const HEADER: [(&str, usize, usize); 5] = [
     ("devminor", 337, 8),
 ];
 
-/// All headers, and the structures of the members.
+/// Returns the headers and the structures of the members.
 pub(super) fn parts(image: &[u8]) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut at = 0;
     while image.get(at + 257..).is_some_and(|rest| rest.starts_with(b"ustar")) {
         let size = number(image, at + 124, 12, Octal);
         let member = at + 512;
-        let header = Part::new("tar header", at, 512).with(Octal, &HEADER).sealed(seal);
+        let header =
+            Part::new("tar header", at, 512).with(Octal, &HEADER).with_checksum(update_checksum);
         parts.push(header.with(Little, &[("typeflag", 156, 1)]));
-        parts.push(Part { seal: None, ..Part::text("member's name", at, 100) });
+        parts.push(Part::text("member's name", at, 100));
         let bytes = &image[member..(member + size).min(image.len())];
         if bytes.starts_with(b"KDMV") {
             parts.extend(vmdk::parts(bytes).into_iter().map(|part| part.moved(member)));
@@ -35,7 +36,7 @@ pub(super) fn parts(image: &[u8]) -> Vec<Part> {
     parts
 }
 
-/// All of a zip archive's structures (PKWARE's APPNOTE.TXT, 4.3): whatever has a signature.
+/// Returns the records of a zip archive that have a signature (PKWARE APPNOTE.TXT, 4.3).
 pub(super) fn zip_parts(image: &[u8]) -> Vec<Part> {
     let mut parts = Vec::new();
     for (at, signature) in image.windows(4).enumerate() {
@@ -88,8 +89,8 @@ const END: [(&str, usize, usize); 7] = [
     ("comment length", 20, 2),
 ];
 
-/// The sum of a header's bytes, its own taken for spaces.
-fn seal(header: &mut [u8]) {
+/// Updates the checksum: the sum of all bytes, with the checksum field filled with spaces.
+fn update_checksum(header: &mut [u8]) {
     header[148..156].fill(b' ');
     let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());

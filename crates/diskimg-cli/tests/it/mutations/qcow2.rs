@@ -1,4 +1,4 @@
-//! qcow2's structures (QEMU's `docs/interop/qcow2`).
+//! Structures of qcow2 (`docs/interop/qcow2` of QEMU).
 
 use super::structure::Order::Big;
 use super::structure::{Part, number};
@@ -23,7 +23,7 @@ const HEADER: [(&str, usize, usize); 21] = [
     ("refcount_order", 96, 4),
     ("header_length", 100, 4),
     ("compression_type", 104, 1),
-    // Single bits mean much: as bytes, they are changed one by one.
+    // Also as single bytes, because single bits are significant.
     ("incompatible_features, lowest byte", 79, 1),
     ("cluster_bits, lowest byte", 23, 1),
 ];
@@ -50,10 +50,10 @@ const BITMAP: [(&str, usize, usize); 7] = [
     ("extra_data_size", 20, 4),
 ];
 
-/// Bits of an L1 or L2 entry that are a host offset.
+/// Host offset bits of an L1 or L2 entry.
 const OFFSET: usize = 0x00ff_ffff_ffff_fe00;
 
-/// An image that is read for its structures.
+/// Collects the structures of an image.
 struct Reader<'a> {
     image: &'a [u8],
     cluster: usize,
@@ -61,7 +61,7 @@ struct Reader<'a> {
     parts: Vec<Part>,
 }
 
-/// All of an image's structures.
+/// Returns the structures of an image.
 pub(super) fn parts(image: &[u8]) -> Vec<Part> {
     let mut reader = Reader::new(image);
     reader.header();
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
         self.parts.push(name);
     }
 
-    /// An L1 table, its L2 tables, and what they lead to.
+    /// Adds an L1 table, its L2 tables, and compressed clusters.
     fn mapping(&mut self, class: &'static str, at: usize, entries: usize) {
         self.parts.push(Part::new(class, at, entries * 8).table(Big, 0, 8));
         for n in 0..entries {
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
             if table == 0 || self.parts.iter().any(|part| part.at == table) {
                 continue;
             }
-            // The clusters that are there, and as many that are not.
+            // The used entries, and as many unused ones.
             let mut part = Part::new("L2 table", table, self.cluster).table(Big, 0, 8);
             let used = |at: usize| self.be(at, 8) != 0;
             let last = part.fields.iter().rposition(|field| used(field.at)).unwrap_or(0);
@@ -129,13 +129,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What an L2 entry leads to.
+    /// Adds the compressed cluster of an L2 entry.
     fn data(&mut self, at: usize) {
         let entry = self.be(at, 8);
         if entry >> 62 & 1 == 0 {
             return;
         }
-        // Compressed: how many sectors behind the first is told above the offset.
+        // The number of additional sectors is stored above the offset.
         let shift = 62 - (self.cluster.trailing_zeros() as usize - 8);
         let offset = entry & ((1 << shift) - 1);
         let sectors = (entry >> shift & ((1 << (62 - shift)) - 1)) + 1;
@@ -174,7 +174,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// From the bitmaps extension.
+    /// Adds the bitmaps that the bitmaps extension at this offset lists.
     fn bitmaps(&mut self, extension: usize) {
         let mut at = self.be(extension + 16, 8);
         for _ in 0..self.be(extension, 4) {
@@ -189,49 +189,49 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The bitmaps extension, behind its type and length.
+/// Fields of the bitmaps extension; offsets include its type and length.
 const BITMAPS: [(&str, usize, usize); 3] =
     [("nb_bitmaps", 8, 4), ("bitmap_directory_size", 16, 8), ("bitmap_directory_offset", 24, 8)];
 
-/// The guest's bytes that are stored as they are, and where.
+/// Guest data of uncompressed clusters, and their host offsets.
 pub(super) struct Stored {
     pub(super) bytes: Vec<u8>,
     cluster: usize,
-    /// By guest cluster.
-    places: Vec<Option<usize>>,
+    /// Host offset of each guest cluster.
+    offsets: Vec<Option<usize>>,
 }
 
-/// Of an image without extended L2 entries; of others nothing.
+/// Returns the data of an image without extended L2 entries; nothing for other images.
 pub(super) fn stored(image: &[u8]) -> Stored {
     let reader = Reader::new(image);
     let cluster = reader.cluster;
     let size = if reader.extended { 0 } else { reader.be(24, 8).min(64 << 20) };
-    let mut stored = Stored { bytes: vec![0; size], cluster, places: Vec::new() };
+    let mut stored = Stored { bytes: vec![0; size], cluster, offsets: Vec::new() };
     for (n, guest) in stored.bytes.chunks_mut(cluster).enumerate() {
         let l2 = reader.be(reader.be(40, 8) + n / (cluster / 8) * 8, 8) & OFFSET;
         let entry = if l2 == 0 { 0 } else { reader.be(l2 + n % (cluster / 8) * 8, 8) };
-        let place = Some(entry & OFFSET).filter(|&at| at != 0 && entry >> 62 & 1 == 0);
-        let bytes = place.and_then(|at| image.get(at..at + guest.len()));
+        let host = Some(entry & OFFSET).filter(|&at| at != 0 && entry >> 62 & 1 == 0);
+        let bytes = host.and_then(|at| image.get(at..at + guest.len()));
         if let Some(bytes) = bytes {
             guest.copy_from_slice(bytes);
         }
-        stored.places.push(place);
+        stored.offsets.push(host);
     }
     stored
 }
 
 impl Stored {
-    /// A part of what the guest has, at its place in the file; `None` where it is not stored or
-    /// not in one cluster.
+    /// Moves a part of the guest data to its host offset. Returns `None` if it is not stored
+    /// uncompressed in one cluster.
     pub(super) fn moved(&self, mut part: Part) -> Option<Part> {
-        let place = (*self.places.get(part.at / self.cluster)?)?;
+        let host = (*self.offsets.get(part.at / self.cluster)?)?;
         let within = part.at % self.cluster;
         if within + part.len > self.cluster {
             return None;
         }
         let from = part.at;
-        part.fields.iter_mut().for_each(|field| field.at = field.at - from + place + within);
-        part.at = place + within;
+        part.fields.iter_mut().for_each(|field| field.at = field.at - from + host + within);
+        part.at = host + within;
         Some(part)
     }
 }

@@ -1,37 +1,38 @@
-//! The images that are mutated: those in `testdata/`, and some of kinds that it lacks, made by
-//! qemu-img, genisoimage, field by field, and by our own writers.
+//! The images that are mutated: those in `testdata/`, and other kinds created with qemu-img,
+//! genisoimage, diskimg and the testkit.
 
 use crate::support::Lab;
 use diskimg_testkit::esx::{Cowd, Grain, Grains, SeSparse, descriptor};
 use std::path::{Path, PathBuf};
 
-/// An image, and the files beside it.
+/// An image, and other files that it needs.
 pub(super) struct Seed {
-    /// Of the file that is mutated.
+    /// Name of the file that is mutated.
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
-    /// The file that the command is given: the same, or a descriptor that names it.
+    /// Name of the file that commands open: the same file, or a descriptor that refers to it.
     pub(super) opened: String,
-    pub(super) beside: Vec<(String, Vec<u8>)>,
+    /// Names and contents of other files.
+    pub(super) other_files: Vec<(String, Vec<u8>)>,
 }
 
 impl Seed {
     fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
         let name = name.into();
-        Self { opened: name.clone(), name, bytes, beside: Vec::new() }
+        Self { opened: name.clone(), name, bytes, other_files: Vec::new() }
     }
 
-    fn beside(mut self, name: &str, bytes: Vec<u8>) -> Self {
-        self.beside.push((name.to_owned(), bytes));
+    fn with_file(mut self, name: &str, bytes: Vec<u8>) -> Self {
+        self.other_files.push((name.to_owned(), bytes));
         self
     }
 
-    fn opened_by(self, name: &str, text: String) -> Self {
-        Self { opened: name.to_owned(), ..self.beside(name, text.into_bytes()) }
+    fn with_descriptor(self, name: &str, text: String) -> Self {
+        Self { opened: name.to_owned(), ..self.with_file(name, text.into_bytes()) }
     }
 }
 
-/// All of them.
+/// Returns all images.
 pub(super) fn all() -> Vec<Seed> {
     let lab = Lab::new();
     let mut seeds = testdata();
@@ -50,7 +51,7 @@ fn folder() -> PathBuf {
 fn testdata() -> Vec<Seed> {
     let (folder, discs) = (folder(), folder().join("iso"));
     let files = [folder.as_path(), &discs].map(|folder| {
-        let entries = std::fs::read_dir(folder).expect("the repository has it");
+        let entries = std::fs::read_dir(folder).expect("testdata exists");
         entries.map(|entry| entry.expect("reads").path())
     });
     let mut paths: Vec<_> = files.into_iter().flatten().collect();
@@ -66,7 +67,7 @@ fn testdata() -> Vec<Seed> {
         match seed.name.as_str() {
             "overlay.qcow2" => {
                 let base = std::fs::read(folder.join("base-v2.qcow2")).expect("reads");
-                seed.beside("base-v2.qcow2", base)
+                seed.with_file("base-v2.qcow2", base)
             }
             _ => seed,
         }
@@ -102,9 +103,9 @@ fn qcow2(lab: &Lab) -> Vec<Seed> {
     let mut seeds = vec![
         Seed::new("rich.qcow2", lab.read("rich.qcow2")),
         Seed::new("data-file.qcow2", lab.read("data-file.qcow2"))
-            .beside("data.raw", lab.read("data.raw")),
+            .with_file("data.raw", lab.read("data.raw")),
     ];
-    // The file systems' own structures, where they can be hit.
+    // Uncompressed, so that the structures of the file systems can be mutated.
     for name in ["udf-512", "udf-sparable"] {
         let (from, to) = (testdata_path(&format!("{name}.qcow2")), format!("{name}-stored.qcow2"));
         lab.qemu(&format!("convert -O qcow2 -o cluster_size=4k {from} {to}")).ok();
@@ -126,24 +127,26 @@ fn vmdk(lab: &Lab) -> Vec<Seed> {
     let flat = ours("subformat=monolithicFlat", "flat.vmdk");
     vec![
         stream,
-        split.beside("split-s001.vmdk", extent.clone()),
-        Seed::new("split-s001.vmdk", extent).opened_by("split.vmdk", text),
-        flat.beside("flat-flat.vmdk", lab.read("flat-flat.vmdk")),
+        split.with_file("split-s001.vmdk", extent.clone()),
+        Seed::new("split-s001.vmdk", extent).with_descriptor("split.vmdk", text),
+        flat.with_file("flat-flat.vmdk", lab.read("flat-flat.vmdk")),
     ]
 }
 
-/// What only ESX writes.
+/// VMDK variants that only ESX creates.
 fn esx() -> Vec<Seed> {
     let grains: Grains =
         [(0, Grain::Data(1)), (3, Grain::Data(2)), (4, Grain::Data(3)), (7, Grain::Data(9))].into();
     let with_zeros = [(1, Grain::Zero), (2, Grain::Unmapped)].into_iter().chain(grains.clone());
     let descriptor = |kind: &str, word, file: &str| descriptor(kind, word, 4803, file, None);
     vec![
-        Seed::new("cowd-delta.vmdk", Cowd::esx(4803).build(&grains))
-            .opened_by("cowd.vmdk", descriptor("vmfsSparse", "VMFSSPARSE", "cowd-delta.vmdk")),
+        Seed::new("cowd-delta.vmdk", Cowd::esx(4803).build(&grains)).with_descriptor(
+            "cowd.vmdk",
+            descriptor("vmfsSparse", "VMFSSPARSE", "cowd-delta.vmdk"),
+        ),
         Seed::new("cowd-hosted.vmdk", Cowd::hosted(128 * 9 + 3).build(&grains)),
         Seed::new("se-sesparse.vmdk", SeSparse::dense(4803).build(&with_zeros.collect()))
-            .opened_by("se.vmdk", descriptor("seSparse", "SESPARSE", "se-sesparse.vmdk")),
+            .with_descriptor("se.vmdk", descriptor("seSparse", "SESPARSE", "se-sesparse.vmdk")),
     ]
 }
 

@@ -1,32 +1,32 @@
-//! Where an image's structures are, and their fields: found by reading the image as it was,
-//! which is sound.
+//! The structures of an image and their fields, found by parsing the original image, which is
+//! valid.
 
 use super::{iso, ova, qcow2, udf, vmdk};
 
-/// How a number is written.
+/// The encoding of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     Little,
     Big,
-    /// Half of the width little-endian, then the same big-endian (ISO 9660).
+    /// Little-endian, then the same number big-endian, each half the width (ISO 9660).
     Both,
-    /// Octal digits, ended by a NUL (tar).
+    /// NUL-terminated octal digits (tar).
     Octal,
 }
 
-/// A number.
+/// A numeric field.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Field {
     pub(super) name: &'static str,
     /// Offset in the file.
     pub(super) at: usize,
-    /// Bytes.
+    /// Width in bytes.
     pub(super) width: usize,
     pub(super) order: Order,
 }
 
 impl Field {
-    /// Bits that a value has room for.
+    /// Returns the number of bits of a value.
     pub(super) fn bits(&self) -> u32 {
         match self.order {
             Order::Little | Order::Big => self.width as u32 * 8,
@@ -35,7 +35,7 @@ impl Field {
         }
     }
 
-    /// What is there; `None` behind the end.
+    /// Returns the value, or `None` beyond the end of the image.
     pub(super) fn get(&self, image: &[u8]) -> Option<u64> {
         let bytes = image.get(self.at..self.at + self.width)?;
         let big = |bytes: &[u8]| bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte));
@@ -50,7 +50,7 @@ impl Field {
         })
     }
 
-    /// Writes as much of the value as there is room for.
+    /// Sets the value, unless the field is beyond the end of the image.
     pub(super) fn set(&self, image: &mut [u8], value: u64) {
         let Some(bytes) = image.get_mut(self.at..self.at + self.width) else { return };
         let width = self.width;
@@ -70,33 +70,33 @@ impl Field {
     }
 }
 
-/// Makes a checksum right again, over the bytes of a part.
-pub(super) type Seal = fn(&mut [u8]);
+/// Updates the checksum in the bytes of a part.
+pub(super) type UpdateChecksum = fn(&mut [u8]);
 
-/// A structure.
+/// A structure, such as a header, a table or a record.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
-    /// What it is; one class has many parts, and is as likely to be hit as one that has few.
+    /// The kind of structure. Every class is mutated equally often, whatever its number of parts.
     pub(super) class: &'static str,
     pub(super) at: usize,
     pub(super) len: usize,
     pub(super) fields: Vec<Field>,
-    /// Words make sense here.
+    /// Whether the part is text.
     pub(super) text: bool,
-    pub(super) seal: Option<Seal>,
+    pub(super) checksum: Option<UpdateChecksum>,
 }
 
 impl Part {
     pub(super) fn new(class: &'static str, at: usize, len: usize) -> Self {
-        Self { class, at, len, fields: Vec::new(), text: false, seal: None }
+        Self { class, at, len, fields: Vec::new(), text: false, checksum: None }
     }
 
-    /// Text.
+    /// Returns a part that is text.
     pub(super) fn text(class: &'static str, at: usize, len: usize) -> Self {
         Self { text: true, ..Self::new(class, at, len) }
     }
 
-    /// With fields at these places in it: name, offset, width.
+    /// Adds fields: name, offset in the part, width.
     pub(super) fn with(mut self, order: Order, fields: &[(&'static str, usize, usize)]) -> Self {
         self.fields.extend(
             fields
@@ -107,7 +107,7 @@ impl Part {
         self
     }
 
-    /// A table: entries of `width` bytes up to its end, from `offset` in it.
+    /// Adds entries of `width` bytes from `offset` to the end of the part.
     pub(super) fn table(mut self, order: Order, offset: usize, width: usize) -> Self {
         let ends = (offset + width..=self.len).step_by(width);
         self.fields.extend(ends.map(|end| Field {
@@ -119,12 +119,13 @@ impl Part {
         self
     }
 
-    pub(super) fn sealed(mut self, seal: Seal) -> Self {
-        self.seal = Some(seal);
+    /// Sets the function that updates the checksum.
+    pub(super) fn with_checksum(mut self, update: UpdateChecksum) -> Self {
+        self.checksum = Some(update);
         self
     }
 
-    /// The same at another place of the file.
+    /// Moves the part and its fields by a number of bytes.
     pub(super) fn moved(mut self, by: usize) -> Self {
         self.at += by;
         self.fields.iter_mut().for_each(|field| field.at += by);
@@ -132,32 +133,32 @@ impl Part {
     }
 }
 
-/// All that is known of an image.
+/// The structures of an image.
 #[derive(Debug, Default)]
 pub(super) struct Structure {
     pub(super) parts: Vec<Part>,
-    /// It holds a file system that the verbs of `iso` read.
+    /// Whether it contains a file system that the `iso` commands read.
     pub(super) has_files: bool,
 }
 
 impl Structure {
-    /// Of any image, told by its first bytes.
-    pub(super) fn of(image: &[u8]) -> Self {
-        let at = |offset: usize, magic: &[u8]| {
+    /// Finds the structures of an image, whose format is detected by its signature.
+    pub(super) fn parse(image: &[u8]) -> Self {
+        let has_magic = |offset: usize, magic: &[u8]| {
             image.get(offset..).is_some_and(|rest| rest.starts_with(magic))
         };
         let mut found = Self::default();
-        if at(0, b"QFI\xfb") {
+        if has_magic(0, b"QFI\xfb") {
             found.parts = qcow2::parts(image);
             let guest = qcow2::stored(image);
-            let here = udf::parts(&guest.bytes);
-            found.has_files = !here.is_empty();
-            found.parts.extend(here.into_iter().filter_map(|part| guest.moved(part)));
-        } else if at(0, b"PK\x03\x04") {
+            let parts = udf::parts(&guest.bytes);
+            found.has_files = !parts.is_empty();
+            found.parts.extend(parts.into_iter().filter_map(|part| guest.moved(part)));
+        } else if has_magic(0, b"PK\x03\x04") {
             found.parts = ova::zip_parts(image);
-        } else if at(257, b"ustar") {
+        } else if has_magic(257, b"ustar") {
             found.parts = ova::parts(image);
-        } else if at(32769, b"CD001") {
+        } else if has_magic(32769, b"CD001") {
             found.parts = iso::parts(image);
             found.parts.extend(udf::parts(image));
             found.has_files = true;
@@ -166,12 +167,12 @@ impl Structure {
         }
         found.parts.retain(|part| part.len > 0 && part.at + part.len <= image.len());
         if found.parts.is_empty() {
-            found.parts = words(image);
+            found.parts = sectors(image, "sector", 4);
         }
         found
     }
 
-    /// The names of the classes.
+    /// Returns the sorted names of the classes.
     pub(super) fn classes(&self) -> Vec<&'static str> {
         let mut classes: Vec<_> = self.parts.iter().map(|part| part.class).collect();
         classes.sort_unstable();
@@ -180,12 +181,7 @@ impl Structure {
     }
 }
 
-/// What nobody knows: sectors that hold anything, as numbers of four bytes.
-fn words(image: &[u8]) -> Vec<Part> {
-    sectors(image, "sector", 4)
-}
-
-/// Sectors that hold anything, as tables of numbers.
+/// Returns the sectors that are not zero, as tables of numbers of `width` bytes.
 pub(super) fn sectors(image: &[u8], class: &'static str, width: usize) -> Vec<Part> {
     (0..)
         .step_by(512)
@@ -195,13 +191,13 @@ pub(super) fn sectors(image: &[u8], class: &'static str, width: usize) -> Vec<Pa
         .collect()
 }
 
-/// A number of the image as it was; 0 behind the end.
+/// Returns a number of the image, or 0 beyond its end.
 pub(super) fn number(image: &[u8], at: usize, width: usize, order: Order) -> usize {
     Field { name: "", at, width, order }.get(image).unwrap_or(0) as usize
 }
 
 #[test]
-fn a_field_gives_what_was_set() {
+fn a_field_returns_the_value_that_was_set() {
     for (order, width, bits) in [
         (Order::Little, 8, 64),
         (Order::Big, 4, 32),

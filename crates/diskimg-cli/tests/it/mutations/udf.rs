@@ -1,4 +1,4 @@
-//! UDF's structures (ECMA-167): whatever has a descriptor tag that is right.
+//! Structures of UDF (ECMA-167): everything with a valid descriptor tag.
 
 use super::structure::Order::Little;
 use super::structure::{Part, number};
@@ -13,7 +13,8 @@ const TAG: [(&str, usize, usize); 7] = [
     ("tag location", 12, 4),
 ];
 
-/// Every descriptor, wherever it is: file identifiers are not in blocks of their own.
+/// Returns all descriptors at multiples of four bytes, since file identifiers need not start a
+/// block.
 pub(super) fn parts(image: &[u8]) -> Vec<Part> {
     let le = |at, width| number(image, at, width, Little);
     let mut parts = Vec::new();
@@ -25,17 +26,18 @@ pub(super) fn parts(image: &[u8]) -> Vec<Part> {
         };
         let Some(bytes) = image.get(at..at + len) else { continue };
         if checksum(bytes) == bytes[4] && crc(&bytes[16..]) as usize == le(at + 8, 2) {
-            let part = Part::new(class, at, len).with(Little, &TAG).sealed(seal);
-            // Nearly all numbers are of four bytes, and at a multiple of them.
+            let part = Part::new(class, at, len).with(Little, &TAG).with_checksum(update_checksum);
+            // Most numbers have four bytes and are aligned.
             let part = part.table(Little, 16, 4);
-            let (odd, wide) = ([("byte", 18, 1), ("bits", 34, 2)], [("information length", 56, 8)]);
-            parts.push(part.with(Little, &odd).with(Little, &wide));
+            let (unaligned, wide) =
+                ([("byte", 18, 1), ("bits", 34, 2)], [("information length", 56, 8)]);
+            parts.push(part.with(Little, &unaligned).with(Little, &wide));
         }
     }
     parts
 }
 
-/// What a tag identifier says (3/7.2.1, 4/7.2.1).
+/// Returns the class of a tag identifier (3/7.2.1, 4/7.2.1).
 fn class(id: usize) -> Option<&'static str> {
     Some(match id {
         1 => "UDF primary volume descriptor",
@@ -57,13 +59,13 @@ fn class(id: usize) -> Option<&'static str> {
     })
 }
 
-/// The sum of a tag's bytes but its own.
+/// Returns the checksum of a tag: the sum of its bytes except the checksum itself.
 fn checksum(tag: &[u8]) -> u8 {
     let sum = tag[..16].iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
     sum.wrapping_sub(tag[4])
 }
 
-/// CRC-16 of CCITT, polynomial 0x1021 (1/7.2.6).
+/// Returns the CRC-16 with polynomial 0x1021 (1/7.2.6).
 fn crc(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| {
         (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| {
@@ -72,8 +74,8 @@ fn crc(bytes: &[u8]) -> u16 {
     })
 }
 
-/// CRC and checksum are right again, over as much as is said, if there is as much.
-fn seal(descriptor: &mut [u8]) {
+/// Updates the CRC, over the length in the tag, and the tag checksum.
+fn update_checksum(descriptor: &mut [u8]) {
     let len = number(descriptor, 10, 2, Little);
     if let Some(bytes) = descriptor.get(16..16 + len) {
         let crc = crc(bytes).to_le_bytes();

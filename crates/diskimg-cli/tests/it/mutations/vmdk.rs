@@ -1,11 +1,12 @@
-//! VMDK's structures: sparse extents (KDMV, COWD), streams, descriptors; seSparse as numbers.
+//! Structures of VMDK: sparse extents (KDMV, COWD), streams, descriptors; seSparse as plain
+//! sectors.
 
 use super::structure::Order::Little;
 use super::structure::{Part, number, sectors};
 
 const SECTOR: usize = 512;
 
-/// Of a hosted sparse extent (KDMV).
+/// Header fields of a hosted sparse extent (KDMV).
 const HEADER: [(&str, usize, usize); 15] = [
     ("magic", 0, 4),
     ("version", 4, 4),
@@ -24,7 +25,7 @@ const HEADER: [(&str, usize, usize); 15] = [
     ("compressAlgorithm", 77, 2),
 ];
 
-/// Of ESX's (COWD).
+/// Header fields of an ESX sparse extent (COWD).
 const COWD: [(&str, usize, usize); 11] = [
     ("magic", 0, 4),
     ("version", 4, 4),
@@ -39,7 +40,7 @@ const COWD: [(&str, usize, usize); 11] = [
     ("uncleanShutdown", 1648, 4),
 ];
 
-/// All structures of a file of a VMDK.
+/// Returns the structures of a file of a VMDK.
 pub(super) fn parts(image: &[u8]) -> Vec<Part> {
     match image.get(..4) {
         Some(b"KDMV") => sparse(image),
@@ -57,23 +58,25 @@ fn sparse(image: &[u8]) -> Vec<Part> {
     let bytes = &image[text..(text + le(36, 8) * SECTOR).min(image.len())];
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     parts.push(Part::text("descriptor", text, end));
-    // A stream that was written forwards has its directory told by a header at its end.
+    // In a stream, the offset of the grain directory is in the footer.
     let footer = image.len().saturating_sub(2 * SECTOR);
-    let told = if le(56, 8) == usize::MAX { footer } else { 0 };
-    if told != 0 {
+    let header_at = if le(56, 8) == usize::MAX { footer } else { 0 };
+    if header_at != 0 {
         parts.push(header("footer", footer));
         parts.push(marker("footer marker", footer - SECTOR));
         parts.push(marker("end-of-stream marker", footer + SECTOR));
     }
     let (gtes, packed) = (le(44, 4), le(8, 4) >> 16 & 1 == 1);
     let tables = le(12, 8).div_ceil(le(20, 8) * gtes);
-    for (class, at) in [("grain directory", told + 56), ("redundant directory", told + 48)] {
+    for (class, at) in
+        [("grain directory", header_at + 56), ("redundant directory", header_at + 48)]
+    {
         if le(at, 8) == 0 {
             continue;
         }
         let directory = le(at, 8) * SECTOR;
         parts.push(Part::new(class, directory, tables * 4).table(Little, 0, 4));
-        if told != 0 {
+        if header_at != 0 {
             parts.push(marker("directory marker", directory - SECTOR));
         }
         for table in 0..tables {
@@ -82,7 +85,7 @@ fn sparse(image: &[u8]) -> Vec<Part> {
                 continue;
             }
             parts.push(Part::new("grain table", at, gtes * 4).table(Little, 0, 4));
-            if told != 0 {
+            if header_at != 0 {
                 parts.push(marker("table marker", at - SECTOR));
             }
             let grains = (0..gtes).map(|grain| le(at + grain * 4, 4) * SECTOR);
@@ -92,12 +95,12 @@ fn sparse(image: &[u8]) -> Vec<Part> {
     parts
 }
 
-/// In front of tables of a stream: how many sectors follow, and what.
+/// Returns a marker, which precedes each table of a stream and has its length and type.
 fn marker(class: &'static str, at: usize) -> Part {
     Part::new(class, at, SECTOR).with(Little, &[("sectors", 0, 8), ("size", 8, 4), ("type", 12, 4)])
 }
 
-/// A compressed grain.
+/// Returns a compressed grain with its header.
 fn grain(image: &[u8], at: usize) -> Part {
     let len = 12 + number(image, at + 8, 4, Little);
     Part::new("compressed grain", at, len).with(Little, &[("sector", 0, 8), ("size", 8, 4)])

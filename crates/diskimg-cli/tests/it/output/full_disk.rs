@@ -1,11 +1,11 @@
-//! A file system that runs full: a real one, small, mounted for the test alone.
+//! Tests on a full disk: a small tmpfs, mounted in a mount namespace.
 
 use crate::support::{Lab, diskimg};
 use std::os::unix::fs::FileExt;
 use std::process::Output;
 
-/// Runs `script` in the lab, whose `$0` is our program, with a file system of
-/// 2 MiB mounted on `full/`, which none but the script sees.
+/// Runs `script` in the lab with a file system of 2 MiB mounted on `full/`, in a mount namespace.
+/// `$0` is diskimg.
 fn on_a_small_disk(lab: &Lab, script: &str) -> Output {
     std::fs::create_dir(lab.path("full")).expect("creates");
     let script = format!("mount -t tmpfs -o size=2m tmpfs full || exit 99\n{script}");
@@ -17,14 +17,14 @@ fn on_a_small_disk(lab: &Lab, script: &str) -> Output {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.code() != Some(99) && !error.contains("unshare failed"),
-        "this test mounts a file system in a namespace of its own, which takes root \
-         (in a container: the capability CAP_SYS_ADMIN): {error}"
+        "this test mounts a file system in a mount namespace, which requires root \
+         (in a container: CAP_SYS_ADMIN): {error}"
     );
     output
 }
 
 #[test]
-fn a_full_disk_leaves_the_old_target_and_nothing_else() {
+fn a_full_disk_keeps_the_existing_target_and_leaves_no_temporary_files() {
     for (source, options) in [
         ("big.raw", "-O raw"),
         ("big.raw", "-O raw -S 0"),
@@ -42,7 +42,7 @@ fn a_full_disk_leaves_the_old_target_and_nothing_else() {
         ("empty.raw", "-O qcow2 -o preallocation=full"),
     ] {
         let lab = Lab::new();
-        // What no codec makes smaller.
+        // Incompressible data.
         let mut noise = 1u32;
         let bytes = std::iter::repeat_with(|| {
             noise ^= noise << 13;
@@ -68,7 +68,7 @@ fn a_full_disk_leaves_the_old_target_and_nothing_else() {
 }
 
 #[test]
-fn the_file_that_did_not_fit_is_named() {
+fn the_error_names_the_file_that_does_not_fit() {
     for (layout, extent) in [
         ("monolithicFlat", "dst-flat.vmdk"),
         ("twoGbMaxExtentFlat", "dst-f002.vmdk"),

@@ -1,4 +1,4 @@
-//! Standard output and full disks.
+//! Tests of standard output, standard error, signals and full disks.
 
 #[cfg(target_os = "linux")]
 mod full_disk;

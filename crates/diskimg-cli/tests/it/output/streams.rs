@@ -1,10 +1,10 @@
-//! Standard output, standard error and signals, as scripts see them.
+//! Tests of standard output, standard error and signals.
 
 use crate::support::{Lab, diskimg};
 use std::process::Stdio;
 
 #[test]
-fn progress_in_a_pipe_is_qemu_imgs() {
+fn progress_in_a_pipe_has_qemu_imgs_format() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let ours = lab.line("convert -p -O raw a.raw b.raw").ok();
@@ -15,11 +15,11 @@ fn progress_in_a_pipe_is_qemu_imgs() {
 }
 
 #[test]
-fn progress_rises_in_steps_of_one_percent_at_least() {
+fn progress_increases_by_more_than_one_percent() {
     let lab = Lab::new();
     std::fs::write(lab.path("a.raw"), vec![7; 64 << 20]).expect("writes");
-    let said = lab.line("convert -p -O qcow2 a.raw b.qcow2").ok();
-    let percents: Vec<f64> = said
+    let stdout = lab.line("convert -p -O qcow2 a.raw b.qcow2").ok();
+    let percents: Vec<f64> = stdout
         .trim_end_matches('\n')
         .split_terminator('\r')
         .map(|line| {
@@ -34,7 +34,7 @@ fn progress_rises_in_steps_of_one_percent_at_least() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_error_to_talk_about() {
+fn a_closed_pipe_gives_no_error_message() {
     let lab = Lab::new();
     std::fs::write(lab.path("a.raw"), vec![7; 1 << 20]).expect("writes");
     for args in [&["info", "a.raw"][..], &["convert", "-O", "raw", "a.raw", "-"], &["--help"]] {
@@ -53,7 +53,7 @@ fn a_reader_that_leaves_is_no_error_to_talk_about() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_said_in_the_systems_words() {
+fn a_full_disk_gives_the_systems_error_message() {
     let lab = Lab::new();
     lab.raw("a.raw");
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
@@ -67,7 +67,7 @@ fn a_full_disk_is_said_in_the_systems_words() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_stops_the_wait_for_a_reader() {
+fn a_signal_interrupts_opening_a_pipe_without_a_reader() {
     let lab = Lab::new();
     lab.raw("a.raw");
     assert!(lab.command("mkfifo").arg("pipe").status().expect("mkfifo runs").success());
@@ -80,14 +80,14 @@ fn a_signal_stops_the_wait_for_a_reader() {
     let pid = child.id().to_string();
     assert!(lab.command("kill").args(["-TERM", &pid]).status().expect("kills").success());
     std::thread::sleep(std::time::Duration::from_millis(500));
-    let ended = child.try_wait().expect("is a child");
-    child.kill().expect("is ours");
+    let ended = child.try_wait().expect("waits");
+    child.kill().expect("kills");
     assert_eq!(ended.and_then(|status| status.code()), Some(130));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_signal_stops_a_conversion_and_nothing_is_left() {
+fn a_signal_interrupts_a_conversion_and_no_files_are_left() {
     for signal in ["-INT", "-TERM"] {
         let lab = Lab::new();
         std::fs::write(lab.path("a.raw"), vec![7; 32 << 20]).expect("writes");
@@ -110,7 +110,7 @@ fn a_signal_stops_a_conversion_and_nothing_is_left() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_stops_a_new_image_that_is_written_in_full_and_nothing_is_left() {
+fn a_signal_interrupts_preallocation_and_no_files_are_left() {
     use std::os::unix::fs::MetadataExt;
     for options in [
         "-f raw -o preallocation=full",

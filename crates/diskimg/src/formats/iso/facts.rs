@@ -1,4 +1,4 @@
-//! What `info` shows of an ISO image.
+//! The format-specific information that `info` shows for an ISO image.
 
 use crate::iso::boot::{CatalogEntry, Loader};
 use crate::iso::{IsoInfo, SessionInfo, VolumeDescriptor};
@@ -7,7 +7,7 @@ use crate::report::info::Value;
 
 type Facts = Vec<(&'static str, Value)>;
 
-/// The facts, in display order.
+/// Returns the keys and values in display order.
 pub(super) fn of(info: &IsoInfo) -> Facts {
     let namespaces = info.namespaces.iter().map(|namespace| text(&namespace.to_string()));
     let mut facts = vec![
@@ -38,7 +38,7 @@ pub(super) fn of(info: &IsoInfo) -> Facts {
     if let Some(apm) = &area.apm {
         facts.push(("apm-partitions", list(&apm.partitions, apm_partition)));
     }
-    // One session is what every image has.
+    // Every image has one session; only several are worth showing.
     if info.sessions.len() > 1 {
         facts.push(("sessions", list(&info.sessions, session)));
     }

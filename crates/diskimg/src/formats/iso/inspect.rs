@@ -1,5 +1,5 @@
-//! What makes an ISO image of a stranger safe to let in: as a disk it is its bytes. What can be
-//! seen at a glance is whether the volume is whole.
+//! Inspection of ISO images. As a disk an ISO image is raw; the volume descriptor tells whether it
+//! is complete.
 
 use crate::formats::inspect::{Inspect, Subject};
 use crate::report::inspection::{Code, Inspection};
@@ -7,14 +7,14 @@ use crate::storage::number::to_u64;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
 
-/// Where the first volume descriptor is.
-const FIRST: usize = 32 << 10;
+/// Offset of the first volume descriptor.
+const FIRST_DESCRIPTOR: usize = 32 << 10;
 
 fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     let len = subject.len();
     found.virtual_size = Some(len);
     // ECMA-119, 8.4: the primary volume descriptor, volume space size, logical block size.
-    let Some(descriptor) = subject.head.get(FIRST..FIRST + 2048) else {
+    let Some(descriptor) = subject.head.get(FIRST_DESCRIPTOR..FIRST_DESCRIPTOR + 2048) else {
         found.add(Code::Truncated, len, "the file ends within its volume descriptors");
         return;
     };
@@ -25,7 +25,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     let block = u16::from_le_bytes([descriptor[128], descriptor[129]]);
     let volume = u64::from(blocks) * u64::from(block);
     if volume > len {
-        let message = format!("the volume has {volume} bytes, the file {len}");
-        found.add(Code::Truncated, to_u64(FIRST) + 80, message);
+        let message = format!("the volume has {volume} bytes, but the file only {len}");
+        found.add(Code::Truncated, to_u64(FIRST_DESCRIPTOR) + 80, message);
     }
 }

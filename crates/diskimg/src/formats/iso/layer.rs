@@ -1,14 +1,15 @@
-//! Reading an ISO image as a disk: the raw format does it.
+//! Reading ISO images as disks. The raw format reads the bytes.
 
 use super::facts;
 use crate::error::Result;
-use crate::iso::{IsoImage, IsoOptions, Severity};
+use crate::iso::{IsoImage, IsoOptions};
 use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
 use crate::open::OpenContext;
 use crate::open::limits::Limits;
 use crate::report::check::{self, CheckReport, Finding};
+use crate::report::finding::Severity;
 use crate::report::info::Details;
 use crate::storage::source::Source;
 use std::ops::Range;
@@ -18,13 +19,12 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Iso {
     raw: Arc<dyn Layer>,
-    /// For when somebody asks.
+    /// Limits for reading the file system in `info` and `check`.
     limits: Limits,
 }
 
 impl Iso {
-    /// Damage in the file system is no reason not to carry its bytes: it is looked at when
-    /// somebody asks.
+    /// Opens the image without reading its file system, so that a damaged one can be converted.
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         let limits = context.limits.clone();
         Ok(Self { raw: (Format::Raw.driver().open)(source, context)?, limits })
@@ -66,19 +66,19 @@ impl Layer for Iso {
         details
     }
 
-    /// Errors of the file system are corruptions. What only some readers stumble over is told,
-    /// and not counted.
+    /// Verifies the file system. Its errors are counted as corruptions; warnings are reported and
+    /// not counted.
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let mut counts = CheckReport::default();
         self.file_system()?.verify(&mut |found| {
             if found.severity == Severity::Note {
                 return;
             }
-            let severity = check::Severity::Corruption;
+            let code = check::Code::Corruption;
             if found.severity == Severity::Error {
-                counts.count(severity);
+                counts.count(code);
             }
-            report(Finding { severity, message: found.to_string() });
+            report(Finding::new(code, found.severity, found.to_string()));
         })?;
         counts.image_end_offset = Some(self.disk_layout().size);
         Ok(Some(counts))

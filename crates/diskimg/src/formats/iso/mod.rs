@@ -1,19 +1,19 @@
-//! ISO images as disks: the guest's bytes are the file's, all of them.
+//! ISO images as disks: the guest's bytes are the bytes of the file.
 //!
 //! ```text
 //!   file:   byte 0 ─ system area ─ file systems ─ appended partitions, padding ─ byte len-1
 //!   guest:  byte 0 ───────────────────────────────────────────────────────────── byte len-1
 //! ```
 //!
-//! As a container an ISO image is raw, and this format stands on that one. What it adds: it
-//! knows such an image when it sees one, `info` tells what is in it, `check` looks for what is
-//! wrong with it, and nothing but an ISO image is written under that name. The files in it are the
-//! matter of [`iso`](crate::iso).
+//! As a container an ISO image is raw, and this format uses the raw format. It adds probing, the
+//! content of the volume in `info`, verification of the file system in `check`, and the requirement
+//! that only an ISO image is written as one. Access to the files in it is in [`iso`](crate::iso).
 //!
-//! A volume is often shorter than its file: partitions follow, padding, sessions. All of it is
-//! carried. A copy of a disc in sectors of 2352 bytes is none to a guest: it is raw.
+//! A volume is often shorter than its file: partitions, padding or further sessions follow. All of
+//! it belongs to the disk. A copy of a disc in sectors of 2352 bytes is not an ISO image but raw.
 
 mod facts;
+#[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
 
@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
+    known_to_qemu: false,
     sector: 1,
     open: |source, context| {
         context.refuse_snapshot(Format::Iso)?;
@@ -38,20 +39,21 @@ pub(crate) static DRIVER: Driver = Driver {
     create,
     options: &[],
     measure: Some(measure),
+    #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
 };
 
-/// The first sector of a volume recognition sequence.
+/// Sector at which the volume recognition sequence starts.
 const FIRST: usize = 16;
 
-/// ISO 9660's descriptors (ECMA-119, 8.1.2) or UDF's (ECMA-167, 2/9.1.2). UDF's own may begin
-/// with a sector or two that say only that an extended area begins.
-fn probe(head: &ProbeBuffer<'_>) -> bool {
-    let standard = |sector: usize| head.bytes.get(sector * 2048 + 1..sector * 2048 + 6);
+/// Recognizes the volume descriptors of ISO 9660 (ECMA-119, 8.1.2) and UDF (ECMA-167, 2/9.1.2). The
+/// latter may be preceded by one or two sectors that start the extended area.
+fn probe(buffer: &ProbeBuffer<'_>) -> bool {
+    let standard = |sector: usize| buffer.head.get(sector * 2048 + 1..sector * 2048 + 6);
     match standard(FIRST) {
         Some(b"CD001" | b"NSR02" | b"NSR03") => true,
-        // In sectors of 4096 bytes, every other place is empty.
+        // With sectors of 4096 bytes, every other sector of 2048 bytes is empty.
         Some(b"BEA01") => [1, 2]
             .into_iter()
             .any(|next| matches!(standard(FIRST + next), Some(b"NSR02" | b"NSR03" | b"CD001"))),
@@ -59,14 +61,14 @@ fn probe(head: &ProbeBuffer<'_>) -> bool {
     }
 }
 
-/// Only what would be taken for an ISO image makes one.
+/// Verifies that the disk would be recognized as an ISO image.
 fn require(image: &Image) -> Result<()> {
-    let mut head = vec![0; to_usize(image.size().min(to_u64(ProbeBuffer::BYTES)))];
+    let mut head = vec![0; to_usize(image.size().min(to_u64(ProbeBuffer::HEAD)))];
     image.read_at(&mut head, 0)?;
-    let hint = "an ISO image of files is made by: diskimg iso create";
-    if !probe(&ProbeBuffer { bytes: &head, path: None }) {
-        let message = "the disk holds no ISO 9660 or UDF file system, so it makes no ISO image";
-        return Err(Error::invalid(message).hint(hint));
+    if !probe(&ProbeBuffer { head: &head, tail: &[], path: None }) {
+        let message =
+            "the disk contains no ISO 9660 or UDF file system, so it cannot become an ISO image";
+        return Err(Error::invalid(message).with_remedy(crate::Remedy::BuildIsoImage));
     }
     Ok(())
 }
@@ -75,7 +77,7 @@ fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     (Format::Raw.driver().create)(request)
 }
 
-/// As raw, of which it is a kind.
+/// As for raw.
 fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     Ok(Measure { required: request.size, fully_allocated: request.size, bitmaps: None })
 }

@@ -1,12 +1,12 @@
-//! An archive: members by name, wherever their bytes are.
+//! Archives and their members.
 //!
 //! ```text
-//!   tar      members lie in the file as they are      a window is read in place
-//!   tar.gz   inflating the file yields the tar        a member is unpacked when its bytes are wanted
-//!   zip      members stored or deflated               in place, or unpacked
+//!   tar      members are stored verbatim              read in place
+//!   tar.gz   the whole tar is compressed              a member is decompressed when it is needed
+//!   zip      members are stored or deflated           read in place, or decompressed
 //! ```
 
-use super::tar_members::{self, Forward};
+use super::tar_members::{self, ForwardRead};
 use super::unpack::{self, SourceReader, UnpackBudget};
 use super::zip_members::{self, Deflated};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// Bytes of a member's name: Linux's `PATH_MAX`.
+/// Maximum length of a member's name in bytes: Linux's `PATH_MAX`.
 const MAX_NAME: usize = 4096;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -27,10 +27,10 @@ const ZIP: &[u8] = b"PK\x03\x04";
 const BZIP2: &[u8] = b"BZh";
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 
-/// How an archive is packed, by its first bytes.
+/// The kind of an archive or of its compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// A bare tar, or nothing that we know.
+    /// An uncompressed tar, or unknown.
     None,
     Gzip,
     Zip,
@@ -39,6 +39,7 @@ pub(super) enum Packing {
 }
 
 impl Packing {
+    /// Detects the packing by the first bytes of the file.
     pub(super) fn of(head: &[u8]) -> Self {
         match head {
             head if head.starts_with(GZIP) => Self::Gzip,
@@ -53,83 +54,85 @@ impl Packing {
 /// A file in the archive.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// Its path in the archive, without `.` and empty parts.
+    /// Normalized path in the archive (see [`normal_name`]).
     pub(super) name: Arc<str>,
-    /// Bytes, unpacked.
+    /// Uncompressed size in bytes.
     pub(super) size: u64,
     pub(super) storage: Storage,
 }
 
-/// Names while they are collected: each has a bound, and so have all together.
+/// Normalizes the names of members and enforces the limits on their number and length.
 #[derive(Debug)]
-pub(super) struct Names<'a> {
+pub(super) struct MemberNames<'a> {
     count: u64,
     bytes: u64,
     pub(super) limits: &'a Limits,
 }
 
-impl<'a> Names<'a> {
+impl<'a> MemberNames<'a> {
     pub(super) fn new(limits: &'a Limits) -> Self {
         Self { count: 0, bytes: 0, limits }
     }
 
-    /// The name in one spelling.
+    /// Counts a member and returns its normalized name.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit).
-    pub(super) fn take(&mut self, name: &[u8]) -> Result<Arc<str>> {
+    /// [`Limit`](crate::ErrorKind::Limit) if the name, all names together or the number of members
+    /// exceed the limits.
+    pub(super) fn add(&mut self, name: &[u8]) -> Result<Arc<str>> {
         if name.len() > MAX_NAME {
-            let message = format!("a member's name of {} bytes; at most {MAX_NAME}", name.len());
+            let message =
+                format!("a member name of {} bytes; at most {MAX_NAME} are supported", name.len());
             return Err(Error::limit(message));
         }
         self.count += 1;
         if self.count > self.limits.archive_members {
-            let found = format!("{} members or more", self.count);
+            let found = format!("at least {} members", self.count);
             return Err(Error::over_limit("archive_members", found, self.limits.archive_members));
         }
         let name = normal_name(&String::from_utf8_lossy(name));
         self.bytes += to_u64(name.len());
         if self.bytes > self.limits.archive_name_bytes {
-            let found = format!("members' names of {} bytes or more", self.bytes);
-            let most = self.limits.archive_name_bytes;
-            return Err(Error::over_limit("archive_name_bytes", found, most));
+            let found = format!("member names of at least {} bytes in total", self.bytes);
+            let max = self.limits.archive_name_bytes;
+            return Err(Error::over_limit("archive_name_bytes", found, max));
         }
         Ok(name.into())
     }
 }
 
-/// How to come by a member's bytes.
+/// How a member is stored.
 #[derive(Debug)]
 pub(super) enum Storage {
-    /// This range of the archive's file.
+    /// Verbatim, in this range of the archive's file.
     InPlace(Range<u64>),
-    /// The same, of a zip archive, which knows the CRC.
+    /// Verbatim in a zip archive, which also records the CRC.
     Stored { range: Range<u64>, crc32: u32 },
-    /// This range of what inflating the archive's file yields.
+    /// In this range of the decompressed tar.
     InGzip(Range<u64>),
-    /// Deflated by itself.
+    /// Deflated individually.
     Deflated(Deflated),
 }
 
-/// An archive and its list of members.
+/// An archive and the list of its members.
 #[derive(Debug)]
 pub(super) struct Archive {
     source: Arc<dyn Source>,
     members: Vec<Member>,
-    /// Indices of members by name.
+    /// Indices into `members` by name.
     index: BTreeMap<Arc<str>, usize>,
-    /// All that inflating the archive's file yields, once many members are wanted.
+    /// The decompressed tar, after [`unpack`](Self::unpack).
     unpacked: OnceLock<Arc<dyn Source>>,
-    /// What anything may unpack to.
+    /// Limits for decompressed data.
     limits: Limits,
 }
 
 impl Archive {
-    /// Lists the members.
+    /// Opens an archive and lists its members.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is no archive, a broken one,
-    /// or has two members of one name; [`Unsupported`](crate::ErrorKind::Unsupported),
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a valid archive or has two members of
+    /// the same name; [`Unsupported`](crate::ErrorKind::Unsupported) for xz, bzip2 and the like,
     /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
     pub(super) fn open(source: Arc<dyn Source>, packing: Packing, limits: &Limits) -> Result<Self> {
         let mut members = match packing {
@@ -148,7 +151,7 @@ impl Archive {
         let mut index = BTreeMap::new();
         for (i, member) in members.iter().enumerate() {
             if index.insert(Arc::clone(&member.name), i).is_some() {
-                let message = format!("two members are called '{}'", member.name);
+                let message = format!("two members have the name '{}'", member.name);
                 return Err(Error::corrupt("archive", message));
             }
         }
@@ -164,13 +167,13 @@ impl Archive {
         self.index.get(name).map(|&i| &self.members[i])
     }
 
-    /// The archive's own file.
+    /// The archive's file.
     pub(super) fn source(&self) -> &Arc<dyn Source> {
         &self.source
     }
 
-    /// Unpacks a tar.gz once for all members: for a single one, all that comes
-    /// before it is inflated and forgotten.
+    /// Decompresses a tar.gz to a temporary file, so that several members can be opened without
+    /// decompressing everything before each of them again.
     ///
     /// # Errors
     /// As [`unpack::to_temporary_file`].
@@ -187,7 +190,7 @@ impl Archive {
         UnpackBudget::of(self.source.len(), &self.limits)
     }
 
-    /// A member's bytes; unpacks them first if they are packed.
+    /// Opens a member, decompressing it if necessary.
     ///
     /// # Errors
     /// As [`unpack::to_temporary_file`].
@@ -214,10 +217,14 @@ impl Archive {
                 skip(&mut inflated, range.start).map_err(unpack::failed)?;
                 unpack::to_temporary_file(inflated.take(range.end - range.start), budget)?
             }
-            Storage::Deflated(way) => zip_members::inflate(&self.source, *way, budget)?,
+            Storage::Deflated(entry) => zip_members::inflate(&self.source, *entry, budget)?,
         };
         if unpacked.len() != member.size {
-            let message = format!("{} bytes where {} were announced", unpacked.len(), member.size);
+            let message = format!(
+                "the member decompresses to {} bytes; expected {}",
+                unpacked.len(),
+                member.size
+            );
             return Err(Error::corrupt("archive", message));
         }
         Ok(unpacked)
@@ -225,12 +232,12 @@ impl Archive {
 }
 
 impl Member {
-    /// False if it must be unpacked before it can be read.
+    /// True if the member can be read without decompressing it first.
     pub(super) fn in_place(&self) -> bool {
         matches!(self.storage, Storage::InPlace(_) | Storage::Stored { .. })
     }
 
-    /// The CRC of bytes that can be read without checking it.
+    /// The CRC-32 recorded for a member that is read in place. (Decompression verifies the others.)
     pub(super) fn crc32(&self) -> Option<u32> {
         match self.storage {
             Storage::Stored { crc32, .. } => Some(crc32),
@@ -241,13 +248,13 @@ impl Member {
 
 fn compressed_by(tool: &str) -> Error {
     Error::unsupported(format!("an appliance compressed with {tool}"))
-        .hint(format!("decompress it with `{tool} -d` and open the tar"))
+        .hint(format!("decompress it with `{tool} -d` and open the result"))
 }
 
-/// A tar as it lies in its file.
+/// An uncompressed tar.
 struct InPlace<'a>(&'a dyn Source);
 
-impl Forward for InPlace<'_> {
+impl ForwardRead for InPlace<'_> {
     fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
         unpack::read_some(self.0, buf, at)
             .map_err(|e| Error::io("cannot read it", e).in_structure("tar archive").at(at))
@@ -258,7 +265,7 @@ impl Forward for InPlace<'_> {
     }
 }
 
-/// A tar that comes out of gzip, and is not kept.
+/// A gzip-compressed tar, whose decompressed bytes are not kept.
 struct Inflated<'a> {
     stream: io::Take<MultiGzDecoder<SourceReader<'a>>>,
     position: u64,
@@ -269,7 +276,7 @@ struct Inflated<'a> {
 impl<'a> Inflated<'a> {
     fn new(source: &'a dyn Source, budget: UnpackBudget) -> Self {
         let stream = MultiGzDecoder::new(SourceReader::whole(source));
-        // One more, to tell the end of the stream from the limit.
+        // One byte more than allowed, to distinguish the end of the stream from the limit.
         Self {
             stream: stream.take(budget.bytes.saturating_add(1)),
             position: 0,
@@ -278,18 +285,18 @@ impl<'a> Inflated<'a> {
         }
     }
 
-    /// Reads what is left, to the checksum at its end.
+    /// Reads the rest of the stream, which verifies the checksum at its end.
     fn finish(mut self) -> Result<()> {
         io::copy(&mut self.stream, &mut io::sink()).map_err(unpack::failed)?;
-        self.require_room()
+        self.require_within_budget()
     }
 
-    fn require_room(&self) -> Result<()> {
+    fn require_within_budget(&self) -> Result<()> {
         if self.stream.limit() > 0 { Ok(()) } else { Err(self.budget.exceeded()) }
     }
 }
 
-impl Forward for Inflated<'_> {
+impl ForwardRead for Inflated<'_> {
     fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
         let gap = at.saturating_sub(self.position);
         let skipped = skip(&mut self.stream, gap).map_err(unpack::failed)?;
@@ -299,7 +306,7 @@ impl Forward for Inflated<'_> {
         };
         self.position += skipped + to_u64(filled);
         self.ended |= filled < buf.len();
-        self.require_room()?;
+        self.require_within_budget()?;
         Ok(filled)
     }
 
@@ -308,19 +315,19 @@ impl Forward for Inflated<'_> {
     }
 }
 
-/// Reads and forgets `bytes`, or what there is; gives how many.
+/// Reads and discards up to `bytes` bytes, and returns how many there were.
 fn skip(stream: &mut impl Read, bytes: u64) -> io::Result<u64> {
     io::copy(&mut stream.take(bytes), &mut io::sink())
 }
 
-/// True for what macOS adds to an archive: a companion of each file.
+/// True for the metadata files that macOS adds to an archive.
 fn is_mac_metadata(name: &str) -> bool {
     let last = name.rsplit('/').next().unwrap_or_default();
-    last.starts_with("._") || name.split('/').any(|part| part == "__MACOSX")
+    last.starts_with("._") || name.split('/').any(|component| component == "__MACOSX")
 }
 
-/// A member's path in one spelling: `./a//b` is `a/b`.
+/// Normalizes a member's path by removing empty and `.` components: `./a//b` becomes `a/b`.
 pub(super) fn normal_name(path: &str) -> String {
-    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    parts.join("/")
+    let components: Vec<_> = path.split('/').filter(|c| !c.is_empty() && *c != ".").collect();
+    components.join("/")
 }

@@ -1,23 +1,27 @@
-//! Checking an appliance: lengths, digests, and the disks' own images.
+//! Checking an appliance: lengths, digests, and the images of its disks.
 
 use super::disk_image::DiskImage;
 use super::envelope::Disk;
-use super::files::PartName;
+use super::files::PackageFileName;
 use super::layer::Ova;
 use super::manifest::{self, Entry, Manifest};
 use super::package::PackageFile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::check::{CheckReport, Finding, Severity};
+use crate::report::check::{CheckReport, Code, Finding};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-/// Checks the package, and the chosen disk or, if none is, all of them.
+/// Checks the package and the chosen disk; without a chosen disk, all disks.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io) or [`Limit`](crate::ErrorKind::Limit) if a file cannot be read or
+/// decompressed.
 pub(super) fn check(ova: &Ova, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
     let manifest = ova.package.read_manifest()?;
     let manifest = manifest.as_ref();
     let (verified, used, counts) = (BTreeSet::new(), BTreeSet::new(), CheckReport::default());
     let mut check = Check { ova, manifest, verified, used, report, counts };
-    // Every file of the package is read: a tar.gz is not inflated for each.
+    // Every file of the package is read, so a tar.gz is decompressed once for all of them.
     ova.package.files().unpack()?;
     check.descriptor()?;
     let disks = ova.package.disks();
@@ -25,33 +29,33 @@ pub(super) fn check(ova: &Ova, report: &mut dyn FnMut(Finding)) -> Result<CheckR
     for index in range {
         check.disk(index, &disks[index])?;
     }
-    check.others()?;
+    check.other_entries()?;
     Ok(check.counts)
 }
 
 struct Check<'a> {
     ova: &'a Ova,
     manifest: Option<&'a Manifest>,
-    /// Files that were held against it.
+    /// Paths of the files that have been verified.
     verified: BTreeSet<String>,
-    /// Names by which it lists them.
+    /// Names of the manifest entries that have been verified.
     used: BTreeSet<&'a str>,
     report: &'a mut dyn FnMut(Finding),
     counts: CheckReport,
 }
 
 impl Check<'_> {
-    fn found(&mut self, severity: Severity, message: String) {
-        self.counts.count(severity);
-        (self.report)(Finding { severity, message });
+    fn found(&mut self, code: Code, message: String) {
+        self.counts.count(code);
+        (self.report)(Finding::of_check(code, message));
     }
 
-    /// An error that the package is to blame for is a finding; others end the check.
-    fn take<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
+    /// Reports an error in the package as a finding and returns `None`; other errors end the check.
+    fn report_error<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
         match outcome {
             Ok(value) => Ok(Some(value)),
-            Err(e) if is_the_packages(&e) => {
-                self.found(Severity::Corruption, e.to_string());
+            Err(e) if is_package_error(&e) => {
+                self.found(Code::Corruption, e.without_remedy());
                 Ok(None)
             }
             Err(e) => Err(e),
@@ -59,38 +63,39 @@ impl Check<'_> {
     }
 
     fn descriptor(&mut self) -> Result<()> {
-        let part = self.ova.package.descriptor();
-        self.part(part)
+        let descriptor = self.ova.package.descriptor();
+        self.file(descriptor)
     }
 
-    fn part(&mut self, part: &PackageFile) -> Result<()> {
-        if !self.verified.insert(part.path.clone()) {
+    /// Verifies a file of the package, once.
+    fn file(&mut self, file: &PackageFile) -> Result<()> {
+        if !self.verified.insert(file.path.clone()) {
             return Ok(());
         }
-        let entries = self.manifest.and_then(|manifest| manifest.of(part).ok());
+        let entries = self.manifest.and_then(|manifest| manifest.entries_for(file).ok());
         self.used.extend(entries.into_iter().flatten().map(|entry| entry.name.as_str()));
-        let outcome = part.verify(self.manifest, &mut || Ok(()));
-        self.take(outcome).map(drop)
+        let outcome = file.verify(self.manifest, &mut || Ok(()));
+        self.report_error(outcome).map(drop)
     }
 
-    /// What else the manifest lists.
-    fn others(&mut self) -> Result<()> {
+    /// Verifies the remaining files that the manifest lists.
+    fn other_entries(&mut self) -> Result<()> {
         let Some(manifest) = self.manifest else { return Ok(()) };
-        let mut listed = BTreeMap::<PartName, Vec<&Entry>>::new();
+        let mut listed = BTreeMap::<PackageFileName, Vec<&Entry>>::new();
         for entry in manifest.entries() {
             if self.used.contains(entry.name.as_str()) {
                 continue;
             }
             let name = self.ova.package.files().listed(&entry.name);
-            if let Some(name) = self.take(name)? {
+            if let Some(name) = self.report_error(name)? {
                 listed.entry(name).or_default().push(entry);
             }
         }
         for (name, entries) in listed {
-            let part = self.ova.package.files().open(&name);
-            if let Some(part) = self.take(part)? {
-                let outcome = manifest::verify(&entries, &*part.source, &mut || Ok(()));
-                self.take(outcome)?;
+            let file = self.ova.package.files().open(&name);
+            if let Some(file) = self.report_error(file)? {
+                let outcome = manifest::verify(&entries, &*file.source, &mut || Ok(()));
+                self.report_error(outcome)?;
             }
         }
         Ok(())
@@ -98,30 +103,32 @@ impl Check<'_> {
 
     fn disk(&mut self, index: usize, disk: &Disk) -> Result<()> {
         if let Some(message) = self.ova.wrong_size(disk) {
-            self.found(Severity::Corruption, message);
+            self.found(Code::Corruption, message);
         }
         let Some(file) = self.ova.package.file_of(disk) else { return Ok(()) };
         let opened = DiskImage::open(&self.ova.package, disk, file, None, true);
-        let Some(image) = self.take(opened)? else { return Ok(()) };
-        for part in &image.parts {
-            self.part(part)?;
+        let Some(image) = self.report_error(opened)? else { return Ok(()) };
+        for chunk in &image.chunks {
+            self.file(chunk)?;
         }
         let number = index + 1;
-        let mut severities = Vec::new();
-        let counts = image.layer.check(&mut |Finding { severity, message }| {
-            severities.push(severity);
-            (self.report)(Finding { severity, message: format!("disk {number}: {message}") });
+        let mut codes = Vec::new();
+        let counts = image.layer.check(&mut |mut finding| {
+            codes.push(finding.code);
+            finding.message = format!("disk {number}: {}", finding.message);
+            (self.report)(finding);
         });
-        match self.take(counts)? {
+        match self.report_error(counts)? {
             Some(Some(counts)) => self.add(&counts),
             Some(None) => {}
-            // It broke off, and what it found is not counted yet.
-            None => severities.into_iter().for_each(|severity| self.counts.count(severity)),
+            // The check failed without returning counts: count what it has reported.
+            None => codes.into_iter().for_each(|code| self.counts.count(code)),
         }
         Ok(())
     }
 
-    /// Offsets of one image say nothing in the sum.
+    /// Adds the counts of an image's check. Its offsets are omitted: they have no meaning in a
+    /// total.
     fn add(&mut self, more: &CheckReport) {
         let counts = &mut self.counts;
         counts.check_errors += more.check_errors;
@@ -134,9 +141,9 @@ impl Check<'_> {
     }
 }
 
-/// True if the package is to blame: it is damaged, lacks a file, or names one
-/// that is not its own.
-fn is_the_packages(error: &Error) -> bool {
+/// True for an error in the package: damage, a missing file, or a name that leads out of the
+/// package.
+fn is_package_error(error: &Error) -> bool {
     let missing = || error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Refused) || missing()
 }

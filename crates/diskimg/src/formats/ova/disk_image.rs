@@ -1,4 +1,4 @@
-//! A disk's image: a file of the package in a format of its own.
+//! A disk's image: a file of the package, in any image format.
 
 use super::envelope::{Disk, File};
 use super::package::{Package, PackageFile, has_extension};
@@ -6,13 +6,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::layer::Layer;
 use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::open::probe::Probing;
 use crate::open::{OpenContext, SnapshotSelector};
+use crate::remedy::Remedy;
 use crate::storage::source::Source;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What format URIs and file names claim: a word in either, and the format's
-/// name. Longer words come first.
+/// The formats that URIs and file names claim: a substring of either, and the format's name. A
+/// substring that contains another one comes first.
 const CLAIMS: [(&str, &str); 9] = [
     ("vmdk", "vmdk"),
     // oVirt: http://www.gnome.org/~markmc/qcow-image-format.html
@@ -27,16 +29,22 @@ const CLAIMS: [(&str, &str); 9] = [
     ("wiki/byte", "raw"),
 ];
 
-/// An opened disk.
+/// The opened image of a disk.
 #[derive(Debug)]
 pub(super) struct DiskImage {
     pub(super) layer: Arc<dyn Layer>,
-    /// Its file as it lies in the package.
-    pub(super) parts: Vec<PackageFile>,
+    /// Its file as stored in the package.
+    pub(super) chunks: Vec<PackageFile>,
 }
 
 impl DiskImage {
-    /// Opens the image in a disk's file, unpacking it if it is packed.
+    /// Opens the image of a disk, decompressing it if necessary.
+    ///
+    /// # Errors
+    /// As [`Package::chunks`] and [`Package::image`]; [`Corrupt`](crate::ErrorKind::Corrupt) if the
+    /// image is not of the stated format, [`Unsupported`](crate::ErrorKind::Unsupported) if its
+    /// format is unknown, [`Refused`](crate::ErrorKind::Refused) if it has a backing file;
+    /// otherwise as the format's driver.
     pub(super) fn open(
         package: &Package,
         disk: &Disk,
@@ -44,17 +52,17 @@ impl DiskImage {
         snapshot: Option<&SnapshotSelector>,
         metadata_only: bool,
     ) -> Result<Self> {
-        let parts = package.parts(file)?;
-        let image = package.image(file, &parts)?;
+        let chunks = package.chunks(file)?;
+        let image = package.image(file, &chunks)?;
         let context = OpenContext {
-            // What the image names is in no manifest: it has to be in one file.
+            // Files that the image refers to are not covered by the manifest.
             resolver: Resolver::new(None, ExternalFiles::None),
             limits: &package.limits,
             snapshot,
             disk: None,
             metadata_only,
             with_extents: true,
-            // It may have none; one that has does not pass for complete.
+            // An image with a parent is not complete, even if it names the parent by UUID only.
             with_parent: !metadata_only,
             probed: false,
         };
@@ -64,23 +72,25 @@ impl DiskImage {
             match layer.parent() {
                 None => Ok(layer),
                 Some(parent) => {
-                    Err(Error::refused(format!("it builds on the backing file '{}'", parent.name)))
+                    Err(Error::refused(format!("the image has the backing file '{}'", parent.name)))
                 }
             }
         };
-        let alone = |e: Error| match e.kind() {
-            ErrorKind::Refused => e.hint("an image in an appliance must stand alone"),
+        let advise = |e: Error| match e.kind() {
+            ErrorKind::Refused => {
+                e.clear_remedy().hint("an image in an appliance cannot refer to other files")
+            }
             _ => e,
         };
-        let layer = open().map_err(alone).map_err(|e| match package.main_source().path() {
+        let layer = open().map_err(advise).map_err(|e| match package.main_source().path() {
             Some(path) => e.in_file(member_path(path, &file.href)),
             None => e.in_file(&file.href),
         })?;
-        Ok(Self { layer, parts })
+        Ok(Self { layer, chunks })
     }
 }
 
-/// `appliance.ova:disk1.vmdk`.
+/// Returns a path for messages: `appliance.ova:disk1.vmdk`.
 fn member_path(package: &Path, name: &str) -> std::path::PathBuf {
     let mut path = package.as_os_str().to_owned();
     path.push(":");
@@ -88,49 +98,51 @@ fn member_path(package: &Path, name: &str) -> std::path::PathBuf {
     path.into()
 }
 
-/// The format of a disk's image. The descriptor's URI says, the name does where
-/// that is unknown, and the bytes must agree.
+/// Determines the format of a disk's image. The descriptor's URI or, if that is unknown, the
+/// extension of the file states the format, and the bytes must match.
 fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
     let claim = claim_of_uri(&disk.format);
-    // Raw bytes are the guest's, who can make them look like anything.
+    // The guest controls the bytes of a raw image: they are not probed.
     if claim == Some(Format::Raw.name()) {
         return Ok(Format::Raw);
     }
     let claim = claim.or_else(|| claim_of_name(&file.href));
-    let found = Format::probe_as(image, Some(Path::new(&file.href)), Format::ALL)?;
+    let found = Format::probe_named(image, Some(Path::new(&file.href)), Probing::All)?;
     if found.driver().appliance.is_some() {
-        let message = "an appliance inside an appliance, or a disk packed without saying so";
-        return Err(Error::unsupported(message).hint("unpack the outer one"));
+        let message = "an appliance within an appliance, or a compressed disk that is not declared \
+                       as compressed";
+        return Err(Error::unsupported(message).hint("unpack the outer appliance"));
     }
     match claim {
         Some(claim) if claim == found.name() => Ok(found),
         Some(claim) if found == Format::default() => match claim.parse::<Format>() {
             Ok(_) => Err(Error::corrupt(
                 "disk image",
-                format!("it is said to be {claim}, and its first bytes are not"),
+                format!("its format is declared as {claim}, but its first bytes are not {claim}"),
             )),
             Err(_) => Err(Error::unsupported(format!("a disk in the format {claim}"))),
         },
         Some(claim) => Err(Error::corrupt(
             "disk image",
-            format!("it is said to be {claim}, and is {found} by its first bytes"),
+            format!("its format is declared as {claim}, but its first bytes are {found}"),
         )
-        .hint("unpack the appliance and name the format (-f)")),
+        .hint("unpack the appliance and open the disk by itself")
+        .with_remedy(Remedy::NameFormat)),
         None if found != Format::default() => Ok(found),
-        // Any bytes may be raw ones, so somebody must say that these are.
-        None => {
-            Err(Error::unsupported(format!("a disk whose format '{}' is not known", disk.format))
-                .hint("unpack the appliance and name the format (-f)"))
-        }
+        // Any bytes may be a raw image, so raw must be declared.
+        None => Err(Error::unsupported(format!("a disk in the unknown format '{}'", disk.format))
+            .hint("unpack the appliance and open the disk by itself")
+            .with_remedy(Remedy::NameFormat)),
     }
 }
 
+/// Returns the name of the format that a URI claims, if it is known.
 pub(super) fn claim_of_uri(uri: &str) -> Option<&'static str> {
     let uri = uri.to_ascii_lowercase();
     CLAIMS.iter().find(|(word, _)| uri.contains(word)).map(|(_, format)| *format)
 }
 
-/// By the extension; `.vmdk.gz` counts as `.vmdk`.
+/// Returns the name of the format that a file's extension claims; `.vmdk.gz` counts as `.vmdk`.
 fn claim_of_name(name: &str) -> Option<&'static str> {
     let name = if has_extension(name, "gz") { &name[..name.len() - 3] } else { name };
     let extension = Path::new(name).extension()?.to_string_lossy().to_ascii_lowercase();
@@ -142,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_are_claimed_by_uri_and_name() {
+    fn formats_are_claimed_by_uris_and_extensions() {
         for (uri, claim) in [
             ("http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized", "vmdk"),
             ("http://www.gnome.org/~markmc/qcow-image-format.html", "qcow2"),

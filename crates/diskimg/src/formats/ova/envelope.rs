@@ -7,12 +7,12 @@
 //!     <DiskSection>
 //!       <Disk diskId="vmdisk1" fileRef="file1" capacity="8" capacityAllocationUnits="byte * 2^30"
 //!             format="http://…/vmdk.html#streamOptimized" populatedSize="…" parentRef="…"/>
-//!     <VirtualSystem> … what machine the disks belong to: not looked at
+//!     <VirtualSystem> … the virtual machine: ignored
 //! ```
 //!
-//! Specification: DMTF DSP0243, *Open Virtualization Format Specification*,
-//! "References", "DiskSection". Its versions and its forerunner at VMware (0.9)
-//! differ in namespaces, so that names are matched without them.
+//! Specification: DMTF DSP0243, *Open Virtualization Format Specification*, "References",
+//! "DiskSection". The namespaces differ between its versions and VMware's predecessor (OVF 0.9), so
+//! they are ignored when names are matched.
 
 use super::markup;
 use crate::error::{Error, Result};
@@ -21,10 +21,10 @@ use crate::storage::number::to_u64;
 use roxmltree::{Document, Node, ParsingOptions};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What we want to know of a descriptor.
+/// The parts of a descriptor that are used.
 #[derive(Debug, Default)]
 pub(super) struct Envelope {
-    /// Those that disks are in.
+    /// The files to which disks refer.
     pub(super) files: Vec<File>,
     /// In document order; at least one.
     pub(super) disks: Vec<Disk>,
@@ -33,12 +33,13 @@ pub(super) struct Envelope {
 /// A file of the package.
 #[derive(Debug)]
 pub(super) struct File {
-    /// Its name, relative to the descriptor.
+    /// Name relative to the descriptor.
     pub(super) href: String,
-    /// Bytes, as it lies in the package: compressed, all chunks together.
+    /// Size in bytes as stored in the package (compressed; the total of all chunks).
     pub(super) size: Option<u64>,
     pub(super) gzip: bool,
-    /// Bytes of each chunk but the last, if it is cut into `href.000000000`, ….
+    /// Size in bytes of each chunk except the last, if the file is divided into
+    /// `href.000000000`, ….
     pub(super) chunk: Option<u64>,
 }
 
@@ -47,58 +48,62 @@ pub(super) struct File {
 pub(super) struct Disk {
     /// May be empty.
     pub(super) id: String,
-    /// Index of its file; `None` for a disk that starts out empty.
+    /// Index in [`Envelope::files`]; `None` for an empty disk.
     pub(super) file: Option<usize>,
     pub(super) capacity: Capacity,
-    /// The URI of the image's format; may be empty.
+    /// URI of the image's format; may be empty.
     pub(super) format: String,
-    /// Guest bytes that hold data, as the maker estimated.
+    /// The writer's estimate of the number of guest bytes that contain data.
     pub(super) populated: Option<u64>,
-    /// The disk that this one builds on.
+    /// ID of the parent disk.
     pub(super) parent: Option<String>,
 }
 
-/// What is said of a disk's size.
+/// The capacity of a disk in the descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Capacity {
-    /// Guest bytes.
+    /// Number of guest bytes.
     Bytes(u64),
-    /// A property that is set at deployment says.
+    /// A property, which is set at deployment.
     AtDeployment,
-    /// Not understood, and why. The disk has a file, which says.
-    Unclear(String),
+    /// Cannot be parsed, for this reason. This is not an error if the disk has a file, whose image
+    /// has a size.
+    Invalid(String),
 }
 
 impl Capacity {
-    /// Guest bytes, if they are known.
+    /// Returns the number of guest bytes, if it is known.
     pub(super) fn bytes(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(*bytes),
-            Self::AtDeployment | Self::Unclear(_) => None,
+            Self::AtDeployment | Self::Invalid(_) => None,
         }
     }
 }
 
 impl Envelope {
+    /// Parses a descriptor.
+    ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a descriptor, or
-    /// contradicts itself; [`Unsupported`](crate::ErrorKind::Unsupported) for
-    /// compression other than gzip, [`Limit`](crate::ErrorKind::Limit).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a valid descriptor,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown encoding and for compression
+    /// other than gzip, [`Limit`](crate::ErrorKind::Limit) if it is too large.
     pub(super) fn parse(text: &[u8], limits: &Limits) -> Result<Self> {
         let text = markup::decode(text)?;
-        markup::require_modest(&text, limits)?;
+        markup::require_bounded_markup(&text, limits)?;
         let nodes_limit = u32::try_from(limits.ovf_nodes).unwrap_or(u32::MAX);
         let options = ParsingOptions { nodes_limit, ..ParsingOptions::default() };
         let document = Document::parse_with_options(&text, options).map_err(|e| match e {
             roxmltree::Error::NodesLimitReached => {
-                Error::over_limit("ovf_nodes", "more elements and texts", limits.ovf_nodes)
+                Error::over_limit("ovf_nodes", "too many elements and texts", limits.ovf_nodes)
                     .in_structure(STRUCTURE)
             }
-            e => bad(e.to_string()),
+            e => corrupt(e.to_string()),
         })?;
         let root = document.root_element();
         if root.tag_name().name() != "Envelope" {
-            return Err(bad(format!("its root is <{}>, not <Envelope>", root.tag_name().name())));
+            let name = root.tag_name().name();
+            return Err(corrupt(format!("its root element is <{name}>; expected <Envelope>")));
         }
         let (mut files, mut disks) = (Vec::new(), Vec::new());
         for node in root.children().filter(Node::is_element) {
@@ -114,7 +119,7 @@ impl Envelope {
             }
         }
         if disks.is_empty() {
-            return Err(bad("it lists no disk"));
+            return Err(corrupt("it lists no disks"));
         }
         if to_u64(disks.len()) > limits.ovf_disks {
             let found = format!("{} disks", disks.len());
@@ -123,10 +128,10 @@ impl Envelope {
             );
         }
         let mut envelope = Self::default();
-        let mut known = Known::new(&files);
+        let mut file_index = FileIndex::new(&files);
         for node in disks {
             let file = match attribute(&node, "fileRef").filter(|id| !id.is_empty()) {
-                Some(id) => Some(known.file(id, &mut envelope.files)?),
+                Some(id) => Some(file_index.file(id, &mut envelope.files)?),
                 None => None,
             };
             envelope.disks.push(Disk::parse(&node, file)?);
@@ -134,25 +139,25 @@ impl Envelope {
         let named = envelope.disks.iter().map(|disk| &disk.id).filter(|id| !id.is_empty());
         let mut seen = BTreeSet::new();
         match named.into_iter().find(|id| !seen.insert(*id)) {
-            Some(twice) => Err(bad(format!("two <Disk>s are called '{twice}'"))),
+            Some(id) => Err(corrupt(format!("two <Disk> elements have the ID '{id}'"))),
             None => Ok(envelope),
         }
     }
 
-    /// The file that holds a disk's image.
+    /// Returns the file that contains a disk's image.
     pub(super) fn file_of(&self, disk: &Disk) -> Option<&File> {
         self.files.get(disk.file?)
     }
 }
 
-/// The `File`s by what they are called. What no disk refers to is not looked at.
-struct Known<'a, 'b, 'c> {
+/// The `File` elements by ID. Only those to which a disk refers are parsed.
+struct FileIndex<'a, 'b, 'c> {
     nodes: BTreeMap<&'a str, Vec<&'a Node<'b, 'c>>>,
-    /// Indices of those that were.
+    /// Indices of the parsed files by ID.
     parsed: BTreeMap<String, usize>,
 }
 
-impl<'a, 'b, 'c> Known<'a, 'b, 'c> {
+impl<'a, 'b, 'c> FileIndex<'a, 'b, 'c> {
     fn new(files: &'a [Node<'b, 'c>]) -> Self {
         let mut nodes = BTreeMap::<_, Vec<_>>::new();
         for node in files {
@@ -163,16 +168,17 @@ impl<'a, 'b, 'c> Known<'a, 'b, 'c> {
         Self { nodes, parsed: BTreeMap::new() }
     }
 
-    /// The index in `files`, to which it is added if it is new there.
+    /// Returns the index of a file in `files`, parsing and adding it if necessary.
     fn file(&mut self, id: &str, files: &mut Vec<File>) -> Result<usize> {
         if let Some(index) = self.parsed.get(id) {
             return Ok(*index);
         }
         match self.nodes.get(id).map(Vec::as_slice) {
             Some([node]) => files.push(File::parse(node)?),
-            Some(_) => return Err(bad(format!("two <File>s are called '{id}'"))),
+            Some(_) => return Err(corrupt(format!("two <File> elements have the ID '{id}'"))),
             None => {
-                return Err(bad(format!("a disk refers to the file '{id}', which is not listed")));
+                let message = format!("a disk refers to the file ID '{id}', which is not listed");
+                return Err(corrupt(message));
             }
         }
         self.parsed.insert(id.to_owned(), files.len() - 1);
@@ -187,14 +193,14 @@ impl File {
             None | Some("" | "identity") => false,
             Some(word) if word.eq_ignore_ascii_case("gzip") => true,
             Some(other) => {
-                return Err(Error::unsupported(format!("'{href}' is compressed by '{other}'"))
+                return Err(Error::unsupported(format!("'{href}' is compressed with '{other}'"))
                     .in_structure(STRUCTURE)
-                    .hint("only gzip is read"));
+                    .hint("only gzip is supported"));
             }
         };
         let chunk = number(node, "chunkSize")?;
         if chunk == Some(0) {
-            return Err(bad(format!("'{href}' is cut into chunks of 0 bytes")));
+            return Err(corrupt(format!("'{href}' is divided into chunks of 0 bytes")));
         }
         Ok(Self { size: number(node, "size")?, href, gzip, chunk })
     }
@@ -205,8 +211,8 @@ impl Disk {
         let text = |name| attribute(node, name).map(str::to_owned);
         let id = text("diskId").unwrap_or_default();
         let capacity = match capacity(node, &id) {
-            // The image knows better.
-            Err(e) if file.is_some() => Capacity::Unclear(e.to_string()),
+            // The image's own size is used.
+            Err(e) if file.is_some() => Capacity::Invalid(e.to_string()),
             capacity => capacity?,
         };
         Ok(Self {
@@ -222,11 +228,11 @@ impl Disk {
 
 const STRUCTURE: &str = "OVF descriptor";
 
-fn bad(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn corrupt(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::corrupt(STRUCTURE, message)
 }
 
-/// The name of a section: of its element, or, in OVF 0.9, of its type.
+/// Returns the name of a section: the element's or, in OVF 0.9, the type's.
 fn section<'a>(node: &Node<'a, '_>) -> &'a str {
     let name = node.tag_name().name();
     if name != "Section" {
@@ -244,18 +250,17 @@ fn attribute<'a>(node: &Node<'a, '_>, name: &str) -> Option<&'a str> {
 fn required(node: &Node<'_, '_>, name: &str) -> Result<String> {
     match attribute(node, name) {
         Some(value) if !value.is_empty() => Ok(value.to_owned()),
-        _ => Err(bad(format!("a <{}> has no {name}", node.tag_name().name()))),
+        _ => Err(corrupt(format!("a <{}> element has no {name}", node.tag_name().name()))),
     }
 }
 
 fn number(node: &Node<'_, '_>, name: &str) -> Result<Option<u64>> {
-    let parse = |text: &str| {
-        text.parse().map_err(|_| bad(format!("{name} is '{text}', which is no number of bytes")))
-    };
+    let parse =
+        |text: &str| text.parse().map_err(|_| corrupt(format!("{name} '{text}' is not a number")));
     attribute(node, name).filter(|text| !text.is_empty()).map(parse).transpose()
 }
 
-/// Guest bytes: a number and its unit, or a property's name in `${}`.
+/// Parses the capacity: a number with a unit, or the name of a property in `${}`.
 fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Capacity> {
     let text = required(node, "capacity")?;
     if text.starts_with("${") {
@@ -264,17 +269,21 @@ fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Capacity> {
     let unit = attribute(node, "capacityAllocationUnits").unwrap_or_default();
     let count = text.parse::<u64>().ok();
     let (Some(count), Some(unit)) = (count, unit_bytes(unit)) else {
-        return Err(bad(format!("the capacity of disk '{id}' is '{text}' in units of '{unit}'")));
+        return Err(corrupt(format!(
+            "the capacity of disk '{id}' is not valid: '{text}' in units of '{unit}'"
+        )));
     };
     let bytes = count.checked_mul(unit).filter(|&bytes| bytes <= i64::MAX.cast_unsigned());
     match bytes {
         Some(bytes) => Ok(Capacity::Bytes(bytes)),
-        None => Err(bad(format!("disk '{id}' of {count} × {unit} bytes: at most 8 EiB are"))),
+        None => Err(corrupt(format!(
+            "the capacity of disk '{id}' is {count} × {unit} bytes, which exceeds 8 EiB"
+        ))),
     }
 }
 
-/// Bytes of a unit: `byte * 2^30` (DSP0004, "Programmatic Units"), or a word as
-/// OVF 0.9 has it.
+/// Returns the size of a unit in bytes: `byte * 2^30` (DSP0004, "Programmatic Units"), or a word as
+/// in OVF 0.9.
 fn unit_bytes(unit: &str) -> Option<u64> {
     let words = unit.to_ascii_lowercase();
     let factors = words.split('*').map(str::trim).filter(|_| !words.trim().is_empty());
@@ -335,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_matched_without_namespaces_and_only_disks_are_disks() {
+    fn names_are_matched_without_namespaces() {
         let envelope = parse(
             "<e:File o:id='f1' o:href='a.vmdk' o:size='7'/><e:File id='iso' href='a.iso'/>",
             "<e:Disk o:diskId='d1' o:fileRef='f1' o:capacity='2' \
@@ -354,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_of_ovf_0_9_is_known_by_its_type() {
+    fn a_section_of_ovf_0_9_is_identified_by_its_type() {
         let text = "<Envelope xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance' \
                     xmlns:ovf='http://www.vmware.com/schema/ovf/1/envelope'>\
                     <References><File ovf:id='f' ovf:href='x.vmdk'/></References>\
@@ -366,10 +375,10 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_an_error() {
+    fn invalid_and_contradictory_elements_are_errors() {
         let file = "<e:File id='f' href='a'/>";
         for (references, disks, word) in [
-            ("", "", "no disk"),
+            ("", "", "no disks"),
             ("", "<e:Disk diskId='d' capacity='1' fileRef='f'/>", "not listed"),
             (
                 "",
@@ -383,7 +392,7 @@ mod tests {
                 "<e:Disk diskId='d' capacity='9' capacityAllocationUnits='byte * 2^60'/>",
                 "8 EiB",
             ),
-            ("<e:File id='f' href='a' size='x'/>", USER, "no number"),
+            ("<e:File id='f' href='a' size='x'/>", USER, "not a number"),
             ("<e:File id='f' href='a' chunkSize='0'/>", USER, "chunks of 0"),
             ("<e:File id='f'/>", USER, "no href"),
             ("<e:File id='f' href='a' compression='bzip2'/>", USER, "bzip2"),
@@ -397,20 +406,20 @@ mod tests {
     const USER: &str = "<e:Disk diskId='d' fileRef='f' capacity='1'/>";
 
     #[test]
-    fn what_no_disk_needs_is_not_judged() {
+    fn elements_that_no_disk_needs_are_not_validated() {
         let files = "<e:File href='x.nvram'/><e:File id='i' href='i' size='x'/>\
                      <e:File id='j' compression='bzip2'/><e:File id='f' href='a'/>";
         let disks = "<e:Disk fileRef='f' capacity='1.5'/><e:Disk fileRef='f' capacity='1'/>";
         let envelope = parse(files, disks).expect("parses");
         assert_eq!(envelope.files.len(), 1);
         assert!(
-            matches!(&envelope.disks[0].capacity, Capacity::Unclear(why) if why.contains("1.5"))
+            matches!(&envelope.disks[0].capacity, Capacity::Invalid(why) if why.contains("1.5"))
         );
         assert_eq!(envelope.disks[1].capacity, Capacity::Bytes(1));
     }
 
     #[test]
-    fn entities_cannot_blow_up() {
+    fn entities_depth_and_node_count_are_bounded() {
         let bomb = "<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]><Envelope>&b;</Envelope>";
         let error = Envelope::parse(bomb.as_bytes(), &Limits::default()).expect_err("has a DTD");
         assert_eq!(error.kind(), crate::ErrorKind::Corrupt);

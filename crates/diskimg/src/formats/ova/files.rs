@@ -1,30 +1,31 @@
-//! Where a package's files are: in an archive, or beside the descriptor. Every
-//! name that comes from the package becomes a file here, and nowhere else.
+//! The location of a package's files: an archive, or the descriptor's directory. This is the only
+//! place where a name from the package is resolved to a file.
 
 use super::archive::{Archive, Member, normal_name};
 use super::package::{PackageFile, has_extension};
 use crate::error::{Error, Result};
 use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::remedy::Remedy;
 use crate::storage::source::{ReadMode, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the package's files are.
+/// The location of the package's files.
 #[derive(Debug)]
 pub(super) enum Files {
-    /// In an archive; names start at the descriptor's folder.
-    Archive { archive: Box<Archive>, folder: String },
-    /// Beside the descriptor, whose own path this is; beside one without a path
-    /// there is nothing.
-    Beside { descriptor: Option<PathBuf>, policy: ExternalFiles, access: ReadMode },
+    /// An archive. Names are relative to `directory`, which contains the descriptor.
+    Archive { archive: Box<Archive>, directory: String },
+    /// The directory of the descriptor, whose path is given. A descriptor without a path has no
+    /// other files.
+    Directory { descriptor: Option<PathBuf>, policy: ExternalFiles, read_mode: ReadMode },
 }
 
-/// A file's name relative to the descriptor: inside the package, in one spelling.
+/// A file's normalized name relative to the descriptor, which does not lead out of the package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PartName(String);
+pub(super) struct PackageFileName(String);
 
-impl PartName {
-    /// The chunk with this index.
+impl PackageFileName {
+    /// Returns the name of the chunk with this index.
     pub(super) fn chunk(&self, index: u64) -> Self {
         Self(format!("{}.{index:09}", self.0))
     }
@@ -35,38 +36,41 @@ impl PartName {
 }
 
 impl Files {
-    /// The name behind an `href`: relative, inside the package, without `%20`.
+    /// Converts an `href` to a file name, decoding percent escapes.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) if it leads out of the package.
-    pub(super) fn name(&self, href: &str) -> Result<PartName> {
+    /// [`Refused`](crate::ErrorKind::Refused) if it is a URL or leads out of the package.
+    pub(super) fn name(&self, href: &str) -> Result<PackageFileName> {
         let refused = |why: &str| {
-            Error::refused(format!("it names the file '{href}', {why}"))
-                .hint("a package holds its own files: bring that file and edit the descriptor")
+            Error::refused(format!("the package refers to the file '{href}', {why}")).hint(
+                "copy the file to the descriptor's directory and correct its name in the \
+                 descriptor",
+            )
         };
-        // A name may hold a percent sign or a colon that means itself.
+        // The name of a member may contain percent signs and colons.
         let literal = self.member(href).is_some();
         let before_slash = href.split('/').next().unwrap_or_default();
         if before_slash.contains(':') && !literal {
-            return Err(refused("which is elsewhere"));
+            return Err(refused("which is a URL"));
         }
         let name = if literal { href.to_owned() } else { percent_decoded(href) };
         let outside = name.starts_with(['/', '\\'])
             || name.contains('\0')
-            || name.split(['/', '\\']).any(|part| part == "..");
+            || name.split(['/', '\\']).any(|component| component == "..");
         let name = normal_name(&name);
         if outside || name.is_empty() {
             return Err(refused("which is outside the package"));
         }
-        Ok(PartName(name))
+        Ok(PackageFileName(name))
     }
 
-    /// As [`name`](Self::name), for a manifest, which may name files as the
-    /// archive does.
-    pub(super) fn listed(&self, name: &str) -> Result<PartName> {
-        if let Self::Archive { folder, .. } = self
+    /// As [`name`](Self::name), for the names in a manifest, which may be relative to the archive's
+    /// root.
+    pub(super) fn listed(&self, name: &str) -> Result<PackageFileName> {
+        if let Self::Archive { directory, .. } = self
             && self.member(name).is_none()
-            && let Some(name) = name.strip_prefix(folder.as_str()).and_then(|n| n.strip_prefix('/'))
+            && let Some(name) =
+                name.strip_prefix(directory.as_str()).and_then(|n| n.strip_prefix('/'))
         {
             return self.name(name);
         }
@@ -77,9 +81,10 @@ impl Files {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not in the archive,
-    /// [`Io`](crate::ErrorKind::Io) if it is not beside the descriptor,
-    /// [`Refused`](crate::ErrorKind::Refused) by the policy.
-    pub(super) fn open(&self, PartName(name): &PartName) -> Result<PackageFile> {
+    /// [`Io`](crate::ErrorKind::Io) if it is not in the descriptor's directory,
+    /// [`Refused`](crate::ErrorKind::Refused) if the policy forbids it; otherwise as
+    /// [`Archive::open_member`].
+    pub(super) fn open(&self, PackageFileName(name): &PackageFileName) -> Result<PackageFile> {
         match self {
             Self::Archive { archive, .. } => {
                 let Some(member) = self.member(name) else {
@@ -95,30 +100,30 @@ impl Files {
                     source,
                 })
             }
-            Self::Beside { descriptor, policy, access } => {
+            Self::Directory { descriptor, policy, read_mode } => {
                 let Some(descriptor) = descriptor else {
                     return Err(Error::refused(format!(
-                        "it names the file '{name}', and a descriptor without a path has nothing \
-                         beside it"
+                        "the package refers to the file '{name}', but the descriptor has no path \
+                         and thus no directory"
                     ))
                     .hint("open the .ovf by its path"));
                 };
-                let resolver = beside(descriptor, *policy, *access);
+                let resolver = resolver(descriptor, *policy, *read_mode);
                 Ok(PackageFile::plain(name.clone(), resolver.open("file", &relative(name))?))
             }
         }
     }
 
-    /// The archive's member of this name.
+    /// Returns the archive member of this name.
     pub(super) fn member(&self, name: &str) -> Option<&Member> {
         match self {
-            Self::Archive { archive, folder } if folder.is_empty() => {
+            Self::Archive { archive, directory } if directory.is_empty() => {
                 archive.find(&normal_name(name))
             }
-            Self::Archive { archive, folder } => {
-                archive.find(&normal_name(&format!("{folder}/{name}")))
+            Self::Archive { archive, directory } => {
+                archive.find(&normal_name(&format!("{directory}/{name}")))
             }
-            Self::Beside { .. } => None,
+            Self::Directory { .. } => None,
         }
     }
 
@@ -126,31 +131,32 @@ impl Files {
     pub(super) fn archive(&self) -> Option<&Arc<dyn Source>> {
         match self {
             Self::Archive { archive, .. } => Some(archive.source()),
-            Self::Beside { .. } => None,
+            Self::Directory { .. } => None,
         }
     }
 
-    /// Prepares for reading many files: what is packed as a whole is unpacked once.
+    /// Prepares for opening many files, by decompressing a tar.gz only once.
     ///
     /// # Errors
     /// As [`Archive::unpack`].
     pub(super) fn unpack(&self) -> Result<()> {
         match self {
             Self::Archive { archive, .. } => archive.unpack(),
-            Self::Beside { .. } => Ok(()),
+            Self::Directory { .. } => Ok(()),
         }
     }
 
-    /// The manifest: any of an archive, as there can be one only; beside a
-    /// descriptor the one that has its name, in whatever case.
+    /// Opens the manifest, if there is one: in an archive the only `.mf` member, in a directory the
+    /// file with the descriptor's name and the extension `.mf`, in any case.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if there are several,
+    /// [`Limit`](crate::ErrorKind::Limit) if it is longer than `max_len` bytes,
     /// [`Refused`](crate::ErrorKind::Refused), [`Io`](crate::ErrorKind::Io).
     pub(super) fn manifest(
         &self,
         descriptor: &PackageFile,
-        longest: u64,
+        max_len: u64,
     ) -> Result<Option<PackageFile>> {
         match self {
             Self::Archive { archive, .. } => {
@@ -158,16 +164,16 @@ impl Files {
                 let manifests: Vec<_> = manifests.collect();
                 one_of("manifests", &manifests.iter().map(|m| &*m.name).collect::<Vec<_>>())?;
                 let Some(member) = manifests.first() else { return Ok(None) };
-                open_text(archive, member, longest).map(Some)
+                open_text(archive, member, max_len).map(Some)
             }
-            // Who may open nothing gets no disk either, and is told so then.
-            Self::Beside { policy: ExternalFiles::None, .. }
-            | Self::Beside { descriptor: None, .. } => Ok(None),
-            Self::Beside { descriptor: Some(path), policy, access } => {
-                let names = manifests_beside(path, &descriptor.name)?;
+            // If the policy forbids all external files, opening a disk will report that.
+            Self::Directory { policy: ExternalFiles::None, .. }
+            | Self::Directory { descriptor: None, .. } => Ok(None),
+            Self::Directory { descriptor: Some(path), policy, read_mode } => {
+                let names = manifest_names(path, &descriptor.name)?;
                 one_of("manifests", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
                 let Some(name) = names.first() else { return Ok(None) };
-                let resolver = beside(path, *policy, *access);
+                let resolver = resolver(path, *policy, *read_mode);
                 let source = resolver.open("manifest", &relative(name))?;
                 Ok(Some(PackageFile::plain(name.clone(), source)))
             }
@@ -175,38 +181,40 @@ impl Files {
     }
 }
 
-fn beside(descriptor: &Path, policy: ExternalFiles, access: ReadMode) -> Resolver<'_> {
-    Resolver { access, ..Resolver::new(Some(descriptor), policy) }
+fn resolver(descriptor: &Path, policy: ExternalFiles, read_mode: ReadMode) -> Resolver<'_> {
+    Resolver { read_mode, ..Resolver::new(Some(descriptor), policy) }
 }
 
-/// Files in the descriptor's folder that are called as it is, but `.mf`.
-fn manifests_beside(path: &Path, descriptor: &str) -> Result<Vec<String>> {
+/// Returns the names of the files in the descriptor's directory that may be its manifest.
+fn manifest_names(path: &Path, descriptor: &str) -> Result<Vec<String>> {
     let wanted = Path::new(descriptor).with_extension("mf").to_string_lossy().to_lowercase();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let cannot = |e| Error::io("cannot look for its manifest", e);
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let cannot_list = |e| Error::io("cannot search for the manifest", e);
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder.unwrap_or(Path::new("."))).map_err(cannot)? {
-        let name = entry.map_err(cannot)?.file_name();
+    for entry in std::fs::read_dir(directory.unwrap_or(Path::new("."))).map_err(cannot_list)? {
+        let name = entry.map_err(cannot_list)?.file_name();
         names.extend(name.into_string().ok().filter(|name| name.to_lowercase() == wanted));
     }
     names.sort();
     Ok(names)
 }
 
-/// The one descriptor of an archive.
+/// Returns the only descriptor of an archive.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if there is none, or are several.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if there is none or more than one.
 pub(super) fn only_descriptor(archive: &Archive) -> Result<&Member> {
     let found: Vec<_> =
         archive.members().iter().filter(|m| has_extension(&m.name, "ovf")).collect();
     one_of("descriptors", &found.iter().map(|m| &*m.name).collect::<Vec<_>>())?;
     found.first().copied().ok_or_else(|| {
-        Error::corrupt("archive", "no .ovf among its members")
-            .hint("it is no OVA: name the format (-f), or unpack it")
+        Error::corrupt("archive", "it has no .ovf member")
+            .hint("if it is not an appliance, unpack it")
+            .with_remedy(Remedy::NameFormat)
     })
 }
 
+/// Verifies that there are not several names.
 fn one_of(what: &str, names: &[&str]) -> Result<()> {
     if names.len() < 2 {
         return Ok(());
@@ -214,34 +222,36 @@ fn one_of(what: &str, names: &[&str]) -> Result<()> {
     const SHOWN: usize = 8;
     let shown = names[..names.len().min(SHOWN)].join(", ");
     let message = format!("{} {what}: {shown}", names.len());
-    Err(Error::corrupt("package", message).hint("leave only the right one, or unpack the archive"))
+    Err(Error::corrupt("package", message).hint("remove all but the right one"))
 }
 
-/// Opens a member that will be read as a whole, of at most `longest` bytes.
-pub(super) fn open_text(archive: &Archive, member: &Member, longest: u64) -> Result<PackageFile> {
-    require_short(&member.name, member.size, longest)?;
+/// Opens a text member of at most `max_len` bytes.
+pub(super) fn open_text(archive: &Archive, member: &Member, max_len: u64) -> Result<PackageFile> {
+    require_text_len(&member.name, member.size, max_len)?;
     let source =
         archive.open_member(member).map_err(|e| e.in_structure(format!("'{}'", member.name)))?;
     let name = member.name.rsplit('/').next().unwrap_or_default().to_owned();
     Ok(PackageFile { name, path: member.name.to_string(), crc32: member.crc32(), source })
 }
 
+/// Verifies the size of a descriptor or manifest.
+///
 /// # Errors
-/// [`Limit`](crate::ErrorKind::Limit) for more than `most` bytes.
-pub(super) fn require_short(name: &str, size: u64, most: u64) -> Result<()> {
-    if size > most {
+/// [`Limit`](crate::ErrorKind::Limit) if it exceeds `max_len` bytes.
+pub(super) fn require_text_len(name: &str, size: u64, max_len: u64) -> Result<()> {
+    if size > max_len {
         let found = format!("'{name}' has {size} bytes");
-        return Err(Error::over_limit("ovf_bytes", found, most));
+        return Err(Error::over_limit("ovf_bytes", found, max_len));
     }
     Ok(())
 }
 
-/// A name that is no protocol's: `./a:b`.
+/// Prefixes a name that contains a colon with `./`, so that it is not mistaken for a URL.
 fn relative(name: &str) -> String {
     if name.contains(':') { format!("./{name}") } else { name.to_owned() }
 }
 
-/// RFC 3986, section 2.1; what is no escape stands for itself.
+/// Decodes percent escapes (RFC 3986, section 2.1). Invalid escapes are kept.
 pub(super) fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -261,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_of_a_name_are_undone_once() {
+    fn percent_escapes_are_decoded_once() {
         for (href, name) in
             [("a%20b", "a b"), ("%2e%2E/x", "../x"), ("100%", "100%"), ("%zz%2520", "%zz%20")]
         {

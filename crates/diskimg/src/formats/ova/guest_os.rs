@@ -1,16 +1,16 @@
-//! Guest systems by VMware's names, and their numbers in CIM.
+//! VMware's names of guest operating systems, and their numbers in CIM.
 
 use crate::error::{Error, Result};
 
-/// A guest system as a descriptor tells it.
+/// A guest operating system, as recorded in a descriptor.
 #[derive(Debug)]
 pub(super) struct GuestOs {
     name: String,
     number: u32,
 }
 
-/// The beginnings of VMware's names (`vim.vm.GuestOsIdentifier`) and the
-/// numbers of DMTF's `CIM_OperatingSystem.OSType`; more special ones first.
+/// Prefixes of VMware's names (`vim.vm.GuestOsIdentifier`) and the numbers of DMTF's
+/// `CIM_OperatingSystem.OSType`. A longer prefix comes before a shorter one.
 const KNOWN: [(&str, u32); 21] = [
     ("ubuntu64Guest", 94),
     ("ubuntuGuest", 93),
@@ -22,7 +22,7 @@ const KNOWN: [(&str, u32); 21] = [
     ("suse64Guest", 83),
     ("opensuse64Guest", 83),
     ("freebsd", 78),
-    // Windows Server 2016 and what followed; 2012, 2012 R2; Windows 10 and 11.
+    // Windows Server 2016 and later, 2012 (R2) and 2008 R2; Windows 10, 11, 8 and 7.
     ("windows9Server64Guest", 118),
     ("windows2019srv", 118),
     ("windows2022srv", 118),
@@ -36,49 +36,50 @@ const KNOWN: [(&str, u32); 21] = [
     ("otherGuest64", OTHER_64),
 ];
 
-/// What CIM calls "Linux 64-Bit", "Other" and "Other 64-Bit".
+/// CIM's "Linux 64-Bit", "Other" and "Other 64-Bit".
 const LINUX_64: u32 = 101;
 const OTHER: u32 = 1;
 const OTHER_64: u32 = 102;
 
-/// Words of other 64-bit Linux systems.
-const LINUXES: [&str; 7] =
+/// Substrings that identify other Linux systems.
+const LINUX_NAMES: [&str; 7] =
     ["inux", "fedora", "photon", "Photon", "coreos", "amazonlinux", "asianux"];
 
 impl GuestOs {
-    /// A system that we do not know by number is passed on by name.
+    /// Creates a guest operating system from VMware's name. An unknown name is recorded as it is,
+    /// with the number of "Other".
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it cannot be VMware's name of one.
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the name cannot be one of VMware's.
     pub(super) fn new(name: &str) -> Result<Self> {
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !plain || name.is_empty() || name.len() > 64 {
             return Err(Error::invalid(format!("Invalid parameter '{name}' for os_type"))
-                .hint("one of VMware's names, as otherLinux64Guest, debian12_64Guest"));
+                .hint("one of VMware's names, such as otherLinux64Guest or debian12_64Guest"));
         }
         let is_64 = name.contains("64");
         let known = KNOWN.iter().find(|(start, _)| name.starts_with(start));
         let number = match known {
-            // The numbers are of the 64-bit systems.
+            // The numbers are those of the 64-bit systems.
             Some(("debian" | "rhel" | "centos" | "oracleLinux" | "sles" | "freebsd", _))
                 if !is_64 =>
             {
                 OTHER
             }
             Some((_, number)) => *number,
-            None if is_64 && LINUXES.iter().any(|word| name.contains(word)) => LINUX_64,
+            None if is_64 && LINUX_NAMES.iter().any(|word| name.contains(word)) => LINUX_64,
             None if is_64 => OTHER_64,
             None => OTHER,
         };
         Ok(Self { name: name.to_owned(), number })
     }
 
-    /// For `vmw:osType`.
+    /// Value for `vmw:osType`.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// For `ovf:id` of the `OperatingSystemSection`.
+    /// Value for `ovf:id` of the `OperatingSystemSection`.
     pub(super) fn number(&self) -> u32 {
         self.number
     }
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn systems_have_the_numbers_that_cim_gives_them() {
+    fn systems_have_their_numbers_in_cim() {
         for (name, number) in [
             ("otherLinux64Guest", 101),
             ("ubuntu64Guest", 94),

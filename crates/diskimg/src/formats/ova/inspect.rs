@@ -1,23 +1,23 @@
-//! What makes an appliance of a stranger safe to let in: all of it is in the archive, as it is,
-//! and each of its disks is safe by itself.
+//! Whether an untrusted appliance is safe to accept: everything is in the archive, uncompressed,
+//! and each of its disks is safe.
 
 use super::archive::Packing;
 use super::disk_image::claim_of_uri;
 use super::envelope::{Disk, File};
 use super::package::Package;
-use crate::formats::inspect::{Inspect, Subject, look};
+use crate::formats::inspect::{self, Inspect, Subject};
 use crate::model::format::Format;
 use crate::report::inspection::{Code, Finding, Inspection, Role};
 use std::sync::Arc;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
 
-/// Disks that are looked at; appliances have a few.
+/// Maximum number of disks that are examined.
 const MAX_DISKS: usize = 256;
 
 fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     if Packing::of(subject.head) != Packing::None {
-        let message = "the appliance is packed: it shows only when it is unpacked";
+        let message = "the appliance is compressed; it can be examined only after decompression";
         return found.add(Code::Packed, 0, message);
     }
     let package = match Package::open(Arc::clone(subject.source), &subject.context()) {
@@ -25,7 +25,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         Err(error) => return found.unreadable(&error),
     };
     if package.files().archive().is_none() {
-        found.add(Code::Extents, None, "a descriptor alone, whose disks are in other files");
+        found.add(Code::Extents, None, "a descriptor whose disks are other files");
         for disk in package.disks() {
             if let Some(file) = package.file_of(disk) {
                 found.name(Role::File, &file.href, None);
@@ -34,14 +34,14 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         return;
     }
     if package.disks().len() > MAX_DISKS {
-        let message = format!("{} disks; at most {MAX_DISKS} are looked at", package.disks().len());
+        let message = format!("{} disks; at most {MAX_DISKS} are examined", package.disks().len());
         found.add(Code::Unreadable, None, message);
     }
     let mut size = Some(0u64);
     for disk in package.disks().iter().take(MAX_DISKS) {
         let of_disk = match package.file_of(disk) {
             Some(file) => examine_disk(&package, disk, file, subject, found),
-            // It starts out empty.
+            // A disk without a file is empty.
             None => disk.capacity.bytes(),
         };
         size = size.zip(of_disk).and_then(|(sum, of_disk)| sum.checked_add(of_disk));
@@ -49,7 +49,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     found.virtual_size = size;
 }
 
-/// Looks at the image of one disk; gives its guest bytes.
+/// Examines the image of one disk and returns its size in guest bytes.
 fn examine_disk(
     package: &Package,
     disk: &Disk,
@@ -58,35 +58,37 @@ fn examine_disk(
     found: &mut Inspection,
 ) -> Option<u64> {
     if let Some(parent) = &disk.parent {
-        let message = format!("the disk builds on the disk '{parent}'");
+        let message = format!("the disk has the parent disk '{parent}'");
         add(found, file, Code::Parent, message);
     }
     if !package.in_place(file) {
-        let unclear = package.parts(file).err().filter(|_| !file.gzip);
-        match unclear {
-            Some(error) => add(found, file, Code::Unreadable, error.to_string()),
-            None => add(found, file, Code::Packed, "the disk is packed once more".into()),
+        let unreadable = package.chunks(file).err().filter(|_| !file.gzip);
+        match unreadable {
+            Some(error) => add(found, file, Code::Unreadable, error.without_remedy()),
+            None => add(found, file, Code::Packed, "the disk's file is compressed".into()),
         }
         return None;
     }
-    let image = package.parts(file).and_then(|parts| package.image(file, &parts));
-    let inner = image.and_then(|image| look(&image, file.href.clone(), subject.limits, 0));
+    let image = package.chunks(file).and_then(|chunks| package.image(file, &chunks));
+    let inner =
+        image.and_then(|image| inspect::examine(&image, file.href.clone(), subject.limits, 0));
     let inner = match inner {
         Ok(inner) => inner,
         Err(error) => {
-            add(found, file, Code::Unreadable, error.to_string());
+            add(found, file, Code::Unreadable, error.without_remedy());
             return None;
         }
     };
     if claim_of_uri(&disk.format) == Some(Format::Raw.name()) && inner.format != "raw" {
-        let message = format!("the descriptor says raw; it is {} by its bytes", inner.format);
+        let message =
+            format!("the descriptor says raw, but the contents look like {}", inner.format);
         add(found, file, Code::FormatMismatch, message);
     }
     found.encrypted |= inner.encrypted;
     for reference in &inner.references {
         found.name(reference.role, &reference.name, reference.format.as_deref());
     }
-    let of_member = |finding| Finding { member: Some(file.href.clone()), ..finding };
+    let of_member = |finding| Finding { path: Some(file.href.clone()), ..finding };
     found.findings.extend(inner.findings.into_iter().map(of_member));
     inner.virtual_size
 }
@@ -94,6 +96,6 @@ fn examine_disk(
 fn add(found: &mut Inspection, file: &File, code: Code, message: String) {
     found.add(code, None, message);
     if let Some(last) = found.findings.last_mut() {
-        last.member = Some(file.href.clone());
+        last.path = Some(file.href.clone());
     }
 }

@@ -1,4 +1,4 @@
-//! Reading one disk of an appliance: what its own image says.
+//! Reading one disk of an appliance, through the layer of its image.
 
 use super::disk_image::DiskImage;
 use super::envelope::{Capacity, Disk};
@@ -8,6 +8,7 @@ use crate::model::extent::{Extent, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
 use crate::open::OpenContext;
+use crate::remedy::Remedy;
 use crate::report::check::{CheckReport, Finding};
 use crate::report::info::{Details, Value};
 use crate::storage::number::to_u64;
@@ -19,22 +20,22 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Ova {
     pub(super) package: Package,
-    /// The disk that is read, as an index; `None` if none of several was chosen.
+    /// Index of the disk that is read; `None` if there are several and none was chosen.
     pub(super) chosen: Option<usize>,
     content: Content,
-    /// The image's files, which places speak of, then the package's own.
+    /// The image's files, to which host offsets refer, then the package's.
     files: Vec<Arc<dyn Source>>,
 }
 
-/// What is known of the chosen disk's bytes.
+/// The contents of the chosen disk.
 #[derive(Debug)]
 enum Content {
-    /// No file: it starts out empty.
-    Blank,
+    /// The disk has no file: it reads as zeros.
+    Empty,
     Image(DiskImage),
-    /// Only facts were wanted, and this kept the disk's own from being had; or
-    /// no disk was chosen.
-    Closed(String),
+    /// The image was not opened, for this reason: no disk was chosen, or only metadata was
+    /// requested and the image's is not available.
+    Unopened(String),
 }
 
 impl Ova {
@@ -45,16 +46,15 @@ impl Ova {
             return Err(not_chosen(&package));
         }
         let content = match chosen.map(|index| &package.disks()[index]) {
-            None => Content::Closed(format!(
-                "it holds {} disks, whose sizes are added up here; choose one: {}",
+            None => Content::Unopened(format!(
+                "the appliance has {} disks, whose sizes are added up here; choose one: {}",
                 package.disks().len(),
                 choices(&package)
             )),
-            // Whoever asks for the appliance shall learn what is in it, whatever
-            // its disks are.
+            // The appliance's metadata is reported even if its only disk cannot be opened.
             Some(disk) if context.metadata_only && context.disk.is_none() => {
-                peek(&package, disk, context).unwrap_or_else(|e| {
-                    Content::Closed(format!("the disk's own facts are not to be had: {e}"))
+                open_in_place(&package, disk, context).unwrap_or_else(|e| {
+                    Content::Unopened(format!("the image's metadata is not available: {e}"))
                 })
             }
             Some(disk) => open_content(&package, disk, context)?,
@@ -62,10 +62,10 @@ impl Ova {
         let mut files = Vec::new();
         if let Content::Image(image) = &content {
             files.extend(image.layer.files().iter().cloned());
-            // A file that is the image as it is, is there already.
-            for part in &image.parts {
-                if !files.iter().any(|file| Arc::ptr_eq(file, &part.source)) {
-                    files.push(Arc::clone(&part.source));
+            // A chunk that is the whole image is among the layer's files already.
+            for chunk in &image.chunks {
+                if !files.iter().any(|file| Arc::ptr_eq(file, &chunk.source)) {
+                    files.push(Arc::clone(&chunk.source));
                 }
             }
         }
@@ -73,7 +73,7 @@ impl Ova {
         Ok(Self { package, chosen, content, files })
     }
 
-    /// The chosen disk, if one is.
+    /// Returns the chosen disk, if any.
     pub(super) fn disk(&self) -> Option<&Disk> {
         self.chosen.map(|index| &self.package.disks()[index])
     }
@@ -81,14 +81,14 @@ impl Ova {
     fn image(&self) -> Option<&DiskImage> {
         match &self.content {
             Content::Image(image) => Some(image),
-            Content::Blank | Content::Closed(_) => None,
+            Content::Empty | Content::Unopened(_) => None,
         }
     }
 
-    /// What a person should know, of the package and of the chosen disk.
+    /// Remarks for `info` about the package and the chosen disk.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        if let Content::Closed(why) = &self.content {
+        if let Content::Unopened(why) = &self.content {
             notes.push(why.clone());
         }
         for (index, disk) in self.package.disks().iter().enumerate() {
@@ -96,9 +96,9 @@ impl Ova {
             match &disk.capacity {
                 Capacity::Bytes(_) => {}
                 Capacity::AtDeployment => {
-                    notes.push(format!("disk {number} gets its capacity when it is deployed"));
+                    notes.push(format!("the capacity of disk {number} is set at deployment"));
                 }
-                Capacity::Unclear(why) => notes.push(why.clone()),
+                Capacity::Invalid(why) => notes.push(why.clone()),
             }
             if let Some(message) = self.wrong_size(disk) {
                 notes.push(message);
@@ -110,51 +110,52 @@ impl Ova {
         {
             let size = image.layer.disk_layout().size;
             notes.push(format!(
-                "the descriptor says that the disk has {capacity} bytes; its image has {size}, \
-                 which counts"
+                "the descriptor says that the disk has {capacity} bytes; the image has {size} \
+                 bytes, which are used"
             ));
         }
         notes
     }
 
-    /// What is wrong with the length of a disk's file.
+    /// Describes a mismatch between the length of a disk's file and the descriptor.
     pub(super) fn wrong_size(&self, disk: &Disk) -> Option<String> {
         let file = self.package.file_of(disk)?;
-        let said = file.size?;
-        let own = self.disk().is_some_and(|d| d.id == disk.id).then(|| self.image()).flatten();
-        let found = match own {
-            Some(image) => image.parts.iter().map(|part| part.source.len()).sum(),
+        let expected = file.size?;
+        let opened = self.disk().is_some_and(|d| d.id == disk.id).then(|| self.image()).flatten();
+        let found = match opened {
+            Some(image) => image.chunks.iter().map(|chunk| chunk.source.len()).sum(),
             None => self.package.stored_size(disk)?,
         };
         let name = &file.href;
-        (found != said).then(|| format!("'{name}' has {found} bytes, the descriptor says {said}"))
+        (found != expected)
+            .then(|| format!("'{name}' has {found} bytes; the descriptor says {expected}"))
     }
 
-    /// What the descriptor says of each disk.
-    fn disk_facts(&self) -> Vec<Value> {
-        let fact = |(index, disk): (usize, &Disk)| {
-            let mut facts = vec![
+    /// Returns the descriptor's data of each disk, for `info`.
+    fn disk_list(&self) -> Vec<Value> {
+        let entry = |(index, disk): (usize, &Disk)| {
+            let mut entry = vec![
                 ("number", Value::from(to_u64(index) + 1)),
                 ("id", Value::from(disk.id.as_str())),
             ];
             let file = self.package.file_of(disk);
-            facts.extend(file.map(|file| ("file", Value::from(file.href.as_str()))));
-            facts.extend(
+            entry.extend(file.map(|file| ("file", Value::from(file.href.as_str()))));
+            entry.extend(
                 (!disk.format.is_empty()).then(|| ("format", Value::from(disk.format.as_str()))),
             );
-            facts.extend(disk.capacity.bytes().map(|bytes| ("capacity", Value::from(bytes))));
-            facts.extend(disk.populated.map(|bytes| ("populated-size", Value::from(bytes))));
+            entry.extend(disk.capacity.bytes().map(|bytes| ("capacity", Value::from(bytes))));
+            entry.extend(disk.populated.map(|bytes| ("populated-size", Value::from(bytes))));
             if let Some(file) = file {
                 let size = self.package.stored_size(disk).or(file.size);
-                facts.extend(size.map(|bytes| ("file-size", Value::from(bytes))));
-                facts.extend(file.gzip.then(|| ("compression", Value::from("gzip"))));
-                facts.extend(file.chunk.map(|bytes| ("chunk-size", Value::from(bytes))));
+                entry.extend(size.map(|bytes| ("file-size", Value::from(bytes))));
+                entry.extend(file.gzip.then(|| ("compression", Value::from("gzip"))));
+                entry.extend(file.chunk.map(|bytes| ("chunk-size", Value::from(bytes))));
             }
             let parent = disk.parent.as_deref();
-            facts.extend(parent.map(|parent| ("parent", Value::from(parent))));
-            Value::Map(facts)
+            entry.extend(parent.map(|parent| ("parent", Value::from(parent))));
+            Value::Map(entry)
         };
-        self.package.disks().iter().enumerate().map(fact).collect()
+        self.package.disks().iter().enumerate().map(entry).collect()
     }
 }
 
@@ -185,20 +186,22 @@ impl Layer for Ova {
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         match &self.content {
             Content::Image(image) => image.layer.next_allocated_hint(range),
-            Content::Blank => range.end,
-            Content::Closed(_) => range.start,
+            Content::Empty => range.end,
+            Content::Unopened(_) => range.start,
         }
     }
 
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         match &self.content {
             Content::Image(image) => image.layer.map(range, out),
-            Content::Blank => {
+            Content::Empty => {
                 push(out, range, Kind::Zero(None));
                 Ok(())
             }
-            Content::Closed(_) if self.chosen.is_none() => Err(not_chosen(&self.package)),
-            Content::Closed(_) => Err(Error::invalid("it was opened for its facts alone")),
+            Content::Unopened(_) if self.chosen.is_none() => Err(not_chosen(&self.package)),
+            Content::Unopened(_) => {
+                Err(Error::invalid("the image is not open: only metadata was requested"))
+            }
         }
     }
 
@@ -210,8 +213,8 @@ impl Layer for Ova {
         let mut specific =
             vec![("descriptor", Value::from(self.package.descriptor().name.as_str()))];
         let manifest = self.package.manifest();
-        specific.extend(manifest.map(|part| ("manifest", Value::from(part.name.as_str()))));
-        specific.push(("disks", Value::List(self.disk_facts())));
+        specific.extend(manifest.map(|file| ("manifest", Value::from(file.name.as_str()))));
+        specific.push(("disks", Value::List(self.disk_list())));
         specific.extend(self.chosen.map(|index| ("disk", Value::from(to_u64(index) + 1))));
         let mut details = Details {
             children: vec![("file".into(), self.files.len() - 1)],
@@ -244,16 +247,19 @@ impl Layer for Ova {
     }
 
     fn verify_manifest(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let hint = "the appliance is damaged, or was changed after it was made; --no-verify, \
-                    Convert::verify_manifest(false) take it as it is";
+        let advise = |error: Error| {
+            error
+                .hint("the appliance is damaged, or was modified after its manifest was written")
+                .with_remedy(Remedy::SkipManifest)
+        };
         if let Some(message) = self.disk().and_then(|disk| self.wrong_size(disk)) {
-            return Err(Error::corrupt("package", message).hint(hint));
+            return Err(advise(Error::corrupt("package", message)));
         }
         let manifest = self.package.read_manifest()?;
-        let parts = self.image().map(|image| image.parts.as_slice()).unwrap_or_default();
-        for part in std::iter::once(self.package.descriptor()).chain(parts) {
-            part.verify(manifest.as_ref(), tick).map_err(|e| match e.kind() {
-                ErrorKind::Corrupt => e.hint(hint),
+        let chunks = self.image().map(|image| image.chunks.as_slice()).unwrap_or_default();
+        for file in std::iter::once(self.package.descriptor()).chain(chunks) {
+            file.verify(manifest.as_ref(), tick).map_err(|e| match e.kind() {
+                ErrorKind::Corrupt => advise(e),
                 _ => e,
             })?;
         }
@@ -261,7 +267,7 @@ impl Layer for Ova {
     }
 }
 
-/// The disk that is asked for, or the only one.
+/// Returns the index of the requested disk (by number, file name or ID) or of the only one.
 fn choose(package: &Package, wanted: Option<&str>) -> Result<Option<usize>> {
     let disks = package.disks();
     let Some(wanted) = wanted else {
@@ -275,17 +281,17 @@ fn choose(package: &Package, wanted: Option<&str>) -> Result<Option<usize>> {
         .or_else(|| disks.iter().position(|disk| disk.id == wanted));
     match found {
         Some(index) => Ok(Some(index)),
-        None => Err(Error::invalid(format!("it has no disk '{wanted}'"))
-            .hint(format!("there are {}", choices(package)))),
+        None => Err(Error::invalid(format!("the appliance has no disk '{wanted}'"))
+            .hint(format!("one of {}", choices(package)))),
     }
 }
 
-/// As [`open_content`], but only what can be had in place.
-fn peek(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Result<Content> {
+/// As [`open_content`], but does not open an image that is compressed or not in the archive.
+fn open_in_place(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Result<Content> {
     match package.file_of(disk) {
-        Some(file) if !package.in_place(file) => Ok(Content::Closed(format!(
-            "the disk's own facts are not shown: '{}' is packed or a file of its own; choose the \
-             disk (':1') to have it opened",
+        Some(file) if !package.in_place(file) => Ok(Content::Unopened(format!(
+            "the image's metadata is not shown, because '{}' is compressed or a separate file; \
+             choose the disk (':1') to open it",
             file.href
         ))),
         _ => open_content(package, disk, context),
@@ -295,29 +301,29 @@ fn peek(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Result<Con
 fn open_content(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Result<Content> {
     if let Some(parent) = &disk.parent {
         return Err(Error::unsupported(format!(
-            "disk '{}' builds on disk '{parent}' (parentRef)",
+            "disk '{}' has the parent disk '{parent}' (parentRef)",
             disk.id
         )));
     }
     let Some(file) = package.file_of(disk) else {
         if disk.capacity.bytes().is_none() && !context.metadata_only {
             return Err(Error::unsupported(format!(
-                "disk '{}' has no file, and gets its capacity when it is deployed",
+                "disk '{}' has no file, and its capacity is set at deployment",
                 disk.id
             )));
         }
-        return Ok(Content::Blank);
+        return Ok(Content::Empty);
     };
     DiskImage::open(package, disk, file, context.snapshot, context.metadata_only)
         .map(Content::Image)
 }
 
 fn not_chosen(package: &Package) -> Error {
-    Error::invalid(format!("it holds {} disks", package.disks().len()))
+    Error::invalid(format!("the appliance has {} disks", package.disks().len()))
         .hint(format!("choose one, as in appliance.ova:1: {}", choices(package)))
 }
 
-/// `1 (disk1.vmdk), 2 (disk2.vmdk)`.
+/// Lists the disks for messages: `1 (disk1.vmdk), 2 (disk2.vmdk)`.
 fn choices(package: &Package) -> String {
     const SHOWN: usize = 16;
     let disks = package.disks();

@@ -1,5 +1,5 @@
-//! A descriptor's text: its characters, and how much markup there may be before
-//! a parser sees it.
+//! The text of a descriptor: its encoding, and limits on its markup that are verified before it is
+//! parsed.
 
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
@@ -8,8 +8,9 @@ use encoding_rs::{Encoding, UTF_8};
 
 const STRUCTURE: &str = "OVF descriptor";
 
-/// True if `head` begins a text of markup, in UTF-8 or in UTF-16 with its mark.
-pub(super) fn looks_like_it(head: &[u8]) -> bool {
+/// True if `head` looks like the beginning of an XML document, in UTF-8 or in UTF-16 with a byte
+/// order mark.
+pub(super) fn looks_like_xml(head: &[u8]) -> bool {
     match Encoding::for_bom(head) {
         Some((encoding, _)) if encoding != UTF_8 => true,
         Some((_, mark)) => head[mark..].trim_ascii_start().starts_with(b"<"),
@@ -17,26 +18,26 @@ pub(super) fn looks_like_it(head: &[u8]) -> bool {
     }
 }
 
-/// The text in the encoding that its mark or its XML declaration names, UTF-8
-/// otherwise; without zeros that fill it up.
+/// Decodes the text and removes trailing zero bytes. The encoding is that of the byte order mark or
+/// of the XML declaration, otherwise UTF-8.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not in that encoding,
-/// [`Unsupported`](crate::ErrorKind::Unsupported) if that is unknown.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the text is not valid in its encoding,
+/// [`Unsupported`](crate::ErrorKind::Unsupported) if the encoding is unknown.
 pub(super) fn decode(bytes: &[u8]) -> Result<String> {
     let encoding = match Encoding::for_bom(bytes) {
         Some((encoding, _)) => encoding,
         None => declared(bytes)?,
     };
-    let (text, _, broken) = encoding.decode(bytes);
-    if broken {
-        let message = format!("it is not {}", encoding.name());
+    let (text, _, malformed) = encoding.decode(bytes);
+    if malformed {
+        let message = format!("it is not valid {}", encoding.name());
         return Err(Error::corrupt(STRUCTURE, message));
     }
     Ok(text.trim_end_matches('\0').to_owned())
 }
 
-/// The encoding in `<?xml version="1.0" encoding="…"?>`.
+/// Returns the encoding in `<?xml version="1.0" encoding="…"?>`, or UTF-8.
 fn declared(bytes: &[u8]) -> Result<&'static Encoding> {
     let Some(rest) = bytes.trim_ascii_start().strip_prefix(b"<?xml") else { return Ok(UTF_8) };
     let rest = String::from_utf8_lossy(&rest[..rest.len().min(256)]).into_owned();
@@ -45,34 +46,33 @@ fn declared(bytes: &[u8]) -> Result<&'static Encoding> {
     let value = value.trim_start_matches(|c: char| c == '=' || c.is_whitespace());
     let label = value.split(['"', '\'']).nth(1).unwrap_or_default();
     Encoding::for_label(label.as_bytes()).ok_or_else(|| {
-        Error::unsupported(format!("the encoding '{label}'")).in_structure(STRUCTURE)
+        Error::unsupported(format!("unknown encoding '{label}'")).in_structure(STRUCTURE)
     })
 }
 
-/// Sees that a parser is not led to do too much; real descriptors have a dozen of either. It looks
-/// for an attribute that is there twice, which takes the square of their number. Namespaces add up
-/// with depth, and each name is looked for among them.
+/// Limits the number of attributes per tag and of namespaces, to bound the time of parsing. Real
+/// descriptors have about a dozen of either. The parser's search for duplicate attributes takes
+/// quadratic time. Namespaces accumulate with depth, and each name is searched for among them.
 ///
 /// # Errors
-/// [`Limit`](crate::ErrorKind::Limit) for a tag of too many attributes, or too
-/// many namespaces.
-pub(super) fn require_modest(text: &str, limits: &Limits) -> Result<()> {
-    let most = limits.ovf_attributes;
-    let over = |found: String| {
-        Err(Error::over_limit("ovf_attributes", found, most).in_structure(STRUCTURE))
+/// [`Limit`](crate::ErrorKind::Limit) for too many attributes of a tag, or too many namespaces.
+pub(super) fn require_bounded_markup(text: &str, limits: &Limits) -> Result<()> {
+    let max = limits.ovf_attributes;
+    let over_limit = |found: String| {
+        Err(Error::over_limit("ovf_attributes", found, max).in_structure(STRUCTURE))
     };
     let namespaces = to_u64(text.matches("xmlns").count());
-    if namespaces > most {
-        return over(format!("{namespaces} declarations of namespaces"));
+    if namespaces > max {
+        return over_limit(format!("{namespaces} namespace declarations"));
     }
-    // No value holds a '<': so each starts something new.
-    match text.split('<').map(attributes).find(|&attributes| attributes > most) {
-        Some(attributes) => over(format!("a tag of {attributes} attributes")),
+    // Attribute values cannot contain '<', so each '<' starts a tag.
+    match text.split('<').map(attributes).find(|&attributes| attributes > max) {
+        Some(attributes) => over_limit(format!("a tag with {attributes} attributes")),
         None => Ok(()),
     }
 }
 
-/// Quoted values up to the '>' that ends the tag.
+/// Counts the quoted values up to the '>' that ends the tag.
 fn attributes(tag: &str) -> u64 {
     let mut quote = None;
     let mut count = 0;
@@ -96,7 +96,7 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn a_text_is_read_in_the_encoding_that_it_names() {
+    fn a_text_is_decoded_in_its_stated_encoding() {
         let utf16 = |bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
             "\u{feff}<é>".encode_utf16().flat_map(bytes).collect()
         };
@@ -106,31 +106,31 @@ mod tests {
             utf16(u16::to_le_bytes),
             utf16(u16::to_be_bytes),
         ] {
-            assert!(looks_like_it(&bytes));
+            assert!(looks_like_xml(&bytes));
             assert_eq!(decode(&bytes).expect("known"), "<é>");
         }
         let latin = b"<?xml version='1.0' encoding = 'ISO-8859-1'?><\xe9>";
         assert!(decode(latin).expect("known").ends_with("<é>"));
         let unknown = decode(b"<?xml encoding='x-none'?>").expect_err("unknown");
         assert_eq!(unknown.kind(), ErrorKind::Unsupported);
-        assert_eq!(decode(b"<\xe9>").expect_err("no UTF-8").kind(), ErrorKind::Corrupt);
+        assert_eq!(decode(b"<\xe9>").expect_err("not UTF-8").kind(), ErrorKind::Corrupt);
         for other in [&b""[..], b"x.ovf", b"\x1f\x8b"] {
-            assert!(!looks_like_it(other));
+            assert!(!looks_like_xml(other));
         }
     }
 
     #[test]
     fn attributes_and_namespaces_are_counted_before_they_are_parsed() {
         let limits = Limits::default();
-        let most = limits.ovf_attributes as usize;
+        let max = limits.ovf_attributes as usize;
         let tag = |count| format!("<a x='>' {}/>", "b=\"\" ".repeat(count - 1));
-        require_modest(&tag(most), &limits).expect("as many as there may be");
+        require_bounded_markup(&tag(max), &limits).expect("at the limit");
         for text in [
-            tag(most + 1),
-            format!("<!-- it's --><x>isn't</x>{}", tag(most + 1)),
-            "<a xmlns='u'>".repeat(most + 1),
+            tag(max + 1),
+            format!("<!-- it's --><x>isn't</x>{}", tag(max + 1)),
+            "<a xmlns='u'>".repeat(max + 1),
         ] {
-            let error = require_modest(&text, &limits).expect_err("too many");
+            let error = require_bounded_markup(&text, &limits).expect_err("too many");
             assert_eq!(error.exceeded(), Some("ovf_attributes"));
         }
     }

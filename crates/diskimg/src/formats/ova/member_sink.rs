@@ -1,4 +1,4 @@
-//! A file inside the archive, while it is written.
+//! A member of the archive that is being written.
 
 use crate::storage::lock;
 use crate::storage::number::to_u64;
@@ -7,11 +7,10 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// Bytes of one member: they pass on to the archive, in order, and their digest
-/// is taken.
+/// Writes the bytes of one member to the archive, in order, and computes their digest.
 ///
-/// It does not say [`is_sequential`](Sink::is_sequential): an image in it is a
-/// file with a name and not a nameless stream. Whoever writes to it sees to the order.
+/// [`is_sequential`](Sink::is_sequential) is false although the bytes must be written in order,
+/// because an image in a sequential sink would be treated as one without a file name.
 #[derive(Debug)]
 pub(super) struct MemberSink {
     archive: Arc<dyn Sink>,
@@ -20,18 +19,18 @@ pub(super) struct MemberSink {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Where the member starts in the archive; `None` until that is known.
+    /// Offset of the member's data in the archive; `None` until it is known.
     start: Option<u64>,
     len: u64,
     digest: Sha256,
 }
 
-/// A member that is complete.
+/// Length and digest of a member.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
-    /// Bytes.
+    /// Length in bytes.
     pub(super) len: u64,
-    /// SHA-256.
+    /// SHA-256 digest.
     pub(super) digest: Vec<u8>,
 }
 
@@ -40,12 +39,12 @@ impl MemberSink {
         Self { archive, state: Mutex::default() }
     }
 
-    /// The member's first byte will be at `offset` of the archive.
+    /// Sets the offset of the member's first byte in the archive.
     pub(super) fn start_at(&self, offset: u64) {
         lock(&self.state).start = Some(offset);
     }
 
-    /// What it has become.
+    /// Returns length and digest of the bytes written so far.
     pub(super) fn written(&self) -> Written {
         let state = lock(&self.state);
         Written { len: state.len, digest: state.digest.clone().finalize().to_vec() }
@@ -54,7 +53,7 @@ impl MemberSink {
 
 impl State {
     fn append(&mut self, archive: &dyn Sink, buf: &[u8]) -> io::Result<()> {
-        let start = self.start.ok_or_else(|| io::Error::other("its turn has not come"))?;
+        let start = self.start.ok_or_else(|| io::Error::other("the member is not started"))?;
         archive.write_all_at(buf, start + self.len)?;
         self.digest.update(buf);
         self.len += to_u64(buf.len());
@@ -68,7 +67,10 @@ impl Sink for MemberSink {
         if offset != state.len {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                format!("a member of an archive cannot go on at {offset} from {}", state.len),
+                format!(
+                    "an archive member must be written in order: at offset {}, not {offset}",
+                    state.len
+                ),
             ));
         }
         state.append(&*self.archive, buf)
@@ -84,7 +86,7 @@ impl Sink for MemberSink {
             true => Ok(()),
             false => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                format!("a member of {} bytes cannot become one of {len}", state.len),
+                format!("an archive member of {} bytes cannot be resized to {len}", state.len),
             )),
         }
     }
@@ -101,23 +103,23 @@ mod tests {
     use crate::storage::source::Source;
 
     #[test]
-    fn bytes_pass_in_order_and_are_digested() {
+    fn bytes_are_written_in_order_and_digested() {
         let archive = Arc::new(MemorySink::new());
         let member = MemberSink::new(Arc::clone(&archive) as Arc<dyn Sink>);
-        member.write_all_at(b"a", 0).expect_err("has no place yet");
+        member.write_all_at(b"a", 0).expect_err("not started");
         member.start_at(100);
-        member.write_all_at(b"a", 0).expect("goes on");
-        member.write_all_at(b"bc", 1).expect("goes on");
+        member.write_all_at(b"a", 0).expect("in order");
+        member.write_all_at(b"bc", 1).expect("in order");
         for offset in [0, 2, 4] {
             member.write_all_at(b"x", offset).expect_err("out of order");
         }
         member.set_len(4).expect_err("longer");
-        member.set_len(3).expect("is so");
+        member.set_len(3).expect("unchanged");
         let Written { len, digest } = member.written();
         // FIPS 180-4: SHA-256 of "abc".
         assert_eq!((len, &digest[..4]), (3, &[0xba, 0x78, 0x16, 0xbf][..]));
         let mut bytes = [0; 3];
-        archive.to_source().read_exact_at(&mut bytes, 100).expect("there");
+        archive.to_source().read_exact_at(&mut bytes, 100).expect("is written");
         assert_eq!(&bytes, b"abc");
     }
 }

@@ -1,25 +1,23 @@
-//! OVA and OVF: virtual appliances, read one disk at a time.
+//! OVA and OVF: virtual appliances, of which one disk is read at a time.
 //!
-//! A descriptor (XML) names the package's files, disks among them; a manifest
-//! has their digests. An OVA is the package in one tar archive, the descriptor
-//! first; an `.ovf` is the descriptor with the rest beside it.
+//! A descriptor (XML) lists the files and disks of a package, and a manifest lists the files'
+//! digests. An OVA is a package in a tar archive, with the descriptor as the first member. An
+//! `.ovf` is a descriptor whose package files are in the same directory.
 //!
 //! ```text
 //!   ┌────────┬─────────────┬────────┬────────────┬────────┬───────────────────┬─┬──────
 //!   │ header │ x.ovf: XML  │ header │ x.mf:      │ header │ x-disk1.vmdk:     │…│ two
 //!   │ x.ovf  │ File ◄ Disk │ x.mf   │ SHA256(…)= │ x-disk1│ streamOptimized   │ │ zero
-//!   │        │             │        │            │ .vmdk  │ VMDK, as it is    │ │ blocks
+//!   │        │             │        │            │ .vmdk  │ VMDK, verbatim    │ │ blocks
 //!   └────────┴─────────────┴────────┴────────────┴────────┴───────────────────┴─┴──────
 //!     512      padded to 512 …                              read in place
 //! ```
 //!
-//! A disk's image is in a format of its own, to which reading is left. What is
-//! packed once more (an OVA in gzip or zip, a file in gzip) is unpacked into a
-//! temporary file when its bytes are wanted, and not before.
+//! A disk's image has a format of its own, whose driver reads it. Compressed data (an OVA in gzip
+//! or zip, a file in gzip) is decompressed to a temporary file when it is first needed.
 //!
-//! Specification: DMTF DSP0243, *Open Virtualization Format Specification*
-//! (1.1.0 and 2.1.1). What it leaves open is done as VMware's, VirtualBox's and
-//! oVirt's tools do it.
+//! Specification: DMTF DSP0243, *Open Virtualization Format Specification* (1.1.0 and 2.1.1). Where
+//! it is silent, this module follows the tools of VMware, VirtualBox and oVirt.
 
 mod archive;
 mod check;
@@ -27,6 +25,7 @@ mod disk_image;
 mod envelope;
 mod files;
 mod guest_os;
+#[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
 mod manifest;
@@ -46,44 +45,47 @@ use archive::Packing;
 use package::has_extension;
 use std::path::Path;
 use std::sync::Arc;
-use tar_members::Beginning;
+use tar_members::ArchiveStart;
 
 pub(crate) use layer::Ova;
 
-/// Guest bytes of a grain.
+/// Size of a grain in bytes.
 const GRAIN: u64 = 64 << 10;
 
-/// Disks being written stand this far apart: at what one grain table speaks for.
-/// A table is written when its grains are; the engine hands over runs of grains
-/// that end at such borders, and no run may belong to two tables or disks.
+/// Alignment of the disks of a new appliance in the guest address space: the size that one grain
+/// table covers. The engine passes runs of grains that end at multiples of this size, so that no
+/// run belongs to two tables or two disks.
 const ALIGNMENT: u64 = 512 * GRAIN;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
+    known_to_qemu: true,
     sector: 512,
     open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
     require: None,
     create: target::create,
     options: options::OPTIONS,
     measure: None,
+    #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: Some(Appliance { create: target::create_disks, alignment: ALIGNMENT }),
 };
 
-/// What is called so, whatever is in it: opening says what is wrong. Under any
-/// other name a tar whose first file is a descriptor. A guest can write that into
-/// a raw disk: so it shows bytes of that same file alone, and nothing is unpacked.
-fn probe(head: &ProbeBuffer<'_>) -> bool {
-    if head.path.is_some_and(|path| is_called_so(path, head.bytes)) {
+/// Accepts every file with the name of an appliance, so that opening it reports what is wrong with
+/// its contents. With any other name, accepts a tar archive whose first file is a descriptor. A
+/// guest can write such an archive to a raw disk; therefore only bytes of this file are read then,
+/// and nothing is decompressed.
+fn probe(buffer: &ProbeBuffer<'_>) -> bool {
+    if buffer.path.is_some_and(|path| has_appliance_name(path, buffer.head)) {
         return true;
     }
-    tar_members::beginning(head.bytes).is_some_and(|Beginning { magic, name }| {
+    tar_members::archive_start(buffer.head).is_some_and(|ArchiveStart { magic, name }| {
         magic && name.is_some_and(|name| has_extension(&name, "ovf"))
     })
 }
 
-/// True if the name is that of an appliance; of a packed one if it is packed.
-fn is_called_so(path: &Path, head: &[u8]) -> bool {
+/// True if the extension is that of an appliance with the compression that `head` shows.
+fn has_appliance_name(path: &Path, head: &[u8]) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let extensions: &[&str] = match Packing::of(head) {
         Packing::Gzip => &[".ova", ".ovf", ".ova.gz", ".tgz", ".tar.gz"],

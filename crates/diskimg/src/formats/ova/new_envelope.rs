@@ -1,25 +1,25 @@
-//! The descriptor of a new appliance, in the shape of VMware's own.
+//! The descriptor of a new appliance, similar to those that VMware writes.
 
 use super::options::{Adapter, Machine};
 use std::fmt::Write;
 
-/// What is known of a disk when it is written.
+/// The data of a disk in the descriptor.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct DiskFacts {
-    /// Guest bytes.
+pub(super) struct DiskInfo {
+    /// Number of guest bytes.
     pub(super) capacity: u64,
-    /// Bytes of its file.
+    /// Size of its file in bytes.
     pub(super) size: u64,
-    /// Guest bytes that are not zeros, by grains.
+    /// Total size in bytes of the grains that are not zeros.
     pub(super) populated: u64,
 }
 
-/// The name of the file of the disk with this index.
+/// Returns the file name of the disk with this index.
 pub(super) fn disk_name(stem: &str, index: usize) -> String {
     format!("{stem}-disk{}.vmdk", index + 1)
 }
 
-/// The most disks that a machine's controllers take.
+/// Returns the maximum number of disks of a machine.
 pub(super) fn max_disks(adapter: Adapter) -> usize {
     match adapter {
         Adapter::Ide => 2 * 2,
@@ -27,10 +27,10 @@ pub(super) fn max_disks(adapter: Adapter) -> usize {
     }
 }
 
-/// A SCSI controller has 16 addresses, of which it takes 7 for itself.
+/// Number of disks per SCSI controller, which has 16 addresses and occupies address 7 itself.
 const SCSI_SLOTS: usize = 15;
 
-/// The `rasd:ResourceType`s (CIM_ResourceAllocationSettingData).
+/// Values of `rasd:ResourceType` (CIM_ResourceAllocationSettingData).
 const PROCESSOR: u32 = 3;
 const MEMORY: u32 = 4;
 const IDE_CONTROLLER: u32 = 5;
@@ -44,11 +44,11 @@ const HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 
 const FORMAT: &str = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized";
 
-/// The network that an adapter is on: vSphere's default.
+/// The network to which the adapter is connected: vSphere's default.
 const NETWORK: &str = "VM Network";
 
-/// The descriptor's text.
-pub(super) fn text(machine: &Machine, disks: &[DiskFacts]) -> String {
+/// Returns the text of the descriptor.
+pub(super) fn text(machine: &Machine, disks: &[DiskInfo]) -> String {
     let mut out = Xml(HEAD.to_owned());
     references(&mut out, machine, disks);
     disk_section(&mut out, disks);
@@ -72,7 +72,7 @@ pub(super) fn text(machine: &Machine, disks: &[DiskFacts]) -> String {
     out.0
 }
 
-fn references(out: &mut Xml, machine: &Machine, disks: &[DiskFacts]) {
+fn references(out: &mut Xml, machine: &Machine, disks: &[DiskInfo]) {
     out.line(1, format_args!("<References>"));
     for (i, disk) in disks.iter().enumerate() {
         let (number, href, size) = (i + 1, disk_name(&machine.stem, i), disk.size);
@@ -84,11 +84,11 @@ fn references(out: &mut Xml, machine: &Machine, disks: &[DiskFacts]) {
     out.line(1, format_args!("</References>"));
 }
 
-fn disk_section(out: &mut Xml, disks: &[DiskFacts]) {
+fn disk_section(out: &mut Xml, disks: &[DiskInfo]) {
     out.line(1, format_args!("<DiskSection>"));
     out.line(2, format_args!("<Info>Virtual disk information</Info>"));
     for (i, disk) in disks.iter().enumerate() {
-        let DiskFacts { capacity, populated, .. } = disk;
+        let DiskInfo { capacity, populated, .. } = disk;
         let number = i + 1;
         out.line(
             2,
@@ -136,14 +136,14 @@ fn hardware(out: &mut Xml, machine: &Machine, disks: usize) {
     out.line(2, format_args!("</VirtualHardwareSection>"));
 }
 
-/// The list of virtual devices, numbered as they come.
+/// The list of virtual devices, numbered in order.
 struct Items<'a> {
     out: &'a mut Xml,
     last: usize,
 }
 
 impl Items<'_> {
-    /// Writes an item; gives its number. The schema wants the elements in
+    /// Writes an item and returns its number. The schema requires the elements to be in
     /// alphabetical order.
     fn add(&mut self, kind: u32, name: &str, more: &[(&str, String)]) -> usize {
         self.last += 1;
@@ -172,7 +172,7 @@ impl Items<'_> {
         self.add(MEMORY, &name, &[units("byte * 2^20"), quantity(memory_mib)]);
     }
 
-    /// Controllers as they are needed, and the disks on them.
+    /// Writes the disks and the controllers that they need.
     fn disks(&mut self, adapter: Adapter, disks: usize) {
         let (kind, name, slots) = match adapter {
             Adapter::Ide => (IDE_CONTROLLER, "IDE Controller", 2),
@@ -218,7 +218,7 @@ impl Items<'_> {
     }
 }
 
-/// Text that grows by indented lines.
+/// A text of indented lines.
 struct Xml(String);
 
 impl Xml {
@@ -228,7 +228,7 @@ impl Xml {
     }
 }
 
-/// Text as an element's content or a quoted attribute.
+/// Escapes text for use as an element's content or in a quoted attribute.
 fn escaped(text: &str) -> String {
     text.chars().fold(String::new(), |mut out, c| {
         match c {
@@ -254,12 +254,12 @@ mod tests {
         Machine::new(&Options::parse(options).expect("parses"), None).expect("fits")
     }
 
-    fn disks(count: usize) -> Vec<DiskFacts> {
-        vec![DiskFacts { capacity: 1 << 30, size: 1000, populated: 65536 }; count]
+    fn disks(count: usize) -> Vec<DiskInfo> {
+        vec![DiskInfo { capacity: 1 << 30, size: 1000, populated: 65536 }; count]
     }
 
     #[test]
-    fn the_parser_understands_it_and_any_name_is_escaped() {
+    fn a_new_descriptor_can_be_parsed_and_names_are_escaped() {
         let name = "a <b> & \"c\" 'd' ü";
         let machine = machine(&format!("name={name}"));
         let text = text(&machine, &disks(2));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn every_disk_hangs_on_a_free_address_of_a_controller() {
+    fn every_disk_has_its_own_address_on_a_controller() {
         for (adapter, kind, count) in [("lsilogic", 6, 60), ("buslogic", 6, 16), ("ide", 5, 4)] {
             let machine = machine(&format!("adapter_type={adapter},network=off"));
             assert!(count <= max_disks(machine.adapter));

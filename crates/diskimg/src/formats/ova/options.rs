@@ -1,36 +1,41 @@
-//! What `-o` takes for a new appliance, and what it means.
+//! The create options of an appliance.
 
 use super::guest_os::GuestOs;
 use crate::error::{Error, Result};
 use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec, Options};
 use std::path::Path;
 
-/// In the order in which `create` tells them.
+/// The create options, in the order in which they are listed.
 pub(super) const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
-    OptionSpec::new("name", OptionKind::Text, "Name of the machine (default: the output's)"),
+    OptionSpec::new(
+        "name",
+        OptionKind::Text,
+        "Name of the virtual machine (default: the output's name)",
+    ),
     OptionSpec::new(
         "os_type",
         OptionKind::Text,
-        "VMware's name of the guest system, as ubuntu64Guest, debian12_64Guest, windows9_64Guest",
+        "VMware's name of the guest operating system, such as ubuntu64Guest, debian12_64Guest or \
+         windows9_64Guest",
     )
     .default("otherLinux64Guest"),
-    OptionSpec::new("cpus", OptionKind::Number, "Virtual processors").default("1"),
-    OptionSpec::new("memory", OptionKind::Size, "Memory, in multiples of 4 MiB").default("1G"),
+    OptionSpec::new("cpus", OptionKind::Number, "Number of virtual processors").default("1"),
+    OptionSpec::new("memory", OptionKind::Size, "Memory size, a multiple of 4 MiB").default("1G"),
     OptionSpec::new("firmware", OptionKind::Text, "Firmware, can be bios or efi").default("bios"),
     OptionSpec::new(
         "adapter_type",
         OptionKind::Text,
-        "Virtual disk controller, can be one of lsilogic, buslogic or ide",
+        "Virtual disk controller type, can be one of lsilogic, buslogic or ide",
     )
     .default("lsilogic"),
-    OptionSpec::new("hwversion", OptionKind::Number, "Version of VMware's virtual hardware")
+    OptionSpec::new("hwversion", OptionKind::Number, "VMware virtual hardware version")
         .default("10"),
-    OptionSpec::new("network", OptionKind::Switch, "One network adapter (E1000)").default("on"),
+    OptionSpec::new("network", OptionKind::Switch, "Add a network adapter (E1000)").default("on"),
     COMPRESSION_LEVEL,
 ];
 
-/// Controllers that a new machine's disks hang on.
+/// The type of the controllers to which the disks are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Adapter {
     LsiLogic,
@@ -38,44 +43,44 @@ pub(super) enum Adapter {
     Ide,
 }
 
-/// A new machine.
+/// The virtual machine of a new appliance.
 #[derive(Debug)]
 pub(super) struct Machine {
-    /// As the user gave it: any text without control characters.
+    /// The name: any text without control characters.
     pub(super) name: String,
-    /// The same as the beginning of file names.
+    /// The name as the stem of file names.
     pub(super) stem: String,
     pub(super) os: GuestOs,
     pub(super) cpus: u64,
     pub(super) memory_mib: u64,
     pub(super) efi: bool,
     pub(super) adapter: Adapter,
-    /// Of `vmx-NN`.
+    /// Virtual hardware version (the NN of `vmx-NN`).
     pub(super) hardware: u64,
     pub(super) network: bool,
-    /// Of the disks; `None`: the encoder's own idea.
+    /// Compression level of the disks; `None` for the encoder's default.
     pub(super) compression_level: Option<u32>,
 }
 
-/// Names of files in the archive start with at most so many bytes of the machine's.
+/// Maximum length of the stem of file names in bytes.
 const MAX_STEM: usize = 64;
 
-/// The name where nothing gives one.
-const NAMELESS: &str = "appliance";
+/// The name if neither the option nor the output gives one.
+const DEFAULT_NAME: &str = "appliance";
 
-/// The first virtual hardware that has EFI.
+/// The first virtual hardware version with EFI.
 const EFI_HARDWARE: u64 = 8;
 
-/// True for what XML 1.0 ("Char") cannot hold, and for control characters.
-fn is_no_xml(c: char) -> bool {
+/// True for control characters and those that XML 1.0 ("Char") does not allow.
+fn is_not_recordable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
 impl Machine {
-    /// `output` is where the appliance goes, if that has a name.
+    /// Creates the machine from the options. `output` is the path of the appliance, if it has one.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) naming the option that makes no sense.
+    /// [`Invalid`](crate::ErrorKind::Invalid), naming the invalid option.
     pub(super) fn new(options: &Options, output: Option<&Path>) -> Result<Self> {
         let options = options.in_effect(OPTIONS)?;
         let text = |name: &str| options.get(name).unwrap_or_default().to_owned();
@@ -84,24 +89,22 @@ impl Machine {
             if range.contains(&value) {
                 return Ok(value);
             }
-            let (least, most) = range.into_inner();
-            Err(Error::invalid(format!("{name}={value}: {least} to {most} are possible")))
+            let (min, max) = range.into_inner();
+            Err(Error::invalid(format!("{name}={value}: it must be between {min} and {max}")))
         };
         let stem = output.and_then(Path::file_stem).map(|s| s.to_string_lossy().into_owned());
         let given = Some(text("name")).filter(|name| !name.is_empty());
-        let clean = |stem: String| stem.replace(is_no_xml, "_");
-        let name = given.or(stem.map(clean)).unwrap_or_else(|| NAMELESS.to_owned());
-        if name.contains(is_no_xml) || name.trim().is_empty() || name.len() > 255 {
+        let clean = |stem: String| stem.replace(is_not_recordable, "_");
+        let name = given.or(stem.map(clean)).unwrap_or_else(|| DEFAULT_NAME.to_owned());
+        if name.contains(is_not_recordable) || name.trim().is_empty() || name.len() > 255 {
             return Err(Error::invalid(format!("the name {name:?} cannot be recorded"))
-                .hint("1 to 255 bytes, no line breaks"));
+                .hint("it must have 1 to 255 bytes and no control characters"));
         }
         let memory = options.size("memory")?.unwrap_or_default();
         if memory == 0 || !memory.is_multiple_of(4 << 20) {
-            return Err(Error::invalid(format!(
-                "memory={memory}: multiples of 4 MiB are possible"
-            )));
+            return Err(Error::invalid(format!("memory={memory}: it must be a multiple of 4 MiB")));
         }
-        // The first version with OVF, and a bound for typing errors.
+        // 4 is the first version that supports OVF; the maximum catches typing errors.
         let hardware = number("hwversion", 4..=99)?;
         let efi = one_of("firmware", &text("firmware"), &[("bios", false), ("efi", true)])?;
         if efi && hardware < EFI_HARDWARE {
@@ -128,7 +131,7 @@ impl Adapter {
     const ALL: [(&str, Self); 3] =
         [("lsilogic", Self::LsiLogic), ("buslogic", Self::BusLogic), ("ide", Self::Ide)];
 
-    /// As the option and `ddb.adapterType` spell it.
+    /// Returns the name in the option and in `ddb.adapterType`.
     pub(super) fn name(self) -> &'static str {
         Self::ALL.into_iter().find(|(_, adapter)| *adapter == self).map_or("", |(name, _)| name)
     }
@@ -142,7 +145,7 @@ fn one_of<T: Copy>(option: &str, value: &str, known: &[(&str, T)]) -> Result<T> 
     })
 }
 
-/// A name that needs no quoting in a tar, a manifest and a URI.
+/// Converts a name to a file name stem that needs no quoting in archive, manifest and URI.
 fn file_stem(name: &str) -> String {
     let safe = |(i, c): (usize, char)| match c {
         c if c.is_ascii_alphanumeric() => c,
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_comes_from_the_output_unless_one_is_given() {
+    fn the_name_is_taken_from_the_output_unless_given() {
         let named = |options| machine(options).map(|m| (m.name, m.stem)).expect("fits");
         assert_eq!(named(""), ("my vm".into(), "my_vm".into()));
         assert_eq!(named("name=-ü/<b>"), ("-ü/<b>".into(), "___b_".replace("___", "____")));
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_what_the_list_tells() {
+    fn defaults_are_those_of_the_option_list() {
         let machine = machine("").expect("fits");
         assert_eq!((machine.cpus, machine.memory_mib, machine.hardware), (1, 1024, 10));
         assert_eq!(
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
+    fn invalid_options_are_refused_by_name() {
         for (options, word) in [
             ("cpus=0", "cpus"),
             ("cpus=9999", "cpus"),

@@ -1,31 +1,32 @@
-//! The OVF package: a descriptor, the files it names, and perhaps a manifest,
-//! in an archive or side by side.
+//! The OVF package: a descriptor, the files it lists, and an optional manifest, in an archive or in
+//! a directory.
 //!
 //! ```text
-//!   appliance.ova: tar                     appliance.ovf      (opened by its name)
-//!     appliance.ovf   ── href ──┐          appliance.mf       (beside it)
-//!     appliance.mf              │          disk1.vmdk         (beside it, as far as
-//!     disk1.vmdk      ◄─────────┘                              the policy allows)
+//!   appliance.ova: tar                     appliance.ovf      (opened by name)
+//!     appliance.ovf   ── href ──┐          appliance.mf       (same directory)
+//!     appliance.mf              │          disk1.vmdk         (same directory, if
+//!     disk1.vmdk      ◄─────────┘                              the policy allows it)
 //! ```
 
 use super::archive::{Archive, Packing};
 use super::envelope::{Disk, Envelope, File};
-use super::files::{Files, PartName, only_descriptor, open_text, require_short};
+use super::files::{Files, PackageFileName, only_descriptor, open_text, require_text_len};
 use super::manifest::{self, Manifest};
 use super::unpack::{self, SourceReader, UnpackBudget};
-use super::{is_called_so, markup};
+use super::{has_appliance_name, markup};
 use crate::error::{Error, Result};
 use crate::open::OpenContext;
 use crate::open::external_files::Resolver;
 use crate::open::limits::Limits;
+use crate::remedy::Remedy;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::{JoinedSource, Source};
 use flate2::read::MultiGzDecoder;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Chunks of one file that are unpacked one after the other: for each, all that
-/// comes before it in a tar.gz is inflated again.
+/// Maximum number of chunks of a file in a compressed archive: for each one, everything before it
+/// in a tar.gz is decompressed again.
 const MAX_PACKED_CHUNKS: usize = 64;
 
 /// An OVF package.
@@ -35,83 +36,82 @@ pub(super) struct Package {
     descriptor: PackageFile,
     envelope: Envelope,
     manifest: Option<PackageFile>,
-    /// Bytes of the envelope's files as they lie in the archive, as far as known.
+    /// Sizes in bytes of the envelope's files as stored in the archive, where known.
     stored: Vec<Option<u64>>,
-    /// False if only its bytes say that this is an appliance: then a disk's guest
-    /// may have made it.
+    /// Whether files may be decompressed. False if the package was recognized by its contents only:
+    /// then it may be a raw disk whose guest has written it.
     unpacks: bool,
     pub(super) limits: Limits,
 }
 
-/// A file of the package, or a chunk of one: its bytes as they lie there.
+/// A file of the package, or a chunk of one, as it is stored.
 #[derive(Debug, Clone)]
 pub(super) struct PackageFile {
-    /// Relative to the descriptor.
+    /// Name relative to the descriptor.
     pub(super) name: String,
-    /// As the archive spells it.
+    /// Name in the archive.
     pub(super) path: String,
-    /// What a zip archive says of bytes that nothing else vouches for.
+    /// The CRC-32 that a zip archive records, if reading does not verify it.
     pub(super) crc32: Option<u32>,
     pub(super) source: Arc<dyn Source>,
 }
 
 impl PackageFile {
-    /// A file that is in no archive.
+    /// Creates a file that is not in an archive.
     pub(super) fn plain(name: String, source: Arc<dyn Source>) -> Self {
         Self { path: name.clone(), name, crc32: None, source }
     }
 
-    /// Holds the bytes against what the manifest, if there is one, and the
-    /// archive say of them.
+    /// Verifies the bytes against the manifest, if there is one, and the archive's CRC.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they differ, or the manifest
-    /// leaves the file out; what reading and `tick` said.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they differ or the manifest does not list the
+    /// file, [`Io`](crate::ErrorKind::Io), and errors of `tick`.
     pub(super) fn verify(
         &self,
         manifest: Option<&Manifest>,
         tick: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         if let Some(manifest) = manifest {
-            manifest::verify(&manifest.of(self)?, &*self.source, tick)?;
+            manifest::verify(&manifest.entries_for(self)?, &*self.source, tick)?;
         }
-        let Some(said) = self.crc32 else { return Ok(()) };
+        let Some(expected) = self.crc32 else { return Ok(()) };
         let found = manifest::crc32(&*self.source, tick)?;
-        if found == said {
+        if found == expected {
             return Ok(());
         }
-        let message = format!("the CRC of '{}' is {found:08x}, not {said:08x}", self.name);
+        let message = format!("the CRC of '{}' is {found:08x}; expected {expected:08x}", self.name);
         Err(Error::corrupt("zip archive", message))
     }
 }
 
 impl Package {
-    /// Opens an archive or a descriptor, reads the descriptor and finds the manifest.
+    /// Opens an archive or a descriptor, parses the descriptor and locates the manifest.
+    ///
+    /// # Errors
+    /// As [`Archive::open`], [`Envelope::parse`] and [`Files::manifest`].
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
-        /// Enough to tell a descriptor behind some blanks.
+        /// Enough to recognize a descriptor with leading whitespace.
         const HEAD: u64 = 64;
         let mut head = vec![0; to_usize(source.len().min(HEAD))];
         source
             .read_exact_at(&mut head, 0)
-            .map_err(|e| Error::io("cannot read its beginning", e))?;
+            .map_err(|e| Error::io("cannot read the first bytes", e))?;
         let path = context.resolver.image;
-        let unpacks = !context.probed || path.is_some_and(|path| is_called_so(path, &head));
+        let unpacks = !context.probed || path.is_some_and(|path| has_appliance_name(path, &head));
         let limits = context.limits;
         let is_ovf = path.is_some_and(|path| has_extension(&path.to_string_lossy(), "ovf"));
-        let (files, descriptor) = if is_ovf || markup::looks_like_it(&head) {
+        let (files, descriptor) = if is_ovf || markup::looks_like_xml(&head) {
             let name = path.and_then(Path::file_name);
             let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let descriptor = path.map(Path::to_owned);
-            let Resolver { policy, access, .. } = context.resolver;
-            (Files::Beside { descriptor, policy, access }, PackageFile::plain(name, source))
+            let Resolver { policy, read_mode, .. } = context.resolver;
+            (Files::Directory { descriptor, policy, read_mode }, PackageFile::plain(name, source))
         } else {
             let archive = Archive::open(source, Packing::of(&head), limits)?;
-            let part = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;
-            let folder = part.path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
-            (
-                Files::Archive { archive: Box::new(archive), folder: folder.unwrap_or_default() },
-                part,
-            )
+            let descriptor = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;
+            let directory = descriptor.path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
+            (Files::Archive { archive: Box::new(archive), directory }, descriptor)
         };
         let envelope = Envelope::parse(&text_of(&descriptor, limits)?, limits)
             .map_err(|e| e.in_structure(format!("OVF descriptor '{}'", descriptor.name)))?;
@@ -139,39 +139,39 @@ impl Package {
         self.manifest.as_ref()
     }
 
-    /// What the manifest says, if there is one.
+    /// Reads the manifest, if there is one.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io), [`Limit`](crate::ErrorKind::Limit).
+    /// [`Io`](crate::ErrorKind::Io), [`Limit`](crate::ErrorKind::Limit) if it is too long.
     pub(super) fn read_manifest(&self) -> Result<Option<Manifest>> {
-        let Some(part) = &self.manifest else { return Ok(None) };
-        Ok(Some(Manifest::parse(&text_of(part, &self.limits)?)))
+        let Some(file) = &self.manifest else { return Ok(None) };
+        Ok(Some(Manifest::parse(&text_of(file, &self.limits)?)))
     }
 
-    /// Where the files are.
+    /// The location of the package's files.
     pub(super) fn files(&self) -> &Files {
         &self.files
     }
 
-    /// The archive's file, or the descriptor.
+    /// The file that was opened: the archive or the descriptor.
     pub(super) fn main_source(&self) -> &Arc<dyn Source> {
         self.files.archive().unwrap_or(&self.descriptor.source)
     }
 
-    /// Bytes of a disk's file as it lies in the package, all chunks together;
-    /// `None` if only opening it would tell.
+    /// Total size in bytes of a disk's file as stored in the package; `None` if it would have to be
+    /// opened to find out.
     pub(super) fn stored_size(&self, disk: &Disk) -> Option<u64> {
         self.stored.get(disk.file?).copied().flatten()
     }
 
     fn stored_sizes(&self) -> Vec<Option<u64>> {
-        // Files may share their chunks: all of them together are not counted
-        // more often than members can be.
-        let mut left = self.limits.archive_members;
+        // A crafted descriptor may list the same chunks in many files: the total number of lookups
+        // is bounded by the maximum number of members.
+        let mut lookups = self.limits.archive_members;
         let size = |file: &File| {
             let names = self.names(file).ok()?;
-            left = left.checked_sub(to_u64(names.len()))?;
-            let size = |name: &PartName| self.files.member(name.as_str()).map(|m| m.size);
+            lookups = lookups.checked_sub(to_u64(names.len()))?;
+            let size = |name: &PackageFileName| self.files.member(name.as_str()).map(|m| m.size);
             names.iter().try_fold(0u64, |sum, name| sum.checked_add(size(name)?))
         };
         match self.files.archive() {
@@ -180,94 +180,108 @@ impl Package {
         }
     }
 
-    /// True if the file can be read where it lies, and no other file be opened.
+    /// True if the file can be read within the archive, without decompressing it or opening another
+    /// file.
     pub(super) fn in_place(&self, file: &File) -> bool {
-        let names = || self.names(file).is_ok_and(|names| !self.any_packed(&names));
-        self.files.archive().is_some() && !file.gzip && names()
+        let unpacked = || self.names(file).is_ok_and(|names| !self.any_packed(&names));
+        self.files.archive().is_some() && !file.gzip && unpacked()
     }
 
-    /// True if one of these must be unpacked from an archive.
-    fn any_packed(&self, names: &[PartName]) -> bool {
-        let packed = |name: &PartName| {
+    /// True if one of these files must be decompressed.
+    fn any_packed(&self, names: &[PackageFileName]) -> bool {
+        let packed = |name: &PackageFileName| {
             self.files.member(name.as_str()).is_some_and(|member| !member.in_place())
         };
         names.iter().any(packed)
     }
 
-    /// The file as it lies in the package: one part, or its chunks.
+    /// Opens the chunks of a file as they are stored. A file that is not divided into chunks is a
+    /// single one.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if one is missing or a chunk has
-    /// another length than its file says, [`Refused`](crate::ErrorKind::Refused)
-    /// by the policy or for a name that leaves the package.
-    pub(super) fn parts(&self, file: &File) -> Result<Vec<PackageFile>> {
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if a chunk is missing or does not have the stated
+    /// length, [`Refused`](crate::ErrorKind::Refused) if the policy forbids it or a name leads out
+    /// of the package, [`Limit`](crate::ErrorKind::Limit) for too many chunks; otherwise as
+    /// [`Files::open`].
+    pub(super) fn chunks(&self, file: &File) -> Result<Vec<PackageFile>> {
         let names = self.names(file)?;
         if names.len() > MAX_PACKED_CHUNKS && self.any_packed(&names) {
             let (name, count) = (&file.href, names.len());
-            let message = format!("'{name}' is cut into {count} chunks, in a packed archive");
+            let message = format!(
+                "'{name}' is divided into {count} chunks in a compressed archive; at most \
+                 {MAX_PACKED_CHUNKS} are supported"
+            );
             return Err(Error::limit(message).hint("unpack the archive and open the .ovf"));
         }
-        let parts: Vec<_> =
+        let chunks: Vec<_> =
             names.iter().map(|name| self.files.open(name)).collect::<Result<_>>()?;
-        if let (Some(chunk), Some((_, all_but_last))) = (file.chunk, parts.split_last())
-            && let Some(part) = all_but_last.iter().find(|part| part.source.len() != chunk)
+        if let (Some(expected), Some((_, all_but_last))) = (file.chunk, chunks.split_last())
+            && let Some(chunk) = all_but_last.iter().find(|c| c.source.len() != expected)
         {
-            let (name, len) = (&part.name, part.source.len());
-            let message = format!("the chunk '{name}' has {len} bytes, not {chunk}");
+            let (name, len) = (&chunk.name, chunk.source.len());
+            let message = format!("the chunk '{name}' has {len} bytes; expected {expected}");
             return Err(Error::corrupt("package", message));
         }
-        Ok(parts)
+        Ok(chunks)
     }
 
-    /// The image in a file's parts: joined and decompressed.
-    pub(super) fn image(&self, file: &File, parts: &[PackageFile]) -> Result<Arc<dyn Source>> {
-        let joined = match parts {
-            [part] => Arc::clone(&part.source),
-            parts => {
-                let sources = parts.iter().map(|part| Arc::clone(&part.source));
+    /// Joins and decompresses a file's chunks.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) if the file is compressed and the package was
+    /// recognized by its contents only; as [`unpack::to_temporary_file`].
+    pub(super) fn image(&self, file: &File, chunks: &[PackageFile]) -> Result<Arc<dyn Source>> {
+        let joined = match chunks {
+            [chunk] => Arc::clone(&chunk.source),
+            chunks => {
+                let sources = chunks.iter().map(|chunk| Arc::clone(&chunk.source));
                 let joined = JoinedSource::new(sources);
-                Arc::new(joined.map_err(|e| Error::io("cannot join its chunks", e))?)
+                Arc::new(joined.map_err(|e| Error::io("cannot join the chunks", e))?)
             }
         };
         if !file.gzip {
             return Ok(joined);
         }
         if !self.unpacks {
-            let message = format!("'{}' is packed, and only first bytes speak of one", file.href);
-            return Err(Error::refused(format!("it may be a disk and no appliance: {message}"))
-                .hint("name the format (-f ova, -f raw)"));
+            return Err(Error::refused(format!(
+                "the file may be a raw disk: only its contents look like an appliance, and '{}' \
+                 would have to be decompressed",
+                file.href
+            ))
+            .with_remedy(Remedy::NameFormat));
         }
         let inflated = MultiGzDecoder::new(SourceReader::whole(&*joined));
         unpack::to_temporary_file(inflated, UnpackBudget::of(joined.len(), &self.limits))
             .map_err(|e| e.in_structure(format!("'{}'", file.href)))
     }
 
-    /// The names of a file's parts, relative to the descriptor.
-    fn names(&self, file: &File) -> Result<Vec<PartName>> {
+    /// Returns the names of a file's chunks, relative to the descriptor.
+    fn names(&self, file: &File) -> Result<Vec<PackageFileName>> {
         let name = self.files.name(&file.href)?;
         let Some(chunk) = file.chunk else { return Ok(vec![name]) };
         let Some(size) = file.size else {
-            let message = format!("'{}' is cut into chunks, and its size is not given", file.href);
+            let message = format!("'{}' is divided into chunks, but has no size", file.href);
             return Err(Error::corrupt("OVF descriptor", message));
         };
         let count = size.div_ceil(chunk).max(1);
         if count > self.limits.file_chunks {
-            let found = format!("'{}' is cut into {count} chunks", file.href);
+            let found = format!("'{}' is divided into {count} chunks", file.href);
             return Err(Error::over_limit("file_chunks", found, self.limits.file_chunks));
         }
         Ok((0..count).map(|index| name.chunk(index)).collect())
     }
 }
 
-fn text_of(part: &PackageFile, limits: &Limits) -> Result<Vec<u8>> {
-    require_short(&part.name, part.source.len(), limits.ovf_bytes)?;
-    let mut text = vec![0; to_usize(part.source.len())];
-    part.source
+fn text_of(file: &PackageFile, limits: &Limits) -> Result<Vec<u8>> {
+    require_text_len(&file.name, file.source.len(), limits.ovf_bytes)?;
+    let mut text = vec![0; to_usize(file.source.len())];
+    file.source
         .read_exact_at(&mut text, 0)
-        .map_err(|e| Error::io(format!("cannot read '{}'", part.name), e))?;
+        .map_err(|e| Error::io(format!("cannot read '{}'", file.name), e))?;
     Ok(text)
 }
 
+/// True if the name has this extension, in any case.
 pub(super) fn has_extension(name: &str, extension: &str) -> bool {
     Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
 }

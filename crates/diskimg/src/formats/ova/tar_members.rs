@@ -3,13 +3,13 @@
 //! ```text
 //!   ┌ header 512 ┬ member, padded to 512 ┬ header ┬ member ┬ … ┬ two zero blocks ┐
 //!     name, size,
-//!     checksum, type: 0 file · 5 folder · L the next one's name · x its name, size, …
+//!     checksum, type: 0 file · 5 directory · L name of the next member · x its attributes
 //! ```
 //!
 //! POSIX.1-2017 *pax*, "ustar Interchange Format" and "pax Header Block"; GNU
 //! tar's manual, "Basic Tar Format" (long names, base-256 numbers).
 
-use super::archive::{Member, Names, Storage};
+use super::archive::{Member, MemberNames, Storage};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
 use crate::storage::number::to_usize;
@@ -17,54 +17,53 @@ use std::ops::Range;
 use std::sync::Arc;
 use tar::{EntryType, Header};
 
-/// The unit of a tar archive.
+/// Size in bytes of a block, to which everything in a tar archive is aligned.
 pub(super) const BLOCK: u64 = 512;
 
-/// Bytes that are asked for in ascending order only: an archive may be packed.
-pub(super) trait Forward {
-    /// Fills `buf` from `at`, as far as there is anything.
+/// A source that is read at ascending offsets only, because it may be a compressed stream.
+pub(super) trait ForwardRead {
+    /// Fills `buf` from `at` and returns the number of bytes, which is smaller only at the end.
     fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize>;
 
-    /// True if what was read shows that the archive ends before `at`.
+    /// True if the archive is known to end before `at`.
     fn ends_before(&self, at: u64) -> bool;
 }
 
-/// A walk over the files of an archive.
+/// Iterates over the files of an archive.
 struct Walk<'a> {
-    archive: &'a mut dyn Forward,
-    names: Names<'a>,
-    /// Where the next header is.
+    archive: &'a mut dyn ForwardRead,
+    names: MemberNames<'a>,
+    /// Offset of the next header.
     at: u64,
-    /// Where the last member ends.
+    /// End of the last member.
     end: u64,
 }
 
-/// A file, and where its bytes are.
+/// A file and the range of its bytes.
 struct File {
     name: Arc<str>,
     bytes: Range<u64>,
 }
 
-/// What stands before a file's header and overrides it.
+/// Attributes in extension members, which override those in the following header.
 #[derive(Default)]
 struct Overrides {
     name: Option<Vec<u8>>,
     size: Option<u64>,
 }
 
-/// The files of the archive, in order. `storage` says how to come by the bytes
-/// of one.
+/// Lists the files of the archive, in order. `storage` converts the range of a file's bytes.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) for a header whose checksum is wrong
-/// or a member that leaves the archive, [`Limit`](crate::ErrorKind::Limit),
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for sparse members.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for an invalid header or a member that extends beyond the
+/// end of the archive, [`Unsupported`](crate::ErrorKind::Unsupported) for sparse members,
+/// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
 pub(super) fn list(
-    archive: &mut dyn Forward,
+    archive: &mut dyn ForwardRead,
     storage: fn(Range<u64>) -> Storage,
     limits: &Limits,
 ) -> Result<Vec<Member>> {
-    let mut walk = Walk { archive, names: Names::new(limits), at: 0, end: 0 };
+    let mut walk = Walk { archive, names: MemberNames::new(limits), at: 0, end: 0 };
     let mut members = Vec::new();
     while let Some(File { name, bytes }) = walk.next()? {
         members.push(Member { name, size: bytes.end - bytes.start, storage: storage(bytes) });
@@ -72,19 +71,19 @@ pub(super) fn list(
     Ok(members)
 }
 
-/// How a tar archive begins.
-pub(super) struct Beginning {
-    /// It has the magic number, which the oldest archives lack: without it the
-    /// checksum alone speaks.
+/// The start of a tar archive.
+pub(super) struct ArchiveStart {
+    /// Whether the first header has the magic. The oldest archives do not, and are recognized by
+    /// the checksum only.
     pub(super) magic: bool,
-    /// The first file's name, if it is that near.
+    /// Name of the first file, if its header is in the bytes that were probed.
     pub(super) name: Option<Arc<str>>,
 }
 
-/// The beginning of the archive, if `head` is that of one.
-pub(super) fn beginning(head: &[u8]) -> Option<Beginning> {
+/// Parses the start of a tar archive; `None` if `head` is not one.
+pub(super) fn archive_start(head: &[u8]) -> Option<ArchiveStart> {
     struct Head<'a>(&'a [u8]);
-    impl Forward for Head<'_> {
+    impl ForwardRead for Head<'_> {
         fn read(&mut self, at: u64, buf: &mut [u8]) -> Result<usize> {
             let rest = self.0.get(to_usize(at)..).unwrap_or_default();
             let n = rest.len().min(buf.len());
@@ -100,28 +99,32 @@ pub(super) fn beginning(head: &[u8]) -> Option<Beginning> {
     let header = read_header(&mut archive, 0).ok().flatten()?;
     let magic = header.as_ustar().is_some() || header.as_gnu().is_some();
     let limits = Limits::default();
-    let names = Names::new(&limits);
+    let names = MemberNames::new(&limits);
     let mut walk = Walk { archive: &mut archive, names, at: 0, end: 0 };
     let name = walk.next().ok().flatten().map(|file| file.name);
-    Some(Beginning { magic, name })
+    Some(ArchiveStart { magic, name })
 }
 
 impl Walk<'_> {
-    /// The next file; `None` at the end of the archive.
+    /// Returns the next file; `None` at the end of the archive.
     fn next(&mut self) -> Result<Option<File>> {
         let mut overrides = Overrides::default();
         while let Some(header) = read_header(self.archive, self.at)? {
             let (at, kind) = (self.at, header.entry_type());
             let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous);
-            // Only a file's own header is overridden.
+            // The override does not apply to the header of another extension member.
             let size = match overrides.size.filter(|_| is_file) {
                 Some(size) => size,
-                None => header.entry_size().map_err(|e| bad(at, format!("its size: {e}")))?,
+                None => header
+                    .entry_size()
+                    .map_err(|e| corrupt(at, format!("its size is not valid: {e}")))?,
             };
             let start = at + BLOCK;
-            // So that no offset of the archive overflows.
+            // Offsets in the archive must not overflow.
             let end = start.checked_add(size).filter(|&end| end <= i64::MAX.cast_unsigned());
-            let end = end.ok_or_else(|| bad(at, format!("a member of {size} bytes")))?;
+            let end = end.ok_or_else(|| {
+                corrupt(at, format!("a member of {size} bytes, which would end beyond 8 EiB"))
+            })?;
             (self.at, self.end) = (end.next_multiple_of(BLOCK), end);
             match kind {
                 EntryType::GNULongName => {
@@ -138,78 +141,82 @@ impl Walk<'_> {
                 _ => {
                     let Overrides { name, .. } = std::mem::take(&mut overrides);
                     let name = name.unwrap_or_else(|| header.path_bytes().into_owned());
-                    // Old archives mark a folder by its name alone. Folders and
-                    // links are passed over: whoever needs one will miss it.
+                    // In old archives, a trailing slash marks a directory. Directories and links
+                    // are ignored; a reference to a link fails as to a missing file.
                     if is_file && !name.ends_with(b"/") {
-                        let name = self.names.take(&name)?;
+                        let name = self.names.add(&name)?;
                         return Ok(Some(File { name, bytes: start..end }));
                     }
                 }
             }
         }
         if self.archive.ends_before(self.end) {
-            let message = format!("a member ends at {:#x}, where nothing is", self.end);
+            let message =
+                format!("the last member ends at {:#x}, beyond the end of the archive", self.end);
             return Err(truncated(Error::corrupt("tar archive", message)));
         }
         Ok(None)
     }
 
+    /// Reads the data of an extension member.
     fn read_extension(&mut self, range: Range<u64>) -> Result<Vec<u8>> {
-        let (len, most) = (range.end - range.start, self.names.limits.archive_header_bytes);
-        if len > most {
+        let (len, max) = (range.end - range.start, self.names.limits.archive_header_bytes);
+        if len > max {
             let found = format!("a name or attributes of {len} bytes");
-            return Err(Error::over_limit("archive_header_bytes", found, most)
+            return Err(Error::over_limit("archive_header_bytes", found, max)
                 .in_structure("tar header")
                 .at(range.start));
         }
         let mut bytes = vec![0; to_usize(len)];
         if self.archive.read(range.start, &mut bytes)? < bytes.len() {
-            return Err(truncated(bad(range.start - BLOCK, "its name or attributes are cut off")));
+            let message = "its name or attributes are truncated";
+            return Err(truncated(corrupt(range.start - BLOCK, message)));
         }
         Ok(bytes)
     }
 }
 
-/// The header at `at`; `None` at the end of the archive.
-fn read_header(archive: &mut dyn Forward, at: u64) -> Result<Option<Header>> {
+/// Reads the header at `at`; `None` at the end of the archive.
+fn read_header(archive: &mut dyn ForwardRead, at: u64) -> Result<Option<Header>> {
     let mut block = [0; to_usize(BLOCK)];
     let n = archive.read(at, &mut block)?;
-    // Padding may be missing at the end; so may the two blocks of zeros.
+    // At the end, the padding and the two blocks of zeros may be missing.
     if block.iter().all(|&b| b == 0) {
         return Ok(None);
     }
     if n < block.len() {
-        return Err(truncated(bad(at, format!("it is cut off after {n} bytes"))));
+        return Err(truncated(corrupt(at, format!("it is truncated after {n} bytes"))));
     }
-    // The sum of all bytes, its own field as blanks.
+    // The checksum is the sum of all bytes, with its own field counted as blanks.
     let field = 148..156;
     let sum = |(i, &b): (usize, &u8)| u32::from(if field.contains(&i) { b' ' } else { b });
     let sum: u32 = block.iter().enumerate().map(sum).sum();
     let header = Header::from_byte_slice(&block);
     match header.cksum() {
-        Ok(said) if said == sum => Ok(Some(header.clone())),
-        _ => Err(bad(at, "its checksum is wrong")),
+        Ok(expected) if expected == sum => Ok(Some(header.clone())),
+        _ => Err(corrupt(at, "its checksum is wrong")),
     }
 }
 
-/// Records are `LENGTH KEY=VALUE\n`; the length is of all of it, and a value may
-/// hold line breaks.
+/// Parses pax records, `LENGTH KEY=VALUE\n`. The length is that of the whole record; a value may
+/// contain line breaks.
 fn read_pax(records: &[u8], at: u64, overrides: &mut Overrides) -> Result<()> {
     let mut rest = records;
-    // Some writers fill the block up with zeros.
+    // Some writers pad the block with zeros.
     while rest.first().is_some_and(|&byte| byte != 0) {
-        let (record, behind) =
-            split_record(rest).ok_or_else(|| bad(at, "its pax records are malformed"))?;
-        rest = behind;
+        let (record, following) =
+            split_record(rest).ok_or_else(|| corrupt(at, "its pax records are malformed"))?;
+        rest = following;
         let Some(equals) = record.iter().position(|&b| b == b'=') else {
-            return Err(bad(at, "a pax record without a value"));
+            return Err(corrupt(at, "a pax record without a value"));
         };
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         match key {
             b"path" => overrides.name = Some(value.to_owned()),
             b"size" => {
                 let size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-                overrides.size = Some(size.ok_or_else(|| bad(at, "its pax size is no number"))?);
+                let size = size.ok_or_else(|| corrupt(at, "its pax size is not a number"))?;
+                overrides.size = Some(size);
             }
             key if key.starts_with(b"GNU.sparse.") => return Err(sparse(at)),
             _ => {}
@@ -218,7 +225,7 @@ fn read_pax(records: &[u8], at: u64, overrides: &mut Overrides) -> Result<()> {
     Ok(())
 }
 
-/// The first record, without its length and its line break, and the rest.
+/// Splits off the first record, without its length and line break.
 fn split_record(records: &[u8]) -> Option<(&[u8], &[u8])> {
     let blank = records.iter().position(|&b| b == b' ')?;
     let length = std::str::from_utf8(&records[..blank]).ok()?.parse::<usize>().ok()?;
@@ -226,7 +233,7 @@ fn split_record(records: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((record, &records[length..]))
 }
 
-fn bad(at: u64, what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn corrupt(at: u64, what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::corrupt("tar header", what).at(at)
 }
 
@@ -238,7 +245,7 @@ fn sparse(at: u64) -> Error {
 }
 
 fn truncated(error: Error) -> Error {
-    error.hint("the file is probably truncated: its transfer did not complete")
+    error.hint("the file is probably truncated by an incomplete transfer")
 }
 
 #[cfg(test)]
@@ -246,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pax_record_is_as_long_as_it_says_whatever_is_in_it() {
+    fn a_pax_record_extends_over_its_stated_length() {
         let mut found = Overrides::default();
         let records = b"29 comment=a\n12 size=512\nxyz\n10 path=d\n\0\0";
         read_pax(records, 0, &mut found).expect("reads");

@@ -8,17 +8,15 @@
 //!     4 ◄──────────────────── 3    2   1 ─────►     2   1 ─────►     5
 //! ```
 //!
-//! The descriptor comes first and tells how long the disks are, which come
-//! last: so its place is kept free (it is padded with blanks to the length it
-//! has with the largest numbers), and all of the front is written at the end.
-//! A pipe cannot wait for that: there the archive is laid out in an unnamed
-//! temporary file first.
+//! The numbers show the order of writing. The descriptor is the first member, but contains the
+//! sizes of the disks, which are the last ones. Therefore space for it is reserved (it is padded
+//! with blanks to the length that it has with the largest numbers), and descriptor and manifest are
+//! written at the end. For a pipe, the archive is first written to an unnamed temporary file.
 //!
-//! Each disk is written by the VMDK format's own target, in a stretch of guest
-//! bytes of its own.
+//! Each disk has its own range of guest offsets and is written by a target of the VMDK format.
 
 use super::member_sink::{MemberSink, Written};
-use super::new_envelope::{DiskFacts, disk_name, max_disks, text};
+use super::new_envelope::{DiskInfo, disk_name, max_disks, text};
 use super::options::Machine;
 use super::tar_members::BLOCK;
 use super::{GRAIN, manifest};
@@ -38,73 +36,80 @@ use std::ops::Range;
 use std::sync::Arc;
 use tar::{EntryType, Header};
 
-/// An archive's length is a multiple of this many bytes, as tar writes it
-/// ("record", 20 blocks).
+/// The length of an archive is a multiple of this size, as with tar (a "record" of 20 blocks).
 const RECORD: u64 = 20 * BLOCK;
 
-/// Bytes copied to a pipe at a time.
+/// Number of bytes that are copied to a pipe at a time.
 const COPY: u64 = 1 << 20;
 
 /// An appliance being written.
 #[derive(Debug)]
 pub(super) struct OvaTarget {
-    /// Where the archive is laid out.
+    /// The output, or the temporary file.
     archive: Arc<dyn Sink>,
-    /// The archive's temporary file, and the pipe that it goes to.
+    /// The temporary file, and the pipe to which it is copied at the end.
     pipe: Option<(File, Arc<dyn Sink>)>,
     machine: Machine,
     disks: Vec<NewDisk>,
     /// The disks' members.
     files: Vec<Arc<dyn Sink>>,
-    /// The disk that is being written.
+    /// Index of the current disk.
     current: usize,
-    /// Its image; `None` when all are complete.
+    /// The image of the current disk; `None` when all disks are complete.
     image: Option<Box<dyn Target>>,
-    /// Bytes set aside for the descriptor.
+    /// Length of the descriptor in bytes, including padding.
     descriptor: u64,
-    /// Where the current disk's header is.
+    /// Offset of the current disk's header in the archive.
     position: u64,
 }
 
 /// A disk of the appliance.
 #[derive(Debug)]
 struct NewDisk {
-    /// Its place in the guest bytes of all.
+    /// Its range in the guest address space of all disks.
     guest: Range<u64>,
     member: Arc<MemberSink>,
-    /// Where its header is, once it has a place.
+    /// Offset of its header in the archive, once the disk is started.
     header: u64,
-    /// Guest bytes that are not zeros.
+    /// Number of guest bytes that are not zeros.
     populated: u64,
 }
 
-/// Starts an appliance with one disk.
+/// Creates an appliance with one disk.
+///
+/// # Errors
+/// As [`create_disks`].
 pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     let disk = 0..request.size;
     create_disks(request, &[disk])
 }
 
-/// Starts an appliance with a disk for each range.
+/// Creates an appliance with one disk for each range of guest offsets.
+///
+/// # Errors
+/// [`Invalid`](crate::ErrorKind::Invalid) for invalid options, a backing file or too many disks,
+/// [`Io`](crate::ErrorKind::Io) if a file cannot be created or written.
 pub(super) fn create_disks(
     request: CreateRequest<'_>,
     disks: &[Range<u64>],
 ) -> Result<Box<dyn Target>> {
     if request.backing.is_some() {
-        return Err(Error::invalid("an appliance's disks cannot have a backing file"));
+        return Err(Error::invalid("the disks of an appliance cannot have a backing file"));
     }
     let output = request.output.sink();
     let name = request.output.path().filter(|_| !output.is_sequential());
     let machine = Machine::new(request.options, name)?;
-    let most = max_disks(machine.adapter);
-    if disks.is_empty() || disks.len() > most {
+    let max = max_disks(machine.adapter);
+    if disks.is_empty() || disks.len() > max {
         let adapter = machine.adapter.name();
-        let message = format!("{} disks; {adapter} controllers take 1 to {most}", disks.len());
+        let message = format!("{} disks; {adapter} controllers support 1 to {max}", disks.len());
         return Err(Error::invalid(message));
     }
     let (archive, pipe) = if output.is_sequential() {
-        let cannot = |e| Error::io("cannot make a temporary file", e);
-        let file = tempfile::tempfile().map_err(cannot)?;
-        let sink = FileSink::new(file.try_clone().map_err(cannot)?, true).map_err(cannot)?;
+        let cannot_create = |e| Error::io("cannot create a temporary file", e);
+        let file = tempfile::tempfile().map_err(cannot_create)?;
+        let clone = file.try_clone().map_err(cannot_create)?;
+        let sink = FileSink::new(clone, true).map_err(cannot_create)?;
         let sink: Arc<dyn Sink> = Arc::new(sink);
         (sink, Some((file, output)))
     } else {
@@ -129,7 +134,7 @@ impl OvaTarget {
         };
         let mut disks: Vec<_> = disks.iter().map(disk).collect();
         let files = disks.iter().map(|disk| -> Arc<dyn Sink> { disk.member.clone() }).collect();
-        let longest = DiskFacts { capacity: u64::MAX, size: u64::MAX, populated: u64::MAX };
+        let longest = DiskInfo { capacity: u64::MAX, size: u64::MAX, populated: u64::MAX };
         let descriptor = to_u64(text(&machine, &vec![longest; disks.len()]).len());
         let descriptor = (descriptor + 1).next_multiple_of(BLOCK);
         let manifest =
@@ -139,8 +144,8 @@ impl OvaTarget {
         Ok(Self { archive, pipe, machine, disks, files, current: 0, image, descriptor, position })
     }
 
-    /// Goes on to the disk with this index, or to behind the last one.
-    fn turn_to(&mut self, index: usize) -> Result<()> {
+    /// Completes all disks before `index`, which may be the number of disks, and starts that disk.
+    fn switch_to(&mut self, index: usize) -> Result<()> {
         while self.current < index {
             self.end_disk()?;
             self.current += 1;
@@ -152,7 +157,7 @@ impl OvaTarget {
         Ok(())
     }
 
-    /// Completes the current disk's image and its member.
+    /// Completes the current disk's image and member.
     fn end_disk(&mut self) -> Result<()> {
         if let Some(image) = self.image.take() {
             image.finish()?;
@@ -165,7 +170,7 @@ impl OvaTarget {
         Ok(())
     }
 
-    /// The current disk's image.
+    /// Returns the image of the current disk.
     fn image(&mut self) -> Result<&mut dyn Target> {
         match &mut self.image {
             Some(image) => Ok(&mut **image),
@@ -179,34 +184,34 @@ impl OvaTarget {
             .map_err(|e| Error::io("cannot write to the archive", e).at(at))
     }
 
-    /// Writes zeros from `at` to a multiple of `unit`, which it gives.
+    /// Writes zeros from `at` to the next multiple of `unit`, and returns that offset.
     fn pad(&self, at: u64, unit: u64) -> Result<u64> {
         let end = at.next_multiple_of(unit);
         self.write(&vec![0; to_usize(end - at)], at)?;
         Ok(end)
     }
 
-    /// Writes a member into the front.
+    /// Writes a text member with its header at `at`, and returns the offset after it.
     fn write_member(&self, name: &str, text: &str, at: u64) -> Result<u64> {
         self.write(member_header(name, to_u64(text.len()))?.as_bytes(), at)?;
         self.write(text.as_bytes(), at + BLOCK)?;
         self.pad(at + BLOCK + to_u64(text.len()), BLOCK)
     }
 
-    /// Writes descriptor and manifest.
+    /// Writes descriptor and manifest, which precede the disks.
     fn write_front(&self) -> Result<()> {
         let written: Vec<Written> = self.disks.iter().map(|disk| disk.member.written()).collect();
-        let facts = self.disks.iter().zip(&written).map(|(disk, written)| DiskFacts {
+        let disks = self.disks.iter().zip(&written).map(|(disk, written)| DiskInfo {
             capacity: disk.guest.end - disk.guest.start,
             size: written.len,
             populated: disk.populated,
         });
-        let mut descriptor = text(&self.machine, &facts.collect::<Vec<_>>());
+        let mut descriptor = text(&self.machine, &disks.collect::<Vec<_>>());
         let blanks = self.descriptor - 1 - to_u64(descriptor.len());
         descriptor.extend(std::iter::repeat_n(' ', to_usize(blanks)));
         descriptor.push('\n');
-        let own = Sha256::digest(descriptor.as_bytes());
-        let manifest = manifest_text(&self.machine, &own, written.iter().map(|w| &w.digest));
+        let digest = Sha256::digest(descriptor.as_bytes());
+        let manifest = manifest_text(&self.machine, &digest, written.iter().map(|w| &w.digest));
         let stem = &self.machine.stem;
         let at = self.write_member(&format!("{stem}.ovf"), &descriptor, 0)?;
         let at = self.write_member(&format!("{stem}.mf"), &manifest, at)?;
@@ -240,10 +245,10 @@ impl Target for OvaTarget {
             return self.place_zeros(at..at + len).map(|()| None);
         }
         let index = self.disks.partition_point(|disk| disk.guest.start <= at).saturating_sub(1);
-        self.turn_to(index)?;
+        self.switch_to(index)?;
         let disk = &mut self.disks[index];
         if at >= disk.guest.end {
-            return Ok(None); // between two disks
+            return Ok(None); // in the gap between two disks
         }
         disk.populated += (disk.guest.end - at).min(GRAIN);
         let start = disk.guest.start;
@@ -252,37 +257,37 @@ impl Target for OvaTarget {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.turn_to(self.disks.len())?;
+        self.switch_to(self.disks.len())?;
         self.write_front()?;
-        // Two blocks of zeros end an archive.
+        // An archive ends with two blocks of zeros.
         self.write(&[0; 2 * to_usize(BLOCK)], self.position)?;
         let len = self.pad(self.position + 2 * BLOCK, RECORD)?;
-        let cannot = |e| Error::io(format!("cannot set the length to {len}"), e);
-        self.archive.set_len(len).map_err(cannot)?;
+        let cannot_set = |e| Error::io(format!("cannot set the length to {len}"), e);
+        self.archive.set_len(len).map_err(cannot_set)?;
         match self.pipe {
-            Some((file, pipe)) => send(file, &*pipe),
+            Some((file, pipe)) => copy(file, &*pipe),
             None => Ok(()),
         }
     }
 }
 
 impl OvaTarget {
-    /// Tells each disk of the part that it has of these zeros.
+    /// Places a range of zeros, which may span several disks.
     fn place_zeros(&mut self, zeros: Range<u64>) -> Result<()> {
         for index in self.current..self.disks.len() {
             let guest = self.disks[index].guest.clone();
-            let part = zeros.start.max(guest.start)..zeros.end.min(guest.end);
-            if part.start < part.end {
-                self.turn_to(index)?;
-                let unit = Allocate::Zero { len: part.end - part.start };
-                self.image()?.place(part.start - guest.start, unit)?;
+            let run = zeros.start.max(guest.start)..zeros.end.min(guest.end);
+            if run.start < run.end {
+                self.switch_to(index)?;
+                let unit = Allocate::Zero { len: run.end - run.start };
+                self.image()?.place(run.start - guest.start, unit)?;
             }
         }
         Ok(())
     }
 }
 
-/// Starts a disk's image, whose header comes at `position`.
+/// Starts a disk's image, whose member header will be at `position`.
 fn start_disk(
     machine: &Machine,
     disk: &mut NewDisk,
@@ -300,8 +305,8 @@ fn start_disk(
     if let Some(level) = machine.compression_level {
         options.set(COMPRESSION_LEVEL.name, level.to_string());
     }
-    // The name tells the disks of a machine apart: their IDs depend on it.
-    let mut output = Output::to_sink(member).called(disk_name(&machine.stem, index));
+    // The IDs of a disk depend on its name, which is different for each disk.
+    let mut output = Output::to_sink(member).with_path(disk_name(&machine.stem, index));
     let image = (Format::Vmdk.driver().create)(CreateRequest {
         output: &mut output,
         size: disk.guest.end - disk.guest.start,
@@ -311,17 +316,17 @@ fn start_disk(
     })?;
     if image.disk_layout().cluster_size != GRAIN {
         let unit = image.disk_layout().cluster_size;
-        return Err(Error::invalid(format!("grains of {unit} bytes, not {GRAIN}")));
+        return Err(Error::invalid(format!("grains of {unit} bytes; expected {GRAIN}")));
     }
     Ok(image)
 }
 
-/// A disk's own encoder, told of the disk's own guest offsets.
+/// The encoder of all disks. Converts guest offsets to those within a disk.
 #[derive(Debug)]
 struct DiskEncoder {
-    /// Where the disks start, ascending.
+    /// Guest offsets of the disks, in ascending order.
     starts: Vec<u64>,
-    /// They are all of one kind, and so are their encoders.
+    /// The encoder of the first disk. Those of the other disks are equal.
     inner: Box<dyn UnitEncoder>,
 }
 
@@ -346,20 +351,20 @@ impl UnitEncoder for DiskEncoder {
 }
 
 impl DiskEncoder {
-    /// The disk's own guest offset of what is at `at` in the space of all disks.
+    /// Converts an offset in the guest address space of all disks to an offset within its disk.
     fn in_disk(&self, at: u64) -> u64 {
         let index = self.starts.partition_point(|&start| start <= at).saturating_sub(1);
         at - self.starts[index]
     }
 }
 
-/// A ustar header. Nothing in it depends on where and when it is written. Sizes
-/// of 8 GiB and more are in base 256, as GNU tar writes them.
+/// Returns a ustar header, which does not depend on the time or the user. A size of 8 GiB or more
+/// is encoded in base 256, as GNU tar does.
 fn member_header(name: &str, size: u64) -> Result<Header> {
     let mut header = Header::new_ustar();
     header
         .set_path(name)
-        .map_err(|e| Error::invalid(format!("'{name}' cannot be a member's name: {e}")))?;
+        .map_err(|e| Error::invalid(format!("'{name}' cannot be the name of a member: {e}")))?;
     header.set_entry_type(EntryType::Regular);
     header.set_mode(0o644);
     header.set_uid(0);
@@ -370,7 +375,7 @@ fn member_header(name: &str, size: u64) -> Result<Header> {
     Ok(header)
 }
 
-/// The manifest's text: the descriptor's digest, then the disks'.
+/// Returns the text of the manifest: the digest of the descriptor, then those of the disks.
 fn manifest_text<D: AsRef<[u8]>>(
     machine: &Machine,
     descriptor: &[u8],
@@ -384,15 +389,15 @@ fn manifest_text<D: AsRef<[u8]>>(
     text
 }
 
-/// Copies the laid-out archive to its pipe.
-fn send(file: File, pipe: &dyn Sink) -> Result<()> {
+/// Copies the temporary file to the pipe.
+fn copy(file: File, pipe: &dyn Sink) -> Result<()> {
     let cannot_read = |e| Error::io("cannot read the temporary file", e);
     let archive = FileSource::from_file(file).map_err(cannot_read)?;
     let mut block = vec![0; to_usize(COPY)];
     for at in (0..archive.len()).step_by(to_usize(COPY)) {
-        let part = &mut block[..to_usize((archive.len() - at).min(COPY))];
-        archive.read_exact_at(part, at).map_err(cannot_read)?;
-        pipe.write_all_at(part, at).map_err(|e| Error::io("cannot write to the output", e))?;
+        let data = &mut block[..to_usize((archive.len() - at).min(COPY))];
+        archive.read_exact_at(data, at).map_err(cannot_read)?;
+        pipe.write_all_at(data, at).map_err(|e| Error::io("cannot write to the output", e))?;
     }
     Ok(())
 }
@@ -401,10 +406,10 @@ fn send(file: File, pipe: &dyn Sink) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// POSIX.1-2017 *pax*, "ustar Interchange Format": 11 octal digits; GNU tar's
-    /// manual, "Extensions": base 256 behind a first byte of 0x80.
+    /// POSIX.1-2017 *pax*, "ustar Interchange Format": 11 octal digits. GNU tar's manual,
+    /// "Extensions": base 256 after a first byte of 0x80.
     #[test]
-    fn sizes_from_8_gib_on_are_in_base_256() {
+    fn sizes_of_8_gib_and_more_are_in_base_256() {
         let field = |size| {
             let header = member_header("x-disk1.vmdk", size).expect("fits");
             header.as_bytes()[124..136].to_vec()

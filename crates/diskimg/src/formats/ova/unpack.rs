@@ -1,5 +1,4 @@
-//! Unpacking: what cannot be read by position goes to an unnamed temporary
-//! file first.
+//! Decompression to unnamed temporary files, for data that does not allow random access.
 
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
@@ -9,7 +8,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A range of a source as a stream.
+/// Reads a range of a source as a stream.
 #[derive(Debug)]
 pub(super) struct SourceReader<'a> {
     source: &'a dyn Source,
@@ -21,7 +20,7 @@ impl<'a> SourceReader<'a> {
         Self { source, range }
     }
 
-    /// All of it.
+    /// Reads the whole source.
     pub(super) fn whole(source: &'a dyn Source) -> Self {
         Self::new(source, 0..source.len())
     }
@@ -36,7 +35,7 @@ impl Read for SourceReader<'_> {
     }
 }
 
-/// Reads as much as fits and is there.
+/// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the source.
 pub(super) fn read_some(source: &dyn Source, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let n = to_usize(source.len().saturating_sub(offset).min(to_u64(buf.len())));
     if n > 0 {
@@ -45,40 +44,42 @@ pub(super) fn read_some(source: &dyn Source, buf: &mut [u8], offset: u64) -> io:
     Ok(n)
 }
 
-/// Bytes that something may unpack to, and which limit says so.
+/// The maximum decompressed size, and the limit that determines it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnpackBudget {
+    /// Maximum decompressed size in bytes.
     pub(super) bytes: u64,
+    /// Name of the limit.
     name: &'static str,
-    most: u64,
+    /// Value of the limit.
+    max: u64,
 }
 
 impl UnpackBudget {
-    /// For what is packed into so many bytes.
+    /// Returns the budget for `packed` bytes of compressed data.
     pub(super) fn of(packed: u64, limits: &Limits) -> Self {
         let by_ratio = packed.saturating_mul(limits.unpacked_ratio);
         match by_ratio < limits.unpacked_bytes {
-            true => Self { bytes: by_ratio, name: "unpacked_ratio", most: limits.unpacked_ratio },
+            true => Self { bytes: by_ratio, name: "unpacked_ratio", max: limits.unpacked_ratio },
             false => {
                 let bytes = limits.unpacked_bytes;
-                Self { bytes, name: "unpacked_bytes", most: bytes }
+                Self { bytes, name: "unpacked_bytes", max: bytes }
             }
         }
     }
 
-    /// The error of what needs more.
+    /// Returns the error for data that exceeds the budget.
     pub(super) fn exceeded(&self) -> Error {
-        let found = format!("it unpacks to more than {} bytes", self.bytes);
-        Error::over_limit(self.name, found, self.most)
+        let found = format!("it decompresses to more than {} bytes", self.bytes);
+        Error::over_limit(self.name, found, self.max)
     }
 }
 
-/// Writes a stream for which there is `budget` to an unnamed temporary file.
+/// Writes a stream to an unnamed temporary file.
 ///
 /// # Errors
-/// [`Limit`](crate::ErrorKind::Limit) if it is longer,
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not decode,
-/// [`Io`](crate::ErrorKind::Io).
+/// [`Limit`](crate::ErrorKind::Limit) if it exceeds `budget`,
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if it cannot be decoded, [`Io`](crate::ErrorKind::Io).
 pub(super) fn to_temporary_file(
     stream: impl Read,
     budget: UnpackBudget,
@@ -87,10 +88,10 @@ pub(super) fn to_temporary_file(
     Ok(Arc::new(source.ok_or_else(|| budget.exceeded())?))
 }
 
-/// Unpacking failed: what the system did not say, the packed bytes did.
+/// Converts an error of decompression. One without an OS error code is an error in the data.
 pub(super) fn failed(e: io::Error) -> Error {
     match e.raw_os_error() {
-        Some(_) => Error::io("cannot unpack it", e),
-        None => Error::corrupt("packed data", format!("cannot unpack it: {e}")),
+        Some(_) => Error::io("cannot decompress it", e),
+        None => Error::corrupt("compressed data", format!("cannot decompress it: {e}")),
     }
 }

@@ -1,8 +1,8 @@
-//! The members of a zip archive: some appliances are distributed so.
+//! The members of a zip archive, in which some appliances are distributed.
 //!
 //! Specification: PKWARE's *APPNOTE.TXT*.
 
-use super::archive::{Member, Names, Storage};
+use super::archive::{Member, MemberNames, Storage};
 use super::unpack::{self, SourceReader, UnpackBudget};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
@@ -15,56 +15,62 @@ use rawzip::{
 use std::io;
 use std::sync::Arc;
 
-/// A source as the crate wants it.
+/// Adapts a source to rawzip's trait.
 #[derive(Debug)]
-struct At<'a>(&'a dyn Source);
+struct SourceAt<'a>(&'a dyn Source);
 
-impl ReaderAt for At<'_> {
+impl ReaderAt for SourceAt<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         unpack::read_some(self.0, buf, offset)
     }
 }
 
-/// Where a deflated member is: what finds it again.
+/// The location of a deflated member.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deflated(ZipArchiveEntryWayfinder);
 
-/// The files of the archive, in the order of its directory.
+/// Lists the files of the archive, in the order of its central directory.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) for a broken directory,
-/// [`Limit`](crate::ErrorKind::Limit), [`Unsupported`](crate::ErrorKind::Unsupported)
-/// for encryption and for methods other than storing and deflating.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for an invalid directory,
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for encryption and for methods other than stored
+/// and deflated, [`Limit`](crate::ErrorKind::Limit) for too many or too long names.
 pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> {
     let archive = locate(source)?;
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let mut entries = archive.entries(&mut buffer);
-    let (mut members, mut names) = (Vec::new(), Names::new(limits));
-    while let Some(entry) = entries.next_entry().map_err(broken)? {
+    let (mut members, mut names) = (Vec::new(), MemberNames::new(limits));
+    while let Some(entry) = entries.next_entry().map_err(corrupt)? {
         if entry.is_dir() {
             continue;
         }
-        let name = names.take(entry.file_path().as_bytes())?;
+        let name = names.add(entry.file_path().as_bytes())?;
         if entry.flags().is_encrypted() {
             return Err(Error::unsupported(format!("the member '{name}' is encrypted")));
         }
         let size = entry.uncompressed_size_hint();
-        let way = entry.wayfinder();
+        let wayfinder = entry.wayfinder();
         let storage = match entry.compression_method() {
             CompressionMethod::STORE => {
-                let (start, end) = archive.get_entry(way).map_err(broken)?.compressed_data_range();
+                let data = archive.get_entry(wayfinder).map_err(corrupt)?;
+                let (start, end) = data.compressed_data_range();
                 if end > source.len() || end.checked_sub(start) != Some(size) {
-                    let message = format!("the member '{name}' is not as long as it says");
+                    let message = format!(
+                        "the member '{name}' of {size} bytes is stored in {} bytes",
+                        end.saturating_sub(start)
+                    );
                     return Err(Error::corrupt("zip archive", message));
                 }
                 Storage::Stored { range: start..end, crc32: entry.crc32() }
             }
-            CompressionMethod::DEFLATE => Storage::Deflated(Deflated(way)),
+            CompressionMethod::DEFLATE => Storage::Deflated(Deflated(wayfinder)),
             method => {
                 let method = method.as_u16();
-                let message = format!("the member '{name}' is compressed by method {method}");
-                return Err(Error::unsupported(message)
-                    .hint("only deflated and stored members are read: unpack it"));
+                let message = format!("the member '{name}' is compressed with method {method}");
+                return Err(Error::unsupported(message).hint(
+                    "only stored and deflated members are supported: unpack the archive and open \
+                     the .ovf",
+                ));
             }
         };
         members.push(Member { name, size, storage });
@@ -72,25 +78,28 @@ pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> 
     Ok(members)
 }
 
-/// Inflates a member, whose length and checksum must be what the archive says.
+/// Decompresses a member to a temporary file, and verifies its length and checksum.
+///
+/// # Errors
+/// As [`unpack::to_temporary_file`].
 pub(super) fn inflate(
     source: &Arc<dyn Source>,
-    Deflated(way): Deflated,
+    Deflated(wayfinder): Deflated,
     budget: UnpackBudget,
 ) -> Result<Arc<dyn Source>> {
     let archive = locate(&**source)?;
-    let entry = archive.get_entry(way).map_err(broken)?;
+    let entry = archive.get_entry(wayfinder).map_err(corrupt)?;
     let (start, end) = entry.compressed_data_range();
     let packed = SourceReader::new(&**source, start..end);
     unpack::to_temporary_file(entry.verifying_reader(DeflateDecoder::new(packed)), budget)
 }
 
-fn locate(source: &dyn Source) -> Result<ZipArchive<At<'_>>> {
+fn locate(source: &dyn Source) -> Result<ZipArchive<SourceAt<'_>>> {
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
-    let found = ZipLocator::new().locate_in_reader(At(source), &mut buffer, source.len());
-    found.map_err(|(_, e)| broken(e))
+    let found = ZipLocator::new().locate_in_reader(SourceAt(source), &mut buffer, source.len());
+    found.map_err(|(_, e)| corrupt(e))
 }
 
-fn broken(error: rawzip::Error) -> Error {
+fn corrupt(error: rawzip::Error) -> Error {
     Error::corrupt("zip archive", error.to_string())
 }

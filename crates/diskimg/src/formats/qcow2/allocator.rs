@@ -1,12 +1,11 @@
-//! Host clusters of a new image and their reference counts.
+//! Allocation of host clusters in a new image, and their refcounts.
 //!
-//! Clusters are handed out in ascending order and never given back, so only
-//! the refcount block at the end of the file can still change; those before it
-//! are written and forgotten. Memory holds one block and the table, whatever
-//! the image's size.
+//! Clusters are allocated in ascending order and never freed, so only the last refcount block can
+//! still change. Earlier ones have been written and are not kept. Memory use is one block and the
+//! refcount table, whatever the size of the image.
 //!
 //! ```text
-//!   │ run of clusters │ refcount blocks that the run made necessary │ next run …
+//!   │ run of clusters │ refcount blocks that the run requires │ next run …
 //! ```
 
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
@@ -17,30 +16,31 @@ use crate::storage::number::{to_u32, to_u64, to_usize};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
 
-/// Hands out host clusters and counts references to them.
+/// Allocates host clusters and counts the references to them.
 #[derive(Debug)]
 pub(super) struct Allocator {
     sink: Arc<dyn Sink>,
     cluster_bits: u32,
     refcount_order: u32,
-    /// The first cluster that is free, an index.
+    /// Index of the first free cluster.
     next: u64,
-    /// Host offset of each refcount block.
+    /// The refcount table: host offset of each refcount block.
     table: Vec<u64>,
-    /// The block in memory: which, and its words.
+    /// Index of the refcount block in memory.
     block: u64,
+    /// Content of that block as big-endian words.
     words: Vec<u64>,
-    /// Where the next compressed cluster may start: a host offset inside the
-    /// last partly filled cluster.
+    /// Host offset at which the next compressed cluster may start: the end of the data in a partly
+    /// filled cluster.
     tail: Option<u64>,
 }
 
-/// Where the refcount table was written.
+/// Location of the refcount table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TablePosition {
     /// Host offset.
     pub(super) offset: u64,
-    /// Its length, in clusters.
+    /// Length in clusters.
     pub(super) clusters: u64,
 }
 
@@ -62,18 +62,18 @@ impl Allocator {
         1 << self.cluster_bits
     }
 
-    /// Refcounts in a block.
+    /// Returns the number of refcounts in a block.
     fn per_block(&self) -> u64 {
         (self.cluster_size() * 8) >> self.refcount_order
     }
 
-    /// Host offset behind the last cluster in use.
+    /// Returns the host offset of the end of the last allocated cluster.
     pub(super) fn end(&self) -> u64 {
         self.next << self.cluster_bits
     }
 
-    /// Refcount blocks needed besides those that exist, if `clusters` more and
-    /// the blocks themselves are to be counted.
+    /// Returns how many new refcount blocks are needed for `clusters` more clusters and for the
+    /// blocks themselves.
     fn blocks_for(&self, clusters: u64) -> u64 {
         let mut blocks = 0;
         loop {
@@ -86,8 +86,12 @@ impl Allocator {
         }
     }
 
-    /// Takes `clusters` adjacent clusters, each referred to once. Gives the
-    /// first one's host offset.
+    /// Allocates `clusters` adjacent clusters with refcount 1. Returns the host offset of the
+    /// first.
+    ///
+    /// # Errors
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if the refcount table would become larger than
+    /// QEMU accepts, and [`Io`](crate::ErrorKind::Io) if writing a refcount block fails.
     pub(super) fn allocate(&mut self, clusters: u64) -> Result<u64> {
         let first = self.next;
         let blocks = self.blocks_for(clusters);
@@ -103,30 +107,33 @@ impl Allocator {
         }
         let end = first + clusters + blocks;
         for cluster in first..end {
-            self.refer(cluster)?;
+            self.add_reference(cluster)?;
         }
         self.next = end;
         Ok(first << self.cluster_bits)
     }
 
-    /// Takes `len` bytes, fewer than a cluster, packed behind the compressed
-    /// cluster before. Gives their host offset.
+    /// Allocates `len` bytes, less than a cluster, directly after the previous compressed cluster
+    /// if possible. Returns their host offset.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
     pub(super) fn allocate_bytes(&mut self, len: u64) -> Result<u64> {
         let size = self.cluster_size();
         if let Some(tail) = self.tail {
             let cluster = tail >> self.cluster_bits;
             let room = size - tail % size;
             let fits = len <= room;
-            // What does not fit goes on in the next cluster, if that is free
-            // and no refcount block gets between.
+            // The rest continues in the next cluster, if that is free and does not become a
+            // refcount block.
             let spills = !fits
                 && cluster + 1 == self.next
                 && self.next / self.per_block() == cluster / self.per_block();
-            if (fits || spills) && self.may_refer_again(cluster) {
+            if (fits || spills) && self.can_add_reference(cluster) {
                 if spills {
                     self.allocate(1)?;
                 }
-                self.refer(cluster)?;
+                self.add_reference(cluster)?;
                 self.set_tail(tail + len);
                 return Ok(tail);
             }
@@ -136,21 +143,20 @@ impl Allocator {
         Ok(start)
     }
 
-    /// A filled cluster has no tail.
+    /// Sets the end of the last compressed cluster. A cluster that is full has no tail.
     fn set_tail(&mut self, end: u64) {
         let open = !end.is_multiple_of(self.cluster_size());
         self.tail = Some(end).filter(|_| open);
     }
 
-    /// True if the cluster's count is in memory and below its maximum.
-    fn may_refer_again(&self, cluster: u64) -> bool {
+    /// Returns true if the cluster's refcount is in memory and below the maximum.
+    fn can_add_reference(&self, cluster: u64) -> bool {
         let max = refcount::mask(self.refcount_order);
         cluster / self.per_block() == self.block && self.count(cluster % self.per_block()) < max
     }
 
-    /// Counts one more reference to `cluster`. Blocks are left for good when a
-    /// later one is needed.
-    fn refer(&mut self, cluster: u64) -> Result<()> {
+    /// Increments the refcount of `cluster`. Writes the block in memory if a later one is needed.
+    fn add_reference(&mut self, cluster: u64) -> Result<()> {
         let block = cluster / self.per_block();
         if block != self.block {
             self.write_block()?;
@@ -162,19 +168,19 @@ impl Allocator {
         Ok(())
     }
 
-    /// The count at `index` of the block in memory.
+    /// Returns the refcount at `index` of the block in memory.
     fn count(&self, index: u64) -> u64 {
-        let (word, bit) = self.place_of(index);
+        let (word, bit) = self.bit_position(index);
         refcount::extract(self.words[word], self.refcount_order, bit)
     }
 
     fn set_count(&mut self, index: u64, count: u64) {
-        let (word, bit) = self.place_of(index);
+        let (word, bit) = self.bit_position(index);
         self.words[word] = refcount::insert(self.words[word], self.refcount_order, bit, count);
     }
 
-    /// Which word holds the count at `index`, and where in it that begins.
-    fn place_of(&self, index: u64) -> (usize, u32) {
+    /// Returns the index of the word that holds the refcount at `index`, and its bit offset there.
+    fn bit_position(&self, index: u64) -> (usize, u32) {
         let bit = index << self.refcount_order;
         (to_usize(bit / 64), to_u32(bit % 64))
     }
@@ -186,8 +192,10 @@ impl Allocator {
             .map_err(|e| Error::io("cannot write a refcount block", e).at(offset))
     }
 
-    /// Writes what is still in memory: the last block, and the table behind
-    /// everything else.
+    /// Writes the last refcount block and, at the end of the file, the refcount table.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
     pub(super) fn finish(&mut self) -> Result<TablePosition> {
         let per_cluster = self.cluster_size() / 8;
         let mut clusters = 0;
@@ -215,7 +223,7 @@ mod tests {
     use crate::storage::sink::MemorySink;
     use crate::storage::source::Source;
 
-    /// Reads back the count of a cluster, by way of the written table.
+    /// Returns the refcount of a cluster according to the written table.
     fn stored_count(
         bytes: &[u8],
         table: TablePosition,
@@ -234,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cluster_handed_out_is_counted_once_for_every_width() {
+    fn every_allocated_cluster_has_refcount_one_for_every_refcount_width() {
         for order in 0..=6 {
             let sink = Arc::new(MemorySink::new());
             let mut allocator = Allocator::new(sink.clone(), 9, order);
@@ -254,18 +262,18 @@ mod tests {
     }
 
     #[test]
-    fn compressed_clusters_pack_without_slack_until_a_count_is_full() {
+    fn compressed_clusters_are_packed_until_a_refcount_reaches_its_maximum() {
         let sink = Arc::new(MemorySink::new());
         let mut allocator = Allocator::new(sink, 16, 4);
         let offsets: Vec<_> =
             (0..10).map(|_| allocator.allocate_bytes(10_000).expect("allocates")).collect();
         let first = offsets[0];
         let packed: Vec<_> = (0..10).map(|i| first + i * 10_000).collect();
-        // The refcount block stands behind the first cluster, so the second run starts anew.
+        // The refcount block follows the first cluster, so the seventh starts a new run.
         assert_eq!(offsets[..6], packed[..6]);
         assert_eq!(offsets[9] - offsets[6], 30_000);
 
-        // One-bit counts admit one reference: nothing can share.
+        // Refcounts of one bit allow one reference, so clusters cannot be shared.
         let mut single = Allocator::new(Arc::new(MemorySink::new()), 16, 0);
         let offsets: Vec<_> =
             (0..4).map(|_| single.allocate_bytes(100).expect("allocates") % 65536).collect();

@@ -6,8 +6,8 @@
 //!   24 extra │ name │ padding to a multiple of 8 │ the next entry …
 //! ```
 //!
-//! Specification: "Bitmaps". Bitmaps are listed and accounted for; what they
-//! say is not read.
+//! Specification: "Bitmaps". Bitmaps are listed, and a check counts their clusters; their bits are
+//! not read.
 
 use super::extensions::{BitmapDirectory, MAX_BITMAP_NAME};
 use super::header::{Table, text};
@@ -21,34 +21,35 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Granularities that QEMU supports: 512 bytes to 2 GiB.
 const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
 
-/// Entries of a bitmap table (QEMU's limit).
+/// Maximum number of entries of a bitmap table (QEMU's limit).
 const MAX_TABLE_ENTRIES: u32 = 1 << 27;
 
-/// The only type there is.
+/// The only defined bitmap type.
 const DIRTY_TRACKING: u8 = 1;
 
-/// The host offset in an entry of a bitmap table.
+/// Bits of a bitmap table entry that hold the host offset.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 
-/// The cluster is not stored and reads as ones.
+/// Bit of a bitmap table entry without offset: the cluster reads as all ones.
 const ALL_ONES: u64 = 1;
 
-/// Bits of an entry of a bitmap table that must be zero.
+/// Bits of a bitmap table entry that must be zero.
 const RESERVED: u64 = 0xff00_0000_0000_01fe;
 
 bitflags::bitflags! {
-    /// What is said of a bitmap.
+    /// Flags of a bitmap.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Flags: u32 {
-        /// It was not saved properly.
+        /// The bitmap was not saved properly and is inconsistent.
         const IN_USE = 1 << 0;
-        /// It records all writes.
+        /// The bitmap tracks all writes.
         const AUTO = 1 << 1;
-        /// It can be used without knowing its extra data.
+        /// The bitmap can be used without knowledge of its extra data.
         const EXTRA_DATA_COMPATIBLE = 1 << 2;
     }
 }
 
+/// The fixed part of a directory entry.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawBitmap {
@@ -61,19 +62,19 @@ struct RawBitmap {
     extra_size: U32,
 }
 
-/// A bitmap.
+/// An entry of the bitmap directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Bitmap {
     name: String,
     /// Guest bytes per bit.
     granularity: u64,
     flags: Flags,
-    /// Its table.
+    /// The bitmap table, not yet validated against the file.
     pub(crate) table: Table,
 }
 
 impl Bitmap {
-    /// As `info` shows it.
+    /// Returns the bitmap as `info` shows it.
     pub(crate) fn to_value(&self) -> Value {
         let flags = [(Flags::IN_USE, "in-use"), (Flags::AUTO, "auto")]
             .into_iter()
@@ -87,22 +88,23 @@ impl Bitmap {
         ])
     }
 
-    /// Reads the directory.
+    /// Reads the bitmap directory.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt).
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the directory is not aligned, not within
+    /// the file, or has an invalid entry.
     pub(crate) fn read_directory(
         file: &dyn Source,
         directory: BitmapDirectory,
         cluster_size: u64,
     ) -> Result<Vec<Self>> {
-        let bad =
+        let corrupt =
             |what: &str| Error::corrupt("bitmap directory", what.to_owned()).at(directory.offset);
         if !directory.offset.is_multiple_of(cluster_size) {
-            return Err(bad("it is not aligned to a cluster"));
+            return Err(corrupt("it does not start at a multiple of the cluster size"));
         }
         if directory.bytes > file.len() {
-            return Err(bad("it is larger than the file"));
+            return Err(corrupt("it is larger than the file"));
         }
         let mut bytes = vec![0; to_usize(directory.bytes)];
         file.read_exact_at(&mut bytes, directory.offset)
@@ -113,51 +115,53 @@ impl Bitmap {
             let (bitmap, len) =
                 Self::parse(rest, cluster_size).map_err(|e| e.at(directory.offset))?;
             bitmaps.push(bitmap);
-            rest = rest.get(len..).ok_or_else(|| bad("its last entry leaves it"))?;
+            rest =
+                rest.get(len..).ok_or_else(|| corrupt("the last entry extends beyond its end"))?;
         }
         if !rest.is_empty() {
-            return Err(bad("it is longer than its entries"));
+            return Err(corrupt("it is longer than its entries"));
         }
         Ok(bitmaps)
     }
 
     fn parse(bytes: &[u8], cluster_size: u64) -> Result<(Self, usize)> {
-        let bad = |what: String| Error::corrupt("bitmap directory", what);
+        let corrupt = |what: String| Error::corrupt("bitmap directory", what);
         let Ok((raw, rest)) = RawBitmap::read_from_prefix(bytes) else {
-            return Err(bad("it ends within an entry".into()));
+            return Err(corrupt("it ends within an entry".into()));
         };
         if raw.extra_size.get() != 0 {
-            return Err(bad("an entry with extra data, which is not known".into()));
+            return Err(corrupt("an entry has extra data, which is not supported".into()));
         }
         let name_size = usize::from(raw.name_size.get());
         let Some(name) = rest.get(..name_size) else {
-            return Err(bad("it ends within a name".into()));
+            return Err(corrupt("it ends within a name".into()));
         };
         let name = text(name);
         let table = Table { offset: raw.table_offset.get(), entries: raw.table_size.get().into() };
-        let fits = (1..=MAX_BITMAP_NAME).contains(&to_u64(name_size))
+        let is_valid = (1..=MAX_BITMAP_NAME).contains(&to_u64(name_size))
             && raw.kind == DIRTY_TRACKING
             && GRANULARITY_BITS.contains(&raw.granularity_bits)
             && (1..=MAX_TABLE_ENTRIES).contains(&raw.table_size.get())
             && table.offset != 0
             && table.offset.is_multiple_of(cluster_size);
-        let Some(flags) = Flags::from_bits(raw.flags.get()).filter(|_| fits) else {
-            return Err(bad(format!("the entry of bitmap '{name}' breaks the rules: {raw:?}")));
+        let Some(flags) = Flags::from_bits(raw.flags.get()).filter(|_| is_valid) else {
+            return Err(corrupt(format!("the entry of bitmap '{name}' is invalid: {raw:?}")));
         };
         let bitmap = Self { name, granularity: 1 << raw.granularity_bits, flags, table };
         Ok((bitmap, (size_of::<RawBitmap>() + name_size).next_multiple_of(8)))
     }
 }
 
-/// The host cluster that an entry of a bitmap table leads to, if any.
+/// Returns the host offset in a bitmap table entry, if any.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) for bits that must not be set.
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if reserved bits are set or the offset is not
+/// aligned to a cluster.
 pub(crate) fn decode_table_entry(entry: u64, cluster_size: u64) -> Result<Option<u64>> {
     let offset = entry & OFFSET_MASK;
-    let stray = entry & RESERVED != 0 || (offset != 0 && entry & ALL_ONES != 0);
-    if stray || !offset.is_multiple_of(cluster_size) {
-        return Err(Error::corrupt("bitmap table", format!("entry {entry:#x} breaks the rules")));
+    let reserved_bits_set = entry & RESERVED != 0 || (offset != 0 && entry & ALL_ONES != 0);
+    if reserved_bits_set || !offset.is_multiple_of(cluster_size) {
+        return Err(Error::corrupt("bitmap table", format!("entry {entry:#x} is invalid")));
     }
     Ok((offset != 0).then_some(offset))
 }
@@ -188,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_holds_just_its_entries() {
+    fn the_length_of_a_directory_is_that_of_its_entries() {
         let two = [entry(16, "b0"), entry(9, "another")].concat();
         let bitmaps = read(two.clone(), 2).expect("reads");
         assert_eq!(bitmaps[1].name, "another");
         assert_eq!(bitmaps[0].granularity, 65536);
         for count in [1, 3] {
-            read(two.clone(), count).expect_err("another number");
+            read(two.clone(), count).expect_err("wrong number of entries");
         }
         read(entry(8, "b"), 1).expect_err("granularity");
         read(entry(16, ""), 1).expect_err("no name");
@@ -202,12 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn table_entries_lead_to_clusters_or_nowhere() {
+    fn table_entries_have_an_aligned_offset_or_none() {
         for (entry, want) in [(0, None), (1, None), (0x50000, Some(0x50000))] {
-            assert_eq!(decode_table_entry(entry, 65536).expect("fine"), want);
+            assert_eq!(decode_table_entry(entry, 65536).expect("valid"), want);
         }
         for entry in [2, 0x50001, 0x50200, 1 << 56] {
-            decode_table_entry(entry, 65536).expect_err("stray bits");
+            decode_table_entry(entry, 65536).expect_err("invalid");
         }
     }
 }

@@ -1,17 +1,16 @@
-//! Checking: counts every use of every host cluster, and holds the counts
-//! against those that the image records.
+//! `check`: counts the references to every host cluster and compares them with the refcounts in the
+//! image.
 //!
 //! ```text
 //!   header, L1 tables ─► L2 tables ─► data ┐
-//!   snapshot table, bitmaps, LUKS header   ├─► uses per cluster ◄─ compared ─► refcounts
+//!   snapshot table, bitmaps, LUKS header   ├─► references per cluster ◄─ compared ─► refcounts
 //!   refcount table ─► refcount blocks      ┘
-//!   uses > refcount: corruption (the cluster may be given away while in use)
-//!   uses < refcount: a leak
+//!   references > refcount: corruption (the cluster may be reallocated while in use)
+//!   references < refcount: a leak
 //! ```
 //!
-//! Findings and counts are those of `qemu-img check`. An L2 table is read once
-//! however many L1 entries lead to it: a hostile image cannot multiply the
-//! work.
+//! Findings and counts equal those of `qemu-img check`. An L2 table is read once, however many L1
+//! entries point to it, so that a malicious image cannot multiply the work.
 
 use super::bitmaps::{Bitmap, decode_table_entry};
 use super::header::{MAX_L1_BYTES, Table};
@@ -20,41 +19,45 @@ use super::refcount::{self, Refcounts};
 use super::tables::{COPIED, Cluster, L1_RESERVED, L2_RESERVED, L2Layout, OFFSET_MASK, read_words};
 use super::use_counts::UseCounts;
 use crate::error::{Error, Result};
-use crate::report::check::{CheckReport, Finding, Severity};
+use crate::report::check::{CheckReport, Code, Finding};
 use crate::storage::source::Source;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
-/// Host clusters that a check can count (QEMU's limit).
+/// Maximum number of host clusters that can be checked (QEMU's limit).
 const MAX_CLUSTERS: u64 = (1 << 31) - 1;
 
-/// Bytes that the L1 tables of all snapshots and all bitmap tables together may have beyond
-/// those of the file: sound ones do not overlap, but thousands may be the same few bytes.
+/// Bytes by which the L1 tables of all snapshots and all bitmap tables together may exceed the
+/// file. Valid tables do not overlap, but in a malicious image thousands may share the same bytes.
 const OVERLAPPING_TABLE_BYTES: u64 = 1 << 20;
 
-/// Bytes of memory that an L2 table takes, about: it is checked once.
+/// Approximate memory use in bytes per entry of [`Check::l2_tables`].
 const L2_TABLE_BYTES: u64 = 48;
 
-/// Bytes of tables that an image may have in its file.
-fn whole_file(image: &Qcow2) -> u64 {
+/// Returns the maximum total length in bytes of the tables of snapshots and bitmaps.
+fn max_table_bytes(image: &Qcow2) -> u64 {
     image.file().len().saturating_add(OVERLAPPING_TABLE_BYTES)
 }
 
-/// Words of a table read at a time.
+/// Number of words of a table that are read at a time.
 const CHUNK_WORDS: u64 = 8192;
 
-/// Extra data that version 3 demands of a snapshot.
+/// Minimum length in bytes of a snapshot's extra data in version 3.
 const MIN_V3_SNAPSHOT_EXTRA: u32 = 16;
 
 /// Checks the image.
+///
+/// # Errors
+/// Returns [`Limit`](crate::ErrorKind::Limit) if the check exceeds a limit, and
+/// [`Io`](crate::ErrorKind::Io) if the file cannot be read. Inconsistencies are findings.
 pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
     let header = &image.header;
     let cluster_size = header.cluster_size();
     let clusters = image.file().len().div_ceil(cluster_size);
     if clusters > MAX_CLUSTERS {
         return Err(Error::limit(format!(
-            "the file has {clusters} clusters, at most {MAX_CLUSTERS} can be checked"
+            "the file has {clusters} clusters, but at most {MAX_CLUSTERS} can be checked"
         )));
     }
     let mut refcounts = Refcounts::read(image.file(), header)?;
@@ -64,10 +67,10 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
         layout: image.layout,
         cluster_size,
         clusters,
-        most: u64::MAX >> (64 - header.refcount_bits()),
-        references: UseCounts::new(image.limits.check_bytes),
+        max_refcount: u64::MAX >> (64 - header.refcount_bits()),
+        use_counts: UseCounts::new(image.limits.check_bytes),
         l2_tables: BTreeMap::new(),
-        budget: whole_file(image).min(image.limits.shared_table_bytes),
+        table_budget: max_table_bytes(image).min(image.limits.shared_table_bytes),
         counts: CheckReport {
             total_clusters: header.size.div_ceil(cluster_size),
             ..CheckReport::default()
@@ -81,49 +84,51 @@ pub(super) fn run(image: &Qcow2, report: &mut dyn FnMut(Finding)) -> Result<Chec
     Ok(check.counts)
 }
 
-/// A check under way.
+/// The state of a check.
 struct Check<'a> {
     image: &'a Qcow2,
     file: &'a dyn Source,
     layout: L2Layout,
     cluster_size: u64,
-    /// Host clusters of the file.
+    /// Number of host clusters of the file.
     clusters: u64,
-    /// The largest refcount.
-    most: u64,
-    references: UseCounts,
+    /// The largest refcount that can be stored.
+    max_refcount: u64,
+    /// References counted so far.
+    use_counts: UseCounts,
+    /// All L2 tables by host offset.
     l2_tables: BTreeMap<u64, Uses>,
-    /// Bytes of shared tables yet to be read.
-    budget: u64,
+    /// Bytes of snapshots' and bitmaps' tables that may still be read.
+    table_budget: u64,
     counts: CheckReport,
     report: &'a mut dyn FnMut(Finding),
 }
 
-/// How many L1 entries lead to an L2 table.
+/// The number of L1 entries that point to an L2 table.
 #[derive(Debug, Clone, Copy, Default)]
 struct Uses {
-    /// Entries of the active L1 table.
+    /// Entries in the active L1 table.
     active: u64,
-    /// Entries of snapshots' L1 tables.
+    /// Entries in the L1 tables of snapshots.
     inactive: u64,
 }
 
 impl Check<'_> {
-    fn find(&mut self, severity: Severity, message: String) {
-        self.counts.count(severity);
-        (self.report)(Finding { severity, message });
+    fn report_finding(&mut self, code: Code, message: String) {
+        self.counts.count(code);
+        (self.report)(Finding::of_check(code, message));
     }
 
     fn corruption(&mut self, message: String) {
-        self.find(Severity::Corruption, message);
+        self.report_finding(Code::Corruption, message);
     }
 
-    /// Counts `times` uses of the clusters that `len` bytes at `offset` touch.
-    fn reference(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
+    /// Counts `times` references to all clusters that `len` bytes at host offset `offset` touch.
+    fn add_references(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
         if len == 0 {
             return Ok(());
         }
-        // The file's last cluster need not be whole.
+        // The last cluster of the file may be incomplete.
         let end = offset.checked_add(len);
         let Some(end) = end.filter(|end| end.saturating_sub(self.file.len()) < self.cluster_size)
         else {
@@ -135,29 +140,35 @@ impl Check<'_> {
         };
         let bits = self.layout.cluster_bits;
         for cluster in offset >> bits..=(end - 1) >> bits {
-            if !self.references.add(cluster, times, self.most)? {
+            if !self.use_counts.add(cluster, times, self.max_refcount)? {
                 self.corruption(format!("ERROR: overflow cluster offset={:#x}", cluster << bits));
             }
         }
         Ok(())
     }
 
-    /// Counts the bytes of a table that are to be read.
-    fn spend(&mut self, table: Table) -> Result<()> {
+    /// Reserves the bytes of a table that will be read.
+    ///
+    /// # Errors
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if the budget is exhausted.
+    fn spend_table_budget(&mut self, table: Table) -> Result<()> {
         let bytes = table.bytes().min(self.file.len().saturating_sub(table.offset));
-        self.budget = self.budget.checked_sub(bytes).ok_or_else(|| {
-            let most = self.image.limits.shared_table_bytes;
-            let found = "the tables of its snapshots and bitmaps take more bytes";
-            if most < whole_file(self.image) {
-                return Error::over_limit("shared_table_bytes", found, most);
+        self.table_budget = self.table_budget.checked_sub(bytes).ok_or_else(|| {
+            let max = self.image.limits.shared_table_bytes;
+            if max < max_table_bytes(self.image) {
+                let found = "the tables of snapshots and bitmaps take more bytes";
+                return Error::over_limit("shared_table_bytes", found, max);
             }
-            Error::limit(format!("{found} than it has: they overlap"))
+            Error::limit(
+                "the tables of snapshots and bitmaps take more bytes than the file has: they \
+                 overlap",
+            )
         })?;
         Ok(())
     }
 
-    /// Calls `each` with the words of a table and their indices. Behind the end of the file, where
-    /// nothing is, a table may go on for gigabytes.
+    /// Calls `each` with the index and value of each word of a table. Stops at the end of the file,
+    /// beyond which a table may extend for gigabytes.
     fn for_each_word(
         &mut self,
         name: &'static str,
@@ -181,27 +192,28 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Counts all references in the image.
     fn count_references(&mut self, refcounts: &Refcounts<'_>) -> Result<()> {
         let image = self.image;
         let header = &image.header;
-        self.reference(0, self.cluster_size, 1)?;
+        self.add_references(0, self.cluster_size, 1)?;
         self.walk_l1(header.l1, true)?;
         self.count_snapshots()?;
         self.check_l2_tables()?;
         if let Ok(snapshots) = &image.snapshots {
-            self.reference(header.snapshots_offset, snapshots.bytes, 1)?;
+            self.add_references(header.snapshots_offset, snapshots.bytes, 1)?;
         }
-        self.reference(header.refcount_table.offset, header.refcount_table.bytes(), 1)?;
+        self.add_references(header.refcount_table.offset, header.refcount_table.bytes(), 1)?;
         if let Some(encryption) = header.extensions.encryption {
-            self.reference(encryption.offset, encryption.bytes, 1)?;
+            self.add_references(encryption.offset, encryption.bytes, 1)?;
         }
         self.count_bitmaps()?;
         self.check_refcount_blocks(refcounts)
     }
 
-    /// Notes which L2 tables an L1 table leads to.
+    /// Counts the references of an L1 table, and records the L2 tables that it points to.
     fn walk_l1(&mut self, table: Table, active: bool) -> Result<()> {
-        self.reference(table.offset, table.bytes(), 1)?;
+        self.add_references(table.offset, table.bytes(), 1)?;
         self.for_each_word("L1 table", table, |check, _, entry| {
             if entry == 0 {
                 return Ok(ControlFlow::Continue(()));
@@ -210,7 +222,7 @@ impl Check<'_> {
                 check.corruption(format!("ERROR found L1 entry with reserved bits set: {entry:x}"));
             }
             let offset = entry & OFFSET_MASK;
-            check.reference(offset, check.cluster_size, 1)?;
+            check.add_references(offset, check.cluster_size, 1)?;
             if !offset.is_multiple_of(check.cluster_size) {
                 check.corruption(format!(
                     "ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted"
@@ -219,7 +231,7 @@ impl Check<'_> {
                 let uses = match check.l2_tables.entry(offset) {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(new) => {
-                        check.references.spend(L2_TABLE_BYTES)?;
+                        check.use_counts.spend(L2_TABLE_BYTES)?;
                         new.insert(Uses::default())
                     }
                 };
@@ -259,7 +271,7 @@ impl Check<'_> {
                     l1.entries
                 ));
             } else {
-                self.spend(l1)?;
+                self.spend_table_budget(l1)?;
                 self.walk_l1(l1, false)?;
             }
         }
@@ -274,14 +286,14 @@ impl Check<'_> {
     }
 
     fn check_l2_table(&mut self, offset: u64, uses: Uses) -> Result<()> {
-        // Where the next cluster would be if it followed this one.
+        // Host offset of the next cluster if it is contiguous with the previous one.
         let mut expected = None;
         self.for_each_l2_entry(offset, |check, index, entry, bitmap| {
             check.check_l2_entry(index, entry, bitmap, uses, &mut expected)
         })
     }
 
-    /// Calls `each` with index, entry and bitmap (0 if there is none).
+    /// Calls `each` with index, entry and bitmap (0 unless extended) of each entry of an L2 table.
     fn for_each_l2_entry(
         &mut self,
         offset: u64,
@@ -318,9 +330,9 @@ impl Check<'_> {
         let (offset, holds_data) = match cluster {
             Cluster::Data { offset } => (offset, true),
             Cluster::Zero { offset: Some(offset) } => (offset, false),
-            Cluster::Parts(parts) => {
-                let Some(offset) = parts.offset else {
-                    if parts.allocated != 0 {
+            Cluster::Subclusters(subclusters) => {
+                let Some(offset) = subclusters.offset else {
+                    if subclusters.allocated != 0 {
                         self.corruption(
                             "ERROR: Unallocated cluster has non-zero subcluster allocation map"
                                 .into(),
@@ -328,13 +340,13 @@ impl Check<'_> {
                     }
                     return Ok(());
                 };
-                if !parts.is_valid() {
+                if !subclusters.is_valid() {
                     self.corruption(format!(
                         "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster \
                          allocation bitmap"
                     ));
                 }
-                (offset, parts.allocated != 0)
+                (offset, subclusters.allocated != 0)
             }
             Cluster::Compressed { .. } | Cluster::Zero { offset: None } | Cluster::Unallocated => {
                 return Ok(());
@@ -355,7 +367,7 @@ impl Check<'_> {
         if self.layout.data_file {
             return Ok(());
         }
-        self.reference(offset, self.cluster_size, uses.active + uses.inactive)
+        self.add_references(offset, self.cluster_size, uses.active + uses.inactive)
     }
 
     fn check_compressed(
@@ -386,9 +398,9 @@ impl Check<'_> {
         }
         self.counts.allocated_clusters += uses.active;
         self.counts.compressed_clusters += uses.active;
-        // Compressed clusters lie where there was room: fragmented by nature.
+        // As in QEMU, every compressed cluster counts as fragmented.
         self.counts.fragmented_clusters += uses.active;
-        self.reference(offset, len.into(), uses.active + uses.inactive)
+        self.add_references(offset, len.into(), uses.active + uses.inactive)
     }
 
     fn count_bitmaps(&mut self) -> Result<()> {
@@ -401,18 +413,18 @@ impl Check<'_> {
             }
         };
         if let Some(directory) = image.header.extensions.bitmaps.filter(|_| !bitmaps.is_empty()) {
-            self.reference(directory.offset, directory.bytes, 1)?;
+            self.add_references(directory.offset, directory.bytes, 1)?;
         }
         bitmaps.iter().try_for_each(|bitmap| self.count_bitmap(bitmap))
     }
 
     fn count_bitmap(&mut self, bitmap: &Bitmap) -> Result<()> {
-        self.reference(bitmap.table.offset, bitmap.table.bytes(), 1)?;
-        self.spend(bitmap.table)?;
+        self.add_references(bitmap.table.offset, bitmap.table.bytes(), 1)?;
+        self.spend_table_budget(bitmap.table)?;
         self.for_each_word("bitmap table", bitmap.table, |check, _, entry| {
             match decode_table_entry(entry, check.cluster_size) {
                 Ok(None) => {}
-                Ok(Some(offset)) => check.reference(offset, check.cluster_size, 1)?,
+                Ok(Some(offset)) => check.add_references(offset, check.cluster_size, 1)?,
                 Err(error) => {
                     check.corruption(format!("ERROR {error}"));
                     return Ok(ControlFlow::Break(()));
@@ -441,8 +453,8 @@ impl Check<'_> {
             } else if cluster >= self.clusters {
                 self.corruption(format!("ERROR refcount block {index} is outside image"));
             } else if offset != 0 {
-                self.reference(offset, self.cluster_size, 1)?;
-                let count = self.references.get(cluster);
+                self.add_references(offset, self.cluster_size, 1)?;
+                let count = self.use_counts.get(cluster);
                 if count != 1 {
                     self.corruption(format!("ERROR refcount block {index} refcount={count}"));
                 }
@@ -451,10 +463,10 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Compares uses and refcounts; gives the last cluster that has either.
+    /// Compares references with refcounts. Returns the last cluster with a nonzero count of either.
     fn compare(&mut self, refcounts: &mut Refcounts<'_>) -> Result<u64> {
-        // A table may end in the cluster behind a file that ends with one.
-        let end = self.clusters + u64::from(self.references.get(self.clusters) > 0);
+        // A table may end in the cluster after the last one of the file.
+        let end = self.clusters + u64::from(self.use_counts.get(self.clusters) > 0);
         let step = refcounts.clusters_per_block();
         let mut highest = 0;
         let mut start = 0;
@@ -462,8 +474,8 @@ impl Check<'_> {
             let stop = end.min(start + step);
             match refcounts.block_of(start) {
                 Err(error) => {
-                    self.find(
-                        Severity::CheckError,
+                    self.report_finding(
+                        Code::CheckError,
                         format!("Can't get refcount for clusters {start} to {}: {error}", stop - 1),
                     );
                     self.counts.check_errors += stop - start - 1;
@@ -475,10 +487,10 @@ impl Check<'_> {
                     }
                 }
                 Ok(None) => {
-                    let mut cluster = self.references.next_counted(start, stop);
+                    let mut cluster = self.use_counts.next_counted(start, stop);
                     while cluster < stop {
                         self.compare_cluster(cluster, 0, &mut highest);
-                        cluster = self.references.next_counted(cluster + 1, stop);
+                        cluster = self.use_counts.next_counted(cluster + 1, stop);
                     }
                 }
             }
@@ -488,28 +500,28 @@ impl Check<'_> {
     }
 
     fn compare_cluster(&mut self, cluster: u64, refcount: u64, highest: &mut u64) {
-        let uses = self.references.get(cluster);
+        let uses = self.use_counts.get(cluster);
         if refcount > 0 || uses > 0 {
             *highest = cluster;
         }
-        let (severity, word) = match refcount.cmp(&uses) {
+        let (code, word) = match refcount.cmp(&uses) {
             std::cmp::Ordering::Equal => return,
-            std::cmp::Ordering::Less => (Severity::Corruption, "ERROR"),
-            std::cmp::Ordering::Greater => (Severity::Leak, "Leaked"),
+            std::cmp::Ordering::Less => (Code::Corruption, "ERROR"),
+            std::cmp::Ordering::Greater => (Code::Leak, "Leaked"),
         };
-        self.find(
-            severity,
+        self.report_finding(
+            code,
             format!("{word} cluster {cluster} refcount={refcount} reference={uses}"),
         );
     }
 
-    /// Verifies that "copied" is set just where the refcount is one, in the
-    /// tables of the active disk.
+    /// Verifies in the tables of the active disk that the copied flag is set exactly where the
+    /// refcount is one.
     fn check_copied_flags(&mut self, refcounts: &mut Refcounts<'_>) -> Result<()> {
         let bits = self.layout.cluster_bits;
         self.for_each_word("L1 table", self.image.header.l1, |check, index, entry| {
             let offset = entry & OFFSET_MASK;
-            // What cannot be counted has been reported by now.
+            // Errors of the refcount table have been reported already.
             if offset != 0
                 && let Ok(refcount) = refcounts.get(offset >> bits)
                 && (refcount == 1) != (entry & COPIED != 0)
@@ -526,13 +538,13 @@ impl Check<'_> {
             self.for_each_l2_entry(table, |check, _, entry, bitmap| {
                 let offset = match check.layout.decode(entry, bitmap) {
                     Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => offset,
-                    Cluster::Parts(parts) => match parts.offset {
+                    Cluster::Subclusters(subclusters) => match subclusters.offset {
                         Some(offset) => offset,
                         None => return Ok(()),
                     },
                     _ => return Ok(()),
                 };
-                // Clusters of a data file are not counted: each is used once.
+                // Clusters of a data file have no refcount; each is referenced once.
                 let refcount =
                     if check.layout.data_file { Ok(1) } else { refcounts.get(offset >> bits) };
                 if let Ok(refcount) = refcount

@@ -1,4 +1,4 @@
-//! Header extensions: what follows the header in the first cluster.
+//! Header extensions, which follow the header in the first cluster.
 //!
 //! ```text
 //!   0 type │ 4 length │ 8 data … │ padding to a multiple of 8
@@ -15,7 +15,7 @@ use crate::storage::number::{to_index, to_u8, to_u32, to_u64, to_usize};
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Types of extensions.
+/// Extension types.
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
@@ -23,13 +23,13 @@ const BITMAPS: u32 = 0x2385_2875;
 const ENCRYPTION: u32 = 0x0537_be77;
 const DATA_FILE: u32 = 0x4441_5441;
 
-/// Bytes of a backing format's name (QEMU's limit: 15 and a zero).
+/// Maximum length in bytes of a backing format name (QEMU's limit: 15 and a terminating zero).
 pub(crate) const MAX_BACKING_FORMAT: usize = 15;
 
-/// Bytes of a bitmap's name (QEMU's limit, named in the specification).
+/// Maximum length in bytes of a bitmap name (QEMU's limit, mentioned in the specification).
 pub(crate) const MAX_BITMAP_NAME: u64 = 1023;
 
-/// What precedes an extension's data.
+/// The header of an extension.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawExtension {
@@ -37,17 +37,18 @@ struct RawExtension {
     length: U32,
 }
 
-/// One entry of the feature name table.
+/// An entry of the feature name table.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawFeatureName {
     /// 0 incompatible, 1 compatible, 2 autoclear.
     kind: u8,
+    /// Number of the feature bit.
     bit: u8,
     name: [u8; 46],
 }
 
-/// The bitmaps extension's data.
+/// Content of the bitmaps extension.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawBitmaps {
@@ -57,43 +58,47 @@ struct RawBitmaps {
     directory_offset: U64,
 }
 
-/// Where the bitmap directory is.
+/// Location of the bitmap directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BitmapDirectory {
-    /// Bitmaps, at least one.
+    /// Number of bitmaps, at least one.
     pub(crate) count: u32,
-    /// Bytes of the directory, within the limits.
+    /// Length of the directory in bytes, within the limits.
     pub(crate) bytes: u64,
     /// Host offset.
     pub(crate) offset: u64,
 }
 
-/// Where the LUKS header is.
+/// Location of the LUKS header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EncryptionHeader {
     /// Host offset.
     pub(crate) offset: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub(crate) bytes: u64,
 }
 
-/// What the extensions say.
+/// The content of all known extensions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Extensions {
     /// Format of the backing file.
     pub(crate) backing_format: Option<String>,
     /// Name of the external data file.
     pub(crate) data_file: Option<String>,
-    /// Names of incompatible features by bit.
+    /// Bit numbers and names of incompatible features.
     pub(crate) incompatible_names: Vec<(u8, String)>,
-    /// The bitmaps, which are up to date only if the autoclear bit says so.
+    /// The bitmap directory, which is valid only if its autoclear bit is set.
     pub(crate) bitmaps: Option<BitmapDirectory>,
     /// The LUKS header.
     pub(crate) encryption: Option<EncryptionHeader>,
 }
 
 impl Extensions {
-    /// Parses what lies between `start` and `end` of the first cluster.
+    /// Parses the extensions between offsets `start` and `end` of the first cluster.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if an extension is invalid, and
+    /// [`Limit`](crate::ErrorKind::Limit) if the bitmap directory exceeds the limits.
     pub(super) fn parse(
         first_cluster: &[u8],
         start: u64,
@@ -104,9 +109,9 @@ impl Extensions {
         let mut at = to_usize(start);
         let end = to_usize(end);
         while at < end {
-            // What the file does not hold of its first cluster is zeros: the end.
-            let here = first_cluster.get(at..).unwrap_or_default();
-            let Ok((raw, data)) = RawExtension::read_from_prefix(here) else { break };
+            // Bytes beyond the end of the file are zeros, which end the extensions.
+            let rest = first_cluster.get(at..).unwrap_or_default();
+            let Ok((raw, data)) = RawExtension::read_from_prefix(rest) else { break };
             let (kind, length) = (raw.kind.get(), to_index(raw.length.get()));
             if kind == END {
                 break;
@@ -115,22 +120,26 @@ impl Extensions {
             if length > room || length > data.len() {
                 return Err(Error::corrupt(
                     "header extension",
-                    format!("type {kind:#010x} is {length} bytes long, {room} left"),
+                    format!("type {kind:#010x} has {length} bytes, but only {room} are left"),
                 )
                 .at(to_u64(at)));
             }
-            extensions.take(kind, &data[..length], limits).map_err(|e| e.at(to_u64(at)))?;
+            extensions.set(kind, &data[..length], limits).map_err(|e| e.at(to_u64(at)))?;
             at += size_of::<RawExtension>() + length.next_multiple_of(8);
         }
         Ok(extensions)
     }
 
-    fn take(&mut self, kind: u32, data: &[u8], limits: &Limits) -> Result<()> {
+    /// Stores the content of one extension.
+    fn set(&mut self, kind: u32, data: &[u8], limits: &Limits) -> Result<()> {
         match kind {
             BACKING_FORMAT if data.len() > MAX_BACKING_FORMAT => {
                 return Err(Error::corrupt(
                     "backing format",
-                    format!("{} bytes, at most {MAX_BACKING_FORMAT} allowed", data.len()),
+                    format!(
+                        "it has {} bytes, but must have at most {MAX_BACKING_FORMAT}",
+                        data.len()
+                    ),
                 ));
             }
             BACKING_FORMAT => {
@@ -149,7 +158,10 @@ impl Extensions {
             BITMAPS => self.bitmaps = Some(bitmaps(data, limits)?),
             ENCRYPTION => {
                 let [offset, bytes] = <[U64; 2]>::read_from_bytes(data).map_err(|_| {
-                    Error::corrupt("encryption header pointer", "it is not 16 bytes long")
+                    Error::corrupt(
+                        "encryption header pointer",
+                        format!("it has {} bytes instead of 16", data.len()),
+                    )
                 })?;
                 self.encryption =
                     Some(EncryptionHeader { offset: offset.get(), bytes: bytes.get() });
@@ -162,25 +174,26 @@ impl Extensions {
 
 fn bitmaps(data: &[u8], limits: &Limits) -> Result<BitmapDirectory> {
     const NAME: &str = "bitmaps extension";
-    let bad = |what: String| Error::corrupt(NAME, what);
-    let raw = RawBitmaps::read_from_bytes(data)
-        .map_err(|_| bad(format!("{} bytes, {} wanted", data.len(), size_of::<RawBitmaps>())))?;
+    let corrupt = |what: String| Error::corrupt(NAME, what);
+    let raw = RawBitmaps::read_from_bytes(data).map_err(|_| {
+        corrupt(format!("it has {} bytes instead of {}", data.len(), size_of::<RawBitmaps>()))
+    })?;
     let directory = BitmapDirectory {
         count: raw.count.get(),
         bytes: raw.directory_bytes.get(),
         offset: raw.directory_offset.get(),
     };
     if directory.count == 0 {
-        return Err(bad("it is of no bitmaps".into()));
+        return Err(corrupt("the number of bitmaps is 0".into()));
     }
     if u64::from(directory.count) > limits.bitmaps {
         let found = format!("{} bitmaps", directory.count);
         return Err(Error::over_limit("bitmaps", found, limits.bitmaps).in_structure(NAME));
     }
     if directory.bytes > limits.bitmap_directory_bytes {
-        let (found, most) = (directory.bytes, limits.bitmap_directory_bytes);
+        let (found, max) = (directory.bytes, limits.bitmap_directory_bytes);
         let found = format!("a directory of {found} bytes");
-        return Err(Error::over_limit("bitmap_directory_bytes", found, most).in_structure(NAME));
+        return Err(Error::over_limit("bitmap_directory_bytes", found, max).in_structure(NAME));
     }
     Ok(directory)
 }
@@ -203,8 +216,7 @@ pub(crate) fn encode_data_file(out: &mut Vec<u8>, name: &str) {
     encode(out, DATA_FILE, name.as_bytes());
 }
 
-/// Appends the names of all features, which tell the users of older readers
-/// what those do not know.
+/// Appends the feature name table, from which programs without a feature can report its name.
 pub(crate) fn encode_feature_names(out: &mut Vec<u8>) {
     let features: [(u8, u64, &str); 8] = [
         (0, Incompatible::DIRTY.bits(), "dirty bit"),
@@ -226,7 +238,7 @@ pub(crate) fn encode_feature_names(out: &mut Vec<u8>) {
     encode(out, FEATURE_NAMES, &table);
 }
 
-/// Appends the end of the extensions.
+/// Appends the end marker of the extensions.
 pub(crate) fn encode_end(out: &mut Vec<u8>) {
     encode(out, END, &[]);
 }
@@ -240,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_parses() {
+    fn encoded_extensions_are_parsed() {
         let mut bytes = vec![0; 112];
         encode_backing_format(&mut bytes, "raw");
         encode_feature_names(&mut bytes);
@@ -256,30 +268,30 @@ mod tests {
     }
 
     #[test]
-    fn an_extension_may_not_leave_its_room() {
+    fn an_extension_that_extends_beyond_the_end_is_an_error() {
         let mut bytes = Vec::new();
         encode(&mut bytes, 1, &[0; 100]);
         parse(&bytes, 0, 108).expect("just fits");
-        parse(&bytes, 0, 107).expect_err("one too many");
+        parse(&bytes, 0, 107).expect_err("one byte too many");
         parse(&bytes[..50], 0, 108).expect_err("the file ends");
         let huge = RawExtension { kind: 1.into(), length: u32::MAX.into() };
         parse(huge.as_bytes(), 0, 512).expect_err("huge");
     }
 
     #[test]
-    fn bitmaps_are_bounded() {
+    fn the_number_of_bitmaps_and_the_size_of_their_directory_are_limited() {
         let raw = |count: u32, bytes: u64| RawBitmaps {
             count: count.into(),
             reserved: U32::ZERO,
             directory_bytes: bytes.into(),
             directory_offset: U64::ZERO,
         };
-        let most = Limits::default();
-        let bitmaps = |data: &[u8]| bitmaps(data, &most).map_err(|e| e.exceeded());
+        let limits = Limits::default();
+        let bitmaps = |data: &[u8]| bitmaps(data, &limits).map_err(|e| e.exceeded());
         bitmaps(raw(1, 32).as_bytes()).expect("one");
         assert_eq!(bitmaps(raw(0, 0).as_bytes()), Err(None));
         assert_eq!(bitmaps(raw(65_536, 32).as_bytes()), Err(Some("bitmaps")));
-        let bytes = most.bitmap_directory_bytes + 1;
+        let bytes = limits.bitmap_directory_bytes + 1;
         assert_eq!(bitmaps(raw(1, bytes).as_bytes()), Err(Some("bitmap_directory_bytes")));
         assert_eq!(bitmaps(&[0; 23]), Err(None));
     }

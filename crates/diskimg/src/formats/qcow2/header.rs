@@ -1,4 +1,4 @@
-//! The header: bytes → [`RawHeader`] → [`Header`], which everything else trusts.
+//! The header: bytes → [`RawHeader`] → [`Header`], which is validated.
 //!
 //! ```text
 //!    0 magic "QFI\xfb"      4 version              8 backing_file_offset
@@ -11,9 +11,9 @@
 //!  104 compression_type   105 padding                       ── … or at 112, or later
 //! ```
 //!
-//! Specification: QEMU's `docs/interop/qcow2`, sections "Header" and
-//! "Additional fields". The limits are QEMU's own where the specification has
-//! none: an image beyond them could not have been made by it nor be read by it.
+//! Specification: QEMU's `docs/interop/qcow2`, sections "Header" and "Additional fields". Where the
+//! specification sets no limit, QEMU's own applies: QEMU neither creates nor reads an image beyond
+//! it.
 
 use super::extensions::Extensions;
 use crate::error::{Error, Result};
@@ -28,75 +28,76 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The first four bytes of every qcow and qcow2 image.
 pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
-/// Cluster sizes are 512 bytes …
+/// Smallest cluster size: 512 bytes.
 pub(crate) const MIN_CLUSTER_BITS: u32 = 9;
 
-/// … to 2 MiB (QEMU's limit, named in the specification).
+/// Largest cluster size: 2 MiB (QEMU's limit, mentioned in the specification).
 pub(crate) const MAX_CLUSTER_BITS: u32 = 21;
 
-/// A cluster with extended L2 entries is at least 16 KiB: a subcluster is no
-/// smaller than a sector.
+/// Smallest cluster size with extended L2 entries: 16 KiB, because a subcluster must not be smaller
+/// than a sector.
 pub(crate) const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
 
-/// Bytes of an L1 table that we write (QEMU's limit on what it reads).
+/// Maximum size in bytes of an L1 table in a new image (the largest that QEMU reads).
 pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
 
-/// Bytes of a refcount table that we write (QEMU's limit on what it reads).
+/// Maximum size in bytes of a refcount table in a new image (the largest that QEMU reads).
 pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 
-/// Refcounts are 1 to 64 bits wide: 2 to the power of 0 … 6.
+/// Largest refcount order: refcounts are 2^0 to 2^6 bits wide.
 pub(crate) const MAX_REFCOUNT_ORDER: u32 = 6;
 
-/// The width of version 2's refcounts: 16 bits.
+/// Refcount order of version 2: 16 bits.
 pub(crate) const V2_REFCOUNT_ORDER: u32 = 4;
 
-/// Bytes of a backing file's name.
+/// Maximum length in bytes of a backing file name.
 pub(crate) const MAX_BACKING_NAME: u32 = 1023;
 
-/// A version 2 header.
+/// Length in bytes of a version 2 header.
 pub(crate) const V2_HEADER_BYTES: u32 = 72;
 
-/// The shortest version 3 header.
+/// Minimum length in bytes of a version 3 header.
 pub(crate) const MIN_V3_HEADER_BYTES: u32 = 104;
 
 bitflags! {
-    /// Features that a reader must know, or keep its hands off.
+    /// Features that a program must support to open the image.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Incompatible: u64 {
-        /// Refcounts may be wrong: the image was not closed.
+        /// Refcounts may be wrong: the image was not closed properly.
         const DIRTY = 1 << 0;
         /// Any structure may be wrong.
         const CORRUPT = 1 << 1;
-        /// Guest clusters lie in another file.
+        /// Guest clusters are in an external data file.
         const DATA_FILE = 1 << 2;
-        /// `compression_type` is not deflate.
+        /// `compression_type` is not 0 (deflate).
         const COMPRESSION = 1 << 3;
-        /// L2 entries are 16 bytes and know subclusters.
+        /// L2 entries have 16 bytes and describe subclusters.
         const EXTENDED_L2 = 1 << 4;
     }
 }
 
 bitflags! {
-    /// Features that a reader may ignore.
+    /// Features that a program may ignore.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Compatible: u64 {
-        /// Writers may set the dirty bit and postpone refcounts.
+        /// Writers may set the dirty bit and postpone refcount updates.
         const LAZY_REFCOUNTS = 1 << 0;
     }
 }
 
 bitflags! {
-    /// Features that a writer must switch off if it does not know them.
+    /// Features whose bits a program that does not support them must clear when it writes to the
+    /// image.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Autoclear: u64 {
         /// The bitmaps extension is up to date.
         const BITMAPS = 1 << 0;
-        /// The external data file is a raw image in its own right.
+        /// The external data file can be read as a raw image.
         const DATA_FILE_RAW = 1 << 1;
     }
 }
 
-/// The header as it lies in the file: versions 2 (the first 72 bytes) and 3.
+/// The header as stored in the file: version 2 (the first 72 bytes) or 3.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct RawHeader {
@@ -104,25 +105,25 @@ pub(crate) struct RawHeader {
     pub(crate) magic: [u8; 4],
     /// 2 or 3.
     pub(crate) version: U32,
-    /// Where the backing file's name is; 0: there is none.
+    /// Host offset of the backing file name; 0 if there is none.
     pub(crate) backing_file_offset: U64,
-    /// Bytes of that name.
+    /// Length of that name in bytes.
     pub(crate) backing_file_size: U32,
-    /// A cluster is 1 << this many bytes.
+    /// The cluster size is `1 << cluster_bits` bytes.
     pub(crate) cluster_bits: U32,
-    /// Guest bytes.
+    /// Size of the disk in bytes.
     pub(crate) size: U64,
     /// 0 none, 1 AES, 2 LUKS.
     pub(crate) crypt_method: U32,
-    /// Entries of the active L1 table.
+    /// Number of entries of the active L1 table.
     pub(crate) l1_size: U32,
     /// Host offset of the active L1 table.
     pub(crate) l1_table_offset: U64,
     /// Host offset of the refcount table.
     pub(crate) refcount_table_offset: U64,
-    /// Clusters of the refcount table.
+    /// Length of the refcount table in clusters.
     pub(crate) refcount_table_clusters: U32,
-    /// Internal snapshots.
+    /// Number of internal snapshots.
     pub(crate) nb_snapshots: U32,
     /// Host offset of the snapshot table.
     pub(crate) snapshots_offset: U64,
@@ -132,9 +133,9 @@ pub(crate) struct RawHeader {
     pub(crate) compatible_features: U64,
     /// [`Autoclear`].
     pub(crate) autoclear_features: U64,
-    /// A refcount is 1 << this many bits.
+    /// Refcounts are `1 << refcount_order` bits wide.
     pub(crate) refcount_order: U32,
-    /// Where the header ends and its extensions begin.
+    /// Length of the header in bytes. The extensions follow it.
     pub(crate) header_length: U32,
     /// 0 deflate, 1 zstd.
     pub(crate) compression_type: u8,
@@ -145,11 +146,11 @@ pub(crate) struct RawHeader {
 const _: () = assert!(size_of::<RawHeader>() == RawHeader::BYTES);
 
 impl RawHeader {
-    /// The header that QEMU writes today.
+    /// Length in bytes of the header that current QEMU versions write.
     pub(crate) const BYTES: usize = 112;
 
-    /// The bytes to store: 72 in version 2, 104 or 112 in version 3, as
-    /// `header_length` says.
+    /// Returns the bytes to store: 72 for version 2, and `header_length` (104 or 112) for version
+    /// 3.
     pub(crate) fn encoded(&self) -> &[u8] {
         let len = match self.version.get() {
             2 => V2_HEADER_BYTES,
@@ -158,8 +159,12 @@ impl RawHeader {
         &self.as_bytes()[..to_index(len).min(Self::BYTES)]
     }
 
-    /// Takes the header off the beginning of a file. What is not there of a
-    /// short version 3 header, or not meant in version 2, is zero.
+    /// Parses the header at the beginning of a file. Fields that a short version 3 header does not
+    /// have are zero, and fields that version 2 does not have get its fixed values.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the magic bytes are wrong or the header is
+    /// too short, and [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown version.
     fn parse(bytes: &[u8]) -> Result<Self> {
         let too_short = || {
             Error::corrupt(
@@ -175,7 +180,7 @@ impl RawHeader {
         if given >= 4 && *magic != MAGIC {
             return Err(Error::corrupt(
                 "header",
-                "it does not begin with the magic bytes of qcow2",
+                "it does not start with the magic bytes \"QFI\\xfb\"",
             ));
         }
         if given < to_index(V2_HEADER_BYTES) {
@@ -200,7 +205,9 @@ impl RawHeader {
                 if len < MIN_V3_HEADER_BYTES {
                     return Err(Error::corrupt(
                         "header",
-                        format!("its length is {len}, at least {MIN_V3_HEADER_BYTES} allowed"),
+                        format!(
+                            "its length is {len} bytes, but must be at least {MIN_V3_HEADER_BYTES}"
+                        ),
                     )
                     .at(100));
                 }
@@ -212,7 +219,7 @@ impl RawHeader {
                 return Err(Error::unsupported(format!(
                     "qcow2 version {version} is not supported"
                 ))
-                .hint("versions 2 and 3 are"));
+                .hint("supported versions: 2 and 3"));
             }
         }
         Ok(header)
@@ -222,14 +229,14 @@ impl RawHeader {
 /// How the guest's bytes are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encryption {
-    /// AES-CBC with a key made of the password itself.
+    /// AES-CBC with the password itself as the key.
     Aes,
-    /// LUKS, with a header in clusters of its own.
+    /// LUKS, whose header is in separate clusters.
     Luks,
 }
 
 impl Encryption {
-    /// QEMU's name for it.
+    /// Returns QEMU's name of the method.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Aes => "aes",
@@ -238,66 +245,65 @@ impl Encryption {
     }
 }
 
-/// A table in the image file: where it begins, how many entries it has.
+/// Location and length of a table in the image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Table {
     /// Host offset.
     pub(crate) offset: u64,
-    /// Entries of 8 bytes.
+    /// Number of entries of 8 bytes.
     pub(crate) entries: u64,
 }
 
 impl Table {
-    /// Its length: at most [`MAX_L1_BYTES`] and the like.
+    /// Returns the length in bytes. Validation bounds it, so this cannot overflow.
     pub(crate) fn bytes(self) -> u64 {
         self.entries * 8
     }
 }
 
-/// The header, validated.
+/// A validated header.
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
     /// 2 or 3.
     pub(crate) version: u32,
-    /// A cluster is 1 << this many bytes.
+    /// The cluster size is `1 << cluster_bits` bytes.
     pub(crate) cluster_bits: u32,
-    /// Guest bytes, a multiple of 512.
+    /// Size of the disk in bytes, a multiple of 512.
     pub(crate) size: u64,
-    /// The guest's bytes are not to be had as they are.
+    /// How the guest's bytes are encrypted, if they are.
     pub(crate) encryption: Option<Encryption>,
-    /// The active L1 table: long enough for `size`, inside the file.
+    /// The active L1 table: long enough for `size` and within the file.
     pub(crate) l1: Table,
-    /// The refcount table; it need not be inside the file, reading guest bytes
-    /// does not ask it.
+    /// The refcount table. It may be outside of the file: it is not needed to read guest bytes.
     pub(crate) refcount_table: Table,
-    /// A refcount is 1 << this many bits.
+    /// Refcounts are `1 << refcount_order` bits wide.
     pub(crate) refcount_order: u32,
-    /// Internal snapshots.
+    /// Number of internal snapshots.
     pub(crate) snapshot_count: u32,
-    /// Host offset of the snapshot table, aligned if there are snapshots.
+    /// Host offset of the snapshot table, not yet validated.
     pub(crate) snapshots_offset: u64,
-    /// Only known bits.
+    /// Incompatible features; unknown ones are an error.
     pub(crate) incompatible: Incompatible,
-    /// Unknown bits are kept.
+    /// Compatible features, including unknown bits.
     pub(crate) compatible: Compatible,
-    /// Unknown bits are kept.
+    /// Autoclear features, including unknown bits.
     pub(crate) autoclear: Autoclear,
-    /// How compressed clusters are encoded.
+    /// Codec of compressed clusters.
     pub(crate) codec: Codec,
-    /// What the header extensions say.
+    /// Content of the header extensions.
     pub(crate) extensions: Extensions,
-    /// The backing file's name.
+    /// Name of the backing file.
     pub(crate) backing: Option<String>,
 }
 
 impl Header {
-    /// Reads and validates the header and all that is in the first cluster.
-    /// `lenient` opens what is fit for a check, if not for reading.
+    /// Reads and validates the header and its extensions. If `lenient`, accepts an image without a
+    /// refcount table, which can be checked but not opened otherwise.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), or
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for versions and
-    /// features that are not known.
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if a field is invalid,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for unknown versions and features, and
+    /// [`Limit`](crate::ErrorKind::Limit) if a table exceeds the limits.
     pub(crate) fn read(file: &dyn Source, limits: &Limits, lenient: bool) -> Result<Self> {
         let raw = RawHeader::parse(&read_prefix(file, to_u64(RawHeader::BYTES))?)?;
         let cluster_bits = raw.cluster_bits.get();
@@ -305,8 +311,8 @@ impl Header {
             return Err(Error::corrupt(
                 "header",
                 format!(
-                    "the cluster size is 2^{cluster_bits}, \
-                     2^{MIN_CLUSTER_BITS} to 2^{MAX_CLUSTER_BITS} allowed"
+                    "the cluster size is 2^{cluster_bits} bytes, \
+                     but must be 2^{MIN_CLUSTER_BITS} to 2^{MAX_CLUSTER_BITS}"
                 ),
             )
             .at(20));
@@ -316,7 +322,9 @@ impl Header {
         if header_length > cluster_size {
             return Err(Error::corrupt(
                 "header",
-                format!("its length is {header_length}, more than the first cluster"),
+                format!(
+                    "its length is {header_length} bytes, more than the cluster size ({cluster_size})"
+                ),
             )
             .at(100));
         }
@@ -358,8 +366,8 @@ impl Header {
             return Err(Error::corrupt(
                 "header",
                 format!(
-                    "clusters of 2^{} bytes are too small for extended L2 entries, \
-                     at least 2^{MIN_EXTENDED_CLUSTER_BITS} allowed",
+                    "the cluster size is 2^{} bytes, but must be at least \
+                     2^{MIN_EXTENDED_CLUSTER_BITS} with extended L2 entries",
                     self.cluster_bits
                 ),
             )
@@ -369,7 +377,7 @@ impl Header {
             return Err(Error::corrupt(
                 "header",
                 format!(
-                    "refcounts are 2^{} bits wide, at most 2^{MAX_REFCOUNT_ORDER} allowed",
+                    "refcounts are 2^{} bits wide, but must be at most 2^{MAX_REFCOUNT_ORDER}",
                     self.refcount_order
                 ),
             )
@@ -380,12 +388,16 @@ impl Header {
         }
         self.validate_table("refcount table", self.refcount_table, limits)?;
         if self.data_file_raw() && !self.external_data() {
-            return Err(Error::corrupt("header", "a raw data file without a data file").at(88));
+            return Err(Error::corrupt(
+                "header",
+                "the raw data file bit is set without the data file bit",
+            )
+            .at(88));
         }
         self.validate_l1("active L1 table", self.l1, self.size, file_len, limits)
     }
 
-    /// Verifies that a table of pointers is aligned and no larger than may be.
+    /// Verifies that a table is aligned and not too large.
     fn validate_table(&self, name: &'static str, table: Table, limits: &Limits) -> Result<()> {
         if table.bytes() > limits.table_bytes {
             let found = format!("{} bytes", table.bytes());
@@ -397,7 +409,7 @@ impl Header {
             return Err(Error::corrupt(
                 name,
                 format!(
-                    "it does not start at a multiple of the cluster size {}",
+                    "it does not start at a multiple of the cluster size ({} bytes)",
                     self.cluster_size()
                 ),
             )
@@ -406,11 +418,12 @@ impl Header {
         Ok(())
     }
 
-    /// Verifies that an L1 table may be read and is long enough for a disk of
-    /// `size` bytes.
+    /// Verifies that an L1 table is aligned, within the file, and long enough for a disk of `size`
+    /// bytes.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Limit`](crate::ErrorKind::Limit).
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it is not, and
+    /// [`Limit`](crate::ErrorKind::Limit) if it is larger than allowed.
     pub(crate) fn validate_l1(
         &self,
         name: &'static str,
@@ -424,7 +437,10 @@ impl Header {
         if table.entries < needed {
             return Err(Error::corrupt(
                 name,
-                format!("{} entries, {needed} needed for {size} bytes", table.entries),
+                format!(
+                    "it has {} entries, but a disk of {size} bytes needs {needed}",
+                    table.entries
+                ),
             )
             .at(table.offset));
         }
@@ -432,7 +448,10 @@ impl Header {
         if table.entries > 0 && end.is_none_or(|end| end > self.padded(file_len)) {
             return Err(Error::corrupt(
                 name,
-                format!("its {} bytes leave the file, which ends at {file_len:#x}", table.bytes()),
+                format!(
+                    "its {} bytes extend beyond the end of the file at {file_len:#x}",
+                    table.bytes()
+                ),
             )
             .at(table.offset)
             .hint("the file may be truncated"));
@@ -440,54 +459,57 @@ impl Header {
         Ok(())
     }
 
-    /// Where the file's last cluster would end if it were whole. Writers may
-    /// leave out the end of it; it reads as zeros.
+    /// Returns `file_len` rounded up to a whole cluster. Writers may leave out the end of the last
+    /// cluster, which reads as zeros then.
     pub(crate) fn padded(&self, file_len: u64) -> u64 {
         file_len.checked_next_multiple_of(self.cluster_size()).unwrap_or(file_len)
     }
 
-    /// Bytes of a cluster: 512 to 2 MiB.
+    /// Returns the cluster size in bytes: 512 to 2 MiB.
     pub(crate) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// Whether L2 entries are 16 bytes and know subclusters.
+    /// Returns true if L2 entries have 16 bytes and describe subclusters.
     pub(crate) fn extended_l2(&self) -> bool {
         self.incompatible.contains(Incompatible::EXTENDED_L2)
     }
 
-    /// Whether guest clusters lie in another file.
+    /// Returns true if guest clusters are in an external data file.
     pub(crate) fn external_data(&self) -> bool {
         self.incompatible.contains(Incompatible::DATA_FILE)
     }
 
-    /// Whether that file is a raw image in its own right.
+    /// Returns true if the external data file can be read as a raw image.
     pub(crate) fn data_file_raw(&self) -> bool {
         self.autoclear.contains(Autoclear::DATA_FILE_RAW)
     }
 
-    /// Guest bytes that one L2 table describes: 32 KiB to 512 GiB.
+    /// Returns the number of guest bytes that one L2 table describes: 32 KiB to 512 GiB.
     pub(crate) fn guest_bytes_per_l1_entry(&self) -> u64 {
         let entry_bits = if self.extended_l2() { 4 } else { 3 };
         1 << (2 * self.cluster_bits - entry_bits)
     }
 
-    /// Bits of a refcount: 1 to 64.
+    /// Returns the width of a refcount in bits: 1 to 64.
     pub(crate) fn refcount_bits(&self) -> u64 {
         1 << self.refcount_order
     }
 }
 
-/// The first `most` bytes of the file, or as many as there are.
-fn read_prefix(file: &dyn Source, most: u64) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; to_usize(file.len().min(most))];
+/// Reads the first `len` bytes of the file, or all of a shorter file.
+fn read_prefix(file: &dyn Source, len: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; to_usize(file.len().min(len))];
     file.read_exact_at(&mut bytes, 0)
         .map_err(|e| Error::io("cannot read", e).in_structure("header").at(0))?;
     Ok(bytes)
 }
 
-/// The feature bits, if all of them are known. The names of others come from
-/// the feature name table, if that can be read.
+/// Returns the incompatible features.
+///
+/// # Errors
+/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if any of them is unknown. The message
+/// has their names from the feature name table if that can be read.
 fn known_features(raw: &RawHeader, extensions: &Result<Extensions>) -> Result<Incompatible> {
     let bits = raw.incompatible_features.get();
     Incompatible::from_bits(bits).ok_or_else(|| {
@@ -513,7 +535,7 @@ fn encryption(method: u32) -> Result<Option<Encryption>> {
         0 => Ok(None),
         1 => Ok(Some(Encryption::Aes)),
         2 => Ok(Some(Encryption::Luks)),
-        other => Err(Error::unsupported(format!("encryption method {other} is not known"))
+        other => Err(Error::unsupported(format!("encryption method {other} is unknown"))
             .in_structure("header")
             .at(32)),
     }
@@ -524,7 +546,7 @@ fn codec(raw: &RawHeader, features: Incompatible) -> Result<Codec> {
         0 => Codec::Deflate,
         1 => Codec::Zstd,
         other => {
-            return Err(Error::unsupported(format!("compression type {other} is not known"))
+            return Err(Error::unsupported(format!("compression type {other} is unknown"))
                 .in_structure("header")
                 .at(104));
         }
@@ -553,8 +575,8 @@ fn backing_name(raw: &RawHeader, first_cluster: &[u8], cluster: u64) -> Result<O
         return Err(Error::corrupt(
             "header",
             format!(
-                "the backing file's name is {len} bytes at {offset:#x}, \
-                 at most {MAX_BACKING_NAME} in the first cluster allowed"
+                "the backing file name has {len} bytes at {offset:#x}, but must have at most \
+                 {MAX_BACKING_NAME} and be in the first cluster"
             ),
         )
         .at(8));
@@ -565,7 +587,7 @@ fn backing_name(raw: &RawHeader, first_cluster: &[u8], cluster: u64) -> Result<O
     Ok(Some(text(name)).filter(|name| !name.is_empty()))
 }
 
-/// Text out of the image, up to a zero byte if there is one.
+/// Decodes text from the image, up to the first zero byte.
 pub(super) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()

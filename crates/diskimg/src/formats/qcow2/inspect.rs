@@ -1,5 +1,5 @@
-//! What makes a qcow2 image of a stranger safe to let in: it names no other file, says nothing
-//! that only some readers understand, and its tables are where they can be.
+//! Inspection of qcow2 images. A safe image refers to no other file, uses no feature that only some
+//! programs support, and has its tables within the file and disjoint.
 
 use super::header::{Autoclear, Compatible, Header, Incompatible, RawHeader};
 use super::snapshot::Snapshots;
@@ -10,13 +10,13 @@ use crate::report::inspection::{Code, Inspection, Role};
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
 
 fn examine(subject: &Subject<'_>, found: &mut Inspection) {
-    // Also of a header that is cut short: what it has counts.
+    // A truncated header is examined too: missing fields are zero.
     let mut bytes = [0; RawHeader::BYTES];
-    let there = subject.head.len().min(bytes.len());
-    bytes[..there].copy_from_slice(&subject.head[..there]);
+    let len = subject.head.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&subject.head[..len]);
     let raw: RawHeader = zerocopy::transmute!(bytes);
     found.virtual_size = Some(raw.size.get());
-    header_says(&raw, found);
+    examine_header(&raw, found);
     match Header::read(&**subject.source, subject.limits, false) {
         Ok(header) => {
             found.virtual_size = Some(header.size);
@@ -27,47 +27,53 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
             if let Some(name) = &header.extensions.data_file {
                 found.name(Role::DataFile, name, None);
                 if !header.external_data() {
-                    let message = "it names a data file, and has no feature bit that says so";
+                    let message = "the image names a data file, but its feature bit is not set";
                     found.add(Code::DataFile, None, message);
                 }
             }
             if let Err(error) = Snapshots::read(&**subject.source, &header, subject.limits) {
                 found.unreadable(&error);
             }
-            tables(subject, &header, found);
+            examine_tables(subject, &header, found);
         }
-        // These have a finding of their own.
+        // These already have a finding.
         Err(_) if found.finding(Code::UnknownVersion).is_some() => {}
         Err(_) if found.finding(Code::UnknownFeatures).is_some() => {}
         Err(error) => found.unreadable(&error),
     }
 }
 
-/// What the header says, whatever the rest of the image is like.
-fn header_says(raw: &RawHeader, found: &mut Inspection) {
+/// Examines the fields of the header, whether or not the rest of the image is valid.
+fn examine_header(raw: &RawHeader, found: &mut Inspection) {
     let version = raw.version.get();
     if !matches!(version, 2 | 3) {
-        found.add(Code::UnknownVersion, 4, format!("version {version}; 2 and 3 are known"));
+        found.add(
+            Code::UnknownVersion,
+            4,
+            format!("version {version} is unknown; known versions: 2 and 3"),
+        );
     }
     if raw.backing_file_offset.get() != 0 {
-        found.add(Code::BackingFile, 8, "it builds on a backing file");
+        found.add(Code::BackingFile, 8, "the image has a backing file");
     }
     if raw.crypt_method.get() != 0 {
         found.encrypted = true;
         let method = raw.crypt_method.get();
-        found.add(Code::Encrypted, 32, format!("it is encrypted (method {method})"));
+        found.add(Code::Encrypted, 32, format!("the image is encrypted (method {method})"));
     }
     match raw.nb_snapshots.get() {
         0 => {}
-        count => found.add(Code::Snapshots, 60, format!("it has {count} internal snapshots")),
+        count => {
+            found.add(Code::Snapshots, 60, format!("the image has {count} internal snapshots"))
+        }
     }
     let bits = raw.incompatible_features.get();
     let has = |bit: Incompatible| bits & bit.bits() != 0;
-    // In version 2 there are extensions in that place. Not everybody looks at the version.
+    // In version 2 these bytes are header extensions, but some programs do not check the version.
     if has(Incompatible::DATA_FILE) {
         let message = match version {
-            2 => "a header of version 2 with what is the data file's bit in version 3",
-            _ => "its guest's bytes are in an external data file",
+            2 => "a version 2 header with the bytes of the data file bit of version 3",
+            _ => "the guest's bytes are in an external data file",
         };
         found.add(Code::DataFile, 72, message);
     }
@@ -80,13 +86,17 @@ fn header_says(raw: &RawHeader, found: &mut Inspection) {
         found.add(Code::UnknownFeatures, 72, message);
     }
     if has(Incompatible::EXTENDED_L2) {
-        found.add(Code::ExtendedL2, 72, "it has extended L2 entries, which few programs know");
+        found.add(
+            Code::ExtendedL2,
+            72,
+            "the image has extended L2 entries, which few programs support",
+        );
     }
     if has(Incompatible::CORRUPT) {
-        found.add(Code::MarkedCorrupt, 72, "it is marked as corrupt");
+        found.add(Code::MarkedCorrupt, 72, "the image is marked as corrupt");
     }
     if has(Incompatible::DIRTY) {
-        found.add(Code::Dirty, 72, "it was not closed: its refcounts may be wrong");
+        found.add(Code::Dirty, 72, "the image was not closed properly: its refcounts may be wrong");
     }
     for (kind, at, bits, known) in [
         ("compatible", 80, raw.compatible_features.get(), Compatible::all().bits()),
@@ -99,9 +109,9 @@ fn header_says(raw: &RawHeader, found: &mut Inspection) {
     }
 }
 
-/// The tables are inside of the file and apart, none of them in the header's cluster, and every L2
-/// table speaks for one place of the disk.
-fn tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
+/// Verifies that the tables are within the file, disjoint and outside of the header's cluster, and
+/// that each L2 table is used by one L1 entry.
+fn examine_tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     let cluster = header.cluster_size();
     for (name, table) in [("active L1 table", header.l1), ("refcount table", header.refcount_table)]
     {
@@ -113,7 +123,7 @@ fn tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     let end = header.padded(subject.len());
     let refcounts = header.refcount_table;
     if refcounts.offset.checked_add(refcounts.bytes()).is_none_or(|table_end| table_end > end) {
-        let message = "the refcount table leaves the file";
+        let message = "the refcount table extends beyond the end of the file";
         found.add(Code::TableOutside, refcounts.offset, message);
     }
     let mut l2 =
@@ -126,26 +136,29 @@ fn tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
         *entry != 0
     });
     l2.sort_unstable();
-    let wrong = |offset: u64| {
+    let is_invalid = |offset: u64| {
         !offset.is_multiple_of(cluster) || offset < cluster || offset.saturating_add(cluster) > end
     };
-    if let Some(offset) = l2.iter().copied().find(|&offset| wrong(offset)) {
-        let message = format!("an L2 table at {offset:#x} cannot be there");
+    if let Some(offset) = l2.iter().copied().find(|&offset| is_invalid(offset)) {
+        let message = format!(
+            "L2 table offset {offset:#x} is unaligned, in the header's cluster or beyond the end \
+             of the file"
+        );
         found.add(Code::TableOutside, offset, message);
     }
     let others = [header.l1, header.refcount_table];
-    let in_another = |offset: u64| {
+    let overlaps = |offset: u64| {
         others.iter().any(|table| {
             let end = table.offset.saturating_add(table.bytes());
             table.entries > 0 && offset < end && offset.saturating_add(cluster) > table.offset
         })
     };
-    if let Some(offset) = l2.iter().copied().find(|&offset| in_another(offset)) {
-        let message = "an L2 table is where another table is";
+    if let Some(offset) = l2.iter().copied().find(|&offset| overlaps(offset)) {
+        let message = "an L2 table overlaps another table";
         found.add(Code::TablesOverlap, offset, message);
     }
     if let Some(pair) = l2.windows(2).find(|pair| pair[0] == pair[1]) {
-        let message = "one L2 table speaks for several places of the disk";
+        let message = "several L1 entries point to one L2 table";
         found.add(Code::TablesOverlap, pair[0], message);
     }
 }

@@ -1,4 +1,4 @@
-//! Reading qcow2: guest offsets → L1 → L2 → places.
+//! Reading qcow2: guest offset → L1 → L2 → host offset.
 
 use super::bitmaps::Bitmap;
 use super::check;
@@ -25,35 +25,40 @@ use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A qcow2 image.
+/// A qcow2 image opened for reading.
 #[derive(Debug)]
 pub(crate) struct Qcow2 {
-    /// The image, then the external data file if it is open.
+    /// The image file, followed by the external data file if it is open.
     files: Vec<Arc<dyn Source>>,
     pub(super) header: Header,
     pub(super) layout: L2Layout,
-    /// Guest bytes: the active disk's, or the snapshot's.
+    /// Size in bytes of the active disk or of the selected snapshot.
     size: u64,
-    /// The L1 table of the active disk or of the snapshot.
+    /// L1 table of the active disk or of the selected snapshot.
     l1: Vec<u64>,
     l2: TableReader,
-    /// The snapshot table, or what is wrong with it.
+    /// The snapshot table, or the error from reading it.
     pub(super) snapshots: Result<Snapshots>,
-    /// The bitmaps, or what is wrong with them.
+    /// The bitmaps, or the error from reading their directory.
     pub(super) bitmaps: Result<Vec<Bitmap>>,
     parent: Option<ParentReference>,
-    /// For a check.
+    /// Limits for a later check.
     pub(super) limits: Limits,
 }
 
 impl Qcow2 {
-    /// Opens an image: reads its header, L1 table and snapshot table.
+    /// Opens an image: reads its header, L1 table, snapshot table and bitmap directory.
+    ///
+    /// # Errors
+    /// As [`Header::read`] and [`Snapshots::read`],
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the selected snapshot does not exist, and
+    /// [`Refused`](crate::ErrorKind::Refused) if the policy forbids the external data file.
     pub(super) fn open(file: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         let limits = context.limits;
         let header = Header::read(&*file, limits, context.metadata_only)?;
         let snapshots = Snapshots::read(&*file, &header, limits);
         let snapshots = match snapshots {
-            // A check is there to tell what is wrong. Too much is not wrong.
+            // A check reports a damaged table later; an exceeded limit is an error at once.
             Err(error) if !context.metadata_only || error.exceeded().is_some() => {
                 return Err(error);
             }
@@ -102,64 +107,65 @@ impl Qcow2 {
         })
     }
 
-    /// The image file.
+    /// Returns the image file.
     pub(super) fn file(&self) -> &dyn Source {
         &*self.files[0]
     }
 
-    /// Verifies that guest bytes are to be had.
+    /// Verifies that guest bytes can be read.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the image is encrypted.
     fn require_readable(&self) -> Result<()> {
         if let Some(encryption) = self.header.encryption {
             return Err(Error::unsupported(format!(
-                "its guest data is encrypted ({}), which cannot be decrypted",
+                "the image is encrypted ({}); decryption is not supported",
                 encryption.name()
             ))
-            .hint("`qemu-img convert` with the key makes an image in the clear"));
+            .hint("decrypt it with `qemu-img convert` first"));
         }
         if self.header.external_data() && self.files.len() < 2 {
-            return Err(Error::invalid("its external data file was not opened (metadata only)"));
+            return Err(Error::invalid("the external data file was not opened (metadata only)"));
         }
         Ok(())
     }
 
-    /// Maps guest bytes of one L2 table.
+    /// Maps a guest range that the L2 table at host offset `table` describes.
     fn map_table(&self, table: u64, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         let file = self.file();
         if !table.is_multiple_of(self.layout.cluster_size()) || table >= file.len() {
             let l1_index = range.start >> self.layout.l1_shift();
             let what = if table >= file.len() {
-                "lies behind the end of the file"
+                "beyond the end of the file"
             } else {
-                "is not aligned to a cluster"
+                "to an offset that is not aligned to a cluster"
             };
-            return Err(Error::corrupt(
-                "L2 table",
-                format!("the table of L1 entry {l1_index} {what}"),
-            )
-            .at(table));
+            return Err(
+                Error::corrupt("L2 table", format!("L1 entry {l1_index} points {what}")).at(table)
+            );
         }
         let entry_bytes = self.layout.entry_bytes();
         let mut at = range.start;
         while at < range.end {
             let index = (at >> self.layout.cluster_bits) & (self.layout.entries() - 1);
-            let here = table + index * entry_bytes;
-            let piece = self.l2.chunk(file, "L2 table", here)?;
-            let words = &piece.words[to_usize((here - piece.start) / 8)..];
+            let entry_offset = table + index * entry_bytes;
+            let chunk = self.l2.chunk(file, "L2 table", entry_offset)?;
+            let words = &chunk.words[to_usize((entry_offset - chunk.start) / 8)..];
             let first = at >> self.layout.cluster_bits;
             let entries = to_u64(words.len()) * 8 / entry_bytes;
             let end = range.end.min((first + entries) << self.layout.cluster_bits);
-            self.map_entries(words, here, at..end, out)?;
+            self.map_entries(words, entry_offset, at..end, out)?;
             at = end;
         }
         Ok(())
     }
 
-    /// Maps guest bytes by their L2 entries, which start at host offset `here`
-    /// with that of the range's first byte.
+    /// Maps a guest range by its L2 entries. `words` starts with the entry for the start of the
+    /// range, which is at host offset `entries_offset`.
     fn map_entries(
         &self,
         words: &[u64],
-        here: u64,
+        entries_offset: u64,
         range: Range<u64>,
         out: &mut Vec<Extent>,
     ) -> Result<()> {
@@ -180,28 +186,28 @@ impl Qcow2 {
             let end = range.end.min(((at >> bits) + run) << bits);
             let run = ClusterRun { start: at >> bits << bits, guest: at..end };
             self.map_run(self.layout.decode(entry, bitmap), &run, out)
-                .map_err(|e| e.in_structure("L2 table").at(here + to_u64(index) * 8))?;
+                .map_err(|e| e.in_structure("L2 table").at(entries_offset + to_u64(index) * 8))?;
             at = end;
         }
         Ok(())
     }
 
-    /// How many entries, from the first on, merely continue it.
+    /// Returns how many of the entries, including the first, describe one contiguous run.
     fn run_length(&self, entries: &[u64]) -> u64 {
         let first = entries[0];
         if first & COMPRESSED != 0 {
             return 1;
         }
         let offset = first & OFFSET_MASK;
-        let placed =
+        let has_host_cluster =
             offset != 0 || (self.layout.data_file && first & COPIED != 0 && first & ZERO == 0);
-        let step = if placed { self.layout.cluster_size() } else { 0 };
-        // The offset must not run over into the bits above it.
-        let room = (OFFSET_MASK - offset) >> self.layout.cluster_bits;
-        let most = entries.len().min(usize::try_from(room).unwrap_or(usize::MAX).max(1));
+        let step = if has_host_cluster { self.layout.cluster_size() } else { 0 };
+        // The expected offset must not overflow into the bits above it.
+        let max_step = (OFFSET_MASK - offset) >> self.layout.cluster_bits;
+        let max = entries.len().min(usize::try_from(max_step).unwrap_or(usize::MAX).max(1));
         let mut expected = first;
         to_u64(
-            entries[..most]
+            entries[..max]
                 .iter()
                 .take_while(|&&entry| {
                     let continues = entry == expected;
@@ -223,7 +229,10 @@ impl Qcow2 {
             Cluster::Zero { .. } if self.header.version < 3 => {
                 return Err(Error::corrupt(
                     "L2 table",
-                    format!("a zero cluster at guest offset {:#x} in a version 2 image", run.start),
+                    format!(
+                        "guest offset {:#x} is a zero cluster, which version 2 does not have",
+                        run.start
+                    ),
                 ));
             }
             Cluster::Zero { offset } => {
@@ -235,28 +244,28 @@ impl Qcow2 {
                 );
             }
             Cluster::Compressed { offset, len } => self.push_compressed(offset, len, run, out)?,
-            Cluster::Parts(parts) => self.map_subclusters(parts, run, out)?,
+            Cluster::Subclusters(subclusters) => self.map_subclusters(subclusters, run, out)?,
         }
         Ok(())
     }
 
     fn map_subclusters(
         &self,
-        parts: Subclusters,
+        subclusters: Subclusters,
         run: &ClusterRun,
         out: &mut Vec<Extent>,
     ) -> Result<()> {
-        if !parts.is_valid() {
+        if !subclusters.is_valid() {
             return Err(Error::corrupt(
                 "L2 table",
                 format!(
-                    "the subclusters at guest offset {:#x} contradict themselves \
+                    "the subcluster bitmap of guest offset {:#x} is invalid \
                      (allocated {:#010x}, zero {:#010x})",
-                    run.start, parts.allocated, parts.zero
+                    run.start, subclusters.allocated, subclusters.zero
                 ),
             ));
         }
-        let host = parts.offset.map(|offset| self.host_cluster(offset, run)).transpose()?;
+        let host = subclusters.offset.map(|offset| self.host_cluster(offset, run)).transpose()?;
         let bits = self.layout.cluster_bits - SUBCLUSTERS.trailing_zeros();
         let mut at = run.guest.start;
         while at < run.guest.end {
@@ -264,10 +273,10 @@ impl Qcow2 {
             let end = run.guest.end.min(run.start + ((index + 1) << bits));
             let bit = 1u32 << index;
             match host {
-                Some(host) if parts.allocated & bit != 0 => {
+                Some(host) if subclusters.allocated & bit != 0 => {
                     self.push_data(run, host, at..end, out)?;
                 }
-                _ if parts.zero & bit != 0 => {
+                _ if subclusters.zero & bit != 0 => {
                     push(out, at..end, Kind::Zero(host.map(|host| self.place(run, host, at))));
                 }
                 _ => push(out, at..end, Kind::Unallocated),
@@ -277,13 +286,13 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Validates the host offset of a run of standard clusters.
+    /// Validates the host offset of a run of uncompressed clusters.
     fn host_cluster(&self, offset: u64, run: &ClusterRun) -> Result<u64> {
         if !offset.is_multiple_of(self.layout.cluster_size()) {
             return Err(Error::corrupt(
                 "L2 table",
                 format!(
-                    "guest offset {:#x} leads to {offset:#x}, which is not aligned to a cluster",
+                    "guest offset {:#x} maps to {offset:#x}, which is not aligned to a cluster",
                     run.start
                 ),
             ));
@@ -292,8 +301,8 @@ impl Qcow2 {
             return Err(Error::corrupt(
                 "L2 table",
                 format!(
-                    "guest offset {:#x} leads to {offset:#x} of the external data file, \
-                     where both must be the same",
+                    "guest offset {:#x} maps to {offset:#x} in the external data file, but must \
+                     map to the same offset",
                     run.start
                 ),
             ));
@@ -305,9 +314,9 @@ impl Qcow2 {
         HostOffset { file: self.files.len() - 1, offset: host + (at - run.start) }
     }
 
-    /// Appends bytes stored verbatim. A writer need not fill the file's last
-    /// cluster: its rest is zeros. A cluster of which nothing is there was lost
-    /// (QEMU reads zeros, and a download that broke off passes for whole).
+    /// Appends an extent of data. Writers need not fill the last cluster of the file; its rest
+    /// reads as zeros. A cluster entirely beyond the end of the file is an error, because the file
+    /// was truncated. (QEMU reads zeros there, so that an incomplete download looks complete.)
     fn push_data(
         &self,
         run: &ClusterRun,
@@ -331,8 +340,8 @@ impl Qcow2 {
             .at(lost)
             .hint("the file may be truncated"));
         }
-        let there = end.saturating_sub(place.offset);
-        let split = guest.start + there.min(guest.end - guest.start);
+        let available = end.saturating_sub(place.offset);
+        let split = guest.start + available.min(guest.end - guest.start);
         push(out, guest.start..split, Kind::Data(place));
         push(out, split..guest.end, Kind::Zero(None));
         Ok(())
@@ -349,18 +358,19 @@ impl Qcow2 {
             return Err(Error::corrupt(
                 "L2 table",
                 format!(
-                    "a compressed cluster at guest offset {:#x} in an image with a data file",
+                    "guest offset {:#x} maps to a compressed cluster, which an image with an \
+                     external data file cannot have",
                     run.start
                 ),
             ));
         }
-        let there = self.file().len().saturating_sub(offset);
-        if there == 0 {
+        let available = self.file().len().saturating_sub(offset);
+        if available == 0 {
             return Err(Error::corrupt(
                 "L2 table",
                 format!(
-                    "guest offset {:#x} leads to compressed data at {offset:#x}, \
-                     behind the end of the file",
+                    "guest offset {:#x} maps to compressed data at {offset:#x}, beyond the end of \
+                     the file",
                     run.start
                 ),
             )
@@ -368,7 +378,7 @@ impl Qcow2 {
         }
         let encoded = Encoded {
             place: HostOffset { file: 0, offset },
-            stored: to_u32(there.min(len.into())),
+            stored: to_u32(available.min(len.into())),
             unit: run.start..run.start + self.layout.cluster_size(),
             codec: self.header.codec,
         };
@@ -376,6 +386,7 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Returns the format-specific information that `info` shows.
     fn specific(&self) -> Vec<(&'static str, Value)> {
         let header = &self.header;
         let v3 = header.version >= 3;
@@ -412,17 +423,19 @@ impl Qcow2 {
         let header = &self.header;
         if header.incompatible.contains(Incompatible::DIRTY) {
             notes.push(
-                "the image was not closed: its refcounts may be wrong, its guest data are not \
-                 concerned"
+                "the image was not closed properly: its refcounts may be wrong; the guest data is \
+                 not affected"
                     .into(),
             );
         }
         if header.incompatible.contains(Incompatible::CORRUPT) {
-            notes.push("the image is marked as corrupt: any part of it may be wrong".into());
+            notes.push("the image is marked as corrupt: any of its structures may be wrong".into());
         }
         if header.extensions.bitmaps.is_some() && !header.autoclear.contains(Autoclear::BITMAPS) {
             notes.push(
-                "its bitmaps are out of date: a program that does not know them wrote to it".into(),
+                "the bitmaps are out of date: a program without support for them modified the \
+                 image"
+                    .into(),
             );
         }
         notes.extend(self.snapshots.as_ref().err().map(ToString::to_string));
@@ -442,20 +455,17 @@ impl Qcow2 {
     }
 }
 
-/// Consecutive clusters (one, unless they are alike) and the guest bytes that
-/// are asked of them.
+/// A run of contiguous clusters and the part of it that is mapped.
 struct ClusterRun {
     /// Guest offset of the first cluster.
     start: u64,
+    /// Guest range to map.
     guest: Range<u64>,
 }
 
 fn open_data_file(header: &Header, context: &OpenContext<'_>) -> Result<Arc<dyn Source>> {
     let Some(name) = &header.extensions.data_file else {
-        return Err(Error::corrupt(
-            "header",
-            "guest data are in an external data file, which is not named",
-        ));
+        return Err(Error::corrupt("header", "the external data file has no name"));
     };
     context.resolver.open("data file", name)
 }
@@ -479,7 +489,7 @@ impl Layer for Qcow2 {
         let mut at = range.start;
         while at < range.end {
             let l1_index = at >> shift;
-            // Within the disk's size, so within the L1 table.
+            // The L1 table covers the disk, so the default is never used.
             let entry = self.l1.get(to_usize(l1_index)).copied().unwrap_or(0);
             let end = range.end.min((l1_index + 1) << shift);
             match entry & OFFSET_MASK {
@@ -496,14 +506,13 @@ impl Layer for Qcow2 {
         next_allocated_in_table(&self.l1, cover, range, |entry| entry & OFFSET_MASK == 0)
     }
 
-    /// As QEMU tells it: markedly less space is taken than the file's
-    /// clusters would fill.
+    /// QEMU's rule: the file takes at least 10 % and at least two clusters less than its length.
     fn is_preallocated(&self) -> bool {
         let cluster = self.layout.cluster_size();
         let file = self.file();
-        let Ok(Some(taken)) = file.allocated_bytes() else { return false };
-        let taken = taken / cluster;
-        file.len().div_ceil(cluster) >= (taken * 10 / 9).max(taken + 2)
+        let Ok(Some(allocated)) = file.allocated_bytes() else { return false };
+        let allocated = allocated / cluster;
+        file.len().div_ceil(cluster) >= (allocated * 10 / 9).max(allocated + 2)
     }
 
     fn parent(&self) -> Option<&ParentReference> {

@@ -1,8 +1,8 @@
-//! How large a new qcow2 image would be.
+//! The size of a new qcow2 image.
 //!
-//! The numbers are those of `qemu-img measure`, which clouds size volumes by:
-//! an image with every table in place. What we write is never larger, because
-//! tables over untouched ranges are left out.
+//! The numbers equal those of `qemu-img measure`, which clouds use to size volumes: they assume
+//! that every L2 table exists. A written image is never larger, because L2 tables of unallocated
+//! ranges are left out.
 
 use super::options::{CreateOptions, Preallocation};
 use crate::error::{Error, Result};
@@ -12,15 +12,15 @@ use crate::storage::number::to_u64;
 
 pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     let options = CreateOptions::parse(request.options)?;
-    options.l1_entries(request.size)?; // what cannot be created has no size
+    options.l1_entries(request.size)?; // fails if the image cannot be created
     let cluster = options.cluster_size();
-    let overflow = || Error::limit(format!("a disk of {} bytes", request.size));
+    let overflow = || Error::limit(format!("a disk of {} bytes is too large", request.size));
     let size = request.size.checked_next_multiple_of(cluster).ok_or_else(overflow)?;
     let fully_allocated = size.checked_add(metadata_size(&options, size)).ok_or_else(overflow)?;
 
     let mut data = 0;
     if options.preallocation == Preallocation::Off {
-        let mut counted = 0; // everything below is accounted for
+        let mut counted = 0; // guest offset up to which data has been counted
         (request.data)(&mut |range| {
             let start = (range.start / cluster * cluster).max(counted);
             let end = range.end.next_multiple_of(cluster);
@@ -34,7 +34,7 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     Ok(Measure { required: fully_allocated - size + data, fully_allocated, bitmaps })
 }
 
-/// Header, L1, all L2 tables and the refcounts of everything.
+/// Returns the bytes of header, L1 table, all L2 tables, and the refcounts of all clusters.
 fn metadata_size(options: &CreateOptions, size: u64) -> u64 {
     let cluster = options.cluster_size();
     let layout = options.layout();
@@ -44,7 +44,7 @@ fn metadata_size(options: &CreateOptions, size: u64) -> u64 {
     tables + refcount_size(options, (tables + size) / cluster)
 }
 
-/// Refcount table and blocks for `clusters` others and themselves.
+/// Returns the bytes of refcount table and blocks for `clusters` other clusters and themselves.
 fn refcount_size(options: &CreateOptions, clusters: u64) -> u64 {
     let cluster = options.cluster_size();
     let per_block = (cluster * 8) >> options.refcount_order;
@@ -59,18 +59,18 @@ fn refcount_size(options: &CreateOptions, clusters: u64) -> u64 {
     }
 }
 
-/// Bytes of a bitmap's entry in the directory, without its name.
+/// Length in bytes of a bitmap directory entry without the name.
 const BITMAP_ENTRY: u64 = 24;
 
-/// Bytes that the source's bitmaps would take in clusters of this size; `None` for a
-/// source that can hold none.
+/// Returns the bytes that the source's bitmaps would take with this cluster size, or `None` if the
+/// source's format has no bitmaps.
 fn bitmaps(source: &Info, cluster: u64) -> Option<u64> {
     let facts = &source.format_specific.as_ref()?.data;
-    let facts = |key| facts.iter().find(|(k, _)| *k == key).map(|(_, value)| value);
-    if facts("compat") != Some(&Value::from("1.1")) {
+    let top_level = |key| facts.iter().find(|(k, _)| *k == key).map(|(_, value)| value);
+    if top_level("compat") != Some(&Value::from("1.1")) {
         return None;
     }
-    let Some(Value::List(bitmaps)) = facts("bitmaps") else { return Some(0) };
+    let Some(Value::List(bitmaps)) = top_level("bitmaps") else { return Some(0) };
     let (mut bytes, mut directory) = (0, 0);
     for bitmap in bitmaps {
         let (Some(Value::Number(granularity @ 1..)), Some(Value::Text(name))) =
@@ -78,8 +78,8 @@ fn bitmaps(source: &Info, cluster: u64) -> Option<u64> {
         else {
             continue;
         };
-        let broken = Value::from("in-use"); // such a bitmap is not carried over
-        if matches!(fact(bitmap, "flags"), Some(Value::List(flags)) if flags.contains(&broken)) {
+        let in_use = Value::from("in-use"); // inconsistent bitmaps are not copied
+        if matches!(fact(bitmap, "flags"), Some(Value::List(flags)) if flags.contains(&in_use)) {
             continue;
         }
         let clusters = source.virtual_size.div_ceil(*granularity).div_ceil(8).div_ceil(cluster);
@@ -90,7 +90,7 @@ fn bitmaps(source: &Info, cluster: u64) -> Option<u64> {
     Some(bytes.saturating_add(directory.next_multiple_of(cluster)))
 }
 
-/// What is said under `key`.
+/// Returns the value of `key` in a map.
 fn fact<'a>(facts: &'a Value, key: &str) -> Option<&'a Value> {
     let Value::Map(facts) = facts else { return None };
     facts.iter().find(|(k, _)| *k == key).map(|(_, value)| value)

@@ -1,17 +1,17 @@
 //! qcow2: QEMU's copy-on-write format, versions 2 and 3.
 //!
 //! ```text
-//!   cluster 0        header │ header extensions │ … │ backing file's name
-//!   other clusters   refcount table ─► refcount blocks     (how often each cluster is used)
-//!                    L1 table ─► L2 tables ─► guest data   (where each guest cluster is)
+//!   cluster 0        header │ header extensions │ … │ backing file name
+//!   other clusters   refcount table ─► refcount blocks     (references to each host cluster)
+//!                    L1 table ─► L2 tables ─► guest data   (location of each guest cluster)
 //!                    snapshot table ─► L1 tables of snapshots ─► L2 tables …
 //!                    bitmap directory ─► bitmap tables ─► bitmaps
 //! ```
 //!
-//! The file consists of clusters of 512 bytes to 2 MiB, any of them anywhere.
-//! All numbers are big-endian. A guest cluster is stored verbatim in a host
-//! cluster, compressed in any bytes, known to be zeros, or left to the backing
-//! file; with extended L2 entries each 32nd of it on its own.
+//! The file consists of clusters of 512 bytes to 2 MiB, which may be in any order. All numbers are
+//! big-endian. A guest cluster is stored verbatim in a host cluster, compressed at any host offset,
+//! known to be zeros, or unallocated. With extended L2 entries this is recorded for each of its 32
+//! subclusters.
 //!
 //! Specification: QEMU's `docs/interop/qcow2`.
 
@@ -20,6 +20,7 @@ mod bitmaps;
 mod check;
 mod extensions;
 mod header;
+#[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
 mod measure;
@@ -36,19 +37,21 @@ use std::sync::Arc;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
+    known_to_qemu: true,
     sector: 512,
     open: |source, context| Ok(Arc::new(layer::Qcow2::open(source, context)?)),
     require: None,
     create: target::create,
     options: options::OPTIONS,
     measure: Some(measure::measure),
+    #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
 };
 
-/// Magic bytes and a version of 2 or more: version 1 is another format.
-fn probe(head: &ProbeBuffer<'_>) -> bool {
-    match head.bytes.split_first_chunk::<8>() {
+/// Recognizes the magic bytes with version 2 or later. Version 1 is a different format (qcow).
+fn probe(buffer: &ProbeBuffer<'_>) -> bool {
+    match buffer.head.split_first_chunk::<8>() {
         Some(([magic @ .., a, b, c, d], _)) => {
             *magic == header::MAGIC && u32::from_be_bytes([*a, *b, *c, *d]) >= 2
         }

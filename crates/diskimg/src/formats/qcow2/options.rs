@@ -1,4 +1,4 @@
-//! What `-o` takes for a new qcow2 image, and what it means.
+//! The create options of qcow2.
 
 use super::header::{MAX_CLUSTER_BITS, MAX_L1_BYTES, MIN_CLUSTER_BITS, MIN_EXTENDED_CLUSTER_BITS};
 use super::tables::L2Layout;
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
 use crate::model::target::CreateRequest;
 
-/// The options and QEMU's defaults, in the order in which `qemu-img create` tells them.
+/// The options with QEMU's defaults, in the order in which `qemu-img create` prints them.
 pub(super) const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new("cluster_size", OptionKind::Size, "qcow2 cluster size").default("65536"),
     OptionSpec::new("extended_l2", OptionKind::Switch, "Extended L2 tables").default("off"),
@@ -42,35 +42,37 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     .default("16"),
 ];
 
-/// How clusters are compressed.
+/// The compression method of clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
-    /// Bare deflate with a 4 KiB window.
+    /// Raw deflate with a window of 4 KiB.
     Zlib,
     /// Zstandard.
+    #[cfg(feature = "zstd")]
     Zstd,
 }
 
 impl Compression {
-    /// The highest level.
-    fn most(self) -> u32 {
+    /// Returns the highest compression level.
+    fn max_level(self) -> u32 {
         match self {
             Self::Zlib => 9,
+            #[cfg(feature = "zstd")]
             Self::Zstd => 19,
         }
     }
 }
 
-/// What is set aside for clusters that hold no data yet.
+/// The space allocated in advance for clusters without data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Preallocation {
-    /// Nothing.
+    /// None.
     Off,
-    /// Tables say where every cluster will be; the file stays sparse.
+    /// All clusters are allocated in the tables; the file is sparse.
     Metadata,
-    /// Besides, the file system reserves the space.
+    /// As `Metadata`, and the file system reserves the space.
     Falloc,
-    /// Besides, zeros are written.
+    /// As `Metadata`, and zeros are written to all clusters.
     Full,
 }
 
@@ -79,11 +81,12 @@ pub(super) enum Preallocation {
 pub(super) struct CreateOptions {
     /// Version 2 (`compat=0.10`) or 3 (`compat=1.1`).
     pub(super) version: u32,
+    /// The cluster size is `1 << cluster_bits` bytes.
     pub(super) cluster_bits: u32,
     /// Refcounts are `1 << refcount_order` bits wide.
     pub(super) refcount_order: u32,
     pub(super) compression: Compression,
-    /// How hard; `None`: the encoder's own idea.
+    /// Compression level; `None` for the encoder's default.
     pub(super) compression_level: Option<u32>,
     pub(super) data_file: Option<String>,
     pub(super) data_file_raw: bool,
@@ -92,15 +95,18 @@ pub(super) struct CreateOptions {
     pub(super) preallocation: Preallocation,
 }
 
-/// QEMU's default.
+/// QEMU's default cluster size in bytes.
 const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
 
 impl CreateOptions {
-    /// Reads and cross-checks the options of a request.
+    /// Parses the options of a request and verifies that they can be combined.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if they cannot.
     pub(super) fn from_request(request: &CreateRequest<'_>) -> Result<Self> {
         let mut options = Self::parse(request.options)?;
         options.compression_level =
-            request.options.compression_level(options.compression.most(), request.compress)?;
+            request.options.compression_level(options.compression.max_level(), request.compress)?;
         let overlay = request.backing.is_some();
         let forbid =
             |bad: bool, why: &'static str| if bad { Err(Error::invalid(why)) } else { Ok(()) };
@@ -123,7 +129,10 @@ impl CreateOptions {
         Ok(options)
     }
 
-    /// Reads the options alone.
+    /// Parses the options.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) for invalid values and combinations.
     pub(super) fn parse(options: &crate::Options) -> Result<Self> {
         let version = match options.get("compat") {
             None | Some("1.1" | "v3") => 3,
@@ -145,7 +154,14 @@ impl CreateOptions {
         };
         let compression = match options.get("compression_type") {
             None | Some("zlib") => Compression::Zlib,
+            #[cfg(feature = "zstd")]
             Some("zstd") => Compression::Zstd,
+            #[cfg(not(feature = "zstd"))]
+            Some("zstd") => {
+                return Err(Error::unsupported(
+                    "this build does not include Zstandard (cargo feature zstd)",
+                ));
+            }
             Some(other) => {
                 return Err(Error::invalid(format!("Invalid compression type: '{other}'"))
                     .hint("zlib or zstd"));
@@ -180,16 +196,16 @@ impl CreateOptions {
         Ok(parsed.with_raw_data_preallocated())
     }
 
-    /// What version 2 has no header field for.
+    /// Verifies that version 2 is not combined with features that only version 3 has.
     fn check_version(&self) -> Result<()> {
-        let wanted = [
+        let features = [
             (self.refcount_order != 4, "Different refcount widths than 16 bits"),
             (self.lazy_refcounts, "Lazy refcounts"),
             (self.compression != Compression::Zlib, "Non-zlib compression type"),
             (self.extended_l2, "Extended L2 entries"),
             (self.data_file.is_some(), "External data files"),
         ];
-        match wanted.iter().find(|(asked, _)| *asked && self.version < 3) {
+        match features.iter().find(|(requested, _)| *requested && self.version < 3) {
             Some((_, what)) => Err(Error::invalid(format!(
                 "{what} are only supported with compatibility level 1.1 and above (use compat=v3 or greater)"
             ))),
@@ -197,9 +213,8 @@ impl CreateOptions {
         }
     }
 
-    /// A raw data file is readable without the tables only if a guest write
-    /// never needs to change them: every cluster is mapped from the start, as
-    /// QEMU does it.
+    /// Allocates all clusters in advance if the data file must stay valid as a raw image, as QEMU
+    /// does. Otherwise a guest write would have to update the tables.
     fn with_raw_data_preallocated(mut self) -> Self {
         if self.data_file_raw && self.preallocation == Preallocation::Off {
             self.preallocation = Preallocation::Metadata;
@@ -211,15 +226,15 @@ impl CreateOptions {
         1 << self.cluster_bits
     }
 
-    /// Entries of the L1 table of a disk of `size` bytes.
+    /// Returns the number of L1 entries for a disk of `size` bytes.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if no reader would accept so large a table.
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if the table would be larger than QEMU accepts.
     pub(super) fn l1_entries(&self, size: u64) -> Result<u64> {
-        let entries = size.div_ceil(self.layout().reach());
+        let entries = size.div_ceil(self.layout().guest_bytes_per_table());
         if entries * 8 > MAX_L1_BYTES {
             return Err(Error::limit(format!(
-                "a disk of {size} bytes needs an L1 table of {} bytes, {MAX_L1_BYTES} are allowed",
+                "a disk of {size} bytes needs an L1 table of {} bytes, more than {MAX_L1_BYTES}",
                 entries * 8
             ))
             .hint("use a larger cluster_size"));
@@ -227,7 +242,7 @@ impl CreateOptions {
         Ok(entries)
     }
 
-    /// How the image's L2 tables are made up.
+    /// Returns the layout of the image's L2 tables.
     pub(super) fn layout(&self) -> L2Layout {
         L2Layout {
             cluster_bits: self.cluster_bits,
@@ -257,7 +272,7 @@ mod tests {
     use crate::Options;
 
     #[test]
-    fn options_that_version_2_cannot_hold_are_refused() {
+    fn options_that_version_2_does_not_have_are_errors() {
         for option in [
             "refcount_bits=8",
             "lazy_refcounts=on",
@@ -272,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_refused() {
+    fn values_out_of_range_are_errors() {
         for option in [
             "cluster_size=256",
             "cluster_size=4M",
@@ -291,10 +306,10 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_told_are_those_in_effect() {
-        let told = Options::default().in_effect(OPTIONS).expect("fits");
-        assert!(told.iter().count() > 0);
+    fn the_listed_defaults_are_those_in_effect() {
+        let defaults = Options::default().in_effect(OPTIONS).expect("fits");
+        assert!(defaults.iter().count() > 0);
         let parsed = |options| format!("{:?}", CreateOptions::parse(options).expect("parses"));
-        assert_eq!(parsed(&told), parsed(&Options::default()));
+        assert_eq!(parsed(&defaults), parsed(&Options::default()));
     }
 }

@@ -1,13 +1,13 @@
-//! Refcounts: how often each host cluster is used, as the image records it.
+//! Refcounts: the number of references to each host cluster, as the image records it.
 //!
 //! ```text
 //!   refcount table   63–9 offset of a refcount block │ 8–0 0
-//!   refcount block   one cluster of counts, 1 to 64 bits each; counts of less
-//!                    than a byte start at the byte's least significant bit
+//!   refcount block   one cluster of refcounts of 1 to 64 bits; refcounts smaller than a byte
+//!                    start at its least significant bit
 //! ```
 //!
-//! Specification: "Host cluster management". Reading guest bytes never asks
-//! for refcounts; checking does.
+//! Specification: "Host cluster management". Refcounts are needed for a check, not for reading
+//! guest bytes.
 
 use super::header::Header;
 use super::tables::{TableChunk, TableReader, read_words};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::storage::number::{to_u32, to_usize};
 use crate::storage::source::Source;
 
-/// The offset in an entry of the refcount table.
+/// Bits of a refcount table entry that hold the offset of the refcount block.
 pub(crate) const OFFSET_MASK: u64 = !0x1ff;
 
 /// The recorded refcounts of an image.
@@ -27,15 +27,15 @@ pub(crate) struct Refcounts<'a> {
     /// The refcount table.
     pub(crate) table: Vec<u64>,
     blocks: TableReader,
-    /// The chunk of a block read last: neighbours are asked for in turn.
+    /// The chunk of a refcount block that was read last. Refcounts are read in ascending order.
     last: Option<TableChunk>,
 }
 
 impl<'a> Refcounts<'a> {
-    /// Reads the refcount table, whose size the header's validation bounds.
+    /// Reads the refcount table, whose size the validation of the header has bounded.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io).
+    /// Returns [`Io`](crate::ErrorKind::Io) if the file cannot be read.
     pub(crate) fn read(file: &'a dyn Source, header: &Header) -> Result<Self> {
         let table = header.refcount_table;
         Ok(Self {
@@ -48,16 +48,17 @@ impl<'a> Refcounts<'a> {
         })
     }
 
-    /// Clusters that a refcount block describes: 64 to 2^24.
+    /// Returns the number of clusters that a refcount block describes: 64 to 2^24.
     pub(crate) fn clusters_per_block(&self) -> u64 {
         (self.cluster_size * 8) >> self.order
     }
 
-    /// Where the refcount block of a cluster is; `None`: all its counts are 0.
+    /// Returns the host offset of the refcount block of a cluster, or `None` if all its refcounts
+    /// are 0.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not aligned, or no file
-    /// is that long.
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the offset is not aligned to a cluster or
+    /// exceeds `i64::MAX`.
     pub(crate) fn block_of(&self, cluster: u64) -> Result<Option<u64>> {
         let index = cluster / self.clusters_per_block();
         let entry = usize::try_from(index).ok().and_then(|index| self.table.get(index));
@@ -65,18 +66,19 @@ impl<'a> Refcounts<'a> {
         if !offset.is_multiple_of(self.cluster_size) || i64::try_from(offset).is_err() {
             return Err(Error::corrupt(
                 "refcount table",
-                format!("entry {index} leads to no place that a refcount block can be at"),
+                format!("entry {index} has an invalid refcount block offset {offset:#x}"),
             )
             .at(offset));
         }
-        // Behind the end of the file there is nothing but zeros.
+        // A block beyond the end of the file reads as zeros.
         Ok((offset != 0 && offset < self.file.len()).then_some(offset))
     }
 
-    /// The refcount of a cluster (an index, not an offset).
+    /// Returns the refcount of the cluster with this index.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Io`](crate::ErrorKind::Io).
+    /// As [`block_of`](Self::block_of), and [`Io`](crate::ErrorKind::Io) if the file cannot be
+    /// read.
     pub(crate) fn get(&mut self, cluster: u64) -> Result<u64> {
         match self.block_of(cluster)? {
             Some(block) => self.get_in(block, cluster % self.clusters_per_block()),
@@ -84,7 +86,10 @@ impl<'a> Refcounts<'a> {
         }
     }
 
-    /// The refcount at `index` in the block at `block`.
+    /// Returns the refcount at `index` in the refcount block at host offset `block`.
+    ///
+    /// # Errors
+    /// Returns [`Io`](crate::ErrorKind::Io) if the file cannot be read.
     pub(crate) fn get_in(&mut self, block: u64, index: u64) -> Result<u64> {
         let bit = index << self.order;
         let offset = block + bit / 8;
@@ -98,29 +103,29 @@ impl<'a> Refcounts<'a> {
     }
 }
 
-/// The count of 1 << `order` bits that begins `bit` bits into a big-endian word.
+/// Returns the refcount of `1 << order` bits at bit offset `bit` of a big-endian word.
 pub(super) fn extract(word: u64, order: u32, bit: u32) -> u64 {
     word >> shift(order, bit) & mask(order)
 }
 
-/// The word with that count replaced.
+/// Returns `word` with the refcount at bit offset `bit` replaced by `count`.
 pub(super) fn insert(word: u64, order: u32, bit: u32, count: u64) -> u64 {
     let shift = shift(order, bit);
     word & !(mask(order) << shift) | count << shift
 }
 
-/// All bits of a count.
+/// Returns the largest refcount, which is a mask of all its bits.
 pub(super) fn mask(order: u32) -> u64 {
     u64::MAX >> (64 - (1 << order))
 }
 
-/// Where in a word a count is.
+/// Returns the number of bits in the word below the refcount at bit offset `bit`.
 fn shift(order: u32, bit: u32) -> u32 {
     let width = 1 << order;
     if width >= 8 {
         64 - width - bit
     } else {
-        // Bytes count from the most significant end, bits within from the least.
+        // Bytes are in big-endian order; bits within a byte start at the least significant one.
         56 - bit / 8 * 8 + bit % 8
     }
 }
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_of_every_width_are_where_the_specification_says() {
+    fn refcounts_of_every_width_are_extracted_as_specified() {
         let word = u64::from_be_bytes([0x81, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]);
         for (order, index, count) in [
             (0, 0, 1),

@@ -8,8 +8,7 @@
 //!      id │ name │ padding to a multiple of 8 │ the next entry …
 //! ```
 //!
-//! Specification: "Snapshots". A snapshot has an L1 table of its own, and a
-//! disk size of its own.
+//! Specification: "Snapshots". Each snapshot has its own L1 table and its own disk size.
 
 use super::header::{Header, Table};
 use crate::error::{Error, Result};
@@ -21,12 +20,12 @@ use crate::storage::source::Source;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// What "no instruction count" is stored as.
+/// Stored value for "no instruction count".
 const NO_ICOUNT: u64 = u64::MAX;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// The part of an entry that is always there.
+/// The fixed part of an entry.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawSnapshot {
@@ -41,25 +40,25 @@ struct RawSnapshot {
     extra_size: U32,
 }
 
-/// A snapshot.
+/// An internal snapshot.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
-    /// What `info` shows.
+    /// The properties that `info` shows.
     pub(crate) info: info::Snapshot,
-    /// Its L1 table, not yet validated.
+    /// L1 table, not yet validated.
     pub(crate) l1: Table,
-    /// Guest bytes.
+    /// Size of the disk in bytes.
     pub(crate) disk_size: u64,
-    /// Bytes of extra data; version 3 demands 16.
+    /// Length of the extra data in bytes; version 3 requires at least 16.
     pub(crate) extra_bytes: u32,
 }
 
 /// The snapshot table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshots {
-    /// In the table's order.
+    /// The snapshots, in the order of the table.
     pub(crate) entries: Vec<Snapshot>,
-    /// Bytes of the table.
+    /// Length of the table in bytes.
     pub(crate) bytes: u64,
 }
 
@@ -67,36 +66,39 @@ impl Snapshots {
     /// Reads the snapshot table.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Limit`](crate::ErrorKind::Limit).
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the table is not aligned or not within the
+    /// file, and [`Limit`](crate::ErrorKind::Limit) if it exceeds the limits.
     pub(crate) fn read(file: &dyn Source, header: &Header, limits: &Limits) -> Result<Self> {
         let mut snapshots = Self::default();
         let start = header.snapshots_offset;
-        // Also of an empty table: QEMU opens no such image.
+        // Required of an empty table too: QEMU refuses to open the image otherwise.
         if !start.is_multiple_of(header.cluster_size()) {
-            return Err(
-                Error::corrupt("snapshot table", "it is not aligned to a cluster").at(start)
-            );
+            return Err(Error::corrupt(
+                "snapshot table",
+                "it does not start at a multiple of the cluster size",
+            )
+            .at(start));
         }
         if header.snapshot_count == 0 {
             return Ok(snapshots);
         }
-        let over = |name, found: String, most| {
-            Err(Error::over_limit(name, found, most).in_structure("snapshot table").at(start))
+        let over_limit = |name, found: String, max| {
+            Err(Error::over_limit(name, found, max).in_structure("snapshot table").at(start))
         };
         let count = u64::from(header.snapshot_count);
         if count > limits.snapshots {
-            return over("snapshots", format!("{count} snapshots"), limits.snapshots);
+            return over_limit("snapshots", format!("{count} snapshots"), limits.snapshots);
         }
         let mut at = 0u64;
         for _ in 0..header.snapshot_count {
             at = at.next_multiple_of(8);
-            let here = start.saturating_add(at);
-            let entry = Snapshot::read(file, here, header.size, limits.snapshot_extra_bytes);
-            let (entry, len) = entry.map_err(|e| e.at(here))?;
+            let offset = start.saturating_add(at);
+            let entry = Snapshot::read(file, offset, header.size, limits.snapshot_extra_bytes);
+            let (entry, len) = entry.map_err(|e| e.at(offset))?;
             at += len;
             if at > limits.snapshot_table_bytes {
                 let found = format!("{at} bytes or more");
-                return over("snapshot_table_bytes", found, limits.snapshot_table_bytes);
+                return over_limit("snapshot_table_bytes", found, limits.snapshot_table_bytes);
             }
             snapshots.entries.push(entry);
         }
@@ -104,14 +106,14 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// The snapshot asked for.
+    /// Returns the selected snapshot.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if there is none such, with a
-    /// list of those that are there.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) with a list of the existing snapshots if
+    /// there is no such snapshot.
     pub(crate) fn select(&self, wanted: &SnapshotSelector) -> Result<&Snapshot> {
-        let find = |fits: &dyn Fn(&info::Snapshot) -> bool| {
-            self.entries.iter().find(|snapshot| fits(&snapshot.info))
+        let find = |matches: &dyn Fn(&info::Snapshot) -> bool| {
+            self.entries.iter().find(|snapshot| matches(&snapshot.info))
         };
         let found = match wanted {
             SnapshotSelector::IdOrName(text) => {
@@ -126,8 +128,8 @@ impl Snapshots {
     }
 
     fn not_found(&self, wanted: &SnapshotSelector) -> Error {
-        /// An error message names no more than this.
-        const NAMED: usize = 20;
+        /// Maximum number of snapshots in the hint.
+        const MAX_LISTED: usize = 20;
         let wanted = match wanted {
             SnapshotSelector::IdOrName(text) => format!("'{text}'"),
             SnapshotSelector::Exactly { id, name } => {
@@ -142,10 +144,10 @@ impl Snapshots {
         let mut known: Vec<_> = self
             .entries
             .iter()
-            .take(NAMED)
+            .take(MAX_LISTED)
             .map(|s| format!("{} ('{}')", s.info.id, s.info.name))
             .collect();
-        if self.entries.len() > NAMED {
+        if self.entries.len() > MAX_LISTED {
             known.push("…".into());
         }
         let error = Error::invalid(format!("there is no snapshot {wanted}"));
@@ -158,24 +160,25 @@ impl Snapshots {
 }
 
 impl Snapshot {
-    /// Reads the entry at `at`, with at most `most_extra` bytes of extra data;
-    /// gives its length too.
-    fn read(file: &dyn Source, at: u64, active_size: u64, most_extra: u64) -> Result<(Self, u64)> {
-        let cannot = |e| Error::io("cannot read", e).in_structure("snapshot table");
+    /// Reads the entry at host offset `at`, which may have at most `max_extra` bytes of extra data.
+    /// Returns its length in bytes too.
+    fn read(file: &dyn Source, at: u64, active_size: u64, max_extra: u64) -> Result<(Self, u64)> {
+        let cannot_read = |e| Error::io("cannot read", e).in_structure("snapshot table");
         let mut raw = [0; size_of::<RawSnapshot>()];
-        file.read_exact_at(&mut raw, at).map_err(cannot)?;
+        file.read_exact_at(&mut raw, at).map_err(cannot_read)?;
         let raw: RawSnapshot = zerocopy::transmute!(raw);
         let extra_bytes = raw.extra_size.get();
-        if u64::from(extra_bytes) > most_extra {
+        if u64::from(extra_bytes) > max_extra {
             let found = format!("an entry with {extra_bytes} bytes of extra data");
-            return Err(Error::over_limit("snapshot_extra_bytes", found, most_extra)
+            return Err(Error::over_limit("snapshot_extra_bytes", found, max_extra)
                 .in_structure("snapshot table"));
         }
         let [extra_size, id_size, name_size] =
             [to_index(extra_bytes), raw.id_size.get().into(), raw.name_size.get().into()];
         let mut rest = vec![0; extra_size + id_size + name_size];
-        // The fixed part was read at `at`, so this cannot overflow.
-        file.read_exact_at(&mut rest, at + to_u64(size_of::<RawSnapshot>())).map_err(cannot)?;
+        // Reading the fixed part at `at` succeeded, so this cannot overflow.
+        file.read_exact_at(&mut rest, at + to_u64(size_of::<RawSnapshot>()))
+            .map_err(cannot_read)?;
         let (extra, names) = rest.split_at(extra_size);
         let (id, name) = names.split_at(id_size);
         let field = |index: usize| {
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn extra_data_overrides_and_adds() {
+    fn extra_data_takes_precedence_over_the_fixed_part() {
         let file = MemorySource::new(entry(&[1 << 40, 2048, u64::MAX], "1", "first"));
         let (snapshot, len) = Snapshot::read(&file, 0, 512, 1024).expect("reads");
         assert_eq!(len, file.len());
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_cut_short_is_corrupt() {
+    fn a_truncated_entry_is_corrupt() {
         let bytes = entry(&[0, 512], "1", "first");
         for len in [0, 39, 50, bytes.len() - 1] {
             let file = MemorySource::new(&bytes[..len]);
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_is_not_there_is_answered_with_a_list() {
+    fn the_error_for_a_missing_snapshot_lists_the_existing_ones() {
         let file = MemorySource::new(entry(&[], "1", "first"));
         let (snapshot, _) = Snapshot::read(&file, 0, 512, 1024).expect("reads");
         let snapshots = Snapshots { entries: vec![snapshot], bytes: 0 };

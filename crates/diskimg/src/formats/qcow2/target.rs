@@ -1,16 +1,16 @@
-//! Writing qcow2.
+//! Writing qcow2 images.
 //!
 //! ```text
 //!   0        header, extensions, backing file name
 //!   1 …      L1 table
-//!            refcount blocks that these need
+//!            refcount blocks for these
 //!   …        L2 table, its data clusters, next L2 table, …      (guest order)
-//!            refcount blocks, wherever the file outgrows the last
+//!            refcount blocks, wherever the last one is full
 //!   …        refcount table
 //! ```
 //!
-//! Everything is allocated in guest order and written once. The header is
-//! written last: a file without it is no image. An older one on a device goes first.
+//! Everything is allocated in guest order and written once. The header is written last, so that an
+//! incomplete file is not an image. On a device an old header is erased first.
 
 use super::allocator::{Allocator, TablePosition};
 use super::extensions;
@@ -29,19 +29,19 @@ use crate::storage::sink::Sink;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Second half of an extended L2 entry: all 32 subclusters are stored.
+/// Second half of an extended L2 entry: all 32 subclusters are allocated.
 const SUBCLUSTERS_ALLOCATED: u64 = 0x0000_0000_ffff_ffff;
 
 /// Second half of an extended L2 entry: all 32 subclusters read as zeros.
 const SUBCLUSTERS_ZERO: u64 = 0xffff_ffff_0000_0000;
 
-/// Bytes of the mark that ends the header extensions.
+/// Length in bytes of the end marker of the header extensions.
 const EXTENSIONS_END: usize = 8;
 
 /// A qcow2 image being written.
 #[derive(Debug)]
 struct Qcow2Target {
-    /// The image, and the external data file if there is one.
+    /// The image file, followed by the external data file if there is one.
     files: Vec<Arc<dyn Sink>>,
     options: CreateOptions,
     size: u64,
@@ -53,21 +53,22 @@ struct Qcow2Target {
     l2: L2,
 }
 
-/// The L2 table in memory: the one that covers the guest bytes placed last.
+/// The L2 table in memory: the one for the guest range placed last.
 #[derive(Debug)]
 struct L2 {
-    /// Its index in the L1 table; `None` before the first.
+    /// Index in the L1 table; `None` before the first placement.
     index: Option<usize>,
-    /// Its bytes: 8 or 16 for an entry, big endian.
+    /// Content, with entries of 8 or 16 bytes in big-endian order.
     bytes: Vec<u8>,
 }
 
+/// Starts a qcow2 image.
 pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     let options = CreateOptions::from_request(&request)?;
     let sink = request.output.sink();
     if sink.is_sequential() {
         return Err(Error::unsupported(
-            "qcow2 cannot be written to a pipe: its tables come last and first",
+            "qcow2 cannot be written to a pipe: the header is written after the data",
         )
         .hint("write to a file, or use raw or VMDK streamOptimized"));
     }
@@ -115,14 +116,14 @@ impl Qcow2Target {
         self.options.layout()
     }
 
-    /// Guest bytes that one L2 table covers.
-    fn l2_reach(&self) -> u64 {
-        self.layout().reach()
+    /// Returns the number of guest bytes that an L2 table describes.
+    fn guest_bytes_per_table(&self) -> u64 {
+        self.layout().guest_bytes_per_table()
     }
 
-    /// Makes the L2 table that covers guest offset `at` the one in memory.
-    fn turn_to(&mut self, at: u64) -> Result<()> {
-        let index = to_usize(at / self.l2_reach());
+    /// Makes the L2 table for guest offset `at` the one in memory. Writes the previous one.
+    fn select_l2_table(&mut self, at: u64) -> Result<()> {
+        let index = to_usize(at / self.guest_bytes_per_table());
         if self.l2.index != Some(index) {
             self.write_l2()?;
             self.l1[index] = self.allocator.allocate(1)? | tables::COPIED;
@@ -140,10 +141,10 @@ impl Qcow2Target {
             .map_err(|e| Error::io("cannot write an L2 table", e).at(offset))
     }
 
-    /// Sets the entry of the cluster at guest offset `at`, in the table in memory.
+    /// Sets the L2 entry of the cluster at guest offset `at`, in the table in memory.
     fn set_entry(&mut self, at: u64, entry: u64, subclusters: u64) {
         let width = to_usize(self.layout().entry_bytes());
-        let index = to_usize(at % self.l2_reach() / self.cluster_size());
+        let index = to_usize(at % self.guest_bytes_per_table() / self.cluster_size());
         let slot = &mut self.l2.bytes[index * width..(index + 1) * width];
         slot[..8].copy_from_slice(&entry.to_be_bytes());
         if width == 16 {
@@ -151,15 +152,15 @@ impl Qcow2Target {
         }
     }
 
-    /// Maps clusters from guest offset `at` on, at most `len` bytes and not
-    /// beyond the L2 table's reach, to adjacent host clusters.
-    fn map_stored(&mut self, at: u64, len: u64) -> Result<Slot> {
-        self.turn_to(at)?;
+    /// Allocates adjacent host clusters for `len` bytes from guest offset `at`, or for fewer if the
+    /// range of the L2 table ends before.
+    fn allocate_clusters(&mut self, at: u64, len: u64) -> Result<Slot> {
+        self.select_l2_table(at)?;
         let cluster = self.cluster_size();
-        let reach = self.l2_reach() - at % self.l2_reach();
-        let len = len.min(reach);
+        let table_bytes = self.guest_bytes_per_table();
+        let len = len.min(table_bytes - at % table_bytes);
         let clusters = len.div_ceil(cluster);
-        // In an external data file every cluster is where the guest sees it.
+        // In an external data file every cluster is at its guest offset.
         let (file, offset) = match self.files.len() {
             1 => (0, self.allocator.allocate(clusters)?),
             _ => (1, at),
@@ -171,12 +172,12 @@ impl Qcow2Target {
         Ok(Slot { file, offset, len })
     }
 
-    /// Zeros that cannot be left out get clusters of their own.
-    fn map_zeros_stored(&mut self, at: u64, len: u64) -> Result<()> {
+    /// Allocates clusters for zeros, and writes the zeros if necessary.
+    fn allocate_zeros(&mut self, at: u64, len: u64) -> Result<()> {
         let end = at + len;
         let mut at = at;
         while at < end {
-            let slot = self.map_stored(at, end - at)?;
+            let slot = self.allocate_clusters(at, end - at)?;
             let sink = &self.files[slot.file];
             let outcome = if self.options.preallocation == Preallocation::Full {
                 sink.fill_zeros_at(slot.offset, slot.len)
@@ -191,12 +192,11 @@ impl Qcow2Target {
         Ok(())
     }
 
-    /// Marks clusters as zero without giving them space.
-    fn map_zeros(&mut self, at: u64, len: u64) -> Result<()> {
+    /// Marks clusters as zero without allocating space.
+    fn mark_zeros(&mut self, at: u64, len: u64) -> Result<()> {
         for at in (at..at + len).step_by(to_usize(self.cluster_size())) {
-            self.turn_to(at)?;
-            // Extended entries keep the flag in their bitmap (L2 table entries,
-            // "Extended L2 Entries").
+            self.select_l2_table(at)?;
+            // Extended entries have the flag in their bitmap ("Extended L2 Entries").
             if self.options.extended_l2 {
                 self.set_entry(at, 0, SUBCLUSTERS_ZERO);
             } else {
@@ -209,19 +209,19 @@ impl Qcow2Target {
     fn place_zeros(&mut self, at: u64, len: u64) -> Result<()> {
         let preallocate = self.options.preallocation != Preallocation::Off;
         match (preallocate, self.backing.is_some()) {
-            (true, _) => self.map_zeros_stored(at, len),
-            (false, false) => Ok(()), // unmapped clusters read as zeros
-            (false, true) if self.options.version >= 3 => self.map_zeros(at, len),
-            (false, true) => self.map_zeros_stored(at, len),
+            (true, _) => self.allocate_zeros(at, len),
+            (false, false) => Ok(()), // unallocated clusters read as zeros
+            (false, true) if self.options.version >= 3 => self.mark_zeros(at, len),
+            (false, true) => self.allocate_zeros(at, len),
         }
     }
 
-    fn place_encoded(&mut self, at: u64, bytes: &[u8]) -> Result<Slot> {
-        self.turn_to(at)?;
+    fn place_compressed(&mut self, at: u64, bytes: &[u8]) -> Result<Slot> {
+        self.select_l2_table(at)?;
         let len = to_u64(bytes.len());
         let offset = self.allocator.allocate_bytes(len)?;
         let entry = self.layout().encode_compressed(offset, len).ok_or_else(|| {
-            Error::limit("the image file is too large for another compressed cluster").at(offset)
+            Error::limit("the host offset is too large for a compressed cluster").at(offset)
         })?;
         self.set_entry(at, entry, 0);
         Ok(Slot { file: 0, offset, len })
@@ -231,7 +231,7 @@ impl Qcow2Target {
         let sink = &self.files[0];
         let mut bytes = tables::to_bytes(&self.l1);
         bytes.resize(bytes.len().next_multiple_of(to_usize(self.cluster_size())), 0);
-        // The table of a huge, empty disk is nearly all zeros: leave them out.
+        // The L1 table of a large, sparse disk is mostly zeros, which need not be written.
         for (i, part) in bytes.chunks(4096).enumerate() {
             if sink.is_zeroed() && crate::storage::zeros::is_zero(part) {
                 continue;
@@ -243,6 +243,7 @@ impl Qcow2Target {
         Ok(())
     }
 
+    /// Reserves space in the file system for preallocation modes that require it.
     fn preallocate_file(&self) -> Result<()> {
         if !matches!(self.options.preallocation, Preallocation::Falloc | Preallocation::Full) {
             return Ok(());
@@ -250,8 +251,8 @@ impl Qcow2Target {
         let ends = [self.allocator.end(), self.size];
         for (sink, end) in self.files.iter().zip(ends) {
             match sink.preallocate(0, end) {
-                // A full image is written already, but for zeros inside
-                // clusters that hold data. Where no space can be reserved, these do without.
+                // With `Full` everything is already written, except zeros inside data clusters.
+                // If no space can be reserved, these stay holes.
                 Err(e)
                     if e.kind() == std::io::ErrorKind::Unsupported
                         && self.options.preallocation == Preallocation::Full => {}
@@ -261,7 +262,7 @@ impl Qcow2Target {
         Ok(())
     }
 
-    /// The first cluster's content: header, extensions, backing file name.
+    /// Returns the content of the first cluster: header, extensions, backing file name.
     fn header(&self, refcounts: TablePosition) -> Result<Vec<u8>> {
         let mut bytes = self.raw_header(refcounts).encoded().to_vec();
         if let Some(format) = self.backing.as_ref().and_then(|b| b.format.as_deref()) {
@@ -271,8 +272,8 @@ impl Qcow2Target {
             extensions::encode_data_file(&mut bytes, name);
         }
         let name = self.backing.as_ref().map_or("", |b| b.name.as_str());
-        // The feature names are a courtesy: in a cluster of 512 bytes a long
-        // backing file name needs their room.
+        // The feature name table is optional. It is left out if a long backing file name needs the
+        // space, as in a cluster of 512 bytes.
         if self.options.version >= 3 {
             let mut with_names = bytes.clone();
             extensions::encode_feature_names(&mut with_names);
@@ -291,21 +292,22 @@ impl Qcow2Target {
             || name.len() > to_index(header::MAX_BACKING_NAME)
         {
             return Err(Error::invalid(format!(
-                "the names of backing file and data file need {} bytes, the first cluster has {}",
+                "header, backing file name and data file name need {} bytes, but the first cluster \
+                 has {}",
                 bytes.len(),
                 self.cluster_size()
             ))
             .hint("use shorter names or a larger cluster_size"));
         }
-        // The whole cluster: on a device, what follows must read as zeros.
+        // Write the whole cluster: on a device, old data must not follow the header.
         bytes.resize(to_usize(self.cluster_size()), 0);
         Ok(bytes)
     }
 
-    /// The fixed part. Where the backing file's name is, is filled in later.
+    /// Returns the fixed part. The location of the backing file name is filled in later.
     fn raw_header(&self, refcounts: TablePosition) -> RawHeader {
         let options = &self.options;
-        let zstd = options.compression == Compression::Zstd;
+        let zstd = options.compression != Compression::Zlib;
         let mut incompatible = Incompatible::empty();
         incompatible.set(Incompatible::DATA_FILE, options.data_file.is_some());
         incompatible.set(Incompatible::COMPRESSION, zstd);
@@ -355,11 +357,12 @@ impl Target for Qcow2Target {
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
         let (codec, encoder) = match self.options.compression {
             Compression::Zlib => (Codec::Deflate, Encoder::deflate_4k_window()),
+            #[cfg(feature = "zstd")]
             Compression::Zstd => (Codec::Zstd, Encoder::zstd()),
         };
         let level = self.options.compression_level;
         let encoder = encoder.at_level(level);
-        // Who asks for a level does not want what another one made.
+        // Units that were compressed elsewhere may have another level.
         let passes = level.is_none().then_some(codec);
         self.compress
             .then(|| -> Box<dyn UnitEncoder> { Box::new(ClusterEncoder { passes, encoder }) })
@@ -368,8 +371,8 @@ impl Target for Qcow2Target {
     fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
             Allocate::Zero { len } => self.place_zeros(at, len).map(|()| None),
-            Allocate::Data { len } => self.map_stored(at, len).map(Some),
-            Allocate::Compressed(bytes) => self.place_encoded(at, bytes).map(Some),
+            Allocate::Data { len } => self.allocate_clusters(at, len).map(Some),
+            Allocate::Compressed(bytes) => self.place_compressed(at, bytes).map(Some),
         }
     }
 
@@ -386,10 +389,10 @@ impl Target for Qcow2Target {
     }
 }
 
-/// Compresses clusters; declines those that would not shrink.
+/// Compresses clusters. Clusters that do not become smaller are stored uncompressed.
 #[derive(Debug)]
 struct ClusterEncoder {
-    /// What clusters may be encoded in that come from elsewhere.
+    /// Codec of the compressed units that are accepted as stored; `None` if none are.
     passes: Option<Codec>,
     encoder: Encoder,
 }
@@ -402,7 +405,7 @@ impl UnitEncoder for ClusterEncoder {
     }
 
     fn passes(&self, unit: &Encoded) -> bool {
-        // Of a whole cluster, compressed data have no room.
+        // Compressed data must be smaller than a cluster.
         Some(unit.codec) == self.passes && u64::from(unit.stored) < unit.unit.end - unit.unit.start
     }
 

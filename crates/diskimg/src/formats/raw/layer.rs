@@ -1,4 +1,4 @@
-//! Reading raw.
+//! Reading raw images.
 
 use crate::error::{Error, Result};
 use crate::model::extent::{Extent, HostOffset, Kind, push};
@@ -9,11 +9,11 @@ use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A raw image: the source itself.
+/// A raw image: the source is the disk.
 #[derive(Debug)]
 pub(crate) struct Raw {
     files: [Arc<dyn Source>; 1],
-    /// When it was opened: a disk does not shrink.
+    /// Length of the source when it was opened. Shrinking later is an error.
     size: u64,
 }
 
@@ -48,10 +48,12 @@ impl Layer for Raw {
         while at < range.end {
             let segment = self.files[0]
                 .segment_at(at)
-                .map_err(|e| Error::io("cannot look for holes", e).at(at))?;
+                .map_err(|e| Error::io("cannot find the holes of the file", e).at(at))?;
             let end = segment.end.min(range.end);
             if end <= at {
-                return Err(Error::corrupt("file", "it became shorter while it was read").at(at));
+                return Err(
+                    Error::corrupt("file", "the file was truncated while it was read").at(at)
+                );
             }
             let place = HostOffset { file: 0, offset: at };
             let kind = if segment.hole { Kind::Zero(Some(place)) } else { Kind::Data(place) };
@@ -67,8 +69,8 @@ impl Layer for Raw {
         if !size.is_multiple_of(512) {
             let padded = size.next_multiple_of(512);
             notes.push(format!(
-                "the length is no multiple of 512: raw output keeps it, \
-                 any other format rounds it up with zeros to {padded} bytes"
+                "the length is not a multiple of 512; conversion to a format other than raw pads \
+                 it with zeros to {padded} bytes"
             ));
         }
         Details { children: vec![("file".into(), 0)], notes, ..Details::default() }

@@ -1,14 +1,14 @@
-//! Raw: the guest's bytes and nothing else.
+//! Raw images: the guest's bytes and nothing else.
 //!
 //! ```text
 //!   file:   byte 0 ────────────────────────────── byte len-1
 //!   guest:  byte 0 ────────────────────────────── byte len-1
 //! ```
 //!
-//! There is no header and so nothing to get wrong but the length: a file whose
-//! length is no multiple of 512 is kept as it is. (qemu-img pads it.) Holes of
+//! There is no header. A length that is not a multiple of 512 is kept (qemu-img pads it). Holes of
 //! the file are known zeros. A block device is a raw image too.
 
+#[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
 mod target;
@@ -21,6 +21,7 @@ pub(crate) use layer::Raw;
 
 pub(crate) static DRIVER: Driver = Driver {
     probe: |_| false,
+    known_to_qemu: true,
     sector: 1,
     open: |source, context| {
         context.refuse_snapshot(crate::Format::Raw)?;
@@ -37,11 +38,12 @@ pub(crate) static DRIVER: Driver = Driver {
         ),
     ],
     measure: Some(measure),
+    #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
 };
 
-/// A raw file is as long as its disk, whatever is in it (qemu-img says the same).
+/// A raw file has the size of its disk, holes included, as in `qemu-img measure`.
 fn measure(request: &mut MeasureRequest<'_>) -> crate::Result<Measure> {
     Ok(Measure { required: request.size, fully_allocated: request.size, bitmaps: None })
 }

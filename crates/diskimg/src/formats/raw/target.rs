@@ -1,4 +1,4 @@
-//! Writing raw.
+//! Writing raw images.
 
 use crate::error::{Error, Result};
 use crate::model::flat::{FlatFile, Preallocation};
@@ -7,6 +7,7 @@ use crate::model::target::{Allocate, CreateRequest, Slot, Target};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
 
+/// A raw image being written.
 #[derive(Debug)]
 struct RawTarget {
     files: [Arc<dyn Sink>; 1],
@@ -14,6 +15,7 @@ struct RawTarget {
     size: u64,
 }
 
+/// Starts a raw image.
 pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     if request.compress {
         return Err(Error::invalid("Compression not supported for this file format"));
@@ -44,7 +46,7 @@ impl Target for RawTarget {
         match unit {
             Allocate::Zero { len } => self.file.write_zeros(at, len).map(|()| None),
             Allocate::Data { len } => Ok(Some(Slot { file: 0, offset: at, len })),
-            Allocate::Compressed(_) => Err(Error::invalid("raw stores nothing encoded")),
+            Allocate::Compressed(_) => Err(Error::invalid("raw cannot store compressed units")),
         }
     }
 

@@ -1,15 +1,14 @@
-//! Checking a sparse extent: do its tables make sense together?
+//! Checking the consistency of a sparse extent.
 //!
 //! ```text
-//!   directory ──► tables ──► grains        every arrow stays in the file,
-//!   redundant directory ──► tables         no two end at the same place,
-//!                                          both copies say the same
-//!   stream: marker, marker, … EOS          each grain is the one its table means
+//!   directory ──► tables ──► grains        every pointer stays in the file,
+//!   redundant directory ──► tables         no two point to the same place,
+//!                                          both copies are equal
+//!   stream: marker, marker, … EOS          every grain is referenced by its table
 //! ```
 //!
-//! As with qemu-img, a VMDK's report counts what is wrong and nothing else.
-//! Memory is bounded by the file's length: one bit per grain-sized piece of
-//! it, or per sector where grains are not aligned.
+//! As with qemu-img, the report of a VMDK counts problems only. Memory use depends on the file's
+//! length: one bit per grain, or per sector if grains are not aligned to their size.
 
 use super::SECTOR;
 use super::header::Flags;
@@ -17,14 +16,14 @@ use super::sparse::{GTE_ZEROED, SparseExtent};
 use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MetaDataMarker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::Kind;
-use crate::report::check::{CheckReport, Finding, Severity};
+use crate::report::check::{CheckReport, Code, Finding};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use zerocopy::FromBytes;
 
-/// Checks `extent`; adds to `counts` what was found.
+/// Checks `extent`, reports the findings and adds them to `counts`.
 ///
 /// # Errors
-/// What reading the file said.
+/// [`Io`](crate::ErrorKind::Io) if the markers of a stream cannot be read.
 pub(super) fn check(
     extent: &SparseExtent,
     report: &mut dyn FnMut(Finding),
@@ -45,64 +44,64 @@ struct Check<'a> {
     findings: Findings<'a>,
 }
 
-/// Where findings go: told one by one, and counted.
+/// Reports findings one by one and counts them.
 pub(super) struct Findings<'a> {
     pub(super) report: &'a mut dyn FnMut(Finding),
     pub(super) counts: &'a mut CheckReport,
 }
 
 impl Findings<'_> {
-    pub(super) fn found(&mut self, severity: Severity, message: String) {
-        self.counts.count(severity);
-        (self.report)(Finding { severity, message });
+    pub(super) fn found(&mut self, code: Code, message: String) {
+        self.counts.count(code);
+        (self.report)(Finding::of_check(code, message));
     }
 
     pub(super) fn corruption(&mut self, message: String) {
-        self.found(Severity::Corruption, message);
+        self.found(Code::Corruption, message);
     }
 
-    /// What could not be read: the image's fault or the machine's.
+    /// Reports a structure that cannot be read, because of damage or an I/O error.
     pub(super) fn unreadable(&mut self, what: &str, error: &Error) {
-        let severity = match error.kind() {
-            ErrorKind::Io => Severity::CheckError,
-            _ => Severity::Corruption,
+        let code = match error.kind() {
+            ErrorKind::Io => Code::CheckError,
+            _ => Code::Corruption,
         };
-        self.found(severity, format!("{what}: {error}"));
+        self.found(code, format!("{what}: {error}"));
     }
 }
 
-/// Sectors of the file that something occupies, in pieces of `1 << shift`.
+/// A bitmap of the occupied sectors of a file, with one bit per `1 << shift` sectors.
 pub(super) struct Occupied {
     bits: Vec<u64>,
     shift: u32,
 }
 
 impl Occupied {
-    /// Nothing of a file of `len` bytes; `None`, which is a finding, if that
-    /// takes more memory than is allowed.
-    pub(super) fn nothing(
+    /// Creates an empty bitmap for a file of `len` bytes. Reports a finding and returns `None` if
+    /// the bitmap would exceed `max_bytes`.
+    pub(super) fn new(
         len: u64,
         shift: u32,
-        most: u64,
+        max_bytes: u64,
         findings: &mut Findings<'_>,
     ) -> Option<Self> {
         let words = (((len / SECTOR) >> shift) + 1).div_ceil(64);
-        if words * 8 > most {
-            let found = format!("to look for grains that overlap takes {} bytes", words * 8);
-            let error = Error::over_limit("check_bytes", found, most);
-            findings.found(Severity::CheckError, error.to_string());
+        if words * 8 > max_bytes {
+            let found = format!("the search for overlapping grains takes {} bytes", words * 8);
+            let error = Error::over_limit("check_bytes", found, max_bytes);
+            findings.found(Code::CheckError, error.without_remedy());
             return None;
         }
         Some(Self { bits: vec![0; to_usize(words)], shift })
     }
 
-    /// Marks the sectors; stops with `false` at the first that was marked
-    /// before, so that no sector is gone over more than once.
+    /// Marks the sectors as occupied. Returns false at the first one that is already marked, so
+    /// that the total work is bounded by the number of sectors.
     pub(super) fn mark(&mut self, start: u64, sectors: u64) -> bool {
-        for piece in start >> self.shift..(start + sectors).div_ceil(1 << self.shift) {
-            // A grain may reach behind the end of the file by less than itself.
-            let Some(word) = self.bits.get_mut(to_usize(piece / 64)) else { break };
-            let bit = 1 << (piece % 64);
+        for index in start >> self.shift..(start + sectors).div_ceil(1 << self.shift) {
+            // The end of a grain may be beyond the end of the file.
+            let Some(word) = self.bits.get_mut(to_usize(index / 64)) else { break };
+            let bit = 1 << (index % 64);
             if *word & bit != 0 {
                 return false;
             }
@@ -113,7 +112,7 @@ impl Occupied {
 }
 
 impl Check<'_> {
-    /// Tables that several directory entries name, sorted.
+    /// Reports tables that several directory entries point to, and returns their sectors, sorted.
     fn shared_tables(&mut self) -> Vec<u32> {
         let mut sectors: Vec<u32> =
             self.extent.directory().iter().copied().filter(|&sector| sector != 0).collect();
@@ -124,19 +123,19 @@ impl Check<'_> {
         for sector in &shared {
             let at = u64::from(*sector) * SECTOR;
             self.findings.corruption(format!(
-                "the grain table at offset {at:#x} stands for several parts of the disk"
+                "the grain table at offset {at:#x} is used by several directory entries"
             ));
         }
         shared
     }
 
-    /// Calls `with` for every entry of every table that is not shared: guest
-    /// grain and sector. Tables that cannot be read are `unreadable`.
+    /// Calls `visit` with guest grain number and sector of every allocated grain in every table
+    /// that is not shared, and `unreadable` for every table that cannot be read.
     fn each_grain(
         &mut self,
         shared: &[u32],
         mut unreadable: impl FnMut(&mut Self, &str, &Error),
-        mut with: impl FnMut(&mut Self, u64, u32),
+        mut visit: impl FnMut(&mut Self, u64, u32),
     ) {
         let extent = self.extent;
         let header = extent.header();
@@ -151,7 +150,7 @@ impl Check<'_> {
                 Ok(table) => {
                     for (grain, &entry) in (first..grains).zip(&table) {
                         if entry != 0 && !(entry == GTE_ZEROED && header.zeroed_grains()) {
-                            with(self, grain, entry);
+                            visit(self, grain, entry);
                         }
                     }
                 }
@@ -159,7 +158,7 @@ impl Check<'_> {
         }
     }
 
-    /// Every entry of every table.
+    /// Checks every entry of every table.
     fn tables(&mut self, shared: &[u32]) {
         let header = self.extent.header();
         let Some(mut occupied) = self.occupied(shared) else { return };
@@ -172,12 +171,12 @@ impl Check<'_> {
             if u64::from(entry) < header.over_head {
                 check.findings.corruption(format!(
                     "guest offset {guest:#x}: its grain at offset {offset:#x} is within the \
-                     extent's own tables, which end at {:#x}",
+                     extent's metadata, which ends at {:#x}",
                     header.over_head * SECTOR
                 ));
                 return;
             }
-            // What reading would refuse is corrupt; the message is the same.
+            // A grain that cannot be read is a corruption, with the same message.
             let range = guest..(guest + header.grain_bytes()).min(check.extent.size());
             let kind = match check.extent.grain(entry, &range, 0, 0) {
                 Ok(kind) => kind,
@@ -189,7 +188,7 @@ impl Check<'_> {
             let sectors = match kind {
                 Kind::Encoded(e) => {
                     let stored = e.place.offset - offset + u64::from(e.stored);
-                    // Without a size in front nobody knows where a grain ends.
+                    // Without a size before the data, the end of the grain is not known.
                     if e.place.offset == offset { 1 } else { stored.div_ceil(SECTOR) }
                 }
                 _ => header.grain_sectors,
@@ -202,8 +201,8 @@ impl Check<'_> {
         });
     }
 
-    /// A bitmap fine enough to tell any two grains apart; `None` if that takes
-    /// more than is allowed.
+    /// Creates a bitmap that is fine enough to distinguish any two grains; `None` if it would
+    /// exceed the limit.
     fn occupied(&mut self, shared: &[u32]) -> Option<Occupied> {
         let header = self.extent.header();
         let mut shift = 0;
@@ -213,10 +212,10 @@ impl Check<'_> {
             shift = bits.trailing_zeros();
         }
         let (extent, findings) = (self.extent, &mut self.findings);
-        Occupied::nothing(extent.source().len(), shift, extent.check_bytes(), findings)
+        Occupied::new(extent.source().len(), shift, extent.check_bytes(), findings)
     }
 
-    /// The redundant directory's tables say what the directory's say.
+    /// Reports redundant tables that differ from the primary ones.
     fn redundant_tables(&mut self) {
         let extent = self.extent;
         let header = extent.header();
@@ -230,7 +229,8 @@ impl Check<'_> {
         };
         if extent.replaced() > 0 {
             self.findings.corruption(format!(
-                "entries of the grain directory that are missing or point out of the file: {}",
+                "entries of the grain directory that are missing or point beyond the end of the \
+                 file: {}",
                 extent.replaced()
             ));
         }
@@ -253,7 +253,7 @@ impl Check<'_> {
         }
     }
 
-    /// The table at `sector`; no table is an empty one.
+    /// Reads the table at `sector`; sector 0 stands for a table of unallocated grains.
     fn entries(&self, sector: u32) -> Result<Vec<u32>> {
         match sector {
             0 => Ok(vec![0; to_index(self.extent.header().gtes)]),
@@ -261,12 +261,11 @@ impl Check<'_> {
         }
     }
 
-    /// Follows the markers from the first grain on: what no table names is
-    /// lost space. Ends with the file, for a stream without end marker is
-    /// common.
+    /// Follows the markers, starting at the first grain, and reports grains that no table
+    /// references. A missing end-of-stream marker is not reported: such streams are common.
     fn stream(&mut self) -> Result<()> {
         let extent = self.extent;
-        // The last grain's padding may be missing.
+        // The padding of the last grain may be missing.
         let end = extent.source().len().next_multiple_of(SECTOR);
         let mut at = extent.header().over_head * SECTOR;
         while at + SECTOR <= extent.source().len() {
@@ -290,15 +289,16 @@ impl Check<'_> {
             };
             let Some(next) = len.and_then(|len| at.checked_add(len)).filter(|&next| next <= end)
             else {
-                self.findings
-                    .corruption(format!("the marker at offset {at:#x} leads out of the file"));
+                self.findings.corruption(format!(
+                    "the marker at offset {at:#x} points beyond the end of the file"
+                ));
                 break;
             };
             at = next;
         }
         if extent.footer_at().is_some_and(|footer| at != footer + SECTOR) {
             self.findings.corruption(format!(
-                "the stream's markers end at offset {at:#x}, not behind its footer"
+                "the stream's markers end at offset {at:#x} instead of after its footer"
             ));
         }
         Ok(())
@@ -310,14 +310,17 @@ impl Check<'_> {
             *guest < self.extent.size() && guest.is_multiple_of(header.grain_bytes())
         });
         let Some(guest) = guest else {
-            self.findings
-                .corruption(format!("the marker at offset {at:#x} says sector {lba}: no grain"));
+            self.findings.corruption(format!(
+                "the marker at offset {at:#x} says sector {lba}, where no grain starts"
+            ));
             return;
         };
         if self.extent.entry(guest).is_ok_and(|entry| u64::from(entry) * SECTOR != at) {
             self.findings.found(
-                Severity::Leak,
-                format!("no table names the grain at offset {at:#x} (guest offset {guest:#x})"),
+                Code::Leak,
+                format!(
+                    "no table references the grain at offset {at:#x} (guest offset {guest:#x})"
+                ),
             );
         }
     }

@@ -1,5 +1,5 @@
-//! The header of a COWD extent: a redo log of an ESX server (vmfsSparse), or a
-//! whole disk of VMware 2 and 3.
+//! The header of a COWD extent: a redo log of an ESX server (vmfsSparse), or a whole disk of VMware
+//! 2 or 3.
 //!
 //! ```text
 //!    0 ┌──────────────┬─────────┬────────────┬────────────┐
@@ -16,12 +16,11 @@
 //!      └──────────────┴────────────────────┴──────────────┘
 //! ```
 //!
-//! *Virtual Disk Format 5.0*, "ESX Server Sparse Extents" (`COWDisk_Header`).
-//! Behind the header everything is as in a hosted sparse extent: a directory of
-//! tables of sectors of grains. Tables have 4096 entries; the header does not
-//! say so. Those of VMware 2 and 3, which the specification does not cover,
-//! have 512: the number of tables tells which (Ken Kato's VDK and QEMU before
-//! 2011 agree on this layout).
+//! *Virtual Disk Format 5.0*, "ESX Server Sparse Extents" (`COWDisk_Header`). Directory, tables and
+//! grains are as in a hosted sparse extent. A grain table has 4096 entries; this number is not in
+//! the header. In disks of VMware 2 and 3, which the specification does not cover, it has 512. The
+//! number of tables distinguishes the two (Ken Kato's VDK and QEMU before 2011 agree on this
+//! layout).
 
 use super::header::{Flags, Header, MAX_GRAIN_SECTORS, require_grain};
 use super::{COWD_MAGIC, SECTOR, read};
@@ -31,31 +30,31 @@ use crate::storage::source::Source;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Sectors of the header: the directory is behind it.
+/// Number of sectors of the header. The directory is after it.
 const HEADER_SECTORS: u64 = 4;
 
-/// Entries of a grain table on an ESX server.
+/// Number of entries per grain table on an ESX server.
 const ESX_GTES: u32 = 4096;
 
-/// Entries of a grain table of VMware 2 and 3.
+/// Number of entries per grain table in VMware 2 and 3.
 const HOSTED_GTES: u32 = 512;
 
 bitflags::bitflags! {
-    /// `flags`. ESX sets the first two always, in a child too.
+    /// `flags`. ESX always sets the first two, even in a child.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct CowdFlags: u32 {
         /// The disk has no parent.
         const ROOT = 1;
         /// The last writer closed the file.
         const CHECKED = 1 << 1;
-        /// The file is one of several.
+        /// The disk is stored in several files, of which this is one.
         const MULTI = 1 << 3;
-        /// The virtual hardware's version was decided.
+        /// The virtual hardware version is set.
         const HARDWARE_VERSION = 1 << 4;
     }
 }
 
-/// `COWDisk_Header` as it is on disk.
+/// The on-disk `COWDisk_Header`.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct CowDiskHeader {
@@ -67,7 +66,7 @@ struct CowDiskHeader {
     gd_offset: U32,
     num_gd_entries: U32,
     free_sector: U32,
-    /// A root's geometry is here instead.
+    /// In a disk without a parent, the geometry is here.
     parent_file_name: [u8; 1024],
     parent_generation: U32,
     generation: U32,
@@ -81,43 +80,42 @@ struct CowDiskHeader {
 
 const _: () = assert!(to_u64(size_of::<CowDiskHeader>()) == HEADER_SECTORS * SECTOR);
 
-/// What the header of a COWD extent says.
+/// The parsed header of a COWD extent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CowdHeader {
-    /// Where tables and grains are, in the terms of a hosted sparse extent.
+    /// The location of tables and grains, as the header of a hosted sparse extent.
     pub(super) header: Header,
-    /// What it is a part of.
-    pub(super) maker: Maker,
+    pub(super) variant: CowdVariant,
 }
 
-/// Who writes COWD, and so where the word on the disk as a whole is.
+/// The two variants of COWD.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Maker {
-    /// An ESX server: a descriptor lists the extent and names the parent.
+pub(super) enum CowdVariant {
+    /// ESX server: a descriptor lists the extent and names the parent.
     Esx,
-    /// VMware 2 or 3: there is no descriptor, the file is the disk.
+    /// VMware 2 or 3: the file is a whole disk and has no descriptor.
     Hosted {
-        /// Counts the changes; children remember it.
+        /// Number of changes to the disk. A child records that of its parent.
         generation: u32,
-        /// What answers for grains that are not in the file.
+        /// The disk from which unallocated grains are read.
         parent: Option<CowdParent>,
     },
 }
 
-/// The parent as a child of VMware 2 or 3 knows it.
+/// The parent that a child of VMware 2 or 3 records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CowdParent {
-    /// Its file's path, as the child's host spelled it.
+    /// Path of its file, in the syntax of the host that created the child.
     pub(super) name: String,
-    /// Its [`generation`](Maker::Hosted::generation) when the child was made.
+    /// Its [`generation`](CowdVariant::Hosted::generation) when the child was created.
     pub(super) generation: u32,
 }
 
 /// Reads the header of the COWD extent in `source`.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt), [`Unsupported`](crate::ErrorKind::Unsupported)
-/// and [`Limit`](crate::ErrorKind::Limit), each naming the field.
+/// [`Corrupt`](crate::ErrorKind::Corrupt), [`Unsupported`](crate::ErrorKind::Unsupported) or
+/// [`Limit`](crate::ErrorKind::Limit), naming the field; [`Io`](crate::ErrorKind::Io).
 pub(super) fn read_header(source: &dyn Source) -> Result<CowdHeader> {
     let mut raw = CowDiskHeader::new_zeroed();
     read(source, raw.as_mut_bytes(), 0, "COWD header")?;
@@ -127,11 +125,13 @@ pub(super) fn read_header(source: &dyn Source) -> Result<CowdHeader> {
 impl CowDiskHeader {
     fn validate(&self) -> Result<CowdHeader> {
         if self.magic != COWD_MAGIC {
-            return Err(corrupt(format!("magic {:02x?}, \"COWD\" wanted", self.magic)));
+            return Err(corrupt(format!("magic {:02x?}; expected \"COWD\"", self.magic)));
         }
         let version = self.version.get();
         if ![1, 3].contains(&version) {
-            return Err(Error::unsupported(format!("version {version}; 1 and 3 are known")));
+            return Err(Error::unsupported(format!(
+                "version {version}; versions 1 and 3 are supported"
+            )));
         }
         let flags = CowdFlags::from_bits(self.flags.get())
             .ok_or_else(|| Error::unsupported(format!("unknown flags {:#x}", self.flags)))?;
@@ -148,51 +148,51 @@ impl CowDiskHeader {
             rgd_offset: 0,
             gd_offset: self.gd_offset.get().into(),
             over_head: 0,
-            // Where version 1 has uncleanShutdown, version 3 counts files.
+            // Version 3 stores a file number in place of uncleanShutdown.
             unclean: !flags.contains(CowdFlags::CHECKED)
                 || (version == 1 && self.unclean_shutdown.get() != 0),
             compressed: false,
         };
         if header.gd_offset < HEADER_SECTORS {
             return Err(corrupt(format!(
-                "gdOffset {}: within the header, which takes {HEADER_SECTORS} sectors",
+                "gdOffset {} is within the header of {HEADER_SECTORS} sectors",
                 header.gd_offset
             )));
         }
         header.over_head = header.gd_offset + header.directory_sectors();
-        let maker = match gtes {
-            ESX_GTES => Maker::Esx,
+        let variant = match gtes {
+            ESX_GTES => CowdVariant::Esx,
             _ => self.hosted(flags)?,
         };
-        Ok(CowdHeader { header, maker })
+        Ok(CowdHeader { header, variant })
     }
 
     fn grain(&self) -> Result<u64> {
         require_grain(self.grain_size.get().into(), MAX_GRAIN_SECTORS)
     }
 
-    /// Entries of a grain table, by the number of tables.
+    /// Determines the number of entries per grain table from the number of tables.
     fn gtes(&self, capacity: u64, grain_sectors: u64) -> Result<u32> {
         let tables = |gtes: u32| capacity.div_ceil(grain_sectors * u64::from(gtes));
         let found = u64::from(self.num_gd_entries.get());
-        // Small grains are ESX's own: where both would fit they decide.
-        let likely =
+        // If both would match, the grain size decides: only ESX uses grains of one sector.
+        let candidates =
             if grain_sectors == 1 { [ESX_GTES, HOSTED_GTES] } else { [HOSTED_GTES, ESX_GTES] };
-        likely.into_iter().find(|&gtes| tables(gtes) == found).ok_or_else(|| {
+        candidates.into_iter().find(|&gtes| tables(gtes) == found).ok_or_else(|| {
             corrupt(format!(
-                "numGDEntries {found}: {capacity} sectors in grains of {grain_sectors} take {} \
+                "numGDEntries {found}: {capacity} sectors in grains of {grain_sectors} need {} \
                  tables",
                 tables(ESX_GTES)
             ))
         })
     }
 
-    fn hosted(&self, flags: CowdFlags) -> Result<Maker> {
+    fn hosted(&self, flags: CowdFlags) -> Result<CowdVariant> {
         if flags.contains(CowdFlags::MULTI) {
-            return Err(Error::unsupported("one of several files of a disk of VMware 3"));
+            return Err(Error::unsupported("one of several files of a VMware 3 disk"));
         }
         let parent = (!flags.contains(CowdFlags::ROOT)).then(|| self.parent()).transpose()?;
-        Ok(Maker::Hosted { generation: self.generation.get(), parent })
+        Ok(CowdVariant::Hosted { generation: self.generation.get(), parent })
     }
 
     fn parent(&self) -> Result<CowdParent> {
@@ -222,7 +222,7 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    /// Two tables of single sectors and a part of a third.
+    /// Two tables and a part of a third, with grains of one sector.
     const SECTORS: u32 = 2 * 4096 + 1000;
 
     fn grains() -> Grains {
@@ -237,22 +237,22 @@ mod tests {
         SparseExtent::open(source, header, &Limits::default(), MemoryBudget::default())
     }
 
-    fn maker(file: Vec<u8>) -> Result<Maker> {
-        read_header(&MemorySource::new(file)).map(|cowd| cowd.maker)
+    fn variant(file: Vec<u8>) -> Result<CowdVariant> {
+        read_header(&MemorySource::new(file)).map(|cowd| cowd.variant)
     }
 
-    /// What the guest sees without a parent.
+    /// Returns the guest bytes of an extent without a parent.
     fn read_all(extent: &SparseExtent) -> Result<Vec<u8>> {
         let mut extents = Vec::new();
         extent.map(0..extent.size(), 0, 0, &mut extents)?;
         let mut disk = Vec::new();
-        for piece in extents {
-            assert_eq!(piece.guest.start, disk.len() as u64);
-            disk.resize(piece.guest.end as usize, 0);
-            match piece.kind {
-                Kind::Data(place) => {
-                    let buf = &mut disk[piece.guest.start as usize..];
-                    extent.source().read_exact_at(buf, place.offset).expect("in the file");
+        for mapping in extents {
+            assert_eq!(mapping.guest.start, disk.len() as u64);
+            disk.resize(mapping.guest.end as usize, 0);
+            match mapping.kind {
+                Kind::Data(at) => {
+                    let buf = &mut disk[mapping.guest.start as usize..];
+                    extent.source().read_exact_at(buf, at.offset).expect("in the file");
                 }
                 Kind::Unallocated => {}
                 other => panic!("{other:?}"),
@@ -277,37 +277,37 @@ mod tests {
         ] {
             let extent = open(shape.build(&grains)).expect("opens");
             let empty = vec![0; shape.sectors as usize * 512];
-            let wanted = guest(empty, shape.grain_sectors.into(), &grains);
-            assert!(read_all(&extent).expect("maps") == wanted, "{shape:?}");
+            let expected = guest(empty, shape.grain_sectors.into(), &grains);
+            assert!(read_all(&extent).expect("maps") == expected, "{shape:?}");
             assert_eq!(extent.header().gtes, shape.gtes);
         }
     }
 
     #[test]
-    fn who_made_it_tells_where_the_parent_is_named() {
+    fn hosted_headers_name_the_parent_and_esx_headers_do_not() {
         let none = Grains::new();
-        assert_eq!(maker(Cowd::esx(SECTORS).build(&none)).expect("reads"), Maker::Esx);
+        assert_eq!(variant(Cowd::esx(SECTORS).build(&none)).expect("reads"), CowdVariant::Esx);
         let hosted = Cowd { generation: 9, ..Cowd::hosted(1 << 20) };
-        let root = Maker::Hosted { generation: 9, parent: None };
-        assert_eq!(maker(hosted.build(&none)).expect("reads"), root);
-        // One table would do in either case.
-        assert_eq!(maker(Cowd::esx(100).build(&none)).expect("reads"), Maker::Esx);
+        let root = CowdVariant::Hosted { generation: 9, parent: None };
+        assert_eq!(variant(hosted.build(&none)).expect("reads"), root);
+        // Here both variants would have one table.
+        assert_eq!(variant(Cowd::esx(100).build(&none)).expect("reads"), CowdVariant::Esx);
         let small = Cowd { sectors: 100, ..hosted.clone() };
-        assert_eq!(maker(small.build(&none)).expect("reads"), root);
+        assert_eq!(variant(small.build(&none)).expect("reads"), root);
         let child = Cowd { flags: 0x12, parent: Some(("C:\\vm\\base.vmdk", 5)), ..hosted.clone() };
         let parent = CowdParent { name: "C:\\vm\\base.vmdk".into(), generation: 5 };
-        let wanted = Maker::Hosted { generation: 9, parent: Some(parent) };
-        assert_eq!(maker(child.build(&none)).expect("reads"), wanted);
+        let expected = CowdVariant::Hosted { generation: 9, parent: Some(parent) };
+        assert_eq!(variant(child.build(&none)).expect("reads"), expected);
         let nameless = Cowd { parent: Some(("", 5)), ..child };
-        let error = maker(nameless.build(&none)).expect_err("no name");
+        let error = variant(nameless.build(&none)).expect_err("no name");
         assert!(error.to_string().contains("parentFileName"), "{error}");
-        let part = Cowd { flags: 0x1b, ..hosted };
-        let error = maker(part.build(&none)).expect_err("a part");
+        let one_of_several = Cowd { flags: 0x1b, ..hosted };
+        let error = variant(one_of_several.build(&none)).expect_err("one of several files");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
     #[test]
-    fn what_was_not_closed_is_known() {
+    fn an_extent_that_was_not_closed_is_unclean() {
         let unclean = |shape: Cowd| {
             read_header(&MemorySource::new(shape.build(&Grains::new())))
                 .expect("reads")
@@ -318,20 +318,20 @@ mod tests {
         assert!(unclean(Cowd { unclean: 1, ..Cowd::esx(SECTORS) }));
         assert!(unclean(Cowd { flags: 1, ..Cowd::esx(SECTORS) }));
         assert!(unclean(Cowd { flags: 1, ..Cowd::hosted(1 << 20) }));
-        // The number of the file among its likes is at that place.
+        // In version 3 this field is a file number.
         assert!(!unclean(Cowd { unclean: 1, ..Cowd::hosted(1 << 20) }));
     }
 
     #[test]
     fn every_field_is_looked_at() {
         let whole = Cowd::esx(SECTORS).build(&grains());
-        for (at, value, kind, said) in [
+        for (at, value, kind, expected) in [
             (0, 0x564d_444b_u32, ErrorKind::Corrupt, "magic"),
             (4, 0, ErrorKind::Unsupported, "version 0"),
             (4, 2, ErrorKind::Unsupported, "version 2"),
             (8, 7, ErrorKind::Unsupported, "unknown flags 0x7"),
             (12, 0, ErrorKind::Corrupt, "numGDEntries 3"),
-            (12, u32::MAX, ErrorKind::Corrupt, "take 1048576 tables"),
+            (12, u32::MAX, ErrorKind::Corrupt, "need 1048576 tables"),
             (16, 0, ErrorKind::Corrupt, "grainSize 0"),
             (16, 3, ErrorKind::Corrupt, "grainSize 3"),
             (16, 1 << 31, ErrorKind::Limit, "grainSize"),
@@ -344,9 +344,9 @@ mod tests {
         ] {
             let mut file = whole.clone();
             put(&mut file, at, &value.to_le_bytes());
-            let error = open(file).expect_err(said);
+            let error = open(file).expect_err(expected);
             assert_eq!(error.kind(), kind, "{error}");
-            assert!(error.to_string().contains(said), "{at}: {error}");
+            assert!(error.to_string().contains(expected), "{at}: {error}");
         }
         for cut in [0, 4, 511, 2047, 2048, 2559] {
             assert!(open(whole[..cut].to_vec()).is_err(), "cut at {cut}");
@@ -354,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_grains_out_of_the_file_are_errors() {
+    fn tables_and_grains_beyond_the_end_of_the_file_are_errors() {
         let whole = Cowd::esx(SECTORS).build(&grains());
         let (directory, table) = (4 * 512, 5 * 512);
         for (at, value) in [(directory, u32::MAX), (table, u32::MAX), (table, 1 << 20)] {
             let mut file = whole.clone();
             put(&mut file, at, &value.to_le_bytes());
-            let error = read_all(&open(file).expect("opens")).expect_err("leaves the file");
+            let error = read_all(&open(file).expect("opens")).expect_err("beyond the end");
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
         let cut = open(whole[..whole.len() - 1].to_vec()).expect("opens");
@@ -371,7 +371,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn damage_anywhere_is_an_error_or_another_disk(
+        fn reading_a_damaged_extent_never_panics(
             patches in prop::collection::vec(
                 (
                     prop_oneof![0..36usize, 2048..2064usize, 0..40_000usize],

@@ -1,8 +1,8 @@
-//! The descriptor: a text that says what the disk is made of.
+//! The descriptor: a text that lists the extents of a disk and describes it.
 //!
 //! ```text
 //!   # Disk DescriptorFile                  comment
-//!   version=1                              header: key = value, perhaps quoted
+//!   version=1                              header: key = value, optionally quoted
 //!   CID=4ea3470f
 //!   parentCID=ffffffff                     ffffffff: no parent
 //!   createType="monolithicSparse"
@@ -10,10 +10,9 @@
 //!   ddb.adapterType = "ide"                the disk database
 //! ```
 //!
-//! It is embedded in a sparse extent (zero padded), or a file of its own. A
-//! line that is not understood is an error: to skip one is to lose a part of
-//! the disk. The disk database and header keys without a meaning here may hold
-//! anything.
+//! It is embedded in a sparse extent (zero padded) or a separate file. A line that cannot be parsed
+//! is an error, because skipping it could lose an extent. The values of the disk database and of
+//! header keys that are not used here are not restricted.
 //!
 //! *Virtual Disk Format 5.0*, "The Descriptor File".
 
@@ -21,40 +20,40 @@ use super::extent_line::{ExtentLine, shortened};
 use crate::error::{Error, Result};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 
-/// `parentCID` of a disk without parent (`CID_NOPARENT`).
+/// `parentCID` of a disk without a parent (`CID_NOPARENT`).
 pub(super) const NO_PARENT: u32 = 0xffff_ffff;
 
 const STRUCTURE: &str = "VMDK descriptor";
 
-/// Ctrl-Z: how old editors end a text.
+/// Ctrl-Z, which old editors write at the end of a text.
 const DOS_END_OF_FILE: char = '\u{1a}';
 
-/// The newest `version` seen.
+/// The newest known `version`.
 const MAX_VERSION: u32 = 4;
 
 /// A parsed descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Descriptor {
-    /// Content ID: changes when the disk is written to. Some writers have none.
+    /// Content ID, which changes when the disk is written to. Some writers omit it.
     pub(super) cid: Option<u32>,
-    /// The parent's content ID when this disk was made; [`NO_PARENT`].
+    /// The parent's content ID when this disk was created, or [`NO_PARENT`].
     pub(super) parent_cid: u32,
-    /// As written; may be empty.
+    /// `createType`, as written; may be empty.
     pub(super) create_type: String,
-    /// Where the parent was, as written.
+    /// `parentFileNameHint`, as written.
     pub(super) parent_hint: Option<String>,
-    /// The parts of the disk, in order.
+    /// The extent lines, in guest order.
     pub(super) extents: Vec<ExtentLine>,
-    /// `ddb.*`, names in lower case.
+    /// `ddb.*`, with names in lower case.
     ddb: Vec<(String, String)>,
 }
 
-/// What of the header is looked at, in lower case.
+/// The header keys that are used, in lower case.
 const HEADER_KEYS: [&str; 6] =
     ["version", "cid", "parentcid", "createtype", "parentfilenamehint", "encryptionkeys"];
 
-/// Whether the first bytes of a file are those of a descriptor: comments and
-/// blank lines, then its title or the version.
+/// True if the first bytes of a file look like a descriptor: comments and blank lines, then the
+/// title comment or the version.
 pub(super) fn looks_like_one(head: &[u8]) -> bool {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     for line in head.split(|&b| b == b'\n' || b == b'\r') {
@@ -74,18 +73,18 @@ pub(super) fn looks_like_one(head: &[u8]) -> bool {
 }
 
 impl Descriptor {
-    /// Parses the text, which ends with the first zero byte.
+    /// Parses the text, which ends at the first zero byte.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) naming the line,
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown version.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) for an invalid line or value, naming it;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown version or an encrypted disk.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
         let text = decode(&bytes[..end]);
         let text = text.trim_end_matches(DOS_END_OF_FILE);
         let mut header = Pairs::default();
         let mut descriptor = Self::default();
-        // A lone CR ends a line too; of CRLF it leaves an empty one.
+        // A lone CR ends a line, too. CRLF yields an additional empty line, which is skipped.
         for (number, line) in text.split('\n').enumerate() {
             for line in line.split('\r').map(str::trim).filter(|l| !l.is_empty()) {
                 descriptor
@@ -97,31 +96,31 @@ impl Descriptor {
         Ok(descriptor)
     }
 
-    /// What a descriptor would say of a disk that has none: it is one sparse
-    /// extent of so many sectors, and stands alone.
+    /// Returns a descriptor for a disk that has none: a single sparse extent of `sectors`, without
+    /// a parent.
     pub(super) fn of_one_extent(create_type: &str, sectors: u64) -> Self {
         Self {
             parent_cid: NO_PARENT,
             create_type: create_type.to_owned(),
-            extents: vec![ExtentLine::itself(sectors)],
+            extents: vec![ExtentLine::own_file(sectors)],
             ..Self::default()
         }
     }
 
-    /// A value of the disk database.
+    /// Returns a value of the disk database.
     pub(super) fn ddb(&self, name: &str) -> Option<&str> {
         let found = self.ddb.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The UUID of a VirtualBox differencing image's parent.
+    /// Returns the UUID of the parent of a VirtualBox differencing image.
     pub(super) fn virtualbox_parent(&self) -> Option<&str> {
         let uuid = self.ddb("ddb.uuid.parent")?;
         uuid.bytes().any(|b| b.is_ascii_hexdigit() && b != b'0').then_some(uuid)
     }
 
     fn parse_line(&mut self, line: &str, header: &mut Pairs) -> Result<(), String> {
-        // The specification knows '#'; the others are what people write.
+        // The specification has '#' only; the others occur in practice.
         if ["#", ";", "//", "["].into_iter().any(|start| line.starts_with(start)) {
             return Ok(());
         }
@@ -134,16 +133,16 @@ impl Descriptor {
             if in_ddb {
                 return Ok(());
             }
-            return Err("neither a comment, nor key=value, nor an extent".into());
+            return Err("neither a comment, nor key=value, nor an extent line".into());
         };
         let (key, value) = (key.trim().to_ascii_lowercase(), value.trim());
         if in_ddb {
-            // Comments are among them, with quotes inside.
+            // Values such as ddb.comment may contain quotes.
             let value = unquote(value).unwrap_or_else(|_| value.to_owned());
             self.ddb.push((key, value));
             return Ok(());
         }
-        // The rest says nothing of where the guest's bytes are.
+        // Other keys do not affect where the guest bytes are.
         if HEADER_KEYS.contains(&key.as_str()) {
             header.add(key, unquote(value)?)?;
         }
@@ -154,7 +153,7 @@ impl Descriptor {
         let version = header.get("version").unwrap_or("1");
         if !known_version(version) {
             return Err(Error::unsupported(format!(
-                "version {version}; 1 to {MAX_VERSION} are known"
+                "version {version}; versions 1 to {MAX_VERSION} are supported"
             ))
             .in_structure(STRUCTURE));
         }
@@ -179,7 +178,9 @@ struct Pairs(Vec<(String, String)>);
 impl Pairs {
     fn add(&mut self, key: String, value: String) -> Result<(), String> {
         match self.get(&key) {
-            Some(known) if known != value => Err(format!("{key} was '{known}' before")),
+            Some(first) if first != value => {
+                Err(format!("{key} appears twice, with different values; the first is '{first}'"))
+            }
             Some(_) => Ok(()),
             None => {
                 self.0.push((key, value));
@@ -197,12 +198,12 @@ impl Pairs {
         let digits = value.strip_prefix("0x").unwrap_or(value);
         let id = u32::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'));
         id.map(Some).ok_or_else(|| {
-            Error::corrupt(STRUCTURE, format!("{name} '{value}': 32 bits in hex wanted"))
+            Error::corrupt(STRUCTURE, format!("{name} '{value}'; expected 32 bits in hexadecimal"))
         })
     }
 }
 
-/// A value, in quotes or not, without a comment behind it.
+/// Returns a value without its quotes and without a trailing comment.
 fn unquote(value: &str) -> Result<String, String> {
     let Some(rest) = value.strip_prefix('"') else {
         let end = value.find(" #").or_else(|| value.find("\t#")).unwrap_or(value.len());
@@ -212,8 +213,8 @@ fn unquote(value: &str) -> Result<String, String> {
         Some((inside, after)) if after.is_empty() || after.starts_with('#') => {
             Ok(inside.to_owned())
         }
-        Some((_, after)) => Err(format!("'{}' behind the closing quote", after.trim())),
-        None => Err("the quote is never closed".into()),
+        Some((_, after)) => Err(format!("'{}' after the closing quote", after.trim())),
+        None => Err("missing closing quote".into()),
     }
 }
 
@@ -221,13 +222,13 @@ fn at_line(number: usize, line: &str, what: &str) -> String {
     format!("line {number}, '{}': {what}", shortened(line))
 }
 
-/// Whether a `version` is one of ours.
+/// True if `value` is a supported `version`.
 fn known_version(value: &str) -> bool {
     value.parse().is_ok_and(|number| (1..=MAX_VERSION).contains(&number))
 }
 
-/// The text: in the encoding that it names, else UTF-8 where it is, else
-/// windows-1252, which older hosts write. A byte order mark goes before all.
+/// Decodes the text. A byte order mark decides the encoding, otherwise the text's `encoding` key.
+/// Without either it is UTF-8 if valid, and otherwise windows-1252, which older hosts write.
 fn decode(bytes: &[u8]) -> String {
     let stated = bytes.split(|&b| b == b'\n').find_map(|line| {
         let (key, value) = line.split_at(line.iter().position(|&b| b == b'=')?);
@@ -236,7 +237,7 @@ fn decode(bytes: &[u8]) -> String {
         key.trim_ascii().eq_ignore_ascii_case(b"encoding").then(|| Encoding::for_label(label))?
     });
     let likely = if std::str::from_utf8(bytes).is_ok() { UTF_8 } else { WINDOWS_1252 };
-    // What is read here is ASCII but for names: UTF-16 is said in error.
+    // The key was found by reading ASCII, so a statement of UTF-16 is wrong.
     let stated = stated.filter(|&encoding| encoding != UTF_8 && encoding.is_ascii_compatible());
     let encoding = stated.unwrap_or(likely);
     encoding.decode(bytes).0.into_owned()
@@ -251,7 +252,7 @@ mod tests {
         # The Disk Data Base\n#DDB\n\nddb.adapterType = \"ide\"\nddb.geometry.heads=\"16\"\n";
 
     #[test]
-    fn keys_quotes_and_line_ends_come_in_every_style() {
+    fn keys_quotes_and_line_ends_of_every_style_are_accepted() {
         let plain = Descriptor::parse(PLAIN.as_bytes()).expect("parses");
         assert_eq!((plain.cid, plain.parent_cid), (Some(0x4ea3_470f), NO_PARENT));
         assert_eq!(plain.create_type, "monolithicSparse");
@@ -265,7 +266,7 @@ mod tests {
             PLAIN.replace("CID=", "cid = "),
             PLAIN.replace("createType", "CREATETYPE"),
             PLAIN.replace("\"monolithicSparse\"", "monolithicSparse"),
-            format!("{PLAIN}\0\0garbage behind the end"),
+            format!("{PLAIN}\0\0garbage after the end"),
             format!("\u{feff}{PLAIN}"),
             format!("{PLAIN}\u{1a}"),
             PLAIN.replace("version=1", "version = 4 # of the format"),
@@ -276,31 +277,31 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_understood_is_an_error_that_names_it() {
-        for (line, said) in [
+    fn a_line_that_cannot_be_parsed_is_an_error_that_names_it() {
+        for (line, expected) in [
             ("what is this", "neither a comment"),
-            ("createType=\"open", "never closed"),
-            ("parentCID=\"a\" b", "behind the closing quote"),
+            ("createType=\"open", "missing closing quote"),
+            ("parentCID=\"a\" b", "after the closing quote"),
             ("RW", "size ''"),
             ("RW -1 SPARSE \"a\"", "size '-1'"),
             ("RW +1 SPARSE \"a\"", "size '+1'"),
-            ("RW 1 FLAT 0", "no file is named"),
+            ("RW 1 FLAT 0", "missing file name"),
             ("RW 99999999999999999 SPARSE \"a\"", "sectors"),
             ("RW 1 BLOB \"a\"", "extent type 'BLOB'"),
-            ("RW 1 SPARSE", "no file is named"),
-            ("RW 1 SPARSE \"a.vmdk", "never closed"),
-            ("RW 1 SPARSE \"\"", "no name"),
+            ("RW 1 SPARSE", "missing file name"),
+            ("RW 1 SPARSE \"a.vmdk", "missing closing quote"),
+            ("RW 1 SPARSE \"\"", "empty file name"),
             ("RW 1 FLAT \"a\" x", "offset 'x'"),
-            ("CID=12345678", "was '4ea3470f' before"),
+            ("CID=12345678", "appears twice, with different values; the first is '4ea3470f'"),
         ] {
             let text = format!("{PLAIN}{line}\n");
             let error = Descriptor::parse(text.as_bytes()).expect_err(line).to_string();
-            assert!(error.contains(said) && error.contains("line 15"), "{line}: {error}");
+            assert!(error.contains(expected) && error.contains("line 15"), "{line}: {error}");
         }
     }
 
     #[test]
-    fn what_says_nothing_of_the_data_may_say_anything() {
+    fn unused_keys_and_the_disk_database_may_have_any_value() {
         let plain = Descriptor::parse(PLAIN.as_bytes()).expect("parses");
         for line in [
             "ddb.fcd.kubernetes.io/name = \"x\"",
@@ -332,16 +333,16 @@ mod tests {
         };
         let without = with("parentCID=ffffffff").expect("parses");
         assert_eq!((without.cid, without.parent_cid), (None, NO_PARENT));
-        for (bad, said) in
+        for (bad, expected) in
             [("CID=xyz", "32 bits in hex"), ("CID=+1", "32 bits"), ("CID=123456789", "32 bits")]
         {
-            let error = with(bad).expect_err(said).to_string();
-            assert!(error.contains(said), "{error}");
+            let error = with(bad).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 
     #[test]
-    fn a_version_of_the_future_is_not_guessed_at() {
+    fn an_unknown_version_is_not_supported() {
         for version in ["5", "0", "x", ""] {
             let text = PLAIN.replace("version=1", &format!("version={version}"));
             let error = Descriptor::parse(text.as_bytes()).expect_err("version");
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_disk_is_never_read_as_if_it_were_not() {
+    fn an_encrypted_disk_is_not_supported() {
         for line in ["encryptionKeys=\"vmware:key/list/x\"", "ddb.iofilters = \"vmwarevmcrypt\""] {
             let error = Descriptor::parse(format!("{PLAIN}{line}\n").as_bytes()).expect_err(line);
             assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_in_the_encoding_that_is_stated_or_likely() {
+    fn names_are_decoded_in_the_stated_or_the_likely_encoding() {
         let name = |encoding: &str, bytes: &[u8]| {
             let (front, back) = PLAIN.split_once("a b").expect("there");
             let front = front.replace("version=1\n", &format!("version=1\n{encoding}\n"));
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn virtualbox_children_are_known_by_their_parents_uuid() {
+    fn virtualbox_children_have_a_nonzero_parent_uuid() {
         let with = |uuid| {
             Descriptor::parse(format!("{PLAIN}ddb.uuid.parent=\"{uuid}\"\n").as_bytes())
                 .expect("parses")
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_recognised_by_their_first_lines() {
+    fn descriptors_are_recognized_by_their_first_lines() {
         for yes in [
             PLAIN,
             "\u{feff}version=1\n",

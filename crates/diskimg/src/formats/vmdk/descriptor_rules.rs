@@ -1,11 +1,11 @@
-//! The text of a descriptor, read as strictly as its strictest readers do.
+//! The rules that the text of an untrusted descriptor must keep, as strict as the strictest reader.
 //!
 //! ```text
 //!   # comment                              any text
 //!   createType="monolithicSparse"          once, quoted
-//!   CID=fffffffe                           word=value, nothing but the word before '='
-//!   RW 16384 SPARSE "disk.vmdk"            once, and no path
-//!   ddb.adapterType = "ide"                anything behind ddb
+//!   CID=fffffffe                           word=value, no space before '='
+//!   RW 16384 SPARSE "disk.vmdk"            once, without a path
+//!   ddb.adapterType = "ide"                anything after ddb
 //! ```
 
 use super::descriptor::Descriptor;
@@ -15,20 +15,20 @@ use crate::formats::inspect::Subject;
 use crate::report::inspection::{Code, Inspection, Role};
 use crate::storage::number::to_usize;
 
-/// What a stand-alone disk in one file may be.
+/// The values of `createType` for a disk in a single file.
 const CREATE_TYPES: [&str; 2] = ["monolithicSparse", "streamOptimized"];
 
-/// The words that extent lines begin with.
+/// The access modes that extent lines begin with.
 const ACCESSES: [&str; 3] = ["RW", "RDONLY", "NOACCESS"];
 
-/// The text in these bytes of the file: up to the first zero.
+/// Reads the text in `len` bytes at host offset `at`, up to the first zero byte.
 pub(super) fn text_at(subject: &Subject<'_>, at: u64, len: u64) -> Result<Vec<u8>> {
-    let most = subject.limits.descriptor_bytes;
-    let mut bytes = vec![0; to_usize(len.min(most.saturating_add(1)))];
+    let max = subject.limits.descriptor_bytes;
+    let mut bytes = vec![0; to_usize(len.min(max.saturating_add(1)))];
     super::read(&**subject.source, &mut bytes, at, "VMDK descriptor")?;
     let end = bytes.iter().position(|&b| b == 0);
-    if len > most && end.is_none() {
-        return Err(Error::limit(format!("it is longer than {most} bytes"))
+    if len > max && end.is_none() {
+        return Err(Error::limit(format!("it is longer than {max} bytes"))
             .in_structure("VMDK descriptor")
             .at(at));
     }
@@ -36,29 +36,29 @@ pub(super) fn text_at(subject: &Subject<'_>, at: u64, len: u64) -> Result<Vec<u8
     Ok(bytes)
 }
 
-/// Holds the text that begins at host offset `at` against the rules. `embedded` in a sparse
-/// extent, one extent line stands for that.
+/// Verifies the text that begins at host offset `at`. If it is `embedded` in a sparse extent, its
+/// only extent line must describe that extent.
 pub(super) fn apply(text: &[u8], at: u64, embedded: bool, found: &mut Inspection) {
     let Some(text) = plain(text) else {
-        let message = "the descriptor holds more than lines of ASCII text";
+        let message = "the descriptor is not plain ASCII text";
         return found.add(Code::Descriptor, at, message);
     };
     let (mut create_types, mut extents) = (Vec::new(), Vec::new());
     for line in text.split('\n').map(str::trim) {
         match Line::of(line) {
-            Line::Nothing => {}
+            Line::Ignored => {}
             Line::Extent => extents.push(line),
             Line::Field("createtype", value) => create_types.push(value),
             Line::Field(..) => {}
             Line::Unknown => {
-                let message = format!("the descriptor has the line '{}'", shortened(line));
+                let message = format!("unknown line in the descriptor: '{}'", shortened(line));
                 found.add(Code::Descriptor, at, message);
             }
         }
     }
     create_type(text, &create_types, at, found);
     match &*extents {
-        [] => found.add(Code::Descriptor, at, "the descriptor lists no extent"),
+        [] => found.add(Code::Descriptor, at, "the descriptor lists no extents"),
         [line] => extent(line, at, embedded, found),
         lines => {
             for line in lines {
@@ -71,13 +71,13 @@ pub(super) fn apply(text: &[u8], at: u64, embedded: bool, found: &mut Inspection
     relations(text, at, found);
 }
 
-/// What a line is.
+/// A classified line.
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
-    /// Blank, a comment, or the disk database's.
-    Nothing,
+    /// Blank, a comment, or an entry of the disk database.
+    Ignored,
     Extent,
-    /// Its key in lower case, where that matters, and its value.
+    /// A key and its value. The key is `"createtype"`, or empty for any other.
     Field(&'static str, &'a str),
     Unknown,
 }
@@ -87,13 +87,13 @@ impl<'a> Line<'a> {
         let starts =
             |word: &str| line.get(..word.len()).is_some_and(|l| l.eq_ignore_ascii_case(word));
         if line.is_empty() || line.starts_with('#') || starts("ddb") {
-            return Self::Nothing;
+            return Self::Ignored;
         }
         let first = line.split(' ').next().unwrap_or_default();
         if ACCESSES.iter().any(|access| access.eq_ignore_ascii_case(first)) {
             return Self::Extent;
         }
-        // A word and nothing else: 'RW<tab>1 …=' would be an extent to some.
+        // A single word: some readers would take 'RW<tab>1 …=' for an extent.
         let is_word = |c: char| c.is_ascii_alphanumeric() || "._-:/".contains(c);
         match line.split_once('=') {
             Some((key, value)) if !key.is_empty() && key.chars().all(is_word) => {
@@ -105,78 +105,80 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The text, if it is ASCII without control characters but for tabs and ends of lines. A carriage
-/// return alone ends a line to some readers and not to others.
+/// Returns the text if it is ASCII without control characters other than tabs and line ends. A
+/// carriage return must precede a line feed: on its own it ends a line for some readers only.
 fn plain(text: &[u8]) -> Option<&str> {
-    let ok = |(i, &byte): (usize, &u8)| match byte {
+    let is_plain = |(i, &byte): (usize, &u8)| match byte {
         b'\n' | b'\t' | b' ' => true,
         b'\r' => text.get(i + 1).is_none_or(|&next| next == b'\n'),
         _ => byte.is_ascii_graphic(),
     };
-    text.iter().enumerate().all(ok).then(|| std::str::from_utf8(text).ok()).flatten()
+    text.iter().enumerate().all(is_plain).then(|| std::str::from_utf8(text).ok()).flatten()
 }
 
-fn create_type(text: &str, given: &[&str], at: u64, found: &mut Inspection) {
+/// Verifies `values`, those of the `createType` fields of `text`.
+fn create_type(text: &str, values: &[&str], at: u64, found: &mut Inspection) {
     let mentions = text.to_ascii_lowercase().matches("createtype").count();
-    let known = |value: &str| {
+    let accepted = |value: &str| {
         let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
         bare.is_some_and(|bare| CREATE_TYPES.iter().any(|known| known.eq_ignore_ascii_case(bare)))
     };
-    match given {
-        [value] if known(value) && mentions == 1 => {}
-        [value] if known(value) => {
+    match values {
+        [value] if accepted(value) && mentions == 1 => {}
+        [value] if accepted(value) => {
             found.add(Code::Descriptor, at, "the descriptor mentions createType more than once");
         }
         [value] => {
-            let message = format!("createType {} is not let in", shortened(value));
+            let message = format!("createType {} is not accepted", shortened(value));
             found.add(Code::Subformat, at, message);
         }
         [] => found.add(Code::Descriptor, at, "the descriptor has no createType"),
-        _ => found.add(Code::Descriptor, at, "the descriptor has several createTypes"),
+        _ => found.add(Code::Descriptor, at, "the descriptor has several createType fields"),
     }
 }
 
-/// One extent line. `itself`: it stands for the file that the descriptor is in.
-fn extent(line: &str, at: u64, itself: bool, found: &mut Inspection) {
+/// Verifies one extent line. `own_file`: it must describe the file that contains the descriptor.
+fn extent(line: &str, at: u64, own_file: bool, found: &mut Inspection) {
     let parsed = ExtentLine::parse(line);
     let Ok(Some(extent)) = parsed else {
-        let message = format!("the extent line '{}' is not understood", shortened(line));
+        let message = format!("the extent line '{}' is not valid", shortened(line));
         return found.add(Code::Descriptor, at, message);
     };
     if line.contains(['/', '\\']) {
-        let message = format!("the extent line '{}' has a path", shortened(line));
+        let message = format!("the extent line '{}' contains a path", shortened(line));
         found.add(Code::Extents, at, message);
     }
-    if itself && extent.kind != ExtentKind::Sparse {
-        let message = format!("the extent line '{}' is not of this file", shortened(line));
+    if own_file && extent.kind != ExtentKind::Sparse {
+        let message =
+            format!("the extent line '{}' does not describe this sparse extent", shortened(line));
         found.add(Code::Extents, at, message);
     }
-    let other = !itself || extent.kind != ExtentKind::Sparse || line.contains(['/', '\\']);
+    let other = !own_file || extent.kind != ExtentKind::Sparse || line.contains(['/', '\\']);
     if let Some(name) = extent.name.filter(|name| other && !name.is_empty()) {
         found.name(Role::Extent, &name, None);
     }
 }
 
-/// What the descriptor says of other images, and of keys.
+/// Reports references to a parent image, and encryption.
 fn relations(text: &str, at: u64, found: &mut Inspection) {
     let descriptor = match Descriptor::parse(text.as_bytes()) {
         Ok(descriptor) => descriptor,
         Err(error) if error.to_string().contains("is encrypted") => {
             found.encrypted = true;
-            return found.add(Code::Encrypted, at, "it is encrypted");
+            return found.add(Code::Encrypted, at, "the disk is encrypted");
         }
-        // The reader will say so.
+        // Opening the image reports this error.
         Err(_) => return,
     };
     if let Some(name) = &descriptor.parent_hint {
         found.name(Role::Parent, name, Some("vmdk"));
-        found.add(Code::Parent, at, "it is the child of another image");
+        found.add(Code::Parent, at, "the image has a parent");
     } else if descriptor.parent_cid != super::descriptor::NO_PARENT {
         let cid = descriptor.parent_cid;
-        found.add(Code::Parent, at, format!("it is the child of the image with CID {cid:08x}"));
+        found.add(Code::Parent, at, format!("the image has a parent, with CID {cid:08x}"));
     } else if let Some(uuid) = descriptor.virtualbox_parent() {
         found.name(Role::Parent, uuid, None);
-        found.add(Code::Parent, at, "it is the child of another image (VirtualBox)");
+        found.add(Code::Parent, at, "the image has a parent (VirtualBox)");
     }
 }
 
@@ -186,8 +188,8 @@ mod tests {
 
     #[test]
     fn a_line_is_one_thing_only() {
-        for nothing in ["", "# RW 1 FLAT \"x\"", "ddb.a = \"b\"", "DDB", "ddbx=/etc"] {
-            assert_eq!(Line::of(nothing), Line::Nothing, "{nothing}");
+        for ignored in ["", "# RW 1 FLAT \"x\"", "ddb.a = \"b\"", "DDB", "ddbx=/etc"] {
+            assert_eq!(Line::of(ignored), Line::Ignored, "{ignored}");
         }
         for extent in ["RW 1 SPARSE \"a\"", "rdonly 1 FLAT \"a=b\" 0", "NOACCESS"] {
             assert_eq!(Line::of(extent), Line::Extent, "{extent}");
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_ascii_in_lines_that_everybody_ends_alike() {
+    fn plain_text_is_ascii_with_unambiguous_line_ends() {
         for ok in ["a\r\nb\n", "a\tb", "", "a\r"] {
             assert!(plain(ok.as_bytes()).is_some(), "{ok:?}");
         }

@@ -1,15 +1,15 @@
-//! The parts of a disk: from extent lines to open extents.
+//! The extents of a disk: from extent lines to open extents.
 //!
 //! ```text
-//!   RW 63      FLAT   "disk-pt.vmdk" 0    ─► Flat     verbatim in a file, from an offset on
+//!   RW 63      FLAT   "disk-pt.vmdk" 0    ─► Flat     verbatim in a file, starting at an offset
 //!   RW 2097089 ZERO                       ─► Zero     no file
-//!   RW 4192256 SPARSE "disk-s001.vmdk"    ─► Sparse   grains by tables (KDMV, COWD)
-//!   RW 8388608 SESPARSE "…-sesparse.vmdk" ─► SeSparse grains by wider tables
+//!   RW 4192256 SPARSE "disk-s001.vmdk"    ─► Sparse   grains, 32-bit tables (KDMV, COWD)
+//!   RW 8388608 SESPARSE "…-sesparse.vmdk" ─► SeSparse grains, 64-bit tables
 //!   NOACCESS …                            ─► Forbidden
 //! ```
 //!
-//! Every line becomes a part, in order, or the disk is not opened: a part left
-//! out would move all that follows it.
+//! Every line becomes an extent, in order, or opening fails: skipping one would shift the guest
+//! offsets of all extents after it.
 
 use super::extent_line::{Access, ExtentKind, ExtentLine};
 use super::header::{Header, MAGIC};
@@ -22,7 +22,7 @@ use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::open::OpenContext;
 use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::open::limits::Limits;
-use crate::report::check::{CheckReport, Finding, Severity};
+use crate::report::check::{CheckReport, Code, Finding};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::{HostFileId, Source};
 use std::borrow::Cow;
@@ -31,17 +31,17 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What an extent's file is called in errors.
+/// How error messages call an extent's file.
 const ROLE: &str = "extent file";
 
-/// One extent and where it is in the disk.
+/// One extent and its position in the disk.
 #[derive(Debug)]
 pub(super) struct VmdkExtent {
-    /// Guest bytes of the disk.
+    /// The range of guest offsets that the extent covers.
     pub(super) guest: Range<u64>,
-    /// What the descriptor says of it.
+    /// The extent's line in the descriptor.
     pub(super) line: ExtentLine,
-    /// Index of its file; 0 where it has none.
+    /// Index of its file in [`OpenExtents::files`]; 0 if it has none.
     pub(super) file: usize,
     pub(super) layout: Layout,
 }
@@ -49,58 +49,60 @@ pub(super) struct VmdkExtent {
 /// How an extent is stored: one variant per layout.
 #[derive(Debug)]
 pub(super) enum Layout {
-    /// Verbatim, from this host offset on.
+    /// Stored verbatim, starting at this host offset.
     Flat { offset: u64 },
-    /// Zeros without a file.
+    /// Reads as zeros and has no file.
     Zero,
-    /// The descriptor says that nobody may read it.
+    /// The descriptor forbids reading it (`NOACCESS`).
     Forbidden,
-    /// Grains by tables of 32-bit sectors: hosted sparse and COWD.
+    /// Grains located by tables of 32-bit sector numbers: hosted sparse and COWD.
     Sparse(SparseExtent),
-    /// Grains by tables of 64-bit entries.
+    /// Grains located by tables of 64-bit entries.
     SeSparse(SeSparseExtent),
-    /// Not opened: only facts are wanted, and these are the line's. Why, if
-    /// there was an attempt.
+    /// Not opened, because only metadata was requested. Holds the error if opening was attempted.
     Unopened(Option<String>),
 }
 
-/// The parts of a disk and the files they are in; the descriptor's own first.
+/// The extents of a disk and the files that store them.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct OpenExtents {
+    /// The file with the descriptor comes first.
     pub(super) files: Vec<Arc<dyn Source>>,
-    pub(super) parts: Vec<VmdkExtent>,
+    /// In guest order, without gaps.
+    pub(super) list: Vec<VmdkExtent>,
 }
 
-impl Parts {
-    /// Opens what `lines` name. `own` is the file that the descriptor is in,
-    /// and its header if it is a sparse extent itself.
+impl OpenExtents {
+    /// Opens the extents that `lines` describe. `own` is the file that contains the descriptor;
+    /// `header` is its header if that file is itself a sparse extent.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) if a file may not be opened,
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if lines and files contradict
-    /// each other, [`Unsupported`](crate::ErrorKind::Unsupported),
-    /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
+    /// [`Refused`](crate::ErrorKind::Refused) if the policy forbids opening a file,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if lines and files contradict each other,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported), [`Limit`](crate::ErrorKind::Limit),
+    /// [`Io`](crate::ErrorKind::Io).
     pub(super) fn open(
         own: Arc<dyn Source>,
         header: Option<Header>,
         lines: &[ExtentLine],
         context: &OpenContext<'_>,
     ) -> Result<Self> {
-        let mut opening = Opening {
+        let own_name = own.path().and_then(Path::file_name);
+        let mut opener = ExtentOpener {
             context,
-            itself: own.path().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()),
-            alone: lines.len() == 1,
+            own_name: own_name.map(|name| name.to_string_lossy().into_owned()),
+            is_only_extent: lines.len() == 1,
             header,
             files: vec![own],
-            names: HashMap::new(),
-            known: HashMap::new(),
+            by_name: HashMap::new(),
+            by_identity: HashMap::new(),
             limits: context.limits.clone(),
             budget: MemoryBudget::default(),
         };
-        if let Some(id) = opening.files[0].identity() {
-            opening.known.insert(id, 0);
+        if let Some(id) = opener.files[0].identity() {
+            opener.by_identity.insert(id, 0);
         }
-        let mut parts = Vec::with_capacity(lines.len());
+        let mut list = Vec::with_capacity(lines.len());
         let mut start: u64 = 0;
         for line in lines {
             let end =
@@ -108,23 +110,22 @@ impl Parts {
             let end = end.ok_or_else(|| {
                 Error::corrupt("VMDK descriptor", "its extents together exceed 8 EiB")
             })?;
-            let (file, layout) = opening.part(line).map_err(|e| in_line(e, line))?;
+            let (file, layout) = opener.open_line(line).map_err(|e| in_line(e, line))?;
             if line.sectors == 0 {
                 continue;
             }
-            parts.push(VmdkExtent { guest: start..end, line: line.clone(), file, layout });
+            list.push(VmdkExtent { guest: start..end, line: line.clone(), file, layout });
             start = end;
         }
-        if parts.is_empty() {
-            return Err(Error::corrupt("VMDK descriptor", "it lists no extent"));
+        if list.is_empty() {
+            return Err(Error::corrupt("VMDK descriptor", "it lists no extents"));
         }
-        refuse_overlaps(&parts)?;
-        Ok(Self { files: opening.files, parts })
+        refuse_overlaps(&list)?;
+        Ok(Self { files: opener.files, list })
     }
 }
 
-/// An error in an extent's structures is in the extent's file, not in the
-/// descriptor's.
+/// Attributes an error in an extent's structures to the extent's file instead of the descriptor's.
 fn in_extent_file(error: Error, files: &[Arc<dyn Source>], file: usize) -> Error {
     match files[file].path().filter(|_| file != 0 && error.structure().is_some()) {
         Some(path) => error.in_file(path),
@@ -132,39 +133,39 @@ fn in_extent_file(error: Error, files: &[Arc<dyn Source>], file: usize) -> Error
     }
 }
 
-/// An error that names no structure is the line's.
+/// Attributes an error that names no structure to the extent line.
 fn in_line(error: Error, line: &ExtentLine) -> Error {
     error.in_structure(format!("extent line '{}'", line.text))
 }
 
-/// The line and the file, or two lines, cannot both be right.
+/// The error for a line that contradicts its file.
 fn contradiction(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Corrupt, message)
 }
 
-/// Extents being opened.
-struct Opening<'a> {
+/// Opens the extents of one disk.
+struct ExtentOpener<'a> {
     context: &'a OpenContext<'a>,
-    /// The descriptor's file name.
-    itself: Option<String>,
-    /// There is one line.
-    alone: bool,
-    /// Of the descriptor's file, if it is a sparse extent.
+    /// Name of the file with the descriptor.
+    own_name: Option<String>,
+    /// Whether the descriptor has only one extent line.
+    is_only_extent: bool,
+    /// Header of the file with the descriptor, if that file is a sparse extent.
     header: Option<Header>,
     files: Vec<Arc<dyn Source>>,
-    /// Indices of files by the names that lines give them.
-    names: HashMap<String, usize>,
-    /// … and by what they are.
-    known: HashMap<HostFileId, usize>,
-    /// What is left of the limits: all extents together must keep them.
+    /// Indices into `files` by the name in the extent line.
+    by_name: HashMap<String, usize>,
+    /// Indices into `files` by identity: two names may lead to one file.
+    by_identity: HashMap<HostFileId, usize>,
+    /// The limits, reduced by what the extents opened so far use.
     limits: Limits,
-    /// For the tables that all extents keep.
+    /// Shared by the table caches of all extents.
     budget: MemoryBudget,
 }
 
-impl Opening<'_> {
-    /// Index of the line's file, and its layout.
-    fn part(&mut self, line: &ExtentLine) -> Result<(usize, Layout)> {
+impl ExtentOpener<'_> {
+    /// Opens the extent of `line` and returns the index of its file and its layout.
+    fn open_line(&mut self, line: &ExtentLine) -> Result<(usize, Layout)> {
         if line.access == Access::None {
             return Ok((0, Layout::Forbidden));
         }
@@ -174,20 +175,20 @@ impl Opening<'_> {
         let verbatim = match line.kind {
             ExtentKind::Sparse | ExtentKind::VmfsSparse | ExtentKind::SeSparse => false,
             ExtentKind::VsanSparse => {
-                return Err(Error::unsupported("its bytes are an object of a vSAN")
-                    .hint("clone the disk with vmkfstools -i to a datastore of files first"));
+                return Err(Error::unsupported("the extent is stored as a vSAN object")
+                    .hint("clone the disk to a file-based datastore with vmkfstools -i first"));
             }
             _ => true,
         };
-        if self.is_itself(name) && !verbatim {
+        if self.is_own_file(name) && !verbatim {
             return Ok((0, self.sparse(0, line)?));
         }
         if self.context.metadata_only && !self.context.with_extents {
             return Ok((0, Layout::Unopened(None)));
         }
-        let file = match self.file(name, line.kind) {
+        let file = match self.open_file(name, line.kind) {
             Ok(file) => file,
-            // What else is known of the disk can still be told.
+            // The rest of the metadata can still be reported.
             Err(e) if self.context.metadata_only => {
                 return Ok((0, Layout::Unopened(Some(e.to_string()))));
             }
@@ -198,48 +199,49 @@ impl Opening<'_> {
         Ok((file, layout))
     }
 
-    /// The descriptor's file is the only extent, whatever its name is now, or
-    /// one of several and called so.
-    fn is_itself(&self, name: &str) -> bool {
-        self.header.is_some() && (self.alone || self.itself.as_deref() == Some(name))
+    /// True if `name` refers to the file with the descriptor. A single extent always does, because
+    /// the file may have been renamed; one of several only if the names are equal.
+    fn is_own_file(&self, name: &str) -> bool {
+        self.header.is_some() && (self.is_only_extent || self.own_name.as_deref() == Some(name))
     }
 
-    /// Opens a file, once for all lines that name it.
-    fn file(&mut self, name: &str, kind: ExtentKind) -> Result<usize> {
-        if let Some(&file) = self.names.get(name) {
+    /// Opens the file `name`, once for all lines that name it, and returns its index.
+    fn open_file(&mut self, name: &str, kind: ExtentKind) -> Result<usize> {
+        if let Some(&file) = self.by_name.get(name) {
             return Ok(file);
         }
-        let files = to_u64(self.names.len()) + 1;
+        let files = to_u64(self.by_name.len()) + 1;
         if files > self.limits.extent_files {
-            let found = format!("the disk is in {files} files or more");
+            let found = format!("the disk is stored in at least {files} files");
             return Err(Error::over_limit("extent_files", found, self.limits.extent_files));
         }
         if ["vsan://", "vvol://"].iter().any(|scheme| name.starts_with(scheme)) {
             return Err(Error::unsupported(
-                "its bytes are an object of a vSAN or a virtual volume",
+                "the extent is stored as an object of a vSAN or a virtual volume",
             )
-            .hint("clone the disk with vmkfstools -i to a datastore of files first"));
+            .hint("clone the disk to a file-based datastore with vmkfstools -i first"));
         }
         let source = self.resolver().open_path(ROLE, name).map_err(|e| match kind {
             ExtentKind::VmfsRdm | ExtentKind::VmfsRaw => e.hint(
-                "the guest's bytes are on the LUN that is mapped: clone the disk on its host \
-                 with vmkfstools -i",
+                "the guest data is on the mapped LUN: clone the disk on its ESXi host with \
+                 vmkfstools -i",
             ),
             _ => e,
         })?;
         let next = self.files.len();
         let file = match source.identity() {
-            Some(id) => *self.known.entry(id).or_insert(next),
+            Some(id) => *self.by_identity.entry(id).or_insert(next),
             None => next,
         };
         if file == next {
             self.files.push(source);
         }
-        self.names.insert(name.to_owned(), file);
+        self.by_name.insert(name.to_owned(), file);
         Ok(file)
     }
 
-    /// Who only asks for facts has no file opened but those beside the image.
+    /// Returns the resolver for extent files. If only metadata is requested, no files outside the
+    /// image's directory are opened.
     fn resolver(&self) -> Resolver<'_> {
         match self.context.resolver.policy {
             ExternalFiles::Any if self.context.metadata_only => {
@@ -258,20 +260,21 @@ impl Opening<'_> {
                 let raw = matches!(line.kind, ExtentKind::VmfsRdm | ExtentKind::VmfsRaw);
                 if raw && end > len && !self.context.metadata_only {
                     return Err(Error::unsupported(format!(
-                        "a raw device map of {len} bytes that does not hold the device's bytes"
+                        "a raw device mapping file of {len} bytes, which does not contain the \
+                         device's data"
                     ))
-                    .hint("clone the disk on its host with vmkfstools -i"));
+                    .hint("clone the disk on its ESXi host with vmkfstools -i"));
                 }
                 Ok(Layout::Flat { offset })
             }
-            _ => Err(contradiction("the offset is beyond any file")),
+            _ => Err(contradiction("the extent would end beyond 8 EiB")),
         }
     }
 
-    /// A sparse extent of any kind: its own first bytes say which.
+    /// Opens a sparse extent, whose kind is determined by its signature.
     fn sparse(&mut self, file: usize, line: &ExtentLine) -> Result<Layout> {
         if line.offset.is_some_and(|offset| offset != 0) {
-            return Err(Error::unsupported("a sparse extent at an offset"));
+            return Err(Error::unsupported("a sparse extent at an offset other than 0"));
         }
         let source = Arc::clone(&self.files[file]);
         let mut magic = [0; 8];
@@ -288,32 +291,33 @@ impl Opening<'_> {
             _ => {
                 return Err(Error::corrupt(
                     "extent header",
-                    format!("{magic:02x?} starts no such extent"),
+                    format!("the magic {magic:02x?} is not that of a {} extent", line.kind.name()),
                 )
                 .at(0));
             }
         };
         require_size(header.capacity, header.grain_sectors, line)?;
         let extent = SparseExtent::open(source, header, &self.limits, self.budget.clone())?;
-        self.spend(extent.table_memory());
+        self.charge(extent.table_memory());
         Ok(Layout::Sparse(extent))
     }
 
     fn se_sparse(&mut self, source: &Arc<dyn Source>, line: &ExtentLine) -> Result<Layout> {
         let extent = SeSparseExtent::open(Arc::clone(source), &self.limits, self.budget.clone())?;
         require_size(extent.size() / super::SECTOR, 1, line)?;
-        self.spend(extent.table_memory());
+        self.charge(extent.table_memory());
         Ok(Layout::SeSparse(extent))
     }
 
-    fn spend(&mut self, bytes: u64) {
+    /// Deducts table memory from the limits that the remaining extents must keep.
+    fn charge(&mut self, bytes: u64) {
         self.limits.table_bytes = self.limits.table_bytes.saturating_sub(bytes);
     }
 }
 
-/// An extent's own capacity is what its line says; or that, rounded up to a
-/// grain: the capacity "should be a multiple of the grain size", and VirtualBox
-/// gives the disk's size in the line.
+/// Verifies that the capacity in an extent's header equals the size in its line, or that size
+/// rounded up to a grain: the capacity "should be a multiple of the grain size", and VirtualBox
+/// writes the size of the disk to the line.
 fn require_size(capacity: u64, grain_sectors: u64, line: &ExtentLine) -> Result<()> {
     let rounded = line.sectors.next_multiple_of(grain_sectors);
     if [line.sectors, rounded].contains(&capacity) {
@@ -322,24 +326,24 @@ fn require_size(capacity: u64, grain_sectors: u64, line: &ExtentLine) -> Result<
     Err(contradiction(format!("{} sectors, but {capacity} in the extent's header", line.sectors)))
 }
 
-/// No two extents may hold the same bytes of a file.
-fn refuse_overlaps(parts: &[VmdkExtent]) -> Result<()> {
-    let stored = |part: &VmdkExtent| match &part.layout {
-        Layout::Flat { offset } => Some(*offset..offset + part.line.bytes()),
+/// Verifies that no two extents share bytes of a file.
+fn refuse_overlaps(extents: &[VmdkExtent]) -> Result<()> {
+    let stored = |extent: &VmdkExtent| match &extent.layout {
+        Layout::Flat { offset } => Some(*offset..offset + extent.line.bytes()),
         Layout::Sparse(_) | Layout::SeSparse(_) => Some(0..u64::MAX),
         Layout::Zero | Layout::Forbidden | Layout::Unopened(_) => None,
     };
-    let mut taken: Vec<_> =
-        parts.iter().filter_map(|p| stored(p).map(|range| (p.file, range, p))).collect();
-    taken.sort_unstable_by_key(|(file, range, _)| (*file, range.start));
-    for pair in taken.windows(2) {
-        let [(file, range, part), (other_file, other_range, other)] = pair else { continue };
+    let mut ranges: Vec<_> =
+        extents.iter().filter_map(|e| stored(e).map(|range| (e.file, range, e))).collect();
+    ranges.sort_unstable_by_key(|(file, range, _)| (*file, range.start));
+    for pair in ranges.windows(2) {
+        let [(file, range, extent), (other_file, other_range, other)] = pair else { continue };
         if file == other_file && other_range.start < range.end {
             return Err(Error::corrupt(
                 "VMDK descriptor",
                 format!(
-                    "extent lines '{}' and '{}' name the same bytes of a file",
-                    part.line.text, other.line.text
+                    "extent lines '{}' and '{}' refer to the same bytes of a file",
+                    extent.line.text, other.line.text
                 ),
             ));
         }
@@ -348,7 +352,7 @@ fn refuse_overlaps(parts: &[VmdkExtent]) -> Result<()> {
 }
 
 impl VmdkExtent {
-    /// Appends extents for `range` of the disk, which lies within this part.
+    /// Appends mappings for `range` of the disk, which must be within this extent.
     ///
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
@@ -369,18 +373,19 @@ impl VmdkExtent {
             Layout::Sparse(extent) => extent.map(inside, base, self.file, out),
             Layout::SeSparse(extent) => extent.map(inside, base, self.file, out),
             Layout::Forbidden => {
-                Err(Error::unsupported("its descriptor forbids to read it (NOACCESS)")
+                Err(Error::unsupported("the descriptor forbids reading this extent (NOACCESS)")
                     .losing(self.guest.clone()))
             }
             Layout::Unopened(why) => {
-                let why = why.as_deref().unwrap_or("the image was opened for its facts alone");
-                Err(Error::invalid(format!("it is not open: {why}")))
+                let why = why.as_deref().unwrap_or("only the image's metadata was requested");
+                Err(Error::invalid(format!("the extent is not open: {why}")))
             }
         }
         .map_err(|e| in_line(in_extent_file(e, files, self.file), &self.line))
     }
 
-    /// As [`Layer::next_allocated_hint`](crate::Layer::next_allocated_hint), for a range that starts here.
+    /// As [`Layer::next_allocated_hint`](crate::Layer::next_allocated_hint), for a range that
+    /// starts within this extent.
     pub(super) fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         let end = range.end.min(self.guest.end);
         let base = self.guest.start;
@@ -396,7 +401,7 @@ impl VmdkExtent {
         }
     }
 
-    /// All of it is data, be it in holes of the file.
+    /// Maps a range of a flat extent. All of it is data, even holes of the file.
     fn map_flat(
         &self,
         offset: u64,
@@ -406,14 +411,14 @@ impl VmdkExtent {
     ) -> Result<()> {
         let len = files[self.file].len();
         if offset + inside.end > len {
-            let there = len.saturating_sub(offset);
+            let present = len.saturating_sub(offset);
             return Err(Error::corrupt(
                 ROLE,
-                format!("it ends here, and should go on to {:#x}", offset + self.line.bytes()),
+                format!("the file ends here; expected {:#x} bytes", offset + self.line.bytes()),
             )
             .at(len)
             .hint("the file is probably truncated")
-            .losing(self.guest.start + there..self.guest.end));
+            .losing(self.guest.start + present..self.guest.end));
         }
         let place = HostOffset { file: self.file, offset: offset + inside.start };
         let base = self.guest.start;
@@ -421,12 +426,12 @@ impl VmdkExtent {
         Ok(())
     }
 
-    /// What is stored may lie in a hole of its file.
+    /// True for a flat extent, whose data may be in holes of its file.
     pub(super) fn is_flat(&self) -> bool {
         matches!(self.layout, Layout::Flat { .. })
     }
 
-    /// Bytes of a grain, where there are grains.
+    /// Returns the grain size in bytes, if the extent has grains.
     pub(super) fn grain_bytes(&self) -> Option<u64> {
         match &self.layout {
             Layout::Sparse(extent) => Some(extent.header().grain_bytes()),
@@ -435,28 +440,29 @@ impl VmdkExtent {
         }
     }
 
-    /// Its grains are compressed.
+    /// True if the grains are compressed.
     pub(super) fn is_compressed(&self) -> bool {
         matches!(&self.layout, Layout::Sparse(extent) if extent.header().compressed)
     }
 
-    /// Zeros over a parent take no space in it.
+    /// True if a table entry can mark a grain as zero, so that zeros that hide the parent's data
+    /// take no space.
     pub(super) fn has_zeroed_grains(&self) -> bool {
         matches!(&self.layout, Layout::Sparse(extent)
             if extent.header().zeroed_grains() && !extent.header().compressed)
     }
 
-    /// Checks the part's own tables; adds to `counts` what was found.
+    /// Checks the extent's tables, reports the findings and adds them to `counts`.
     ///
     /// # Errors
-    /// What reading the file said.
+    /// [`Io`](crate::ErrorKind::Io) if the markers of a stream cannot be read.
     pub(super) fn check(
         &self,
         files: &[Arc<dyn Source>],
         report: &mut dyn FnMut(Finding),
         counts: &mut CheckReport,
     ) -> Result<()> {
-        // A finding in another file says in which.
+        // Findings outside the descriptor's file name the file.
         let file = files[self.file].path().filter(|_| self.file != 0);
         let mut report = |finding: Finding| match file {
             Some(path) => {
@@ -473,20 +479,22 @@ impl VmdkExtent {
             Layout::Flat { offset } => {
                 let (end, len) = (offset + self.line.bytes(), files[self.file].len());
                 if end > len {
-                    findings.corruption(format!("extent line '{line}': it ends at {len:#x}"));
+                    findings.corruption(format!(
+                        "extent line '{line}': the file has {len} bytes; expected {end}"
+                    ));
                 }
             }
             Layout::Unopened(why) => {
                 let why = why.as_deref().unwrap_or("its file was not opened");
                 let message = format!("extent line '{line}': {why}");
-                findings.found(Severity::CheckError, message);
+                findings.found(Code::CheckError, message);
             }
             Layout::Zero | Layout::Forbidden => {}
         }
         Ok(())
     }
 
-    /// What was found damaged, and is made up for.
+    /// Describes damage that was found and worked around.
     pub(super) fn warnings(&self, files: &[Arc<dyn Source>]) -> Vec<String> {
         let Layout::Sparse(extent) = &self.layout else { return Vec::new() };
         let file = files[self.file].path().filter(|_| self.file != 0);
@@ -497,21 +505,24 @@ impl VmdkExtent {
         extent.warnings().into_iter().map(named).collect()
     }
 
-    /// What a person should know of it.
+    /// Remarks for `info`.
     pub(super) fn notes(&self, files: &[Arc<dyn Source>]) -> Vec<String> {
         let mut notes = Vec::new();
         let line = &self.line.text;
         match &self.layout {
             Layout::Sparse(extent) if extent.header().unclean => notes.push(format!(
-                "extent line '{line}': its last writer did not close it properly, the tables \
-                 may be incomplete"
+                "extent line '{line}': the extent was not closed properly, its tables may be \
+                 incomplete"
             )),
-            Layout::Forbidden => notes.push(format!("extent line '{line}': it cannot be read")),
+            Layout::Forbidden => {
+                notes.push(format!("extent line '{line}': the extent cannot be read"));
+            }
             Layout::Unopened(Some(why)) => notes.push(format!("extent line '{line}': {why}")),
             Layout::Flat { offset } if offset + self.line.bytes() > files[self.file].len() => {
                 notes.push(format!(
-                    "extent line '{line}': the file is shorter, it ends at {:#x}",
-                    files[self.file].len()
+                    "extent line '{line}': the file has {} bytes; expected {}",
+                    files[self.file].len(),
+                    offset + self.line.bytes()
                 ));
             }
             _ => {}

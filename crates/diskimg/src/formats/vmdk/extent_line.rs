@@ -1,56 +1,56 @@
-//! An extent line: one part of the disk.
+//! An extent line of the descriptor.
 //!
 //! ```text
 //!   RW      204800   FLAT  "disk-flat.vmdk"  128
-//!   access  sectors  type  file              sectors into the file
+//!   access  sectors  type  file              offset in the file, in sectors
 //! ```
 //!
 //! *Virtual Disk Format 5.0*, "The Extent Description".
 
 use super::SECTOR;
 
-/// One part of the disk.
+/// A parsed extent line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExtentLine {
     pub(super) access: Access,
-    /// Guest sectors, whose bytes fit in 63 bits; an extent may be empty.
+    /// Number of guest sectors; may be 0. In bytes, it fits in 63 bits.
     pub(super) sectors: u64,
     pub(super) kind: ExtentKind,
-    /// The file, as written; only [`ExtentKind::Zero`] may have none.
+    /// File name, as written. `None` only for [`ExtentKind::Zero`].
     pub(super) name: Option<String>,
-    /// Sectors into that file.
+    /// Offset in the file, in sectors.
     pub(super) offset: Option<u64>,
-    /// The line as written, not longer than a message should be.
+    /// The line as written, shortened for messages.
     pub(super) text: String,
 }
 
 impl ExtentKind {
-    /// The file holds guest bytes from its first on: nothing in it is a format's.
+    /// True if the file contains guest bytes only, without any metadata.
     pub(super) fn is_verbatim(self) -> bool {
         matches!(self, Self::Flat | Self::Vmfs | Self::VmfsRdm | Self::VmfsRaw)
     }
 
-    /// As a descriptor spells it.
+    /// Returns the keyword in the descriptor.
     pub(super) fn name(self) -> &'static str {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 }
 
 impl ExtentLine {
-    /// Guest bytes.
+    /// Number of guest bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.sectors * SECTOR
     }
 }
 
-/// What the guest may do with an extent.
+/// The guest's access to an extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// `RW`.
     ReadWrite,
     /// `RDONLY`.
     ReadOnly,
-    /// `NOACCESS`: not even read it.
+    /// `NOACCESS`: neither reading nor writing.
     None,
 }
 
@@ -59,21 +59,21 @@ pub(super) enum Access {
 pub(super) enum ExtentKind {
     /// Verbatim, in a file or a device.
     Flat,
-    /// Hosted sparse; in the oldest disks COWD.
+    /// Hosted sparse; COWD in the oldest disks.
     Sparse,
-    /// Nowhere: zeros.
+    /// All zeros, without a file.
     Zero,
     /// Verbatim, in a file on VMFS.
     Vmfs,
     /// COWD.
     VmfsSparse,
-    /// A map of a raw device (virtual compatibility).
+    /// Raw device mapping (virtual compatibility).
     VmfsRdm,
-    /// A raw device (physical compatibility).
+    /// Raw device mapping (physical compatibility).
     VmfsRaw,
     /// Space-efficient sparse.
     SeSparse,
-    /// An object of a vSAN.
+    /// A vSAN object.
     VsanSparse,
 }
 
@@ -93,17 +93,17 @@ const ACCESSES: [(&str, Access); 3] =
     [("RW", Access::ReadWrite), ("RDONLY", Access::ReadOnly), ("NOACCESS", Access::None)];
 
 impl ExtentLine {
-    /// The file in hand, a sparse extent of so many sectors.
-    pub(super) fn itself(sectors: u64) -> Self {
+    /// Returns the line for a sparse extent of `sectors` that is the opened file itself.
+    pub(super) fn own_file(sectors: u64) -> Self {
         let (access, kind) = (Access::ReadWrite, ExtentKind::Sparse);
         let text = format!("RW {sectors} SPARSE");
         Self { access, sectors, kind, name: Some(String::new()), offset: None, text }
     }
 
-    /// `None`: it is another kind of line.
+    /// Parses a line; `None` if it is not an extent line.
     ///
     /// # Errors
-    /// What is wrong with a line that starts as an extent does.
+    /// Describes the error in a line that starts like an extent line.
     pub(super) fn parse(line: &str) -> Result<Option<Self>, String> {
         let (word, rest) = next_word(line);
         let Some(access) = named(&ACCESSES, word) else { return Ok(None) };
@@ -113,7 +113,7 @@ impl ExtentLine {
         let (sectors, rest) = next_word(rest);
         let sectors: u64 = number("size", sectors)?;
         if super::sectors_to_bytes(sectors).is_none() {
-            return Err(format!("an extent of {sectors} sectors"));
+            return Err(format!("an extent of {sectors} sectors, which exceeds 8 EiB"));
         }
         let (kind, rest) = next_word(rest);
         let Some(kind) = named(&KINDS, kind) else {
@@ -121,25 +121,25 @@ impl ExtentLine {
         };
         let (name, rest) = match rest.strip_prefix('"') {
             Some(quoted) => {
-                let (name, rest) = split_name(quoted).ok_or("the quote is never closed")?;
+                let (name, rest) = split_name(quoted).ok_or("missing closing quote")?;
                 (Some(name.to_owned()), rest.trim_start())
             }
             None => match next_word(rest) {
-                // An offset, or nothing.
+                // An offset, or the end of the line.
                 (word, _) if word.bytes().all(|b| b.is_ascii_digit()) => (None, rest),
                 _ if kind == ExtentKind::Zero => (None, rest),
-                // Not as the specification has it, but no less clear.
+                // A name without quotes: not according to the specification, but unambiguous.
                 (word, rest) => (Some(word.to_owned()), rest),
             },
         };
         match &name {
             Some(name) if name.is_empty() && kind != ExtentKind::Zero => {
-                return Err("the file has no name".into());
+                return Err("empty file name".into());
             }
-            None if kind != ExtentKind::Zero => return Err("no file is named".into()),
+            None if kind != ExtentKind::Zero => return Err("missing file name".into()),
             _ => {}
         }
-        // Behind the offset, raw partitions have a UUID and a device name.
+        // For raw partitions, a UUID and a device name follow the offset.
         let (offset, _) = next_word(rest);
         let offset = match offset {
             "" => None,
@@ -151,9 +151,8 @@ impl ExtentLine {
     }
 }
 
-/// A name up to its closing quote, and what follows. Quotes in names are not
-/// escaped: the one that ends a name has the line's end, an offset or a comment
-/// behind it.
+/// Splits off a name at its closing quote. Quotes within names are not escaped: the closing quote
+/// is the one that is followed by the end of the line, an offset or a comment.
 fn split_name(quoted: &str) -> Option<(&str, &str)> {
     let ends_name = |rest: &str| {
         let (word, _) = next_word(rest);
@@ -164,7 +163,7 @@ fn split_name(quoted: &str) -> Option<(&str, &str)> {
     quotes.clone().find(|(_, rest)| ends_name(rest)).or_else(|| quotes.clone().next_back())
 }
 
-/// A line's first 120 characters.
+/// Returns the first 120 characters of a line.
 pub(super) fn shortened(line: &str) -> String {
     line.chars().take(120).collect()
 }
@@ -181,7 +180,8 @@ fn named<T: Copy>(table: &[(&str, T)], word: &str) -> Option<T> {
 
 fn number(what: &str, word: &str) -> Result<u64, String> {
     let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
-    word.parse().ok().filter(|_| digits).ok_or_else(|| format!("the {what} '{word}' is no number"))
+    let number = word.parse().ok().filter(|_| digits);
+    number.ok_or_else(|| format!("the {what} '{word}' is not a number"))
 }
 
 #[cfg(test)]
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extent_lines_say_all_that_the_specification_knows() {
+    fn extent_lines_of_every_form_are_parsed() {
         let line = |text: &str| ExtentLine::parse(text).expect("parses").expect("an extent");
         let flat = line("RDONLY 63 FLAT \"disk-pt.vmdk\" 128");
         assert_eq!((flat.access, flat.kind), (Access::ReadOnly, ExtentKind::Flat));
@@ -202,8 +202,8 @@ mod tests {
         let quote = line(r#"RW 8 FLAT "my "old" disk.vmdk" 128"#);
         assert_eq!(quote.name.as_deref(), Some(r#"my "old" disk.vmdk"#));
         assert_eq!(quote.offset, Some(128));
-        for behind in ["0 partitionUUID \"abc\"", "0 \"uuid\" \"dev\"", "0 # a \"comment\""] {
-            let raw = line(&format!("RW 8 FLAT \"x-flat.vmdk\" {behind}"));
+        for rest in ["0 partitionUUID \"abc\"", "0 \"uuid\" \"dev\"", "0 # a \"comment\""] {
+            let raw = line(&format!("RW 8 FLAT \"x-flat.vmdk\" {rest}"));
             assert_eq!((raw.name.as_deref(), raw.offset), (Some("x-flat.vmdk"), Some(0)));
         }
         let comment = line("RW 8 VMFS \"x-flat.vmdk\" # \"thin\"");

@@ -1,9 +1,8 @@
-//! The header of a hosted sparse extent: where its tables are and how its
-//! grains are stored.
+//! The header of a hosted sparse extent, which locates its tables and describes its grains.
 //!
 //! ```text
 //!    0 ┌──────────────┬─────────┬─────────┬──────────────────┐
-//!      │ "KDMV"       │ version │ flags   │ capacity         │  sectors, all of them
+//!      │ "KDMV"       │ version │ flags   │ capacity         │  sizes, offsets: in sectors
 //!   20 ├──────────────┴───┬─────┴─────────┼──────────────────┤
 //!      │ grainSize        │ descriptor    │ descriptorSize   │
 //!   44 ├──────────────┬───┴───────┬───────┴───┬──────────────┤
@@ -25,29 +24,27 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The first bytes of a hosted sparse extent.
 pub(super) const MAGIC: [u8; 4] = *b"KDMV";
 
-/// `gdOffset` of a header whose grain directory is told by the footer
-/// (`GD_AT_END`).
+/// The `gdOffset` of a header that leaves the grain directory's offset to the footer (`GD_AT_END`).
 pub(super) const GD_AT_END: u64 = u64::MAX;
 
-/// The largest grain that is read, in sectors: 1 GiB, as QEMU allows.
+/// The largest supported grain size, in sectors: 1 GiB, as in QEMU.
 pub(super) const MAX_GRAIN_SECTORS: u64 = 0x20_0000;
 
-/// The largest grain table ("512 in all known versions").
+/// Maximum number of entries of a grain table (the specification: 512 in all known versions).
 const MAX_GTES: u32 = 512;
 
 /// `singleEndLineChar`, `nonEndLineChar`, `doubleEndLineChar1`, `doubleEndLineChar2`.
 const NEWLINE_TEST: [u8; 4] = *b"\n \r\n";
 
-/// `compressAlgorithm`: none, and the deflate of RFC 1951 in the envelope of RFC 1950.
+/// Values of `compressAlgorithm`: none, and deflate (RFC 1951) in zlib format (RFC 1950).
 const COMPRESSION_NONE: u16 = 0;
 const COMPRESSION_DEFLATE: u16 = 1;
 
 bitflags::bitflags! {
-    /// `flags`. Bits from 16 on change how grains are read: an unknown one is
-    /// no image of ours.
+    /// `flags`. Bits 16 and above change how grains are read; unknown ones are not supported.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(super) struct Flags: u32 {
-        /// The four newline bytes are there to be tested.
+        /// The four newline bytes are valid.
         const NEWLINE_TEST = 1;
         /// The redundant grain directory is valid.
         const REDUNDANT = 1 << 1;
@@ -55,12 +52,12 @@ bitflags::bitflags! {
         const ZEROED_GRAIN = 1 << 2;
         /// Grains are compressed.
         const COMPRESSED = 1 << 16;
-        /// Grains and tables carry markers.
+        /// Grains and tables are preceded by markers.
         const MARKERS = 1 << 17;
     }
 }
 
-/// `SparseExtentHeader` as it is on disk.
+/// The on-disk `SparseExtentHeader`.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct SparseExtentHeader {
@@ -83,48 +80,48 @@ pub(super) struct SparseExtentHeader {
 
 const _: () = assert!(size_of::<SparseExtentHeader>() == to_usize(SECTOR));
 
-/// A header whose every field was looked at. Offsets and sizes are in sectors,
-/// as on disk; each of them, in bytes, fits in 63 bits.
+/// A validated header. Offsets and sizes are in sectors, as on disk; in bytes, each fits in 63
+/// bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     /// 1, 2 or 3.
     pub(super) version: u32,
-    /// All of them known from bit 16 on.
+    /// No unknown bits from bit 16 on.
     pub(super) flags: Flags,
-    /// Sectors of the guest's disk that this extent covers.
+    /// Number of guest sectors that the extent covers.
     pub(super) capacity: u64,
-    /// Sectors of a grain; a power of two.
+    /// Number of sectors per grain; a power of two.
     pub(super) grain_sectors: u64,
-    /// Where the embedded descriptor is; 0: there is none.
+    /// Offset of the embedded descriptor; 0 if there is none.
     pub(super) descriptor_offset: u64,
-    /// Sectors set aside for it.
+    /// Number of sectors reserved for the embedded descriptor.
     pub(super) descriptor_sectors: u64,
-    /// Entries of a grain table.
+    /// Number of entries per grain table.
     pub(super) gtes: u32,
-    /// The redundant grain directory.
+    /// Offset of the redundant grain directory; 0 if there is none.
     pub(super) rgd_offset: u64,
-    /// The grain directory, or [`GD_AT_END`].
+    /// Offset of the grain directory, or [`GD_AT_END`].
     pub(super) gd_offset: u64,
-    /// Sectors before the first grain.
+    /// Number of sectors before the first grain.
     pub(super) over_head: u64,
-    /// The writer did not get to close the extent.
+    /// Whether the last writer failed to close the extent.
     pub(super) unclean: bool,
-    /// Grains are zlib streams.
+    /// Whether grains are stored as zlib streams.
     pub(super) compressed: bool,
 }
 
 impl Header {
-    /// Validates the structure that was read at host offset `at`.
+    /// Parses and validates the structure that was read at host offset `at`.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Unsupported`](crate::ErrorKind::Unsupported)
-    /// and [`Limit`](crate::ErrorKind::Limit), each naming the field.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Unsupported`](crate::ErrorKind::Unsupported) or
+    /// [`Limit`](crate::ErrorKind::Limit); the message names the field.
     pub(super) fn parse(bytes: &[u8; to_usize(SECTOR)], at: u64) -> Result<Self> {
         let raw: SparseExtentHeader = zerocopy::transmute!(*bytes);
         raw.validate().map_err(|e| e.in_structure("VMDK header").at(at))
     }
 
-    /// The structure as it goes to disk.
+    /// Returns the on-disk structure.
     pub(super) fn encode(&self) -> [u8; to_usize(SECTOR)] {
         let newline = self.flags.contains(Flags::NEWLINE_TEST);
         zerocopy::transmute!(SparseExtentHeader {
@@ -151,39 +148,38 @@ impl Header {
         })
     }
 
-    /// Bytes of a grain.
+    /// Grain size in bytes.
     pub(super) fn grain_bytes(&self) -> u64 {
         self.grain_sectors * SECTOR
     }
 
-    /// Guest bytes that one grain table speaks for.
+    /// Number of guest bytes that one grain table covers.
     pub(super) fn table_cover(&self) -> u64 {
         self.grain_bytes() * u64::from(self.gtes)
     }
 
-    /// Grain tables, and so entries of the grain directory.
+    /// Number of grain tables, that is, of grain directory entries.
     pub(super) fn tables(&self) -> u64 {
         (self.capacity * SECTOR).div_ceil(self.table_cover())
     }
 
-    /// Sectors of a grain table.
+    /// Number of sectors per grain table.
     pub(super) fn table_sectors(&self) -> u64 {
         (u64::from(self.gtes) * 4).div_ceil(SECTOR)
     }
 
-    /// Sectors of the grain directory.
+    /// Number of sectors of the grain directory.
     pub(super) fn directory_sectors(&self) -> u64 {
         (self.tables() * 4).div_ceil(SECTOR)
     }
 
-    /// Where the redundant directory is, if there is one.
+    /// Sector of the redundant directory, if there is one.
     pub(super) fn redundant(&self) -> Option<u64> {
-        let there = self.flags.contains(Flags::REDUNDANT) && self.rgd_offset != 0;
-        there.then_some(self.rgd_offset)
+        let exists = self.flags.contains(Flags::REDUNDANT) && self.rgd_offset != 0;
+        exists.then_some(self.rgd_offset)
     }
 
-    /// True if an entry of 1 stands for zeros. Version 2 is the one that
-    /// brought them.
+    /// True if a table entry of 1 marks a zeroed grain. Version 2 introduced them.
     pub(super) fn zeroed_grains(&self) -> bool {
         self.version == 2 || self.flags.contains(Flags::ZEROED_GRAIN)
     }
@@ -192,11 +188,13 @@ impl Header {
 impl SparseExtentHeader {
     fn validate(&self) -> Result<Header> {
         if self.magic != MAGIC {
-            return Err(corrupt(format!("magic {:02x?}, \"KDMV\" wanted", self.magic)));
+            return Err(corrupt(format!("magic {:02x?}; expected \"KDMV\"", self.magic)));
         }
         let version = self.version.get();
         if !(1..=3).contains(&version) {
-            return Err(Error::unsupported(format!("version {version}; 1 to 3 are known")));
+            return Err(Error::unsupported(format!(
+                "version {version}; versions 1 to 3 are supported"
+            )));
         }
         let flags = Flags::from_bits_retain(self.flags.get());
         let unknown = flags.bits() & !Flags::all().bits() & 0xffff_0000;
@@ -220,7 +218,7 @@ impl SparseExtentHeader {
             descriptor_sectors: in_range("descriptorSize", self.descriptor_size.get())?,
             gtes: self.gtes()?,
             rgd_offset: match self.rgd_offset.get() {
-                // Some writers leave both directories to the footer.
+                // Some writers leave both directories' offsets to the footer.
                 GD_AT_END => 0,
                 sector => in_range("rgdOffset", sector)?,
             },
@@ -240,10 +238,10 @@ impl SparseExtentHeader {
                 Err(corrupt("flagged as compressed, but compressAlgorithm is 0".into()))
             }
             COMPRESSION_NONE => Ok(false),
-            // QEMU and VirtualBox go by this field and not by the flag.
+            // QEMU and VirtualBox use this field and ignore the flag.
             COMPRESSION_DEFLATE => Ok(true),
             other => Err(Error::unsupported(format!(
-                "compressAlgorithm {other}; 0 (none) and 1 (deflate) are known"
+                "compressAlgorithm {other}; 0 (none) and 1 (deflate) are supported"
             ))),
         }
     }
@@ -255,24 +253,25 @@ impl SparseExtentHeader {
     fn gtes(&self) -> Result<u32> {
         match self.num_gtes_per_gt.get() {
             gtes @ 1..=MAX_GTES => Ok(gtes),
-            other => Err(corrupt(format!("numGTEsPerGT {other}; 1 to {MAX_GTES} are allowed"))),
+            other => Err(corrupt(format!("numGTEsPerGT {other}; expected 1 to {MAX_GTES}"))),
         }
     }
 }
 
-/// A grain of so many sectors, if that is a power of two and at most `most`:
-/// the same in every kind of extent.
+/// Validates a grain size in sectors, for extents of every kind.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) and [`Limit`](crate::ErrorKind::Limit);
-/// the caller names the structure.
-pub(super) fn require_grain(sectors: u64, most: u64) -> Result<u64> {
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a power of two,
+/// [`Limit`](crate::ErrorKind::Limit) if it exceeds `max`. The caller adds the structure.
+pub(super) fn require_grain(sectors: u64, max: u64) -> Result<u64> {
     if !sectors.is_power_of_two() {
-        let message = format!("grainSize {sectors} is no power of two");
+        let message = format!("grainSize {sectors} is not a power of two");
         return Err(Error::new(ErrorKind::Corrupt, message));
     }
-    if sectors > most {
-        return Err(Error::limit(format!("grainSize {sectors} sectors; at most {most}")));
+    if sectors > max {
+        return Err(Error::limit(format!(
+            "grainSize {sectors} sectors; at most {max} are supported"
+        )));
     }
     Ok(sectors)
 }
@@ -280,7 +279,7 @@ pub(super) fn require_grain(sectors: u64, most: u64) -> Result<u64> {
 fn in_range(field: &str, sectors: u64) -> Result<u64> {
     sectors_to_bytes(sectors)
         .map(|_| sectors)
-        .ok_or_else(|| corrupt(format!("{field} {sectors:#x} is beyond any file")))
+        .ok_or_else(|| corrupt(format!("{field} {sectors:#x} sectors exceeds 8 EiB")))
 }
 
 fn corrupt(message: String) -> Error {
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_survives_the_way_to_disk_and_back() {
+    fn a_parsed_header_equals_the_encoded_one() {
         let stream = Header {
             version: 3,
             flags: Flags::NEWLINE_TEST | Flags::COMPRESSED | Flags::MARKERS,
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_of_the_specification() {
+    fn fields_are_encoded_at_the_offsets_of_the_specification() {
         let bytes = sample().encode();
         assert_eq!(bytes[..16], *b"KDMV\x01\0\0\0\x03\0\0\0\x00\x20\x03\0");
         assert_eq!(bytes[44..48], [0, 2, 0, 0]);
@@ -358,10 +357,10 @@ mod tests {
     }
 
     #[test]
-    fn newline_bytes_count_only_where_the_flag_says_so() {
+    fn the_newline_bytes_are_tested_only_if_the_flag_is_set() {
         let mut bytes = sample().encode();
         bytes[8] = 2;
         bytes[73..77].fill(0);
-        Header::parse(&bytes, 0).expect("no test wanted");
+        Header::parse(&bytes, 0).expect("the newline test is off");
     }
 }

@@ -1,9 +1,8 @@
-//! Reading VMDK: the descriptor's word on what the disk is, the extents' on
-//! where its bytes are.
+//! Reading VMDK: the descriptor lists the extents, and the extents locate the guest bytes.
 
 use super::descriptor::{Descriptor, NO_PARENT};
-use super::descriptor_source::Home;
-use super::extent::{Layout, Parts, VmdkExtent};
+use super::descriptor_source::DescriptorSource;
+use super::extent::{Layout, OpenExtents, VmdkExtent};
 use super::parent::{self, Parent};
 use super::write;
 use crate::error::Result;
@@ -22,69 +21,66 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Vmdk {
     descriptor: Descriptor,
-    parts: Parts,
+    extents: OpenExtents,
     parent: Parent,
-    geometry: DiskLayout,
-    /// Some of it is flat.
-    flat: bool,
+    disk_layout: DiskLayout,
+    /// Whether any extent is flat.
+    has_flat_extent: bool,
 }
 
 impl Vmdk {
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
-        let Home { source, header, descriptor } = Home::read(source, context.limits)?;
+        let DescriptorSource { source, header, descriptor } =
+            DescriptorSource::read(source, context.limits)?;
         let parent = parent::parent_of(&descriptor, &*source, context)?;
-        let parts = Parts::open(source, header, &descriptor.extents, context)?;
-        let size = parts.parts.last().map_or(0, |part| part.guest.end);
-        let unit = parts.parts.iter().filter_map(VmdkExtent::grain_bytes).min().unwrap_or(1);
-        let flat = parts.parts.iter().any(VmdkExtent::is_flat);
-        Ok(Self {
-            descriptor,
-            parts,
-            parent,
-            geometry: DiskLayout { size, cluster_size: unit },
-            flat,
-        })
+        let extents = OpenExtents::open(source, header, &descriptor.extents, context)?;
+        let size = extents.list.last().map_or(0, |extent| extent.guest.end);
+        let grain_sizes = extents.list.iter().filter_map(VmdkExtent::grain_bytes);
+        let disk_layout = DiskLayout { size, cluster_size: grain_sizes.min().unwrap_or(1) };
+        let has_flat_extent = extents.list.iter().any(VmdkExtent::is_flat);
+        Ok(Self { descriptor, extents, parent, disk_layout, has_flat_extent })
     }
 
-    /// `createType` as QEMU tells it: what is compressed is a stream.
+    /// Returns `createType` as QEMU reports it: a single compressed extent is a stream.
     fn create_type(&self) -> &str {
-        match (self.descriptor.create_type.as_str(), self.parts.parts.as_slice()) {
+        match (self.descriptor.create_type.as_str(), self.extents.list.as_slice()) {
             (_, [one]) if one.is_compressed() => "streamOptimized",
             ("", [_]) => "monolithicSparse",
             (create_type, _) => create_type,
         }
     }
 
-    /// Bytes of a grain, if all parts have grains of one size.
+    /// Returns the grain size in bytes, if all extents have grains of the same size.
     fn grain_bytes(&self) -> Option<u64> {
-        let mut sizes = self.parts.parts.iter().map(VmdkExtent::grain_bytes);
+        let mut sizes = self.extents.list.iter().map(VmdkExtent::grain_bytes);
         let first = sizes.next()??;
         sizes.all(|size| size == Some(first)).then_some(first)
     }
 
-    /// What `info` lists of one part.
-    fn part_facts(&self, part: &VmdkExtent) -> Value {
-        let itself = part.file == 0 && part.grain_bytes().is_some();
-        let path = self.parts.files[part.file].path().filter(|_| itself || part.file != 0);
-        let name = path.map(|p| p.display().to_string()).or_else(|| part.line.name.clone());
-        let kind = if itself { "" } else { part.line.kind.name() };
-        let mut facts = Vec::new();
-        if part.is_compressed() {
-            facts.push(("compressed", Value::from(true)));
+    /// Returns what `info` lists for one extent.
+    fn extent_info(&self, extent: &VmdkExtent) -> Value {
+        let is_own_file = extent.file == 0 && extent.grain_bytes().is_some();
+        let path = self.extents.files[extent.file].path();
+        let path = path.filter(|_| is_own_file || extent.file != 0);
+        let name = path.map(|p| p.display().to_string()).or_else(|| extent.line.name.clone());
+        let kind = if is_own_file { "" } else { extent.line.kind.name() };
+        let mut info = Vec::new();
+        if extent.is_compressed() {
+            info.push(("compressed", Value::from(true)));
         }
-        facts.push(("virtual-size", Value::from(part.guest.end - part.guest.start)));
-        facts.push(("filename", Value::Text(name.unwrap_or_default())));
-        if let Some(bytes) = part.grain_bytes() {
-            facts.push(("cluster-size", Value::from(bytes)));
+        info.push(("virtual-size", Value::from(extent.guest.end - extent.guest.start)));
+        info.push(("filename", Value::Text(name.unwrap_or_default())));
+        if let Some(bytes) = extent.grain_bytes() {
+            info.push(("cluster-size", Value::from(bytes)));
         }
-        facts.push(("format", Value::from(kind)));
-        Value::Map(facts)
+        info.push(("format", Value::from(kind)));
+        Value::Map(info)
     }
 
-    /// The names that QEMU gives the files, in its order.
+    /// Returns the files under the names that QEMU gives them, in QEMU's order.
     fn children(&self) -> Vec<(String, usize)> {
-        let named = self.parts.parts.iter().enumerate().filter(|(_, part)| part.file != 0);
-        let extents = named.map(|(number, part)| (format!("extents.{number}"), part.file));
+        let in_files = self.extents.list.iter().enumerate().filter(|(_, e)| e.file != 0);
+        let extents = in_files.map(|(number, e)| (format!("extents.{number}"), e.file));
         let mut children: Vec<_> = extents.collect();
         children.reverse();
         children.push(("file".into(), 0));
@@ -93,12 +89,12 @@ impl Vmdk {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = self.warnings();
-        for part in &self.parts.parts {
-            notes.extend(part.notes(&self.parts.files));
+        for extent in &self.extents.list {
+            notes.extend(extent.notes(&self.extents.files));
         }
         if let Parent::Uuid(uuid) = &self.parent {
             notes.push(format!(
-                "a VirtualBox differencing image: alone it holds only what changed since its \
+                "a VirtualBox differencing image: it contains only the changes relative to its \
                  parent, whose UUID is {uuid}"
             ));
         }
@@ -112,34 +108,35 @@ impl Layer for Vmdk {
     }
 
     fn disk_layout(&self) -> DiskLayout {
-        self.geometry
+        self.disk_layout
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
-        &self.parts.files
+        &self.extents.files
     }
 
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
-        let parts = &self.parts.parts;
-        let first = parts.partition_point(|part| part.guest.end <= range.start);
-        match parts.get(first) {
-            Some(part) if part.guest.start <= range.start => part.next_allocated_hint(range),
+        let extents = &self.extents.list;
+        let first = extents.partition_point(|extent| extent.guest.end <= range.start);
+        match extents.get(first) {
+            Some(extent) if extent.guest.start <= range.start => extent.next_allocated_hint(range),
             _ => range.start,
         }
     }
 
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
-        let Parts { files, parts } = &self.parts;
-        let first = parts.partition_point(|part| part.guest.end <= range.start);
-        for part in parts[first..].iter().take_while(|p| p.guest.start < range.end) {
-            let (start, end) = (range.start.max(part.guest.start), range.end.min(part.guest.end));
-            part.map(start..end, files, out)?;
+        let OpenExtents { files, list } = &self.extents;
+        let first = list.partition_point(|extent| extent.guest.end <= range.start);
+        for extent in list[first..].iter().take_while(|e| e.guest.start < range.end) {
+            let start = range.start.max(extent.guest.start);
+            let end = range.end.min(extent.guest.end);
+            extent.map(start..end, files, out)?;
         }
         Ok(())
     }
 
     fn is_preallocated(&self) -> bool {
-        self.flat
+        self.has_flat_extent
     }
 
     fn parent(&self) -> Option<&ParentReference> {
@@ -162,7 +159,7 @@ impl Layer for Vmdk {
 
     fn details(&self) -> Details {
         let cid = self.descriptor.cid.unwrap_or(NO_PARENT);
-        let extents = self.parts.parts.iter().map(|part| self.part_facts(part));
+        let extents = self.extents.list.iter().map(|extent| self.extent_info(extent));
         Details {
             cluster_size: self.grain_bytes(),
             specific: vec![
@@ -178,30 +175,29 @@ impl Layer for Vmdk {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let Parts { files, parts } = &self.parts;
-        parts.iter().flat_map(|part| part.warnings(files)).collect()
+        let OpenExtents { files, list } = &self.extents;
+        list.iter().flat_map(|extent| extent.warnings(files)).collect()
     }
 
     fn create_options(&self) -> Options {
         let mut options = Options::default();
-        let beside =
-            |part: &VmdkExtent| part.file != 0 || matches!(part.layout, Layout::Unopened(_));
-        let in_one_file = !self.parts.parts.iter().any(beside);
+        let in_other_file = |e: &VmdkExtent| e.file != 0 || matches!(e.layout, Layout::Unopened(_));
+        let in_one_file = !self.extents.list.iter().any(in_other_file);
         if let Some(layout) = write::closest_layout(self.create_type(), in_one_file) {
             options.set("subformat", layout);
         }
-        let known = |key| self.descriptor.ddb(key).filter(|value| !value.is_empty());
-        if let Some(adapter) = known("ddb.adapterType") {
+        let ddb = |key| self.descriptor.ddb(key).filter(|value| !value.is_empty());
+        if let Some(adapter) = ddb("ddb.adapterType") {
             options.set("adapter_type", adapter);
         }
         for (name, key) in
             [("hwversion", "ddb.virtualHWVersion"), ("toolsversion", "ddb.toolsVersion")]
         {
-            if let Some(version) = known(key).filter(|version| write::is_version(version)) {
+            if let Some(version) = ddb(key).filter(|version| write::is_version(version)) {
                 options.set(name, version);
             }
         }
-        if self.parts.parts.iter().any(VmdkExtent::has_zeroed_grains) {
+        if self.extents.list.iter().any(VmdkExtent::has_zeroed_grains) {
             options.set("zeroed_grain", "on");
         }
         options
@@ -209,8 +205,8 @@ impl Layer for Vmdk {
 
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let mut counts = CheckReport::default();
-        for part in &self.parts.parts {
-            part.check(&self.parts.files, report, &mut counts)?;
+        for extent in &self.extents.list {
+            extent.check(&self.extents.files, report, &mut counts)?;
         }
         Ok(Some(counts))
     }

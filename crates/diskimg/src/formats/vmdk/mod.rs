@@ -1,12 +1,11 @@
-//! VMDK: VMware's virtual disk.
+//! VMDK: VMware's virtual disk format.
 //!
-//! A disk is a descriptor (text) and extents. In the two layouts drawn here
-//! both are in one file; `write/` lists the others. Everything counts in sectors of 512
-//! bytes; a grain is usually 64 KiB and a grain table has 512 entries, so that
-//! one table speaks for 32 MiB.
+//! A disk consists of a descriptor (text) and extents. In the two layouts drawn here both are in
+//! one file; [`write`] lists the others. All offsets and sizes are in sectors of 512 bytes. A grain
+//! is usually 64 KiB and a grain table usually has 512 entries, so that one table covers 32 MiB.
 //!
 //! ```text
-//! monolithicSparse: grains as they are, tables in front, twice
+//! monolithicSparse: uncompressed grains, preceded by two copies of the tables
 //!
 //!   0        1            21                               overHead
 //!   ┌────────┬────────────┬───────────────┬───────────────┬───────┬───────┬──
@@ -17,7 +16,7 @@
 //!     gdOffset ─────────────────────────────▲ [ table, 0, table, … ]
 //!                                               └► [ 0, grain, 1 = zeros, … ]
 //!
-//! streamOptimized: deflated grains, written in order and never gone back to
+//! streamOptimized: compressed grains, written in one pass without seeking back
 //!
 //!   0        1                128
 //!   ┌────────┬────────────┬───┬───┬─────────┬───┬─────────┬───┬────────────┬──
@@ -25,22 +24,24 @@
 //!   │ gd: -1 │            │   │len│         │len│         │   │ table      │
 //!   └────────┴────────────┴───┴───┴─────────┴───┴─────────┴───┴────────────┴──
 //!   ──┬───┬───────────┬───┬────────────┬─────┐
-//!   … │ 2 │ grain     │ 3 │ footer: the│  0  │   marker types: 1 table,
-//!     │   │ directory │   │ header, gd │ EOS │   2 directory, 3 footer,
+//!   … │ 2 │ grain     │ 3 │ footer: the│  0  │   marker types: 1 grain table,
+//!     │   │ directory │   │ header, gd │ EOS │   2 grain directory, 3 footer,
 //!   ──┴───┴───────────┴───┴────────────┴─────┘   0 end of stream
 //! ```
 //!
-//! Specification: *Virtual Disk Format 5.0* (VMware technical note), whose
-//! structure names are used throughout.
+//! Specification: *Virtual Disk Format 5.0* (VMware technical note). Its names for the structures
+//! are used throughout.
 
 mod check;
 mod cowd;
 mod descriptor;
+#[cfg(feature = "inspect")]
 mod descriptor_rules;
 mod descriptor_source;
 mod extent;
 mod extent_line;
 mod header;
+#[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
 mod parent;
@@ -73,6 +74,7 @@ const SESPARSE_MAGIC: [u8; 8] = [0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0];
 
 pub(crate) static DRIVER: Driver = Driver {
     probe,
+    known_to_qemu: true,
     sector: SECTOR,
     open: |source, context| {
         context.refuse_snapshot(crate::Format::Vmdk)?;
@@ -80,7 +82,7 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: None,
     create: write::create,
-    // In the order in which `qemu-img create` tells them.
+    // In the order in which `qemu-img create -o help` lists them.
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new(
@@ -114,29 +116,30 @@ pub(crate) static DRIVER: Driver = Driver {
         ),
     ],
     measure: None,
+    #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
 };
 
-fn probe(head: &ProbeBuffer<'_>) -> bool {
+fn probe(buffer: &ProbeBuffer<'_>) -> bool {
     let magics: [&[u8]; 3] = [&header::MAGIC, &COWD_MAGIC, &SESPARSE_MAGIC];
-    magics.iter().any(|magic| head.bytes.starts_with(magic))
-        || descriptor::looks_like_one(head.bytes)
+    magics.iter().any(|magic| buffer.head.starts_with(magic))
+        || descriptor::looks_like_one(buffer.head)
 }
 
-/// Bytes, if they fit in 63 bits.
+/// Converts sectors to bytes; `None` if the result does not fit in 63 bits.
 fn sectors_to_bytes(sectors: u64) -> Option<u64> {
     sectors.checked_mul(SECTOR).filter(|&bytes| bytes <= i64::MAX.cast_unsigned())
 }
 
-/// Reads one sector of the image's own structures.
+/// Reads the metadata sector at host offset `at`.
 fn read_sector(source: &dyn Source, at: u64, structure: &'static str) -> Result<[u8; 512]> {
     let mut sector = [0; to_usize(SECTOR)];
     read(source, &mut sector, at, structure)?;
     Ok(sector)
 }
 
-/// Fills `buf` from the image's own structures.
+/// Fills `buf` with metadata from host offset `at`.
 fn read(source: &dyn Source, buf: &mut [u8], at: u64, structure: &'static str) -> Result<()> {
     source
         .read_exact_at(buf, at)

@@ -1,4 +1,4 @@
-//! Whose child a disk is.
+//! The parent of a disk.
 //!
 //! ```text
 //!   VMware, QEMU   parentCID=4ea3470f   parentFileNameHint="base.vmdk"
@@ -6,9 +6,8 @@
 //!                                       ddb.uuid.parentmodification="…" (its ddb.uuid.modification)
 //! ```
 //!
-//! A child holds what changed. Alone it is a disk with holes, which every tool
-//! that does not know VirtualBox's UUIDs makes of it: here, a child without
-//! its parent is an error.
+//! A child contains only the changes relative to its parent. Tools that do not know VirtualBox's
+//! UUIDs read such an image without its parent, as a disk with holes; here this is an error.
 
 use super::descriptor::{Descriptor, NO_PARENT};
 use super::parent_search;
@@ -19,30 +18,29 @@ use crate::open::OpenContext;
 use crate::open::external_files::ExternalFiles;
 use crate::storage::source::Source;
 
-/// What a parent is called in errors.
+/// How error messages call the parent.
 pub(super) const ROLE: &str = "parent";
 
-/// What marks a VirtualBox content ID (a modification UUID) as one.
+/// Prefix of content IDs that are VirtualBox modification UUIDs.
 const MODIFICATION: &str = "modification ";
 
 /// A disk's parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Parent {
-    /// The disk stands alone.
+    /// The disk has no parent.
     None,
-    /// It is here, and must have this content ID.
+    /// The parent's location, and the content ID that it must have.
     Known { reference: ParentReference, content_id: Option<String> },
-    /// Known by this UUID only, and not looked for: nobody asked.
+    /// The UUID of a parent that was not searched for, because it is not needed.
     Uuid(String),
 }
 
-/// The parent of the disk that `descriptor` describes, whose file is `own`.
+/// Locates the parent of the disk that `descriptor` describes and that is stored in `own`.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if the descriptor contradicts itself;
-/// where the parent is needed, [`Io`](crate::ErrorKind::Io) or
-/// [`Refused`](crate::ErrorKind::Refused) if it cannot be opened,
-/// [`Invalid`](crate::ErrorKind::Invalid) if no file has its UUID, or several have.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the descriptor contradicts itself. If the parent is
+/// needed: [`Io`](crate::ErrorKind::Io) or [`Refused`](crate::ErrorKind::Refused) if it cannot be
+/// opened, [`Invalid`](crate::ErrorKind::Invalid) if no file or several files have its UUID.
 pub(super) fn parent_of(
     descriptor: &Descriptor,
     own: &dyn Source,
@@ -69,9 +67,9 @@ pub(super) fn parent_of(
                 })
             }
         },
-        (NO_PARENT, Some(hint)) => {
-            corrupt(format!("parentCID says there is no parent, parentFileNameHint says '{hint}'"))
-        }
+        (NO_PARENT, Some(hint)) => corrupt(format!(
+            "parentCID is ffffffff (no parent), but parentFileNameHint is '{hint}'"
+        )),
         (cid, None) => corrupt(format!(
             "parentCID is {}, but parentFileNameHint is missing",
             content_id_text(cid)
@@ -83,16 +81,16 @@ pub(super) fn parent_of(
     }
 }
 
-/// What a disk may be known by to its children, the CID first.
+/// Returns the content IDs by which children may refer to a disk, the CID first.
 pub(super) fn content_ids(descriptor: &Descriptor) -> Vec<String> {
     let modification = uuid_of(descriptor, "ddb.uuid.modification");
     let modification = modification.map(|id| format!("{MODIFICATION}{id}"));
     descriptor.cid.map(content_id_text).into_iter().chain(modification).collect()
 }
 
-/// Where the parent is: where the hint says or, for a disk that was moved,
-/// beside it. (Content IDs tell whether it is the parent.) No file is looked
-/// at but to be opened.
+/// Locates the parent by the hint or, if the disk was moved, by the hint's file name in the disk's
+/// directory. The caller verifies by the content ID that the file is the parent. Candidates are
+/// tried by opening them, never by a mere existence test.
 ///
 /// # Errors
 /// As [`Resolver::open_path`](crate::open::external_files::Resolver::open_path).
@@ -101,7 +99,7 @@ fn locator(hint: &str, context: &OpenContext<'_>) -> Result<ParentLocator> {
     if !context.with_parent || resolver.policy == ExternalFiles::None {
         return Ok(ParentLocator::ByName);
     }
-    // QEMU writes `file:` where it was given so.
+    // QEMU records the prefix `file:` if the user gave it.
     let plain = hint.strip_prefix("file:").unwrap_or(hint);
     let open = |name| resolver.open_path(ROLE, name);
     let opened =
@@ -110,30 +108,28 @@ fn locator(hint: &str, context: &OpenContext<'_>) -> Result<ParentLocator> {
         Ok(source) => {
             Ok(source.path().map_or(ParentLocator::ByName, |p| ParentLocator::AtPath(p.into())))
         }
-        Err(e) if e.kind() == ErrorKind::Refused => Err(e.hint(
-            "alone it holds only what changed: put the parent beside it, or allow any file with \
-             ExternalFiles::Any, --references=any",
-        )),
-        Err(e) => Err(e.hint(
-            "alone it holds only what changed: put the parent beside it, or correct \
-             parentFileNameHint",
-        )),
+        Err(e) if e.kind() == ErrorKind::Refused => Err(e.hint(NEEDS_PARENT)),
+        Err(e) => Err(e.hint(format!("{NEEDS_PARENT}, or correct parentFileNameHint"))),
     }
 }
 
-/// The last part of a path as any system writes it.
+/// Advice for a child whose parent cannot be opened.
+pub(super) const NEEDS_PARENT: &str =
+    "a child holds only what differs from its parent: put the parent into the same directory";
+
+/// Returns the last component of a path in Unix or Windows syntax.
 pub(super) fn base_name(path: &str) -> &str {
     path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
-/// A UUID of the disk database; `None` if it is missing or zero.
+/// Returns a UUID of the disk database in lower case; `None` if it is missing or zero.
 pub(super) fn uuid_of(descriptor: &Descriptor, key: &str) -> Option<String> {
     let uuid = descriptor.ddb(key)?;
     let any = uuid.bytes().any(|b| b.is_ascii_hexdigit() && b != b'0');
     any.then(|| uuid.to_ascii_lowercase())
 }
 
-/// A content ID as parents and children compare it.
+/// Formats a CID as a content ID.
 fn content_id_text(cid: u32) -> String {
     format!("{cid:08x}")
 }

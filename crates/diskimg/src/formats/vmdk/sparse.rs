@@ -1,14 +1,14 @@
-//! A hosted sparse extent: from a grain to where it is.
+//! A hosted sparse extent: locating grains.
 //!
 //! ```text
 //!   guest offset ──► grain directory ──► grain table ──► grain
 //!                    u32 per table       u32 per grain   sector × 512
 //!                    (in memory)         (on demand)
-//!   0: nobody wrote it, the parent answers      1: zeros (zeroed-grain flag)
+//!   0: unallocated, read from the parent      1: zeros (with the zeroed-grain flag)
 //! ```
 //!
-//! *Virtual Disk Format 5.0*, "Hosted Sparse Extents": a directory entry is the
-//! sector of a grain table, a table entry the sector of a grain.
+//! *Virtual Disk Format 5.0*, "Hosted Sparse Extents": a directory entry is the sector number of a
+//! grain table, a table entry the sector number of a grain.
 
 use super::header::{GD_AT_END, Header};
 use super::stream::{self, GrainMarker};
@@ -26,32 +26,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::IntoBytes;
 
-/// How far a compressed grain may exceed twice its size. Deflate does not
-/// expand by more than a few bytes; QEMU too reads two grains at most.
+/// Number of bytes by which a compressed grain may exceed twice the grain size. Deflate expands
+/// data by a few bytes at most; QEMU reads at most two grains, too.
 const COMPRESSED_SLACK: u64 = 4096;
 
-/// A table entry that stands for zeros, where the header allows it.
+/// The table entry of a zeroed grain, if the header enables these.
 pub(super) const GTE_ZEROED: u32 = 1;
 
-/// One sparse extent. Guest offsets count from its own first byte.
+/// One sparse extent. Guest offsets are relative to its first byte.
 #[derive(Debug)]
 pub(super) struct SparseExtent {
     source: Arc<dyn Source>,
-    /// The footer's, where that counts.
+    /// The header, or the footer if there is one.
     header: Header,
-    /// Host offset where the stream's footer is.
+    /// Host offset of a stream's footer.
     footer_at: Option<u64>,
-    /// Sectors of grain tables; entries the primary directory has wrong are
-    /// the redundant one's.
+    /// Sector numbers of the grain tables. Invalid entries of the primary directory are replaced by
+    /// those of the redundant one.
     directory: Vec<u32>,
-    /// The redundant directory, if it can be read; otherwise empty.
+    /// The redundant directory; empty if there is none or it cannot be read.
     redundant: Vec<u32>,
-    /// How many entries of the directory are the redundant one's.
+    /// Number of directory entries taken from the redundant directory.
     replaced: u64,
-    /// How often a damaged table was replaced by the redundant one.
+    /// Number of times that a redundant table was used instead of a damaged one.
     replaced_tables: AtomicU64,
     tables: TableCache<u32>,
-    /// Of the limits.
+    /// [`Limits::check_bytes`].
     check_bytes: u64,
 }
 
@@ -59,8 +59,9 @@ impl SparseExtent {
     /// Opens the extent whose header is the first sector of `source`.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if neither directory can be read;
-    /// as [`Header::parse`] and [`stream::read_footer`].
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the grains or both directories are beyond the end
+    /// of the file, [`Limit`](crate::ErrorKind::Limit) if the grains or the directory are too
+    /// large, [`Io`](crate::ErrorKind::Io); otherwise as [`stream::read_footer`].
     pub(super) fn open(
         source: Arc<dyn Source>,
         header: Header,
@@ -71,7 +72,7 @@ impl SparseExtent {
             return Err(Error::corrupt(
                 "VMDK header",
                 format!(
-                    "the first grain is at {}, behind the end of the file at {}",
+                    "the first grain is at {:#x}, beyond the end of the file at {:#x}",
                     header.over_head * SECTOR,
                     source.len()
                 ),
@@ -118,7 +119,7 @@ impl SparseExtent {
         self.footer_at
     }
 
-    /// Bytes of memory that a check may take.
+    /// Maximum number of bytes that a check may allocate.
     pub(super) fn check_bytes(&self) -> u64 {
         self.check_bytes
     }
@@ -127,32 +128,32 @@ impl SparseExtent {
         &self.directory
     }
 
-    /// Directory entries that had to be taken from the redundant directory.
+    /// Number of directory entries that were taken from the redundant directory.
     pub(super) fn replaced(&self) -> u64 {
         self.replaced
     }
 
-    /// Guest bytes.
+    /// Number of guest bytes.
     pub(super) fn size(&self) -> u64 {
         self.header.capacity * SECTOR
     }
 
-    /// Bytes of the tables that are held in memory as a whole.
+    /// Size in bytes of the directories, which are kept in memory.
     pub(super) fn table_memory(&self) -> u64 {
         to_u64(self.directory.len() + self.redundant.len()) * 4
     }
 
-    /// What is damaged and was made up for, so far.
+    /// Describes the damage that redundant copies have made up for so far.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let from = "the redundant copy is used instead";
+        let remedy = "the redundant copy is used instead";
         if self.replaced > 0 {
             let replaced = self.replaced;
-            warnings.push(format!("damaged entries of the grain directory: {replaced}; {from}"));
+            warnings.push(format!("damaged entries of the grain directory: {replaced}; {remedy}"));
         }
         let tables = self.replaced_tables.load(Ordering::Relaxed);
         if tables > 0 {
-            warnings.push(format!("damaged grain tables: {tables}; {from}"));
+            warnings.push(format!("damaged grain tables: {tables}; {remedy}"));
         }
         warnings
     }
@@ -170,8 +171,8 @@ impl SparseExtent {
         self.redundant = redundant.and_then(Result::ok).unwrap_or_default();
         match self.read_entries(self.header.gd_offset, count, "grain directory") {
             Ok(primary) => self.directory = primary,
-            // A directory that names no table cannot stand in for a lost one, and
-            // what cannot be read today may be read tomorrow.
+            // An empty redundant directory cannot replace the primary one, and an I/O error may
+            // be temporary.
             Err(error)
                 if error.kind() != ErrorKind::Corrupt
                     || self.redundant.iter().all(|&entry| entry == 0) =>
@@ -180,17 +181,17 @@ impl SparseExtent {
             }
             Err(_) => self.directory = vec![0; self.redundant.len()],
         }
-        self.mend();
+        self.repair_directory();
         Ok(())
     }
 
-    /// Takes from the redundant directory what cannot be right in the other:
-    /// tables out of the file, and tables that are missing in one of the two.
-    fn mend(&mut self) {
+    /// Replaces entries that are 0 or point beyond the end of the file by valid entries of the
+    /// redundant directory.
+    fn repair_directory(&mut self) {
         let mut directory = std::mem::take(&mut self.directory);
         for (entry, &other) in directory.iter_mut().zip(&self.redundant) {
-            let wrong = *entry == 0 || !self.table_fits(*entry);
-            if wrong && other != 0 && self.table_fits(other) {
+            let unusable = *entry == 0 || !self.table_fits(*entry);
+            if unusable && other != 0 && self.table_fits(other) {
                 *entry = other;
                 self.replaced += 1;
             }
@@ -206,10 +207,11 @@ impl SparseExtent {
         u64::from(self.header.gtes) * 4
     }
 
-    /// Reads `count` entries from a directory or a table at `sector`.
+    /// Reads `count` entries of the directory or table at `sector`.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they leave the file.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they extend beyond the end of the file,
+    /// [`Io`](crate::ErrorKind::Io).
     pub(super) fn read_entries(
         &self,
         sector: u64,
@@ -222,7 +224,7 @@ impl SparseExtent {
             return Err(Error::corrupt(
                 structure,
                 format!(
-                    "{bytes} bytes of it would leave the file, which ends at {:#x}",
+                    "its {bytes} bytes extend beyond the end of the file at {:#x}",
                     self.source.len()
                 ),
             )
@@ -243,41 +245,41 @@ impl SparseExtent {
         self.read_entries(sector.into(), self.header.gtes.into(), "grain table")
     }
 
-    /// The grain table for a directory entry that is not 0.
+    /// Returns the grain table that directory entry `index`, which is not 0, points to.
     fn table(&self, index: u64, sector: u32) -> Result<Arc<[u32]>> {
         self.tables.get(index, || {
             let table = self.read_table(sector)?;
             if table.iter().all(|&entry| self.starts_in_file(entry)) {
                 return Ok(table);
             }
-            // What is wrong in both will be an error where it is needed.
-            Ok(self.sound_copy(index, sector, &table).unwrap_or(table))
+            // Without an intact copy, reading a grain with an invalid entry fails.
+            Ok(self.intact_copy(index, sector, &table).unwrap_or(table))
         })
     }
 
-    /// The redundant copy of a damaged table: another one that says the same
-    /// wherever that can be right, and something where it cannot. A copy that
-    /// says less is an older state of the disk.
-    fn sound_copy(&self, index: u64, sector: u32, damaged: &[u32]) -> Option<Vec<u32>> {
+    /// Returns the redundant copy of a damaged table, if it has the same entry wherever the
+    /// damaged table has a valid one, and a valid nonzero entry everywhere else. A copy that
+    /// lacks an entry describes an older state of the disk.
+    fn intact_copy(&self, index: u64, sector: u32, damaged: &[u32]) -> Option<Vec<u32>> {
         let other = *self.redundant.get(to_usize(index))?;
         let copy = self.read_table(Some(other).filter(|&o| o != 0 && o != sector)?).ok()?;
-        let sound = damaged.iter().zip(&copy).all(|(&entry, &other)| match other {
+        let intact = damaged.iter().zip(&copy).all(|(&entry, &other)| match other {
             _ if self.starts_in_file(entry) => entry == other,
             0 => false,
             other => self.starts_in_file(other),
         });
-        sound.then(|| {
+        intact.then(|| {
             self.replaced_tables.fetch_add(1, Ordering::Relaxed);
             copy
         })
     }
 
-    /// Whether a grain, if the entry names one, starts in the file.
+    /// True if the grain that the entry points to, if any, starts within the file.
     fn starts_in_file(&self, entry: u32) -> bool {
         entry <= GTE_ZEROED || u64::from(entry) < self.source.len().div_ceil(SECTOR)
     }
 
-    /// The table entry for the grain at a guest offset.
+    /// Returns the table entry of the grain at a guest offset.
     ///
     /// # Errors
     /// As [`read_entries`](Self::read_entries).
@@ -299,8 +301,8 @@ impl SparseExtent {
         })
     }
 
-    /// Appends extents for `range` of this extent, whose first byte is the
-    /// disk's byte `base` and whose file is the layer's number `file`.
+    /// Appends mappings for `range` of this extent, which starts at offset `base` of the disk and
+    /// is stored in the layer's file number `file`.
     ///
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
@@ -354,10 +356,11 @@ impl SparseExtent {
         Ok(())
     }
 
-    /// What a table entry says about a grain; the disk's last one may be short.
+    /// Interprets the table entry of a grain. The last grain of the disk may be short.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the grain cannot be there.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the entry points into the header or beyond the end
+    /// of the file, or if a compressed grain's marker or size is invalid.
     pub(super) fn grain(
         &self,
         entry: u32,
@@ -371,15 +374,15 @@ impl SparseExtent {
             _ => {}
         }
         let offset = u64::from(entry) * SECTOR;
-        let broken = |message: String| {
-            let place = format!("{message} (grain of guest offset {:#x})", base + grain.start);
-            Error::corrupt("grain", place).at(offset)
+        let corrupt = |message: String| {
+            let message = format!("{message} (guest offset {:#x})", base + grain.start);
+            Error::corrupt("grain", message).at(offset)
         };
         if u64::from(entry) < self.header.over_head.min(2) {
-            return Err(broken("its table points at the header".into()));
+            return Err(corrupt("its table entry points to the header".into()));
         }
         if self.header.compressed {
-            let (skip, stored) = self.compressed_grain(offset, grain).map_err(broken)?;
+            let (skip, stored) = self.compressed_grain(offset, grain).map_err(corrupt)?;
             return Ok(Kind::Encoded(Encoded {
                 place: HostOffset { file, offset: offset + skip },
                 stored,
@@ -389,49 +392,52 @@ impl SparseExtent {
         }
         if offset + (grain.end - grain.start) > self.source.len() {
             let end = self.source.len();
-            return Err(broken(format!("it leaves the file, which ends at {end:#x}"))
+            return Err(corrupt(format!("it extends beyond the end of the file at {end:#x}"))
                 .hint("the file is probably truncated"));
         }
         Ok(Kind::Data(HostOffset { file, offset }))
     }
 
-    /// Bytes to skip before the zlib stream at `offset`, and its bytes.
+    /// Returns the number of bytes before the zlib stream at `offset`, and the stream's length.
     fn compressed_grain(&self, offset: u64, grain: &Range<u64>) -> Result<(u64, u32), String> {
         let mut bytes = [0; to_usize(GrainMarker::BYTES)];
         self.source
             .read_exact_at(&mut bytes, offset)
             .map_err(|e| format!("cannot read its marker: {e}"))?;
-        let most = self.header.grain_bytes() * 2 + COMPRESSED_SLACK;
-        let left = self.source.len() - offset;
+        let max = self.header.grain_bytes() * 2 + COMPRESSED_SLACK;
+        let remaining = self.source.len() - offset;
         let bounded = |size: u32, skip: u64| {
             let size = u64::from(size);
-            if size == 0 || size > most {
-                return Err(format!("a compressed size of {size} bytes; 1 to {most} are allowed"));
+            if size == 0 || size > max {
+                return Err(format!("a compressed size of {size} bytes; expected 1 to {max}"));
             }
-            if size > left - skip {
-                return Err(format!("{size} compressed bytes leave the file; it is truncated"));
+            if size > remaining - skip {
+                return Err(format!(
+                    "its {size} compressed bytes extend beyond the end of the file; the file is \
+                     truncated"
+                ));
             }
             Ok((skip, to_u32(size)))
         };
         if self.has_markers() {
             let marker: GrainMarker = zerocopy::transmute!(bytes);
-            let (lba, wanted) = (marker.lba.get(), grain.start / SECTOR);
-            if lba != wanted {
-                return Err(format!("its marker says sector {lba}, its table {wanted}"));
+            let (lba, expected) = (marker.lba.get(), grain.start / SECTOR);
+            if lba != expected {
+                return Err(format!("its marker says sector {lba}, its table entry {expected}"));
             }
             return bounded(marker.size.get(), GrainMarker::BYTES);
         }
-        // Without markers the specification says nothing. VMware's own tools
-        // put the size in front of the data, QEMU reads the data alone: see
-        // where a zlib header is. (Bare data whose bytes 4 and 5 look like one
-        // would have to start with an empty stored block of odd length.)
+        // The specification does not cover grains without markers. VMware's own tools write the
+        // size before the data, QEMU expects the data alone. Decide by the position of the zlib
+        // header. (For bytes 4 and 5 of bare data to look like one, the data would have to start
+        // with an empty stored block of odd length.)
         let [a, b, c, d, e, f, ..] = bytes;
         let sized = bounded(u32::from_le_bytes([a, b, c, d]), 4);
         match (is_zlib_header(e, f), is_zlib_header(a, b)) {
             (true, _) if sized.is_ok() => sized,
-            // The stream knows its own end.
-            (_, true) => Ok((0, to_u32(most.min(left)))),
-            _ => Err("no zlib stream".into()),
+            // The decoder stops at the end of the zlib stream.
+            (_, true) => Ok((0, to_u32(max.min(remaining)))),
+            _ => Err("expected a zlib stream".into()),
         }
     }
 
@@ -440,8 +446,8 @@ impl SparseExtent {
     }
 }
 
-/// `CMF` and `FLG` of RFC 1950: deflate, a window of at most 32 KiB, and the
-/// check bits right.
+/// True if `cmf` and `flg` are valid according to RFC 1950: deflate, a window of at most 32 KiB,
+/// and correct check bits.
 fn is_zlib_header(cmf: u8, flg: u8) -> bool {
     cmf & 0x0f == 8 && cmf >> 4 <= 7 && u16::from_be_bytes([cmf, flg]).is_multiple_of(31)
 }
@@ -449,7 +455,7 @@ fn is_zlib_header(cmf: u8, flg: u8) -> bool {
 /// Reads the header of the sparse extent in `source`.
 ///
 /// # Errors
-/// As [`Header::parse`].
+/// [`Io`](crate::ErrorKind::Io) if it cannot be read; otherwise as [`Header::parse`].
 pub(super) fn read_header(source: &dyn Source) -> Result<Header> {
     Header::parse(&read_sector(source, 0, "VMDK header")?, 0)
 }

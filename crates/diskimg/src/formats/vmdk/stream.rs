@@ -1,7 +1,7 @@
-//! What makes a sparse extent a stream: markers and the footer.
+//! The structures that only streamOptimized extents have: markers and the footer.
 //!
 //! ```text
-//!   grain:     ┌ lba: u64 ┬ size: u32 ┬ size bytes of zlib ── … padded to a sector
+//!   grain:     ┌ lba: u64 ┬ size: u32 ┬ size bytes of zlib data … padded to a sector
 //!   metadata:  ┌ sectors: u64 ┬ 0: u32 ┬ type: u32 ┬ zeros up to 512 ┐ sectors × 512 bytes
 //!   tail:      ┌ footer marker ┬ footer (SparseExtentHeader) ┬ EOS marker (all zero) ┐
 //! ```
@@ -23,20 +23,20 @@ pub(super) const MARKER_GT: u32 = 1;
 pub(super) const MARKER_GD: u32 = 2;
 pub(super) const MARKER_FOOTER: u32 = 3;
 
-/// Bytes of the three sectors that end a stream.
+/// Size in bytes of the end of a stream: footer marker, footer and end-of-stream marker.
 const TAIL: u64 = 3 * SECTOR;
 
-/// How much zero padding behind the end of a stream is put up with: what
-/// transports and block devices append.
+/// Maximum number of zero bytes after the end of a stream, as transports and block devices append
+/// them.
 const MAX_PADDING: u64 = 64 << 10;
 
-/// In front of every compressed grain.
+/// The marker before a compressed grain.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct GrainMarker {
-    /// The grain's first guest sector.
+    /// First guest sector of the grain.
     pub(super) lba: U64,
-    /// Bytes of compressed data that follow.
+    /// Number of bytes of compressed data that follow.
     pub(super) size: U32,
 }
 
@@ -44,21 +44,21 @@ impl GrainMarker {
     pub(super) const BYTES: u64 = to_u64(size_of::<Self>());
 }
 
-/// In front of tables and footer, and alone at the end. A grain's marker
-/// differs by a size that is not zero.
+/// The marker before a table, a directory or the footer, and at the end of the stream. A grain
+/// marker, in contrast, has a nonzero size.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct MetaDataMarker {
-    /// Sectors of metadata that follow; a grain's lba.
+    /// Number of sectors of metadata that follow (in a grain marker: the lba).
     pub(super) value: U64,
-    /// 0; a grain's size.
+    /// 0 (in a grain marker: the size).
     pub(super) size: U32,
     /// One of the `MARKER_` constants.
     pub(super) kind: U32,
 }
 
 impl MetaDataMarker {
-    /// The whole sector.
+    /// Returns a marker, padded to a sector.
     pub(super) fn sector(kind: u32, sectors: u64) -> [u8; to_usize(SECTOR)] {
         let marker = Self { value: sectors.into(), size: 0.into(), kind: kind.into() };
         let mut sector = [0; to_usize(SECTOR)];
@@ -67,63 +67,62 @@ impl MetaDataMarker {
     }
 }
 
-/// The footer of an extent whose header leaves the grain directory to it, and
-/// the host offset where the footer is.
+/// Reads the footer of an extent whose header does not locate the grain directory. Returns it with
+/// its host offset.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if the file does not end with a
-/// stream's tail, or the footer contradicts the header.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if the file does not end with a footer, or if header and
+/// footer contradict each other; [`Io`](crate::ErrorKind::Io); otherwise as [`Header::parse`].
 pub(super) fn read_footer(source: &dyn Source, header: &Header) -> Result<(Header, u64)> {
-    // Every structure of a stream starts at a multiple of the sector.
+    // Every structure of a stream is aligned to a sector.
     let start = source.len().saturating_sub(TAIL + MAX_PADDING).next_multiple_of(SECTOR);
     let mut tail = vec![0; to_usize(source.len().saturating_sub(start))];
     read(source, &mut tail, start, "footer")?;
     let Some(found) = find_footer(&tail) else {
         return Err(Error::corrupt(
             "footer",
-            "the header leaves the grain directory to a footer, and the file does not end with \
-             one",
+            "the header refers to a footer, but the file does not end with one",
         )
-        .hint("the file is probably truncated: its transfer did not complete"));
+        .hint("the file is probably truncated by an incomplete transfer"));
     };
     let at = start + to_u64(found);
     let sector = super::read_sector(source, at, "footer")?;
     let footer = Header::parse(&sector, at).map_err(|e| e.in_structure("footer"))?;
-    let kept = |h: &Header| {
+    let common = |h: &Header| {
         (h.capacity, h.grain_sectors, h.gtes, h.compressed, h.flags.contains(Flags::MARKERS))
     };
-    if kept(&footer) != kept(header) {
+    if common(&footer) != common(header) {
         return Err(Error::corrupt(
             "footer",
             format!(
-                "capacity, grain size, table size, compression, markers are {:?} here and {:?} \
-                 in the header",
-                kept(&footer),
-                kept(header)
+                "capacity, grain size, table size, compression and markers are {:?} in the \
+                 footer, but {:?} in the header",
+                common(&footer),
+                common(header)
             ),
         )
         .at(at));
     }
     if footer.gd_offset == GD_AT_END {
-        return Err(Error::corrupt("footer", "it leaves the grain directory to a footer").at(at));
+        return Err(Error::corrupt("footer", "gdOffset refers to another footer").at(at));
     }
     Ok((footer, at))
 }
 
-/// The footer's index in the end of a file: a footer marker before it, a whole
-/// end-of-stream marker and nothing but zeros behind it.
+/// Returns the index of the footer in the last bytes of a file. A footer follows a footer marker,
+/// and is followed by a whole end-of-stream marker and only zeros.
 fn find_footer(tail: &[u8]) -> Option<usize> {
     let last = tail.iter().rposition(|&b| b != 0)?;
-    // The last byte that is not zero belongs to the footer itself.
+    // The end-of-stream marker is all zeros, so the last nonzero byte belongs to the footer.
     let footer = last / to_usize(SECTOR) * to_usize(SECTOR);
     let marker = tail.get(footer.checked_sub(to_usize(SECTOR))?..footer)?;
     let (marker, _) = MetaDataMarker::read_from_prefix(marker).ok()?;
     let complete = footer + 2 * to_usize(SECTOR) <= tail.len();
-    let right = marker.size == 0
+    let valid = marker.size == 0
         && marker.kind == MARKER_FOOTER
         && tail[footer..].starts_with(&MAGIC)
         && complete;
-    right.then_some(footer)
+    valid.then_some(footer)
 }
 
 #[cfg(test)]
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_is_found_behind_its_marker_and_before_zeros() {
+    fn a_footer_is_found_between_its_marker_and_zeros() {
         assert_eq!(find_footer(&tail()), Some(1536));
         let mut padded = tail();
         padded.resize(padded.len() + 5000, 0);
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_that_lacks_anything_is_none() {
+    fn an_incomplete_or_damaged_tail_has_no_footer() {
         let whole = tail();
         for cut in [2559, 2048, 2047, 1700, 1536, 1024, 0] {
             assert_eq!(find_footer(&whole[..cut]), None, "cut at {cut}");

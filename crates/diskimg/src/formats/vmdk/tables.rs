@@ -1,35 +1,34 @@
-//! The grain tables read last, kept in memory.
+//! The cache of grain tables.
 
 use crate::error::Result;
 use crate::storage::lock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// How many there are of an extent: with 512 grains of 64 KiB each they speak
-/// for 512 MiB.
+/// Maximum number of tables per extent. With 512 grains of 64 KiB per table they cover 512 MiB.
 const CACHED_TABLES: usize = 16;
 
-/// Bytes of tables that all extents of a disk may keep together.
+/// Maximum size in bytes of the cached tables of all extents of a disk.
 const BUDGET_BYTES: usize = 16 << 20;
 
-/// What the caches of one disk share: a disk of thousands of extents takes no
-/// more memory than one of few.
+/// The memory that the caches of one disk share, so that a disk of thousands of extents needs no
+/// more than a disk of a few.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MemoryBudget(Arc<AtomicUsize>);
 
 impl MemoryBudget {
-    /// Takes `bytes`, if they are left.
-    fn take(&self, bytes: usize) -> bool {
-        let taken = |used: usize| used.checked_add(bytes).filter(|&used| used <= BUDGET_BYTES);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    /// Reserves `bytes` and returns true, or returns false if less is available.
+    fn reserve(&self, bytes: usize) -> bool {
+        let reserved = |used: usize| used.checked_add(bytes).filter(|&used| used <= BUDGET_BYTES);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserved).is_ok()
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// Tables by their index in the grain directory, the last used one first.
+/// Tables by their index in the grain directory, most recently used first.
 #[derive(Debug)]
 pub(super) struct TableCache<T> {
     tables: Mutex<Vec<(u64, Arc<[T]>)>>,
@@ -37,12 +36,12 @@ pub(super) struct TableCache<T> {
 }
 
 impl<T> TableCache<T> {
-    /// An empty cache that shares `budget` with others.
+    /// Creates an empty cache that shares `budget` with others.
     pub(super) fn new(budget: MemoryBudget) -> Self {
         Self { tables: Mutex::default(), budget }
     }
 
-    /// The table `index`; what is not here is `read`.
+    /// Returns the table `index`, calling `read` if it is not cached.
     ///
     /// # Errors
     /// As `read`.
@@ -54,14 +53,15 @@ impl<T> TableCache<T> {
         if let Some(table) = self.cached(index) {
             return Ok(table);
         }
-        // Others may read meanwhile; the same table twice does no harm.
+        // The lock is not held while reading: two threads may read the same table, which is
+        // harmless.
         let table: Arc<[T]> = read()?.into();
         let mut tables = lock(&self.tables);
         while tables.len() >= CACHED_TABLES {
-            let gone = tables.pop().map_or(0, |(_, table)| size_of_val(&*table));
-            self.budget.give_back(gone);
+            let evicted = tables.pop().map_or(0, |(_, table)| size_of_val(&*table));
+            self.budget.release(evicted);
         }
-        if self.budget.take(size_of_val(&*table)) {
+        if self.budget.reserve(size_of_val(&*table)) {
             tables.insert(0, (index, Arc::clone(&table)));
         }
         Ok(table)
@@ -81,7 +81,7 @@ mod tests {
     use crate::error::Error;
 
     #[test]
-    fn a_table_is_read_once_until_sixteen_others_were() {
+    fn a_table_stays_cached_until_sixteen_others_were_used() {
         let cache = TableCache::new(MemoryBudget::default());
         let mut reads = 0;
         let mut get = |index: u64| {
@@ -97,26 +97,27 @@ mod tests {
         }
         assert_eq!(get(0), 16);
         assert_eq!(get(16), 17);
-        assert_eq!(get(0), 17, "the last used one is kept");
-        assert_eq!(get(1), 18, "the first used one is gone");
+        assert_eq!(get(0), 17, "the most recently used table is kept");
+        assert_eq!(get(1), 18, "the least recently used table is evicted");
     }
 
     #[test]
-    fn what_could_not_be_read_is_not_kept() {
+    fn a_failed_read_is_not_cached() {
         let cache = TableCache::<u8>::new(MemoryBudget::default());
         assert!(cache.get(0, || Err(Error::invalid("not now"))).is_err());
         assert_eq!(*cache.get(0, || Ok(vec![7])).expect("reads"), [7]);
     }
+
     #[test]
-    fn a_disk_of_many_extents_keeps_no_more_tables_than_fit_in_its_room() {
+    fn the_caches_of_many_extents_stay_within_the_shared_budget() {
         let budget = MemoryBudget::default();
         let caches: Vec<_> = (0..100).map(|_| TableCache::<u8>::new(budget.clone())).collect();
         for cache in &caches {
             assert_eq!(cache.get(0, || Ok(vec![1; 1 << 20])).expect("reads").len(), 1 << 20);
         }
-        let kept = caches.iter().filter(|cache| cache.cached(0).is_some()).count();
-        assert_eq!(kept, BUDGET_BYTES >> 20);
-        // An extent goes on with the budget that it has.
+        let cached = caches.iter().filter(|cache| cache.cached(0).is_some()).count();
+        assert_eq!(cached, BUDGET_BYTES >> 20);
+        // A full cache replaces its tables within the memory that it has already reserved.
         for index in 1..40 {
             caches[0].get(index, || Ok(vec![1; 1 << 10])).expect("reads");
         }

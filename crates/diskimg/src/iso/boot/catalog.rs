@@ -1,15 +1,15 @@
-//! El Torito's boot catalog: entries of 32 bytes, in sections by platform.
+//! The El Torito boot catalog: entries of 32 bytes, in sections by platform.
 //!
 //! ```text
 //!    0   validation entry   01 platform .. .. identifier(24) checksum 55 aa
 //!   32   default entry      88 media segment(2) system .. sectors(2) start(4)
-//!   64   section header     90 or, the last, 91; platform, entries(2), identifier(28)
-//!   96   section entries    as the default one, and selection criteria(20)
-//!        extensions         44 flags criteria(30): as long as bit 5 of flags or media is set
+//!   64   section header     90 (the last one 91) platform entries(2) identifier(28)
+//!   96   section entries    like the default entry, with selection criteria(20)
+//!        extensions         44 flags criteria(30); present while bit 5 of media or flags is set
 //! ```
 //!
-//! Specification: El Torito 1.0, 2; UEFI, "ISO-9660 and El Torito". Images in the wild have
-//! section entries without a header, headers that count wrong, and no last header.
+//! Specification: El Torito 1.0, 2; UEFI, "ISO-9660 and El Torito". Some real images have section
+//! entries without a header, section headers with wrong counts, or no final header.
 
 use super::Platform;
 use crate::error::{Error, Result};
@@ -20,13 +20,13 @@ use crate::storage::source::Source;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// Bytes of every entry.
+/// Length of an entry in bytes.
 const ENTRY: usize = 32;
 
-/// Entries that are read: a catalog of 64 KiB. Those of real images fit one sector.
+/// Maximum number of entries that are read: 64 KiB. Real catalogs fit in one sector.
 const MAX_ENTRIES: usize = 2048;
 
-/// What the boot record calls the system that it is for (El Torito, figure 7), padded with zeros.
+/// Boot system identifier in the boot record (El Torito, figure 7); padded with zeros.
 const BOOT_SYSTEM: &[u8; 23] = b"EL TORITO SPECIFICATION";
 
 const VALIDATION: u8 = 0x01;
@@ -38,29 +38,30 @@ const EXTENSION: u8 = 0x44;
 /// Bit 5: an extension follows (El Torito, figures 5 and 6).
 const CONTINUES: u8 = 0x20;
 
-/// Bytes of a sector as a boot catalog counts them: those of an emulated disk.
+/// Length in bytes of a virtual sector, which the sector count of an entry refers to.
 const VIRTUAL_SECTOR: u64 = 512;
 
-/// What a boot image poses as (El Torito, figure 3). Serialized as the text that it displays as.
+/// Boot media type: the disk that a boot image is emulated as (El Torito, figure 3). Serialized as
+/// its `Display` text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Media {
-    /// It is loaded and started: 0.
+    /// No emulation; the image is loaded and executed: 0.
     NoEmulation,
-    /// A floppy disk of 1.2 MB: 1.
+    /// 1.2 MB floppy disk: 1.
     Floppy1200,
-    /// A floppy disk of 1.44 MB: 2.
+    /// 1.44 MB floppy disk: 2.
     Floppy1440,
-    /// A floppy disk of 2.88 MB: 3.
+    /// 2.88 MB floppy disk: 3.
     Floppy2880,
-    /// A hard disk: 4.
+    /// Hard disk: 4.
     HardDisk,
     /// Any other number.
     Other(u8),
 }
 
 impl Media {
-    /// By the low four bits of the media byte.
+    /// Creates a media type from the low four bits of the media byte.
     pub const fn from_number(number: u8) -> Self {
         match number & 0x0f {
             0 => Self::NoEmulation,
@@ -72,7 +73,7 @@ impl Media {
         }
     }
 
-    /// Its number.
+    /// Returns the number of the media type.
     pub const fn number(self) -> u8 {
         match self {
             Self::NoEmulation => 0,
@@ -84,7 +85,7 @@ impl Media {
         }
     }
 
-    /// The floppy disk of that many bytes.
+    /// Returns the floppy disk type with a capacity of `bytes` bytes.
     pub const fn floppy(bytes: u64) -> Option<Self> {
         match bytes {
             1_228_800 => Some(Self::Floppy1200),
@@ -94,7 +95,7 @@ impl Media {
         }
     }
 
-    /// Bytes of a floppy disk.
+    /// Returns the capacity of a floppy disk in bytes.
     pub const fn floppy_bytes(self) -> Option<u64> {
         match self {
             Self::Floppy1200 => Some(1_228_800),
@@ -124,65 +125,68 @@ impl Serialize for Media {
     }
 }
 
-/// What a vendor's firmware decides by whether an entry is for it.
+/// Vendor-specific selection criteria of a section entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct SelectionCriteria {
-    /// What kind they are: 1 is language and version (IBM).
+    /// Selection criteria type: 1 is language and version (IBM).
     pub kind: u8,
-    /// Nineteen bytes, and thirty of every extension.
+    /// Nineteen bytes from the entry, and thirty from each extension.
     pub bytes: Vec<u8>,
 }
 
-/// One thing that can be started.
+/// A boot entry: the default entry or a section entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct CatalogEntry {
-    /// Where the entry is: bytes from the start of the image.
+    /// Byte offset of the entry in the image.
     pub offset: u64,
-    /// Which firmware it is for.
+    /// Platform of the section.
     pub platform: Platform,
-    /// Whether it may be started.
+    /// Boot indicator.
     pub bootable: bool,
-    /// What it poses as.
+    /// Boot media type.
     pub media: Media,
-    /// The segment that a BIOS loads it to; 0 is 0x7C0.
+    /// Segment that a BIOS loads the image to; 0 means 0x7C0.
     pub load_segment: u16,
-    /// The type of the partition on an emulated hard disk.
+    /// Partition type of an emulated hard disk.
     pub system_type: u8,
-    /// How many sectors of 512 bytes are loaded; to UEFI, 0 and 1 mean: to the end.
+    /// Number of 512-byte sectors to load. For UEFI, 0 and 1 mean the whole image.
     pub load_sectors: u16,
-    /// Where the boot image begins: a sector of 2048 bytes.
+    /// First sector of the boot image, in sectors of 2048 bytes.
     pub start_sector: u32,
-    /// Whether the entry belongs to a section that has a header, or is the default one.
+    /// True for the default entry and for entries of a section with a header.
     pub in_section: bool,
-    /// Who made the section, as its header (of the default entry: the validation entry) says;
-    /// without the zeros and blanks behind.
+    /// Identifier in the section header (for the default entry, in the validation entry), without
+    /// trailing zeros and spaces.
     pub identifier: String,
-    /// Vendors' own, if there are any.
+    /// Selection criteria, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub criteria: Option<SelectionCriteria>,
 }
 
 impl CatalogEntry {
-    /// Where the boot image begins: bytes from the start of the disc, or of the session's.
+    /// Returns the byte offset of the boot image on the disc.
     pub fn start(&self) -> u64 {
         u64::from(self.start_sector) * SECTOR
     }
 
-    /// Bytes that the entry tells to load; `None`: all there are.
+    /// Returns the number of bytes to load, or `None` for the whole image.
     pub fn load_bytes(&self) -> Option<u64> {
         let whole = self.platform == Platform::Efi && self.load_sectors < 2;
         (!whole).then(|| u64::from(self.load_sectors) * VIRTUAL_SECTOR)
     }
 
-    /// How long the boot image is. The catalog does not tell: what is loaded is often a first
-    /// part, and sixteen bits do not count more than 32 MiB. So, the first of these that is
-    /// known: the length of the `file` (or of the partition) that begins at the same place; what
-    /// an emulated floppy disk has; what lies up to `next`, the byte where something else begins,
-    /// or the image ends; what is loaded.
+    /// Returns the length of the boot image in bytes. The catalog does not contain it: often only a
+    /// first part is loaded, and the 16-bit sector count is limited to 32 MiB. This is the first of
+    /// the following that is known:
+    ///
+    /// 1. `file`, the length of the file or partition that starts at the same offset.
+    /// 2. The capacity of the emulated floppy disk, but not beyond `next`.
+    /// 3. The distance to `next`, the byte offset of the next file, or of the end of the image.
+    /// 4. The number of bytes to load.
     pub fn image_bytes(&self, file: Option<u64>, next: Option<u64>) -> u64 {
         let gap = next.and_then(|next| next.checked_sub(self.start()));
         let floppy = self.media.floppy_bytes();
@@ -197,39 +201,40 @@ impl CatalogEntry {
     }
 }
 
-/// What can be started from a disc.
+/// A boot catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct BootCatalog {
-    /// Where the catalog is: bytes from the start of the image.
+    /// Byte offset of the catalog in the image.
     pub offset: u64,
-    /// Bytes of the catalog, up to the end of its last entry.
+    /// Length of the catalog in bytes, up to the end of its last entry.
     pub len: u64,
-    /// What can be started; the first is the default.
+    /// Boot entries. The first one is the default entry.
     pub entries: Vec<CatalogEntry>,
-    /// What is odd about the catalog.
+    /// Violations of the specification.
     pub oddities: Vec<Oddity>,
 }
 
 impl BootCatalog {
-    /// Reads the catalog that begins at that sector of 2048 bytes.
+    /// Reads the catalog at `sector`, a sector of 2048 bytes.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if there is none: the image ends before,
-    /// or something else is there. [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
+    /// Returns [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if `sector` is beyond the end of
+    /// the image or has no validation entry, [`ErrorKind::Io`](crate::ErrorKind::Io) if reading
+    /// fails.
     pub fn read(source: &dyn Source, sector: u32) -> Result<Self> {
         let offset = u64::from(sector) * SECTOR;
         let mut reader = Reader::new(source, offset);
         let catalog = Self { offset, len: 0, entries: Vec::new(), oddities: Vec::new() };
         let Some(validation) = reader.next()? else {
             let message =
-                format!("is said to be at offset {offset}, the image ends at {}", source.len());
+                format!("its offset {offset} is beyond the end of the image at {}", source.len());
             return Err(Error::corrupt("boot catalog", message).at(offset));
         };
         let mut parser = Parser::new(catalog, &validation)?;
         while let Some(entry) = reader.next()? {
-            if !parser.take(&entry) {
+            if !parser.add(&entry) {
                 break;
             }
         }
@@ -237,7 +242,7 @@ impl BootCatalog {
     }
 }
 
-/// Entries, one after the other.
+/// Reads the entries in order.
 struct Reader<'a> {
     source: &'a dyn Source,
     start: u64,
@@ -250,7 +255,7 @@ impl<'a> Reader<'a> {
         Self { source, start, at: start, sector: Vec::new() }
     }
 
-    /// The next entry; `None` behind the image's end, or behind as many as are read.
+    /// Returns the next entry, or `None` at the end of the image or after [`MAX_ENTRIES`].
     fn next(&mut self) -> Result<Option<[u8; ENTRY]>> {
         let inside = self.at - self.start;
         if inside >= to_u64(MAX_ENTRIES * ENTRY) {
@@ -270,12 +275,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The section that entries belong to.
+/// The current section.
 struct Section {
     platform: Platform,
     identifier: String,
     has_header: bool,
-    /// Entries that are still to come.
+    /// Number of entries that must follow.
     left: u16,
     last: bool,
 }
@@ -283,11 +288,11 @@ struct Section {
 struct Parser {
     catalog: BootCatalog,
     section: Section,
-    /// Where the next entry is.
+    /// Byte offset of the next entry.
     at: u64,
     /// An extension must follow.
     continues: bool,
-    /// Where the catalog ends, if it is known to.
+    /// Byte offset of the end of the catalog, once found.
     end: Option<u64>,
 }
 
@@ -295,12 +300,12 @@ impl Parser {
     fn new(mut catalog: BootCatalog, validation: &[u8; ENTRY]) -> Result<Self> {
         let at = catalog.offset;
         if validation[0] != VALIDATION || validation[30..] != [0x55, 0xaa] {
-            let message = "does not begin with a validation entry";
+            let message = "it does not start with a validation entry";
             return Err(Error::corrupt("boot catalog", message).at(at));
         }
         let sum = checksum(validation);
         if sum != 0 {
-            let message = format!("the validation entry's words add up to {sum:#06x} instead of 0");
+            let message = format!("the checksum of the validation entry is {sum:#06x}; expected 0");
             note(&mut catalog.oddities, at + 28, message);
         }
         let section = Section {
@@ -317,25 +322,25 @@ impl Parser {
         note(&mut self.catalog.oddities, self.at, message);
     }
 
-    /// Takes the next entry; false if the catalog ends before it.
-    fn take(&mut self, entry: &[u8; ENTRY]) -> bool {
-        let goes_on = match entry[0] {
+    /// Parses the next entry. Returns false if the catalog ends before it.
+    fn add(&mut self, entry: &[u8; ENTRY]) -> bool {
+        let is_part = match entry[0] {
             EXTENSION if !self.catalog.entries.is_empty() => self.extension(entry),
             HEADER | LAST_HEADER => self.header(entry),
             BOOTABLE => self.entry(entry),
-            // Not bootable, but there; a default entry that is all zeros is none.
+            // An entry that is not bootable. An entry of zeros ends the catalog.
             0 if self.section.left > 0 && entry.iter().any(|&byte| byte != 0) => self.entry(entry),
             _ => {
                 self.end(entry);
                 false
             }
         };
-        if goes_on {
+        if is_part {
             self.at += to_u64(ENTRY);
         } else {
             self.end = Some(self.at);
         }
-        goes_on
+        is_part
     }
 
     fn end(&mut self, entry: &[u8; ENTRY]) {
@@ -343,17 +348,17 @@ impl Parser {
             let message = format!("{} entries of the section are missing", self.section.left);
             self.note(message);
         } else if !self.section.last && self.section.has_header && self.catalog.entries.len() > 1 {
-            self.note("the last section is not marked as such");
+            self.note("the last section header is not marked as the last one");
         }
-        // What lies behind a complete catalog is nobody's business.
+        // Data after a complete catalog is not part of it.
         if entry[0] != 0 && !self.section.last {
-            self.note(format!("an entry of unknown kind {:#04x}", entry[0]));
+            self.note(format!("unknown header ID {:#04x}", entry[0]));
         }
     }
 
     fn header(&mut self, entry: &[u8; ENTRY]) -> bool {
         if self.section.last && self.section.left == 0 && self.section.has_header {
-            self.note("a section behind the last one");
+            self.note("a section header follows the last section");
         }
         if self.section.left > 0 {
             self.note(format!("{} entries of the section are missing", self.section.left));
@@ -372,12 +377,12 @@ impl Parser {
     fn entry(&mut self, entry: &[u8; ENTRY]) -> bool {
         let default = self.catalog.entries.is_empty();
         if self.continues {
-            self.note("the extension of the entry before is missing");
+            self.note("the extension of the previous entry is missing");
         }
         match self.section.left.checked_sub(1) {
             Some(left) => self.section.left = left,
             None => {
-                self.note("an entry that belongs to no section");
+                self.note("a section entry without a section header");
                 self.section.has_header = false;
             }
         }
@@ -403,7 +408,7 @@ impl Parser {
 
     fn extension(&mut self, entry: &[u8; ENTRY]) -> bool {
         if !self.continues {
-            self.note("an extension that the entry before does not announce");
+            self.note("unexpected extension: bit 5 is not set in the previous entry");
         }
         self.continues = entry[1] & CONTINUES != 0;
         if let Some(last) = self.catalog.entries.last_mut() {
@@ -414,18 +419,21 @@ impl Parser {
         true
     }
 
-    /// `read`: where reading stopped.
-    fn finish(mut self, read: u64) -> BootCatalog {
-        let end = self.end.unwrap_or(read);
+    /// Completes the catalog. `read_end` is the byte offset up to which entries were read.
+    fn finish(mut self, read_end: u64) -> BootCatalog {
+        let end = self.end.unwrap_or(read_end);
         if self.end.is_none() {
-            self.note("the catalog does not end before the image or 2,048 entries do");
+            self.note(format!(
+                "the catalog has no end within the image or its first {MAX_ENTRIES} entries"
+            ));
         }
         self.catalog.len = end - self.catalog.offset;
         self.catalog
     }
 }
 
-/// The sum of an entry's words; of a right validation entry, 0 (El Torito, 2.1).
+/// Returns the sum of the 16-bit words of an entry, which is 0 for a valid validation entry (El
+/// Torito, 2.1).
 fn checksum(entry: &[u8; ENTRY]) -> u16 {
     (0..ENTRY).step_by(2).fold(0, |sum, at| sum.wrapping_add(le16(entry, at)))
 }
@@ -459,8 +467,8 @@ impl NewEntry {
     }
 }
 
-/// A catalog of these entries, the first of them the default. Neighbours of one platform share
-/// a section. Whole sectors; one for up to 31 entries of their own section.
+/// Encodes a catalog of these entries, the first of which is the default entry. Consecutive entries
+/// of one platform share a section. The result is padded to whole sectors.
 pub(crate) fn encode_catalog(entries: &[NewEntry]) -> Vec<u8> {
     let Some((default, others)) = entries.split_first() else { return Vec::new() };
     let mut validation = [0; ENTRY];
@@ -475,7 +483,7 @@ pub(crate) fn encode_catalog(entries: &[NewEntry]) -> Vec<u8> {
         let mut header = [0; ENTRY];
         header[0] = if sections.peek().is_some() { HEADER } else { LAST_HEADER };
         header[1] = section[0].platform.number();
-        // A plan has far fewer than 65,536.
+        // There are far fewer than 65,536 entries.
         header[2..4].copy_from_slice(&to_u16(section.len()).to_le_bytes());
         bytes.extend_from_slice(&header);
         section.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode()));
@@ -484,7 +492,8 @@ pub(crate) fn encode_catalog(entries: &[NewEntry]) -> Vec<u8> {
     bytes
 }
 
-/// The boot record volume descriptor: a sector (El Torito, figure 7; ECMA-119, 8.2).
+/// Encodes the boot record volume descriptor, which is one sector long (El Torito, figure 7;
+/// ECMA-119, 8.2).
 pub(crate) fn encode_record(catalog: u32) -> Vec<u8> {
     let mut bytes = vec![0; to_usize(SECTOR)];
     bytes[1..7].copy_from_slice(b"CD001\x01");

@@ -1,19 +1,19 @@
-//! A new image as a disk: the MBR and the GPT in its system area, and what lies behind its file
+//! The disk layout of a new image: MBR and GPT in the system area, and everything after the file
 //! system.
 //!
 //! ```text
-//!   system area   MBR with the code; GPT's first header and its entries
-//!   volume        the file system. isohybrid: up to a whole MiB, its cylinder
+//!   system area   MBR with boot code; primary GPT header and entries
+//!   volume        the file system; with isohybrid, extended to a whole MiB (its cylinder size)
 //!   appended      partitions, each in whole sectors of 2048 bytes
-//!   padding       without appended partitions, part of the volume
-//!   backup        GPT's entries and its second header, up to the last byte
+//!   padding       part of the volume if there are no appended partitions
+//!   backup        GPT entries and backup header, up to the last byte
 //! ```
 //!
-//! Two ways to divide the disk. **A GPT that counts** has a protective MBR and partitions that
-//! do not overlap: the volume's unclaimed stretches have partitions of their own, so that nobody
-//! takes them for free space. **isohybrid's MBR** has a partition over the whole volume, and EFI
-//! boot images inside of it as others; a GPT is there as well if asked for, for firmware that
-//! looks at nothing else. As xorriso does both, but for the GPT's overlapping entries.
+//! There are two kinds of layout. With a **GPT**, the MBR is protective and partitions do not
+//! overlap: gaps in the volume between them get their own partitions, so that they are not treated
+//! as free space. With the **isohybrid MBR**, a partition covers the whole volume, and EFI boot
+//! images inside the volume are further partitions. A GPT can be added for firmware that requires
+//! one. xorriso creates the same layouts, except for overlapping entries in the GPT.
 
 use super::system_area::{GRUB2_MBR_SKIPS, LOADER_ADDRESS, SYSTEM_AREA};
 use crate::error::{Error, Result};
@@ -24,78 +24,83 @@ use crate::partition::mbr::{self, Mbr, MbrPartition};
 use crate::storage::number::{to_u8, to_usize};
 use sha2::{Digest, Sha256};
 
-/// Sectors of 512 bytes, in which disks count, of one sector of 2048.
+/// Number of disk sectors (512 bytes) in a sector of 2048 bytes.
 const DISK_SECTORS: u64 = SECTOR / mbr::SECTOR;
 
-/// isohybrid's cylinder, 1 MiB, in sectors of 2048 bytes: what its images end at.
+/// isohybrid cylinder size, 1 MiB, in sectors of 2048 bytes. An isohybrid volume is a multiple of
+/// it.
 const CYLINDER: u64 = mbr::HEADS * mbr::TRACK / DISK_SECTORS;
 
-/// Sectors of 2048 bytes that hold GPT's second copy.
+/// Length of the backup GPT in sectors of 2048 bytes.
 const BACKUP: u64 = (gpt::ARRAY_SECTORS + 1).div_ceil(DISK_SECTORS);
 
-/// Bytes of code that GRUB's MBR has; isohybrid's has those before its address.
+/// Length of the code in GRUB's MBR in bytes. The code of isohybrid ends at its address.
 const GRUB2_CODE: usize = 440;
 
-/// The kind of the partition over an isohybrid volume: "hidden NTFS", which nobody mounts.
+/// Type of the partition for an isohybrid volume: "hidden NTFS", which is not mounted
+/// automatically.
 const ISOHYBRID_KIND: u8 = 0x17;
 
-/// The same beside EFI partitions inside of it: "empty", or firmware refuses the overlap.
+/// Type of that partition if it contains EFI partitions: "empty", because firmware rejects
+/// overlapping partitions.
 const ISOHYBRID_OVER_EFI: u8 = 0x00;
 
-/// Linux.
+/// Partition type of Linux.
 const LINUX: u8 = 0x83;
 
-/// EFI system partition.
+/// Partition type of an EFI system partition.
 const EFI: u8 = 0xef;
 
-/// GPT's attributes "required" and "read-only".
-const KEEP_OFF: u64 = 1 | 1 << 60;
+/// GPT partition attributes "required" and "read-only".
+const REQUIRED_READ_ONLY: u64 = 1 | 1 << 60;
 
-/// A stretch of the new image.
+/// A range of sectors of the new image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SectorRange {
-    /// A sector of 2048 bytes.
+    /// First sector, in sectors of 2048 bytes.
     pub(crate) start: u64,
-    /// Whole sectors of 2048 bytes.
+    /// Length in sectors of 2048 bytes.
     pub(crate) sectors: u64,
 }
 
 impl SectorRange {
-    /// The first sector of 512 bytes, and the one behind.
+    /// Returns start and end (exclusive) in sectors of 512 bytes.
     fn on_disk(self) -> (u64, u64) {
         (self.start * DISK_SECTORS, (self.start + self.sectors) * DISK_SECTORS)
     }
 }
 
-/// Where everything behind the file system is. All in sectors of 2048 bytes.
+/// Layout of everything after the file system, in sectors of 2048 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HybridLayout {
-    /// Sectors of the volume, as its descriptors tell.
+    /// Volume space size, as recorded in the volume descriptors.
     pub(crate) volume: u64,
     /// The appended partitions, in the order of [`Hybrid::appended`].
     pub(crate) appended: Vec<SectorRange>,
-    /// Whether there is a GPT.
+    /// True if there is a GPT.
     gpt: bool,
-    /// Sectors of the whole image.
+    /// Length of the image.
     pub(crate) total: u64,
 }
 
-/// What the MBR and the GPT say, encoded.
+/// The encoded MBR and GPT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DiskAreas {
-    /// The system area, as far as it is used.
+    /// Contents of the system area, up to the last byte used.
     pub(crate) system_area: Vec<u8>,
-    /// The image's last bytes.
+    /// Contents of the end of the image.
     pub(crate) backup: Vec<u8>,
 }
 
 impl HybridLayout {
-    /// For a file system that ends before sector `end` and `padding` sectors of zeros. Appended
-    /// partitions have that many bytes, and begin at a multiple of `alignment` bytes. `in_gpt`:
-    /// a boot image is to be in the GPT.
+    /// Creates the layout for a file system that ends before sector `end`, followed by `padding`
+    /// sectors of zeros. `appended_bytes` has the lengths of the appended partitions, which start
+    /// at multiples of `alignment` bytes. `in_gpt` is true if a boot image is to be a partition of
+    /// the GPT.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for options that contradict each other.
+    /// Returns [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for invalid or contradictory
+    /// options.
     pub(crate) fn new(
         hybrid: &Hybrid,
         appended_bytes: &[u64],
@@ -104,12 +109,12 @@ impl HybridLayout {
         padding: u64,
         alignment: u64,
     ) -> Result<Self> {
-        check(hybrid)?;
+        check_options(hybrid)?;
         let appends = !appended_bytes.is_empty();
         let gpt = in_gpt || (hybrid.appended_as_gpt && appends);
         let backup = if gpt { BACKUP } else { 0 };
-        let behind = padding + backup;
-        let mut volume = if appends { end } else { end + behind };
+        let trailing = padding + backup;
+        let mut volume = if appends { end } else { end + trailing };
         if hybrid.isohybrid_mbr.is_some() {
             volume = volume.next_multiple_of(CYLINDER);
         }
@@ -122,20 +127,20 @@ impl HybridLayout {
             total = start + sectors;
         }
         if appends {
-            total += behind;
+            total += trailing;
         }
         Ok(Self { volume, appended, gpt, total })
     }
 
-    /// Encodes what the disk says of itself.
+    /// Encodes the MBR and the GPT.
     ///
-    /// `loader` is where the boot image for BIOS begins (a sector of 2048 bytes), `images` are
-    /// the boot images that are to be in the GPT. Every identifier comes from `seed`.
+    /// `loader` is the first sector of the BIOS boot image (in sectors of 2048 bytes); `images` are
+    /// the boot images that are to be partitions. All identifiers are derived from `seed`.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if there is code but no boot image for
-    /// it, or too many partitions; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for a disk that
-    /// an MBR cannot describe.
+    /// Returns [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if there is boot code without a
+    /// boot image or there are too many partitions, [`ErrorKind::Limit`](crate::ErrorKind::Limit)
+    /// if the disk is too large for an MBR.
     pub(crate) fn encode(
         &self,
         hybrid: &Hybrid,
@@ -149,11 +154,11 @@ impl HybridLayout {
                 return Ok(areas);
             }
         } else if loader.is_none() {
-            let message = "the MBR's code needs a boot image for BIOS, without emulation";
+            let message = "the boot code in the MBR requires a BIOS boot image without emulation";
             return Err(Error::invalid(message));
         }
         let mut sector = [0; to_usize(mbr::SECTOR)];
-        put_code(&mut sector, hybrid, loader.unwrap_or(0));
+        write_code(&mut sector, hybrid, loader.unwrap_or(0));
         let ids = Identifiers::new(seed, &sector);
         let partitions = if self.is_protective(hybrid) {
             let sectors = u32::try_from(self.total * DISK_SECTORS - 1).unwrap_or(u32::MAX);
@@ -180,7 +185,7 @@ impl HybridLayout {
         Ok(areas)
     }
 
-    /// Whether the GPT is what counts.
+    /// Returns true if the MBR is a protective one for a GPT without overlapping partitions.
     fn is_protective(&self, hybrid: &Hybrid) -> bool {
         let appended = hybrid.appended_as_gpt && !self.appended.is_empty();
         self.gpt && (appended || hybrid.isohybrid_mbr.is_none())
@@ -191,20 +196,20 @@ impl HybridLayout {
         let partition = |number, kind, first: u64, end: u64| {
             let narrow = |sector: u64| {
                 u32::try_from(sector)
-                    .map_err(|_| Error::limit("an MBR cannot describe a disk of 2 TiB and more"))
+                    .map_err(|_| Error::limit("the image is too large for an MBR (2 TiB)"))
             };
             let (first_sector, sectors) = (narrow(first)?, narrow(end - first)?);
             let active = has_code && number == 1;
             Ok::<_, Error>(MbrPartition { number, active, kind, first_sector, sectors })
         };
         let mut partitions = Vec::new();
-        for (appended, stretch) in hybrid.appended.iter().zip(&self.appended) {
-            let (first, end) = stretch.on_disk();
+        for (appended, range) in hybrid.appended.iter().zip(&self.appended) {
+            let (first, end) = range.on_disk();
             partitions.push(partition(to_u8(appended.number), appended.kind, first, end)?);
         }
         let mut free =
             (1..=4u8).filter(|&n| !hybrid.appended.iter().any(|a| a.number == u32::from(n)));
-        // An appended partition with number 1 takes the volume's place.
+        // An appended partition with the number 1 replaces that of the volume.
         if free.clone().next() == Some(1) {
             let kind = match (&hybrid.isohybrid_mbr, images) {
                 (Some(_), []) => ISOHYBRID_KIND,
@@ -214,7 +219,7 @@ impl HybridLayout {
             let first = u64::from(hybrid.partition_offset) * DISK_SECTORS;
             let end = self.volume * DISK_SECTORS;
             if first >= end {
-                return Err(Error::invalid("the first partition would begin behind the volume"));
+                return Err(Error::invalid("the partition offset is beyond the end of the volume"));
             }
             partitions.push(partition(1, kind, first, end)?);
             free.next();
@@ -239,7 +244,7 @@ impl HybridLayout {
         let mut add = |number: Option<u32>, kind, (first, end): (u64, u64), attributes, name| {
             let number = number
                 .or_else(|| free.next())
-                .ok_or_else(|| Error::invalid("a GPT has 128 partitions, not more"))?;
+                .ok_or_else(|| Error::invalid("more than 128 partitions for the GPT"))?;
             partitions.push(GptPartition {
                 number,
                 kind,
@@ -266,55 +271,63 @@ impl HybridLayout {
         for (index, image) in sorted.iter().enumerate() {
             let (first, end) = image.on_disk();
             if at < first {
-                add(None, Guid::BASIC_DATA, (at, first), KEEP_OFF, gap_name(at))?;
+                add(None, Guid::BASIC_DATA, (at, first), REQUIRED_READ_ONLY, gap_name(at))?;
             }
             let name = format!("Boot{}", index + 1);
-            add(None, Guid::BASIC_DATA, (first, end), KEEP_OFF, name)?;
+            add(None, Guid::BASIC_DATA, (first, end), REQUIRED_READ_ONLY, name)?;
             at = end;
         }
         if at < usable {
-            add(None, Guid::BASIC_DATA, (at, usable), KEEP_OFF, gap_name(at))?;
+            add(None, Guid::BASIC_DATA, (at, usable), REQUIRED_READ_ONLY, gap_name(at))?;
         }
-        for (appended, stretch) in hybrid.appended.iter().zip(&self.appended) {
+        for (appended, range) in hybrid.appended.iter().zip(&self.appended) {
             let kind = if appended.kind == EFI { Guid::EFI_SYSTEM } else { Guid::BASIC_DATA };
             let name = format!("Appended{}", appended.number);
-            add(Some(appended.number), kind, stretch.on_disk(), 0, name)?;
+            add(Some(appended.number), kind, range.on_disk(), 0, name)?;
         }
         partitions.sort_by_key(|partition| partition.number);
         Ok(partitions)
     }
 }
 
-/// Options that contradict each other, or what they are about.
-fn check(hybrid: &Hybrid) -> Result<()> {
+/// Checks the options.
+fn check_options(hybrid: &Hybrid) -> Result<()> {
     match (&hybrid.isohybrid_mbr, &hybrid.grub2_mbr) {
-        (Some(_), Some(_)) => return Err(Error::invalid("there is room for one MBR, not for two")),
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("isohybrid MBR and GRUB MBR cannot be combined"));
+        }
         (Some(code), None) if code.len() < LOADER_ADDRESS => {
-            let message = format!("isohybrid's MBR has {LOADER_ADDRESS} bytes, not {}", code.len());
-            return Err(Error::invalid(message).hint("give syslinux's isohdpfx.bin"));
+            let message = format!(
+                "the isohybrid MBR has {} bytes; at least {LOADER_ADDRESS} are required",
+                code.len()
+            );
+            return Err(Error::invalid(message).hint("use isohdpfx.bin from syslinux"));
         }
         (None, Some(code)) if code.len() < GRUB2_CODE => {
-            let message = format!("GRUB's MBR has {GRUB2_CODE} bytes at least, not {}", code.len());
-            return Err(Error::invalid(message).hint("give GRUB's boot_hybrid.img"));
+            let message = format!(
+                "the GRUB MBR has {} bytes; at least {GRUB2_CODE} are required",
+                code.len()
+            );
+            return Err(Error::invalid(message).hint("use boot_hybrid.img from GRUB"));
         }
         _ => {}
     }
-    let most = if hybrid.appended_as_gpt { 128 } else { 4 };
+    let max = if hybrid.appended_as_gpt { 128 } else { 4 };
     for (index, appended) in hybrid.appended.iter().enumerate() {
         let number = appended.number;
-        if !(1..=most).contains(&number) {
-            let message = format!("a partition of number {number}: 1 to {most} are possible");
+        if !(1..=max).contains(&number) {
+            let message = format!("partition number {number} is not between 1 and {max}");
             return Err(Error::invalid(message));
         }
         if hybrid.appended[..index].iter().any(|other| other.number == number) {
-            return Err(Error::invalid(format!("two partitions of number {number}")));
+            return Err(Error::invalid(format!("two partitions have the number {number}")));
         }
     }
     Ok(())
 }
 
-/// The code, and where it finds the boot image.
-fn put_code(sector: &mut [u8; to_usize(mbr::SECTOR)], hybrid: &Hybrid, image: u32) {
+/// Writes the boot code and the address of the boot image to the MBR.
+fn write_code(sector: &mut [u8; to_usize(mbr::SECTOR)], hybrid: &Hybrid, image: u32) {
     let image = u64::from(image) * DISK_SECTORS;
     let (code, address) = match (&hybrid.isohybrid_mbr, &hybrid.grub2_mbr) {
         (Some(code), _) => (&code[..LOADER_ADDRESS], image),
@@ -325,7 +338,7 @@ fn put_code(sector: &mut [u8; to_usize(mbr::SECTOR)], hybrid: &Hybrid, image: u3
     sector[LOADER_ADDRESS..][..8].copy_from_slice(&address.to_le_bytes());
 }
 
-/// Identifiers that look random and are not: the same image gets the same ones.
+/// Generator of identifiers. They look random, but are the same for the same image.
 struct Identifiers {
     state: Sha256,
 }
@@ -342,12 +355,12 @@ impl Identifiers {
         bytes
     }
 
-    /// The GPT's own, 0, or that of a partition.
+    /// Returns the disk GUID (number 0), or the GUID of a partition.
     fn guid(&self, number: u32) -> Guid {
         Guid::from_digest(self.bytes(number))
     }
 
-    /// The MBR's; not 0, which means that there is none.
+    /// Returns the disk signature for the MBR. It is not 0, because 0 means that there is none.
     fn disk(&self) -> u32 {
         u32::from_le_bytes(self.bytes(u32::MAX)).max(1)
     }

@@ -1,21 +1,21 @@
-//! How an ISO image starts a machine: El Torito from a disc, MBR and GPT from a disk.
+//! Booting from an ISO image: El Torito for optical discs, MBR and GPT for disks.
 //!
 //! ```text
-//!   byte      0   MBR: boot code, the boot image's address at 432, four partitions
-//!           512   GPT's header, its entries behind it; or, at 2048, an Apple partition map
-//!        34,816   boot record: a volume descriptor that says where the boot catalog is
+//!   byte      0   MBR: boot code, address of the boot image at 432, four partitions
+//!           512   GPT header and entries; or, at 2048, an Apple partition map
+//!        34,816   boot record: a volume descriptor with the location of the boot catalog
 //!           ...   boot catalog, boot images: extents like any other
-//!       the end   partitions behind the file system; GPT's second copy
+//!       the end   partitions after the file system; backup GPT
 //! ```
 //!
-//! * `catalog`: El Torito's boot catalog, read and written;
-//! * `system_area`: what the first sixteen sectors hold, by way of `mbr`, `gpt` and `apm`, which
-//!   know nothing of ISO 9660;
-//! * `tables`: what is written into boot images;
-//! * `hybrid`: a new image's system area, and what lies behind its file system.
+//! * `catalog`: the El Torito boot catalog, for reading and writing.
+//! * `system_area`: the contents of the first sixteen sectors. The partition tables are parsed by
+//!   `mbr`, `gpt` and `apm`, which are independent of ISO 9660.
+//! * `tables`: the data that is patched into boot images.
+//! * `hybrid`: the system area of a new image, and everything after its file system.
 //!
-//! What is read may be wrong in any way. What can be made sense of is given, with what is odd
-//! about it ([`Oddity`]); only what is not there at all is an error.
+//! Images are untrusted. Damaged structures are returned as far as they can be parsed, with a list
+//! of what is wrong ([`Oddity`]). Only a missing structure is an error.
 
 mod catalog;
 pub(crate) mod hybrid;
@@ -29,8 +29,8 @@ pub use system_area::{Loader, SystemArea};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// Which firmware a boot entry is for (El Torito, 2.1; UEFI, "ISO-9660 and El Torito").
-/// Serialized as the text that it displays as.
+/// Platform ID: the firmware that a boot entry is for (El Torito, 2.1; UEFI, "ISO-9660 and El
+/// Torito"). Serialized as its `Display` text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Platform {
@@ -42,12 +42,12 @@ pub enum Platform {
     Mac,
     /// UEFI: 0xEF.
     Efi,
-    /// Any other number.
+    /// Any other platform ID.
     Other(u8),
 }
 
 impl Platform {
-    /// By its number.
+    /// Creates a platform from its ID.
     pub const fn from_number(number: u8) -> Self {
         match number {
             0x00 => Self::Bios,
@@ -58,7 +58,7 @@ impl Platform {
         }
     }
 
-    /// Its number.
+    /// Returns the platform ID.
     pub const fn number(self) -> u8 {
         match self {
             Self::Bios => 0x00,

@@ -1,4 +1,5 @@
-//! What the first sixteen sectors hold, of which ISO 9660 says nothing (ECMA-119, 6.2.1).
+//! The system area: the first sixteen sectors, whose contents ISO 9660 does not define (ECMA-119,
+//! 6.2.1).
 
 use super::{BootCatalog, Media, Platform};
 use crate::error::{Error, Result};
@@ -8,39 +9,40 @@ use crate::storage::number::to_usize;
 use crate::storage::source::Source;
 use serde::Serialize;
 
-/// Bytes of the system area.
+/// Length of the system area in bytes.
 pub(crate) const SYSTEM_AREA: u64 = 16 * SECTOR;
 
-/// Where isohybrid's MBR finds the boot image, and GRUB's: 8 bytes, in sectors of 512.
+/// Offset in the MBR of the boot image's address, for isohybrid and GRUB: 8 bytes, in sectors of
+/// 512 bytes.
 pub(crate) const LOADER_ADDRESS: usize = 432;
 
-/// GRUB's MBR does not load the boot image's first sector of 2048 bytes.
+/// Number of 512-byte sectors at the start of the boot image that GRUB's MBR does not load.
 pub(crate) const GRUB2_MBR_SKIPS: u64 = 4;
 
-/// How the MBR's code finds its boot image. Told by the address that is written into it, which
-/// is one of the boot catalog's.
+/// The boot loader that the code in the MBR loads. Recognized by the address in the MBR, which
+/// refers to a boot image in the boot catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
 #[non_exhaustive]
 pub enum Loader {
-    /// As syslinux's isohybrid.
+    /// isohybrid (syslinux).
     Isohybrid {
-        /// Where the boot image begins: a sector of 2048 bytes.
+        /// First sector of the boot image, in sectors of 2048 bytes.
         start_sector: u32,
     },
-    /// As GRUB's boot_hybrid.img.
+    /// GRUB's boot_hybrid.img.
     Grub2 {
-        /// Where the boot image begins: a sector of 2048 bytes.
+        /// First sector of the boot image, in sectors of 2048 bytes.
         start_sector: u32,
     },
 }
 
-/// What makes an image start from a disk, and how the disk is divided. All of it may be missing.
+/// Boot code and partition tables, for booting the image from a disk. All of them are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct SystemArea {
-    /// Whether there is anything at all in it.
+    /// True if the system area is not all zeros.
     pub used: bool,
     /// The master boot record.
     pub mbr: Option<Mbr>,
@@ -48,18 +50,18 @@ pub struct SystemArea {
     pub gpt: Option<Gpt>,
     /// The Apple partition map.
     pub apm: Option<Apm>,
-    /// Which boot image the MBR's code loads.
+    /// Boot loader that the code in the MBR loads.
     pub loader: Option<Loader>,
-    /// What is odd about them.
+    /// Violations of the specifications.
     pub oddities: Vec<Oddity>,
 }
 
 impl SystemArea {
-    /// Reads the system area of an image, and what lies at the image's end. Which loader there is
-    /// can be told only by the boot catalog.
+    /// Reads the system area of an image, and the backup GPT at its end. The boot catalog is
+    /// required to recognize the loader.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
+    /// Returns [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
     pub fn read(source: &dyn Source, catalog: Option<&BootCatalog>) -> Result<Self> {
         let mut start = vec![0; to_usize(source.len().min(SYSTEM_AREA))];
         source

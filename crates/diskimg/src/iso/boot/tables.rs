@@ -1,9 +1,10 @@
-//! What is written into a boot image, so that its code finds the rest of itself.
+//! Tables that are patched into a boot image, so that its code finds the rest of the image.
 //!
 //! ```text
-//!      8   boot info table   16(4): the primary volume descriptor's sector; own sector(4);
-//!                            own bytes(4); the sum of all dwords from 64 on(4); zeros(40)
-//!   2548   GRUB's address    (8): the sector of 512 bytes behind the first five
+//!      8   boot info table   sector of the primary volume descriptor(4): 16; sector of the boot
+//!                            image(4); its length in bytes(4); sum of its 32-bit words from
+//!                            offset 64(4); zeros(40)
+//!   2548   GRUB address(8)   sector of the boot image in 512-byte sectors, plus 5
 //! ```
 //!
 //! Source: libisofs, doc/boot_sectors.txt, "El Torito CD booting"; mkisofs(8), -boot-info-table;
@@ -15,46 +16,45 @@ use crate::storage::source::Source;
 use std::io;
 use std::sync::Arc;
 
-/// Where the boot info table is.
+/// Offset of the boot info table.
 const INFO_TABLE: u64 = 8;
 
-/// Bytes before which the sum does not count: the table is among them.
+/// Offset of the first byte included in the sum; the end of the table.
 const SUM_FROM: u64 = 64;
 
-/// The primary volume descriptor's sector.
+/// Sector of the primary volume descriptor.
 const PRIMARY_DESCRIPTOR: u32 = 16;
 
-/// Where GRUB's boot image keeps its own address: at the end of what a BIOS loads of it first,
-/// and one sector more.
+/// Offset of the address in GRUB's boot image: in the fifth 512-byte sector.
 const GRUB2_ADDRESS: u64 = 2548;
 
-/// Sectors of 512 bytes in which the code is that reads the rest by that address.
+/// Number of 512-byte sectors of GRUB's boot image before the part that the address refers to.
 const GRUB2_SKIPS: u64 = 5;
 
-/// The largest boot image that gets a boot info table: its length has four bytes.
+/// Maximum length in bytes of a boot image with a boot info table, whose length field has 32 bits.
 const MAX_IMAGE: u64 = (1 << 32) - 1;
 
-/// Bytes that replace a file's own on the way out.
+/// Bytes that replace those of a file when it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Patch {
-    /// Where in the file.
+    /// Offset in the file.
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<u8>,
 }
 
 impl Patch {
-    /// Applies the patch to a piece of the file that begins at `offset`.
-    pub(crate) fn apply(&self, piece: &mut [u8], offset: u64) {
+    /// Applies the patch to `chunk`, the bytes of the file at `offset`.
+    pub(crate) fn apply(&self, chunk: &mut [u8], offset: u64) {
         let start = self.offset.max(offset);
-        let end = (self.offset + to_u64(self.bytes.len())).min(offset + to_u64(piece.len()));
+        let end = (self.offset + to_u64(self.bytes.len())).min(offset + to_u64(chunk.len()));
         if start < end {
             let from = &self.bytes[to_usize(start - self.offset)..to_usize(end - self.offset)];
-            piece[to_usize(start - offset)..to_usize(end - offset)].copy_from_slice(from);
+            chunk[to_usize(start - offset)..to_usize(end - offset)].copy_from_slice(from);
         }
     }
 }
 
-/// A file with some of its bytes replaced.
+/// A file with patches applied.
 #[derive(Debug)]
 pub(crate) struct PatchedSource {
     inner: Arc<dyn Source>,
@@ -79,16 +79,19 @@ impl Source for PatchedSource {
     }
 }
 
-/// The boot info table for this file, which is to begin at that sector of 2048 bytes. Reads the
-/// whole file.
+/// Returns the boot info table for `file`, which is to start at `sector` (in sectors of 2048
+/// bytes). Reads the whole file.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the file is too short to hold the table,
-/// or 4 GiB long; [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
+/// Returns [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the file is too short for the table
+/// or has 4 GiB or more, [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn info_table(file: &dyn Source, sector: u32) -> Result<Patch> {
     let len = file.len();
     if !(SUM_FROM..=MAX_IMAGE).contains(&len) {
-        let message = format!("a boot info table does not go into a boot image of {len} bytes");
+        let message = format!(
+            "a boot info table requires a boot image of {SUM_FROM} to {MAX_IMAGE} bytes; this one \
+             has {len}"
+        );
         return Err(Error::invalid(message));
     }
     let mut bytes = Vec::with_capacity(56);
@@ -99,7 +102,8 @@ pub(crate) fn info_table(file: &dyn Source, sector: u32) -> Result<Patch> {
     Ok(Patch { offset: INFO_TABLE, bytes })
 }
 
-/// The sum of the dwords behind the table; a last one that is not whole ends in zeros.
+/// Returns the sum of the 32-bit words after the table. An incomplete last word is padded with
+/// zeros.
 fn sum(file: &dyn Source) -> Result<u32> {
     let mut sum = 0u32;
     let mut buffer = vec![0; 64 << 10];
@@ -118,21 +122,25 @@ fn sum(file: &dyn Source) -> Result<u32> {
     Ok(sum)
 }
 
-/// GRUB's address for a file of that many bytes, which is to begin at that sector of 2048 bytes.
+/// Returns the GRUB address for a file of `len` bytes, which is to start at `sector` (in sectors of
+/// 2048 bytes).
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the file is too short to hold it.
+/// Returns [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the file is too short for it.
 pub(crate) fn grub2_address(len: u64, sector: u32) -> Result<Patch> {
     if len < GRUB2_ADDRESS + 8 {
-        let message = format!("GRUB's address does not go into a boot image of {len} bytes");
-        return Err(Error::invalid(message).hint("is it GRUB's?"));
+        let message = format!(
+            "the address for GRUB requires a boot image of at least {} bytes; this one has {len}",
+            GRUB2_ADDRESS + 8
+        );
+        return Err(Error::invalid(message).hint("check that it is a GRUB boot image"));
     }
     let address = u64::from(sector) * 4 + GRUB2_SKIPS;
     Ok(Patch { offset: GRUB2_ADDRESS, bytes: address.to_le_bytes().to_vec() })
 }
 
-/// True if a boot image, which begins at that sector of 2048 bytes and may be followed by other
-/// bytes, has a boot info table that says so.
+/// Returns true if `image`, the bytes from the first sector of a boot image, has a boot info table
+/// with that sector (in sectors of 2048 bytes).
 pub(crate) fn has_info_table(image: &dyn Source, sector: u32) -> bool {
     let mut table = [0; 8];
     let read = image.read_exact_at(&mut table, INFO_TABLE);
@@ -140,7 +148,7 @@ pub(crate) fn has_info_table(image: &dyn Source, sector: u32) -> bool {
     read.is_ok() && [d, c, b, a] == PRIMARY_DESCRIPTOR.to_le_bytes() && rest == sector.to_le_bytes()
 }
 
-/// True if it has GRUB's address of itself.
+/// Returns true if `image` has a GRUB address for that sector.
 pub(crate) fn has_grub2_address(image: &dyn Source, sector: u32) -> bool {
     let mut address = [0; 8];
     let read = image.read_exact_at(&mut address, GRUB2_ADDRESS);
@@ -154,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_table_has_address_length_and_sum() {
-        // 64 bytes that do not count, then 1, 2, and 0x030201 that ends in a zero.
+        // 64 bytes that are not summed, then the words 1, 2, and 0x030201 without its last byte.
         let mut file = vec![9; 64];
         file.extend_from_slice(&[1, 0, 0, 0, 2, 0, 0, 0, 1, 2, 3]);
         let table = info_table(&MemorySource::new(file), 0x22).expect("fits");
@@ -164,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_does_not_depend_on_the_pieces_it_is_read_in() {
+    fn the_sum_of_a_file_longer_than_the_buffer_is_correct() {
         let file: Vec<u8> = (0..200_003u32).map(|n| (n * 7) as u8).collect();
         let mut padded = file[64..].to_vec();
         padded.push(0);
@@ -175,19 +183,19 @@ mod tests {
     }
 
     #[test]
-    fn grub_finds_what_lies_behind_five_sectors() {
+    fn the_grub_address_is_that_of_the_sixth_sector() {
         let patch = grub2_address(6000, 34).expect("fits");
         assert_eq!((patch.offset, &*patch.bytes), (2548, &[0x8d, 0, 0, 0, 0, 0, 0, 0][..]));
         assert!(grub2_address(2555, 34).is_err());
     }
 
     #[test]
-    fn a_patch_reaches_every_piece_that_it_touches() {
+    fn a_patch_is_applied_to_every_chunk_that_it_overlaps() {
         let patch = Patch { offset: 3, bytes: b"abcd".to_vec() };
         for size in 1..=10 {
             let mut file = *b"0123456789";
-            for (index, piece) in file.chunks_mut(size).enumerate() {
-                patch.apply(piece, (index * size) as u64);
+            for (index, chunk) in file.chunks_mut(size).enumerate() {
+                patch.apply(chunk, (index * size) as u64);
             }
             assert_eq!(&file, b"012abcd789");
         }

@@ -1,4 +1,5 @@
-//! A directory of the host, held open: what is made in it is made by bare names.
+//! An open directory of the host. Its entries are created relative to its file descriptor, by a
+//! single path component.
 
 #[cfg(not(unix))]
 pub(super) use absent::{Directory, set_attributes};
@@ -17,12 +18,12 @@ mod unix {
     use std::os::fd::{AsFd, OwnedFd};
     use std::path::Path;
 
-    /// A directory of the host.
+    /// An open directory of the host.
     pub(in crate::iso::extract) struct Directory(OwnedFd);
 
     const OPEN: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-    /// openat(2), once more where a signal came in between.
+    /// openat(2), repeated if interrupted by a signal.
     fn open(
         directory: impl AsFd,
         name: impl rustix::path::Arg + Copy,
@@ -33,15 +34,16 @@ mod unix {
     }
 
     impl Directory {
-        /// The destination: the caller's own path, so links in it are followed.
+        /// Creates and opens the destination. The path is the caller's, so symbolic links in it are
+        /// followed.
         pub(in crate::iso::extract) fn create(path: &Path) -> io::Result<Self> {
             std::fs::create_dir_all(path)?;
             let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
             Ok(Self(open(CWD, path, flags, Mode::empty())?))
         }
 
-        /// Makes a directory, with a new one's permissions until it gets its own. One that is there
-        /// is filled; a symbolic link is not followed.
+        /// Creates a directory with the default permissions, or opens an existing one. Symbolic
+        /// links are not followed.
         pub(in crate::iso::extract) fn make_dir(&self, name: &[u8]) -> io::Result<Self> {
             let made = rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(0o777));
             match made {
@@ -51,7 +53,7 @@ mod unix {
             Ok(Self(open(&self.0, name, OPEN, Mode::empty())?))
         }
 
-        /// Makes a file that was not there.
+        /// Creates a file, which must not exist.
         pub(in crate::iso::extract) fn make_file(&self, name: &[u8]) -> io::Result<File> {
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -59,7 +61,7 @@ mod unix {
             Ok(File::from(open(&self.0, name, flags, mode)?))
         }
 
-        /// Removes a file, if it is there.
+        /// Removes a file, if it exists.
         pub(in crate::iso::extract) fn remove_file(&self, name: &[u8]) -> io::Result<()> {
             match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -75,11 +77,11 @@ mod unix {
             options: &ExtractOptions,
         ) -> io::Result<()> {
             rustix::fs::symlinkat(target, &self.0, name)?;
-            self.set_at(name, attributes, options)
+            self.set_entry_attributes(name, attributes, options)
         }
 
-        /// Makes a hard link to the file of that path below this directory. Each directory on
-        /// the way is opened by its own name.
+        /// Creates `name` in `parent` as a hard link to the file at `path` below this directory.
+        /// Each directory in `path` is opened separately, without following symbolic links.
         pub(in crate::iso::extract) fn link(
             &self,
             path: &[u8],
@@ -89,15 +91,15 @@ mod unix {
             let mut names = path.split(|&byte| byte == b'/');
             let last = names.next_back().unwrap_or(path);
             let mut directory: Option<OwnedFd> = None;
-            for step in names {
+            for component in names {
                 let here = directory.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
-                directory = Some(open(here, step, OPEN, Mode::empty())?);
+                directory = Some(open(here, component, OPEN, Mode::empty())?);
             }
             let here = directory.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
             Ok(rustix::fs::linkat(here, last, &parent.0, name, AtFlags::empty())?)
         }
 
-        /// Makes a device, a named pipe or a socket.
+        /// Creates a device, a named pipe or a socket.
         pub(in crate::iso::extract) fn make_special(
             &self,
             name: &[u8],
@@ -109,7 +111,7 @@ mod unix {
                 let mode = permissions(&node.attributes, options);
                 rustix::fs::chmodat(&self.0, name, mode, AtFlags::empty())?;
             }
-            self.set_at(name, &node.attributes, options)
+            self.set_entry_attributes(name, &node.attributes, options)
         }
 
         #[cfg(not(target_vendor = "apple"))]
@@ -131,8 +133,8 @@ mod unix {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        /// Owner and times of something in this directory that is not followed.
-        fn set_at(
+        /// Sets owner and times of an entry of this directory, without following a symbolic link.
+        fn set_entry_attributes(
             &self,
             name: &[u8],
             attributes: &Attributes,
@@ -147,7 +149,7 @@ mod unix {
             Ok(())
         }
 
-        /// This directory's own attributes.
+        /// Sets the attributes of this directory.
         pub(in crate::iso::extract) fn set_own_attributes(
             &self,
             attributes: &Attributes,
@@ -157,8 +159,8 @@ mod unix {
         }
     }
 
-    /// Owner, permissions and times of an open file or directory; in this order, as a change of
-    /// owner takes set-id bits away.
+    /// Sets owner, permissions and times of an open file or directory, in this order, because a
+    /// change of owner clears the set-user-ID and set-group-ID bits.
     pub(in crate::iso::extract) fn set_attributes(
         file: impl AsFd,
         attributes: &Attributes,
@@ -178,7 +180,7 @@ mod unix {
 
     fn permissions(attributes: &Attributes, options: &ExtractOptions) -> Mode {
         let kept = if options.special_modes { 0o7777 } else { 0o777 };
-        // The type differs between systems; the bits fit all of them.
+        // The width of the type depends on the system; twelve bits fit in all of them.
         #[allow(clippy::as_conversions)]
         let mode = (attributes.mode.unwrap_or(0o644) & kept) as _;
         Mode::from_raw_mode(mode)
@@ -188,7 +190,7 @@ mod unix {
         attributes: &Attributes,
         options: &ExtractOptions,
     ) -> Option<(Option<Uid>, Option<Gid>)> {
-        // All ones means "nobody's", and would mean "leave it".
+        // An ID of all ones means "unknown" in an image, and "unchanged" to chown(2).
         let known = |id: Option<u32>| id.filter(|&id| id != u32::MAX);
         let uid = known(attributes.uid).map(Uid::from_raw);
         let gid = known(attributes.gid).map(Gid::from_raw);
@@ -215,15 +217,15 @@ mod absent {
     use std::io;
     use std::path::Path;
 
-    /// Not here: what keeps an image's names inside a directory are calls that this system does
-    /// not have.
+    /// Extraction is not implemented on this system: it lacks the calls that confine the names of
+    /// an image to the destination (openat(2) and similar).
     pub(in crate::iso::extract) enum Directory {}
 
     impl Directory {
         pub(in crate::iso::extract) fn create(_: &Path) -> io::Result<Self> {
             Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "extraction is not possible on this system",
+                "extraction is not supported on this system",
             ))
         }
 

@@ -1,9 +1,9 @@
-//! Numbers that are recorded twice, little-endian and big-endian.
+//! Both-endian numbers: recorded twice, little-endian and big-endian.
 
 use zerocopy::byteorder::{BE, LE, U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// 16 bits in both orders (ECMA-119, 7.2.3).
+/// 16-bit number in both byte orders (ECMA-119, 7.2.3).
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Both16 {
@@ -11,7 +11,7 @@ pub(crate) struct Both16 {
     big: U16<BE>,
 }
 
-/// 32 bits in both orders (ECMA-119, 7.3.3).
+/// 32-bit number in both byte orders (ECMA-119, 7.3.3).
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Both32 {
@@ -20,30 +20,30 @@ pub(crate) struct Both32 {
 }
 
 impl Both16 {
-    /// The number: the little-endian half, which is the one that most readers see; the other
-    /// one where that is empty.
+    /// Returns the little-endian half, which most readers use, or the big-endian half if the
+    /// little-endian one is zero.
     pub(crate) fn get(self) -> u16 {
         if self.little.get() == 0 { self.big.get() } else { self.little.get() }
     }
 
-    /// True if the halves say the same.
+    /// Returns true if both halves have the same value.
     pub(crate) fn agrees(self) -> bool {
         self.little.get() == self.big.get()
     }
 }
 
 impl Both32 {
-    /// As [`Both16::get`].
+    /// Like [`Both16::get`].
     pub(crate) fn get(self) -> u32 {
         if self.little.get() == 0 { self.big.get() } else { self.little.get() }
     }
 
-    /// The little-endian half.
+    /// Returns the little-endian half.
     pub(crate) fn little(self) -> u32 {
         self.little.get()
     }
 
-    /// True if the halves say the same.
+    /// Returns true if both halves have the same value.
     pub(crate) fn agrees(self) -> bool {
         self.little.get() == self.big.get()
     }

@@ -1,23 +1,26 @@
 //! Volume descriptors (ECMA-119, 8).
 
+use byteorder::{BigEndian, ByteOrder, LittleEndian};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
+use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::read::both::{Both16, Both32};
 use crate::iso::time::Timestamp;
+use crate::report::finding::Severity;
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;
 use serde::Serialize;
 use zerocopy::byteorder::{BE, LE, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// Descriptors that are looked at. Real images have three to ten.
-const MOST: u64 = 64;
+/// Maximum number of descriptors that are read. Real images have three to ten.
+const MAX_DESCRIPTORS: u64 = 64;
 
-/// Where a volume's descriptors begin, in sectors from where its session does.
+/// First sector of the volume descriptors, relative to the start of the session.
 pub(crate) const FIRST: u64 = 16;
 
-/// A primary, supplementary or enhanced descriptor as it is recorded (ECMA-119, 8.4 to 8.5).
+/// On-disk layout of a primary, supplementary or enhanced volume descriptor (ECMA-119, 8.4 and
+/// 8.5).
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawVolume {
@@ -53,23 +56,23 @@ struct RawVolume {
     file_structure_version: u8,
 }
 
-/// What a volume descriptor describes.
+/// Type of a volume descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum VolumeKind {
-    /// The tree that every reader knows (8.4).
+    /// Primary volume descriptor (8.4).
     Primary,
-    /// Joliet: names in UTF-16.
+    /// Joliet supplementary volume descriptor: names in UCS-2.
     Joliet,
-    /// ISO 9660:1999's enhanced tree, with names up to 207 bytes (8.5).
+    /// Enhanced volume descriptor of ISO 9660:1999, with names of up to 207 bytes (8.5).
     Enhanced,
-    /// A tree of names in some other character set.
+    /// Supplementary volume descriptor with another character set.
     Other,
 }
 
 impl VolumeKind {
-    /// As serialised.
+    /// Returns the name that serialization uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -80,66 +83,66 @@ impl VolumeKind {
     }
 }
 
-/// A volume descriptor: one tree, and what is said of the volume.
+/// A volume descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct VolumeDescriptor {
-    /// What it describes.
+    /// Type of the descriptor.
     pub kind: VolumeKind,
-    /// Its own sector.
+    /// Sector of the descriptor.
     pub sector: u64,
-    /// Volume identifier: the label.
+    /// Volume identifier (label).
     pub volume_id: String,
     /// System identifier.
     pub system_id: String,
     /// Volume set identifier.
     pub volume_set_id: String,
-    /// Publisher.
+    /// Publisher identifier.
     pub publisher: String,
-    /// Data preparer.
+    /// Data preparer identifier.
     pub preparer: String,
-    /// Application.
+    /// Application identifier.
     pub application: String,
-    /// Sectors of the volume.
+    /// Volume space size in logical blocks.
     pub sectors: u64,
-    /// Bytes of a block: 2048.
+    /// Logical block size in bytes: 2048.
     pub block_size: u16,
-    /// Creation.
+    /// Volume creation time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
-    /// Last modification.
+    /// Volume modification time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modified: Option<Timestamp>,
-    /// Bytes of a path table.
+    /// Path table size in bytes.
     #[serde(skip)]
     pub(crate) path_table_bytes: u32,
-    /// Sector of the little-endian path table.
+    /// Sector of the type L (little-endian) path table.
     #[serde(skip)]
     pub(crate) path_table_l: u32,
-    /// Sector of the big-endian path table.
+    /// Sector of the type M (big-endian) path table.
     #[serde(skip)]
     pub(crate) path_table_m: u32,
-    /// The root's directory record.
+    /// Directory record of the root directory.
     #[serde(skip)]
     pub(crate) root: [u8; 34],
-    /// Which volume of its set this is, if the set has others.
+    /// Volume sequence number, if the volume set has more than one volume.
     #[serde(skip)]
     pub(crate) sequence: Option<u16>,
 }
 
 impl VolumeDescriptor {
-    /// Bytes of the volume.
+    /// Returns the length of the volume in bytes.
     pub fn bytes(&self) -> u64 {
         self.sectors * u64::from(self.block_size)
     }
 }
 
-/// All that the descriptors of one session say.
+/// The volume descriptors of one session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Descriptors {
     pub(crate) volumes: Vec<VolumeDescriptor>,
-    /// Sector of El Torito's catalog.
+    /// Sector of the El Torito boot catalog.
     pub(crate) boot_catalog: Option<u32>,
 }
 
@@ -149,11 +152,15 @@ impl Descriptors {
     }
 }
 
-/// Reads the descriptors from sector `first` on. None of them need be there.
+/// Reads the volume descriptors, starting at sector `first`. Returns an empty list if there are
+/// none.
 ///
 /// # Errors
-/// [`Io`](crate::ErrorKind::Io); [`Unsupported`](crate::ErrorKind::Unsupported) for blocks that are
-/// not 2048 bytes and for High Sierra; what `findings` said.
+/// - [`Corrupt`](crate::ErrorKind::Corrupt) if the primary volume descriptor is invalid.
+/// - [`Unsupported`](crate::ErrorKind::Unsupported) for a logical block size other than 2048 bytes
+///   and for High Sierra.
+/// - [`Io`](crate::ErrorKind::Io) if reading fails.
+/// - The errors of `findings`.
 pub(crate) fn read(
     source: &dyn Source,
     first: u64,
@@ -161,7 +168,7 @@ pub(crate) fn read(
 ) -> Result<Descriptors> {
     let mut found = Descriptors::default();
     let mut terminated = false;
-    for sector in first..first.saturating_add(MOST) {
+    for sector in first..first.saturating_add(MAX_DESCRIPTORS) {
         let Some(offset) = sector.checked_mul(SECTOR) else { break };
         if offset.checked_add(SECTOR).is_none_or(|end| end > source.len()) {
             break;
@@ -174,21 +181,21 @@ pub(crate) fn read(
             (b"CD001", 0) => found.boot_catalog = found.boot_catalog.or(el_torito(&bytes)),
             (b"CD001", 1 | 2) => match volume(&bytes, sector, findings) {
                 Ok(volume) => found.volumes.push(volume),
-                // One bad descriptor spoils no other.
+                // An invalid descriptor after the primary one is not fatal.
                 Err(error) if found.volumes.is_empty() && bytes[0] == 1 => return Err(error),
-                Err(error) => findings.tell(|| {
+                Err(error) => findings.report(|| {
                     Finding::new(FindingCode::Descriptor, Severity::Error, error.to_string())
                         .at(offset)
                 })?,
             },
             (b"CD001", 255) => terminated = true,
             (b"CD001", _) => {}
-            // UDF's own structures lie among them or behind (ECMA-167, 2/9.1).
+            // UDF volume structure descriptors may be between them or follow (ECMA-167, 2/9.1).
             (b"BEA01" | b"BOOT2" | b"NSR02" | b"NSR03" | b"TEA01" | b"CDW02", _) => {}
             _ if terminated || !found.volumes.is_empty() => break,
             _ if sector == first && &bytes[9..14] == b"CDROM" => {
                 return Err(
-                    Error::unsupported("a High Sierra image, ISO 9660's forerunner").at(offset)
+                    Error::unsupported("a High Sierra image (predecessor of ISO 9660)").at(offset)
                 );
             }
             _ => break,
@@ -196,16 +203,17 @@ pub(crate) fn read(
     }
     if !terminated && !found.volumes.is_empty() {
         findings.warn(FindingCode::NoTerminator, first * SECTOR, || {
-            "no terminator ends the volume descriptors".into()
+            "the volume descriptor set terminator is missing".into()
         })?;
     }
     Ok(found)
 }
 
-/// The sector of the boot catalog, if this boot record is El Torito's (El Torito, figure 7).
+/// Returns the sector of the boot catalog if the boot record is that of El Torito (El Torito,
+/// figure 7).
 fn el_torito(bytes: &[u8; to_usize(SECTOR)]) -> Option<u32> {
-    let ours = bytes[7..39].starts_with(b"EL TORITO SPECIFICATION");
-    ours.then(|| u32::from_le_bytes([bytes[71], bytes[72], bytes[73], bytes[74]]))
+    let is_el_torito = bytes[7..39].starts_with(b"EL TORITO SPECIFICATION");
+    is_el_torito.then(|| LittleEndian::read_u32(&bytes[71..]))
 }
 
 fn volume(
@@ -227,16 +235,18 @@ fn volume(
     let block_size = match raw.block_size.get() {
         2048 => 2048,
         0 => {
-            findings.warn(FindingCode::Descriptor, offset + 128, || "no block size".into())?;
+            findings.warn(FindingCode::Descriptor, offset + 128, || {
+                "the logical block size is 0; assuming 2048 bytes".into()
+            })?;
             2048
         }
         size @ (512 | 1024) => {
-            return Err(Error::unsupported(format!("blocks of {size} bytes"))
+            return Err(Error::unsupported(format!("logical blocks of {size} bytes"))
                 .in_structure("volume descriptor")
                 .at(offset + 128));
         }
         size => {
-            return Err(bad(format!("a block size of {size} bytes; it must be 2048")));
+            return Err(bad(format!("the logical block size is {size} bytes; it must be 2048")));
         }
     };
     let halves = [
@@ -249,7 +259,7 @@ fn volume(
     for (at, agrees, field) in halves {
         if !agrees {
             findings.warn(FindingCode::EndianMismatch, offset + at, || {
-                format!("volume descriptor: the halves of the {field} differ")
+                format!("the halves of the {field} differ in a volume descriptor")
             })?;
         }
     }
@@ -278,19 +288,20 @@ fn volume(
     })
 }
 
-/// Joliet's three levels of UCS-2 (Joliet, "Identifying a Joliet Supplementary Volume Descriptor").
+/// Returns true for the escape sequences of UCS-2 levels 1 to 3 (Joliet, "Identifying a Joliet
+/// Supplementary Volume Descriptor").
 fn is_joliet(escape_sequences: &[u8; 32]) -> bool {
     matches!(escape_sequences[..3], [b'%', b'/', b'@' | b'C' | b'E'])
 }
 
-/// Text padded with blanks (ECMA-119, 7.4.3.2), or with NULs.
+/// Decodes text padded with spaces (ECMA-119, 7.4.3.2) or NULs.
 fn plain_text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.trim_end_matches(['\0', ' ']).to_owned()
 }
 
-/// The same of UTF-16BE.
+/// Decodes UTF-16BE text with the same padding.
 fn joliet_text(bytes: &[u8]) -> String {
-    let units: Vec<_> = bytes.chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect();
+    let units: Vec<_> = bytes.chunks_exact(2).map(BigEndian::read_u16).collect();
     String::from_utf16_lossy(&units).trim_end_matches(['\0', ' ']).to_owned()
 }

@@ -1,4 +1,4 @@
-//! Reading ISO 9660: descriptors, directories, Rock Ridge, Joliet.
+//! Reading of ISO 9660: volume descriptors, directories, Rock Ridge, Joliet.
 
 mod both;
 pub(crate) mod cue;

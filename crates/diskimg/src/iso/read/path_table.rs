@@ -1,61 +1,64 @@
-//! Path tables (ECMA-119, 9.4): every directory's place and parent, for who would rather not
-//! read the directories.
+//! Path tables (ECMA-119, 9.4): location and parent of every directory, for access to a directory
+//! without reading its parents.
 
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::storage::number::to_index;
 use crate::storage::source::Source;
 
-/// Bytes before the name.
+/// Length of the fields before the directory identifier in bytes.
 const FIXED: usize = 8;
 
-/// Which order the numbers are in.
+/// Byte order of the numbers in a path table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ByteOrder {
     Little,
     Big,
 }
 
-/// A directory, as a path table has it.
+/// A path table record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PathRecord {
     /// First sector of the directory.
     pub(crate) sector: u32,
-    /// The parent's number in the table, from 1 on.
+    /// Number of the parent's record in the table, starting at 1.
     pub(crate) parent: u16,
-    /// Its identifier.
+    /// Directory identifier.
     pub(crate) name: Vec<u8>,
 }
 
-/// Reads the table of `len` bytes from `sector` on.
+/// Reads the path table of `len` bytes at `sector`.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not within the image or its records do not
-/// fill it, [`Limit`](crate::ErrorKind::Limit) if it is longer than `most`.
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it is not within the image or a record is
+/// invalid, [`Limit`](crate::ErrorKind::Limit) if it is longer than `limit` bytes,
+/// [`Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn read(
     image: &dyn Source,
     sector: u32,
     len: u32,
     order: ByteOrder,
-    most: u64,
+    limit: u64,
 ) -> Result<Vec<PathRecord>> {
     let offset = u64::from(sector) * SECTOR;
     let bad = |message: &'static str| Error::corrupt("path table", message).at(offset);
-    if u64::from(len) > most {
+    if u64::from(len) > limit {
         let found = format!("a path table of {len} bytes");
-        return Err(Error::over_limit("directory_bytes", found, most));
+        return Err(Error::over_limit("directory_bytes", found, limit));
     }
     if offset + u64::from(len) > image.len() {
-        return Err(bad("it lies outside the image"));
+        return Err(bad("it is not within the image"));
     }
     let mut bytes = vec![0; to_index(len)];
-    image.read_exact_at(&mut bytes, offset).map_err(|e| Error::io("cannot read it", e))?;
+    image
+        .read_exact_at(&mut bytes, offset)
+        .map_err(|e| Error::io("cannot read the path table", e))?;
     let mut records = Vec::new();
     let mut rest = &bytes[..];
     while let &[name_len, attribute_blocks, a, b, c, d, e, f, ..] = rest {
         let name_len = usize::from(name_len);
         let name = rest.get(FIXED..FIXED + name_len).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| bad("a record does not hold what it says"))?.to_vec();
+        let name = name.ok_or_else(|| bad("the name length of a record is invalid"))?.to_vec();
         let (sector, parent) = match order {
             ByteOrder::Little => (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f])),
             ByteOrder::Big => (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f])),

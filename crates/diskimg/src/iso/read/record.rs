@@ -2,13 +2,14 @@
 
 use crate::error::Result;
 use crate::iso::SECTOR;
-use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
+use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::read::both::{Both16, Both32};
+use crate::report::finding::Severity;
 use crate::storage::number::{to_u64, to_usize};
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// Bytes before the name.
+/// Length of the fields before the file identifier in bytes.
 const FIXED: usize = 33;
 
 bitflags! {
@@ -17,14 +18,15 @@ bitflags! {
     pub(crate) struct Flags: u8 {
         /// A directory.
         const DIRECTORY = 0x02;
-        /// What belongs to another file of the same name (Apple's resource fork).
+        /// An associated file: it belongs to another file of the same name (such as an Apple
+        /// resource fork).
         const ASSOCIATED = 0x04;
-        /// Not the last section of its file.
+        /// Not the last file section of its file.
         const MORE_SECTIONS = 0x80;
     }
 }
 
-/// A directory record as it is recorded.
+/// On-disk layout of a directory record.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawRecord {
@@ -40,32 +42,32 @@ struct RawRecord {
     name_len: u8,
 }
 
-/// A directory record whose lengths are right.
+/// A directory record whose length fields are valid.
 #[derive(Debug, Clone)]
 pub(crate) struct Record<'a> {
-    /// Where it is in the directory, in bytes.
+    /// Byte offset of the record in the directory.
     pub(crate) at: usize,
-    /// First byte of the extent's data, behind its extended attribute record.
+    /// Byte offset of the extent's data in the image, after the extended attribute record.
     pub(crate) offset: u64,
-    /// Bytes of the extent.
+    /// Data length of the extent in bytes.
     pub(crate) size: u32,
     /// Recording time.
     pub(crate) time: [u8; 7],
     pub(crate) flags: Flags,
-    /// Not 0: file units and gaps alternate.
+    /// File unit size in blocks. Not zero if the file is interleaved (6.4.3).
     pub(crate) unit_blocks: u8,
-    /// Which volume of the set has it.
+    /// Sequence number of the volume that contains the extent.
     pub(crate) sequence: u16,
     pub(crate) name: &'a [u8],
-    /// What follows the name.
+    /// System use field.
     pub(crate) system_use: &'a [u8],
-    /// The halves of its numbers say the same.
+    /// True if the halves of the both-endian fields are equal.
     agrees: bool,
 }
 
 impl<'a> Record<'a> {
-    /// Reads the record that `bytes` begins with, which is `at` bytes into its directory.
-    /// `None` if its lengths contradict each other.
+    /// Parses the record at the start of `bytes`, which is at offset `at` of its directory. Returns
+    /// `None` if its length fields contradict each other.
     pub(crate) fn parse(bytes: &'a [u8], at: usize) -> Option<Self> {
         let (raw, _) = RawRecord::ref_from_prefix(bytes).ok()?;
         let len = usize::from(raw.len);
@@ -74,11 +76,11 @@ impl<'a> Record<'a> {
         if name_len == 0 || len < FIXED + name_len || len > bytes.len() {
             return None;
         }
-        // A name of even length is padded to one (9.1.12).
+        // A padding byte follows a name of even length (9.1.12).
         let system_use = FIXED + name_len + usize::from(name_len.is_multiple_of(2));
         let agrees = raw.extent.agrees() && raw.size.agrees();
-        // Zero is a size like any other; only a record of which the big-endian half alone was
-        // written means the other.
+        // A size of zero is valid. The big-endian half is used only if the little-endian half of
+        // the record was not written at all.
         let big_only = raw.extent.little() == 0 && !raw.extent.agrees();
         let size = if big_only { raw.size.get() } else { raw.size.little() };
         let block = u64::from(raw.extent.get()) + u64::from(raw.attribute_blocks);
@@ -96,28 +98,28 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// True for the records of the directory itself and of its parent (6.8.2.2).
+    /// Returns true for the records of the directory itself and its parent (6.8.2.2).
     pub(crate) fn is_dot(&self) -> bool {
         matches!(self.name, [0 | 1])
     }
 
-    /// True if several records make up the file, and this is not the last.
+    /// Returns true if another file section of the same file follows.
     pub(crate) fn has_more(&self) -> bool {
         self.flags.contains(Flags::MORE_SECTIONS)
     }
 
-    /// True for a directory.
+    /// Returns true for a directory.
     pub(crate) fn is_dir(&self) -> bool {
         self.flags.contains(Flags::DIRECTORY)
     }
 }
 
-/// Calls `take` with every record of a directory, whose bytes these are, and which begins at
-/// `offset` of the image. A record that makes no sense ends its sector: the next one begins anew
-/// (6.8.1.1).
+/// Calls `take` with each record in `bytes`, the contents of the directory at `offset` of the
+/// image. After an invalid record, continues with the next sector, because records do not cross
+/// sectors (6.8.1.1).
 ///
 /// # Errors
-/// What `findings` and `take` said.
+/// Returns the errors of `findings` and `take`.
 pub(crate) fn each<'a>(
     bytes: &'a [u8],
     offset: u64,
@@ -134,9 +136,10 @@ pub(crate) fn each<'a>(
         }
         let here = offset.saturating_add(to_u64(at));
         let Some(record) = Record::parse(&bytes[at..], at) else {
-            // Where the next one begins is not known before the next sector.
-            findings.tell(|| {
-                let what = format!("a directory record of {len} bytes does not hold what it says");
+            // The next position at which a record must start is the next sector.
+            findings.report(|| {
+                let what =
+                    format!("the length fields of a {len}-byte directory record are invalid");
                 Finding::new(FindingCode::DirectoryRecord, Severity::Error, what).at(here)
             })?;
             at = next_sector;
@@ -149,7 +152,7 @@ pub(crate) fn each<'a>(
         }
         if !record.agrees {
             findings.warn(FindingCode::EndianMismatch, here, || {
-                "directory record: the halves of a number differ".into()
+                "the halves of a both-endian field differ in a directory record".into()
             })?;
         }
         take(record, findings)?;

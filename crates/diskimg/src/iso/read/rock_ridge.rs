@@ -1,57 +1,58 @@
-//! Rock Ridge (RRIP 1.12; 1.09 and 1.10 as well): what POSIX knows of a file, as system use
+//! Rock Ridge (RRIP 1.12; also 1.09 and 1.10): POSIX file names and attributes as system use
 //! entries.
 
 use crate::error::Result;
 use crate::iso::finding::{FindingCode, Findings};
-use crate::iso::node::{Attributes, FileType, ZisofsForm};
+use crate::iso::node::{Attributes, FileType, ZisofsParameters};
 use crate::iso::read::susp::{SystemUse, number};
 use crate::iso::time::Timestamp;
 use crate::open::limits::Limits;
 use crate::storage::number::to_u64;
 
-/// Bytes of a name: what POSIX systems allow, and so does Linux's reader.
+/// Maximum length of a name in bytes, as in POSIX systems and in Linux's isofs.
 const NAME_MAX: usize = 255;
 
-/// What the entries of one record say.
+/// The Rock Ridge entries of one directory record.
 #[derive(Debug, Default)]
 pub(crate) struct RockRidge {
     /// NM.
     pub(crate) name: Option<Vec<u8>>,
     /// PX, PN, TF.
     pub(crate) attributes: Attributes,
-    /// PX's file type.
+    /// File type from PX.
     pub(crate) file_type: Option<FileType>,
     /// SL.
     pub(crate) link_target: Option<Vec<u8>>,
-    /// CL: the sector where the directory really is.
+    /// CL: sector of the relocated directory that this record stands for.
     pub(crate) child: Option<u32>,
-    /// RE: a directory that was moved here, and is shown elsewhere.
+    /// RE: the record is that of a relocated directory, which is shown at its original position.
     pub(crate) relocated: bool,
     /// ZF.
-    pub(crate) zisofs: Option<ZisofsForm>,
-    /// Any of these was there.
+    pub(crate) zisofs: Option<ZisofsParameters>,
+    /// True if the record has any Rock Ridge entry.
     pub(crate) present: bool,
-    /// The record is the directory's own or its parent's.
+    /// True for the records of the directory itself and its parent.
     is_dot: bool,
-    /// The last SL entry's last component goes on in the next (4.1.3.1).
-    component_goes_on: bool,
-    /// A bad SL or NM entry: what follows is not appended.
+    /// The last component of the last SL entry continues in the next one (4.1.3.1).
+    component_continues: bool,
+    /// An SL entry was invalid: further ones are not appended.
     link_broken: bool,
-    /// … because it is longer than the limit.
+    /// The link target is longer than the limit.
     link_too_long: bool,
 }
 
 impl RockRidge {
-    /// Of a record that says nothing yet. `is_dot`: the directory's own or its parent's.
-    pub(crate) fn of(is_dot: bool) -> Self {
+    /// Creates an empty set of entries. `is_dot` is true for the records of the directory itself
+    /// and its parent.
+    pub(crate) fn new(is_dot: bool) -> Self {
         Self { is_dot, ..Self::default() }
     }
 
-    /// Takes one entry of the record at `offset`.
+    /// Adds one entry of the record at byte offset `offset` of the image.
     ///
     /// # Errors
-    /// What `findings` said.
-    pub(crate) fn take(
+    /// Returns the errors of `findings`.
+    pub(crate) fn add(
         &mut self,
         entry: SystemUse<'_>,
         offset: u64,
@@ -59,14 +60,14 @@ impl RockRidge {
         findings: &mut Findings<'_>,
     ) -> Result<()> {
         let data = entry.data;
-        let understood = match &entry.signature {
+        let parsed = match &entry.signature {
             b"PX" => self.posix(data),
             b"PN" => self.device(data),
             b"NM" => self.name(data),
             b"SL" => {
                 let link = self.link(data, limits.link_bytes);
                 if self.link_too_long {
-                    let found = "a symbolic link's target is longer";
+                    let found = "a longer target of a symbolic link";
                     return findings.over_limit(offset, "link_bytes", found, limits.link_bytes);
                 }
                 link
@@ -77,22 +78,23 @@ impl RockRidge {
                 self.relocated = true;
                 Some(())
             }
-            b"ZF" => self.packed(data),
-            // PL is not needed; RR and SF say nothing; ER and SP were seen at the root; AA and
-            // AL are others'.
+            b"ZF" => self.zisofs(data),
+            // PL is not needed, RR is redundant, SF is not supported, SP and ER concern only the
+            // root, AA and AL belong to other extensions.
             _ => return Ok(()),
         };
         self.present = true;
-        match understood {
+        match parsed {
             Some(()) => Ok(()),
             None => findings.warn(FindingCode::RockRidge, offset, || {
                 let signature = String::from_utf8_lossy(&entry.signature).into_owned();
-                format!("a {signature} entry of {} bytes makes no sense", data.len() + 4)
+                format!("invalid {signature} entry of {} bytes", data.len() + 4)
             }),
         }
     }
 
-    /// 4.1.1: mode, links, owner, group, each in both orders; since 1.12 a serial number.
+    /// Parses PX (4.1.1): mode, links, user ID, group ID, and since 1.12 the serial number; all are
+    /// both-endian.
     fn posix(&mut self, data: &[u8]) -> Option<()> {
         let mode = number(data, 0)?;
         let (links, uid, gid) = (number(data, 8)?, number(data, 16)?, number(data, 24)?);
@@ -114,8 +116,9 @@ impl RockRidge {
         self.file_type.map(|_| ())
     }
 
-    /// 4.1.2. Some writers put major and minor into the two halves, others all into the low one,
-    /// as Linux told it by then; Linux tells them apart so, too.
+    /// Parses PN (4.1.2). Some writers record the major number in the high half and the minor
+    /// number in the low half, others record both in the low half, as 16-bit device numbers. Linux
+    /// distinguishes the two by the same rule.
     fn device(&mut self, data: &[u8]) -> Option<()> {
         let (high, low) = (number(data, 0)?, number(data, 8)?);
         let split = high != 0 || low <= 0xFF;
@@ -123,8 +126,9 @@ impl RockRidge {
         Some(())
     }
 
-    /// 4.1.4. The flags that mean "this directory" and "its parent" say nothing new where they
-    /// belong; beside a text they are a mistake, and the text is the name.
+    /// Parses NM (4.1.4). The flags CURRENT and PARENT are redundant in the records of the
+    /// directory itself and its parent. Together with a text they are an error of the writer, and
+    /// the text is the name.
     fn name(&mut self, data: &[u8]) -> Option<()> {
         const DOTS: u8 = 0x06;
         let (&flags, text) = data.split_first()?;
@@ -138,14 +142,14 @@ impl RockRidge {
         (fits && flags & DOTS == 0).then_some(())
     }
 
-    /// 4.1.3: components, of which the last may go on in the next entry.
-    fn link(&mut self, data: &[u8], most: u64) -> Option<()> {
+    /// Parses SL (4.1.3): components, the last of which may continue in the next entry.
+    fn link(&mut self, data: &[u8], limit: u64) -> Option<()> {
         let (_flags, mut components) = data.split_first()?;
         let target = self.link_target.get_or_insert_default();
         if self.link_broken {
             return None;
         }
-        // Whatever is wrong: a target cut short leads elsewhere, so nothing follows it.
+        // Set until this entry is parsed: after an invalid entry, nothing more is appended.
         self.link_broken = true;
         while let &[flags, len, ..] = components {
             let text = components.get(2..2 + usize::from(len))?;
@@ -156,24 +160,24 @@ impl RockRidge {
                 _ => text,
             };
             let is_first = target.is_empty();
-            if !self.component_goes_on && !is_first && target.last() != Some(&b'/') {
+            if !self.component_continues && !is_first && target.last() != Some(&b'/') {
                 target.push(b'/');
             }
-            if to_u64(target.len() + text.len()) > most {
+            if to_u64(target.len() + text.len()) > limit {
                 self.link_too_long = true;
                 return None;
             }
             target.extend_from_slice(text);
-            self.component_goes_on = flags & 0x01 != 0;
+            self.component_continues = flags & 0x01 != 0;
             components = &components[2 + usize::from(len)..];
         }
         self.link_broken = false;
         Some(())
     }
 
-    /// 4.1.6: one moment for each flag, in this order.
+    /// Parses TF (4.1.6): one timestamp for each flag, in the order of the flags.
     fn times(&mut self, data: &[u8]) -> Option<()> {
-        let (&flags, mut moments) = data.split_first()?;
+        let (&flags, mut stamps) = data.split_first()?;
         let long = flags & 0x80 != 0;
         let fields: [(u8, &mut Option<Timestamp>); 4] = [
             (0x01, &mut self.attributes.created),
@@ -181,42 +185,43 @@ impl RockRidge {
             (0x04, &mut self.attributes.accessed),
             (0x08, &mut self.attributes.changed),
         ];
-        // Most files have the same moment several times, and calendars cost.
+        // Most files have several equal timestamps, and the conversion is expensive.
         let mut last: Option<(&[u8; 7], Option<Timestamp>)> = None;
         for (flag, field) in fields {
             if flags & flag == 0 {
                 continue;
             }
-            let (moment, rest) = if long {
-                let (bytes, rest) = moments.split_first_chunk::<17>()?;
+            let (time, rest) = if long {
+                let (bytes, rest) = stamps.split_first_chunk::<17>()?;
                 (Timestamp::from_digits(bytes), rest)
             } else {
-                let (bytes, rest) = moments.split_first_chunk::<7>()?;
+                let (bytes, rest) = stamps.split_first_chunk::<7>()?;
                 let known = last.filter(|(same, _)| *same == bytes);
-                let moment = known.map_or_else(|| Timestamp::from_record(bytes), |(_, m)| m);
-                last = Some((bytes, moment));
-                (moment, rest)
+                let time = known.map_or_else(|| Timestamp::from_record(bytes), |(_, time)| time);
+                last = Some((bytes, time));
+                (time, rest)
             };
-            *field = moment.or(*field);
-            moments = rest;
+            *field = time.or(*field);
+            stamps = rest;
         }
         Some(())
     }
 
-    /// zisofs' entry: algorithm, header size in words, log2 of the block size, size.
-    fn packed(&mut self, data: &[u8]) -> Option<()> {
+    /// Parses ZF (zisofs): algorithm, header size in 32-bit words, log2 of the block size,
+    /// uncompressed size.
+    fn zisofs(&mut self, data: &[u8]) -> Option<()> {
         let version = match data.get(..2)? {
             b"pz" => 1,
             b"PZ" => 2,
             _ => return None,
         };
         let low = u64::from(number(data, 4)?);
-        // Version 1 has the size in both orders, version 2 in 64 bits.
+        // The size is a both-endian 32-bit number in version 1, a 64-bit number in version 2.
         let high = u64::from(number(data, 8)?);
         let size = if version == 2 { high << 32 | low } else { low };
         let (&words, &block_log2) = (data.get(2)?, data.get(3)?);
         let header_bytes = u64::from(words) * 4;
-        self.zisofs = Some(ZisofsForm { version, header_bytes, block_log2, size });
+        self.zisofs = Some(ZisofsParameters { version, header_bytes, block_log2, size });
         Some(())
     }
 }
@@ -225,34 +230,34 @@ impl RockRidge {
 mod tests {
     use super::*;
 
-    fn taken(entries: &[(&[u8; 2], &[u8])]) -> RockRidge {
-        let mut taken = RockRidge::default();
+    fn parse(entries: &[(&[u8; 2], &[u8])]) -> RockRidge {
+        let mut parsed = RockRidge::default();
         for (signature, data) in entries {
             let entry = SystemUse { signature: **signature, data };
-            taken
-                .take(entry, 0, &Limits::default(), &mut Findings::Ignored)
-                .expect("nobody listens");
+            parsed
+                .add(entry, 0, &Limits::default(), &mut Findings::Ignored)
+                .expect("findings are ignored");
         }
-        taken
+        parsed
     }
 
     #[test]
-    fn a_name_goes_on_in_the_next_entry() {
-        let name = taken(&[(b"NM", b"\x01long "), (b"NM", b"\0name")]).name;
+    fn a_name_continues_in_the_next_entry() {
+        let name = parse(&[(b"NM", b"\x01long "), (b"NM", b"\0name")]).name;
         assert_eq!(name.as_deref(), Some(&b"long name"[..]));
     }
 
     #[test]
-    fn a_name_with_the_flag_of_a_dot_is_its_text() {
-        assert_eq!(taken(&[(b"NM", b"\x02cert")]).name.as_deref(), Some(&b"cert"[..]));
-        assert_eq!(taken(&[(b"NM", b"\x02")]).name, None);
+    fn a_text_in_an_entry_with_the_current_flag_is_the_name() {
+        assert_eq!(parse(&[(b"NM", b"\x02cert")]).name.as_deref(), Some(&b"cert"[..]));
+        assert_eq!(parse(&[(b"NM", b"\x02")]).name, None);
     }
 
     #[test]
     fn a_link_is_made_of_components_some_of_them_in_two_entries() {
         let link = |entries: &[&[u8]]| {
             let entries: Vec<_> = entries.iter().map(|data| (b"SL", *data)).collect();
-            String::from_utf8(taken(&entries).link_target.expect("a link")).expect("ASCII")
+            String::from_utf8(parse(&entries).link_target.expect("a link")).expect("ASCII")
         };
         assert_eq!(link(&[b"\0\x08\0\0\x03etc\0\x02rc"]), "/etc/rc");
         assert_eq!(link(&[b"\0\x04\0\x04\0\0\x01a"]), "../../a");
@@ -262,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_told_in_either_way() {
+    fn both_encodings_of_a_device_are_understood() {
         let device = |high: u32, low: u32| {
             let mut data = Vec::new();
             for n in [high, low] {
                 data.extend(n.to_le_bytes());
                 data.extend(n.to_be_bytes());
             }
-            taken(&[(b"PN", &data)]).attributes.device
+            parse(&[(b"PN", &data)]).attributes.device
         };
         assert_eq!(device(8, 1), Some((8, 1)));
         assert_eq!(device(0, 5), Some((0, 5)));

@@ -1,14 +1,14 @@
-//! Raw sectors: images as they come from a drive, with what stands around the 2048 bytes.
+//! Raw CD sectors: sync pattern, header and error correction codes around the 2048 bytes of data.
 //!
 //! ```text
-//!   2352  mode 1          12 sync   4 header              2048 data   288 EDC, ECC
+//!   2352  mode 1          12 sync   4 header               2048 data   288 EDC, ECC
 //!   2352  mode 2 form 1   12 sync   4 header   8 subheader 2048 data   280 EDC, ECC
-//!   2448  either, and 96 bytes of subchannel behind it
+//!   2448  either of these, followed by 96 bytes of subchannel data
 //!   2336  mode 2 form 1 without sync and header
 //! ```
 //!
-//! (ECMA-130, 14; form 1 and 2: the CD-ROM XA specification.) Form 2 holds 2324 bytes, of sound
-//! or pictures, without error correction; no file system is in it.
+//! See ECMA-130, 14; form 1 and 2 are defined by CD-ROM XA. Form 2 sectors have 2324 bytes of audio
+//! or video data without error correction and contain no file system.
 
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
@@ -17,28 +17,28 @@ use crate::storage::source::{Source, check_range};
 use std::io;
 use std::sync::Arc;
 
-/// What a raw sector begins with (ECMA-130, 14.1).
+/// Sync pattern at the start of a raw sector (ECMA-130, 14.1).
 const SYNC: [u8; 12] = [0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0];
 
-/// The bit of a subheader's third byte that means form 2.
+/// Bit in the third byte of the subheader that indicates form 2.
 const FORM_2: u8 = 1 << 5;
 
-/// Sectors that are read together.
-const AT_ONCE: u64 = 64;
+/// Maximum number of sectors read at once.
+const SECTORS_PER_READ: u64 = 64;
 
-/// Sectors that are searched for a volume descriptor's name.
+/// Sectors in which a volume descriptor is searched for.
 const DESCRIPTORS: std::ops::Range<u64> = 16..18;
 
-/// How raw sectors are laid out.
+/// Layout of a raw sector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
-    /// Bytes from one sector to the next.
+    /// Length of the sector in bytes.
     raw: u64,
-    /// Where the 2048 bytes start in it.
+    /// Offset of the 2048 bytes of data.
     data: u64,
-    /// Where the subheader starts in it.
+    /// Offset of the subheader.
     subheader: Option<u64>,
-    /// True if there is a sync pattern.
+    /// True if the sector starts with a sync pattern.
     sync: bool,
 }
 
@@ -50,11 +50,12 @@ const LAYOUTS: [Layout; 5] = [
     Layout { raw: 2336, data: 8, subheader: Some(0), sync: false },
 ];
 
-/// The sectors' 2048 bytes, one after the other; `source` itself if there is nothing around them.
+/// Returns the data of raw sectors as one sequence of 2048-byte sectors, or `source` itself if it
+/// does not consist of raw sectors.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the sectors that should hold the
-/// volume descriptors are of mode 2 form 2.
+/// Returns [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the sector of the first
+/// volume descriptor is of mode 2 form 2, [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
     if DESCRIPTORS.into_iter().any(|sector| is_descriptor(&*source, sector * SECTOR)) {
         return Ok(source);
@@ -63,7 +64,7 @@ pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
         match layout.fits(&*source)? {
             Some(true) => return Ok(Arc::new(RawSectors::new(source, layout))),
             Some(false) => {
-                let what = "sectors of mode 2 form 2 hold no file system";
+                let what = "mode 2 form 2 sectors, which contain no file system";
                 return Err(Error::unsupported(what).at(DESCRIPTORS.start * layout.raw));
             }
             None => {}
@@ -72,7 +73,8 @@ pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
     Ok(source)
 }
 
-/// True if a volume descriptor (ECMA-119, 8.1; ECMA-167, 2/9.1) starts there.
+/// Returns true if there is a volume descriptor at byte offset `at` (ECMA-119, 8.1; ECMA-167,
+/// 2/9.1).
 fn is_descriptor(source: &dyn Source, at: u64) -> bool {
     let mut head = [0; 6];
     source.read_exact_at(&mut head, at).is_ok()
@@ -80,7 +82,8 @@ fn is_descriptor(source: &dyn Source, at: u64) -> bool {
 }
 
 impl Layout {
-    /// `None` if the source is not laid out so; false if it is, and of form 2.
+    /// Returns `Some(true)` if the source has this layout and form 1 sectors, `Some(false)` if it
+    /// has this layout and form 2 sectors, and `None` otherwise.
     fn fits(&self, source: &dyn Source) -> Result<Option<bool>> {
         let first = DESCRIPTORS.start * self.raw;
         let mut head = [0; 24];
@@ -89,7 +92,7 @@ impl Layout {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(e) => return Err(Error::io("cannot read", e).at(first)),
         }
-        // The header's last byte is the mode (ECMA-130, 14.2).
+        // The last byte of the header is the mode (ECMA-130, 14.2).
         let mode = if self.subheader.is_some() { 2 } else { 1 };
         if self.sync && (head[..12] != SYNC || head[15] != mode) {
             return Ok(None);
@@ -97,12 +100,12 @@ impl Layout {
         let found =
             DESCRIPTORS.into_iter().any(|n| is_descriptor(source, n * self.raw + self.data));
         let form_2 = self.subheader.is_some_and(|at| head[to_usize(at) + 2] & FORM_2 != 0);
-        // The pattern alone says that these are raw sectors, whatever is in them.
+        // The sync pattern is sufficient, even if there is no volume descriptor.
         Ok((self.sync || found).then_some(!form_2))
     }
 }
 
-/// Raw sectors, read as 2048 bytes each.
+/// The data of raw sectors, 2048 bytes each.
 #[derive(Debug)]
 struct RawSectors {
     raw: Arc<dyn Source>,
@@ -112,17 +115,17 @@ struct RawSectors {
 
 impl RawSectors {
     fn new(raw: Arc<dyn Source>, layout: Layout) -> Self {
-        // The last one may lack what stands behind its data.
+        // The last sector may end after its data.
         let (whole, rest) = (raw.len() / layout.raw, raw.len() % layout.raw);
         let sectors = whole + u64::from(rest >= layout.data + SECTOR);
         Self { raw, layout, sectors }
     }
 
-    /// The 2048 bytes of a raw sector.
+    /// Returns the 2048 bytes of data of a raw sector.
     fn data<'a>(&self, sector: &'a [u8], number: u64) -> io::Result<&'a [u8]> {
         let Layout { data, subheader, .. } = self.layout;
         if subheader.is_some_and(|at| sector[to_usize(at) + 2] & FORM_2 != 0) {
-            let what = format!("sector {number} is of mode 2 form 2, which holds no file system");
+            let what = format!("sector {number} is a mode 2 form 2 sector; expected form 1");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(&sector[to_usize(data)..][..to_usize(SECTOR)])
@@ -140,8 +143,8 @@ impl Source for RawSectors {
         let mut bytes = Vec::new();
         while !buf.is_empty() {
             let first = offset / SECTOR;
-            let end = (offset + to_u64(buf.len())).div_ceil(SECTOR).min(first + AT_ONCE);
-            // Of the last one no more than is wanted: it may be cut behind its data.
+            let end = (offset + to_u64(buf.len())).div_ceil(SECTOR).min(first + SECTORS_PER_READ);
+            // The last sector of the source may end after its data.
             let len = (end - first - 1) * raw + data + SECTOR;
             bytes.resize(to_usize(len), 0);
             self.raw.read_exact_at(&mut bytes, first * raw)?;
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
     use crate::storage::source::MemorySource;
 
-    /// Twenty sectors, with a volume descriptor's name in the 17th.
+    /// Returns twenty sectors, with the identifier of a volume descriptor in sector 16.
     fn plain() -> Vec<u8> {
         let mut plain: Vec<u8> = (0..20 * 2048u32).map(|n| (n / 7) as u8).collect();
         plain[16 * 2048 + 1..][..5].copy_from_slice(b"CD001");
@@ -203,12 +206,12 @@ mod tests {
                 source.read_exact_at(&mut buf, start as u64).expect("inside");
                 assert!(buf == plain[start..end], "{start}..{end} of {layout:?}");
             }
-            source.read_exact_at(&mut [0; 2], source.len() - 1).expect_err("behind the end");
+            source.read_exact_at(&mut [0; 2], source.len() - 1).expect_err("past the end");
         }
     }
 
     #[test]
-    fn more_sectors_than_are_read_at_once() {
+    fn a_read_may_span_more_sectors_than_are_read_at_once() {
         let mut plain = plain();
         plain.resize(300 * 2048, 5);
         let source = cook(raw(&plain, LAYOUTS[0])).expect("cooks");
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_plain_or_nothing_known_stays_as_it_is() {
+    fn plain_images_and_unknown_data_are_returned_unchanged() {
         for bytes in [plain(), vec![0; 100_000], b"short".to_vec()] {
             let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
             let same = cooked(source.clone()).expect("cooks");
@@ -227,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn form_2_is_refused_at_once_or_where_it_is_met() {
-        let right = raw(&plain(), LAYOUTS[1]);
-        let mut bytes = right.clone();
+    fn form_2_is_an_error_on_opening_or_when_the_sector_is_read() {
+        let form_1 = raw(&plain(), LAYOUTS[1]);
+        let mut bytes = form_1.clone();
         bytes[16 * 2352 + 18] |= FORM_2;
-        cook(bytes).expect_err("where descriptors should be");
-        let mut bytes = right;
+        cook(bytes).expect_err("in the sector of the first volume descriptor");
+        let mut bytes = form_1;
         bytes[3 * 2352 + 18] |= FORM_2;
         let source = cook(bytes).expect("cooks");
         source.read_exact_at(&mut [0; 2048], 2 * 2048).expect("form 1");

@@ -1,16 +1,16 @@
-//! Sessions: what was written on a disc at one time.
+//! Sessions of a multisession disc.
 //!
 //! ```text
-//!   as it is burnt     0: session 1     end of session 1, rounded up: session 2     …
-//!   overwritten        0: the newest session's descriptors     32: session 1     …
+//!   write-once      0: session 1     end of session 1, rounded up: session 2     …
+//!   overwritable    0: descriptors of the newest session     32: session 1     …
 //! ```
 //!
-//! An image has no table of contents. On media that can be overwritten libburnia keeps the first
-//! session's descriptors at sector 32 + 16 and puts the newest one's at 16. Later sessions are found
-//! by their own descriptors: the next one begins behind the end of the one before, where a
-//! sector's number is a multiple of 16. Nothing of this says that what looks like a
-//! session is none, as an image inside an image would: a session's root directory lies within it,
-//! and knows its own sector.
+//! An image has no table of contents. On overwritable media, libburnia keeps the descriptors of the
+//! first session at sector 32 + 16 and writes those of the newest session at 16. Later sessions are
+//! found by their descriptors: each starts after the end of the previous one, at a sector number
+//! that is a multiple of 16. An image stored as a file in an image can look like a session. It is
+//! told apart by its root directory: that of a session is within the session, and its first record
+//! contains its own sector number.
 
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
@@ -18,22 +18,22 @@ use crate::storage::source::Source;
 use serde::Serialize;
 use std::io;
 
-/// Sectors before a session's descriptors (ECMA-119, 6.2.1).
+/// Number of sectors before the volume descriptors of a session (ECMA-119, 6.2.1).
 const SYSTEM_AREA: u64 = 16;
 
-/// Where libburnia has the first session of media that can be overwritten.
+/// First sector of libburnia's first session on overwritable media.
 const EMULATED_START: u64 = 32;
 
-/// The sectors that sessions begin with are multiples of this.
+/// Alignment of the first sector of a session.
 const ALIGNMENT: u64 = 16;
 
-/// Places that are looked at between the end of a session and the next one: 64 MiB.
+/// Maximum number of aligned sectors that are examined after the end of a session: 64 MiB.
 const MAX_GAP: u64 = 2048;
 
-/// Sessions of an image. A CD has no more than 99 tracks.
+/// Maximum number of sessions of an image. A CD has at most 99 tracks.
 const MAX_SESSIONS: usize = 256;
 
-/// Descriptors of a session that are searched for the primary one.
+/// Maximum number of descriptors of a session that are searched for the primary one.
 const MAX_DESCRIPTORS: u64 = 16;
 
 /// A session.
@@ -41,29 +41,30 @@ const MAX_DESCRIPTORS: u64 = 16;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Its first sector.
+    /// First sector of the session.
     pub start_sector: u64,
-    /// The sector of its first volume descriptor.
+    /// Sector of the session's first volume descriptor.
     pub descriptors_sector: u64,
-    /// Sectors, as its primary volume descriptor says.
+    /// Volume space size in sectors, from the primary volume descriptor.
     pub volume_sectors: u64,
-    /// The volume's identifier.
+    /// Volume identifier.
     pub label: String,
-    /// The sector of its root directory.
+    /// Sector of the root directory.
     #[serde(skip)]
     root: u64,
 }
 
-/// The sessions of an image, the first one first. None if there is no ISO 9660 at sector 16.
+/// Finds the sessions of an image, in recorded order. Returns an empty list if there is no primary
+/// volume descriptor at sector 16 or following it.
 ///
 /// # Errors
-/// [`ErrorKind::Io`](crate::ErrorKind::Io).
+/// Returns [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn find(source: &dyn Source) -> Result<Vec<SessionInfo>> {
     let Some(newest) = session(source, 0)? else { return Ok(Vec::new()) };
     let emulated = session(source, EMULATED_START)?;
     let first = match emulated {
         Some(first) if is_later(source, &first)? => first,
-        // Whatever it looks like, it is the first: nothing is asked of it.
+        // The first session is accepted without further checks.
         _ => newest,
     };
     let mut sessions = vec![first];
@@ -76,13 +77,13 @@ pub(crate) fn find(source: &dyn Source) -> Result<Vec<SessionInfo>> {
     Ok(sessions)
 }
 
-/// The session after `last`.
+/// Finds the session after `last`.
 fn next(source: &dyn Source, last: &SessionInfo) -> Result<Option<SessionInfo>> {
     let end = last.start_sector + last.volume_sectors;
     let aligned = end.next_multiple_of(ALIGNMENT);
-    let places = (0..MAX_GAP).map(|n| aligned + n * ALIGNMENT);
-    // Who appends by hand may begin right behind the end.
-    for start in std::iter::once(end).chain(places) {
+    let candidates = (0..MAX_GAP).map(|n| aligned + n * ALIGNMENT);
+    // A session appended by concatenation may start directly at the end, without alignment.
+    for start in std::iter::once(end).chain(candidates) {
         if (start + SYSTEM_AREA + 1) * SECTOR > source.len() {
             break;
         }
@@ -96,7 +97,8 @@ fn next(source: &dyn Source, last: &SessionInfo) -> Result<Option<SessionInfo>> 
     Ok(None)
 }
 
-/// The session that begins there, as its primary volume descriptor (ECMA-119, 8.4) tells it.
+/// Reads the session that starts at sector `start` from its primary volume descriptor (ECMA-119,
+/// 8.4).
 fn session(source: &dyn Source, start: u64) -> Result<Option<SessionInfo>> {
     let descriptors_sector = start + SYSTEM_AREA;
     for sector in descriptors_sector..descriptors_sector + MAX_DESCRIPTORS {
@@ -125,8 +127,8 @@ fn session(source: &dyn Source, start: u64) -> Result<Option<SessionInfo>> {
     Ok(None)
 }
 
-/// True if what looks like a later session is one: its root directory lies within it, and begins
-/// with a record of itself (ECMA-119, 6.8.2.2).
+/// Returns true if `found` is a session and not the contents of a file: its root directory is
+/// within it, and starts with a record of itself (ECMA-119, 6.8.2.2).
 fn is_later(source: &dyn Source, found: &SessionInfo) -> Result<bool> {
     let inside = found.start_sector..found.start_sector + found.volume_sectors;
     if !inside.contains(&found.root) {
@@ -138,7 +140,7 @@ fn is_later(source: &dyn Source, found: &SessionInfo) -> Result<bool> {
     Ok(whole && record[0] >= 34 && record[32..34] == [1, 0] && itself == found.root)
 }
 
-/// False if the source ends before.
+/// Fills `buf` from the bytes at offset `at`. Returns false if the source ends before that.
 fn read(source: &dyn Source, buf: &mut [u8], at: u64) -> Result<bool> {
     match source.read_exact_at(buf, at) {
         Ok(()) => Ok(true),
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
     use crate::storage::source::MemorySource;
 
-    /// An image with a session at each `(start, sectors, root)`, in `sectors` sectors.
+    /// Returns an image of `sectors` sectors with a session for each `(start, sectors, root)`.
     fn image(sectors: u64, sessions: &[(u64, u32, u32)]) -> MemorySource {
         let mut bytes = vec![0; (sectors * SECTOR) as usize];
         for &(start, volume, root) in sessions {
@@ -180,23 +182,23 @@ mod tests {
     }
 
     #[test]
-    fn one_session_after_the_other_aligned_or_not() {
+    fn consecutive_sessions_are_found_aligned_or_not() {
         assert_eq!(found(&image(60, &[(0, 50, 20)])), sessions(&[0]));
         let source = image(400, &[(0, 50, 20), (64, 50, 84), (160, 101, 180), (261, 50, 280)]);
         assert_eq!(found(&source), sessions(&[0, 64, 160, 261]));
     }
 
     #[test]
-    fn the_first_of_overwritten_sessions_is_at_32() {
+    fn the_first_session_of_overwritable_media_is_at_sector_32() {
         let source = image(300, &[(0, 250, 180), (32, 50, 50), (160, 90, 180)]);
         assert_eq!(found(&source), sessions(&[32, 160]));
     }
 
     #[test]
-    fn an_image_that_lies_behind_the_volume_is_no_session() {
-        // Its root is told from its own start on.
+    fn an_image_appended_to_the_volume_is_not_a_session() {
+        // The sector of its root is relative to its own start.
         assert_eq!(found(&image(300, &[(0, 50, 20), (64, 50, 25)])), sessions(&[0]));
-        // Its root is within it, but another directory is there.
+        // The sector of its root is within it, but the record there has another sector number.
         let source = image(300, &[(0, 50, 20), (64, 50, 84), (96, 50, 130)]);
         let mut bytes = source.as_slice().expect("memory").to_vec();
         bytes[84 * 2048 + 2] = 20;
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_claims_nothing_or_everything_ends_the_search() {
+    fn a_volume_size_of_zero_or_of_the_maximum_ends_the_search() {
         assert_eq!(found(&image(300, &[(0, 0, 20)])), sessions(&[0]));
         assert_eq!(found(&image(300, &[(0, u32::MAX, 20), (64, 9, 84)])), sessions(&[0]));
         assert_eq!(found(&image(20, &[])), []);

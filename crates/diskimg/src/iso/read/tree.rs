@@ -1,37 +1,39 @@
-//! A tree of directory records: the primary one, with or without Rock Ridge, Joliet's, the
-//! enhanced one.
+//! A tree of directory records: primary (with or without Rock Ridge), Joliet or enhanced.
 
+use byteorder::{BigEndian, ByteOrder as _};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::iso::finding::{Finding, FindingCode, Findings, Severity};
+use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::node::{Attributes, Content, Entry, FileExtent, FileTree, FileType, Node};
 use crate::iso::read::descriptor::{VolumeDescriptor, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder};
 use crate::iso::read::record::{self, Record};
 use crate::iso::read::rock_ridge::RockRidge;
-use crate::iso::read::susp::{self, Allowance};
+use crate::iso::read::susp::{self, ContinuationBudget};
 use crate::iso::time::Timestamp;
 use crate::open::limits::Limits;
+use crate::report::finding::Severity;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 use std::sync::Arc;
 
-/// Bytes of a usual record with Rock Ridge.
+/// Length of a typical directory record with Rock Ridge in bytes.
 const TYPICAL_RECORD: usize = 128;
 
-/// Entries that room is made for before they are seen.
-const MOST_RESERVED: usize = 4096;
+/// Maximum number of entries for which memory is reserved in advance.
+const MAX_RESERVED: usize = 4096;
 
-/// Whose names are shown.
+/// Which names of a tree are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
-    /// ECMA-119's, without version and without the dot that an empty extension leaves.
+    /// File identifiers of ECMA-119, without the version and without a trailing dot.
     Plain,
-    /// Recorded bytes.
+    /// File identifiers as recorded.
     Enhanced,
-    /// UTF-16BE, as UTF-8.
+    /// File identifiers in UTF-16BE, converted to UTF-8.
     Joliet,
-    /// Rock Ridge's; so many bytes of each system use field are others'.
+    /// Rock Ridge names. `skipped` is the number of bytes at the start of each system use area that
+    /// are not SUSP entries (SUSP, 5.3).
     RockRidge { skipped: usize },
 }
 
@@ -43,15 +45,16 @@ pub(crate) struct RecordTree {
     names: Names,
     strict: bool,
     root: Node,
-    /// The volume's number in a set of several.
+    /// Volume sequence number, if the volume set has more than one volume.
     sequence: Option<u16>,
 }
 
 impl RecordTree {
-    /// The tree that `volume` describes, by its own names.
+    /// Opens the tree of the descriptor `volume`, without Rock Ridge.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it has no root in the image.
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the root directory cannot be found,
+    /// [`Io`](crate::ErrorKind::Io) if reading fails.
     pub(crate) fn open(
         image: Arc<dyn Source>,
         volume: &VolumeDescriptor,
@@ -68,10 +71,10 @@ impl RecordTree {
         Ok(Self { image, limits, names, strict, root, sequence: volume.sequence })
     }
 
-    /// The same tree by Rock Ridge's names; `None` if it has none.
+    /// Returns the same tree with Rock Ridge names, or `None` if it has no Rock Ridge entries.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io).
+    /// Returns the errors of reading the root directory.
     pub(crate) fn with_rock_ridge(&self) -> Result<Option<Self>> {
         let Some(extent) = self.root.extents().first() else { return Ok(None) };
         let bytes = self.directory_bytes(&FileExtent { len: extent.len.min(SECTOR), ..*extent })?;
@@ -82,16 +85,16 @@ impl RecordTree {
             Ok(())
         })?;
         let Some(skipped) = records.first().and_then(|dot| skipped_bytes(dot.system_use)) else {
-            // Without SP: taken at its word if the entries are where they would be.
+            // Some writers omit SP. Accepted if a system use area starts with a Rock Ridge entry.
             let first = records.iter().find(|r| looks_like_rock_ridge(r.system_use));
             return Ok(first.map(|_| self.named(Names::RockRidge { skipped: 0 })));
         };
         let tree = self.named(Names::RockRidge { skipped });
-        let mut allowance = self.allowance(SECTOR);
+        let mut budget = self.continuation_budget(SECTOR);
         for record in &records {
             let skipped = if record.is_dot() { 0 } else { skipped };
-            let (allowance, findings) = (&mut allowance, &mut Findings::Ignored);
-            if tree.rock_ridge(record, skipped, offset, allowance, findings)?.present {
+            let (budget, findings) = (&mut budget, &mut Findings::Ignored);
+            if tree.rock_ridge(record, skipped, offset, budget, findings)?.present {
                 return Ok(Some(tree));
             }
         }
@@ -109,78 +112,79 @@ impl RecordTree {
         }
     }
 
-    /// The bytes of a directory's extent; fewer if the image ends before it does.
+    /// Reads an extent of a directory. Returns fewer bytes if the image ends within it.
     fn directory_bytes(&self, extent: &FileExtent) -> Result<Vec<u8>> {
         directory_bytes(&*self.image, extent, self.limits.directory_bytes)
     }
 
-    fn allowance(&self, directory_bytes: u64) -> Allowance {
-        Allowance::new(self.limits.continuations, directory_bytes)
+    fn continuation_budget(&self, directory_bytes: u64) -> ContinuationBudget {
+        ContinuationBudget::new(self.limits.continuations, directory_bytes)
     }
 
-    /// What Rock Ridge says in a record of the directory at `dir`.
+    /// Returns the Rock Ridge entries of a record of the directory at byte offset `dir`.
     fn rock_ridge(
         &self,
         record: &Record<'_>,
         skipped: usize,
         dir: u64,
-        allowance: &mut Allowance,
+        budget: &mut ContinuationBudget,
         findings: &mut Findings<'_>,
     ) -> Result<RockRidge> {
         let offset = dir.saturating_add(to_u64(record.at));
         let area = record.system_use.get(skipped..).unwrap_or(&[]);
-        let mut says = RockRidge::of(record.is_dot());
-        susp::each(&*self.image, area, offset, allowance, findings, &mut |entry, findings| {
-            says.take(entry, offset, &self.limits, findings)
+        let mut rock_ridge = RockRidge::new(record.is_dot());
+        susp::each(&*self.image, area, offset, budget, findings, &mut |entry, findings| {
+            rock_ridge.add(entry, offset, &self.limits, findings)
         })?;
-        Ok(says)
+        Ok(rock_ridge)
     }
 
-    /// Looks at what Rock Ridge says in a directory's own record and its parent's, for whoever
-    /// wants to hear of it: the directory is listed without them.
+    /// Checks the Rock Ridge entries in the records of the directory itself and its parent. These
+    /// are not needed to list a directory, so they are read only if findings are reported.
     fn check_dot(
         &self,
         record: &Record<'_>,
         dir: &Node,
-        allowance: &mut Allowance,
+        budget: &mut ContinuationBudget,
         findings: &mut Findings<'_>,
     ) -> Result<()> {
-        let (Names::RockRidge { skipped }, Findings::Told(_)) = (self.names, &findings) else {
+        let (Names::RockRidge { skipped }, Findings::Reported(_)) = (self.names, &findings) else {
             return Ok(());
         };
         let is_first = record.at == 0 && dir.location == self.root.location;
         let skipped = if is_first { 0 } else { skipped };
-        self.rock_ridge(record, skipped, dir.location, allowance, findings).map(|_| ())
+        self.rock_ridge(record, skipped, dir.location, budget, findings).map(|_| ())
     }
 
-    /// The entry that a record stands for; `None` if it is not shown.
+    /// Returns the directory entry for a record, or `None` if the record is hidden.
     fn entry(
         &self,
         record: &Record<'_>,
         dir: u64,
-        allowance: &mut Allowance,
+        budget: &mut ContinuationBudget,
         findings: &mut Findings<'_>,
     ) -> Result<Option<Entry>> {
         let offset = dir.saturating_add(to_u64(record.at));
         if record.flags.contains(record::Flags::ASSOCIATED) {
             return Ok(None);
         }
-        let (name, says) = match self.names {
+        let (name, rock_ridge) = match self.names {
             Names::Plain => (plain_name(record.name).to_vec(), RockRidge::default()),
             Names::Enhanced => (record.name.to_vec(), RockRidge::default()),
             Names::Joliet => (joliet_name(record.name, offset, findings)?, RockRidge::default()),
             Names::RockRidge { skipped } => {
-                let mut says = self.rock_ridge(record, skipped, dir, allowance, findings)?;
-                if says.relocated {
+                let mut rock_ridge = self.rock_ridge(record, skipped, dir, budget, findings)?;
+                if rock_ridge.relocated {
                     return Ok(None);
                 }
-                let name = says.name.take().unwrap_or_else(|| plain_name(record.name).to_vec());
-                (name, says)
+                let name =
+                    rock_ridge.name.take().unwrap_or_else(|| plain_name(record.name).to_vec());
+                (name, rock_ridge)
             }
         };
-        let node = match says.child {
-            Some(sector) => self.relocated(sector, says, offset, findings)?,
-            None => self.node(record, says, offset, findings)?,
+        let node = match rock_ridge.child {
+            Some(sector) => self.relocated(sector, rock_ridge, offset, findings)?,
+            None => self.node(record, rock_ridge, offset, findings)?,
         };
         Ok(Some(Entry { name, node }))
     }
@@ -188,36 +192,36 @@ impl RecordTree {
     fn node(
         &self,
         record: &Record<'_>,
-        says: RockRidge,
+        rock_ridge: RockRidge,
         offset: u64,
         findings: &mut Findings<'_>,
     ) -> Result<Node> {
-        let file_type = file_type(record, &says, offset, findings)?;
-        let mut attributes = says.attributes;
+        let file_type = file_type(record, &rock_ridge, offset, findings)?;
+        let mut attributes = rock_ridge.attributes;
         attributes.modified = attributes.modified.or_else(|| Timestamp::from_record(&record.time));
         let extents = vec![FileExtent { offset: Some(record.offset), len: record.size.into() }];
         let mut size = record.size.into();
-        let content = match says.zisofs {
-            _ if record.unit_blocks != 0 => Content::Unread("interleaved"),
+        let content = match rock_ridge.zisofs {
+            _ if record.unit_blocks != 0 => Content::Unsupported("interleaved"),
             _ if self.sequence.is_some_and(|own| own != record.sequence) => {
-                Content::Unread("on another volume of its set")
+                Content::Unsupported("on another volume of its set")
             }
-            Some(form) if file_type == FileType::Regular => {
-                size = form.size;
-                Content::Zisofs { extents, form }
+            Some(parameters) if file_type == FileType::Regular => {
+                size = parameters.size;
+                Content::Zisofs { extents, parameters }
             }
             _ => Content::Extents(extents),
         };
-        let link_target = says.link_target.filter(|_| file_type == FileType::Symlink);
+        let link_target = rock_ridge.link_target.filter(|_| file_type == FileType::Symlink);
         Ok(Node { file_type, size, attributes, link_target, content, location: record.offset })
     }
 
-    /// The directory that was moved away from here (RRIP, 4.1.5.1): its own first record knows
-    /// how long it is. Whatever that record says of moves is not followed.
+    /// Returns the relocated directory that a CL entry refers to (RRIP, 4.1.5.1). Its length is
+    /// that in its first record. Relocation entries in that record are ignored.
     fn relocated(
         &self,
         sector: u32,
-        says: RockRidge,
+        rock_ridge: RockRidge,
         offset: u64,
         findings: &mut Findings<'_>,
     ) -> Result<Node> {
@@ -226,7 +230,7 @@ impl RecordTree {
         let bytes = self.directory_bytes(&extent);
         let dot = bytes.as_ref().ok().and_then(|bytes| Record::parse(bytes, 0));
         let dot = dot.filter(|dot| dot.is_dot() && dot.is_dir() && dot.offset == at);
-        let mut attributes = says.attributes;
+        let mut attributes = rock_ridge.attributes;
         let (size, content) = match dot {
             Some(dot) => {
                 attributes.modified =
@@ -235,11 +239,12 @@ impl RecordTree {
                 (len, Content::Extents(vec![FileExtent { offset: Some(at), len }]))
             }
             None => {
-                findings.tell(|| {
-                    let message = format!("no directory at sector {sector}, where it was moved");
+                findings.report(|| {
+                    let message =
+                        format!("a CL entry refers to sector {sector}, which is not a directory");
                     Finding::new(FindingCode::Relocation, Severity::Error, message).at(offset)
                 })?;
-                (0, Content::Unread("a directory that was moved to where none is"))
+                (0, Content::Unsupported("the CL entry does not refer to a directory"))
             }
         };
         let file_type = FileType::Directory;
@@ -256,10 +261,11 @@ impl FileTree for RecordTree {
             let bytes = self.directory_bytes(&first)?;
             if let Some(dot) = Record::parse(&bytes, 0) {
                 let offset = extent.offset.unwrap_or_default();
-                let allowance = &mut self.allowance(SECTOR);
-                let says = self.rock_ridge(&dot, 0, offset, allowance, &mut Findings::Ignored)?;
+                let budget = &mut self.continuation_budget(SECTOR);
+                let rock_ridge =
+                    self.rock_ridge(&dot, 0, offset, budget, &mut Findings::Ignored)?;
                 let modified = root.attributes.modified;
-                root.attributes = says.attributes;
+                root.attributes = rock_ridge.attributes;
                 root.attributes.modified = root.attributes.modified.or(modified);
             }
         }
@@ -268,50 +274,50 @@ impl FileTree for RecordTree {
 
     fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
         let mut findings = if self.strict { Findings::Strict } else { Findings::Ignored };
-        self.read_dir_telling(dir, &mut findings)
+        self.read_dir_reporting(dir, &mut findings)
     }
 
-    fn read_dir_as_far(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
+    fn read_dir_partial(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
         if self.strict {
             return Ok((self.read_dir(dir)?, None));
         }
-        let mut lost = None;
-        let entries = self.read_dir_telling(dir, &mut Findings::Lost(&mut lost))?;
-        Ok((entries, lost.map(Finding::into_error)))
+        let mut first_error = None;
+        let entries = self.read_dir_reporting(dir, &mut Findings::FirstError(&mut first_error))?;
+        Ok((entries, first_error.map(Finding::into_error)))
     }
 
-    fn read_dir_telling(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
-        if let Content::Unread(why) = dir.content {
+    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
+        if let Content::Unsupported(why) = dir.content {
             return Err(Error::corrupt("directory", why).at(dir.location));
         }
-        let whole: u64 = dir.extents().iter().map(|extent| extent.len).sum();
-        if whole > self.image.len() {
+        let total: u64 = dir.extents().iter().map(|extent| extent.len).sum();
+        if total > self.image.len() {
             return Err(Error::corrupt("directory", "it is longer than the image")
                 .at(dir.location)
                 .hint("the image may be truncated"));
         }
-        let mut allowance = self.allowance(whole);
+        let mut budget = self.continuation_budget(total);
         let mut entries: Vec<Entry> = Vec::new();
         let mut unfinished = Sections::default();
         for extent in dir.extents() {
             let bytes = self.directory_bytes(extent)?;
             let offset = extent.offset.unwrap_or_default();
-            // About as many as there are; what claims to be longer has to show it.
-            entries.reserve((bytes.len() / TYPICAL_RECORD).min(MOST_RESERVED));
+            // An estimate. The maximum bounds the memory for a directory with few valid records.
+            entries.reserve((bytes.len() / TYPICAL_RECORD).min(MAX_RESERVED));
             if to_u64(bytes.len()) < extent.len {
-                findings.tell(|| {
+                findings.report(|| {
                     let message = "the image ends within a directory";
                     Finding::new(FindingCode::Truncated, Severity::Error, message).at(offset)
                 })?;
             }
             record::each(&bytes, offset, findings, |record, findings| {
                 if record.is_dot() {
-                    return self.check_dot(&record, dir, &mut allowance, findings);
+                    return self.check_dot(&record, dir, &mut budget, findings);
                 }
-                if let Some(entry) = unfinished.of(&record, &mut entries) {
+                if let Some(entry) = unfinished.continued(&record, &mut entries) {
                     return unfinished.append(entry, &record, &self.limits);
                 }
-                if let Some(entry) = self.entry(&record, offset, &mut allowance, findings)? {
+                if let Some(entry) = self.entry(&record, offset, &mut budget, findings)? {
                     entries.push(entry);
                     unfinished.begin(&record);
                 }
@@ -322,16 +328,20 @@ impl FileTree for RecordTree {
     }
 }
 
-/// A file of several sections, some of them still to come (ECMA-119, 6.5.1): their records
-/// follow each other and have the same name.
+/// A file with several file sections, of which more are to follow (ECMA-119, 6.5.1). Their records
+/// are consecutive and have the same name.
 #[derive(Debug, Default)]
 struct Sections {
     name: Option<Vec<u8>>,
 }
 
 impl Sections {
-    /// The entry that this record is a further section of: the last one.
-    fn of<'a>(&mut self, record: &Record<'_>, entries: &'a mut [Entry]) -> Option<&'a mut Entry> {
+    /// Returns the last entry if this record is a further section of its file.
+    fn continued<'a>(
+        &mut self,
+        record: &Record<'_>,
+        entries: &'a mut [Entry],
+    ) -> Option<&'a mut Entry> {
         let continues = self.name.take().is_some_and(|name| name == record.name);
         if continues { entries.last_mut() } else { None }
     }
@@ -353,87 +363,93 @@ impl Sections {
                 }
             }
             Content::Zisofs { extents, .. } => extents.push(section),
-            Content::Unread(_) => {}
+            Content::Unsupported(_) => {}
         }
         self.begin(record);
         Ok(())
     }
 }
 
-/// What a record and Rock Ridge together say it is. The record's word on directories is the last
-/// one: that is how the tree hangs together.
+/// Returns the file type from the directory record and the Rock Ridge entries. Whether it is a
+/// directory is determined by the directory record, because that defines the tree.
 fn file_type(
     record: &Record<'_>,
-    says: &RockRidge,
+    rock_ridge: &RockRidge,
     offset: u64,
     findings: &mut Findings<'_>,
 ) -> Result<FileType> {
-    let claimed = match says.file_type {
-        None if says.link_target.is_some() => Some(FileType::Symlink),
+    let claimed = match rock_ridge.file_type {
+        None if rock_ridge.link_target.is_some() => Some(FileType::Symlink),
         claimed => claimed,
     };
     let by_record = if record.is_dir() { FileType::Directory } else { FileType::Regular };
     let Some(claimed) = claimed else { return Ok(by_record) };
     if record.is_dir() != (claimed == FileType::Directory) {
         findings.warn(FindingCode::RockRidge, offset, || {
-            format!("PX says {claimed:?}, the directory record {by_record:?}")
+            format!("the file type is {claimed:?} in PX, {by_record:?} in the directory record")
         })?;
         return Ok(by_record);
     }
-    if claimed == FileType::Symlink && says.link_target.is_none() {
-        findings.warn(FindingCode::RockRidge, offset, || "a symbolic link to nowhere".into())?;
+    if claimed == FileType::Symlink && rock_ridge.link_target.is_none() {
+        findings.warn(FindingCode::RockRidge, offset, || {
+            "a symbolic link without a target (no SL entry)".into()
+        })?;
     }
     Ok(claimed)
 }
 
-/// What is damaged is not there; storage that fails is an error all the same.
-fn damage_is_none<T>(outcome: Result<Option<T>>) -> Result<Option<T>> {
+/// Replaces an error because of damage by `None`. I/O errors are returned.
+fn ignore_damage<T>(outcome: Result<Option<T>>) -> Result<Option<T>> {
     match outcome {
-        Err(error) if !error.is_of_storage() => Ok(None),
+        Err(error) if !error.is_storage_failure() => Ok(None),
         outcome => outcome,
     }
 }
 
-/// The root by its record in the descriptor or, if nothing is there, by the path table.
+/// Finds the root directory by its record in the volume descriptor or, if there is no directory at
+/// that location, by the path table.
 fn root_of(image: &dyn Source, volume: &VolumeDescriptor) -> Result<Node> {
     let offset = volume.sector * SECTOR;
     let recorded = Record::parse(&volume.root, 0);
-    let place = recorded.as_ref().map(|root| (root.offset, u64::from(root.size)));
-    // Whether a directory's own record is there, and what length it gives.
+    let location = recorded.as_ref().map(|root| (root.offset, u64::from(root.size)));
+    // Returns whether the first record at `offset` is that of a directory itself, and its length.
     let dot_at = |offset: u64, len: u64| {
         let first = FileExtent { offset: Some(offset), len: len.min(SECTOR) };
         let read = directory_bytes(image, &first, SECTOR);
-        damage_is_none(read.map(|bytes| {
+        ignore_damage(read.map(|bytes| {
             let dot = Record::parse(&bytes, 0)?;
             Some((dot.is_dot() && dot.is_dir(), u64::from(dot.size)))
         }))
     };
-    let here = |offset, len| {
+    let directory_at = |offset, len| {
         let dot = dot_at(offset, len)?;
         Ok(dot.filter(|&(is_directory, _)| is_directory).map(|_| (offset, len)))
     };
     let by_path_table = || {
-        // Only the first record is of interest.
+        // The first record is that of the root.
         let bytes = volume.path_table_bytes.min(10);
         let table = path_table::read(image, volume.path_table_l, bytes, ByteOrder::Little, SECTOR);
-        let first = damage_is_none(table.map(|table| table.first().map(|root| root.sector)))?;
+        let first = ignore_damage(table.map(|table| table.first().map(|root| root.sector)))?;
         let Some(offset) = first.map(|sector| u64::from(sector) * SECTOR) else { return Ok(None) };
-        if here(offset, SECTOR)?.is_none() {
+        if directory_at(offset, SECTOR)?.is_none() {
             return Ok(None);
         }
         Ok(dot_at(offset, SECTOR)?.map(|(_, len)| (offset, len)))
     };
-    let by_record = match place {
-        Some((offset, len)) => here(offset, len)?,
+    let by_record = match location {
+        Some((offset, len)) => directory_at(offset, len)?,
         None => None,
     };
-    let place = match by_record {
-        Some(place) => Some(place),
+    let location = match by_record {
+        Some(location) => Some(location),
         None => by_path_table()?,
     };
-    let Some((offset, len)) = place else {
-        return Err(Error::corrupt("root directory", "it is not where the descriptor says")
-            .at(offset + 156));
+    let Some((offset, len)) = location else {
+        return Err(Error::corrupt(
+            "root directory",
+            "the volume descriptor does not refer to a directory",
+        )
+        .at(offset + 156));
     };
     let modified = recorded.and_then(|root| Timestamp::from_record(&root.time));
     Ok(Node {
@@ -446,35 +462,36 @@ fn root_of(image: &dyn Source, volume: &VolumeDescriptor) -> Result<Node> {
     })
 }
 
-fn directory_bytes(image: &dyn Source, extent: &FileExtent, most: u64) -> Result<Vec<u8>> {
+fn directory_bytes(image: &dyn Source, extent: &FileExtent, limit: u64) -> Result<Vec<u8>> {
     let offset = extent.offset.unwrap_or(u64::MAX);
     let in_directory = |error: Error| error.in_structure("directory").at(offset);
     let inside = image.len().checked_sub(offset).filter(|&inside| inside > 0);
     let Some(inside) = inside else {
         return Err(in_directory(
-            Error::corrupt("directory", "it lies outside the image")
+            Error::corrupt("directory", "it is not within the image")
                 .hint("the image may be truncated"),
         ));
     };
     let len = extent.len.min(inside);
-    if len > most {
+    if len > limit {
         let found = format!("{len} bytes");
-        let error = Error::over_limit("directory_bytes", found, most);
+        let error = Error::over_limit("directory_bytes", found, limit);
         return Err(in_directory(error));
     }
     let mut bytes = vec![0; to_usize(len)];
     image
         .read_exact_at(&mut bytes, offset)
-        .map_err(|e| in_directory(Error::io("cannot read it", e)))?;
+        .map_err(|e| in_directory(Error::io("cannot read the directory", e)))?;
     Ok(bytes)
 }
 
-/// How many bytes of each system use field are to be skipped, by the SP entry of the root's own
-/// record (SUSP, 5.3); `None` without one. CD-ROM XA's attributes may stand before it.
+/// Returns the number of bytes to skip in each system use area, from the SP entry in the root's
+/// first record (SUSP, 5.3), or `None` if there is no SP entry. CD-ROM XA attributes may precede
+/// it.
 fn skipped_bytes(area: &[u8]) -> Option<usize> {
     const XA: usize = 14;
     let skipped = |area: &[u8]| match *area {
-        // The check bytes BE EF are not right in every image.
+        // The check bytes BE EF are wrong in some images.
         [b'S', b'P', len, _, _, _, skipped, ..] if len >= 7 => Some(usize::from(skipped)),
         _ => None,
     };
@@ -490,7 +507,7 @@ fn looks_like_rock_ridge(area: &[u8]) -> bool {
         && area.get(2).is_some_and(|&len| len >= 4 && usize::from(len) <= area.len())
 }
 
-/// `NAME.EXT;1` without its version, and without the dot if there is no extension (ECMA-119, 7.5).
+/// Returns `NAME.EXT` for `NAME.EXT;1`, and `NAME` for `NAME.;1` (ECMA-119, 7.5).
 fn plain_name(name: &[u8]) -> &[u8] {
     let name = without_version(name, b';');
     match name.strip_suffix(b".") {
@@ -499,7 +516,7 @@ fn plain_name(name: &[u8]) -> &[u8] {
     }
 }
 
-/// The name before a last separator that only digits follow.
+/// Removes the last separator if only digits follow it, and those digits.
 fn without_version(name: &[u8], separator: u8) -> &[u8] {
     match name.iter().rposition(|&byte| byte == separator) {
         Some(at) if at > 0 && name[at + 1..].iter().all(u8::is_ascii_digit) => &name[..at],
@@ -507,12 +524,14 @@ fn without_version(name: &[u8], separator: u8) -> &[u8] {
     }
 }
 
-/// UTF-16BE as UTF-8, without the version. Half a surrogate pair becomes U+FFFD.
+/// Converts UTF-16BE to UTF-8, without the version. Unpaired surrogates become U+FFFD.
 fn joliet_name(name: &[u8], offset: u64, findings: &mut Findings<'_>) -> Result<Vec<u8>> {
     if !name.len().is_multiple_of(2) {
-        findings.warn(FindingCode::Name, offset, || "half a UTF-16 unit ends a name".into())?;
+        findings.warn(FindingCode::Name, offset, || {
+            "the length of a Joliet name is odd; UTF-16 units have two bytes".into()
+        })?;
     }
-    let units = name.chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let units = name.chunks_exact(2).map(BigEndian::read_u16);
     let text: String = char::decode_utf16(units).map(|c| c.unwrap_or('\u{FFFD}')).collect();
     Ok(without_version(text.as_bytes(), b';').to_vec())
 }
@@ -522,7 +541,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plain_name_loses_its_version_and_an_idle_dot() {
+    fn a_plain_name_has_no_version_and_no_trailing_dot() {
         for (recorded, shown) in [
             ("README.TXT;1", "README.TXT"),
             ("README.;1", "README"),
@@ -536,10 +555,11 @@ mod tests {
     }
 
     #[test]
-    fn a_joliet_name_is_utf_16() {
+    fn a_joliet_name_is_converted_from_utf_16() {
         let name = |units: &[u16]| {
             let bytes: Vec<_> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
-            let name = joliet_name(&bytes, 0, &mut Findings::Ignored).expect("nobody listens");
+            let name =
+                joliet_name(&bytes, 0, &mut Findings::Ignored).expect("findings are ignored");
             String::from_utf8(name).expect("UTF-8")
         };
         assert_eq!(name(&[0x61, 0xD83D, 0xDE00, 0x3B, 0x31]), "a😀");

@@ -1,4 +1,4 @@
-//! Allocation descriptors: where a file's bytes are (4/12, 4/14.14).
+//! Allocation descriptors: the extents of a file (4/12, 4/14.14).
 
 use super::partition::BlockAddress;
 use super::raw::{self, LongAllocation, ShortAllocation, id};
@@ -9,48 +9,50 @@ use crate::iso::node::FileExtent;
 use crate::storage::number::{to_index, to_u64};
 use std::collections::HashSet;
 
-/// What an allocation descriptor's two upper bits say (4/14.14.1.1).
+/// Extent types, in the two upper bits of the length of an allocation descriptor (4/14.14.1.1).
 mod kind {
     pub(super) const RECORDED: u32 = 0;
     pub(super) const NEXT: u32 = 3;
 }
 
-/// The form of a file's allocation descriptors: the ICB's flags, bits 0 to 2 (4/14.6.8).
+/// Type of a file's allocation descriptors, from bits 0 to 2 of the ICB flags (4/14.6.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Short,
     Long,
 }
 
-/// One allocation descriptor.
+/// An allocation descriptor.
 struct Descriptor {
     kind: u32,
     len: u32,
-    place: BlockAddress,
+    address: BlockAddress,
 }
 
-/// Extents as they come in, within a limit on their number, adjacent ones joined.
+/// A list of extents with a limit on their number. Adjacent extents are merged.
 #[derive(Debug)]
 pub(super) struct Extents {
     pub(super) list: Vec<FileExtent>,
+    /// Total length in bytes.
     pub(super) len: u64,
-    /// Descriptors and extents so far: what the list has cost.
-    seen: usize,
-    /// Blocks of further descriptors that were read.
+    /// Number of descriptors and extents added, before merging.
+    added: usize,
+    /// Allocation extents that were read.
     continued: HashSet<BlockAddress>,
     limit: u64,
-    /// Bytes that are left of the last block.
+    /// Number of bytes between the end of the last descriptor's extent and the end of its last
+    /// block.
     slack: u64,
 }
 
 impl Extents {
     pub(super) fn new(limit: u64) -> Self {
-        Self { list: Vec::new(), len: 0, seen: 0, continued: HashSet::new(), limit, slack: 0 }
+        Self { list: Vec::new(), len: 0, added: 0, continued: HashSet::new(), limit, slack: 0 }
     }
 
     fn count(&mut self) -> Result<()> {
-        self.seen += 1;
-        match to_u64(self.seen) > self.limit {
+        self.added += 1;
+        match to_u64(self.added) > self.limit {
             true => Err(Error::over_limit("file_sections", "a file of more extents", self.limit)),
             false => Ok(()),
         }
@@ -74,8 +76,8 @@ impl Extents {
         Ok(())
     }
 
-    /// Adds bytes that the last descriptor does not count, in a block that it does. Linux's driver
-    /// leaves it so where a file grows within its last block.
+    /// Extends the last extent to a file length of `len` if that is within its last block. The
+    /// Linux driver does not update the descriptor when a file grows within its last block.
     fn grow(&mut self, len: u64) {
         let missing = len.saturating_sub(self.len);
         if missing <= self.slack
@@ -86,8 +88,8 @@ impl Extents {
         }
     }
 
-    /// Cuts what is allocated behind the file's end.
-    pub(super) fn cut(&mut self, len: u64) {
+    /// Removes everything beyond the end of the file, which has `len` bytes.
+    pub(super) fn truncate(&mut self, len: u64) {
         while let Some(last) = self.list.last_mut()
             && self.len > len
         {
@@ -103,9 +105,9 @@ impl Extents {
     }
 }
 
-/// The extents that the descriptors in `bytes` give, as many as the file's `size` needs.
-/// `partition` is the one that short descriptors are of: the ICB's. `cost` grows by the bytes that
-/// they take in memory, and by the blocks that were read for them.
+/// Returns the extents of a file of `size` bytes from the allocation descriptors in `bytes`.
+/// `partition` is the partition of the ICB, which short descriptors refer to. Adds to `cost` the
+/// memory that the extents take and the blocks read for them, in bytes.
 pub(super) fn extents(
     volume: &UdfVolume,
     bytes: &[u8],
@@ -116,19 +118,19 @@ pub(super) fn extents(
 ) -> Result<Extents> {
     let mut extents = Extents::new(volume.limits.file_sections);
     let found = follow(volume, bytes, form, partition, size, &mut extents);
-    *cost += to_u64(extents.seen.saturating_sub(1)) * to_u64(size_of::<FileExtent>());
+    *cost += to_u64(extents.added.saturating_sub(1)) * to_u64(size_of::<FileExtent>());
     *cost += to_u64(extents.continued.len()) * u64::from(volume.partitions.block_size);
     found?;
     extents.grow(size);
     if extents.len < size {
-        let what = format!("it has {size} bytes, and {} of them have a place", extents.len);
+        let what = format!("the file has {size} bytes, but its extents only {}", extents.len);
         return Err(Error::corrupt("allocation descriptors", what));
     }
-    extents.cut(size);
+    extents.truncate(size);
     Ok(extents)
 }
 
-/// Reads one area of descriptors after the other.
+/// Reads the descriptors in `bytes` and in all allocation extents that continue them.
 fn follow(
     volume: &UdfVolume,
     bytes: &[u8],
@@ -141,7 +143,7 @@ fn follow(
     while let Some(next) = read_area(volume, &bytes, form, partition, size, extents)? {
         extents.count()?;
         if !extents.continued.insert(next) {
-            let what = "they go on in a block that they have been in";
+            let what = "an allocation extent is continued by itself";
             return Err(Error::corrupt("allocation descriptors", what));
         }
         bytes = continuation(volume, next)?;
@@ -149,7 +151,7 @@ fn follow(
     Ok(())
 }
 
-/// Reads one area of descriptors; gives where the next is, if there is one.
+/// Reads one area of descriptors. Returns the location of the next one, if any.
 fn read_area(
     volume: &UdfVolume,
     mut bytes: &[u8],
@@ -160,16 +162,18 @@ fn read_area(
 ) -> Result<Option<BlockAddress>> {
     while let Some((descriptor, rest)) = parse(bytes, form, partition) {
         bytes = rest;
-        // A length of 0 ends the descriptors (4/12); so does the end of the file.
+        // A length of 0 ends the descriptors (4/12). None are needed beyond the end of the file.
         if descriptor.len == 0 || extents.len >= size {
             return Ok(None);
         }
         let len = u64::from(descriptor.len);
         extents.slack = len.next_multiple_of(volume.partitions.block_size.into()) - len;
         match descriptor.kind {
-            kind::RECORDED => volume.partitions.map(descriptor.place, len, |e| extents.push(e))?,
-            kind::NEXT => return Ok(Some(descriptor.place)),
-            // Allocated or not: nothing is recorded.
+            kind::RECORDED => {
+                volume.partitions.map(descriptor.address, len, |e| extents.push(e))?
+            }
+            kind::NEXT => return Ok(Some(descriptor.address)),
+            // Not recorded, whether allocated or not.
             _ => extents.push(FileExtent { offset: None, len })?,
         }
     }
@@ -177,7 +181,7 @@ fn read_area(
 }
 
 fn parse(bytes: &[u8], form: Form, partition: u16) -> Option<(Descriptor, &[u8])> {
-    let (length, place, rest) = match form {
+    let (length, address, rest) = match form {
         Form::Short => {
             let (ad, rest) = raw::read::<ShortAllocation>(bytes)?;
             (ad.length, BlockAddress { partition, block: ad.block.get() }, rest)
@@ -188,16 +192,17 @@ fn parse(bytes: &[u8], form: Form, partition: u16) -> Option<(Descriptor, &[u8])
         }
     };
     let (kind, len) = (length.get() >> 30, length.get() & 0x3fff_ffff);
-    Some((Descriptor { kind, len, place }, rest))
+    Some((Descriptor { kind, len, address }, rest))
 }
 
-/// The descriptors in an allocation extent (4/14.5). It is no longer than a block (UDF, 2.3.11).
-fn continuation(volume: &UdfVolume, place: BlockAddress) -> Result<Vec<u8>> {
+/// Reads the descriptors in an allocation extent (4/14.5), which is at most one block long (UDF,
+/// 2.3.11).
+fn continuation(volume: &UdfVolume, address: BlockAddress) -> Result<Vec<u8>> {
     const NAME: &str = "allocation extent descriptor";
-    let (offset, block) = volume.read_block(place, NAME)?;
-    let place = Some(place.block);
-    tag::check(NAME, &block, &[id::ALLOCATION_EXTENT], offset, place, &volume.notes)?;
-    let too_short = || Error::corrupt(NAME, "its descriptors leave the block").at(offset);
+    let (offset, block) = volume.read_block(address, NAME)?;
+    let address = Some(address.block);
+    tag::check(NAME, &block, &[id::ALLOCATION_EXTENT], offset, address, &volume.notes)?;
+    let too_short = || Error::corrupt(NAME, "its descriptors extend beyond the block").at(offset);
     let (head, rest) = raw::read::<raw::AllocationExtent>(&block).ok_or_else(too_short)?;
     let used = rest.get(..to_index(head.length.get())).ok_or_else(too_short)?;
     Ok(used.to_vec())
@@ -208,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_are_joined_counted_and_cut() {
+    fn adjacent_extents_are_merged_counted_and_truncated() {
         let mut extents = Extents::new(4);
         let mut push = |offset, len| extents.push(FileExtent { offset, len });
         push(Some(0), 10).expect("one");
@@ -218,14 +223,14 @@ mod tests {
         push(Some(15), 1).expect_err("one too many");
         assert_eq!((extents.list.len(), extents.len), (2, 25));
         extents.grow(26);
-        assert_eq!(extents.len, 25, "nothing is left of the last block");
+        assert_eq!(extents.len, 25, "there is no slack");
         extents.slack = 5;
         extents.grow(26);
         assert_eq!(extents.len, 26);
-        extents.cut(18);
+        extents.truncate(18);
         let last = FileExtent { offset: None, len: 3 };
         assert_eq!((extents.list.last(), extents.len), (Some(&last), 18));
-        extents.cut(15);
+        extents.truncate(15);
         assert_eq!(extents.list, [FileExtent { offset: Some(0), len: 15 }]);
     }
 }

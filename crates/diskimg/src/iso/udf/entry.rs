@@ -1,4 +1,4 @@
-//! File entries (4/14.9, 4/14.17), found by way of information control blocks (4/8.10).
+//! File entries (4/14.9, 4/14.17) in information control blocks (ICB, 4/8.10).
 
 use super::allocation::{self, Extents, Form};
 use super::partition::BlockAddress;
@@ -14,23 +14,23 @@ use std::ops::Range;
 
 const NAME: &str = "file entry";
 
-/// Indirect entries that lead to one file.
+/// Maximum number of indirect entries that are followed for one file.
 const MAX_INDIRECT: usize = 32;
 
-/// A file entry, and where its parts are in the block.
+/// A file entry, and the ranges of its variable-length fields in the block.
 #[derive(Debug)]
 pub(super) struct Icb {
     block: Vec<u8>,
-    /// Where the block is in the image.
+    /// Byte offset of the block in the image.
     pub(super) offset: u64,
-    place: BlockAddress,
+    address: BlockAddress,
     head: EntryHead,
     tail: Tail,
     attributes: Range<usize>,
     allocations: Range<usize>,
 }
 
-/// What the two kinds of file entry tell in different places.
+/// The fields whose position differs between file entries and extended file entries.
 #[derive(Debug)]
 struct Tail {
     accessed: Stamp,
@@ -39,40 +39,40 @@ struct Tail {
     created: Option<Stamp>,
 }
 
-/// Reads the file entry that prevails at `place`: with strategy 4096 (UDF, 2.3.5.1), the last of
-/// those that lead from one to the next.
-pub(super) fn read(volume: &UdfVolume, mut place: BlockAddress) -> Result<Icb> {
-    let mut icb = read_one(volume, place)?;
+/// Reads the current file entry of the ICB at `address`. With strategy 4096 (UDF, 2.3.5.1), it is
+/// the last one in the chain of indirect entries.
+pub(super) fn read(volume: &UdfVolume, mut address: BlockAddress) -> Result<Icb> {
+    let mut icb = read_one(volume, address)?;
     for _ in 0..MAX_INDIRECT {
         if icb.head.icb_tag.strategy.get() != 4096 {
             return Ok(icb);
         }
-        let Some(next) = indirect(volume, place)? else { return Ok(icb) };
-        place = next;
-        icb = read_one(volume, place)?;
+        let Some(next) = indirect(volume, address)? else { return Ok(icb) };
+        address = next;
+        icb = read_one(volume, address)?;
     }
-    let what = "it is reached by more than 32 indirect entries";
+    let what = format!("a chain of more than {MAX_INDIRECT} indirect entries");
     Err(Error::limit(what).in_structure(NAME).at(icb.offset))
 }
 
-/// Where the indirect entry in the block behind `place` leads.
-fn indirect(volume: &UdfVolume, place: BlockAddress) -> Result<Option<BlockAddress>> {
-    let Some(block) = place.block.checked_add(1) else { return Ok(None) };
-    let Ok((_, bytes)) = volume.read_block(BlockAddress { block, ..place }, NAME) else {
+/// Returns the target of the indirect entry in the block after `address`, if there is one.
+fn indirect(volume: &UdfVolume, address: BlockAddress) -> Result<Option<BlockAddress>> {
+    let Some(block) = address.block.checked_add(1) else { return Ok(None) };
+    let Ok((_, bytes)) = volume.read_block(BlockAddress { block, ..address }, NAME) else {
         return Ok(None);
     };
     let recorded = tag::tag(&bytes).is_some_and(|tag| tag.id.get() == id::INDIRECT_ENTRY);
     let entry = raw::read::<raw::IndirectEntry>(&bytes).filter(|_| recorded);
-    let leads = entry.filter(|(entry, _)| entry.icb.length.get() > 0);
-    Ok(leads.map(|(entry, _)| BlockAddress::from(&entry.icb.address)))
+    let entry = entry.filter(|(entry, _)| entry.icb.length.get() > 0);
+    Ok(entry.map(|(entry, _)| BlockAddress::from(&entry.icb.address)))
 }
 
-/// Reads the file entry at `place`.
-pub(super) fn read_one(volume: &UdfVolume, place: BlockAddress) -> Result<Icb> {
-    let (offset, block) = volume.read_block(place, NAME)?;
+/// Reads the file entry at `address`.
+pub(super) fn read_one(volume: &UdfVolume, address: BlockAddress) -> Result<Icb> {
+    let (offset, block) = volume.read_block(address, NAME)?;
     let ids = [id::FILE_ENTRY, id::EXTENDED_FILE_ENTRY];
-    let id = tag::check(NAME, &block, &ids, offset, Some(place.block), &volume.notes)?;
-    let too_short = || Error::corrupt(NAME, "it leaves its block").at(offset);
+    let id = tag::check(NAME, &block, &ids, offset, Some(address.block), &volume.notes)?;
+    let too_short = || Error::corrupt(NAME, "it extends beyond its block").at(offset);
     let (head, rest) = raw::read::<EntryHead>(&block).ok_or_else(too_short)?;
     let (tail, attributes, allocations) = match id {
         id::FILE_ENTRY => raw::read::<FileEntryTail>(rest).map(|(tail, _)| {
@@ -93,28 +93,29 @@ pub(super) fn read_one(volume: &UdfVolume, place: BlockAddress) -> Result<Icb> {
     }
     let head = *head;
     let (attributes, allocations) = (start..middle, middle..end);
-    Ok(Icb { block, offset, place, head, tail, attributes, allocations })
+    Ok(Icb { block, offset, address, head, tail, attributes, allocations })
 }
 
-/// The file at `place` as a node. `cost` grows by what it takes in memory beyond a usual file.
-pub(super) fn node(volume: &UdfVolume, place: BlockAddress, cost: &mut u64) -> Result<Node> {
-    let icb = read(volume, place)?;
+/// Reads the file entry at `address` as a node. Adds to `cost` the memory in bytes that the node
+/// takes beyond that for a file of one extent.
+pub(super) fn node(volume: &UdfVolume, address: BlockAddress, cost: &mut u64) -> Result<Node> {
+    let icb = read(volume, address)?;
     let file_type = icb.posix_type()?;
     let extents = icb.extents(volume, cost)?;
     let link_target = match file_type {
         FileType::Symlink => {
-            // Every component has a head of four bytes, and names have up to two a character.
-            let most = volume.limits.link_bytes;
+            // A component has a header of four bytes, and up to two bytes per character.
+            let limit = volume.limits.link_bytes;
             let too_long = |bytes| {
-                let found = format!("a symbolic link's target of {bytes} bytes");
-                Error::over_limit("link_bytes", found, most).at(icb.offset)
+                let found = format!("a symbolic link target of {bytes} bytes");
+                Error::over_limit("link_bytes", found, limit).at(icb.offset)
             };
-            if extents.len > most.saturating_mul(4) {
+            if extents.len > limit.saturating_mul(4) {
                 return Err(too_long(extents.len));
             }
             let target =
                 text::path(&icb.read_extents(volume, &extents)?).map_err(|e| e.at(icb.offset))?;
-            if to_u64(target.len()) > most {
+            if to_u64(target.len()) > limit {
                 return Err(too_long(to_u64(target.len())));
             }
             *cost += to_u64(target.len());
@@ -134,7 +135,7 @@ pub(super) fn node(volume: &UdfVolume, place: BlockAddress, cost: &mut u64) -> R
 }
 
 impl Icb {
-    /// The file type as recorded (4/14.6.6).
+    /// Returns the recorded file type (4/14.6.6).
     pub(super) fn file_type(&self) -> u8 {
         self.head.icb_tag.file_type
     }
@@ -142,7 +143,7 @@ impl Icb {
     fn posix_type(&self) -> Result<FileType> {
         Ok(match self.file_type() {
             4 => FileType::Directory,
-            // 0 is "not told"; 249, a file for real-time recording, has bytes as any other.
+            // 0 means unspecified. 249 is a real-time file, which is read like any other.
             0 | 5 | 249 => FileType::Regular,
             6 => FileType::BlockDevice,
             7 => FileType::CharacterDevice,
@@ -150,20 +151,21 @@ impl Icb {
             10 => FileType::Socket,
             12 => FileType::Symlink,
             other => {
-                let what = format!("a file of type {other} among those with names");
+                let what = format!("file type {other} in a directory");
                 return Err(Error::unsupported(what).in_structure(NAME).at(self.offset));
             }
         })
     }
 
-    /// Where the file's bytes are. `cost` grows by what it takes to find them.
+    /// Returns the extents of the file. Adds to `cost` the memory and the blocks read for that, in
+    /// bytes.
     pub(super) fn extents(&self, volume: &UdfVolume, cost: &mut u64) -> Result<Extents> {
         let size = self.head.information_length.get();
         let bytes = &self.block[self.allocations.clone()];
         let form = match self.head.icb_tag.flags.get() & 7 {
             0 => Form::Short,
             1 => Form::Long,
-            // The bytes themselves stand where the descriptors would.
+            // The contents are embedded in place of the allocation descriptors.
             3 if size <= to_u64(bytes.len()) => {
                 let mut extents = Extents::new(1);
                 let offset = Some(self.offset + to_u64(self.allocations.start));
@@ -171,19 +173,22 @@ impl Icb {
                 return Ok(extents);
             }
             3 => {
-                let what = format!("its {size} bytes are not all in it");
+                let what = format!(
+                    "the file has {size} bytes, but only {} are embedded in its entry",
+                    bytes.len()
+                );
                 return Err(Error::corrupt(NAME, what).at(self.offset));
             }
             other => {
-                let what = format!("allocation descriptors of form {other}");
+                let what = format!("allocation descriptors of type {other}");
                 return Err(Error::unsupported(what).in_structure(NAME).at(self.offset));
             }
         };
-        allocation::extents(volume, bytes, form, self.place.partition, size, cost)
+        allocation::extents(volume, bytes, form, self.address.partition, size, cost)
             .map_err(|e| e.at(self.offset))
     }
 
-    /// All the file's bytes, as those of a directory.
+    /// Reads the contents of the file, within the limit for directories.
     pub(super) fn contents(&self, volume: &UdfVolume) -> Result<Vec<u8>> {
         self.read_extents(volume, &self.extents(volume, &mut 0)?)
     }
@@ -194,7 +199,7 @@ impl Icb {
 
     fn attributes(&self, serial: Option<u32>) -> Attributes {
         let head = &self.head;
-        // All ones: not told (UDF, 2.3.6.1).
+        // All ones means unspecified (UDF, 2.3.6.1).
         let known = |id: u32| (id != u32::MAX).then_some(id);
         Attributes {
             mode: Some(mode(head.permissions.get(), head.icb_tag.flags.get())),
@@ -203,14 +208,15 @@ impl Icb {
             links: Some(head.links.get().into()),
             serial,
             device: self.device(),
-            modified: self.tail.modified.moment(),
-            accessed: self.tail.accessed.moment(),
-            changed: self.tail.changed.moment(),
-            created: self.tail.created.and_then(|created| created.moment()),
+            modified: self.tail.modified.timestamp(),
+            accessed: self.tail.accessed.timestamp(),
+            changed: self.tail.changed.timestamp(),
+            created: self.tail.created.and_then(|created| created.timestamp()),
         }
     }
 
-    /// A device's numbers, from the extended attribute that tells them (4/14.10.7).
+    /// Returns major and minor number of a device from the device specification extended attribute
+    /// (4/14.10.7).
     fn device(&self) -> Option<(u32, u32)> {
         if !matches!(self.file_type(), 6 | 7) {
             return None;
@@ -233,28 +239,30 @@ impl Icb {
     }
 }
 
-/// All bytes of these stretches, which must be no more than a directory may have, nor than the image.
+/// Reads the bytes of `extents`. Their total length must not exceed the limit for directories, nor
+/// the length of the image.
 pub(super) fn read_all(volume: &UdfVolume, extents: &[FileExtent]) -> Result<Vec<u8>> {
-    let failed = |e| Error::io("cannot read", e);
-    let source = ExtentSource::new(volume.source.clone(), extents).map_err(failed)?;
+    let cannot_read = |e| Error::io("cannot read", e);
+    let source = ExtentSource::new(volume.source.clone(), extents).map_err(cannot_read)?;
     let found = || format!("a directory or table of {} bytes", source.len());
-    let most = volume.limits.directory_bytes;
-    if source.len() > most {
-        return Err(Error::over_limit("directory_bytes", found(), most));
+    let limit = volume.limits.directory_bytes;
+    if source.len() > limit {
+        return Err(Error::over_limit("directory_bytes", found(), limit));
     }
     if source.len() > volume.source.len() {
-        return Err(Error::limit(found() + ", more than the image has"));
+        return Err(Error::limit(found() + ", longer than the image"));
     }
     let mut bytes = vec![0; to_usize(source.len())];
-    source.read_exact_at(&mut bytes, 0).map_err(failed)?;
+    source.read_exact_at(&mut bytes, 0).map_err(cannot_read)?;
     Ok(bytes)
 }
 
-/// Permissions (4/14.9.5) and flags (4/14.6.8) as the low twelve bits of POSIX's mode.
+/// Converts permissions (4/14.9.5) and ICB flags (4/14.6.8) to the low twelve bits of the POSIX
+/// mode.
 fn mode(permissions: u32, flags: u16) -> u32 {
     let class = |shift: u32| permissions >> shift & 7;
     let special = u32::from(flags >> 6 & 7);
-    // UDF has set-uid lowest, POSIX the sticky bit.
+    // The lowest bit is set-user-ID in UDF, the sticky bit in POSIX.
     let special = (special & 1) << 2 | special & 2 | special >> 2;
     special << 9 | class(10) << 6 | class(5) << 3 | class(0)
 }
@@ -278,8 +286,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permissions_of_three_classes_and_three_flags_become_a_mode() {
-        // Delete and change-attribute bits say nothing in POSIX.
+    fn permissions_and_flags_are_converted_to_a_mode() {
+        // The delete and change-attributes bits have no equivalent in POSIX.
         assert_eq!(mode(0b11101_11101_11100, 0), 0o554);
         assert_eq!(mode(0b00111_00101_00001, 1 << 6), 0o4751);
         assert_eq!(mode(0b00111_00111_00111, 1 << 7 | 1 << 8), 0o3777);

@@ -1,14 +1,16 @@
-//! The logical volume integrity sequence (3/8.8.2): was the volume closed, and how many files it has.
+//! The logical volume integrity sequence (3/8.8.2): whether the volume was closed, and the number
+//! of its files.
 
 use super::raw::{self, id};
 use super::tag;
 use super::volume::UdfVolume;
 use crate::storage::number::to_index;
 
-/// Descriptors that are looked at: each change of a rewritable volume may have left one.
+/// Maximum number of descriptors that are read. Each change of a rewritable volume may have added
+/// one.
 const MAX_DESCRIPTORS: usize = 1000;
 
-/// What the last descriptor says.
+/// Contents of the last descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) closed: bool,
@@ -16,8 +18,8 @@ pub(super) struct Counts {
     pub(super) directories: Option<u32>,
 }
 
-/// Reads to the last descriptor. Nobody needs it to read files, so that trouble with it only
-/// makes it be absent.
+/// Returns the contents of the last descriptor. It is not needed to read files, so an error only
+/// ends the sequence.
 pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option<Counts> {
     let size = volume.partitions.block_size;
     let mut extent = logical.integrity;
@@ -37,10 +39,10 @@ pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option
                 break;
             }
             let name = "logical volume integrity descriptor";
-            let place = u32::try_from(sector).ok();
-            let _ = tag::check(name, &block, &[id::INTEGRITY], offset, place, &volume.notes);
+            let address = u32::try_from(sector).ok();
+            let _ = tag::check(name, &block, &[id::INTEGRITY], offset, address, &volume.notes);
             let (head, rest) = raw::read::<raw::Integrity>(&block)?;
-            last = Some(read(head, rest));
+            last = Some(parse(head, rest));
             next = Some(head.next);
             left -= size;
             sector += 1;
@@ -52,15 +54,15 @@ pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option
     }
 }
 
-fn read(head: &raw::Integrity, rest: &[u8]) -> Counts {
-    // Two tables stand before it: free space and size of each partition.
+fn parse(head: &raw::Integrity, rest: &[u8]) -> Counts {
+    // The implementation use follows two tables: free space and size of each partition.
     let tables = u64::from(head.partitions.get()) * 8;
-    let told = usize::try_from(tables).ok().and_then(|tables| rest.get(tables..));
-    let told = told.and_then(raw::read::<raw::IntegrityUse>).map(|(told, _)| told);
-    let unknown = |n: u32| (n != u32::MAX).then_some(n);
+    let bytes = usize::try_from(tables).ok().and_then(|tables| rest.get(tables..));
+    let counts = bytes.and_then(raw::read::<raw::IntegrityUse>).map(|(counts, _)| counts);
+    let known = |n: u32| (n != u32::MAX).then_some(n);
     Counts {
         closed: head.state.get() == 1,
-        files: told.and_then(|told| unknown(told.files.get())),
-        directories: told.and_then(|told| unknown(told.directories.get())),
+        files: counts.and_then(|counts| known(counts.files.get())),
+        directories: counts.and_then(|counts| known(counts.directories.get())),
     }
 }

@@ -1,4 +1,4 @@
-//! The partition maps of a logical volume (3/10.7): which partitions it has, and of what kind.
+//! The partition maps of a logical volume (3/10.7): its partitions and their kinds.
 
 use super::entry;
 use super::partition::{BlockAddress, BlockRange, ExtentList, Partition};
@@ -9,14 +9,15 @@ use super::volume::UdfVolume;
 use super::{UdfPartition, tag};
 use crate::error::{Error, Result};
 use crate::storage::number::{to_index, to_u16};
+use byteorder::{ByteOrder, LittleEndian};
 
-/// Partition maps that are looked at. No revision of UDF has use for more than three.
+/// Maximum number of partition maps. No revision of UDF uses more than three.
 const MAX_MAPS: u32 = 64;
 
 /// A partition map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Map {
-    /// The partition descriptor's number.
+    /// Number of the partition descriptor.
     number: u16,
     kind: Kind,
 }
@@ -29,33 +30,36 @@ enum Kind {
     Metadata { file: u32, mirror: u32 },
 }
 
-/// Parses the maps in `bytes`, which follow the logical volume descriptor's head.
+/// Parses the maps in `bytes`, which follow the fixed part of the logical volume descriptor.
 pub(super) fn parse(logical: &raw::LogicalVolume, bytes: &[u8]) -> Result<Vec<Map>> {
     let corrupt = |what: &'static str| Error::corrupt("partition map", what);
     let count = logical.maps.get();
     if count == 0 || count > MAX_MAPS {
-        return Err(Error::corrupt("partition map", format!("there are {count}; 1 to 64 may be")));
+        return Err(Error::corrupt(
+            "partition map",
+            format!("there are {count} maps; expected 1 to {MAX_MAPS}"),
+        ));
     }
     let mut left = bytes
         .get(..to_index(logical.maps_length.get()))
-        .ok_or_else(|| corrupt("the maps leave the logical volume descriptor"))?;
+        .ok_or_else(|| corrupt("the maps extend beyond the logical volume descriptor"))?;
     let mut maps = Vec::new();
     for _ in 0..count {
-        let length = usize::from(*left.get(1).ok_or_else(|| corrupt("it is cut short"))?);
+        let length = usize::from(*left.get(1).ok_or_else(|| corrupt("it is truncated"))?);
         let (map, rest) =
-            left.split_at_checked(length).ok_or_else(|| corrupt("it is cut short"))?;
+            left.split_at_checked(length).ok_or_else(|| corrupt("it is truncated"))?;
         left = rest;
         maps.push(match (map.first(), length) {
-            (Some(1), 6) => Map { number: u16::from_le_bytes([map[4], map[5]]), kind: Kind::Plain },
+            (Some(1), 6) => Map { number: LittleEndian::read_u16(&map[4..]), kind: Kind::Plain },
             (Some(2), 64) => type_2(map)?,
-            _ => return Err(corrupt("it is of no known type")),
+            _ => return Err(corrupt("unknown type")),
         });
     }
     Ok(maps)
 }
 
 fn type_2(map: &[u8]) -> Result<Map> {
-    let too_short = || Error::corrupt("partition map", "it is cut short");
+    let too_short = || Error::corrupt("partition map", "it is truncated");
     let (map, _) = raw::read::<raw::Map2>(map).ok_or_else(too_short)?;
     let kind = if map.identifier.is(b"*UDF Virtual Partition") {
         Kind::Virtual
@@ -72,16 +76,16 @@ fn type_2(map: &[u8]) -> Result<Map> {
         Kind::Metadata { file: rest.file.get(), mirror: rest.mirror.get() }
     } else {
         let name = String::from_utf8_lossy(&map.identifier.identifier).into_owned();
-        let what = format!("a partition of kind {:?}", name.trim_end_matches('\0'));
+        let what = format!("a partition map of type {:?}", name.trim_end_matches('\0'));
         return Err(Error::unsupported(what).in_structure("partition map"));
     };
     Ok(Map { number: map.partition.get(), kind })
 }
 
-/// The same for people.
+/// Returns the partitions as shown by `info`.
 pub(super) fn describe(maps: &[Map], found: &Sequence) -> Vec<UdfPartition> {
     let described = maps.iter().filter_map(|map| {
-        let (run, access) = run(map.number, found).ok()?;
+        let (range, access) = partition_range(map.number, found).ok()?;
         let kind = match map.kind {
             Kind::Plain => "plain",
             Kind::Virtual => "virtual",
@@ -95,28 +99,29 @@ pub(super) fn describe(maps: &[Map], found: &Sequence) -> Vec<UdfPartition> {
             4 => "overwritable",
             _ => "unknown",
         };
-        Some(UdfPartition { kind, access, start_sector: run.start, blocks: run.blocks })
+        Some(UdfPartition { kind, access, start_sector: range.start, blocks: range.blocks })
     });
     described.collect()
 }
 
-/// Puts the partitions into the volume, those first that others stand on.
+/// Adds the partitions to the volume: first those that virtual and metadata partitions are stored
+/// in, then the latter.
 pub(super) fn build(volume: &mut UdfVolume, maps: &[Map], found: &Sequence) -> Result<()> {
     for map in maps {
-        let (run, _) = run(map.number, found)?;
+        let (range, _) = partition_range(map.number, found)?;
         let partition = match map.kind {
-            Kind::Sparable { .. } => sparable(volume, map.kind, run)?,
-            _ => Partition::Plain(run),
+            Kind::Sparable { .. } => sparable(volume, map.kind, range)?,
+            _ => Partition::Plain(range),
         };
         volume.partitions.all.push(partition);
     }
     for (index, map) in maps.iter().enumerate() {
-        let (run, _) = run(map.number, found)?;
+        let (range, _) = partition_range(map.number, found)?;
         let partition = match map.kind {
             Kind::Plain | Kind::Sparable { .. } => continue,
             Kind::Virtual => {
-                let table = virtual_table::read(volume, base(maps, map.number)?, run)?;
-                Partition::Virtual { run, table }
+                let table = virtual_table::read(volume, base(maps, map.number)?, range)?;
+                Partition::Virtual { range, table }
             }
             Kind::Metadata { file, mirror } => {
                 let base = base(maps, map.number)?;
@@ -128,38 +133,41 @@ pub(super) fn build(volume: &mut UdfVolume, maps: &[Map], found: &Sequence) -> R
     Ok(())
 }
 
-/// Where a partition is, and how it may be accessed.
-fn run(number: u16, found: &Sequence) -> Result<(BlockRange, u32)> {
+/// Returns the blocks and the access type of a partition.
+fn partition_range(number: u16, found: &Sequence) -> Result<(BlockRange, u32)> {
     let missing =
-        || Error::corrupt("partition map", format!("partition {number} is not described"));
+        || Error::corrupt("partition map", format!("partition {number} has no descriptor"));
     let described = found.partitions.iter().find(|(other, _)| *other == number);
     let (_, recorded) = described.ok_or_else(missing)?;
     let (partition, _) = raw::read::<raw::Partition>(&recorded.bytes).ok_or_else(missing)?;
-    let run = BlockRange { start: partition.start.get(), blocks: partition.length.get() };
-    Ok((run, partition.access.get()))
+    let range = BlockRange { start: partition.start.get(), blocks: partition.length.get() };
+    Ok((range, partition.access.get()))
 }
 
-/// The place among the maps of the partition that a virtual or metadata partition stands on.
+/// Returns the index of the map of the partition that contains a virtual or metadata partition.
 fn base(maps: &[Map], number: u16) -> Result<u16> {
-    let stands =
+    let is_base =
         |map: &Map| map.number == number && matches!(map.kind, Kind::Plain | Kind::Sparable { .. });
-    let missing = || Error::corrupt("partition map", "no partition is under the virtual one");
-    maps.iter().position(stands).map(to_u16).ok_or_else(missing)
+    let missing = || {
+        let what = format!("no plain or sparable partition map has the number {number}");
+        Error::corrupt("partition map", what)
+    };
+    maps.iter().position(is_base).map(to_u16).ok_or_else(missing)
 }
 
-/// The first sparing table that can be read (UDF, 2.2.12).
-fn sparable(volume: &UdfVolume, kind: Kind, run: BlockRange) -> Result<Partition> {
+/// Reads the first valid sparing table (UDF, 2.2.12).
+fn sparable(volume: &UdfVolume, kind: Kind, range: BlockRange) -> Result<Partition> {
     const NAME: &str = "sparing table";
     let Kind::Sparable { packet, tables, table_length, locations } = kind else {
-        return Ok(Partition::Plain(run));
+        return Ok(Partition::Plain(range));
     };
     if packet == 0 {
-        return Err(Error::corrupt("partition map", "a packet has no blocks"));
+        return Err(Error::corrupt("partition map", "the packet length is 0"));
     }
-    let most = volume.limits.directory_bytes;
-    if u64::from(table_length) > most {
+    let limit = volume.limits.directory_bytes;
+    if u64::from(table_length) > limit {
         let found = format!("{table_length} bytes");
-        return Err(Error::over_limit("directory_bytes", found, most).in_structure(NAME));
+        return Err(Error::over_limit("directory_bytes", found, limit).in_structure(NAME));
     }
     let mut spared = None;
     for location in locations.into_iter().take(tables.into()) {
@@ -172,8 +180,8 @@ fn sparable(volume: &UdfVolume, kind: Kind, run: BlockRange) -> Result<Partition
             Err(error) => volume.notes.add(offset, error.to_string()),
         }
     }
-    let spared = spared.ok_or_else(|| Error::corrupt(NAME, "none can be read"))?;
-    Ok(Partition::Sparable { run, packet: packet.into(), spared })
+    let spared = spared.ok_or_else(|| Error::corrupt(NAME, "no copy can be read"))?;
+    Ok(Partition::Sparable { range, packet: packet.into(), spared })
 }
 
 fn sparing_entries(volume: &UdfVolume, offset: u64, length: u32) -> Result<Vec<(u32, u32)>> {
@@ -181,25 +189,25 @@ fn sparing_entries(volume: &UdfVolume, offset: u64, length: u32) -> Result<Vec<(
     let corrupt = |what: &'static str| Error::corrupt(NAME, what).at(offset);
     let end = offset.checked_add(length.into());
     if end.is_none_or(|end| end > volume.source.len()) {
-        return Err(corrupt("it leaves the image"));
+        return Err(corrupt("it is not within the image"));
     }
     let mut bytes = vec![0; to_index(length)];
-    let failed = |e| Error::io("cannot read", e).in_structure(NAME).at(offset);
-    volume.source.read_exact_at(&mut bytes, offset).map_err(failed)?;
+    let cannot_read = |e| Error::io("cannot read", e).in_structure(NAME).at(offset);
+    volume.source.read_exact_at(&mut bytes, offset).map_err(cannot_read)?;
     let (head, mut rest) =
-        raw::read::<raw::SparingTable>(&bytes).ok_or_else(|| corrupt("it is cut short"))?;
-    // Its tag has no number of its own (UDF, 2.2.12).
+        raw::read::<raw::SparingTable>(&bytes).ok_or_else(|| corrupt("it is truncated"))?;
+    // The tag identifier is 0 (UDF, 2.2.12).
     if tag::tag(&bytes[..16]).is_none() && bytes[..2] != [0; 2]
         || !head.identifier.is(b"*UDF Sparing Table")
     {
-        return Err(corrupt("it does not say that it is one"));
+        return Err(corrupt("the identifier is not \"*UDF Sparing Table\""));
     }
     let mut spared = Vec::new();
     for _ in 0..head.entries.get() {
         let (entry, more) = raw::read::<raw::SparingEntry>(rest)
-            .ok_or_else(|| corrupt("it is shorter than its entries"))?;
+            .ok_or_else(|| corrupt("its entries do not fit in it"))?;
         rest = more;
-        // The highest numbers mean packets that are free, or of no use.
+        // The highest numbers mark packets that are available or defective.
         if entry.original.get() < 0xffff_fff0 {
             spared.push((entry.original.get(), entry.mapped.get()));
         }
@@ -208,18 +216,18 @@ fn sparing_entries(volume: &UdfVolume, offset: u64, length: u32) -> Result<Vec<(
     Ok(spared)
 }
 
-/// Where a metadata partition's blocks are: the extents of its file, or of the file's mirror.
+/// Returns the extents of a metadata partition: those of the metadata file, or of its mirror.
 fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<ExtentList> {
-    let mut trouble = None;
+    let mut first_error = None;
     for block in files {
-        let place = BlockAddress { partition: base, block };
-        match entry::read(volume, place).and_then(|icb| icb.extents(volume, &mut 0)) {
+        let address = BlockAddress { partition: base, block };
+        match entry::read(volume, address).and_then(|icb| icb.extents(volume, &mut 0)) {
             Ok(extents) => return Ok(ExtentList::new(extents.list)),
             Err(error) => {
                 volume.notes.add(0, format!("metadata file: {error}"));
-                trouble.get_or_insert(error);
+                first_error.get_or_insert(error);
             }
         }
     }
-    Err(trouble.unwrap_or_else(|| Error::corrupt("metadata file", "there is none")))
+    Err(first_error.unwrap_or_else(|| Error::corrupt("metadata file", "missing")))
 }

@@ -1,16 +1,17 @@
-//! Reading UDF (ECMA-167, OSTA UDF 1.02 to 2.60).
+//! Reading of UDF (ECMA-167, OSTA UDF 1.02 to 2.60).
 //!
 //! ```text
-//!   byte 32768    volume recognition    "there is UDF"              recognition
-//!   sector 256    anchor                where the sequence is
-//!   anywhere      volume descriptors    label, partitions           sequence, maps, partition
-//!                 file set descriptor   where the root is           volume
-//!                 file entries          attributes, extents         entry, allocation
-//!                 directories           names, where the entry is   directory, text
+//!   location      structure             contents                      module
+//!   byte 32768    volume recognition    presence of UDF               recognition
+//!   sector 256    anchor                location of the sequence      recognition
+//!   anywhere      volume descriptors    label, partitions             sequence, maps, partition
+//!                 file set descriptor   location of the root          volume
+//!                 file entries          attributes, extents           entry, allocation
+//!                 directories           names, locations of entries   directory, text
 //! ```
 //!
-//! ExternalFiles of the form "3/10.6" are to part and section of ECMA-167, 3rd edition. Named streams
-//! and extended attributes other than a device's numbers are passed over.
+//! References of the form "3/10.6" are to part and section of ECMA-167, 3rd edition. Named streams
+//! are ignored, and so are extended attributes except the device specification.
 
 mod allocation;
 mod directory;
@@ -32,34 +33,35 @@ use integrity::Counts;
 use partition::BlockAddress;
 use serde::Serialize;
 
-/// What a UDF volume says of itself.
+/// Information about a UDF volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct UdfInfo {
-    /// The logical volume's identifier: what systems show as the label.
+    /// Logical volume identifier, which operating systems show as the label.
     pub label: String,
-    /// The primary volume descriptor's identifier.
+    /// Volume identifier from the primary volume descriptor.
     pub volume_identifier: String,
-    /// The volume set's; its first eight characters tell sets apart (UDF, 2.2.2.5).
+    /// Volume set identifier. The first eight characters are unique to the set (UDF, 2.2.2.5).
     pub volume_set_identifier: String,
-    /// Revision of UDF, "2.01".
+    /// UDF revision, such as "2.01".
     pub revision: String,
-    /// The standard that the volume recognition sequence names: "NSR02" is ECMA-167's 2nd
-    /// edition, "NSR03" its 3rd. Absent if there is no such sequence.
+    /// Standard identifier from the volume recognition sequence: "NSR02" for the 2nd edition of
+    /// ECMA-167, "NSR03" for the 3rd. `None` if there is no such sequence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standard: Option<&'static str>,
-    /// Bytes of a logical block.
+    /// Logical block size in bytes.
     pub block_size: u32,
     /// The partitions, in the order of the partition maps.
     pub partitions: Vec<UdfPartition>,
-    /// Files, as far as it is told.
+    /// Number of files, if recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<u32>,
-    /// Directories, as far as it is told.
+    /// Number of directories, if recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directories: Option<u32>,
-    /// False if the volume was not closed after it was last written.
+    /// State of the logical volume: false if it was not closed after it was last written. `None` if
+    /// not recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed: Option<bool>,
 }
@@ -69,19 +71,20 @@ pub struct UdfInfo {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct UdfPartition {
-    /// "plain", "virtual", "sparable" or "metadata".
+    /// Kind: "plain", "virtual", "sparable" or "metadata".
     pub kind: &'static str,
-    /// "read-only", "write-once", "rewritable", "overwritable" or "unknown".
+    /// Access type: "read-only", "write-once", "rewritable", "overwritable" or "unknown".
     pub access: &'static str,
     /// First sector.
     pub start_sector: u32,
-    /// Blocks.
+    /// Length in blocks.
     pub blocks: u32,
 }
 
 impl UdfInfo {
-    /// Takes over what the integrity descriptor says, and a virtual allocation table does not.
-    fn take_counts(&mut self, counts: Option<Counts>) {
+    /// Sets the values from the integrity descriptor. Numbers of files and directories from a
+    /// virtual allocation table take precedence.
+    fn set_counts(&mut self, counts: Option<Counts>) {
         let Some(counts) = counts else { return };
         self.closed = Some(counts.closed);
         self.files = self.files.or(counts.files);

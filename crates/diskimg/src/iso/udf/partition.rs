@@ -1,56 +1,57 @@
-//! From a block of a partition to bytes of the image.
+//! Translation of partition blocks to byte offsets in the image.
 //!
 //! ```text
 //!   type 1        block → start of the partition + block
-//!   virtual       block → table (the VAT) → block of the partition     written once, e. g. CD-R
-//!   sparable      block → table of packets that went elsewhere         rewritable media
-//!   metadata      block → place in the metadata file → block           UDF 2.50 and later
+//!   virtual       block → VAT → block of the partition                 write-once media, e.g. CD-R
+//!   sparable      block → sparing table → replacement packet           rewritable media
+//!   metadata      block → offset in the metadata file → block          UDF 2.50 and later
 //! ```
 //!
-//! The last three (UDF, 2.2.8 to 2.2.10) stand on a type 1 partition that has the same number.
+//! The last three (UDF, 2.2.8 to 2.2.10) are stored in the type 1 partition of the same number.
 
 use crate::error::{Error, Result};
 use crate::iso::node::FileExtent;
 use crate::storage::number::to_usize;
 
-/// A block of a partition: of which one, is told by its place among the partition maps.
+/// Address of a block: the index of the partition's map, and the block within the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct BlockAddress {
     pub(super) partition: u16,
     pub(super) block: u32,
 }
 
-/// How a partition's blocks are found.
+/// A partition, and how its blocks are mapped.
 #[derive(Debug)]
 pub(super) enum Partition {
-    /// One after the other.
+    /// Blocks are contiguous.
     Plain(BlockRange),
-    /// Wherever the table says. An entry of 2^32 - 1 is not used.
-    Virtual { run: BlockRange, table: Vec<u32> },
-    /// One after the other, but for some packets.
+    /// Blocks are mapped by the virtual allocation table. An entry of 2^32 - 1 is unused.
+    Virtual { range: BlockRange, table: Vec<u32> },
+    /// Blocks are contiguous, except for packets that were replaced.
     Sparable {
-        run: BlockRange,
-        /// Blocks of a packet.
+        range: BlockRange,
+        /// Length of a packet in blocks.
         packet: u32,
-        /// First block of a packet and the sector of the volume where it is; ascending.
+        /// For each replaced packet, its first block and the sector of the volume that replaces
+        /// that; ascending.
         spared: Vec<(u32, u32)>,
     },
-    /// In these stretches of the image.
+    /// Blocks are in these extents of the metadata file.
     Metadata(ExtentList),
 }
 
-/// Blocks of the volume.
+/// A contiguous range of blocks of the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BlockRange {
     pub(super) start: u32,
     pub(super) blocks: u32,
 }
 
-/// ExtentList of the image, one after the other.
+/// Concatenated extents of the image.
 #[derive(Debug)]
 pub(super) struct ExtentList {
     extents: Vec<FileExtent>,
-    /// Where each starts; ascending.
+    /// Offset of each extent in the concatenation; ascending.
     starts: Vec<u64>,
     len: u64,
 }
@@ -75,39 +76,45 @@ pub(super) struct Partitions {
 }
 
 impl Partitions {
-    /// The bytes of the image that `len` bytes from the start of a block are. They are given to
-    /// `push` in order; whatever that refuses, ends it.
+    /// Maps `len` bytes, starting at the start of a block, to extents of the image, and passes
+    /// these to `push` in order.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the bytes are not within the partition,
+    /// and the errors of `push`.
     pub(super) fn map(
         &self,
-        place: BlockAddress,
+        address: BlockAddress,
         len: u64,
         mut push: impl FnMut(FileExtent) -> Result<()>,
     ) -> Result<()> {
         let size = u64::from(self.block_size);
-        let partition = self.all.get(usize::from(place.partition)).ok_or_else(|| {
-            corrupt(format!("partition {} is referred to, but not described", place.partition))
+        let partition = self.all.get(usize::from(address.partition)).ok_or_else(|| {
+            corrupt(format!("partition reference {} has no partition map", address.partition))
         })?;
         let blocks = len.div_ceil(size);
-        let first = u64::from(place.block);
+        let first = u64::from(address.block);
         let beyond = || {
             corrupt(format!(
-                "{len} bytes at block {} leave partition {}",
-                place.block, place.partition
+                "{len} bytes at block {} are not within partition {}",
+                address.block, address.partition
             ))
         };
         let at = |sector: u64, len| FileExtent { offset: Some(sector * size), len };
         match partition {
-            Partition::Plain(run) => push(at(run.sector(first, blocks).ok_or_else(beyond)?, len)),
-            Partition::Virtual { run, table } => {
+            Partition::Plain(range) => {
+                push(at(range.sector(first, blocks).ok_or_else(beyond)?, len))
+            }
+            Partition::Virtual { range, table } => {
                 for index in 0..blocks {
                     let entry = table.get(to_usize(first + index)).ok_or_else(beyond)?;
-                    let sector = run.sector((*entry).into(), 1).ok_or_else(beyond)?;
+                    let sector = range.sector((*entry).into(), 1).ok_or_else(beyond)?;
                     push(at(sector, size.min(len - index * size)))?;
                 }
                 Ok(())
             }
-            Partition::Sparable { run, packet, spared } => {
-                let start = run.sector(first, blocks).ok_or_else(beyond)?;
+            Partition::Sparable { range, packet, spared } => {
+                let start = range.sector(first, blocks).ok_or_else(beyond)?;
                 let mut done = 0;
                 while done < blocks {
                     let block = first + done;
@@ -121,15 +128,15 @@ impl Partitions {
                 }
                 Ok(())
             }
-            Partition::Metadata(stretches) => {
+            Partition::Metadata(file) => {
                 let mut offset = first * size;
                 let end = offset + len;
-                if end > stretches.len {
+                if end > file.len {
                     return Err(beyond());
                 }
                 while offset < end {
-                    let index = stretches.starts.partition_point(|&start| start <= offset) - 1;
-                    let (extent, start) = (stretches.extents[index], stretches.starts[index]);
+                    let index = file.starts.partition_point(|&start| start <= offset) - 1;
+                    let (extent, start) = (file.extents[index], file.starts[index]);
                     let now = (start + extent.len - offset).min(end - offset);
                     let at = extent.offset.map(|at| at + (offset - start));
                     push(FileExtent { offset: at, len: now })?;
@@ -140,28 +147,29 @@ impl Partitions {
         }
     }
 
-    /// Where a block is, in bytes of the image.
-    pub(super) fn block(&self, place: BlockAddress) -> Result<u64> {
+    /// Returns the byte offset of a block in the image.
+    pub(super) fn block(&self, address: BlockAddress) -> Result<u64> {
         let mut found = None;
-        self.map(place, u64::from(self.block_size), |extent| {
-            // Only a metadata file cut in the middle of a block has a second part.
+        self.map(address, u64::from(self.block_size), |extent| {
+            // There is a second extent only if one of a metadata file ends within the block.
             found.get_or_insert(extent.offset);
             Ok(())
         })?;
-        let unrecorded = || corrupt(format!("block {} is not recorded", place.block));
+        let unrecorded = || corrupt(format!("block {} is not recorded", address.block));
         found.flatten().ok_or_else(unrecorded)
     }
 }
 
 impl BlockRange {
-    /// The sector of the volume that `block` is, if that and those after it lie inside.
+    /// Returns the sector of the volume for `block` if `blocks` blocks from there are within the
+    /// range.
     fn sector(&self, block: u64, blocks: u64) -> Option<u64> {
         (block + blocks <= self.blocks.into()).then(|| u64::from(self.start) + block)
     }
 }
 
-/// The sector of the volume where `block` is, if its packet went elsewhere, and the block up to
-/// which that holds.
+/// Returns the sector of the volume that replaces `block`, if its packet was replaced, and the end
+/// of the blocks for which the same applies.
 fn spare(spared: &[(u32, u32)], packet: u32, block: u64) -> (Option<u64>, u64) {
     let next = spared.partition_point(|&(original, _)| u64::from(original) <= block);
     let until = spared.get(next).map_or(u64::MAX, |&(original, _)| original.into());
@@ -193,46 +201,46 @@ mod tests {
         Ok(extents)
     }
 
-    const RUN: BlockRange = BlockRange { start: 100, blocks: 50 };
+    const RANGE: BlockRange = BlockRange { start: 100, blocks: 50 };
 
     #[test]
-    fn a_plain_partition_ends_where_it_ends() {
-        let plain = || Partition::Plain(RUN);
+    fn blocks_beyond_the_end_of_a_plain_partition_are_an_error() {
+        let plain = || Partition::Plain(RANGE);
         assert_eq!(mapped(plain(), 3, 1000).expect("inside"), [(Some(103), 1000)]);
         assert_eq!(mapped(plain(), 49, 512).expect("inside"), [(Some(149), 512)]);
-        mapped(plain(), 49, 513).expect_err("behind it");
-        mapped(plain(), u32::MAX, 1 << 30).expect_err("far behind it");
+        mapped(plain(), 49, 513).expect_err("past the end");
+        mapped(plain(), u32::MAX, 1 << 30).expect_err("far past the end");
     }
 
     #[test]
-    fn a_virtual_partition_goes_through_its_table_block_by_block() {
-        let table = || Partition::Virtual { run: RUN, table: vec![7, 2, u32::MAX] };
+    fn a_virtual_partition_is_mapped_by_its_table_block_by_block() {
+        let table = || Partition::Virtual { range: RANGE, table: vec![7, 2, u32::MAX] };
         let extents = mapped(table(), 0, 600).expect("inside");
         assert_eq!(extents, [(Some(107), 512), (Some(102), 88)]);
-        mapped(table(), 2, 512).expect_err("not used");
-        mapped(table(), 3, 512).expect_err("behind it");
+        mapped(table(), 2, 512).expect_err("unused");
+        mapped(table(), 3, 512).expect_err("past the end");
     }
 
     #[test]
-    fn a_spared_packet_is_read_where_it_went() {
+    fn a_spared_packet_is_read_from_its_replacement() {
         let sparable =
-            || Partition::Sparable { run: RUN, packet: 4, spared: vec![(8, 900), (12, 800)] };
+            || Partition::Sparable { range: RANGE, packet: 4, spared: vec![(8, 900), (12, 800)] };
         let extents = mapped(sparable(), 6, 12 * 512 - 12).expect("inside");
         let wanted = [(Some(106), 1024), (Some(900), 2048), (Some(800), 2048), (Some(116), 1012)];
         assert_eq!(extents, wanted);
         assert_eq!(mapped(sparable(), 9, 512).expect("inside"), [(Some(901), 512)]);
-        mapped(sparable(), 49, 513).expect_err("behind it");
+        mapped(sparable(), 49, 513).expect_err("past the end");
     }
 
     #[test]
-    fn a_metadata_partition_lies_in_its_file() {
+    fn a_metadata_partition_is_mapped_by_the_extents_of_its_file() {
         let extent = |sector: u64, len| FileExtent { offset: Some(sector * 512), len };
         let file = || {
-            let stretches = vec![extent(300, 1024), extent(20, 512)];
-            Partition::Metadata(ExtentList::new(stretches))
+            let extents = vec![extent(300, 1024), extent(20, 512)];
+            Partition::Metadata(ExtentList::new(extents))
         };
         let extents = mapped(file(), 1, 1024).expect("inside");
         assert_eq!(extents, [(Some(301), 512), (Some(20), 512)]);
-        mapped(file(), 1, 1025).expect_err("behind it");
+        mapped(file(), 1, 1025).expect_err("past the end");
     }
 }

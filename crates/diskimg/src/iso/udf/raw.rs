@@ -1,8 +1,9 @@
-//! UDF's structures as they are recorded: little-endian, without padding, unchecked.
+//! On-disk structures of UDF: little-endian, without padding, unchecked.
 //!
-//! Names are ECMA-167's (3rd edition); the numbers behind them are part and section.
+//! Names are those of ECMA-167, 3rd edition, with part and section in parentheses.
 
 use crate::iso::time::Timestamp;
+use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -35,11 +36,11 @@ pub(super) struct Tag {
     pub(super) serial: U16,
     pub(super) crc: U16,
     pub(super) crc_length: U16,
-    /// The block that the descriptor is in.
+    /// Block number of the descriptor.
     pub(super) location: U32,
 }
 
-/// Extent descriptor (3/7.1): bytes, and the first sector of the volume.
+/// Extent descriptor (3/7.1): length in bytes, and first sector of the volume.
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Extent {
@@ -47,8 +48,7 @@ pub(super) struct Extent {
     pub(super) location: U32,
 }
 
-/// Recorded address (4/7.1): a block of a partition, which is told by its place among
-/// the partition maps.
+/// Recorded address (4/7.1): a block, and the index of its partition's map.
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Address {
@@ -83,22 +83,22 @@ pub(super) struct Entity {
 }
 
 impl Entity {
-    /// True if it has that name, padded with zeros.
+    /// Returns true if the identifier is `name`, padded with zeros.
     pub(super) fn is(&self, name: &[u8]) -> bool {
         self.identifier.strip_prefix(name).is_some_and(|rest| rest.iter().all(|&b| b == 0))
     }
 
-    /// The revision of UDF that the suffix tells (UDF, 2.1.5.3): 0x0260 is 2.60.
+    /// Returns the UDF revision in the suffix (UDF, 2.1.5.3): 0x0260 is 2.60.
     pub(super) fn revision(&self) -> u16 {
-        u16::from_le_bytes([self.suffix[0], self.suffix[1]])
+        LittleEndian::read_u16(&self.suffix)
     }
 }
 
-/// Time stamp (1/7.3).
+/// Timestamp (1/7.3).
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Stamp {
-    /// Four bits of type, twelve of minutes east of Greenwich.
+    /// Type in the upper four bits; offset from UTC in minutes in the lower twelve.
     type_and_zone: U16,
     year: U16,
     month: u8,
@@ -112,28 +112,30 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// The moment; `None` if it is no date. Without a zone it counts as UTC.
-    pub(super) fn moment(&self) -> Option<Timestamp> {
+    /// Converts to a timestamp. Returns `None` for an invalid date. Without a time zone, UTC is
+    /// assumed.
+    pub(super) fn timestamp(&self) -> Option<Timestamp> {
         let civil = [self.year.get().cast_signed().into(), self.month.into(), self.day.into()];
         let clock = [self.hour.into(), self.minute.into(), self.second.into()];
-        // Parts out of range are kept for nothing; a date need not fall with them.
+        // Fractions of a second that are out of range are ignored.
         let part = |n: u8| if n < 100 { u32::from(n) } else { 0 };
         let nanoseconds = part(self.centiseconds) * 10_000_000
             + part(self.hundreds_of_microseconds) * 100_000
             + part(self.microseconds) * 1000;
-        let mut moment = Timestamp::from_civil(civil, clock, nanoseconds, 0)?;
-        moment.seconds -= i64::from(self.zone_minutes()) * 60;
-        Some(moment)
+        let mut timestamp = Timestamp::from_civil(civil, clock, nanoseconds, 0)?;
+        timestamp.seconds -= i64::from(self.zone_minutes()) * 60;
+        Some(timestamp)
     }
 
-    /// Twelve bits with a sign; beyond a day (-2047 is "not told") none.
+    /// Returns the offset from UTC in minutes: a signed 12-bit number. Values of more than a day,
+    /// including -2047 for unspecified, are treated as 0.
     fn zone_minutes(&self) -> i16 {
         let zone = (self.type_and_zone.get() << 4).cast_signed() >> 4;
         if (-1440..=1440).contains(&zone) { zone } else { 0 }
     }
 }
 
-/// Anchor volume descriptor pointer (3/10.2), as far as it is used.
+/// Anchor volume descriptor pointer (3/10.2), without the reserved bytes.
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Anchor {
@@ -151,7 +153,7 @@ pub(super) struct VolumePointer {
     pub(super) next: Extent,
 }
 
-/// Primary volume descriptor (3/10.1), its beginning.
+/// Start of the primary volume descriptor (3/10.1).
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct PrimaryVolume {
@@ -165,7 +167,7 @@ pub(super) struct PrimaryVolume {
     pub(super) volume_set_identifier: [u8; 128],
 }
 
-/// Partition descriptor (3/10.5), its beginning.
+/// Start of the partition descriptor (3/10.5).
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Partition {
@@ -190,7 +192,7 @@ pub(super) struct LogicalVolume {
     pub(super) identifier: [u8; 128],
     pub(super) block_size: U32,
     pub(super) domain: Entity,
-    /// Where the file set descriptors are (UDF, 2.2.4.4).
+    /// Location of the file set descriptor (UDF, 2.2.4.4).
     pub(super) file_set: LongAllocation,
     pub(super) maps_length: U32,
     pub(super) maps: U32,
@@ -199,8 +201,7 @@ pub(super) struct LogicalVolume {
     pub(super) integrity: Extent,
 }
 
-/// Type 2 partition map as UDF has it (UDF, 2.2.8 to 2.2.10). What follows the
-/// partition's number depends on the identifier.
+/// Type 2 partition map (UDF, 2.2.8 to 2.2.10). The meaning of `rest` depends on the identifier.
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Map2 {
@@ -213,21 +214,21 @@ pub(super) struct Map2 {
     pub(super) rest: [u8; 24],
 }
 
-/// What a sparable partition's map goes on with (UDF, 2.2.9).
+/// Rest of the partition map of a sparable partition (UDF, 2.2.9).
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct SparableMap {
-    /// Blocks of a packet.
+    /// Length of a packet in blocks.
     pub(super) packet: U16,
     pub(super) tables: u8,
     pub(super) reserved: u8,
-    /// Bytes of a table.
+    /// Length of a sparing table in bytes.
     pub(super) table_length: U32,
-    /// Sectors of the volume.
+    /// Sectors of the volume at which the sparing tables start.
     pub(super) locations: [U32; 4],
 }
 
-/// What a metadata partition's map goes on with (UDF, 2.2.10).
+/// Rest of the partition map of a metadata partition (UDF, 2.2.10).
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct MetadataMap {
@@ -255,13 +256,13 @@ pub(super) struct SparingTable {
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct SparingEntry {
-    /// First block of a packet, in the partition.
+    /// First block of the packet in the partition.
     pub(super) original: U32,
-    /// Sector of the volume where the packet is instead.
+    /// First sector of the replacement packet in the volume.
     pub(super) mapped: U32,
 }
 
-/// Logical volume integrity descriptor (3/10.10), its beginning.
+/// Start of the logical volume integrity descriptor (3/10.10).
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Integrity {
@@ -275,7 +276,7 @@ pub(super) struct Integrity {
     pub(super) implementation_use: U32,
 }
 
-/// What UDF puts into an integrity descriptor's implementation use (UDF, 2.2.6.4).
+/// Start of the implementation use field of the integrity descriptor (UDF, 2.2.6.4).
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct IntegrityUse {
@@ -296,7 +297,7 @@ pub(super) struct VirtualTable {
     pub(super) directories: U32,
 }
 
-/// File set descriptor (4/14.1), up to the root.
+/// File set descriptor (4/14.1), up to the root directory's ICB.
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct FileSet {
@@ -366,7 +367,7 @@ pub(super) struct IndirectEntry {
     pub(super) icb: LongAllocation,
 }
 
-/// What file entry (4/14.9) and extended file entry (4/14.17) begin with.
+/// Common start of the file entry (4/14.9) and the extended file entry (4/14.17).
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct EntryHead {
@@ -380,7 +381,7 @@ pub(super) struct EntryHead {
     pub(super) information_length: U64,
 }
 
-/// How a file entry goes on.
+/// Rest of the file entry.
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct FileEntryTail {
@@ -396,7 +397,7 @@ pub(super) struct FileEntryTail {
     pub(super) allocations_length: U32,
 }
 
-/// How an extended file entry goes on.
+/// Rest of the extended file entry.
 #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct ExtendedEntryTail {
@@ -425,7 +426,7 @@ pub(super) struct AttributeHeader {
     pub(super) application: U32,
 }
 
-/// What every extended attribute begins with (4/14.10.2).
+/// Common start of extended attributes (4/14.10.2).
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Attribute {
@@ -435,10 +436,10 @@ pub(super) struct Attribute {
     pub(super) length: U32,
 }
 
-/// The number of the attribute that tells a device (4/14.10.7).
+/// Attribute type of the device specification (4/14.10.7).
 pub(super) const DEVICE_SPECIFICATION: u32 = 12;
 
-/// How that attribute goes on.
+/// Rest of the device specification attribute.
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct DeviceSpecification {
@@ -456,7 +457,8 @@ pub(super) struct PathComponent {
     pub(super) version: U16,
 }
 
-/// A structure at the beginning of `bytes`, and what follows it; `None` if they are too short.
+/// Returns the structure at the start of `bytes`, and the bytes after it, or `None` if `bytes` is
+/// too short.
 pub(super) fn read<T: FromBytes + KnownLayout + Immutable + Unaligned>(
     bytes: &[u8],
 ) -> Option<(&T, &[u8])> {
@@ -486,20 +488,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_told_with_its_zone_and_down_to_the_microsecond() {
-        // 2024-02-29 13:34:56.789012, an hour east of Greenwich.
+    fn a_stamp_is_converted_with_its_zone_and_microseconds() {
+        // 2024-02-29 13:34:56.789012 +01:00.
         let bytes = [0x3c, 0x10, 0xe8, 0x07, 2, 29, 13, 34, 56, 78, 90, 12];
         let (stamp, _) = read::<Stamp>(&bytes).expect("twelve bytes");
-        let moment = Timestamp { seconds: 1_709_210_096, nanoseconds: 789_012_000 };
-        assert_eq!(stamp.moment(), Some(moment));
-        // The zone is not told; and three hours west.
+        let timestamp = Timestamp { seconds: 1_709_210_096, nanoseconds: 789_012_000 };
+        assert_eq!(stamp.timestamp(), Some(timestamp));
+        // An unspecified zone, and -03:00.
         for (zone, hours) in [([0x01, 0x18], 1), ([0x4c, 0x1f], 4)] {
             let mut other = bytes;
             other[..2].copy_from_slice(&zone);
             let (stamp, _) = read::<Stamp>(&other).expect("twelve bytes");
-            assert_eq!(stamp.moment().map(|m| m.seconds), Some(1_709_210_096 + hours * 3600));
+            assert_eq!(stamp.timestamp().map(|m| m.seconds), Some(1_709_210_096 + hours * 3600));
         }
         let (none, _) = read::<Stamp>(&[0; 12]).expect("twelve bytes");
-        assert_eq!(none.moment(), None);
+        assert_eq!(none.timestamp(), None);
     }
 }

@@ -1,47 +1,47 @@
-//! Is there UDF here, and where does it begin?
+//! Detection of UDF, and location of the volume descriptor sequences.
 //!
 //! ```text
-//!   byte 32768   volume recognition sequence (2/8.3): BEA01, NSR02 or NSR03, TEA01; ISO 9660's
-//!                descriptors may stand before it. A structure every 2048 bytes, or every block
-//!   sector 256, N - 256, N - 1 or 512
-//!                anchor volume descriptor pointer (3/8.4.2.1; UDF, 2.2.3): where the volume
-//!                descriptor sequences are. N is the number of sectors
+//!   byte 32768   volume recognition sequence (2/8.3): BEA01, NSR02 or NSR03, TEA01; may follow
+//!                ISO 9660 descriptors. One structure per 2048 bytes, or per sector if longer
+//!   sector 256, N - 256, N - 1 or 512, where N is the number of sectors
+//!                anchor volume descriptor pointer (3/8.4.2.1; UDF, 2.2.3): location of the
+//!                volume descriptor sequences
 //! ```
 //!
-//! Nothing says how long a sector is: the one with which an anchor is where it says that it is.
+//! The sector size is not recorded. It is the one for which an anchor's own location is correct.
 
 use super::raw::{self, id};
 use super::tag;
 use crate::error::{Error, Result};
 use crate::storage::source::Source;
 
-/// Where the volume recognition sequence starts, whatever the sector.
+/// Byte offset of the volume recognition sequence, for any sector size.
 const RECOGNITION_START: u64 = 32768;
 
-/// Structures of the recognition sequence that are looked at. ISO 9660's come first.
+/// Maximum number of structures of the recognition sequence that are read, including those of ISO
+/// 9660.
 const MAX_STRUCTURES: u64 = 64;
 
-/// Sectors as long as any medium has, the most usual first.
+/// Possible sector sizes, the most common first.
 const SECTOR_SIZES: [u32; 7] = [2048, 512, 4096, 1024, 8192, 16384, 32768];
 
-/// Sectors from the end in which an anchor is looked for besides the last: images get padding,
-/// 150 sectors of it by mkisofs's custom.
-const SECTORS_AT_END: u64 = 1;
+/// Distance of the last sector from the end of the image, in sectors.
+const LAST_FROM_END: u64 = 1;
 
-/// An anchor: where the volume descriptor sequences are, in bytes.
+/// An anchor volume descriptor pointer, with lengths and offsets in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Anchor {
-    /// Where it was found.
+    /// Offset of the anchor.
     pub(super) offset: u64,
-    /// Bytes of a sector.
+    /// Sector size.
     pub(super) sector: u32,
-    /// Start and length of the main sequence.
+    /// Offset and length of the main volume descriptor sequence.
     pub(super) main: (u64, u64),
-    /// Start and length of its copy.
+    /// Offset and length of the reserve volume descriptor sequence.
     pub(super) reserve: (u64, u64),
 }
 
-/// The standard that the recognition sequence names: "NSR02" or "NSR03".
+/// Returns the standard identifier in the recognition sequence: "NSR02" or "NSR03".
 pub(super) fn standard(source: &dyn Source) -> Result<Option<&'static str>> {
     for index in 0..MAX_STRUCTURES {
         let offset = RECOGNITION_START + index * 2048;
@@ -49,13 +49,14 @@ pub(super) fn standard(source: &dyn Source) -> Result<Option<&'static str>> {
         if offset + 6 > source.len() {
             break;
         }
-        let failed = |e| Error::io("cannot read", e).in_structure("volume recognition sequence");
-        source.read_exact_at(&mut head, offset).map_err(failed)?;
+        let cannot_read =
+            |e| Error::io("cannot read", e).in_structure("volume recognition sequence");
+        source.read_exact_at(&mut head, offset).map_err(cannot_read)?;
         match &head[1..] {
             b"NSR02" => return Ok(Some("NSR02")),
             b"NSR03" => return Ok(Some("NSR03")),
             b"TEA01" => break,
-            // Longer blocks leave gaps of zeros in the sequence (2/8.3.1).
+            // With longer sectors there are gaps of zeros in the sequence (2/8.3.1).
             b"BEA01" | b"BOOT2" | b"CD001" | b"CDW02" | [0, 0, 0, 0, 0] => {}
             _ => break,
         }
@@ -63,12 +64,12 @@ pub(super) fn standard(source: &dyn Source) -> Result<Option<&'static str>> {
     Ok(None)
 }
 
-/// All anchors of the volume, the likeliest first.
+/// Returns all anchors of the volume, the most likely first.
 pub(super) fn anchors(source: &dyn Source) -> Result<Vec<Anchor>> {
     let mut found: Vec<Anchor> = Vec::new();
     for size in SECTOR_SIZES {
         let sectors = source.len() / u64::from(size);
-        let from_end = [256, SECTORS_AT_END].map(|n| sectors.checked_sub(n));
+        let from_end = [256, LAST_FROM_END].map(|n| sectors.checked_sub(n));
         for sector in [Some(256), from_end[0], from_end[1], Some(512)].into_iter().flatten() {
             if sector < sectors
                 && let Some(anchor) = anchor_at(source, sector, size)?
@@ -84,16 +85,16 @@ pub(super) fn anchors(source: &dyn Source) -> Result<Vec<Anchor>> {
 fn anchor_at(source: &dyn Source, sector: u64, size: u32) -> Result<Option<Anchor>> {
     let offset = sector * u64::from(size);
     let mut bytes = [0; 32];
-    let failed = |e| Error::io("cannot read", e).in_structure("anchor").at(offset);
-    source.read_exact_at(&mut bytes, offset).map_err(failed)?;
+    let cannot_read = |e| Error::io("cannot read", e).in_structure("anchor").at(offset);
+    source.read_exact_at(&mut bytes, offset).map_err(cannot_read)?;
     let Some((anchor, _)) = raw::read::<raw::Anchor>(&bytes) else { return Ok(None) };
-    let right = tag::tag(&bytes).is_some()
+    let is_valid = tag::tag(&bytes).is_some()
         && anchor.tag.id.get() == id::ANCHOR
         && u64::from(anchor.tag.location.get()) == sector;
     let bytes = |extent: &raw::Extent| {
         (u64::from(extent.location.get()) * u64::from(size), u64::from(extent.length.get()))
     };
-    Ok(right.then(|| Anchor {
+    Ok(is_valid.then(|| Anchor {
         offset,
         sector: size,
         main: bytes(&anchor.main),
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_anchor_is_found_in_each_of_its_places_whatever_the_sector() {
+    fn an_anchor_is_found_at_each_location_for_every_sector_size() {
         for size in SECTOR_SIZES {
             for sector in [256, 999 - 255, 999, 512] {
                 let found = anchors(&image(1000, size, &[sector])).expect("readable");
@@ -134,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_is_named_behind_iso_9660_and_with_longer_blocks() {
-        let named = |structures: &[(u64, &[u8; 5])]| {
+    fn the_standard_is_found_after_iso_9660_descriptors_and_with_longer_sectors() {
+        let found = |structures: &[(u64, &[u8; 5])]| {
             let mut bytes = vec![0; 32768 + 32 * 2048];
             for (index, name) in structures {
                 let start = (32768 + index * 2048) as usize;
@@ -143,10 +144,10 @@ mod tests {
             }
             standard(&MemorySource::new(bytes)).expect("readable")
         };
-        assert_eq!(named(&[(0, b"BEA01"), (1, b"NSR02"), (2, b"TEA01")]), Some("NSR02"));
-        assert_eq!(named(&[(0, b"CD001"), (1, b"CD001"), (3, b"NSR03")]), Some("NSR03"));
-        assert_eq!(named(&[(0, b"BEA01"), (2, b"NSR03"), (4, b"TEA01")]), Some("NSR03"));
-        assert_eq!(named(&[(0, b"CD001"), (1, b"junk!"), (2, b"NSR03")]), None);
-        assert_eq!(named(&[]), None);
+        assert_eq!(found(&[(0, b"BEA01"), (1, b"NSR02"), (2, b"TEA01")]), Some("NSR02"));
+        assert_eq!(found(&[(0, b"CD001"), (1, b"CD001"), (3, b"NSR03")]), Some("NSR03"));
+        assert_eq!(found(&[(0, b"BEA01"), (2, b"NSR03"), (4, b"TEA01")]), Some("NSR03"));
+        assert_eq!(found(&[(0, b"CD001"), (1, b"junk!"), (2, b"NSR03")]), None);
+        assert_eq!(found(&[]), None);
     }
 }

@@ -1,6 +1,6 @@
-//! The volume descriptor sequence (3/8.4.2): what the volume is called, which partitions it has.
+//! The volume descriptor sequence (3/8.4.2): identifiers and partitions of the volume.
 //!
-//! Of descriptors that say the same thing, the one with the highest sequence number prevails
+//! Of several descriptors of the same kind, the one with the highest sequence number prevails
 //! (3/8.4.3).
 
 use super::raw::{self, id};
@@ -9,35 +9,36 @@ use crate::error::{Error, Result};
 use crate::storage::number::{to_index, to_u16};
 use crate::storage::source::Source;
 
-/// Descriptors that are looked at. UDF wants 16 sectors a sequence.
+/// Maximum number of descriptors that are read. The minimum length of a sequence in UDF is 16
+/// sectors.
 const MAX_DESCRIPTORS: usize = 1024;
 
-/// Volume descriptor pointers that are followed.
+/// Maximum number of volume descriptor pointers that are followed.
 const MAX_POINTERS: usize = 64;
 
-/// What was read of a sequence.
+/// The prevailing descriptors of a sequence.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
-    /// The primary volume descriptor, as recorded.
+    /// The primary volume descriptor.
     pub(super) primary: Option<Recorded>,
     /// The logical volume descriptor.
     pub(super) logical: Option<Recorded>,
-    /// A partition descriptor for each partition number.
+    /// The partition descriptor for each partition number.
     pub(super) partitions: Vec<(u16, Recorded)>,
 }
 
-/// A descriptor as it is recorded.
+/// A descriptor.
 #[derive(Debug)]
 pub(super) struct Recorded {
     sequence: u32,
-    /// Where it is, in bytes.
+    /// Byte offset in the image.
     pub(super) offset: u64,
-    /// The whole sector.
+    /// Contents of the sector.
     pub(super) bytes: Vec<u8>,
 }
 
 impl Sequence {
-    /// Reads the sequence in `length` bytes from `start`.
+    /// Reads the sequence of `length` bytes at byte offset `start`.
     pub(super) fn read(
         source: &dyn Source,
         (start, length): (u64, u64),
@@ -52,12 +53,14 @@ impl Sequence {
             while left >= u64::from(sector) && at + u64::from(sector) <= source.len() {
                 descriptors += 1;
                 if descriptors > MAX_DESCRIPTORS {
-                    return Err(limit("it has more than 1024 descriptors").at(at));
+                    let what = format!("it has more than {MAX_DESCRIPTORS} descriptors");
+                    return Err(limit(what).at(at));
                 }
                 let mut bytes = vec![0; to_index(sector)];
-                let failed = |e| Error::io("cannot read", e).at(at);
-                source.read_exact_at(&mut bytes, at).map_err(failed)?;
-                // What is not recorded ends the sequence as a terminator does.
+                let cannot_read = |e| Error::io("cannot read", e).at(at);
+                source.read_exact_at(&mut bytes, at).map_err(cannot_read)?;
+                // A sector without a valid tag is unrecorded and ends the sequence, like a
+                // terminating descriptor.
                 let Some(found) = tag::tag(&bytes) else { break };
                 match found.id.get() {
                     id::TERMINATING => break,
@@ -77,7 +80,10 @@ impl Sequence {
             }
         }
         match next {
-            Some(_) => Err(limit("more than 64 pointers continue it").at(start)),
+            Some(_) => {
+                let what = format!("it has more than {MAX_POINTERS} volume descriptor pointers");
+                Err(limit(what).at(start))
+            }
             None => Ok(sequence),
         }
     }
@@ -89,7 +95,7 @@ impl Sequence {
             id::PARTITION => "partition descriptor",
             _ => return,
         };
-        // Cannot fail: the tag has been looked at. It is for the notes.
+        // Cannot fail, because the tag is known to be valid. Called to note a wrong CRC.
         let _ = tag::check(name, &bytes, &[kind], offset, None, notes);
         let new = Recorded { sequence: le(&bytes[16..20]), offset, bytes };
         let slot = match kind {
@@ -111,7 +117,7 @@ impl Sequence {
     }
 }
 
-fn limit(what: &'static str) -> Error {
+fn limit(what: String) -> Error {
     Error::limit(what).in_structure("volume descriptor sequence")
 }
 
@@ -125,7 +131,8 @@ mod tests {
     use super::*;
     use crate::storage::source::MemorySource;
 
-    /// Sectors of 512 bytes with a descriptor each: kind, sequence number, a number behind it.
+    /// Returns sectors of 512 bytes with one descriptor each: tag identifier, sequence number, and
+    /// a number that is recorded in the eight bytes after that.
     fn sectors(descriptors: &[(u16, u32, u32)]) -> MemorySource {
         let mut bytes = vec![0; descriptors.len() * 512];
         for (sector, &(kind, sequence, number)) in bytes.chunks_mut(512).zip(descriptors) {
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_sequence_number_prevails_and_a_terminator_ends() {
+    fn the_highest_sequence_number_prevails_and_a_terminator_ends_the_sequence() {
         let source = sectors(&[
             (id::LOGICAL_VOLUME, 5, 0),
             (id::LOGICAL_VOLUME, 4, 0),
@@ -161,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_leads_on_and_pointers_in_a_circle_are_refused() {
-        // Its extent: 512 bytes at sector 2, which the two numbers tell.
+    fn a_pointer_is_followed_and_a_loop_of_pointers_is_refused() {
+        // The extent of the next sequence: 512 bytes at sector 2.
         let mut bytes = vec![0; 3 * 512];
         bytes[20..24].copy_from_slice(&512u32.to_le_bytes());
         bytes[24..28].copy_from_slice(&2u32.to_le_bytes());
@@ -172,11 +179,11 @@ mod tests {
         assert_eq!(sequence.logical.map(|l| l.offset), Some(1024));
         bytes[24..28].fill(0);
         seal(&mut bytes[..512], id::VOLUME_POINTER, 0);
-        read(&MemorySource::new(bytes)).expect_err("a circle");
+        read(&MemorySource::new(bytes)).expect_err("a loop");
     }
 
     #[test]
-    fn a_sequence_of_thousands_is_refused() {
+    fn a_sequence_with_too_many_descriptors_is_refused() {
         let source = sectors(&vec![(id::LOGICAL_VOLUME, 0, 0); 1025]);
         read(&source).expect_err("too many");
     }

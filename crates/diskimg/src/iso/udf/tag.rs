@@ -1,23 +1,23 @@
-//! The sixteen bytes that every descriptor begins with (3/7.2), and what they vouch for.
+//! Descriptor tags: the sixteen bytes at the start of every descriptor (3/7.2).
 
 use super::raw::{self, Tag};
 use crate::error::{Error, Result};
 use crate::storage::number::to_u8;
 use std::sync::{Mutex, PoisonError};
 
-/// Notes that are kept; further ones only repeat what the first say.
+/// Maximum number of notes that are kept.
 const MAX_NOTES: usize = 100;
 
-/// Something that is wrong and was read all the same.
+/// Damage that was tolerated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Where, in bytes of the image.
+    /// Byte offset in the image.
     pub(super) offset: u64,
-    /// What.
+    /// Description.
     pub(super) text: String,
 }
 
-/// The notes on a volume, as far as it has been read.
+/// The notes made so far while a volume is read.
 #[derive(Debug, Default)]
 pub(super) struct Notes(Mutex<Vec<Note>>);
 
@@ -30,7 +30,7 @@ impl Notes {
         }
     }
 
-    /// Gives the notes, and has none any more.
+    /// Removes and returns all notes.
     pub(super) fn take(&self) -> Vec<Note> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -41,20 +41,22 @@ impl Notes {
     }
 }
 
-/// The tag of `bytes`, if it is one: its checksum is right, and it is not all zeros.
+/// Returns the tag at the start of `bytes` if its checksum is correct and its identifier is not 0.
 pub(super) fn tag(bytes: &[u8]) -> Option<&Tag> {
     let (tag, _) = raw::read::<Tag>(bytes)?;
     let sum = bytes[..16].iter().fold(0u8, |sum, &b| sum.wrapping_add(b));
-    let right = sum.wrapping_sub(tag.checksum) == tag.checksum;
-    (right && tag.id.get() != 0).then_some(tag)
+    let is_valid = sum.wrapping_sub(tag.checksum) == tag.checksum;
+    (is_valid && tag.id.get() != 0).then_some(tag)
 }
 
-/// Checks the descriptor in `bytes`, which were found at `offset` of the image and should
-/// have one of the identifiers `ids`. `block` is where it should say that it is.
+/// Checks the tag of the descriptor in `bytes`, read from byte offset `offset` of the image. The
+/// tag identifier must be one of `ids`, and the tag location must be `block`. Returns the
+/// identifier.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the tag's checksum is wrong, or it is of
-/// another kind. A wrong CRC or place is only noted: writers get them wrong.
+/// Returns [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the tag checksum is wrong or the
+/// identifier is not one of `ids`. A wrong CRC or location only adds a note, because some writers
+/// record wrong ones.
 pub(super) fn check(
     structure: &'static str,
     bytes: &[u8],
@@ -64,10 +66,10 @@ pub(super) fn check(
     notes: &Notes,
 ) -> Result<u16> {
     let corrupt = |what: String| Error::corrupt(structure, what).at(offset);
-    let tag = tag(bytes).ok_or_else(|| corrupt("its tag has no valid checksum".into()))?;
+    let tag = tag(bytes).ok_or_else(|| corrupt("the checksum of its tag is wrong".into()))?;
     let id = tag.id.get();
     if !ids.contains(&id) {
-        return Err(corrupt(format!("its tag is {id}; {ids:?} would be right")));
+        return Err(corrupt(format!("its tag identifier is {id}; expected one of {ids:?}")));
     }
     let length = usize::from(tag.crc_length.get());
     match bytes[16..].get(..length) {
@@ -76,13 +78,14 @@ pub(super) fn check(
         }
         _ => {}
     }
-    if block.is_some_and(|block| block != tag.location.get()) {
-        notes.add(offset, format!("{structure}: it says that it is at {}", tag.location));
+    if let Some(block) = block.filter(|&block| block != tag.location.get()) {
+        let text = format!("{structure}: its tag location is {}; expected {block}", tag.location);
+        notes.add(offset, text);
     }
     Ok(id)
 }
 
-/// CRC-16 with polynomial 0x1021, beginning with 0 (3/7.2.6; UDF, 6.5).
+/// Computes the CRC-16 with polynomial 0x1021 and initial value 0 (3/7.2.6; UDF, 6.5).
 pub(super) fn crc(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ TABLE[usize::from(to_u8(crc >> 8) ^ byte)])
 }
@@ -108,7 +111,7 @@ const TABLE: [u16; 256] = {
 pub(super) mod tests {
     use super::*;
 
-    /// Gives `bytes` a right tag.
+    /// Writes a valid tag to the start of `bytes`.
     pub(in super::super) fn seal(bytes: &mut [u8], id: u16, block: u32) {
         let crc_length = bytes.len() - 16;
         let sum = crc(&bytes[16..]);
@@ -122,29 +125,29 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_crc_of_the_standards_example() {
+    fn the_crc_of_the_example_in_the_standard_is_correct() {
         // UDF 2.60, 6.5.
         assert_eq!(crc(&[0x70, 0x6a, 0x77]), 0x3299);
     }
 
     #[test]
-    fn a_wrong_checksum_or_kind_is_an_error_and_a_wrong_crc_or_place_is_noted() {
+    fn a_wrong_checksum_or_identifier_is_an_error_and_a_wrong_crc_or_location_is_noted() {
         let notes = Notes::default();
         let mut bytes = [7; 64];
         seal(&mut bytes, 261, 9);
         let checked = |bytes: &[u8], block| check("x", bytes, &[261], 0, Some(block), &notes);
-        assert_eq!(checked(&bytes, 9).expect("right"), 261);
+        assert_eq!(checked(&bytes, 9).expect("valid"), 261);
         assert_eq!(notes.take(), []);
-        checked(&bytes, 8).expect("elsewhere");
+        checked(&bytes, 8).expect("wrong location");
         bytes[20] = 1;
-        checked(&bytes, 9).expect("another body");
-        checked(&bytes, 9).expect("noted once");
+        checked(&bytes, 9).expect("wrong CRC");
+        checked(&bytes, 9).expect("the same note is added once");
         assert_eq!(notes.take().len(), 2);
         bytes[12] ^= 1;
-        checked(&bytes, 9).expect_err("another tag");
+        checked(&bytes, 9).expect_err("wrong checksum");
         check("x", &[0; 64], &[261], 0, None, &notes).expect_err("no tag");
         check("x", &[0; 8], &[261], 0, None, &notes).expect_err("too short");
         seal(&mut bytes, 266, 9);
-        checked(&bytes, 9).expect_err("another kind");
+        checked(&bytes, 9).expect_err("wrong identifier");
     }
 }

@@ -1,20 +1,21 @@
-//! Names: OSTA's compressed Unicode (UDF, 2.1.1) and paths made of components.
+//! Text: OSTA Compressed Unicode (UDF, 2.1.1) and path components.
 
 use super::raw;
 use crate::error::{Error, Result};
+use byteorder::{BigEndian, ByteOrder};
 
-/// A name in OSTA CS0 as UTF-8: a byte that tells 8 or 16 bits, then the characters.
-/// `None` if it is in no known form.
+/// Converts OSTA CS0 to UTF-8: a compression ID (8 or 16 bits per character), then the characters.
+/// Returns `None` for an unknown compression ID.
 ///
-/// With 16 bits, UTF-16 is meant since UDF 2.50's errata and by most writers before; half a
-/// surrogate pair becomes U+FFFD.
+/// 16-bit characters are UTF-16 since the errata of UDF 2.50, and most earlier writers used it,
+/// too. Unpaired surrogates become U+FFFD.
 pub(super) fn cs0(bytes: &[u8]) -> Option<String> {
     match bytes.split_first() {
         None => Some(String::new()),
-        // 254 and 255: names of deleted files, which readers of a deleted one may still tell.
+        // 254 and 255 are the same as 8 and 16, for the names of deleted files.
         Some((8 | 254, text)) => Some(text.iter().map(|&b| char::from(b)).collect()),
         Some((16 | 255, text)) => {
-            let units = text.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+            let units = text.chunks_exact(2).map(BigEndian::read_u16);
             let lossy = |c: Result<char, _>| c.unwrap_or(char::REPLACEMENT_CHARACTER);
             Some(char::decode_utf16(units).map(lossy).collect())
         }
@@ -22,29 +23,30 @@ pub(super) fn cs0(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// A field of fixed length whose last byte says how much of it is used (1/7.2.12).
-/// What cannot be read is empty: a label is no reason to refuse a volume.
+/// Decodes a dstring: a field of fixed length whose last byte is the length of the used part
+/// (1/7.2.12). Returns an empty string for an invalid one, because an invalid label must not make
+/// the volume unreadable.
 pub(super) fn dstring(field: &[u8]) -> String {
     let Some((&used, text)) = field.split_last() else { return String::new() };
     text.get(..usize::from(used)).and_then(cs0).unwrap_or_default()
 }
 
-/// What a symbolic link's content says, as a POSIX path (4/14.16.1).
+/// Converts the contents of a symbolic link to a POSIX path (4/14.16.1).
 pub(super) fn path(mut bytes: &[u8]) -> Result<Vec<u8>> {
     let corrupt = |what: &'static str| Error::corrupt("symbolic link", what);
     let mut path = Vec::new();
     while !bytes.is_empty() {
         let (component, rest) =
-            raw::read::<raw::PathComponent>(bytes).ok_or_else(|| corrupt("ends in a component"))?;
+            raw::read::<raw::PathComponent>(bytes).ok_or_else(|| corrupt("truncated component"))?;
         let (name, rest) = rest
             .split_at_checked(component.name_length.into())
-            .ok_or_else(|| corrupt("a component's name leaves it"))?;
+            .ok_or_else(|| corrupt("truncated name of a component"))?;
         bytes = rest;
         if !path.is_empty() && !path.ends_with(b"/") {
             path.push(b'/');
         }
         match component.kind {
-            // The root: of the volume, or of what the system agrees on.
+            // The root of the volume (1) or of the directory hierarchy (2).
             1 | 2 => {
                 path.clear();
                 path.push(b'/');
@@ -53,9 +55,9 @@ pub(super) fn path(mut bytes: &[u8]) -> Result<Vec<u8>> {
             4 => path.extend(b"."),
             5 => {
                 let name = cs0(name).filter(|name| !name.is_empty());
-                path.extend(name.ok_or_else(|| corrupt("a component has no name"))?.bytes());
+                path.extend(name.ok_or_else(|| corrupt("invalid name of a component"))?.bytes());
             }
-            _ => return Err(corrupt("a component is of no known kind")),
+            _ => return Err(corrupt("unknown component type")),
         }
     }
     Ok(path)
@@ -75,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_field_says_how_much_of_it_is_used() {
+    fn the_last_byte_of_a_dstring_is_its_length() {
         assert_eq!(dstring(b"\x08label\0\0\0\x06"), "label");
         assert_eq!(dstring(b"\0\0\0\0"), "");
         assert_eq!(dstring(b"\x08ab\xff"), "");
@@ -89,7 +91,7 @@ mod tests {
         let link = path(b"\x02\0\0\0\x05\x04\0\0\x08abs\x05\x03\0\0\x10\x54\x0d");
         assert_eq!(link.expect("a path"), "/abs/名".as_bytes());
         for bad in [&b"\x05\x09\0\0\x08abc"[..], b"\x05\0", b"\x05\0\0\0", b"\x07\0\0\0"] {
-            path(bad).expect_err("no path");
+            path(bad).expect_err("not a path");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A volume, opened: its partitions, its root, and what it says of itself.
+//! An open UDF volume: partitions, root directory and information.
 
 use super::integrity;
 use super::partition::{BlockAddress, Partition, Partitions};
@@ -16,7 +16,7 @@ use crate::storage::number::to_index;
 use crate::storage::source::Source;
 use std::sync::Arc;
 
-/// Logical block sizes that are read.
+/// Supported logical block sizes in bytes.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=32768;
 
 /// A UDF file system.
@@ -30,28 +30,31 @@ pub(crate) struct UdfVolume {
     root: Node,
 }
 
-/// Opens the UDF file system in `source`; `None` if there is none.
+/// Opens the UDF file system in `source`. Returns `None` if there is none.
 ///
 /// # Errors
-/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the image says that it has UDF
-/// (3/9.1) and it cannot be read.
+/// Returns [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if there is a volume recognition
+/// sequence (3/9.1) but the volume is damaged,
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if it uses an unsupported feature,
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn open(source: Arc<dyn Source>, limits: &Limits) -> Result<Option<UdfVolume>> {
     let standard = recognition::standard(&*source)?;
-    let mut trouble = None;
+    let mut first_error = None;
     for anchor in recognition::anchors(&*source)? {
         match UdfVolume::at(&source, anchor, standard, limits) {
             Ok(volume) => return Ok(Some(volume)),
             Err(error) => {
-                trouble.get_or_insert(error);
+                first_error.get_or_insert(error);
             }
         }
     }
-    // An anchor alone may be a remnant of what was on the medium before.
+    // An anchor without a recognition sequence may be left from earlier contents of the medium.
     if standard.is_none() {
         return Ok(None);
     }
-    let no_anchor = || Error::corrupt("anchor", "the image says that it has UDF, but not where");
-    Err(trouble.unwrap_or_else(no_anchor))
+    let no_anchor =
+        || Error::corrupt("anchor", "the image has a UDF recognition sequence, but no anchor");
+    Err(first_error.unwrap_or_else(no_anchor))
 }
 
 impl UdfVolume {
@@ -61,25 +64,27 @@ impl UdfVolume {
         standard: Option<&'static str>,
         limits: &Limits,
     ) -> Result<Self> {
-        let mut trouble = None;
+        let mut first_error = None;
         for extent in [anchor.main, anchor.reserve] {
             let notes = Notes::default();
             let volume = Sequence::read(&**source, extent, anchor.sector, &notes)
                 .and_then(|found| Self::of(source, &found, anchor, standard, limits, notes));
             match volume {
                 Ok(volume) => {
-                    if let Some(error) = trouble {
-                        volume.notes.add(extent.0, format!("the reserve is read: {error}"));
+                    if let Some(error) = first_error {
+                        let note = format!("using the reserve volume descriptor sequence: {error}");
+                        volume.notes.add(extent.0, note);
                     }
                     return Ok(volume);
                 }
                 Err(error) => {
-                    trouble.get_or_insert(error);
+                    first_error.get_or_insert(error);
                 }
             }
         }
-        let nothing = || Error::corrupt("anchor", "it leads nowhere").at(anchor.offset);
-        Err(trouble.unwrap_or_else(nothing))
+        let nothing =
+            || Error::corrupt("anchor", "no volume descriptor sequence").at(anchor.offset);
+        Err(first_error.unwrap_or_else(nothing))
     }
 
     fn of(
@@ -92,7 +97,7 @@ impl UdfVolume {
     ) -> Result<Self> {
         let recorded = found.logical.as_ref().filter(|_| !found.partitions.is_empty());
         let recorded = recorded.ok_or_else(|| {
-            let what = "no logical volume and partition are described";
+            let what = "it has no logical volume descriptor or no partition descriptor";
             Error::corrupt("volume descriptor sequence", what).at(anchor.main.0)
         })?;
         let (logical, map_bytes) = logical(recorded)?;
@@ -116,51 +121,51 @@ impl UdfVolume {
         };
         maps::build(&mut volume, &maps, found)?;
         volume.info.partitions = maps::describe(&maps, found);
-        volume.info.take_counts(integrity::counts(&volume, logical));
+        volume.info.set_counts(integrity::counts(&volume, logical));
         volume.root = volume.find_root(BlockAddress::from(&logical.file_set.address))?;
         Ok(volume)
     }
 
-    /// The root, by way of the file set descriptor (4/8.3).
-    fn find_root(&self, place: BlockAddress) -> Result<Node> {
+    /// Reads the root directory's entry, whose location is in the file set descriptor (4/8.3).
+    fn find_root(&self, address: BlockAddress) -> Result<Node> {
         const NAME: &str = "file set descriptor";
-        let (offset, block) = self.read_block(place, NAME)?;
-        tag::check(NAME, &block, &[id::FILE_SET], offset, Some(place.block), &self.notes)?;
-        let too_short = || Error::corrupt(NAME, "it is cut short").at(offset);
+        let (offset, block) = self.read_block(address, NAME)?;
+        tag::check(NAME, &block, &[id::FILE_SET], offset, Some(address.block), &self.notes)?;
+        let too_short = || Error::corrupt(NAME, "it is truncated").at(offset);
         let (set, _) = raw::read::<raw::FileSet>(&block).ok_or_else(too_short)?;
         let root = entry::node(self, BlockAddress::from(&set.root.address), &mut 0)?;
         match root.is_dir() {
             true => Ok(root),
-            false => Err(Error::corrupt(NAME, "the root is no directory").at(offset)),
+            false => Err(Error::corrupt(NAME, "the root is not a directory").at(offset)),
         }
     }
 
-    /// A block as a whole, and where it is in the image.
+    /// Reads a block. Returns its byte offset in the image, and its contents.
     pub(super) fn read_block(
         &self,
-        place: BlockAddress,
+        address: BlockAddress,
         structure: &'static str,
     ) -> Result<(u64, Vec<u8>)> {
-        let offset = self.partitions.block(place).map_err(|e| e.in_structure(structure))?;
+        let offset = self.partitions.block(address).map_err(|e| e.in_structure(structure))?;
         let mut block = vec![0; to_index(self.partitions.block_size)];
-        let failed = |e| Error::io("cannot read", e).in_structure(structure).at(offset);
-        self.source.read_exact_at(&mut block, offset).map_err(failed)?;
+        let cannot_read = |e| Error::io("cannot read", e).in_structure(structure).at(offset);
+        self.source.read_exact_at(&mut block, offset).map_err(cannot_read)?;
         Ok((offset, block))
     }
 
-    /// What the volume says of itself.
+    /// Returns information about the volume.
     pub(crate) fn info(&self) -> &UdfInfo {
         &self.info
     }
 
-    /// Takes the partition that blocks are looked up in, to put in what was found by way of it.
+    /// Replaces the partition with the index `index`.
     pub(super) fn set_partition(&mut self, index: usize, partition: Partition) {
         if let Some(slot) = self.partitions.all.get_mut(index) {
             *slot = partition;
         }
     }
 
-    /// A virtual allocation table's word on the volume.
+    /// Returns the information, to be completed from a virtual allocation table.
     pub(super) fn info_mut(&mut self) -> &mut UdfInfo {
         &mut self.info
     }
@@ -172,11 +177,12 @@ impl FileTree for UdfVolume {
     }
 
     fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
-        self.read_dir_telling(dir, &mut Findings::Ignored)
+        self.read_dir_reporting(dir, &mut Findings::Ignored)
     }
 
-    fn read_dir_telling(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
-        // What opening noted is told with the root, and kept for who asks again.
+    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
+        // Notes made when the volume was opened are reported with the root, and kept for the next
+        // time the root is read.
         let opening = self.notes.take();
         let entries = directory::read(self, dir);
         let mut notes = self.notes.take();
@@ -193,7 +199,7 @@ impl FileTree for UdfVolume {
 
 fn logical(recorded: &Recorded) -> Result<(&raw::LogicalVolume, &[u8])> {
     raw::read::<raw::LogicalVolume>(&recorded.bytes).ok_or_else(|| {
-        Error::corrupt("logical volume descriptor", "it is cut short").at(recorded.offset)
+        Error::corrupt("logical volume descriptor", "it is truncated").at(recorded.offset)
     })
 }
 
@@ -201,16 +207,20 @@ fn block_size(logical: &raw::LogicalVolume, sector: u32) -> Result<u32> {
     const NAME: &str = "logical volume descriptor";
     let size = logical.block_size.get();
     if !size.is_power_of_two() || !BLOCK_SIZES.contains(&size) {
-        let what = format!("blocks of {size} bytes; 512 to 32768 are possible");
+        let what = format!(
+            "the logical block size is {size} bytes; expected a power of two from {} to {}",
+            BLOCK_SIZES.start(),
+            BLOCK_SIZES.end()
+        );
         return Err(Error::corrupt(NAME, what));
     }
     // UDF, 2.2.4.2.
     if size != sector {
-        let what = format!("blocks of {size} bytes in sectors of {sector} are not supported");
+        let what = format!("logical block size {size} with sector size {sector}");
         return Err(Error::unsupported(what).in_structure(NAME));
     }
     if !logical.domain.is(b"*OSTA UDF Compliant") {
-        let what = "the volume follows ECMA-167, but not UDF";
+        let what = "an ECMA-167 volume that is not UDF";
         return Err(Error::unsupported(what).in_structure(NAME));
     }
     Ok(size)

@@ -1,6 +1,6 @@
-//! How a new image starts machines: what the options name is found in the tree; then, when
-//! everything has its address, the boot catalog, what is written into boot images, and what the
-//! image says of itself as a disk.
+//! Boot data of a new image. First, the boot images that the options name are looked up in the
+//! tree. When all addresses are assigned, the boot catalog, the patches of boot images, and MBR and
+//! GPT are encoded.
 
 use super::builder::Builder;
 use super::contents::{Content, Contents, Data};
@@ -21,23 +21,23 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes of a sector as El Torito counts what is loaded.
-const LOADED: u64 = 512;
+/// Length in bytes of a virtual sector, in which El Torito counts the data to load.
+const VIRTUAL_SECTOR: u64 = 512;
 
-/// Sectors behind the last file of a disc that starts: GRUB reads 32 KiB at once, and hangs where
-/// a disc ends within.
+/// Minimum number of sectors after the last file of a bootable image. GRUB reads 32 KiB at once,
+/// and hangs if the disc ends within.
 const READ_AHEAD: u64 = 16;
 
-/// What a boot entry loads, found.
+/// The image of a boot entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
-    /// A content.
+    /// A file, as a number in [`Contents`].
     File(u32),
-    /// The place of a partition in [`Boot::appended`].
+    /// A partition, as an index in [`Boot::appended`].
     Appended(usize),
 }
 
-/// A boot entry that has what it names.
+/// A boot entry whose image was found.
 #[derive(Debug)]
 struct Entry {
     options: BootEntry,
@@ -48,22 +48,24 @@ struct Entry {
     load_sectors: u16,
 }
 
-/// All that starts a machine.
+/// The boot data of an image.
 #[derive(Debug, Default)]
 pub(super) struct Boot {
     entries: Vec<Entry>,
-    /// The content that the boot catalog is.
+    /// Content number of the boot catalog.
     catalog: Option<u32>,
-    /// The contents of appended partitions.
+    /// Content numbers of the appended partitions.
     appended: Vec<u32>,
-    /// Once all is placed: the catalog's bytes, what replaces bytes of boot images, and the disk.
+    /// The encoded boot catalog, once all addresses are assigned.
     catalog_bytes: Vec<u8>,
+    /// The patches of boot images, by content number, once all addresses are assigned.
     patches: HashMap<u32, Vec<Patch>>,
+    /// Disk layout, MBR and GPT, once all addresses are assigned.
     disk: Option<(HybridLayout, DiskAreas)>,
 }
 
 impl Boot {
-    /// Finds what the options name; adds the catalog to the tree.
+    /// Looks up the boot images that the options name, and adds the boot catalog to the tree.
     pub(super) fn new(builder: &mut Builder) -> Result<Self> {
         let mut boot = Self::default();
         let CreateOptions { boot: entries, hybrid, .. } = &builder.options;
@@ -86,9 +88,9 @@ impl Boot {
         if !boot.entries.is_empty() {
             let len = to_u64(boot.encode(|_| Ok(0))?.len());
             let catalog = builder.catalog(len)?;
-            if boot.entries.iter().any(|entry| entry.is_gone(builder)) {
-                let message = "a boot image has the path of the boot catalog";
-                return Err(Error::invalid(message).hint("give the catalog another path"));
+            if boot.entries.iter().any(|entry| entry.is_replaced(builder)) {
+                let message = "a boot image and the boot catalog have the same path";
+                return Err(Error::invalid(message).hint("give the boot catalog another path"));
             }
             boot.catalog = Some(catalog);
         }
@@ -102,7 +104,7 @@ impl Boot {
                 let appended = &builder.options.hybrid.appended;
                 let at = appended.iter().position(|partition| partition.number == *number);
                 let message =
-                    || format!("a boot entry is for partition {number}, which is not appended");
+                    || format!("no appended partition has the number {number} of a boot entry");
                 Target::Appended(at.ok_or_else(|| Error::invalid(message()))?)
             }
         };
@@ -121,13 +123,13 @@ impl Boot {
         };
         let named = |e: Error| e.in_file(entry.options.image.name());
         if len == 0 {
-            return Err(named(Error::invalid("an empty boot image")));
+            return Err(named(Error::invalid("the boot image is empty")));
         }
         if matches!(target, Target::Appended(_))
             && (entry.options.info_table || entry.options.grub2_info)
         {
             let message =
-                "nothing is written into appended partitions, but a boot entry asks for it";
+                "boot info table and GRUB address cannot be written to an appended partition";
             return Err(named(Error::invalid(message)));
         }
         (entry.media, entry.system_type) = match entry.options.emulation {
@@ -135,14 +137,15 @@ impl Boot {
             Emulation::Floppy => {
                 let message = || {
                     format!(
-                        "an emulated floppy disk has 1228800, 1474560 or 2949120 bytes, not {len}"
+                        "the boot image has {len} bytes; an emulated floppy disk must have \
+                         1228800, 1474560 or 2949120"
                     )
                 };
                 let media = Media::floppy(len);
                 (media.ok_or_else(|| named(Error::invalid(message())))?, 0)
             }
             Emulation::HardDisk => {
-                let mut start = vec![0; to_usize(len.min(LOADED))];
+                let mut start = vec![0; to_usize(len.min(VIRTUAL_SECTOR))];
                 let source = source_of(
                     &builder.contents,
                     &builder.dirs,
@@ -152,7 +155,7 @@ impl Boot {
                 )?;
                 let read = source.read_exact_at(&mut start, 0);
                 read.map_err(|e| named(Error::io("cannot read", e)))?;
-                let message = "an emulated hard disk has an MBR with just one partition";
+                let message = "an emulated hard disk must have an MBR with exactly one partition";
                 let kind = system_type(&start).ok_or_else(|| named(Error::invalid(message)))?;
                 (Media::HardDisk, kind)
             }
@@ -161,7 +164,7 @@ impl Boot {
         Ok(Entry { load_sectors, ..entry })
     }
 
-    /// The contents that come first.
+    /// Returns the contents that precede all others: the boot catalog and the boot images.
     pub(super) fn first(&self) -> impl Iterator<Item = u32> {
         let files = self.entries.iter().filter_map(|entry| match entry.target {
             Target::File(content) => Some(content),
@@ -174,45 +177,46 @@ impl Boot {
         self.catalog.is_some()
     }
 
-    /// Sectors of the whole image, once all is placed.
+    /// Returns the length of the image in sectors, once all addresses are assigned.
     pub(super) fn total(&self) -> u64 {
         self.disk.as_ref().map_or(0, |(layout, _)| layout.total)
     }
 
-    /// The first bytes of the image.
+    /// Returns the contents of the system area.
     pub(super) fn system_area(&self) -> &[u8] {
         self.disk.as_ref().map_or(&[], |(_, areas)| &areas.system_area)
     }
 
-    /// The last bytes of the image.
+    /// Returns the backup GPT, which is at the end of the image.
     pub(super) fn backup(&self) -> &[u8] {
         self.disk.as_ref().map_or(&[], |(_, areas)| &areas.backup)
     }
 
-    /// The first sectors of appended partitions, and their contents.
+    /// Returns first sector and content of each appended partition.
     pub(super) fn partitions(&self) -> impl Iterator<Item = (u64, u32)> {
-        let places = self.disk.iter().flat_map(|(layout, _)| &layout.appended);
-        places.map(|place| place.start).zip(self.appended.iter().copied())
+        let ranges = self.disk.iter().flat_map(|(layout, _)| &layout.appended);
+        ranges.map(|range| range.start).zip(self.appended.iter().copied())
     }
 
-    /// The boot catalog's bytes, if this content is it.
+    /// Returns the boot catalog if it is this content.
     pub(super) fn catalog_bytes(&self, content: u32) -> Option<&[u8]> {
         (self.catalog == Some(content)).then_some(&*self.catalog_bytes)
     }
 
-    /// The boot record, a volume descriptor that says where the catalog is, if there is one.
+    /// Returns the boot record with the location of the boot catalog, or nothing if there is no
+    /// catalog.
     pub(super) fn record(&self, content_lba: &[u32]) -> Vec<u8> {
         let sector = self.catalog.map(|content| content_lba[to_index(content)]);
         sector.map(encode_record).unwrap_or_default()
     }
 
-    /// What replaces bytes of this content.
+    /// Returns the patches of this content.
     pub(super) fn patches(&self, content: u32) -> Option<&[Patch]> {
         self.patches.get(&content).map(|patches| &**patches)
     }
 
-    /// The catalog, with boot images where `place` says: a sector.
-    fn encode(&self, place: impl Fn(&Entry) -> Result<u32>) -> Result<Vec<u8>> {
+    /// Encodes the catalog. `start_sector` returns the first sector of an entry's boot image.
+    fn encode(&self, start_sector: impl Fn(&Entry) -> Result<u32>) -> Result<Vec<u8>> {
         let entries = self.entries.iter().map(|entry| {
             Ok(NewEntry {
                 platform: entry.options.platform,
@@ -220,7 +224,7 @@ impl Boot {
                 load_segment: entry.options.load_segment,
                 system_type: entry.system_type,
                 load_sectors: entry.load_sectors,
-                start_sector: place(entry)?,
+                start_sector: start_sector(entry)?,
             })
         });
         Ok(encode_catalog(&entries.collect::<Result<Vec<_>>>()?))
@@ -232,13 +236,13 @@ impl Entry {
         match (self.options.load_sectors, self.media, self.options.platform) {
             (Some(sectors), ..) => Ok(sectors),
             (None, Media::NoEmulation, platform) => {
-                match (u16::try_from(self.len.div_ceil(LOADED)), platform) {
+                match (u16::try_from(self.len.div_ceil(VIRTUAL_SECTOR)), platform) {
                     (Ok(sectors), _) => Ok(sectors),
-                    // To UEFI: as much as there is.
+                    // For UEFI, 0 means the whole image.
                     (Err(_), Platform::Efi) => Ok(0),
                     (Err(_), _) => {
-                        let message = "a boot image of 32 MiB and more cannot be loaded as a whole";
-                        Err(Error::invalid(message).hint("say how many sectors are to be loaded"))
+                        let message = "a boot image of 32 MiB or more cannot be loaded completely";
+                        Err(Error::invalid(message).hint("set the number of sectors to load"))
                     }
                 }
             }
@@ -246,8 +250,8 @@ impl Entry {
         }
     }
 
-    /// Whether the boot catalog took the place of its file.
-    fn is_gone(&self, builder: &Builder) -> bool {
+    /// Returns true if the boot catalog replaced the file of the entry.
+    fn is_replaced(&self, builder: &Builder) -> bool {
         let (Target::File(content), BootImage::File(path)) = (self.target, &self.options.image)
         else {
             return false;
@@ -257,7 +261,7 @@ impl Entry {
 }
 
 impl BootImage {
-    /// For people.
+    /// Returns a name for error messages.
     fn name(&self) -> String {
         match self {
             Self::File(path) => path.clone(),
@@ -267,8 +271,8 @@ impl BootImage {
 }
 
 impl Builder {
-    /// Gives a boot image that something will be written into bytes of its own: others may be the
-    /// same so far. (Files of the host are told apart later.)
+    /// Gives a boot image that will be patched a content of its own, because other files may share
+    /// its content. Host files do not share contents yet at this point.
     fn unshare(&mut self, path: &str) -> Result<()> {
         let (node, content) = find(&self.tree, path)?;
         let Content { len, data } = self.contents.get(content);
@@ -282,30 +286,32 @@ impl Builder {
         Ok(())
     }
 
-    /// The content of a file of the host that has no name in the image.
+    /// Adds the content of a host file that has no name in the image.
     fn partition(&mut self, path: &Path) -> Result<u32> {
-        let no_file = || Error::invalid("is no regular file to append").in_file(path);
-        let (above, own) = host::split(path).ok_or_else(no_file)?;
-        let dir = self.dirs.add(None, &above, true)?;
-        let looked = self.open.look(&self.dirs, dir, &own, true)?;
-        if !looked.is_regular() || looked.size == 0 {
+        let no_file = || {
+            Error::invalid("an appended partition must be a non-empty regular file").in_file(path)
+        };
+        let (parent, own) = host::split(path).ok_or_else(no_file)?;
+        let dir = self.dirs.add(None, &parent, true)?;
+        let status = self.open.status(&self.dirs, dir, &own, true)?;
+        if !status.is_regular() || status.size == 0 {
             return Err(no_file());
         }
-        let name = self.tree.keep(&own)?;
-        let (modified, sparse) = (looked.modified, looked.sparse);
+        let name = self.tree.store_name(&own)?;
+        let (modified, sparse) = (status.modified, status.sparse);
         let file = HostFile { dir, name, modified, follow: true, sparse };
-        self.contents.add(Content { len: looked.size, data: Data::Host(file) })
+        self.contents.add(Content { len: status.size, data: Data::Host(file) })
     }
 
-    /// The boot catalog's content, whose bytes come later.
+    /// Adds the content of the boot catalog, which is encoded later.
     fn catalog(&mut self, len: u64) -> Result<u32> {
         let content = Content { len, data: Data::Bytes(Arc::default()) };
         let content = self.contents.add(content)?;
         if self.options.boot_catalog_visible {
             let path = self.options.boot_catalog.clone();
-            let no_name = || Error::invalid("the boot catalog has no name");
-            let (parent, name) = self.place(path.as_bytes())?.ok_or_else(no_name)?;
-            let name = self.tree.keep(name)?;
+            let no_name = || Error::invalid("the path of the boot catalog is empty");
+            let (parent, name) = self.parent_and_name(path.as_bytes())?.ok_or_else(no_name)?;
+            let name = self.tree.store_name(name)?;
             self.tree.insert(parent, TreeNode::plain(name, Kind::File(content)))?;
         }
         Ok(content)
@@ -313,25 +319,24 @@ impl Builder {
 }
 
 impl Plan {
-    /// Gives addresses to what lies behind the file system, which ends before sector `end`; then
-    /// makes what says where things are.
+    /// Assigns addresses to everything after the file system, which ends before sector `end`. Then
+    /// encodes boot catalog, patches, MBR and GPT.
     pub(super) fn place_disk(&mut self, end: u32) -> Result<()> {
         let CreateOptions { hybrid, padding, alignment, .. } = &self.options;
         let boot = &self.boot;
         let appended: Vec<_> =
             boot.appended.iter().map(|&content| self.contents.get(content).len).collect();
         let in_gpt = boot.entries.iter().any(|entry| entry.options.in_gpt);
-        let least = if boot.entries.is_empty() { 0 } else { READ_AHEAD };
-        let (padding, alignment) = (u64::from(*padding).max(least), u64::from(*alignment));
+        let min = if boot.entries.is_empty() { 0 } else { READ_AHEAD };
+        let (padding, alignment) = (u64::from(*padding).max(min), u64::from(*alignment));
         let layout = HybridLayout::new(hybrid, &appended, in_gpt, end.into(), padding, alignment)?;
-        let too_large =
-            |_| Error::limit("the image would have more than 4 thousand million sectors (8 TiB)");
+        let too_large = |_| Error::limit("the image would exceed 2^32 sectors (8 TiB)");
         u32::try_from(layout.total).map_err(too_large)?;
         self.volume.sectors = u32::try_from(layout.volume).map_err(too_large)?;
 
         let start = |entry: &Entry| match entry.target {
             Target::File(content) => self.content_lba[to_index(content)],
-            // The total has 32 bits.
+            // Cannot overflow, because the total fits in 32 bits.
             Target::Appended(at) => to_u32(layout.appended[at].start),
         };
         let catalog_bytes = boot.encode(|entry| Ok(start(entry)))?;
@@ -353,7 +358,7 @@ impl Plan {
             .collect();
         images.sort_by_key(|image| image.start);
         images.dedup();
-        // Of two images that differ, the primary descriptor does.
+        // Different images have different primary volume descriptors.
         let seed = descriptors::primary(&self.options, &self.primary_tables, &self.volume);
         let areas = layout.encode(hybrid, loader.map(start), &images, &seed)?;
         (self.boot.catalog_bytes, self.boot.patches) = (catalog_bytes, patches);
@@ -373,7 +378,7 @@ impl Plan {
                 patches.push(tables::grub2_address(entry.len, sector).map_err(named)?);
             }
             if entry.options.info_table {
-                // Whose sum counts what else is written.
+                // The sum in the table includes the other patches.
                 let source = self.source_of(&mut open, content)?;
                 let source = PatchedSource::new(source, patches.clone());
                 patches.push(tables::info_table(&source, sector).map_err(named)?);
@@ -383,17 +388,17 @@ impl Plan {
         Ok(found)
     }
 
-    /// A content's bytes as they are.
+    /// Returns the bytes of a content, without patches.
     pub(super) fn source_of(&self, open: &mut OpenDirs, content: u32) -> Result<Arc<dyn Source>> {
         source_of(&self.contents, &self.dirs, &self.tree, open, content)
     }
 }
 
-/// The regular file of that path in the image, and its content.
+/// Returns the node and the content of the regular file at `path` in the image.
 fn find(tree: &Tree, path: &str) -> Result<(NodeId, u32)> {
     let missing = || {
-        let error = Error::invalid("there is no such boot image in the image").in_file(path);
-        error.hint("boot images are named by their paths in the image")
+        let error = Error::invalid("no such boot image in the image").in_file(path);
+        error.hint("the path of a boot image is its path in the image")
     };
     let names = components(path.as_bytes())?;
     let mut node = ROOT;
@@ -402,7 +407,7 @@ fn find(tree: &Tree, path: &str) -> Result<(NodeId, u32)> {
     }
     match tree.node(node).kind {
         Kind::File(content) => Ok((node, content)),
-        _ => Err(Error::invalid("a boot image that is no regular file").in_file(path)),
+        _ => Err(Error::invalid("the boot image is not a regular file").in_file(path)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Collecting what an image shall hold.
+//! The builder, which collects the contents of a new image.
 
 use super::contents::Contents;
 use super::host::{HostDirs, OpenDirs};
@@ -12,14 +12,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Collects what an image shall hold: files of the host, bytes, files of other images.
+/// Collects the contents of a new image: files of the host, bytes, files of other images.
 ///
-/// A path in the image is bytes, its names separated by `/`, with or without one in front. What
-/// comes later replaces a file of the same path; directories of the same path become one, with
-/// the attributes of the later.
+/// Paths in the image are bytes: names separated by `/`, with an optional leading `/`. A file
+/// replaces an earlier file with the same path. Directories with the same path are merged, with the
+/// attributes of the later one.
 ///
-/// Of the host's files, kind, length and attributes are taken when they are added, and their
-/// contents when the image is written. A file that has changed by then is an error.
+/// Type, length and attributes of a host file are read when it is added, its contents when the
+/// image is written. It is an error if the file has changed by then.
 #[derive(Debug)]
 pub struct Builder {
     pub(super) options: CreateOptions,
@@ -28,16 +28,17 @@ pub struct Builder {
     pub(super) dirs: HostDirs,
     pub(super) open: OpenDirs,
     pub(super) excluded: Vec<Vec<u8>>,
-    /// The number in the tree of a file of the host.
+    /// Inode number in the tree of each host file, by device and inode number.
     pub(super) inodes: HashMap<(u64, u64), u32>,
-    /// Its contents.
+    /// Content number of each host file, by device and inode number.
     pub(super) host_contents: HashMap<(u64, u64), u32>,
-    /// The same of files in other images, by serial number and contents.
+    /// Inode number in the tree of each file from another image, by serial number and content
+    /// number.
     node_inodes: HashMap<(u32, u32), u32>,
 }
 
 impl Builder {
-    /// Begins with an empty root.
+    /// Creates a builder with an empty root directory.
     pub fn new(options: CreateOptions) -> Self {
         Self {
             options,
@@ -52,82 +53,88 @@ impl Builder {
         }
     }
 
-    /// What the image shall be like, to be changed.
+    /// Returns the options for modification.
     pub fn options_mut(&mut self) -> &mut CreateOptions {
         &mut self.options
     }
 
-    /// Leaves out what matches from now on when directories of the host are listed: a shell
-    /// pattern (`*` takes slashes, too) that is compared with the name and with the whole path on
-    /// the host. What is added by its own path is not asked.
+    /// Excludes files that match a shell pattern when host directories are listed from now on. The
+    /// pattern is compared with the name and with the whole path on the host; `*` also matches
+    /// slashes. Files that are added by their own path are not affected.
     pub fn exclude(&mut self, pattern: &str) {
         self.excluded.push(pattern.as_bytes().to_vec());
     }
 
-    /// Adds what is in the host's directory `dir`, and in the directories in it, under the
-    /// directory `at` of the image, which takes its attributes.
+    /// Adds the contents of the host directory `dir`, recursively, to the directory `at` of the
+    /// image, which gets the attributes of `dir`.
     ///
     /// # Errors
-    /// What the system said of a file; invalid if a name is that of another kind of file
-    /// already, or a link that is to be followed leads into a directory that it is in.
+    /// Returns [`Io`](crate::ErrorKind::Io) if a file cannot be read,
+    /// [`Invalid`](crate::ErrorKind::Invalid) if a directory and another file have the same path,
+    /// or if a symbolic link to be followed refers to a directory that contains it.
     pub fn add_tree(&mut self, at: &[u8], dir: impl AsRef<Path>) -> Result<()> {
         let node = self.directory(at)?;
         self.scan(node, dir.as_ref())
     }
 
-    /// Adds a file of the host, or a directory with all that is in it, under exactly this path.
-    /// A symbolic link is recorded as one unless [`CreateOptions::follow_symlinks`] is set.
+    /// Adds a file of the host, or a directory with its contents, as `at`. A symbolic link is
+    /// recorded as such unless [`CreateOptions::follow_symlinks`] is set.
     ///
     /// # Errors
     /// As [`add_tree`](Self::add_tree).
     pub fn add_path(&mut self, at: &[u8], path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        match self.place(at)? {
+        match self.parent_and_name(at)? {
             Some((parent, name)) => self.scan_one(parent, name, path),
             None => self.scan(ROOT, path),
         }
     }
 
-    /// Adds a regular file with these contents. Directories that it is in are made.
+    /// Adds a regular file with the contents `bytes`. Missing parent directories are created.
     ///
     /// # Errors
-    /// Invalid if that is no path, or one of a directory.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if `at` is not a valid path, or is the path
+    /// of a directory.
     pub fn add_bytes(&mut self, at: &[u8], bytes: impl Into<Vec<u8>>) -> Result<()> {
         let content = self.contents.add_bytes(bytes.into())?;
         self.add_content(at, content)
     }
 
     /// Adds a regular file with the contents of `source`, which is read when the image is written.
+    /// Missing parent directories are created.
     ///
     /// # Errors
-    /// Invalid if that is no path, or one of a directory.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if `at` is not a valid path, or is the path
+    /// of a directory.
     pub fn add_source(&mut self, at: &[u8], source: Arc<dyn Source>) -> Result<()> {
         let content = self.contents.add_source(source)?;
         self.add_content(at, content)
     }
 
     fn add_content(&mut self, at: &[u8], content: u32) -> Result<()> {
-        let (parent, name) = self.place(at)?.ok_or_else(root_is_no_file)?;
-        let name = self.tree.keep(name)?;
+        let (parent, name) = self.parent_and_name(at)?.ok_or_else(root_is_not_a_file)?;
+        let name = self.tree.store_name(name)?;
         self.tree.insert(parent, TreeNode::plain(name, Kind::File(content)))?;
         Ok(())
     }
 
-    /// Adds a directory, and those that it is in. One that is there stays as it is.
+    /// Adds a directory and its missing parents. An existing directory is not changed.
     ///
     /// # Errors
-    /// Invalid if that is no path, or one of another kind of file.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if `at` is not a valid path, or is the path
+    /// of a file that is not a directory.
     pub fn add_directory(&mut self, at: &[u8]) -> Result<()> {
         self.directory(at).map(|_| ())
     }
 
-    /// Adds a file or directory as another image has it, with its attributes; `contents` are a
-    /// regular file's (none: it is empty). Nodes of one image with the same serial number and
-    /// contents stay names of one file.
+    /// Adds a file or directory of another image, with its attributes. `contents` are the contents
+    /// of a regular file, `None` for an empty one. Nodes with the same serial number and contents
+    /// stay hard links to one file.
     ///
     /// # Errors
-    /// Invalid if that is no path, or one of another kind of file, or if the length of the
-    /// contents is not the node's.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if `at` is not a valid path, if a directory
+    /// and another file would have the same path, or if the length of `contents` differs from that
+    /// of the node.
     pub fn add_node(
         &mut self,
         at: &[u8],
@@ -135,11 +142,11 @@ impl Builder {
         contents: Option<Arc<dyn Source>>,
     ) -> Result<()> {
         let kind = self.kind_of_node(at, node, contents)?;
-        let id = match self.place(at)? {
+        let id = match self.parent_and_name(at)? {
             None if node.is_dir() => ROOT,
-            None => return Err(root_is_no_file()),
+            None => return Err(root_is_not_a_file()),
             Some((parent, name)) => {
-                let name = self.tree.keep(name)?;
+                let name = self.tree.store_name(name)?;
                 let mut new = TreeNode::plain(name, kind);
                 let key = match (&new.kind, node.attributes.serial, node.attributes.links) {
                     (&Kind::File(content), Some(serial), Some(2..)) => Some((serial, content)),
@@ -179,7 +186,7 @@ impl Builder {
                 let len = contents.as_ref().map_or(0, |contents| contents.len());
                 if len != node.size {
                     return Err(Error::invalid(format!(
-                        "\"{}\" has {} bytes, but contents of {len} bytes came with it",
+                        "\"{}\" has {} bytes, but its contents have {len}",
                         String::from_utf8_lossy(at),
                         node.size
                     )));
@@ -197,8 +204,8 @@ impl Builder {
         })
     }
 
-    /// Takes a file, or a directory with all that is in it, out again. `false` if there is none;
-    /// the root stays.
+    /// Removes a file, or a directory with its contents. Returns false if it does not exist or is
+    /// the root.
     pub fn remove(&mut self, at: &[u8]) -> bool {
         let Ok(names) = components(at) else { return false };
         let mut parent = None;
@@ -214,20 +221,25 @@ impl Builder {
         })
     }
 
-    /// Makes names and addresses for everything.
+    /// Assigns identifiers and addresses.
     ///
     /// # Errors
-    /// Invalid if an option is, or a file cannot be recorded as the options say; a limit if the
-    /// image would be too large.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if an option is invalid or a file cannot be
+    /// recorded with these options, [`Limit`](crate::ErrorKind::Limit) if the image would be too
+    /// large, [`Io`](crate::ErrorKind::Io) if a boot image cannot be read.
     pub fn plan(self) -> Result<Plan> {
         Plan::new(self)
     }
 
-    /// The directory of a path and the name in it; `None` for the root.
-    pub(super) fn place<'p>(&mut self, at: &'p [u8]) -> Result<Option<(NodeId, &'p [u8])>> {
+    /// Splits a path into parent directory, which is created if it does not exist, and name.
+    /// Returns `None` for the root.
+    pub(super) fn parent_and_name<'p>(
+        &mut self,
+        at: &'p [u8],
+    ) -> Result<Option<(NodeId, &'p [u8])>> {
         let names = components(at)?;
-        let Some((&name, above)) = names.split_last() else { return Ok(None) };
-        Ok(Some((self.directories(above)?, name)))
+        let Some((&name, parents)) = names.split_last() else { return Ok(None) };
+        Ok(Some((self.directories(parents)?, name)))
     }
 
     fn directory(&mut self, at: &[u8]) -> Result<NodeId> {
@@ -239,18 +251,18 @@ impl Builder {
         names.iter().try_fold(ROOT, |parent, name| self.directory_in(parent, name))
     }
 
-    /// Finds or makes a directory.
+    /// Returns the directory `name` in `parent`, and creates it if it does not exist.
     pub(super) fn directory_in(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId> {
         if let Ok(found) = self.tree.find(parent, name)
             && self.tree.node(found).is_dir()
         {
             return Ok(found);
         }
-        let name = self.tree.keep(name)?;
+        let name = self.tree.store_name(name)?;
         self.tree.insert(parent, TreeNode::plain(name, Kind::Directory(Vec::new())))
     }
 }
 
-fn root_is_no_file() -> Error {
+fn root_is_not_a_file() -> Error {
     Error::invalid("the root of an image is a directory")
 }

@@ -1,4 +1,4 @@
-//! What files hold: a table of contents, each once, however many names share it.
+//! File contents, stored once for all names that share them.
 
 use super::host::{self, HostDirs, HostFile, OpenDirs};
 use super::same;
@@ -9,21 +9,21 @@ use crate::storage::source::Source;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Shorter files of the host are not compared with each other: it would cost more time than it
-/// saves space. Reading a hundred thousand of them once more takes as long as writing them.
-const WORTH_COMPARING: u64 = 64 << 10;
+/// Minimum length in bytes of host files that are compared with each other. Comparing shorter files
+/// takes too much time for the space it saves.
+const MIN_COMPARED: u64 = 64 << 10;
 
-/// With how many others of the same length and samples a file is compared at most.
-const CLASSES: usize = 8;
+/// Maximum number of different contents of the same length and sample that a file is compared with.
+const MAX_CANDIDATES: usize = 8;
 
-/// One file's bytes.
+/// The contents of a file.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) len: u64,
     pub(super) data: Data,
 }
 
-/// Where the bytes come from.
+/// Source of the bytes.
 #[derive(Debug)]
 pub(super) enum Data {
     Host(HostFile),
@@ -31,15 +31,15 @@ pub(super) enum Data {
     Source(Arc<dyn Source>),
 }
 
-/// All contents, by number.
+/// All contents, identified by their index.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     list: Vec<Content>,
-    /// What came as bytes, to find the same bytes again.
+    /// Contents given as bytes.
     by_bytes: HashMap<Arc<[u8]>, u32>,
-    /// What came as stretches of a file.
-    by_place: HashMap<(usize, u64, u64), u32>,
-    /// What came from elsewhere, by length and sample.
+    /// Contents that are a range of an open file: address of the file, offset, length.
+    by_file_range: HashMap<(usize, u64, u64), u32>,
+    /// Contents from other sources, by length and sample.
     by_sample: HashMap<(u64, u64), Vec<u32>>,
 }
 
@@ -54,7 +54,7 @@ impl Contents {
 
     pub(super) fn add(&mut self, content: Content) -> Result<u32> {
         let id = u32::try_from(self.list.len()).ok().filter(|&id| id < u32::MAX);
-        let id = id.ok_or_else(|| Error::limit("more than 4 thousand million files"))?;
+        let id = id.ok_or_else(|| Error::limit("more than 2^32 - 1 files"))?;
         self.list.push(content);
         Ok(id)
     }
@@ -71,19 +71,19 @@ impl Contents {
     }
 
     pub(super) fn add_source(&mut self, source: Arc<dyn Source>) -> Result<u32> {
-        // The list keeps the source, and with it the file, whose address so stays its own.
+        // The address identifies the file, because `list` keeps the source and thus the file open.
         let file = source.as_file().map(|(file, start)| (std::ptr::from_ref(file).addr(), start));
-        let place = file.map(|(file, start)| (file, start, source.len()));
-        if let Some(&id) = place.and_then(|place| self.by_place.get(&place)) {
+        let range = file.map(|(file, start)| (file, start, source.len()));
+        if let Some(&id) = range.and_then(|range| self.by_file_range.get(&range)) {
             return Ok(id);
         }
-        // A file that has no place is in memory, or behind something that has to be asked.
-        let sample = match place {
+        // Sources that are not a range of a file are compared by their bytes.
+        let sample = match range {
             Some(_) => None,
             None => same::sample(&*source).ok().map(|sample| (source.len(), sample)),
         };
-        let alike = sample.and_then(|sample| self.by_sample.get(&sample));
-        for &other in alike.into_iter().flatten() {
+        let candidates = sample.and_then(|sample| self.by_sample.get(&sample));
+        for &other in candidates.into_iter().flatten() {
             if let Data::Source(other_source) = &self.get(other).data
                 && same::is_same(&*source, &**other_source).unwrap_or(false)
             {
@@ -91,32 +91,32 @@ impl Contents {
             }
         }
         let id = self.add(Content { len: source.len(), data: Data::Source(source) })?;
-        if let Some(place) = place {
-            self.by_place.insert(place, id);
+        if let Some(range) = range {
+            self.by_file_range.insert(range, id);
         }
         if let Some(sample) = sample {
-            let alike = self.by_sample.entry(sample).or_default();
-            alike.extend(Some(id).filter(|_| alike.len() < CLASSES));
+            let candidates = self.by_sample.entry(sample).or_default();
+            candidates.extend(Some(id).filter(|_| candidates.len() < MAX_CANDIDATES));
         }
         Ok(id)
     }
 
-    /// Finds files of the host with the same bytes: of each content, the one that stands for it.
-    /// Of those whose lengths coincide three small samples are read, and of those whose samples
-    /// do all bytes. What cannot be read is found out when it is written. The contents `but` keep
-    /// to themselves: boot images, into which something will be written.
+    /// Finds host files with the same contents. Returns for each content the one to use in its
+    /// place. Samples are read only of files of equal length, and all bytes only of files with
+    /// equal samples. Files that cannot be read are skipped here; the error occurs when they are
+    /// written. `except` are contents that must stay separate: boot images that will be patched.
     pub(super) fn find_same(
         &self,
         tree: &Tree,
         dirs: &HostDirs,
         open: &mut OpenDirs,
-        but: &[u32],
+        except: &[u32],
     ) -> Vec<u32> {
-        let mut stands_for: Vec<u32> = (0..to_u32(self.list.len())).collect();
+        let mut replacements: Vec<u32> = (0..to_u32(self.list.len())).collect();
         let mut by_len: HashMap<u64, Vec<u32>> = HashMap::new();
         for (id, content) in (0..).zip(&self.list) {
             let from_host = matches!(content.data, Data::Host(_));
-            if from_host && content.len >= WORTH_COMPARING && !but.contains(&id) {
+            if from_host && content.len >= MIN_COMPARED && !except.contains(&id) {
                 by_len.entry(content.len).or_default().push(id);
             }
         }
@@ -124,24 +124,24 @@ impl Contents {
             let Content { len, data: Data::Host(file) } = self.get(id) else { return None };
             host::source(open.open_file(dirs, tree, file, *len).ok()?).ok()
         };
-        for alike in by_len.values().filter(|alike| alike.len() > 1) {
-            let mut classes: HashMap<u64, Vec<u32>> = HashMap::new();
-            for &id in alike {
+        for ids in by_len.values().filter(|ids| ids.len() > 1) {
+            let mut by_sample: HashMap<u64, Vec<u32>> = HashMap::new();
+            for &id in ids {
                 let Some(this) = source(id) else { continue };
                 let Ok(sample) = same::sample(&this) else { continue };
-                let others = classes.entry(sample).or_default();
+                let others = by_sample.entry(sample).or_default();
                 let mut is_same = |other: u32| {
                     let other = source(other);
                     other.is_some_and(|other| same::is_same(&this, &other).unwrap_or(false))
                 };
                 match others.iter().copied().find(|&other| is_same(other)) {
-                    Some(other) => stands_for[to_index(id)] = other,
-                    None if others.len() < CLASSES => others.push(id),
+                    Some(other) => replacements[to_index(id)] = other,
+                    None if others.len() < MAX_CANDIDATES => others.push(id),
                     None => {}
                 }
             }
         }
-        stands_for
+        replacements
     }
 }
 
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_bytes_are_one_content() {
+    fn equal_bytes_are_stored_once() {
         let mut contents = Contents::default();
         let first = contents.add_bytes(b"one".to_vec()).expect("adds");
         let other = contents.add_bytes(b"two".to_vec()).expect("adds");

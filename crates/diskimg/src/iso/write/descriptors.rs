@@ -1,4 +1,4 @@
-//! Volume descriptors (ECMA-119, 8): a sector each, from sector 16 on.
+//! Encoding of volume descriptors (ECMA-119, 8), which are one sector each.
 
 use super::joliet;
 use super::options::CreateOptions;
@@ -8,29 +8,34 @@ use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::storage::number::{to_u16, to_usize};
 
-/// Where one tree's tables are.
+/// Locations of the path tables and the root directory of one tree.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tables {
-    /// Bytes of the path table.
+    /// Length of a path table in bytes.
     pub(super) path_table: u32,
-    /// First sector of the table with little-endian numbers, and of the other.
+    /// First sector of the type L (little-endian) path table.
     pub(super) little: u32,
+    /// First sector of the type M (big-endian) path table.
     pub(super) big: u32,
-    /// First sector of the root's records, and their bytes.
+    /// First sector of the root directory.
     pub(super) root: u32,
+    /// Length of the root directory in bytes.
     pub(super) root_bytes: u32,
 }
 
-/// What the descriptors say besides.
+/// Fields of the volume descriptors that all trees share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Volume {
+    /// Volume space size.
     pub(super) sectors: u32,
+    /// Creation and modification time of the volume.
     pub(super) time: Timestamp,
-    /// The root's own.
+    /// Recording time of the root directory.
     pub(super) root_time: Timestamp,
 }
 
-/// Texts of a descriptor: where each stands, and how long it is (ECMA-119, 8.4).
+/// Returns description, offset, length and value of the text fields of a descriptor (ECMA-119,
+/// 8.4).
 fn texts(options: &CreateOptions) -> [(&'static str, usize, usize, &str); 6] {
     [
         ("system identifier", 8, 32, &options.system_id),
@@ -42,19 +47,21 @@ fn texts(options: &CreateOptions) -> [(&'static str, usize, usize, &str); 6] {
     ]
 }
 
+/// Checks the lengths of the text fields.
+///
 /// # Errors
-/// Invalid, if a text is too long.
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) if a text is too long.
 pub(super) fn check(options: &CreateOptions) -> Result<()> {
     for (what, _, room, text) in texts(options) {
         if text.len() > room {
-            let message = format!("the {what} has {} bytes; there is room for {room}", text.len());
+            let message = format!("the {what} has {} bytes; the maximum is {room}", text.len());
             return Err(Error::invalid(message));
         }
     }
     Ok(())
 }
 
-/// The primary volume descriptor (ECMA-119, 8.4).
+/// Encodes the primary volume descriptor (ECMA-119, 8.4).
 pub(super) fn primary(options: &CreateOptions, tables: &Tables, volume: &Volume) -> Vec<u8> {
     let mut bytes = common(1, tables, volume);
     for (_, at, room, text) in texts(options) {
@@ -62,12 +69,12 @@ pub(super) fn primary(options: &CreateOptions, tables: &Tables, volume: &Volume)
         field.fill(b' ');
         field[..text.len()].copy_from_slice(text.as_bytes());
     }
-    // Copyright, abstract and bibliographic file: none.
+    // No copyright, abstract and bibliographic file identifiers.
     bytes[702..813].fill(b' ');
     bytes
 }
 
-/// The supplementary volume descriptor of Joliet, level 3 (ECMA-119, 8.5).
+/// Encodes the supplementary volume descriptor of Joliet, UCS-2 level 3 (ECMA-119, 8.5).
 pub(super) fn joliet(options: &CreateOptions, tables: &Tables, volume: &Volume) -> Vec<u8> {
     let mut bytes = common(2, tables, volume);
     bytes[88..91].copy_from_slice(b"%/E");
@@ -79,13 +86,13 @@ pub(super) fn joliet(options: &CreateOptions, tables: &Tables, volume: &Volume) 
         }
     }
     for at in [702, 739, 776] {
-        // 37 bytes, of which one is left over.
+        // The field has 37 bytes; the last one is unused.
         bytes[at..at + 36].copy_from_slice(&joliet::field::<36>(""));
     }
     bytes
 }
 
-/// What ends the descriptors (ECMA-119, 8.3).
+/// Encodes the volume descriptor set terminator (ECMA-119, 8.3).
 pub(super) fn terminator() -> Vec<u8> {
     let mut bytes = vec![0; to_usize(SECTOR)];
     bytes[..7].copy_from_slice(b"\xffCD001\x01");
@@ -130,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_taken_as_they_are_and_filled_with_spaces() {
+    fn texts_are_recorded_unchanged_and_padded_with_spaces() {
         let options = CreateOptions { volume_id: "config-2".into(), ..CreateOptions::default() };
         let time = Timestamp::from_seconds(0);
         let volume = Volume { sectors: 0x0102, time, root_time: time };

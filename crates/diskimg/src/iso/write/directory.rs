@@ -1,4 +1,4 @@
-//! The records of a directory (ECMA-119, 9.1), made when they are wanted.
+//! Encoding of directory records (ECMA-119, 9.1), on demand.
 
 use super::hierarchy::{Directory, Entry, Hierarchy, Role};
 use super::plan::Plan;
@@ -8,7 +8,8 @@ use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::storage::number::{to_index, to_u8, to_u32, to_usize};
 
-/// Bytes of a file's section, of all but its last: whole sectors.
+/// Length in bytes of all file sections of a file but the last: the maximum number of whole
+/// sectors.
 const SECTION: u64 = 0xFFFF_F800;
 
 /// File flags (ECMA-119, 9.1.6).
@@ -22,7 +23,7 @@ pub(super) enum Space {
     Joliet,
 }
 
-/// What a record says, but for its name.
+/// The fields of a directory record except its name.
 #[derive(Debug, Clone, Copy)]
 struct Extent {
     lba: u32,
@@ -31,19 +32,19 @@ struct Extent {
     flags: u8,
 }
 
-/// A directory in the making.
+/// Encodes the records of one directory.
 struct Writer<'w> {
     records: &'w mut Vec<u8>,
     areas: Areas<'w>,
-    /// The record at hand.
+    /// The current record.
     record: Vec<u8>,
-    /// Its Rock Ridge entries; `None`: the tree has none.
+    /// Rock Ridge entries of the current record, if the tree has Rock Ridge.
     rock_ridge: Option<Entries>,
 }
 
 impl Plan {
-    /// Makes a directory's records, and its continuation areas. As long as not all addresses are
-    /// known only the lengths are right.
+    /// Encodes the records and the continuation areas of a directory. Before all addresses are
+    /// assigned, only the lengths are correct.
     pub(super) fn directory(
         &self,
         space: Space,
@@ -137,7 +138,7 @@ impl Plan {
         }
     }
 
-    /// The records of a file that is no directory: more than one, if it is too long for one.
+    /// Writes the records of a file that is not a directory: one for each file section.
     fn sections(&self, writer: &mut Writer<'_>, name: &[u8], node: &TreeNode, content: u32) {
         let [time, ..] = self.times(node);
         let mut left = match content {
@@ -162,7 +163,7 @@ impl Plan {
         }
     }
 
-    /// PX and TF. Of a directory, `subdirectories` are counted.
+    /// Adds PX and TF. `subdirectories` is the number of subdirectories of a directory.
     fn attributes(&self, entries: &mut Entries, node: NodeId, subdirectories: Option<u32>) {
         let node = self.tree.node(node);
         let (uid, gid, mode) = self.owner_and_mode(node);
@@ -175,7 +176,7 @@ impl Plan {
     }
 }
 
-/// The file's type as POSIX's mode has it.
+/// Returns the file type bits of the POSIX mode.
 fn file_type(kind: &Kind) -> u32 {
     match kind {
         Kind::Directory(_) => 0o040_000,
@@ -189,7 +190,8 @@ fn file_type(kind: &Kind) -> u32 {
 }
 
 impl Writer<'_> {
-    /// Adds a record, with the Rock Ridge entries at hand. No record runs into another sector.
+    /// Appends a record with the current Rock Ridge entries. Records do not cross sector
+    /// boundaries.
     fn put(&mut self, name: &[u8], extent: Extent) {
         let record = &mut self.record;
         record.clear();
@@ -210,7 +212,7 @@ impl Writer<'_> {
                 record.push(0);
             }
         }
-        // Names are short enough for it: 255 bytes with everything.
+        // A record has at most 255 bytes, because names are short enough.
         record[0] = to_u8(record.len());
         let sector = to_usize(SECTOR);
         if self.records.len() % sector + record.len() > sector {

@@ -1,4 +1,4 @@
-//! The planned image, byte after byte.
+//! Output of a planned image.
 
 use super::contents::Data;
 use super::descriptors;
@@ -17,34 +17,35 @@ use crate::storage::source::{Source, segments};
 use std::fs::File;
 use std::io::{Read, Write};
 
-/// From how many bytes on a thread reads ahead.
-const WORTH_A_THREAD: u64 = 4 << 20;
+/// Minimum length in bytes of an image that is read ahead in a separate thread.
+const MIN_READ_AHEAD: u64 = 4 << 20;
 
-/// Holes of shorter files are not looked for.
-const WORTH_LOOKING: u64 = 1 << 20;
+/// Minimum length in bytes of files whose holes are looked up, and of holes that are skipped.
+const MIN_SPARSE: u64 = 1 << 20;
 
-/// Where an image goes, if it can do more than take bytes.
+/// A sink in which ranges can be skipped.
 #[derive(Debug, Clone, Copy)]
-struct Skipping<'s> {
+struct SparseSink<'s> {
     sink: &'s dyn Sink,
-    /// The blocks that it can share with the host's files.
+    /// Length of the blocks that the sink can share with host files.
     block: Option<u64>,
 }
 
 impl Plan {
-    /// Writes the image: all bytes in order, nothing twice, nothing kept.
+    /// Writes the image to `out`, in order and without seeking.
     ///
     /// # Errors
-    /// What the system said; that a file changed since the image was planned.
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading a file or writing fails, or if a file
+    /// changed since the image was planned.
     pub fn emit(&self, out: &mut dyn Write) -> Result<()> {
         self.emit_with(out, &mut |_| Ok(()))
     }
 
-    /// Writes the image, and tells how many bytes are done, now and then. An error of `tick`
-    /// stops it.
+    /// Writes the image to `out`, and calls `tick` repeatedly with the number of bytes written so
+    /// far. If it returns an error, writing ends.
     ///
     /// # Errors
-    /// As [`emit`](Self::emit).
+    /// As [`emit`](Self::emit), and the errors of `tick`.
     pub fn emit_with(
         &self,
         out: &mut dyn Write,
@@ -58,12 +59,12 @@ impl Plan {
         out.flush().map_err(|e| Error::io("cannot write the image", e))
     }
 
-    /// Writes the image to an output, which appears when it is complete. Contents of the host's
-    /// files are shared where the file system can do that and the plan's
-    /// [alignment](super::CreateOptions::alignment) allows it; their holes stay holes.
+    /// Writes the image to `output`, which is committed when it is complete. Blocks of host files
+    /// are shared (reflinked) if the file system supports it and the
+    /// [alignment](super::CreateOptions::alignment) allows it. Holes in host files stay holes.
     ///
     /// # Errors
-    /// As [`emit`](Self::emit).
+    /// As [`emit_with`](Self::emit_with).
     pub fn write(
         &self,
         output: Output,
@@ -80,21 +81,21 @@ impl Plan {
             sink.write_all_at(bytes, position).map_err(named)?;
             tick(position + to_u64(bytes.len()))
         };
-        let skipping = match sink.is_zeroed() && !sink.is_sequential() {
-            true => Some(Skipping { sink: &*sink, block: self.shareable(&*sink)? }),
+        let sparse = match sink.is_zeroed() && !sink.is_sequential() {
+            true => Some(SparseSink { sink: &*sink, block: self.shareable(&*sink)? }),
             false => None,
         };
-        self.run(skipping, &mut write)?;
+        self.run(sparse, &mut write)?;
         sink.set_len(self.size()).map_err(named)?;
         output.commit(durability).map_err(|e| Error::output("cannot write the image", e))
     }
 
-    /// The blocks that the sink can share with the host's files: tried with the first one that
-    /// is long enough.
+    /// Returns the length of the blocks that the sink can share with host files. Determined for the
+    /// first file that is long enough.
     fn shareable(&self, sink: &dyn Sink) -> Result<Option<u64>> {
         let long = |&&content: &&u32| {
             let content = self.contents.get(content);
-            content.len >= WORTH_LOOKING && matches!(content.data, Data::Host(_))
+            content.len >= MIN_SPARSE && matches!(content.data, Data::Host(_))
         };
         let Some(&first) = self.order.iter().find(long) else { return Ok(None) };
         let content = self.contents.get(first);
@@ -116,12 +117,12 @@ impl Plan {
 
     fn run(
         &self,
-        skipping: Option<Skipping<'_>>,
+        sparse: Option<SparseSink<'_>>,
         write: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let mut open = OpenDirs::default();
-        let mut fill = |stream: &mut Stream<'_>| self.fill(stream, &mut open, skipping);
-        match self.size() < WORTH_A_THREAD {
+        let mut fill = |stream: &mut Stream<'_>| self.fill(stream, &mut open, sparse);
+        match self.size() < MIN_READ_AHEAD {
             true => stream::run(&mut fill, write),
             false => stream::run_ahead(&mut fill, write),
         }
@@ -131,7 +132,7 @@ impl Plan {
         &self,
         stream: &mut Stream<'_>,
         open: &mut OpenDirs,
-        skipping: Option<Skipping<'_>>,
+        sparse: Option<SparseSink<'_>>,
     ) -> Result<()> {
         stream.write(self.boot.system_area())?;
         stream.zeros_to(16 * SECTOR)?;
@@ -158,12 +159,12 @@ impl Plan {
             match (self.boot.catalog_bytes(content), self.boot.patches(content)) {
                 (Some(catalog), _) => stream.write(catalog)?,
                 (None, Some(patches)) => self.fill_patched(stream, open, content, patches)?,
-                (None, None) => self.fill_content(stream, open, content, skipping)?,
+                (None, None) => self.fill_content(stream, open, content, sparse)?,
             }
         }
         for (sector, content) in self.boot.partitions() {
             stream.zeros_to(sector * SECTOR)?;
-            self.fill_content(stream, open, content, skipping)?;
+            self.fill_content(stream, open, content, sparse)?;
         }
         stream.zeros_to(self.size() - to_u64(self.boot.backup().len()))?;
         stream.write(self.boot.backup())
@@ -179,7 +180,7 @@ impl Plan {
         stream.write(&descriptors::terminator())
     }
 
-    /// A boot image that gets something written into it.
+    /// Writes a boot image with patches.
     fn fill_patched(
         &self,
         stream: &mut Stream<'_>,
@@ -196,7 +197,7 @@ impl Plan {
         stream: &mut Stream<'_>,
         open: &mut OpenDirs,
         content: u32,
-        skipping: Option<Skipping<'_>>,
+        sparse: Option<SparseSink<'_>>,
     ) -> Result<()> {
         let content = self.contents.get(content);
         match &content.data {
@@ -204,14 +205,13 @@ impl Plan {
             Data::Source(source) => {
                 let at = source.path();
                 let named = |e: Error| at.iter().fold(e, |e, path| e.in_file(path));
-                copy(stream, &**source, skipping).map_err(named)
+                copy(stream, &**source, sparse).map_err(named)
             }
             Data::Host(file) => {
                 let opened = open.open_file(&self.dirs, &self.tree, file, content.len)?;
-                let copied = if content.len >= WORTH_LOOKING && (file.sparse || skipping.is_some())
-                {
+                let copied = if content.len >= MIN_SPARSE && (file.sparse || sparse.is_some()) {
                     let again = opened.try_clone().map_err(|e| Error::io("cannot read", e));
-                    copy(stream, &self.host_source(file, again?)?, skipping)
+                    copy(stream, &self.host_source(file, again?)?, sparse)
                 } else {
                     read(stream, &opened, content.len)
                 };
@@ -225,13 +225,13 @@ impl Plan {
     }
 }
 
-/// A whole file, from where it stands.
+/// Copies `left` bytes from the current position of `file`.
 fn read(stream: &mut Stream<'_>, mut file: &File, mut left: u64) -> Result<()> {
     while left > 0 {
-        let room = stream.room(left)?;
-        let read = match file.read(room) {
+        let buffer = stream.buffer(left)?;
+        let read = match file.read(buffer) {
             Ok(0) => {
-                let message = format!("it ended {left} bytes too early");
+                let message = format!("the file ended {left} bytes early");
                 let error = std::io::Error::other(message);
                 return Err(Error::io("changed since the image was planned", error));
             }
@@ -239,21 +239,21 @@ fn read(stream: &mut Stream<'_>, mut file: &File, mut left: u64) -> Result<()> {
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(Error::io("cannot read", e)),
         };
-        stream.filled(read);
+        stream.advance(read);
         left -= to_u64(read);
     }
     Ok(())
 }
 
-/// A whole source: shared with the sink as far as that goes; its holes are not read.
+/// Copies a whole source. Shares its blocks with the sink if possible, and does not read its holes.
 fn copy(
     stream: &mut Stream<'_>,
     source: &dyn Source,
-    skipping: Option<Skipping<'_>>,
+    sparse: Option<SparseSink<'_>>,
 ) -> Result<()> {
     let len = source.len();
     let mut at = 0;
-    if let Some(Skipping { sink, block: Some(block) }) = skipping {
+    if let Some(SparseSink { sink, block: Some(block) }) = sparse {
         let whole = len / block * block;
         let position = stream.position();
         let shared = whole > 0 && position.is_multiple_of(block) && {
@@ -268,17 +268,17 @@ fn copy(
     for (range, hole) in segments(source, at..len) {
         let mut left = range.end - range.start;
         let mut at = range.start;
-        match (hole, skipping) {
-            // Less than that is not worth a write of its own.
-            (true, Some(_)) if left >= WORTH_LOOKING => stream.skip(left)?,
+        match (hole, sparse) {
+            // A shorter hole is written as zeros, because skipping flushes the stream.
+            (true, Some(_)) if left >= MIN_SPARSE => stream.skip(left)?,
             (true, _) => stream.zeros(left)?,
             (false, _) => {
                 while left > 0 {
-                    let room = stream.room(left)?;
-                    let read = room.len();
-                    let done = source.read_exact_at(room, at);
+                    let buffer = stream.buffer(left)?;
+                    let read = buffer.len();
+                    let done = source.read_exact_at(buffer, at);
                     done.map_err(|e| Error::io("cannot read", e))?;
-                    stream.filled(read);
+                    stream.advance(read);
                     at += to_u64(read);
                     left -= to_u64(read);
                 }

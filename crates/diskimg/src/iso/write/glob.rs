@@ -1,10 +1,10 @@
-//! Shell patterns: `*`, `?`, `[a-z]`, `[!a-z]`, `\` before a character that
-//! stands for itself (POSIX, 2.13.1). Bytes are compared; `*` takes slashes, too.
+//! Shell patterns: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before a literal character (POSIX, 2.13.1).
+//! Bytes are compared, and `*` also matches slashes.
 
-/// Whether all of `text` matches.
+/// Returns true if `pattern` matches all of `text`.
 pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Where the last star stands, and how much of the text it has taken.
+    // Position of the last star in the pattern, and of the end of its match in the text.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         let step = match pattern.get(p) {
@@ -17,7 +17,8 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
         };
         match (step, star) {
             (Some(used), _) => (p, t) = (p + used, t + 1),
-            // Only the last star need give more: what stands before it matched already.
+            // Extend the match of the last star. Earlier stars need not be extended, because
+            // everything up to the last one has matched.
             (None, Some((at, taken))) => {
                 star = Some((at, taken + 1));
                 (p, t) = (at + 1, taken + 1);
@@ -28,14 +29,14 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
-/// How much of the pattern stands for this byte; `None` if it does not match.
+/// Returns the length of the first element of the pattern if it matches `byte`.
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     match *pattern.first()? {
         b'?' => Some(1),
         b'[' => match set(&pattern[1..], byte) {
             Some((true, used)) => Some(used + 1),
             Some((false, _)) => None,
-            // Without an end it stands for itself.
+            // An unterminated `[` is literal.
             None => (byte == b'[').then_some(1),
         },
         b'\\' if pattern.len() > 1 => (pattern[1] == byte).then_some(2),
@@ -43,7 +44,8 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// Whether the byte is in the set, and how long that is with its bracket.
+/// Returns whether `byte` is in the bracket expression, and its length up to and including the
+/// closing bracket.
 fn set(pattern: &[u8], byte: u8) -> Option<(bool, usize)> {
     let negated = matches!(pattern.first(), Some(b'!' | b'^'));
     let start = usize::from(negated);
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_take_no_time() {
+    fn a_pattern_with_many_stars_is_matched_in_polynomial_time() {
         let pattern = "*a".repeat(100);
         assert!(!matches(pattern.as_bytes(), "a".repeat(10_000).replace('a', "ab").as_bytes()));
     }

@@ -1,5 +1,5 @@
-//! A tree of directories as ECMA-119 wants it: numbered by level, the records
-//! of each in order, every name unique.
+//! The directory hierarchy of ECMA-119: directories numbered by level, records sorted, identifiers
+//! unique.
 
 use super::identifier::{Identifiers, Naming, Unnamed};
 use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode};
@@ -8,87 +8,89 @@ use crate::storage::number::{to_index, to_u32};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// Directories are at most that deep, the root counted (ECMA-119, 6.8.2.1).
+/// Maximum number of directory levels, including the root (ECMA-119, 6.8.2.1).
 const LEVELS: u32 = 8;
 
-/// Where directories go that are deeper.
+/// Directory in the root for relocated directories.
 const MOVED: &[u8] = b"rr_moved";
 
-/// The primary tree, or Joliet's.
+/// The primary hierarchy, or that of Joliet.
 #[derive(Debug, Default)]
 pub(super) struct Hierarchy {
-    /// In the order of the path table: the first is number 1, the root.
+    /// In the order of the path table. The first is the root, which has number 1 there.
     pub(super) dirs: Vec<Directory>,
     pub(super) entries: Vec<Entry>,
     names: Vec<u8>,
-    /// The directory of a node, by node; `u32::MAX`: none.
+    /// Index in `dirs` for each node; `u32::MAX` if it is not a directory.
     by_node: Vec<u32>,
 }
 
-/// A directory: its records and where they lie.
+/// A directory, and the location of its records.
 #[derive(Debug, Clone)]
 pub(super) struct Directory {
     pub(super) node: NodeId,
-    /// By place in the list; the root's is itself.
+    /// Index of the parent in [`Hierarchy::dirs`]. The root is its own parent.
     pub(super) parent: u32,
-    /// The directory that it was moved out of.
+    /// Index of the original parent, if the directory is relocated.
     pub(super) moved_from: Option<u32>,
     pub(super) entries: Range<u32>,
-    /// Directories in it by the source tree's count: what its link count says.
+    /// Number of subdirectories in the source tree, for the link count.
     pub(super) subdirectories: u32,
     name: (u32, u8),
     /// First sector.
     pub(super) lba: u32,
-    /// Sectors of records.
+    /// Length of the records in sectors.
     pub(super) sectors: u32,
-    /// Sectors behind them of continuation areas.
+    /// Length of the continuation areas, which follow the records, in sectors.
     pub(super) continued: u32,
 }
 
-/// A file or directory in a directory.
+/// An entry of a directory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) node: NodeId,
     name: u32,
     name_len: u8,
     pub(super) role: Role,
-    /// The directory's place in the list, where it is one.
+    /// Index in [`Hierarchy::dirs`], if the entry is a directory.
     pub(super) dir: u32,
 }
 
-/// What an entry is for.
+/// Role of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// The node itself.
     Itself,
-    /// Stands where a directory was that is in `rr_moved` (Rock Ridge's CL).
+    /// An entry at the original position of a relocated directory (Rock Ridge CL).
     Placeholder,
-    /// A directory of elsewhere, in `rr_moved` (RE).
+    /// A relocated directory in `rr_moved` (Rock Ridge RE).
     Moved,
 }
 
-/// What a tree shall be like.
+/// Parameters of a hierarchy.
 pub(super) struct Plan<'p> {
     pub(super) naming: &'p dyn Naming,
-    /// Only directories and regular files.
+    /// Include only directories and regular files.
     pub(super) plain: bool,
-    /// Which directories go to `rr_moved`, and whose children they were.
+    /// Relocated directories.
     pub(super) moved: &'p Relocation,
-    /// Told of each node whose identifier is not quite its name.
-    pub(super) tell: &'p mut dyn FnMut(NodeId),
+    /// Called for each node whose identifier differs from its name.
+    pub(super) report: &'p mut dyn FnMut(NodeId),
 }
 
-/// Directories that are too deep.
+/// The directories to be relocated because they are too deep.
 #[derive(Debug, Default)]
 pub(super) struct Relocation {
-    /// In the order they were found.
+    /// The directories, in the order in which they were found.
     nodes: Vec<NodeId>,
+    /// Original parent of each of them.
     from: HashMap<NodeId, NodeId>,
+    /// The directory `rr_moved`.
     into: NodeId,
 }
 
 impl Relocation {
-    /// Finds them, and makes the directory they go to.
+    /// Finds the directories that are too deep, and creates `rr_moved`.
     pub(super) fn find(tree: &mut Tree) -> Result<Self> {
         let mut found = Self::default();
         let mut todo = vec![(ROOT, 1)];
@@ -103,7 +105,7 @@ impl Relocation {
                 }
                 found.from.insert(child, dir);
                 found.nodes.push(child);
-                // The root, `rr_moved`, itself.
+                // Its new level: root, `rr_moved`, directory.
                 todo.push((child, 3));
             }
         }
@@ -111,7 +113,7 @@ impl Relocation {
             found.into = match tree.find(ROOT, MOVED) {
                 Ok(id) if tree.node(id).is_dir() => id,
                 _ => {
-                    let name = tree.keep(MOVED)?;
+                    let name = tree.store_name(MOVED)?;
                     tree.insert(ROOT, TreeNode::plain(name, Kind::Directory(Vec::new())))?
                 }
             };
@@ -156,9 +158,10 @@ impl Hierarchy {
                 new.entries[at].dir = new.by_node[to_index(new.entries[at].node)];
             }
         }
-        // A path table has 16 bits for a parent's number.
+        // The parent directory number in a path table has 16 bits.
         if new.dirs.len() > usize::from(u16::MAX) {
-            let message = format!("{} directories; a path table holds 65535", new.dirs.len());
+            let message =
+                format!("{} directories; the maximum of a path table is 65535", new.dirs.len());
             return Err(Error::limit(message));
         }
         Ok(new)
@@ -181,7 +184,8 @@ impl Hierarchy {
         id
     }
 
-    /// Makes the records' order of one directory, and the directories in it.
+    /// Creates the entries of one directory, in the order of their records, and adds its
+    /// subdirectories to `dirs`.
     fn fill(
         &mut self,
         tree: &Tree,
@@ -202,14 +206,16 @@ impl Hierarchy {
             .iter()
             .map(|child| Unnamed { name: tree.name(child.0), is_dir: is_dir(child) })
             .collect();
-        identifiers.name(plan.naming, &unnamed, &mut |child, _| (plan.tell)(children[child].0));
+        identifiers.assign(plan.naming, &unnamed, &mut |child, _| {
+            (plan.report)(children[child].0);
+        });
         let first = to_u32(self.entries.len());
         for (child, identifier) in identifiers.finished(plan.naming, &unnamed) {
             let (node, role) = children[child];
             let name = u32::try_from(self.names.len());
-            let name = name.map_err(|_| Error::limit("the names take more than 4 GiB"))?;
+            let name = name.map_err(|_| Error::limit("the total length of names exceeds 4 GiB"))?;
             let name_len = u8::try_from(identifier.len())
-                .map_err(|_| Error::invalid("an identifier is too long for a record"))?;
+                .map_err(|_| Error::invalid("an identifier is longer than 255 bytes"))?;
             self.names.extend_from_slice(&identifier);
             let dir = match is_dir(&children[child]) {
                 true => self.push_dir(node, to_u32(at), (name, name_len)),
@@ -232,7 +238,7 @@ impl Hierarchy {
         &self.names[to_index(entry.name)..][..usize::from(entry.name_len)]
     }
 
-    /// The identifier of a directory; the root's is one zero byte.
+    /// Returns the identifier of a directory. That of the root is a zero byte.
     pub(super) fn dir_name(&self, dir: &Directory) -> &[u8] {
         match dir.node {
             ROOT => &[0],
@@ -253,7 +259,7 @@ mod tests {
         for path in paths {
             let mut at = ROOT;
             for name in components(path.as_bytes()).expect("a path") {
-                let name = tree.keep(name).expect("fits");
+                let name = tree.store_name(name).expect("fits");
                 let node = TreeNode::plain(name, Kind::Directory(Vec::new()));
                 at = tree.insert(at, node).expect("fits");
             }
@@ -263,7 +269,7 @@ mod tests {
 
     fn hierarchy(tree: &Tree, moved: &Relocation) -> Hierarchy {
         let naming = PrimaryNames(NameRules::default());
-        let plan = Plan { naming: &naming, plain: false, moved, tell: &mut |_| {} };
+        let plan = Plan { naming: &naming, plain: false, moved, report: &mut |_| {} };
         Hierarchy::new(tree, plan).expect("fits")
     }
 
@@ -279,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_deep_is_moved_and_nothing_is_deeper_then() {
+    fn directories_that_are_too_deep_are_relocated_until_none_is() {
         let deep = (1..=30).map(|n| n.to_string()).collect::<Vec<_>>().join("/");
         let mut tree = tree(&[&deep, "1/2/3/4/5/6/7/other"]);
         let moved = Relocation::find(&mut tree).expect("fits");

@@ -1,34 +1,34 @@
-//! Unique names for the files of one directory.
+//! Unique identifiers for the files of one directory.
 
 use crate::storage::number::{to_index, to_u32};
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
-/// How a tree names its files.
+/// The rules by which a tree converts names to identifiers.
 pub(super) trait Naming {
-    /// Adds the identifier of this name to `out`, without a version; with a number if one is
-    /// given. `false` if it is not quite the name, in a tree where one may expect it.
+    /// Appends the identifier for `name` to `out`, without a version, and with `number` if given.
+    /// Returns false if the identifier differs from the name in a way that should be reported.
     fn make(&self, name: &[u8], is_dir: bool, number: Option<u32>, out: &mut Vec<u8>) -> bool;
 
-    /// Completes the identifier that begins at `start`: the version.
+    /// Appends the version to the identifier in `out[start..]`, if the tree has versions.
     fn finish(&self, is_dir: bool, out: &mut Vec<u8>, start: usize);
 
-    /// The order of identifiers without versions. Equal: they are the same.
+    /// Compares two identifiers without versions. Equal ones must not be in the same directory.
     fn compare(&self, a: &[u8], b: &[u8]) -> Ordering;
 }
 
-/// A child of a directory that needs a name.
+/// A child of a directory that needs an identifier.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unnamed<'t> {
     pub(super) name: &'t [u8],
     pub(super) is_dir: bool,
 }
 
-/// Identifiers, in one buffer.
+/// The identifiers of a directory, in one buffer.
 #[derive(Debug, Default)]
 pub(super) struct Identifiers {
     bytes: Vec<u8>,
-    /// Start, length, and which child's.
+    /// Start, length, and index of the child.
     spans: Vec<(u32, u32, u32)>,
 }
 
@@ -45,22 +45,22 @@ impl Identifiers {
         self.spans.push((to_u32(start), to_u32(len), to_u32(child)));
     }
 
-    /// Names all children of a directory: unique, in the order that their records have. Of
-    /// those whose identifiers are the same the first keeps it. Tells of each child whose
-    /// identifier is not quite its name.
-    pub(super) fn name(
+    /// Assigns unique identifiers to all children of a directory, and sorts them in the order of
+    /// directory records. The first of several children with equal identifiers keeps it, the others
+    /// are numbered. Calls `report` for each child whose identifier differs from its name.
+    pub(super) fn assign(
         &mut self,
         naming: &dyn Naming,
         children: &[Unnamed<'_>],
-        tell: &mut dyn FnMut(usize, &[u8]),
+        report: &mut dyn FnMut(usize, &[u8]),
     ) {
         self.bytes.clear();
         self.spans.clear();
         for (at, child) in children.iter().enumerate() {
-            let mut faithful = true;
-            self.add(at, |out| faithful = naming.make(child.name, child.is_dir, None, out));
-            if !faithful {
-                tell(at, self.get(at));
+            let mut exact = true;
+            self.add(at, |out| exact = naming.make(child.name, child.is_dir, None, out));
+            if !exact {
+                report(at, self.get(at));
             }
         }
         self.sort(naming);
@@ -83,11 +83,11 @@ impl Identifiers {
             .sort_unstable_by(|a, b| naming.compare(text(a), text(b)).then_with(|| a.2.cmp(&b.2)));
     }
 
-    /// Numbers those whose identifiers others have, too.
+    /// Numbers the children whose identifier is equal to that of the previous one.
     fn number(&mut self, naming: &dyn Naming, children: &[Unnamed<'_>]) {
         let all = 0..self.spans.len();
         let mut taken: HashSet<Vec<u8>> = all.map(|at| self.get(at).to_vec()).collect();
-        // Where counting goes on, by what the first number makes of a name.
+        // The next number to try, by the identifier with the number 0.
         let mut next: HashMap<Vec<u8>, u32> = HashMap::new();
         let mut kept = self.get(0).to_vec();
         for at in 1..self.spans.len() {
@@ -113,7 +113,8 @@ impl Identifiers {
         }
     }
 
-    /// The children in the order of their records, each with its complete identifier.
+    /// Returns the indexes of the children in the order of their directory records, with their
+    /// complete identifiers.
     pub(super) fn finished<'s>(
         &'s self,
         naming: &'s dyn Naming,
@@ -138,14 +139,14 @@ mod tests {
             names.iter().map(|n| Unnamed { name: n.as_bytes(), is_dir: false }).collect();
         let naming = PrimaryNames(rules);
         let mut identifiers = Identifiers::default();
-        identifiers.name(&naming, &children, &mut |_, _| {});
+        identifiers.assign(&naming, &children, &mut |_, _| {});
         let text =
             |(child, name): (usize, Vec<u8>)| (child, String::from_utf8(name).expect("ASCII"));
         identifiers.finished(&naming, &children).map(text).collect()
     }
 
     #[test]
-    fn one_keeps_its_name_and_the_others_get_numbers() {
+    fn of_equal_identifiers_one_is_kept_and_the_others_are_numbered() {
         let names = ["README", "ReadMe", "readm000", "readme"].map(String::from);
         let named = named(NameRules::strict(), &names);
         let expected =
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_of_names_alike_become_unique_and_stay_sorted() {
+    fn thousands_of_similar_names_get_unique_sorted_identifiers() {
         let names: Vec<_> = (0..5000).map(|n| format!("a long name {n}.text")).collect();
         let named = named(NameRules::strict(), &names);
         assert!(named.windows(2).all(|pair| pair[0].1 < pair[1].1));

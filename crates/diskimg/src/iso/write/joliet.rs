@@ -1,14 +1,14 @@
-//! Names of the Joliet tree: UTF-16, the high byte first, without versions.
+//! Identifiers of the Joliet tree: UTF-16BE, without versions.
 
 use super::identifier::Naming;
 use super::options::Joliet;
 use std::cmp::Ordering;
 
-/// Makes names of 64 or 103 units.
+/// Naming rules with identifiers of up to 64 or 103 UTF-16 units.
 #[derive(Debug)]
 pub(super) struct JolietNames(pub(super) Joliet);
 
-/// An extension of at most that many units stays when a name is cut.
+/// Maximum length in UTF-16 units of an extension that is kept when a name is truncated.
 const EXTENSION: usize = 16;
 
 impl Naming for JolietNames {
@@ -38,7 +38,7 @@ impl Naming for JolietNames {
         let dot = dot.filter(|&at| at > 0 && units.len() - at - 1 <= EXTENSION);
         let (base, extension) = units.split_at(dot.unwrap_or(units.len()));
         let mut kept = base.len().min(room - extension.len() - digits.len());
-        // Not half of a character.
+        // Do not split a surrogate pair.
         if base[..kept].last().is_some_and(|unit| (0xD800..0xDC00).contains(unit)) {
             kept -= 1;
         }
@@ -46,8 +46,8 @@ impl Naming for JolietNames {
         false
     }
 
-    /// No version: neither mkisofs nor xorriso writes one here, and readers that look names up as
-    /// they are (pycdlib, and with it OpenStack's Ironic) would miss the file.
+    /// Appends no version: mkisofs and xorriso omit it, too, and readers that look up exact names
+    /// (pycdlib, and thus OpenStack Ironic) would not find the file.
     fn finish(&self, _is_dir: bool, _out: &mut Vec<u8>, _start: usize) {}
 
     fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
@@ -55,7 +55,8 @@ impl Naming for JolietNames {
     }
 }
 
-/// Whether a name may have it (Joliet Specification, "Allowed Character Set").
+/// Returns true if the character is allowed in a name (Joliet Specification, "Allowed Character
+/// Set").
 fn is_allowed(c: char) -> bool {
     c >= ' ' && !matches!(c, '*' | '/' | ':' | ';' | '?' | '\\')
 }
@@ -64,7 +65,7 @@ fn extend(out: &mut Vec<u8>, units: &[u16]) {
     out.extend(units.iter().flat_map(|unit| unit.to_be_bytes()));
 }
 
-/// Text for a field of so many bytes, as far as it fits; the rest are spaces.
+/// Encodes text for a field of `N` bytes: truncated to whole characters, padded with spaces.
 pub(super) fn field<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     for pair in bytes.chunks_exact_mut(2) {
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stay_but_for_what_is_forbidden() {
+    fn only_forbidden_characters_are_replaced() {
         let standard = |name: &str| named(Joliet::Standard, name.as_bytes(), None);
         assert_eq!(standard("emoji-😀.txt"), ("emoji-😀.txt".into(), true));
         assert_eq!(standard("a:b*c?d;e\\f"), ("a_b_c_d_e_f".into(), false));
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_cut_before_the_extension_and_not_within_a_character() {
+    fn long_names_are_truncated_before_the_extension_and_not_within_a_character() {
         let name = format!("{}.tar", "x".repeat(80));
         let (cut, faithful) = named(Joliet::Standard, name.as_bytes(), None);
         assert_eq!((cut, faithful), (format!("{}.tar", "x".repeat(60)), false));
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_cut_and_filled() {
+    fn a_field_is_truncated_and_padded() {
         assert_eq!(field::<6>("ab"), *b"\0a\0b\0 ");
         assert_eq!(field::<4>("abc"), *b"\0a\0b");
         assert_eq!(field::<4>("a😀"), *b"\0a\0 ");

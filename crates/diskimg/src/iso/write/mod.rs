@@ -1,19 +1,19 @@
-//! Building ISO images: plan every address, then emit every byte in order.
+//! Building of ISO images: assign every address, then write every byte in order.
 //!
 //! ```text
-//!   Builder ──► tree of nodes ──► Plan ──► emit: any writer, strictly in order
-//!   tree, scan, host, contents    │            write: a file, shared blocks where it can
+//!   Builder ──► tree of nodes ──► Plan ──► emit: to any writer, strictly in order
+//!   tree, scan, host, contents    │            write: to a file, with shared blocks if possible
 //!                                 │
-//!        names, joliet, identifier   a unique name for every file, in each tree
-//!        hierarchy                   directories numbered, records in order
+//!        names, joliet, identifier   a unique identifier for every file, in each tree
+//!        hierarchy                   numbers of directories, order of records
 //!        plan                        every address, the exact size
-//!        boot                        what starts a machine
-//!        descriptors, path_table, directory, rock_ridge      the bytes, when they are wanted
-//!        stream, emit                                        and out they go
+//!        boot                        boot catalog, boot images, MBR, GPT
+//!        descriptors, path_table, directory, rock_ridge      encoding, on demand
+//!        stream, emit                                        output
 //! ```
 //!
-//! The same tree and options make the same bytes, whatever the order in which
-//! a file system lists its names, and wherever the tree lies.
+//! The same tree and options produce the same bytes, independent of the location of the tree and of
+//! the order in which the file system lists names.
 
 mod boot;
 mod builder;

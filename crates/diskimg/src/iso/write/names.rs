@@ -1,23 +1,23 @@
-//! Names of the primary tree (ECMA-119, 7.5 and 7.6), as mkisofs makes them.
+//! Identifiers of the primary tree (ECMA-119, 7.5 and 7.6), compatible with mkisofs.
 
 use super::identifier::Naming;
 use super::options::{Level, NameRules};
 use std::cmp::Ordering;
 
-/// Makes names by [`NameRules`].
+/// Naming according to [`NameRules`].
 #[derive(Debug)]
 pub(super) struct PrimaryNames(pub(super) NameRules);
 
-/// What a name is cut to.
+/// Maximum lengths of an identifier in bytes.
 struct NameLengths {
-    /// Name, dot and extension together.
+    /// Name, dot and extension in total.
     total: usize,
     base: usize,
     extension: usize,
 }
 
 impl PrimaryNames {
-    fn room(&self) -> NameLengths {
+    fn max_lengths(&self) -> NameLengths {
         let rules = &self.0;
         match (rules.untranslated, rules.full_length || rules.level > Level::One) {
             (true, _) => NameLengths { total: 37, base: 37, extension: 36 },
@@ -26,7 +26,8 @@ impl PrimaryNames {
         }
     }
 
-    /// The name in characters that the rules allow, dots last but for the one that counts.
+    /// Appends the name to `out`, with characters that are not allowed replaced. Returns the offset
+    /// of the dot that separates the extension, if there is one.
     fn translate(&self, name: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         let start = out.len();
         let rules = &self.0;
@@ -67,29 +68,29 @@ impl Naming for PrimaryNames {
     fn make(&self, name: &[u8], is_dir: bool, number: Option<u32>, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         let dot = self.translate(name, out);
-        let mut room = self.room();
+        let mut max = self.max_lengths();
         let text = out.split_off(start);
         let (base, extension) = text.split_at(dot.unwrap_or(text.len()));
         let mut extension = extension.strip_prefix(b".").unwrap_or_default();
         let digits = number.map(|n| format!("{n:03}")).unwrap_or_default();
         if extension.is_empty() {
-            // A dot will follow.
+            // `finish` appends a dot.
             let dot = !is_dir && !self.0.omit_period && !self.0.untranslated;
-            room.base = room.base.min(room.total - usize::from(dot));
+            max.base = max.base.min(max.total - usize::from(dot));
         } else {
-            // Both are to be seen if both are long.
-            let least = (room.total - 1).saturating_sub(base.len()).max((room.total - 1) / 2);
-            extension = &extension[..extension.len().min(room.extension).min(least)];
-            room.base = room.base.min(room.total - 1 - extension.len());
+            // If both are long, each gets half of the total.
+            let share = (max.total - 1).saturating_sub(base.len()).max((max.total - 1) / 2);
+            extension = &extension[..extension.len().min(max.extension).min(share)];
+            max.base = max.base.min(max.total - 1 - extension.len());
         }
-        let kept = base.len().min(room.base.saturating_sub(digits.len()));
+        let kept = base.len().min(max.base.saturating_sub(digits.len()));
         out.extend_from_slice(&base[..kept]);
         out.extend_from_slice(digits.as_bytes());
         if !extension.is_empty() {
             out.push(b'.');
             out.extend_from_slice(extension);
         }
-        // Rock Ridge and Joliet have the name as it is; nobody is surprised by this one.
+        // Changed identifiers are normal in the primary tree, so none is reported.
         true
     }
 
@@ -106,7 +107,7 @@ impl Naming for PrimaryNames {
         }
     }
 
-    /// By name, then by extension, the shorter filled up with spaces (ECMA-119, 9.3).
+    /// Compares name, then extension, with the shorter one padded with spaces (ECMA-119, 9.3).
     fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
         let ((a_base, a_extension), (b_base, b_extension)) = (split(a), split(b));
         padded(a_base, b_base).then_with(|| padded(a_extension, b_extension)).then_with(|| a.cmp(b))
@@ -143,10 +144,10 @@ mod tests {
         String::from_utf8_lossy(&out[6..]).into_owned()
     }
 
-    /// What genisoimage 1.1.11 makes of them, with nothing, `-l`, `-U` (but for the length), and
-    /// what Nova tells it.
+    /// The expected names are those of genisoimage 1.1.11 without options, with `-l`, with `-U`
+    /// (except for the length), and with the options that OpenStack Nova uses.
     #[test]
-    fn names_are_those_of_mkisofs() {
+    fn names_are_the_same_as_those_of_mkisofs() {
         let strict = NameRules::strict();
         let full = NameRules { full_length: true, ..strict.clone() };
         let nova =
@@ -169,7 +170,7 @@ mod tests {
             (&untranslated, "x~;é", "x~;é"),
         ];
         for (rules, name, expected) in cases {
-            // A name that begins with a dot has one already, for some; not for us.
+            // genisoimage appends a dot to a name whose only dot is the first character; we do not.
             let expected = expected.replace(".profile.;1", ".profile;1");
             assert_eq!(named(rules, name, false, None), expected, "{name}");
         }
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_stand_before_the_extension_and_fit() {
+    fn numbers_precede_the_extension_and_fit_in_the_maximum_length() {
         let strict = NameRules::strict();
         assert_eq!(named(&strict, "readme", false, Some(0)), "READM000.;1");
         assert_eq!(named(&strict, "long_name.extension", false, Some(12)), "LONG_012.EXT;1");
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_keeps_what_cloud_tools_look_for() {
+    fn the_default_rules_keep_names_that_cloud_tools_look_up() {
         for name in ["meta-data", "user-data", "network_data.json", "a b", "x.y.z", ".dot"] {
             assert_eq!(named(&NameRules::default(), name, false, None), format!("{name};1"));
         }
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_by_name_then_by_extension() {
+    fn identifiers_are_ordered_by_name_then_by_extension() {
         let names = PrimaryNames(NameRules::default());
         for pair in [["A.TXT", "A-B.TXT"], ["A.A", "A.B"], ["A", "A.A"], ["A", "AA"], ["A!", "A\""]]
         {

@@ -1,4 +1,4 @@
-//! What a new image shall be like.
+//! Options for a new image.
 
 use crate::iso::boot::Platform;
 use crate::iso::time::Timestamp;
@@ -6,64 +6,66 @@ use crate::storage::source::Source;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a new image shall be like. The default has a primary tree of relaxed names, Rock Ridge
-/// with root as owner, and Joliet: what every reader finds its way in.
+/// Options for a new image. The default is a primary tree with relaxed names, Rock Ridge with root
+/// as the owner of all files, and Joliet, which suits all common readers.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CreateOptions {
-    /// Volume identifier: at most 32 bytes, taken as they are. "CDROM" by default, as mkisofs.
+    /// Volume identifier, recorded as it is: at most 32 bytes. "CDROM" by default, as with mkisofs.
     pub volume_id: String,
     /// System identifier: at most 32 bytes. "LINUX" by default.
     pub system_id: String,
     /// Volume set identifier: at most 128 bytes.
     pub volume_set_id: String,
-    /// Publisher: at most 128 bytes.
+    /// Publisher identifier: at most 128 bytes.
     pub publisher: String,
-    /// Data preparer: at most 128 bytes. Says nothing of this program unless asked.
+    /// Data preparer identifier: at most 128 bytes. Empty by default.
     pub preparer: String,
-    /// Application: at most 128 bytes.
+    /// Application identifier: at most 128 bytes.
     pub application: String,
-    /// How names of the primary tree are made.
+    /// Rules for the identifiers of the primary tree.
     pub names: NameRules,
-    /// POSIX names and attributes; `None`: no Rock Ridge.
+    /// Rock Ridge: POSIX names and attributes.
     pub rock_ridge: Option<RockRidge>,
-    /// A tree of UTF-16 names; `None`: no Joliet.
+    /// Joliet: a second tree with UTF-16 names.
     pub joliet: Option<Joliet>,
-    /// Owner of everything, instead of what the tree or [`RockRidge::Rationalized`] says.
+    /// User ID of all files, instead of that in the tree or of [`RockRidge::Rationalized`].
     pub uid: Option<u32>,
-    /// Group of everything.
+    /// Group ID of all files.
     pub gid: Option<u32>,
-    /// Permissions of every directory.
+    /// Permissions of all directories.
     pub dir_mode: Option<u32>,
-    /// Permissions of every file that is none.
+    /// Permissions of all files that are not directories.
     pub file_mode: Option<u32>,
-    /// Directories deeper than eight stay where they are (ECMA-119 forbids it, every reader
-    /// takes it). Otherwise they are moved to `rr_moved`, which needs Rock Ridge.
+    /// Keep directories below the eighth level at their position. ECMA-119 forbids that, but all
+    /// known readers accept it. Otherwise such directories are relocated to `rr_moved`, which
+    /// requires Rock Ridge.
     pub deep_directories: bool,
-    /// Follow symbolic links of the tree instead of recording them. Without Rock Ridge a link
-    /// that is not followed cannot be recorded, and is an error.
+    /// Follow symbolic links instead of recording them. Without Rock Ridge, symbolic links cannot
+    /// be recorded and are an error unless followed.
     pub follow_symlinks: bool,
-    /// No moment recorded is later: SOURCE_DATE_EPOCH's rule. `None`: times are as they are, and
-    /// the volume's own is that of the youngest file.
+    /// Latest timestamp to record; later ones are replaced by it, as specified for
+    /// SOURCE_DATE_EPOCH. With `None`, timestamps are recorded unchanged.
     pub latest: Option<Timestamp>,
-    /// The volume's creation and modification time.
+    /// Creation and modification time of the volume. With `None`, the modification time of the
+    /// newest file.
     pub volume_time: Option<Timestamp>,
-    /// All files' times.
+    /// Timestamps of all files.
     pub file_time: Option<Timestamp>,
-    /// Zeros behind the end, in sectors of 2048 bytes: drives read ahead. mkisofs has 150; none
-    /// by default. With [`boot`](Self::boot) there are 16 at least, for boot loaders read ahead,
-    /// too.
+    /// Number of sectors of zeros (2048 bytes each) at the end, for drives that read ahead. 0 by
+    /// default; 150 in mkisofs. With [`boot`](Self::boot) at least 16, because boot loaders read
+    /// ahead, too.
     pub padding: u32,
-    /// File contents begin at a multiple of this many bytes: a power of two from 2048 to 1 MiB.
-    /// At 4096 file systems can share them (reflinks). 2048 by default.
+    /// Alignment of file contents in bytes: a power of two from 2048 to 1 MiB. With 4096 or more,
+    /// file systems can share blocks (reflinks). 2048 by default.
     pub alignment: u32,
-    /// El Torito's entries, the default one first. None: not bootable.
+    /// El Torito boot entries; the first is the default entry. The image is not bootable if empty.
     pub boot: Vec<BootEntry>,
-    /// Path of the boot catalog in the image; "boot.cat" by default, in the root.
+    /// Path of the boot catalog in the image. "boot.cat" by default.
     pub boot_catalog: String,
-    /// Whether the boot catalog has a name in the trees. True by default.
+    /// Record the boot catalog as a file in the trees. True by default.
     pub boot_catalog_visible: bool,
-    /// What makes the image start from a disk, too.
+    /// Contents of the system area, for booting from a disk.
     pub hybrid: Hybrid,
 }
 
@@ -98,40 +100,41 @@ impl Default for CreateOptions {
     }
 }
 
-/// How strict names of the primary tree are (ECMA-119, 10).
+/// Interchange level (ECMA-119, 10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Level {
-    /// Eight characters, a dot, three characters; files in one piece.
+    /// Names of eight characters and an extension of three; files with one file section.
     One,
-    /// 31 characters; files in one piece.
+    /// Names of up to 31 characters; files with one file section.
     Two,
-    /// 31 characters; files in several pieces: the only one for files of 4 GiB and more.
+    /// Names of up to 31 characters; files with several file sections, which files of 4 GiB and
+    /// more require.
     Three,
 }
 
-/// How names of the primary tree are made of the files' own. mkisofs has an option for each.
+/// Rules for converting file names to identifiers of the primary tree. The corresponding options of
+/// mkisofs are in parentheses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NameRules {
-    /// Name lengths and file sections. [`Level::Three`] by default.
+    /// Interchange level: name lengths and file sections. [`Level::Three`] by default.
     pub level: Level,
-    /// 31 characters at any level (`-l`).
+    /// Allow 31 characters at any level (`-l`).
     pub full_length: bool,
-    /// Names may begin with a dot (`-ldots`, `-allow-leading-dots`).
+    /// Allow names to start with a dot (`-ldots`, `-allow-leading-dots`).
     pub leading_dots: bool,
-    /// Lower case stays (`-allow-lowercase`).
+    /// Allow lower case letters (`-allow-lowercase`).
     pub lowercase: bool,
-    /// More than one dot stays (`-allow-multidot`).
+    /// Allow more than one dot (`-allow-multidot`).
     pub multiple_dots: bool,
-    /// Every ASCII character but `/`, `;` and NUL stays (`-relaxed-filenames`).
+    /// Allow all ASCII characters except `/`, `;` and NUL (`-relaxed-filenames`).
     pub relaxed: bool,
-    /// Names stay as they are, whatever they consist of, up to 37 bytes without a version
-    /// (`-U`).
+    /// Record names unchanged, up to 37 bytes, without a version (`-U`).
     pub untranslated: bool,
-    /// No dot behind a name without extension (`-d`).
+    /// Omit the trailing dot of names without an extension (`-d`).
     pub omit_period: bool,
-    /// No `;1` (`-N`).
+    /// Omit the version `;1` (`-N`).
     pub omit_version: bool,
 }
 
@@ -152,7 +155,7 @@ impl Default for NameRules {
 }
 
 impl NameRules {
-    /// What mkisofs does when it is told nothing: upper case, digits and `_`, 8.3.
+    /// Returns the default rules of mkisofs: upper case letters, digits and `_`, 8.3 characters.
     pub fn strict() -> Self {
         Self {
             level: Level::One,
@@ -168,53 +171,52 @@ impl NameRules {
     }
 }
 
-/// Whose files they are.
+/// Owners and permissions recorded with Rock Ridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RockRidge {
     /// As in the source tree (`-R`).
     Preserved,
-    /// Owner and group 0, readable by all, writable by none, executable by all if by anyone
-    /// (`-r`).
+    /// Owner and group 0; readable by all, writable by none, executable by all if executable by
+    /// anyone (`-r`).
     Rationalized,
 }
 
-/// How long names of the Joliet tree may be.
+/// Maximum length of names in the Joliet tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Joliet {
-    /// 64 UTF-16 units, as the specification says.
+    /// 64 UTF-16 units, as specified.
     Standard,
-    /// 103 units: what fits, and every known reader takes (`-joliet-long`).
+    /// 103 UTF-16 units, which all known readers accept (`-joliet-long`).
     Long,
 }
 
-/// One entry of El Torito's boot catalog.
+/// An entry of the El Torito boot catalog.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct BootEntry {
-    /// Which firmware it is for.
+    /// Platform.
     pub platform: Platform,
-    /// What is loaded.
+    /// Boot image.
     pub image: BootImage,
-    /// Whether it poses as a disk.
+    /// Emulation of a disk.
     pub emulation: Emulation,
-    /// Where a BIOS loads it: a segment; 0 is 0x7C0.
+    /// Segment that a BIOS loads the image to; 0 means 0x7C0.
     pub load_segment: u16,
-    /// Sectors of 512 bytes that are loaded. `None`: all of it without emulation (of 32 MiB and
-    /// more UEFI alone loads all), one of a disk that is emulated.
+    /// Number of 512-byte sectors to load. With `None`, the whole image without emulation (for
+    /// images of 32 MiB and more only with UEFI), and one sector with emulation.
     pub load_sectors: Option<u16>,
-    /// Write the boot info table into the image as it goes out: 56 bytes from offset 8 on
-    /// (`-boot-info-table`).
+    /// Write a boot info table to the boot image: 56 bytes at offset 8 (`-boot-info-table`).
     pub info_table: bool,
-    /// Write where it lies for GRUB: 8 bytes at 2548 (`--grub2-boot-info`).
+    /// Write the address of the boot image for GRUB: 8 bytes at offset 2548 (`--grub2-boot-info`).
     pub grub2_info: bool,
-    /// Also show it as a partition of the GPT (`-isohybrid-gpt-basdat`).
+    /// Add a partition for the boot image to the GPT (`-isohybrid-gpt-basdat`).
     pub in_gpt: bool,
 }
 
 impl BootEntry {
-    /// An entry for a file of the image, without emulation.
+    /// Creates an entry without emulation.
     pub fn new(platform: Platform, image: BootImage) -> Self {
         Self {
             platform,
@@ -229,73 +231,74 @@ impl BootEntry {
     }
 }
 
-/// What a boot entry loads.
+/// Image of a boot entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BootImage {
-    /// The file of this path in the image.
+    /// The file with this path in the image.
     File(String),
-    /// The appended partition of this number (see [`Hybrid::appended`]).
+    /// The appended partition with this number (see [`Hybrid::appended`]).
     AppendedPartition(u32),
 }
 
-/// Whether a boot image poses as a disk (El Torito, 2.2).
+/// Emulation of a disk by a boot image (El Torito, 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Emulation {
-    /// It is loaded and started.
+    /// No emulation: the image is loaded and executed.
     None,
-    /// It is a floppy disk, its kind told by its size: 1.2, 1.44 or 2.88 MB.
+    /// Floppy disk of 1.2, 1.44 or 2.88 MB, according to the length of the image.
     Floppy,
-    /// It is a hard disk with one partition.
+    /// Hard disk with one partition.
     HardDisk,
 }
 
-/// What the system area holds, so that the image starts from a disk, too.
+/// Contents of the system area and partitions, for booting the image from a disk.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Hybrid {
-    /// A template of isohybrid's MBR (syslinux's `isohdpfx.bin`): at least 432 bytes of code, which
-    /// finds the boot image's address at 432.
+    /// MBR code of isohybrid (`isohdpfx.bin` from syslinux): at least 432 bytes. It reads the
+    /// address of the boot image at offset 432.
     pub isohybrid_mbr: Option<Vec<u8>>,
-    /// GRUB's MBR (`boot_hybrid.img`): 440 bytes of code, which finds the address at 0x1B0.
+    /// MBR code of GRUB (`boot_hybrid.img`): at least 440 bytes. It reads the address of the boot
+    /// image at offset 432.
     pub grub2_mbr: Option<Vec<u8>>,
-    /// Where the first partition, the volume's, begins: in sectors of 2048 bytes; 0 by default
-    /// (`-partition_offset`). It begins within the volume then, and cannot be mounted by itself.
+    /// Start of the first partition, which contains the volume, in sectors of 2048 bytes; 0 by
+    /// default (`-partition_offset`). If it is not 0, the partition does not contain the start of
+    /// the volume and cannot be mounted.
     pub partition_offset: u32,
-    /// Partitions behind the file system.
+    /// Partitions after the file system.
     pub appended: Vec<AppendedPartition>,
-    /// Appended partitions are in a GPT, and the MBR is a protective one
-    /// (`-appended_part_as_gpt`).
+    /// Record appended partitions in a GPT, with a protective MBR (`-appended_part_as_gpt`).
     pub appended_as_gpt: bool,
 }
 
-/// A partition behind the file system, byte for byte.
+/// A partition after the file system.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AppendedPartition {
-    /// Its number: 1 to 4 in an MBR, where 1 takes the place of the volume's own; 1 to 128 in a
-    /// GPT.
+    /// Partition number: 1 to 4 in an MBR, where 1 replaces the partition of the volume; 1 to 128
+    /// in a GPT.
     pub number: u32,
-    /// Its type in an MBR (0xEF: EFI system partition). In a GPT, 0xEF stands for the EFI
-    /// system partition's GUID and everything else for basic data.
+    /// Partition type in an MBR (0xEF for an EFI system partition). In a GPT, 0xEF selects the GUID
+    /// of an EFI system partition, any other type that of basic data.
     pub kind: u8,
-    /// Its bytes.
+    /// Contents of the partition.
     pub contents: PartitionContents,
 }
 
-/// What an appended partition is a copy of.
+/// Contents of an appended partition.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum PartitionContents {
     /// A file of the host.
     File(PathBuf),
-    /// Bytes from anywhere.
+    /// Any other source.
     Source(Arc<dyn Source>),
 }
 
 impl AppendedPartition {
-    /// This file as that partition.
+    /// Creates a partition with the contents of the host file at `path`.
     pub fn new(number: u32, kind: u8, path: impl Into<PathBuf>) -> Self {
         Self { number, kind, contents: PartitionContents::File(path.into()) }
     }

@@ -1,20 +1,20 @@
-//! Path tables (ECMA-119, 9.4): every directory, by level.
+//! Encoding of path tables (ECMA-119, 9.4): all directories, by level.
 
 use super::hierarchy::Hierarchy;
 use crate::storage::number::{to_u8, to_u16, to_u64, to_usize};
 
-/// Bytes of a path table.
+/// Returns the length of a path table in bytes.
 pub(super) fn len(hierarchy: &Hierarchy) -> u64 {
     let len = |name: &[u8]| 8 + to_u64(name.len().next_multiple_of(2));
     hierarchy.dirs.iter().map(|dir| len(hierarchy.dir_name(dir))).sum()
 }
 
-/// A path table: its numbers little-endian (type L) or big-endian (type M).
+/// Encodes a path table with little-endian (type L) or big-endian (type M) numbers.
 pub(super) fn table(hierarchy: &Hierarchy, big: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(to_usize(len(hierarchy)));
     for dir in &hierarchy.dirs {
         let name = hierarchy.dir_name(dir);
-        // Directories were counted: their numbers have 16 bits.
+        // `Hierarchy::new` ensures that numbers fit in 16 bits.
         let parent = to_u16(dir.parent) + 1;
         bytes.extend_from_slice(&[to_u8(name.len()), 0]);
         if big {

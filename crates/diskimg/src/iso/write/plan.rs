@@ -1,15 +1,15 @@
-//! Every address of an image, before a byte of it is written.
+//! The layout of a new image: all addresses are assigned before anything is written.
 //!
 //! ```text
 //!   0    system area
-//!   16   primary descriptor [boot record] [Joliet's descriptor] terminator
-//!        path tables: primary L, M [, Joliet's L, M]
+//!   16   primary descriptor [boot record] [Joliet descriptor] terminator
+//!        path tables: primary L, M [, Joliet L, M]
 //!        directories of the primary tree, each with its continuation areas
-//!        directories of Joliet's
-//!        a sector of zeros, where files without bytes are said to be
-//!        contents: boot catalog and boot images, then in the order of the primary tree; each at
-//!        a multiple of the alignment
-//!        appended partitions, padding, GPT's second copy: see `boot::hybrid`
+//!        directories of the Joliet tree
+//!        a sector of zeros, which the records of empty files refer to
+//!        contents: boot catalog, boot images, then files in the order of the primary tree; all
+//!        aligned
+//!        appended partitions, padding, backup GPT: see `boot::hybrid`
 //! ```
 
 use super::boot::Boot;
@@ -27,23 +27,25 @@ use super::tree::{Kind, NodeId, ROOT, Times, Tree, TreeNode};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
+use crate::remedy::Remedy;
 use crate::report::printable::printable;
 use crate::storage::number::{to_index, to_u32, to_u64};
 
-/// The first sector behind the system area.
+/// First sector after the system area.
 const DESCRIPTORS: u32 = 16;
 
-/// How many warnings are kept.
-const WARNINGS: usize = 100;
+/// Maximum number of warnings that are kept.
+const MAX_WARNINGS: usize = 100;
 
-/// Linux shows no more of a Rock Ridge name (fs/isofs/rock.c, get_rock_ridge_filename).
+/// Maximum length in bytes of a Rock Ridge name that Linux does not truncate (fs/isofs/rock.c,
+/// get_rock_ridge_filename).
 const LINUX_NAME: usize = 253;
 
-/// A content that no file has.
-pub(super) const NOWHERE: u32 = u32::MAX;
+/// Address of a content that no file has.
+pub(super) const UNPLACED: u32 = u32::MAX;
 
-/// An image that has all its addresses and no bytes yet: [`emit`](Self::emit) or
-/// [`write`](Self::write) it.
+/// The layout of a new image, with all addresses assigned. [`emit`](Self::emit) and
+/// [`write`](Self::write) write the image.
 #[derive(Debug)]
 pub struct Plan {
     pub(super) options: CreateOptions,
@@ -52,13 +54,13 @@ pub struct Plan {
     pub(super) dirs: HostDirs,
     pub(super) primary: Hierarchy,
     pub(super) joliet: Option<Hierarchy>,
-    /// First sector of each content; [`NOWHERE`] if no file has it.
+    /// First sector of each content; [`UNPLACED`] if no file has it.
     pub(super) content_lba: Vec<u32>,
-    /// The contents that are written, in their order.
+    /// The contents to be written, in order.
     pub(super) order: Vec<u32>,
-    /// The sector where files without bytes are, and whether there is one.
+    /// The sector that the records of empty files refer to, if there are any.
     pub(super) empty: Option<u32>,
-    /// By [`TreeNode::inode`].
+    /// Link count and serial number, by [`TreeNode::inode`].
     pub(super) files: Vec<FileNumbers>,
     pub(super) volume: Volume,
     pub(super) boot: Boot,
@@ -67,7 +69,7 @@ pub struct Plan {
     warnings: Vec<String>,
 }
 
-/// What Rock Ridge says of a file that may have several names.
+/// Link count and serial number of a file, for Rock Ridge.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct FileNumbers {
     pub(super) links: u32,
@@ -76,7 +78,7 @@ pub(super) struct FileNumbers {
 
 impl Plan {
     pub(super) fn new(mut builder: Builder) -> Result<Self> {
-        check(&builder.options)?;
+        check_options(&builder.options)?;
         let boot = Boot::new(&mut builder)?;
         let Builder { options, mut tree, contents, dirs, mut open, .. } = builder;
         let moved = match options.deep_directories {
@@ -84,8 +86,9 @@ impl Plan {
             false => Relocation::find(&mut tree)?,
         };
         if !moved.is_empty() && options.rock_ridge.is_none() {
-            let message = "directories deeper than eight can only be moved with Rock Ridge";
-            return Err(Error::invalid(message).hint("let them stay where they are"));
+            let message =
+                "directories below the eighth level can only be relocated with Rock Ridge";
+            return Err(Error::invalid(message).hint("keep them at their position"));
         }
         let mut warnings = Warnings::default();
         if options.rock_ridge.is_some() {
@@ -93,24 +96,24 @@ impl Plan {
         }
         let naming = PrimaryNames(options.names.clone());
         let plan =
-            hierarchy::Plan { naming: &naming, plain: false, moved: &moved, tell: &mut |_| {} };
+            hierarchy::Plan { naming: &naming, plain: false, moved: &moved, report: &mut |_| {} };
         let primary = Hierarchy::new(&tree, plan)?;
         let joliet = options.joliet.map(|joliet| {
             let plan = hierarchy::Plan {
                 naming: &JolietNames(joliet),
                 plain: true,
                 moved: &Relocation::default(),
-                tell: &mut |node| warnings.add(tree.name(node), "Joliet cannot hold it as it is"),
+                report: &mut |node| warnings.add(tree.name(node), "changed in the Joliet tree"),
             };
             Hierarchy::new(&tree, plan)
         });
         let joliet = joliet.transpose()?;
         let patched: Vec<_> = boot.first().collect();
-        let stands_for = contents.find_same(&tree, &dirs, &mut open, &patched);
-        tree.replace_contents(&stands_for);
+        let replacements = contents.find_same(&tree, &dirs, &mut open, &patched);
+        tree.replace_contents(&replacements);
         let root_time = Timestamp::default();
         let mut plan = Self {
-            content_lba: vec![NOWHERE; contents.len()],
+            content_lba: vec![UNPLACED; contents.len()],
             order: Vec::new(),
             empty: None,
             files: vec![FileNumbers::default(); to_index(tree.last_inode()) + 1],
@@ -129,33 +132,34 @@ impl Plan {
         plan.order_boot_files();
         plan.number_files()?;
         plan.find_times();
-        plan.place()?;
+        plan.assign_addresses()?;
         Ok(plan)
     }
 
-    /// Exactly how many bytes the image will have.
+    /// Returns the exact length of the image in bytes.
     pub fn size(&self) -> u64 {
         self.boot.total() * SECTOR
     }
 
-    /// What some readers will see otherwise: names that Joliet cannot hold as they are, or that
-    /// are too long for Linux.
+    /// Returns warnings about names that some readers will show differently: names that Joliet
+    /// cannot represent, and names that are too long for Linux.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What starts a machine comes before all other contents.
+    /// Places boot catalog and boot images before all other contents.
     fn order_boot_files(&mut self) {
         for content in self.boot.first() {
             let lba = &mut self.content_lba[to_index(content)];
-            if *lba == NOWHERE {
+            if *lba == UNPLACED {
                 *lba = 0;
                 self.order.push(content);
             }
         }
     }
 
-    /// Gives numbers to files, and an order to contents; sees that all can be recorded.
+    /// Assigns serial numbers, counts links, and determines the order of contents. Checks that all
+    /// files can be recorded.
     fn number_files(&mut self) -> Result<()> {
         self.files[0] = FileNumbers { links: 1, serial: 1 };
         let mut serial = 1;
@@ -178,11 +182,11 @@ impl Plan {
                     Kind::File(content) => {
                         let len = self.contents.get(content).len;
                         if len > u64::from(u32::MAX) && self.options.names.level < Level::Three {
-                            return Err(self.too_long(dir, entry.node, len));
+                            return Err(self.too_large(dir, entry.node, len));
                         }
                         needs_empty |= len == 0;
                         let lba = &mut self.content_lba[to_index(content)];
-                        if len > 0 && *lba == NOWHERE {
+                        if len > 0 && *lba == UNPLACED {
                             *lba = 0;
                             self.order.push(content);
                         }
@@ -194,16 +198,17 @@ impl Plan {
                 }
             }
         }
-        // Its address comes with the others.
+        // The address is assigned later.
         self.empty = needs_empty.then_some(0);
         Ok(())
     }
 
-    fn too_long(&self, dir: &Directory, node: NodeId, len: u64) -> Error {
+    fn too_large(&self, dir: &Directory, node: NodeId, len: u64) -> Error {
         let path = self.path(dir, node);
-        let message =
-            format!("\"{path}\" has {len} bytes; files of 4 GiB and more need interchange level 3");
-        Error::invalid(message).hint("-iso-level 3")
+        let message = format!(
+            "\"{path}\" has {len} bytes; files of 4 GiB and more require interchange level 3"
+        );
+        Error::invalid(message).with_remedy(Remedy::IsoLevel3)
     }
 
     fn not_recorded(&self, dir: &Directory, node: NodeId) -> Error {
@@ -215,10 +220,10 @@ impl Plan {
         };
         let path = self.path(dir, node);
         let message = format!("\"{path}\" is a {what}, which only Rock Ridge can record");
-        Error::invalid(message).hint("turn Rock Ridge on, follow links, or exclude it")
+        Error::invalid(message).hint("enable Rock Ridge, follow symbolic links, or exclude it")
     }
 
-    /// A path of the image, for people.
+    /// Returns a path in the image for error messages.
     fn path(&self, dir: &Directory, node: NodeId) -> String {
         let mut names = vec![self.tree.name(node)];
         let mut dir = dir;
@@ -230,15 +235,17 @@ impl Plan {
         String::from_utf8_lossy(&names.join(&b"/"[..])).into_owned()
     }
 
-    /// The volume's time is that of the youngest file, unless someone said another.
+    /// Sets the time of the volume: that in the options, or the modification time of the newest
+    /// file.
     fn find_times(&mut self) {
         let root = std::iter::once(ROOT);
         let nodes = root.chain(self.primary.entries.iter().map(|entry| entry.node));
         let times = nodes.filter_map(|node| self.tree.node(node).times.modified);
-        let youngest = self.options.file_time.or_else(|| times.max());
-        let clamped = youngest.map(|time| self.clamp(time));
+        let newest = self.options.file_time.or_else(|| times.max());
+        let clamped = newest.map(|time| self.clamp(time));
         let time = clamped.or(self.options.latest).unwrap_or_default();
-        // As Rock Ridge will tell it, so that an image of this image is the same.
+        // In whole seconds like the file times in Rock Ridge, so that an image built from the
+        // contents of this image has the same volume time.
         let time = Timestamp::from_seconds(time.seconds);
         self.volume.time = self.options.volume_time.unwrap_or(time);
         self.volume.root_time = self.times(self.tree.node(ROOT))[0];
@@ -248,8 +255,8 @@ impl Plan {
         self.options.latest.map_or(time, |latest| time.min(latest))
     }
 
-    /// Last change, last read, last change of attributes, as they are recorded. Who said
-    /// nothing has the volume's time.
+    /// Returns the times of modification, access and attribute change to be recorded. A node
+    /// without a modification time gets that of the volume.
     pub(super) fn times(&self, node: &TreeNode) -> [Timestamp; 3] {
         let Times { modified, accessed, changed } = node.times;
         if let Some(time) = self.options.file_time {
@@ -260,7 +267,7 @@ impl Plan {
         times.map(|time| self.clamp(time))
     }
 
-    /// Owner, group and permissions as they are recorded.
+    /// Returns the user ID, group ID and permissions to be recorded.
     pub(super) fn owner_and_mode(&self, node: &TreeNode) -> (u32, u32, u32) {
         let rationalized = self.options.rock_ridge == Some(RockRidge::Rationalized);
         let (mut uid, mut gid, mut mode) = (node.uid, node.gid, node.mode);
@@ -279,8 +286,8 @@ impl Plan {
         (self.options.uid.unwrap_or(uid), self.options.gid.unwrap_or(gid), mode & 0o7777)
     }
 
-    /// Gives everything its address.
-    fn place(&mut self) -> Result<()> {
+    /// Assigns all addresses.
+    fn assign_addresses(&mut self) -> Result<()> {
         let descriptors = 2 + u32::from(self.boot.has_catalog()) + u32::from(self.joliet.is_some());
         let mut at = Cursor(DESCRIPTORS + descriptors);
         self.primary_tables = at.path_tables(&self.primary)?;
@@ -313,10 +320,10 @@ impl Plan {
             else {
                 continue;
             };
-            // Both are below the volume's sectors, which have 32 bits.
+            // Both are less than the number of sectors of the volume, which fits in 32 bits.
             (dir.lba, dir.sectors, dir.continued) = (lba, to_u32(sectors), to_u32(continued));
             if u64::from(dir.sectors) * SECTOR > u64::from(u32::MAX) {
-                return Err(Error::limit("the records of a directory take more than 4 GiB"));
+                return Err(Error::limit("the records of a directory exceed 4 GiB"));
             }
         }
         let root = self.hierarchy(space).and_then(|hierarchy| hierarchy.dirs.first());
@@ -349,12 +356,12 @@ impl Plan {
 struct Cursor(u32);
 
 impl Cursor {
-    /// Takes whole sectors for so many bytes.
+    /// Allocates whole sectors for `len` bytes. Returns the first one.
     fn take(&mut self, len: u64) -> Result<u32> {
         let start = self.0;
         let end = u64::from(start).checked_add(len.div_ceil(SECTOR));
         let end = end.and_then(|end| u32::try_from(end).ok());
-        let message = "the image would have more than 4 thousand million sectors (8 TiB)";
+        let message = "the image would exceed 2^32 sectors (8 TiB)";
         self.0 = end.ok_or_else(|| Error::limit(message))?;
         Ok(start)
     }
@@ -366,7 +373,7 @@ impl Cursor {
     }
 
     fn path_tables(&mut self, hierarchy: &Hierarchy) -> Result<Tables> {
-        // At most 65535 directories, whose names have at most 255 bytes.
+        // Fits in 32 bits: at most 65535 directories with names of at most 255 bytes.
         let len = path_table::len(hierarchy);
         let [little, big] = [self.take(len)?, self.take(len)?];
         Ok(Tables { path_table: to_u32(len), little, big, ..Tables::default() })
@@ -381,34 +388,35 @@ struct Warnings {
 
 impl Warnings {
     fn add(&mut self, name: &[u8], why: &str) {
-        if self.kept.len() == WARNINGS {
+        if self.kept.len() == MAX_WARNINGS {
             self.more += 1;
             return;
         }
-        self.kept.push(format!("the name \"{}\": {why}", String::from_utf8_lossy(name)));
+        self.kept.push(format!("the name \"{}\" is {why}", String::from_utf8_lossy(name)));
     }
 
     fn long_names(&mut self, tree: &Tree) {
         for id in tree.all() {
             if tree.name(id).len() > LINUX_NAME {
-                self.add(tree.name(id), "Linux shows its first 250 bytes");
+                self.add(tree.name(id), "truncated to 250 bytes by Linux");
             }
         }
     }
 
     fn finish(mut self) -> Vec<String> {
         if self.more > 0 {
-            self.kept.push(format!("the same of {} more names", self.more));
+            self.kept.push(format!("{} more names are changed or truncated", self.more));
         }
         self.kept
     }
 }
 
-fn check(options: &CreateOptions) -> Result<()> {
+fn check_options(options: &CreateOptions) -> Result<()> {
     descriptors::check(options)?;
     let alignment = options.alignment;
     if !alignment.is_power_of_two() || !(2048..=1 << 20).contains(&alignment) {
-        let message = format!("alignment {alignment}: not a power of two from 2048 to 1048576");
+        let message =
+            format!("the alignment {alignment} is not a power of two from 2048 to 1048576");
         return Err(Error::invalid(message));
     }
     Ok(())

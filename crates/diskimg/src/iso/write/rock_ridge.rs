@@ -1,30 +1,30 @@
-//! What Rock Ridge says of a file: the entries of a record's system use field
-//! (SUSP 1.12, RRIP 1.12).
+//! Rock Ridge: encoding of the system use entries of a directory record (SUSP 1.12, RRIP 1.12).
 //!
 //! ```text
-//!   record   identifier │ SP PX TF NM SL …  CE ──┐     what fits into 254 bytes
-//!   area of the directory    … NM SL  CE ──┐ ◄───┘     within one sector, CE last
-//!                            … SL    ◄─────┘
+//!   directory record   identifier │ SP PX TF NM SL …  CE ──┐     up to 254 bytes in total
+//!   continuation areas                 … NM SL  CE ──┐ ◄───┘     each within one sector, CE last
+//!                                      … SL    ◄─────┘
 //! ```
 
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::storage::number::{to_u8, to_u32, to_usize};
 
-/// Bytes of a CE entry.
+/// Length of a CE entry in bytes.
 const CE: usize = 28;
 
-/// Bytes of a directory record at most: 255, but an even number.
+/// Maximum length of a directory record in bytes: the largest even number below 256.
 const RECORD: usize = 254;
 
-/// Bytes of an SL entry before its components, and with them.
+/// Length in bytes of an SL entry without its components.
 const LINK_HEAD: usize = 5;
+/// Maximum length in bytes of an SL entry.
 const LINK_ENTRY: usize = 255;
 
-/// The flag of what goes on in the next entry.
+/// Flag of an entry or component that continues in the next entry.
 const CONTINUES: u8 = 1;
 
-/// The text of an ER entry: who sees it knows that Rock Ridge is meant (RRIP 1.12, 4.3).
+/// Identifier, descriptor and source of the ER entry for Rock Ridge (RRIP 1.12, 4.3).
 const EXTENSION: [&[u8]; 3] = [
     b"RRIP_1991A",
     b"THE ROCK RIDGE INTERCHANGE PROTOCOL PROVIDES SUPPORT FOR POSIX FILE SYSTEM SEMANTICS",
@@ -32,10 +32,10 @@ const EXTENSION: [&[u8]; 3] = [
       PRIMARY VOLUME DESCRIPTOR FOR CONTACT INFORMATION.",
 ];
 
-/// POSIX attributes as they are recorded.
+/// POSIX attributes, as recorded in PX.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Posix {
-    /// With the file's type.
+    /// File type and permissions.
     pub(super) mode: u32,
     pub(super) links: u32,
     pub(super) uid: u32,
@@ -43,7 +43,7 @@ pub(super) struct Posix {
     pub(super) serial: u32,
 }
 
-/// Entries of one system use field, one after the other.
+/// The encoded system use entries of one directory record.
 #[derive(Debug, Default)]
 pub(super) struct Entries(Vec<u8>);
 
@@ -53,7 +53,7 @@ impl Entries {
     }
 
     fn head(&mut self, signature: [u8; 2], len: usize) {
-        // Entries are at most 255 bytes long by construction.
+        // No entry is longer than 255 bytes.
         self.0.extend_from_slice(&[signature[0], signature[1], to_u8(len), 1]);
     }
 
@@ -61,13 +61,13 @@ impl Entries {
         self.0.extend_from_slice(&both_endian_32(value));
     }
 
-    /// SP: system use begins where it should (SUSP, 5.3). The root's first.
+    /// Adds SP with no bytes to skip (SUSP, 5.3). It must be the first entry of the root.
     pub(super) fn sharing(&mut self) {
         self.head(*b"SP", 7);
         self.0.extend_from_slice(&[0xBE, 0xEF, 0]);
     }
 
-    /// ER (SUSP, 5.5).
+    /// Adds ER (SUSP, 5.5).
     pub(super) fn extension(&mut self) {
         let [id, text, source] = EXTENSION;
         self.head(*b"ER", 8 + id.len() + text.len() + source.len());
@@ -75,14 +75,15 @@ impl Entries {
         EXTENSION.iter().for_each(|part| self.0.extend_from_slice(part));
     }
 
-    /// PX, the longer form, whose serial number tells which names are one file (RRIP, 4.1.1).
+    /// Adds PX in the form with a serial number, which is the same for all names of a file (RRIP,
+    /// 4.1.1).
     pub(super) fn posix(&mut self, posix: &Posix) {
         self.head(*b"PX", 44);
         let Posix { mode, links, uid, gid, serial } = *posix;
         [mode, links, uid, gid, serial].into_iter().for_each(|value| self.both(value));
     }
 
-    /// TF: last change, last read, last change of attributes (RRIP, 4.1.6).
+    /// Adds TF: times of modification, access and attribute change (RRIP, 4.1.6).
     pub(super) fn times(&mut self, modified: Timestamp, accessed: Timestamp, changed: Timestamp) {
         self.head(*b"TF", 5 + 3 * 7);
         self.0.push(0x02 | 0x04 | 0x08);
@@ -91,11 +92,12 @@ impl Entries {
         }
     }
 
-    /// PN: a device's numbers (RRIP, 4.1.2: the halves of a 64-bit dev_t).
+    /// Adds PN: a device number (RRIP, 4.1.2: the halves of a 64-bit dev_t).
     ///
-    /// Linux takes the low half for all of an old 16-bit number if the high half is zero, and
-    /// otherwise the two for major and minor; others put the halves together to a dev_t of the
-    /// C library. Small numbers are recorded so that all see the same, others as Linux has them.
+    /// If the high half is zero, Linux treats the low half as a 16-bit device number; otherwise it
+    /// treats the halves as major and minor number. Other readers combine the halves to a dev_t of
+    /// the C library. Small numbers are recorded such that all readers agree, others as Linux
+    /// expects them.
     pub(super) fn device(&mut self, major: u32, minor: u32) {
         let (high, low) = match (major, minor) {
             (0..=0xFF, 0..=0xFF) => (0, major << 8 | minor),
@@ -106,7 +108,7 @@ impl Entries {
         self.both(low);
     }
 
-    /// NM: the name (RRIP, 4.1.4).
+    /// Adds NM: the name (RRIP, 4.1.4).
     pub(super) fn name(&mut self, name: &[u8]) {
         let mut rest = name;
         loop {
@@ -121,9 +123,9 @@ impl Entries {
         }
     }
 
-    /// SL: where a symbolic link leads, a component at a time (RRIP, 4.1.3). Slashes are not
-    /// recorded. An entry that is full ends within a component where it can: bsdtar forgets the
-    /// slash between the last of one and the first of the next.
+    /// Adds SL: the components of a symbolic link's target (RRIP, 4.1.3). Slashes are not recorded.
+    /// If possible, a full entry ends within a component, because bsdtar omits the slash between
+    /// the last component of an entry and the first of the next.
     pub(super) fn link(&mut self, target: &[u8]) {
         let mut open = None;
         if target.first() == Some(&b'/') {
@@ -140,8 +142,9 @@ impl Entries {
         }
     }
 
-    /// Adds a component of text, in as many pieces as it takes. There is room for a piece without
-    /// text behind each but the last: the next component can begin where this one ends.
+    /// Adds a component with a text, split across entries as necessary. Unless it is the last one,
+    /// space for another component header is left after it, so that the next component can start in
+    /// the same entry.
     fn text(&mut self, open: &mut Option<usize>, mut text: &[u8], is_last: bool) {
         loop {
             let used = open.map_or(LINK_HEAD, |at| self.0.len() - at);
@@ -159,7 +162,7 @@ impl Entries {
         }
     }
 
-    /// Adds a component to the SL entry that is `open`, or to a new one if it is full.
+    /// Adds a component to the SL entry `open`, or to a new entry if it does not fit.
     fn component(&mut self, open: &mut Option<usize>, flags: u8, text: &[u8]) {
         let at = match *open {
             Some(at) if self.0.len() - at + 2 + text.len() <= LINK_ENTRY => at,
@@ -170,7 +173,7 @@ impl Entries {
         self.0[at + 2] = to_u8(self.0.len() - at);
     }
 
-    /// Begins an SL entry, which the open one goes on in.
+    /// Starts a new SL entry that continues the open one.
     fn next_link_entry(&mut self, open: &mut Option<usize>) -> usize {
         if let Some(full) = *open {
             self.0[full + 4] = CONTINUES;
@@ -182,25 +185,25 @@ impl Entries {
         at
     }
 
-    /// CL: the directory that should stand here begins at this sector (RRIP, 4.1.5.1).
+    /// Adds CL: the sector of the relocated directory that this record stands for (RRIP, 4.1.5.1).
     pub(super) fn child(&mut self, lba: u32) {
         self.head(*b"CL", 12);
         self.both(lba);
     }
 
-    /// PL: the directory that this one was moved out of (RRIP, 4.1.5.2).
+    /// Adds PL: the sector of the original parent of a relocated directory (RRIP, 4.1.5.2).
     pub(super) fn parent(&mut self, lba: u32) {
         self.head(*b"PL", 12);
         self.both(lba);
     }
 
-    /// RE: this directory belongs elsewhere (RRIP, 4.1.5.3).
+    /// Adds RE: the directory is relocated (RRIP, 4.1.5.3).
     pub(super) fn relocated(&mut self) {
         self.head(*b"RE", 4);
     }
 
-    /// Puts the entries into a record that has `used` bytes already (an even number), what does
-    /// not fit into the directory's areas, which begin at sector `lba`.
+    /// Appends the entries to `record`, which has `used` bytes already (an even number). Entries
+    /// that do not fit are written to the continuation areas of the directory.
     pub(super) fn place(&self, used: usize, record: &mut Vec<u8>, areas: &mut Areas<'_>) {
         let room = RECORD - used;
         if self.0.len() <= room {
@@ -212,7 +215,7 @@ impl Entries {
         let (offset, mut now) = areas.begin(rest);
         record.extend_from_slice(&areas.pointer(offset, now));
         while now < rest.len() {
-            // The pointer is part of the area it stands in.
+            // The CE entry is part of the area.
             let (here, later) = split(rest, now - CE);
             areas.bytes.extend_from_slice(here);
             rest = later;
@@ -230,13 +233,14 @@ impl Entries {
 /// The continuation areas of one directory, in sectors of their own.
 #[derive(Debug)]
 pub(super) struct Areas<'b> {
-    /// Where they begin.
+    /// First sector of the areas.
     pub(super) lba: u32,
     pub(super) bytes: &'b mut Vec<u8>,
 }
 
 impl Areas<'_> {
-    /// Where the next area begins, and its length: no area runs into another sector.
+    /// Returns the offset of the next area and its length. An area does not cross a sector
+    /// boundary.
     fn begin(&mut self, rest: &[u8]) -> (usize, usize) {
         let sector = to_usize(SECTOR);
         let left = sector - self.bytes.len() % sector;
@@ -248,13 +252,13 @@ impl Areas<'_> {
         (self.bytes.len(), rest.len())
     }
 
-    /// How long an area of these entries is that has `room` bytes, a pointer to the next one
-    /// included if they do not fit.
+    /// Returns the length of an area of at most `room` bytes for these entries, including a CE
+    /// entry if not all of them fit.
     fn take(rest: &[u8], room: usize) -> usize {
         if rest.len() <= room { rest.len() } else { split(rest, room - CE).0.len() + CE }
     }
 
-    /// CE (SUSP, 5.1).
+    /// Returns a CE entry for the area at `offset` (SUSP, 5.1).
     fn pointer(&self, offset: usize, len: usize) -> [u8; CE] {
         let mut entry = [0; CE];
         entry[..4].copy_from_slice(b"CE\x1c\x01");
@@ -268,7 +272,7 @@ impl Areas<'_> {
     }
 }
 
-/// As many whole entries as fit into `room`, and the rest.
+/// Splits entries after the last one that fits in `room` bytes.
 fn split(entries: &[u8], room: usize) -> (&[u8], &[u8]) {
     let mut end = 0;
     while let Some(&len) = entries.get(end + 2) {
@@ -280,7 +284,7 @@ fn split(entries: &[u8], room: usize) -> (&[u8], &[u8]) {
     entries.split_at(end)
 }
 
-/// Little-endian, then big-endian (ECMA-119, 7.3.3).
+/// Encodes a 32-bit both-endian number: little-endian, then big-endian (ECMA-119, 7.3.3).
 pub(super) fn both_endian_32(value: u32) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&value.to_le_bytes());
@@ -288,7 +292,7 @@ pub(super) fn both_endian_32(value: u32) -> [u8; 8] {
     bytes
 }
 
-/// Little-endian, then big-endian (ECMA-119, 7.2.3).
+/// Encodes a 16-bit both-endian number: little-endian, then big-endian (ECMA-119, 7.2.3).
 pub(super) fn both_endian_16(value: u16) -> [u8; 4] {
     let (little, big) = (value.to_le_bytes(), value.to_be_bytes());
     [little[0], little[1], big[0], big[1]]
@@ -298,7 +302,7 @@ pub(super) fn both_endian_16(value: u16) -> [u8; 4] {
 mod tests {
     use super::*;
 
-    /// The entries that a reader finds that follows the pointers.
+    /// Returns the entries that a reader finds by following CE entries.
     fn follow(record: &[u8], lba: u32, areas: &[u8]) -> Vec<u8> {
         let mut found = Vec::new();
         let mut field = record.to_vec();
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_their_length_entries_are_found_again() {
+    fn entries_of_any_length_are_read_back_unchanged() {
         let mut bytes = Vec::new();
         for name in [1, 100, 120, 250, 255] {
             for link in [0, 1, 300, 2000, 4095] {
@@ -347,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_component_goes_on_in_the_next_entry() {
+    fn a_long_component_continues_in_the_next_entry() {
         let mut entries = Entries::default();
         entries.link(&[&b"../"[..], &[b'x'; 255], b"/./y"].concat());
         assert_eq!(&entries.0[..9], b"SL\xff\x01\x01\x04\0\x01\xf6");
@@ -361,7 +365,7 @@ mod tests {
             entries.link(&[&vec![b'x'; len][..], b"/yy/zz"].concat());
             let mut rest = &entries.0[..];
             let mut target = Vec::new();
-            // As bsdtar reads it: slashes only within an entry.
+            // Like bsdtar: adds slashes only between components of one entry.
             while let [b'S', b'L', size, _, _, ..] = *rest {
                 let mut components = &rest[LINK_HEAD..usize::from(size)];
                 let mut slash = false;
@@ -378,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn no_entry_ends_between_two_names() {
+    fn no_entry_ends_between_two_components() {
         for length in 1..=30 {
             for first in 1..=30 {
                 let mut entries = Entries::default();
@@ -394,7 +398,7 @@ mod tests {
                         next += 2 + usize::from(entry[next + 1]);
                     }
                     assert_eq!(next, entry.len());
-                    assert_eq!(entry[4], flags, "it goes on just where its last name does");
+                    assert_eq!(entry[4], flags, "it continues if its last component does");
                     at += entry.len();
                 }
                 assert_eq!(names, 61);

@@ -1,4 +1,4 @@
-//! Which contents are the same, without reading much of those that are not.
+//! Comparison of contents that reads little of contents that differ.
 
 use crate::storage::buffer::AlignedBuffer;
 use crate::storage::number::to_usize;
@@ -6,13 +6,13 @@ use crate::storage::source::Source;
 use std::io;
 use twox_hash::XxHash3_64;
 
-/// Bytes of each of the three samples.
+/// Length in bytes of each of the three samples.
 const SAMPLE: u64 = 4096;
 
-/// Bytes compared at once.
-const PIECE: u64 = 256 << 10;
+/// Number of bytes compared at once.
+const CHUNK: u64 = 256 << 10;
 
-/// A digest of the beginning, the middle and the end: what differs there is not the same.
+/// Returns a digest of the start, the middle and the end. Contents with different digests differ.
 pub(super) fn sample(source: &dyn Source) -> io::Result<u64> {
     let len = source.len();
     let mut buffer = [0; to_usize(SAMPLE)];
@@ -25,7 +25,7 @@ pub(super) fn sample(source: &dyn Source) -> io::Result<u64> {
     Ok(std::hash::Hasher::finish(&digest))
 }
 
-/// Whether two contents are the same, byte for byte.
+/// Returns true if two contents are equal, byte for byte.
 pub(super) fn is_same(a: &dyn Source, b: &dyn Source) -> io::Result<bool> {
     let len = a.len();
     if len != b.len() {
@@ -34,14 +34,14 @@ pub(super) fn is_same(a: &dyn Source, b: &dyn Source) -> io::Result<bool> {
     let mut buffers = [AlignedBuffer::default(), AlignedBuffer::default()];
     let mut at = 0;
     while at < len {
-        let piece = (len - at).min(PIECE);
+        let chunk = (len - at).min(CHUNK);
         for (buffer, source) in buffers.iter_mut().zip([a, b]) {
-            source.read_exact_at(buffer.set_len(to_usize(piece)), at)?;
+            source.read_exact_at(buffer.set_len(to_usize(chunk)), at)?;
         }
         if *buffers[0] != *buffers[1] {
             return Ok(false);
         }
-        at += piece;
+        at += chunk;
     }
     Ok(true)
 }
@@ -52,7 +52,7 @@ mod tests {
     use crate::storage::source::MemorySource;
 
     #[test]
-    fn one_byte_makes_a_difference_and_at_three_places_at_once() {
+    fn a_different_byte_is_found_by_comparison_and_at_three_positions_by_the_sample() {
         for len in [1, 4096, 5000, 600_000usize] {
             let first = MemorySource::new(vec![7; len]);
             assert!(is_same(&first, &MemorySource::new(vec![7; len])).expect("reads"));

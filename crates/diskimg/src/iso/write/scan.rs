@@ -1,68 +1,68 @@
-//! The host's files, taken into the tree.
+//! Adding files of the host to the tree.
 
 use super::builder::Builder;
 use super::contents::{Content, Data};
 use super::glob;
-use super::host::{self, HostFile, Looked, NameList};
+use super::host::{self, FileStatus, HostFile, NameList};
 use super::tree::{Kind, NodeId, Times, TreeNode, check_name};
 use crate::error::{Error, Result};
 use crate::iso::node::FileType as Type;
 use std::path::Path;
 
-/// A directory that is still to be listed.
-struct Todo {
-    /// Of the host.
+/// A directory that remains to be listed.
+struct PendingDir {
+    /// The directory of the host.
     dir: u32,
-    /// In the tree.
+    /// The directory in the tree.
     node: NodeId,
     identity: (u64, u64),
 }
 
 impl Builder {
-    /// What is in a directory of the host, and in the directories in it.
+    /// Adds the contents of a host directory, recursively, to `node`.
     pub(super) fn scan(&mut self, node: NodeId, path: &Path) -> Result<()> {
-        // The path itself was given by the caller: links in it are followed.
+        // Symbolic links in the path are followed, because the path is the caller's.
         let dir = self.dirs.add(None, path, true)?;
-        let looked = self.open.look(&self.dirs, dir, b".", true)?;
-        self.take_attributes(node, &looked);
-        self.scan_all(Todo { dir, node, identity: looked.identity })
+        let status = self.open.status(&self.dirs, dir, b".", true)?;
+        self.set_attributes(node, &status);
+        self.scan_all(PendingDir { dir, node, identity: status.identity })
     }
 
-    /// A file of the host, or a directory and all in it, under this name.
+    /// Adds a file of the host, or a directory with its contents, to `parent` as `name`.
     pub(super) fn scan_one(&mut self, parent: NodeId, name: &[u8], path: &Path) -> Result<()> {
-        let Some((above, own)) = host::split(path) else {
-            // `/` or `..`: certainly a directory.
+        let Some((host_parent, own)) = host::split(path) else {
+            // `/` or `..`, which are directories.
             let node = self.directory_in(parent, name)?;
             return self.scan(node, path);
         };
-        let dir = self.dirs.add(None, &above, true)?;
-        let todo = self.take(parent, name, dir, &own, &[])?;
-        todo.map_or(Ok(()), |todo| self.scan_all(todo))
+        let dir = self.dirs.add(None, &host_parent, true)?;
+        let pending = self.add_file(parent, name, dir, &own, &[])?;
+        pending.map_or(Ok(()), |pending| self.scan_all(pending))
     }
 
-    fn scan_all(&mut self, first: Todo) -> Result<()> {
-        let mut todo = vec![first];
+    fn scan_all(&mut self, first: PendingDir) -> Result<()> {
+        let mut pending = vec![first];
         let mut names = NameList::default();
-        // Directories that the one at hand is in, and itself: what a link must not lead back to.
+        // The identity of each directory, for detecting symbolic links to one of their parents.
         let mut identities = std::collections::HashMap::new();
-        while let Some(Todo { dir, node, identity }) = todo.pop() {
-            let mut above = Vec::new();
+        while let Some(PendingDir { dir, node, identity }) = pending.pop() {
+            let mut parents = Vec::new();
             if self.options.follow_symlinks {
                 identities.insert(dir, identity);
-                above.extend(self.dirs.chain(dir).filter_map(|at| identities.get(&at).copied()));
+                parents.extend(self.dirs.chain(dir).filter_map(|at| identities.get(&at).copied()));
             }
             self.open.list(&self.dirs, dir, &mut names)?;
             names.sort();
-            let found = todo.len();
+            let found = pending.len();
             for name in names.iter() {
                 check_name(name)?;
                 if self.is_excluded(dir, name) {
                     continue;
                 }
-                todo.extend(self.take(node, name, dir, name, &above)?);
+                pending.extend(self.add_file(node, name, dir, name, &parents)?);
             }
-            // The last is taken first.
-            todo[found..].reverse();
+            // The last one is popped first.
+            pending[found..].reverse();
         }
         Ok(())
     }
@@ -77,68 +77,69 @@ impl Builder {
         patterns.any(|pattern| glob::matches(pattern, name) || glob::matches(pattern, &path))
     }
 
-    /// Takes one file in. A directory is the caller's to list.
-    fn take(
+    /// Adds the file `own` of the host directory `dir` to `parent` as `name`. Returns a directory
+    /// to be listed by the caller. `parents` are the identities of `dir` and its parents.
+    fn add_file(
         &mut self,
         parent: NodeId,
         name: &[u8],
         dir: u32,
         own: &[u8],
-        above: &[(u64, u64)],
-    ) -> Result<Option<Todo>> {
+        parents: &[(u64, u64)],
+    ) -> Result<Option<PendingDir>> {
         let follow = self.options.follow_symlinks;
-        let mut looked = self.open.look(&self.dirs, dir, own, false)?;
+        let mut status = self.open.status(&self.dirs, dir, own, false)?;
         let mut through_link = false;
-        if follow && looked.kind == Type::Symlink {
+        if follow && status.kind == Type::Symlink {
             through_link = true;
-            looked = self.open.look(&self.dirs, dir, own, true)?;
+            status = self.open.status(&self.dirs, dir, own, true)?;
         }
-        if above.contains(&looked.identity) && looked.kind == Type::Directory {
+        if parents.contains(&status.identity) && status.kind == Type::Directory {
             let path = host::path_of(&self.dirs, dir, own);
-            let message = "the symbolic link leads to a directory that it is in";
+            let message = "the symbolic link refers to a directory that contains it";
             return Err(Error::invalid(message)
                 .in_file(path)
-                .hint("exclude it, or do not follow links"));
+                .hint("exclude it, or do not follow symbolic links"));
         }
-        let name = self.tree.keep(name)?;
-        let mut node = TreeNode::plain(name, self.kind_of(dir, own, &looked, through_link)?);
+        let name = self.tree.store_name(name)?;
+        let mut node = TreeNode::plain(name, self.kind_of(dir, own, &status, through_link)?);
         if !matches!(node.kind, Kind::Directory(_)) {
-            node.inode = self.inodes.get(&looked.identity).copied().unwrap_or(0);
+            node.inode = self.inodes.get(&status.identity).copied().unwrap_or(0);
         }
         let id = self.tree.insert(parent, node)?;
-        self.take_attributes(id, &looked);
-        if looked.kind != Type::Directory {
+        self.set_attributes(id, &status);
+        if status.kind != Type::Directory {
             let content = match self.tree.node(id).kind {
                 Kind::File(content) => Some(content),
                 _ => None,
             };
             let inode = self.tree.node(id).inode;
-            self.inodes.insert(looked.identity, inode);
+            self.inodes.insert(status.identity, inode);
             if let Some(content) = content {
-                self.host_contents.insert(looked.identity, content);
+                self.host_contents.insert(status.identity, content);
             }
             return Ok(None);
         }
         let dir = self.dirs.add(Some(dir), &host::name_of(own), through_link)?;
-        Ok(Some(Todo { dir, node: id, identity: looked.identity }))
+        Ok(Some(PendingDir { dir, node: id, identity: status.identity }))
     }
 
     fn kind_of(
         &mut self,
         dir: u32,
         own: &[u8],
-        looked: &Looked,
+        status: &FileStatus,
         through_link: bool,
     ) -> Result<Kind> {
-        let (major, minor) = looked.device;
-        Ok(match looked.kind {
+        let (major, minor) = status.device;
+        Ok(match status.kind {
             Type::Directory => Kind::Directory(Vec::new()),
             Type::Regular => {
-                if let Some(&content) = self.host_contents.get(&looked.identity) {
+                if let Some(&content) = self.host_contents.get(&status.identity) {
                     return Ok(Kind::File(content));
                 }
-                let name = self.tree.keep(own)?;
-                let Looked { modified, sparse, size, .. } = *looked;
+                let name = self.tree.store_name(own)?;
+                let FileStatus { modified, sparse, size, .. } = *status;
                 let file = HostFile { dir, name, modified, follow: through_link, sparse };
                 Kind::File(self.contents.add(Content { len: size, data: Data::Host(file) })?)
             }
@@ -150,12 +151,12 @@ impl Builder {
         })
     }
 
-    fn take_attributes(&mut self, id: NodeId, looked: &Looked) {
+    fn set_attributes(&mut self, id: NodeId, status: &FileStatus) {
         let node = self.tree.node_mut(id);
-        (node.mode, node.uid, node.gid) = (looked.mode, looked.uid, looked.gid);
-        // Not the last read, nor the last change of attributes: a copy of the tree has others,
-        // and would make another image.
-        let modified = Some(looked.modified);
+        (node.mode, node.uid, node.gid) = (status.mode, status.uid, status.gid);
+        // The times of access and attribute change are omitted: they differ in a copy of the tree,
+        // which must produce the same image.
+        let modified = Some(status.modified);
         node.times = Times { modified, accessed: None, changed: None };
     }
 }

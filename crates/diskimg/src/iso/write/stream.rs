@@ -1,28 +1,29 @@
-//! An image on its way out: buffers that are filled one after the other, here
-//! or in a thread of their own.
+//! The output stream of an image: buffers that are filled in order, in the same thread or in a
+//! separate one.
 
 use crate::error::{Error, Result};
 use crate::storage::buffer::AlignedBuffer;
 use crate::storage::number::to_u64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// Bytes that leave at once.
+/// Length of a chunk in bytes.
 const CAPACITY: usize = 1 << 20;
 
-/// Buffers under way, if a thread fills them.
+/// Maximum number of filled chunks that wait to be written.
 const AHEAD: usize = 3;
 
-/// Bytes and where in the image they belong.
+/// A part of the image.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
+    /// Byte offset in the image.
     pub(super) position: u64,
     pub(super) bytes: AlignedBuffer,
 }
 
-/// Takes a chunk; gives one back to be filled again.
+/// Writes a chunk, and returns one to be filled.
 type Flush<'f> = dyn FnMut(Chunk) -> Result<Chunk> + 'f;
 
-/// The image's bytes in order, some of them skipped where the sink has them already.
+/// A stream of the bytes of an image, in order. Ranges that the sink already has can be skipped.
 pub(super) struct Stream<'f> {
     chunk: Chunk,
     used: usize,
@@ -36,31 +37,31 @@ impl<'f> Stream<'f> {
         Self { chunk, used: 0, flush }
     }
 
-    /// Where the next byte belongs.
+    /// Returns the byte offset of the next byte in the image.
     pub(super) fn position(&self) -> u64 {
         self.chunk.position + to_u64(self.used)
     }
 
-    /// Room for what comes next: at least one byte, at most `want`.
-    pub(super) fn room(&mut self, want: u64) -> Result<&mut [u8]> {
+    /// Returns a buffer for the next bytes: at least one byte, at most `max`.
+    pub(super) fn buffer(&mut self, max: u64) -> Result<&mut [u8]> {
         if self.used == CAPACITY {
             self.flush()?;
         }
-        let end = (CAPACITY - self.used).min(usize::try_from(want).unwrap_or(CAPACITY));
+        let end = (CAPACITY - self.used).min(usize::try_from(max).unwrap_or(CAPACITY));
         Ok(&mut self.chunk.bytes[self.used..self.used + end])
     }
 
-    /// That much of the room is filled.
-    pub(super) fn filled(&mut self, len: usize) {
+    /// Appends the first `len` bytes of the buffer that was returned last.
+    pub(super) fn advance(&mut self, len: usize) {
         self.used += len;
     }
 
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let room = self.room(to_u64(bytes.len()))?;
-            let (now, later) = bytes.split_at(room.len());
-            room.copy_from_slice(now);
-            self.filled(now.len());
+            let buffer = self.buffer(to_u64(bytes.len()))?;
+            let (now, later) = bytes.split_at(buffer.len());
+            buffer.copy_from_slice(now);
+            self.advance(now.len());
             bytes = later;
         }
         Ok(())
@@ -68,21 +69,21 @@ impl<'f> Stream<'f> {
 
     pub(super) fn zeros(&mut self, mut len: u64) -> Result<()> {
         while len > 0 {
-            let room = self.room(len)?;
-            room.fill(0);
-            let now = room.len();
-            self.filled(now);
+            let buffer = self.buffer(len)?;
+            buffer.fill(0);
+            let now = buffer.len();
+            self.advance(now);
             len -= to_u64(now);
         }
         Ok(())
     }
 
-    /// Zeros up to this byte of the image.
+    /// Writes zeros up to the byte offset `position` of the image.
     pub(super) fn zeros_to(&mut self, position: u64) -> Result<()> {
         self.zeros(position.saturating_sub(self.position()))
     }
 
-    /// Leaves these bytes out: they are there already.
+    /// Skips `len` bytes that the sink already has.
     pub(super) fn skip(&mut self, len: u64) -> Result<()> {
         self.flush()?;
         self.chunk.position += len;
@@ -103,7 +104,7 @@ impl<'f> Stream<'f> {
     }
 }
 
-/// Runs what fills the stream, and `write`s each chunk, in order.
+/// Runs `fill`, and calls `write` with each chunk, in order.
 pub(super) fn run(
     fill: &mut dyn FnMut(&mut Stream<'_>) -> Result<()>,
     write: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
@@ -114,7 +115,7 @@ pub(super) fn run(
     stream.flush()
 }
 
-/// The same, with what fills the stream ahead of what is written, in a thread of its own.
+/// Like [`run`], but runs `fill` in a separate thread, ahead of `write`.
 pub(super) fn run_ahead(
     fill: &mut (dyn FnMut(&mut Stream<'_>) -> Result<()> + Send),
     write: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
@@ -123,20 +124,20 @@ pub(super) fn run_ahead(
     let (empty, emptied) = sync_channel(AHEAD + 2);
     std::thread::scope(|scope| {
         let filler = scope.spawn(move || run_filler(fill, full, emptied));
-        // Both ends are gone when writing is over, however it ends: or the filler would wait
-        // for ever.
+        // The closure owns its ends of the channels and drops them in any case. Otherwise the
+        // filler would block forever after an error.
         let write_all = move || {
             for chunk in filled {
                 let Chunk { position, ref bytes } = chunk;
                 write(position, bytes)?;
-                // The filler may be done, and want none.
+                // Fails if the filler has finished.
                 let _ = empty.send(chunk);
             }
             Ok(())
         };
         let written = write_all();
-        let made = filler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.and(made)
+        let filled = filler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(filled)
     })
 }
 
@@ -145,12 +146,12 @@ fn run_filler(
     full: SyncSender<Chunk>,
     emptied: Receiver<Chunk>,
 ) -> Result<()> {
-    let mut made = 1;
+    let mut chunks = 1;
     let mut flush = |chunk: Chunk| {
-        // Nobody takes it: writing failed, which is what will be said.
+        // Fails if writing failed. That error is returned by `run_ahead`, not this one.
         full.send(chunk).map_err(|_| Error::cancelled())?;
-        if made <= AHEAD {
-            made += 1;
+        if chunks <= AHEAD {
+            chunks += 1;
             return Ok(emptied.try_recv().unwrap_or_default());
         }
         emptied.recv().map_err(|_| Error::cancelled())
@@ -186,20 +187,20 @@ mod tests {
         .expect("writes");
         assert_eq!(out.len(), (4 << 20) + 9 * 700_000);
         assert_eq!((&out[..5], &out[5..3 << 20]), (&[1; 5][..], &vec![0; (3 << 20) - 5][..]));
-        assert!(out[3 << 20..4 << 20].iter().all(|&byte| byte == 0xEE), "left out");
+        assert!(out[3 << 20..4 << 20].iter().all(|&byte| byte == 0xEE), "skipped");
         for (n, bytes) in out[4 << 20..].chunks(700_000).enumerate() {
             assert!(bytes.iter().all(|&byte| usize::from(byte) == n));
         }
     }
 
     #[test]
-    fn all_bytes_come_out_where_they_belong() {
+    fn all_bytes_are_written_at_their_offsets() {
         check(|write| run(&mut fill, write));
         check(|write| run_ahead(&mut fill, write));
     }
 
     #[test]
-    fn whichever_side_fails_is_heard() {
+    fn an_error_of_either_side_is_returned() {
         let mut fails = |stream: &mut Stream<'_>| {
             stream.zeros(9 << 20)?;
             Err(Error::invalid("filling"))

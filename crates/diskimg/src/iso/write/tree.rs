@@ -1,39 +1,39 @@
-//! The tree that an image shall hold, before it has names or addresses: small
-//! nodes side by side, their names in one buffer.
+//! The tree of a new image, before identifiers and addresses are assigned. Nodes are small and in
+//! one list; their names are in one buffer.
 
 use crate::error::{Error, Result};
 use crate::iso::time::Timestamp;
 use crate::storage::number::{to_index, to_u32};
 
-/// A node, by its place in the tree.
+/// A node, as an index in the list of nodes.
 pub(super) type NodeId = u32;
 
-/// The directory that all is in.
+/// The root directory.
 pub(super) const ROOT: NodeId = 0;
 
-/// Bytes in the tree's buffer.
+/// A name, as a range of the tree's buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NameRange {
     start: u32,
     len: u32,
 }
 
-/// One file or directory.
+/// A file or directory.
 #[derive(Debug, Clone)]
 pub(super) struct TreeNode {
     pub(super) name: NameRange,
     pub(super) kind: Kind,
-    /// Permissions, set-id and sticky bits.
+    /// Permissions, set-user-ID, set-group-ID and sticky bits.
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Which file it is: names of one file have the same. 0: a file of its own, which gets the
-    /// next number.
+    /// Inode number, equal for all hard links to a file. 0 for a new file, which gets the next
+    /// number when it is inserted.
     pub(super) inode: u32,
     pub(super) times: Times,
 }
 
-/// When a file changed, as far as anyone said.
+/// Timestamps of a file, as far as known.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Times {
     pub(super) modified: Option<Timestamp>,
@@ -41,14 +41,14 @@ pub(super) struct Times {
     pub(super) changed: Option<Timestamp>,
 }
 
-/// What a node is.
+/// Type of a node, with the data specific to it.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
-    /// Its children, sorted by their names' bytes.
+    /// A directory, with its children sorted by the bytes of their names.
     Directory(Vec<NodeId>),
-    /// A regular file; its contents by their place in [`Contents`](super::contents::Contents).
+    /// A regular file, with its number in [`Contents`](super::contents::Contents).
     File(u32),
-    /// Where it leads.
+    /// A symbolic link, with its target.
     Symlink(Box<[u8]>),
     Device {
         block: bool,
@@ -64,12 +64,12 @@ pub(super) enum Kind {
 pub(super) struct Tree {
     nodes: Vec<TreeNode>,
     bytes: Vec<u8>,
-    /// The last number given.
+    /// The last inode number assigned.
     inodes: u32,
 }
 
 impl TreeNode {
-    /// One that nobody said anything of but what it is.
+    /// Creates a node with default attributes.
     pub(super) fn plain(name: NameRange, kind: Kind) -> Self {
         let mode = if matches!(kind, Kind::Directory(_)) { 0o755 } else { 0o644 };
         Self { name, kind, mode, uid: 0, gid: 0, inode: 0, times: Times::default() }
@@ -101,12 +101,12 @@ impl Tree {
         &mut self.nodes[to_index(id)]
     }
 
-    /// How many nodes there are, those that were removed too.
+    /// Returns the number of nodes, including removed ones.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// All nodes that are in the tree.
+    /// Returns all nodes that are in the tree.
     pub(super) fn all(&self) -> impl Iterator<Item = NodeId> {
         let mut todo = vec![ROOT];
         std::iter::from_fn(move || {
@@ -116,7 +116,7 @@ impl Tree {
         })
     }
 
-    /// The last of the numbers that tell files apart.
+    /// Returns the last inode number assigned.
     pub(super) fn last_inode(&self) -> u32 {
         self.inodes
     }
@@ -125,28 +125,28 @@ impl Tree {
         self.bytes(self.node(id).name)
     }
 
-    pub(super) fn bytes(&self, span: NameRange) -> &[u8] {
-        &self.bytes[to_index(span.start)..to_index(span.start + span.len)]
+    pub(super) fn bytes(&self, range: NameRange) -> &[u8] {
+        &self.bytes[to_index(range.start)..to_index(range.start + range.len)]
     }
 
-    /// Keeps a name.
+    /// Stores a name in the buffer.
     ///
     /// # Errors
-    /// A limit, if the names take 4 GiB together.
-    pub(super) fn keep(&mut self, bytes: &[u8]) -> Result<NameRange> {
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if the total length of names exceeds 4 GiB.
+    pub(super) fn store_name(&mut self, bytes: &[u8]) -> Result<NameRange> {
         let fits = u32::try_from(self.bytes.len() + bytes.len()).is_ok();
         if !fits {
-            return Err(Error::limit("the tree's names take more than 4 GiB together"));
+            return Err(Error::limit("the total length of names exceeds 4 GiB"));
         }
-        let span = NameRange { start: to_u32(self.bytes.len()), len: to_u32(bytes.len()) };
+        let range = NameRange { start: to_u32(self.bytes.len()), len: to_u32(bytes.len()) };
         self.bytes.extend_from_slice(bytes);
-        Ok(span)
+        Ok(range)
     }
 
-    /// The child of that name, or where it would stand among the children.
+    /// Returns the child with the name `name`, or the index at which it would be inserted.
     pub(super) fn find(&self, dir: NodeId, name: &[u8]) -> std::result::Result<NodeId, usize> {
         let children = self.node(dir).children();
-        // What comes sorted is added behind the last.
+        // Fast path for names that are added in order.
         if children.last().is_none_or(|&last| self.name(last) < name) {
             return Err(children.len());
         }
@@ -154,11 +154,11 @@ impl Tree {
         found.map(|at| children[at])
     }
 
-    /// Puts a node into a directory. Two directories of one name become one, with the attributes
-    /// of the later; any other file replaces one that was there.
+    /// Inserts a node into a directory. If a node with the same name exists, two directories are
+    /// merged, with the attributes of the new one; any other file is replaced.
     ///
     /// # Errors
-    /// Invalid, if one of the two is a directory and the other is not.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if only one of the two is a directory.
     pub(super) fn insert(&mut self, dir: NodeId, mut node: TreeNode) -> Result<NodeId> {
         if node.inode == 0 {
             self.inodes += 1;
@@ -172,7 +172,7 @@ impl Tree {
                         node.kind = Kind::Directory(std::mem::take(children));
                     }
                     (Kind::Directory(_), _) | (_, Kind::Directory(_)) => {
-                        return Err(self.both_kinds(id));
+                        return Err(self.kind_conflict(id));
                     }
                     _ => {}
                 }
@@ -181,7 +181,7 @@ impl Tree {
             }
             Err(at) => {
                 let id = NodeId::try_from(self.nodes.len()).ok().filter(|&id| id < NodeId::MAX);
-                let id = id.ok_or_else(|| Error::limit("more than 4 thousand million files"))?;
+                let id = id.ok_or_else(|| Error::limit("more than 2^32 - 1 files"))?;
                 self.nodes.push(node);
                 if let Kind::Directory(children) = &mut self.nodes[to_index(dir)].kind {
                     children.insert(at, id);
@@ -191,21 +191,21 @@ impl Tree {
         }
     }
 
-    fn both_kinds(&self, id: NodeId) -> Error {
+    fn kind_conflict(&self, id: NodeId) -> Error {
         let name = String::from_utf8_lossy(self.name(id)).into_owned();
-        Error::invalid(format!("\"{name}\" is to be a directory and another kind of file"))
+        Error::invalid(format!("\"{name}\" is the name of both a directory and another file"))
     }
 
-    /// Gives every file the content that stands for its own.
-    pub(super) fn replace_contents(&mut self, stands_for: &[u32]) {
+    /// Replaces the content of every file by `replacements[content]`.
+    pub(super) fn replace_contents(&mut self, replacements: &[u32]) {
         for node in &mut self.nodes {
             if let Kind::File(content) = &mut node.kind {
-                *content = stands_for[to_index(*content)];
+                *content = replacements[to_index(*content)];
             }
         }
     }
 
-    /// Takes a child, with all that is in it, out of a directory.
+    /// Removes a child, with its contents, from a directory.
     pub(super) fn remove(&mut self, dir: NodeId, child: NodeId) {
         if let Kind::Directory(children) = &mut self.nodes[to_index(dir)].kind {
             children.retain(|&other| other != child);
@@ -213,10 +213,11 @@ impl Tree {
     }
 }
 
-/// The names that a path in the image consists of.
+/// Splits a path in the image into its components.
 ///
 /// # Errors
-/// Invalid, if one of them is `.` or `..`, has a zero byte or more than 255 bytes.
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) if one of them is `.` or `..`, contains a zero
+/// byte, or is longer than 255 bytes.
 pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
     let parts = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
     parts.map(|part| check_name(part).map(|()| part)).collect()
@@ -224,9 +225,9 @@ pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
 
 pub(super) fn check_name(name: &[u8]) -> Result<()> {
     let why = match name {
-        b"." | b".." => "is no name of a file",
-        _ if name.contains(&0) => "has a zero byte in it",
-        _ if name.contains(&b'/') || name.is_empty() => "is no name of a file",
+        b"." | b".." => "is not a valid file name",
+        _ if name.contains(&0) => "contains a zero byte",
+        _ if name.contains(&b'/') || name.is_empty() => "is not a valid file name",
         _ if name.len() > 255 => "is longer than 255 bytes",
         _ => return Ok(()),
     };
@@ -238,12 +239,12 @@ mod tests {
     use super::*;
 
     fn file(tree: &mut Tree, name: &str) -> TreeNode {
-        let name = tree.keep(name.as_bytes()).expect("fits");
+        let name = tree.store_name(name.as_bytes()).expect("fits");
         TreeNode::plain(name, Kind::Fifo)
     }
 
     #[test]
-    fn children_are_sorted_whatever_the_order_they_came_in() {
+    fn children_are_sorted_independent_of_the_order_of_insertion() {
         let mut tree = Tree::new();
         for name in ["b", "a", "ab", "c", "B", "aa"] {
             let node = file(&mut tree, name);
@@ -251,13 +252,13 @@ mod tests {
         }
         let names: Vec<_> = tree.node(ROOT).children().iter().map(|&id| tree.name(id)).collect();
         assert_eq!(names, [b"B" as &[u8], b"a", b"aa", b"ab", b"b", b"c"]);
-        let c = tree.find(ROOT, b"c").expect("is there");
+        let c = tree.find(ROOT, b"c").expect("exists");
         tree.remove(ROOT, c);
         assert!(tree.find(ROOT, b"c").is_err());
     }
 
     #[test]
-    fn who_replaces_the_first_name_of_a_file_does_not_become_that_file() {
+    fn a_file_that_replaces_one_of_two_hard_links_gets_its_own_inode() {
         let mut tree = Tree::new();
         let first = file(&mut tree, "first");
         let first = tree.insert(ROOT, first).expect("new");
@@ -273,18 +274,18 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_and_a_file_do_not_share_a_name() {
+    fn a_directory_and_a_file_cannot_have_the_same_name() {
         let mut tree = Tree::new();
         let node = file(&mut tree, "x");
         tree.insert(ROOT, node).expect("new");
-        let name = tree.keep(b"x").expect("fits");
+        let name = tree.store_name(b"x").expect("fits");
         let dir = TreeNode::plain(name, Kind::Directory(Vec::new()));
         let error = tree.insert(ROOT, dir).expect_err("both");
         assert!(error.to_string().contains("\"x\""), "{error}");
     }
 
     #[test]
-    fn what_is_no_path_is_refused() {
+    fn invalid_paths_are_refused() {
         assert_eq!(components(b"/a//b/").expect("fine"), [b"a", b"b"]);
         assert!(components(b"").expect("the root").is_empty());
         for path in [&b"a/../b"[..], b".", b"a\0b", &[b'x'; 256]] {

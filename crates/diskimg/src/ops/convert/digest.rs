@@ -1,44 +1,52 @@
-//! A digest of the guest's bytes, which depends on nothing but them.
+//! A digest of the guest's bytes that depends on nothing else.
 //!
 //! ```text
 //!   guest    │ data │ 0…0 │ data │ data │ 0…0 │ …          blocks of 4 KiB
 //!               │            │      │
-//!            hash(0)   + hash(2) + hash(3)   + …           each with its own offset
+//!            hash(0)   + hash(2) + hash(3)   + …           each seeded with its offset
 //! ```
 //!
-//! A sum, so that it does not matter how the disk is cut into tasks and who
-//! carries them. Zeros count for nothing, whether they were read, found or
-//! never asked for. It tells disks apart by accident's measure, 64 bits; it
-//! keeps nobody out.
+//! The digest is a sum, so it does not depend on how the disk is divided into tasks or on the order
+//! in which they are processed. Zero blocks do not contribute, whether they were read, detected or
+//! never mapped. With 64 bits and no key it detects accidental differences only.
 
 use crate::storage::zeros::is_zero;
 use std::ops::Range;
-use twox_hash::XxHash3_64;
 
-/// Bytes hashed at a time. Another number gives every disk another digest.
+/// Bytes hashed at a time. Changing this changes the digest of every disk.
 pub(super) const BLOCK: u64 = 4096;
 
-/// The digest of whole blocks from guest offset `start`, a multiple of a block.
-/// Digests of disjoint ranges are to be added, wrapping around.
+/// Returns the digest of whole blocks from guest offset `start`, a multiple of [`BLOCK`]. The
+/// digest of disjoint ranges is the wrapping sum of their digests.
 pub(super) fn of_bytes(start: u64, bytes: &[u8]) -> u64 {
     let blocks = (start..).step_by(BLOCK as usize).zip(bytes.chunks(BLOCK as usize));
     let stored = blocks.filter(|(_, block)| !is_zero(block));
-    stored.map(|(at, block)| XxHash3_64::oneshot_with_seed(at, block)).fold(0, u64::wrapping_add)
+    stored.map(|(at, block)| hash(at, block)).fold(0, u64::wrapping_add)
 }
 
-/// The digest of a range that goes from file to file unread: all that is known
-/// of it is where it is, and the `revision` of the file that it comes from. Two
-/// disks that differ only in such bytes have another digest if the source was
-/// written to in between.
+/// Returns the digest of a range that is shared or copied by the kernel and so never read. It is
+/// computed from the range and the `revision` of the source file, which changes when the file is
+/// modified.
 pub(super) fn of_unread(range: &Range<u64>, revision: u64) -> u64 {
-    XxHash3_64::oneshot_with_seed(range.start ^ revision, &range.end.to_le_bytes())
+    hash(range.start ^ revision, &range.end.to_le_bytes())
 }
 
-#[cfg(test)]
+#[cfg(feature = "vmdk")]
+fn hash(seed: u64, bytes: &[u8]) -> u64 {
+    twox_hash::XxHash3_64::oneshot_with_seed(seed, bytes)
+}
+
+/// Only VMDK targets need the digest.
+#[cfg(not(feature = "vmdk"))]
+fn hash(_seed: u64, _bytes: &[u8]) -> u64 {
+    0
+}
+
+#[cfg(all(test, feature = "vmdk"))]
 mod tests {
     use super::*;
 
-    /// Blocks 1, 2 and 5 of 8 hold something.
+    /// Eight blocks, of which 1, 2 and 5 are not zero.
     fn sample() -> Vec<u8> {
         let mut bytes = vec![0; 8 * BLOCK as usize];
         for (block, byte) in [(1, 1), (2, 1), (5, 7)] {
@@ -48,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_disk_add_up_to_the_whole_wherever_it_is_cut() {
+    fn the_digest_does_not_depend_on_where_the_disk_is_cut() {
         let bytes = sample();
         let whole = of_bytes(1 << 30, &bytes);
         for cut in 0..=8 {
@@ -59,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_count_for_nothing_and_every_other_byte_and_its_place_count() {
+    fn zeros_do_not_contribute_and_every_other_byte_and_its_offset_do() {
         assert_eq!(of_bytes(0, &vec![0; 8 * BLOCK as usize]), 0);
         let digest = of_bytes(0, &sample());
         assert_ne!(of_bytes(BLOCK, &sample()), digest);
@@ -74,15 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn of_unread_bytes_place_length_and_revision_count() {
+    fn the_digest_of_unread_bytes_depends_on_offset_length_and_revision() {
         let ranges = [(0..BLOCK, 7), (0..2 * BLOCK, 7), (BLOCK..2 * BLOCK, 7), (0..BLOCK, 8)];
         let mut digests = ranges.map(|(range, revision)| of_unread(&range, revision));
         digests.sort_unstable();
         assert!(digests.windows(2).all(|pair| pair[0] != pair[1]));
     }
 
-    /// As Python's xxhash computes XXH3 with a seed: the IDs of today are those
-    /// of tomorrow.
+    /// The expected value is from Python's `xxhash`. It must not change: content IDs depend on it.
     #[test]
     fn the_digest_of_a_block_is_its_xxh3() {
         let block: Vec<u8> = (0..BLOCK).map(|i| i as u8).collect();

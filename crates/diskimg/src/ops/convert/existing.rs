@@ -1,4 +1,4 @@
-//! Converting into a file or device that is there already (`-n`).
+//! Converts into an existing file or device (`-n`).
 
 use super::input::Input;
 use super::{Report, SECTOR, Settings, Sparse};
@@ -6,19 +6,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::open::OpenOptions;
+use crate::remedy::Remedy;
 use crate::storage::output::Output;
 use crate::storage::source::{FileSource, Source};
 use std::path::Path;
 
+/// Runs a conversion into the existing file or device at `path`.
 pub(super) fn run(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
     if settings.backing.is_some() {
-        return Err(Error::invalid("a target that exists keeps its own backing file")
+        return Err(Error::invalid("an existing target keeps its own backing file")
             .in_file(path)
-            .hint("-B and -n exclude each other"));
+            .with_remedy(Remedy::WriteNewImage));
     }
     if settings.format.driver().appliance.is_some() {
-        let message = format!("{} files are always written anew", settings.format);
-        return Err(Error::invalid(message).in_file(path).hint("leave out -n"));
+        let message = format!("existing {} files cannot be rewritten", settings.format);
+        return Err(Error::invalid(message).in_file(path).with_remedy(Remedy::WriteNewImage));
     }
     if settings.format == Format::default() {
         overwrite(settings, input, path)
@@ -27,22 +29,22 @@ pub(super) fn run(settings: Settings<'_>, input: Input, path: &Path) -> Result<R
     }
 }
 
-/// Raw: writes the bytes where they belong.
+/// Overwrites a raw target in place.
 fn overwrite(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
-    let cannot = |e| Error::io("cannot open the existing target", e).in_file(path);
-    let size = FileSource::open(path).map_err(cannot)?.len();
+    let cannot_open = |e| Error::io("cannot open the existing target", e).in_file(path);
+    let size = FileSource::open(path).map_err(cannot_open)?.len();
     require_room(input.size(), size, path)?;
-    let output = Output::in_place(path, settings.target_is_zero).map_err(cannot)?;
+    let output = Output::in_place(path, settings.target_is_zero).map_err(cannot_open)?;
     settings.run(input, output, Some(size))
 }
 
-/// Other formats: builds the image anew beside the old one, as the old one was
-/// made. What lies behind the source's end is task over.
+/// Replaces a target of any other format with a new image that has the same create options. Data
+/// beyond the end of the source is copied from the old image.
 fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<Report> {
     let unsupported = |what: &str| {
         Error::unsupported(format!("the existing target has {what}"))
             .in_file(path)
-            .hint("convert into a new file instead of using -n")
+            .with_remedy(Remedy::WriteNewImage)
     };
     let old = open_old(settings.format, path, &unsupported)?;
     require_room(input.size(), old.size(), path)?;
@@ -50,8 +52,8 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     options.extend(settings.options);
     settings.options = options;
     let size = old.size();
-    // The source's last sector is the source's as a whole, as with qemu-img:
-    // zeros fill it up. An image that follows starts with a sector.
+    // The last sector of the source is padded with zeros, as qemu-img does. The old image's data
+    // starts at the next sector.
     let from = input.size().next_multiple_of(SECTOR).min(size);
     if from < size && !(settings.target_is_zero && settings.sparse != Sparse::Off) {
         if !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
@@ -67,26 +69,29 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     settings.run(input, output, Some(size))
 }
 
-/// Opens the image that is to be rewritten, if it can be.
+/// Opens the image that is to be rewritten.
+///
+/// # Errors
+/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if rewriting it would lose something.
 fn open_old(format: Format, path: &Path, unsupported: &dyn Fn(&str) -> Error) -> Result<Image> {
     let further_files = || unsupported("further files (extents or a data file)");
     let options = OpenOptions::new().format(format);
-    let facts = options.clone().metadata_only(true).open(path)?.info(0)?;
-    if facts.backing_filename.is_some() {
+    let info = options.clone().metadata_only(true).open(path)?.info(0)?;
+    if info.backing_filename.is_some() {
         return Err(unsupported("a backing file"));
     }
-    if !facts.snapshots.is_empty() {
+    if !info.snapshots.is_empty() {
         return Err(unsupported("internal snapshots, which would be lost"));
     }
-    if facts.encrypted {
+    if info.encrypted {
         return Err(unsupported("encryption"));
     }
     let old = options.open(path).map_err(|e| match e.kind() {
-        // Without a backing file, only these can be elsewhere.
+        // There is no backing file, so the policy can only have refused these.
         ErrorKind::Refused => further_files(),
         _ => e,
     })?;
-    // VirtualBox's children name no parent: it is found, or not, by its UUID.
+    // VirtualBox's differencing images do not name their parent; it is found by its UUID.
     if old.layers().len() > 1 {
         return Err(unsupported("a backing file"));
     }
@@ -96,10 +101,12 @@ fn open_old(format: Format, path: &Path, unsupported: &dyn Fn(&str) -> Error) ->
     Ok(old)
 }
 
+/// # Errors
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) if `wanted` bytes do not fit into `size`.
 fn require_room(wanted: u64, size: u64, path: &Path) -> Result<()> {
     if wanted > size {
         return Err(Error::invalid(format!(
-            "the existing target has {size} bytes, the source needs {wanted}"
+            "the existing target has {size} bytes, but the source needs {wanted}"
         ))
         .in_file(path));
     }

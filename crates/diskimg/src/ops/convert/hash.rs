@@ -1,7 +1,10 @@
-//! A cryptographic digest of the guest's bytes, and of the files that were written.
+//! Cryptographic digests of the guest's bytes and of the output files.
 //!
-//! The bytes of a disk have an order, and so has their hash: placement, which sees the tasks in
-//! that order, feeds it. What went from file to file without being read is read for this.
+//! A hash takes the bytes in guest order, so placement, which sees the tasks in that order,
+//! computes it. Data that was shared or copied by the kernel is read for this.
+
+// Without the feature, no algorithm exists, so no code here is ever reached.
+#![cfg_attr(not(feature = "digest"), allow(unused, unreachable_code))]
 
 use super::input::Input;
 use super::share::Origin;
@@ -10,58 +13,69 @@ use crate::error::{Error, Result};
 use crate::open::external_files::StandIn;
 use crate::storage::source::Source;
 use crate::storage::zeros::ZEROS;
+#[cfg(feature = "digest")]
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Bytes that are hashed between two looks at whether to stop.
+/// Bytes hashed between two calls of `tick`.
 const STEP: u64 = 64 << 20;
 
 /// Bytes read at a time.
 const BLOCK: usize = 256 << 10;
 
-/// What computes a [digest](super::Convert::digest).
+/// The algorithm of a [digest](super::Convert::digest). Without the cargo feature `digest` there
+/// is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DigestAlgorithm {
     /// SHA-256 (FIPS 180-4), as `sha256sum` prints it.
+    #[cfg(feature = "digest")]
     Sha256,
     /// BLAKE3, 256 bits, as `b3sum` prints it. Several times faster.
+    #[cfg(feature = "digest")]
     Blake3,
 }
 
-/// The digests of what a conversion read and wrote, in lower-case hexadecimal.
+/// The digests of a conversion, in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digests {
-    /// What computed them.
+    /// The algorithm that computed them.
     pub algorithm: DigestAlgorithm,
-    /// Of the guest's bytes, zeros included: [`Report::guest_bytes`](super::Report::guest_bytes)
-    /// many. A raw image of that disk has it as a file.
+    /// Digest of the guest's bytes, zeros included
+    /// ([`Report::guest_bytes`](super::Report::guest_bytes) bytes). Equals the digest of a raw
+    /// image of the disk.
     pub guest: String,
-    /// Of each file that was written, the main one first. Empty where a pipe or a writer took
-    /// the bytes.
+    /// Digests of the output files, the main one first. Empty if the output was a pipe or a writer.
     pub files: Vec<FileDigest>,
 }
 
-/// The digest of a file that was written.
+/// The digest of an output file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileDigest {
-    /// Its name.
+    /// The file's name.
     pub path: PathBuf,
-    /// Of all of its bytes.
+    /// Digest of all of its bytes.
     pub digest: String,
 }
 
 impl DigestAlgorithm {
-    /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Sha256, Self::Blake3];
+    /// All algorithms.
+    pub const ALL: &'static [Self] = &[
+        #[cfg(feature = "digest")]
+        Self::Sha256,
+        #[cfg(feature = "digest")]
+        Self::Blake3,
+    ];
 
-    /// Its name: `sha256`, `blake3`.
+    /// Returns the algorithm's name: `sha256` or `blake3`.
     pub fn name(self) -> &'static str {
         match self {
+            #[cfg(feature = "digest")]
             Self::Sha256 => "sha256",
+            #[cfg(feature = "digest")]
             Self::Blake3 => "blake3",
         }
     }
@@ -85,38 +99,46 @@ impl FromStr for DigestAlgorithm {
     }
 }
 
-/// A digest that grows.
+/// The state of a digest computation.
 #[derive(Debug)]
 enum State {
+    #[cfg(feature = "digest")]
     Sha256(Sha256),
+    #[cfg(feature = "digest")]
     Blake3(Box<blake3::Hasher>),
 }
 
 impl State {
     fn new(algorithm: DigestAlgorithm) -> Self {
         match algorithm {
+            #[cfg(feature = "digest")]
             DigestAlgorithm::Sha256 => Self::Sha256(Sha256::new()),
+            #[cfg(feature = "digest")]
             DigestAlgorithm::Blake3 => Self::Blake3(Box::default()),
         }
     }
 
     fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(state) => state.update(bytes),
-            Self::Blake3(state) => drop(state.update(bytes)),
+        match *self {
+            #[cfg(feature = "digest")]
+            Self::Sha256(ref mut state) => state.update(bytes),
+            #[cfg(feature = "digest")]
+            Self::Blake3(ref mut state) => drop(state.update(bytes)),
         }
     }
 
     fn finish(self) -> String {
         let bytes: [u8; 32] = match self {
+            #[cfg(feature = "digest")]
             Self::Sha256(state) => state.finalize().into(),
+            #[cfg(feature = "digest")]
             Self::Blake3(state) => state.finalize().into(),
         };
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// Takes the guest's bytes in their order.
+/// Hashes the guest's bytes, which must be passed in guest order.
 #[derive(Debug)]
 pub(super) struct GuestHash<'a> {
     input: &'a Input,
@@ -129,8 +151,13 @@ impl<'a> GuestHash<'a> {
         Self { input, state: State::new(algorithm), buf: Vec::new() }
     }
 
-    /// Takes the next task's bytes. `tick` is called now and then and may stop it.
-    pub(super) fn take(&mut self, task: &EncodedTask, tick: &dyn Fn() -> Result<()>) -> Result<()> {
+    /// Hashes the next task's bytes. `tick` is called every [`STEP`] bytes of known zeros; its
+    /// error is returned.
+    pub(super) fn update(
+        &mut self,
+        task: &EncodedTask,
+        tick: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         self.zeros(&task.zeros, tick)?;
         if let [TaskRun::Offloaded(range, origin)] = &*task.runs {
             return self.unread(range.end - range.start, origin);
@@ -145,7 +172,7 @@ impl<'a> GuestHash<'a> {
             if left.is_multiple_of(STEP) {
                 tick()?;
             }
-            // To the next multiple of a step, so that none is missed.
+            // At most to the next multiple of a step, so that no tick is skipped.
             let n = left.min(ZEROS.len() as u64).min((left - 1) % STEP + 1);
             self.state.update(&ZEROS[..n as usize]);
             left -= n;
@@ -153,7 +180,7 @@ impl<'a> GuestHash<'a> {
         Ok(())
     }
 
-    /// What goes from file to file.
+    /// Hashes `len` bytes of the source that were not read for the conversion.
     fn unread(&mut self, len: u64, origin: &Origin) -> Result<()> {
         let image = self.input.image(origin.image);
         let source = image.file(origin.depth, origin.place.file);
@@ -166,7 +193,7 @@ impl<'a> GuestHash<'a> {
     }
 }
 
-/// Hashes what was written; `tick` is called now and then and may stop it.
+/// Hashes the output files. `tick` is called every [`STEP`] bytes; its error is returned.
 pub(super) fn of_files(
     algorithm: DigestAlgorithm,
     files: Vec<StandIn>,
@@ -184,11 +211,11 @@ pub(super) fn of_files(
         }
         Ok(state.finish())
     };
-    let of = |(path, source): StandIn| {
+    let digest_of = |(path, source): StandIn| {
         let digest = digest(&*source).map_err(|e: Error| e.in_file(&path))?;
         Ok(FileDigest { path, digest })
     };
-    files.into_iter().map(of).collect()
+    files.into_iter().map(digest_of).collect()
 }
 
 fn hash_range(
@@ -212,9 +239,9 @@ fn hash_range(
 mod tests {
     use super::*;
 
-    /// FIPS 180-4's example, and BLAKE3's of its reference implementation.
+    /// The expected values are the example in FIPS 180-4 and the first BLAKE3 test vector.
     #[test]
-    fn digests_are_those_that_other_tools_print() {
+    fn digests_equal_those_of_other_tools() {
         let digest = |algorithm, bytes: &[u8]| {
             let mut state = State::new(algorithm);
             bytes.chunks(2).for_each(|part| state.update(part));
@@ -231,19 +258,19 @@ mod tests {
     }
 
     #[test]
-    fn a_long_stretch_of_zeros_is_hashed_in_full_and_may_be_stopped() {
+    fn a_long_run_of_zeros_is_hashed_in_full_and_can_be_cancelled() {
         let input = Input::concatenate(Vec::new(), 512).expect("empty");
-        let looks = std::cell::Cell::new(0);
-        let look = || {
-            looks.set(looks.get() + 1);
+        let ticks = std::cell::Cell::new(0);
+        let tick = || {
+            ticks.set(ticks.get() + 1);
             Ok(())
         };
         let mut hash = GuestHash::new(DigestAlgorithm::Blake3, &input);
         let len = 2 * STEP + 1000;
-        hash.zeros(&(0..len), &look).expect("goes on");
-        assert_eq!(looks.get(), 2);
+        hash.zeros(&(0..len), &tick).expect("hashes");
+        assert_eq!(ticks.get(), 2);
         assert_eq!(hash.finish(), blake3::hash(&vec![0; len as usize]).to_hex().as_str());
         let mut hash = GuestHash::new(DigestAlgorithm::Blake3, &input);
-        hash.zeros(&(0..len), &|| Err(Error::cancelled())).expect_err("stopped");
+        hash.zeros(&(0..len), &|| Err(Error::cancelled())).expect_err("cancelled");
     }
 }

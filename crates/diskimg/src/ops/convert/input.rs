@@ -1,4 +1,4 @@
-//! The source of a conversion: one image, or several end to end.
+//! The source of a conversion: one image, or several concatenated ones.
 
 use crate::error::{Error, Result};
 use crate::model::extent::ChainExtent;
@@ -6,43 +6,43 @@ use crate::model::image::Image;
 use crate::storage::source::HostFileId;
 use std::ops::Range;
 
-/// The guest bytes of one or more images, end to end.
+/// One or more images as one range of guest bytes.
 #[derive(Debug)]
 pub(super) struct Input {
     images: Vec<Image>,
     parts: Vec<InputRange>,
     size: u64,
-    /// Every image starts at a multiple of this many bytes of the whole.
+    /// Every image starts at a multiple of this many bytes of the input.
     alignment: u64,
 }
 
-/// A range of an image at its place in the whole.
+/// A range of an image and its position in the input.
 #[derive(Debug)]
 struct InputRange {
-    /// Where it stands in the whole.
+    /// Position in the input.
     at: Range<u64>,
-    /// Which image.
+    /// Index of the image.
     image: usize,
-    /// The image's guest offset that stands at `at.start`.
+    /// Guest offset in the image that corresponds to `at.start`.
     from: u64,
 }
 
-/// A range of the whole that one extent of one image accounts for.
+/// A range of the input that one extent of one image covers.
 #[derive(Debug, Clone)]
 pub(super) struct InputRun {
-    /// Bytes of the whole; never empty.
+    /// Position in the input; never empty.
     pub(super) at: Range<u64>,
-    /// Which image answers; `None` where zeros fill the gap between two.
+    /// Index of the image; `None` for the zeros between two images.
     pub(super) image: Option<usize>,
-    /// What it answers, in its own guest offsets.
+    /// The extent, in guest offsets of the image.
     pub(super) extent: ChainExtent,
 }
 
 impl Input {
-    /// Each image starts at a multiple of `alignment`.
+    /// Concatenates images, each of which starts at a multiple of `alignment`.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if no disk can be that large.
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if the total exceeds `i64::MAX` bytes.
     pub(super) fn concatenate(images: Vec<Image>, alignment: u64) -> Result<Self> {
         let mut input = Self { images: Vec::new(), parts: Vec::new(), size: 0, alignment };
         for image in images {
@@ -52,7 +52,10 @@ impl Input {
         Ok(input)
     }
 
-    /// Appends a range of a further image.
+    /// Appends a range of an image.
+    ///
+    /// # Errors
+    /// As [`concatenate`](Self::concatenate).
     pub(super) fn push(&mut self, image: Image, range: Range<u64>) -> Result<()> {
         let start = self.size.next_multiple_of(self.alignment);
         let end = start
@@ -68,20 +71,20 @@ impl Input {
         Ok(())
     }
 
-    /// Zeros follow up to `size`, which is not below what there is.
+    /// Appends zeros up to `size`, which must not be less than the current size.
     pub(super) fn pad_to(&mut self, size: u64) {
         debug_assert!(size >= self.size);
         self.size = size;
     }
 
-    /// Where each image stands as a disk of its own, of whole sectors; the last
-    /// one has the padding.
+    /// Returns the range of each image as a separate disk of whole sectors. Padding at the end of
+    /// the input belongs to the last disk.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) if one is empty.
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if an image is empty.
     pub(super) fn disks(&self, sector: u64) -> Result<Vec<Range<u64>>> {
         if let Some(empty) = self.images.iter().find(|image| image.size() == 0) {
-            return Err(Error::invalid("an empty disk").in_file(empty.name(0)));
+            return Err(Error::invalid("the disk is empty").in_file(empty.name(0)));
         }
         let whole = |part: &InputRange| part.at.start..part.at.end.next_multiple_of(sector);
         let mut disks: Vec<_> = self.parts.iter().map(whole).collect();
@@ -99,19 +102,20 @@ impl Input {
         &self.images[index]
     }
 
-    /// The smallest unit in which an image of these allocates.
-    pub(super) fn finest_unit(&self) -> u64 {
-        // Raw allocates nothing itself; what its file system does is coarse.
-        let units =
+    /// Returns the smallest cluster size of all layers, or `u64::MAX` if no layer has clusters.
+    pub(super) fn min_cluster_size(&self) -> u64 {
+        // Raw has no clusters, and holes of its file are large.
+        let sizes =
             self.images.iter().flat_map(Image::layers).map(|l| l.disk_layout().cluster_size);
-        units.filter(|&unit| unit > 1).min().unwrap_or(u64::MAX)
+        sizes.filter(|&size| size > 1).min().unwrap_or(u64::MAX)
     }
 
+    /// Returns the number of images.
     pub(super) fn images(&self) -> usize {
         self.images.len()
     }
 
-    /// What was damaged in the images and is made up for.
+    /// Returns the images' warnings; see [`Image::warnings`].
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         self.images.iter().flat_map(Image::warnings)
     }
@@ -120,7 +124,7 @@ impl Input {
         self.images.iter().flat_map(Image::identities)
     }
 
-    /// Verifies the images' files by the digests that came with them.
+    /// Verifies the images' files against the digests that came with them.
     pub(super) fn verify_manifests(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         for image in &self.images {
             for (depth, layer) in image.layers().enumerate() {
@@ -132,17 +136,18 @@ impl Input {
 
     /// As [`Image::next_window`].
     pub(super) fn next_window(&self, start: u64, end: u64, step: u64) -> u64 {
-        let usual = end.min(start.saturating_add(step));
+        let one_step = end.min(start.saturating_add(step));
         let Some(part) = self.parts.iter().find(|part| part.at.contains(&start)) else {
-            return usual;
+            return one_step;
         };
         let shift = |offset: u64| offset - part.at.start + part.from;
         let until = end.min(part.at.end);
-        let far = self.images[part.image].next_window(shift(start), shift(until), step);
-        usual.max(far - part.from + part.at.start)
+        let next = self.images[part.image].next_window(shift(start), shift(until), step);
+        one_step.max(next - part.from + part.at.start)
     }
 
-    /// Spans that cover `range` exactly, in order; stored runs end at holes.
+    /// Returns runs that cover `range` exactly, in order. Runs of data are split at holes of their
+    /// file.
     pub(super) fn runs(&self, range: Range<u64>) -> Result<Vec<InputRun>> {
         let mut runs = Vec::new();
         let mut at = range.start;
@@ -168,14 +173,14 @@ impl Input {
 }
 
 impl InputRun {
-    /// Zeros that no image holds.
+    /// Returns a run of zeros that belongs to no image.
     pub(super) fn zeros(at: Range<u64>) -> Self {
         use crate::model::extent::Kind;
         let extent = ChainExtent { guest: at.clone(), depth: 0, kind: Kind::Zero(None) };
         Self { at, image: None, extent }
     }
 
-    /// The part within `range`, which must overlap it.
+    /// Returns the part within `range`, which must overlap it.
     pub(super) fn clip(&self, range: &Range<u64>) -> Self {
         let at = self.at.start.max(range.start)..self.at.end.min(range.end);
         let start = self.extent.guest.start + (at.start - self.at.start);
@@ -184,6 +189,7 @@ impl InputRun {
     }
 }
 
+/// Appends zeros for the gap between two images.
 fn push_gap(runs: &mut Vec<InputRun>, at: Range<u64>) {
     if !at.is_empty() {
         runs.push(InputRun::zeros(at));

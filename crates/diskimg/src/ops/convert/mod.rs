@@ -1,14 +1,14 @@
 //! Conversion: plan → work → place.
 //!
-//! 1. [`plan`] asks the source for extents and cuts what is not known to be
-//!    zero into tasks; holes cost nothing per byte. [`share`] says what goes from
-//!    file to file.
-//! 2. [`carry`] fetches, looks for zeros, encodes: on all workers. [`pass`] says
-//!    what stays encoded as it is.
-//! 3. [`place`] lets the target allocate, in guest order; the workers write.
+//! 1. [`plan`] maps the source and divides everything that is not known to be zero into tasks;
+//!    holes cost nothing per byte. [`share`] decides which runs are reflinked or copied by the
+//!    kernel.
+//! 2. [`transfer`] fetches, detects zeros and encodes, in parallel. [`pass`] decides which
+//!    compressed units are copied as stored.
+//! 3. [`place`] lets the target allocate in guest order; the workers then write.
 //!
-//! The output depends on the source's bytes, the options, and on what can be
-//! shared; never on the number of threads.
+//! The output depends on the source's bytes, the options, and on what can be shared; never on the
+//! number of threads.
 
 mod digest;
 mod existing;
@@ -44,29 +44,30 @@ use std::path::Path;
 pub use hash::{DigestAlgorithm, Digests, FileDigest};
 pub use share::Reflink;
 
-/// Images are made of sectors of this many bytes, except raw files.
+/// Sector size in bytes. The size of every image except a raw file is a multiple of it.
 const SECTOR: u64 = 512;
 
 /// When a run of zeros becomes a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sparse {
-    /// Never: every byte is written, the output is fully allocated.
+    /// Never: every byte is written, so the output is fully allocated.
     Off,
-    /// When it fills an aligned block of this many bytes: at least 512, rounded
-    /// up to a power of two; more than 2 MiB counts as 2 MiB. A format with
-    /// clusters leaves out what is whole clusters of such blocks.
+    /// When it fills an aligned block of this many bytes. The value must be at least 512; it is
+    /// rounded up to a power of two and capped at 2 MiB. A format with clusters leaves a cluster
+    /// unallocated if all of its blocks are zero.
     Blocks(u64),
 }
 
-/// The largest block of zeros that is looked for as one: blocks are held in memory.
+/// Largest block that zero detection works with. Blocks are held in memory.
 const MAX_HOLE_BLOCK: u64 = 2 << 20;
 
 impl Sparse {
-    /// The same in blocks that the engine works with.
-    fn whole_blocks(self) -> Result<Self> {
+    /// Returns `self` with the block size normalized to a power of two of at most
+    /// [`MAX_HOLE_BLOCK`].
+    fn normalized(self) -> Result<Self> {
         match self {
             Self::Blocks(block) if block < SECTOR => Err(Error::invalid(format!(
-                "holes of {block} bytes: they must have at least {SECTOR}"
+                "the hole size is {block} bytes, but must be at least {SECTOR}"
             ))),
             Self::Blocks(block) => Ok(Self::Blocks(block.min(MAX_HOLE_BLOCK).next_power_of_two())),
             Self::Off => Ok(self),
@@ -80,7 +81,7 @@ impl Default for Sparse {
     }
 }
 
-/// A conversion, to be configured and run.
+/// Converts an image: a builder that is configured and then run.
 ///
 /// ```no_run
 /// use diskimg::{Convert, Format, Image};
@@ -95,7 +96,7 @@ pub struct Convert<'a> {
     settings: Settings<'a>,
 }
 
-/// Everything but the source.
+/// The settings of a conversion: everything except the source.
 struct Settings<'a> {
     format: Format,
     options: Options,
@@ -119,38 +120,37 @@ struct Settings<'a> {
     progress: Option<Callback<'a>>,
 }
 
-/// What a conversion did.
+/// The result of a conversion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Size of the disk, in guest bytes; several disks are counted with the gaps
-    /// between them.
+    /// Size of the disk in guest bytes. Of several concatenated disks it is the sum, including the
+    /// gaps between them.
     pub guest_bytes: u64,
-    /// Bytes of guest data in the output, after encoding.
+    /// Bytes of guest data written to the output, after encoding.
     pub stored_bytes: u64,
-    /// How many of these share their blocks with the source
-    /// ([`Convert::reflink`]) and took no space.
+    /// How many of [`stored_bytes`](Self::stored_bytes) share their blocks with the source and
+    /// take no additional space ([`Convert::reflink`]).
     pub shared_bytes: u64,
-    /// Guest bytes of compressed units that were taken as the source stores them
+    /// Guest bytes in compressed units that were copied without recompression
     /// ([`Convert::recompress`]).
     pub passed_bytes: u64,
-    /// What could not be read and was replaced by zeros ([`Convert::salvage`]),
-    /// in guest order.
+    /// Ranges that could not be read and were replaced by zeros ([`Convert::salvage`]), in guest
+    /// order.
     pub salvaged: Vec<Salvaged>,
-    /// What was damaged in the source and is made up for: see
-    /// [`Image::warnings`].
+    /// Damage in the source that was tolerated; see [`Image::warnings`].
     pub warnings: Vec<String>,
-    /// The output was read again and says what the source says ([`Convert::verify`]).
+    /// True if the output was read back and equals the source ([`Convert::verify`]).
     pub verified: bool,
-    /// What was asked for by [`Convert::digest`].
+    /// The digests requested with [`Convert::digest`].
     pub digests: Option<Digests>,
 }
 
-/// Guest bytes that could not be read.
+/// A guest range that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Salvaged {
-    /// Which.
+    /// Guest offsets in bytes.
     pub guest: Range<u64>,
-    /// Why.
+    /// The error message.
     pub error: String,
 }
 
@@ -165,7 +165,8 @@ impl fmt::Debug for Convert<'_> {
 }
 
 impl<'a> Convert<'a> {
-    /// Converts `image`; to raw, unless [`format`](Self::format) says otherwise.
+    /// Creates a conversion of `image` with default settings. The output format is raw unless
+    /// [`format`](Self::format) is called.
     pub fn new(image: Image) -> Self {
         Self {
             images: vec![image],
@@ -194,182 +195,181 @@ impl<'a> Convert<'a> {
         }
     }
 
-    /// A further image, whose guest bytes follow the last one's in the same
-    /// output, starting at a whole sector. In an appliance it is a disk of its own.
+    /// Appends an image, whose guest bytes follow those of the previous one at the next sector
+    /// boundary. In an appliance each image becomes a separate disk.
     #[must_use]
     pub fn append(mut self, image: Image) -> Self {
         self.images.push(image);
         self
     }
 
-    /// The output's format.
+    /// Sets the output format.
     #[must_use]
     pub fn format(mut self, format: Format) -> Self {
         self.settings.format = format;
         self
     }
 
-    /// The output's create options; see [`Format::options`].
+    /// Sets the output's create options; see [`Format::options`].
     #[must_use]
     pub fn options(mut self, options: Options) -> Self {
         self.settings.options = options;
         self
     }
 
-    /// Whether the output's units shall be compressed.
+    /// Sets whether the output is compressed.
     #[must_use]
     pub fn compress(mut self, yes: bool) -> Self {
         self.settings.compress = yes;
         self
     }
 
-    /// The output builds on this image: only what differs from it is written.
-    /// A relative name is resolved against the output's directory.
+    /// Sets the output's backing file. Only clusters that differ from it are written. A relative
+    /// name is resolved against the output's directory.
     #[must_use]
     pub fn backing(mut self, backing: Backing) -> Self {
         self.settings.backing = Some(backing);
         self
     }
 
-    /// Which files the [`backing`](Self::backing) image may name, in its turn.
+    /// Sets which external files the [`backing`](Self::backing) image may refer to.
     #[must_use]
     pub fn backing_external_files(mut self, policy: ExternalFiles) -> Self {
         self.settings.backing_external_files = policy;
         self
     }
 
-    /// Bounds on what the new image's backing image may demand.
+    /// Sets the limits for opening the [`backing`](Self::backing) image.
     #[must_use]
     pub fn backing_limits(mut self, limits: Limits) -> Self {
         self.settings.backing_limits = limits;
         self
     }
 
-    /// When a run of zeros becomes a hole.
+    /// Sets when a run of zeros becomes a hole.
     #[must_use]
     pub fn sparse(mut self, sparse: Sparse) -> Self {
         self.settings.sparse = sparse;
         self
     }
 
-    /// How many threads work at most (16 are enough for anything); by default as many as there are
-    /// processors, fewer under a limit on the address space.
+    /// Sets the maximum number of threads, which is capped at 16. The default is the number of
+    /// processors, or fewer if the address space is limited.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.settings.threads = Some(threads);
         self
     }
 
-    /// No more than this many bytes are written per second, on average.
+    /// Limits the average write rate to this many bytes per second. 0 means no limit.
     #[must_use]
     pub fn rate_limit(mut self, bytes_per_second: u64) -> Self {
         self.settings.rate_limit = Some(bytes_per_second).filter(|&rate| rate > 0);
         self
     }
 
-    /// Replaces what cannot be read by zeros, and goes on;
-    /// [`Report::salvaged`] tells what.
+    /// Sets whether unreadable data is replaced by zeros instead of ending the conversion.
+    /// [`Report::salvaged`] lists the affected ranges.
     #[must_use]
     pub fn salvage(mut self, yes: bool) -> Self {
         self.settings.salvage = yes;
         self
     }
 
-    /// Whether stored runs share their blocks with the source, where the output stores them
-    /// verbatim. Zeros inside such runs are not looked for: they cost no space. A
-    /// [salvage](Self::salvage) shares nothing by default.
+    /// Sets whether data that the output stores verbatim shares its blocks with the source. Zeros
+    /// inside shared runs are not detected; they take no additional space. With
+    /// [`salvage`](Self::salvage), [`Reflink::Auto`] shares nothing.
     #[must_use]
     pub fn reflink(mut self, reflink: Reflink) -> Self {
         self.settings.reflink = reflink;
         self
     }
 
-    /// Whether the kernel copies stored runs that cannot be shared. Zeros inside them are
-    /// not looked for, and take space.
+    /// Sets whether the kernel copies (`copy_file_range`) data that cannot be shared. Zeros inside
+    /// copied runs are not detected and take space.
     #[must_use]
     pub fn offload(mut self, yes: bool) -> Self {
         self.settings.offload = yes;
         self
     }
 
-    /// Whether compressed units are decoded and compressed anew even where the output takes
-    /// them as the source stores them (same codec, same unit). So is everything where a
-    /// compression level is asked for.
+    /// Sets whether compressed units are always decoded and compressed again. By default they are
+    /// copied as stored if source and output use the same codec and unit size and no compression
+    /// level was requested.
     #[must_use]
     pub fn recompress(mut self, yes: bool) -> Self {
         self.settings.recompress = yes;
         self
     }
 
-    /// Whether the output is opened and read again when all of it is written and flushed, and
-    /// compared with the source, before it gets its name: one more pass over both. A file
-    /// leaves the page cache for that. What goes to a pipe or a writer cannot be verified.
+    /// Sets whether the output is read back and compared with the source after it was flushed and
+    /// before it is renamed to its final name. This reads both images once more; the output is
+    /// dropped from the page cache first. Output to a pipe or a writer cannot be verified.
     ///
-    /// An output that differs is [`Corrupt`](crate::ErrorKind::Corrupt), and no file is left
-    /// behind; what was written in place is what it is.
+    /// If the output differs, the conversion fails with [`Corrupt`](crate::ErrorKind::Corrupt) and
+    /// no file is left behind. An output that was written in place is not restored.
     #[must_use]
     pub fn verify(mut self, yes: bool) -> Self {
         self.settings.verify = yes;
         self
     }
 
-    /// Asks for digests ([`Report::digests`]): of the guest's bytes, computed as they are
-    /// task; and of each file that is written, which is read again for that. Every byte of
-    /// the disk counts, so this takes its time for zeros, too.
+    /// Requests digests ([`Report::digests`]) of the guest's bytes, computed during the conversion,
+    /// and of each output file, which is read back for this. Zeros are hashed too, so holes are
+    /// not free.
     #[must_use]
     pub fn digest(mut self, algorithm: DigestAlgorithm) -> Self {
         self.settings.digest = Some(algorithm);
         self
     }
 
-    /// Whether the output is on stable storage when the conversion returns.
+    /// Sets whether the output is on stable storage when the conversion returns.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.settings.durability = durability;
         self
     }
 
-    /// What becomes of the page cache while the output is written. How the source
-    /// is read, its [`OpenOptions`](crate::OpenOptions) say.
+    /// Sets how the page cache is used for the output. For the source this is set in its
+    /// [`OpenOptions`](crate::OpenOptions).
     #[must_use]
     pub fn caching(mut self, caching: Caching) -> Self {
         self.settings.caching = caching;
         self
     }
 
-    /// For [`run_existing`](Self::run_existing): the caller knows that the
-    /// target reads as zeros, so zeros need not be written.
+    /// Declares that the target of [`run_existing`](Self::run_existing) reads as zeros, so that
+    /// zeros need not be written.
     #[must_use]
     pub fn target_is_zero(mut self, yes: bool) -> Self {
         self.settings.target_is_zero = yes;
         self
     }
 
-    /// Whether a source that comes with digests of its files (an appliance) is
-    /// verified before the first byte is converted, which reads it once more;
-    /// the default. See [`Layer::verify_manifest`](crate::Layer::verify_manifest).
+    /// Sets whether a source that comes with digests of its files (an appliance) is verified before
+    /// the conversion starts, which reads it once more. The default is true. See
+    /// [`Layer::verify_manifest`](crate::Layer::verify_manifest).
     #[must_use]
     pub fn verify_manifest(mut self, yes: bool) -> Self {
         self.settings.verify_manifest = yes;
         self
     }
 
-    /// Called as the work goes on; may stop it.
+    /// Sets a callback that receives progress and can cancel the conversion.
     #[must_use]
     pub fn progress(mut self, callback: Callback<'a>) -> Self {
         self.settings.progress = Some(callback);
         self
     }
 
-    /// Converts into a new file, which appears under `path` when it is
-    /// complete. A file that was there stays whole until then. A device is
-    /// written in place; `-` is standard output.
+    /// Converts into a new file, which appears under `path` when it is complete. An existing file
+    /// is replaced only then. A device is written in place; `-` is standard output.
     ///
     /// # Errors
-    /// Whatever reading the source, creating or writing the output said;
-    /// [`Refused`](crate::ErrorKind::Refused) if the output is one of the
-    /// source's own files; [`Cancelled`](crate::ErrorKind::Cancelled). No file
-    /// is left behind then.
+    /// Returns any error from reading the source and from creating or writing the output,
+    /// [`Refused`](crate::ErrorKind::Refused) if the output is one of the source's own files, and
+    /// [`Cancelled`](crate::ErrorKind::Cancelled) if the progress callback stops the conversion.
+    /// No file is left behind after an error.
     pub fn run(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         if path == Path::new("-") {
@@ -378,24 +378,25 @@ impl<'a> Convert<'a> {
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         let input = self.settings.join(self.images)?;
         refuse_own_files(&input, &path)?;
-        // A pipe may wait for its reader for ever.
-        let mut stopped = || report(self.settings.progress, 0, input.size()).is_err();
-        let output = Output::create_unless(&path, &mut stopped).map_err(|e| match e.kind() {
-            std::io::ErrorKind::Interrupted => Error::cancelled(),
-            _ => Error::io("cannot create the output", e).in_file(&path),
-        })?;
+        // Opening a named pipe blocks until it has a reader; the callback can cancel that.
+        let mut is_cancelled = || report(self.settings.progress, 0, input.size()).is_err();
+        let output =
+            Output::create_unless(&path, &mut is_cancelled).map_err(|e| match e.kind() {
+                std::io::ErrorKind::Interrupted => Error::cancelled(),
+                _ => Error::io("cannot create the output", e).in_file(&path),
+            })?;
         self.settings.run(input, output, None)
     }
 
-    /// Converts into a file or device that exists already and is large enough;
-    /// what lies behind the source's size in it stays.
+    /// Converts into an existing file or device that is large enough. Its data beyond the size of
+    /// the source is kept.
     ///
-    /// Raw targets are overwritten where they stand. Images of other formats
-    /// are rewritten with their own create options.
+    /// A raw target is overwritten in place. An image of another format is rewritten with the
+    /// create options it was made with.
     ///
     /// # Errors
-    /// As [`run`](Self::run); [`Invalid`](crate::ErrorKind::Invalid) if the
-    /// target is too small.
+    /// As [`run`](Self::run), and [`Invalid`](crate::ErrorKind::Invalid) if the target is too
+    /// small.
     pub fn run_existing(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
@@ -404,7 +405,7 @@ impl<'a> Convert<'a> {
         existing::run(self.settings, input, &path)
     }
 
-    /// Converts into an [`Output`] of the caller's.
+    /// Converts into an [`Output`] that the caller provides.
     ///
     /// # Errors
     /// As [`run`](Self::run).

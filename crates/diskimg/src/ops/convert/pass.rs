@@ -1,45 +1,45 @@
-//! Encoded units that the target takes as the source stores them.
+//! Compressed units that are copied to the target as the source stores them.
 
 use super::input::InputRun;
 use crate::model::extent::{Encoded, Kind};
 use crate::model::target::UnitEncoder;
 
-/// A source may tell where an encoded unit ends in sectors only (qcow2 does).
+/// The granularity in which a source may record the length of a compressed unit (qcow2 does).
 const SECTOR: u64 = 512;
 
-/// The encoded unit that a run consists of, if `encoder` takes it as it is: a whole unit of
-/// `unit` bytes, where the target has one too.
+/// Returns the compressed unit that `run` consists of, if `encoder` accepts it as stored. The unit
+/// must coincide with one cluster of the target, which has `cluster_size` bytes.
 pub(super) fn passing<'s>(
     run: &'s InputRun,
-    unit: u64,
+    cluster_size: u64,
     encoder: &dyn UnitEncoder,
 ) -> Option<&'s Encoded> {
     let Kind::Encoded(encoded) = &run.extent.kind else { return None };
-    let whole = run.at.start.is_multiple_of(unit)
-        && run.at.end - run.at.start == unit
+    let whole = run.at.start.is_multiple_of(cluster_size)
+        && run.at.end - run.at.start == cluster_size
         && run.extent.guest == encoded.unit;
     (whole && encoder.passes(encoded)).then_some(encoded)
 }
 
-/// Gives encoded units their true length where the next one begins in their last sector.
-/// Otherwise each would take along up to a sector of its neighbour, and the image grow with
-/// every conversion.
-pub(super) fn tighten(runs: &mut [InputRun]) {
+/// Sets the length of a compressed unit to its true length where the next unit starts in its last
+/// sector. Otherwise up to a sector of the next unit would be copied with it, and the image would
+/// grow with every conversion.
+pub(super) fn trim_lengths(runs: &mut [InputRun]) {
     for i in 1..runs.len() {
         let (before, after) = runs.split_at_mut(i);
         let (Some(InputRun { image, extent, .. }), [next, ..]) = (before.last_mut(), after) else {
             continue;
         };
-        let (Kind::Encoded(unit), Kind::Encoded(behind)) = (&mut extent.kind, &next.extent.kind)
+        let (Kind::Encoded(unit), Kind::Encoded(following)) = (&mut extent.kind, &next.extent.kind)
         else {
             continue;
         };
-        let one_file = *image == next.image
+        let same_file = *image == next.image
             && extent.depth == next.extent.depth
-            && unit.place.file == behind.place.file;
-        let len = behind.place.offset.saturating_sub(unit.place.offset);
+            && unit.place.file == following.place.file;
+        let len = following.place.offset.saturating_sub(unit.place.offset);
         let stored = u64::from(unit.stored);
-        if one_file && len > 0 && len < stored && stored - len < SECTOR {
+        if same_file && len > 0 && len < stored && stored - len < SECTOR {
             unit.stored = len as u32;
         }
     }
@@ -74,25 +74,25 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_ends_where_the_next_one_begins_in_its_last_sector() {
+    fn a_unit_is_trimmed_where_the_next_one_starts_in_its_last_sector() {
         let mut runs = [encoded(0, 1000, 536), encoded(1, 1100, 436), encoded(2, 5000, 120)];
-        tighten(&mut runs);
-        assert_eq!(lengths(&runs), [100, 436, 120], "the second one's neighbour is far off");
+        trim_lengths(&mut runs);
+        assert_eq!(lengths(&runs), [100, 436, 120], "the third unit is not adjacent to the second");
     }
 
     #[test]
-    fn a_unit_that_overlaps_its_neighbour_by_more_than_a_sector_is_left_alone() {
+    fn a_unit_that_overlaps_the_next_by_more_than_a_sector_is_not_trimmed() {
         let mut runs = [encoded(0, 1000, 2072), encoded(1, 1100, 1972), encoded(2, 1100, 1972)];
-        tighten(&mut runs);
+        trim_lengths(&mut runs);
         assert_eq!(lengths(&runs), [2072, 1972, 1972]);
     }
 
     #[test]
-    fn units_of_other_files_are_no_neighbours() {
+    fn units_in_different_files_are_not_trimmed() {
         let mut other = encoded(1, 1100, 436);
         other.image = Some(1);
         let mut runs = [encoded(0, 1000, 536), other];
-        tighten(&mut runs);
+        trim_lengths(&mut runs);
         assert_eq!(lengths(&runs), [536, 436]);
     }
 }

@@ -1,4 +1,4 @@
-//! Placement: the target is asked in guest order, one task at a time.
+//! Placement: lets the target allocate space in guest order, one task at a time.
 
 use super::hash::GuestHash;
 use super::share::Origin;
@@ -10,49 +10,53 @@ use crate::model::target::{Allocate, Slot, Target};
 use crate::ops::progress::{Callback, report};
 use std::ops::{ControlFlow, Range};
 
-/// Zeros that the target is told of in one go: whole units of any.
-const ZEROS_AT_A_TIME: u64 = 8 << 30;
+/// Bytes of zeros placed in one call, a multiple of every cluster size.
+const ZEROS_PER_CALL: u64 = 8 << 30;
 
-/// The ordered half of a conversion.
+/// The part of a conversion that runs in guest order.
 pub(super) struct Placer<'a> {
     pub(super) target: &'a mut dyn Target,
-    /// The target builds on another image: what is zero in both needs no word.
+    /// Whether the target has a backing file. Known zeros between tasks are zero in it too, so they
+    /// are not placed.
     pub(super) overlay: bool,
-    /// Guest bytes in all.
+    /// Size of the disk in bytes, for progress.
     pub(super) total: u64,
-    /// Bytes given to the workers to write.
+    /// Bytes handed to the workers for writing so far.
     pub(super) stored: u64,
-    /// Of the guest bytes so far, if the target wants it.
+    /// Digest of the guest bytes so far, if the target wants it.
     pub(super) digest: u64,
-    /// Of the guest bytes so far, if the caller wants it.
+    /// Hash of the guest bytes so far, if the caller wants it.
     pub(super) hash: Option<GuestHash<'a>>,
     pub(super) throttle: Throttle,
     pub(super) progress: Option<Callback<'a>>,
 }
 
 impl Placer<'_> {
-    /// Tells the caller that `done` guest bytes are dealt with.
-    pub(super) fn tell(&self, done: u64) -> Result<()> {
+    /// Reports that `done` guest bytes have been processed.
+    ///
+    /// # Errors
+    /// Returns [`Cancelled`](crate::ErrorKind::Cancelled) if the callback stops the conversion.
+    pub(super) fn report_progress(&self, done: u64) -> Result<()> {
         report(self.progress, done, self.total)
     }
 
-    /// Makes room for one task's runs.
+    /// Allocates space for one task's runs.
     pub(super) fn place(&mut self, task: EncodedTask) -> Result<ControlFlow<(), Placed>> {
         let mut writes = Vec::new();
         if let Some(hash) = &mut self.hash {
             let (progress, done, total) = (self.progress, task.zeros.start, self.total);
-            hash.take(&task, &|| report(progress, done, total))?;
+            hash.update(&task, &|| report(progress, done, total))?;
         }
         if !self.overlay {
-            self.zeros(task.zeros.clone())?;
+            self.place_zeros(task.zeros.clone())?;
         }
-        for piece in &task.runs {
-            match piece {
+        for run in &task.runs {
+            match run {
                 TaskRun::Same => {}
-                TaskRun::Zero(range) => self.zeros(range.clone())?,
-                TaskRun::Stored(range) => self.stored(range.clone(), None, &mut writes)?,
+                TaskRun::Zero(range) => self.place_zeros(range.clone())?,
+                TaskRun::Stored(range) => self.place_data(range.clone(), None, &mut writes)?,
                 TaskRun::Offloaded(range, origin) => {
-                    self.stored(range.clone(), Some(*origin), &mut writes)?;
+                    self.place_data(range.clone(), Some(*origin), &mut writes)?;
                 }
                 TaskRun::Encoded(at, part) => {
                     let unit = Allocate::Compressed(task.encoded(part));
@@ -64,34 +68,35 @@ impl Placer<'_> {
             }
         }
         self.digest = self.digest.wrapping_add(task.digest);
-        self.tell(task.end())?;
-        while let Some(nap) = self.throttle.nap(self.stored) {
-            std::thread::sleep(nap);
-            self.tell(task.end())?;
+        self.report_progress(task.end())?;
+        while let Some(delay) = self.throttle.delay(self.stored) {
+            std::thread::sleep(delay);
+            self.report_progress(task.end())?;
         }
         Ok(ControlFlow::Continue(Placed { task, writes }))
     }
 
-    fn zeros(&mut self, range: Range<u64>) -> Result<()> {
+    fn place_zeros(&mut self, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
         let mut at = range.start;
         while at < range.end {
-            // A pipe is told every byte of them: the caller may stop that.
-            let len = (range.end - at).min(ZEROS_AT_A_TIME);
+            // To a pipe every zero is written, so the caller must be able to cancel.
+            let len = (range.end - at).min(ZEROS_PER_CALL);
             if self.target.place(at, Allocate::Zero { len })?.is_some() {
-                // Zeros are the target's own business: it writes them if they must be written.
-                return Err(Error::invalid("the target asks for zeros to be written"));
+                // A target writes zeros itself if they must be written.
+                return Err(Error::invalid("the target returned a slot for zeros"));
             }
             at += len;
-            self.tell(at)?;
+            self.report_progress(at)?;
         }
         Ok(())
     }
 
-    /// Makes room for stored bytes, which come from the buffers or from `origin`.
-    fn stored(
+    /// Allocates space for data that is stored verbatim and comes from the task's buffers or from
+    /// `origin`.
+    fn place_data(
         &mut self,
         range: Range<u64>,
         origin: Option<Origin>,
@@ -101,7 +106,7 @@ impl Placer<'_> {
         while at < range.end {
             let len = range.end - at;
             let Some(slot) = self.target.place(at, Allocate::Data { len })? else {
-                return Err(Error::invalid("the target has no room for stored bytes"));
+                return Err(Error::invalid("the target returned no slot for data"));
             };
             debug_assert!(slot.len > 0 && slot.len <= len);
             let from = match origin {
@@ -119,7 +124,7 @@ impl Placer<'_> {
     }
 }
 
-/// Appends a write, merging it with the last where both sides continue.
+/// Appends a write. Merges it with the last one if source and destination are both adjacent.
 fn push_write(writes: &mut Vec<Write>, slot: Slot, from: Bytes) {
     if let Some(last) = writes.last_mut()
         && last.slot.file == slot.file

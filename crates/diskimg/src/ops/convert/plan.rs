@@ -1,4 +1,4 @@
-//! What is to be task, in which runs.
+//! Planning: divides the source into tasks.
 
 use super::Sparse;
 use super::input::{Input, InputRun};
@@ -10,54 +10,55 @@ use crate::model::image::{Image, WINDOW};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Guest bytes that a worker carries at a time, if the target's unit is not
-/// larger: small enough to stay in the processor's cache, large enough that a
-/// system call's cost vanishes.
+/// Guest bytes per task, unless the target's clusters are larger. Small enough for the processor's
+/// cache, large enough that the cost of a system call does not matter.
 const CHUNK: u64 = 512 << 10;
 
-/// The source is asked about no more units than this at a time, each of which
-/// may be an extent of its own.
-const UNITS_PER_WINDOW: u64 = 32 << 10;
+/// Clusters of the source that are mapped at a time. In the worst case each of them is a separate
+/// extent.
+const CLUSTERS_PER_WINDOW: u64 = 32 << 10;
 
-/// After so many windows of zeros a task tells of them: it shows that the work
-/// goes on, and lets the caller stop it.
-const SILENT_WINDOWS: u64 = 64;
+/// Number of consecutive windows of zeros after which a task without data is issued, so that
+/// progress is reported and the conversion can be cancelled.
+const MAX_ZERO_WINDOWS: u64 = 64;
 
-/// A piece of the conversion.
+/// A part of the conversion that one worker handles.
 #[derive(Debug)]
 pub(super) struct Task {
-    /// Known zeros before `range`, to be told to the target and no more.
+    /// Known zeros before `range`. The target is informed of them; nothing is read.
     pub(super) zeros: Range<u64>,
-    /// Bytes to carry; empty after a long run of zeros, and in the last task of
-    /// a disk that ends with zeros.
+    /// Guest bytes to transfer. Empty after a long run of zeros, and in the last task of a disk
+    /// that ends with zeros.
     pub(super) range: Range<u64>,
-    /// Covers `range`.
+    /// Runs of the input that cover `range` exactly.
     pub(super) input_runs: Vec<InputRun>,
-    /// All of `range` lies verbatim here, in whole units: it may go from file
-    /// to file without being read.
+    /// Where all of `range` is stored verbatim in the source, if it can be shared or copied by the
+    /// kernel without being read. `range` consists of whole clusters then.
     pub(super) origin: Option<Origin>,
 }
 
-/// Cuts the input into tasks, lazily.
+/// Divides the input into tasks, lazily.
 pub(super) struct Plan<'a> {
     input: &'a Input,
     backing: Option<&'a Image>,
-    unit: u64,
-    /// Tasks start and end at multiples of this: whole units, and whole blocks
-    /// of those that may become holes, so that holes depend on content alone.
+    /// The target's cluster size in bytes.
+    cluster_size: u64,
+    /// Tasks start and end at multiples of this: whole clusters and whole blocks of zero
+    /// detection, so that holes depend on the content alone.
     granule: u64,
     sparse: Sparse,
     salvaged: &'a SalvageLog,
+    /// Maximum length of a task in bytes. Longer runs are cut at multiples of it.
     chunk: u64,
-    /// Guest bytes asked about at a time.
+    /// Guest bytes that are mapped at a time.
     step: u64,
     sharing: &'a Sharing,
-    /// Encoded units may be passed through.
+    /// Compressed units may be copied as stored.
     passes: bool,
-    /// Where the next window starts.
+    /// Start of the next window.
     window: u64,
-    /// Where the zeros start that no task has mentioned yet.
-    told: u64,
+    /// End of the guest range that the tasks so far cover.
+    planned: u64,
     ready: VecDeque<Task>,
     ended: bool,
 }
@@ -66,22 +67,23 @@ impl<'a> Plan<'a> {
     pub(super) fn new(
         input: &'a Input,
         backing: Option<&'a Image>,
-        unit: u64,
+        cluster_size: u64,
         sparse: Sparse,
         salvaged: &'a SalvageLog,
         sharing: &'a Sharing,
     ) -> Self {
-        debug_assert!(unit.is_power_of_two());
+        debug_assert!(cluster_size.is_power_of_two());
         let granule = match sparse {
-            Sparse::Off => unit,
-            Sparse::Blocks(block) => unit.max(block),
+            Sparse::Off => cluster_size,
+            Sparse::Blocks(block) => cluster_size.max(block),
         };
         let chunk = CHUNK.max(granule);
-        let step = input.finest_unit().saturating_mul(UNITS_PER_WINDOW).min(WINDOW).max(chunk);
+        let step =
+            input.min_cluster_size().saturating_mul(CLUSTERS_PER_WINDOW).min(WINDOW).max(chunk);
         Self {
             input,
             backing,
-            unit,
+            cluster_size,
             granule,
             sparse,
             salvaged,
@@ -90,26 +92,26 @@ impl<'a> Plan<'a> {
             sharing,
             passes: false,
             window: 0,
-            told: 0,
+            planned: 0,
             ready: VecDeque::new(),
             ended: false,
         }
     }
 
-    /// Whether encoded units may be passed through as they are stored.
+    /// Sets whether compressed units may be copied as stored.
     pub(super) fn passes(mut self, yes: bool) -> Self {
         self.passes = yes;
         self
     }
 
-    /// The next task, in guest order.
+    /// Returns the next task in guest order, or `None` at the end of the disk.
     pub(super) fn next_task(&mut self) -> Result<Option<Task>> {
         while self.ready.is_empty() && self.window < self.input.size() {
             let end = self.next_window();
             self.plan_window(self.window..end)?;
             self.window = end;
-            if self.ready.is_empty() && end - self.told >= SILENT_WINDOWS * WINDOW {
-                return Ok(self.zeros_up_to(end));
+            if self.ready.is_empty() && end - self.planned >= MAX_ZERO_WINDOWS * WINDOW {
+                return Ok(self.zero_task(end));
             }
         }
         if let Some(task) = self.ready.pop_front() {
@@ -119,40 +121,42 @@ impl<'a> Plan<'a> {
             return Ok(None);
         }
         self.ended = true;
-        Ok(self.zeros_up_to(self.input.size()))
+        Ok(self.zero_task(self.input.size()))
     }
 
-    /// Where the next window ends: far off where there is nothing.
+    /// Returns the end of the next window. Windows are larger where nothing is allocated.
     fn next_window(&self) -> u64 {
         let (start, end) = (self.window, self.input.size());
-        let usual = end.min(start.saturating_add(self.step));
+        let one_step = end.min(start.saturating_add(self.step));
         if self.sparse == Sparse::Off || self.salvaged.active() {
-            return usual;
+            return one_step;
         }
-        let mut far = self.input.next_window(start, end, self.step);
+        let mut next = self.input.next_window(start, end, self.step);
         if let Some(backing) = self.backing.filter(|backing| start < backing.size()) {
-            far = far.min(backing.next_window(start, backing.size(), self.step));
+            next = next.min(backing.next_window(start, backing.size(), self.step));
         }
-        // Windows start at whole steps, and so at whole units.
-        if far < end { usual.max(start + (far - start) / self.step * self.step) } else { end }
+        // Windows start at multiples of a step, hence at multiples of a cluster.
+        if next < end { one_step.max(start + (next - start) / self.step * self.step) } else { end }
     }
 
-    /// A task that only tells of zeros, if there are any.
-    fn zeros_up_to(&mut self, end: u64) -> Option<Task> {
-        let zeros = self.told..end;
-        self.told = end;
+    /// Returns a task without data for the zeros from the end of the last task to `end`, if there
+    /// are any.
+    fn zero_task(&mut self, end: u64) -> Option<Task> {
+        let zeros = self.planned..end;
+        self.planned = end;
         let task = |zeros| Task { zeros, range: end..end, input_runs: Vec::new(), origin: None };
         (!zeros.is_empty()).then(|| task(zeros))
     }
 
+    /// Divides a window into tasks.
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
         let mut input_runs = self.input_runs(window.clone())?;
         if self.passes {
-            pass::tighten(&mut input_runs);
+            pass::trim_lengths(&mut input_runs);
         }
-        let busy = self.busy_units(&input_runs, &window)?;
+        let allocated = self.allocated_runs(&input_runs, &window)?;
         let mut first = 0;
-        for run in busy {
+        for run in allocated {
             let mut at = run.start;
             while at < run.end {
                 while input_runs[first].at.end <= at {
@@ -162,28 +166,29 @@ impl<'a> Plan<'a> {
                 let range = at..end;
                 let covering = input_runs[first..].iter().take_while(|s| s.at.start < end);
                 self.ready.push_back(Task {
-                    zeros: self.told..at,
+                    zeros: self.planned..at,
                     input_runs: covering.map(|s| s.clip(&range)).collect(),
                     range,
                     origin,
                 });
-                self.told = end;
+                self.planned = end;
                 at = end;
             }
         }
         Ok(())
     }
 
-    /// Where the task that starts with `run` ends, and where all of it lies if
-    /// it can be left to the kernel. `input_runs` begin with the one at its start.
+    /// Returns the end of the task that starts at `run.start`, and where its bytes are stored in
+    /// the source if the task can be shared or copied by the kernel. The first of `input_runs`
+    /// contains `run.start`.
     fn cut(&self, run: Range<u64>, input_runs: &[InputRun]) -> Result<(u64, Option<Origin>)> {
-        // At multiples of the chunk, so that the cuts do not depend on the runs.
+        // Cut at multiples of the chunk, so that the cuts do not depend on where runs start.
         let chunk_end = run.end.min((run.start / self.chunk + 1) * self.chunk);
         if !self.sharing.is_possible() {
             return Ok((chunk_end, None));
         }
         for input_run in input_runs.iter().take_while(|s| s.at.start < chunk_end) {
-            let part = self.sharing.part_of(input_run, &run, self.unit);
+            let part = self.sharing.part_of(input_run, &run, self.cluster_size);
             let part = part.map_err(|e| match input_run.image {
                 Some(image) => self.input.image(image).in_layer(e, input_run.extent.depth),
                 None => e,
@@ -198,7 +203,7 @@ impl<'a> Plan<'a> {
         Ok((chunk_end, None))
     }
 
-    /// What the input says; under salvage, what cannot be mapped becomes zeros.
+    /// Returns the runs of `range`. With salvage, ranges that cannot be mapped become zeros.
     fn input_runs(&self, range: Range<u64>) -> Result<Vec<InputRun>> {
         let mut input_runs = Vec::new();
         let mut at = range.start;
@@ -216,7 +221,7 @@ impl<'a> Plan<'a> {
                 None => at..at,
             };
             if lost.is_empty() {
-                input_runs.extend(self.halves(rest, &error)?);
+                input_runs.extend(self.bisect(rest, &error)?);
                 break;
             }
             if at < lost.start {
@@ -229,8 +234,9 @@ impl<'a> Plan<'a> {
         Ok(input_runs)
     }
 
-    /// The same for a range of which nobody knows how much is lost.
-    fn halves(&self, range: Range<u64>, error: &Error) -> Result<Vec<InputRun>> {
+    /// As [`input_runs`](Self::input_runs), after mapping `range` failed with an error that does
+    /// not tell which part of it is lost: maps each half separately.
+    fn bisect(&self, range: Range<u64>, error: &Error) -> Result<Vec<InputRun>> {
         let half = range.start + (range.end - range.start) / 2;
         let middle = (half / SALVAGE_BLOCK * SALVAGE_BLOCK)
             .max((range.start + 1).next_multiple_of(SALVAGE_BLOCK));
@@ -243,16 +249,20 @@ impl<'a> Plan<'a> {
         Ok(input_runs)
     }
 
-    /// The runs of whole granules of which something must be task: in order,
-    /// apart, clipped to the window.
-    fn busy_units(&self, input_runs: &[InputRun], window: &Range<u64>) -> Result<Vec<Range<u64>>> {
+    /// Returns the ranges that are not known to be zero in both the input and the backing file,
+    /// extended to whole granules: in order, disjoint, clipped to the window.
+    fn allocated_runs(
+        &self,
+        input_runs: &[InputRun],
+        window: &Range<u64>,
+    ) -> Result<Vec<Range<u64>>> {
         if self.sparse == Sparse::Off {
             return Ok(vec![window.clone()]);
         }
-        let busy = input_runs.iter().filter(|s| !s.extent.kind.is_zero()).map(|s| s.at.clone());
-        let mut ranges: Vec<_> = busy.collect();
+        let stored = input_runs.iter().filter(|s| !s.extent.kind.is_zero()).map(|s| s.at.clone());
+        let mut ranges: Vec<_> = stored.collect();
         if let Some(backing) = self.backing {
-            // Zeros over a backing file that is not zero must be said.
+            // Zeros must be recorded where the backing file is not zero.
             let end = window.end.min(backing.size()).max(window.start);
             for extent in backing.extents(window.start.min(end)..end)? {
                 if !extent.kind.is_zero() {

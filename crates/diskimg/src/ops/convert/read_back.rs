@@ -1,7 +1,7 @@
-//! Verification: what was written is opened again, and held against the source.
+//! Verification: reopens the output and compares it with the source.
 //!
-//! It happens when everything is flushed and nothing has its name yet, so that an output that
-//! does not say what the source says never replaces anything.
+//! This is done after the output was flushed and before it is renamed to its final name, so that
+//! an output that differs from the source never replaces an existing file.
 
 use super::input::Input;
 use super::{Report, Settings};
@@ -14,10 +14,10 @@ use crate::ops::disk::{Disk, DiskRange, Fetchers, Run};
 use crate::ops::progress::{Progress, report};
 use std::ops::Range;
 
-/// Sees that the output says what `input` says.
+/// Verifies that the output has the same guest bytes as `input`.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if it does not; what reading either said.
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it differs, and any error from reading either.
 pub(super) fn verify(
     settings: &Settings<'_>,
     input: &Input,
@@ -26,7 +26,7 @@ pub(super) fn verify(
     done: &Report,
 ) -> Result<()> {
     let Some((name, main)) = files.first().cloned() else { return Ok(()) };
-    // What the output names is ours, and whatever the user named.
+    // The output refers only to files that this conversion wrote or that the user named.
     let options =
         OpenOptions::new().format(settings.format).external_files(ExternalFiles::Any).alone();
     let options = options.stand_ins(files.to_vec());
@@ -44,8 +44,8 @@ pub(super) fn verify(
     Ok(())
 }
 
-/// Compares `range` of the input with the beginning of `image`: what lies behind it there was
-/// there before, or fills up a sector.
+/// Compares `range` of the input with the beginning of `image`. Data beyond it in `image` was there
+/// before the conversion, or is padding to a whole sector.
 fn compare(
     settings: &Settings<'_>,
     input: &Input,
@@ -57,26 +57,26 @@ fn compare(
     if image.size() < len {
         return Err(differs(range.start + image.size()));
     }
-    let tell = |_: Progress| match report(settings.progress, input.size(), input.size()) {
+    let callback = |_: Progress| match report(settings.progress, input.size(), input.size()) {
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(_) => std::ops::ControlFlow::Break(()),
     };
     let mut at = range.start;
-    // What could not be read is zeros in the output, and would not be read now either.
+    // Salvaged ranges are zeros in the output; the source is unreadable there.
     let lost = done.salvaged.iter().map(|lost| lost.guest.clone());
     for lost in lost.chain(std::iter::once(range.end..range.end)) {
         let lost = lost.start.clamp(at, range.end)..lost.end.clamp(at, range.end);
-        for (part, kept) in [(at..lost.start, true), (lost.clone(), false)] {
+        for (part, readable) in [(at..lost.start, true), (lost.clone(), false)] {
             if part.is_empty() {
                 continue;
             }
             let source = DiskRange::new(input, part.clone());
             let zeros = Zeros(part.end - part.start);
-            let expected: &dyn Disk = if kept { &source } else { &zeros };
-            let there = part.start - range.start..part.end - range.start;
-            let written = DiskRange::new(image, there);
+            let expected: &dyn Disk = if readable { &source } else { &zeros };
+            let written = part.start - range.start..part.end - range.start;
+            let written = DiskRange::new(image, written);
             let disks = [expected, &written];
-            let compared = compare_disks(disks, false, settings.threads, Some(&tell));
+            let compared = compare_disks(disks, false, settings.threads, Some(&callback));
             if let Comparison::ContentMismatch { offset } = compared.map_err(|e| e.error)? {
                 return Err(differs(part.start + offset));
             }
@@ -89,12 +89,12 @@ fn compare(
 fn differs(offset: u64) -> Error {
     Error::corrupt(
         "verification",
-        format!("guest offset {offset:#x} of the output reads back otherwise than the source"),
+        format!("the output differs from the source at guest offset {offset:#x}"),
     )
-    .hint("the source changed meanwhile, or this machine's memory or disk cannot be trusted")
+    .hint("the source was modified during the conversion, or memory or storage is faulty")
 }
 
-/// A disk of nothing else.
+/// A disk of that many bytes, all of them zero.
 struct Zeros(u64);
 
 impl Disk for Zeros {
@@ -103,7 +103,7 @@ impl Disk for Zeros {
     }
 
     fn runs(&self, range: Range<u64>) -> Result<Vec<Run>> {
-        Ok(vec![Run { at: range, zero: true, held: false }])
+        Ok(vec![Run { at: range, zero: true, allocated: false }])
     }
 
     fn next_window(&self, _: u64, end: u64, _: u64) -> u64 {

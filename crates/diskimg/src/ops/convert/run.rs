@@ -1,4 +1,4 @@
-//! A conversion being run: from settings to a completed output.
+//! Runs a conversion: from the settings to the completed output.
 
 use super::input::Input;
 use super::share::{Reflink, Sharing};
@@ -12,6 +12,7 @@ use crate::model::target::{CreateRequest, Target};
 use crate::ops::new_image::{open_backing, protect_backing, take_backing, whole_size};
 use crate::ops::pipeline;
 use crate::ops::progress::report;
+use crate::remedy::Remedy;
 use crate::storage::output::{self, Output};
 use crate::storage::sink::Sink;
 use std::path::Path;
@@ -21,15 +22,15 @@ use std::sync::{Arc, Mutex};
 const OWN_FILE: &str = "the output is one of the source's own files";
 
 impl Settings<'_> {
-    /// Lays the images out end to end: at whole sectors as qemu-img does, or as
-    /// far apart as an appliance wants its disks.
+    /// Concatenates the images: at sector boundaries as qemu-img does, or at the alignment that an
+    /// appliance format requires of its disks.
     pub(super) fn join(&self, images: Vec<Image>) -> Result<Input> {
         let appliance = self.format.driver().appliance.as_ref();
         Input::concatenate(images, appliance.map_or(SECTOR, |appliance| appliance.alignment))
     }
 
-    /// Runs the conversion. `size` overrides the size of the new disk, which
-    /// is otherwise the source's: what lies behind the source in it stays.
+    /// Runs the conversion. `size` is that of an existing target, whose data beyond the end of the
+    /// source is kept; without it the new disk has the size of the source.
     pub(super) fn run(
         mut self,
         mut input: Input,
@@ -37,16 +38,15 @@ impl Settings<'_> {
         size: Option<u64>,
     ) -> Result<Report> {
         let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
-        let hint = "write through the page cache (-t writeback, Caching::Buffered)";
-        output
-            .set_caching(self.caching)
-            .map_err(|e| Error::output("cannot write past the page cache", e).hint(hint))?;
+        output.set_caching(self.caching).map_err(|e| {
+            Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
+        })?;
         let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
             let mut done = self.transfer(&input, target, &output, backing.as_ref())?;
             let incomplete = |e| Error::output("cannot complete the output", e);
             output.flush(self.durability).map_err(incomplete)?;
             self.read_back(&input, &output, backing.as_ref(), &mut done)?;
-            // The last moment to stop.
+            // The last opportunity to cancel.
             report(self.progress, input.size(), input.size())?;
             output.publish(self.durability).map_err(incomplete)?;
             Ok(done)
@@ -54,7 +54,7 @@ impl Settings<'_> {
         outcome.map_err(|e| e.in_file(name))
     }
 
-    /// What is asked of the files when they are complete.
+    /// Verifies and hashes the complete files, as far as the settings ask for it.
     fn read_back(
         &self,
         input: &Input,
@@ -62,11 +62,13 @@ impl Settings<'_> {
         backing: Option<&Image>,
         done: &mut Report,
     ) -> Result<()> {
-        // A pipe has the guest's digest, and no file that could be read.
+        // Output to a pipe has a digest of the guest's bytes, but no file that could be read back.
         if !self.verify && (done.digests.is_none() || output.require_readable().is_err()) {
             return Ok(());
         }
-        let files = output.read_back().map_err(|e| Error::output("cannot read back", e))?;
+        let files = output
+            .read_back()
+            .map_err(|e| Error::output("cannot reopen the output to read it back", e))?;
         if self.verify {
             read_back::verify(self, input, &files, backing, done)?;
             done.verified = true;
@@ -78,17 +80,17 @@ impl Settings<'_> {
         Ok(())
     }
 
-    /// Starts the target and opens the image it builds on.
+    /// Creates the target and opens its backing file.
     fn prepare(
         &mut self,
         input: &mut Input,
         output: &mut Output,
         size: Option<u64>,
     ) -> Result<(Box<dyn Target>, Option<Image>)> {
-        self.sparse = self.sparse.whole_blocks()?;
+        self.sparse = self.sparse.normalized()?;
         if self.verify {
-            let cannot = |e| Error::output("cannot verify it", e);
-            output.require_readable().map_err(cannot)?;
+            let cannot_verify = |e| Error::output("the output cannot be verified", e);
+            output.require_readable().map_err(cannot_verify)?;
         }
         if self.verify_manifest {
             input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
@@ -97,23 +99,24 @@ impl Settings<'_> {
         if let Some(require) = driver.require {
             if input.images() > 1 {
                 return Err(Error::invalid(format!(
-                    "several images make no {}",
+                    "{} images cannot be concatenated into one {} image",
+                    input.images(),
                     self.format.name()
                 )));
             }
             require(input.image(0))?;
         }
-        self.options.check(self.format.name(), driver.options)?;
-        let asked = self.options.size("size")?;
-        if let Some(asked) = asked.filter(|&asked| asked < input.size()) {
+        self.options.check(driver.options)?;
+        let requested = self.options.size("size")?;
+        if let Some(requested) = requested.filter(|&requested| requested < input.size()) {
             return Err(Error::invalid(format!(
-                "size={asked} is smaller than the source, which has {} bytes",
+                "size={requested} is smaller than the source, which has {} bytes",
                 input.size()
             )));
         }
-        let stays = size.is_some();
-        let size = whole_size(self.format, size.or(asked).unwrap_or(input.size()))?;
-        if !stays {
+        let is_existing = size.is_some();
+        let size = whole_size(self.format, size.or(requested).unwrap_or(input.size()))?;
+        if !is_existing {
             input.pad_to(size);
         }
         take_backing(&mut self.options, &mut self.backing);
@@ -130,7 +133,7 @@ impl Settings<'_> {
             }
             None => None,
         };
-        // The main file was looked at before; the companions' names come later.
+        // The main file was checked before; the names of companion files are not known yet.
         output.protect(input.identities(), OWN_FILE);
         let request = CreateRequest {
             output,
@@ -141,7 +144,7 @@ impl Settings<'_> {
         };
         let target = match self.format.driver().appliance.as_ref() {
             Some(appliance) => {
-                self.require_appliance(input, asked)?;
+                self.require_appliance(input, requested)?;
                 (appliance.create)(request, &input.disks(driver.sector)?)?
             }
             None => (driver.create)(request)?,
@@ -149,42 +152,48 @@ impl Settings<'_> {
         Ok((target, backing))
     }
 
-    /// What was asked for makes sense for an appliance.
+    /// Verifies that the settings can be applied to an appliance.
     fn require_appliance(&self, input: &Input, size: Option<u64>) -> Result<()> {
         if self.offload {
-            return Err(Error::invalid("an appliance's disks are compressed, and share nothing")
-                .hint("leave out -C, Convert::offload"));
+            return Err(Error::invalid(
+                "the disks of an appliance are compressed and share nothing",
+            )
+            .with_remedy(Remedy::LeaveOutOffload));
         }
         if self.digest.is_some() && input.images() > 1 {
-            return Err(Error::invalid("several disks have no digest in common"));
+            return Err(Error::invalid("a digest can be computed for a single disk only"));
         }
         if size.is_some() && input.images() > 1 {
-            return Err(Error::invalid("size= speaks of one disk, and there are several"));
+            return Err(Error::invalid(format!(
+                "size= applies to a single disk, but there are {}",
+                input.images()
+            )));
         }
         Ok(())
     }
 
-    /// What goes from file to file, if the target stores units `verbatim`.
+    /// Determines what can be shared or copied by the kernel. Only a target that stores clusters
+    /// `verbatim` allows it.
     fn sharing(&self, verbatim: bool, input: &Input, target: &dyn Target) -> Result<Sharing> {
         let reflink = match self.reflink {
             Reflink::Always if !verbatim => {
                 return Err(Error::invalid(
-                    "what is compressed, compared with a backing file or written out in full \
-                     shares nothing",
+                    "an output that is compressed, fully allocated or based on a backing file \
+                     shares nothing with the source",
                 )
-                .hint("--reflink=auto (Reflink::Auto) copies what cannot be shared"));
+                .with_remedy(Remedy::AllowCopying));
             }
-            // Only what is read can be rescued.
+            // Only data that is read can be salvaged.
             Reflink::Auto if self.salvage => Reflink::Never,
             reflink => reflink,
         };
         if !verbatim {
             return Ok(Sharing::none());
         }
-        Sharing::find_out(reflink, self.offload, input, target)
+        Sharing::detect(reflink, self.offload, input, target)
     }
 
-    /// Moves the guest's bytes and completes the target.
+    /// Transfers the guest's bytes and completes the target.
     fn transfer(
         &self,
         input: &Input,
@@ -192,19 +201,20 @@ impl Settings<'_> {
         output: &Output,
         backing: Option<&Image>,
     ) -> Result<Report> {
-        let unit = target.disk_layout().cluster_size;
+        let cluster_size = target.disk_layout().cluster_size;
         let salvaged = salvage::SalvageLog::new(self.salvage);
         let threads = self.threads.unwrap_or_else(pipeline::default_threads);
         let threads = threads.clamp(1, pipeline::MAX_THREADS);
-        // Each worker's encoder is made here, where the target is still at hand.
+        // The encoders are made here because the workers cannot borrow the target.
         let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
         let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
         let sharing = self.sharing(verbatim, input, &*target)?;
-        // What is compared with a backing file, or digested, or rescued, must be decoded.
+        // Data that is compared with a backing file, digested or salvaged must be decoded.
         let passes = !(self.recompress || self.salvage || backing.is_some());
         let passes = passes && !encoders.is_empty() && !target.wants_digest();
         let mut plan =
-            plan::Plan::new(input, backing, unit, self.sparse, &salvaged, &sharing).passes(passes);
+            plan::Plan::new(input, backing, cluster_size, self.sparse, &salvaged, &sharing)
+                .passes(passes);
         let named = |sink: &Arc<dyn Sink>| transfer::OutputFile {
             sink: Arc::clone(sink),
             path: output.path_of(sink).map(Path::to_owned),
@@ -212,7 +222,7 @@ impl Settings<'_> {
         let job = transfer::Transfer {
             input,
             backing,
-            unit,
+            cluster_size,
             sparse: self.sparse,
             encoders: Mutex::new(encoders),
             salvaged: &salvaged,
@@ -236,9 +246,9 @@ impl Settings<'_> {
             throttle: throttle::Throttle::new(self.rate_limit),
             progress: self.progress,
         };
-        placer.tell(0)?;
+        placer.report_progress(0)?;
         pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
-        placer.tell(input.size())?;
+        placer.report_progress(input.size())?;
         let (stored_bytes, digest) = (placer.stored, placer.digest);
         let hash = placer.hash.map(hash::GuestHash::finish);
         let digests = self.digest.zip(hash).map(|(algorithm, guest)| Digests {
@@ -262,10 +272,10 @@ impl Settings<'_> {
     }
 }
 
-/// Sees that `path` is none of the files that are read.
+/// Verifies that the output is none of the source's own files.
 ///
 /// # Errors
-/// [`Refused`](crate::ErrorKind::Refused) if it is.
+/// Returns [`Refused`](crate::ErrorKind::Refused) if it is one of them.
 pub(super) fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
     let existing = output::existing_identity(path);
     if existing.is_some_and(|id| input.identities().any(|own| own == id)) {

@@ -1,4 +1,4 @@
-//! Going on where bytes cannot be had.
+//! Salvage: the record of ranges that could not be read.
 
 use super::Salvaged;
 use crate::error::Error;
@@ -6,10 +6,10 @@ use crate::storage::lock;
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Bytes that cannot be had are given up in blocks of this size.
+/// Granularity in bytes in which unreadable data is given up.
 pub(super) const SALVAGE_BLOCK: u64 = 4096;
 
-/// What could not be read and was replaced by zeros.
+/// The ranges that could not be read and were replaced by zeros.
 #[derive(Debug)]
 pub(super) struct SalvageLog {
     active: bool,
@@ -21,15 +21,17 @@ impl SalvageLog {
         Self { active, lost: Mutex::default() }
     }
 
-    /// True if the caller asked to go on after errors.
+    /// Returns true if salvage was requested.
     pub(super) fn active(&self) -> bool {
         self.active
     }
 
+    /// Records that `guest` was replaced by zeros because of `error`.
     pub(super) fn add(&self, guest: Range<u64>, error: &Error) {
         push_lost(&mut lock(&self.lost), Salvaged { guest, error: error.to_string() });
     }
 
+    /// Returns the ranges in guest order, merged where adjacent ones have the same error.
     pub(super) fn into_ordered(self) -> Vec<Salvaged> {
         let mut lost = self.lost.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         lost.sort_by_key(|s| s.guest.start);
@@ -39,7 +41,7 @@ impl SalvageLog {
     }
 }
 
-/// Appends what was lost; neighbours that were lost for one reason are one loss.
+/// Appends a range, merging it with the last one if it is adjacent and has the same error.
 fn push_lost(lost: &mut Vec<Salvaged>, next: Salvaged) {
     match lost.last_mut() {
         Some(last) if last.guest.end == next.guest.start && last.error == next.error => {

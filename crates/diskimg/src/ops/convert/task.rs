@@ -1,4 +1,4 @@
-//! What a task consists of on its way from worker to placement and back.
+//! A task on its way from the worker to placement and back.
 
 use super::plan::Task;
 use super::share::Origin;
@@ -9,62 +9,62 @@ use std::ops::Range;
 /// A task's bytes.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
-    /// Guest bytes, whole units: zeros follow the end of the disk.
+    /// Guest bytes in whole clusters, padded with zeros at the end of the disk.
     pub(super) guest: AlignedBuffer,
-    /// Encoded units, end to end.
+    /// Compressed units, one after the other.
     pub(super) encoded: Vec<u8>,
 }
 
-/// A task after the worker's first half.
+/// A task that was read and encoded, but not placed yet.
 #[derive(Debug)]
 pub(super) struct EncodedTask {
-    /// Known zeros that come before.
+    /// Known zeros before `range`.
     pub(super) zeros: Range<u64>,
-    /// What the range consists of, in guest order.
+    /// How the parts of `range` are stored, in guest order.
     pub(super) runs: Vec<TaskRun>,
-    /// Guest bytes of the task; `buffers.guest` starts with it.
+    /// Guest range of the task. `buffers.guest` starts with its first byte.
     pub(super) range: Range<u64>,
-    /// Parts of `buffers.guest` that are worth writing: not all zero.
+    /// The parts of `buffers.guest` that must be written: all but blocks of zeros.
     pub(super) written: Vec<Range<usize>>,
-    /// Of the guest bytes, if the target wants it.
+    /// Digest of the guest bytes, if the target wants it.
     pub(super) digest: u64,
     pub(super) buffers: Buffers,
 }
 
-/// One or more units that are treated alike.
+/// One or more clusters that are stored in the same way.
 #[derive(Debug)]
 pub(super) enum TaskRun {
-    /// The backing file says the same.
+    /// Same bytes as in the backing file: not stored.
     Same,
-    /// All zero.
+    /// All zeros.
     Zero(Range<u64>),
-    /// To be stored as they are.
+    /// Stored verbatim.
     Stored(Range<u64>),
-    /// To be stored as they are, from file to file: nothing was read.
+    /// Stored verbatim, shared or copied by the kernel from the source's file.
     Offloaded(Range<u64>, Origin),
-    /// One unit, encoded: a part of the task's encoded bytes.
+    /// One cluster, compressed: its guest offset and its range in `buffers.encoded`.
     Encoded(u64, Range<usize>),
 }
 
-/// Something to write: which bytes of the buffers go where.
+/// A write: which bytes go where.
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) slot: Slot,
     pub(super) from: Bytes,
 }
 
-/// Which bytes.
+/// The bytes to write. Their number is that of the slot.
 #[derive(Debug)]
 pub(super) enum Bytes {
-    /// Guest bytes from this offset on.
+    /// Guest bytes from this guest offset.
     Guest(u64),
-    /// Encoded bytes from this index on.
+    /// Bytes of `buffers.encoded` from this index.
     Encoded(usize),
-    /// The source's own file, from there on.
+    /// Bytes of the source's file from there.
     Origin(Origin),
 }
 
-/// A task after `commit`.
+/// A task for which the target has allocated space.
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) task: EncodedTask,
@@ -72,7 +72,7 @@ pub(super) struct Placed {
 }
 
 impl EncodedTask {
-    /// A task that goes from file to file.
+    /// Returns a task that is shared or copied by the kernel.
     pub(super) fn offloaded(task: Task, origin: Origin, digest: u64) -> Self {
         Self {
             digest,
@@ -84,20 +84,20 @@ impl EncodedTask {
         }
     }
 
-    /// The encoded bytes of a piece.
+    /// Returns a range of the compressed bytes.
     pub(super) fn encoded(&self, range: &Range<usize>) -> &[u8] {
         &self.buffers.encoded[range.clone()]
     }
 
-    /// Where the task ends.
+    /// Returns the guest offset of the task's end.
     pub(super) fn end(&self) -> u64 {
         self.range.end
     }
 }
 
-/// Appends a piece; stored and zero ranges grow together.
-pub(super) fn push_run(runs: &mut Vec<TaskRun>, piece: TaskRun) {
-    match (runs.last_mut(), &piece) {
+/// Appends a run, merging adjacent ranges of the same kind.
+pub(super) fn push_run(runs: &mut Vec<TaskRun>, run: TaskRun) {
+    match (runs.last_mut(), &run) {
         (Some(TaskRun::Zero(last)), TaskRun::Zero(next))
         | (Some(TaskRun::Stored(last)), TaskRun::Stored(next))
             if last.end == next.start =>
@@ -105,6 +105,6 @@ pub(super) fn push_run(runs: &mut Vec<TaskRun>, piece: TaskRun) {
             last.end = next.end;
         }
         (Some(TaskRun::Same), TaskRun::Same) => {}
-        _ => runs.push(piece),
+        _ => runs.push(run),
     }
 }

@@ -1,4 +1,4 @@
-//! The workers' part: fetch, look for zeros, encode; later, write.
+//! The workers' part of a conversion: fetch, detect zeros and encode; later, write.
 
 use super::Sparse;
 use super::digest;
@@ -22,47 +22,50 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What every worker shares.
+/// State that all workers share.
 pub(super) struct Transfer<'a> {
     pub(super) input: &'a Input,
     pub(super) backing: Option<&'a Image>,
-    pub(super) unit: u64,
+    /// The target's cluster size in bytes.
+    pub(super) cluster_size: u64,
     pub(super) sparse: Sparse,
-    /// One for each worker that starts; none if units are stored as they are.
+    /// One for each worker; empty if clusters are stored verbatim.
     pub(super) encoders: Mutex<Vec<Box<dyn UnitEncoder>>>,
     pub(super) salvaged: &'a SalvageLog,
-    /// Whether the guest's bytes are digested.
+    /// Whether the target wants a digest of the guest's bytes.
     pub(super) digests: bool,
     pub(super) sharing: &'a Sharing,
-    /// Whether encoded units are passed through where the target takes them.
+    /// Whether compressed units are copied as stored where the target accepts them.
     pub(super) passes: bool,
-    /// Whether these are decoded, too: the guest's bytes are hashed.
+    /// Whether the guest's bytes are hashed. Units that are copied as stored are decoded too then.
     pub(super) hashes: bool,
-    /// Bytes that went from file to file by sharing.
+    /// Bytes shared with the source so far.
     pub(super) shared: AtomicU64,
-    /// Guest bytes of units that were passed through.
+    /// Guest bytes in units copied as stored so far.
     pub(super) passed: AtomicU64,
-    /// [`Slot`]s index them.
+    /// The output files, in the order of [`Target::files`](crate::model::target::Target::files).
     pub(super) files: Vec<OutputFile>,
+    /// Whether each task must be written before the next one is placed.
     pub(super) sequential: bool,
-    /// Buffers of settled tasks, for reuse by whoever works next: the one who
-    /// settles a task is often not the one who filled its buffers.
+    /// Buffers of completed tasks, for reuse by any worker: the worker that completes a task is
+    /// often not the one that filled its buffers.
     pub(super) spare: Mutex<Vec<Buffers>>,
 }
 
-/// A file that is written.
+/// An output file.
 #[derive(Debug)]
 pub(super) struct OutputFile {
     pub(super) sink: Arc<dyn Sink>,
-    /// The name it will have, if it is one of its own.
+    /// The name to put on errors, if the file has a name of its own.
     pub(super) path: Option<PathBuf>,
 }
 
-/// One worker's own state.
+/// The state of one worker.
 pub(super) struct Worker {
     /// One for each image of the input.
     fetchers: Vec<Fetcher>,
     encoder: Option<Box<dyn UnitEncoder>>,
+    /// Bytes of the backing file that the current task is compared with.
     backing: Vec<u8>,
 }
 
@@ -92,8 +95,8 @@ impl Job for Transfer<'_> {
         let Buffers { mut guest, mut encoded } = lock(&self.spare).pop().unwrap_or_default();
         let start = task.range.start;
         let len = (task.range.end - start) as usize;
-        // Whole units: the last one of the disk may be short.
-        guest.set_len(len.next_multiple_of(self.unit as usize))[len..].fill(0);
+        // Whole clusters: the last one of the disk may be short.
+        guest.set_len(len.next_multiple_of(self.cluster_size as usize))[len..].fill(0);
         encoded.clear();
         let mut passed = Vec::new();
         for input_run in &task.input_runs {
@@ -113,7 +116,7 @@ impl Job for Transfer<'_> {
             buffers: Buffers { guest, encoded },
         };
         if self.digests {
-            debug_assert!(self.unit.is_multiple_of(digest::BLOCK));
+            debug_assert!(self.cluster_size.is_multiple_of(digest::BLOCK));
             task.digest = digest::of_bytes(start, &task.buffers.guest);
         }
         self.classify(worker, &mut task, passed)?;
@@ -134,7 +137,7 @@ impl Job for Transfer<'_> {
 }
 
 impl Transfer<'_> {
-    /// Fetches one input_run; under salvage, what cannot be had becomes zeros.
+    /// Fills `buf` with the bytes of `input_run`. With salvage, unreadable bytes become zeros.
     fn fetch(&self, worker: &mut Worker, input_run: &InputRun, buf: &mut [u8]) -> Result<()> {
         let Some(index) = input_run.image else {
             buf.fill(0);
@@ -146,7 +149,7 @@ impl Transfer<'_> {
             Err(error) if !self.salvaged.active() => return Err(error),
             Err(error) => error,
         };
-        // Stored bytes are rescued block by block; an encoded unit is lost as a whole.
+        // Data stored verbatim is salvaged block by block; a compressed unit is lost as a whole.
         let len = input_run.at.end - input_run.at.start;
         let divisible = matches!(input_run.extent.kind, Kind::Data(_)) && len > SALVAGE_BLOCK;
         if !divisible {
@@ -154,7 +157,7 @@ impl Transfer<'_> {
             buf.fill(0);
             return Ok(());
         }
-        // Longer than a block, so the first multiple inside is below the end.
+        // The run is longer than a block, so the first multiple inside it is before its end.
         let middle = ((input_run.at.start + len / 2) / SALVAGE_BLOCK * SALVAGE_BLOCK)
             .max((input_run.at.start + 1).next_multiple_of(SALVAGE_BLOCK));
         let (low, high) = (input_run.at.start..middle, middle..input_run.at.end);
@@ -163,8 +166,8 @@ impl Transfer<'_> {
         self.fetch(worker, &input_run.clip(&high), right)
     }
 
-    /// Appends a unit as it is stored to `encoded`, and a piece for it to `passed`, if the
-    /// target takes it so.
+    /// Appends a compressed unit as stored to `encoded`, and a run for it to `passed`. Returns
+    /// false if the target does not accept it.
     fn pass(
         &self,
         worker: &mut Worker,
@@ -173,7 +176,7 @@ impl Transfer<'_> {
         passed: &mut Vec<TaskRun>,
     ) -> Result<bool> {
         let Some(encoder) = &mut worker.encoder else { return Ok(false) };
-        let Some(unit) = pass::passing(input_run, self.unit, &**encoder) else {
+        let Some(unit) = pass::passing(input_run, self.cluster_size, &**encoder) else {
             return Ok(false);
         };
         let image = self.input.image(input_run.image.unwrap_or_default());
@@ -184,18 +187,18 @@ impl Transfer<'_> {
         let from = encoded.len();
         encoder.pass(input_run.at.start, unit.stored as usize, &mut fill, encoded)?;
         passed.push(TaskRun::Encoded(input_run.at.start, from..encoded.len()));
-        self.passed.fetch_add(self.unit, Ordering::Relaxed);
+        self.passed.fetch_add(self.cluster_size, Ordering::Relaxed);
         Ok(true)
     }
 
-    /// Decides for each unit what becomes of it; `passed` are those of which that is clear.
+    /// Decides for each cluster how it is stored. `passed` are the runs that are copied as stored.
     fn classify(
         &self,
         worker: &mut Worker,
         task: &mut EncodedTask,
         passed: Vec<TaskRun>,
     ) -> Result<()> {
-        let unit = self.unit as usize;
+        let cluster_size = self.cluster_size as usize;
         let Range { start, end } = task.range;
         let Buffers { guest, encoded } = &mut task.buffers;
         task.written = match self.sparse {
@@ -207,20 +210,20 @@ impl Transfer<'_> {
         }
         let mut written = task.written.iter().peekable();
         let mut passed = passed.into_iter().peekable();
-        for (i, bytes) in guest.chunks(unit).enumerate() {
-            let at = i * unit;
-            let here = start + at as u64;
-            if let Some(piece) =
-                passed.next_if(|p| matches!(p, TaskRun::Encoded(a, _) if *a == here))
+        for (i, bytes) in guest.chunks(cluster_size).enumerate() {
+            let at = i * cluster_size;
+            let guest_offset = start + at as u64;
+            if let Some(run) =
+                passed.next_if(|p| matches!(p, TaskRun::Encoded(a, _) if *a == guest_offset))
             {
-                task.runs.push(piece);
+                task.runs.push(run);
                 continue;
             }
-            let range = start + at as u64..end.min(start + (at + unit) as u64);
+            let range = guest_offset..end.min(guest_offset + self.cluster_size);
             while written.next_if(|run| run.end <= at).is_some() {}
-            let zero = written.peek().is_none_or(|run| run.start >= at + unit);
+            let zero = written.peek().is_none_or(|run| run.start >= at + cluster_size);
             let same = self.backing.is_some() && worker.backing[at..at + bytes.len()] == *bytes;
-            let piece = if same {
+            let run = if same {
                 TaskRun::Same
             } else if zero {
                 TaskRun::Zero(range)
@@ -234,13 +237,13 @@ impl Transfer<'_> {
             } else {
                 TaskRun::Stored(range)
             };
-            push_run(&mut task.runs, piece);
+            push_run(&mut task.runs, run);
         }
         Ok(())
     }
 
-    /// Leaves a stored run to the kernel; copies it here if the files do not
-    /// allow that.
+    /// Shares a run with the source or lets the kernel copy it; reads and writes it if neither is
+    /// possible.
     fn offload(&self, origin: Origin, slot: Slot) -> Result<()> {
         let image = self.input.image(origin.image);
         let source = image.file(origin.depth, origin.place.file);
@@ -293,7 +296,7 @@ impl Transfer<'_> {
     }
 }
 
-/// Writes a part of the task's guest bytes.
+/// Writes a part of the task's guest bytes to `offset` of `sink`.
 fn write_guest(
     sink: &dyn Sink,
     task: &EncodedTask,
@@ -304,7 +307,7 @@ fn write_guest(
     if !sink.is_zeroed() {
         return sink.write_all_at(&guest[part], offset);
     }
-    // Zeros inside a stored unit are there already.
+    // The file reads as zeros, so zeros inside a cluster need not be written.
     for run in &task.written {
         let run = run.start.max(part.start)..run.end.min(part.end);
         if run.start < run.end {
@@ -325,10 +328,10 @@ impl OutputFile {
     }
 }
 
-/// Bytes copied at a time where the kernel declines to.
+/// Bytes copied at a time where the kernel cannot copy.
 const COPY_BLOCK: usize = 256 << 10;
 
-/// The runs of aligned blocks that are not all zero.
+/// Returns the runs of aligned blocks that are not all zero.
 fn nonzero_runs(bytes: &[u8], block: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for (i, part) in bytes.chunks(block).enumerate() {
@@ -344,7 +347,8 @@ fn nonzero_runs(bytes: &[u8], block: usize) -> Vec<Range<usize>> {
     runs
 }
 
-/// The backing file's bytes at the same place; zeros behind its end.
+/// Fills `buf` with `len` bytes of the backing file from guest offset `start`, and with zeros
+/// beyond its end.
 fn read_backing(backing: &Image, start: u64, buf: &mut Vec<u8>, len: usize) -> Result<()> {
     buf.clear();
     buf.resize(len, 0);
@@ -360,7 +364,7 @@ mod tests {
     use crate::storage::source::MemorySource;
 
     #[test]
-    fn buffers_do_not_pile_up_where_one_worker_settles_what_another_did() {
+    fn buffers_do_not_pile_up_if_another_worker_completes_the_task() {
         let image = OpenOptions::new()
             .open_source(Arc::new(MemorySource::new([1; 4096])), "a")
             .expect("opens");
@@ -369,7 +373,7 @@ mod tests {
         let job = Transfer {
             input: &input,
             backing: None,
-            unit: 4096,
+            cluster_size: 4096,
             sparse: Sparse::default(),
             encoders: Mutex::default(),
             salvaged: &salvaged,
@@ -383,20 +387,20 @@ mod tests {
             sequential: false,
             spare: Mutex::default(),
         };
-        let (mut fills, mut settles) = (job.worker(), job.worker());
+        let (mut reader, mut writer) = (job.worker(), job.worker());
         for _ in 0..10 {
             let input_runs = input.runs(0..4096).expect("maps");
             let task = Task { zeros: 0..0, range: 0..4096, input_runs, origin: None };
-            let task = job.work(&mut fills, task).expect("works");
-            job.write(&mut settles, Placed { task, writes: Vec::new() }).expect("settles");
+            let task = job.work(&mut reader, task).expect("works");
+            job.write(&mut writer, Placed { task, writes: Vec::new() }).expect("writes");
         }
         assert_eq!(lock(&job.spare).len(), 1);
     }
 
     #[test]
-    fn what_is_lost_for_one_reason_is_one_loss() {
+    fn adjacent_losses_with_the_same_error_are_merged() {
         let log = SalvageLog::new(true);
-        // Two workers, each in order.
+        // As two workers report them, each in guest order.
         for block in [0, 1, 2, 8, 9, 3, 4, 7] {
             let reason = if block == 4 { "another" } else { "bad table" };
             log.add(block * 4096..(block + 1) * 4096, &Error::invalid(reason));
@@ -410,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_whole_blocks_and_grow_together() {
+    fn nonzero_runs_consist_of_whole_blocks_and_are_merged() {
         let mut bytes = vec![0u8; 5 * 512 + 10];
         assert!(nonzero_runs(&bytes, 512).is_empty());
         bytes[512] = 1;

@@ -34,11 +34,11 @@ fn disk() -> Vec<u8> {
 
 fn read_disk(disk: &[u8]) -> (Option<Gpt>, Vec<Oddity>) {
     let mut oddities = Vec::new();
-    let gpt = Gpt::read(&MemorySource::new(disk), &mut oddities).expect("memory can be read");
+    let gpt = Gpt::read(&MemorySource::new(disk), &mut oddities).expect("reads memory");
     (gpt, oddities)
 }
 
-/// Changes the first header and makes its CRC right again.
+/// Returns a disk with a modified primary header, whose CRC is updated.
 fn with_header(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut disk = disk();
     let header = &mut disk[512..512 + HEADER];
@@ -50,7 +50,7 @@ fn with_header(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn an_encoded_table_is_parsed_correctly() {
     let (gpt, oddities) = read_disk(&disk());
     let gpt = gpt.expect("there");
     assert_eq!(oddities, []);
@@ -60,7 +60,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn guids_read_as_uefi_prints_them() {
+fn guids_are_displayed_in_uefi_notation() {
     assert_eq!(Guid::EFI_SYSTEM.to_string(), "C12A7328-F81F-11D2-BA4B-00A0C93EC93B");
     assert_eq!(Guid::BASIC_DATA.to_string(), "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7");
     let text = Guid::from_digest([0xff; 16]).to_string();
@@ -68,7 +68,7 @@ fn guids_read_as_uefi_prints_them() {
 }
 
 #[test]
-fn one_copy_is_enough() {
+fn one_valid_copy_is_enough() {
     let whole = disk();
     let mut first_lost = whole.clone();
     first_lost[512..520].fill(0);
@@ -88,22 +88,22 @@ fn one_copy_is_enough() {
 }
 
 #[test]
-fn numbers_without_bounds_are_told_and_cost_nothing() {
+fn invalid_numbers_are_reported_without_large_allocations() {
     let put = |at: usize, bytes: &'static [u8]| {
         move |header: &mut [u8]| header[at..at + bytes.len()].copy_from_slice(bytes)
     };
     for (disk, what) in [
         (with_header(put(80, &[0xff; 4])), "too many"),
-        (with_header(put(84, &[0; 4])), "entries of 0 bytes"),
-        (with_header(put(84, &[0xff; 4])), "bytes"),
-        (with_header(put(84, &[127, 0, 0, 0])), "entries of 127 bytes"),
-        (with_header(put(72, &[0xff; 8])), "leave the image"),
-        (with_header(put(72, &[198, 0, 0, 0, 0, 0, 0, 0])), "leave the image"),
-        (with_header(put(32, &[0xff; 8])), "not where the first one says"),
-        (with_header(put(32, &[198, 0, 0, 0, 0, 0, 0, 0])), "not where the first one says"),
-        (with_header(put(24, &[5, 0, 0, 0, 0, 0, 0, 0])), "says it is in sector 5"),
-        (with_header(put(12, &[0; 4])), "0 bytes"),
-        (with_header(put(40, &[110])), "leaves the usable"),
+        (with_header(put(84, &[0; 4])), "invalid entry size of 0 bytes"),
+        (with_header(put(84, &[0xff; 4])), "invalid entry size"),
+        (with_header(put(84, &[127, 0, 0, 0])), "invalid entry size of 127 bytes"),
+        (with_header(put(72, &[0xff; 8])), "exceed the image"),
+        (with_header(put(72, &[198, 0, 0, 0, 0, 0, 0, 0])), "exceed the image"),
+        (with_header(put(32, &[0xff; 8])), "no backup header where"),
+        (with_header(put(32, &[198, 0, 0, 0, 0, 0, 0, 0])), "no backup header where"),
+        (with_header(put(24, &[5, 0, 0, 0, 0, 0, 0, 0])), "has the LBA 5"),
+        (with_header(put(12, &[0; 4])), "header size of 0 bytes"),
+        (with_header(put(40, &[110])), "exceeds the usable"),
     ] {
         let (gpt, oddities) = read_disk(&disk);
         assert!(gpt.is_some());
@@ -115,7 +115,7 @@ fn numbers_without_bounds_are_told_and_cost_nothing() {
 }
 
 #[test]
-fn overlaps_and_reversed_ranges_are_told() {
+fn overlapping_partitions_and_differing_copies_are_reported() {
     let mut odd = partitions();
     odd[1].first_sector = 99;
     odd[0].last_sector = 100;
@@ -125,11 +125,12 @@ fn overlaps_and_reversed_ranges_are_told() {
     bytes[1024..1024 + new.entries.len()].copy_from_slice(&new.entries);
     let (_, oddities) = read_disk(&bytes);
     assert!(oddities.iter().any(|oddity| oddity.message == "GPT partitions 1 and 3 overlap"));
-    assert!(oddities.iter().any(|oddity| oddity.message == "GPT: the two copies differ"));
+    let differ = "GPT: primary and backup entries differ";
+    assert!(oddities.iter().any(|oddity| oddity.message == differ));
 }
 
 #[test]
-fn any_single_byte_may_be_anything_and_any_length_may_be_left() {
+fn any_changed_byte_and_any_truncation_is_tolerated() {
     let good = disk();
     for at in (512..1024 + 512).chain(199 * 512..200 * 512) {
         for value in [0, 1, 0x7f, 0xff] {

@@ -1,32 +1,34 @@
-//! Compression, a unit at a time.
+//! Compression of single units.
 //!
-//! A unit (a qcow2 cluster, a VMDK grain) is compressed on its own, so both
-//! directions work on whole buffers. Contexts are reused: one [`Decoder`] or
-//! [`Encoder`] per worker.
+//! A unit (a qcow2 cluster, a VMDK grain) is compressed independently, so encoding and decoding
+//! work on whole buffers. Contexts are reused: each worker thread has its own [`Decoder`] or
+//! [`Encoder`].
 
 mod deflate;
 mod noise;
+#[cfg(feature = "zstd")]
 mod zstd;
 
 use std::fmt;
 use std::io;
 
-/// How a unit's bytes are encoded where they are stored.
+/// Compression method of a stored unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
-    /// A bare deflate stream (RFC 1951), as qcow2's "zlib" clusters are.
+    /// A raw deflate stream (RFC 1951), as used by qcow2 for the compression type "zlib".
     Deflate,
-    /// Deflate in a zlib envelope (RFC 1950), as VMDK grains are.
+    /// Deflate in a zlib wrapper (RFC 1950), as used by VMDK grains.
     Zlib,
-    /// A Zstandard frame (RFC 8878).
+    /// Zstandard frames (RFC 8878).
     Zstd,
 }
 
-/// Inflates units. Holds the codecs' contexts for reuse.
+/// Decompresses units. Keeps the codecs' contexts for reuse.
 #[derive(Default)]
 pub struct Decoder {
     deflate: Option<deflate::Inflater>,
+    #[cfg(feature = "zstd")]
     zstd: Option<zstd::Decompressor>,
 }
 
@@ -37,25 +39,31 @@ impl fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// Fills `unit` from `stored`. Bytes of `stored` behind the end of the
-    /// stream are padding and ignored: qcow2 and VMDK store whole sectors.
+    /// Decompresses `stored` into `unit`. Ignores bytes of `stored` past the end of the stream:
+    /// qcow2 and VMDK pad to whole sectors.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] if the stream is damaged or gives fewer
-    /// bytes than `unit` wants.
+    /// Returns [`io::ErrorKind::InvalidData`] if the stream is damaged or yields fewer bytes than
+    /// `unit` holds.
     pub fn decode(&mut self, codec: Codec, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
         match codec {
             Codec::Deflate => self.inflater().deflate(stored, unit),
             Codec::Zlib => self.inflater().zlib(stored, unit),
+            #[cfg(feature = "zstd")]
             Codec::Zstd => self.zstd.get_or_insert_with(Default::default).decode(stored, unit),
+            #[cfg(not(feature = "zstd"))]
+            Codec::Zstd => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this build of diskimg does not include Zstandard (cargo feature zstd)",
+            )),
         }
     }
 
-    /// Fills `unit` from a zlib stream that gives just that many bytes: one that goes on is
-    /// damaged, and not followed.
+    /// Decompresses a zlib stream that must yield exactly as many bytes as `unit` holds.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`].
+    /// Returns [`io::ErrorKind::InvalidData`] if the stream is damaged or yields fewer or more
+    /// bytes.
     pub(crate) fn decode_zlib_exactly(&mut self, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
         self.inflater().zlib_exactly(stored, unit)
     }
@@ -65,12 +73,13 @@ impl Decoder {
     }
 }
 
-/// Compresses units the way one target wants them.
+/// Compresses units with one method and level.
 pub struct Encoder(Inner);
 
 enum Inner {
     SmallWindow(deflate::SmallWindowDeflater),
     Zlib(deflate::ZlibCompressor),
+    #[cfg(feature = "zstd")]
     Zstd(zstd::Compressor),
 }
 
@@ -79,29 +88,31 @@ impl fmt::Debug for Encoder {
         f.write_str(match self.0 {
             Inner::SmallWindow(_) => "Encoder(deflate, 4 KiB window)",
             Inner::Zlib(_) => "Encoder(zlib)",
+            #[cfg(feature = "zstd")]
             Inner::Zstd(_) => "Encoder(zstd)",
         })
     }
 }
 
 impl Encoder {
-    /// Bare deflate with a 4 KiB window: what every qcow2 reader inflates.
+    /// Creates an encoder of raw deflate with a 4 KiB window, which every qcow2 reader supports.
     pub fn deflate_4k_window() -> Self {
         Self(Inner::SmallWindow(deflate::SmallWindowDeflater::new(deflate::SMALL_WINDOW_LEVEL)))
     }
 
-    /// zlib with the full 32 KiB window.
+    /// Creates an encoder of zlib with the full 32 KiB window.
     pub fn zlib() -> Self {
         Self(Inner::Zlib(deflate::ZlibCompressor::new(deflate::ZLIB_LEVEL)))
     }
 
-    /// Zstandard.
+    /// Creates an encoder of Zstandard.
+    #[cfg(feature = "zstd")]
     pub fn zstd() -> Self {
         Self(Inner::Zstd(zstd::Compressor::new(zstd::LEVEL)))
     }
 
-    /// The same at another level: 1 is the fastest, 9 makes the smallest output (19 with
-    /// Zstandard). Others count as the nearest of these; `None` changes nothing.
+    /// Sets the compression level, from 1 (fastest) to 9 (smallest output; 19 for Zstandard).
+    /// Clamps other values to this range. `None` keeps the default level.
     #[must_use]
     pub fn at_level(self, level: Option<u32>) -> Self {
         let Some(level) = level else { return self };
@@ -110,21 +121,22 @@ impl Encoder {
                 Inner::SmallWindow(deflate::SmallWindowDeflater::new(level.clamp(1, 9)))
             }
             Inner::Zlib(_) => Inner::Zlib(deflate::ZlibCompressor::new(level.clamp(1, 9))),
+            #[cfg(feature = "zstd")]
             Inner::Zstd(_) => Inner::Zstd(zstd::Compressor::new(level.clamp(1, 19))),
         })
     }
 
-    /// Appends the compressed `unit` to `out` if that takes fewer than `limit`
-    /// bytes; otherwise leaves `out` as it was and answers `false`.
+    /// Compresses `unit` and appends the result to `out`. If it would take `limit` bytes or more,
+    /// leaves `out` unchanged and returns `false`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Other`] if the codec itself fails, which it does not on
-    /// any input.
+    /// Returns [`io::ErrorKind::Other`] if the codec fails. No input causes this.
     pub fn encode(&mut self, unit: &[u8], limit: usize, out: &mut Vec<u8>) -> io::Result<bool> {
         let start = out.len();
         let fits = match &mut self.0 {
             Inner::SmallWindow(c) => c.encode(unit, limit, out)?,
             Inner::Zlib(c) => c.encode(unit, limit, out)?,
+            #[cfg(feature = "zstd")]
             Inner::Zstd(c) => c.encode(unit, limit, out)?,
         };
         if !fits {
@@ -134,7 +146,7 @@ impl Encoder {
     }
 }
 
-/// Grows `out` by `room` zero bytes and gives that part.
+/// Appends `room` zero bytes to `out` and returns them.
 fn spare(out: &mut Vec<u8>, room: usize) -> &mut [u8] {
     let start = out.len();
     out.resize(start + room, 0);
@@ -145,17 +157,22 @@ fn spare(out: &mut Vec<u8>, room: usize) -> &mut [u8] {
 mod tests {
     use super::*;
 
+    fn encoders() -> Vec<(Codec, Encoder)> {
+        vec![
+            (Codec::Deflate, Encoder::deflate_4k_window()),
+            (Codec::Zlib, Encoder::zlib()),
+            #[cfg(feature = "zstd")]
+            (Codec::Zstd, Encoder::zstd()),
+        ]
+    }
+
     fn sample() -> Vec<u8> {
         (0..65536u32).flat_map(|i| [(i / 97) as u8]).collect()
     }
 
     #[test]
-    fn every_codec_gives_back_what_it_took_and_ignores_padding() {
-        for (codec, mut encoder) in [
-            (Codec::Deflate, Encoder::deflate_4k_window()),
-            (Codec::Zlib, Encoder::zlib()),
-            (Codec::Zstd, Encoder::zstd()),
-        ] {
+    fn every_codec_round_trips_and_ignores_padding() {
+        for (codec, mut encoder) in encoders() {
             let unit = sample();
             let mut stored = Vec::new();
             assert!(encoder.encode(&unit, unit.len(), &mut stored).expect("encodes"));
@@ -168,11 +185,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_ends_early_is_an_error() {
-        for (codec, mut encoder) in [
-            (Codec::Deflate, Encoder::deflate_4k_window()),
-            (Codec::Zlib, Encoder::zlib()),
-            (Codec::Zstd, Encoder::zstd()),
-        ] {
+        for (codec, mut encoder) in encoders() {
             let unit = sample();
             let mut stored = Vec::new();
             encoder.encode(&unit[..40000], 40000, &mut stored).expect("encodes");
@@ -189,12 +202,8 @@ mod tests {
 
     #[test]
     fn a_stream_longer_than_the_unit_still_fills_the_unit() {
-        // QEMU accepts this: the cluster is full, the rest of the stream is left over.
-        for (codec, mut encoder) in [
-            (Codec::Deflate, Encoder::deflate_4k_window()),
-            (Codec::Zlib, Encoder::zlib()),
-            (Codec::Zstd, Encoder::zstd()),
-        ] {
+        // QEMU accepts this: it fills the cluster and ignores the rest of the stream.
+        for (codec, mut encoder) in encoders() {
             let unit = sample();
             let mut stored = Vec::new();
             encoder.encode(&unit, unit.len(), &mut stored).expect("encodes");
@@ -215,10 +224,10 @@ mod tests {
         let last = stored.len() - 1;
         decode(&stored[..last]).expect_err("no checksum");
         stored[last] ^= 1;
-        decode(&stored).expect_err("another checksum");
+        decode(&stored).expect_err("wrong checksum");
     }
 
-    /// Bytes that no codec shrinks.
+    /// Returns incompressible bytes.
     pub(super) fn noise(len: usize) -> Vec<u8> {
         let mut state = 1u64;
         let next = || {
@@ -229,11 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn incompressible_bytes_are_declined_and_leave_the_buffer_alone() {
-        // Again and again: an encoder must not carry anything over.
+    fn incompressible_bytes_are_rejected_and_leave_the_buffer_unchanged() {
+        // Repeatedly, because an encoder must not keep state between units.
         for len in [512, 4096, 65536, 2 << 20] {
             let unit = noise(len);
-            for mut encoder in [Encoder::deflate_4k_window(), Encoder::zlib(), Encoder::zstd()] {
+            for (_, mut encoder) in encoders() {
                 let mut out = vec![1, 2, 3];
                 for _ in 0..(1 << 20) / len + 2 {
                     assert!(!encoder.encode(&unit, unit.len(), &mut out).expect("encodes"));

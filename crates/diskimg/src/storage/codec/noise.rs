@@ -1,39 +1,41 @@
-//! Telling bytes that no codec shrinks (compressed or encrypted already) at a
-//! glance: trying costs deflate a thousand times as much.
+//! Fast detection of incompressible units, such as compressed or encrypted data. Trying to compress
+//! them takes deflate a thousand times as long.
 //!
-//! A unit is noise if its bytes are as evenly spread as chance would have it,
-//! and if hardly anything in it was there before.
+//! A unit is noise if its byte values are uniformly distributed and hardly any bytes repeat earlier
+//! ones.
 
-/// Bytes looked at to begin with: most units show their kind at once.
-const GLANCE: usize = 1024;
+/// Length in bytes of the prefix that is examined first, which suffices for most units.
+const PREFIX: usize = 1024;
 
-/// Values that noise of a [`GLANCE`] has nearly always (251 on average); text
-/// and code have far fewer.
-const VALUES_OF_NOISE: usize = 235;
+/// Minimum number of distinct values in the prefix of a noise unit. Random bytes have 251 on
+/// average and rarely fewer than this; text and code have far fewer.
+const MIN_DISTINCT: usize = 235;
 
-/// Stretches of the unit in which bytes are counted, and their length.
-const STRETCHES: usize = 16;
-const STRETCH: usize = 512;
+/// Number of samples of the unit in which byte values are counted.
+const SAMPLES: usize = 16;
 
-/// Positions between two that are remembered.
+/// Length of a sample in bytes.
+const SAMPLE: usize = 512;
+
+/// Distance in bytes between positions that are entered in the table of earlier positions.
 const STEP: usize = 8;
 
-/// Entries of the table of what was there before: `1 << TABLE_BITS`.
+/// Base-2 logarithm of the number of entries of that table.
 const TABLE_BITS: u32 = 13;
 
-/// Bytes that must repeat to be worth something to deflate.
+/// Minimum length in bytes of a repetition that counts.
 const REPEAT: usize = 8;
 
-/// True if deflate would not make `unit` smaller by more than a percent or so.
+/// Returns true if deflate would shrink `unit` by no more than about one percent.
 pub(super) fn is_noise(unit: &[u8]) -> bool {
-    unit.len() >= 2 * GLANCE
-        && values(&unit[..GLANCE]) >= VALUES_OF_NOISE
-        && is_evenly_spread(unit)
+    unit.len() >= 2 * PREFIX
+        && distinct_values(&unit[..PREFIX]) >= MIN_DISTINCT
+        && is_uniform(unit)
         && !repeats(unit)
 }
 
-/// How many different bytes there are.
-fn values(bytes: &[u8]) -> usize {
+/// Returns the number of distinct byte values.
+fn distinct_values(bytes: &[u8]) -> usize {
     let mut seen = [false; 256];
     for &byte in bytes {
         seen[usize::from(byte)] = true;
@@ -41,25 +43,26 @@ fn values(bytes: &[u8]) -> usize {
     seen.iter().filter(|&&seen| seen).count()
 }
 
-/// True if two bytes picked from the unit are the same hardly more often than
-/// once in 256 times: an entropy (Rényi's, of order 2) of 7.95 bits or more.
-fn is_evenly_spread(unit: &[u8]) -> bool {
+/// Returns true if the probability that two bytes of the samples are equal is at most 3 % above
+/// 1/256, which is a collision entropy (Rényi entropy of order 2) of at least 7.95 bits.
+fn is_uniform(unit: &[u8]) -> bool {
     let mut counts = [0u32; 256];
     let mut n = 0u64;
-    let step = (unit.len() / STRETCHES).max(STRETCH);
-    for stretch in unit.chunks(step) {
-        let stretch = &stretch[..stretch.len().min(STRETCH)];
-        n += stretch.len() as u64;
-        for &byte in stretch {
+    let step = (unit.len() / SAMPLES).max(SAMPLE);
+    for chunk in unit.chunks(step) {
+        let sample = &chunk[..chunk.len().min(SAMPLE)];
+        n += sample.len() as u64;
+        for &byte in sample {
             counts[usize::from(byte)] += 1;
         }
     }
     let pairs: u64 = counts.iter().map(|&c| u64::from(c) * u64::from(c).saturating_sub(1)).sum();
-    // 8192 bytes of noise exceed chance by 1 % less than once in 10,000 units.
+    // For 8192 random bytes, the number of equal pairs exceeds its expected value by 1 % in fewer
+    // than one of 10,000 units.
     pairs * 256 * 100 < n * (n - 1) * 103
 }
 
-/// True if more than one byte in 128 could be had by repeating earlier ones.
+/// Returns true if more than one byte in 128 belongs to a repetition of earlier bytes.
 fn repeats(unit: &[u8]) -> bool {
     let mut table = [0u32; 1 << TABLE_BITS];
     let mut repeated = 0;
@@ -89,17 +92,17 @@ mod tests {
     use crate::storage::codec::tests::noise;
 
     #[test]
-    fn noise_of_any_unit_is_told() {
+    fn noise_is_detected_in_units_of_any_size() {
         for len in [4096, 65536, 2 << 20] {
             assert!(is_noise(&noise(len)), "{len}");
         }
     }
 
     #[test]
-    fn what_deflate_shrinks_is_no_noise() {
+    fn compressible_units_are_not_noise() {
         let noise = noise(65536);
         let text = b"It was the best of times, it was the worst of times. ".repeat(1300);
-        // Evenly spread, but each block comes twice.
+        // Uniform, but each block occurs twice.
         let twice: Vec<u8> = noise.chunks(1000).flat_map(|b| [b, b].concat()).take(65536).collect();
         // Seven bits of noise in each byte.
         let seven_bits: Vec<u8> = noise.iter().map(|b| b & 0x7f).collect();

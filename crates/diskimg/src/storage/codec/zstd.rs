@@ -4,8 +4,8 @@ use super::spare;
 use std::io;
 use zstd_safe::{CCtx, DCtx, ErrorCode, InBuffer, OutBuffer, get_error_name};
 
-/// What units are compressed with unless another level is asked for. zstd's own default, 3,
-/// which QEMU uses, is 1 % smaller and takes a third longer.
+/// Default level. At zstd's default level, 3, which QEMU uses, the output is 1 % smaller and
+/// compression takes a third longer.
 pub(super) const LEVEL: u32 = 2;
 
 pub(super) struct Decompressor {
@@ -19,8 +19,8 @@ impl Default for Decompressor {
 }
 
 impl Decompressor {
-    /// Streams until the unit is full: a unit may consist of several frames,
-    /// and what follows the last is padding, which one-shot decoding refuses.
+    /// Decompresses until the unit is full. Uses streaming, because a unit may consist of several
+    /// frames followed by padding, which one-shot decompression rejects.
     pub(super) fn decode(&mut self, stored: &[u8], unit: &mut [u8]) -> io::Result<()> {
         let wanted = unit.len();
         self.context.init().map_err(damaged)?;
@@ -32,7 +32,7 @@ impl Decompressor {
             if (input.pos(), output.pos()) == before {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("the zstd stream gives {} bytes, {wanted} wanted", before.1),
+                    format!("the zstd stream yields {} bytes instead of {wanted}", before.1),
                 ));
             }
         }
@@ -61,8 +61,8 @@ impl Compressor {
         limit: usize,
         out: &mut Vec<u8>,
     ) -> io::Result<bool> {
-        // One call with room for the worst case: zstd cannot say "does not fit"
-        // apart from its other errors.
+        // Provide room for the worst case: zstd does not distinguish an output that does not fit
+        // from other errors.
         let start = out.len();
         let room = spare(out, zstd_safe::compress_bound(unit.len()));
         let written = self

@@ -1,4 +1,4 @@
-//! Linux: SEEK_DATA/SEEK_HOLE, fallocate, FICLONERANGE, O_PATH.
+//! Linux: `SEEK_DATA`, `SEEK_HOLE`, `fallocate`, `FICLONERANGE`, `O_PATH`.
 
 use super::{FileLock, Segment};
 use rustix::fs::{
@@ -12,8 +12,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// File systems whose files are the kernel's own answers: statfs(2) and linux/magic.h.
-const MADE_UP: [u32; 20] = [
+/// Pseudo file systems, whose files have no stored contents: statfs(2) and linux/magic.h.
+const PSEUDO: [u32; 20] = [
     0x0000_9fa0, // proc
     0x6265_6572, // sysfs
     0x6462_6720, // debugfs
@@ -38,7 +38,7 @@ const MADE_UP: [u32; 20] = [
 
 #[derive(Debug)]
 pub(super) struct Located {
-    /// O_PATH: it names the file, and reads nothing of it.
+    /// Opened with `O_PATH`, which does not access the file.
     handle: File,
     path: PathBuf,
 }
@@ -60,7 +60,7 @@ impl Located {
 
     pub(super) fn is_stored(&self) -> io::Result<bool> {
         let kind = fstatfs(&self.handle)?.f_type;
-        Ok(!MADE_UP.contains(&(kind as u32)))
+        Ok(!PSEUDO.contains(&(kind as u32)))
     }
 
     pub(super) fn open(&self) -> io::Result<File> {
@@ -68,16 +68,17 @@ impl Located {
         if link.is_symlink() {
             return File::open(link);
         }
-        // No /proc here: open the name again, and see that it is the same file.
+        // Without /proc, open the path again and check that it is still the same file.
         let file = File::open(&self.path)?;
         if super::identity(&file.metadata()?) != super::identity(&self.metadata()?) {
-            return Err(io::Error::other("it was replaced while it was opened"));
+            return Err(io::Error::other("it was replaced while it was being opened"));
         }
         Ok(file)
     }
 }
 
-/// proc_pid_fd(5): a link to an open file, whatever has become of its name.
+/// Returns the path of a link to an open file, which is valid even if the file was renamed:
+/// proc_pid_fd(5).
 fn link_to(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
@@ -87,8 +88,8 @@ pub(super) fn real_path(file: &File) -> Option<PathBuf> {
 }
 
 pub(super) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Option<Segment>> {
-    // lseek(2): SEEK_DATA past the last data is ENXIO; a file system without
-    // hole support answers EINVAL (or says that all is data).
+    // lseek(2): SEEK_DATA past the last data fails with ENXIO. A file system that does not support
+    // holes fails with EINVAL or reports the whole file as data.
     match seek(file, SeekFrom::Data(offset)) {
         Ok(data) if data > offset => Ok(Some(Segment { end: data.min(len), hole: true })),
         Ok(_) => match seek(file, SeekFrom::Hole(offset)) {
@@ -96,9 +97,9 @@ pub(super) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Optio
             Ok(_) | Err(Errno::INVAL | Errno::NXIO) => Ok(None),
             Err(e) => Err(e.into()),
         },
-        // No data from here on: a hole up to the end, if the end is where it was.
+        // No data follows: a hole up to the end, unless the file was truncated.
         Err(Errno::NXIO) if file.metadata()?.len() < len => {
-            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was read"))
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it was truncated while it was read"))
         }
         Err(Errno::NXIO) => Ok(Some(Segment { end: len, hole: true })),
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
@@ -130,15 +131,16 @@ pub(super) fn open_direct(file: &File, write: bool) -> io::Result<File> {
     let opened =
         OpenOptions::new().read(!write).write(write).custom_flags(flags).open(link_to(file));
     opened.map_err(|e| match Errno::from_io_error(&e) {
-        Some(Errno::INVAL) => {
-            io::Error::new(io::ErrorKind::Unsupported, "its file system has no direct I/O")
-        }
+        Some(Errno::INVAL) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the file system does not support direct I/O",
+        ),
         _ => e,
     })
 }
 
 pub(super) fn write_behind(file: &File) -> io::Result<()> {
-    // posix_fadvise(2): dirty pages stay, but Linux starts to write them back.
+    // posix_fadvise(2): drops clean pages. Linux starts to write back dirty pages.
     Ok(fadvise(file, 0, None, Advice::DontNeed)?)
 }
 
@@ -177,15 +179,15 @@ pub(super) fn reflink(
         src_length: len,
         dest_offset: dst_offset,
     };
-    // SAFETY: FICLONERANGE reads one `struct file_clone_range`, which
-    // `FileCloneRange` mirrors field for field, and writes no memory of ours;
-    // both descriptors stay open for the call because `src` and `dst` are borrowed.
+    // SAFETY: FICLONERANGE reads one `struct file_clone_range`, which has the same layout as
+    // `FileCloneRange`, and does not write to memory. Both descriptors stay open during the call,
+    // because `src` and `dst` are borrowed.
     #[allow(unsafe_code)]
     let outcome = unsafe { ioctl(dst, Setter::<FICLONERANGE, FileCloneRange>::new(range)) };
     match outcome {
         Ok(()) => Ok(true),
-        // Another file system, no reflink support, or a range that is not
-        // aligned to its blocks: all mean "copy instead".
+        // Different file systems, no reflink support, or a range that is not aligned to blocks: the
+        // caller must copy instead.
         Err(
             Errno::OPNOTSUPP
             | Errno::XDEV
@@ -209,9 +211,9 @@ pub(super) fn copy_in_kernel(
     let end = src_offset + len;
     while src_offset < end {
         let left = usize::try_from(end - src_offset).unwrap_or(usize::MAX);
-        // The kernel advances both offsets by what it copied.
+        // The kernel advances both offsets by the number of bytes copied.
         match copy_file_range(src, Some(&mut src_offset), dst, Some(&mut dst_offset), left) {
-            // Nothing copied, no error: a file system that pretends.
+            // Some file systems copy nothing and return no error.
             Ok(0) => return Ok(false),
             Ok(_) | Err(Errno::INTR) => {}
             Err(
@@ -229,8 +231,8 @@ pub(super) fn copy_in_kernel(
     Ok(true)
 }
 
-/// statfs(2)'s names for file systems of one machine, where flock(2) reaches everyone. Over NFS,
-/// SMB, FUSE and the like it may not.
+/// Local file systems, on which every process that can open a file sees its flock(2): statfs(2).
+/// On NFS, SMB, FUSE and other file systems this is not guaranteed.
 const LOCAL: [u32; 9] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -244,7 +246,7 @@ const LOCAL: [u32; 9] = [
 ];
 
 pub(super) fn try_lock_file(file: &File) -> FileLock {
-    if !retry_on_intr(|| fstatfs(file)).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32))) {
+    if !retry_on_intr(|| fstatfs(file)).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u32))) {
         return FileLock::Unknown;
     }
     match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {

@@ -1,8 +1,7 @@
-//! Everything that differs between operating systems, behind one set of
-//! functions: holes, space reservation, in-kernel copies, block devices.
+//! Operating system interfaces: holes, space reservation, in-kernel copies, block devices.
 //!
-//! `linux.rs` uses what Linux offers; `portable.rs` answers "not here" in the
-//! same vocabulary, and the callers fall back to plain reads and writes.
+//! `linux.rs` implements them on Linux. On other systems, `portable.rs` reports them as
+//! unsupported, and callers fall back to plain reads and writes.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -18,98 +17,98 @@ mod portable;
 #[cfg(not(target_os = "linux"))]
 use portable as imp;
 
-/// A file that was looked up and not opened yet: its type and its place can be
-/// judged first. What is opened then is that file, as far as the system can
-/// tell, whatever its name leads to by then.
+/// A file that was looked up but not opened, so that its type and path can be checked first.
+///
+/// [`open`](Self::open) opens the file that was looked up, even if its path leads to another file
+/// by then. Systems other than Linux cannot guarantee this.
 #[derive(Debug)]
 pub(crate) struct Located(imp::Located);
 
 impl Located {
-    /// Looks `path` up; does not wait for a FIFO's other end.
+    /// Looks up `path`. Does not block on a FIFO.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         imp::Located::at(path).map(Self)
     }
 
-    /// Its type and size.
+    /// Returns the metadata of the file.
     pub(crate) fn metadata(&self) -> io::Result<Metadata> {
         self.0.metadata()
     }
 
-    /// Where it is: its path without symbolic links.
+    /// Returns the canonical path of the file.
     pub(crate) fn real_path(&self) -> io::Result<PathBuf> {
         self.0.real_path()
     }
 
-    /// Whether it is a regular file that keeps what was stored in it: no device, FIFO or socket,
-    /// and nothing that the kernel makes up as it is read (`/proc`, `/sys` and their like).
+    /// Returns true for a regular file with stored contents: not a device, FIFO or socket, nor a
+    /// file of a pseudo file system such as procfs or sysfs.
     pub(crate) fn is_stored(&self) -> io::Result<bool> {
         Ok(self.metadata()?.is_file() && self.0.is_stored()?)
     }
 
-    /// Opens it for reading.
+    /// Opens the file for reading.
     pub(crate) fn open(&self) -> io::Result<File> {
         self.0.open()
     }
 }
 
-/// Where an open file is: its path without symbolic links. `None` where the
-/// system does not tell.
+/// Returns the canonical path of an open file, if the system provides it.
 pub(crate) fn real_path(file: &File) -> Option<PathBuf> {
     imp::real_path(file)
 }
 
-/// A stretch of a file that is all data or all hole.
+/// A segment of a file that is all data or all hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Exclusive end of the stretch, a host offset.
+    /// Offset of the end of the segment (exclusive).
     pub end: u64,
-    /// True if nothing is stored here: it reads as zeros at no cost.
+    /// True if the segment is a hole, which reads as zeros.
     pub hole: bool,
 }
 
-/// The stretch of `file` that holds `offset`, or `None` where the file system
-/// cannot tell (then all is data).
+/// Returns the segment of `file` that contains `offset`, or `None` if the file system does not
+/// report holes. `len` is the length of the file.
 pub(crate) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Option<Segment>> {
     imp::segment_at(file, offset, len)
 }
 
-/// Gives the range's space back, so that it reads as zeros. `false` where the
-/// file cannot do that.
+/// Deallocates the range, so that it reads as zeros. Returns `false` if the file does not support
+/// this.
 pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     imp::punch_hole(file, offset, len)
 }
 
-/// Reserves space for the range; it reads as zeros. `false` where the file
-/// system cannot.
+/// Reserves space for the range. Unwritten parts read as zeros. Returns `false` if the file system
+/// does not support this.
 pub(crate) fn preallocate(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     imp::preallocate(file, offset, len)
 }
 
-/// Opens the file once more, for I/O that passes by the page cache (O_DIRECT):
-/// offsets, lengths and addresses must then be aligned.
+/// Opens the file again for direct I/O (`O_DIRECT`), for which offsets, lengths and buffers must be
+/// aligned.
 pub(crate) fn open_direct(file: &File, write: bool) -> io::Result<File> {
     imp::open_direct(file, write)
 }
 
-/// Has the system start to write back what is dirty of the file's cache, and
-/// forget what is not; does not wait for it.
+/// Starts to write back the file's dirty pages and drops its clean pages from the page cache. Does
+/// not wait for completion.
 pub(crate) fn write_behind(file: &File) -> io::Result<()> {
     imp::write_behind(file)
 }
 
-/// Bytes of this machine's memory.
+/// Returns the size of the machine's memory in bytes.
 pub(crate) fn total_memory() -> Option<u64> {
     imp::total_memory()
 }
 
-/// The size of the blocks that the file's file system allocates, in bytes, a power of two;
-/// `None` where nothing can be shared anyway.
+/// Returns the block size of the file's file system in bytes, a power of two. Returns `None` on
+/// systems that do not support [`reflink`].
 pub(crate) fn block_size(file: &File) -> io::Result<Option<u64>> {
     imp::block_size(file)
 }
 
-/// Shares the source's blocks with the destination (FICLONERANGE). `false`
-/// where the two files or the alignment do not allow it.
+/// Shares the source's blocks with the destination (`FICLONERANGE`). Returns `false` if the files
+/// do not support this or the range is not aligned.
 pub(crate) fn reflink(
     src: &File,
     src_offset: u64,
@@ -120,9 +119,8 @@ pub(crate) fn reflink(
     imp::reflink(src, src_offset, dst, dst_offset, len)
 }
 
-/// Copies in the kernel (copy_file_range): nothing passes through this
-/// process. `false` where the two files do not allow it; what was copied until
-/// then is harmless.
+/// Copies within the kernel (`copy_file_range`). Returns `false` if the files do not support this;
+/// part of the range may already have been copied.
 pub(crate) fn copy_in_kernel(
     src: &File,
     src_offset: u64,
@@ -133,67 +131,66 @@ pub(crate) fn copy_in_kernel(
     imp::copy_in_kernel(src, src_offset, dst, dst_offset, len)
 }
 
-/// What two open handles have in common when they are the same file, and the
-/// space it takes. `None` where the system has no such notion.
+/// Identity of a file: equal for all open handles of the same file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileId {
     device: u64,
     inode: u64,
 }
 
-/// The identity of an open file.
+/// Returns the identity of a file.
 #[cfg(unix)]
 pub(crate) fn identity(metadata: &Metadata) -> Option<FileId> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    // Any number of nodes may stand for one device.
+    // A device may have several device nodes.
     if metadata.file_type().is_block_device() {
         return Some(FileId { device: metadata.rdev(), inode: 0 });
     }
     Some(FileId { device: metadata.dev(), inode: metadata.ino() })
 }
 
-/// The identity of an open file.
+/// Returns the identity of a file. Not supported on this system.
 #[cfg(not(unix))]
 pub(crate) fn identity(_metadata: &Metadata) -> Option<FileId> {
     None
 }
 
-/// What changes when the file is written to: its length and the time of its last change, mixed.
+/// Returns a hash of the file's length and modification time, which changes when the file is
+/// written.
 pub(crate) fn revision(metadata: &Metadata) -> u64 {
     let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
     let changed = metadata.modified().ok().and_then(since).map_or(0, |age| age.as_nanos() as u64);
     changed ^ metadata.len().rotate_left(32)
 }
 
-/// Bytes that the file occupies on its file system.
+/// Returns the number of bytes allocated to the file.
 #[cfg(unix)]
 pub(crate) fn allocated_bytes(metadata: &Metadata) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     Some(metadata.blocks() * 512)
 }
 
-/// Bytes that the file occupies on its file system.
+/// Returns the number of bytes allocated to the file. Not supported on this system.
 #[cfg(not(unix))]
 pub(crate) fn allocated_bytes(_metadata: &Metadata) -> Option<u64> {
     None
 }
 
-/// True for a file whose bytes have positions and a length: a regular file or
-/// a block device. A pipe, a socket or a terminal has neither.
+/// Returns true for a seekable file with a length: a regular file or block device, but not a pipe,
+/// a socket or a terminal.
 #[cfg(unix)]
-pub(crate) fn is_positioned(metadata: &Metadata) -> bool {
+pub(crate) fn is_seekable(metadata: &Metadata) -> bool {
     use std::os::unix::fs::FileTypeExt;
     metadata.is_file() || metadata.file_type().is_block_device()
 }
 
-/// True for a file whose bytes have positions and a length.
+/// Returns true for a seekable file with a length.
 #[cfg(not(unix))]
-pub(crate) fn is_positioned(metadata: &Metadata) -> bool {
+pub(crate) fn is_seekable(metadata: &Metadata) -> bool {
     metadata.is_file()
 }
 
-/// Opens a file that is there for writing; `None` for a named pipe that nobody
-/// reads yet.
+/// Opens an existing file for writing. Returns `None` for a named pipe that has no reader yet.
 #[cfg(unix)]
 pub(crate) fn open_to_write(path: &Path, metadata: &Metadata) -> io::Result<Option<File>> {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -203,7 +200,7 @@ pub(crate) fn open_to_write(path: &Path, metadata: &Metadata) -> io::Result<Opti
     if !metadata.file_type().is_fifo() {
         return options.open(path).map(Some);
     }
-    // open(2): a pipe that is opened so is ENXIO without a reader.
+    // open(2): with O_NONBLOCK, opening a pipe that has no reader fails with ENXIO.
     options.custom_flags(OFlags::NONBLOCK.bits() as i32);
     match options.open(path) {
         Ok(file) => {
@@ -215,20 +212,19 @@ pub(crate) fn open_to_write(path: &Path, metadata: &Metadata) -> io::Result<Opti
     }
 }
 
-/// Opens a file that is there for writing.
+/// Opens an existing file for writing.
 #[cfg(not(unix))]
 pub(crate) fn open_to_write(path: &Path, _metadata: &Metadata) -> io::Result<Option<File>> {
     std::fs::OpenOptions::new().write(true).open(path).map(Some)
 }
 
-/// Reads exactly `buf.len()` bytes at `offset`, leaving the file position alone
-/// where the system can.
+/// Reads exactly `buf.len()` bytes at `offset`, without changing the file position.
 #[cfg(unix)]
 pub(crate) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
 }
 
-/// Reads exactly `buf.len()` bytes at `offset`.
+/// Reads exactly `buf.len()` bytes at `offset`. The file position is unspecified afterwards.
 #[cfg(windows)]
 pub(crate) fn read_exact_at(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
@@ -246,13 +242,13 @@ pub(crate) fn read_exact_at(file: &File, mut buf: &mut [u8], mut offset: u64) ->
     Ok(())
 }
 
-/// Writes all of `buf` at `offset`.
+/// Writes all of `buf` at `offset`, without changing the file position.
 #[cfg(unix)]
 pub(crate) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, buf, offset)
 }
 
-/// Writes all of `buf` at `offset`.
+/// Writes all of `buf` at `offset`. The file position is unspecified afterwards.
 #[cfg(windows)]
 pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
@@ -270,36 +266,36 @@ pub(crate) fn write_all_at(file: &File, mut buf: &[u8], mut offset: u64) -> io::
     Ok(())
 }
 
-/// Whose an open file is: see [`try_lock_file`].
+/// Result of [`try_lock_file`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "elsewhere nothing is known"))]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "used only on Linux"))]
 pub(crate) enum FileLock {
-    /// Ours, until this handle and all its duplicates are closed, or the process ends.
+    /// Locked by this process until the handle and all its duplicates are closed.
     Ours,
-    /// Somebody else holds it.
+    /// Locked through another handle, usually by another process.
     HeldByOther,
-    /// It is not known that locks reach all who see the file.
+    /// Not locked: other processes that use the file may not see the lock.
     Unknown,
 }
 
-/// Locks the file against all who ask so, if that takes no waiting (flock(2)).
+/// Tries to lock the file with flock(2), without waiting.
 pub(crate) fn try_lock_file(file: &File) -> FileLock {
     imp::try_lock_file(file)
 }
 
-/// The limit on this process's address space, if there is one.
+/// Returns the limit on the process's address space in bytes, if there is one.
 pub(crate) fn address_space_limit() -> Option<u64> {
     imp::address_space_limit()
 }
 
-/// True if the process, or the system, may open no more files.
+/// Returns true if the error is that the process or the system has too many open files.
 #[cfg(unix)]
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// True if the process, or the system, may open no more files.
+/// Returns true if the error is that too many files are open. Not supported on this system.
 #[cfg(not(unix))]
 pub(crate) fn is_out_of_files(_error: &io::Error) -> bool {
     false

@@ -1,12 +1,11 @@
-//! Systems of which nothing is assumed: every optional ability answers "no".
+//! Other systems: no optional feature is supported.
 
 use super::{FileLock, Segment};
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The path without symbolic links: what is opened is what was looked at,
-/// unless somebody replaces it in between.
+/// The canonical path. If the file is replaced before it is opened, the replacement is opened.
 #[derive(Debug)]
 pub(super) struct Located(PathBuf);
 
@@ -49,7 +48,7 @@ pub(super) fn preallocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
 }
 
 pub(super) fn open_direct(_: &File, _: bool) -> io::Result<File> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "no direct I/O on this system"))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system does not support direct I/O"))
 }
 
 pub(super) fn write_behind(_: &File) -> io::Result<()> {

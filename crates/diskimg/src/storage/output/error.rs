@@ -1,21 +1,21 @@
-//! Which of an output's files it is about, and what to do.
+//! Errors of output files.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Trouble with one of an output's files.
+/// An error of one of an output's files.
 #[derive(Debug)]
 pub struct OutputError {
     pub(crate) path: Option<PathBuf>,
     pub(crate) error: io::Error,
-    /// It could have been done, and must not.
+    /// The operation was refused to protect an existing file.
     pub(crate) refused: bool,
     pub(crate) hint: Option<Cow<'static, str>>,
 }
 
-/// The result of what is done to an output's files.
+/// Result of an operation on an output.
 pub type Result<T> = std::result::Result<T, OutputError>;
 
 impl OutputError {
@@ -28,12 +28,12 @@ impl OutputError {
         }
     }
 
-    /// The file concerned; `None` for a writer.
+    /// Returns the path of the file; `None` for a writer.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// What the system said, or why it was not asked.
+    /// Returns the error of the system or the reason for the refusal.
     pub fn io_error(&self) -> &io::Error {
         &self.error
     }
@@ -58,7 +58,7 @@ impl std::error::Error for OutputError {
     }
 }
 
-/// Names the file.
+/// Adds the path of a file to an error.
 pub(super) trait Concerning<T> {
     fn concerning(self, path: &Path) -> Result<T>;
 }

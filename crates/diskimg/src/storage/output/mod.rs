@@ -1,24 +1,24 @@
-//! Output that is never half there.
+//! Output files that appear under their names only when they are complete.
 //!
 //! ```text
 //!   create(dst)            sink() … writes …             commit()
 //!   ───────────┬─────────────────────────────┬──────────────────────────────
-//!   .dst.XXXXXX.diskimg-tmp beside dst       │ flush, mode and owner of the
-//!   (dst itself untouched)                   │ old dst, rename over dst,
+//!   .dst.XXXXXX.diskimg-tmp next to dst      │ copy mode and owner of the old
+//!   (dst itself unchanged)                   │ dst, flush, rename to dst,
 //!                                            │ flush the directory
-//!                          drop without commit: the temporary file goes away
+//!                          drop without commit: the temporary file is deleted
 //! ```
 //!
-//! An image of several files replaces an older one as a whole, or not at all
-//! if that fails. A kill or a power cut in the middle of the renames can leave
-//! it missing under its name, with its old main file beside it as
-//! `.dst.XXXXXX.diskimg-old`, but never old and new files mixed (`publish.rs`).
+//! An image of several files replaces an older one as a whole, or not at all if an error occurs. If
+//! the process is killed or power is lost during the renames, the image may be missing under its
+//! name, with its old main file next to it as `.dst.XXXXXX.diskimg-old`, but old and new files are
+//! never mixed (`publish.rs`).
 //!
-//! A run that is killed leaves its temporary files. Whoever writes the same name
-//! next removes them, if no living run holds them (`stale_temp_files.rs`).
+//! A process that is killed leaves its temporary files. The next process that writes the same
+//! output removes them if they are not locked by a running process (`stale_temp_files.rs`).
 //!
-//! Devices, pipes and files opened [in place](Output::in_place) have no beside:
-//! they are written directly.
+//! Devices, pipes and files opened [in place](Output::in_place) are written directly: a device has
+//! no directory in which a temporary file could be staged.
 
 mod error;
 mod output_file;
@@ -42,53 +42,53 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// One or more files being written, which appear under their names when all is
-/// complete and not at all otherwise.
+/// One or more files that are being written. They appear under their names when all are complete,
+/// or not at all.
 #[derive(Debug)]
 pub struct Output {
     main: OutputFile,
-    /// Further files that belong to the image: an external data file, extents.
+    /// Additional files of the image: an external data file, extents.
     companions: Vec<OutputFile>,
-    /// The names of all of them, each in one spelling.
+    /// Canonical paths of all files.
     names: HashSet<PathBuf>,
-    /// How all of them are written.
+    /// How all files use the page cache.
     caching: Caching,
-    /// What no companion may replace, and why not.
+    /// Files that no companion may replace, with the reason.
     protected: Vec<(HostFileId, &'static str)>,
-    /// What killed runs left.
+    /// Temporary files left by killed processes.
     stale_temp_files: StaleTempFiles,
-    /// A handle to be given up for those that [`publish`](Self::publish) opens: hundreds of
-    /// companions may have taken all that a process may have.
+    /// A spare file handle. [`publish`](Self::publish) closes it so that it can open directories
+    /// even if the companions have used up the process's limit of open files.
     spare: Option<File>,
 }
 
-/// How hard [`Output::commit`] tries to survive a power cut.
+/// Whether [`Output::commit`] flushes data to stable storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// Data reaches stable storage before the name appears.
+    /// Data is flushed to stable storage before the files get their names.
     #[default]
     Flushed,
-    /// The operating system writes back when it likes.
+    /// Data remains in the page cache until the operating system writes it back.
     Cached,
 }
 
 impl Output {
-    /// Starts a new file that will be called `path`. An existing regular file
-    /// stays as it is until [`commit`](Self::commit); a symbolic link is
-    /// followed. A device or a pipe is opened and written in place; a pipe is
-    /// waited for until it has a reader.
+    /// Creates an output that will be named `path`. An existing regular file is not changed until
+    /// [`commit`](Self::commit). Follows symbolic links. A device or a pipe is written directly;
+    /// opening a pipe blocks until it has a reader.
     ///
     /// # Errors
-    /// What the system said: no such directory, no permission to write the
-    /// existing file.
+    /// Returns the error of the system, for example if the directory does not exist or the existing
+    /// file is not writable.
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::create_unless(path, &mut || false)
     }
 
-    /// As [`create`](Self::create), but asks while it waits.
+    /// Like [`create`](Self::create), but calls `stopped` while it waits for the reader of a pipe.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Interrupted`] if it was `stopped`.
+    /// Returns [`io::ErrorKind::Interrupted`] if `stopped` returns true, and the errors of
+    /// [`create`](Self::create).
     pub(crate) fn create_unless(
         path: impl AsRef<Path>,
         stopped: &mut dyn FnMut() -> bool,
@@ -98,23 +98,23 @@ impl Output {
         Ok(Self { spare, stale_temp_files, ..Self::of(main) })
     }
 
-    /// Opens an existing file or device to overwrite it where it stands.
-    /// `zeroed` is the caller's promise that it reads as zeros now.
+    /// Opens an existing file or device to overwrite it in place. `zeroed` must be true only if it
+    /// reads as zeros now.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns the error of the system if opening fails.
     pub fn in_place(path: impl AsRef<Path>, zeroed: bool) -> io::Result<Self> {
         let path = path.as_ref();
         let file = OpenOptions::new().write(true).open(path)?;
         Ok(Self::of(OutputFile::direct(file, path, zeroed)?))
     }
 
-    /// Writes to anything that takes bytes in order.
+    /// Creates an output that writes sequentially to `writer`.
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
         Self::to_sink(Arc::new(PipeSink::new(writer)))
     }
 
-    /// Writes to a sink of the caller's.
+    /// Creates an output that writes to `sink`.
     pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
         Self::of(OutputFile { sink, path: None, staged: None })
     }
@@ -131,26 +131,26 @@ impl Output {
         }
     }
 
-    /// Says what shall become of the page cache, for all files of the image;
-    /// before anything is written.
+    /// Sets how all files of the image use the page cache. Must be called before anything is
+    /// written.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] if a file system cannot do it so.
+    /// Returns [`io::ErrorKind::Unsupported`] if a file system does not support it.
     pub fn set_caching(&mut self, caching: Caching) -> Result<()> {
         self.caching = caching;
         let mut parts = std::iter::once(&self.main).chain(&self.companions);
         parts.try_for_each(|part| part.set_caching(caching))
     }
 
-    /// With a name that the image may record, for a sink that is a file in a
-    /// larger one. Nothing of that name is touched.
-    pub(crate) fn called(mut self, name: impl Into<PathBuf>) -> Self {
-        self.main.path = Some(name.into());
+    /// Sets the path of the main file, which the image may record, for a sink that is part of a
+    /// larger file. No file at that path is accessed.
+    pub(crate) fn with_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.main.path = Some(path.into());
         self
     }
 
-    /// From now on no companion may replace any of these `files`: `why` says
-    /// what they are. The main file is the caller's to look at.
+    /// Prevents companions from replacing any of `files`. `why` is the error message. Does not
+    /// check the main file; that is the caller's responsibility.
     pub(crate) fn protect(
         &mut self,
         files: impl IntoIterator<Item = HostFileId>,
@@ -159,103 +159,105 @@ impl Output {
         self.protected.extend(files.into_iter().map(|file| (file, why)));
     }
 
-    /// Where the main file's bytes go.
+    /// Returns the sink of the main file.
     pub fn sink(&self) -> Arc<dyn Sink> {
         Arc::clone(&self.main.sink)
     }
 
-    /// The name the main file will have; `None` for a writer.
+    /// Returns the path that the main file has or will have; `None` for a writer.
     pub fn path(&self) -> Option<&Path> {
         self.main.path.as_deref()
     }
 
-    /// Whether further files can stand beside the main one: it has a name, and
-    /// is neither a device nor a pipe.
-    pub(crate) fn has_beside(&self) -> bool {
+    /// Returns true if the image can have companions: if the main file is a regular file with a
+    /// path.
+    pub(crate) fn supports_companions(&self) -> bool {
         let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.is_file());
         self.main.staged.is_some() || self.path().is_some_and(is_file)
     }
 
-    /// Starts a further file of the same image, whose name follows from the
-    /// main one's and is beside it. What stands there may be a regular file or
-    /// nothing. It gets mode and owner of that file or, if it is new, of the
-    /// main file that is there already.
+    /// Creates an additional file of the image, whose `name` is derived from the main file's, in
+    /// the same directory. It may replace a regular file but no other file. It gets the mode and
+    /// owner of the file it replaces or, if there is none, of an existing main file.
     ///
     /// # Errors
-    /// What the system said; refused if anything else stands there, or one of
-    /// the source's own files; [`io::ErrorKind::InvalidInput`] if it would be
-    /// the main file itself, or another companion.
+    /// Returns an error with [`io::ErrorKind::PermissionDenied`] if the path is one of the source's
+    /// files or exists and is not a regular file, with [`io::ErrorKind::InvalidInput`] if it is the
+    /// main file or another companion, and the error of the system if creating the file fails.
     pub fn companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
-        let path = self.beside(name);
+        let path = self.resolve(name);
         is_replaceable(&path)?;
         self.claim(&path)?;
         self.stage(path)
     }
 
-    /// As [`companion`](Self::companion), under a name that the user gave. A
-    /// link is followed, a block device written in place; a relative name is
-    /// beside the main file.
+    /// Like [`companion`](Self::companion), with a name given by the user. A relative name is
+    /// relative to the directory of the main file. Follows symbolic links and writes block devices
+    /// in place.
     ///
     /// # Errors
-    /// As [`companion`](Self::companion).
+    /// See [`companion`](Self::companion).
     pub fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
-        let path = self.beside(name);
+        let path = self.resolve(name);
         let path = destination(&path).concerning(&path)?;
         self.claim(&path)?;
         match std::fs::metadata(&path) {
-            Ok(metadata) if !metadata.is_file() && os::is_positioned(&metadata) => {
+            Ok(metadata) if !metadata.is_file() && os::is_seekable(&metadata) => {
                 let file = OpenOptions::new().write(true).open(&path).concerning(&path)?;
                 let part = OutputFile::direct(file, &path, false).concerning(&path)?;
                 self.add(part)
             }
             Ok(metadata) if !metadata.is_file() => {
-                let message = "neither a regular file nor a block device stands there";
+                let message = "it exists and is neither a regular file nor a block device";
                 Err(OutputError::refused(&path, message))
             }
             _ => self.stage(path),
         }
     }
 
-    /// The name that the file behind one of our sinks will have.
+    /// Returns the path that the file of one of this output's sinks has or will have.
     pub(crate) fn path_of(&self, sink: &Arc<dyn Sink>) -> Option<&Path> {
         let mut parts = std::iter::once(&self.main).chain(&self.companions);
         parts.find(|part| Arc::ptr_eq(&part.sink, sink))?.path.as_deref()
     }
 
-    /// Sees that [`read_back`](Self::read_back) will be possible.
+    /// Checks that [`read_back`](Self::read_back) will be possible.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] for what leaves us: a pipe, a writer.
+    /// Returns [`io::ErrorKind::Unsupported`] for a pipe or a writer.
     pub(crate) fn require_readable(&self) -> Result<()> {
         let mut parts = std::iter::once(&self.main).chain(&self.companions);
         parts.try_for_each(OutputFile::require_readable)
     }
 
-    /// Every file that was written with the name that it has or will have, the main one
-    /// first, to be read as it is on the disk: what is [flushed](Self::flush) leaves the page cache.
+    /// Opens all files for reading and returns them with the paths that they have or will have, the
+    /// main file first. Drops [flushed](Self::flush) data from the page cache, so that it is read
+    /// from the disk.
     ///
     /// # Errors
-    /// As [`require_readable`](Self::require_readable), and what the system said.
+    /// Returns the errors of [`require_readable`](Self::require_readable), and the error of the
+    /// system if opening fails.
     pub(crate) fn read_back(&self) -> Result<Vec<(PathBuf, Arc<dyn Source>)>> {
         std::iter::once(&self.main).chain(&self.companions).map(OutputFile::read_back).collect()
     }
 
-    fn beside(&self, name: &Path) -> PathBuf {
+    /// Resolves `name` relative to the directory of the main file.
+    fn resolve(&self, name: &Path) -> PathBuf {
         self.path().and_then(Path::parent).unwrap_or(Path::new("")).join(name)
     }
 
-    /// Sees that `path` is nobody else's, before it is touched.
+    /// Checks that `path` is not a file of this image or a protected file, and records it.
     fn claim(&mut self, path: &Path) -> Result<()> {
         if let Some(main) = self.path().filter(|_| self.names.is_empty()) {
-            self.names.insert(unambiguous(main).concerning(main)?);
+            self.names.insert(canonical(main).concerning(main)?);
         }
         let existing = existing_identity(path);
         let parts = std::iter::once(&self.main).chain(&self.companions);
         let mut in_place = parts.filter(|part| part.staged.is_none());
-        let written_now = existing.is_some()
+        let is_written_in_place = existing.is_some()
             && in_place.any(|part| part.path.as_deref().and_then(existing_identity) == existing);
-        if !self.names.insert(unambiguous(path).concerning(path)?) || written_now {
-            let message = "it would be the same file as another one of the image";
+        if !self.names.insert(canonical(path).concerning(path)?) || is_written_in_place {
+            let message = "it is the same file as another file of the image";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message)).concerning(path);
         }
         match self.protected.iter().find(|(file, _)| Some(*file) == existing) {
@@ -278,26 +280,26 @@ impl Output {
         Ok(sink)
     }
 
-    /// Gives every file its name. Companions come first: an image that is
-    /// there has all its parts.
+    /// Flushes all files and renames them to their names. Companions are renamed before the main
+    /// file, so that a main file always has its companions.
     ///
     /// # Errors
-    /// What the system said, and of which file. The new files are removed, and
-    /// the old ones as they were; if only the directory could not be flushed, the
-    /// new ones are there, and the error says so.
+    /// Returns the error of the system with the path of the file. The new files are then deleted
+    /// and the old files restored. If only flushing the directory fails, the new files remain, and
+    /// the error says so.
     pub fn commit(self, durability: Durability) -> Result<()> {
         self.flush(durability)?;
         self.publish(durability)
     }
 
-    /// The first half of [`commit`](Self::commit), which takes its time: all data
-    /// in their files, and no name changed.
+    /// First part of [`commit`](Self::commit), which may take long: flushes the data. Changes no
+    /// names.
     pub(crate) fn flush(&self, durability: Durability) -> Result<()> {
         let mut parts = self.companions.iter().chain([&self.main]);
         parts.try_for_each(|part| part.finish_data(durability))
     }
 
-    /// The second half: the names.
+    /// Second part of [`commit`](Self::commit): renames the files.
     pub(crate) fn publish(self, durability: Durability) -> Result<()> {
         drop(self.spare);
         let companions = self.companions.into_iter().filter_map(OutputFile::close).collect();
@@ -309,22 +311,23 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What the name of a file starts with that stands beside `path` for a while.
+/// Returns the prefix of the names of temporary files for `path`.
 fn temporary_prefix(path: &Path) -> io::Result<String> {
     let name = path.file_name().ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "the output has no file name")
     })?;
-    // `NAME_MAX` is 255 bytes on every system we know: leave room for the suffix.
-    let shown: String = name.to_string_lossy().chars().take(40).collect();
-    Ok(format!(".{shown}."))
+    // NAME_MAX is 255 bytes on all common systems. Leave room for the suffix.
+    let start: String = name.to_string_lossy().chars().take(40).collect();
+    Ok(format!(".{start}."))
 }
 
-/// A name that two spellings of it (`a`, `./a`, `link/a`) share.
-pub(crate) fn unambiguous(path: &Path) -> io::Result<PathBuf> {
+/// Returns the path with its directory canonicalized, so that `a`, `./a` and `link/a` are equal.
+/// The file need not exist.
+pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
     Ok(directory_of(path).canonicalize()?.join(path.file_name().unwrap_or_default()))
 }
 
-/// The identity of what stands under `path` now, if anything does.
+/// Returns the identity of the file at `path`, if it exists.
 pub(crate) fn existing_identity(path: &Path) -> Option<HostFileId> {
     os::identity(&std::fs::metadata(path).ok()?)
 }

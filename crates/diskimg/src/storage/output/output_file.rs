@@ -1,8 +1,8 @@
-//! One file of an output: staged beside its name, or written where it stands.
+//! One file of an output: staged as a temporary file, or written in place.
 
 use super::error::{Concerning, OutputError, Result};
 use super::publish::Staged;
-use super::stale_temp_files::{StaleTempFiles, hold};
+use super::stale_temp_files::{StaleTempFiles, lock_new};
 use super::{Durability, directory_of, temporary_prefix};
 use crate::storage::caching::Caching;
 use crate::storage::os::{self, FileLock};
@@ -15,37 +15,38 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::{NamedTempFile, TempPath};
 
-/// What the names of files end in that have no name of their own yet.
+/// Suffix of the names of temporary files.
 pub(super) const TEMPORARY_SUFFIX: &str = ".diskimg-tmp";
 
-/// How often a file is made anew that somebody took for left over.
+/// Number of attempts to create a temporary file, as another process may remove it before it is
+/// locked.
 const ATTEMPTS: u32 = 100;
 
-/// How often a pipe is tried that nobody reads yet.
-const PIPE_PAUSE: Duration = Duration::from_millis(20);
+/// Interval between attempts to open a pipe that has no reader yet.
+const PIPE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct OutputFile {
     pub(super) sink: Arc<dyn Sink>,
-    /// The name it will have; `None` for a bare writer.
+    /// The path that it has or will have; `None` for a writer.
     pub(super) path: Option<PathBuf>,
-    /// What waits for that name; `None` when written in place.
+    /// The temporary file; `None` if the file is written in place.
     pub(super) staged: Option<Staging>,
 }
 
-/// A file that has no name of its own yet.
+/// A temporary file that will be renamed.
 #[derive(Debug)]
 pub(super) struct Staging {
     file: TempPath,
-    /// Whether it is locked, as long as it is open.
-    hold: FileLock,
-    /// The file whose mode and owner it takes, if that is there.
+    /// Whether it is locked while it is open.
+    lock: FileLock,
+    /// The file whose mode and owner it gets, if that exists.
     model: PathBuf,
 }
 
 impl OutputFile {
-    /// Under a name that the user gave. While it is a pipe that nobody reads,
-    /// `stopped` is asked. Gives a second handle of a file that is staged.
+    /// Creates a file at a path given by the user. Calls `stopped` while it waits for the reader of
+    /// a pipe. Also returns a second handle if the file is staged.
     pub(super) fn create(
         path: &Path,
         stale_temp_files: &mut StaleTempFiles,
@@ -61,7 +62,7 @@ impl OutputFile {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
             }
             Ok(metadata) if metadata.is_file() => stage(),
-            Ok(metadata) if os::is_positioned(&metadata) => {
+            Ok(metadata) if os::is_seekable(&metadata) => {
                 let file = OpenOptions::new().write(true).open(&path)?;
                 Ok((Self::direct(file, &path, false)?, None))
             }
@@ -74,26 +75,26 @@ impl OutputFile {
         }
     }
 
-    /// Starts a file that will be called `path`, with mode and owner of
-    /// `model` if there is one. What killed runs left of the same file goes. Gives a second
-    /// handle of the file, too.
+    /// Creates a temporary file that will be renamed to `path`, with the mode and owner of `model`
+    /// if that exists. Removes stale temporary files of the same path. Also returns a second handle
+    /// of the file.
     pub(super) fn stage(
         path: PathBuf,
         model: PathBuf,
         stale_temp_files: &mut StaleTempFiles,
     ) -> io::Result<(Self, File)> {
         if std::fs::metadata(&path).is_ok() {
-            // Renaming over a file asks leave of its directory only; the
-            // file's own mode must count too.
+            // Renaming over a file requires write permission only for its directory. Require it for
+            // the file as well.
             OpenOptions::new().write(true).open(&path)?;
         }
         stale_temp_files.remove(&path);
-        let (opened, file, hold) = make_temporary(&path, &model)?;
+        let (opened, file, lock) = make_temporary(&path, &model)?;
         let second = opened.try_clone()?;
         let part = Self {
             sink: Arc::new(FileSink::new(opened, true)?),
             path: Some(path),
-            staged: Some(Staging { file, hold, model }),
+            staged: Some(Staging { file, lock, model }),
         };
         Ok((part, second))
     }
@@ -114,13 +115,13 @@ impl OutputFile {
         OutputError { path: self.path.clone(), error, refused: false, hint: None }
     }
 
-    /// All that must be done while the file is open.
+    /// Sets mode and owner and flushes the data.
     pub(super) fn finish_data(&self, durability: Durability) -> Result<()> {
         let finish = || {
             if let Some(staging) = &self.staged {
                 take_mode_and_owner(&staging.model, &staging.file)?;
             }
-            // A pipe's flush only empties our own buffers: that is always due.
+            // Flushing a pipe only empties the writer's buffers, which is always necessary.
             if durability == Durability::Flushed || self.sink.is_sequential() {
                 self.sink.flush()?;
             }
@@ -129,15 +130,15 @@ impl OutputFile {
         finish().map_err(|error| self.failed(error))
     }
 
-    /// The file as it is, under the name that it has or will have.
+    /// Opens the file for reading and returns it with the path that it has or will have.
     pub(super) fn read_back(&self) -> Result<(PathBuf, Arc<dyn Source>)> {
         self.require_readable()?;
         let path = self.path.clone().unwrap_or_default();
-        let stands_at = self.staged.as_ref().map_or(&*path, |staging| &*staging.file);
+        let current_path = self.staged.as_ref().map_or(&*path, |staging| &*staging.file);
         let open = || {
-            let file = FileSource::open(stands_at)?;
+            let file = FileSource::open(current_path)?;
             if let Some((file, _)) = file.as_file() {
-                // Clean pages are dropped by this, so that they come from the disk again.
+                // Drops clean pages, so that they are read from the disk again.
                 os::write_behind(file)?;
             }
             Ok(file)
@@ -146,25 +147,25 @@ impl OutputFile {
         Ok((path, Arc::new(file)))
     }
 
-    /// Sees that it can be read again: it is no pipe, and no writer of the caller's.
+    /// Checks that the file can be read: that it is neither a pipe nor a writer.
     pub(super) fn require_readable(&self) -> Result<()> {
         if self.path.is_some() && !self.sink.is_sequential() {
             return Ok(());
         }
-        let message = "what is written to a pipe cannot be read again";
+        let message = "data written to a pipe cannot be read again";
         Err(self.failed(io::Error::new(io::ErrorKind::Unsupported, message)))
     }
 
-    /// Nothing more is written; `None` if it was written in place. A file that is held stays
-    /// open until it has its name: else somebody could take it for left over.
+    /// Returns the complete temporary file, or `None` if the file was written in place. A locked
+    /// file stays open until it is renamed, so that no other process removes it as stale.
     pub(super) fn close(self) -> Option<Staged> {
         let staging = self.staged?;
-        let held = (staging.hold == FileLock::Ours).then_some(self.sink);
-        Some(Staged { path: self.path?, file: staging.file, held })
+        let locked = (staging.lock == FileLock::Ours).then_some(self.sink);
+        Some(Staged { path: self.path?, file: staging.file, locked })
     }
 }
 
-/// A new file beside `path`, and held where that is possible.
+/// Creates a temporary file in the directory of `path` and locks it if possible.
 fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, FileLock)> {
     let prefix = temporary_prefix(path)?;
     let mut options = OpenOptions::new();
@@ -172,43 +173,43 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, File
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // A file that takes another one's mode stays private until then;
-        // any other gets what the umask leaves.
+        // A file that will get the mode of another file is private until then. Any other file gets
+        // its mode from the umask.
         options.mode(if is_file(model) { 0o600 } else { 0o666 });
     }
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
     for _ in 0..ATTEMPTS {
-        // Opened here: the system's own error must come out.
+        // Opened with a closure, so that the error of the system is returned unchanged.
         let temporary = builder.make_in(directory_of(path), |path| options.open(path))?;
         let (opened, file) = NamedTempFile::into_parts(temporary);
-        if let Some(hold) = hold(&opened, &file) {
-            return Ok((opened, file, hold));
+        if let Some(lock) = lock_new(&opened, &file) {
+            return Ok((opened, file, lock));
         }
     }
-    Err(io::Error::other("somebody removes every new file"))
+    let message = format!("another process removed the temporary file {ATTEMPTS} times");
+    Err(io::Error::other(message))
 }
 
-/// Where a file that is called `path` really is: links are followed.
+/// Returns the path to write for `path`, with symbolic links resolved.
 pub(super) fn destination(path: &Path) -> io::Result<PathBuf> {
     match std::fs::metadata(path) {
-        // /dev/stdout leads to a pipe by a link that spells no name.
+        // /dev/stdout may be a link to a pipe, whose target is not a path.
         Ok(metadata) if !metadata.is_file() => Ok(path.to_owned()),
         _ => follow_links(path),
     }
 }
 
-/// Follows symbolic links to the file that will be written, which need not
-/// exist yet.
+/// Follows symbolic links to the file that will be written, which need not exist.
 fn follow_links(path: &Path) -> io::Result<PathBuf> {
-    const MAX_LINKS: usize = 40; // as Linux's own limit
+    const MAX_LINKS: usize = 40; // Linux has the same limit.
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match std::fs::read_link(&path) {
             Ok(target) => {
                 path = path.parent().unwrap_or(Path::new("")).join(target);
             }
-            // Not a link, or nothing there: this is the name to write.
+            // Not a link or not existing: this is the path to write.
             Err(_) => return Ok(path),
         }
     }
@@ -227,7 +228,7 @@ fn open_pipe(
         if stopped() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        std::thread::sleep(PIPE_PAUSE);
+        std::thread::sleep(PIPE_RETRY_INTERVAL);
     }
 }
 
@@ -236,11 +237,11 @@ fn is_file(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
-/// Whether a file is there, under a name that may be given to another.
+/// Returns true if a regular file exists at `path`, which the output may replace, and false if
+/// nothing exists there.
 ///
 /// # Errors
-/// What stands there is anything but a regular file: a link would be written
-/// through, a device's bytes overwritten.
+/// Refuses any other file: writing would follow a link or overwrite a device.
 pub(super) fn is_replaceable(path: &Path) -> Result<bool> {
     let kind = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -250,7 +251,7 @@ pub(super) fn is_replaceable(path: &Path) -> Result<bool> {
     if kind.is_file() {
         return Ok(true);
     }
-    let message = format!("{} stands where a regular file must be", describe(kind));
+    let message = format!("it is {}, not a regular file", describe(kind));
     Err(OutputError::refused(path, message))
 }
 
@@ -264,7 +265,7 @@ fn describe(kind: FileType) -> &'static str {
     }
 }
 
-/// The new file takes the old one's mode and, where permitted, its owner.
+/// Gives the new file the mode of the old one and, where permitted, its owner and group.
 #[cfg(unix)]
 fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
@@ -272,9 +273,8 @@ fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
         Ok(metadata) if metadata.is_file() => metadata,
         _ => return Ok(()),
     };
-    // Only root may give files away; for anyone else this is a wish. Owner
-    // first: chown clears set-id bits, which the mode then restores.
-    // The group is a wish of its own: its members may give it.
+    // Only root may change the owner, but members of a group may set it, so these are separate
+    // calls, whose errors are ignored. The mode follows, because chown clears the set-ID bits.
     let _ = std::os::unix::fs::chown(new, None, Some(metadata.gid()));
     let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), None);
     std::fs::set_permissions(new, metadata.permissions())

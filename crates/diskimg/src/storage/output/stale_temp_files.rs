@@ -1,18 +1,17 @@
-//! What is left of runs that were killed.
+//! Removal of temporary files left by killed processes.
 //!
 //! ```text
-//!   a run                                     whoever writes the same name next
-//!   ─────                                     ─────────────────────────────────
-//!   makes  .dst.XXXXXX.diskimg-tmp
-//!   locks it (flock), sees its name again     lists what is called so, opens it
-//!   writes, renames                           locks it: no  → its run is alive
-//!   closes it; so does the system if it              yes → nobody's: removes it
-//!   is killed
+//!   process                                   next process that writes the same output
+//!   ───────                                   ────────────────────────────────────────
+//!   creates .dst.XXXXXX.diskimg-tmp
+//!   locks it (flock), checks its name         lists and opens files with such names
+//!   writes it, renames it                     tries to lock each:
+//!   closes it (also when it is killed,          locked by another → in use, keeps it
+//!   which releases the lock)                    lock acquired     → stale, removes it
 //! ```
 //!
-//! Where it is not known that a lock reaches everyone who sees the file (network file
-//! systems), nothing is removed. Nor is what was put aside (`.diskimg-old`): that is the
-//! user's old image.
+//! Nothing is removed from file systems on which other processes may not see a lock (network file
+//! systems). Files named `.diskimg-old` are never removed: they are the user's old image.
 
 use super::output_file::TEMPORARY_SUFFIX;
 use super::{directory_of, temporary_prefix};
@@ -22,73 +21,74 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Characters between prefix and suffix of a temporary file's name.
-const RANDOM: usize = 6;
+/// Number of random characters between the prefix and the suffix of a temporary file's name.
+const RANDOM_LEN: usize = 6;
 
-/// The temporary files that were there when an output began.
+/// Temporary files that existed when an output was started.
 #[derive(Debug, Default)]
 pub(super) struct StaleTempFiles {
-    /// Names by directory: an image may have hundreds of files in one.
+    /// Names by directory. Each directory is listed once, as an image may have hundreds of files.
     found: HashMap<PathBuf, Vec<String>>,
 }
 
 impl StaleTempFiles {
-    /// Removes what is left of runs that wrote what was to be called `path`. What cannot be
-    /// removed stays.
+    /// Removes stale temporary files for the output `path`. Ignores errors.
     pub(super) fn remove(&mut self, path: &Path) {
         let Ok(prefix) = temporary_prefix(path) else { return };
         let directory = directory_of(path);
-        let names = self.found.entry(directory.to_owned()).or_insert_with(|| temporary(directory));
+        let names =
+            self.found.entry(directory.to_owned()).or_insert_with(|| temporary_names(directory));
         for name in names.iter().filter(|name| is_temporary(name, &prefix)) {
-            let _ = remove_if_left(&directory.join(name));
+            let _ = remove_if_stale(&directory.join(name));
         }
     }
 }
 
-/// The names in a directory that a temporary file may have; none if it cannot be listed.
-fn temporary(directory: &Path) -> Vec<String> {
+/// Returns the names of possible temporary files in a directory; none if it cannot be listed.
+fn temporary_names(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let names = entries.map_while(|entry| entry.ok()).map(|entry| entry.file_name());
-    // Ours are UTF-8, whatever the output's name is.
+    // Names of temporary files are UTF-8, even if the output's name is not.
     names.filter_map(|n| n.into_string().ok()).filter(|n| is_temporary(n, ".")).collect()
 }
 
-/// Whether `name` is one that begins with `prefix` and goes on at random. The prefix `.` stands for all.
+/// Returns true if `name` is that of a temporary file with this prefix. The prefix `.` matches the
+/// temporary files of all outputs.
 fn is_temporary(name: &str, prefix: &str) -> bool {
     let Some(rest) = name.strip_prefix(prefix) else { return false };
     let Some(random) = rest.strip_suffix(TEMPORARY_SUFFIX) else { return false };
-    prefix == "." || random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric())
+    prefix == "." || random.len() == RANDOM_LEN && random.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Removes a regular file that no process holds.
-fn remove_if_left(path: &Path) -> io::Result<()> {
+/// Removes a regular file that no process has locked.
+fn remove_if_stale(path: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.is_file() {
         return Ok(());
     }
-    // What it is by now, without opening a pipe or a device.
+    // Check the type again with the looked-up file, so that no pipe or device is opened.
     let located = Located::at(path)?;
     if !located.metadata()?.is_file() {
         return Ok(());
     }
     let file = located.open()?;
-    if os::try_lock_file(&file) == FileLock::Ours && is_called(&file, path) {
+    if os::try_lock_file(&file) == FileLock::Ours && is_named(&file, path) {
         fs::remove_file(path)?;
     }
     Ok(())
 }
 
-/// Takes hold of a temporary file that was just made. `None` if somebody took it for left over,
-/// between then and now: it is gone.
-pub(super) fn hold(file: &File, path: &Path) -> Option<FileLock> {
+/// Locks a temporary file that was just created. Returns `None` if another process removed it as
+/// stale before it was locked.
+pub(super) fn lock_new(file: &File, path: &Path) -> Option<FileLock> {
     match os::try_lock_file(file) {
-        FileLock::Ours => is_called(file, path).then_some(FileLock::Ours),
+        FileLock::Ours => is_named(file, path).then_some(FileLock::Ours),
         FileLock::HeldByOther => None,
         FileLock::Unknown => Some(FileLock::Unknown),
     }
 }
 
-/// Whether `path` is a name of this very file.
-fn is_called(file: &File, path: &Path) -> bool {
+/// Returns true if `path` is a name of this file.
+fn is_named(file: &File, path: &Path) -> bool {
     let (Ok(file), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
     named.is_file() && os::identity(&file) == os::identity(&named)
 }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_our_own_making_are_taken_for_left_over() {
+    fn only_generated_names_are_recognized_as_temporary_files() {
         for (name, ours) in [
             (".a.img.Ab1Cd2.diskimg-tmp", true),
             (".a.img.Ab1Cd.diskimg-tmp", false),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_or_no_file_stays() {
+    fn locked_files_and_other_file_types_are_not_removed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = |name: &str| dir.path().join(format!(".a.{name}.diskimg-tmp"));
         for name in ["gone00", "held00"] {
@@ -131,21 +131,21 @@ mod tests {
             assert!(made.expect("mkfifo runs").success());
         }
         let held = File::open(path("held00")).expect("opens");
-        let hold = hold(&held, &path("held00")).expect("is there");
+        let lock = lock_new(&held, &path("held00")).expect("exists");
         let before = fs::read_dir(dir.path()).expect("lists").count();
         StaleTempFiles::default().remove(&dir.path().join("a"));
         let after = fs::read_dir(dir.path()).expect("lists").count();
-        let removed = usize::from(hold == FileLock::Ours);
-        assert_eq!(after, before - removed, "where locks are known to hold, one is left over");
+        let removed = usize::from(lock == FileLock::Ours);
+        assert_eq!(after, before - removed, "one file is stale, if locks are supported");
         assert_eq!(path("gone00").exists(), removed == 0);
         drop(held);
         StaleTempFiles::default().remove(&dir.path().join("a"));
         assert_eq!(path("held00").exists(), removed == 0);
     }
 
-    /// As when somebody tidies up between the making of a file and its locking.
+    /// Another process may remove the file after it is created and before it is locked.
     #[test]
-    fn a_new_file_that_was_taken_for_left_over_is_made_again() {
+    fn a_new_file_that_another_process_removed_is_not_used() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join(".a.xxxxxx.diskimg-tmp");
         let file = File::create_new(&path).expect("creates");
@@ -153,11 +153,11 @@ mod tests {
         if os::try_lock_file(&taken) != FileLock::Ours {
             return;
         }
-        assert_eq!(hold(&file, &path), None, "another holds it");
+        assert_eq!(lock_new(&file, &path), None, "locked by another process");
         fs::remove_file(&path).expect("removes");
         drop(taken);
-        assert_eq!(hold(&file, &path), None, "it has no name");
+        assert_eq!(lock_new(&file, &path), None, "removed");
         File::create_new(&path).expect("creates");
-        assert_eq!(hold(&file, &path), None, "another has its name");
+        assert_eq!(lock_new(&file, &path), None, "replaced");
     }
 }

@@ -1,4 +1,4 @@
-//! Files under their names, and what is there when it goes wrong.
+//! Tests of outputs: names, modes, and which files exist after an error.
 
 use super::publish::{Staged, publish};
 use super::*;
@@ -13,7 +13,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_dropped_output_leaves_the_old_file_and_nothing_else() {
+fn a_dropped_output_leaves_only_the_old_file() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.img");
     std::fs::write(&path, b"old").expect("writes");
@@ -26,7 +26,7 @@ fn a_dropped_output_leaves_the_old_file_and_nothing_else() {
 }
 
 #[test]
-fn a_committed_output_replaces_the_old_file_and_its_companion_is_there() {
+fn a_committed_output_replaces_the_old_file_and_creates_its_companion() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.img");
     std::fs::write(&path, b"old").expect("writes");
@@ -40,7 +40,7 @@ fn a_committed_output_replaces_the_old_file_and_its_companion_is_there() {
 }
 
 #[test]
-fn a_companion_under_another_spelling_of_a_name_in_use_is_refused() {
+fn a_companion_with_a_different_spelling_of_a_used_name_is_an_error() {
     let dir = tempfile::tempdir().expect("tempdir");
     std::fs::create_dir(dir.path().join("sub")).expect("mkdir");
     let mut output = Output::create(dir.path().join("a.img")).expect("creates");
@@ -49,14 +49,14 @@ fn a_companion_under_another_spelling_of_a_name_in_use_is_refused() {
         assert_eq!(error.io_error().kind(), io::ErrorKind::InvalidInput, "{name}");
     }
     output.companion(Path::new("a.data")).expect("creates");
-    output.companion(Path::new("./a.data")).expect_err("is a companion already");
+    output.companion(Path::new("./a.data")).expect_err("is already a companion");
     drop(output);
     assert_eq!(names(dir.path()), ["sub"]);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_pipe_is_written_under_its_name_in_dev_fd() {
+fn a_pipe_is_written_by_its_path_in_dev_fd() {
     use std::io::Read;
     use std::os::fd::AsRawFd;
     let (mut reader, writer) = io::pipe().expect("pipe");
@@ -70,10 +70,10 @@ fn a_pipe_is_written_under_its_name_in_dev_fd() {
     assert_eq!(read, b"bytes");
 }
 
-/// Root may read any directory: this says something to everyone else.
+/// Root can read any directory, so this tests something only for other users.
 #[cfg(unix)]
 #[test]
-fn a_directory_that_cannot_be_read_takes_an_output() {
+fn an_output_is_created_in_an_unreadable_directory() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("tempdir");
     let mode = |mode| {
@@ -106,7 +106,7 @@ fn a_symbolic_link_is_followed_and_the_mode_is_kept() {
 
 #[cfg(unix)]
 #[test]
-fn a_companion_takes_a_regular_files_name_or_a_free_one_and_no_other() {
+fn a_companion_replaces_only_a_regular_file() {
     use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().expect("tempdir");
     let path = |name: &str| dir.path().join(name);
@@ -123,7 +123,7 @@ fn a_companion_takes_a_regular_files_name_or_a_free_one_and_no_other() {
         let error = output.companion(Path::new(name)).expect_err(name);
         assert!(error.refused && error.path() == Some(&path(name)), "{error}");
     }
-    // A name of the user's own is followed as far as bytes have positions.
+    // A name given by the user may be a link or a block device.
     let mut output = Output::create(path("a.img")).expect("creates");
     for name in ["a-null", "a-dir", "a-pipe"] {
         assert!(output.named_companion(Path::new(name)).expect_err(name).refused, "{name}");
@@ -131,22 +131,22 @@ fn a_companion_takes_a_regular_files_name_or_a_free_one_and_no_other() {
     output.protect(existing_identity(&path("victim")), "it is read");
     let error = output.named_companion(Path::new("a-link")).expect_err("is protected");
     assert!(error.refused && error.to_string().contains("it is read"), "{error}");
-    output.named_companion(Path::new("a-dangling")).expect("is followed");
+    output.named_companion(Path::new("a-dangling")).expect("follows the link");
     output.commit(Durability::Cached).expect("commits");
     assert!(path("nowhere").is_file() && path("a.img").is_file());
     assert_eq!(std::fs::read(path("victim")).expect("reads"), b"mine");
     assert_eq!(names(dir.path()).len(), before.len() + 2);
 }
 
-/// A file that waits to be called `name`.
+/// Creates a temporary file that is ready to be renamed to `name`.
 fn staged(directory: &Path, name: &str) -> Staged {
     let file = tempfile::NamedTempFile::new_in(directory).expect("creates");
     std::fs::write(file.path(), b"new").expect("writes");
-    Staged { path: directory.join(name), file: file.into_temp_path(), held: None }
+    Staged { path: directory.join(name), file: file.into_temp_path(), locked: None }
 }
 
 #[test]
-fn a_commit_that_fails_in_the_middle_leaves_every_old_file_and_no_new_one() {
+fn a_commit_that_fails_midway_keeps_all_old_files_and_no_new_ones() {
     for lost in ["a-1", "a-2", "a-3", "a.img"] {
         for old in
             [&["a.img", "a-1", "a-2", "a-3"][..], &["a.img", "a-1", "a-3"], &["a.img"], &["a-2"]]
@@ -165,7 +165,7 @@ fn a_commit_that_fails_in_the_middle_leaves_every_old_file_and_no_new_one() {
             };
             let companions = ["a-1", "a-2", "a-3"].map(stage).into();
             let error = publish(Some(stage("a.img")), companions, Durability::Flushed)
-                .expect_err("a file is gone");
+                .expect_err("a file is missing");
             assert_eq!(error.path(), Some(&*dir.path().join(lost)), "{error}");
             assert!(error.hint.is_none(), "{error}");
             assert_eq!(names(dir.path()), before, "{lost}");
@@ -178,7 +178,7 @@ fn a_commit_that_fails_in_the_middle_leaves_every_old_file_and_no_new_one() {
 }
 
 #[test]
-fn several_files_replace_several_and_nothing_is_left_aside() {
+fn several_files_replace_several_and_no_other_files_remain() {
     let dir = tempfile::tempdir().expect("tempdir");
     for name in ["a.img", "a-1"] {
         std::fs::write(dir.path().join(name), "old").expect("writes");
@@ -193,7 +193,7 @@ fn several_files_replace_several_and_nothing_is_left_aside() {
 
 #[cfg(unix)]
 #[test]
-fn a_companion_is_as_private_as_what_it_replaces_or_else_the_main_file() {
+fn a_companion_gets_the_mode_of_the_file_it_replaces_or_of_the_main_file() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("tempdir");
     let path = |name: &str| dir.path().join(name);
@@ -215,20 +215,20 @@ fn a_companion_is_as_private_as_what_it_replaces_or_else_the_main_file() {
 
 #[cfg(unix)]
 #[test]
-fn a_pipe_without_a_reader_is_waited_for_until_one_comes_or_someone_says_stop() {
+fn opening_a_pipe_waits_until_it_has_a_reader_or_the_caller_stops() {
     use std::io::Read;
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&path).status();
     assert!(made.expect("mkfifo runs").success());
-    let mut asked = 0;
+    let mut calls = 0;
     let error = Output::create_unless(&path, &mut || {
-        asked += 1;
-        asked == 3
+        calls += 1;
+        calls == 3
     })
-    .expect_err("nobody reads");
-    assert_eq!((error.kind(), asked), (io::ErrorKind::Interrupted, 3));
-    // More than a pipe holds: the writer must wait, not fail.
+    .expect_err("no reader");
+    assert_eq!((error.kind(), calls), (io::ErrorKind::Interrupted, 3));
+    // More than a pipe's capacity: the writer must block, not fail.
     let bytes = vec![7; 1 << 20];
     std::thread::scope(|threads| {
         let reader = threads.spawn(|| {
@@ -243,22 +243,22 @@ fn a_pipe_without_a_reader_is_waited_for_until_one_comes_or_someone_says_stop() 
     });
 }
 
-/// Whether what is left over is told from what is being written, in this directory.
-fn locks_hold(directory: &Path) -> bool {
+/// Returns true if locks are supported in this directory.
+fn locks_are_supported(directory: &Path) -> bool {
     let file = tempfile::tempfile_in(directory).expect("creates");
     os::try_lock_file(&file) == os::FileLock::Ours
 }
 
 #[test]
-fn what_a_killed_run_left_goes_with_the_next_one_and_what_a_live_run_writes_stays() {
+fn stale_temporary_files_are_removed_and_those_in_use_are_kept() {
     let dir = tempfile::tempdir().expect("tempdir");
-    if !locks_hold(dir.path()) {
+    if !locks_are_supported(dir.path()) {
         return;
     }
     let path = |name: &str| dir.path().join(name);
-    let left = [".a.img.000000.diskimg-tmp", ".a.data.000000.diskimg-tmp"];
-    let stays = [".a.img.000000.diskimg-old", ".b.img.000000.diskimg-tmp"];
-    for name in left.iter().chain(&stays) {
+    let stale = [".a.img.000000.diskimg-tmp", ".a.data.000000.diskimg-tmp"];
+    let kept = [".a.img.000000.diskimg-old", ".b.img.000000.diskimg-tmp"];
+    for name in stale.iter().chain(&kept) {
         std::fs::write(path(name), name).expect("writes");
     }
     let start = || {
@@ -268,17 +268,17 @@ fn what_a_killed_run_left_goes_with_the_next_one_and_what_a_live_run_writes_stay
         output
     };
     let first = start();
-    assert!(left.iter().all(|name| !path(name).exists()));
+    assert!(stale.iter().all(|name| !path(name).exists()));
     let second = start();
-    // Two files that were there, two of each run.
+    // Two files that existed before and two of each output.
     assert_eq!(names(dir.path()).len(), 6);
-    first.commit(Durability::Cached).expect("its files are there");
-    second.commit(Durability::Cached).expect("its files are there");
-    assert_eq!(names(dir.path()), [stays[0], stays[1], "a.data", "a.img"]);
+    first.commit(Durability::Cached).expect("its files exist");
+    second.commit(Durability::Cached).expect("its files exist");
+    assert_eq!(names(dir.path()), [kept[0], kept[1], "a.data", "a.img"]);
 }
 
 #[test]
-fn runs_that_write_the_same_name_at_once_leave_one_anothers_files_alone() {
+fn concurrent_writers_of_the_same_output_do_not_remove_each_others_files() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.img");
     std::thread::scope(|threads| {
@@ -294,6 +294,6 @@ fn runs_that_write_the_same_name_at_once_leave_one_anothers_files_alone() {
         }
     });
     let bytes = std::fs::read(&path).expect("reads");
-    assert!(bytes.len() == 100 && bytes.iter().all(|&b| b == bytes[0]), "one run's");
+    assert!(bytes.len() == 100 && bytes.iter().all(|&b| b == bytes[0]), "from one writer");
     assert_eq!(names(dir.path()), ["a.img"]);
 }

@@ -1,4 +1,4 @@
-//! A regular file or block device.
+//! Files as sinks.
 
 use super::Sink;
 use crate::storage::caching::{Caching, DirectFile};
@@ -9,10 +9,10 @@ use std::io::{self, Seek};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much is written between two reminders to write back.
-const BEHIND: u64 = 64 << 20;
+/// Number of bytes written between two requests to write back the page cache.
+const WRITE_BEHIND_INTERVAL: u64 = 64 << 20;
 
-/// A regular file or block device, written by position.
+/// A regular file or block device, opened for writing.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
@@ -20,42 +20,44 @@ pub struct FileSink {
     regular: bool,
     /// Bytes written so far.
     written: AtomicU64,
-    /// From how many on the cache is not to be flooded any more.
-    flood: u64,
-    /// The way past the page cache, if it is taken.
+    /// Value of `written` from which pages are written back and dropped from the page cache.
+    write_behind_threshold: u64,
+    /// The file opened for direct I/O, if that is used.
     direct: OnceLock<DirectFile>,
 }
 
 impl FileSink {
-    /// Writes to `file`. `zeroed` promises that what is never written reads as
-    /// zeros.
+    /// Creates a sink that writes to `file`. `zeroed` must be true only if ranges that are never
+    /// written read as zeros.
     ///
     /// # Errors
-    /// What the system said when asked what kind of file it is.
+    /// Returns the error of the system if the file's metadata cannot be read.
     pub fn new(file: File, zeroed: bool) -> io::Result<Self> {
         let regular = file.metadata()?.is_file();
-        let flood = os::total_memory().map_or(u64::MAX, |memory| memory / 4);
+        let write_behind_threshold = os::total_memory().map_or(u64::MAX, |memory| memory / 4);
         Ok(Self {
             file,
             zeroed,
             regular,
             written: AtomicU64::new(0),
-            flood,
+            write_behind_threshold,
             direct: OnceLock::new(),
         })
     }
 
-    /// The file behind `source` and where it begins there, if the kernel may move
-    /// bytes from that one to ours.
+    /// Returns the file of `source` and the source's offset in it, if the kernel can copy from it
+    /// to this sink.
     fn file_of<'s>(&self, source: &'s dyn Source) -> Option<(&'s File, u64)> {
         source.as_file().filter(|_| self.regular)
     }
 
-    /// Keeps what is written behind us from driving out what others have in the cache.
-    fn written(&self, len: u64) -> io::Result<()> {
+    /// Counts `len` written bytes. Has large outputs written back and dropped from the page cache,
+    /// so that they do not evict other files.
+    fn count_written(&self, len: u64) -> io::Result<()> {
         let before = self.written.fetch_add(len, Ordering::Relaxed);
         let after = before.saturating_add(len);
-        if after > self.flood && before / BEHIND != after / BEHIND {
+        let is_due = before / WRITE_BEHIND_INTERVAL != after / WRITE_BEHIND_INTERVAL;
+        if after > self.write_behind_threshold && is_due {
             os::write_behind(&self.file)?;
         }
         Ok(())
@@ -66,10 +68,10 @@ impl Sink for FileSink {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let Some(direct) = self.direct.get() else {
             os::write_all_at(&self.file, buf, offset)?;
-            return self.written(buf.len() as u64);
+            return self.count_written(buf.len() as u64);
         };
-        // A page is written by one of the two ways as a whole, or by parts through the cache:
-        // the system keeps both in step as long as no byte goes both ways at once.
+        // Whole pages are written with direct I/O, partial pages through the page cache. The
+        // system keeps both consistent as long as no byte is written in both ways at once.
         let pages = DirectFile::pages(offset, buf.len());
         os::write_all_at(&self.file, &buf[..pages.start], offset)?;
         direct.write_all_at(&buf[pages.clone()], offset + pages.start as u64)?;
@@ -78,7 +80,7 @@ impl Sink for FileSink {
 
     fn set_caching(&self, caching: Caching) -> io::Result<()> {
         if caching == Caching::Direct && self.direct.get().is_none() {
-            let direct = DirectFile::beside(&self.file, true)?;
+            let direct = DirectFile::reopen(&self.file, true)?;
             self.direct.get_or_init(|| direct);
         }
         Ok(())
@@ -106,10 +108,7 @@ impl Sink for FileSink {
         if len == 0 || os::preallocate(&self.file, offset, len)? {
             return Ok(());
         }
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "Unsupported preallocation mode: the file system cannot reserve space",
-        ))
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the file system cannot reserve space"))
     }
 
     fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
@@ -122,9 +121,9 @@ impl Sink for FileSink {
         if from + block > start + source.len() || len > i64::MAX as u64 - 2 * block {
             return Ok(None);
         }
-        // An error of the trial (no space, over quota) is no error of the output yet.
-        let behind = len.next_multiple_of(block);
-        let shared = os::reflink(file, from, &self.file, behind, block).unwrap_or(false);
+        // If the trial fails (no space, quota exceeded), writing may still succeed.
+        let trial = len.next_multiple_of(block);
+        let shared = os::reflink(file, from, &self.file, trial, block).unwrap_or(false);
         self.file.set_len(len)?;
         Ok(shared.then_some(block))
     }
@@ -167,7 +166,7 @@ impl Sink for FileSink {
         if len > size {
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
-                format!("the device has {size} bytes, {len} are needed"),
+                format!("the device has {size} bytes, but {len} are needed"),
             ));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A growing buffer.
+//! Buffers as sinks.
 
 use super::Sink;
 use crate::storage::lock;
@@ -6,19 +6,19 @@ use crate::storage::source::MemorySource;
 use std::io;
 use std::sync::Mutex;
 
-/// A growing buffer: for tests, and for small images that never touch a disk.
+/// A growable buffer in memory, for tests and small images.
 #[derive(Debug, Default)]
 pub struct MemorySink {
     bytes: Mutex<Vec<u8>>,
 }
 
 impl MemorySink {
-    /// An empty buffer.
+    /// Creates an empty buffer.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What was written, as a source to read it back.
+    /// Returns a copy of the written bytes as a source.
     pub fn to_source(&self) -> MemorySource {
         MemorySource::new(self.lock().clone())
     }

@@ -1,4 +1,4 @@
-//! Where bytes go: files written by position, and pipes written in order.
+//! Sinks: files that are written by offset, and pipes that are written sequentially.
 
 mod file;
 mod memory;
@@ -14,34 +14,33 @@ use crate::storage::zeros::ZEROS;
 use std::fmt::Debug;
 use std::io;
 
-/// Bytes going out, by position. Shared between threads that write disjoint
-/// ranges.
+/// Write access to host bytes by offset. Several threads may write disjoint ranges concurrently.
 pub trait Sink: Send + Sync + Debug {
     /// Writes all of `buf` at `offset`.
     ///
     /// # Errors
-    /// What the system said; for a [sequential](Self::is_sequential) sink also
-    /// [`io::ErrorKind::Unsupported`] if `offset` lies before what was written.
+    /// Returns the underlying error if writing fails, and [`io::ErrorKind::Unsupported`] if the
+    /// sink is [sequential](Self::is_sequential) and `offset` is before the current position.
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
 
-    /// True if bytes can only leave in ascending order of their offsets.
+    /// Returns true if bytes can only be written in ascending order of offsets.
     fn is_sequential(&self) -> bool {
         false
     }
 
-    /// True if what is never written reads as zeros: a fresh file, but not a
-    /// device or a file that was there before.
+    /// Returns true if ranges that are never written read as zeros: for a new file, but not for a
+    /// device or an existing file.
     fn is_zeroed(&self) -> bool;
 
-    /// True if the end of the file is not where writing ends: a device.
+    /// Returns true if the length cannot change: for a device.
     fn has_fixed_len(&self) -> bool {
         false
     }
 
-    /// Writes zeros, byte for byte: the range takes space afterwards.
+    /// Writes zeros explicitly, so that the range is allocated.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns the underlying error if writing fails.
     fn fill_zeros_at(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
         while len > 0 {
             let n = len.min(ZEROS.len() as u64);
@@ -52,40 +51,40 @@ pub trait Sink: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Makes the range read as zeros, freeing its space where the sink can.
+    /// Makes the range read as zeros and deallocates its space if possible.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns the underlying error if writing fails.
     fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
         self.fill_zeros_at(offset, len)
     }
 
-    /// Reserves space for the range. What was written in it stays; the rest reads as zeros.
+    /// Reserves space for the range. Data already written in it is kept; the rest reads as zeros.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] where space cannot be reserved; otherwise
-    /// what the system said.
+    /// Returns [`io::ErrorKind::Unsupported`] if the sink cannot reserve space, and the underlying
+    /// error if reserving fails.
     fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
         let _ = (offset, len);
         Err(io::Error::new(io::ErrorKind::Unsupported, "this output cannot reserve space"))
     }
 
-    /// The size of the blocks that [`share`](Self::share) can share with `source`, in bytes,
-    /// a power of two; `None` if it cannot. Found out by trying, behind the end of what is
-    /// written, so ask before anything else writes: a fresh file only.
+    /// Returns the block size in bytes, a power of two, with which [`share`](Self::share) can share
+    /// data with `source`, or `None` if it cannot. Tries it with a block past the end of the file;
+    /// must therefore be called before anything is written to a new file.
     ///
     /// # Errors
-    /// What the system said when the trial was taken back.
+    /// Returns the underlying error if the trial cannot be undone.
     fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
         let _ = source;
         Ok(None)
     }
 
-    /// Takes a range of `source` by sharing its blocks, which takes no space: reflinks. `false`
-    /// if the two do not allow it, and the range is still to be written.
+    /// Shares the blocks of a range of `source` (a reflink), which takes no space. Returns `false`
+    /// if the files do not support this; the caller must then write the range.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns the underlying error if sharing fails for another reason.
     fn share(
         &self,
         source: &dyn Source,
@@ -97,11 +96,11 @@ pub trait Sink: Send + Sync + Debug {
         Ok(false)
     }
 
-    /// Takes a range of `source` by a copy that the kernel makes. `false` if the two do not
-    /// allow it, and the range is still to be written.
+    /// Copies a range of `source` within the kernel. Returns `false` if the files do not support
+    /// this; the caller must then write the range.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns the underlying error if copying fails for another reason.
     fn copy_from(
         &self,
         source: &dyn Source,
@@ -113,26 +112,27 @@ pub trait Sink: Send + Sync + Debug {
         Ok(false)
     }
 
-    /// Says what shall become of the page cache; before anything is written. A
-    /// sink that has none has nothing to do.
+    /// Sets how the page cache is used. Must be called before anything is written. Sinks that do
+    /// not use the page cache ignore it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] if the file system cannot do it so.
+    /// Returns [`io::ErrorKind::Unsupported`] if the file system does not support it.
     fn set_caching(&self, caching: Caching) -> io::Result<()> {
         let _ = caching;
         Ok(())
     }
 
-    /// Sets the file's length; bytes that appear read as zeros. A device keeps its length.
+    /// Sets the file's length. Added bytes read as zeros. The length of a device does not change.
     ///
     /// # Errors
-    /// What the system said; [`io::ErrorKind::StorageFull`] if a device is shorter.
+    /// Returns [`io::ErrorKind::StorageFull`] if a device is smaller than `len`, and the underlying
+    /// error if setting the length fails.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Brings everything written to stable storage (or, for a pipe, out of our
-    /// buffers).
+    /// Flushes all written data to stable storage. For a pipe, flushes the writer's buffers.
     ///
     /// # Errors
-    /// What the system said: a full disk may first show here.
+    /// Returns the underlying error if flushing fails, including errors of earlier writes that were
+    /// delayed (such as a full disk).
     fn flush(&self) -> io::Result<()>;
 }

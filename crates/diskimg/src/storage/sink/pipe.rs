@@ -1,4 +1,4 @@
-//! A pipe: bytes leave once, in order.
+//! Sequential writers, such as pipes, as sinks.
 
 use super::Sink;
 use crate::storage::lock;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Mutex;
 
-/// A writer without positions: standard output, a socket, a compressor.
+/// A writer that cannot seek, such as standard output, a socket or a compressor.
 pub struct PipeSink {
     state: Mutex<State>,
 }
@@ -18,7 +18,7 @@ struct State {
 }
 
 impl PipeSink {
-    /// Writes to `writer`, from its present position on.
+    /// Creates a sink that writes to `writer`.
     pub fn new(writer: impl Write + Send + 'static) -> Self {
         Self { state: Mutex::new(State { writer: Box::new(writer), position: 0 }) }
     }
@@ -35,12 +35,12 @@ impl fmt::Debug for PipeSink {
 }
 
 impl State {
-    /// Fills the gap up to `offset` with zeros: what was skipped is a hole.
+    /// Writes zeros up to `offset`: skipped ranges are holes.
     fn advance_to(&mut self, offset: u64) -> io::Result<()> {
         if offset < self.position {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                format!("a pipe cannot go back to {offset} from {}", self.position),
+                format!("a pipe cannot seek back from offset {} to {offset}", self.position),
             ));
         }
         while self.position < offset {

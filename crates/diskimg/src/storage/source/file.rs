@@ -1,4 +1,4 @@
-//! A regular file or block device.
+//! Files as sources.
 
 use super::{HostFileId, Segment, Source};
 use crate::storage::caching::DirectFile;
@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Shorter reads go through the page cache in any case.
-const WORTH_PASSING: usize = 16 << 10;
+/// Minimum length in bytes of a direct read. Shorter reads use the page cache.
+const MIN_DIRECT_READ: usize = 16 << 10;
 
 /// A regular file or block device, opened read-only.
 #[derive(Debug)]
@@ -19,26 +19,28 @@ pub struct FileSource {
     path: Option<PathBuf>,
     len: u64,
     device: bool,
-    /// The way past the page cache, if it is taken.
+    /// The file opened for direct I/O, if that is used.
     direct: Option<DirectFile>,
-    /// The segment found last: planning asks about neighbours, and a 16 TiB
-    /// hole should cost one `lseek`, not one per question.
-    last: Mutex<Option<(Range<u64>, bool)>>,
+    /// The last segment found and whether it is a hole. Consecutive queries usually hit the same
+    /// segment, so a 16 TiB hole takes one `lseek` instead of one per query.
+    last_segment: Mutex<Option<(Range<u64>, bool)>>,
 }
 
 impl FileSource {
     /// Opens `path` for reading.
     ///
     /// # Errors
-    /// What the system said; [`io::ErrorKind::InvalidInput`] for something that has no positions (a
-    /// directory, a pipe).
+    /// Returns [`io::ErrorKind::InvalidInput`] if it is neither a regular file nor a block device
+    /// (a directory or a pipe, for example), and the error of the system if opening fails.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        Self::located(&os::Located::at(path.as_ref())?, path.as_ref())
+        Self::open_located(&os::Located::at(path.as_ref())?, path.as_ref())
     }
 
-    /// Opens `path` if its place, symbolic links resolved, is `allowed` and it is a regular file
-    /// that keeps what was stored in it; else `None`. No link that changes in the meantime leads
-    /// anywhere else, and what is not opened is not touched.
+    /// Opens `path` if `allowed` returns true for its canonical path and it is a regular file with
+    /// stored contents (not a file of procfs or sysfs, for example); returns `None` otherwise.
+    ///
+    /// The file that is opened is the one that was checked, even if a symbolic link changes in
+    /// between. A file that is not opened is not accessed.
     pub(crate) fn open_if(
         path: &Path,
         allowed: impl FnOnce(&Path) -> bool,
@@ -47,47 +49,47 @@ impl FileSource {
         if !allowed(&located.real_path()?) || !located.is_stored()? {
             return Ok(None);
         }
-        Self::located(&located, path).map(Some)
+        Self::open_located(&located, path).map(Some)
     }
 
-    fn located(located: &os::Located, path: &Path) -> io::Result<Self> {
-        // Opening a FIFO blocks until a writer comes: look at the type first.
+    fn open_located(located: &os::Located, path: &Path) -> io::Result<Self> {
+        // Check the type before opening: opening a FIFO blocks until a writer opens it.
         let metadata = located.metadata()?;
-        if !os::is_positioned(&metadata) {
-            return Err(not_positioned(&metadata));
+        if !os::is_seekable(&metadata) {
+            return Err(not_seekable(&metadata));
         }
         Self::new(located.open()?, Some(path.to_owned()))
     }
 
-    /// Wraps an open file, whose position is left undefined.
+    /// Creates a source from an open file. The file's position is unspecified afterwards.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn from_file(file: File) -> io::Result<Self> {
         Self::new(file, None)
     }
 
-    /// The same, read past the page cache, but for short reads: those are of
-    /// tables, which are asked for again.
+    /// Uses direct I/O for long reads. Short reads still use the page cache: they are usually of
+    /// tables, which are read repeatedly.
     ///
     /// # Errors
-    /// [`io::ErrorKind::Unsupported`] if its file system cannot do that.
+    /// Returns [`io::ErrorKind::Unsupported`] if the file system does not support direct I/O.
     pub fn past_the_cache(mut self) -> io::Result<Self> {
-        self.direct = Some(DirectFile::beside(&self.file, false)?);
+        self.direct = Some(DirectFile::reopen(&self.file, false)?);
         Ok(self)
     }
 
-    /// The open file.
+    /// Returns the open file.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
     fn new(mut file: File, path: Option<PathBuf>) -> io::Result<Self> {
         let metadata = file.metadata()?;
-        if !os::is_positioned(&metadata) {
-            return Err(not_positioned(&metadata));
+        if !os::is_seekable(&metadata) {
+            return Err(not_seekable(&metadata));
         }
-        // A block device's metadata has no length; its end has a position.
+        // The metadata of a block device has no length; seeking to the end returns it.
         let len =
             if metadata.is_file() { metadata.len() } else { file.seek(io::SeekFrom::End(0))? };
         Ok(Self {
@@ -96,12 +98,12 @@ impl FileSource {
             len,
             device: !metadata.is_file(),
             direct: None,
-            last: Mutex::new(None),
+            last_segment: Mutex::new(None),
         })
     }
 }
 
-fn not_positioned(metadata: &std::fs::Metadata) -> io::Error {
+fn not_seekable(metadata: &std::fs::Metadata) -> io::Error {
     let what =
         if metadata.is_dir() { "a directory" } else { "neither a regular file nor a block device" };
     io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}"))
@@ -114,7 +116,7 @@ impl Source for FileSource {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         super::check_range(offset, buf.len(), self.len)?;
-        let Some(direct) = self.direct.as_ref().filter(|_| buf.len() >= WORTH_PASSING) else {
+        let Some(direct) = self.direct.as_ref().filter(|_| buf.len() >= MIN_DIRECT_READ) else {
             return os::read_exact_at(&self.file, buf, offset);
         };
         let pages = DirectFile::pages(offset, buf.len());
@@ -124,7 +126,7 @@ impl Source for FileSource {
     }
 
     fn segment_at(&self, offset: u64) -> io::Result<Segment> {
-        let mut last = lock(&self.last);
+        let mut last = lock(&self.last_segment);
         if let Some((range, hole)) = &*last
             && range.contains(&offset)
         {
@@ -163,47 +165,48 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_is_opened_is_what_was_judged() {
+    fn the_file_that_is_opened_is_the_file_that_was_checked() {
         use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().expect("tempdir");
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("inside"), b"fine").expect("writes");
         std::fs::write(path("outside"), b"secret").expect("writes");
         symlink(path("inside"), path("link")).expect("links");
-        let flip = |real: &Path| {
+        let swap_link = |real: &Path| {
             assert!(real.ends_with("inside"), "{}", real.display());
             std::fs::remove_file(path("link")).expect("removes");
             symlink(path("outside"), path("link")).expect("links");
             true
         };
-        let source = FileSource::open_if(&path("link"), flip).expect("opens").expect("allowed");
+        let source = FileSource::open_if(&path("link"), swap_link).expect("opens");
+        let source = source.expect("allowed");
         let mut bytes = [0; 4];
         source.read_exact_at(&mut bytes, 0).expect("reads");
         assert_eq!((&bytes, source.len()), (b"fine", 4));
         let refused = FileSource::open_if(&path("link"), |real| !real.ends_with("outside"));
-        assert!(refused.expect("looks").is_none());
+        assert!(refused.expect("checks").is_none());
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_fifo_is_refused_and_not_waited_for() {
+    fn a_fifo_is_refused_without_waiting_for_a_writer() {
         let dir = tempfile::tempdir().expect("tempdir");
         let fifo = dir.path().join("fifo");
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("runs");
         assert!(made.success());
-        let error = FileSource::open(&fifo).expect_err("no positions");
+        let error = FileSource::open(&fifo).expect_err("not seekable");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_file_that_became_shorter_does_not_end_with_a_hole() {
+    fn a_file_that_was_truncated_does_not_end_with_a_hole() {
         let file = tempfile::NamedTempFile::new().expect("creates");
         file.as_file().set_len(1 << 20).expect("grows");
         let source = FileSource::open(file.path()).expect("opens");
         file.as_file().set_len(1 << 19).expect("shrinks");
         for offset in [0, 1 << 19, (1 << 20) - 1] {
-            let error = source.segment_at(offset).expect_err("shorter");
+            let error = source.segment_at(offset).expect_err("truncated");
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
     }

@@ -1,25 +1,25 @@
-//! Sources end to end.
+//! Concatenation of sources.
 
 use super::{HostFileId, Segment, Source};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Several sources, read as one: a file that was cut into pieces.
+/// A concatenation of sources, such as the parts of a split file.
 #[derive(Debug)]
 pub struct JoinedSource {
-    /// None empty.
+    /// The non-empty parts.
     parts: Vec<Arc<dyn Source>>,
-    /// Where each part starts in the whole; ascending.
+    /// Offset of each part in the whole; ascending.
     starts: Vec<u64>,
     len: u64,
 }
 
 impl JoinedSource {
-    /// Reads `parts` one after the other.
+    /// Concatenates `parts`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if they are longer than 2^64 bytes together.
+    /// Returns [`io::ErrorKind::InvalidInput`] if the total length exceeds 2^64 - 1 bytes.
     pub fn new(parts: impl IntoIterator<Item = Arc<dyn Source>>) -> io::Result<Self> {
         let mut joined = Self { parts: Vec::new(), starts: Vec::new(), len: 0 };
         for part in parts.into_iter().filter(|part| !part.is_empty()) {
@@ -31,7 +31,8 @@ impl JoinedSource {
         Ok(joined)
     }
 
-    /// The part that holds `offset`, which lies inside, and where that part starts.
+    /// Returns the part that contains `offset`, which must be less than the length, and the offset
+    /// of the part.
     fn part_at(&self, offset: u64) -> (&dyn Source, u64) {
         let index = self.starts.partition_point(|&start| start <= offset) - 1;
         (&*self.parts[index], self.starts[index])
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn every_range_reads_as_if_the_parts_were_one() {
+    fn every_range_reads_as_from_a_single_file() {
         let source = joined(&[b"abc", b"", b"d", b"efghi"]);
         let whole = b"abcdefghi";
         assert_eq!(source.len(), 9);
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_joined_is_empty() {
+    fn a_concatenation_of_empty_parts_is_empty() {
         assert!(joined(&[b"", b""]).is_empty());
     }
 }

@@ -1,8 +1,8 @@
-//! A file's bytes as memory: the zero-copy door ([`Source::as_slice`]).
+//! Memory-mapped files, for zero-copy access ([`Source::as_slice`]).
 //!
-//! The conversions do not come this way. They read with `pread` into small
-//! buffers that stay in the cache, which is as fast; and of a file that another
-//! program cuts short they say so, where a mapping ends the process.
+//! Conversions do not use mappings. They read with `pread` into small buffers that stay in the CPU
+//! cache, which is as fast. If another program truncates the file, a read returns an error, whereas
+//! access to a mapping kills the process.
 
 use super::{FileSource, HostFileId, Segment, Source};
 use memmap2::{Mmap, MmapOptions};
@@ -14,40 +14,39 @@ use std::path::Path;
 /// A regular file or block device, mapped into memory, read-only and shared.
 pub struct MappedSource {
     file: FileSource,
-    /// `None` of an empty file: there is nothing to map.
+    /// `None` for an empty file, which cannot be mapped.
     map: Option<Mmap>,
 }
 
 impl MappedSource {
-    /// Maps all of `file`, as long as it is now.
+    /// Maps the whole `file` with its current length.
     ///
     /// # Safety
-    /// As long as the source lives, nobody, in this process or another, may
+    /// While the source exists, no code in this or any other process may
     ///
-    /// - truncate the file: reading what is gone raises SIGBUS, which ends the
-    ///   process;
-    /// - change its bytes: they are lent as `&[u8]`, and a change of what is
-    ///   borrowed is undefined behaviour.
+    /// - truncate the file: access beyond the new end raises SIGBUS, which kills the process;
+    /// - modify its bytes: they are borrowed as `&[u8]`, and modifying borrowed bytes is undefined
+    ///   behavior.
     ///
     /// # Errors
-    /// [`io::ErrorKind::FileTooLarge`] if it does not fit into the address space;
-    /// otherwise what the system said, as of a file system that maps no files.
+    /// Returns [`io::ErrorKind::FileTooLarge`] if the file does not fit into the address space, and
+    /// the error of the system if mapping fails (some file systems do not support it).
     #[allow(unsafe_code)]
     pub unsafe fn new(file: FileSource) -> io::Result<Self> {
         let map = match isize::try_from(file.len()) {
             Ok(0) => None,
-            // Its length is given: that of a device is in no metadata.
-            // SAFETY: the caller answers for it that the file stays as it is.
+            // The length is passed explicitly, because a device's metadata does not contain it.
+            // SAFETY: the caller guarantees that the file is neither truncated nor modified.
             Ok(len) => Some(unsafe { MmapOptions::new().len(len as usize).map(file.file()) }),
             Err(_) => {
-                let message = format!("{} bytes do not fit into memory addresses", file.len());
+                let message = format!("{} bytes do not fit into the address space", file.len());
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
             }
         };
-        let cannot = |e: io::Error| {
+        let cannot_map = |e: io::Error| {
             io::Error::new(e.kind(), format!("it cannot be mapped into memory: {e}"))
         };
-        let map = map.transpose().map_err(cannot)?;
+        let map = map.transpose().map_err(cannot_map)?;
         Ok(Self { file, map })
     }
 
@@ -115,7 +114,7 @@ mod tests {
     }
 
     fn map(file: FileSource) -> io::Result<MappedSource> {
-        // SAFETY: no test changes a file that it has mapped.
+        // SAFETY: no test modifies a mapped file.
         #[allow(unsafe_code)]
         unsafe {
             MappedSource::new(file)
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn every_range_reads_as_it_is_lent() {
+    fn reads_and_borrowed_slices_are_equal_for_every_range() {
         let bytes: Vec<u8> = (0..=99).collect();
         let (_file, source) = mapped(&bytes);
         assert_eq!((source.len(), source.as_slice()), (100, Some(&*bytes)));
@@ -131,19 +130,20 @@ mod tests {
             let mut buf = vec![0xa5; end - start];
             source.read_exact_at(&mut buf, start as u64).expect("inside");
             assert_eq!(buf, bytes[start..end]);
-            let lent = crate::storage::source::borrow(&source, start as u64, end - start);
-            assert_eq!(lent.expect("inside"), Some(&bytes[start..end]));
+            let borrowed = crate::storage::source::borrow(&source, start as u64, end - start);
+            assert_eq!(borrowed.expect("inside"), Some(&bytes[start..end]));
         }
     }
 
     #[test]
-    fn a_range_that_leaves_the_file_is_an_error_for_who_reads_and_who_borrows() {
+    fn reading_or_borrowing_beyond_the_end_of_the_file_is_an_error() {
         let (_file, source) = mapped(&[7; 5000]);
         for (offset, len) in [(4999, 2), (5001, 0), (u64::MAX, 1), (1, 5000)] {
             let read = source.read_exact_at(&mut vec![0; len], offset).expect_err("outside");
             assert_eq!(read.kind(), io::ErrorKind::UnexpectedEof);
-            let lent = crate::storage::source::borrow(&source, offset, len).expect_err("outside");
-            assert_eq!(lent.to_string(), read.to_string());
+            let borrowed = crate::storage::source::borrow(&source, offset, len);
+            let borrowed = borrowed.expect_err("outside");
+            assert_eq!(borrowed.to_string(), read.to_string());
         }
     }
 
@@ -151,41 +151,41 @@ mod tests {
     fn an_empty_file_is_an_empty_slice() {
         let (_file, source) = mapped(b"");
         assert_eq!((source.len(), source.as_slice()), (0, Some(&[][..])));
-        source.read_exact_at(&mut [], 0).expect("nothing of nothing");
+        source.read_exact_at(&mut [], 0).expect("reads nothing");
         source.read_exact_at(&mut [0], 0).expect_err("outside");
     }
 
     #[test]
     #[cfg(unix)]
-    fn it_is_the_same_file_as_the_one_that_is_read() {
+    fn a_mapped_file_has_the_identity_of_the_file() {
         let (file, source) = mapped(b"bytes");
         let read = FileSource::open(file.path()).expect("opens");
         assert_eq!(source.path(), Some(file.path()));
         assert!(source.identity().is_some() && source.identity() == read.identity());
         assert_eq!(
-            source.allocated_bytes().expect("tells"),
-            read.allocated_bytes().expect("tells")
+            source.allocated_bytes().expect("reads metadata"),
+            read.allocated_bytes().expect("reads metadata")
         );
         assert!(!source.is_device() && source.as_file().is_some());
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_hole_is_still_a_hole() {
+    fn holes_of_the_file_are_reported() {
         let file = tempfile::NamedTempFile::new().expect("creates");
         file.as_file().set_len(4 << 20).expect("grows");
         crate::storage::os::write_all_at(file.as_file(), b"data", 2 << 20).expect("writes");
         let read = FileSource::open(file.path()).expect("opens");
         let source = map(FileSource::open(file.path()).expect("opens")).expect("maps");
-        let segment = source.segment_at(0).expect("tells");
-        assert_eq!(segment, read.segment_at(0).expect("tells"));
+        let segment = source.segment_at(0).expect("finds");
+        assert_eq!(segment, read.segment_at(0).expect("finds"));
         assert!(segment.hole);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_the_system_does_not_map_is_an_error_that_says_so() {
-        // sysfs and the like map nothing.
+    fn a_file_that_cannot_be_mapped_is_an_error_that_says_so() {
+        // sysfs does not support mappings.
         let file = FileSource::open("/sys/kernel/mm/transparent_hugepage/enabled");
         let Some(file) = file.ok().filter(|file| !file.is_empty()) else { return };
         let error = map(file).expect_err("not mapped");

@@ -1,16 +1,16 @@
-//! Bytes in memory.
+//! Buffers as sources.
 
 use super::Source;
 use std::fmt;
 use std::io;
 
-/// Bytes in memory: for tests, and for images that arrived in a buffer.
+/// Bytes in memory, for tests and for images that are in a buffer.
 pub struct MemorySource {
     bytes: Vec<u8>,
 }
 
 impl MemorySource {
-    /// Takes the bytes as they are.
+    /// Creates a source from a buffer.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self { bytes: bytes.into() }
     }

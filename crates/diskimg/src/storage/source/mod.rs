@@ -1,7 +1,8 @@
-//! Where bytes come from: anything that can be read by position.
+//! Sources: host files and buffers that are read by offset.
 
 mod file;
 mod joined;
+#[cfg(feature = "mmap")]
 mod mapped;
 mod memory;
 mod read_mode;
@@ -10,6 +11,7 @@ mod window;
 
 pub use file::FileSource;
 pub use joined::JoinedSource;
+#[cfg(feature = "mmap")]
 pub use mapped::MappedSource;
 pub use memory::MemorySource;
 pub(crate) use read_mode::ReadMode;
@@ -24,78 +26,75 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-/// Host bytes, by position. Read-only, shared between threads.
+/// Read-only access to host bytes by offset.
 ///
-/// A source says nothing of what the bytes mean; a [`Layer`](crate::Layer)
-/// does. Reads name their offset, so that any number of threads may read at
-/// once.
+/// A source does not interpret the bytes; a [`Layer`](crate::Layer) does. A source has no file
+/// position, so any number of threads can read concurrently.
 pub trait Source: Send + Sync + Debug {
-    /// Length in bytes, the same as long as it lives: what becomes shorter later fails to be
-    /// read.
+    /// Returns the length in bytes. It never changes: if the underlying file is truncated later,
+    /// reads beyond its end fail.
     fn len(&self) -> u64;
 
-    /// True if there is not a single byte.
+    /// Returns true if the length is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Fills `buf` from `offset`.
+    /// Fills `buf` with the bytes at `offset`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] if the range leaves the source,
-    /// otherwise what the system said.
+    /// Returns [`io::ErrorKind::UnexpectedEof`] if the range exceeds the source, and the underlying
+    /// error if reading fails.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// The stretch of all-data or all-hole that holds `offset` (which must be
-    /// below [`len`](Self::len)). A source that cannot tell says "data, to the
-    /// end".
+    /// Returns the segment (all data or all hole) that contains `offset`, which must be less than
+    /// [`len`](Self::len). A source that cannot detect holes returns data up to its end.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns the underlying error if the segment cannot be determined.
     fn segment_at(&self, offset: u64) -> io::Result<Segment> {
         let _ = offset;
         Ok(Segment { end: self.len(), hole: false })
     }
 
-    /// All bytes at once, as many as [`len`](Self::len) says, where they are in
-    /// memory already: in a buffer, or mapped.
+    /// Returns all [`len`](Self::len) bytes as a slice, if they are in memory (in a buffer or
+    /// mapped).
     fn as_slice(&self) -> Option<&[u8]> {
         None
     }
 
-    /// The open file behind this source and the file offset of its byte 0, if
-    /// there is just one: what in-kernel copies need.
+    /// Returns the open file and the file offset of the first byte of this source, if it is (part
+    /// of) a single file. In-kernel copies use it.
     fn as_file(&self) -> Option<(&File, u64)> {
         None
     }
 
-    /// The path it was opened by.
+    /// Returns the path that the source was opened with.
     fn path(&self) -> Option<&Path> {
         None
     }
 
-    /// True for a block device.
+    /// Returns true for a block device.
     fn is_device(&self) -> bool {
         false
     }
 
-    /// Bytes occupied on the host's file system.
+    /// Returns the number of bytes allocated in the host's file system, if known.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns the underlying error if the file's metadata cannot be read.
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
         Ok(None)
     }
 
-    /// What tells that two sources are the same file on disk.
+    /// Returns an identifier that is equal for sources of the same host file.
     fn identity(&self) -> Option<HostFileId> {
         None
     }
 }
 
-/// The stretches of all-data (`false`) or all-hole (`true`) that `range` of a
-/// source consists of. Where the system does not tell, the rest is data: reading
-/// it will show what is the matter.
+/// Returns the segments of `range` of a source and whether each is a hole. If a segment cannot be
+/// determined, the rest of the range is treated as data: reading it will return the error.
 pub(crate) fn segments(
     source: &dyn Source,
     range: Range<u64>,
@@ -115,10 +114,10 @@ pub(crate) fn segments(
     })
 }
 
-/// The `len` bytes at `offset`, borrowed; `None` if the source is not in memory.
+/// Borrows `len` bytes at `offset`. Returns `None` if the source is not in memory.
 ///
 /// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] if the range leaves the source.
+/// Returns [`io::ErrorKind::UnexpectedEof`] if the range exceeds the source.
 pub(crate) fn borrow(source: &dyn Source, offset: u64, len: usize) -> io::Result<Option<&[u8]>> {
     let Some(bytes) = source.as_slice() else { return Ok(None) };
     check_range(offset, len, bytes.len() as u64)?;
@@ -126,13 +125,13 @@ pub(crate) fn borrow(source: &dyn Source, offset: u64, len: usize) -> io::Result
     Ok(Some(&bytes[start..start + len]))
 }
 
-/// Checks `offset..offset + len` against a source's length.
+/// Checks that `len` bytes at `offset` are within a source of length `source_len`.
 pub(crate) fn check_range(offset: u64, len: usize, source_len: u64) -> io::Result<()> {
     match offset.checked_add(len as u64) {
         Some(end) if end <= source_len => Ok(()),
         _ => Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            format!("{len} bytes at {offset} leave the file, which ends at {source_len}"),
+            format!("{len} bytes at offset {offset} exceed the file length of {source_len} bytes"),
         )),
     }
 }

@@ -1,46 +1,50 @@
-//! How the bytes of opened files are got at.
+//! How opened files are read.
 
-use super::{FileSource, MappedSource, Source};
+#[cfg(feature = "mmap")]
+use super::MappedSource;
+use super::{FileSource, Source};
 use std::io;
 use std::sync::Arc;
 
-/// How the bytes of opened files are got at. It is handed along with what else
-/// decides how an image's files are opened.
+/// How opened files are read: buffered (the default), with direct I/O, or mapped into memory.
+///
+/// Opaque, so that only the unsafe function [`ReadMode::mapped`] can select mapping.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ReadMode(Way);
+pub(crate) struct ReadMode(Mode);
 
 #[derive(Debug, Clone, Copy, Default)]
-enum Way {
+enum Mode {
     #[default]
-    Read,
-    /// Past the page cache.
+    Buffered,
     Direct,
-    /// Only by [`ReadMode::mapped`].
+    #[cfg(feature = "mmap")]
     Mapped,
 }
 
 impl ReadMode {
-    /// By reading past the page cache.
+    /// Returns the mode that uses direct I/O.
     pub(crate) const fn direct() -> Self {
-        Self(Way::Direct)
+        Self(Mode::Direct)
     }
 
-    /// By mapping.
+    /// Returns the mode that maps files into memory.
     ///
     /// # Safety
-    /// As [`MappedSource::new`], for every file that is opened by this word.
+    /// The requirements of [`MappedSource::new`] apply to every file that is opened in this mode.
+    #[cfg(feature = "mmap")]
     #[allow(unsafe_code)]
     pub(crate) const unsafe fn mapped() -> Self {
-        Self(Way::Mapped)
+        Self(Mode::Mapped)
     }
 
-    /// The source over `file`, whose name was judged already.
-    pub(crate) fn to(self, file: FileSource) -> io::Result<Arc<dyn Source>> {
+    /// Creates the source that reads `file` in this mode.
+    pub(crate) fn source(self, file: FileSource) -> io::Result<Arc<dyn Source>> {
         match self.0 {
-            Way::Read => Ok(Arc::new(file)),
-            Way::Direct => Ok(Arc::new(file.past_the_cache()?)),
-            Way::Mapped => {
-                // SAFETY: whoever called `ReadMode::mapped` answers for every file.
+            Mode::Buffered => Ok(Arc::new(file)),
+            Mode::Direct => Ok(Arc::new(file.past_the_cache()?)),
+            #[cfg(feature = "mmap")]
+            Mode::Mapped => {
+                // SAFETY: the caller of `ReadMode::mapped` guarantees it for every file.
                 #[allow(unsafe_code)]
                 let mapped = unsafe { MappedSource::new(file) }?;
                 Ok(Arc::new(mapped))

@@ -1,21 +1,21 @@
-//! Bytes that come once, in order: a pipe.
+//! Forward-only streams, such as pipes, as sources.
 
 use super::{FileSource, Source};
 use crate::storage::{os, zeros};
 use std::io::{self, Read, Seek};
 
-/// Bytes moved at a time; also the granularity at which zeros become holes.
+/// Number of bytes copied at a time, and granularity of zero detection.
 const BLOCK: usize = 64 * 1024;
 
-/// Turns a forward-only stream into a source that can be read by position.
+/// Copies a forward-only stream to a temporary file and returns it as a source.
 ///
-/// Disk image formats seek (a qcow2 maps its first cluster from anywhere in
-/// the file, a streamed VMDK keeps its directory at the end), so the stream is
-/// written to an unnamed temporary file first. Runs of zeros become holes. The
-/// file lives in [`std::env::temp_dir`] (`TMPDIR`) and vanishes with the source.
+/// Reading a disk image requires random access (the tables of a qcow2 can be anywhere in the file,
+/// the grain directory of a streamOptimized VMDK is at its end). The temporary file is unnamed, is
+/// created in [`std::env::temp_dir`] (`TMPDIR`) and is deleted with the source. Runs of zeros
+/// become holes.
 ///
 /// # Errors
-/// What reading the stream or writing the temporary file said.
+/// Returns the underlying error if reading the stream or writing the temporary file fails.
 pub fn spool(mut stream: impl Read) -> io::Result<FileSource> {
     let mut file = tempfile::tempfile()?;
     let mut block = vec![0; BLOCK];
@@ -35,7 +35,7 @@ pub fn spool(mut stream: impl Read) -> io::Result<FileSource> {
     FileSource::from_file(file)
 }
 
-/// Reads until `buf` is full or the stream ends.
+/// Reads until `buf` is full or the stream ends. Returns the number of bytes read.
 pub(crate) fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buf.len() {
@@ -49,21 +49,20 @@ pub(crate) fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> 
     Ok(filled)
 }
 
-/// As [`spool`], of no more than `most` bytes; `None` if there are more.
+/// Like [`spool`], but returns `None` if the stream is longer than `max` bytes.
 ///
 /// # Errors
-/// As [`spool`].
-pub(crate) fn spool_up_to(stream: impl Read, most: u64) -> io::Result<Option<FileSource>> {
-    let source = spool(stream.take(most.saturating_add(1)))?;
-    Ok(Some(source).filter(|source| source.len() <= most))
+/// See [`spool`].
+pub(crate) fn spool_up_to(stream: impl Read, max: u64) -> io::Result<Option<FileSource>> {
+    let source = spool(stream.take(max.saturating_add(1)))?;
+    Ok(Some(source).filter(|source| source.len() <= max))
 }
 
-/// Opens standard input: as it is when it is a regular file, spooled when it
-/// is a pipe.
+/// Opens standard input. A regular file or block device is read directly; a pipe is spooled.
 ///
 /// # Errors
-/// As [`spool`]; [`io::ErrorKind::InvalidInput`] for a character device, which
-/// need not have an end (`/dev/zero`, a terminal).
+/// Returns [`io::ErrorKind::InvalidInput`] for a character device, which may be endless
+/// (`/dev/zero`, a terminal), and the errors of [`spool`].
 pub(crate) fn stdin() -> io::Result<FileSource> {
     match stdin_stream()? {
         Stdin::Positioned(source) => Ok(source),
@@ -71,18 +70,18 @@ pub(crate) fn stdin() -> io::Result<FileSource> {
     }
 }
 
-/// As [`stdin`], of no more than `most` bytes from a pipe; `None` if there are more.
+/// Like [`stdin`], but returns `None` if standard input is a pipe with more than `max` bytes.
 ///
 /// # Errors
-/// As [`stdin`].
-pub(crate) fn stdin_up_to(most: u64) -> io::Result<Option<FileSource>> {
+/// See [`stdin`].
+pub(crate) fn stdin_up_to(max: u64) -> io::Result<Option<FileSource>> {
     match stdin_stream()? {
         Stdin::Positioned(source) => Ok(Some(source)),
-        Stdin::Stream(stream) => spool_up_to(stream, most),
+        Stdin::Stream(stream) => spool_up_to(stream, max),
     }
 }
 
-/// What standard input is.
+/// Standard input.
 enum Stdin {
     #[cfg_attr(not(unix), allow(dead_code))]
     Positioned(FileSource),
@@ -99,11 +98,11 @@ fn stdin_stream() -> io::Result<Stdin> {
         use std::os::unix::fs::FileTypeExt;
         let file = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let metadata = file.metadata()?;
-        if os::is_positioned(&metadata) {
+        if os::is_seekable(&metadata) {
             return FileSource::from_file(file).map(Stdin::Positioned);
         }
         if metadata.file_type().is_char_device() {
-            let message = "it is a character device, which need not have an end";
+            let message = "it is a character device, which may be endless";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         Ok(Stdin::Stream(file))
@@ -118,7 +117,7 @@ fn stdin_stream() -> io::Result<Stdin> {
 mod tests {
     use super::*;
 
-    /// A stream that gives a few bytes at a time, as a pipe may.
+    /// A stream that returns short reads, like a pipe.
     struct Trickle<'a>(&'a [u8]);
 
     impl Read for Trickle<'_> {
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_goes_on_for_ever_is_left_at_the_bound() {
+    fn an_endless_stream_is_read_only_up_to_the_limit() {
         assert!(spool_up_to(io::repeat(0), 1 << 20).expect("spools").is_none());
         let bytes = vec![1; 1 << 16];
         let source = spool_up_to(Trickle(&bytes), 1 << 16).expect("spools").expect("fits");

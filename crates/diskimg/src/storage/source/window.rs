@@ -1,4 +1,4 @@
-//! A part of another source.
+//! Parts of sources.
 
 use super::{HostFileId, Segment, Source};
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A window into another source: an image that lies inside a larger file.
+/// A range of another source, such as an image inside a larger file.
 #[derive(Debug)]
 pub struct WindowSource {
     inner: Arc<dyn Source>,
@@ -15,16 +15,16 @@ pub struct WindowSource {
 }
 
 impl WindowSource {
-    /// The bytes `range` of `inner`.
+    /// Creates a source of the bytes `range` of `inner`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] if the range is reversed or leaves `inner`.
+    /// Returns [`io::ErrorKind::UnexpectedEof`] if the range is reversed or exceeds `inner`.
     pub fn new(inner: Arc<dyn Source>, range: Range<u64>) -> io::Result<Self> {
         if range.start > range.end || range.end > inner.len() {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 format!(
-                    "window {}..{} leaves the file, which ends at {}",
+                    "window {}..{} is not within the file of {} bytes",
                     range.start,
                     range.end,
                     inner.len()

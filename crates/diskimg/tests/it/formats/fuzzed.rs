@@ -1,4 +1,4 @@
-//! What fuzzing found. The inputs are in `fuzz/regressions/`; here is what was wrong.
+//! Regression tests for bugs that fuzzing found. The fuzzer's inputs are in `fuzz/regressions/`.
 
 use diskimg::storage::sink::MemorySink;
 use diskimg::storage::source::MemorySource;
@@ -9,7 +9,7 @@ use diskimg::{
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn facts(bytes: impl Into<Vec<u8>>, format: Format) -> Result<Image, Error> {
+fn open_metadata(bytes: impl Into<Vec<u8>>, format: Format) -> Result<Image, Error> {
     OpenOptions::new()
         .format(format)
         .external_files(ExternalFiles::None)
@@ -18,10 +18,10 @@ fn facts(bytes: impl Into<Vec<u8>>, format: Format) -> Result<Image, Error> {
 }
 
 #[test]
-fn findings_do_not_hand_control_characters_on() {
+fn control_characters_are_escaped_in_check_findings() {
     let extent = "RW 63 FLAT \"\u{1b}[2J.vmdk\" 0";
     let text = diskimg_testkit::hosted::descriptor("monolithicFlat", extent, None);
-    let image = facts(text, Format::Vmdk).unwrap();
+    let image = open_metadata(text, Format::Vmdk).unwrap();
     let mut findings = Vec::new();
     image.check(&mut |finding| findings.push(finding.message)).unwrap();
     assert!(findings.concat().contains("\\u{1b}[2J.vmdk"), "{findings:?}");
@@ -29,7 +29,7 @@ fn findings_do_not_hand_control_characters_on() {
 }
 
 #[test]
-fn what_inspect_finds_does_not_hand_control_characters_on() {
+fn control_characters_are_escaped_in_inspect_findings() {
     let text = diskimg_testkit::hosted::descriptor("custom", "RW 1 ZERO", None);
     let text = text.replace("createType", "par\tentFile=\"x\"\ncreateType");
     let source = Arc::new(MemorySource::new(text));
@@ -39,7 +39,7 @@ fn what_inspect_finds_does_not_hand_control_characters_on() {
     assert!(!messages.chars().any(char::is_control), "{messages}");
 }
 
-/// A qcow2 of one cluster of 512 bytes, with header extensions, and these clusters behind it.
+/// Returns a qcow2 image of one 512-byte cluster with header extensions, followed by `clusters`.
 fn qcow2(extensions: &[u8], clusters: &[Vec<u8>]) -> Vec<u8> {
     let mut file = b"QFI\xfb\0\0\0\x03".to_vec();
     file.resize(104, 0);
@@ -66,7 +66,8 @@ fn qcow2(extensions: &[u8], clusters: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// The extension and the directory of so many bitmaps, whose tables are all there and that long.
+/// Returns an image with `count` bitmaps, whose tables are all at `offset` and have `entries`
+/// entries.
 fn with_bitmaps(count: u32, offset: u64, entries: u32) -> Vec<u8> {
     let mut entry = [&offset.to_be_bytes()[..], &entries.to_be_bytes(), &[0; 4]].concat();
     entry.extend([1, 16, 0, 1, 0, 0, 0, 0, b'b', 0, 0, 0, 0, 0, 0, 0]);
@@ -80,25 +81,25 @@ fn with_bitmaps(count: u32, offset: u64, entries: u32) -> Vec<u8> {
 }
 
 #[test]
-fn bitmap_tables_of_gigabytes_behind_the_end_of_the_file_are_not_walked() {
-    let image = facts(with_bitmaps(15, 0x800, 1 << 27), Format::Qcow2).unwrap();
+fn bitmap_tables_beyond_the_end_of_the_file_are_not_iterated() {
+    let image = open_metadata(with_bitmaps(15, 0x800, 1 << 27), Format::Qcow2).unwrap();
     let start = Instant::now();
     let mut findings = Vec::new();
     image.check(&mut |finding| findings.push(finding.message)).unwrap();
     assert!(findings.iter().any(|text| text.contains("exceeding the end")), "{findings:?}");
-    // It took seconds; the rest is room for slow machines.
+    // The bug took seconds even on fast machines.
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[test]
-fn a_table_that_thousands_of_bitmaps_share_is_not_walked_for_each() {
-    let image = facts(with_bitmaps(60_000, 0x800, 1 << 13), Format::Qcow2).unwrap();
+fn a_table_shared_by_thousands_of_bitmaps_is_not_iterated_for_each() {
+    let image = open_metadata(with_bitmaps(60_000, 0x800, 1 << 13), Format::Qcow2).unwrap();
     let error = image.check(&mut |_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
     assert!(error.to_string().contains("they overlap"), "{error}");
 }
 
-/// A disk that says it is of 8 PiB, and holds nothing.
+/// Opens an unallocated disk of 8 PiB.
 fn huge() -> Image {
     let text = diskimg_testkit::hosted::descriptor("custom", "RW 17592186044416 ZERO", None);
     let source = Arc::new(MemorySource::new(text));
@@ -106,7 +107,7 @@ fn huge() -> Image {
 }
 
 #[test]
-fn a_disk_of_petabytes_that_holds_nothing_is_walked_at_once() {
+fn an_unallocated_disk_of_petabytes_is_processed_in_few_steps() {
     let start = Instant::now();
     let image = huge();
     let mut entries = Vec::new();
@@ -116,7 +117,7 @@ fn a_disk_of_petabytes_that_holds_nothing_is_walked_at_once() {
     })
     .unwrap();
     assert_eq!(entries, [1 << 53]);
-    // Millions, if it were gone through 128 MiB at a time.
+    // In windows of 128 MiB there would be millions.
     assert!(image.slices(0..image.size()).unwrap().count() < 100);
     let same = compare(&huge(), &huge(), true, None, None).unwrap();
     assert_eq!(same, Comparison::Identical { size_mismatch: false });
@@ -125,6 +126,6 @@ fn a_disk_of_petabytes_that_holds_nothing_is_walked_at_once() {
     let qcow2 = Convert::new(image).format(Format::Qcow2).options(options);
     let report = qcow2.run_to(Output::to_sink(sink)).unwrap();
     assert_eq!((report.guest_bytes, report.stored_bytes), (1 << 53, 0));
-    // It took minutes; the rest is room for slow machines.
+    // The bug took minutes.
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }

@@ -1,23 +1,23 @@
-//! One real guest disk, carried from format to format and back.
+//! A real file system, converted through all formats and back to raw.
 
 use diskimg::{Convert, Format, Image, OpenOptions, Options};
 use diskimg_testkit::tool::run;
 use std::path::Path;
 
-/// An ext4 file system with this crate's own sources in it.
-fn ext4(path: &Path) {
+/// Creates an ext4 file system that contains this crate's sources.
+fn create_ext4(path: &Path) {
     let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     std::fs::File::create(path).unwrap().set_len(48 << 20).unwrap();
     run("mkfs.ext4", ["-q", "-F", "-d", sources, path.to_str().unwrap()]);
 }
 
 #[test]
-fn a_guest_disk_survives_the_whole_journey() {
+fn a_guest_disk_survives_conversion_through_all_formats() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    ext4(&path("0.raw"));
+    create_ext4(&path("0.raw"));
     let original = std::fs::read(path("0.raw")).unwrap();
-    let legs = [
+    let steps = [
         ("1.qcow2", Format::Qcow2, "", false),
         ("2.vmdk", Format::Vmdk, "", false),
         ("3.vmdk", Format::Vmdk, "subformat=streamOptimized", true),
@@ -25,7 +25,7 @@ fn a_guest_disk_survives_the_whole_journey() {
         ("5.raw", Format::Raw, "", false),
     ];
     let mut from = "0.raw";
-    for (to, format, options, compress) in legs {
+    for (to, format, options, compress) in steps {
         let image = if from == "0.raw" {
             OpenOptions::new().format(Format::Raw).open(path(from)).unwrap()
         } else {
@@ -55,6 +55,6 @@ fn a_guest_disk_survives_the_whole_journey() {
         );
         from = to;
     }
-    assert!(std::fs::read(path("5.raw")).unwrap() == original, "the last leg's bytes differ");
+    assert!(std::fs::read(path("5.raw")).unwrap() == original, "the final bytes differ");
     run("e2fsck", ["-fn", path("5.raw").to_str().unwrap()]);
 }

@@ -1,5 +1,5 @@
-//! Damaged and hostile images: a clear error, never a panic, never a wrong
-//! answer, nothing left behind.
+//! Damaged and hostile images lead to a clear error, never to a panic, a wrong result or leftover
+//! files.
 
 use diskimg::storage::sink::MemorySink;
 use diskimg::storage::source::MemorySource;
@@ -13,13 +13,13 @@ use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// A kind of image and the bytes of one.
+/// An image and its format.
 struct Sample {
     format: Format,
     bytes: Vec<u8>,
 }
 
-/// One image of each kind, made by qemu-img, with snapshots and compression.
+/// Images of different kinds, created by qemu-img, with snapshots and compression.
 fn samples() -> &'static [Sample] {
     static SAMPLES: OnceLock<Vec<Sample>> = OnceLock::new();
     SAMPLES.get_or_init(|| {
@@ -66,14 +66,13 @@ fn open(format: Format, bytes: &[u8]) -> Result<Image, Error> {
         .open_source(Arc::new(MemorySource::new(bytes)), "hostile.img")
 }
 
-/// Everything that can be asked of an image. Errors are fine; what must not
-/// happen is a panic, or two answers that contradict each other.
+/// Runs all read operations on an image. Errors are fine; panics and contradicting results are not.
 fn exercise(format: Format, bytes: &[u8]) -> Result<(), Error> {
     let image = open(format, bytes)?;
     image.info(0)?;
     let _ = image.check(&mut |_| {});
     if image.size() > 1 << 30 {
-        // A damaged size: look at the ends.
+        // A damaged size: read only the start and the end.
         let mut buf = [0; 4096];
         image.read_at(&mut buf, 0)?;
         return image.read_at(&mut buf, image.size() - 4096);
@@ -86,7 +85,7 @@ fn exercise(format: Format, bytes: &[u8]) -> Result<(), Error> {
 fn assert_clear(error: &Error) {
     let text = error.to_string();
     assert!(text.starts_with("hostile.img: "), "no file name: {text}");
-    assert!(text.len() > 25, "says too little: {text}");
+    assert!(text.len() > 25, "too short: {text}");
     assert!(!text.contains('\n'), "more than one line: {text}");
     assert_ne!(error.kind(), ErrorKind::Cancelled);
 }
@@ -103,7 +102,7 @@ proptest! {
         let sample = &samples()[which];
         let mut bytes = sample.bytes.clone();
         for (index, value, in_tables) in damage {
-            // Most of a file is data; headers and tables are where it hurts.
+            // Most of a file is data; headers and tables are more sensitive.
             let reach = if in_tables { bytes.len().min(1024) } else { bytes.len() };
             bytes[index.index(reach)] = value;
         }
@@ -137,7 +136,7 @@ proptest! {
 }
 
 #[test]
-fn a_file_cut_anywhere_in_its_structures_is_a_clear_error() {
+fn a_file_truncated_anywhere_in_its_structures_is_a_clear_error() {
     for sample in samples() {
         for cut in [0, 1, 3, 4, 20, 71, 72, 103, 104, 500, 511, 512, 513, 1000] {
             let error = exercise(sample.format, &sample.bytes[..cut]).unwrap_err();
@@ -149,19 +148,19 @@ fn a_file_cut_anywhere_in_its_structures_is_a_clear_error() {
 }
 
 #[test]
-fn a_file_of_another_kind_is_not_taken_for_the_named_one() {
+fn a_file_of_another_format_is_an_error_if_the_format_is_given() {
     for format in [Format::Qcow2, Format::Vmdk] {
         for bytes in [vec![], vec![0; 70_000], noise(1, 70_000), b"GIF89a".repeat(20_000)] {
             let error = open(format, &bytes).unwrap_err();
             assert_clear(&error);
         }
     }
-    // Nor is a qcow2 header that a guest wrote looked at when raw is meant.
+    // A qcow2 header that a guest wrote is ignored if the format is raw.
     let qcow2 = &samples()[0].bytes;
     assert_eq!(open(Format::Raw, qcow2).unwrap().size(), qcow2.len() as u64);
 }
 
-/// A qcow2 with one header field overwritten.
+/// Returns a qcow2 image with one header field overwritten.
 fn with_field(at: usize, value: &[u8]) -> Vec<u8> {
     let mut bytes = samples()[0].bytes.clone();
     bytes[at..at + value.len()].copy_from_slice(value);
@@ -178,31 +177,31 @@ fn each_bad_header_field_of_qcow2_is_named() {
         ("a disk of 2^63 bytes", 24, &(1u64 << 63).to_be_bytes(), "L1"),
         ("an L1 table of 4 GiB", 36, &(1u32 << 29).to_be_bytes(), "L1"),
         ("an L1 table too short for the disk", 36, &0u32.to_be_bytes(), "L1"),
-        ("an L1 table behind the end", 40, &(1u64 << 40).to_be_bytes(), "L1"),
+        ("an L1 table beyond the end", 40, &(1u64 << 40).to_be_bytes(), "L1"),
         ("an unaligned L1 table", 40, &513u64.to_be_bytes(), "L1"),
         ("a refcount table of 16 GiB", 56, &(1u32 << 18).to_be_bytes(), "refcount"),
-        ("a snapshot table behind the end", 64, &(1u64 << 40).to_be_bytes(), "snapshot"),
+        ("a snapshot table beyond the end", 64, &(1u64 << 40).to_be_bytes(), "snapshot"),
         ("four billion snapshots", 60, &u32::MAX.to_be_bytes(), "snapshot"),
         ("an unknown incompatible feature", 72, &(1u64 << 40).to_be_bytes(), "feature"),
         ("refcounts of 2^7 bits", 96, &7u32.to_be_bytes(), "refcount"),
         ("a header of four gigabytes", 100, &u32::MAX.to_be_bytes(), "header"),
-        ("a backing name behind the cluster", 8, &(1u64 << 40).to_be_bytes(), "backing"),
+        ("a backing file name beyond the first cluster", 8, &(1u64 << 40).to_be_bytes(), "backing"),
     ];
-    for (what, at, value, word) in cases {
+    for (what, at, value, fragment) in cases {
         let error = open(Format::Qcow2, &with_field(at, value)).expect_err(what);
         assert_clear(&error);
         let text = error.to_string();
-        assert!(text.to_lowercase().contains(&word.to_lowercase()), "{what}: {text}");
+        assert!(text.to_lowercase().contains(&fragment.to_lowercase()), "{what}: {text}");
     }
 }
 
-/// A conversion of bad input leaves no target, or the old one.
+/// A failed conversion creates no target and leaves an existing one unchanged.
 #[test]
-fn bad_input_leaves_the_target_as_it_was() {
+fn bad_input_leaves_the_target_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| -> PathBuf { dir.path().join(name) };
     for sample in samples() {
-        // Good tables, but the data is cut off in the middle of a compressed or stored unit.
+        // Valid tables, but the data is truncated within a compressed unit or a cluster.
         let bytes = &sample.bytes;
         std::fs::write(path("in"), &bytes[..bytes.len() / 2]).unwrap();
         std::fs::write(path("old"), b"precious").unwrap();
@@ -211,7 +210,7 @@ fn bad_input_leaves_the_target_as_it_was() {
                 let image = OpenOptions::new().format(sample.format).open(path("in"))?;
                 Convert::new(image).format(Format::Qcow2).run(path(target))
             };
-            // Stored clusters behind the end read as zeros in QEMU, and so here.
+            // Clusters beyond the end of the file read as zeros, as in QEMU.
             if convert().is_ok() {
                 std::fs::remove_file(path(target)).unwrap();
                 std::fs::write(path("old"), b"precious").unwrap();
@@ -219,21 +218,21 @@ fn bad_input_leaves_the_target_as_it_was() {
         }
         assert!(!path("new").exists());
         assert_eq!(std::fs::read(path("old")).unwrap(), b"precious");
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "something was left behind");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "there are leftover files");
     }
 }
 
 #[test]
-fn a_source_that_is_no_file_is_an_error() {
+fn a_source_that_is_not_a_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    for (path, words) in [
+    for (path, fragment) in [
         (dir.path().to_owned(), "directory"),
         (dir.path().join("none"), "No such file or directory"),
         (Path::new("/dev/null").to_owned(), "regular file"),
     ] {
         let error = Image::open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
-        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains(fragment), "{error}");
     }
     let error = Image::open("nbd://localhost/x").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -1,4 +1,4 @@
-//! Formats, against the tools that others use.
+//! Tests of the formats, compared with qemu-img and other tools.
 
 mod fuzzed;
 mod guest_disk;

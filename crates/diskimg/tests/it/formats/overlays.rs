@@ -1,10 +1,10 @@
-//! Images that build on others.
+//! Images with backing files.
 
 use diskimg::target::Backing;
 use diskimg::{Convert, Create, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Options};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
-use diskimg_testkit::opened;
 use diskimg_testkit::tool::{assert_qemu_check, cases, qemu_bytes, run};
+use diskimg_testkit::verified;
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -16,13 +16,13 @@ fn backing(name: &str, format: &str) -> Backing {
     Backing { name: name.into(), format: Some(format.into()), content_id: None }
 }
 
-/// Two disks that have much in common.
-fn relatives() -> impl Strategy<Value = (Disk, Disk)> {
+/// Generates two disks that have much content in common.
+fn similar_disks() -> impl Strategy<Value = (Disk, Disk)> {
     (disk::disk_of(1..=(3 << 20)), disk::disk_of(0..=(1 << 20)), 0..(4u64 << 20)).prop_map(
         |(base, changes, size)| {
             let mut runs = base.runs.clone();
             runs.extend(changes.runs);
-            // Zeros over what the base holds must be told.
+            // Zeros must hide the base's data.
             runs.push(Run { at: 65536, len: 200_000, fill: Fill::Byte(0) });
             (base, Disk { size, runs })
         },
@@ -34,7 +34,7 @@ proptest! {
 
     #[test]
     fn an_overlay_reads_as_the_source_did(
-        (base, top) in relatives(),
+        (base, top) in similar_disks(),
         options in prop_oneof![
             Just(""), Just("compat=0.10"), Just("cluster_size=4k"), Just("extended_l2=on"),
             Just("extended_l2=on,preallocation=metadata"),
@@ -57,7 +57,7 @@ proptest! {
         expected.resize(expected.len().next_multiple_of(512), 0);
         assert_qemu_check(&path("top.qcow2"), "qcow2");
         prop_assert!(qemu_bytes(&path("top.qcow2"), "qcow2") == expected);
-        let image = opened::verified(&OpenOptions::new(), path("top.qcow2"));
+        let image = verified::open(&OpenOptions::new(), path("top.qcow2"));
         let mut bytes = vec![1; image.size() as usize];
         image.read_at(&mut bytes, 0).unwrap();
         prop_assert!(bytes == expected);
@@ -79,7 +79,7 @@ fn only_what_differs_from_the_backing_file_is_written() {
         .backing(backing("base.raw", "raw"))
         .run(path("top.qcow2"))
         .unwrap();
-    assert_eq!(report.stored_bytes, 65536, "one cluster");
+    assert_eq!(report.stored_bytes, 65536, "more than one cluster");
     let map = run("qemu-img", ["map", "--output=json", path("top.qcow2").to_str().unwrap()]);
     let map: serde_json::Value = serde_json::from_str(&map).unwrap();
     let own: u64 = map
@@ -109,7 +109,7 @@ fn a_loop_of_backing_files_is_named() {
 }
 
 #[test]
-fn a_missing_backing_file_is_named_with_the_image_that_wants_it() {
+fn a_missing_backing_file_is_named_with_the_image_that_refers_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     run(
@@ -137,7 +137,7 @@ fn a_missing_backing_file_is_named_with_the_image_that_wants_it() {
 }
 
 #[test]
-fn references_are_followed_only_as_far_as_the_policy_goes() {
+fn backing_files_are_opened_only_as_the_policy_allows() {
     let dir = tempfile::tempdir().unwrap();
     let inner = dir.path().join("inner");
     std::fs::create_dir(&inner).unwrap();
@@ -167,14 +167,14 @@ fn references_are_followed_only_as_far_as_the_policy_goes() {
     let mut byte = [0];
     open(ExternalFiles::Any).unwrap().read_at(&mut byte, 0).unwrap();
     assert_eq!(byte, [0x42]);
-    // Facts alone need no other file.
-    let facts =
+    // Metadata can be read without the backing file.
+    let metadata =
         OpenOptions::new().external_files(ExternalFiles::None).metadata_only(true).open(&image);
-    assert_eq!(facts.unwrap().info(0).unwrap().backing_filename.as_deref(), secret.to_str());
+    assert_eq!(metadata.unwrap().info(0).unwrap().backing_filename.as_deref(), secret.to_str());
 }
 
 #[test]
-fn protocol_names_from_inside_an_image_are_never_followed() {
+fn protocol_names_in_an_image_are_never_opened() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     for name in ["nbd:127.0.0.1:1", "json:{\"driver\":\"null-co\"}", "http://x/y"] {
@@ -200,7 +200,7 @@ fn protocol_names_from_inside_an_image_are_never_followed() {
 }
 
 #[test]
-fn a_created_overlay_takes_its_size_from_the_backing_file() {
+fn a_created_overlay_has_the_size_of_its_backing_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("base.raw"), vec![7; 3 << 20]).unwrap();
@@ -214,7 +214,7 @@ fn a_created_overlay_takes_its_size_from_the_backing_file() {
 }
 
 #[test]
-fn a_created_overlay_cannot_replace_what_it_builds_on() {
+fn a_created_overlay_cannot_replace_its_backing_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("base.raw"), vec![7; 1 << 20]).unwrap();

@@ -1,15 +1,15 @@
-//! What qemu wrote reads the same here as there.
+//! Images written by QEMU read the same in diskimg and in qemu-img.
 
 use diskimg::{Convert, ExternalFiles, Format, Image, OpenOptions, SnapshotSelector};
 use diskimg_testkit::disk::{self, noise};
-use diskimg_testkit::opened;
 use diskimg_testkit::tool::{cases, run, try_run};
+use diskimg_testkit::verified;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
-/// A guest's doings, as qemu-io does them.
+/// A guest's write or discard, performed with qemu-io.
 #[derive(Debug, Clone)]
-enum Act {
+enum Request {
     Byte { at: u64, len: u64, byte: u8 },
     Noise { at: u64, len: u64 },
     Zero { at: u64, len: u64, unmap: bool },
@@ -17,10 +17,10 @@ enum Act {
     Discard { at: u64, len: u64 },
 }
 
-impl Act {
-    /// The qemu-io command, on a disk of `size` bytes with clusters of `unit`.
-    fn command(&self, size: u64, unit: u64, noise: &Path) -> Option<String> {
-        // qemu-io works on whole sectors here; what it refuses, it refuses.
+impl Request {
+    /// Returns the qemu-io command for a disk of `size` bytes; `None` if it would be empty.
+    fn command(&self, size: u64, cluster_size: u64, noise: &Path) -> Option<String> {
+        // Requests are aligned to sectors.
         let clip = |at: u64, len: u64| {
             let at = at % size.max(1) / 512 * 512;
             (at, len.next_multiple_of(512).min((size - at) / 512 * 512))
@@ -40,8 +40,8 @@ impl Act {
                 (len > 0).then(|| format!("write -q -z {unmap}{at} {len}"))
             }
             Self::Compressed { cluster, byte } => {
-                let at = cluster * unit % size.max(1) / unit * unit;
-                let len = unit.min(size - at) / 512 * 512;
+                let at = cluster * cluster_size % size.max(1) / cluster_size * cluster_size;
+                let len = cluster_size.min(size - at) / 512 * 512;
                 (len > 0).then(|| format!("write -q -c -P {byte} {at} {len}"))
             }
             Self::Discard { at, len } => {
@@ -52,39 +52,40 @@ impl Act {
     }
 }
 
-fn act(size: u64) -> impl Strategy<Value = Act> {
+fn request(size: u64) -> impl Strategy<Value = Request> {
     let at = 0..size.max(1);
     prop_oneof![
-        (at.clone(), 1..200_000u64, any::<u8>()).prop_map(|(at, len, byte)| Act::Byte {
+        (at.clone(), 1..200_000u64, any::<u8>()).prop_map(|(at, len, byte)| Request::Byte {
             at,
             len,
             byte
         }),
-        (at.clone(), 1..200_000u64).prop_map(|(at, len)| Act::Noise { at, len }),
-        (at.clone(), 1..400_000u64, any::<bool>()).prop_map(|(at, len, unmap)| Act::Zero {
+        (at.clone(), 1..200_000u64).prop_map(|(at, len)| Request::Noise { at, len }),
+        (at.clone(), 1..400_000u64, any::<bool>()).prop_map(|(at, len, unmap)| Request::Zero {
             at,
             len,
             unmap
         }),
-        (0..200u64, any::<u8>()).prop_map(|(cluster, byte)| Act::Compressed { cluster, byte }),
-        (at, 1..400_000u64).prop_map(|(at, len)| Act::Discard { at, len }),
+        (0..200u64, any::<u8>()).prop_map(|(cluster, byte)| Request::Compressed { cluster, byte }),
+        (at, 1..400_000u64).prop_map(|(at, len)| Request::Discard { at, len }),
     ]
 }
 
-/// How an image was made and used.
+/// The size of an image and the requests performed on it.
 #[derive(Debug, Clone)]
 struct History {
     size: u64,
-    acts: Vec<Act>,
+    requests: Vec<Request>,
 }
 
 fn history(max: u64) -> impl Strategy<Value = History> {
     disk::size(max).prop_flat_map(|size| {
-        prop::collection::vec(act(size), 0..10).prop_map(move |acts| History { size, acts })
+        prop::collection::vec(request(size), 0..10)
+            .prop_map(move |requests| History { size, requests })
     })
 }
 
-/// Options of a qcow2 image that qemu-img accepts together.
+/// Create options of a qcow2 image that qemu-img accepts together.
 #[derive(Debug, Clone)]
 struct Qcow2 {
     cluster_bits: u32,
@@ -99,7 +100,7 @@ struct Qcow2 {
 
 impl Qcow2 {
     fn options(&self, name: &str) -> String {
-        let mut options = format!("cluster_size={}", self.unit());
+        let mut options = format!("cluster_size={}", self.cluster_size());
         if self.v2 {
             return options + ",compat=0.10";
         }
@@ -121,7 +122,7 @@ impl Qcow2 {
         options
     }
 
-    fn unit(&self) -> u64 {
+    fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
 }
@@ -151,49 +152,52 @@ fn qcow2() -> impl Strategy<Value = Qcow2> {
         )
 }
 
-/// Creates an image with qemu-img and lets qemu-io live its history.
-fn make(
+/// Creates an image with qemu-img and performs the requests on it.
+fn create(
     path: &Path,
     format: &str,
     options: &str,
     backing: Option<(&str, &str)>,
     history: &History,
-    unit: u64,
+    cluster_size: u64,
 ) {
     let dir = path.parent().unwrap();
     let noise_file = dir.join("noise");
     if !noise_file.exists() {
         std::fs::write(&noise_file, noise(7, 256 << 10)).unwrap();
     }
-    let mut create = std::process::Command::new("qemu-img");
-    create.current_dir(dir).args(["create", "-q", "-f", format]);
+    let mut command = std::process::Command::new("qemu-img");
+    command.current_dir(dir).args(["create", "-q", "-f", format]);
     if !options.is_empty() {
-        create.args(["-o", options]);
+        command.args(["-o", options]);
     }
     if let Some((name, format)) = backing {
-        create.args(["-b", name, "-F", format]);
+        command.args(["-b", name, "-F", format]);
     }
-    create.arg(path).arg(history.size.to_string());
-    let output = create.output().expect("qemu-img runs: install qemu-utils");
-    assert!(output.status.success(), "{create:?}: {}", String::from_utf8_lossy(&output.stderr));
-    live(path, format, history, unit);
+    command.arg(path).arg(history.size.to_string());
+    let output = command.output().expect("qemu-img runs: install qemu-utils");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    perform(path, format, history, cluster_size);
 }
 
-fn live(path: &Path, format: &str, history: &History, unit: u64) {
+fn perform(path: &Path, format: &str, history: &History, cluster_size: u64) {
     let dir = path.parent().unwrap();
     let size = history.size.next_multiple_of(512);
     let mut io = std::process::Command::new("qemu-io");
     io.current_dir(dir).args(["-f", format, "-d", "unmap"]);
     let noise_file = dir.join("noise");
-    let commands: Vec<_> =
-        history.acts.iter().filter_map(|a| a.command(size, unit, &noise_file)).collect();
+    let commands: Vec<_> = history
+        .requests
+        .iter()
+        .filter_map(|request| request.command(size, cluster_size, &noise_file))
+        .collect();
     if commands.is_empty() {
         return;
     }
     for command in &commands {
         io.args(["-c", command]);
     }
-    // Some acts are refused (compressed writes into a data file): that is fine.
+    // qemu-io may refuse some requests (compressed writes with a data file).
     io.arg(path).output().expect("qemu-io runs: install qemu-utils");
 }
 
@@ -201,7 +205,7 @@ fn open(path: &Path) -> Image {
     OpenOptions::new().external_files(ExternalFiles::Any).open(path).unwrap()
 }
 
-/// Our bytes, read in uneven pieces.
+/// Returns all guest bytes, read with diskimg in unaligned chunks.
 fn our_bytes(image: &Image) -> Vec<u8> {
     let mut bytes = vec![0xee; image.size() as usize];
     for (i, part) in bytes.chunks_mut(777_777).enumerate() {
@@ -210,10 +214,10 @@ fn our_bytes(image: &Image) -> Vec<u8> {
     bytes
 }
 
-/// The guest's bytes according to qemu-img; `None` if it cannot read the image.
-fn their_bytes(path: &Path, format: &str) -> Option<Vec<u8>> {
+/// Returns all guest bytes, read with qemu-img; `None` if it cannot read the image.
+fn qemu_bytes(path: &Path, format: &str) -> Option<Vec<u8>> {
     let raw = path.with_extension("oracle");
-    // qemu looks for a data file in the working directory.
+    // qemu-img resolves the data file's name against the working directory.
     let output = std::process::Command::new("qemu-img")
         .current_dir(path.parent().unwrap())
         .args(["convert", "-f", format, "-O", "raw"])
@@ -225,26 +229,26 @@ fn their_bytes(path: &Path, format: &str) -> Option<Vec<u8>> {
     bytes
 }
 
-/// The reader, the conversion to raw and the conformance suite against
-/// qemu-img. Gives the bytes; `None` if nobody can read them.
+/// Asserts that reads and a conversion to raw return the bytes that qemu-img reads, and that the
+/// image passes the conformance checks. Returns the bytes; `None` if the image is corrupt.
 fn assert_reads_as_qemu_does(path: &Path, format: &str) -> Option<Vec<u8>> {
     let out = path.with_extension("ours");
     let image = open(path);
     assert_eq!(image.format().name(), format);
-    let Some(expected) = their_bytes(path, format) else {
-        // QEMU 10 can spoil an image of its own making: a plain write that
-        // shares a host cluster with a compressed one. Then we must see it too.
+    let Some(expected) = qemu_bytes(path, format) else {
+        // QEMU 10 can corrupt an image: an uncompressed write into a host cluster that contains
+        // compressed data. diskimg must then fail too.
         Convert::new(image).format(Format::Raw).run(&out).unwrap_err();
         return None;
     };
     assert!(our_bytes(&image) == expected, "the reader differs from qemu-img");
-    opened::verified(&OpenOptions::new().external_files(ExternalFiles::Any), path);
+    verified::open(&OpenOptions::new().external_files(ExternalFiles::Any), path);
     Convert::new(image).format(Format::Raw).run(&out).unwrap();
     assert!(std::fs::read(&out).unwrap() == expected, "the conversion differs from qemu-img");
     Some(expected)
 }
 
-/// Our check finds as much as qemu-img's.
+/// Asserts that our check has the same results as qemu-img's.
 fn assert_checks_as_qemu_does(path: &Path, format: &str) {
     let output = std::process::Command::new("qemu-img")
         .current_dir(path.parent().unwrap())
@@ -282,20 +286,21 @@ proptest! {
             2 => text += ",preallocation=falloc",
             _ => {}
         }
-        make(&path, "qcow2", &text, None, &history, options.unit());
+        create(&path, "qcow2", &text, None, &history, options.cluster_size());
         let before = assert_reads_as_qemu_does(&path, "qcow2");
         assert_checks_as_qemu_does(&path, "qcow2");
         let later = later.filter(|_| options.data_file == 0);
         if let (Some(before), Some(later)) = (before, later) {
-            // The disk as it was when the snapshot was taken, and as it went on.
-            let snapshot = try_run("qemu-img", ["snapshot", "-c", "then", path.to_str().unwrap()]);
+            // The disk changes after the snapshot.
+            let snapshot = try_run("qemu-img", ["snapshot", "-c", "snap", path.to_str().unwrap()]);
             if snapshot.status.success() {
-                live(&path, "qcow2", &History { size: history.size, ..later }, options.unit());
+                let later = History { size: history.size, ..later };
+                perform(&path, "qcow2", &later, options.cluster_size());
                 assert_reads_as_qemu_does(&path, "qcow2");
                 assert_checks_as_qemu_does(&path, "qcow2");
-                let then = SnapshotSelector::IdOrName("then".into());
-                let then = opened::verified(&OpenOptions::new().snapshot(then), &path);
-                prop_assert!(our_bytes(&then) == before, "the snapshot differs");
+                let snapshot = SnapshotSelector::IdOrName("snap".into());
+                let image = verified::open(&OpenOptions::new().snapshot(snapshot), &path);
+                prop_assert!(our_bytes(&image) == before, "the snapshot differs");
             }
         }
     }
@@ -311,13 +316,15 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| -> PathBuf { dir.path().join(name) };
-        // qemu-img makes empty VMDKs, and cannot open them.
+        // qemu-img creates VMDKs of size 0 but cannot open them.
         let base = History { size: base.size.max(512), ..base };
-        make(&path("base"), base_format, "", None, &base, 65536);
+        create(&path("base"), base_format, "", None, &base, 65536);
         let no_file = |options: Qcow2| Qcow2 { data_file: 0, preallocation: 0, ..options };
         let (m, t) = (no_file(middle_options), no_file(top_options));
-        make(&path("middle"), "qcow2", &m.options(""), Some(("base", base_format)), &middle, m.unit());
-        make(&path("top"), "qcow2", &t.options(""), Some(("middle", "qcow2")), &top, t.unit());
+        let backing = Some(("base", base_format));
+        create(&path("middle"), "qcow2", &m.options(""), backing, &middle, m.cluster_size());
+        let backing = Some(("middle", "qcow2"));
+        create(&path("top"), "qcow2", &t.options(""), backing, &top, t.cluster_size());
         assert_reads_as_qemu_does(&path("top"), "qcow2");
         assert_eq!(open(&path("top")).layers().len(), 3);
     }
@@ -328,37 +335,37 @@ proptest! {
         zeroed_grain in any::<bool>(),
         streamed in any::<bool>(),
     ) {
-        // qemu-img makes empty VMDKs, and cannot open them.
+        // qemu-img creates VMDKs of size 0 but cannot open them.
         let history = History { size: history.size.max(512), ..history };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.vmdk");
         if streamed {
             let raw = dir.path().join("a.raw");
-            make(&raw, "raw", "", None, &history, 65536);
+            create(&raw, "raw", "", None, &history, 65536);
             run("qemu-img", [
                 "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized",
                 raw.to_str().unwrap(), path.to_str().unwrap(),
             ]);
         } else {
             let options = if zeroed_grain { "zeroed_grain=on" } else { "" };
-            make(&path, "vmdk", options, None, &history, 65536);
+            create(&path, "vmdk", options, None, &history, 65536);
         }
         assert_reads_as_qemu_does(&path, "vmdk");
     }
 
     #[test]
-    fn a_raw_file_reads_as_itself(disk in disk::disk(3 << 20)) {
+    fn a_raw_file_reads_as_its_bytes(disk in disk::disk(3 << 20)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.raw");
         disk.write(&path);
-        let image = opened::verified(&OpenOptions::new().format(Format::Raw), &path);
+        let image = verified::open(&OpenOptions::new().format(Format::Raw), &path);
         prop_assert_eq!(image.size(), disk.size);
         prop_assert!(our_bytes(&image) == disk.bytes());
     }
 }
 
 #[test]
-fn a_dirty_image_opens_and_says_so() {
+fn a_dirty_image_opens_and_is_reported_as_dirty() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     run("qemu-img", ["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "1M"]);
@@ -370,7 +377,7 @@ fn a_dirty_image_opens_and_says_so() {
 }
 
 #[test]
-fn an_encrypted_image_is_named_as_such_and_never_read() {
+fn an_encrypted_image_is_reported_as_such_and_cannot_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     run(
@@ -396,7 +403,7 @@ fn an_encrypted_image_is_named_as_such_and_never_read() {
 }
 
 #[test]
-fn a_data_file_is_looked_for_beside_the_image() {
+fn a_data_file_is_searched_for_in_the_directory_of_the_image() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     let status = std::process::Command::new("qemu-img")
@@ -405,7 +412,7 @@ fn a_data_file_is_looked_for_beside_the_image() {
         .status()
         .unwrap();
     assert!(status.success());
-    // The test's own working directory is elsewhere.
+    // The working directory of the test is another directory.
     let image = Image::open(&path).unwrap();
     assert_eq!(our_bytes(&image), vec![0; 1 << 20]);
 }

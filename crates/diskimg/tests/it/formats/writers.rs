@@ -1,13 +1,13 @@
-//! What we write, qemu-img accepts and reads back the same.
+//! Images that diskimg writes pass `qemu-img check` and read the same in qemu-img.
 
 use diskimg::{Convert, Format, Image, OpenOptions, Options, Sparse};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
-use diskimg_testkit::opened;
 use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes, try_run};
+use diskimg_testkit::verified;
 use proptest::prelude::*;
 use std::path::Path;
 
-/// A target's options and whether units are compressed.
+/// Format, create options and compression of an output.
 #[derive(Debug, Clone)]
 struct Target {
     format: Format,
@@ -89,8 +89,9 @@ fn convert(source: &Path, target: &Target, out: &Path, threads: usize, sparse: S
         .unwrap();
 }
 
-/// Every promise about an output, for one disk and one target.
-fn assert_target(disk: &Disk, target: &Target, sparse: Sparse) {
+/// Asserts everything that holds for an output: it passes qemu-img's and diskimg's checks, both
+/// read the source's bytes, and it is the same for any number of threads.
+fn assert_output(disk: &Disk, target: &Target, sparse: Sparse) {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.img"));
     disk.write(&raw);
@@ -100,22 +101,22 @@ fn assert_target(disk: &Disk, target: &Target, sparse: Sparse) {
     assert_qemu_same(&raw, "raw", &out, format);
     let mut expected = disk.bytes();
     expected.resize(expected.len().next_multiple_of(512), 0);
-    assert!(qemu_bytes(&out, format) == expected, "qemu-img reads other bytes");
+    assert!(qemu_bytes(&out, format) == expected, "qemu-img reads different bytes");
 
-    let image = opened::verified(&OpenOptions::new(), &out);
-    assert_eq!(image.format(), target.format, "our own probe knows it");
+    let image = verified::open(&OpenOptions::new(), &out);
+    assert_eq!(image.format(), target.format, "probed format");
     let mut bytes = vec![1; image.size() as usize];
     image.read_at(&mut bytes, 0).unwrap();
-    assert!(bytes == expected, "our reader reads other bytes");
+    assert!(bytes == expected, "diskimg reads different bytes");
     let mut findings = Vec::new();
     image.check(&mut |finding| findings.push(finding)).unwrap();
-    assert!(findings.is_empty(), "our check finds {findings:?}");
+    assert!(findings.is_empty(), "diskimg's check finds {findings:?}");
 
-    // Byte-identical, whatever the number of threads.
+    // Byte-identical for any number of threads.
     let first = std::fs::read(&out).unwrap();
     for threads in [1, 5] {
         convert(&raw, target, &out, threads, sparse);
-        assert!(std::fs::read(&out).unwrap() == first, "{threads} threads write another file");
+        assert!(std::fs::read(&out).unwrap() == first, "{threads} threads write a different file");
     }
 }
 
@@ -132,13 +133,21 @@ proptest! {
     #![proptest_config(cases(100))]
 
     #[test]
-    fn qcow2_output_is_right(disk in disk::disk(5 << 20), target in qcow2_target(), sparse in sparse()) {
-        assert_target(&disk, &target, sparse);
+    fn qcow2_output_is_correct(
+        disk in disk::disk(5 << 20),
+        target in qcow2_target(),
+        sparse in sparse(),
+    ) {
+        assert_output(&disk, &target, sparse);
     }
 
     #[test]
-    fn vmdk_output_is_right(disk in disk::disk_of(1..=(5 << 20)), target in vmdk_target(), sparse in sparse()) {
-        assert_target(&disk, &target, sparse);
+    fn vmdk_output_is_correct(
+        disk in disk::disk_of(1..=(5 << 20)),
+        target in vmdk_target(),
+        sparse in sparse(),
+    ) {
+        assert_output(&disk, &target, sparse);
     }
 
     #[test]
@@ -156,9 +165,9 @@ proptest! {
     }
 }
 
-/// The sizes that break things, each against each kind of target.
+/// Sizes at boundaries of sectors and clusters, in every kind of target.
 #[test]
-fn sizes_at_every_edge_are_right() {
+fn disks_of_sizes_at_every_boundary_are_written_correctly() {
     let targets = [
         ("qcow2", "", false),
         ("qcow2", "", true),
@@ -168,7 +177,7 @@ fn sizes_at_every_edge_are_right() {
         ("vmdk", "subformat=streamOptimized", true),
     ];
     for size in [0, 1, 511, 512, 65535, 65536, 65537, (1 << 20) - 1, 1 << 20, 65536 * 33 + 7] {
-        // Something in the last byte: it must not be lost.
+        // Data in the last byte must not be lost.
         let runs = match size {
             0 => vec![],
             _ => vec![Run { at: size - 1, len: 1, fill: Fill::Byte(0xa5) }],
@@ -176,17 +185,17 @@ fn sizes_at_every_edge_are_right() {
         let disk = Disk { size, runs };
         for (format, options, compress) in targets {
             if format == "vmdk" && size == 0 {
-                continue; // qemu-img opens no empty VMDK; we write none
+                continue; // Not written, because qemu-img cannot open it.
             }
             let target =
                 Target { format: format.parse().unwrap(), options: options.into(), compress };
-            assert_target(&disk, &target, Sparse::default());
+            assert_output(&disk, &target, Sparse::default());
         }
     }
 }
 
 #[test]
-fn an_empty_vmdk_which_nobody_opens_is_not_written() {
+fn a_vmdk_of_size_zero_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.vmdk"));
     std::fs::write(&raw, b"").unwrap();
@@ -197,7 +206,7 @@ fn an_empty_vmdk_which_nobody_opens_is_not_written() {
 }
 
 #[test]
-fn an_external_data_file_holds_the_disk_and_qemu_reads_it() {
+fn an_external_data_file_has_the_disks_data_and_qemu_reads_it() {
     for raw_flag in ["off", "on"] {
         let dir = tempfile::tempdir().unwrap();
         let raw = dir.path().join("a.raw");
@@ -216,7 +225,7 @@ fn an_external_data_file_holds_the_disk_and_qemu_reads_it() {
         if raw_flag == "on" {
             assert!(std::fs::read(dir.path().join("a.data")).unwrap() == disk.bytes());
         }
-        // qemu-img looks for the data file in the working directory.
+        // qemu-img resolves the data file's name against the working directory.
         for args in [vec!["check", "a.qcow2"], vec!["compare", "a.raw", "a.qcow2"]] {
             let status = std::process::Command::new("qemu-img")
                 .current_dir(&dir)
@@ -234,7 +243,7 @@ fn an_external_data_file_holds_the_disk_and_qemu_reads_it() {
 
 #[test]
 fn deflate_clusters_need_no_more_than_a_4_kib_window() {
-    // Readers built on zlib's window of 12 bits fail on anything larger.
+    // QEMU decodes with a 12-bit window and fails on longer distances.
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.qcow2"));
     // Repeats at a distance of 20 KiB tempt an encoder with a larger window.
@@ -246,9 +255,9 @@ fn deflate_clusters_need_no_more_than_a_4_kib_window() {
     assert!(!repeats_were_found, "a window of more than 4 KiB was used");
 }
 
-/// 7-Zip is strict about the shape of a streamed VMDK: it refuses qemu-img's.
+/// 7-Zip checks the structure of stream-optimized VMDKs: it refuses qemu-img's.
 #[test]
-fn seven_zip_opens_what_we_write_and_reads_the_same() {
+fn seven_zip_reads_the_same_bytes_from_our_images() {
     let disk = Disk {
         size: (3 << 20) + 65536 / 2,
         runs: vec![
@@ -268,19 +277,19 @@ fn seven_zip_opens_what_we_write_and_reads_the_same() {
     let raw = dir.path().join("a.raw");
     disk.write(&raw);
     for (format, options, compress) in targets {
-        // It goes by the name, too.
+        // 7-Zip considers the file name extension too.
         let out = dir.path().join(format!("a.{format}"));
         let target = Target { format: format.parse().unwrap(), options: options.into(), compress };
         convert(&raw, &target, &out, 2, Sparse::default());
         let output = try_run("7zz", ["x", "-so", out.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{format} {options}: {said} {}", output.status);
-        assert!(output.stdout == disk.bytes(), "{format} {options}: 7-Zip reads other bytes");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{format} {options}: {stderr} {}", output.status);
+        assert!(output.stdout == disk.bytes(), "{format} {options}: 7-Zip reads different bytes");
     }
 }
 
 #[test]
-fn any_number_of_threads_may_be_allowed() {
+fn any_number_of_threads_may_be_requested() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("a.raw");
     std::fs::write(&source, vec![1; 1 << 20]).unwrap();

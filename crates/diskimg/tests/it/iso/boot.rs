@@ -1,4 +1,4 @@
-//! Images that start: ours in a machine, and byte by byte beside xorriso's.
+//! Bootable images: booted in a virtual machine and compared byte by byte with xorriso's.
 
 use super::machine::{Firmware, Medium, bios_image, efi_image, emulated_disk, mbr_code, start};
 use diskimg::iso::boot::{Loader, Platform, SystemArea};
@@ -12,12 +12,12 @@ use diskimg_testkit::tool::{run, try_run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A directory with the tree `tree`, in which `boot.bin` and `efi.img` are, and an MBR beside it.
-struct Workshop {
+/// A directory `tree` with the boot images `boot.bin` and `efi.img`, and MBR templates next to it.
+struct TestDir {
     dir: tempfile::TempDir,
 }
 
-impl Workshop {
+impl TestDir {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
@@ -34,7 +34,7 @@ impl Workshop {
         self.dir.path().join(name)
     }
 
-    /// The tree as an image, and where it is.
+    /// Creates an image of the tree. Returns its bytes and its path.
     fn build(&self, options: CreateOptions) -> (Vec<u8>, PathBuf) {
         let mut builder = Builder::new(options);
         builder.add_tree(b"", self.path("tree")).unwrap();
@@ -47,7 +47,7 @@ impl Workshop {
         (bytes, path)
     }
 
-    /// The same by `xorriso -as mkisofs`; `@` stands for a file beside the tree.
+    /// Creates an image with `xorriso -as mkisofs`; `@` marks a file next to the tree.
     fn xorriso(&self, options: &str) -> Vec<u8> {
         let path = self.path("xorriso.iso");
         let name = |path: &Path| path.to_str().unwrap().to_owned();
@@ -73,7 +73,7 @@ fn efi() -> BootEntry {
     BootEntry::new(Platform::Efi, BootImage::File("efi.img".into()))
 }
 
-/// syslinux's way: everything in the volume.
+/// Returns the options for an image like Syslinux's, with everything in the volume.
 fn isohybrid() -> CreateOptions {
     let mut options = CreateOptions::default();
     let mut efi = efi();
@@ -83,15 +83,15 @@ fn isohybrid() -> CreateOptions {
     options
 }
 
-/// GRUB's way: the EFI system partition behind the volume.
-fn grub(workshop: &Workshop) -> CreateOptions {
+/// Returns the options for an image like GRUB's, with the EFI system partition after the volume.
+fn grub(dir: &TestDir) -> CreateOptions {
     let mut options = CreateOptions::default();
     let mut bios = bios();
     bios.grub2_info = true;
     let efi = BootEntry::new(Platform::Efi, BootImage::AppendedPartition(2));
     options.boot = vec![bios, efi];
     options.hybrid.grub2_mbr = Some(mbr_code());
-    options.hybrid.appended = vec![AppendedPartition::new(2, 0xef, workshop.path("tree/efi.img"))];
+    options.hybrid.appended = vec![AppendedPartition::new(2, 0xef, dir.path("tree/efi.img"))];
     options
 }
 
@@ -105,17 +105,17 @@ fn sector_of(image: &IsoImage, path: &str) -> u32 {
     (node.extents()[0].offset.unwrap() / 2048) as u32
 }
 
-fn assert_sound(bytes: &[u8]) {
+fn assert_no_findings(bytes: &[u8]) {
     let mut found = Vec::new();
     open(bytes).verify(&mut |finding| found.push(finding)).unwrap();
     assert_eq!(found, []);
 }
 
-/// What xorriso makes starts: else the programs in these tests are wrong, not our images.
+/// Checks the boot programs of these tests with an image that xorriso created.
 #[test]
-fn the_machine_starts_what_xorriso_makes() {
-    let workshop = Workshop::new();
-    workshop.xorriso(
+fn an_image_of_xorriso_boots() {
+    let dir = TestDir::new();
+    dir.xorriso(
         "-b boot.bin -no-emul-boot -boot-load-size 4 -boot-info-table -isohybrid-mbr @mbr432 \
          -eltorito-alt-boot -e efi.img -no-emul-boot -isohybrid-gpt-basdat",
     );
@@ -124,82 +124,83 @@ fn the_machine_starts_what_xorriso_makes() {
         (Medium::Disk, Firmware::Bios, "from-image"),
         (Medium::Disc, Firmware::Uefi, "from-efi"),
     ] {
-        assert_says(&workshop.path("xorriso.iso"), medium, firmware, word);
+        assert_boots(&dir.path("xorriso.iso"), medium, firmware, word);
     }
 }
 
-fn assert_says(image: &Path, medium: Medium, firmware: Firmware, word: &str) {
-    let said = start(image, medium, firmware);
-    assert!(said.contains(word), "{medium:?} {firmware:?}: {said:?}");
+/// Boots the image and asserts that it writes `word` to the serial port.
+fn assert_boots(image: &Path, medium: Medium, firmware: Firmware, word: &str) {
+    let output = start(image, medium, firmware);
+    assert!(output.contains(word), "{medium:?} {firmware:?}: {output:?}");
 }
 
 #[test]
-fn an_isohybrid_image_starts_by_bios_and_uefi_from_disc_and_disk() {
-    let workshop = Workshop::new();
-    let (bytes, path) = workshop.build(isohybrid());
-    assert_says(&path, Medium::Disc, Firmware::Bios, "from-image");
-    assert_says(&path, Medium::Disk, Firmware::Bios, "from-image");
-    assert_says(&path, Medium::Disc, Firmware::Uefi, "from-efi");
-    assert_says(&path, Medium::Disk, Firmware::Uefi, "from-efi");
-    assert_sound(&bytes);
+fn an_isohybrid_image_boots_with_bios_and_uefi_from_disc_and_disk() {
+    let dir = TestDir::new();
+    let (bytes, path) = dir.build(isohybrid());
+    assert_boots(&path, Medium::Disc, Firmware::Bios, "from-image");
+    assert_boots(&path, Medium::Disk, Firmware::Bios, "from-image");
+    assert_boots(&path, Medium::Disc, Firmware::Uefi, "from-efi");
+    assert_boots(&path, Medium::Disk, Firmware::Uefi, "from-efi");
+    assert_no_findings(&bytes);
 }
 
 #[test]
-fn an_image_with_an_appended_efi_partition_starts_from_disc_and_disk() {
-    let workshop = Workshop::new();
-    let mut options = grub(&workshop);
+fn an_image_with_an_appended_efi_partition_boots_from_disc_and_disk() {
+    let dir = TestDir::new();
+    let mut options = grub(&dir);
     options.hybrid.appended_as_gpt = true;
-    let (bytes, path) = workshop.build(options);
-    assert_says(&path, Medium::Disc, Firmware::Bios, "from-image");
-    assert_says(&path, Medium::Disc, Firmware::Uefi, "from-efi");
-    assert_says(&path, Medium::Disk, Firmware::Uefi, "from-efi");
-    assert_sound(&bytes);
-    // A BIOS wants an active partition, or it does not: SeaBIOS does not.
-    assert_says(&path, Medium::Disk, Firmware::Bios, "from-behind");
-    let (bytes, path) = workshop.build(grub(&workshop));
-    assert_says(&path, Medium::Disk, Firmware::Bios, "from-behind");
-    assert_sound(&bytes);
+    let (bytes, path) = dir.build(options);
+    assert_boots(&path, Medium::Disc, Firmware::Bios, "from-image");
+    assert_boots(&path, Medium::Disc, Firmware::Uefi, "from-efi");
+    assert_boots(&path, Medium::Disk, Firmware::Uefi, "from-efi");
+    assert_no_findings(&bytes);
+    // Some BIOSes require an active partition. SeaBIOS does not.
+    assert_boots(&path, Medium::Disk, Firmware::Bios, "from-behind");
+    let (bytes, path) = dir.build(grub(&dir));
+    assert_boots(&path, Medium::Disk, Firmware::Bios, "from-behind");
+    assert_no_findings(&bytes);
 }
 
-/// EDK II looks for El Torito on disks, too, and for partitions only if there is none.
+/// The image has no boot catalog: EDK II uses El Torito on disks, too, if it is present.
 #[test]
 fn uefi_finds_an_appended_partition_by_gpt_and_by_mbr() {
-    let workshop = Workshop::new();
+    let dir = TestDir::new();
     for as_gpt in [true, false] {
-        let mut options = grub(&workshop);
+        let mut options = grub(&dir);
         options.boot.clear();
         options.hybrid.grub2_mbr = None;
         options.hybrid.appended_as_gpt = as_gpt;
-        let (bytes, path) = workshop.build(options);
-        assert_says(&path, Medium::Disk, Firmware::Uefi, "from-efi");
-        assert_sound(&bytes);
+        let (bytes, path) = dir.build(options);
+        assert_boots(&path, Medium::Disk, Firmware::Uefi, "from-efi");
+        assert_no_findings(&bytes);
     }
 }
 
 #[test]
-fn emulated_disks_start() {
-    let workshop = Workshop::new();
+fn emulated_disks_boot() {
+    let dir = TestDir::new();
     for (emulation, bytes) in [
         (Emulation::Floppy, 1_474_560),
         (Emulation::Floppy, 2_949_120),
         (Emulation::HardDisk, 1 << 20),
     ] {
-        std::fs::write(workshop.path("tree/disk"), emulated_disk("from-disk", bytes)).unwrap();
+        std::fs::write(dir.path("tree/disk"), emulated_disk("from-disk", bytes)).unwrap();
         let mut options = CreateOptions::default();
         let mut entry = BootEntry::new(Platform::Bios, BootImage::File("/disk".into()));
         entry.emulation = emulation;
         options.boot = vec![entry];
-        let (image, path) = workshop.build(options);
-        assert_says(&path, Medium::Disc, Firmware::Bios, "from-disk");
+        let (image, path) = dir.build(options);
+        assert_boots(&path, Medium::Disc, Firmware::Bios, "from-disk");
         let entry = open(&image).boot_catalog().unwrap().expect("a catalog").entries.remove(0);
         assert_eq!(entry.load_sectors, 1);
         assert_eq!(entry.system_type, if emulation == Emulation::HardDisk { 6 } else { 0 });
     }
 }
 
-/// What is written into a boot image is written into no other file, whatever it holds.
+/// A boot info table is not written to another file with the same contents.
 #[test]
-fn a_boot_image_shares_its_bytes_with_no_other_file() {
+fn a_boot_image_does_not_share_its_data_with_other_files() {
     let mut options = CreateOptions::default();
     let mut entry = BootEntry::new(Platform::Bios, BootImage::File("boot.bin".into()));
     entry.info_table = true;
@@ -220,17 +221,17 @@ fn a_boot_image_shares_its_bytes_with_no_other_file() {
     assert_eq!(first_bytes(b"boot.bin")[8..12], [16, 0, 0, 0]);
 }
 
-/// Every structure that has the same content as xorriso's has the same bytes, but for addresses.
+/// Compares all structures with xorriso's, except for addresses.
 #[test]
-fn catalog_info_table_and_partitions_are_as_xorriso_makes_them() {
-    let workshop = Workshop::new();
-    let (ours, _) = workshop.build(isohybrid());
-    let theirs = workshop.xorriso(
+fn catalog_info_table_and_partitions_equal_those_of_xorriso() {
+    let dir = TestDir::new();
+    let (ours, _) = dir.build(isohybrid());
+    let theirs = dir.xorriso(
         "-b boot.bin -no-emul-boot -boot-load-size 4 -boot-info-table -isohybrid-mbr @mbr432 \
          -eltorito-alt-boot -e efi.img -no-emul-boot -isohybrid-gpt-basdat",
     );
     assert_eq!(catalog_without_addresses(&ours), catalog_without_addresses(&theirs));
-    // An own address, and everything else.
+    // Returns the table without the address of the file itself, which is checked here.
     let info_table = |bytes: &[u8]| {
         let image = open(bytes);
         let sector = sector_of(&image, "boot.bin");
@@ -240,7 +241,7 @@ fn catalog_info_table_and_partitions_are_as_xorriso_makes_them() {
         [&file[..12], &file[16..]].concat()
     };
     assert_eq!(info_table(&ours), info_table(&theirs));
-    // Both are padded to the same mebibyte; so the first partition has the same bytes.
+    // Both images are padded to the same mebibyte, so their first partitions are equal.
     assert_eq!(ours.len().next_multiple_of(1 << 20), ours.len());
     assert_eq!(ours.len(), theirs.len());
     assert_eq!(ours[446..462], theirs[446..462]);
@@ -255,10 +256,10 @@ fn catalog_info_table_and_partitions_are_as_xorriso_makes_them() {
 }
 
 #[test]
-fn grub_finds_its_addresses_where_xorriso_writes_them() {
-    let workshop = Workshop::new();
-    let (ours, _) = workshop.build(grub(&workshop));
-    let theirs = workshop.xorriso(
+fn addresses_for_grub_are_where_xorriso_writes_them() {
+    let dir = TestDir::new();
+    let (ours, _) = dir.build(grub(&dir));
+    let theirs = dir.xorriso(
         "-b boot.bin -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info \
          --grub2-mbr @mbr -append_partition 2 0xef @efi.img -eltorito-alt-boot \
          -e --interval:appended_partition_2:all:: -no-emul-boot",
@@ -280,17 +281,20 @@ fn grub_finds_its_addresses_where_xorriso_writes_them() {
         let kinds: Vec<_> = mbr.partitions.iter().map(|p| (p.number, p.active, p.kind)).collect();
         assert_eq!(kinds, [(1, true, 0x83), (2, false, 0xef)]);
         let found = &bytes[esp.start() as usize..][..1_474_560];
-        assert!(found == std::fs::read(workshop.path("efi.img")).unwrap(), "the partition's bytes");
+        assert!(
+            found == std::fs::read(dir.path("efi.img")).unwrap(),
+            "the partition has other contents"
+        );
     }
-    // Length and sum. The sum counts GRUB's address.
+    // The tables hold a length and a checksum. The checksum covers GRUB's address.
     let [(ours_at, mut ours), (theirs_at, theirs)] = tables.try_into().expect("two");
     let sum = u32::from_le_bytes(ours[4..8].try_into().unwrap());
-    let moved = (theirs_at as u32).wrapping_sub(ours_at as u32).wrapping_mul(4);
-    ours[4..8].copy_from_slice(&sum.wrapping_add(moved).to_le_bytes());
+    let difference = (theirs_at as u32).wrapping_sub(ours_at as u32).wrapping_mul(4);
+    ours[4..8].copy_from_slice(&sum.wrapping_add(difference).to_le_bytes());
     assert_eq!(ours, theirs);
 }
 
-/// The catalog's first entries, with zeros for boot images' addresses.
+/// Returns the boot catalog with the addresses of boot images set to zero.
 fn catalog_without_addresses(bytes: &[u8]) -> Vec<u8> {
     assert_eq!(bytes[17 * 2048..][..39], *b"\0CD001\x01EL TORITO SPECIFICATION\0\0\0\0\0\0\0\0\0");
     let catalog = open(bytes).boot_catalog().unwrap().expect("a catalog");
@@ -303,17 +307,17 @@ fn catalog_without_addresses(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn sfdisk_finds_a_right_gpt() {
-    let workshop = Workshop::new();
-    let mut options = grub(&workshop);
+fn sfdisk_verifies_the_gpt() {
+    let dir = TestDir::new();
+    let mut options = grub(&dir);
     options.hybrid.appended_as_gpt = true;
     options.hybrid.partition_offset = 16;
     options.padding = 150;
-    let (bytes, path) = workshop.build(options);
+    let (bytes, path) = dir.build(options);
     let path = path.to_str().unwrap();
     let verified = try_run("sfdisk", ["--verify", path]);
-    let said = String::from_utf8_lossy(&verified.stdout);
-    assert!(said.contains("No errors detected"), "{said}");
+    let output = String::from_utf8_lossy(&verified.stdout);
+    assert!(output.contains("No errors detected"), "{output}");
     let json: serde_json::Value = serde_json::from_str(&run("sfdisk", ["--json", path])).unwrap();
     let area = SystemArea::read(&MemorySource::new(&*bytes), None).unwrap();
     assert_eq!(area.oddities, []);
@@ -334,16 +338,15 @@ fn sfdisk_finds_a_right_gpt() {
     assert_eq!(gpt.partitions[1].kind, Guid::EFI_SYSTEM);
 }
 
-/// xorriso, too, sees what we wrote.
 #[test]
-fn xorriso_reports_what_we_wrote() {
-    let workshop = Workshop::new();
-    let (bytes, path) = workshop.build(isohybrid());
+fn xorriso_reports_the_same_boot_information() {
+    let dir = TestDir::new();
+    let (bytes, path) = dir.build(isohybrid());
     let reports = ["-report_el_torito", "plain", "-report_system_area", "plain"];
     let args: Vec<_> = ["-indev", path.to_str().unwrap()].into_iter().chain(reports).collect();
-    let said = run("xorriso", args);
-    let said: Vec<_> =
-        said.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let output = run("xorriso", args);
+    let lines: Vec<_> =
+        output.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     let image = open(&bytes);
     let [bios, efi] = ["boot.bin", "efi.img"].map(|path| sector_of(&image, path));
     for line in [
@@ -355,30 +358,30 @@ fn xorriso_reports_what_we_wrote() {
         format!("MBR partition : 2 0x00 0xef {} 2880", efi * 4),
         format!("GPT start and size : 2 {} 2880", efi * 4),
     ] {
-        assert!(said.contains(&line), "{line}: {said:#?}");
+        assert!(lines.contains(&line), "{line}: {lines:#?}");
     }
 }
 
 #[test]
-fn the_same_options_make_the_same_bytes_and_others_have_other_identifiers() {
-    let workshop = Workshop::new();
-    let (first, _) = workshop.build(isohybrid());
-    let (again, _) = workshop.build(isohybrid());
+fn identifiers_depend_only_on_the_options() {
+    let dir = TestDir::new();
+    let (first, _) = dir.build(isohybrid());
+    let (again, _) = dir.build(isohybrid());
     assert!(first == again);
     let mut options = isohybrid();
     options.volume_id = "OTHER".into();
-    let (other, _) = workshop.build(options);
+    let (other, _) = dir.build(options);
     assert_ne!(first[440..444], other[440..444]);
     assert_ne!(first[512 + 56..512 + 72], other[512 + 56..512 + 72]);
 }
 
-/// GRUB reads 32 KiB at once, and hangs where a disc ends within.
+/// GRUB reads 32 KiB at once and hangs if the disc ends within them.
 #[test]
-fn something_follows_the_last_file_of_a_disc_that_starts() {
-    let workshop = Workshop::new();
+fn a_bootable_image_ends_32_kib_after_the_last_file() {
+    let dir = TestDir::new();
     let mut options = CreateOptions::default();
     options.boot = vec![bios()];
-    let (bytes, _) = workshop.build(options);
+    let (bytes, _) = dir.build(options);
     let image = open(&bytes);
     let extents = image.walk().flat_map(|found| found.unwrap().node.extents().to_vec());
     let end = extents.map(|extent| extent.offset.unwrap() + extent.len).max().unwrap();
@@ -387,51 +390,51 @@ fn something_follows_the_last_file_of_a_disc_that_starts() {
 }
 
 #[test]
-fn a_hidden_catalog_has_no_name_and_works() {
-    let workshop = Workshop::new();
+fn a_hidden_boot_catalog_has_no_name_and_works() {
+    let dir = TestDir::new();
     let mut options = isohybrid();
     options.boot_catalog_visible = false;
-    let (bytes, path) = workshop.build(options);
+    let (bytes, path) = dir.build(options);
     let image = open(&bytes);
     assert!(image.lookup(b"boot.cat").is_err());
     assert_eq!(image.boot_catalog().unwrap().expect("a catalog").entries.len(), 2);
-    assert_says(&path, Medium::Disc, Firmware::Bios, "from-image");
+    assert_boots(&path, Medium::Disc, Firmware::Bios, "from-image");
 
     let mut options = isohybrid();
     options.boot_catalog = "isolinux/boot.cat".into();
-    let (bytes, _) = workshop.build(options);
+    let (bytes, _) = dir.build(options);
     let image = open(&bytes);
     let catalog = image.boot_catalog().unwrap().expect("a catalog");
     assert_eq!(catalog.offset, u64::from(sector_of(&image, "isolinux/boot.cat")) * 2048);
 }
 
-/// UEFI takes 0 for as much as there is: sixteen bits do not count so many sectors.
+/// The sector count has only 16 bits. For UEFI, 0 means up to the end; for BIOS it does not.
 #[test]
-fn a_large_efi_image_is_loaded_as_a_whole_and_a_large_bios_image_is_not() {
-    let workshop = Workshop::new();
-    let large = std::fs::File::create(workshop.path("tree/efi.img")).unwrap();
+fn a_large_boot_image_is_possible_for_uefi_and_refused_for_bios() {
+    let dir = TestDir::new();
+    let large = std::fs::File::create(dir.path("tree/efi.img")).unwrap();
     large.set_len(40 << 20).unwrap();
-    let (bytes, _) = workshop.build(isohybrid());
+    let (bytes, _) = dir.build(isohybrid());
     let efi = &open(&bytes).boot_catalog().unwrap().expect("a catalog").entries[1];
     assert_eq!((efi.load_sectors, efi.load_bytes()), (0, None));
 
     let mut options = CreateOptions::default();
     options.boot = vec![BootEntry::new(Platform::Bios, BootImage::File("efi.img".into()))];
-    let error = refused(&workshop, options);
+    let error = plan_error(&dir, options);
     assert!(error.contains("32 MiB"), "{error}");
 }
 
-fn refused(workshop: &Workshop, options: CreateOptions) -> String {
+fn plan_error(dir: &TestDir, options: CreateOptions) -> String {
     let mut builder = Builder::new(options);
-    builder.add_tree(b"", workshop.path("tree")).unwrap();
-    builder.plan().expect_err("cannot be").to_string()
+    builder.add_tree(b"", dir.path("tree")).unwrap();
+    builder.plan().expect_err("the plan must fail").to_string()
 }
 
 #[test]
-fn what_cannot_start_is_refused_by_name() {
-    let workshop = Workshop::new();
-    std::fs::write(workshop.path("tree/short"), [1; 63]).unwrap();
-    std::fs::write(workshop.path("tree/empty"), []).unwrap();
+fn impossible_boot_options_are_errors_that_name_the_file() {
+    let dir = TestDir::new();
+    std::fs::write(dir.path("tree/short"), [1; 63]).unwrap();
+    std::fs::write(dir.path("tree/empty"), []).unwrap();
     let entry = |path: &str, change: fn(&mut BootEntry)| {
         let mut entry = BootEntry::new(Platform::Bios, BootImage::File(path.into()));
         change(&mut entry);
@@ -445,22 +448,22 @@ fn what_cannot_start_is_refused_by_name() {
     no_partition.boot = vec![BootEntry::new(Platform::Efi, BootImage::AppendedPartition(3))];
     let mut only_mbr = CreateOptions::default();
     only_mbr.hybrid.isohybrid_mbr = Some(mbr_code());
-    let mut no_file = grub(&workshop);
-    no_file.hybrid.appended = vec![AppendedPartition::new(2, 0xef, workshop.path("nothing"))];
+    let mut no_file = grub(&dir);
+    no_file.hybrid.appended = vec![AppendedPartition::new(2, 0xef, dir.path("nothing"))];
     for (options, what) in [
-        (entry("boot/none.bin", |_| {}), "boot/none.bin: there is no such boot image"),
-        (entry("", |_| {}), "no regular file"),
-        (entry("empty", |_| {}), "empty: an empty boot image"),
-        (entry("short", |e| e.info_table = true), "short: a boot info table does not go into"),
-        (entry("short", |e| e.grub2_info = true), "short: GRUB's address does not go into"),
-        (entry("boot.bin", |e| e.emulation = Emulation::Floppy), "floppy disk has"),
+        (entry("boot/none.bin", |_| {}), "boot/none.bin: no such boot image"),
+        (entry("", |_| {}), "not a regular file"),
+        (entry("empty", |_| {}), "empty: the boot image is empty"),
+        (entry("short", |e| e.info_table = true), "short: a boot info table requires"),
+        (entry("short", |e| e.grub2_info = true), "short: the address for GRUB requires"),
+        (entry("boot.bin", |e| e.emulation = Emulation::Floppy), "floppy disk must have"),
         (entry("boot.bin", |e| e.emulation = Emulation::HardDisk), "one partition"),
-        (clash, "path of the boot catalog"),
-        (no_partition, "partition 3, which is not appended"),
-        (only_mbr, "needs a boot image for BIOS"),
+        (clash, "the boot catalog have the same path"),
+        (no_partition, "no appended partition has the number 3"),
+        (only_mbr, "requires a BIOS boot image"),
         (no_file, "nothing"),
     ] {
-        let error = refused(&workshop, options);
+        let error = plan_error(&dir, options);
         assert!(error.contains(what), "{what}: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! How others' images start, as we read it.
+//! Reading the boot information of images created by other tools.
 
 use super::machine::{bios_image, mbr_code};
 use diskimg::Source;
@@ -10,7 +10,8 @@ use diskimg_testkit::tool::run;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A tree with a boot image for BIOS, one for UEFI (zeros) and some ballast; and MBR templates.
+/// A directory `tree` with boot images for BIOS and UEFI and other files, and MBR templates next to
+/// it.
 struct Tree {
     dir: tempfile::TempDir,
 }
@@ -37,7 +38,7 @@ impl Tree {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// What mkisofs makes of the options, in which `@` stands for a file beside the tree.
+    /// Creates an image with mkisofs options, in which `@` marks a file next to the tree.
     fn make(&self, program: &str, options: &str) -> String {
         let image = self.path("image.iso");
         let mut args: Vec<String> =
@@ -58,14 +59,14 @@ fn open(path: impl AsRef<Path>) -> IsoImage {
     IsoImage::open(source, &IsoOptions::default()).unwrap()
 }
 
-/// Where a file of the image begins: a sector.
+/// Returns the first sector of a file in the image.
 fn sector_of(image: &IsoImage, path: &str) -> u32 {
     let node = image.lookup(path.as_bytes()).unwrap();
     (node.extents()[0].offset.unwrap() / 2048) as u32
 }
 
-/// No findings that concern starting.
-fn assert_sound(image: &IsoImage) {
+/// Asserts that there are no findings about boot catalog and partitions.
+fn assert_no_boot_findings(image: &IsoImage) {
     let mut found = Vec::new();
     image.verify(&mut |finding| found.push(finding)).unwrap();
     found.retain(|f| matches!(f.code, FindingCode::BootCatalog | FindingCode::Partitions));
@@ -75,7 +76,7 @@ fn assert_sound(image: &IsoImage) {
 const BIOS: &str = "-b boot/bios.bin -c boot/cat -no-emul-boot -boot-load-size 4 -boot-info-table";
 
 #[test]
-fn every_entry_of_a_catalog_is_read() {
+fn every_entry_of_a_boot_catalog_is_read() {
     let media = Tree::new();
     for program in ["xorriso", "genisoimage"] {
         let third = match program {
@@ -98,7 +99,7 @@ fn every_entry_of_a_catalog_is_read() {
         assert_eq!(found, expected, "{program}");
         let emulated = if program == "xorriso" { Media::Floppy1440 } else { Media::NoEmulation };
         assert_eq!(catalog.entries[2].media, emulated);
-        assert_sound(&image);
+        assert_no_boot_findings(&image);
         assert_eq!(image.system_area().unwrap().mbr, None);
         assert_eq!(image.info().unwrap().boot.expect("a catalog").entries, catalog.entries);
     }
@@ -114,7 +115,7 @@ fn an_image_without_a_boot_record_has_no_catalog() {
 }
 
 #[test]
-fn isohybrid_images_by_xorriso_tell_both_tables() {
+fn isohybrid_images_of_xorriso_have_an_mbr_and_a_gpt() {
     let media = Tree::new();
     let options = format!(
         "{BIOS} -isohybrid-mbr @isohdpfx -eltorito-alt-boot -e boot/efi.img -no-emul-boot \
@@ -141,14 +142,14 @@ fn isohybrid_images_by_xorriso_tell_both_tables() {
         ("ISOHybrid1", Guid::BASIC_DATA, efi, efi + 2047),
     ];
     assert_eq!(found, expected);
-    // The first partition begins before the usable sectors, and holds the second.
-    let odd: Vec<_> = area.oddities.iter().map(|odd| &*odd.message).collect();
-    assert_eq!(odd.len(), 2, "{odd:?}");
-    assert_eq!(odd[1], "GPT partitions 1 and 2 overlap");
+    // The first partition starts before the first usable sector and contains the second.
+    let oddities: Vec<_> = area.oddities.iter().map(|oddity| &*oddity.message).collect();
+    assert_eq!(oddities.len(), 2, "{oddities:?}");
+    assert_eq!(oddities[1], "GPT partitions 1 and 2 overlap");
 }
 
 #[test]
-fn partitions_behind_the_volume_are_found_by_catalog_mbr_and_gpt() {
+fn partitions_after_the_volume_are_found_by_catalog_mbr_and_gpt() {
     let media = Tree::new();
     let options = format!(
         "{BIOS} --grub2-boot-info --grub2-mbr @mbr -append_partition 2 0xef @esp \
@@ -182,13 +183,13 @@ fn partitions_behind_the_volume_are_found_by_catalog_mbr_and_gpt() {
                 assert!(!gpt);
             }
         }
-        assert_sound(&image);
+        assert_no_boot_findings(&image);
     }
 }
 
-/// syslinux's program: a GPT and an Apple partition map, each with its own errors.
+/// Syslinux's isohybrid writes an invalid GPT and an invalid Apple Partition Map.
 #[test]
-fn images_by_genisoimage_and_isohybrid_tell_three_tables() {
+fn images_of_genisoimage_and_isohybrid_have_three_tables() {
     let media = Tree::new();
     let options = format!(
         "{BIOS} -eltorito-alt-boot -e boot/efi.img -no-emul-boot \
@@ -204,14 +205,14 @@ fn images_by_genisoimage_and_isohybrid_tell_three_tables() {
     let efi = sector_of(&image, "boot/efi.img");
     let gpt = area.gpt.expect("a GPT");
     assert!(gpt.partitions.iter().any(|p| p.first_sector == u64::from(efi) * 4), "{gpt:?}");
-    let apm = area.apm.expect("an Apple partition map");
+    let apm = area.apm.expect("an Apple Partition Map");
     assert_eq!(apm.block_bytes, 2048);
     assert!(apm.partitions.iter().any(|p| p.first_block == efi && p.name == "EFI"), "{apm:?}");
 }
 
-/// A catalog that is not where it should be, or nothing like one, hides none of the files.
+/// A missing or invalid boot catalog does not affect the files.
 #[test]
-fn an_image_with_a_broken_catalog_is_still_read() {
+fn an_image_with_an_invalid_catalog_is_still_read() {
     let media = Tree::new();
     let good = std::fs::read(media.make("xorriso", BIOS)).unwrap();
     for address in [0u32, 16, 1_000_000, u32::MAX] {
@@ -228,7 +229,7 @@ fn an_image_with_a_broken_catalog_is_still_read() {
     }
 }
 
-/// Any sector of the system area, the catalog and the end may be anything.
+/// Changes random bytes of the system area, the catalog and the last sector.
 #[test]
 fn damage_is_an_error_or_an_oddity() {
     let media = Tree::new();

@@ -1,4 +1,4 @@
-//! Small programs that a machine starts, and the machine: QEMU without acceleration.
+//! Small boot programs, and a virtual machine that runs them: QEMU without acceleration.
 //!
 //! Each program writes a word to the first serial port and switches the machine off.
 
@@ -7,34 +7,34 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How a machine sees an image.
+/// The drive that the image is attached as.
 #[derive(Debug, Clone, Copy)]
 pub enum Medium {
     Disc,
     Disk,
 }
 
-/// Who starts it.
+/// The firmware of the machine.
 #[derive(Debug, Clone, Copy)]
 pub enum Firmware {
     Bios,
     Uefi,
 }
 
-/// A word, written to the serial port at 0x3F8; then a write to QEMU's exit device at 0xF4.
+/// Returns code that writes a word to the serial port at 0x3F8, then to QEMU's exit device at 0xF4.
 ///
 /// ```text
 ///   mov dx, 0x3f8
-///   mov al, 'W'       out dx, al        ; each letter
+///   mov al, 'W'       out dx, al        ; for each letter
 ///   out 0xf4, al
 ///   cli
 ///   hlt
 ///   jmp $-1
 /// ```
 ///
-/// The bytes are the same in 16 and 64 bits but for the first instruction, which has a prefix
-/// where 32 bits are usual.
-fn say(word: &str, long_mode: bool) -> Vec<u8> {
+/// The code is the same in real mode and in long mode, except that the first instruction needs an
+/// operand-size prefix in long mode.
+fn write_word(word: &str, long_mode: bool) -> Vec<u8> {
     let mut code = if long_mode { vec![0x66] } else { Vec::new() };
     code.extend([0xba, 0xf8, 0x03]);
     word.bytes().for_each(|letter| code.extend([0xb0, letter, 0xee]));
@@ -42,41 +42,41 @@ fn say(word: &str, long_mode: bool) -> Vec<u8> {
     code
 }
 
-/// A boot image for BIOS, as isolinux.bin and GRUB's are built: it leaves room for a boot info
-/// table, and begins again behind the first 2048 bytes, where GRUB's MBR jumps to. It has
-/// isolinux's signature at 64, which isohybrid asks for.
+/// Returns a boot image for BIOS with the layout of isolinux.bin and GRUB's: space for a boot info
+/// table, a second entry point at 2048, to which GRUB's MBR jumps, and isolinux's signature at 64,
+/// which isohybrid requires.
 ///
 /// ```text
 ///      0   jmp 0x44
 ///     64   fb c0 78 70
-///     68   say `first`
-///   2048   say `second`
+///     68   write `first`
+///   2048   write `second`
 /// ```
 pub fn bios_image(first: &str, second: &str) -> Vec<u8> {
     let mut image = vec![0; 5000];
     image[..2].copy_from_slice(&[0xeb, 0x42]);
     image[64..68].copy_from_slice(&[0xfb, 0xc0, 0x78, 0x70]);
     for (at, word) in [(68, first), (2048, second)] {
-        let code = say(word, false);
+        let code = write_word(word, false);
         image[at..at + code.len()].copy_from_slice(&code);
     }
-    // What lies behind is counted by checksums.
+    // Data for the checksum.
     image[3000..].iter_mut().zip(1..).for_each(|(byte, n): (_, u32)| *byte = (n * n) as u8);
     image
 }
 
-/// A disk of that many bytes whose boot sector says `word`. It has one partition, of kind 6.
+/// Returns a disk whose boot sector writes `word`. It has one partition, of type 6.
 pub fn emulated_disk(word: &str, bytes: usize) -> Vec<u8> {
     let mut disk = vec![0; bytes];
-    let code = say(word, false);
+    let code = write_word(word, false);
     disk[..code.len()].copy_from_slice(&code);
     disk[446..462].copy_from_slice(&[0x80, 1, 1, 0, 6, 1, 32, 0, 32, 0, 0, 0, 0xe0, 7, 0, 0]);
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
     disk
 }
 
-/// An MBR that loads four sectors from the address at 432 on and jumps to them: what syslinux's
-/// isohdpfx.bin and GRUB's boot_hybrid.img do.
+/// Returns an MBR that loads four sectors from the address at offset 432 and jumps to them, like
+/// Syslinux's isohdpfx.bin and GRUB's boot_hybrid.img.
 ///
 /// ```text
 ///      0   cli
@@ -88,7 +88,7 @@ pub fn emulated_disk(word: &str, bytes: usize) -> Vec<u8> {
 ///     11   mov eax, [0x7db0]     ; 0x7c00 + 432
 ///          mov [0x7c48], eax
 ///          mov si, 0x7c40
-///          mov ah, 0x42          ; extended read, of the drive that BIOS gave in dl
+///          mov ah, 0x42          ; extended read from the boot drive in dl
 ///          int 0x13
 ///          jc stop
 ///          jmp 0:0x8000
@@ -108,7 +108,7 @@ pub fn mbr_code() -> Vec<u8> {
     code
 }
 
-/// A program for UEFI on x86-64: a PE32+ image of one section (Microsoft, "PE Format").
+/// Returns a UEFI program for x86-64: a PE32+ image with one section (Microsoft, "PE Format").
 fn uefi_program(word: &str) -> Vec<u8> {
     let mut file = vec![0; 0x400];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
@@ -136,11 +136,11 @@ fn uefi_program(word: &str) -> Vec<u8> {
     for (at, number) in [(8, 0x200), (12, 0x1000), (16, 0x200), (20, 0x200), (36, 0x6000_0020u32)] {
         put(section + at, &number.to_le_bytes());
     }
-    put(0x200, &say(word, true));
+    put(0x200, &write_word(word, true));
     file
 }
 
-/// An EFI system partition whose program says `word`: a FAT file system of 1.44 MB.
+/// Creates an EFI system partition, a FAT file system of 1.44 MB, whose program writes `word`.
 pub fn efi_image(dir: &Path, word: &str) -> PathBuf {
     let (program, image) = (dir.join("bootx64.efi"), dir.join("efi.img"));
     std::fs::write(&program, uefi_program(word)).unwrap();
@@ -151,14 +151,14 @@ pub fn efi_image(dir: &Path, word: &str) -> PathBuf {
     image
 }
 
-/// Where Debian keeps UEFI for QEMU.
+/// Paths of the UEFI firmware for QEMU in Debian.
 const OVMF: [(&str, &str); 2] = [
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
 ];
 
-/// Starts a machine from the image, and gives what came out of its serial port until it switched
-/// itself off. One that does not is stopped after two minutes.
+/// Boots a machine from the image and returns its serial output. If the machine does not switch
+/// itself off, it is killed after two minutes.
 pub fn start(image: &Path, medium: Medium, firmware: Firmware) -> String {
     let dir = tempfile::tempdir().unwrap();
     let serial = dir.path().join("serial");
@@ -180,10 +180,11 @@ pub fn start(image: &Path, medium: Medium, firmware: Firmware) -> String {
         machine.arg("-drive").arg(format!("if=pflash,format=raw,file={}", own.display()));
     }
     let child = machine.stdin(Stdio::null()).spawn();
-    let mut child = child.expect("qemu-system-x86_64 runs; ./test.sh names what these tests need");
-    let begin = Instant::now();
+    let mut child =
+        child.expect("qemu-system-x86_64 is missing; ./test.sh lists the required tools");
+    let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        if begin.elapsed() > Duration::from_secs(120) {
+        if start.elapsed() > Duration::from_secs(120) {
             child.kill().unwrap();
             child.wait().unwrap();
             break;

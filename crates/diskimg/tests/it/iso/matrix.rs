@@ -1,16 +1,16 @@
-//! Images of every kind that others make: what we list and what we extract is what went in, and
-//! what others read.
+//! Images of every kind, created by other tools: the trees that diskimg lists and extracts must be
+//! equal to the source tree and to what other tools read.
 //!
 //! ```text
-//!   a tree ──► xorriso · genisoimage · bsdtar · pycdlib · mkudffs ──► image
-//!     │                                                                │
-//!     └────────── wanted ══ listed, extracted, verified by us ◄────────┤
-//!                        ══ read by those who read it rightly ◄────────┘
+//!   tree ──► xorriso · genisoimage · bsdtar · pycdlib · mkudffs ──► image
+//!     │                                                               │
+//!     └──────── wanted ══ listed, extracted, verified by diskimg ◄────┤
+//!                      ══ read by tools that support it ◄─────────────┘
 //! ```
 //!
-//! Who reads what rightly is known: bsdtar loses relocated and version 2 trees, xorriso version 2
-//! trees, 7-Zip Rock Ridge beside Joliet. The tables are printed; `--nocapture` shows them when
-//! all is well.
+//! Not every tool reads every image correctly: bsdtar does not find relocated directories and version
+//! 2 trees, xorriso does not read version 2 trees, and 7-Zip ignores Rock Ridge if there is Joliet.
+//! Each test prints a table, which `--nocapture` shows if the test succeeds.
 
 mod bsdtar;
 mod genisoimage;
@@ -23,27 +23,28 @@ mod tree;
 mod xorriso;
 
 use crate::iso::reference::{self, Facts, Tree, differences};
-use diskimg::iso::{FileType, IsoImage, Namespace, Severity};
+use diskimg::Severity;
+use diskimg::iso::{FileType, IsoImage, Namespace};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// Who else reads an image.
+/// Another tool that reads images.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reader {
-    /// bsdtar, of what it prefers.
+    /// bsdtar, with the namespace that it prefers.
     Bsdtar,
     /// bsdtar with options, such as `!rockridge`.
     BsdtarWith(&'static str),
-    /// xorriso, of what it prefers or with `norock`.
+    /// xorriso, with this argument of `-read_fs`, such as `any` or `norock`.
     Xorriso(&'static str),
     /// 7-Zip, as `iso` or `udf`.
     SevenZip(&'static str),
-    /// pycdlib, where it is installed.
+    /// pycdlib with this namespace, if it is installed.
     Pycdlib(&'static str),
 }
 
 impl Reader {
-    /// What it reads; `None` if it is not installed.
+    /// Reads the image. Returns `None` if the tool is not installed.
     pub(super) fn read(self, image: &Path) -> Option<Result<Tree, String>> {
         Some(match self {
             Self::Bsdtar => reference::bsdtar(image),
@@ -55,90 +56,90 @@ impl Reader {
     }
 }
 
-/// One name space of one image.
+/// A namespace of an image.
 pub(super) struct View<'a> {
     pub name: &'a str,
     pub image: &'a Path,
     pub namespace: Namespace,
-    /// It is the one that is shown if none is asked for.
+    /// Whether this namespace is shown by default.
     pub preferred: bool,
     pub wanted: &'a Tree,
-    /// Who reads the same.
-    pub agree: &'a [Reader],
+    /// Tools that must read the same tree.
+    pub readers: &'a [Reader],
 }
 
-/// What was seen of images.
+/// Results for a group of images.
 #[derive(Debug)]
 pub(super) struct Report {
     title: &'static str,
     images: usize,
-    faults: Vec<String>,
+    failures: Vec<String>,
 }
 
 impl Report {
     #[allow(clippy::print_stdout)]
     pub(super) fn new(title: &'static str) -> Self {
         println!("\n{title:34} {:>11} {:>7} {:>8} {:>6}", "names", "entries", "warnings", "agree");
-        Self { title, images: 0, faults: Vec::new() }
+        Self { title, images: 0, failures: Vec::new() }
     }
 
-    /// Lists, extracts, verifies, and asks the others.
+    /// Checks a view with diskimg and the other tools.
     #[allow(clippy::print_stdout)]
-    pub(super) fn see(&mut self, view: &View<'_>) {
+    pub(super) fn check(&mut self, view: &View<'_>) {
         self.images += 1;
-        let seen = catch_unwind(AssertUnwindSafe(|| look(view)));
-        let (mut faults, warnings) = seen.unwrap_or_else(|panic| {
-            let words = panic.downcast_ref::<String>().cloned();
-            (vec![words.unwrap_or_else(|| "a panic".to_owned())], 0)
+        let checked = catch_unwind(AssertUnwindSafe(|| check_with_diskimg(view)));
+        let (mut failures, warnings) = checked.unwrap_or_else(|panic| {
+            let message = panic.downcast_ref::<String>().cloned();
+            (vec![message.unwrap_or_else(|| "a panic".to_owned())], 0)
         });
-        let mut agree = 0;
-        for reader in view.agree {
+        let mut agreeing = 0;
+        for reader in view.readers {
             match reader.read(view.image) {
                 Some(Ok(tree)) => {
                     let differs = differences(view.wanted, &tree);
-                    agree += usize::from(differs.is_empty());
-                    faults.extend(differs.iter().map(|what| format!("{reader:?}: {what}")));
+                    agreeing += usize::from(differs.is_empty());
+                    failures.extend(differs.iter().map(|what| format!("{reader:?}: {what}")));
                 }
-                Some(Err(words)) => faults.push(format!("{reader:?} refuses: {words}")),
+                Some(Err(error)) => failures.push(format!("{reader:?}: {error}")),
                 None => {}
             }
         }
         let (name, entries) = (view.name, view.wanted.len());
-        println!("{name:34} {:>11} {entries:7} {warnings:8} {agree:6}", view.namespace);
-        let shown = faults.len().min(6);
-        let more = if faults.len() > shown {
-            format!(" … {} in all", faults.len())
+        println!("{name:34} {:>11} {entries:7} {warnings:8} {agreeing:6}", view.namespace);
+        let shown = failures.len().min(6);
+        let more = if failures.len() > shown {
+            format!(" … {} in total", failures.len())
         } else {
             String::new()
         };
-        if !faults.is_empty() {
-            self.faults.push(format!(
+        if !failures.is_empty() {
+            self.failures.push(format!(
                 "{name}, {}: {}{more}",
                 view.namespace,
-                faults[..shown].join("; ")
+                failures[..shown].join("; ")
             ));
         }
     }
 
-    /// Something else that must hold of an image.
-    pub(super) fn must(&mut self, holds: bool, what: &str) {
-        if !holds {
-            self.faults.push(what.to_owned());
+    /// Records a failure unless `condition` is true.
+    pub(super) fn require(&mut self, condition: bool, what: &str) {
+        if !condition {
+            self.failures.push(what.to_owned());
         }
     }
 
     /// # Panics
-    /// With all that does not hold.
-    pub(super) fn done(self) {
-        let Self { title, images, faults } = self;
-        assert!(images > 0, "{title}: nothing was looked at");
-        assert!(faults.is_empty(), "{title}:\n  {}", faults.join("\n  "));
+    /// If there are failures, with a list of them.
+    pub(super) fn finish(self) {
+        let Self { title, images, failures } = self;
+        assert!(images > 0, "{title}: no image was checked");
+        assert!(failures.is_empty(), "{title}:\n  {}", failures.join("\n  "));
     }
 }
 
-/// Our part: faults, and how many warnings `verify` had.
-fn look(view: &View<'_>) -> (Vec<String>, u64) {
-    let mut faults = Vec::new();
+/// Checks a view with diskimg. Returns failures and the number of warnings of `verify`.
+fn check_with_diskimg(view: &View<'_>) -> (Vec<String>, u64) {
+    let mut failures = Vec::new();
     let image = match reference::open(view.image, view.namespace) {
         Ok(image) => image,
         Err(error) => return (vec![format!("open: {error}")], 0),
@@ -146,48 +147,49 @@ fn look(view: &View<'_>) -> (Vec<String>, u64) {
     if view.preferred {
         let shown = reference::open(view.image, Namespace::Auto).map(|image| image.namespace());
         if shown.as_ref().ok() != Some(&view.namespace) {
-            faults.push(format!("shown by itself: {shown:?}"));
+            failures.push(format!("shown by default: {shown:?}"));
         }
     }
     let listed = reference::listed(&image);
     let differs = differences(view.wanted, &listed);
-    faults.extend(differs.into_iter().map(|what| format!("listed: {what}")));
+    failures.extend(differs.into_iter().map(|what| format!("listed: {what}")));
     let mut extracted = reference::extracted(&image);
     for (path, facts) in &mut extracted {
-        // What is not recorded is as the host makes it.
+        // Attributes that are not recorded have the default of the host.
         let recorded = listed.get(path);
         facts.mode = facts.mode.filter(|_| recorded.is_some_and(|facts| facts.mode.is_some()));
         facts.owner = facts.owner.filter(|_| recorded.is_some_and(|facts| facts.owner.is_some()));
     }
     let mut wanted = view.wanted.clone();
     if !reference::is_root() {
-        // Others make no devices.
+        // Only root can create devices.
         wanted.retain(|_, facts| is_common(facts));
         extracted.retain(|_, facts| is_common(facts));
     }
     let differs = differences(&wanted, &extracted);
-    faults.extend(differs.into_iter().map(|what| format!("extracted: {what}")));
-    let warnings = verified(&image, &mut faults);
-    (faults, warnings)
+    failures.extend(differs.into_iter().map(|what| format!("extracted: {what}")));
+    let warnings = verify(&image, &mut failures);
+    (failures, warnings)
 }
 
 fn is_common(facts: &Facts) -> bool {
     matches!(facts.kind, FileType::Regular | FileType::Directory | FileType::Symlink)
 }
 
-fn verified(image: &IsoImage, faults: &mut Vec<String>) -> u64 {
+/// Verifies the image. Returns the number of warnings.
+fn verify(image: &IsoImage, failures: &mut Vec<String>) -> u64 {
     let verified = image.verify(&mut |finding| {
         if finding.severity == Severity::Error {
-            faults.push(format!(
+            failures.push(format!(
                 "verify: {:?}: {} ({:?})",
                 finding.code, finding.message, finding.path
             ));
         }
     });
     match verified {
-        Ok(seen) => seen.warnings,
+        Ok(counts) => counts.warnings,
         Err(error) => {
-            faults.push(format!("verify: {error}"));
+            failures.push(format!("verify: {error}"));
             0
         }
     }

@@ -1,4 +1,4 @@
-//! ISO images against the tools that others use.
+//! ISO images, compared with other tools.
 
 mod boot;
 mod boot_reading;

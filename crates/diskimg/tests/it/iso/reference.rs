@@ -1,15 +1,15 @@
-//! What an image holds, in the words of several readers.
+//! The contents of an image as reported by several readers.
 //!
 //! ```text
-//!   the tree it was made of ──► host ─┐
+//!   source tree ──► host ─────────────┐
 //!   image ──► diskimg, listed ────────┤
 //!         ──► diskimg, extracted ─────┼──► Tree ──► differences
 //!         ──► bsdtar, as a tar ───────┤
-//!         ──► bsdtar, xorriso, 7-Zip  │
+//!         ──► bsdtar, xorriso, 7-Zip ─┤
 //!         ──► pycdlib ────────────────┘
 //! ```
 //!
-//! What a reader does not know of a file is `None`, and no difference.
+//! An attribute that a reader does not report is `None` and is not compared.
 
 use diskimg::iso::{ExtractOptions, FileType, IsoImage, IsoOptions, Namespace};
 use diskimg::storage::source::FileSource;
@@ -27,12 +27,12 @@ use std::sync::Arc;
 /// Files by path, without the root.
 pub type Tree = BTreeMap<Vec<u8>, Facts>;
 
-/// What a reader says of one file.
+/// Attributes of a file as reported by a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     pub kind: FileType,
     pub size: Option<u64>,
-    /// Of the content: see [`digest`].
+    /// Digest of the contents: see [`digest`].
     pub digest: Option<String>,
     pub mode: Option<u32>,
     pub owner: Option<(u32, u32)>,
@@ -57,12 +57,13 @@ impl Facts {
     }
 }
 
-/// True if files may be given to others, and devices be made.
+/// Returns whether owners can be set and devices can be created.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// SHA-256 of a content; of a huge one, of its beginning, its end, and where 4 GiB are full.
+/// Returns a SHA-256 of the contents; for huge files, only of the beginning, the end and the range
+/// around 4 GiB.
 fn digest(
     len: u64,
     mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<()>,
@@ -85,27 +86,27 @@ fn digest(
     Ok(sha.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Every file below a directory of the host.
+/// Returns every file below a directory on the host.
 pub fn host(dir: &Path) -> Tree {
     host_without(dir, &[])
 }
 
-/// The same without these files and directories at its top.
-pub fn host_without(dir: &Path, left_out: &[&str]) -> Tree {
+/// Returns every file below a directory on the host, without these entries of the directory.
+pub fn host_without(dir: &Path, excluded: &[&str]) -> Tree {
     let mut tree = Tree::new();
-    let left_out = left_out.iter().map(|name| name.as_bytes()).collect::<Vec<_>>();
-    add_host(dir, &[], &left_out, &mut tree);
+    let excluded = excluded.iter().map(|name| name.as_bytes()).collect::<Vec<_>>();
+    add_host(dir, &[], &excluded, &mut tree);
     tree
 }
 
-fn add_host(dir: &Path, above: &[u8], left_out: &[&[u8]], tree: &mut Tree) {
+fn add_host(dir: &Path, parent: &[u8], excluded: &[&[u8]], tree: &mut Tree) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_vec();
-        if left_out.contains(&&name[..]) {
+        if excluded.contains(&&name[..]) {
             continue;
         }
-        let path = if above.is_empty() { name } else { [above, b"/", &name].concat() };
+        let path = if parent.is_empty() { name } else { [parent, b"/", &name].concat() };
         let facts = host_facts(&entry.path());
         let is_dir = facts.kind == FileType::Directory;
         tree.insert(path.clone(), facts);
@@ -152,7 +153,7 @@ fn host_facts(path: &Path) -> Facts {
     facts
 }
 
-/// Opens an image file.
+/// Opens an image with this namespace.
 pub fn open(image: &Path, namespace: Namespace) -> Result<IsoImage, diskimg::Error> {
     let mut options = IsoOptions::default();
     options.namespace = namespace;
@@ -160,31 +161,35 @@ pub fn open(image: &Path, namespace: Namespace) -> Result<IsoImage, diskimg::Err
     IsoImage::open(Arc::new(file), &options)
 }
 
-/// What we list, every content read to its end.
+/// Lists the image with diskimg and reads all files.
 ///
 /// # Panics
-/// If anything of the tree cannot be read.
+/// If anything cannot be read.
 pub fn listed(image: &IsoImage) -> Tree {
     let mut tree = Tree::new();
     for found in image.walk() {
-        let found = found.unwrap_or_else(|e| panic!("the walk: {e}"));
+        let found = found.unwrap_or_else(|e| panic!("walking: {e}"));
         let node = &found.node;
         let mut facts = Facts::of(node.file_type);
         facts.mode = node.attributes.mode.filter(|_| node.file_type != FileType::Symlink);
         facts.owner = node.attributes.uid.zip(node.attributes.gid);
-        facts.mtime = node.attributes.modified.map(|moment| moment.seconds);
+        facts.mtime = node.attributes.modified.map(|time| time.seconds);
         facts.link.clone_from(&node.link_target);
         facts.device = node.attributes.device.filter(|_| is_device(node.file_type));
         if node.file_type == FileType::Regular {
             let path = String::from_utf8_lossy(&found.path);
             let contents = image.contents(node).unwrap_or_else(|e| panic!("{path}: {e}"));
-            assert_eq!(contents.len(), node.size, "{path}: its content has another length");
+            assert_eq!(
+                contents.len(),
+                node.size,
+                "{path}: the length of the contents differs from the size"
+            );
             let digest = digest(contents.len(), |buf, at| contents.read_exact_at(buf, at));
             facts.size = Some(node.size);
             facts.digest = Some(digest.unwrap_or_else(|e| panic!("{path}: {e}")));
         }
-        let twice = tree.insert(found.path, facts);
-        assert!(twice.is_none(), "a path is walked twice");
+        let previous = tree.insert(found.path, facts);
+        assert!(previous.is_none(), "a path is visited twice");
     }
     tree
 }
@@ -193,7 +198,7 @@ fn is_device(kind: FileType) -> bool {
     matches!(kind, FileType::BlockDevice | FileType::CharacterDevice)
 }
 
-/// What we extract: all of it where root does it, otherwise without owners and devices.
+/// Extracts the image with diskimg, without owners and devices if the user is not root.
 ///
 /// # Panics
 /// If anything cannot be extracted.
@@ -217,7 +222,8 @@ pub fn extracted(image: &IsoImage) -> Tree {
     tree
 }
 
-/// bsdtar's view of the image as a tar archive: attributes as they are recorded, whoever asks.
+/// Lists the image with bsdtar, which converts it to a tar archive, so that attributes do not depend
+/// on the user.
 pub fn bsdtar(image: &Path) -> Result<Tree, String> {
     let mut from = std::ffi::OsString::from("@");
     from.push(image);
@@ -251,7 +257,10 @@ fn tar_facts(entry: &mut tar::Entry<'_, &[u8]>, before: &Tree) -> io::Result<Fac
     let kind = match header.entry_type() {
         tar::EntryType::Link => {
             let target = entry.link_name_bytes().unwrap_or_default();
-            return Ok(before.get(&trimmed(&target)).expect("a link to what came before").clone());
+            return Ok(before
+                .get(&trimmed(&target))
+                .expect("the target of a hard link precedes it")
+                .clone());
         }
         tar::EntryType::Directory => FileType::Directory,
         tar::EntryType::Symlink => FileType::Symlink,
@@ -268,7 +277,7 @@ fn tar_facts(entry: &mut tar::Entry<'_, &[u8]>, before: &Tree) -> io::Result<Fac
         facts.link = entry.link_name_bytes().map(|name| name.to_vec());
     }
     if is_device(kind) {
-        // What does not fit into the header's digits is not told.
+        // A number too large for the header is not reported.
         facts.device =
             header.device_major().ok().flatten().zip(header.device_minor().ok().flatten());
     }
@@ -286,10 +295,10 @@ fn digest_of(content: &[u8]) -> String {
         buf.copy_from_slice(&content[at as usize..at as usize + buf.len()]);
         Ok(())
     };
-    digest(content.len() as u64, copy).expect("memory")
+    digest(content.len() as u64, copy).expect("memory can be read")
 }
 
-/// What some command extracts into the directory that it is told; names, contents, links.
+/// Runs a command that extracts the image. Returns names, contents and links.
 fn by_extraction(
     program: &str,
     args: impl FnOnce(&Path) -> Vec<std::ffi::OsString>,
@@ -300,14 +309,14 @@ fn by_extraction(
         return Err(last_line(&output.stderr));
     }
     let mut tree = host(dir.path());
-    // As far as they keep them, it depends on who asks.
+    // Whether these are kept depends on the command and the user.
     for facts in tree.values_mut() {
         (facts.mode, facts.owner, facts.mtime) = (None, None, None);
     }
     Ok(tree)
 }
 
-/// What bsdtar extracts with options of its ISO reader, such as `!rockridge`.
+/// Extracts with bsdtar and options of its ISO reader, such as `!rockridge`.
 pub fn bsdtar_with(image: &Path, options: &str) -> Result<Tree, String> {
     by_extraction("bsdtar", |dir| {
         let args =
@@ -316,32 +325,32 @@ pub fn bsdtar_with(image: &Path, options: &str) -> Result<Tree, String> {
     })
 }
 
-/// What xorriso extracts: of Rock Ridge, or with `-read_fs norock` of Joliet.
+/// Extracts with xorriso: Rock Ridge, or Joliet if `read_fs` is `norock`.
 pub fn xorriso(image: &Path, read_fs: &str) -> Result<Tree, String> {
     by_extraction("xorriso", |dir| {
         let before = ["-report_about", "SORRY", "-read_fs", read_fs, "-osirrox", "on"];
-        let words =
+        let args =
             before.map(AsRef::as_ref).into_iter().chain(["-indev".as_ref(), image.as_os_str()]);
-        words.chain(["-extract".as_ref(), "/".as_ref(), dir.as_os_str()]).map(Into::into).collect()
+        args.chain(["-extract".as_ref(), "/".as_ref(), dir.as_os_str()]).map(Into::into).collect()
     })
 }
 
-/// What 7-Zip extracts: Joliet or UDF where they are.
+/// Extracts with 7-Zip, which prefers Joliet.
 pub fn seven_zip(image: &Path, kind: &str) -> Result<Tree, String> {
     by_extraction("7zz", |dir| {
         let mut out = std::ffi::OsString::from("-o");
         out.push(dir);
-        let words = ["x", "-y", "-bd"].map(std::ffi::OsString::from).into_iter();
-        words.chain([format!("-t{kind}").into(), out, image.into()]).collect()
+        let args = ["x", "-y", "-bd"].map(std::ffi::OsString::from).into_iter();
+        args.chain([format!("-t{kind}").into(), out, image.into()]).collect()
     })
 }
 
-/// What pycdlib reads, where `DISKIMG_ORACLES` names an environment that has it; `names` is
-/// `rr`, `joliet`, `iso` or `udf`. `None` without it.
-pub fn pycdlib(image: &Path, names: &str) -> Option<Result<Tree, String>> {
+/// Lists the image with pycdlib. `namespace` is `rr`, `joliet`, `iso` or `udf`. Returns `None` unless
+/// `DISKIMG_ORACLES` names a virtual environment with pycdlib.
+pub fn pycdlib(image: &Path, namespace: &str) -> Option<Result<Tree, String>> {
     let output = pycdlib_run(
         include_str!("../../../../diskimg-testkit/src/oracles/pycdlib_list.py"),
-        &[image.as_os_str(), names.as_ref()],
+        &[image.as_os_str(), namespace.as_ref()],
     )?;
     let lines = match output {
         Ok(lines) => lines,
@@ -369,7 +378,7 @@ pub fn pycdlib(image: &Path, names: &str) -> Option<Result<Tree, String>> {
     Some(Ok(tree))
 }
 
-/// Runs a Python program that uses pycdlib; `None` where there is none.
+/// Runs a Python program that uses pycdlib. Returns `None` if pycdlib is not available.
 pub fn pycdlib_run(program: &str, args: &[&std::ffi::OsStr]) -> Option<Result<String, String>> {
     let environment = std::env::var_os("DISKIMG_ORACLES")?;
     let python = PathBuf::from(environment).join("bin/python");
@@ -390,10 +399,10 @@ fn hex(text: &str) -> Vec<u8> {
 
 fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("without a word").to_owned()
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned()
 }
 
-/// Where `got` is not what is `wanted`, in words.
+/// Returns descriptions of all differences between two trees.
 pub fn differences(wanted: &Tree, got: &Tree) -> Vec<String> {
     let mut found = Vec::new();
     let mut note = |path: &[u8], what: String| {
@@ -436,9 +445,9 @@ pub fn differences(wanted: &Tree, got: &Tree) -> Vec<String> {
     found
 }
 
-/// A tree without what differs on purpose.
-pub fn without(tree: &Tree, leave: impl Fn(&mut Facts)) -> Tree {
+/// Returns the tree with `clear` applied to every file, to remove attributes that differ by design.
+pub fn without(tree: &Tree, clear: impl Fn(&mut Facts)) -> Tree {
     let mut tree = tree.clone();
-    tree.values_mut().for_each(leave);
+    tree.values_mut().for_each(clear);
     tree
 }

@@ -1,11 +1,11 @@
-//! Images of raw sectors.
+//! Images with raw sectors.
 
 use diskimg::iso::{IsoImage, IsoOptions};
 use diskimg::storage::source::MemorySource;
 use diskimg_testkit::tool::run;
 use std::sync::Arc;
 
-/// A raw sector: sync and header, mode 1 or mode 2 form 1, without checksums.
+/// Returns a raw sector with sync and header, in mode 1 or mode 2 form 1, without checksums.
 fn raw(sector: &[u8], mode: u8) -> Vec<u8> {
     let mut raw = [&[0][..], &[255; 10], &[0, 0, 2, 0, mode]].concat();
     if mode == 2 {
@@ -17,7 +17,7 @@ fn raw(sector: &[u8], mode: u8) -> Vec<u8> {
 }
 
 #[test]
-fn an_image_of_raw_sectors_holds_the_same_files() {
+fn an_image_with_raw_sectors_has_the_same_files() {
     let dir = tempfile::tempdir().unwrap();
     let bytes: Vec<u8> = (0..100_001u32).map(|n| (n / 11) as u8).collect();
     std::fs::write(dir.path().join("file"), &bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Images that were written several times.
+//! Multi-session images.
 
 use diskimg::iso::{IsoImage, IsoOptions, Session};
 use diskimg::storage::source::FileSource;
@@ -17,7 +17,7 @@ fn names(image: &IsoImage) -> Vec<String> {
     names.filter(|name| !name.contains('/')).collect()
 }
 
-/// A directory with files `1`, `2` and `3`.
+/// Returns a directory with files `1`, `2` and `3`.
 fn tree() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for n in 1..=3 {
@@ -40,7 +40,7 @@ fn check(image: &Path, labels: &[&str]) {
 }
 
 #[test]
-fn sessions_that_xorriso_wrote_into_one_file() {
+fn sessions_written_by_xorriso_to_one_file_are_found() {
     let dir = tree();
     let image = dir.path().join("image.iso");
     for n in 1..=3 {
@@ -54,14 +54,14 @@ fn sessions_that_xorriso_wrote_into_one_file() {
 }
 
 #[test]
-fn sessions_of_genisoimage_one_behind_the_other() {
+fn concatenated_sessions_of_genisoimage_are_found() {
     let dir = tree();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let image = path("image.iso");
     run("genisoimage", ["-quiet", "-R", "-V", "G1", "-o", &image, &path("1")]);
     let end = std::fs::metadata(&image).unwrap().len().div_ceil(2048).next_multiple_of(16);
-    let (second, place) = (path("second"), format!("0,{end}"));
-    let mut args = vec!["-quiet", "-R", "-V", "G2", "-C", &place, "-M", &image, "-o", &second];
+    let (second, position) = (path("second"), format!("0,{end}"));
+    let mut args = vec!["-quiet", "-R", "-V", "G2", "-C", &position, "-M", &image, "-o", &second];
     let file = path("2");
     args.push(&file);
     run("genisoimage", args);

@@ -1,4 +1,4 @@
-//! Trees of files to make images of, and what was found when they were read back.
+//! Trees of files for images, and their comparison after reading them back.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -8,9 +8,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// What a file is, and what is in it.
+/// Type and contents of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum Content {
     Directory,
     File(Vec<u8>),
     Link(Vec<u8>),
@@ -18,10 +18,10 @@ pub enum What {
     Other,
 }
 
-/// All files of a tree, by path.
-pub type Manifest = BTreeMap<Vec<u8>, What>;
+/// All files in a tree, by path.
+pub type Manifest = BTreeMap<Vec<u8>, Content>;
 
-/// What is in a directory of the host.
+/// Returns all files below a directory on the host.
 pub fn manifest(dir: &Path) -> Manifest {
     let mut found = Manifest::new();
     let mut todo = vec![dir.to_owned()];
@@ -29,44 +29,44 @@ pub fn manifest(dir: &Path) -> Manifest {
         for entry in fs::read_dir(&at).unwrap() {
             let path = entry.unwrap().path();
             let kind = fs::symlink_metadata(&path).unwrap().file_type();
-            let what = if kind.is_dir() {
+            let content = if kind.is_dir() {
                 todo.push(path.clone());
-                What::Directory
+                Content::Directory
             } else if kind.is_file() {
-                What::File(fs::read(&path).unwrap())
+                Content::File(fs::read(&path).unwrap())
             } else if kind.is_symlink() {
-                What::Link(fs::read_link(&path).unwrap().into_os_string().into_vec())
+                Content::Link(fs::read_link(&path).unwrap().into_os_string().into_vec())
             } else if kind.is_fifo() {
-                What::Fifo
+                Content::Fifo
             } else {
-                What::Other
+                Content::Other
             };
             let name = path.strip_prefix(dir).unwrap().as_os_str().as_bytes().to_vec();
-            found.insert(name, what);
+            found.insert(name, content);
         }
     }
     found
 }
 
-/// Fails with the first difference, and not with megabytes.
+/// Compares two manifests. Panics with the path of the first difference, without contents.
 pub fn assert_same(found: &Manifest, expected: &Manifest) {
     let shown = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-    for (name, what) in expected {
+    for (name, content) in expected {
         match found.get(name) {
             None => panic!("{} is missing", shown(name)),
-            Some(found) => assert!(found == what, "{} is another", shown(name)),
+            Some(found) => assert!(found == content, "{} differs", shown(name)),
         }
     }
     if let Some((name, _)) = found.iter().find(|(name, _)| !expected.contains_key(*name)) {
-        panic!("{} is new", shown(name));
+        panic!("{} is not expected", shown(name));
     }
 }
 
-/// Every file of the tree changed at that second.
+/// Sets the modification time of all files in the tree.
 pub fn set_times(dir: &Path, seconds: u64) {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    for (name, what) in manifest(dir).iter().rev() {
-        if matches!(what, What::Directory | What::File(_)) {
+    for (name, content) in manifest(dir).iter().rev() {
+        if matches!(content, Content::Directory | Content::File(_)) {
             let file = fs::File::open(dir.join(OsStr::from_bytes(name))).unwrap();
             file.set_modified(time).unwrap();
         }
@@ -74,7 +74,7 @@ pub fn set_times(dir: &Path, seconds: u64) {
     fs::File::open(dir).unwrap().set_modified(time).unwrap();
 }
 
-/// A tree of everything that is hard to record.
+/// Creates a tree with everything that is hard to record.
 pub fn hard(dir: &Path) {
     plain(dir);
     let at = |name: &str| dir.join(name);
@@ -97,11 +97,11 @@ pub fn hard(dir: &Path) {
         symlink(target, at(name)).unwrap();
     }
     fs::hard_link(at("big"), at("dir/big-again")).unwrap();
-    rustix_mkfifo(&at("fifo"));
+    mkfifo(&at("fifo"));
     fs::set_permissions(at("empty"), fs::Permissions::from_mode(0o4711)).unwrap();
 }
 
-/// Files that every name space can record, in every size that matters.
+/// Creates files that every namespace can record, in all relevant sizes.
 pub fn plain(dir: &Path) {
     let at = |name: &str| dir.join(name);
     fs::create_dir_all(at("dir/sub")).unwrap();
@@ -117,17 +117,17 @@ pub fn plain(dir: &Path) {
         let seed = name.len() as u64;
         fs::write(at(name), diskimg_testkit::disk::noise(seed, len)).unwrap();
     }
-    // More than one sector of records.
+    // Directory records in more than one sector.
     for n in 0..60 {
         fs::write(at(&format!("dir/sub/file-number-{n}.text")), format!("{n}")).unwrap();
     }
 }
 
-fn rustix_mkfifo(path: &Path) {
+fn mkfifo(path: &Path) {
     diskimg_testkit::tool::run("mkfifo", [path]);
 }
 
-/// Modes, owners, links, times: what Rock Ridge records besides.
+/// Returns the attributes that Rock Ridge records: mode, owner, group, links, time, device.
 pub fn attributes(path: &Path) -> (u32, u32, u32, u64, i64, u64) {
     let m = fs::symlink_metadata(path).unwrap();
     let links = if m.is_dir() { 0 } else { m.nlink() };

@@ -1,4 +1,4 @@
-//! UDF that others made.
+//! UDF file systems created by other tools.
 
 use diskimg::Image;
 use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace, Node};
@@ -15,7 +15,7 @@ fn open(path: &Path) -> IsoImage {
     IsoImage::open(Arc::new(FileSource::open(path).unwrap()), &options).unwrap()
 }
 
-/// Path and bytes of every regular file of an image.
+/// Returns path and contents of every regular file in an image.
 fn files(image: &IsoImage) -> BTreeMap<String, Vec<u8>> {
     let found = image.walk().map(|found| found.unwrap());
     let regular = found.filter(|found| found.node.file_type == FileType::Regular);
@@ -29,7 +29,7 @@ fn files(image: &IsoImage) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn a_bridge_image_shows_the_tree_that_it_was_made_of() {
+fn a_bridge_image_contains_the_source_tree() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     std::fs::create_dir_all(tree.join("one/two/three")).unwrap();
@@ -55,7 +55,7 @@ fn a_bridge_image_shows_the_tree_that_it_was_made_of() {
 }
 
 #[test]
-fn empty_file_systems_of_every_medium_and_block() {
+fn empty_file_systems_of_every_media_type_and_block_size_are_read() {
     let dir = tempfile::tempdir().unwrap();
     for (media, revision, block, kinds) in [
         ("hd", "1.02", 512, &["plain"][..]),
@@ -87,14 +87,14 @@ fn empty_file_systems_of_every_medium_and_block() {
         assert_eq!(info.block_size, block, "{name}");
         let found: Vec<_> = info.partitions.iter().map(|partition| partition.kind).collect();
         assert_eq!(found, kinds, "{name}");
-        // What is not usable of a medium is a file of that name.
+        // Unusable space is recorded as a file of this name.
         let mut names = image.walk().map(|found| String::from_utf8(found.unwrap().path).unwrap());
         assert!(names.all(|name| name == "Non-Allocatable Space"), "{name}");
     }
 }
 
-/// A line of what Linux shows of an image: path, mode, owner and group, size, time of last
-/// change, device, SHA-256, link target.
+/// Returns a line as in the recorded listings of Linux: path, mode, owner and group, size,
+/// modification time, device, SHA-256, link target.
 fn line(image: &IsoImage, path: &[u8], node: &Node) -> String {
     let attributes = &node.attributes;
     let kind = match node.file_type {
@@ -131,7 +131,7 @@ fn line(image: &IsoImage, path: &[u8], node: &Node) -> String {
 }
 
 #[test]
-fn what_linux_wrote_is_what_linux_shows() {
+fn file_systems_written_by_linux_are_read_as_by_linux() {
     let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
     for name in ["udf-512", "udf-sparable"] {
         let disk = Image::open(testdata.join(name).with_extension("qcow2")).unwrap();
@@ -150,19 +150,18 @@ fn what_linux_wrote_is_what_linux_shows() {
         let kinds = wanted.iter().filter_map(|line| line.split('\t').nth(1));
         let directories = kinds.filter(|kind| kind.starts_with('4')).count() as u32;
         assert_eq!(info.directories, Some(directories + 1), "{name}, with the root");
-        // Nothing is wrong with it.
         image.verify(&mut |finding| panic!("{name}: {finding}")).unwrap();
     }
 }
 
 #[test]
-fn whatever_stands_in_a_descriptor_the_answer_is_a_result() {
+fn random_bytes_in_descriptors_do_not_panic() {
     let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
     for (name, block) in [("udf-512.qcow2", 512), ("udf-sparable.qcow2", 2048)] {
         let disk = Image::open(testdata.join(name)).unwrap();
         let mut bytes = vec![0; disk.size() as usize];
         disk.read_at(&mut bytes, 0).unwrap();
-        // Blocks that begin with a tag: behind it, a changed byte spoils no more than a CRC.
+        // Blocks that begin with a valid tag. A byte changed after the tag affects only the CRC.
         let tagged = |start: &usize| {
             let tag = &bytes[*start..*start + 16];
             let sum = tag.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
@@ -175,7 +174,7 @@ fn whatever_stands_in_a_descriptor_the_answer_is_a_result() {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) as usize % below
         };
-        let mut noticed = 0;
+        let mut detected = 0;
         for _ in 0..300 {
             let mut changed = bytes.clone();
             for _ in 0..1 + random(3) {
@@ -187,8 +186,8 @@ fn whatever_stands_in_a_descriptor_the_answer_is_a_result() {
             let image = IsoImage::open(Arc::new(MemorySource::new(changed)), &options);
             let mut findings = 0;
             let whole = image.and_then(|image| image.verify(&mut |_| findings += 1));
-            noticed += usize::from(whole.is_err() || findings > 0);
+            detected += usize::from(whole.is_err() || findings > 0);
         }
-        assert!(noticed > 3, "{name}: {noticed} of 300 were noticed");
+        assert!(detected > 3, "{name}: {detected} of 300 were detected");
     }
 }

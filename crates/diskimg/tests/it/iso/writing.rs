@@ -1,9 +1,10 @@
-//! Images that we write, read by others: the kernel, xorriso, isoinfo, bsdtar,
-//! 7-Zip, pycdlib, and our own reader.
+//! Images written by diskimg, read by the kernel, xorriso, isoinfo, bsdtar, 7-Zip, pycdlib and
+//! diskimg.
 
-use super::tree::{self, Manifest, What, assert_same, manifest};
+use super::tree::{self, Content, Manifest, assert_same, manifest};
+use diskimg::Severity;
 use diskimg::iso::write::{Builder, CreateOptions, Joliet, Level, NameRules, Plan, RockRidge};
-use diskimg::iso::{IsoImage, IsoOptions, Namespace, Severity, Timestamp};
+use diskimg::iso::{IsoImage, IsoOptions, Namespace, Timestamp};
 use diskimg::storage::source::{FileSource, MemorySource};
 use diskimg::{Durability, ErrorKind, Output};
 use diskimg_testkit::tool::run;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-/// A tree of the host and the image made of it.
+/// A temporary directory with a tree and the image created from it.
 struct Case {
     dir: tempfile::TempDir,
 }
@@ -42,7 +43,7 @@ impl Case {
         builder.plan().unwrap()
     }
 
-    /// Writes it, to a file and in order, which must be the same.
+    /// Writes the image to a file and as a stream, which must be equal, and returns its path.
     fn write(&self, options: CreateOptions) -> PathBuf {
         let (plan, image) = (self.plan(options), self.path("image.iso"));
         let output = Output::create(&image).unwrap();
@@ -50,18 +51,18 @@ impl Case {
         let mut emitted = Vec::new();
         plan.emit(&mut emitted).unwrap();
         assert_eq!(emitted.len() as u64, plan.size());
-        assert!(fs::read(&image).unwrap() == emitted, "one image, two ways to write it");
+        assert!(fs::read(&image).unwrap() == emitted, "the file differs from the stream");
         image
     }
 
-    /// What a command puts into a directory of its own.
+    /// Runs a command that extracts the image to the current directory, and returns the files.
     fn extracted(&self, program: &str, args: &[&str]) -> Manifest {
         let out = self.path("out");
         fs::create_dir(&out).unwrap();
         let mut command = Command::new(program);
         let done = command.args(args).current_dir(&out).output().unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{program}: {said}");
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{program}: {stderr}");
         let found = manifest(&out);
         run("chmod", [OsStr::new("-R"), OsStr::new("u+rwX"), out.as_os_str()]);
         fs::remove_dir_all(&out).unwrap();
@@ -75,8 +76,8 @@ fn preserved() -> CreateOptions {
     options
 }
 
-/// Our reader finds the tree in each name space, and nothing wrong.
-fn assert_sound(image: &Path) {
+/// Asserts that diskimg finds no problem in the image.
+fn assert_verifies(image: &Path) {
     let source = Arc::new(FileSource::open(image).unwrap());
     let iso = IsoImage::open(source, &IsoOptions::default()).unwrap();
     let mut found = Vec::new();
@@ -90,16 +91,16 @@ fn assert_sound(image: &Path) {
 }
 
 #[test]
-fn bsdtar_and_xorriso_extract_what_was_there() {
+fn bsdtar_and_xorriso_extract_the_source_tree() {
     let case = Case::new(tree::hard);
     let image = case.write(preserved());
     let image = image.to_str().unwrap();
-    assert_sound(Path::new(image));
+    assert_verifies(Path::new(image));
     let mut expected = manifest(&case.tree());
-    // -P: or it takes the beginning of `a:b` for a drive.
+    // Without -P, bsdtar treats `a:` in `a:b` as a drive.
     let found = case.extracted("bsdtar", &["-xPf", image]);
     assert_same(&found, &expected);
-    // xorriso opens no image with a link of more than 1024 bytes.
+    // xorriso does not open an image with a link of more than 1024 bytes.
     fs::remove_file(case.tree().join("link-long")).unwrap();
     expected.remove(&b"link-long"[..]);
     let image = case.write(preserved());
@@ -108,14 +109,14 @@ fn bsdtar_and_xorriso_extract_what_was_there() {
 }
 
 #[test]
-fn joliet_alone_is_read_by_all() {
+fn an_image_with_only_joliet_is_read_by_bsdtar_and_7_zip() {
     let case = Case::new(tree::plain);
     let mut options = CreateOptions::default();
     options.rock_ridge = None;
     options.names = NameRules::strict();
     options.names.level = Level::Three;
     let image = case.write(options);
-    assert_sound(&image);
+    assert_verifies(&image);
     let expected = manifest(&case.tree());
     let image = image.to_str().unwrap();
     assert_same(&case.extracted("bsdtar", &["-xf", image]), &expected);
@@ -123,14 +124,14 @@ fn joliet_alone_is_read_by_all() {
 }
 
 #[test]
-fn seven_zip_finds_every_file_with_rock_ridge_and_joliet() {
+fn seven_zip_extracts_an_image_with_rock_ridge_and_joliet() {
     let case = Case::new(tree::plain);
     let image = case.write(CreateOptions::default());
     let found = case.extracted("7zz", &["x", "-bd", image.to_str().unwrap()]);
     assert_same(&found, &manifest(&case.tree()));
 }
 
-/// Names of all files in one of the trees.
+/// Returns the names of all files in one of the trees.
 fn isoinfo(image: &Path, tree: &str) -> Vec<String> {
     let image = image.to_str().unwrap();
     let mut args = vec!["-f"];
@@ -155,12 +156,12 @@ fn seed() -> Builder {
 }
 
 #[test]
-fn a_config_drive_has_its_names_in_all_three_trees() {
+fn a_config_drive_has_the_same_names_in_all_three_trees() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("seed.iso");
     let mut out = fs::File::create(&image).unwrap();
     seed().plan().unwrap().emit(&mut out).unwrap();
-    assert_sound(&image);
+    assert_verifies(&image);
     let names = [
         "/ec2",
         "/ec2/latest",
@@ -188,7 +189,7 @@ fn a_config_drive_has_its_names_in_all_three_trees() {
 }
 
 #[test]
-fn names_that_joliet_cannot_hold_are_told_of_and_stay_unique() {
+fn names_that_joliet_cannot_represent_cause_warnings_and_stay_unique() {
     let mut builder = Builder::new(CreateOptions::default());
     let names = ["a:b", "a;b", "a_b", "emoji-😀.txt"];
     for name in names {
@@ -215,7 +216,7 @@ fn names_that_joliet_cannot_hold_are_told_of_and_stay_unique() {
 }
 
 #[test]
-fn deep_directories_are_moved_and_found_again() {
+fn relocated_directories_are_found_at_their_original_paths() {
     let case = Case::new(|dir| {
         let deep = dir.join("1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17");
         fs::create_dir_all(&deep).unwrap();
@@ -227,10 +228,10 @@ fn deep_directories_are_moved_and_found_again() {
     for deep in [true, false] {
         let mut options = CreateOptions::default();
         options.deep_directories = deep;
-        // Of what is moved, 7-Zip and bsdtar see Joliet's tree or nothing.
+        // 7-Zip and bsdtar see relocated directories only in a Joliet tree.
         options.joliet = None;
         let image = case.write(options);
-        assert_sound(&image);
+        assert_verifies(&image);
         let args = ["-osirrox", "on", "-indev", image.to_str().unwrap(), "-extract", "/", "."];
         let mut found = case.extracted("xorriso", &args);
         assert_eq!(found.remove(&b"rr_moved"[..]).is_some(), !deep);
@@ -253,10 +254,10 @@ fn deep_directories_are_moved_and_found_again() {
 }
 
 #[test]
-fn the_same_tree_makes_the_same_bytes_wherever_it_lies_and_in_whatever_order_it_was_made() {
+fn the_bytes_do_not_depend_on_the_location_or_the_creation_order_of_the_tree() {
     let first = Case::new(tree::hard);
     let second = Case::new(|dir| {
-        // Other inode numbers, and another order of names.
+        // Different inode numbers and a different order of directory entries.
         for n in 0..50 {
             fs::write(dir.join(format!("gone-{n}")), "").unwrap();
         }
@@ -269,25 +270,25 @@ fn the_same_tree_makes_the_same_bytes_wherever_it_lies_and_in_whatever_order_it_
         tree::set_times(&case.tree(), 1_600_000_000);
     }
     let mut options = CreateOptions::default();
-    // Links and pipes keep the time when they were made.
+    // `set_times` does not set the times of links and pipes.
     options.latest = Some(Timestamp::from_seconds(1_600_000_000));
     let [a, b] = [&first, &second].map(|case| fs::read(case.write(options.clone())).unwrap());
     assert!(a == b);
-    // No moment is later, and none is that of the tool.
+    // No recorded time is later, and the image does not name diskimg.
     options.latest = Some(Timestamp::from_seconds(1_500_000_000));
     let image = fs::read(first.write(options)).unwrap();
     assert_eq!(&image[0x8000 + 813..][..17], b"2017071402400000\0");
     let (_, tables) = image.split_at(0x8000);
-    assert!(!tables[..4096].windows(7).any(|bytes| bytes == b"diskimg"), "no name of the tool");
+    assert!(!tables[..4096].windows(7).any(|bytes| bytes == b"diskimg"), "the image names diskimg");
 }
 
 #[test]
-fn contents_are_stored_once_however_many_names_they_have() {
+fn equal_contents_are_stored_once() {
     let case = Case::new(|dir| {
         fs::write(dir.join("a"), vec![1; 1 << 20]).unwrap();
         fs::hard_link(dir.join("a"), dir.join("b")).unwrap();
         fs::write(dir.join("f"), vec![1; 1 << 20]).unwrap();
-        // Their samples are the same, but not they.
+        // Differs, but not in the bytes that are sampled.
         let mut other = vec![1; 1 << 20];
         other[9000] = 2;
         fs::write(dir.join("g"), other).unwrap();
@@ -301,24 +302,24 @@ fn contents_are_stored_once_however_many_names_they_have() {
     assert!((3 << 20..(3 << 20) + (64 << 10)).contains(&plan.size()), "{}", plan.size());
     let image = case.path("image.iso");
     plan.emit(&mut fs::File::create(&image).unwrap()).unwrap();
-    assert_sound(&image);
+    assert_verifies(&image);
     let listed = run("isoinfo", ["-l", "-R", "-i", image.to_str().unwrap()]);
     let links = |name: &str| {
         let line = listed.lines().find(|line| line.trim_end().ends_with(&format!(" {name}")));
         line.unwrap().split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
     };
-    // One file has three names; others only have the same bytes.
+    // `a`, `b` and `c` are one file; the others only have the same contents.
     assert_eq!(["a", "b", "c", "d", "e", "f", "g"].map(links), [3, 3, 3, 1, 1, 1, 1]);
 }
 
 #[test]
-fn what_changes_between_plan_and_emission_is_an_error() {
-    /// What the error says, and what was done to the file.
+fn a_file_that_changes_after_planning_is_an_error() {
+    /// A part of the error message, and the change to the file.
     type Change = (&'static str, fn(&Path));
     let changes: [Change; 6] = [
         ("length", |path| fs::write(path, "longer than it was").unwrap()),
         ("length", |path| fs::write(path, "").unwrap()),
-        ("written to", |path| {
+        ("modification time changed", |path| {
             fs::write(path, "eight by").unwrap();
             let later = std::time::SystemTime::now() + std::time::Duration::from_secs(9);
             fs::File::open(path).unwrap().set_modified(later).unwrap();
@@ -328,26 +329,26 @@ fn what_changes_between_plan_and_emission_is_an_error() {
             fs::rename(path, path.with_extension("moved")).unwrap();
             symlink(path.with_extension("moved"), path).unwrap();
         }),
-        ("no regular file", |path| {
+        ("no longer a regular file", |path| {
             fs::remove_file(path).unwrap();
             run("mkfifo", [path]);
         }),
     ];
-    for (said, change) in changes {
+    for (message, change) in changes {
         let case = Case::new(|dir| {
             fs::create_dir(dir.join("dir")).unwrap();
             fs::write(dir.join("dir/file"), "8 bytes.").unwrap();
         });
         let plan = case.plan(CreateOptions::default());
         change(&case.tree().join("dir/file"));
-        let error = plan.emit(&mut Vec::new()).expect_err(said);
+        let error = plan.emit(&mut Vec::new()).expect_err(message);
         let error = error.to_string();
-        assert!(error.contains(said) && error.contains("dir/file"), "{said}: {error}");
+        assert!(error.contains(message) && error.contains("dir/file"), "{message}: {error}");
     }
 }
 
 #[test]
-fn a_directory_that_becomes_a_link_leads_nowhere() {
+fn a_directory_replaced_by_a_link_after_planning_is_an_error() {
     let case = Case::new(|dir| {
         fs::create_dir(dir.join("dir")).unwrap();
         fs::write(dir.join("dir/file"), "8 bytes.").unwrap();
@@ -360,7 +361,7 @@ fn a_directory_that_becomes_a_link_leads_nowhere() {
 }
 
 #[test]
-fn links_are_followed_on_request_but_not_in_circles() {
+fn links_are_followed_on_request_but_loops_are_errors() {
     let case = Case::new(|dir| {
         fs::create_dir(dir.join("real")).unwrap();
         fs::write(dir.join("real/file"), "content").unwrap();
@@ -371,17 +372,17 @@ fn links_are_followed_on_request_but_not_in_circles() {
     options.follow_symlinks = true;
     let image = case.write(options.clone());
     let found = case.extracted("bsdtar", &["-xf", image.to_str().unwrap()]);
-    assert_eq!(found[&b"to-file"[..]], What::File(b"content".to_vec()));
-    assert_eq!(found[&b"to-dir/file"[..]], What::File(b"content".to_vec()));
+    assert_eq!(found[&b"to-file"[..]], Content::File(b"content".to_vec()));
+    assert_eq!(found[&b"to-dir/file"[..]], Content::File(b"content".to_vec()));
     symlink("..", case.tree().join("real/up")).unwrap();
     let mut builder = Builder::new(options);
-    let error = builder.add_tree(b"", case.tree()).expect_err("for ever");
+    let error = builder.add_tree(b"", case.tree()).expect_err("a loop");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("real/up"), "{error}");
 }
 
 #[test]
-fn what_only_rock_ridge_can_record_is_an_error_without() {
+fn a_symbolic_link_without_rock_ridge_is_an_error() {
     let case = Case::new(|dir| symlink("x", dir.join("link")).unwrap());
     let mut options = CreateOptions::default();
     options.rock_ridge = None;
@@ -392,7 +393,7 @@ fn what_only_rock_ridge_can_record_is_an_error_without() {
 }
 
 #[test]
-fn trees_merge_patterns_exclude_and_files_go_away_again() {
+fn trees_are_merged_patterns_exclude_files_and_files_can_be_removed() {
     let case = Case::new(tree::plain);
     let mut builder = Builder::new(CreateOptions::default());
     builder.exclude("*.text");
@@ -403,8 +404,8 @@ fn trees_merge_patterns_exclude_and_files_go_away_again() {
     builder.add_path(b"copy/one", case.tree().join("one")).unwrap();
     assert!(builder.remove(b"dir/sub"));
     assert!(!builder.remove(b"dir/sub") && !builder.remove(b""));
-    assert!(builder.add_bytes(b"dir", "").is_err(), "it is a directory");
-    assert!(builder.add_bytes(b"../x", "").is_err(), "no path");
+    assert!(builder.add_bytes(b"dir", "").is_err(), "a file replaced a directory");
+    assert!(builder.add_bytes(b"../x", "").is_err(), "an invalid path was accepted");
     let image = case.path("image.iso");
     builder.plan().unwrap().emit(&mut fs::File::create(&image).unwrap()).unwrap();
     let mut found = case.extracted("bsdtar", &["-xf", image.to_str().unwrap()]);
@@ -424,11 +425,11 @@ fn trees_merge_patterns_exclude_and_files_go_away_again() {
         "one",
     ];
     assert_eq!(found.keys().cloned().collect::<Vec<_>>(), names.map(|n| n.as_bytes().to_vec()));
-    assert_eq!(found.remove(&b"dir/more"[..]), Some(What::File(b"replaced".to_vec())));
+    assert_eq!(found.remove(&b"dir/more"[..]), Some(Content::File(b"replaced".to_vec())));
 }
 
 #[test]
-fn an_image_made_of_an_image_has_the_same_files() {
+fn an_image_built_from_the_nodes_of_an_image_is_equal() {
     let case = Case::new(tree::hard);
     let image = case.write(preserved());
     let source = Arc::new(FileSource::open(&image).unwrap());
@@ -447,13 +448,13 @@ fn an_image_made_of_an_image_has_the_same_files() {
 }
 
 #[test]
-fn aligned_contents_begin_where_they_should() {
+fn contents_are_aligned() {
     let case = Case::new(tree::plain);
     let mut options = CreateOptions::default();
     options.alignment = 65_536;
     options.padding = 150;
     let image = case.write(options);
-    assert_sound(&image);
+    assert_verifies(&image);
     let source = Arc::new(FileSource::open(&image).unwrap());
     let iso = IsoImage::open(source, &IsoOptions::default()).unwrap();
     for found in iso.walk() {
@@ -465,14 +466,14 @@ fn aligned_contents_begin_where_they_should() {
     assert_same(&case.extracted("bsdtar", &["-xf", image.to_str().unwrap()]), &expected);
 }
 
-/// A file of more than 4 GiB that takes no space.
+/// Creates a sparse file of more than 4 GiB.
 fn huge(dir: &Path) -> u64 {
     use std::os::unix::fs::FileExt;
     let len = (4 << 30) + (100 << 20) + 7;
     let file = fs::File::create(dir.join("huge")).unwrap();
     file.set_len(len).unwrap();
     file.write_all_at(b"begin", 0).unwrap();
-    // Across the end of the first section.
+    // Across the end of the first extent.
     file.write_all_at(b"middle", 0xFFFF_F800 - 3).unwrap();
     file.write_all_at(b"end", len - 3).unwrap();
     fs::write(dir.join("zz-after"), "after").unwrap();
@@ -480,7 +481,7 @@ fn huge(dir: &Path) -> u64 {
 }
 
 #[test]
-fn a_file_of_more_than_4_gib_has_several_sections() {
+fn a_file_of_more_than_4_gib_has_several_extents() {
     let case = Case::new(|dir| {
         huge(dir);
     });
@@ -497,7 +498,7 @@ fn a_file_of_more_than_4_gib_has_several_sections() {
     plan.write(Output::create(&image).unwrap(), Durability::Cached, &mut |_| Ok(())).unwrap();
     let metadata = fs::metadata(&image).unwrap();
     assert_eq!(metadata.len(), plan.size());
-    assert!(metadata.blocks() * 512 < 64 << 20, "holes stay holes");
+    assert!(metadata.blocks() * 512 < 64 << 20, "holes were written");
     let image = image.to_str().unwrap();
     let listed = run("bsdtar", ["-tvf", image]);
     assert!(listed.contains(&format!(" {len} ")), "{listed}");
@@ -510,17 +511,17 @@ fn a_file_of_more_than_4_gib_has_several_sections() {
         .output()
         .unwrap();
     assert_eq!(tail.stdout, b"end");
-    assert_sound(Path::new(image));
+    assert_verifies(Path::new(image));
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "what was not tried is told")]
-fn pycdlib_opens_what_we_write() {
+#[allow(clippy::print_stderr, reason = "reports a skipped test")]
+fn pycdlib_reads_images() {
     let python = std::env::var_os("DISKIMG_ORACLES");
     let python = python.map_or("python3".into(), |dir| Path::new(&dir).join("bin/python"));
     let has = Command::new(&python).args(["-c", "import pycdlib"]).output();
     if !has.is_ok_and(|done| done.status.success()) {
-        eprintln!("no pycdlib: not tried");
+        eprintln!("skipped: pycdlib is not installed");
         return;
     }
     let case = Case::new(|dir| {
@@ -550,9 +551,9 @@ iso.get_file_from_iso(sys.argv[2], joliet_path='/big')
 
 #[test]
 #[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
-fn aligned_contents_share_their_blocks_with_the_files() {
-    let fs_here = diskimg_testkit::tool::Mounted::xfs();
-    let tree = fs_here.path("tree");
+fn aligned_contents_share_their_blocks_with_the_source_files() {
+    let mounted = diskimg_testkit::tool::MountedFs::xfs();
+    let tree = mounted.path("tree");
     fs::create_dir(&tree).unwrap();
     for n in 0..8 {
         fs::write(
@@ -562,9 +563,9 @@ fn aligned_contents_share_their_blocks_with_the_files() {
         .unwrap();
     }
     let used = || {
-        run("sync", ["-f", fs_here.path("").to_str().unwrap()]);
-        let said = run("df", ["--output=used", "-B1", fs_here.path("").to_str().unwrap()]);
-        said.lines().last().unwrap().trim().parse::<u64>().unwrap()
+        run("sync", ["-f", mounted.path("").to_str().unwrap()]);
+        let output = run("df", ["--output=used", "-B1", mounted.path("").to_str().unwrap()]);
+        output.lines().last().unwrap().trim().parse::<u64>().unwrap()
     };
     let before = used();
     let mut options = CreateOptions::default();
@@ -572,27 +573,27 @@ fn aligned_contents_share_their_blocks_with_the_files() {
     let mut builder = Builder::new(options);
     builder.add_tree(b"", &tree).unwrap();
     let plan = builder.plan().unwrap();
-    let image = fs_here.path("image.iso");
+    let image = mounted.path("image.iso");
     plan.write(Output::create(&image).unwrap(), Durability::Flushed, &mut |_| Ok(())).unwrap();
     let grown = used() - before;
-    assert!(grown < 8 << 20, "{grown} bytes more");
+    assert!(grown < 8 << 20, "{grown} more bytes are used");
     let mut emitted = Vec::new();
     plan.emit(&mut emitted).unwrap();
     assert!(fs::read(&image).unwrap() == emitted);
 }
 
-/// Whether the kernel can mount an image at all.
-#[allow(clippy::print_stderr, reason = "what was not tried is told")]
+/// Returns whether the kernel supports ISO 9660.
+#[allow(clippy::print_stderr, reason = "reports a skipped test")]
 fn kernel_reads_iso() -> bool {
     let _ = Command::new("modprobe").arg("isofs").status();
     let known = fs::read_to_string("/proc/filesystems").unwrap().contains("iso9660");
     if !known {
-        eprintln!("this kernel knows no iso9660: not tried");
+        eprintln!("skipped: this kernel does not support iso9660");
     }
     known
 }
 
-/// The kernel's own reader, over an image.
+/// An image mounted by the kernel.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -616,13 +617,13 @@ impl Drop for Mounted {
 
 #[test]
 #[ignore = "mounts: needs root and loop devices; ./test.sh runs it as root"]
-fn the_kernel_sees_every_file_as_it_was() {
+fn the_kernel_reads_every_file_and_its_attributes() {
     if !kernel_reads_iso() {
         return;
     }
     let case = Case::new(|dir| {
         tree::hard(dir);
-        // Longer names it cuts.
+        // The kernel truncates longer names.
         fs::remove_file(dir.join("d".repeat(255))).unwrap();
         fs::remove_dir(dir.join(format!("{}x", "d".repeat(254)))).unwrap();
         for (name, kind, major, minor) in [
@@ -652,34 +653,34 @@ fn the_kernel_sees_every_file_as_it_was() {
             (read.as_str(), fs::metadata(mounted.0.join("huge")).unwrap().len()),
             ("end", huge)
         );
-        let strip = |dir: &Path| {
-            // Not 4 GiB in memory.
+        let contents = |dir: &Path| {
+            // Skips the huge file, which does not fit into memory.
             let mut names = Manifest::new();
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
                 let name = path.file_name().unwrap().as_bytes().to_vec();
                 if path.is_dir() && !path.is_symlink() {
-                    for (below, what) in manifest(&path) {
-                        names.insert([&name[..], b"/", &below].concat(), what);
+                    for (below, content) in manifest(&path) {
+                        names.insert([&name[..], b"/", &below].concat(), content);
                     }
-                    names.insert(name, What::Directory);
+                    names.insert(name, Content::Directory);
                 } else if path.is_symlink() {
                     let link = fs::read_link(&path).unwrap();
-                    names.insert(name, What::Link(link.as_os_str().as_bytes().to_vec()));
+                    names.insert(name, Content::Link(link.as_os_str().as_bytes().to_vec()));
                 } else if name != b"huge" {
                     let kind = fs::symlink_metadata(&path).unwrap();
-                    let what = if kind.is_file() {
-                        What::File(fs::read(&path).unwrap())
+                    let content = if kind.is_file() {
+                        Content::File(fs::read(&path).unwrap())
                     } else {
-                        What::Other
+                        Content::Other
                     };
-                    names.insert(name, what);
+                    names.insert(name, content);
                 }
             }
             names
         };
-        let expected = strip(&case.tree());
-        let mut found = strip(&mounted.0);
+        let expected = contents(&case.tree());
+        let mut found = contents(&mounted.0);
         assert_eq!(found.remove(&b"rr_moved"[..]).is_some(), !deep);
         assert_same(&found, &expected);
         for name in expected.keys() {
@@ -689,7 +690,7 @@ fn the_kernel_sees_every_file_as_it_was() {
             if name == Path::new("big") || name == Path::new("dir/big-again") {
                 assert_eq!(a.3, 2);
             }
-            // Of a moved directory the kernel tells its own count.
+            // The kernel computes the link count of a relocated directory itself.
             (a.3, b.3) = (0, 0);
             assert_eq!(a, b, "{}", name.display());
         }
@@ -698,7 +699,7 @@ fn the_kernel_sees_every_file_as_it_was() {
 
 #[test]
 #[ignore = "mounts: needs root and loop devices; ./test.sh runs it as root"]
-fn the_kernel_sees_joliet_and_the_primary_tree() {
+fn the_kernel_reads_joliet_and_the_primary_tree() {
     if !kernel_reads_iso() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Files that xorriso packed.
+//! Files compressed by xorriso (zisofs).
 
 use diskimg::iso::{IsoImage, IsoOptions};
 use diskimg::storage::source::FileSource;
@@ -6,7 +6,7 @@ use diskimg_testkit::tool::run;
 use std::sync::Arc;
 
 #[test]
-fn packed_files_read_as_they_were() {
+fn compressed_files_are_decompressed() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     std::fs::create_dir(&tree).unwrap();
@@ -22,9 +22,9 @@ fn packed_files_read_as_they_were() {
         let path = dir.path().join("image.iso");
         let _ = std::fs::remove_file(&path);
         let output = format!("stdio:{}", path.display());
-        let packing = format!("level=9:{form}");
+        let settings = format!("level=9:{form}");
         let mut args = vec!["-outdev", &output, "-map", tree.to_str().unwrap(), "/"];
-        args.extend(["-zisofs", &packing, "-set_filter_r", "--zisofs", "/", "--", "-commit"]);
+        args.extend(["-zisofs", &settings, "-set_filter_r", "--zisofs", "/", "--", "-commit"]);
         run("xorriso", args);
         let source = Arc::new(FileSource::open(&path).unwrap());
         let image = IsoImage::open(source, &IsoOptions::default()).unwrap();
@@ -32,7 +32,7 @@ fn packed_files_read_as_they_were() {
             let node = image.lookup(name.as_bytes()).unwrap();
             assert_eq!(node.size, bytes.len() as u64, "{name}, {form}");
             let stored: u64 = node.extents().iter().map(|extent| extent.len).sum();
-            assert!(stored < node.size, "{name} is packed, {form}");
+            assert!(stored < node.size, "{name} is not compressed, {form}");
             let contents = image.contents(&node).unwrap();
             let mut read = vec![1; bytes.len()];
             contents.read_exact_at(&mut read, 0).unwrap();

@@ -1,11 +1,11 @@
-//! Names of other files in images, of every kind, where every format has a place for one: who may
-//! follow them, and that nothing else happens.
+//! File names in images: every kind of name, in every field that may contain one, under every
+//! policy.
 //!
 //! ```text
-//!   kinds of names                         places                   policies
+//!   names                                  fields                   policies
 //!   absolute · ../ · symbolic links  ×     qcow2 backing file  ×    none      refused
 //!   /proc · /sys · /dev · FIFO · socket    qcow2 data file          same-dir  refused
-//!   directory · protocols · escapes        VMDK extent, parent      any       an error, or opened
+//!   directory · protocols · escapes        VMDK extent, parent      any       opened or an error
 //! ```
 
 use diskimg::{ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, inspect};
@@ -14,10 +14,10 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// What nobody but `ExternalFiles::Any` may show.
+/// Content of a file that may be opened only under `ExternalFiles::Any`.
 const SECRET: &[u8] = b"the secret of another directory.";
 
-/// An image with room in its first cluster, whose header is 112 bytes long.
+/// Creates an image whose header is 112 bytes long, with free space in the first cluster.
 fn qcow2() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
@@ -25,7 +25,7 @@ fn qcow2() -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Over this backing file, in raw.
+/// Returns an image with a raw backing file.
 pub fn with_backing(name: &str) -> Vec<u8> {
     let mut bytes = qcow2();
     bytes[8..16].copy_from_slice(&4096u64.to_be_bytes());
@@ -37,7 +37,7 @@ pub fn with_backing(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// With its guest's bytes in this file.
+/// Returns an image with an external data file.
 pub fn with_data_file(name: &str) -> Vec<u8> {
     let mut bytes = qcow2();
     bytes[79] |= 4;
@@ -48,66 +48,67 @@ pub fn with_data_file(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// A descriptor with this extent.
+/// Returns a descriptor with one flat extent.
 pub fn with_extent(name: &str) -> Vec<u8> {
     let line = format!("RW 1 FLAT \"{name}\" 0");
     diskimg_testkit::hosted::descriptor("monolithicFlat", &line, None).into_bytes()
 }
 
-/// A disk that is a child of this one.
+/// Returns a descriptor of a disk with a parent.
 fn with_parent(name: &str) -> Vec<u8> {
     let parent = Some(("12345678", name));
     diskimg_testkit::hosted::descriptor("monolithicFlat", "RW 1 ZERO", parent).into_bytes()
 }
 
-type Craft = fn(&str) -> Vec<u8>;
+/// Creates an image that refers to a file by this name.
+type CreateWithName = fn(&str) -> Vec<u8>;
 
-/// Where a name may stand, and in which format.
-const PLACES: [(&str, Format, Craft); 4] = [
+/// The fields that may contain a file name.
+const FIELDS: [(&str, Format, CreateWithName); 4] = [
     ("backing file", Format::Qcow2, with_backing),
     ("data file", Format::Qcow2, with_data_file),
     ("extent", Format::Vmdk, with_extent),
     ("parent", Format::Vmdk, with_parent),
 ];
 
-/// The answer, unless there is none: a hang is a failure and not a test that never ends.
-fn within_seconds<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs `work` and panics if it does not return within a minute.
+fn with_timeout<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || send.send(work()));
-    receive.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("{what}: no answer"))
+    receive.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("{what}: timeout"))
 }
 
-/// A directory with what should not be found, and one beside it with an image.
+/// A directory with a secret file and a subdirectory `images` that contains files of all types.
 #[cfg(target_os = "linux")]
-struct Place {
+struct TestDir {
     dir: tempfile::TempDir,
     _socket: std::os::unix::net::UnixListener,
 }
 
 #[cfg(target_os = "linux")]
-impl Place {
+impl TestDir {
     fn new() -> Self {
         use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
-        let home = dir.path().join("home");
-        std::fs::create_dir_all(home.join("folder")).unwrap();
+        let images = dir.path().join("images");
+        std::fs::create_dir_all(images.join("folder")).unwrap();
         std::fs::write(dir.path().join("secret"), SECRET.repeat(16)).unwrap();
-        std::fs::write(home.join("fine"), SECRET.repeat(16)).unwrap();
-        symlink("../secret", home.join("link")).unwrap();
-        symlink("link", home.join("chain")).unwrap();
-        symlink("..", home.join("up")).unwrap();
-        symlink("/proc/self/environ", home.join("environ")).unwrap();
-        symlink("/dev/zero", home.join("zero")).unwrap();
-        run("mkfifo", [home.join("fifo")]);
-        let socket = std::os::unix::net::UnixListener::bind(home.join("socket")).unwrap();
+        std::fs::write(images.join("fine"), SECRET.repeat(16)).unwrap();
+        symlink("../secret", images.join("link")).unwrap();
+        symlink("link", images.join("chain")).unwrap();
+        symlink("..", images.join("up")).unwrap();
+        symlink("/proc/self/environ", images.join("environ")).unwrap();
+        symlink("/dev/zero", images.join("zero")).unwrap();
+        run("mkfifo", [images.join("fifo")]);
+        let socket = std::os::unix::net::UnixListener::bind(images.join("socket")).unwrap();
         Self { dir, _socket: socket }
     }
 
-    fn home(&self) -> std::path::PathBuf {
-        self.dir.path().join("home")
+    fn images(&self) -> std::path::PathBuf {
+        self.dir.path().join("images")
     }
 
-    /// Every kind of name that leads out of the directory, or to what is no file in it.
+    /// Names that lead out of the directory `images` or to something other than a regular file.
     fn names(&self) -> Vec<String> {
         let absolute = self.dir.path().join("secret").display().to_string();
         let mut names = vec![format!("file:{absolute}"), absolute];
@@ -145,7 +146,7 @@ impl Place {
     }
 }
 
-/// Reads all of an image; what it holds, or what kind of error there was.
+/// Returns all guest bytes, or kind and text of the error.
 #[cfg(target_os = "linux")]
 fn read(
     path: &Path,
@@ -163,17 +164,17 @@ fn read(
 #[test]
 #[cfg(target_os = "linux")]
 fn a_name_that_leads_out_of_the_directory_or_to_no_file_is_refused() {
-    let place = Place::new();
-    for (role, format, craft) in PLACES {
-        for name in place.names() {
-            let path = place.home().join("image");
-            std::fs::write(&path, craft(&name)).unwrap();
+    let test = TestDir::new();
+    for (role, format, create) in FIELDS {
+        for name in test.names() {
+            let path = test.images().join("image");
+            std::fs::write(&path, create(&name)).unwrap();
             for policy in [ExternalFiles::None, ExternalFiles::SameDir] {
                 let what = format!("{role} {name}, {policy:?}");
                 let path = path.clone();
-                let outcome = within_seconds(&what, move || read(&path, format, policy));
+                let outcome = with_timeout(&what, move || read(&path, format, policy));
                 let (kind, text) = outcome.expect_err(&what);
-                // VMDK's names are paths, whatever is in them: that file is not there.
+                // In VMDK a name with a colon is a path, and no such file exists.
                 let missing = format == Format::Vmdk && name.contains(':') && kind == ErrorKind::Io;
                 assert!(kind == ErrorKind::Refused || missing, "{what}: {text}");
             }
@@ -183,37 +184,38 @@ fn a_name_that_leads_out_of_the_directory_or_to_no_file_is_refused() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn any_means_files_and_block_devices_and_waits_for_nothing() {
-    let place = Place::new();
-    for (role, format, craft) in &PLACES[..3] {
+fn any_allows_files_and_block_devices_only_and_never_blocks() {
+    let test = TestDir::new();
+    for (role, format, create) in &FIELDS[..3] {
         for name in ["fifo", "socket", "folder", "zero", "/dev/zero", "json:{}", "nbd://h/x"] {
-            let path = place.home().join("image");
-            std::fs::write(&path, craft(name)).unwrap();
+            let path = test.images().join("image");
+            std::fs::write(&path, create(name)).unwrap();
             let what = format!("{role} {name}");
             let format = *format;
-            let outcome = within_seconds(&what, move || read(&path, format, ExternalFiles::Any));
+            let outcome = with_timeout(&what, move || read(&path, format, ExternalFiles::Any));
             outcome.expect_err(&what);
         }
-        let path = place.home().join("image");
-        std::fs::write(&path, craft("../secret")).unwrap();
-        let bytes = read(&path, *format, ExternalFiles::Any).expect("is allowed");
-        // A data file without clusters shows nothing.
+        let path = test.images().join("image");
+        std::fs::write(&path, create("../secret")).unwrap();
+        let bytes =
+            read(&path, *format, ExternalFiles::Any).expect("refused although any file is allowed");
+        // Nothing is allocated in the image with a data file, so that nothing of it is visible.
         assert!(*role == "data file" || bytes.starts_with(SECRET), "{role}");
     }
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_file_of_the_directory_is_opened_where_that_is_allowed() {
-    let place = Place::new();
-    for (role, format, craft) in &PLACES[..3] {
-        let path = place.home().join("image");
+fn a_file_in_the_same_directory_is_opened_if_the_policy_allows_it() {
+    let test = TestDir::new();
+    for (role, format, create) in &FIELDS[..3] {
+        let path = test.images().join("image");
         for name in ["fine", "./fine", "folder/../fine", "file:fine"] {
-            // VMDK's names are paths, whatever is in them.
+            // In VMDK a name with a colon is a path.
             if *role == "extent" && name == "file:fine" {
                 continue;
             }
-            std::fs::write(&path, craft(name)).unwrap();
+            std::fs::write(&path, create(name)).unwrap();
             read(&path, *format, ExternalFiles::SameDir)
                 .unwrap_or_else(|e| panic!("{role}: {e:?}"));
             let (kind, _) = read(&path, *format, ExternalFiles::None).expect_err("none");
@@ -224,32 +226,33 @@ fn a_file_of_the_directory_is_opened_where_that_is_allowed() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn facts_and_verdicts_open_one_file_whatever_it_names() {
-    let place = Place::new();
-    for (role, _, craft) in PLACES {
-        for name in place.names() {
-            let path = place.home().join("image");
-            std::fs::write(&path, craft(&name)).unwrap();
+fn info_and_inspect_open_only_the_image_whatever_it_names() {
+    let test = TestDir::new();
+    for (role, _, create) in FIELDS {
+        for name in test.names() {
+            let path = test.images().join("image");
+            std::fs::write(&path, create(&name)).unwrap();
             let what = format!("{role} {name}");
-            let found = within_seconds(&what, move || {
-                // Nothing is there any more but the image: whoever looked for a file would say so.
-                let alone = tempfile::tempdir().unwrap();
-                let moved = alone.path().join("image");
+            let found = with_timeout(&what, move || {
+                // In a directory without other files an attempt to open one would be an error.
+                let empty = tempfile::tempdir().unwrap();
+                let moved = empty.path().join("image");
                 std::fs::rename(&path, &moved).unwrap();
                 let options = OpenOptions::new().metadata_only(true);
-                let facts = options.open(&moved).map(|image| image.info(0).map(drop));
-                (inspect(&moved, &InspectOptions::new()).unwrap(), facts.map(drop))
+                let info = options.open(&moved).map(|image| image.info(0).map(drop));
+                (inspect(&moved, &InspectOptions::new()).unwrap(), info.map(drop))
             });
             assert!(!found.0.is_safe(), "{what}: {:?}", found.0);
             assert_eq!(found.0.references[0].name, name, "{what}");
-            // A VMDK whose parts are not there has no facts; what is there of a qcow2 has.
+            // Opening a VMDK fails if its extents are missing; a qcow2 without its backing file has
+            // an info.
             assert!(found.1.is_ok() || role != "backing file", "{what}: {:?}", found.1);
         }
     }
 }
 
 #[test]
-fn a_name_that_commands_a_terminal_is_escaped_wherever_it_is_told() {
+fn control_characters_in_names_are_escaped_in_errors() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let name = "\u{1b}[2Jx\u{202e}\u{7}";

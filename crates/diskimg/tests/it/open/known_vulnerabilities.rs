@@ -1,5 +1,5 @@
-//! Known vulnerabilities of programs that read images, as classes: what this one does. The table
-//! in `SECURITY.md` leads here; other rows of it lead to tests that stand with their subject.
+//! Known classes of vulnerabilities in programs that read images. The table in `SECURITY.md` names
+//! these tests; other rows of it name tests that are in other modules.
 
 use crate::open::external_files::{with_backing, with_data_file, with_extent};
 use diskimg::inspection::Code;
@@ -18,11 +18,11 @@ fn open(format: Format, bytes: &[u8]) -> Result<Image, Error> {
     options.open_source(Arc::new(MemorySource::new(bytes)), "hostile.img")
 }
 
-fn look(bytes: &[u8], options: &InspectOptions) -> Inspection {
+fn inspect_bytes(bytes: &[u8], options: &InspectOptions) -> Inspection {
     inspect_source(Arc::new(MemorySource::new(bytes)), "hostile.img", options).unwrap()
 }
 
-/// A small image by qemu-img, with a snapshot and some data.
+/// Creates a small image with qemu-img, with data and a snapshot.
 fn qcow2() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
@@ -33,8 +33,8 @@ fn qcow2() -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Opens it and does all that can be done: an error or an image, and no panic.
-fn use_all(format: Format, bytes: &[u8]) -> Result<(), Error> {
+/// Opens an image and runs info, check and a read on it.
+fn exercise(format: Format, bytes: &[u8]) -> Result<(), Error> {
     let image = open(format, bytes)?;
     image.info(0)?;
     let _ = image.check(&mut |_| {});
@@ -43,7 +43,7 @@ fn use_all(format: Format, bytes: &[u8]) -> Result<(), Error> {
 }
 
 #[test]
-fn requests_past_the_end_of_the_disk_are_errors() {
+fn reads_beyond_the_end_of_the_disk_are_errors() {
     let bytes = qcow2();
     let image = open(Format::Qcow2, &bytes).unwrap();
     let size = image.size();
@@ -56,7 +56,7 @@ fn requests_past_the_end_of_the_disk_are_errors() {
 }
 
 #[test]
-fn every_header_field_of_all_ones_or_zeros_is_an_error_or_an_image() {
+fn any_overwritten_header_field_is_an_error_or_an_image() {
     let qcow2 = qcow2();
     let sparse =
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-sparse.vmdk"))
@@ -66,9 +66,9 @@ fn every_header_field_of_all_ones_or_zeros_is_an_error_or_an_image() {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut bytes = base.clone();
                 bytes[at..at + len].fill(value);
-                let _ = use_all(format, &bytes);
-                let found = look(&bytes, &InspectOptions::new());
-                // What is let in can be opened.
+                let _ = exercise(format, &bytes);
+                let found = inspect_bytes(&bytes, &InspectOptions::new());
+                // What `inspect` calls safe can be opened.
                 if found.is_safe() && found.format == format.name() {
                     open(format, &bytes).unwrap_or_else(|e| panic!("{format} {at} {value}: {e}"));
                 }
@@ -78,7 +78,7 @@ fn every_header_field_of_all_ones_or_zeros_is_an_error_or_an_image() {
 }
 
 #[test]
-fn a_snapshots_table_is_bounded_like_the_active_one() {
+fn a_snapshots_l1_table_is_bounded_like_the_active_one() {
     let bytes = qcow2();
     let table = u64::from_be_bytes(bytes[64..72].try_into().unwrap()) as usize;
     for (at, value) in [(table, u64::MAX.to_be_bytes()), (table, (1u64 << 40).to_be_bytes())] {
@@ -88,7 +88,7 @@ fn a_snapshots_table_is_bounded_like_the_active_one() {
             .format(Format::Qcow2)
             .snapshot(diskimg::SnapshotSelector::IdOrName("s".into()));
         let source = Arc::new(MemorySource::new(&bytes[..]));
-        options.open_source(source, "hostile.img").expect_err("a table outside of the file");
+        options.open_source(source, "hostile.img").expect_err("an L1 table outside the file");
     }
     let mut bytes = bytes.clone();
     bytes[table + 8..table + 12].copy_from_slice(&u32::MAX.to_be_bytes());
@@ -96,7 +96,7 @@ fn a_snapshots_table_is_bounded_like_the_active_one() {
         .format(Format::Qcow2)
         .snapshot(diskimg::SnapshotSelector::IdOrName("s".into()));
     let source = Arc::new(MemorySource::new(&bytes[..]));
-    options.open_source(source, "hostile.img").expect_err("a table of 32 GiB");
+    options.open_source(source, "hostile.img").expect_err("an L1 table of 32 GiB");
 }
 
 #[test]
@@ -109,15 +109,15 @@ fn a_table_that_points_at_the_header_or_at_another_table_is_refused_by_inspect()
     let mut header = bytes.clone();
     header[40..48].fill(0);
     for (bytes, code) in [(own, Code::TablesOverlap), (header, Code::TablesOverlap)] {
-        let _ = use_all(Format::Qcow2, &bytes);
-        let found = look(&bytes, &InspectOptions::new());
+        let _ = exercise(Format::Qcow2, &bytes);
+        let found = inspect_bytes(&bytes, &InspectOptions::new());
         assert!(found.finding(code).is_some() || found.finding(Code::Unreadable).is_some());
         assert!(!found.is_safe());
     }
 }
 
 #[test]
-fn formats_that_are_not_read_are_refused_by_inspect() {
+fn unsupported_formats_are_refused_by_inspect() {
     let mut vdi = vec![0; 1024];
     vdi[64..68].copy_from_slice(&[0x7f, 0x10, 0xda, 0xbe]);
     let mut fixed = vec![0; 4096];
@@ -139,20 +139,20 @@ fn formats_that_are_not_read_are_refused_by_inspect() {
         ("cloop", padded(b"#!/bin/sh\n#V2.0 Format\n")),
         ("dmg", dmg),
     ] {
-        let found = look(&bytes, &InspectOptions::new());
+        let found = inspect_bytes(&bytes, &InspectOptions::new());
         assert_eq!(found.format, name);
         assert!(found.finding(Code::FormatNotRead).is_some() && !found.is_safe(), "{name}");
     }
 }
 
-/// A guest writes the header of an image into its own raw disk.
+/// A guest can write an image header into its raw disk.
 #[test]
-fn a_raw_disk_with_an_images_header_stays_raw_when_it_is_called_raw() {
+fn a_raw_disk_with_an_image_header_stays_raw_if_the_format_is_given() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("secret"), [7; 4096]).unwrap();
-    for craft in [with_backing, with_data_file, with_extent] {
-        let bytes = craft("secret");
+    for create in [with_backing, with_data_file, with_extent] {
+        let bytes = create("secret");
         std::fs::write(path("disk.raw"), &bytes).unwrap();
         let options = OpenOptions::new().format(Format::Raw);
         let image = options.open(path("disk.raw")).unwrap();
@@ -162,7 +162,7 @@ fn a_raw_disk_with_an_images_header_stays_raw_when_it_is_called_raw() {
         let mut guest = vec![0; bytes.len()];
         copy.read_at(&mut guest, 0).unwrap();
         assert!(guest == bytes);
-        // As an overlay's backing file it is raw as well, because its format has to be said.
+        // As a backing file it is raw too, because the overlay has to name the format.
         let overlay = path("overlay.qcow2");
         let name = path("disk.raw").display().to_string();
         std::fs::write(&overlay, with_backing(&name)).unwrap();
@@ -173,19 +173,19 @@ fn a_raw_disk_with_an_images_header_stays_raw_when_it_is_called_raw() {
 }
 
 #[test]
-fn what_is_called_raw_and_is_an_image_is_refused_by_inspect() {
+fn an_image_that_is_claimed_to_be_raw_is_refused_by_inspect() {
     let claimed = InspectOptions::new().claimed("raw").unwrap();
     let vmdk = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-sparse.vmdk");
     for bytes in [qcow2(), std::fs::read(vmdk).unwrap()] {
-        assert!(look(&bytes, &InspectOptions::new()).is_safe());
-        let found = look(&bytes, &claimed);
+        assert!(inspect_bytes(&bytes, &InspectOptions::new()).is_safe());
+        let found = inspect_bytes(&bytes, &claimed);
         assert!(!found.is_safe() && found.finding(Code::FormatMismatch).is_some());
     }
-    assert!(look(&[1; 1024], &claimed).is_safe());
+    assert!(inspect_bytes(&[1; 1024], &claimed).is_safe());
 }
 
 #[test]
-fn an_existing_raw_target_with_an_images_header_is_only_overwritten() {
+fn an_existing_raw_target_with_an_image_header_is_only_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("host"), [7; 4096]).unwrap();
@@ -197,18 +197,18 @@ fn an_existing_raw_target_with_an_images_header_is_only_overwritten() {
 }
 
 #[test]
-fn an_image_that_names_a_file_of_the_host_does_not_carry_it_away() {
+fn an_image_that_names_a_file_of_the_host_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let upload = dir.path().join("upload");
-    for (format, craft, code) in [
+    for (format, create, code) in [
         (Format::Qcow2, with_backing as fn(&str) -> Vec<u8>, Code::BackingFile),
         (Format::Qcow2, with_data_file, Code::DataFile),
         (Format::Vmdk, with_extent, Code::Extents),
     ] {
-        std::fs::write(&upload, craft("/etc/passwd")).unwrap();
+        std::fs::write(&upload, create("/etc/passwd")).unwrap();
         let error = Image::open(&upload).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-        let found = look(&std::fs::read(&upload).unwrap(), &InspectOptions::new());
+        let found = inspect_bytes(&std::fs::read(&upload).unwrap(), &InspectOptions::new());
         assert_eq!(found.format, format.name());
         assert!(!found.is_safe() && found.finding(code).is_some(), "{code}");
         assert_eq!(found.references[0].name, "/etc/passwd");
@@ -216,47 +216,46 @@ fn an_image_that_names_a_file_of_the_host_does_not_carry_it_away() {
 }
 
 #[test]
-fn a_small_file_of_a_huge_disk_is_refused_by_the_bounds() {
+fn a_small_image_of_a_huge_disk_is_refused_by_the_size_limits() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     run("qemu-img", ["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "8T"]);
     let bytes = std::fs::read(&path).unwrap();
-    assert!(look(&bytes, &InspectOptions::new()).is_safe());
+    assert!(inspect_bytes(&bytes, &InspectOptions::new()).is_safe());
     for (options, code) in [
         (InspectOptions::new().max_virtual_size(1 << 40), Code::DiskTooLarge),
         (InspectOptions::new().max_ratio(1000), Code::RatioTooLarge),
         (InspectOptions::new().max_size(1000), Code::FileTooLarge),
     ] {
-        let found = look(&bytes, &options);
+        let found = inspect_bytes(&bytes, &options);
         assert!(!found.is_safe() && found.finding(code).is_some(), "{code}");
     }
-    // A disk of unknown size is larger than any bound.
-    let unknown = look(b"vhdxfile", &InspectOptions::new().max_virtual_size(1 << 50));
+    // A disk of unknown size exceeds any limit.
+    let unknown = inspect_bytes(b"vhdxfile", &InspectOptions::new().max_virtual_size(1 << 50));
     assert!(unknown.finding(Code::DiskTooLarge).is_some());
 }
 
 #[test]
-fn a_compressed_grain_cut_by_the_end_of_the_file_is_an_error() {
+fn a_truncated_compressed_grain_is_an_error() {
     let stream = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-stream-qemu.vmdk");
     let bytes = std::fs::read(stream).unwrap();
     let last = bytes.iter().rposition(|&byte| byte != 0).unwrap();
-    let whole = use_guest(&bytes);
-    assert!(whole.is_ok());
+    read_all(&bytes).unwrap();
     for less in [1, 2, 4, 8, 11, 12, 13, 100, 511, 512, 513] {
-        use_guest(&bytes[..last - less]).expect_err("a grain is cut");
+        read_all(&bytes[..last - less]).expect_err("a truncated grain is read");
     }
 }
 
-/// Reads all that the guest has.
-fn use_guest(bytes: &[u8]) -> Result<(), Error> {
+/// Reads all guest bytes.
+fn read_all(bytes: &[u8]) -> Result<(), Error> {
     let image = open(Format::Vmdk, bytes)?;
     let mut guest = vec![0; image.size() as usize];
     image.read_at(&mut guest, 0)
 }
 
-/// Names in backticks in the table's last column are tests.
+/// Names in backticks in the last column of the tables are tests.
 #[test]
-fn every_test_that_security_md_names_is_there() {
+fn every_test_named_in_security_md_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
     let rows = text.lines().filter(|line| line.starts_with('|'));
@@ -267,8 +266,8 @@ fn every_test_that_security_md_names_is_there() {
         .collect();
     assert!(names.len() > 20, "{names:?}");
     let mut sources = String::new();
-    for folder in ["crates", "python/tests"] {
-        gather(&root.join(folder), &mut sources);
+    for dir in ["crates", "python/tests"] {
+        append_sources(&root.join(dir), &mut sources);
     }
     let missing = |name: &&&str| {
         !sources.contains(&format!("fn {name}(")) && !sources.contains(&format!("def {name}("))
@@ -277,11 +276,11 @@ fn every_test_that_security_md_names_is_there() {
     assert!(missing.is_empty(), "no such tests: {missing:?}");
 }
 
-fn gather(folder: &Path, sources: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+fn append_sources(dir: &Path, sources: &mut String) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            gather(&path, sources);
+            append_sources(&path, sources);
         } else if path.extension().is_some_and(|e| e == "rs" || e == "py") {
             sources.push_str(&std::fs::read_to_string(&path).unwrap());
         }

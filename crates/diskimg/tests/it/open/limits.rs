@@ -1,4 +1,5 @@
-//! Every field of `Limits`: what goes beyond one is refused by its name, and let through by it.
+//! Every field of `Limits`: an image that exceeds a limit is refused with the limit's name, and
+//! accepted if the limit is raised.
 
 use diskimg::iso::{IsoImage, IsoOptions};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
@@ -6,38 +7,39 @@ use diskimg::target::Backing;
 use diskimg::{
     Create, Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
 };
-use diskimg_testkit::appliance::{DiskLine, FileLine, Kit, VMDK, descriptor};
-use diskimg_testkit::iso::{Craft, FREE, MORE, Record, susp};
+use diskimg_testkit::appliance::{OvfDisk, OvfFile, PackageBuilder, VMDK_FORMAT, descriptor};
+use diskimg_testkit::iso::{FREE, IsoBuilder, MORE, Record, susp};
 use diskimg_testkit::tool::run;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What is done with an image within limits.
+/// An operation on an image under the given limits.
 type Attempt<'a> = Box<dyn Fn(&Limits) -> Result<(), Error> + 'a>;
 
-/// Images that are small, each of which asks for more than nothing of something.
+/// Small images, each of which needs at least 1 of some limit.
 struct Images {
-    kit: Kit,
+    package: PackageBuilder,
     qcow2: PathBuf,
     ova: PathBuf,
 }
 
 impl Images {
     fn new() -> Self {
-        let kit = Kit::new();
-        let qcow2 = kit.path("a.qcow2");
+        let package = PackageBuilder::new();
+        let qcow2 = package.path("a.qcow2");
         let name = qcow2.to_str().unwrap();
         run("qemu-img", ["create", "-q", "-f", "qcow2", name, "1G"]);
         run("qemu-io", ["-f", "qcow2", "-c", "write -q 0 64k", name]);
-        for made in ["one", "two"] {
-            run("qemu-img", ["snapshot", "-c", made, name]);
-            run("qemu-img", ["bitmap", "--add", name, made]);
+        for label in ["one", "two"] {
+            run("qemu-img", ["snapshot", "-c", label, name]);
+            run("qemu-img", ["bitmap", "--add", name, label]);
         }
-        let (ova, _) = kit.simple();
-        Self { kit, qcow2, ova }
+        let (ova, _) = package.single_disk_ova();
+        Self { package, qcow2, ova }
     }
 
-    fn of<'a>(&'a self, name: &str) -> Vec<Attempt<'a>> {
+    /// Returns operations that are bounded by a limit.
+    fn attempts<'a>(&'a self, name: &str) -> Vec<Attempt<'a>> {
         let qcow2 = || open(&self.qcow2);
         let ova = || open(&self.ova);
         match name {
@@ -68,25 +70,25 @@ impl Images {
             "file_sections" => vec![walk(sections())],
             "link_bytes" => vec![strict(link())],
             "continuations" => vec![strict(continued())],
-            other => panic!("no image asks for anything of '{other}'"),
+            other => panic!("no image is bounded by '{other}'"),
         }
     }
 
-    /// Three images deep.
+    /// Creates a chain of three images.
     fn overlay(&self) -> PathBuf {
-        let mut below = self.qcow2.clone();
+        let mut top = self.qcow2.clone();
         for index in 0..2 {
-            let path = self.kit.path(&format!("overlay{index}.qcow2"));
-            let name = below.to_string_lossy().into_owned();
+            let path = self.package.path(&format!("overlay{index}.qcow2"));
+            let name = top.to_string_lossy().into_owned();
             let backing = Backing { name, format: Some("qcow2".into()), content_id: None };
             Create::new(Format::Qcow2).backing(Some(backing)).run(&path).unwrap();
-            below = path;
+            top = path;
         }
-        below
+        top
     }
 
     fn vmdk(&self, subformat: &str, size: u64) -> PathBuf {
-        let path = self.kit.path(&format!("{subformat}-{size}.vmdk"));
+        let path = self.package.path(&format!("{subformat}-{size}.vmdk"));
         let mut options = Options::default();
         options.set("subformat", subformat);
         Create::new(Format::Vmdk).size(size).options(options).run(&path).unwrap();
@@ -94,17 +96,18 @@ impl Images {
     }
 
     fn cue_sheet(&self) -> Attempt<'_> {
-        self.kit.write("disc.bin", nested());
+        self.package.write("disc.bin", nested());
         let sheet = "FILE \"disc.bin\" BINARY\n  TRACK 01 MODE1/2048\n    INDEX 01 00:00:00\n";
-        self.kit.write("disc.cue", sheet);
-        let path = self.kit.path("disc.cue");
+        self.package.write("disc.cue", sheet);
+        let path = self.package.path("disc.cue");
         Box::new(move |limits| {
             let source: Arc<dyn Source> = Arc::new(FileSource::open(&path).unwrap());
             IsoImage::open(source, &iso_options(limits)).map(drop)
         })
     }
 
-    /// VirtualBox's way: the parent is whichever file beside it has this UUID.
+    /// A child as VirtualBox writes it: the parent is the file in the same directory with this
+    /// UUID.
     fn child_without_a_name(&self) -> PathBuf {
         let text = |kind, lines: &str| {
             format!(
@@ -114,40 +117,45 @@ impl Images {
         };
         let uuid = "11111111-aaaa-4444-8888-000000000001";
         let parent = text("ffffffff", &format!("ddb.uuid.image=\"{uuid}\"\n"));
-        self.kit.write("uuid/z.vmdk", parent);
-        self.kit.write("uuid/a.vmdk", text("ffffffff", &format!("ddb.uuid.parent=\"{uuid}\"\n")));
-        self.kit.path("uuid/a.vmdk")
+        self.package.write("uuid/z.vmdk", parent);
+        self.package
+            .write("uuid/a.vmdk", text("ffffffff", &format!("ddb.uuid.parent=\"{uuid}\"\n")));
+        self.package.path("uuid/a.vmdk")
     }
 
-    /// An appliance whose disk is cut into two files.
+    /// An appliance whose disk is split into two chunks.
     fn chunks(&self) -> PathBuf {
-        self.kit.vmdk("cut.vmdk", 2);
-        let bytes = std::fs::read(self.kit.path("cut.vmdk")).unwrap();
+        self.package.create_vmdk("cut.vmdk", 2);
+        let bytes = std::fs::read(self.package.path("cut.vmdk")).unwrap();
         let chunk = bytes.len() / 2 + 1;
-        self.kit.write("cut.vmdk.000000000", &bytes[..chunk]);
-        self.kit.write("cut.vmdk.000000001", &bytes[chunk..]);
-        let more = format!("ovf:size=\"{}\" ovf:chunkSize=\"{chunk}\"", bytes.len());
-        let files = [FileLine { href: "cut.vmdk", more: &more }];
-        let disks = [DiskLine { file: Some(1), format: VMDK, more: "" }];
-        self.kit.write("cut.ovf", descriptor(&files, &disks));
-        self.kit.tar("cut.ova", "ustar", &["cut.ovf", "cut.vmdk.000000000", "cut.vmdk.000000001"])
+        self.package.write("cut.vmdk.000000000", &bytes[..chunk]);
+        self.package.write("cut.vmdk.000000001", &bytes[chunk..]);
+        let attributes = format!("ovf:size=\"{}\" ovf:chunkSize=\"{chunk}\"", bytes.len());
+        let files = [OvfFile { href: "cut.vmdk", attributes: &attributes }];
+        let disks = [OvfDisk { file: Some(1), format: VMDK_FORMAT, attributes: "" }];
+        self.package.write("cut.ovf", descriptor(&files, &disks));
+        self.package.tar(
+            "cut.ova",
+            "ustar",
+            &["cut.ovf", "cut.vmdk.000000000", "cut.vmdk.000000001"],
+        )
     }
 
-    /// A member whose name has a header of its own.
+    /// An archive with a member whose name has its own header.
     fn long_name(&self) -> PathBuf {
         let name = format!("{}/x", "n".repeat(200));
-        self.kit.write(&name, "");
-        self.kit.tar("long.ova", "gnu", &["a.ovf", "a-disk1.vmdk", &name])
+        self.package.write(&name, "");
+        self.package.tar("long.ova", "gnu", &["a.ovf", "a-disk1.vmdk", &name])
     }
 
     fn packed(&self) -> PathBuf {
-        self.kit.tool("sh", &["-c", "gzip -kc a.ova > packed.ova"]);
-        self.kit.path("packed.ova")
+        self.package.tool("sh", &["-c", "gzip -kc a.ova > packed.ova"]);
+        self.package.path("packed.ova")
     }
 
     fn zipped(&self) -> PathBuf {
-        self.kit.tool("7zz", &["a", "-tzip", "-mx1", "zipped.ova", "a.ovf", "a-disk1.vmdk"]);
-        self.kit.path("zipped.ova")
+        self.package.tool("7zz", &["a", "-tzip", "-mx1", "zipped.ova", "a.ovf", "a-disk1.vmdk"]);
+        self.package.path("zipped.ova")
     }
 }
 
@@ -194,33 +202,35 @@ fn strict<'a>(bytes: Vec<u8>) -> Attempt<'a> {
     Box::new(move |limits| iso(&bytes, limits, true)?.walk().try_for_each(|found| found.map(drop)))
 }
 
-/// A directory in a directory in the root.
+/// An image with a directory in a directory in the root.
 fn nested() -> Vec<u8> {
-    let mut craft = Craft::new(&[Record::dir("D", FREE)]);
-    craft.dir(FREE, 32, &[Record::dir("E", FREE + 1)]);
-    craft.dir(FREE + 1, FREE, &[Record::file("X", FREE, 7)]);
-    craft.finish()
+    let mut builder = IsoBuilder::new(&[Record::dir("D", FREE)]);
+    builder.dir(FREE, 32, &[Record::dir("E", FREE + 1)]);
+    builder.dir(FREE + 1, FREE, &[Record::file("X", FREE, 7)]);
+    builder.finish()
 }
 
 fn sections() -> Vec<u8> {
     let section = Record::file("BIG", FREE, 2048);
-    let mut craft = Craft::new(&[section.clone().flagged(MORE), section.flagged(MORE)]);
-    craft.put(FREE, &[1; 2048]);
-    craft.finish()
+    let mut builder =
+        IsoBuilder::new(&[section.clone().with_flags(MORE), section.with_flags(MORE)]);
+    builder.put(FREE, &[1; 2048]);
+    builder.finish()
 }
 
 fn link() -> Vec<u8> {
-    Craft::rock_ridge(&[Record::rock_link("link", "a/long/way/to/go")]).finish()
+    IsoBuilder::rock_ridge(&[Record::rock_link("link", "a/long/way/to/go")]).finish()
 }
 
-/// A name that goes on in two areas.
+/// An image with a name that continues in two continuation areas.
 fn continued() -> Vec<u8> {
     let name = |flags, text| susp::nm_flags(flags, text);
     let first = [name(1, "a"), susp::ce(FREE, 0, 34)];
     let second = [name(1, "b"), susp::ce(FREE + 1, 0, 6)].concat();
-    let mut craft = Craft::rock_ridge(&[Record::rock("", FREE, 0, &[]).using(&first)]);
-    craft.put(FREE, &second).put(FREE + 1, &name(0, "c"));
-    craft.finish()
+    let mut builder =
+        IsoBuilder::rock_ridge(&[Record::rock("", FREE, 0, &[]).with_system_use(&first)]);
+    builder.put(FREE, &second).put(FREE + 1, &name(0, "c"));
+    builder.finish()
 }
 
 fn zisofs<'a>() -> Attempt<'a> {
@@ -236,9 +246,9 @@ fn zisofs<'a>() -> Attempt<'a> {
     packed.extend(&deflated);
     let size = packed.len() as u32;
     let zf = susp::zf(4, 15, 32 << 10);
-    let mut craft = Craft::rock_ridge(&[Record::rock("packed", FREE, size, &[zf])]);
-    craft.put(FREE, &packed);
-    let bytes = craft.finish();
+    let mut builder = IsoBuilder::rock_ridge(&[Record::rock("packed", FREE, size, &[zf])]);
+    builder.put(FREE, &packed);
+    let bytes = builder.finish();
     Box::new(move |limits| {
         let image = iso(&bytes, limits, false)?;
         let contents = image.contents(&image.lookup(b"packed")?)?;
@@ -247,8 +257,8 @@ fn zisofs<'a>() -> Attempt<'a> {
     })
 }
 
-/// The least value of a limit with which the attempt succeeds.
-fn least(attempt: &Attempt<'_>, name: &str) -> u64 {
+/// Returns the smallest value of a limit with which the attempt succeeds.
+fn smallest_sufficient(attempt: &Attempt<'_>, name: &str) -> u64 {
     let try_with = |value| {
         let mut limits = Limits::default();
         limits.set(name, value).unwrap();
@@ -256,7 +266,7 @@ fn least(attempt: &Attempt<'_>, name: &str) -> u64 {
     };
     let default = Limits::default().iter().find(|limit| limit.name == name).unwrap().value;
     let (mut refused, mut enough) = (0, default);
-    try_with(enough).unwrap_or_else(|e| panic!("{name}: the default refuses it: {e}"));
+    try_with(enough).unwrap_or_else(|e| panic!("{name}: refused with the default: {e}"));
     while enough - refused > 1 {
         let middle = refused + (enough - refused) / 2;
         match try_with(middle) {
@@ -267,23 +277,23 @@ fn least(attempt: &Attempt<'_>, name: &str) -> u64 {
     let error = try_with(refused).expect_err(name);
     assert_eq!((error.kind(), error.exceeded()), (ErrorKind::Limit, Some(name)), "{error}");
     let text = error.to_string();
-    for said in [
+    for fragment in [
         format!("the limit {name} is {refused}"),
         format!("--limit {name}=N"),
         format!("Limits::{name}"),
         format!("limits={{\"{name}\": N}}"),
     ] {
-        assert!(text.contains(&said), "{said}: {text}");
+        assert!(text.contains(&fragment), "{fragment}: {text}");
     }
     enough
 }
 
 #[test]
-fn every_limit_is_told_when_exceeded_and_lets_through_when_raised() {
+fn every_limit_is_named_when_exceeded_and_admits_the_image_when_raised() {
     let images = Images::new();
     for name in Limits::names() {
-        for attempt in images.of(name) {
-            assert!(least(&attempt, name) >= 1, "{name}");
+        for attempt in images.attempts(name) {
+            assert!(smallest_sufficient(&attempt, name) >= 1, "{name}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Opening: the policy for external files, the limits, known vulnerabilities.
+//! Tests of opening: the policy for external files, limits, known vulnerabilities.
 
 pub(crate) mod external_files;
 mod known_vulnerabilities;
 mod limits;
+mod probing;

@@ -1,4 +1,4 @@
-//! `map` tells what qemu-img tells.
+//! `map` reports what `qemu-img map` reports.
 
 use diskimg::{Convert, Format, Image, OpenOptions, Options, map};
 use diskimg_testkit::disk;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
 
-fn ours(path: &Path, format: Format) -> Vec<Value> {
+fn our_map(path: &Path, format: Format) -> Vec<Value> {
     let image = OpenOptions::new().format(format).open(path).unwrap();
     entries(&image)
 }
@@ -29,7 +29,7 @@ fn entries(image: &Image) -> Vec<Value> {
     entries
 }
 
-fn theirs(path: &Path, format: Format) -> Vec<Value> {
+fn qemu_map(path: &Path, format: Format) -> Vec<Value> {
     let text =
         run("qemu-img", ["map", "-f", format.name(), "--output=json", path.to_str().unwrap()]);
     serde_json::from_str(&text).unwrap()
@@ -39,7 +39,7 @@ proptest! {
     #![proptest_config(cases(80))]
 
     #[test]
-    fn a_map_of_what_we_wrote_is_the_same_in_qemu_img(
+    fn the_map_of_a_converted_image_equals_qemu_imgs(
         disk in disk::disk_of(0..=(4 << 20)),
         (format, options, compress) in prop_oneof![
             Just((Format::Raw, "", false)),
@@ -53,18 +53,18 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.img"));
-        // Of an empty disk qemu-img maps zero bytes in one entry; we give none.
+        // For an empty disk qemu-img prints one entry of length 0, diskimg none.
         let disk = disk::Disk { size: (disk.size / 512 * 512).max(512), ..disk };
         disk.write(&raw);
         let image = OpenOptions::new().format(Format::Raw).open(&raw).unwrap();
         let options = Options::parse(options).unwrap();
         Convert::new(image).format(format).options(options).compress(compress).run(&out).unwrap();
-        prop_assert_eq!(ours(&out, format), theirs(&out, format));
+        prop_assert_eq!(our_map(&out, format), qemu_map(&out, format));
     }
 }
 
 #[test]
-fn zero_clusters_and_depths_are_told_as_in_qemu_img() {
+fn the_map_of_zero_clusters_in_a_chain_equals_qemu_imgs() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     run("qemu-img", ["create", "-q", "-f", "qcow2", &path("base"), "2M"]);
@@ -92,5 +92,5 @@ fn zero_clusters_and_depths_are_told_as_in_qemu_img() {
         ],
     );
     let top = dir.path().join("top");
-    assert_eq!(ours(&top, Format::Qcow2), theirs(&top, Format::Qcow2));
+    assert_eq!(our_map(&top, Format::Qcow2), qemu_map(&top, Format::Qcow2));
 }

@@ -1,4 +1,5 @@
-//! `measure` foretells what qemu-img foretells, and what we write fits in it.
+//! `measure` returns the sizes that `qemu-img measure` returns, and the output of `convert` fits in
+//! them.
 
 use diskimg::{Convert, Format, OpenOptions, Options, measure, measure_size};
 use diskimg_testkit::disk;
@@ -25,14 +26,14 @@ proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
-    fn a_size_measures_as_in_qemu_img(size in 0..(1u64 << 33), options in options()) {
+    fn a_size_is_measured_as_by_qemu_img(size in 0..(1u64 << 33), options in options()) {
         let ours = measure_size(Format::Qcow2, &Options::parse(&options).unwrap(), size).unwrap();
         let theirs = qemu_measure(&["-O", "qcow2", "-o", &options, "--size", &size.to_string()]);
         prop_assert_eq!((ours.required, ours.fully_allocated), theirs);
     }
 
     #[test]
-    fn an_image_measures_as_in_qemu_img_and_fits(
+    fn an_image_is_measured_as_by_qemu_img_and_its_conversion_fits(
         disk in disk::disk_of(0..=(4 << 20)),
         options in options(),
     ) {

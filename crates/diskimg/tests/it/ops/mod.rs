@@ -1,4 +1,4 @@
-//! Operations.
+//! Tests of the operations.
 
 mod convert;
 mod inspect;

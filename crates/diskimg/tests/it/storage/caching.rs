@@ -1,8 +1,10 @@
-//! Reading and writing past the page cache.
+//! Direct I/O: reading and writing without the page cache.
 
 use diskimg::{Caching, Convert, Format, Image, OpenOptions, Options, Reflink};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
-use diskimg_testkit::tool::{Loop, Mounted, assert_qemu_check, assert_qemu_same, cases, run};
+use diskimg_testkit::tool::{
+    LoopDevice, MountedFs, assert_qemu_check, assert_qemu_same, cases, run,
+};
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -16,7 +18,7 @@ fn direct(image: Image, format: Format, options: &str) -> Convert<'static> {
     convert.reflink(Reflink::Never).caching(Caching::Direct)
 }
 
-/// 20 MiB of data, which end within a page.
+/// 20 MiB of data on a disk that ends within a page.
 fn sample() -> Disk {
     let run = |at, len, fill| Run { at, len, fill };
     Disk {
@@ -33,7 +35,7 @@ proptest! {
     #![proptest_config(cases(30))]
 
     #[test]
-    fn what_passes_by_the_cache_is_the_same(
+    fn direct_conversion_gives_the_same_bytes(
         disk in disk::disk(6 << 20),
         (format, options, compress) in prop::sample::select(vec![
             (Format::Raw, "", false),
@@ -63,7 +65,7 @@ proptest! {
     }
 }
 
-/// Bytes of the file that are in the page cache.
+/// Returns the number of bytes of the file that are in the page cache.
 fn cached(path: &Path) -> u64 {
     run("fincore", ["-b", "-n", "-o", "RES", path.to_str().unwrap()]).trim().parse().unwrap()
 }
@@ -71,7 +73,7 @@ fn cached(path: &Path) -> u64 {
 #[test]
 #[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
 fn direct_reads_and_writes_leave_hardly_anything_in_the_page_cache() {
-    let xfs = Mounted::xfs();
+    let xfs = MountedFs::xfs();
     let (raw, out) = (xfs.path("a.raw"), xfs.path("a"));
     sample().write(&raw);
     for (format, options) in [(Format::Raw, ""), (Format::Qcow2, ""), (Format::Vmdk, "")] {
@@ -91,13 +93,13 @@ fn direct_reads_and_writes_leave_hardly_anything_in_the_page_cache() {
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
-fn a_device_is_read_and_written_past_the_cache() {
+fn a_device_is_read_and_written_with_direct_io() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let disk = Disk { size: 64 << 20, ..sample() };
     disk.write(&path("raw"));
     std::fs::write(path("device"), vec![0xee; 65 << 20]).unwrap();
-    let device = Loop::over(&path("device"));
+    let device = LoopDevice::attach(&path("device"));
     let image = open(&path("raw"), Format::Raw, Caching::Direct);
     direct(image, Format::Qcow2, "").run(device.path()).unwrap();
     let image = open(device.path(), Format::Qcow2, Caching::Direct);

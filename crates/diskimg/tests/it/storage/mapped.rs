@@ -1,5 +1,4 @@
-//! Images read through a memory map: the same bytes as through `pread`, and
-//! none of them copied.
+//! Images read through a memory map: the same bytes as with `pread`, without copies.
 
 use diskimg::extent::Kind;
 use diskimg::storage::source::{FileSource, MappedSource, MemorySource, WindowSource};
@@ -9,37 +8,37 @@ use diskimg::{
     Source,
 };
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
-use diskimg_testkit::opened::{mapped, verified};
-use diskimg_testkit::tool::{Loop, cases, run};
+use diskimg_testkit::tool::{LoopDevice, cases, run};
+use diskimg_testkit::verified::{self, memory_mapped};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
 fn open(path: impl AsRef<Path>) -> Image {
-    mapped(&OpenOptions::new()).open(path).unwrap()
+    memory_mapped(&OpenOptions::new()).open(path).unwrap()
 }
 
 fn slices(image: &Image) -> Vec<Slice<'_>> {
     image.slices(0..image.size()).unwrap().map(|slice| slice.unwrap()).collect()
 }
 
-/// True if these bytes are in memory that the source has lent.
-fn lies_in(source: &dyn Source, bytes: &[u8]) -> bool {
+/// Returns true if the bytes are in the source's memory map.
+fn is_in(source: &dyn Source, bytes: &[u8]) -> bool {
     let all = source.as_slice().expect("mapped").as_ptr_range();
-    let own = bytes.as_ptr_range();
-    all.start <= own.start && own.end <= all.end
+    let part = bytes.as_ptr_range();
+    all.start <= part.start && part.end <= all.end
 }
 
-/// Which file of which layer the bytes lie in.
-fn whose(image: &Image, bytes: &[u8]) -> Option<(usize, usize)> {
+/// Returns the indexes of the layer and the file whose memory map contains the bytes.
+fn file_of(image: &Image, bytes: &[u8]) -> Option<(usize, usize)> {
     let files = image.layers().enumerate().flat_map(|(depth, layer)| {
         layer.files().iter().enumerate().map(move |(index, file)| (depth, index, file))
     });
-    let mut files = files.filter(|(.., file)| lies_in(&***file, bytes));
+    let mut files = files.filter(|(.., file)| is_in(&***file, bytes));
     files.next().map(|(depth, index, _)| (depth, index))
 }
 
-/// 8 MiB with data at its start, a hole, and a bit at its end.
+/// A disk of 8 MiB with data at its start, a hole, and data near its end.
 fn sample() -> Disk {
     let run = |at, len, seed| Run { at, len, fill: Fill::Noise(seed) };
     Disk { size: 8 << 20, runs: vec![run(0, 3 << 20, 1), run(7 << 20, 70_000, 2)] }
@@ -52,7 +51,7 @@ fn convert(raw: &Path, format: Format, options: &str, out: &Path) {
 }
 
 #[test]
-fn stored_bytes_are_lent_where_they_are_mapped_whatever_the_format() {
+fn stored_bytes_of_every_format_are_borrowed_from_the_memory_map() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let disk = sample();
@@ -70,29 +69,32 @@ fn stored_bytes_are_lent_where_they_are_mapped_whatever_the_format() {
         }
         let image = open(path(name));
         assert_eq!(image.format(), format, "{name}");
-        let mut lent = 0;
+        let mut borrowed = 0;
         for slice in slices(&image) {
             match slice {
                 Slice::Bytes(bytes) => {
-                    assert!(whose(&image, bytes).is_some(), "{name}: a copy");
-                    lent += bytes.len();
+                    assert!(file_of(&image, bytes).is_some(), "{name}: a copy");
+                    borrowed += bytes.len();
                 }
                 Slice::Zeros(_) => {}
                 Slice::Fetch(extent) => panic!("{name}: not in memory: {extent:?}"),
             }
         }
-        assert!(((3 << 20) + 70_000..4 << 20).contains(&lent), "{name}: {lent} bytes lent");
-        // The first cluster as one; the hole from the common zeros.
+        assert!(
+            ((3 << 20) + 70_000..4 << 20).contains(&borrowed),
+            "{name}: {borrowed} bytes borrowed"
+        );
+        // The first cluster is one slice; the hole is a slice of a shared zero buffer.
         let first = image.slice_at(0, 65536).unwrap().unwrap();
-        assert!(first == &disk.bytes()[..65536] && whose(&image, first).is_some(), "{name}");
+        assert!(first == &disk.bytes()[..65536] && file_of(&image, first).is_some(), "{name}");
         let hole = image.slice_at(5 << 20, 65536).unwrap().unwrap();
-        assert!(hole == [0; 65536] && whose(&image, hole).is_none(), "{name}");
-        verified(&OpenOptions::new(), path(name));
+        assert!(hole == [0; 65536] && file_of(&image, hole).is_none(), "{name}");
+        verified::open(&OpenOptions::new(), path(name));
     }
 }
 
 #[test]
-fn a_chain_lends_each_part_from_the_file_that_holds_it() {
+fn slices_of_a_chain_are_borrowed_from_the_file_that_stores_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let base = sample();
@@ -108,16 +110,16 @@ fn a_chain_lends_each_part_from_the_file_that_holds_it() {
         .run(path("top.qcow2"))
         .unwrap();
     let image = open(path("top.qcow2"));
-    let owner = |at: u64| whose(&image, image.slice_at(at, 4096).unwrap().unwrap());
+    let owner = |at: u64| file_of(&image, image.slice_at(at, 4096).unwrap().unwrap());
     assert_eq!(owner(0), Some((1, 0)));
     assert_eq!(owner(1 << 20), Some((0, 0)));
     assert_eq!(owner((1 << 20) + 65536), Some((1, 0)));
     assert_eq!(owner(5 << 20), None, "zeros");
-    verified(&OpenOptions::new(), path("top.qcow2"));
+    verified::open(&OpenOptions::new(), path("top.qcow2"));
 }
 
 #[test]
-fn compressed_clusters_are_to_be_fetched_and_the_rest_is_lent() {
+fn compressed_clusters_must_be_fetched_and_the_rest_is_borrowed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.qcow2");
     let name = path.to_str().unwrap();
@@ -125,22 +127,22 @@ fn compressed_clusters_are_to_be_fetched_and_the_rest_is_lent() {
     let commands = ["write -q -c -P 1 64k 64k", "write -q -P 2 192k 64k"];
     run("qemu-io", ["-f", "qcow2", "-c", commands[0], "-c", commands[1], name]);
     let image = open(&path);
-    let [first, packed, second, plain, last] = &slices(&image)[..] else { panic!() };
+    let [first, compressed, second, plain, last] = &slices(&image)[..] else { panic!() };
     assert_eq!([first, second], [&Slice::Zeros(65536); 2]);
     assert_eq!(last, &Slice::Zeros((1 << 20) - (256 << 10)));
     assert!(matches!(plain, Slice::Bytes(bytes) if **bytes == [2; 65536]), "{plain:?}");
-    let Slice::Fetch(extent) = packed else { panic!("{packed:?}") };
+    let Slice::Fetch(extent) = compressed else { panic!("{compressed:?}") };
     assert!(matches!(extent.kind, Kind::Encoded(_)), "{extent:?}");
     assert_eq!(extent.guest, 65536..131_072);
     let mut bytes = [0; 65536];
     Fetcher::default().fetch(&image, extent, &mut bytes).unwrap();
     assert!(bytes == [1; 65536]);
     assert_eq!(image.slice_at(65536 + 17, 100).unwrap(), None);
-    verified(&OpenOptions::new(), &path);
+    verified::open(&OpenOptions::new(), &path);
 }
 
 #[test]
-fn without_a_map_all_is_to_be_fetched_in_bounded_pieces() {
+fn without_a_memory_map_everything_must_be_fetched_in_bounded_pieces() {
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("a.raw");
     let disk = Disk { size: (5 << 20) + 17, ..sample() };
@@ -153,7 +155,7 @@ fn without_a_map_all_is_to_be_fetched_in_bounded_pieces() {
 }
 
 #[test]
-fn an_image_that_was_cut_short_is_an_error_at_its_offset_and_no_signal() {
+fn a_truncated_image_is_an_error_with_an_offset_and_not_a_signal() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("a.raw"));
@@ -183,10 +185,10 @@ fn an_image_that_was_cut_short_is_an_error_at_its_offset_and_no_signal() {
             seen += slice.len();
             Ok(())
         });
-        let error: Error = outcome.expect_err("cut short");
+        let error: Error = outcome.expect_err("truncated");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(error.path() == Some(&path(name)) && error.offset().is_some(), "{error}");
-        assert!(seen < 3 << 20, "{name}: {seen} bytes lent");
+        assert!(seen < 3 << 20, "{name}: {seen} bytes");
         let read = OpenOptions::new().open(path(name)).unwrap();
         let mut bytes = vec![0; image.size() as usize];
         assert_eq!(read.read_at(&mut bytes, 0).unwrap_err().kind(), ErrorKind::Corrupt);
@@ -194,7 +196,7 @@ fn an_image_that_was_cut_short_is_an_error_at_its_offset_and_no_signal() {
 }
 
 #[test]
-fn slices_end_with_their_first_error() {
+fn slices_end_after_the_first_error() {
     let mut bytes = std::fs::read(testdata().join("ext4-sparse.vmdk")).unwrap();
     bytes.truncate(bytes.len() / 2);
     let image = OpenOptions::new().open_source(Arc::new(MemorySource::new(bytes)), "a").unwrap();
@@ -205,7 +207,7 @@ fn slices_end_with_their_first_error() {
 }
 
 #[test]
-fn what_is_asked_for_has_to_be_on_the_disk() {
+fn ranges_beyond_the_end_of_the_disk_are_errors() {
     let image = OpenOptions::new()
         .format(Format::Raw)
         .open_source(Arc::new(MemorySource::new(*b"0123456789")), "ten")
@@ -225,15 +227,15 @@ fn what_is_asked_for_has_to_be_on_the_disk() {
 #[test]
 fn an_empty_raw_file_has_no_slices() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let image = mapped(&OpenOptions::new().format(Format::Raw)).open(file.path()).unwrap();
+    let image = memory_mapped(&OpenOptions::new().format(Format::Raw)).open(file.path()).unwrap();
     assert_eq!((image.size(), slices(&image).len()), (0, 0));
 }
 
 #[test]
-fn a_vast_hole_is_a_few_slices() {
+fn a_large_hole_is_a_few_slices() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 40).unwrap();
-    let image = mapped(&OpenOptions::new().format(Format::Raw)).open(file.path()).unwrap();
+    let image = memory_mapped(&OpenOptions::new().format(Format::Raw)).open(file.path()).unwrap();
     let all = slices(&image);
     assert!(all.iter().all(|slice| matches!(slice, Slice::Zeros(_))));
     assert_eq!(all.iter().map(Slice::len).sum::<u64>(), 1 << 40);
@@ -241,25 +243,26 @@ fn a_vast_hole_is_a_few_slices() {
 }
 
 #[test]
-fn the_policy_judges_the_file_that_is_mapped() {
+fn the_policy_applies_to_memory_mapped_backing_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("in")).unwrap();
     std::fs::write(dir.path().join("secret.raw"), [7; 65536]).unwrap();
     let image = dir.path().join("in/a.qcow2");
     let (base, name) = ("../secret.raw", image.to_str().unwrap());
     run("qemu-img", ["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", name, "64k"]);
-    let refused = mapped(&OpenOptions::new()).open(&image).unwrap_err();
+    let refused = memory_mapped(&OpenOptions::new()).open(&image).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Refused);
-    let any = mapped(&OpenOptions::new().external_files(ExternalFiles::Any)).open(&image).unwrap();
+    let any =
+        memory_mapped(&OpenOptions::new().external_files(ExternalFiles::Any)).open(&image).unwrap();
     assert_eq!(any.slice_at(0, 3).unwrap(), Some(&[7; 3][..]));
 }
 
 #[test]
-fn a_source_of_ones_own_lends_too() {
+fn a_caller_supplied_source_can_be_borrowed_from() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a");
     std::fs::write(&path, [&[1; 512][..], &[2; 1024]].concat()).unwrap();
-    // SAFETY: nobody changes the file.
+    // SAFETY: the file is not modified.
     #[allow(unsafe_code)]
     let whole = unsafe { MappedSource::new(FileSource::open(&path).unwrap()) }.unwrap();
     let window = WindowSource::new(Arc::new(whole), 512..1536).unwrap();
@@ -267,22 +270,22 @@ fn a_source_of_ones_own_lends_too() {
     let image = options.open_source(Arc::new(window), "window").unwrap();
     let [Slice::Bytes(bytes)] = slices(&image)[..] else { panic!() };
     assert_eq!(bytes, [2; 1024]);
-    assert_eq!(whose(&image, bytes), Some((0, 0)));
+    assert_eq!(file_of(&image, bytes), Some((0, 0)));
 }
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
-fn a_device_is_mapped_as_a_file_is() {
+fn a_device_is_mapped_like_a_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let disk = sample();
     disk.write(file.path());
-    let device = Loop::over(file.path());
+    let device = LoopDevice::attach(file.path());
     let options = OpenOptions::new().format(Format::Raw);
-    let image = mapped(&options).open(device.path()).unwrap();
-    let lent = image.slice_at(7 << 20, 65536).unwrap().unwrap();
-    assert!(lent == &disk.bytes()[7 << 20..][..65536]);
-    assert_eq!(whose(&image, lent), Some((0, 0)));
-    verified(&options, device.path());
+    let image = memory_mapped(&options).open(device.path()).unwrap();
+    let borrowed = image.slice_at(7 << 20, 65536).unwrap().unwrap();
+    assert!(borrowed == &disk.bytes()[7 << 20..][..65536]);
+    assert_eq!(file_of(&image, borrowed), Some((0, 0)));
+    verified::open(&options, device.path());
 }
 
 fn testdata() -> &'static Path {
@@ -290,12 +293,12 @@ fn testdata() -> &'static Path {
 }
 
 #[test]
-fn the_images_of_testdata_are_the_same_both_ways() {
+fn the_images_in_testdata_read_the_same_mapped_and_unmapped() {
     let mut seen = 0;
     for entry in std::fs::read_dir(testdata()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "qcow2" || e == "vmdk") {
-            let image = verified(&OpenOptions::new(), &path);
+            let image = verified::open(&OpenOptions::new(), &path);
             let other = open(&path);
             let same = diskimg::compare(&image, &other, true, None, None).unwrap();
             assert!(matches!(same, diskimg::Comparison::Identical { .. }), "{}", path.display());
@@ -309,7 +312,7 @@ proptest! {
     #![proptest_config(cases(20))]
 
     #[test]
-    fn any_range_in_slices_is_that_range_of_the_disk(
+    fn the_slices_of_any_range_are_that_range_of_the_disk(
         disk in disk::disk_of(1..=(3 << 20)),
         format in prop_oneof![Just(Format::Raw), Just(Format::Qcow2), Just(Format::Vmdk)],
         ranges in prop::collection::vec((any::<prop::sample::Index>(), 1..400_000usize), 1..20),
@@ -318,21 +321,21 @@ proptest! {
         let (raw, out) = (dir.path().join("a.raw"), dir.path().join("out"));
         disk.write(&raw);
         convert(&raw, format, "", &out);
-        let image = mapped(&OpenOptions::new().format(format)).open(&out).unwrap();
+        let image = memory_mapped(&OpenOptions::new().format(format)).open(&out).unwrap();
         let mut bytes = disk.bytes();
         bytes.resize(image.size() as usize, 0);
         for (start, len) in ranges {
             let start = start.index(bytes.len());
             let end = bytes.len().min(start + len);
-            let mut glued = Vec::new();
+            let mut joined = Vec::new();
             for slice in image.slices(start as u64..end as u64).unwrap() {
                 match slice.unwrap() {
-                    Slice::Bytes(bytes) => glued.extend_from_slice(bytes),
-                    Slice::Zeros(len) => glued.resize(glued.len() + len as usize, 0),
+                    Slice::Bytes(bytes) => joined.extend_from_slice(bytes),
+                    Slice::Zeros(len) => joined.resize(joined.len() + len as usize, 0),
                     Slice::Fetch(extent) => panic!("{extent:?}"),
                 }
             }
-            prop_assert!(glued == bytes[start..end], "{}..{}", start, end);
+            prop_assert!(joined == bytes[start..end], "{}..{}", start, end);
         }
     }
 }

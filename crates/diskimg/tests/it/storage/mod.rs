@@ -1,4 +1,4 @@
-//! Storage: output files, the page cache, memory maps, faults.
+//! Tests of storage: output files, the page cache, memory maps, faults.
 
 mod caching;
 mod faults;

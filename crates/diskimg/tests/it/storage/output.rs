@@ -1,4 +1,4 @@
-//! Outputs are whole or not there.
+//! Output files: complete or absent after errors and cancellation.
 
 use diskimg::extent::Kind;
 use diskimg::storage::sink::Sink;
@@ -6,7 +6,7 @@ use diskimg::storage::source::{MemorySource, Source};
 use diskimg::target::Backing;
 use diskimg::{Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
-use diskimg_testkit::tool::{Loop, assert_qemu_check, qemu_bytes, run, try_run};
+use diskimg_testkit::tool::{LoopDevice, assert_qemu_check, qemu_bytes, run, try_run};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
@@ -38,7 +38,7 @@ fn raw(path: &Path) -> Image {
 }
 
 #[test]
-fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
+fn a_cancelled_conversion_leaves_the_old_target_and_no_other_file() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
     sample().write(&source);
@@ -52,12 +52,13 @@ fn a_cancelled_conversion_leaves_the_old_target_and_nothing_else() {
 }
 
 #[test]
-fn a_conversion_can_be_stopped_until_the_moment_its_output_gets_its_name() {
+fn a_conversion_can_be_cancelled_until_its_output_is_renamed() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
     sample().write(&source);
     std::fs::write(&out, b"old").unwrap();
-    // Told once when the last byte is written, and once when all is flushed.
+    // Progress is complete for the first time when the last byte is written, for the second time
+    // when everything is flushed.
     let complete = AtomicU64::new(0);
     let stop = |p: diskimg::Progress| match p.done == p.total {
         true if complete.fetch_add(1, Ordering::Relaxed) > 0 => ControlFlow::Break(()),
@@ -71,7 +72,7 @@ fn a_conversion_can_be_stopped_until_the_moment_its_output_gets_its_name() {
 }
 
 #[test]
-fn a_cancelled_new_image_leaves_the_old_one_and_nothing_else() {
+fn a_cancelled_creation_leaves_the_old_image_and_no_other_file() {
     let flat = "subformat=twoGbMaxExtentFlat,preallocation=full";
     for (format, options) in [
         (Format::Raw, "preallocation=full"),
@@ -100,7 +101,7 @@ fn a_cancelled_new_image_leaves_the_old_one_and_nothing_else() {
 }
 
 #[test]
-fn a_vast_new_image_is_there_at_once() {
+fn a_huge_image_is_created_in_few_steps() {
     let dir = tempfile::tempdir().unwrap();
     let (out, calls) = (dir.path().join("out"), AtomicU64::new(0));
     let count = |_| {
@@ -114,8 +115,8 @@ fn a_vast_new_image_is_there_at_once() {
     assert_eq!(Image::open(&out).unwrap().size(), 1 << 61);
 }
 
-/// The header of a qcow2 image of two exbibytes that holds nothing.
-fn vast() -> Image {
+/// Opens an unallocated qcow2 image of two exbibytes.
+fn huge_image() -> Image {
     let mut file = vec![0; 6 << 20];
     let fields: [(usize, &[u8]); 7] = [
         (0, b"QFI\xfb\0\0\0\x03"),
@@ -131,35 +132,36 @@ fn vast() -> Image {
     }
     file.resize(34 << 20, 0);
     let source = MemorySource::new(file);
-    OpenOptions::new().open_source(Arc::new(source), "vast.qcow2").unwrap()
+    OpenOptions::new().open_source(Arc::new(source), "huge.qcow2").unwrap()
 }
 
 #[test]
-fn a_vast_disk_that_holds_nothing_does_not_keep_a_verb_from_being_stopped() {
+fn an_operation_on_a_huge_unallocated_disk_can_be_cancelled() {
     let calls = AtomicU64::new(0);
     let stop = |_| match calls.fetch_add(1, Ordering::Relaxed) {
         0..3 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     };
     let output = Output::to_sink(Arc::new(diskimg::storage::sink::MemorySink::new()));
-    let error = Convert::new(vast())
+    let error = Convert::new(huge_image())
         .format(Format::Qcow2)
         .options(Options::parse("cluster_size=2M").unwrap())
         .progress(&stop)
         .run_to(output)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    let error = diskimg::compare(&vast(), &vast(), false, None, Some(&stop)).unwrap_err();
+    let error =
+        diskimg::compare(&huge_image(), &huge_image(), false, None, Some(&stop)).unwrap_err();
     assert_eq!(error.error.kind(), ErrorKind::Cancelled);
 }
 
 #[test]
-fn a_cancelled_conversion_in_place_leaves_no_image_that_could_be_opened() {
+fn a_cancelled_conversion_in_place_leaves_no_valid_image() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
     sample().write(&source);
     for format in [Format::Qcow2, Format::Vmdk] {
-        // As a device that held an image before.
+        // Like a device that contains an image.
         Convert::new(raw(&source)).format(format).run(&out).unwrap();
         let stop = |p: diskimg::Progress| {
             if p.done > 1 << 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -175,12 +177,12 @@ fn a_cancelled_conversion_in_place_leaves_no_image_that_could_be_opened() {
 }
 
 #[test]
-fn a_slow_conversion_can_be_stopped_while_it_waits() {
+fn a_rate_limited_conversion_can_be_cancelled_while_it_waits() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("a.raw");
     sample().write(&source);
-    let told = AtomicU64::new(0);
-    let stop = |_| match told.fetch_add(1, Ordering::Relaxed) {
+    let calls = AtomicU64::new(0);
+    let stop = |_| match calls.fetch_add(1, Ordering::Relaxed) {
         0..4 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     };
@@ -191,16 +193,16 @@ fn a_slow_conversion_can_be_stopped_while_it_waits() {
 }
 
 #[test]
-fn progress_rises_from_nothing_to_all() {
+fn progress_rises_from_zero_to_the_total() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("a.raw");
     sample().write(&source);
     let seen = std::sync::Mutex::new(Vec::new());
-    let tell = |p: diskimg::Progress| {
+    let record = |p: diskimg::Progress| {
         seen.lock().unwrap().push((p.done, p.total));
         ControlFlow::Continue(())
     };
-    Convert::new(raw(&source)).progress(&tell).run(dir.path().join("b")).unwrap();
+    Convert::new(raw(&source)).progress(&record).run(dir.path().join("b")).unwrap();
     let seen = seen.into_inner().unwrap();
     assert_eq!(seen.first(), Some(&(0, 5 << 20)));
     assert_eq!(seen.last(), Some(&(5 << 20, 5 << 20)));
@@ -208,7 +210,7 @@ fn progress_rises_from_nothing_to_all() {
 }
 
 #[test]
-fn converting_onto_a_file_of_the_own_chain_is_refused() {
+fn converting_onto_a_file_of_the_sources_chain_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("base.raw"));
@@ -238,7 +240,7 @@ fn converting_onto_a_file_of_the_own_chain_is_refused() {
 }
 
 #[test]
-fn a_data_file_that_would_replace_a_file_of_the_own_chain_is_refused() {
+fn a_data_file_that_would_replace_a_file_of_the_sources_chain_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("a.raw"));
@@ -274,18 +276,19 @@ fn an_output_that_cannot_be_created_is_an_error_with_its_name() {
     assert_eq!(names(dir.path()), ["a.raw"]);
 }
 
-/// A sink that is full after so many bytes.
+/// A sink that is full after `capacity` bytes.
 #[derive(Debug)]
-struct Full {
-    room: AtomicU64,
+struct FullSink {
+    capacity: AtomicU64,
 }
 
-impl Sink for Full {
+impl Sink for FullSink {
     fn write_all_at(&self, buf: &[u8], _offset: u64) -> io::Result<()> {
         let len = buf.len() as u64;
-        let took =
-            self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |r| r.checked_sub(len));
-        took.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
+        let written = self
+            .capacity
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |r| r.checked_sub(len));
+        written.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
     }
 
     fn is_zeroed(&self) -> bool {
@@ -302,7 +305,7 @@ impl Sink for Full {
 }
 
 #[test]
-fn a_full_disk_is_an_error_wherever_it_strikes() {
+fn a_full_disk_is_an_error_at_any_point() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("a.raw");
     sample().write(&source);
@@ -314,25 +317,25 @@ fn a_full_disk_is_an_error_wherever_it_strikes() {
         (Format::Vmdk, "subformat=streamOptimized", true),
     ];
     for (format, options, compress) in targets {
-        let run = |room| {
+        let run = |capacity| {
             Convert::new(raw(&source))
                 .format(format)
                 .options(Options::parse(options).unwrap())
                 .compress(compress)
-                .run_to(Output::to_sink(Arc::new(Full { room: AtomicU64::new(room) })))
+                .run_to(Output::to_sink(Arc::new(FullSink { capacity: AtomicU64::new(capacity) })))
         };
         run(64 << 20).unwrap();
-        for room in [0, 511, 4096, 100_000, 700_000, 1 << 20] {
-            let error = run(room).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Io, "{format} {room}");
+        for capacity in [0, 511, 4096, 100_000, 700_000, 1 << 20] {
+            let error = run(capacity).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io, "{format} {capacity}");
             let io = error.io_error().map(io::Error::kind);
-            assert_eq!(io, Some(io::ErrorKind::StorageFull), "{format} {room}: {error}");
+            assert_eq!(io, Some(io::ErrorKind::StorageFull), "{format} {capacity}: {error}");
         }
     }
 }
 
 #[test]
-fn a_stream_can_be_written_to_a_pipe_and_what_cannot_says_so() {
+fn streams_can_be_written_to_a_pipe_and_other_formats_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("piped"));
     sample().write(&source);
@@ -355,7 +358,7 @@ fn a_stream_can_be_written_to_a_pipe_and_what_cannot_says_so() {
 }
 
 #[test]
-fn a_full_raw_image_can_be_written_to_a_pipe() {
+fn a_fully_preallocated_raw_image_can_be_written_to_a_pipe() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("piped"));
     let mut bytes = vec![0; 1 << 20];
@@ -369,7 +372,7 @@ fn a_full_raw_image_can_be_written_to_a_pipe() {
 }
 
 #[test]
-fn an_existing_raw_target_is_overwritten_where_it_stands() {
+fn an_existing_raw_target_is_overwritten_in_place() {
     let dir = tempfile::tempdir().unwrap();
     let (source, out) = (dir.path().join("a.raw"), dir.path().join("out"));
     sample().write(&source);
@@ -377,14 +380,14 @@ fn an_existing_raw_target_is_overwritten_where_it_stands() {
     std::fs::write(&out, &old).unwrap();
     Convert::new(raw(&source)).run_existing(&out).unwrap();
     let new = std::fs::read(&out).unwrap();
-    assert!(new[..5 << 20] == sample().bytes(), "zeros are written over what was there");
-    assert!(new[5 << 20..] == old[5 << 20..], "what lies behind stays");
+    assert!(new[..5 << 20] == sample().bytes(), "zeros do not overwrite the old bytes");
+    assert!(new[5 << 20..] == old[5 << 20..], "bytes beyond the source are changed");
 
     std::fs::write(&out, &old[..1000]).unwrap();
     let error = Convert::new(raw(&source)).run_existing(&out).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "too small");
     let error = Convert::new(raw(&source)).run_existing(dir.path().join("none")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Io, "not there");
+    assert_eq!(error.kind(), ErrorKind::Io, "missing");
 }
 
 #[test]
@@ -406,16 +409,16 @@ fn an_existing_qcow2_target_keeps_its_options_and_its_tail() {
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
-fn a_device_is_known_again_by_another_node() {
+fn a_device_is_recognized_under_another_device_node() {
     let dir = tempfile::tempdir().unwrap();
     let (file, node) = (dir.path().join("device"), dir.path().join("node"));
     sample().write(&file);
-    let device = Loop::over(&file);
+    let device = LoopDevice::attach(&file);
     let number = std::fs::metadata(device.path()).unwrap().rdev();
     let (major, minor) = (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xfff00);
-    let made =
+    let mknod =
         try_run("mknod", [node.to_str().unwrap(), "b", &major.to_string(), &minor.to_string()]);
-    if made.status.success() {
+    if mknod.status.success() {
         let error = Convert::new(raw(device.path())).run(&node).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     }
@@ -423,13 +426,13 @@ fn a_device_is_known_again_by_another_node() {
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
-fn a_device_that_is_too_small_is_left_as_it_was() {
+fn a_device_that_is_too_small_is_left_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
     sample().write(&source);
     let before = disk::noise(8, 4 << 20);
     std::fs::write(&file, &before).unwrap();
-    let device = Loop::over(&file);
+    let device = LoopDevice::attach(&file);
     let error = Convert::new(raw(&source)).run(device.path()).unwrap_err();
     assert_eq!(error.io_error().map(io::Error::kind), Some(io::ErrorKind::StorageFull), "{error}");
     assert!(std::fs::read(device.path()).unwrap() == before);
@@ -437,12 +440,12 @@ fn a_device_that_is_too_small_is_left_as_it_was() {
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
-fn a_tail_on_a_device_is_not_read_while_the_device_is_overwritten() {
+fn an_existing_image_on_a_device_larger_than_the_source_is_refused_and_left_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
     sample().write(&source);
     std::fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
-    let device = Loop::over(&file);
+    let device = LoopDevice::attach(&file);
     let name = device.path().to_str().unwrap();
     run("qemu-img", ["create", "-q", "-f", "qcow2", name, "8M"]);
     run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 1 4M 4M", name]);
@@ -460,7 +463,7 @@ fn a_data_file_on_the_sources_device_is_refused_before_it_is_opened() {
     let (file, other) = (dir.path().join("device"), dir.path().join("other"));
     sample().write(&file);
     std::fs::write(&other, disk::noise(4, 8 << 20)).unwrap();
-    let (device, other) = (Loop::over(&file), Loop::over(&other));
+    let (device, other) = (LoopDevice::attach(&file), LoopDevice::attach(&other));
     std::os::unix::fs::symlink(device.path(), dir.path().join("link")).unwrap();
     let convert = |data_file: &Path| {
         let options = format!("data_file={},data_file_raw=on", data_file.display());
@@ -478,13 +481,13 @@ fn a_data_file_on_the_sources_device_is_refused_before_it_is_opened() {
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
-fn a_stream_on_a_device_is_found_from_the_front() {
+fn a_stream_on_a_device_is_found_without_a_footer_at_the_end_of_the_device() {
     let dir = tempfile::tempdir().unwrap();
     let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
     sample().write(&source);
-    // What was there before reaches to the end of the device.
+    // Old data fills the device to its end.
     std::fs::write(&file, disk::noise(9, 16 << 20)).unwrap();
-    let device = Loop::over(&file);
+    let device = LoopDevice::attach(&file);
     let options = Options::parse("subformat=streamOptimized").unwrap();
     let convert = Convert::new(raw(&source)).format(Format::Vmdk).options(options);
     convert.run(device.path()).unwrap();
@@ -497,7 +500,7 @@ fn a_stream_on_a_device_is_found_from_the_front() {
 }
 
 #[test]
-fn what_lies_behind_the_source_reads_as_zeros_whatever_was_there() {
+fn bytes_beyond_the_source_read_as_zeros_on_any_target() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let bytes = disk::noise(3, 70_001);
@@ -515,7 +518,7 @@ fn what_lies_behind_the_source_reads_as_zeros_whatever_was_there() {
     ] {
         let mut expected = bytes.clone();
         expected.resize(size, 0);
-        // As a device that was used before.
+        // Like a device that was used before.
         std::fs::write(path("used"), vec![0xff; 1 << 20]).unwrap();
         let output = Output::in_place(path("used"), false).unwrap();
         convert(format, options).run_to(output).unwrap();
@@ -526,11 +529,11 @@ fn what_lies_behind_the_source_reads_as_zeros_whatever_was_there() {
     convert(Format::Qcow2, "size=256k").backing(backing).run(path("top.qcow2")).unwrap();
     let mut expected = bytes;
     expected.resize(256 << 10, 0);
-    assert!(qemu_bytes(&path("top.qcow2"), "qcow2") == expected, "over a larger backing file");
+    assert!(qemu_bytes(&path("top.qcow2"), "qcow2") == expected, "with a larger backing file");
 }
 
 #[test]
-fn several_inputs_follow_one_another_sector_by_sector() {
+fn several_inputs_are_joined_at_sector_boundaries() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let parts = [disk::noise(1, 100_000), disk::noise(2, 512), disk::noise(3, 70_001)];
@@ -553,12 +556,12 @@ fn several_inputs_follow_one_another_sector_by_sector() {
 }
 
 #[test]
-fn salvage_replaces_what_cannot_be_read_and_says_where() {
+fn salvage_replaces_unreadable_data_with_zeros_and_reports_it() {
     let dir = tempfile::tempdir().unwrap();
     let (source, image) = (dir.path().join("a.raw"), dir.path().join("a.qcow2"));
     sample().write(&source);
     Convert::new(raw(&source)).format(Format::Qcow2).compress(true).run(&image).unwrap();
-    // Words compress: spoil the stream of one of their clusters.
+    // Damage one of the compressed clusters.
     let streams = Image::open(&image).unwrap().extents(3 << 20..4 << 20).unwrap();
     let Kind::Encoded(encoded) = &streams[5].kind else { panic!("not compressed: {streams:?}") };
     let mut bytes = std::fs::read(&image).unwrap();
@@ -580,11 +583,11 @@ fn salvage_replaces_what_cannot_be_read_and_says_where() {
     }
 }
 
-/// A disk that has failed as a whole.
+/// A source of which nothing can be read.
 #[derive(Debug)]
-struct Broken(u64);
+struct Unreadable(u64);
 
-impl Source for Broken {
+impl Source for Unreadable {
     fn len(&self) -> u64 {
         self.0
     }
@@ -595,7 +598,7 @@ impl Source for Broken {
 }
 
 #[test]
-fn salvage_ends_wherever_the_lost_bytes_start_and_end() {
+fn salvage_is_exact_wherever_the_lost_bytes_start_and_end() {
     let dir = tempfile::tempdir().unwrap();
     let open = |source: Arc<dyn Source>| {
         OpenOptions::new().format(Format::Raw).open_source(source, "part").unwrap()
@@ -603,7 +606,7 @@ fn salvage_ends_wherever_the_lost_bytes_start_and_end() {
     for (first, lost) in [(3584, 4608), (3584, 4400), (512, 4097), (512, 100_000), (0, 4097)] {
         let out = dir.path().join("out");
         let report = Convert::new(open(Arc::new(MemorySource::new(vec![5; first]))))
-            .append(open(Arc::new(Broken(lost))))
+            .append(open(Arc::new(Unreadable(lost))))
             .salvage(true)
             .run(&out)
             .unwrap();
@@ -616,7 +619,7 @@ fn salvage_ends_wherever_the_lost_bytes_start_and_end() {
 }
 
 #[test]
-fn a_compressed_raw_image_is_refused_in_qemu_imgs_words() {
+fn compressing_a_raw_image_is_refused_with_qemu_imgs_message() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("a.raw");
     sample().write(&source);

@@ -1,12 +1,12 @@
-//! Command lines that other projects give mkisofs, word for word.
+//! The exact mkisofs command lines of other projects.
 
 use crate::support::{Lab, diskimg};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Output;
 
-/// Our program under another's name, in this lab.
-fn called(lab: &Lab, name: &str) -> PathBuf {
+/// Returns a link to diskimg with the name of another program.
+fn link_as(lab: &Lab, name: &str) -> PathBuf {
     let link = lab.path("bin").join(name);
     if !link.is_symlink() {
         std::fs::create_dir_all(lab.path("bin")).expect("mkdir");
@@ -16,29 +16,30 @@ fn called(lab: &Lab, name: &str) -> PathBuf {
 }
 
 fn run(lab: &Lab, argv: &[&str]) -> Output {
-    let program = called(lab, argv[0]);
+    let program = link_as(lab, argv[0]);
     lab.command(program).args(&argv[1..]).output().expect("runs")
 }
 
-/// Runs a command line with our program, and then with the one whose it is; both write `output`.
-/// Names in all trees and all identifiers but the program's own mark are the same.
+/// Runs a command line with diskimg and with the original program, which both write `output`, and
+/// asserts that names in all trees and identifiers are equal.
 #[track_caller]
 fn same(lab: &Lab, output: &str, argv: &[&str]) {
     let ran = run(lab, argv);
-    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-    assert_eq!((ran.status.code(), said.as_str()), (Some(0), ""), "{argv:?}");
-    std::fs::rename(lab.path(output), lab.path("ours.iso")).expect("our image is there");
+    let error = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert_eq!((ran.status.code(), error.as_str()), (Some(0), ""), "{argv:?}");
+    std::fs::rename(lab.path(output), lab.path("ours.iso")).expect("diskimg writes the image");
     let theirs = if argv[0] == "mkisofs" { "genisoimage" } else { argv[0] };
     lab.tool(theirs, &argv[1..]);
-    std::fs::rename(lab.path(output), lab.path("theirs.iso")).expect("their image is there");
+    std::fs::rename(lab.path(output), lab.path("theirs.iso"))
+        .expect("the original program writes the image");
     compare(lab);
 }
 
 #[track_caller]
 fn compare(lab: &Lab) {
     for tree in ["", "-R", "-J"] {
-        let theirs = lab.descriptor_says(tree, "theirs.iso");
-        assert_eq!(lab.descriptor_says(tree, "ours.iso"), theirs, "tree {tree:?}");
+        let theirs = lab.has_tree(tree, "theirs.iso");
+        assert_eq!(lab.has_tree(tree, "ours.iso"), theirs, "tree {tree:?}");
         if theirs {
             assert_eq!(lab.names("ours.iso", tree), lab.names("theirs.iso", tree), "{tree:?}");
         }
@@ -51,7 +52,7 @@ fn compare(lab: &Lab) {
 }
 
 impl Lab {
-    /// As `isoinfo`; of Joliet without versions, which some write and every reader takes off.
+    /// Like `isoinfo`, without the version numbers of Joliet names, which only some programs write.
     fn names(&self, image: &str, tree: &str) -> Vec<String> {
         let mut names = self.isoinfo(image, tree);
         if tree == "-J" {
@@ -65,8 +66,8 @@ impl Lab {
         names
     }
 
-    /// Whether an image has that tree.
-    fn descriptor_says(&self, tree: &str, image: &str) -> bool {
+    /// Returns whether an image has this tree.
+    fn has_tree(&self, tree: &str, image: &str) -> bool {
         let text = String::from_utf8(self.tool("isoinfo", &["-d", "-i", image])).expect("UTF-8");
         match tree {
             "-R" => text.contains("Rock Ridge signatures"),
@@ -98,7 +99,7 @@ fn novas_config_drive() {
         "drive",
     ];
     same(&lab, "out.iso", &argv);
-    // Ironic reads by the primary tree's names, cloud-init by Rock Ridge's, Windows by Joliet's.
+    // Ironic uses the ISO 9660 names, cloud-init those of Rock Ridge, Windows those of Joliet.
     let file = "/openstack/latest/network_data.json";
     assert!(lab.isoinfo("ours.iso", "").contains(&format!("{file};1")));
     for tree in ["-R", "-J"] {
@@ -136,7 +137,7 @@ fn ironics_and_openstacksdks_config_drive() {
             "drive",
         ];
         if program == "xorrisofs" {
-            // xorriso has no -allow-multidot, and no -ldots: only ours is run.
+            // xorriso has neither -allow-multidot nor -ldots, so only diskimg is run.
             let ran = run(&lab, &argv);
             assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
             assert_eq!(lab.descriptor("out.iso")["Publisher id"], publisher);
@@ -179,7 +180,7 @@ fn ironics_boot_isos() {
         let text = String::from_utf8(lab.tool("xorriso", &args)).expect("UTF-8");
         let lines =
             text.lines().filter(|line| line.contains(" boot img ") || line.contains(" img path "));
-        // Without the last column of the first: the address.
+        // Without the last column, which is the address.
         lines
             .map(|line| line.rsplit_once(' ').map_or(line, |(l, _)| l).trim().to_owned())
             .collect::<Vec<_>>()
@@ -263,7 +264,7 @@ fn virt_install() {
             "dir",
         ];
         same(&lab, "out.iso", &argv);
-        // And how it reads.
+        // virt-install also reads images with xorriso.
         let found = lab.tool("xorriso", &["-indev", "ours.iso", "-find"]);
         assert!(String::from_utf8_lossy(&found).contains("/user-data'"));
         lab.tool(
@@ -299,7 +300,7 @@ fn packer() {
 }
 
 #[test]
-fn proxmox_takes_the_image_from_standard_output() {
+fn proxmox_reads_the_image_from_standard_output() {
     let lab = Lab::new();
     lab.file("dir/user-data", "#cloud-config\n");
     lab.file("dir/vendor-data", "");
@@ -331,7 +332,7 @@ fn kubevirt() {
 }
 
 #[test]
-fn grafts_lists_and_exclusions_are_genisoimages() {
+fn grafts_path_lists_and_exclusions_equal_genisoimages() {
     let lab = Lab::new();
     lab.config_drive();
     lab.seed();
@@ -361,7 +362,7 @@ fn grafts_lists_and_exclusions_are_genisoimages() {
 }
 
 #[test]
-fn names_of_the_primary_tree_are_genisoimages() {
+fn iso_9660_names_equal_genisoimages() {
     for options in [
         &[][..],
         &["-l"],
@@ -384,7 +385,7 @@ fn names_of_the_primary_tree_are_genisoimages() {
             "sub/Deep.Name.tar",
             "a-very-long-file-name-that-goes-on.text",
         ] {
-            // With -U, xorriso has 37 characters, as we do, and genisoimage 31.
+            // With -U, diskimg and xorriso allow 37 characters, genisoimage 31.
             if options == ["-U"] && name.len() > 31 {
                 continue;
             }
@@ -395,17 +396,17 @@ fn names_of_the_primary_tree_are_genisoimages() {
     }
 }
 
-/// Whom a link leads to is nothing: on EL9 genisoimage is a link to a link to xorriso.
+/// On RHEL 9, genisoimage is a link to a link to xorriso.
 #[test]
-fn the_name_alone_decides_whatever_the_links_behind_it() {
+fn the_name_selects_the_program_and_links_are_not_resolved() {
     let lab = Lab::new();
     lab.seed();
     std::fs::create_dir_all(lab.path("alternatives")).expect("mkdir");
-    symlink(called(&lab, "xorrisofs"), lab.path("alternatives/mkisofs")).expect("links");
+    symlink(link_as(&lab, "xorrisofs"), lab.path("alternatives/mkisofs")).expect("links");
     symlink("../alternatives/mkisofs", lab.path("bin/genisoimage")).expect("links");
     let argv = ["genisoimage", "-quiet", "-o", "out.iso", "-V", "cidata", "user-data"];
     let ran = run(&lab, &argv);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    // genisoimage has no Rock Ridge unless asked, xorriso always.
-    assert!(!lab.descriptor_says("-R", "out.iso"));
+    // genisoimage adds Rock Ridge only with an option, xorriso by default.
+    assert!(!lab.has_tree("-R", "out.iso"));
 }

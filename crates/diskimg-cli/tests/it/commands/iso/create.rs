@@ -1,11 +1,11 @@
-//! `iso create` and `iso remaster`, looked at with others' readers.
+//! Verifies images of `iso create` and `iso remaster` with other programs.
 
 use crate::support::{Lab, diskimg};
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
 #[test]
-fn a_tree_files_and_grafts_are_put_where_they_are_told_to_be() {
+fn directories_files_and_grafts_are_added_at_their_paths() {
     let lab = Lab::new();
     lab.config_drive();
     lab.seed();
@@ -32,28 +32,28 @@ fn a_tree_files_and_grafts_are_put_where_they_are_told_to_be() {
         }
     }
     assert_eq!(lab.descriptor("a.iso")["Volume id"], "My label");
-    // A link on the command line stands for the file; it is those in a tree that are recorded.
+    // Links given as operands are followed; links inside directories are recorded.
     assert_eq!(lab.bsdtar("a.iso", "link-to-seed"), b"#cloud-config\n");
     lab.tool("7zz", &["t", "a.iso"]);
     lab.line("iso verify a.iso").ok();
 }
 
 #[test]
-fn profiles_name_the_volume_and_see_that_all_is_there() {
+fn profiles_set_the_label_and_require_their_files() {
     let lab = Lab::new();
     lab.seed();
     lab.config_drive();
     lab.line("iso create --nocloud -o seed.iso user-data meta-data").ok();
     assert_eq!(lab.descriptor("seed.iso")["Volume id"], "cidata");
     lab.line("iso create --openstack -o drive.iso drive").ok();
-    let said = lab.descriptor("drive.iso");
-    assert_eq!((&*said["Volume id"], &*said["Publisher id"]), ("config-2", "OpenStack Nova"));
+    let fields = lab.descriptor("drive.iso");
+    assert_eq!((&*fields["Volume id"], &*fields["Publisher id"]), ("config-2", "OpenStack Nova"));
     lab.line("iso create --oemdrv -o oem.iso ks.cfg=user-data").ok();
     assert_eq!(lab.descriptor("oem.iso")["Volume id"], "OEMDRV");
     lab.line("iso create --openstack -V CONFIG-2 -o drive.iso drive").ok();
     assert_eq!(lab.descriptor("drive.iso")["Volume id"], "CONFIG-2");
     let error = lab.line("iso create --nocloud -o no.iso user-data").fails(1);
-    assert!(error.contains("--nocloud needs meta-data"), "{error}");
+    assert!(error.contains("--nocloud requires meta-data"), "{error}");
     let error = lab.line("iso create --openstack -o no.iso user-data").fails(1);
     assert!(error.contains("openstack/latest/meta_data.json"), "{error}");
     lab.line("iso create --nocloud --openstack -o no.iso drive").fails(1);
@@ -62,7 +62,7 @@ fn profiles_name_the_volume_and_see_that_all_is_there() {
 }
 
 #[test]
-fn what_goes_to_standard_output_is_what_goes_into_a_file() {
+fn standard_output_gets_the_same_bytes_as_a_file() {
     let lab = Lab::new();
     lab.config_drive();
     lab.line("iso create -o a.iso drive").ok();
@@ -73,9 +73,9 @@ fn what_goes_to_standard_output_is_what_goes_into_a_file() {
 }
 
 #[test]
-fn a_failure_leaves_the_old_image_and_nothing_else() {
+fn a_failure_keeps_the_existing_image_and_leaves_no_temporary_files() {
     let lab = Lab::new();
-    lab.file("old.iso", "what was there");
+    lab.file("old.iso", "old image");
     lab.file("dir/a", "a");
     for line in [
         "iso create -o old.iso nope",
@@ -85,13 +85,13 @@ fn a_failure_leaves_the_old_image_and_nothing_else() {
         "iso create -o old.iso a=",
     ] {
         lab.line(line).fails(1);
-        assert_eq!(lab.read("old.iso"), b"what was there", "{line}");
+        assert_eq!(lab.read("old.iso"), b"old image", "{line}");
     }
     assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 2);
 }
 
 #[test]
-fn a_signal_stops_it_and_nothing_is_left() {
+fn a_signal_interrupts_iso_create_and_no_files_are_left() {
     let lab = Lab::new();
     std::fs::write(lab.path("big"), vec![7; 256 << 20]).expect("writes");
     let child = lab
@@ -101,7 +101,7 @@ fn a_signal_stops_it_and_nothing_is_left() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
-    // It has begun when its temporary file is there.
+    // Waits for the temporary file.
     while std::fs::read_dir(lab.path(".")).expect("lists").count() < 2 {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -113,7 +113,7 @@ fn a_signal_stops_it_and_nothing_is_left() {
 }
 
 #[test]
-fn a_boot_image_starts_from_disc_and_from_disk() {
+fn an_image_can_boot_from_disc_and_from_disk() {
     let lab = Lab::new();
     lab.file("tree/isolinux/isolinux.bin", &"x".repeat(30_000));
     lab.file("mbr.bin", &"\u{1}".repeat(432));
@@ -128,14 +128,14 @@ fn a_boot_image_starts_from_disc_and_from_disk() {
     for part in ["BIOS", "UEFI", "/isolinux/isolinux.bin", "boot-info-table"] {
         assert!(report.contains(part), "{part}: {report}");
     }
-    let told = lab.line("iso boot a.iso").ok();
+    let text = lab.line("iso boot a.iso").ok();
     for part in ["boot entry 1: bios", "boot entry 2: efi", "MBR partition 2: type 0xef"] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(text.contains(part), "{part}: {text}");
     }
 }
 
 #[test]
-fn an_image_is_made_anew_with_other_files() {
+fn remaster_adds_replaces_and_removes_files() {
     let lab = Lab::new();
     lab.config_drive();
     lab.seed();

@@ -1,4 +1,4 @@
-//! `iso`, and mkisofs's command line, beside the programs that others use for both.
+//! Tests of `iso` and `mkisofs`, which compare diskimg with other programs.
 
 mod argv;
 mod create;
@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::fs;
 
 impl Lab {
-    /// A file with this text, and the directories that it is in.
+    /// Creates a file, and its parent directories.
     fn file(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("is in the lab")).expect("mkdir");
         fs::write(path, text).expect("writes");
     }
 
-    /// A config drive's tree, as Nova writes it.
+    /// Creates the files of a config drive as Nova writes them.
     fn config_drive(&self) {
         self.file("drive/openstack/latest/meta_data.json", "{\"uuid\": \"1\"}");
         self.file("drive/openstack/latest/network_data.json", "{}");
@@ -26,25 +26,25 @@ impl Lab {
         self.file("drive/openstack/content/0000", "some file");
     }
 
-    /// A seed for cloud-init.
+    /// Creates the files of a NoCloud seed.
     fn seed(&self) {
         self.file("user-data", "#cloud-config\n");
         self.file("meta-data", "instance-id: i-1\n");
         self.file("network-config", "version: 2\n");
     }
 
-    /// Runs another program, whose standard output is wanted and whose chatter is not.
+    /// Runs another program, which must succeed, and returns its standard output.
     #[track_caller]
     fn tool(&self, program: &str, args: &[&str]) -> Vec<u8> {
         let ran = self.command(program).args(args).output();
         let ran = ran.unwrap_or_else(|e| panic!("these tests need {program}: {e}"));
-        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-        assert!(ran.status.success(), "{program} {args:?}: {said}");
+        let error = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.success(), "{program} {args:?}: {error}");
         ran.stdout
     }
 
-    /// All paths of a tree as isoinfo tells them, sorted: of Joliet (`-J`), of Rock Ridge (`-R`),
-    /// or of the primary tree (nothing).
+    /// Returns the sorted paths of a tree as listed by isoinfo: Joliet (`-J`), Rock Ridge (`-R`) or
+    /// ISO 9660 (empty).
     #[track_caller]
     fn isoinfo(&self, image: &str, tree: &str) -> Vec<String> {
         let mut args = vec!["-f", "-i", image];
@@ -59,7 +59,8 @@ impl Lab {
         paths
     }
 
-    /// What isoinfo tells of the primary descriptor: "Volume id" and so on.
+    /// Returns the fields of the primary volume descriptor as isoinfo prints them, such as "Volume
+    /// id".
     #[track_caller]
     fn descriptor(&self, image: &str) -> BTreeMap<String, String> {
         let text = String::from_utf8(self.tool("isoinfo", &["-d", "-i", image])).expect("UTF-8");
@@ -67,7 +68,7 @@ impl Lab {
         pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
     }
 
-    /// One file's contents as bsdtar extracts them.
+    /// Returns the contents of a file as extracted by bsdtar.
     #[track_caller]
     fn bsdtar(&self, image: &str, path: &str) -> Vec<u8> {
         self.tool("bsdtar", &["-xOf", image, path])

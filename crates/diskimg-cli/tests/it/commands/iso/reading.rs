@@ -1,9 +1,9 @@
-//! `iso info`, `boot`, `ls`, `cat`, `extract`, `verify` and `diff`, on images that others made.
+//! Tests of the `iso` commands that read images, on images that other programs created.
 
 use crate::support::{Lab, diskimg, write_at};
 use std::os::unix::fs::{MetadataExt, symlink};
 
-/// A tree with a bit of everything, and an image that genisoimage made of it.
+/// Creates a directory with several kinds of files, and an image of it with genisoimage.
 fn image() -> Lab {
     let lab = Lab::new();
     lab.file("dir/boot/Config.Txt", "boot\n");
@@ -19,7 +19,7 @@ fn image() -> Lab {
 }
 
 #[test]
-fn listings_are_bsdtars() {
+fn listings_equal_bsdtars() {
     let lab = image();
     let theirs = lab.tool("env", &["LC_ALL=C.UTF-8", "bsdtar", "-tf", "a.iso"]);
     let theirs = String::from_utf8(theirs).expect("UTF-8");
@@ -37,12 +37,12 @@ fn listings_are_bsdtars() {
     let json = lab.line("iso ls -R --output=json a.iso").ok();
     let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let link = rows.as_array().expect("a list").iter().find(|row| row["path"] == "link");
-    assert_eq!(link.expect("is there")["target"], "boot/Config.Txt");
+    assert_eq!(link.expect("listed")["target"], "boot/Config.Txt");
     assert_eq!(lab.line("iso ls --output=json a.iso empty").ok().lines().count(), 3);
 }
 
 #[test]
-fn every_tree_can_be_chosen() {
+fn every_tree_can_be_selected() {
     let lab = image();
     assert!(lab.line("iso ls --namespace joliet a.iso").ok().contains("größe"));
     assert!(lab.line("iso ls --namespace=iso a.iso").ok().contains("README"));
@@ -53,7 +53,7 @@ fn every_tree_can_be_chosen() {
 }
 
 #[test]
-fn names_cannot_command_a_terminal() {
+fn control_characters_in_listed_names_are_escaped() {
     let lab = Lab::new();
     lab.file("dir/a\u{1b}[31mb\nc", "x");
     lab.line("iso create -q -o a.iso dir").ok();
@@ -63,7 +63,7 @@ fn names_cannot_command_a_terminal() {
 }
 
 #[test]
-fn contents_come_out_as_they_went_in_whatever_holds_the_image() {
+fn contents_are_the_same_in_every_image_format() {
     let lab = image();
     lab.qemu("convert -f raw -O qcow2 a.iso a.qcow2").ok();
     lab.qemu("convert -f raw -O vmdk a.iso a.vmdk").ok();
@@ -80,25 +80,25 @@ fn contents_come_out_as_they_went_in_whatever_holds_the_image() {
 }
 
 #[test]
-fn an_extracted_tree_is_the_one_that_was_put_in() {
+fn an_extracted_tree_equals_the_original() {
     let lab = image();
     lab.line("iso extract -C out a.iso").ok();
     lab.tool("diff", &["-r", "--no-dereference", "dir", "out"]);
-    let time = |name: &str| std::fs::metadata(lab.path(name)).expect("is there").mtime();
+    let time = |name: &str| std::fs::metadata(lab.path(name)).expect("reads metadata").mtime();
     assert_eq!(time("out/readme"), time("dir/readme"));
     let error = lab.line("iso extract -C out a.iso").fails(1);
     assert!(error.contains("/readme: "), "{error}");
     lab.line("iso extract --overwrite -C out a.iso").ok();
     lab.line("iso extract -C boot a.iso boot").ok();
     assert_eq!(lab.read("boot/Config.Txt"), b"boot\n");
-    let told = lab.line("iso extract -v -C some a.iso readme").ok();
-    assert_eq!((told.as_str(), lab.read("some/readme")), ("readme\n", b"read me\n".to_vec()));
+    let stdout = lab.line("iso extract -v -C some a.iso readme").ok();
+    assert_eq!((stdout.as_str(), lab.read("some/readme")), ("readme\n", b"read me\n".to_vec()));
     let error = lab.line("iso extract --max-bytes 3 -C less a.iso readme").fails(1);
     assert!(error.contains('3'), "{error}");
 }
 
 #[test]
-fn verification_tells_what_is_wrong_by_its_exit_code() {
+fn the_exit_code_of_verify_tells_errors_from_warnings() {
     let lab = image();
     lab.line("iso verify a.iso").ok();
     let json = lab.line("iso verify --output=json a.iso").ok();
@@ -106,14 +106,13 @@ fn verification_tells_what_is_wrong_by_its_exit_code() {
     assert_eq!(json["summary"]["errors"], 0);
     assert_eq!(json["filename"], "a.iso");
     lab.line("iso verify nope.iso").fails(1);
-    // Cut short before the last file's contents, behind which there is padding: something cannot
-    // be read.
+    // Truncated before the contents of the last file, which are followed by padding: an error.
     let bytes = lab.read("a.iso");
     std::fs::write(lab.path("cut.iso"), &bytes[..bytes.len() - 152 * 2048]).expect("writes");
     let cut = lab.line("iso verify cut.iso");
     assert_eq!(cut.code, Some(2), "{}{}", cut.out, cut.err);
     assert!(cut.out.contains("error: "), "{}", cut.out);
-    // One half of a number that is there twice: some readers stumble.
+    // One of the two copies of a both-endian number: a warning.
     write_at(&lab.path("a.iso"), 16 * 2048 + 84, &[0xff; 4]);
     let odd = lab.line("iso verify a.iso");
     assert_eq!(odd.code, Some(3), "{}{}", odd.out, odd.err);
@@ -121,7 +120,7 @@ fn verification_tells_what_is_wrong_by_its_exit_code() {
 }
 
 #[test]
-fn differences_are_told_and_the_exit_code_tells_too() {
+fn differences_are_listed_and_set_the_exit_code() {
     let lab = image();
     assert_eq!(lab.line("iso diff a.iso a.iso").ok(), "");
     assert_eq!(lab.line("iso diff --content a.iso dir").ok(), "");
@@ -151,7 +150,7 @@ fn differences_are_told_and_the_exit_code_tells_too() {
 }
 
 #[test]
-fn boot_entries_are_told() {
+fn boot_entries_are_shown() {
     let lab = Lab::new();
     lab.file("dir/boot.bin", &"x".repeat(4096));
     lab.tool(
@@ -169,9 +168,9 @@ fn boot_entries_are_told() {
             "dir",
         ],
     );
-    let told = lab.line("iso boot a.iso").ok();
-    assert!(told.contains("boot entry 1: bios"), "{told}");
-    assert!(told.contains("loads 4 sectors"), "{told}");
+    let text = lab.line("iso boot a.iso").ok();
+    assert!(text.contains("boot entry 1: bios"), "{text}");
+    assert!(text.contains("loads 4 sectors"), "{text}");
     let json = lab.line("iso boot --output=json a.iso").ok();
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["boot"]["entries"][0]["load-sectors"], 4);
@@ -179,18 +178,18 @@ fn boot_entries_are_told() {
 }
 
 #[test]
-fn a_directory_that_can_be_read_in_part_is_read_so_far_and_not_taken_for_a_short_one() {
+fn a_damaged_directory_is_read_up_to_the_damage_and_reported() {
     let lab = Lab::new();
     for name in ["a.txt", "b.txt", "c.txt"] {
         lab.file(&format!("tree/{name}"), name);
     }
     lab.line("iso create --no-joliet -o whole.iso tree").ok();
     let whole = lab.read("whole.iso");
-    let at = whole.windows(7).position(|name| name == b"b.txt;1").expect("its record");
+    let at = whole.windows(7).position(|name| name == b"b.txt;1").expect("the record of b.txt");
     let mut damaged = whole.clone();
     damaged[at - 1] = 255;
     for (name, bytes, what) in [
-        ("damaged.iso", &damaged[..], "does not hold what it says"),
+        ("damaged.iso", &damaged[..], "-byte directory record are invalid"),
         ("cut.iso", &whole[..at - 33], "the image ends within a directory"),
     ] {
         std::fs::write(lab.path(name), bytes).expect("writes");

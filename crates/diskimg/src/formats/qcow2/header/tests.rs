@@ -4,7 +4,7 @@ use crate::formats::qcow2::extensions::{encode_end, encode_feature_names};
 use crate::storage::source::MemorySource;
 use zerocopy::FromZeros;
 
-/// A version 3 header of a disk of 1 MiB in clusters of 64 KiB.
+/// Returns a version 3 header of a disk of 1 MiB with clusters of 64 KiB.
 fn raw() -> RawHeader {
     let mut header = RawHeader::new_zeroed();
     header.magic = MAGIC;
@@ -20,7 +20,7 @@ fn raw() -> RawHeader {
     header
 }
 
-/// Opens it in a file of four clusters, changed by `change`.
+/// Applies `change` to the header, and reads it from a file of four clusters.
 fn read(change: impl FnOnce(&mut RawHeader)) -> Result<Header> {
     let mut header = raw();
     change(&mut header);
@@ -36,7 +36,7 @@ fn kind(change: impl FnOnce(&mut RawHeader)) -> ErrorKind {
 }
 
 #[test]
-fn a_plain_header_is_read() {
+fn a_valid_header_is_read() {
     let header = read(|_| {}).expect("reads");
     assert_eq!((header.version, header.size, header.cluster_size()), (3, 1 << 20, 65536));
     assert_eq!(header.guest_bytes_per_l1_entry(), 512 << 20);
@@ -46,7 +46,7 @@ fn a_plain_header_is_read() {
 }
 
 #[test]
-fn version_2_has_none_of_version_3s_fields() {
+fn the_fields_of_version_3_are_ignored_in_version_2() {
     let header = read(|h| {
         h.version = 2.into();
         h.incompatible_features = u64::MAX.into();
@@ -56,7 +56,7 @@ fn version_2_has_none_of_version_3s_fields() {
 }
 
 #[test]
-fn numbers_outside_their_bounds_are_refused() {
+fn fields_out_of_range_are_errors() {
     use ErrorKind::{Corrupt, Limit, Unsupported};
     type Case = (ErrorKind, fn(&mut RawHeader));
     let cases: [Case; 21] = [
@@ -88,7 +88,7 @@ fn numbers_outside_their_bounds_are_refused() {
 }
 
 #[test]
-fn the_backing_files_name_lies_in_the_first_cluster() {
+fn the_backing_file_name_must_be_in_the_first_cluster() {
     let backing = |offset: u64, len: u32| {
         read(move |h| {
             h.backing_file_offset = offset.into();
@@ -98,12 +98,12 @@ fn the_backing_files_name_lies_in_the_first_cluster() {
     backing(0xf000, 1023).expect("longest");
     backing(0xf000, 1024).expect_err("too long");
     backing(0xfffe, 2).expect("just inside");
-    backing(0xfffe, 3).expect_err("leaves the cluster");
-    backing(0x10000, 1).expect_err("behind it");
+    backing(0xfffe, 3).expect_err("extends beyond the cluster");
+    backing(0x10000, 1).expect_err("after the cluster");
 }
 
 #[test]
-fn unknown_features_are_named() {
+fn unknown_features_are_named_in_the_error() {
     let error = read(|h| h.incompatible_features = (1 << 5 | 1 << 63).into()).expect_err("no");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(
@@ -114,7 +114,7 @@ fn unknown_features_are_named() {
 }
 
 #[test]
-fn small_clusters_have_no_subclusters() {
+fn extended_l2_entries_require_clusters_of_16_kib() {
     let extended = |bits: u32| {
         read(move |h| {
             h.cluster_bits = bits.into();

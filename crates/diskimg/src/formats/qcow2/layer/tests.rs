@@ -8,8 +8,8 @@ use zerocopy::FromZeros;
 
 const CLUSTER: usize = 512;
 
-/// L1 table in cluster 2, its only L2 table in cluster 3, of a file of 16
-/// clusters; a disk of 64 clusters (one L2 table).
+/// Returns an image of 16 host clusters and a disk of 64 clusters. The L1 table is in cluster 2,
+/// the only L2 table in cluster 3.
 fn image(l2: &[u64], change: impl FnOnce(&mut RawHeader, &mut Vec<u8>)) -> Vec<u8> {
     let mut header = RawHeader::new_zeroed();
     header.magic = MAGIC;
@@ -63,7 +63,7 @@ fn data(offset: u64) -> Kind {
 }
 
 #[test]
-fn contiguous_clusters_are_one_extent_and_the_rest_is_the_parents() {
+fn contiguous_clusters_are_merged_and_clusters_without_entry_are_unallocated() {
     let file = image(&[at(4), at(5), at(7), ZERO, ZERO, at(8) | ZERO], |_, _| {});
     let zero = HostOffset { file: 0, offset: 0x1000 };
     assert_eq!(
@@ -80,7 +80,7 @@ fn contiguous_clusters_are_one_extent_and_the_rest_is_the_parents() {
 }
 
 #[test]
-fn a_cluster_cut_by_the_end_of_the_file_ends_in_zeros_and_one_behind_it_is_lost() {
+fn a_cluster_cut_by_the_end_of_the_file_ends_in_zeros_and_one_beyond_it_is_an_error() {
     let image = || image(&[at(15), at(16)], |_, file| file.truncate(15 * CLUSTER + 100));
     assert_eq!(
         map(image(), 0..512).expect("maps"),
@@ -92,7 +92,7 @@ fn a_cluster_cut_by_the_end_of_the_file_ends_in_zeros_and_one_behind_it_is_lost(
 }
 
 #[test]
-fn a_compressed_cluster_is_clipped_to_the_file_and_a_whole_unit() {
+fn the_length_of_a_compressed_cluster_is_clipped_to_the_file() {
     let l2 = L2Layout { cluster_bits: 9, extended: false, data_file: false };
     let entry = l2.encode_compressed(0x1ff0, 400).expect("fits");
     let file = image(&[entry], |header, _| header.size = 512.into());
@@ -104,18 +104,18 @@ fn a_compressed_cluster_is_clipped_to_the_file_and_a_whole_unit() {
     };
     assert_eq!(map(file, 0..512).expect("maps"), [(0..512, Kind::Encoded(encoded))]);
     let entry = l2.encode_compressed(0x2000, 400).expect("fits");
-    let error = map(image(&[entry], |_, _| {}), 0..512).expect_err("behind the end");
+    let error = map(image(&[entry], |_, _| {}), 0..512).expect_err("beyond the end");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
 #[test]
-fn a_wrong_table_is_an_error_that_says_where() {
+fn an_invalid_table_is_an_error_with_its_offset() {
     let l1 = |entry: u64| {
         image(&[], move |_, file| {
             file[2 * CLUSTER..][..8].copy_from_slice(&entry.to_be_bytes());
         })
     };
-    let error = map(l1(1 << 30), 0..512).expect_err("behind the end");
+    let error = map(l1(1 << 30), 0..512).expect_err("beyond the end");
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Corrupt, Some(1 << 30)));
     let version_2 = image(&[ZERO], |header, _| header.version = 2.into());
     assert_eq!(map(version_2, 0..512).expect_err("zero").kind(), ErrorKind::Corrupt);
@@ -124,7 +124,7 @@ fn a_wrong_table_is_an_error_that_says_where() {
 }
 
 #[test]
-fn encrypted_bytes_are_never_handed_out() {
+fn encrypted_bytes_are_never_returned() {
     for method in [1, 2] {
         let file = image(&[at(4)], |header, _| header.crypt_method = method.into());
         let image = open(file.clone()).expect("opens for info");
@@ -134,7 +134,7 @@ fn encrypted_bytes_are_never_handed_out() {
 }
 
 #[test]
-fn an_external_data_file_is_not_opened_against_the_policy() {
+fn an_external_data_file_is_opened_only_if_the_policy_allows_it() {
     let external = |header: &mut RawHeader, file: &mut Vec<u8>| {
         header.incompatible_features = Incompatible::DATA_FILE.bits().into();
         let mut name = Vec::new();
@@ -150,7 +150,7 @@ fn an_external_data_file_is_not_opened_against_the_policy() {
 }
 
 #[test]
-fn uses_and_refcounts_are_compared() {
+fn a_check_compares_references_with_refcounts() {
     // Refcount block in cluster 4; data in clusters 5 and 6.
     let file = image(&[at(5), at(6), at(6)], |_, file| {
         file[CLUSTER..][..8].copy_from_slice(&(4 * CLUSTER as u64).to_be_bytes());

@@ -1,13 +1,12 @@
-//! Checking an seSparse extent: do its tables make sense together?
+//! Checking the consistency of an seSparse extent.
 //!
 //! ```text
-//!   directory ──► tables ──► grains        every arrow stays in its region and
-//!                                          in the file, no two end at the same
-//!                                          place
-//!   headers, journal, tables, maps, grains no two lie on each other
+//!   directory ──► tables ──► grains        every pointer stays in its region and in the file,
+//!                                          no two point to the same place
+//!   headers, journal, tables, maps, grains no two overlap
 //! ```
 //!
-//! Free bitmap and back map are not looked at: only their purpose is known.
+//! The free bitmap and the back map are not checked: their contents are not documented.
 
 use super::super::SECTOR;
 use super::super::check::{Findings, Occupied};
@@ -16,7 +15,7 @@ use super::{Gte, SeSparseExtent};
 use crate::report::check::{CheckReport, Finding};
 use crate::storage::number::to_u64;
 
-/// Checks `extent`; adds to `counts` what was found.
+/// Checks `extent`, reports the findings and adds them to `counts`.
 pub(super) fn check(
     extent: &SeSparseExtent,
     report: &mut dyn FnMut(Finding),
@@ -28,7 +27,7 @@ pub(super) fn check(
     grains(extent, &tables, &mut findings);
 }
 
-/// No two regions share a sector.
+/// Reports regions that overlap.
 fn regions(extent: &SeSparseExtent, findings: &mut Findings<'_>) {
     let mut regions = vec![(0, 1, "header")];
     for (region, name) in extent.header.regions.iter().zip(REGIONS) {
@@ -46,8 +45,8 @@ fn regions(extent: &SeSparseExtent, findings: &mut Findings<'_>) {
     }
 }
 
-/// The tables that the directory names, by its entries: index and number.
-/// What several entries name is told of, and left out but for the first.
+/// Returns the tables that the directory points to, as (number, directory index). A table that
+/// several entries point to is reported, and returned with the first of them only.
 fn tables(extent: &SeSparseExtent, findings: &mut Findings<'_>) -> Vec<(u64, u64)> {
     let mut tables = Vec::new();
     for index in 0..to_u64(extent.directory.len()) {
@@ -62,8 +61,8 @@ fn tables(extent: &SeSparseExtent, findings: &mut Findings<'_>) -> Vec<(u64, u64
         let shared = number == first;
         if shared {
             findings.corruption(format!(
-                "grain table {number} stands for several parts of the disk, the one at guest \
-                 offset {:#x} among them",
+                "grain table {number} is used by several directory entries, among them the one \
+                 for guest offset {:#x}",
                 *index * extent.header.table_cover()
             ));
         }
@@ -72,12 +71,12 @@ fn tables(extent: &SeSparseExtent, findings: &mut Findings<'_>) -> Vec<(u64, u64
     tables
 }
 
-/// Every entry of every table.
+/// Checks every entry of every table.
 fn grains(extent: &SeSparseExtent, tables: &[(u64, u64)], findings: &mut Findings<'_>) {
     let header = &extent.header;
     let shift = (header.grain_sectors | header.grains().offset).trailing_zeros();
     let Some(mut occupied) =
-        Occupied::nothing(extent.source.len(), shift, extent.check_bytes, findings)
+        Occupied::new(extent.source.len(), shift, extent.check_bytes, findings)
     else {
         return;
     };
@@ -94,7 +93,7 @@ fn grains(extent: &SeSparseExtent, tables: &[(u64, u64)], findings: &mut Finding
         for (grain, &entry) in (first..grains).zip(&table) {
             let guest = grain * header.grain_bytes();
             let range = guest..(guest + header.grain_bytes()).min(extent.size());
-            // What reading would refuse is corrupt; the message is the same.
+            // A grain that cannot be read is a corruption, with the same message.
             if let Err(error) = extent.grain(entry, &range, 0, 0) {
                 findings.corruption(format!("guest offset {guest:#x}: {error}"));
                 continue;

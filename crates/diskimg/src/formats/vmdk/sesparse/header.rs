@@ -1,5 +1,5 @@
-//! The two headers of an seSparse extent: the one that never changes, and the
-//! one that every transaction touches.
+//! The two headers of an seSparse extent: the constant header, and the volatile header, which every
+//! transaction updates.
 //!
 //! ```text
 //!   0 ┌───────────────────┬─────────┬──────────┬───────────┬────────────────┬───────┐
@@ -14,9 +14,9 @@
 //!   volatile header: magic 0xcafecafe · free grain table · next transaction · replay journal
 //! ```
 //!
-//! All numbers are `u64`, all offsets and sizes in sectors. VMware has not
-//! published the format; the names are those that `hostd.log` of an ESXi host
-//! lists when it makes such an extent. What has no known meaning must be zero.
+//! All fields are `u64`, all offsets and sizes in sectors. VMware has not published the format; the
+//! names are those that an ESXi host logs to `hostd.log` when it creates such an extent. Fields
+//! whose meaning is unknown must be zero.
 
 use super::super::header::{MAX_GRAIN_SECTORS, require_grain};
 use super::super::{SECTOR, SESPARSE_MAGIC, read_sector, sectors_to_bytes};
@@ -26,16 +26,16 @@ use crate::storage::source::Source;
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Version 2.1, the only one seen.
+/// Version 2.1, the only known one.
 const VERSION: u64 = 0x2_0000_0001;
 
 /// The first bytes of the volatile header (`0xcafecafe`, little endian).
 const VOLATILE_MAGIC: [u8; 8] = [0xfe, 0xca, 0xfe, 0xca, 0, 0, 0, 0];
 
-/// The largest grain table, in sectors: 1 MiB. All known ones have 64.
+/// The largest supported grain table, in sectors: 1 MiB. All known ones have 64 sectors.
 const MAX_TABLE_SECTORS: u64 = 2048;
 
-/// The constant header as it is on disk.
+/// The on-disk constant header.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct ConstHeader {
@@ -58,7 +58,7 @@ struct RawRegion {
     size: U64,
 }
 
-/// The volatile header as it is on disk.
+/// The on-disk volatile header.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct VolatileHeader {
@@ -72,7 +72,7 @@ struct VolatileHeader {
 const _: () = assert!(size_of::<ConstHeader>() == to_usize(SECTOR));
 const _: () = assert!(size_of::<VolatileHeader>() == to_usize(SECTOR));
 
-/// What the regions hold, in the header's order.
+/// Names of the regions, in the header's order.
 pub(super) const REGIONS: [&str; 8] = [
     "volatile header",
     "journal header",
@@ -84,37 +84,34 @@ pub(super) const REGIONS: [&str; 8] = [
     "grains",
 ];
 
-/// Sectors set aside for something. Offset, size and end, in bytes, fit in 63
-/// bits.
+/// A region of the file, in sectors. Offset, size and end, in bytes, fit in 63 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Region {
     pub(super) offset: u64,
     pub(super) size: u64,
 }
 
-/// A constant header whose every field was looked at. Sizes and offsets are in
-/// sectors, as on disk.
+/// A validated constant header. Sizes and offsets are in sectors, as on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeSparseHeader {
-    /// Sectors of the guest's disk that this extent covers; in bytes, they fit
-    /// in 63 bits.
+    /// Number of guest sectors that the extent covers. In bytes, it fits in 63 bits.
     pub(super) capacity: u64,
-    /// Sectors of a grain; a power of two.
+    /// Number of sectors per grain; a power of two.
     pub(super) grain_sectors: u64,
-    /// Sectors of a grain table; at least 1.
+    /// Number of sectors per grain table; at least 1.
     pub(super) table_sectors: u64,
     /// In the order of [`REGIONS`].
     pub(super) regions: [Region; 8],
 }
 
 impl SeSparseHeader {
-    /// Reads both headers.
+    /// Reads and validates both headers.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Unsupported`](crate::ErrorKind::Unsupported)
-    /// and [`Limit`](crate::ErrorKind::Limit), each naming the field;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the journal holds what
-    /// the tables do not.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`Unsupported`](crate::ErrorKind::Unsupported) or
+    /// [`Limit`](crate::ErrorKind::Limit), naming the field;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the journal must be replayed;
+    /// [`Io`](crate::ErrorKind::Io).
     pub(super) fn read(source: &dyn Source) -> Result<Self> {
         let sector = read_sector(source, 0, "seSparse header")?;
         let raw: ConstHeader = zerocopy::transmute!(sector);
@@ -127,42 +124,42 @@ impl SeSparseHeader {
         Ok(header)
     }
 
-    /// Bytes of a grain.
+    /// Grain size in bytes.
     pub(super) fn grain_bytes(&self) -> u64 {
         self.grain_sectors * SECTOR
     }
 
-    /// Bytes of a grain table.
+    /// Size of a grain table in bytes.
     pub(super) fn table_bytes(&self) -> u64 {
         self.table_sectors * SECTOR
     }
 
-    /// Entries of a grain table.
+    /// Number of entries per grain table.
     pub(super) fn entries(&self) -> u64 {
         self.table_bytes() / 8
     }
 
-    /// Guest bytes that one grain table speaks for.
+    /// Number of guest bytes that one grain table covers.
     pub(super) fn table_cover(&self) -> u64 {
         self.grain_bytes() * self.entries()
     }
 
-    /// Grain tables, and so entries of the grain directory.
+    /// Number of grain tables, that is, of grain directory entries.
     pub(super) fn tables(&self) -> u64 {
         (self.capacity * SECTOR).div_ceil(self.table_cover())
     }
 
-    /// Where the grain directory is.
+    /// The region of the grain directory.
     pub(super) fn grain_directory(&self) -> Region {
         self.regions[3]
     }
 
-    /// Where the grain tables are.
+    /// The region of the grain tables.
     pub(super) fn grain_tables(&self) -> Region {
         self.regions[4]
     }
 
-    /// Where the grains are.
+    /// The region of the grains.
     pub(super) fn grains(&self) -> Region {
         self.regions[7]
     }
@@ -171,12 +168,12 @@ impl SeSparseHeader {
 impl ConstHeader {
     fn validate(&self) -> Result<SeSparseHeader> {
         if self.magic != SESPARSE_MAGIC {
-            return Err(corrupt(format!("magic {:02x?}, 0xcafebabe wanted", self.magic)));
+            return Err(corrupt(format!("magic {:02x?}; expected 0xcafebabe", self.magic)));
         }
         if self.version != VERSION {
             let version = self.version.get();
             return Err(Error::unsupported(format!(
-                "version {}.{}; 2.1 is known",
+                "version {}.{}; only version 2.1 is supported",
                 version >> 32,
                 version & 0xffff_ffff
             )));
@@ -185,7 +182,7 @@ impl ConstHeader {
             return Err(Error::unsupported(format!("unknown flags {:#x}", self.flags)));
         }
         if self.reserved != [U64::ZERO; 4] || self.padding != [0; 304] {
-            return Err(Error::unsupported("fields that are not known, and not zero"));
+            return Err(Error::unsupported("nonzero reserved fields"));
         }
         let capacity = self.capacity.get();
         let mut regions = [Region { offset: 0, size: 0 }; 8];
@@ -195,7 +192,7 @@ impl ConstHeader {
         let header = SeSparseHeader {
             capacity: sectors_to_bytes(capacity)
                 .map(|_| capacity)
-                .ok_or_else(|| corrupt(format!("capacity {capacity:#x} is beyond any disk")))?,
+                .ok_or_else(|| corrupt(format!("capacity {capacity:#x} sectors exceeds 8 EiB")))?,
             grain_sectors: self.grain()?,
             table_sectors: self.table()?,
             regions,
@@ -203,8 +200,8 @@ impl ConstHeader {
         let (tables, directory) = (header.tables(), header.grain_directory());
         if tables > directory.size * (SECTOR / 8) {
             return Err(corrupt(format!(
-                "{capacity} sectors take {tables} grain tables, a directory of {} sectors has no \
-                 budget for them",
+                "{capacity} sectors need {tables} grain tables, but the directory has only {} \
+                 sectors",
                 directory.size
             )));
         }
@@ -220,7 +217,7 @@ impl ConstHeader {
             0 => Err(corrupt("grainTableSize 0".into())),
             sectors @ 1..=MAX_TABLE_SECTORS => Ok(sectors),
             sectors => Err(Error::limit(format!(
-                "grainTableSize {sectors} sectors; at most {MAX_TABLE_SECTORS}"
+                "grainTableSize {sectors} sectors; at most {MAX_TABLE_SECTORS} are supported"
             ))),
         }
     }
@@ -231,7 +228,7 @@ impl RawRegion {
         let (offset, size) = (self.offset.get(), self.size.get());
         let end = offset.checked_add(size).and_then(sectors_to_bytes);
         end.map(|_| Region { offset, size })
-            .ok_or_else(|| corrupt(format!("{name} <{offset:#x} : {size:#x}> is beyond any file")))
+            .ok_or_else(|| corrupt(format!("{name} <{offset:#x} : {size:#x}> exceeds 8 EiB")))
     }
 }
 
@@ -240,20 +237,20 @@ impl VolatileHeader {
         if self.magic != VOLATILE_MAGIC {
             return Err(Error::corrupt(
                 "seSparse volatile header",
-                format!("magic {:02x?}, 0xcafecafe wanted", self.magic),
+                format!("magic {:02x?}; expected 0xcafecafe", self.magic),
             ));
         }
         if self.replay_journal != 0 {
             return Err(Error::unsupported(
-                "its journal holds changes that its tables do not: the host did not close it",
+                "the journal has to be replayed: the host did not close the extent",
             )
             .hint(
-                "the ESXi host replays the journal when the virtual machine is powered on; or \
-                 clone the disk there with vmkfstools -i",
+                "the ESXi host replays the journal when the virtual machine is powered on; \
+                 alternatively, clone the disk there with vmkfstools -i",
             ));
         }
         if self.padding != [0; 480] {
-            return Err(Error::unsupported("fields that are not known, and not zero"));
+            return Err(Error::unsupported("nonzero reserved fields"));
         }
         Ok(())
     }

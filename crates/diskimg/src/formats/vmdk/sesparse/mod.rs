@@ -1,24 +1,23 @@
-//! An seSparse extent: from a grain to where it is. ESXi keeps the changes of a
-//! disk in it since a snapshot was taken (VMFS 6, and disks beyond 2 TiB).
+//! An seSparse extent: locating grains. ESXi stores the changes since a snapshot in this format (on
+//! VMFS 6, and for disks larger than 2 TiB).
 //!
 //! ```text
 //!   guest offset ──► grain directory ──► grain table ──► grain
 //!                    u64 per table       u64 per grain   4 KiB
 //!                    (in memory)         (on demand)
 //!
-//!   directory entry   0: no table, the parent answers
-//!                     10000000 iiiiiiii: the i-th of the grain tables
-//!   table entry       0: nobody wrote it, the parent answers
+//!   directory entry   0: no table, read from the parent
+//!                     10000000 iiiiiiii: grain table number i
+//!   table entry       0: unallocated, read from the parent
 //!                     1…: unmapped by the guest, zeros    2…: zeros
-//!                     3hhh llll llllllll: the (l << 12 | h)-th of the grains
+//!                     3hhh llll llllllll: grain number l << 12 | h
 //! ```
 //!
-//! Free bitmap and back map serve whoever gives space back; the journal whoever
-//! lost power. A reader needs neither, unless the journal has the last word.
+//! The free bitmap and the back map serve to reclaim space, and the journal to recover from a
+//! crash. Reading needs none of them, unless the journal has to be replayed.
 //!
-//! VMware has not published the format. This is what QEMU's reader takes for
-//! granted (its commit 98eb9733f and its author's account of how the parts
-//! interplay, qemu-devel, 2020-03-09).
+//! VMware has not published the format. The structures are those of QEMU's reader (commit
+//! 98eb9733f) and of its author's description of how they work together (qemu-devel, 2020-03-09).
 
 mod check;
 mod header;
@@ -39,26 +38,26 @@ use std::ops::Range;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
-/// The upper half of a directory entry that names a table.
+/// The upper half of a directory entry that points to a table.
 const GDE_ALLOCATED: u64 = 0x1000_0000;
 
-/// One seSparse extent. Guest offsets count from its own first byte.
+/// One seSparse extent. Guest offsets are relative to its first byte.
 #[derive(Debug)]
 pub(super) struct SeSparseExtent {
     source: Arc<dyn Source>,
     header: SeSparseHeader,
-    /// As on disk.
+    /// The directory's entries, as on disk.
     directory: Vec<u64>,
     tables: TableCache<u64>,
-    /// Of the limits: what a check may take.
+    /// [`Limits::check_bytes`].
     check_bytes: u64,
 }
 
-/// What a table entry says.
+/// A grain table entry.
 enum Gte {
     Unallocated,
     Zero,
-    /// Which of the grains it is.
+    /// Allocated; the number of the grain in the region of grains.
     Grain(u64),
 }
 
@@ -68,7 +67,7 @@ impl Gte {
             0 if entry == 0 => Ok(Self::Unallocated),
             1 | 2 => Ok(Self::Zero),
             3 => Ok(Self::Grain((entry & 0xffff_ffff_ffff) << 12 | entry >> 48 & 0xfff)),
-            _ => Err(format!("entry {entry:#018x} is of no known type")),
+            _ => Err(format!("entry {entry:#018x} is of an unknown type")),
         }
     }
 }
@@ -77,9 +76,9 @@ impl SeSparseExtent {
     /// Opens the extent whose header is the first sector of `source`.
     ///
     /// # Errors
-    /// As [`SeSparseHeader::read`]; [`Limit`](crate::ErrorKind::Limit) if the
-    /// grain directory is too large, [`Corrupt`](crate::ErrorKind::Corrupt) if
-    /// it leaves the file.
+    /// [`Limit`](crate::ErrorKind::Limit) if the grain directory is too large,
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it extends beyond the end of the file; otherwise
+    /// as [`SeSparseHeader::read`].
     pub(super) fn open(
         source: Arc<dyn Source>,
         limits: &Limits,
@@ -98,17 +97,17 @@ impl SeSparseExtent {
         Ok(Self { source, header, directory, tables, check_bytes })
     }
 
-    /// Guest bytes.
+    /// Number of guest bytes.
     pub(super) fn size(&self) -> u64 {
         self.header.capacity * SECTOR
     }
 
-    /// Bytes of a grain.
+    /// Grain size in bytes.
     pub(super) fn grain_bytes(&self) -> u64 {
         self.header.grain_bytes()
     }
 
-    /// Bytes of the tables that are held in memory as a whole.
+    /// Size in bytes of the directory, which is kept in memory.
     pub(super) fn table_memory(&self) -> u64 {
         to_u64(self.directory.len()) * 8
     }
@@ -120,8 +119,8 @@ impl SeSparseExtent {
         })
     }
 
-    /// Appends extents for `range` of this extent, whose first byte is the
-    /// disk's byte `base` and whose file is the layer's number `file`.
+    /// Appends mappings for `range` of this extent, which starts at offset `base` of the disk and
+    /// is stored in the layer's file number `file`.
     ///
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
@@ -149,13 +148,13 @@ impl SeSparseExtent {
         Ok(())
     }
 
-    /// Adds to `counts` what is wrong with the tables, and reports it; what
-    /// cannot be read is a finding, too.
+    /// Checks the tables, reports the findings and adds them to `counts`. Tables that cannot be
+    /// read are findings, too.
     pub(super) fn check(&self, report: &mut dyn FnMut(Finding), counts: &mut CheckReport) {
         check::check(self, report, counts);
     }
 
-    /// Which of the grain tables the directory's entry `index` names.
+    /// Returns the number of the grain table that directory entry `index` points to.
     fn table_number(&self, index: u64) -> Result<Option<u64>> {
         let entry = self.directory[to_usize(index)];
         if entry == 0 {
@@ -164,21 +163,24 @@ impl SeSparseExtent {
         if entry >> 32 != GDE_ALLOCATED {
             return Err(Error::corrupt(
                 "grain directory",
-                format!("entry {entry:#018x} is of no known type"),
+                format!("entry {entry:#018x} is of an unknown type"),
             )
             .at(self.header.grain_directory().offset * SECTOR + index * 8));
         }
         Ok(Some(entry & 0xffff_ffff))
     }
 
-    /// Reads the grain table `number`, below 2³².
+    /// Reads the grain table `number`, which must be less than 2³².
     fn read_table(&self, number: u64) -> Result<Vec<u64>> {
         let region = self.header.grain_tables();
         let sector = number * self.header.table_sectors;
         if sector + self.header.table_sectors > region.size {
             return Err(Error::corrupt(
                 "grain table",
-                format!("number {number} is beyond the {} sectors of grain tables", region.size),
+                format!(
+                    "number {number} is beyond the end of the grain tables, which take {} sectors",
+                    region.size
+                ),
             )
             .at((region.offset + region.size) * SECTOR));
         }
@@ -208,36 +210,37 @@ impl SeSparseExtent {
         Ok(())
     }
 
-    /// What a table entry says about a grain; the disk's last one may be short.
+    /// Interprets the table entry of a grain. The last grain of the disk may be short.
     fn grain(&self, entry: u64, grain: &Range<u64>, base: u64, file: usize) -> Result<Kind> {
-        let broken = |structure, message: String| {
-            let place = format!("{message} (grain of guest offset {:#x})", base + grain.start);
-            Error::corrupt(structure, place)
+        let corrupt = |structure, message: String| {
+            let message = format!("{message} (guest offset {:#x})", base + grain.start);
+            Error::corrupt(structure, message)
         };
-        let index = match Gte::parse(entry).map_err(|message| broken("grain table", message))? {
+        let number = match Gte::parse(entry).map_err(|message| corrupt("grain table", message))? {
             Gte::Unallocated => return Ok(Kind::Unallocated),
             Gte::Zero => return Ok(Kind::Zero(None)),
-            Gte::Grain(index) => index,
+            Gte::Grain(number) => number,
         };
-        let offset = self.grain_offset(index).filter(|offset| {
+        let offset = self.grain_offset(number).filter(|offset| {
             let end = offset.checked_add(grain.end - grain.start);
             end.is_some_and(|end| end <= self.source.len())
         });
         offset.map(|offset| Kind::Data(HostOffset { file, offset })).ok_or_else(|| {
             let end = self.source.len();
-            broken("grain", format!("number {index:#x} leaves the file, which ends at {end:#x}"))
-                .hint("the file is probably truncated")
+            let message =
+                format!("number {number:#x} extends beyond the end of the file at {end:#x}");
+            corrupt("grain", message).hint("the file is probably truncated")
         })
     }
 
-    /// The host offset of a grain, if it fits in 63 bits.
-    fn grain_offset(&self, index: u64) -> Option<u64> {
-        let sector = index.checked_mul(self.header.grain_sectors)?;
+    /// Returns the host offset of a grain, if it fits in 63 bits.
+    fn grain_offset(&self, number: u64) -> Option<u64> {
+        let sector = number.checked_mul(self.header.grain_sectors)?;
         sectors_to_bytes(sector.checked_add(self.header.grains().offset)?)
     }
 }
 
-/// Reads a directory or a table of `bytes` bytes.
+/// Reads the directory or table of `bytes` bytes at host offset `at`.
 fn read_entries(
     source: &dyn Source,
     at: u64,
@@ -247,7 +250,7 @@ fn read_entries(
     if at.checked_add(bytes).is_none_or(|end| end > source.len()) {
         return Err(Error::corrupt(
             structure,
-            format!("its {bytes} bytes leave the file, which ends at {:#x}", source.len()),
+            format!("its {bytes} bytes extend beyond the end of the file at {:#x}", source.len()),
         )
         .at(at)
         .hint("the file is probably truncated"));

@@ -1,4 +1,4 @@
-//! seSparse extents as other tools read them, and damaged in every field.
+//! Reading seSparse extents, valid ones and ones damaged in every field.
 
 use super::*;
 use crate::ErrorKind;
@@ -6,7 +6,7 @@ use crate::storage::source::MemorySource;
 use diskimg_testkit::esx::{Grain, Grains, SeSparse, guest, put};
 use proptest::prelude::*;
 
-/// Two tables and a half, the last grain short.
+/// Two and a half tables; the last grain is short.
 const SECTORS: u64 = 2 * 32768 + 16386;
 
 fn sample() -> (SeSparse, Grains) {
@@ -30,7 +30,7 @@ fn open(file: Vec<u8>) -> Result<SeSparseExtent> {
     )
 }
 
-/// The extents of `range`, which they tile.
+/// Maps `range`; asserts that the extents cover it without gaps.
 fn map(extent: &SeSparseExtent, range: Range<u64>) -> Result<Vec<Extent>> {
     const BASE: u64 = 3 << 20;
     let mut extents = Vec::new();
@@ -44,16 +44,16 @@ fn map(extent: &SeSparseExtent, range: Range<u64>) -> Result<Vec<Extent>> {
     Ok(extents)
 }
 
-/// What the guest sees without a parent.
+/// Returns the guest bytes of an extent without a parent.
 fn read_all(extent: &SeSparseExtent) -> Result<Vec<u8>> {
     let mut disk = Vec::new();
-    for piece in map(extent, 0..extent.size())? {
+    for mapping in map(extent, 0..extent.size())? {
         let start = disk.len();
-        disk.resize(start + (piece.guest.end - piece.guest.start) as usize, 0);
-        match piece.kind {
-            Kind::Data(place) => {
-                assert_eq!(place.file, 7);
-                extent.source.read_exact_at(&mut disk[start..], place.offset).expect("in the file");
+        disk.resize(start + (mapping.guest.end - mapping.guest.start) as usize, 0);
+        match mapping.kind {
+            Kind::Data(at) => {
+                assert_eq!(at.file, 7);
+                extent.source.read_exact_at(&mut disk[start..], at.offset).expect("in the file");
             }
             Kind::Zero(None) | Kind::Unallocated => {}
             other => panic!("{other:?}"),
@@ -70,12 +70,12 @@ fn check(extent: &SeSparseExtent) -> Vec<String> {
 }
 
 #[test]
-fn grains_are_found_whatever_the_geometry() {
+fn grains_are_found_for_every_grain_and_table_size() {
     let (plain, grains) = sample();
     let shapes = [
         plain.clone(),
         SeSparse::esxi(SECTORS),
-        // Beyond the 12 bits that come first.
+        // Grain numbers of more than 12 bits, which are split over two fields.
         SeSparse { first: 4093, ..plain.clone() },
         SeSparse { table_sectors: 128, ..plain.clone() },
         SeSparse { table_sectors: 3, ..plain.clone() },
@@ -83,15 +83,15 @@ fn grains_are_found_whatever_the_geometry() {
     ];
     for shape in shapes {
         let extent = open(shape.build(&grains)).expect("opens");
-        let wanted = guest(vec![0; SECTORS as usize * 512], shape.grain_sectors, &grains);
+        let expected = guest(vec![0; SECTORS as usize * 512], shape.grain_sectors, &grains);
         assert_eq!(extent.grain_bytes(), shape.grain_sectors * 512);
-        assert!(read_all(&extent).expect("maps") == wanted, "{shape:?}");
+        assert!(read_all(&extent).expect("maps") == expected, "{shape:?}");
         assert_eq!(check(&extent), [""; 0], "{shape:?}");
     }
 }
 
 #[test]
-fn zeros_hide_the_parent_and_silence_does_not() {
+fn zeros_hide_the_parent_and_unallocated_grains_do_not() {
     let (shape, grains) = sample();
     let extent = open(shape.build(&grains)).expect("opens");
     let kinds = |grains: Range<u64>| -> Vec<_> {
@@ -101,17 +101,17 @@ fn zeros_hide_the_parent_and_silence_does_not() {
     assert_eq!(kinds(2..6), [(8192, Kind::Zero(None)), (8192, Kind::Unallocated)]);
     // The second table does not exist, the third starts with zeros.
     assert_eq!(kinds(5000..8193), [(3192 * 4096, Kind::Unallocated), (4096, Kind::Zero(None))]);
-    // Within a grain, and the short last one.
+    // A range within a grain, and the short last grain.
     let grains_at = shape.regions()[7].0 * 512;
     let data = |offset| Kind::Data(HostOffset { file: 7, offset });
-    let part = map(&extent, 100..200).expect("maps");
-    assert_eq!(part[0].kind, data(grains_at + 3 * 4096 + 100));
+    let within = map(&extent, 100..200).expect("maps");
+    assert_eq!(within[0].kind, data(grains_at + 3 * 4096 + 100));
     let last = map(&extent, extent.size() - 512..extent.size()).expect("maps");
     assert_eq!(last[0].kind, data(grains_at + 512));
 }
 
 #[test]
-fn every_field_of_the_headers_is_looked_at() {
+fn every_field_of_the_headers_is_validated() {
     let (shape, grains) = sample();
     let whole = shape.build(&grains);
     let max = u64::MAX;
@@ -121,8 +121,8 @@ fn every_field_of_the_headers_is_looked_at() {
         (8, 2 << 32, ErrorKind::Unsupported, "version 2.0"),
         (8, max, ErrorKind::Unsupported, "version"),
         (16, max, ErrorKind::Corrupt, "capacity"),
-        (16, max >> 10, ErrorKind::Corrupt, "no budget"),
-        (16, 65 * 32768, ErrorKind::Corrupt, "no budget"),
+        (16, max >> 10, ErrorKind::Corrupt, "grain tables, but the directory has only"),
+        (16, 65 * 32768, ErrorKind::Corrupt, "grain tables, but the directory has only"),
         (24, 0, ErrorKind::Corrupt, "grainSize 0"),
         (24, 7, ErrorKind::Corrupt, "grainSize 7"),
         (24, 1 << 63, ErrorKind::Limit, "grainSize"),
@@ -130,34 +130,34 @@ fn every_field_of_the_headers_is_looked_at() {
         (32, 2049, ErrorKind::Limit, "grainTableSize"),
         (32, max, ErrorKind::Limit, "grainTableSize"),
         (40, 1, ErrorKind::Unsupported, "flags 0x1"),
-        (48, 1, ErrorKind::Unsupported, "not known"),
-        (72, max, ErrorKind::Unsupported, "not known"),
-        (80, 0, ErrorKind::Corrupt, "0xcafecafe wanted"),
-        (80, 1 << 50, ErrorKind::Corrupt, "leave the file"),
+        (48, 1, ErrorKind::Unsupported, "nonzero reserved fields"),
+        (72, max, ErrorKind::Unsupported, "nonzero reserved fields"),
+        (80, 0, ErrorKind::Corrupt, "expected 0xcafecafe"),
+        (80, 1 << 50, ErrorKind::Corrupt, "beyond the end of the file"),
         (88, max, ErrorKind::Corrupt, "volatile header <"),
         (96, max, ErrorKind::Corrupt, "journal header <"),
         (112, 1 << 55, ErrorKind::Corrupt, "journal <"),
         (128, max, ErrorKind::Corrupt, "grain directory <"),
-        (128, 1 << 50, ErrorKind::Corrupt, "leave the file"),
-        (136, 0, ErrorKind::Corrupt, "no budget"),
+        (128, 1 << 50, ErrorKind::Corrupt, "beyond the end of the file"),
+        (136, 0, ErrorKind::Corrupt, "grain tables, but the directory has only"),
         (144, max, ErrorKind::Corrupt, "grain tables <"),
         (160, max, ErrorKind::Corrupt, "free bitmap <"),
         (176, max, ErrorKind::Corrupt, "back map <"),
         (192, max, ErrorKind::Corrupt, "grains <"),
         (200, max, ErrorKind::Corrupt, "grains <"),
-        (208, 1, ErrorKind::Unsupported, "not known"),
-        (504, 1 << 63, ErrorKind::Unsupported, "not known"),
-        (512, 0xcafe_babe, ErrorKind::Corrupt, "0xcafecafe wanted"),
+        (208, 1, ErrorKind::Unsupported, "nonzero reserved fields"),
+        (504, 1 << 63, ErrorKind::Unsupported, "nonzero reserved fields"),
+        (512, 0xcafe_babe, ErrorKind::Corrupt, "expected 0xcafecafe"),
         (512 + 24, 1, ErrorKind::Unsupported, "journal"),
         (512 + 24, max, ErrorKind::Unsupported, "vmkfstools"),
-        (512 + 32, 1, ErrorKind::Unsupported, "not known"),
+        (512 + 32, 1, ErrorKind::Unsupported, "nonzero reserved fields"),
     ];
-    for (at, value, kind, said) in cases {
+    for (at, value, kind, expected) in cases {
         let mut file = whole.clone();
         put(&mut file, at, &u64::to_le_bytes(value));
-        let error = open(file).expect_err(said);
+        let error = open(file).expect_err(expected);
         assert_eq!(error.kind(), kind, "{at}: {error}");
-        assert!(error.to_string().contains(said), "{at}: {error}");
+        assert!(error.to_string().contains(expected), "{at}: {error}");
     }
     for cut in [0, 511, 512, 1023, 1024, shape.regions()[3].0 as usize * 512] {
         assert!(open(whole[..cut].to_vec()).is_err(), "cut at {cut}");
@@ -167,44 +167,44 @@ fn every_field_of_the_headers_is_looked_at() {
 #[test]
 fn the_directory_is_bounded_before_it_is_allocated() {
     let mut file = SeSparse::dense(8).build(&Grains::new());
-    // 2^52 sectors: a directory of 1 TiB, which the header has budget for.
+    // 2^52 sectors: a directory of 1 TiB, which fits into the region that the header states.
     put(&mut file, 16, &u64::to_le_bytes(1 << 52));
     put(&mut file, 136, &u64::to_le_bytes(1 << 40));
     assert_eq!(open(file).expect_err("too large").kind(), ErrorKind::Limit);
 }
 
 #[test]
-fn what_the_tables_have_wrong_is_told_where_it_is_read() {
+fn invalid_table_entries_are_errors_for_their_guest_range_only() {
     let (shape, grains) = sample();
     let whole = shape.build(&grains);
     let regions = shape.regions();
     let at = |region: usize| regions[region].0 as usize * 512;
-    // The third table was handed out first.
+    // The third table was allocated first.
     let (directory, table, first) = (at(3), at(4) + 64 * 512, 0x1000_0000_u64 << 32);
     let cases = [
-        (directory, 1, "of no known type", 0),
-        (directory, 2 << 60 | 1, "of no known type", 0),
-        (directory, 0x1000_0001 << 32 | 1, "of no known type", 0),
+        (directory, 1, "of an unknown type", 0),
+        (directory, 2 << 60 | 1, "of an unknown type", 0),
+        (directory, 0x1000_0001 << 32 | 1, "of an unknown type", 0),
         (directory, first | 3, "number 3 is beyond", 0),
         (directory, first | 0xffff_ffff, "number 4294967295 is beyond", 0),
-        (table, 1, "of no known type", 0),
-        (table, 4 << 60, "of no known type", 0),
-        (table, u64::MAX, "of no known type", 0),
-        (table, 0x3fff_ffff_ffff_ffff, "leaves the file", 0),
-        (table, 3 << 60 | 4 << 48, "leaves the file", 0),
-        (table + 4095 * 8, 3 << 60 | 1, "leaves the file", 4095),
+        (table, 1, "of an unknown type", 0),
+        (table, 4 << 60, "of an unknown type", 0),
+        (table, u64::MAX, "of an unknown type", 0),
+        (table, 0x3fff_ffff_ffff_ffff, "beyond the end of the file", 0),
+        (table, 3 << 60 | 4 << 48, "beyond the end of the file", 0),
+        (table + 4095 * 8, 3 << 60 | 1, "beyond the end of the file", 4095),
     ];
-    for (at, value, said, grain) in cases {
+    for (at, value, expected, grain) in cases {
         let mut file = whole.clone();
         put(&mut file, at, &u64::to_le_bytes(value));
         let extent = open(file).expect("opens");
         let range = grain * 4096..(grain + 1) * 4096;
-        let error = map(&extent, range).expect_err(said);
+        let error = map(&extent, range).expect_err(expected);
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(error.to_string().contains(said), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
         let findings = check(&extent);
-        assert!(findings.iter().any(|f| f.contains(said)), "{said}: {findings:?}");
-        // The rest of the disk is as it was.
+        assert!(findings.iter().any(|f| f.contains(expected)), "{expected}: {findings:?}");
+        // The rest of the disk can still be read.
         map(&extent, 8192 * 4096..extent.size()).expect("maps");
     }
     let truncated = open(whole[..whole.len() - 1].to_vec()).expect("opens");
@@ -213,18 +213,18 @@ fn what_the_tables_have_wrong_is_told_where_it_is_read() {
 }
 
 #[test]
-fn the_check_finds_what_is_shared() {
+fn the_check_finds_shared_tables_and_overlaps() {
     let (shape, grains) = sample();
     let whole = shape.build(&grains);
     let regions = shape.regions();
     let at = |region: usize| regions[region].0 as usize * 512;
-    let found = |at: usize, value: u64, said: &str| {
+    let found = |at: usize, value: u64, expected: &str| {
         let mut file = whole.clone();
         put(&mut file, at, &u64::to_le_bytes(value));
         let findings = check(&open(file).expect("opens"));
-        assert!(findings.len() == 1 && findings[0].contains(said), "{said}: {findings:?}");
+        assert!(findings.len() == 1 && findings[0].contains(expected), "{expected}: {findings:?}");
     };
-    found(at(3) + 8, 0x1000_0000 << 32 | 1, "stands for several parts");
+    found(at(3) + 8, 0x1000_0000 << 32 | 1, "is used by several directory entries");
     found(at(4) + 64 * 512, 3 << 60 | 2 << 48, "overlaps another");
     found(112, 2, "journal header and journal overlap");
     found(160, regions[6].0, "free bitmap and back map overlap");
@@ -234,7 +234,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn damage_anywhere_is_an_error_or_another_disk(
+    fn reading_a_damaged_extent_never_panics(
         patches in prop::collection::vec(
             (
                 prop_oneof![0..300usize, 512..600usize, 0..400_000usize],
@@ -249,7 +249,7 @@ proptest! {
         let shape = SeSparse { align: 1, ..shape };
         let mut file = shape.build(&grains);
         for (at, value) in patches {
-            // Mostly at a field or an entry.
+            // Half of the patches are aligned to a field or an entry.
             let at = if value & 1 == 0 { at / 8 * 8 } else { at };
             put(&mut file, at, &value.to_le_bytes());
         }

@@ -1,17 +1,17 @@
-//! What is wrong with an image is named, or mended; nothing falls over.
+//! Damaged images: errors name the damage, redundant copies are used, and nothing panics.
 
 use super::streams::Stream;
 use super::*;
 
 #[test]
-fn damage_is_named() {
+fn errors_name_the_damage() {
     let disk = sample(4, 0);
     let whole = Stream::default().build(&disk);
     let first = 64 << 10;
     let text = 512
         + "# Disk DescriptorFile\nversion=1 \nCID=0dc3c2a9 \nparentCID=ffffffff \n".len()
         + "createType".len();
-    for (at, bytes, said) in [
+    for (at, bytes, expected) in [
         (first, &[5u8][..], "its marker says sector 5"),
         (first + 8, &[0, 0, 0, 0], "a compressed size of 0 bytes"),
         (first + 8, &[0, 0, 4, 0], "a compressed size of 262144 bytes"),
@@ -24,8 +24,8 @@ fn damage_is_named() {
         let mut file = whole.clone();
         put(&mut file, at, bytes);
         match read(&file) {
-            Ok(found) => assert!(said.is_empty() && found == disk),
-            Err(error) => assert!(error.to_string().contains(said), "{said}: {error}"),
+            Ok(found) => assert!(expected.is_empty() && found == disk),
+            Err(error) => assert!(error.to_string().contains(expected), "{expected}: {error}"),
         }
     }
 }
@@ -64,7 +64,7 @@ fn a_capacity_rounded_up_to_a_grain_does_not_enlarge_the_disk() {
 }
 
 #[test]
-fn other_layouts_are_named_and_not_read() {
+fn unsupported_layouts_and_contradictions_are_errors() {
     let plain = write(&sample(2, 0), "");
     let edit = |from: &str, to: &str| {
         let text = String::from_utf8(plain[512..21 * 512].to_vec()).expect("ASCII");
@@ -74,13 +74,18 @@ fn other_layouts_are_named_and_not_read() {
         put(&mut file, 512, &text);
         open(&file).expect_err(to)
     };
-    for (from, to, kind, said) in [
+    for (from, to, kind, expected) in [
         ("\nRW 256", "\nRW 256 FLAT \"gone\" 0\nRW 256", ErrorKind::Refused, "'gone'"),
         ("SPARSE \"disk", "VSANSPARSE \"disk", ErrorKind::Unsupported, "vSAN"),
-        ("SPARSE \"disk", "SESPARSE \"disk", ErrorKind::Corrupt, "starts no such extent"),
+        (
+            "SPARSE \"disk",
+            "SESPARSE \"disk",
+            ErrorKind::Corrupt,
+            "is not that of a SESPARSE extent",
+        ),
         ("disk.vmdk\"", "disk.vmdk\" 1", ErrorKind::Unsupported, "at an offset"),
         ("\nRW 256", "\nRW 127", ErrorKind::Corrupt, "256 in the extent's header"),
-        ("\nRW 256", "\n# 256", ErrorKind::Corrupt, "lists no extent"),
+        ("\nRW 256", "\n# 256", ErrorKind::Corrupt, "lists no extents"),
         ("\nRW 256", "\nWR 256", ErrorKind::Corrupt, "line 8"),
         ("parentCID=ffffffff", "parentCID=1", ErrorKind::Corrupt, "parentFileNameHint is missing"),
         ("version=1", "version=1\nparentFileNameHint=\"b\"", ErrorKind::Corrupt, "no parent"),
@@ -93,31 +98,31 @@ fn other_layouts_are_named_and_not_read() {
     ] {
         let error = edit(from, to);
         assert_eq!(error.kind(), kind, "{error}");
-        assert!(error.to_string().contains(said), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
     let nothing = OpenOptions::new()
         .format(Format::Vmdk)
         .open_source(Arc::new(MemorySource::new(vec![0; 4096])), "test.vmdk")
-        .expect_err("no VMDK");
+        .expect_err("not a VMDK");
     assert!(nothing.to_string().contains("neither a sparse extent"), "{nothing}");
-    for (bytes, said) in [
+    for (bytes, expected) in [
         (b"COWD\x01\0\0\0".to_vec(), "COWD"),
         (vec![0xbe, 0xba, 0xfe, 0xca, 0, 0, 0, 0], "seSparse"),
     ] {
-        let error = open(&bytes).expect_err(said);
+        let error = open(&bytes).expect_err(expected);
         assert_ne!(error.kind(), ErrorKind::Io);
-        assert!(error.to_string().contains(said), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 
 #[test]
-fn an_empty_or_custom_create_type_is_read_where_the_file_holds_the_disk() {
+fn a_single_file_is_read_whatever_its_create_type() {
     let disk = sample(2, 0);
     let plain = write(&disk, "");
     for name in ["", "custom", "MONOLITHICSPARSE"] {
         let mut file = plain.clone();
         let old = b"\"monolithicSparse\"";
-        let at = file.windows(old.len()).position(|w| w == old).expect("there");
+        let at = file.windows(old.len()).position(|w| w == old).expect("is present");
         let new = format!("\"{name}\"{}", " ".repeat(old.len() - 2 - name.len()));
         put(&mut file, at, new.as_bytes());
         assert!(read(&file).expect("reads") == disk, "{name}");
@@ -125,7 +130,7 @@ fn an_empty_or_custom_create_type_is_read_where_the_file_holds_the_disk() {
 }
 
 #[test]
-fn a_damaged_directory_is_mended_from_the_redundant_one() {
+fn a_damaged_directory_is_replaced_by_the_redundant_one() {
     let disk = sample(700, 0);
     let whole = write(&disk, "");
     let gd = u64::from_le_bytes(whole[56..64].try_into().expect("8 bytes"));
@@ -135,7 +140,7 @@ fn a_damaged_directory_is_mended_from_the_redundant_one() {
     put(&mut all, 56, &[0xff, 0xff, 0xff, 0]);
     for file in [entry, all] {
         assert!(read(&file).expect("reads") == disk);
-        let notes = open(&file).and_then(|i| i.info(0)).expect("tells").notes;
+        let notes = open(&file).and_then(|i| i.info(0)).expect("reads").notes;
         assert!(notes.iter().any(|n| n.contains("redundant")), "{notes:?}");
     }
 }
@@ -152,14 +157,14 @@ fn tables_are_bounded_before_they_are_allocated() {
 }
 
 #[test]
-fn the_check_finds_what_is_wrong() {
+fn the_check_finds_damaged_tables_and_markers() {
     let disk = sample(5, 0);
     let sparse = write(&disk, "");
     let stream = write(&disk, "subformat=streamOptimized");
     let sector = |file: &[u8], at: usize| {
         u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes")) as usize * 512
     };
-    // Both copies: the one grain table follows its directory.
+    // Damages both copies. The only grain table follows its directory.
     let (rgt, gt) = (sector(&sparse, 48) + 512, sector(&sparse, 56) + 512);
     let both = |entry: usize, value: u32| {
         let mut file = sparse.clone();
@@ -167,30 +172,30 @@ fn the_check_finds_what_is_wrong() {
         put(&mut file, rgt + entry * 4, &value.to_le_bytes());
         check(&file)
     };
-    let found = |findings: Vec<String>, said: &str| {
-        assert!(findings.len() == 1 && findings[0].contains(said), "{said}: {findings:?}");
+    let found = |findings: Vec<String>, expected: &str| {
+        assert!(findings.len() == 1 && findings[0].contains(expected), "{expected}: {findings:?}");
     };
     let first = u32::from_le_bytes(sparse[gt..gt + 4].try_into().expect("4 bytes"));
     found(both(1, first), "overlaps another");
     found(both(1, first + 1), "overlaps another");
-    found(both(1, 1 << 30), "leaves the file");
-    found(both(1, 22), "the extent's own tables");
+    found(both(1, 1 << 30), "beyond the end of the file");
+    found(both(1, 22), "the extent's metadata");
     let mut file = sparse.clone();
     put(&mut file, rgt, &[0; 4]);
     found(check(&file), "the redundant one");
     let mut file = sparse.clone();
     put(&mut file, gt - 512, &[0xff; 4]);
-    found(check(&file), "point out of the file");
+    found(check(&file), "point beyond the end of the file");
 
-    // A grain whose entry is lost, a marker that leads astray.
+    // A grain without a table entry, and a marker with a wrong size.
     let tail = stream.len() - 1024;
     let table = sector(&stream, tail + 56) - 512 - 2048;
     let mut file = stream.clone();
     put(&mut file, table, &[0; 4]);
-    found(check(&file), "no table names the grain");
+    found(check(&file), "no table references the grain");
     let mut file = stream.clone();
     put(&mut file, table - 512, &u32::MAX.to_le_bytes());
-    assert!(check(&file)[0].contains("leads out of the file"));
+    assert!(check(&file)[0].contains("points beyond the end of the file"));
     let mut file = stream.clone();
     put(&mut file, 64 << 10, &[9]);
     let findings = check(&file);
@@ -198,7 +203,7 @@ fn the_check_finds_what_is_wrong() {
 }
 
 #[test]
-fn no_single_byte_of_the_structures_makes_reading_or_checking_fall_over() {
+fn reading_and_checking_with_a_damaged_byte_never_panic() {
     let disk = sample(5, 512);
     for file in [
         write(&disk, ""),

@@ -1,5 +1,5 @@
-//! The whole format: images written and read back, and streams put together
-//! by hand from the specification.
+//! The whole format: images that are written and read back, and streams that are built by hand
+//! according to the specification.
 
 use crate::formats::vmdk::DRIVER;
 use crate::model::target::{Allocate, Backing, CreateRequest, Target};
@@ -16,7 +16,7 @@ mod streams;
 
 const GRAIN: usize = 64 << 10;
 
-/// Bytes that do not compress.
+/// Returns incompressible bytes.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
     std::iter::repeat_with(|| {
@@ -27,7 +27,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     .collect()
 }
 
-/// A disk of `grains` whole grains and `tail` bytes more: data, zeros, noise.
+/// Returns a disk of `grains` whole grains and `tail` more bytes: data, zeros and noise.
 fn sample(grains: usize, tail: usize) -> Vec<u8> {
     let mut disk = vec![0; grains * GRAIN + tail];
     for (i, grain) in disk.chunks_mut(GRAIN).enumerate() {
@@ -45,7 +45,7 @@ fn open(bytes: &[u8]) -> Result<Image> {
     OpenOptions::new().open_source(Arc::new(MemorySource::new(bytes)), "test.vmdk")
 }
 
-/// What the guest sees; everything that can be promised of the image holds.
+/// Returns the guest bytes of an image, after verifying that the layer conforms to its contract.
 fn read(bytes: &[u8]) -> Result<Vec<u8>> {
     let image = open(bytes)?;
     assert_eq!(image.format(), Format::Vmdk);
@@ -55,7 +55,7 @@ fn read(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(disk)
 }
 
-/// Checks the image; gives the findings.
+/// Checks the image and returns the findings.
 fn check(bytes: &[u8]) -> Vec<String> {
     let mut findings = Vec::new();
     let report = open(bytes)
@@ -77,23 +77,23 @@ fn create<'a>(
     (DRIVER.create)(CreateRequest { output, size, options, backing, compress })
 }
 
-/// Writes `disk` as an engine would: unit by unit, in order.
+/// Writes `disk` as the engine does: unit by unit, in order.
 fn fill(mut target: Box<dyn Target>, disk: &[u8]) -> Result<()> {
     let unit = target.disk_layout().cluster_size as usize;
     let mut encoder = target.encoder();
-    for (i, piece) in disk.chunks(unit).enumerate() {
-        let (at, len) = ((i * unit) as u64, piece.len() as u64);
+    for (i, data) in disk.chunks(unit).enumerate() {
+        let (at, len) = ((i * unit) as u64, data.len() as u64);
         let mut encoded = Vec::new();
-        let zero = piece.iter().all(|&b| b == 0);
+        let zero = data.iter().all(|&b| b == 0);
         let (bytes, slot) = match &mut encoder {
-            _ if zero => (piece, target.place(at, Allocate::Zero { len })?),
+            _ if zero => (data, target.place(at, Allocate::Zero { len })?),
             Some(encoder) => {
-                let mut whole = piece.to_vec();
+                let mut whole = data.to_vec();
                 whole.resize(unit, 0);
                 assert!(encoder.encode(at, &whole, &mut encoded)?);
                 (encoded.as_slice(), target.place(at, Allocate::Compressed(&encoded))?)
             }
-            None => (piece, target.place(at, Allocate::Data { len })?),
+            None => (data, target.place(at, Allocate::Data { len })?),
         };
         if let Some(slot) = slot {
             assert_eq!(slot.len, bytes.len() as u64);
@@ -103,7 +103,7 @@ fn fill(mut target: Box<dyn Target>, disk: &[u8]) -> Result<()> {
     target.finish()
 }
 
-/// Writes `disk` with these options; gives the file.
+/// Writes `disk` with these options and returns the file.
 fn write(disk: &[u8], options: &str) -> Vec<u8> {
     let sink = Arc::new(MemorySink::new());
     let mut output = Output::to_sink(Arc::clone(&sink) as Arc<dyn Sink>);
@@ -114,26 +114,26 @@ fn write(disk: &[u8], options: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_written_is_read_back_and_consistent() {
+fn written_images_are_read_back_and_consistent() {
     for disk in [sample(1, 0), sample(9, 0), sample(700, 512), vec![0; GRAIN * 3], sample(0, 1536)]
     {
         for options in ["", "zeroed_grain=on", "subformat=streamOptimized"] {
             let file = write(&disk, options);
             assert!(read(&file).expect("reads") == disk, "{} bytes, {options}", disk.len());
             assert_eq!(check(&file), [""; 0], "{} bytes, {options}", disk.len());
-            assert_eq!(file, write(&disk, options), "not the same bytes again");
+            assert_eq!(file, write(&disk, options), "a second run gives other bytes");
         }
     }
 }
 
 #[test]
-fn a_size_that_is_no_multiple_of_512_is_rounded_up() {
+fn a_size_is_rounded_up_to_a_multiple_of_512() {
     let disk = read(&write(&[1; 1000], "")).expect("reads");
     assert_eq!((disk.len(), disk[999], disk[1000]), (1024, 1, 0));
 }
 
 #[test]
-fn what_was_there_before_shows_nowhere() {
+fn writing_in_place_leaves_no_old_bytes() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("old.vmdk");
     let disk = sample(30, 512);
@@ -151,7 +151,7 @@ fn what_was_there_before_shows_nowhere() {
 }
 
 #[test]
-fn a_stream_through_a_pipe_is_the_same_stream() {
+fn a_stream_written_to_a_pipe_equals_one_written_to_a_file() {
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
     impl Write for Shared {
@@ -167,7 +167,7 @@ fn a_stream_through_a_pipe_is_the_same_stream() {
     let mut output = Output::to_sink(Arc::new(PipeSink::new(shared.clone())));
     let options = Options::default();
     let size = disk.len() as u64;
-    // Compression without a subformat is a stream.
+    // With compression the default subformat is streamOptimized.
     let target = create(&mut output, size, &options, None, true).expect("creates");
     assert!(target.sequential());
     fill(target, &disk).expect("fills");
@@ -178,7 +178,7 @@ fn a_stream_through_a_pipe_is_the_same_stream() {
 }
 
 #[test]
-fn what_cannot_be_honoured_is_refused() {
+fn unsupported_options_are_refused() {
     let refuse = |size, options: &str, backing: Option<Backing>, compress, kind| {
         let mut output = Output::to_sink(Arc::new(MemorySink::new()));
         let options = Options::parse(options).expect("parses");
@@ -212,7 +212,7 @@ fn what_cannot_be_honoured_is_refused() {
 }
 
 #[test]
-fn a_child_is_read_with_its_own_parent_only() {
+fn a_child_is_read_only_with_its_own_parent() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = |name: &str| dir.path().join(name);
     let base = sample(8, 0);
@@ -231,7 +231,7 @@ fn a_child_is_read_with_its_own_parent_only() {
         let size = base.len() as u64;
         let mut target =
             create(&mut output, size, &options, Some(backing), false).expect("creates");
-        // Zeros over grains 0 and 1, data in grain 2, the rest is the parent's.
+        // Zeros in grains 0 and 1, data in grain 2; the rest is read from the parent.
         assert_eq!(
             target.place(0, Allocate::Zero { len: 2 * GRAIN as u64 }).expect("places"),
             None
@@ -244,12 +244,12 @@ fn a_child_is_read_with_its_own_parent_only() {
         std::fs::write(path(name), file.as_slice().expect("in memory")).expect("writes");
         let image = Image::open(path(name)).expect("opens");
         conformance::verify(&image).expect("holds");
-        let mut wanted = base.clone();
-        wanted[..2 * GRAIN].fill(0);
-        wanted[2 * GRAIN..3 * GRAIN].fill(9);
+        let mut expected = base.clone();
+        expected[..2 * GRAIN].fill(0);
+        expected[2 * GRAIN..3 * GRAIN].fill(9);
         let mut disk = vec![1; base.len()];
         image.read_at(&mut disk, 0).expect("reads");
-        assert!(disk == wanted, "{name}");
+        assert!(disk == expected, "{name}");
     }
     std::fs::write(path("base.vmdk"), write(&sample(9, 0), "")).expect("writes");
     let error = Image::open(path("zero.vmdk")).expect_err("another parent");

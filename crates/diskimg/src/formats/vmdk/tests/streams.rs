@@ -1,16 +1,17 @@
-//! Streams put together as the specification describes them.
+//! Reading streams that are built by hand according to the specification.
 
 use super::*;
 
-/// Puts a stream together as the specification describes it.
+/// Builds a stream according to the specification.
 pub(super) struct Stream {
     pub(super) footer: bool,
     pub(super) markers: bool,
-    /// In front of unmarked grains: their size.
+    /// Whether grains without markers are preceded by their size.
     pub(super) sized: bool,
-    /// Guest grains in the order in which they are stored.
+    /// Numbers of the guest grains in the order in which they are stored.
     pub(super) order: Vec<usize>,
     pub(super) grain_sectors: u64,
+    /// Whether grains are stored in uncompressed deflate blocks.
     pub(super) level_0: bool,
 }
 
@@ -52,8 +53,8 @@ impl Stream {
         put(file, at + 12, &kind.to_le_bytes());
     }
 
-    /// A zlib stream: deflated, or (valid too) in stored blocks that are larger
-    /// than what they hold.
+    /// Returns a zlib stream: compressed, or in stored blocks, which is valid, too, and larger than
+    /// the data.
     fn zlib(&self, unit: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         if !self.level_0 {
@@ -124,11 +125,11 @@ impl Stream {
 }
 
 #[test]
-fn streams_of_every_shape_are_read() {
+fn streams_of_every_form_are_read() {
     let mut disk = sample(3, 40 << 10);
     let shapes = [
         ("vSphere", Stream::default()),
-        ("directory told by the header", Stream { footer: false, ..Stream::default() }),
+        ("directory located by the header", Stream { footer: false, ..Stream::default() }),
         ("unordered", Stream { order: vec![3, 0, 1], ..Stream::default() }),
         ("larger than the grain", Stream { level_0: true, ..Stream::default() }),
         (
@@ -150,14 +151,14 @@ fn streams_of_every_shape_are_read() {
         assert!(read(&whole).expect(name) == disk, "{name}");
         assert_eq!(check(&whole), [""; 0], "{name}");
     }
-    // A grain that no table lists is not there.
+    // A grain without a table entry reads as zeros.
     let part = Stream { order: vec![0, 1], ..Stream::default() }.build(&disk);
     disk[2 * GRAIN..].fill(0);
     assert!(read(&part).expect("reads") == disk);
 }
 
 #[test]
-fn zeros_behind_the_end_of_a_stream_are_padding_and_less_than_the_end_is_truncation() {
+fn a_stream_may_be_padded_with_zeros_but_not_truncated() {
     let disk = sample(4, 0);
     let whole = Stream::default().build(&disk);
     for padding in [1, 512, 1000, 60_000] {

@@ -1,13 +1,12 @@
 //! The descriptor of a new image.
 //!
-//! ASCII, unless a file it names is not, and the same bytes for the same input:
-//! what VMware makes up at random (content ID, UUID) is derived from size, name,
-//! options and, where the descriptor is written last, the guest's bytes. So two
-//! runs of a conversion give the same file, and a parent that was replaced by
-//! other bytes has another content ID than its children know. A stream's
-//! descriptor comes before the bytes: two streamed disks of the same size and
-//! name have the same IDs, whatever is on them. So have two of which all that
-//! differs was shared with the source unread.
+//! The text is ASCII, unless a file name is not, and the same input gives the same text: values
+//! that VMware generates at random (content ID, UUID) are derived from size, name, options and, if
+//! the descriptor is written last, the guest bytes. Thus two runs of a conversion produce identical
+//! files, and a parent whose contents were replaced has a different content ID than its children
+//! record. There are two exceptions. A stream's descriptor is written before the data, so that
+//! streams of the same size and name have the same IDs whatever their contents. And data that is
+//! shared with the source (reflinks) is not read, so that it does not contribute to the IDs.
 
 use super::super::SECTOR;
 use super::super::descriptor::NO_PARENT;
@@ -19,27 +18,26 @@ use crate::storage::number::{to_u32, to_u64, to_usize};
 use std::fmt::{self, Write};
 use std::path::Path;
 
-/// Sectors set aside for an embedded descriptor, from sector 1 on: what every
-/// writer uses.
+/// First sector and number of sectors of an embedded descriptor, as all writers use them.
 pub(super) const DESCRIPTOR_OFFSET: u64 = 1;
 pub(super) const DESCRIPTOR_SECTORS: u64 = 20;
 
-/// The version of VMware's tools when there is no saying
-/// (`TOOLS_VERSION_UNMANAGED`). `ddb.toolsInstallType`, which some writers put
-/// beside it, is left out: Microsoft's converter refuses a disk that has it.
+/// The version of VMware Tools if it is unknown (`TOOLS_VERSION_UNMANAGED`). Some writers also
+/// write `ddb.toolsInstallType`. It is omitted here, because Microsoft's converter rejects disks
+/// that have it.
 const UNMANAGED_TOOLS: &str = "2147483647";
 
-/// Virtual controllers that VMware's tools know in a descriptor.
+/// The virtual controllers that VMware's products know.
 const ADAPTERS: [&str; 4] = ["ide", "lsilogic", "buslogic", "legacyESX"];
 
-/// What to do about a disk of too many extents.
-pub(super) const IN_ONE_PIECE: &str =
-    "use a layout in one piece: subformat=monolithicSparse or monolithicFlat";
+/// The hint for a disk with too many extents.
+pub(super) const IN_ONE_FILE: &str =
+    "use a layout with one extent: subformat=monolithicSparse or monolithicFlat";
 
-/// The name of an extent whose file has none: it goes through a pipe.
-const NAMELESS: &str = "disk.vmdk";
+/// The extent's name if the image is written to a pipe.
+const DEFAULT_NAME: &str = "disk.vmdk";
 
-/// What a new descriptor says.
+/// The contents of a new descriptor.
 #[derive(Debug, Clone)]
 pub(super) struct NewDescriptor {
     pub(super) subformat: Subformat,
@@ -49,20 +47,20 @@ pub(super) struct NewDescriptor {
     pub(super) hardware: String,
     pub(super) tools: String,
     pub(super) parent: Option<NewParent>,
-    /// The flat file may have holes: ESXi's word for it.
+    /// Whether ESXi should treat the flat file as thin provisioned.
     pub(super) thin: bool,
 }
 
-/// A part of the disk.
+/// An extent of the new disk.
 #[derive(Debug, Clone)]
 pub(super) struct NewExtent {
-    /// Guest sectors.
+    /// Number of guest sectors.
     pub(super) sectors: u64,
-    /// Its file's name, without directory.
+    /// Name of its file, without the directory.
     pub(super) name: String,
 }
 
-/// The image that the new one builds on.
+/// The parent (backing file) of the new image.
 #[derive(Debug, Clone)]
 pub(super) struct NewParent {
     pub(super) cid: u32,
@@ -70,49 +68,49 @@ pub(super) struct NewParent {
 }
 
 impl NewDescriptor {
-    /// Guest sectors.
+    /// Number of guest sectors.
     pub(super) fn sectors(&self) -> u64 {
         self.extents.iter().map(|extent| extent.sectors).sum()
     }
 
-    /// What is written must not be refused when it is read again. A split disk
-    /// ends here, at about 60 TiB: its extents' lines fill the descriptor.
+    /// Verifies that the text is not too long to be read again. This limits a split disk to about
+    /// 60 TiB, because each extent needs a line.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if the text has no room where it goes.
-    pub(super) fn require_room(&self) -> Result<()> {
+    /// [`Limit`](crate::ErrorKind::Limit) if the text is too long.
+    pub(super) fn require_fit(&self) -> Result<()> {
         let several = self.subformat.is_several_files();
-        let room = if several {
-            // QEMU reads no more of it, either.
+        let max = if several {
+            // The same as QEMU's.
             Limits::default().descriptor_bytes
         } else {
             DESCRIPTOR_SECTORS * SECTOR
         };
         let bytes = to_u64(self.text(0).len());
-        if bytes < room {
+        if bytes < max {
             return Ok(());
         }
         let error = Error::limit(format!(
-            "a descriptor of {bytes} bytes; names, versions and extents may take less than {room}"
+            "a descriptor of {bytes} bytes; it must be shorter than {max} bytes"
         ));
-        Err(if several { error.hint(IN_ONE_PIECE) } else { error })
+        Err(if several { error.hint(IN_ONE_FILE) } else { error })
     }
 
-    /// The text, padded with zeros to the sectors of an embedded descriptor.
-    /// `digest` is that of the guest's bytes, or 0 if they are not known yet.
+    /// Returns the text, padded with zeros to the size of an embedded descriptor. `digest` is the
+    /// digest of the guest bytes, or 0 if they are not known yet.
     pub(super) fn embedded(&self, digest: u64) -> Vec<u8> {
         let mut bytes = self.text(digest).into_bytes();
         bytes.resize(to_usize(DESCRIPTOR_SECTORS * SECTOR), 0);
         bytes
     }
 
-    /// The text. `digest` is that of the guest's bytes, or 0 if they are not
-    /// known yet; the length does not depend on it.
+    /// Returns the text. `digest` is the digest of the guest bytes, or 0 if they are not known yet.
+    /// The length does not depend on it.
     pub(super) fn text(&self, digest: u64) -> String {
         let id = self.identity(digest);
-        // Reserved: no parent, and VMware's own placeholder for "to be replaced".
+        // Two values are reserved: "no parent", and VMware's placeholder for a CID to be replaced.
         let cid = match to_u32(id & 0xffff_ffff) {
-            taken @ (NO_PARENT | 0xffff_fffe) => taken - 2,
+            reserved @ (NO_PARENT | 0xffff_fffe) => reserved - 2,
             cid => cid,
         };
         let geometry = DiskGeometry::of(self.sectors(), self.adapter);
@@ -142,7 +140,7 @@ impl NewDescriptor {
         line(format_args!("ddb.geometry.cylinders = \"{}\"", geometry.cylinders));
         line(format_args!("ddb.geometry.heads = \"{}\"", geometry.heads));
         line(format_args!("ddb.geometry.sectors = \"{}\"", geometry.sectors));
-        // Its last 32 bits are the CID.
+        // The last 32 bits of the long content ID are the CID.
         line(format_args!("ddb.longContentID = \"{:024x}{cid:08x}\"", id >> 32));
         if self.thin {
             line(format_args!("ddb.thinProvisioned = \"1\""));
@@ -158,11 +156,12 @@ impl NewDescriptor {
             && self.parent.as_ref().is_none_or(|parent| parent.hint.is_ascii())
     }
 
+    /// Derives 128 bits for content ID and UUID from the descriptor and the guest bytes' digest.
     fn identity(&self, content: u64) -> u128 {
         let mut digest = Digest::default();
         let parent = self.parent.as_ref().map(|p| (p.cid, p.hint.as_str()));
         let (cid, hint) = parent.unwrap_or((NO_PARENT, ""));
-        // The first extent's name tells that of the image.
+        // The name of the first extent is derived from the image's.
         let name = self.extents.first().map_or("", |extent| &extent.name);
         let create_type = self.subformat.name();
         for text in [create_type, name, self.adapter, &self.hardware, &self.tools, hint] {
@@ -178,8 +177,7 @@ impl NewDescriptor {
     }
 }
 
-/// An extent as its line says it. A flat extent's line ends with the place in
-/// the file where it starts; ESXi's has none.
+/// Formats an extent line. A flat extent's line ends with the offset in the file, except on ESXi.
 struct ExtentLine<'a>(Subformat, &'a NewExtent);
 
 impl fmt::Display for ExtentLine<'_> {
@@ -193,7 +191,7 @@ impl fmt::Display for ExtentLine<'_> {
     }
 }
 
-/// Sixteen bytes as VMware writes them, behind its own prefix `60 00 C2 9`.
+/// Formats a UUID as VMware does. The first 28 bits are replaced by VMware's prefix `60 00 C2 9`.
 fn uuid_text(id: u128) -> String {
     let mut bytes = id.to_be_bytes();
     bytes[..3].copy_from_slice(&[0x60, 0x00, 0xc2]);
@@ -210,7 +208,7 @@ fn uuid_text(id: u128) -> String {
     text
 }
 
-/// A digest of numbers: tells images apart, keeps nobody out.
+/// A non-cryptographic digest of numbers.
 #[derive(Debug, Clone)]
 struct Digest(u64);
 
@@ -221,7 +219,7 @@ impl Default for Digest {
 }
 
 impl Digest {
-    /// Takes in one more number (the finalizer of SplitMix64 on the running state).
+    /// Adds a number, by applying the finalizer of SplitMix64 to the state.
     fn add(&mut self, number: u64) {
         let mut z = (self.0 ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -234,11 +232,10 @@ impl Digest {
     }
 }
 
-/// The name for the extent line of an image in one file: the file's, made safe
-/// for a quoted ASCII string. Nobody needs it to find the extent, which is the
-/// file itself.
+/// Returns the extent's name for an image in one file: the file's name, with characters replaced
+/// that do not fit in a quoted ASCII string. Readers do not need the name to find the extent.
 pub(super) fn own_name(path: Option<&Path>) -> String {
-    let Some(name) = path.and_then(Path::file_name) else { return NAMELESS.into() };
+    let Some(name) = path.and_then(Path::file_name) else { return DEFAULT_NAME.into() };
     let safe = |c: char| match c {
         '"' | '/' | '\\' => '_',
         ' '..='~' => c,
@@ -247,11 +244,11 @@ pub(super) fn own_name(path: Option<&Path>) -> String {
     name.to_string_lossy().chars().map(safe).collect()
 }
 
-/// The adapter: `ide` as with QEMU, but for an image that is attached as it is
-/// to an ESXi, whose disks are SCSI.
+/// Returns the adapter type. The default is `ide`, as in QEMU, except for vmfs images, which are
+/// attached to ESXi's SCSI controllers.
 ///
 /// # Errors
-/// [`Invalid`](crate::ErrorKind::Invalid) if nobody knows such an adapter.
+/// [`Invalid`](crate::ErrorKind::Invalid) if the adapter type is unknown.
 pub(super) fn adapter(name: Option<&str>, subformat: Subformat) -> Result<&'static str> {
     let default = if subformat == Subformat::Vmfs { "lsilogic" } else { "ide" };
     let name = name.unwrap_or(default);
@@ -261,10 +258,10 @@ pub(super) fn adapter(name: Option<&str>, subformat: Subformat) -> Result<&'stat
     })
 }
 
-/// The hardware version: `compat6` is another word for 6.
+/// Returns the hardware version; `compat6` is equivalent to version 6.
 ///
 /// # Errors
-/// [`Invalid`](crate::ErrorKind::Invalid) if both are given, or it is no version.
+/// [`Invalid`](crate::ErrorKind::Invalid) if both are given, or if the version is not a number.
 pub(super) fn hardware_version(given: Option<&str>, compat6: bool) -> Result<String> {
     match (given.filter(|&v| v != "undefined"), compat6) {
         (Some(_), true) => Err(Error::invalid("compat6 cannot be enabled with hwversion set")),
@@ -273,13 +270,15 @@ pub(super) fn hardware_version(given: Option<&str>, compat6: bool) -> Result<Str
     }
 }
 
+/// Returns the version of VMware Tools.
+///
 /// # Errors
-/// [`Invalid`](crate::ErrorKind::Invalid) if it is no version.
+/// [`Invalid`](crate::ErrorKind::Invalid) if the version is not a number.
 pub(super) fn tools_version(given: Option<&str>) -> Result<String> {
     version("toolsversion", given.unwrap_or(UNMANAGED_TOOLS))
 }
 
-/// A version is a whole number to VMware, which reads it into 32 bits.
+/// True if `value` is a version: VMware reads it as a 32-bit integer.
 pub(in super::super) fn is_version(value: &str) -> bool {
     value.bytes().all(|b| b.is_ascii_digit()) && value.parse::<i32>().is_ok()
 }
@@ -310,10 +309,10 @@ mod tests {
     }
 
     #[test]
-    fn the_parser_understands_every_line() {
+    fn a_new_descriptor_can_be_parsed() {
         let mut new = sample();
         new.parent = Some(NewParent { cid: 7, hint: "base image.vmdk".into() });
-        new.require_room().expect("fits");
+        new.require_fit().expect("fits");
         let bytes = new.embedded(1);
         assert!(bytes.len() == 20 * 512 && bytes.is_ascii());
         let read = Descriptor::parse(&bytes).expect("parses");
@@ -322,13 +321,13 @@ mod tests {
         assert_eq!(read.create_type, "monolithicSparse");
         assert_eq!(read.extents[0].text, "RW 204800 SPARSE \"a.vmdk\"");
         assert_eq!(read.ddb("ddb.geometry.cylinders"), Some("203"));
-        let long = read.ddb("ddb.longContentID").expect("there");
-        assert!(long.len() == 32 && long.ends_with(&format!("{:08x}", read.cid.expect("there"))));
+        let long = read.ddb("ddb.longContentID").expect("is set");
+        assert!(long.len() == 32 && long.ends_with(&format!("{:08x}", read.cid.expect("is set"))));
         assert!(read.ddb("ddb.uuid").is_some_and(|u| u.starts_with("60 00 c2 9") && u.len() == 47));
     }
 
     #[test]
-    fn the_same_input_gives_the_same_text_and_another_another() {
+    fn equal_input_gives_equal_text_and_different_input_different_ids() {
         let text = |edit: fn(&mut NewDescriptor)| {
             let mut new = sample();
             edit(&mut new);
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_what_vmware_can_read() {
+    fn options_that_vmware_cannot_read_are_refused() {
         let (sparse, vmfs) = (Subformat::MonolithicSparse, Subformat::Vmfs);
         assert!(adapter(Some("scsi"), sparse).is_err());
         assert_eq!(adapter(None, sparse).expect("is known"), "ide");

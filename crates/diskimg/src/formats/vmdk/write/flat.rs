@@ -1,10 +1,9 @@
-//! Writing the flat layouts: monolithicFlat, twoGbMaxExtentFlat and ESXi's
-//! vmfs. The descriptor is the main file; every guest byte is at its own offset
-//! in one of the others.
+//! Writing the flat layouts: monolithicFlat, twoGbMaxExtentFlat and ESXi's vmfs. The main file is
+//! the descriptor; each extent file stores its guest bytes verbatim.
 
 use super::descriptor::NewDescriptor;
-use super::extents::Cut;
-use super::{empty, write_descriptor};
+use super::extents::ExtentSplit;
+use super::{truncate, write_descriptor};
 use crate::error::{Error, Result};
 use crate::formats::vmdk::SECTOR;
 use crate::model::flat::{FlatFile, Preallocation};
@@ -17,12 +16,12 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct FlatTarget {
     main: Arc<dyn Sink>,
-    /// Of the extents, in order.
+    /// The extents' files, in order.
     files: Vec<Arc<dyn Sink>>,
     extents: Vec<FlatFile>,
-    cut: Cut,
+    split: ExtentSplit,
     descriptor: NewDescriptor,
-    /// Of the guest's bytes.
+    /// Digest of the guest bytes.
     digest: u64,
 }
 
@@ -34,22 +33,22 @@ impl FlatTarget {
     pub(super) fn start(
         main: Arc<dyn Sink>,
         files: Vec<Arc<dyn Sink>>,
-        cut: Cut,
+        split: ExtentSplit,
         descriptor: NewDescriptor,
         preallocation: Preallocation,
     ) -> Result<Self> {
-        empty(&*main)?;
+        truncate(&*main)?;
         let start = |(sink, sectors): (&Arc<dyn Sink>, u64)| {
             FlatFile::start(Arc::clone(sink), sectors * SECTOR, preallocation)
         };
-        let extents = files.iter().zip(cut.extents()).map(start).collect::<Result<_>>()?;
-        Ok(Self { main, files, extents, cut, descriptor, digest: 0 })
+        let extents = files.iter().zip(split.extents()).map(start).collect::<Result<_>>()?;
+        Ok(Self { main, files, extents, split, descriptor, digest: 0 })
     }
 }
 
 impl Target for FlatTarget {
     fn disk_layout(&self) -> DiskLayout {
-        DiskLayout { size: self.cut.size(), cluster_size: FlatFile::BLOCK }
+        DiskLayout { size: self.split.size(), cluster_size: FlatFile::BLOCK }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -63,16 +62,18 @@ impl Target for FlatTarget {
     fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
             Allocate::Zero { len } => {
-                for part in self.cut.parts(at, len)? {
-                    self.extents[part.extent].write_zeros(part.at, part.len)?;
+                for run in self.split.runs(at, len)? {
+                    self.extents[run.extent].write_zeros(run.at, run.len)?;
                 }
                 Ok(None)
             }
             Allocate::Data { len } => {
-                let part = self.cut.first(at, len)?;
-                Ok(Some(Slot { file: part.extent, offset: part.at, len: part.len }))
+                let run = self.split.first_run(at, len)?;
+                Ok(Some(Slot { file: run.extent, offset: run.at, len: run.len }))
             }
-            Allocate::Compressed(_) => Err(Error::invalid("a flat extent stores nothing encoded")),
+            Allocate::Compressed(_) => {
+                Err(Error::invalid("a flat extent cannot store compressed data"))
+            }
         }
     }
 

@@ -1,16 +1,14 @@
-//! The geometry that a descriptor tells: what the virtual machine's BIOS makes
-//! of the disk.
+//! The CHS geometry in a descriptor, which the virtual machine's BIOS uses for the disk.
 //!
-//! For SCSI it is VMware's rule (Broadcom KB 1026266): cylinders of 1 MiB below
-//! 1 GiB, of 2 MiB below 2 GiB, 255 heads of 63 sectors beyond. (QEMU writes the
-//! latter for any size; a small disk that is partitioned by cylinders then does
-//! not boot elsewhere.) For IDE it is QEMU's: 16 heads of 63 sectors. Old
-//! Workstations ended such disks at 16383 cylinders, newer ones and ESXi tell
-//! all of them, as here.
+//! SCSI disks follow VMware's rule (Broadcom KB 1026266): cylinders of 1 MiB below 1 GiB, cylinders
+//! of 2 MiB below 2 GiB, otherwise 255 heads and 63 sectors per track. (QEMU writes the latter for
+//! any size; a small disk that is partitioned by cylinders then does not boot in VMware.) IDE disks
+//! have 16 heads and 63 sectors per track, as in QEMU. Old versions of Workstation limit the
+//! number of cylinders to 16383; newer ones and ESXi do not, nor does this module.
 
 use super::super::SECTOR;
 
-/// Cylinders, heads and sectors of a track.
+/// Number of cylinders, heads, and sectors per track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DiskGeometry {
     pub(super) cylinders: u64,
@@ -19,7 +17,7 @@ pub(super) struct DiskGeometry {
 }
 
 impl DiskGeometry {
-    /// Of a disk of `sectors` behind this adapter.
+    /// Returns the geometry of a disk of `sectors` that is attached to this adapter.
     pub(super) fn of(sectors: u64, adapter: &str) -> Self {
         const ONE_GIB: u64 = (1 << 30) / SECTOR;
         const TWO_GIB: u64 = 2 * ONE_GIB;
@@ -49,7 +47,7 @@ mod tests {
         assert_eq!(of(1024 * mib, "buslogic"), (512, 128, 32));
         assert_eq!(of(2048 * mib - 1, "legacyESX"), (1023, 128, 32));
         assert_eq!(of(2048 * mib, "lsilogic"), (261, 255, 63));
-        // As on disks that ESXi made.
+        // As on disks created by ESXi.
         assert_eq!(of(67_108_864, "lsilogic"), (4177, 255, 63));
         assert_eq!(of(41_943_040, "ide"), (41610, 16, 63));
         assert_eq!(of(1, "ide"), (0, 16, 63));

@@ -1,15 +1,15 @@
-//! Writing a new VMDK: from options to the files of one of its layouts.
+//! Creating a VMDK: from options to the files of one of its layouts.
 //!
 //! ```text
-//!   streamOptimized        x.vmdk: all of it, in order                 stream.rs
+//!   streamOptimized        x.vmdk: everything, written in order        stream.rs
 //!   monolithicSparse       x.vmdk: descriptor and extent               sparse.rs
 //!   twoGbMaxExtentSparse   x.vmdk: descriptor   x-s001.vmdk …          sparse.rs
 //!   twoGbMaxExtentFlat     x.vmdk: descriptor   x-f001.vmdk …          flat.rs
 //!   monolithicFlat, vmfs   x.vmdk: descriptor   x-flat.vmdk            flat.rs
 //! ```
 //!
-//! The files beside the main one are its [companions](Output::companion): they
-//! appear under their names before it does.
+//! The extent files are [companions](Output::companion) of the main file: they appear under their
+//! names before it does.
 
 mod descriptor;
 mod extents;
@@ -31,28 +31,29 @@ use crate::model::flat::Preallocation;
 use crate::model::options::Options;
 use crate::model::target::{Backing, CreateRequest, Target};
 use crate::open::limits::Limits;
+use crate::remedy::Remedy;
 use crate::storage::output::Output;
 use crate::storage::sink::Sink;
 use descriptor::{
-    IN_ONE_PIECE, NewDescriptor, NewExtent, NewParent, adapter, hardware_version, own_name,
+    IN_ONE_FILE, NewDescriptor, NewExtent, NewParent, adapter, hardware_version, own_name,
     tools_version,
 };
-use extents::{Cut, Names};
+use extents::{ExtentNames, ExtentSplit};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use subformat::Subformat;
 
-/// Sectors of a grain and entries of a grain table: what every writer uses.
+/// Sectors per grain and entries per grain table, as all writers use them.
 const GRAIN_SECTORS: u64 = 128;
 const GTES: u32 = 512;
 
-/// Starts a new image.
+/// Creates a new image.
 ///
 /// # Errors
-/// [`Invalid`](crate::ErrorKind::Invalid) and
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for what the layout cannot
-/// do, and what creating and writing the files said.
+/// [`Invalid`](crate::ErrorKind::Invalid) or [`Unsupported`](crate::ErrorKind::Unsupported) for
+/// options that the layout does not support, [`Limit`](crate::ErrorKind::Limit) if the disk is too
+/// large for it, [`Io`](crate::ErrorKind::Io) if the files cannot be created or written.
 pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     let CreateRequest { output, size, options, backing, compress } = request;
     let subformat = Subformat::choose(options.get("subformat"), compress)?;
@@ -61,20 +62,20 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
         return Err(Error::invalid("backing_file must be a vmdk image"));
     }
     if backing.is_none() && options.get("backing_file").is_some_and(|b| !b.is_empty()) {
-        return Err(Error::invalid("backing_file was given, but no backing image is at hand"));
+        return Err(Error::invalid("the backing_file option was given, but no backing image"));
     }
     let level = options.compression_level(9, subformat == Subformat::StreamOptimized)?;
     let zeroed_grains = options.switch("zeroed_grain")?.unwrap_or(false);
     let preallocation = preallocation(options, subformat)?;
-    check_abilities(subformat, backing.is_some(), zeroed_grains)?;
+    check_features(subformat, backing.is_some(), zeroed_grains)?;
     check_output(subformat, output)?;
 
     let sectors = size.div_ceil(SECTOR);
-    let cut = Cut::new(sectors, subformat);
+    let split = ExtentSplit::new(sectors, subformat);
     let main = output.sink();
     let descriptor = NewDescriptor {
         subformat,
-        extents: name_extents(output, subformat, cut)?,
+        extents: name_extents(output, subformat, split)?,
         adapter: adapter(options.get("adapter_type"), subformat)?,
         hardware: hardware_version(
             options.get("hwversion"),
@@ -84,25 +85,26 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
         parent: backing.as_ref().map(parent).transpose()?,
         thin: subformat == Subformat::Vmfs && preallocation == Preallocation::Off,
     };
-    descriptor.require_room()?;
+    descriptor.require_fit()?;
     if subformat == Subformat::StreamOptimized {
         return Ok(Box::new(stream::StreamTarget::start(main, descriptor, level)?));
     }
     if !subformat.is_several_files() {
-        let target = sparse::SparseTarget::start(None, vec![main], cut, descriptor, zeroed_grains)?;
+        let files = vec![main];
+        let target = sparse::SparseTarget::start(None, files, split, descriptor, zeroed_grains)?;
         return Ok(Box::new(target));
     }
     let files = open_extents(output, &descriptor.extents)?;
     if subformat.is_flat() {
-        let target = flat::FlatTarget::start(main, files, cut, descriptor, preallocation)?;
+        let target = flat::FlatTarget::start(main, files, split, descriptor, preallocation)?;
         return Ok(Box::new(target));
     }
-    let target = sparse::SparseTarget::start(Some(main), files, cut, descriptor, zeroed_grains)?;
+    let target = sparse::SparseTarget::start(Some(main), files, split, descriptor, zeroed_grains)?;
     Ok(Box::new(target))
 }
 
-/// The name of the layout to write in place of one that a descriptor calls
-/// `create_type`; `None` if there is none like it. What is `in_one_file` stays so.
+/// Returns the name of the layout to write in place of an existing image's `create_type`; `None` if
+/// there is no equivalent. An image that is `in_one_file` stays in one file.
 pub(super) fn closest_layout(create_type: &str, in_one_file: bool) -> Option<&'static str> {
     let fits = |layout: &Subformat| !(in_one_file && layout.is_several_files());
     Subformat::closest(create_type).filter(fits).map(Subformat::name)
@@ -110,7 +112,7 @@ pub(super) fn closest_layout(create_type: &str, in_one_file: bool) -> Option<&'s
 
 fn check_size(size: u64) -> Result<()> {
     if size == 0 {
-        // A capacity of 0 means that the disk is elsewhere.
+        // A header with capacity 0 means that the extents are other files.
         return Err(Error::invalid("a VMDK cannot be empty"));
     }
     if size > i64::MAX.cast_unsigned() - SECTOR {
@@ -119,7 +121,7 @@ fn check_size(size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Only flat files have space to be reserved: what a sparse one holds grows.
+/// Parses the preallocation mode. Only flat extents can be preallocated; sparse ones grow.
 fn preallocation(options: &Options, subformat: Subformat) -> Result<Preallocation> {
     let mode = options.get("preallocation");
     if let Some(mode) = mode.filter(|&mode| mode != "off" && !subformat.is_flat()) {
@@ -132,71 +134,75 @@ fn preallocation(options: &Options, subformat: Subformat) -> Result<Preallocatio
     Preallocation::parse(mode, subformat.name())
 }
 
-fn check_abilities(subformat: Subformat, backing: bool, zeroed_grains: bool) -> Result<()> {
+fn check_features(subformat: Subformat, backing: bool, zeroed_grains: bool) -> Result<()> {
     let stream = subformat == Subformat::StreamOptimized;
     if backing && subformat.is_flat() {
         return Err(Error::unsupported("Flat image can't have backing file")
             .hint("use subformat=monolithicSparse"));
     }
     if backing && stream {
-        return Err(Error::unsupported("streamOptimized with a backing file")
+        return Err(Error::unsupported("streamOptimized image can't have backing file")
             .hint("use subformat=monolithicSparse"));
     }
     if zeroed_grains && subformat.is_flat() {
         return Err(Error::unsupported("Flat image can't enable zeroed grain"));
     }
     if zeroed_grains && stream {
-        return Err(Error::invalid("streamOptimized has no use for zeroed_grain")
-            .hint("its zeros take no space anyway"));
+        return Err(Error::invalid("streamOptimized image can't enable zeroed grain")
+            .hint("leave out zeroed_grain: zeros take no space in a stream"));
     }
     Ok(())
 }
 
 fn check_output(subformat: Subformat, output: &Output) -> Result<()> {
     let name = subformat.name();
-    let problem = if subformat.is_several_files() && !output.has_beside() {
-        format!("{name} is several files, and nothing stands beside a pipe or a device")
+    let problem = if subformat.is_several_files() && !output.supports_companions() {
+        format!("{name} consists of several files and cannot be written to a pipe or a device")
     } else if output.sink().is_sequential() && subformat != Subformat::StreamOptimized {
-        format!("{name} cannot go through a pipe")
+        format!("{name} cannot be written to a pipe")
     } else {
         return Ok(());
     };
     Err(Error::unsupported(problem).hint("subformat=streamOptimized can be written there"))
 }
 
-/// The extents with the names that the descriptor tells.
+/// Returns the extents with their names in the descriptor.
 ///
 /// # Errors
-/// [`Limit`](crate::ErrorKind::Limit) for more than any descriptor can list: the
-/// names are made before it is known how long the lines get
-/// ([`NewDescriptor::require_room`]).
-fn name_extents(output: &Output, subformat: Subformat, cut: Cut) -> Result<Vec<NewExtent>> {
+/// [`Limit`](crate::ErrorKind::Limit) for more extents than may be opened again. This bounds the
+/// memory for their names, before [`NewDescriptor::require_fit`] checks the length of the text.
+fn name_extents(
+    output: &Output,
+    subformat: Subformat,
+    split: ExtentSplit,
+) -> Result<Vec<NewExtent>> {
     if subformat.is_several_files() {
-        let most = Limits::default().extent_files;
-        if cut.count() > most {
-            let message = format!("a disk of {} extents, more than {most}", cut.count());
-            return Err(Error::limit(message).hint(IN_ONE_PIECE));
+        let max = Limits::default().extent_files;
+        if split.count() > max {
+            let message =
+                format!("a disk of {} extents; at most {max} are supported", split.count());
+            return Err(Error::limit(message).hint(IN_ONE_FILE));
         }
-        let names = Names::of(output.path().unwrap_or(Path::new("")))?;
+        let names = ExtentNames::of(output.path().unwrap_or(Path::new("")))?;
         let extent = |(index, sectors)| NewExtent { sectors, name: names.extent(subformat, index) };
-        return Ok(cut.extents().enumerate().map(extent).collect());
+        return Ok(split.extents().enumerate().map(extent).collect());
     }
     let name = own_name(output.path().filter(|_| !output.sink().is_sequential()));
-    Ok(cut.extents().map(|sectors| NewExtent { sectors, name: name.clone() }).collect())
+    Ok(split.extents().map(|sectors| NewExtent { sectors, name: name.clone() }).collect())
 }
 
-/// Creates the extents' files beside the main one.
+/// Creates the extent files in the directory of the main file.
 fn open_extents(output: &mut Output, extents: &[NewExtent]) -> Result<Vec<Arc<dyn Sink>>> {
     let open = |extent: &NewExtent| {
         output.companion(Path::new(&extent.name)).map_err(|e| {
-            let exhausted = crate::storage::os::is_out_of_files(&e.error);
+            let out_of_files = crate::storage::os::is_out_of_files(&e.error);
             let error = Error::output("cannot create the extent", e);
-            if !exhausted {
+            if !out_of_files {
                 return error;
             }
             error.hint(format!(
-                "all {} extents are written at the same time: raise the limit on open files \
-                 (ulimit -n), or use a layout in one piece",
+                "all {} extents are open at the same time: raise the limit on open files \
+                 (ulimit -n), or use a layout in one file",
                 extents.len()
             ))
         })
@@ -205,43 +211,45 @@ fn open_extents(output: &mut Output, extents: &[NewExtent]) -> Result<Vec<Arc<dy
 }
 
 fn parent(backing: &Backing) -> Result<NewParent> {
-    let no_vmdk = || Error::invalid("backing_file must be a vmdk image");
+    let not_vmdk = || Error::invalid("backing_file must be a vmdk image");
     if backing.format.as_deref().is_some_and(|format| format != "vmdk") {
-        return Err(no_vmdk());
+        return Err(not_vmdk());
     }
     let cid = backing.content_id.as_deref().ok_or_else(|| {
-        Error::invalid("a VMDK child needs its parent's content ID, which is not known").hint(
-            "backing_file must be a vmdk image that is looked at: leave out -u, unsafe_backing",
-        )
+        Error::invalid("a VMDK child needs its parent's content ID, which is not known")
+            .hint("backing_file must be a VMDK image that can be opened")
+            .with_remedy(Remedy::OpenBackingFile)
     })?;
-    let cid = u32::from_str_radix(cid, 16).map_err(|_| no_vmdk())?;
+    let cid = u32::from_str_radix(cid, 16).map_err(|_| not_vmdk())?;
     let hint = backing.name.clone();
     if hint.is_empty() || hint.contains(|c: char| c == '"' || c.is_control()) {
         return Err(Error::invalid(format!("the backing file's name {hint:?} cannot be recorded"))
-            .hint("it must have no quotes and no control characters (a tab, a line break)"));
+            .hint(
+                "it must not contain quotes or control characters (such as tabs or line breaks)",
+            ));
     }
     Ok(NewParent { cid, hint })
 }
 
-/// What is written must not be refused when it is read again. This bounds the
-/// tables in front of the grains, too.
+/// Verifies that the image can be opened again with the default limits. This also bounds the size
+/// of the tables before the first grain.
 fn require_readable(header: &Header) -> Result<()> {
-    let most = Limits::default().table_bytes;
-    if header.tables() * 4 > most {
+    let max = Limits::default().table_bytes;
+    if header.tables() * 4 > max {
         return Err(Error::limit(format!(
-            "a disk of {} sectors: its grain directory would exceed {most} bytes",
+            "a disk of {} sectors: its grain directory would exceed {max} bytes",
             header.capacity
         )));
     }
     Ok(())
 }
 
-/// Empties the file of a descriptor: an image that was not finished has none.
-fn empty(main: &dyn Sink) -> Result<()> {
-    main.set_len(0).map_err(|e| Error::io("cannot empty the descriptor's file", e))
+/// Truncates the descriptor's file, so that an unfinished image has no descriptor.
+fn truncate(main: &dyn Sink) -> Result<()> {
+    main.set_len(0).map_err(|e| Error::io("cannot truncate the descriptor's file", e))
 }
 
-/// Writes a descriptor that is a file of its own.
+/// Writes a descriptor that is a separate file.
 fn write_descriptor(main: &dyn Sink, text: &str) -> Result<()> {
     main.write_all_at(text.as_bytes(), 0).map_err(|e| cannot_write(e, "the descriptor", 0))
 }

@@ -1,10 +1,10 @@
-//! Writing monolithicSparse and twoGbMaxExtentSparse: one sparse extent with
-//! the descriptor in it, or several beside their descriptor.
+//! Writing monolithicSparse and twoGbMaxExtentSparse: one sparse extent that embeds the descriptor,
+//! or several extents and a separate descriptor.
 
 use super::descriptor::NewDescriptor;
-use super::extents::Cut;
+use super::extents::ExtentSplit;
 use super::sparse_extent::SparseExtentWriter;
-use super::{GRAIN_SECTORS, empty, write_descriptor};
+use super::{GRAIN_SECTORS, truncate, write_descriptor};
 use crate::error::{Error, Result};
 use crate::formats::vmdk::SECTOR;
 use crate::model::layer::DiskLayout;
@@ -15,44 +15,44 @@ use std::sync::Arc;
 /// A sparse image being written.
 #[derive(Debug)]
 pub(super) struct SparseTarget {
-    /// The main file, if the descriptor is not embedded in the one extent.
+    /// The descriptor's file; `None` if the descriptor is embedded in the only extent.
     main: Option<Arc<dyn Sink>>,
-    /// Of the extents, in order.
+    /// The extents' files, in order.
     files: Vec<Arc<dyn Sink>>,
     extents: Vec<SparseExtentWriter>,
-    cut: Cut,
+    split: ExtentSplit,
     descriptor: NewDescriptor,
-    /// Of the guest's bytes.
+    /// Digest of the guest bytes.
     digest: u64,
 }
 
 impl SparseTarget {
-    /// Starts an image whose descriptor goes to `main`, or is embedded.
+    /// Starts an image whose descriptor goes to `main` or, without one, is embedded.
     ///
     /// # Errors
     /// As [`SparseExtentWriter::start`].
     pub(super) fn start(
         main: Option<Arc<dyn Sink>>,
         files: Vec<Arc<dyn Sink>>,
-        cut: Cut,
+        split: ExtentSplit,
         descriptor: NewDescriptor,
         zeroed_grains: bool,
     ) -> Result<Self> {
         if let Some(main) = &main {
-            empty(&**main)?;
+            truncate(&**main)?;
         }
         let embedded = main.is_none();
         let start = |(sink, sectors): (&Arc<dyn Sink>, u64)| {
             SparseExtentWriter::start(Arc::clone(sink), sectors, embedded, zeroed_grains)
         };
-        let extents = files.iter().zip(cut.extents()).map(start).collect::<Result<_>>()?;
-        Ok(Self { main, files, extents, cut, descriptor, digest: 0 })
+        let extents = files.iter().zip(split.extents()).map(start).collect::<Result<_>>()?;
+        Ok(Self { main, files, extents, split, descriptor, digest: 0 })
     }
 }
 
 impl Target for SparseTarget {
     fn disk_layout(&self) -> DiskLayout {
-        DiskLayout { size: self.cut.size(), cluster_size: GRAIN_SECTORS * SECTOR }
+        DiskLayout { size: self.split.size(), cluster_size: GRAIN_SECTORS * SECTOR }
     }
 
     fn files(&self) -> &[Arc<dyn Sink>] {
@@ -65,21 +65,21 @@ impl Target for SparseTarget {
 
     fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
         match unit {
-            // Nothing, unless there is a parent to be hidden.
+            // Zeros are stored only if they hide the parent's data.
             Allocate::Zero { .. } if self.descriptor.parent.is_none() => Ok(None),
             Allocate::Zero { len } => {
-                for part in self.cut.parts(at, len)? {
-                    self.extents[part.extent].store_zeros(part.at, part.len)?;
+                for run in self.split.runs(at, len)? {
+                    self.extents[run.extent].store_zeros(run.at, run.len)?;
                 }
                 Ok(None)
             }
             Allocate::Data { len } => {
-                let part = self.cut.first(at, len)?;
-                let offset = self.extents[part.extent].store(part.at, part.len)?;
-                Ok(Some(Slot { file: part.extent, offset, len: part.len }))
+                let run = self.split.first_run(at, len)?;
+                let offset = self.extents[run.extent].store(run.at, run.len)?;
+                Ok(Some(Slot { file: run.extent, offset, len: run.len }))
             }
             Allocate::Compressed(_) => {
-                Err(Error::invalid("a sparse extent stores nothing encoded"))
+                Err(Error::invalid("a sparse extent cannot store compressed grains"))
             }
         }
     }

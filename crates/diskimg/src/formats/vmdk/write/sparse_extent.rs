@@ -1,5 +1,5 @@
-//! Writing a sparse extent: the whole of a monolithicSparse image, or one of
-//! the files of a split disk, which has no descriptor.
+//! Writing a sparse extent: a whole monolithicSparse image, or one of the files of a split disk,
+//! which does not embed a descriptor.
 //!
 //! ```text
 //!   0        1            21                     gd                     overHead
@@ -9,10 +9,9 @@
 //!             (if embedded)
 //! ```
 //!
-//! The tables' places are known beforehand: QEMU lays its images out the same
-//! way. Grains are appended as they come. Since they come in guest order, one
-//! grain table is in memory at a time; it is written, twice, when the disk has
-//! passed it, and not at all if nothing is in it.
+//! The tables have fixed offsets, which are the same as in QEMU's images. Grains are appended as
+//! they arrive. Since they arrive in guest order, one grain table is in memory at a time. Its two
+//! copies are written when placement has moved past it, unless it is empty.
 
 use super::super::SECTOR;
 use super::super::header::{Flags, Header};
@@ -24,35 +23,34 @@ use crate::storage::number::{to_index, to_u32, to_usize};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
 
-/// A table entry is a sector number of 32 bits.
+/// Maximum size of the file in sectors: table entries are sector numbers of 32 bits.
 const MAX_SECTORS: u64 = 1 << 32;
 
-/// A sparse extent being written. Guest offsets are the extent's own.
+/// A sparse extent being written. Guest offsets are relative to its first byte.
 #[derive(Debug)]
 pub(super) struct SparseExtentWriter {
     sink: Arc<dyn Sink>,
     header: Header,
-    /// The first sector that no grain has yet.
+    /// The first free sector.
     next: u64,
     table: GrainTable,
 }
 
-/// The grain table that placement is in.
+/// The current grain table.
 #[derive(Debug)]
 struct GrainTable {
     index: u64,
-    /// Empty until something is in it.
+    /// An empty vector until the first entry is set.
     entries: Vec<u32>,
 }
 
 impl SparseExtentWriter {
-    /// Starts an extent of `sectors` guest sectors; `embedded`: with room for a
-    /// descriptor.
+    /// Starts an extent of `sectors` guest sectors. If `embedded`, it has space for a descriptor.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a pipe,
-    /// [`Limit`](crate::ErrorKind::Limit) for too large a disk, and what
-    /// writing said.
+    /// [`Limit`](crate::ErrorKind::Limit) if the disk is too large, [`Io`](crate::ErrorKind::Io) if
+    /// writing fails.
     pub(super) fn start(
         sink: Arc<dyn Sink>,
         sectors: u64,
@@ -60,7 +58,7 @@ impl SparseExtentWriter {
         zeroed_grains: bool,
     ) -> Result<Self> {
         if sink.is_sequential() {
-            return Err(Error::unsupported("a sparse extent cannot go through a pipe")
+            return Err(Error::unsupported("a sparse extent cannot be written to a pipe")
                 .hint("subformat=streamOptimized can"));
         }
         let header = layout(sectors, embedded, zeroed_grains);
@@ -79,15 +77,14 @@ impl SparseExtentWriter {
         Ok(extent)
     }
 
-    /// Makes room for `len` bytes at guest offset `at`; gives the host offset
-    /// where they go.
+    /// Allocates grains for `len` bytes at guest offset `at` and returns their host offset.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) if the file would grow too large, and
-    /// what writing said.
+    /// [`Limit`](crate::ErrorKind::Limit) if the file would grow too large,
+    /// [`Io`](crate::ErrorKind::Io) if writing a table or padding fails.
     pub(super) fn store(&mut self, at: u64, len: u64) -> Result<u64> {
         let offset = self.append(at, len)? * SECTOR;
-        // The disk may end within its last grain, never the file.
+        // The disk may end within its last grain, but the file contains the whole grain.
         let short = len.next_multiple_of(self.header.grain_bytes()) - len;
         if short > 0 && !self.sink.is_zeroed() {
             let end = offset + len;
@@ -96,7 +93,7 @@ impl SparseExtentWriter {
         Ok(offset)
     }
 
-    /// Makes the range zeros that hide the parent's bytes.
+    /// Stores zeros that hide the parent's data.
     ///
     /// # Errors
     /// As [`store`](Self::store).
@@ -109,19 +106,19 @@ impl SparseExtentWriter {
         if self.sink.is_zeroed() { Ok(()) } else { self.zero(start, self.next - start) }
     }
 
-    /// Writes the descriptor that is embedded, in whole sectors.
+    /// Writes the embedded descriptor, which is padded to whole sectors.
     ///
     /// # Errors
-    /// What writing said.
+    /// [`Io`](crate::ErrorKind::Io) if writing fails.
     pub(super) fn write_descriptor(&self, descriptor: &[u8]) -> Result<()> {
         self.write(descriptor, DESCRIPTOR_OFFSET, "the descriptor")
     }
 
-    /// Writes the last table, and gives the file its length and its header: an
-    /// extent that was not finished has none.
+    /// Writes the last table, sets the file's length and writes the header. The header comes last,
+    /// so that an unfinished extent has none.
     ///
     /// # Errors
-    /// What writing said.
+    /// [`Io`](crate::ErrorKind::Io) if writing fails.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.write_table()?;
         let len = self.next * SECTOR;
@@ -150,7 +147,7 @@ impl SparseExtentWriter {
         for start in (0..tables).step_by(to_usize(ENTRIES)) {
             bytes.clear();
             for index in start..tables.min(start + ENTRIES) {
-                // Checked by the first grain's place, which is behind all of them.
+                // Fits in 32 bits, because require_readable bounds the number of tables.
                 bytes.extend(to_u32(first + index * each).to_le_bytes());
             }
             self.write(&bytes, sector + start * 4 / SECTOR, "the grain directory")?;
@@ -158,8 +155,8 @@ impl SparseExtentWriter {
         Ok(())
     }
 
-    /// Writes the table in memory, and starts the one numbered `index`.
-    fn turn_to(&mut self, index: u64) -> Result<()> {
+    /// Writes the current grain table, and starts table `index`.
+    fn switch_table(&mut self, index: u64) -> Result<()> {
         if index == self.table.index {
             return Ok(());
         }
@@ -169,15 +166,16 @@ impl SparseExtentWriter {
         Ok(())
     }
 
+    /// Writes both copies of the current grain table unless it is empty.
     fn write_table(&mut self) -> Result<()> {
         if self.table.entries.is_empty() {
             return Ok(());
         }
         let bytes: Vec<u8> = self.table.entries.iter().flat_map(|e| e.to_le_bytes()).collect();
-        let behind =
+        let distance =
             self.header.directory_sectors() + self.table.index * self.header.table_sectors();
         for directory in [self.header.rgd_offset, self.header.gd_offset] {
-            self.write(&bytes, directory + behind, "a grain table")?;
+            self.write(&bytes, directory + distance, "a grain table")?;
         }
         Ok(())
     }
@@ -185,24 +183,27 @@ impl SparseExtentWriter {
     /// Sets the entry of the grain at guest offset `at`.
     fn set(&mut self, at: u64, entry: u32) -> Result<()> {
         let grain = at / self.header.grain_bytes();
-        self.turn_to(grain / u64::from(GTES))?;
+        self.switch_table(grain / u64::from(GTES))?;
         self.table.entries.resize(to_index(GTES), 0);
         self.table.entries[to_usize(grain % u64::from(GTES))] = entry;
         Ok(())
     }
 
-    /// Appends grains for `len` guest bytes from `at`; gives the first one's sector.
+    /// Allocates grains for `len` guest bytes at `at` and returns the sector of the first.
     fn append(&mut self, at: u64, len: u64) -> Result<u64> {
         let start = self.next;
         let grains = len.div_ceil(self.header.grain_bytes());
         if start + grains * GRAIN_SECTORS > MAX_SECTORS {
             return Err(Error::limit(
-                "the file would exceed 2 TiB, beyond which a grain table cannot point",
+                "the file would exceed 2 TiB, the maximum that grain tables can address",
             )
-            .hint("subformat=twoGbMaxExtentSparse has many files, streamOptimized compresses"));
+            .hint(
+                "use subformat=twoGbMaxExtentSparse, which splits the disk into many files, or \
+                 streamOptimized, which compresses it",
+            ));
         }
         for i in 0..grains {
-            // Below 2^32 as just checked.
+            // Less than 2^32, as just verified.
             self.set(at + i * self.header.grain_bytes(), to_u32(start + i * GRAIN_SECTORS))?;
         }
         self.next += grains * GRAIN_SECTORS;
@@ -210,7 +211,7 @@ impl SparseExtentWriter {
     }
 }
 
-/// Where everything is in a new extent.
+/// Returns the header of a new extent, with the offsets of all structures.
 fn layout(sectors: u64, embedded: bool, zeroed_grains: bool) -> Header {
     let (descriptor_offset, descriptor_sectors) =
         if embedded { (DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS) } else { (0, 0) };

@@ -1,19 +1,16 @@
-//! Writing streamOptimized, in the shape that VMware's own tools write and
-//! import.
+//! Writing streamOptimized, with the structure that VMware's own tools write and import.
 //!
-//! Bytes leave in the order of their offsets, so that the image can go through
-//! a pipe: the header is final when it is written and leaves the grain
-//! directory's place to the footer. A grain table follows the grains it
-//! points at.
+//! The file is written sequentially, so that the output can be a pipe: the header, which is not
+//! changed later, leaves the offset of the grain directory to the footer. A grain table follows the
+//! grains that it points to.
 //!
 //! ```text
 //!   header gd=-1 │ descriptor │ … 128: grains │ table │ grains │ table │ … │ directory │ footer │ EOS
 //! ```
 //!
-//! Grains of zeros are absent. Nothing follows the end-of-stream marker, for
-//! the footer is looked for at the end of the file. A device ends elsewhere:
-//! there the header is written again when all is done, and tells the grain
-//! directory itself (as vmdktool's does).
+//! Zero grains are not stored. Nothing follows the end-of-stream marker, because readers search the
+//! footer at the end of the file. On a device, which may be larger than the image, the header is
+//! therefore rewritten at the end with the offset of the grain directory (as vmdktool does).
 
 use super::super::SECTOR;
 use super::super::header::{Flags, GD_AT_END, Header};
@@ -40,18 +37,24 @@ const OVER_HEAD: u64 = 128;
 pub(super) struct StreamTarget {
     files: [Arc<dyn Sink>; 1],
     header: Header,
-    /// Sectors written so far, the last grain handed out included.
+    /// Number of sectors written or placed so far.
     position: u64,
-    /// Sectors of grain tables.
+    /// Sector numbers of the grain tables.
     directory: Vec<u32>,
-    /// The table that placement is in, and its entries.
+    /// Index of the current grain table.
     index: u64,
+    /// Entries of the current grain table.
     entries: Vec<u32>,
-    /// How hard grains are deflated, if that was asked for.
+    /// The compression level, if it was given.
     level: Option<u32>,
 }
 
 impl StreamTarget {
+    /// Starts an image by writing header and descriptor.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if the disk is too large, [`Io`](crate::ErrorKind::Io)
+    /// if writing fails.
     pub(super) fn start(
         sink: Arc<dyn Sink>,
         descriptor: NewDescriptor,
@@ -88,7 +91,7 @@ impl StreamTarget {
         Ok(target)
     }
 
-    /// Writes whole sectors.
+    /// Appends `bytes`, whole sectors, to the file.
     fn append(&mut self, bytes: &[u8], what: &'static str) -> Result<()> {
         debug_assert!(bytes.len().is_multiple_of(to_usize(SECTOR)));
         let at = self.position * SECTOR;
@@ -97,7 +100,7 @@ impl StreamTarget {
         Ok(())
     }
 
-    /// Writes entries behind their marker; gives the sector where they start.
+    /// Appends a marker and the entries of a table, and returns the sector of the entries.
     fn append_entries(&mut self, entries: &[u32], kind: u32, what: &'static str) -> Result<u64> {
         let sectors = (to_u64(entries.len()) * 4).div_ceil(SECTOR);
         let mut bytes = MetaDataMarker::sector(kind, sectors).to_vec();
@@ -107,30 +110,31 @@ impl StreamTarget {
         Ok(self.position - sectors)
     }
 
-    /// Writes the table in memory if there is anything in it, and starts the
-    /// one numbered `index`.
-    fn turn_to(&mut self, index: u64) -> Result<()> {
+    /// Writes the current grain table unless it is empty, and starts table `index`.
+    fn switch_table(&mut self, index: u64) -> Result<()> {
         if self.entries.iter().any(|&entry| entry != 0) {
             let entries = std::mem::replace(&mut self.entries, vec![0; to_index(GTES)]);
             let sector = self.append_entries(&entries, MARKER_GT, "a grain table")?;
-            self.directory[to_usize(self.index)] = in_reach(sector)?;
+            self.directory[to_usize(self.index)] = table_entry(sector)?;
         }
         self.index = index;
         Ok(())
     }
 
-    /// Makes room for an encoded grain at guest offset `at`.
+    /// Allocates `len` bytes for the encoded grain at guest offset `at`.
     fn append_grain(&mut self, at: u64, len: u64) -> Result<Slot> {
         if len == 0 || !len.is_multiple_of(SECTOR) {
-            return Err(Error::invalid(format!("a grain of {len} bytes is no whole sectors")));
+            return Err(Error::invalid(format!(
+                "a grain of {len} bytes; expected a multiple of {SECTOR}"
+            )));
         }
         let grain = at / self.header.grain_bytes();
         let index = grain / u64::from(GTES);
         if index != self.index {
-            self.turn_to(index)?;
+            self.switch_table(index)?;
         }
         let offset = self.position * SECTOR;
-        self.entries[to_usize(grain % u64::from(GTES))] = in_reach(self.position)?;
+        self.entries[to_usize(grain % u64::from(GTES))] = table_entry(self.position)?;
         self.position += len / SECTOR;
         Ok(Slot { file: 0, offset, len })
     }
@@ -158,12 +162,14 @@ impl Target for StreamTarget {
         match unit {
             Allocate::Zero { .. } => Ok(None),
             Allocate::Compressed(bytes) => self.append_grain(at, to_u64(bytes.len())).map(Some),
-            Allocate::Data { .. } => Err(Error::invalid("streamOptimized stores nothing verbatim")),
+            Allocate::Data { .. } => {
+                Err(Error::invalid("streamOptimized stores compressed grains only"))
+            }
         }
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.turn_to(self.index)?;
+        self.switch_table(self.index)?;
         let directory = std::mem::take(&mut self.directory);
         let gd_offset = self.append_entries(&directory, MARKER_GD, "the grain directory")?;
         let footer = Header { gd_offset, ..self.header.clone() };
@@ -182,28 +188,28 @@ impl Target for StreamTarget {
     }
 }
 
-/// A sector number that fits in a table.
-fn in_reach(sector: u64) -> Result<u32> {
+/// Converts a sector number to a table entry of 32 bits.
+fn table_entry(sector: u64) -> Result<u32> {
     u32::try_from(sector).map_err(|_| {
-        Error::limit("the file would exceed 2 TiB, beyond which a grain table cannot point")
+        Error::limit("the file would exceed 2 TiB, the maximum that grain tables can address")
     })
 }
 
-/// Deflates grains, marker and padding included.
+/// Compresses grains, and adds marker and padding.
 #[derive(Debug)]
 struct GrainEncoder {
     zlib: Encoder,
-    /// Grains may come from elsewhere as they are: no level was asked for.
+    /// Whether compressed grains of other images are copied as they are: no level was given.
     passes: bool,
 }
 
 impl UnitEncoder for GrainEncoder {
     fn encode(&mut self, at: u64, unit: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        let limit = most(unit.len());
+        let limit = max_compressed(unit.len());
         append_framed(at, out, |out| match self.zlib.encode(unit, limit, out) {
             Ok(true) => Ok(()),
             Ok(false) => {
-                Err(Error::limit(format!("a grain that deflates to {limit} bytes or more")))
+                Err(Error::limit(format!("a grain that compresses to {limit} bytes or more")))
             }
             Err(e) => Err(Error::io("cannot compress a grain", e)),
         })?;
@@ -212,7 +218,7 @@ impl UnitEncoder for GrainEncoder {
 
     fn passes(&self, unit: &Encoded) -> bool {
         let size = to_usize(unit.unit.end - unit.unit.start);
-        self.passes && unit.codec == Codec::Zlib && to_index(unit.stored) < most(size)
+        self.passes && unit.codec == Codec::Zlib && to_index(unit.stored) < max_compressed(size)
     }
 
     fn pass(
@@ -226,15 +232,15 @@ impl UnitEncoder for GrainEncoder {
     }
 }
 
-/// What a deflated grain of `len` bytes stays below. A stream has no room for
-/// grains as they are. Deflate's stored blocks add 5 bytes to every few
-/// thousand, and the envelope 6.
-fn most(len: usize) -> usize {
+/// Upper bound (exclusive) for the compressed size of a grain of `len` bytes. A stream cannot store
+/// grains uncompressed, so incompressible data must fit: deflate's stored blocks add 5 bytes to
+/// every few thousand, and the zlib format adds 6.
+fn max_compressed(len: usize) -> usize {
     len + len / 64 + 1024
 }
 
-/// Appends the grain of guest offset `at` that `append` appends, between its
-/// marker and the padding to whole sectors.
+/// Appends the grain at guest offset `at`: its marker, the data that `append` appends, and padding
+/// to whole sectors.
 fn append_framed(
     at: u64,
     out: &mut Vec<u8>,

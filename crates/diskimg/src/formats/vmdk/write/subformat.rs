@@ -1,9 +1,8 @@
-//! The layouts that are written, by the names that a descriptor gives them
-//! (`createType`).
+//! The layouts that can be written, by their names in a descriptor (`createType`).
 
 use crate::error::{Error, Result};
 
-/// A layout of descriptor and extents.
+/// The layout of a new image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subformat {
     MonolithicSparse,
@@ -11,11 +10,11 @@ pub(super) enum Subformat {
     TwoGbMaxExtentSparse,
     TwoGbMaxExtentFlat,
     StreamOptimized,
-    /// ESXi's own pair of files.
+    /// ESXi's layout: a descriptor and one flat file.
     Vmfs,
 }
 
-/// In the order in which `qemu-img create` tells them; it does not write the last.
+/// All layouts, in the order in which `qemu-img` lists them. qemu-img does not have the last one.
 const ALL: [Subformat; 6] = [
     Subformat::MonolithicSparse,
     Subformat::MonolithicFlat,
@@ -25,7 +24,7 @@ const ALL: [Subformat; 6] = [
     Subformat::Vmfs,
 ];
 
-/// Names that are read and not written, and what is written instead.
+/// Names that are read but not written, and the layout that replaces them.
 const OTHER_NAMES: [(&str, Subformat); 7] = [
     ("2GbMaxExtentSparse", Subformat::TwoGbMaxExtentSparse),
     ("2GbMaxExtentFlat", Subformat::TwoGbMaxExtentFlat),
@@ -37,42 +36,41 @@ const OTHER_NAMES: [(&str, Subformat); 7] = [
 ];
 
 impl Subformat {
-    /// The layout of this name. Only a stream is compressed, so compression
-    /// asks for one. (qemu-img takes `-c` and writes a sparse image
-    /// uncompressed.)
+    /// Returns the layout of this name. The default is monolithicSparse or, with compression,
+    /// streamOptimized, which is the only compressed layout. (qemu-img accepts `-c` and writes an
+    /// uncompressed sparse image.)
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for another name,
-    /// [`Invalid`](crate::ErrorKind::Invalid) if it cannot be compressed.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown name,
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the layout cannot be compressed.
     pub(super) fn choose(name: Option<&str>, compress: bool) -> Result<Self> {
         let chosen = match name {
             None | Some("") if compress => Self::StreamOptimized,
             None | Some("") => Self::MonolithicSparse,
             Some(name) => ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| {
                 let known = ALL.map(Self::name).join(", ");
-                Error::unsupported(format!("subformat '{name}'"))
-                    .hint(format!("written are {known}"))
+                Error::unsupported(format!("unknown subformat '{name}'"))
+                    .hint(format!("one of {known}"))
             })?,
         };
         if compress && chosen != Self::StreamOptimized {
             return Err(Error::invalid(format!("{} cannot be compressed", chosen.name()))
-                .hint("subformat=streamOptimized is"));
+                .hint("subformat=streamOptimized can"));
         }
         Ok(chosen)
     }
 
-    /// The layout that comes closest to what a descriptor says, in any case and
-    /// spelling: older products wrote `2Gb…`, ESXi tells how a flat file was
-    /// allocated, and its deltas are sparse. `None` for what has no like here: a
-    /// device, or `custom`.
+    /// Returns the layout that is closest to a descriptor's `createType`, ignoring case. Older
+    /// products write `2Gb…`, ESXi distinguishes how a flat file was allocated, and its snapshots
+    /// are sparse. `None` if there is no equivalent, such as for a device or `custom`.
     pub(super) fn closest(create_type: &str) -> Option<Self> {
-        let same = |name: &str| name.eq_ignore_ascii_case(create_type);
-        let known = ALL.into_iter().find(|known| same(known.name()));
-        let like = || OTHER_NAMES.into_iter().find(|(name, _)| same(name)).map(|(_, like)| like);
-        known.or_else(like)
+        let matches = |name: &str| name.eq_ignore_ascii_case(create_type);
+        let known = ALL.into_iter().find(|known| matches(known.name()));
+        let other = || OTHER_NAMES.into_iter().find(|(name, _)| matches(name));
+        known.or_else(|| other().map(|(_, layout)| layout))
     }
 
-    /// `createType`.
+    /// Returns the `createType`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::MonolithicSparse => "monolithicSparse",
@@ -84,17 +82,17 @@ impl Subformat {
         }
     }
 
-    /// The extents hold the guest's bytes and nothing else.
+    /// True if the extents store the guest bytes verbatim.
     pub(super) fn is_flat(self) -> bool {
         matches!(self, Self::MonolithicFlat | Self::TwoGbMaxExtentFlat | Self::Vmfs)
     }
 
-    /// The disk is cut into extents of less than 2 GiB.
+    /// True if the disk is split into extents of less than 2 GiB.
     pub(super) fn is_split(self) -> bool {
         matches!(self, Self::TwoGbMaxExtentSparse | Self::TwoGbMaxExtentFlat)
     }
 
-    /// The descriptor is a file of its own, beside those of the extents.
+    /// True if the descriptor and the extents are separate files.
     pub(super) fn is_several_files(self) -> bool {
         self.is_flat() || self.is_split()
     }
@@ -105,12 +103,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_layout_that_is_read_has_its_like_or_none() {
+    fn known_create_types_map_to_the_closest_layout() {
         for known in ALL {
             assert_eq!(Subformat::closest(known.name()), Some(known));
             assert_eq!(Subformat::closest(&known.name().to_uppercase()), Some(known));
         }
-        for (create_type, like) in [
+        for (create_type, expected) in [
             ("2GbMaxExtentSparse", Some("twoGbMaxExtentSparse")),
             ("2gbmaxextentflat", Some("twoGbMaxExtentFlat")),
             ("vmfsThin", Some("vmfs")),
@@ -122,7 +120,7 @@ mod tests {
             ("", None),
         ] {
             let closest = Subformat::closest(create_type).map(Subformat::name);
-            assert_eq!(closest, like, "{create_type}");
+            assert_eq!(closest, expected, "{create_type}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Placement across the border of two extents, which an engine need not know.
+//! Placement of guest ranges that cross the boundary between two extents.
 
 use super::create;
 use super::extents::SPLIT_SECTORS;
@@ -23,7 +23,7 @@ fn split(output: &mut Output, options: &str, backing: bool) -> Box<dyn Target> {
         .expect("starts")
 }
 
-/// The entry of a grain of a sparse extent.
+/// Reads the table entry of a grain of a sparse extent.
 fn entry(extent: &Path, grain: u64) -> u32 {
     let file = std::fs::read(extent).expect("reads");
     let word = |at: u64| {
@@ -36,10 +36,10 @@ fn entry(extent: &Path, grain: u64) -> u32 {
 }
 
 #[test]
-fn stored_bytes_over_a_border_get_room_in_two_files_one_after_the_other() {
+fn data_across_a_boundary_is_placed_in_two_files_by_two_calls() {
     for (options, offsets) in [
         ("subformat=twoGbMaxExtentFlat", [SPLIT - GRAIN, 0]),
-        // Behind its own tables, each.
+        // In each file, after its tables.
         ("subformat=twoGbMaxExtentSparse", [640 * SECTOR; 2]),
     ] {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -54,7 +54,7 @@ fn stored_bytes_over_a_border_get_room_in_two_files_one_after_the_other() {
 }
 
 #[test]
-fn zeros_over_a_border_hide_the_parent_on_both_sides_and_no_further() {
+fn zeros_across_a_boundary_hide_the_parent_only_in_their_range() {
     for (options, zeros) in [("", 640..=641), (",zeroed_grain=on", 1..=1)] {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
@@ -73,7 +73,7 @@ fn zeros_over_a_border_hide_the_parent_on_both_sides_and_no_further() {
 
 #[cfg(unix)]
 #[test]
-fn zeros_over_a_border_are_written_on_both_sides_of_a_full_flat_disk() {
+fn zeros_across_a_boundary_are_written_to_both_preallocated_files() {
     use std::os::unix::fs::MetadataExt;
     let dir = tempfile::tempdir().expect("tempdir");
     let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
@@ -84,7 +84,7 @@ fn zeros_over_a_border_are_written_on_both_sides_of_a_full_flat_disk() {
     target.finish().expect("finishes");
     output.commit(Durability::Flushed).expect("commits");
     for name in ["a-f001.vmdk", "a-f002.vmdk"] {
-        let blocks = std::fs::metadata(dir.path().join(name)).expect("is there").blocks();
+        let blocks = std::fs::metadata(dir.path().join(name)).expect("exists").blocks();
         assert_eq!(blocks * 512, GRAIN, "{name}");
     }
 }

@@ -21,9 +21,9 @@ fn messages(catalog: &BootCatalog) -> Vec<&str> {
     catalog.oddities.iter().map(|oddity| &*oddity.message).collect()
 }
 
-/// What genisoimage writes of one BIOS and one UEFI entry.
+/// The expected bytes are those that genisoimage writes for one BIOS and one UEFI entry.
 #[test]
-fn a_catalog_of_two_platforms_is_what_genisoimage_makes_it() {
+fn a_catalog_of_two_platforms_is_the_same_as_that_of_genisoimage() {
     let bytes = encode_catalog(&[BIOS, EFI]);
     let mut expected = vec![0; 2048];
     expected[0] = 1;
@@ -33,7 +33,7 @@ fn a_catalog_of_two_platforms_is_what_genisoimage_makes_it() {
     expected[96..108].copy_from_slice(&[0x88, 0, 0, 0, 0, 0, 0x40, 0x0b, 31, 0, 0, 0]);
     assert_eq!(bytes, expected);
 
-    let catalog = read(bytes).expect("right");
+    let catalog = read(bytes).expect("valid");
     assert_eq!(messages(&catalog), [""; 0]);
     assert_eq!(catalog.len, 128);
     let found: Vec<_> =
@@ -47,7 +47,7 @@ fn only_the_last_section_is_marked_and_a_full_sector_continues_in_the_next() {
     let many: Vec<_> = (0..90).map(|n| if n % 3 == 0 { EFI } else { BIOS }).collect();
     let bytes = encode_catalog(&many);
     assert_eq!(bytes.len() % 2048, 0);
-    let catalog = read(bytes).expect("right");
+    let catalog = read(bytes).expect("valid");
     assert_eq!(messages(&catalog), [""; 0]);
     assert_eq!(catalog.entries.len(), 90);
     for (entry, new) in catalog.entries.iter().zip(&many) {
@@ -56,14 +56,14 @@ fn only_the_last_section_is_marked_and_a_full_sector_continues_in_the_next() {
 }
 
 #[test]
-fn entries_without_a_section_and_wrong_counts_are_read_and_told() {
+fn entries_without_a_section_and_wrong_counts_are_read_and_noted() {
     let mut bytes = encode_catalog(&[BIOS, EFI]);
     let entry = bytes[96..128].to_vec();
     bytes[64..96].copy_from_slice(&entry);
     let bare = read(bytes.clone()).expect("readable");
     assert_eq!(bare.entries.len(), 3);
     assert!(!bare.entries[1].in_section);
-    assert_eq!(messages(&bare)[0], "an entry that belongs to no section");
+    assert_eq!(messages(&bare)[0], "a section entry without a section header");
 
     let mut bytes = encode_catalog(&[BIOS, EFI]);
     bytes[66] = 9;
@@ -74,11 +74,11 @@ fn entries_without_a_section_and_wrong_counts_are_read_and_told() {
     let mut bytes = encode_catalog(&[BIOS, EFI]);
     bytes[64] = HEADER;
     let endless = read(bytes).expect("readable");
-    assert_eq!(messages(&endless), ["the last section is not marked as such"]);
+    assert_eq!(messages(&endless), ["the last section header is not marked as the last one"]);
 }
 
 #[test]
-fn selection_criteria_go_on_in_extensions() {
+fn selection_criteria_continue_in_extensions() {
     let mut bytes = encode_catalog(&[BIOS, EFI]);
     bytes[97] |= CONTINUES;
     bytes[108] = 1;
@@ -87,7 +87,7 @@ fn selection_criteria_go_on_in_extensions() {
     bytes[130..160].fill(b'b');
     bytes[160..162].copy_from_slice(&[EXTENSION, 0]);
     bytes[162..192].fill(b'c');
-    let catalog = read(bytes).expect("right");
+    let catalog = read(bytes).expect("valid");
     assert_eq!(messages(&catalog), [""; 0]);
     let criteria = catalog.entries[1].criteria.as_ref().expect("some");
     assert_eq!(criteria.kind, 1);
@@ -95,18 +95,18 @@ fn selection_criteria_go_on_in_extensions() {
 }
 
 #[test]
-fn what_is_no_catalog_is_an_error_and_a_wrong_sum_is_odd() {
+fn a_missing_validation_entry_is_an_error_and_a_wrong_checksum_is_noted() {
     assert!(read(vec![0; 2048]).is_err());
     assert!(read(Vec::new()).is_err());
     let mut bytes = encode_catalog(&[BIOS]);
     bytes[4] = 7;
     let odd = read(bytes).expect("readable");
     assert_eq!(odd.entries.len(), 1);
-    assert!(messages(&odd)[0].contains("add up to 0x0007"), "{:?}", odd.oddities);
+    assert!(messages(&odd)[0].contains("is 0x0007; expected 0"), "{:?}", odd.oddities);
 }
 
 #[test]
-fn a_catalog_without_end_is_cut() {
+fn a_catalog_without_an_end_is_truncated() {
     for kind in [BOOTABLE, HEADER, LAST_HEADER, EXTENSION] {
         let mut bytes = encode_catalog(&[BIOS]);
         bytes.resize(10 << 20, 0);
@@ -117,9 +117,9 @@ fn a_catalog_without_end_is_cut() {
     }
 }
 
-/// Whatever the bytes: a result. The first entry is kept right, else nothing is parsed.
+/// Parsing must not panic, whatever the bytes.
 #[test]
-fn any_single_byte_may_be_anything() {
+fn any_change_of_a_single_byte_and_any_truncation_is_parsed_without_panicking() {
     let good = encode_catalog(&[BIOS, EFI, BIOS, EFI]);
     for at in 0..288 {
         for value in [0, 1, 0x20, 0x44, 0x88, 0x90, 0x91, 0xff] {
@@ -134,15 +134,15 @@ fn any_single_byte_may_be_anything() {
 }
 
 #[test]
-fn how_long_a_boot_image_is_follows_from_what_is_known() {
-    let mut catalog = read(encode_catalog(&[BIOS, EFI])).expect("right");
+fn the_length_of_a_boot_image_is_taken_from_the_best_known_source() {
+    let mut catalog = read(encode_catalog(&[BIOS, EFI])).expect("valid");
     let entry = &mut catalog.entries[1];
     assert_eq!(entry.image_bytes(Some(5), Some(1 << 20)), 5);
     assert_eq!(entry.image_bytes(None, Some(40 * 2048)), 9 * 2048);
     assert_eq!(entry.image_bytes(None, None), 2880 * 512);
     entry.load_sectors = 0;
     assert_eq!(entry.load_bytes(), None);
-    // What lies before it is not behind it.
+    // An offset before the boot image is not its end.
     assert_eq!(entry.image_bytes(None, Some(2048)), 0);
     entry.media = Media::Floppy1440;
     assert_eq!(entry.image_bytes(None, Some(1 << 30)), 1_474_560);

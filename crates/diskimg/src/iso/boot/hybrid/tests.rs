@@ -3,7 +3,7 @@ use crate::iso::boot::SystemArea;
 use crate::iso::write::AppendedPartition;
 use crate::storage::source::MemorySource;
 
-/// A disk with nothing on it but what it says of itself.
+/// Returns a disk with only the encoded areas; the rest is zeros.
 fn disk(layout: &HybridLayout, areas: &DiskAreas) -> Vec<u8> {
     let mut bytes = vec![0; (layout.total * SECTOR) as usize];
     bytes[..areas.system_area.len()].copy_from_slice(&areas.system_area);
@@ -43,9 +43,9 @@ fn appended(numbers: &[u32], as_gpt: bool) -> Hybrid {
 fn an_isohybrid_image_ends_at_a_whole_mebibyte() {
     for end in [100, 511, 512, 513] {
         let hybrid = isohybrid();
-        let layout = HybridLayout::new(&hybrid, &[], false, end, 0, 2048).expect("right");
+        let layout = HybridLayout::new(&hybrid, &[], false, end, 0, 2048).expect("valid");
         assert_eq!((layout.total, layout.volume), (end.next_multiple_of(512), layout.total));
-        let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("right");
+        let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("valid");
         assert_eq!(areas.system_area[432..440], [0x88, 0, 0, 0, 0, 0, 0, 0]);
         let area = read(&layout, &areas);
         assert_eq!(mbr(&area), [(1, true, 0x17, 0, layout.total as u32 * 4)]);
@@ -54,12 +54,12 @@ fn an_isohybrid_image_ends_at_a_whole_mebibyte() {
 }
 
 #[test]
-fn efi_images_are_partitions_inside_of_an_isohybrid_volume() {
+fn efi_images_are_partitions_inside_an_isohybrid_volume() {
     let hybrid = isohybrid();
     let image = SectorRange { start: 34, sectors: 720 };
-    let layout = HybridLayout::new(&hybrid, &[], true, 1000, 150, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[], true, 1000, 150, 2048).expect("valid");
     assert_eq!(layout.total, 1536);
-    let areas = layout.encode(&hybrid, Some(800), &[image], b"").expect("right");
+    let areas = layout.encode(&hybrid, Some(800), &[image], b"").expect("valid");
     let area = read(&layout, &areas);
     assert_eq!(mbr(&area), [(1, true, 0, 0, 6144), (2, false, EFI, 136, 2880)]);
     let expected =
@@ -68,30 +68,30 @@ fn efi_images_are_partitions_inside_of_an_isohybrid_volume() {
 }
 
 #[test]
-fn appended_partitions_lie_behind_the_volume_in_order() {
+fn appended_partitions_follow_the_volume_in_order() {
     let hybrid = appended(&[3, 2], false);
-    let layout = HybridLayout::new(&hybrid, &[2049, 512], false, 100, 150, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[2049, 512], false, 100, 150, 2048).expect("valid");
     assert_eq!((layout.volume, layout.total), (100, 253));
-    let areas = layout.encode(&hybrid, None, &[], b"").expect("right");
+    let areas = layout.encode(&hybrid, None, &[], b"").expect("valid");
     let area = read(&layout, &areas);
     let expected = [(1, false, LINUX, 0, 400), (2, false, EFI, 408, 4), (3, false, EFI, 400, 8)];
     assert_eq!(mbr(&area), expected);
 
     let hybrid = appended(&[1], false);
-    let layout = HybridLayout::new(&hybrid, &[2048], false, 101, 0, 65536).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[2048], false, 101, 0, 65536).expect("valid");
     assert_eq!(layout.appended, [SectorRange { start: 128, sectors: 1 }]);
-    let areas = layout.encode(&hybrid, None, &[], b"").expect("right");
+    let areas = layout.encode(&hybrid, None, &[], b"").expect("valid");
     assert_eq!(mbr(&read(&layout, &areas)), [(1, false, EFI, 512, 4)]);
 }
 
 #[test]
-fn a_gpt_that_counts_has_a_protective_mbr_and_no_overlaps() {
+fn a_gpt_of_appended_partitions_has_a_protective_mbr_and_no_overlaps() {
     let mut hybrid = appended(&[2], true);
     hybrid.grub2_mbr = Some(vec![0x90; 512]);
     hybrid.partition_offset = 16;
-    let layout = HybridLayout::new(&hybrid, &[1_474_560], false, 3218, 150, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[1_474_560], false, 3218, 150, 2048).expect("valid");
     assert_eq!(layout.total, 3218 + 720 + 150 + 9);
-    let areas = layout.encode(&hybrid, Some(50), &[], b"").expect("right");
+    let areas = layout.encode(&hybrid, Some(50), &[], b"").expect("valid");
     assert_eq!(areas.system_area[432..440], [0xcc, 0, 0, 0, 0, 0, 0, 0]);
     let area = read(&layout, &areas);
     assert_eq!(mbr(&area), [(1, false, 0xee, 1, layout.total as u32 * 4 - 1)]);
@@ -101,27 +101,27 @@ fn a_gpt_that_counts_has_a_protective_mbr_and_no_overlaps() {
 }
 
 #[test]
-fn identifiers_follow_from_the_seed() {
+fn identifiers_depend_only_on_the_seed() {
     let hybrid = appended(&[2], true);
-    let layout = HybridLayout::new(&hybrid, &[2048], false, 100, 0, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[2048], false, 100, 0, 2048).expect("valid");
     let [a, b, c] = [b"1", b"1", b"2"].map(|seed| layout.encode(&hybrid, None, &[], seed));
-    let [a, b, c] = [a, b, c].map(|areas| areas.expect("right"));
+    let [a, b, c] = [a, b, c].map(|areas| areas.expect("valid"));
     assert_eq!(a, b);
     assert_ne!(a.system_area[440..444], c.system_area[440..444]);
     assert_ne!(a.backup, c.backup);
 }
 
 #[test]
-fn an_image_for_no_disk_has_an_empty_system_area() {
+fn an_image_without_hybrid_options_has_an_empty_system_area() {
     let hybrid = Hybrid::default();
-    let layout = HybridLayout::new(&hybrid, &[], false, 100, 7, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[], false, 100, 7, 2048).expect("valid");
     assert_eq!((layout.volume, layout.total), (107, 107));
-    let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("right");
+    let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("valid");
     assert_eq!(areas, DiskAreas { system_area: vec![], backup: vec![] });
 }
 
 #[test]
-fn what_contradicts_itself_is_refused() {
+fn invalid_and_contradictory_options_are_refused() {
     let both = Hybrid { grub2_mbr: Some(vec![0; 440]), ..isohybrid() };
     let short = Hybrid { isohybrid_mbr: Some(vec![0; 431]), ..Hybrid::default() };
     let cases = [both, short, appended(&[0], false), appended(&[5], false), appended(&[129], true)];
@@ -130,9 +130,9 @@ fn what_contradicts_itself_is_refused() {
         assert!(HybridLayout::new(&hybrid, &sizes, false, 100, 0, 2048).is_err(), "{hybrid:?}");
     }
     let hybrid = isohybrid();
-    let layout = HybridLayout::new(&hybrid, &[], false, 100, 0, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[], false, 100, 0, 2048).expect("valid");
     assert!(layout.encode(&hybrid, None, &[], b"").is_err());
-    let layout = HybridLayout::new(&hybrid, &[], false, 1 << 30, 0, 2048).expect("right");
+    let layout = HybridLayout::new(&hybrid, &[], false, 1 << 30, 0, 2048).expect("valid");
     let error = layout.encode(&hybrid, Some(34), &[], b"").expect_err("2 TiB");
     assert_eq!(error.kind(), crate::ErrorKind::Limit);
 }

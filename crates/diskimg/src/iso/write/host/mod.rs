@@ -1,10 +1,9 @@
-//! The host's files: looked at when the image is planned, opened again when it
+//! Files of the host. Their status is read when they are added, and they are opened when the image
 //! is written.
 //!
-//! What is opened then is what was looked at: a directory is reached from the
-//! one above it, by its name and through no link, and of a file kind, length
-//! and time of last change are compared. Nothing waits for a pipe that took a
-//! file's place.
+//! A file that was replaced or changed in between is detected: each directory is opened relative to
+//! its parent, without following symbolic links, and type, length and modification time of the file
+//! are compared. Opening does not block if the file was replaced by a named pipe.
 
 #[cfg(not(unix))]
 mod portable;
@@ -28,18 +27,18 @@ use unix as imp;
 
 pub(super) use imp::OpenDirs;
 
-/// Longer files may have changed while they were read.
-const AT_ONCE: u64 = 1 << 20;
+/// Length in bytes above which a file is checked again after it was read.
+const MIN_RECHECKED: u64 = 1 << 20;
 
-/// A regular file of the host, as it was when it was looked at.
+/// A regular file of the host, with its status when it was added.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HostFile {
     pub(super) dir: u32,
     pub(super) name: NameRange,
     pub(super) modified: Timestamp,
-    /// Symbolic links in its name are followed.
+    /// Follow the name if it is a symbolic link.
     pub(super) follow: bool,
-    /// Part of it is not stored, and reads as zeros.
+    /// The file has holes.
     pub(super) sparse: bool,
 }
 
@@ -47,18 +46,19 @@ pub(super) struct HostFile {
 #[derive(Debug)]
 struct HostDir {
     parent: Option<u32>,
-    /// In the parent; without one, a path.
+    /// Name in the parent, or a path if there is no parent.
     name: PathBuf,
+    /// Follow the name if it is a symbolic link.
     follow: bool,
 }
 
-/// All directories of the host that files came from.
+/// All directories of the host that files were added from.
 #[derive(Debug, Default)]
 pub(super) struct HostDirs(Vec<HostDir>);
 
-/// What a file of the host is.
+/// Status of a file of the host.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Looked {
+pub(super) struct FileStatus {
     pub(super) kind: FileType,
     pub(super) mode: u32,
     pub(super) uid: u32,
@@ -67,11 +67,11 @@ pub(super) struct Looked {
     pub(super) sparse: bool,
     pub(super) modified: Timestamp,
     pub(super) device: (u32, u32),
-    /// What tells that two names are one file.
+    /// Device and inode number, equal for all hard links to a file.
     pub(super) identity: (u64, u64),
 }
 
-impl Looked {
+impl FileStatus {
     pub(super) fn is_regular(&self) -> bool {
         self.kind == FileType::Regular
     }
@@ -80,12 +80,12 @@ impl Looked {
 impl HostDirs {
     pub(super) fn add(&mut self, parent: Option<u32>, name: &Path, follow: bool) -> Result<u32> {
         let id = u32::try_from(self.0.len());
-        let id = id.map_err(|_| Error::limit("more than 4 thousand million directories"))?;
+        let id = id.map_err(|_| Error::limit("more than 2^32 directories"))?;
         self.0.push(HostDir { parent, name: name.to_owned(), follow });
         Ok(id)
     }
 
-    /// Where the directory was found.
+    /// Returns the path of a directory.
     pub(super) fn path(&self, dir: u32) -> PathBuf {
         let mut names = Vec::new();
         let mut at = Some(dir);
@@ -96,31 +96,33 @@ impl HostDirs {
         names.into_iter().rev().collect()
     }
 
-    /// Itself and the directories that it is in, as they were found.
+    /// Returns the directory and its parents, innermost first.
     pub(super) fn chain(&self, dir: u32) -> impl Iterator<Item = u32> {
         std::iter::successors(Some(dir), |&at| self.0[to_index(at)].parent)
     }
 }
 
-/// What became of a file since it was looked at.
-fn change(file: &HostFile, len: u64, now: &Looked) -> Option<String> {
+/// Describes how a file changed since it was added, if it did.
+fn change(file: &HostFile, len: u64, now: &FileStatus) -> Option<String> {
     if now.kind != FileType::Regular {
-        Some("it is no regular file any more".to_owned())
+        Some(NOT_REGULAR.to_owned())
     } else if now.size != len {
         Some(format!("its length changed from {len} to {} bytes", now.size))
     } else if now.modified != file.modified {
-        Some("it was written to".to_owned())
+        Some("its modification time changed".to_owned())
     } else {
         None
     }
 }
 
+const NOT_REGULAR: &str = "it is no longer a regular file";
+
 fn changed(what: String, path: PathBuf) -> Error {
     let error = Error::io("changed since the image was planned", io::Error::other(what));
-    error.in_file(path).hint("let nobody change the files, or copy them first")
+    error.in_file(path).hint("make sure that the files do not change, or copy them first")
 }
 
-/// The file as a source.
+/// Returns an open file as a source.
 pub(super) fn source(file: File) -> io::Result<FileSource> {
     FileSource::from_file(file)
 }
@@ -129,17 +131,17 @@ pub(super) fn path_of(dirs: &HostDirs, dir: u32, name: &[u8]) -> PathBuf {
     dirs.path(dir).join(imp::name_of(name))
 }
 
-/// A name on the host, of its bytes.
+/// Converts bytes to a name on the host.
 pub(super) fn name_of(name: &[u8]) -> PathBuf {
     imp::name_of(name).into()
 }
 
-/// The bytes of a path on the host.
+/// Returns the bytes of a path on the host.
 pub(super) fn bytes_of(path: &Path) -> Vec<u8> {
     imp::bytes_of(path.as_os_str()).into_owned()
 }
 
-/// Names of a directory in one buffer.
+/// The names in a directory, in one buffer.
 #[derive(Debug, Default)]
 pub(super) struct NameList {
     bytes: Vec<u8>,
@@ -169,7 +171,7 @@ impl NameList {
     }
 }
 
-/// The directory of a path, and its name there.
+/// Splits a path into directory and name. Returns `None` if it does not end with a name.
 pub(super) fn split(path: &Path) -> Option<(PathBuf, Vec<u8>)> {
     let name = imp::bytes_of(path.file_name()?).into_owned();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -1,6 +1,6 @@
-//! Files by their paths: where a system has no descriptors of directories.
+//! Access to files by path, for systems without file descriptors of directories.
 
-use super::{AT_ONCE, HostDirs, HostFile, Looked, NameList, change, changed, path_of};
+use super::{FileStatus, HostDirs, HostFile, MIN_RECHECKED, NameList, change, changed, path_of};
 use crate::error::{Error, Result};
 use crate::iso::node::FileType;
 use crate::iso::write::tree::Tree;
@@ -12,11 +12,11 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::Path;
 
-/// Nothing is kept open.
+/// Keeps no directories open.
 #[derive(Debug, Default)]
 pub(in crate::iso::write) struct OpenDirs;
 
-impl Looked {
+impl FileStatus {
     fn new(metadata: &Metadata, path: &Path) -> Self {
         let kind = metadata.file_type();
         let kind = match (kind.is_dir(), kind.is_symlink()) {
@@ -40,18 +40,18 @@ impl Looked {
     }
 }
 
-/// A name, of its bytes.
+/// Converts bytes to a name.
 pub(super) fn name_of(name: &[u8]) -> OsString {
     String::from_utf8_lossy(name).into_owned().into()
 }
 
-/// A name's bytes, with slashes between directories.
+/// Returns the bytes of a name, with `/` as the separator.
 pub(super) fn bytes_of(name: &OsStr) -> Cow<'_, [u8]> {
     name.to_string_lossy().replace('\\', "/").into_bytes().into()
 }
 
 impl OpenDirs {
-    /// The names in a directory, in no order.
+    /// Lists the names in a directory, in no particular order.
     pub(in crate::iso::write) fn list(
         &mut self,
         dirs: &HostDirs,
@@ -67,23 +67,23 @@ impl OpenDirs {
         Ok(())
     }
 
-    /// What a file in a directory is.
-    pub(in crate::iso::write) fn look(
+    /// Returns the status of a file in a directory.
+    pub(in crate::iso::write) fn status(
         &mut self,
         dirs: &HostDirs,
         dir: u32,
         name: &[u8],
         follow: bool,
-    ) -> Result<Looked> {
+    ) -> Result<FileStatus> {
         let path = path_of(dirs, dir, name);
         let metadata = if follow { path.metadata() } else { path.symlink_metadata() };
         match metadata {
-            Ok(metadata) => Ok(Looked::new(&metadata, &path)),
-            Err(e) => Err(Error::io("cannot look at it", e).in_file(path)),
+            Ok(metadata) => Ok(FileStatus::new(&metadata, &path)),
+            Err(e) => Err(Error::io("cannot read its attributes", e).in_file(path)),
         }
     }
 
-    /// Where a symbolic link leads.
+    /// Returns the target of a symbolic link.
     pub(in crate::iso::write) fn read_link(
         &mut self,
         dirs: &HostDirs,
@@ -97,7 +97,7 @@ impl OpenDirs {
         }
     }
 
-    /// Opens the contents of a regular file, and sees that it is what was looked at.
+    /// Opens a regular file, and checks that it has not changed since it was added.
     pub(in crate::iso::write) fn open_file(
         &mut self,
         dirs: &HostDirs,
@@ -107,14 +107,14 @@ impl OpenDirs {
     ) -> Result<File> {
         let name = tree.bytes(file.name);
         let path = path_of(dirs, file.dir, name);
-        let looked = self.look(dirs, file.dir, name, file.follow)?;
-        if let Some(what) = change(file, len, &looked) {
+        let status = self.status(dirs, file.dir, name, file.follow)?;
+        if let Some(what) = change(file, len, &status) {
             return Err(changed(what, path));
         }
         File::open(&path).map_err(|e| Error::io("cannot open", e).in_file(path))
     }
 
-    /// After a file was read: it is still what it was when that began.
+    /// Checks again after a file was read that it has not changed.
     pub(in crate::iso::write) fn check_again(
         &self,
         dirs: &HostDirs,
@@ -125,8 +125,8 @@ impl OpenDirs {
     ) -> Result<()> {
         let path = path_of(dirs, file.dir, tree.bytes(file.name));
         let Ok(metadata) = opened.metadata() else { return Ok(()) };
-        match change(file, len, &Looked::new(&metadata, &path)) {
-            Some(what) if len > AT_ONCE => Err(changed(what, path)),
+        match change(file, len, &FileStatus::new(&metadata, &path)) {
+            Some(what) if len > MIN_RECHECKED => Err(changed(what, path)),
             _ => Ok(()),
         }
     }

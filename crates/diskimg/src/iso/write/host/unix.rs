@@ -1,6 +1,10 @@
-//! Directories by their descriptors, so that nothing in a path can be exchanged.
+//! Access to files relative to file descriptors of directories, so that no component of a path can
+//! be replaced in between.
 
-use super::{AT_ONCE, HostDir, HostDirs, HostFile, Looked, NameList, change, changed, path_of};
+use super::{
+    FileStatus, HostDir, HostDirs, HostFile, MIN_RECHECKED, NOT_REGULAR, NameList, change, changed,
+    path_of,
+};
 use crate::error::{Error, Result};
 use crate::iso::node::FileType;
 use crate::iso::time::Timestamp;
@@ -14,16 +18,16 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-/// Directories kept open, each in the one before.
-const OPEN: usize = 64;
+/// Maximum number of directories that are kept open.
+const MAX_OPEN: usize = 64;
 
-/// Those that are open: a chain, from one down to one inside it.
+/// The open directories: a chain, each the parent of the next.
 #[derive(Debug, Default)]
 pub(in crate::iso::write) struct OpenDirs(Vec<(u32, OwnedFd)>);
 
-impl Looked {
-    /// `None` for a kind of file that nobody knows.
-    // The fields' types differ between systems.
+impl FileStatus {
+    /// Returns `None` for an unknown file type.
+    // The types of the fields depend on the system.
     #[allow(clippy::as_conversions, clippy::unnecessary_cast, trivial_numeric_casts)]
     fn new(stat: &Stat) -> Option<Self> {
         let size = stat.st_size as u64;
@@ -54,27 +58,28 @@ impl Looked {
     }
 }
 
-/// A name, of its bytes.
+/// Converts bytes to a name.
 pub(super) fn name_of(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }
 
-/// A name's bytes.
+/// Returns the bytes of a name.
 pub(super) fn bytes_of(name: &OsStr) -> Cow<'_, [u8]> {
     name.as_bytes().into()
 }
 
 impl OpenDirs {
-    /// Opens a directory, or finds it open.
+    /// Opens a directory, unless it is open already.
     pub(in crate::iso::write) fn open(&mut self, dirs: &HostDirs, dir: u32) -> Result<&OwnedFd> {
         if self.0.last().is_none_or(|&(last, _)| last != dir) {
-            self.reach(dirs, dir)?;
+            self.open_chain(dirs, dir)?;
         }
-        // The chain ends with what was asked for.
+        // The chain ends with `dir` now.
         self.0.last().map(|(_, fd)| fd).ok_or_else(|| Error::invalid("no directory"))
     }
 
-    fn reach(&mut self, dirs: &HostDirs, dir: u32) -> Result<()> {
+    /// Opens the parents of a directory that are not open yet, and the directory.
+    fn open_chain(&mut self, dirs: &HostDirs, dir: u32) -> Result<()> {
         let mut missing = Vec::new();
         for at in dirs.chain(dir) {
             if let Some(open) = self.0.iter().position(|&(open, _)| open == at) {
@@ -93,14 +98,14 @@ impl OpenDirs {
                 flags |= OFlags::NOFOLLOW;
             }
             let opened = match (parent, self.0.last()) {
-                (Some(_), Some((_, above))) => {
-                    retry_on_intr(|| rustix::fs::openat(above, name, flags, Mode::empty()))
+                (Some(_), Some((_, parent))) => {
+                    retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty()))
                 }
                 _ => retry_on_intr(|| rustix::fs::open(name, flags, Mode::empty())),
             };
             let fd = opened
                 .map_err(|e| Error::io("cannot open directory", e.into()).in_file(dirs.path(at)))?;
-            if self.0.len() == OPEN {
+            if self.0.len() == MAX_OPEN {
                 self.0.remove(0);
             }
             self.0.push((at, fd));
@@ -108,7 +113,7 @@ impl OpenDirs {
         Ok(())
     }
 
-    /// The names in a directory, in no order.
+    /// Lists the names in a directory, in no particular order.
     pub(in crate::iso::write) fn list(
         &mut self,
         dirs: &HostDirs,
@@ -129,23 +134,23 @@ impl OpenDirs {
         Ok(())
     }
 
-    /// What a file in a directory is.
-    pub(in crate::iso::write) fn look(
+    /// Returns the status of a file in a directory.
+    pub(in crate::iso::write) fn status(
         &mut self,
         dirs: &HostDirs,
         dir: u32,
         name: &[u8],
         follow: bool,
-    ) -> Result<Looked> {
+    ) -> Result<FileStatus> {
         let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
         let fd = self.open(dirs, dir)?;
         let stat = rustix::fs::statat(fd, name, flags);
-        let stat = stat.map_err(|e| concerning("cannot look at it", e, dirs, dir, name))?;
-        let unknown = || Error::unsupported("a file of unknown kind");
-        Looked::new(&stat).ok_or_else(|| unknown().in_file(path_of(dirs, dir, name)))
+        let stat = stat.map_err(|e| error("cannot read its attributes", e, dirs, dir, name))?;
+        let unknown = || Error::unsupported("unknown file type");
+        FileStatus::new(&stat).ok_or_else(|| unknown().in_file(path_of(dirs, dir, name)))
     }
 
-    /// Where a symbolic link leads.
+    /// Returns the target of a symbolic link.
     pub(in crate::iso::write) fn read_link(
         &mut self,
         dirs: &HostDirs,
@@ -154,11 +159,11 @@ impl OpenDirs {
     ) -> Result<Vec<u8>> {
         let fd = self.open(dirs, dir)?;
         let target = rustix::fs::readlinkat(fd, name, Vec::new());
-        let target = target.map_err(|e| concerning("cannot read link", e, dirs, dir, name))?;
+        let target = target.map_err(|e| error("cannot read link", e, dirs, dir, name))?;
         Ok(target.into_bytes())
     }
 
-    /// Opens the contents of a regular file, and sees that it is what was looked at.
+    /// Opens a regular file, and checks that it has not changed since it was added.
     pub(in crate::iso::write) fn open_file(
         &mut self,
         dirs: &HostDirs,
@@ -168,19 +173,19 @@ impl OpenDirs {
     ) -> Result<File> {
         let name = tree.bytes(file.name);
         let fd = self.open(dirs, file.dir)?;
-        // A pipe would be waited for.
+        // Without NONBLOCK, opening would block if the file was replaced by a named pipe.
         let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         if !file.follow {
             flags |= OFlags::NOFOLLOW;
         }
         let opened = retry_on_intr(|| rustix::fs::openat(fd, name, flags, Mode::empty()));
-        let opened = opened.map_err(|e| concerning("cannot open", e, dirs, file.dir, name))?;
+        let opened = opened.map_err(|e| error("cannot open", e, dirs, file.dir, name))?;
         let opened = File::from(opened);
         self.check(dirs, tree, file, len, &opened)?;
         Ok(opened)
     }
 
-    /// Sees that an open file is still what was looked at.
+    /// Checks that an open file has not changed since it was added.
     fn check(
         &self,
         dirs: &HostDirs,
@@ -191,11 +196,11 @@ impl OpenDirs {
     ) -> Result<()> {
         let name = tree.bytes(file.name);
         let stat = rustix::fs::fstat(opened);
-        let stat = stat.map_err(|e| concerning("cannot look at it", e, dirs, file.dir, name))?;
-        let now = Looked::new(&stat);
-        let what = match now {
+        let stat =
+            stat.map_err(|e| error("cannot read its attributes", e, dirs, file.dir, name))?;
+        let what = match FileStatus::new(&stat) {
             Some(now) => change(file, len, &now),
-            None => Some("it is no regular file any more".to_owned()),
+            None => Some(NOT_REGULAR.to_owned()),
         };
         match what {
             Some(what) => Err(changed(what, path_of(dirs, file.dir, name))),
@@ -203,7 +208,7 @@ impl OpenDirs {
         }
     }
 
-    /// After a file was read: it is still what it was when that began.
+    /// Checks again after a file was read that it has not changed.
     pub(in crate::iso::write) fn check_again(
         &self,
         dirs: &HostDirs,
@@ -212,13 +217,13 @@ impl OpenDirs {
         len: u64,
         opened: &File,
     ) -> Result<()> {
-        if len <= AT_ONCE {
+        if len <= MIN_RECHECKED {
             return Ok(());
         }
         self.check(dirs, tree, file, len, opened)
     }
 }
 
-fn concerning(doing: &'static str, errno: Errno, dirs: &HostDirs, dir: u32, name: &[u8]) -> Error {
+fn error(doing: &'static str, errno: Errno, dirs: &HostDirs, dir: u32, name: &[u8]) -> Error {
     Error::io(doing, errno.into()).in_file(path_of(dirs, dir, name))
 }

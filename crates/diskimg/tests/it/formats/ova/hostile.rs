@@ -1,10 +1,10 @@
-//! Damaged and hostile appliances: a clear error, bounded work, nothing read
-//! that is not theirs.
+//! Damaged and hostile appliances lead to a clear error, with bounded work, and no file outside the
+//! package is read.
 
 use diskimg::storage::source::MemorySource;
 use diskimg::{Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, conformance};
 use diskimg_testkit::appliance::{
-    DiskLine, FileLine, Kit, VMDK, descriptor, guest_bytes, one_disk,
+    OvfDisk, OvfFile, PackageBuilder, VMDK_FORMAT, descriptor, guest_bytes, single_disk_descriptor,
 };
 use diskimg_testkit::tool::cases;
 use proptest::prelude::*;
@@ -23,14 +23,14 @@ fn open_with(bytes: impl Into<Vec<u8>>, limits: Limits) -> Result<Image, Error> 
 }
 
 #[track_caller]
-fn refused(bytes: impl Into<Vec<u8>>, kind: ErrorKind, word: &str) {
+fn assert_refused(bytes: impl Into<Vec<u8>>, kind: ErrorKind, fragment: &str) {
     let error = open(bytes).map(drop).unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
     let text = error.to_string();
-    assert!(text.contains(word) && text.starts_with("hostile.ova"), "no '{word}': {text}");
+    assert!(text.contains(fragment) && text.starts_with("hostile.ova"), "no '{fragment}': {text}");
 }
 
-/// A tar with these members.
+/// Returns a tar archive with these members.
 pub fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in members {
@@ -42,19 +42,19 @@ pub fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// A whole appliance, and its disk's bytes.
-fn whole() -> &'static (Vec<u8>, Vec<u8>) {
-    static WHOLE: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
-    WHOLE.get_or_init(|| {
-        let kit = Kit::new();
-        let (ova, bytes) = kit.simple();
+/// A valid appliance and its disk's bytes.
+fn valid() -> &'static (Vec<u8>, Vec<u8>) {
+    static VALID: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    VALID.get_or_init(|| {
+        let package = PackageBuilder::new();
+        let (ova, bytes) = package.single_disk_ova();
         (std::fs::read(ova).unwrap(), bytes)
     })
 }
 
 #[test]
-fn an_archive_cut_anywhere_is_an_error_unless_only_padding_is_gone() {
-    let (ova, bytes) = whole();
+fn a_truncated_archive_is_an_error_unless_only_padding_is_missing() {
+    let (ova, bytes) = valid();
     let mut archive = tar::Archive::new(&ova[..]);
     let listed = archive.entries().unwrap().last().unwrap().unwrap();
     let end = listed.raw_file_position() + listed.size();
@@ -69,36 +69,36 @@ fn an_archive_cut_anywhere_is_an_error_unless_only_padding_is_gone() {
 }
 
 #[test]
-fn a_packed_archive_that_is_cut_or_changed_is_an_error_even_where_no_disk_is() {
-    let kit = Kit::new();
-    let (ova, bytes) = whole();
-    let member = |archive: &[u8]| {
+fn a_damaged_compressed_archive_is_an_error_even_outside_the_disks() {
+    let package = PackageBuilder::new();
+    let (ova, bytes) = valid();
+    let end_of_last_member = |archive: &[u8]| {
         let mut archive = tar::Archive::new(archive);
         let entries = archive.entries().unwrap().map(|e| e.unwrap());
         entries.map(|e| e.raw_file_position() + e.size()).last().unwrap() as usize
     };
-    let disk = &ova[..member(ova).next_multiple_of(512)];
+    let disk = &ova[..end_of_last_member(ova).next_multiple_of(512)];
     let whole = [disk, &tar(&[("notes.txt", &[b'x'; 5000])])].concat();
-    let pack = |bytes: &[u8]| {
-        kit.write("a.tar", bytes);
-        kit.tool("gzip", &["-kf", "a.tar"]);
-        std::fs::read(kit.path("a.tar.gz")).unwrap()
+    let compress = |bytes: &[u8]| {
+        package.write("a.tar", bytes);
+        package.tool("gzip", &["-kf", "a.tar"]);
+        std::fs::read(package.path("a.tar.gz")).unwrap()
     };
-    let packed = pack(&whole);
-    assert!(guest_bytes(&open(&*packed).unwrap()) == *bytes);
+    let compressed = compress(&whole);
+    assert!(guest_bytes(&open(&*compressed).unwrap()) == *bytes);
     let cut = &whole[..disk.len() + 3000];
-    refused(cut, ErrorKind::Corrupt, "where nothing is");
-    refused(pack(cut), ErrorKind::Corrupt, "where nothing is");
-    refused(&packed[..packed.len() - 5], ErrorKind::Corrupt, "cannot unpack");
-    let mut changed = packed.clone();
-    let checksum = packed.len() - 8;
+    assert_refused(cut, ErrorKind::Corrupt, "beyond the end of the archive");
+    assert_refused(compress(cut), ErrorKind::Corrupt, "beyond the end of the archive");
+    assert_refused(&compressed[..compressed.len() - 5], ErrorKind::Corrupt, "cannot decompress");
+    let mut changed = compressed.clone();
+    let checksum = compressed.len() - 8;
     changed[checksum] ^= 1;
-    refused(changed, ErrorKind::Corrupt, "cannot unpack");
+    assert_refused(changed, ErrorKind::Corrupt, "cannot decompress");
 }
 
 #[test]
-fn sizes_that_no_file_has_are_errors() {
-    let ovf = one_disk("x");
+fn impossible_member_sizes_are_errors() {
+    let ovf = single_disk_descriptor("x");
     for size in [u64::MAX, i64::MAX as u64, 1 << 40] {
         let mut header = tar::Header::new_gnu();
         header.set_path("x").unwrap();
@@ -114,130 +114,134 @@ fn sizes_that_no_file_has_are_errors() {
 }
 
 #[test]
-fn a_long_name_or_pax_records_of_gigabytes_are_not_read() {
+fn long_name_and_pax_headers_of_gigabytes_are_not_read() {
     for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_size(8 << 30);
         header.set_cksum();
-        refused(*header.as_bytes(), ErrorKind::Limit, "archive_header_bytes is 65536");
+        assert_refused(*header.as_bytes(), ErrorKind::Limit, "archive_header_bytes is 65536");
     }
 }
 
 #[test]
-fn names_must_be_clear() {
-    let ovf = one_disk("x");
+fn ambiguous_or_missing_members_are_errors() {
+    let ovf = single_disk_descriptor("x");
     let (ovf, x) = (ovf.as_bytes(), &b"x"[..]);
-    refused(tar(&[("a.ovf", ovf), ("x", x), ("./x", x)]), ErrorKind::Corrupt, "two members");
-    refused(tar(&[("a.ovf", ovf), ("b.OVF", ovf)]), ErrorKind::Corrupt, "a.ovf, b.OVF");
-    refused(tar(&[("a.txt", ovf)]), ErrorKind::Corrupt, "no .ovf");
-    refused(tar(&[("a.ovf", ovf)]), ErrorKind::Corrupt, "'x' is not in the archive");
-    refused(vec![0x55; 4096], ErrorKind::Corrupt, "tar header");
-    refused(vec![0; 4096], ErrorKind::Corrupt, "no .ovf");
+    assert_refused(tar(&[("a.ovf", ovf), ("x", x), ("./x", x)]), ErrorKind::Corrupt, "two members");
+    assert_refused(tar(&[("a.ovf", ovf), ("b.OVF", ovf)]), ErrorKind::Corrupt, "a.ovf, b.OVF");
+    assert_refused(tar(&[("a.txt", ovf)]), ErrorKind::Corrupt, "no .ovf");
+    assert_refused(tar(&[("a.ovf", ovf)]), ErrorKind::Corrupt, "'x' is not in the archive");
+    assert_refused(vec![0x55; 4096], ErrorKind::Corrupt, "tar header");
+    assert_refused(vec![0; 4096], ErrorKind::Corrupt, "no .ovf");
     let many: Vec<_> = (0..70_000).map(|i| i.to_string()).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
-    refused(tar(&many), ErrorKind::Limit, "archive_members is 65536");
+    assert_refused(tar(&many), ErrorKind::Limit, "archive_members is 65536");
 }
 
 #[test]
-fn no_file_outside_is_opened_whatever_the_policy() {
+fn no_file_outside_the_package_is_opened_whatever_the_policy() {
     let passwd = std::fs::canonicalize("/etc/passwd").unwrap();
     for href in ["../../../../../../etc/passwd", passwd.to_str().unwrap(), "http://h/x", "a/../b"] {
         let disk =
-            DiskLine { file: Some(1), format: "http://en.wikipedia.org/wiki/Byte", more: "" };
-        let ovf = descriptor(&[FileLine { href, more: "" }], &[disk]);
-        refused(tar(&[("a.ovf", ovf.as_bytes())]), ErrorKind::Refused, href);
-        refused(ovf, ErrorKind::Refused, href);
+            OvfDisk { file: Some(1), format: "http://en.wikipedia.org/wiki/Byte", attributes: "" };
+        let ovf = descriptor(&[OvfFile { href, attributes: "" }], &[disk]);
+        assert_refused(tar(&[("a.ovf", ovf.as_bytes())]), ErrorKind::Refused, href);
+        assert_refused(ovf, ErrorKind::Refused, href);
     }
 }
 
 #[test]
-fn an_image_inside_may_name_no_other_file() {
-    let kit = Kit::new();
-    kit.disk("base.qcow2", 1, "qcow2", &[]);
+fn an_image_in_an_appliance_must_not_refer_to_other_files() {
+    let package = PackageBuilder::new();
+    package.create_disk("base.qcow2", 1, "qcow2", &[]);
     let args = ["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"];
-    kit.tool("qemu-img", &args);
-    let data = kit.path("data.raw");
+    package.tool("qemu-img", &args);
+    let data = package.path("data.raw");
     let option = format!("data_file={}", data.display());
-    kit.tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, "ext.qcow2", "1M"]);
+    package.tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, "ext.qcow2", "1M"]);
     for name in ["top.qcow2", "ext.qcow2"] {
-        let disk = DiskLine { file: Some(1), format: "", more: "" };
-        kit.write("a.ovf", descriptor(&[FileLine { href: name, more: "" }], &[disk]));
-        let ova = kit.tar("a.ova", "ustar", &["a.ovf", name, "base.qcow2"]);
+        let disk = OvfDisk { file: Some(1), format: "", attributes: "" };
+        package.write("a.ovf", descriptor(&[OvfFile { href: name, attributes: "" }], &[disk]));
+        let ova = package.tar("a.ova", "ustar", &["a.ovf", name, "base.qcow2"]);
         let error = OpenOptions::new().external_files(ExternalFiles::Any).open(ova).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     }
 }
 
 #[test]
-fn an_appliance_inside_an_appliance_is_refused() {
-    let (ova, _) = whole();
-    let disk = DiskLine { file: Some(1), format: "", more: "" };
-    let ovf = descriptor(&[FileLine { href: "inner", more: "" }], &[disk]);
+fn an_appliance_in_an_appliance_is_refused() {
+    let (ova, _) = valid();
+    let disk = OvfDisk { file: Some(1), format: "", attributes: "" };
+    let ovf = descriptor(&[OvfFile { href: "inner", attributes: "" }], &[disk]);
     let outer = tar(&[("a.ovf", ovf.as_bytes()), ("inner", ova)]);
     let error = open(outer).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("inside an appliance"), "{error}");
+    assert!(error.to_string().contains("within an appliance"), "{error}");
 }
 
 #[test]
-fn chunks_capacities_and_descriptors_have_bounds() {
-    let line = |more| FileLine { href: "x", more };
-    let disk = |more| DiskLine { file: Some(1), format: VMDK, more };
+fn chunks_capacities_and_descriptors_are_limited() {
+    let line = |attributes| OvfFile { href: "x", attributes };
+    let disk = |attributes| OvfDisk { file: Some(1), format: VMDK_FORMAT, attributes };
     let ova = |ovf: String| tar(&[("a.ovf", ovf.as_bytes()), ("x", b"x")]);
     let chunks = descriptor(&[line("ovf:chunkSize=\"1\" ovf:size=\"1000000000\"")], &[disk("")]);
-    refused(ova(chunks), ErrorKind::Limit, "1000000000 chunks");
-    let hundred = descriptor(&[line("ovf:chunkSize=\"1\" ovf:size=\"100\"")], &[disk("")]);
-    refused(ova(hundred.clone()), ErrorKind::Corrupt, "'x.000000000' is not in the archive");
-    // Each of them would be looked for from the start.
+    assert_refused(ova(chunks), ErrorKind::Limit, "1000000000 chunks");
+    let chunked = descriptor(&[line("ovf:chunkSize=\"1\" ovf:size=\"100\"")], &[disk("")]);
+    assert_refused(ova(chunked.clone()), ErrorKind::Corrupt, "'x.000000000' is not in the archive");
+    // In a compressed archive, finding each chunk would decompress it from the start.
     let names: Vec<_> = (0..100).map(|i| format!("x.{i:09}")).collect();
-    let mut members = vec![("a.ovf", hundred.as_bytes())];
+    let mut members = vec![("a.ovf", chunked.as_bytes())];
     members.extend(names.iter().map(|name| (name.as_str(), &b"x"[..])));
-    let kit = Kit::new();
-    kit.write("a.tar", tar(&members));
-    kit.tool("gzip", &["a.tar"]);
-    refused(std::fs::read(kit.path("a.tar.gz")).unwrap(), ErrorKind::Limit, "100 chunks");
+    let package = PackageBuilder::new();
+    package.write("a.tar", tar(&members));
+    package.tool("gzip", &["a.tar"]);
+    assert_refused(
+        std::fs::read(package.path("a.tar.gz")).unwrap(),
+        ErrorKind::Limit,
+        "100 chunks",
+    );
     let no_size = descriptor(&[line("ovf:chunkSize=\"1\"")], &[disk("")]);
-    refused(ova(no_size), ErrorKind::Corrupt, "size is not given");
-    for more in [
+    assert_refused(ova(no_size), ErrorKind::Corrupt, "but has no size");
+    for attributes in [
         "ovf:capacity=\"18446744073709551615\"",
         "ovf:capacity=\"99\" ovf:capacityAllocationUnits=\"byte * 2^60\"",
     ] {
-        let blank = DiskLine { file: None, ..disk(more) };
-        refused(ova(descriptor(&[], &[blank])), ErrorKind::Corrupt, "8 EiB");
+        let blank = OvfDisk { file: None, ..disk(attributes) };
+        assert_refused(ova(descriptor(&[], &[blank])), ErrorKind::Corrupt, "8 EiB");
     }
-    let long = format!("<!--{}-->{}", "x".repeat(9 << 20), one_disk("x"));
-    refused(ova(long), ErrorKind::Limit, "ovf_bytes is 8388608");
+    let long = format!("<!--{}-->{}", "x".repeat(9 << 20), single_disk_descriptor("x"));
+    assert_refused(ova(long), ErrorKind::Limit, "ovf_bytes is 8388608");
     let bomb = "<!DOCTYPE lolz [<!ENTITY a 'lol'><!ENTITY b '&a;&a;&a;'>]><Envelope>&b;</Envelope>";
-    refused(ova(bomb.to_owned()), ErrorKind::Corrupt, "OVF descriptor");
-    refused(ova("\u{feff}<Envelope/>".to_owned()), ErrorKind::Corrupt, "no disk");
+    assert_refused(ova(bomb.to_owned()), ErrorKind::Corrupt, "OVF descriptor");
+    assert_refused(ova("\u{feff}<Envelope/>".to_owned()), ErrorKind::Corrupt, "no disk");
     let deep = format!("<Envelope>{}", "<a>".repeat(200_000));
-    refused(ova(deep), ErrorKind::Corrupt, "OVF descriptor");
+    assert_refused(ova(deep), ErrorKind::Corrupt, "OVF descriptor");
 }
 
 #[test]
-fn what_unpacks_to_more_than_the_limit_stops_there() {
-    let kit = Kit::new();
-    std::fs::File::create(kit.path("zeros")).unwrap().set_len(64 << 20).unwrap();
+fn decompression_stops_at_the_limit() {
+    let package = PackageBuilder::new();
+    std::fs::File::create(package.path("zeros")).unwrap().set_len(64 << 20).unwrap();
     let raw = "http://en.wikipedia.org/wiki/Byte";
-    let disk = DiskLine { file: Some(1), format: raw, more: "" };
-    let file = |href| descriptor(&[FileLine { href, more: "" }], &[disk]);
-    kit.write("a.ovf", file("zeros"));
-    kit.tool("tar", &["-czf", "tgz", "a.ovf", "zeros"]);
-    kit.tool("7zz", &["a", "-tzip", "zip.zip", "a.ovf", "zeros"]);
-    kit.tool("gzip", &["zeros"]);
-    let gzip = FileLine { href: "zeros.gz", more: "ovf:compression=\"gzip\"" };
-    kit.write("a.ovf", descriptor(&[gzip], &[disk]));
-    kit.tool("tar", &["-cf", "tar", "a.ovf", "zeros.gz"]);
+    let disk = OvfDisk { file: Some(1), format: raw, attributes: "" };
+    let file = |href| descriptor(&[OvfFile { href, attributes: "" }], &[disk]);
+    package.write("a.ovf", file("zeros"));
+    package.tool("tar", &["-czf", "tgz", "a.ovf", "zeros"]);
+    package.tool("7zz", &["a", "-tzip", "zip.zip", "a.ovf", "zeros"]);
+    package.tool("gzip", &["zeros"]);
+    let gzip = OvfFile { href: "zeros.gz", attributes: "ovf:compression=\"gzip\"" };
+    package.write("a.ovf", descriptor(&[gzip], &[disk]));
+    package.tool("tar", &["-cf", "tar", "a.ovf", "zeros.gz"]);
     for name in ["tgz", "zip.zip", "tar"] {
-        let bytes = std::fs::read(kit.path(name)).unwrap();
+        let bytes = std::fs::read(package.path(name)).unwrap();
         let mut limits = Limits::default();
         limits.unpacked_bytes = (64 << 20) - 1;
         let error = open_with(&*bytes, limits.clone()).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Limit, "{name}: {error}");
         limits.unpacked_bytes = 65 << 20;
         assert_eq!(open_with(&*bytes, limits).unwrap().size(), 64 << 20, "{name}");
-        // Packed bytes that were changed on the way.
+        // Damaged compressed data.
         let mut damaged = bytes.clone();
         let at = damaged.len() * 3 / 5;
         damaged[at..at + 16].copy_from_slice(&diskimg_testkit::disk::noise(5, 16));
@@ -245,7 +249,7 @@ fn what_unpacks_to_more_than_the_limit_stops_there() {
         if let Err(error) = outcome {
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
         } else {
-            panic!("{name}: damage went unnoticed");
+            panic!("{name}: the damage is not detected");
         }
     }
 }
@@ -259,7 +263,7 @@ proptest! {
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
         metadata_only in any::<bool>(),
     ) {
-        let mut bytes = whole().0.clone();
+        let mut bytes = valid().0.clone();
         for (index, value, in_front) in damage {
             let reach = if in_front { 3072 } else { bytes.len() };
             bytes[index.index(reach)] = value;

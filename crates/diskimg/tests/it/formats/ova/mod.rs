@@ -1,4 +1,4 @@
-//! OVA and OVF.
+//! Tests of OVA and OVF.
 
 pub(crate) mod hostile;
 mod integrity;

@@ -1,5 +1,4 @@
-//! A VMDK's content ID follows from what is on the disk, and from nothing that
-//! happened to it on the way.
+//! The content ID of a VMDK depends only on the guest bytes, not on how it was created.
 
 use diskimg::target::Backing;
 use diskimg::{
@@ -11,7 +10,7 @@ use proptest::prelude::*;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Those whose descriptor is written last.
+/// Layouts whose descriptor is written last.
 const LAYOUTS: [&str; 5] =
     ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "vmfs"];
 
@@ -20,12 +19,12 @@ fn open(path: &Path, format: Format) -> Image {
 }
 
 fn to_vmdk(image: Image, options: &str) -> Convert<'static> {
-    // What is shared is not read, and counts by the time of the last change instead.
+    // Shared data is not read; its content ID depends on the modification time of the source.
     let convert = Convert::new(image).reflink(Reflink::Never);
     convert.format(Format::Vmdk).options(Options::parse(options).unwrap())
 }
 
-/// Content ID, long content ID and UUID of a descriptor, embedded or not.
+/// Returns content ID, long content ID and UUID from a descriptor, embedded or not.
 fn ids(path: &Path) -> [String; 3] {
     let mut head = vec![0; 21 * 512];
     let n = std::fs::File::open(path).unwrap().read_at(&mut head, 0).unwrap();
@@ -40,7 +39,7 @@ fn ids(path: &Path) -> [String; 3] {
 fn disks_that_differ_in_one_byte_have_different_ids_in_every_layout() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.vmdk"));
-    // Of two extents, where it is split.
+    // Two extents in split layouts.
     let size = (2047 << 20) + (1 << 20);
     let run = |at, fill| Run { at, len: 200_000, fill };
     let runs = vec![run(0, Fill::Noise(1)), run(size - 200_000, Fill::Byte(1))];
@@ -71,7 +70,7 @@ proptest! {
     #![proptest_config(cases(16))]
 
     #[test]
-    fn the_same_disk_gives_the_same_files_wherever_it_came_from(
+    fn the_same_disk_gives_the_same_files_from_any_source(
         disk in disk::disk_of(1..=(3 << 20)),
         layout in prop::sample::select(vec!["monolithicSparse", "monolithicFlat"]),
     ) {
@@ -79,7 +78,7 @@ proptest! {
         let path = |name: &str| dir.path().join(name);
         let mut bytes = disk.bytes();
         bytes.resize(bytes.len().next_multiple_of(512), 0);
-        // Every zero written, holes where zeros are, and others' ideas of both.
+        // All zeros stored, holes instead of zeros, and what other formats make of both.
         std::fs::write(path("dense"), &bytes).unwrap();
         disk.write(&path("holes"));
         let mut sources = vec![("dense", Format::Raw), ("holes", Format::Raw)];
@@ -91,8 +90,8 @@ proptest! {
         ] {
             let out = path(name);
             let files = [path("dense").to_str().unwrap(), out.to_str().unwrap()].map(String::from);
-            let words = ["convert", "-f", "raw"].iter().chain(options).map(|w| w.to_string());
-            run("qemu-img", words.chain(files).collect::<Vec<_>>());
+            let args = ["convert", "-f", "raw"].iter().chain(options).map(|arg| arg.to_string());
+            run("qemu-img", args.chain(files).collect::<Vec<_>>());
             sources.push((name, format));
         }
         let (out, flat) = (path("a.vmdk"), path("a-flat.vmdk"));
@@ -110,7 +109,7 @@ proptest! {
                 let convert = to_vmdk(open(&path(name), format), &options).sparse(sparse);
                 convert.threads(threads).durability(Durability::Cached).run(&out).unwrap();
                 let ids = ids(&out);
-                // Grains of zeros that are kept make another file, of the same disk.
+                // With grains of zeros stored, the file differs, but the disk is the same.
                 let same = fine || layout == "monolithicFlat";
                 let files = same.then(|| [&out, main_file].map(|path| std::fs::read(path).unwrap()));
                 let (first_ids, first_files) = first.get_or_insert((ids.clone(), files.clone()));
@@ -121,7 +120,7 @@ proptest! {
     }
 }
 
-/// A disk, and another one of the same size that has data in the same places.
+/// Two disks of the same size with different data in the same places.
 fn versions() -> [Disk; 2] {
     [1, 2].map(|seed| Disk {
         size: 2 << 20,
@@ -129,12 +128,12 @@ fn versions() -> [Disk; 2] {
     })
 }
 
-fn over(name: &str) -> Backing {
+fn backing(name: &str) -> Backing {
     Backing { name: name.into(), format: Some("vmdk".into()), content_id: None }
 }
 
 #[test]
-fn a_child_whose_parent_was_converted_again_from_other_bytes_is_refused() {
+fn a_child_whose_parent_was_replaced_by_one_with_other_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let [before, after] = versions();
@@ -147,7 +146,7 @@ fn a_child_whose_parent_was_converted_again_from_other_bytes_is_refused() {
             to_vmdk(image, &format!("subformat={layout}")).run(&parent).unwrap();
         };
         convert("before.raw");
-        Create::new(Format::Vmdk).backing(over("d.vmdk")).run(&child).unwrap();
+        Create::new(Format::Vmdk).backing(backing("d.vmdk")).run(&child).unwrap();
         assert!(qemu_bytes(&child, "vmdk") == before.bytes(), "{layout}");
 
         convert("after.raw");
@@ -161,7 +160,7 @@ fn a_child_whose_parent_was_converted_again_from_other_bytes_is_refused() {
         );
         assert!(!output.status.success(), "{layout}: qemu-img reads it");
 
-        // The old bytes again: the child is what it was.
+        // With the old bytes the child is valid again.
         convert("before.raw");
         assert!(qemu_bytes(&child, "vmdk") == before.bytes(), "{layout}");
         Image::open(&child).unwrap();
@@ -169,7 +168,7 @@ fn a_child_whose_parent_was_converted_again_from_other_bytes_is_refused() {
 }
 
 #[test]
-fn children_that_differ_only_in_what_they_hide_have_different_ids() {
+fn children_that_differ_only_in_the_data_they_hide_have_different_ids() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let [base, _] = versions();
@@ -181,7 +180,7 @@ fn children_that_differ_only_in_what_they_hide_have_different_ids() {
             top.runs.push(Run { at: hidden, len: 65536, fill: Fill::Byte(0) });
             top.write(&path("top.raw"));
             let convert = to_vmdk(open(&path("top.raw"), Format::Raw), options);
-            convert.backing(over("base.vmdk")).run(path("top.vmdk")).unwrap();
+            convert.backing(backing("base.vmdk")).run(path("top.vmdk")).unwrap();
             assert!(qemu_bytes(&path("top.vmdk"), "vmdk") == top.bytes());
             ids(&path("top.vmdk"))
         };

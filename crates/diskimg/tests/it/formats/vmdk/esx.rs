@@ -1,18 +1,17 @@
-//! Snapshots as ESXi keeps them. No tool here writes COWD or seSparse: they are
-//! put together from what is known of them (`build`), and qemu-img has to read
-//! them as they were meant before we do.
+//! ESXi snapshots. None of the installed tools writes COWD or seSparse, so the extents are built
+//! from their specification (`build`). qemu-img must read the expected bytes from them too.
 
 use diskimg::{ErrorKind, Image, OpenOptions};
 use diskimg_testkit::esx::{Cowd, Grain, Grains, SeSparse, descriptor, guest};
-use diskimg_testkit::opened;
 use diskimg_testkit::tool::{qemu_bytes, run};
+use diskimg_testkit::verified;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A disk of one extent, beside its parent if it has one.
+/// A disk of one extent, in a directory with its parent if it has one.
 struct Snapshot {
     dir: TempDir,
-    wanted: Vec<u8>,
+    expected: Vec<u8>,
 }
 
 impl Snapshot {
@@ -21,7 +20,7 @@ impl Snapshot {
     }
 }
 
-/// The content ID in a sparse VMDK's embedded descriptor.
+/// Returns the content ID from a sparse VMDK's embedded descriptor.
 pub(crate) fn cid(vmdk: &Path) -> String {
     let bytes = std::fs::read(vmdk).unwrap();
     let text = String::from_utf8_lossy(&bytes[512..2048]);
@@ -29,8 +28,8 @@ pub(crate) fn cid(vmdk: &Path) -> String {
     after[..8].to_owned()
 }
 
-/// A parent with something in every sector.
-pub(crate) fn parent(dir: &Path, sectors: u64) -> Vec<u8> {
+/// Creates a parent with data in every sector, `base.vmdk`. Returns its bytes.
+pub(crate) fn create_parent(dir: &Path, sectors: u64) -> Vec<u8> {
     let mut disk = vec![0; sectors as usize * 512];
     for (sector, bytes) in disk.chunks_mut(512).enumerate() {
         bytes.fill((sector % 251) as u8 + 1);
@@ -44,7 +43,7 @@ pub(crate) fn parent(dir: &Path, sectors: u64) -> Vec<u8> {
     disk
 }
 
-/// Writes extent and descriptor: `kind` is the extent line's word.
+/// Writes extent and descriptor. `kind` is the extent type.
 fn snapshot(
     kind: &str,
     sectors: u64,
@@ -54,8 +53,11 @@ fn snapshot(
     with_parent: bool,
 ) -> Snapshot {
     let dir = tempfile::tempdir().unwrap();
-    let under =
-        if with_parent { parent(dir.path(), sectors) } else { vec![0; sectors as usize * 512] };
+    let parent_bytes = if with_parent {
+        create_parent(dir.path(), sectors)
+    } else {
+        vec![0; sectors as usize * 512]
+    };
     let base_cid = with_parent.then(|| cid(&dir.path().join("base.vmdk")));
     let (create_type, name) = match kind {
         "SESPARSE" => ("seSparse", "disk-sesparse.vmdk"),
@@ -65,17 +67,17 @@ fn snapshot(
     let text = descriptor(create_type, kind, sectors, name, base);
     std::fs::write(dir.path().join("disk.vmdk"), text).unwrap();
     std::fs::write(dir.path().join(name), extent).unwrap();
-    Snapshot { dir, wanted: guest(under, grain_sectors, grains) }
+    Snapshot { dir, expected: guest(parent_bytes, grain_sectors, grains) }
 }
 
-/// Two tables of single sectors and a part of a third.
+/// Two grain tables of one-sector grains and a part of a third.
 const COWD_SECTORS: u32 = 2 * 4096 + 1000;
 
 fn cowd_grains() -> Grains {
     [0, 1, 2, 5, 4095, 8192, 9191].map(|n| (n, Grain::Data((n % 250 + 1) as u8))).into()
 }
 
-/// Two tables and a half, the last grain short.
+/// Two and a half grain tables, the last grain incomplete.
 const SESPARSE_SECTORS: u64 = 2 * 32768 + 16386;
 
 fn sesparse_grains() -> Grains {
@@ -93,21 +95,21 @@ fn sesparse_grains() -> Grains {
     .into()
 }
 
-/// Every disk that these tests know, and what it is.
+/// Returns all disks that these tests read, with their names.
 fn snapshots() -> Vec<(&'static str, Snapshot)> {
     let grains = cowd_grains();
-    let cowd = |shape: &Cowd, with_parent| {
-        let (sectors, grain) = (shape.sectors.into(), shape.grain_sectors.into());
-        snapshot("VMFSSPARSE", sectors, grain, &grains, &shape.build(&grains), with_parent)
+    let cowd = |params: &Cowd, with_parent| {
+        let (sectors, grain) = (params.sectors.into(), params.grain_sectors.into());
+        snapshot("VMFSSPARSE", sectors, grain, &grains, &params.build(&grains), with_parent)
     };
     let changes = sesparse_grains();
-    let sesparse = |shape: &SeSparse, with_parent| {
-        let (sectors, grain) = (shape.sectors, shape.grain_sectors);
-        snapshot("SESPARSE", sectors, grain, &changes, &shape.build(&changes), with_parent)
+    let sesparse = |params: &SeSparse, with_parent| {
+        let (sectors, grain) = (params.sectors, params.grain_sectors);
+        snapshot("SESPARSE", sectors, grain, &changes, &params.build(&changes), with_parent)
     };
     let esx = Cowd::esx(COWD_SECTORS);
     let coarse = Cowd { grain_sectors: 8, ..Cowd::esx(9191 * 8 + 3) };
-    // One table: qemu-img takes those of VMware 3 for eight times as large.
+    // One table only: qemu-img assumes 4096 entries per table, VMware 3 has 512.
     let old = Cowd::hosted(509 * 128 + 63);
     let few = [(0, Grain::Data(1)), (2, Grain::Data(2)), (509, Grain::Data(3))].into();
     let old = snapshot("VMFSSPARSE", old.sectors.into(), 128, &few, &old.build(&few), false);
@@ -126,19 +128,19 @@ fn snapshots() -> Vec<(&'static str, Snapshot)> {
 }
 
 #[test]
-fn the_snapshots_built_here_are_what_qemu_img_takes_for_them() {
+fn qemu_img_reads_the_expected_bytes_from_the_snapshots() {
     for (name, snapshot) in snapshots() {
-        assert!(qemu_bytes(&snapshot.path(), "vmdk") == snapshot.wanted, "{name}");
+        assert!(qemu_bytes(&snapshot.path(), "vmdk") == snapshot.expected, "{name}");
     }
 }
 
 #[test]
-fn snapshots_of_esxi_read_as_qemu_img_reads_them() {
+fn snapshots_of_esxi_read_as_in_qemu_img() {
     for (name, snapshot) in snapshots() {
-        let image = opened::verified(&OpenOptions::new(), snapshot.path());
+        let image = verified::open(&OpenOptions::new(), snapshot.path());
         let mut bytes = vec![1; image.size() as usize];
         image.read_at(&mut bytes, 0).unwrap();
-        assert!(bytes == snapshot.wanted, "{name}");
+        assert!(bytes == snapshot.expected, "{name}");
         let report = image.check(&mut |finding| panic!("{name}: {}", finding.message));
         assert_eq!(report.unwrap().unwrap().corruptions, 0);
         let unclean = image.info(0).unwrap().notes.iter().any(|note| note.contains("close"));
@@ -147,15 +149,16 @@ fn snapshots_of_esxi_read_as_qemu_img_reads_them() {
 }
 
 #[test]
-fn a_snapshot_whose_journal_has_the_last_word_is_refused() {
+fn a_snapshot_whose_journal_needs_replay_is_refused() {
     let grains = sesparse_grains();
-    let shape = SeSparse { replay_journal: 1, ..SeSparse::dense(SESPARSE_SECTORS) };
-    let file = shape.build(&grains);
-    let dirty = snapshot("SESPARSE", shape.sectors, 8, &grains, &file, false);
+    let params = SeSparse { replay_journal: 1, ..SeSparse::dense(SESPARSE_SECTORS) };
+    let file = params.build(&grains);
+    let dirty = snapshot("SESPARSE", params.sectors, 8, &grains, &file, false);
     let error = Image::open(dirty.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let text = error.to_string();
     assert!(text.contains("disk-sesparse.vmdk") && text.contains("journal"), "{text}");
-    let said = diskimg_testkit::tool::try_run("qemu-img", ["info", dirty.path().to_str().unwrap()]);
-    assert!(!said.status.success(), "qemu-img takes it for clean");
+    let output =
+        diskimg_testkit::tool::try_run("qemu-img", ["info", dirty.path().to_str().unwrap()]);
+    assert!(!output.status.success(), "qemu-img opens it");
 }

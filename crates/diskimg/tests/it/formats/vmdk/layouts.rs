@@ -1,4 +1,4 @@
-//! The VMDK layouts of several files, which qemu-img and 7-Zip read back.
+//! Writing VMDK layouts of several files, read back with qemu-img and 7-Zip.
 
 use diskimg::target::Backing;
 use diskimg::{Convert, Create, Error, ErrorKind, Format, OpenOptions, Options, Output, Sparse};
@@ -15,10 +15,10 @@ const FLAT: [&str; 3] = ["monolithicFlat", "twoGbMaxExtentFlat", "vmfs"];
 const SEVERAL_FILES: [&str; 4] =
     ["monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "vmfs"];
 
-/// Where a split disk is cut.
+/// Maximum size of an extent of a split disk.
 const SPLIT: u64 = 2047 << 20;
 
-/// A raw source, to be converted into a VMDK with these options.
+/// Prepares the conversion of a raw file to a VMDK with these options.
 fn to_vmdk(source: &Path, options: &str) -> Convert<'static> {
     let image = OpenOptions::new().format(Format::Raw).open(source).unwrap();
     Convert::new(image).format(Format::Vmdk).options(Options::parse(options).unwrap())
@@ -29,7 +29,7 @@ fn create(path: &Path, options: &str, size: u64) -> Result<(), Error> {
     Create::new(Format::Vmdk).options(options).size(size).run(path).map(drop)
 }
 
-/// Every file of the directory but those that start with `except`.
+/// Returns names and contents of all files in the directory, except names that start with `except`.
 fn files(dir: &Path, except: &str) -> BTreeMap<String, Vec<u8>> {
     std::fs::read_dir(dir)
         .unwrap()
@@ -74,7 +74,7 @@ proptest! {
     #![proptest_config(cases(60))]
 
     #[test]
-    fn every_layout_reads_as_the_disk_did_whatever_the_threads(
+    fn every_layout_reads_as_its_source_for_any_number_of_threads(
         disk in disk::disk_of(1..=(3 << 20)),
         options in layout_options(),
         sparse in prop_oneof![
@@ -95,13 +95,13 @@ proptest! {
         let mut expected = disk.bytes();
         expected.resize(expected.len().next_multiple_of(512), 0);
         prop_assert!(qemu_bytes(&out, "vmdk") == expected);
-        prop_assert!(convert(4) == first, "4 threads write other files");
+        prop_assert!(convert(4) == first, "4 threads write different files");
     }
 }
 
-/// Disks that end, and hold something, near the borders of extents.
-fn border_disk() -> impl Strategy<Value = Disk> {
-    let near = |border: u64| (border - 300_000..border + 300_000).prop_map(|n| n / 512 * 512);
+/// Generates disks that end and have data near the boundaries of extents.
+fn disk_at_boundary() -> impl Strategy<Value = Disk> {
+    let near = |boundary: u64| (boundary - 300_000..boundary + 300_000).prop_map(|n| n / 512 * 512);
     let run = (
         prop_oneof![near(SPLIT), near(2 * SPLIT), Just(0), Just(SPLIT - 512), Just(SPLIT)],
         1..600_000u64,
@@ -123,8 +123,8 @@ proptest! {
     #![proptest_config(cases(12))]
 
     #[test]
-    fn what_lies_across_the_border_of_two_extents_is_split(
-        disk in border_disk(),
+    fn data_across_the_boundary_of_two_extents_is_split(
+        disk in disk_at_boundary(),
         layout in prop::sample::select(vec!["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"]),
         offload in any::<bool>(),
     ) {
@@ -144,7 +144,7 @@ proptest! {
 }
 
 #[test]
-fn a_run_that_the_kernel_carries_is_split_at_the_border_too() {
+fn data_copied_by_the_kernel_is_split_at_the_boundary_too() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.vmdk"));
     let run = Run { at: SPLIT - (1 << 20), len: 3 << 20, fill: Fill::Noise(4) };
@@ -155,8 +155,8 @@ fn a_run_that_the_kernel_carries_is_split_at_the_border_too() {
     }
 }
 
-/// Without the lines whose values are derived, once these look as they must.
-fn plain_lines(descriptor: &str) -> String {
+/// Checks the format of the lines whose values depend on the content, and returns the other lines.
+fn fixed_lines(descriptor: &str) -> String {
     let value = |key: &str| {
         let line = descriptor.lines().find(|line| line.starts_with(key)).unwrap();
         line.split('=').nth(1).unwrap().trim().trim_matches('"').to_owned()
@@ -165,12 +165,12 @@ fn plain_lines(descriptor: &str) -> String {
     assert!(cid.len() == 8 && long.len() == 32 && long.ends_with(&cid), "{descriptor}");
     assert!(uuid.len() == 47 && uuid.starts_with("60 00 c2 9"), "{descriptor}");
     let derived = ["CID", "ddb.longContentID", "ddb.uuid"];
-    let plain = descriptor.lines().filter(|line| !derived.iter().any(|key| line.starts_with(key)));
-    plain.map(|line| format!("{line}\n")).collect()
+    let fixed = descriptor.lines().filter(|line| !derived.iter().any(|key| line.starts_with(key)));
+    fixed.map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
-fn each_layouts_descriptor_says_what_vmwares_would() {
+fn the_descriptor_of_each_layout_is_that_of_vmware() {
     let head = |create_type: &str| {
         format!(
             "# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\ncreateType=\"{create_type}\"\n\
@@ -208,7 +208,7 @@ fn each_layouts_descriptor_says_what_vmwares_would() {
         let text = if file.starts_with(b"KDMV") { &file[512..21 * 512] } else { &file[..] };
         let text = std::str::from_utf8(text).unwrap().trim_end_matches('\0');
         let create_type = options.split(',').next().unwrap();
-        assert_eq!(plain_lines(text), head(create_type) + &extents + ddb, "{options}");
+        assert_eq!(fixed_lines(text), head(create_type) + &extents + ddb, "{options}");
         let info = run("qemu-img", ["info", out.to_str().unwrap()]);
         assert!(info.contains(&format!("create type: {create_type}")), "{info}");
         assert!(info.contains("virtual size: 5 GiB"), "{info}");
@@ -216,7 +216,7 @@ fn each_layouts_descriptor_says_what_vmwares_would() {
 }
 
 #[test]
-fn a_sparse_extent_of_a_split_disk_has_no_descriptor_and_one_of_its_own_size() {
+fn a_sparse_extent_of_a_split_disk_has_no_descriptor_and_its_own_capacity() {
     let dir = tempfile::tempdir().unwrap();
     create(&dir.path().join("a.vmdk"), "subformat=twoGbMaxExtentSparse", SPLIT + 5120).unwrap();
     for (name, capacity) in [("a-s001.vmdk", 4_192_256), ("a-s002.vmdk", 10)] {
@@ -229,9 +229,9 @@ fn a_sparse_extent_of_a_split_disk_has_no_descriptor_and_one_of_its_own_size() {
 }
 
 #[test]
-fn preallocation_decides_what_a_flat_file_takes() {
+fn preallocation_determines_the_allocated_size_of_a_flat_extent() {
     for layout in FLAT {
-        for (mode, taken) in [("off", false), ("falloc", true), ("full", true)] {
+        for (mode, is_allocated) in [("off", false), ("falloc", true), ("full", true)] {
             let dir = tempfile::tempdir().unwrap();
             let options = format!("subformat={layout},preallocation={mode}");
             create(&dir.path().join("a.vmdk"), &options, 4 << 20).unwrap();
@@ -239,7 +239,7 @@ fn preallocation_decides_what_a_flat_file_takes() {
             let extent = std::fs::metadata(dir.path().join(extent)).unwrap();
             assert_eq!(extent.len(), 4 << 20);
             let allocated = extent.blocks() * 512;
-            assert_eq!(allocated >= 4 << 20, taken, "{options}: {allocated}");
+            assert_eq!(allocated >= 4 << 20, is_allocated, "{options}: {allocated}");
         }
     }
     let dir = tempfile::tempdir().unwrap();
@@ -259,12 +259,12 @@ fn seven_zip_reads_every_layout() {
         to_vmdk(&raw, &format!("subformat={layout}")).run(&out).unwrap();
         let output = try_run("7zz", ["x", "-so", out.to_str().unwrap()]);
         assert!(output.status.success(), "{layout}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(output.stdout == sample().bytes(), "{layout}: 7-Zip reads other bytes");
+        assert!(output.stdout == sample().bytes(), "{layout}: 7-Zip reads different bytes");
     }
 }
 
 #[test]
-fn a_split_child_hides_and_shows_its_backing_file_on_both_sides_of_a_border() {
+fn a_split_child_hides_and_shows_its_backing_file_on_both_sides_of_a_boundary() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let around = |from: u64, to: u64, fill| Run { at: SPLIT - from, len: from + to, fill };
@@ -286,7 +286,7 @@ fn a_split_child_hides_and_shows_its_backing_file_on_both_sides_of_a_border() {
             })
             .run(path("top.vmdk"))
             .unwrap();
-        assert!(report.stored_bytes < 1 << 20, "only what differs: {report:?}");
+        assert!(report.stored_bytes < 1 << 20, "stores more than what differs: {report:?}");
         assert_qemu_same(&path("top.raw"), "raw", &path("top.vmdk"), "vmdk");
         let info = run("qemu-img", ["info", path("top.vmdk").to_str().unwrap()]);
         assert!(info.contains("backing file: base.vmdk"), "{info}");
@@ -306,11 +306,11 @@ fn an_empty_child_that_is_split_shows_its_backing_file() {
 }
 
 #[test]
-fn what_a_layout_cannot_do_is_refused_and_leaves_nothing() {
+fn options_that_a_layout_does_not_support_are_refused_without_output() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("a.vmdk");
     for layout in FLAT {
-        for (option, kind, said) in [
+        for (option, kind, message) in [
             (
                 "backing_file=b.vmdk,backing_fmt=vmdk",
                 ErrorKind::Unsupported,
@@ -322,7 +322,10 @@ fn what_a_layout_cannot_do_is_refused_and_leaves_nothing() {
             let options = Options::parse(&format!("subformat={layout},{option}")).unwrap();
             let create = Create::new(Format::Vmdk).options(options).size(1 << 20);
             let error = create.unsafe_backing(true).run(&out).unwrap_err();
-            assert!(error.kind() == kind && error.to_string().contains(said), "{layout}: {error}");
+            assert!(
+                error.kind() == kind && error.to_string().contains(message),
+                "{layout}: {error}"
+            );
         }
     }
     for options in ["subformat=twoGbMaxExtentSparse,preallocation=full", "subformat=custom"] {
@@ -333,7 +336,7 @@ fn what_a_layout_cannot_do_is_refused_and_leaves_nothing() {
         for options in ["subformat=twoGbMaxExtentSparse", "subformat=twoGbMaxExtentFlat"] {
             let error = create(&out, options, size).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
-            assert!(error.to_string().contains("use a layout in one piece"), "{error}");
+            assert!(error.to_string().contains("use a layout with one extent"), "{error}");
         }
     }
     assert_eq!(names(dir.path()), [""; 0]);
@@ -352,7 +355,7 @@ fn what_a_layout_cannot_do_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn an_extents_name_is_the_files_byte_for_byte_or_refused() {
+fn an_extents_name_in_the_descriptor_is_exact_or_refused() {
     use std::os::unix::ffi::OsStrExt;
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("Größe 東 \\'.vmdk");
@@ -370,13 +373,13 @@ fn an_extents_name_is_the_files_byte_for_byte_or_refused() {
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
             assert!(error.to_string().contains("without quotes and control characters"), "{error}");
         }
-        // Nobody needs the name where all is in one file.
+        // A descriptor of a single file does not need the name.
         create(&out, "subformat=monolithicSparse", 1 << 20).unwrap();
         std::fs::rename(&out, dir.path().join("plain")).unwrap();
         assert_eq!(qemu_bytes(&dir.path().join("plain"), "vmdk").len(), 1 << 20);
     }
     std::fs::remove_file(dir.path().join("plain")).unwrap();
-    // Longer than a file's name may be, with what the extents' add.
+    // With the suffix of the extents the name exceeds the limit for file names.
     let long = dir.path().join(format!("{}.vmdk", "x".repeat(248)));
     let error = create(&long, "subformat=twoGbMaxExtentFlat", 1 << 20).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
@@ -405,7 +408,7 @@ fn a_source_that_an_extent_would_replace_is_refused_before_it_is_damaged() {
 }
 
 #[test]
-fn nothing_is_written_through_what_stands_under_an_extents_name() {
+fn a_symbolic_link_with_an_extents_name_is_refused_and_not_followed() {
     use std::os::unix::fs::symlink;
     for (layout, extent) in [
         ("monolithicFlat", "x-flat.vmdk"),
@@ -429,7 +432,7 @@ fn nothing_is_written_through_what_stands_under_an_extents_name() {
 }
 
 #[test]
-fn an_image_named_like_an_extent_has_extents_of_its_own() {
+fn an_image_named_like_an_extent_has_its_own_extents() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("a.raw"));
@@ -439,7 +442,7 @@ fn an_image_named_like_an_extent_has_extents_of_its_own() {
 }
 
 #[test]
-fn a_smaller_split_image_leaves_a_larger_ones_further_extents_alone() {
+fn replacing_a_split_image_by_a_smaller_one_keeps_the_surplus_extents() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("x.vmdk");
     create(&out, "subformat=twoGbMaxExtentFlat", 3 * SPLIT).unwrap();
@@ -452,7 +455,7 @@ fn a_smaller_split_image_leaves_a_larger_ones_further_extents_alone() {
 }
 
 #[test]
-fn a_cancelled_conversion_leaves_all_files_of_the_old_image_as_they_were() {
+fn a_cancelled_conversion_leaves_all_files_of_the_old_image_unchanged() {
     for layout in SEVERAL_FILES {
         let dir = tempfile::tempdir().unwrap();
         let (raw, out) = (dir.path().join("source"), dir.path().join("x.vmdk"));
@@ -467,7 +470,7 @@ fn a_cancelled_conversion_leaves_all_files_of_the_old_image_as_they_were() {
         let error = to_vmdk(&raw, &options).progress(&stop).run(&out).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert!(files(dir.path(), "source") == before, "{layout}");
-        // Where the descriptor is overwritten in place, none is left.
+        // If the descriptor is overwritten in place, it is left empty.
         let in_place = Output::in_place(&out, false).unwrap();
         let error = to_vmdk(&raw, &options).progress(&stop).run_to(in_place).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);

@@ -1,14 +1,14 @@
-//! Every VMDK subformat before every reader of VMDK.
+//! Every VMDK subformat, read by every VMDK reader.
 //!
-//! The tables are printed; `--nocapture` shows them when all is well.
+//! The results are printed as tables; `--nocapture` shows them if the tests pass.
 
 use diskimg::{Convert, Format, Image, OpenOptions, Options};
 use diskimg_testkit::disk::{Disk, Fill, Run};
-use diskimg_testkit::oracles::{Oracle, Verdict, judge_bytes};
+use diskimg_testkit::oracles::{Oracle, Verdict, compare_bytes};
 use diskimg_testkit::tool::run;
 use std::path::Path;
 
-/// The subformats that qemu-img writes, too.
+/// The subformats that qemu-img writes too.
 const COMMON: [&str; 5] = [
     "monolithicSparse",
     "streamOptimized",
@@ -17,24 +17,24 @@ const COMMON: [&str; 5] = [
     "twoGbMaxExtentFlat",
 ];
 
-/// Where VMware starts the second extent of a disk that is split.
+/// Offset of the second extent of a split disk in VMware's layout.
 const SPLIT: u64 = 2047 << 20;
 
-/// What a reader is known not to open.
+/// A subformat that a reader is known not to open.
 struct Refusal {
     subformat: &'static str,
     reader: &'static str,
-    /// A part of what it says.
+    /// A part of its error message.
     reason: &'static str,
 }
 
-/// Disks that tempt a writer to err.
+/// Disks with boundary cases.
 fn contents() -> [(&'static str, Disk); 6] {
     let run = |at, len, fill| Run { at, len, fill };
     [
         ("empty", Disk { size: 3 << 20, runs: vec![] }),
         (
-            "words, zeros",
+            "text, zeros",
             Disk {
                 size: 4 << 20,
                 runs: vec![
@@ -45,7 +45,7 @@ fn contents() -> [(&'static str, Disk); 6] {
             },
         ),
         (
-            // Deflate makes it longer.
+            // Deflate makes it larger.
             "noise",
             Disk {
                 size: 4 << 20,
@@ -70,7 +70,7 @@ fn contents() -> [(&'static str, Disk); 6] {
             },
         ),
         (
-            // Across 2047 MiB, and across qemu-img's border at 2048 MiB.
+            // Data across VMware's extent boundary at 2047 MiB and qemu-img's at 2048 MiB.
             "two extents",
             Disk {
                 size: SPLIT + (5 << 20) + 1536,
@@ -85,7 +85,7 @@ fn contents() -> [(&'static str, Disk); 6] {
     ]
 }
 
-/// What every reader made of one image.
+/// The verdicts of all readers on an image.
 struct Row {
     subformat: &'static str,
     content: &'static str,
@@ -93,19 +93,20 @@ struct Row {
 }
 
 impl Row {
-    /// Lets every oracle read the image.
-    fn of(subformat: &'static str, content: &'static str, image: &Path, disk: &Disk) -> Self {
-        let cells = Oracle::ALL.map(|oracle| (oracle.name(), oracle.judge(image, disk)));
+    /// Reads the image with every oracle.
+    fn new(subformat: &'static str, content: &'static str, image: &Path, disk: &Disk) -> Self {
+        let cells = Oracle::ALL.map(|oracle| (oracle.name(), oracle.compare(image, disk)));
         Self { subformat, content, cells: cells.into() }
     }
 
-    /// Nobody reads other bytes; who refuses is known, and refuses still.
+    /// Asserts that all readers read the expected bytes, except known refusals, which must still
+    /// occur.
     fn assert(&self, known: &[Refusal]) {
         for (reader, verdict) in &self.cells {
             let refusal =
                 known.iter().find(|k| k.subformat == self.subformat && k.reader == *reader);
             let expected = match (verdict, refusal) {
-                (Verdict::NotThere, _) | (Verdict::Same, None) => true,
+                (Verdict::NotInstalled, _) | (Verdict::Same, None) => true,
                 (Verdict::Refuses(reason), Some(known)) => reason.contains(known.reason),
                 _ => false,
             };
@@ -140,8 +141,8 @@ fn write(source: &Path, subformat: &str, image: &Path) {
 }
 
 #[test]
-fn every_reader_sees_the_same_in_what_we_write() {
-    // None refuses any of it.
+fn every_reader_reads_the_same_bytes_from_our_images() {
+    // There are no refusals.
     let known = [];
     let mut rows = Vec::new();
     for (content, disk) in contents() {
@@ -152,19 +153,19 @@ fn every_reader_sees_the_same_in_what_we_write() {
             let dir = tempfile::tempdir().unwrap();
             let image = dir.path().join("disk.vmdk");
             write(&source, subformat, &image);
-            rows.push(Row::of(subformat, content, &image, &disk));
+            rows.push(Row::new(subformat, content, &image, &disk));
         }
     }
     print("VMDK written by diskimg", &rows);
     for row in rows {
         row.assert(&known);
         let agreeing = row.cells.iter().filter(|(_, verdict)| *verdict == Verdict::Same).count();
-        assert!(agreeing >= 2, "{}, {}: no two readers agree", row.subformat, row.content);
+        assert!(agreeing >= 2, "{}, {}: fewer than two readers agree", row.subformat, row.content);
     }
 }
 
 #[test]
-fn every_reader_sees_the_same_in_what_qemu_img_writes_and_so_do_we() {
+fn every_reader_and_diskimg_read_the_same_bytes_from_qemu_imgs_images() {
     let known = [Refusal {
         // A stream without markers.
         subformat: "streamOptimized",
@@ -177,7 +178,7 @@ fn every_reader_sees_the_same_in_what_qemu_img_writes_and_so_do_we() {
         let source = dir.path().join("source.raw");
         disk.write(&source);
         for subformat in COMMON {
-            // Above 2 GiB only those that it splits are another matter.
+            // Above 2 GiB only split images differ from smaller ones.
             if disk.size > SPLIT && !subformat.starts_with("twoGb") {
                 continue;
             }
@@ -186,8 +187,8 @@ fn every_reader_sees_the_same_in_what_qemu_img_writes_and_so_do_we() {
             let (from, to) = (source.to_str().unwrap(), image.to_str().unwrap());
             let option = format!("subformat={subformat}");
             run("qemu-img", ["convert", "-f", "raw", "-O", "vmdk", "-o", &option, from, to]);
-            let mut row = Row::of(subformat, content, &image, &disk);
-            let ours = Image::open(&image).map(|image| judge_bytes(image.reader(), &disk));
+            let mut row = Row::new(subformat, content, &image, &disk);
+            let ours = Image::open(&image).map(|image| compare_bytes(image.reader(), &disk));
             let ours = ours.unwrap_or_else(|error| Verdict::Refuses(error.to_string()));
             row.cells.push(("diskimg", ours));
             rows.push(row);
@@ -198,7 +199,7 @@ fn every_reader_sees_the_same_in_what_qemu_img_writes_and_so_do_we() {
 }
 
 #[test]
-fn a_wrong_byte_a_wrong_size_and_no_image_are_each_noticed() {
+fn the_oracles_detect_wrong_bytes_wrong_sizes_and_files_that_are_no_image() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, image, junk) =
         (dir.path().join("a.raw"), dir.path().join("a.vmdk"), dir.path().join("b.vmdk"));
@@ -209,8 +210,8 @@ fn a_wrong_byte_a_wrong_size_and_no_image_are_each_noticed() {
     run("qemu-img", args.into_iter().chain([image.to_str().unwrap()]));
     std::fs::write(&junk, vec![7; 1 << 20]).unwrap();
     for oracle in Oracle::ALL {
-        let verdict = oracle.judge(&image, &disk);
-        if verdict == Verdict::NotThere {
+        let verdict = oracle.compare(&image, &disk);
+        if verdict == Verdict::NotInstalled {
             continue;
         }
         assert_eq!(verdict, Verdict::Same, "{}", oracle.name());
@@ -219,11 +220,11 @@ fn a_wrong_byte_a_wrong_size_and_no_image_are_each_noticed() {
             Disk { runs: runs(1), size: disk.size - 512 },
             Disk { runs: runs(1), size: disk.size + 512 },
         ] {
-            let verdict = oracle.judge(&image, &other);
+            let verdict = oracle.compare(&image, &other);
             assert!(matches!(verdict, Verdict::Differs(_)), "{}: {verdict}", oracle.name());
         }
-        let verdict = oracle.judge(&junk, &disk);
-        // dissect takes any file for a flat extent.
+        let verdict = oracle.compare(&junk, &disk);
+        // dissect reads any other file as a flat extent.
         assert_ne!(verdict, Verdict::Same, "{}", oracle.name());
     }
 }

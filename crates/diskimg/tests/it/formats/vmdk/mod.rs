@@ -1,4 +1,4 @@
-//! VMDK.
+//! Tests of VMDK.
 
 mod content_ids;
 mod esx;

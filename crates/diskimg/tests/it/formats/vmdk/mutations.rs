@@ -1,22 +1,22 @@
-//! VMDKs of one or several files, damaged at random: whatever the bytes, there
-//! is an answer, and what is promised of an image that opens holds.
+//! VMDKs of one or several files with random damage: opening is an error or yields an image that
+//! passes the conformance checks.
 
 use diskimg::{Error, ErrorKind, ExternalFiles, OpenOptions, conformance};
 use diskimg_testkit::esx::{self as esx, Cowd, Grain, Grains, SeSparse};
 use diskimg_testkit::hosted::{self as hosted, Sparse, Stream, Writer};
-use diskimg_testkit::opened;
 use diskimg_testkit::tool::cases;
+use diskimg_testkit::verified;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// Files by name; the first is opened.
+/// File names and contents; the first file is opened.
 type Files = Vec<(&'static str, Vec<u8>)>;
 
 fn grains() -> Grains {
     [(0, Grain::Data(1)), (3, Grain::Data(2)), (7, Grain::Data(9))].into()
 }
 
-/// Disks of every layout.
+/// Returns disks of every layout.
 fn disks() -> Vec<Files> {
     let one = |bytes| vec![("d.vmdk", bytes)];
     let mut disks = vec![one(Sparse::plain(128 * 10 + 5).build(&grains()))];
@@ -54,8 +54,8 @@ fn disks() -> Vec<Files> {
     disks
 }
 
-/// What goes into texts.
-const WORDS: [&str; 16] = [
+/// Fragments that are inserted into descriptors.
+const FRAGMENTS: [&str; 16] = [
     "RW",
     "NOACCESS",
     "FLAT",
@@ -76,11 +76,11 @@ const WORDS: [&str; 16] = [
 
 #[derive(Debug, Clone)]
 enum Damage {
-    /// A number over whatever is there, near the front or anywhere.
+    /// Overwrites bytes with a number, near the start of the file or anywhere.
     Number { at: Index, near: bool, value: u64, width: usize },
-    /// A word into it, over so many bytes.
-    Word { at: Index, word: usize, over: usize },
-    /// The end is gone.
+    /// Replaces `over` bytes with a fragment.
+    Fragment { at: Index, fragment: usize, over: usize },
+    /// Truncates the file.
     Cut { at: Index },
 }
 
@@ -97,8 +97,8 @@ fn damage() -> impl Strategy<Value = Damage> {
     prop_oneof![
         6 => (any::<Index>(), any::<bool>(), value, width)
             .prop_map(|(at, near, value, width)| Damage::Number { at, near, value, width }),
-        4 => (any::<Index>(), 0..WORDS.len(), 0..12usize)
-            .prop_map(|(at, word, over)| Damage::Word { at, word, over }),
+        4 => (any::<Index>(), 0..FRAGMENTS.len(), 0..12usize)
+            .prop_map(|(at, fragment, over)| Damage::Fragment { at, fragment, over }),
         1 => any::<Index>().prop_map(|at| Damage::Cut { at }),
     ]
 }
@@ -115,11 +115,11 @@ impl Damage {
                 let bytes = value.to_le_bytes();
                 file[at..].iter_mut().zip(&bytes[..width]).for_each(|(old, new)| *old = *new);
             }
-            Self::Word { at, word, over } => {
-                // Texts are in the first two sectors, in a file of their own or behind a header.
+            Self::Fragment { at, fragment, over } => {
+                // Descriptors start in one of the first two sectors.
                 let at = at.index(file.len().min(1024));
                 let end = (at + over).min(file.len());
-                file.splice(at..end, WORDS[word].bytes());
+                file.splice(at..end, FRAGMENTS[fragment].bytes());
             }
             Self::Cut { at } => file.truncate(at.index(file.len())),
         }
@@ -130,7 +130,7 @@ proptest! {
     #![proptest_config(cases(400))]
 
     #[test]
-    fn no_damage_to_any_file_of_a_disk_makes_reading_or_checking_fall_over(
+    fn a_damaged_vmdk_is_an_error_or_a_conforming_image(
         which in any::<Index>(),
         damages in prop::collection::vec((any::<Index>(), damage()), 1..4),
     ) {
@@ -145,14 +145,14 @@ proptest! {
             std::fs::write(dir.path().join(name), bytes).unwrap();
         }
         let path = dir.path().join("d.vmdk");
-        let facts = OpenOptions::new().metadata_only(true).with_extents(true).open(&path);
-        if let Ok(image) = facts {
+        let metadata = OpenOptions::new().metadata_only(true).with_extents(true).open(&path);
+        if let Ok(image) = metadata {
             image.info(0).unwrap();
             let _ = image.check(&mut |_| ());
         }
         for references in [ExternalFiles::SameDir, ExternalFiles::None] {
             let options = OpenOptions::new().external_files(references);
-            // A disk may be said to be large; what is walked is not.
+            // A damaged size may be huge: skip such images.
             let Ok(image) = options.open(&path) else { continue };
             if image.size() >= 1 << 30 {
                 continue;
@@ -164,7 +164,8 @@ proptest! {
                     "{error}"
                 );
             }
-            let mapped = opened::mapped(&options).open(&path).and_then(|i| conformance::verify(&i));
+            let mapped = verified::memory_mapped(&options).open(&path);
+            let mapped = mapped.and_then(|image| conformance::verify(&image));
             let text = |outcome: Result<(), Error>| outcome.map_err(|e| e.to_string());
             prop_assert_eq!(text(read), text(mapped));
         }

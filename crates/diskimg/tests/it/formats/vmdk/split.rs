@@ -1,18 +1,18 @@
-//! VMDKs of several files: what a descriptor says, and what of it is believed.
+//! Reading VMDKs of several files, and their parents.
 
-use diskimg::{Convert, ErrorKind, ExternalFiles, Format, Image, OpenOptions, conformance};
+use diskimg::{Convert, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Remedy, conformance};
 use diskimg_testkit::disk::{self, Disk, noise};
-use diskimg_testkit::opened;
 use diskimg_testkit::tool::{cases, qemu_bytes, run, try_run};
+use diskimg_testkit::verified;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
 const SECTOR: usize = 512;
 
-/// A folder with a disk in it.
-struct Folder(tempfile::TempDir);
+/// A temporary directory with a disk.
+struct TestDir(tempfile::TempDir);
 
-impl Folder {
+impl TestDir {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -25,11 +25,12 @@ impl Folder {
         std::fs::write(self.path(name), bytes).unwrap();
     }
 
-    /// A descriptor `disk.vmdk` of these extent lines.
+    /// Writes a descriptor `disk.vmdk` with these extent lines.
     fn describe(&self, lines: &[&str]) -> PathBuf {
         self.describe_with("createType=\"custom\"", lines)
     }
 
+    /// Writes a descriptor `disk.vmdk` with these header and extent lines.
     fn describe_with(&self, header: &str, lines: &[&str]) -> PathBuf {
         let text = format!(
             "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n{header}\n\n\
@@ -40,7 +41,7 @@ impl Folder {
         self.path("disk.vmdk")
     }
 
-    /// A sparse extent as qemu-img makes it, with these bytes on it.
+    /// Creates a sparse extent with these guest bytes with qemu-img.
     fn sparse(&self, name: &str, bytes: &[u8]) {
         self.write("sparse.raw", bytes);
         let (raw, out) = (self.path("sparse.raw"), self.path(name));
@@ -49,14 +50,15 @@ impl Folder {
     }
 }
 
-/// What the guest sees; all that is promised of an image holds.
+/// Returns all guest bytes and runs the conformance checks.
 fn bytes(path: &Path) -> Vec<u8> {
-    let image = opened::verified(&OpenOptions::new(), path);
+    let image = verified::open(&OpenOptions::new(), path);
     let mut bytes = vec![0xa5; image.size() as usize];
     image.read_at(&mut bytes, 0).unwrap();
     bytes
 }
 
+/// Returns the error of opening or reading the image.
 fn error(path: &Path) -> diskimg::Error {
     let read = |image: Image| image.read_at(&mut vec![0; image.size() as usize], 0);
     Image::open(path).and_then(read).expect_err("no error")
@@ -66,20 +68,20 @@ proptest! {
     #![proptest_config(cases(30))]
 
     #[test]
-    fn what_qemu_img_splits_reads_the_same(
+    fn images_split_by_qemu_img_read_the_same(
         disk in disk::disk_of(1..=(5 << 20)),
         subformat in prop_oneof![
             Just("monolithicFlat"), Just("twoGbMaxExtentSparse"), Just("twoGbMaxExtentFlat"),
         ],
         zeroed_grain in any::<bool>(),
     ) {
-        let folder = Folder::new();
-        disk.write(&folder.path("a.raw"));
+        let dir = TestDir::new();
+        disk.write(&dir.path("a.raw"));
         let options = match zeroed_grain && subformat == "twoGbMaxExtentSparse" {
             true => format!("subformat={subformat},zeroed_grain=on"),
             false => format!("subformat={subformat}"),
         };
-        let (raw, out) = (folder.path("a.raw"), folder.path("a.vmdk"));
+        let (raw, out) = (dir.path("a.raw"), dir.path("a.vmdk"));
         run("qemu-img", [
             "convert", "-f", "raw", "-O", "vmdk", "-o", &options,
             raw.to_str().unwrap(), out.to_str().unwrap(),
@@ -92,40 +94,37 @@ proptest! {
 }
 
 #[test]
-fn a_disk_of_many_gigabytes_is_put_together_from_its_pieces() {
-    const BORDER: u64 = 2 << 30;
+fn a_disk_of_several_gigabytes_is_assembled_from_its_extents() {
+    const BOUNDARY: u64 = 2 << 30;
     for subformat in ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
-        let folder = Folder::new();
-        let path = folder.path("a.vmdk");
+        let dir = TestDir::new();
+        let path = dir.path("a.vmdk");
         let options = format!("subformat={subformat}");
         run(
             "qemu-img",
             ["create", "-q", "-f", "vmdk", "-o", &options, path.to_str().unwrap(), "5G"],
         );
-        // Data over both borders, and at the very end.
-        for (at, pattern) in [(BORDER - 70_144, "1"), (2 * BORDER - 512, "2"), (5 << 30, "3")] {
+        // Data across both boundaries and at the end.
+        for (at, pattern) in [(BOUNDARY - 70_144, "1"), (2 * BOUNDARY - 512, "2"), (5 << 30, "3")] {
             let at = at.min((5 << 30) - 140_288);
             let write = format!("write -q -P {pattern} {at} 140288");
             run("qemu-io", ["-f", "vmdk", "-c", &write, path.to_str().unwrap()]);
         }
-        let image = opened::verified(&OpenOptions::new(), &path);
+        let image = verified::open(&OpenOptions::new(), &path);
         assert_eq!((image.size(), image.layers().next().unwrap().files().len()), (5 << 30, 4));
-        Convert::new(image).format(Format::Qcow2).run(folder.path("a.qcow2")).unwrap();
-        run(
-            "qemu-img",
-            ["compare", path.to_str().unwrap(), folder.path("a.qcow2").to_str().unwrap()],
-        );
+        Convert::new(image).format(Format::Qcow2).run(dir.path("a.qcow2")).unwrap();
+        run("qemu-img", ["compare", path.to_str().unwrap(), dir.path("a.qcow2").to_str().unwrap()]);
     }
 }
 
 #[test]
-fn no_line_is_left_out_whatever_its_access_and_type() {
-    let folder = Folder::new();
+fn extents_of_every_access_and_type_are_included() {
+    let dir = TestDir::new();
     let (a, c) = (noise(1, 128 * SECTOR), noise(3, 256 * SECTOR));
-    folder.write("a flat.vmdk", &a);
-    folder.sparse("c.vmdk", &c);
+    dir.write("a flat.vmdk", &a);
+    dir.sparse("c.vmdk", &c);
     let zeros = vec![0; 64 * SECTOR];
-    let path = folder.describe_with(
+    let path = dir.describe_with(
         "createType=\"twoGbMaxExtentSparse\"",
         &[
             "RW 128 FLAT \"a flat.vmdk\" 0",
@@ -135,16 +134,16 @@ fn no_line_is_left_out_whatever_its_access_and_type() {
         ],
     );
     assert!(bytes(&path) == [&a[..], &zeros, &c, &zeros].concat());
-    // The reference leaves out what it does not know.
+    // qemu-img omits the types that it does not know.
     assert_eq!(qemu_bytes(&path, "vmdk").len(), a.len());
 }
 
 #[test]
-fn flat_extents_start_anywhere_in_a_file_that_they_may_share() {
-    let folder = Folder::new();
+fn flat_extents_may_share_a_file_and_start_anywhere_in_it() {
+    let dir = TestDir::new();
     let whole = noise(7, 100 * SECTOR);
-    folder.write("shared.bin", &whole);
-    let path = folder.describe_with(
+    dir.write("shared.bin", &whole);
+    let path = dir.describe_with(
         "createType=\"2GbMaxExtentFlat\"",
         &[
             "RW 10 FLAT \"shared.bin\" 60",
@@ -158,14 +157,14 @@ fn flat_extents_start_anywhere_in_a_file_that_they_may_share() {
 
 #[test]
 fn every_spelling_of_the_layouts_is_read() {
-    let folder = Folder::new();
+    let dir = TestDir::new();
     let disk = noise(5, 300 * SECTOR);
-    folder.sparse("x-s001.vmdk", &disk[..128 * SECTOR]);
-    folder.sparse("x-s002.vmdk", &disk[128 * SECTOR..]);
-    folder.write("x-flat.vmdk", &disk);
+    dir.sparse("x-s001.vmdk", &disk[..128 * SECTOR]);
+    dir.sparse("x-s002.vmdk", &disk[128 * SECTOR..]);
+    dir.write("x-flat.vmdk", &disk);
     let sparse = ["RW 128 SPARSE \"x-s001.vmdk\"", "RW 172 SPARSE \"x-s002.vmdk\""];
     for create_type in ["twoGbMaxExtentSparse", "2GbMaxExtentSparse", "custom", ""] {
-        let path = folder.describe_with(&format!("createType=\"{create_type}\""), &sparse);
+        let path = dir.describe_with(&format!("createType=\"{create_type}\""), &sparse);
         assert!(bytes(&path) == disk, "{create_type}");
     }
     for (create_type, line) in [
@@ -177,59 +176,59 @@ fn every_spelling_of_the_layouts_is_read() {
         ("vmfsPassthroughRawDeviceMap", "RW 300 VMFSRAW \"x-flat.vmdk\""),
         ("partitionedDevice", "RW 300 FLAT \"x-flat.vmdk\" 0 partitionUUID device"),
     ] {
-        let path = folder.describe_with(&format!("createType=\"{create_type}\"\r"), &[line]);
+        let path = dir.describe_with(&format!("createType=\"{create_type}\"\r"), &[line]);
         assert!(bytes(&path) == disk, "{create_type}");
         assert_eq!(Image::open(&path).unwrap().disk_layout().cluster_size, 1);
     }
 }
 
 #[test]
-fn a_device_is_read_where_any_file_may_be_named() {
-    let folder = Folder::new();
-    folder.write("elsewhere.bin", &[6; 4096]);
-    let inside = Folder(tempfile::tempdir_in(folder.0.path()).unwrap());
-    let line = format!("RW 8 FLAT \"{}\" 0", folder.path("elsewhere.bin").display());
-    let path = inside.describe_with("createType=\"fullDevice\"", &[&line]);
+fn a_device_extent_requires_the_policy_any() {
+    let dir = TestDir::new();
+    dir.write("elsewhere.bin", &[6; 4096]);
+    let subdir = TestDir(tempfile::tempdir_in(dir.0.path()).unwrap());
+    let line = format!("RW 8 FLAT \"{}\" 0", dir.path("elsewhere.bin").display());
+    let path = subdir.describe_with("createType=\"fullDevice\"", &[&line]);
     assert_eq!(error(&path).kind(), ErrorKind::Refused);
     let image = OpenOptions::new().external_files(ExternalFiles::Any).open(&path).unwrap();
     let mut read = [0; 4096];
     image.read_at(&mut read, 0).unwrap();
     assert_eq!(read, [6; 4096]);
-    let path = inside.describe(&[r#"RW 8 FLAT "\\.\PhysicalDrive0" 0"#]);
+    let path = subdir.describe(&[r#"RW 8 FLAT "\\.\PhysicalDrive0" 0"#]);
     let error = OpenOptions::new().external_files(ExternalFiles::Any).open(&path).unwrap_err();
     assert!(error.to_string().contains("PhysicalDrive0"), "{error}");
 }
 
 #[test]
-fn a_header_without_capacity_is_an_envelope_for_a_descriptor() {
-    let folder = Folder::new();
+fn a_sparse_header_of_capacity_zero_contains_the_descriptor_of_other_extents() {
+    let dir = TestDir::new();
     let disk = noise(8, 128 * SECTOR);
-    folder.write("x-flat.vmdk", &disk);
-    folder.sparse("envelope.vmdk", &[0; 512]);
-    let mut file = std::fs::read(folder.path("envelope.vmdk")).unwrap();
+    dir.write("x-flat.vmdk", &disk);
+    dir.sparse("outer.vmdk", &[0; 512]);
+    let mut file = std::fs::read(dir.path("outer.vmdk")).unwrap();
     file[12..20].fill(0); // capacity
     let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n\
         createType=\"monolithicFlat\"\nRW 128 FLAT \"x-flat.vmdk\" 0\n";
     file[512..21 * 512].fill(0);
     file[512..512 + text.len()].copy_from_slice(text.as_bytes());
-    folder.write("envelope.vmdk", &file);
-    assert!(bytes(&folder.path("envelope.vmdk")) == disk);
-    assert!(qemu_bytes(&folder.path("envelope.vmdk"), "vmdk") == disk);
+    dir.write("outer.vmdk", &file);
+    assert!(bytes(&dir.path("outer.vmdk")) == disk);
+    assert!(qemu_bytes(&dir.path("outer.vmdk"), "vmdk") == disk);
 }
 
 #[test]
-fn what_nobody_may_access_is_an_error_when_read_and_no_sooner() {
-    let folder = Folder::new();
-    folder.write("a.bin", &[1; 8192]);
+fn a_noaccess_extent_is_an_error_only_when_it_is_read() {
+    let dir = TestDir::new();
+    dir.write("a.bin", &[1; 8192]);
     let lines = ["RW 16 FLAT \"a.bin\" 0", "NOACCESS 16 FLAT \"b.bin\" 0", "RW 1 ZERO"];
-    let image = Image::open(folder.describe(&lines)).unwrap();
+    let image = Image::open(dir.describe(&lines)).unwrap();
     assert_eq!(image.size(), 33 * 512);
     image.read_at(&mut [0; 8192], 0).unwrap();
     image.read_at(&mut [0; 512], 16384).unwrap();
     let error = image.read_at(&mut [0; 512], 8192).unwrap_err();
     assert!(error.to_string().contains("NOACCESS 16 FLAT"), "{error}");
     assert!(image.info(0).unwrap().notes[0].contains("cannot be read"));
-    let out = folder.path("out.raw");
+    let out = dir.path("out.raw");
     let report = Convert::new(image).salvage(true).run(&out).unwrap();
     assert_eq!(report.salvaged.len(), 1);
     assert_eq!(report.salvaged[0].guest, 8192..16384);
@@ -238,154 +237,153 @@ fn what_nobody_may_access_is_an_error_when_read_and_no_sooner() {
 
 #[test]
 fn an_extent_that_is_missing_or_too_short_is_an_error_that_names_it() {
-    let folder = Folder::new();
-    let path = folder.describe(&["RW 8 FLAT \"a.bin\" 0"]);
+    let dir = TestDir::new();
+    let path = dir.describe(&["RW 8 FLAT \"a.bin\" 0"]);
     let missing = error(&path);
     assert_eq!(missing.kind(), ErrorKind::Io);
     assert!(missing.to_string().contains("a.bin"), "{missing}");
-    folder.write("a.bin", &[1; 4095]);
+    dir.write("a.bin", &[1; 4095]);
     let short = error(&path);
     assert_eq!(short.kind(), ErrorKind::Corrupt);
     assert!(
         short.to_string().contains("a.bin: extent file at offset 0xfff: it ends here"),
         "{short}"
     );
-    // What is there can be salvaged, and the check says what is not.
+    // The image opens, and the check reports the missing byte.
     let image = Image::open(&path).unwrap();
     let report = image.check(&mut |_| ()).unwrap().unwrap();
     assert_eq!(report.corruptions, 1);
-    folder.sparse("s.vmdk", &[1; 4096]);
-    let whole = std::fs::read(folder.path("s.vmdk")).unwrap();
-    folder.write("s.vmdk", &whole[..60_000]);
-    let path = folder.describe(&["RW 8 SPARSE \"s.vmdk\""]);
+    dir.sparse("s.vmdk", &[1; 4096]);
+    let whole = std::fs::read(dir.path("s.vmdk")).unwrap();
+    dir.write("s.vmdk", &whole[..60_000]);
+    let path = dir.describe(&["RW 8 SPARSE \"s.vmdk\""]);
     let error = error(&path).to_string();
     assert!(error.contains("s.vmdk: ") && error.contains("truncated"), "{error}");
 }
 
 #[test]
-fn what_is_lost_for_one_reason_is_one_loss_however_large() {
-    let folder = Folder::new();
-    folder.write("a.bin", &[1; 5000]);
+fn a_lost_range_with_one_cause_is_reported_once_whatever_its_size() {
+    let dir = TestDir::new();
+    dir.write("a.bin", &[1; 5000]);
     let lines = ["RW 20000000000 FLAT \"a.bin\" 0", "NOACCESS 20000000000 FLAT \"b\" 0"];
-    let image = Image::open(folder.describe(&lines)).unwrap();
+    let image = Image::open(dir.describe(&lines)).unwrap();
     let size = image.size();
     let report =
-        Convert::new(image).format(Format::Qcow2).salvage(true).run(folder.path("o")).unwrap();
+        Convert::new(image).format(Format::Qcow2).salvage(true).run(dir.path("o")).unwrap();
     let lost: Vec<_> = report.salvaged.iter().map(|s| s.guest.clone()).collect();
     assert_eq!(lost, [5000..size / 2, size / 2..size]);
 }
 
 #[test]
-fn a_line_behind_a_gap_in_the_text_is_not_lost_in_silence() {
-    let folder = Folder::new();
-    let path = folder.describe(&["RW 8 ZERO"]);
+fn a_line_after_zero_bytes_in_the_descriptor_is_an_error() {
+    let dir = TestDir::new();
+    let path = dir.describe(&["RW 8 ZERO"]);
     let text = std::fs::read(&path).unwrap();
-    folder.write("disk.vmdk", &[&text[..], &[0; 512], b"RW 8 ZERO\n"].concat());
+    dir.write("disk.vmdk", &[&text[..], &[0; 512], b"RW 8 ZERO\n"].concat());
     assert_eq!(error(&path).kind(), ErrorKind::Corrupt);
-    folder.write("disk.vmdk", &[&text[..], &[0; 512]].concat());
+    dir.write("disk.vmdk", &[&text[..], &[0; 512]].concat());
     assert_eq!(Image::open(&path).unwrap().size(), 4096);
 }
 
 #[test]
-fn an_empty_extent_moves_nothing() {
-    let folder = Folder::new();
-    folder.write("a.bin", &[7; 4096]);
-    let path = folder.describe(&["RW 0 ZERO", "RW 8 FLAT \"a.bin\" 0", "RW 0 FLAT \"a.bin\" 0"]);
+fn an_empty_extent_does_not_shift_the_next_one() {
+    let dir = TestDir::new();
+    dir.write("a.bin", &[7; 4096]);
+    let path = dir.describe(&["RW 0 ZERO", "RW 8 FLAT \"a.bin\" 0", "RW 0 FLAT \"a.bin\" 0"]);
     assert_eq!(bytes(&path), [7; 4096]);
 }
 
 #[test]
-fn facts_are_told_without_the_extents() {
-    let folder = Folder::new();
-    let path = folder.describe(&["RW 8 FLAT \"gone.bin\" 0", "RW 8 SPARSE \"../a.vmdk\""]);
-    let facts = |options: OpenOptions| options.metadata_only(true).open(&path).unwrap();
-    let closed = facts(OpenOptions::new().external_files(ExternalFiles::None));
+fn metadata_can_be_read_without_the_extents() {
+    let dir = TestDir::new();
+    let path = dir.describe(&["RW 8 FLAT \"gone.bin\" 0", "RW 8 SPARSE \"../a.vmdk\""]);
+    let metadata = |options: OpenOptions| options.metadata_only(true).open(&path).unwrap();
+    let closed = metadata(OpenOptions::new().external_files(ExternalFiles::None));
     assert_eq!((closed.size(), closed.info(0).unwrap().children.len()), (8192, 1));
-    let noted = facts(OpenOptions::new().external_files(ExternalFiles::Any).with_extents(true));
-    let notes = noted.info(0).unwrap().notes;
+    let with_notes =
+        metadata(OpenOptions::new().external_files(ExternalFiles::Any).with_extents(true));
+    let notes = with_notes.info(0).unwrap().notes;
     assert!(notes.len() == 2 && notes[0].contains("gone.bin"), "{notes:?}");
-    let report = noted.check(&mut |_| ()).unwrap().unwrap();
+    let report = with_notes.check(&mut |_| ()).unwrap().unwrap();
     assert_eq!(report.check_errors, 2);
     assert!(closed.read_at(&mut [0; 512], 0).is_err());
     let report = closed.check(&mut |_| ()).unwrap().unwrap();
-    assert_eq!(report.check_errors, 2, "what was not opened is not sound");
+    assert_eq!(report.check_errors, 2, "extents that were not opened count as errors");
 }
 
-/// Copies of tables: what they may stand in for, and what not.
+/// Redundant grain directories and tables.
 mod redundant {
     use super::*;
 
-    /// A sparse extent of twenty grains that qemu-img wrote: the file, and where its
-    /// directory, its table and the redundant table are.
-    fn sample(folder: &Folder) -> (Vec<u8>, usize, usize, usize) {
-        folder.sparse("s.vmdk", &noise(9, 20 * 65536));
-        let file = std::fs::read(folder.path("s.vmdk")).unwrap();
+    /// Creates a sparse extent of twenty grains with qemu-img. Returns the file and the offsets of
+    /// its directory, its first table and that table's redundant copy.
+    fn sample(dir: &TestDir) -> (Vec<u8>, usize, usize, usize) {
+        dir.sparse("s.vmdk", &noise(9, 20 * 65536));
+        let file = std::fs::read(dir.path("s.vmdk")).unwrap();
         let sector = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
         let (rgd, gd) = (sector(48) * SECTOR, sector(56) * SECTOR);
         (file.clone(), gd, sector(gd) * SECTOR, sector(rgd) * SECTOR)
     }
 
     #[test]
-    fn a_damaged_table_is_read_from_its_copy_and_not_from_an_older_state() {
-        let folder = Folder::new();
-        let (whole, _, table, copy) = sample(&folder);
-        let path = folder.path("s.vmdk");
+    fn a_damaged_table_is_read_from_its_copy_unless_the_copy_is_stale() {
+        let dir = TestDir::new();
+        let (whole, _, table, copy) = sample(&dir);
+        let path = dir.path("s.vmdk");
         let expected = bytes(&path);
         let mut damaged = whole.clone();
         damaged[table + 19 * 4..][..4].fill(0xfe);
-        folder.write("s.vmdk", &damaged);
+        dir.write("s.vmdk", &damaged);
         assert!(bytes(&path) == expected);
-        assert_eq!(Image::open(&path).unwrap().warnings().count(), 0, "nothing was read yet");
-        // The copy knows nothing of the grain, or says otherwise of another.
+        assert_eq!(Image::open(&path).unwrap().warnings().count(), 0, "the table was not read yet");
+        // The copy does not have the damaged entry, or differs in another entry.
         for (entry, value) in [(19, [0; 4]), (3, [9, 1, 0, 0])] {
             let mut stale = damaged.clone();
             stale[copy + entry * 4..][..4].copy_from_slice(&value);
-            folder.write("s.vmdk", &stale);
+            dir.write("s.vmdk", &stale);
             let error = error(&path);
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
             let image = Image::open(&path).unwrap();
-            let report = Convert::new(image).salvage(true).run(folder.path("o")).unwrap();
+            let report = Convert::new(image).salvage(true).run(dir.path("o")).unwrap();
             assert_eq!(report.salvaged[0].guest, 19 * 65536..20 * 65536);
-            assert!(
-                std::fs::read(folder.path("o")).unwrap()[..19 * 65536] == expected[..19 * 65536]
-            );
+            assert!(std::fs::read(dir.path("o")).unwrap()[..19 * 65536] == expected[..19 * 65536]);
         }
     }
 
     #[test]
-    fn a_lost_directory_is_not_taken_for_an_empty_disk() {
-        let folder = Folder::new();
-        let (mut file, gd, ..) = sample(&folder);
+    fn a_damaged_directory_is_not_treated_as_an_empty_disk() {
+        let dir = TestDir::new();
+        let (mut file, gd, ..) = sample(&dir);
         let rgd = u64::from_le_bytes(file[48..56].try_into().unwrap()) as usize * SECTOR;
         assert!(rgd < gd);
         file[56..64].copy_from_slice(&(1u64 << 40).to_le_bytes());
-        folder.write("s.vmdk", &file);
-        let path = folder.path("s.vmdk");
+        dir.write("s.vmdk", &file);
+        let path = dir.path("s.vmdk");
         let image = Image::open(&path).unwrap();
         assert!(image.warnings().next().unwrap().contains("directory"));
         file[rgd..rgd + 4].fill(0);
-        folder.write("s.vmdk", &file);
+        dir.write("s.vmdk", &file);
         assert_eq!(error(&path).kind(), ErrorKind::Corrupt);
     }
 }
 
 #[test]
-fn colons_are_as_good_as_any_other_character_of_a_name() {
-    let folder = Folder::new();
-    folder.sparse("vm-10:30:00-s001.vmdk", &[5; 4096]);
-    let path = folder.describe(&["RW 8 SPARSE \"vm-10:30:00-s001.vmdk\""]);
+fn colons_in_names_have_no_special_meaning() {
+    let dir = TestDir::new();
+    dir.sparse("vm-10:30:00-s001.vmdk", &[5; 4096]);
+    let path = dir.describe(&["RW 8 SPARSE \"vm-10:30:00-s001.vmdk\""]);
     assert!(bytes(&path) == [5; 4096]);
 }
 
 #[test]
-fn an_image_reached_by_a_link_has_its_files_beside_the_link_or_beside_itself() {
-    let folder = Folder::new();
-    folder.write("secret", &[9; 4096]);
-    let (store, links) = (folder.path("store"), folder.path("links"));
+fn extents_are_searched_for_next_to_a_symbolic_link_then_next_to_its_target() {
+    let dir = TestDir::new();
+    dir.write("secret", &[9; 4096]);
+    let (store, links) = (dir.path("store"), dir.path("links"));
     for directory in [&store, &links] {
         std::fs::create_dir(directory).unwrap();
     }
-    let described = folder.describe(&["RW 8 FLAT \"a.bin\" 0"]);
+    let described = dir.describe(&["RW 8 FLAT \"a.bin\" 0"]);
     std::fs::rename(described, store.join("disk.vmdk")).unwrap();
     let link = links.join("here.vmdk");
     std::os::unix::fs::symlink("../store/disk.vmdk", &link).unwrap();
@@ -406,38 +404,38 @@ mod hostile {
     use super::*;
 
     #[test]
-    fn names_that_lead_out_of_the_directory_are_refused_whether_or_not_a_file_is_there() {
-        let folder = Folder::new();
-        folder.write("secret", &[1; 4096]);
-        let inside = Folder(tempfile::tempdir_in(folder.0.path()).unwrap());
-        std::os::unix::fs::symlink(folder.path("secret"), inside.path("link")).unwrap();
-        std::os::unix::fs::symlink(folder.path("nothing"), inside.path("dangling")).unwrap();
-        let absolute = |name| folder.path(name).display().to_string();
-        for (there, gone) in [
+    fn names_that_lead_out_of_the_directory_are_refused_whether_or_not_the_file_exists() {
+        let dir = TestDir::new();
+        dir.write("secret", &[1; 4096]);
+        let subdir = TestDir(tempfile::tempdir_in(dir.0.path()).unwrap());
+        std::os::unix::fs::symlink(dir.path("secret"), subdir.path("link")).unwrap();
+        std::os::unix::fs::symlink(dir.path("nothing"), subdir.path("dangling")).unwrap();
+        let absolute = |name| dir.path(name).display().to_string();
+        for (existing, missing) in [
             (absolute("secret").as_str(), absolute("nothing").as_str()),
             ("../secret", "../nothing"),
             ("./../secret", "./../nothing"),
             ("link", "dangling"),
         ] {
             for kind in ["FLAT", "SPARSE", "VMFS", "VMFSSPARSE", "SESPARSE", "VMFSRDM"] {
-                let said = |name: &str| {
-                    let path = inside.describe(&[&format!("RW 8 {kind} \"{name}\"")]);
+                let message = |name: &str| {
+                    let path = subdir.describe(&[&format!("RW 8 {kind} \"{name}\"")]);
                     let error = error(&path);
                     assert_eq!(error.kind(), ErrorKind::Refused, "{kind} {name}: {error}");
                     error.to_string().replace(name, "NAME")
                 };
-                assert_eq!(said(there), said(gone), "{kind}");
-                assert!(!said("link").contains("secret"), "{kind}");
+                assert_eq!(message(existing), message(missing), "{kind}");
+                assert!(!message("link").contains("secret"), "{kind}");
             }
         }
     }
 
     #[test]
-    fn names_that_look_like_protocols_are_files_that_are_not_there() {
-        let folder = Folder::new();
-        folder.write("a.bin", &[1; 4096]);
+    fn names_that_look_like_protocols_are_treated_as_missing_files() {
+        let dir = TestDir::new();
+        dir.write("a.bin", &[1; 4096]);
         for name in ["nbd:localhost:1", "http://h/x", "json:{}", "file:a.bin", "fat:rw:."] {
-            let path = folder.describe(&[&format!("RW 8 FLAT \"{name}\" 0")]);
+            let path = dir.describe(&[&format!("RW 8 FLAT \"{name}\" 0")]);
             for references in [ExternalFiles::SameDir, ExternalFiles::Any] {
                 let error = OpenOptions::new().external_files(references).open(&path).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Io, "{name}: {error}");
@@ -445,42 +443,42 @@ mod hostile {
             }
         }
         for name in ["/dev/stdin", "/proc/self/mem", "\0"] {
-            let path = folder.describe(&[&format!("RW 8 FLAT \"{name}\" 0")]);
+            let path = dir.describe(&[&format!("RW 8 FLAT \"{name}\" 0")]);
             assert!(Image::open(&path).is_err(), "{name}");
         }
         for name in ["vsan://52e8cd5f-1/vm.vmdk", "vvol://x/y.vmdk"] {
-            let path = folder.describe(&[&format!("RW 8 VMFS \"{name}\"")]);
-            let said = error(&path).to_string();
-            assert!(said.contains(name) && said.contains("vmkfstools -i"), "{said}");
+            let path = dir.describe(&[&format!("RW 8 VMFS \"{name}\"")]);
+            let message = error(&path).to_string();
+            assert!(message.contains(name) && message.contains("vmkfstools -i"), "{message}");
         }
     }
 
     #[test]
-    fn extents_that_overlap_or_overflow_are_contradictions() {
-        let folder = Folder::new();
-        folder.write("a.bin", &[1; 8192]);
-        folder.sparse("s.vmdk", &[1; 65536]);
-        std::os::unix::fs::symlink("a.bin", folder.path("b.bin")).unwrap();
+    fn extents_that_overlap_or_overflow_are_errors() {
+        let dir = TestDir::new();
+        dir.write("a.bin", &[1; 8192]);
+        dir.sparse("s.vmdk", &[1; 65536]);
+        std::os::unix::fs::symlink("a.bin", dir.path("b.bin")).unwrap();
         let huge = "RW 9007199254740992 ZERO";
-        for (lines, said) in [
+        for (lines, message) in [
             (&["RW 8 FLAT \"a.bin\" 0", "RW 8 FLAT \"a.bin\" 7"][..], "same bytes"),
             (&["RW 8 FLAT \"a.bin\" 0", "RW 8 FLAT \"b.bin\" 0"], "same bytes"),
             (&["RW 128 SPARSE \"s.vmdk\"", "RW 128 SPARSE \"s.vmdk\""], "same bytes"),
             (&["RW 128 SPARSE \"s.vmdk\"", "RW 1 FLAT \"s.vmdk\" 900"], "same bytes"),
-            (&["RW 8 FLAT \"a.bin\" 18446744073709551615"], "beyond any file"),
-            (&["RW 8 FLAT \"a.bin\" 18014398509481983"], "beyond any file"),
+            (&["RW 8 FLAT \"a.bin\" 18446744073709551615"], "end beyond 8 EiB"),
+            (&["RW 8 FLAT \"a.bin\" 18014398509481983"], "end beyond 8 EiB"),
             (&["RW 8 FLAT \"a.bin\" 99999999999999999999"], "offset"),
             (&["RW 18446744073709551615 ZERO"], "sectors"),
             (&[huge, huge, huge], "8 EiB"),
             (&["RW 129 SPARSE \"s.vmdk\""], "129 sectors, but 128"),
-            (&["RW 8 SPARSE \"a.bin\""], "starts no such extent"),
-            (&["RW 8 SPARSE \"disk.vmdk\""], "starts no such extent"),
+            (&["RW 8 SPARSE \"a.bin\""], "is not that of a SPARSE extent"),
+            (&["RW 8 SPARSE \"disk.vmdk\""], "is not that of a SPARSE extent"),
             (&["RW 128 VMFSSPARSE \"s.vmdk\" 5"], "at an offset"),
             (&[], "lists no extent"),
         ] {
-            let path = folder.describe(lines);
-            let error = std::panic::catch_unwind(|| error(&path)).expect(said);
-            assert!(error.to_string().contains(said), "{lines:?}: {error}");
+            let path = dir.describe(lines);
+            let error = std::panic::catch_unwind(|| error(&path)).expect(message);
+            assert!(error.to_string().contains(message), "{lines:?}: {error}");
             assert!(
                 [ErrorKind::Corrupt, ErrorKind::Unsupported].contains(&error.kind()),
                 "{lines:?}: {error}"
@@ -489,54 +487,55 @@ mod hostile {
     }
 
     #[test]
-    fn a_million_lines_are_bounded_before_they_are_believed() {
-        let folder = Folder::new();
-        folder.write("a.bin", &[1; 512]);
+    fn the_number_of_extent_lines_and_files_is_limited() {
+        let dir = TestDir::new();
+        dir.write("a.bin", &[1; 512]);
         let many = vec!["RW 1 ZERO"; 1_000_000];
-        let error = error(&folder.describe(&many));
+        let error = error(&dir.describe(&many));
         assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
-        // As many as the limit allows cost what they say and no more.
-        let image = Image::open(folder.describe(&many[..100_000])).unwrap();
+        // The limit itself is accepted.
+        let image = Image::open(dir.describe(&many[..100_000])).unwrap();
         assert_eq!(image.size(), 100_000 * 512);
         conformance::verify(&image).unwrap();
         let names: Vec<_> = (0..33_000).map(|i| format!("RW 1 FLAT \"{i}\" 0")).collect();
         let lines: Vec<_> = names.iter().map(String::as_str).collect();
         for i in 0..33_000 {
-            std::os::unix::fs::symlink("a.bin", folder.path(&i.to_string())).unwrap();
+            std::os::unix::fs::symlink("a.bin", dir.path(&i.to_string())).unwrap();
         }
-        let error = super::error(&folder.describe(&lines));
+        let error = super::error(&dir.describe(&lines));
         assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
     }
 
     #[test]
-    fn directories_of_many_extents_share_one_limit() {
-        let folder = Folder::new();
-        let huge = folder.path("huge.vmdk");
+    fn the_grain_directories_of_all_extents_share_one_limit() {
+        let dir = TestDir::new();
+        let huge = dir.path("huge.vmdk");
         // 16 MiB of directory each.
         run("qemu-img", ["create", "-q", "-f", "vmdk", huge.to_str().unwrap(), "60T"]);
         let mut lines = Vec::new();
         for i in 0..40 {
-            std::fs::hard_link(&huge, folder.path(&format!("h{i}"))).unwrap();
-            let copy = folder.path(&format!("c{i}"));
+            std::fs::hard_link(&huge, dir.path(&format!("h{i}"))).unwrap();
+            let copy = dir.path(&format!("c{i}"));
             run("cp", ["--sparse=always", huge.to_str().unwrap(), copy.to_str().unwrap()]);
             lines.push(format!("RW {} SPARSE \"c{i}\"", (60u64 << 40) / 512));
         }
         let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-        let error = error(&folder.describe(&lines));
+        let error = error(&dir.describe(&lines));
         assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
     }
 }
 
-/// Chains of VMDKs: who is whose parent.
+/// Chains of VMDKs and the search for parents.
 mod parents {
     use super::*;
 
-    /// `base.vmdk` and its child `child.vmdk`, by qemu-img; what the child shows.
-    fn family(folder: &Folder) -> Vec<u8> {
-        let (base, child) = (folder.path("base.vmdk"), folder.path("child.vmdk"));
+    /// Creates `base.vmdk` and its child `child.vmdk` with qemu-img. Returns the guest bytes of the
+    /// child.
+    fn create_chain(dir: &TestDir) -> Vec<u8> {
+        let (base, child) = (dir.path("base.vmdk"), dir.path("child.vmdk"));
         let disk = Disk { size: 1 << 20, runs: Vec::new() };
-        disk.write(&folder.path("base.raw"));
-        let raw = folder.path("base.raw");
+        disk.write(&dir.path("base.raw"));
+        let raw = dir.path("base.raw");
         let args = ["convert", "-f", "raw", "-O", "vmdk", raw.to_str().unwrap()];
         run("qemu-img", [&args[..], &[base.to_str().unwrap()]].concat());
         let write = |path: &Path, pattern: &str, at: u32| {
@@ -546,7 +545,7 @@ mod parents {
         write(&base, "1", 0);
         write(&base, "3", 600_064);
         let status = std::process::Command::new("qemu-img")
-            .current_dir(folder.0.path())
+            .current_dir(dir.0.path())
             .args(["create", "-q", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", "child.vmdk"])
             .status()
             .unwrap();
@@ -555,27 +554,28 @@ mod parents {
         qemu_bytes(&child, "vmdk")
     }
 
-    /// Edits the descriptor in the first sectors of a file.
+    /// Edits the descriptor embedded in a file.
     fn edit(path: &Path, edit: impl FnOnce(String) -> String) {
         let mut file = std::fs::read(path).unwrap();
-        let room = &mut file[512..21 * 512];
-        let end = room.iter().position(|&b| b == 0).unwrap();
-        let text = edit(String::from_utf8(room[..end].to_vec()).unwrap());
-        room.fill(0);
-        room[..text.len()].copy_from_slice(text.as_bytes());
+        let area = &mut file[512..21 * 512];
+        let end = area.iter().position(|&b| b == 0).unwrap();
+        let text = edit(String::from_utf8(area[..end].to_vec()).unwrap());
+        area.fill(0);
+        area[..text.len()].copy_from_slice(text.as_bytes());
         std::fs::write(path, file).unwrap();
     }
 
-    fn line(path: &Path, key: &str) -> String {
+    /// Returns the value of a key in the embedded descriptor.
+    fn value(path: &Path, key: &str) -> String {
         let file = String::from_utf8_lossy(&std::fs::read(path).unwrap()[512..10752]).into_owned();
         file.lines().find_map(|l| l.strip_prefix(key)).unwrap().to_owned()
     }
 
     #[test]
-    fn a_parent_is_found_by_its_hint_also_when_both_were_moved() {
-        let folder = Folder::new();
-        let expected = family(&folder);
-        let child = folder.path("child.vmdk");
+    fn a_parent_is_found_by_its_hint_even_if_both_files_were_moved() {
+        let dir = TestDir::new();
+        let expected = create_chain(&dir);
+        let child = dir.path("child.vmdk");
         assert!(bytes(&child) == expected);
         for hint in ["/vmfs/volumes/ds1/vm/base.vmdk", r"C:\\VMs\\base.vmdk", "../gone/base.vmdk"] {
             edit(&child, |text| {
@@ -587,32 +587,34 @@ mod parents {
             assert_eq!(info.backing_filename.as_deref(), Some(hint));
             assert!(info.full_backing_filename.unwrap().ends_with("/base.vmdk"));
         }
-        // Who asks for facts has no file looked at.
-        let facts = OpenOptions::new().metadata_only(true).open(&child).unwrap().info(0).unwrap();
-        assert!(facts.full_backing_filename.unwrap().ends_with("/../gone/base.vmdk"));
-        // A link leads to the child's own folder.
-        let links = Folder::new();
+        // With metadata only, no other file is searched for.
+        let info = OpenOptions::new().metadata_only(true).open(&child).unwrap().info(0).unwrap();
+        assert!(info.full_backing_filename.unwrap().ends_with("/../gone/base.vmdk"));
+        // The parent is found in the directory to which a symbolic link leads.
+        let links = TestDir::new();
         std::os::unix::fs::symlink(&child, links.path("link.vmdk")).unwrap();
         assert!(bytes(&links.path("link.vmdk")) == expected);
-        std::fs::remove_file(folder.path("base.vmdk")).unwrap();
-        for (hint, way) in [("base.vmdk", "parentFileNameHint"), ("/x/base.vmdk", "references")] {
+        std::fs::remove_file(dir.path("base.vmdk")).unwrap();
+        for (hint, fragment) in
+            [("base.vmdk", "parentFileNameHint"), ("/x/base.vmdk", "references")]
+        {
             edit(&child, |text| {
                 let old = text.lines().find(|l| l.starts_with("parentFileNameHint")).unwrap();
                 text.replace(old, &format!("parentFileNameHint=\"{hint}\""))
             });
-            let said = error(&child).to_string();
-            for word in [hint, way, "only what changed", "beside it"] {
-                assert!(said.contains(word), "{word}: {said}");
+            let message = error(&child).to_string();
+            for fragment in [hint, fragment, "only what changed", "beside it"] {
+                assert!(message.contains(fragment), "{fragment}: {message}");
             }
         }
     }
 
     #[test]
-    fn a_parents_name_may_have_colons() {
-        let folder = Folder::new();
-        let expected = family(&folder);
-        let child = folder.path("child.vmdk");
-        std::fs::rename(folder.path("base.vmdk"), folder.path("vm 10:30.vmdk")).unwrap();
+    fn a_parents_name_may_contain_colons() {
+        let dir = TestDir::new();
+        let expected = create_chain(&dir);
+        let child = dir.path("child.vmdk");
+        std::fs::rename(dir.path("base.vmdk"), dir.path("vm 10:30.vmdk")).unwrap();
         edit(&child, |text| text.replace("\"base.vmdk\"", "\"vm 10:30.vmdk\""));
         assert!(bytes(&child) == expected);
         edit(&child, |text| text.replace("\"vm 10:30.vmdk\"", "\"file:vm 10:30.vmdk\""));
@@ -620,17 +622,17 @@ mod parents {
     }
 
     #[test]
-    fn a_parent_that_changed_is_an_error_that_says_which_ids_and_how_to_go_on() {
-        let folder = Folder::new();
-        let expected = family(&folder);
-        let (base, child) = (folder.path("base.vmdk"), folder.path("child.vmdk"));
-        let old = line(&base, "CID=");
+    fn a_changed_parent_is_an_error_with_both_content_ids_and_a_hint() {
+        let dir = TestDir::new();
+        let expected = create_chain(&dir);
+        let (base, child) = (dir.path("base.vmdk"), dir.path("child.vmdk"));
+        let old = value(&base, "CID=");
         edit(&base, |text| text.replace(&format!("CID={old}"), "CID=0badcafe"));
         let error = error(&child);
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        let said = error.to_string();
-        for word in ["0badcafe", old.as_str(), "child.vmdk", "base.vmdk", "--ignore-cid"] {
-            assert!(said.contains(word), "{word}: {said}");
+        let message = error.to_string();
+        for fragment in ["0badcafe", old.as_str(), "child.vmdk", "base.vmdk", "--ignore-cid"] {
+            assert!(message.contains(fragment), "{fragment}: {message}");
         }
         let image = OpenOptions::new().ignore_content_id(true).open(&child).unwrap();
         let mut bytes = vec![0; expected.len()];
@@ -640,9 +642,9 @@ mod parents {
 
     #[test]
     fn an_image_that_is_its_own_parent_is_a_loop() {
-        let folder = Folder::new();
-        family(&folder);
-        let child = folder.path("child.vmdk");
+        let dir = TestDir::new();
+        create_chain(&dir);
+        let child = dir.path("child.vmdk");
         edit(&child, |text| text.replace("\"base.vmdk\"", "\"child.vmdk\""));
         for options in [OpenOptions::new(), OpenOptions::new().ignore_content_id(true)] {
             let error = options.open(&child).unwrap_err();
@@ -651,14 +653,14 @@ mod parents {
         }
     }
 
-    /// Makes of qemu's child one as VirtualBox writes it.
-    fn as_virtualbox_does(folder: &Folder) {
-        edit(&folder.path("base.vmdk"), |text| {
+    /// Edits both descriptors so that parent and child look as if written by VirtualBox.
+    fn convert_to_virtualbox(dir: &TestDir) {
+        edit(&dir.path("base.vmdk"), |text| {
             text + "ddb.uuid.image=\"11111111-aaaa-4444-8888-000000000001\"\n\
                     ddb.uuid.modification=\"22222222-aaaa-4444-8888-000000000001\"\n\
                     ddb.uuid.parent=\"00000000-0000-0000-0000-000000000000\"\n"
         });
-        edit(&folder.path("child.vmdk"), |text| {
+        edit(&dir.path("child.vmdk"), |text| {
             let kept: Vec<_> =
                 text.lines().filter(|l| !l.starts_with("parentFileNameHint")).collect();
             let parent = kept.iter().find(|l| l.starts_with("parentCID")).unwrap();
@@ -670,68 +672,67 @@ mod parents {
     }
 
     #[test]
-    fn a_virtualbox_child_is_read_with_the_parent_that_has_its_uuid_or_not_at_all() {
-        let folder = Folder::new();
-        let expected = family(&folder);
-        as_virtualbox_does(&folder);
-        let child = folder.path("child.vmdk");
+    fn a_virtualbox_child_is_read_with_the_parent_of_its_uuid_or_not_at_all() {
+        let dir = TestDir::new();
+        let expected = create_chain(&dir);
+        convert_to_virtualbox(&dir);
+        let child = dir.path("child.vmdk");
         assert!(bytes(&child) == expected);
-        // The reference converts the child alone.
+        // qemu-img ignores the parent.
         assert!(qemu_bytes(&child, "vmdk") != expected);
 
-        let facts = OpenOptions::new().metadata_only(true).open(&child).unwrap().info(0).unwrap();
-        assert!(facts.notes[0].contains("11111111-"), "{:?}", facts.notes);
+        let info = OpenOptions::new().metadata_only(true).open(&child).unwrap().info(0).unwrap();
+        assert!(info.notes[0].contains("11111111-"), "{:?}", info.notes);
         let none = OpenOptions::new().external_files(ExternalFiles::None).open(&child).unwrap_err();
         assert_eq!(none.kind(), ErrorKind::Refused);
 
-        std::fs::copy(folder.path("base.vmdk"), folder.path("copy.vmdk")).unwrap();
+        std::fs::copy(dir.path("base.vmdk"), dir.path("copy.vmdk")).unwrap();
         let two = error(&child).to_string();
         assert!(two.contains("base.vmdk") && two.contains("copy.vmdk"), "{two}");
-        std::fs::remove_file(folder.path("copy.vmdk")).unwrap();
+        std::fs::remove_file(dir.path("copy.vmdk")).unwrap();
 
-        edit(&folder.path("base.vmdk"), |t| t.replace("=\"22222222-", "=\"99999999-"));
+        edit(&dir.path("base.vmdk"), |t| t.replace("=\"22222222-", "=\"99999999-"));
         let changed = error(&child).to_string();
         assert!(changed.contains("99999999-") && changed.contains("22222222-"), "{changed}");
         OpenOptions::new().ignore_content_id(true).open(&child).unwrap();
 
-        std::fs::remove_file(folder.path("base.vmdk")).unwrap();
+        std::fs::remove_file(dir.path("base.vmdk")).unwrap();
         let missing = error(&child);
         assert_eq!(missing.kind(), ErrorKind::Invalid);
         assert!(missing.to_string().contains("11111111-"), "{missing}");
     }
 
     #[test]
-    fn virtualbox_keeps_children_in_a_folder_of_their_own() {
-        let folder = Folder::new();
-        let expected = family(&folder);
-        as_virtualbox_does(&folder);
-        std::fs::create_dir(folder.path("Snapshots")).unwrap();
-        let child = folder.path("Snapshots/{33333333}.vmdk");
-        std::fs::rename(folder.path("child.vmdk"), &child).unwrap();
+    fn the_parent_of_a_virtualbox_child_is_found_in_the_parent_directory() {
+        let dir = TestDir::new();
+        let expected = create_chain(&dir);
+        convert_to_virtualbox(&dir);
+        std::fs::create_dir(dir.path("Snapshots")).unwrap();
+        let child = dir.path("Snapshots/{33333333}.vmdk");
+        std::fs::rename(dir.path("child.vmdk"), &child).unwrap();
         let missing = error(&child);
         assert_eq!(missing.kind(), ErrorKind::Invalid);
-        for word in ["only what changed", "--references=any"] {
-            assert!(missing.to_string().contains(word), "{missing}");
-        }
+        assert!(missing.to_string().contains("the same directory"), "{missing}");
+        assert_eq!(missing.remedy(), Some(Remedy::AllowExternalFiles), "{missing}");
         let any = OpenOptions::new().external_files(ExternalFiles::Any);
         let image = any.open(&child).unwrap();
         let mut bytes = vec![0; expected.len()];
         image.read_at(&mut bytes, 0).unwrap();
         assert!(bytes == expected);
-        // A link leads to the folder where the child is.
-        let links = Folder::new();
+        // The search starts in the directory to which a symbolic link leads.
+        let links = TestDir::new();
         std::os::unix::fs::symlink(&child, links.path("link.vmdk")).unwrap();
         any.open(links.path("link.vmdk")).unwrap();
     }
 
     #[test]
-    fn a_chain_of_virtualbox_children_is_found_link_by_link() {
-        let folder = Folder::new();
-        family(&folder);
-        as_virtualbox_does(&folder);
-        let snapshots = folder.path("Snapshots");
+    fn a_chain_of_virtualbox_children_is_found_parent_by_parent() {
+        let dir = TestDir::new();
+        create_chain(&dir);
+        convert_to_virtualbox(&dir);
+        let snapshots = dir.path("Snapshots");
         std::fs::create_dir(&snapshots).unwrap();
-        std::fs::rename(folder.path("child.vmdk"), snapshots.join("b.vmdk")).unwrap();
+        std::fs::rename(dir.path("child.vmdk"), snapshots.join("b.vmdk")).unwrap();
         std::fs::copy(snapshots.join("b.vmdk"), snapshots.join("c.vmdk")).unwrap();
         edit(&snapshots.join("c.vmdk"), |text| {
             text.replace("image=\"3", "image=\"4")
@@ -743,67 +744,68 @@ mod parents {
     }
 
     #[test]
-    fn a_guest_that_writes_a_descriptor_into_its_disk_is_nobodys_parent() {
-        let folder = Folder::new();
-        family(&folder);
-        as_virtualbox_does(&folder);
-        let child = folder.path("child.vmdk");
-        let elsewhere = Folder::new();
+    fn a_descriptor_that_a_guest_wrote_into_its_disk_is_not_a_parent() {
+        let dir = TestDir::new();
+        create_chain(&dir);
+        convert_to_virtualbox(&dir);
+        let child = dir.path("child.vmdk");
+        let elsewhere = TestDir::new();
         elsewhere.write("secret", &[7; 1 << 20]);
         let secret = elsewhere.path("secret").display().to_string();
-        std::fs::remove_file(folder.path("base.vmdk")).unwrap();
-        let forged = folder.describe_with(
+        std::fs::remove_file(dir.path("base.vmdk")).unwrap();
+        let forged = dir.describe_with(
             "ddb.uuid.image=\"11111111-aaaa-4444-8888-000000000001\"\n\
              ddb.uuid.modification=\"22222222-aaaa-4444-8888-000000000001\"",
             &[&format!("RW 2048 FLAT \"{secret}\" 0")],
         );
-        std::fs::rename(forged, folder.path("x-flat.vmdk")).unwrap();
+        std::fs::rename(forged, dir.path("x-flat.vmdk")).unwrap();
         let open = || OpenOptions::new().external_files(ExternalFiles::Any).open(&child);
-        // Nothing tells that it is a guest's: then it leads out of its folder at least.
+        // Without a descriptor that lists the file as an extent it is a candidate, but its extent
+        // outside the directory is refused.
         let error = open().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
         assert!(error.to_string().contains("x-flat.vmdk: "), "{error}");
-        // Its disk's descriptor does, by whatever name and from the folder above or below.
-        let described = folder.describe(&["RW 8 FLAT \"x-flat.vmdk\" 0"]);
-        std::fs::rename(described, folder.path("x.vmdk")).unwrap();
+        // A descriptor lists the file as an extent: it is no candidate under any name.
+        let described = dir.describe(&["RW 8 FLAT \"x-flat.vmdk\" 0"]);
+        std::fs::rename(described, dir.path("x.vmdk")).unwrap();
         assert_eq!(open().unwrap_err().kind(), ErrorKind::Invalid);
-        std::fs::hard_link(folder.path("x-flat.vmdk"), folder.path("a.vmdk")).unwrap();
+        std::fs::hard_link(dir.path("x-flat.vmdk"), dir.path("a.vmdk")).unwrap();
         assert_eq!(open().unwrap_err().kind(), ErrorKind::Invalid);
     }
 
     #[test]
-    fn links_to_one_parent_are_one_and_a_stale_copy_is_not_meant() {
-        let folder = Folder::new();
-        let expected = family(&folder);
-        as_virtualbox_does(&folder);
-        let child = folder.path("child.vmdk");
-        std::fs::hard_link(folder.path("base.vmdk"), folder.path("hard.vmdk")).unwrap();
-        std::os::unix::fs::symlink("base.vmdk", folder.path("soft.vmdk")).unwrap();
+    fn links_to_the_parent_are_not_ambiguous_and_a_stale_copy_is_ignored() {
+        let dir = TestDir::new();
+        let expected = create_chain(&dir);
+        convert_to_virtualbox(&dir);
+        let child = dir.path("child.vmdk");
+        std::fs::hard_link(dir.path("base.vmdk"), dir.path("hard.vmdk")).unwrap();
+        std::os::unix::fs::symlink("base.vmdk", dir.path("soft.vmdk")).unwrap();
         assert!(bytes(&child) == expected);
-        std::fs::copy(folder.path("base.vmdk"), folder.path("a.vmdk")).unwrap();
-        edit(&folder.path("a.vmdk"), |t| t.replace("=\"22222222-", "=\"99999999-"));
+        std::fs::copy(dir.path("base.vmdk"), dir.path("a.vmdk")).unwrap();
+        edit(&dir.path("a.vmdk"), |t| t.replace("=\"22222222-", "=\"99999999-"));
         assert!(bytes(&child) == expected);
     }
 
     #[test]
-    fn a_parent_among_more_files_than_are_looked_at_is_said_to_be_so() {
-        let folder = Folder::new();
-        family(&folder);
-        as_virtualbox_does(&folder);
+    fn an_error_says_if_not_all_candidates_for_the_parent_were_examined() {
+        let dir = TestDir::new();
+        create_chain(&dir);
+        convert_to_virtualbox(&dir);
         for i in 0..4096 {
-            folder.write(&format!("a{i}.vmdk"), b"");
+            dir.write(&format!("a{i}.vmdk"), b"");
         }
-        let said = error(&folder.path("child.vmdk")).to_string();
-        assert!(said.contains("2 files beside it were not looked at"), "{said}");
+        let message = error(&dir.path("child.vmdk")).to_string();
+        assert!(message.contains("2 files beside it were not examined"), "{message}");
     }
 
     #[test]
-    fn qemu_refuses_a_changed_parent_too() {
-        let folder = Folder::new();
-        family(&folder);
-        edit(&folder.path("base.vmdk"), |text| text.replacen("CID=", "CID=1 #", 1));
-        let child = folder.path("child.vmdk");
-        let raw = folder.path("out.raw");
+    fn qemu_img_refuses_a_changed_parent_too() {
+        let dir = TestDir::new();
+        create_chain(&dir);
+        edit(&dir.path("base.vmdk"), |text| text.replacen("CID=", "CID=1 #", 1));
+        let child = dir.path("child.vmdk");
+        let raw = dir.path("out.raw");
         let args = ["convert", "-O", "raw", child.to_str().unwrap(), raw.to_str().unwrap()];
         assert!(!try_run("qemu-img", args).status.success());
     }

@@ -1,31 +1,31 @@
-//! Boot catalogs and partition tables that claim what cannot be. They are no part of the tree:
-//! whatever they say, the files are read.
+//! Malformed boot catalogs and partition tables. They are not part of the tree and must not affect
+//! reading the files.
 
 use super::Expected::{Either, Wholly};
 use super::{Hostile, hostile, run_class};
-use diskimg_testkit::iso::{Craft, FREE, SECTOR};
+use diskimg_testkit::iso::{FREE, IsoBuilder, SECTOR};
 
 #[test]
-fn boot_catalogs_that_lie_spoil_no_file() {
+fn malformed_boot_catalogs_do_not_affect_files() {
     run_class("El Torito", catalogs());
 }
 
 #[test]
-fn partition_tables_that_lie_spoil_no_file() {
+fn malformed_partition_tables_do_not_affect_files() {
     run_class("MBR, GPT, APM", system_areas());
 }
 
-/// An image whose boot record says that the catalog is there.
+/// Returns an image whose boot record points to sector `at`, with `catalog` at sector [`FREE`].
 fn with_catalog(at: u32, catalog: &[u8]) -> Vec<u8> {
     let mut record = vec![0; SECTOR];
     record[1..7].copy_from_slice(b"CD001\x01");
     record[7..30].copy_from_slice(b"EL TORITO SPECIFICATION");
     record[71..75].copy_from_slice(&at.to_le_bytes());
-    let mut craft = Craft::new(&[]);
-    craft.descriptor(record).put(FREE, catalog).finish()
+    let mut builder = IsoBuilder::new(&[]);
+    builder.descriptor(record).put(FREE, catalog).finish()
 }
 
-/// A validation entry whose checksum is right.
+/// Returns a validation entry with a correct checksum.
 fn validation() -> [u8; 32] {
     let mut entry = [0; 32];
     (entry[0], entry[30], entry[31]) = (1, 0x55, 0xAA);
@@ -51,54 +51,53 @@ fn catalogs() -> Vec<Hostile> {
     };
     let far = entry(&[0x88, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
     vec![
-        hostile("catalog_behind_the_end", Either, with_catalog(1 << 24, &[])),
+        hostile("catalog_beyond_the_end", Either, with_catalog(1 << 24, &[])),
         hostile("catalog_at_the_last_sector", Either, with_catalog(u32::MAX, &[])),
         hostile("catalog_at_sector_0", Either, with_catalog(0, &[])),
-        hostile("catalog_is_its_own_boot_record", Either, with_catalog(17, &[])),
+        hostile("catalog_at_the_boot_record", Either, with_catalog(17, &[])),
         hostile("catalog_of_zeros", Either, with_catalog(FREE, &[0; SECTOR])),
         hostile("catalog_of_ones", Either, with_catalog(FREE, &[0xFF; SECTOR])),
-        hostile("no_validation", Either, with_catalog(FREE, &boot)),
-        hostile("nothing_behind_validation", Either, here(&[])),
-        hostile("image_behind_the_end", Either, here(&[far])),
+        hostile("no_validation_entry", Either, with_catalog(FREE, &boot)),
+        hostile("nothing_after_the_validation_entry", Either, here(&[])),
+        hostile("image_beyond_the_end", Either, here(&[far])),
         hostile("65535_entries_in_a_section", Either, here(&[boot, header(true, 65_535)])),
         hostile("no_entry_in_a_section", Either, here(&[boot, header(true, 0)])),
         hostile(
-            "sections_without_end",
+            "endless_sections",
             Either,
             here(&[&[boot][..], &vec![header(false, 1); 60_000]].concat()),
         ),
         hostile(
-            "empty_sections_without_end",
+            "endless_empty_sections",
             Either,
             here(&[&[boot][..], &vec![header(false, 0); 60_000]].concat()),
         ),
-        hostile("extensions_without_end", Either, {
+        hostile("endless_extensions", Either, {
             let extension = entry(&[0x44, 0x20]);
             here(&[&[boot, header(true, 1), boot][..], &vec![extension; 60_000]].concat())
         }),
-        hostile("bare_entries_without_end", Either, here(&vec![boot; 60_000])),
+        hostile("endless_entries", Either, here(&vec![boot; 60_000])),
         hostile("every_kind_of_entry", Either, {
             here(&(0..=255).map(|kind| entry(&[kind; 32])).collect::<Vec<_>>())
         }),
-        hostile("hard_disk_emulation_over_a_wrong_mbr", Either, {
+        hostile("hard_disk_emulation_of_an_invalid_mbr", Either, {
             here(&[entry(&[0x88, 4, 0, 0, 0xFF, 0, 0xFF, 0xFF, FREE as u8, 0, 0, 0])])
         }),
         hostile("two_boot_records", Either, {
-            let mut craft = Craft::new(&[]);
+            let mut builder = IsoBuilder::new(&[]);
             for at in [FREE, u32::MAX] {
                 let mut record = vec![0; SECTOR];
                 record[1..7].copy_from_slice(b"CD001\x01");
                 record[7..30].copy_from_slice(b"EL TORITO SPECIFICATION");
                 record[71..75].copy_from_slice(&at.to_le_bytes());
-                craft.descriptor(record);
+                builder.descriptor(record);
             }
-            craft.put(FREE, &catalog(&[boot])).finish()
+            builder.put(FREE, &catalog(&[boot])).finish()
         }),
     ]
 }
 
-/// A GPT header at sector 1 of 512 bytes, with such fields; its sum is right if it is as long as
-/// it should be.
+/// Returns a GPT header for LBA 1 with these fields. Its checksum is correct if its length is.
 fn gpt(len: u32, entries_at: u64, count: u32, entry_size: u32) -> Vec<u8> {
     let mut header = b"EFI PART\0\0\x01\0".to_vec();
     header.extend(len.to_le_bytes());
@@ -119,11 +118,11 @@ fn gpt(len: u32, entries_at: u64, count: u32, entry_size: u32) -> Vec<u8> {
 
 fn system_areas() -> Vec<Hostile> {
     let image = |name: &str, parts: &[(usize, &[u8])]| {
-        let mut craft = Craft::new(&[]);
+        let mut builder = IsoBuilder::new(&[]);
         for (at, bytes) in parts {
-            craft.put_at(*at, bytes);
+            builder.put_at(*at, bytes);
         }
-        hostile(name, Wholly, craft.finish())
+        hostile(name, Wholly, builder.finish())
     };
     let slot = |kind, first: u32, sectors: u32| -> Vec<u8> {
         [&[0x80, 0, 0, 0, kind, 0, 0, 0][..], &first.to_le_bytes(), &sectors.to_le_bytes()].concat()
@@ -158,7 +157,7 @@ fn system_areas() -> Vec<Hostile> {
         with_gpt("gpt_entries_of_1_byte", gpt(92, 2, 128, 1)),
         with_gpt("gpt_entries_at_2^64", gpt(92, u64::MAX, 128, 128)),
         with_gpt("gpt_entries_at_2^55", gpt(92, 1 << 55, 128, 128)),
-        with_gpt("gpt_entries_at_their_own_header", gpt(92, 1, 128, 128)),
+        with_gpt("gpt_entries_at_the_header", gpt(92, 1, 128, 128)),
         with_gpt("gpt_header_of_4_gib", gpt(u32::MAX, 2, 128, 128)),
         with_gpt("gpt_header_of_no_bytes", gpt(0, 2, 128, 128)),
         with_gpt("gpt_header_of_0xff", [b"EFI PART".to_vec(), vec![0xFF; 504]].concat()),
@@ -168,7 +167,7 @@ fn system_areas() -> Vec<Hostile> {
             &[(0, &mbr(&[slot(5, 0, u32::MAX), slot(0x0F, 0, 1)]))],
         ),
         image(
-            "mbr_extended_in_turn",
+            "mbr_extended_loop",
             &[
                 (0, &mbr(&[slot(5, 1, 100)])),
                 (512, &mbr(&[slot(0x83, 1, 1), slot(5, 1, 100)])),
@@ -176,7 +175,7 @@ fn system_areas() -> Vec<Hostile> {
             ],
         ),
         image(
-            "mbr_partitions_behind_the_end",
+            "mbr_partitions_beyond_the_end",
             &[(0, &mbr(&[slot(0xEF, u32::MAX, u32::MAX), slot(0, 0, 0), slot(0x17, 0, u32::MAX)]))],
         ),
         apm("apm_of_4_billion_entries", 2048, u32::MAX),
@@ -184,6 +183,6 @@ fn system_areas() -> Vec<Hostile> {
         apm("apm_blocks_of_no_bytes", 0, 10),
         apm("apm_blocks_of_65535_bytes", 65_535, 10),
         apm("apm_of_no_entries", 2048, 0),
-        image("all_of_it_0xff", &[(0, &[0xFF; 32 << 10])]),
+        image("system_area_of_0xff", &[(0, &[0xFF; 32 << 10])]),
     ]
 }

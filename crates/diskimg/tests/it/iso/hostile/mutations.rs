@@ -1,50 +1,53 @@
-//! Images damaged at random: whatever the bytes, there is an answer, and the same one twice.
+//! Randomly damaged images: reading never panics and always returns the same results.
 
 use diskimg::ErrorKind;
 use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace};
 use diskimg::storage::source::MemorySource;
-use diskimg_testkit::iso::{Craft, FREE, GOOD_AT, ROOT, Record, SECTOR, susp, utf16};
+use diskimg_testkit::iso::{FREE, GOOD_AT, IsoBuilder, ROOT, Record, SECTOR, susp, utf16};
 use diskimg_testkit::tool::{cases, run};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::sync::{Arc, OnceLock};
 
-/// Images with everything in them that we read.
+/// Returns images with every structure that diskimg reads.
 fn samples() -> &'static [Vec<u8>] {
     static SAMPLES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    SAMPLES.get_or_init(|| vec![crafted(), genisoimage()])
+    SAMPLES.get_or_init(|| vec![built(), genisoimage()])
 }
 
-fn crafted() -> Vec<u8> {
+fn built() -> Vec<u8> {
     let entries = [susp::tf(), susp::ce(FREE + 1, 0, 200)];
     let link = Record::rock_link("link", "/usr/../d/./inside");
-    let device =
-        Record::file("N", 0, 0).using(&[susp::px(0o020_644), susp::nm("null"), susp::pn(1, 3)]);
-    let packed = Record::rock("packed", FREE + 4, 200, &[susp::zf(4, 15, 40_000)]);
-    let moved = Record::file("M", FREE, 2048).using(&[
+    let device = Record::file("N", 0, 0).with_system_use(&[
+        susp::px(0o020_644),
+        susp::nm("null"),
+        susp::pn(1, 3),
+    ]);
+    let compressed = Record::rock("compressed", FREE + 4, 200, &[susp::zf(4, 15, 40_000)]);
+    let moved = Record::file("M", FREE, 2048).with_system_use(&[
         susp::px(0o040_755),
         susp::nm("moved"),
         susp::cl(FREE + 2),
     ]);
-    let parts = [0x80, 0].map(|flags| Record::rock("two", GOOD_AT, 2048, &[]).flagged(flags));
+    let parts = [0x80, 0].map(|flags| Record::rock("two", GOOD_AT, 2048, &[]).with_flags(flags));
     let records = [
         Record::rock("long", GOOD_AT, 33, &entries),
         link,
         device,
-        packed,
+        compressed,
         moved,
         parts[0].clone(),
         parts[1].clone(),
     ];
-    let mut craft = Craft::rock_ridge(&records);
-    craft.joliet(&[Record::file(utf16("emoji 😀;1"), GOOD_AT, 33)]);
-    craft.dir(FREE, ROOT, &[Record::rock("inside", GOOD_AT, 33, &[])]);
-    craft.put(FREE + 1, &[susp::nm_flags(0, " and so on"), susp::ce(FREE + 3, 0, 100)].concat());
-    craft.put(
+    let mut builder = IsoBuilder::rock_ridge(&records);
+    builder.joliet(&[Record::file(utf16("emoji 😀;1"), GOOD_AT, 33)]);
+    builder.dir(FREE, ROOT, &[Record::rock("inside", GOOD_AT, 33, &[])]);
+    builder.put(FREE + 1, &[susp::nm_flags(0, " and so on"), susp::ce(FREE + 3, 0, 100)].concat());
+    builder.put(
         FREE + 2,
         &diskimg_testkit::iso::directory(FREE + 2, FREE, &[susp::pl(ROOT), susp::re()], &[]),
     );
-    craft.put(FREE + 3, &susp::nm_flags(0, " and on"));
+    builder.put(FREE + 3, &susp::nm_flags(0, " and on"));
     let mut header = vec![0x37, 0xE4, 0x53, 0x96, 0xC9, 0xDB, 0xD6, 0x07];
     header.extend(
         [
@@ -56,10 +59,10 @@ fn crafted() -> Vec<u8> {
         ]
         .concat(),
     );
-    craft.put(FREE + 4, &header).finish()
+    builder.put(FREE + 4, &header).finish()
 }
 
-/// With UDF and a boot catalog.
+/// Returns an image of genisoimage with UDF and a boot catalog.
 fn genisoimage() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("t");
@@ -76,7 +79,7 @@ fn genisoimage() -> Vec<u8> {
     std::fs::read(out).unwrap()
 }
 
-/// Sectors that hold structures, of either image.
+/// Returns the sectors that contain structures.
 fn structures(image: &[u8]) -> Vec<usize> {
     let sectors = image.len() / SECTOR;
     (16..sectors)
@@ -119,20 +122,20 @@ fn apply(damage: &Damage, image: &mut [u8], sectors: &[usize]) {
     image[at..at + bytes.len()].copy_from_slice(&bytes);
 }
 
-/// Everything there is, in words; an error is a part of it.
-fn told(bytes: &[u8], namespace: Namespace) -> Vec<String> {
+/// Returns a description of everything in the image, including errors.
+fn describe(bytes: &[u8], namespace: Namespace) -> Vec<String> {
     let mut options = IsoOptions::default();
     options.namespace = namespace;
     let image = match IsoImage::open(Arc::new(MemorySource::new(bytes)), &options) {
         Ok(image) => image,
         Err(error) => return vec![error.to_string()],
     };
-    let mut told = vec![format!("{:?}", image.info().map_err(|e| e.to_string()))];
-    told.push(format!("{:?}", image.boot_catalog().map_err(|e| e.to_string())));
+    let mut results = vec![format!("{:?}", image.info().map_err(|e| e.to_string()))];
+    results.push(format!("{:?}", image.boot_catalog().map_err(|e| e.to_string())));
     let mut files = 0u64;
     for found in image.walk() {
-        let Ok(found) = found.map_err(|e| told.push(e.to_string())) else { continue };
-        told.push(format!("{found:?}"));
+        let Ok(found) = found.map_err(|e| results.push(e.to_string())) else { continue };
+        results.push(format!("{found:?}"));
         files += u64::from(!found.node.is_dir());
         if found.node.file_type == FileType::Regular {
             let read =
@@ -141,22 +144,22 @@ fn told(bytes: &[u8], namespace: Namespace) -> Vec<String> {
                     contents.read_exact_at(&mut bytes, 0).map_err(|e| e.to_string())?;
                     Ok(bytes)
                 });
-            told.push(format!("{read:?}"));
+            results.push(format!("{read:?}"));
         }
     }
     match image.verify(&mut |finding| assert!(!finding.message.is_empty())) {
-        Ok(seen) if seen.errors == 0 => assert!(seen.files >= files, "verify saw fewer files"),
+        Ok(seen) if seen.errors == 0 => assert!(seen.files >= files, "verify found fewer files"),
         Ok(_) => {}
         Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "{error}"),
     }
-    told
+    results
 }
 
 proptest! {
     #![proptest_config(cases(300))]
 
     #[test]
-    fn no_damage_makes_reading_or_verifying_fall_over(
+    fn damaged_images_are_read_and_verified_without_panics(
         which in 0..2usize,
         damages in prop::collection::vec(damage(), 1..5),
         cut in prop::option::weighted(0.1, any::<Index>()),
@@ -168,7 +171,7 @@ proptest! {
             image.truncate(cut.index(image.len()));
         }
         for namespace in [Namespace::Auto, Namespace::RockRidge, Namespace::Joliet, Namespace::Iso, Namespace::Udf] {
-            prop_assert_eq!(told(&image, namespace), told(&image, namespace));
+            prop_assert_eq!(describe(&image, namespace), describe(&image, namespace));
         }
     }
 }

@@ -1,39 +1,39 @@
-//! System use fields (SUSP, Rock Ridge) that go on for ever or elsewhere, and entries that lie
-//! about their lengths.
+//! System use fields (SUSP, Rock Ridge): continuation areas that loop or are outside the image, and
+//! entries with wrong lengths.
 
 use super::Expected::{Either, Partly, Wholly};
 use super::{Expected, Hostile, hostile, run_class};
-use diskimg_testkit::iso::{Craft, DIRECTORY, FREE, GOOD_AT, ROOT, Record, SECTOR, susp};
+use diskimg_testkit::iso::{DIRECTORY, FREE, GOOD_AT, IsoBuilder, ROOT, Record, SECTOR, susp};
 
 #[test]
-fn continuations_end() {
+fn invalid_continuation_areas_do_not_affect_other_files() {
     run_class("Continuations (CE)", continuations());
 }
 
 #[test]
-fn relocated_directories_are_found_once() {
+fn invalid_relocations_do_not_affect_other_files() {
     run_class("Relocation (CL, PL, RE)", relocations());
 }
 
 #[test]
-fn entries_that_lie_about_their_length_spoil_no_other() {
+fn malformed_system_use_entries_do_not_affect_other_files() {
     run_class("System use entries", entries());
 }
 
-/// A file with these entries behind its own, in the root of an image with more sectors.
+/// Returns an image with a file that has these additional entries, and with additional sectors.
 fn with(entries: &[Vec<u8>], more: &[(u32, Vec<u8>)]) -> Vec<u8> {
-    let mut craft = Craft::rock_ridge(&[Record::rock("bad", GOOD_AT, 33, entries)]);
+    let mut builder = IsoBuilder::rock_ridge(&[Record::rock("bad", GOOD_AT, 33, entries)]);
     for (sector, bytes) in more {
-        craft.put(*sector, bytes);
+        builder.put(*sector, bytes);
     }
-    craft.finish()
+    builder.finish()
 }
 
 fn continuations() -> Vec<Hostile> {
     let ce = susp::ce;
     let first = |len| [ce(FREE, 0, len)];
     let chain = |areas: u32| {
-        // 28 bytes each: they lie beside each other, so none is entered twice.
+        // The areas of 28 bytes each do not overlap, so none is visited twice.
         let area = |n: u32| ce(FREE + (n + 1) / 60, (n + 1) % 60 * 28, 28);
         let mut bytes = vec![0; (areas as usize / 60 + 2) * SECTOR];
         for n in 0..areas {
@@ -52,15 +52,15 @@ fn continuations() -> Vec<Hostile> {
         (FREE + n, [part.repeat(9), ce(FREE + n + 1, 0, 2000)].concat())
     });
     vec![
-        hostile("area_goes_on_in_itself", Partly, with(&first(28), &[(FREE, ce(FREE, 0, 28))])),
-        hostile("area_goes_on_in_its_own_record", Partly, place(ROOT, 0, 2048)),
-        hostile("two_areas_in_turn", Partly, {
+        hostile("area_continues_in_itself", Partly, with(&first(28), &[(FREE, ce(FREE, 0, 28))])),
+        hostile("area_continues_in_its_own_record", Partly, place(ROOT, 0, 2048)),
+        hostile("two_areas_continue_in_each_other", Partly, {
             with(&first(28), &[(FREE, ce(FREE + 1, 0, 28)), (FREE + 1, ce(FREE, 0, 28))])
         }),
-        hostile("areas_over_each_other", Partly, {
+        hostile("overlapping_areas", Partly, {
             with(&first(2048), &[(FREE, [ce(FREE, 28, 2000), ce(FREE, 29, 1900)].concat())])
         }),
-        hostile("an_area_of_nothing_but_continuations", Partly, {
+        hostile("an_area_of_continuations_only", Partly, {
             with(
                 &first(2044),
                 &[
@@ -71,92 +71,97 @@ fn continuations() -> Vec<Hostile> {
         }),
         hostile("chain_of_10_areas", Wholly, chain(10)),
         hostile("chain_of_10000_areas", Partly, chain(10_000)),
-        hostile("area_behind_the_end", Partly, place(1 << 24, 0, 100)),
+        hostile("area_beyond_the_end", Partly, place(1 << 24, 0, 100)),
         hostile("area_at_the_last_sector", Partly, place(u32::MAX, 0, 100)),
         hostile("offset_of_4_gib", Partly, place(FREE, u32::MAX, 100)),
         hostile("length_of_4_gib", Partly, place(FREE, 0, u32::MAX)),
         hostile("all_of_4_gib", Partly, place(u32::MAX, u32::MAX, u32::MAX)),
         hostile("area_across_two_sectors", Either, place(FREE, 2000, 100)),
         hostile("area_of_no_bytes", Either, place(FREE, 0, 0)),
-        hostile("area_of_no_bytes_for_ever", Either, with(&first(0), &[(FREE, ce(FREE, 0, 0))])),
+        hostile(
+            "area_of_no_bytes_continues_in_itself",
+            Either,
+            with(&first(0), &[(FREE, ce(FREE, 0, 0))]),
+        ),
         hostile("area_of_three_bytes", Either, place(FREE, 0, 3)),
         hostile("three_continuations_in_one_field", Either, {
             with(&[ce(FREE, 0, 28), ce(FREE + 1, 0, 28)], &[(FREE, ce(FREE + 2, 0, 28))])
         }),
         hostile("link_of_a_mebibyte", Partly, {
-            let record = Record::file("L", 0, 0).using(&[
+            let record = Record::file("L", 0, 0).with_system_use(&[
                 susp::px(0o120_777),
                 susp::nm("bad"),
                 ce(FREE, 0, 2000),
             ]);
-            let mut craft = Craft::rock_ridge(&[record]);
+            let mut builder = IsoBuilder::rock_ridge(&[record]);
             for (sector, bytes) in link_parts {
-                craft.put(sector, &bytes);
+                builder.put(sector, &bytes);
             }
-            craft.finish()
+            builder.finish()
         }),
         hostile("name_of_a_mebibyte", Partly, {
-            let record = Record::file("N", 0, 0).using(&[susp::px(0o100_644), ce(FREE, 0, 2000)]);
-            let mut craft = Craft::rock_ridge(&[record]);
+            let record =
+                Record::file("N", 0, 0).with_system_use(&[susp::px(0o100_644), ce(FREE, 0, 2000)]);
+            let mut builder = IsoBuilder::rock_ridge(&[record]);
             for (sector, bytes) in name_parts {
-                craft.put(sector, &bytes);
+                builder.put(sector, &bytes);
             }
-            craft.finish()
+            builder.finish()
         }),
         hostile("a_thousand_records_with_one_area", Either, {
             let entry = [ce(FREE, 0, 2000)];
             let records: Vec<_> = (0..300)
                 .map(|n| {
                     Record::file(format!("F{n:03}"), 0, 0)
-                        .using(&[susp::px(0o100_644)])
-                        .using(&entry)
+                        .with_system_use(&[susp::px(0o100_644)])
+                        .with_system_use(&entry)
                 })
                 .collect();
-            let mut craft = Craft::rock_ridge(&records);
-            craft.put(FREE, &susp::nm_flags(1, "x").repeat(300));
-            craft.finish()
+            let mut builder = IsoBuilder::rock_ridge(&records);
+            builder.put(FREE, &susp::nm_flags(1, "x").repeat(300));
+            builder.finish()
         }),
-        hostile("root_record_goes_on_in_itself", Either, {
+        hostile("root_record_continues_in_itself", Either, {
             let own = [susp::sp(0), susp::px(0o040_755), ce(ROOT, 34, 100)];
             let good = Record::rock("good.txt", GOOD_AT, 33, &[]);
-            Craft::with_root(&own, &[good]).finish()
+            IsoBuilder::with_root(&own, &[good]).finish()
         }),
     ]
 }
 
 fn relocations() -> Vec<Hostile> {
     let moved = |name: &str, sector| {
-        Record::file(name, sector, 2048).using(&[
+        Record::file(name, sector, 2048).with_system_use(&[
             susp::px(0o040_755),
             susp::nm(name),
             susp::cl(sector),
         ])
     };
     let one = |record: Record| {
-        let mut craft = Craft::rock_ridge(&[record]);
-        craft.dir(FREE, ROOT, &[Record::rock("inside", GOOD_AT, 33, &[])]);
-        craft.finish()
+        let mut builder = IsoBuilder::rock_ridge(&[record]);
+        builder.dir(FREE, ROOT, &[Record::rock("inside", GOOD_AT, 33, &[])]);
+        builder.finish()
     };
-    let mut mutual = Craft::rock_ridge(&[moved("a", FREE)]);
+    let mut mutual = IsoBuilder::rock_ridge(&[moved("a", FREE)]);
     mutual.dir(FREE, ROOT, &[moved("b", FREE + 1)]).dir(FREE + 1, ROOT, &[moved("a", FREE)]);
-    let mut itself = Craft::rock_ridge(&[moved("a", FREE)]);
+    let mut itself = IsoBuilder::rock_ridge(&[moved("a", FREE)]);
     itself.dir(FREE, ROOT, &[moved("a", FREE)]);
     let dot = |entries: &[Vec<u8>]| {
-        let mut craft = Craft::rock_ridge(&[moved("a", FREE)]);
-        craft.put(FREE, &diskimg_testkit::iso::directory(FREE, ROOT, entries, &[]));
-        craft.finish()
+        let mut builder = IsoBuilder::rock_ridge(&[moved("a", FREE)]);
+        builder.put(FREE, &diskimg_testkit::iso::directory(FREE, ROOT, entries, &[]));
+        builder.finish()
     };
     vec![
-        hostile("moved_to_where_it_is", Either, one(moved("a", FREE))),
+        hostile("moved_to_its_own_location", Either, one(moved("a", FREE))),
         hostile("moved_to_the_root", Partly, one(moved("a", ROOT))),
         hostile("moved_into_itself", Partly, itself.finish()),
         hostile("moved_into_each_other", Partly, mutual.finish()),
         hostile("moved_to_a_file", Partly, one(moved("a", GOOD_AT))),
         hostile("moved_to_sector_0", Partly, one(moved("a", 0))),
         hostile("moved_to_the_descriptors", Partly, one(moved("a", 16))),
-        hostile("moved_behind_the_end", Partly, one(moved("a", 1 << 24))),
+        hostile("moved_beyond_the_end", Partly, one(moved("a", 1 << 24))),
         hostile("moved_to_the_last_sector", Partly, one(moved("a", u32::MAX))),
-        hostile("directory_record_with_cl", Either, one(moved("a", FREE).flagged(DIRECTORY))),
+        hostile("directory_record_with_cl", Either, one(moved("a", FREE).with_flags(DIRECTORY))),
         hostile(
             "its_own_record_says_moved_again",
             Either,
@@ -165,21 +170,25 @@ fn relocations() -> Vec<Hostile> {
         hostile("its_own_record_says_relocated", Either, dot(&[susp::re(), susp::pl(u32::MAX)])),
         hostile("parent_link_to_nowhere", Either, dot(&[susp::pl(1 << 24)])),
         hostile("parent_link_to_itself", Either, dot(&[susp::pl(FREE)])),
-        hostile("relocated_and_nobody_leads_there", Either, {
+        hostile("relocated_without_a_child_link", Either, {
             let record = Record::rock_dir("lost", FREE, &[susp::re()]);
             one(record)
         }),
-        hostile("relocated_and_moved_at_once", Either, one(moved("a", FREE).using(&[susp::re()]))),
-        hostile("a_hundred_ways_to_one_moved_directory", Partly, {
+        hostile(
+            "relocated_and_moved_at_once",
+            Either,
+            one(moved("a", FREE).with_system_use(&[susp::re()])),
+        ),
+        hostile("a_hundred_child_links_to_one_directory", Partly, {
             let records: Vec<_> = (0..100).map(|n| moved(&format!("d{n}"), FREE)).collect();
-            let mut craft = Craft::rock_ridge(&records);
-            craft.dir(FREE, ROOT, &[]);
-            craft.finish()
+            let mut builder = IsoBuilder::rock_ridge(&records);
+            builder.dir(FREE, ROOT, &[]);
+            builder.finish()
         }),
     ]
 }
 
-/// All entries that we know of, and two that are others'.
+/// All supported entries, and some of other extensions.
 const SIGNATURES: [&[u8; 2]; 21] = [
     b"SP",
     b"CE",
@@ -212,24 +221,24 @@ fn entries() -> Vec<Hostile> {
                 .iter()
                 .enumerate()
                 .map(|(n, signature)| {
-                    // As long as it says if that fits, else until the record's end.
+                    // As long as the entry claims, or at most 120 bytes.
                     let data = vec![byte; usize::from(len).clamp(4, 120) - 4];
                     let bad = susp::with_len(signature, len, &data);
                     Record::file(format!("BAD{n:02}"), GOOD_AT, 33)
-                        .using(&[bad, susp::nm(format!("after{n}"))])
+                        .with_system_use(&[bad, susp::nm(format!("after{n}"))])
                 })
                 .collect();
             let name = format!("every_entry_of_{len}_bytes_{fill}");
-            all.push(hostile(name, Either, Craft::rock_ridge(&records).finish()));
+            all.push(hostile(name, Either, IsoBuilder::rock_ridge(&records).finish()));
         }
     }
     let link = |data: &[u8]| {
         let entries = [susp::px(0o120_777), susp::nm("link"), susp::entry(b"SL", data)];
-        Craft::rock_ridge(&[Record::file("L", 0, 0).using(&entries)]).finish()
+        IsoBuilder::rock_ridge(&[Record::file("L", 0, 0).with_system_use(&entries)]).finish()
     };
     let root = |own: &[Vec<u8>], expected: Expected, name: &str| {
         let good = Record::rock("good.txt", GOOD_AT, 33, &[]);
-        hostile(name, expected, Craft::with_root(own, &[good]).finish())
+        hostile(name, expected, IsoBuilder::with_root(own, &[good]).finish())
     };
     all.extend([
         hostile("component_longer_than_its_entry", Partly, link(&[0, 0, 200, b'x'])),
@@ -238,7 +247,7 @@ fn entries() -> Vec<Hostile> {
         hostile("component_root_in_the_middle", Either, link(&[0, 0, 1, b'a', 8, 0, 0, 1, b'b'])),
         hostile("component_with_nul", Either, link(&[0, 0, 3, b'a', 0, b'b'])),
         hostile("component_with_slashes", Either, link(b"\0\0\x0b../../../../")),
-        hostile("link_goes_on_and_does_not", Either, link(&[1, 1, 1, b'a'])),
+        hostile("link_continues_without_another_entry", Either, link(&[1, 1, 1, b'a'])),
         hostile(
             "a_hundred_empty_components",
             Either,
@@ -253,24 +262,21 @@ fn entries() -> Vec<Hostile> {
             Either,
             "er_longer_than_itself",
         ),
-        root(&[susp::sp(0), susp::er("UNKNOWN_EXTENSION")], Either, "er_of_nobody"),
-        root(
-            &[susp::sp(0), susp::entry(b"ES", &[200])],
-            Either,
-            "es_of_an_extension_that_is_not_there",
-        ),
-        hostile("times_that_are_none", Either, {
+        root(&[susp::sp(0), susp::er("UNKNOWN_EXTENSION")], Either, "er_of_an_unknown_extension"),
+        root(&[susp::sp(0), susp::entry(b"ES", &[200])], Either, "es_of_a_missing_extension"),
+        hostile("invalid_times", Either, {
             let bad = susp::entry(b"TF", &[&[0x8F][..], &[b'9'; 68]].concat());
             let short = susp::entry(b"TF", &[&[0x7F][..], &[0xFF; 49]].concat());
             with(&[bad, short], &[])
         }),
         hostile("ids_and_links_of_4_billion", Wholly, {
             let entries = [susp::px_of(0o100_644, u32::MAX, u32::MAX, u32::MAX), susp::nm("bad")];
-            Craft::rock_ridge(&[Record::file("F", GOOD_AT, 33).using(&entries)]).finish()
+            IsoBuilder::rock_ridge(&[Record::file("F", GOOD_AT, 33).with_system_use(&entries)])
+                .finish()
         }),
         hostile("device_numbers_of_4_billion", Wholly, {
             let entries = [susp::px(0o020_644), susp::nm("bad"), susp::pn(u32::MAX, u32::MAX)];
-            Craft::rock_ridge(&[Record::file("F", 0, 0).using(&entries)]).finish()
+            IsoBuilder::rock_ridge(&[Record::file("F", 0, 0).with_system_use(&entries)]).finish()
         }),
     ]);
     all

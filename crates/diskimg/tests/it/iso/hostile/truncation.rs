@@ -1,40 +1,40 @@
-//! Images cut off within their structures, and copies of whole disc sectors that are not whole.
+//! Truncated images, and incomplete or inconsistent raw sectors.
 
 use super::Expected::{Either, Refused, Wholly};
 use super::{Hostile, hostile, run_class};
 use diskimg_testkit::iso::{
-    Craft, FREE, GOOD_AT, JOLIET_ROOT, PATH_L, PATH_M, ROOT, Record, SECTOR, susp, utf16,
+    FREE, GOOD_AT, IsoBuilder, JOLIET_ROOT, PATH_L, PATH_M, ROOT, Record, SECTOR, susp, utf16,
 };
 use diskimg_testkit::tool::run;
 
 #[test]
-fn an_image_cut_off_anywhere_is_an_error_or_a_part() {
-    run_class("Cut images", cuts());
+fn a_truncated_image_is_an_error_or_partly_readable() {
+    run_class("Truncated images", truncated());
 }
 
 #[test]
-fn an_image_of_genisoimage_cut_off_anywhere_is_an_error_or_a_part() {
-    run_class("Cut images of genisoimage", tool_cuts());
+fn a_truncated_image_of_genisoimage_is_an_error_or_partly_readable() {
+    run_class("Truncated images of genisoimage", truncated_genisoimage());
 }
 
 #[test]
-fn copies_of_disc_sectors_that_are_not_whole_are_an_error_or_a_part() {
+fn invalid_raw_sectors_are_an_error_or_partly_readable() {
     run_class("Sectors of 2352 bytes", raw_sectors());
 }
 
-/// All name spaces, a directory, a continuation.
+/// Returns an image with Rock Ridge, Joliet, a directory and a continuation area.
 fn whole() -> Vec<u8> {
     let long = Record::rock("long", GOOD_AT, 33, &[susp::ce(FREE + 1, 0, 100)]);
-    let mut craft = Craft::rock_ridge(&[long, Record::rock_dir("d", FREE, &[])]);
-    craft.joliet(&[Record::file(utf16("f"), GOOD_AT, 33)]);
-    craft.dir(FREE, ROOT, &[Record::rock("inside", FREE + 2, 9000, &[])]);
-    craft.put(FREE + 1, &susp::nm_flags(0, " name")).put(FREE + 2, &[7; 9000]);
-    craft.finish()
+    let mut builder = IsoBuilder::rock_ridge(&[long, Record::rock_dir("d", FREE, &[])]);
+    builder.joliet(&[Record::file(utf16("f"), GOOD_AT, 33)]);
+    builder.dir(FREE, ROOT, &[Record::rock("inside", FREE + 2, 9000, &[])]);
+    builder.put(FREE + 1, &susp::nm_flags(0, " name")).put(FREE + 2, &[7; 9000]);
+    builder.finish()
 }
 
-fn cuts() -> Vec<Hostile> {
+fn truncated() -> Vec<Hostile> {
     let whole = whole();
-    let mut all = vec![hostile("not_cut", Wholly, whole.clone())];
+    let mut all = vec![hostile("complete", Wholly, whole.clone())];
     let sectors = [
         0,
         1,
@@ -56,10 +56,10 @@ fn cuts() -> Vec<Hostile> {
     for sector in sectors {
         for within in [0, 7, 100, 2047] {
             let at = sector as usize * SECTOR + within;
-            // Sector 16 says what the image is, and where its root is.
+            // Sector 16 contains the primary descriptor with the location of the root.
             let expected = if at < 17 * SECTOR { Refused } else { Either };
             all.push(hostile(
-                format!("cut_{within}_bytes_into_sector_{sector}"),
+                format!("truncated_{within}_bytes_into_sector_{sector}"),
                 expected,
                 whole[..at].to_vec(),
             ));
@@ -68,7 +68,7 @@ fn cuts() -> Vec<Hostile> {
     all
 }
 
-fn tool_cuts() -> Vec<Hostile> {
+fn truncated_genisoimage() -> Vec<Hostile> {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir_all(path("t/sub/deeper")).unwrap();
@@ -97,22 +97,22 @@ fn tool_cuts() -> Vec<Hostile> {
     );
     let whole = std::fs::read(&out).unwrap();
     let step = whole.len() / 60;
-    let cut = |n: usize| {
+    let truncated = |n: usize| {
         let at = (n * step + n * 37).min(whole.len());
         let expected = if at < 17 * SECTOR { Refused } else { Either };
-        hostile(format!("cut_at_{at}"), expected, whole[..at].to_vec())
+        hostile(format!("truncated_at_{at}"), expected, whole[..at].to_vec())
     };
-    (1..60).map(cut).collect()
+    (1..60).map(truncated).collect()
 }
 
-/// An image as a drive would copy it raw: sync, address, mode, data, and what corrects it.
+/// Returns the image as raw sectors: sync, address, mode, data, and space for error correction.
 pub(in crate::iso) fn raw(cooked: &[u8], mode: u8, before: usize, sector: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (n, data) in cooked.chunks(SECTOR).enumerate() {
         let mut one = vec![0; sector];
         if before >= 16 {
             one[1..11].fill(0xFF);
-            // Minute, second, frame, in decimal digits; the disc begins with two seconds.
+            // Minute, second and frame in BCD. Sector 0 is at 00:02:00.
             let n = n + 150;
             let digits = |n: usize| (n / 10 * 16 + n % 10) as u8;
             one[12..16].copy_from_slice(&[
@@ -149,7 +149,7 @@ fn raw_sectors() -> Vec<Hostile> {
         hostile("mode_255", Either, changed(&|b| b.chunks_mut(2352).for_each(|s| s[15] = 255))),
         hostile("mode_0", Either, changed(&|b| b.chunks_mut(2352).for_each(|s| s[15] = 0))),
         hostile(
-            "now_mode_1_now_2",
+            "mode_1_and_mode_2_alternate",
             Either,
             changed(&|b| b.chunks_mut(4704).for_each(|s| s[15] = 2)),
         ),
@@ -159,7 +159,11 @@ fn raw_sectors() -> Vec<Hostile> {
             for within in [0, 12, 1000, 2351] {
                 let at = sectors * 2352 + within;
                 let expected = if sectors < 16 { Refused } else { Either };
-                all.push(hostile(format!("{name}_cut_at_{at}"), expected, bytes[..at].to_vec()));
+                all.push(hostile(
+                    format!("{name}_truncated_at_{at}"),
+                    expected,
+                    bytes[..at].to_vec(),
+                ));
             }
         }
     }

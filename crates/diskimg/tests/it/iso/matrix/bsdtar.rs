@@ -1,17 +1,17 @@
-//! Images of bsdtar (libarchive). Trees deeper than eight levels are not among them: version 3.6.2
-//! dies of those.
+//! Images created by bsdtar (libarchive), without trees deeper than eight levels, on which version
+//! 3.6.2 crashes.
 
 use super::Reader::{Bsdtar, BsdtarWith, Pycdlib, SevenZip, Xorriso};
-use super::tree::{self, Lab};
+use super::tree::{self, TestDir};
 use super::{Reader, Report, View};
 use diskimg::iso::Namespace;
 use diskimg_testkit::tool::run;
 use std::path::PathBuf;
 
-/// Makes `NAME.iso` of the tree with these options of the format.
-fn make(lab: &Lab, name: &str, options: &str) -> PathBuf {
-    let out = lab.path(&format!("{name}.iso"));
-    let (file, tree) = (out.to_str().unwrap().to_owned(), lab.arg("tree"));
+/// Creates `NAME.iso` from the tree with these format options.
+fn make(dir: &TestDir, name: &str, options: &str) -> PathBuf {
+    let out = dir.path(&format!("{name}.iso"));
+    let (file, tree) = (out.to_str().unwrap().to_owned(), dir.arg("tree"));
     let mut args = vec!["-c", "-f", &file, "--format", "iso9660", "-C", &tree];
     if !options.is_empty() {
         args.extend(["--options", options]);
@@ -22,11 +22,11 @@ fn make(lab: &Lab, name: &str, options: &str) -> PathBuf {
 }
 
 #[test]
-fn images_of_bsdtar_are_what_went_in() {
-    let lab = Lab::new(tree::posix);
-    let wanted = lab.wanted();
+fn images_of_bsdtar_contain_the_source_tree() {
+    let dir = TestDir::new(tree::posix);
+    let wanted = dir.wanted();
     let mut report = Report::new("bsdtar");
-    // By itself it makes permissions rational, but keeps owners (`rockridge=useful`).
+    // The default `rockridge=useful` changes permissions but keeps owners.
     let mut useful = tree::rational(&wanted);
     for (path, facts) in &mut useful {
         facts.owner = wanted[path].owner;
@@ -37,91 +37,91 @@ fn images_of_bsdtar_are_what_went_in() {
         ("no Joliet", "rockridge=strict,!joliet", &wanted, &[Bsdtar]),
         ("level 3", "rockridge=strict,iso-level=3", &wanted, &[Bsdtar]),
     ];
-    for (name, options, wanted, agree) in cases {
-        let image = make(&lab, name, options);
-        report.see(&View {
+    for (name, options, wanted, readers) in cases {
+        let image = make(&dir, name, options);
+        report.check(&View {
             name,
             image: &image,
             namespace: Namespace::RockRidge,
             preferred: true,
             wanted,
-            agree,
+            readers,
         });
     }
-    report.done();
+    report.finish();
 }
 
 #[test]
-fn joliet_trees_of_bsdtar_are_what_went_in() {
-    let lab = Lab::new(tree::names);
-    let wanted = tree::bare(&lab.wanted());
+fn joliet_trees_of_bsdtar_contain_the_source_tree() {
+    let dir = TestDir::new(tree::names);
+    let wanted = tree::bare(&dir.wanted());
     let mut report = Report::new("bsdtar, Joliet");
     let joliet: &[Reader] =
         &[BsdtarWith("!rockridge"), Xorriso("norock"), SevenZip("iso"), Pycdlib("joliet")];
     for (name, options, preferred) in [
-        ("beside Rock Ridge", "", false),
+        ("with Rock Ridge", "", false),
         ("without Rock Ridge", "!rockridge", true),
         ("long", "joliet=long,!rockridge", true),
     ] {
-        let image = make(&lab, name, options);
-        report.see(&View {
+        let image = make(&dir, name, options);
+        report.check(&View {
             name,
             image: &image,
             namespace: Namespace::Joliet,
             preferred,
             wanted: &wanted,
-            agree: joliet,
+            readers: joliet,
         });
     }
-    let lab = Lab::new(tree::plain);
-    let wanted = tree::bare(&lab.wanted());
-    let image = make(&lab, "neither", "!rockridge,!joliet");
-    let agree = &[BsdtarWith("!rockridge,!joliet")];
-    report.see(&View {
+    let dir = TestDir::new(tree::plain);
+    let wanted = tree::bare(&dir.wanted());
+    let image = make(&dir, "neither", "!rockridge,!joliet");
+    let readers = &[BsdtarWith("!rockridge,!joliet")];
+    report.check(&View {
         name: "neither",
         image: &image,
         namespace: Namespace::Iso,
         preferred: true,
         wanted: &wanted,
-        agree,
+        readers,
     });
-    report.done();
+    report.finish();
 }
 
 #[test]
-fn packed_and_bootable_images_of_bsdtar_are_what_went_in() {
-    // What does not shrink it packs wrongly: it cannot unpack it itself.
-    let lab = Lab::new(tree::shrinking);
-    let wanted = lab.wanted();
+fn compressed_and_bootable_images_of_bsdtar_contain_the_source_tree() {
+    // bsdtar compresses incompressible files wrongly and cannot decompress them itself.
+    let dir = TestDir::new(tree::compressible);
+    let wanted = dir.wanted();
     let mut report = Report::new("bsdtar, zisofs and boot");
     for (name, options) in [
-        ("packed", "rockridge=strict,zisofs=direct"),
-        ("packed hard", "rockridge=strict,zisofs=direct,compression-level=9"),
+        ("compressed", "rockridge=strict,zisofs=direct"),
+        ("maximum compression", "rockridge=strict,zisofs=direct,compression-level=9"),
     ] {
-        let image = make(&lab, name, options);
-        report.see(&View {
+        let image = make(&dir, name, options);
+        report.check(&View {
             name,
             image: &image,
             namespace: Namespace::RockRidge,
             preferred: true,
             wanted: &wanted,
-            agree: &[Bsdtar],
+            readers: &[Bsdtar],
         });
     }
-    let image = make(&lab, "boot", "rockridge=strict,boot=tiny,boot-type=no-emulation");
+    let image = make(&dir, "boot", "rockridge=strict,boot=tiny,boot-type=no-emulation");
     let mut wanted = wanted;
     let catalog = super::reference::bsdtar(&image).unwrap();
     for (path, facts) in catalog {
-        // The catalog that it adds is a file like any other.
+        // bsdtar adds the boot catalog as a file.
         wanted.entry(path).or_insert(facts);
     }
-    report.see(&View {
+    report.check(&View {
         name: "boot",
         image: &image,
         namespace: Namespace::RockRidge,
         preferred: true,
         wanted: &wanted,
-        agree: &[Bsdtar],
+        readers: &[Bsdtar],
     });
-    report.done();
+    report.finish();
 }

@@ -1,6 +1,6 @@
-//! What the Linux kernel reads, which is the most faithful reader there is; where this one can.
+//! Images compared with what the Linux kernel reads, if it supports the file system.
 
-use super::tree::{self, Lab};
+use super::tree::{self, TestDir};
 use super::{Report, View, genisoimage, xorriso};
 use crate::iso::reference::{self, Tree};
 use diskimg::iso::Namespace;
@@ -16,16 +16,16 @@ impl Drop for Mount<'_> {
     }
 }
 
-/// What the kernel reads; `None` if it has no such file system.
-fn read(lab: &Lab, image: &Path, kind: &str, options: &str) -> Option<Tree> {
-    let at = lab.path("mnt");
+/// Mounts the image and reads it. Returns `None` if the kernel does not support the file system.
+fn read(dir: &TestDir, image: &Path, kind: &str, options: &str) -> Option<Tree> {
+    let at = dir.path("mnt");
     std::fs::create_dir_all(&at).unwrap();
     let options = format!("loop,ro{options}");
-    let words = ["-t", kind, "-o", &options].map(std::ffi::OsStr::new);
-    let output = try_run("mount", words.into_iter().chain([image.as_os_str(), at.as_os_str()]));
+    let args = ["-t", kind, "-o", &options].map(std::ffi::OsStr::new);
+    let output = try_run("mount", args.into_iter().chain([image.as_os_str(), at.as_os_str()]));
     if !output.status.success() {
-        let known = std::fs::read_to_string("/proc/filesystems").unwrap();
-        assert!(!known.contains(kind), "mount: {}", String::from_utf8_lossy(&output.stderr));
+        let supported = std::fs::read_to_string("/proc/filesystems").unwrap();
+        assert!(!supported.contains(kind), "mount: {}", String::from_utf8_lossy(&output.stderr));
         return None;
     }
     let _mount = Mount(&at);
@@ -33,13 +33,13 @@ fn read(lab: &Lab, image: &Path, kind: &str, options: &str) -> Option<Tree> {
 }
 
 #[test]
-#[ignore = "needs root, to mount images, and a kernel that reads them"]
+#[ignore = "needs root to mount images and a kernel that supports them"]
 #[allow(clippy::print_stderr)]
-fn the_kernel_reads_what_we_read() {
+fn the_kernel_reads_the_same_trees() {
     let mut report = Report::new("Linux");
-    let posix = Lab::new(tree::posix);
-    let deep = Lab::new(tree::deep);
-    let names = Lab::new(tree::names);
+    let posix = TestDir::new(tree::posix);
+    let deep = TestDir::new(tree::deep);
+    let names = TestDir::new(tree::names);
     let images = [
         ("xorriso, Rock Ridge", &posix, xorriso::make(&posix, "x", "-R"), "", Namespace::RockRidge),
         (
@@ -72,34 +72,34 @@ fn the_kernel_reads_what_we_read() {
             Namespace::Iso,
         ),
     ];
-    for (name, lab, image, options, namespace) in images {
-        let Some(wanted) = read(lab, &image, "iso9660", options) else {
+    for (name, dir, image, options, namespace) in images {
+        let Some(wanted) = read(dir, &image, "iso9660", options) else {
             eprintln!("skipped: this kernel does not read ISO 9660");
             return;
         };
-        // Where nothing is recorded, the kernel makes something up.
+        // The kernel reports default values for attributes that are not recorded.
         let rock = namespace == Namespace::RockRidge;
         let wanted = if rock { wanted } else { tree::bare(&wanted) };
-        report.see(&View {
+        report.check(&View {
             name,
             image: &image,
             namespace,
             preferred: true,
             wanted: &wanted,
-            agree: &[],
+            readers: &[],
         });
     }
     let image = genisoimage::make(&names, "u", "-udf");
     if let Some(wanted) = read(&names, &image, "udf", "") {
         let wanted = tree::bare(&wanted);
-        report.see(&View {
+        report.check(&View {
             name: "genisoimage, UDF",
             image: &image,
             namespace: Namespace::Udf,
             preferred: false,
             wanted: &wanted,
-            agree: &[],
+            readers: &[],
         });
     }
-    report.done();
+    report.finish();
 }

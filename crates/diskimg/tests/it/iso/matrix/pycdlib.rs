@@ -1,39 +1,39 @@
-//! Images of pycdlib, where `DISKIMG_ORACLES` names an environment that has it.
+//! Images created by pycdlib, if `DISKIMG_ORACLES` names a virtual environment with pycdlib.
 
 use super::Reader::{Bsdtar, BsdtarWith, Pycdlib};
-use super::tree::{self, Lab};
+use super::tree::{self, TestDir};
 use super::{Reader, Report, View};
 use crate::iso::reference::{self, Tree, pycdlib_run};
 use diskimg::iso::{FileType, Namespace};
 use std::path::PathBuf;
 
-/// Makes `NAME.iso` of the tree with these settings; `None` without pycdlib.
-fn make(lab: &Lab, name: &str, settings: &str) -> Option<PathBuf> {
-    let out = lab.path(&format!("{name}.iso"));
-    let tree = lab.path("tree");
+/// Creates `NAME.iso` from the tree with these settings. Returns `None` without pycdlib.
+fn make(dir: &TestDir, name: &str, settings: &str) -> Option<PathBuf> {
+    let out = dir.path(&format!("{name}.iso"));
+    let tree = dir.path("tree");
     let program = include_str!("../../../../../diskimg-testkit/src/oracles/pycdlib_make.py");
     let made = pycdlib_run(program, &[out.as_os_str(), tree.as_os_str(), settings.as_ref()])?;
     made.unwrap_or_else(|error| panic!("pycdlib, {name}: {error}"));
     Some(out)
 }
 
-/// Name, settings, what is shown, by itself or not, what must be there, who agrees.
+/// Name, settings, namespace, whether it is shown by default, expected tree, tools that must agree.
 type Case<'a> = (&'a str, &'a str, Namespace, bool, &'a Tree, &'a [Reader]);
 
 #[test]
 #[allow(clippy::print_stderr)]
-fn images_of_pycdlib_are_what_went_in() {
+fn images_of_pycdlib_contain_the_source_tree() {
     if std::env::var_os("DISKIMG_ORACLES").is_none() {
-        eprintln!("skipped: DISKIMG_ORACLES names no environment with pycdlib");
+        eprintln!("skipped: DISKIMG_ORACLES names no virtual environment with pycdlib");
         return;
     }
-    let lab = Lab::new(|root| {
+    let dir = TestDir::new(|root| {
         tree::names(root);
         std::os::unix::fs::symlink("sub.directory/inside.txt", root.join("link")).unwrap();
         std::os::unix::fs::symlink("/absolute/../target", root.join("absolute")).unwrap();
     });
-    let whole = lab.wanted();
-    // It gives files its own owner and the moment of making.
+    let whole = dir.wanted();
+    // pycdlib records its own owner and the creation time of the image.
     let rock = reference::without(&whole, |facts| {
         (facts.owner, facts.mtime, facts.mode) = (None, None, None)
     });
@@ -56,7 +56,7 @@ fn images_of_pycdlib_are_what_went_in() {
             &rock,
             &[Bsdtar],
         ),
-        // bsdtar takes its files, all with serial number 0, for one.
+        // bsdtar treats the files as one because all have serial number 0.
         ("Rock Ridge 1.12", r#"{"rock_ridge": "1.12"}"#, Namespace::RockRidge, true, &rock, &[]),
         (
             "Joliet",
@@ -84,7 +84,7 @@ fn images_of_pycdlib_are_what_went_in() {
         ),
         ("UDF 2.60", r#"{"udf": "2.60"}"#, Namespace::Udf, false, &bare, &[Pycdlib("udf")]),
         (
-            "UDF beside all",
+            "UDF with all others",
             r#"{"udf": "2.60", "joliet": 3, "rock_ridge": "1.12"}"#,
             Namespace::Udf,
             false,
@@ -92,10 +92,13 @@ fn images_of_pycdlib_are_what_went_in() {
             &[],
         ),
     ];
-    for (name, settings, namespace, preferred, wanted, agree) in cases {
-        let Some(image) = make(&lab, name, settings) else { return };
-        report.see(&View { name, image: &image, namespace, preferred, wanted, agree });
+    for (name, settings, namespace, preferred, wanted, readers) in cases {
+        let Some(image) = make(&dir, name, settings) else { return };
+        report.check(&View { name, image: &image, namespace, preferred, wanted, readers });
     }
-    report.must(whole.values().any(|facts| facts.kind == FileType::Symlink), "the tree has links");
-    report.done();
+    report.require(
+        whole.values().any(|facts| facts.kind == FileType::Symlink),
+        "the tree must have links",
+    );
+    report.finish();
 }

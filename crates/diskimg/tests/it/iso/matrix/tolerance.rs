@@ -1,12 +1,12 @@
-//! What writers in the wild get wrong, and we read all the same. Each has been seen: the
-//! comments say where.
+//! Deviations from the specifications in existing images, which diskimg tolerates. The comments cite
+//! where each was seen.
 
 use crate::iso::hostile::truncation::raw;
 use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace};
 use diskimg::storage::source::MemorySource;
 use diskimg_testkit::iso::{
-    Craft, FREE, GOOD, GOOD_AT, JOLIET_ROOT, PATH_L, ROOT, Record, SECONDS, SECTOR, both32, susp,
-    utf16, volume,
+    FREE, GOOD, GOOD_AT, IsoBuilder, JOLIET_ROOT, PATH_L, ROOT, Record, SECONDS, SECTOR, both32,
+    susp, utf16, volume,
 };
 use diskimg_testkit::tool::run;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn open(bytes: &[u8], namespace: Namespace) -> Result<IsoImage, diskimg::Error> 
     IsoImage::open(Arc::new(MemorySource::new(bytes)), &options)
 }
 
-/// The names in an image, and its `good.txt` read; an error in words.
+/// Returns the names in an image, or an error if anything, such as `good.txt`, cannot be read.
 fn names(bytes: &[u8], namespace: Namespace) -> Result<Vec<String>, String> {
     let image = open(bytes, namespace).map_err(|e| e.to_string())?;
     let mut names = Vec::new();
@@ -35,34 +35,34 @@ fn names(bytes: &[u8], namespace: Namespace) -> Result<Vec<String>, String> {
     if good { Ok(names) } else { Err(format!("good.txt is not read: {names:?}")) }
 }
 
-/// Each must be read, in the name space that is shown by itself.
+/// Asserts that each image can be read and shows this namespace by default.
 fn assert_read(cases: Vec<(&str, Namespace, Vec<u8>)>) {
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for (what, namespace, bytes) in cases {
         let shown = open(&bytes, Namespace::Auto).map(|image| image.namespace());
         match (names(&bytes, Namespace::Auto), shown) {
             (Ok(_), Ok(shown)) if shown == namespace => {}
             (Ok(_), shown) => {
-                wrong.push(format!("{what}: {shown:?} is shown instead of {namespace}"))
+                failures.push(format!("{what}: {shown:?} is shown instead of {namespace}"))
             }
-            (Err(words), _) => wrong.push(format!("{what}: {words}")),
+            (Err(error), _) => failures.push(format!("{what}: {error}")),
         }
     }
-    assert!(wrong.is_empty(), "not read:\n  {}", wrong.join("\n  "));
+    assert!(failures.is_empty(), "not read:\n  {}", failures.join("\n  "));
 }
 
-/// A plain image, changed.
+/// Returns a plain image with a change.
 fn plain(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut bytes = Craft::new(&[Record::file("OTHER.TXT;1", GOOD_AT, 33)]).finish();
+    let mut bytes = IsoBuilder::new(&[Record::file("OTHER.TXT;1", GOOD_AT, 33)]).finish();
     change(&mut bytes);
     bytes
 }
 
-/// An image with Rock Ridge and Joliet, changed.
+/// Returns an image with Rock Ridge and Joliet with a change.
 fn both(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut craft = Craft::rock_ridge(&[]);
-    craft.joliet(&[]);
-    let mut bytes = craft.finish();
+    let mut builder = IsoBuilder::rock_ridge(&[]);
+    builder.joliet(&[]);
+    let mut bytes = builder.finish();
     change(&mut bytes);
     bytes
 }
@@ -71,7 +71,7 @@ const PRIMARY: usize = 16 * SECTOR;
 const TERMINATOR: usize = 17 * SECTOR;
 
 #[test]
-fn descriptors_that_are_not_as_they_should_be_are_read() {
+fn deviating_descriptors_are_tolerated() {
     use Namespace::{Iso, Joliet, RockRidge};
     assert_read(vec![
         // makeps3iso: pycdlib#99.
@@ -80,7 +80,7 @@ fn descriptors_that_are_not_as_they_should_be_are_read() {
         ("a terminator with a body", Iso, plain(|b| b[TERMINATOR + 7..TERMINATOR + 2048].fill(7))),
         // Tribes: Vengeance: pycdlib#1.
         (
-            "junk behind the primary descriptor",
+            "junk in the unused part of the primary descriptor",
             Iso,
             plain(|b| b[PRIMARY + 1395..PRIMARY + 2048].fill(0xAA)),
         ),
@@ -107,17 +107,17 @@ fn descriptors_that_are_not_as_they_should_be_are_read() {
         ("no terminator", Iso, plain(|b| b[TERMINATOR..TERMINATOR + SECTOR].fill(0))),
         // libarchive#1638; "bad root inode but good Joliet" in Linux.
         (
-            "an empty root that the path table knows",
+            "an empty root record with a path table",
             Iso,
             plain(|b| b[PRIMARY + 156..PRIMARY + 190].fill(0)),
         ),
         (
-            "a root nowhere that the path table knows",
+            "a root beyond the end with a path table",
             Iso,
             plain(|b| b[PRIMARY + 158..PRIMARY + 166].fill(0xFF)),
         ),
         (
-            "an empty root beside Joliet",
+            "an empty root record with Joliet",
             Joliet,
             both(|b| {
                 b[PRIMARY + 156..PRIMARY + 190].fill(0);
@@ -126,7 +126,7 @@ fn descriptors_that_are_not_as_they_should_be_are_read() {
         ),
         // libarchive#2238.
         (
-            "the primary descriptor as the second",
+            "the primary descriptor after another",
             RockRidge,
             both(|b| {
                 let (first, second) = b[PRIMARY..PRIMARY + 2 * SECTOR].split_at_mut(SECTOR);
@@ -134,11 +134,11 @@ fn descriptors_that_are_not_as_they_should_be_are_read() {
             }),
         ),
         ("two primary descriptors", Iso, {
-            let mut craft = Craft::new(&[]);
-            craft.descriptor(volume(1, 1 << 20, 2048)).finish()
+            let mut builder = IsoBuilder::new(&[]);
+            builder.descriptor(volume(1, 1 << 20, 2048)).finish()
         }),
         ("300 KiB of padding", Iso, plain(|b| b.resize(b.len() + (300 << 10), 0))),
-        ("something else behind it", Iso, plain(|b| b.resize(b.len() + 100_001, 0x77))),
+        ("other data after the volume", Iso, plain(|b| b.resize(b.len() + 100_001, 0x77))),
         (
             "not a multiple of a sector",
             Iso,
@@ -150,10 +150,10 @@ fn descriptors_that_are_not_as_they_should_be_are_read() {
 }
 
 #[test]
-fn numbers_of_which_one_half_is_wrong_are_read() {
+fn both_byte_order_numbers_with_one_wrong_half_are_tolerated() {
     use Namespace::Iso;
     let root = ROOT as usize * SECTOR;
-    // Every number of both orders: in the descriptor, in the root's record, in each record.
+    // All both-byte-order numbers in the descriptor and in the directory records.
     let mut places = vec![
         (PRIMARY + 80, 4),
         (PRIMARY + 120, 2),
@@ -181,29 +181,32 @@ fn numbers_of_which_one_half_is_wrong_are_read() {
 }
 
 #[test]
-fn rock_ridge_that_is_not_as_it_should_be_is_read() {
+fn deviating_rock_ridge_entries_are_tolerated() {
     use Namespace::RockRidge;
-    let file = |entries: &[Vec<u8>]| Record::file("F", GOOD_AT, 33).using(entries);
+    let file = |entries: &[Vec<u8>]| Record::file("F", GOOD_AT, 33).with_system_use(entries);
     let good = Record::rock("good.txt", GOOD_AT, 33, &[]);
     let px = || susp::px(0o100_644);
-    let root = |own: &[Vec<u8>], files: &[Record]| Craft::with_root(own, files).finish();
+    let root = |own: &[Vec<u8>], files: &[Record]| IsoBuilder::with_root(own, files).finish();
     let at = |sector: u32, bytes: &[u8], own: &[Vec<u8>], files: &[Record]| {
-        Craft::with_root(own, files).put(sector, bytes).finish()
+        IsoBuilder::with_root(own, files).put(sector, bytes).finish()
     };
     let own = [susp::sp(0), susp::px(0o040_755), susp::er("IEEE_1282")];
     assert_read(vec![
-        // VirtualBox's additions: pycdlib#130.
+        // VirtualBox Guest Additions: pycdlib#130.
         (
             "SP with other check bytes",
             RockRidge,
             root(&[susp::entry(b"SP", &[0, 0, 0]), px()], std::slice::from_ref(&good)),
         ),
         ("SP in every record", RockRidge, {
-            let with_sp =
-                Record::file("GOOD", GOOD_AT, 33).using(&[susp::sp(0), px(), susp::nm("good.txt")]);
+            let with_sp = Record::file("GOOD", GOOD_AT, 33).with_system_use(&[
+                susp::sp(0),
+                px(),
+                susp::nm("good.txt"),
+            ]);
             root(&own, &[with_sp])
         }),
-        ("one area for many records", RockRidge, {
+        ("one continuation area for many records", RockRidge, {
             let ce = susp::ce(FREE, 0, 100);
             let files: Vec<_> = (0..9)
                 .map(|n| Record::rock(&format!("f{n}"), GOOD_AT, 33, std::slice::from_ref(&ce)))
@@ -211,13 +214,13 @@ fn rock_ridge_that_is_not_as_it_should_be_is_read() {
             at(FREE, &susp::tf(), &own, &[std::slice::from_ref(&good), &files[..]].concat())
         }),
         // openSUSE: pycdlib#138.
-        ("PX only where the field goes on", RockRidge, {
+        ("PX only in a continuation area", RockRidge, {
             let record = Record::file("GOOD", GOOD_AT, 33)
-                .using(&[susp::nm("good.txt"), susp::ce(FREE, 0, 44)]);
+                .with_system_use(&[susp::nm("good.txt"), susp::ce(FREE, 0, 44)]);
             at(FREE, &px(), &own, &[record])
         }),
         // go-diskfs#387, #392.
-        ("zeros behind the entries", RockRidge, {
+        ("zeros after the entries", RockRidge, {
             root(&own, &[good.clone(), file(&[px(), susp::nm("zeros"), vec![0; 40]])])
         }),
         ("an entry of four bytes at the end", RockRidge, {
@@ -247,7 +250,7 @@ fn rock_ridge_that_is_not_as_it_should_be_is_read() {
             old.iter_mut().for_each(|entry| entry[3] = 0);
             root(&own, &[good.clone(), file(&old)])
         }),
-        ("others' entries", RockRidge, {
+        ("entries of other extensions", RockRidge, {
             let others = [
                 susp::entry(b"AA", b"\x02\0TEXTttxt\0\0"),
                 susp::entry(b"AL", b"\0\x01\0"),
@@ -255,7 +258,7 @@ fn rock_ridge_that_is_not_as_it_should_be_is_read() {
             ];
             root(&own, &[good.clone(), file(&[&others[..], &[px(), susp::nm("others")]].concat())])
         }),
-        ("bytes that are skipped", RockRidge, {
+        ("bytes to skip", RockRidge, {
             let xa = |record: Record| Record {
                 system_use: [vec![0; 14], record.system_use.clone()].concat(),
                 ..record
@@ -270,60 +273,62 @@ fn rock_ridge_that_is_not_as_it_should_be_is_read() {
     ]);
 }
 
-/// VirtualBox's additions have a name with the flag of `.` (pycdlib#151): its file is not lost.
+/// VirtualBox Guest Additions contain such a name (pycdlib#151).
 #[test]
-fn a_name_that_has_the_flag_of_dot_is_a_name() {
+fn a_name_with_the_current_flag_is_used() {
     let entries = [susp::px(0o100_644), susp::nm_flags(2, "cert")];
-    let bytes = Craft::rock_ridge(&[Record::file("CERT.;1", GOOD_AT, 33).using(&entries)]).finish();
+    let bytes =
+        IsoBuilder::rock_ridge(&[Record::file("CERT.;1", GOOD_AT, 33).with_system_use(&entries)])
+            .finish();
     let names = names(&bytes, Namespace::RockRidge).unwrap();
     assert!(names.iter().any(|name| name.eq_ignore_ascii_case("cert")), "{names:?}");
 }
 
-/// What Rock Ridge says is what a node has.
 #[test]
-fn both_ways_to_record_a_device_are_read() {
+fn both_encodings_of_device_numbers_are_read() {
     let device = |name: &str, high, low| {
-        Record::file(name, 0, 0).using(&[
+        Record::file(name, 0, 0).with_system_use(&[
             susp::px(0o060_640),
             susp::nm(name),
             susp::pn(high, low),
             susp::tf(),
         ])
     };
-    let bytes = Craft::rock_ridge(&[device("split", 8, 1), device("whole", 0, 0x0801)]).finish();
+    let bytes =
+        IsoBuilder::rock_ridge(&[device("split", 8, 1), device("whole", 0, 0x0801)]).finish();
     let image = open(&bytes, Namespace::Auto).unwrap();
     for name in ["split", "whole"] {
         let node = image.lookup(name.as_bytes()).unwrap();
         assert_eq!(node.file_type, FileType::BlockDevice, "{name}");
         assert_eq!(node.attributes.device, Some((8, 1)), "{name}");
         assert_eq!(node.attributes.mode, Some(0o640), "{name}");
-        assert_eq!(node.attributes.modified.map(|moment| moment.seconds), Some(SECONDS), "{name}");
+        assert_eq!(node.attributes.modified.map(|time| time.seconds), Some(SECONDS), "{name}");
     }
 }
 
 #[test]
-fn joliet_names_are_read_with_and_without_version() {
+fn joliet_names_with_and_without_version_are_read() {
     for escape in [b"%/@", b"%/C", b"%/E"] {
-        let mut craft = Craft::new(&[]);
-        craft.joliet(&[
+        let mut builder = IsoBuilder::new(&[]);
+        builder.joliet(&[
             Record::file(utf16("a name.txt;1"), GOOD_AT, 33),
             Record::file(utf16("emoji 😀"), GOOD_AT, 33),
         ]);
-        craft.volume(1)[88..91].copy_from_slice(escape);
-        let names = names(&craft.finish(), Namespace::Auto).unwrap();
+        builder.volume(1)[88..91].copy_from_slice(escape);
+        let names = names(&builder.finish(), Namespace::Auto).unwrap();
         assert_eq!(names, ["good.txt", "a name.txt", "emoji 😀"]);
     }
-    let mut craft = Craft::new(&[]);
-    craft.joliet(&[]);
-    assert_eq!(open(&craft.finish(), Namespace::Auto).unwrap().namespace(), Namespace::Joliet);
+    let mut builder = IsoBuilder::new(&[]);
+    builder.joliet(&[]);
+    assert_eq!(open(&builder.finish(), Namespace::Auto).unwrap().namespace(), Namespace::Joliet);
     const { assert!(JOLIET_ROOT < ROOT) };
 }
 
-/// Copies of whole disc sectors: none of 7-Zip, bsdtar, xorriso and pycdlib opens them.
+/// 7-Zip, bsdtar, xorriso and pycdlib do not open images with raw sectors.
 #[test]
-fn copies_of_disc_sectors_are_read() {
+fn raw_sectors_are_read() {
     let cooked = both(|_| {});
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for (what, mode, before, sector) in [
         ("mode 1", 1, 16, 2352),
         ("mode 2, form 1", 2, 24, 2352),
@@ -332,16 +337,15 @@ fn copies_of_disc_sectors_are_read() {
     ] {
         match names(&raw(&cooked, mode, before, sector), Namespace::Auto) {
             Ok(names) if names == ["good.txt"] => {}
-            other => wrong.push(format!("{what}: {other:?}")),
+            other => failures.push(format!("{what}: {other:?}")),
         }
     }
-    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(failures.is_empty(), "{failures:?}");
 }
 
-/// genisoimage spoils the entries of a link whose target is longer than 340 bytes or so; the
-/// other files are read.
+/// genisoimage writes invalid entries for links with targets longer than about 340 bytes.
 #[test]
-fn a_link_that_genisoimage_spoiled_spoils_no_other() {
+fn an_invalid_link_of_genisoimage_does_not_affect_other_files() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("t");
     std::fs::create_dir(&tree).unwrap();

@@ -1,4 +1,4 @@
-//! The trees that images are made of.
+//! Source trees for images.
 
 use crate::iso::reference::{self, Facts, Tree};
 use diskimg::iso::FileType;
@@ -8,20 +8,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// A directory of the host, and a place for what is made of it.
-pub(super) struct Lab {
+/// A temporary directory with the source tree and the images created from it.
+pub(super) struct TestDir {
     dir: tempfile::TempDir,
 }
 
-impl Lab {
-    /// With a tree of this kind in `tree/`.
+impl TestDir {
+    /// Creates the source tree in `tree/`.
     pub(super) fn new(fill: impl FnOnce(&Path)) -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap() };
-        let root = lab.path("tree");
+        let dir = Self { dir: tempfile::tempdir().unwrap() };
+        let root = dir.path("tree");
         std::fs::create_dir(&root).unwrap();
         fill(&root);
-        settle(&root);
-        lab
+        set_times(&root);
+        dir
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -32,25 +32,25 @@ impl Lab {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// What is in the tree.
+    /// Returns the files in the source tree.
     pub(super) fn wanted(&self) -> Tree {
         reference::host(&self.path("tree"))
     }
 }
 
-/// Gives every file a time of its own, the same in every run, whole seconds.
-fn settle(dir: &Path) {
+/// Sets a different time for every file, in whole seconds and the same in every run.
+fn set_times(dir: &Path) {
     let mut all: Vec<_> =
         std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     all.sort();
     for path in &all {
         if path.is_dir() && !path.is_symlink() {
-            settle(path);
+            set_times(path);
         }
         let sum: i64 = path.file_name().unwrap().as_bytes().iter().map(|&b| i64::from(b)).sum();
-        // From 1995 on, each with other seconds.
-        let moment = Timespec { tv_sec: 800_000_000 + sum * 86_399, tv_nsec: 0 };
-        let times = Timestamps { last_access: moment, last_modification: moment };
+        // From 1995 on.
+        let time = Timespec { tv_sec: 800_000_000 + sum * 86_399, tv_nsec: 0 };
+        let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
     }
 }
@@ -66,7 +66,7 @@ fn mode(dir: &Path, name: &str, mode: u32) {
     std::fs::set_permissions(dir.join(name), PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// Names that every level of ISO 9660 allows; sizes about the sector's.
+/// Creates names that every level of ISO 9660 allows, and sizes around the sector size.
 pub(super) fn plain(root: &Path) {
     for (name, size) in [
         ("EMPTY", 0),
@@ -82,7 +82,7 @@ pub(super) fn plain(root: &Path) {
     std::fs::create_dir(root.join("NOTHING")).unwrap();
 }
 
-/// Names that Joliet allows, too.
+/// Creates names that Joliet allows.
 pub(super) fn names(root: &Path) {
     for (name, size) in [
         ("readme.txt", 100),
@@ -97,14 +97,14 @@ pub(super) fn names(root: &Path) {
     ] {
         file(root, &name[..name.len().min(64)], size);
     }
-    // More than a sector of records.
+    // Directory records in more than one sector.
     for n in 0..120 {
         file(root, format!("many/file number {n:03}.dat"), n);
     }
     std::fs::create_dir(root.join("empty directory")).unwrap();
 }
 
-/// What POSIX knows besides: modes, links, long names.
+/// Creates files with POSIX modes, links and long names.
 pub(super) fn posix(root: &Path) {
     names(root);
     file(root, "x".repeat(200), 10);
@@ -137,7 +137,7 @@ pub(super) fn posix(root: &Path) {
     std::fs::hard_link(root.join("readme.txt"), root.join("sub.directory/second name")).unwrap();
 }
 
-/// Links whose targets need several entries, and components that do.
+/// Creates links whose targets, and components of them, need several entries.
 pub(super) fn links(root: &Path) {
     file(root, "file", 10);
     for (name, parts) in [
@@ -153,7 +153,7 @@ pub(super) fn links(root: &Path) {
     }
 }
 
-/// Names that are no UTF-8, and emoji, which are no UCS-2.
+/// Creates names that are not UTF-8, and emoji, which UCS-2 cannot represent.
 pub(super) fn bytes(root: &Path) {
     file(root, OsStr::from_bytes(b"latin-\xFC\xFF"), 12);
     file(root, OsStr::from_bytes(b"dir-\x80/\xFE\xFD"), 40);
@@ -161,13 +161,13 @@ pub(super) fn bytes(root: &Path) {
     file(root, "new\nline", 8);
 }
 
-/// Names with characters outside of the basic plane, all of them UTF-8.
+/// Creates UTF-8 names with characters outside the Basic Multilingual Plane.
 pub(super) fn emoji(root: &Path) {
     file(root, "emoji-😀.txt", 8);
     file(root, "math 𝔘𝔫𝔦/𝔠𝔬𝔡𝔢", 80);
 }
 
-/// Deeper than ISO 9660 allows.
+/// Creates directories deeper than ISO 9660 allows.
 pub(super) fn deep(root: &Path) {
     file(root, "one/two/three/four/five/six/seven/eight/nine/ten/eleven/at last.txt", 44);
     file(root, "one/two/three/four/five/six/seven/in seven.txt", 33);
@@ -176,14 +176,14 @@ pub(super) fn deep(root: &Path) {
     file(root, "top.txt", 5);
 }
 
-/// Contents that shrink, and some that do not.
-pub(super) fn packable(root: &Path) {
-    shrinking(root);
+/// Creates compressible and incompressible files.
+pub(super) fn mixed(root: &Path) {
+    compressible(root);
     file(root, "noise.bin", 100_000);
 }
 
-/// Contents that shrink.
-pub(super) fn shrinking(root: &Path) {
+/// Creates compressible files.
+pub(super) fn compressible(root: &Path) {
     let text = "All work and no play makes Jack a dull boy.\n";
     std::fs::write(root.join("text.txt"), text.repeat(5000)).unwrap();
     std::fs::write(root.join("zeros.bin"), vec![0; 300_000]).unwrap();
@@ -193,7 +193,7 @@ pub(super) fn shrinking(root: &Path) {
     file(root, "empty", 0);
 }
 
-/// Devices, a pipe, a socket: root alone makes them.
+/// Creates devices and a pipe, which needs root.
 pub(super) fn devices(root: &Path) {
     use rustix::fs::{FileType as Kind, Mode, makedev, mknodat};
     let node = |name: &str, kind, major, minor| {
@@ -208,7 +208,7 @@ pub(super) fn devices(root: &Path) {
     mode(root, "null", 0o666);
 }
 
-/// What `-r` makes of a tree: root's, readable for all, writable for none.
+/// Returns the tree as `mkisofs -r` records it: owned by root, readable by all, writable by nobody.
 pub(super) fn rational(tree: &Tree) -> Tree {
     reference::without(tree, |facts| {
         facts.owner = Some((0, 0));
@@ -217,8 +217,8 @@ pub(super) fn rational(tree: &Tree) -> Tree {
     })
 }
 
-/// Only directories and regular files, with nothing but their contents: what name spaces without
-/// Rock Ridge record.
+/// Returns what namespaces without Rock Ridge record: directories and regular files without
+/// attributes.
 pub(super) fn bare(tree: &Tree) -> Tree {
     let mut tree = reference::without(tree, |facts| {
         let Facts { kind, size, digest, .. } = facts.clone();

@@ -1,13 +1,13 @@
-//! Converting into images that are there already (`-n`), as qemu-img does.
+//! Conversion into existing images (`-n`), compared with qemu-img.
 
 use diskimg::{Convert, Error, ErrorKind, Format, Image, OpenOptions, Options, Report};
 use diskimg_testkit::disk;
 use diskimg_testkit::tool::{assert_qemu_check, qemu_bytes, run};
 use std::path::{Path, PathBuf};
 
-struct Folder(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Folder {
+impl TestDir {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -16,8 +16,8 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// An image of qemu-img's that is full of nines.
-    fn nines(&self, name: &str, format: &str, options: &str, size: &str) -> PathBuf {
+    /// Creates an image with qemu-img and fills it with bytes of value 9.
+    fn filled(&self, name: &str, format: &str, options: &str, size: &str) -> PathBuf {
         let path = self.path(name);
         let file = path.to_str().unwrap();
         run("qemu-img", ["create", "-q", "-f", format, "-o", options, file, size]);
@@ -26,7 +26,7 @@ impl Folder {
         path
     }
 
-    /// A raw file of so many bytes that are no zeros.
+    /// Creates a raw file of `len` bytes of noise.
     fn source(&self, len: usize) -> PathBuf {
         let path = self.path("a.raw");
         std::fs::write(&path, disk::noise(4, len)).unwrap();
@@ -43,27 +43,27 @@ fn onto(source: &Path, target: &Path, format: Format) -> Result<Report, Error> {
 }
 
 #[test]
-fn the_tail_stays_where_it_was_behind_a_source_of_any_length() {
+fn the_target_keeps_its_bytes_beyond_the_end_of_the_source() {
     for (format, name, options) in [
         (Format::Qcow2, "qcow2", "cluster_size=64k"),
         (Format::Qcow2, "qcow2", "cluster_size=512"),
         (Format::Vmdk, "vmdk", "subformat=monolithicSparse"),
         (Format::Vmdk, "vmdk", "subformat=streamOptimized"),
     ] {
-        // The last one ends in the target's last sector.
+        // The last length ends within the target's last sector.
         for len in [1, 511, 512, 300_000, 1_000_001, 1_000_440] {
-            let folder = Folder::new();
-            let source = folder.source(len);
+            let dir = TestDir::new();
+            let source = dir.source(len);
             let (ours, theirs) = if options.ends_with("streamOptimized") {
-                // qemu-io writes none of these.
-                let nines = folder.nines("nines", "vmdk", "adapter_type=ide", "1000001");
+                // qemu-io cannot write to stream-optimized images.
+                let filled = dir.filled("filled", "vmdk", "adapter_type=ide", "1000001");
                 let stream = Options::parse(options).unwrap();
-                let convert = Convert::new(Image::open(&nines).unwrap()).format(format);
-                convert.options(stream).run(folder.path("ours")).unwrap();
-                (folder.path("ours"), nines)
+                let convert = Convert::new(Image::open(&filled).unwrap()).format(format);
+                convert.options(stream).run(dir.path("ours")).unwrap();
+                (dir.path("ours"), filled)
             } else {
-                let nines = |file| folder.nines(file, name, options, "1000001");
-                (nines("ours"), nines("theirs"))
+                let filled = |file| dir.filled(file, name, options, "1000001");
+                (filled("ours"), filled("theirs"))
             };
             onto(&source, &ours, format).unwrap();
             let files = [&source, &theirs].map(|path| path.to_str().unwrap());
@@ -77,22 +77,22 @@ fn the_tail_stays_where_it_was_behind_a_source_of_any_length() {
 }
 
 #[test]
-fn a_target_said_to_be_zero_reads_as_zeros_behind_the_source() {
+fn a_target_declared_zero_reads_as_zeros_beyond_the_source() {
     for (format, name) in [(Format::Qcow2, "qcow2"), (Format::Vmdk, "vmdk")] {
-        let folder = Folder::new();
-        let source = folder.source(300_000);
-        let target = folder.path("t");
+        let dir = TestDir::new();
+        let source = dir.source(300_000);
+        let target = dir.path("t");
         run("qemu-img", ["create", "-q", "-f", name, target.to_str().unwrap(), "1000001"]);
         let report = convert(&source, format).target_is_zero(true).run_existing(&target).unwrap();
         assert_eq!(report.guest_bytes, 1_000_448);
-        let mut wanted = std::fs::read(&source).unwrap();
-        wanted.resize(1_000_448, 0);
-        assert!(qemu_bytes(&target, name) == wanted, "{name}");
+        let mut expected = std::fs::read(&source).unwrap();
+        expected.resize(1_000_448, 0);
+        assert!(qemu_bytes(&target, name) == expected, "{name}");
     }
 }
 
 #[test]
-fn a_target_of_several_files_is_refused_and_left_alone() {
+fn a_target_of_several_files_is_refused_and_left_unchanged() {
     let layouts = [
         ("subformat=monolithicFlat", "monolithicFlat"),
         ("subformat=twoGbMaxExtentSparse", "twoGbMaxExtentSparse"),
@@ -100,56 +100,56 @@ fn a_target_of_several_files_is_refused_and_left_alone() {
         ("subformat=monolithicFlat", "vmfs"),
     ];
     for (options, layout) in layouts {
-        let folder = Folder::new();
-        let source = folder.source(4096);
-        let target = folder.nines("t.vmdk", "vmdk", options, "1M");
+        let dir = TestDir::new();
+        let source = dir.source(4096);
+        let target = dir.filled("t.vmdk", "vmdk", options, "1M");
         let text = std::fs::read_to_string(&target).unwrap();
         std::fs::write(&target, text.replace("monolithicFlat", layout)).unwrap();
-        refused(&source, &target, Format::Vmdk);
+        assert_refused(&source, &target, Format::Vmdk);
     }
-    for image in ["t.qcow2", "below/t.qcow2"] {
-        let folder = Folder::new();
-        let source = folder.source(4096);
-        std::fs::create_dir(folder.path("below")).unwrap();
-        let (data, target) = (folder.path("data"), folder.path(image));
+    for image in ["t.qcow2", "subdir/t.qcow2"] {
+        let dir = TestDir::new();
+        let source = dir.source(4096);
+        std::fs::create_dir(dir.path("subdir")).unwrap();
+        let (data, target) = (dir.path("data"), dir.path(image));
         let options = format!("data_file={}", data.to_str().unwrap());
         let file = target.to_str().unwrap();
         run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, file, "1M"]);
-        refused(&source, &target, Format::Qcow2);
+        assert_refused(&source, &target, Format::Qcow2);
         assert_eq!(std::fs::metadata(&data).unwrap().len(), 1 << 20, "{image}");
     }
 }
 
-/// The target has further files, whatever else is said of it.
-fn refused(source: &Path, target: &Path, format: Format) {
+/// Asserts that the target is refused because it has further files, and left unchanged.
+fn assert_refused(source: &Path, target: &Path, format: Format) {
     let before = std::fs::read(target).unwrap();
     for zero in [false, true] {
         let error = convert(source, format).target_is_zero(zero).run_existing(target).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        let wanted = "the existing target has further files (extents or a data file)";
-        assert!(error.to_string().contains(wanted), "{error}");
+        let expected = "the existing target has further files (extents or a data file)";
+        assert!(error.to_string().contains(expected), "{error}");
         assert!(std::fs::read(target).unwrap() == before);
     }
 }
 
 #[test]
-fn a_vmdk_is_rewritten_in_the_layout_that_its_descriptor_means() {
+fn a_vmdk_is_rewritten_in_the_layout_that_its_descriptor_names() {
     for (create_type, written) in [
         ("monolithicSparse", "monolithicSparse"),
         ("MONOLITHICsparse", "monolithicSparse"),
-        // What is in one file stays in one.
+        // An image of one file stays an image of one file.
         ("monolithicFlat", "monolithicSparse"),
         ("custom", "monolithicSparse"),
     ] {
-        let folder = Folder::new();
-        let source = folder.source(300_000);
-        let target = folder.nines("t.vmdk", "vmdk", "hwversion=7,adapter_type=lsilogic", "1M");
+        let dir = TestDir::new();
+        let source = dir.source(300_000);
+        let target = dir.filled("t.vmdk", "vmdk", "hwversion=7,adapter_type=lsilogic", "1M");
         let mut file = std::fs::read(&target).unwrap();
         let text = String::from_utf8(file[512..21 * 512].to_vec()).unwrap();
         let mut text = text
             .trim_end_matches('\0')
             .replace("createType=\"monolithicSparse\"", &format!("createType=\"{create_type}\""))
-            // As qemu-img writes it if told so.
+            // As written by qemu-img with `toolsversion`.
             .replace("\"2147483647\"", "\"unknown\"")
             .into_bytes();
         text.resize(20 * 512, 0);
@@ -162,6 +162,6 @@ fn a_vmdk_is_rewritten_in_the_layout_that_its_descriptor_means() {
         assert!(text.contains("ddb.virtualHWVersion = \"7\""), "{text}");
         assert!(text.contains("ddb.adapterType = \"lsilogic\""), "{text}");
         assert_eq!(qemu_bytes(&target, "vmdk").len(), 1 << 20);
-        assert_eq!(std::fs::read_dir(folder.path(".")).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(dir.path(".")).unwrap().count(), 2);
     }
 }

@@ -1,11 +1,11 @@
-//! How hard units are compressed.
+//! Compression levels.
 
 use diskimg::{Convert, ErrorKind, Format, OpenOptions, Options};
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same};
 use std::path::Path;
 
-/// Text of many kinds, so that searching longer finds more; and noise, which is not searched.
+/// Different texts, in which a longer search for matches saves space, and incompressible noise.
 fn sample() -> Disk {
     let run = |i: u64| {
         let fill = if i.is_multiple_of(8) { Fill::Noise(i) } else { Fill::Words(i) };
@@ -21,17 +21,17 @@ fn compressed(raw: &Path, out: &Path, format: Format, options: &str) -> diskimg:
 }
 
 #[test]
-fn every_level_of_every_codec_gives_the_same_disk() {
+fn every_level_of_every_codec_decodes_to_the_same_disk() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("raw"), dir.path().join("out"));
     sample().write(&raw);
-    for (format, options, most) in [
+    for (format, options, max) in [
         (Format::Qcow2, "compression_type=zlib", 9),
         (Format::Qcow2, "compression_type=zstd", 19),
         (Format::Vmdk, "subformat=streamOptimized", 9),
     ] {
         let mut sizes = Vec::new();
-        for level in 1..=most {
+        for level in 1..=max {
             let options = format!("{options},compression_level={level}");
             sizes.push(compressed(&raw, &out, format, &options).unwrap());
             assert_qemu_same(&raw, "raw", &out, format.name());
@@ -40,13 +40,13 @@ fn every_level_of_every_codec_gives_the_same_disk() {
             }
         }
         assert!(sizes.last() < sizes.first(), "{options}: {sizes:?}");
-        let usual = compressed(&raw, &out, format, options).unwrap();
-        assert!(sizes.contains(&usual), "{options}: {usual} is of no level: {sizes:?}");
+        let default = compressed(&raw, &out, format, options).unwrap();
+        assert!(sizes.contains(&default), "{options}: {default} is not in {sizes:?}");
     }
 }
 
 #[test]
-fn levels_out_of_range_or_of_nothing_are_refused() {
+fn levels_out_of_range_or_without_compression_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, out) = (dir.path().join("raw"), dir.path().join("out"));
     sample().write(&raw);

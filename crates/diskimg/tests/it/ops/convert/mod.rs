@@ -1,4 +1,4 @@
-//! Conversions.
+//! Tests of conversion.
 
 mod existing;
 mod levels;

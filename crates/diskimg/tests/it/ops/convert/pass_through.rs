@@ -1,4 +1,4 @@
-//! Compressed units that are taken as the source stores them.
+//! Pass-through: compressed units are copied as the source stores them.
 
 use diskimg::target::Backing;
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Report};
@@ -19,7 +19,7 @@ fn compressed(image: Image, format: Format, options: &str) -> Convert<'static> {
     Convert::new(image).format(format).options(options).compress(true)
 }
 
-/// qemu-img's own compressed image of a disk.
+/// Creates a compressed image with qemu-img.
 fn qemu_compressed(raw: &Path, out: &Path, format: &str, options: &str) {
     let (raw, out) = (raw.to_str().unwrap(), out.to_str().unwrap());
     let compress = if format == "qcow2" { "-c" } else { "-p" };
@@ -47,7 +47,7 @@ const KINDS: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn units_of_the_same_codec_and_size_pass_through_and_read_the_same() {
+fn units_of_the_same_codec_and_size_pass_through_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("raw"));
@@ -56,19 +56,19 @@ fn units_of_the_same_codec_and_size_pass_through_and_read_the_same() {
         let kind: Format = format.parse().unwrap();
         let convert = || compressed(open(&path("a"), kind), kind, options);
         let report = convert().threads(2).run(path("b")).unwrap();
-        // Text passes, but not where the disk ends within a unit.
+        // Text passes through, except the unit in which the disk ends.
         assert!(report.passed_bytes >= 2 << 20, "{format} {options}: {report:?}");
         assert_qemu_same(&path("raw"), "raw", &path("b"), format);
         assert!(qemu_bytes(&path("b"), format) == sample().bytes());
         if format == "qcow2" {
             assert_qemu_check(&path("b"), format);
         }
-        // As often as one likes: nothing grows.
+        // Repeated conversions do not make the image larger.
         let len = |name: &str| std::fs::metadata(path(name)).unwrap().len();
         assert!(len("b") <= len("a") + CLUSTER, "{format} {options}");
         compressed(open(&path("b"), kind), kind, options).run(path("c")).unwrap();
         assert!(len("c") <= len("b"), "{format} {options}");
-        // The number of threads changes nothing, nor does looking at it all.
+        // Neither the number of threads nor verification changes the output.
         let first = std::fs::read(path("b")).unwrap();
         let verified = convert().threads(1).verify(true).run(path("b")).unwrap();
         assert_eq!(verified, Report { verified: true, ..report });
@@ -77,7 +77,7 @@ fn units_of_the_same_codec_and_size_pass_through_and_read_the_same() {
 }
 
 #[test]
-fn what_the_target_does_not_take_is_compressed_anew() {
+fn units_that_do_not_fit_the_target_are_compressed_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("raw"));
@@ -99,14 +99,14 @@ fn what_the_target_does_not_take_is_compressed_anew() {
     }
     assert_eq!(passed(compressed(source(), Format::Qcow2, "").recompress(true)), 0);
     assert_eq!(passed(compressed(source(), Format::Qcow2, "").salvage(true)), 0);
-    // Over a backing file, what differs must be known.
+    // With a backing file, units are decoded to compare them with it.
     Disk { size: 4 << 20, runs: vec![] }.write(&path("base"));
     let backing = Backing { name: "base".into(), format: Some("raw".into()), content_id: None };
     assert_eq!(passed(compressed(source(), Format::Qcow2, "").backing(backing)), 0);
 }
 
 #[test]
-fn damage_passes_unless_it_is_looked_for() {
+fn damaged_units_pass_through_unless_verified_or_recompressed() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("raw"));
@@ -129,7 +129,7 @@ fn damage_passes_unless_it_is_looked_for() {
 }
 
 #[test]
-fn streams_pass_into_appliances() {
+fn stream_optimized_grains_pass_through_into_appliances() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("raw"));
@@ -146,10 +146,10 @@ fn streams_pass_into_appliances() {
 proptest! {
     #![proptest_config(cases(24))]
 
-    /// Chains, snapshots' leftovers and overwritten clusters: units lie in any order, with
-    /// anything between them.
+    /// Overwritten clusters leave units in any order, with stored clusters and free space between
+    /// them.
     #[test]
-    fn what_passes_through_reads_the_same_whatever_lies_around_it(
+    fn units_pass_through_unchanged_whatever_surrounds_them(
         disk in disk::disk_of(CLUSTER..=(3 << 20)),
         over in disk::disk_of(CLUSTER..=(3 << 20)),
         kind in 0..2usize,
@@ -160,7 +160,7 @@ proptest! {
         Disk { size, ..disk }.write(&path("raw"));
         let options = KINDS[kind].1;
         qemu_compressed(&path("raw"), &path("a"), "qcow2", options);
-        // Compressed clusters over compressed ones, and stored ones between.
+        // Compressed clusters overwrite compressed ones; stored clusters are between them.
         let mut commands = vec![];
         for (i, run) in over.runs.iter().enumerate() {
             let range = run.clip(size);
@@ -174,7 +174,7 @@ proptest! {
         if !commands.is_empty() {
             let a = path("a").to_str().unwrap().to_owned();
             commands.extend(["-f".to_owned(), "qcow2".to_owned(), a]);
-            // It refuses to compress over a stored cluster, and goes on.
+            // qemu-io refuses to write compressed data over a stored cluster and continues.
             try_run("qemu-io", commands);
         }
         let source = open(&path("a"), Format::Qcow2);

@@ -1,4 +1,4 @@
-//! Outputs that are read again before they get their names, and digests.
+//! Verification (`verify`), which reads the output back before it is renamed, and digests.
 
 use diskimg::storage::source::{MemorySource, Segment};
 use diskimg::target::Backing;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Text, noise, zeros between, and a last sector that is none.
+/// Text and noise with zeros between them, and an incomplete last sector.
 fn sample() -> Disk {
     let run = |at, len, fill| Run { at, len, fill };
     Disk {
@@ -28,7 +28,7 @@ fn sample() -> Disk {
     }
 }
 
-/// Formats, options, and whether to compress.
+/// Format, create options, compressed.
 const TARGETS: [(Format, &str, bool); 15] = [
     (Format::Raw, "", false),
     (Format::Raw, "preallocation=full", false),
@@ -56,7 +56,7 @@ fn converted(image: Image, (format, options, compress): (Format, &str, bool)) ->
     Convert::new(image).format(format).options(options).compress(compress)
 }
 
-/// As sha256sum says.
+/// Returns the digest that sha256sum prints.
 fn sha256(path: &Path) -> String {
     run("sha256sum", [path])[..64].to_owned()
 }
@@ -71,12 +71,12 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_kind_of_output_verifies_and_has_the_digests_that_sha256sum_prints() {
+fn every_output_verifies_and_has_the_digests_that_sha256sum_prints() {
     for target in TARGETS {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         sample().write(&path("a"));
-        // What was there under the names must not be taken for what is written.
+        // Existing files must not be mistaken for the output.
         std::fs::write(path("guest.bin"), "old").unwrap();
         std::fs::write(path("b-flat.vmdk"), "old").unwrap();
         let convert = converted(raw(&path("a")), target);
@@ -103,28 +103,29 @@ fn every_kind_of_output_verifies_and_has_the_digests_that_sha256sum_prints() {
 }
 
 #[test]
-fn what_is_damaged_on_its_way_to_the_disk_is_found_and_replaces_nothing() {
+fn damage_on_the_way_to_the_disk_is_found_and_replaces_no_file() {
     for target in TARGETS {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         sample().write(&path("a"));
         std::fs::write(path("b.vmdk"), "the old one").unwrap();
         let before = names(dir.path());
-        // When all is written, and before it is complete: bytes here and there. It is told once
-        // that all has its place, then that it is there.
-        let told = AtomicU64::new(0);
+        // Damages the temporary files after everything is written and before they are renamed:
+        // progress is complete for the first time when all data is placed, for the second time when
+        // it is flushed.
+        let completions = AtomicU64::new(0);
         let damage = |progress: diskimg::Progress| {
-            if progress.done < progress.total || told.fetch_add(1, Ordering::Relaxed) != 1 {
+            if progress.done < progress.total || completions.fetch_add(1, Ordering::Relaxed) != 1 {
                 return ControlFlow::Continue(());
             }
             for name in names(dir.path()).iter().filter(|name| name.ends_with("-tmp")) {
                 let file =
                     std::fs::File::options().read(true).write(true).open(path(name)).unwrap();
                 let bytes = std::fs::read(path(name)).unwrap();
-                // In the midst of something: no hole, no padding.
-                let busy = (bytes.len() / 64..bytes.len())
+                // Within data, not in holes or padding.
+                let data = (bytes.len() / 64..bytes.len())
                     .filter(|&at| bytes[at..].iter().take(32).all(|&byte| byte != 0));
-                for at in busy.step_by(5003) {
+                for at in data.step_by(5003) {
                     file.write_all_at(&[!bytes[at]], at as u64).unwrap();
                 }
             }
@@ -136,13 +137,16 @@ fn what_is_damaged_on_its_way_to_the_disk_is_found_and_replaces_nothing() {
         assert!(error.to_string().contains("b.vmdk"), "{error}");
         assert_eq!(names(dir.path()), before, "{target:?}");
         assert_eq!(std::fs::read(path("b.vmdk")).unwrap(), b"the old one");
-        told.store(0, Ordering::Relaxed);
-        convert().progress(&damage).run(path("b.vmdk")).expect("nobody looked");
+        completions.store(0, Ordering::Relaxed);
+        convert()
+            .progress(&damage)
+            .run(path("b.vmdk"))
+            .expect("unverified output is not read back");
     }
 }
 
 #[test]
-fn chains_joined_images_appliances_and_what_exists_verify_too() {
+fn chains_joined_images_appliances_and_existing_targets_verify_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     std::fs::create_dir(path("elsewhere")).unwrap();
@@ -154,7 +158,7 @@ fn chains_joined_images_appliances_and_what_exists_verify_too() {
         .run(path("elsewhere/base.qcow2"))
         .unwrap();
     let a = || Convert::new(raw(&path("a")));
-    // The policy for what the backing file names is not the one for naming it.
+    // The default policy would refuse this backing file when the output is opened.
     let backing = Backing {
         name: path("elsewhere/base.qcow2").to_str().unwrap().to_owned(),
         format: Some("qcow2".to_owned()),
@@ -176,7 +180,7 @@ fn chains_joined_images_appliances_and_what_exists_verify_too() {
 }
 
 #[test]
-fn what_goes_to_a_pipe_is_not_verified_and_says_so_at_once() {
+fn verifying_output_to_a_pipe_is_an_error() {
     let image = OpenOptions::new().open_source(Arc::new(MemorySource::new([1; 4096])), "a");
     let convert = Convert::new(image.unwrap()).verify(true);
     let error = convert.run_to(Output::writer(io::sink())).unwrap_err();
@@ -185,7 +189,7 @@ fn what_goes_to_a_pipe_is_not_verified_and_says_so_at_once() {
 }
 
 #[test]
-fn a_pipe_has_the_guests_digest_and_none_of_a_file() {
+fn output_to_a_pipe_has_a_guest_digest_but_no_file_digests() {
     let image = OpenOptions::new().open_source(Arc::new(MemorySource::new(*b"abc")), "a");
     let convert = Convert::new(image.unwrap()).digest(DigestAlgorithm::Sha256);
     let digests = convert.run_to(Output::writer(io::sink())).unwrap().digests.unwrap();
@@ -193,11 +197,11 @@ fn a_pipe_has_the_guests_digest_and_none_of_a_file() {
     assert_eq!(digests.files, []);
 }
 
-/// Bytes of which the last part cannot be read.
+/// A source whose bytes from an offset on cannot be read.
 #[derive(Debug)]
-struct Torn(MemorySource, u64);
+struct PartlyUnreadable(MemorySource, u64);
 
-impl Source for Torn {
+impl Source for PartlyUnreadable {
     fn len(&self) -> u64 {
         self.0.len()
     }
@@ -211,20 +215,20 @@ impl Source for Torn {
 }
 
 #[test]
-fn a_rescued_disk_verifies_but_for_what_was_lost() {
+fn a_salvaged_disk_verifies_except_for_the_lost_ranges() {
     let dir = tempfile::tempdir().unwrap();
-    let source = Torn(MemorySource::new(sample().bytes()), (1 << 20) + 12_345);
-    let image = OpenOptions::new().format(Format::Raw).open_source(Arc::new(source), "torn");
+    let source = PartlyUnreadable(MemorySource::new(sample().bytes()), (1 << 20) + 12_345);
+    let image = OpenOptions::new().format(Format::Raw).open_source(Arc::new(source), "damaged");
     let convert = Convert::new(image.unwrap()).format(Format::Qcow2).salvage(true).verify(true);
     let report = convert.run(dir.path().join("b")).unwrap();
     assert!(report.verified && !report.salvaged.is_empty());
 }
 
-/// Other bytes each time they are asked for.
+/// A source that returns different bytes on every read.
 #[derive(Debug)]
-struct Fickle(AtomicU64);
+struct Changing(AtomicU64);
 
-impl Source for Fickle {
+impl Source for Changing {
     fn len(&self) -> u64 {
         65536
     }
@@ -240,10 +244,11 @@ impl Source for Fickle {
 }
 
 #[test]
-fn a_source_that_changes_meanwhile_is_found_out() {
+fn a_source_that_changes_during_the_conversion_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let image =
-        OpenOptions::new().format(Format::Raw).open_source(Arc::new(Fickle(2.into())), "fickle");
+    let image = OpenOptions::new()
+        .format(Format::Raw)
+        .open_source(Arc::new(Changing(2.into())), "changing");
     let convert = Convert::new(image.unwrap()).threads(1).verify(true);
     let error = convert.run(dir.path().join("b")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
@@ -251,10 +256,10 @@ fn a_source_that_changes_meanwhile_is_found_out() {
 }
 
 #[test]
-fn the_digest_is_of_the_guests_bytes_however_they_move() {
+fn the_guest_digest_does_not_depend_on_how_the_bytes_are_copied() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    // Large enough for the kernel to be left a part of it, and for a wide hole.
+    // Large enough that a part is copied by the kernel and that there is a large hole.
     let run = |at, len, fill| Run { at, len, fill };
     let mut disk = sample();
     disk.size = 200 << 20;
@@ -273,7 +278,7 @@ fn the_digest_is_of_the_guests_bytes_however_they_move() {
         digest(passing),
         digest(plain().threads(1).run(path("b")).unwrap()),
         digest(plain().threads(5).run(path("b")).unwrap()),
-        // By the kernel, unread.
+        // Copied by the kernel without being read.
         digest(plain().offload(true).run(path("b")).unwrap()),
         digest(plain().sparse(diskimg::Sparse::Off).run(path("b")).unwrap()),
     ];

@@ -1,4 +1,4 @@
-//! Disks far larger than their content.
+//! Large sparse disks.
 
 use diskimg::storage::source::{Segment, Source};
 use diskimg::{Convert, Create, Format, Image, OpenOptions, Output, compare};
@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A sparse raw file with a little at its beginning, middle and end.
-fn sparse(path: &Path, size: u64) {
+/// Creates a sparse raw file with 70,000 bytes of data at its start, middle and end.
+fn write_sparse(path: &Path, size: u64) {
     let file = std::fs::File::create(path).unwrap();
     file.set_len(size).unwrap();
     for (i, at) in [0, size / 2 + 12_345, size - 70_000].into_iter().enumerate() {
@@ -19,7 +19,7 @@ fn sparse(path: &Path, size: u64) {
     }
 }
 
-/// A hole of any length.
+/// A source that is one hole.
 #[derive(Debug)]
 struct Hole(u64);
 
@@ -47,10 +47,10 @@ fn raw(path: &Path) -> Image {
 }
 
 #[test]
-fn a_terabyte_of_nothing_costs_nothing() {
+fn a_sparse_terabyte_costs_only_its_data() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    sparse(&path("a.raw"), 1 << 40);
+    write_sparse(&path("a.raw"), 1 << 40);
     for (format, limit) in [(Format::Qcow2, 4 << 20), (Format::Vmdk, 300 << 20)] {
         let out = path(format.name());
         Convert::new(raw(&path("a.raw"))).format(format).run(&out).unwrap();
@@ -61,7 +61,7 @@ fn a_terabyte_of_nothing_costs_nothing() {
             "qemu-img",
             ["compare", "-f", "raw", path("a.raw").to_str().unwrap(), out.to_str().unwrap()],
         );
-        // And back: sparse again, the same bytes.
+        // Converted back, the raw file is sparse again.
         let back = path("back.raw");
         Convert::new(Image::open(&out).unwrap()).run(&back).unwrap();
         use std::os::unix::fs::MetadataExt;
@@ -71,9 +71,9 @@ fn a_terabyte_of_nothing_costs_nothing() {
     }
 }
 
-/// Hours, if it were gone through window by window.
+/// Mapped in 128 MiB windows this would take hours.
 #[test]
-fn an_exbibyte_of_nothing_is_passed_over() {
+fn an_unallocated_exbibyte_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let options = diskimg::Options::parse("cluster_size=2M").unwrap();
@@ -84,11 +84,11 @@ fn an_exbibyte_of_nothing_is_passed_over() {
     let images = [Image::open(path("a")).unwrap(), Image::open(path("b.vmdk")).unwrap()];
     for image in &images {
         let mut entries = Vec::new();
-        let mut note = |entry: diskimg::MapEntry| {
+        let mut collect = |entry: diskimg::MapEntry| {
             entries.push((entry.start, entry.length, entry.zero));
             Ok(())
         };
-        diskimg::map(image, 0..u64::MAX, &mut note).unwrap();
+        diskimg::map(image, 0..u64::MAX, &mut collect).unwrap();
         assert_eq!(entries, [(0, 1 << 60, true)]);
         let same = compare(image, &hole(1 << 60), false, None, None).unwrap();
         assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
@@ -99,22 +99,26 @@ fn an_exbibyte_of_nothing_is_passed_over() {
     }
 }
 
-/// The last bytes are found, wherever the steps over nothing end.
+/// Data after a large hole is found wherever it starts within a mapping window.
 #[test]
-fn what_stands_behind_long_runs_of_nothing_is_not_passed_over() {
+fn data_after_large_holes_is_not_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     for (clusters, at) in [("512", 77), ("64k", (3 << 40) + 4096), ("2M", (1 << 50) + 12_345)] {
         let options = diskimg::Options::parse(&format!("cluster_size={clusters}")).unwrap();
         let size = (at + 5_000u64).next_multiple_of(512) + 3072;
         let options_of = |convert: Convert<'static>| convert.options(options.clone());
-        let source = Arc::new(Late { at, size });
-        let late =
-            || OpenOptions::new().format(Format::Raw).open_source(source.clone(), "late").unwrap();
-        let convert = options_of(Convert::new(late()).format(Format::Qcow2));
+        let source = Arc::new(DataInHole { at, size });
+        let data_in_hole = || {
+            OpenOptions::new()
+                .format(Format::Raw)
+                .open_source(source.clone(), "data_in_hole")
+                .unwrap()
+        };
+        let convert = options_of(Convert::new(data_in_hole()).format(Format::Qcow2));
         convert.verify(true).run(path("a")).unwrap();
         let image = Image::open(path("a")).unwrap();
-        let same = compare(&late(), &image, false, None, None).unwrap();
+        let same = compare(&data_in_hole(), &image, false, None, None).unwrap();
         assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
         let mut bytes = [0; 300];
         image.read_at(&mut bytes, at).unwrap();
@@ -124,12 +128,12 @@ fn what_stands_behind_long_runs_of_nothing_is_not_passed_over() {
 
 /// A hole with 5,000 bytes of data in it.
 #[derive(Debug)]
-struct Late {
+struct DataInHole {
     at: u64,
     size: u64,
 }
 
-impl Source for Late {
+impl Source for DataInHole {
     fn len(&self) -> u64 {
         self.size
     }
@@ -152,10 +156,10 @@ impl Source for Late {
 }
 
 #[test]
-fn an_l1_table_that_no_reader_takes_is_not_written() {
+fn an_l1_table_larger_than_qemu_accepts_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.raw");
-    sparse(&path, 1 << 40);
+    write_sparse(&path, 1 << 40);
     // 512-byte clusters reach 128 GiB (specification, "size").
     let options = diskimg::Options::parse("cluster_size=512").unwrap();
     let error = Convert::new(raw(&path))
@@ -168,20 +172,20 @@ fn an_l1_table_that_no_reader_takes_is_not_written() {
 }
 
 #[test]
-fn a_conversion_can_be_stopped_in_the_midst_of_nothing() {
+fn a_conversion_can_be_cancelled_within_a_hole() {
     let stop = |p: diskimg::Progress| {
         if p.done > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    // To its end it would take hours.
+    // It would take hours to finish.
     let convert = Convert::new(hole(7 << 60)).progress(&stop);
     let error = convert.run_to(Output::writer(io::sink())).unwrap_err();
     assert_eq!(error.kind(), diskimg::ErrorKind::Cancelled);
 }
 
 #[test]
-fn images_that_together_exceed_every_disk_are_refused() {
+fn joined_images_larger_than_the_largest_disk_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    // 7 + 7 + 2 EiB and a little: 64 bits would hold the little.
+    // 7 + 7 + 2 EiB and 4096 bytes: in 64 bits the sum would wrap around to 4096.
     let convert = Convert::new(hole(7 << 60)).append(hole(7 << 60)).append(hole((2 << 60) + 4096));
     let error = convert.run(dir.path().join("out")).unwrap_err();
     assert_eq!(error.kind(), diskimg::ErrorKind::Limit);

@@ -1,8 +1,8 @@
-//! Stored runs that go from file to file without being read.
+//! Sharing (reflink) and offloading: data that is copied between files without being read.
 
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Reflink, Report};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
-use diskimg_testkit::tool::{Mounted, assert_qemu_check, assert_qemu_same, cases};
+use diskimg_testkit::tool::{MountedFs, assert_qemu_check, assert_qemu_same, cases};
 use proptest::prelude::*;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -20,7 +20,7 @@ proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
-    fn an_offloaded_conversion_gives_the_guest_the_same_bytes(
+    fn an_offloaded_conversion_has_the_same_guest_bytes(
         disk in disk::disk_of(1..=(6 << 20)),
         from in prop_oneof![Just("raw"), Just("qcow2"), Just("vmdk")],
         options in prop_oneof![Just(""), Just("cluster_size=4k")],
@@ -46,7 +46,7 @@ proptest! {
     }
 }
 
-/// 35 MiB on 64, in two runs; the second is full of zeros, but for a few bytes.
+/// 35 MiB of data on a disk of 64 MiB, in two runs.
 fn disk() -> Disk {
     Disk {
         size: 64 << 20,
@@ -59,7 +59,7 @@ fn disk() -> Disk {
 
 #[test]
 #[ignore = "needs root, xfsprogs, btrfs-progs and loop devices; ./test.sh runs it as root"]
-fn stored_runs_are_shared_by_default_and_stay_apart() {
+fn data_is_shared_by_default_and_later_writes_stay_separate() {
     const FORMATS: [(Format, &str); 5] = [
         (Format::Raw, ""),
         (Format::Qcow2, ""),
@@ -67,7 +67,7 @@ fn stored_runs_are_shared_by_default_and_stay_apart() {
         (Format::Vmdk, "subformat=monolithicSparse"),
         (Format::Vmdk, "subformat=twoGbMaxExtentFlat"),
     ];
-    for fs in Mounted::all() {
+    for fs in MountedFs::all() {
         let raw = fs.path("a.raw");
         let disk = disk();
         disk.write(&raw);
@@ -76,14 +76,14 @@ fn stored_runs_are_shared_by_default_and_stay_apart() {
             Convert::new(image).format(format).options(options).run(out).unwrap()
         };
         for (format, options) in FORMATS {
-            // qemu-img looks for a relative name where it is started.
+            // qemu-img resolves a relative name against its working directory.
             let options = &options.replace("DIR/", fs.path("").to_str().unwrap());
             let (out, back) = (fs.path("b"), fs.path("c"));
             let report = to(open(&raw, Format::Raw), format, options, &out);
             assert!(report.shared_bytes >= 34 << 20, "{format} {options}: {report:?}");
             let report = to(open(&out, format), Format::Raw, "", &back);
             assert!(report.shared_bytes >= 34 << 20, "{format} {options}: {report:?}");
-            // Writing to the one leaves the others as they were.
+            // Writing to one file does not change the others.
             let file = std::fs::OpenOptions::new().write(true).open(&back).unwrap();
             file.write_all_at(&[0xee; 8192], 1 << 20).unwrap();
             assert_qemu_same(&raw, "raw", &out, format.name());
@@ -97,29 +97,29 @@ fn stored_runs_are_shared_by_default_and_stay_apart() {
 
 #[test]
 #[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
-fn what_is_never_shared_is_searched_for_zeros() {
-    let xfs = Mounted::xfs();
+fn data_that_is_not_shared_is_searched_for_zeros() {
+    let xfs = MountedFs::xfs();
     let (raw, out) = (xfs.path("a.raw"), xfs.path("b.raw"));
-    // 8 MiB of written zeros, which are no hole.
+    // 8 MiB of written zeros, not a hole.
     std::fs::write(&raw, vec![0; 8 << 20]).unwrap();
     let convert = || Convert::new(open(&raw, Format::Raw));
-    let taken = |path: &Path| std::fs::metadata(path).unwrap().blocks() * 512;
+    let allocated = |path: &Path| std::fs::metadata(path).unwrap().blocks() * 512;
     let report = convert().reflink(Reflink::Never).run(&out).unwrap();
-    assert_eq!((report.shared_bytes, report.stored_bytes, taken(&out)), (0, 0, 0));
+    assert_eq!((report.shared_bytes, report.stored_bytes, allocated(&out)), (0, 0, 0));
     let report = convert().run(&out).unwrap();
     assert_eq!(report.shared_bytes, 8 << 20);
-    // What is rescued is read.
+    // Salvaging reads everything.
     let report = convert().salvage(true).run(&out).unwrap();
     assert_eq!(report.shared_bytes, 0);
 }
 
 #[test]
 #[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
-fn what_lies_on_no_block_is_copied_or_refused() {
-    let xfs = Mounted::xfs();
+fn data_that_is_not_aligned_to_blocks_is_copied_or_refused() {
+    let xfs = MountedFs::xfs();
     let (raw, out) = (xfs.path("a.raw"), xfs.path("b"));
     disk().write(&raw);
-    // A disk that begins in the middle of a block of its file.
+    // A disk that starts in the middle of a file system block.
     let split = xfs.path("x.vmdk");
     let extent = r#"RW 131072 FLAT "a.flat" 1"#;
     let text = format!(
@@ -135,14 +135,14 @@ fn what_lies_on_no_block_is_copied_or_refused() {
     assert_qemu_same(&raw, "raw", &out, "qcow2");
     let error = convert().reflink(Reflink::Always).run(&out).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("do not lie on blocks of 4096 bytes"), "{error}");
+    assert!(error.to_string().contains("not aligned to blocks of 4096 bytes"), "{error}");
     let report = Convert::new(open(&raw, Format::Raw)).reflink(Reflink::Always).run(&out).unwrap();
     assert_eq!(report.shared_bytes, report.stored_bytes);
 }
 
 #[test]
-fn all_or_nothing_is_an_error_where_nothing_can_be_shared() {
-    // On different file systems.
+fn reflink_always_is_an_error_where_sharing_is_impossible() {
+    // The files are on different file systems.
     let (dir, shm) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
     let (raw, out) = (dir.path().join("a.raw"), shm.path().join("b"));
     disk().write(&raw);
@@ -164,8 +164,8 @@ fn all_or_nothing_is_an_error_where_nothing_can_be_shared() {
 
 #[test]
 #[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
-fn a_flat_vmdk_of_a_source_that_was_written_to_has_another_content_id() {
-    let xfs = Mounted::xfs();
+fn a_flat_vmdk_of_a_modified_source_has_another_content_id() {
+    let xfs = MountedFs::xfs();
     let (raw, out) = (xfs.path("a.raw"), xfs.path("a.vmdk"));
     disk().write(&raw);
     let content_id = || {
@@ -177,7 +177,7 @@ fn a_flat_vmdk_of_a_source_that_was_written_to_has_another_content_id() {
     let first = content_id();
     assert_eq!(content_id(), first);
     let file = std::fs::OpenOptions::new().write(true).open(&raw).unwrap();
-    // File systems keep times by the tick of a clock.
+    // File times advance in clock ticks.
     std::thread::sleep(std::time::Duration::from_millis(20));
     file.write_all_at(&[1], 1 << 20).unwrap();
     assert_ne!(content_id(), first);
@@ -185,14 +185,14 @@ fn a_flat_vmdk_of_a_source_that_was_written_to_has_another_content_id() {
 
 #[test]
 #[ignore = "needs root, xfsprogs and loop devices; ./test.sh runs it as root"]
-fn a_flat_vmdk_shares_stored_runs_with_its_source() {
-    let xfs = Mounted::xfs();
-    let border = 2047 << 20;
+fn a_flat_vmdk_shares_data_with_its_source() {
+    let xfs = MountedFs::xfs();
+    let boundary = 2047 << 20;
     let disk = Disk {
-        size: border + (64 << 20),
+        size: boundary + (64 << 20),
         runs: vec![
             Run { at: 0, len: 10 << 20, fill: Fill::Noise(1) },
-            Run { at: border - (5 << 20), len: 15 << 20, fill: Fill::Words(2) },
+            Run { at: boundary - (5 << 20), len: 15 << 20, fill: Fill::Words(2) },
         ],
     };
     let (raw, out) = (xfs.path("a.raw"), xfs.path("a.vmdk"));

@@ -1,4 +1,4 @@
-//! Small disks in every format.
+//! A small disk in every format.
 
 use diskimg::iso::write::{Builder, CreateOptions};
 use diskimg::storage::source::FileSource;
@@ -10,17 +10,18 @@ use diskimg_testkit::disk::{Disk, Fill, Run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// An image, and what the guest sees.
+/// An image and its guest bytes.
 #[derive(Debug, Clone)]
-pub struct Subject {
+pub struct TestImage {
     pub name: &'static str,
     pub format: Format,
     pub path: PathBuf,
+    /// All guest bytes.
     pub bytes: Arc<Vec<u8>>,
 }
 
-/// The formats of sources: name, format, create options, compressed.
-const MADE: &[(&str, Format, &str, bool)] = &[
+/// The converted images: name, format, create options, compressed.
+const CONVERTED: &[(&str, Format, &str, bool)] = &[
     ("qcow2", Format::Qcow2, "", false),
     ("qcow2-zlib", Format::Qcow2, "", true),
     ("qcow2-zstd", Format::Qcow2, "compression_type=zstd,cluster_size=16k", true),
@@ -35,14 +36,14 @@ const MADE: &[(&str, Format, &str, bool)] = &[
 ];
 
 /// A directory with an image of every kind.
-pub struct Lab {
+pub struct TestImages {
     pub dir: tempfile::TempDir,
-    pub subjects: Vec<Subject>,
-    /// Half of the disk, to build on.
+    pub images: Vec<TestImage>,
+    /// A raw disk with a part of the content, used as backing file.
     pub base: PathBuf,
 }
 
-impl Lab {
+impl TestImages {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
@@ -60,49 +61,49 @@ impl Lab {
         disk.write(&path("raw"));
         disk.runs.truncate(2);
         disk.write(&path("base"));
-        let whole = |name, format| {
+        let test_image = |name, format| {
             let (path, bytes) = (dir.path().join(name), Arc::clone(&bytes));
-            Subject { name, format, path, bytes }
+            TestImage { name, format, path, bytes }
         };
-        let raw = whole("raw", Format::Raw);
-        let mut subjects = vec![raw.clone()];
-        for &(name, format, options, compress) in MADE {
-            let made = whole(name, format);
+        let raw = test_image("raw", Format::Raw);
+        let mut images = vec![raw.clone()];
+        for &(name, format, options, compress) in CONVERTED {
+            let converted = test_image(name, format);
             Convert::new(raw.open())
                 .format(format)
                 .options(parse(options))
                 .compress(compress)
                 .durability(Durability::Cached)
-                .run(&made.path)
+                .run(&converted.path)
                 .unwrap();
-            subjects.push(made);
+            images.push(converted);
         }
-        let overlay = whole("qcow2-overlay", Format::Qcow2);
+        let overlay = test_image("qcow2-overlay", Format::Qcow2);
         Convert::new(raw.open())
             .format(Format::Qcow2)
-            .backing(on(&path("base")))
+            .backing(backing(&path("base")))
             .durability(Durability::Cached)
             .run(&overlay.path)
             .unwrap();
-        subjects.push(overlay);
-        subjects.push(iso(&path("iso")));
+        images.push(overlay);
+        images.push(create_iso(&path("iso")));
         let base = path("base");
-        Self { dir, subjects, base }
+        Self { dir, images, base }
     }
 
-    pub fn subject(&self, name: &str) -> &Subject {
-        self.subjects.iter().find(|subject| subject.name == name).unwrap()
+    pub fn image(&self, name: &str) -> &TestImage {
+        self.images.iter().find(|image| image.name == name).unwrap()
     }
 }
 
-impl Subject {
-    /// Opens it as it is.
+impl TestImage {
+    /// Opens the image.
     pub fn open(&self) -> Image {
-        self.open_on(Arc::new(FileSource::open(&self.path).unwrap())).unwrap()
+        self.open_with(Arc::new(FileSource::open(&self.path).unwrap())).unwrap()
     }
 
-    /// Opens it with `source` in the place of its main file.
-    pub fn open_on(&self, source: Arc<dyn Source>) -> diskimg::Result<Image> {
+    /// Opens the image with `source` instead of its main file.
+    pub fn open_with(&self, source: Arc<dyn Source>) -> diskimg::Result<Image> {
         options(self.format).open_source(source, self.path.display().to_string())
     }
 }
@@ -115,12 +116,12 @@ pub fn parse(text: &str) -> Options {
     Options::parse(text).unwrap()
 }
 
-pub fn on(base: &Path) -> Backing {
+pub fn backing(base: &Path) -> Backing {
     Backing { name: base.display().to_string(), format: Some("raw".into()), content_id: None }
 }
 
-/// An ISO image, which is a disk, too.
-fn iso(path: &Path) -> Subject {
+/// Creates an ISO image, which can be read as a disk too.
+fn create_iso(path: &Path) -> TestImage {
     let mut builder = Builder::new(CreateOptions::default());
     for (name, len) in [("a/small", 100), ("a/b/large", 200_000), ("other", 5_000)] {
         builder.add_bytes(name.as_bytes(), Fill::Noise(len as u64).bytes(len)).unwrap();
@@ -128,5 +129,5 @@ fn iso(path: &Path) -> Subject {
     let plan = builder.plan().unwrap();
     plan.write(Output::create(path).unwrap(), Durability::Cached, &mut |_| Ok(())).unwrap();
     let bytes = Arc::new(std::fs::read(path).unwrap());
-    Subject { name: "iso", format: Format::Iso, path: path.to_owned(), bytes }
+    TestImage { name: "iso", format: Format::Iso, path: path.to_owned(), bytes }
 }

@@ -1,4 +1,4 @@
-//! Images of every kind, whole, cut short, and with what each check looks at changed.
+//! Images of every format: valid, truncated, and with every checked field changed.
 
 use diskimg::{Convert, Format, OpenOptions, Options};
 use diskimg_testkit::disk::noise;
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use tempfile::TempDir;
 
-/// A folder of images.
+/// A directory of images.
 pub struct Images(TempDir);
 
 impl Images {
-    pub fn folder(&self) -> &Path {
+    pub fn dir(&self) -> &Path {
         self.0.path()
     }
 
@@ -23,29 +23,29 @@ impl Images {
         std::fs::write(self.path(name), bytes).unwrap();
     }
 
-    /// All of them.
+    /// Creates all images.
     pub fn make() -> Self {
         let images = Self(tempfile::tempdir().unwrap());
         images.by_qemu_img();
-        images.by_us();
-        images.discs();
-        images.divided_disks();
+        images.by_diskimg();
+        images.iso_images();
+        images.partitioned_disks();
         images.polyglots();
         images.qcow2_fields();
         images.partition_tables();
         images.descriptors();
         images.sparse_headers();
-        images.cut_short();
+        images.truncated();
         images.mutants();
         images
     }
 
     fn by_qemu_img(&self) {
-        let side = tempfile::tempdir().unwrap();
-        let raw = side.path().join("disk.raw");
+        let scratch = tempfile::tempdir().unwrap();
+        let raw = scratch.path().join("disk.raw");
         std::fs::write(&raw, noise(1, 128 << 10)).unwrap();
         let raw = raw.to_str().unwrap();
-        let tiny = side.path().join("tiny.raw");
+        let tiny = scratch.path().join("tiny.raw");
         std::fs::write(&tiny, noise(2, 8 << 10)).unwrap();
         let kinds = [
             ("raw", "raw", ""),
@@ -76,7 +76,7 @@ impl Images {
                 args.extend(["-o", options]);
             }
             let raw = if name == "small" { tiny.to_str().unwrap() } else { raw };
-            // Not every build has every format.
+            // Not every build of qemu-img has every format.
             try_run("qemu-img", args.into_iter().chain([raw, path.to_str().unwrap()]));
         }
         let create = |name: &str, args: &[&str]| {
@@ -85,9 +85,9 @@ impl Images {
             run("qemu-img", ["create", "-q"].iter().chain(args).chain(&[path, "1M"]));
         };
         create("qemu-overlay.qcow2", &["-f", "qcow2", "-b", raw, "-F", "raw"]);
-        let data = format!("data_file={}", side.path().join("data.raw").display());
+        let data = format!("data_file={}", scratch.path().join("data.raw").display());
         create("qemu-data-file.qcow2", &["-f", "qcow2", "-o", &data]);
-        // Making a real one takes seconds of key derivation.
+        // Not created with qemu-img, whose key derivation takes seconds.
         let mut luks = vec![0; 64 << 10];
         luks[..8].copy_from_slice(b"LUKS\xba\xbe\0\x01");
         luks[104..108].copy_from_slice(&8u32.to_be_bytes());
@@ -100,12 +100,12 @@ impl Images {
             let options = format!("subformat={subformat}");
             create(&format!("qemu-{name}.vmdk"), &["-f", "vmdk", "-o", &options]);
         }
-        let base = side.path().join("base.vmdk");
+        let base = scratch.path().join("base.vmdk");
         run("qemu-img", ["create", "-q", "-f", "vmdk", base.to_str().unwrap(), "1M"]);
         create("qemu-child.vmdk", &["-f", "vmdk", "-b", base.to_str().unwrap(), "-F", "vmdk"]);
     }
 
-    fn by_us(&self) {
+    fn by_diskimg(&self) {
         let raw = self.path("qemu-raw.raw");
         for (name, format, options) in [
             ("ours.qcow2", Format::Qcow2, ""),
@@ -124,16 +124,16 @@ impl Images {
     }
 
     /// ISO images, plain and hybrid.
-    fn discs(&self) {
-        let side = tempfile::tempdir().unwrap();
-        std::fs::write(side.path().join("file"), b"content").unwrap();
-        let (from, boot) = (side.path().to_str().unwrap(), side.path().join("mbr"));
+    fn iso_images(&self) {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("file"), b"content").unwrap();
+        let (from, boot) = (scratch.path().to_str().unwrap(), scratch.path().join("mbr"));
         std::fs::write(&boot, [0x90; 432]).unwrap();
         let boot = boot.to_str().unwrap();
-        let make = |name: &str, more: &[&str]| {
+        let make = |name: &str, extra: &[&str]| {
             let path = self.path(name);
             let args = ["-as", "mkisofs", "-quiet", "-o", path.to_str().unwrap()];
-            run("xorriso", args.iter().chain(more).chain([&from]));
+            run("xorriso", args.iter().chain(extra).chain([&from]));
         };
         make("disc.iso", &["-R", "-J"]);
         let mut hybrid = std::fs::read(self.path("disc.iso")).unwrap();
@@ -149,8 +149,8 @@ impl Images {
         }
     }
 
-    /// Disks that sfdisk divided.
-    fn divided_disks(&self) {
+    /// Disks partitioned with sfdisk.
+    fn partitioned_disks(&self) {
         for (name, script) in [
             ("disk-gpt.raw", "label: gpt\n,100K\n,,\n"),
             ("disk-mbr.raw", "label: dos\n,100K,83,*\n,200K,7\n"),
@@ -166,14 +166,14 @@ impl Images {
         }
         let fat = self.path("disk-fat.raw");
         std::fs::File::create(&fat).unwrap().set_len(1 << 20).unwrap();
-        // A boot sector with two FATs on a fixed disk.
+        // A FAT boot sector: two FATs, media type fixed disk.
         let mut sector = vec![0; 1 << 16];
         (sector[0x10], sector[0x15]) = (2, 0xf8);
         sector[510..512].copy_from_slice(&[0x55, 0xaa]);
         self.write("disk-fat.raw", &sector);
     }
 
-    /// Two and more formats in one file: what each goes by, in all combinations.
+    /// Files of several formats: the signatures of all formats in all combinations.
     fn polyglots(&self) {
         let stream = std::fs::read(self.path("qemu-stream.vmdk")).unwrap();
         let qcow2 = std::fs::read(self.path("qemu-small.qcow2")).unwrap();
@@ -205,7 +205,7 @@ impl Images {
                         label += &format!("-{mark}");
                     }
                 }
-                // With a partition, so that the table alone is right.
+                // With a partition, so that the table is valid if it is the only format.
                 (bytes[446 + 4], bytes[446 + 8]) = if set & 2 != 0 { (0x83, 1) } else { (0, 0) };
                 self.write(&label, &bytes);
             }
@@ -255,7 +255,7 @@ impl Images {
             entry
         };
         let (none, linux) = ([0; 16], entry(0x80, [0, 2, 0], 0x83, 8));
-        let guard = entry(0, [0, 2, 0], 0xee, 1);
+        let protective = entry(0, [0, 2, 0], 0xee, 1);
         let table = |label: &str, entries: [[u8; 16]; 4]| {
             let mut bytes = vec![0; 16 << 10];
             bytes[446..510].copy_from_slice(&entries.concat());
@@ -265,10 +265,10 @@ impl Images {
         table("empty", [none; 4]);
         table("linux", [linux, none, none, none]);
         table("last", [none, none, none, linux]);
-        table("guard", [guard, none, none, none]);
-        table("guard-second", [none, guard, none, none]);
-        table("guard-and-linux", [guard, linux, none, none]);
-        table("two-guards", [guard, guard, none, none]);
+        table("protective", [protective, none, none, none]);
+        table("protective-second", [none, protective, none, none]);
+        table("protective-and-linux", [protective, linux, none, none]);
+        table("two-protectives", [protective, protective, none, none]);
         for boot in [1, 0x7f, 0x81, 0xff] {
             table(&format!("boot-{boot}"), [entry(boot, [0, 2, 0], 0x83, 8), none, none, none]);
             table(&format!("unused-boot-{boot}"), [linux, entry(boot, [0; 3], 0, 0), none, none]);
@@ -288,7 +288,7 @@ impl Images {
         }
     }
 
-    /// Descriptors inside of a sparse extent, and alone.
+    /// VMDK descriptors, embedded in a sparse extent and as files of their own.
     fn descriptors(&self) {
         let sparse = std::fs::read(self.path("qemu-sparse.vmdk")).unwrap();
         let good = "# Disk DescriptorFile\nversion=1\nCID=5b6a7c8d\nparentCID=ffffffff\n\
@@ -309,7 +309,7 @@ impl Images {
             "",
             "x",
             "monolithicSparse ",
-            "a very long name of a type that nobody has ever made, nor will they",
+            "a very long name of a type that no program has ever used as a createType",
         ] {
             let text = good.replace("monolithicSparse", kind);
             texts.push((format!("type-{kind}").replace([' ', ','], "_"), text.into_bytes()));
@@ -378,7 +378,7 @@ impl Images {
         }
     }
 
-    /// What a sparse extent's header and footer say.
+    /// Changed fields in the header and footer of sparse extents.
     fn sparse_headers(&self) {
         let stream = std::fs::read(self.path("ours-stream.vmdk")).unwrap();
         let sparse = std::fs::read(self.path("qemu-sparse.vmdk")).unwrap();
@@ -414,10 +414,10 @@ impl Images {
         self.write("sparse-stream-padded", &longer);
     }
 
-    /// A stream of little data.
+    /// A stream-optimized VMDK with little data.
     fn short_stream(&self) -> Vec<u8> {
-        let side = tempfile::tempdir().unwrap();
-        let (raw, path) = (side.path().join("a.raw"), side.path().join("a.vmdk"));
+        let scratch = tempfile::tempdir().unwrap();
+        let (raw, path) = (scratch.path().join("a.raw"), scratch.path().join("a.vmdk"));
         std::fs::write(&raw, vec![1; 64 << 10]).unwrap();
         let image = OpenOptions::new().format(Format::Raw).open(&raw).unwrap();
         let options = Options::parse("subformat=streamOptimized").unwrap();
@@ -429,8 +429,8 @@ impl Images {
         std::fs::read(path).unwrap()
     }
 
-    /// Everything that is there so far and is no large file, cut at every border that matters.
-    fn cut_short(&self) {
+    /// Images truncated at the boundaries of their structures.
+    fn truncated(&self) {
         const CUTS: [usize; 22] = [
             0, 1, 3, 4, 7, 8, 31, 63, 64, 67, 68, 71, 103, 104, 111, 511, 512, 513, 1024, 32774,
             34815, 34816,
@@ -459,24 +459,32 @@ impl Images {
         }
     }
 
-    /// Bytes of the first kilobytes and of the last changed at random, always the same ones.
+    /// Images with pseudo-random changes in their first and last 1200 bytes.
     fn mutants(&self) {
-        for (seed, name) in
-            ["qemu-small.qcow2", "embedded-good", "alone-good", "sparse-good-stream", "table-guard"]
-                .iter()
-                .enumerate()
+        for (seed, name) in [
+            "qemu-small.qcow2",
+            "embedded-good",
+            "alone-good",
+            "sparse-good-stream",
+            "table-protective",
+        ]
+        .iter()
+        .enumerate()
         {
             let base = std::fs::read(self.path(name)).unwrap();
             let base = &base[..base.len().min(160 << 10)];
-            let dice = noise(seed as u64 + 7, 60 * 8 * 4);
-            for (number, throw) in dice.chunks_exact(32).enumerate() {
+            let random = noise(seed as u64 + 7, 60 * 8 * 4);
+            for (number, changes) in random.chunks_exact(32).enumerate() {
                 let mut bytes = base.to_vec();
-                for die in throw.chunks_exact(4).take(1 + number % 8) {
+                for change in changes.chunks_exact(4).take(1 + number % 8) {
                     let reach = bytes.len().min(1200);
-                    let place = (usize::from(die[0]) << 8 | usize::from(die[1])) % reach;
-                    let at = if die[2] & 1 == 0 { place } else { bytes.len() - 1 - place };
-                    bytes[at] =
-                        if die[2] & 2 == 0 { die[3] } else { bytes[at] ^ 1 << (die[3] % 8) };
+                    let place = (usize::from(change[0]) << 8 | usize::from(change[1])) % reach;
+                    let at = if change[2] & 1 == 0 { place } else { bytes.len() - 1 - place };
+                    bytes[at] = if change[2] & 2 == 0 {
+                        change[3]
+                    } else {
+                        bytes[at] ^ 1 << (change[3] % 8)
+                    };
                 }
                 self.write(&format!("mutant-{name}-{number:03}"), &bytes);
             }

@@ -1,4 +1,5 @@
-//! A directory, a command to be run in it, and whether what is there afterwards may be there.
+//! A directory in which a command is run repeatedly, and the states its output may be in
+//! afterwards.
 
 use super::full;
 use crate::support::Lab;
@@ -6,19 +7,19 @@ use diskimg::{ExternalFiles, OpenOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// What may be under the names of an output.
+/// The state of an output after a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// What was there before, byte for byte; nothing, if nothing was.
+    /// The previous files, unchanged; no files if there were none.
     Old,
-    /// The new image, whole.
+    /// The complete new image.
     New,
-    /// The old image of several files, complete, but some under names that end in
-    /// `.diskimg-old`, its main file first of all.
-    Aside,
+    /// The complete old image of several files, some of which, including the main file, are renamed
+    /// to `.diskimg-old`.
+    SetAside,
 }
 
-/// A command that makes `dst`, and the names of the files that belong to it.
+/// A command that creates `dst`, and the files that belong to it, the main file first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Case {
     pub(super) line: &'static str,
@@ -29,8 +30,8 @@ const fn case(line: &'static str, files: &'static [&'static str]) -> Case {
     Case { line, files }
 }
 
-/// Commands with outputs of every kind. SRC is the source, SIZE a size: others for what is there
-/// before.
+/// Commands with outputs of every kind. `SRC` and `SIZE` are replaced with different values for the
+/// old and the new image.
 pub(super) const CASES: &[Case] = &[
     case("convert -O raw SRC.raw dst", &["dst"]),
     case("convert -O qcow2 SRC.raw dst", &["dst"]),
@@ -63,21 +64,21 @@ pub(super) const CASES: &[Case] = &[
     case("iso create -q -o dst SRC-tree", &["dst"]),
 ];
 
-/// A lab with sources, in which one command is run again and again.
-pub(super) struct World {
+/// A lab with source images in which a command is run repeatedly.
+pub(super) struct Scenario {
     pub(super) lab: Lab,
     pub(super) case: Case,
     pub(super) threads: usize,
     sources: BTreeSet<String>,
-    /// What is there before: files by name.
+    /// The output files before a run, by name.
     old: BTreeMap<&'static str, Vec<u8>>,
-    /// What the guest sees in the new image.
-    wanted: Vec<u8>,
-    notes: tempfile::TempDir,
+    /// The guest data of the new image.
+    expected: Vec<u8>,
+    log_dir: tempfile::TempDir,
 }
 
-impl World {
-    /// With `replaces`, an image of the same kind is there before.
+impl Scenario {
+    /// Creates a scenario. With `replaces`, the output already exists.
     pub(super) fn new(case: Case, replaces: bool, threads: usize, size: usize) -> Self {
         let lab = Lab::new();
         for (seed, name) in ["new", "old"].into_iter().enumerate() {
@@ -85,26 +86,27 @@ impl World {
         }
         let sources = names(&lab);
         let empty = BTreeMap::new();
-        let notes = tempfile::tempdir().expect("tempdir");
-        let mut world = Self { lab, case, threads, sources, old: empty, wanted: Vec::new(), notes };
+        let log_dir = tempfile::tempdir().expect("tempdir");
+        let mut scenario =
+            Self { lab, case, threads, sources, old: empty, expected: Vec::new(), log_dir };
         let make = |from: &str| {
-            world.lab.line(&world.line_from(from)).ok();
-            let files = world.case.files.iter();
-            let files = files.map(|&name| (name, world.lab.read(name))).collect();
-            let bytes = world.guest_bytes().expect("is whole");
+            scenario.lab.line(&scenario.line_from(from)).ok();
+            let files = scenario.case.files.iter();
+            let files = files.map(|&name| (name, scenario.lab.read(name))).collect();
+            let bytes = scenario.guest_bytes().expect("is complete");
             (files, bytes)
         };
-        let (_, wanted) = make("new");
+        let (_, expected) = make("new");
         let (old, _): (BTreeMap<_, _>, _) = make("old");
-        world.wanted = wanted;
+        scenario.expected = expected;
         if replaces {
-            world.old = old;
+            scenario.old = old;
         }
-        world.reset();
-        world
+        scenario.reset();
+        scenario
     }
 
-    /// The command.
+    /// Returns the command line.
     pub(super) fn line(&self) -> String {
         self.line_from("new")
     }
@@ -118,12 +120,12 @@ impl World {
         }
     }
 
-    /// Where calls are noted, out of their way.
+    /// Returns the path of the log, which is outside the lab.
     pub(super) fn log(&self) -> PathBuf {
-        self.notes.path().join("log")
+        self.log_dir.path().join("log")
     }
 
-    /// Everything as it was before the command.
+    /// Restores the state before the command.
     pub(super) fn reset(&self) {
         for name in names(&self.lab).difference(&self.sources) {
             std::fs::remove_file(self.lab.path(name)).expect("removes");
@@ -137,7 +139,7 @@ impl World {
         self.case.files[0]
     }
 
-    /// What the guest sees in what is called as the output.
+    /// Returns the guest data of the output.
     fn guest_bytes(&self) -> diskimg::Result<Vec<u8>> {
         let options = OpenOptions::new().external_files(ExternalFiles::Any);
         let image = options.open(self.lab.path(self.main()))?;
@@ -146,24 +148,24 @@ impl World {
         Ok(bytes)
     }
 
-    /// What is under the output's names; an error if it may not be.
+    /// Returns the state of the output, or an error if it is in none of the allowed states.
     pub(super) fn state(&self) -> Result<State, String> {
         let found = |name: &str| std::fs::read(self.lab.path(name)).ok();
         let main = found(self.main());
         if main.as_ref() == self.old.get(self.main()) && main.is_some() {
-            let mixed = self.old.iter().find(|(name, bytes)| found(name).as_ref() != Some(bytes));
-            match mixed {
+            let changed = self.old.iter().find(|(name, bytes)| found(name).as_ref() != Some(bytes));
+            match changed {
                 None => return Ok(State::Old),
-                // Two main files may be the same, where all that differs is in a data file.
-                Some((name, _)) if self.guest_bytes().ok().as_ref() != Some(&self.wanted) => {
-                    return Err(format!("old, but for {name}"));
+                // The old and the new main file can be equal if only a data file differs.
+                Some((name, _)) if self.guest_bytes().ok().as_ref() != Some(&self.expected) => {
+                    return Err(format!("{name} is not the old file"));
                 }
                 Some(_) => return Ok(State::New),
             }
         }
         if main.is_some() {
             return match self.guest_bytes() {
-                Ok(bytes) if bytes == self.wanted => Ok(State::New),
+                Ok(bytes) if bytes == self.expected => Ok(State::New),
                 Ok(bytes) => Err(format!("neither old nor new: {} bytes", bytes.len())),
                 Err(error) => Err(format!("neither old nor new: {error}")),
             };
@@ -173,28 +175,28 @@ impl World {
         }
         for (name, bytes) in &self.old {
             let mut names = names(&self.lab).into_iter();
-            let somewhere = names.any(|other| {
-                let its = other == *name || is_temporary(&other, name, "old");
-                its && found(&other).as_ref() == Some(bytes)
+            let exists = names.any(|other| {
+                let matches = other == *name || is_temporary(&other, name, "old");
+                matches && found(&other).as_ref() == Some(bytes)
             });
-            if !somewhere {
+            if !exists {
                 return Err(format!("{name} is lost"));
             }
         }
         match self.case.files.len() {
-            1 => Err("it is gone".into()),
-            _ => Ok(State::Aside),
+            1 => Err("the output is lost".into()),
+            _ => Ok(State::SetAside),
         }
     }
 
-    /// Names that neither the sources nor the output have.
+    /// Returns the files that are neither sources nor output.
     pub(super) fn leftovers(&self) -> Vec<String> {
         let known = |name: &String| self.case.files.contains(&name.as_str());
         names(&self.lab).difference(&self.sources).filter(|name| !known(name)).cloned().collect()
     }
 
-    /// Whether a name is one of those that a killed run may leave: `.NAME.XXXXXX.diskimg-tmp`, or
-    /// `-old`.
+    /// Returns whether a killed run may leave this file: `.NAME.XXXXXX.diskimg-tmp`, or
+    /// `.diskimg-old` for an image of several files.
     pub(super) fn is_documented(&self, leftover: &str) -> bool {
         let mut files = self.case.files.iter();
         let several = self.case.files.len() > 1;
@@ -203,7 +205,7 @@ impl World {
         })
     }
 
-    /// Whether something that the user can be told of is named: `dst` or a source.
+    /// Returns whether an error names the output or a source.
     pub(super) fn names_a_file(&self, error: &str) -> bool {
         self.case
             .files
@@ -226,7 +228,7 @@ fn names(lab: &Lab) -> BTreeSet<String> {
     entries.map(|e| e.expect("entry").file_name().into_string().expect("UTF-8")).collect()
 }
 
-/// Sources: a raw disk of `size` bytes, and others of what is in it.
+/// Creates the sources: a raw image of `size` bytes, and images and a directory with its data.
 fn prepare(lab: &Lab, name: &str, seed: u8, size: usize) {
     let mut state = u32::from(seed) + 1;
     let noise = std::iter::repeat_with(|| {
@@ -234,7 +236,7 @@ fn prepare(lab: &Lab, name: &str, seed: u8, size: usize) {
         (state >> 24) as u8
     });
     let mut bytes: Vec<u8> = noise.take(size).collect();
-    // Something to be compressed, and a hole.
+    // Compressible data, and a hole.
     bytes[size / 4..size / 2].fill(b'a' + seed);
     bytes[size / 2..size * 3 / 4].fill(0);
     std::fs::write(lab.path(&format!("{name}.raw")), &bytes).expect("writes");
@@ -254,11 +256,13 @@ fn prepare(lab: &Lab, name: &str, seed: u8, size: usize) {
     lab.line(&format!("iso create -q -o {name}.iso {tree}")).ok();
 }
 
-/// Every case, once or twice: onto nothing, onto an image that is there.
-pub(super) fn worlds(size: usize) -> impl Iterator<Item = World> {
+/// Returns scenarios for every case, with and without existing output; a sample by default.
+pub(super) fn scenarios(size: usize) -> impl Iterator<Item = Scenario> {
     CASES.iter().enumerate().flat_map(move |(i, &case)| {
-        let twice: &[(bool, usize)] = &[(true, 1), (false, 1), (true, 3), (false, 3)];
-        let some = if full() { twice } else { &twice[usize::from(i % 3 == 2)..][..1] };
-        some.iter().map(move |&(replaces, threads)| World::new(case, replaces, threads, size))
+        let all: &[(bool, usize)] = &[(true, 1), (false, 1), (true, 3), (false, 3)];
+        let variants = if full() { all } else { &all[usize::from(i % 3 == 2)..][..1] };
+        variants
+            .iter()
+            .map(move |&(replaces, threads)| Scenario::new(case, replaces, threads, size))
     })
 }

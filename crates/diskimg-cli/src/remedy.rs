@@ -1,0 +1,47 @@
+//! The library's remedies in terms of command-line options.
+
+use diskimg::{Error, Remedy};
+
+/// The error in one line, with the option that helps.
+pub(crate) fn message(error: &Error) -> String {
+    error.describe(|remedy| Some(option(remedy)))
+}
+
+fn option(remedy: Remedy) -> String {
+    let text = match remedy {
+        Remedy::RaiseLimit(name) => return format!("--limit {name}=N raises the limit"),
+        Remedy::RaiseMaxSize => "--max-size raises the limit",
+        Remedy::AllowExternalFiles => "--external-files=any allows it",
+        Remedy::NameFormat => "name the format with -f",
+        Remedy::NameFormatRaw => "if it is a raw disk, use -f raw",
+        Remedy::NameBackingFormat => "name its format with -F",
+        Remedy::OpenBackingFile => "leave out -u",
+        Remedy::IgnoreContentId => "--ignore-cid reads it nevertheless",
+        Remedy::SkipManifest => "--no-verify skips the verification",
+        Remedy::GiveSize => "give SIZE, or a backing file to take it from",
+        Remedy::ListOptions => "-o help lists the options",
+        Remedy::Compress => "-c compresses the output",
+        Remedy::AllowCopying => "--reflink=auto copies what cannot be shared",
+        Remedy::LeaveOutOffload => "leave out -C",
+        Remedy::UsePageCache => "write through the page cache with -t writeback",
+        Remedy::WriteNewImage => "leave out -n to write a new image",
+        Remedy::ChooseNamespace => "--namespace selects another tree",
+        Remedy::IsoLevel3 => "use -iso-level 3",
+        Remedy::BuildIsoImage => "'diskimg iso create' builds one from files",
+        other => return other.to_string(),
+    };
+    text.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_is_worded_as_an_option() {
+        let error = Error::refused("no").with_remedy(Remedy::AllowExternalFiles);
+        assert_eq!(message(&error), "no (--external-files=any allows it)");
+        let error = Error::limit("too many").with_remedy(Remedy::RaiseLimit("ovf_disks"));
+        assert_eq!(message(&error), "too many (--limit ovf_disks=N raises the limit)");
+    }
+}

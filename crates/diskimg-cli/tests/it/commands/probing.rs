@@ -1,0 +1,49 @@
+//! Formats that are recognised but not supported, by every command that probes.
+
+use crate::support::{Lab, diskimg};
+
+#[test]
+fn a_recognised_format_is_an_error_that_mentions_f_raw_in_every_command() {
+    let lab = Lab::new();
+    lab.qemu("create -q -f vhdx disk 1M").ok();
+    lab.raw("raw");
+    for command in [
+        "convert -O qcow2 disk out",
+        "info disk",
+        "map disk",
+        "check disk",
+        "measure disk",
+        "compare disk raw",
+        "compare raw disk",
+    ] {
+        let ran = lab.line(command);
+        assert!(ran.code != Some(0) && ran.err.contains("VHDX"), "{command}: {ran:?}");
+        assert!(ran.err.contains("-f raw"), "{command}: {ran:?}");
+        assert!(!lab.path("out").exists());
+    }
+    lab.line("convert -f raw -O raw disk out").ok();
+    assert!(lab.read("out") == lab.read("disk"));
+}
+
+#[test]
+#[cfg(unix)]
+fn as_qemu_img_a_compressed_file_is_an_error_and_a_fixed_vhd_is_raw() {
+    let lab = Lab::new();
+    let link = lab.path("qemu-img");
+    std::os::unix::fs::symlink(diskimg(), &link).expect("links");
+    let run = |line: &str| {
+        let output = lab.command(&link).args(line.split(' ')).output().expect("runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    lab.qemu("create -q -f vpc -o subformat=fixed fixed 1M").ok();
+    lab.qemu("create -q -f vpc dynamic 1M").ok();
+    std::fs::write(lab.path("disk.gz"), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).expect("writes");
+
+    assert!(run("convert -O raw fixed out").0);
+    assert!(lab.read("out") == lab.read("fixed"));
+    for (file, name) in [("dynamic", "VHD"), ("disk.gz", "gzip")] {
+        let (success, err) = run(&format!("convert -O raw {file} out2"));
+        assert!(!success && err.contains(name) && err.contains("-f raw"), "{err}");
+        assert!(!lab.path("out2").exists());
+    }
+}

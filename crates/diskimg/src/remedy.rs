@@ -1,0 +1,87 @@
+//! What a caller can change so that an operation that failed succeeds.
+
+use std::fmt;
+
+/// What the caller can change so that an operation that failed succeeds.
+///
+/// [`Error::remedy`](crate::Error::remedy) gives it. `Display` words it for Rust programs, as part
+/// of the error's own `Display`; other front ends word it in their own terms, with
+/// [`Error::describe`](crate::Error::describe).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// Raise this field of [`Limits`](crate::Limits).
+    RaiseLimit(&'static str),
+    /// Raise [`InspectOptions::max_size`](crate::InspectOptions::max_size).
+    RaiseMaxSize,
+    /// Allow the image to name any file: [`ExternalFiles::Any`](crate::ExternalFiles::Any).
+    AllowExternalFiles,
+    /// Name the image's format: [`OpenOptions::format`](crate::OpenOptions::format).
+    NameFormat,
+    /// Name the image's format; if it is a raw disk,
+    /// [`Format::Raw`](crate::Format::Raw).
+    NameFormatRaw,
+    /// Name the backing file's format: [`Backing::format`](crate::target::Backing::format).
+    NameBackingFormat,
+    /// Have the backing file opened: leave out
+    /// [`Create::unsafe_backing`](crate::Create::unsafe_backing).
+    OpenBackingFile,
+    /// Accept a parent whose content ID differs:
+    /// [`OpenOptions::ignore_content_id`](crate::OpenOptions::ignore_content_id).
+    IgnoreContentId,
+    /// Do not verify the appliance against its manifest:
+    /// [`Convert::verify_manifest`](crate::Convert::verify_manifest).
+    SkipManifest,
+    /// Give the size of the new disk: [`Create::size`](crate::Create::size).
+    GiveSize,
+    /// Look up the options of the format:
+    /// [`Format::options`](crate::Format::options).
+    ListOptions,
+    /// Compress the output: [`Convert::compress`](crate::Convert::compress).
+    Compress,
+    /// Copy what cannot be shared: [`Reflink::Auto`](crate::Reflink::Auto).
+    AllowCopying,
+    /// Leave out [`Convert::offload`](crate::Convert::offload).
+    LeaveOutOffload,
+    /// Write through the page cache: [`Caching::Buffered`](crate::Caching::Buffered).
+    UsePageCache,
+    /// Write a new image instead of one that exists: leave out
+    /// [`Convert::run_existing`](crate::Convert::run_existing).
+    WriteNewImage,
+    /// Read another tree of the ISO image:
+    /// [`IsoOptions::namespace`](crate::iso::IsoOptions::namespace).
+    ChooseNamespace,
+    /// Write ISO 9660 interchange level 3, which allows files of 4 GiB and more:
+    /// [`Level::Three`](crate::iso::write::Level::Three).
+    IsoLevel3,
+    /// Build the ISO image from files: [`iso::write`](crate::iso::write).
+    BuildIsoImage,
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RaiseLimit(name) => return write!(f, "Limits::{name} raises the limit"),
+            Self::RaiseMaxSize => "InspectOptions::max_size raises the limit",
+            Self::AllowExternalFiles => "ExternalFiles::Any allows it",
+            Self::NameFormat => "set the format with OpenOptions::format",
+            Self::NameFormatRaw => {
+                "if it is a raw disk, set the format with OpenOptions::format(Format::Raw)"
+            }
+            Self::NameBackingFormat => "set Backing::format",
+            Self::OpenBackingFile => "leave out Create::unsafe_backing",
+            Self::IgnoreContentId => "OpenOptions::ignore_content_id reads it nevertheless",
+            Self::SkipManifest => "Convert::verify_manifest(false) skips the verification",
+            Self::GiveSize => "set Create::size, or name a backing file to take it from",
+            Self::ListOptions => "Format::options lists the options",
+            Self::Compress => "Convert::compress compresses the output",
+            Self::AllowCopying => "Reflink::Auto copies what cannot be shared",
+            Self::LeaveOutOffload => "leave out Convert::offload",
+            Self::UsePageCache => "write through the page cache: Caching::Buffered",
+            Self::WriteNewImage => "convert into a new file",
+            Self::ChooseNamespace => "IsoOptions::namespace selects another tree",
+            Self::IsoLevel3 => "set the interchange level to Level::Three",
+            Self::BuildIsoImage => "build one from files with iso::write",
+        })
+    }
+}
