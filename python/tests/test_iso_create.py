@@ -274,7 +274,7 @@ def test_no_recorded_time_is_later_than_source_date_epoch(
         made(tmp_path)
 
 
-def test_a_config_drive_has_the_layout_of_novas() -> None:
+def test_a_config_drive_has_the_layout_that_nova_writes() -> None:
     drive = iso.config_drive(
         {
             "openstack/latest/meta_data.json": {"uuid": "1"},

@@ -25,7 +25,7 @@ def test_the_examples_in_the_packages_readme(
     run(PACKAGE / "README.md")
     output = capsys.readouterr().out
     assert "bytes stored for a disk of 8388608" in output
-    assert "refuse: backing-file: the image has a backing file" in output
+    assert "error: backing-file: the image has a backing file" in output
     digest = dict(line.split()[::-1] for line in (TESTDATA / "SHA256SUMS").read_text().splitlines())
     assert digest["ext4-stream-qemu.vmdk"] in output
     assert "missing.qcow2 missing.qcow2: cannot open it" in output

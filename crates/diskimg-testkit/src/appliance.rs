@@ -2,7 +2,7 @@
 
 use crate::tool::run;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// VMware's `ovf:format` URI of a VMDK.
@@ -148,16 +148,4 @@ pub fn guest_bytes(image: &diskimg::Image) -> Vec<u8> {
     let mut bytes = vec![0; image.size() as usize];
     image.read_at(&mut bytes, 0).unwrap();
     bytes
-}
-
-/// Asserts that reading the appliance and converting it to raw both return `bytes`, and that the
-/// image passes the conformance checks.
-pub fn assert_guest_bytes(ova: &Path, bytes: &[u8]) {
-    let image = crate::verified::open(&diskimg::OpenOptions::new(), ova);
-    assert_eq!(image.format(), diskimg::Format::Ova);
-    assert!(guest_bytes(&image) == bytes, "{}: the guest bytes differ", ova.display());
-    let dir = tempfile::tempdir().unwrap();
-    let raw = dir.path().join("raw");
-    diskimg::Convert::new(image).run(&raw).unwrap();
-    assert!(std::fs::read(&raw).unwrap() == bytes, "{}: the converted bytes differ", ova.display());
 }

@@ -11,7 +11,6 @@
 //!   checks
 //!     tool       runs qemu-img, qemu-io and other tools; loop devices, mounted file systems
 //!     oracles    independent VMDK readers
-//!     verified   opens an image with pread and with mmap and verifies both
 //!   storage
 //!     faulty     sources and sinks that fail at a chosen operation
 //! ```
@@ -25,9 +24,7 @@ pub mod esx;
 pub mod faulty;
 pub mod hosted;
 pub mod iso;
-
 #[cfg(unix)]
 pub mod oracles;
 pub mod tool;
 pub mod udf;
-pub mod verified;

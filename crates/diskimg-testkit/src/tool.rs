@@ -108,8 +108,21 @@ pub fn assert_qemu_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     );
 }
 
-/// Returns a proptest configuration with `default` cases, or as many as `DISKIMG_CASES` sets.
+/// Returns true if the tests run in full (`./test.sh --full`), which takes about an hour. Otherwise
+/// long tests take a sample of their cases.
+pub fn full() -> bool {
+    std::env::var_os("DISKIMG_FULL").is_some()
+}
+
+/// Returns all cases if the tests run in full, otherwise every `step`-th, beginning with the first.
+pub fn sample<T>(cases: impl IntoIterator<Item = T>, step: usize) -> impl Iterator<Item = T> {
+    cases.into_iter().step_by(if full() { 1 } else { step })
+}
+
+/// Returns a proptest configuration with `default` cases if the tests run in full, otherwise with a
+/// third of them; `DISKIMG_CASES` sets another number.
 pub fn cases(default: u32) -> Config {
+    let default = if full() { default } else { default.div_ceil(3) };
     let cases = std::env::var("DISKIMG_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     Config { cases, max_shrink_iters: 200, failure_persistence: None, ..Config::default() }
 }

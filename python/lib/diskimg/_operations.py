@@ -525,14 +525,15 @@ def check(
 def detect(file: Path | BinaryReader | bytes | bytearray | memoryview) -> Detection:
     """Detect the format of a file or of bytes by its signature.
 
-    Detection never fails for lack of a match: what no signature matches is ``raw``. A guest can
-    write any header to its raw disk, so the result is only what the file *claims* to be.
+    A file without a known signature is ``raw``. A guest can write any header to its raw disk, so
+    the result is only what the file *claims* to be.
 
     Args:
         file: A file name (`str` or path-like), the bytes themselves, or a seekable binary file
             object, whose position is undefined afterwards.
 
     Raises:
+        UnsupportedError: The file has the signature of a format that is not supported.
         IoError: The file does not exist or cannot be read; also an `OSError`.
     """
     if isinstance(file, bytes | bytearray | memoryview):
@@ -566,7 +567,7 @@ def inspect(
         max_virtual_size: Maximum size of the virtual disk in bytes; a disk of unknown size is
             refused.
         max_ratio: Maximum ratio of the virtual disk's size to the file's.
-        allow: Codes of findings to accept: their severity becomes ``warn``.
+        allow: Codes of findings to accept: their severity becomes ``warning``.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
 
     Raises:

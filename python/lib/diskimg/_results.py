@@ -258,13 +258,13 @@ class InspectionFinding:
 
     code: str
     """A stable identifier such as ``backing-file``; SECURITY.md lists them."""
-    severity: Literal["refuse", "warn", "note"]
-    """Its effect on the verdict: a single ``refuse`` makes the image unsafe."""
+    severity: Literal["error", "warning", "note"]
+    """Its effect on the verdict: a single ``error`` makes the image unsafe."""
     message: str
     """Description, one line. It may quote the image."""
     offset: int | None = None
     """Offset in the file in bytes, if the finding is about one place."""
-    member: str | None = None
+    path: str | None = None
     """The file of an appliance that the finding is about."""
 
     def to_dict(self) -> Json:
@@ -274,7 +274,7 @@ class InspectionFinding:
             severity=self.severity,
             message=self.message,
             offset=self.offset,
-            member=self.member,
+            path=self.path,
         )
 
 
@@ -285,7 +285,7 @@ class Inspection:
     filename: str
     """The name that the image was opened with."""
     verdict: Literal["safe", "unsafe"]
-    """``unsafe`` if any finding has the severity ``refuse``."""
+    """``unsafe`` if any finding has the severity ``error``."""
     format: str
     """The detected format: one of `FORMATS`, or one of which only the signature is known
     (``vhd``, ``vhdx``, ``vdi``, ``qed``, ``luks``, …)."""

@@ -26,7 +26,7 @@ pub(crate) struct ImageArgs {
     /// Accepted for compatibility; images are never locked
     #[arg(short = 'U', long)]
     force_share: bool,
-    /// Files that an image may refer to: none, same-dir, any (default: any)
+    /// Files an image may refer to: none, same-dir, any (default: any)
     #[arg(long, alias = "references", value_name = "WHICH", default_value = "any")]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     external_files: ExternalFilesArg,

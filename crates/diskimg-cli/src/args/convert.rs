@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Compress the output
     #[arg(short, long)]
     compress: bool,
-    /// Use FILE as the backing file of DST and write only what differs from it
+    /// Use FILE as the backing file of DST; write only differences
     #[arg(short = 'B', long, value_name = "FILE")]
     backing: Option<String>,
     /// Format of the backing file; required with -B
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// Convert this internal snapshot of SRC
     #[arg(short = 'l', long, value_name = "SNAPSHOT", alias = "source-snapshot")]
     snapshot: Option<String>,
-    /// Minimum run of zeros to store as a hole; 0 disables holes (default: 4k)
+    /// Minimum run of zeros stored as a hole; 0: no holes (default: 4k)
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
     /// Do not create DST; write into the existing image
@@ -74,10 +74,10 @@ pub(crate) struct Args {
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// Cache mode of DST: none (direct I/O), unsafe (no flush), writeback (default), ...
+    /// Cache mode of DST: none (direct I/O), unsafe (no flush), ...
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
-    /// Cache mode of SRC: none (direct I/O), writeback (default), ...
+    /// Cache mode of SRC: none (direct I/O), ...
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
     /// Share data with SRC by reflink: auto, always (or fail), never (default: auto; never with
@@ -90,7 +90,7 @@ pub(crate) struct Args {
     /// Recompress data instead of copying compressed clusters from SRC
     #[arg(long)]
     recompress: bool,
-    /// Read DST back and compare it with SRC before renaming it into place
+    /// Read DST back and compare it with SRC before it is renamed
     #[arg(long)]
     verify: bool,
     /// Print digests of the disk and of each file written: sha256, blake3

@@ -11,7 +11,7 @@ const EXAMPLES: &str = "\
 Exit code: 0 safe, 1 cannot inspect, 2 unsafe.
 
 Only FILE itself is opened, and a bounded part of it is read. An image is unsafe if any finding
-has the severity 'refuse'; SECURITY.md lists all findings.
+is an error; SECURITY.md lists all findings.
 
 Examples:
   diskimg inspect --claimed qcow2 --max-virtual-size 1T upload.img

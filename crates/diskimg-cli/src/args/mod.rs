@@ -37,7 +37,7 @@ messages and in --version. See 'diskimg COMMAND --help' for the options of a com
 #[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
 #[command(infer_long_args = true, disable_help_subcommand = true)]
 struct Args {
-    /// Restrict system calls and file access of this process: on, off, require (default: on)
+    /// Sandbox this process: on, off, require (default: on)
     #[arg(long, value_name = "MODE", default_value = "on", global = true)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     sandbox: Sandbox,
@@ -255,10 +255,11 @@ mod tests {
     #[test]
     fn help_fits_a_screen() {
         let mut grammar = grammar(Program::Diskimg);
+        // Adds the global options to the commands.
+        grammar.build();
         let iso = grammar.find_subcommand("iso").expect("iso is a command").clone();
         let iso_commands = iso.get_subcommands().cloned();
         let commands: Vec<_> = grammar.get_subcommands().cloned().chain(iso_commands).collect();
-        grammar.build();
         for mut command in commands {
             let help = command.render_help().to_string();
             let lines = help.lines().count();

@@ -165,14 +165,14 @@ impl From<SystemTime> for Timestamp {
 }
 
 impl From<Timestamp> for SystemTime {
-    fn from(moment: Timestamp) -> Self {
-        let whole = Duration::from_secs(moment.seconds.unsigned_abs());
-        let base = if moment.seconds < 0 {
+    fn from(timestamp: Timestamp) -> Self {
+        let whole = Duration::from_secs(timestamp.seconds.unsigned_abs());
+        let base = if timestamp.seconds < 0 {
             UNIX_EPOCH.checked_sub(whole)
         } else {
             UNIX_EPOCH.checked_add(whole)
         };
-        let nanoseconds = Duration::from_nanos(u64::from(moment.nanoseconds));
+        let nanoseconds = Duration::from_nanos(u64::from(timestamp.nanoseconds));
         base.and_then(|base| base.checked_add(nanoseconds)).unwrap_or(UNIX_EPOCH)
     }
 }
@@ -185,17 +185,17 @@ mod tests {
     fn both_encodings_round_trip_every_day() {
         let first = Timestamp::civil_seconds([1900, 1, 1], [0, 0, 0]);
         for day in 0..93_500 {
-            let moment = Timestamp::from_seconds(first + day * DAY + day % DAY);
-            assert_eq!(Timestamp::from_record(&moment.to_record()), Some(moment));
-            assert_eq!(Timestamp::from_digits(&moment.to_digits()), Some(moment));
+            let timestamp = Timestamp::from_seconds(first + day * DAY + day % DAY);
+            assert_eq!(Timestamp::from_record(&timestamp.to_record()), Some(timestamp));
+            assert_eq!(Timestamp::from_digits(&timestamp.to_digits()), Some(timestamp));
         }
     }
 
     #[test]
     fn a_known_time_has_its_known_bytes() {
-        let moment = Timestamp { seconds: 1_709_210_096, nanoseconds: 780_000_000 };
-        assert_eq!(moment.to_record(), [124, 2, 29, 12, 34, 56, 0]);
-        assert_eq!(&moment.to_digits(), b"2024022912345678\0");
+        let timestamp = Timestamp { seconds: 1_709_210_096, nanoseconds: 780_000_000 };
+        assert_eq!(timestamp.to_record(), [124, 2, 29, 12, 34, 56, 0]);
+        assert_eq!(&timestamp.to_digits(), b"2024022912345678\0");
         // The same time, recorded with an offset of 1 h 15 min.
         let east = [124, 2, 29, 13, 49, 56, 5];
         assert_eq!(Timestamp::from_record(&east), Some(Timestamp::from_seconds(1_709_210_096)));
@@ -212,8 +212,8 @@ mod tests {
     #[test]
     fn conversion_to_system_time_and_back_keeps_the_timestamp() {
         for seconds in [-86_401, -1, 0, 1, 1_709_210_096] {
-            let moment = Timestamp { seconds, nanoseconds: 250_000_000 };
-            assert_eq!(Timestamp::from(SystemTime::from(moment)), moment);
+            let timestamp = Timestamp { seconds, nanoseconds: 250_000_000 };
+            assert_eq!(Timestamp::from(SystemTime::from(timestamp)), timestamp);
         }
     }
 }

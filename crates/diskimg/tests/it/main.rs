@@ -1,10 +1,8 @@
 //! Tests of the library, most of them differential: the results are compared with those of
 //! qemu-img, qemu-io and other tools, for generated images and all create options.
 //!
-//! `DISKIMG_FAULTS=full` injects a fault at every operation instead of a sample
-//! (`storage::faults`).
-//!
-//! `DISKIMG_CASES=N` runs N generated cases of each property instead of the default number.
+//! `DISKIMG_FULL=1` (`./test.sh --full`) runs all cases of the long tests instead of a sample, and
+//! `DISKIMG_CASES=N` N generated cases of each property.
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -13,3 +11,4 @@ mod iso;
 mod open;
 mod ops;
 mod storage;
+mod verified;

@@ -40,13 +40,13 @@ pub(crate) struct Args {
     /// Create an OpenStack config drive (label config-2)
     #[arg(long, group = "profile")]
     openstack: bool,
-    /// Create a cloud-init NoCloud seed (label cidata) from user-data and meta-data
+    /// Create a cloud-init NoCloud seed (label cidata)
     #[arg(long, group = "profile")]
     nocloud: bool,
     /// Create an Anaconda driver or kickstart disc (label OEMDRV)
     #[arg(long, group = "profile")]
     oemdrv: bool,
-    /// Owners and modes: rationalized (root, read-only), preserved, none (default: rationalized)
+    /// Rock Ridge: rationalized (root, read-only; default), preserved, none
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     rock_ridge: RockRidgeArg,
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// Allow Joliet names of up to 103 characters
     #[arg(long, conflicts_with = "no_joliet")]
     joliet_long: bool,
-    /// ISO 9660 interchange level: 1, 2, 3 (default: 3; needed for files of 4 GiB and more)
+    /// ISO 9660 level: 1, 2, 3 (default: 3; required for files of 4 GiB)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
     level: Option<u8>,
     /// Set the owner of all files

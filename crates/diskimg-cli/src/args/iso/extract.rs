@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The image, and paths in it (default: all files).
     #[arg(value_name = "FILE [PATH...]", value_hint = clap::ValueHint::FilePath)]
     operands: Vec<OsString>,
-    /// Extract into DIR, which is created if needed (default: current directory)
+    /// Extract into DIR; create it if needed (default: .)
     #[arg(short = 'C', long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     directory: Option<PathBuf>,
     /// Overwrite existing files

@@ -77,7 +77,7 @@ pub(super) fn operands(command: &str) -> &'static str {
 /// Options of every command that reads an ISO image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct IsoArgs {
-    /// Image format of FILE (default: probed)
+    /// Format of the image file (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     #[command(flatten)]
@@ -93,7 +93,7 @@ pub(crate) struct TreeArgs {
     #[arg(long, value_enum, value_name = "NAME", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     namespace: NamespaceArg,
-    /// Session to read: last, first, or the one starting at sector N (default: last)
+    /// Session to read, N is its start sector (default: last)
     #[arg(long, value_name = "last|first|N")]
     session: Option<String>,
     /// Fail on defects that are tolerated by default

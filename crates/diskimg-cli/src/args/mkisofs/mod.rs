@@ -198,8 +198,8 @@ fn help(command: Option<&str>, program: Program) -> String {
     }
     text.push_str(
         "\nFILE, or the entries of directory FILE, are added to the root directory of the image.\n\
-         Options may begin with one hyphen or two. If SOURCE_DATE_EPOCH is set, no later time is\n\
-         recorded.\n",
+         Options may begin with one hyphen or two.\n\
+         If SOURCE_DATE_EPOCH is set, no later time is recorded.\n",
     );
     text
 }

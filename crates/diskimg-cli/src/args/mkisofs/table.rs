@@ -59,7 +59,7 @@ pub(super) static ROWS: &[Row] = &[
         d.graft_points = true;
         Ok(())
     }),
-    row(&["path-list"], FILE, "Read further FILE arguments from FILE, one per line; - is standard input", |d, v| {
+    row(&["path-list"], FILE, "Read more FILE arguments, one per line; - is standard input", |d, v| {
         d.path_lists.push(v[0].path());
         Ok(())
     }),
@@ -113,7 +113,7 @@ pub(super) static ROWS: &[Row] = &[
         d.rock_ridge.rationalized = true;
         Ok(())
     }),
-    row(&["norock"], &[], "Do not add Rock Ridge (the default of xorriso)", |d, _| {
+    row(&["norock"], &[], "Do not add Rock Ridge, which xorriso does by default", |d, _| {
         d.rock_ridge = Default::default();
         Ok(())
     }),
@@ -144,7 +144,7 @@ pub(super) static ROWS: &[Row] = &[
     row(&["input-charset"], &["CHARSET"], "Character set of file names; only UTF-8", |_, v| v[0].check_utf8()),
     row(&["output-charset"], &["CHARSET"], "Character set of Rock Ridge names; only UTF-8", |_, v| v[0].check_utf8()),
     // ISO 9660 names.
-    row(&["iso-level"], &["1..3"], "1: names 8.3; 2: 31 characters; 3: also files of 4 GiB and more", |d, v| {
+    row(&["iso-level"], &["1..3"], "1: names 8.3; 2: 31 characters; 3: also files of 4 GiB", |d, v| {
         d.options.names.level = values::level(&v[0])?;
         Ok(())
     }),
@@ -164,7 +164,7 @@ pub(super) static ROWS: &[Row] = &[
         d.options.names.multiple_dots = true;
         Ok(())
     }),
-    row(&["relaxed-filenames"], &[], "Allow all ASCII characters but lowercase in names", |d, _| {
+    row(&["relaxed-filenames"], &[], "Allow all ASCII characters except lowercase in names", |d, _| {
         d.options.names.relaxed = true;
         Ok(())
     }),
@@ -176,7 +176,7 @@ pub(super) static ROWS: &[Row] = &[
         d.options.names.omit_version = true;
         Ok(())
     }),
-    row(&["U", "untranslated-filenames"], &[], "Keep names unchanged; implies the options above", |d, _| {
+    row(&["U", "untranslated-filenames"], &[], "Keep names unchanged; implies the name options above", |d, _| {
         let names = &mut d.options.names;
         names.untranslated = true;
         names.full_length = true;
@@ -260,7 +260,7 @@ pub(super) static ROWS: &[Row] = &[
         d.boot.in_gpt = true;
         Ok(())
     }),
-    row(&["append_partition"], &["N", "TYPE", "FILE"], "Append FILE as partition N: 2 0xef efi.img", |d, v| {
+    row(&["append_partition"], &["N", "TYPE", "FILE"], "Append FILE as partition N, such as 2 0xef efi.img", |d, v| {
         d.append_partition(&v[0], &v[1], &v[2])
     }),
     row(&["appended_part_as_gpt"], &[], "List appended partitions in a GPT", |d, _| {

@@ -26,7 +26,7 @@ fn the_exit_code_is_the_verdict() {
     assert_eq!((ran.code, ran.err.as_str()), (Some(2), ""), "{}", ran.out);
     assert!(ran.out.contains("\nverdict: unsafe\n"), "{}", ran.out);
     assert!(ran.out.contains("\nnames the backing file: ../base.raw\n"), "{}", ran.out);
-    assert!(ran.out.contains("\nrefuse: backing-file: "), "{}", ran.out);
+    assert!(ran.out.contains("\nerror: backing-file: "), "{}", ran.out);
     let quiet = lab.line("inspect -q in/over.qcow2");
     assert_eq!((quiet.code, quiet.out.as_str(), quiet.err.as_str()), (Some(2), "", ""));
     for fails in ["missing", ".", "--claimed nonsense plain.qcow2", "--allow nonsense plain.qcow2"]

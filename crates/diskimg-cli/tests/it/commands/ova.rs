@@ -47,8 +47,12 @@ fn an_appliance_with_several_disks_requires_a_disk_to_be_selected() {
     assert!(error.contains("only local files"), "{error}");
     assert!(lab.line("check two.ova").ok().starts_with("No errors"));
     let text = lab.line("info two.ova").ok();
-    for line in ["number: 2", "file: two-disk2.vmdk", "capacity: 1048576", "note: the appliance has 2 disks"]
-    {
+    for line in [
+        "number: 2",
+        "file: two-disk2.vmdk",
+        "capacity: 1048576",
+        "note: the appliance has 2 disks",
+    ] {
         assert!(text.contains(line), "{line} in {text}");
     }
     let json = lab.line("info --output=json two.ova:2").ok();

@@ -1,7 +1,7 @@
 //! Fault injection for the `diskimg` binary: failing system calls and killed processes.
 //!
 //! A preloaded library (`shim.c`) intercepts every system call on files of the lab. It logs the
-//! call, and can make it fail or kill the process. `DISKIMG_FAULTS=full` tests every call; by
+//! call, and can make it fail or kill the process. `DISKIMG_FULL=1` tests every call; by
 //! default, a sample is tested.
 
 // Prints statistics.
@@ -12,17 +12,13 @@ mod order;
 mod scenario;
 mod system;
 
+use diskimg_testkit::tool::full;
 use crate::support::diskimg;
 use scenario::Scenario;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-
-/// Returns whether a fault is injected into every call instead of a sample.
-fn full() -> bool {
-    std::env::var("DISKIMG_FAULTS").is_ok_and(|value| value == "full")
-}
 
 /// Returns the numbers of the calls that fail: all of `count`, or a spaced sample that depends on
 /// `seed` and includes one of the last calls, which rename files.

@@ -32,6 +32,7 @@ mod vmdk;
 use child::{TASK, Task};
 use mutation::{Rng, mutate};
 use seeds::Seed;
+use diskimg_testkit::tool::full;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -42,6 +43,8 @@ use structure::Structure;
 
 /// Default number of mutations per image.
 const DEFAULT_COUNT: u64 = 40;
+/// Number of mutations per image if the tests run in full.
+const FULL_COUNT: u64 = 1000;
 /// Number of mutations per child process.
 const BATCH: u64 = 500;
 /// Maximum resident memory of a run, in KiB.
@@ -59,7 +62,7 @@ const MAX_SHOWN: usize = 200;
 #[test]
 #[allow(clippy::print_stdout, reason = "--nocapture shows the table")]
 fn commands_on_mutated_images_end_quickly_within_little_memory() {
-    let count = from_env("DISKIMG_MUTATIONS").unwrap_or(DEFAULT_COUNT);
+    let count = from_env("DISKIMG_MUTATIONS").unwrap_or(if full() { FULL_COUNT } else { DEFAULT_COUNT });
     let first = from_env("DISKIMG_MUTATIONS_FIRST").unwrap_or(0);
     let wanted = std::env::var("DISKIMG_MUTATIONS_IMAGE").unwrap_or_default();
     let seeds: Vec<_> = seeds::all().into_iter().filter(|s| s.name.contains(&wanted)).collect();

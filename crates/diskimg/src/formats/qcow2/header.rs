@@ -323,7 +323,7 @@ impl Header {
             return Err(Error::corrupt(
                 "header",
                 format!(
-                    "its length is {header_length} bytes, more than the cluster size ({cluster_size})"
+                    "its length is {header_length} bytes, more than the {cluster_size} of a cluster"
                 ),
             )
             .at(100));

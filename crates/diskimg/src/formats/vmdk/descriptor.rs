@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn names_are_decoded_in_the_stated_or_the_likely_encoding() {
         let name = |encoding: &str, bytes: &[u8]| {
-            let (front, back) = PLAIN.split_once("a b").expect("there");
+            let (front, back) = PLAIN.split_once("a b").expect("is present");
             let front = front.replace("version=1\n", &format!("version=1\n{encoding}\n"));
             let text = [front.as_bytes(), bytes, back.as_bytes()].concat();
             Descriptor::parse(&text).expect("parses").extents[0].name.clone().expect("named")

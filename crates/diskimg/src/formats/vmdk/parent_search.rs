@@ -45,8 +45,8 @@ pub(super) fn find(
     context: &OpenContext<'_>,
 ) -> Result<PathBuf> {
     let what = || format!("a VirtualBox differencing image, whose parent has the UUID {uuid}");
-    // Candidates are untrusted and may not belong to the chain: the caller's read mode does not
-    // apply to them.
+    // Candidates are not yet known to belong to the chain, so the read mode chosen for its files
+    // does not apply to them.
     let (policy, read_mode) = (context.resolver.search, ReadMode::default());
     let resolver = Resolver { policy, read_mode, ..context.resolver };
     if resolver.policy == ExternalFiles::None {

@@ -1,4 +1,4 @@
-//! A hosted sparse extent: locating grains.
+//! Reading a hosted sparse extent: locating its grains.
 //!
 //! ```text
 //!   guest offset ──► grain directory ──► grain table ──► grain
@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::IntoBytes;
 
 /// Number of bytes by which a compressed grain may exceed twice the grain size. Deflate expands
-/// data by a few bytes at most; QEMU reads at most two grains, too.
+/// data by a few bytes at most, and QEMU reads no more than twice the grain size.
 const COMPRESSED_SLACK: u64 = 4096;
 
 /// The table entry of a zeroed grain, if the header enables these.
@@ -143,7 +143,7 @@ impl SparseExtent {
         to_u64(self.directory.len() + self.redundant.len()) * 4
     }
 
-    /// Describes the damage that redundant copies have made up for so far.
+    /// Describes the damaged entries and tables for which the redundant copy has been used so far.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let remedy = "the redundant copy is used instead";

@@ -13,7 +13,7 @@
 //! overlap: gaps in the volume between them get their own partitions, so that they are not treated
 //! as free space. With the **isohybrid MBR**, a partition covers the whole volume, and EFI boot
 //! images inside the volume are further partitions. A GPT can be added for firmware that requires
-//! one. xorriso creates the same layouts, except for overlapping entries in the GPT.
+//! one. xorriso creates the same layouts, except that the entries of its isohybrid GPT overlap.
 
 use super::system_area::{GRUB2_MBR_SKIPS, LOADER_ADDRESS, SYSTEM_AREA};
 use crate::error::{Error, Result};

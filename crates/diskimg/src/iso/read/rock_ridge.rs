@@ -67,7 +67,7 @@ impl RockRidge {
             b"SL" => {
                 let link = self.link(data, limits.link_bytes);
                 if self.link_too_long {
-                    let found = "a longer target of a symbolic link";
+                    let found = "a symbolic link with a longer target";
                     return findings.over_limit(offset, "link_bytes", found, limits.link_bytes);
                 }
                 link

@@ -8,9 +8,9 @@
 //! An image has no table of contents. On overwritable media, libburnia keeps the descriptors of the
 //! first session at sector 32 + 16 and writes those of the newest session at 16. Later sessions are
 //! found by their descriptors: each starts after the end of the previous one, at a sector number
-//! that is a multiple of 16. An image stored as a file in an image can look like a session. It is
-//! told apart by its root directory: that of a session is within the session, and its first record
-//! contains its own sector number.
+//! that is a multiple of 16. An image stored as a file in an image can look like a session. The
+//! root directory distinguishes the two: that of a session is within the session, and its first
+//! record contains its own sector number.
 
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;

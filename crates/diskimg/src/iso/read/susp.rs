@@ -67,7 +67,7 @@ pub(crate) fn each(
     while let Some(here) = next {
         let charge = u64::from(here.len).max(MIN_CHARGE);
         if to_u64(seen.len()) >= budget.areas {
-            let found = "more continuation areas of a directory record";
+            let found = "a directory record with more continuation areas";
             return findings.over_limit(offset, "continuations", found, budget.areas);
         }
         let fault = if charge > budget.bytes {

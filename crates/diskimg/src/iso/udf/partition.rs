@@ -32,8 +32,8 @@ pub(super) enum Partition {
         range: BlockRange,
         /// Length of a packet in blocks.
         packet: u32,
-        /// For each replaced packet, its first block and the sector of the volume that replaces
-        /// that; ascending.
+        /// For each replaced packet, its first block in the partition and the first sector of its
+        /// replacement in the volume; ascending.
         spared: Vec<(u32, u32)>,
     },
     /// Blocks are in these extents of the metadata file.

@@ -235,7 +235,7 @@ fn hash_range(
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "digest"))]
 mod tests {
     use super::*;
 

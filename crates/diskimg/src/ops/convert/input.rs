@@ -84,7 +84,8 @@ impl Input {
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) if an image is empty.
     pub(super) fn disks(&self, sector: u64) -> Result<Vec<Range<u64>>> {
         if let Some(empty) = self.images.iter().find(|image| image.size() == 0) {
-            return Err(Error::invalid("the disk is empty").in_file(empty.name(0)));
+            return Err(Error::invalid("an empty disk cannot be part of an appliance")
+                .in_file(empty.name(0)));
         }
         let whole = |part: &InputRange| part.at.start..part.at.end.next_multiple_of(sector);
         let mut disks: Vec<_> = self.parts.iter().map(whole).collect();

@@ -1,9 +1,9 @@
 //! Images written by QEMU read the same in diskimg and in qemu-img.
 
+use crate::verified;
 use diskimg::{Convert, ExternalFiles, Format, Image, OpenOptions, SnapshotSelector};
 use diskimg_testkit::disk::{self, noise};
 use diskimg_testkit::tool::{cases, run, try_run};
-use diskimg_testkit::verified;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 

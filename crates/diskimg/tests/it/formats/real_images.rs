@@ -4,9 +4,9 @@
 //! variant, virtual size, SHA-256 of the guest bytes, …); without it only the images in `testdata/`
 //! are read.
 
+use crate::verified;
 use diskimg::{Convert, Format, Image, OpenOptions};
 use diskimg_testkit::tool::run;
-use diskimg_testkit::verified;
 use std::path::Path;
 
 fn sha256(path: &Path) -> String {

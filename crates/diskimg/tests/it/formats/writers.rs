@@ -1,9 +1,9 @@
 //! Images that diskimg writes pass `qemu-img check` and read the same in qemu-img.
 
+use crate::verified;
 use diskimg::{Convert, Format, Image, OpenOptions, Options, Sparse};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes, try_run};
-use diskimg_testkit::verified;
 use proptest::prelude::*;
 use std::path::Path;
 

@@ -8,7 +8,7 @@ use diskimg::iso::write::{
 use diskimg::iso::{IsoImage, IsoOptions};
 use diskimg::partition::Guid;
 use diskimg::storage::source::MemorySource;
-use diskimg_testkit::tool::{run, try_run};
+use diskimg_testkit::tool::{full, run, sample, try_run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl TestDir {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         std::fs::create_dir(&tree).unwrap();
-        std::fs::write(tree.join("boot.bin"), bios_image("from-image", "from-behind")).unwrap();
+        std::fs::write(tree.join("boot.bin"), bios_image("from-image", "from-mbr")).unwrap();
         std::fs::write(tree.join("other"), vec![7; 100_000]).unwrap();
         std::fs::copy(efi_image(dir.path(), "from-efi"), tree.join("efi.img")).unwrap();
         std::fs::write(dir.path().join("mbr"), mbr_code()).unwrap();
@@ -119,11 +119,12 @@ fn an_image_of_xorriso_boots() {
         "-b boot.bin -no-emul-boot -boot-load-size 4 -boot-info-table -isohybrid-mbr @mbr432 \
          -eltorito-alt-boot -e efi.img -no-emul-boot -isohybrid-gpt-basdat",
     );
-    for (medium, firmware, word) in [
+    let boots = [
         (Medium::Disc, Firmware::Bios, "from-image"),
         (Medium::Disk, Firmware::Bios, "from-image"),
         (Medium::Disc, Firmware::Uefi, "from-efi"),
-    ] {
+    ];
+    for (medium, firmware, word) in sample(boots, 3) {
         assert_boots(&dir.path("xorriso.iso"), medium, firmware, word);
     }
 }
@@ -138,11 +139,16 @@ fn assert_boots(image: &Path, medium: Medium, firmware: Firmware, word: &str) {
 fn an_isohybrid_image_boots_with_bios_and_uefi_from_disc_and_disk() {
     let dir = TestDir::new();
     let (bytes, path) = dir.build(isohybrid());
-    assert_boots(&path, Medium::Disc, Firmware::Bios, "from-image");
-    assert_boots(&path, Medium::Disk, Firmware::Bios, "from-image");
-    assert_boots(&path, Medium::Disc, Firmware::Uefi, "from-efi");
-    assert_boots(&path, Medium::Disk, Firmware::Uefi, "from-efi");
     assert_no_findings(&bytes);
+    let boots = [
+        (Medium::Disc, Firmware::Bios, "from-image"),
+        (Medium::Disk, Firmware::Bios, "from-image"),
+        (Medium::Disc, Firmware::Uefi, "from-efi"),
+        (Medium::Disk, Firmware::Uefi, "from-efi"),
+    ];
+    for (medium, firmware, word) in sample(boots, 3) {
+        assert_boots(&path, medium, firmware, word);
+    }
 }
 
 #[test]
@@ -151,15 +157,22 @@ fn an_image_with_an_appended_efi_partition_boots_from_disc_and_disk() {
     let mut options = grub(&dir);
     options.hybrid.appended_as_gpt = true;
     let (bytes, path) = dir.build(options);
-    assert_boots(&path, Medium::Disc, Firmware::Bios, "from-image");
-    assert_boots(&path, Medium::Disc, Firmware::Uefi, "from-efi");
-    assert_boots(&path, Medium::Disk, Firmware::Uefi, "from-efi");
     assert_no_findings(&bytes);
-    // Some BIOSes require an active partition. SeaBIOS does not.
-    assert_boots(&path, Medium::Disk, Firmware::Bios, "from-behind");
+    let boots = [
+        (Medium::Disc, Firmware::Bios, "from-image"),
+        (Medium::Disc, Firmware::Uefi, "from-efi"),
+        (Medium::Disk, Firmware::Uefi, "from-efi"),
+        // Some BIOSes require an active partition. SeaBIOS does not.
+        (Medium::Disk, Firmware::Bios, "from-mbr"),
+    ];
+    for (medium, firmware, word) in sample(boots, 3) {
+        assert_boots(&path, medium, firmware, word);
+    }
     let (bytes, path) = dir.build(grub(&dir));
-    assert_boots(&path, Medium::Disk, Firmware::Bios, "from-behind");
     assert_no_findings(&bytes);
+    if full() {
+        assert_boots(&path, Medium::Disk, Firmware::Bios, "from-mbr");
+    }
 }
 
 /// The image has no boot catalog: EDK II uses El Torito on disks, too, if it is present.
@@ -172,8 +185,10 @@ fn uefi_finds_an_appended_partition_by_gpt_and_by_mbr() {
         options.hybrid.grub2_mbr = None;
         options.hybrid.appended_as_gpt = as_gpt;
         let (bytes, path) = dir.build(options);
-        assert_boots(&path, Medium::Disk, Firmware::Uefi, "from-efi");
         assert_no_findings(&bytes);
+        if as_gpt || full() {
+            assert_boots(&path, Medium::Disk, Firmware::Uefi, "from-efi");
+        }
     }
 }
 
@@ -191,7 +206,9 @@ fn emulated_disks_boot() {
         entry.emulation = emulation;
         options.boot = vec![entry];
         let (image, path) = dir.build(options);
-        assert_boots(&path, Medium::Disc, Firmware::Bios, "from-disk");
+        if emulation == Emulation::HardDisk || full() {
+            assert_boots(&path, Medium::Disc, Firmware::Bios, "from-disk");
+        }
         let entry = open(&image).boot_catalog().unwrap().expect("a catalog").entries.remove(0);
         assert_eq!(entry.load_sectors, 1);
         assert_eq!(entry.system_type, if emulation == Emulation::HardDisk { 6 } else { 0 });

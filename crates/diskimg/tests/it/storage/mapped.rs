@@ -1,5 +1,6 @@
 //! Images read through a memory map: the same bytes as with `pread`, without copies.
 
+use crate::verified::{self, memory_mapped};
 use diskimg::extent::Kind;
 use diskimg::storage::source::{FileSource, MappedSource, MemorySource, WindowSource};
 use diskimg::target::Backing;
@@ -9,7 +10,6 @@ use diskimg::{
 };
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{LoopDevice, cases, run};
-use diskimg_testkit::verified::{self, memory_mapped};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::Arc;

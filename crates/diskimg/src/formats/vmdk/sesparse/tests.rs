@@ -133,7 +133,7 @@ fn every_field_of_the_headers_is_validated() {
         (48, 1, ErrorKind::Unsupported, "nonzero reserved fields"),
         (72, max, ErrorKind::Unsupported, "nonzero reserved fields"),
         (80, 0, ErrorKind::Corrupt, "expected 0xcafecafe"),
-        (80, 1 << 50, ErrorKind::Corrupt, "beyond the end of the file"),
+        (80, 1 << 50, ErrorKind::Corrupt, "exceed the file length"),
         (88, max, ErrorKind::Corrupt, "volatile header <"),
         (96, max, ErrorKind::Corrupt, "journal header <"),
         (112, 1 << 55, ErrorKind::Corrupt, "journal <"),

@@ -156,7 +156,7 @@ fn a_stream_written_to_a_pipe_equals_one_written_to_a_file() {
     struct Shared(Arc<Mutex<Vec<u8>>>);
     impl Write for Shared {
         fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("alone").write(buf)
+            self.0.lock().expect("locks").write(buf)
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
@@ -171,7 +171,7 @@ fn a_stream_written_to_a_pipe_equals_one_written_to_a_file() {
     let target = create(&mut output, size, &options, None, true).expect("creates");
     assert!(target.sequential());
     fill(target, &disk).expect("fills");
-    let file = shared.0.lock().expect("alone").clone();
+    let file = shared.0.lock().expect("locks").clone();
     assert!(file == write(&disk, "subformat=streamOptimized"));
     let error = create(&mut output, size, &options, None, false).expect_err("not sparse");
     assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -152,9 +152,9 @@ fn streams_of_every_form_are_read() {
         assert_eq!(check(&whole), [""; 0], "{name}");
     }
     // A grain without a table entry reads as zeros.
-    let part = Stream { order: vec![0, 1], ..Stream::default() }.build(&disk);
+    let partial = Stream { order: vec![0, 1], ..Stream::default() }.build(&disk);
     disk[2 * GRAIN..].fill(0);
-    assert!(read(&part).expect("reads") == disk);
+    assert!(read(&partial).expect("reads") == disk);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Writing appliances, which are read with GNU tar, coreutils, qemu-img and 7-Zip.
 
+use crate::verified;
 use diskimg::storage::sink::MemorySink;
 use diskimg::storage::source::Source;
 use diskimg::target::Backing;
@@ -9,7 +10,6 @@ use diskimg::{
 use diskimg_testkit::appliance::PackageBuilder;
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, qemu_bytes, run};
-use diskimg_testkit::verified;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -205,7 +205,7 @@ fn conversions_that_cannot_produce_an_appliance_are_refused_without_output() {
     let backing = Backing { name: "0.raw".into(), format: Some("raw".into()), content_id: None };
     let one = || images(&package, &two[..1]);
     refused("backing", convert(one(), "").backing(backing).run(&out));
-    refused("-C", convert(one(), "").offload(true).run(&out));
+    refused("leave out Convert::offload", convert(one(), "").offload(true).run(&out));
     refused("size=", convert(images(&package, &two), "size=5M").run(&out));
     refused("empty disk", convert(images(&package, &[disk(512), disk(0)]), "").run(&out));
     let five: Vec<_> = (0..5).map(|_| disk(512)).collect();
@@ -248,7 +248,7 @@ fn an_appliance_converts_to_another_format_and_back() {
     let qcow2 = to(&ova, "a.qcow2", Format::Qcow2);
     assert!(qemu_bytes(&qcow2, "qcow2") == bytes);
     let again = to(&qcow2, "again.ova", Format::Ova);
-    diskimg_testkit::appliance::assert_guest_bytes(&again, &bytes);
+    crate::formats::ova::assert_guest_bytes(&again, &bytes);
     // An appliance cannot replace itself.
     let image = Image::open(&ova).unwrap();
     let error = Convert::new(image).format(Format::Ova).run(&ova).unwrap_err();

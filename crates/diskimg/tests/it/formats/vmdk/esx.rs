@@ -1,10 +1,10 @@
 //! ESXi snapshots. None of the installed tools writes COWD or seSparse, so the extents are built
 //! from their specification (`build`). qemu-img must read the expected bytes from them too.
 
+use crate::verified;
 use diskimg::{ErrorKind, Image, OpenOptions};
 use diskimg_testkit::esx::{Cowd, Grain, Grains, SeSparse, descriptor, guest};
 use diskimg_testkit::tool::{qemu_bytes, run};
-use diskimg_testkit::verified;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 

@@ -3,12 +3,12 @@
 //! bytes from them too.
 
 use crate::formats::vmdk::esx::{cid, create_parent};
+use crate::verified;
 use diskimg::{Image, OpenOptions};
 use diskimg_testkit::disk::noise;
 use diskimg_testkit::esx::{Grain, Grains, guest, put};
 use diskimg_testkit::hosted::{Sparse, Stream, Writer, descriptor, extent_line};
 use diskimg_testkit::tool::{qemu_bytes, try_run};
-use diskimg_testkit::verified;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 

@@ -1,11 +1,11 @@
 //! VMDKs of one or several files with random damage: opening is an error or yields an image that
 //! passes the conformance checks.
 
+use crate::verified;
 use diskimg::{Error, ErrorKind, ExternalFiles, OpenOptions, conformance};
 use diskimg_testkit::esx::{self as esx, Cowd, Grain, Grains, SeSparse};
 use diskimg_testkit::hosted::{self as hosted, Sparse, Stream, Writer};
 use diskimg_testkit::tool::cases;
-use diskimg_testkit::verified;
 use proptest::prelude::*;
 use proptest::sample::Index;
 

@@ -1,9 +1,9 @@
 //! Reading VMDKs of several files, and their parents.
 
+use crate::verified;
 use diskimg::{Convert, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Remedy, conformance};
 use diskimg_testkit::disk::{self, Disk, noise};
 use diskimg_testkit::tool::{cases, qemu_bytes, run, try_run};
-use diskimg_testkit::verified;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -246,7 +246,7 @@ fn an_extent_that_is_missing_or_too_short_is_an_error_that_names_it() {
     let short = error(&path);
     assert_eq!(short.kind(), ErrorKind::Corrupt);
     assert!(
-        short.to_string().contains("a.bin: extent file at offset 0xfff: it ends here"),
+        short.to_string().contains("a.bin: extent file at offset 0xfff: the file ends here"),
         "{short}"
     );
     // The image opens, and the check reports the missing byte.
@@ -595,15 +595,18 @@ mod parents {
         std::os::unix::fs::symlink(&child, links.path("link.vmdk")).unwrap();
         assert!(bytes(&links.path("link.vmdk")) == expected);
         std::fs::remove_file(dir.path("base.vmdk")).unwrap();
-        for (hint, fragment) in
-            [("base.vmdk", "parentFileNameHint"), ("/x/base.vmdk", "references")]
-        {
+        for (hint, advice, remedy) in [
+            ("base.vmdk", "parentFileNameHint", None),
+            ("/x/base.vmdk", "ExternalFiles::Any", Some(Remedy::AllowExternalFiles)),
+        ] {
             edit(&child, |text| {
                 let old = text.lines().find(|l| l.starts_with("parentFileNameHint")).unwrap();
                 text.replace(old, &format!("parentFileNameHint=\"{hint}\""))
             });
-            let message = error(&child).to_string();
-            for fragment in [hint, fragment, "only what changed", "beside it"] {
+            let error = error(&child);
+            assert_eq!(error.remedy(), remedy, "{error}");
+            let message = error.to_string();
+            for fragment in [hint, advice, "only what differs", "the same directory"] {
                 assert!(message.contains(fragment), "{fragment}: {message}");
             }
         }
@@ -631,9 +634,10 @@ mod parents {
         let error = error(&child);
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         let message = error.to_string();
-        for fragment in ["0badcafe", old.as_str(), "child.vmdk", "base.vmdk", "--ignore-cid"] {
+        for fragment in ["0badcafe", old.as_str(), "child.vmdk", "base.vmdk"] {
             assert!(message.contains(fragment), "{fragment}: {message}");
         }
+        assert_eq!(error.remedy(), Some(Remedy::IgnoreContentId), "{message}");
         let image = OpenOptions::new().ignore_content_id(true).open(&child).unwrap();
         let mut bytes = vec![0; expected.len()];
         image.read_at(&mut bytes, 0).unwrap();

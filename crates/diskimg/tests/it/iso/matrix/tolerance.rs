@@ -354,7 +354,7 @@ fn an_invalid_link_of_genisoimage_does_not_affect_other_files() {
         let target = ["0123456789abcdef"; 64].join("/");
         std::os::unix::fs::symlink(&target[..len], tree.join(format!("link{len}"))).unwrap();
     }
-    std::fs::write(tree.join("z.txt"), "behind").unwrap();
+    std::fs::write(tree.join("z.txt"), "last").unwrap();
     let out = dir.path().join("g.iso");
     run("genisoimage", ["-quiet", "-R", "-o", out.to_str().unwrap(), tree.to_str().unwrap()]);
     let names = names(&std::fs::read(out).unwrap(), Namespace::Auto).unwrap();

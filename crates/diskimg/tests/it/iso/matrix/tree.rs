@@ -74,7 +74,7 @@ pub(super) fn plain(root: &Path) {
         ("README.TXT", 100),
         ("DIR/BEFORE.BIN", 2047),
         ("DIR/SECTOR.BIN", 2048),
-        ("DIR/SUB/BEHIND.BIN", 2049),
+        ("DIR/SUB/AFTER.BIN", 2049),
         ("DIR/SUB/BIG.BIN", 70_000),
     ] {
         file(root, name, size);

@@ -5,7 +5,7 @@
 //! of several files, renaming and flushing are covered by the command's tests, which inject faults
 //! into system calls.
 //!
-//! `DISKIMG_FAULTS=full` injects a fault at every operation, otherwise at a sample.
+//! `DISKIMG_FULL=1` injects a fault at every operation, otherwise at a sample.
 
 // The numbers of a full run are printed.
 #![allow(clippy::print_stdout)]
@@ -16,13 +16,9 @@ mod matrix;
 mod queries;
 mod salvage;
 
+use diskimg_testkit::tool::full;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
-
-/// Returns true if a fault is to be injected at every operation.
-fn full() -> bool {
-    std::env::var("DISKIMG_FAULTS").is_ok_and(|value| value == "full")
-}
 
 /// Returns the numbers of the operations to fail, out of `count`: all, or a few and the last two.
 /// `seed` shifts the choice, so that different samples cover different operations.
