@@ -3,6 +3,7 @@
 //! The classes are defined in Python (`lib/diskimg/_errors.py`) because some of them have two
 //! base classes.
 
+use crate::remedy;
 use diskimg::{Error, ErrorKind};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -26,7 +27,7 @@ pub(crate) fn bad_value(message: impl Into<String>) -> PyErr {
 fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let os_error = error.io_error().filter(|_| error.kind() == ErrorKind::Io);
     let errors = py.import("diskimg._errors")?;
-    let text = error.to_string();
+    let text = error.describe(remedy::argument);
     let path = error.path().map(|path| path.as_os_str().to_owned());
     let exception = match os_error {
         Some(os_error) => errors.call_method1("io_error", (errno(os_error), text, path))?,

@@ -24,6 +24,7 @@ mod file;
 mod image;
 mod iso;
 mod operations;
+mod remedy;
 mod work;
 
 /// The module `diskimg._native`.

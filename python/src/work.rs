@@ -97,8 +97,8 @@ impl Drop for End<'_> {
     }
 }
 
-/// Runs `work` without the GIL and returns its result. `progress` is called with the number of bytes
-/// done and the total.
+/// Runs `work` without the GIL and returns its result. `progress` is called with the number of
+/// bytes done and the total.
 pub(crate) fn run<T: Send>(
     py: Python<'_>,
     progress: Option<&Bound<'_, PyAny>>,

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import gzip
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -76,8 +77,37 @@ def test_a_backing_file_outside_the_directory_is_refused(images: Path, tmp_path:
         with pytest.raises(diskimg.RefusedError) as caught:
             diskimg.open(overlay, external_files=external_files)
         assert "base-v2.qcow2" in str(caught.value)
+        assert 'external_files="any"' in str(caught.value)
     assert diskimg.open(overlay, external_files="any").layers == 2
     assert diskimg.info(overlay, external_files="none").backing_filename is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gzip", gzip.compress(b"disk" * 1000)),
+        ("VHDX", b"vhdxfile" + bytes(4088)),
+        ("VHD", bytes(4096) + b"conectix" + bytes(504)),
+        ("UTF-16", "# Disk DescriptorFile\nversion=1\n".encode("utf-16")),
+    ],
+)
+def test_a_recognised_format_is_an_error_unless_raw_is_named(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    source, output = tmp_path / "disk", tmp_path / "out"
+    source.write_bytes(content)
+    for call in (
+        lambda: diskimg.detect(source),
+        lambda: diskimg.open(source),
+        lambda: diskimg.info(source),
+        lambda: diskimg.convert(source, output, format="raw"),
+    ):
+        with pytest.raises(diskimg.UnsupportedError, match=name) as caught:
+            call()
+        assert '"raw"' in str(caught.value)
+    assert not output.exists()
+    diskimg.convert(source, output, src_format="raw", format="raw")
+    assert output.read_bytes() == content
 
 
 def test_the_error_for_an_exceeded_limit_names_it(images: Path, tmp_path: Path) -> None:
@@ -101,6 +131,7 @@ def test_the_error_for_an_exceeded_limit_names_it(images: Path, tmp_path: Path) 
         with pytest.raises(diskimg.LimitError, match="the limit table_bytes is 7") as caught:
             call()
         assert caught.value.limit == "table_bytes"
+        assert 'limits={"table_bytes": N}' in str(caught.value)
     with diskimg.open(image, limits=diskimg.LIMITS) as opened:
         assert opened.layers == 1
     with pytest.raises(diskimg.InvalidError, match=r"unknown limit 'tables'.*table_bytes"):

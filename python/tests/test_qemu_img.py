@@ -155,7 +155,7 @@ def test_check_agrees_with_qemu_img(make: Callable[..., Path]) -> None:
         file.write(b"\0\1")
     report = diskimg.check(path)
     assert (report.leaks, report.corruptions, report.clean) == (1, 0, False)
-    assert [finding.severity for finding in report.findings] == ["leak"]
+    assert [finding.code for finding in report.findings] == ["leak"]
     with pytest.raises(diskimg.UnsupportedError):
         diskimg.check(make("raw"), "raw")
 

@@ -7,7 +7,8 @@ use diskimg::storage::source::MemorySource;
 use diskimg::{ErrorKind, ExternalFiles, Format, OpenOptions, Options, measure};
 use std::sync::Arc;
 
-/// Opens the input as the detected format, which must be the same when opening, and as every format.
+/// Opens the input as the detected format, which must be the same when opening, and as every
+/// format.
 pub(crate) fn detect(input: &[u8]) {
     let source = Arc::new(MemorySource::new(input));
     let Ok(format) = Format::probe(&*source) else { return };

@@ -131,8 +131,8 @@ pub(crate) fn disc_seeds() -> Vec<Vec<u8>> {
     (0..6).map(seed).collect()
 }
 
-/// Input: the system use fields of a file and of the root directory, each preceded by its length (one
-/// byte), then a continuation area at sector 66.
+/// Input: the system use fields of a file and of the root directory, each preceded by its length
+/// (one byte), then a continuation area at sector 66.
 pub(crate) fn rock_ridge(input: &[u8]) {
     let (file, rest) = field(input, 210);
     let (root, area) = field(rest, 150);
@@ -217,7 +217,8 @@ fn with_catalog(catalog: &[u8]) -> IsoBuilder {
     builder
 }
 
-/// Input: partition tables and boot catalog. Their checksums are corrected if the first byte is even.
+/// Input: partition tables and boot catalog. Their checksums are corrected if the first byte is
+/// even.
 pub(crate) fn boot(input: &[u8]) {
     static BASE: OnceLock<Vec<u8>> = OnceLock::new();
     let base = BASE.get_or_init(|| with_catalog(&[]).finish());

@@ -1,8 +1,8 @@
 //! Fuzz targets and their seeds.
 //!
 //! A target is a function that takes bytes and panics if the library violates a guarantee:
-//! inconsistent results, too much memory, an error without information. Each target embeds its input
-//! in an otherwise valid image, so that mutations reach one particular parser.
+//! inconsistent results, too much memory, an error without information. Each target embeds its
+//! input in an otherwise valid image, so that mutations reach one particular parser.
 //!
 //! ```text
 //!   fuzz_targets/NAME.rs   calls the target from libFuzzer (nightly compiler)

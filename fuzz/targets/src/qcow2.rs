@@ -157,8 +157,8 @@ pub(crate) fn snapshots_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Input: the number of bitmaps (one byte), the length of the directory (two bytes), then the bitmap
-/// directory and the bitmap tables.
+/// Input: the number of bitmaps (one byte), the length of the directory (two bytes), then the
+/// bitmap directory and the bitmap tables.
 pub(crate) fn bitmaps(input: &[u8]) {
     let [count, high, low, table @ ..] = input else { return };
     let len = u64::from(u16::from_be_bytes([*high, *low]));

@@ -375,7 +375,7 @@ class Comparison:
 class Finding:
     """A problem found by a check."""
 
-    severity: Literal["corruption", "leak", "check-error"]
+    code: Literal["corruption", "leak", "check-error"]
     """``corruption``: data are wrong or may become wrong. ``leak``: space is wasted.
     ``check-error``: a structure could not be checked."""
     message: str
@@ -383,7 +383,7 @@ class Finding:
 
     def to_dict(self) -> Json:
         """The fields."""
-        return {"severity": self.severity, "message": self.message}
+        return {"code": self.code, "message": self.message}
 
 
 @dataclass(frozen=True, slots=True)

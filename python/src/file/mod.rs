@@ -51,8 +51,8 @@ impl Raised {
                 self.slot().get_or_insert_with(|| error.clone_ref(py));
             })
         });
-        // Always of kind `Other`: callers interpret kinds such as `UnexpectedEof` and `Interrupted`,
-        // which the exception does not mean.
+        // Always of kind `Other`: callers interpret kinds such as `UnexpectedEof` and
+        // `Interrupted`, which the exception does not mean.
         outcome.ok_or_else(finalized)?.map_err(io::Error::other)
     }
 }
@@ -238,8 +238,8 @@ fn require_binary(object: &Bound<'_, PyAny>, method: &str) -> PyResult<()> {
             object.get_type().qualname()?
         )));
     }
-    // A regular file is reopened with the permissions of this process, so the object's own mode must
-    // be checked.
+    // A regular file is reopened with the permissions of this process, so the object's own mode
+    // must be checked.
     let able = match method {
         "read" => "readable",
         _ => "writable",

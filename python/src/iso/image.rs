@@ -309,8 +309,8 @@ fn extract(
 
 #[pymethods]
 impl IsoWalk {
-    /// Returns at most `max_count` entries and, if the entry after them cannot be followed, the error.
-    /// At the end, returns neither.
+    /// Returns at most `max_count` entries and, if the entry after them cannot be followed, the
+    /// error. At the end, returns neither.
     fn next<'py>(
         &self,
         py: Python<'py>,

@@ -127,10 +127,18 @@ pub(crate) static SIGNATURES: &[Signature] = &[
             [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|m| b.head.starts_with(*m))
         })
     },
-    Signature::image("bochs", "a Bochs image", |b| b.head.starts_with(b"Bochs Virtual HD Image")),
-    Signature::image("cloop", "a cloop image", |b| {
-        b.head.starts_with(b"#!/bin/sh\n#V2.0 Format\n")
-    }),
+    Signature {
+        qemu: |b| {
+            b.head.starts_with(BOCHS_MAGIC)
+                && b.head.get(32..39) == Some(b"Redolog")
+                && b.head.get(48..55) == Some(b"Growing")
+        },
+        ..Signature::image("bochs", "a Bochs image", |b| b.head.starts_with(BOCHS_MAGIC))
+    },
+    Signature {
+        qemu: |b| b.head.starts_with(CLOOP_SCRIPT),
+        ..Signature::image("cloop", "a cloop image", |b| b.head.starts_with(&CLOOP_SCRIPT[..23]))
+    },
     // QEMU recognises a DMG by its name.
     Signature {
         qemu: |b| b.path.is_some_and(|path| path.as_os_str().as_encoded_bytes().ends_with(b".dmg")),
@@ -182,6 +190,12 @@ pub(crate) static SIGNATURES: &[Signature] = &[
 
 const VHD_COOKIE: &[u8] = b"conectix";
 
+const BOCHS_MAGIC: &[u8] = b"Bochs Virtual HD Image";
+
+/// The start of a cloop image, version 2.0. Later versions differ in the third line.
+const CLOOP_SCRIPT: &[u8] =
+    b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
+
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// The footer is the last sector of a VHD; a dynamic or differencing disk has a copy in its first.
@@ -197,11 +211,13 @@ fn vhd_size(buffer: &ProbeBuffer<'_>) -> Option<u64> {
     vhd_footer(buffer)?.get(48..56)?.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// The trailer starts with `koly` and version 4. It is usually the last sector, but a file's
+/// The trailer starts with `koly`, then version 4. It is usually the last sector, but a file's
 /// length need not be a multiple of 512. An encrypted image has a header, or an older trailer.
 fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
     let ProbeBuffer { head, tail, .. } = buffer;
-    tail.windows(8).any(|bytes| bytes == b"koly\0\0\0\x04")
+    let last_sector = tail.len().checked_sub(512).map(|start| &tail[start..]);
+    last_sector.is_some_and(|sector| sector.starts_with(b"koly"))
+        || tail.windows(8).any(|bytes| bytes == b"koly\0\0\0\x04")
         || head.starts_with(b"encrcdsa")
         || tail.ends_with(b"cdsaencr")
 }

@@ -276,6 +276,7 @@ mod tests {
         for option in [
             "refcount_bits=8",
             "lazy_refcounts=on",
+            #[cfg(feature = "zstd")]
             "compression_type=zstd",
             "extended_l2=on",
             "data_file=x",

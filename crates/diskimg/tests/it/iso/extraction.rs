@@ -15,8 +15,8 @@ struct TestDir {
 }
 
 impl TestDir {
-    /// Creates an image with these files, a target directory `out`, and a directory `canary` next to
-    /// it, which must not change.
+    /// Creates an image with these files, a target directory `out`, and a directory `canary` next
+    /// to it, which must not change.
     fn new(files: &[Record]) -> Self {
         Self::of(&IsoBuilder::rock_ridge(files))
     }

@@ -8,9 +8,9 @@
 //!                      ══ read by tools that support it ◄─────────────┘
 //! ```
 //!
-//! Not every tool reads every image correctly: bsdtar does not find relocated directories and version
-//! 2 trees, xorriso does not read version 2 trees, and 7-Zip ignores Rock Ridge if there is Joliet.
-//! Each test prints a table, which `--nocapture` shows if the test succeeds.
+//! Not every tool reads every image correctly: bsdtar does not find relocated directories and
+//! version 2 trees, xorriso does not read version 2 trees, and 7-Zip ignores Rock Ridge if there is
+//! Joliet. Each test prints a table, which `--nocapture` shows if the test succeeds.
 
 mod bsdtar;
 mod genisoimage;

@@ -222,8 +222,8 @@ pub fn extracted(image: &IsoImage) -> Tree {
     tree
 }
 
-/// Lists the image with bsdtar, which converts it to a tar archive, so that attributes do not depend
-/// on the user.
+/// Lists the image with bsdtar, which converts it to a tar archive, so that attributes do not
+/// depend on the user.
 pub fn bsdtar(image: &Path) -> Result<Tree, String> {
     let mut from = std::ffi::OsString::from("@");
     from.push(image);
@@ -345,8 +345,8 @@ pub fn seven_zip(image: &Path, kind: &str) -> Result<Tree, String> {
     })
 }
 
-/// Lists the image with pycdlib. `namespace` is `rr`, `joliet`, `iso` or `udf`. Returns `None` unless
-/// `DISKIMG_ORACLES` names a virtual environment with pycdlib.
+/// Lists the image with pycdlib. `namespace` is `rr`, `joliet`, `iso` or `udf`. Returns `None`
+/// unless `DISKIMG_ORACLES` names a virtual environment with pycdlib.
 pub fn pycdlib(image: &Path, namespace: &str) -> Option<Result<Tree, String>> {
     let output = pycdlib_run(
         include_str!("../../../../diskimg-testkit/src/oracles/pycdlib_list.py"),

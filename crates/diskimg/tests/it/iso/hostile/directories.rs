@@ -146,8 +146,8 @@ fn overlapping() -> Vec<u8> {
     builder.finish()
 }
 
-/// 40 overlapping directories of 96 KiB that share 2,000 records, each of which is again one of these
-/// directories.
+/// 40 overlapping directories of 96 KiB that share 2,000 records, each of which is again one of
+/// these directories.
 fn five_million() -> Vec<u8> {
     let records: Vec<_> = (0..2000u32)
         .map(|n| Record { size: 96 << 10, ..Record::dir(format!("{n:04}"), FREE + n % 40) })

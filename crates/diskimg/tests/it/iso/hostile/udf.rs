@@ -182,7 +182,8 @@ fn volumes() -> Vec<Hostile> {
             "metadata_within_itself",
             Either,
             changed(&|v| {
-                // The metadata file is recorded in partition 1, which is the metadata partition itself.
+                // The metadata file is recorded in partition 1, which is the metadata partition
+                // itself.
                 let map = metadata(9, 9);
                 v.logical_volume(2048, &[&one, &map], &long(2048, 0, 1));
                 v.file(9, &FileEntry { form: 1, ..FileEntry::new(250, 4096, long(4096, 0, 1)) });

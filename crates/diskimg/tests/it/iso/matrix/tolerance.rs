@@ -1,5 +1,5 @@
-//! Deviations from the specifications in existing images, which diskimg tolerates. The comments cite
-//! where each was seen.
+//! Deviations from the specifications in existing images, which diskimg tolerates. The comments
+//! cite where each was seen.
 
 use crate::iso::hostile::truncation::raw;
 use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace};

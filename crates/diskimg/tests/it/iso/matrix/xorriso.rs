@@ -302,7 +302,8 @@ fn boot_information_does_not_affect_files() {
 #[test]
 fn a_file_longer_than_4_gib_is_one_file() {
     const SIZE: u64 = (4 << 30) + 5_000_000;
-    /// Writes words at the beginning, around the ends of the first extent and of 4 GiB, and at the end.
+    /// Writes words at the beginning, around the ends of the first extent and of 4 GiB, and at the
+    /// end.
     fn write_words(file: &std::fs::File, start: u64) {
         use std::os::unix::fs::FileExt;
         let words =

@@ -1,0 +1,32 @@
+//! The library's remedies in terms of the Python package's arguments.
+
+use diskimg::Remedy;
+
+/// Names the argument that helps.
+pub(crate) fn argument(remedy: Remedy) -> Option<String> {
+    let text = match remedy {
+        Remedy::RaiseLimit(name) => {
+            return Some(format!("limits={{\"{name}\": N}} raises the limit"));
+        }
+        Remedy::RaiseMaxSize => "max_size= raises the limit",
+        Remedy::AllowExternalFiles => "external_files=\"any\" allows it",
+        Remedy::NameFormat => "name the format",
+        Remedy::NameFormatRaw => "if it is a raw disk, name the format: \"raw\"",
+        Remedy::NameBackingFormat => "set backing_format",
+        Remedy::OpenBackingFile => "the backing file must be opened",
+        Remedy::IgnoreContentId => "ignore_content_id=True reads it nevertheless",
+        Remedy::SkipManifest => "verify_manifest=False skips the verification",
+        Remedy::GiveSize => "give the size, or a backing file to take it from",
+        Remedy::ListOptions => "diskimg.create_options() lists the options",
+        Remedy::Compress => "compress=True compresses the output",
+        Remedy::AllowCopying => "reflink=\"auto\" copies what cannot be shared",
+        Remedy::LeaveOutOffload => "leave out offload=True",
+        Remedy::UsePageCache => "leave out direct=True",
+        Remedy::WriteNewImage => "leave out in_place=True to create a new file",
+        Remedy::ChooseNamespace => "namespace= selects another tree",
+        Remedy::IsoLevel3 => "use level=3",
+        Remedy::BuildIsoImage => "diskimg.iso.create() creates one from files",
+        other => return Some(other.to_string()),
+    };
+    Some(text.to_owned())
+}
