@@ -1,22 +1,41 @@
 #!/bin/sh
-# Runs all tests: of the library and the command, and of the Python package (with
-# arguments, which are cargo test's: of the first two only). They hold diskimg against
-# the tools that others use, so those must be there: installed here if this is Debian
-# and we are root, named if not.
+# Runs all tests: of the library, the command and the Python package.
+#
+#   ./test.sh             all tests; long ones take a sample of their cases
+#   ./test.sh --full      all cases: every boot, every kill, every fault (about an hour)
+#   ./test.sh FILTER ...  the Rust tests whose names contain a FILTER
+#
+# They compare diskimg with other programs. On Debian, as root, this script installs the missing
+# ones; otherwise it lists them.
 set -eu
 cd "$(dirname "$0")"
 
+if [ "${1-}" = --full ]; then
+    export DISKIMG_FULL=1
+    shift
+fi
+
 missing=
-need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+need() { command -v "$1" >/dev/null 2>&1 || lacks "$2"; }
+lacks() {
+    case " $missing " in
+    *" $1 "*) ;;
+    *) missing="$missing $1" ;;
+    esac
+}
 PATH="$PATH:/usr/sbin:/sbin"
+# Some tools can only handle file names in the locale's encoding.
+export LC_ALL=C.UTF-8
 need cc build-essential
-need qemu-img qemu-utils
-need qemu-io qemu-utils
 need mkfs.ext4 e2fsprogs
 need 7zz 7zip
 need prlimit util-linux
-need python3 python3-venv
-# Makers and readers of ISO images.
+need xz xz-utils
+# For /bin/kill: `need kill` would find the shell's own.
+need ps procps
+# Debian's Python needs this module for virtual environments.
+python3 -c 'import ensurepip' 2>/dev/null || lacks python3-venv
+# Programs that write or read ISO images.
 need xorriso xorriso
 need genisoimage genisoimage
 need bsdtar libarchive-tools
@@ -34,58 +53,84 @@ if [ "$(id -u)" = 0 ]; then
     need mkfs.btrfs btrfs-progs
     need fincore util-linux-extra
 fi
-can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; }
-install() {
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+# qemu-img, and a virtual machine in which images boot.
+need_qemu() {
+    need qemu-img qemu-utils
+    need qemu-io qemu-utils
+    need qemu-system-x86_64 qemu-system-x86
+    [ -d /usr/share/OVMF ] || lacks ovmf
 }
-if [ -n "$missing" ]; then
-    if can_install; then
-        # shellcheck disable=SC2086
-        install $missing
-    else
-        echo "The tests need these packages:$missing" >&2
-        echo "On Debian: sudo apt-get install$missing" >&2
-        exit 1
-    fi
-fi
+# `qemu-img info` lists the files of an image since QEMU 8.0; `qemu-img map` has `compressed` since
+# 8.2.
+qemu_since=8.2
+qemu_is_recent() {
+    version=$(qemu-img --version | sed -n 's/^qemu-img version \([0-9.]*\).*/\1/p')
+    printf '%s\n' "$qemu_since" "$version" | sort -C -V
+}
 
-# A machine to start images in. It comes from where qemu-img came from: of another version, the
-# one would replace the other.
-add_machine() {
-    kept="--no-install-recommends --no-remove"
-    # shellcheck disable=SC2086
-    apt-get install -y -qq $kept qemu-system-x86 ovmf 2>/dev/null && return
+apt_get() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends "$@"
+}
+# Installs packages from the release's backports, and their dependencies from the release. The
+# backports are taken from the mirror of the release and verified with the same keys. The machine's
+# own list of sources is not changed.
+install_backports() {
     suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    # From where the suite itself comes, trusted as far.
     site=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' |
         sed -n "s/ $suite\$//p" | head -n 1)
     keys=$(sed -n 's/^Signed-By: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)
     lists=$(mktemp -d)
     chmod 755 "$lists"
     mkdir -p "$lists/lists/partial"
-    echo "deb ${keys:+[signed-by=$keys]} $site $suite-backports main" >"$lists/sources.list"
+    {
+        cat /etc/apt/sources.list 2>/dev/null || true
+        echo "deb ${keys:+[signed-by=$keys]} $site $suite-backports main"
+    } >"$lists/sources.list"
     with="-o Dir::Etc::sourcelist=$lists/sources.list -o Dir::State::lists=$lists/lists"
     # shellcheck disable=SC2086
-    apt-get $with update -qq &&
-        apt-get $with install -y -qq $kept -t "$suite-backports" qemu-system-x86 ovmf
+    apt_get $with update && apt_get $with install --no-remove -t "$suite-backports" "$@"
     done=$?
     rm -r "$lists"
     return $done
 }
-if ! command -v qemu-system-x86_64 >/dev/null 2>&1 || [ ! -d /usr/share/OVMF ]; then
-    if ! can_install || ! DEBIAN_FRONTEND=noninteractive add_machine; then
-        echo "The tests need these packages: qemu-system-x86 ovmf" >&2
-        exit 1
+# Debian 12 has QEMU 7.2; its backports have a later version. All three packages must have the same
+# version, so they are installed together.
+install_qemu() {
+    packages="qemu-utils qemu-system-x86 ovmf"
+    offered=$(apt-cache policy qemu-utils | sed -n 's/^ *Candidate: //p')
+    # shellcheck disable=SC2086
+    if dpkg --compare-versions "$offered" ge "1:$qemu_since" &&
+        apt_get install --no-remove $packages 2>/dev/null; then
+        return
     fi
+    # shellcheck disable=SC2086
+    install_backports $packages || apt_get install $packages
+}
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    others=$missing
+    missing=
+    need_qemu
+    if [ -n "$others$missing" ] || ! qemu_is_recent; then
+        apt_get update
+        # shellcheck disable=SC2086
+        apt_get install $others
+    fi
+    if [ -n "$missing" ] || ! qemu_is_recent; then
+        install_qemu || true
+    fi
+    missing=
+fi
+need_qemu
+if [ -n "$missing" ]; then
+    echo "The tests need these packages:$missing" >&2
+    echo "On Debian: sudo apt-get install$missing" >&2
+    exit 1
+fi
+if ! qemu_is_recent; then
+    echo "qemu-img is older than $qemu_since: its info and map are not compared." >&2
 fi
 
-# Debian's Python makes no virtual environments without it.
-if can_install; then
-    python3 -c 'import ensurepip' 2>/dev/null || install python3-venv
-fi
-
-# Readers that are Python modules: more opinions, but not needed.
+# Python modules that read images: further references, which the tests can do without.
 oracles=$PWD/target/oracles
 add_readers() {
     "$oracles/bin/python" -m pip --disable-pip-version-check install --quiet --retries 1 \
@@ -95,12 +140,31 @@ add_oracles() {
     add_readers && return
     python3 -m venv --clear "$oracles" && add_readers
 }
-if said=$(add_oracles 2>&1); then
+if output=$(add_oracles 2>&1); then
     export DISKIMG_ORACLES="$oracles"
 else
-    echo "Without the readers that are Python modules: $(echo "$said" | tail -n 1)" >&2
+    echo "Tests run without the Python readers: $(echo "$output" | tail -n 1)" >&2
 fi
 
-cargo test --workspace --locked --doc
-cargo test --workspace --locked --lib --bins --tests "$@" -- $privileged
-[ $# -gt 0 ] || python/test.sh
+# Without the Python package, whose library cargo would link like a program, with libpython, which
+# only Python's development files have. It has no Rust tests; python/test.sh builds it with maturin.
+crates="--workspace --exclude diskimg-python --locked"
+# Builds of the library with few features; they must work without a C compiler.
+few="-p diskimg --no-default-features --features qcow2 --locked --lib --test minimal"
+run_tests() {
+    # cargo-nextest runs the tests of all programs in parallel.
+    if command -v cargo-nextest >/dev/null 2>&1; then
+        [ -z "$privileged" ] || set -- --run-ignored all "$@"
+        cargo nextest run --status-level slow --final-status-level fail "$@"
+    else
+        cargo test "$@" -- $privileged
+    fi
+}
+# shellcheck disable=SC2086
+{
+    run_tests $crates --lib --bins --tests "$@"
+    [ $# -eq 0 ] || exit 0
+    cargo test --quiet $crates --doc
+    run_tests $few
+}
+python/test.sh

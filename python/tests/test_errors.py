@@ -91,7 +91,7 @@ def test_a_backing_file_outside_the_directory_is_refused(images: Path, tmp_path:
         ("UTF-16", "# Disk DescriptorFile\nversion=1\n".encode("utf-16")),
     ],
 )
-def test_a_recognised_format_is_an_error_unless_raw_is_named(
+def test_a_recognized_format_is_an_error_unless_raw_is_named(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
     source, output = tmp_path / "disk", tmp_path / "out"

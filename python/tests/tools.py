@@ -19,6 +19,11 @@ def qemu_img(*arguments: object) -> str:
     return run.stdout
 
 
+def qemu_version() -> tuple[int, ...]:
+    """Return the version of ``qemu-img``, such as ``(10, 0, 2)``."""
+    return tuple(int(part) for part in qemu_img("--version").split()[2].split("."))
+
+
 def qemu_json(*arguments: object) -> Any:
     """Run ``qemu-img --output=json`` and return the parsed output."""
     return json.loads(qemu_img(*arguments[:1], "--output=json", *arguments[1:]))

@@ -15,7 +15,13 @@
 //!     faulty     sources and sinks that fail at a chosen operation
 //! ```
 
-#![allow(clippy::unwrap_used, missing_docs, missing_debug_implementations, reason = "for tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::new_without_default,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "for tests"
+)]
 
 #[cfg(unix)]
 pub mod appliance;

@@ -4,6 +4,7 @@ use proptest::test_runner::Config;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 /// Runs a tool and returns its output, whatever its exit code.
 pub fn try_run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
@@ -106,6 +107,23 @@ pub fn assert_qemu_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
         "qemu-img",
         ["compare", "-f", a_format, "-F", b_format, a.to_str().unwrap(), b.to_str().unwrap()],
     );
+}
+
+/// Returns true if qemu-img prints what version 10 prints: `info` lists the files of an image since
+/// version 8.0, and `map` has `compressed` since 8.2. Otherwise prints what is skipped.
+#[allow(clippy::print_stderr, reason = "a skipped comparison must be visible")]
+pub fn qemu_img_is_recent() -> bool {
+    static RECENT: LazyLock<bool> = LazyLock::new(|| {
+        let text = run("qemu-img", ["--version"]);
+        let version = text.split_whitespace().nth(2).unwrap();
+        let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap());
+        let recent = (numbers.next(), numbers.next()) >= (Some(8), Some(2));
+        if !recent {
+            eprintln!("qemu-img {version} is older than 8.2: info and map are not compared");
+        }
+        recent
+    });
+    *RECENT
 }
 
 /// Returns true if the tests run in full (`./test.sh --full`), which takes about an hour. Otherwise

@@ -52,7 +52,13 @@
 
 // Without some formats, some shared code is unused.
 #![cfg_attr(
-    not(all(feature = "qcow2", feature = "vmdk", feature = "ova", feature = "iso", feature = "inspect")),
+    not(all(
+        feature = "qcow2",
+        feature = "vmdk",
+        feature = "ova",
+        feature = "iso",
+        feature = "inspect"
+    )),
     allow(dead_code, unused_imports)
 )]
 

@@ -124,8 +124,8 @@ impl Style {
 }
 
 fn bar() -> ProgressBar {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let template = if colour {
+    let color = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let template = if color {
         "{bar:36.cyan/dim} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"
     } else {
         "{bar:36} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"

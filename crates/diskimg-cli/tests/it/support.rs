@@ -1,5 +1,6 @@
 //! Helpers that run programs and create images.
 
+use diskimg_testkit::tool::qemu_img_is_recent;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -113,7 +114,9 @@ impl Lab {
         let ours = self.line(line).ok();
         let ours: String =
             ours.split_inclusive('\n').filter(|line| !line.starts_with("note: ")).collect();
-        assert_eq!(ours, self.qemu(line).ok(), "{line}");
+        if qemu_prints_the_same(line) {
+            assert_eq!(ours, self.qemu(line).ok(), "{line}");
+        }
         ours
     }
 
@@ -127,7 +130,10 @@ impl Lab {
             }
             json
         };
-        assert_eq!(json(self.line(line).ok()), json(self.qemu(line).ok()), "{line}");
+        let ours = json(self.line(line).ok());
+        if qemu_prints_the_same(line) {
+            assert_eq!(ours, json(self.qemu(line).ok()), "{line}");
+        }
     }
 
     /// Creates a raw image of 1 MiB with 64 KiB of `x` at 0, 64 KiB of `y` at 256 KiB, and holes.
@@ -137,6 +143,12 @@ impl Lab {
         write_at(&self.path(name), 0, &[b'x'; 64 << 10]);
         write_at(&self.path(name), 256 << 10, &[b'y'; 64 << 10]);
     }
+}
+
+/// Returns false for a command whose output is different in old versions of qemu-img, if this is
+/// one.
+fn qemu_prints_the_same(line: &str) -> bool {
+    !(line.starts_with("info") || line.starts_with("map")) || qemu_img_is_recent()
 }
 
 /// Returns the path of the `diskimg` binary.

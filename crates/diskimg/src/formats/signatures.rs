@@ -1,4 +1,4 @@
-//! Formats that are recognised by their signature, but not read: disk images, compressed files and
+//! Formats that are recognized by their signature, but not read: disk images, compressed files and
 //! archives. A file with such a signature is not a raw disk unless the caller says so.
 //!
 //! ```text
@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     Packed,
 }
 
-/// A format that is recognised but not read.
+/// A format that is recognized but not read.
 pub(crate) struct Signature {
     /// The format's name; OpenStack's, where it has one.
     pub(crate) name: &'static str,
@@ -28,7 +28,7 @@ pub(crate) struct Signature {
     /// Another name of the format, used by QEMU or another program.
     pub(crate) alias: Option<&'static str>,
     pub(crate) kind: Kind,
-    /// Whether a program may recognise the bytes as this format.
+    /// Whether a program may recognize the bytes as this format.
     pub(crate) matches: fn(&ProbeBuffer<'_>) -> bool,
     /// Whether QEMU probes the bytes as this format.
     pub(crate) qemu: fn(&ProbeBuffer<'_>) -> bool,
@@ -41,7 +41,7 @@ pub(crate) struct Signature {
 }
 
 impl Signature {
-    /// An image format that QEMU recognises by the same bytes.
+    /// An image format that QEMU recognizes by the same bytes.
     const fn image(
         name: &'static str,
         what: &'static str,
@@ -60,7 +60,7 @@ impl Signature {
         }
     }
 
-    /// An image format that QEMU does not recognise.
+    /// An image format that QEMU does not recognize.
     const fn unknown_to_qemu(
         name: &'static str,
         what: &'static str,
@@ -80,7 +80,7 @@ impl Signature {
     }
 }
 
-/// Every format that is recognised but not read.
+/// Every format that is recognized but not read.
 pub(crate) static SIGNATURES: &[Signature] = &[
     #[cfg(not(feature = "qcow2"))]
     Signature {
@@ -139,7 +139,7 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         qemu: |b| b.head.starts_with(CLOOP_SCRIPT),
         ..Signature::image("cloop", "a cloop image", |b| b.head.starts_with(&CLOOP_SCRIPT[..23]))
     },
-    // QEMU recognises a DMG by its name.
+    // QEMU recognizes a DMG by its name.
     Signature {
         qemu: |b| b.path.is_some_and(|path| path.as_os_str().as_encoded_bytes().ends_with(b".dmg")),
         ..Signature::image("dmg", "an Apple disk image (DMG)", is_dmg)

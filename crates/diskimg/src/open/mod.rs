@@ -88,7 +88,7 @@ impl OpenOptions {
         Self::default()
     }
 
-    /// Selects the formats that probing recognises.
+    /// Selects the formats that probing recognizes.
     #[must_use]
     pub fn probing(mut self, probing: Probing) -> Self {
         self.probing = probing;

@@ -43,9 +43,10 @@ fn what_qemu_compressed_is_read() {
 }
 
 #[test]
-fn a_format_that_is_left_out_is_recognised_and_named() {
+fn a_format_that_is_left_out_is_recognized_and_named() {
     let left_out = ["vmdk", "ova", "iso"];
-    let left_out = left_out.into_iter().filter(|name| Format::ALL.iter().all(|f| f.name() != *name));
+    let left_out =
+        left_out.into_iter().filter(|name| Format::ALL.iter().all(|f| f.name() != *name));
     for name in left_out {
         let error = name.parse::<Format>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -1,9 +1,9 @@
-//! Formats that are recognised but not supported, by every command that probes.
+//! Formats that are recognized but not supported, by every command that probes.
 
 use crate::support::{Lab, diskimg};
 
 #[test]
-fn a_recognised_format_is_an_error_that_mentions_f_raw_in_every_command() {
+fn a_recognized_format_is_an_error_that_mentions_f_raw_in_every_command() {
     let lab = Lab::new();
     lab.qemu("create -q -f vhdx disk 1M").ok();
     lab.raw("raw");

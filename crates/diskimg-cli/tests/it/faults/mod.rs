@@ -12,8 +12,8 @@ mod order;
 mod scenario;
 mod system;
 
-use diskimg_testkit::tool::full;
 use crate::support::diskimg;
+use diskimg_testkit::tool::full;
 use scenario::Scenario;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -30,9 +30,9 @@ mod udf;
 mod vmdk;
 
 use child::{TASK, Task};
+use diskimg_testkit::tool::full;
 use mutation::{Rng, mutate};
 use seeds::Seed;
-use diskimg_testkit::tool::full;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -62,7 +62,8 @@ const MAX_SHOWN: usize = 200;
 #[test]
 #[allow(clippy::print_stdout, reason = "--nocapture shows the table")]
 fn commands_on_mutated_images_end_quickly_within_little_memory() {
-    let count = from_env("DISKIMG_MUTATIONS").unwrap_or(if full() { FULL_COUNT } else { DEFAULT_COUNT });
+    let count =
+        from_env("DISKIMG_MUTATIONS").unwrap_or(if full() { FULL_COUNT } else { DEFAULT_COUNT });
     let first = from_env("DISKIMG_MUTATIONS_FIRST").unwrap_or(0);
     let wanted = std::env::var("DISKIMG_MUTATIONS_IMAGE").unwrap_or_default();
     let seeds: Vec<_> = seeds::all().into_iter().filter(|s| s.name.contains(&wanted)).collect();

@@ -1,6 +1,5 @@
 //! Volume descriptors (ECMA-119, 8).
 
-use byteorder::{BigEndian, ByteOrder, LittleEndian};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings};
@@ -9,6 +8,7 @@ use crate::iso::time::Timestamp;
 use crate::report::finding::Severity;
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;
+use byteorder::{BigEndian, ByteOrder, LittleEndian};
 use serde::Serialize;
 use zerocopy::byteorder::{BE, LE, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};

@@ -1,12 +1,12 @@
 //! System use entries (SUSP 1.12). They are in the system use area at the end of a directory record
 //! and may continue in continuation areas elsewhere.
 
-use byteorder::{ByteOrder, LittleEndian};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{FindingCode, Findings};
 use crate::storage::number::{to_index, to_u64};
 use crate::storage::source::Source;
+use byteorder::{ByteOrder, LittleEndian};
 
 /// A system use entry whose length is valid (4.1).
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,5 @@
 //! A tree of directory records: primary (with or without Rock Ridge), Joliet or enhanced.
 
-use byteorder::{BigEndian, ByteOrder as _};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings};
@@ -15,6 +14,7 @@ use crate::open::limits::Limits;
 use crate::report::finding::Severity;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
+use byteorder::{BigEndian, ByteOrder as _};
 use std::sync::Arc;
 
 /// Length of a typical directory record with Rock Ridge in bytes.

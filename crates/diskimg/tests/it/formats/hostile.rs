@@ -245,11 +245,11 @@ fn an_unknown_create_option_is_an_error_that_names_it() {
         let image = open(Format::Raw, &[0; 512]).unwrap();
         let error = Convert::new(image)
             .format(format)
-            .options(Options::parse("colour=blue").unwrap())
+            .options(Options::parse("color=blue").unwrap())
             .run(dir.path().join("out"))
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().contains("Invalid parameter 'colour'"), "{error}");
+        assert!(error.to_string().contains("Invalid parameter 'color'"), "{error}");
         assert!(!dir.path().join("out").exists());
     }
 }

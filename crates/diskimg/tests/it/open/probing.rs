@@ -1,4 +1,4 @@
-//! Probing: a file in a format that is recognised but not supported is never read as a raw disk.
+//! Probing: a file in a format that is recognized but not supported is never read as a raw disk.
 
 use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Probing, Remedy};
 use diskimg_testkit::tool::{run, try_run};
@@ -115,7 +115,7 @@ fn utf16(text: &str, encode: fn(u16) -> [u8; 2]) -> Vec<u8> {
 }
 
 #[test]
-fn a_recognised_format_is_an_error_unless_raw_is_named() {
+fn a_recognized_format_is_an_error_unless_raw_is_named() {
     let dir = TempDir::new().unwrap();
     for Case { path, name, .. } in cases(dir.path()) {
         let error = Image::open(&path).unwrap_err();

@@ -2,7 +2,7 @@
 
 use diskimg::{Convert, Format, Image, OpenOptions, Options, map};
 use diskimg_testkit::disk;
-use diskimg_testkit::tool::{cases, run};
+use diskimg_testkit::tool::{cases, qemu_img_is_recent, run};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -51,6 +51,9 @@ proptest! {
             Just((Format::Vmdk, "subformat=streamOptimized", true)),
         ],
     ) {
+        if !qemu_img_is_recent() {
+            return Ok(());
+        }
         let dir = tempfile::tempdir().unwrap();
         let (raw, out) = (dir.path().join("a.raw"), dir.path().join("a.img"));
         // For an empty disk qemu-img prints one entry of length 0, diskimg none.
@@ -65,6 +68,9 @@ proptest! {
 
 #[test]
 fn the_map_of_zero_clusters_in_a_chain_equals_qemu_imgs() {
+    if !qemu_img_is_recent() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     run("qemu-img", ["create", "-q", "-f", "qcow2", &path("base"), "2M"]);

@@ -1,5 +1,5 @@
-//! Reading an seSparse extent: locating its grains. ESXi stores the changes since a snapshot in this
-//! format (on VMFS 6, and for disks larger than 2 TiB).
+//! Reading an seSparse extent: locating its grains. ESXi stores the changes since a snapshot in
+//! this format (on VMFS 6, and for disks larger than 2 TiB).
 //!
 //! ```text
 //!   guest offset ──► grain directory ──► grain table ──► grain
