@@ -158,7 +158,7 @@ impl<'a> Worker<'a> {
         }
         let layer = self.image.layers().nth(extent.depth).context("no such layer")?;
         self.stored.resize(encoded.stored as usize, 0);
-        layer.files()[encoded.place.file].read_exact_at(&mut self.stored, encoded.place.offset)?;
+        layer.files()[encoded.host.file].read_exact_at(&mut self.stored, encoded.host.offset)?;
         self.unit.resize((encoded.unit.end - encoded.unit.start) as usize, 0);
         let start = Instant::now();
         self.decoder.decode(encoded.codec, &self.stored, &mut self.unit)?;

@@ -193,16 +193,16 @@ fn rebuild(image: &Image, extent: &ChainExtent, out: &mut Vec<u8>) -> Result<()>
     let cannot_read = |e| Error::io("cannot read guest data", e);
     match &extent.kind {
         Kind::Zero(_) | Kind::Unallocated => {}
-        Kind::Data(place) => {
+        Kind::Data(host) => {
             image
-                .file(extent.depth, place.file)
-                .read_exact_at(out, place.offset)
+                .file(extent.depth, host.file)
+                .read_exact_at(out, host.offset)
                 .map_err(cannot_read)?;
         }
         Kind::Encoded(encoded) => {
             let mut stored = vec![0; encoded.stored as usize];
-            let file = image.file(extent.depth, encoded.place.file);
-            file.read_exact_at(&mut stored, encoded.place.offset).map_err(cannot_read)?;
+            let file = image.file(extent.depth, encoded.host.file);
+            file.read_exact_at(&mut stored, encoded.host.offset).map_err(cannot_read)?;
             let mut unit = vec![0; (encoded.unit.end - encoded.unit.start) as usize];
             Decoder::default().decode(encoded.codec, &stored, &mut unit).map_err(cannot_read)?;
             let skip = (extent.guest.start - encoded.unit.start) as usize;

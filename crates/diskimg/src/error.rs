@@ -91,14 +91,6 @@ impl Error {
         Self::new(ErrorKind::Limit, message)
     }
 
-    /// Creates an [`ErrorKind::Limit`] for `found` ("a grain directory of 40 bytes"), which exceeds
-    /// `max`, the value of the field `name` of [`Limits`](crate::Limits).
-    pub(crate) fn over_limit(name: &'static str, found: impl fmt::Display, max: u64) -> Self {
-        debug_assert!(crate::Limits::names().contains(&name), "{name} is not a limit");
-        Self::limit(format!("{found}; the limit {name} is {max}"))
-            .with_remedy(Remedy::RaiseLimit(name))
-    }
-
     /// Creates an [`ErrorKind::Invalid`].
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Invalid, message)

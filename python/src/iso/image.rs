@@ -361,7 +361,7 @@ impl ExtractArgs {
         options.symlinks = self.symlinks;
         options.hard_links = self.hard_links;
         options.devices = self.devices;
-        options.most_bytes = self.limit;
+        options.max_bytes = self.limit;
         options
     }
 }

@@ -120,7 +120,7 @@ pub(crate) fn examine(
             found.format = packed.name;
             found.add(Code::Packed, 0, format!("it is {}: its content is unknown", packed.what));
         }
-    } else if partition::inspect::has_mbr(&subject) {
+    } else if partition::inspect::has_mbr(subject.head) {
         examine_partitions(&subject, &mut found);
     }
     if !found.other_formats.is_empty() {
@@ -144,7 +144,7 @@ fn matching(subject: &Subject<'_>, buffer: &ProbeBuffer<'_>) -> Vec<Format> {
 fn examine_partitions(subject: &Subject<'_>, found: &mut Inspection) {
     if found.format == "iso" && found.other_formats.is_empty() {
         let before = found.findings.len();
-        partition::inspect::examine(subject, found);
+        partition::inspect::examine(subject.head, &**subject.source, found);
         for finding in &mut found.findings[before..] {
             (finding.code, finding.severity) = (Code::Partitions, Severity::Warning);
         }

@@ -45,7 +45,7 @@ pub struct ExtractOptions {
     /// Extract devices, named pipes and sockets; requires root.
     pub devices: bool,
     /// Maximum total length of all files in bytes. 256 GiB by default.
-    pub most_bytes: u64,
+    pub max_bytes: u64,
 }
 
 impl Default for ExtractOptions {
@@ -59,7 +59,7 @@ impl Default for ExtractOptions {
             symlinks: true,
             hard_links: true,
             devices: false,
-            most_bytes: 256 << 30,
+            max_bytes: 256 << 30,
         }
     }
 }
@@ -89,7 +89,7 @@ impl IsoImage {
     /// # Errors
     /// - [`Io`](ErrorKind::Io) if `dest` cannot be created or opened, or reading the image fails.
     /// - [`Limit`](ErrorKind::Limit) if the image exceeds one of the limits, or its files exceed
-    ///   [`most_bytes`](ExtractOptions::most_bytes).
+    ///   [`max_bytes`](ExtractOptions::max_bytes).
     /// - [`Unsupported`](ErrorKind::Unsupported) on systems without the required system calls
     ///   (Windows).
     pub fn extract(&self, dest: &Path, options: &ExtractOptions) -> Result<Extracted> {
@@ -193,14 +193,14 @@ impl Extraction<'_> {
     ///
     /// # Errors
     /// Returns [`Limit`](ErrorKind::Limit) if the total length of the files would exceed
-    /// `most_bytes`; the extraction must end.
+    /// `max_bytes`; the extraction must end.
     fn extract_entry(&mut self, found: Found, depth: usize) -> Result<bool> {
         self.close_directories(depth);
         let Found { path, node } = found;
         if node.file_type == FileType::Regular {
             let total = self.result.bytes.checked_add(node.size);
-            if total.is_none_or(|total| total > self.options.most_bytes) {
-                let limit = self.options.most_bytes;
+            if total.is_none_or(|total| total > self.options.max_bytes) {
+                let limit = self.options.max_bytes;
                 return Err(Error::limit(format!(
                     "the total length of the files exceeds {limit} bytes"
                 ))

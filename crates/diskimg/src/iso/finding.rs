@@ -42,7 +42,7 @@ pub enum FindingCode {
     /// An extent of a file is not within the image.
     Extent,
     /// A file extends beyond the end of the volume, but is within the image.
-    BehindVolume,
+    BeyondVolume,
     /// A zisofs file cannot be decompressed.
     Zisofs,
     /// The boot catalog is invalid (El Torito).

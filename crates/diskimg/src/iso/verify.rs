@@ -208,7 +208,7 @@ impl<'a> TreeCheck<'a> {
             } else if end > self.volume_bytes && self.namespace != Namespace::Udf {
                 let message = "the file extends beyond the end of the volume";
                 report(
-                    Finding::new(FindingCode::BehindVolume, Severity::Warning, message)
+                    Finding::new(FindingCode::BeyondVolume, Severity::Warning, message)
                         .at(node.location)
                         .of(path),
                 );

@@ -47,7 +47,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
     /// Host offset of the stored bytes.
-    pub place: HostOffset,
+    pub host: HostOffset,
     /// Maximum number of stored bytes; may include padding.
     pub stored: u32,
     /// Guest range that decoding yields; contains the extent's range.
@@ -72,8 +72,8 @@ impl Kind {
     #[must_use]
     pub fn forward(&self, bytes: u64) -> Self {
         match self {
-            Self::Data(place) => Self::Data(place.forward(bytes)),
-            Self::Zero(place) => Self::Zero(place.map(|p| p.forward(bytes))),
+            Self::Data(host) => Self::Data(host.forward(bytes)),
+            Self::Zero(host) => Self::Zero(host.map(|p| p.forward(bytes))),
             Self::Encoded(_) | Self::Unallocated => self.clone(),
         }
     }

@@ -39,10 +39,10 @@ impl Fetcher {
                 buf.fill(0);
                 Ok(())
             }
-            Kind::Data(place) => {
-                let file = image.file(extent.depth, place.file);
-                file.read_exact_at(buf, place.offset)
-                    .map_err(|e| Error::io("cannot read guest data", e).at(place.offset))
+            Kind::Data(host) => {
+                let file = image.file(extent.depth, host.file);
+                file.read_exact_at(buf, host.offset)
+                    .map_err(|e| Error::io("cannot read guest data", e).at(host.offset))
             }
             Kind::Encoded(encoded) => {
                 self.fetch_encoded(image, extent.depth, encoded, &extent.guest, buf)
@@ -90,8 +90,8 @@ impl Fetcher {
         encoded: &Encoded,
         unit: &mut [u8],
     ) -> Result<()> {
-        let file = image.file(depth, encoded.place.file);
-        let offset = encoded.place.offset;
+        let file = image.file(depth, encoded.host.file);
+        let offset = encoded.host.offset;
         let borrowed = borrow(file, offset, encoded.stored as usize);
         let stored = match borrowed.map_err(|e| cannot_read_stored(e, offset))? {
             Some(stored) => stored,
@@ -118,8 +118,8 @@ pub(crate) fn read_stored(
     encoded: &Encoded,
     buf: &mut [u8],
 ) -> Result<()> {
-    let offset = encoded.place.offset;
-    let file = image.file(depth, encoded.place.file);
+    let offset = encoded.host.offset;
+    let file = image.file(depth, encoded.host.file);
     file.read_exact_at(buf, offset).map_err(|e| cannot_read_stored(e, offset))
 }
 

@@ -4,17 +4,13 @@ use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, Extent, HostOffset, Kind, push_chain};
 use crate::model::fetch::Fetcher;
 use crate::model::format::Format;
-use crate::model::layer::{DiskLayout, Layer, ParentReference};
-use crate::open::OpenOptions;
-use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::model::layer::{DiskLayout, Layer};
 use crate::report::check::{CheckReport, Finding};
-use crate::report::info::{Child, ChildFile, FormatSpecific, Info};
 use crate::report::printable::printable;
 use crate::storage::lock;
 use crate::storage::source::{HostFileId, Source, segments};
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// Default number of guest bytes to map at a time when iterating over a disk. Bounds the number of
@@ -26,9 +22,6 @@ const MAX_WINDOW: u64 = 256 << 40;
 
 /// Minimum length in bytes of a data extent for which the host file is searched for holes.
 const MIN_HOLE_SEARCH: u64 = 64 << 10;
-
-/// Sector size in bytes, to which QEMU rounds the lengths of files.
-const SECTOR: u64 = 512;
 
 /// Number of guest bytes that [`Image::read_at`] maps at a time.
 const READ_WINDOW: u64 = 1 << 20;
@@ -51,14 +44,6 @@ pub(crate) struct Link {
 }
 
 impl Image {
-    /// Opens an image and its backing chain with the default [`OpenOptions`].
-    ///
-    /// # Errors
-    /// See [`OpenOptions::open`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        OpenOptions::new().open(path)
-    }
-
     /// Creates an image from its layers, of which there must be at least one.
     pub(crate) fn from_links(links: Vec<Link>) -> Self {
         debug_assert!(!links.is_empty());
@@ -89,6 +74,10 @@ impl Image {
     /// Returns the layers of the chain, the image itself first.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &Arc<dyn Layer>> {
         self.links.iter().map(|link| &link.layer)
+    }
+
+    pub(crate) fn layer(&self, depth: usize) -> &dyn Layer {
+        &*self.links[depth].layer
     }
 
     /// Returns the file name that the layer at `depth` was opened with.
@@ -173,14 +162,14 @@ impl Image {
         let mut out = Vec::with_capacity(extents.len());
         for extent in extents {
             match extent.kind {
-                Kind::Data(place) if extent.len() >= MIN_HOLE_SEARCH => {
-                    let file = self.file(extent.depth, place.file);
-                    let stored = place.offset..place.offset + extent.len();
-                    let at = |offset| extent.guest.start + (offset - place.offset);
+                Kind::Data(host) if extent.len() >= MIN_HOLE_SEARCH => {
+                    let file = self.file(extent.depth, host.file);
+                    let stored = host.offset..host.offset + extent.len();
+                    let at = |offset| extent.guest.start + (offset - host.offset);
                     for (segment, hole) in segments(file, stored) {
                         let part = extent.clip(&(at(segment.start)..at(segment.end)));
-                        let place = HostOffset { offset: segment.start, ..place };
-                        let kind = if hole { Kind::Zero(Some(place)) } else { part.kind };
+                        let host = HostOffset { offset: segment.start, ..host };
+                        let kind = if hole { Kind::Zero(Some(host)) } else { part.kind };
                         out.push(ChainExtent { kind, ..part });
                     }
                 }
@@ -255,80 +244,6 @@ impl Image {
         self.links.iter().flat_map(|Link { layer, name }| {
             let line = move |warning| printable(&format!("{name}: {warning}")).into_owned();
             layer.warnings().into_iter().map(line)
-        })
-    }
-
-    /// Returns what `info` reports for the layer at `depth`.
-    ///
-    /// # Errors
-    /// Returns [`Io`](crate::ErrorKind::Io) if the allocated size of a file cannot be determined.
-    ///
-    /// # Panics
-    /// Panics if the chain has no layer at `depth`.
-    pub fn info(&self, depth: usize) -> Result<Info> {
-        let Link { layer, name } = &self.links[depth];
-        let details = layer.details();
-        let files = layer.files();
-        let mut actual_size = None;
-        for file in files {
-            if let Some(bytes) = self.allocated_bytes(depth, &**file)? {
-                *actual_size.get_or_insert(0) += bytes;
-            }
-        }
-        let children = details
-            .children
-            .into_iter()
-            .map(|(role, index)| {
-                Ok(Child { name: role, info: self.child_file(depth, &*files[index])? })
-            })
-            .collect::<Result<_>>()?;
-        let parent = layer.parent();
-        let full_name = |parent: &ParentReference| {
-            let resolver = Resolver::new(files[0].path(), ExternalFiles::Any);
-            let path = match parent.locator.path() {
-                Some(path) => Ok(path.to_owned()),
-                None => resolver.resolve("backing file", &parent.name),
-            };
-            path.map_or_else(|_| parent.name.clone(), |p| p.display().to_string())
-        };
-        Ok(Info {
-            children,
-            snapshots: details.snapshots,
-            backing_filename: parent.map(|p| p.name.clone()),
-            full_backing_filename: parent.map(full_name),
-            backing_filename_format: parent.and_then(|p| p.format.clone()),
-            virtual_size: layer.disk_layout().size,
-            filename: name.clone(),
-            cluster_size: details.cluster_size,
-            format: layer.format().name().to_owned(),
-            actual_size,
-            encrypted: details.encrypted,
-            compressed: details.compressed,
-            format_specific: (!details.specific.is_empty()).then(|| FormatSpecific {
-                kind: layer.format().name().to_owned(),
-                data: details.specific,
-            }),
-            dirty_flag: details.dirty,
-            notes: details.notes.iter().map(|note| printable(note).into_owned()).collect(),
-        })
-    }
-
-    fn allocated_bytes(&self, depth: usize, file: &dyn Source) -> Result<Option<u64>> {
-        file.allocated_bytes()
-            .map_err(|e| self.in_layer(Error::io("cannot get allocated size", e), depth))
-    }
-
-    /// Returns what `info` reports for a host file of the layer at `depth`.
-    fn child_file(&self, depth: usize, file: &dyn Source) -> Result<ChildFile> {
-        let name = || self.name(depth).to_owned();
-        Ok(ChildFile {
-            children: Vec::new(),
-            virtual_size: file.len().next_multiple_of(SECTOR),
-            filename: file.path().map_or_else(name, |p| p.display().to_string()),
-            format: if file.is_device() { "host_device" } else { "file" },
-            actual_size: self.allocated_bytes(depth, file)?,
-            format_specific: FormatSpecific { kind: "file".into(), data: Vec::new() },
-            dirty_flag: false,
         })
     }
 

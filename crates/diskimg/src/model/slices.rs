@@ -152,9 +152,9 @@ impl<'a> Slices<'a> {
         match extent.kind {
             Kind::Zero(_) | Kind::Unallocated => Ok(Slice::Zeros(extent.len())),
             Kind::Encoded(_) => Ok(Slice::Fetch(extent)),
-            Kind::Data(place) => {
-                let file = self.image.file(extent.depth, place.file);
-                let stored = stored(file, place, extent.len())
+            Kind::Data(host) => {
+                let file = self.image.file(extent.depth, host.file);
+                let stored = stored(file, host, extent.len())
                     .map_err(|e| self.image.in_layer(e, extent.depth))?;
                 Ok(stored.map_or_else(|| Slice::Fetch(self.split_for_fetch(extent)), Slice::Bytes))
             }
@@ -174,11 +174,11 @@ impl<'a> Slices<'a> {
 }
 
 /// Borrows stored bytes. Returns `None` if their file is not in memory.
-fn stored(file: &dyn Source, place: HostOffset, len: u64) -> Result<Option<&[u8]>> {
+fn stored(file: &dyn Source, host: HostOffset, len: u64) -> Result<Option<&[u8]>> {
     // A length that exceeds the address space also exceeds any file in memory.
     let len = usize::try_from(len).unwrap_or(usize::MAX);
-    borrow(file, place.offset, len)
-        .map_err(|e| Error::io("cannot read guest data", e).at(place.offset))
+    borrow(file, host.offset, len)
+        .map_err(|e| Error::io("cannot read guest data", e).at(host.offset))
 }
 
 impl<'a> Iterator for Slices<'a> {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::formats;
 #[cfg(feature = "inspect")]
 use crate::formats::inspect::Inspect;
+pub(crate) use crate::formats::signatures::{Kind as SignatureKind, SIGNATURES, Signature};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::layer::Layer;

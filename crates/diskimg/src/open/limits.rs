@@ -1,6 +1,8 @@
 //! Limits on the resources that an image may use.
 
 use crate::error::{Error, Result};
+use crate::remedy::Remedy;
+use std::fmt;
 
 /// Name, value and description of one of the [`Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +168,16 @@ limits! {
         "Bytes of a symbolic link's target in an ISO image";
     continuations = 32,
         "Continuation areas of one directory record's system use field";
+}
+
+impl Error {
+    /// Creates an [`ErrorKind::Limit`](crate::ErrorKind::Limit) for `found` ("a grain directory of 40 bytes"), which exceeds
+    /// `max`, the value of the field `name` of [`Limits`].
+    pub(crate) fn over_limit(name: &'static str, found: impl fmt::Display, max: u64) -> Self {
+        debug_assert!(Limits::names().contains(&name), "{name} is not a limit");
+        Self::limit(format!("{found}; the limit {name} is {max}"))
+            .with_remedy(Remedy::RaiseLimit(name))
+    }
 }
 
 #[cfg(test)]

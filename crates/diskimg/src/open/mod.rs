@@ -270,6 +270,16 @@ impl OpenOptions {
     }
 }
 
+impl Image {
+    /// Opens an image and its backing chain with the default [`OpenOptions`].
+    ///
+    /// # Errors
+    /// See [`OpenOptions::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        OpenOptions::new().open(path)
+    }
+}
+
 /// A backing chain that is being opened, starting with the top image.
 struct Chain<'a> {
     options: &'a OpenOptions,

@@ -9,8 +9,8 @@
 //! A file in a format that is recognized but not supported is never read as a raw disk.
 
 use crate::error::{Error, Result};
-use crate::formats::signatures::{Kind, SIGNATURES, Signature};
 use crate::model::format::Format;
+use crate::open::driver::{SIGNATURES, Signature, SignatureKind};
 use crate::remedy::Remedy;
 use crate::storage::source::Source;
 use std::path::Path;
@@ -108,7 +108,9 @@ impl Format {
             return Ok(*format);
         }
         let recognized = |signature: &&Signature| match probing {
-            Probing::LikeQemu if signature.kind == Kind::Image => (signature.qemu)(&buffer),
+            Probing::LikeQemu if signature.kind == SignatureKind::Image => {
+                (signature.qemu)(&buffer)
+            }
             _ => (signature.matches)(&buffer),
         };
         match SIGNATURES.iter().find(recognized) {

@@ -31,14 +31,14 @@ pub struct MapEntry {
 
 impl MapEntry {
     fn new(image: &Image, extent: &ChainExtent) -> Self {
-        let (zero, data, compressed, place) = match &extent.kind {
-            Kind::Data(place) => (false, true, false, Some(*place)),
-            Kind::Zero(place) => (true, false, false, *place),
+        let (zero, data, compressed, host) = match &extent.kind {
+            Kind::Data(host) => (false, true, false, Some(*host)),
+            Kind::Zero(host) => (true, false, false, *host),
             Kind::Encoded(_) => (false, true, true, None),
             Kind::Unallocated => (true, false, false, None),
         };
-        let filename = |place: HostOffset| {
-            let path = image.file(extent.depth, place.file).path();
+        let filename = |host: HostOffset| {
+            let path = image.file(extent.depth, host.file).path();
             path.map_or_else(|| image.name(extent.depth).to_owned(), |p| p.display().to_string())
         };
         Self {
@@ -49,20 +49,20 @@ impl MapEntry {
             zero,
             data,
             compressed,
-            offset: place.map(|p| start_of(image.file(extent.depth, p.file)) + p.offset),
-            filename: place.map(filename),
+            offset: host.map(|p| start_of(image.file(extent.depth, p.file)) + p.offset),
+            filename: host.map(filename),
         }
     }
 
     /// Returns true if `next` continues this entry, which must end where `next` starts.
     fn continues(&self, next: &Self) -> bool {
-        let place = match (self.offset, next.offset) {
+        let host = match (self.offset, next.offset) {
             (Some(a), Some(b)) => a + self.length == b && self.filename == next.filename,
             (None, None) => true,
             _ => false,
         };
         let flags = |e: &Self| (e.depth, e.present, e.zero, e.data, e.compressed);
-        place && flags(self) == flags(next)
+        host && flags(self) == flags(next)
     }
 }
 
@@ -106,14 +106,14 @@ fn start_of(source: &dyn Source) -> u64 {
 /// Splits an entry at holes of the file, if the image is preallocated. Clusters in a hole are
 /// reported as both data and zero.
 fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
-    let Kind::Data(place) = extent.kind else { return vec![whole] };
+    let Kind::Data(host) = extent.kind else { return vec![whole] };
     if !image.layers().nth(extent.depth).is_some_and(|layer| layer.is_preallocated()) {
         return vec![whole];
     }
-    let file = image.file(extent.depth, place.file);
-    segments(file, place.offset..place.offset + whole.length)
+    let file = image.file(extent.depth, host.file);
+    segments(file, host.offset..host.offset + whole.length)
         .map(|(segment, zero)| MapEntry {
-            start: whole.start + (segment.start - place.offset),
+            start: whole.start + (segment.start - host.offset),
             length: segment.end - segment.start,
             zero,
             offset: Some(start_of(file) + segment.start),

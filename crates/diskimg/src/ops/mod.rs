@@ -5,6 +5,7 @@ mod compare;
 mod convert;
 mod create;
 mod disk;
+mod info;
 #[cfg(feature = "inspect")]
 mod inspect;
 mod map;

@@ -9,10 +9,10 @@
 //! UEFI specification, 5.2 ("LBA 0 Format"): the boot flag is 0 or 0x80; a protective MBR has one
 //! partition, the first, of type 0xEE, which starts at cylinder 0, head 0, sector 2 and LBA 1.
 
-use crate::formats::inspect::Subject;
 use crate::partition::{Gpt, Mbr};
 use crate::report::inspection::{Code, Inspection, PartitionTable};
 use crate::storage::number::to_u64;
+use crate::storage::source::Source;
 
 /// Offset of the partition entries.
 const TABLE: usize = 446;
@@ -26,17 +26,17 @@ const PROTECTIVE: u8 = 0xee;
 /// Media descriptor of a fixed disk in the boot sector of a FAT file system.
 const FIXED_DISK: u8 = 0xf8;
 
-/// Returns true if the first sector is an MBR and not the boot sector of a FAT file system, which
+/// Returns true if `head`, the first bytes of a disk, is an MBR and not the boot sector of a FAT file system, which
 /// has the same signature. A FAT boot sector is recognized by two FATs and a fixed disk.
-pub(crate) fn has_mbr(subject: &Subject<'_>) -> bool {
-    let Some(sector) = subject.head.first_chunk::<512>() else { return false };
+pub(crate) fn has_mbr(head: &[u8]) -> bool {
+    let Some(sector) = head.first_chunk::<512>() else { return false };
     let is_fat = sector[0x10] == 2 && sector[0x15] == FIXED_DISK;
     sector[510..] == [0x55, 0xaa] && !is_fat
 }
 
 /// Inspects the partition tables. The disk must have an MBR (see [`has_mbr`]).
-pub(crate) fn examine(subject: &Subject<'_>, found: &mut Inspection) {
-    let Some(sector) = subject.head.first_chunk::<512>() else { return };
+pub(crate) fn examine(head: &[u8], source: &dyn Source, found: &mut Inspection) {
+    let Some(sector) = head.first_chunk::<512>() else { return };
     let entries: Vec<&[u8]> = sector[TABLE..TABLE + 4 * ENTRY].chunks_exact(ENTRY).collect();
     let used: Vec<usize> = (0..4).filter(|&i| entries[i][4] != 0).collect();
     let protective = entries.iter().any(|entry| entry[4] == PROTECTIVE);
@@ -66,21 +66,16 @@ pub(crate) fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     }
     found.partition_table =
         Some(if protective { PartitionTable::Gpt } else { PartitionTable::Mbr });
-    add_warnings(subject, sector, protective, found);
+    add_warnings(source, sector, protective, found);
 }
 
 /// Adds findings that are not dangerous: partitions past the end of the disk, a damaged GPT.
-fn add_warnings(
-    subject: &Subject<'_>,
-    sector: &[u8; 512],
-    protective: bool,
-    found: &mut Inspection,
-) {
+fn add_warnings(source: &dyn Source, sector: &[u8; 512], protective: bool, found: &mut Inspection) {
     let mut oddities = Vec::new();
-    Mbr::parse(sector, subject.len(), &mut oddities);
+    Mbr::parse(sector, source.len(), &mut oddities);
     // `examine` reports the boot flag.
     oddities.retain(|oddity| !oddity.message.contains("status"));
-    match Gpt::read(&**subject.source, &mut oddities) {
+    match Gpt::read(source, &mut oddities) {
         Ok(Some(_)) if !protective => {
             found.add(Code::Partitions, 512, "a GPT without a protective MBR");
         }

@@ -10,5 +10,6 @@ mod formats;
 mod iso;
 mod open;
 mod ops;
+mod remedies;
 mod storage;
 mod verified;

@@ -137,7 +137,7 @@ fn extract(image: &IsoImage) {
     let scratch = tempfile::tempdir()
         .unwrap_or_else(|error| panic!("cannot create a temporary directory: {error}"));
     let mut options = ExtractOptions::default();
-    options.most_bytes = MAX_WRITTEN;
+    options.max_bytes = MAX_WRITTEN;
     match image.extract(&scratch.path().join("out"), &options) {
         Ok(done) => done.failures.iter().take(20).for_each(|(_, error)| is_clear(error)),
         Err(error) => is_clear(&error),

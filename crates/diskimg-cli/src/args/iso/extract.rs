@@ -81,7 +81,7 @@ impl Args {
         options.devices = self.devices;
         options.symlinks = !self.no_links;
         if let Some(text) = &self.max_bytes {
-            options.most_bytes = common::size("number of bytes", text)?;
+            options.max_bytes = common::size("number of bytes", text)?;
         }
         Ok(Job {
             input,

@@ -236,11 +236,11 @@ impl Qcow2 {
                 ));
             }
             Cluster::Zero { offset } => {
-                let place = offset.map(|offset| self.host_cluster(offset, run)).transpose()?;
+                let host = offset.map(|offset| self.host_cluster(offset, run)).transpose()?;
                 push(
                     out,
                     guest,
-                    Kind::Zero(place.map(|host| self.place(run, host, run.guest.start))),
+                    Kind::Zero(host.map(|host| self.place(run, host, run.guest.start))),
                 );
             }
             Cluster::Compressed { offset, len } => self.push_compressed(offset, len, run, out)?,
@@ -324,8 +324,8 @@ impl Qcow2 {
         guest: Range<u64>,
         out: &mut Vec<Extent>,
     ) -> Result<()> {
-        let place = self.place(run, host, guest.start);
-        let end = self.files[place.file].len();
+        let data = self.place(run, host, guest.start);
+        let end = self.files[data.file].len();
         let cluster = self.layout.cluster_size();
         let lost = host + end.saturating_sub(host).next_multiple_of(cluster);
         let lost_guest = run.start.saturating_add(lost - host);
@@ -340,9 +340,9 @@ impl Qcow2 {
             .at(lost)
             .hint("the file may be truncated"));
         }
-        let available = end.saturating_sub(place.offset);
+        let available = end.saturating_sub(data.offset);
         let split = guest.start + available.min(guest.end - guest.start);
-        push(out, guest.start..split, Kind::Data(place));
+        push(out, guest.start..split, Kind::Data(data));
         push(out, split..guest.end, Kind::Zero(None));
         Ok(())
     }
@@ -377,7 +377,7 @@ impl Qcow2 {
             .hint("the file may be truncated"));
         }
         let encoded = Encoded {
-            place: HostOffset { file: 0, offset },
+            host: HostOffset { file: 0, offset },
             stored: to_u32(available.min(len.into())),
             unit: run.start..run.start + self.layout.cluster_size(),
             codec: self.header.codec,

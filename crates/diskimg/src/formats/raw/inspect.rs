@@ -16,7 +16,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         let message = format!("its length of {len} bytes is not a multiple of 512");
         found.add(Code::PartialSector, None, message);
     }
-    if partition::has_mbr(subject) {
-        partition::examine(subject, found);
+    if partition::has_mbr(subject.head) {
+        partition::examine(subject.head, &**subject.source, found);
     }
 }

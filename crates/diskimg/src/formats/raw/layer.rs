@@ -55,8 +55,8 @@ impl Layer for Raw {
                     Error::corrupt("file", "the file was truncated while it was read").at(at)
                 );
             }
-            let place = HostOffset { file: 0, offset: at };
-            let kind = if segment.hole { Kind::Zero(Some(place)) } else { Kind::Data(place) };
+            let host = HostOffset { file: 0, offset: at };
+            let kind = if segment.hole { Kind::Zero(Some(host)) } else { Kind::Data(host) };
             push(out, at..end, kind);
             at = end;
         }

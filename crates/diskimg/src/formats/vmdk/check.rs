@@ -187,9 +187,9 @@ impl Check<'_> {
             };
             let sectors = match kind {
                 Kind::Encoded(e) => {
-                    let stored = e.place.offset - offset + u64::from(e.stored);
+                    let stored = e.host.offset - offset + u64::from(e.stored);
                     // Without a size before the data, the end of the grain is not known.
-                    if e.place.offset == offset { 1 } else { stored.div_ceil(SECTOR) }
+                    if e.host.offset == offset { 1 } else { stored.div_ceil(SECTOR) }
                 }
                 _ => header.grain_sectors,
             };

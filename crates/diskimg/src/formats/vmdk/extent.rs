@@ -420,9 +420,9 @@ impl VmdkExtent {
             .hint("the file is probably truncated")
             .losing(self.guest.start + present..self.guest.end));
         }
-        let place = HostOffset { file: self.file, offset: offset + inside.start };
+        let host = HostOffset { file: self.file, offset: offset + inside.start };
         let base = self.guest.start;
-        push(out, base + inside.start..base + inside.end, Kind::Data(place));
+        push(out, base + inside.start..base + inside.end, Kind::Data(host));
         Ok(())
     }
 

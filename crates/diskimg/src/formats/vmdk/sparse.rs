@@ -384,7 +384,7 @@ impl SparseExtent {
         if self.header.compressed {
             let (skip, stored) = self.compressed_grain(offset, grain).map_err(corrupt)?;
             return Ok(Kind::Encoded(Encoded {
-                place: HostOffset { file, offset: offset + skip },
+                host: HostOffset { file, offset: offset + skip },
                 stored,
                 unit: base + grain.start..base + grain.end,
                 codec: Codec::Zlib,

@@ -183,8 +183,8 @@ impl<'a> GuestHash<'a> {
     /// Hashes `len` bytes of the source that were not read for the conversion.
     fn unread(&mut self, len: u64, origin: &Origin) -> Result<()> {
         let image = self.input.image(origin.image);
-        let source = image.file(origin.depth, origin.place.file);
-        hash_range(&mut self.state, &mut self.buf, source, origin.place.offset, len)
+        let source = image.file(origin.depth, origin.host.file);
+        hash_range(&mut self.state, &mut self.buf, source, origin.host.offset, len)
             .map_err(|e| image.in_layer(e, origin.depth))
     }
 

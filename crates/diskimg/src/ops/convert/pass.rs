@@ -36,8 +36,8 @@ pub(super) fn trim_lengths(runs: &mut [InputRun]) {
         };
         let same_file = *image == next.image
             && extent.depth == next.extent.depth
-            && unit.place.file == following.place.file;
-        let len = following.place.offset.saturating_sub(unit.place.offset);
+            && unit.host.file == following.host.file;
+        let len = following.host.offset.saturating_sub(unit.host.offset);
         let stored = u64::from(unit.stored);
         if same_file && len > 0 && len < stored && stored - len < SECTOR {
             unit.stored = len as u32;
@@ -56,7 +56,7 @@ mod tests {
     fn encoded(index: u64, offset: u64, stored: u32) -> InputRun {
         let guest = index * UNIT..(index + 1) * UNIT;
         let unit = Encoded {
-            place: HostOffset { file: 0, offset },
+            host: HostOffset { file: 0, offset },
             stored,
             unit: guest.clone(),
             codec: Codec::Deflate,

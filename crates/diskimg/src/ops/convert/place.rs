@@ -111,9 +111,9 @@ impl Placer<'_> {
             debug_assert!(slot.len > 0 && slot.len <= len);
             let from = match origin {
                 None => Bytes::Guest(at),
-                Some(Origin { image, depth, place }) => {
-                    let offset = place.offset + (at - range.start);
-                    Bytes::Origin(Origin { image, depth, place: HostOffset { offset, ..place } })
+                Some(Origin { image, depth, host }) => {
+                    let offset = host.offset + (at - range.start);
+                    Bytes::Origin(Origin { image, depth, host: HostOffset { offset, ..host } })
                 }
             };
             push_write(writes, slot, from);

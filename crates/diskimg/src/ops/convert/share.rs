@@ -44,7 +44,7 @@ const MAX_CALL: u64 = 64 << 20;
 pub(super) struct Origin {
     pub(super) image: usize,
     pub(super) depth: usize,
-    pub(super) place: HostOffset,
+    pub(super) host: HostOffset,
 }
 
 /// What one conversion can share or let the kernel copy.
@@ -125,7 +125,7 @@ impl Sharing {
     }
 
     fn file(&self, origin: &Origin) -> SourceFile {
-        self.files[origin.image][origin.depth][origin.place.file]
+        self.files[origin.image][origin.depth][origin.host.file]
     }
 
     /// Returns the part of `input_run` within `run` that can be shared or copied by the kernel, in
@@ -140,14 +140,14 @@ impl Sharing {
         run: &Range<u64>,
         cluster_size: u64,
     ) -> Result<Option<(Range<u64>, Origin)>> {
-        let (Kind::Data(place), Some(image)) = (&input_run.extent.kind, input_run.image) else {
+        let (Kind::Data(host), Some(image)) = (&input_run.extent.kind, input_run.image) else {
             return Ok(None);
         };
-        let origin = Origin { image, depth: input_run.extent.depth, place: *place };
+        let origin = Origin { image, depth: input_run.extent.depth, host: *host };
         let file = self.file(&origin);
         // Both sides must start at a block boundary. In the target every cluster does.
         let is_aligned = |block: u64| {
-            let shift = (file.start + place.offset).wrapping_sub(input_run.at.start);
+            let shift = (file.start + host.offset).wrapping_sub(input_run.at.start);
             shift.is_multiple_of(block)
         };
         let block = file.block.filter(|&block| is_aligned(block));
@@ -159,13 +159,13 @@ impl Sharing {
             return Ok(None);
         }
         if block.is_none() && self.is_required() {
-            return Err(cannot_share(file.block).at(place.offset));
+            return Err(cannot_share(file.block).at(host.offset));
         }
         if block.is_none() && !self.offload {
             return Ok(None);
         }
-        let place = HostOffset { offset: place.offset + (start - input_run.at.start), ..*place };
-        Ok(Some((start..end.min(start + MAX_CALL), Origin { place, ..origin })))
+        let host = HostOffset { offset: host.offset + (start - input_run.at.start), ..*host };
+        Ok(Some((start..end.min(start + MAX_CALL), Origin { host, ..origin })))
     }
 }
 

@@ -246,9 +246,9 @@ impl Transfer<'_> {
     /// possible.
     fn offload(&self, origin: Origin, slot: Slot) -> Result<()> {
         let image = self.input.image(origin.image);
-        let source = image.file(origin.depth, origin.place.file);
+        let source = image.file(origin.depth, origin.host.file);
         let file = &self.files[slot.file];
-        let from = origin.place.offset;
+        let from = origin.host.offset;
         let cannot_write = |e| file.cannot_write(e, slot.offset);
         if self.sharing.shares(&origin) {
             if file.sink.share(source, from, slot.offset, slot.len).map_err(cannot_write)? {

@@ -74,7 +74,7 @@ impl FileSource {
     ///
     /// # Errors
     /// Returns [`io::ErrorKind::Unsupported`] if the file system does not support direct I/O.
-    pub fn past_the_cache(mut self) -> io::Result<Self> {
+    pub fn direct_io(mut self) -> io::Result<Self> {
         self.direct = Some(DirectFile::reopen(&self.file, false)?);
         Ok(self)
     }

@@ -41,7 +41,7 @@ impl ReadMode {
     pub(crate) fn source(self, file: FileSource) -> io::Result<Arc<dyn Source>> {
         match self.0 {
             Mode::Buffered => Ok(Arc::new(file)),
-            Mode::Direct => Ok(Arc::new(file.past_the_cache()?)),
+            Mode::Direct => Ok(Arc::new(file.direct_io()?)),
             #[cfg(feature = "mmap")]
             Mode::Mapped => {
                 // SAFETY: the caller of `ReadMode::mapped` guarantees it for every file.

@@ -187,7 +187,7 @@ fn extraction_stops_at_the_byte_limit() {
     let files: Vec<_> = (0..20).map(|n| file(&format!("f{n}"))).collect();
     let dir = TestDir::new(&files);
     let limit = 5 * GOOD.len() as u64 + 7;
-    let error = dir.extract(|options| options.most_bytes = limit).unwrap_err();
+    let error = dir.extract(|options| options.max_bytes = limit).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
     let sizes =
         fs::read_dir(dir.path("out")).unwrap().map(|e| e.unwrap().metadata().unwrap().len());

@@ -334,7 +334,7 @@ fn verify(image: &IsoImage, problems: &mut Problems) {
 fn extract(image: &IsoImage, dest: &Path, overwrite: bool, problems: &mut Problems) {
     let mut options = ExtractOptions::default();
     options.overwrite = overwrite;
-    options.most_bytes = MAX_BYTES;
+    options.max_bytes = MAX_BYTES;
     options.special_modes = true;
     match image.extract(dest, &options) {
         // In the second extraction, failures are expected.

@@ -565,7 +565,7 @@ fn salvage_replaces_unreadable_data_with_zeros_and_reports_it() {
     let streams = Image::open(&image).unwrap().extents(3 << 20..4 << 20).unwrap();
     let Kind::Encoded(encoded) = &streams[5].kind else { panic!("not compressed: {streams:?}") };
     let mut bytes = std::fs::read(&image).unwrap();
-    let start = encoded.place.offset as usize;
+    let start = encoded.host.offset as usize;
     bytes[start..start + 16].fill(0xff);
     std::fs::write(&image, bytes).unwrap();
 

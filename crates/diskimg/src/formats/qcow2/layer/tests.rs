@@ -97,7 +97,7 @@ fn the_length_of_a_compressed_cluster_is_clipped_to_the_file() {
     let entry = l2.encode_compressed(0x1ff0, 400).expect("fits");
     let file = image(&[entry], |header, _| header.size = 512.into());
     let encoded = Encoded {
-        place: HostOffset { file: 0, offset: 0x1ff0 },
+        host: HostOffset { file: 0, offset: 0x1ff0 },
         stored: 16,
         unit: 0..512,
         codec: Codec::Deflate,

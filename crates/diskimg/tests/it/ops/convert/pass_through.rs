@@ -118,7 +118,7 @@ fn damaged_units_pass_through_unless_verified_or_recompressed() {
             panic!("{format} {options}: {extents:?}");
         };
         let file = std::fs::OpenOptions::new().write(true).open(path("a")).unwrap();
-        file.write_all_at(&[0xff; 16], unit.place.offset + 4).unwrap();
+        file.write_all_at(&[0xff; 16], unit.host.offset + 4).unwrap();
         let convert = || compressed(open(&path("a"), kind), kind, options);
         assert!(convert().run(path("b")).unwrap().passed_bytes > 0);
         for convert in [convert().verify(true), convert().recompress(true)] {
