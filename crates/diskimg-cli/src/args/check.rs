@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
-Exit code: 0 consistent, 1 check failed, 2 corrupt, 3 leaked clusters only,
+Exit code: 0 consistent, 1 check not completed, 2 corrupt, 3 leaked clusters only,
 63 the format does not support checks.
 
 Example:

@@ -7,7 +7,7 @@ use crate::output::progress::ProgressMode;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
-Exit code: 0 identical, 1 different, 2 cannot open, 3 cannot map, 4 cannot read.
+Exit code: 0 identical, 1 different, 2 cannot open, 3 cannot read allocation, 4 cannot read.
 
 Example:
   diskimg compare disk.raw disk.qcow2";

@@ -74,13 +74,13 @@ pub(crate) struct Args {
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// Cache mode of DST: none (direct I/O), unsafe (no flush), ...
+    /// Cache mode of DST: none or directsync (direct I/O), unsafe (no flush), writeback, writethrough
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
-    /// Cache mode of SRC: none (direct I/O), ...
+    /// Cache mode of SRC: none or directsync (direct I/O), writeback, writethrough, unsafe
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
-    /// Share data with SRC by reflink: auto, always (or fail), never (default: auto; never with
+    /// Share data with SRC by reflink: auto, always (or fail), never (default: auto, or never with
     /// -S or --salvage)
     #[arg(long, value_name = "WHEN")]
     reflink: Option<String>,
@@ -90,7 +90,7 @@ pub(crate) struct Args {
     /// Recompress data instead of copying compressed clusters from SRC
     #[arg(long)]
     recompress: bool,
-    /// Read DST back and compare it with SRC before it is renamed
+    /// Read the new image back and compare it with SRC before it replaces DST
     #[arg(long)]
     verify: bool,
     /// Print digests of the disk and of each file written: sha256, blake3

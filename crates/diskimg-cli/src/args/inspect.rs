@@ -25,16 +25,16 @@ pub(crate) struct Args {
     /// The image, or '-' for standard input.
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
-    /// Refuse an image whose format is not FMT
+    /// Report an image as unsafe if its format is not FMT
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     claimed: Option<String>,
-    /// Refuse a file larger than SIZE
+    /// Maximum size of the file
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// Refuse a virtual size larger than SIZE, or unknown
+    /// Maximum virtual size, which must then be known
     #[arg(long, value_name = "SIZE")]
     max_virtual_size: Option<String>,
-    /// Refuse a virtual size of more than N times the file size
+    /// Maximum ratio of the virtual size to the file size
     #[arg(long, value_name = "N")]
     max_ratio: Option<String>,
     /// Treat the finding CODE as a warning; repeatable

@@ -11,7 +11,7 @@ Examples:
   diskimg measure -O qcow2 disk.raw
   diskimg measure -O qcow2 --size 10G";
 
-/// Calculate the space an image needs in another format.
+/// Calculate the size of a new raw or qcow2 image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -24,10 +24,10 @@ pub(crate) struct Args {
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Format to measure for (default: raw)
+    /// Format of the new image: raw, qcow2 (default: raw)
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
-    /// Set options of that format; repeatable
+    /// Set options of the new image; repeatable
     #[arg(short, long, value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Measure this internal snapshot of FILE

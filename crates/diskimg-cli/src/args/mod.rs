@@ -37,7 +37,7 @@ messages and in --version. See 'diskimg COMMAND --help' for the options of a com
 #[command(name = "diskimg", version, after_help = EXAMPLES, args_override_self = true)]
 #[command(infer_long_args = true, disable_help_subcommand = true)]
 struct Args {
-    /// Sandbox this process: on, off, require (default: on)
+    /// Sandbox: on, off, or require (fail if the kernel lacks support); default: on
     #[arg(long, value_name = "MODE", default_value = "on", global = true)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     sandbox: Sandbox,
@@ -57,7 +57,7 @@ enum CommandArgs {
     Check(check::Args),
     Measure(measure::Args),
     Iso(iso::Args),
-    /// Create an ISO image with the options of mkisofs.
+    /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
     Mkisofs {
         /// Options of mkisofs (see -help) and files
@@ -69,7 +69,7 @@ enum CommandArgs {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Write manual pages to DIR, or print the main page.
+    /// Print diskimg(1), or write all manual pages to a directory.
     Man {
         /// An existing directory.
         dir: Option<PathBuf>,

@@ -21,16 +21,16 @@ pub(crate) enum Kind {
 
 /// A format that is recognized but not read.
 pub(crate) struct Signature {
-    /// The format's name; OpenStack's, where it has one.
+    /// The format's name: the one that OpenStack uses, if there is one.
     pub(crate) name: &'static str,
     /// The format with its article, for error messages: "a VHDX image".
     pub(crate) what: &'static str,
     /// Another name of the format, used by QEMU or another program.
     pub(crate) alias: Option<&'static str>,
     pub(crate) kind: Kind,
-    /// Whether a program may recognize the bytes as this format.
+    /// Whether the bytes have a signature of this format, even one that QEMU does not check.
     pub(crate) matches: fn(&ProbeBuffer<'_>) -> bool,
-    /// Whether QEMU probes the bytes as this format.
+    /// Whether QEMU's probing detects this format.
     pub(crate) qemu: fn(&ProbeBuffer<'_>) -> bool,
     /// Virtual size in bytes, if the header has it.
     pub(crate) size: fn(&ProbeBuffer<'_>) -> Option<u64>,
@@ -98,7 +98,7 @@ pub(crate) static SIGNATURES: &[Signature] = &[
             magics.iter().any(|magic| b.head.starts_with(magic))
         })
     },
-    // Version 2 and later are qcow2. No program writes version 0, but no other format has it.
+    // Version 2 and later are qcow2. Version 0 does not exist; no other format starts like it.
     Signature::image("qcow", "a QCOW version 1 image", |b| {
         b.head.starts_with(b"QFI\xfb") && be32(b.head, 4).is_none_or(|version| version < 2)
     }),
@@ -166,7 +166,7 @@ pub(crate) static SIGNATURES: &[Signature] = &[
     // RFC 1952, 2.3.1: ID1, ID2, CM = deflate.
     Signature::packed("gzip", "a gzip file", |b| b.head.starts_with(&[0x1f, 0x8b, 8])),
     Signature::packed("xz", "an xz file", |b| b.head.starts_with(b"\xfd7zXZ\0")),
-    // A level, and the first six bytes of a block or of the end of the stream.
+    // The compression level, then the magic of a block or of the end of the stream.
     Signature::packed("bzip2", "a bzip2 file", |b| {
         b.head.starts_with(b"BZh")
             && matches!(b.head.get(3), Some(b'1'..=b'9'))
@@ -212,7 +212,8 @@ fn vhd_size(buffer: &ProbeBuffer<'_>) -> Option<u64> {
 }
 
 /// The trailer starts with `koly`, then version 4. It is usually the last sector, but a file's
-/// length need not be a multiple of 512. An encrypted image has a header, or an older trailer.
+/// length need not be a multiple of 512. An encrypted image has a header (`encrcdsa`) or, in
+/// version 1, a trailer (`cdsaencr`).
 fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
     let ProbeBuffer { head, tail, .. } = buffer;
     let last_sector = tail.len().checked_sub(512).map(|start| &tail[start..]);

@@ -51,7 +51,7 @@ pub enum FindingCode {
     Partitions,
     /// A UDF structure is invalid.
     Udf,
-    /// The name spaces do not contain the same files.
+    /// The namespaces do not contain the same files.
     NameSpaces,
     /// A limit was exceeded; the rest was not checked.
     Limit,

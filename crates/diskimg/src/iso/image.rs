@@ -1,4 +1,4 @@
-//! An ISO image, and one of its name spaces as a directory tree.
+//! An ISO image, and one of its namespaces as a directory tree.
 
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
@@ -74,7 +74,7 @@ pub struct IsoOptions {
     pub limits: Limits,
 }
 
-/// An ISO image, read through one of its name spaces. Cheap to clone; can be shared between
+/// An ISO image, read through one of its namespaces. Cheap to clone; can be shared between
 /// threads.
 #[derive(Debug, Clone)]
 pub struct IsoImage {
@@ -85,7 +85,7 @@ pub struct IsoImage {
     pub(super) first_descriptor: u64,
     pub(super) sessions: Arc<[SessionInfo]>,
     pub(super) udf: Option<Arc<UdfVolume>>,
-    /// All trees that can be selected, with their name spaces.
+    /// All trees that can be selected, with their namespaces.
     pub(super) trees: Arc<[(Namespace, Arc<dyn FileTree>)]>,
     namespace: Namespace,
     tree: Arc<dyn FileTree>,
@@ -142,7 +142,7 @@ impl IsoImage {
         self.namespace
     }
 
-    /// Returns all name spaces that can be selected.
+    /// Returns all namespaces that can be selected.
     pub fn namespaces(&self) -> impl Iterator<Item = Namespace> {
         self.trees.iter().map(|(namespace, _)| *namespace)
     }

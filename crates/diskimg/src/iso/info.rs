@@ -17,7 +17,7 @@ pub struct IsoInfo {
     pub label: String,
     /// The selected name space.
     pub namespace: Namespace,
-    /// All name spaces that can be selected.
+    /// All namespaces that can be selected.
     pub namespaces: Vec<Namespace>,
     /// Length of the image in bytes, as sectors of 2048 bytes.
     pub image_bytes: u64,

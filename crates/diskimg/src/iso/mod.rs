@@ -15,7 +15,7 @@
 //!   read/    descriptors, directory records, SUSP, Rock Ridge, Joliet; sectors, sessions, zisofs
 //!   udf/     the same for UDF
 //!   boot/    El Torito; MBR, GPT and APM in the system area
-//!   image    IsoImage: one of the name spaces, as a tree of nodes
+//!   image    IsoImage: one of the namespaces, as a tree of nodes
 //!   walk, extract, verify       operations on the tree
 //!   write/   plan (assigns every address) → emit (writes every byte, in order)
 //! ```

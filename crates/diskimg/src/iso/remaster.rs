@@ -94,7 +94,7 @@ impl IsoImage {
         let has = |namespace| self.namespaces().any(|one| one == namespace);
         options.rock_ridge = Some(RockRidge::Preserved);
         if self.namespace() != Namespace::RockRidge {
-            // Other name spaces do not record owners and permissions.
+            // Other namespaces do not record owners and permissions.
             options.rock_ridge = Some(RockRidge::Rationalized);
         }
         options.joliet = has(Namespace::Joliet).then_some(Joliet::Long);

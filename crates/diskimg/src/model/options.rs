@@ -32,7 +32,7 @@ impl fmt::Display for OptionKind {
 pub(crate) const COMPRESSION_LEVEL: OptionSpec = OptionSpec::new(
     "compression_level",
     OptionKind::Number,
-    "Compression level: 1 (fastest) to 9 (smallest); up to 19 with zstd",
+    "Compression level: 1 (fastest) to 9 (smallest)",
 );
 
 /// Specification of one create option of a format.

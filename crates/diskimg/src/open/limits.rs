@@ -105,14 +105,14 @@ limits! {
         "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, or the grain
         directories of all extents of a VMDK together.";
     unit_bytes = 64 << 20,
-        "Bytes that a compressed unit decompresses to",
+        "Bytes that a compressed VMDK grain decompresses to",
         "Applies to VMDK grains. (qcow2 clusters have at most 2 MiB.)";
     check_bytes = 1 << 30,
         "Bytes of memory that a check uses to count references",
         "For qcow2, two bytes for each host cluster in use and some for each L2 table; for VMDK, one
         bit for each grain.";
     shared_table_bytes = 16 << 30,
-        "Bytes of snapshots' and bitmaps' tables that a check of a qcow2 reads",
+        "Bytes of snapshot and bitmap tables that the check of a qcow2 image reads",
         "The tables may all share the same bytes of the file, so its length does not bound them.";
     snapshots = 65_536,
         "Internal snapshots of a qcow2 image";
@@ -128,14 +128,14 @@ limits! {
     descriptor_bytes = 1 << 20,
         "Bytes of a text file that lists files: a VMDK descriptor, a cue sheet";
     extent_files = 32_768,
-        "Files of a VMDK's extents, all of which are open at the same time";
+        "Extent files of a VMDK image, all of which are open at the same time";
     sibling_files = 4096,
         "Files of a directory that are searched for a VMDK's parent by UUID",
         "Further files are ignored. If no parent is found, the error says so.";
     ovf_bytes = 8 << 20,
         "Bytes of an appliance's descriptor (OVF), and of its manifest";
     ovf_nodes = 500_000,
-        "Elements, attributes and texts of an appliance's descriptor";
+        "Elements, attributes and text nodes of an appliance's descriptor";
     ovf_attributes = 256,
         "Attributes, and namespace declarations, of an element of the descriptor",
         "The time that the XML parser takes may be quadratic in either number.";
@@ -153,7 +153,7 @@ limits! {
         "Bytes that a compressed appliance, or a compressed file in one, unpacks to",
         "When a disk is read, they are written to a temporary file.";
     unpacked_ratio = 1032,
-        "Bytes that one compressed byte unpacks to, in gzip, zip and zisofs",
+        "Maximum compression ratio in gzip, zip and zisofs",
         "Deflate cannot exceed the default. (Compressed clusters and grains are bounded by
         `unit_bytes` instead.)";
     directory_depth = 256,

@@ -268,7 +268,7 @@ impl Inspection {
     }
 
     /// Adds a file that the image references.
-    pub(crate) fn name(&mut self, role: Role, name: &str, format: Option<&str>) {
+    pub(crate) fn add_reference(&mut self, role: Role, name: &str, format: Option<&str>) {
         /// An untrusted image may reference any number of files.
         const MAX_REFERENCES: usize = 1000;
         if self.references.len() < MAX_REFERENCES {

@@ -9,7 +9,7 @@ const EXAMPLES: &str = "\
 Example:
   diskimg iso cat seed.iso user-data";
 
-/// Print files of an ISO image.
+/// Print the contents of files in an ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

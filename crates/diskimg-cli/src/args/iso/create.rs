@@ -16,7 +16,7 @@ PLACE. Write = in a name as \\=. If SOURCE_DATE_EPOCH is set, no later time is r
 Examples:
   diskimg iso create -V BACKUP -o backup.iso backup/
   diskimg iso create --nocloud -o seed.iso user-data meta-data
-  diskimg iso create -o x.iso boot/grub/x=x.cfg tree/";
+  diskimg iso create -o x.iso boot/grub/grub.cfg=my.cfg tree/";
 
 /// Create an ISO image from files and directories.
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// Allow Joliet names of up to 103 characters
     #[arg(long, conflicts_with = "no_joliet")]
     joliet_long: bool,
-    /// ISO 9660 level: 1, 2, 3 (default: 3; required for files of 4 GiB)
+    /// ISO 9660 level: 1, 2, 3 (default: 3). Files of 4 GiB and more require 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
     level: Option<u8>,
     /// Set the owner of all files
@@ -74,7 +74,7 @@ pub(crate) struct Args {
     /// Exclude files whose name or path matches GLOB; repeatable
     #[arg(short = 'x', long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// Align file data to BYTES; with 4096, copies can share blocks (reflink)
+    /// Align file data to BYTES; with 4096, the image can share blocks with the files (reflink)
     #[arg(long, value_name = "BYTES")]
     align: Option<u32>,
     /// Append N sectors of zeros (default: 0)

@@ -77,7 +77,7 @@ pub(super) fn operands(command: &str) -> &'static str {
 /// Options of every command that reads an ISO image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct IsoArgs {
-    /// Format of the image file (default: probed)
+    /// Format of the image (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     #[command(flatten)]
@@ -93,7 +93,7 @@ pub(crate) struct TreeArgs {
     #[arg(long, value_enum, value_name = "NAME", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     namespace: NamespaceArg,
-    /// Session to read, N is its start sector (default: last)
+    /// Session: last, first, or the one that starts at sector N (default: last)
     #[arg(long, value_name = "last|first|N")]
     session: Option<String>,
     /// Fail on defects that are tolerated by default

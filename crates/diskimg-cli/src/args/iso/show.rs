@@ -5,7 +5,7 @@ use crate::args::common::OutputFormat;
 use crate::failure::Failure;
 use std::ffi::OsString;
 
-/// Show an ISO image's label, name spaces, boot entries and sessions.
+/// Show an ISO image's label, namespaces, boot entries and sessions.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Info {
     /// The image.

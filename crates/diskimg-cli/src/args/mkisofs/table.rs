@@ -113,7 +113,7 @@ pub(super) static ROWS: &[Row] = &[
         d.rock_ridge.rationalized = true;
         Ok(())
     }),
-    row(&["norock"], &[], "Do not add Rock Ridge, which xorriso does by default", |d, _| {
+    row(&["norock"], &[], "Do not add Rock Ridge (xorrisofs adds it by default)", |d, _| {
         d.rock_ridge = Default::default();
         Ok(())
     }),
@@ -144,7 +144,7 @@ pub(super) static ROWS: &[Row] = &[
     row(&["input-charset"], &["CHARSET"], "Character set of file names; only UTF-8", |_, v| v[0].check_utf8()),
     row(&["output-charset"], &["CHARSET"], "Character set of Rock Ridge names; only UTF-8", |_, v| v[0].check_utf8()),
     // ISO 9660 names.
-    row(&["iso-level"], &["1..3"], "1: names 8.3; 2: 31 characters; 3: also files of 4 GiB", |d, v| {
+    row(&["iso-level"], &["1..3"], "1: 8.3 names; 2: 31 characters; 3: also files of 4 GiB and more", |d, v| {
         d.options.names.level = values::level(&v[0])?;
         Ok(())
     }),
@@ -235,7 +235,7 @@ pub(super) static ROWS: &[Row] = &[
         d.boot.info_table = true;
         Ok(())
     }),
-    row(&["grub2-boot-info"], &[], "Patch the address of the boot image into it, for GRUB", |d, _| {
+    row(&["grub2-boot-info"], &[], "Write the boot image's own address into it (GRUB 2)", |d, _| {
         d.boot.grub2_info = true;
         Ok(())
     }),
@@ -256,7 +256,7 @@ pub(super) static ROWS: &[Row] = &[
         d.grub2_mbr = Some(v[0].path());
         Ok(())
     }),
-    row(&["isohybrid-gpt-basdat"], &[], "Add the boot image to the GPT as a partition", |d, _| {
+    row(&["isohybrid-gpt-basdat"], &[], "Add the boot image to the GPT as a basic data partition", |d, _| {
         d.boot.in_gpt = true;
         Ok(())
     }),

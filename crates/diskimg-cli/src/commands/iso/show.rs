@@ -53,7 +53,7 @@ fn text(info: &IsoInfo) -> String {
     line(&mut text, "label", &info.label);
     line(&mut text, "name space", info.namespace);
     let all: Vec<_> = info.namespaces.iter().map(ToString::to_string).collect();
-    line(&mut text, "name spaces", all.join(", "));
+    line(&mut text, "namespaces", all.join(", "));
     line(&mut text, "image size", format!("{} bytes", info.image_bytes));
     line(&mut text, "volume size", format!("{} bytes", info.volume_bytes));
     if let Some(volume) = info.volumes.first() {

@@ -24,7 +24,8 @@ pub(super) struct Iso {
 }
 
 impl Iso {
-    /// Opens the image without reading its file system, so that a damaged one can be converted.
+    /// Opens the image without reading its file system, so that an image with a
+    /// damaged file system can be converted.
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         let limits = context.limits.clone();
         Ok(Self { raw: (Format::Raw.driver().open)(source, context)?, limits })

@@ -86,7 +86,7 @@ impl Check<'_> {
             if self.used.contains(entry.name.as_str()) {
                 continue;
             }
-            let name = self.ova.package.files().listed(&entry.name);
+            let name = self.ova.package.files().manifest_name(&entry.name);
             if let Some(name) = self.report_error(name)? {
                 listed.entry(name).or_default().push(entry);
             }

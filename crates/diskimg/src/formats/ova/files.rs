@@ -20,7 +20,7 @@ pub(super) enum Files {
     Directory { descriptor: Option<PathBuf>, policy: ExternalFiles, read_mode: ReadMode },
 }
 
-/// A file's normalized name relative to the descriptor, which does not lead out of the package.
+/// The normalized name of a file, relative to the descriptor's directory and inside the package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PackageFileName(String);
 
@@ -47,7 +47,8 @@ impl Files {
                  descriptor",
             )
         };
-        // The name of a member may contain percent signs and colons.
+        // An href that equals a member's name is used as it is, because member names may contain
+        // percent signs and colons.
         let literal = self.member(href).is_some();
         let before_slash = href.split('/').next().unwrap_or_default();
         if before_slash.contains(':') && !literal {
@@ -66,7 +67,7 @@ impl Files {
 
     /// As [`name`](Self::name), for the names in a manifest, which may be relative to the archive's
     /// root.
-    pub(super) fn listed(&self, name: &str) -> Result<PackageFileName> {
+    pub(super) fn manifest_name(&self, name: &str) -> Result<PackageFileName> {
         if let Self::Archive { directory, .. } = self
             && self.member(name).is_none()
             && let Some(name) =
@@ -109,7 +110,7 @@ impl Files {
                     .hint("open the .ovf by its path"));
                 };
                 let resolver = resolver(descriptor, *policy, *read_mode);
-                Ok(PackageFile::plain(name.clone(), resolver.open("file", &relative(name))?))
+                Ok(PackageFile::plain(name.clone(), resolver.open("file", &with_dot_slash(name))?))
             }
         }
     }
@@ -147,7 +148,7 @@ impl Files {
     }
 
     /// Opens the manifest, if there is one: in an archive the only `.mf` member, in a directory the
-    /// file with the descriptor's name and the extension `.mf`, in any case.
+    /// file with the descriptor's name and the extension `.mf`, ignoring case.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if there are several,
@@ -162,7 +163,10 @@ impl Files {
             Self::Archive { archive, .. } => {
                 let manifests = archive.members().iter().filter(|m| has_extension(&m.name, "mf"));
                 let manifests: Vec<_> = manifests.collect();
-                one_of("manifests", &manifests.iter().map(|m| &*m.name).collect::<Vec<_>>())?;
+                require_at_most_one(
+                    "manifests",
+                    &manifests.iter().map(|m| &*m.name).collect::<Vec<_>>(),
+                )?;
                 let Some(member) = manifests.first() else { return Ok(None) };
                 open_text(archive, member, max_len).map(Some)
             }
@@ -171,10 +175,13 @@ impl Files {
             | Self::Directory { descriptor: None, .. } => Ok(None),
             Self::Directory { descriptor: Some(path), policy, read_mode } => {
                 let names = manifest_names(path, &descriptor.name)?;
-                one_of("manifests", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+                require_at_most_one(
+                    "manifests",
+                    &names.iter().map(String::as_str).collect::<Vec<_>>(),
+                )?;
                 let Some(name) = names.first() else { return Ok(None) };
                 let resolver = resolver(path, *policy, *read_mode);
-                let source = resolver.open("manifest", &relative(name))?;
+                let source = resolver.open("manifest", &with_dot_slash(name))?;
                 Ok(Some(PackageFile::plain(name.clone(), source)))
             }
         }
@@ -206,7 +213,7 @@ fn manifest_names(path: &Path, descriptor: &str) -> Result<Vec<String>> {
 pub(super) fn only_descriptor(archive: &Archive) -> Result<&Member> {
     let found: Vec<_> =
         archive.members().iter().filter(|m| has_extension(&m.name, "ovf")).collect();
-    one_of("descriptors", &found.iter().map(|m| &*m.name).collect::<Vec<_>>())?;
+    require_at_most_one("descriptors", &found.iter().map(|m| &*m.name).collect::<Vec<_>>())?;
     found.first().copied().ok_or_else(|| {
         Error::corrupt("archive", "it has no .ovf member")
             .hint("if it is not an appliance, unpack it")
@@ -214,8 +221,8 @@ pub(super) fn only_descriptor(archive: &Archive) -> Result<&Member> {
     })
 }
 
-/// Verifies that there are not several names.
-fn one_of(what: &str, names: &[&str]) -> Result<()> {
+/// Verifies that there is at most one name.
+fn require_at_most_one(what: &str, names: &[&str]) -> Result<()> {
     if names.len() < 2 {
         return Ok(());
     }
@@ -247,7 +254,7 @@ pub(super) fn require_text_len(name: &str, size: u64, max_len: u64) -> Result<()
 }
 
 /// Prefixes a name that contains a colon with `./`, so that it is not mistaken for a URL.
-fn relative(name: &str) -> String {
+fn with_dot_slash(name: &str) -> String {
     if name.contains(':') { format!("./{name}") } else { name.to_owned() }
 }
 

@@ -28,7 +28,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         found.add(Code::Extents, None, "a descriptor whose disks are other files");
         for disk in package.disks() {
             if let Some(file) = package.file_of(disk) {
-                found.name(Role::File, &file.href, None);
+                found.add_reference(Role::File, &file.href, None);
             }
         }
         return;
@@ -86,7 +86,7 @@ fn examine_disk(
     }
     found.encrypted |= inner.encrypted;
     for reference in &inner.references {
-        found.name(reference.role, &reference.name, reference.format.as_deref());
+        found.add_reference(reference.role, &reference.name, reference.format.as_deref());
     }
     let of_member = |finding| Finding { path: Some(file.href.clone()), ..finding };
     found.findings.extend(inner.findings.into_iter().map(of_member));

@@ -1,5 +1,4 @@
-//! The text of a descriptor: its encoding, and limits on its markup that are verified before it is
-//! parsed.
+//! The text of a descriptor: its encoding, and limits on its markup, enforced before parsing.
 
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
@@ -50,9 +49,10 @@ fn declared(bytes: &[u8]) -> Result<&'static Encoding> {
     })
 }
 
-/// Limits the number of attributes per tag and of namespaces, to bound the time of parsing. Real
-/// descriptors have about a dozen of either. The parser's search for duplicate attributes takes
-/// quadratic time. Namespaces accumulate with depth, and each name is searched for among them.
+/// Limits the number of attributes per tag and of namespaces, to bound the parsing time. Real
+/// descriptors have about a dozen of either. The parser's check for duplicate attributes takes
+/// quadratic time, and it looks up each name in all namespaces in scope, whose number grows with
+/// depth.
 ///
 /// # Errors
 /// [`Limit`](crate::ErrorKind::Limit) for too many attributes of a tag, or too many namespaces.
@@ -65,15 +65,15 @@ pub(super) fn require_bounded_markup(text: &str, limits: &Limits) -> Result<()> 
     if namespaces > max {
         return over_limit(format!("{namespaces} namespace declarations"));
     }
-    // Attribute values cannot contain '<', so each '<' starts a tag.
-    match text.split('<').map(attributes).find(|&attributes| attributes > max) {
+    // Attribute values cannot contain '<', so no tag is split. Comments and CDATA are counted, too.
+    match text.split('<').map(count_attributes).find(|&attributes| attributes > max) {
         Some(attributes) => over_limit(format!("a tag with {attributes} attributes")),
         None => Ok(()),
     }
 }
 
 /// Counts the quoted values up to the '>' that ends the tag.
-fn attributes(tag: &str) -> u64 {
+fn count_attributes(tag: &str) -> u64 {
     let mut quote = None;
     let mut count = 0;
     for byte in tag.bytes() {

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 /// Writes the bytes of one member to the archive, in order, and computes their digest.
 ///
 /// [`is_sequential`](Sink::is_sequential) is false although the bytes must be written in order,
-/// because an image in a sequential sink would be treated as one without a file name.
+/// because format writers treat a sequential sink as a pipe, which has no file name, and a VMDK's
+/// IDs depend on its name.
 #[derive(Debug)]
 pub(super) struct MemberSink {
     archive: Arc<dyn Sink>,
@@ -44,7 +45,7 @@ impl MemberSink {
         lock(&self.state).start = Some(offset);
     }
 
-    /// Returns length and digest of the bytes written so far.
+    /// Returns the length and the digest of the bytes written so far.
     pub(super) fn written(&self) -> Written {
         let state = lock(&self.state);
         Written { len: state.len, digest: state.digest.clone().finalize().to_vec() }
@@ -53,7 +54,9 @@ impl MemberSink {
 
 impl State {
     fn append(&mut self, archive: &dyn Sink, buf: &[u8]) -> io::Result<()> {
-        let start = self.start.ok_or_else(|| io::Error::other("the member is not started"))?;
+        let start = self
+            .start
+            .ok_or_else(|| io::Error::other("the member's offset in the archive is not set"))?;
         archive.write_all_at(buf, start + self.len)?;
         self.digest.update(buf);
         self.len += to_u64(buf.len());

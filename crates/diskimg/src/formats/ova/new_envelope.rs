@@ -3,7 +3,7 @@
 use super::options::{Adapter, Machine};
 use std::fmt::Write;
 
-/// The data of a disk in the descriptor.
+/// What the descriptor records about a disk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DiskInfo {
     /// Number of guest bytes.
@@ -22,6 +22,7 @@ pub(super) fn disk_name(stem: &str, index: usize) -> String {
 /// Returns the maximum number of disks of a machine.
 pub(super) fn max_disks(adapter: Adapter) -> usize {
     match adapter {
+        // Two controllers with two disks each.
         Adapter::Ide => 2 * 2,
         Adapter::LsiLogic | Adapter::BusLogic => 4 * SCSI_SLOTS,
     }
@@ -136,14 +137,14 @@ fn hardware(out: &mut Xml, machine: &Machine, disks: usize) {
     out.line(2, format_args!("</VirtualHardwareSection>"));
 }
 
-/// The list of virtual devices, numbered in order.
+/// The virtual hardware items, numbered in order.
 struct Items<'a> {
     out: &'a mut Xml,
     last: usize,
 }
 
 impl Items<'_> {
-    /// Writes an item and returns its number. The schema requires the elements to be in
+    /// Writes an item and returns its `InstanceID`. The schema requires the elements to be in
     /// alphabetical order.
     fn add(&mut self, kind: u32, name: &str, more: &[(&str, String)]) -> usize {
         self.last += 1;
@@ -182,22 +183,22 @@ impl Items<'_> {
         };
         let mut controller = 0;
         for disk in 0..disks {
-            let (number, slot) = (disk / slots, disk % slots);
+            let (controller_number, slot) = (disk / slots, disk % slots);
             if slot == 0 {
-                let mut more = vec![("Address", number.to_string())];
+                let mut more = vec![("Address", controller_number.to_string())];
                 if kind == SCSI_CONTROLLER {
                     more.push(("ResourceSubType", adapter.name().to_owned()));
                 }
-                controller = self.add(kind, &format!("{name} {number}"), &more);
+                controller = self.add(kind, &format!("{name} {controller_number}"), &more);
             }
             let address = if kind == SCSI_CONTROLLER && slot >= 7 { slot + 1 } else { slot };
-            let number = disk + 1;
+            let disk_number = disk + 1;
             self.add(
                 DISK,
-                &format!("Hard Disk {number}"),
+                &format!("Hard Disk {disk_number}"),
                 &[
                     ("AddressOnParent", address.to_string()),
-                    ("HostResource", format!("ovf:/disk/vmdisk{number}")),
+                    ("HostResource", format!("ovf:/disk/vmdisk{disk_number}")),
                     ("Parent", controller.to_string()),
                 ],
             );

@@ -54,7 +54,11 @@ pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> 
             CompressionMethod::STORE => {
                 let data = archive.get_entry(wayfinder).map_err(corrupt)?;
                 let (start, end) = data.compressed_data_range();
-                if end > source.len() || end.checked_sub(start) != Some(size) {
+                if end > source.len() {
+                    let message = format!("the member '{name}' extends beyond the end of the file");
+                    return Err(Error::corrupt("zip archive", message));
+                }
+                if end.checked_sub(start) != Some(size) {
                     let message = format!(
                         "the member '{name}' of {size} bytes is stored in {} bytes",
                         end.saturating_sub(start)

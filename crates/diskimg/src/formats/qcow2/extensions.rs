@@ -1,9 +1,9 @@
 //! Header extensions, which follow the header in the first cluster.
 //!
 //! ```text
-//!   0 type │ 4 length │ 8 data … │ padding to a multiple of 8
-//!   0 type │ …
-//!   0 0    │ 4 0                        ── end
+//!   0: type     │ 4: length     │ 8: data … │ padding to a multiple of 8
+//!   0: type     │ …
+//!   0: type = 0 │ 4: length = 0             ── end
 //! ```
 //!
 //! Specification: "Header extensions". Unknown types are ignored.
@@ -89,7 +89,7 @@ pub(crate) struct Extensions {
     pub(crate) incompatible_names: Vec<(u8, String)>,
     /// The bitmap directory, which is valid only if its autoclear bit is set.
     pub(crate) bitmaps: Option<BitmapDirectory>,
-    /// The LUKS header.
+    /// The location of the LUKS header.
     pub(crate) encryption: Option<EncryptionHeader>,
 }
 
@@ -116,8 +116,8 @@ impl Extensions {
             if kind == END {
                 break;
             }
-            let room = end.saturating_sub(at + size_of::<RawExtension>());
-            if length > room || length > data.len() {
+            let room = end.saturating_sub(at + size_of::<RawExtension>()).min(data.len());
+            if length > room {
                 return Err(Error::corrupt(
                     "header extension",
                     format!("type {kind:#010x} has {length} bytes, but only {room} are left"),
@@ -216,7 +216,8 @@ pub(crate) fn encode_data_file(out: &mut Vec<u8>, name: &str) {
     encode(out, DATA_FILE, name.as_bytes());
 }
 
-/// Appends the feature name table, from which programs without a feature can report its name.
+/// Appends the feature name table, so that programs that do not support
+/// a feature can report its name.
 pub(crate) fn encode_feature_names(out: &mut Vec<u8>) {
     let features: [(u8, u64, &str); 8] = [
         (0, Incompatible::DIRTY.bits(), "dirty bit"),

@@ -1,5 +1,6 @@
-//! Inspection of qcow2 images. A safe image refers to no other file, uses no feature that only some
-//! programs support, and has its tables within the file and disjoint.
+//! Inspection of qcow2 images. A safe image is neither encrypted nor marked as corrupt, refers to no
+//! other file, uses no feature that only some programs support, and has its tables within the file
+//! and disjoint.
 
 use super::header::{Autoclear, Compatible, Header, Incompatible, RawHeader};
 use super::snapshot::Snapshots;
@@ -22,12 +23,13 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
             found.virtual_size = Some(header.size);
             if let Some(name) = &header.backing {
                 let format = header.extensions.backing_format.as_deref();
-                found.name(Role::BackingFile, name, format);
+                found.add_reference(Role::BackingFile, name, format);
             }
             if let Some(name) = &header.extensions.data_file {
-                found.name(Role::DataFile, name, None);
+                found.add_reference(Role::DataFile, name, None);
                 if !header.external_data() {
-                    let message = "the image names a data file, but its feature bit is not set";
+                    let message =
+                        "the image names a data file, but the external data file bit is not set";
                     found.add(Code::DataFile, None, message);
                 }
             }
@@ -36,7 +38,7 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
             }
             examine_tables(subject, &header, found);
         }
-        // These already have a finding.
+        // An unknown version or unknown features already have a finding.
         Err(_) if found.finding(Code::UnknownVersion).is_some() => {}
         Err(_) if found.finding(Code::UnknownFeatures).is_some() => {}
         Err(error) => found.unreadable(&error),
@@ -72,7 +74,7 @@ fn examine_header(raw: &RawHeader, found: &mut Inspection) {
     // In version 2 these bytes are header extensions, but some programs do not check the version.
     if has(Incompatible::DATA_FILE) {
         let message = match version {
-            2 => "a version 2 header with the bytes of the data file bit of version 3",
+            2 => "the version 2 header has the external data file bit of version 3 set",
             _ => "the guest's bytes are in an external data file",
         };
         found.add(Code::DataFile, 72, message);
@@ -109,8 +111,9 @@ fn examine_header(raw: &RawHeader, found: &mut Inspection) {
     }
 }
 
-/// Verifies that the tables are within the file, disjoint and outside of the header's cluster, and
-/// that each L2 table is used by one L1 entry.
+/// Verifies that the tables are within the file and outside of the header's cluster, that each L2
+/// table is used by one L1 entry, and that L2 tables overlap neither each other nor the L1 and
+/// refcount tables.
 fn examine_tables(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     let cluster = header.cluster_size();
     for (name, table) in [("active L1 table", header.l1), ("refcount table", header.refcount_table)]

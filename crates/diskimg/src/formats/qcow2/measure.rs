@@ -1,7 +1,7 @@
 //! The size of a new qcow2 image.
 //!
-//! The numbers equal those of `qemu-img measure`, which clouds use to size volumes: they assume
-//! that every L2 table exists. A written image is never larger, because L2 tables of unallocated
+//! The numbers equal those of `qemu-img measure`, which cloud platforms use to size
+//! volumes: they assume that every L2 table exists. A written image is never larger, because L2 tables of unallocated
 //! ranges are left out.
 
 use super::options::{CreateOptions, Preallocation};
@@ -34,7 +34,8 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     Ok(Measure { required: fully_allocated - size + data, fully_allocated, bitmaps })
 }
 
-/// Returns the bytes of header, L1 table, all L2 tables, and the refcounts of all clusters.
+/// Returns the total size in bytes of the header, the L1 table, all L2 tables, and the refcounts of
+/// all clusters.
 fn metadata_size(options: &CreateOptions, size: u64) -> u64 {
     let cluster = options.cluster_size();
     let layout = options.layout();
@@ -44,7 +45,8 @@ fn metadata_size(options: &CreateOptions, size: u64) -> u64 {
     tables + refcount_size(options, (tables + size) / cluster)
 }
 
-/// Returns the bytes of refcount table and blocks for `clusters` other clusters and themselves.
+/// Returns the size in bytes of the refcount table and blocks that count `clusters` clusters and
+/// their own.
 fn refcount_size(options: &CreateOptions, clusters: u64) -> u64 {
     let cluster = options.cluster_size();
     let per_block = (cluster * 8) >> options.refcount_order;
@@ -62,24 +64,24 @@ fn refcount_size(options: &CreateOptions, clusters: u64) -> u64 {
 /// Length in bytes of a bitmap directory entry without the name.
 const BITMAP_ENTRY: u64 = 24;
 
-/// Returns the bytes that the source's bitmaps would take with this cluster size, or `None` if the
+/// Returns the total size in bytes of the source's bitmaps with this cluster size, or `None` if the
 /// source's format has no bitmaps.
 fn bitmaps(source: &Info, cluster: u64) -> Option<u64> {
-    let facts = &source.format_specific.as_ref()?.data;
-    let top_level = |key| facts.iter().find(|(k, _)| *k == key).map(|(_, value)| value);
-    if top_level("compat") != Some(&Value::from("1.1")) {
+    let values = &source.format_specific.as_ref()?.data;
+    if value_of(values, "compat") != Some(&Value::from("1.1")) {
         return None;
     }
-    let Some(Value::List(bitmaps)) = top_level("bitmaps") else { return Some(0) };
+    let Some(Value::List(bitmaps)) = value_of(values, "bitmaps") else { return Some(0) };
     let (mut bytes, mut directory) = (0, 0);
     for bitmap in bitmaps {
         let (Some(Value::Number(granularity @ 1..)), Some(Value::Text(name))) =
-            (fact(bitmap, "granularity"), fact(bitmap, "name"))
+            (field_of(bitmap, "granularity"), field_of(bitmap, "name"))
         else {
             continue;
         };
         let in_use = Value::from("in-use"); // inconsistent bitmaps are not copied
-        if matches!(fact(bitmap, "flags"), Some(Value::List(flags)) if flags.contains(&in_use)) {
+        if matches!(field_of(bitmap, "flags"), Some(Value::List(flags)) if flags.contains(&in_use))
+        {
             continue;
         }
         let clusters = source.virtual_size.div_ceil(*granularity).div_ceil(8).div_ceil(cluster);
@@ -90,8 +92,13 @@ fn bitmaps(source: &Info, cluster: u64) -> Option<u64> {
     Some(bytes.saturating_add(directory.next_multiple_of(cluster)))
 }
 
-/// Returns the value of `key` in a map.
-fn fact<'a>(facts: &'a Value, key: &str) -> Option<&'a Value> {
-    let Value::Map(facts) = facts else { return None };
-    facts.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
+/// Returns the value of `key`.
+fn value_of<'a>(values: &'a [(&'static str, Value)], key: &str) -> Option<&'a Value> {
+    values.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
+}
+
+/// Returns the value of `key` if `value` is a map.
+fn field_of<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    let Value::Map(values) = value else { return None };
+    value_of(values, key)
 }

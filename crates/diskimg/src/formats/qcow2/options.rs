@@ -139,7 +139,7 @@ impl CreateOptions {
             Some("0.10" | "v2") => 2,
             Some(other) => {
                 return Err(Error::invalid(format!("Invalid compatibility level: '{other}'"))
-                    .hint("0.10 (v2) or 1.1 (v3)"));
+                    .hint("use 0.10 (v2) or 1.1 (v3)"));
             }
         };
         let extended_l2 = options.switch("extended_l2")?.unwrap_or(false);
@@ -164,7 +164,7 @@ impl CreateOptions {
             }
             Some(other) => {
                 return Err(Error::invalid(format!("Invalid compression type: '{other}'"))
-                    .hint("zlib or zstd"));
+                    .hint("use zlib or zstd"));
             }
         };
         let preallocation = match options.get("preallocation") {
@@ -174,7 +174,7 @@ impl CreateOptions {
             Some("full") => Preallocation::Full,
             Some(other) => {
                 return Err(Error::invalid(format!("Unsupported preallocation mode '{other}'"))
-                    .hint("off, metadata, falloc or full"));
+                    .hint("use off, metadata, falloc or full"));
             }
         };
         let parsed = Self {
@@ -193,15 +193,15 @@ impl CreateOptions {
         if parsed.data_file_raw && parsed.data_file.is_none() {
             return Err(Error::invalid("data-file-raw requires data-file"));
         }
-        Ok(parsed.with_raw_data_preallocated())
+        Ok(parsed.with_implied_preallocation())
     }
 
     /// Verifies that version 2 is not combined with features that only version 3 has.
     fn check_version(&self) -> Result<()> {
         let features = [
-            (self.refcount_order != 4, "Different refcount widths than 16 bits"),
+            (self.refcount_order != 4, "Refcount widths other than 16 bits"),
             (self.lazy_refcounts, "Lazy refcounts"),
-            (self.compression != Compression::Zlib, "Non-zlib compression type"),
+            (self.compression != Compression::Zlib, "Non-zlib compression types"),
             (self.extended_l2, "Extended L2 entries"),
             (self.data_file.is_some(), "External data files"),
         ];
@@ -213,9 +213,9 @@ impl CreateOptions {
         }
     }
 
-    /// Allocates all clusters in advance if the data file must stay valid as a raw image, as QEMU
+    /// Selects `preallocation=metadata` if the data file must stay valid as a raw image, as QEMU
     /// does. Otherwise a guest write would have to update the tables.
-    fn with_raw_data_preallocated(mut self) -> Self {
+    fn with_implied_preallocation(mut self) -> Self {
         if self.data_file_raw && self.preallocation == Preallocation::Off {
             self.preallocation = Preallocation::Metadata;
         }

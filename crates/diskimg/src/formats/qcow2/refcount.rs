@@ -1,7 +1,7 @@
 //! Refcounts: the number of references to each host cluster, as the image records it.
 //!
 //! ```text
-//!   refcount table   63–9 offset of a refcount block │ 8–0 0
+//!   refcount table   bits 63–9: offset of a refcount block │ bits 8–0: reserved (0)
 //!   refcount block   one cluster of refcounts of 1 to 64 bits; refcounts smaller than a byte
 //!                    start at its least significant bit
 //! ```
@@ -32,7 +32,7 @@ pub(crate) struct Refcounts<'a> {
 }
 
 impl<'a> Refcounts<'a> {
-    /// Reads the refcount table, whose size the validation of the header has bounded.
+    /// Reads the refcount table, whose size was checked when the header was validated.
     ///
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) if the file cannot be read.
@@ -53,8 +53,8 @@ impl<'a> Refcounts<'a> {
         (self.cluster_size * 8) >> self.order
     }
 
-    /// Returns the host offset of the refcount block of a cluster, or `None` if all its refcounts
-    /// are 0.
+    /// Returns the host offset of the refcount block of a cluster, or `None` if there is no such
+    /// block, in which case the refcounts are 0.
     ///
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the offset is not aligned to a cluster or

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_looked_at() {
+    fn invalid_fields_are_errors() {
         let whole = Cowd::esx(SECTORS).build(&grains());
         for (at, value, kind, expected) in [
             (0, 0x564d_444b_u32, ErrorKind::Corrupt, "magic"),

@@ -155,7 +155,7 @@ fn extent(line: &str, at: u64, own_file: bool, found: &mut Inspection) {
     }
     let other = !own_file || extent.kind != ExtentKind::Sparse || line.contains(['/', '\\']);
     if let Some(name) = extent.name.filter(|name| other && !name.is_empty()) {
-        found.name(Role::Extent, &name, None);
+        found.add_reference(Role::Extent, &name, None);
     }
 }
 
@@ -171,13 +171,13 @@ fn relations(text: &str, at: u64, found: &mut Inspection) {
         Err(_) => return,
     };
     if let Some(name) = &descriptor.parent_hint {
-        found.name(Role::Parent, name, Some("vmdk"));
+        found.add_reference(Role::Parent, name, Some("vmdk"));
         found.add(Code::Parent, at, "the image has a parent");
     } else if descriptor.parent_cid != super::descriptor::NO_PARENT {
         let cid = descriptor.parent_cid;
         found.add(Code::Parent, at, format!("the image has a parent, with CID {cid:08x}"));
     } else if let Some(uuid) = descriptor.virtualbox_parent() {
-        found.name(Role::Parent, uuid, None);
+        found.add_reference(Role::Parent, uuid, None);
         found.add(Code::Parent, at, "the image has a parent (VirtualBox)");
     }
 }

@@ -31,7 +31,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How error messages call an extent's file.
+/// The term for an extent's file in error messages.
 const ROLE: &str = "extent file";
 
 /// One extent and its position in the disk.
@@ -73,7 +73,7 @@ pub(super) struct OpenExtents {
 }
 
 impl OpenExtents {
-    /// Opens the extents that `lines` describe. `own` is the file that contains the descriptor;
+    /// Opens the extents that `lines` describe. `descriptor_file` is the file that contains the descriptor;
     /// `header` is its header if that file is itself a sparse extent.
     ///
     /// # Errors
@@ -82,18 +82,19 @@ impl OpenExtents {
     /// [`Unsupported`](crate::ErrorKind::Unsupported), [`Limit`](crate::ErrorKind::Limit),
     /// [`Io`](crate::ErrorKind::Io).
     pub(super) fn open(
-        own: Arc<dyn Source>,
+        descriptor_file: Arc<dyn Source>,
         header: Option<Header>,
         lines: &[ExtentLine],
         context: &OpenContext<'_>,
     ) -> Result<Self> {
-        let own_name = own.path().and_then(Path::file_name);
+        let descriptor_file_name = descriptor_file.path().and_then(Path::file_name);
         let mut opener = ExtentOpener {
             context,
-            own_name: own_name.map(|name| name.to_string_lossy().into_owned()),
+            descriptor_file_name: descriptor_file_name
+                .map(|name| name.to_string_lossy().into_owned()),
             is_only_extent: lines.len() == 1,
             header,
-            files: vec![own],
+            files: vec![descriptor_file],
             by_name: HashMap::new(),
             by_identity: HashMap::new(),
             limits: context.limits.clone(),
@@ -147,7 +148,7 @@ fn contradiction(message: impl Into<Cow<'static, str>>) -> Error {
 struct ExtentOpener<'a> {
     context: &'a OpenContext<'a>,
     /// Name of the file with the descriptor.
-    own_name: Option<String>,
+    descriptor_file_name: Option<String>,
     /// Whether the descriptor has only one extent line.
     is_only_extent: bool,
     /// Header of the file with the descriptor, if that file is a sparse extent.
@@ -180,7 +181,7 @@ impl ExtentOpener<'_> {
             }
             _ => true,
         };
-        if self.is_own_file(name) && !verbatim {
+        if self.is_descriptor_file(name) && !verbatim {
             return Ok((0, self.sparse(0, line)?));
         }
         if self.context.metadata_only && !self.context.with_extents {
@@ -201,8 +202,9 @@ impl ExtentOpener<'_> {
 
     /// True if `name` refers to the file with the descriptor. A single extent always does, because
     /// the file may have been renamed; one of several only if the names are equal.
-    fn is_own_file(&self, name: &str) -> bool {
-        self.header.is_some() && (self.is_only_extent || self.own_name.as_deref() == Some(name))
+    fn is_descriptor_file(&self, name: &str) -> bool {
+        self.header.is_some()
+            && (self.is_only_extent || self.descriptor_file_name.as_deref() == Some(name))
     }
 
     /// Opens the file `name`, once for all lines that name it, and returns its index.
@@ -216,10 +218,8 @@ impl ExtentOpener<'_> {
             return Err(Error::over_limit("extent_files", found, self.limits.extent_files));
         }
         if ["vsan://", "vvol://"].iter().any(|scheme| name.starts_with(scheme)) {
-            return Err(Error::unsupported(
-                "the extent is stored as an object of a vSAN or a virtual volume",
-            )
-            .hint("clone the disk to a file-based datastore with vmkfstools -i first"));
+            return Err(Error::unsupported("the extent is stored as a vSAN or vVol object")
+                .hint("clone the disk to a file-based datastore with vmkfstools -i first"));
         }
         let source = self.resolver().open_path(ROLE, name).map_err(|e| match kind {
             ExtentKind::VmfsRdm | ExtentKind::VmfsRaw => e.hint(
@@ -271,7 +271,8 @@ impl ExtentOpener<'_> {
         }
     }
 
-    /// Opens a sparse extent, whose kind is determined by its signature.
+    /// Opens a sparse extent. Its signature distinguishes hosted sparse from COWD; seSparse must also
+    /// be declared in its line.
     fn sparse(&mut self, file: usize, line: &ExtentLine) -> Result<Layout> {
         if line.offset.is_some_and(|offset| offset != 0) {
             return Err(Error::unsupported("a sparse extent at an offset other than 0"));
@@ -309,14 +310,15 @@ impl ExtentOpener<'_> {
         Ok(Layout::SeSparse(extent))
     }
 
-    /// Deducts table memory from the limits that the remaining extents must keep.
+    /// Deducts table memory from the limits for the remaining extents.
     fn charge(&mut self, bytes: u64) {
         self.limits.table_bytes = self.limits.table_bytes.saturating_sub(bytes);
     }
 }
 
 /// Verifies that the capacity in an extent's header equals the size in its line, or that size
-/// rounded up to a grain: the capacity "should be a multiple of the grain size", and VirtualBox
+/// rounded up to a grain: the specification says that the capacity "should be a
+/// multiple of the grain size", and VirtualBox
 /// writes the size of the disk to the line.
 fn require_size(capacity: u64, grain_sectors: u64, line: &ExtentLine) -> Result<()> {
     let rounded = line.sectors.next_multiple_of(grain_sectors);
@@ -426,7 +428,7 @@ impl VmdkExtent {
         Ok(())
     }
 
-    /// True for a flat extent, whose data may be in holes of its file.
+    /// True for a flat extent. Parts of its data may be holes of the file, which read as zeros.
     pub(super) fn is_flat(&self) -> bool {
         matches!(self.layout, Layout::Flat { .. })
     }
@@ -511,7 +513,7 @@ impl VmdkExtent {
         let line = &self.line.text;
         match &self.layout {
             Layout::Sparse(extent) if extent.header().unclean => notes.push(format!(
-                "extent line '{line}': the extent was not closed properly, its tables may be \
+                "extent line '{line}': the extent was not closed properly; its tables may be \
                  incomplete"
             )),
             Layout::Forbidden => {

@@ -4,7 +4,7 @@
 //!    0 ┌──────────────┬─────────┬─────────┬──────────────────┐
 //!      │ "KDMV"       │ version │ flags   │ capacity         │  sizes, offsets: in sectors
 //!   20 ├──────────────┴───┬─────┴─────────┼──────────────────┤
-//!      │ grainSize        │ descriptor    │ descriptorSize   │
+//!      │ grainSize        │ descriptorOfs.│ descriptorSize   │
 //!   44 ├──────────────┬───┴───────┬───────┴───┬──────────────┤
 //!      │ numGTEsPerGT │ rgdOffset │ gdOffset  │ overHead     │  gdOffset -1: see the footer
 //!   72 ├──────────────┴┬──────────┴───┬───────┴──────────────┤
@@ -12,7 +12,7 @@
 //!   79 └───────────────┴──────────────┴──────────────────────┘
 //! ```
 //!
-//! *Virtual Disk Format 5.0*, "Hosted Sparse Extent Header" (`SparseExtentHeader`).
+//! Specification: *Virtual Disk Format 5.0*, "Hosted Sparse Extent Header" (`SparseExtentHeader`).
 //! The footer of a streamOptimized file is the same structure.
 
 use super::{SECTOR, sectors_to_bytes};
@@ -24,7 +24,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The first bytes of a hosted sparse extent.
 pub(super) const MAGIC: [u8; 4] = *b"KDMV";
 
-/// The `gdOffset` of a header that leaves the grain directory's offset to the footer (`GD_AT_END`).
+/// The `gdOffset` of a header whose grain directory offset is only in the footer (`GD_AT_END`).
 pub(super) const GD_AT_END: u64 = u64::MAX;
 
 /// The largest supported grain size, in sectors: 1 GiB, as in QEMU.
@@ -80,7 +80,8 @@ pub(super) struct SparseExtentHeader {
 
 const _: () = assert!(size_of::<SparseExtentHeader>() == to_usize(SECTOR));
 
-/// A validated header. Offsets and sizes are in sectors, as on disk; in bytes, each fits in 63
+/// A validated header. Offsets and sizes are in sectors, as on disk; in bytes, each
+/// except `GD_AT_END` fits in 63
 /// bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
@@ -179,7 +180,8 @@ impl Header {
         exists.then_some(self.rgd_offset)
     }
 
-    /// True if a table entry of 1 marks a zeroed grain. Version 2 introduced them.
+    /// True if a table entry of 1 marks a zeroed grain. Always allowed in version 2,
+    /// which introduced such entries; otherwise only with the flag.
     pub(super) fn zeroed_grains(&self) -> bool {
         self.version == 2 || self.flags.contains(Flags::ZEROED_GRAIN)
     }
@@ -199,7 +201,7 @@ impl SparseExtentHeader {
         let flags = Flags::from_bits_retain(self.flags.get());
         let unknown = flags.bits() & !Flags::all().bits() & 0xffff_0000;
         if unknown != 0 {
-            return Err(Error::unsupported(format!("unknown incompatible flags {unknown:#x}")));
+            return Err(Error::unsupported(format!("unknown flags {unknown:#x}")));
         }
         if flags.contains(Flags::NEWLINE_TEST) && self.newline_test != NEWLINE_TEST {
             return Err(corrupt(format!(
@@ -279,7 +281,7 @@ pub(super) fn require_grain(sectors: u64, max: u64) -> Result<u64> {
 fn in_range(field: &str, sectors: u64) -> Result<u64> {
     sectors_to_bytes(sectors)
         .map(|_| sectors)
-        .ok_or_else(|| corrupt(format!("{field} {sectors:#x} sectors exceeds 8 EiB")))
+        .ok_or_else(|| corrupt(format!("{field} is {sectors:#x} sectors, which exceeds 8 EiB")))
 }
 
 fn corrupt(message: String) -> Error {
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_looked_at() {
+    fn invalid_fields_are_errors() {
         let cases: [(usize, &[u8], ErrorKind, &str); 12] = [
             (0, b"VMDK", ErrorKind::Corrupt, "magic"),
             (4, &[4], ErrorKind::Unsupported, "version 4"),

@@ -1,4 +1,4 @@
-//! Text: OSTA Compressed Unicode (UDF, 2.1.1) and path components.
+//! Text: OSTA Compressed Unicode (UDF, section 2.1.1) and path components.
 
 use super::raw;
 use crate::error::{Error, Result};
@@ -7,8 +7,8 @@ use byteorder::{BigEndian, ByteOrder};
 /// Converts OSTA CS0 to UTF-8: a compression ID (8 or 16 bits per character), then the characters.
 /// Returns `None` for an unknown compression ID.
 ///
-/// 16-bit characters are UTF-16 since the errata of UDF 2.50, and most earlier writers used it,
-/// too. Unpaired surrogates become U+FFFD.
+/// 16-bit characters have been UTF-16 since the errata to UDF 2.50; most earlier writers also used
+/// UTF-16. Unpaired surrogates become U+FFFD.
 pub(super) fn cs0(bytes: &[u8]) -> Option<String> {
     match bytes.split_first() {
         None => Some(String::new()),
@@ -24,14 +24,14 @@ pub(super) fn cs0(bytes: &[u8]) -> Option<String> {
 }
 
 /// Decodes a dstring: a field of fixed length whose last byte is the length of the used part
-/// (1/7.2.12). Returns an empty string for an invalid one, because an invalid label must not make
+/// (ECMA-167, 1/7.2.12). Returns an empty string for an invalid one, because an invalid label must not make
 /// the volume unreadable.
 pub(super) fn dstring(field: &[u8]) -> String {
     let Some((&used, text)) = field.split_last() else { return String::new() };
     text.get(..usize::from(used)).and_then(cs0).unwrap_or_default()
 }
 
-/// Converts the contents of a symbolic link to a POSIX path (4/14.16.1).
+/// Converts the contents of a symbolic link to a POSIX path (ECMA-167, 4/14.16.1).
 pub(super) fn path(mut bytes: &[u8]) -> Result<Vec<u8>> {
     let corrupt = |what: &'static str| Error::corrupt("symbolic link", what);
     let mut path = Vec::new();
@@ -46,7 +46,8 @@ pub(super) fn path(mut bytes: &[u8]) -> Result<Vec<u8>> {
             path.push(b'/');
         }
         match component.kind {
-            // The root of the volume (1) or of the directory hierarchy (2).
+            // Type 2, and type 1 with an empty identifier: the root. Type 1 with an identifier is a
+            // place by agreement; it is read as the root, too.
             1 | 2 => {
                 path.clear();
                 path.push(b'/');
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_byte_of_a_dstring_is_its_length() {
+    fn the_last_byte_of_a_dstring_is_the_used_length() {
         assert_eq!(dstring(b"\x08label\0\0\0\x06"), "label");
         assert_eq!(dstring(b"\0\0\0\0"), "");
         assert_eq!(dstring(b"\x08ab\xff"), "");

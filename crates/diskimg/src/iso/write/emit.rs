@@ -36,7 +36,7 @@ impl Plan {
     ///
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) if reading a file or writing fails, or if a file
-    /// changed since the image was planned.
+    /// changed while the image was being created.
     pub fn emit(&self, out: &mut dyn Write) -> Result<()> {
         self.emit_with(out, &mut |_| Ok(()))
     }
@@ -233,7 +233,7 @@ fn read(stream: &mut Stream<'_>, mut file: &File, mut left: u64) -> Result<()> {
             Ok(0) => {
                 let message = format!("the file ended {left} bytes early");
                 let error = std::io::Error::other(message);
-                return Err(Error::io("changed since the image was planned", error));
+                return Err(Error::io("changed while the image was being created", error));
             }
             Ok(read) => read,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -258,7 +258,7 @@ fn copy(
         let position = stream.position();
         let shared = whole > 0 && position.is_multiple_of(block) && {
             let shared = sink.share(source, 0, position, whole);
-            shared.map_err(|e| Error::io("cannot share its blocks", e))?
+            shared.map_err(|e| Error::io("cannot share blocks with the source file", e))?
         };
         if shared {
             stream.skip(whole)?;

@@ -141,7 +141,7 @@ fn permissions_of_a_read_only_directory_are_set_last() {
 }
 
 #[test]
-fn names_of_one_file_become_hard_links_on_request() {
+fn names_of_one_file_become_hard_links_unless_disabled() {
     let name = |name: &str| {
         Record::file(name, GOOD_AT, 33)
             .with_system_use(&[susp::px_serial(0o100_644, 3, 7), susp::nm(name)])

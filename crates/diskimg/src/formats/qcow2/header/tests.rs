@@ -78,9 +78,9 @@ fn fields_out_of_range_are_errors() {
         (Corrupt, |h| h.size = u64::MAX.into()),
         (Corrupt, |h| h.backing_file_offset = u64::MAX.into()),
         (Unsupported, |h| h.crypt_method = 3.into()),
-        (Unsupported, |h| h.compression_type = 2),
-        (Corrupt, |h| h.compression_type = 1),
-        (Corrupt, |h| h.autoclear_features = 2.into()),
+        (Unsupported, |h| h.compression_type = 2), // an unknown type
+        (Corrupt, |h| h.compression_type = 1),     // zstd without its incompatible bit
+        (Corrupt, |h| h.autoclear_features = 2.into()), // raw data file without a data file
     ];
     for (index, (wanted, change)) in cases.into_iter().enumerate() {
         assert_eq!(kind(change), wanted, "case {index}");
@@ -104,7 +104,7 @@ fn the_backing_file_name_must_be_in_the_first_cluster() {
 
 #[test]
 fn unknown_features_are_named_in_the_error() {
-    let error = read(|h| h.incompatible_features = (1 << 5 | 1 << 63).into()).expect_err("no");
+    let error = read(|h| h.incompatible_features = (1 << 5 | 1 << 63).into()).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(
         error.to_string(),

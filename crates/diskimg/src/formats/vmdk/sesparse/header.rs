@@ -190,9 +190,9 @@ impl ConstHeader {
             *region = raw.validate(name)?;
         }
         let header = SeSparseHeader {
-            capacity: sectors_to_bytes(capacity)
-                .map(|_| capacity)
-                .ok_or_else(|| corrupt(format!("capacity {capacity:#x} sectors exceeds 8 EiB")))?,
+            capacity: sectors_to_bytes(capacity).map(|_| capacity).ok_or_else(|| {
+                corrupt(format!("capacity is {capacity:#x} sectors, which exceeds 8 EiB"))
+            })?,
             grain_sectors: self.grain()?,
             table_sectors: self.table()?,
             regions,

@@ -118,7 +118,7 @@ fn change(file: &HostFile, len: u64, now: &FileStatus) -> Option<String> {
 const NOT_REGULAR: &str = "it is no longer a regular file";
 
 fn changed(what: String, path: PathBuf) -> Error {
-    let error = Error::io("changed since the image was planned", io::Error::other(what));
+    let error = Error::io("changed while the image was being created", io::Error::other(what));
     error.in_file(path).hint("make sure that the files do not change, or copy them first")
 }
 

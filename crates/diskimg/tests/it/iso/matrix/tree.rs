@@ -38,7 +38,7 @@ impl TestDir {
     }
 }
 
-/// Sets a different time for every file, in whole seconds and the same in every run.
+/// Sets times that depend on the file's name, in whole seconds and the same in every run.
 fn set_times(dir: &Path) {
     let mut all: Vec<_> =
         std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
