@@ -132,6 +132,7 @@ pub(crate) static SIGNATURES: &[Signature] = &[
             b.head.starts_with(BOCHS_MAGIC)
                 && b.head.get(32..39) == Some(b"Redolog")
                 && b.head.get(48..55) == Some(b"Growing")
+                && matches!(b.head.get(64..68), Some([0, 0, 1 | 2, 0]))
         },
         ..Signature::image("bochs", "a Bochs image", |b| b.head.starts_with(BOCHS_MAGIC))
     },

@@ -50,6 +50,8 @@ fn cases(dir: &Path) -> Vec<Case> {
         bochs.resize(at, 0);
         bochs.extend(text.as_bytes());
     }
+    bochs.resize(64, 0);
+    bochs.extend([0, 0, 2, 0]);
     for (file, content, name) in [
         ("trailer", dmg.clone(), "DMG"),
         ("named.dmg", dmg, "DMG"),
@@ -136,17 +138,17 @@ fn a_recognized_format_is_an_error_unless_raw_is_named() {
 fn like_qemu_a_raw_disk_is_what_qemu_probes_as_raw_and_is_not_packed() {
     let dir = TempDir::new().unwrap();
     for Case { path, name, packed } in cases(dir.path()) {
-        let said = try_run("qemu-img", ["info", "--output=json", path.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let raw_to_qemu = said.contains("\"format\": \"raw\"");
+        let output = try_run("qemu-img", ["info", "--output=json", path.to_str().unwrap()]);
+        let info = String::from_utf8_lossy(&output.stdout).into_owned();
+        let raw_to_qemu = info.contains("\"format\": \"raw\"");
         match OpenOptions::new().probing(Probing::LikeQemu).open(&path) {
             Ok(image) => {
                 assert_eq!(image.format(), Format::Raw);
-                assert!(raw_to_qemu && !packed, "{name}: {said}");
+                assert!(raw_to_qemu && !packed, "{name}: {info}");
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-                assert!(!raw_to_qemu || packed, "{name}: {said}");
+                assert!(!raw_to_qemu || packed, "{name}: {info}");
             }
         }
     }
