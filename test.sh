@@ -3,7 +3,7 @@
 #
 #   ./test.sh             all tests; long ones take a sample of their cases
 #   ./test.sh --full      all cases: every boot, every kill, every fault (about an hour)
-#   ./test.sh FILTER ...  the Rust tests whose names contain a FILTER
+#   ./test.sh FILTER      the Rust tests whose names contain FILTER
 #
 # They compare diskimg with other programs. On Debian, as root, this script installs the missing
 # ones; otherwise it lists them.

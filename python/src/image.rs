@@ -28,6 +28,9 @@ pub(crate) struct Image {
 /// The fields of `Extent`, in order.
 type Entry = (u64, u64, usize, bool, bool, bool, bool, Option<u64>, Option<String>);
 
+/// A finding of a check: its code, severity and message.
+type CheckFinding = (&'static str, String, String);
+
 impl Image {
     /// Returns the slot for exceptions that the image's file object raises.
     pub(crate) fn raised(&self) -> &Raised {
@@ -179,11 +182,13 @@ impl Image {
     /// Checks the image. Returns the findings with their severities, and the counts as JSON; `None`
     /// if the format has no metadata to check.
     #[allow(clippy::type_complexity, reason = "the Python code names the parts")]
-    fn check(&self, py: Python<'_>) -> PyResult<Option<(Vec<(&'static str, String)>, String)>> {
+    fn check(&self, py: Python<'_>) -> PyResult<Option<(Vec<CheckFinding>, String)>> {
         let image = self.get()?;
         let mut findings = Vec::new();
         let report = work::run(py, None, |_| {
-            image.check(&mut |finding| findings.push((code(finding.code), finding.message)))
+            image.check(&mut |finding| {
+                findings.push((code(finding.code), finding.severity.to_string(), finding.message))
+            })
         });
         let report = self.raised.or(report)?;
         report.map(|report| Ok((findings, json(&report)?))).transpose()

@@ -9,7 +9,11 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
             return Some(format!("limits={{\"{name}\": N}} raises the limit"));
         }
         Remedy::RaiseMaxSize => "max_size= raises the limit",
+        Remedy::AllowFilesInSameDir => "external_files=\"same-dir\" allows it",
         Remedy::AllowExternalFiles => "external_files=\"any\" allows it",
+        Remedy::SearchParentDirectory => {
+            "external_files=\"any\" searches the directory above as well"
+        }
         Remedy::NameFormat => "name the format",
         Remedy::NameFormatRaw => "if it is a raw disk, name the format: \"raw\"",
         Remedy::NameBackingFormat => "set backing_format",

@@ -65,11 +65,21 @@ impl Failure {
 
 impl From<diskimg::Error> for Failure {
     fn from(error: diskimg::Error) -> Self {
+        Self::from_error(&error, crate::remedy::message)
+    }
+}
+
+impl Failure {
+    /// The failure for an error of the library, worded by `message`.
+    pub(crate) fn from_error(
+        error: &diskimg::Error,
+        message: fn(&diskimg::Error) -> String,
+    ) -> Self {
         let hangup = error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
         match error.kind() {
             ErrorKind::Cancelled => Self::Interrupted,
             _ if hangup => Self::Hangup,
-            _ => Self::error(crate::remedy::message(&error)),
+            _ => Self::error(message(error)),
         }
     }
 }

@@ -7,15 +7,24 @@ pub(crate) fn message(error: &Error) -> String {
     error.describe(|remedy| Some(option(remedy)))
 }
 
+/// Like [`message`], for the second image of `compare`, whose format is set with `-F`.
+pub(crate) fn second_image_message(error: &Error) -> String {
+    error.describe(|remedy| Some(option(remedy).replace("-f", "-F")))
+}
+
 fn option(remedy: Remedy) -> String {
     let text = match remedy {
         Remedy::RaiseLimit(name) => return format!("--limit {name}=N raises the limit"),
         Remedy::RaiseMaxSize => "--max-size raises the limit",
+        Remedy::AllowFilesInSameDir => "--external-files=same-dir allows it",
         Remedy::AllowExternalFiles => "--external-files=any allows it",
+        Remedy::SearchParentDirectory => {
+            "--external-files=any searches the directory above as well"
+        }
         Remedy::NameFormat => "name the format with -f",
         Remedy::NameFormatRaw => "if it is a raw disk, use -f raw",
         Remedy::NameBackingFormat => "name its format with -F",
-        Remedy::OpenBackingFile => "leave out -u",
+        Remedy::OpenBackingFile => "the backing file must be opened: leave out -u",
         Remedy::IgnoreContentId => "--ignore-cid reads it nevertheless",
         Remedy::SkipManifest => "--no-verify skips the verification",
         Remedy::GiveSize => "give SIZE, or a backing file to take it from",
@@ -26,7 +35,7 @@ fn option(remedy: Remedy) -> String {
         Remedy::UsePageCache => "write through the page cache with -t writeback",
         Remedy::WriteNewImage => "leave out -n to write a new image",
         Remedy::ChooseNamespace => "--namespace selects another tree",
-        Remedy::IsoLevel3 => "use -iso-level 3",
+        Remedy::IsoLevel3 => "use --level 3 (mkisofs: -iso-level 3)",
         Remedy::BuildIsoImage => "'diskimg iso create' builds one from files",
         other => return other.to_string(),
     };

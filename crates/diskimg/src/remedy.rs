@@ -14,8 +14,14 @@ pub enum Remedy {
     RaiseLimit(&'static str),
     /// Raise [`InspectOptions::max_size`](crate::InspectOptions::max_size).
     RaiseMaxSize,
+    /// Allow the image to name files in its own directory:
+    /// [`ExternalFiles::SameDir`](crate::ExternalFiles::SameDir).
+    AllowFilesInSameDir,
     /// Allow the image to name any file: [`ExternalFiles::Any`](crate::ExternalFiles::Any).
     AllowExternalFiles,
+    /// Search for the parent in the directory above the image's as well:
+    /// [`ExternalFiles::Any`](crate::ExternalFiles::Any).
+    SearchParentDirectory,
     /// Name the image's format: [`OpenOptions::format`](crate::OpenOptions::format).
     NameFormat,
     /// Name the image's format; if it is a raw disk,
@@ -63,7 +69,11 @@ impl fmt::Display for Remedy {
         f.write_str(match self {
             Self::RaiseLimit(name) => return write!(f, "Limits::{name} raises the limit"),
             Self::RaiseMaxSize => "InspectOptions::max_size raises the limit",
+            Self::AllowFilesInSameDir => "ExternalFiles::SameDir allows it",
             Self::AllowExternalFiles => "ExternalFiles::Any allows it",
+            Self::SearchParentDirectory => {
+                "ExternalFiles::Any searches the directory above as well"
+            }
             Self::NameFormat => "set the format with OpenOptions::format",
             Self::NameFormatRaw => {
                 "if it is a raw disk, set the format with OpenOptions::format(Format::Raw)"

@@ -378,12 +378,14 @@ class Finding:
     code: Literal["corruption", "leak", "check-error"]
     """``corruption``: data are wrong or may become wrong. ``leak``: space is wasted.
     ``check-error``: a structure could not be checked."""
+    severity: Literal["error", "warning"]
+    """``warning`` for a leak, otherwise ``error``."""
     message: str
     """Description with the location, one line."""
 
     def to_dict(self) -> Json:
         """The fields."""
-        return {"code": self.code, "message": self.message}
+        return {"code": self.code, "severity": self.severity, "message": self.message}
 
 
 @dataclass(frozen=True, slots=True)

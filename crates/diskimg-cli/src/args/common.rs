@@ -173,11 +173,16 @@ impl Input {
 
     /// Opens the image. As qemu-img, ISO images are raw, since QEMU has no such format.
     pub(crate) fn open(&self, program: Program) -> Result<Image, Failure> {
+        Ok(self.try_open(program)?)
+    }
+
+    /// Like [`open`](Self::open), but returns the library's error.
+    pub(crate) fn try_open(&self, program: Program) -> diskimg::Result<Image> {
         let options = match program {
             Program::QemuImg => &self.options.clone().probing(Probing::LikeQemu),
             _ => &self.options,
         };
-        Ok(options.open(&self.path)?)
+        options.open(&self.path)
     }
 }
 

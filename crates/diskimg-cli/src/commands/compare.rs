@@ -20,7 +20,9 @@ const STEP: f64 = 2.0;
 /// Runs the comparison.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let a = job.a.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
-    let b = job.b.open(console.program()).map_err(|e| e.with_code(CANNOT_OPEN))?;
+    let b = job.b.try_open(console.program()).map_err(|e| {
+        Failure::from_error(&e, crate::remedy::second_image_message).with_code(CANNOT_OPEN)
+    })?;
     confine::restrict_files(&Rules::new().allow_cpu_count())?;
     let meter = Meter::start(job.progress, STEP);
     let outcome = diskimg::compare(&a, &b, job.strict, None, Some(&|p| meter.report(p)));

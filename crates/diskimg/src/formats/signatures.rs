@@ -93,15 +93,17 @@ pub(crate) static SIGNATURES: &[Signature] = &[
     Signature {
         advice: Some("this build does not include VMDK (cargo feature vmdk)"),
         ..Signature::image("vmdk", "a VMDK image", |b| {
-            let magics: [&[u8]; 4] =
-                [b"KDMV", b"COWD", b"\xbe\xba\xfe\xca", b"# Disk DescriptorFile"];
-            magics.iter().any(|magic| b.head.starts_with(magic))
+            let magics: [&[u8]; 3] = [b"KDMV", b"COWD", b"\xbe\xba\xfe\xca"];
+            magics.iter().any(|magic| b.head.starts_with(magic)) || is_descriptor(b.head)
         })
     },
     // Version 2 and later are qcow2. Version 0 does not exist; no other format starts like it.
-    Signature::image("qcow", "a QCOW version 1 image", |b| {
-        b.head.starts_with(b"QFI\xfb") && be32(b.head, 4).is_none_or(|version| version < 2)
-    }),
+    Signature {
+        qemu: |b| b.head.starts_with(b"QFI\xfb\0\0\0\x01"),
+        ..Signature::image("qcow", "a QCOW version 1 image", |b| {
+            b.head.starts_with(b"QFI\xfb") && be32(b.head, 4).is_none_or(|version| version < 2)
+        })
+    },
     Signature::image("qed", "a QED image", |b| b.head.starts_with(b"QED\0")),
     // QEMU probes the first sector only, so that a fixed VHD is a raw disk to it.
     Signature {
@@ -119,13 +121,14 @@ pub(crate) static SIGNATURES: &[Signature] = &[
     },
     Signature {
         encrypted: true,
+        // QEMU supports version 1 only.
+        qemu: |b| b.head.starts_with(b"LUKS\xba\xbe\0\x01"),
         ..Signature::image("luks", "a LUKS volume", |b| b.head.starts_with(b"LUKS\xba\xbe"))
     },
     Signature {
         alias: Some("ploop"),
-        ..Signature::image("parallels", "a Parallels image", |b| {
-            [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|m| b.head.starts_with(*m))
-        })
+        qemu: |b| is_parallels(b) && b.head.get(16..20) == Some(&[2, 0, 0, 0]),
+        ..Signature::image("parallels", "a Parallels image", is_parallels)
     },
     Signature {
         qemu: |b| {
@@ -162,6 +165,17 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         advice: Some("convert the descriptor to UTF-8"),
         ..Signature::unknown_to_qemu("vmdk-utf16", "a VMDK descriptor in UTF-16", |b| {
             is_utf16_descriptor(b.head)
+        })
+    },
+    #[cfg(not(feature = "ova"))]
+    Signature {
+        advice: Some("this build does not include OVA (cargo feature ova)"),
+        ..Signature::unknown_to_qemu("ova", "an OVA or OVF appliance", |b| {
+            let name = b.path.map(|path| path.as_os_str().to_ascii_lowercase());
+            name.is_some_and(|name| {
+                let name = name.as_encoded_bytes();
+                name.ends_with(b".ova") || name.ends_with(b".ovf")
+            })
         })
     },
     // RFC 1952, 2.3.1: ID1, ID2, CM = deflate.
@@ -224,6 +238,10 @@ fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
         || tail.ends_with(b"cdsaencr")
 }
 
+fn is_parallels(buffer: &ProbeBuffer<'_>) -> bool {
+    [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|magic| buffer.head.starts_with(*magic))
+}
+
 /// Whether a skippable frame within `head` is followed by a zstd frame.
 fn skippable_frame(head: &[u8]) -> bool {
     let Some((header, rest)) = head.split_first_chunk::<8>() else { return false };
@@ -245,6 +263,24 @@ pub(crate) fn is_utf16_descriptor(head: &[u8]) -> bool {
         let line: Vec<u8> = ascii.take(FIRST_LINE.len()).collect();
         line.eq_ignore_ascii_case(FIRST_LINE)
     })
+}
+
+/// Whether `head` starts like a VMDK descriptor: with the comment or the version line that come
+/// first, after empty lines and other comments. With the feature `vmdk`, its own parser decides.
+#[cfg(not(feature = "vmdk"))]
+fn is_descriptor(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    for line in head.split(|&b| b == b'\n' || b == b'\r').map(<[u8]>::trim_ascii) {
+        if let Some(comment) = line.strip_prefix(b"#") {
+            if comment.trim_ascii().eq_ignore_ascii_case(b"Disk DescriptorFile") {
+                return true;
+            }
+        } else if !line.is_empty() {
+            let name = line.split(|&b| b == b'=').next().unwrap_or_default();
+            return name.len() < line.len() && name.trim_ascii().eq_ignore_ascii_case(b"version");
+        }
+    }
+    false
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {

@@ -52,7 +52,7 @@ pub enum FindingCode {
     /// A UDF structure is invalid.
     Udf,
     /// The namespaces do not contain the same files.
-    NameSpaces,
+    Namespaces,
     /// A limit was exceeded; the rest was not checked.
     Limit,
 }

@@ -319,7 +319,7 @@ fn compare_trees(totals: &[(Namespace, Total)], report: &mut Report<'_>) {
             let message = format!(
                 "the number of non-empty files differs: {here} in {first}, {there} in {namespace}"
             );
-            report(Finding::new(FindingCode::NameSpaces, Severity::Note, message));
+            report(Finding::new(FindingCode::Namespaces, Severity::Note, message));
         }
     }
 }

@@ -170,8 +170,7 @@ impl Options {
             .transpose()
     }
 
-    /// Checks the name and value of every option against `specs`. `format` is the name of the
-    /// format, for the error's hint.
+    /// Checks the name and value of every option against `specs`.
     ///
     /// # Errors
     /// Returns [`Invalid`](crate::ErrorKind::Invalid), naming the first unknown option or the first

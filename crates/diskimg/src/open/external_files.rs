@@ -13,7 +13,7 @@ use std::sync::Arc;
 ///
 /// Without such a policy, an untrusted image that names `/etc/shadow` as its backing file would
 /// disclose its contents in the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum ExternalFiles {
     /// No files.
@@ -129,7 +129,7 @@ impl<'a> Resolver<'a> {
             Ok(Some(file)) => self.read_mode.source(file).map_err(cannot),
             Ok(None) if inside => {
                 Err(Error::refused(format!("its {role} '{name}' is not a regular file"))
-                    .with_remedy(Remedy::AllowExternalFiles))
+                    .hint("block devices may be named if any file is allowed"))
             }
             Err(e) if inside || self.is_plainly_inside(path) => Err(cannot(e)),
             Ok(None) | Err(_) => {
@@ -159,7 +159,7 @@ impl<'a> Resolver<'a> {
     fn refuse_none(&self, role: &str, name: &str) -> Result<()> {
         match self.policy {
             ExternalFiles::None => Err(Error::refused(format!("it names the {role} '{name}'"))
-                .with_remedy(Remedy::AllowExternalFiles)),
+                .with_remedy(Remedy::AllowFilesInSameDir)),
             _ => Ok(()),
         }
     }

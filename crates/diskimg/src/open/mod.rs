@@ -346,7 +346,16 @@ impl Chain<'_> {
         };
         let format = match format {
             Some(format) => format,
-            None => self.probe(&*source).in_file(Some(Path::new(&name)))?,
+            None if self.links.is_empty() => {
+                self.probe(&*source).in_file(Some(Path::new(&name)))?
+            }
+            // The remedy would apply to the image itself, not to its backing file.
+            None => self.probe(&*source).map_err(|error| {
+                error
+                    .clear_remedy()
+                    .in_file(&name)
+                    .hint("the image does not record the format of its backing file")
+            })?,
         };
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
         if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {

@@ -35,6 +35,7 @@ impl ProbeBuffer<'_> {
 }
 
 /// Head and tail of a file.
+#[derive(Default)]
 pub(crate) struct ProbeBytes {
     head: Vec<u8>,
     tail: Vec<u8>,
@@ -45,18 +46,30 @@ impl ProbeBytes {
     ///
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+    #[cfg(feature = "inspect")]
     pub(crate) fn read(source: &dyn Source) -> Result<Self> {
-        let len = source.len();
-        let mut head = vec![0; len.min(ProbeBuffer::HEAD as u64) as usize];
+        let mut bytes = Self::read_head(source)?;
+        bytes.read_tail(source)?;
+        Ok(bytes)
+    }
+
+    fn read_head(source: &dyn Source) -> Result<Self> {
+        let mut head = vec![0; source.len().min(ProbeBuffer::HEAD as u64) as usize];
         source
             .read_exact_at(&mut head, 0)
             .map_err(|e| Error::io("cannot read its first bytes", e))?;
+        Ok(Self { head, tail: Vec::new() })
+    }
+
+    fn read_tail(&mut self, source: &dyn Source) -> Result<()> {
+        let len = source.len();
         let mut tail = vec![0; len.min(ProbeBuffer::TAIL as u64) as usize];
-        let tail_offset = len - tail.len() as u64;
+        let offset = len - tail.len() as u64;
         source
-            .read_exact_at(&mut tail, tail_offset)
+            .read_exact_at(&mut tail, offset)
             .map_err(|e| Error::io("cannot read its last bytes", e))?;
-        Ok(Self { head, tail })
+        self.tail = tail;
+        Ok(())
     }
 
     /// The bytes of a file that has this name.
@@ -98,7 +111,7 @@ impl Format {
         path: Option<&Path>,
         probing: Probing,
     ) -> Result<Self> {
-        let bytes = ProbeBytes::read(source)?;
+        let mut bytes = ProbeBytes::read_head(source)?;
         let buffer = bytes.of(path);
         let matches = |format: &&Self| {
             let hidden = probing == Probing::LikeQemu && !format.driver().known_to_qemu;
@@ -107,6 +120,10 @@ impl Format {
         if let Some(format) = Self::ALL.iter().find(matches) {
             return Ok(*format);
         }
+        // No supported format needs the tail. If it cannot be read, signatures in it are not seen:
+        // a disk with a damaged last sector can still be converted.
+        let _ = bytes.read_tail(source);
+        let buffer = bytes.of(path);
         let recognized = |signature: &&Signature| match probing {
             Probing::LikeQemu if signature.kind == SignatureKind::Image => {
                 (signature.qemu)(&buffer)

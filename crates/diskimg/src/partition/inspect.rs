@@ -83,7 +83,9 @@ fn add_warnings(source: &dyn Source, sector: &[u8; 512], protective: bool, found
             found.add(Code::Partitions, 512, "a protective MBR without a GPT");
         }
         Ok(_) => {}
-        Err(error) => found.add(Code::Partitions, 512, format!("the GPT: {error}")),
+        Err(error) => {
+            found.add(Code::Partitions, 512, format!("the GPT: {}", error.without_remedy()))
+        }
     }
     const MAX_FINDINGS: usize = 8;
     for oddity in oddities.into_iter().take(MAX_FINDINGS) {

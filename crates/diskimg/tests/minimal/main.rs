@@ -51,17 +51,42 @@ fn a_format_that_is_left_out_is_recognized_and_named() {
         let error = name.parse::<Format>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains(&format!("cargo feature {name}")), "{error}");
-        if name != "vmdk" {
-            continue;
-        }
         let dir = tempfile::tempdir().unwrap();
-        let vmdk = dir.path().join("disk");
-        run("qemu-img", ["create", "-q", "-f", "vmdk", vmdk.to_str().unwrap(), "1M"]);
-        let error = Image::open(&vmdk).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        assert!(error.to_string().contains("cargo feature vmdk"), "{error}");
-        OpenOptions::new().format(Format::Raw).open(&vmdk).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let images = match name {
+            "vmdk" => {
+                let sparse = path("disk");
+                run("qemu-img", ["create", "-q", "-f", "vmdk", sparse.to_str().unwrap(), "1M"]);
+                std::fs::write(path("text"), "\u{feff}\n# a comment\n#disk descriptorfile\n")
+                    .unwrap();
+                std::fs::write(path("version"), "version=1\nCID=1\n").unwrap();
+                vec![sparse, path("text"), path("version")]
+            }
+            "ova" => {
+                std::fs::write(path("a.OVF"), "<Envelope/>").unwrap();
+                std::fs::write(path("a.ova"), [0; 1024]).unwrap();
+                vec![path("a.OVF"), path("a.ova")]
+            }
+            // The bytes of an ISO image are those of the disk: it is a raw disk as well.
+            _ => continue,
+        };
+        for image in images {
+            let error = Image::open(&image).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains(&format!("cargo feature {name}")), "{error}");
+            OpenOptions::new().format(Format::Raw).open(&image).unwrap();
+        }
     }
+}
+
+#[test]
+#[cfg(not(feature = "zstd"))]
+fn an_image_with_clusters_of_a_codec_that_is_left_out_is_not_opened() {
+    let testdata = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-zstd.qcow2");
+    let error = Image::open(testdata).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("cargo feature zstd"), "{error}");
+    OpenOptions::new().metadata_only(true).open(testdata).unwrap();
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
 /// Prints what was not extracted. Returns `true` if there were failures.
 fn print_failures(done: &Extracted, console: &Console) -> bool {
     for (path, error) in &done.failures {
-        console.message(&format!("/{}: {error}", String::from_utf8_lossy(path)));
+        let message = crate::remedy::message(error);
+        console.message(&format!("/{}: {message}", String::from_utf8_lossy(path)));
     }
     let printed = done.failures.len() as u64;
     if done.failed > printed {

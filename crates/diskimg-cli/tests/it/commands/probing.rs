@@ -18,7 +18,8 @@ fn a_recognized_format_is_an_error_that_mentions_f_raw_in_every_command() {
     ] {
         let ran = lab.line(command);
         assert!(ran.code != Some(0) && ran.err.contains("VHDX"), "{command}: {ran:?}");
-        assert!(ran.err.contains("-f raw"), "{command}: {ran:?}");
+        let option = if command.ends_with("raw disk") { "-F raw" } else { "-f raw" };
+        assert!(ran.err.contains(option), "{command}: {ran:?}");
         assert!(!lab.path("out").exists());
     }
     lab.line("convert -f raw -O raw disk out").ok();

@@ -24,6 +24,7 @@ fn on_a_small_disk(lab: &Lab, script: &str) -> Output {
 }
 
 #[test]
+#[ignore = "needs root: mounts a file system"]
 fn a_full_disk_keeps_the_existing_target_and_leaves_no_temporary_files() {
     for (source, options) in [
         ("big.raw", "-O raw"),
@@ -68,6 +69,7 @@ fn a_full_disk_keeps_the_existing_target_and_leaves_no_temporary_files() {
 }
 
 #[test]
+#[ignore = "needs root: mounts a file system"]
 fn the_error_names_the_file_that_does_not_fit() {
     for (layout, extent) in [
         ("monolithicFlat", "dst-flat.vmdk"),
@@ -95,6 +97,7 @@ fn the_error_names_the_file_that_does_not_fit() {
 }
 
 #[test]
+#[ignore = "needs root: mounts a file system"]
 fn an_image_that_does_not_fit_is_not_created() {
     let lab = Lab::new();
     let script =

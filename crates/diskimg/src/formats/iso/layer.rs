@@ -62,7 +62,9 @@ impl Layer for Iso {
         let mut details = self.raw.details();
         match self.file_system().and_then(|image| image.info()) {
             Ok(info) => details.specific = facts::of(&info),
-            Err(error) => details.notes.push(format!("the file system cannot be read: {error}")),
+            Err(error) => details
+                .notes
+                .push(format!("the file system cannot be read: {}", error.without_remedy())),
         }
         details
     }

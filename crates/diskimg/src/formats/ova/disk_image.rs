@@ -107,7 +107,15 @@ fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
         return Ok(Format::Raw);
     }
     let claim = claim.or_else(|| claim_of_name(&file.href));
-    let found = Format::probe_named(image, Some(Path::new(&file.href)), Probing::All)?;
+    let probed = Format::probe_named(image, Some(Path::new(&file.href)), Probing::All);
+    let found = probed.map_err(|error| match claim {
+        Some(claim) if error.kind() == ErrorKind::Unsupported => {
+            let content = error.without_remedy();
+            let message = format!("its format is declared as {claim}, but {content}");
+            Error::corrupt("disk image", message)
+        }
+        _ => error.clear_remedy(),
+    })?;
     if found.driver().appliance.is_some() {
         let message = "an appliance within an appliance, or a compressed disk that is not declared \
                        as compressed";

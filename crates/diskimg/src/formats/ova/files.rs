@@ -216,7 +216,7 @@ pub(super) fn only_descriptor(archive: &Archive) -> Result<&Member> {
     require_at_most_one("descriptors", &found.iter().map(|m| &*m.name).collect::<Vec<_>>())?;
     found.first().copied().ok_or_else(|| {
         Error::corrupt("archive", "it has no .ovf member")
-            .hint("if it is not an appliance, unpack it")
+            .hint("another kind of archive must be unpacked first")
             .with_remedy(Remedy::NameFormat)
     })
 }

@@ -54,7 +54,10 @@ impl Ova {
             // The appliance's metadata is reported even if its only disk cannot be opened.
             Some(disk) if context.metadata_only && context.disk.is_none() => {
                 open_in_place(&package, disk, context).unwrap_or_else(|e| {
-                    Content::Unopened(format!("the image's metadata is not available: {e}"))
+                    Content::Unopened(format!(
+                        "the image's metadata is not available: {}",
+                        e.without_remedy()
+                    ))
                 })
             }
             Some(disk) => open_content(&package, disk, context)?,

@@ -248,6 +248,7 @@ impl Package {
                  would have to be decompressed",
                 file.href
             ))
+            .hint("name the format: ova or raw")
             .with_remedy(Remedy::NameFormat));
         }
         let inflated = MultiGzDecoder::new(SourceReader::whole(&*joined));

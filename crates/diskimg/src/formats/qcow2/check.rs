@@ -246,7 +246,10 @@ impl Check<'_> {
         let snapshots = match &image.snapshots {
             Ok(snapshots) => &snapshots.entries,
             Err(error) => {
-                self.corruption(format!("ERROR failed to read the snapshot table: {error}"));
+                self.corruption(format!(
+                    "ERROR failed to read the snapshot table: {}",
+                    error.without_remedy()
+                ));
                 return Ok(());
             }
         };
@@ -408,7 +411,10 @@ impl Check<'_> {
         let bitmaps = match &image.bitmaps {
             Ok(bitmaps) => bitmaps,
             Err(error) => {
-                self.corruption(format!("ERROR failed to read the bitmap directory: {error}"));
+                self.corruption(format!(
+                    "ERROR failed to read the bitmap directory: {}",
+                    error.without_remedy()
+                ));
                 return Ok(());
             }
         };
@@ -426,7 +432,7 @@ impl Check<'_> {
                 Ok(None) => {}
                 Ok(Some(offset)) => check.add_references(offset, check.cluster_size, 1)?,
                 Err(error) => {
-                    check.corruption(format!("ERROR {error}"));
+                    check.corruption(format!("ERROR {}", error.without_remedy()));
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -476,7 +482,11 @@ impl Check<'_> {
                 Err(error) => {
                     self.report_finding(
                         Code::CheckError,
-                        format!("Can't get refcount for clusters {start} to {}: {error}", stop - 1),
+                        format!(
+                            "Can't get refcount for clusters {start} to {}: {}",
+                            stop - 1,
+                            error.without_remedy()
+                        ),
                     );
                     self.counts.check_errors += stop - start - 1;
                 }

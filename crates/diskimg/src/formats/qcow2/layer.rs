@@ -57,6 +57,13 @@ impl Qcow2 {
         let limits = context.limits;
         let header = Header::read(&*file, limits, context.metadata_only)?;
         let snapshots = Snapshots::read(&*file, &header, limits);
+        #[cfg(not(feature = "zstd"))]
+        if header.codec == Codec::Zstd && !context.metadata_only {
+            return Err(Error::unsupported(
+                "the image has clusters compressed with Zstandard, which this build does not \
+                 include (cargo feature zstd)",
+            ));
+        }
         let snapshots = match snapshots {
             // A check reports a damaged table later; an exceeded limit is an error at once.
             Err(error) if !context.metadata_only || error.exceeded().is_some() => {

@@ -21,7 +21,11 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Compression method used for image cluster compression (zlib, zstd)",
     )
     .default("zlib"),
-    COMPRESSION_LEVEL,
+    OptionSpec::new(
+        COMPRESSION_LEVEL.name,
+        OptionKind::Number,
+        "Compression level: 1 (fastest) to 9 (smallest); up to 19 with zstd",
+    ),
     OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
     OptionSpec::new("compat", OptionKind::Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
     OptionSpec::new("backing_file", OptionKind::Text, "File name of a base image"),

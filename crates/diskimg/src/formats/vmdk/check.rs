@@ -66,7 +66,7 @@ impl Findings<'_> {
             ErrorKind::Io => Code::CheckError,
             _ => Code::Corruption,
         };
-        self.found(code, format!("{what}: {error}"));
+        self.found(code, format!("{what}: {}", error.without_remedy()));
     }
 }
 

@@ -191,7 +191,7 @@ impl ExtentOpener<'_> {
             Ok(file) => file,
             // The rest of the metadata can still be reported.
             Err(e) if self.context.metadata_only => {
-                return Ok((0, Layout::Unopened(Some(e.to_string()))));
+                return Ok((0, Layout::Unopened(Some(e.without_remedy()))));
             }
             Err(e) => return Err(e),
         };

@@ -50,7 +50,8 @@ pub(super) fn find(
     let (policy, read_mode) = (context.resolver.search, ReadMode::default());
     let resolver = Resolver { policy, read_mode, ..context.resolver };
     if resolver.policy == ExternalFiles::None {
-        return Err(Error::refused(what()).with_remedy(Remedy::AllowExternalFiles));
+        let remedy = Remedy::AllowFilesInSameDir;
+        return Err(Error::refused(what()).with_remedy(remedy));
     }
     if resolver.image.is_none() {
         return Err(Error::invalid(what()).hint("open it by its path, with its parent beside it"));
@@ -87,8 +88,7 @@ pub(super) fn find(
     let error = Error::invalid(message).hint(NEEDS_PARENT);
     Err(match resolver.policy {
         ExternalFiles::Any => error,
-        // Then the parent directory is searched as well.
-        _ => error.with_remedy(Remedy::AllowExternalFiles),
+        _ => error.with_remedy(Remedy::SearchParentDirectory),
     })
 }
 

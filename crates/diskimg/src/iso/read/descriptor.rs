@@ -184,7 +184,7 @@ pub(crate) fn read(
                 // An invalid descriptor after the primary one is not fatal.
                 Err(error) if found.volumes.is_empty() && bytes[0] == 1 => return Err(error),
                 Err(error) => findings.report(|| {
-                    Finding::new(FindingCode::Descriptor, Severity::Error, error.to_string())
+                    Finding::new(FindingCode::Descriptor, Severity::Error, error.without_remedy())
                         .at(offset)
                 })?,
             },

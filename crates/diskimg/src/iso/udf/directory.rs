@@ -32,7 +32,8 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
             Ok(identified) => identified,
             Err(error) if at == 0 => return Err(here(error)),
             Err(error) => {
-                let note = format!("{error}; the rest of the directory is skipped");
+                let note =
+                    format!("{}; the rest of the directory is skipped", error.without_remedy());
                 volume.notes.add(dir.location, note);
                 break;
             }
@@ -43,7 +44,7 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
                 Ok(node) => node,
                 Err(error) if error.kind() == ErrorKind::Io => return Err(error),
                 Err(error) => {
-                    volume.notes.add(dir.location, error.to_string());
+                    volume.notes.add(dir.location, error.without_remedy());
                     placeholder(is_dir, to_u64(at) + dir.location)
                 }
             };

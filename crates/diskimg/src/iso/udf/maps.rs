@@ -177,7 +177,7 @@ fn sparable(volume: &UdfVolume, kind: Kind, range: BlockRange) -> Result<Partiti
                 spared = Some(entries);
                 break;
             }
-            Err(error) => volume.notes.add(offset, error.to_string()),
+            Err(error) => volume.notes.add(offset, error.without_remedy()),
         }
     }
     let spared = spared.ok_or_else(|| Error::corrupt(NAME, "no copy can be read"))?;
@@ -224,7 +224,7 @@ fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<ExtentList
         match entry::read(volume, address).and_then(|icb| icb.extents(volume, &mut 0)) {
             Ok(extents) => return Ok(ExtentList::new(extents.list)),
             Err(error) => {
-                volume.notes.add(0, format!("metadata file: {error}"));
+                volume.notes.add(0, format!("metadata file: {}", error.without_remedy()));
                 first_error.get_or_insert(error);
             }
         }

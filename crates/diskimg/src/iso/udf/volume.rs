@@ -39,7 +39,7 @@ pub(crate) struct UdfVolume {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn open(source: Arc<dyn Source>, limits: &Limits) -> Result<Option<UdfVolume>> {
     let standard = recognition::standard(&*source)?;
-    let mut first_error = None;
+    let mut first_error: Option<Error> = None;
     for anchor in recognition::anchors(&*source)? {
         match UdfVolume::at(&source, anchor, standard, limits) {
             Ok(volume) => return Ok(Some(volume)),
@@ -64,7 +64,7 @@ impl UdfVolume {
         standard: Option<&'static str>,
         limits: &Limits,
     ) -> Result<Self> {
-        let mut first_error = None;
+        let mut first_error: Option<Error> = None;
         for extent in [anchor.main, anchor.reserve] {
             let notes = Notes::default();
             let volume = Sequence::read(&**source, extent, anchor.sector, &notes)
@@ -72,7 +72,10 @@ impl UdfVolume {
             match volume {
                 Ok(volume) => {
                     if let Some(error) = first_error {
-                        let note = format!("using the reserve volume descriptor sequence: {error}");
+                        let note = format!(
+                            "using the reserve volume descriptor sequence: {}",
+                            error.without_remedy()
+                        );
                         volume.notes.add(extent.0, note);
                     }
                     return Ok(volume);

@@ -28,7 +28,7 @@ impl SalvageLog {
 
     /// Records that `guest` was replaced by zeros because of `error`.
     pub(super) fn add(&self, guest: Range<u64>, error: &Error) {
-        push_lost(&mut lock(&self.lost), Salvaged { guest, error: error.to_string() });
+        push_lost(&mut lock(&self.lost), Salvaged { guest, error: error.without_remedy() });
     }
 
     /// Returns the ranges in guest order, merged where adjacent ones have the same error.

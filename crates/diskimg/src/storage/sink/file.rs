@@ -108,7 +108,10 @@ impl Sink for FileSink {
         if len == 0 || os::preallocate(&self.file, offset, len)? {
             return Ok(());
         }
-        Err(io::Error::new(io::ErrorKind::Unsupported, "the file system cannot reserve space"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "Unsupported preallocation mode: the file system cannot reserve space",
+        ))
     }
 
     fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {

@@ -169,6 +169,8 @@ fn a_backing_file_of_unknown_format_is_probed_by_the_same_rules() {
     std::fs::write(&top, bytes).unwrap();
     let error = Image::open(path("top")).unwrap_err();
     assert!(error.to_string().contains("VHDX"), "{error}");
+    // Raw, as the format of the overlay, would be wrong.
+    assert_eq!(error.remedy(), None, "{error}");
 }
 
 /// Bytes that only begin like a signature.

@@ -597,7 +597,7 @@ mod parents {
         std::fs::remove_file(dir.path("base.vmdk")).unwrap();
         for (hint, advice, remedy) in [
             ("base.vmdk", "parentFileNameHint", None),
-            ("/x/base.vmdk", "ExternalFiles::Any", Some(Remedy::AllowExternalFiles)),
+            ("/x/base.vmdk", "ExternalFiles::Any", Some(Remedy::SearchParentDirectory)),
         ] {
             edit(&child, |text| {
                 let old = text.lines().find(|l| l.starts_with("parentFileNameHint")).unwrap();
@@ -717,7 +717,7 @@ mod parents {
         let missing = error(&child);
         assert_eq!(missing.kind(), ErrorKind::Invalid);
         assert!(missing.to_string().contains("the same directory"), "{missing}");
-        assert_eq!(missing.remedy(), Some(Remedy::AllowExternalFiles), "{missing}");
+        assert_eq!(missing.remedy(), Some(Remedy::SearchParentDirectory), "{missing}");
         let any = OpenOptions::new().external_files(ExternalFiles::Any);
         let image = any.open(&child).unwrap();
         let mut bytes = vec![0; expected.len()];
