@@ -109,7 +109,10 @@ fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
     let claim = claim.or_else(|| claim_of_name(&file.href));
     let probed = Format::probe_named(image, Some(Path::new(&file.href)), Probing::All);
     let found = probed.map_err(|error| match claim {
-        Some(claim) if error.kind() == ErrorKind::Unsupported => {
+        // The descriptor declares a supported format; the content is in another one.
+        Some(claim)
+            if error.kind() == ErrorKind::Unsupported && claim.parse::<Format>().is_ok() =>
+        {
             let content = error.without_remedy();
             let message = format!("its format is declared as {claim}, but {content}");
             Error::corrupt("disk image", message)

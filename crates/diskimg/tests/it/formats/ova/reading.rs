@@ -298,9 +298,12 @@ fn the_disk_format_follows_from_descriptor_and_content() {
         ("a.bin", "urn:unknown", ErrorKind::Unsupported),
         ("a.vhd", "", ErrorKind::Unsupported),
         ("a.bin", "http://technet.microsoft.com/#vhd", ErrorKind::Unsupported),
+        // Declared as VMDK, but the content is in a format that is not supported.
+        ("a.vhd", VMDK_FORMAT, ErrorKind::Corrupt),
     ] {
         let error = open(href, format).map(drop).unwrap_err();
         assert_eq!(error.kind(), kind, "{href} {format}: {error}");
+        assert_ne!(error.remedy(), Some(Remedy::NameFormatRaw), "{error}");
         assert!(error.path().is_some_and(|p| p.to_string_lossy().ends_with(href)), "{error}");
     }
 }

@@ -597,7 +597,7 @@ mod parents {
         std::fs::remove_file(dir.path("base.vmdk")).unwrap();
         for (hint, advice, remedy) in [
             ("base.vmdk", "parentFileNameHint", None),
-            ("/x/base.vmdk", "ExternalFiles::Any", Some(Remedy::SearchParentDirectory)),
+            ("/x/base.vmdk", "ExternalFiles::Any", Some(Remedy::AllowExternalFiles)),
         ] {
             edit(&child, |text| {
                 let old = text.lines().find(|l| l.starts_with("parentFileNameHint")).unwrap();
