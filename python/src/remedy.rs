@@ -18,7 +18,7 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::NameFormatRaw => "if it is a raw disk, name the format: \"raw\"",
         Remedy::NameBackingFormat => "set backing_format",
         Remedy::OpenBackingFile => "the backing file must be opened",
-        Remedy::IgnoreContentId => "ignore_content_id=True reads it nevertheless",
+        Remedy::IgnoreContentId => "ignore_content_id=True opens the image anyway",
         Remedy::SkipManifest => "verify_manifest=False skips the verification",
         Remedy::GiveSize => "give the size, or a backing file to take it from",
         Remedy::ListOptions => "diskimg.create_options() lists the options",

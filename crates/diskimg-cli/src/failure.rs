@@ -85,7 +85,8 @@ impl Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// Converts an error of writing to standard output; all other I/O happens in the library.
+    /// Converts an error of writing to standard output. Errors of other I/O are converted where
+    /// they occur.
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Hangup,

@@ -25,7 +25,7 @@ fn option(remedy: Remedy) -> String {
         Remedy::NameFormatRaw => "if it is a raw disk, use -f raw",
         Remedy::NameBackingFormat => "name its format with -F",
         Remedy::OpenBackingFile => "the backing file must be opened: leave out -u",
-        Remedy::IgnoreContentId => "--ignore-cid reads it nevertheless",
+        Remedy::IgnoreContentId => "--ignore-cid opens the image anyway",
         Remedy::SkipManifest => "--no-verify skips the verification",
         Remedy::GiveSize => "give SIZE, or a backing file to take it from",
         Remedy::ListOptions => "-o help lists the options",

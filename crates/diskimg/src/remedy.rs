@@ -19,7 +19,7 @@ pub enum Remedy {
     AllowFilesInSameDir,
     /// Allow the image to name any file: [`ExternalFiles::Any`](crate::ExternalFiles::Any).
     AllowExternalFiles,
-    /// Search for the parent in the directory above the image's as well:
+    /// Also search the directory above the image's own directory for the parent image:
     /// [`ExternalFiles::Any`](crate::ExternalFiles::Any).
     SearchParentDirectory,
     /// Name the image's format: [`OpenOptions::format`](crate::OpenOptions::format).
@@ -67,8 +67,8 @@ pub enum Remedy {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::RaiseLimit(name) => return write!(f, "Limits::{name} raises the limit"),
-            Self::RaiseMaxSize => "InspectOptions::max_size raises the limit",
+            Self::RaiseLimit(name) => return write!(f, "raise Limits::{name}"),
+            Self::RaiseMaxSize => "raise InspectOptions::max_size",
             Self::AllowFilesInSameDir => "ExternalFiles::SameDir allows it",
             Self::AllowExternalFiles => "ExternalFiles::Any allows it",
             Self::SearchParentDirectory => {
@@ -80,7 +80,7 @@ impl fmt::Display for Remedy {
             }
             Self::NameBackingFormat => "set Backing::format",
             Self::OpenBackingFile => "leave out Create::unsafe_backing",
-            Self::IgnoreContentId => "OpenOptions::ignore_content_id reads it nevertheless",
+            Self::IgnoreContentId => "OpenOptions::ignore_content_id opens the image anyway",
             Self::SkipManifest => "Convert::verify_manifest(false) skips the verification",
             Self::GiveSize => "set Create::size, or name a backing file to take it from",
             Self::ListOptions => "Format::options lists the options",

@@ -18,9 +18,9 @@ Examples:
   diskimg convert -O qcow2 appliance.ova:2 disk.qcow2
   diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
-Several SRC are concatenated; in an OVA, each becomes a disk. DST is created, or replaced, only
-when the new image is complete. '-' is standard input or output. '-o help' lists the options of
-the output format.";
+Several SRC are concatenated or, with -O ova, become one disk each. FILE.ova:N is disk N of an
+appliance. DST is created, or replaced, only when the new image is complete. '-' is standard input
+or output. '-o help' lists the options of the output format.";
 
 /// Maximum value of `-S`, as in QEMU.
 const MAX_SPARSE: u64 = 16 << 20;
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Minimum run of zeros stored as a hole; 0: no holes (default: 4k)
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
-    /// Do not create DST; write into the existing image
+    /// Keep DST's size and options; only a raw DST is changed in place
     #[arg(short = 'n', long)]
     no_create: bool,
     /// With -n: assume that DST reads as zeros
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// Replace unreadable data with zeros and continue
     #[arg(long)]
     salvage: bool,
-    /// Do not verify an appliance against its manifest
+    /// Do not verify an OVA or OVF source against its manifest
     #[arg(long)]
     no_verify: bool,
     /// Maximum number of threads, 1 to 16 (default: number of processors)
@@ -74,7 +74,8 @@ pub(crate) struct Args {
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// Cache mode of DST: none or directsync (direct I/O), unsafe (no flush), writeback, writethrough
+    /// Cache mode of DST: none or directsync (direct I/O), unsafe (no flush), writeback,
+    /// writethrough
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
     /// Cache mode of SRC: none or directsync (direct I/O), writeback, writethrough, unsafe
@@ -172,7 +173,7 @@ pub(crate) struct Job {
 pub(crate) enum Destination {
     /// A new file, or a device.
     New(PathBuf),
-    /// An existing image, overwritten in place.
+    /// An existing image (`-n`): raw is overwritten in place, another format is replaced.
     Existing(PathBuf),
     /// Standard output.
     Stdout,
@@ -261,7 +262,8 @@ impl Args {
         Ok(())
     }
 
-    /// Returns the reflink mode. `-S` asks for zero detection, which shared data is exempt from.
+    /// Returns the reflink mode. With `-S`, the default is not to share, because zeros in shared
+    /// data are not detected and sharing does not allocate space.
     fn reflink(&self) -> Result<Reflink, Failure> {
         match self.reflink.as_deref() {
             None if self.sparse_size.is_some() => Ok(Reflink::Never),

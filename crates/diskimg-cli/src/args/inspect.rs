@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Maximum size of the file
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
-    /// Maximum virtual size, which must then be known
+    /// Maximum virtual size; an image whose virtual size is unknown is unsafe
     #[arg(long, value_name = "SIZE")]
     max_virtual_size: Option<String>,
     /// Maximum ratio of the virtual size to the file size

@@ -161,7 +161,7 @@ limits! {
     tree_entries = 5_000_000,
         "Files and directories of an ISO image that are visited";
     directory_bytes = 64 << 20,
-        "Bytes of one directory, and of one embedded table, of an ISO image";
+        "Bytes of one directory, one path table or one UDF table of an ISO image";
     file_sections = 65_536,
         "Sections (extents) of one file of an ISO image";
     link_bytes = 4096,
@@ -171,8 +171,8 @@ limits! {
 }
 
 impl Error {
-    /// Creates an [`ErrorKind::Limit`](crate::ErrorKind::Limit) for `found` ("a grain directory of 40 bytes"), which exceeds
-    /// `max`, the value of the field `name` of [`Limits`].
+    /// Creates an [`ErrorKind::Limit`](crate::ErrorKind::Limit) for `found` ("a grain directory of
+    /// 40 bytes"), which exceeds `max`, the value of the field `name` of [`Limits`].
     pub(crate) fn over_limit(name: &'static str, found: impl fmt::Display, max: u64) -> Self {
         debug_assert!(Limits::names().contains(&name), "{name} is not a limit");
         Self::limit(format!("{found}; the limit {name} is {max}"))

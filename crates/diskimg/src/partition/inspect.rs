@@ -26,8 +26,9 @@ const PROTECTIVE: u8 = 0xee;
 /// Media descriptor of a fixed disk in the boot sector of a FAT file system.
 const FIXED_DISK: u8 = 0xf8;
 
-/// Returns true if `head`, the first bytes of a disk, is an MBR and not the boot sector of a FAT file system, which
-/// has the same signature. A FAT boot sector is recognized by two FATs and a fixed disk.
+/// Returns true if `head`, the first bytes of a disk, is an MBR and not the boot sector of a FAT
+/// file system, which has the same signature. A FAT boot sector is recognized by two FATs and a
+/// fixed disk.
 pub(crate) fn has_mbr(head: &[u8]) -> bool {
     let Some(sector) = head.first_chunk::<512>() else { return false };
     let is_fat = sector[0x10] == 2 && sector[0x15] == FIXED_DISK;

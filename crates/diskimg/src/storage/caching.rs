@@ -10,8 +10,9 @@ use std::sync::Mutex;
 /// How reading or writing a file uses the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Caching {
-    /// Buffered I/O. While an output grows beyond a quarter of the machine's memory, its pages are
-    /// written back and dropped, so that they do not evict other pages.
+    /// Buffered I/O. Once more bytes than a quarter of the machine's memory have been written to an
+    /// output, its pages are regularly written back and dropped, so that they do not evict other
+    /// pages.
     #[default]
     Buffered,
     /// Direct I/O (`O_DIRECT`) for whole pages.

@@ -10,8 +10,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
-The entries of DIR, and FILE, are added to the root directory; PLACE=FILE is added at the path
-PLACE. Write = in a name as \\=. If SOURCE_DATE_EPOCH is set, no later time is recorded.
+The entries of DIR, and FILE, are added to the root directory. PLACE=FILE adds FILE, or the entries
+of directory FILE, at the path PLACE. Write = and \\ in names as \\= and \\\\. If SOURCE_DATE_EPOCH is
+set, no later time is recorded.
 
 Examples:
   diskimg iso create -V BACKUP -o backup.iso backup/

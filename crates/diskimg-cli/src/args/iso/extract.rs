@@ -37,13 +37,13 @@ pub(crate) struct Args {
     /// Also restore owners and groups; requires root
     #[arg(long)]
     owner: bool,
-    /// Also create devices, named pipes and sockets; requires root
+    /// Also create devices (requires root), named pipes and sockets
     #[arg(long)]
     devices: bool,
     /// Skip symbolic links
     #[arg(long)]
     no_links: bool,
-    /// Extract at most SIZE bytes in total (default: 256G)
+    /// Fail if the files have more than SIZE bytes in total (default: 256G)
     #[arg(long, value_name = "SIZE")]
     max_bytes: Option<String>,
     /// Print the name of each extracted file

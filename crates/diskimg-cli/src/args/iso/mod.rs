@@ -77,7 +77,7 @@ pub(super) fn operands(command: &str) -> &'static str {
 /// Options of every command that reads an ISO image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct IsoArgs {
-    /// Format of the image (default: probed)
+    /// Format of the file that contains the image, such as qcow2 (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     #[command(flatten)]

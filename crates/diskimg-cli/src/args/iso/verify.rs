@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
 Exit code: 0 no errors or warnings, 1 cannot verify, 2 errors (some data cannot be read),
-3 warnings only (some systems may not read the image).
+3 warnings only (some systems may be unable to read the image).
 
 Example:
   diskimg iso verify debian.iso";

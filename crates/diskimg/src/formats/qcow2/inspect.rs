@@ -1,6 +1,6 @@
-//! Inspection of qcow2 images. A safe image is neither encrypted nor marked as corrupt, refers to no
-//! other file, uses no feature that only some programs support, and has its tables within the file
-//! and disjoint.
+//! Inspection of qcow2 images. A safe image is neither encrypted nor marked as corrupt, refers to
+//! no other file, uses no feature that only some programs support, and has its tables within the
+//! file and disjoint.
 
 use super::header::{Autoclear, Compatible, Header, Incompatible, RawHeader};
 use super::snapshot::Snapshots;

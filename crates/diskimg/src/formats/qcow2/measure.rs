@@ -1,8 +1,8 @@
 //! The size of a new qcow2 image.
 //!
-//! The numbers equal those of `qemu-img measure`, which cloud platforms use to size
-//! volumes: they assume that every L2 table exists. A written image is never larger, because L2 tables of unallocated
-//! ranges are left out.
+//! The numbers equal those of `qemu-img measure`, which cloud platforms use to size volumes: they
+//! assume that every L2 table exists. A written image is never larger, because L2 tables of
+//! unallocated ranges are left out.
 
 use super::options::{CreateOptions, Preallocation};
 use crate::error::{Error, Result};

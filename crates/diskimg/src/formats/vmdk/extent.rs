@@ -73,8 +73,8 @@ pub(super) struct OpenExtents {
 }
 
 impl OpenExtents {
-    /// Opens the extents that `lines` describe. `descriptor_file` is the file that contains the descriptor;
-    /// `header` is its header if that file is itself a sparse extent.
+    /// Opens the extents that `lines` describe. `descriptor_file` is the file that contains the
+    /// descriptor; `header` is its header if that file is itself a sparse extent.
     ///
     /// # Errors
     /// [`Refused`](crate::ErrorKind::Refused) if the policy forbids opening a file,
@@ -271,8 +271,8 @@ impl ExtentOpener<'_> {
         }
     }
 
-    /// Opens a sparse extent. Its signature distinguishes hosted sparse from COWD; seSparse must also
-    /// be declared in its line.
+    /// Opens a sparse extent. Its signature distinguishes hosted sparse from COWD; seSparse must
+    /// also be declared in its line.
     fn sparse(&mut self, file: usize, line: &ExtentLine) -> Result<Layout> {
         if line.offset.is_some_and(|offset| offset != 0) {
             return Err(Error::unsupported("a sparse extent at an offset other than 0"));

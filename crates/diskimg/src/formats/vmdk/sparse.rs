@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::IntoBytes;
 
-/// Number of bytes by which a compressed grain may exceed twice the grain size. Deflate expands
-/// data by a few bytes at most, and QEMU reads no more than twice the grain size.
+/// Number of bytes by which a compressed grain may exceed twice the grain size, which is all that
+/// QEMU reads. Valid grains need far less: deflate expands data by a few bytes at most.
 const COMPRESSED_SLACK: u64 = 4096;
 
 /// The table entry of a zeroed grain, if the header enables these.
@@ -210,17 +210,20 @@ impl SparseExtent {
     /// Reads `count` entries of the directory or table at `sector`.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if they extend beyond the end of the file,
-    /// [`Io`](crate::ErrorKind::Io).
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if `sector` is 0 or they extend beyond the end of the
+    /// file, [`Io`](crate::ErrorKind::Io).
     pub(super) fn read_entries(
         &self,
         sector: u64,
         count: u64,
         structure: &'static str,
     ) -> Result<Vec<u32>> {
+        if sector == 0 {
+            return Err(Error::corrupt(structure, "its offset is 0").at(0));
+        }
         let (at, bytes) = (sector.saturating_mul(SECTOR), count.saturating_mul(4));
         let end = at.checked_add(bytes);
-        if sector == 0 || end.is_none_or(|end| end > self.source.len()) {
+        if end.is_none_or(|end| end > self.source.len()) {
             return Err(Error::corrupt(
                 structure,
                 format!(
@@ -245,7 +248,7 @@ impl SparseExtent {
         self.read_entries(sector.into(), self.header.gtes.into(), "grain table")
     }
 
-    /// Returns the grain table that directory entry `index`, which is not 0, points to.
+    /// Returns the grain table at `sector`, the nonzero value of directory entry `index`.
     fn table(&self, index: u64, sector: u32) -> Result<Arc<[u32]>> {
         self.tables.get(index, || {
             let table = self.read_table(sector)?;
@@ -301,8 +304,8 @@ impl SparseExtent {
         })
     }
 
-    /// Appends mappings for `range` of this extent, which starts at offset `base` of the disk and
-    /// is stored in the layer's file number `file`.
+    /// Appends the extents that cover `range`, which is relative to this VMDK extent. The VMDK
+    /// extent starts at offset `base` of the disk and is stored in the layer's file number `file`.
     ///
     /// # Errors
     /// As [`Layer::map`](crate::Layer::map).
@@ -356,11 +359,11 @@ impl SparseExtent {
         Ok(())
     }
 
-    /// Interprets the table entry of a grain. The last grain of the disk may be short.
+    /// Interprets the table entry of a grain. The last grain of the extent may be short.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the entry points into the header or beyond the end
-    /// of the file, or if a compressed grain's marker or size is invalid.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the entry is 1 without zeroed grains being enabled
+    /// or points beyond the end of the file, or if a compressed grain's marker or size is invalid.
     pub(super) fn grain(
         &self,
         entry: u32,
@@ -379,7 +382,9 @@ impl SparseExtent {
             Error::corrupt("grain", message).at(offset)
         };
         if u64::from(entry) < self.header.over_head.min(2) {
-            return Err(corrupt("its table entry points to the header".into()));
+            return Err(corrupt(
+                "its table entry is 1, but the header does not enable zeroed grains".into(),
+            ));
         }
         if self.header.compressed {
             let (skip, stored) = self.compressed_grain(offset, grain).map_err(corrupt)?;
@@ -403,7 +408,7 @@ impl SparseExtent {
         let mut bytes = [0; to_usize(GrainMarker::BYTES)];
         self.source
             .read_exact_at(&mut bytes, offset)
-            .map_err(|e| format!("cannot read its marker: {e}"))?;
+            .map_err(|e| format!("cannot read its first bytes: {e}"))?;
         let max = self.header.grain_bytes() * 2 + COMPRESSED_SLACK;
         let remaining = self.source.len() - offset;
         let bounded = |size: u32, skip: u64| {
@@ -414,7 +419,7 @@ impl SparseExtent {
             if size > remaining - skip {
                 return Err(format!(
                     "its {size} compressed bytes extend beyond the end of the file; the file is \
-                     truncated"
+                     probably truncated"
                 ));
             }
             Ok((skip, to_u32(size)))
@@ -423,14 +428,16 @@ impl SparseExtent {
             let marker: GrainMarker = zerocopy::transmute!(bytes);
             let (lba, expected) = (marker.lba.get(), grain.start / SECTOR);
             if lba != expected {
-                return Err(format!("its marker says sector {lba}, its table entry {expected}"));
+                return Err(format!(
+                    "its marker says sector {lba}, but the grain starts at guest sector {expected}"
+                ));
             }
             return bounded(marker.size.get(), GrainMarker::BYTES);
         }
         // The specification does not cover grains without markers. VMware's own tools write the
         // size before the data, QEMU expects the data alone. Decide by the position of the zlib
-        // header. (For bytes 4 and 5 of bare data to look like one, the data would have to start
-        // with an empty stored block of odd length.)
+        // header. (With grains of 64 KiB, bytes 4 and 5 of bare data can look like one only if the
+        // data starts with an empty block that is followed by a stored block.)
         let [a, b, c, d, e, f, ..] = bytes;
         let sized = bounded(u32::from_le_bytes([a, b, c, d]), 4);
         match (is_zlib_header(e, f), is_zlib_header(a, b)) {

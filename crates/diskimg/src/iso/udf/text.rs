@@ -24,8 +24,8 @@ pub(super) fn cs0(bytes: &[u8]) -> Option<String> {
 }
 
 /// Decodes a dstring: a field of fixed length whose last byte is the length of the used part
-/// (ECMA-167, 1/7.2.12). Returns an empty string for an invalid one, because an invalid label must not make
-/// the volume unreadable.
+/// (ECMA-167, 1/7.2.12). Returns an empty string for an invalid one, because an invalid label must
+/// not make the volume unreadable.
 pub(super) fn dstring(field: &[u8]) -> String {
     let Some((&used, text)) = field.split_last() else { return String::new() };
     text.get(..usize::from(used)).and_then(cs0).unwrap_or_default()
