@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Print progress to standard output as (12.34/100%)
     #[arg(short, long)]
     progress: bool,
-    /// Print nothing; report through the exit code only
+    /// Print only errors and warnings; report through the exit code
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]

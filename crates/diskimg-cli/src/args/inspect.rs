@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "human|json", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     output: OutputFormat,
-    /// Print nothing; report through the exit code only
+    /// Print only errors; report through the exit code
     #[arg(short, long)]
     quiet: bool,
 }

@@ -62,7 +62,7 @@ pub trait UnitEncoder: Send + Debug {
     }
 
     /// Like [`encode`](Self::encode), for a compressed unit for which [`passes`](Self::passes)
-    /// returned true: appends its `len` stored bytes, which `fill` reads, with framing to `out`.
+    /// returned true: appends its `len` stored bytes to `out`, with framing. `fill` reads the bytes.
     ///
     /// # Errors
     /// Returns the errors of `fill`.
@@ -96,7 +96,7 @@ pub(crate) fn append_filled(
 /// encodes and writes the guest's bytes.
 ///
 /// The engine calls [`place`](Self::place) in ascending order of guest offsets and at most once per
-/// cluster. The layout therefore depends only on the guest's bytes, not on the number of threads.
+/// cluster. The layout therefore does not depend on the number of threads.
 /// Clusters that are never placed remain unallocated: they are read from the backing file, or as
 /// zeros without one.
 pub trait Target: Send + Debug {
@@ -139,8 +139,9 @@ pub trait Target: Send + Debug {
     }
 
     /// Receives a digest of the disk's content as seen by the guest. Equal contents have equal
-    /// digests, however they are stored. Called once before [`finish`](Self::finish), but not
-    /// for an image that is created empty, whose digest is 0.
+    /// digests if all data was read; data that is shared or copied by the kernel contributes its
+    /// range and the source file's revision instead. Called once before [`finish`](Self::finish),
+    /// but not for an image that is created empty, whose digest is 0.
     fn take_digest(&mut self, digest: u64) {
         let _ = digest;
     }
@@ -171,7 +172,7 @@ pub struct CreateRequest<'a> {
     pub output: &'a mut Output,
     /// Virtual disk size in bytes.
     pub size: u64,
-    /// The format's create options, already checked against its specifications.
+    /// The create options, already checked against the format's list of `OptionSpec`s.
     pub options: &'a Options,
     /// Backing file.
     pub backing: Option<Backing>,

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Create an Anaconda driver or kickstart disc (label OEMDRV)
     #[arg(long, group = "profile")]
     oemdrv: bool,
-    /// Rock Ridge: rationalized (root, read-only; default), preserved, none
+    /// Rock Ridge: rationalized (owner root, read-only; default), preserved, none
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     rock_ridge: RockRidgeArg,
@@ -81,10 +81,10 @@ pub(crate) struct Args {
     /// Append N sectors of zeros (default: 0)
     #[arg(long, value_name = "N")]
     pad: Option<u32>,
-    /// BIOS boot image, a path in the image
+    /// Path of the BIOS boot image in the ISO image
     #[arg(long, value_name = "PATH")]
     bios_boot: Option<String>,
-    /// UEFI boot image, a path in the image
+    /// Path of the UEFI boot image in the ISO image
     #[arg(long, value_name = "PATH")]
     efi_boot: Option<String>,
     /// Patch a boot info table into the BIOS boot image (isolinux, GRUB)

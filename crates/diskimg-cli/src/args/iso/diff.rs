@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Also compare the contents of files
     #[arg(short, long)]
     content: bool,
-    /// Print nothing; report through the exit code only
+    /// Print only errors; report through the exit code
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]

@@ -15,7 +15,8 @@
 //! * `hybrid`: the system area of a new image, and everything after its file system.
 //!
 //! Images are untrusted. Damaged structures are returned as far as they can be parsed, with a list
-//! of what is wrong ([`Oddity`](crate::partition::Oddity)). Only a missing structure is an error.
+//! of what is wrong ([`Oddity`](crate::partition::Oddity)). A missing partition table is not an
+//! error; a missing boot catalog at the recorded location is, and so is a failed read.
 
 mod catalog;
 pub(crate) mod hybrid;

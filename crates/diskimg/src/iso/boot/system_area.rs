@@ -12,8 +12,8 @@ use serde::Serialize;
 /// Length of the system area in bytes.
 pub(crate) const SYSTEM_AREA: u64 = 16 * SECTOR;
 
-/// Offset in the MBR of the boot image's address, for isohybrid and GRUB: 8 bytes, in sectors of
-/// 512 bytes.
+/// Offset in the MBR of the 8-byte address from which isohybrid and GRUB load, counted in sectors of
+/// 512 bytes: the start of the boot image, for GRUB plus [`GRUB2_MBR_SKIPS`].
 pub(crate) const LOADER_ADDRESS: usize = 432;
 
 /// Number of 512-byte sectors at the start of the boot image that GRUB's MBR does not load.
@@ -25,12 +25,12 @@ pub(crate) const GRUB2_MBR_SKIPS: u64 = 4;
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
 #[non_exhaustive]
 pub enum Loader {
-    /// isohybrid (syslinux).
+    /// ISOLINUX, loaded by an isohybrid MBR.
     Isohybrid {
         /// First sector of the boot image, in sectors of 2048 bytes.
         start_sector: u32,
     },
-    /// GRUB's boot_hybrid.img.
+    /// GRUB, loaded by its MBR (boot_hybrid.img).
     Grub2 {
         /// First sector of the boot image, in sectors of 2048 bytes.
         start_sector: u32,
