@@ -1,7 +1,7 @@
 # Stubs of the native module (src/). Not part of the public API.
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
 from diskimg._errors import Error
 from diskimg._types import ConvertArgs, OpenArgs
@@ -33,6 +33,11 @@ __all__ = [
 
 VERSION: str
 
+# Code, severity and message.
+_CheckFinding: TypeAlias = tuple[
+    Literal["corruption", "leak", "check-error"], Literal["error", "warning"], str
+]
+
 @final
 class Image:
     @staticmethod
@@ -59,9 +64,7 @@ class Image:
     def read_at(self, offset: int, len: int) -> bytes: ...
     def readinto_at(self, offset: int, buffer: memoryview) -> None: ...
     def cluster(self, offset: int) -> memoryview: ...
-    def check(
-        self,
-    ) -> tuple[list[tuple[Literal["corruption", "leak", "check-error"], str]], str] | None: ...
+    def check(self) -> tuple[list[_CheckFinding], str] | None: ...
     def measure(self, format: str, pairs: list[tuple[str, str]]) -> str: ...
 
 @final
