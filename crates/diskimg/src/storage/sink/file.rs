@@ -138,12 +138,8 @@ impl Sink for FileSink {
         offset: u64,
         len: u64,
     ) -> io::Result<bool> {
-        match self.file_of(source) {
-            Some((file, start)) => {
-                os::reflink(file, start + source_offset, &self.file, offset, len)
-            }
-            None => Ok(false),
-        }
+        let Some((file, start)) = self.file_of(source) else { return Ok(false) };
+        os::reflink(file, start + source_offset, &self.file, offset, len)
     }
 
     fn copy_from(
@@ -153,12 +149,8 @@ impl Sink for FileSink {
         offset: u64,
         len: u64,
     ) -> io::Result<bool> {
-        match self.file_of(source) {
-            Some((file, start)) => {
-                os::copy_in_kernel(file, start + source_offset, &self.file, offset, len)
-            }
-            None => Ok(false),
-        }
+        let Some((file, start)) = self.file_of(source) else { return Ok(false) };
+        os::copy_in_kernel(file, start + source_offset, &self.file, offset, len)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
