@@ -146,9 +146,10 @@ else
     echo "Tests run without the Python readers: $(echo "$output" | tail -n 1)" >&2
 fi
 
-# Without the Python package, whose library cargo would link like a program, with libpython, which
-# only Python's development files have. It has no Rust tests; python/test.sh builds it with maturin.
-crates="--workspace --exclude diskimg-python --locked"
+# The library of the Python package is part of the workspace, but not a test: cargo would link it
+# like a program, with libpython, which only Python's development files have. That it is selected
+# matters: cargo then compiles all dependencies with the features that python/test.sh needs.
+crates="--workspace --locked"
 # Builds of the library with few features; they must work without a C compiler.
 few="-p diskimg --no-default-features --features qcow2 --locked --lib --test minimal"
 run_tests() {
@@ -162,7 +163,7 @@ run_tests() {
 }
 # shellcheck disable=SC2086
 {
-    run_tests $crates --lib --bins --tests "$@"
+    run_tests $crates --tests "$@"
     [ $# -eq 0 ] || exit 0
     cargo test --quiet $crates --doc
     run_tests $few
