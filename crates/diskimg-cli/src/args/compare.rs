@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'T', long, value_name = "MODE")]
     cache: Option<String>,
-    /// Print progress to standard output as (12.34/100%)
+    /// Print (12.34/100%) to standard output, or a bar on a terminal
     #[arg(short, long)]
     progress: bool,
     /// Print only errors and warnings; report through the exit code

@@ -19,8 +19,8 @@ Examples:
   diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
 Several SRC are concatenated or, with -O ova, become one disk each. FILE.ova:N is disk N of an
-appliance. DST is created, or replaced, only when the new image is complete. '-' is standard input
-or output. '-o help' lists the options of the output format.";
+appliance. A file DST is created, or replaced, only when the new image is complete. '-' is standard
+input or output. '-o help' lists the options of the output format.";
 
 /// Maximum value of `-S`, as in QEMU.
 const MAX_SPARSE: u64 = 16 << 20;
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Minimum run of zeros stored as a hole; 0: no holes (default: 4k)
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
-    /// Keep DST's size and options; write raw in place, replace others
+    /// Keep DST's size and options; overwrite only a raw DST in place
     #[arg(short = 'n', long)]
     no_create: bool,
     /// With -n: assume that DST reads as zeros
@@ -103,7 +103,7 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'W', long, hide = true)]
     oob_writes: bool,
-    /// Print progress to standard output as (12.34/100%)
+    /// Print (12.34/100%) to standard output, or a bar on a terminal
     #[arg(short, long)]
     progress: bool,
     /// Do not show progress, even on a terminal

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Do not open the backing file; requires SIZE
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
-    /// Print nothing
+    /// Print only errors
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]

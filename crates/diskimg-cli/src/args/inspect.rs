@@ -10,8 +10,8 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Exit code: 0 safe, 1 cannot inspect, 2 unsafe.
 
-Only FILE itself is opened, and a bounded part of it is read. An image is unsafe if any finding
-is an error; SECURITY.md lists all findings.
+Only FILE itself is opened, and a bounded part of it is read; a pipe is copied to a temporary
+file first. An image is unsafe if any finding is an error; SECURITY.md lists all findings.
 
 Examples:
   diskimg inspect --claimed qcow2 --max-virtual-size 1T upload.img
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Maximum virtual size; an image whose virtual size is unknown is unsafe
     #[arg(long, value_name = "SIZE")]
     max_virtual_size: Option<String>,
-    /// Maximum ratio of the virtual size to the file size
+    /// Maximum ratio of the virtual size to the file size; an unknown virtual size is unsafe
     #[arg(long, value_name = "N")]
     max_ratio: Option<String>,
     /// Treat the finding CODE as a warning; repeatable

@@ -11,7 +11,7 @@ Examples:
   diskimg measure -O qcow2 disk.raw
   diskimg measure -O qcow2 --size 10G";
 
-/// Calculate the size of a new raw or qcow2 image.
+/// Calculate the size of a new raw, qcow2 or ISO image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Format of the new image: raw, qcow2 (default: raw)
+    /// Format of the new image: raw, qcow2, iso (default: raw)
     #[arg(short = 'O', long, value_name = "FMT", alias = "output-format")]
     target_format: Option<String>,
     /// Set options of the new image; repeatable

@@ -174,7 +174,7 @@ fn operands(command: &str) -> &'static str {
         "compare" => "A B",
         "create" => "FILE [SIZE]",
         "measure" => "{FILE | --size SIZE}",
-        "mkisofs" => "-o IMAGE FILE...",
+        "mkisofs" => "[-o IMAGE] FILE...",
         "completions" => "SHELL",
         "man" => "[DIR]",
         _ => "FILE",

@@ -12,7 +12,7 @@ const UNSAFE: u8 = 2;
 
 /// Inspects the image.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    // No other file is opened, whatever the image refers to.
+    // No other file is opened, whatever the image refers to, except a temporary file for a pipe.
     let path = local_path(&job.path).map_err(|e| e.in_file(&job.path))?;
     confine::restrict_files(&Rules::new().allow_read([path]).allow_temp_files())?;
     let found = diskimg::inspect(&job.path, &job.options)?;

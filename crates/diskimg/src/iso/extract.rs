@@ -198,11 +198,11 @@ impl Extraction<'_> {
         self.close_directories(depth);
         let Found { path, node } = found;
         if node.file_type == FileType::Regular {
-            let total = self.result.bytes.checked_add(node.size);
-            if total.is_none_or(|total| total > self.options.max_bytes) {
-                let limit = self.options.max_bytes;
+            let left = self.options.max_bytes.saturating_sub(self.result.bytes);
+            if node.size > left {
                 return Err(Error::limit(format!(
-                    "the total length of the files exceeds {limit} bytes"
+                    "a file of {} bytes exceeds the {left} bytes that may still be extracted",
+                    node.size
                 ))
                 .hint("at /".to_owned() + &String::from_utf8_lossy(&path)));
             }

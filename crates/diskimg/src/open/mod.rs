@@ -71,9 +71,9 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
     /// Disk of an appliance to read.
     pub(crate) disk: Option<&'a str>,
-    /// Guest bytes will not be read, so do not open other files …
+    /// Guest bytes will not be read, so other files need not be opened.
     pub(crate) metadata_only: bool,
-    /// … except those that contain the image's tables.
+    /// With `metadata_only`: open other files that contain the image's tables nevertheless.
     pub(crate) with_extents: bool,
     /// The backing file will be opened.
     pub(crate) with_parent: bool,
@@ -132,7 +132,8 @@ impl OpenOptions {
     }
 
     /// Opens the image only for [`info`](Image::info) and [`check`](Image::check). Backing files
-    /// and data files are not opened, and guest bytes cannot be read.
+    /// and data files are not opened, so guest bytes must not be read: those of a backing file
+    /// would read as zeros.
     #[must_use]
     pub fn metadata_only(mut self, yes: bool) -> Self {
         self.metadata_only = yes;
@@ -450,8 +451,12 @@ pub fn appliance_and_disk(name: &Path) -> Option<(&Path, &str)> {
 /// Returns the path in a name given by the user.
 ///
 /// # Errors
-/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) for other protocols (`nbd:`, `json:`).
+/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) for other protocols (`nbd:`, `json:`), and
+/// [`Invalid`](crate::ErrorKind::Invalid) for an empty name.
 pub fn local_path(name: &Path) -> Result<PathBuf> {
+    if name.as_os_str().is_empty() {
+        return Err(Error::invalid("the file name is empty"));
+    }
     // The path of an existing file is used even if it looks like a protocol.
     match name.to_str() {
         Some(text) if !name.exists() => plain_path(text).map(Path::to_owned).ok_or_else(|| {

@@ -78,7 +78,7 @@ pub(crate) struct Args {
     /// Align file data to BYTES; with 4096, the image can share blocks with the files (reflink)
     #[arg(long, value_name = "BYTES")]
     align: Option<u32>,
-    /// Append N sectors of zeros (default: 0)
+    /// Append N sectors of zeros (default: 0; at least 16 if bootable)
     #[arg(long, value_name = "N")]
     pad: Option<u32>,
     /// Path of the BIOS boot image in the ISO image
@@ -99,7 +99,7 @@ pub(crate) struct Args {
     /// Append FILE as an EFI system partition and boot it with UEFI
     #[arg(long, value_name = "FILE", conflicts_with = "efi_boot")]
     append_efi: Option<PathBuf>,
-    /// Do not warn about names that had to be changed
+    /// Print only errors
     #[arg(short, long)]
     quiet: bool,
 }

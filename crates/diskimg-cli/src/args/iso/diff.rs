@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-A and B are images or directories. Names, types, sizes, permissions and link targets are compared
-if both sides record them; permissions are compared only if both A and B are images.
+A and B are images or directories. Names, types, sizes, permissions, link targets and device
+numbers are compared if both sides record them; permissions are compared only if both A and B are images.
 
 Exit code: 0 identical, 1 different, 2 cannot compare.
 

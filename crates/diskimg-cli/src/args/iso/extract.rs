@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// Fail if the files have more than SIZE bytes in total (default: 256G)
     #[arg(long, value_name = "SIZE")]
     max_bytes: Option<String>,
-    /// Print the name of each extracted file
+    /// Print the path of each file and directory before it is extracted
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]

@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Volume label (default: unchanged)
     #[arg(short = 'V', long, value_name = "LABEL")]
     volume_id: Option<String>,
-    /// Do not warn about names that had to be changed
+    /// Print only errors
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]

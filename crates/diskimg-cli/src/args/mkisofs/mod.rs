@@ -190,7 +190,7 @@ fn help(command: Option<&str>, program: Program) -> String {
         None if program == Program::Xorriso => name.push_str(" -as mkisofs"),
         None => {}
     }
-    let mut text = format!("Usage: {name} [options] -o IMAGE FILE...\n\nOptions:\n");
+    let mut text = format!("Usage: {name} [options] [-o IMAGE] FILE...\n\nOptions:\n");
     for row in table::ROWS {
         let names: Vec<_> = row.names.iter().map(|name| format!("-{name}")).collect();
         let left = format!("{} {}", names.join(", "), row.values.join(" "));

@@ -67,7 +67,7 @@ pub(super) static ROWS: &[Row] = &[
         d.excludes.push(v[0].text()?.to_owned());
         Ok(())
     }),
-    row(&["x", "old-exclude"], FILE, "Exclude FILE", |d, v| {
+    row(&["x", "old-exclude"], FILE, "Exclude entries of directories whose name or path is FILE", |d, v| {
         d.excludes.push(values::literal_pattern(v[0].text()?));
         Ok(())
     }),
@@ -113,7 +113,7 @@ pub(super) static ROWS: &[Row] = &[
         d.rock_ridge.rationalized = true;
         Ok(())
     }),
-    row(&["norock"], &[], "Do not add Rock Ridge (xorrisofs adds it by default)", |d, _| {
+    row(&["norock"], &[], "Cancel -R and -r (xorrisofs adds Rock Ridge by default)", |d, _| {
         d.rock_ridge = Default::default();
         Ok(())
     }),
@@ -284,12 +284,12 @@ pub(super) static ROWS: &[Row] = &[
         d.options.padding = PADDING;
         Ok(())
     }),
-    row(&["no-pad"], &[], "Do not append zeros", |d, _| {
+    row(&["no-pad"], &[], "Do not append zeros (32 KiB if bootable)", |d, _| {
         d.options.padding = 0;
         Ok(())
     }),
     // Messages.
-    row(&["quiet"], &[], "Do not warn about names that had to be changed", |d, _| {
+    row(&["quiet"], &[], "Print only errors", |d, _| {
         d.quiet = true;
         Ok(())
     }),

@@ -179,7 +179,7 @@ fn parse_date(text: &str) -> Option<Timestamp> {
     Some(stamp)
 }
 
-/// Returns a pattern that matches only this path.
+/// Returns a pattern that matches only this name or path.
 pub(super) fn literal_pattern(path: &str) -> String {
     let mut pattern = String::with_capacity(path.len());
     for c in path.chars() {

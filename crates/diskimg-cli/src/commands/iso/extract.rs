@@ -22,8 +22,10 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     let root = [Vec::new()];
     let paths = if job.paths.is_empty() { &root[..] } else { &job.paths };
     let mut failed = false;
+    // The limit applies to all paths together.
+    let mut options = job.options.clone();
     for path in paths {
-        let done = image.extract_path(path, &job.directory, &job.options, &mut |path| {
+        let done = image.extract_path(path, &job.directory, &options, &mut |path| {
             if job.verbose {
                 // Extraction continues if the reader of the names closes the pipe.
                 let _ = writeln!(out, "{}", printable(&String::from_utf8_lossy(path)));
@@ -31,6 +33,7 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
             check_interrupted()
         })?;
         let _ = out.flush();
+        options.max_bytes = options.max_bytes.saturating_sub(done.bytes);
         failed |= print_failures(&done, console);
     }
     Ok(if failed { INCOMPLETE } else { 0 })

@@ -152,3 +152,13 @@ fn the_chain_shows_the_same_as_info_of_each_image() {
     lab.same_json("info --backing-chain --output=json over.qcow2");
     lab.same("info base.qcow2");
 }
+
+#[test]
+fn an_empty_file_name_is_an_error_that_says_so() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for args in [&["info", ""][..], &["convert", "a.raw", ""], &["create", "", "1M"]] {
+        let error = lab.run(args).fails(1);
+        assert!(error.contains("the file name is empty"), "{args:?}: {error}");
+    }
+}

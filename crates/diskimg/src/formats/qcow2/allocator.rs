@@ -2,7 +2,7 @@
 //!
 //! Clusters are allocated in ascending order and never freed, so only the last refcount block can
 //! still change. Earlier ones have been written and are not kept. Memory use is one block and the
-//! refcount table, whatever the size of the image.
+//! refcount table, which has 8 bytes for each block.
 //!
 //! ```text
 //!   │ run of clusters │ refcount blocks that the run requires │ next run …
@@ -28,7 +28,7 @@ pub(super) struct Allocator {
     table: Vec<u64>,
     /// Index of the refcount block in memory.
     block: u64,
-    /// Content of that block as big-endian words.
+    /// Content of that block, as words that are written in big-endian order.
     words: Vec<u64>,
     /// Host offset at which the next compressed cluster may start: the end of the data in a partly
     /// filled cluster.
@@ -100,7 +100,7 @@ impl Allocator {
         }
         if to_u64(self.table.len()) * 8 > MAX_REFCOUNT_TABLE_BYTES {
             return Err(Error::limit(format!(
-                "the image file would grow beyond what its refcounts can cover ({} bytes)",
+                "the image file has {} bytes and would grow beyond what its refcounts can cover",
                 self.end()
             ))
             .hint("use a larger cluster_size or smaller refcount_bits"));
@@ -124,8 +124,8 @@ impl Allocator {
             let cluster = tail >> self.cluster_bits;
             let room = size - tail % size;
             let fits = len <= room;
-            // The rest continues in the next cluster, if that is free and does not become a
-            // refcount block.
+            // The rest continues in the next cluster, if that is free and its refcount is in the
+            // same refcount block, so that this block stays in memory.
             let spills = !fits
                 && cluster + 1 == self.next
                 && self.next / self.per_block() == cluster / self.per_block();
@@ -192,7 +192,7 @@ impl Allocator {
             .map_err(|e| Error::io("cannot write a refcount block", e).at(offset))
     }
 
-    /// Writes the last refcount block and, at the end of the file, the refcount table.
+    /// Allocates the refcount table, then writes the last refcount block and the table.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -246,7 +246,7 @@ mod tests {
         for order in 0..=6 {
             let sink = Arc::new(MemorySink::new());
             let mut allocator = Allocator::new(sink.clone(), 9, order);
-            // Long runs cross several blocks; single clusters fill the gaps.
+            // Long runs cross several blocks; short ones end within a block.
             for n in [1, 3, 700, 1, 1, 2000] {
                 allocator.allocate(n).expect("allocates");
             }

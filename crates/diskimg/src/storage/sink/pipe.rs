@@ -35,7 +35,7 @@ impl fmt::Debug for PipeSink {
 }
 
 impl State {
-    /// Writes zeros up to `offset`: skipped ranges are holes.
+    /// Writes zeros up to `offset`, because ranges that the caller skips must read as zeros.
     fn advance_to(&mut self, offset: u64) -> io::Result<()> {
         if offset < self.position {
             return Err(io::Error::new(

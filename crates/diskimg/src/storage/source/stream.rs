@@ -58,7 +58,8 @@ pub(crate) fn spool_up_to(stream: impl Read, max: u64) -> io::Result<Option<File
     Ok(Some(source).filter(|source| source.len() <= max))
 }
 
-/// Opens standard input. A regular file or block device is read directly; a pipe is spooled.
+/// Opens standard input. On Unix, a regular file or block device is read directly; anything else is
+/// spooled.
 ///
 /// # Errors
 /// Returns [`io::ErrorKind::InvalidInput`] for a character device, which may be endless

@@ -7,7 +7,7 @@ use diskimg::iso::write::{Builder, CreateOptions, Joliet, Level, NameRules, Plan
 use diskimg::iso::{IsoImage, IsoOptions, Namespace, Timestamp};
 use diskimg::storage::source::{FileSource, MemorySource};
 use diskimg::{Durability, ErrorKind, Output};
-use diskimg_testkit::tool::run;
+use diskimg_testkit::tool::{full, run};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -506,11 +506,14 @@ fn a_file_of_more_than_4_gib_has_several_extents() {
     assert!(listed.contains(&format!(" {len} ")), "{listed}");
     let listed = run("xorriso", ["-indev", image, "-find", "/huge", "-exec", "lsdl"]);
     assert!(listed.contains(&format!(" {len} ")), "{listed}");
-    let tail = Command::new("sh")
-        .args(["-c", "bsdtar -xOf \"$0\" huge | tail -c 100000000 | tail -c 3", image])
-        .output()
-        .unwrap();
-    assert_eq!(tail.stdout, b"end");
+    // bsdtar reads the whole file, holes included.
+    if full() {
+        let tail = Command::new("sh")
+            .args(["-c", "bsdtar -xOf \"$0\" huge | tail -c 100000000 | tail -c 3", image])
+            .output()
+            .unwrap();
+        assert_eq!(tail.stdout, b"end");
+    }
     assert_verifies(Path::new(image));
 }
 

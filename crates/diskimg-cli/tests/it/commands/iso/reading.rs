@@ -95,6 +95,10 @@ fn an_extracted_tree_equals_the_original() {
     assert_eq!((stdout.as_str(), lab.read("some/readme")), ("readme\n", b"read me\n".to_vec()));
     let error = lab.line("iso extract --max-bytes 3 -C less a.iso readme").fails(1);
     assert!(error.contains('3'), "{error}");
+    // The limit applies to all paths together.
+    lab.line("iso extract --max-bytes 13 -C both a.iso readme boot").ok();
+    let error = lab.line("iso extract --max-bytes 12 -C neither a.iso readme boot").fails(1);
+    assert!(error.contains("5 bytes exceeds the 4 bytes"), "{error}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use diskimg::storage::source::{Segment, Source};
 use diskimg::{Convert, Create, Format, Image, OpenOptions, Output, compare};
 use diskimg_testkit::disk::noise;
-use diskimg_testkit::tool::{assert_qemu_check, run};
+use diskimg_testkit::tool::{assert_qemu_check, full, run};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
@@ -47,11 +47,13 @@ fn raw(path: &Path) -> Image {
 }
 
 #[test]
-fn a_sparse_terabyte_costs_only_its_data() {
+fn a_large_sparse_disk_costs_only_its_data() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    write_sparse(&path("a.raw"), 1 << 40);
-    for (format, limit) in [(Format::Qcow2, 4 << 20), (Format::Vmdk, 300 << 20)] {
+    // qemu-img compares 1 TiB in ten seconds.
+    let size: u64 = if full() { 1 << 40 } else { 1 << 36 };
+    write_sparse(&path("a.raw"), size);
+    for (format, limit) in [(Format::Qcow2, 4 << 20), (Format::Vmdk, (20 << 20) + (size >> 12))] {
         let out = path(format.name());
         Convert::new(raw(&path("a.raw"))).format(format).run(&out).unwrap();
         let len = std::fs::metadata(&out).unwrap().len();
