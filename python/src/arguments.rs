@@ -25,6 +25,7 @@ pub(crate) struct OpenArgs {
     snapshot: Option<String>,
     disk: Option<String>,
     ignore_content_id: bool,
+    force_share: bool,
     direct: bool,
     memory_map: bool,
 }
@@ -39,7 +40,8 @@ impl OpenArgs {
             .limits(self.limits(py)?)
             .snapshot(self.snapshot.clone().map(SnapshotSelector::IdOrName))
             .disk(self.disk.clone())
-            .ignore_content_id(self.ignore_content_id);
+            .ignore_content_id(self.ignore_content_id)
+            .force_share(self.force_share);
         Ok(match (self.memory_map, self.direct) {
             (true, true) => return Err(bad_value("memory_map and direct are mutually exclusive")),
             (true, false) => mapped(options),

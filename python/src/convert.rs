@@ -5,7 +5,8 @@ use crate::file::{self, Raised};
 use crate::work;
 use diskimg::target::Backing;
 use diskimg::{
-    Caching, Convert, DigestAlgorithm, Durability, Error, Image, Reflink, Report, Sparse,
+    Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Reflink, Report,
+    Sparse,
 };
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -124,8 +125,9 @@ impl ConvertArgs {
         py: Python<'_>,
     ) -> PyResult<impl FnOnce(Convert<'a>) -> Convert<'a> + Send + use<'a>> {
         let format = arguments::format(py, &self.format)?;
-        let external_files = external_files(&self.external_files)?;
-        let limits = arguments::limits(py, &self.limits)?;
+        let backing_options = OpenOptions::new()
+            .external_files(external_files(&self.external_files)?)
+            .limits(arguments::limits(py, &self.limits)?);
         let reflink = match self.reflink.as_str() {
             "auto" => Reflink::Auto,
             "always" => Reflink::Always,
@@ -144,8 +146,7 @@ impl ConvertArgs {
                 .format(format)
                 .options(arguments::options(self.options))
                 .compress(self.compress)
-                .backing_external_files(external_files)
-                .backing_limits(limits)
+                .backing_options(backing_options)
                 .sparse(self.sparse.map_or(Sparse::Off, Sparse::Blocks))
                 .salvage(self.salvage)
                 .reflink(reflink)

@@ -52,6 +52,7 @@ fn class(kind: ErrorKind) -> &'static str {
         ErrorKind::Unsupported => "UnsupportedError",
         ErrorKind::Refused => "RefusedError",
         ErrorKind::Limit => "LimitError",
+        ErrorKind::Locked => "LockedError",
         ErrorKind::Invalid => "InvalidError",
         _ => "Error",
     }

@@ -41,7 +41,9 @@ mod _native {
         Iso, IsoContents, IsoWalk, iso_bytes, iso_create, iso_remaster, iso_remaster_bytes,
     };
     #[pymodule_export]
-    use crate::operations::{compare, create, detect, formats, inspect, limits, measure_size};
+    use crate::operations::{
+        compare, create, detect, formats, inspect, limits, measure_size, resize,
+    };
 
     /// The version of the library, the command and the package.
     #[pymodule_export]

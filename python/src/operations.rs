@@ -1,11 +1,11 @@
 //! The operations other than `convert`, and the lists of formats and limits.
 
-use crate::arguments::{self, Input};
+use crate::arguments::{self, Input, OpenArgs};
 use crate::errors::{Raise, exception};
 use crate::image::{Image, json};
 use crate::work;
 use diskimg::target::Backing;
-use diskimg::{Comparison, Create, Error, Format, InspectOptions, Limits};
+use diskimg::{Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
@@ -24,8 +24,9 @@ pub(crate) fn create(
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<(u64, Vec<(String, String)>)> {
     let format = arguments::format(py, format)?;
-    let external_files = arguments::external_files(external_files)?;
-    let limits = arguments::limits(py, &limits)?;
+    let backing_options = OpenOptions::new()
+        .external_files(arguments::external_files(external_files)?)
+        .limits(arguments::limits(py, &limits)?);
     let options = arguments::options(pairs);
     let backing = backing.map(|(name, format)| Backing { name, format, content_id: None });
     let created = work::run(py, progress.as_ref(), |callback| {
@@ -33,13 +34,30 @@ pub(crate) fn create(
             .size(size)
             .options(options)
             .backing(backing)
-            .backing_external_files(external_files)
-            .backing_limits(limits)
+            .backing_options(backing_options)
             .progress(callback)
             .run(arguments::plain(path))
     })?;
     let options = created.options.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     Ok((created.size, options.collect()))
+}
+
+/// Changes the size of a disk. Returns the old and the new size.
+#[pyfunction]
+pub(crate) fn resize(
+    py: Python<'_>,
+    path: PathBuf,
+    size: &str,
+    how: OpenArgs,
+    shrink: bool,
+    preallocation: &str,
+) -> PyResult<(u64, u64)> {
+    let resize = Resize::new(size.parse().or_raise(py)?)
+        .open_options(how.options(py)?)
+        .shrink(shrink)
+        .preallocation(preallocation.parse().or_raise(py)?);
+    let done = work::run(py, None, |_| resize.run(arguments::plain(path)))?;
+    Ok((done.old_size, done.new_size))
 }
 
 /// Compares two images. Returns the result and the offset of the first difference.

@@ -20,6 +20,8 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::OpenBackingFile => "the backing file must be opened",
         Remedy::IgnoreContentId => "ignore_content_id=True opens the image anyway",
         Remedy::SkipManifest => "verify_manifest=False skips the verification",
+        Remedy::ForceShare => "force_share=True reads it anyway",
+        Remedy::AllowShrinking => "shrink=True allows it",
         Remedy::GiveSize => "give the size, or a backing file to take it from",
         Remedy::ListOptions => "diskimg.create_options() lists the options",
         Remedy::Compress => "compress=True compresses the output",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 
 def test_all_exceptions_derive_from_error() -> None:
-    for name in ("Corrupt", "Unsupported", "Refused", "Limit", "Invalid", "Io"):
+    for name in ("Corrupt", "Unsupported", "Refused", "Limit", "Locked", "Invalid", "Io"):
         assert issubclass(getattr(diskimg, f"{name}Error"), diskimg.Error)
     assert issubclass(diskimg.IoError, OSError)
     assert issubclass(diskimg.InvalidError, ValueError)

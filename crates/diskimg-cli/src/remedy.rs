@@ -27,6 +27,8 @@ fn option(remedy: Remedy) -> String {
         Remedy::OpenBackingFile => "the backing file must be opened: leave out -u",
         Remedy::IgnoreContentId => "--ignore-cid opens the image anyway",
         Remedy::SkipManifest => "--no-verify skips the verification",
+        Remedy::ForceShare => "-U reads it anyway",
+        Remedy::AllowShrinking => "Use the --shrink option to perform a shrink operation.",
         Remedy::GiveSize => "give SIZE, or a backing file to take it from",
         Remedy::ListOptions => "-o help lists the options",
         Remedy::Compress => "-c compresses the output",

@@ -12,6 +12,7 @@
 //!     tool       runs qemu-img, qemu-io and other tools; loop devices, mounted file systems
 //!     oracles    independent VMDK readers
 //!   storage
+//!     crash      storage that records its writes, and every state after a crash
 //!     faulty     sources and sinks that fail at a chosen operation
 //! ```
 
@@ -25,6 +26,7 @@
 
 #[cfg(unix)]
 pub mod appliance;
+pub mod crash;
 pub mod disk;
 pub mod esx;
 pub mod faulty;

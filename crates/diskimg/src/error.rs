@@ -2,6 +2,7 @@
 
 use crate::remedy::Remedy;
 use crate::report::printable::printable;
+use crate::storage::locking::LockConflict;
 use crate::storage::output::OutputError;
 use std::borrow::Cow;
 use std::fmt;
@@ -28,6 +29,9 @@ pub enum ErrorKind {
     Limit,
     /// The caller passed an invalid argument, such as an unknown option or a range beyond the end.
     Invalid,
+    /// Another process uses the file in a way that conflicts: a virtual machine that writes to it,
+    /// for example.
+    Locked,
     /// The caller cancelled the operation.
     Cancelled,
 }
@@ -105,14 +109,20 @@ impl Error {
     /// failed ("cannot open").
     ///
     /// [`io::ErrorKind::UnexpectedEof`] and [`io::ErrorKind::InvalidData`] become
-    /// [`ErrorKind::Corrupt`]: the image is truncated or a compressed stream is damaged. If
-    /// `source` wraps an [`Error`], returns that error.
+    /// [`ErrorKind::Corrupt`]: the image is truncated or a compressed stream is damaged. A
+    /// [`LockConflict`] becomes [`ErrorKind::Locked`]. If `source` wraps an [`Error`], returns that
+    /// error.
     pub fn io(message: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         // An error of this library that was returned through an io::Error has more context.
         let source = match source.downcast::<Self>() {
             Ok(error) => return error,
             Err(source) => source,
         };
+        if let Some(conflict) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
+            let conflict: &LockConflict = conflict;
+            return Self::new(ErrorKind::Locked, conflict.to_string())
+                .hint("another process, or an image that is open in this one, uses the file");
+        }
         let kind = match source.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => ErrorKind::Corrupt,
             _ => ErrorKind::Io,

@@ -78,6 +78,7 @@ pub mod storage;
 
 pub use error::{Error, ErrorKind, Result};
 pub use model::fetch::Fetcher;
+pub use model::flat::Preallocation;
 pub use model::format::Format;
 pub use model::image::{Image, Reader};
 pub use model::layer::{DiskLayout, Layer, ParentLocator, ParentReference};
@@ -90,8 +91,8 @@ pub use open::probe::Probing;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
-    Digests, FileDigest, MapEntry, Progress, Reflink, Report, Salvaged, Sparse, compare, map,
-    measure, measure_size,
+    Digests, FileDigest, MapEntry, NewSize, Progress, Reflink, Report, Resize, Resized, Salvaged,
+    Sparse, compare, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

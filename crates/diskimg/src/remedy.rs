@@ -38,6 +38,11 @@ pub enum Remedy {
     /// Do not verify the appliance against its manifest:
     /// [`Convert::verify_manifest`](crate::Convert::verify_manifest).
     SkipManifest,
+    /// Open the image without locking it, although another process is writing to it:
+    /// [`OpenOptions::force_share`](crate::OpenOptions::force_share).
+    ForceShare,
+    /// Allow the disk to become smaller: [`Resize::shrink`](crate::Resize::shrink).
+    AllowShrinking,
     /// Give the size of the new disk: [`Create::size`](crate::Create::size).
     GiveSize,
     /// Look up the options of the format:
@@ -82,6 +87,8 @@ impl fmt::Display for Remedy {
             Self::OpenBackingFile => "leave out Create::unsafe_backing",
             Self::IgnoreContentId => "OpenOptions::ignore_content_id opens the image anyway",
             Self::SkipManifest => "Convert::verify_manifest(false) skips the verification",
+            Self::ForceShare => "OpenOptions::force_share opens it without a lock",
+            Self::AllowShrinking => "Resize::shrink allows it",
             Self::GiveSize => "set Create::size, or name a backing file to take it from",
             Self::ListOptions => "Format::options lists the options",
             Self::Compress => "Convert::compress compresses the output",

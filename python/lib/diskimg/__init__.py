@@ -24,6 +24,7 @@ from diskimg._errors import (
     InvalidError,
     IoError,
     LimitError,
+    LockedError,
     RefusedError,
     UnsupportedError,
 )
@@ -41,6 +42,7 @@ from diskimg._operations import (
     inspect,
     map,
     measure,
+    resize,
 )
 from diskimg._results import (
     CheckReport,
@@ -58,6 +60,7 @@ from diskimg._results import (
     Measure,
     Reference,
     Report,
+    Resized,
     Salvaged,
     Snapshot,
 )
@@ -85,10 +88,12 @@ __all__ = [
     "InvalidError",
     "IoError",
     "LimitError",
+    "LockedError",
     "Measure",
     "Reference",
     "RefusedError",
     "Report",
+    "Resized",
     "Salvaged",
     "Snapshot",
     "UnsupportedError",
@@ -104,4 +109,5 @@ __all__ = [
     "map",
     "measure",
     "open",
+    "resize",
 ]

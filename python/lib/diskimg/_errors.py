@@ -7,6 +7,7 @@
        ├─ CorruptError           the image violates its format's specification
        ├─ UnsupportedError       the image or the request needs an unsupported feature
        ├─ RefusedError           a policy forbids it: an external file, overwriting the source
+       ├─ LockedError            another process uses the image
        ├─ LimitError             a resource limit would be exceeded
        ├─ InvalidError           invalid arguments; also a ValueError
        └─ IoError                an operating system error; also an OSError
@@ -45,6 +46,10 @@ class RefusedError(Error):
     The image refers to a file that ``external_files`` does not allow to be opened, or the output
     would overwrite one of the source's files.
     """
+
+
+class LockedError(Error):
+    """Another process uses the image: a virtual machine that writes to it, for example."""
 
 
 class LimitError(Error):

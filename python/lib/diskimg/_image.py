@@ -39,6 +39,7 @@ def open(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    force_share: bool = False,
     direct: bool = False,
     memory_map: bool = False,
 ) -> Image:
@@ -57,6 +58,7 @@ def open(
         external_files: Which other files the image may refer to and have opened.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         ignore_content_id: Accept a parent that has changed since its child was created.
+        force_share: Do not lock the image's files, even if another process is writing to them.
         direct: Bypass the page cache (O_DIRECT).
         memory_map: Map the image's files into memory, so that `Image.cluster` returns stored
             bytes without copying them. *The caller must guarantee* that as long as the image or
@@ -79,6 +81,7 @@ def open(
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,
+        force_share=force_share,
         direct=direct,
         memory_map=memory_map,
     )

@@ -149,6 +149,13 @@ def create(
     limits: list[tuple[str, int]],
     progress: Callable[[int, int], object] | None,
 ) -> tuple[int, list[tuple[str, str]]]: ...
+def resize(
+    path: str,
+    size: str,
+    how: OpenArgs,
+    shrink: bool,
+    preallocation: str,
+) -> tuple[int, int]: ...
 def compare(
     a: Image,
     b: Image,

@@ -25,6 +25,7 @@ from diskimg._results import (
     Inspection,
     Measure,
     Report,
+    Resized,
     Salvaged,
 )
 from diskimg._types import (
@@ -65,6 +66,7 @@ def convert(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    force_share: bool = False,
     reflink: Literal["auto", "always", "never"] = "auto",
     offload: bool = False,
     recompress: bool = False,
@@ -115,6 +117,7 @@ def convert(
         external_files: Which other files the source and ``backing`` may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         ignore_content_id: Accept a parent that has changed since its child was created.
+        force_share: Do not lock the image's files, even if another process is writing to them.
         reflink: Whether stored data share their blocks with the source: ``auto`` (where
             possible), ``always`` (or fail) or ``never``.
         offload: Let the kernel copy data that cannot be shared (copy_file_range), without
@@ -156,6 +159,7 @@ def convert(
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,
+        force_share=force_share,
         direct=direct,
     )
     if any(source is dst for source in sources) and not isinstance(dst, str | bytes | os.PathLike):
@@ -226,6 +230,7 @@ def info(
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
     chain: Literal[False] = False,
 ) -> Info: ...
 @overload
@@ -236,6 +241,7 @@ def info(
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
     chain: Literal[True],
 ) -> list[Info]: ...
 @overload
@@ -246,6 +252,7 @@ def info(
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
     chain: bool,
 ) -> Info | list[Info]: ...
 def info(
@@ -255,6 +262,7 @@ def info(
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
     chain: bool = False,
 ) -> Info | list[Info]:
     """Return information about an image. Its backing file and data file are not opened.
@@ -266,6 +274,7 @@ def info(
         external_files: Whether the other files of a split image may be opened (``none``: no;
             otherwise those in its own directory); with ``chain``, also which backing files.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        force_share: Do not lock the image's files, even if another process is writing to them.
         chain: Return a list with one entry for each layer, the image itself first.
 
     Raises:
@@ -273,7 +282,13 @@ def info(
     """
     native = _native.Image.open(
         file_or_name(file),
-        open_args(format, disk=disk, external_files=external_files, limits=limits),
+        open_args(
+            format,
+            disk=disk,
+            external_files=external_files,
+            limits=limits,
+            force_share=force_share,
+        ),
         True,
         chain,
     )
@@ -294,6 +309,7 @@ def map(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    force_share: bool = False,
 ) -> list[Extent]:
     """Return the extents of an image: where each range of guest bytes is stored.
 
@@ -309,6 +325,7 @@ def map(
         external_files: Which other files the image may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         ignore_content_id: Accept a parent that has changed since its child was created.
+        force_share: Do not lock the image's files, even if another process is writing to them.
 
     Raises:
         Error: As `open` and `Image.extents`.
@@ -322,6 +339,7 @@ def map(
         external_files=external_files,
         limits=limits,
         ignore_content_id=ignore_content_id,
+        force_share=force_share,
     ) as image:
         return list(image.extents(start, end))
 
@@ -380,6 +398,49 @@ def create(
     return Created(name, chosen, created, dict(in_effect))
 
 
+def resize(
+    path: Path,
+    size: int | str,
+    *,
+    format: str | None = None,
+    shrink: bool = False,
+    preallocation: Literal["off", "falloc", "full"] = "off",
+    external_files: ExternalFiles = "same-dir",
+    limits: Mapping[str, int] | None = None,
+) -> Resized:
+    """Change the size of a disk in place. Added bytes read as zeros.
+
+    If the process is killed or power is lost, the disk has its old or its new size, and all its
+    bytes are intact. Partition tables and file systems are not changed.
+
+    Args:
+        path: The image's file name, or a block device.
+        size: The new size of the virtual disk in bytes, or text like ``10G``, or ``+1G`` and
+            ``-1G``, which are relative to the current size.
+        format: One of `FORMATS`; by default it is detected. Pass it whenever you know it.
+        shrink: Allow the disk to become smaller, which deletes the data at its end.
+        preallocation: How space is allocated for added bytes.
+        external_files: Which other files the image may refer to.
+        limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+
+    Raises:
+        LockedError: Another process uses the image.
+        RefusedError: The disk would become smaller, but ``shrink`` is false.
+        UnsupportedError: Images of this format, or with one of this image's features, cannot be
+            resized.
+        InvalidError: The format cannot have this size; also a `ValueError`.
+        Error: As `open`.
+    """
+    old, new = _native.resize(
+        name_only(path),
+        size if isinstance(size, str) else str(amount("size", size)),
+        open_args(format, external_files=external_files, limits=limits),
+        shrink,
+        preallocation,
+    )
+    return Resized(old, new)
+
+
 def compare(
     a: Path | BinaryReader | Image,
     b: Path | BinaryReader | Image,
@@ -392,6 +453,7 @@ def compare(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    force_share: bool = False,
 ) -> Comparison:
     """Compare the guest bytes of two images.
 
@@ -406,6 +468,7 @@ def compare(
         external_files: Which other files the images may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         ignore_content_id: Accept a parent that has changed since its child was created.
+        force_share: Do not lock the image's files, even if another process is writing to them.
 
     Raises:
         Error: As `open` and `Image.read_at`.
@@ -423,6 +486,7 @@ def compare(
                 external_files=external_files,
                 limits=limits,
                 ignore_content_id=ignore_content_id,
+                force_share=force_share,
             ) as fresh:
                 yield fresh
 
@@ -453,6 +517,7 @@ def measure(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    force_share: bool = False,
 ) -> Measure:
     """Calculate the space that a new image would take. No guest data is read.
 
@@ -467,6 +532,7 @@ def measure(
         external_files: Which other files the image may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         ignore_content_id: Accept a parent that has changed since its child was created.
+        force_share: Do not lock the image's files, even if another process is writing to them.
 
     Raises:
         UnsupportedError: The size of an image in that format cannot be calculated.
@@ -487,6 +553,7 @@ def measure(
         external_files=external_files,
         limits=limits,
         ignore_content_id=ignore_content_id,
+        force_share=force_share,
     ) as image:
         return image.measure(format, options)
 
@@ -498,6 +565,7 @@ def check(
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
 ) -> CheckReport:
     """Check the consistency of an image's metadata. Its backing files are not opened.
 
@@ -507,6 +575,7 @@ def check(
         disk: The disk of an appliance.
         external_files: Which other files of a split image may be opened.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        force_share: Do not lock the image's files, even if another process is writing to them.
 
     Raises:
         UnsupportedError: The format has no metadata to check (raw).
@@ -514,7 +583,13 @@ def check(
     """
     native = _native.Image.open(
         file_or_name(file),
-        open_args(format, disk=disk, external_files=external_files, limits=limits),
+        open_args(
+            format,
+            disk=disk,
+            external_files=external_files,
+            limits=limits,
+            force_share=force_share,
+        ),
         True,
         False,
     )

@@ -466,6 +466,20 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """The sizes of a disk before and after `resize`."""
+
+    old_size: int
+    """Size before, in bytes."""
+    new_size: int
+    """Size now, in bytes."""
+
+    def to_dict(self) -> Json:
+        """The fields."""
+        return {"old-size": self.old_size, "new-size": self.new_size}
+
+
+@dataclass(frozen=True, slots=True)
 class Created:
     """Description of a newly created image."""
 

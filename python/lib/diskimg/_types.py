@@ -45,6 +45,7 @@ class OpenArgs(TypedDict):
     snapshot: str | None
     disk: str | None
     ignore_content_id: bool
+    force_share: bool
     direct: bool
     memory_map: bool
 
@@ -139,6 +140,7 @@ def open_args(
     snapshot: str | None = None,
     disk: str | int | None = None,
     ignore_content_id: bool = False,
+    force_share: bool = False,
     direct: bool = False,
     memory_map: bool = False,
 ) -> OpenArgs:
@@ -150,6 +152,7 @@ def open_args(
         "snapshot": snapshot,
         "disk": None if disk is None else str(disk),
         "ignore_content_id": ignore_content_id,
+        "force_share": force_share,
         "direct": direct,
         "memory_map": memory_map,
     }

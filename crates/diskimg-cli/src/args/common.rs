@@ -23,7 +23,7 @@ pub(crate) enum OutputFormat {
 /// Options of every command that reads an image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageArgs {
-    /// Accepted for compatibility; images are never locked
+    /// Read an image even if another process is writing to it
     #[arg(short = 'U', long)]
     force_share: bool,
     /// Files an image may refer to: none, same-dir, any (default: any)
@@ -56,6 +56,19 @@ pub(crate) struct Policy {
     pub(crate) limits: Limits,
     /// `--ignore-cid`.
     ignore_content_id: bool,
+    /// `-U`.
+    force_share: bool,
+}
+
+impl Policy {
+    /// Returns the options for opening an image.
+    pub(crate) fn options(&self) -> OpenOptions {
+        OpenOptions::new()
+            .external_files(self.external_files)
+            .limits(self.limits.clone())
+            .ignore_content_id(self.ignore_content_id)
+            .force_share(self.force_share)
+    }
 }
 
 /// Values of `--external-files`; see [`ExternalFiles`].
@@ -76,7 +89,12 @@ impl ImageArgs {
             ExternalFilesArg::Any => ExternalFiles::Any,
         };
         let limits = self.limits.parse()?;
-        Ok(Policy { external_files, limits, ignore_content_id: self.ignore_cid })
+        Ok(Policy {
+            external_files,
+            limits,
+            ignore_content_id: self.ignore_cid,
+            force_share: self.force_share,
+        })
     }
 }
 
@@ -158,11 +176,7 @@ impl Input {
         policy: &Policy,
     ) -> Result<Self, Failure> {
         let format = format.map(self::format).transpose()?;
-        let options = OpenOptions::new()
-            .external_files(policy.external_files)
-            .limits(policy.limits.clone())
-            .ignore_content_id(policy.ignore_content_id)
-            .format(format);
+        let options = policy.options().format(format);
         let name = Path::new(name);
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
@@ -178,11 +192,16 @@ impl Input {
 
     /// Like [`open`](Self::open), but returns the library's error.
     pub(crate) fn try_open(&self, program: Program) -> diskimg::Result<Image> {
-        let options = match program {
-            Program::QemuImg => &self.options.clone().probing(Probing::LikeQemu),
-            _ => &self.options,
-        };
-        options.open(&self.path)
+        self.options_for(program).open(&self.path)
+    }
+
+    /// Returns the options for opening the image, as the program that the command was run as.
+    pub(crate) fn options_for(&self, program: Program) -> OpenOptions {
+        let options = self.options.clone();
+        match program {
+            Program::QemuImg => options.probing(Probing::LikeQemu),
+            _ => options,
+        }
     }
 }
 

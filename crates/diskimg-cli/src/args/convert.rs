@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::output::progress::ProgressMode;
 use diskimg::open::local_path;
 use diskimg::{
-    Caching, DigestAlgorithm, Durability, ExternalFiles, Format, Limits, Options, Reflink, Sparse,
+    Caching, DigestAlgorithm, Durability, Format, OpenOptions, Options, Reflink, Sparse,
 };
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -132,10 +132,8 @@ pub(crate) struct Job {
     pub(crate) options: Options,
     /// `-c`.
     pub(crate) compress: bool,
-    /// `--external-files`.
-    pub(crate) external_files: ExternalFiles,
-    /// `--limit`.
-    pub(crate) limits: Limits,
+    /// How the backing file is opened.
+    pub(crate) backing_options: OpenOptions,
     /// `--reflink`.
     pub(crate) reflink: Reflink,
     /// `--recompress`.
@@ -216,8 +214,7 @@ impl Args {
             format,
             options,
             compress: self.compress,
-            external_files: policy.external_files,
-            limits: policy.limits,
+            backing_options: policy.options(),
             offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.threads.as_deref())?,

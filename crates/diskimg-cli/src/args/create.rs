@@ -3,7 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs};
 use crate::failure::Failure;
-use diskimg::{ExternalFiles, Format, Limits, Options};
+use diskimg::{Format, OpenOptions, Options};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -55,10 +55,8 @@ pub(crate) struct Job {
     pub(crate) size: Option<u64>,
     /// `-o`, `-b` and `-F`.
     pub(crate) options: Options,
-    /// `--external-files`, for the backing file.
-    pub(crate) external_files: ExternalFiles,
-    /// `--limit`, for the backing file.
-    pub(crate) limits: Limits,
+    /// How the backing file is opened.
+    pub(crate) backing_options: OpenOptions,
     /// `-u`.
     pub(crate) unsafe_backing: bool,
     /// `-q`.
@@ -85,8 +83,7 @@ impl Args {
             format,
             size,
             options,
-            external_files: policy.external_files,
-            limits: policy.limits,
+            backing_options: policy.options(),
             unsafe_backing: self.backing_unsafe,
             quiet: self.quiet,
         }))

@@ -14,6 +14,7 @@ pub(crate) mod measure;
 mod mkisofs;
 pub(crate) mod names;
 pub(crate) mod recipe;
+pub(crate) mod resize;
 mod usage;
 
 use crate::confine::Sandbox;
@@ -56,6 +57,7 @@ enum CommandArgs {
     Compare(compare::Args),
     Check(check::Args),
     Measure(measure::Args),
+    Resize(resize::Args),
     Iso(iso::Args),
     /// Create an ISO image; takes the options of mkisofs.
     #[command(aliases = ["genisoimage", "xorrisofs"], disable_help_flag = true)]
@@ -104,6 +106,8 @@ pub(crate) enum Command {
     Check(check::Job),
     /// `measure`.
     Measure(measure::Job),
+    /// `resize`.
+    Resize(resize::Job),
     /// `iso info`, `iso boot`.
     IsoShow(iso::show::Job),
     /// `iso ls`.
@@ -174,6 +178,7 @@ fn operands(command: &str) -> &'static str {
         "compare" => "A B",
         "create" => "FILE [SIZE]",
         "measure" => "{FILE | --size SIZE}",
+        "resize" => "FILE [+|-]SIZE",
         "mkisofs" => "[-o IMAGE] FILE...",
         "completions" => "SHELL",
         "man" => "[DIR]",
@@ -224,6 +229,7 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
         CommandArgs::Measure(args) => run(args.parse()?, Command::Measure),
+        CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
         CommandArgs::Iso(args) => args.parse()?,
         // Reached only when run as qemu-img: otherwise mkisofs::parse has handled the line above.
         CommandArgs::Mkisofs { args } => mkisofs::parse_args(&args, program)?,

@@ -6,8 +6,7 @@ use crate::output::Program;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands of qemu-img that are not supported.
-const UNSUPPORTED: [&str; 8] =
-    ["amend", "bench", "bitmap", "commit", "dd", "rebase", "resize", "snapshot"];
+const UNSUPPORTED: [&str; 7] = ["amend", "bench", "bitmap", "commit", "dd", "rebase", "snapshot"];
 
 /// Returns the text of a help or version request, or the error as a [`Failure`].
 pub(super) fn explain(

@@ -20,8 +20,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let created = Create::new(job.format)
         .size(job.size)
         .options(job.options)
-        .backing_external_files(job.external_files)
-        .backing_limits(job.limits)
+        .backing_options(job.backing_options)
         .unsafe_backing(job.unsafe_backing)
         .progress(&report_progress)
         .run(&job.path);

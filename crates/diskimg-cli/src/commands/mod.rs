@@ -10,6 +10,7 @@ mod iso;
 mod manual;
 mod map;
 mod measure;
+mod resize;
 
 use crate::args::Command;
 use crate::failure::Failure;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::Compare(job) => compare::run(&job, console),
         Command::Check(job) => check::run(&job, console),
         Command::Measure(job) => measure::run(&job, console),
+        Command::Resize(job) => resize::run(&job, console),
         Command::IsoShow(job) => iso::show::run(&job, console),
         Command::IsoLs(job) => iso::ls::run(&job, console),
         Command::IsoCat(job) => iso::cat::run(&job, console),

@@ -5,12 +5,15 @@
 
 use crate::error::{Error, Result};
 use crate::storage::sink::Sink;
+use std::str::FromStr;
 use std::sync::Arc;
 
-/// How much space is allocated for a flat file up front.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Preallocation {
+/// How much space is allocated up front for bytes that are not written yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Preallocation {
     /// None: ranges that are never written remain holes.
+    #[default]
     Off,
     /// All blocks are reserved, as by `fallocate`.
     Falloc,
@@ -24,12 +27,26 @@ impl Preallocation {
     /// # Errors
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) for an unknown mode.
     pub(crate) fn parse(mode: Option<&str>, name: &str) -> Result<Self> {
+        let Some(mode) = mode else { return Ok(Self::Off) };
+        mode.parse().map_err(|_| {
+            Error::invalid(format!(
+                "Unsupported preallocation mode '{mode}' for {name}: off, falloc or full"
+            ))
+        })
+    }
+}
+
+impl FromStr for Preallocation {
+    type Err = Error;
+
+    /// Parses `off`, `falloc` or `full`.
+    fn from_str(mode: &str) -> Result<Self> {
         match mode {
-            None | Some("off") => Ok(Self::Off),
-            Some("falloc") => Ok(Self::Falloc),
-            Some("full") => Ok(Self::Full),
-            Some(other) => Err(Error::invalid(format!(
-                "Unsupported preallocation mode '{other}' for {name}: off, falloc or full"
+            "off" => Ok(Self::Off),
+            "falloc" => Ok(Self::Falloc),
+            "full" => Ok(Self::Full),
+            other => Err(Error::invalid(format!(
+                "Unsupported preallocation mode: {other} (off, falloc or full)"
             ))),
         }
     }

@@ -56,6 +56,12 @@ impl Image {
         self
     }
 
+    /// Returns the backing chain, if there is one.
+    pub(crate) fn backing(&self) -> Option<Self> {
+        let links = self.links.get(1..).filter(|links| !links.is_empty())?;
+        Some(Self::from_links(links.to_vec()))
+    }
+
     /// Returns the format of the top layer.
     pub fn format(&self) -> Format {
         self.top().format()

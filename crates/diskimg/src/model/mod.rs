@@ -19,6 +19,7 @@ pub(crate) mod format;
 pub(crate) mod image;
 pub(crate) mod image_source;
 pub(crate) mod layer;
+pub(crate) mod mutable;
 pub(crate) mod options;
 pub(crate) mod slices;
 pub mod target;

@@ -11,16 +11,22 @@ pub(crate) use crate::formats::signatures::{Kind as SignatureKind, SIGNATURES, S
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::layer::Layer;
+use crate::model::mutable::MutableLayer;
 use crate::model::options::OptionSpec;
 use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target};
 use crate::open::OpenContext;
 use crate::open::probe::ProbeBuffer;
+use crate::storage::edit::Storage;
 use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Opens a layer of a format.
 type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
+
+/// Opens an image for modification.
+pub(crate) type OpenMutable =
+    fn(Arc<dyn Storage>, &OpenContext<'_>) -> Result<Box<dyn MutableLayer>>;
 
 /// Starts a new image with several disks.
 type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target>>;
@@ -41,6 +47,8 @@ pub(crate) struct Driver {
     pub(crate) require: Option<fn(&Image) -> Result<()>>,
     /// Starts a new image.
     pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn Target>>,
+    /// Opens an image for modification; `None` if the format does not support it.
+    pub(crate) open_mutable: Option<OpenMutable>,
     /// Create options, including `size`, `backing_file` and `backing_fmt` where they apply.
     pub(crate) options: &'static [OptionSpec],
     /// Computes the size of a new image, if the layout of the format allows it.

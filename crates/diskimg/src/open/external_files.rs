@@ -1,7 +1,9 @@
 //! The policy for the files that an image references, and opening them.
 
 use crate::error::{Error, Result};
+use crate::open::lock_error;
 use crate::remedy::Remedy;
+use crate::storage::locking::Lock;
 use crate::storage::os;
 use crate::storage::output::canonical;
 use crate::storage::source::{FileSource, ReadMode, Source};
@@ -39,6 +41,8 @@ pub(crate) struct Resolver<'a> {
     /// The policy for files that are found by their contents (a UUID). It is the caller's policy;
     /// `policy` is stricter for an image that was itself found in this way.
     pub(crate) search: ExternalFiles,
+    /// How opened files are locked, if they are.
+    pub(crate) lock: Option<Lock>,
     /// How opened files are read.
     pub(crate) read_mode: ReadMode,
     /// Sources to use instead of files with these paths.
@@ -56,6 +60,7 @@ impl<'a> Resolver<'a> {
             real: None,
             policy,
             search: policy,
+            lock: None,
             read_mode: ReadMode::default(),
             stand_ins: &[],
         }
@@ -107,8 +112,17 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// Returns [`Refused`](crate::ErrorKind::Refused) if the policy does not allow it. The message
     /// does not reveal whether a file outside the image's directory exists, because the author of
-    /// the image might see it. Returns [`Io`](crate::ErrorKind::Io) if opening fails.
+    /// the image might see it. Returns [`Io`](crate::ErrorKind::Io) if opening fails, and
+    /// [`Locked`](crate::ErrorKind::Locked) if another process is writing to the file.
     pub(crate) fn open_at(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
+        let source = self.open_unlocked(role, name, path)?;
+        if let Some(lock) = self.lock {
+            lock.acquire_source(&*source).map_err(|e| lock_error(e).in_file(path))?;
+        }
+        Ok(source)
+    }
+
+    fn open_unlocked(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
         self.refuse_none(role, name)?;
         if let Some((_, source)) = self.stand_ins.iter().find(|(name, _)| is_same(name, path)) {
             return Ok(Arc::clone(source));

@@ -5,15 +5,19 @@ pub mod external_files;
 pub(crate) mod limits;
 pub(crate) mod probe;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::image::{Image, Link};
 use crate::model::layer::{Layer, ParentLocator};
+use crate::model::mutable::MutableLayer;
+use crate::open::driver::OpenMutable;
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, plain_path, real_path};
 use crate::open::limits::Limits;
 use crate::open::probe::Probing;
 use crate::remedy::Remedy;
 use crate::storage::caching::Caching;
+use crate::storage::edit::Storage;
+use crate::storage::locking::Lock;
 use crate::storage::source::{FileSource, ReadMode, Source, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +45,7 @@ pub struct OpenOptions {
     with_chain: bool,
     with_extents: bool,
     ignore_content_id: bool,
+    force_share: bool,
     read_mode: ReadMode,
     alone: bool,
     stand_ins: Vec<StandIn>,
@@ -166,6 +171,18 @@ impl OpenOptions {
         self
     }
 
+    /// Opens files without locking them, even if another process is writing to them. What is read
+    /// may then be inconsistent.
+    ///
+    /// By default, files are locked until the image is dropped, so that no other process that
+    /// respects QEMU's locks writes to them ([`locking`](crate::storage::locking)). A raw image
+    /// that is opened for its metadata only is not locked.
+    #[must_use]
+    pub fn force_share(mut self, yes: bool) -> Self {
+        self.force_share = yes;
+        self
+    }
+
     /// Sets how reading uses the page cache. Applies to all files that are opened by path: the
     /// image, its backing files, data files and extents. Overrides an earlier
     /// [`memory_map`](Self::memory_map), and vice versa.
@@ -222,6 +239,53 @@ impl OpenOptions {
     pub(crate) fn stand_ins(mut self, files: Vec<StandIn>) -> Self {
         self.stand_ins = files;
         self
+    }
+
+    /// Returns the lock for the files that are opened.
+    fn lock(&self) -> Option<Lock> {
+        let lock = if self.metadata_only { Lock::READ_METADATA } else { Lock::READ };
+        Some(lock).filter(|_| !self.force_share)
+    }
+
+    fn context<'a>(&'a self, resolver: Resolver<'a>) -> OpenContext<'a> {
+        OpenContext {
+            resolver,
+            limits: &self.limits,
+            snapshot: None,
+            disk: None,
+            metadata_only: self.metadata_only,
+            with_extents: self.with_extents,
+            with_parent: self.with_parent(),
+            probed: self.format.is_none(),
+        }
+    }
+
+    /// Opens an image for modification with its format's `open`.
+    ///
+    /// # Errors
+    /// As [`open_source`](Self::open_source).
+    pub(crate) fn open_mutable(
+        &self,
+        storage: Arc<dyn Storage>,
+        open: OpenMutable,
+    ) -> Result<Box<dyn MutableLayer>> {
+        let source = Arc::clone(&storage);
+        let real = real_path(&*source);
+        let resolver = Resolver {
+            image: source.path(),
+            real: real.as_deref(),
+            policy: self.external_files,
+            search: self.external_files,
+            lock: self.lock(),
+            read_mode: self.read_mode,
+            stand_ins: &self.stand_ins,
+        };
+        open(storage, &self.context(resolver))
+    }
+
+    /// Returns true if the format of the image is not named.
+    pub(crate) fn is_probed(&self) -> bool {
+        self.format.is_none()
     }
 
     fn with_parent(&self) -> bool {
@@ -332,18 +396,15 @@ impl Chain<'_> {
             real: real.as_deref(),
             policy: self.policy,
             search: self.options.external_files,
+            lock: self.options.lock(),
             read_mode: self.options.read_mode,
             stand_ins: &self.options.stand_ins,
         };
         let context = OpenContext {
-            resolver,
-            limits,
             snapshot: self.options.snapshot.as_ref().filter(|_| self.links.is_empty()),
             disk: self.options.disk.as_deref().filter(|_| self.links.is_empty()),
-            metadata_only: self.options.metadata_only,
-            with_extents: self.options.with_extents,
-            with_parent: self.options.with_parent(),
             probed: format.is_none(),
+            ..self.options.context(resolver)
         };
         let format = match format {
             Some(format) => format,
@@ -358,6 +419,12 @@ impl Chain<'_> {
                     .hint("the image does not record the format of its backing file")
             })?,
         };
+        // A raw image has no metadata, so nothing is read of it.
+        if let Some(lock) = resolver.lock
+            && !(self.options.metadata_only && format == Format::Raw)
+        {
+            lock.acquire_source(&*source).map_err(|e| lock_error(e).in_file(&name))?;
+        }
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
         if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {
             require_content(child, &*layer, &name)?;
@@ -370,7 +437,8 @@ impl Chain<'_> {
                 let role = "backing file";
                 let searched = matches!(parent.locator, ParentLocator::FoundByUuid(_));
                 let policy = if searched { resolver.search } else { resolver.policy };
-                let resolver = Resolver { policy, ..resolver };
+                // The backing file is locked once its format is known.
+                let resolver = Resolver { policy, lock: None, ..resolver };
                 let open = || -> Result<_> {
                     let path = match parent.locator.path() {
                         Some(path) => path.to_owned(),
@@ -405,6 +473,15 @@ fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
     .in_file(&child.name)
     .hint("the parent was modified after the image was created, or it is a different image")
     .with_remedy(Remedy::IgnoreContentId))
+}
+
+/// Converts an error of locking a file that is only read.
+pub(crate) fn lock_error(error: std::io::Error) -> Error {
+    let error = Error::io("cannot lock it", error);
+    match error.kind() {
+        ErrorKind::Locked => error.with_remedy(Remedy::ForceShare),
+        _ => error,
+    }
 }
 
 fn open_layer(

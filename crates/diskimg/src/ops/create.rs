@@ -6,10 +6,10 @@ use crate::model::image::Image;
 use crate::model::layer::DiskLayout;
 use crate::model::options::Options;
 use crate::model::target::{Allocate, Backing, CreateRequest, Target};
-use crate::open::external_files::ExternalFiles;
-use crate::open::limits::Limits;
-use crate::open::local_path;
-use crate::ops::new_image::{open_backing, protect_backing, take_backing, whole_size};
+use crate::open::{OpenOptions, local_path};
+use crate::ops::new_image::{
+    open_backing, protect_backing, refuse_own_backing, take_backing, whole_size,
+};
 use crate::ops::progress::{Callback, report};
 use crate::remedy::Remedy;
 use crate::storage::output::{Durability, Output};
@@ -37,8 +37,7 @@ pub struct Create<'a> {
     size: Option<u64>,
     options: Options,
     backing: Option<Backing>,
-    backing_external_files: ExternalFiles,
-    backing_limits: Limits,
+    backing_options: OpenOptions,
     trust_backing: bool,
     progress: Option<Callback<'a>>,
 }
@@ -72,8 +71,7 @@ impl<'a> Create<'a> {
             size: None,
             options: Options::default(),
             backing: None,
-            backing_external_files: ExternalFiles::default(),
-            backing_limits: Limits::default(),
+            backing_options: OpenOptions::new(),
             trust_backing: false,
             progress: None,
         }
@@ -100,17 +98,10 @@ impl<'a> Create<'a> {
         self
     }
 
-    /// Sets which external files the backing file may refer to.
+    /// Sets how the backing file is opened. Its format is that of [`backing`](Self::backing).
     #[must_use]
-    pub fn backing_external_files(mut self, policy: ExternalFiles) -> Self {
-        self.backing_external_files = policy;
-        self
-    }
-
-    /// Sets the limits for opening the backing file.
-    #[must_use]
-    pub fn backing_limits(mut self, limits: Limits) -> Self {
-        self.backing_limits = limits;
+    pub fn backing_options(mut self, options: OpenOptions) -> Self {
+        self.backing_options = options;
         self
     }
 
@@ -158,8 +149,8 @@ impl<'a> Create<'a> {
         if let Some(backing) = &mut self.backing
             && !self.trust_backing
         {
-            let image =
-                open_base(backing, path, self.backing_external_files, &self.backing_limits)?;
+            let image = open_base(backing, path, &self.backing_options)?;
+            refuse_own_backing(Some(path), &image)?;
             size = size.or(Some(image.size()));
             base = Some(image);
         }
@@ -226,18 +217,13 @@ fn steps(size: u64, cluster_size: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// Opens the backing file, whose format must be given.
-fn open_base(
-    backing: &mut Backing,
-    path: &Path,
-    external_files: ExternalFiles,
-    limits: &Limits,
-) -> Result<Image> {
+fn open_base(backing: &mut Backing, path: &Path, options: &OpenOptions) -> Result<Image> {
     if backing.format.is_none() {
         return Err(Error::invalid("backing file specified without its format")
             .hint("a guest can write the header of any format into a raw disk")
             .with_remedy(Remedy::NameBackingFormat));
     }
-    open_backing(backing, Some(path), external_files, limits)
+    open_backing(backing, Some(path), options)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod measure;
 mod new_image;
 mod pipeline;
 mod progress;
+mod resize;
 
 pub use compare::{CompareError, CompareStage, Comparison, compare};
 pub use convert::{
@@ -24,3 +25,4 @@ pub use inspect::{InspectOptions, inspect, inspect_source};
 pub use map::{MapEntry, map};
 pub use measure::{measure, measure_size};
 pub use progress::{Callback, Progress};
+pub use resize::{NewSize, Resize, Resized};

@@ -7,7 +7,6 @@ use crate::model::options::Options;
 use crate::model::target::Backing;
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, Resolver};
-use crate::open::limits::Limits;
 use crate::storage::output::{self, Output};
 use std::path::Path;
 
@@ -46,15 +45,13 @@ pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>)
 pub(super) fn open_backing(
     backing: &mut Backing,
     output: Option<&Path>,
-    external_files: ExternalFiles,
-    limits: &Limits,
+    options: &OpenOptions,
 ) -> Result<Image> {
     // The user names this file, not an image, so the policy does not apply to it.
     let resolver = Resolver::new(output, ExternalFiles::Any);
     let path = resolver.resolve("backing file", &backing.name)?;
     let format = backing.format.as_deref().map(str::parse).transpose()?;
-    let options = OpenOptions::new().format(format).external_files(external_files);
-    let image = options.limits(limits.clone()).open(&path)?;
+    let image = options.clone().format(format).open(&path)?;
     if image.format().driver().appliance.is_some() {
         return Err(Error::invalid("a disk of an appliance cannot be a backing file")
             .hint("no other program could open the new image: convert the disk first")
@@ -65,17 +62,27 @@ pub(super) fn open_backing(
     Ok(image)
 }
 
+const OWN_BACKING_FILE: &str = "the output cannot be its own backing file";
+
+/// Verifies that the output at `path` does not replace a file of its own backing chain.
+///
+/// # Errors
+/// Returns [`Refused`](crate::ErrorKind::Refused) if it does.
+pub(super) fn refuse_own_backing(path: Option<&Path>, backing: &Image) -> Result<()> {
+    let replaced = path.and_then(output::existing_identity);
+    if backing.identities().any(|own| Some(own) == replaced) {
+        return Err(Error::refused(OWN_BACKING_FILE));
+    }
+    Ok(())
+}
+
 /// Verifies that the output does not replace a file of its own backing chain. The main file is
 /// checked now, each companion file when it is created.
 ///
 /// # Errors
-/// Returns [`Refused`](crate::ErrorKind::Refused) if the main file belongs to the chain.
+/// As [`refuse_own_backing`].
 pub(super) fn protect_backing(output: &mut Output, backing: &Image) -> Result<()> {
-    const WHY: &str = "the output cannot be its own backing file";
-    let replaced = output.path().and_then(output::existing_identity);
-    if backing.identities().any(|own| Some(own) == replaced) {
-        return Err(Error::refused(WHY));
-    }
-    output.protect(backing.identities(), WHY);
+    refuse_own_backing(output.path(), backing)?;
+    output.protect(backing.identities(), OWN_BACKING_FILE);
     Ok(())
 }

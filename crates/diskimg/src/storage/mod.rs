@@ -7,6 +7,8 @@
 pub(crate) mod buffer;
 pub mod caching;
 pub mod codec;
+pub mod edit;
+pub mod locking;
 pub(crate) mod number;
 pub(crate) mod os;
 pub mod output;

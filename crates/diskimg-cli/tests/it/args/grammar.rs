@@ -48,7 +48,7 @@ fn unsupported_options_are_errors_and_not_ignored() {
         ("convert --bitmaps a.raw b.raw", "--bitmaps"),
         ("info --object secret,id=s,data=x a.raw", "--object"),
         ("check -r all a.raw", "repair (-r)"),
-        ("resize a.raw 2M", "'resize'"),
+        ("rebase -u -b b.raw a.raw", "'rebase'"),
         ("snapshot -l a.raw", "'snapshot'"),
     ] {
         let error = lab.line(line).fails(1);

@@ -8,9 +8,11 @@ mod info;
 mod inspect;
 #[cfg(unix)]
 mod iso;
+mod locks;
 mod map;
 mod measure;
 mod ova;
 mod probing;
+mod resize;
 mod scale;
 mod vmdk;

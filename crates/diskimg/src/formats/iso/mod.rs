@@ -37,6 +37,7 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: Some(require),
     create,
+    open_mutable: None,
     options: &[],
     measure: Some(measure),
     #[cfg(feature = "inspect")]

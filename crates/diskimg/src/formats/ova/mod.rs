@@ -64,6 +64,7 @@ pub(crate) static DRIVER: Driver = Driver {
     open: |source, context| Ok(Arc::new(Ova::open(source, context)?)),
     require: None,
     create: target::create,
+    open_mutable: None,
     options: options::OPTIONS,
     measure: None,
     #[cfg(feature = "inspect")]

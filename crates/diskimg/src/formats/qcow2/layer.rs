@@ -35,7 +35,7 @@ pub(crate) struct Qcow2 {
     /// Size in bytes of the active disk or of the selected snapshot.
     size: u64,
     /// L1 table of the active disk or of the selected snapshot.
-    l1: Vec<u64>,
+    pub(super) l1: Vec<u64>,
     l2: TableReader,
     /// The snapshot table, or the error from reading it.
     pub(super) snapshots: Result<Snapshots>,
@@ -112,6 +112,23 @@ impl Qcow2 {
             limits: limits.clone(),
             header,
         })
+    }
+
+    /// Returns the same image with a disk of `size` bytes, which the L1 table must cover, without
+    /// its snapshots and bitmaps.
+    pub(super) fn with_size(&self, size: u64) -> Self {
+        Self {
+            files: self.files.clone(),
+            header: self.header.clone(),
+            layout: self.layout,
+            size,
+            l1: self.l1.clone(),
+            l2: TableReader::new(self.layout.cluster_size()),
+            snapshots: Ok(Snapshots::default()),
+            bitmaps: Ok(Vec::new()),
+            parent: self.parent.clone(),
+            limits: self.limits.clone(),
+        }
     }
 
     /// Returns the image file.

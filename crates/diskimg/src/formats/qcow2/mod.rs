@@ -18,6 +18,7 @@
 mod allocator;
 mod bitmaps;
 mod check;
+mod edit;
 mod extensions;
 mod header;
 #[cfg(feature = "inspect")]
@@ -42,6 +43,7 @@ pub(crate) static DRIVER: Driver = Driver {
     open: |source, context| Ok(Arc::new(layer::Qcow2::open(source, context)?)),
     require: None,
     create: target::create,
+    open_mutable: Some(edit::open),
     options: options::OPTIONS,
     measure: Some(measure::measure),
     #[cfg(feature = "inspect")]

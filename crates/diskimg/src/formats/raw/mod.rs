@@ -11,6 +11,7 @@
 #[cfg(feature = "inspect")]
 mod inspect;
 mod layer;
+mod resize;
 mod target;
 
 use crate::model::options::{OptionKind, OptionSpec};
@@ -29,6 +30,7 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: None,
     create: target::create,
+    open_mutable: Some(resize::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
         OptionSpec::new(

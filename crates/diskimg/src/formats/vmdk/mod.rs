@@ -82,6 +82,7 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: None,
     create: write::create,
+    open_mutable: None,
     // In the order in which `qemu-img create -o help` lists them.
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

@@ -48,7 +48,7 @@ pub(super) fn find(
     // Candidates are not yet known to belong to the chain, so the read mode chosen for its files
     // does not apply to them.
     let (policy, read_mode) = (context.resolver.search, ReadMode::default());
-    let resolver = Resolver { policy, read_mode, ..context.resolver };
+    let resolver = Resolver { policy, read_mode, lock: None, ..context.resolver };
     if resolver.policy == ExternalFiles::None {
         let remedy = Remedy::AllowFilesInSameDir;
         return Err(Error::refused(what()).with_remedy(remedy));

@@ -75,7 +75,8 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
 /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if rewriting it would lose something.
 fn open_old(format: Format, path: &Path, unsupported: &dyn Fn(&str) -> Error) -> Result<Image> {
     let further_files = || unsupported("further files (extents or a data file)");
-    let options = OpenOptions::new().format(format);
+    // Not locked: the output locks it, which a lock of this process would prevent.
+    let options = OpenOptions::new().format(format).force_share(true);
     let info = options.clone().metadata_only(true).open(path)?.info(0)?;
     if info.backing_filename.is_some() {
         return Err(unsupported("a backing file"));

@@ -30,9 +30,7 @@ use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::options::Options;
 use crate::model::target::Backing;
-use crate::open::external_files::ExternalFiles;
-use crate::open::limits::Limits;
-use crate::open::local_path;
+use crate::open::{OpenOptions, local_path};
 use crate::ops::progress::{Callback, report};
 use crate::storage::caching::Caching;
 use crate::storage::output::{Durability, Output};
@@ -102,8 +100,7 @@ struct Settings<'a> {
     options: Options,
     compress: bool,
     backing: Option<Backing>,
-    backing_external_files: ExternalFiles,
-    backing_limits: Limits,
+    backing_options: OpenOptions,
     sparse: Sparse,
     threads: Option<usize>,
     rate_limit: Option<u64>,
@@ -175,8 +172,7 @@ impl<'a> Convert<'a> {
                 options: Options::default(),
                 compress: false,
                 backing: None,
-                backing_external_files: ExternalFiles::default(),
-                backing_limits: Limits::default(),
+                backing_options: OpenOptions::new(),
                 sparse: Sparse::default(),
                 threads: None,
                 rate_limit: None,
@@ -232,17 +228,10 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// Sets which external files the [`backing`](Self::backing) image may refer to.
+    /// Sets how the [`backing`](Self::backing) image is opened. Its format is set there.
     #[must_use]
-    pub fn backing_external_files(mut self, policy: ExternalFiles) -> Self {
-        self.settings.backing_external_files = policy;
-        self
-    }
-
-    /// Sets the limits for opening the [`backing`](Self::backing) image.
-    #[must_use]
-    pub fn backing_limits(mut self, limits: Limits) -> Self {
-        self.settings.backing_limits = limits;
+    pub fn backing_options(mut self, options: OpenOptions) -> Self {
+        self.settings.backing_options = options;
         self
     }
 

@@ -27,8 +27,12 @@ pub(super) fn verify(
 ) -> Result<()> {
     let Some((name, main)) = files.first().cloned() else { return Ok(()) };
     // The output refers only to files that this conversion wrote or that the user named.
-    let options =
-        OpenOptions::new().format(settings.format).external_files(ExternalFiles::Any).alone();
+    // If they are written in place, the output has locked them.
+    let options = OpenOptions::new()
+        .format(settings.format)
+        .external_files(ExternalFiles::Any)
+        .force_share(true)
+        .alone();
     let options = options.stand_ins(files.to_vec());
     let name = name.display().to_string();
     if settings.format.driver().appliance.is_none() {

@@ -122,12 +122,7 @@ impl Settings<'_> {
         take_backing(&mut self.options, &mut self.backing);
         let backing = match &mut self.backing {
             Some(backing) => {
-                let image = open_backing(
-                    backing,
-                    output.path(),
-                    self.backing_external_files,
-                    &self.backing_limits,
-                )?;
+                let image = open_backing(backing, output.path(), &self.backing_options)?;
                 protect_backing(output, &image)?;
                 Some(image)
             }

@@ -1,5 +1,7 @@
 //! Linux: `SEEK_DATA`, `SEEK_HOLE`, `fallocate`, `FICLONERANGE`, `O_PATH`.
 
+pub(super) use super::byte_locks::{is_byte_locked, lock_byte};
+
 use super::{FileLock, Segment};
 use rustix::fs::{
     Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fadvise, fallocate,

@@ -1,4 +1,4 @@
-//! Operating system interfaces: holes, space reservation, in-kernel copies, block devices.
+//! Operating system interfaces: holes, space reservation, in-kernel copies, block devices, locks.
 //!
 //! `linux.rs` implements them on Linux. On other systems, `portable.rs` reports them as
 //! unsupported, and callers fall back to plain reads and writes.
@@ -8,6 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+#[cfg(target_os = "linux")]
+mod byte_locks;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
@@ -281,6 +283,17 @@ pub(crate) enum FileLock {
 /// Tries to lock the file with flock(2), without waiting.
 pub(crate) fn try_lock_file(file: &File) -> FileLock {
     imp::try_lock_file(file)
+}
+
+/// Sets a shared lock on the byte at `offset`, which need not exist, until the file is closed.
+/// Returns `false` if the file system or the system does not support such locks.
+pub(crate) fn lock_byte(file: &File, offset: u64) -> io::Result<bool> {
+    imp::lock_byte(file, offset)
+}
+
+/// Returns true if the byte at `offset` is locked through another open file.
+pub(crate) fn is_byte_locked(file: &File, offset: u64) -> io::Result<bool> {
+    imp::is_byte_locked(file, offset)
 }
 
 /// Returns the limit on the process's address space in bytes, if there is one.

@@ -78,3 +78,11 @@ pub(super) fn try_lock_file(_: &File) -> FileLock {
 pub(super) fn address_space_limit() -> Option<u64> {
     None
 }
+
+pub(super) fn lock_byte(_file: &File, _offset: u64) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(super) fn is_byte_locked(_file: &File, _offset: u64) -> io::Result<bool> {
+    Ok(false)
+}

@@ -37,7 +37,7 @@ use error::Concerning;
 use output_file::{OutputFile, destination, is_replaceable};
 use stale_temp_files::StaleTempFiles;
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,9 +104,7 @@ impl Output {
     /// # Errors
     /// Returns the error of the system if opening fails.
     pub fn in_place(path: impl AsRef<Path>, zeroed: bool) -> io::Result<Self> {
-        let path = path.as_ref();
-        let file = OpenOptions::new().write(true).open(path)?;
-        Ok(Self::of(OutputFile::direct(file, path, zeroed)?))
+        Ok(Self::of(OutputFile::in_place(path.as_ref(), zeroed)?))
     }
 
     /// Creates an output that writes sequentially to `writer`.
@@ -203,8 +201,7 @@ impl Output {
         self.claim(&path)?;
         match std::fs::metadata(&path) {
             Ok(metadata) if !metadata.is_file() && os::is_seekable(&metadata) => {
-                let file = OpenOptions::new().write(true).open(&path).concerning(&path)?;
-                let part = OutputFile::direct(file, &path, false).concerning(&path)?;
+                let part = OutputFile::in_place(&path, false).concerning(&path)?;
                 self.add(part)
             }
             Ok(metadata) if !metadata.is_file() => {

@@ -5,6 +5,7 @@ use super::publish::Staged;
 use super::stale_temp_files::{StaleTempFiles, lock_new};
 use super::{Durability, directory_of, temporary_prefix};
 use crate::storage::caching::Caching;
+use crate::storage::locking::Lock;
 use crate::storage::os::{self, FileLock};
 use crate::storage::sink::{FileSink, PipeSink, Sink};
 use crate::storage::source::{FileSource, Source};
@@ -62,10 +63,7 @@ impl OutputFile {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
             }
             Ok(metadata) if metadata.is_file() => stage(),
-            Ok(metadata) if os::is_seekable(&metadata) => {
-                let file = OpenOptions::new().write(true).open(&path)?;
-                Ok((Self::direct(file, &path, false)?, None))
-            }
+            Ok(metadata) if os::is_seekable(&metadata) => Ok((Self::in_place(&path, false)?, None)),
             Ok(metadata) => {
                 let sink = Arc::new(PipeSink::new(open_pipe(&path, &metadata, stopped)?));
                 Ok((Self { sink, path: Some(path), staged: None }, None))
@@ -85,8 +83,8 @@ impl OutputFile {
     ) -> io::Result<(Self, File)> {
         if std::fs::metadata(&path).is_ok() {
             // Renaming over a file requires write permission only for its directory. Require it for
-            // the file as well.
-            OpenOptions::new().write(true).open(&path)?;
+            // the file as well, and that no other process uses the file.
+            Lock::WRITE.acquire(&OpenOptions::new().read(true).write(true).open(&path)?)?;
         }
         stale_temp_files.remove(&path);
         let (opened, file, lock) = make_temporary(&path, &model)?;
@@ -99,7 +97,11 @@ impl OutputFile {
         Ok((part, second))
     }
 
-    pub(super) fn direct(file: File, path: &Path, zeroed: bool) -> io::Result<Self> {
+    /// Opens an existing file or device to overwrite it in place, and locks it. `zeroed` must be
+    /// true only if it reads as zeros now.
+    pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Lock::WRITE.acquire(&file)?;
         Ok(Self {
             sink: Arc::new(FileSink::new(file, zeroed)?),
             path: Some(path.to_owned()),

@@ -9,13 +9,18 @@ use std::sync::Mutex;
 /// A growable buffer in memory, for tests and small images.
 #[derive(Debug, Default)]
 pub struct MemorySink {
-    bytes: Mutex<Vec<u8>>,
+    pub(in crate::storage) bytes: Mutex<Vec<u8>>,
 }
 
 impl MemorySink {
     /// Creates an empty buffer.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates a buffer with these bytes.
+    pub(in crate::storage) fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes: Mutex::new(bytes) }
     }
 
     /// Returns a copy of the written bytes as a source.

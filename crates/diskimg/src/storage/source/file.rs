@@ -80,8 +80,22 @@ impl FileSource {
     }
 
     /// Returns the open file.
-    pub(super) fn file(&self) -> &File {
+    pub(in crate::storage) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Opens `path` for reading and writing, to be modified in place.
+    ///
+    /// # Errors
+    /// See [`open`](Self::open).
+    pub(in crate::storage) fn open_to_write(path: &Path) -> io::Result<Self> {
+        // Check the type before opening: opening a FIFO blocks until the other end is opened.
+        let metadata = std::fs::metadata(path)?;
+        if !os::is_seekable(&metadata) {
+            return Err(not_seekable(&metadata));
+        }
+        let file = File::options().read(true).write(true).open(path)?;
+        Self::new(file, Some(path.to_owned()))
     }
 
     fn new(mut file: File, path: Option<PathBuf>) -> io::Result<Self> {

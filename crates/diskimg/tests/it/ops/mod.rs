@@ -4,3 +4,4 @@ mod convert;
 mod inspect;
 mod map;
 mod measure;
+mod resize;

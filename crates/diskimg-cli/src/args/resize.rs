@@ -1,0 +1,78 @@
+//! Arguments of `resize`.
+
+use crate::args::Parsed;
+use crate::args::common::{ImageArgs, Input};
+use crate::failure::Failure;
+use diskimg::{NewSize, Preallocation};
+use std::ffi::OsString;
+
+const EXAMPLES: &str = "\
+Examples:
+  diskimg resize disk.qcow2 20G
+  diskimg resize -f raw disk.raw +512M
+
+SIZE is in bytes and may have a suffix k, M, G, T, P or E. With + or -, it is relative to the
+current size. Added bytes read as zeros; partition tables and file systems are not changed. The
+image is modified in place: if the command is interrupted, the disk has its old or its new size,
+and all its data. No other process may use the image.";
+
+/// Change the size of a disk.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The image and its new virtual size.
+    #[arg(value_name = "FILE SIZE", value_hint = clap::ValueHint::FilePath)]
+    #[arg(allow_hyphen_values = true)]
+    operands: Vec<OsString>,
+    /// Format of FILE (default: probed)
+    #[arg(short, long, value_name = "FMT")]
+    format: Option<String>,
+    /// Allow SIZE to be smaller, which deletes the data beyond
+    #[arg(long)]
+    shrink: bool,
+    /// Allocate space for added bytes: off, falloc, full (default: off)
+    #[arg(long, value_name = "MODE")]
+    preallocation: Option<String>,
+    /// Print only errors
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    image_args: ImageArgs,
+}
+
+/// An image and its new size.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// The image.
+    pub(crate) input: Input,
+    /// SIZE.
+    pub(crate) size: NewSize,
+    /// `--shrink`.
+    pub(crate) shrink: bool,
+    /// `--preallocation`.
+    pub(crate) preallocation: Preallocation,
+    /// `-q`.
+    pub(crate) quiet: bool,
+}
+
+impl Args {
+    /// Validates the arguments.
+    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
+        let policy = self.image_args.policy()?;
+        let mut operands = self.operands.into_iter();
+        let (Some(file), Some(size), None) = (operands.next(), operands.next(), operands.next())
+        else {
+            return Err(Failure::usage("resize", "Expecting image file name and size"));
+        };
+        Ok(Parsed::Job(Job {
+            input: Input::new(&file, self.format.as_deref(), &policy)?,
+            size: size.to_string_lossy().parse()?,
+            shrink: self.shrink,
+            preallocation: match self.preallocation.as_deref() {
+                Some(mode) => mode.parse()?,
+                None => Preallocation::Off,
+            },
+            quiet: self.quiet,
+        }))
+    }
+}

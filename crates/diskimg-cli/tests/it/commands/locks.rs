@@ -1,0 +1,152 @@
+//! QEMU's locks on images, in both directions.
+
+use crate::support::Lab;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+/// A qemu-io process that has an image open.
+struct Qemu(Child);
+
+impl Qemu {
+    /// Opens the image and returns when it is locked.
+    fn open(lab: &Lab, mode: &[&str], format: &str, name: &str) -> Self {
+        let mut child = Command::new("qemu-io")
+            .args(mode)
+            .args(["-f", format])
+            .arg(lab.path(name))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        // The output of the first command shows that the image is open.
+        child.stdin.as_mut().expect("piped").write_all(b"length\n").expect("writes");
+        let mut lines = BufReader::new(child.stdout.as_mut().expect("piped")).lines();
+        assert!(lines.any(|line| line.expect("reads").contains("MiB")));
+        Self(child)
+    }
+
+    fn writing(lab: &Lab, name: &str) -> Self {
+        Self::open(lab, &[], "qcow2", name)
+    }
+
+    fn reading(lab: &Lab, name: &str) -> Self {
+        Self::open(lab, &["-r"], "qcow2", name)
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    std::fs::write(lab.path("small.raw"), [0; 512]).expect("writes");
+    lab.qemu("convert -f raw -O qcow2 a.raw a.qcow2").ok();
+    lab.qemu("create -q -f qcow2 -b a.qcow2 -F qcow2 over.qcow2").ok();
+    lab
+}
+
+const READERS: [&str; 7] = [
+    "info a.qcow2",
+    "check a.qcow2",
+    "map a.qcow2",
+    "measure -O raw a.qcow2",
+    "compare a.qcow2 a.raw",
+    "convert -O raw a.qcow2 out.raw",
+    "convert -O raw over.qcow2 out.raw",
+];
+
+const WRITERS: [&str; 5] = [
+    "create -f qcow2 a.qcow2 1M",
+    "convert -f raw -O qcow2 a.raw a.qcow2",
+    "convert -n -f raw -O qcow2 a.raw a.qcow2",
+    "resize a.qcow2 +1M",
+    "convert -n -f raw -O raw small.raw a.qcow2",
+];
+
+#[test]
+fn an_image_that_qemu_writes_is_neither_read_nor_replaced() {
+    let lab = lab();
+    let before = lab.read("a.qcow2");
+    let qemu = Qemu::writing(&lab, "a.qcow2");
+    for line in READERS {
+        let code = if line.starts_with("compare") { 2 } else { 1 };
+        let error = lab.line(line).fails(code);
+        assert!(error.contains("a.qcow2: Failed to get shared \"write\" lock"), "{line}: {error}");
+        assert!(error.contains("another process") && error.contains("-U"), "{line}: {error}");
+        assert!(lab.qemu(line).fails(code).contains("Failed to get shared \"write\" lock"));
+        let (command, rest) = line.split_once(' ').expect("operands");
+        lab.line(&format!("{command} -U {rest}")).ok();
+    }
+    for line in WRITERS {
+        let error = lab.line(line).fails(1);
+        assert!(error.contains("Failed to get \"write\" lock"), "{line}: {error}");
+        assert!(!error.contains("-U"), "{line}: {error}");
+    }
+    lab.line("create -f qcow2 -b a.qcow2 -F qcow2 new.qcow2").fails(1);
+    lab.line("create -U -f qcow2 -b a.qcow2 -F qcow2 new.qcow2").ok();
+    drop(qemu);
+    assert!(lab.read("a.qcow2") == before);
+    for line in READERS.iter().chain(&WRITERS[3..]) {
+        lab.line(line).ok();
+    }
+}
+
+#[test]
+fn an_image_that_qemu_reads_is_read_but_not_replaced() {
+    let lab = lab();
+    let qemu = Qemu::reading(&lab, "a.qcow2");
+    for line in READERS {
+        lab.line(line).ok();
+    }
+    for line in WRITERS {
+        let error = lab.line(line).fails(1);
+        assert!(error.contains("Failed to get \"write\" lock"), "{line}: {error}");
+        lab.qemu(line).fails(1);
+    }
+    drop(qemu);
+    for line in &WRITERS[2..] {
+        lab.line(line).ok();
+    }
+}
+
+#[test]
+fn a_raw_image_that_qemu_writes_has_information_but_is_not_read() {
+    let lab = lab();
+    let _qemu = Qemu::open(&lab, &[], "raw", "a.raw");
+    lab.line("info -f raw a.raw").ok();
+    lab.qemu("info -f raw a.raw").ok();
+    for line in ["convert -f raw -O qcow2 a.raw b.qcow2", "convert -f raw -O raw a.raw b.raw"] {
+        lab.line(line).fails(1);
+        lab.qemu(line).fails(1);
+    }
+}
+
+#[test]
+fn qemu_neither_writes_nor_resizes_a_source_of_a_conversion() {
+    let lab = lab();
+    // Slow enough that it does not end before it is killed.
+    let mut convert = lab
+        .command(crate::support::diskimg())
+        .args(["convert", "-r", "1k", "-O", "raw", "over.qcow2", "out.raw"])
+        .spawn()
+        .expect("runs");
+    // It has locked both images when it has created its output.
+    let is_temporary = |name: std::ffi::OsString| name.to_string_lossy().contains(".diskimg-tmp");
+    let names = || std::fs::read_dir(lab.path("")).expect("lists").flatten();
+    while !names().any(|entry| is_temporary(entry.file_name())) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for name in ["over.qcow2", "a.qcow2"] {
+        let error = lab.qemu(&format!("resize -f qcow2 {name} +1M")).fails(1);
+        assert!(error.contains("Failed to get \"write\" lock"), "{error}");
+        lab.qemu(&format!("info -f qcow2 {name}")).ok();
+    }
+    convert.kill().expect("kills");
+    convert.wait().expect("waits");
+    lab.qemu("resize -q -f qcow2 over.qcow2 +1M").ok();
+}

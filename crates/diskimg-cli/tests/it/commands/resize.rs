@@ -1,0 +1,79 @@
+//! `resize`, compared with that of qemu-img.
+
+use crate::support::Lab;
+
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -f raw -O qcow2 a.raw a.qcow2").ok();
+    lab
+}
+
+#[test]
+fn sizes_output_and_exit_codes_are_those_of_qemu_img() {
+    for arguments in [
+        "-f qcow2 a.qcow2 3M",
+        "-f qcow2 a.qcow2 +1M",
+        "a.qcow2 +1.5k",
+        "-q a.qcow2 +1k",
+        "a.qcow2 1M",
+        "a.qcow2 +0",
+        "-f raw a.raw +512",
+        "-f raw a.raw 100M",
+        "-f raw --preallocation falloc a.raw +1M",
+        "-f raw --preallocation=full a.raw +1M",
+        "-f raw --shrink a.raw 512k",
+        "-f raw --shrink a.raw -512k",
+        "-f raw a.raw -512k",
+        "a.qcow2 512k",
+        "a.qcow2 -512k",
+        "a.qcow2 -2M",
+        "a.qcow2 0",
+        "a.qcow2 abc",
+        "a.qcow2 +abc",
+        "a.qcow2",
+        "",
+        "--preallocation=full a.qcow2 1M",
+        "-f raw --preallocation=some a.raw +1M",
+        "missing 1M",
+    ] {
+        let (ours, theirs) = (lab(), lab());
+        let line = format!("resize {arguments}");
+        let (ran, qemu) = (ours.line(&line), theirs.qemu(&line));
+        assert_eq!(ran.code, qemu.code, "{line}");
+        assert_eq!(ran.out, qemu.out, "{line}");
+        assert_eq!(ran.err.is_empty(), qemu.err.is_empty(), "{line}");
+        for name in ["a.raw", "a.qcow2"] {
+            let format = &name[2..];
+            let size = |lab: &Lab| {
+                let json = lab.qemu(&format!("info --output=json -f {format} {name}")).ok();
+                let info: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+                info["virtual-size"].clone()
+            };
+            assert_eq!(size(&ours), size(&theirs), "{line}");
+        }
+        ours.qemu("check -q a.qcow2").ok();
+    }
+}
+
+#[test]
+fn shrinking_without_the_option_has_the_sentence_that_scripts_look_for() {
+    let lab = lab();
+    let error = lab.line("resize a.qcow2 512k").fails(1);
+    assert!(error.contains("Use the --shrink option to perform a shrink operation."), "{error}");
+    assert!(error.contains("will delete all data beyond the shrunken image's end"), "{error}");
+}
+
+#[test]
+fn the_sandbox_allows_resizing_an_overlay_of_a_file_elsewhere() {
+    let lab = lab();
+    std::fs::create_dir(lab.path("sub")).expect("creates");
+    lab.qemu("create -q -f qcow2 -b ../a.qcow2 -F qcow2 sub/over.qcow2 512k").ok();
+    lab.line("resize --sandbox=on sub/over.qcow2 2M").ok();
+    lab.qemu("check -q sub/over.qcow2").ok();
+    // The backing file is longer than the disk was, but added bytes are zeros.
+    lab.qemu("convert -O raw sub/over.qcow2 over.raw").ok();
+    let bytes = lab.read("over.raw");
+    assert!(bytes[..512 << 10] == lab.read("a.raw")[..512 << 10]);
+    assert!(bytes[512 << 10..].iter().all(|&byte| byte == 0) && bytes.len() == 2 << 20);
+}

@@ -1,0 +1,130 @@
+//! Modifying qcow2 in place.
+//!
+//! New metadata is written to free clusters and takes effect with one write of the header's first
+//! sector, which holds the size of the disk and the locations of the L1 table and the refcount
+//! table. The order of writes keeps the image consistent at every point:
+//!
+//! ```text
+//!   new tables and data, in clusters with refcount 0    nothing refers to them
+//!   refcounts of these clusters, in existing blocks     they are leaks
+//!   new refcount blocks, in the existing table          they are leaks
+//!   the header's first sector                           they are in use; old tables are leaks
+//!   refcounts of the old tables                         the image is clean
+//! ```
+
+mod resize;
+mod space;
+
+use super::header::{Autoclear, Header, Incompatible, RawHeader};
+use super::layer::Qcow2;
+use crate::error::{Error, Result};
+use crate::model::mutable::{MutableLayer, ResizeRequest};
+use crate::open::OpenContext;
+use crate::storage::edit::{Edit, Edits, Storage};
+use crate::storage::source::Source;
+use space::{Changes, TableLocation};
+use std::sync::Arc;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Length in bytes of the part of the header that is written as a whole.
+const SECTOR: usize = 512;
+
+/// Minimum length in bytes of a snapshot's extra data that has its own disk size.
+const SNAPSHOT_SIZE_EXTRA: u32 = 16;
+
+/// A qcow2 image open for modification.
+#[derive(Debug)]
+pub(super) struct Qcow2Mut {
+    storage: Arc<dyn Storage>,
+    /// The image as it was when it was opened.
+    old: Qcow2,
+}
+
+/// Opens an image for modification.
+pub(super) fn open(
+    storage: Arc<dyn Storage>,
+    context: &OpenContext<'_>,
+) -> Result<Box<dyn MutableLayer>> {
+    let source: Arc<dyn Source> = storage.clone();
+    let image = Qcow2Mut { old: Qcow2::open(source, context)?, storage };
+    image.require_mutable()?;
+    Ok(Box::new(image))
+}
+
+impl MutableLayer for Qcow2Mut {
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
+        resize::resize(self, request)
+    }
+}
+
+impl Qcow2Mut {
+    /// Verifies that the refcounts are right and that all structures are known.
+    fn require_mutable(&self) -> Result<()> {
+        let header = &self.old.header;
+        let refuse =
+            |what: &str| Err(Error::unsupported(format!("{what} cannot be modified in place yet")));
+        if header.incompatible.contains(Incompatible::CORRUPT) {
+            return Err(Error::corrupt("header", "the image is marked as corrupt")
+                .at(72)
+                .hint("repair it first, for example with qemu-img"));
+        }
+        if header.incompatible.contains(Incompatible::DIRTY) {
+            return Err(Error::corrupt(
+                "header",
+                "the image was not closed properly: its refcounts may be wrong",
+            )
+            .at(72)
+            .hint("repair it first, for example with qemu-img"));
+        }
+        if header.encryption.is_some() {
+            return refuse("an encrypted image");
+        }
+        if header.external_data() {
+            return refuse("an image with an external data file");
+        }
+        if header.extensions.bitmaps.is_some() {
+            return refuse("an image with bitmaps");
+        }
+        Ok(())
+    }
+
+    /// Returns the modification that changes the size of the disk and the locations of tables, all
+    /// at once.
+    fn switch(&self, size: u64, l1: TableLocation, refcounts: TableLocation) -> Result<Edit> {
+        let mut sector = vec![0; SECTOR];
+        self.storage
+            .read_exact_at(&mut sector, 0)
+            .map_err(|e| Error::io("cannot read", e).in_structure("header"))?;
+        let (raw, _) = RawHeader::mut_from_prefix(&mut sector)
+            .map_err(|_| Error::corrupt("header", "the file ends within it"))?;
+        raw.size = size.into();
+        raw.l1_size = l1.len.into();
+        raw.l1_table_offset = l1.offset.into();
+        raw.refcount_table_offset = refcounts.offset.into();
+        raw.refcount_table_clusters = refcounts.len.into();
+        if raw.version.get() >= 3 {
+            // What these bits say may be wrong after a modification by a program that does not
+            // know them.
+            let known = Autoclear::from_bits_truncate(raw.autoclear_features.get());
+            raw.autoclear_features = known.bits().into();
+        }
+        Ok(Edit::Write { offset: 0, bytes: sector.as_bytes().to_vec() })
+    }
+
+    /// Makes modifications in the order that keeps the image consistent: those in free clusters,
+    /// the changed refcounts, the header, and the refcounts of what is no longer used.
+    fn apply(&self, free: Vec<Edit>, used: Changes, switch: Edit, unused: Changes) -> Result<()> {
+        let mut edits = Edits::new();
+        edits
+            .phase(free.into_iter().chain(used.new_blocks))
+            .phase(used.counts)
+            .phase(used.links)
+            .phase([switch])
+            .phase(unused.counts);
+        edits.apply(&*self.storage).map_err(|e| Error::io("cannot modify the image", e))
+    }
+
+    fn header(&self) -> &Header {
+        &self.old.header
+    }
+}

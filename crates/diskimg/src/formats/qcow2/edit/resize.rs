@@ -1,0 +1,359 @@
+//! Resizing: growing the disk.
+//!
+//! Added bytes read as zeros. Most of them are not recorded at all, because what is not allocated
+//! reads as zeros. There are three exceptions: a backing file that is longer than the disk was, the
+//! rest of a last cluster that is not whole, and clusters beyond the end that another program left.
+
+use super::space::{Space, TableLocation};
+use super::{Qcow2Mut, SNAPSHOT_SIZE_EXTRA};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::header::{MAX_L1_BYTES, Table};
+use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes};
+use crate::model::flat::Preallocation;
+use crate::model::image::{Image, Link};
+use crate::model::mutable::ResizeRequest;
+use crate::remedy::Remedy;
+use crate::storage::edit::Edit;
+use crate::storage::number::{to_u32, to_u64, to_usize};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bitmap of an extended L2 entry all of whose subclusters read as zeros.
+const ALL_ZERO: u64 = 0xffff_ffff << 32;
+
+/// Changes the size of the disk.
+pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
+    let old_size = image.header().size;
+    require(image, request)?;
+    if request.size == old_size {
+        return Ok(());
+    }
+    let mut growth = Growth {
+        image,
+        backing: request.backing,
+        format_probed: request.format_probed,
+        added: old_size..request.size,
+        space: Space::new(&*image.storage, image.header())?,
+        tables: BTreeMap::new(),
+        edits: Vec::new(),
+        unused: Vec::new(),
+    };
+    growth.clear_last_cluster()?;
+    growth.clear_clusters()?;
+    growth.apply()
+}
+
+/// Verifies that the image can have this size.
+fn require(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
+    let header = image.header();
+    if !request.size.is_multiple_of(512) {
+        return Err(Error::invalid("The new size must be a multiple of 512"));
+    }
+    if request.size < header.size {
+        return Err(Error::unsupported("qcow2 images cannot be shrunk yet"));
+    }
+    if request.preallocation != Preallocation::Off {
+        return Err(Error::unsupported("qcow2 images cannot be resized with preallocation yet"));
+    }
+    let snapshots = image
+        .old
+        .snapshots
+        .as_ref()
+        .map_err(|error| Error::corrupt("snapshot table", error.without_remedy()))?;
+    if header.version < 3 && !snapshots.entries.is_empty() {
+        return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
+    }
+    let sizeless = snapshots.entries.iter().find(|s| s.extra_bytes < SNAPSHOT_SIZE_EXTRA);
+    if let Some(snapshot) = sizeless {
+        let name = &snapshot.info.name;
+        return Err(Error::unsupported(format!(
+            "the snapshot '{name}' does not record its disk size, so the disk cannot be resized"
+        )));
+    }
+    if request.size.div_ceil(header.guest_bytes_per_l1_entry()) * 8 > MAX_L1_BYTES {
+        return Err(Error::limit("The image size is too large for its cluster size")
+            .hint("convert it to an image with a larger cluster_size"));
+    }
+    Ok(())
+}
+
+/// A disk that is being made larger.
+struct Growth<'a> {
+    image: &'a Qcow2Mut,
+    backing: Option<&'a Image>,
+    format_probed: bool,
+    /// The added guest bytes.
+    added: Range<u64>,
+    space: Space<'a>,
+    /// The L2 tables that were read or created, by L1 index.
+    tables: BTreeMap<u64, L2Table>,
+    /// Modifications of clusters that nothing refers to, and of bytes that the guest does not see.
+    edits: Vec<Edit>,
+    /// Offset and length in bytes of what is no longer used afterwards.
+    unused: Vec<(u64, u64)>,
+}
+
+/// An L2 table in memory.
+struct L2Table {
+    words: Vec<u64>,
+    /// It differs from what is stored, so it must be stored in a new cluster.
+    changed: bool,
+}
+
+impl Growth<'_> {
+    fn cluster_size(&self) -> u64 {
+        self.image.old.layout.cluster_size()
+    }
+
+    /// Returns the end of the guest bytes that the backing file provides.
+    fn backing_end(&self) -> u64 {
+        self.backing.map_or(0, Image::size)
+    }
+
+    /// Returns the entry of the old L1 table with this index.
+    fn old_table(&self, l1_index: u64) -> u64 {
+        let entry = usize::try_from(l1_index).ok().and_then(|index| self.image.old.l1.get(index));
+        entry.copied().unwrap_or(0) & OFFSET_MASK
+    }
+
+    /// Makes the bytes between the end of the disk and the end of its last cluster read as zeros.
+    fn clear_last_cluster(&mut self) -> Result<()> {
+        let size = self.cluster_size();
+        let start = self.added.start / size * size;
+        if start == self.added.start {
+            return Ok(());
+        }
+        // The whole cluster as the guest would see it if the disk ended with the cluster.
+        let mut bytes = vec![0; to_usize(size)];
+        let padded = self.padded_image(start + size);
+        padded.read_at(&mut bytes, start)?;
+        let rest = to_usize(self.added.start - start);
+        if bytes[rest..].iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        let (l1_index, index) = self.position(start);
+        let (entry, bitmap) = self.entry(l1_index, index)?;
+        let (cluster, layout) =
+            (self.image.old.layout.decode(entry, bitmap), self.image.old.layout);
+        if let Cluster::Data { offset } = cluster
+            && entry & COPIED != 0
+        {
+            // Nothing else refers to this cluster, and the guest does not see these bytes yet.
+            let offset = offset + to_u64(rest);
+            self.edits.push(Edit::Zero { offset, len: size - to_u64(rest) });
+            return Ok(());
+        }
+        let visible = padded.extents(start..self.added.start)?;
+        if self.format_probed && visible.iter().any(|e| e.depth > 0 && !e.kind.is_zero()) {
+            let message = "data of its backing file would be copied into the image";
+            return Err(Error::refused(message)
+                .hint("a guest can write the header of any format into a raw disk")
+                .with_remedy(Remedy::NameFormat));
+        }
+        bytes[rest..].fill(0);
+        let offset = self.space.allocate(1)?;
+        self.edits.push(Edit::Write { offset, bytes });
+        let bitmap = if layout.extended { u64::from(u32::MAX) } else { 0 };
+        self.replace(l1_index, index, (offset | COPIED, bitmap))
+    }
+
+    /// Returns the image with its backing chain, with a disk of `size` bytes.
+    fn padded_image(&self, size: u64) -> Image {
+        let layer = Arc::new(self.image.old.with_size(size));
+        let image = Image::from_links(vec![Link { layer, name: String::new() }]);
+        match self.backing {
+            Some(backing) => image.over(backing),
+            None => image,
+        }
+    }
+
+    /// Makes whole clusters of the added range read as zeros.
+    fn clear_clusters(&mut self) -> Result<()> {
+        let size = self.cluster_size();
+        let shift = self.image.old.layout.l1_shift();
+        let first = self.added.start.next_multiple_of(size);
+        let end = self.added.end.next_multiple_of(size);
+        let mut at = first;
+        while at < end {
+            let l1_index = at >> shift;
+            let table_end = end.min((l1_index + 1) << shift);
+            let is_hidden = at < self.backing_end();
+            if self.old_table(l1_index) != 0 || is_hidden {
+                self.clear_table(l1_index, at..table_end)?;
+            }
+            at = table_end;
+        }
+        Ok(())
+    }
+
+    /// Makes the clusters of `range`, which one L2 table describes, read as zeros.
+    fn clear_table(&mut self, l1_index: u64, range: Range<u64>) -> Result<()> {
+        let size = self.cluster_size();
+        for at in range.step_by(to_usize(size)) {
+            let (_, index) = self.position(at);
+            let (entry, bitmap) = self.entry(l1_index, index)?;
+            let wanted = match at < self.backing_end() {
+                false => (0, 0),
+                true if self.image.old.layout.extended => (0, ALL_ZERO),
+                true if self.image.header().version >= 3 => (ZERO, 0),
+                true => (self.zero_cluster()? | COPIED, 0),
+            };
+            if (entry, bitmap) != wanted {
+                self.replace(l1_index, index, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Allocates a cluster of zeros, for version 2, which has no other way to hide the backing
+    /// file. Returns its host offset.
+    fn zero_cluster(&mut self) -> Result<u64> {
+        let offset = self.space.allocate(1)?;
+        self.edits.push(Edit::Zero { offset, len: self.cluster_size() });
+        Ok(offset)
+    }
+
+    /// Returns the L1 index and the L2 index of a guest offset.
+    fn position(&self, guest: u64) -> (u64, u64) {
+        let layout = self.image.old.layout;
+        let index = (guest >> layout.cluster_bits) & (layout.entries() - 1);
+        (guest >> layout.l1_shift(), index)
+    }
+
+    /// Returns an L2 table as it will be.
+    fn table(&mut self, l1_index: u64) -> Result<&mut L2Table> {
+        if !self.tables.contains_key(&l1_index) {
+            let words = self.read_table(l1_index)?;
+            self.tables.insert(l1_index, L2Table { words, changed: false });
+        }
+        Ok(self.tables.get_mut(&l1_index).expect("it was read"))
+    }
+
+    /// Reads a stored L2 table. Where there is none, returns an empty one.
+    fn read_table(&self, l1_index: u64) -> Result<Vec<u64>> {
+        let (storage, size) = (&*self.image.storage, self.cluster_size());
+        let offset = self.old_table(l1_index);
+        if offset == 0 {
+            return Ok(vec![0; to_usize(size / 8)]);
+        }
+        if !offset.is_multiple_of(size) || offset >= storage.current_len() {
+            let what = format!("L1 entry {l1_index} does not point to an L2 table");
+            return Err(Error::corrupt("L1 table", what).at(offset));
+        }
+        read_words(storage, "L2 table", offset, size / 8)
+    }
+
+    /// Returns an L2 entry and its bitmap (0 unless extended).
+    fn entry(&mut self, l1_index: u64, index: u64) -> Result<(u64, u64)> {
+        let extended = self.image.old.layout.extended;
+        let words = &self.table(l1_index)?.words;
+        Ok(match extended {
+            true => (words[to_usize(2 * index)], words[to_usize(2 * index + 1)]),
+            false => (words[to_usize(index)], 0),
+        })
+    }
+
+    /// Replaces an L2 entry. What it referred to becomes unused.
+    fn replace(&mut self, l1_index: u64, index: u64, (entry, bitmap): (u64, u64)) -> Result<()> {
+        let layout = self.image.old.layout;
+        let size = self.cluster_size();
+        let (old_entry, old_bitmap) = self.entry(l1_index, index)?;
+        match layout.decode(old_entry, old_bitmap) {
+            Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => {
+                self.unused.push((offset, size));
+            }
+            Cluster::Compressed { offset, len } => self.unused.push((offset, len.into())),
+            Cluster::Subclusters(subclusters) => {
+                self.unused.extend(subclusters.offset.map(|offset| (offset, size)));
+            }
+            Cluster::Unallocated | Cluster::Zero { offset: None } => {}
+        }
+        let table = self.table(l1_index)?;
+        table.changed = true;
+        if layout.extended {
+            table.words[to_usize(2 * index)] = entry;
+            table.words[to_usize(2 * index + 1)] = bitmap;
+        } else {
+            table.words[to_usize(index)] = entry;
+        }
+        Ok(())
+    }
+
+    /// Stores the changed L2 tables in new clusters. Returns the L1 table that points to them.
+    fn store_tables(&mut self, entries: u64) -> Result<Vec<u64>> {
+        let size = self.cluster_size();
+        let mut l1 = self.image.old.l1.clone();
+        l1.resize(to_usize(entries), 0);
+        for (l1_index, table) in std::mem::take(&mut self.tables) {
+            if !table.changed {
+                continue;
+            }
+            let bytes = to_bytes(&table.words);
+            let offset = self.space.allocate(1)?;
+            self.edits.push(Edit::Write { offset, bytes });
+            let old = self.old_table(l1_index);
+            if old != 0 {
+                self.unused.push((old, size));
+            }
+            l1[to_usize(l1_index)] = offset | COPIED;
+        }
+        Ok(l1)
+    }
+
+    /// Returns where the L1 table with `entries` entries will be: in the same clusters if they have
+    /// room and nothing changes in them, otherwise in new ones.
+    fn place_l1(&mut self, entries: u64) -> Result<TableLocation> {
+        let old = self.image.header().l1;
+        let len = to_u32(entries);
+        let changed = self.tables.values().any(|table| table.changed);
+        if !changed && self.has_room(old, entries)? {
+            return Ok(TableLocation { offset: old.offset, len });
+        }
+        let size = self.cluster_size();
+        let mut bytes = to_bytes(&self.store_tables(entries)?);
+        bytes.resize(bytes.len().next_multiple_of(to_usize(size)), 0);
+        let offset = self.space.allocate(to_u64(bytes.len()) / size)?;
+        self.edits.push(Edit::Write { offset, bytes });
+        self.unused.push((old.offset, old.bytes()));
+        Ok(TableLocation { offset, len })
+    }
+
+    /// Returns true if a table can be extended to `entries` entries in its own clusters: if they
+    /// are large enough, and zero beyond the table.
+    fn has_room(&self, table: Table, entries: u64) -> Result<bool> {
+        let end = table.bytes().next_multiple_of(self.cluster_size());
+        if entries * 8 > end {
+            return Ok(false);
+        }
+        let added = entries - table.entries;
+        let offset = table.offset + table.bytes();
+        let words = read_words(&*self.image.storage, "L1 table", offset, added)?;
+        Ok(words.iter().all(|&word| word == 0))
+    }
+
+    /// Makes all modifications.
+    fn apply(mut self) -> Result<()> {
+        let needed = self.added.end.div_ceil(self.image.header().guest_bytes_per_l1_entry());
+        let entries = needed.max(self.image.header().l1.entries);
+        let l1 = self.place_l1(entries)?;
+        let moved_table = self.space.fit_table()?;
+        let used = self.space.take_changes(moved_table.is_some());
+        for (offset, len) in &self.unused {
+            self.space.release(*offset, *len)?;
+        }
+        if let Some(table) = moved_table {
+            let len = u64::from(table.len) * self.cluster_size();
+            self.space.release(table.offset, len)?;
+        }
+        let unused = self.space.take_changes(false);
+        let mut free = Vec::new();
+        let storage = &self.image.storage;
+        if !storage.has_fixed_len() && self.space.end() > storage.current_len() {
+            free.push(Edit::SetLen(self.space.end()));
+        }
+        free.append(&mut self.edits);
+        let switch = self.image.switch(self.added.end, l1, self.space.table_location())?;
+        self.image.apply(free, used, switch, unused)
+    }
+}

@@ -1,0 +1,36 @@
+//! The interface for modifying an image in place.
+
+use crate::error::Result;
+use crate::model::flat::Preallocation;
+use crate::model::image::Image;
+use std::fmt::Debug;
+
+/// An image that is open for modification.
+///
+/// A modification takes effect as a whole: if it fails, or the process is killed, or power is lost,
+/// the image is consistent, except that some space may be allocated without being used.
+pub(crate) trait MutableLayer: Send + Debug {
+    /// Changes the virtual size. Bytes beyond the old end read as zeros.
+    ///
+    /// # Errors
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the image has a feature with which it
+    ///   cannot be resized;
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the format cannot have this size;
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the image is damaged;
+    /// - [`Io`](crate::ErrorKind::Io) if reading or writing fails.
+    fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()>;
+}
+
+/// A new virtual size.
+#[derive(Debug)]
+pub(crate) struct ResizeRequest<'a> {
+    /// The new size in bytes.
+    pub(crate) size: u64,
+    /// How space is allocated for added bytes.
+    pub(crate) preallocation: Preallocation,
+    /// The format was probed, not named. The image may then be a raw disk into which a guest wrote
+    /// a header, so no data is copied into it from the backing file that it names.
+    pub(crate) format_probed: bool,
+    /// The backing chain, if the image has one.
+    pub(crate) backing: Option<&'a Image>,
+}

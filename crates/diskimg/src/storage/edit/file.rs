@@ -1,0 +1,154 @@
+//! Files as storage.
+
+use super::Storage;
+use crate::storage::locking::Lock;
+use crate::storage::os;
+use crate::storage::sink::{FileSink, Sink};
+use crate::storage::source::{FileSource, HostFileId, Segment, Source, check_range};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A regular file or block device, opened for reading and writing.
+#[derive(Debug)]
+pub struct FileStorage {
+    source: FileSource,
+    sink: FileSink,
+    current_len: AtomicU64,
+}
+
+impl FileStorage {
+    /// Opens `path` for reading and writing.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::InvalidInput`] if it is neither a regular file nor a block device,
+    /// and the error of the system if opening fails.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let source = FileSource::open_to_write(path.as_ref())?;
+        let file = source.file().try_clone()?;
+        Ok(Self {
+            current_len: AtomicU64::new(source.len()),
+            sink: FileSink::new(file, false)?,
+            source,
+        })
+    }
+
+    /// Records that the file has at least `len` bytes.
+    fn extend_to(&self, len: u64) {
+        self.current_len.fetch_max(len, Ordering::Relaxed);
+    }
+}
+
+impl Source for FileStorage {
+    fn len(&self) -> u64 {
+        self.source.len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        check_range(offset, buf.len(), self.current_len())?;
+        os::read_exact_at(self.source.file(), buf, offset)
+    }
+
+    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+        // Not the source's, which remembers segments that writes may have changed.
+        let len = self.current_len();
+        let segment = os::segment_at(self.source.file(), offset, len)?;
+        Ok(segment.unwrap_or(Segment { end: len, hole: false }))
+    }
+
+    fn as_file(&self) -> Option<(&File, u64)> {
+        self.source.as_file()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.source.path()
+    }
+
+    fn is_device(&self) -> bool {
+        self.source.is_device()
+    }
+
+    fn allocated_bytes(&self) -> io::Result<Option<u64>> {
+        self.source.allocated_bytes()
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.source.identity()
+    }
+}
+
+impl Sink for FileStorage {
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.sink.write_all_at(buf, offset)?;
+        self.extend_to(offset + buf.len() as u64);
+        Ok(())
+    }
+
+    fn is_zeroed(&self) -> bool {
+        false
+    }
+
+    fn has_fixed_len(&self) -> bool {
+        self.sink.has_fixed_len()
+    }
+
+    fn write_zeros_at(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.sink.write_zeros_at(offset, len)?;
+        self.extend_to(offset + len);
+        Ok(())
+    }
+
+    fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.sink.preallocate(offset, len)?;
+        self.extend_to(offset + len);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.sink.set_len(len)?;
+        if !self.has_fixed_len() {
+            self.current_len.store(len, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+impl Storage for FileStorage {
+    fn current_len(&self) -> u64 {
+        self.current_len.load(Ordering::Relaxed)
+    }
+
+    fn discard_at(&self, offset: u64, len: u64) -> io::Result<()> {
+        os::punch_hole(self.source.file(), offset, len).map(drop)
+    }
+
+    fn lock(&self, lock: Lock) -> io::Result<()> {
+        lock.acquire(self.source.file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_see_what_was_written_beyond_the_original_end() {
+        let file = tempfile::NamedTempFile::new().expect("creates");
+        std::fs::write(file.path(), [1; 10]).expect("writes");
+        let storage = FileStorage::open(file.path()).expect("opens");
+        storage.write_all_at(&[2; 10], 8).expect("writes");
+        storage.set_len(20).expect("grows");
+        let mut bytes = [9; 20];
+        storage.read_exact_at(&mut bytes, 0).expect("reads");
+        assert_eq!(bytes, [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0]);
+        assert_eq!((storage.len(), storage.current_len()), (10, 20));
+        storage.set_len(5).expect("shrinks");
+        let error = storage.read_exact_at(&mut bytes, 0).expect_err("beyond the end");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

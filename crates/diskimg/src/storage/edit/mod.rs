@@ -1,0 +1,50 @@
+//! Files that are modified in place.
+//!
+//! [`Storage`] is a file that is read, written and resized. [`Edits`] is a list of writes in an
+//! order that keeps an image usable if the process is killed or power is lost at any point.
+
+mod edits;
+mod file;
+mod memory;
+
+pub use edits::{Edit, Edits};
+pub use file::FileStorage;
+pub use memory::MemoryStorage;
+
+use crate::storage::locking::Lock;
+use crate::storage::sink::Sink;
+use crate::storage::source::Source;
+use std::io;
+
+/// Access to host bytes by offset, for reading and writing in place.
+///
+/// [`Source::len`] is the length when the storage was opened; reads are valid up to the
+/// [current length](Self::current_len).
+pub trait Storage: Source + Sink {
+    /// Returns the current length in bytes, which writes and [`Sink::set_len`] change.
+    fn current_len(&self) -> u64;
+
+    /// Allows the range to be deallocated. Its bytes are undefined afterwards.
+    ///
+    /// # Errors
+    /// Returns the underlying error if deallocating fails. It is not an error if the storage cannot
+    /// deallocate.
+    fn discard_at(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes all earlier writes durable before any later one.
+    ///
+    /// # Errors
+    /// As [`Sink::flush`].
+    fn barrier(&self) -> io::Result<()> {
+        self.flush()
+    }
+
+    /// Locks the file until the storage is dropped, if it is a file.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::WouldBlock`] with a [`LockConflict`] if another process uses the
+    /// file in a way that conflicts with `lock`, and the underlying error if locking fails.
+    ///
+    /// [`LockConflict`]: crate::storage::locking::LockConflict
+    fn lock(&self, lock: Lock) -> io::Result<()>;
+}

@@ -1,0 +1,165 @@
+//! Locks on image files, compatible with QEMU's: they keep two processes from using an image in
+//! ways that conflict, such as converting the disk of a running virtual machine.
+//!
+//! ```text
+//!   byte 100 + n of the file   locked by every process that uses permission n
+//!   byte 200 + n of the file   locked by every process that does not share permission n
+//!
+//!   n = 0 consistent read, 1 write, 2 write unchanged, 3 resize
+//! ```
+//!
+//! All locks are shared, so that any number of processes can lock the same byte. A process first
+//! sets its own locks and then looks for conflicting locks of others. The bytes need not exist.
+//!
+//! The protocol is that of QEMU's `block/file-posix.c`. Locks are advisory, and belong to the open
+//! file: they are released when it is closed. On systems other than Linux, and on file systems
+//! without locks, nothing is locked.
+
+use crate::storage::os;
+use crate::storage::source::Source;
+use bitflags::bitflags;
+use std::fs::File;
+use std::io;
+
+/// Offset of the locks for permissions that are used.
+const USED_BASE: u64 = 100;
+
+/// Offset of the locks for permissions that are not shared.
+const UNSHARED_BASE: u64 = 200;
+
+bitflags! {
+    /// What a process does with an image file, in QEMU's terms.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Permissions: u8 {
+        /// Reads data that is consistent at some point in time.
+        const CONSISTENT_READ = 1 << 0;
+        /// Writes.
+        const WRITE = 1 << 1;
+        /// Writes without changing the visible data.
+        const WRITE_UNCHANGED = 1 << 2;
+        /// Changes the length.
+        const RESIZE = 1 << 3;
+    }
+}
+
+impl Permissions {
+    /// Returns the number of the permission and QEMU's name for it, for each permission in the set.
+    fn numbered(self) -> impl Iterator<Item = (u64, &'static str)> {
+        let names = ["consistent read", "write", "write unchanged", "resize"];
+        (0..).zip(names).filter(move |(n, _)| self.bits() & 1 << n != 0)
+    }
+}
+
+/// What a process does with an image file, and what it lets other processes do at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    uses: Permissions,
+    shares: Permissions,
+}
+
+impl Lock {
+    /// Reads the disk's data. Other processes may read, too, but not write.
+    pub const READ: Self = Self { uses: Permissions::CONSISTENT_READ, ..Self::READ_METADATA };
+
+    /// Reads metadata. Other processes may read, too, but not write.
+    pub const READ_METADATA: Self = Self {
+        uses: Permissions::empty(),
+        shares: Permissions::CONSISTENT_READ.union(Permissions::WRITE_UNCHANGED),
+    };
+
+    /// Modifies and resizes the image. No other process may open it, except to ignore locks.
+    pub const WRITE: Self = Self {
+        uses: Permissions::CONSISTENT_READ.union(Permissions::WRITE).union(Permissions::RESIZE),
+        ..Self::READ_METADATA
+    };
+
+    /// Locks the file until it is closed.
+    ///
+    /// # Errors
+    /// Returns an error that wraps a [`LockConflict`] if the lock conflicts with that of another
+    /// process, and the error of the system if locking fails for another reason than that the file
+    /// system has no locks.
+    pub(crate) fn acquire(self, file: &File) -> io::Result<()> {
+        let unshared = self.shares.complement();
+        let own = self.uses.numbered().map(|(n, _)| USED_BASE + n);
+        let own = own.chain(unshared.numbered().map(|(n, _)| UNSHARED_BASE + n));
+        for byte in own {
+            if !os::lock_byte(file, byte)? {
+                return Ok(());
+            }
+        }
+        for (n, permission) in self.uses.numbered() {
+            if os::is_byte_locked(file, UNSHARED_BASE + n)? {
+                return Err(LockConflict { permission, shared: false }.into());
+            }
+        }
+        for (n, permission) in unshared.numbered() {
+            if os::is_byte_locked(file, USED_BASE + n)? {
+                return Err(LockConflict { permission, shared: true }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks the file of a source until the source is dropped. Does nothing if the source is not a
+    /// file.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub(crate) fn acquire_source(self, source: &dyn Source) -> io::Result<()> {
+        source.as_file().map_or(Ok(()), |(file, _)| self.acquire(file))
+    }
+}
+
+/// The error that another process uses a file in a conflicting way. The text is QEMU's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Failed to get {}\"{permission}\" lock", if *.shared { "shared " } else { "" })]
+pub struct LockConflict {
+    permission: &'static str,
+    /// The other process uses the permission. Otherwise, it does not share it.
+    shared: bool,
+}
+
+impl From<LockConflict> for io::Error {
+    fn from(conflict: LockConflict) -> Self {
+        Self::new(io::ErrorKind::WouldBlock, conflict)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Returns the result of each of `second` while `first` is held on another open file.
+    fn while_held(first: Lock, second: Lock) -> Result<(), String> {
+        let file = tempfile::NamedTempFile::new().expect("creates");
+        first.acquire(file.as_file()).expect("locks");
+        let other = File::options().read(true).write(true).open(file.path()).expect("opens");
+        second.acquire(&other).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn readers_share_a_file_and_writers_do_not() {
+        assert_eq!(while_held(Lock::READ, Lock::READ), Ok(()));
+        assert_eq!(while_held(Lock::READ, Lock::READ_METADATA), Ok(()));
+        for reader in [Lock::READ, Lock::READ_METADATA] {
+            let error = while_held(Lock::WRITE, reader).expect_err("conflict");
+            assert_eq!(error, "Failed to get shared \"write\" lock");
+            let error = while_held(reader, Lock::WRITE).expect_err("conflict");
+            assert_eq!(error, "Failed to get \"write\" lock");
+        }
+        let error = while_held(Lock::WRITE, Lock::WRITE).expect_err("conflict");
+        assert_eq!(error, "Failed to get \"write\" lock");
+    }
+
+    #[test]
+    fn a_lock_ends_when_the_file_is_closed() {
+        let file = tempfile::NamedTempFile::new().expect("creates");
+        let open = || File::options().read(true).write(true).open(file.path()).expect("opens");
+        let (first, second) = (open(), open());
+        Lock::WRITE.acquire(&first).expect("locks");
+        Lock::READ.acquire(&second).expect_err("conflict");
+        drop(first);
+        Lock::READ.acquire(&second).expect("locks");
+    }
+}
