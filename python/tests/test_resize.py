@@ -24,7 +24,7 @@ def disk(tmp_path: Path) -> Path:
 @contextmanager
 def written_by_qemu(path: Path) -> Iterator[None]:
     """Have another process hold the image open for writing."""
-    command = ["qemu-io", "-f", "qcow2", path]
+    command = ["qemu-io", "-f", "qcow2", str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
         assert qemu.stdin and qemu.stdout
         # The output of the first command shows that the image is open.
@@ -87,7 +87,7 @@ def test_an_image_that_another_process_writes_is_locked(disk: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="QEMU's locks exist on Linux only")
 def test_qemu_cannot_write_an_image_that_is_open(disk: Path) -> None:
-    command = ["qemu-img", "resize", "-q", "-f", "qcow2", disk, "+1M"]
+    command = ["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), "+1M"]
     with diskimg.open(disk, "qcow2"):
         failed = subprocess.run(command, capture_output=True, text=True)
         assert failed.returncode == 1 and 'Failed to get "write" lock' in failed.stderr

@@ -5,7 +5,6 @@
 
 use diskimg::Source;
 use diskimg::storage::edit::{MemoryStorage, Storage};
-use diskimg::storage::locking::Lock;
 use diskimg::storage::sink::Sink;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -191,9 +190,5 @@ impl Storage for RecordingStorage {
     fn discard_at(&self, offset: u64, len: u64) -> io::Result<()> {
         // Any bytes are allowed; these are the most harmful.
         self.write_all_at(&vec![0xdb; len as usize], offset)
-    }
-
-    fn lock(&self, _lock: Lock) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -121,7 +121,7 @@ impl Error {
         if let Some(conflict) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
             let conflict: &LockConflict = conflict;
             return Self::new(ErrorKind::Locked, conflict.to_string())
-                .hint("another process, or an image that is open in this one, uses the file");
+                .hint("another process is using the file");
         }
         let kind = match source.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => ErrorKind::Corrupt,

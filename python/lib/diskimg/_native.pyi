@@ -28,6 +28,7 @@ __all__ = [
     "iso_remaster_bytes",
     "limits",
     "measure_size",
+    "resize",
     "run_command",
 ]
 

@@ -23,7 +23,7 @@ pub(crate) enum OutputFormat {
 /// Options of every command that reads an image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageArgs {
-    /// Read an image even if another process is writing to it
+    /// Read images even if another process is writing to them
     #[arg(short = 'U', long)]
     force_share: bool,
     /// Files an image may refer to: none, same-dir, any (default: any)

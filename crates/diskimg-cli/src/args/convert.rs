@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Minimum run of zeros stored as a hole; 0: no holes (default: 4k)
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
-    /// Keep DST's size and options; overwrite only a raw DST in place
+    /// Keep DST's size and options; a raw DST is overwritten in place
     #[arg(short = 'n', long)]
     no_create: bool,
     /// With -n: assume that DST reads as zeros

@@ -13,7 +13,7 @@ Examples:
   diskimg create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2
 
 SIZE is in bytes and may have a suffix k, M, G, T, P or E. '-o help' lists the options of the
-format. Without SIZE, the size is that of the backing file.";
+format. Without SIZE, the size is that of the backing file. -U applies to the backing file.";
 
 /// Create an empty image.
 #[derive(Debug, clap::Args)]

@@ -14,7 +14,7 @@ Examples:
 SIZE is in bytes and may have a suffix k, M, G, T, P or E. With + or -, it is relative to the
 current size. Added bytes read as zeros; partition tables and file systems are not changed. The
 image is modified in place: if the command is interrupted, the disk has its old or its new size,
-and all its data. No other process may use the image.";
+and all its data. No other process may use the image; -U applies to its backing files only.";
 
 /// Change the size of a disk.
 #[derive(Debug, clap::Args)]
@@ -27,10 +27,10 @@ pub(crate) struct Args {
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
-    /// Allow SIZE to be smaller, which deletes the data beyond
+    /// Raw only: allow SIZE to be smaller, which deletes the data beyond
     #[arg(long)]
     shrink: bool,
-    /// Allocate space for added bytes: off, falloc, full (default: off)
+    /// Raw only: allocate space for added bytes: off, falloc, full (default: off)
     #[arg(long, value_name = "MODE")]
     preallocation: Option<String>,
     /// Print only errors

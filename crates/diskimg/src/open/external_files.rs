@@ -117,7 +117,7 @@ impl<'a> Resolver<'a> {
     pub(crate) fn open_at(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
         let source = self.open_unlocked(role, name, path)?;
         if let Some(lock) = self.lock {
-            lock.acquire_source(&*source).map_err(|e| lock_error(e).in_file(path))?;
+            source.lock(lock).map_err(|e| lock_error(e).in_file(path))?;
         }
         Ok(source)
     }

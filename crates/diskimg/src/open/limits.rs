@@ -102,8 +102,9 @@ limits! {
         "Images in a backing chain, including the top image";
     table_bytes = 32 << 20,
         "Bytes of a table that is read into memory as a whole",
-        "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, or the grain
-        directories of all extents of a VMDK together.";
+        "A qcow2 L1 table (of the disk or of a snapshot), a qcow2 refcount table, the L2 tables that
+        resizing a qcow2 image changes together, or the grain directories of all extents of a VMDK
+        together.";
     unit_bytes = 64 << 20,
         "Bytes that a compressed VMDK grain decompresses to",
         "Applies to VMDK grains. (qcow2 clusters have at most 2 MiB.)";

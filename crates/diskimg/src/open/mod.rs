@@ -423,7 +423,7 @@ impl Chain<'_> {
         if let Some(lock) = resolver.lock
             && !(self.options.metadata_only && format == Format::Raw)
         {
-            lock.acquire_source(&*source).map_err(|e| lock_error(e).in_file(&name))?;
+            source.lock(lock).map_err(|e| lock_error(e).in_file(&name))?;
         }
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
         if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {

@@ -15,11 +15,13 @@
 //! file: they are released when it is closed. On systems other than Linux, and on file systems
 //! without locks, nothing is locked.
 
-use crate::storage::os;
-use crate::storage::source::Source;
+use crate::storage::lock;
+use crate::storage::os::{self, FileId};
 use bitflags::bitflags;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::sync::{LazyLock, Mutex};
 
 /// Offset of the locks for permissions that are used.
 const USED_BASE: u64 = 100;
@@ -67,25 +69,25 @@ impl Lock {
         shares: Permissions::CONSISTENT_READ.union(Permissions::WRITE_UNCHANGED),
     };
 
-    /// Modifies and resizes the image. No other process may open it, except to ignore locks.
+    /// Modifies and resizes the image. No other process may open it, unless it ignores locks.
     pub const WRITE: Self = Self {
         uses: Permissions::CONSISTENT_READ.union(Permissions::WRITE).union(Permissions::RESIZE),
         ..Self::READ_METADATA
     };
 
-    /// Locks the file until it is closed.
+    /// Locks the file until it is closed. The result must be dropped then.
     ///
     /// # Errors
     /// Returns an error that wraps a [`LockConflict`] if the lock conflicts with that of another
     /// process, and the error of the system if locking fails for another reason than that the file
     /// system has no locks.
-    pub(crate) fn acquire(self, file: &File) -> io::Result<()> {
+    pub(crate) fn acquire(self, file: &File) -> io::Result<HeldLock> {
         let unshared = self.shares.complement();
         let own = self.uses.numbered().map(|(n, _)| USED_BASE + n);
         let own = own.chain(unshared.numbered().map(|(n, _)| UNSHARED_BASE + n));
         for byte in own {
             if !os::lock_byte(file, byte)? {
-                return Ok(());
+                return Ok(HeldLock(None));
             }
         }
         for (n, permission) in self.uses.numbered() {
@@ -98,17 +100,48 @@ impl Lock {
                 return Err(LockConflict { permission, shared: true }.into());
             }
         }
-        Ok(())
+        Ok(HeldLock::new(os::identity(&file.metadata()?)))
     }
+}
 
-    /// Locks the file of a source until the source is dropped. Does nothing if the source is not a
-    /// file.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub(crate) fn acquire_source(self, source: &dyn Source) -> io::Result<()> {
-        source.as_file().map_or(Ok(()), |(file, _)| self.acquire(file))
+/// The files that this process has locked, with the number of locks.
+static HELD: LazyLock<Mutex<HashMap<FileId, usize>>> = LazyLock::new(Mutex::default);
+
+/// A lock that this process holds.
+#[derive(Debug)]
+pub(crate) struct HeldLock(Option<FileId>);
+
+impl HeldLock {
+    fn new(file: Option<FileId>) -> Self {
+        if let Some(file) = file {
+            *lock(&HELD).entry(file).or_default() += 1;
+        }
+        Self(file)
     }
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let Some(file) = self.0 else { return };
+        let mut held = lock(&HELD);
+        if let Some(count) = held.get_mut(&file) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&file);
+            }
+        }
+    }
+}
+
+/// Verifies that no other process uses the file in a way that conflicts with `wanted`. Does nothing
+/// if this process itself has locked the file, because the locks of others cannot be told apart
+/// from its own.
+///
+/// # Errors
+/// As [`Lock::acquire`].
+pub(crate) fn require_unlocked(file: &File, wanted: Lock) -> io::Result<()> {
+    let own = os::identity(&file.metadata()?).is_some_and(|id| lock(&HELD).contains_key(&id));
+    if own { Ok(()) } else { wanted.acquire(file).map(drop) }
 }
 
 /// The error that another process uses a file in a conflicting way. The text is QEMU's.
@@ -116,7 +149,8 @@ impl Lock {
 #[error("Failed to get {}\"{permission}\" lock", if *.shared { "shared " } else { "" })]
 pub struct LockConflict {
     permission: &'static str,
-    /// The other process uses the permission. Otherwise, it does not share it.
+    /// True if the other process uses a permission that this one does not share, false if it does
+    /// not share a permission that this one uses.
     shared: bool,
 }
 
@@ -130,12 +164,12 @@ impl From<LockConflict> for io::Error {
 mod tests {
     use super::*;
 
-    /// Returns the result of each of `second` while `first` is held on another open file.
+    /// Returns the result of acquiring `second` while `first` is held on another open file.
     fn while_held(first: Lock, second: Lock) -> Result<(), String> {
         let file = tempfile::NamedTempFile::new().expect("creates");
-        first.acquire(file.as_file()).expect("locks");
+        let _held = first.acquire(file.as_file()).expect("locks");
         let other = File::options().read(true).write(true).open(file.path()).expect("opens");
-        second.acquire(&other).map_err(|e| e.to_string())
+        second.acquire(&other).map(drop).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -157,9 +191,21 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("creates");
         let open = || File::options().read(true).write(true).open(file.path()).expect("opens");
         let (first, second) = (open(), open());
-        Lock::WRITE.acquire(&first).expect("locks");
+        let held = Lock::WRITE.acquire(&first).expect("locks");
         Lock::READ.acquire(&second).expect_err("conflict");
-        drop(first);
+        drop((first, held));
         Lock::READ.acquire(&second).expect("locks");
+    }
+
+    #[test]
+    fn locks_of_this_process_do_not_keep_it_from_replacing_a_file() {
+        let file = tempfile::NamedTempFile::new().expect("creates");
+        let open = || File::options().read(true).write(true).open(file.path()).expect("opens");
+        let (first, second) = (open(), open());
+        let held = Lock::READ.acquire(&first).expect("locks");
+        require_unlocked(&second, Lock::WRITE).expect("own lock");
+        // As if another process held it.
+        drop(held);
+        require_unlocked(&second, Lock::WRITE).expect_err("conflict");
     }
 }

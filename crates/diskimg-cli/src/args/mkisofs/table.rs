@@ -67,7 +67,7 @@ pub(super) static ROWS: &[Row] = &[
         d.excludes.push(v[0].text()?.to_owned());
         Ok(())
     }),
-    row(&["x", "old-exclude"], FILE, "Exclude entries of directories whose name or path is FILE", |d, v| {
+    row(&["x", "old-exclude"], FILE, "Exclude files in directories if their name or path is FILE", |d, v| {
         d.excludes.push(values::literal_pattern(v[0].text()?));
         Ok(())
     }),
@@ -284,7 +284,7 @@ pub(super) static ROWS: &[Row] = &[
         d.options.padding = PADDING;
         Ok(())
     }),
-    row(&["no-pad"], &[], "Do not append zeros (32 KiB if bootable)", |d, _| {
+    row(&["no-pad"], &[], "Append no zeros, or only 32 KiB if bootable", |d, _| {
         d.options.padding = 0;
         Ok(())
     }),

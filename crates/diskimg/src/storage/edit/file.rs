@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A regular file or block device, opened for reading and writing.
 #[derive(Debug)]
 pub struct FileStorage {
-    source: FileSource,
+    // The same open file as the source's, which holds the lock: dropped first.
     sink: FileSink,
+    source: FileSource,
     current_len: AtomicU64,
 }
 
@@ -73,6 +74,14 @@ impl Source for FileStorage {
         self.source.allocated_bytes()
     }
 
+    fn lock(&self, lock: Lock) -> io::Result<()> {
+        self.source.lock(lock)?;
+        if !self.is_device() && self.source.file().metadata()?.len() != self.current_len() {
+            return Err(io::Error::other("its length changed before it was locked"));
+        }
+        Ok(())
+    }
+
     fn identity(&self) -> Option<HostFileId> {
         self.source.identity()
     }
@@ -125,10 +134,6 @@ impl Storage for FileStorage {
 
     fn discard_at(&self, offset: u64, len: u64) -> io::Result<()> {
         os::punch_hole(self.source.file(), offset, len).map(drop)
-    }
-
-    fn lock(&self, lock: Lock) -> io::Result<()> {
-        lock.acquire(self.source.file())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::Storage;
 use crate::storage::lock;
-use crate::storage::locking::Lock;
 use crate::storage::sink::{MemorySink, Sink};
 use crate::storage::source::{Source, check_range};
 use std::io;
@@ -64,10 +63,6 @@ impl Storage for MemoryStorage {
     }
 
     fn discard_at(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _lock: Lock) -> io::Result<()> {
         Ok(())
     }
 }

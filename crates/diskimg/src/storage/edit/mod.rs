@@ -11,7 +11,6 @@ pub use edits::{Edit, Edits};
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
 
-use crate::storage::locking::Lock;
 use crate::storage::sink::Sink;
 use crate::storage::source::Source;
 use std::io;
@@ -38,13 +37,4 @@ pub trait Storage: Source + Sink {
     fn barrier(&self) -> io::Result<()> {
         self.flush()
     }
-
-    /// Locks the file until the storage is dropped, if it is a file.
-    ///
-    /// # Errors
-    /// Returns [`io::ErrorKind::WouldBlock`] with a [`LockConflict`] if another process uses the
-    /// file in a way that conflicts with `lock`, and the underlying error if locking fails.
-    ///
-    /// [`LockConflict`]: crate::storage::locking::LockConflict
-    fn lock(&self, lock: Lock) -> io::Result<()>;
 }

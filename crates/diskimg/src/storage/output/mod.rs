@@ -114,7 +114,7 @@ impl Output {
 
     /// Creates an output that writes to `sink`.
     pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
-        Self::of(OutputFile { sink, path: None, staged: None })
+        Self::of(OutputFile { sink, path: None, staged: None, lock: None })
     }
 
     fn of(main: OutputFile) -> Self {

@@ -5,7 +5,7 @@ use super::publish::Staged;
 use super::stale_temp_files::{StaleTempFiles, lock_new};
 use super::{Durability, directory_of, temporary_prefix};
 use crate::storage::caching::Caching;
-use crate::storage::locking::Lock;
+use crate::storage::locking::{HeldLock, Lock, require_unlocked};
 use crate::storage::os::{self, FileLock};
 use crate::storage::sink::{FileSink, PipeSink, Sink};
 use crate::storage::source::{FileSource, Source};
@@ -33,6 +33,9 @@ pub(super) struct OutputFile {
     pub(super) path: Option<PathBuf>,
     /// The temporary file; `None` if the file is written in place.
     pub(super) staged: Option<Staging>,
+    /// The lock on a file that is written in place.
+    #[allow(dead_code, reason = "held until the output is dropped")]
+    pub(super) lock: Option<HeldLock>,
 }
 
 /// A temporary file that will be renamed.
@@ -66,7 +69,7 @@ impl OutputFile {
             Ok(metadata) if os::is_seekable(&metadata) => Ok((Self::in_place(&path, false)?, None)),
             Ok(metadata) => {
                 let sink = Arc::new(PipeSink::new(open_pipe(&path, &metadata, stopped)?));
-                Ok((Self { sink, path: Some(path), staged: None }, None))
+                Ok((Self { sink, path: Some(path), staged: None, lock: None }, None))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => stage(),
             Err(e) => Err(e),
@@ -84,7 +87,8 @@ impl OutputFile {
         if std::fs::metadata(&path).is_ok() {
             // Renaming over a file requires write permission only for its directory. Require it for
             // the file as well, and that no other process uses the file.
-            Lock::WRITE.acquire(&OpenOptions::new().read(true).write(true).open(&path)?)?;
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            require_unlocked(&file, Lock::WRITE)?;
         }
         stale_temp_files.remove(&path);
         let (opened, file, lock) = make_temporary(&path, &model)?;
@@ -93,6 +97,7 @@ impl OutputFile {
             sink: Arc::new(FileSink::new(opened, true)?),
             path: Some(path),
             staged: Some(Staging { file, lock, model }),
+            lock: None,
         };
         Ok((part, second))
     }
@@ -101,11 +106,12 @@ impl OutputFile {
     /// true only if it reads as zeros now.
     pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Lock::WRITE.acquire(&file)?;
+        let lock = Lock::WRITE.acquire(&file)?;
         Ok(Self {
             sink: Arc::new(FileSink::new(file, zeroed)?),
             path: Some(path.to_owned()),
             staged: None,
+            lock: Some(lock),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::{HostFileId, Segment, Source};
 use crate::storage::caching::DirectFile;
+use crate::storage::locking::{HeldLock, Lock};
 use crate::storage::{lock, os};
 use std::fs::File;
 use std::io::{self, Seek};
@@ -24,6 +25,8 @@ pub struct FileSource {
     /// The last segment found and whether it is a hole. Consecutive queries usually hit the same
     /// segment, so a 16 TiB hole takes one `lseek` instead of one per query.
     last_segment: Mutex<Option<(Range<u64>, bool)>>,
+    /// The lock on the file. Declared after it, so that the file is closed first.
+    lock: Mutex<Option<HeldLock>>,
 }
 
 impl FileSource {
@@ -113,6 +116,7 @@ impl FileSource {
             device: !metadata.is_file(),
             direct: None,
             last_segment: Mutex::new(None),
+            lock: Mutex::new(None),
         })
     }
 }
@@ -166,6 +170,12 @@ impl Source for FileSource {
 
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
         Ok(os::allocated_bytes(&self.file.metadata()?))
+    }
+
+    fn lock(&self, wanted: Lock) -> io::Result<()> {
+        let held = wanted.acquire(&self.file)?;
+        *lock(&self.lock) = Some(held);
+        Ok(())
     }
 
     fn identity(&self) -> Option<HostFileId> {

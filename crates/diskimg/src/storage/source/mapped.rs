@@ -5,6 +5,7 @@
 //! access to a mapping kills the process.
 
 use super::{FileSource, HostFileId, Segment, Source};
+use crate::storage::locking::Lock;
 use memmap2::{Mmap, MmapOptions};
 use std::fmt;
 use std::fs::File;
@@ -95,6 +96,10 @@ impl Source for MappedSource {
 
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
         self.file.allocated_bytes()
+    }
+
+    fn lock(&self, lock: Lock) -> io::Result<()> {
+        self.file.lock(lock)
     }
 
     fn identity(&self) -> Option<HostFileId> {

@@ -19,6 +19,7 @@ pub use stream::spool;
 pub(crate) use stream::{fill, spool_up_to, stdin, stdin_up_to};
 pub use window::WindowSource;
 
+use crate::storage::locking::Lock;
 pub use crate::storage::os::{FileId as HostFileId, Segment};
 use std::fmt::Debug;
 use std::fs::File;
@@ -85,6 +86,18 @@ pub trait Source: Send + Sync + Debug {
     /// Returns the underlying error if the file's metadata cannot be read.
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
         Ok(None)
+    }
+
+    /// Locks the underlying file until the source is dropped. Does nothing if it is not a file.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::WouldBlock`] with a [`LockConflict`] if another process uses the
+    /// file in a way that conflicts with `lock`, and the underlying error if locking fails.
+    ///
+    /// [`LockConflict`]: crate::storage::locking::LockConflict
+    fn lock(&self, lock: Lock) -> io::Result<()> {
+        let _ = lock;
+        Ok(())
     }
 
     /// Returns an identifier that is equal for sources of the same host file.

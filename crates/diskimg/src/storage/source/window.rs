@@ -1,6 +1,7 @@
 //! Parts of sources.
 
 use super::{HostFileId, Segment, Source};
+use crate::storage::locking::Lock;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -61,6 +62,10 @@ impl Source for WindowSource {
 
     fn path(&self) -> Option<&Path> {
         self.inner.path()
+    }
+
+    fn lock(&self, lock: Lock) -> io::Result<()> {
+        self.inner.lock(lock)
     }
 
     fn identity(&self) -> Option<HostFileId> {

@@ -3,7 +3,7 @@
 use diskimg::storage::edit::FileStorage;
 use diskimg::{ErrorKind, Format, Image, NewSize, OpenOptions, Preallocation, Resize};
 use diskimg_testkit::crash::RecordingStorage;
-use diskimg_testkit::tool::{assert_qemu_check, full, qemu_bytes, run, try_run};
+use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same, full, qemu_bytes, run, try_run};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,15 +48,22 @@ const CASES: &[Case] = &[
         name: "new refcount blocks",
         options: "cluster_size=512,refcount_bits=64",
         backing: None,
-        sizes: [MIB, 40 * MIB],
+        sizes: [MIB, 400 * MIB],
         commands: &["write -P 9 0 500k"],
     },
     Case {
         name: "a new refcount table",
         options: "cluster_size=512,refcount_bits=64",
         backing: None,
-        sizes: [2 * MIB, 40 * MIB],
+        sizes: [2 * MIB, 400 * MIB],
         commands: &["write -P 9 0 2015k"],
+    },
+    Case {
+        name: "refcounts of new refcount blocks in other new blocks",
+        options: "cluster_size=512",
+        backing: None,
+        sizes: [MIB, 1024 * MIB],
+        commands: &["write -P 9 0 4k"],
     },
     Case {
         name: "refcounts of one bit",
@@ -209,13 +216,19 @@ fn the_grown_disk_has_its_old_bytes_and_zeros() {
         assert_eq!((done.old_size, done.new_size), (old, new), "{}", case.name);
         assert_qemu_check(&path, "qcow2");
         assert_grown(&open(&path), &before, &|| case.name.to_owned());
-        before.resize(new as usize, 0);
-        assert!(qemu_bytes(&path, "qcow2") == before, "{}", case.name);
+        let expected = dir.path().join("expected.raw");
+        let assert_same = |bytes: &[u8]| {
+            std::fs::write(&expected, bytes).unwrap();
+            std::fs::File::options().write(true).open(&expected).unwrap().set_len(new).unwrap();
+            assert_qemu_same(&expected, "raw", &path, "qcow2");
+        };
+        assert_same(&before);
         // QEMU allocates new clusters without overwriting others.
         run("qemu-io", ["-f", "qcow2", "-c", "write -P 5 0 512k", path.to_str().unwrap()]);
         assert_qemu_check(&path, "qcow2");
+        before.resize(before.len().max(512 << 10), 0);
         before[..512 << 10].fill(5);
-        assert!(qemu_bytes(&path, "qcow2") == before, "{} and written", case.name);
+        assert_same(&before);
     }
 }
 
@@ -231,7 +244,7 @@ fn after_a_crash_the_disk_has_its_old_or_its_new_size_and_all_its_bytes() {
         let [old, new] = case.sizes;
         let before = qemu_bytes(&path, "qcow2");
         let recorded = std::fs::read(&path).unwrap();
-        let storage = Arc::new(RecordingStorage::new(recorded, Some(path.clone())));
+        let storage = Arc::new(RecordingStorage::new(recorded.clone(), Some(path.clone())));
         to(new).run_on(Arc::clone(&storage) as _, "a.qcow2").unwrap();
         let mut counts = [0; 4];
         let mut number = 0;
@@ -252,9 +265,12 @@ fn after_a_crash_the_disk_has_its_old_or_its_new_size_and_all_its_bytes() {
                 assert!(matches!(check.status.code(), Some(0 | 3)), "{}: {check:?}", context());
             }
         });
+        let end = storage.to_vec();
+        let moved = end[48..60] != recorded[48..60];
+        assert!(moved || !case.name.contains("new refcount"), "{}", case.name);
         let [old_clean, old_leaks, new_clean, new_leaks] = counts;
         lines.push(format!(
-            "{}: {states} states in {} phases: old {old_clean} clean, {old_leaks} with leaks; \
+            "{} (new refcount table: {moved}): {states} states in {} phases: old {old_clean} clean, {old_leaks} with leaks; \
              new {new_clean} clean, {new_leaks} with leaks",
             case.name,
             storage.barriers(),
@@ -342,6 +358,58 @@ fn a_refcount_that_is_too_low_is_not_decremented() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(error.offset(), Some(l1 as u64), "{error}");
     assert!(std::fs::read(&path).unwrap() == bytes);
+}
+
+#[test]
+fn tables_that_are_not_what_they_should_be_are_found_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.qcow2");
+    let file = path.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", file, "1M"]);
+    run("qemu-io", ["-f", "qcow2", "-c", "write 0 200k", file]);
+    let good = std::fs::read(&path).unwrap();
+    let at = |field: usize| u64::from_be_bytes(good[field..field + 8].try_into().unwrap()) as usize;
+    let (l1, table) = (at(40), at(48));
+    let l2 = at(l1) & 0xff_ffff;
+    let damaged = |at: usize, word: u64, structure: &str| {
+        let mut bytes = good.clone();
+        bytes[at..at + 8].copy_from_slice(&word.to_be_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let error = to(40 * MIB).run(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.structure(), Some(structure), "{error}");
+        assert!(std::fs::read(&path).unwrap() == bytes, "{error}");
+    };
+    // Two entries of the refcount table point to one block; a block is outside the file.
+    damaged(table + 8, at(table) as u64, "refcount table");
+    damaged(table + 8, 1 << 40, "refcount table");
+    damaged(table + 8, at(table) as u64 + 512 * 1000 * 1000, "refcount table");
+    // The refcount table is outside the file.
+    damaged(48, 1 << 40, "refcount table");
+    damaged(48, u64::MAX << 9, "refcount table");
+    // An L1 entry beyond the disk points to a table whose entries are not aligned. The table of the
+    // first 32 KiB is used as that of the bytes after the disk.
+    let mut bytes = good.clone();
+    bytes[39] += 1;
+    bytes[l1 + 32 * 8..][..8].copy_from_slice(&(l2 as u64).to_be_bytes());
+    bytes[l2 + 6] |= 0x20;
+    bytes[l2 + 4] ^= 0x01;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = to(40 * MIB).run(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(std::fs::read(&path).unwrap() == bytes);
+}
+
+#[test]
+fn a_file_that_grew_before_it_was_locked_is_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = CASES[1].make(dir.path());
+    let storage = Arc::new(FileStorage::open(&path).unwrap());
+    run("qemu-io", ["-f", "qcow2", "-c", "write -P 7 0 64k", path.to_str().unwrap()]);
+    let before = std::fs::read(&path).unwrap();
+    let error = to(40 * MIB).run_on(storage, "a.qcow2").unwrap_err();
+    assert!(error.to_string().contains("its length changed"), "{error}");
+    assert!(std::fs::read(&path).unwrap() == before);
 }
 
 #[test]

@@ -5,9 +5,9 @@
 //! table. The order of writes keeps the image consistent at every point:
 //!
 //! ```text
+//!   written                                             then
 //!   new tables and data, in clusters with refcount 0    nothing refers to them
-//!   refcounts of these clusters, in existing blocks     they are leaks
-//!   new refcount blocks, in the existing table          they are leaks
+//!   refcounts of these clusters, in existing blocks     the new tables and data are leaks
 //!   the header's first sector                           they are in use; old tables are leaks
 //!   refcounts of the old tables                         the image is clean
 //! ```
@@ -58,7 +58,8 @@ impl MutableLayer for Qcow2Mut {
 }
 
 impl Qcow2Mut {
-    /// Verifies that the refcounts are right and that all structures are known.
+    /// Verifies that the image is not marked as dirty or corrupt, and that it has no feature that
+    /// cannot be modified in place.
     fn require_mutable(&self) -> Result<()> {
         let header = &self.old.header;
         let refuse =
@@ -116,9 +117,8 @@ impl Qcow2Mut {
     fn apply(&self, free: Vec<Edit>, used: Changes, switch: Edit, unused: Changes) -> Result<()> {
         let mut edits = Edits::new();
         edits
-            .phase(free.into_iter().chain(used.new_blocks))
+            .phase(free.into_iter().chain(used.new_tables))
             .phase(used.counts)
-            .phase(used.links)
             .phase([switch])
             .phase(unused.counts);
         edits.apply(&*self.storage).map_err(|e| Error::io("cannot modify the image", e))

@@ -2,7 +2,7 @@
 //!
 //! Added bytes read as zeros. Most of them are not recorded at all, because what is not allocated
 //! reads as zeros. There are three exceptions: a backing file that is longer than the disk was, the
-//! rest of a last cluster that is not whole, and clusters beyond the end that another program left.
+//! rest of the last cluster if the disk ended within it, and clusters beyond the end that another program left.
 
 use super::space::{Space, TableLocation};
 use super::{Qcow2Mut, SNAPSHOT_SIZE_EXTRA};
@@ -178,8 +178,8 @@ impl Growth<'_> {
         while at < end {
             let l1_index = at >> shift;
             let table_end = end.min((l1_index + 1) << shift);
-            let is_hidden = at < self.backing_end();
-            if self.old_table(l1_index) != 0 || is_hidden {
+            let shows_backing = at < self.backing_end();
+            if self.old_table(l1_index) != 0 || shows_backing {
                 self.clear_table(l1_index, at..table_end)?;
             }
             at = table_end;
@@ -203,6 +203,9 @@ impl Growth<'_> {
                 self.replace(l1_index, index, wanted)?;
             }
         }
+        if self.tables.get(&l1_index).is_some_and(|table| !table.changed) {
+            self.tables.remove(&l1_index);
+        }
         Ok(())
     }
 
@@ -224,6 +227,12 @@ impl Growth<'_> {
     /// Returns an L2 table as it will be.
     fn table(&mut self, l1_index: u64) -> Result<&mut L2Table> {
         if !self.tables.contains_key(&l1_index) {
+            let bytes = (to_u64(self.tables.len()) + 1) * self.cluster_size();
+            let max = self.image.old.limits.table_bytes;
+            if bytes > max {
+                let found = format!("L2 tables of {bytes} bytes would change");
+                return Err(Error::over_limit("table_bytes", found, max));
+            }
             let words = self.read_table(l1_index)?;
             self.tables.insert(l1_index, L2Table { words, changed: false });
         }
@@ -257,15 +266,14 @@ impl Growth<'_> {
     /// Replaces an L2 entry. What it referred to becomes unused.
     fn replace(&mut self, l1_index: u64, index: u64, (entry, bitmap): (u64, u64)) -> Result<()> {
         let layout = self.image.old.layout;
-        let size = self.cluster_size();
         let (old_entry, old_bitmap) = self.entry(l1_index, index)?;
         match layout.decode(old_entry, old_bitmap) {
             Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => {
-                self.unused.push((offset, size));
+                self.release_later(offset)?;
             }
             Cluster::Compressed { offset, len } => self.unused.push((offset, len.into())),
             Cluster::Subclusters(subclusters) => {
-                self.unused.extend(subclusters.offset.map(|offset| (offset, size)));
+                subclusters.offset.map_or(Ok(()), |offset| self.release_later(offset))?;
             }
             Cluster::Unallocated | Cluster::Zero { offset: None } => {}
         }
@@ -277,6 +285,17 @@ impl Growth<'_> {
         } else {
             table.words[to_usize(index)] = entry;
         }
+        Ok(())
+    }
+
+    /// Records that a host cluster will not be used any more.
+    fn release_later(&mut self, offset: u64) -> Result<()> {
+        let size = self.cluster_size();
+        if !offset.is_multiple_of(size) {
+            let what = format!("an entry points to {offset:#x}, which is not aligned to a cluster");
+            return Err(Error::corrupt("L2 table", what));
+        }
+        self.unused.push((offset, size));
         Ok(())
     }
 
@@ -337,16 +356,16 @@ impl Growth<'_> {
         let needed = self.added.end.div_ceil(self.image.header().guest_bytes_per_l1_entry());
         let entries = needed.max(self.image.header().l1.entries);
         let l1 = self.place_l1(entries)?;
-        let moved_table = self.space.fit_table()?;
-        let used = self.space.take_changes(moved_table.is_some());
+        let old_refcounts = self.space.move_table()?;
+        let used = self.space.take_changes();
         for (offset, len) in &self.unused {
             self.space.release(*offset, *len)?;
         }
-        if let Some(table) = moved_table {
+        if let Some(table) = old_refcounts {
             let len = u64::from(table.len) * self.cluster_size();
             self.space.release(table.offset, len)?;
         }
-        let unused = self.space.take_changes(false);
+        let unused = self.space.take_changes();
         let mut free = Vec::new();
         let storage = &self.image.storage;
         if !storage.has_fixed_len() && self.space.end() > storage.current_len() {

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Number of words in a sector, which is written as a whole.
 const SECTOR_WORDS: usize = 64;
 
-/// Location of a table: host offset, and length in the unit of its header field.
+/// Location of a table, as the header records it: host offset, and length (of an L1 table in
+/// entries, of the refcount table in clusters).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TableLocation {
     pub(super) offset: u64,
@@ -25,11 +26,9 @@ pub(super) struct TableLocation {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// New refcount blocks and a new refcount table, which nothing refers to yet.
-    pub(super) new_blocks: Vec<Edit>,
+    pub(super) new_tables: Vec<Edit>,
     /// Changed refcounts in existing blocks.
     pub(super) counts: Vec<Edit>,
-    /// Entries for the new blocks in the existing refcount table.
-    pub(super) links: Vec<Edit>,
 }
 
 /// The refcounts of an image, and what changes in them.
@@ -40,10 +39,10 @@ pub(super) struct Space<'a> {
     refcount_order: u32,
     /// The refcount table, with the entries of new blocks.
     table: Vec<u64>,
-    /// Where the table is stored, and its length in clusters.
+    /// Where the table is stored or will be stored.
     location: TableLocation,
-    /// Indices of the entries that are not stored yet.
-    new_entries: BTreeSet<usize>,
+    /// The table has entries of new blocks, which are not stored yet.
+    has_new_entries: bool,
     /// The refcount blocks that were read or created, by their index in the table.
     blocks: BTreeMap<u64, Block>,
     /// Index of the first cluster that may be allocated.
@@ -69,8 +68,14 @@ impl<'a> Space<'a> {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if an entry of the table is invalid.
     pub(super) fn new(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
         let stored = header.refcount_table;
+        let end = stored.offset.checked_add(stored.bytes());
+        if end.is_none_or(|end| end > header.padded(storage.current_len())) {
+            return Err(Error::corrupt("refcount table", "it extends beyond the end of the file")
+                .at(stored.offset));
+        }
         let mut table = read_words(storage, "refcount table", stored.offset, stored.entries)?;
         table.iter_mut().for_each(|entry| *entry &= OFFSET_MASK);
+        require_distinct(&table)?;
         let clusters = to_u32(stored.bytes() >> header.cluster_bits);
         let mut space = Self {
             storage,
@@ -78,7 +83,7 @@ impl<'a> Space<'a> {
             refcount_order: header.refcount_order,
             table,
             location: TableLocation { offset: stored.offset, len: clusters },
-            new_entries: BTreeSet::new(),
+            has_new_entries: false,
             blocks: BTreeMap::new(),
             next: 0,
         };
@@ -120,6 +125,7 @@ impl<'a> Space<'a> {
                     return Ok(cluster + 1);
                 }
             }
+            self.forget(index);
         }
         Ok(0)
     }
@@ -165,11 +171,15 @@ impl<'a> Space<'a> {
     fn reserve(&mut self, clusters: u64) -> Result<u64> {
         let (mut first, mut found) = (self.next, 0);
         while found < clusters {
-            if self.count(first + found)? == 0 {
+            let cluster = first + found;
+            if self.count(cluster)? == 0 {
                 found += 1;
             } else {
-                first += found + 1;
+                first = cluster + 1;
                 found = 0;
+            }
+            if (cluster + 1).is_multiple_of(self.per_block()) {
+                self.forget(cluster / self.per_block());
             }
         }
         let end = first + clusters;
@@ -184,6 +194,13 @@ impl<'a> Space<'a> {
         Ok(first)
     }
 
+    /// Removes a block from memory, unless it must be stored. It is read again if needed.
+    fn forget(&mut self, index: u64) {
+        if self.blocks.get(&index).is_some_and(|block| !block.is_new && block.changed.is_empty()) {
+            self.blocks.remove(&index);
+        }
+    }
+
     /// Returns the block with this index, or `None` if there is none.
     fn block(&mut self, index: u64) -> Result<Option<&mut Block>> {
         if !self.blocks.contains_key(&index) {
@@ -192,8 +209,8 @@ impl<'a> Space<'a> {
             if offset == 0 {
                 return Ok(None);
             }
-            let end = offset.checked_add(self.cluster_size());
-            let inside = end.is_some_and(|end| end <= self.storage.current_len());
+            // The file may end within its last cluster.
+            let inside = offset < self.storage.current_len();
             if !offset.is_multiple_of(self.cluster_size()) || !inside {
                 return Err(Error::corrupt(
                     "refcount table",
@@ -253,45 +270,47 @@ impl<'a> Space<'a> {
             self.table.resize(entry + 1, 0);
         }
         self.table[entry] = offset;
-        self.new_entries.insert(entry);
+        self.has_new_entries = true;
         let words = vec![0; to_usize(self.cluster_size() / 8)];
         self.blocks.insert(index, Block { offset, words, is_new: true, changed: BTreeSet::new() });
         self.set(cluster, 1)
     }
 
-    /// Allocates a larger refcount table if the stored one is too small for all blocks. Returns the
-    /// old one if it is replaced.
+    /// Allocates a new refcount table if there are new blocks. Returns the old one, which is to be
+    /// released.
+    ///
+    /// The stored table is not changed: its entries could not all be written at once, although the
+    /// refcount of a new block may be in another new block.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
-    pub(super) fn fit_table(&mut self) -> Result<Option<TableLocation>> {
-        let per_cluster = self.cluster_size() / 8;
-        let capacity = u64::from(self.location.len) * per_cluster;
-        if to_u64(self.table.len()) <= capacity {
+    pub(super) fn move_table(&mut self) -> Result<Option<TableLocation>> {
+        if !self.has_new_entries {
             return Ok(None);
         }
-        // The clusters of the table may themselves need blocks, for which it must have entries.
+        // The table must have entries for the blocks that its own clusters need.
+        let per_cluster = self.cluster_size() / 8;
         let mut clusters = to_u64(self.table.len()).div_ceil(per_cluster);
         let end = |clusters: u64| self.next + clusters + 1 + clusters.div_ceil(self.per_block());
         while end(clusters).div_ceil(self.per_block()) > clusters * per_cluster {
             clusters += 1;
         }
         let offset = self.allocate(clusters)?;
+        debug_assert!(to_u64(self.table.len()) <= clusters * per_cluster);
         self.table.resize(to_usize(clusters * per_cluster), 0);
         let old = self.location;
         self.location = TableLocation { offset, len: to_u32(clusters) };
         Ok(Some(old))
     }
 
-    /// Returns the changes since the last call. `moved` is true if the refcount table is stored at
-    /// a new location.
-    pub(super) fn take_changes(&mut self, moved: bool) -> Changes {
+    /// Takes the changes since the last call.
+    pub(super) fn take_changes(&mut self) -> Changes {
         let mut changes = Changes::default();
         for block in self.blocks.values_mut() {
             let changed = std::mem::take(&mut block.changed);
             if std::mem::take(&mut block.is_new) {
                 let bytes = to_bytes(&block.words);
-                changes.new_blocks.push(Edit::Write { offset: block.offset, bytes });
+                changes.new_tables.push(Edit::Write { offset: block.offset, bytes });
                 continue;
             }
             for sector in changed {
@@ -301,17 +320,24 @@ impl<'a> Space<'a> {
                 changes.counts.push(Edit::Write { offset, bytes: to_bytes(words) });
             }
         }
-        let new_entries = std::mem::take(&mut self.new_entries);
-        let offset = self.location.offset;
-        if moved {
+        if std::mem::take(&mut self.has_new_entries) {
             let bytes = to_bytes(&self.table);
-            changes.new_blocks.push(Edit::Write { offset, bytes });
-        } else {
-            changes.links.extend(new_entries.into_iter().map(|entry| Edit::Write {
-                offset: offset + to_u64(entry) * 8,
-                bytes: self.table[entry].to_be_bytes().to_vec(),
-            }));
+            changes.new_tables.push(Edit::Write { offset: self.location.offset, bytes });
         }
         changes
+    }
+}
+
+/// Verifies that no two entries of the refcount table point to the same block: changing the
+/// refcounts of one would change those of the other.
+fn require_distinct(table: &[u64]) -> Result<()> {
+    let mut offsets: Vec<_> = table.iter().copied().filter(|&offset| offset != 0).collect();
+    offsets.sort_unstable();
+    match offsets.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            Err(Error::corrupt("refcount table", "two entries point to the same refcount block")
+                .at(pair[0]))
+        }
+        None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Whole units with libdeflate.
+//! Compresses and decompresses whole units (a qcow2 cluster, a VMDK grain) with libdeflate.
 
 use super::{inflate_prefix, too_long, too_short};
 use crate::storage::codec::{noise, spare};
