@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
-A and B are images or directories. Names, types, sizes, permissions, link targets and device
-numbers are compared if both sides record them; permissions are compared only if both A and B are images.
+A and B are images or directories. Names, types, sizes and link targets are compared and, if A and B
+are both images, permissions and device numbers. What only one side records is not compared.
 
 Exit code: 0 identical, 1 different, 2 cannot compare.
 
@@ -63,7 +63,8 @@ impl Args {
     /// Validates the arguments.
     pub(crate) fn job(self) -> Result<Job, Failure> {
         let [a, b] = <[OsString; 2]>::try_from(self.files)
-            .map_err(|_| Failure::usage("iso diff", "Expecting two image file names"))?;
+            .map_err(|_| Failure::error("Expecting two images or directories"))
+            .map_err(|e| e.with_code(CANNOT_COMPARE))?;
         let side = |name: &OsString| -> Result<Side, Failure> {
             Ok(match Path::new(name).is_dir() {
                 true => Side::Directory(name.into()),

@@ -67,7 +67,7 @@ pub(super) static ROWS: &[Row] = &[
         d.excludes.push(v[0].text()?.to_owned());
         Ok(())
     }),
-    row(&["x", "old-exclude"], FILE, "Exclude files in directories if their name or path is FILE", |d, v| {
+    row(&["x", "old-exclude"], FILE, "Like -m, but FILE is a literal name or path", |d, v| {
         d.excludes.push(values::literal_pattern(v[0].text()?));
         Ok(())
     }),
@@ -113,7 +113,7 @@ pub(super) static ROWS: &[Row] = &[
         d.rock_ridge.rationalized = true;
         Ok(())
     }),
-    row(&["norock"], &[], "Cancel -R and -r (xorrisofs adds Rock Ridge by default)", |d, _| {
+    row(&["norock"], &[], "Add no Rock Ridge (default, except as xorrisofs)", |d, _| {
         d.rock_ridge = Default::default();
         Ok(())
     }),

@@ -203,7 +203,8 @@ pub(super) fn write(plan: &Plan, output: &Destination, quiet: bool) -> Result<()
     let stdout_taken = matches!(output, Destination::Stdout);
     let mode = ProgressMode { requested: false, quiet, stdout_taken };
     // A signal must not leave a temporary file behind. But opening a pipe without a reader blocks,
-    // and there a signal must end the process, so the handlers are installed later.
+    // and until it is open, a signal must end the process. So for pipes and devices, only
+    // `Meter::start` installs the handlers, after the output is open.
     let may_block = matches!(output, Destination::File(path) if is_special(path));
     if !may_block {
         interrupt::watch();
