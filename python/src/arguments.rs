@@ -4,7 +4,7 @@
 
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, InputFile, Raised};
-use diskimg::open::local_path;
+use diskimg::open::{Node, local_path};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
     Caching, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options, SnapshotSelector,
@@ -68,13 +68,21 @@ fn mapped(options: OpenOptions) -> OpenOptions {
 pub(crate) enum Input {
     /// A file, by name.
     Path(PathBuf),
+    /// An image that is described by options, and their JSON, which is its name in messages.
+    Node(Node, String),
     /// The contents of a file object or `bytes`, with the name used in messages.
     File(InputFile, String, Raised),
 }
 
 impl Input {
-    /// Creates an input from a name (`str`), a file object or `bytes`.
+    /// Creates an input from a name (`str`), the options of a node (a tuple of their JSON), a file
+    /// object or `bytes`.
     pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok((json,)) = object.extract::<(String,)>() {
+            let name = format!("json:{json}");
+            let node = Node::from_json(&json).map_err(|e| e.in_file(&name));
+            return Ok(Self::Node(node.or_raise(object.py())?, name));
+        }
         if let Ok(name) = object.extract::<PathBuf>() {
             return Ok(Self::Path(plain(name)));
         }
@@ -89,7 +97,7 @@ impl Input {
     /// Returns the slot for exceptions that the file object raises.
     pub(crate) fn raised(&self) -> Raised {
         match self {
-            Self::Path(_) => Raised::default(),
+            Self::Path(_) | Self::Node(..) => Raised::default(),
             Self::File(_, _, raised) => raised.clone(),
         }
     }
@@ -98,7 +106,7 @@ impl Input {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
-            Self::File(_, name, _) => name.clone(),
+            Self::Node(_, name) | Self::File(_, name, _) => name.clone(),
         }
     }
 
@@ -106,6 +114,7 @@ impl Input {
     pub(crate) fn open(self, options: &OpenOptions) -> diskimg::Result<Image> {
         match self {
             Self::Path(path) => options.open(path),
+            Self::Node(node, name) => options.open_node(&node, &name),
             Self::File(file, name, _) => {
                 let source = file.source().map_err(|e| cannot_read(e, &name))?;
                 options.open_source(source, name)
@@ -120,6 +129,10 @@ impl Input {
                 let local = local_path(&path).map_err(|e| e.in_file(&path))?;
                 let source = FileSource::open(local);
                 Ok(Arc::new(source.map_err(|e| Error::io("cannot open it", e).in_file(&path))?))
+            }
+            Self::Node(_, name) => {
+                let message = "the bytes of an image that is described by options cannot be read";
+                Err(Error::unsupported(message).hint("open it first").in_file(name))
             }
             Self::File(file, name, _) => file.source().map_err(|e| cannot_read(e, &name)),
         }

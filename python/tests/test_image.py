@@ -218,3 +218,22 @@ def test_results_have_a_repr_and_can_be_compared(make: Callable[..., Path]) -> N
             f"<diskimg.Image name={str(path)!r} format='qcow2' size={image.size}>"
         )
         assert repr(image.as_file()).startswith("<diskimg.ImageFile name=")
+
+
+def test_an_image_is_described_by_options(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(512) + b"x" * 1024)
+    file = {"driver": "file", "filename": str(path)}
+    with diskimg.open({"driver": "raw", "offset": 512, "size": 1024, "file": file}) as image:
+        assert (image.size, image.format) == (1024, "raw")
+        assert image.read_at(0, 1024) == b"x" * 1024
+    overlay = tmp_path / "overlay.qcow2"
+    diskimg.create(overlay, backing=path, backing_format="raw", external_files="any")
+    options = {"driver": "qcow2", "file": {"filename": str(overlay)}, "backing": None}
+    with diskimg.open(options) as image:
+        assert image.read_at(512, 1024) == bytes(1024)
+    with pytest.raises(diskimg.InvalidError, match="does not support the option 'nosuch'"):
+        diskimg.open({"driver": "raw", "nosuch": 1, "file": file})
+    # A string is always a file name.
+    with pytest.raises(diskimg.Error):
+        diskimg.open('json:{"driver": "raw", "file": {"filename": "x"}}')

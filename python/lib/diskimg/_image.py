@@ -14,6 +14,7 @@ from diskimg._results import CheckReport, Extent, Finding, Info, Measure, Snapsh
 from diskimg._types import (
     BinaryReader,
     ExternalFiles,
+    Node,
     OptionValue,
     Path,
     amount,
@@ -31,7 +32,7 @@ copy stays in the CPU cache."""
 
 
 def open(
-    file: Path | BinaryReader,
+    file: Path | BinaryReader | Node,
     format: str | None = None,
     *,
     snapshot: str | None = None,
@@ -50,7 +51,9 @@ def open(
             in ``:2`` to select the second disk of an appliance. A seekable file object is read
             from its beginning, and its position is undefined afterwards; any other is read from
             its current position to its end and buffered in a temporary file. Files that an image
-            in a file object refers to are not opened.
+            in a file object refers to are not opened. A mapping describes an image by options,
+            as QEMU's ``json:`` names do: ``{"driver": "raw", "offset": 1 << 20, "file":
+            {"filename": "disk.raw"}}``, or with ``"backing": None`` without its backing file.
         format: One of `FORMATS`. By default the format is detected from the first bytes, which a
             guest may have written: pass it whenever you know it.
         snapshot: Show this internal snapshot (ID or name) instead of the active disk.

@@ -33,6 +33,7 @@ from diskimg._types import (
     BinaryWriter,
     ConvertArgs,
     ExternalFiles,
+    Node,
     OptionValue,
     Path,
     amount,
@@ -49,7 +50,7 @@ _BLOCK = 4096
 
 
 def convert(
-    src: Path | BinaryReader | Sequence[Path | BinaryReader],
+    src: Path | BinaryReader | Node | Sequence[Path | BinaryReader | Node],
     dst: Path | BinaryWriter,
     *,
     format: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 from collections.abc import Mapping
@@ -23,6 +24,9 @@ class BinaryWriter(Protocol):
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """A file name."""
+
+Node: TypeAlias = Mapping[str, Any]
+"""An image that is described by options, as QEMU's ``json:`` names are."""
 
 ExternalFiles: TypeAlias = Literal["none", "same-dir", "any"]
 """Which other files an image may refer to: none, those in its own directory or below, any."""
@@ -77,7 +81,12 @@ class ConvertArgs(TypedDict):
 
 
 def file_or_name(given: object) -> object:
-    """Return a file name as text; any other object unchanged (it should be a file object)."""
+    """Return a file name as text and the options of a node as JSON.
+
+    Any other object is returned unchanged (it should be a file object).
+    """
+    if isinstance(given, Mapping):
+        return (json.dumps(dict(given)),)
     return os.fsdecode(given) if isinstance(given, str | bytes | os.PathLike) else given
 
 

@@ -1,8 +1,9 @@
 //! Arguments that several commands share, and their parsing.
 
+use crate::args::objects;
 use crate::failure::Failure;
 use crate::output::Program;
-use diskimg::open::{appliance_and_disk, local_path};
+use diskimg::open::{Node, appliance_and_disk, local_path};
 use diskimg::{
     Caching, Durability, ExternalFiles, Format, Image, Limits, OpenOptions, Options, Probing,
     SnapshotSelector,
@@ -35,8 +36,12 @@ pub(crate) struct ImageArgs {
     ignore_cid: bool,
     #[command(flatten)]
     limits: LimitArgs,
-    #[command(flatten)]
-    unsupported: UnsupportedArgs,
+    /// Describe images by options: driver=qcow2,file.filename=FILE
+    #[arg(long, alias = "source-image-opts")]
+    image_opts: bool,
+    /// Define an object of QEMU: secret,id=ID,data=TEXT or file=FILE; repeatable
+    #[arg(long, value_name = "OBJECT", hide = true, action = clap::ArgAction::Append)]
+    object: Vec<String>,
 }
 
 /// `--limit`.
@@ -58,9 +63,23 @@ pub(crate) struct Policy {
     ignore_content_id: bool,
     /// `-U`.
     force_share: bool,
+    /// `--image-opts`.
+    image_opts: bool,
 }
 
 impl Policy {
+    /// Returns the node if `name` is not a file name: with `--image-opts`, or if it begins with
+    /// `json:`.
+    fn node(&self, name: &Path) -> Result<Option<Node>, Failure> {
+        let Some(text) = name.to_str() else { return Ok(None) };
+        let node = match text.strip_prefix("json:") {
+            _ if self.image_opts => Node::from_options(text),
+            Some(json) => Node::from_json(json),
+            None => return Ok(None),
+        };
+        Ok(Some(node.map_err(|e| e.in_file(name))?))
+    }
+
     /// Returns the options for opening an image.
     pub(crate) fn options(&self) -> OpenOptions {
         OpenOptions::new()
@@ -82,7 +101,7 @@ enum ExternalFilesArg {
 impl ImageArgs {
     /// Returns the policy, or an error if an unsupported option was given.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
-        self.unsupported.check()?;
+        objects::check(&self.object)?;
         let external_files = match self.external_files {
             ExternalFilesArg::None => ExternalFiles::None,
             ExternalFilesArg::SameDir => ExternalFiles::SameDir,
@@ -94,7 +113,18 @@ impl ImageArgs {
             limits,
             ignore_content_id: self.ignore_cid,
             force_share: self.force_share,
+            image_opts: self.image_opts,
         })
+    }
+}
+
+impl ImageArgs {
+    /// Rejects `--image-opts`, for a command whose operand is a file name.
+    pub(crate) fn require_file_names(&self) -> Result<(), Failure> {
+        match self.image_opts {
+            true => Err(Failure::not_supported("--image-opts for this command")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -138,32 +168,13 @@ fn with_suffix(value: u64) -> String {
     }
 }
 
-/// Options of qemu-img that no command supports, parsed so that the error message can say this.
-#[derive(Debug, clap::Args)]
-struct UnsupportedArgs {
-    #[arg(long, hide = true, alias = "source-image-opts")]
-    image_opts: bool,
-    #[arg(long, hide = true, value_name = "OBJECT", action = clap::ArgAction::Append)]
-    object: Vec<OsString>,
-}
-
-impl UnsupportedArgs {
-    fn check(&self) -> Result<(), Failure> {
-        if self.image_opts {
-            return Err(Failure::not_supported("--image-opts"));
-        }
-        if !self.object.is_empty() {
-            return Err(Failure::not_supported("--object"));
-        }
-        Ok(())
-    }
-}
-
 /// An image to be opened.
 #[derive(Debug)]
 pub(crate) struct Input {
-    /// A path, `-`, or an appliance with a disk (`appliance.ova:2`).
+    /// A path, `-`, an appliance with a disk (`appliance.ova:2`), or the text of the node.
     pub(crate) path: PathBuf,
+    /// `json:` or `--image-opts`.
+    node: Option<Node>,
     /// How to open it.
     pub(crate) options: OpenOptions,
 }
@@ -178,11 +189,18 @@ impl Input {
         let format = format.map(self::format).transpose()?;
         let options = policy.options().format(format);
         let name = Path::new(name);
+        if let Some(node) = policy.node(name)? {
+            if policy.image_opts && format.is_some() {
+                let message = "--image-opts and --format are mutually exclusive";
+                return Err(Failure::error(message));
+            }
+            return Ok(Self { path: name.to_owned(), node: Some(node), options });
+        }
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None => local_path(name).map_err(|e| e.in_file(name))?,
         };
-        Ok(Self { path, options })
+        Ok(Self { path, node: None, options })
     }
 
     /// Opens the image. As qemu-img, ISO images are raw, since QEMU has no such format.
@@ -192,7 +210,19 @@ impl Input {
 
     /// Like [`open`](Self::open), but returns the library's error.
     pub(crate) fn try_open(&self, program: Program) -> diskimg::Result<Image> {
-        self.options_for(program).open(&self.path)
+        let options = self.options_for(program);
+        match &self.node {
+            Some(node) => options.open_node(node, &self.path.to_string_lossy()),
+            None => options.open(&self.path),
+        }
+    }
+
+    /// Verifies that the image is a file, which can be modified.
+    pub(crate) fn require_file(&self) -> Result<(), Failure> {
+        match self.node {
+            Some(_) => Err(Failure::not_supported("json: or --image-opts for an image to modify")),
+            None => Ok(()),
+        }
     }
 
     /// Returns the options for opening the image, as the program that the command was run as.

@@ -78,7 +78,7 @@ pub(crate) struct Args {
     /// writethrough
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
-    /// Cache mode of SRC: none or directsync (direct I/O), writeback, writethrough, unsafe
+    /// Cache mode of SRC: as for -t
     #[arg(short = 'T', long, value_name = "MODE")]
     source_cache: Option<String>,
     /// Share data with SRC by reflink: auto, always (or fail), never (default: auto, or never with

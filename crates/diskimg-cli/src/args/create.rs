@@ -66,6 +66,7 @@ pub(crate) struct Job {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
+        self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
         let format = common::format(self.format.as_deref().unwrap_or("raw"))?;
         let Some(mut options) = common::create_options(&self.options)? else {

@@ -13,6 +13,7 @@ pub(crate) mod map;
 pub(crate) mod measure;
 mod mkisofs;
 pub(crate) mod names;
+mod objects;
 pub(crate) mod recipe;
 pub(crate) mod resize;
 mod usage;

@@ -58,14 +58,17 @@ pub(crate) struct Job {
 impl Args {
     /// Validates the arguments.
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
+        self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
         let mut operands = self.operands.into_iter();
         let (Some(file), Some(size), None) = (operands.next(), operands.next(), operands.next())
         else {
             return Err(Failure::usage("resize", "Expecting image file name and size"));
         };
+        let input = Input::new(&file, self.format.as_deref(), &policy)?;
+        input.require_file()?;
         Ok(Parsed::Job(Job {
-            input: Input::new(&file, self.format.as_deref(), &policy)?,
+            input,
             size: size.to_string_lossy().parse()?,
             shrink: self.shrink,
             preallocation: match self.preallocation.as_deref() {

@@ -3,6 +3,7 @@
 pub(crate) mod driver;
 pub mod external_files;
 pub(crate) mod limits;
+mod node;
 pub(crate) mod probe;
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -19,6 +20,7 @@ use crate::storage::caching::Caching;
 use crate::storage::edit::Storage;
 use crate::storage::locking::Lock;
 use crate::storage::source::{FileSource, ReadMode, Source, stdin};
+pub use node::Node;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn numbers_that_fit_are_unchanged() {
-        assert_eq!(to_u64(usize::MAX), usize::MAX.try_into().expect("at most 64 bits"));
+        assert_eq!(to_u64(usize::MAX), u64::try_from(usize::MAX).expect("at most 64 bits"));
         assert_eq!((to_usize(7), to_index(u32::MAX)), (7, 0xffff_ffff));
         assert_eq!(to_u32(u64::from(u32::MAX)), u32::MAX);
         assert_eq!((to_u16(65_535usize), to_u8(255i64)), (u16::MAX, u8::MAX));

@@ -150,7 +150,7 @@ fn differences_are_listed_and_set_the_exit_code() {
     let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
     assert_eq!(json[2]["what"], "only in A");
     lab.line("iso diff a.iso nope").fails(2);
-    lab.line("iso diff a.iso").fails(1);
+    lab.line("iso diff a.iso").fails(2);
 }
 
 #[test]

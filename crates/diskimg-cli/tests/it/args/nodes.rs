@@ -1,0 +1,267 @@
+//! Images that are described by options (`--image-opts`) or JSON (`json:`), compared with qemu-img.
+
+use crate::support::{Lab, Ran};
+use serde_json::Value;
+
+/// Runs of a command by diskimg and by qemu-img with the same image.
+struct Pair {
+    ours: Ran,
+    theirs: Ran,
+}
+
+struct Images(Lab);
+
+impl Images {
+    fn new() -> Self {
+        let lab = Lab::new();
+        lab.raw("a.raw");
+        lab.raw("a,b.raw");
+        lab.qemu("convert -O qcow2 a.raw a.qcow2").ok();
+        lab.qemu("convert -O vmdk a.raw a.vmdk").ok();
+        lab.qemu("create -q -f qcow2 -b a.raw -F raw over.qcow2 2M").ok();
+        std::fs::write(lab.path("other.raw"), vec![7; 1 << 20]).expect("writes");
+        // A qcow2 image in the middle of a file.
+        let embedded = [vec![0; 512], lab.read("a.qcow2"), vec![0; 512]].concat();
+        std::fs::write(lab.path("embedded"), embedded).expect("writes");
+        Self(lab)
+    }
+
+    /// Runs a command with the image as its first operand.
+    fn run(&self, command: &str, image: &str, rest: &[&str]) -> Pair {
+        let args: Vec<_> = command.split(' ').chain([image]).chain(rest.iter().copied()).collect();
+        let qemu = self.0.command("qemu-img").args(&args).output().expect("runs");
+        Pair {
+            ours: self.0.run(&args),
+            theirs: Ran {
+                code: qemu.status.code(),
+                out: String::from_utf8(qemu.stdout).expect("UTF-8"),
+                err: String::from_utf8(qemu.stderr).expect("UTF-8"),
+            },
+        }
+    }
+}
+
+const JSON: &[&str] = &[
+    r#"json:{"driver":"qcow2","file.filename":"a.qcow2"}"#,
+    r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"a.qcow2"}}"#,
+    r#"json:{"file":{"filename":"a.qcow2"}}"#,
+    r#"json:{'driver':'qcow2','file':{'filename':'a.qcow2'}}  "#,
+    r#"json:{"driver":"raw","file":{"filename":"a.qcow2"}}"#,
+    r#"json:{"driver":"vmdk","file":{"filename":"a.vmdk"}}"#,
+    r#"json:{"driver":"raw","offset":65536,"size":262144,"file":{"filename":"a.raw"}}"#,
+    r#"json:{"driver":"raw","offset":"64k","size":"256k","file":{"filename":"a.raw"}}"#,
+    r#"json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"a.raw"}}"#,
+    r#"json:{"driver":"raw","size":4096,"file":{"filename":"a.raw"}}"#,
+    r#"json:{"file":{"driver":"raw","offset":512,"size":458752,"file":{"filename":"embedded"}}}"#,
+    r#"json:{"driver":"qcow2","backing":null,"file":{"filename":"over.qcow2"}}"#,
+    r#"json:{"driver":"raw","backing":null,"file":{"filename":"a.raw"}}"#,
+    r#"json:{"driver":"qcow2","read-only":true,"node-name":"x","lazy-refcounts":true,"file":{"filename":"a.qcow2","locking":"off","aio":"threads"}}"#,
+    r#"json:{"driver":"file","filename":"a.raw"}"#,
+];
+
+const OPTIONS: &[&str] = &[
+    "driver=qcow2,file.filename=a.qcow2",
+    "file.filename=a.qcow2",
+    "driver=qcow2,file.driver=file,file.filename=a.qcow2",
+    "driver=raw,file.filename=a,,b.raw",
+    "driver=raw,offset=512,size=4k,file.filename=a.raw",
+    "driver=raw,file.filename=x,file.filename=a.raw",
+    "driver=qcow2,file.filename=a.qcow2,cache.direct=off,discard=unmap,detect-zeroes=off",
+];
+
+/// Descriptions that are errors, and the sentence that both programs print.
+const ERRORS: &[(&str, &str)] = &[
+    (r#"json:{"driver":"qcow2""#, "Could not parse the JSON options: JSON parse error"),
+    (r#"json:{"driver":"raw","driver":"raw"}"#, "JSON parse error, duplicate key"),
+    ("json:[1]", "Invalid JSON object given"),
+    (r#"json:{"driver":"nosuch","file":{"filename":"a.raw"}}"#, "Unknown driver 'nosuch'"),
+    (
+        r#"json:{"driver":"raw","nosuch":1,"file":{"filename":"a.raw"}}"#,
+        "Block format 'raw' does not support the option 'nosuch'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","offset":1,"file":{"filename":"a.qcow2"}}"#,
+        "Block format 'qcow2' does not support the option 'offset'",
+    ),
+    (
+        r#"json:{"driver":"raw","file":{"filename":"a.raw","nosuch":1}}"#,
+        "Block protocol 'file' doesn't support the option 'nosuch'",
+    ),
+    (r#"json:{"driver":"raw","file":"a.raw"}"#, "Cannot find device='a.raw' nor node-name='a.raw'"),
+    (r#"json:{"driver":"raw"}"#, "A block device must be specified for \"file\""),
+    (r#"json:{"filename":"a.raw"}"#, "Must specify either driver or file"),
+    (
+        r#"json:{"driver":"raw","file":{"driver":"file"}}"#,
+        "The 'file' block driver requires a file name",
+    ),
+    (
+        r#"json:{"driver":"raw","offset":2097152,"file":{"filename":"a.raw"}}"#,
+        "Offset (2097152) cannot be greater than size of the containing file (1048576)",
+    ),
+    (
+        r#"json:{"driver":"raw","offset":512,"size":1048576,"file":{"filename":"a.raw"}}"#,
+        "The sum of offset (512) and size (1048576) has to be smaller or equal",
+    ),
+    (
+        r#"json:{"driver":"raw","size":100,"file":{"filename":"a.raw"}}"#,
+        "Specified size is not multiple of 512",
+    ),
+    (
+        r#"json:{"driver":"raw","offset":"x","file":{"filename":"a.raw"}}"#,
+        "Parameter 'offset' expects a non-negative number below 2^64",
+    ),
+    (r#"json:{"driver":"raw","file":{"filename":"missing"}}"#, "No such file or directory"),
+];
+
+#[test]
+fn every_spelling_shows_what_qemu_img_shows() {
+    let images = Images::new();
+    let json = JSON.iter().map(|image| ("info --output=json", *image));
+    let options = OPTIONS.iter().map(|image| ("info --output=json --image-opts", *image));
+    for (command, image) in json.chain(options) {
+        let Pair { ours, theirs } = images.run(command, image, &[]);
+        let parsed = |ran: Ran| -> Value { serde_json::from_str(&ran.ok()).expect(image) };
+        let (ours, theirs) = (parsed(ours), parsed(theirs));
+        assert_eq!(ours["virtual-size"], theirs["virtual-size"], "{image}");
+        assert_eq!(ours["backing-filename"], theirs["backing-filename"], "{image}");
+        if theirs["format"] != "file" {
+            assert_eq!(ours["format"], theirs["format"], "{image}");
+        }
+        // Numbers may be given as text; the order of keys is that of QEMU's hash table.
+        let name = |info: &Value| {
+            let name = info["filename"].as_str().expect("text").to_owned();
+            match name.strip_prefix("json:") {
+                Some(json) => as_text(serde_json::from_str(json).expect("JSON")),
+                None => Value::String(name),
+            }
+        };
+        assert_eq!(name(&ours), name(&theirs), "{image}");
+    }
+}
+
+/// Converts numbers and sizes to text of decimal digits.
+fn as_text(value: Value) -> Value {
+    match value {
+        Value::Number(number) => Value::String(number.to_string()),
+        Value::String(text) => match diskimg::parse_size(&text) {
+            Some(size) => Value::String(size.to_string()),
+            None => Value::String(text),
+        },
+        Value::Object(members) => {
+            Value::Object(members.into_iter().map(|(k, v)| (k, as_text(v))).collect())
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn every_spelling_has_the_bytes_that_qemu_img_reads() {
+    let images = Images::new();
+    let backing = [
+        r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2"},"backing":{"driver":"raw","file":{"filename":"other.raw"}}}"#,
+        r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2"},"backing":{"driver":"raw","offset":512,"size":65536,"file":{"filename":"a.raw"}}}"#,
+        r#"json:{"driver":"raw","file":{"driver":"qcow2","file":{"filename":"a.qcow2"}}}"#,
+    ];
+    let json = JSON.iter().chain(&backing).map(|image| ("convert -O raw", *image));
+    let options = OPTIONS.iter().map(|image| ("convert -O raw --image-opts", *image));
+    for (command, image) in json.chain(options) {
+        let read = |image: &str| {
+            let Pair { ours, theirs } = images.run(command, image, &["theirs.raw"]);
+            theirs.ok();
+            ours.ok();
+        };
+        // Both write the same file, first diskimg and then qemu-img.
+        read(image);
+        let theirs = images.0.read("theirs.raw");
+        images.0.run(command.split(' ').chain([image, "ours.raw"])).ok();
+        let ours = images.0.read("ours.raw");
+        // qemu-img rounds the size up to a whole sector.
+        assert_eq!(ours.len().next_multiple_of(512), theirs.len(), "{image}");
+        assert!(ours[..] == theirs[..ours.len()], "{image}");
+    }
+    for (command, rest) in [("map", None), ("measure -O qcow2", None), ("check", None)] {
+        let rest: Vec<&str> = rest.into_iter().collect();
+        let pair = images.run(command, JSON[0], &rest);
+        assert_eq!((pair.ours.code, pair.theirs.code), (Some(0), Some(0)), "{command}");
+    }
+    let pair = images.run("compare", JSON[0], &["a.raw"]);
+    assert_eq!((pair.ours.code, pair.theirs.code), (Some(0), Some(0)));
+}
+
+#[test]
+fn errors_have_qemus_sentences() {
+    let images = Images::new();
+    for (image, sentence) in ERRORS {
+        let Pair { ours, theirs } = images.run("info", image, &[]);
+        let theirs = theirs.fails(1);
+        assert!(theirs.contains(sentence), "{image}: qemu-img: {theirs}");
+        let ours = ours.fails(1);
+        assert!(ours.contains(sentence) && ours.contains(image), "{image}: {ours}");
+    }
+    let options = [
+        ("a.qcow2", "Cannot find device='a.qcow2' nor node-name='a.qcow2'"),
+        ("driver=raw,nosuch=1,file.filename=a.raw", "does not support the option 'nosuch'"),
+        ("driver=raw,id=x,file.filename=a.raw", "does not support the option 'id'"),
+        (
+            "driver=qcow2,file.filename=over.qcow2,backing.driver=raw",
+            "Block format 'qcow2' does not support the option 'backing.driver'",
+        ),
+    ];
+    for (image, sentence) in options {
+        let Pair { ours, theirs } = images.run("info --image-opts", image, &[]);
+        let (ours, theirs) = (ours.fails(1), theirs.fails(1));
+        assert!(ours.contains(sentence) && theirs.contains(sentence), "{ours}{theirs}");
+    }
+    let pair = images.run("info --image-opts -f qcow2", "file.filename=a.qcow2", &[]);
+    let sentence = "--image-opts and --format are mutually exclusive";
+    assert!(pair.ours.fails(1).contains(sentence) && pair.theirs.fails(1).contains(sentence));
+    let missing = "driver=qcow2,file.filename=over.qcow2,backing.driver=raw,\
+                   backing.file.filename=missing";
+    let Pair { ours, theirs } = images.run("map --image-opts", missing, &[]);
+    assert!(ours.fails(1).contains("backing file: ") && theirs.code == Some(1));
+}
+
+#[test]
+fn a_format_that_is_named_overrides_the_driver() {
+    let images = Images::new();
+    let image = r#"json:{"driver":"raw","file.filename":"a.qcow2"}"#;
+    let Pair { ours, theirs } = images.run("info -f qcow2 --output=json", image, &[]);
+    for ran in [ours, theirs] {
+        let info: Value = serde_json::from_str(&ran.ok()).expect("JSON");
+        assert_eq!(info["format"], "qcow2");
+    }
+}
+
+#[test]
+fn objects_are_checked_as_by_qemu_img() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for objects in [
+        "--object secret,id=s,data=x",
+        "--object secret,id=s,file=a.raw --object secret,id=t,data=y,format=base64",
+        "--object secret,id=s",
+        "--object secret,data=x",
+        "--object secret,id=s,data=x,zz=1",
+        "--object nosuch,id=s",
+        "--object secret,id=s,data=x --object secret,id=s,data=x",
+    ] {
+        let line = format!("info -f raw {objects} a.raw");
+        let (ours, theirs) = (lab.line(&line), lab.qemu(&line));
+        assert_eq!(ours.code, theirs.code, "{line}: {} {}", ours.err, theirs.err);
+        let sentence = theirs.err.lines().next().unwrap_or_default();
+        let sentence = sentence.strip_prefix("qemu-img: ").unwrap_or(sentence);
+        assert!(ours.err.contains(sentence), "{line}: {} {}", ours.err, theirs.err);
+    }
+}
+
+/// A name in an image is a path under the policy, whatever it looks like.
+#[test]
+fn json_in_a_name_that_an_image_records_is_refused() {
+    let images = Images::new();
+    let name = r#"json:{"driver":"raw","file":{"filename":"other.raw"}}"#;
+    let args = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", name, "evil.qcow2", "1M"];
+    let made = images.0.command("qemu-img").args(args).status().expect("runs");
+    assert!(made.success());
+    let error = images.0.run(["convert", "-O", "raw", "evil.qcow2", "out.raw"]).fails(1);
+    assert!(error.contains("is not a file name"), "{error}");
+}
