@@ -24,6 +24,7 @@ pub(crate) struct ConvertArgs {
     backing_format: Option<String>,
     external_files: String,
     limits: Vec<(String, u64)>,
+    force_share: bool,
     /// Minimum length of a hole in bytes; `None` for no holes.
     sparse: Option<u64>,
     threads: Option<usize>,
@@ -127,7 +128,8 @@ impl ConvertArgs {
         let format = arguments::format(py, &self.format)?;
         let backing_options = OpenOptions::new()
             .external_files(external_files(&self.external_files)?)
-            .limits(arguments::limits(py, &self.limits)?);
+            .limits(arguments::limits(py, &self.limits)?)
+            .force_share(self.force_share);
         let reflink = match self.reflink.as_str() {
             "auto" => Reflink::Auto,
             "always" => Reflink::Always,

@@ -21,12 +21,14 @@ pub(crate) fn create(
     backing: Option<(String, Option<String>)>,
     external_files: &str,
     limits: Vec<(String, u64)>,
+    force_share: bool,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<(u64, Vec<(String, String)>)> {
     let format = arguments::format(py, format)?;
     let backing_options = OpenOptions::new()
         .external_files(arguments::external_files(external_files)?)
-        .limits(arguments::limits(py, &limits)?);
+        .limits(arguments::limits(py, &limits)?)
+        .force_share(force_share);
     let options = arguments::options(pairs);
     let backing = backing.map(|(name, format)| Backing { name, format, content_id: None });
     let created = work::run(py, progress.as_ref(), |callback| {

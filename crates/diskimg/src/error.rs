@@ -198,6 +198,12 @@ impl Error {
         }
     }
 
+    /// Removes the lost range, where its offsets do not apply.
+    pub(crate) fn clear_lost(mut self) -> Self {
+        self.0.lost = None;
+        self
+    }
+
     /// Removes the remedy, where it does not apply.
     #[must_use]
     pub(crate) fn clear_remedy(mut self) -> Self {

@@ -148,6 +148,7 @@ def create(
     backing: tuple[str, str | None] | None,
     external_files: str,
     limits: list[tuple[str, int]],
+    force_share: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[int, list[tuple[str, str]]]: ...
 def resize(

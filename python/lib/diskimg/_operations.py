@@ -181,6 +181,7 @@ def convert(
         "backing_format": backing_format,
         "external_files": external_files,
         "limits": limit_pairs(limits),
+        "force_share": force_share,
         "sparse": _sparse(sparse),
         "threads": None if threads is None else _threads(threads),
         "rate_limit": None if rate_limit is None else amount("rate_limit", rate_limit),
@@ -355,6 +356,7 @@ def create(
     backing_format: str | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
     progress: Progress = None,
 ) -> Created:
     """Create an empty image. An existing file is replaced once the new one is complete.
@@ -369,6 +371,7 @@ def create(
         backing_format: The format of ``backing``; required if there is one.
         external_files: Which other files ``backing`` may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        force_share: Do not lock the backing files, even if another process is writing to them.
         progress: As for `convert`; useful when space is preallocated.
 
     Raises:
@@ -394,6 +397,7 @@ def create(
             None if backing is None else (name_only(backing), backing_format),
             external_files,
             limit_pairs(limits),
+            force_share,
             callback,
         )
     return Created(name, chosen, created, dict(in_effect))
@@ -408,6 +412,7 @@ def resize(
     preallocation: Literal["off", "falloc", "full"] = "off",
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
+    force_share: bool = False,
 ) -> Resized:
     """Change the size of a disk in place. Added bytes read as zeros.
 
@@ -423,6 +428,7 @@ def resize(
         preallocation: How space is allocated for added bytes.
         external_files: Which other files the image may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
+        force_share: Do not lock the backing files, even if another process is writing to them.
 
     Raises:
         LockedError: Another process uses the image.
@@ -435,7 +441,7 @@ def resize(
     old, new = _native.resize(
         name_only(path),
         size if isinstance(size, str) else str(amount("size", size)),
-        open_args(format, external_files=external_files, limits=limits),
+        open_args(format, external_files=external_files, limits=limits, force_share=force_share),
         shrink,
         preallocation,
     )

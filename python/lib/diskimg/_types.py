@@ -64,6 +64,7 @@ class ConvertArgs(TypedDict):
     backing_format: str | None
     external_files: str
     limits: list[tuple[str, int]]
+    force_share: bool
     sparse: int | None
     threads: int | None
     rate_limit: int | None

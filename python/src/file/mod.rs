@@ -194,7 +194,7 @@ pub(crate) fn output(
 
 /// Returns the identities of the files that an image consists of.
 pub(crate) fn files_of(image: &diskimg::Image) -> impl Iterator<Item = HostFileId> {
-    image.layers().flat_map(|layer| layer.files()).filter_map(|file| file.identity())
+    image.layers().flat_map(|layer| layer.files()).flat_map(|file| file.identities())
 }
 
 fn is_among(file: &File, others: &[HostFileId]) -> bool {

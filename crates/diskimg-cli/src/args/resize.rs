@@ -20,10 +20,15 @@ and all its data. No other process may use the image; -U applies to its backing 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image and its new virtual size.
-    #[arg(value_name = "FILE SIZE", value_hint = clap::ValueHint::FilePath)]
-    #[arg(allow_hyphen_values = true)]
-    operands: Vec<OsString>,
+    /// The image.
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: Option<OsString>,
+    /// Its new virtual size, which may begin with a hyphen.
+    #[arg(value_name = "SIZE", allow_hyphen_values = true)]
+    size: Option<OsString>,
+    /// Too many operands.
+    #[arg(hide = true)]
+    rest: Vec<OsString>,
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
@@ -60,9 +65,7 @@ impl Args {
     pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
         self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
-        let mut operands = self.operands.into_iter();
-        let (Some(file), Some(size), None) = (operands.next(), operands.next(), operands.next())
-        else {
+        let (Some(file), Some(size), true) = (self.file, self.size, self.rest.is_empty()) else {
             return Err(Failure::usage("resize", "Expecting image file name and size"));
         };
         let input = Input::new(&file, self.format.as_deref(), &policy)?;

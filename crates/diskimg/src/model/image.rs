@@ -109,7 +109,7 @@ impl Image {
 
     /// Returns the identities of all host files of the chain.
     pub(crate) fn identities(&self) -> impl Iterator<Item = HostFileId> {
-        self.layers().flat_map(|layer| layer.files()).filter_map(|file| file.identity())
+        self.layers().flat_map(|layer| layer.files()).flat_map(|file| file.identities())
     }
 
     /// Returns the extents of the whole chain that cover `range` exactly. They are in ascending

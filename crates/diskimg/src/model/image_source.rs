@@ -1,6 +1,8 @@
 //! [`Source`] for [`Image`]: the guest's bytes, read like a file.
 
+use crate::error::Error;
 use crate::model::extent::Kind;
+use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::storage::source::{HostFileId, Segment, Source, check_range};
 use std::fs::File;
@@ -12,13 +14,28 @@ const WINDOW: u64 = 16 << 20;
 
 impl Image {
     /// Returns the host file, if the image is a single file in which every guest byte is at its
-    /// guest offset.
+    /// guest offset. Other formats than raw and ISO may have a cluster size of 1, too, but not this
+    /// property.
     fn plain_file(&self) -> Option<&dyn Source> {
         let mut layers = self.layers();
         let layer = layers.next()?;
-        let is_raw = layers.len() == 0 && layer.disk_layout().cluster_size == 1;
+        let is_raw = layers.len() == 0 && is_verbatim(layer.format());
         (is_raw && layer.files().len() == 1).then(|| self.file(0, 0))
     }
+}
+
+/// Returns true if the file's bytes are the guest's bytes.
+fn is_verbatim(format: Format) -> bool {
+    #[cfg(feature = "iso")]
+    if format == Format::Iso {
+        return true;
+    }
+    format == Format::Raw
+}
+
+/// Converts an error for the reader of the guest's bytes, for whom the lost range is another one.
+fn nested(error: Error) -> io::Error {
+    io::Error::other(error.clear_lost())
 }
 
 /// Reads the guest's bytes, for access to the contents of a disk, such as an
@@ -42,13 +59,13 @@ impl Source for Image {
         check_range(offset, buf.len(), self.size())?;
         match self.plain_file() {
             Some(file) => file.read_exact_at(buf, offset),
-            None => self.read_at(buf, offset).map_err(io::Error::other),
+            None => self.read_at(buf, offset).map_err(nested),
         }
     }
 
     fn segment_at(&self, offset: u64) -> io::Result<Segment> {
         let end = self.size().min(offset.saturating_add(WINDOW));
-        let extents = self.extents_and_holes(offset..end).map_err(io::Error::other)?;
+        let extents = self.extents_and_holes(offset..end).map_err(nested)?;
         Ok(extents.first().map_or(Segment { end, hole: false }, |extent| Segment {
             end: extent.guest.end,
             hole: matches!(extent.kind, Kind::Zero(_) | Kind::Unallocated),
@@ -69,5 +86,9 @@ impl Source for Image {
 
     fn identity(&self) -> Option<HostFileId> {
         self.plain_file()?.identity()
+    }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        Image::identities(self).collect()
     }
 }

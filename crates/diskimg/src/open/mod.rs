@@ -429,7 +429,7 @@ impl Chain<'_> {
         }
         let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
         if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {
-            require_content(child, &*layer, &name)?;
+            require_content((&*child.layer, &child.name), (&*layer, &name))?;
         }
         let parent = layer.parent().cloned();
         let link_name = name.clone();
@@ -460,9 +460,12 @@ impl Chain<'_> {
     }
 }
 
+/// A layer and the name of its file.
+type Named<'a> = (&'a dyn Layer, &'a str);
+
 /// Checks that a backing file has the content ID that its overlay recorded, if it recorded one.
-fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
-    let Some(wanted) = child.layer.parent_content_id() else { return Ok(()) };
+fn require_content((child, child_name): Named<'_>, (parent, name): Named<'_>) -> Result<()> {
+    let Some(wanted) = child.parent_content_id() else { return Ok(()) };
     let found = parent.content_ids();
     if found.contains(&wanted) {
         return Ok(());
@@ -472,7 +475,7 @@ fn require_content(child: &Link, parent: &dyn Layer, name: &str) -> Result<()> {
         "backing chain",
         format!("the parent '{name}' has the content ID {found}, the image expects {wanted}"),
     )
-    .in_file(&child.name)
+    .in_file(child_name)
     .hint("the parent was modified after the image was created, or it is a different image")
     .with_remedy(Remedy::IgnoreContentId))
 }

@@ -125,8 +125,8 @@ impl Resize {
     /// - [`Invalid`](crate::ErrorKind::Invalid) if the format cannot have this size;
     /// - the errors of [`OpenOptions::open`] and of writing.
     ///
-    /// After an error, the disk has its old size, unless only reserving space for added bytes
-    /// failed.
+    /// After an error of writing, reserving space or flushing, the disk has its old or its new
+    /// size; after any other error, its old size.
     pub fn run(&self, path: impl AsRef<Path>) -> Result<Resized> {
         let name = path.as_ref();
         let open = || FileStorage::open(local_path(name)?).map_err(|e| Error::io("cannot open", e));

@@ -90,17 +90,23 @@ impl Lock {
                 return Ok(HeldLock(None));
             }
         }
+        self.check(file)?;
+        Ok(HeldLock::new(os::identity(&file.metadata()?)))
+    }
+
+    /// Verifies that no other open file has a conflicting lock.
+    fn check(self, file: &File) -> io::Result<()> {
         for (n, permission) in self.uses.numbered() {
             if os::is_byte_locked(file, UNSHARED_BASE + n)? {
                 return Err(LockConflict { permission, shared: false }.into());
             }
         }
-        for (n, permission) in unshared.numbered() {
+        for (n, permission) in self.shares.complement().numbered() {
             if os::is_byte_locked(file, USED_BASE + n)? {
                 return Err(LockConflict { permission, shared: true }.into());
             }
         }
-        Ok(HeldLock::new(os::identity(&file.metadata()?)))
+        Ok(())
     }
 }
 
@@ -133,15 +139,15 @@ impl Drop for HeldLock {
     }
 }
 
-/// Verifies that no other process uses the file in a way that conflicts with `wanted`. Does nothing
-/// if this process itself has locked the file, because the locks of others cannot be told apart
-/// from its own.
+/// Verifies that no other process uses the file in a way that conflicts with `wanted`. Does not lock
+/// it, so that several processes may check a file at the same time. Does nothing if this process
+/// itself has locked the file, because the locks of others cannot be told apart from its own.
 ///
 /// # Errors
 /// As [`Lock::acquire`].
 pub(crate) fn require_unlocked(file: &File, wanted: Lock) -> io::Result<()> {
     let own = os::identity(&file.metadata()?).is_some_and(|id| lock(&HELD).contains_key(&id));
-    if own { Ok(()) } else { wanted.acquire(file).map(drop) }
+    if own { Ok(()) } else { wanted.check(file) }
 }
 
 /// The error that another process uses a file in a conflicting way. The text is QEMU's.

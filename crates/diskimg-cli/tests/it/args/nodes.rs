@@ -254,6 +254,59 @@ fn objects_are_checked_as_by_qemu_img() {
     }
 }
 
+#[test]
+fn an_output_replaces_no_file_of_a_nested_node() {
+    let images = Images::new();
+    let before = images.0.read("a.qcow2");
+    for image in [
+        r#"json:{"driver":"raw","file":{"driver":"qcow2","file":{"filename":"a.qcow2"}}}"#,
+        r#"json:{"driver":"raw","size":512,"file":{"driver":"qcow2","file":{"filename":"a.qcow2"}}}"#,
+        r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2"},"backing":{"file":{"filename":"a.qcow2"}}}"#,
+    ] {
+        let error = images.0.run(["convert", "-O", "raw", image, "a.qcow2"]).fails(1);
+        assert!(error.contains("source"), "{image}: {error}");
+        assert!(images.0.read("a.qcow2") == before, "{image}");
+    }
+}
+
+#[test]
+fn options_that_change_what_is_read_are_not_ignored() {
+    let images = Images::new();
+    let file = r#"json:{"driver":"file","filename":"a.qcow2"}"#;
+    let Pair { ours, theirs } = images.run("info -f qcow2", file, &[]);
+    let sentence = "A block device must be specified for \"file\"";
+    assert!(theirs.fails(1).contains(sentence));
+    assert!(ours.fails(1).contains(sentence));
+    for image in [
+        r#"json:{"driver":"qcow2","file":{"filename":"a.qcow2"},"backing":{}}"#,
+        r#"json:{"driver":"qcow2","file":{"filename":"a.qcow2"},"force-share":"maybe"}"#,
+        r#"json:{"driver":"qcow2","file":{"filename":"a.qcow2","locking":"maybe"}}"#,
+        r#"json:{"driver":"qcow2","file":{"filename":"a.qcow2"},"key-secret":"s"}"#,
+        r#"json:{"driver":"qcow2","file":{"driver":"nbd","host":"localhost"}}"#,
+    ] {
+        images.0.run(["info", image]).fails(1);
+    }
+}
+
+/// The parent of a VMDK must have the content ID that the child records, also if it is explicit.
+#[test]
+fn an_explicit_parent_with_another_content_id_is_an_error() {
+    let images = Images::new();
+    images.0.qemu("create -q -f vmdk -b a.vmdk -F vmdk child.vmdk").ok();
+    std::fs::copy(images.0.path("a.vmdk"), images.0.path("other.vmdk")).expect("copies");
+    let image = |parent: &str| {
+        format!(
+            r#"json:{{"driver":"vmdk","file":{{"filename":"child.vmdk"}},"backing":{{"driver":"vmdk","file":{{"filename":"{parent}"}}}}}}"#
+        )
+    };
+    images.0.run(["convert", "-O", "raw", &image("other.vmdk"), "out.raw"]).ok();
+    images.0.qemu("convert -f raw -O vmdk other.raw other.vmdk").ok();
+    let error = images.0.run(["convert", "-O", "raw", &image("other.vmdk"), "out.raw"]).fails(1);
+    assert!(error.contains("content ID"), "{error}");
+    let forced = ["convert", "--ignore-cid", "-O", "raw", &image("other.vmdk"), "out.raw"];
+    images.0.run(forced).ok();
+}
+
 /// A name in an image is a path under the policy, whatever it looks like.
 #[test]
 fn json_in_a_name_that_an_image_records_is_refused() {

@@ -82,6 +82,10 @@ fn an_image_that_qemu_writes_is_neither_read_nor_replaced() {
         let (command, rest) = line.split_once(' ').expect("operands");
         lab.line(&format!("{command} -U {rest}")).ok();
     }
+    for options in ["force-share=on,", "file.locking=off,", "file.force-share=on,"] {
+        let image = format!("driver=qcow2,{options}file.filename=a.qcow2");
+        lab.line(&format!("map --image-opts {image}")).ok();
+    }
     for line in WRITERS {
         let error = lab.line(line).fails(1);
         assert!(error.contains("Failed to get \"write\" lock"), "{line}: {error}");
@@ -124,6 +128,18 @@ fn a_raw_image_that_qemu_writes_has_information_but_is_not_read() {
         lab.line(line).fails(1);
         lab.qemu(line).fails(1);
     }
+}
+
+/// Standard input may be open in other processes, which would keep the lock.
+#[test]
+fn standard_input_is_not_locked_when_the_command_has_ended() {
+    let lab = lab();
+    let file = std::fs::File::open(lab.path("a.qcow2")).expect("opens");
+    let mut info = lab.command(crate::support::diskimg());
+    let info = info.args(["map", "-"]).stdin(file.try_clone().expect("clones"));
+    assert!(info.output().expect("runs").status.success());
+    lab.line("resize a.qcow2 +1M").ok();
+    drop(file);
 }
 
 #[test]

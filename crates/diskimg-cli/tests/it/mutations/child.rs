@@ -88,6 +88,13 @@ fn commands(number: u64, opened: &str, structure: &Structure) -> Vec<CommandLine
     commands
 }
 
+/// Returns the command that changes the image, so it is the last one that is run on it. Not every
+/// original image can be resized.
+fn resize(number: u64, opened: &str) -> CommandLine {
+    let size = 1u64 << (number % 24);
+    CommandLine { name: "resize", line: format!("resize -q {opened} +{size}k"), codes: &[] }
+}
+
 /// The message of the last panic of any thread.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
@@ -116,6 +123,7 @@ fn a_child_runs_its_mutations() {
         for command in commands(number, &task.opened, &structure) {
             run.command(&command);
         }
+        run.command(&resize(number, &task.opened));
         if let Some(now) = leaked(before) {
             run.failure("all", &format!("threads, files: {before:?} became {now:?}"));
             before = now;

@@ -30,6 +30,14 @@ fn flatten(key: String, value: Json, options: &mut NodeOptions, depth: usize) ->
         return Err(Error::invalid(format!("the JSON options are nested deeper than {MAX_DEPTH}")));
     }
     let join = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    let is_empty = match &value {
+        Json::List(items) => items.is_empty(),
+        Json::Object(members) => members.is_empty() && !key.is_empty(),
+        Json::Null | Json::Scalar(_) => false,
+    };
+    if is_empty {
+        return Err(Error::invalid(format!("Parameter '{key}' must not be empty")));
+    }
     match value {
         Json::Null => options.insert(key, Value::Null),
         Json::Scalar(text) => options.insert(key, Value::Text(text)),

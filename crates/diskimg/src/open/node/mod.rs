@@ -19,7 +19,7 @@ mod options;
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::open::OpenOptions;
+use crate::open::{OpenOptions, require_content};
 use crate::storage::source::{FileSource, Source, WindowSource};
 use options::{Child, NodeOptions};
 use std::fmt::Write;
@@ -27,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Keys of every node that make no difference for reading.
-const GENERIC: [&str; 8] = [
+const GENERIC: [&str; 7] = [
     "auto-read-only",
     "cache.direct",
     "cache.no-flush",
@@ -35,12 +35,11 @@ const GENERIC: [&str; 8] = [
     "discard",
     "node-name",
     "read-only",
-    "force-share",
 ];
 
 /// Keys of a file that make no difference here.
-const FILE: [&str; 6] =
-    ["locking", "aio", "aio-max-batch", "pr-manager", "drop-cache", "x-check-cache-dropped"];
+const FILE: [&str; 5] =
+    ["aio", "aio-max-batch", "pr-manager", "drop-cache", "x-check-cache-dropped"];
 
 /// Keys of qcow2 that tune QEMU's caches and checks.
 const QCOW2: [&str; 12] = [
@@ -129,8 +128,9 @@ impl Node {
 }
 
 impl OpenOptions {
-    /// Opens the image that `node` describes, and its backing chain. Errors refer to it as `name`;
-    /// [`Image::name`] is a file name, or a `json:` name if the node is more than that.
+    /// Opens the image that `node` describes, and its backing chain. Errors refer to it as `name`.
+    /// [`Image::name`] is the file's name, or a `json:` name if the image is a part of a file or in
+    /// another image; it does not contain an explicit backing file.
     ///
     /// Options of `node` have the meaning that they have for QEMU. Supported are the drivers of
     /// this library's formats over files; `offset` and `size` of raw; and `backing`: `null`, or a
@@ -152,17 +152,24 @@ struct Opened {
     filename: Option<String>,
     /// The node as a JSON object.
     json: String,
+    /// The file is not to be locked.
+    unlocked: bool,
 }
 
 fn open(options: &OpenOptions, mut node: NodeOptions, depth: usize) -> Result<Image> {
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("nodes are nested deeper than {MAX_DEPTH}")));
     }
+    let options = &shared(options, &mut node)?;
     let driver = node.take("driver")?;
     if driver.as_deref().is_some_and(|name| FILE_DRIVERS.contains(&name)) {
-        let file = open_file(options, node, depth)?;
+        if options.format.is_some_and(|format| format != Format::Raw) {
+            return Err(Error::invalid("A block device must be specified for \"file\""));
+        }
+        let file = open_file(options, node)?;
         return options
             .clone()
+            .force_share(options.force_share || file.unlocked)
             .format(Format::Raw)
             .open_source(file.source, name_of(&file.filename));
     }
@@ -187,7 +194,8 @@ fn open(options: &OpenOptions, mut node: NodeOptions, depth: usize) -> Result<Im
         Some(window) => within(&file.source, window)?,
         None => Arc::clone(&file.source),
     };
-    let format_options = options.clone().format(format);
+    let format_options =
+        options.clone().format(format).force_share(options.force_share || file.unlocked);
     let actual = match format {
         Some(format) => format,
         None => Format::probe_named(&*source, source.path(), options.probing)?,
@@ -210,9 +218,28 @@ fn open(options: &OpenOptions, mut node: NodeOptions, depth: usize) -> Result<Im
                 None => e.in_structure("backing file"),
                 Some(_) => e,
             })?;
-            Ok(top.over(&below))
+            join(&options, top, &below)
         }
     }
+}
+
+/// Puts an explicit backing chain below an image.
+fn join(options: &OpenOptions, top: Image, below: &Image) -> Result<Image> {
+    if !options.ignore_content_id {
+        require_content((top.layer(0), top.name(0)), (below.layer(0), below.name(0)))?;
+    }
+    let (depth, max) = (top.layers().len() + below.layers().len(), options.limits.chain_depth);
+    if depth as u64 > max {
+        let found = format!("the backing chain has {depth} images");
+        return Err(Error::over_limit("chain_depth", found, max));
+    }
+    Ok(top.over(below))
+}
+
+/// Returns the options with `force-share` of a node.
+fn shared(options: &OpenOptions, node: &mut NodeOptions) -> Result<OpenOptions> {
+    let share = node.take_switch("force-share")?.unwrap_or(false);
+    Ok(options.clone().force_share(options.force_share || share))
 }
 
 /// Removes and returns the explicit backing file. It is left over, and therefore an error, if the
@@ -251,25 +278,39 @@ fn open_file_or_window(
 ) -> Result<Opened> {
     let driver = node.take("driver")?;
     match driver.as_deref() {
-        None => open_file(options, node, depth),
-        Some(name) if FILE_DRIVERS.contains(&name) => open_file(options, node, depth),
+        None => open_file(options, node),
+        Some(name) if FILE_DRIVERS.contains(&name) => open_file(options, node),
         Some(name) => {
             format(name)?;
             node.insert("driver", options::Value::Text(name.to_owned()));
             let inner = options.clone().format(None).snapshot(None).disk(None);
             let image = open(&inner.metadata_only(false), node, depth + 1)?;
+            if image.format().driver().appliance.is_some() {
+                // Its manifest would not be verified.
+                let message = "a disk of an appliance cannot be the file of another node";
+                return Err(Error::unsupported(message));
+            }
             let name = image.name(0);
             let json = name.strip_prefix("json:").map(str::to_owned);
             let json =
                 json.unwrap_or_else(|| describe(image.format().name(), None, &describe_file(name)));
-            Ok(Opened { source: Arc::new(image), filename: None, json })
+            Ok(Opened { source: Arc::new(image), filename: None, json, unlocked: false })
         }
     }
 }
 
 /// Opens a file of the host.
-fn open_file(options: &OpenOptions, mut node: NodeOptions, _depth: usize) -> Result<Opened> {
+fn open_file(options: &OpenOptions, mut node: NodeOptions) -> Result<Opened> {
     let name = node.take("filename")?;
+    let share = node.take_switch("force-share")?.unwrap_or(false);
+    let unlocked = match node.take("locking")?.as_deref() {
+        None | Some("auto" | "on") => share,
+        Some("off") => true,
+        Some(other) => {
+            let message = format!("Parameter 'locking' does not accept value '{other}'");
+            return Err(Error::invalid(message));
+        }
+    };
     node.ignore(&GENERIC);
     node.ignore(&FILE);
     if let Some(key) = node.first_key() {
@@ -282,7 +323,7 @@ fn open_file(options: &OpenOptions, mut node: NodeOptions, _depth: usize) -> Res
         .ok_or_else(|| Error::invalid("The 'file' block driver requires a file name"))?;
     let open = || options.read_mode.source(FileSource::open(Path::new(&name))?);
     let source = open().map_err(|e| Error::io(format!("cannot open '{name}'"), e))?;
-    Ok(Opened { source, json: describe_file(&name), filename: Some(name) })
+    Ok(Opened { source, json: describe_file(&name), filename: Some(name), unlocked })
 }
 
 /// Removes `offset` and `size` of a raw node. Returns `None` if neither is given.

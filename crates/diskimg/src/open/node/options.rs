@@ -84,6 +84,20 @@ impl NodeOptions {
         Ok(Some(size))
     }
 
+    /// Removes a switch and returns it.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the value is neither `on` nor `off` nor a
+    /// synonym.
+    pub(super) fn take_switch(&mut self, key: &str) -> Result<Option<bool>> {
+        match self.take(key)?.as_deref() {
+            None => Ok(None),
+            Some("on" | "yes" | "true" | "y") => Ok(Some(true)),
+            Some("off" | "no" | "false" | "n") => Ok(Some(false)),
+            Some(_) => Err(Error::invalid(format!("Parameter '{key}' expects 'on' or 'off'"))),
+        }
+    }
+
     /// Removes options that have no effect here.
     pub(super) fn ignore(&mut self, keys: &[&str]) {
         for key in keys {

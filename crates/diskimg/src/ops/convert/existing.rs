@@ -7,6 +7,7 @@ use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::open::OpenOptions;
 use crate::remedy::Remedy;
+use crate::storage::locking::Lock;
 use crate::storage::output::Output;
 use crate::storage::source::{FileSource, Source};
 use std::path::Path;
@@ -55,17 +56,20 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
     // The last sector of the source is padded with zeros, as qemu-img does. The old image's data
     // starts at the next sector.
     let from = input.size().next_multiple_of(SECTOR).min(size);
+    let output =
+        Output::create(path).map_err(|e| Error::io("cannot create the output", e).in_file(path))?;
     if from < size && !(settings.target_is_zero && settings.sparse != Sparse::Off) {
         if !std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
             return Err(unsupported(
                 "more bytes than the source, on a device where they would be overwritten",
             ));
         }
+        for file in old.layers().flat_map(|layer| layer.files()) {
+            file.lock(Lock::READ).map_err(|e| Error::io("cannot lock it", e).in_file(path))?;
+        }
         input.push(old, from..size)?;
     }
     input.pad_to(size);
-    let output =
-        Output::create(path).map_err(|e| Error::io("cannot create the output", e).in_file(path))?;
     settings.run(input, output, Some(size))
 }
 
@@ -75,7 +79,7 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
 /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if rewriting it would lose something.
 fn open_old(format: Format, path: &Path, unsupported: &dyn Fn(&str) -> Error) -> Result<Image> {
     let further_files = || unsupported("further files (extents or a data file)");
-    // Not locked: the output locks it, which a lock of this process would prevent.
+    // Not locked yet: the output checks for locks of others, which this process's would prevent.
     let options = OpenOptions::new().format(format).force_share(true);
     let info = options.clone().metadata_only(true).open(path)?.info(0)?;
     if info.backing_filename.is_some() {

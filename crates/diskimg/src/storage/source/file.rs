@@ -173,6 +173,11 @@ impl Source for FileSource {
     }
 
     fn lock(&self, wanted: Lock) -> io::Result<()> {
+        // A file that was opened by others (standard input) may be open in other processes, which
+        // would keep the lock when this process ends.
+        if self.path.is_none() {
+            return Ok(());
+        }
         let held = wanted.acquire(&self.file)?;
         *lock(&self.lock) = Some(held);
         Ok(())

@@ -70,6 +70,10 @@ impl Source for JoinedSource {
     fn identity(&self) -> Option<HostFileId> {
         self.parts.first()?.identity()
     }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        self.parts.iter().flat_map(|part| part.identities()).collect()
+    }
 }
 
 #[cfg(test)]

@@ -104,6 +104,12 @@ pub trait Source: Send + Sync + Debug {
     fn identity(&self) -> Option<HostFileId> {
         None
     }
+
+    /// Returns the identifiers of all host files that are read: several for a concatenation, or for
+    /// an image that is read like a file.
+    fn identities(&self) -> Vec<HostFileId> {
+        self.identity().into_iter().collect()
+    }
 }
 
 /// Returns the segments of `range` of a source and whether each is a hole. If a segment cannot be

@@ -71,4 +71,8 @@ impl Source for WindowSource {
     fn identity(&self) -> Option<HostFileId> {
         self.inner.identity()
     }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        self.inner.identities()
+    }
 }

@@ -400,6 +400,20 @@ fn tables_that_are_not_what_they_should_be_are_found_before_anything_is_written(
     assert!(std::fs::read(&path).unwrap() == bytes);
 }
 
+/// Growing the file would make the lost clusters read as zeros.
+#[test]
+fn a_truncated_file_is_not_extended_over_its_lost_clusters() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = CASES[1].make(dir.path());
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(300_032).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = to(40 * MIB).run(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("truncated"), "{error}");
+    assert!(std::fs::read(&path).unwrap() == before);
+}
+
 #[test]
 fn a_file_that_grew_before_it_was_locked_is_not_cut() {
     let dir = tempfile::tempdir().unwrap();

@@ -167,16 +167,21 @@ impl<'a> Space<'a> {
         Ok(())
     }
 
-    /// Finds adjacent clusters with refcount 0. Returns the index of the first.
+    /// Reserves adjacent clusters with refcount 0. Returns the index of the first.
     fn reserve(&mut self, clusters: u64) -> Result<u64> {
-        let (mut first, mut found) = (self.next, 0);
-        while found < clusters {
-            let cluster = first + found;
-            if self.count(cluster)? == 0 {
-                found += 1;
-            } else {
-                first = cluster + 1;
-                found = 0;
+        let first = self.next;
+        for cluster in first..first + clusters {
+            if self.count(cluster)? != 0 {
+                // Extending the file over it would make lost data read as zeros.
+                return Err(Error::corrupt(
+                    "refcount block",
+                    "a cluster beyond the end of the file is in use",
+                )
+                .at(cluster << self.cluster_bits)
+                .hint(
+                    "the file may be truncated; check and repair the image first, for example \
+                     with qemu-img",
+                ));
             }
             if (cluster + 1).is_multiple_of(self.per_block()) {
                 self.forget(cluster / self.per_block());
@@ -296,7 +301,9 @@ impl<'a> Space<'a> {
             clusters += 1;
         }
         let offset = self.allocate(clusters)?;
-        debug_assert!(to_u64(self.table.len()) <= clusters * per_cluster);
+        if to_u64(self.table.len()) > clusters * per_cluster {
+            return Err(Error::limit("the new refcount table does not fit into its clusters"));
+        }
         self.table.resize(to_usize(clusters * per_cluster), 0);
         let old = self.location;
         self.location = TableLocation { offset, len: to_u32(clusters) };
