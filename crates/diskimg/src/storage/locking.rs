@@ -110,6 +110,17 @@ impl Lock {
     }
 }
 
+/// Removes all locks of an open file. Closing it is not enough: a process that another thread is
+/// starting has a copy of every descriptor until it runs its program.
+pub(crate) fn release(file: &File) {
+    for base in [USED_BASE, UNSHARED_BASE] {
+        for (n, _) in Permissions::all().numbered() {
+            // A lock that cannot be removed ends with the file.
+            let _ = os::unlock_byte(file, base + n);
+        }
+    }
+}
+
 /// The files that this process has locked, with the number of locks.
 static HELD: LazyLock<Mutex<HashMap<FileId, usize>>> = LazyLock::new(Mutex::default);
 

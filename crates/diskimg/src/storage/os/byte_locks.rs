@@ -10,6 +10,11 @@ pub(super) fn lock_byte(file: &File, offset: u64) -> io::Result<bool> {
     Ok(fcntl(file, libc::F_OFD_SETLK, libc::F_RDLCK, offset)?.is_some())
 }
 
+/// Removes the lock on a byte.
+pub(super) fn unlock_byte(file: &File, offset: u64) -> io::Result<()> {
+    fcntl(file, libc::F_OFD_SETLK, libc::F_UNLCK, offset).map(drop)
+}
+
 /// Returns true if a byte is locked through another open file.
 pub(super) fn is_byte_locked(file: &File, offset: u64) -> io::Result<bool> {
     // F_OFD_GETLK returns a lock that prevents this one, or changes its type to F_UNLCK.

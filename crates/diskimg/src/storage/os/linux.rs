@@ -1,6 +1,6 @@
 //! Linux: `SEEK_DATA`, `SEEK_HOLE`, `fallocate`, `FICLONERANGE`, `O_PATH`.
 
-pub(super) use super::byte_locks::{is_byte_locked, lock_byte};
+pub(super) use super::byte_locks::{is_byte_locked, lock_byte, unlock_byte};
 
 use super::{FileLock, Segment};
 use rustix::fs::{

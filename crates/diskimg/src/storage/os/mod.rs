@@ -291,6 +291,11 @@ pub(crate) fn lock_byte(file: &File, offset: u64) -> io::Result<bool> {
     imp::lock_byte(file, offset)
 }
 
+/// Removes the lock that [`lock_byte`] set.
+pub(crate) fn unlock_byte(file: &File, offset: u64) -> io::Result<()> {
+    imp::unlock_byte(file, offset)
+}
+
 /// Returns true if the byte at `offset` is locked through another open file.
 pub(crate) fn is_byte_locked(file: &File, offset: u64) -> io::Result<bool> {
     imp::is_byte_locked(file, offset)

@@ -83,6 +83,10 @@ pub(super) fn lock_byte(_file: &File, _offset: u64) -> io::Result<bool> {
     Ok(false)
 }
 
+pub(super) fn unlock_byte(_file: &File, _offset: u64) -> io::Result<()> {
+    Ok(())
+}
+
 pub(super) fn is_byte_locked(_file: &File, _offset: u64) -> io::Result<bool> {
     Ok(false)
 }

@@ -5,7 +5,7 @@ use super::publish::Staged;
 use super::stale_temp_files::{StaleTempFiles, lock_new};
 use super::{Durability, directory_of, temporary_prefix};
 use crate::storage::caching::Caching;
-use crate::storage::locking::{HeldLock, Lock, require_unlocked};
+use crate::storage::locking::{HeldLock, Lock, release, require_unlocked};
 use crate::storage::os::{self, FileLock};
 use crate::storage::sink::{FileSink, PipeSink, Sink};
 use crate::storage::source::{FileSource, Source};
@@ -35,7 +35,20 @@ pub(super) struct OutputFile {
     pub(super) staged: Option<Staging>,
     /// The lock on a file that is written in place.
     #[allow(dead_code, reason = "held until the output is dropped")]
-    pub(super) lock: Option<HeldLock>,
+    pub(super) lock: Option<InPlaceLock>,
+}
+
+/// The lock on a file that is written in place.
+#[derive(Debug)]
+pub(super) struct InPlaceLock {
+    file: File,
+    _held: HeldLock,
+}
+
+impl Drop for InPlaceLock {
+    fn drop(&mut self) {
+        release(&self.file);
+    }
 }
 
 /// A temporary file that will be renamed.
@@ -106,7 +119,8 @@ impl OutputFile {
     /// true only if it reads as zeros now.
     pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let lock = Lock::WRITE.acquire(&file)?;
+        let held = Lock::WRITE.acquire(&file)?;
+        let lock = InPlaceLock { file: file.try_clone()?, _held: held };
         Ok(Self {
             sink: Arc::new(FileSink::new(file, zeroed)?),
             path: Some(path.to_owned()),

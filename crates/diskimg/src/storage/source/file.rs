@@ -2,7 +2,7 @@
 
 use super::{HostFileId, Segment, Source};
 use crate::storage::caching::DirectFile;
-use crate::storage::locking::{HeldLock, Lock};
+use crate::storage::locking::{HeldLock, Lock, release};
 use crate::storage::{lock, os};
 use std::fs::File;
 use std::io::{self, Seek};
@@ -118,6 +118,14 @@ impl FileSource {
             last_segment: Mutex::new(None),
             lock: Mutex::new(None),
         })
+    }
+}
+
+impl Drop for FileSource {
+    fn drop(&mut self) {
+        if lock(&self.lock).is_some() {
+            release(&self.file);
+        }
     }
 }
 
