@@ -116,9 +116,7 @@ impl ImageArgs {
             image_opts: self.image_opts,
         })
     }
-}
 
-impl ImageArgs {
     /// Rejects `--image-opts`, for a command whose operand is a file name.
     pub(crate) fn require_file_names(&self) -> Result<(), Failure> {
         match self.image_opts {

@@ -162,11 +162,7 @@ impl Options {
     /// synonym (`yes`, `true`, `y`, `no`, `false`, `n`).
     pub fn switch(&self, name: &str) -> Result<Option<bool>> {
         self.get(name)
-            .map(|v| match v {
-                "on" | "yes" | "true" | "y" => Ok(true),
-                "off" | "no" | "false" | "n" => Ok(false),
-                _ => Err(bad_value(name, "'on' or 'off'", v)),
-            })
+            .map(|v| parse_switch(v).ok_or_else(|| bad_value(name, "'on' or 'off'", v)))
             .transpose()
     }
 
@@ -218,8 +214,17 @@ fn bad_value(name: &str, wanted: &str, got: &str) -> Error {
     Error::invalid(format!("Parameter '{name}' expects {wanted}, not '{got}'"))
 }
 
-/// Splits at single commas; `,,` is a literal comma.
-fn split_unescaped(text: &str) -> Vec<String> {
+/// Parses a switch: `on` or `off`, or a synonym that QEMU accepts.
+pub(crate) fn parse_switch(text: &str) -> Option<bool> {
+    match text {
+        "on" | "yes" | "true" | "y" => Some(true),
+        "off" | "no" | "false" | "n" => Some(false),
+        _ => None,
+    }
+}
+
+/// Splits at single commas; `,,` is a literal comma. Empty items are left out.
+pub(crate) fn split_unescaped(text: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

@@ -6,6 +6,8 @@ pub(crate) mod limits;
 mod node;
 pub(crate) mod probe;
 
+pub use node::Node;
+
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::image::{Image, Link};
@@ -20,7 +22,6 @@ use crate::storage::caching::Caching;
 use crate::storage::edit::Storage;
 use crate::storage::locking::Lock;
 use crate::storage::source::{FileSource, ReadMode, Source, stdin};
-pub use node::Node;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -273,16 +274,27 @@ impl OpenOptions {
     ) -> Result<Box<dyn MutableLayer>> {
         let source = Arc::clone(&storage);
         let real = real_path(&*source);
-        let resolver = Resolver {
-            image: source.path(),
-            real: real.as_deref(),
-            policy: self.external_files,
+        let resolver = self.resolver(source.path(), real.as_deref(), self.external_files);
+        open(storage, &self.context(resolver))
+    }
+
+    /// Returns what opens the files that an image references, by `policy`. `image` is the path of
+    /// the image, and `real` its path without symbolic links.
+    fn resolver<'a>(
+        &'a self,
+        image: Option<&'a Path>,
+        real: Option<&'a Path>,
+        policy: ExternalFiles,
+    ) -> Resolver<'a> {
+        Resolver {
+            image,
+            real,
+            policy,
             search: self.external_files,
             lock: self.lock(),
             read_mode: self.read_mode,
             stand_ins: &self.stand_ins,
-        };
-        open(storage, &self.context(resolver))
+        }
     }
 
     /// Returns true if the format of the image is not named.
@@ -393,15 +405,7 @@ impl Chain<'_> {
         }
         let path = source.path().map(Path::to_owned);
         let real = real_path(&*source);
-        let resolver = Resolver {
-            image: path.as_deref(),
-            real: real.as_deref(),
-            policy: self.policy,
-            search: self.options.external_files,
-            lock: self.options.lock(),
-            read_mode: self.options.read_mode,
-            stand_ins: &self.options.stand_ins,
-        };
+        let resolver = self.options.resolver(path.as_deref(), real.as_deref(), self.policy);
         let context = OpenContext {
             snapshot: self.options.snapshot.as_ref().filter(|_| self.links.is_empty()),
             disk: self.options.disk.as_deref().filter(|_| self.links.is_empty()),

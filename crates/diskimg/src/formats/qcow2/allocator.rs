@@ -12,7 +12,7 @@ use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::refcount;
 use super::tables::to_bytes;
 use crate::error::{Error, Result};
-use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::number::{to_u64, to_usize};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Allocator {
 
     /// Returns the number of refcounts in a block.
     fn per_block(&self) -> u64 {
-        (self.cluster_size() * 8) >> self.refcount_order
+        refcount::per_block(self.cluster_size(), self.refcount_order)
     }
 
     /// Returns the host offset of the end of the last allocated cluster.
@@ -170,19 +170,13 @@ impl Allocator {
 
     /// Returns the refcount at `index` of the block in memory.
     fn count(&self, index: u64) -> u64 {
-        let (word, bit) = self.bit_position(index);
+        let (word, bit) = refcount::position(index, self.refcount_order);
         refcount::extract(self.words[word], self.refcount_order, bit)
     }
 
     fn set_count(&mut self, index: u64, count: u64) {
-        let (word, bit) = self.bit_position(index);
+        let (word, bit) = refcount::position(index, self.refcount_order);
         self.words[word] = refcount::insert(self.words[word], self.refcount_order, bit, count);
-    }
-
-    /// Returns the index of the word that holds the refcount at `index`, and its bit offset there.
-    fn bit_position(&self, index: u64) -> (usize, u32) {
-        let bit = index << self.refcount_order;
-        (to_usize(bit / 64), to_u32(bit % 64))
     }
 
     fn write_block(&self) -> Result<()> {

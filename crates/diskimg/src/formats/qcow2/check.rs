@@ -43,8 +43,8 @@ fn max_table_bytes(image: &Qcow2) -> u64 {
 /// Number of words of a table that are read at a time.
 const CHUNK_WORDS: u64 = 8192;
 
-/// Minimum length in bytes of a snapshot's extra data in version 3.
-const MIN_V3_SNAPSHOT_EXTRA: u32 = 16;
+/// Minimum length in bytes of a snapshot's extra data in version 3. It ends with the disk size.
+pub(super) const MIN_V3_SNAPSHOT_EXTRA: u32 = 16;
 
 /// Checks the image.
 ///

@@ -5,6 +5,7 @@
 //! unallocated ranges are left out.
 
 use super::options::{CreateOptions, Preallocation};
+use super::refcount;
 use crate::error::{Error, Result};
 use crate::model::target::{Measure, MeasureRequest};
 use crate::report::info::{Info, Value};
@@ -49,7 +50,7 @@ fn metadata_size(options: &CreateOptions, size: u64) -> u64 {
 /// their own.
 fn refcount_size(options: &CreateOptions, clusters: u64) -> u64 {
     let cluster = options.cluster_size();
-    let per_block = (cluster * 8) >> options.refcount_order;
+    let per_block = refcount::per_block(cluster, options.refcount_order);
     let (mut blocks, mut table) = (0u64, 0u64);
     loop {
         let wanted_blocks = (clusters + table + blocks).div_ceil(per_block);

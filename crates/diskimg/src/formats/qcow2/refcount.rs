@@ -50,7 +50,7 @@ impl<'a> Refcounts<'a> {
 
     /// Returns the number of clusters that a refcount block describes: 64 to 2^24.
     pub(crate) fn clusters_per_block(&self) -> u64 {
-        (self.cluster_size * 8) >> self.order
+        per_block(self.cluster_size, self.order)
     }
 
     /// Returns the host offset of the refcount block of a cluster, or `None` if there is no such
@@ -101,6 +101,18 @@ impl<'a> Refcounts<'a> {
         self.last = Some(chunk);
         Ok(extract(word, self.order, to_u32(bit % 64)))
     }
+}
+
+/// Returns the number of refcounts of `1 << order` bits in a refcount block: 64 to 2^24.
+pub(super) fn per_block(cluster_size: u64, order: u32) -> u64 {
+    (cluster_size * 8) >> order
+}
+
+/// Returns the index of the word that holds the refcount at `index` of a block, and its bit offset
+/// in that word.
+pub(super) fn position(index: u64, order: u32) -> (usize, u32) {
+    let bit = index << order;
+    (to_usize(bit / 64), to_u32(bit % 64))
 }
 
 /// Returns the refcount of `1 << order` bits at bit offset `bit` of a big-endian word.

@@ -171,7 +171,7 @@ fn open(options: &OpenOptions, mut node: NodeOptions, depth: usize) -> Result<Im
             .clone()
             .force_share(options.force_share || file.unlocked)
             .format(Format::Raw)
-            .open_source(file.source, name_of(&file.filename));
+            .open_source(file.source, file.filename.unwrap_or_default());
     }
     let named = match driver {
         Some(name) => Some(format(&name)?),
@@ -375,10 +375,6 @@ fn format(driver: &str) -> Result<Format> {
 fn unknown_node(name: &str) -> Error {
     Error::invalid(format!("Cannot find device='{name}' nor node-name='{name}'"))
         .hint("a file is given as file.filename=NAME")
-}
-
-fn name_of(filename: &Option<String>) -> String {
-    filename.clone().unwrap_or_default()
 }
 
 /// Returns a format node as a JSON object.

@@ -1,7 +1,7 @@
 //! The options of a node as a flat map with dotted keys, and its three spellings.
 
 use crate::error::{Error, Result};
-use crate::model::options::parse_size;
+use crate::model::options::{parse_size, parse_switch, split_unescaped};
 use std::collections::BTreeMap;
 
 /// The value of an option.
@@ -37,7 +37,7 @@ impl NodeOptions {
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) for an empty key.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let mut options = Self::default();
-        for (number, item) in split(text).into_iter().enumerate() {
+        for (number, item) in split_unescaped(text).into_iter().enumerate() {
             let (key, value) = match item.split_once('=') {
                 Some((key, value)) => (key.to_owned(), value.to_owned()),
                 None if number == 0 => ("file".to_owned(), item),
@@ -90,12 +90,10 @@ impl NodeOptions {
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the value is neither `on` nor `off` nor a
     /// synonym.
     pub(super) fn take_switch(&mut self, key: &str) -> Result<Option<bool>> {
-        match self.take(key)?.as_deref() {
-            None => Ok(None),
-            Some("on" | "yes" | "true" | "y") => Ok(Some(true)),
-            Some("off" | "no" | "false" | "n") => Ok(Some(false)),
-            Some(_) => Err(Error::invalid(format!("Parameter '{key}' expects 'on' or 'off'"))),
-        }
+        let Some(text) = self.take(key)? else { return Ok(None) };
+        let switch = parse_switch(&text)
+            .ok_or_else(|| Error::invalid(format!("Parameter '{key}' expects 'on' or 'off'")))?;
+        Ok(Some(switch))
     }
 
     /// Removes options that have no effect here.
@@ -128,22 +126,6 @@ impl NodeOptions {
     pub(super) fn first_key(&self) -> Option<&str> {
         self.0.keys().next().map(String::as_str)
     }
-}
-
-/// Splits at single commas; `,,` is a literal comma.
-fn split(text: &str) -> Vec<String> {
-    let mut items = vec![String::new()];
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        let last = items.last_mut().expect("never empty");
-        match c {
-            ',' if rest.next_if_eq(&',').is_some() => last.push(','),
-            ',' => items.push(String::new()),
-            _ => last.push(c),
-        }
-    }
-    items.retain(|item| !item.is_empty());
-    items
 }
 
 #[cfg(test)]

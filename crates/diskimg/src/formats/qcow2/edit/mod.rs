@@ -24,13 +24,10 @@ use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::source::Source;
 use space::{Changes, TableLocation};
 use std::sync::Arc;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 /// Length in bytes of the part of the header that is written as a whole.
 const SECTOR: usize = 512;
-
-/// Minimum length in bytes of a snapshot's extra data that has its own disk size.
-const SNAPSHOT_SIZE_EXTRA: u32 = 16;
 
 /// A qcow2 image open for modification.
 #[derive(Debug)]
@@ -109,7 +106,7 @@ impl Qcow2Mut {
             let known = Autoclear::from_bits_truncate(raw.autoclear_features.get());
             raw.autoclear_features = known.bits().into();
         }
-        Ok(Edit::Write { offset: 0, bytes: sector.as_bytes().to_vec() })
+        Ok(Edit::Write { offset: 0, bytes: sector })
     }
 
     /// Makes modifications in the order that keeps the image consistent: those in free clusters,

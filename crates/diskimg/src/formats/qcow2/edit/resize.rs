@@ -2,11 +2,13 @@
 //!
 //! Added bytes read as zeros. Most of them are not recorded at all, because what is not allocated
 //! reads as zeros. There are three exceptions: a backing file that is longer than the disk was, the
-//! rest of the last cluster if the disk ended within it, and clusters beyond the end that another program left.
+//! rest of the last cluster if the disk ended within it, and clusters beyond the end that another
+//! program left.
 
+use super::Qcow2Mut;
 use super::space::{Space, TableLocation};
-use super::{Qcow2Mut, SNAPSHOT_SIZE_EXTRA};
 use crate::error::{Error, Result};
+use crate::formats::qcow2::check::MIN_V3_SNAPSHOT_EXTRA;
 use crate::formats::qcow2::header::{MAX_L1_BYTES, Table};
 use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes};
 use crate::model::flat::Preallocation;
@@ -64,7 +66,7 @@ fn require(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
     if header.version < 3 && !snapshots.entries.is_empty() {
         return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
     }
-    let sizeless = snapshots.entries.iter().find(|s| s.extra_bytes < SNAPSHOT_SIZE_EXTRA);
+    let sizeless = snapshots.entries.iter().find(|s| s.extra_bytes < MIN_V3_SNAPSHOT_EXTRA);
     if let Some(snapshot) = sizeless {
         let name = &snapshot.info.name;
         return Err(Error::unsupported(format!(
@@ -134,9 +136,8 @@ impl Growth<'_> {
         }
         let (l1_index, index) = self.position(start);
         let (entry, bitmap) = self.entry(l1_index, index)?;
-        let (cluster, layout) =
-            (self.image.old.layout.decode(entry, bitmap), self.image.old.layout);
-        if let Cluster::Data { offset } = cluster
+        let layout = self.image.old.layout;
+        if let Cluster::Data { offset } = layout.decode(entry, bitmap)
             && entry & COPIED != 0
         {
             // Nothing else refers to this cluster, and the guest does not see these bytes yet.

@@ -100,7 +100,7 @@ impl<'a> Space<'a> {
 
     /// Returns the number of refcounts in a block.
     fn per_block(&self) -> u64 {
-        (self.cluster_size() * 8) >> self.refcount_order
+        refcount::per_block(self.cluster_size(), self.refcount_order)
     }
 
     /// Returns the host offset of the end of the allocated clusters.
@@ -234,8 +234,7 @@ impl<'a> Space<'a> {
     /// Returns the index of the word that holds the refcount of a cluster in its block, and the bit
     /// offset in that word.
     fn position(&self, cluster: u64) -> (usize, u32) {
-        let bit = (cluster % self.per_block()) << self.refcount_order;
-        (to_usize(bit / 64), to_u32(bit % 64))
+        refcount::position(cluster % self.per_block(), self.refcount_order)
     }
 
     /// Returns the refcount of a cluster.
