@@ -5,8 +5,7 @@ use crate::model::extent::{ChainExtent, Encoded, Kind};
 use crate::model::image::Image;
 use crate::storage::buffer::AlignedBuffer;
 use crate::storage::codec::Decoder;
-use crate::storage::source::borrow;
-use std::io;
+use crate::storage::source::{SourceError, borrow};
 use std::ops::Range;
 
 /// Largest unit of any format: a VMDK grain of 1 GiB. The formats' readers enforce the lower,
@@ -103,7 +102,7 @@ impl Fetcher {
         };
         self.decoder
             .decode(encoded.codec, stored, unit)
-            .map_err(|e| Error::io("cannot decompress", e).at(offset))
+            .map_err(|e| Error::decode("cannot decompress", e).at(offset))
     }
 }
 
@@ -123,7 +122,7 @@ pub(crate) fn read_stored(
     file.read_exact_at(buf, offset).map_err(|e| cannot_read_stored(e, offset))
 }
 
-fn cannot_read_stored(error: io::Error, offset: u64) -> Error {
+fn cannot_read_stored(error: SourceError, offset: u64) -> Error {
     Error::io("cannot read compressed data", error).at(offset)
 }
 
@@ -131,7 +130,7 @@ fn cannot_read_stored(error: io::Error, offset: u64) -> Error {
 mod tests {
     use super::*;
     use crate::open::OpenOptions;
-    use crate::storage::source::{MemorySource, Source};
+    use crate::storage::source::{MemorySource, Source, SourceError};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -147,9 +146,9 @@ mod tests {
             self.bytes.len()
         }
 
-        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
             match self.closed.load(Ordering::Relaxed) {
-                true => Err(io::Error::other("copying read")),
+                true => Err(std::io::Error::other("copying read").into()),
                 false => self.bytes.read_exact_at(buf, offset),
             }
         }

@@ -210,7 +210,7 @@ impl<'a> Plan<'a> {
         while at < range.end {
             let rest = at..range.end;
             let error = match self.input.runs(rest.clone()) {
-                Err(error) if self.salvaged.active() => error,
+                Err(error) if self.salvaged.covers(&error) => error,
                 outcome => {
                     input_runs.extend(outcome?);
                     break;

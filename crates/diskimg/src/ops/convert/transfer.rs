@@ -146,7 +146,7 @@ impl Transfer<'_> {
         let image = self.input.image(index);
         let error = match worker.fetchers[index].fetch(image, &input_run.extent, buf) {
             Ok(()) => return Ok(()),
-            Err(error) if !self.salvaged.active() => return Err(error),
+            Err(error) if !self.salvaged.covers(&error) => return Err(error),
             Err(error) => error,
         };
         // Data stored verbatim is salvaged block by block; a compressed unit is lost as a whole.

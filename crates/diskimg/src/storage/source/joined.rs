@@ -1,6 +1,6 @@
 //! Concatenation of sources.
 
-use super::{HostFileId, Segment, Source};
+use super::{HostFileId, Segment, Source, SourceError};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Source for JoinedSource {
         self.len
     }
 
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
         super::check_range(offset, buf.len(), self.len)?;
         while !buf.is_empty() {
             let (part, start) = self.part_at(offset);
@@ -57,7 +57,7 @@ impl Source for JoinedSource {
         Ok(())
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let (part, start) = self.part_at(offset);
         let segment = part.segment_at(offset - start)?;
         Ok(Segment { end: segment.end + start, hole: segment.hole })
@@ -99,7 +99,7 @@ mod tests {
             }
         }
         let error = source.read_exact_at(&mut [0; 2], 8).expect_err("outside");
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(matches!(error, SourceError::OutOfRange { .. }));
     }
 
     #[test]
