@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{
-    DiskLayout, Layer, ParentLocator, ParentReference, next_allocated_in_table,
+    DiskLayout, Layer, ParentLocator, ParentReference, entries_for, next_allocated_in_table,
 };
 use crate::model::options::Options;
 use crate::open::OpenContext;
@@ -528,6 +528,14 @@ impl Layer for Qcow2 {
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         let cover = 1 << self.layout.l1_shift();
         next_allocated_in_table(&self.l1, cover, range, |entry| entry & OFFSET_MASK == 0)
+    }
+
+    fn prefetch_tables(&self, range: Range<u64>) {
+        let used = entries_for(&self.l1, 1 << self.layout.l1_shift(), range);
+        let tables = used.iter().map(|entry| entry & OFFSET_MASK).filter(|&offset| offset != 0);
+        let len = self.layout.cluster_size();
+        let ranges: Vec<_> = tables.map(|offset| offset..offset.saturating_add(len)).collect();
+        self.file().prefetch(&ranges);
     }
 
     /// QEMU's rule: the file takes at least 10 % and at least two clusters less than its length.

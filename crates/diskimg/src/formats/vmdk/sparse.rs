@@ -16,7 +16,7 @@ use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
-use crate::model::layer::next_allocated_in_table;
+use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
 use crate::storage::codec::Codec;
 use crate::storage::number::{to_u32, to_u64, to_usize};
@@ -310,6 +310,14 @@ impl SparseExtent {
         next_allocated_in_table(&self.directory, self.header.table_cover(), range, |&entry| {
             entry == 0
         })
+    }
+
+    /// As [`Layer::prefetch_tables`](crate::Layer::prefetch_tables).
+    pub(super) fn prefetch_tables(&self, range: Range<u64>) {
+        let tables = entries_for(&self.directory, self.header.table_cover(), range).iter();
+        let starts = tables.filter(|&&sector| sector != 0).map(|&s| u64::from(s) * SECTOR);
+        let ranges: Vec<_> = starts.map(|at| at..at + self.table_bytes()).collect();
+        self.source.prefetch(&ranges);
     }
 
     /// Appends the extents that cover `range`, which is relative to this VMDK extent. The VMDK

@@ -1,7 +1,8 @@
 //! Concatenation of sources.
 
-use super::{HostFileId, Segment, Source, SourceError};
+use super::{HostFileId, IoHints, Segment, Source, SourceError};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -61,6 +62,22 @@ impl Source for JoinedSource {
         let (part, start) = self.part_at(offset);
         let segment = part.segment_at(offset - start)?;
         Ok(Segment { end: segment.end + start, hole: segment.hole })
+    }
+
+    fn prefetch(&self, ranges: &[Range<u64>]) {
+        for (part, &start) in self.parts.iter().zip(&self.starts) {
+            let here = |range: &Range<u64>| {
+                let inside = |offset: u64| offset.clamp(start, start + part.len()) - start;
+                inside(range.start)..inside(range.end)
+            };
+            let ranges: Vec<_> = ranges.iter().map(here).filter(|r| !r.is_empty()).collect();
+            part.prefetch(&ranges);
+        }
+    }
+
+    fn io(&self) -> IoHints {
+        let hints = self.parts.iter().map(|part| part.io());
+        hints.reduce(IoHints::combine).unwrap_or_default()
     }
 
     fn path(&self) -> Option<&Path> {

@@ -1,23 +1,29 @@
 //! Sources: host files and buffers that are read by offset.
 
+mod cached;
 mod error;
 mod file;
+mod hints;
 mod joined;
 #[cfg(feature = "mmap")]
 mod mapped;
 mod memory;
 mod read_mode;
+mod retrying;
 mod stream;
 mod window;
 
+pub use cached::Cached;
 pub use error::SourceError;
 pub use file::FileSource;
 pub(in crate::storage) use file::{read_file, segment_of_file};
+pub use hints::IoHints;
 pub use joined::JoinedSource;
 #[cfg(feature = "mmap")]
 pub use mapped::MappedSource;
 pub use memory::MemorySource;
 pub(crate) use read_mode::ReadMode;
+pub use retrying::{RetryPolicy, Retrying};
 pub use stream::spool;
 pub(crate) use stream::{fill, spool_up_to, stdin, stdin_up_to};
 pub use window::WindowSource;
@@ -50,6 +56,26 @@ pub trait Source: Send + Sync + Debug {
     /// Returns [`SourceError::OutOfRange`] if the range exceeds the source, and
     /// [`SourceError::Storage`] or [`SourceError::Transient`] if reading fails.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError>;
+
+    /// Fills several buffers with the bytes at their offsets, in any order. Meant for data, which is
+    /// read once: [`Cached`] does not keep it. The default reads one range after the other.
+    ///
+    /// # Errors
+    /// As [`read_exact_at`](Self::read_exact_at). The contents of all buffers are unspecified then.
+    fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        ranges.iter_mut().try_for_each(|(offset, buf)| self.read_exact_at(buf, *offset))
+    }
+
+    /// Loads ranges that will be read soon, if the source has a cache ([`Cached`]). May return when
+    /// they are loaded. Errors are ignored: reading the range reports them.
+    fn prefetch(&self, ranges: &[Range<u64>]) {
+        let _ = ranges;
+    }
+
+    /// Returns how the source is read efficiently. The default describes a local file.
+    fn io(&self) -> IoHints {
+        IoHints::default()
+    }
 
     /// Returns the segment (all data or all hole) that contains `offset`, which must be less than
     /// [`len`](Self::len). A source that cannot detect holes returns data up to its end.

@@ -1,6 +1,6 @@
 //! Parts of sources.
 
-use super::{HostFileId, Segment, Source, SourceError};
+use super::{HostFileId, IoHints, Segment, Source, SourceError};
 use crate::storage::locking::Lock;
 use std::fs::File;
 use std::io;
@@ -43,6 +43,25 @@ impl Source for WindowSource {
     fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let outer = self.inner.segment_at(self.range.start + offset)?;
         Ok(Segment { end: outer.end.min(self.range.end) - self.range.start, hole: outer.hole })
+    }
+
+    fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        let mut outer = Vec::with_capacity(ranges.len());
+        for (offset, buf) in ranges {
+            super::check_range(*offset, buf.len(), self.len())?;
+            outer.push((self.range.start + *offset, &mut **buf));
+        }
+        self.inner.read_ranges(&mut outer)
+    }
+
+    fn prefetch(&self, ranges: &[Range<u64>]) {
+        let outer = |offset: u64| (self.range.start + offset).min(self.range.end);
+        let ranges: Vec<_> = ranges.iter().map(|r| outer(r.start)..outer(r.end)).collect();
+        self.inner.prefetch(&ranges);
+    }
+
+    fn io(&self) -> IoHints {
+        self.inner.io()
     }
 
     fn as_slice(&self) -> Option<&[u8]> {
