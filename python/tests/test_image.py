@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import diskimg
 import pytest
@@ -237,3 +238,15 @@ def test_an_image_is_described_by_options(tmp_path: Path) -> None:
     # A string is always a file name.
     with pytest.raises(diskimg.Error):
         diskimg.open('json:{"driver": "raw", "file": {"filename": "x"}}')
+
+
+def test_secrets_map_strings_to_bytes_and_appear_in_no_message(raw: Path) -> None:
+    secrets = {"sec0": b"hunter2"}
+    with diskimg.open(raw, "raw", secrets=secrets) as image:
+        assert image.format == "raw"
+    assert diskimg.info(raw, "raw", secrets=secrets).format == "raw"
+    wrong: Any
+    for wrong in ({"sec0": "hunter2"}, {1: b"hunter2"}):
+        with pytest.raises(TypeError, match="strings to bytes") as raised:
+            diskimg.open(raw, "raw", secrets=wrong)
+        assert "hunter" not in str(raised.value)

@@ -88,6 +88,7 @@ pub use model::{extent, target};
 pub use open::external_files::ExternalFiles;
 pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;
+pub use open::secrets::Secrets;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,

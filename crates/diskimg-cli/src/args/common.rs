@@ -6,7 +6,7 @@ use crate::output::Program;
 use diskimg::open::{Node, appliance_and_disk, local_path};
 use diskimg::{
     Caching, Durability, ExternalFiles, Format, Image, Limits, OpenOptions, Options, Probing,
-    SnapshotSelector,
+    Secrets, SnapshotSelector,
 };
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,8 @@ pub(crate) struct Policy {
     force_share: bool,
     /// `--image-opts`.
     image_opts: bool,
+    /// `--object secret`.
+    secrets: Secrets,
 }
 
 impl Policy {
@@ -87,6 +89,7 @@ impl Policy {
             .limits(self.limits.clone())
             .ignore_content_id(self.ignore_content_id)
             .force_share(self.force_share)
+            .secrets(self.secrets.clone())
     }
 }
 
@@ -101,7 +104,6 @@ enum ExternalFilesArg {
 impl ImageArgs {
     /// Returns the policy, or an error if an unsupported option was given.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
-        objects::check(&self.object)?;
         let external_files = match self.external_files {
             ExternalFilesArg::None => ExternalFiles::None,
             ExternalFilesArg::SameDir => ExternalFiles::SameDir,
@@ -114,6 +116,7 @@ impl ImageArgs {
             ignore_content_id: self.ignore_cid,
             force_share: self.force_share,
             image_opts: self.image_opts,
+            secrets: objects::secrets(&self.object)?,
         })
     }
 

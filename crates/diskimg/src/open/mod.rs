@@ -5,6 +5,7 @@ pub mod external_files;
 pub(crate) mod limits;
 mod node;
 pub(crate) mod probe;
+pub(crate) mod secrets;
 
 pub use node::Node;
 
@@ -17,6 +18,7 @@ use crate::open::driver::OpenMutable;
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, plain_path, real_path};
 use crate::open::limits::Limits;
 use crate::open::probe::Probing;
+use crate::open::secrets::Secrets;
 use crate::remedy::Remedy;
 use crate::storage::caching::Caching;
 use crate::storage::edit::Storage;
@@ -42,6 +44,7 @@ pub struct OpenOptions {
     probing: Probing,
     external_files: ExternalFiles,
     limits: Arc<Limits>,
+    secrets: Arc<Secrets>,
     snapshot: Option<SnapshotSelector>,
     disk: Option<String>,
     metadata_only: bool,
@@ -121,6 +124,14 @@ impl OpenOptions {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Arc::new(limits);
+        self
+    }
+
+    /// Sets the secrets that descriptions of images refer to, such as the passwords of encrypted
+    /// images.
+    #[must_use]
+    pub fn secrets(mut self, secrets: Secrets) -> Self {
+        self.secrets = Arc::new(secrets);
         self
     }
 

@@ -238,12 +238,23 @@ fn objects_are_checked_as_by_qemu_img() {
     lab.raw("a.raw");
     for objects in [
         "--object secret,id=s,data=x",
-        "--object secret,id=s,file=a.raw --object secret,id=t,data=y,format=base64",
+        "--object secret,id=s,file=a.raw --object secret,id=t,data=eQ==,format=base64",
         "--object secret,id=s",
         "--object secret,data=x",
         "--object secret,id=s,data=x,zz=1",
         "--object nosuch,id=s",
         "--object secret,id=s,data=x --object secret,id=s,data=x",
+        "--object secret,id=s,data=x,file=a.raw",
+        "--object secret,id=9s,data=x",
+        "--object secret,id=s,data=x,format=nosuch",
+        "--object secret,id=s,data=!!,format=base64",
+        "--object secret,id=s,data=eA==,format=base64",
+        "--object secret,id=s,data=,format=base64",
+        "--object secret,id=s,data=x,iv=AAAA",
+        "--object secret,id=s,data=x,keyid=k",
+        "--object {\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"x\"}",
+        "--object {\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"x\",\"zz\":1}",
+        "--object {\"qom-type\":\"nosuch\",\"id\":\"s\"}",
     ] {
         let line = format!("info -f raw {objects} a.raw");
         let (ours, theirs) = (lab.line(&line), lab.qemu(&line));
@@ -252,6 +263,19 @@ fn objects_are_checked_as_by_qemu_img() {
         let sentence = sentence.strip_prefix("qemu-img: ").unwrap_or(sentence);
         assert!(ours.err.contains(sentence), "{line}: {} {}", ours.err, theirs.err);
     }
+}
+
+#[test]
+fn a_secret_is_read_from_its_file_before_files_are_restricted() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for command in ["info -f raw", "map -f raw", "check -f raw"] {
+        let line = format!("{command} --sandbox=on --object secret,id=s,file=missing a.raw");
+        let error = lab.line(&line).fails(1);
+        assert!(error.contains("Unable to read missing: "), "{command}: {error}");
+    }
+    std::fs::write(lab.path("key"), "x").expect("writes");
+    lab.line("convert -f raw -O raw --object secret,id=s,file=key a.raw b.raw").ok();
 }
 
 #[test]
