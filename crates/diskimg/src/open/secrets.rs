@@ -22,6 +22,9 @@ use zeroize::Zeroizing;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets(BTreeMap<String, Zeroizing<Vec<u8>>>);
 
+/// No secrets.
+pub(crate) static NO_SECRETS: Secrets = Secrets(BTreeMap::new());
+
 impl Secrets {
     /// Creates an empty set.
     pub fn new() -> Self {

@@ -3,6 +3,7 @@
 use super::bitmaps::Bitmap;
 use super::check;
 use super::header::{Autoclear, Compatible, Header, Incompatible};
+use super::node;
 use super::snapshot::Snapshots;
 use super::tables::{
     COMPRESSED, COPIED, Cluster, L2Layout, OFFSET_MASK, SUBCLUSTERS, Subclusters, TableReader,
@@ -56,6 +57,7 @@ impl Qcow2 {
     pub(super) fn open(file: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         let limits = context.limits;
         let header = Header::read(&*file, limits, context.metadata_only)?;
+        node::check(&header, context)?;
         let snapshots = Snapshots::read(&*file, &header, limits);
         #[cfg(not(feature = "zstd"))]
         if header.codec == Codec::Zstd && !context.metadata_only {
@@ -94,7 +96,7 @@ impl Qcow2 {
         let l1 = read_words(&*file, "L1 table", l1.offset, l1.entries)?;
         let mut files = vec![file];
         if header.external_data() && !context.metadata_only {
-            files.push(open_data_file(&header, context)?);
+            files.push(node::open_data_file(&header, context)?);
         }
         Ok(Self {
             files,
@@ -485,13 +487,6 @@ struct ClusterRun {
     start: u64,
     /// Guest range to map.
     guest: Range<u64>,
-}
-
-fn open_data_file(header: &Header, context: &OpenContext<'_>) -> Result<Arc<dyn Source>> {
-    let Some(name) = &header.extensions.data_file else {
-        return Err(Error::corrupt("header", "the external data file has no name"));
-    };
-    context.resolver.open("data file", name)
 }
 
 impl Layer for Qcow2 {
