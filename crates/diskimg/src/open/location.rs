@@ -151,7 +151,8 @@ pub fn local_path(name: &Path) -> Result<PathBuf> {
     match name.to_str() {
         Some(text) if !name.exists() => match text.parse()? {
             Location::Path(path) => Ok(path),
-            Location::Url(url) => Err(unknown_protocol(url.scheme())),
+            // The caller's name for messages would contain the password.
+            Location::Url(url) => Err(unknown_protocol(url.scheme()).in_file(url.to_string())),
         },
         _ => Ok(name.to_owned()),
     }

@@ -313,15 +313,6 @@ impl OpenOptions {
         self.external_files.unwrap_or(default)
     }
 
-    /// Returns how locations are opened.
-    fn mode(&self) -> OpenMode {
-        OpenMode {
-            metadata_only: self.metadata_only,
-            secrets: Arc::clone(&self.secrets),
-            read_mode: self.read_mode,
-        }
-    }
-
     /// Opens an image for modification with its format's `open`.
     ///
     /// # Errors
@@ -433,15 +424,24 @@ impl OpenOptions {
     /// Opens the bytes at a location. Returns the origin for the files that an image there
     /// references, if it is a URL.
     fn source(&self, at: &Location) -> Result<(Arc<dyn Source>, Option<Origin>)> {
-        let (protocol, mode) = (self.protocols.of(at)?, self.mode());
-        let source = protocol.open(at, &mode)?;
-        let origin = match at {
-            Location::Path(_) => None,
-            Location::Url(url) => {
-                Some(Origin { url: url.clone(), protocol: Arc::clone(protocol), mode })
-            }
+        let protocol = self.protocols.of(at)?;
+        let mut mode = OpenMode {
+            metadata_only: self.metadata_only,
+            secrets: Arc::clone(&self.secrets),
+            read_mode: ReadMode::default(),
         };
-        Ok((source, origin))
+        match at {
+            Location::Path(_) => {
+                mode.read_mode = self.read_mode;
+                Ok((protocol.open(at, &mode)?, None))
+            }
+            // Protocols of the caller do not get the permission to map files into memory.
+            Location::Url(url) => {
+                let source = protocol.open(at, &mode)?;
+                let (url, protocol) = (url.clone(), Arc::clone(protocol));
+                Ok((source, Some(Origin { url, protocol, mode })))
+            }
+        }
     }
 }
 

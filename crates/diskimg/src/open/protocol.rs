@@ -191,15 +191,15 @@ impl Origin {
                 .with_remedy(Remedy::AllowExternalFiles)
         };
         let same_dir = policy == ExternalFiles::SameDir;
-        // Both kinds of slashes, because some servers accept both.
-        if same_dir && name.split(['/', '\\']).any(|component| component == "..") {
+        if same_dir && has_parent_component(name) {
             return Err(outside());
         }
         let url = match self.protocol.join(&Location::Url(self.url.clone()), name)? {
             Location::Url(url) if url.scheme() == self.url.scheme() => url,
             _ => return Err(outside()),
         };
-        if same_dir && !url.directory().starts_with(self.url.directory()) {
+        let below = url.as_str().strip_prefix(self.url.directory());
+        if same_dir && below.is_none_or(has_parent_component) {
             return Err(outside());
         }
         Ok(Self { url, ..self.clone() })
@@ -216,4 +216,11 @@ impl Origin {
             Some(_) => e,
         })
     }
+}
+
+/// Returns true if a component of a path is `..`, for any server: some accept backslashes, and some
+/// decode `%2e`, `%2f` and `%5c` before they split the path.
+fn has_parent_component(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/");
+    path.replace("%5c", "/").split(['/', '\\']).any(|component| component == "..")
 }

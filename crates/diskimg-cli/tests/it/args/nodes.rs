@@ -400,6 +400,18 @@ fn a_secret_is_read_from_its_file_before_files_are_restricted() {
     lab.line("convert -f raw -O raw --object secret,id=s,file=key a.raw b.raw").ok();
 }
 
+/// Decryption is not supported yet.
+#[test]
+fn an_encrypted_image_with_its_secret_is_a_clear_error() {
+    let images = Images::new();
+    let image = "driver=qcow2,file.filename=encrypted.qcow2,encrypt.key-secret=s";
+    let objects = ["--object", "secret,id=s,data=x", "--image-opts"];
+    let args = |command| [&[command][..], &objects, &[image]].concat();
+    images.0.run(args("info")).ok();
+    let error = images.0.run(args("map")).fails(1);
+    assert!(error.contains("decryption is not supported"), "{error}");
+}
+
 #[test]
 fn an_output_replaces_no_file_of_a_nested_node() {
     let images = Images::new();

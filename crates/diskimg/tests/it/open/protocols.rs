@@ -111,6 +111,7 @@ fn unknown_schemes_and_files_are_errors() {
         (OpenOptions::new(), "test://a", "test://a: Unknown protocol 'test'"),
         (OpenOptions::new().format(Format::Raw), "test:a", "test:a: Unknown protocol 'test'"),
         (files.options(), "tests://a", "tests://a: Unknown protocol 'tests'"),
+        (OpenOptions::new(), "ftp://me:hunter2@h/x", "ftp://***@h/x: Unknown protocol 'ftp'"),
         (files.options(), "json:{}", "json:{}: Unknown protocol 'json'"),
         (files.options(), "test:a", "test:a: no //"),
     ] {
@@ -171,6 +172,10 @@ const NAMES: &[(&str, Option<&str>, Option<&str>)] = &[
     ("../other", None, Some("test://other")),
     ("sub/../../other", None, Some("test://dir/sub/../../other")),
     ("..\\other", None, Some("test://dir/..\\other")),
+    ("%2E%2e/other", None, Some("test://dir/%2E%2e/other")),
+    ("x/.%2e%2fother", None, Some("test://dir/x/.%2e%2fother")),
+    ("..%5cother", None, Some("test://dir/..%5cother")),
+    ("..base", Some("test://dir/..base"), Some("test://dir/..base")),
     ("/etc/passwd", None, None),
     ("\\etc\\passwd", None, None),
     ("//host/x", None, None),
@@ -196,6 +201,10 @@ fn a_name_in_an_image_is_relative_to_its_url_if_the_policy_allows_it() {
                 ("other", BASE.repeat(16)),
                 ("dir/sub/../../other", BASE.repeat(16)),
                 ("dir/..\\other", BASE.repeat(16)),
+                ("dir/%2E%2e/other", BASE.repeat(16)),
+                ("dir/x/.%2e%2fother", BASE.repeat(16)),
+                ("dir/..%5cother", BASE.repeat(16)),
+                ("dir/..base", BASE.repeat(16)),
             ]);
             // For URLs, nothing is allowed by default.
             let policies = [
