@@ -340,7 +340,7 @@ impl OpenOptions {
             image,
             real,
             policy,
-            search: policy,
+            search: self.policy(false),
             lock: self.lock(),
             read_mode: self.read_mode,
             stand_ins: &self.stand_ins,
