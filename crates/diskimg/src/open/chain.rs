@@ -53,8 +53,10 @@ impl Chain<'_> {
         let Opening { source, name, format, origin } = opening;
         self.check_depth(&name)?;
         self.check_loop(&*source, &name)?;
-        let path = source.path().map(Path::to_owned);
-        let real = real_path(&*source);
+        // A protocol may return a temporary file, whose directory means nothing.
+        let is_local = origin.is_none();
+        let path = source.path().filter(|_| is_local).map(Path::to_owned);
+        let real = real_path(&*source).filter(|_| is_local);
         let resolver = Resolver {
             origin: origin.as_ref(),
             ..self.options.resolver(path.as_deref(), real.as_deref(), self.policy)
