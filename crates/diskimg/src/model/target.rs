@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::model::extent::Encoded;
-use crate::model::layer::DiskLayout;
 use crate::model::options::Options;
 use crate::report::info::Info;
 use crate::storage::output::Output;
@@ -14,8 +13,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// A request to allocate space at a guest offset.
-#[derive(Debug, Clone, Copy)]
-pub enum Allocate<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocate {
     /// `len` bytes that read as zeros: any number of clusters, of which the last may be partial at
     /// the end of the disk.
     Zero {
@@ -28,8 +27,11 @@ pub enum Allocate<'a> {
         /// Length in bytes.
         len: u64,
     },
-    /// One cluster as encoded by this target's [`UnitEncoder`].
-    Compressed(&'a [u8]),
+    /// One cluster as encoded by this target's [`UnitEncoder`], with its framing.
+    Compressed {
+        /// Encoded length in bytes.
+        len: u64,
+    },
 }
 
 /// Allocated space, to which the engine must write the bytes.
@@ -92,19 +94,17 @@ pub(crate) fn append_filled(
     fill(&mut out[start..]).inspect_err(|_| out.truncate(start))
 }
 
-/// A new image that is being written. The target allocates space and writes metadata; the engine
-/// encodes and writes the guest's bytes.
+/// A new image before it has an output: its size, its options, and how its clusters are encoded.
 ///
-/// The engine calls [`place`](Self::place) in ascending order of guest offsets and at most once per
-/// cluster. The layout therefore does not depend on the number of threads.
-/// Clusters that are never placed remain unallocated: they are read from the backing file, or as
-/// zeros without one.
-pub trait Target: Send + Debug {
-    /// Returns the virtual disk size and cluster size of the new image.
-    fn disk_layout(&self) -> DiskLayout;
+/// All that is known without an output is here, so that a conversion can be planned, and its parts
+/// encoded, before and apart from the place where they are written.
+pub trait TargetSpec: Send + Sync + Debug {
+    /// Returns the virtual disk size in bytes.
+    fn size(&self) -> u64;
 
-    /// Returns the files being written, which [`Slot`]s index.
-    fn files(&self) -> &[Arc<dyn Sink>];
+    /// Returns the length in bytes, a power of two, of the unit in which the engine allocates space
+    /// and detects zeros: a cluster, or a part of one in a format with very large clusters.
+    fn quantum(&self) -> u64;
 
     /// Returns true if the format must be written sequentially (streamOptimized VMDK). The engine
     /// then writes each slot before it places the next.
@@ -118,25 +118,45 @@ pub trait Target: Send + Debug {
         1
     }
 
-    /// Returns an encoder, or `None` if the target stores all clusters verbatim. Called once per
-    /// worker thread.
+    /// Returns an encoder, or `None` if the target stores all clusters verbatim. All encoders of an
+    /// image encode a cluster to the same bytes. Called once per worker thread.
     fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
         None
     }
 
-    /// Allocates space for the guest bytes at `at`, a multiple of the cluster size. Returns `None`
-    /// if there is nothing to write.
+    /// Returns true if [`Target::take_digest`] uses the digest, which takes time to compute. The
+    /// quantum must then be a multiple of 4 KiB.
+    fn wants_digest(&self) -> bool {
+        false
+    }
+
+    /// Starts to write the image to `output`.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the format cannot be written to
+    /// this output, and [`Io`](crate::ErrorKind::Io) if creating or writing files fails.
+    fn start(&self, output: &mut Output) -> Result<Box<dyn Target>>;
+}
+
+/// A new image that is being written. The target allocates space and writes metadata; the engine
+/// encodes and writes the guest's bytes.
+///
+/// The engine calls [`place`](Self::place) in ascending order of guest offsets and at most once per
+/// quantum. The layout depends on these calls alone: not on the number of threads, nor on where the
+/// bytes come from.
+/// Clusters that are never placed remain unallocated: they are read from the backing file, or as
+/// zeros without one.
+pub trait Target: Send + Debug {
+    /// Returns the files being written, which [`Slot`]s index.
+    fn files(&self) -> &[Arc<dyn Sink>];
+
+    /// Allocates space for the guest bytes at `at`, a multiple of the quantum. Returns `None` if
+    /// there is nothing to write.
     ///
     /// # Errors
     /// Returns [`Limit`](crate::ErrorKind::Limit) if a limit of the format is exceeded, and
     /// [`Io`](crate::ErrorKind::Io) if writing the target's tables fails.
-    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>>;
-
-    /// Returns true if [`take_digest`](Self::take_digest) uses the digest, which takes time to
-    /// compute. The cluster size must then be a multiple of 4 KiB.
-    fn wants_digest(&self) -> bool {
-        false
-    }
+    fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>>;
 
     /// Receives a digest of the disk's content as seen by the guest. Equal contents have equal
     /// digests if all data was read; data that is shared or copied by the kernel contributes its
@@ -168,8 +188,6 @@ pub struct Backing {
 /// Parameters of a new image.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
-    /// Output to write to.
-    pub output: &'a mut Output,
     /// Virtual disk size in bytes.
     pub size: u64,
     /// The create options, already checked against the format's list of `OptionSpec`s.

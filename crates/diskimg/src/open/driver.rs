@@ -13,7 +13,7 @@ use crate::model::image::Image;
 use crate::model::layer::Layer;
 use crate::model::mutable::MutableLayer;
 use crate::model::options::OptionSpec;
-use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target};
+use crate::model::target::{CreateRequest, Measure, MeasureRequest, TargetSpec};
 use crate::open::OpenContext;
 pub(crate) use crate::open::node::NodeKeys;
 use crate::open::probe::ProbeBuffer;
@@ -29,8 +29,8 @@ type Open = fn(Arc<dyn Source>, &OpenContext<'_>) -> Result<Arc<dyn Layer>>;
 pub(crate) type OpenMutable =
     fn(Arc<dyn Storage>, &OpenContext<'_>) -> Result<Box<dyn MutableLayer>>;
 
-/// Starts a new image with several disks.
-type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn Target>>;
+/// Specifies a new image with several disks.
+type CreateDisks = fn(CreateRequest<'_>, &[Range<u64>]) -> Result<Box<dyn TargetSpec>>;
 
 /// An entry of the table of formats. To add a format, add a folder in `formats/`, a variant of
 /// [`Format`] and an arm in [`Format::driver`].
@@ -46,8 +46,8 @@ pub(crate) struct Driver {
     pub(crate) open: Open,
     /// Checks that the format can store this disk; `None` if it can store any disk.
     pub(crate) require: Option<fn(&Image) -> Result<()>>,
-    /// Starts a new image.
-    pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn Target>>,
+    /// Specifies a new image.
+    pub(crate) create: fn(CreateRequest<'_>) -> Result<Box<dyn TargetSpec>>,
     /// Opens an image for modification; `None` if the format does not support it.
     pub(crate) open_mutable: Option<OpenMutable>,
     /// Create options, including `size`, `backing_file` and `backing_fmt` where they apply.
@@ -66,7 +66,7 @@ pub(crate) struct Driver {
 
 /// Operations of a format with several disks per file.
 pub(crate) struct Appliance {
-    /// Starts a new file with one disk for each of the ranges. The ranges are in ascending order
+    /// Specifies a new file with one disk for each of the ranges. The ranges are in ascending order
     /// and do not overlap; guest bytes between them are not on any disk.
     pub(crate) create: CreateDisks,
     /// Alignment in bytes of the start of each range: a multiple of the engine's transfer size, so

@@ -11,6 +11,7 @@ use crate::open::external_files::{ExternalFiles, plain_path};
 use crate::open::location::{Location, Url, unknown_protocol};
 use crate::open::secrets::Secrets;
 use crate::remedy::Remedy;
+use crate::storage::output::{Output, Publish};
 use crate::storage::source::{FileSource, ReadMode, Source};
 use std::fmt::Debug;
 use std::path::Path;
@@ -74,6 +75,18 @@ pub trait Protocol: Send + Sync + Debug {
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the protocol has no directories.
     fn join(&self, base: &Location, name: &str) -> Result<Location>;
+
+    /// Creates a new image at a location with one of its schemes; see
+    /// [`Output::to_place`](crate::Output::to_place). Nothing may be visible there until it is
+    /// published.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the protocol cannot write, which
+    /// is the default, and [`Io`](crate::ErrorKind::Io) if the location cannot be written.
+    fn create(&self, at: &Location) -> Result<Box<dyn Publish>> {
+        let _ = at;
+        Err(Error::unsupported("images cannot be written by this protocol"))
+    }
 }
 
 /// How a location is opened.
@@ -114,6 +127,17 @@ impl Protocols {
     /// Returns the protocol with this scheme.
     pub fn get(&self, scheme: &str) -> Option<&Arc<dyn Protocol>> {
         self.0.iter().find(|protocol| protocol.schemes().contains(&scheme))
+    }
+
+    /// Creates a new image at a location, to which [`Convert::run_to`](crate::Convert::run_to) can
+    /// write.
+    ///
+    /// # Errors
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if no protocol has the location's
+    /// scheme, and the errors of [`Protocol::create`].
+    pub fn create(&self, at: &Location) -> Result<Output> {
+        let place = self.of(at).and_then(|protocol| protocol.create(at));
+        Ok(Output::to_place(place.map_err(|e| e.in_file(at.to_string()))?))
     }
 
     /// Returns the protocol that opens a location.
@@ -158,6 +182,11 @@ impl Protocol for FileProtocol {
     fn join(&self, base: &Location, name: &str) -> Result<Location> {
         let directory = Self::path(base)?.parent().unwrap_or(Path::new(""));
         Ok(Location::Path(directory.join(name)))
+    }
+
+    fn create(&self, at: &Location) -> Result<Box<dyn Publish>> {
+        let output = Output::create(Self::path(at)?);
+        Ok(output.map_err(|e| Error::io("cannot create the output", e))?.into_place())
     }
 }
 

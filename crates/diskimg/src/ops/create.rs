@@ -3,9 +3,8 @@
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::model::layer::DiskLayout;
 use crate::model::options::Options;
-use crate::model::target::{Allocate, Backing, CreateRequest, Target};
+use crate::model::target::{Allocate, Backing, CreateRequest, Target, TargetSpec};
 use crate::open::{OpenOptions, local_path};
 use crate::ops::new_image::{
     open_backing, protect_backing, refuse_own_backing, take_backing, whole_size,
@@ -160,20 +159,20 @@ impl<'a> Create<'a> {
         let options = self.in_effect(size)?;
         let size = whole_size(self.format, size)?;
         report(self.progress, 0, size)?;
-        let mut output =
-            Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
-        if let Some(base) = &base {
-            protect_backing(&mut output, base)?;
-        }
-        let mut target = (driver.create)(CreateRequest {
-            output: &mut output,
+        let spec = (driver.create)(CreateRequest {
             size,
             options: &self.options,
             backing: self.backing.clone(),
             compress: false,
         })?;
+        let mut output =
+            Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
+        if let Some(base) = &base {
+            protect_backing(&mut output, base)?;
+        }
+        let mut target = spec.start(&mut output)?;
         if self.backing.is_none() {
-            self.place_zeros(&mut *target)?;
+            self.place_zeros(&*spec, &mut *target)?;
         }
         report(self.progress, size, size)?;
         target.finish()?;
@@ -184,9 +183,9 @@ impl<'a> Create<'a> {
     }
 
     /// Places the whole disk as zeros, for which some targets allocate space.
-    fn place_zeros(&self, target: &mut dyn Target) -> Result<()> {
-        let DiskLayout { size, cluster_size } = target.disk_layout();
-        for step in steps(size, cluster_size) {
+    fn place_zeros(&self, spec: &dyn TargetSpec, target: &mut dyn Target) -> Result<()> {
+        let size = spec.size();
+        for step in steps(size, spec.quantum()) {
             report(self.progress, step.start, size)?;
             target.place(step.start, Allocate::Zero { len: step.end - step.start })?;
         }

@@ -20,7 +20,7 @@ mod layer;
 use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target};
+use crate::model::target::{CreateRequest, Measure, MeasureRequest, TargetSpec};
 use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
 use crate::storage::number::{to_u64, to_usize};
@@ -75,7 +75,7 @@ fn require(image: &Image) -> Result<()> {
     Ok(())
 }
 
-fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
+fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> {
     (Format::Raw.driver().create)(request)
 }
 

@@ -23,9 +23,8 @@ use super::{GRAIN, manifest};
 use crate::error::{Error, Result};
 use crate::model::extent::Encoded;
 use crate::model::format::Format;
-use crate::model::layer::DiskLayout;
 use crate::model::options::{COMPRESSION_LEVEL, Options};
-use crate::model::target::{Allocate, CreateRequest, Slot, Target, UnitEncoder};
+use crate::model::target::{Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::output::Output;
 use crate::storage::sink::{FileSink, Sink};
@@ -42,6 +41,15 @@ const RECORD: u64 = 20 * BLOCK;
 /// Number of bytes that are copied to a pipe at a time.
 const COPY: u64 = 1 << 20;
 
+/// A new appliance.
+#[derive(Debug)]
+struct OvaSpec {
+    options: Options,
+    /// The guest range of each disk, and its image.
+    disks: Vec<Range<u64>>,
+    images: Vec<Box<dyn TargetSpec>>,
+}
+
 /// An appliance being written.
 #[derive(Debug)]
 pub(super) struct OvaTarget {
@@ -57,6 +65,8 @@ pub(super) struct OvaTarget {
     current: usize,
     /// The image of the current disk; `None` when all disks are complete.
     image: Option<Box<dyn Target>>,
+    /// The images of all disks.
+    images: Vec<Box<dyn TargetSpec>>,
     /// Length of the descriptor in bytes, including padding.
     descriptor: u64,
     /// Offset of the current disk's header in the archive.
@@ -75,48 +85,78 @@ struct NewDisk {
     populated: u64,
 }
 
-/// Creates an appliance with one disk.
+/// Specifies an appliance with one disk.
 ///
 /// # Errors
 /// As [`create_disks`].
-pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
+pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> {
     let disk = 0..request.size;
     create_disks(request, &[disk])
 }
 
-/// Creates an appliance with one disk for each range of guest offsets.
+/// Specifies an appliance with one disk for each range of guest offsets.
 ///
 /// # Errors
-/// [`Invalid`](crate::ErrorKind::Invalid) for invalid options, a backing file or too many disks,
-/// [`Io`](crate::ErrorKind::Io) if a file cannot be created or written.
+/// [`Invalid`](crate::ErrorKind::Invalid) for invalid options, a backing file or too many disks.
 pub(super) fn create_disks(
     request: CreateRequest<'_>,
     disks: &[Range<u64>],
-) -> Result<Box<dyn Target>> {
+) -> Result<Box<dyn TargetSpec>> {
     if request.backing.is_some() {
         return Err(Error::invalid("the disks of an appliance cannot have a backing file"));
     }
-    let output = request.output.sink();
-    let name = request.output.path().filter(|_| !output.is_sequential());
-    let machine = Machine::new(request.options, name)?;
+    let options = request.options.clone();
+    let machine = Machine::new(&options, None)?;
     let max = max_disks(machine.adapter);
     if disks.is_empty() || disks.len() > max {
         let adapter = machine.adapter.name();
         let message = format!("{} disks; {adapter} controllers support 1 to {max}", disks.len());
         return Err(Error::invalid(message));
     }
-    let (archive, pipe) = if output.is_sequential() {
-        let cannot_create = |e| Error::io("cannot create a temporary file", e);
-        let file = tempfile::tempfile().map_err(cannot_create)?;
-        let clone = file.try_clone().map_err(cannot_create)?;
-        let sink = FileSink::new(clone, true).map_err(cannot_create)?;
-        let sink: Arc<dyn Sink> = Arc::new(sink);
-        (sink, Some((file, output)))
-    } else {
-        (output, None)
-    };
-    OvaTarget::start(archive, pipe, machine, disks)
-        .map(|target| -> Box<dyn Target> { Box::new(target) })
+    let images = disks.iter().map(|guest| disk_image(&machine, guest)).collect::<Result<_>>()?;
+    Ok(Box::new(OvaSpec { options, disks: disks.to_vec(), images }))
+}
+
+impl TargetSpec for OvaSpec {
+    fn size(&self) -> u64 {
+        self.disks.last().map_or(0, |guest| guest.end)
+    }
+
+    fn quantum(&self) -> u64 {
+        GRAIN
+    }
+
+    fn sequential(&self) -> bool {
+        true
+    }
+
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        let starts = self.disks.iter().map(|guest| guest.start).collect();
+        let inner = self.images.first()?.encoder()?;
+        Some(Box::new(DiskEncoder { starts, inner }))
+    }
+
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) if the output's name cannot be recorded,
+    /// [`Io`](crate::ErrorKind::Io) if a file cannot be created or written.
+    fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
+        let sink = output.sink();
+        let name = output.path().filter(|_| !sink.is_sequential());
+        let machine = Machine::new(&self.options, name)?;
+        let (archive, pipe) = if sink.is_sequential() {
+            let cannot_create = |e| Error::io("cannot create a temporary file", e);
+            let file = tempfile::tempfile().map_err(cannot_create)?;
+            let clone = file.try_clone().map_err(cannot_create)?;
+            let temporary = FileSink::new(clone, true).map_err(cannot_create)?;
+            let temporary: Arc<dyn Sink> = Arc::new(temporary);
+            (temporary, Some((file, sink)))
+        } else {
+            (sink, None)
+        };
+        let images = self.disks.iter().map(|guest| disk_image(&machine, guest));
+        let images = images.collect::<Result<_>>()?;
+        Ok(Box::new(OvaTarget::start(archive, pipe, machine, &self.disks, images)?))
+    }
 }
 
 impl OvaTarget {
@@ -125,6 +165,7 @@ impl OvaTarget {
         pipe: Option<(File, Arc<dyn Sink>)>,
         machine: Machine,
         disks: &[Range<u64>],
+        images: Vec<Box<dyn TargetSpec>>,
     ) -> Result<Self> {
         let disk = |guest: &Range<u64>| NewDisk {
             guest: guest.clone(),
@@ -132,7 +173,7 @@ impl OvaTarget {
             header: 0,
             populated: 0,
         };
-        let mut disks: Vec<_> = disks.iter().map(disk).collect();
+        let disks: Vec<_> = disks.iter().map(disk).collect();
         let files = disks.iter().map(|disk| -> Arc<dyn Sink> { disk.member.clone() }).collect();
         let longest = DiskInfo { capacity: u64::MAX, size: u64::MAX, populated: u64::MAX };
         let descriptor = to_u64(text(&machine, &vec![longest; disks.len()]).len());
@@ -140,8 +181,20 @@ impl OvaTarget {
         let manifest =
             to_u64(manifest_text(&machine, &[0; 32], disks.iter().map(|_| [0; 32])).len());
         let position = 2 * BLOCK + descriptor + manifest.next_multiple_of(BLOCK);
-        let image = Some(start_disk(&machine, &mut disks[0], 0, position)?);
-        Ok(Self { archive, pipe, machine, disks, files, current: 0, image, descriptor, position })
+        let mut target = Self {
+            archive,
+            pipe,
+            machine,
+            disks,
+            files,
+            current: 0,
+            image: None,
+            images,
+            descriptor,
+            position,
+        };
+        target.start_disk()?;
+        Ok(target)
     }
 
     /// Completes all disks before `index`, which may be the number of disks, and starts that disk.
@@ -149,11 +202,23 @@ impl OvaTarget {
         while self.current < index {
             self.end_disk()?;
             self.current += 1;
-            if let Some(disk) = self.disks.get_mut(self.current) {
-                let image = start_disk(&self.machine, disk, self.current, self.position)?;
-                self.image = Some(image);
-            }
+            self.start_disk()?;
         }
+        Ok(())
+    }
+
+    /// Starts the image of the current disk, if there is one more, at the current position.
+    fn start_disk(&mut self) -> Result<()> {
+        let index = self.current;
+        let (Some(disk), Some(image)) = (self.disks.get_mut(index), self.images.get(index)) else {
+            return Ok(());
+        };
+        disk.header = self.position;
+        disk.member.start_at(self.position + BLOCK);
+        let member: Arc<dyn Sink> = disk.member.clone();
+        // The IDs of a disk depend on its name, which is different for each disk.
+        let name = disk_name(&self.machine.stem, index);
+        self.image = Some(image.start(&mut Output::to_part(member, name))?);
         Ok(())
     }
 
@@ -221,26 +286,11 @@ impl OvaTarget {
 }
 
 impl Target for OvaTarget {
-    fn disk_layout(&self) -> DiskLayout {
-        let size = self.disks.last().map_or(0, |disk| disk.guest.end);
-        DiskLayout { size, cluster_size: GRAIN }
-    }
-
     fn files(&self) -> &[Arc<dyn Sink>] {
         &self.files
     }
 
-    fn sequential(&self) -> bool {
-        true
-    }
-
-    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
-        let starts = self.disks.iter().map(|disk| disk.guest.start).collect();
-        let inner = self.image.as_ref()?.encoder()?;
-        Some(Box::new(DiskEncoder { starts, inner }))
-    }
-
-    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         if let Allocate::Zero { len } = unit {
             return self.place_zeros(at..at + len).map(|()| None);
         }
@@ -287,16 +337,8 @@ impl OvaTarget {
     }
 }
 
-/// Starts a disk's image, whose member header will be at `position`.
-fn start_disk(
-    machine: &Machine,
-    disk: &mut NewDisk,
-    index: usize,
-    position: u64,
-) -> Result<Box<dyn Target>> {
-    disk.header = position;
-    disk.member.start_at(position + BLOCK);
-    let member: Arc<dyn Sink> = disk.member.clone();
+/// Specifies the image of the disk with this guest range.
+fn disk_image(machine: &Machine, guest: &Range<u64>) -> Result<Box<dyn TargetSpec>> {
     let mut options = Options::default();
     options
         .set("subformat", "streamOptimized")
@@ -305,17 +347,14 @@ fn start_disk(
     if let Some(level) = machine.compression_level {
         options.set(COMPRESSION_LEVEL.name, level.to_string());
     }
-    // The IDs of a disk depend on its name, which is different for each disk.
-    let mut output = Output::to_sink(member).with_path(disk_name(&machine.stem, index));
     let image = (Format::Vmdk.driver().create)(CreateRequest {
-        output: &mut output,
-        size: disk.guest.end - disk.guest.start,
+        size: guest.end - guest.start,
         options: &options,
         backing: None,
         compress: true,
     })?;
-    if image.disk_layout().cluster_size != GRAIN {
-        let unit = image.disk_layout().cluster_size;
+    if image.quantum() != GRAIN {
+        let unit = image.quantum();
         return Err(Error::invalid(format!("grains of {unit} bytes; expected {GRAIN}")));
     }
     Ok(image)

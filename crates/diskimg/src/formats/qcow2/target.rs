@@ -19,12 +19,12 @@ use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
 use crate::error::{Error, Result};
 use crate::model::extent::Encoded;
-use crate::model::layer::DiskLayout;
 use crate::model::target::{
-    Allocate, Backing, CreateRequest, Slot, Target, UnitEncoder, append_filled,
+    Allocate, Backing, CreateRequest, Slot, Target, TargetSpec, UnitEncoder, append_filled,
 };
 use crate::storage::codec::{Codec, Encoder};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
+use crate::storage::output::Output;
 use crate::storage::sink::Sink;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +38,17 @@ const SUBCLUSTERS_ZERO: u64 = 0xffff_ffff_0000_0000;
 /// Length in bytes of the end marker of the header extensions.
 const EXTENSIONS_END: usize = 8;
 
+/// A new qcow2 image.
+#[derive(Debug)]
+struct Qcow2Spec {
+    options: CreateOptions,
+    size: u64,
+    backing: Option<Backing>,
+    compress: bool,
+    /// Number of entries of the L1 table.
+    l1_entries: u64,
+}
+
 /// A qcow2 image being written.
 #[derive(Debug)]
 struct Qcow2Target {
@@ -46,7 +57,6 @@ struct Qcow2Target {
     options: CreateOptions,
     size: u64,
     backing: Option<Backing>,
-    compress: bool,
     allocator: Allocator,
     l1_offset: u64,
     l1: Vec<u64>,
@@ -62,49 +72,81 @@ struct L2 {
     bytes: Vec<u8>,
 }
 
-/// Starts a qcow2 image.
-pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
+/// Specifies a qcow2 image.
+pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> {
     let options = CreateOptions::from_request(&request)?;
-    let sink = request.output.sink();
-    if sink.is_sequential() {
-        return Err(Error::unsupported(
-            "qcow2 cannot be written to a pipe: the header is written after the data",
-        )
-        .hint("write to a file, or use raw or VMDK streamOptimized"));
+    let CreateRequest { size, backing, compress, .. } = request;
+    let l1_entries = options.l1_entries(size)?;
+    Ok(Box::new(Qcow2Spec { options, size, backing, compress, l1_entries }))
+}
+
+impl TargetSpec for Qcow2Spec {
+    fn size(&self) -> u64 {
+        self.size
     }
-    let mut files = vec![sink];
-    if let Some(name) = &options.data_file {
-        let sink = request
-            .output
-            .named_companion(Path::new(name))
-            .map_err(|e| Error::output("cannot create the data file", e))?;
-        sink.set_len(request.size)
-            .map_err(|e| Error::io(format!("cannot size the data file '{name}'"), e))?;
-        files.push(sink);
+
+    fn quantum(&self) -> u64 {
+        self.options.cluster_size()
     }
-    let cluster = options.cluster_size();
-    let l1_entries = options.l1_entries(request.size)?;
-    if !files[0].is_zeroed() {
-        files[0]
-            .write_zeros_at(0, cluster)
-            .map_err(|e| Error::io("cannot erase the old header", e))?;
+
+    fn alignment(&self) -> u64 {
+        self.options.cluster_size()
     }
-    let mut allocator =
-        Allocator::new(Arc::clone(&files[0]), options.cluster_bits, options.refcount_order);
-    let l1_clusters = (l1_entries * 8).div_ceil(cluster);
-    allocator.allocate(1 + l1_clusters)?; // the header is cluster 0
-    let l1_offset = if l1_clusters > 0 { cluster } else { 0 };
-    Ok(Box::new(Qcow2Target {
-        files,
-        size: request.size,
-        backing: request.backing,
-        compress: request.compress,
-        allocator,
-        l1_offset,
-        l1: vec![0; to_usize(l1_entries)],
-        l2: L2 { index: None, bytes: vec![0; to_usize(cluster)] },
-        options,
-    }))
+
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        let (codec, encoder) = match self.options.compression {
+            Compression::Zlib => (Codec::Deflate, Encoder::deflate_4k_window()),
+            #[cfg(feature = "zstd")]
+            Compression::Zstd => (Codec::Zstd, Encoder::zstd()),
+        };
+        let level = self.options.compression_level;
+        let encoder = encoder.at_level(level);
+        // Units that were compressed elsewhere may have another level.
+        let passes = level.is_none().then_some(codec);
+        self.compress
+            .then(|| -> Box<dyn UnitEncoder> { Box::new(ClusterEncoder { passes, encoder }) })
+    }
+
+    fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
+        let Self { options, size, .. } = self;
+        let sink = output.sink();
+        if sink.is_sequential() {
+            return Err(Error::unsupported(
+                "qcow2 cannot be written to a pipe: the header is written after the data",
+            )
+            .hint("write to a file, or use raw or VMDK streamOptimized"));
+        }
+        let mut files = vec![sink];
+        if let Some(name) = &options.data_file {
+            let sink = output
+                .named_companion(Path::new(name))
+                .map_err(|e| Error::output("cannot create the data file", e))?;
+            sink.set_len(*size)
+                .map_err(|e| Error::io(format!("cannot size the data file '{name}'"), e))?;
+            files.push(sink);
+        }
+        let cluster = options.cluster_size();
+        if !files[0].is_zeroed() {
+            files[0]
+                .write_zeros_at(0, cluster)
+                .map_err(|e| Error::io("cannot erase the old header", e))?;
+        }
+        let mut allocator =
+            Allocator::new(Arc::clone(&files[0]), options.cluster_bits, options.refcount_order);
+        let l1_clusters = (self.l1_entries * 8).div_ceil(cluster);
+        allocator.allocate(1 + l1_clusters)?; // the header is cluster 0
+        let l1_offset = if l1_clusters > 0 { cluster } else { 0 };
+        Ok(Box::new(Qcow2Target {
+            files,
+            size: *size,
+            backing: self.backing.clone(),
+            allocator,
+            l1_offset,
+            l1: vec![0; to_usize(self.l1_entries)],
+            l2: L2 { index: None, bytes: vec![0; to_usize(cluster)] },
+            options: options.clone(),
+        }))
+    }
 }
 
 impl Qcow2Target {
@@ -216,9 +258,8 @@ impl Qcow2Target {
         }
     }
 
-    fn place_compressed(&mut self, at: u64, bytes: &[u8]) -> Result<Slot> {
+    fn place_compressed(&mut self, at: u64, len: u64) -> Result<Slot> {
         self.select_l2_table(at)?;
-        let len = to_u64(bytes.len());
         let offset = self.allocator.allocate_bytes(len)?;
         let entry = self.layout().encode_compressed(offset, len).ok_or_else(|| {
             Error::limit("the host offset is too large for a compressed cluster").at(offset)
@@ -342,37 +383,15 @@ impl Qcow2Target {
 }
 
 impl Target for Qcow2Target {
-    fn disk_layout(&self) -> DiskLayout {
-        DiskLayout { size: self.size, cluster_size: self.cluster_size() }
-    }
-
     fn files(&self) -> &[Arc<dyn Sink>] {
         &self.files
     }
 
-    fn alignment(&self) -> u64 {
-        self.cluster_size()
-    }
-
-    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
-        let (codec, encoder) = match self.options.compression {
-            Compression::Zlib => (Codec::Deflate, Encoder::deflate_4k_window()),
-            #[cfg(feature = "zstd")]
-            Compression::Zstd => (Codec::Zstd, Encoder::zstd()),
-        };
-        let level = self.options.compression_level;
-        let encoder = encoder.at_level(level);
-        // Units that were compressed elsewhere may have another level.
-        let passes = level.is_none().then_some(codec);
-        self.compress
-            .then(|| -> Box<dyn UnitEncoder> { Box::new(ClusterEncoder { passes, encoder }) })
-    }
-
-    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         match unit {
             Allocate::Zero { len } => self.place_zeros(at, len).map(|()| None),
             Allocate::Data { len } => self.allocate_clusters(at, len).map(Some),
-            Allocate::Compressed(bytes) => self.place_compressed(at, bytes).map(Some),
+            Allocate::Compressed { len } => self.place_compressed(at, len).map(Some),
         }
     }
 

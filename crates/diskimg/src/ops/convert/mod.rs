@@ -3,14 +3,15 @@
 //! 1. [`plan`] maps the source and divides everything that is not known to be zero into tasks;
 //!    holes cost nothing per byte. [`share`] decides which runs are reflinked or copied by the
 //!    kernel.
-//! 2. [`transfer`] fetches, detects zeros and encodes, in parallel. [`pass`] decides which
+//! 2. [`encode`] fetches, detects zeros and encodes, in parallel. [`pass`] decides which
 //!    compressed units are copied as stored.
-//! 3. [`place`] lets the target allocate in guest order; the workers then write.
+//! 3. [`place`] lets the target allocate in guest order; the workers then write ([`transfer`]).
 //!
 //! The output depends on the source's bytes, the options, and on what can be shared; never on the
 //! number of threads.
 
 mod digest;
+mod encode;
 mod existing;
 mod hash;
 mod input;
@@ -24,6 +25,8 @@ mod run;
 mod salvage;
 mod share;
 mod task;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod transfer;
 

@@ -59,7 +59,7 @@ impl Placer<'_> {
                     self.place_data(range.clone(), Some(*origin), &mut writes)?;
                 }
                 TaskRun::Encoded(at, part) => {
-                    let unit = Allocate::Compressed(task.encoded(part));
+                    let unit = Allocate::Compressed { len: part.len() as u64 };
                     if let Some(slot) = self.target.place(*at, unit)? {
                         push_write(&mut writes, slot, Bytes::Encoded(part.start));
                         self.stored += slot.len;

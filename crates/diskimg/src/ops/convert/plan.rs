@@ -44,9 +44,9 @@ pub(super) struct Task {
 pub(super) struct Plan<'a> {
     input: &'a Input,
     backing: Option<&'a Image>,
-    /// The target's cluster size in bytes.
-    cluster_size: u64,
-    /// Tasks start and end at multiples of this: whole clusters and whole blocks of zero
+    /// The target's quantum in bytes.
+    quantum: u64,
+    /// Tasks start and end at multiples of this: whole quanta and whole blocks of zero
     /// detection, so that holes depend on the content alone.
     granule: u64,
     sparse: Sparse,
@@ -60,6 +60,8 @@ pub(super) struct Plan<'a> {
     passes: bool,
     /// Start of the next window.
     window: u64,
+    /// End of the planned range of the input.
+    end: u64,
     /// End of the guest range that the tasks so far cover.
     planned: u64,
     ready: VecDeque<Task>,
@@ -70,15 +72,15 @@ impl<'a> Plan<'a> {
     pub(super) fn new(
         input: &'a Input,
         backing: Option<&'a Image>,
-        cluster_size: u64,
+        quantum: u64,
         sparse: Sparse,
         salvaged: &'a SalvageLog,
         sharing: &'a Sharing,
     ) -> Self {
-        debug_assert!(cluster_size.is_power_of_two());
+        debug_assert!(quantum.is_power_of_two());
         let granule = match sparse {
-            Sparse::Off => cluster_size,
-            Sparse::Blocks(block) => cluster_size.max(block),
+            Sparse::Off => quantum,
+            Sparse::Blocks(block) => quantum.max(block),
         };
         let chunk = CHUNK.max(granule);
         let step =
@@ -86,7 +88,7 @@ impl<'a> Plan<'a> {
         Self {
             input,
             backing,
-            cluster_size,
+            quantum,
             granule,
             sparse,
             salvaged,
@@ -95,6 +97,7 @@ impl<'a> Plan<'a> {
             sharing,
             passes: false,
             window: 0,
+            end: input.size(),
             planned: 0,
             ready: VecDeque::new(),
             ended: false,
@@ -107,6 +110,22 @@ impl<'a> Plan<'a> {
         self
     }
 
+    /// Restricts the plan to a part of the input. Parts that start and end at multiples of
+    /// [`step`](Self::step) have together the same tasks as the whole, except that zeros at a border
+    /// between two parts are in two tasks.
+    #[cfg(test)]
+    pub(super) fn part(mut self, range: Range<u64>) -> Self {
+        debug_assert!(range.start.is_multiple_of(self.step) && range.end <= self.input.size());
+        (self.window, self.planned, self.end) = (range.start, range.start, range.end);
+        self
+    }
+
+    /// Returns the number of guest bytes that are mapped at a time.
+    #[cfg(test)]
+    pub(super) fn step(&self) -> u64 {
+        self.step
+    }
+
     /// Returns the guest offset up to which the input has been mapped.
     pub(super) fn position(&self) -> u64 {
         self.window
@@ -114,7 +133,7 @@ impl<'a> Plan<'a> {
 
     /// Returns the next task in guest order, or `None` at the end of the disk.
     pub(super) fn next_task(&mut self) -> Result<Option<Task>> {
-        while self.ready.is_empty() && self.window < self.input.size() {
+        while self.ready.is_empty() && self.window < self.end {
             let end = self.next_window();
             self.plan_window(self.window..end)?;
             self.window = end;
@@ -129,12 +148,12 @@ impl<'a> Plan<'a> {
             return Ok(None);
         }
         self.ended = true;
-        Ok(self.zero_task(self.input.size()))
+        Ok(self.zero_task(self.end))
     }
 
     /// Returns the end of the next window. Windows are larger where nothing is allocated.
     fn next_window(&self) -> u64 {
-        let (start, end) = (self.window, self.input.size());
+        let (start, end) = (self.window, self.end);
         let one_step = end.min(start.saturating_add(self.step));
         if self.sparse == Sparse::Off || self.salvaged.active() {
             return one_step;
@@ -202,7 +221,7 @@ impl<'a> Plan<'a> {
             return Ok((chunk_end, None));
         }
         for input_run in input_runs.iter().take_while(|s| s.at.start < chunk_end) {
-            let part = self.sharing.part_of(input_run, &run, self.cluster_size);
+            let part = self.sharing.part_of(input_run, &run, self.quantum);
             let part = part.map_err(|e| match input_run.image {
                 Some(image) => self.input.image(image).in_layer(e, input_run.extent.depth),
                 None => e,

@@ -3,12 +3,12 @@
 use super::input::Input;
 use super::share::{Reflink, Sharing};
 use super::{
-    Digests, Report, SECTOR, Settings, Sparse, hash, lookahead, place, plan, read_back, salvage,
-    throttle, transfer,
+    Digests, Report, SECTOR, Settings, Sparse, encode, hash, lookahead, place, plan, read_back,
+    salvage, throttle, transfer,
 };
 use crate::error::{Error, Result};
 use crate::model::image::Image;
-use crate::model::target::{CreateRequest, Target};
+use crate::model::target::{CreateRequest, Target, TargetSpec};
 use crate::ops::new_image::{open_backing, protect_backing, take_backing, whole_size};
 use crate::ops::pipeline;
 use crate::ops::progress::report;
@@ -41,8 +41,9 @@ impl Settings<'_> {
         output.set_caching(self.caching).map_err(|e| {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;
-        let outcome = self.prepare(&mut input, &mut output, size).and_then(|(target, backing)| {
-            let mut done = self.transfer(&input, target, &output, backing.as_ref())?;
+        let outcome = self.prepare(&mut input, &mut output, size).and_then(|(spec, backing)| {
+            let target = spec.start(&mut output)?;
+            let mut done = self.transfer(&input, &*spec, target, &output, backing.as_ref())?;
             let incomplete = |e| Error::output("cannot complete the output", e);
             output.flush(self.durability).map_err(incomplete)?;
             self.read_back(&input, &output, backing.as_ref(), &mut done)?;
@@ -80,13 +81,13 @@ impl Settings<'_> {
         Ok(())
     }
 
-    /// Creates the target and opens its backing file.
+    /// Specifies the target and opens its backing file.
     fn prepare(
         &mut self,
         input: &mut Input,
         output: &mut Output,
         size: Option<u64>,
-    ) -> Result<(Box<dyn Target>, Option<Image>)> {
+    ) -> Result<(Box<dyn TargetSpec>, Option<Image>)> {
         self.sparse = self.sparse.normalized()?;
         if self.verify {
             let cannot_verify = |e| Error::output("the output cannot be verified", e);
@@ -131,20 +132,19 @@ impl Settings<'_> {
         // The main file was checked before; the names of companion files are not known yet.
         output.protect(input.identities(), OWN_FILE);
         let request = CreateRequest {
-            output,
             size,
             options: &self.options,
             backing: self.backing.clone(),
             compress: self.compress,
         };
-        let target = match self.format.driver().appliance.as_ref() {
+        let spec = match self.format.driver().appliance.as_ref() {
             Some(appliance) => {
                 self.require_appliance(input, requested)?;
                 (appliance.create)(request, &input.disks(driver.sector)?)?
             }
             None => (driver.create)(request)?,
         };
-        Ok((target, backing))
+        Ok((spec, backing))
     }
 
     /// Verifies that the settings can be applied to an appliance.
@@ -169,7 +169,13 @@ impl Settings<'_> {
 
     /// Determines what can be shared or copied by the kernel. Only a target that stores clusters
     /// `verbatim` allows it.
-    fn sharing(&self, verbatim: bool, input: &Input, target: &dyn Target) -> Result<Sharing> {
+    fn sharing(
+        &self,
+        verbatim: bool,
+        input: &Input,
+        spec: &dyn TargetSpec,
+        target: &dyn Target,
+    ) -> Result<Sharing> {
         let reflink = match self.reflink {
             Reflink::Always if !verbatim => {
                 return Err(Error::invalid(
@@ -185,66 +191,74 @@ impl Settings<'_> {
         if !verbatim {
             return Ok(Sharing::none());
         }
-        Sharing::detect(reflink, self.offload, input, target)
+        Sharing::detect(reflink, self.offload, input, target, spec.alignment())
+    }
+
+    /// Returns the plan of the whole input, and the encoding of its tasks by up to `workers`
+    /// threads. Neither needs an output.
+    pub(super) fn encoding<'e>(
+        &self,
+        input: &'e Input,
+        backing: Option<&'e Image>,
+        spec: &dyn TargetSpec,
+        salvaged: &'e salvage::SalvageLog,
+        sharing: &'e Sharing,
+        workers: usize,
+    ) -> (plan::Plan<'e>, encode::Encoding<'e>) {
+        let quantum = spec.quantum();
+        // The encoders are made here because the workers cannot borrow the target.
+        let encoders: Vec<_> = (0..workers).map_while(|_| spec.encoder()).collect();
+        // Data that is compared with a backing file, digested or salvaged must be decoded.
+        let passes = !(self.recompress || self.salvage || backing.is_some());
+        let passes = passes && !encoders.is_empty() && !spec.wants_digest();
+        let plan = plan::Plan::new(input, backing, quantum, self.sparse, salvaged, sharing);
+        let encoding = encode::Encoding {
+            input,
+            backing,
+            quantum,
+            sparse: self.sparse,
+            encoders: Mutex::new(encoders),
+            salvaged,
+            digests: spec.wants_digest(),
+            sharing,
+            passes,
+            hashes: self.digest.is_some(),
+            passed: AtomicU64::new(0),
+            spare: Mutex::new(Vec::new()),
+        };
+        (plan.passes(passes), encoding)
     }
 
     /// Transfers the guest's bytes and completes the target.
     fn transfer(
         &self,
         input: &Input,
+        spec: &dyn TargetSpec,
         mut target: Box<dyn Target>,
         output: &Output,
         backing: Option<&Image>,
     ) -> Result<Report> {
-        let cluster_size = target.disk_layout().cluster_size;
         let salvaged = salvage::SalvageLog::new(self.salvage);
-        let threads = self.threads.unwrap_or_else(pipeline::default_threads);
-        let hints = input.io();
+        let workers = self.threads.unwrap_or_else(pipeline::default_threads);
         let threads = pipeline::Threads {
-            io: pipeline::IoStage::of(hints),
-            ..pipeline::Threads::of_workers(threads)
+            io: pipeline::IoStage::of(input.io()),
+            ..pipeline::Threads::of_workers(workers)
         };
-        // The encoders are made here because the workers cannot borrow the target.
-        let encoders: Vec<_> = (0..threads.workers).map_while(|_| target.encoder()).collect();
-        let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
-        let sharing = self.sharing(verbatim, input, &*target)?;
-        // Data that is compared with a backing file, digested or salvaged must be decoded.
-        let passes = !(self.recompress || self.salvage || backing.is_some());
-        let passes = passes && !encoders.is_empty() && !target.wants_digest();
-        let mut plan =
-            plan::Plan::new(input, backing, cluster_size, self.sparse, &salvaged, &sharing)
-                .passes(passes);
+        let verbatim = spec.encoder().is_none() && backing.is_none() && self.sparse != Sparse::Off;
+        let sharing = self.sharing(verbatim, input, spec, &*target)?;
+        let (mut plan, encoding) =
+            self.encoding(input, backing, spec, &salvaged, &sharing, threads.workers);
         let named = |sink: &Arc<dyn Sink>| transfer::OutputFile {
             sink: Arc::clone(sink),
             path: output.path_of(sink).map(Path::to_owned),
         };
         let job = transfer::Transfer {
-            input,
-            backing,
-            cluster_size,
-            sparse: self.sparse,
-            encoders: Mutex::new(encoders),
-            salvaged: &salvaged,
-            digests: target.wants_digest(),
-            sharing: &sharing,
-            passes,
-            hashes: self.digest.is_some(),
+            encoding,
             shared: AtomicU64::new(0),
-            passed: AtomicU64::new(0),
             files: target.files().iter().map(named).collect(),
-            sequential: target.sequential() || target.files().iter().any(|f| f.is_sequential()),
-            spare: Mutex::new(Vec::new()),
+            sequential: spec.sequential() || target.files().iter().any(|f| f.is_sequential()),
         };
-        let mut placer = place::Placer {
-            target: &mut *target,
-            overlay: backing.is_some(),
-            total: input.size(),
-            stored: 0,
-            digest: 0,
-            hash: self.digest.map(|algorithm| hash::GuestHash::new(algorithm, input)),
-            throttle: throttle::Throttle::new(self.rate_limit),
-            progress: self.progress,
-        };
+        let mut placer = self.placer(input, &mut *target, backing.is_some());
         placer.report_progress(0)?;
         let lookahead = lookahead::Lookahead::new(input);
         std::thread::scope(|scope| {
@@ -267,7 +281,8 @@ impl Settings<'_> {
             guest,
             files: Vec::new(),
         });
-        let (shared_bytes, passed_bytes) = (job.shared.into_inner(), job.passed.into_inner());
+        let shared_bytes = job.shared.into_inner();
+        let passed_bytes = job.encoding.passed.into_inner();
         target.take_digest(digest);
         target.finish()?;
         Ok(Report {
@@ -280,6 +295,28 @@ impl Settings<'_> {
             verified: false,
             digests,
         })
+    }
+
+    /// Returns the placement of the tasks of `input`. An overlay has a backing file.
+    pub(super) fn placer<'p>(
+        &self,
+        input: &'p Input,
+        target: &'p mut dyn Target,
+        overlay: bool,
+    ) -> place::Placer<'p>
+    where
+        Self: 'p,
+    {
+        place::Placer {
+            target,
+            overlay,
+            total: input.size(),
+            stored: 0,
+            digest: 0,
+            hash: self.digest.map(|algorithm| hash::GuestHash::new(algorithm, input)),
+            throttle: throttle::Throttle::new(self.rate_limit),
+            progress: self.progress,
+        }
     }
 }
 

@@ -56,3 +56,24 @@ fn push_lost(lost: &mut Vec<Salvaged>, next: Salvaged) {
         _ => lost.push(next),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adjacent_losses_with_the_same_error_are_merged() {
+        let log = SalvageLog::new(true);
+        // As two workers report them, each in guest order.
+        for block in [0, 1, 2, 8, 9, 3, 4, 7] {
+            let reason = if block == 4 { "another" } else { "bad table" };
+            log.add(block * 4096..(block + 1) * 4096, &Error::invalid(reason));
+        }
+        let lost: Vec<_> = log
+            .into_ordered()
+            .into_iter()
+            .map(|s| s.guest.start / 4096..s.guest.end / 4096)
+            .collect();
+        assert_eq!(lost, [0..4, 4..5, 7..10]);
+    }
+}

@@ -84,6 +84,7 @@ impl Sharing {
         offload: bool,
         input: &Input,
         target: &dyn Target,
+        alignment: u64,
     ) -> Result<Self> {
         let mut files = Vec::new();
         if reflink != Reflink::Never || offload {
@@ -91,7 +92,9 @@ impl Sharing {
                 let layers = input.image(index).layers();
                 let layers = layers.map(|layer| {
                     let sources = layer.files().iter();
-                    sources.map(|source| SourceFile::examine(reflink, &**source, target)).collect()
+                    sources
+                        .map(|source| SourceFile::examine(reflink, &**source, target, alignment))
+                        .collect()
                 });
                 files.push(layers.collect::<Result<_>>()?);
             }
@@ -186,7 +189,12 @@ pub(super) fn cannot_share(block: Option<u64>) -> Error {
 }
 
 impl SourceFile {
-    fn examine(reflink: Reflink, source: &dyn crate::Source, target: &dyn Target) -> Result<Self> {
+    fn examine(
+        reflink: Reflink,
+        source: &dyn crate::Source,
+        target: &dyn Target,
+        alignment: u64,
+    ) -> Result<Self> {
         let Some((file, start)) = source.as_file() else { return Ok(Self::default()) };
         let revision = file.metadata().as_ref().map_or(0, os::revision);
         let mut block = None;
@@ -203,6 +211,6 @@ impl SourceFile {
                 break;
             }
         }
-        Ok(Self { block: block.filter(|&b| target.alignment().is_multiple_of(b)), start, revision })
+        Ok(Self { block: block.filter(|&b| alignment.is_multiple_of(b)), start, revision })
     }
 }

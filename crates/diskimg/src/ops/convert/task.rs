@@ -84,11 +84,6 @@ impl EncodedTask {
         }
     }
 
-    /// Returns a range of the compressed bytes.
-    pub(super) fn encoded(&self, range: &Range<usize>) -> &[u8] {
-        &self.buffers.encoded[range.clone()]
-    }
-
     /// Returns the guest offset of the task's end.
     pub(super) fn end(&self) -> u64 {
         self.range.end

@@ -19,6 +19,11 @@ pub struct OutputError {
 pub type Result<T> = std::result::Result<T, OutputError>;
 
 impl OutputError {
+    /// Creates an error that concerns the file at `path`.
+    pub fn new(path: Option<PathBuf>, error: io::Error) -> Self {
+        Self { path, error, refused: false, hint: None }
+    }
+
     pub(super) fn refused(path: &Path, why: impl Into<String>) -> Self {
         Self {
             path: Some(path.to_owned()),

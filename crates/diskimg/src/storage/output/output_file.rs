@@ -1,7 +1,7 @@
 //! One file of an output: staged as a temporary file, or written in place.
 
 use super::error::{Concerning, OutputError, Result};
-use super::publish::Staged;
+use super::rename::Staged;
 use super::stale_temp_files::{StaleTempFiles, lock_new};
 use super::{Durability, directory_of, temporary_prefix};
 use crate::storage::caching::Caching;

@@ -1,213 +1,110 @@
-//! Publishing: all files of an output get their names, or none does.
-//!
-//! A single file is renamed atomically. For several files, existing files are renamed first, the
-//! main file before the companions:
-//!
-//! ```text
-//!   x.vmdk       ──► .x.vmdk.XXXXXX.diskimg-old          1   only if a companion replaces a file
-//!   x-s001.vmdk  ──► .x-s001.vmdk.XXXXXX.diskimg-old     2   ┐ for each companion
-//!   .x-s001.vmdk.XXXXXX.diskimg-tmp  ──► x-s001.vmdk     3   ┘
-//!   .x.vmdk.XXXXXX.diskimg-tmp       ──► x.vmdk          4   then the old files are deleted
-//! ```
-//!
-//! An old main file is therefore never combined with new companions, even after a power failure:
-//! between steps 1 and 4 no main file exists under its name, and the old one exists under the name
-//! that ends in `.diskimg-old`. After an error, all steps are undone in reverse order.
+//! The interface for places where images are written.
 
-use super::error::{Concerning, OutputError, Result};
-use super::output_file::is_replaceable;
-use super::{Durability, directory_of, temporary_prefix};
+use super::Durability;
+use super::error::{OutputError, Result};
+use crate::storage::caching::Caching;
 use crate::storage::sink::Sink;
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use crate::storage::source::{HostFileId, Source};
+use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tempfile::TempPath;
 
-const OLD_SUFFIX: &str = ".diskimg-old";
-
-/// A complete temporary file that is ready to be renamed.
-pub(super) struct Staged {
-    pub(super) path: PathBuf,
-    pub(super) file: TempPath,
-    /// Sink that keeps the file locked until it is renamed.
-    pub(super) locked: Option<Arc<dyn Sink>>,
-}
-
-impl Staged {
-    fn publish(self) -> Result<()> {
-        let renamed = self.file.persist(&self.path).map_err(|e| e.error).concerning(&self.path);
-        drop(self.locked);
-        renamed
-    }
-}
-
-/// Renames all files to their names. `main` is `None` if the main file was written in place.
+/// A place where an image is written and then published, that is, becomes visible to readers: a
+/// file is renamed, an upload is completed, a device needs nothing.
 ///
-/// # Errors
-/// Returns the error of the system with the path of the file. The old files are then restored. If
-/// only the final flush of the directory fails, the new files remain.
-pub(super) fn publish(
-    main: Option<Staged>,
-    companions: Vec<Staged>,
-    durability: Durability,
-) -> Result<()> {
-    let mut changes = Changes { steps: Vec::new(), durability };
-    let path = main.as_ref().map(|main| main.path.clone());
-    if let Err(error) = changes.make(main, companions) {
-        return Err(changes.undo(error));
-    }
-    // The main file has replaced the old one, so the changes can no longer be undone.
-    let flushed = path.map_or(Ok(()), |path| {
-        changes.flush(directory_of(&path)).concerning(&path).map_err(|mut error| {
-            error.hint =
-                Some("the file is complete, but its name may be lost in a power failure".into());
-            error
-        })
-    });
-    changes.delete_old();
-    flushed
-}
+/// The engine writes all bytes to the sinks, then calls [`flush`](Self::flush) and
+/// [`publish`](Self::publish) once each. If an error occurs before that, or the operation is
+/// cancelled, it drops the value without publishing it, which must leave nothing behind.
+pub trait Publish: Send + Sync + Debug {
+    /// Returns the sink of the main file.
+    fn sink(&self) -> Arc<dyn Sink>;
 
-/// The renames made so far, in order.
-struct Changes {
-    steps: Vec<Step>,
-    durability: Durability,
-}
-
-enum Step {
-    /// An existing file at `path` was renamed to `old`.
-    MovedAside { path: PathBuf, old: PathBuf },
-    /// A companion was renamed to `path`, which was free.
-    Published { path: PathBuf },
-}
-
-impl Changes {
-    fn make(&mut self, main: Option<Staged>, companions: Vec<Staged>) -> Result<()> {
-        let mut replaces = false;
-        for companion in &companions {
-            replaces |= is_replaceable(&companion.path)?;
-        }
-        if let Some(main) = main.as_ref().filter(|_| replaces) {
-            self.move_aside(&main.path)?;
-            self.flush(directory_of(&main.path)).concerning(&main.path)?;
-        }
-        let directories: BTreeMap<_, _> = companions
-            .iter()
-            .map(|part| (directory_of(&part.path).to_owned(), part.path.clone()))
-            .collect();
-        for companion in companions {
-            let path = companion.path.clone();
-            self.move_aside(&path)?;
-            companion.publish()?;
-            self.steps.push(Step::Published { path });
-        }
-        for (directory, path) in &directories {
-            self.flush(directory).concerning(path)?;
-        }
-        main.map_or(Ok(()), Staged::publish)
+    /// Returns the path that the main file has or will have, which some formats record; `None` if
+    /// it has no name.
+    fn path(&self) -> Option<&Path> {
+        None
     }
 
-    /// Renames the file at `path`, if one exists.
-    fn move_aside(&mut self, path: &Path) -> Result<()> {
-        if !is_replaceable(path)? {
-            return Ok(());
-        }
-        let old = rename_to_old(path).concerning(path)?;
-        self.steps.push(Step::MovedAside { path: path.to_owned(), old });
+    /// Returns true if the image can have files besides the main one.
+    fn supports_companions(&self) -> bool {
+        false
+    }
+
+    /// Creates an additional file of the image, whose `name` is derived from the main file's, next
+    /// to it. It is published with the main file, or not at all.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be created or would replace a file that must not be
+    /// replaced. The default returns [`io::ErrorKind::Unsupported`].
+    fn companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
+        let message = "an image of several files cannot be written here";
+        let error = io::Error::new(io::ErrorKind::Unsupported, message);
+        Err(OutputError::new(Some(name.to_owned()), error))
+    }
+
+    /// As [`companion`](Self::companion), with a name given by the user, which may be in another
+    /// directory.
+    ///
+    /// # Errors
+    /// As [`companion`](Self::companion).
+    fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
+        self.companion(name)
+    }
+
+    /// Returns the path of the file of one of the sinks, for errors.
+    fn path_of(&self, sink: &Arc<dyn Sink>) -> Option<&Path> {
+        let _ = sink;
+        None
+    }
+
+    /// Sets how all files use the page cache. Called before anything is written. The default does
+    /// nothing.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Unsupported`] if a file system does not support it.
+    fn set_caching(&mut self, caching: Caching) -> Result<()> {
+        let _ = caching;
         Ok(())
     }
 
-    fn flush(&self, directory: &Path) -> io::Result<()> {
-        match self.durability {
-            Durability::Flushed => flush_directory(directory),
-            Durability::Cached => Ok(()),
-        }
+    /// Prevents companions from replacing any of `files`. `why` is the error message. Does not
+    /// check the main file; that is the caller's responsibility.
+    fn protect(&mut self, files: &[HostFileId], why: &'static str) {
+        let _ = (files, why);
     }
 
-    /// Undoes all steps in reverse order. Stops at a step that cannot be undone, so that the old
-    /// main file is restored only with its own companions.
-    fn undo(self, mut error: OutputError) -> OutputError {
-        for step in self.steps.iter().rev() {
-            let (path, undone) = match step {
-                Step::MovedAside { path, old } => (path, fs::rename(old, path)),
-                Step::Published { path } => (path, fs::remove_file(path)),
-            };
-            if undone.is_err() {
-                let hint = "not all old files could be restored: they are in the same directory, \
-                            under names that end in";
-                error.hint = Some(format!("{hint} {OLD_SUFFIX}").into());
-                return error;
-            }
-            // Only the first error is reported.
-            let _ = self.flush(directory_of(path));
-        }
-        error
+    /// Checks that [`read_back`](Self::read_back) will be possible.
+    ///
+    /// # Errors
+    /// Returns [`io::ErrorKind::Unsupported`] if what was written cannot be read. This is the
+    /// default.
+    fn require_readable(&self) -> Result<()> {
+        let message = "what is written here cannot be read before it is published";
+        Err(OutputError::new(None, io::Error::new(io::ErrorKind::Unsupported, message)))
     }
 
-    /// Deletes the old files. Ignores errors, because the new image is complete.
-    fn delete_old(self) {
-        for step in self.steps {
-            if let Step::MovedAside { old, .. } = step {
-                let _ = fs::remove_file(old);
-            }
-        }
+    /// Opens all files for reading, after they were flushed and before they are published, and
+    /// returns them with the paths that they have or will have, the main file first.
+    ///
+    /// # Errors
+    /// As [`require_readable`](Self::require_readable), and the underlying error if opening fails.
+    fn read_back(&self) -> Result<Vec<(PathBuf, Arc<dyn Source>)>> {
+        self.require_readable()?;
+        Ok(Vec::new())
     }
-}
 
-/// Renames a file to a new, unused name in the same directory, and returns that name.
-fn rename_to_old(path: &Path) -> io::Result<PathBuf> {
-    let prefix = temporary_prefix(path)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(OLD_SUFFIX);
-    // Never delete it automatically: it will be the user's file.
-    builder.disable_cleanup(true);
-    let old = builder.tempfile_in(directory_of(path))?.into_temp_path().to_path_buf();
-    match fs::rename(path, &old) {
-        Ok(()) => Ok(old),
-        Err(e) => {
-            let _ = fs::remove_file(&old);
-            Err(e)
-        }
-    }
-}
+    /// Completes the transfer of all data, which may take long. With [`Durability::Flushed`], the
+    /// data is on stable storage afterwards. Nothing becomes visible.
+    ///
+    /// # Errors
+    /// Returns the underlying error, with the file that it concerns.
+    fn flush(&self, durability: Durability) -> Result<()>;
 
-/// Flushes a directory, which makes renames in it durable.
-fn flush_directory(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        match File::open(directory) {
-            Ok(directory) => directory.sync_all()?,
-            // A directory may be writable but not readable. The file exists anyway.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_old_main_file_is_not_restored_without_its_companions() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let path = |name: &str| dir.path().join(name);
-        let mut changes = Changes { steps: Vec::new(), durability: Durability::Cached };
-        for name in ["a.img", "a-1"] {
-            fs::write(path(name), name).expect("writes");
-            changes.move_aside(&path(name)).expect("renames");
-            assert!(!path(name).exists());
-        }
-        let Some(Step::MovedAside { old, .. }) = changes.steps.last() else { panic!("no step") };
-        fs::remove_file(old).expect("removes");
-        let error = Err::<(), _>(io::ErrorKind::StorageFull.into()).concerning(&path("a-1"));
-        let error = changes.undo(error.expect_err("an error"));
-        assert!(error.hint.is_some_and(|hint| hint.contains(OLD_SUFFIX)));
-        let left: Vec<_> = fs::read_dir(dir.path()).expect("lists").collect();
-        let [Ok(old)] = &left[..] else { panic!("{left:?}") };
-        assert!(old.file_name().to_string_lossy().ends_with(OLD_SUFFIX));
-        assert_eq!(fs::read(old.path()).expect("reads"), b"a.img");
-    }
+    /// Makes all files visible under their names, replacing older ones.
+    ///
+    /// # Errors
+    /// Returns the underlying error, with the file that it concerns. Old files are kept or restored
+    /// then.
+    fn publish(self: Box<Self>, durability: Durability) -> Result<()>;
 }

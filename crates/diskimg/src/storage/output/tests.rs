@@ -1,7 +1,8 @@
 //! Tests of outputs: names, modes, and which files exist after an error.
 
-use super::publish::{Staged, publish};
+use super::rename::{Staged, publish};
 use super::*;
+use std::fs::File;
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(directory)

@@ -4,4 +4,5 @@ mod caching;
 mod faults;
 mod mapped;
 mod output;
+mod places;
 mod remote;

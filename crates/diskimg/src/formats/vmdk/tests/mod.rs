@@ -2,7 +2,7 @@
 //! according to the specification.
 
 use crate::formats::vmdk::DRIVER;
-use crate::model::target::{Allocate, Backing, CreateRequest, Target};
+use crate::model::target::{Allocate, Backing, CreateRequest, Target, TargetSpec};
 use crate::storage::codec::Encoder;
 use crate::storage::output::Output;
 use crate::storage::sink::{MemorySink, PipeSink, Sink};
@@ -67,20 +67,25 @@ fn check(bytes: &[u8]) -> Vec<String> {
     findings
 }
 
-fn create<'a>(
-    output: &'a mut Output,
+/// A new image and its start.
+type Started = (Box<dyn TargetSpec>, Box<dyn Target>);
+
+fn create(
+    output: &mut Output,
     size: u64,
-    options: &'a Options,
+    options: &Options,
     backing: Option<Backing>,
     compress: bool,
-) -> Result<Box<dyn Target>> {
-    (DRIVER.create)(CreateRequest { output, size, options, backing, compress })
+) -> Result<Started> {
+    let spec = (DRIVER.create)(CreateRequest { size, options, backing, compress })?;
+    let target = spec.start(output)?;
+    Ok((spec, target))
 }
 
 /// Writes `disk` as the engine does: unit by unit, in order.
-fn fill(mut target: Box<dyn Target>, disk: &[u8]) -> Result<()> {
-    let unit = target.disk_layout().cluster_size as usize;
-    let mut encoder = target.encoder();
+fn fill((spec, mut target): Started, disk: &[u8]) -> Result<()> {
+    let unit = spec.quantum() as usize;
+    let mut encoder = spec.encoder();
     for (i, data) in disk.chunks(unit).enumerate() {
         let (at, len) = ((i * unit) as u64, data.len() as u64);
         let mut encoded = Vec::new();
@@ -91,7 +96,10 @@ fn fill(mut target: Box<dyn Target>, disk: &[u8]) -> Result<()> {
                 let mut whole = data.to_vec();
                 whole.resize(unit, 0);
                 assert!(encoder.encode(at, &whole, &mut encoded)?);
-                (encoded.as_slice(), target.place(at, Allocate::Compressed(&encoded))?)
+                (encoded.as_slice(), {
+                    let len = encoded.len() as u64;
+                    target.place(at, Allocate::Compressed { len })?
+                })
             }
             None => (data, target.place(at, Allocate::Data { len })?),
         };
@@ -169,7 +177,7 @@ fn a_stream_written_to_a_pipe_equals_one_written_to_a_file() {
     let size = disk.len() as u64;
     // With compression the default subformat is streamOptimized.
     let target = create(&mut output, size, &options, None, true).expect("creates");
-    assert!(target.sequential());
+    assert!(target.0.sequential());
     fill(target, &disk).expect("fills");
     let file = shared.0.lock().expect("locks").clone();
     assert!(file == write(&disk, "subformat=streamOptimized"));
@@ -229,7 +237,7 @@ fn a_child_is_read_only_with_its_own_parent() {
         let mut output = Output::to_sink(Arc::clone(&sink) as Arc<dyn Sink>);
         let options = Options::parse(zeroed).expect("parses");
         let size = base.len() as u64;
-        let mut target =
+        let (_, mut target) =
             create(&mut output, size, &options, Some(backing), false).expect("creates");
         // Zeros in grains 0 and 1, data in grain 2; the rest is read from the parent.
         assert_eq!(

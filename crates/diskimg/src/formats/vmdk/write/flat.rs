@@ -7,7 +7,6 @@ use super::{truncate, write_descriptor};
 use crate::error::{Error, Result};
 use crate::formats::vmdk::SECTOR;
 use crate::model::flat::{FlatFile, Preallocation};
-use crate::model::layer::DiskLayout;
 use crate::model::target::{Allocate, Slot, Target};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
@@ -47,19 +46,11 @@ impl FlatTarget {
 }
 
 impl Target for FlatTarget {
-    fn disk_layout(&self) -> DiskLayout {
-        DiskLayout { size: self.split.size(), cluster_size: FlatFile::BLOCK }
-    }
-
     fn files(&self) -> &[Arc<dyn Sink>] {
         &self.files
     }
 
-    fn alignment(&self) -> u64 {
-        FlatFile::BLOCK
-    }
-
-    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         match unit {
             Allocate::Zero { len } => {
                 for run in self.split.runs(at, len)? {
@@ -71,14 +62,10 @@ impl Target for FlatTarget {
                 let run = self.split.first_run(at, len)?;
                 Ok(Some(Slot { file: run.extent, offset: run.at, len: run.len }))
             }
-            Allocate::Compressed(_) => {
+            Allocate::Compressed { .. } => {
                 Err(Error::invalid("a flat extent cannot store compressed data"))
             }
         }
-    }
-
-    fn wants_digest(&self) -> bool {
-        true
     }
 
     fn take_digest(&mut self, digest: u64) {

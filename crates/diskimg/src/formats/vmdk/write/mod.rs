@@ -27,9 +27,9 @@ pub(super) use descriptor::is_version;
 use super::SECTOR;
 use super::header::Header;
 use crate::error::{Error, Result};
-use crate::model::flat::Preallocation;
+use crate::model::flat::{FlatFile, Preallocation};
 use crate::model::options::Options;
-use crate::model::target::{Backing, CreateRequest, Target};
+use crate::model::target::{Backing, CreateRequest, Target, TargetSpec, UnitEncoder};
 use crate::open::limits::Limits;
 use crate::remedy::Remedy;
 use crate::storage::output::Output;
@@ -48,14 +48,28 @@ use subformat::Subformat;
 const GRAIN_SECTORS: u64 = 128;
 const GTES: u32 = 512;
 
-/// Creates a new image.
+/// A new image.
+#[derive(Debug)]
+struct VmdkSpec {
+    subformat: Subformat,
+    split: ExtentSplit,
+    adapter: &'static str,
+    hardware: String,
+    tools: String,
+    parent: Option<NewParent>,
+    level: Option<u32>,
+    zeroed_grains: bool,
+    preallocation: Preallocation,
+}
+
+/// Specifies a new image.
 ///
 /// # Errors
 /// [`Invalid`](crate::ErrorKind::Invalid) or [`Unsupported`](crate::ErrorKind::Unsupported) for
 /// options that the layout does not support, [`Limit`](crate::ErrorKind::Limit) if the disk is too
-/// large for it, [`Io`](crate::ErrorKind::Io) if the files cannot be created or written.
-pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
-    let CreateRequest { output, size, options, backing, compress } = request;
+/// large for it.
+pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn TargetSpec>> {
+    let CreateRequest { size, options, backing, compress } = request;
     let subformat = Subformat::choose(options.get("subformat"), compress)?;
     check_size(size)?;
     if options.get("backing_fmt").is_some_and(|format| format != "vmdk") {
@@ -68,39 +82,93 @@ pub(super) fn create(request: CreateRequest<'_>) -> Result<Box<dyn Target>> {
     let zeroed_grains = options.switch("zeroed_grain")?.unwrap_or(false);
     let preallocation = preallocation(options, subformat)?;
     check_features(subformat, backing.is_some(), zeroed_grains)?;
-    check_output(subformat, output)?;
-
-    let sectors = size.div_ceil(SECTOR);
-    let split = ExtentSplit::new(sectors, subformat);
-    let main = output.sink();
-    let descriptor = NewDescriptor {
+    let compat6 = options.switch("compat6")?.unwrap_or(false);
+    Ok(Box::new(VmdkSpec {
         subformat,
-        extents: name_extents(output, subformat, split)?,
+        split: ExtentSplit::new(size.div_ceil(SECTOR), subformat),
         adapter: adapter(options.get("adapter_type"), subformat)?,
-        hardware: hardware_version(
-            options.get("hwversion"),
-            options.switch("compat6")?.unwrap_or(false),
-        )?,
+        hardware: hardware_version(options.get("hwversion"), compat6)?,
         tools: tools_version(options.get("toolsversion"))?,
         parent: backing.as_ref().map(parent).transpose()?,
-        thin: subformat == Subformat::Vmfs && preallocation == Preallocation::Off,
-    };
-    descriptor.require_fit()?;
-    if subformat == Subformat::StreamOptimized {
-        return Ok(Box::new(stream::StreamTarget::start(main, descriptor, level)?));
+        level,
+        zeroed_grains,
+        preallocation,
+    }))
+}
+
+impl VmdkSpec {
+    fn descriptor(&self, output: &Output) -> Result<NewDescriptor> {
+        let Self { subformat, preallocation, .. } = *self;
+        let descriptor = NewDescriptor {
+            subformat,
+            extents: name_extents(output, subformat, self.split)?,
+            adapter: self.adapter,
+            hardware: self.hardware.clone(),
+            tools: self.tools.clone(),
+            parent: self.parent.clone(),
+            thin: subformat == Subformat::Vmfs && preallocation == Preallocation::Off,
+        };
+        descriptor.require_fit()?;
+        Ok(descriptor)
     }
-    if !subformat.is_several_files() {
-        let files = vec![main];
-        let target = sparse::SparseTarget::start(None, files, split, descriptor, zeroed_grains)?;
-        return Ok(Box::new(target));
+}
+
+impl TargetSpec for VmdkSpec {
+    fn size(&self) -> u64 {
+        self.split.size()
     }
-    let files = open_extents(output, &descriptor.extents)?;
-    if subformat.is_flat() {
-        let target = flat::FlatTarget::start(main, files, split, descriptor, preallocation)?;
-        return Ok(Box::new(target));
+
+    fn quantum(&self) -> u64 {
+        if self.subformat.is_flat() { FlatFile::BLOCK } else { GRAIN_SECTORS * SECTOR }
     }
-    let target = sparse::SparseTarget::start(Some(main), files, split, descriptor, zeroed_grains)?;
-    Ok(Box::new(target))
+
+    fn sequential(&self) -> bool {
+        self.subformat == Subformat::StreamOptimized
+    }
+
+    fn alignment(&self) -> u64 {
+        self.quantum()
+    }
+
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        let stream = self.subformat == Subformat::StreamOptimized;
+        stream.then(|| -> Box<dyn UnitEncoder> { Box::new(stream::GrainEncoder::new(self.level)) })
+    }
+
+    fn wants_digest(&self) -> bool {
+        // The descriptor of a stream is written before the data.
+        self.subformat != Subformat::StreamOptimized
+    }
+
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the layout cannot be written to `output`,
+    /// [`Limit`](crate::ErrorKind::Limit) if the descriptor is too long,
+    /// [`Io`](crate::ErrorKind::Io) if the files cannot be created or written.
+    fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
+        let Self { subformat, split, zeroed_grains, preallocation, .. } = *self;
+        check_output(subformat, output)?;
+        let descriptor = self.descriptor(output)?;
+        let main = output.sink();
+        if subformat == Subformat::StreamOptimized {
+            return Ok(Box::new(stream::StreamTarget::start(main, descriptor)?));
+        }
+        let (main, files) = match subformat.is_several_files() {
+            true => (Some(main), open_extents(output, &descriptor.extents)?),
+            false => (None, vec![main]),
+        };
+        Ok(match main {
+            Some(main) if subformat.is_flat() => {
+                Box::new(flat::FlatTarget::start(main, files, split, descriptor, preallocation)?)
+            }
+            main => Box::new(sparse::SparseTarget::start(
+                main,
+                files,
+                split,
+                descriptor,
+                zeroed_grains,
+            )?),
+        })
+    }
 }
 
 /// Returns the name of the layout to write in place of an existing image's `create_type`; `None` if

@@ -4,10 +4,8 @@
 use super::descriptor::NewDescriptor;
 use super::extents::ExtentSplit;
 use super::sparse_extent::SparseExtentWriter;
-use super::{GRAIN_SECTORS, truncate, write_descriptor};
+use super::{truncate, write_descriptor};
 use crate::error::{Error, Result};
-use crate::formats::vmdk::SECTOR;
-use crate::model::layer::DiskLayout;
 use crate::model::target::{Allocate, Slot, Target};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
@@ -51,19 +49,11 @@ impl SparseTarget {
 }
 
 impl Target for SparseTarget {
-    fn disk_layout(&self) -> DiskLayout {
-        DiskLayout { size: self.split.size(), cluster_size: GRAIN_SECTORS * SECTOR }
-    }
-
     fn files(&self) -> &[Arc<dyn Sink>] {
         &self.files
     }
 
-    fn alignment(&self) -> u64 {
-        GRAIN_SECTORS * SECTOR
-    }
-
-    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         match unit {
             // Zeros are stored only if they hide the parent's data.
             Allocate::Zero { .. } if self.descriptor.parent.is_none() => Ok(None),
@@ -78,14 +68,10 @@ impl Target for SparseTarget {
                 let offset = self.extents[run.extent].store(run.at, run.len)?;
                 Ok(Some(Slot { file: run.extent, offset, len: run.len }))
             }
-            Allocate::Compressed(_) => {
+            Allocate::Compressed { .. } => {
                 Err(Error::invalid("a sparse extent cannot store compressed grains"))
             }
         }
-    }
-
-    fn wants_digest(&self) -> bool {
-        true
     }
 
     fn take_digest(&mut self, digest: u64) {

@@ -21,7 +21,6 @@ use super::descriptor::{DESCRIPTOR_OFFSET, DESCRIPTOR_SECTORS, NewDescriptor};
 use super::{GRAIN_SECTORS, GTES, cannot_write, require_readable};
 use crate::error::{Error, Result};
 use crate::model::extent::Encoded;
-use crate::model::layer::DiskLayout;
 use crate::model::target::{Allocate, Slot, Target, UnitEncoder, append_filled};
 use crate::storage::codec::{Codec, Encoder};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
@@ -45,8 +44,6 @@ pub(super) struct StreamTarget {
     index: u64,
     /// Entries of the current grain table.
     entries: Vec<u32>,
-    /// The compression level, if it was given.
-    level: Option<u32>,
 }
 
 impl StreamTarget {
@@ -55,11 +52,7 @@ impl StreamTarget {
     /// # Errors
     /// [`Limit`](crate::ErrorKind::Limit) if the disk is too large, [`Io`](crate::ErrorKind::Io)
     /// if writing fails.
-    pub(super) fn start(
-        sink: Arc<dyn Sink>,
-        descriptor: NewDescriptor,
-        level: Option<u32>,
-    ) -> Result<Self> {
+    pub(super) fn start(sink: Arc<dyn Sink>, descriptor: NewDescriptor) -> Result<Self> {
         let header = Header {
             version: 3,
             flags: Flags::NEWLINE_TEST | Flags::COMPRESSED | Flags::MARKERS,
@@ -85,7 +78,6 @@ impl StreamTarget {
             position: 0,
             index: 0,
             entries: vec![0; to_index(GTES)],
-            level,
         };
         target.append(&front, "the header")?;
         Ok(target)
@@ -141,27 +133,14 @@ impl StreamTarget {
 }
 
 impl Target for StreamTarget {
-    fn disk_layout(&self) -> DiskLayout {
-        DiskLayout { size: self.header.capacity * SECTOR, cluster_size: self.header.grain_bytes() }
-    }
-
     fn files(&self) -> &[Arc<dyn Sink>] {
         &self.files
     }
 
-    fn sequential(&self) -> bool {
-        true
-    }
-
-    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
-        let zlib = Encoder::zlib().at_level(self.level);
-        Some(Box::new(GrainEncoder { zlib, passes: self.level.is_none() }))
-    }
-
-    fn place(&mut self, at: u64, unit: Allocate<'_>) -> Result<Option<Slot>> {
+    fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         match unit {
             Allocate::Zero { .. } => Ok(None),
-            Allocate::Compressed(bytes) => self.append_grain(at, to_u64(bytes.len())).map(Some),
+            Allocate::Compressed { len } => self.append_grain(at, len).map(Some),
             Allocate::Data { .. } => {
                 Err(Error::invalid("streamOptimized stores compressed grains only"))
             }
@@ -197,10 +176,17 @@ fn table_entry(sector: u64) -> Result<u32> {
 
 /// Compresses grains, and adds marker and padding.
 #[derive(Debug)]
-struct GrainEncoder {
+pub(super) struct GrainEncoder {
     zlib: Encoder,
     /// Whether compressed grains of other images are copied as they are: no level was given.
     passes: bool,
+}
+
+impl GrainEncoder {
+    /// Creates an encoder; `level` is the compression level, if it was given.
+    pub(super) fn new(level: Option<u32>) -> Self {
+        Self { zlib: Encoder::zlib().at_level(level), passes: level.is_none() }
+    }
 }
 
 impl UnitEncoder for GrainEncoder {

@@ -19,8 +19,8 @@ fn split(output: &mut Output, options: &str, backing: bool) -> Box<dyn Target> {
     });
     let options = Options::parse(options).expect("parses");
     let size = 2 * SPLIT;
-    create(CreateRequest { output, size, options: &options, backing, compress: false })
-        .expect("starts")
+    let request = CreateRequest { size, options: &options, backing, compress: false };
+    create(request).and_then(|spec| spec.start(output)).expect("starts")
 }
 
 /// Reads the table entry of a grain of a sparse extent.

@@ -1,0 +1,183 @@
+//! Outputs in the file system: temporary files that are renamed, devices, pipes and sinks.
+
+use super::error::{Concerning, OutputError, Result};
+use super::output_file::{OutputFile, destination, is_replaceable};
+use super::publish::Publish;
+use super::stale_temp_files::StaleTempFiles;
+use super::{Durability, canonical, existing_identity, rename};
+use crate::storage::caching::Caching;
+use crate::storage::os;
+use crate::storage::sink::Sink;
+use crate::storage::source::{HostFileId, Source};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One or more files that are being written.
+#[derive(Debug)]
+pub(super) struct FileOutput {
+    main: OutputFile,
+    /// Additional files of the image: an external data file, extents.
+    companions: Vec<OutputFile>,
+    /// Canonical paths of all files.
+    names: HashSet<PathBuf>,
+    /// How all files use the page cache.
+    caching: Caching,
+    /// Files that no companion may replace, with the reason.
+    protected: Vec<(HostFileId, &'static str)>,
+    /// Temporary files left by killed processes.
+    stale_temp_files: StaleTempFiles,
+    /// A spare file handle. [`publish`](Publish::publish) closes it so that it can open directories
+    /// even if the companions have used up the process's limit of open files.
+    spare: Option<File>,
+}
+
+impl FileOutput {
+    /// Creates an output that will be named `path`; see [`Output::create`](super::Output::create).
+    /// Calls `stopped` while it waits for the reader of a pipe.
+    pub(super) fn create(path: &Path, stopped: &mut dyn FnMut() -> bool) -> io::Result<Self> {
+        let mut stale_temp_files = StaleTempFiles::default();
+        let (main, spare) = OutputFile::create(path, &mut stale_temp_files, stopped)?;
+        Ok(Self { spare, stale_temp_files, ..Self::of(main) })
+    }
+
+    /// Opens an existing file or device to overwrite it in place.
+    pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
+        Ok(Self::of(OutputFile::in_place(path, zeroed)?))
+    }
+
+    /// Creates an output that writes to `sink`, with a path that the image may record.
+    pub(super) fn to_sink(sink: Arc<dyn Sink>, path: Option<PathBuf>) -> Self {
+        Self::of(OutputFile { sink, path, staged: None, lock: None })
+    }
+
+    fn of(main: OutputFile) -> Self {
+        Self {
+            main,
+            companions: Vec::new(),
+            names: HashSet::new(),
+            caching: Caching::default(),
+            protected: Vec::new(),
+            stale_temp_files: StaleTempFiles::default(),
+            spare: None,
+        }
+    }
+
+    /// Resolves `name` relative to the directory of the main file.
+    fn resolve(&self, name: &Path) -> PathBuf {
+        self.path().and_then(Path::parent).unwrap_or(Path::new("")).join(name)
+    }
+
+    /// Checks that `path` is not a file of this image or a protected file, and records it.
+    fn claim(&mut self, path: &Path) -> Result<()> {
+        if let Some(main) = self.path().filter(|_| self.names.is_empty()) {
+            self.names.insert(canonical(main).concerning(main)?);
+        }
+        let existing = existing_identity(path);
+        let parts = std::iter::once(&self.main).chain(&self.companions);
+        let mut in_place = parts.filter(|part| part.staged.is_none());
+        let is_written_in_place = existing.is_some()
+            && in_place.any(|part| part.path.as_deref().and_then(existing_identity) == existing);
+        if !self.names.insert(canonical(path).concerning(path)?) || is_written_in_place {
+            let message = "it is the same file as another file of the image";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message)).concerning(path);
+        }
+        match self.protected.iter().find(|(file, _)| Some(*file) == existing) {
+            Some((_, why)) => Err(OutputError::refused(path, *why)),
+            None => Ok(()),
+        }
+    }
+
+    fn stage(&mut self, path: PathBuf) -> Result<Arc<dyn Sink>> {
+        let replaces = std::fs::metadata(&path).is_ok();
+        let model = self.path().filter(|_| !replaces).unwrap_or(&path).to_owned();
+        let staged = OutputFile::stage(path.clone(), model, &mut self.stale_temp_files);
+        self.add(staged.concerning(&path)?.0)
+    }
+
+    fn add(&mut self, part: OutputFile) -> Result<Arc<dyn Sink>> {
+        part.set_caching(self.caching)?;
+        let sink = Arc::clone(&part.sink);
+        self.companions.push(part);
+        Ok(sink)
+    }
+}
+
+impl Publish for FileOutput {
+    fn sink(&self) -> Arc<dyn Sink> {
+        Arc::clone(&self.main.sink)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.main.path.as_deref()
+    }
+
+    fn set_caching(&mut self, caching: Caching) -> Result<()> {
+        self.caching = caching;
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.try_for_each(|part| part.set_caching(caching))
+    }
+
+    fn protect(&mut self, files: &[HostFileId], why: &'static str) {
+        self.protected.extend(files.iter().map(|&file| (file, why)));
+    }
+
+    fn supports_companions(&self) -> bool {
+        let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.is_file());
+        self.main.staged.is_some() || self.path().is_some_and(is_file)
+    }
+
+    fn companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
+        let path = self.resolve(name);
+        is_replaceable(&path)?;
+        self.claim(&path)?;
+        self.stage(path)
+    }
+
+    fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
+        let path = self.resolve(name);
+        let path = destination(&path).concerning(&path)?;
+        self.claim(&path)?;
+        match std::fs::metadata(&path) {
+            Ok(metadata) if !metadata.is_file() && os::is_seekable(&metadata) => {
+                let part = OutputFile::in_place(&path, false).concerning(&path)?;
+                self.add(part)
+            }
+            Ok(metadata) if !metadata.is_file() => {
+                let message = "it exists and is neither a regular file nor a block device";
+                Err(OutputError::refused(&path, message))
+            }
+            _ => self.stage(path),
+        }
+    }
+
+    fn path_of(&self, sink: &Arc<dyn Sink>) -> Option<&Path> {
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.find(|part| Arc::ptr_eq(&part.sink, sink))?.path.as_deref()
+    }
+
+    fn require_readable(&self) -> Result<()> {
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        parts.try_for_each(OutputFile::require_readable)
+    }
+
+    fn read_back(&self) -> Result<Vec<(PathBuf, Arc<dyn Source>)>> {
+        std::iter::once(&self.main).chain(&self.companions).map(OutputFile::read_back).collect()
+    }
+
+    /// Flushes the data and sets mode and owner.
+    fn flush(&self, durability: Durability) -> Result<()> {
+        let mut parts = self.companions.iter().chain([&self.main]);
+        parts.try_for_each(|part| part.finish_data(durability))
+    }
+
+    /// Renames the files to their names. Companions are renamed before the main file, so that a main
+    /// file always has its companions.
+    fn publish(self: Box<Self>, durability: Durability) -> Result<()> {
+        drop(self.spare);
+        let companions = self.companions.into_iter().filter_map(OutputFile::close).collect();
+        rename::publish(self.main.close(), companions, durability)
+    }
+}
