@@ -9,9 +9,12 @@
 //!
 //! # fn main() -> Result<(), diskimg::Error> {
 //! # let dir = tempfile::tempdir().unwrap();
-//! # let output = dir.path().join("disk.qcow2");
-//! let image = Image::open("../../testdata/ext4-stream-qemu.vmdk")?;
-//! assert_eq!(image.format(), Format::Vmdk);
+//! # let (input, output) = (dir.path().join("disk.img"), dir.path().join("disk.qcow2"));
+//! # let mut disk = vec![0; 8 << 20];
+//! # disk[1080..1082].copy_from_slice(&[0x53, 0xef]);
+//! # std::fs::write(&input, disk).unwrap();
+//! let image = Image::open(&input)?;
+//! assert_eq!(image.format(), Format::Raw);
 //!
 //! // Read the ext4 magic number, without converting the image.
 //! let mut magic = [0; 2];
@@ -110,5 +113,5 @@ pub use storage::source::Source;
 
 /// Runs the examples of the README as tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

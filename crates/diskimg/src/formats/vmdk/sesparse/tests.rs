@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::ErrorKind;
+use crate::formats::vmdk::tests::esx::{Grain, Grains, SeSparse, guest, put};
 use crate::storage::source::MemorySource;
-use diskimg_testkit::esx::{Grain, Grains, SeSparse, guest, put};
 use proptest::prelude::*;
 
 /// Two and a half tables; the last grain is short.
