@@ -80,12 +80,14 @@ mod report;
 pub mod storage;
 
 pub use error::{Error, ErrorKind, Result};
+pub use model::extents::Extents;
 pub use model::fetch::Fetcher;
 pub use model::flat::Preallocation;
 pub use model::format::Format;
-pub use model::image::{Image, Reader};
+pub use model::image::Image;
 pub use model::layer::{DiskLayout, Layer, ParentLocator, ParentReference};
 pub use model::options::{OptionKind, OptionSpec, Options, parse_size};
+pub use model::reader::Reader;
 pub use model::slices::{Slice, Slices};
 pub use model::{extent, target};
 pub use open::external_files::ExternalFiles;

@@ -130,6 +130,14 @@ impl ChainExtent {
         self.guest.end - self.guest.start
     }
 
+    /// Returns true if `next` starts where this extent ends and is stored in the same way, so that
+    /// the two can be merged.
+    pub(crate) fn is_continued_by(&self, next: &Self) -> bool {
+        self.depth == next.depth
+            && self.guest.end == next.guest.start
+            && self.kind.continues(self.len(), &next.kind)
+    }
+
     /// Returns false: extents are never empty.
     pub fn is_empty(&self) -> bool {
         self.guest.is_empty()
@@ -142,9 +150,7 @@ pub(crate) fn push_chain(extents: &mut Vec<ChainExtent>, extent: ChainExtent) {
         return;
     }
     if let Some(last) = extents.last_mut()
-        && last.depth == extent.depth
-        && last.guest.end == extent.guest.start
-        && last.kind.continues(last.len(), &extent.kind)
+        && last.is_continued_by(&extent)
     {
         last.guest.end = extent.guest.end;
         return;

@@ -13,6 +13,7 @@
 //! the convert engine writes the bytes there.
 
 pub mod extent;
+pub(crate) mod extents;
 pub(crate) mod fetch;
 pub(crate) mod flat;
 pub(crate) mod format;
@@ -21,5 +22,6 @@ pub(crate) mod image_source;
 pub(crate) mod layer;
 pub(crate) mod mutable;
 pub(crate) mod options;
+pub(crate) mod reader;
 pub(crate) mod slices;
 pub mod target;

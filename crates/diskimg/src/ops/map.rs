@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::model::extent::{ChainExtent, HostOffset, Kind};
-use crate::model::image::{Image, WINDOW};
+use crate::model::image::Image;
 use crate::storage::source::{Source, segments};
 use std::ops::Range;
 
@@ -77,23 +77,15 @@ pub fn map(
     each: &mut dyn FnMut(MapEntry) -> Result<()>,
 ) -> Result<()> {
     let end = range.end.min(image.size());
-    let mut at = range.start;
     let mut last: Option<MapEntry> = None;
-    while at < end {
-        let next = image.next_window(at, end, WINDOW);
-        for extent in image.extents(at..next)? {
-            for entry in with_holes(image, &extent, MapEntry::new(image, &extent)) {
-                match &mut last {
-                    Some(last) if last.continues(&entry) => last.length += entry.length,
-                    _ => {
-                        if let Some(done) = last.replace(entry) {
-                            each(done)?;
-                        }
-                    }
-                }
+    for extent in image.extents(range.start.min(end)..end)? {
+        for_each_entry(image, &extent?, &mut |entry| match &mut last {
+            Some(last) if last.continues(&entry) => {
+                last.length += entry.length;
+                Ok(())
             }
-        }
-        at = next;
+            last => last.replace(entry).map_or(Ok(()), &mut *each),
+        })?;
     }
     last.map_or(Ok(()), each)
 }
@@ -103,21 +95,28 @@ fn start_of(source: &dyn Source) -> u64 {
     source.as_file().map_or(0, |(_, start)| start)
 }
 
-/// Splits an entry at holes of the file, if the image is preallocated. Clusters in a hole are
-/// reported as both data and zero.
-fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
-    let Kind::Data(host) = extent.kind else { return vec![whole] };
-    if !image.layers().nth(extent.depth).is_some_and(|layer| layer.is_preallocated()) {
-        return vec![whole];
-    }
+/// Calls `each` with the entry of an extent, or, if the image is preallocated, with the parts into
+/// which holes of the file split it. Clusters in a hole are reported as both data and zero.
+fn for_each_entry(
+    image: &Image,
+    extent: &ChainExtent,
+    each: &mut dyn FnMut(MapEntry) -> Result<()>,
+) -> Result<()> {
+    let whole = MapEntry::new(image, extent);
+    let preallocated = || image.layer(extent.depth).is_preallocated();
+    let host = match extent.kind {
+        Kind::Data(host) if preallocated() => host,
+        _ => return each(whole),
+    };
     let file = image.file(extent.depth, host.file);
-    segments(file, host.offset..host.offset + whole.length)
-        .map(|(segment, zero)| MapEntry {
+    for (segment, zero) in segments(file, host.offset..host.offset + whole.length) {
+        each(MapEntry {
             start: whole.start + (segment.start - host.offset),
             length: segment.end - segment.start,
             zero,
             offset: Some(start_of(file) + segment.start),
             ..whole.clone()
-        })
-        .collect()
+        })?;
+    }
+    Ok(())
 }

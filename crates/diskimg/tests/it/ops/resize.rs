@@ -197,6 +197,7 @@ fn assert_grown(image: &Image, before: &[u8], context: &dyn Fn() -> String) {
     image.read_at(&mut bytes, 0).unwrap();
     assert!(bytes == before, "{}: old bytes changed", context());
     for extent in image.extents(before.len() as u64..image.size()).unwrap() {
+        let extent = extent.unwrap();
         if !extent.kind.is_zero() {
             let mut bytes = vec![0; extent.len() as usize];
             image.read_at(&mut bytes, extent.guest.start).unwrap();

@@ -562,8 +562,9 @@ fn salvage_replaces_unreadable_data_with_zeros_and_reports_it() {
     sample().write(&source);
     Convert::new(raw(&source)).format(Format::Qcow2).compress(true).run(&image).unwrap();
     // Damage one of the compressed clusters.
-    let streams = Image::open(&image).unwrap().extents(3 << 20..4 << 20).unwrap();
-    let Kind::Encoded(encoded) = &streams[5].kind else { panic!("not compressed: {streams:?}") };
+    let opened = Image::open(&image).unwrap();
+    let stream = opened.extents(3 << 20..4 << 20).unwrap().nth(5).unwrap().unwrap();
+    let Kind::Encoded(encoded) = &stream.kind else { panic!("not compressed: {stream:?}") };
     let mut bytes = std::fs::read(&image).unwrap();
     let start = encoded.host.offset as usize;
     bytes[start..start + 16].fill(0xff);
