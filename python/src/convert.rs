@@ -3,10 +3,9 @@
 use crate::arguments::{self, Input, OpenArgs, external_files, unknown};
 use crate::file::{self, Raised};
 use crate::work;
-use diskimg::target::Backing;
 use diskimg::{
-    Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Reflink, Report,
-    Sparse,
+    Backing, Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Reflink,
+    Report, Sparse,
 };
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;

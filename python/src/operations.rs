@@ -4,8 +4,9 @@ use crate::arguments::{self, Input, OpenArgs};
 use crate::errors::{Raise, exception};
 use crate::image::{Image, json};
 use crate::work;
-use diskimg::target::Backing;
-use diskimg::{Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize};
+use diskimg::{
+    Backing, Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize,
+};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 

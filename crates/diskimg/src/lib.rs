@@ -50,8 +50,8 @@
 //! # Layers
 //!
 //! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`compare()`],
-//! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`],
-//! [`target`]) → [`storage`]. See `ARCHITECTURE.md` in the repository.
+//! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`]) →
+//! [`storage`]. See `ARCHITECTURE.md` in the repository.
 
 // Without some formats, some shared code is unused.
 #![cfg_attr(
@@ -80,6 +80,7 @@ mod report;
 pub mod storage;
 
 pub use error::{Error, ErrorKind, Result};
+pub use model::extent;
 pub use model::extents::Extents;
 pub use model::fetch::Fetcher;
 pub use model::flat::Preallocation;
@@ -89,15 +90,15 @@ pub use model::layer::{DiskLayout, Layer, ParentLocator, ParentReference};
 pub use model::options::{OptionKind, OptionSpec, Options, parse_size};
 pub use model::reader::Reader;
 pub use model::slices::{Slice, Slices};
-pub use model::{extent, target};
+pub use model::target::{Backing, Measure};
 pub use open::external_files::ExternalFiles;
 pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
     Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
-    Digests, FileDigest, MapEntry, NewSize, Progress, Reflink, Report, Resize, Resized, Salvaged,
-    Sparse, compare, map, measure, measure_size,
+    Digests, FileDigest, MapEntries, MapEntry, NewSize, Progress, Reflink, Report, Resize, Resized,
+    Salvaged, Sparse, compare, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

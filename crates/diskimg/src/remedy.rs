@@ -27,7 +27,7 @@ pub enum Remedy {
     /// Name the image's format; if it is a raw disk,
     /// [`Format::Raw`](crate::Format::Raw).
     NameFormatRaw,
-    /// Name the backing file's format: [`Backing::format`](crate::target::Backing::format).
+    /// Name the backing file's format: [`Backing::format`](crate::Backing::format).
     NameBackingFormat,
     /// Have the backing file opened: leave out
     /// [`Create::unsafe_backing`](crate::Create::unsafe_backing).

@@ -3,8 +3,7 @@
 use diskimg::check::CheckReport;
 use diskimg::info::{Child, Info, Snapshot, Value};
 use diskimg::inspection::{PartitionTable, Role, Verdict};
-use diskimg::target::Measure;
-use diskimg::{Inspection, printable};
+use diskimg::{Inspection, Measure, printable};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::Write;

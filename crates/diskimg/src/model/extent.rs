@@ -91,7 +91,7 @@ impl Kind {
 }
 
 /// Appends an extent, or extends the last one if the new one continues it. Ignores empty ranges.
-pub fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
+pub(crate) fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
     if guest.is_empty() {
         return;
     }

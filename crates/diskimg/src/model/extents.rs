@@ -1,14 +1,20 @@
 //! The extents of a disk as an iterator.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::extent::ChainExtent;
 use crate::model::image::{Image, WINDOW};
-use std::iter::FusedIterator;
+use std::iter::{FusedIterator, Peekable};
 use std::ops::Range;
 
 /// Iterator over the extents of a range of the guest's disk. Returned by [`Image::extents`].
 #[derive(Debug)]
 pub struct Extents<'a> {
+    mapped: Peekable<Mapped<'a>>,
+}
+
+/// Iterator over the same extents, split where windows end.
+#[derive(Debug)]
+struct Mapped<'a> {
     image: &'a Image,
     /// Guest range that is not mapped yet.
     unmapped: Range<u64>,
@@ -16,10 +22,6 @@ pub struct Extents<'a> {
     step: u64,
     /// Extents of the current window.
     window: std::vec::IntoIter<ChainExtent>,
-    /// The extent to return next. It may continue in the next window.
-    last: Option<ChainExtent>,
-    /// The error to return after it.
-    error: Option<Error>,
 }
 
 impl Image {
@@ -49,36 +51,41 @@ impl Image {
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the range exceeds the disk. The iterator
     /// returns the errors of [`Layer::map`](crate::Layer::map), and ends after the first.
     pub fn extents(&self, range: Range<u64>) -> Result<Extents<'_>> {
-        self.extents_by(range, WINDOW)
+        self.require_inside(&range)?;
+        Ok(self.extents_by(range, WINDOW))
     }
 
-    /// As [`extents`](Self::extents), mapping `step` bytes at a time.
-    pub(crate) fn extents_by(&self, range: Range<u64>, step: u64) -> Result<Extents<'_>> {
-        self.require_inside(&range)?;
-        Ok(Extents {
-            image: self,
-            unmapped: range,
-            step,
-            window: Vec::new().into_iter(),
-            last: None,
-            error: None,
-        })
+    /// As [`extents`](Self::extents), for a range that is within the disk, mapping `step` bytes at
+    /// a time.
+    pub(crate) fn extents_by(&self, range: Range<u64>, step: u64) -> Extents<'_> {
+        let window = Vec::new().into_iter();
+        let mapped = Mapped { image: self, unmapped: range, step, window };
+        Extents { mapped: mapped.peekable() }
     }
 }
 
-impl Extents<'_> {
-    /// Maps the next window.
-    fn map_window(&mut self) {
-        let Range { start, end } = self.unmapped;
-        let next = self.image.next_window(start, end, self.step);
-        match self.image.extents_in(start..next) {
-            Ok(extents) => {
-                self.window = extents.into_iter();
-                self.unmapped.start = next;
+impl Iterator for Mapped<'_> {
+    type Item = Result<ChainExtent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(extent) = self.window.next() {
+                return Some(Ok(extent));
             }
-            Err(error) => {
-                self.error = Some(error);
-                self.unmapped.start = end;
+            if self.unmapped.is_empty() {
+                return None;
+            }
+            let Range { start, end } = self.unmapped;
+            let next = self.image.next_window(start, end, self.step);
+            match self.image.extents_in(start..next) {
+                Ok(extents) => {
+                    self.window = extents.into_iter();
+                    self.unmapped.start = next;
+                }
+                Err(error) => {
+                    self.unmapped.start = end;
+                    return Some(Err(error));
+                }
             }
         }
     }
@@ -88,22 +95,16 @@ impl Iterator for Extents<'_> {
     type Item = Result<ChainExtent>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match (self.window.next(), &mut self.last) {
-                (Some(extent), Some(last)) if last.is_continued_by(&extent) => {
-                    last.guest.end = extent.guest.end;
-                }
-                (Some(extent), last) => {
-                    if let Some(complete) = last.replace(extent) {
-                        return Some(Ok(complete));
-                    }
-                }
-                (None, last) if self.unmapped.is_empty() => {
-                    return last.take().map(Ok).or_else(|| self.error.take().map(Err));
-                }
-                (None, _) => self.map_window(),
-            }
+        let mut extent = match self.mapped.next()? {
+            Ok(extent) => extent,
+            error => return Some(error),
+        };
+        while let Some(Ok(next)) =
+            self.mapped.next_if(|next| next.as_ref().is_ok_and(|next| extent.is_continued_by(next)))
+        {
+            extent.guest.end = next.guest.end;
         }
+        Some(Ok(extent))
     }
 }
 
@@ -114,9 +115,10 @@ mod tests {
     use super::*;
     use crate::model::extent::{Extent, HostOffset, Kind, push};
     use crate::model::image::Link;
+    use crate::model::sealed::Sealed;
     use crate::report::info::Details;
     use crate::storage::source::Source;
-    use crate::{DiskLayout, Format, Layer};
+    use crate::{DiskLayout, Error, Format, Layer};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -138,6 +140,8 @@ mod tests {
             (disk, Image::from_links(vec![Link { layer, name: "disk".to_owned() }]))
         }
     }
+
+    impl Sealed for Disk {}
 
     impl Layer for Disk {
         fn format(&self) -> Format {
@@ -186,12 +190,12 @@ mod tests {
     fn extents_are_merged_across_windows_and_sparse_ranges_are_skipped() {
         let (start, end) = (SIZE / 2 + 500, SIZE / 2 + 10 * STEP + 500);
         let (disk, image) = Disk::image(start..end, SIZE);
-        let all = image.extents_by(0..SIZE, STEP).expect("in range");
+        let all = image.extents_by(0..SIZE, STEP);
         assert!(ranges(all) == [0..start, start..end, end..SIZE]);
         // Ten windows of data and, on each side of it, windows of up to 256 TiB.
         let max_windows = SIZE / (256 << 40) + 20;
         assert!(disk.mapped.load(Ordering::Relaxed) as u64 <= max_windows);
-        let part = image.extents_by(start + 1..end - 1, 7).expect("in range");
+        let part = image.extents_by(start + 1..end - 1, 7);
         assert_eq!(ranges(part), vec![start + 1..end - 1; 1]);
         assert_eq!(ranges(image.extents(5..5).expect("in range")), []);
     }
@@ -199,7 +203,7 @@ mod tests {
     #[test]
     fn nothing_is_mapped_before_it_is_needed() {
         let (disk, image) = Disk::image(500..SIZE, SIZE);
-        let mut extents = image.extents_by(0..SIZE, STEP).expect("in range");
+        let mut extents = image.extents_by(0..SIZE, STEP);
         assert_eq!(disk.mapped.load(Ordering::Relaxed), 0);
         assert_eq!(extents.next().expect("one").expect("maps").guest, 0..500);
         assert_eq!(disk.mapped.load(Ordering::Relaxed), 1);
@@ -208,7 +212,7 @@ mod tests {
     #[test]
     fn the_iterator_ends_after_the_first_error_and_returns_what_precedes_it() {
         let (_, image) = Disk::image(500..SIZE, 3 * STEP);
-        let mut extents = image.extents_by(0..SIZE, STEP).expect("in range");
+        let mut extents = image.extents_by(0..SIZE, STEP);
         assert_eq!(extents.next().expect("one").expect("maps").guest, 0..500);
         assert_eq!(extents.next().expect("two").expect("maps").guest, 500..3 * STEP);
         let error = extents.next().expect("an error").expect_err("damaged");

@@ -23,5 +23,8 @@ pub(crate) mod layer;
 pub(crate) mod mutable;
 pub(crate) mod options;
 pub(crate) mod reader;
+pub(crate) mod sealed;
 pub(crate) mod slices;
-pub mod target;
+// Its items are `pub` within the crate only.
+#[allow(unreachable_pub)]
+pub(crate) mod target;

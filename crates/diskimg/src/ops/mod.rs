@@ -22,7 +22,7 @@ pub use convert::{
 pub use create::{Create, Created};
 #[cfg(feature = "inspect")]
 pub use inspect::{InspectOptions, inspect, inspect_source};
-pub use map::{MapEntry, map};
+pub use map::{MapEntries, MapEntry, map};
 pub use measure::{measure, measure_size};
 pub use progress::{Callback, Progress};
 pub use resize::{NewSize, Resize, Resized};

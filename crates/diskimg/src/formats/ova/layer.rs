@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{Extent, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
+use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::remedy::Remedy;
 use crate::report::check::{CheckReport, Finding};
@@ -161,6 +162,8 @@ impl Ova {
         self.package.disks().iter().enumerate().map(entry).collect()
     }
 }
+
+impl Sealed for Ova {}
 
 impl Layer for Ova {
     fn format(&self) -> Format {

@@ -15,6 +15,7 @@ use crate::model::layer::{
     DiskLayout, Layer, ParentLocator, ParentReference, next_allocated_in_table,
 };
 use crate::model::options::Options;
+use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::open::limits::Limits;
 use crate::report::check::{CheckReport, Finding};
@@ -493,6 +494,8 @@ fn open_data_file(header: &Header, context: &OpenContext<'_>) -> Result<Arc<dyn 
     };
     context.resolver.open("data file", name)
 }
+
+impl Sealed for Qcow2 {}
 
 impl Layer for Qcow2 {
     fn format(&self) -> Format {

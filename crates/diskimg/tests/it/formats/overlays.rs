@@ -1,8 +1,9 @@
 //! Images with backing files.
 
 use crate::verified;
-use diskimg::target::Backing;
-use diskimg::{Convert, Create, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Options};
+use diskimg::{
+    Backing, Convert, Create, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Options,
+};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, cases, qemu_bytes, run};
 use proptest::prelude::*;

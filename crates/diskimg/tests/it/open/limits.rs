@@ -3,9 +3,9 @@
 
 use diskimg::iso::{IsoImage, IsoOptions};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
-use diskimg::target::Backing;
 use diskimg::{
-    Create, Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, Options, Remedy,
+    Backing, Create, Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
+    Remedy,
 };
 use diskimg_testkit::appliance::{OvfDisk, OvfFile, PackageBuilder, VMDK_FORMAT, descriptor};
 use diskimg_testkit::iso::{FREE, IsoBuilder, MORE, Record, susp};

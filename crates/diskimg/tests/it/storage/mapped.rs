@@ -3,10 +3,9 @@
 use crate::verified::{self, memory_mapped};
 use diskimg::extent::Kind;
 use diskimg::storage::source::{FileSource, MappedSource, MemorySource, WindowSource};
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, Error, ErrorKind, ExternalFiles, Fetcher, Format, Image, OpenOptions, Options, Slice,
-    Source,
+    Backing, Convert, Error, ErrorKind, ExternalFiles, Fetcher, Format, Image, OpenOptions,
+    Options, Slice, Source,
 };
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{LoopDevice, cases, run};

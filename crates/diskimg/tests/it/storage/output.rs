@@ -3,8 +3,7 @@
 use diskimg::extent::Kind;
 use diskimg::storage::sink::Sink;
 use diskimg::storage::source::{MemorySource, Source};
-use diskimg::target::Backing;
-use diskimg::{Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
+use diskimg::{Backing, Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{LoopDevice, assert_qemu_check, qemu_bytes, run, try_run};
 use std::io;

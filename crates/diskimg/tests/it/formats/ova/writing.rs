@@ -3,9 +3,9 @@
 use crate::verified;
 use diskimg::storage::sink::MemorySink;
 use diskimg::storage::source::Source;
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, Create, Error, ErrorKind, Format, Image, OpenOptions, Options, Output, Report, Sparse,
+    Backing, Convert, Create, Error, ErrorKind, Format, Image, OpenOptions, Options, Output,
+    Report, Sparse,
 };
 use diskimg_testkit::appliance::PackageBuilder;
 use diskimg_testkit::disk::{Disk, Fill, Run};

@@ -1,7 +1,8 @@
 //! Writing VMDK layouts of several files, read back with qemu-img and 7-Zip.
 
-use diskimg::target::Backing;
-use diskimg::{Convert, Create, Error, ErrorKind, Format, OpenOptions, Options, Output, Sparse};
+use diskimg::{
+    Backing, Convert, Create, Error, ErrorKind, Format, OpenOptions, Options, Output, Sparse,
+};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes, run, try_run};
 use proptest::prelude::*;

@@ -1,7 +1,6 @@
 //! Pass-through: compressed units are copied as the source stores them.
 
-use diskimg::target::Backing;
-use diskimg::{Convert, ErrorKind, Format, Image, OpenOptions, Options, Report};
+use diskimg::{Backing, Convert, ErrorKind, Format, Image, OpenOptions, Options, Report};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes, run, try_run};
 use proptest::prelude::*;

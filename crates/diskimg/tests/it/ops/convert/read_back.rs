@@ -1,10 +1,9 @@
 //! Verification (`verify`), which reads the output back before it is renamed, and digests.
 
 use diskimg::storage::source::{MemorySource, Segment};
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, DigestAlgorithm, ErrorKind, Format, Image, OpenOptions, Options, Output, Report,
-    Source,
+    Backing, Convert, DigestAlgorithm, ErrorKind, Format, Image, OpenOptions, Options, Output,
+    Report, Source,
 };
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::tool::run;

@@ -85,12 +85,8 @@ fn an_unallocated_exbibyte_is_skipped() {
     std::fs::write(path("b.vmdk"), text).unwrap();
     let images = [Image::open(path("a")).unwrap(), Image::open(path("b.vmdk")).unwrap()];
     for image in &images {
-        let mut entries = Vec::new();
-        let mut collect = |entry: diskimg::MapEntry| {
-            entries.push((entry.start, entry.length, entry.zero));
-            Ok(())
-        };
-        diskimg::map(image, 0..u64::MAX, &mut collect).unwrap();
+        let entries = diskimg::map(image, 0..u64::MAX).map(Result::unwrap);
+        let entries: Vec<_> = entries.map(|e| (e.start, e.length, e.zero)).collect();
         assert_eq!(entries, [(0, 1 << 60, true)]);
         let same = compare(image, &hole(1 << 60), false, None, None).unwrap();
         assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });

@@ -2,9 +2,9 @@
 
 use diskimg::iso::write::{Builder, CreateOptions};
 use diskimg::storage::source::FileSource;
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, Durability, ExternalFiles, Format, Image, OpenOptions, Options, Output, Source,
+    Backing, Convert, Durability, ExternalFiles, Format, Image, OpenOptions, Options, Output,
+    Source,
 };
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use std::path::{Path, PathBuf};

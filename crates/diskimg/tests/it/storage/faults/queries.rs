@@ -35,14 +35,14 @@ const QUERIES: [(&str, Query); 6] = [
     }),
     ("map", |test_image, image| {
         let (mut entries, mut at) = (Vec::new(), 0);
-        map(&image, 0..image.size(), &mut |entry| {
+        for entry in map(&image, 0..image.size()) {
+            let entry = entry?;
             assert_eq!(entry.start, at);
             at += entry.length;
             let bytes = &test_image.bytes[entry.start as usize..at as usize];
             assert!(!entry.zero || bytes.iter().all(|&b| b == 0), "{entry:?}");
             entries.push(format!("{entry:?}"));
-            Ok(())
-        })?;
+        }
         assert_eq!(at, image.size());
         Ok(result(entries))
     }),
