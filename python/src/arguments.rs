@@ -7,8 +7,8 @@ use crate::file::{self, InputFile, Raised};
 use diskimg::open::{Node, local_path};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
-    Caching, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options, SnapshotSelector,
-    printable,
+    Backing, Caching, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
+    SnapshotSelector, printable,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -176,6 +176,15 @@ pub(crate) fn limits(py: Python<'_>, pairs: &[(String, u64)]) -> PyResult<Limits
 /// Returns the exception for an argument that has none of the allowed values.
 pub(crate) fn unknown(argument: &str, value: &str, allowed: &str) -> PyErr {
     bad_value(format!("{argument}='{}' must be {allowed}", printable(value)))
+}
+
+/// Returns the backing file of a new image.
+pub(crate) fn backing(name: String, format: Option<String>) -> Backing {
+    let backing = Backing::new(name);
+    match format {
+        Some(format) => backing.with_format(format),
+        None => backing,
+    }
 }
 
 /// Converts pairs of name and value to create options.

@@ -4,8 +4,8 @@ use crate::arguments::{self, Input, OpenArgs, external_files, unknown};
 use crate::file::{self, Raised};
 use crate::work;
 use diskimg::{
-    Backing, Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Reflink,
-    Report, Sparse,
+    Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Reflink, Report,
+    Sparse,
 };
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -159,8 +159,7 @@ impl ConvertArgs {
                 .caching(if self.direct { Caching::Direct } else { Caching::Buffered })
                 .target_is_zero(self.target_is_zero);
             if let Some(name) = self.backing {
-                let format = self.backing_format;
-                convert = convert.backing(Backing { name, format, content_id: None });
+                convert = convert.backing(arguments::backing(name, self.backing_format));
             }
             if let Some(algorithm) = digest {
                 convert = convert.digest(algorithm);

@@ -226,9 +226,8 @@ fn require_inside(image: &diskimg::Image, offset: u64, len: usize) -> diskimg::R
 }
 
 fn fields(entry: MapEntry) -> Entry {
-    let MapEntry { start, length, depth, present, zero, data, compressed, offset, filename } =
-        entry;
-    (start, length, depth, present, zero, data, compressed, offset, filename)
+    let e = entry;
+    (e.start, e.length, e.depth, e.present, e.zero, e.data, e.compressed, e.offset, e.filename)
 }
 
 fn code(code: Code) -> &'static str {

@@ -5,7 +5,7 @@ use crate::errors::{Raise, exception};
 use crate::image::{Image, json};
 use crate::work;
 use diskimg::{
-    Backing, Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize,
+    Compare, Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize,
 };
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(crate) fn create(
         .limits(arguments::limits(py, &limits)?)
         .force_share(force_share);
     let options = arguments::options(pairs);
-    let backing = backing.map(|(name, format)| Backing { name, format, content_id: None });
+    let backing = backing.map(|(name, format)| arguments::backing(name, format));
     let created = work::run(py, progress.as_ref(), |callback| {
         Create::new(format)
             .size(size)
@@ -75,8 +75,11 @@ pub(crate) fn compare(
 ) -> PyResult<(&'static str, Option<u64>)> {
     let (first, second) = (a.get()?, b.get()?);
     let found = work::run(py, progress.as_ref(), |callback| {
-        let found = diskimg::compare(&first, &second, strict, threads, Some(callback));
-        found.map_err(|failed| failed.error)
+        let mut compare = Compare::new(&first, &second).strict(strict).progress(callback);
+        if let Some(threads) = threads {
+            compare = compare.threads(threads);
+        }
+        compare.run().map_err(|failed| failed.error)
     });
     let found = b.raised().or(a.raised().or(found))?;
     Ok(match found {

@@ -49,7 +49,7 @@
 //!
 //! # Layers
 //!
-//! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`compare()`],
+//! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`Compare`],
 //! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`]) →
 //! [`storage`]. See `ARCHITECTURE.md` in the repository.
 
@@ -96,9 +96,9 @@ pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
-    Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
-    Digests, FileDigest, MapEntries, MapEntry, NewSize, Progress, Reflink, Report, Resize, Resized,
-    Salvaged, Sparse, compare, map, measure, measure_size,
+    Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
+    DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Progress, Reflink, Report,
+    Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};

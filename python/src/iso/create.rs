@@ -197,7 +197,7 @@ pub(super) fn to_output(
                 .map_err(|e| Error::io("cannot write", std::io::Error::other(e)))?,
         };
         let total = plan.size();
-        let mut tick = |done| match report(Progress { done, total }).is_continue() {
+        let mut tick = |done| match report(Progress::new(done, total)).is_continue() {
             true => Ok(()),
             false => Err(Error::cancelled()),
         };

@@ -294,14 +294,14 @@ fn extract(
         }
         // `done == total` is reported only at the end.
         let done = done.min(total.saturating_sub(1));
-        match report(Progress { done, total: total.max(1) }).is_continue() {
+        match report(Progress::new(done, total.max(1))).is_continue() {
             true => Ok(()),
             false => Err(Error::cancelled()),
         }
     };
     let extracted = image.extract_path(path, dest, options, &mut tick)?;
     // Everything has been extracted. If the caller stops now, that is still an error.
-    match report(Progress { done: total.max(1), total: total.max(1) }).is_continue() {
+    match report(Progress::new(total.max(1), total.max(1))).is_continue() {
         true => Ok(extracted),
         false => Err(Error::cancelled()),
     }

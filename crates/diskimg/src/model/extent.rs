@@ -20,6 +20,7 @@ impl HostOffset {
 
 /// A contiguous range of guest bytes that one layer stores in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extent {
     /// Range of guest offsets in bytes; never empty.
     pub guest: Range<u64>,
@@ -45,6 +46,7 @@ pub enum Kind {
 
 /// A compressed unit, which can only be decoded as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Encoded {
     /// Host offset of the stored bytes.
     pub host: HostOffset,
@@ -107,6 +109,7 @@ pub(crate) fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
 
 /// An extent of a backing chain: the layer that provides a range, and how it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ChainExtent {
     /// Range of guest offsets in bytes; never empty.
     pub guest: Range<u64>,

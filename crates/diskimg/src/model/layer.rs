@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 /// Virtual size and cluster size of a disk image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DiskLayout {
     /// Virtual disk size in bytes. Any number for raw, a multiple of 512 for other formats.
     pub size: u64,
@@ -26,6 +27,7 @@ pub struct DiskLayout {
 
 /// An image's reference to its backing file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ParentReference {
     /// Name of the backing file as recorded in the image, not resolved.
     pub name: String,

@@ -12,6 +12,7 @@
 //! When an image is written, a [`Target`](target::Target) allocates host offsets for new bytes, and
 //! the convert engine writes the bytes there.
 
+pub(crate) mod backing;
 pub mod extent;
 pub(crate) mod extents;
 pub(crate) mod fetch;

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 /// A range of guest bytes that are stored in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MapEntry {
     /// Guest offset in bytes.
     pub start: u64,

@@ -15,7 +15,7 @@ mod pipeline;
 mod progress;
 mod resize;
 
-pub use compare::{CompareError, CompareStage, Comparison, compare};
+pub use compare::{Compare, CompareError, CompareStage, Comparison};
 pub use convert::{
     Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,
 };

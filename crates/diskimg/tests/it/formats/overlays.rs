@@ -14,7 +14,7 @@ fn raw(path: &Path) -> Image {
 }
 
 fn backing(name: &str, format: &str) -> Backing {
-    Backing { name: name.into(), format: Some(format.into()), content_id: None }
+    Backing::new(name).with_format(format)
 }
 
 /// Generates two disks that have much content in common.

@@ -80,7 +80,7 @@ impl Images {
         for index in 0..2 {
             let path = self.package.path(&format!("overlay{index}.qcow2"));
             let name = top.to_string_lossy().into_owned();
-            let backing = Backing { name, format: Some("qcow2".into()), content_id: None };
+            let backing = Backing::new(name).with_format("qcow2");
             Create::new(Format::Qcow2).backing(Some(backing)).run(&path).unwrap();
             top = path;
         }

@@ -150,7 +150,7 @@ fn an_operation_on_a_huge_unallocated_disk_can_be_cancelled() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     let error =
-        diskimg::compare(&huge_image(), &huge_image(), false, None, Some(&stop)).unwrap_err();
+        diskimg::Compare::new(&huge_image(), &huge_image()).progress(&stop).run().unwrap_err();
     assert_eq!(error.error.kind(), ErrorKind::Cancelled);
 }
 
@@ -244,8 +244,7 @@ fn a_data_file_that_would_replace_a_file_of_the_sources_chain_is_refused() {
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("a.raw"));
     sample().write(&path("base.raw"));
-    let backing =
-        || Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
+    let backing = || Backing::new("base.raw").with_format("raw");
     let before = std::fs::read(path("a.raw")).unwrap();
     for data_file in ["a.raw", "./base.raw"] {
         let mut options = Options::default();
@@ -523,8 +522,7 @@ fn bytes_beyond_the_source_read_as_zeros_on_any_target() {
         convert(format, options).run_to(output).unwrap();
         assert!(qemu_bytes(&path("used"), format.name()) == expected, "{format} {options}");
     }
-    let backing =
-        Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
+    let backing = Backing::new("base.raw").with_format("raw");
     convert(Format::Qcow2, "size=256k").backing(backing).run(path("top.qcow2")).unwrap();
     let mut expected = bytes;
     expected.resize(256 << 10, 0);

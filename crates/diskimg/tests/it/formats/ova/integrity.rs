@@ -214,7 +214,8 @@ fn an_appliance_cannot_be_a_backing_file() {
     let ovf = raw("d.raw", "");
     package.write("x.ova", tar(&[("x.ovf", ovf.as_bytes()), ("d.raw", &[1; 4096])]));
     for format in [Some("ova".to_owned()), None] {
-        let backing = diskimg::Backing { name: "x.ova".into(), format, content_id: None };
+        let mut backing = diskimg::Backing::new("x.ova");
+        backing.format = format;
         let outcome = diskimg::Create::new(diskimg::Format::Qcow2)
             .backing(backing)
             .run(package.path("top.qcow2"));

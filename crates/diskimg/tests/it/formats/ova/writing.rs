@@ -202,7 +202,7 @@ fn conversions_that_cannot_produce_an_appliance_are_refused_without_output() {
         assert!(error.to_string().contains(fragment), "{error}");
         assert!(!out.exists());
     };
-    let backing = Backing { name: "0.raw".into(), format: Some("raw".into()), content_id: None };
+    let backing = Backing::new("0.raw").with_format("raw");
     let one = || images(&package, &two[..1]);
     refused("backing", convert(one(), "").backing(backing).run(&out));
     refused("leave out Convert::offload", convert(one(), "").offload(true).run(&out));

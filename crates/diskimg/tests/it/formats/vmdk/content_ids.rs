@@ -129,7 +129,7 @@ fn versions() -> [Disk; 2] {
 }
 
 fn backing(name: &str) -> Backing {
-    Backing { name: name.into(), format: Some("vmdk".into()), content_id: None }
+    Backing::new(name).with_format("vmdk")
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn units_that_do_not_fit_the_target_are_compressed_again() {
     assert_eq!(passed(compressed(source(), Format::Qcow2, "").salvage(true)), 0);
     // With a backing file, units are decoded to compare them with it.
     Disk { size: 4 << 20, runs: vec![] }.write(&path("base"));
-    let backing = Backing { name: "base".into(), format: Some("raw".into()), content_id: None };
+    let backing = Backing::new("base").with_format("raw");
     assert_eq!(passed(compressed(source(), Format::Qcow2, "").backing(backing)), 0);
 }
 

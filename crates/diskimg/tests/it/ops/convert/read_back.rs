@@ -158,11 +158,7 @@ fn chains_joined_images_appliances_and_existing_targets_verify_too() {
         .unwrap();
     let a = || Convert::new(raw(&path("a")));
     // The default policy would refuse this backing file when the output is opened.
-    let backing = Backing {
-        name: path("elsewhere/base.qcow2").to_str().unwrap().to_owned(),
-        format: Some("qcow2".to_owned()),
-        ..Backing::default()
-    };
+    let backing = Backing::new(path("elsewhere/base.qcow2").to_str().unwrap()).with_format("qcow2");
     let over = a().format(Format::Qcow2).backing(backing).verify(true).run(path("b")).unwrap();
     assert!(over.verified && over.stored_bytes < 300_000, "{over:?}");
 

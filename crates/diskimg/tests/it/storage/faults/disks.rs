@@ -117,7 +117,7 @@ pub fn parse(text: &str) -> Options {
 }
 
 pub fn backing(base: &Path) -> Backing {
-    Backing { name: base.display().to_string(), format: Some("raw".into()), content_id: None }
+    Backing::new(base.display().to_string()).with_format("raw")
 }
 
 /// Creates an ISO image, which can be read as a disk too.

@@ -3,7 +3,7 @@
 use super::disks::{TestImage, TestImages, parse};
 use super::{guarded, points};
 use diskimg::storage::source::FileSource;
-use diskimg::{Format, Image, Result, compare, map, measure};
+use diskimg::{Compare, Format, Image, Result, map, measure};
 use diskimg_testkit::faulty::{Fault, FaultPlan, FaultySource};
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ const QUERIES: [(&str, Query); 6] = [
     }),
     ("measure", |_, image| Ok(result(measure(Format::Qcow2, &parse(""), &image)?))),
     ("compare", |test_image, image| {
-        match compare(&image, &test_image.open(), false, Some(2), None) {
+        match Compare::new(&image, &test_image.open()).threads(2).run() {
             Ok(answer) => Ok(result(answer)),
             Err(error) => Err(error.error),
         }
