@@ -128,7 +128,7 @@ fn snapshots(image: &Image, options: &OpenOptions, source: &Arc<MemorySource>) {
 
 /// Verifies that an error has a useful message of one line.
 pub(crate) fn is_clear(error: &Error) {
-    let text = error.to_string();
+    let text = format!("{error:#}");
     assert_line(&text);
     assert!(text.len() > 20, "the message is too short: {text}");
     assert_ne!(error.kind(), ErrorKind::Cancelled, "{text}");

@@ -10,7 +10,7 @@ impl Backing {
     }
 
     /// Sets the name of the backing file's format, which the new image records. Without it, the
-    /// format is probed where that is safe.
+    /// format is probed.
     #[must_use]
     pub fn with_format(mut self, format: impl Into<String>) -> Self {
         self.format = Some(format.into());

@@ -50,7 +50,7 @@ pub enum CompareStage {
 
 /// The error of a comparison that could not be completed.
 #[derive(Debug, thiserror::Error)]
-#[error("{error}")]
+#[error("the images cannot be compared")]
 #[non_exhaustive]
 pub struct CompareError {
     /// The stage at which it failed.
@@ -97,15 +97,16 @@ impl<'a> Compare<'a> {
         Self { images: [a, b], strict: false, threads: None, progress: None }
     }
 
-    /// Requires the sizes and the allocated ranges to be the same, too. Default: no; a shorter image
-    /// is treated as if padded with zeros.
+    /// Requires the sizes and the allocated ranges to be the same, too. Otherwise, a shorter image
+    /// is treated as if padded with zeros. Off by default.
     #[must_use]
     pub fn strict(mut self, yes: bool) -> Self {
         self.strict = yes;
         self
     }
 
-    /// Sets the number of threads. Default: one per CPU.
+    /// Sets the maximum number of threads, which is capped at 16. The default is the number of
+    /// processors, or fewer if the address space is limited.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);

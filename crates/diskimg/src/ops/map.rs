@@ -69,8 +69,8 @@ impl MapEntry {
     }
 }
 
-/// Returns an iterator over the entries of `range`, in guest order, contiguous ones merged. The range
-/// is clipped to the disk. Like [`Image::extents`], it reads the tables as it advances.
+/// Returns an iterator over the entries of `range`, in guest order, contiguous ones merged. The
+/// range is clipped to the disk. Like [`Image::extents`], it reads the tables as it advances.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -99,8 +99,8 @@ pub struct MapEntries<'a> {
     parts: Peekable<Parts<'a>>,
 }
 
-/// Iterator over the same entries, not merged. If the image is preallocated, holes of the file split
-/// data; such a hole is an entry that is both data and zero.
+/// Iterator over the same entries, not merged. If the image is preallocated, holes of the file
+/// split data; such a hole is an entry that is both data and zero.
 #[derive(Debug)]
 struct Parts<'a> {
     image: &'a Image,

@@ -326,7 +326,8 @@ fn open_content(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Re
 
 fn not_chosen(package: &Package) -> Error {
     Error::invalid(format!("the appliance has {} disks", package.disks().len()))
-        .hint(format!("choose one, as in appliance.ova:1: {}", choices(package)))
+        .hint(format!("its disks: {}", choices(package)))
+        .with_remedy(Remedy::ChooseDisk)
 }
 
 /// Lists the disks for messages: `1 (disk1.vmdk), 2 (disk2.vmdk)`.

@@ -131,7 +131,7 @@ fn a_missing_backing_file_is_named_with_the_image_that_refers_to_it() {
     );
     let error = Image::open(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
-    let text = error.to_string();
+    let text = format!("{error:#}");
     for part in ["a.qcow2", "gone.raw", "No such file or directory"] {
         assert!(text.contains(part), "{text}");
     }

@@ -423,7 +423,7 @@ fn a_file_that_grew_before_it_was_locked_is_not_cut() {
     run("qemu-io", ["-f", "qcow2", "-c", "write -P 7 0 64k", path.to_str().unwrap()]);
     let before = std::fs::read(&path).unwrap();
     let error = to(40 * MIB).run_on(storage, "a.qcow2").unwrap_err();
-    assert!(error.to_string().contains("its length changed"), "{error}");
+    assert!(format!("{error:#}").contains("its length changed"), "{error:#}");
     assert!(std::fs::read(&path).unwrap() == before);
 }
 

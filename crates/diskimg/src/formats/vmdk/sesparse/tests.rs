@@ -157,7 +157,7 @@ fn every_field_of_the_headers_is_validated() {
         put(&mut file, at, &u64::to_le_bytes(value));
         let error = open(file).expect_err(expected);
         assert_eq!(error.kind(), kind, "{at}: {error}");
-        assert!(error.to_string().contains(expected), "{at}: {error}");
+        assert!(format!("{error:#}").contains(expected), "{at}: {error:#}");
     }
     for cut in [0, 511, 512, 1023, 1024, shape.regions()[3].0 as usize * 512] {
         assert!(open(whole[..cut].to_vec()).is_err(), "cut at {cut}");

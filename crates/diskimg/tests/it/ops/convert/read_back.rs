@@ -180,7 +180,7 @@ fn verifying_output_to_a_pipe_is_an_error() {
     let convert = Convert::new(image.unwrap()).verify(true);
     let error = convert.run_to(Output::writer(io::sink())).unwrap_err();
     assert_eq!(error.io_error().unwrap().kind(), io::ErrorKind::Unsupported);
-    assert!(error.to_string().contains("cannot be read again"), "{error}");
+    assert!(format!("{error:#}").contains("cannot be read again"), "{error:#}");
 }
 
 #[test]
