@@ -27,7 +27,7 @@ pub(crate) fn create(
 ) -> PyResult<(u64, Vec<(String, String)>)> {
     let format = arguments::format(py, format)?;
     let backing_options = OpenOptions::new()
-        .external_files(arguments::external_files(external_files)?)
+        .external_files(arguments::word("external_files", external_files)?)
         .limits(arguments::limits(py, &limits)?)
         .force_share(force_share);
     let options = arguments::options(pairs);

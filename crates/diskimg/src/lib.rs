@@ -78,6 +78,7 @@ pub mod partition;
 mod remedy;
 mod report;
 pub mod storage;
+mod words;
 
 pub use error::{Error, ErrorKind, Result};
 pub use model::extent;
