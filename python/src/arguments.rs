@@ -7,7 +7,7 @@ use crate::file::{self, InputFile, Raised};
 use diskimg::open::{Node, local_path};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
-    Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, SnapshotSelector,
+    Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, Secrets, SnapshotSelector,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -28,6 +28,7 @@ pub(crate) struct OpenArgs {
     force_share: bool,
     direct: bool,
     memory_map: bool,
+    secrets: Vec<(String, Vec<u8>)>,
 }
 
 impl OpenArgs {
@@ -41,13 +42,23 @@ impl OpenArgs {
             .snapshot(self.snapshot.clone().map(SnapshotSelector::IdOrName))
             .disk(self.disk.clone())
             .ignore_content_id(self.ignore_content_id)
-            .force_share(self.force_share);
+            .force_share(self.force_share)
+            .secrets(self.secrets());
         Ok(match (self.memory_map, self.direct) {
             (true, true) => return Err(bad_value("memory_map and direct are mutually exclusive")),
             (true, false) => mapped(options),
             (false, true) => options.caching(Caching::Direct),
             (false, false) => options,
         })
+    }
+
+    /// Returns the secrets. Python's own copies of the bytes cannot be overwritten.
+    fn secrets(&self) -> Secrets {
+        let mut secrets = Secrets::new();
+        for (id, secret) in &self.secrets {
+            secrets.insert(id.as_str(), secret.as_slice());
+        }
+        secrets
     }
 
     /// Returns only the limits.

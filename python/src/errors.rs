@@ -7,6 +7,7 @@ use crate::remedy;
 use diskimg::{Error, ErrorKind};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::IntoPyDict;
 use std::error::Error as StdError;
 use std::io;
 
@@ -25,12 +26,17 @@ pub(crate) fn bad_value(message: impl Into<String>) -> PyErr {
 }
 
 fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
-    let os_error = error.io_error().filter(|_| error.kind() == ErrorKind::Io);
+    let transient = error.kind() == ErrorKind::Transient;
+    let os_error = error.io_error().filter(|_| transient || error.kind() == ErrorKind::Io);
     let errors = py.import("diskimg._errors")?;
     let text = error.describe(remedy::argument);
     let path = error.path().map(|path| path.as_os_str().to_owned());
     let exception = match os_error {
-        Some(os_error) => errors.call_method1("io_error", (errno(os_error), text, path))?,
+        Some(os_error) => {
+            let transient = [("transient", transient)].into_py_dict(py)?;
+            let arguments = (errno(os_error), text, path);
+            errors.call_method("io_error", arguments, Some(&transient))?
+        }
         None => {
             let exception = errors.getattr(class(error.kind()))?.call1((text,))?;
             exception.setattr("path", path)?;
@@ -60,8 +66,9 @@ fn class(kind: ErrorKind) -> &'static str {
 
 /// Returns the errno value of `error`, by which Python selects the exception class. An error that
 /// the library created itself has none and gets the one that the system would have returned.
-/// These values are the same on all supported systems, with one exception.
+/// These values are the same on all supported systems, with two exceptions.
 fn errno(error: &io::Error) -> i32 {
+    const ETIMEDOUT: i32 = if cfg!(target_os = "macos") { 60 } else { 110 };
     const EOPNOTSUPP: i32 = if cfg!(target_os = "macos") { 102 } else { 95 };
     error.raw_os_error().unwrap_or(match error.kind() {
         io::ErrorKind::NotFound => 2,
@@ -72,6 +79,7 @@ fn errno(error: &io::Error) -> i32 {
         io::ErrorKind::InvalidInput => 22,
         io::ErrorKind::StorageFull => 28,
         io::ErrorKind::BrokenPipe => 32,
+        io::ErrorKind::TimedOut => ETIMEDOUT,
         io::ErrorKind::Unsupported => EOPNOTSUPP,
         _ => 5,
     })

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import diskimg
 import pytest
+from tools import qemu_img
 
 
 class Buffer(ctypes.Structure):
@@ -237,3 +239,32 @@ def test_an_image_is_described_by_options(tmp_path: Path) -> None:
     # A string is always a file name.
     with pytest.raises(diskimg.Error):
         diskimg.open('json:{"driver": "raw", "file": {"filename": "x"}}')
+
+
+def test_secrets_map_strings_to_bytes_and_appear_in_no_message(raw: Path) -> None:
+    secrets = {"sec0": b"hunter2"}
+    with diskimg.open(raw, "raw", secrets=secrets) as image:
+        assert image.format == "raw"
+    assert diskimg.info(raw, "raw", secrets=secrets).format == "raw"
+    wrong: Any
+    for wrong in ({"sec0": "hunter2"}, {1: b"hunter2"}):
+        with pytest.raises(TypeError, match="strings to bytes") as raised:
+            diskimg.open(raw, "raw", secrets=wrong)
+        assert "hunter" not in str(raised.value)
+
+
+def test_a_key_secret_refers_to_one_of_the_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "encrypted.qcow2"
+    secret = ("--object", "secret,id=s,data=x")
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    qemu_img("create", "-q", *secret, "-f", "qcow2", "-o", options, path, "1M")
+    node = {"file": {"filename": str(path)}, "encrypt": {"key-secret": "sec0"}}
+    with pytest.raises(diskimg.InvalidError, match="No secret with id 'sec0'"):
+        diskimg.open(node)
+    # Decryption is not supported yet.
+    with (
+        diskimg.open(node, secrets={"sec0": b"x"}) as image,
+        pytest.raises(diskimg.UnsupportedError, match="decryption is not supported"),
+    ):
+        image.read_at(0, 512)
+    assert diskimg.info(node, secrets={"sec0": b"x"}).encrypted

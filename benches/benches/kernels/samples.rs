@@ -1,8 +1,7 @@
 //! Deterministic data and images for the benchmarks.
 
-use diskimg::storage::source::Source;
+use diskimg::storage::source::{Source, SourceError};
 use diskimg::{Convert, Durability, Format, Image, OpenOptions, Options};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -57,7 +56,7 @@ impl Source for Striped {
         self.size
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         let mut at = offset;
         for part in split_at_stripes(buf, self.stride, offset) {
             let stripe = at / self.stride;

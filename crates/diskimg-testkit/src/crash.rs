@@ -6,6 +6,7 @@
 use diskimg::Source;
 use diskimg::storage::edit::{MemoryStorage, Storage};
 use diskimg::storage::sink::Sink;
+use diskimg::storage::source::SourceError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -152,7 +153,7 @@ impl Source for RecordingStorage {
         self.now.len()
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         self.now.read_exact_at(buf, offset)
     }
 

@@ -2,7 +2,7 @@
 
 use diskimg::Source;
 use diskimg::storage::sink::{MemorySink, Sink};
-use diskimg::storage::source::{HostFileId, Segment};
+use diskimg::storage::source::{HostFileId, Segment, SourceError};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -22,18 +22,33 @@ pub enum Fault {
     ShortRead,
     /// From one operation on, the source is [half](truncated_len) as long.
     Truncated,
+    /// One operation of a source fails because the connection was lost, with an error that looks
+    /// like an unexpected end of file.
+    LostConnection,
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] =
-        [Self::EioOnce, Self::EioForever, Self::NoSpace, Self::ShortRead, Self::Truncated];
+    pub const ALL: [Self; 6] = [
+        Self::EioOnce,
+        Self::EioForever,
+        Self::NoSpace,
+        Self::ShortRead,
+        Self::Truncated,
+        Self::LostConnection,
+    ];
 
     /// Returns the error that a failing operation returns.
     fn error(self) -> io::Error {
         match self {
             Self::EioOnce | Self::EioForever => io::Error::from_raw_os_error(5),
             Self::NoSpace => io::Error::from_raw_os_error(28),
-            Self::ShortRead | Self::Truncated => io::ErrorKind::UnexpectedEof.into(),
+            Self::ShortRead | Self::Truncated => {
+                SourceError::OutOfRange { offset: 0, len: 1, source_len: 0 }.into()
+            }
+            Self::LostConnection => {
+                let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed");
+                SourceError::Transient(closed).into()
+            }
         }
     }
 
@@ -42,7 +57,7 @@ impl Fault {
         match self {
             Self::EioOnce | Self::EioForever => true,
             Self::NoSpace => side == Side::Sink,
-            Self::ShortRead | Self::Truncated => side == Side::Source,
+            Self::ShortRead | Self::Truncated | Self::LostConnection => side == Side::Source,
         }
     }
 }
@@ -155,19 +170,20 @@ impl Source for FaultySource {
         if self.faults.has_truncated() { truncated_len(len) } else { len }
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         self.faults.begin(Side::Source, "read")?;
-        if offset + buf.len() as u64 > self.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let (len, source_len) = (buf.len() as u64, self.len());
+        if offset + len > source_len {
+            return Err(SourceError::OutOfRange { offset, len, source_len });
         }
         self.inner.read_exact_at(buf, offset)
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         self.faults.begin(Side::Source, "segment")?;
         let len = self.len();
         if offset >= len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(SourceError::OutOfRange { offset, len: 1, source_len: len });
         }
         let segment = self.inner.segment_at(offset)?;
         Ok(Segment { end: segment.end.min(len), ..segment })

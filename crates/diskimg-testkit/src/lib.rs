@@ -34,5 +34,6 @@ pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
 pub mod oracles;
+pub mod slow;
 pub mod tool;
 pub mod udf;

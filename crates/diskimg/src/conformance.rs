@@ -9,6 +9,7 @@ use crate::model::fetch::Fetcher;
 use crate::model::image::Image;
 use crate::model::slices::Slice;
 use crate::storage::codec::Decoder;
+use crate::storage::source::SourceError;
 use std::ops::Range;
 
 /// Size in bytes of a window of guest bytes.
@@ -195,7 +196,7 @@ fn rebuild(image: &Image, extent: &ChainExtent, out: &mut Vec<u8>) -> Result<()>
     let start = out.len();
     out.resize(start + extent.len() as usize, 0);
     let out = &mut out[start..];
-    let cannot_read = |e| Error::io("cannot read guest data", e);
+    let cannot_read = |e: SourceError| Error::io("cannot read guest data", e);
     match &extent.kind {
         Kind::Zero(_) | Kind::Unallocated => {}
         Kind::Data(host) => {
@@ -209,7 +210,8 @@ fn rebuild(image: &Image, extent: &ChainExtent, out: &mut Vec<u8>) -> Result<()>
             let file = image.file(extent.depth, encoded.host.file);
             file.read_exact_at(&mut stored, encoded.host.offset).map_err(cannot_read)?;
             let mut unit = vec![0; (encoded.unit.end - encoded.unit.start) as usize];
-            Decoder::default().decode(encoded.codec, &stored, &mut unit).map_err(cannot_read)?;
+            let decoded = Decoder::default().decode(encoded.codec, &stored, &mut unit);
+            decoded.map_err(|e| Error::decode("cannot decompress guest data", e))?;
             let skip = (extent.guest.start - encoded.unit.start) as usize;
             out.copy_from_slice(&unit[skip..skip + out.len()]);
         }

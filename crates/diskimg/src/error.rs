@@ -4,6 +4,7 @@ use crate::remedy::Remedy;
 use crate::report::printable::printable;
 use crate::storage::locking::LockConflict;
 use crate::storage::output::OutputError;
+use crate::storage::source::SourceError;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -19,6 +20,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// An I/O error of the operating system; see [`Error::io_error`].
     Io,
+    /// The storage could not be reached, was busy, or took too long. Trying again later may
+    /// succeed.
+    Transient,
     /// The image is damaged: it is inconsistent, truncated, or violates its specification.
     Corrupt,
     /// The image is valid but uses a feature that is not supported.
@@ -108,30 +112,50 @@ impl Error {
         Self::new(ErrorKind::Cancelled, "stopped on request")
     }
 
-    /// Creates an [`ErrorKind::Io`] from an error of the system. `message` states which operation
-    /// failed ("cannot open").
+    /// Creates an error from an error of storage. `message` states which operation failed ("cannot
+    /// open").
     ///
-    /// [`io::ErrorKind::UnexpectedEof`] and [`io::ErrorKind::InvalidData`] become
-    /// [`ErrorKind::Corrupt`]: the image is truncated or a compressed stream is damaged. A
-    /// [`LockConflict`] becomes [`ErrorKind::Locked`]. If `source` wraps an [`Error`], returns that
-    /// error.
-    pub fn io(message: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
+    /// The kind is [`ErrorKind::Io`], with these exceptions: [`SourceError::OutOfRange`] becomes
+    /// [`ErrorKind::Corrupt`] (the image is truncated), [`SourceError::Transient`] becomes
+    /// [`ErrorKind::Transient`], and a [`LockConflict`] becomes [`ErrorKind::Locked`]. If `source`
+    /// wraps an [`Error`], returns that error.
+    pub fn io(message: impl Into<Cow<'static, str>>, source: impl Into<io::Error>) -> Self {
         // An error of this library that was returned through an io::Error has more context.
-        let source = match source.downcast::<Self>() {
+        let source = match source.into().downcast::<Self>() {
             Ok(error) => return error,
             Err(source) => source,
+        };
+        let (kind, source) = match source.downcast::<SourceError>() {
+            Ok(SourceError::Storage(inner)) => return Self::io(message, inner),
+            Ok(SourceError::Transient(inner)) => match inner.downcast::<Self>() {
+                Ok(error) => return error,
+                Err(inner) => (ErrorKind::Transient, inner),
+            },
+            Ok(out_of_range) => (ErrorKind::Corrupt, out_of_range.into()),
+            Err(source) => match SourceError::find(&source) {
+                Some(SourceError::Transient(_)) => (ErrorKind::Transient, source),
+                Some(SourceError::OutOfRange { .. }) => (ErrorKind::Corrupt, source),
+                _ => (ErrorKind::Io, source),
+            },
         };
         if let Some(conflict) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
             let conflict: &LockConflict = conflict;
             return Self::new(ErrorKind::Locked, conflict.to_string())
                 .hint("another process is using the file");
         }
-        let kind = match source.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => ErrorKind::Corrupt,
-            _ => ErrorKind::Io,
-        };
         let mut error = Self::new(kind, message);
         error.0.source = Some(source);
+        error
+    }
+
+    /// Creates an error from one that occurred while data of the image was decoded. The kind is
+    /// [`ErrorKind::Corrupt`], unless the storage failed: then as for [`io`](Self::io).
+    pub(crate) fn decode(message: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
+        let of_storage = source.raw_os_error().is_some() || SourceError::find(&source).is_some();
+        let mut error = Self::io(message, source);
+        if !of_storage && error.kind() == ErrorKind::Io {
+            error.0.kind = ErrorKind::Corrupt;
+        }
         error
     }
 
@@ -284,15 +308,25 @@ impl Error {
         self.0.lost.clone()
     }
 
-    /// Returns true for an error of the operating system, which does not mean that the image is
-    /// damaged.
+    /// Returns true for an error of the storage, which does not mean that the image is damaged.
     pub(crate) fn is_storage_failure(&self) -> bool {
-        self.io_error().is_some_and(|error| error.raw_os_error().is_some())
+        matches!(self.kind(), ErrorKind::Io | ErrorKind::Transient)
     }
 
     /// Returns the underlying I/O error.
     pub fn io_error(&self) -> Option<&io::Error> {
         self.0.source.as_ref()
+    }
+}
+
+/// For a source that interprets the bytes of another one, such as an image that is read like a file.
+/// [`Error::io`] restores the error.
+impl From<Error> for SourceError {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Transient => Self::Transient(io::Error::other(error)),
+            _ => Self::Storage(io::Error::other(error)),
+        }
     }
 }
 

@@ -95,6 +95,7 @@ pub use model::target::{Backing, Measure};
 pub use open::external_files::ExternalFiles;
 pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;
+pub use open::secrets::Secrets;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
     Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,

@@ -6,13 +6,13 @@ mod udf;
 pub(crate) use udf::{udf, udf_seeds};
 
 use crate::scatter::Scatter;
-use diskimg::storage::source::{MemorySource, Source};
+use diskimg::storage::source::{MemorySource, Source, SourceError};
 use diskimg_testkit::iso::{
     self, DIRECTORY, FREE, IsoBuilder, MORE, ROOT, Record, SECTOR, susp, utf16,
 };
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -372,7 +372,7 @@ impl Source for Named {
         self.bytes.len()
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         self.bytes.read_exact_at(buf, offset)
     }
 

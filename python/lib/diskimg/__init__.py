@@ -26,6 +26,7 @@ from diskimg._errors import (
     LimitError,
     LockedError,
     RefusedError,
+    TransientError,
     UnsupportedError,
 )
 from diskimg._file import ImageFile
@@ -96,6 +97,7 @@ __all__ = [
     "Resized",
     "Salvaged",
     "Snapshot",
+    "TransientError",
     "UnsupportedError",
     "__version__",
     "check",

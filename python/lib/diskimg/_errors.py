@@ -11,6 +11,7 @@
        ├─ LimitError             a resource limit would be exceeded
        ├─ InvalidError           invalid arguments; also a ValueError
        └─ IoError                an operating system error; also an OSError
+          ├─ TransientError      the storage could not be reached; try again later
           └─ NotFoundError, …    also a FileNotFoundError, PermissionError, …
 """
 
@@ -76,6 +77,13 @@ class IoError(Error, OSError):
         return self.message
 
 
+class TransientError(IoError):
+    """The storage could not be reached, was busy, or took too long.
+
+    Trying again later may succeed.
+    """
+
+
 class NotFoundError(IoError, FileNotFoundError):
     """A file does not exist."""
 
@@ -110,9 +118,10 @@ _SPECIAL: dict[type[OSError], type[IoError]] = {
 }
 
 
-def io_error(number: int, message: str, path: str | None) -> IoError:
+def io_error(number: int, message: str, path: str | None, *, transient: bool) -> IoError:
     """Create the exception for the error ``number`` (an errno value)."""
-    kind = _SPECIAL.get(type(OSError(number, "")), IoError)
+    special = _SPECIAL.get(type(OSError(number, "")), IoError)
+    kind = TransientError if transient else special
     error = kind(number, message, path)
     error.message = message
     error.path = path

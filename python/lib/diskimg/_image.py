@@ -43,6 +43,7 @@ def open(
     force_share: bool = False,
     direct: bool = False,
     memory_map: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
 ) -> Image:
     """Open an image and its backing chain for reading.
 
@@ -68,6 +69,8 @@ def open(
             one of its memoryviews exists, no process truncates one of its files (which would
             kill this process with SIGBUS) or changes its bytes. Replacing a file with a rename
             is safe.
+        secrets: Passwords and keys, by the IDs with which a description of the image refers to
+            them (``"encrypt.key-secret": "ID"``).
 
     Raises:
         IoError: A file cannot be opened; also an `OSError`.
@@ -87,6 +90,7 @@ def open(
         force_share=force_share,
         direct=direct,
         memory_map=memory_map,
+        secrets=secrets,
     )
     return Image(_native.Image.open(file_or_name(file), how, False, False))
 

@@ -80,6 +80,7 @@ def convert(
     direct: bool = False,
     in_place: bool = False,
     target_is_zero: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
 ) -> Report:
     """Convert an image to another format.
 
@@ -136,6 +137,7 @@ def convert(
         in_place: Write to the existing file or device ``dst``, which must be large enough
             (``qemu-img convert -n``).
         target_is_zero: With ``in_place``: assume that ``dst`` reads as zeros.
+        secrets: Passwords and keys of the source by ID, as for `open`.
 
     Raises:
         CorruptError, UnsupportedError, LimitError: The source cannot be read; see `open`.
@@ -162,6 +164,7 @@ def convert(
         ignore_content_id=ignore_content_id,
         force_share=force_share,
         direct=direct,
+        secrets=secrets,
     )
     if any(source is dst for source in sources) and not isinstance(dst, str | bytes | os.PathLike):
         raise RefusedError("the output is one of the source's own files")
@@ -226,45 +229,49 @@ def _threads(threads: int) -> int:
 
 @overload
 def info(
-    file: Path | BinaryReader,
+    file: Path | BinaryReader | Node,
     format: str | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     force_share: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
     chain: Literal[False] = False,
 ) -> Info: ...
 @overload
 def info(
-    file: Path | BinaryReader,
+    file: Path | BinaryReader | Node,
     format: str | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     force_share: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
     chain: Literal[True],
 ) -> list[Info]: ...
 @overload
 def info(
-    file: Path | BinaryReader,
+    file: Path | BinaryReader | Node,
     format: str | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     force_share: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
     chain: bool,
 ) -> Info | list[Info]: ...
 def info(
-    file: Path | BinaryReader,
+    file: Path | BinaryReader | Node,
     format: str | None = None,
     *,
     disk: str | int | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     force_share: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
     chain: bool = False,
 ) -> Info | list[Info]:
     """Return information about an image. Its backing file and data file are not opened.
@@ -277,6 +284,7 @@ def info(
             otherwise those in its own directory); with ``chain``, also which backing files.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         force_share: Do not lock the image's files, even if another process is writing to them.
+        secrets: Passwords and keys by ID, as for `open`.
         chain: Return a list with one entry for each layer, the image itself first.
 
     Raises:
@@ -290,6 +298,7 @@ def info(
             external_files=external_files,
             limits=limits,
             force_share=force_share,
+            secrets=secrets,
         ),
         True,
         chain,

@@ -52,6 +52,7 @@ class OpenArgs(TypedDict):
     force_share: bool
     direct: bool
     memory_map: bool
+    secrets: list[tuple[str, bytes]]
 
 
 class ConvertArgs(TypedDict):
@@ -142,6 +143,20 @@ def limit_pairs(limits: Mapping[str, int] | None) -> list[tuple[str, int]]:
     return [(name, amount(f"limits[{name!r}]", value)) for name, value in (limits or {}).items()]
 
 
+def secret_pairs(secrets: Mapping[str, bytes] | None) -> list[tuple[str, bytes]]:
+    """Return secrets as pairs of ID and bytes.
+
+    Raises:
+        TypeError: An ID is not a string, or a secret is not bytes.
+    """
+    pairs = list((secrets or {}).items())
+    for name, secret in pairs:
+        if not isinstance(name, str) or not isinstance(secret, bytes):
+            # The message must not contain the secret.
+            raise TypeError("secrets must map strings to bytes")
+    return pairs
+
+
 def open_args(
     format: str | None = None,
     *,
@@ -153,6 +168,7 @@ def open_args(
     force_share: bool = False,
     direct: bool = False,
     memory_map: bool = False,
+    secrets: Mapping[str, bytes] | None = None,
 ) -> OpenArgs:
     """Collect the arguments that say how an image is opened."""
     return {
@@ -165,4 +181,5 @@ def open_args(
         "force_share": force_share,
         "direct": direct,
         "memory_map": memory_map,
+        "secrets": secret_pairs(secrets),
     }

@@ -1,7 +1,7 @@
 //! File objects as sources.
 
 use super::{Raised, Seekable};
-use diskimg::storage::source::Source;
+use diskimg::storage::source::{Source, SourceError};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -42,29 +42,26 @@ impl Source for ObjectSource {
         self.len
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.len) {
-            return Err(eof());
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        let len = buf.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(SourceError::OutOfRange { offset, len, source_len: self.len });
         }
         let object = self.object.lock()?;
         object.with(|object| object.call_method1("seek", (offset,)).map(drop))?;
         let mut filled = 0;
         while filled < buf.len() {
             match object.with(|object| read(object, &mut buf[filled..]))? {
-                0 => return Err(eof()),
+                // The object ends before the length that it reported.
+                0 => {
+                    let source_len = offset + filled as u64;
+                    return Err(SourceError::OutOfRange { offset, len, source_len });
+                }
                 n => filled += n,
             }
         }
         Ok(())
     }
-}
-
-fn eof() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "the file object ends before the length that it reported",
-    )
 }
 
 /// A file object that is read once, sequentially.

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, appliance_and_disk, local_path};
 use diskimg::{
     Caching, Durability, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
-    Probing, SnapshotSelector,
+    Probing, Secrets, SnapshotSelector,
 };
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -69,6 +69,8 @@ pub(crate) struct Policy {
     force_share: bool,
     /// `--image-opts`.
     image_opts: bool,
+    /// `--object secret`.
+    secrets: Secrets,
 }
 
 impl Policy {
@@ -91,6 +93,7 @@ impl Policy {
             .limits(self.limits.clone())
             .ignore_content_id(self.ignore_content_id)
             .force_share(self.force_share)
+            .secrets(self.secrets.clone())
     }
 }
 
@@ -105,7 +108,6 @@ where
 impl ImageArgs {
     /// Returns the policy, or an error if an unsupported option was given.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
-        objects::check(&self.object)?;
         let limits = self.limits.parse()?;
         Ok(Policy {
             external_files: self.external_files,
@@ -113,6 +115,7 @@ impl ImageArgs {
             ignore_content_id: self.ignore_cid,
             force_share: self.force_share,
             image_opts: self.image_opts,
+            secrets: objects::secrets(&self.object)?,
         })
     }
 

@@ -8,7 +8,6 @@ use crate::formats::signatures::{Kind, SIGNATURES};
 use crate::model::format::Format;
 use crate::model::layer::Layer;
 use crate::open::OpenContext;
-use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::open::limits::Limits;
 use crate::open::probe::{ProbeBuffer, ProbeBytes};
 use crate::partition;
@@ -37,16 +36,7 @@ impl Subject<'_> {
 
     /// Returns the context for opening the image: metadata only, and no other file.
     pub(crate) fn context(&self) -> OpenContext<'_> {
-        OpenContext {
-            resolver: Resolver::new(None, ExternalFiles::None),
-            limits: self.limits,
-            snapshot: None,
-            disk: None,
-            metadata_only: true,
-            with_extents: false,
-            with_parent: false,
-            probed: true,
-        }
+        OpenContext { metadata_only: true, probed: true, ..OpenContext::isolated(self.limits) }
     }
 
     /// Opens the image in this format.

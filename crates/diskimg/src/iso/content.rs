@@ -1,10 +1,10 @@
 //! The contents of a file as a [`Source`].
 
+use crate::error::{Error, Result};
 use crate::iso::node::FileExtent;
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::{Segment, Source, check_range};
+use crate::storage::source::{Segment, Source, SourceError, check_range};
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 /// Extents of an image, read as one file.
@@ -19,15 +19,17 @@ pub(crate) struct ExtentSource {
 
 impl ExtentSource {
     /// # Errors
-    /// Returns [`io::ErrorKind::InvalidData`] if the total length of the extents exceeds 2^64
-    /// bytes.
-    pub(crate) fn new(image: Arc<dyn Source>, extents: &[FileExtent]) -> io::Result<Self> {
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the total length of the extents exceeds
+    /// 2^64 bytes.
+    pub(crate) fn new(image: Arc<dyn Source>, extents: &[FileExtent]) -> Result<Self> {
         let extents: Vec<_> = extents.iter().copied().filter(|e| e.len > 0).collect();
         let mut starts = Vec::with_capacity(extents.len());
         let mut len = 0u64;
         for extent in &extents {
             starts.push(len);
-            len = len.checked_add(extent.len).ok_or(io::ErrorKind::InvalidData)?;
+            let end = len.checked_add(extent.len);
+            let too_long = || Error::corrupt("file", "its extents exceed 2^64 bytes");
+            len = end.ok_or_else(too_long)?;
         }
         Ok(Self { image, extents, starts, len })
     }
@@ -45,7 +47,7 @@ impl Source for ExtentSource {
         self.len
     }
 
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
         check_range(offset, buf.len(), self.len)?;
         while !buf.is_empty() {
             let (extent, start) = self.extent_at(offset);
@@ -54,7 +56,7 @@ impl Source for ExtentSource {
             let (now, later) = buf.split_at_mut(to_usize(here));
             match extent.offset {
                 Some(at) => {
-                    let at = at.checked_add(inside).ok_or(io::ErrorKind::UnexpectedEof)?;
+                    let at = at.saturating_add(inside);
                     self.image.read_exact_at(now, at)?;
                 }
                 None => now.fill(0),
@@ -65,7 +67,7 @@ impl Source for ExtentSource {
         Ok(())
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let (extent, start) = self.extent_at(offset);
         Ok(Segment { end: start + extent.len, hole: extent.offset.is_none() })
     }

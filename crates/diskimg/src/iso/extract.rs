@@ -165,7 +165,7 @@ impl Extraction<'_> {
         while let Some(found) = walk.next() {
             let found = match found {
                 Ok(found) => found,
-                Err(error) if matches!(error.kind(), ErrorKind::Limit | ErrorKind::Io) => {
+                Err(error) if error.kind() == ErrorKind::Limit || error.is_storage_failure() => {
                     return Err(error);
                 }
                 Err(error) => {

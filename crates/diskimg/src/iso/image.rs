@@ -255,10 +255,7 @@ impl IsoImage {
         if node.file_type != FileType::Regular {
             return Err(Error::invalid("only a regular file has contents"));
         }
-        let open_extents = |extents| {
-            ExtentSource::new(Arc::clone(&self.source), extents)
-                .map_err(|e| Error::io("the file's extents exceed 2^64 bytes", e))
-        };
+        let open_extents = |extents| ExtentSource::new(Arc::clone(&self.source), extents);
         Ok(match &node.content {
             Content::Extents(extents) => Arc::new(open_extents(extents)?),
             Content::Zisofs { extents, parameters } => {

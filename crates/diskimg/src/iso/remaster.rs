@@ -124,8 +124,10 @@ impl IsoImage {
         // Makers of images record 0 or 1 if the number of sectors does not fit in the field.
         new.load_sectors = Some(entry.load_sectors).filter(|&sectors| sectors > 1);
         let start = self.window(entry.start()..self.source.len())?;
-        new.info_table = tables::has_info_table(&start, entry.start_sector);
-        new.grub2_info = tables::has_grub2_address(&start, entry.start_sector);
+        let cannot_read = |e| Error::io("cannot read the boot image", e).at(entry.start());
+        let sector = entry.start_sector;
+        new.info_table = tables::has_info_table(&start, sector).map_err(cannot_read)?;
+        new.grub2_info = tables::has_grub2_address(&start, sector).map_err(cannot_read)?;
         Ok(new)
     }
 

@@ -74,7 +74,7 @@ fn check_descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
     let first = image.first_descriptor;
     match descriptor::read(&*image.source, first, &mut Findings::Reported(report)) {
         Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+        Err(error) if error.is_storage_failure() => return Err(error),
         Err(error) => report(finding_from_error(FindingCode::Descriptor, &error)),
     }
     let len = image.source.len();
@@ -162,7 +162,7 @@ impl<'a> TreeCheck<'a> {
             recording.take().into_iter().for_each(&mut *report);
             match found {
                 Ok(found) => this.check_node(&found.path, &found.node, report)?,
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                Err(error) if error.is_storage_failure() => return Err(error),
                 Err(error) => report(this.finding_from_error(&error, b"")),
             }
         }
@@ -249,7 +249,7 @@ impl<'a> TreeCheck<'a> {
             Ok(())
         });
         match outcome {
-            Err(error) if error.kind() == ErrorKind::Io => Err(error),
+            Err(error) if error.is_storage_failure() => Err(error),
             Err(error) => {
                 report(finding_from_error(FindingCode::Zisofs, &error).of(path));
                 Ok(())
@@ -350,7 +350,7 @@ fn check_path_tables(
             let (bytes, limit) = (volume.path_table_bytes, image.options.limits.directory_bytes);
             let fault = match path_table::read(&*image.source, sector, bytes, order, limit) {
                 Ok(table) => path_table_fault(&table, total),
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                Err(error) if error.is_storage_failure() => return Err(error),
                 Err(error) => Some(error.without_remedy()),
             };
             if let Some(fault) = fault {
@@ -387,7 +387,7 @@ fn check_boot(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
             }
         }
         Ok(None) => {}
-        Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+        Err(error) if error.is_storage_failure() => return Err(error),
         Err(error) => report(finding_from_error(FindingCode::BootCatalog, &error)),
     }
     for oddity in image.system_area()?.oddities {

@@ -1,12 +1,11 @@
 //! Reading the bytes of an extent.
 
 use crate::error::{Error, Result};
-use crate::model::extent::{ChainExtent, Encoded, Kind};
+use crate::model::extent::{ChainExtent, Encoded, HostOffset, Kind};
 use crate::model::image::Image;
 use crate::storage::buffer::AlignedBuffer;
 use crate::storage::codec::Decoder;
-use crate::storage::source::borrow;
-use std::io;
+use crate::storage::source::{Source, SourceError, borrow};
 use std::ops::Range;
 
 /// Largest unit of any format: a VMDK grain of 1 GiB. The formats' readers enforce the lower,
@@ -31,21 +30,42 @@ impl Fetcher {
     ///
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the extent is beyond the end of its file
-    /// or cannot be decoded, and [`Io`](crate::ErrorKind::Io) if reading fails.
+    /// or cannot be decoded, and [`Io`](crate::ErrorKind::Io) or
+    /// [`Transient`](crate::ErrorKind::Transient) if reading fails.
     pub fn fetch(&mut self, image: &Image, extent: &ChainExtent, buf: &mut [u8]) -> Result<()> {
+        self.fetch_preloaded(image, extent, buf, &())
+    }
+
+    /// As [`fetch`](Self::fetch), without reading the bytes that `preloaded` has.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub(crate) fn fetch_preloaded(
+        &mut self,
+        image: &Image,
+        extent: &ChainExtent,
+        buf: &mut [u8],
+        preloaded: &dyn Preloaded,
+    ) -> Result<()> {
         debug_assert_eq!(buf.len() as u64, extent.len());
         match &extent.kind {
             Kind::Zero(_) | Kind::Unallocated => {
                 buf.fill(0);
                 Ok(())
             }
-            Kind::Data(host) => {
-                let file = image.file(extent.depth, host.file);
-                file.read_exact_at(buf, host.offset)
-                    .map_err(|e| Error::io("cannot read guest data", e).at(host.offset))
-            }
+            Kind::Data(host) => match preloaded.stored(extent.depth, host, buf.len()) {
+                Some(bytes) => {
+                    buf.copy_from_slice(bytes);
+                    Ok(())
+                }
+                None => image
+                    .file(extent.depth, host.file)
+                    .read_exact_at(buf, host.offset)
+                    .map_err(|e| Error::io("cannot read guest data", e).at(host.offset)),
+            },
             Kind::Encoded(encoded) => {
-                self.fetch_encoded(image, extent.depth, encoded, &extent.guest, buf)
+                let unit = StoredUnit { image, depth: extent.depth, encoded, preloaded };
+                self.fetch_encoded(unit, &extent.guest, buf)
             }
         }
         .map_err(|e| image.in_layer(e, extent.depth))
@@ -53,14 +73,13 @@ impl Fetcher {
 
     fn fetch_encoded(
         &mut self,
-        image: &Image,
-        depth: usize,
-        encoded: &Encoded,
+        stored: StoredUnit<'_>,
         range: &Range<u64>,
         buf: &mut [u8],
     ) -> Result<()> {
+        let StoredUnit { depth, encoded, .. } = stored;
         if *range == encoded.unit {
-            return self.decode(image, depth, encoded, buf);
+            return self.decode(stored, buf);
         }
         let is_cached = self.cached_unit.as_ref().is_some_and(|(d, e)| *d == depth && e == encoded);
         if !is_cached {
@@ -73,7 +92,7 @@ impl Fetcher {
             self.cached_unit = None;
             let mut unit = std::mem::take(&mut self.unit);
             unit.resize(len as usize, 0);
-            let outcome = self.decode(image, depth, encoded, &mut unit);
+            let outcome = self.decode(stored, &mut unit);
             self.unit = unit;
             outcome?;
             self.cached_unit = Some((depth, encoded.clone()));
@@ -83,47 +102,76 @@ impl Fetcher {
         Ok(())
     }
 
-    fn decode(
-        &mut self,
-        image: &Image,
-        depth: usize,
-        encoded: &Encoded,
-        unit: &mut [u8],
-    ) -> Result<()> {
-        let file = image.file(depth, encoded.host.file);
+    fn decode(&mut self, stored: StoredUnit<'_>, unit: &mut [u8]) -> Result<()> {
+        let StoredUnit { encoded, .. } = stored;
         let offset = encoded.host.offset;
-        let borrowed = borrow(file, offset, encoded.stored as usize);
-        let stored = match borrowed.map_err(|e| cannot_read_stored(e, offset))? {
-            Some(stored) => stored,
+        let stored = match stored.borrow()? {
+            Some(bytes) => bytes,
             None => {
-                let stored = self.stored.set_len(encoded.stored as usize);
-                read_stored(image, depth, encoded, stored)?;
+                stored.read(self.stored.set_len(encoded.stored as usize))?;
                 &self.stored
             }
         };
         self.decoder
             .decode(encoded.codec, stored, unit)
-            .map_err(|e| Error::io("cannot decompress", e).at(offset))
+            .map_err(|e| Error::decode("cannot decompress", e).at(offset))
     }
 }
 
-/// Fills `buf` with the stored bytes of a compressed unit, without decoding them. `buf` must be
-/// `encoded.stored` bytes long.
-///
-/// # Errors
-/// Returns [`Io`](crate::ErrorKind::Io) if reading fails. The error does not name the layer's file.
-pub(crate) fn read_stored(
-    image: &Image,
-    depth: usize,
-    encoded: &Encoded,
-    buf: &mut [u8],
-) -> Result<()> {
-    let offset = encoded.host.offset;
-    let file = image.file(depth, encoded.host.file);
-    file.read_exact_at(buf, offset).map_err(|e| cannot_read_stored(e, offset))
+/// Stored bytes that were read before they are needed.
+pub(crate) trait Preloaded {
+    /// Returns the `len` bytes at `host` of the layer at `depth`, if they were read.
+    fn stored(&self, depth: usize, host: &HostOffset, len: usize) -> Option<&[u8]>;
 }
 
-fn cannot_read_stored(error: io::Error, offset: u64) -> Error {
+/// Nothing was read before.
+impl Preloaded for () {
+    fn stored(&self, _: usize, _: &HostOffset, _: usize) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// The stored bytes of a compressed unit. The errors do not name the layer's file.
+#[derive(Clone, Copy)]
+pub(crate) struct StoredUnit<'a> {
+    pub(crate) image: &'a Image,
+    pub(crate) depth: usize,
+    pub(crate) encoded: &'a Encoded,
+    pub(crate) preloaded: &'a dyn Preloaded,
+}
+
+impl<'a> StoredUnit<'a> {
+    fn file(&self) -> &'a dyn Source {
+        self.image.file(self.depth, self.encoded.host.file)
+    }
+
+    /// Returns the bytes if they are in memory.
+    fn borrow(&self) -> Result<Option<&'a [u8]>> {
+        let Encoded { host, stored, .. } = self.encoded;
+        match self.preloaded.stored(self.depth, host, *stored as usize) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => borrow(self.file(), host.offset, *stored as usize)
+                .map_err(|e| cannot_read_stored(e, host.offset)),
+        }
+    }
+
+    /// Fills `buf`, which must be as long as the unit is stored, without decoding.
+    ///
+    /// # Errors
+    /// Returns [`Io`](crate::ErrorKind::Io) or [`Transient`](crate::ErrorKind::Transient) if
+    /// reading fails.
+    pub(crate) fn read(&self, buf: &mut [u8]) -> Result<()> {
+        let host = &self.encoded.host;
+        if let Some(bytes) = self.preloaded.stored(self.depth, host, buf.len()) {
+            buf.copy_from_slice(bytes);
+            return Ok(());
+        }
+        let read = self.file().read_exact_at(buf, host.offset);
+        read.map_err(|e| cannot_read_stored(e, host.offset))
+    }
+}
+
+fn cannot_read_stored(error: SourceError, offset: u64) -> Error {
     Error::io("cannot read compressed data", error).at(offset)
 }
 
@@ -131,7 +179,7 @@ fn cannot_read_stored(error: io::Error, offset: u64) -> Error {
 mod tests {
     use super::*;
     use crate::open::OpenOptions;
-    use crate::storage::source::{MemorySource, Source};
+    use crate::storage::source::{MemorySource, Source, SourceError};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -147,9 +195,9 @@ mod tests {
             self.bytes.len()
         }
 
-        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
             match self.closed.load(Ordering::Relaxed) {
-                true => Err(io::Error::other("copying read")),
+                true => Err(std::io::Error::other("copying read").into()),
                 false => self.bytes.read_exact_at(buf, offset),
             }
         }

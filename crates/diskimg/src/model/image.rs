@@ -8,7 +8,7 @@ use crate::model::layer::{DiskLayout, Layer};
 use crate::report::check::{CheckReport, Finding};
 use crate::report::printable::printable;
 use crate::storage::lock;
-use crate::storage::source::{HostFileId, Source, segments};
+use crate::storage::source::{HostFileId, IoHints, Source, segments};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -109,6 +109,23 @@ impl Image {
     /// Returns the identities of all host files of the chain.
     pub(crate) fn identities(&self) -> impl Iterator<Item = HostFileId> {
         self.layers().flat_map(|layer| layer.files()).flat_map(|file| file.identities())
+    }
+
+    /// Returns how the files of all layers are read efficiently.
+    pub(crate) fn io(&self) -> IoHints {
+        let hints = self.layers().flat_map(|layer| layer.files()).map(|file| file.io());
+        hints.reduce(IoHints::combine).unwrap_or_default()
+    }
+
+    /// Asks the files' caches to load the tables that map `range`.
+    pub(crate) fn prefetch_tables(&self, range: Range<u64>) {
+        for layer in self.layers() {
+            let size = layer.disk_layout().size;
+            let inside = range.start.min(size)..range.end.min(size);
+            if !inside.is_empty() {
+                layer.prefetch_tables(inside);
+            }
+        }
     }
 
     /// Returns the extents of a range that is mapped at once. Their number depends on the

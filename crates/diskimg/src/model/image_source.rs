@@ -4,9 +4,8 @@ use crate::error::Error;
 use crate::model::extent::Kind;
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::storage::source::{HostFileId, Segment, Source, check_range};
+use crate::storage::source::{HostFileId, Segment, Source, SourceError, check_range};
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
 /// Maximum number of guest bytes that are mapped to find a segment.
@@ -34,8 +33,8 @@ fn is_verbatim(format: Format) -> bool {
 }
 
 /// Converts an error for the reader of the guest's bytes, for whom the lost range is another one.
-fn nested(error: Error) -> io::Error {
-    io::Error::other(error.clear_lost())
+fn nested(error: Error) -> SourceError {
+    error.clear_lost().into()
 }
 
 /// Reads the guest's bytes, for access to the contents of a disk, such as an
@@ -55,7 +54,7 @@ impl Source for Image {
         self.size()
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         check_range(offset, buf.len(), self.size())?;
         match self.plain_file() {
             Some(file) => file.read_exact_at(buf, offset),
@@ -63,7 +62,7 @@ impl Source for Image {
         }
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let end = self.size().min(offset.saturating_add(WINDOW));
         let extents = self.extents_and_holes(offset..end).map_err(nested)?;
         Ok(extents.first().map_or(Segment { end, hole: false }, |extent| Segment {

@@ -90,6 +90,12 @@ pub trait Layer: Sealed + Send + Sync + Debug {
         range.start
     }
 
+    /// Asks the files' caches ([`Source::prefetch`]) to load the tables that
+    /// [`map`](Self::map) reads for `range`.
+    fn prefetch_tables(&self, range: Range<u64>) {
+        let _ = range;
+    }
+
     /// Returns true if allocated extents may be holes of their host file because the image was
     /// preallocated.
     fn is_preallocated(&self) -> bool {
@@ -157,8 +163,15 @@ pub(crate) fn next_allocated_in_table<T>(
     range: Range<u64>,
     is_empty: impl Fn(&T) -> bool,
 ) -> u64 {
-    let (first, last) = (range.start / cover, (range.end.max(1) - 1) / cover);
-    let entries = table.iter().skip(to_usize(first)).take(to_usize(last - first + 1));
+    let first = range.start / cover;
+    let entries = entries_for(table, cover, range.clone()).iter();
     let empty = to_u64(entries.take_while(|&entry| is_empty(entry)).count());
     (first + empty).saturating_mul(cover).clamp(range.start, range.end)
+}
+
+/// Returns the entries of a table that map `range`, if each entry maps `cover` bytes.
+pub(crate) fn entries_for<T>(table: &[T], cover: u64, range: Range<u64>) -> &[T] {
+    let (first, last) = (range.start / cover, (range.end.max(1) - 1) / cover);
+    let end = to_usize(last.saturating_add(1)).min(table.len());
+    &table[to_usize(first).min(end)..end]
 }

@@ -15,6 +15,7 @@ use crate::model::mutable::MutableLayer;
 use crate::model::options::OptionSpec;
 use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target};
 use crate::open::OpenContext;
+pub(crate) use crate::open::node::NodeKeys;
 use crate::open::probe::ProbeBuffer;
 use crate::storage::edit::Storage;
 use crate::storage::source::Source;
@@ -56,6 +57,8 @@ pub(crate) struct Driver {
     /// Inspects an untrusted image.
     #[cfg(feature = "inspect")]
     pub(crate) inspect: Inspect,
+    /// Options of a node of this format, in a description of an image.
+    pub(crate) node: NodeKeys,
     /// For a format with several disks per file, of which one is read at a time; each source of a
     /// conversion becomes a disk.
     pub(crate) appliance: Option<Appliance>,

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::open::lock_error;
+use crate::open::protocol::Origin;
 use crate::remedy::Remedy;
 use crate::storage::locking::Lock;
 use crate::storage::os;
@@ -47,6 +48,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) read_mode: ReadMode,
     /// Sources to use instead of files with these paths.
     pub(crate) stand_ins: &'a [StandIn],
+    /// Where the image is, if it was opened by a URL. It then references no files of this host.
+    pub(crate) origin: Option<&'a Origin>,
 }
 
 /// The path of a file and the source to use instead of it.
@@ -63,6 +66,7 @@ impl<'a> Resolver<'a> {
             lock: None,
             read_mode: ReadMode::default(),
             stand_ins: &[],
+            origin: None,
         }
     }
 
@@ -86,6 +90,9 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// Returns the errors of [`resolve`](Self::resolve) and [`open_at`](Self::open_at).
     pub(crate) fn open(&self, role: &str, name: &str) -> Result<Arc<dyn Source>> {
+        if let Some(origin) = self.origin {
+            return origin.join(self.policy, role, name)?.open(role);
+        }
         self.open_at(role, name, &self.resolve(role, name)?)
     }
 
@@ -99,6 +106,9 @@ impl<'a> Resolver<'a> {
     pub(crate) fn open_path(&self, role: &str, name: &str) -> Result<Arc<dyn Source>> {
         if name.is_empty() || name.contains('\0') {
             return Err(Error::refused(format!("its {role} '{name}' is not a file name")));
+        }
+        if let Some(origin) = self.origin {
+            return origin.join(self.policy, role, name)?.open(role);
         }
         let open = |directory: &Path| self.open_at(role, name, &directory.join(name));
         open(self.directory()).or_else(|error| match self.real_directory() {
@@ -124,6 +134,10 @@ impl<'a> Resolver<'a> {
 
     fn open_unlocked(&self, role: &str, name: &str, path: &Path) -> Result<Arc<dyn Source>> {
         self.refuse_none(role, name)?;
+        if self.origin.is_some() {
+            return Err(Error::refused(format!("its {role} '{name}' is a file of this host"))
+                .hint("the image was opened by a URL"));
+        }
         if let Some((_, source)) = self.stand_ins.iter().find(|(name, _)| is_same(name, path)) {
             return Ok(Arc::clone(source));
         }

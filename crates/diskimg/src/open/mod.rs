@@ -1,28 +1,37 @@
 //! Opening an image: its format, its backing chain, and the files that it references.
 
+mod chain;
 pub(crate) mod driver;
 pub mod external_files;
 pub(crate) mod limits;
+mod location;
 mod node;
 pub(crate) mod probe;
+mod protocol;
+pub(crate) mod secrets;
 
+pub(crate) use chain::lock_error;
+pub use location::{Location, Url, appliance_and_disk, local_path};
 pub use node::Node;
+pub use protocol::{OpenMode, Protocol, Protocols};
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::format::Format;
-use crate::model::image::{Image, Link};
-use crate::model::layer::{Layer, ParentLocator};
+use crate::model::image::Image;
 use crate::model::mutable::MutableLayer;
+use crate::open::chain::Opening;
 use crate::open::driver::OpenMutable;
-use crate::open::external_files::{ExternalFiles, Resolver, StandIn, plain_path, real_path};
+use crate::open::external_files::{ExternalFiles, Resolver, StandIn, real_path};
 use crate::open::limits::Limits;
+use crate::open::node::NodeSettings;
 use crate::open::probe::Probing;
-use crate::remedy::Remedy;
+use crate::open::protocol::Origin;
+use crate::open::secrets::{NO_SECRETS, Secrets};
 use crate::storage::caching::Caching;
 use crate::storage::edit::Storage;
 use crate::storage::locking::Lock;
-use crate::storage::source::{FileSource, ReadMode, Source, stdin};
-use std::path::{Path, PathBuf};
+use crate::storage::source::{ReadMode, Source, stdin};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Options for opening an image.
@@ -40,8 +49,10 @@ use std::sync::Arc;
 pub struct OpenOptions {
     format: Option<Format>,
     probing: Probing,
-    external_files: ExternalFiles,
+    external_files: Option<ExternalFiles>,
     limits: Arc<Limits>,
+    secrets: Arc<Secrets>,
+    protocols: Arc<Protocols>,
     snapshot: Option<SnapshotSelector>,
     disk: Option<String>,
     metadata_only: bool,
@@ -52,6 +63,7 @@ pub struct OpenOptions {
     read_mode: ReadMode,
     alone: bool,
     stand_ins: Vec<StandIn>,
+    node: Option<Arc<NodeSettings>>,
 }
 
 /// Which internal snapshot to read.
@@ -76,6 +88,10 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) resolver: Resolver<'a>,
     /// Limits.
     pub(crate) limits: &'a Limits,
+    /// Passwords and keys.
+    pub(crate) secrets: &'a Secrets,
+    /// What the caller's description of the image says about it.
+    pub(crate) node: Option<&'a NodeSettings>,
     /// Snapshot to read instead of the active disk.
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
     /// Disk of an appliance to read.
@@ -111,10 +127,11 @@ impl OpenOptions {
         self
     }
 
-    /// Sets which other files the image may reference.
+    /// Sets which other files the image may reference. The default is [`ExternalFiles::SameDir`],
+    /// or [`ExternalFiles::None`] for an image that is opened by a URL.
     #[must_use]
     pub fn external_files(mut self, policy: ExternalFiles) -> Self {
-        self.external_files = policy;
+        self.external_files = Some(policy);
         self
     }
 
@@ -122,6 +139,28 @@ impl OpenOptions {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Arc::new(limits);
+        self
+    }
+
+    /// Sets the secrets that descriptions of images refer to, such as the passwords of encrypted
+    /// images.
+    #[must_use]
+    pub fn secrets(mut self, secrets: Secrets) -> Self {
+        self.secrets = Arc::new(secrets);
+        self
+    }
+
+    /// Adds a protocol by which [`open`](Self::open) opens URLs.
+    #[must_use]
+    pub fn protocol(mut self, protocol: Arc<dyn Protocol>) -> Self {
+        Arc::make_mut(&mut self.protocols).insert(protocol);
+        self
+    }
+
+    /// Sets the protocols by which [`open`](Self::open) opens URLs. The default is `file` alone.
+    #[must_use]
+    pub fn protocols(mut self, protocols: Protocols) -> Self {
+        self.protocols = Arc::new(protocols);
         self
     }
 
@@ -232,6 +271,12 @@ impl OpenOptions {
         self
     }
 
+    /// Sets what the description of the node says about the image itself.
+    fn node(mut self, settings: NodeSettings) -> Self {
+        self.node = Some(Arc::new(settings));
+        self
+    }
+
     /// Opens only the layer itself, with all its files. The caller adds the backing chain.
     pub(crate) fn alone(mut self) -> Self {
         self.alone = true;
@@ -254,14 +299,19 @@ impl OpenOptions {
     fn context<'a>(&'a self, resolver: Resolver<'a>) -> OpenContext<'a> {
         OpenContext {
             resolver,
-            limits: &self.limits,
-            snapshot: None,
-            disk: None,
+            secrets: &self.secrets,
             metadata_only: self.metadata_only,
             with_extents: self.with_extents,
             with_parent: self.with_parent(),
             probed: self.format.is_none(),
+            ..OpenContext::isolated(&self.limits)
         }
+    }
+
+    /// Returns the policy for the files that an image references.
+    fn policy(&self, opened_by_url: bool) -> ExternalFiles {
+        let default = if opened_by_url { ExternalFiles::None } else { ExternalFiles::default() };
+        self.external_files.unwrap_or(default)
     }
 
     /// Opens an image for modification with its format's `open`.
@@ -275,7 +325,7 @@ impl OpenOptions {
     ) -> Result<Box<dyn MutableLayer>> {
         let source = Arc::clone(&storage);
         let real = real_path(&*source);
-        let resolver = self.resolver(source.path(), real.as_deref(), self.external_files);
+        let resolver = self.resolver(source.path(), real.as_deref(), self.policy(false));
         open(storage, &self.context(resolver))
     }
 
@@ -291,10 +341,11 @@ impl OpenOptions {
             image,
             real,
             policy,
-            search: self.external_files,
+            search: self.policy(false),
             lock: self.lock(),
             read_mode: self.read_mode,
             stand_ins: &self.stand_ins,
+            origin: None,
         }
     }
 
@@ -309,25 +360,45 @@ impl OpenOptions {
 
     /// Opens the image at `path` (a regular file or block device) and its backing chain. `-` is
     /// standard input, `appliance.ova:2` the second disk of an appliance (see
-    /// [`disk`](Self::disk)).
+    /// [`disk`](Self::disk)), and a name with the scheme of a [`protocol`](Self::protocol) a URL.
     ///
     /// # Errors
     /// - [`Io`](crate::ErrorKind::Io) if a file cannot be opened or read;
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the image is damaged or not in the given format;
-    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it uses features that are not supported;
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it uses features that are not supported,
+    ///   or `path` a protocol that is not known;
     /// - [`Refused`](crate::ErrorKind::Refused) if the policy forbids a file that it references;
     /// - [`Limit`](crate::ErrorKind::Limit) if it exceeds one of the limits;
     /// - [`Invalid`](crate::ErrorKind::Invalid) if the image has no such snapshot or disk.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
-        let name = path.display().to_string();
-        let open = |path| open_named(path, self.read_mode).map_err(|e| e.in_file(&name));
-        match appliance_and_disk(path) {
-            Some((path, disk)) if self.disk.is_none() => {
-                self.clone().disk(disk.to_owned()).open_source(open(path)?, &name)
-            }
-            _ => self.open_source(open(path)?, &name),
+        if let Some(url) = path.to_str().and_then(|text| self.known_url(text)) {
+            return self.open_location(&Location::Url(url));
         }
+        let name = path.display().to_string();
+        if path == Path::new("-") {
+            let source =
+                stdin().map_err(|e| Error::io("cannot read standard input", e).in_file(&name))?;
+            return self.open_source(Arc::new(source), name);
+        }
+        let (path, options) = match appliance_and_disk(path) {
+            Some((path, disk)) if self.disk.is_none() => (path, self.clone().disk(disk.to_owned())),
+            _ => (path, self.clone()),
+        };
+        let path = local_path(path).map_err(|e| e.in_file(&name))?;
+        let (source, _) = self.source(&Location::Path(path)).map_err(|e| e.in_file(&name))?;
+        options.open_source(source, name)
+    }
+
+    /// Opens the image at a location, and its backing chain. Unlike [`open`](Self::open), a path
+    /// always is the name of a file.
+    ///
+    /// # Errors
+    /// See [`open`](Self::open).
+    pub fn open_location(&self, at: &Location) -> Result<Image> {
+        let name = at.to_string();
+        let (source, origin) = self.source(at).map_err(|e| e.in_file(&name))?;
+        chain::open(self, Opening { source, name, format: self.format, origin })
     }
 
     /// Opens an image from a source, and its backing chain. Errors and `info` refer to the image as
@@ -336,17 +407,42 @@ impl OpenOptions {
     /// # Errors
     /// See [`open`](Self::open).
     pub fn open_source(&self, source: Arc<dyn Source>, name: impl Into<String>) -> Result<Image> {
-        let mut chain = Chain {
-            options: self,
-            links: Vec::new(),
-            seen: Vec::new(),
-            policy: self.external_files,
-        };
-        let mut next = Some((source, name.into(), self.format));
-        while let Some((source, name, format)) = next {
-            next = chain.add(source, name, format)?;
+        let (name, format) = (name.into(), self.format);
+        chain::open(self, Opening { source, name, format, origin: None })
+    }
+
+    /// Returns `name` as a URL if its scheme is that of a protocol other than `file`. A file of
+    /// this name is not used then: the caller who adds a protocol expects its names to be URLs.
+    fn known_url(&self, name: &str) -> Option<Url> {
+        match name.parse() {
+            Ok(Location::Url(url)) => {
+                Some(url).filter(|url| self.protocols.get(url.scheme()).is_some())
+            }
+            _ => None,
         }
-        Ok(Image::from_links(chain.links))
+    }
+
+    /// Opens the bytes at a location. Returns the origin for the files that an image there
+    /// references, if it is a URL.
+    fn source(&self, at: &Location) -> Result<(Arc<dyn Source>, Option<Origin>)> {
+        let protocol = self.protocols.of(at)?;
+        let mut mode = OpenMode {
+            metadata_only: self.metadata_only,
+            secrets: Arc::clone(&self.secrets),
+            read_mode: ReadMode::default(),
+        };
+        match at {
+            Location::Path(_) => {
+                mode.read_mode = self.read_mode;
+                Ok((protocol.open(at, &mode)?, None))
+            }
+            // Protocols of the caller do not get the permission to map files into memory.
+            Location::Url(url) => {
+                let source = protocol.open(at, &mode)?;
+                let (url, protocol) = (url.clone(), Arc::clone(protocol));
+                Ok((source, Some(Origin { url, protocol, mode })))
+            }
+        }
     }
 }
 
@@ -360,196 +456,28 @@ impl Image {
     }
 }
 
-/// A backing chain that is being opened, starting with the top image.
-struct Chain<'a> {
-    options: &'a OpenOptions,
-    links: Vec<Link>,
-    seen: Vec<crate::storage::source::HostFileId>,
-    /// Which files the next image may reference.
-    policy: ExternalFiles,
-}
-
-type Next = (Arc<dyn Source>, String, Option<Format>);
-
-impl Chain<'_> {
-    fn probe(&self, source: &dyn Source) -> Result<Format> {
-        Format::probe_named(source, source.path(), self.options.probing)
-    }
-
-    /// Opens one layer and returns its backing file.
-    fn add(
-        &mut self,
-        source: Arc<dyn Source>,
-        name: String,
-        format: Option<Format>,
-    ) -> Result<Option<Next>> {
-        let limits = &self.options.limits;
-        let depth = self.links.len() as u64 + 1;
-        if depth > limits.chain_depth {
-            let found = format!("the backing chain has at least {depth} images");
-            let error = Error::over_limit("chain_depth", found, limits.chain_depth);
-            return Err(match self.links.first() {
-                Some(top) => error.in_file(&top.name),
-                None => error.in_file(name),
-            });
-        }
-        if let Some(id) = source.identity() {
-            if self.seen.contains(&id) {
-                let names: Vec<_> = self.links.iter().map(|l| l.name.as_str()).collect();
-                return Err(Error::corrupt(
-                    "backing chain",
-                    format!("it loops: {} -> {name}", names.join(" -> ")),
-                )
-                .in_file(&self.links[0].name));
-            }
-            self.seen.push(id);
-        }
-        let path = source.path().map(Path::to_owned);
-        let real = real_path(&*source);
-        let resolver = self.options.resolver(path.as_deref(), real.as_deref(), self.policy);
-        let context = OpenContext {
-            snapshot: self.options.snapshot.as_ref().filter(|_| self.links.is_empty()),
-            disk: self.options.disk.as_deref().filter(|_| self.links.is_empty()),
-            probed: format.is_none(),
-            ..self.options.context(resolver)
-        };
-        let format = match format {
-            Some(format) => format,
-            None if self.links.is_empty() => {
-                self.probe(&*source).in_file(Some(Path::new(&name)))?
-            }
-            // The remedy would apply to the image itself, not to its backing file.
-            None => self.probe(&*source).map_err(|error| {
-                error
-                    .clear_remedy()
-                    .in_file(&name)
-                    .hint("the image does not record the format of its backing file")
-            })?,
-        };
-        // A raw image has no metadata, so nothing is read of it.
-        if let Some(lock) = resolver.lock
-            && !(self.options.metadata_only && format == Format::Raw)
-        {
-            source.lock(lock).map_err(|e| lock_error(e).in_file(&name))?;
-        }
-        let layer = open_layer(source, format, &context).in_file(Some(Path::new(&name)))?;
-        if let Some(child) = self.links.last().filter(|_| !self.options.ignore_content_id) {
-            require_content((&*child.layer, &child.name), (&*layer, &name))?;
-        }
-        let parent = layer.parent().cloned();
-        let link_name = name.clone();
-        self.links.push(Link { layer, name });
-        match parent {
-            Some(parent) if self.options.with_parent() => {
-                let role = "backing file";
-                let searched = matches!(parent.locator, ParentLocator::FoundByUuid(_));
-                let policy = if searched { resolver.search } else { resolver.policy };
-                // The backing file is locked once its format is known.
-                let resolver = Resolver { policy, lock: None, ..resolver };
-                let open = || -> Result<_> {
-                    let path = match parent.locator.path() {
-                        Some(path) => path.to_owned(),
-                        None => resolver.resolve(role, &parent.name)?,
-                    };
-                    let source = resolver.open_at(role, &parent.name, &path)?;
-                    let format = parent.format.as_deref().map(str::parse).transpose()?;
-                    Ok((source, path.display().to_string(), format))
-                };
-                if searched {
-                    self.policy = self.policy.min(ExternalFiles::SameDir);
-                }
-                open().map(Some).map_err(|e| e.in_file(link_name))
-            }
-            _ => Ok(None),
+impl<'a> OpenContext<'a> {
+    /// Returns the context for opening an image without any other file.
+    pub(crate) fn isolated(limits: &'a Limits) -> Self {
+        Self {
+            resolver: Resolver::new(None, ExternalFiles::None),
+            limits,
+            secrets: &NO_SECRETS,
+            node: None,
+            snapshot: None,
+            disk: None,
+            metadata_only: false,
+            with_extents: false,
+            with_parent: false,
+            probed: false,
         }
     }
-}
 
-/// A layer and the name of its file.
-type Named<'a> = (&'a dyn Layer, &'a str);
-
-/// Checks that a backing file has the content ID that its overlay recorded, if it recorded one.
-fn require_content((child, child_name): Named<'_>, (parent, name): Named<'_>) -> Result<()> {
-    let Some(wanted) = child.parent_content_id() else { return Ok(()) };
-    let found = parent.content_ids();
-    if found.contains(&wanted) {
-        return Ok(());
-    }
-    let found = if found.is_empty() { "(none)".to_owned() } else { found.join(", ") };
-    Err(Error::corrupt(
-        "backing chain",
-        format!("the parent '{name}' has the content ID {found}, the image expects {wanted}"),
-    )
-    .in_file(child_name)
-    .hint("the parent was modified after the image was created, or it is a different image")
-    .with_remedy(Remedy::IgnoreContentId))
-}
-
-/// Converts an error of locking a file that is only read.
-pub(crate) fn lock_error(error: std::io::Error) -> Error {
-    let error = Error::io("cannot lock it", error);
-    match error.kind() {
-        ErrorKind::Locked => error.with_remedy(Remedy::ForceShare),
-        _ => error,
-    }
-}
-
-fn open_layer(
-    source: Arc<dyn Source>,
-    format: Format,
-    context: &OpenContext<'_>,
-) -> Result<Arc<dyn Layer>> {
-    if context.disk.is_some() && format.driver().appliance.is_none() {
-        return Err(Error::invalid(format!(
-            "{format} images hold one disk, so a disk cannot be selected"
-        )));
-    }
-    (format.driver().open)(source, context)
-}
-
-impl OpenContext<'_> {
     /// Returns an error if a snapshot is selected, for formats without internal snapshots.
     pub(crate) fn refuse_snapshot(&self, format: Format) -> Result<()> {
         match self.snapshot {
             Some(_) => Err(Error::invalid(format!("{format} images have no internal snapshots"))),
             None => Ok(()),
         }
-    }
-}
-
-/// Opens a path, `file:PATH` or `-` (standard input).
-fn open_named(path: &Path, read_mode: ReadMode) -> Result<Arc<dyn Source>> {
-    let cannot_open = |e| Error::io("cannot open it", e);
-    if path == Path::new("-") {
-        return Ok(Arc::new(stdin().map_err(|e| Error::io("cannot read standard input", e))?));
-    }
-    let path = local_path(path)?;
-    FileSource::open(path).and_then(|file| read_mode.source(file)).map_err(cannot_open)
-}
-
-/// Splits `appliance.ova:2` into the path of an existing file and a disk in it. Returns `None` for
-/// any other name, including the path of an existing file.
-pub fn appliance_and_disk(name: &Path) -> Option<(&Path, &str)> {
-    let (path, disk) = name.to_str()?.rsplit_once(':')?;
-    let path = plain_path(path)?;
-    (!disk.is_empty() && !name.exists() && path.is_file()).then_some((path, disk))
-}
-
-/// Returns the path in a name given by the user.
-///
-/// # Errors
-/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) for other protocols (`nbd:`, `json:`), and
-/// [`Invalid`](crate::ErrorKind::Invalid) for an empty name.
-pub fn local_path(name: &Path) -> Result<PathBuf> {
-    if name.as_os_str().is_empty() {
-        return Err(Error::invalid("the file name is empty"));
-    }
-    // The path of an existing file is used even if it looks like a protocol.
-    match name.to_str() {
-        Some(text) if !name.exists() => plain_path(text).map(Path::to_owned).ok_or_else(|| {
-            Error::unsupported("only local files and devices can be opened")
-                .hint("for a file whose name has a colon, write ./NAME")
-        }),
-        _ => Ok(name.to_owned()),
     }
 }

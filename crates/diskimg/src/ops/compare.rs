@@ -148,7 +148,7 @@ pub(super) fn compare_disks(
     let mut found = None;
     let outcome = pipeline::run(
         &Pair(disks),
-        threads.unwrap_or_else(pipeline::default_threads),
+        pipeline::Threads::of_workers(threads.unwrap_or_else(pipeline::default_threads)),
         || plan.next_task().inspect_err(|_| planning_failed.store(true, Ordering::Relaxed)),
         |done: Done| {
             report(progress, done.end, total)?;

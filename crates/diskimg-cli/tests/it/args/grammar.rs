@@ -103,7 +103,7 @@ fn file_urls_are_supported_and_other_protocols_are_errors() {
     assert_eq!(lab.read("a.raw"), lab.read("b.raw"));
     for name in ["nbd://localhost/x", "http://localhost/x"] {
         let error = lab.run(["info", name]).fails(1);
-        assert!(error.contains("only local files"), "{error}");
+        assert!(error.contains("Unknown protocol"), "{error}");
     }
 }
 

@@ -21,6 +21,15 @@ impl Images {
         lab.qemu("create -q -f qcow2 -b a.raw -F raw over.qcow2 2M").ok();
         std::fs::write(lab.path("other.raw"), vec![7; 1 << 20]).expect("writes");
         // A qcow2 image in the middle of a file.
+        lab.qemu("create -q -f qcow2 -o data_file=data.raw data.qcow2 1M").ok();
+        lab.qemu("convert -n -O qcow2 a.raw data.qcow2").ok();
+        std::fs::copy(lab.path("other.raw"), lab.path("other-data.raw")).expect("copies");
+        lab.qemu("create -q -f qcow2 empty.qcow2 1M").ok();
+        lab.qemu(
+            "create -q --object secret,id=s,data=x -f qcow2 -o encrypt.format=luks,\
+             encrypt.key-secret=s,encrypt.iter-time=10 encrypted.qcow2 1M",
+        )
+        .ok();
         let embedded = [vec![0; 512], lab.read("a.qcow2"), vec![0; 512]].concat();
         std::fs::write(lab.path("embedded"), embedded).expect("writes");
         Self(lab)
@@ -57,6 +66,33 @@ const JSON: &[&str] = &[
     r#"json:{"driver":"raw","backing":null,"file":{"filename":"a.raw"}}"#,
     r#"json:{"driver":"qcow2","read-only":true,"node-name":"x","lazy-refcounts":true,"file":{"filename":"a.qcow2","locking":"off","aio":"threads"}}"#,
     r#"json:{"driver":"file","filename":"a.raw"}"#,
+    r#"json:{"driver":"raw","node-name":"a012345678901234567890123456789","file":{"filename":"a.raw"}}"#,
+];
+
+/// Descriptions whose other files `info` does not open.
+const INFO: &[&str] = &[
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"filename":"missing"}}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":"x"}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":null}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"encrypted.qcow2"},"encrypt.key-secret":"zz"}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"encrypted.qcow2"},"encrypt":{"format":"luks"}}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"a.qcow2"},"encrypt.key-secret":"zz"}"#,
+];
+
+/// Data files and nodes that are referred to by their names, which `info` does not open.
+const CHILDREN: &[&str] = &[
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"driver":"file","filename":"other-data.raw"}}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"filename":"other-data.raw"}}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"driver":"raw","file":{"filename":"other-data.raw"}}}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"driver":"raw","offset":512,"file":{"filename":"other-data.raw"}}}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"driver":"qcow2","file":{"filename":"a.qcow2"}}}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":null}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2","node-name":"f"},"data-file":"f"}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2","node-name":"f"},"backing":"f"}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"empty.qcow2","node-name":"f"},"backing":{"driver":"raw","file":"f"}}"#,
+    r#"json:{"driver":"qcow2","file":{"driver":"raw","node-name":"r","file":{"filename":"over.qcow2"}},"backing":"r"}"#,
+    r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"filename":"other-data.raw","node-name":"d"},"backing":"d"}"#,
+    r#"json:{"driver":"qcow2","encrypt.key-secret":"zz","file":{"filename":"over.qcow2"}}"#,
 ];
 
 const OPTIONS: &[&str] = &[
@@ -67,6 +103,42 @@ const OPTIONS: &[&str] = &[
     "driver=raw,offset=512,size=4k,file.filename=a.raw",
     "driver=raw,file.filename=x,file.filename=a.raw",
     "driver=qcow2,file.filename=a.qcow2,cache.direct=off,discard=unmap,detect-zeroes=off",
+];
+
+/// Descriptions that are errors when the image is read, and the sentence that both programs print.
+const READ_ERRORS: &[(&str, &str)] = &[
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":"x"}"#,
+        "Cannot find device='x' nor node-name='x'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":""}"#,
+        "Cannot find device='' nor node-name=''",
+    ),
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"filename":"missing"}}"#,
+        "No such file or directory",
+    ),
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"data.qcow2"},"data-file":{"filename":"other.raw","zz":1}}"#,
+        "Block protocol 'file' doesn't support the option 'zz'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"a.qcow2"},"data-file":{"filename":"other.raw"}}"#,
+        "'data-file' can only be set for images with an external data file",
+    ),
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2"},"backing":"f"}"#,
+        "Cannot find device='f' nor node-name='f'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2","node-name":"f"},"backing":{"driver":"raw","file":"f"}}"#,
+        "Cannot reference an existing block device with additional options or a new filename",
+    ),
+    (
+        r#"json:{"driver":"qcow2","file":{"filename":"encrypted.qcow2"},"encrypt.key-secret":"zz"}"#,
+        "No secret with id 'zz'",
+    ),
 ];
 
 /// Descriptions that are errors, and the sentence that both programs print.
@@ -111,12 +183,58 @@ const ERRORS: &[(&str, &str)] = &[
         "Parameter 'offset' expects a non-negative number below 2^64",
     ),
     (r#"json:{"driver":"raw","file":{"filename":"missing"}}"#, "No such file or directory"),
+    (r#"json:{"driver":"raw","file":""}"#, "Cannot find device='' nor node-name=''"),
+    (r#"json:{"driver":"raw","file":null}"#, "A block device must be specified for \"file\""),
+    (
+        r#"json:{"driver":"raw","data-file":"x","file":{"filename":"a.raw"}}"#,
+        "Block format 'raw' does not support the option 'data-file'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","key-secret":"x","file":{"filename":"a.qcow2"}}"#,
+        "Block format 'qcow2' does not support the option 'key-secret'",
+    ),
+    (
+        r#"json:{"driver":"raw","encrypt.key-secret":"x","file":{"filename":"a.qcow2"}}"#,
+        "Block format 'raw' does not support the option 'encrypt.key-secret'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","encrypt.format":"luks","file":{"filename":"a.qcow2"}}"#,
+        "No encryption in image header, but options specified format 'luks'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","encrypt.format":"aes","file":{"filename":"encrypted.qcow2"}}"#,
+        "Header reported 'luks' encryption format but options specify 'aes'",
+    ),
+    (
+        r#"json:{"driver":"qcow2","encrypt.zz":1,"file":{"filename":"encrypted.qcow2"}}"#,
+        "Parameter 'zz' is unexpected",
+    ),
+    (
+        r#"json:{"driver":"qcow2","backing":"f","file":{"filename":"over.qcow2","node-name":"f"}}"#,
+        "Block format 'qcow2' does not support the option 'backing'",
+    ),
+    (
+        r#"json:{"driver":"raw","node-name":"x","file":{"filename":"a.raw","node-name":"x"}}"#,
+        "Duplicate nodes with node-name='x'",
+    ),
+    (
+        r#"json:{"driver":"raw","node-name":"9x","file":{"filename":"a.raw"}}"#,
+        "Invalid node-name: '9x'",
+    ),
+    (
+        r#"json:{"driver":"raw","node-name":"","file":{"filename":"a.raw"}}"#,
+        "Invalid node-name: ''",
+    ),
+    (
+        r#"json:{"driver":"raw","node-name":"a0123456789012345678901234567890","file":{"filename":"a.raw"}}"#,
+        "Node name too long",
+    ),
 ];
 
 #[test]
 fn every_spelling_shows_what_qemu_img_shows() {
     let images = Images::new();
-    let json = JSON.iter().map(|image| ("info --output=json", *image));
+    let json = JSON.iter().chain(INFO).map(|image| ("info --output=json", *image));
     let options = OPTIONS.iter().map(|image| ("info --output=json --image-opts", *image));
     for (command, image) in json.chain(options) {
         let Pair { ours, theirs } = images.run(command, image, &[]);
@@ -162,7 +280,8 @@ fn every_spelling_has_the_bytes_that_qemu_img_reads() {
         r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2"},"backing":{"driver":"raw","offset":512,"size":65536,"file":{"filename":"a.raw"}}}"#,
         r#"json:{"driver":"raw","file":{"driver":"qcow2","file":{"filename":"a.qcow2"}}}"#,
     ];
-    let json = JSON.iter().chain(&backing).map(|image| ("convert -O raw", *image));
+    let images_of_nodes = JSON.iter().chain(&backing).chain(CHILDREN);
+    let json = images_of_nodes.map(|image| ("convert -O raw", *image));
     let options = OPTIONS.iter().map(|image| ("convert -O raw --image-opts", *image));
     for (command, image) in json.chain(options) {
         let read = |image: &str| {
@@ -191,12 +310,15 @@ fn every_spelling_has_the_bytes_that_qemu_img_reads() {
 #[test]
 fn errors_have_qemus_sentences() {
     let images = Images::new();
-    for (image, sentence) in ERRORS {
-        let Pair { ours, theirs } = images.run("info", image, &[]);
+    let info = ERRORS.iter().map(|error| ("info", error));
+    for (command, (image, sentence)) in info.chain(READ_ERRORS.iter().map(|error| ("map", error))) {
+        let Pair { ours, theirs } = images.run(command, image, &[]);
         let theirs = theirs.fails(1);
         assert!(theirs.contains(sentence), "{image}: qemu-img: {theirs}");
         let ours = ours.fails(1);
-        assert!(ours.contains(sentence) && ours.contains(image), "{image}: {ours}");
+        // An error of the image itself names its file.
+        let named = ours.contains(image) || ours.contains(".qcow2");
+        assert!(ours.contains(sentence) && named, "{image}: {ours}");
     }
     let options = [
         ("a.qcow2", "Cannot find device='a.qcow2' nor node-name='a.qcow2'"),
@@ -238,12 +360,23 @@ fn objects_are_checked_as_by_qemu_img() {
     lab.raw("a.raw");
     for objects in [
         "--object secret,id=s,data=x",
-        "--object secret,id=s,file=a.raw --object secret,id=t,data=y,format=base64",
+        "--object secret,id=s,file=a.raw --object secret,id=t,data=eQ==,format=base64",
         "--object secret,id=s",
         "--object secret,data=x",
         "--object secret,id=s,data=x,zz=1",
         "--object nosuch,id=s",
         "--object secret,id=s,data=x --object secret,id=s,data=x",
+        "--object secret,id=s,data=x,file=a.raw",
+        "--object secret,id=9s,data=x",
+        "--object secret,id=s,data=x,format=nosuch",
+        "--object secret,id=s,data=!!,format=base64",
+        "--object secret,id=s,data=eA==,format=base64",
+        "--object secret,id=s,data=,format=base64",
+        "--object secret,id=s,data=x,iv=AAAA",
+        "--object secret,id=s,data=x,keyid=k",
+        "--object {\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"x\"}",
+        "--object {\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"x\",\"zz\":1}",
+        "--object {\"qom-type\":\"nosuch\",\"id\":\"s\"}",
     ] {
         let line = format!("info -f raw {objects} a.raw");
         let (ours, theirs) = (lab.line(&line), lab.qemu(&line));
@@ -252,6 +385,31 @@ fn objects_are_checked_as_by_qemu_img() {
         let sentence = sentence.strip_prefix("qemu-img: ").unwrap_or(sentence);
         assert!(ours.err.contains(sentence), "{line}: {} {}", ours.err, theirs.err);
     }
+}
+
+#[test]
+fn a_secret_is_read_from_its_file_before_files_are_restricted() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for command in ["info -f raw", "map -f raw", "check -f raw"] {
+        let line = format!("{command} --sandbox=on --object secret,id=s,file=missing a.raw");
+        let error = lab.line(&line).fails(1);
+        assert!(error.contains("Unable to read missing: "), "{command}: {error}");
+    }
+    std::fs::write(lab.path("key"), "x").expect("writes");
+    lab.line("convert -f raw -O raw --object secret,id=s,file=key a.raw b.raw").ok();
+}
+
+/// Decryption is not supported yet.
+#[test]
+fn an_encrypted_image_with_its_secret_is_a_clear_error() {
+    let images = Images::new();
+    let image = "driver=qcow2,file.filename=encrypted.qcow2,encrypt.key-secret=s";
+    let objects = ["--object", "secret,id=s,data=x", "--image-opts"];
+    let args = |command| [&[command][..], &objects, &[image]].concat();
+    images.0.run(args("info")).ok();
+    let error = images.0.run(args("map")).fails(1);
+    assert!(error.contains("decryption is not supported"), "{error}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::target::{CreateRequest, Measure, MeasureRequest, Target};
-use crate::open::driver::Driver;
+use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
 use crate::storage::number::{to_u64, to_usize};
 use layer::Iso;
@@ -43,6 +43,7 @@ pub(crate) static DRIVER: Driver = Driver {
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
+    node: NodeKeys::NONE,
 };
 
 /// Sector at which the volume recognition sequence starts.

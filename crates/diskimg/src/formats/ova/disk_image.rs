@@ -5,7 +5,6 @@ use super::package::{Package, PackageFile, has_extension};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::layer::Layer;
-use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::open::probe::Probing;
 use crate::open::{OpenContext, SnapshotSelector};
 use crate::remedy::Remedy;
@@ -54,17 +53,14 @@ impl DiskImage {
     ) -> Result<Self> {
         let chunks = package.chunks(file)?;
         let image = package.image(file, &chunks)?;
+        // Files that the image refers to are not covered by the manifest.
         let context = OpenContext {
-            // Files that the image refers to are not covered by the manifest.
-            resolver: Resolver::new(None, ExternalFiles::None),
-            limits: &package.limits,
             snapshot,
-            disk: None,
             metadata_only,
             with_extents: true,
             // An image with a parent is not complete, even if it names the parent by UUID only.
             with_parent: !metadata_only,
-            probed: false,
+            ..OpenContext::isolated(&package.limits)
         };
         let open = || {
             let format = decide(disk, file, &*image)?;

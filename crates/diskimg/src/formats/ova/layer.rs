@@ -197,6 +197,12 @@ impl Layer for Ova {
         }
     }
 
+    fn prefetch_tables(&self, range: Range<u64>) {
+        if let Content::Image(image) = &self.content {
+            image.layer.prefetch_tables(range);
+        }
+    }
+
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         match &self.content {
             Content::Image(image) => image.layer.map(range, out),

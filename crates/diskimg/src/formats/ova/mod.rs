@@ -39,7 +39,7 @@ mod target;
 mod unpack;
 mod zip_members;
 
-use crate::open::driver::{Appliance, Driver};
+use crate::open::driver::{Appliance, Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
 use archive::Packing;
 use package::has_extension;
@@ -70,6 +70,7 @@ pub(crate) static DRIVER: Driver = Driver {
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: Some(Appliance { create: target::create_disks, alignment: ALIGNMENT }),
+    node: NodeKeys::NONE,
 };
 
 /// Accepts every file with the name of an appliance, so that opening it reports what is wrong with

@@ -16,7 +16,7 @@ use super::unpack::{self, SourceReader, UnpackBudget};
 use super::{has_appliance_name, markup};
 use crate::error::{Error, Result};
 use crate::open::OpenContext;
-use crate::open::external_files::Resolver;
+use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::open::limits::Limits;
 use crate::remedy::Remedy;
 use crate::storage::number::{to_u64, to_usize};
@@ -105,7 +105,9 @@ impl Package {
             let name = path.and_then(Path::file_name);
             let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let descriptor = path.map(Path::to_owned);
-            let Resolver { policy, read_mode, .. } = context.resolver;
+            let Resolver { policy, read_mode, origin, .. } = context.resolver;
+            // Files next to a descriptor are opened by path.
+            let policy = origin.map_or(policy, |_| ExternalFiles::None);
             (Files::Directory { descriptor, policy, read_mode }, PackageFile::plain(name, source))
         } else {
             let archive = Archive::open(source, Packing::of(&head), limits)?;

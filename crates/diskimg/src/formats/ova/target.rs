@@ -29,7 +29,7 @@ use crate::model::target::{Allocate, CreateRequest, Slot, Target, UnitEncoder};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::output::Output;
 use crate::storage::sink::{FileSink, Sink};
-use crate::storage::source::{FileSource, Source};
+use crate::storage::source::{FileSource, Source, SourceError};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::ops::Range;
@@ -391,8 +391,8 @@ fn manifest_text<D: AsRef<[u8]>>(
 
 /// Copies the temporary file to the pipe.
 fn copy(file: File, pipe: &dyn Sink) -> Result<()> {
-    let cannot_read = |e| Error::io("cannot read the temporary file", e);
-    let archive = FileSource::from_file(file).map_err(cannot_read)?;
+    let cannot_read = |e: SourceError| Error::io("cannot read the temporary file", e);
+    let archive = FileSource::from_file(file).map_err(|e| cannot_read(e.into()))?;
     let mut block = vec![0; to_usize(COPY)];
     for at in (0..archive.len()).step_by(to_usize(COPY)) {
         let data = &mut block[..to_usize((archive.len() - at).min(COPY))];

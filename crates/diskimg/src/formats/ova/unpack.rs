@@ -88,10 +88,7 @@ pub(super) fn to_temporary_file(
     Ok(Arc::new(source.ok_or_else(|| budget.exceeded())?))
 }
 
-/// Converts an error of decompression. One without an OS error code is an error in the data.
+/// Converts an error of decompression: one of the data, unless reading it failed.
 pub(super) fn failed(e: io::Error) -> Error {
-    match e.raw_os_error() {
-        Some(_) => Error::io("cannot decompress it", e),
-        None => Error::corrupt("compressed data", format!("cannot decompress it: {e}")),
-    }
+    Error::decode("cannot decompress it", e).in_structure("compressed data")
 }

@@ -104,6 +104,7 @@ fn locate(source: &dyn Source) -> Result<ZipArchive<SourceAt<'_>>> {
     found.map_err(|(_, e)| corrupt(e))
 }
 
+/// Converts an error of reading the directory, which may be one of the storage.
 fn corrupt(error: rawzip::Error) -> Error {
-    Error::corrupt("zip archive", error.to_string())
+    Error::decode("cannot read it", io::Error::other(error)).in_structure("zip archive")
 }

@@ -3,6 +3,7 @@
 use super::bitmaps::Bitmap;
 use super::check;
 use super::header::{Autoclear, Compatible, Header, Incompatible};
+use super::node;
 use super::snapshot::Snapshots;
 use super::tables::{
     COMPRESSED, COPIED, Cluster, L2Layout, OFFSET_MASK, SUBCLUSTERS, Subclusters, TableReader,
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{
-    DiskLayout, Layer, ParentLocator, ParentReference, next_allocated_in_table,
+    DiskLayout, Layer, ParentLocator, ParentReference, entries_for, next_allocated_in_table,
 };
 use crate::model::options::Options;
 use crate::model::sealed::Sealed;
@@ -57,6 +58,7 @@ impl Qcow2 {
     pub(super) fn open(file: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         let limits = context.limits;
         let header = Header::read(&*file, limits, context.metadata_only)?;
+        node::check(&header, context)?;
         let snapshots = Snapshots::read(&*file, &header, limits);
         #[cfg(not(feature = "zstd"))]
         if header.codec == Codec::Zstd && !context.metadata_only {
@@ -95,7 +97,7 @@ impl Qcow2 {
         let l1 = read_words(&*file, "L1 table", l1.offset, l1.entries)?;
         let mut files = vec![file];
         if header.external_data() && !context.metadata_only {
-            files.push(open_data_file(&header, context)?);
+            files.push(node::open_data_file(&header, context)?);
         }
         Ok(Self {
             files,
@@ -488,13 +490,6 @@ struct ClusterRun {
     guest: Range<u64>,
 }
 
-fn open_data_file(header: &Header, context: &OpenContext<'_>) -> Result<Arc<dyn Source>> {
-    let Some(name) = &header.extensions.data_file else {
-        return Err(Error::corrupt("header", "the external data file has no name"));
-    };
-    context.resolver.open("data file", name)
-}
-
 impl Sealed for Qcow2 {}
 
 impl Layer for Qcow2 {
@@ -531,6 +526,14 @@ impl Layer for Qcow2 {
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
         let cover = 1 << self.layout.l1_shift();
         next_allocated_in_table(&self.l1, cover, range, |entry| entry & OFFSET_MASK == 0)
+    }
+
+    fn prefetch_tables(&self, range: Range<u64>) {
+        let used = entries_for(&self.l1, 1 << self.layout.l1_shift(), range);
+        let tables = used.iter().map(|entry| entry & OFFSET_MASK).filter(|&offset| offset != 0);
+        let len = self.layout.cluster_size();
+        let ranges: Vec<_> = tables.map(|offset| offset..offset.saturating_add(len)).collect();
+        self.file().prefetch(&ranges);
     }
 
     /// QEMU's rule: the file takes at least 10 % and at least two clusters less than its length.

@@ -25,6 +25,7 @@ mod header;
 mod inspect;
 mod layer;
 mod measure;
+mod node;
 mod options;
 mod refcount;
 mod snapshot;
@@ -32,7 +33,7 @@ mod tables;
 mod target;
 mod use_counts;
 
-use crate::open::driver::Driver;
+use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
 use std::sync::Arc;
 
@@ -49,7 +50,24 @@ pub(crate) static DRIVER: Driver = Driver {
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
+    node: NodeKeys { ignored: TUNING, encrypt: true, data_file: true },
 };
+
+/// Keys of a node that tune QEMU's caches and checks.
+const TUNING: &[&str] = &[
+    "lazy-refcounts",
+    "pass-discard-request",
+    "pass-discard-snapshot",
+    "pass-discard-other",
+    "discard-no-unref",
+    "overlap-check",
+    "overlap-check.template",
+    "cache-size",
+    "l2-cache-size",
+    "l2-cache-entry-size",
+    "refcount-cache-size",
+    "cache-clean-interval",
+];
 
 /// Recognizes the magic bytes with version 2 or later. Version 1 is a different format (qcow).
 fn probe(buffer: &ProbeBuffer<'_>) -> bool {

@@ -16,7 +16,7 @@ mod target;
 
 use crate::model::options::{OptionKind, OptionSpec};
 use crate::model::target::{Measure, MeasureRequest};
-use crate::open::driver::Driver;
+use crate::open::driver::{Driver, NodeKeys};
 
 pub(crate) use layer::Raw;
 
@@ -43,6 +43,7 @@ pub(crate) static DRIVER: Driver = Driver {
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
+    node: NodeKeys::NONE,
 };
 
 /// A raw file has the size of its disk, holes included, as in `qemu-img measure`.

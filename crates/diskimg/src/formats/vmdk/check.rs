@@ -14,7 +14,7 @@ use super::SECTOR;
 use super::header::Flags;
 use super::sparse::{GTE_ZEROED, SparseExtent};
 use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MetaDataMarker};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::extent::Kind;
 use crate::report::check::{CheckReport, Code, Finding};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
@@ -62,10 +62,7 @@ impl Findings<'_> {
 
     /// Reports a structure that cannot be read, because of damage or an I/O error.
     pub(super) fn unreadable(&mut self, what: &str, error: &Error) {
-        let code = match error.kind() {
-            ErrorKind::Io => Code::CheckError,
-            _ => Code::Corruption,
-        };
+        let code = if error.is_storage_failure() { Code::CheckError } else { Code::Corruption };
         self.found(code, format!("{what}: {}", error.without_remedy()));
     }
 }
@@ -238,10 +235,13 @@ impl Check<'_> {
             if a == b {
                 continue;
             }
-            let (Ok(primary), Ok(redundant)) = (self.entries(a), self.entries(b)) else {
-                self.findings
-                    .corruption(format!("the redundant grain table {index} cannot be read"));
-                continue;
+            let tables = self.entries(a).and_then(|primary| Ok((primary, self.entries(b)?)));
+            let (primary, redundant) = match tables {
+                Ok(tables) => tables,
+                Err(error) => {
+                    self.findings.unreadable(&format!("redundant grain table {index}"), &error);
+                    continue;
+                }
             };
             if primary != redundant {
                 self.findings.corruption(format!(

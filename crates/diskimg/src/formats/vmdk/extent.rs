@@ -403,6 +403,18 @@ impl VmdkExtent {
         }
     }
 
+    /// As [`Layer::prefetch_tables`](crate::Layer::prefetch_tables), for the part of `range` that is
+    /// within this extent.
+    pub(super) fn prefetch_tables(&self, range: &Range<u64>) {
+        let base = self.guest.start;
+        let inside = range.start.max(base) - base..range.end.min(self.guest.end) - base;
+        match &self.layout {
+            Layout::Sparse(extent) => extent.prefetch_tables(inside),
+            Layout::SeSparse(extent) => extent.prefetch_tables(inside),
+            _ => {}
+        }
+    }
+
     /// Maps a range of a flat extent. All of it is data, even holes of the file.
     fn map_flat(
         &self,

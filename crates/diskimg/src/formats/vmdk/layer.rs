@@ -127,6 +127,13 @@ impl Layer for Vmdk {
         }
     }
 
+    fn prefetch_tables(&self, range: Range<u64>) {
+        let list = &self.extents.list;
+        let first = list.partition_point(|extent| extent.guest.end <= range.start);
+        let inside = list[first..].iter().take_while(|extent| extent.guest.start < range.end);
+        inside.for_each(|extent| extent.prefetch_tables(&range));
+    }
+
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()> {
         let OpenExtents { files, list } = &self.extents;
         let first = list.partition_point(|extent| extent.guest.end <= range.start);

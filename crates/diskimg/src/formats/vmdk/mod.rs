@@ -56,7 +56,7 @@ mod write;
 
 use crate::error::{Error, Result};
 use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
-use crate::open::driver::Driver;
+use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;
@@ -120,6 +120,7 @@ pub(crate) static DRIVER: Driver = Driver {
     #[cfg(feature = "inspect")]
     inspect: inspect::INSPECT,
     appliance: None,
+    node: NodeKeys::NONE,
 };
 
 fn probe(buffer: &ProbeBuffer<'_>) -> bool {

@@ -16,7 +16,7 @@ use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
-use crate::model::layer::next_allocated_in_table;
+use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
 use crate::storage::codec::Codec;
 use crate::storage::number::{to_u32, to_u64, to_usize};
@@ -256,25 +256,33 @@ impl SparseExtent {
                 return Ok(table);
             }
             // Without an intact copy, reading a grain with an invalid entry fails.
-            Ok(self.intact_copy(index, sector, &table).unwrap_or(table))
+            Ok(self.intact_copy(index, sector, &table)?.unwrap_or(table))
         })
     }
 
     /// Returns the redundant copy of a damaged table, if it has the same entry wherever the
     /// damaged table has a valid one, and a valid nonzero entry everywhere else. A copy that
     /// lacks an entry describes an older state of the disk.
-    fn intact_copy(&self, index: u64, sector: u32, damaged: &[u32]) -> Option<Vec<u32>> {
-        let other = *self.redundant.get(to_usize(index))?;
-        let copy = self.read_table(Some(other).filter(|&o| o != 0 && o != sector)?).ok()?;
+    ///
+    /// # Errors
+    /// Returns the error of the storage if reading the copy fails.
+    fn intact_copy(&self, index: u64, sector: u32, damaged: &[u32]) -> Result<Option<Vec<u32>>> {
+        let other = self.redundant.get(to_usize(index)).copied();
+        let Some(other) = other.filter(|&o| o != 0 && o != sector) else { return Ok(None) };
+        let copy = match self.read_table(other) {
+            Ok(copy) => copy,
+            Err(error) if error.is_storage_failure() => return Err(error),
+            Err(_) => return Ok(None),
+        };
         let intact = damaged.iter().zip(&copy).all(|(&entry, &other)| match other {
             _ if self.starts_in_file(entry) => entry == other,
             0 => false,
             other => self.starts_in_file(other),
         });
-        intact.then(|| {
+        Ok(intact.then(|| {
             self.replaced_tables.fetch_add(1, Ordering::Relaxed);
             copy
-        })
+        }))
     }
 
     /// True if the grain that the entry points to, if any, starts within the file.
@@ -302,6 +310,14 @@ impl SparseExtent {
         next_allocated_in_table(&self.directory, self.header.table_cover(), range, |&entry| {
             entry == 0
         })
+    }
+
+    /// As [`Layer::prefetch_tables`](crate::Layer::prefetch_tables).
+    pub(super) fn prefetch_tables(&self, range: Range<u64>) {
+        let tables = entries_for(&self.directory, self.header.table_cover(), range).iter();
+        let starts = tables.filter(|&&sector| sector != 0).map(|&s| u64::from(s) * SECTOR);
+        let ranges: Vec<_> = starts.map(|at| at..at + self.table_bytes()).collect();
+        self.source.prefetch(&ranges);
     }
 
     /// Appends the extents that cover `range`, which is relative to this VMDK extent. The VMDK
@@ -387,7 +403,11 @@ impl SparseExtent {
             ));
         }
         if self.header.compressed {
-            let (skip, stored) = self.compressed_grain(offset, grain).map_err(corrupt)?;
+            let mut head = [0; to_usize(GrainMarker::BYTES)];
+            self.source.read_exact_at(&mut head, offset).map_err(|e| {
+                Error::io("cannot read its first bytes", e).in_structure("grain").at(offset)
+            })?;
+            let (skip, stored) = self.compressed_grain(head, offset, grain).map_err(corrupt)?;
             return Ok(Kind::Encoded(Encoded {
                 host: HostOffset { file, offset: offset + skip },
                 stored,
@@ -404,11 +424,13 @@ impl SparseExtent {
     }
 
     /// Returns the number of bytes before the zlib stream at `offset`, and the stream's length.
-    fn compressed_grain(&self, offset: u64, grain: &Range<u64>) -> Result<(u64, u32), String> {
-        let mut bytes = [0; to_usize(GrainMarker::BYTES)];
-        self.source
-            .read_exact_at(&mut bytes, offset)
-            .map_err(|e| format!("cannot read its first bytes: {e}"))?;
+    /// `head` are the bytes at `offset`.
+    fn compressed_grain(
+        &self,
+        head: [u8; to_usize(GrainMarker::BYTES)],
+        offset: u64,
+        grain: &Range<u64>,
+    ) -> Result<(u64, u32), String> {
         let max = self.header.grain_bytes() * 2 + COMPRESSED_SLACK;
         let remaining = self.source.len() - offset;
         let bounded = |size: u32, skip: u64| {
@@ -425,7 +447,7 @@ impl SparseExtent {
             Ok((skip, to_u32(size)))
         };
         if self.has_markers() {
-            let marker: GrainMarker = zerocopy::transmute!(bytes);
+            let marker: GrainMarker = zerocopy::transmute!(head);
             let (lba, expected) = (marker.lba.get(), grain.start / SECTOR);
             if lba != expected {
                 return Err(format!(
@@ -438,7 +460,7 @@ impl SparseExtent {
         // size before the data, QEMU expects the data alone. Decide by the position of the zlib
         // header. (With grains of 64 KiB, bytes 4 and 5 of bare data can look like one only if the
         // data starts with an empty block that is followed by a stored block.)
-        let [a, b, c, d, e, f, ..] = bytes;
+        let [a, b, c, d, e, f, ..] = head;
         let sized = bounded(u32::from_le_bytes([a, b, c, d]), 4);
         match (is_zlib_header(e, f), is_zlib_header(a, b)) {
             (true, _) if sized.is_ok() => sized,

@@ -12,8 +12,7 @@
 
 use crate::error::{Error, Result};
 use crate::storage::number::{to_u32, to_u64, to_usize};
-use crate::storage::source::Source;
-use std::io;
+use crate::storage::source::{Source, SourceError, read_if_inside};
 use std::sync::Arc;
 
 /// Offset of the boot info table.
@@ -72,7 +71,7 @@ impl Source for PatchedSource {
         self.inner.len()
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         self.inner.read_exact_at(buf, offset)?;
         self.patches.iter().for_each(|patch| patch.apply(buf, offset));
         Ok(())
@@ -141,18 +140,19 @@ pub(crate) fn grub2_address(len: u64, sector: u32) -> Result<Patch> {
 
 /// Returns true if `image`, the bytes from the first sector of a boot image, has a boot info table
 /// with that sector (in sectors of 2048 bytes).
-pub(crate) fn has_info_table(image: &dyn Source, sector: u32) -> bool {
+pub(crate) fn has_info_table(image: &dyn Source, sector: u32) -> Result<bool, SourceError> {
     let mut table = [0; 8];
-    let read = image.read_exact_at(&mut table, INFO_TABLE);
+    let inside = read_if_inside(image, &mut table, INFO_TABLE)?;
     let [d, c, b, a, rest @ ..] = table;
-    read.is_ok() && [d, c, b, a] == PRIMARY_DESCRIPTOR.to_le_bytes() && rest == sector.to_le_bytes()
+    let [descriptor, start] = [[d, c, b, a], rest];
+    Ok(inside && descriptor == PRIMARY_DESCRIPTOR.to_le_bytes() && start == sector.to_le_bytes())
 }
 
 /// Returns true if `image` has a GRUB address for that sector.
-pub(crate) fn has_grub2_address(image: &dyn Source, sector: u32) -> bool {
+pub(crate) fn has_grub2_address(image: &dyn Source, sector: u32) -> Result<bool, SourceError> {
     let mut address = [0; 8];
-    let read = image.read_exact_at(&mut address, GRUB2_ADDRESS);
-    read.is_ok() && u64::from_le_bytes(address) == u64::from(sector) * 4 + GRUB2_SKIPS
+    let inside = read_if_inside(image, &mut address, GRUB2_ADDRESS)?;
+    Ok(inside && u64::from_le_bytes(address) == u64::from(sector) * 4 + GRUB2_SKIPS)
 }
 
 #[cfg(test)]

@@ -13,8 +13,7 @@
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::{Source, check_range};
-use std::io;
+use crate::storage::source::{Source, SourceError, check_range, read_if_inside};
 use std::sync::Arc;
 
 /// Sync pattern at the start of a raw sector (ECMA-130, 14.1).
@@ -57,8 +56,10 @@ const LAYOUTS: [Layout; 5] = [
 /// Returns [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the sector of the first
 /// volume descriptor is of mode 2 form 2, [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
-    if DESCRIPTORS.into_iter().any(|sector| is_descriptor(&*source, sector * SECTOR)) {
-        return Ok(source);
+    for sector in DESCRIPTORS {
+        if is_descriptor(&*source, sector * SECTOR)? {
+            return Ok(source);
+        }
     }
     for layout in LAYOUTS {
         match layout.fits(&*source)? {
@@ -75,10 +76,15 @@ pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
 
 /// Returns true if there is a volume descriptor at byte offset `at` (ECMA-119, 8.1; ECMA-167,
 /// 2/9.1).
-fn is_descriptor(source: &dyn Source, at: u64) -> bool {
+fn is_descriptor(source: &dyn Source, at: u64) -> Result<bool> {
     let mut head = [0; 6];
-    source.read_exact_at(&mut head, at).is_ok()
-        && matches!(&head[1..], b"CD001" | b"BEA01" | b"NSR02" | b"NSR03" | b"CDROM")
+    let inside = read(source, &mut head, at)?;
+    Ok(inside && matches!(&head[1..], b"CD001" | b"BEA01" | b"NSR02" | b"NSR03" | b"CDROM"))
+}
+
+/// Fills `buf` from the bytes at offset `at`. Returns false if the source ends before that.
+pub(super) fn read(source: &dyn Source, buf: &mut [u8], at: u64) -> Result<bool> {
+    read_if_inside(source, buf, at).map_err(|e| Error::io("cannot read", e).at(at))
 }
 
 impl Layout {
@@ -87,18 +93,18 @@ impl Layout {
     fn fits(&self, source: &dyn Source) -> Result<Option<bool>> {
         let first = DESCRIPTORS.start * self.raw;
         let mut head = [0; 24];
-        match source.read_exact_at(&mut head, first) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(e) => return Err(Error::io("cannot read", e).at(first)),
+        if !read(source, &mut head, first)? {
+            return Ok(None);
         }
         // The last byte of the header is the mode (ECMA-130, 14.2).
         let mode = if self.subheader.is_some() { 2 } else { 1 };
         if self.sync && (head[..12] != SYNC || head[15] != mode) {
             return Ok(None);
         }
-        let found =
-            DESCRIPTORS.into_iter().any(|n| is_descriptor(source, n * self.raw + self.data));
+        let mut found = false;
+        for sector in DESCRIPTORS {
+            found |= is_descriptor(source, sector * self.raw + self.data)?;
+        }
         let form_2 = self.subheader.is_some_and(|at| head[to_usize(at) + 2] & FORM_2 != 0);
         // The sync pattern is sufficient, even if there is no volume descriptor.
         Ok((self.sync || found).then_some(!form_2))
@@ -122,11 +128,11 @@ impl RawSectors {
     }
 
     /// Returns the 2048 bytes of data of a raw sector.
-    fn data<'a>(&self, sector: &'a [u8], number: u64) -> io::Result<&'a [u8]> {
+    fn data<'a>(&self, sector: &'a [u8], number: u64) -> Result<&'a [u8]> {
         let Layout { data, subheader, .. } = self.layout;
         if subheader.is_some_and(|at| sector[to_usize(at) + 2] & FORM_2 != 0) {
             let what = format!("sector {number} is a mode 2 form 2 sector; expected form 1");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            return Err(Error::corrupt("raw sector", what));
         }
         Ok(&sector[to_usize(data)..][..to_usize(SECTOR)])
     }
@@ -137,7 +143,7 @@ impl Source for RawSectors {
         self.sectors * SECTOR
     }
 
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
         check_range(offset, buf.len(), self.len())?;
         let Layout { raw, data, .. } = self.layout;
         let mut bytes = Vec::new();

@@ -12,11 +12,11 @@
 //! root directory distinguishes the two: that of a session is within the session, and its first
 //! record contains its own sector number.
 
-use crate::error::{Error, Result};
+use super::sectors::read;
+use crate::error::Result;
 use crate::iso::SECTOR;
 use crate::storage::source::Source;
 use serde::Serialize;
-use std::io;
 
 /// Number of sectors before the volume descriptors of a session (ECMA-119, 6.2.1).
 const SYSTEM_AREA: u64 = 16;
@@ -138,15 +138,6 @@ fn is_later(source: &dyn Source, found: &SessionInfo) -> Result<bool> {
     let whole = read(source, &mut record, found.root * SECTOR)?;
     let itself = record[2..6].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
     Ok(whole && record[0] >= 34 && record[32..34] == [1, 0] && itself == found.root)
-}
-
-/// Fills `buf` from the bytes at offset `at`. Returns false if the source ends before that.
-fn read(source: &dyn Source, buf: &mut [u8], at: u64) -> Result<bool> {
-    match source.read_exact_at(buf, at) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(Error::io("cannot read", e).at(at)),
-    }
 }
 
 #[cfg(test)]

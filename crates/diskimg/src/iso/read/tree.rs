@@ -227,8 +227,11 @@ impl RecordTree {
     ) -> Result<Node> {
         let at = u64::from(sector) * SECTOR;
         let extent = FileExtent { offset: Some(at), len: SECTOR };
-        let bytes = self.directory_bytes(&extent);
-        let dot = bytes.as_ref().ok().and_then(|bytes| Record::parse(bytes, 0));
+        let bytes = match self.directory_bytes(&extent) {
+            Err(error) if error.is_storage_failure() => return Err(error),
+            outcome => outcome.ok(),
+        };
+        let dot = bytes.as_ref().and_then(|bytes| Record::parse(bytes, 0));
         let dot = dot.filter(|dot| dot.is_dot() && dot.is_dir() && dot.offset == at);
         let mut attributes = rock_ridge.attributes;
         let (size, content) = match dot {

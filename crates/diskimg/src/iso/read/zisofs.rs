@@ -19,8 +19,7 @@ use crate::iso::node::ZisofsParameters;
 use crate::open::limits::Limits;
 use crate::storage::codec::Decoder;
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::{Segment, Source, check_range};
-use std::io;
+use crate::storage::source::{Segment, Source, SourceError, check_range};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -131,7 +130,7 @@ impl ZisofsSource {
     }
 
     /// Reads `count` pointers, starting with that of block `first`. All must be in the table.
-    fn pointers(&self, first: u64, count: u64) -> io::Result<Vec<u64>> {
+    fn pointers(&self, first: u64, count: u64) -> Result<Vec<u64>, SourceError> {
         let width = usize::from(self.pointer_bytes);
         let mut bytes = vec![0; to_usize(count) * width];
         self.compressed.read_exact_at(&mut bytes, self.table + first * to_u64(width))?;
@@ -153,7 +152,7 @@ impl ZisofsSource {
         block: &mut [u8],
         compressed: &mut Vec<u8>,
         decoder: &mut Decoder,
-    ) -> io::Result<()> {
+    ) -> Result<(), SourceError> {
         let pointers = self.pointers(index, 2)?;
         let (start, end) = (pointers[0], pointers[1]);
         let first = self.table + (self.blocks + 1) * u64::from(self.pointer_bytes);
@@ -163,25 +162,28 @@ impl ZisofsSource {
         }
         let file_len = self.compressed.len();
         if start > end || start < first || end > file_len {
-            return Err(invalid_data(format!(
-                "block {index} of a zisofs file is at {start}..{end}; expected within \
+            return Err(corrupt(format!(
+                "block {index} is at {start}..{end}; expected within \
                  {first}..{file_len}"
-            )));
+            ))
+            .into());
         }
         let len = to_u64(block.len());
         // Deflate makes incompressible data only slightly longer.
         if end - start > 2 * (1 << self.block_log2) {
-            return Err(invalid_data(format!("block {index} of a zisofs file is too long")));
+            return Err(corrupt(format!("block {index} is too long")).into());
         }
         if len > self.ratio.saturating_mul(end - start) {
             let stored = end - start;
             let found =
                 format!("block {index} of a zisofs file decompresses {stored} bytes to {len}");
-            return Err(io::Error::other(Error::over_limit("unpacked_ratio", found, self.ratio)));
+            return Err(Error::over_limit("unpacked_ratio", found, self.ratio).into());
         }
         compressed.resize(to_usize(end - start), 0);
         self.compressed.read_exact_at(compressed, start)?;
-        decoder.decode_zlib_exactly(compressed, block)
+        decoder.decode_zlib_exactly(compressed, block).map_err(|e| {
+            Error::decode(format!("cannot decompress block {index}"), e).in_structure(NAME).into()
+        })
     }
 }
 
@@ -190,7 +192,7 @@ impl Source for ZisofsSource {
         self.size
     }
 
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
         check_range(offset, buf.len(), self.size)?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let CachedBlock { index: cached, bytes, compressed, decoder } = &mut *cache;
@@ -217,7 +219,7 @@ impl Source for ZisofsSource {
         Ok(())
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let first = offset >> self.block_log2;
         let count = (self.blocks - first).min(POINTERS_AT_ONCE);
         let pointers = self.pointers(first, count + 1)?;
@@ -269,13 +271,10 @@ fn corrupt(what: String) -> Error {
     Error::corrupt(NAME, what)
 }
 
-fn invalid_data(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::storage::codec::Encoder;
     use crate::storage::source::MemorySource;
 
@@ -384,7 +383,8 @@ mod tests {
             compressed[16 + 4 * pointer..][..4].copy_from_slice(&u32::to_le_bytes(value));
             let source = open(&compressed, &parameters).expect("opens");
             let error = source.read_exact_at(&mut [0; 9], 0).expect_err("no such block");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+            let error = Error::io("cannot read", error);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
             source.read_exact_at(&mut [0; 7], 3 * BLOCK as u64).expect("the last block is valid");
             // The failed block must not be in the cache.
             source.read_exact_at(&mut [0; 9], 0).expect_err("still no such block");

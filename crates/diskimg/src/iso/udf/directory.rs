@@ -4,7 +4,7 @@ use super::partition::BlockAddress;
 use super::raw::{self, FileIdentifier, characteristics, id};
 use super::volume::UdfVolume;
 use super::{entry, tag, text};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::iso::node::{Attributes, Content, Entry, FileType, Node};
 use crate::storage::number::to_u64;
 
@@ -42,7 +42,7 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
         if let Some(Named { name, address, is_dir }) = found {
             let node = match entry::node(volume, address, &mut cost) {
                 Ok(node) => node,
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                Err(error) if error.is_storage_failure() => return Err(error),
                 Err(error) => {
                     volume.notes.add(dir.location, error.without_remedy());
                     placeholder(is_dir, to_u64(at) + dir.location)

@@ -243,7 +243,7 @@ impl Icb {
 /// the length of the image.
 pub(super) fn read_all(volume: &UdfVolume, extents: &[FileExtent]) -> Result<Vec<u8>> {
     let cannot_read = |e| Error::io("cannot read", e);
-    let source = ExtentSource::new(volume.source.clone(), extents).map_err(cannot_read)?;
+    let source = ExtentSource::new(volume.source.clone(), extents)?;
     let found = || format!("a directory or table of {} bytes", source.len());
     let limit = volume.limits.directory_bytes;
     if source.len() > limit {

@@ -4,7 +4,9 @@
 use super::raw::{self, id};
 use super::tag;
 use super::volume::UdfVolume;
+use crate::error::{Error, Result};
 use crate::storage::number::to_index;
+use crate::storage::source::read_if_inside;
 
 /// Maximum number of descriptors that are read. Each change of a rewritable volume may have added
 /// one.
@@ -18,9 +20,13 @@ pub(super) struct Counts {
     pub(super) directories: Option<u32>,
 }
 
-/// Returns the contents of the last descriptor. It is not needed to read files, so an error only
-/// ends the sequence.
-pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option<Counts> {
+/// Returns the contents of the last descriptor. It is not needed to read files, so damage only ends
+/// the sequence.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) or [`Transient`](crate::ErrorKind::Transient) if reading
+/// fails.
+pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Result<Option<Counts>> {
     let size = volume.partitions.block_size;
     let mut extent = logical.integrity;
     let mut last = None;
@@ -32,8 +38,12 @@ pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option
         while left >= size {
             seen += 1;
             let offset = sector * u64::from(size);
-            if seen > MAX_DESCRIPTORS || volume.source.read_exact_at(&mut block, offset).is_err() {
-                return last;
+            if seen > MAX_DESCRIPTORS {
+                return Ok(last);
+            }
+            let inside = read_if_inside(&*volume.source, &mut block, offset);
+            if !inside.map_err(|e| Error::io("cannot read", e).at(offset))? {
+                return Ok(last);
             }
             if tag::tag(&block).is_none_or(|tag| tag.id.get() != id::INTEGRITY) {
                 break;
@@ -41,7 +51,7 @@ pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option
             let name = "logical volume integrity descriptor";
             let address = u32::try_from(sector).ok();
             let _ = tag::check(name, &block, &[id::INTEGRITY], offset, address, &volume.notes);
-            let (head, rest) = raw::read::<raw::Integrity>(&block)?;
+            let Some((head, rest)) = raw::read::<raw::Integrity>(&block) else { return Ok(None) };
             last = Some(parse(head, rest));
             next = Some(head.next);
             left -= size;
@@ -49,7 +59,7 @@ pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Option
         }
         match next {
             Some(next) if next.length.get() > 0 => extent = next,
-            _ => return last,
+            _ => return Ok(last),
         }
     }
 }

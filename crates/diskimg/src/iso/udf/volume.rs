@@ -124,7 +124,7 @@ impl UdfVolume {
         };
         maps::build(&mut volume, &maps, found)?;
         volume.info.partitions = maps::describe(&maps, found);
-        volume.info.set_counts(integrity::counts(&volume, logical));
+        volume.info.set_counts(integrity::counts(&volume, logical)?);
         volume.root = volume.find_root(BlockAddress::from(&logical.file_set.address))?;
         Ok(volume)
     }

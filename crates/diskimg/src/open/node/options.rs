@@ -107,7 +107,6 @@ impl NodeOptions {
     pub(super) fn take_child(&mut self, name: &str) -> Option<Child> {
         match self.0.remove(name) {
             Some(Value::Null) => return Some(Child::Null),
-            Some(Value::Text(text)) if text.is_empty() => return Some(Child::Null),
             Some(Value::Text(text)) => return Some(Child::Reference(text)),
             None => {}
         }
@@ -120,6 +119,11 @@ impl NodeOptions {
             }
         }
         (!child.0.is_empty()).then_some(Child::Node(child))
+    }
+
+    /// Returns true if the child `name` is the name of a node.
+    pub(super) fn has_reference(&self, name: &str) -> bool {
+        matches!(self.0.get(name), Some(Value::Text(_)))
     }
 
     /// Returns an option that is left over.

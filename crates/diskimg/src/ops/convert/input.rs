@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::extent::ChainExtent;
 use crate::model::image::Image;
-use crate::storage::source::HostFileId;
+use crate::storage::source::{HostFileId, IoHints};
 use std::ops::Range;
 
 /// One or more images as one range of guest bytes.
@@ -133,6 +133,23 @@ impl Input {
             }
         }
         Ok(())
+    }
+
+    /// Returns how the files of all images are read efficiently.
+    pub(super) fn io(&self) -> IoHints {
+        let hints = self.images.iter().map(Image::io);
+        hints.reduce(IoHints::combine).unwrap_or_default()
+    }
+
+    /// As [`Image::prefetch_tables`].
+    pub(super) fn prefetch_tables(&self, range: Range<u64>) {
+        for part in &self.parts {
+            let inside = range.start.max(part.at.start)..range.end.min(part.at.end);
+            if inside.start < inside.end {
+                let shift = |offset: u64| offset - part.at.start + part.from;
+                self.images[part.image].prefetch_tables(shift(inside.start)..shift(inside.end));
+            }
+        }
     }
 
     /// As [`Image::next_window`].

@@ -14,6 +14,8 @@ mod digest;
 mod existing;
 mod hash;
 mod input;
+mod load;
+mod lookahead;
 mod pass;
 mod place;
 mod plan;

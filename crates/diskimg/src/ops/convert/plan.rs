@@ -2,6 +2,7 @@
 
 use super::Sparse;
 use super::input::{Input, InputRun};
+use super::load::Loaded;
 use super::pass;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
 use super::share::{Origin, Sharing};
@@ -35,6 +36,8 @@ pub(super) struct Task {
     /// Where all of `range` is stored verbatim in the source, if it can be shared or copied by the
     /// kernel without being read. `range` consists of whole clusters then.
     pub(super) origin: Option<Origin>,
+    /// Stored bytes that were read ahead of the worker.
+    pub(super) loaded: Loaded,
 }
 
 /// Divides the input into tasks, lazily.
@@ -104,6 +107,11 @@ impl<'a> Plan<'a> {
         self
     }
 
+    /// Returns the guest offset up to which the input has been mapped.
+    pub(super) fn position(&self) -> u64 {
+        self.window
+    }
+
     /// Returns the next task in guest order, or `None` at the end of the disk.
     pub(super) fn next_task(&mut self) -> Result<Option<Task>> {
         while self.ready.is_empty() && self.window < self.input.size() {
@@ -144,8 +152,13 @@ impl<'a> Plan<'a> {
     fn zero_task(&mut self, end: u64) -> Option<Task> {
         let zeros = self.planned..end;
         self.planned = end;
-        let task = |zeros| Task { zeros, range: end..end, input_runs: Vec::new(), origin: None };
-        (!zeros.is_empty()).then(|| task(zeros))
+        (!zeros.is_empty()).then(|| Task {
+            zeros,
+            range: end..end,
+            input_runs: Vec::new(),
+            origin: None,
+            loaded: Loaded::default(),
+        })
     }
 
     /// Divides a window into tasks.
@@ -170,6 +183,7 @@ impl<'a> Plan<'a> {
                     input_runs: covering.map(|s| s.clip(&range)).collect(),
                     range,
                     origin,
+                    loaded: Loaded::default(),
                 });
                 self.planned = end;
                 at = end;
@@ -210,7 +224,7 @@ impl<'a> Plan<'a> {
         while at < range.end {
             let rest = at..range.end;
             let error = match self.input.runs(rest.clone()) {
-                Err(error) if self.salvaged.active() => error,
+                Err(error) if self.salvaged.covers(&error) => error,
                 outcome => {
                     input_runs.extend(outcome?);
                     break;

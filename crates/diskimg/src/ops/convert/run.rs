@@ -3,8 +3,8 @@
 use super::input::Input;
 use super::share::{Reflink, Sharing};
 use super::{
-    Digests, Report, SECTOR, Settings, Sparse, hash, place, plan, read_back, salvage, throttle,
-    transfer,
+    Digests, Report, SECTOR, Settings, Sparse, hash, lookahead, place, plan, read_back, salvage,
+    throttle, transfer,
 };
 use crate::error::{Error, Result};
 use crate::model::image::Image;
@@ -199,9 +199,13 @@ impl Settings<'_> {
         let cluster_size = target.disk_layout().cluster_size;
         let salvaged = salvage::SalvageLog::new(self.salvage);
         let threads = self.threads.unwrap_or_else(pipeline::default_threads);
-        let threads = threads.clamp(1, pipeline::MAX_THREADS);
+        let hints = input.io();
+        let threads = pipeline::Threads {
+            io: pipeline::IoStage::of(hints),
+            ..pipeline::Threads::of_workers(threads)
+        };
         // The encoders are made here because the workers cannot borrow the target.
-        let encoders: Vec<_> = (0..threads).map_while(|_| target.encoder()).collect();
+        let encoders: Vec<_> = (0..threads.workers).map_while(|_| target.encoder()).collect();
         let verbatim = encoders.is_empty() && backing.is_none() && self.sparse != Sparse::Off;
         let sharing = self.sharing(verbatim, input, &*target)?;
         // Data that is compared with a backing file, digested or salvaged must be decoded.
@@ -242,7 +246,19 @@ impl Settings<'_> {
             progress: self.progress,
         };
         placer.report_progress(0)?;
-        pipeline::run(&job, threads, || plan.next_task(), |done| placer.place(done))?;
+        let lookahead = lookahead::Lookahead::new(input);
+        std::thread::scope(|scope| {
+            let _guard = lookahead.guard();
+            if threads.io.is_some() {
+                // Without the thread, the plan reads the tables itself.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, || lookahead.run());
+            }
+            let plan = || {
+                lookahead.advance(plan.position());
+                plan.next_task()
+            };
+            pipeline::run(&job, threads, plan, |done| placer.place(done))
+        })?;
         placer.report_progress(input.size())?;
         let (stored_bytes, digest) = (placer.stored, placer.digest);
         let hash = placer.hash.map(hash::GuestHash::finish);

@@ -1,7 +1,7 @@
 //! Salvage: the record of ranges that could not be read.
 
 use super::Salvaged;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::storage::lock;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -24,6 +24,12 @@ impl SalvageLog {
     /// Returns true if salvage was requested.
     pub(super) fn active(&self) -> bool {
         self.active
+    }
+
+    /// Returns true if data that is unreadable because of `error` is to be replaced by zeros. Data
+    /// that may become readable again is not lost.
+    pub(super) fn covers(&self, error: &Error) -> bool {
+        self.active && error.kind() != ErrorKind::Transient
     }
 
     /// Records that `guest` was replaced by zeros because of `error`.

@@ -3,6 +3,7 @@
 use super::Sparse;
 use super::digest;
 use super::input::{Input, InputRun};
+use super::load::{self, Loaded, LoadedImage};
 use super::pass;
 use super::plan::Task;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
@@ -10,10 +11,10 @@ use super::share::{Origin, Sharing, cannot_share};
 use super::task::{Buffers, Bytes, EncodedTask, Placed, TaskRun, Write, push_run};
 use crate::error::{Error, Result};
 use crate::model::extent::Kind;
-use crate::model::fetch::{Fetcher, read_stored};
+use crate::model::fetch::{Fetcher, StoredUnit};
 use crate::model::image::Image;
 use crate::model::target::{Slot, UnitEncoder};
-use crate::ops::pipeline::Job;
+use crate::ops::pipeline::{Job, Weight};
 use crate::storage::lock;
 use crate::storage::sink::Sink;
 use crate::storage::zeros::is_zero;
@@ -87,7 +88,18 @@ impl Job for Transfer<'_> {
         self.sequential
     }
 
-    fn work(&self, worker: &mut Worker, task: Task) -> Result<EncodedTask> {
+    fn weight(&self, task: &Task) -> Weight {
+        load::weight(task)
+    }
+
+    fn load(&self, tasks: &mut [&mut Task]) {
+        load::load(self.input, tasks);
+    }
+
+    fn work(&self, worker: &mut Worker, mut task: Task) -> Result<EncodedTask> {
+        if let Some(error) = task.loaded.error.take() {
+            return Err(error);
+        }
         if let Some(origin) = task.origin {
             let digest = digest::of_unread(&task.range, self.sharing.revision(&origin));
             return Ok(EncodedTask::offloaded(task, origin, digest));
@@ -102,9 +114,11 @@ impl Job for Transfer<'_> {
         for input_run in &task.input_runs {
             let at = (input_run.at.start - start) as usize;
             let part = &mut guest[at..at + (input_run.at.end - input_run.at.start) as usize];
-            let passes = self.passes && self.pass(worker, input_run, &mut encoded, &mut passed)?;
+            let loaded = &task.loaded;
+            let passes =
+                self.passes && self.pass(worker, input_run, loaded, &mut encoded, &mut passed)?;
             if !passes || self.hashes {
-                self.fetch(worker, input_run, part)?;
+                self.fetch(worker, input_run, loaded, part)?;
             }
         }
         let mut task = EncodedTask {
@@ -138,15 +152,24 @@ impl Job for Transfer<'_> {
 
 impl Transfer<'_> {
     /// Fills `buf` with the bytes of `input_run`. With salvage, unreadable bytes become zeros.
-    fn fetch(&self, worker: &mut Worker, input_run: &InputRun, buf: &mut [u8]) -> Result<()> {
+    fn fetch(
+        &self,
+        worker: &mut Worker,
+        input_run: &InputRun,
+        loaded: &Loaded,
+        buf: &mut [u8],
+    ) -> Result<()> {
         let Some(index) = input_run.image else {
             buf.fill(0);
             return Ok(());
         };
         let image = self.input.image(index);
-        let error = match worker.fetchers[index].fetch(image, &input_run.extent, buf) {
+        let preloaded = LoadedImage { loaded, image: index };
+        let fetcher = &mut worker.fetchers[index];
+        let fetched = fetcher.fetch_preloaded(image, &input_run.extent, buf, &preloaded);
+        let error = match fetched {
             Ok(()) => return Ok(()),
-            Err(error) if !self.salvaged.active() => return Err(error),
+            Err(error) if !self.salvaged.covers(&error) => return Err(error),
             Err(error) => error,
         };
         // Data stored verbatim is salvaged block by block; a compressed unit is lost as a whole.
@@ -162,8 +185,8 @@ impl Transfer<'_> {
             .max((input_run.at.start + 1).next_multiple_of(SALVAGE_BLOCK));
         let (low, high) = (input_run.at.start..middle, middle..input_run.at.end);
         let (left, right) = buf.split_at_mut((middle - input_run.at.start) as usize);
-        self.fetch(worker, &input_run.clip(&low), left)?;
-        self.fetch(worker, &input_run.clip(&high), right)
+        self.fetch(worker, &input_run.clip(&low), loaded, left)?;
+        self.fetch(worker, &input_run.clip(&high), loaded, right)
     }
 
     /// Appends a compressed unit as stored to `encoded`, and a run for it to `passed`. Returns
@@ -172,6 +195,7 @@ impl Transfer<'_> {
         &self,
         worker: &mut Worker,
         input_run: &InputRun,
+        loaded: &Loaded,
         encoded: &mut Vec<u8>,
         passed: &mut Vec<TaskRun>,
     ) -> Result<bool> {
@@ -179,11 +203,11 @@ impl Transfer<'_> {
         let Some(unit) = pass::passing(input_run, self.cluster_size, &**encoder) else {
             return Ok(false);
         };
-        let image = self.input.image(input_run.image.unwrap_or_default());
-        let depth = input_run.extent.depth;
-        let mut fill = |buf: &mut [u8]| {
-            read_stored(image, depth, unit, buf).map_err(|e| image.in_layer(e, depth))
-        };
+        let index = input_run.image.unwrap_or_default();
+        let (image, depth) = (self.input.image(index), input_run.extent.depth);
+        let preloaded = &LoadedImage { loaded, image: index };
+        let stored = StoredUnit { image, depth, encoded: unit, preloaded };
+        let mut fill = |buf: &mut [u8]| stored.read(buf).map_err(|e| image.in_layer(e, depth));
         let from = encoded.len();
         encoder.pass(input_run.at.start, unit.stored as usize, &mut fill, encoded)?;
         passed.push(TaskRun::Encoded(input_run.at.start, from..encoded.len()));
@@ -390,7 +414,13 @@ mod tests {
         let (mut reader, mut writer) = (job.worker(), job.worker());
         for _ in 0..10 {
             let input_runs = input.runs(0..4096).expect("maps");
-            let task = Task { zeros: 0..0, range: 0..4096, input_runs, origin: None };
+            let task = Task {
+                zeros: 0..0,
+                range: 0..4096,
+                input_runs,
+                origin: None,
+                loaded: Loaded::default(),
+            };
             let task = job.work(&mut reader, task).expect("works");
             job.write(&mut writer, Placed { task, writes: Vec::new() }).expect("writes");
         }

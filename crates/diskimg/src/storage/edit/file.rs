@@ -4,7 +4,9 @@ use super::Storage;
 use crate::storage::locking::Lock;
 use crate::storage::os;
 use crate::storage::sink::{FileSink, Sink};
-use crate::storage::source::{FileSource, HostFileId, Segment, Source, check_range};
+use crate::storage::source::{
+    FileSource, HostFileId, Segment, Source, SourceError, check_range, read_file, segment_of_file,
+};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -46,16 +48,14 @@ impl Source for FileStorage {
         self.source.len()
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         check_range(offset, buf.len(), self.current_len())?;
-        os::read_exact_at(self.source.file(), buf, offset)
+        read_file(self.source.file(), buf, offset)
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         // Not the source's, which remembers segments that writes may have changed.
-        let len = self.current_len();
-        let segment = os::segment_at(self.source.file(), offset, len)?;
-        Ok(segment.unwrap_or(Segment { end: len, hole: false }))
+        segment_of_file(self.source.file(), offset, self.current_len())
     }
 
     fn as_file(&self) -> Option<(&File, u64)> {
@@ -154,6 +154,6 @@ mod tests {
         assert_eq!((storage.len(), storage.current_len()), (10, 20));
         storage.set_len(5).expect("shrinks");
         let error = storage.read_exact_at(&mut bytes, 0).expect_err("beyond the end");
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(matches!(error, SourceError::OutOfRange { .. }));
     }
 }

@@ -3,7 +3,7 @@
 use super::Storage;
 use crate::storage::lock;
 use crate::storage::sink::{MemorySink, Sink};
-use crate::storage::source::{Source, check_range};
+use crate::storage::source::{Source, SourceError, check_range};
 use std::io;
 
 /// A growable buffer in memory, for tests and small images.
@@ -30,7 +30,7 @@ impl Source for MemoryStorage {
         self.len
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         let bytes = lock(&self.bytes.bytes);
         check_range(offset, buf.len(), bytes.len() as u64)?;
         let start = offset as usize;

@@ -1,6 +1,6 @@
 //! Files as sources.
 
-use super::{HostFileId, Segment, Source};
+use super::{HostFileId, Segment, Source, SourceError};
 use crate::storage::caching::DirectFile;
 use crate::storage::locking::{HeldLock, Lock, release};
 use crate::storage::{lock, os};
@@ -129,6 +129,36 @@ impl Drop for FileSource {
     }
 }
 
+/// Fills `buf` with the bytes at `offset` of `file`.
+pub(in crate::storage) fn read_file(
+    file: &File,
+    buf: &mut [u8],
+    offset: u64,
+) -> Result<(), SourceError> {
+    let len = buf.len();
+    os::read_exact_at(file, buf, offset).map_err(|e| read_error(e, file, offset, len))
+}
+
+/// Returns the segment of `file` that contains `offset`, clipped to `len`.
+pub(in crate::storage) fn segment_of_file(
+    file: &File,
+    offset: u64,
+    len: u64,
+) -> Result<Segment, SourceError> {
+    let segment = os::segment_at(file, offset, len).map_err(|e| read_error(e, file, offset, 1))?;
+    Ok(segment.unwrap_or(Segment { end: len, hole: false }))
+}
+
+/// Converts an error of reading `file`, which may have been truncated since it was opened.
+fn read_error(error: io::Error, file: &File, offset: u64, len: usize) -> SourceError {
+    match (error.kind(), file.metadata()) {
+        (io::ErrorKind::UnexpectedEof, Ok(metadata)) => {
+            SourceError::OutOfRange { offset, len: len as u64, source_len: metadata.len() }
+        }
+        _ => error.into(),
+    }
+}
+
 fn not_seekable(metadata: &std::fs::Metadata) -> io::Error {
     let what =
         if metadata.is_dir() { "a directory" } else { "neither a regular file nor a block device" };
@@ -140,26 +170,27 @@ impl Source for FileSource {
         self.len
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         super::check_range(offset, buf.len(), self.len)?;
         let Some(direct) = self.direct.as_ref().filter(|_| buf.len() >= MIN_DIRECT_READ) else {
-            return os::read_exact_at(&self.file, buf, offset);
+            return read_file(&self.file, buf, offset);
         };
         let pages = DirectFile::pages(offset, buf.len());
-        os::read_exact_at(&self.file, &mut buf[..pages.start], offset)?;
-        direct.read_exact_at(&mut buf[pages.clone()], offset + pages.start as u64)?;
-        os::read_exact_at(&self.file, &mut buf[pages.end..], offset + pages.end as u64)
+        read_file(&self.file, &mut buf[..pages.start], offset)?;
+        let at = offset + pages.start as u64;
+        let read = direct.read_exact_at(&mut buf[pages.clone()], at);
+        read.map_err(|e| read_error(e, &self.file, at, pages.len()))?;
+        read_file(&self.file, &mut buf[pages.end..], offset + pages.end as u64)
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let mut last = lock(&self.last_segment);
         if let Some((range, hole)) = &*last
             && range.contains(&offset)
         {
             return Ok(Segment { end: range.end, hole: *hole });
         }
-        let segment = os::segment_at(&self.file, offset, self.len)?
-            .unwrap_or(Segment { end: self.len, hole: false });
+        let segment = segment_of_file(&self.file, offset, self.len)?;
         *last = Some((offset..segment.end, segment.hole));
         Ok(segment)
     }
@@ -244,7 +275,7 @@ mod tests {
         file.as_file().set_len(1 << 19).expect("shrinks");
         for offset in [0, 1 << 19, (1 << 20) - 1] {
             let error = source.segment_at(offset).expect_err("truncated");
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+            assert!(matches!(error, SourceError::OutOfRange { .. }));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Concatenation of sources.
 
-use super::{HostFileId, Segment, Source};
+use super::{HostFileId, IoHints, Segment, Source, SourceError};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ impl Source for JoinedSource {
         self.len
     }
 
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
         super::check_range(offset, buf.len(), self.len)?;
         while !buf.is_empty() {
             let (part, start) = self.part_at(offset);
@@ -57,10 +58,26 @@ impl Source for JoinedSource {
         Ok(())
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let (part, start) = self.part_at(offset);
         let segment = part.segment_at(offset - start)?;
         Ok(Segment { end: segment.end + start, hole: segment.hole })
+    }
+
+    fn prefetch(&self, ranges: &[Range<u64>]) {
+        for (part, &start) in self.parts.iter().zip(&self.starts) {
+            let here = |range: &Range<u64>| {
+                let inside = |offset: u64| offset.clamp(start, start + part.len()) - start;
+                inside(range.start)..inside(range.end)
+            };
+            let ranges: Vec<_> = ranges.iter().map(here).filter(|r| !r.is_empty()).collect();
+            part.prefetch(&ranges);
+        }
+    }
+
+    fn io(&self) -> IoHints {
+        let hints = self.parts.iter().map(|part| part.io());
+        hints.reduce(IoHints::combine).unwrap_or_default()
     }
 
     fn path(&self) -> Option<&Path> {
@@ -99,7 +116,7 @@ mod tests {
             }
         }
         let error = source.read_exact_at(&mut [0; 2], 8).expect_err("outside");
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(matches!(error, SourceError::OutOfRange { .. }));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! cache, which is as fast. If another program truncates the file, a read returns an error, whereas
 //! access to a mapping kills the process.
 
-use super::{FileSource, HostFileId, Segment, Source};
+use super::{FileSource, HostFileId, Segment, Source, SourceError};
 use crate::storage::locking::Lock;
 use memmap2::{Mmap, MmapOptions};
 use std::fmt;
@@ -67,14 +67,14 @@ impl Source for MappedSource {
         self.bytes().len() as u64
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         super::check_range(offset, buf.len(), self.len())?;
         let start = offset as usize;
         buf.copy_from_slice(&self.bytes()[start..start + buf.len()]);
         Ok(())
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         self.file.segment_at(offset)
     }
 
@@ -145,7 +145,7 @@ mod tests {
         let (_file, source) = mapped(&[7; 5000]);
         for (offset, len) in [(4999, 2), (5001, 0), (u64::MAX, 1), (1, 5000)] {
             let read = source.read_exact_at(&mut vec![0; len], offset).expect_err("outside");
-            assert_eq!(read.kind(), io::ErrorKind::UnexpectedEof);
+            assert!(matches!(read, SourceError::OutOfRange { .. }));
             let borrowed = crate::storage::source::borrow(&source, offset, len);
             let borrowed = borrowed.expect_err("outside");
             assert_eq!(borrowed.to_string(), read.to_string());

@@ -1,8 +1,7 @@
 //! Buffers as sources.
 
-use super::Source;
+use super::{Source, SourceError};
 use std::fmt;
-use std::io;
 
 /// Bytes in memory, for tests and for images that are in a buffer.
 pub struct MemorySource {
@@ -27,7 +26,7 @@ impl Source for MemorySource {
         self.bytes.len() as u64
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         super::check_range(offset, buf.len(), self.len())?;
         let start = offset as usize;
         buf.copy_from_slice(&self.bytes[start..start + buf.len()]);

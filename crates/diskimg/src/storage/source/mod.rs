@@ -1,20 +1,29 @@
 //! Sources: host files and buffers that are read by offset.
 
+mod cached;
+mod error;
 mod file;
+mod hints;
 mod joined;
 #[cfg(feature = "mmap")]
 mod mapped;
 mod memory;
 mod read_mode;
+mod retrying;
 mod stream;
 mod window;
 
+pub use cached::Cached;
+pub use error::SourceError;
 pub use file::FileSource;
+pub(in crate::storage) use file::{read_file, segment_of_file};
+pub use hints::IoHints;
 pub use joined::JoinedSource;
 #[cfg(feature = "mmap")]
 pub use mapped::MappedSource;
 pub use memory::MemorySource;
 pub(crate) use read_mode::ReadMode;
+pub use retrying::{RetryPolicy, Retrying};
 pub use stream::spool;
 pub(crate) use stream::{fill, spool_up_to, stdin, stdin_up_to};
 pub use window::WindowSource;
@@ -44,16 +53,36 @@ pub trait Source: Send + Sync + Debug {
     /// Fills `buf` with the bytes at `offset`.
     ///
     /// # Errors
-    /// Returns [`io::ErrorKind::UnexpectedEof`] if the range exceeds the source, and the underlying
-    /// error if reading fails.
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Returns [`SourceError::OutOfRange`] if the range exceeds the source, and
+    /// [`SourceError::Storage`] or [`SourceError::Transient`] if reading fails.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError>;
+
+    /// Fills several buffers with the bytes at their offsets, in any order. Meant for data, which is
+    /// read once: [`Cached`] does not keep it. The default reads one range after the other.
+    ///
+    /// # Errors
+    /// As [`read_exact_at`](Self::read_exact_at). The contents of all buffers are unspecified then.
+    fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        ranges.iter_mut().try_for_each(|(offset, buf)| self.read_exact_at(buf, *offset))
+    }
+
+    /// Loads ranges that will be read soon, if the source has a cache ([`Cached`]). May return when
+    /// they are loaded. Errors are ignored: reading the range reports them.
+    fn prefetch(&self, ranges: &[Range<u64>]) {
+        let _ = ranges;
+    }
+
+    /// Returns how the source is read efficiently. The default describes a local file.
+    fn io(&self) -> IoHints {
+        IoHints::default()
+    }
 
     /// Returns the segment (all data or all hole) that contains `offset`, which must be less than
     /// [`len`](Self::len). A source that cannot detect holes returns data up to its end.
     ///
     /// # Errors
     /// Returns the underlying error if the segment cannot be determined.
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let _ = offset;
         Ok(Segment { end: self.len(), hole: false })
     }
@@ -136,21 +165,38 @@ pub(crate) fn segments(
 /// Borrows `len` bytes at `offset`. Returns `None` if the source is not in memory.
 ///
 /// # Errors
-/// Returns [`io::ErrorKind::UnexpectedEof`] if the range exceeds the source.
-pub(crate) fn borrow(source: &dyn Source, offset: u64, len: usize) -> io::Result<Option<&[u8]>> {
+/// Returns [`SourceError::OutOfRange`] if the range exceeds the source.
+pub(crate) fn borrow(
+    source: &dyn Source,
+    offset: u64,
+    len: usize,
+) -> Result<Option<&[u8]>, SourceError> {
     let Some(bytes) = source.as_slice() else { return Ok(None) };
     check_range(offset, len, bytes.len() as u64)?;
     let start = offset as usize;
     Ok(Some(&bytes[start..start + len]))
 }
 
+/// Fills `buf` with the bytes at `offset`. Returns false if the range exceeds the source.
+///
+/// # Errors
+/// Returns [`SourceError::Storage`] or [`SourceError::Transient`] if reading fails.
+pub(crate) fn read_if_inside(
+    source: &dyn Source,
+    buf: &mut [u8],
+    offset: u64,
+) -> Result<bool, SourceError> {
+    match source.read_exact_at(buf, offset) {
+        Ok(()) => Ok(true),
+        Err(SourceError::OutOfRange { .. }) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Checks that `len` bytes at `offset` are within a source of length `source_len`.
-pub(crate) fn check_range(offset: u64, len: usize, source_len: u64) -> io::Result<()> {
+pub(crate) fn check_range(offset: u64, len: usize, source_len: u64) -> Result<(), SourceError> {
     match offset.checked_add(len as u64) {
         Some(end) if end <= source_len => Ok(()),
-        _ => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            format!("{len} bytes at offset {offset} exceed the file length of {source_len} bytes"),
-        )),
+        _ => Err(SourceError::OutOfRange { offset, len: len as u64, source_len }),
     }
 }

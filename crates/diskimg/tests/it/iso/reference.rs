@@ -184,7 +184,7 @@ pub fn listed(image: &IsoImage) -> Tree {
                 node.size,
                 "{path}: the length of the contents differs from the size"
             );
-            let digest = digest(contents.len(), |buf, at| contents.read_exact_at(buf, at));
+            let digest = digest(contents.len(), |buf, at| Ok(contents.read_exact_at(buf, at)?));
             facts.size = Some(node.size);
             facts.digest = Some(digest.unwrap_or_else(|e| panic!("{path}: {e}")));
         }

@@ -4,3 +4,4 @@ mod caching;
 mod faults;
 mod mapped;
 mod output;
+mod remote;

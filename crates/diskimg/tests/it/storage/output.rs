@@ -2,7 +2,7 @@
 
 use diskimg::extent::Kind;
 use diskimg::storage::sink::Sink;
-use diskimg::storage::source::{MemorySource, Source};
+use diskimg::storage::source::{MemorySource, Source, SourceError};
 use diskimg::{Backing, Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{LoopDevice, assert_qemu_check, qemu_bytes, run, try_run};
@@ -590,8 +590,8 @@ impl Source for Unreadable {
         self.0
     }
 
-    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<()> {
-        Err(io::Error::other("bad sector"))
+    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> Result<(), SourceError> {
+        Err(io::Error::other("bad sector").into())
     }
 }
 

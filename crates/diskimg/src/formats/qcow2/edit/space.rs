@@ -192,7 +192,7 @@ impl<'a> Space<'a> {
         if self.storage.has_fixed_len() && end > room {
             return Err(Error::io(
                 "the device has no room for new metadata",
-                std::io::ErrorKind::StorageFull.into(),
+                std::io::Error::from(std::io::ErrorKind::StorageFull),
             ));
         }
         self.next = end;

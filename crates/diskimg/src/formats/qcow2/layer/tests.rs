@@ -1,7 +1,6 @@
 use super::*;
 use crate::ErrorKind;
 use crate::formats::qcow2::header::{MAGIC, RawHeader};
-use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::open::limits::Limits;
 use crate::storage::source::MemorySource;
 use zerocopy::FromZeros;
@@ -35,16 +34,7 @@ fn image(l2: &[u64], change: impl FnOnce(&mut RawHeader, &mut Vec<u8>)) -> Vec<u
 
 fn open(file: Vec<u8>) -> Result<Qcow2> {
     let limits = Limits::default();
-    let context = OpenContext {
-        resolver: Resolver::new(None, ExternalFiles::None),
-        limits: &limits,
-        snapshot: None,
-        disk: None,
-        metadata_only: false,
-        with_extents: false,
-        probed: false,
-        with_parent: true,
-    };
+    let context = OpenContext { with_parent: true, ..OpenContext::isolated(&limits) };
     Qcow2::open(Arc::new(MemorySource::new(file)), &context)
 }
 

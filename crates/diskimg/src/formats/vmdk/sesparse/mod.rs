@@ -28,7 +28,7 @@ use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::error::{Error, Result};
 use crate::model::extent::{Extent, HostOffset, Kind, push};
-use crate::model::layer::next_allocated_in_table;
+use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
 use crate::report::check::{CheckReport, Finding};
 use crate::storage::number::{to_u64, to_usize};
@@ -117,6 +117,18 @@ impl SeSparseExtent {
         next_allocated_in_table(&self.directory, self.header.table_cover(), range, |&entry| {
             entry == 0
         })
+    }
+
+    /// As [`Layer::prefetch_tables`](crate::Layer::prefetch_tables).
+    pub(super) fn prefetch_tables(&self, range: Range<u64>) {
+        let region = self.header.grain_tables();
+        let tables = entries_for(&self.directory, self.header.table_cover(), range).iter();
+        let numbers = tables.filter(|&&entry| entry != 0).map(|entry| entry & 0xffff_ffff);
+        let start = |number| (region.offset + number * self.header.table_sectors) * SECTOR;
+        let ranges: Vec<_> = numbers
+            .map(|number| start(number)..start(number) + self.header.table_bytes())
+            .collect();
+        self.source.prefetch(&ranges);
     }
 
     /// Appends mappings for `range` of this extent, which starts at offset `base` of the disk and

@@ -103,8 +103,8 @@ impl OpenDirs {
                 }
                 _ => retry_on_intr(|| rustix::fs::open(name, flags, Mode::empty())),
             };
-            let fd = opened
-                .map_err(|e| Error::io("cannot open directory", e.into()).in_file(dirs.path(at)))?;
+            let fd =
+                opened.map_err(|e| Error::io("cannot open directory", e).in_file(dirs.path(at)))?;
             if self.0.len() == MAX_OPEN {
                 self.0.remove(0);
             }
@@ -122,8 +122,7 @@ impl OpenDirs {
     ) -> Result<()> {
         names.clear();
         let fd = self.open(dirs, dir)?;
-        let failed =
-            |e: Errno| Error::io("cannot list directory", e.into()).in_file(dirs.path(dir));
+        let failed = |e: Errno| Error::io("cannot list directory", e).in_file(dirs.path(dir));
         for entry in retry_on_intr(|| Dir::read_from(fd)).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
@@ -225,5 +224,5 @@ impl OpenDirs {
 }
 
 fn error(doing: &'static str, errno: Errno, dirs: &HostDirs, dir: u32, name: &[u8]) -> Error {
-    Error::io(doing, errno.into()).in_file(path_of(dirs, dir, name))
+    Error::io(doing, errno).in_file(path_of(dirs, dir, name))
 }

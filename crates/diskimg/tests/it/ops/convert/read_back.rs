@@ -1,6 +1,6 @@
 //! Verification (`verify`), which reads the output back before it is renamed, and digests.
 
-use diskimg::storage::source::{MemorySource, Segment};
+use diskimg::storage::source::{MemorySource, Segment, SourceError};
 use diskimg::{
     Backing, Convert, DigestAlgorithm, ErrorKind, Format, Image, OpenOptions, Options, Output,
     Report, Source,
@@ -201,9 +201,9 @@ impl Source for PartlyUnreadable {
         self.0.len()
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         if offset + buf.len() as u64 > self.1 {
-            return Err(io::Error::other("bad sector"));
+            return Err(io::Error::other("bad sector").into());
         }
         self.0.read_exact_at(buf, offset)
     }
@@ -228,12 +228,12 @@ impl Source for Changing {
         65536
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], _: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], _: u64) -> Result<(), SourceError> {
         buf.fill(self.0.fetch_add(1, Ordering::Relaxed) as u8);
         Ok(())
     }
 
-    fn segment_at(&self, _: u64) -> io::Result<Segment> {
+    fn segment_at(&self, _: u64) -> Result<Segment, SourceError> {
         Ok(Segment { end: 65536, hole: false })
     }
 }

@@ -1,6 +1,6 @@
 //! Large sparse disks.
 
-use diskimg::storage::source::{Segment, Source};
+use diskimg::storage::source::{Segment, Source, SourceError};
 use diskimg::{Compare, Convert, Create, Format, Image, OpenOptions, Output};
 use diskimg_testkit::disk::noise;
 use diskimg_testkit::tool::{assert_qemu_check, full, run};
@@ -28,12 +28,12 @@ impl Source for Hole {
         self.0
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> Result<(), SourceError> {
         buf.fill(0);
         Ok(())
     }
 
-    fn segment_at(&self, _offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, _offset: u64) -> Result<Segment, SourceError> {
         Ok(Segment { end: self.0, hole: true })
     }
 }
@@ -136,14 +136,14 @@ impl Source for DataInHole {
         self.size
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         for (byte, at) in buf.iter_mut().zip(offset..) {
             *byte = if (self.at..self.at + 5_000).contains(&at) { 9 } else { 0 };
         }
         Ok(())
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         let (start, end) = (self.at / 4096 * 4096, (self.at + 5_000).min(self.size));
         Ok(match offset {
             _ if offset < start => Segment { end: start, hole: true },

@@ -129,10 +129,16 @@ fn error_problem(
     let system = match fault {
         Fault::EioOnce | Fault::EioForever => Some("Input/output error"),
         Fault::NoSpace => Some("No space left on device"),
+        Fault::LostConnection => Some("connection closed"),
         Fault::ShortRead | Fault::Truncated => None,
     };
     let source = pair.from.path.display().to_string();
-    if !matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt | ErrorKind::Unsupported) {
+    let expected: &[_] = match fault {
+        Fault::EioOnce | Fault::EioForever | Fault::NoSpace => &[ErrorKind::Io],
+        Fault::ShortRead | Fault::Truncated => &[ErrorKind::Corrupt, ErrorKind::Unsupported],
+        Fault::LostConnection => &[ErrorKind::Transient],
+    };
+    if !expected.contains(&error.kind()) {
         return Some(format!("kind {:?}: {text}", error.kind()));
     }
     if let Some(system) = system.filter(|system| !text.contains(system)) {

@@ -4,7 +4,7 @@
 use super::disks::{TestImage, TestImages, options};
 use super::{full, guarded, points};
 use diskimg::storage::sink::MemorySink;
-use diskimg::storage::source::{FileSource, Segment};
+use diskimg::storage::source::{FileSource, Segment, SourceError};
 use diskimg::{Convert, Format, Output, Report, Result, Source};
 use diskimg_testkit::faulty::{Fault, FaultPlan, FaultySource, truncated_len};
 use std::io;
@@ -24,14 +24,14 @@ impl Source for WithBadRange {
         self.inner.len()
     }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
         if offset < self.bad.end && offset + buf.len() as u64 > self.bad.start {
-            return Err(io::Error::from_raw_os_error(5));
+            return Err(io::Error::from_raw_os_error(5).into());
         }
         self.inner.read_exact_at(buf, offset)
     }
 
-    fn segment_at(&self, offset: u64) -> io::Result<Segment> {
+    fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {
         self.inner.segment_at(offset)
     }
 
@@ -85,13 +85,18 @@ fn the_range_of_a_failed_read_is_zeros_and_reported_and_nothing_else() {
             let counter = FaultPlan::count_only(Fault::EioOnce);
             let (sound, _) = salvage(test_image, source(&counter), to, threads).unwrap();
             assert_eq!(sound.salvaged, []);
-            for fault in [Fault::EioOnce, Fault::EioForever, Fault::Truncated] {
+            for fault in
+                [Fault::EioOnce, Fault::EioForever, Fault::Truncated, Fault::LostConnection]
+            {
                 for at in points(counter.count(), tried) {
                     let what = format!("{} to {to}, {fault:?} at {at}", test_image.name);
                     let (test_image, source) =
                         (test_image.clone(), source(&FaultPlan::new(fault, at)));
                     let outcome = guarded(&what, move || {
                         let (report, bytes) = salvage(&test_image, source, to, threads).ok()?;
+                        if fault == Fault::LostConnection && !report.salvaged.is_empty() {
+                            return Some("bytes behind a lost connection became zeros".into());
+                        }
                         // A raw disk that is truncated before it is opened is just a shorter disk.
                         let shorter =
                             bytes.len() as u64 == truncated_len(test_image.bytes.len() as u64);
