@@ -53,8 +53,7 @@ impl Protocol for Files {
         if name.starts_with("locked/") && how.secrets.get("key") != Some(b"open sesame") {
             return Err(Error::refused("wrong key"));
         }
-        let missing =
-            || Error::io("cannot open it", std::io::Error::from(std::io::ErrorKind::NotFound));
+        let missing = || Error::io("cannot open it", std::io::ErrorKind::NotFound);
         let name = name.rsplit_once('@').map_or(name, |(_, name)| name);
         Ok(Arc::new(MemorySource::new(self.files.get(name).ok_or_else(missing)?.clone())))
     }
