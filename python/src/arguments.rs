@@ -7,12 +7,12 @@ use crate::file::{self, InputFile, Raised};
 use diskimg::open::{Node, local_path};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
-    Caching, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options, Secrets,
-    SnapshotSelector, printable,
+    Backing, Caching, Error, Format, Image, Limits, OpenOptions, Options, Secrets, SnapshotSelector,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// How an image is opened. Corresponds to `OpenArgs` in `_types.py`.
@@ -37,7 +37,7 @@ impl OpenArgs {
         let format = self.format.as_deref().map(|name| format(py, name)).transpose()?;
         let options = OpenOptions::new()
             .format(format)
-            .external_files(external_files(&self.external_files)?)
+            .external_files(word("external_files", &self.external_files)?)
             .limits(self.limits(py)?)
             .snapshot(self.snapshot.clone().map(SnapshotSelector::IdOrName))
             .disk(self.disk.clone())
@@ -165,16 +165,6 @@ pub(crate) fn format(py: Python<'_>, name: &str) -> PyResult<Format> {
     name.parse().or_raise(py)
 }
 
-/// Parses the policy for external files.
-pub(crate) fn external_files(policy: &str) -> PyResult<ExternalFiles> {
-    match policy {
-        "none" => Ok(ExternalFiles::None),
-        "same-dir" => Ok(ExternalFiles::SameDir),
-        "any" => Ok(ExternalFiles::Any),
-        _ => Err(unknown("external_files", policy, "none, same-dir or any")),
-    }
-}
-
 /// Returns the default limits, changed by pairs of name and value.
 pub(crate) fn limits(py: Python<'_>, pairs: &[(String, u64)]) -> PyResult<Limits> {
     let mut limits = Limits::default();
@@ -184,9 +174,18 @@ pub(crate) fn limits(py: Python<'_>, pairs: &[(String, u64)]) -> PyResult<Limits
     Ok(limits)
 }
 
-/// Returns the exception for an argument that has none of the allowed values.
-pub(crate) fn unknown(argument: &str, value: &str, allowed: &str) -> PyErr {
-    bad_value(format!("{argument}='{}' must be {allowed}", printable(value)))
+/// Parses an argument that is one of several words.
+pub(crate) fn word<T: FromStr<Err = Error>>(argument: &str, word: &str) -> PyResult<T> {
+    word.parse().map_err(|e: Error| bad_value(format!("{argument}: {e}")))
+}
+
+/// Returns the backing file of a new image.
+pub(crate) fn backing(name: String, format: Option<String>) -> Backing {
+    let backing = Backing::new(name);
+    match format {
+        Some(format) => backing.with_format(format),
+        None => backing,
+    }
 }
 
 /// Converts pairs of name and value to create options.

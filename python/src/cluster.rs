@@ -24,7 +24,7 @@ impl Cluster {
     /// Returns the guest bytes of `range`, or `None` if they are not contiguous in a mapped file.
     pub(crate) fn lend(image: &Image, range: Range<u64>) -> diskimg::Result<Option<Self>> {
         let len = (range.end - range.start) as usize;
-        let extents = image.extents(range)?;
+        let extents = image.extents(range)?.collect::<diskimg::Result<Vec<_>>>()?;
         let Some((first, start)) = extents.first().and_then(|e| Some((e, host_offset(e)?))) else {
             return Ok(None);
         };

@@ -1,13 +1,9 @@
 //! The function `convert`.
 
-use crate::arguments::{self, Input, OpenArgs, external_files, unknown};
+use crate::arguments::{self, Input, OpenArgs, word};
 use crate::file::{self, Raised};
 use crate::work;
-use diskimg::target::Backing;
-use diskimg::{
-    Caching, Convert, DigestAlgorithm, Durability, Error, Image, OpenOptions, Reflink, Report,
-    Sparse,
-};
+use diskimg::{Caching, Convert, Durability, Error, Image, OpenOptions, Report, Sparse};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -127,22 +123,11 @@ impl ConvertArgs {
     ) -> PyResult<impl FnOnce(Convert<'a>) -> Convert<'a> + Send + use<'a>> {
         let format = arguments::format(py, &self.format)?;
         let backing_options = OpenOptions::new()
-            .external_files(external_files(&self.external_files)?)
+            .external_files(word("external_files", &self.external_files)?)
             .limits(arguments::limits(py, &self.limits)?)
             .force_share(self.force_share);
-        let reflink = match self.reflink.as_str() {
-            "auto" => Reflink::Auto,
-            "always" => Reflink::Always,
-            "never" => Reflink::Never,
-            value => return Err(unknown("reflink", value, "auto, always or never")),
-        };
-        let digest = match self.digest.as_deref().map(str::parse::<DigestAlgorithm>).transpose() {
-            Ok(digest) => digest,
-            Err(_) => {
-                let value = self.digest.unwrap_or_default();
-                return Err(unknown("digest", &value, "sha256 or blake3"));
-            }
-        };
+        let reflink = word("reflink", &self.reflink)?;
+        let digest = self.digest.as_deref().map(|name| word("digest", name)).transpose()?;
         Ok(move |convert: Convert<'a>| {
             let mut convert = convert
                 .format(format)
@@ -160,8 +145,7 @@ impl ConvertArgs {
                 .caching(if self.direct { Caching::Direct } else { Caching::Buffered })
                 .target_is_zero(self.target_is_zero);
             if let Some(name) = self.backing {
-                let format = self.backing_format;
-                convert = convert.backing(Backing { name, format, content_id: None });
+                convert = convert.backing(arguments::backing(name, self.backing_format));
             }
             if let Some(algorithm) = digest {
                 convert = convert.digest(algorithm);

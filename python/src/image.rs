@@ -6,13 +6,13 @@ use crate::errors::{Raise, bad_value};
 use crate::file::Raised;
 use crate::work;
 use diskimg::check::Code;
-use diskimg::{Error, ErrorKind, MapEntry};
+use diskimg::{Error, MapEntry};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 use serde::Serialize;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 /// Cluster size reported for formats that have none.
 const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
@@ -21,7 +21,7 @@ const DEFAULT_CLUSTER_SIZE: u64 = 64 << 10;
 #[pyclass(frozen)]
 pub(crate) struct Image {
     /// `None` once the image is closed.
-    image: RwLock<Option<Arc<diskimg::Image>>>,
+    image: RwLock<Option<diskimg::Image>>,
     raised: Raised,
 }
 
@@ -41,7 +41,7 @@ impl Image {
     fn run<T: Send>(
         &self,
         py: Python<'_>,
-        operation: impl FnOnce(&Arc<diskimg::Image>) -> diskimg::Result<T> + Send,
+        operation: impl FnOnce(&diskimg::Image) -> diskimg::Result<T> + Send,
     ) -> PyResult<T> {
         let image = self.get()?;
         self.raised.or(py.detach(|| operation(&image)).or_raise(py))
@@ -51,7 +51,7 @@ impl Image {
     ///
     /// # Errors
     /// `ValueError` if the image was closed, as for Python's files.
-    pub(crate) fn get(&self) -> PyResult<Arc<diskimg::Image>> {
+    pub(crate) fn get(&self) -> PyResult<diskimg::Image> {
         let image = self.image.read().unwrap_or_else(PoisonError::into_inner);
         image.clone().ok_or_else(|| bad_value("I/O operation on closed image"))
     }
@@ -74,7 +74,7 @@ impl Image {
         let options = options.with_extents(metadata_only).with_chain(chain);
         let raised = input.raised();
         let image = raised.or(py.detach(|| input.open(&options)).or_raise(py))?;
-        Ok(Self { image: RwLock::new(Some(Arc::new(image))), raised })
+        Ok(Self { image: RwLock::new(Some(image)), raised })
     }
 
     fn close(&self, py: Python<'_>) {
@@ -106,7 +106,7 @@ impl Image {
     /// Size in bytes of what `cluster` returns.
     #[getter]
     fn cluster_size(&self) -> PyResult<u64> {
-        Ok(cluster_size(&*self.get()?))
+        Ok(cluster_size(&self.get()?))
     }
 
     /// Number of images in the chain.
@@ -138,7 +138,9 @@ impl Image {
         end: u64,
         max_count: usize,
     ) -> PyResult<Vec<Entry>> {
-        self.run(py, |image| extents(image, start, end, max_count))
+        self.run(py, |image| {
+            diskimg::map(image, start..end).take(max_count).map(|entry| entry.map(fields)).collect()
+        })
     }
 
     fn read_at<'py>(
@@ -148,7 +150,7 @@ impl Image {
         len: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
         // Checked before the buffer is allocated.
-        require_inside(&*self.get()?, offset, len).or_raise(py)?;
+        require_inside(&self.get()?, offset, len).or_raise(py)?;
         PyBytes::new_with(py, len, |buf| self.run(py, |image| image.read_at(buf, offset)))
     }
 
@@ -223,30 +225,9 @@ fn require_inside(image: &diskimg::Image, offset: u64, len: usize) -> diskimg::R
     }
 }
 
-fn extents(
-    image: &diskimg::Image,
-    start: u64,
-    end: u64,
-    max_count: usize,
-) -> diskimg::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    let outcome = diskimg::map(image, start..end, &mut |entry| {
-        if entries.len() >= max_count {
-            return Err(Error::cancelled());
-        }
-        entries.push(fields(entry));
-        Ok(())
-    });
-    match outcome {
-        Err(e) if e.kind() != ErrorKind::Cancelled => Err(e),
-        _ => Ok(entries),
-    }
-}
-
 fn fields(entry: MapEntry) -> Entry {
-    let MapEntry { start, length, depth, present, zero, data, compressed, offset, filename } =
-        entry;
-    (start, length, depth, present, zero, data, compressed, offset, filename)
+    let e = entry;
+    (e.start, e.length, e.depth, e.present, e.zero, e.data, e.compressed, e.offset, e.filename)
 }
 
 fn code(code: Code) -> &'static str {

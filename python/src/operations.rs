@@ -4,8 +4,9 @@ use crate::arguments::{self, Input, OpenArgs};
 use crate::errors::{Raise, exception};
 use crate::image::{Image, json};
 use crate::work;
-use diskimg::target::Backing;
-use diskimg::{Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize};
+use diskimg::{
+    Compare, Comparison, Create, Error, Format, InspectOptions, Limits, OpenOptions, Resize,
+};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
@@ -26,11 +27,11 @@ pub(crate) fn create(
 ) -> PyResult<(u64, Vec<(String, String)>)> {
     let format = arguments::format(py, format)?;
     let backing_options = OpenOptions::new()
-        .external_files(arguments::external_files(external_files)?)
+        .external_files(arguments::word("external_files", external_files)?)
         .limits(arguments::limits(py, &limits)?)
         .force_share(force_share);
     let options = arguments::options(pairs);
-    let backing = backing.map(|(name, format)| Backing { name, format, content_id: None });
+    let backing = backing.map(|(name, format)| arguments::backing(name, format));
     let created = work::run(py, progress.as_ref(), |callback| {
         Create::new(format)
             .size(size)
@@ -74,8 +75,11 @@ pub(crate) fn compare(
 ) -> PyResult<(&'static str, Option<u64>)> {
     let (first, second) = (a.get()?, b.get()?);
     let found = work::run(py, progress.as_ref(), |callback| {
-        let found = diskimg::compare(&first, &second, strict, threads, Some(callback));
-        found.map_err(|failed| failed.error)
+        let mut compare = Compare::new(&first, &second).strict(strict).progress(callback);
+        if let Some(threads) = threads {
+            compare = compare.threads(threads);
+        }
+        compare.run().map_err(|failed| failed.error)
     });
     let found = b.raised().or(a.raised().or(found))?;
     Ok(match found {

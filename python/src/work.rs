@@ -134,7 +134,7 @@ fn watch(py: Python<'_>, shared: &Shared, progress: Option<&Bound<'_, PyAny>>) -
             return Ok(());
         }
         py.check_signals()?;
-        if let (Some(call), Some(Progress { done, total })) = (progress, now)
+        if let (Some(call), Some(Progress { done, total, .. })) = (progress, now)
             && reported != now
         {
             reported = now;

@@ -138,7 +138,7 @@ impl<'a> Worker<'a> {
                 return Ok(self.spent);
             }
             for extent in self.image.extents(start..end)? {
-                self.extent(&extent)?;
+                self.extent(&extent?)?;
             }
         }
     }

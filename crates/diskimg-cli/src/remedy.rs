@@ -36,8 +36,17 @@ fn option(remedy: Remedy) -> String {
         Remedy::LeaveOutOffload => "leave out -C",
         Remedy::UsePageCache => "write through the page cache with -t writeback",
         Remedy::WriteNewImage => "leave out -n to write a new image",
+        Remedy::ChooseDisk => "choose one, as in appliance.ova:1",
+        Remedy::TolerateDamage => "leave out --strict to tolerate it",
         Remedy::ChooseNamespace => "--namespace selects another tree",
         Remedy::IsoLevel3 => "use --level 3 (mkisofs: -iso-level 3)",
+        Remedy::EnableRockRidge => "use --rock-ridge=rationalized (mkisofs: -r)",
+        Remedy::KeepDeepDirectories => "mkisofs's -D leaves them where they are",
+        Remedy::KeepSymlinks => "leave out --follow (mkisofs: -f)",
+        Remedy::SetLoadSectors => {
+            "set the number of sectors to load with mkisofs's -boot-load-size"
+        }
+        Remedy::MoveBootCatalog => "give the boot catalog another path with mkisofs's -c",
         Remedy::BuildIsoImage => "'diskimg iso create' builds one from files",
         other => return other.to_string(),
     };

@@ -42,8 +42,11 @@ pub enum ErrorKind {
 
 /// An error with its context: path, structure, host offset, hint and remedy.
 ///
-/// `Display` writes one line: `PATH: STRUCTURE at offset N: MESSAGE (HINT; REMEDY)`.
-#[derive(thiserror::Error)]
+/// `Display` writes one line: `PATH: STRUCTURE at offset N: MESSAGE (HINT; REMEDY)`. The underlying
+/// I/O error, if there is one, is the [`source`](std::error::Error::source). A program that reports
+/// an error with all its sources would print its text twice if the line contained it. Therefore
+/// only the alternate form (`{:#}`) contains it, after the message, as do
+/// [`describe`](Self::describe) and `Debug`.
 pub struct Error(Box<Parts>);
 
 #[derive(Debug)]
@@ -242,8 +245,8 @@ impl Error {
         self
     }
 
-    /// Returns the text of `Display` without the remedy, for findings, which are not tied to a
-    /// front end.
+    /// Returns the text of [`describe`](Self::describe) without the remedy, for findings, which are
+    /// not tied to a front end.
     pub(crate) fn without_remedy(&self) -> String {
         self.describe(|_| None)
     }
@@ -282,8 +285,8 @@ impl Error {
         self.0.remedy
     }
 
-    /// Returns the text of `Display`, with the remedy formatted by `word`. If `word` returns
-    /// `None`, the remedy is omitted.
+    /// Returns the error in one line, with the text of the underlying I/O error and with the remedy
+    /// formatted by `word`. If `word` returns `None`, the remedy is omitted.
     ///
     /// ```
     /// # use diskimg::{Image, Remedy};
@@ -292,11 +295,11 @@ impl Error {
     ///     Remedy::RaiseLimit(name) => Some(format!("--limit {name}=N raises the limit")),
     ///     other => Some(other.to_string()),
     /// });
-    /// # assert_eq!(text, error.to_string());
+    /// # assert_eq!(text, format!("{error:#}"));
     /// ```
     pub fn describe(&self, word: impl FnOnce(Remedy) -> Option<String>) -> String {
         // Any part may contain text from an untrusted image.
-        printable(&self.line(word)).into_owned()
+        printable(&self.line(true, word)).into_owned()
     }
 
     /// Returns the range of guest bytes of the layer that cannot be read because of this error, if
@@ -329,12 +332,18 @@ impl From<Error> for SourceError {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.describe(|remedy| Some(remedy.to_string())))
+        f.write_str(&printable(&self.line(f.alternate(), |remedy| Some(remedy.to_string()))))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.io_error().map(|error| error as _)
     }
 }
 
 impl Error {
-    fn line(&self, word: impl FnOnce(Remedy) -> Option<String>) -> String {
+    fn line(&self, with_source: bool, word: impl FnOnce(Remedy) -> Option<String>) -> String {
         let parts = &*self.0;
         let mut line = String::new();
         if let Some(path) = &parts.path {
@@ -347,7 +356,7 @@ impl Error {
             (None, None) => String::new(),
         };
         line += &parts.message;
-        if let Some(source) = &parts.source {
+        if let Some(source) = parts.source.as_ref().filter(|_| with_source) {
             let text = source.to_string();
             // The number is not useful to people, and programs can use `io_error`.
             let text = text.rsplit_once(" (os error ").map_or(&*text, |(words, _)| words);
@@ -367,7 +376,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // `main` prints an error that it returns with `Debug`, so make it readable.
         let mut debug = f.debug_struct("Error");
-        debug.field("kind", &self.0.kind).field("message", &self.to_string()).finish()
+        debug.field("kind", &self.0.kind).field("message", &format!("{self:#}")).finish()
     }
 }
 
@@ -410,6 +419,27 @@ mod tests {
         let good = "\\u{1b}[2Jx\\u{202e}";
         assert_eq!(error.to_string(), format!("{good}: {good}: {good} ({good})"));
         let error = Error::io("cannot open", io::Error::other(bad()));
-        assert_eq!(error.to_string(), format!("cannot open: {good}"));
+        assert_eq!(format!("{error:#}"), format!("cannot open: {good}"));
+    }
+
+    #[test]
+    fn a_chain_of_errors_contains_each_text_once() {
+        let missing = std::fs::File::open("missing/disk.img").expect_err("does not exist");
+        let (code, text) = (missing.raw_os_error(), missing.to_string());
+        let error = Error::io("cannot open", missing).in_file("disk.img").hint("try another");
+        let first: &(dyn std::error::Error + 'static) = &error;
+        let chain: Vec<_> = std::iter::successors(Some(first), |error| error.source()).collect();
+        let texts: Vec<_> = chain.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["disk.img: cannot open (try another)", &text]);
+        let source = chain[1].downcast_ref::<io::Error>().expect("an I/O error");
+        assert_eq!(source.raw_os_error(), code);
+        let words = text.split(" (os error").next().expect("text");
+        assert_eq!(format!("{error:#}"), format!("disk.img: cannot open: {words} (try another)"));
+
+        // In an I/O error, as a reader of the guest's bytes returns it.
+        let wrapped = io::Error::other(error);
+        assert_eq!(wrapped.to_string(), texts[0]);
+        let source = std::error::Error::source(&wrapped).expect("the same source");
+        assert_eq!(source.to_string(), text);
     }
 }

@@ -9,9 +9,12 @@
 //!
 //! # fn main() -> Result<(), diskimg::Error> {
 //! # let dir = tempfile::tempdir().unwrap();
-//! # let output = dir.path().join("disk.qcow2");
-//! let image = Image::open("../../testdata/ext4-stream-qemu.vmdk")?;
-//! assert_eq!(image.format(), Format::Vmdk);
+//! # let (input, output) = (dir.path().join("disk.img"), dir.path().join("disk.qcow2"));
+//! # let mut disk = vec![0; 8 << 20];
+//! # disk[1080..1082].copy_from_slice(&[0x53, 0xef]);
+//! # std::fs::write(&input, disk).unwrap();
+//! let image = Image::open(&input)?;
+//! assert_eq!(image.format(), Format::Raw);
 //!
 //! // Read the ext4 magic number, without converting the image.
 //! let mut magic = [0; 2];
@@ -46,9 +49,9 @@
 //!
 //! # Layers
 //!
-//! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`compare()`],
-//! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`],
-//! [`target`]) → [`storage`]. See `ARCHITECTURE.md` in the repository.
+//! Each layer uses only the layers after it: operations ([`Convert`], [`Create`], [`Compare`],
+//! [`map()`], [`measure()`]) → [`formats`] → [`open`] → model ([`Image`], [`Layer`], [`extent`]) →
+//! [`storage`]. See `ARCHITECTURE.md` in the repository.
 
 // Without some formats, some shared code is unused.
 #![cfg_attr(
@@ -75,25 +78,29 @@ pub mod partition;
 mod remedy;
 mod report;
 pub mod storage;
+mod words;
 
 pub use error::{Error, ErrorKind, Result};
+pub use model::extent;
+pub use model::extents::Extents;
 pub use model::fetch::Fetcher;
 pub use model::flat::Preallocation;
 pub use model::format::Format;
-pub use model::image::{Image, Reader};
+pub use model::image::Image;
 pub use model::layer::{DiskLayout, Layer, ParentLocator, ParentReference};
 pub use model::options::{OptionKind, OptionSpec, Options, parse_size};
+pub use model::reader::Reader;
 pub use model::slices::{Slice, Slices};
-pub use model::{extent, target};
+pub use model::target::{Backing, Measure};
 pub use open::external_files::ExternalFiles;
 pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;
 pub use open::secrets::Secrets;
 pub use open::{OpenOptions, SnapshotSelector};
 pub use ops::{
-    Callback, CompareError, CompareStage, Comparison, Convert, Create, Created, DigestAlgorithm,
-    Digests, FileDigest, MapEntry, NewSize, Progress, Reflink, Report, Resize, Resized, Salvaged,
-    Sparse, compare, map, measure, measure_size,
+    Callback, Compare, CompareError, CompareStage, Comparison, Convert, Create, Created,
+    DigestAlgorithm, Digests, FileDigest, MapEntries, MapEntry, NewSize, Progress, Reflink, Report,
+    Resize, Resized, Salvaged, Sparse, map, measure, measure_size,
 };
 #[cfg(feature = "inspect")]
 pub use ops::{InspectOptions, inspect, inspect_source};
@@ -111,5 +118,5 @@ pub use storage::source::Source;
 
 /// Runs the examples of the README as tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

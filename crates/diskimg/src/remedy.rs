@@ -27,7 +27,7 @@ pub enum Remedy {
     /// Name the image's format; if it is a raw disk,
     /// [`Format::Raw`](crate::Format::Raw).
     NameFormatRaw,
-    /// Name the backing file's format: [`Backing::format`](crate::target::Backing::format).
+    /// Name the backing file's format: [`Backing::format`](crate::Backing::format).
     NameBackingFormat,
     /// Have the backing file opened: leave out
     /// [`Create::unsafe_backing`](crate::Create::unsafe_backing).
@@ -59,12 +59,32 @@ pub enum Remedy {
     /// Write a new image instead of one that exists: leave out
     /// [`Convert::run_existing`](crate::Convert::run_existing).
     WriteNewImage,
+    /// Choose one disk of the appliance: [`OpenOptions::disk`](crate::OpenOptions::disk).
+    ChooseDisk,
+    /// Read the ISO image in spite of its damage:
+    /// [`IsoOptions::strict`](crate::iso::IsoOptions::strict).
+    TolerateDamage,
     /// Read another tree of the ISO image:
     /// [`IsoOptions::namespace`](crate::iso::IsoOptions::namespace).
     ChooseNamespace,
     /// Write ISO 9660 interchange level 3, which allows files of 4 GiB and more:
     /// [`Level::Three`](crate::iso::write::Level::Three).
     IsoLevel3,
+    /// Record the files' attributes with Rock Ridge:
+    /// [`CreateOptions::rock_ridge`](crate::iso::write::CreateOptions::rock_ridge).
+    EnableRockRidge,
+    /// Leave directories at their depth:
+    /// [`CreateOptions::deep_directories`](crate::iso::write::CreateOptions::deep_directories).
+    KeepDeepDirectories,
+    /// Record symbolic links as such:
+    /// [`CreateOptions::follow_symlinks`](crate::iso::write::CreateOptions::follow_symlinks).
+    KeepSymlinks,
+    /// Set the number of sectors of a boot image to load:
+    /// [`BootEntry::load_sectors`](crate::iso::write::BootEntry::load_sectors).
+    SetLoadSectors,
+    /// Give the boot catalog another path:
+    /// [`CreateOptions::boot_catalog`](crate::iso::write::CreateOptions::boot_catalog).
+    MoveBootCatalog,
     /// Build the ISO image from files: [`iso::write`](crate::iso::write).
     BuildIsoImage,
 }
@@ -96,8 +116,15 @@ impl fmt::Display for Remedy {
             Self::LeaveOutOffload => "leave out Convert::offload",
             Self::UsePageCache => "write through the page cache: Caching::Buffered",
             Self::WriteNewImage => "convert into a new file",
+            Self::ChooseDisk => "OpenOptions::disk chooses one",
+            Self::TolerateDamage => "with IsoOptions::strict unset, it is tolerated",
             Self::ChooseNamespace => "IsoOptions::namespace selects another tree",
             Self::IsoLevel3 => "set the interchange level to Level::Three",
+            Self::EnableRockRidge => "set CreateOptions::rock_ridge",
+            Self::KeepDeepDirectories => "set CreateOptions::deep_directories",
+            Self::KeepSymlinks => "unset CreateOptions::follow_symlinks",
+            Self::SetLoadSectors => "set BootEntry::load_sectors",
+            Self::MoveBootCatalog => "set CreateOptions::boot_catalog to another path",
             Self::BuildIsoImage => "build one from files with iso::write",
         })
     }

@@ -1,8 +1,8 @@
 //! Boot options of new ISO images.
 
-use crate::arguments::{plain, unknown};
+use crate::arguments::{plain, word};
 use diskimg::iso::boot::Platform;
-use diskimg::iso::write::{AppendedPartition, BootEntry, BootImage, CreateOptions, Emulation};
+use diskimg::iso::write::{AppendedPartition, BootEntry, BootImage, CreateOptions};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
@@ -68,12 +68,7 @@ impl Entry {
             BootFile::File(path) => BootImage::File(path.clone()),
         };
         let mut entry = BootEntry::new(Platform::from_number(self.platform), image);
-        entry.emulation = match self.emulation.as_str() {
-            "none" => Emulation::None,
-            "floppy" => Emulation::Floppy,
-            "hard-disk" => Emulation::HardDisk,
-            value => return Err(unknown("emulation", value, "none, floppy or hard-disk")),
-        };
+        entry.emulation = word("emulation", &self.emulation)?;
         entry.load_segment = self.load_segment;
         entry.load_sectors = self.load_sectors;
         entry.info_table = self.info_table;

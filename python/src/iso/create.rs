@@ -1,12 +1,12 @@
 //! Creation of ISO images.
 
 use super::boot::BootArgs;
-use crate::arguments::{plain, unknown};
+use crate::arguments::{plain, word};
 use crate::errors::{Raise, bad_value};
 use crate::file::{self, Raised};
 use crate::work;
 use diskimg::iso::Timestamp;
-use diskimg::iso::write::{Builder, CreateOptions, Joliet, Level, NameRules, Plan, RockRidge};
+use diskimg::iso::write::{Builder, CreateOptions, Level, NameRules, Plan};
 use diskimg::storage::source::HostFileId;
 use diskimg::{Durability, Error, Output, Progress};
 use pyo3::prelude::*;
@@ -74,20 +74,10 @@ impl CreateArgs {
         options.preparer.clone_from(&self.preparer);
         options.application.clone_from(&self.application);
         options.names = self.names()?;
-        options.rock_ridge = match self.rock_ridge.as_deref() {
-            None => None,
-            Some("rationalized") => Some(RockRidge::Rationalized),
-            Some("preserved") => Some(RockRidge::Preserved),
-            Some(value) => {
-                return Err(unknown("rock_ridge", value, "rationalized, preserved or a bool"));
-            }
-        };
-        options.joliet = match self.joliet.as_deref() {
-            None => None,
-            Some("standard") => Some(Joliet::Standard),
-            Some("long") => Some(Joliet::Long),
-            Some(value) => return Err(unknown("joliet", value, "standard, long or a bool")),
-        };
+        let rock_ridge = self.rock_ridge.as_deref();
+        options.rock_ridge = rock_ridge.map(|mode| word("rock_ridge", mode)).transpose()?;
+        let joliet = self.joliet.as_deref();
+        options.joliet = joliet.map(|mode| word("joliet", mode)).transpose()?;
         (options.uid, options.gid) = (self.uid, self.gid);
         (options.dir_mode, options.file_mode) = (self.dir_mode, self.file_mode);
         options.deep_directories = self.deep_directories;
@@ -197,7 +187,7 @@ pub(super) fn to_output(
                 .map_err(|e| Error::io("cannot write", std::io::Error::other(e)))?,
         };
         let total = plan.size();
-        let mut tick = |done| match report(Progress { done, total }).is_continue() {
+        let mut tick = |done| match report(Progress::new(done, total)).is_continue() {
             true => Ok(()),
             false => Err(Error::cancelled()),
         };

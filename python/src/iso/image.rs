@@ -2,7 +2,7 @@
 
 use super::IsoContents;
 use super::entry::{Fields, Text, fields, text};
-use crate::arguments::{Input, OpenArgs, plain, unknown};
+use crate::arguments::{Input, OpenArgs, plain, word};
 use crate::errors::{Raise, bad_value, exception};
 use crate::file::{self, Raised};
 use crate::image::json;
@@ -14,15 +14,6 @@ use diskimg::{Error, ErrorKind, Progress};
 use pyo3::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-
-/// Names of the namespaces in Python.
-const NAMESPACES: [(&str, Namespace); 5] = [
-    ("auto", Namespace::Auto),
-    ("rock-ridge", Namespace::RockRidge),
-    ("joliet", Namespace::Joliet),
-    ("iso", Namespace::Iso),
-    ("udf", Namespace::Udf),
-];
 
 /// The session to show: its first sector or a keyword.
 #[derive(FromPyObject)]
@@ -143,7 +134,7 @@ impl Iso {
         let input = Input::new(file)?;
         let options = args.options(py)?;
         let mut how = IsoOptions::default();
-        how.namespace = self::namespace(namespace)?;
+        how.namespace = word("namespace", namespace)?;
         how.session = session.session()?;
         how.strict = strict;
         how.limits = args.limits(py)?;
@@ -177,12 +168,12 @@ impl Iso {
 
     #[getter]
     fn namespace(&self) -> PyResult<&'static str> {
-        Ok(namespace_name(self.get()?.namespace()))
+        Ok(self.get()?.namespace().name())
     }
 
     #[getter]
     fn namespaces(&self) -> PyResult<Vec<&'static str>> {
-        Ok(self.get()?.namespaces().map(namespace_name).collect())
+        Ok(self.get()?.namespaces().map(Namespace::name).collect())
     }
 
     /// Returns information about the image as JSON.
@@ -294,14 +285,14 @@ fn extract(
         }
         // `done == total` is reported only at the end.
         let done = done.min(total.saturating_sub(1));
-        match report(Progress { done, total: total.max(1) }).is_continue() {
+        match report(Progress::new(done, total.max(1))).is_continue() {
             true => Ok(()),
             false => Err(Error::cancelled()),
         }
     };
     let extracted = image.extract_path(path, dest, options, &mut tick)?;
     // Everything has been extracted. If the caller stops now, that is still an error.
-    match report(Progress { done: total.max(1), total: total.max(1) }).is_continue() {
+    match report(Progress::new(total.max(1), total.max(1))).is_continue() {
         true => Ok(extracted),
         false => Err(Error::cancelled()),
     }
@@ -339,13 +330,7 @@ impl SessionArg {
     fn session(self) -> PyResult<Session> {
         match self {
             Self::Sector(sector) => Ok(Session::At(sector)),
-            Self::Keyword(keyword) => match keyword.as_str() {
-                "last" => Ok(Session::Last),
-                "first" => Ok(Session::First),
-                keyword => {
-                    Err(unknown("session", keyword, "last, first or a session's first sector"))
-                }
-            },
+            Self::Keyword(keyword) => word("session", &keyword),
         }
     }
 }
@@ -364,16 +349,4 @@ impl ExtractArgs {
         options.max_bytes = self.limit;
         options
     }
-}
-
-fn namespace(name: &str) -> PyResult<Namespace> {
-    let found = NAMESPACES.iter().find(|(known, _)| *known == name);
-    found
-        .map(|(_, namespace)| *namespace)
-        .ok_or_else(|| unknown("namespace", name, "auto, rock-ridge, joliet, iso or udf"))
-}
-
-fn namespace_name(namespace: Namespace) -> &'static str {
-    let found = NAMESPACES.iter().find(|(_, known)| *known == namespace);
-    found.map_or("auto", |(name, _)| name)
 }

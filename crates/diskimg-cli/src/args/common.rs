@@ -3,13 +3,16 @@
 use crate::args::objects;
 use crate::failure::Failure;
 use crate::output::Program;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use diskimg::open::{Node, appliance_and_disk, local_path};
 use diskimg::{
-    Caching, Durability, ExternalFiles, Format, Image, Limits, OpenOptions, Options, Probing,
-    Secrets, SnapshotSelector,
+    Caching, Durability, Error, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
+    Probing, Secrets, SnapshotSelector,
 };
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -29,8 +32,9 @@ pub(crate) struct ImageArgs {
     force_share: bool,
     /// Files an image may refer to: none, same-dir, any (default: any)
     #[arg(long, alias = "references", value_name = "WHICH", default_value = "any")]
+    #[arg(value_parser = words(ExternalFiles::ALL))]
     #[arg(hide_default_value = true, hide_possible_values = true)]
-    external_files: ExternalFilesArg,
+    external_files: ExternalFiles,
     /// Open a VMDK even if its parent was modified (content ID mismatch)
     #[arg(long)]
     ignore_cid: bool,
@@ -93,25 +97,20 @@ impl Policy {
     }
 }
 
-/// Values of `--external-files`; see [`ExternalFiles`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum ExternalFilesArg {
-    None,
-    SameDir,
-    Any,
+/// Returns a parser for the words of one of the library's enumerations.
+pub(crate) fn words<T>(all: &'static [T]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Display + FromStr<Err = Error> + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(all.iter().map(ToString::to_string)).try_map(|word| word.parse::<T>())
 }
 
 impl ImageArgs {
     /// Returns the policy, or an error if an unsupported option was given.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
-        let external_files = match self.external_files {
-            ExternalFilesArg::None => ExternalFiles::None,
-            ExternalFilesArg::SameDir => ExternalFiles::SameDir,
-            ExternalFilesArg::Any => ExternalFiles::Any,
-        };
         let limits = self.limits.parse()?;
         Ok(Policy {
-            external_files,
+            external_files: self.external_files,
             limits,
             ignore_content_id: self.ignore_cid,
             force_share: self.force_share,
@@ -257,7 +256,7 @@ pub(crate) fn require_device(format: Option<&str>, path: &Path) -> Result<(), Fa
             "'host_device' driver requires '{name}' to be either a character or block device"
         ))),
         Ok(_) => Ok(()),
-        Err(e) => Err(diskimg::Error::io("cannot open the device", e).in_file(path).into()),
+        Err(e) => Err(Error::io("cannot open the device", e).in_file(path).into()),
     }
 }
 

@@ -264,12 +264,8 @@ impl Args {
     fn reflink(&self) -> Result<Reflink, Failure> {
         match self.reflink.as_deref() {
             None if self.sparse_size.is_some() => Ok(Reflink::Never),
-            None | Some("auto") => Ok(Reflink::Auto),
-            Some("always") => Ok(Reflink::Always),
-            Some("never") => Ok(Reflink::Never),
-            Some(other) => Err(Failure::error(format!(
-                "Invalid argument of --reflink: '{other}' (one of: auto, always, never)"
-            ))),
+            None => Ok(Reflink::Auto),
+            Some(mode) => mode.parse().map_err(|e| Failure::error(format!("--reflink: {e}"))),
         }
     }
 

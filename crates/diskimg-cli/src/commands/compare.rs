@@ -5,7 +5,7 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::Console;
 use crate::output::progress::Meter;
-use diskimg::{CompareStage, Comparison};
+use diskimg::{Compare, CompareStage, Comparison};
 
 /// Exit code for images that differ.
 const DIFFERENT: u8 = 1;
@@ -25,7 +25,8 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     })?;
     confine::restrict_files(&Rules::new().allow_cpu_count())?;
     let meter = Meter::start(job.progress, STEP);
-    let outcome = diskimg::compare(&a, &b, job.strict, None, Some(&|p| meter.report(p)));
+    let report = |progress| meter.report(progress);
+    let outcome = Compare::new(&a, &b).strict(job.strict).progress(&report).run();
     let code = match outcome {
         Ok(comparison) => {
             if matches!(comparison, Comparison::Identical { .. }) {

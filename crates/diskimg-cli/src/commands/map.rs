@@ -18,15 +18,17 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     match job.output {
         OutputFormat::Human => {
             writeln!(out, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to")?;
-            diskimg::map(&image, range, &mut |entry| row(&mut out, &entry))?;
+            for entry in diskimg::map(&image, range) {
+                row(&mut out, &entry?)?;
+            }
         }
         OutputFormat::Json => {
             let mut first = true;
             write!(out, "[")?;
-            diskimg::map(&image, range, &mut |entry| {
+            for entry in diskimg::map(&image, range) {
                 let separator = if std::mem::take(&mut first) { "" } else { ",\n" };
-                object(&mut out, separator, &entry).map_err(cannot_write)
-            })?;
+                object(&mut out, separator, &entry?)?;
+            }
             writeln!(out, "]")?;
         }
     }

@@ -3,8 +3,7 @@
 use diskimg::check::CheckReport;
 use diskimg::info::{Child, Info, Snapshot, Value};
 use diskimg::inspection::{PartitionTable, Role, Verdict};
-use diskimg::target::Measure;
-use diskimg::{Inspection, printable};
+use diskimg::{Inspection, Measure, printable};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
@@ -119,7 +118,7 @@ fn backing(text: &mut Text, info: &Info) {
 }
 
 fn children(text: &mut Text, parent: &str, children: &[Child]) {
-    for Child { name, info } in children {
+    for Child { name, info, .. } in children {
         let path = format!("{parent}/{name}");
         text.title(&format!("Child node '{path}'"));
         text.indented(|text| {
@@ -332,16 +331,11 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_a_row_below_the_heading() {
-        let snapshot = Snapshot {
-            id: "1".into(),
-            name: "s1".into(),
-            vm_state_size: 0,
-            date_sec: 0,
-            date_nsec: 0,
-            vm_clock_sec: 3661,
-            vm_clock_nsec: 5_000_000,
-            icount: None,
-        };
+        let mut snapshot = Snapshot::default();
+        snapshot.id = "1".into();
+        snapshot.name = "s1".into();
+        snapshot.vm_clock_sec = 3661;
+        snapshot.vm_clock_nsec = 5_000_000;
         let table = snapshots(&[snapshot]);
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(
@@ -354,15 +348,13 @@ mod tests {
 
     #[test]
     fn a_check_report_summarizes_each_kind_of_error() {
-        let report = CheckReport {
-            corruptions: 2,
-            leaks: 1,
-            check_errors: 1,
-            total_clusters: 16,
-            allocated_clusters: 1,
-            image_end_offset: Some(655_360),
-            ..CheckReport::default()
-        };
+        let mut report = CheckReport::default();
+        report.corruptions = 2;
+        report.leaks = 1;
+        report.check_errors = 1;
+        report.total_clusters = 16;
+        report.allocated_clusters = 1;
+        report.image_end_offset = Some(655_360);
         assert_eq!(
             check(&report),
             "\n2 errors were found on the image.\n\

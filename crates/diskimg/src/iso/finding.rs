@@ -1,6 +1,7 @@
 //! Findings: damage to an image, found by tolerant reading and by `verify`.
 
 use crate::error::{Error, Result};
+use crate::remedy::Remedy;
 use crate::report::finding::Severity;
 use crate::report::printable::printable;
 use serde::Serialize;
@@ -108,9 +109,7 @@ impl Findings<'_> {
             Self::Ignored => Ok(()),
             Self::Strict => match finding() {
                 Finding { severity: Severity::Note, .. } => Ok(()),
-                finding => {
-                    Err(finding.into_error().hint("an error only because reading is strict"))
-                }
+                finding => Err(finding.into_error().with_remedy(Remedy::TolerateDamage)),
             },
             Self::FirstError(first) => {
                 if first.is_none() {

@@ -388,7 +388,9 @@ impl Trees {
             return match (self.index(wanted), self.error.take()) {
                 (Some(index), _) => Ok(index),
                 (None, Some(error)) => Err(error),
-                (None, None) => Err(Error::invalid(format!("the image has no {wanted} tree"))),
+                (None, None) => {
+                    Err(Error::invalid(format!("the image has no {} tree", wanted.title())))
+                }
             };
         }
         if let Some(error) = self.error.take_if(|error| error.is_storage_failure()) {
@@ -434,14 +436,15 @@ impl Trees {
     }
 }
 
-impl std::fmt::Display for Namespace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
+impl Namespace {
+    /// Returns the standard's name of the tree, for people.
+    pub const fn title(self) -> &'static str {
+        match self {
             Self::Auto => "auto",
             Self::RockRidge => "Rock Ridge",
             Self::Joliet => "Joliet",
             Self::Iso => "ISO 9660",
             Self::Udf => "UDF",
-        })
+        }
     }
 }

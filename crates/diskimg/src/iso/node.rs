@@ -54,6 +54,7 @@ pub struct Attributes {
 
 /// A contiguous part of a file, and its location in the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct FileExtent {
     /// Byte offset in the image. `None` if the extent is not recorded: it reads as zeros.
     pub offset: Option<u64>,
@@ -63,6 +64,7 @@ pub struct FileExtent {
 
 /// A file or directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Node {
     /// Type of the file.
     pub file_type: FileType,
@@ -144,6 +146,7 @@ pub(crate) struct ZisofsParameters {
 
 /// An entry of a directory: a name and its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// The name as bytes. Names from Joliet and UDF are converted to UTF-8.
     pub name: Vec<u8>,

@@ -300,8 +300,8 @@ fn check_names(entries: &[Entry], dir: &Node, namespace: Namespace, report: &mut
     for entry in entries {
         let shown = || String::from_utf8_lossy(&entry.name).into_owned();
         if is_usable_name(&entry.name) && !seen.insert(&entry.name) {
-            let message =
-                format!("{namespace}: the name {:?} occurs twice in the directory", shown());
+            let title = namespace.title();
+            let message = format!("{title}: the name {:?} occurs twice in the directory", shown());
             report(
                 Finding::new(FindingCode::DuplicateName, Severity::Error, message).at(dir.location),
             );
@@ -315,9 +315,12 @@ fn compare_trees(totals: &[(Namespace, Total)], report: &mut Report<'_>) {
     let Some((first, total)) = totals.first() else { return };
     for (namespace, other) in &totals[1..] {
         if total.regular != other.regular {
-            let (here, there) = (total.regular, other.regular);
             let message = format!(
-                "the number of non-empty files differs: {here} in {first}, {there} in {namespace}"
+                "the number of non-empty files differs: {} in {}, {} in {}",
+                total.regular,
+                first.title(),
+                other.regular,
+                namespace.title()
             );
             report(Finding::new(FindingCode::Namespaces, Severity::Note, message));
         }

@@ -20,6 +20,7 @@ impl HostOffset {
 
 /// A contiguous range of guest bytes that one layer stores in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extent {
     /// Range of guest offsets in bytes; never empty.
     pub guest: Range<u64>,
@@ -45,6 +46,7 @@ pub enum Kind {
 
 /// A compressed unit, which can only be decoded as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Encoded {
     /// Host offset of the stored bytes.
     pub host: HostOffset,
@@ -91,7 +93,7 @@ impl Kind {
 }
 
 /// Appends an extent, or extends the last one if the new one continues it. Ignores empty ranges.
-pub fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
+pub(crate) fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
     if guest.is_empty() {
         return;
     }
@@ -107,6 +109,7 @@ pub fn push(extents: &mut Vec<Extent>, guest: Range<u64>, kind: Kind) {
 
 /// An extent of a backing chain: the layer that provides a range, and how it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ChainExtent {
     /// Range of guest offsets in bytes; never empty.
     pub guest: Range<u64>,
@@ -130,6 +133,14 @@ impl ChainExtent {
         self.guest.end - self.guest.start
     }
 
+    /// Returns true if `next` starts where this extent ends and is stored in the same way, so that
+    /// the two can be merged.
+    pub(crate) fn is_continued_by(&self, next: &Self) -> bool {
+        self.depth == next.depth
+            && self.guest.end == next.guest.start
+            && self.kind.continues(self.len(), &next.kind)
+    }
+
     /// Returns false: extents are never empty.
     pub fn is_empty(&self) -> bool {
         self.guest.is_empty()
@@ -142,9 +153,7 @@ pub(crate) fn push_chain(extents: &mut Vec<ChainExtent>, extent: ChainExtent) {
         return;
     }
     if let Some(last) = extents.last_mut()
-        && last.depth == extent.depth
-        && last.guest.end == extent.guest.start
-        && last.kind.continues(last.len(), &extent.kind)
+        && last.is_continued_by(&extent)
     {
         last.guest.end = extent.guest.end;
         return;

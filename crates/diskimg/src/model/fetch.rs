@@ -214,7 +214,7 @@ mod tests {
         let source = Arc::new(BorrowOnly { bytes, closed: false.into() });
         let opened = Arc::clone(&source) as Arc<dyn Source>;
         let image = OpenOptions::new().open_source(opened, "a").expect("opens");
-        let extents = image.extents(0..image.size()).expect("maps");
+        let extents = image.extents_in(0..image.size()).expect("maps");
         let encoded = |e: &&ChainExtent| matches!(e.kind, Kind::Encoded(_));
         let extent = extents.iter().find(encoded).expect("compressed");
         let mut expected = vec![0; extent.len() as usize];

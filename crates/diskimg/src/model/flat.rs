@@ -5,7 +5,6 @@
 
 use crate::error::{Error, Result};
 use crate::storage::sink::Sink;
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// How much space is allocated up front for bytes that are not written yet.
@@ -33,22 +32,6 @@ impl Preallocation {
                 "Unsupported preallocation mode '{mode}' for {name}: off, falloc or full"
             ))
         })
-    }
-}
-
-impl FromStr for Preallocation {
-    type Err = Error;
-
-    /// Parses `off`, `falloc` or `full`.
-    fn from_str(mode: &str) -> Result<Self> {
-        match mode {
-            "off" => Ok(Self::Off),
-            "falloc" => Ok(Self::Falloc),
-            "full" => Ok(Self::Full),
-            other => Err(Error::invalid(format!(
-                "Unsupported preallocation mode: {other} (off, falloc or full)"
-            ))),
-        }
     }
 }
 

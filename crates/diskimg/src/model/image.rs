@@ -9,7 +9,6 @@ use crate::report::check::{CheckReport, Finding};
 use crate::report::printable::printable;
 use crate::storage::lock;
 use crate::storage::source::{HostFileId, IoHints, Source, segments};
-use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -28,12 +27,13 @@ const READ_WINDOW: u64 = 1 << 20;
 
 /// A disk image with its backing chain.
 ///
-/// Can be shared between threads: every method takes `&self`.
-#[derive(Debug)]
+/// Can be shared between threads: every method takes `&self`. A clone refers to the same open files
+/// and the same tables in memory.
+#[derive(Debug, Clone)]
 pub struct Image {
-    links: Vec<Link>,
+    links: Arc<[Link]>,
     /// Idle fetchers, reused by `read_at`.
-    fetchers: Mutex<Vec<Fetcher>>,
+    fetchers: Arc<Mutex<Vec<Fetcher>>>,
 }
 
 /// One layer of the chain and the file name it was opened with.
@@ -47,13 +47,12 @@ impl Image {
     /// Creates an image from its layers, of which there must be at least one.
     pub(crate) fn from_links(links: Vec<Link>) -> Self {
         debug_assert!(!links.is_empty());
-        Self { links, fetchers: Mutex::default() }
+        Self { links: links.into(), fetchers: Arc::default() }
     }
 
-    /// Appends the layers of `backing` to this image's chain.
-    pub(crate) fn over(mut self, backing: &Self) -> Self {
-        self.links.extend(backing.links.iter().cloned());
-        self
+    /// Returns the image whose chain is that of this image, followed by that of `backing`.
+    pub(crate) fn over(&self, backing: &Self) -> Self {
+        Self::from_links(self.links.iter().chain(&*backing.links).cloned().collect())
     }
 
     /// Returns the backing chain, if there is one.
@@ -129,15 +128,13 @@ impl Image {
         }
     }
 
-    /// Returns the extents of the whole chain that cover `range` exactly. They are in ascending
-    /// order, not empty, and merged where adjacent.
-    ///
-    /// The number of extents depends on the fragmentation of the image: pass bounded ranges.
+    /// Returns the extents of a range that is mapped at once. Their number depends on the
+    /// fragmentation of the image, so the range must be short or one of
+    /// [`next_window`](Self::next_window).
     ///
     /// # Errors
-    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the range exceeds the disk, and the errors
-    /// of [`Layer::map`].
-    pub fn extents(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
+    /// As [`extents`](Self::extents) and its iterator.
+    pub(crate) fn extents_in(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
         self.require_inside(&range)?;
         let mut out = Vec::new();
         self.resolve(0, range, &mut out)?;
@@ -175,13 +172,14 @@ impl Image {
         default_end.max(start.saturating_add(steps.saturating_mul(step))).min(end)
     }
 
-    /// Like [`extents`](Self::extents), but splits data extents at the holes of their host files
-    /// and returns the holes as zeros. In a preallocated image most of a data extent may be a hole.
+    /// Like [`extents_in`](Self::extents_in), but splits data extents at the holes of their host
+    /// files and returns the holes as zeros. In a preallocated image most of a data extent may be a
+    /// hole.
     ///
     /// # Errors
-    /// See [`extents`](Self::extents).
+    /// See [`extents_in`](Self::extents_in).
     pub(crate) fn extents_and_holes(&self, range: Range<u64>) -> Result<Vec<ChainExtent>> {
-        let extents = self.extents(range)?;
+        let extents = self.extents_in(range)?;
         let mut out = Vec::with_capacity(extents.len());
         for extent in extents {
             match extent.kind {
@@ -245,7 +243,7 @@ impl Image {
         let mut window = offset;
         while window < end {
             let next = end.min(window + READ_WINDOW);
-            for extent in self.extents(window..next)? {
+            for extent in self.extents_in(window..next)? {
                 let at = (extent.guest.start - offset) as usize;
                 let part = &mut buf[at..at + extent.len() as usize];
                 fetcher.fetch(self, &extent, part)?;
@@ -254,11 +252,6 @@ impl Image {
         }
         lock(&self.fetchers).push(fetcher);
         Ok(())
-    }
-
-    /// Returns a reader of the guest's bytes, positioned at the start of the disk.
-    pub fn reader(&self) -> Reader<'_> {
-        Reader { image: self, position: 0 }
     }
 
     /// Returns the warnings of all layers so far: damage that reading tolerates but that the user
@@ -282,35 +275,5 @@ impl Image {
             report(Finding { message, ..finding });
         };
         self.top().check(&mut escape_and_report).map_err(|e| self.in_layer(e, 0))
-    }
-}
-
-/// Reads the guest's bytes of an [`Image`]; implements [`Read`](io::Read) and
-/// [`Seek`](io::Seek).
-#[derive(Debug)]
-pub struct Reader<'a> {
-    image: &'a Image,
-    position: u64,
-}
-
-impl io::Read for Reader<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.image.size().saturating_sub(self.position);
-        let n = left.min(buf.len() as u64) as usize;
-        self.image.read_at(&mut buf[..n], self.position).map_err(io::Error::other)?;
-        self.position += n as u64;
-        Ok(n)
-    }
-}
-
-impl io::Seek for Reader<'_> {
-    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            io::SeekFrom::Start(n) => Some(n),
-            io::SeekFrom::End(n) => self.image.size().checked_add_signed(n),
-            io::SeekFrom::Current(n) => self.position.checked_add_signed(n),
-        };
-        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.position)
     }
 }

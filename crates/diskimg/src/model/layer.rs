@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::options::Options;
+use crate::model::sealed::Sealed;
 use crate::report::check::{CheckReport, Finding};
 use crate::report::info::Details;
 use crate::storage::number::{to_u64, to_usize};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 /// Virtual size and cluster size of a disk image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DiskLayout {
     /// Virtual disk size in bytes. Any number for raw, a multiple of 512 for other formats.
     pub size: u64,
@@ -25,6 +27,7 @@ pub struct DiskLayout {
 
 /// An image's reference to its backing file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ParentReference {
     /// Name of the backing file as recorded in the image, not resolved.
     pub name: String,
@@ -59,7 +62,9 @@ impl ParentLocator {
 }
 
 /// One layer of a backing chain. Maps guest bytes to host offsets; does not read guest data.
-pub trait Layer: Send + Sync + Debug {
+///
+/// Only this library can implement the trait.
+pub trait Layer: Sealed + Send + Sync + Debug {
     /// Returns the layer's format.
     fn format(&self) -> Format;
 
@@ -71,8 +76,7 @@ pub trait Layer: Send + Sync + Debug {
     fn files(&self) -> &[Arc<dyn Source>];
 
     /// Appends the extents that cover `range` exactly, in ascending order, not empty, and merged
-    /// where adjacent (see [`extent::push`](crate::extent::push)). `range` must be within the
-    /// layer's size.
+    /// where one continues the other. `range` must be within the layer's size.
     ///
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the image's tables are inconsistent,

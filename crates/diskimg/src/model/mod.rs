@@ -12,7 +12,9 @@
 //! When an image is written, a [`Target`](target::Target) allocates host offsets for new bytes, and
 //! the convert engine writes the bytes there.
 
+pub(crate) mod backing;
 pub mod extent;
+pub(crate) mod extents;
 pub(crate) mod fetch;
 pub(crate) mod flat;
 pub(crate) mod format;
@@ -21,5 +23,9 @@ pub(crate) mod image_source;
 pub(crate) mod layer;
 pub(crate) mod mutable;
 pub(crate) mod options;
+pub(crate) mod reader;
+pub(crate) mod sealed;
 pub(crate) mod slices;
-pub mod target;
+// Its items are `pub` within the crate only.
+#[allow(unreachable_pub)]
+pub(crate) mod target;

@@ -6,6 +6,7 @@ use std::fmt;
 
 /// Type of an option's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OptionKind {
     /// Any text.
     Text,
@@ -37,6 +38,7 @@ pub(crate) const COMPRESSION_LEVEL: OptionSpec = OptionSpec::new(
 
 /// Specification of one create option of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OptionSpec {
     /// Name.
     pub name: &'static str,

@@ -157,7 +157,7 @@ impl<'a> Resolver<'a> {
             Ok(Some(file)) => self.read_mode.source(file).map_err(cannot),
             Ok(None) if inside => {
                 Err(Error::refused(format!("its {role} '{name}' is not a regular file"))
-                    .hint("block devices may be named if any file is allowed"))
+                    .with_remedy(Remedy::AllowExternalFiles))
             }
             Err(e) if inside || self.is_plainly_inside(path) => Err(cannot(e)),
             Ok(None) | Err(_) => {

@@ -68,6 +68,7 @@ pub struct OpenOptions {
 
 /// Which internal snapshot to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SnapshotSelector {
     /// The snapshot with this ID or, if there is none, with this name.
     IdOrName(String),

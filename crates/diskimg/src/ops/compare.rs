@@ -6,6 +6,7 @@ use crate::ops::disk::{Disk, Fetchers, Run};
 use crate::ops::pipeline::{self, Job};
 use crate::ops::progress::{Callback, report};
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,30 +49,89 @@ pub enum CompareStage {
 }
 
 /// The error of a comparison that could not be completed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the images cannot be compared")]
+#[non_exhaustive]
 pub struct CompareError {
     /// The stage at which it failed.
     pub stage: CompareStage,
     /// The cause.
+    #[source]
     pub error: Error,
 }
 
-/// Compares the guest bytes of `a` and `b`. If `strict`, the sizes and the allocated ranges must be
-/// the same too.
+/// Compares the guest bytes of two images: a builder that is configured and then run.
 ///
-/// # Errors
-/// Returns any error from mapping or reading the images.
-pub fn compare(
-    a: &Image,
-    b: &Image,
+/// ```
+/// use diskimg::{Compare, Comparison, Image};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let (a, b) = (dir.path().join("a.img"), dir.path().join("b.img"));
+/// # std::fs::write(&a, [3; 512]).unwrap();
+/// # std::fs::write(&b, [3; 512]).unwrap();
+/// let (a, b) = (Image::open(&a)?, Image::open(&b)?);
+/// let outcome = Compare::new(&a, &b).strict(true).run().map_err(|failed| failed.error)?;
+/// assert_eq!(outcome, Comparison::Identical { size_mismatch: false });
+/// # Ok::<(), diskimg::Error>(())
+/// ```
+pub struct Compare<'a> {
+    images: [&'a Image; 2],
     strict: bool,
     threads: Option<usize>,
-    progress: Option<Callback<'_>>,
-) -> Result<Comparison, CompareError> {
-    compare_disks([a, b], strict, threads, progress)
+    progress: Option<Callback<'a>>,
 }
 
-/// As [`compare`], for any disks.
+impl fmt::Debug for Compare<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compare")
+            .field("images", &self.images)
+            .field("strict", &self.strict)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Compare<'a> {
+    /// Compares `a` with `b`.
+    pub fn new(a: &'a Image, b: &'a Image) -> Self {
+        Self { images: [a, b], strict: false, threads: None, progress: None }
+    }
+
+    /// Requires the sizes and the allocated ranges to be the same, too. Otherwise, a shorter image
+    /// is treated as if padded with zeros. Off by default.
+    #[must_use]
+    pub fn strict(mut self, yes: bool) -> Self {
+        self.strict = yes;
+        self
+    }
+
+    /// Sets the maximum number of threads, which is capped at 16. The default is the number of
+    /// processors, or fewer if the address space is limited.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Sets a callback for progress reports and cancellation.
+    #[must_use]
+    pub fn progress(mut self, callback: Callback<'a>) -> Self {
+        self.progress = Some(callback);
+        self
+    }
+
+    /// Runs the comparison, which ends at the first difference.
+    ///
+    /// # Errors
+    /// Returns any error from mapping or reading the images, and
+    /// [`Cancelled`](crate::ErrorKind::Cancelled) if the callback requests it.
+    pub fn run(self) -> Result<Comparison, CompareError> {
+        let [a, b] = self.images;
+        compare_disks([a, b], self.strict, self.threads, self.progress)
+    }
+}
+
+/// As [`Compare::run`], for any disks.
 pub(super) fn compare_disks(
     disks: [&dyn Disk; 2],
     strict: bool,

@@ -43,6 +43,7 @@ pub struct Create<'a> {
 
 /// The result of [`Create::run`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Created {
     /// Size of the disk in bytes.
     pub size: u64,

@@ -75,7 +75,7 @@ impl Disk for Image {
 
     fn read(&self, fetchers: &mut Fetchers, buf: &mut [u8], at: u64) -> Result<()> {
         let fetcher = fetchers.of(0);
-        for extent in self.extents(at..at + buf.len() as u64)? {
+        for extent in self.extents_in(at..at + buf.len() as u64)? {
             let from = (extent.guest.start - at) as usize;
             fetcher.fetch(self, &extent, &mut buf[from..from + extent.len() as usize])?;
         }

@@ -2,12 +2,15 @@
 
 use crate::error::Result;
 use crate::model::extent::{ChainExtent, HostOffset, Kind};
+use crate::model::extents::Extents;
 use crate::model::image::{Image, WINDOW};
 use crate::storage::source::{Source, segments};
+use std::iter::{FusedIterator, Peekable};
 use std::ops::Range;
 
 /// A range of guest bytes that are stored in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MapEntry {
     /// Guest offset in bytes.
     pub start: u64,
@@ -66,58 +69,93 @@ impl MapEntry {
     }
 }
 
-/// Calls `each` with the entries of `range`, in guest order, contiguous ones merged. The range is
-/// clipped to the disk.
+/// Returns an iterator over the entries of `range`, in guest order, contiguous ones merged. The
+/// range is clipped to the disk. Like [`Image::extents`], it reads the tables as it advances.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("disk.img");
+/// # std::fs::write(&path, [3; 512]).unwrap();
+/// let image = diskimg::Image::open(&path)?;
+/// for entry in diskimg::map(&image, 0..image.size()) {
+///     let entry = entry?;
+///     println!("{:#x} {:#x} {}", entry.start, entry.length, entry.data);
+///     # assert_eq!(entry.length, 512);
+/// }
+/// # Ok::<(), diskimg::Error>(())
+/// ```
 ///
 /// # Errors
-/// As [`Image::extents`], and any error that `each` returns.
-pub fn map(
-    image: &Image,
-    range: Range<u64>,
-    each: &mut dyn FnMut(MapEntry) -> Result<()>,
-) -> Result<()> {
+/// The iterator returns the errors of [`Image::extents`], and ends after the first.
+pub fn map(image: &Image, range: Range<u64>) -> MapEntries<'_> {
     let end = range.end.min(image.size());
-    let mut at = range.start;
-    let mut last: Option<MapEntry> = None;
-    while at < end {
-        let next = image.next_window(at, end, WINDOW);
-        for extent in image.extents(at..next)? {
-            for entry in with_holes(image, &extent, MapEntry::new(image, &extent)) {
-                match &mut last {
-                    Some(last) if last.continues(&entry) => last.length += entry.length,
-                    _ => {
-                        if let Some(done) = last.replace(entry) {
-                            each(done)?;
-                        }
-                    }
-                }
-            }
-        }
-        at = next;
-    }
-    last.map_or(Ok(()), each)
+    let extents = image.extents_by(range.start.min(end)..end, WINDOW);
+    MapEntries { parts: Parts { image, extents, rest: None }.peekable() }
 }
+
+/// Iterator over the entries of a map. Returned by [`map`].
+#[derive(Debug)]
+pub struct MapEntries<'a> {
+    parts: Peekable<Parts<'a>>,
+}
+
+/// Iterator over the same entries, not merged. If the image is preallocated, holes of the file
+/// split data; such a hole is an entry that is both data and zero.
+#[derive(Debug)]
+struct Parts<'a> {
+    image: &'a Image,
+    extents: Extents<'a>,
+    /// Rest of an extent that was split.
+    rest: Option<ChainExtent>,
+}
+
+impl Parts<'_> {
+    fn entry(&mut self, extent: &ChainExtent) -> MapEntry {
+        let whole = MapEntry::new(self.image, extent);
+        let Kind::Data(host) = extent.kind else { return whole };
+        if !self.image.layer(extent.depth).is_preallocated() {
+            return whole;
+        }
+        let file = self.image.file(extent.depth, host.file);
+        let stored = host.offset..host.offset + whole.length;
+        let Some((segment, zero)) = segments(file, stored).next() else { return whole };
+        let length = segment.end - segment.start;
+        if length < whole.length {
+            self.rest = Some(extent.clip(&(whole.start + length..extent.guest.end)));
+        }
+        MapEntry { length, zero, ..whole }
+    }
+}
+
+impl Iterator for Parts<'_> {
+    type Item = Result<MapEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let extent = self.rest.take().map(Ok).or_else(|| self.extents.next())?;
+        Some(extent.map(|extent| self.entry(&extent)))
+    }
+}
+
+impl Iterator for MapEntries<'_> {
+    type Item = Result<MapEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut entry = match self.parts.next()? {
+            Ok(entry) => entry,
+            error => return Some(error),
+        };
+        while let Some(Ok(next)) =
+            self.parts.next_if(|next| next.as_ref().is_ok_and(|next| entry.continues(next)))
+        {
+            entry.length += next.length;
+        }
+        Some(Ok(entry))
+    }
+}
+
+impl FusedIterator for MapEntries<'_> {}
 
 /// Returns the file offset at which a source starts. It is not 0 for a disk inside an appliance.
 fn start_of(source: &dyn Source) -> u64 {
     source.as_file().map_or(0, |(_, start)| start)
-}
-
-/// Splits an entry at holes of the file, if the image is preallocated. Clusters in a hole are
-/// reported as both data and zero.
-fn with_holes(image: &Image, extent: &ChainExtent, whole: MapEntry) -> Vec<MapEntry> {
-    let Kind::Data(host) = extent.kind else { return vec![whole] };
-    if !image.layers().nth(extent.depth).is_some_and(|layer| layer.is_preallocated()) {
-        return vec![whole];
-    }
-    let file = image.file(extent.depth, host.file);
-    segments(file, host.offset..host.offset + whole.length)
-        .map(|(segment, zero)| MapEntry {
-            start: whole.start + (segment.start - host.offset),
-            length: segment.end - segment.start,
-            zero,
-            offset: Some(start_of(file) + segment.start),
-            ..whole.clone()
-        })
-        .collect()
 }

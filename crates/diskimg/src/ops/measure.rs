@@ -19,12 +19,13 @@ use std::ops::Range;
 pub fn measure(format: Format, options: &Options, image: &Image) -> Result<Measure> {
     let size = image.size();
     let mut data = |each: &mut dyn FnMut(Range<u64>)| {
-        map(image, 0..size, &mut |entry| {
+        for entry in map(image, 0..size) {
+            let entry = entry?;
             if !entry.zero {
                 each(entry.start..entry.start + entry.length);
             }
-            Ok(())
-        })
+        }
+        Ok(())
     };
     run(format, options, size, Some(&image.info(0)?), &mut data)
 }

@@ -15,14 +15,14 @@ mod pipeline;
 mod progress;
 mod resize;
 
-pub use compare::{CompareError, CompareStage, Comparison, compare};
+pub use compare::{Compare, CompareError, CompareStage, Comparison};
 pub use convert::{
     Convert, DigestAlgorithm, Digests, FileDigest, Reflink, Report, Salvaged, Sparse,
 };
 pub use create::{Create, Created};
 #[cfg(feature = "inspect")]
 pub use inspect::{InspectOptions, inspect, inspect_source};
-pub use map::{MapEntry, map};
+pub use map::{MapEntries, MapEntry, map};
 pub use measure::{measure, measure_size};
 pub use progress::{Callback, Progress};
 pub use resize::{NewSize, Resize, Resized};

@@ -32,11 +32,8 @@ pub(super) fn take_backing(options: &mut Options, backing: &mut Option<Backing>)
             }
         }
         None => {
-            *backing = name.filter(|n| !n.is_empty()).map(|name| Backing {
-                name,
-                format,
-                content_id: None,
-            })
+            *backing =
+                name.filter(|n| !n.is_empty()).map(|name| Backing { format, ..Backing::new(name) });
         }
     }
 }

@@ -5,11 +5,19 @@ use std::ops::ControlFlow;
 
 /// Progress of an operation, in guest bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// Bytes processed so far, holes included.
     pub done: u64,
     /// Total number of bytes.
     pub total: u64,
+}
+
+impl Progress {
+    /// Returns the progress of an operation that has processed `done` of `total` bytes.
+    pub fn new(done: u64, total: u64) -> Self {
+        Self { done, total }
+    }
 }
 
 /// A progress callback. It is called regularly, from any thread but never from two at once.

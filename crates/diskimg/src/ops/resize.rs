@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 /// The new size of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NewSize {
     /// This many bytes.
     Bytes(u64),

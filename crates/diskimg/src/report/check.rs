@@ -42,6 +42,7 @@ impl Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub struct CheckReport {
     /// Number of structures that could not be checked.
     pub check_errors: u64,

@@ -2,7 +2,6 @@
 
 #[cfg(feature = "serde")]
 use serde::Serialize;
-use std::fmt;
 
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,16 +15,6 @@ pub enum Severity {
     Warning,
     /// Data is or may become corrupt, something cannot be read, or the image is unsafe.
     Error,
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        })
-    }
 }
 
 /// A finding of an operation about an image. `C` is the type of the operation's codes:

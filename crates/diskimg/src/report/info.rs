@@ -7,6 +7,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 /// Format-specific part of the information about a layer.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Details {
     /// Cluster size in bytes, if the format has clusters.
     pub cluster_size: Option<u64>,
@@ -73,9 +74,10 @@ fn as_map<S: Serializer>(pairs: &[(&'static str, Value)], out: S) -> Result<S::O
 }
 
 /// An internal snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Unique identifier.
     pub id: String,
@@ -100,6 +102,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub struct Info {
     /// Host files of the image.
     pub children: Vec<Child>,
@@ -146,6 +149,7 @@ pub struct Info {
 /// Format-specific information.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
+#[non_exhaustive]
 pub struct FormatSpecific {
     /// Name of the format.
     #[cfg_attr(feature = "serde", serde(rename = "type"))]
@@ -158,6 +162,7 @@ pub struct FormatSpecific {
 /// A host file of an image.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
+#[non_exhaustive]
 pub struct Child {
     /// Name: `file`, `data-file`, `extents.0` and so on.
     pub name: String,
@@ -169,6 +174,7 @@ pub struct Child {
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub struct ChildFile {
     /// Always empty.
     pub children: Vec<Child>,

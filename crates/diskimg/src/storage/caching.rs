@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 /// How reading or writing a file uses the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Caching {
     /// Buffered I/O. Once more bytes than a quarter of the machine's memory have been written to an
     /// output, its pages are regularly written back and dropped, so that they do not evict other

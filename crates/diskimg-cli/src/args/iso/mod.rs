@@ -12,7 +12,7 @@ pub(crate) mod verify;
 use crate::args::common::{ImageArgs, Input, OutputFormat};
 use crate::args::{Command, Invocation, Parsed, run};
 use crate::failure::Failure;
-use diskimg::iso::{IsoOptions, Namespace, Session};
+use diskimg::iso::{IsoOptions, Namespace};
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
@@ -170,15 +170,10 @@ impl TreeArgs {
             NamespaceArg::Iso => Namespace::Iso,
             NamespaceArg::Udf => Namespace::Udf,
         };
-        options.session = match self.session.as_deref() {
-            None | Some("last") => Session::Last,
-            Some("first") => Session::First,
-            Some(number) => Session::At(number.parse().map_err(|_| {
-                Failure::error(format!(
-                    "--session {number}: expected last, first or a sector number"
-                ))
-            })?),
-        };
+        if let Some(session) = &self.session {
+            let parsed = session.parse();
+            options.session = parsed.map_err(|e| Failure::error(format!("--session: {e}")))?;
+        }
         options.strict = self.strict;
         Ok(options)
     }

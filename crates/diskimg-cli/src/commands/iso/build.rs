@@ -218,7 +218,7 @@ pub(super) fn write(plan: &Plan, output: &Destination, quiet: bool) -> Result<()
     let meter = Meter::start(mode, STEP);
     let total = plan.size();
     let done = plan.write(output, Durability::Flushed, &mut |done| match meter
-        .report(Progress { done, total })
+        .report(Progress::new(done, total))
     {
         std::ops::ControlFlow::Continue(()) => Ok(()),
         std::ops::ControlFlow::Break(()) => Err(Error::cancelled()),

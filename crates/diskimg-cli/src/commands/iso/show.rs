@@ -51,8 +51,8 @@ fn line(text: &mut String, key: &str, value: impl Display) {
 fn text(info: &IsoInfo) -> String {
     let mut text = String::new();
     line(&mut text, "label", &info.label);
-    line(&mut text, "namespace", info.namespace);
-    let all: Vec<_> = info.namespaces.iter().map(ToString::to_string).collect();
+    line(&mut text, "namespace", info.namespace.title());
+    let all: Vec<_> = info.namespaces.iter().map(|namespace| namespace.title()).collect();
     line(&mut text, "namespaces", all.join(", "));
     line(&mut text, "image size", format!("{} bytes", info.image_bytes));
     line(&mut text, "volume size", format!("{} bytes", info.volume_bytes));

@@ -6,6 +6,7 @@ use crate::iso::{IsoImage, IsoOptions};
 use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
+use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::open::limits::Limits;
 use crate::report::check::{self, CheckReport, Finding};
@@ -36,6 +37,8 @@ impl Iso {
         IsoImage::open(Arc::clone(&self.raw.files()[0]), &options)
     }
 }
+
+impl Sealed for Iso {}
 
 impl Layer for Iso {
     fn format(&self) -> Format {

@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{Extent, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
+use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::remedy::Remedy;
 use crate::report::check::{CheckReport, Finding};
@@ -161,6 +162,8 @@ impl Ova {
         self.package.disks().iter().enumerate().map(entry).collect()
     }
 }
+
+impl Sealed for Ova {}
 
 impl Layer for Ova {
     fn format(&self) -> Format {
@@ -329,7 +332,8 @@ fn open_content(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Re
 
 fn not_chosen(package: &Package) -> Error {
     Error::invalid(format!("the appliance has {} disks", package.disks().len()))
-        .hint(format!("choose one, as in appliance.ova:1: {}", choices(package)))
+        .hint(format!("its disks: {}", choices(package)))
+        .with_remedy(Remedy::ChooseDisk)
 }
 
 /// Lists the disks for messages: `1 (disk1.vmdk), 2 (disk2.vmdk)`.

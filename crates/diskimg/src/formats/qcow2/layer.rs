@@ -16,6 +16,7 @@ use crate::model::layer::{
     DiskLayout, Layer, ParentLocator, ParentReference, entries_for, next_allocated_in_table,
 };
 use crate::model::options::Options;
+use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::open::limits::Limits;
 use crate::report::check::{CheckReport, Finding};
@@ -488,6 +489,8 @@ struct ClusterRun {
     /// Guest range to map.
     guest: Range<u64>,
 }
+
+impl Sealed for Qcow2 {}
 
 impl Layer for Qcow2 {
     fn format(&self) -> Format {

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
+use crate::model::sealed::Sealed;
 use crate::report::info::Details;
 use crate::storage::source::Source;
 use std::ops::Range;
@@ -22,6 +23,8 @@ impl Raw {
         Self { size: source.len(), files: [source] }
     }
 }
+
+impl Sealed for Raw {}
 
 impl Layer for Raw {
     fn format(&self) -> Format {

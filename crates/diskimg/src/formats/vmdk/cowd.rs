@@ -214,11 +214,11 @@ mod tests {
     use super::super::sparse::SparseExtent;
     use super::super::tables::MemoryBudget;
     use super::*;
+    use crate::formats::vmdk::tests::esx::{Cowd, Grain, Grains, guest, put};
     use crate::model::extent::Kind;
     use crate::open::limits::Limits;
     use crate::storage::source::MemorySource;
     use crate::{ErrorKind, Result};
-    use diskimg_testkit::esx::{Cowd, Grain, Grains, guest, put};
     use proptest::prelude::*;
     use std::sync::Arc;
 

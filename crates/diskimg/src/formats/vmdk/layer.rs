@@ -10,6 +10,7 @@ use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer, ParentReference};
 use crate::model::options::Options;
+use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::report::check::{CheckReport, Finding};
 use crate::report::info::{Details, Value};
@@ -101,6 +102,8 @@ impl Vmdk {
         notes
     }
 }
+
+impl Sealed for Vmdk {}
 
 impl Layer for Vmdk {
     fn format(&self) -> Format {

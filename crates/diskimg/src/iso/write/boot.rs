@@ -15,6 +15,7 @@ use crate::iso::boot::hybrid::{DiskAreas, HybridLayout, SectorRange};
 use crate::iso::boot::tables::{self, Patch, PatchedSource};
 use crate::iso::boot::{Media, NewEntry, Platform, encode_catalog, encode_record};
 use crate::partition::only_partition_kind as system_type;
+use crate::remedy::Remedy;
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use crate::storage::source::{MemorySource, Source};
 use std::collections::HashMap;
@@ -90,7 +91,7 @@ impl Boot {
             let catalog = builder.catalog(len)?;
             if boot.entries.iter().any(|entry| entry.is_replaced(builder)) {
                 let message = "a boot image and the boot catalog have the same path";
-                return Err(Error::invalid(message).hint("give the boot catalog another path"));
+                return Err(Error::invalid(message).with_remedy(Remedy::MoveBootCatalog));
             }
             boot.catalog = Some(catalog);
         }
@@ -242,7 +243,7 @@ impl Entry {
                     (Err(_), Platform::Efi) => Ok(0),
                     (Err(_), _) => {
                         let message = "a boot image of 32 MiB or more cannot be loaded completely";
-                        Err(Error::invalid(message).hint("set the number of sectors to load"))
+                        Err(Error::invalid(message).with_remedy(Remedy::SetLoadSectors))
                     }
                 }
             }

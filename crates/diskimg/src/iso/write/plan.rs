@@ -88,7 +88,7 @@ impl Plan {
         if !moved.is_empty() && options.rock_ridge.is_none() {
             let message =
                 "directories below the eighth level can only be relocated with Rock Ridge";
-            return Err(Error::invalid(message).hint("keep them at their position"));
+            return Err(Error::invalid(message).with_remedy(Remedy::KeepDeepDirectories));
         }
         let mut warnings = Warnings::default();
         if options.rock_ridge.is_some() {
@@ -220,7 +220,9 @@ impl Plan {
         };
         let path = self.path(dir, node);
         let message = format!("\"{path}\" is a {what}, which only Rock Ridge can record");
-        Error::invalid(message).hint("enable Rock Ridge, follow symbolic links, or exclude it")
+        Error::invalid(message)
+            .hint("follow symbolic links, or exclude the file")
+            .with_remedy(Remedy::EnableRockRidge)
     }
 
     /// Returns a path in the image for error messages.

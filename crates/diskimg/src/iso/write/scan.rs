@@ -7,6 +7,7 @@ use super::host::{self, FileStatus, HostFile, NameList};
 use super::tree::{Kind, NodeId, Times, TreeNode, check_name};
 use crate::error::{Error, Result};
 use crate::iso::node::FileType as Type;
+use crate::remedy::Remedy;
 use std::path::Path;
 
 /// A directory that remains to be listed.
@@ -99,7 +100,8 @@ impl Builder {
             let message = "the symbolic link refers to a directory that contains it";
             return Err(Error::invalid(message)
                 .in_file(path)
-                .hint("exclude it, or do not follow symbolic links"));
+                .hint("exclude it")
+                .with_remedy(Remedy::KeepSymlinks));
         }
         let name = self.tree.store_name(name)?;
         let mut node = TreeNode::plain(name, self.kind_of(dir, own, &status, through_link)?);

@@ -297,7 +297,7 @@ impl<'a> Plan<'a> {
         if let Some(backing) = self.backing {
             // Zeros must be recorded where the backing file is not zero.
             let end = window.end.min(backing.size()).max(window.start);
-            for extent in backing.extents(window.start.min(end)..end)? {
+            for extent in backing.extents_in(window.start.min(end)..end)? {
                 if !extent.kind.is_zero() {
                     ranges.push(extent.guest);
                 }

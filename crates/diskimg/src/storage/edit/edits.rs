@@ -5,6 +5,7 @@ use std::io;
 
 /// One modification of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Edit {
     /// Writes these bytes.
     Write {

@@ -232,7 +232,7 @@ fn a_source_that_is_not_a_file_is_an_error() {
     ] {
         let error = Image::open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
-        assert!(error.to_string().contains(fragment), "{error}");
+        assert!(format!("{error:#}").contains(fragment), "{error:#}");
     }
     let error = Image::open("nbd://localhost/x").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);

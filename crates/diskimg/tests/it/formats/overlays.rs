@@ -1,8 +1,9 @@
 //! Images with backing files.
 
 use crate::verified;
-use diskimg::target::Backing;
-use diskimg::{Convert, Create, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Options};
+use diskimg::{
+    Backing, Convert, Create, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Options,
+};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, cases, qemu_bytes, run};
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ fn raw(path: &Path) -> Image {
 }
 
 fn backing(name: &str, format: &str) -> Backing {
-    Backing { name: name.into(), format: Some(format.into()), content_id: None }
+    Backing::new(name).with_format(format)
 }
 
 /// Generates two disks that have much content in common.
@@ -130,7 +131,7 @@ fn a_missing_backing_file_is_named_with_the_image_that_refers_to_it() {
     );
     let error = Image::open(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
-    let text = error.to_string();
+    let text = format!("{error:#}");
     for part in ["a.qcow2", "gone.raw", "No such file or directory"] {
         assert!(text.contains(part), "{text}");
     }

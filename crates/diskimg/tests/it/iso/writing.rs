@@ -342,7 +342,7 @@ fn a_file_that_changes_after_planning_is_an_error() {
         let plan = case.plan(CreateOptions::default());
         change(&case.tree().join("dir/file"));
         let error = plan.emit(&mut Vec::new()).expect_err(message);
-        let error = error.to_string();
+        let error = format!("{error:#}");
         assert!(error.contains(message) && error.contains("dir/file"), "{message}: {error}");
     }
 }

@@ -3,9 +3,9 @@
 
 use diskimg::iso::{IsoImage, IsoOptions};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
-use diskimg::target::Backing;
 use diskimg::{
-    Create, Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, Options, Remedy,
+    Backing, Create, Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
+    Remedy,
 };
 use diskimg_testkit::appliance::{OvfDisk, OvfFile, PackageBuilder, VMDK_FORMAT, descriptor};
 use diskimg_testkit::iso::{FREE, IsoBuilder, MORE, Record, susp};
@@ -80,7 +80,7 @@ impl Images {
         for index in 0..2 {
             let path = self.package.path(&format!("overlay{index}.qcow2"));
             let name = top.to_string_lossy().into_owned();
-            let backing = Backing { name, format: Some("qcow2".into()), content_id: None };
+            let backing = Backing::new(name).with_format("qcow2");
             Create::new(Format::Qcow2).backing(Some(backing)).run(&path).unwrap();
             top = path;
         }

@@ -1,6 +1,6 @@
 //! `map` reports what `qemu-img map` reports.
 
-use diskimg::{Convert, Format, Image, OpenOptions, Options, map};
+use diskimg::{Convert, Format, Image, MapEntry, OpenOptions, Options, map};
 use diskimg_testkit::disk;
 use diskimg_testkit::tool::{cases, qemu_img_is_recent, run};
 use proptest::prelude::*;
@@ -13,8 +13,7 @@ fn our_map(path: &Path, format: Format) -> Vec<Value> {
 }
 
 fn entries(image: &Image) -> Vec<Value> {
-    let mut entries = Vec::new();
-    map(image, 0..image.size(), &mut |e| {
+    let entry = |e: MapEntry| {
         let mut entry = json!({
             "start": e.start, "length": e.length, "depth": e.depth, "present": e.present,
             "zero": e.zero, "data": e.data, "compressed": e.compressed,
@@ -22,11 +21,9 @@ fn entries(image: &Image) -> Vec<Value> {
         if let Some(offset) = e.offset {
             entry["offset"] = offset.into();
         }
-        entries.push(entry);
-        Ok(())
-    })
-    .unwrap();
-    entries
+        entry
+    };
+    map(image, 0..image.size()).map(|e| entry(e.unwrap())).collect()
 }
 
 fn qemu_map(path: &Path, format: Format) -> Vec<Value> {

@@ -3,10 +3,9 @@
 use crate::verified::{self, memory_mapped};
 use diskimg::extent::Kind;
 use diskimg::storage::source::{FileSource, MappedSource, MemorySource, WindowSource};
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, Error, ErrorKind, ExternalFiles, Fetcher, Format, Image, OpenOptions, Options, Slice,
-    Source,
+    Backing, Convert, Error, ErrorKind, ExternalFiles, Fetcher, Format, Image, OpenOptions,
+    Options, Slice, Source,
 };
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{LoopDevice, cases, run};
@@ -106,7 +105,7 @@ fn slices_of_a_chain_are_borrowed_from_the_file_that_stores_them() {
     let name = "base.raw".to_owned();
     Convert::new(raw)
         .format(Format::Qcow2)
-        .backing(Backing { name, format: Some("raw".into()), content_id: None })
+        .backing(Backing::new(name).with_format("raw"))
         .run(path("top.qcow2"))
         .unwrap();
     let image = open(path("top.qcow2"));
@@ -300,7 +299,7 @@ fn the_images_in_testdata_read_the_same_mapped_and_unmapped() {
         if path.extension().is_some_and(|e| e == "qcow2" || e == "vmdk") {
             let image = verified::open(&OpenOptions::new(), &path);
             let other = open(&path);
-            let same = diskimg::compare(&image, &other, true, None, None).unwrap();
+            let same = diskimg::Compare::new(&image, &other).strict(true).run().unwrap();
             assert!(matches!(same, diskimg::Comparison::Identical { .. }), "{}", path.display());
             seen += 1;
         }

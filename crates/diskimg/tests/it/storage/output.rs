@@ -3,8 +3,7 @@
 use diskimg::extent::Kind;
 use diskimg::storage::sink::Sink;
 use diskimg::storage::source::{MemorySource, Source, SourceError};
-use diskimg::target::Backing;
-use diskimg::{Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
+use diskimg::{Backing, Convert, Create, ErrorKind, Format, Image, OpenOptions, Options, Output};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{LoopDevice, assert_qemu_check, qemu_bytes, run, try_run};
 use std::io;
@@ -151,7 +150,7 @@ fn an_operation_on_a_huge_unallocated_disk_can_be_cancelled() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     let error =
-        diskimg::compare(&huge_image(), &huge_image(), false, None, Some(&stop)).unwrap_err();
+        diskimg::Compare::new(&huge_image(), &huge_image()).progress(&stop).run().unwrap_err();
     assert_eq!(error.error.kind(), ErrorKind::Cancelled);
 }
 
@@ -245,8 +244,7 @@ fn a_data_file_that_would_replace_a_file_of_the_sources_chain_is_refused() {
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("a.raw"));
     sample().write(&path("base.raw"));
-    let backing =
-        || Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
+    let backing = || Backing::new("base.raw").with_format("raw");
     let before = std::fs::read(path("a.raw")).unwrap();
     for data_file in ["a.raw", "./base.raw"] {
         let mut options = Options::default();
@@ -524,8 +522,7 @@ fn bytes_beyond_the_source_read_as_zeros_on_any_target() {
         convert(format, options).run_to(output).unwrap();
         assert!(qemu_bytes(&path("used"), format.name()) == expected, "{format} {options}");
     }
-    let backing =
-        Backing { name: "base.raw".into(), format: Some("raw".into()), ..Backing::default() };
+    let backing = Backing::new("base.raw").with_format("raw");
     convert(Format::Qcow2, "size=256k").backing(backing).run(path("top.qcow2")).unwrap();
     let mut expected = bytes;
     expected.resize(256 << 10, 0);
@@ -562,8 +559,9 @@ fn salvage_replaces_unreadable_data_with_zeros_and_reports_it() {
     sample().write(&source);
     Convert::new(raw(&source)).format(Format::Qcow2).compress(true).run(&image).unwrap();
     // Damage one of the compressed clusters.
-    let streams = Image::open(&image).unwrap().extents(3 << 20..4 << 20).unwrap();
-    let Kind::Encoded(encoded) = &streams[5].kind else { panic!("not compressed: {streams:?}") };
+    let opened = Image::open(&image).unwrap();
+    let stream = opened.extents(3 << 20..4 << 20).unwrap().nth(5).unwrap().unwrap();
+    let Kind::Encoded(encoded) = &stream.kind else { panic!("not compressed: {stream:?}") };
     let mut bytes = std::fs::read(&image).unwrap();
     let start = encoded.host.offset as usize;
     bytes[start..start + 16].fill(0xff);

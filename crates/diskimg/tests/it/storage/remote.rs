@@ -125,7 +125,7 @@ fn a_source_that_remains_unreachable_is_a_transient_error_and_nothing_is_salvage
         let error = convert.run_to(Output::to_sink(sink)).expect_err("unreachable");
         assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
         assert_eq!(
-            error.to_string(),
+            format!("{error:#}"),
             "remote: at offset 0x0: cannot read guest data: connection closed (attempts: 10)"
         );
     }

@@ -145,7 +145,7 @@ impl Growth<'_> {
             self.edits.push(Edit::Zero { offset, len: size - to_u64(rest) });
             return Ok(());
         }
-        let visible = padded.extents(start..self.added.start)?;
+        let visible = padded.extents_in(start..self.added.start)?;
         if self.format_probed && visible.iter().any(|e| e.depth > 0 && !e.kind.is_zero()) {
             let message = "data of its backing file would be copied into the image";
             return Err(Error::refused(message)

@@ -95,7 +95,7 @@ fn grains(extent: &SeSparseExtent, tables: &[(u64, u64)], findings: &mut Finding
             let range = guest..(guest + header.grain_bytes()).min(extent.size());
             // A grain that cannot be read is a corruption, with the same message.
             if let Err(error) = extent.grain(entry, &range, 0, 0) {
-                findings.corruption(format!("guest offset {guest:#x}: {error}"));
+                findings.corruption(format!("guest offset {guest:#x}: {error:#}"));
                 continue;
             }
             let Ok(Gte::Grain(number)) = Gte::parse(entry) else { continue };

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::ErrorKind;
+use crate::formats::vmdk::tests::esx::{Grain, Grains, SeSparse, guest, put};
 use crate::storage::source::MemorySource;
-use diskimg_testkit::esx::{Grain, Grains, SeSparse, guest, put};
 use proptest::prelude::*;
 
 /// Two and a half tables; the last grain is short.
@@ -157,7 +157,7 @@ fn every_field_of_the_headers_is_validated() {
         put(&mut file, at, &u64::to_le_bytes(value));
         let error = open(file).expect_err(expected);
         assert_eq!(error.kind(), kind, "{at}: {error}");
-        assert!(error.to_string().contains(expected), "{at}: {error}");
+        assert!(format!("{error:#}").contains(expected), "{at}: {error:#}");
     }
     for cut in [0, 511, 512, 1023, 1024, shape.regions()[3].0 as usize * 512] {
         assert!(open(whole[..cut].to_vec()).is_err(), "cut at {cut}");

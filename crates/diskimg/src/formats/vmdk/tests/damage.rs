@@ -25,7 +25,7 @@ fn errors_name_the_damage() {
         put(&mut file, at, bytes);
         match read(&file) {
             Ok(found) => assert!(expected.is_empty() && found == disk),
-            Err(error) => assert!(error.to_string().contains(expected), "{expected}: {error}"),
+            Err(error) => assert!(format!("{error:#}").contains(expected), "{expected}: {error:#}"),
         }
     }
 }

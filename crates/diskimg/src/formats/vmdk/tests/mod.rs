@@ -12,6 +12,10 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 mod damage;
+/// The module of diskimg-testkit. The published package contains these tests, but cannot depend on
+/// that crate, which is not published; so the file is a symbolic link.
+#[allow(dead_code, unreachable_pub)]
+pub(super) mod esx;
 mod streams;
 
 const GRAIN: usize = 64 << 10;

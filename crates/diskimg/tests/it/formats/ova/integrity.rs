@@ -202,12 +202,7 @@ fn map_offsets_are_offsets_in_the_archive() {
     disk[0] = 0xA5;
     package.write("x.ova", tar(&[("x.ovf", ovf.as_bytes()), ("d.raw", &disk)]));
     let image = Image::open(package.path("x.ova")).unwrap();
-    let mut entries = Vec::new();
-    diskimg::map(&image, 0..4096, &mut |entry| {
-        entries.push(entry);
-        Ok(())
-    })
-    .unwrap();
+    let entries: Vec<_> = diskimg::map(&image, 0..4096).map(Result::unwrap).collect();
     let archive = std::fs::read(package.path("x.ova")).unwrap();
     let at = entries[0].offset.unwrap() as usize;
     assert!(archive[at..at + 4096] == disk);
@@ -219,7 +214,8 @@ fn an_appliance_cannot_be_a_backing_file() {
     let ovf = raw("d.raw", "");
     package.write("x.ova", tar(&[("x.ovf", ovf.as_bytes()), ("d.raw", &[1; 4096])]));
     for format in [Some("ova".to_owned()), None] {
-        let backing = diskimg::target::Backing { name: "x.ova".into(), format, content_id: None };
+        let mut backing = diskimg::Backing::new("x.ova");
+        backing.format = format;
         let outcome = diskimg::Create::new(diskimg::Format::Qcow2)
             .backing(backing)
             .run(package.path("top.qcow2"));

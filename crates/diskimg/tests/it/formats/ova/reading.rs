@@ -481,7 +481,7 @@ fn real_appliances_read_as_the_disks_in_them() {
     for (ovf, vmdk) in [("input.ovf", "input.vmdk"), ("ubuntu.2.0.ovf", "ubuntu.2.0-disk1.vmdk")] {
         let image = verified::open(&OpenOptions::new(), ovfs.join(ovf));
         let alone = Image::open(ovfs.join(vmdk)).unwrap();
-        let same = diskimg::compare(&image, &alone, true, None, None).unwrap();
+        let same = diskimg::Compare::new(&image, &alone).strict(true).run().unwrap();
         assert!(matches!(same, diskimg::Comparison::Identical { .. }), "{ovf}");
         let report = image.check(&mut |finding| panic!("{ovf}: {}", finding.message));
         assert_eq!(report.unwrap().unwrap().corruptions, 0);

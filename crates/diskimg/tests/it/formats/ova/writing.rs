@@ -3,9 +3,9 @@
 use crate::verified;
 use diskimg::storage::sink::MemorySink;
 use diskimg::storage::source::Source;
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, Create, Error, ErrorKind, Format, Image, OpenOptions, Options, Output, Report, Sparse,
+    Backing, Convert, Create, Error, ErrorKind, Format, Image, OpenOptions, Options, Output,
+    Report, Sparse,
 };
 use diskimg_testkit::appliance::PackageBuilder;
 use diskimg_testkit::disk::{Disk, Fill, Run};
@@ -202,7 +202,7 @@ fn conversions_that_cannot_produce_an_appliance_are_refused_without_output() {
         assert!(error.to_string().contains(fragment), "{error}");
         assert!(!out.exists());
     };
-    let backing = Backing { name: "0.raw".into(), format: Some("raw".into()), content_id: None };
+    let backing = Backing::new("0.raw").with_format("raw");
     let one = || images(&package, &two[..1]);
     refused("backing", convert(one(), "").backing(backing).run(&out));
     refused("leave out Convert::offload", convert(one(), "").offload(true).run(&out));
@@ -229,7 +229,7 @@ fn an_appliance_is_created_with_one_empty_disk_and_resized_with_size() {
     assert!(std::fs::metadata(package.path("new.ova")).unwrap().len() < 200 << 10);
     let image = Image::open(package.path("new.ova")).unwrap();
     assert_eq!(image.size(), 10 << 30);
-    assert!(image.extents(0..10 << 30).unwrap().iter().all(|extent| extent.kind.is_zero()));
+    assert!(image.extents(0..10 << 30).unwrap().all(|extent| extent.unwrap().kind.is_zero()));
     let disk = Disk { size: 1 << 20, runs: vec![] };
     convert(images(&package, &[disk]), "size=3M").run(package.path("big.ova")).unwrap();
     package.tool("tar", &["-xf", "big.ova"]);

@@ -1,8 +1,8 @@
 //! The content ID of a VMDK depends only on the guest bytes, not on how it was created.
 
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, Create, Durability, ErrorKind, Format, Image, OpenOptions, Options, Reflink, Sparse,
+    Backing, Convert, Create, Durability, ErrorKind, Format, Image, OpenOptions, Options, Reflink,
+    Sparse,
 };
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{cases, qemu_bytes, run, try_run};
@@ -129,7 +129,7 @@ fn versions() -> [Disk; 2] {
 }
 
 fn backing(name: &str) -> Backing {
-    Backing { name: name.into(), format: Some("vmdk".into()), content_id: None }
+    Backing::new(name).with_format("vmdk")
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Writing VMDK layouts of several files, read back with qemu-img and 7-Zip.
 
-use diskimg::target::Backing;
-use diskimg::{Convert, Create, Error, ErrorKind, Format, OpenOptions, Options, Output, Sparse};
+use diskimg::{
+    Backing, Convert, Create, Error, ErrorKind, Format, OpenOptions, Options, Output, Sparse,
+};
 use diskimg_testkit::disk::{self, Disk, Fill, Run};
 use diskimg_testkit::tool::{assert_qemu_check, assert_qemu_same, cases, qemu_bytes, run, try_run};
 use proptest::prelude::*;
@@ -279,11 +280,7 @@ fn a_split_child_hides_and_shows_its_backing_file_on_both_sides_of_a_boundary() 
     to_vmdk(&path("base.raw"), "").run(path("base.vmdk")).unwrap();
     for zeroed in ["", ",zeroed_grain=on"] {
         let report = to_vmdk(&path("top.raw"), &format!("subformat=twoGbMaxExtentSparse{zeroed}"))
-            .backing(Backing {
-                name: "base.vmdk".into(),
-                format: Some("vmdk".into()),
-                content_id: None,
-            })
+            .backing(Backing::new("base.vmdk").with_format("vmdk"))
             .run(path("top.vmdk"))
             .unwrap();
         assert!(report.stored_bytes < 1 << 20, "stores more than what differs: {report:?}");

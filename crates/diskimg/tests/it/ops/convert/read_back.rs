@@ -1,10 +1,9 @@
 //! Verification (`verify`), which reads the output back before it is renamed, and digests.
 
 use diskimg::storage::source::{MemorySource, Segment, SourceError};
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, DigestAlgorithm, ErrorKind, Format, Image, OpenOptions, Options, Output, Report,
-    Source,
+    Backing, Convert, DigestAlgorithm, ErrorKind, Format, Image, OpenOptions, Options, Output,
+    Report, Source,
 };
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::tool::run;
@@ -159,11 +158,7 @@ fn chains_joined_images_appliances_and_existing_targets_verify_too() {
         .unwrap();
     let a = || Convert::new(raw(&path("a")));
     // The default policy would refuse this backing file when the output is opened.
-    let backing = Backing {
-        name: path("elsewhere/base.qcow2").to_str().unwrap().to_owned(),
-        format: Some("qcow2".to_owned()),
-        ..Backing::default()
-    };
+    let backing = Backing::new(path("elsewhere/base.qcow2").to_str().unwrap()).with_format("qcow2");
     let over = a().format(Format::Qcow2).backing(backing).verify(true).run(path("b")).unwrap();
     assert!(over.verified && over.stored_bytes < 300_000, "{over:?}");
 
@@ -185,7 +180,7 @@ fn verifying_output_to_a_pipe_is_an_error() {
     let convert = Convert::new(image.unwrap()).verify(true);
     let error = convert.run_to(Output::writer(io::sink())).unwrap_err();
     assert_eq!(error.io_error().unwrap().kind(), io::ErrorKind::Unsupported);
-    assert!(error.to_string().contains("cannot be read again"), "{error}");
+    assert!(format!("{error:#}").contains("cannot be read again"), "{error:#}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Large sparse disks.
 
 use diskimg::storage::source::{Segment, Source, SourceError};
-use diskimg::{Convert, Create, Format, Image, OpenOptions, Output, compare};
+use diskimg::{Compare, Convert, Create, Format, Image, OpenOptions, Output};
 use diskimg_testkit::disk::noise;
 use diskimg_testkit::tool::{assert_qemu_check, full, run};
 use std::io;
@@ -68,7 +68,7 @@ fn a_large_sparse_disk_costs_only_its_data() {
         Convert::new(Image::open(&out).unwrap()).run(&back).unwrap();
         use std::os::unix::fs::MetadataExt;
         assert!(std::fs::metadata(&back).unwrap().blocks() * 512 < 1 << 20);
-        let same = compare(&raw(&path("a.raw")), &raw(&back), false, None, None).unwrap();
+        let same = Compare::new(&raw(&path("a.raw")), &raw(&back)).run().unwrap();
         assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
     }
 }
@@ -85,14 +85,10 @@ fn an_unallocated_exbibyte_is_skipped() {
     std::fs::write(path("b.vmdk"), text).unwrap();
     let images = [Image::open(path("a")).unwrap(), Image::open(path("b.vmdk")).unwrap()];
     for image in &images {
-        let mut entries = Vec::new();
-        let mut collect = |entry: diskimg::MapEntry| {
-            entries.push((entry.start, entry.length, entry.zero));
-            Ok(())
-        };
-        diskimg::map(image, 0..u64::MAX, &mut collect).unwrap();
+        let entries = diskimg::map(image, 0..u64::MAX).map(Result::unwrap);
+        let entries: Vec<_> = entries.map(|e| (e.start, e.length, e.zero)).collect();
         assert_eq!(entries, [(0, 1 << 60, true)]);
-        let same = compare(image, &hole(1 << 60), false, None, None).unwrap();
+        let same = Compare::new(image, &hole(1 << 60)).run().unwrap();
         assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
     }
     for image in images {
@@ -120,7 +116,7 @@ fn data_after_large_holes_is_not_skipped() {
         let convert = options_of(Convert::new(data_in_hole()).format(Format::Qcow2));
         convert.verify(true).run(path("a")).unwrap();
         let image = Image::open(path("a")).unwrap();
-        let same = compare(&data_in_hole(), &image, false, None, None).unwrap();
+        let same = Compare::new(&data_in_hole(), &image).run().unwrap();
         assert_eq!(same, diskimg::Comparison::Identical { size_mismatch: false });
         let mut bytes = [0; 300];
         image.read_at(&mut bytes, at).unwrap();

@@ -2,9 +2,9 @@
 
 use diskimg::iso::write::{Builder, CreateOptions};
 use diskimg::storage::source::FileSource;
-use diskimg::target::Backing;
 use diskimg::{
-    Convert, Durability, ExternalFiles, Format, Image, OpenOptions, Options, Output, Source,
+    Backing, Convert, Durability, ExternalFiles, Format, Image, OpenOptions, Options, Output,
+    Source,
 };
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ pub fn parse(text: &str) -> Options {
 }
 
 pub fn backing(base: &Path) -> Backing {
-    Backing { name: base.display().to_string(), format: Some("raw".into()), content_id: None }
+    Backing::new(base.display().to_string()).with_format("raw")
 }
 
 /// Creates an ISO image, which can be read as a disk too.

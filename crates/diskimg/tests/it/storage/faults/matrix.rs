@@ -125,7 +125,7 @@ fn error_problem(
     failed: &[(Side, &str)],
     error: &Error,
 ) -> Option<String> {
-    let text = error.to_string();
+    let text = format!("{error:#}");
     let system = match fault {
         Fault::EioOnce | Fault::EioForever => Some("Input/output error"),
         Fault::NoSpace => Some("No space left on device"),

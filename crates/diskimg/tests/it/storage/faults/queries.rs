@@ -3,7 +3,7 @@
 use super::disks::{TestImage, TestImages, parse};
 use super::{guarded, points};
 use diskimg::storage::source::FileSource;
-use diskimg::{ErrorKind, Format, Image, Result, compare, map, measure};
+use diskimg::{Compare, ErrorKind, Format, Image, Result, map, measure};
 use diskimg_testkit::faulty::{Fault, FaultPlan, FaultySource};
 use std::sync::Arc;
 
@@ -45,20 +45,20 @@ const QUERIES: [(&str, Query); 6] = [
     }),
     ("map", |test_image, image| {
         let (mut entries, mut at) = (Vec::new(), 0);
-        map(&image, 0..image.size(), &mut |entry| {
+        for entry in map(&image, 0..image.size()) {
+            let entry = entry?;
             assert_eq!(entry.start, at);
             at += entry.length;
             let bytes = &test_image.bytes[entry.start as usize..at as usize];
             assert!(!entry.zero || bytes.iter().all(|&b| b == 0), "{entry:?}");
             entries.push(format!("{entry:?}"));
-            Ok(())
-        })?;
+        }
         assert_eq!(at, image.size());
         Ok(result(entries))
     }),
     ("measure", |_, image| Ok(result(measure(Format::Qcow2, &parse(""), &image)?))),
     ("compare", |test_image, image| {
-        match compare(&image, &test_image.open(), false, Some(2), None) {
+        match Compare::new(&image, &test_image.open()).threads(2).run() {
             Ok(answer) => Ok(result(answer)),
             Err(error) => Err(error.error),
         }

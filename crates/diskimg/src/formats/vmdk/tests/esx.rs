@@ -1,0 +1,1 @@
+../../../../../diskimg-testkit/src/esx.rs
