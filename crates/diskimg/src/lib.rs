@@ -81,6 +81,7 @@ pub mod storage;
 mod words;
 
 pub use error::{Error, ErrorKind, Result};
+pub use model::backing::Backing;
 pub use model::extent;
 pub use model::extents::Extents;
 pub use model::fetch::Fetcher;
@@ -91,7 +92,7 @@ pub use model::layer::{DiskLayout, Layer, ParentLocator, ParentReference};
 pub use model::options::{OptionKind, OptionSpec, Options, parse_size};
 pub use model::reader::Reader;
 pub use model::slices::{Slice, Slices};
-pub use model::target::{Backing, Measure};
+pub use model::target::Measure;
 pub use open::external_files::ExternalFiles;
 pub use open::limits::{Limit, Limits};
 pub use open::probe::Probing;

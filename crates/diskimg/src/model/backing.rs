@@ -1,6 +1,17 @@
 //! The backing file that a new image refers to.
 
-use crate::model::target::Backing;
+/// The backing file of a new image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Backing {
+    /// Name to record, as given by the user.
+    pub name: String,
+    /// Name of its format, to record.
+    pub format: Option<String>,
+    /// The first of its [`Layer::content_ids`](crate::Layer::content_ids), for formats that record
+    /// it. The operations fill it in.
+    pub content_id: Option<String>,
+}
 
 impl Backing {
     /// Returns a backing file with this name, which the new image records as it is given here. A

@@ -26,6 +26,4 @@ pub(crate) mod options;
 pub(crate) mod reader;
 pub(crate) mod sealed;
 pub(crate) mod slices;
-// Its items are `pub` within the crate only.
-#[allow(unreachable_pub)]
 pub(crate) mod target;

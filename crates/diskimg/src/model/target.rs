@@ -1,6 +1,7 @@
 //! The interface for writing a format.
 
 use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::extent::Encoded;
 use crate::model::options::Options;
 use crate::report::info::Info;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 /// A request to allocate space at a guest offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allocate {
+pub(crate) enum Allocate {
     /// `len` bytes that read as zeros: any number of clusters, of which the last may be partial at
     /// the end of the disk.
     Zero {
@@ -36,18 +37,18 @@ pub enum Allocate {
 
 /// Allocated space, to which the engine must write the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// Index into [`Target::files`].
-    pub file: usize,
+    pub(crate) file: usize,
     /// Host offset, in bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Number of bytes that the slot holds. If it is less than requested, the engine must place the
     /// rest with another call.
-    pub len: u64,
+    pub(crate) len: u64,
 }
 
 /// Encodes clusters for a target, usually by compressing them. Each worker thread has its own.
-pub trait UnitEncoder: Send + Debug {
+pub(crate) trait UnitEncoder: Send + Debug {
     /// Encodes the cluster at guest offset `at` and appends the result, with its framing, to `out`.
     /// Returns `false` if the cluster should be stored verbatim instead. `unit` is always a whole
     /// cluster, padded with zeros beyond the end of the disk.
@@ -98,7 +99,7 @@ pub(crate) fn append_filled(
 ///
 /// All that is known without an output is here, so that a conversion can be planned, and its parts
 /// encoded, before and apart from the place where they are written.
-pub trait TargetSpec: Send + Sync + Debug {
+pub(crate) trait TargetSpec: Send + Sync + Debug {
     /// Returns the virtual disk size in bytes.
     fn size(&self) -> u64;
 
@@ -146,7 +147,7 @@ pub trait TargetSpec: Send + Sync + Debug {
 /// bytes come from.
 /// Clusters that are never placed remain unallocated: they are read from the backing file, or as
 /// zeros without one.
-pub trait Target: Send + Debug {
+pub(crate) trait Target: Send + Debug {
     /// Returns the files being written, which [`Slot`]s index.
     fn files(&self) -> &[Arc<dyn Sink>];
 
@@ -173,35 +174,24 @@ pub trait Target: Send + Debug {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// The backing file of a new image.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Backing {
-    /// Name to record, as given by the user.
-    pub name: String,
-    /// Name of its format, to record.
-    pub format: Option<String>,
-    /// The first of its [`Layer::content_ids`](crate::Layer::content_ids), for formats that record
-    /// it. The operations fill it in.
-    pub content_id: Option<String>,
-}
-
 /// Parameters of a new image.
 #[derive(Debug)]
-pub struct CreateRequest<'a> {
+pub(crate) struct CreateRequest<'a> {
     /// Virtual disk size in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The create options, already checked against the format's list of `OptionSpec`s.
-    pub options: &'a Options,
+    pub(crate) options: &'a Options,
     /// Backing file.
-    pub backing: Option<Backing>,
+    pub(crate) backing: Option<Backing>,
     /// Whether to compress the image.
-    pub compress: bool,
+    pub(crate) compress: bool,
 }
 
 /// Size of a new image in bytes. Serializes with the keys of `qemu-img measure --output=json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub struct Measure {
     /// Additional bytes needed to copy the source's bitmaps; `None` unless both the source and the
     /// target format support bitmaps.
@@ -214,18 +204,18 @@ pub struct Measure {
 }
 
 /// Calls its argument with each range of guest bytes that contains data, in ascending order.
-pub type DataRanges<'a> = dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()> + 'a;
+pub(crate) type DataRanges<'a> = dyn FnMut(&mut dyn FnMut(Range<u64>)) -> Result<()> + 'a;
 
 /// Parameters of a measurement.
-pub struct MeasureRequest<'a> {
+pub(crate) struct MeasureRequest<'a> {
     /// Virtual disk size in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The target format's create options.
-    pub options: &'a Options,
+    pub(crate) options: &'a Options,
     /// Information about the source image, if there is one.
-    pub source: Option<&'a Info>,
+    pub(crate) source: Option<&'a Info>,
     /// Enumerates the ranges of guest bytes that contain data.
-    pub data: &'a mut DataRanges<'a>,
+    pub(crate) data: &'a mut DataRanges<'a>,
 }
 
 impl Debug for MeasureRequest<'_> {

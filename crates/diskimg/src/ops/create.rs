@@ -1,10 +1,11 @@
 //! `create`: creates empty images.
 
 use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::options::Options;
-use crate::model::target::{Allocate, Backing, CreateRequest, Target, TargetSpec};
+use crate::model::target::{Allocate, CreateRequest, Target, TargetSpec};
 use crate::open::{OpenOptions, local_path};
 use crate::ops::new_image::{
     open_backing, protect_backing, refuse_own_backing, take_backing, whole_size,

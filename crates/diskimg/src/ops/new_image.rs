@@ -1,10 +1,10 @@
 //! What `convert` and `create` have in common: the size of a new image and its backing file.
 
 use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::options::Options;
-use crate::model::target::Backing;
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, Resolver};
 use crate::storage::output::{self, Output};

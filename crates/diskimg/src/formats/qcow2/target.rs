@@ -18,9 +18,10 @@ use super::header::{self, Autoclear, Compatible, Incompatible, RawHeader};
 use super::options::{Compression, CreateOptions, Preallocation};
 use super::tables;
 use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::extent::Encoded;
 use crate::model::target::{
-    Allocate, Backing, CreateRequest, Slot, Target, TargetSpec, UnitEncoder, append_filled,
+    Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder, append_filled,
 };
 use crate::storage::codec::{Codec, Encoder};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};

@@ -41,6 +41,7 @@ pub enum DigestAlgorithm {
 
 /// The digests of a conversion, in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Digests {
     /// The algorithm that computed them.
     pub algorithm: DigestAlgorithm,
@@ -54,6 +55,7 @@ pub struct Digests {
 
 /// The digest of an output file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FileDigest {
     /// The file's name.
     pub path: PathBuf,

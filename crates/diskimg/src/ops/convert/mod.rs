@@ -31,10 +31,10 @@ mod throttle;
 mod transfer;
 
 use crate::error::{Error, Result};
+use crate::model::backing::Backing;
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::options::Options;
-use crate::model::target::Backing;
 use crate::open::{OpenOptions, local_path};
 use crate::ops::progress::{Callback, report};
 use crate::storage::caching::Caching;
@@ -52,6 +52,7 @@ const SECTOR: u64 = 512;
 
 /// When a run of zeros becomes a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Sparse {
     /// Never: every byte is written, so the output is fully allocated.
     Off,
@@ -124,6 +125,7 @@ struct Settings<'a> {
 
 /// The result of a conversion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
     /// Size of the disk in guest bytes. Of several concatenated disks it is the sum, including the
     /// gaps between them.
@@ -149,6 +151,7 @@ pub struct Report {
 
 /// A guest range that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Salvaged {
     /// Guest offsets in bytes.
     pub guest: Range<u64>,

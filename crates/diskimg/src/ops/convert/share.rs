@@ -20,6 +20,7 @@ use std::ops::Range;
 /// Whether the output shares blocks with the source, on file systems with reflinks (XFS, Btrfs,
 /// bcachefs, OCFS2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Reflink {
     /// Share where possible.
     #[default]

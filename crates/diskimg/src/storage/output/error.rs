@@ -58,8 +58,9 @@ impl fmt::Display for OutputError {
 }
 
 impl std::error::Error for OutputError {
+    // `Display` has the text of `error` itself.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
+        self.error.source()
     }
 }
 

@@ -50,6 +50,7 @@ pub struct Output(Box<dyn Publish>);
 
 /// Whether [`Output::commit`] flushes data to stable storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Durability {
     /// Data is flushed to stable storage before the files get their names.
     #[default]

@@ -64,6 +64,7 @@ impl std::error::Error for SourceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::OutOfRange { .. } => None,
+            // `Display` has the text of `error` itself, but callers look for it.
             Self::Storage(error) | Self::Transient(error) => Some(error),
         }
     }

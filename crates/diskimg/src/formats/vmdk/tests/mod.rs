@@ -2,7 +2,8 @@
 //! according to the specification.
 
 use crate::formats::vmdk::DRIVER;
-use crate::model::target::{Allocate, Backing, CreateRequest, Target, TargetSpec};
+use crate::model::backing::Backing;
+use crate::model::target::{Allocate, CreateRequest, Target, TargetSpec};
 use crate::storage::codec::Encoder;
 use crate::storage::output::Output;
 use crate::storage::sink::{MemorySink, PipeSink, Sink};

@@ -3,8 +3,9 @@
 use super::create;
 use super::extents::SPLIT_SECTORS;
 use crate::formats::vmdk::SECTOR;
+use crate::model::backing::Backing;
 use crate::model::options::Options;
-use crate::model::target::{Allocate, Backing, CreateRequest, Slot, Target};
+use crate::model::target::{Allocate, CreateRequest, Slot, Target};
 use crate::storage::output::{Durability, Output};
 use std::path::Path;
 

@@ -70,7 +70,9 @@ fn units_of_the_same_codec_and_size_pass_through_unchanged() {
         // Neither the number of threads nor verification changes the output.
         let first = std::fs::read(path("b")).unwrap();
         let verified = convert().threads(1).verify(true).run(path("b")).unwrap();
-        assert_eq!(verified, Report { verified: true, ..report });
+        let mut expected = report;
+        expected.verified = true;
+        assert_eq!(verified, expected);
         assert!(std::fs::read(path("b")).unwrap() == first, "{format} {options}");
     }
 }
