@@ -83,13 +83,14 @@ impl Disk {
 
     /// Writes the disk as a sparse raw file.
     pub fn write(&self, path: &Path) {
-        use std::os::unix::fs::FileExt;
-        let file = std::fs::File::create(path).unwrap();
+        use std::io::{Seek, SeekFrom, Write};
+        let mut file = std::fs::File::create(path).unwrap();
         file.set_len(self.size).unwrap();
         for run in &self.runs {
             let range = run.clip(self.size);
             let fill = run.fill.bytes((range.end - range.start) as usize);
-            file.write_all_at(&fill, range.start).unwrap();
+            file.seek(SeekFrom::Start(range.start)).unwrap();
+            file.write_all(&fill).unwrap();
         }
     }
 }
