@@ -5,8 +5,8 @@ use crate::open::external_files::{with_backing, with_data_file, with_extent};
 use diskimg::inspection::Code;
 use diskimg::storage::source::MemorySource;
 use diskimg::{
-    Convert, Error, ErrorKind, ExternalFiles, Format, Image, InspectOptions, Inspection,
-    OpenOptions, inspect_source,
+    Convert, Error, ErrorKind, ExternalFiles, Format, Image, InspectOptions, Inspection, NewSize,
+    OpenOptions, Resize, inspect_source,
 };
 use diskimg_testkit::tool::run;
 use std::collections::BTreeSet;
@@ -193,6 +193,22 @@ fn an_existing_raw_target_with_an_image_header_is_only_overwritten() {
     let image = open(Format::Raw, &[5; 4096]).unwrap();
     Convert::new(image).run_existing(path("target")).unwrap();
     assert!(std::fs::read(path("target")).unwrap().starts_with(&[5; 4096]));
+    assert_eq!(std::fs::read(path("host")).unwrap(), [7; 4096]);
+}
+
+#[test]
+fn a_raw_disk_with_an_image_header_is_only_made_longer_by_resize() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("host"), [7; 4096]).unwrap();
+    let header = with_data_file("host");
+    std::fs::write(path("disk"), &header).unwrap();
+    let len = header.len() as u64;
+    let raw = OpenOptions::new().format(Format::Raw);
+    Resize::new(NewSize::Grow(8192)).open_options(raw).run(path("disk")).unwrap();
+    let disk = std::fs::read(path("disk")).unwrap();
+    assert_eq!(disk.len() as u64, len + 8192);
+    assert!(disk.starts_with(&header) && disk[header.len()..].iter().all(|&b| b == 0));
     assert_eq!(std::fs::read(path("host")).unwrap(), [7; 4096]);
 }
 

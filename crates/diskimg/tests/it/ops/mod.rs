@@ -2,6 +2,7 @@
 
 mod convert;
 mod inspect;
+mod lengths;
 mod map;
 mod measure;
 mod resize;
