@@ -4,6 +4,7 @@ use crate::args::{self, Invocation};
 use crate::commands;
 use crate::confine::{self, Sandbox};
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::{Console, Program};
 use std::ffi::OsString;
 
@@ -17,8 +18,8 @@ const INTERRUPTED: u8 = 130;
 ///
 /// `argv[0]` is the name of the program, with or without directories: `qemu-img` makes messages use
 /// that name. Uses the standard streams of the process, raises the soft limit on open files to the
-/// hard limit, and handles SIGINT, SIGTERM and SIGHUP once an operation that can be interrupted
-/// begins.
+/// hard limit, and handles SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXFSZ once an operation that can
+/// be interrupted begins. A signal that is ignored at the start remains ignored.
 pub fn run(argv: Vec<OsString>) -> u8 {
     run_in(Process::Shared, argv)
 }
@@ -63,6 +64,7 @@ fn execute(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u
     match args::parse(argv, console.program())? {
         Invocation::Show(text) => console.print(&text).map(|()| 0),
         Invocation::Run(command, sandbox) => {
+            interrupt::prepare();
             match process {
                 Process::Own => confine::begin(sandbox)?,
                 Process::Shared if sandbox == Sandbox::Require => {

@@ -54,9 +54,24 @@ impl Meter {
             bar.set_position(progress.done);
         }
         if progress.total > 0 {
-            self.show(progress.done as f64 * 100.0 / progress.total as f64, false);
+            let percent = progress.done as f64 * 100.0 / progress.total as f64;
+            self.show(percent, false);
+            if interrupt::progress_wanted() {
+                self.print_line(percent);
+            }
         }
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Prints a line of progress because a signal asked for it.
+    fn print_line(&self, percent: f64) {
+        let line = format!("    ({percent:3.2}/100%)");
+        match &self.style {
+            Style::Bar(bar) => bar.println(line),
+            Style::Silent | Style::Percent => {
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+        }
     }
 
     /// Shows 100% unless it is shown already.

@@ -141,3 +141,67 @@ fn a_signal_interrupts_preallocation_and_no_files_are_left() {
         assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 0, "{options}");
     }
 }
+
+/// Starts a conversion that takes some seconds, with the command that `prefix` runs.
+#[cfg(target_os = "linux")]
+fn slow_conversion(lab: &Lab, prefix: &str) -> std::process::Child {
+    std::fs::write(lab.path("a.raw"), vec![7; 4 << 20]).expect("writes");
+    let command = format!("{prefix} {} convert -r 2M -O raw a.raw b.raw", diskimg());
+    let child = lab.command("sh").args(["-c", &command]).stderr(Stdio::piped()).spawn();
+    let child = child.expect("starts");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    child
+}
+
+#[cfg(target_os = "linux")]
+fn kill(lab: &Lab, signal: &str, child: &std::process::Child) {
+    let pid = child.id().to_string();
+    assert!(lab.command("kill").args([signal, &pid]).status().expect("kills").success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_was_ignored_at_the_start_remains_ignored() {
+    for (prefix, signal) in [
+        ("exec nohup", "-HUP"),
+        ("trap '' INT; exec", "-INT"),
+        ("trap '' TERM; exec", "-TERM"),
+        ("trap '' USR1; exec", "-USR1"),
+    ] {
+        let lab = Lab::new();
+        let child = slow_conversion(&lab, prefix);
+        kill(&lab, signal, &child);
+        let output = child.wait_with_output().expect("ends");
+        assert_eq!(output.status.code(), Some(0), "{prefix}: {output:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("100%"), "{output:?}");
+        assert_eq!(std::fs::read(lab.path("b.raw")).expect("reads"), vec![7; 4 << 20]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn sigusr1_prints_a_line_of_progress() {
+    let lab = Lab::new();
+    let child = slow_conversion(&lab, "exec");
+    kill(&lab, "-USR1", &child);
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let lines = String::from_utf8_lossy(&output.stderr);
+    let percent = lines.strip_prefix("    (").and_then(|rest| rest.strip_suffix("/100%)\n"));
+    let percent: f64 = percent.expect(&lines).parse().expect("a number");
+    assert!(percent > 0.0 && percent < 100.0, "{lines}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_no_file_is_left() {
+    for arguments in ["convert -O raw a.raw b", "convert -O qcow2 a.raw b", "iso create -o b ."] {
+        let lab = Lab::new();
+        std::fs::write(lab.path("a.raw"), vec![7; 4 << 20]).expect("writes");
+        let command = format!("ulimit -f 1024; exec {} {arguments}", diskimg());
+        let output = lab.command("sh").args(["-c", &command]).output().expect("runs");
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("File too large"), "{output:?}");
+        assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 1, "{arguments}");
+    }
+}
