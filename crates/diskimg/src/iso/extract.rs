@@ -238,8 +238,9 @@ impl Extraction<'_> {
 
     fn create_entry(&mut self, path: &[u8], node: Node) -> Result<()> {
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-        // The walk rejects `/` in names; `\` is a separator on other systems.
-        if !is_usable_name(name) || name.contains(&b'\\') {
+        // The walk rejects `/` in names; `\` is a separator on Windows only.
+        let is_separator = |&byte: &u8| std::path::is_separator(byte.into());
+        if !is_usable_name(name) || name.iter().any(is_separator) {
             return Err(Error::refused("the file name contains a path separator"));
         }
         let cannot = |doing: &'static str| move |e| Error::io(doing, e);

@@ -1,9 +1,10 @@
 //! Extraction into directories with existing files, and the options of extraction.
 
 use diskimg::iso::{ExtractOptions, Extracted, IsoImage, IsoOptions};
-use diskimg::storage::source::MemorySource;
+use diskimg::storage::source::{FileSource, MemorySource};
 use diskimg::{Error, ErrorKind};
 use diskimg_testkit::iso::{FREE, GOOD, GOOD_AT, IsoBuilder, ROOT, Record, SECONDS, susp};
+use diskimg_testkit::tool::run;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -239,4 +240,30 @@ fn an_error_of_the_progress_callback_stops_the_extraction() {
         dir.image.extract_path(b"", &dir.path("out"), &ExtractOptions::default(), &mut tick);
     assert!(error.unwrap_err().to_string().contains("enough"));
     assert_eq!(fs::read_dir(dir.path("out")).unwrap().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn names_with_a_backslash_are_extracted_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, image, to) =
+        (dir.path().join("from"), dir.path().join("a.iso"), dir.path().join("to"));
+    // As systemd names its units.
+    let names = ["dev-disk-by\\x2duuid.swap", "..\\..\\up", "a\\"];
+    fs::create_dir_all(from.join("dir\\name")).unwrap();
+    for name in names {
+        fs::write(from.join("dir\\name").join(name), name).unwrap();
+    }
+    run(
+        "xorriso",
+        ["-as", "mkisofs", "-quiet", "-R", "-o", image.to_str().unwrap(), from.to_str().unwrap()],
+    );
+    let source = Arc::new(FileSource::open(&image).unwrap());
+    let opened = IsoImage::open(source, &IsoOptions::default()).unwrap();
+    let result = opened.extract(&to, &ExtractOptions::default()).unwrap();
+    assert_eq!(result.failures.len(), 0, "{:?}", result.failures);
+    for name in names {
+        assert_eq!(fs::read(to.join("dir\\name").join(name)).unwrap(), name.as_bytes());
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
