@@ -306,8 +306,7 @@ pub(crate) fn caching(mode: Option<&str>) -> Caching {
 /// Parses the values of `-o`; the last value of an option wins. Returns `None` if one of them is
 /// `help` or `?`.
 pub(crate) fn create_options(given: &[String]) -> Result<Option<Options>, Failure> {
-    let requests_help = |text: &String| text.split(',').any(|item| item == "help" || item == "?");
-    if given.iter().any(requests_help) {
+    if given.iter().any(|text| Options::ask_for_help(text)) {
         return Ok(None);
     }
     let mut options = Options::default();
@@ -415,7 +414,9 @@ mod tests {
         for text in ["help", "?", "size=1,help"] {
             assert!(create_options(&[text.to_owned()]).expect("parses").is_none(), "{text}");
         }
-        assert!(create_options(&["help=1".to_owned()]).expect("parses").is_some());
+        for text in ["help=1", "backing_file=a,,help", "backing_file=?"] {
+            assert!(create_options(&[text.to_owned()]).expect("parses").is_some(), "{text}");
+        }
     }
 
     #[test]

@@ -79,6 +79,9 @@ impl Args {
         };
         common::require_device(self.format.as_deref(), path.as_ref())?;
         let size = size.map(|s| common::size("image size", &s.to_string_lossy())).transpose()?;
+        if size.is_some() && options.get("size").is_some() {
+            return Err(Failure::error("The image size must be specified only once"));
+        }
         Ok(Parsed::Job(Job {
             path: path.into(),
             format,

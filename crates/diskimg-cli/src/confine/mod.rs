@@ -22,6 +22,7 @@ mod tests;
 
 use crate::failure::Failure;
 use diskimg::Options;
+use diskimg::open::local_path;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -135,11 +136,12 @@ impl Rules {
     pub(crate) fn allow_write(mut self, path: &Path) -> Self {
         /// Maximum number of symbolic links that are followed; see path_resolution(7).
         const MAX_LINKS: usize = 40;
+        // A name such as `file:PATH`. If it is not one of a file, it will not be opened.
+        let mut path = local_path(path).unwrap_or_else(|_| path.to_owned());
         if path.metadata().is_ok_and(|found| !found.is_file()) {
-            self.write.push(path.to_owned());
+            self.write.push(path);
             return self;
         }
-        let mut path = path.to_owned();
         for _ in 0..MAX_LINKS {
             let directory = parent(&path);
             let link = path.read_link().map(|target| directory.join(target));

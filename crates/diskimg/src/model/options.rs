@@ -89,6 +89,12 @@ impl Options {
         Ok(options)
     }
 
+    /// Returns true if one of the options in `text` is `help` or `?`, by which a user asks for the
+    /// list of options.
+    pub fn ask_for_help(text: &str) -> bool {
+        split_unescaped(text).iter().any(|item| item == "help" || item == "?")
+    }
+
     /// Sets an option, overriding earlier values.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.0.push((name.into(), value.into()));
@@ -263,19 +269,23 @@ pub fn parse_size(text: &str) -> Option<u64> {
         "e" | "E" => 60,
         _ => return None,
     };
-    let bytes = match digits.split_once('.') {
-        None => digits.parse::<u64>().ok()?.checked_mul(1 << shift)?,
-        Some((whole, fraction)) => {
-            if !fraction.bytes().all(|b| b.is_ascii_digit()) || fraction.len() > 15 || shift == 0 {
-                return None;
-            }
-            let whole = whole.parse::<u64>().ok()?.checked_mul(1 << shift)?;
-            let digits = if fraction.is_empty() { 0 } else { fraction.parse::<u128>().ok()? };
-            let part = (digits << shift) / 10u128.pow(fraction.len() as u32);
-            whole.checked_add(u64::try_from(part).ok()?)?
-        }
+    // As strtoull(3) does.
+    let digits = digits.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let digits = digits.strip_prefix('+').unwrap_or(digits);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !are_digits(whole) || !are_digits(fraction) || whole.len() + fraction.len() == 0 {
+        return None;
+    }
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+    let fraction: f64 = format!("0.{fraction}0").parse().ok()?;
+    // There are no fractions of a byte, only of larger units; they are rounded to whole bytes.
+    let part = (fraction * (1u64 << shift) as f64 + 0.5) as u64;
+    let bytes = match shift {
+        0 if fraction > 0.0 => return None,
+        _ => whole.checked_mul(1 << shift)?.checked_add(part)?,
     };
-    (bytes <= i64::MAX as u64 && !digits.starts_with('+')).then_some(bytes)
+    (bytes <= i64::MAX as u64).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -296,8 +306,26 @@ mod tests {
             ("", None),
             ("k", None),
             ("-1", None),
-            ("+1", None),
+            ("+1", Some(1)),
+            (" 512", Some(512)),
+            ("512 ", None),
+            ("++1", None),
             ("1.5", None),
+            ("0.5b", None),
+            ("1024.0", Some(1024)),
+            ("1024.", Some(1024)),
+            ("1.0b", Some(1)),
+            (".5k", Some(512)),
+            (".0", Some(0)),
+            (".", None),
+            (".k", None),
+            ("1.0.0k", None),
+            ("1.7k", Some(1741)),
+            ("1.3333M", Some(1_398_066)),
+            ("1.999999999999999999k", Some(2048)),
+            ("0x", None),
+            ("0x200b", Some(8203)),
+            ("512b", Some(512)),
             ("1x", None),
             ("99999999999999999999", None),
         ] {

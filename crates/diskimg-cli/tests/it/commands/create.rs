@@ -7,6 +7,8 @@ fn created_images_equal_those_of_qemu_img() {
     for (name, line) in [
         ("a.raw", "create a.raw 1M"),
         ("a.raw", "create -f raw a.raw 1048576"),
+        ("a.raw", "create -f raw a.raw 1024.0"),
+        ("a.raw", "create -f raw a.raw .7k"),
         ("a.qcow2", "create -f qcow2 a.qcow2 1.5G"),
         ("a.qcow2", "create a.qcow2 1M -o cluster_size=4k -fqcow2 -o refcount_bits=8"),
         ("a.qcow2", "create -f qcow2 -o compat=0.10,size=2M a.qcow2"),
@@ -139,4 +141,46 @@ fn either_all_files_of_a_split_image_are_created_or_none() {
         succeeded += u32::from(outcome.status.success());
     }
     assert!((1..24).contains(&succeeded), "{succeeded} of 24 succeeded");
+}
+
+#[test]
+fn a_size_given_twice_is_an_error() {
+    let lab = Lab::new();
+    for line in ["create -f qcow2 -o size=2M a.qcow2 1M", "create -f raw -o size=1M a.raw 1M"] {
+        assert!(lab.qemu(line).fails(1).contains("The image size must be specified only once"));
+        assert!(lab.line(line).fails(1).contains("The image size must be specified only once"));
+    }
+}
+
+#[test]
+fn only_an_option_of_its_own_asks_for_help() {
+    let lab = Lab::new();
+    for options in ["backing_file=a,,help", "backing_file=help", "data_file=a,,?"] {
+        let line = format!("create -f qcow2 -u -F raw -o {options} a.qcow2 1M");
+        let line = if options.starts_with("data") { line.replace("-F raw ", "") } else { line };
+        assert!(!lab.line(&line).ok().contains("Virtual disk size"), "{line}");
+    }
+    assert!(lab.line("create -f qcow2 -o size=1M,help").ok().contains("Virtual disk size"));
+}
+
+#[test]
+fn a_destination_may_be_named_by_the_file_protocol() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in [
+        "create -f qcow2 file:b.qcow2 4M",
+        "convert -O qcow2 a.raw file:c.qcow2",
+        "resize file:b.qcow2 8M",
+        "convert -n -O raw a.raw file:d.raw",
+    ] {
+        lab.line("create -q d.raw 8M").ok();
+        lab.line(line).ok();
+    }
+    let info = lab.qemu("info b.qcow2").ok();
+    assert!(info.contains("8 MiB"), "{info}");
+    lab.qemu("compare a.raw c.qcow2").ok();
+    // In the current directory, which is not that of the name with the protocol.
+    let absolute = format!("file:{}", lab.path("e.qcow2").display());
+    lab.line(&format!("create -f qcow2 {absolute} 1M")).ok();
+    assert!(lab.path("e.qcow2").exists());
 }

@@ -125,7 +125,7 @@ fn an_error_of_publishing_names_the_object() {
     let output = Output::to_place(Upload::new(&store, true));
     let error = convert(Arc::new(disk())).run_to(output).unwrap_err();
     let expected = "object: cannot complete the output: the store refuses the object";
-    assert_eq!(error.to_string(), expected);
+    assert_eq!(format!("{error:#}"), expected);
     assert_eq!(store.lock().unwrap().events, ["flush", "abort"]);
 }
 
@@ -141,7 +141,7 @@ fn what_the_place_cannot_do_is_refused_before_anything_is_written() {
         let store = Arc::default();
         let upload = Upload::new(&store, false);
         let sink = Arc::clone(&upload.sink);
-        let error = settings.run_to(Output::to_place(upload)).unwrap_err().to_string();
+        let error = format!("{:#}", settings.run_to(Output::to_place(upload)).unwrap_err());
         assert!(error.contains(expected), "{error}");
         assert_eq!(store.lock().unwrap().events, ["abort"]);
         assert!(sink.to_source().is_empty());
@@ -208,7 +208,7 @@ fn protocols_create_images_at_locations() {
         ("other:x", "other:x: Unknown protocol 'other' (for a file whose name has a colon"),
         ("/no/such/directory/x", "/no/such/directory/x: cannot create the output: No such file"),
     ] {
-        let error = create(location).unwrap_err().to_string();
+        let error = format!("{:#}", create(location).unwrap_err());
         assert!(error.starts_with(message), "{error}");
     }
 }
