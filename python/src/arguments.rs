@@ -52,7 +52,8 @@ impl OpenArgs {
         })
     }
 
-    /// Returns the secrets. Python's own copies of the bytes cannot be overwritten.
+    /// Returns the secrets. Only the library's copies are overwritten when they are dropped, not
+    /// Python's and those of the conversion of arguments.
     fn secrets(&self) -> Secrets {
         let mut secrets = Secrets::new();
         for (id, secret) in &self.secrets {

@@ -1,6 +1,7 @@
 """Binary file objects as sources and outputs."""
 
 import gzip
+import errno
 import io
 import os
 import socket
@@ -336,6 +337,29 @@ def test_no_failed_read_of_a_file_object_is_ignored(
                 continue
             assert source.left > 0, (operation, nth)
             break
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError])
+def test_a_lost_connection_is_not_salvaged(error: type[OSError], disk: bytes) -> None:
+    class Lost(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() >= len(disk) // 2:
+                raise error("lost")
+            return super().read(size)
+
+    out = io.BytesIO()
+    with pytest.raises(error, match="lost"):
+        diskimg.convert(Lost(disk), out, src_format="raw", salvage=True)
+    # A bad sector is.
+    class Broken(Lost):
+        def read(self, size: int | None = -1, /) -> bytes:
+            try:
+                return super().read(size)
+            except OSError:
+                raise OSError(errno.EIO, "bad sector") from None
+
+    report = diskimg.convert(Broken(disk), io.BytesIO(), src_format="raw", salvage=True)
+    assert report.salvaged
 
 
 def test_names_can_be_str_bytes_or_paths(raw: Path, tmp_path: Path) -> None:

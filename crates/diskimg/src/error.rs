@@ -4,7 +4,7 @@ use crate::remedy::Remedy;
 use crate::report::printable::printable;
 use crate::storage::locking::LockConflict;
 use crate::storage::output::OutputError;
-use crate::storage::source::SourceError;
+use crate::storage::source::{SourceError, is_transient};
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -116,8 +116,8 @@ impl Error {
     /// open").
     ///
     /// The kind is [`ErrorKind::Io`], with these exceptions: [`SourceError::OutOfRange`] becomes
-    /// [`ErrorKind::Corrupt`] (the image is truncated), [`SourceError::Transient`] becomes
-    /// [`ErrorKind::Transient`], and a [`LockConflict`] becomes [`ErrorKind::Locked`]. If `source`
+    /// [`ErrorKind::Corrupt`] (the image is truncated), [`SourceError::Transient`] and an
+    /// error of a lost or slow connection become [`ErrorKind::Transient`], and a [`LockConflict`] becomes [`ErrorKind::Locked`]. If `source`
     /// wraps an [`Error`], returns that error.
     pub fn io(message: impl Into<Cow<'static, str>>, source: impl Into<io::Error>) -> Self {
         // An error of this library that was returned through an io::Error has more context.
@@ -135,6 +135,7 @@ impl Error {
             Err(source) => match SourceError::find(&source) {
                 Some(SourceError::Transient(_)) => (ErrorKind::Transient, source),
                 Some(SourceError::OutOfRange { .. }) => (ErrorKind::Corrupt, source),
+                None if is_transient(source.kind()) => (ErrorKind::Transient, source),
                 _ => (ErrorKind::Io, source),
             },
         };
@@ -151,6 +152,11 @@ impl Error {
     /// Creates an error from one that occurred while data of the image was decoded. The kind is
     /// [`ErrorKind::Corrupt`], unless the storage failed: then as for [`io`](Self::io).
     pub(crate) fn decode(message: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
+        // An error of this library says itself what it is.
+        let source = match source.downcast::<Self>() {
+            Ok(error) => return error,
+            Err(source) => source,
+        };
         let of_storage = source.raw_os_error().is_some() || SourceError::find(&source).is_some();
         let mut error = Self::io(message, source);
         if !of_storage && error.kind() == ErrorKind::Io {

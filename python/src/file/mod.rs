@@ -15,7 +15,9 @@ mod source;
 
 use diskimg::Output;
 use diskimg::storage::source::{FileSource, HostFileId, Source, spool};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyConnectionError, PyOSError, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -51,10 +53,24 @@ impl Raised {
                 self.slot().get_or_insert_with(|| error.clone_ref(py));
             })
         });
-        // Always of kind `Other`: callers interpret kinds such as `UnexpectedEof` and
-        // `Interrupted`, which the exception does not mean.
-        outcome.ok_or_else(finalized)?.map_err(io::Error::other)
+        outcome.ok_or_else(finalized)?.map_err(|error| io::Error::new(kind(&error), error))
     }
+}
+
+/// Returns the kind of an error that a file object raised: that of a lost or slow connection, or
+/// `Other`. Callers interpret other kinds, such as `UnexpectedEof` and `Interrupted`, which the
+/// exception does not mean.
+fn kind(error: &PyErr) -> io::ErrorKind {
+    let kind = Python::try_attach(|py| {
+        if error.is_instance_of::<PyTimeoutError>(py) {
+            io::ErrorKind::TimedOut
+        } else if error.is_instance_of::<PyConnectionError>(py) {
+            io::ErrorKind::ConnectionReset
+        } else {
+            io::ErrorKind::Other
+        }
+    });
+    kind.unwrap_or(io::ErrorKind::Other)
 }
 
 /// A seekable file object that one thread uses at a time.

@@ -137,7 +137,7 @@ mod tests {
         fn image(data: Range<u64>, damaged: u64) -> (Arc<Self>, Image) {
             let disk = Arc::new(Self { data, damaged, mapped: AtomicUsize::new(0) });
             let layer = Arc::clone(&disk) as Arc<dyn Layer>;
-            (disk, Image::from_links(vec![Link { layer, name: "disk".to_owned() }]))
+            (disk, Image::from_links(vec![Link { layer, name: "disk".to_owned(), is_local: true }]))
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Image {
 pub(crate) struct Link {
     pub(crate) layer: Arc<dyn Layer>,
     pub(crate) name: String,
+    /// False if a URL, or an image that was opened by one, contains it.
+    pub(crate) is_local: bool,
 }
 
 impl Image {
@@ -53,6 +55,11 @@ impl Image {
     /// Returns the image whose chain is that of this image, followed by that of `backing`.
     pub(crate) fn over(&self, backing: &Self) -> Self {
         Self::from_links(self.links.iter().chain(&*backing.links).cloned().collect())
+    }
+
+    /// Returns false if a layer was opened by a URL.
+    pub(crate) fn is_local(&self) -> bool {
+        self.links.iter().all(|link| link.is_local)
     }
 
     /// Returns the backing chain, if there is one.
@@ -261,7 +268,7 @@ impl Image {
     /// Returns the warnings of all layers so far: damage that reading tolerates but that the user
     /// should know about. Each warning names its file.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        self.links.iter().flat_map(|Link { layer, name }| {
+        self.links.iter().flat_map(|Link { layer, name, .. }| {
             let line = move |warning| printable(&format!("{name}: {warning}")).into_owned();
             layer.warnings().into_iter().map(line)
         })

@@ -4,8 +4,9 @@ use crate::error::Error;
 use crate::model::extent::Kind;
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::storage::source::{HostFileId, Segment, Source, SourceError, check_range};
+use crate::storage::source::{HostFileId, IoHints, Segment, Source, SourceError, check_range};
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 /// Maximum number of guest bytes that are mapped to find a segment.
@@ -60,6 +61,23 @@ impl Source for Image {
             Some(file) => file.read_exact_at(buf, offset),
             None => self.read_at(buf, offset).map_err(nested),
         }
+    }
+
+    fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        match self.plain_file() {
+            Some(file) => file.read_ranges(ranges),
+            None => ranges.iter_mut().try_for_each(|(at, buf)| self.read_exact_at(buf, *at)),
+        }
+    }
+
+    fn prefetch(&self, ranges: &[Range<u64>]) {
+        if let Some(file) = self.plain_file() {
+            file.prefetch(ranges);
+        }
+    }
+
+    fn io(&self) -> IoHints {
+        Image::io(self)
     }
 
     fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {

@@ -20,8 +20,18 @@ pub(super) struct Opening {
     pub(super) name: String,
     /// Its format, if it is not to be probed.
     pub(super) format: Option<Format>,
-    /// Where it is, if it was opened by a URL.
-    pub(super) origin: Option<Origin>,
+    pub(super) place: Place,
+}
+
+/// Where an image is, to which the names inside it are relative.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// A file of this host, or bytes that the caller gave.
+    Local,
+    /// Opened by a URL.
+    Url(Origin),
+    /// Inside something that was opened by a URL: names inside the image mean nothing.
+    Elsewhere,
 }
 
 /// Opens an image and its backing chain.
@@ -29,7 +39,11 @@ pub(super) struct Opening {
 /// # Errors
 /// See [`OpenOptions::open`].
 pub(super) fn open(options: &OpenOptions, first: Opening) -> Result<Image> {
-    let policy = options.policy(first.origin.is_some());
+    let policy = match first.place {
+        Place::Elsewhere => ExternalFiles::None,
+        Place::Local => options.policy(false),
+        Place::Url(_) => options.policy(true),
+    };
     let mut chain = Chain { options, links: Vec::new(), seen: Vec::new(), policy };
     let mut next = Some(first);
     while let Some(opening) = next {
@@ -50,15 +64,19 @@ struct Chain<'a> {
 impl Chain<'_> {
     /// Opens one layer and returns its backing file.
     fn add(&mut self, opening: Opening) -> Result<Option<Opening>> {
-        let Opening { source, name, format, origin } = opening;
+        let Opening { source, name, format, place } = opening;
         self.check_depth(&name)?;
         self.check_loop(&*source, &name)?;
         // A protocol may return a temporary file, whose directory means nothing.
-        let is_local = origin.is_none();
+        let is_local = matches!(place, Place::Local);
+        let origin = match &place {
+            Place::Url(origin) => Some(origin),
+            Place::Local | Place::Elsewhere => None,
+        };
         let path = source.path().filter(|_| is_local).map(Path::to_owned);
         let real = real_path(&*source).filter(|_| is_local);
         let resolver = Resolver {
-            origin: origin.as_ref(),
+            origin,
             ..self.options.resolver(path.as_deref(), real.as_deref(), self.policy)
         };
         let is_top = self.links.is_empty();
@@ -71,7 +89,7 @@ impl Chain<'_> {
         };
         let format = match format {
             Some(format) => format,
-            None => self.probe(&*source, &name)?,
+            None => self.probe(&*source, &place, &name)?,
         };
         // A raw image has no metadata, so nothing is read of it.
         if let Some(lock) = resolver.lock
@@ -84,7 +102,7 @@ impl Chain<'_> {
             require_content((&*child.layer, &child.name), (&*layer, &name))?;
         }
         let parent = layer.parent().cloned();
-        self.links.push(Link { layer, name: name.clone() });
+        self.links.push(Link { layer, name: name.clone(), is_local });
         match parent {
             Some(parent) if self.options.with_parent() => {
                 self.open_parent(&parent, resolver).map(Some).map_err(|e| e.in_file(name))
@@ -115,8 +133,13 @@ impl Chain<'_> {
         Ok(())
     }
 
-    fn probe(&self, source: &dyn Source, name: &str) -> Result<Format> {
-        let probed = Format::probe_named(source, source.path(), self.options.probing);
+    fn probe(&self, source: &dyn Source, place: &Place, name: &str) -> Result<Format> {
+        // The name of an .ovf says more than its first bytes.
+        let path = match place {
+            Place::Url(origin) => Some(Path::new(origin.url.file_name())),
+            Place::Local | Place::Elsewhere => source.path(),
+        };
+        let probed = Format::probe_named(source, path, self.options.probing);
         if self.links.is_empty() {
             return probed.in_file(Some(Path::new(name)));
         }
@@ -136,7 +159,7 @@ impl Chain<'_> {
         if let Some(origin) = resolver.origin {
             let origin = origin.join(resolver.policy, role, &parent.name)?;
             let (source, name) = (origin.open(role)?, origin.url.to_string());
-            return Ok(Opening { source, name, format: format()?, origin: Some(origin) });
+            return Ok(Opening { source, name, format: format()?, place: Place::Url(origin) });
         }
         let searched = matches!(parent.locator, ParentLocator::FoundByUuid(_));
         let policy = if searched { resolver.search } else { resolver.policy };
@@ -151,7 +174,7 @@ impl Chain<'_> {
         };
         let source = resolver.open_at(role, &parent.name, &path)?;
         let name = path.display().to_string();
-        Ok(Opening { source, name, format: format()?, origin: None })
+        Ok(Opening { source, name, format: format()?, place: Place::Local })
     }
 }
 

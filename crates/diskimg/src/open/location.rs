@@ -78,8 +78,8 @@ impl fmt::Display for Location {
 
 /// A scheme, a colon, and text that the scheme's [`Protocol`](crate::open::Protocol) interprets.
 ///
-/// `Display` and `Debug` replace the user and password of `scheme://user:password@host/…` by `***`;
-/// [`as_str`](Self::as_str) returns them.
+/// `Display` and `Debug` replace the user and password of `scheme://user:password@host/…` and the
+/// values of a query by `***`; [`as_str`](Self::as_str) returns them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Url {
     text: String,
@@ -105,25 +105,61 @@ impl Url {
         &self.text
     }
 
-    /// Returns the URL up to the last slash of its path or, if it has none, to the colon.
-    pub(crate) fn directory(&self) -> &str {
+    /// Returns the URL up to the last slash of its path. A URL with a host and no path has the path
+    /// `/`; one without slashes is in no directory but the scheme.
+    pub(crate) fn directory(&self) -> String {
         let end = self.text.find(['?', '#']).unwrap_or(self.text.len());
-        let path = &self.text[..end];
-        &path[..path.rfind('/').map_or(self.scheme + 1, |slash| slash + 1)]
+        let (scheme, rest) = self.text[..end].split_at(self.scheme + 1);
+        let path = match rest.strip_prefix("//") {
+            Some(host) if !host.contains('/') => return format!("{scheme}//{host}/"),
+            _ => rest,
+        };
+        format!("{scheme}{}", &path[..path.rfind('/').map_or(0, |slash| slash + 1)])
+    }
+
+    /// Returns the last component of the path: the name of the file.
+    pub(crate) fn file_name(&self) -> &str {
+        let end = self.text.find(['?', '#']).unwrap_or(self.text.len());
+        let path = &self.text[self.scheme + 1..end];
+        path.rsplit('/').next().unwrap_or(path)
     }
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, rest) = self.text.split_at(self.scheme + 1);
-        let authority = rest.strip_prefix("//").map(|rest| {
-            let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-            (host.rsplit_once('@'), path)
-        });
-        match authority {
-            Some((Some((_, host)), path)) => write!(f, "{scheme}//***@{host}{path}"),
-            _ => f.write_str(&self.text),
+        let (slashes, rest) = rest.split_at(if rest.starts_with("//") { 2 } else { 0 });
+        let rest = &rest[secret_len(rest, !slashes.is_empty())..];
+        let hidden = if rest.starts_with('@') { "***" } else { "" };
+        let (path, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+        write!(f, "{scheme}{slashes}{hidden}{path}")?;
+        // Values may be signatures and tokens.
+        for (number, item) in query.split(['?', '&']).skip(1).enumerate() {
+            let name = item.split_once('=').map_or("", |(name, _)| name);
+            let separator = if number == 0 { '?' } else { '&' };
+            write!(f, "{separator}{name}{}***", if name.is_empty() { "" } else { "=" })?;
         }
+        Ok(())
+    }
+}
+
+/// Returns the length of the user and password at the start of what follows a scheme. They end
+/// with an `@`. A password may contain characters that should have been encoded.
+fn secret_len(rest: &str, has_host: bool) -> usize {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, _) = rest.split_at(end);
+    if let (Some(at), true) = (authority.rfind('@'), has_host) {
+        return at;
+    }
+    let Some(at) = rest.rfind('@') else { return 0 };
+    match rest[..at].split_once(':') {
+        // `host:80/a@b`: a port, not a password.
+        Some((host, after)) if !host.contains(['/', '?', '#']) => {
+            let digits = after.find(['/', '?', '#']).map_or(after, |end| &after[..end]);
+            let is_port = has_host && digits.bytes().all(|byte| byte.is_ascii_digit());
+            if is_port { 0 } else { at }
+        }
+        _ => 0,
     }
 }
 
@@ -200,7 +236,15 @@ mod tests {
         for (url, printed) in [
             ("https://u:p@host/x", "https://***@host/x"),
             ("https://token@host", "https://***@host"),
-            ("https://u:p@x@host:1?a=b@c", "https://***@host:1?a=b@c"),
+            ("https://u:p@x@host:1?a=b@c", "https://***@host:1?a=***"),
+            (
+                "https://host/x?versionId=3&X-Sig=abc&flag",
+                "https://host/x?versionId=***&X-Sig=***&***",
+            ),
+            ("ftp://me:hun/ter2@h/x", "ftp://***@h/x"),
+            ("ftp://me:hun#ter2@h/x", "ftp://***@h/x"),
+            ("ftp:me:hunter2@h/x", "ftp:***@h/x"),
+            ("https://host:8080/a@b", "https://host:8080/a@b"),
             ("https://host/a@b", "https://host/a@b"),
             ("rbd:pool/image@snapshot", "rbd:pool/image@snapshot"),
         ] {
@@ -214,6 +258,8 @@ mod tests {
     fn the_directory_of_a_url_ends_with_the_last_slash_of_its_path() {
         for (url, directory) in [
             ("https://host/a/b?c=/d/", "https://host/a/"),
+            ("https://me:pw@host?id=1", "https://me:pw@host/"),
+            ("https://host", "https://host/"),
             ("mem:a", "mem:"),
             ("mem:a/b#/c", "mem:a/"),
         ] {

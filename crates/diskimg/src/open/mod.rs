@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::MutableLayer;
-use crate::open::chain::Opening;
+use crate::open::chain::{Opening, Place};
 use crate::open::driver::OpenMutable;
 use crate::open::external_files::{ExternalFiles, Resolver, StandIn, real_path};
 use crate::open::limits::Limits;
@@ -398,7 +398,8 @@ impl OpenOptions {
     pub fn open_location(&self, at: &Location) -> Result<Image> {
         let name = at.to_string();
         let (source, origin) = self.source(at).map_err(|e| e.in_file(&name))?;
-        chain::open(self, Opening { source, name, format: self.format, origin })
+        let place = origin.map_or(Place::Local, Place::Url);
+        chain::open(self, Opening { source, name, format: self.format, place })
     }
 
     /// Opens an image from a source, and its backing chain. Errors and `info` refer to the image as
@@ -408,7 +409,7 @@ impl OpenOptions {
     /// See [`open`](Self::open).
     pub fn open_source(&self, source: Arc<dyn Source>, name: impl Into<String>) -> Result<Image> {
         let (name, format) = (name.into(), self.format);
-        chain::open(self, Opening { source, name, format, origin: None })
+        chain::open(self, Opening { source, name, format, place: Place::Local })
     }
 
     /// Returns `name` as a URL if its scheme is that of a protocol other than `file`. A file of

@@ -8,7 +8,7 @@
 //!
 //! A file in a format that is recognized but not supported is never read as a raw disk.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::open::driver::{SIGNATURES, Signature, SignatureKind};
 use crate::remedy::Remedy;
@@ -121,8 +121,12 @@ impl Format {
             return Ok(*format);
         }
         // No supported format needs the tail. If it cannot be read, signatures in it are not seen:
-        // a disk with a damaged last sector can still be converted.
-        let _ = bytes.read_tail(source);
+        // a disk with a damaged last sector can still be converted. But what may be readable later
+        // must not make a disk of another format a raw one.
+        match bytes.read_tail(source) {
+            Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
+            _ => {}
+        }
         let buffer = bytes.of(path);
         let recognized = |signature: &&Signature| match probing {
             Probing::LikeQemu if signature.kind == SignatureKind::Image => {

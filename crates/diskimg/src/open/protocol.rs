@@ -137,7 +137,7 @@ impl Protocols {
     /// scheme, and the errors of [`Protocol::create`].
     pub fn create(&self, at: &Location) -> Result<Output> {
         let place = self.of(at).and_then(|protocol| protocol.create(at));
-        Ok(Output::to_place(place.map_err(|e| e.in_file(at.to_string()))?))
+        Ok(Output::to_place(place.map_err(|e| e.in_file(at.to_string()))?).named(at.to_string()))
     }
 
     /// Returns the protocol that opens a location.
@@ -227,7 +227,7 @@ impl Origin {
             Location::Url(url) if url.scheme() == self.url.scheme() => url,
             _ => return Err(outside()),
         };
-        let below = url.as_str().strip_prefix(self.url.directory());
+        let below = url.as_str().strip_prefix(&*self.url.directory());
         if same_dir && below.is_none_or(has_parent_component) {
             return Err(outside());
         }

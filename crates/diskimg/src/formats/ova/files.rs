@@ -107,7 +107,7 @@ impl Files {
                         "the package refers to the file '{name}', but the descriptor has no path \
                          and thus no directory"
                     ))
-                    .hint("open the .ovf by its path"));
+                    .hint("open the .ovf by the path of a file, or use an .ova"));
                 };
                 let resolver = resolver(descriptor, *policy, *read_mode);
                 Ok(PackageFile::plain(name.clone(), resolver.open("file", &with_dot_slash(name))?))

@@ -48,6 +48,8 @@ pub(super) struct SparseExtent {
     redundant: Vec<u32>,
     /// Number of directory entries taken from the redundant directory.
     replaced: u64,
+    /// Why the redundant directory could not be read, if the storage failed.
+    unread_redundant: Option<String>,
     /// Number of times that a redundant table was used instead of a damaged one.
     replaced_tables: AtomicU64,
     tables: TableCache<u32>,
@@ -99,6 +101,7 @@ impl SparseExtent {
             directory: Vec::new(),
             redundant: Vec::new(),
             replaced: 0,
+            unread_redundant: None,
             replaced_tables: AtomicU64::new(0),
             tables: TableCache::new(budget),
             check_bytes: limits.check_bytes,
@@ -146,6 +149,12 @@ impl SparseExtent {
     /// Describes the damaged entries and tables for which the redundant copy has been used so far.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        if let Some(error) = &self.unread_redundant {
+            warnings.push(format!(
+                "the redundant grain directory cannot be read, so that missing entries of the grain \
+                 directory are not found: {error}"
+            ));
+        }
         let remedy = "the redundant copy is used instead";
         if self.replaced > 0 {
             let replaced = self.replaced;
@@ -168,7 +177,15 @@ impl SparseExtent {
         let count = self.header.tables();
         let redundant = self.header.redundant();
         let redundant = redundant.map(|at| self.read_entries(at, count, "redundant directory"));
-        self.redundant = redundant.and_then(Result::ok).unwrap_or_default();
+        match redundant.transpose() {
+            Ok(entries) => self.redundant = entries.unwrap_or_default(),
+            // It may have entries that the primary one lacks, so it is read, now or later.
+            Err(error) if error.kind() == ErrorKind::Transient => return Err(error),
+            Err(error) if error.is_storage_failure() => {
+                self.unread_redundant = Some(error.without_remedy());
+            }
+            Err(_) => {}
+        }
         match self.read_entries(self.header.gd_offset, count, "grain directory") {
             Ok(primary) => self.directory = primary,
             // An empty redundant directory cannot replace the primary one, and an I/O error may

@@ -5,7 +5,7 @@ use super::partition::{BlockAddress, BlockRange, ExtentList, Partition};
 use super::raw;
 use super::sequence::Sequence;
 use super::virtual_table;
-use super::volume::UdfVolume;
+use super::volume::{UdfVolume, note};
 use super::{UdfPartition, tag};
 use crate::error::{Error, Result};
 use crate::storage::number::{to_index, to_u16};
@@ -225,7 +225,7 @@ fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<ExtentList
             Ok(extents) => return Ok(ExtentList::new(extents.list)),
             Err(error) => {
                 volume.notes.add(0, format!("metadata file: {}", error.without_remedy()));
-                first_error.get_or_insert(error);
+                note(&mut first_error, error);
             }
         }
     }

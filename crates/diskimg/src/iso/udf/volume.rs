@@ -43,18 +43,25 @@ pub(crate) fn open(source: Arc<dyn Source>, limits: &Limits) -> Result<Option<Ud
     for anchor in recognition::anchors(&*source)? {
         match UdfVolume::at(&source, anchor, standard, limits) {
             Ok(volume) => return Ok(Some(volume)),
-            Err(error) => {
-                first_error.get_or_insert(error);
-            }
+            Err(error) => note(&mut first_error, error),
         }
     }
     // An anchor without a recognition sequence may be left from earlier contents of the medium.
     if standard.is_none() {
-        return Ok(None);
+        return first_error.filter(Error::is_storage_failure).map_or(Ok(None), Err);
     }
     let no_anchor =
         || Error::corrupt("anchor", "the image has a UDF recognition sequence, but no anchor");
     Err(first_error.unwrap_or_else(no_anchor))
+}
+
+/// Keeps the first error, but one of the storage rather than one of damage: the copy that could not
+/// be read may be intact.
+pub(super) fn note(first: &mut Option<Error>, error: Error) {
+    if first.as_ref().is_none_or(|known| error.is_storage_failure() && !known.is_storage_failure())
+    {
+        *first = Some(error);
+    }
 }
 
 impl UdfVolume {
@@ -80,9 +87,7 @@ impl UdfVolume {
                     }
                     return Ok(volume);
                 }
-                Err(error) => {
-                    first_error.get_or_insert(error);
-                }
+                Err(error) => note(&mut first_error, error),
             }
         }
         let nothing =

@@ -7,10 +7,9 @@ use super::options::{Child, NodeOptions, Value};
 use super::window::{window, within};
 use crate::error::{Error, Result};
 use crate::model::format::Format;
-use crate::model::image::{Image, Link};
-use crate::open::chain::{self, Opening, lock_error, require_content};
+use crate::model::image::Image;
+use crate::open::chain::{self, Opening, Place, lock_error, require_content};
 use crate::open::location::{Location, Url};
-use crate::open::protocol::Origin;
 use crate::open::{OpenOptions, Protocols};
 use crate::storage::source::{FileSource, Source};
 use std::collections::BTreeMap;
@@ -41,8 +40,7 @@ struct File {
     json: String,
     /// The file is not to be locked.
     unlocked: bool,
-    /// Where it is, if it was opened by a URL.
-    origin: Option<Origin>,
+    place: Place,
 }
 
 impl File {
@@ -58,14 +56,15 @@ impl File {
             Some(json) => json.to_owned(),
             None => format_node(image.format().name(), None, None, &file_node(name)),
         };
-        Ok(Self { source: Arc::new(image), name: None, json, unlocked: false, origin: None })
+        let place = if image.is_local() { Place::Local } else { Place::Elsewhere };
+        Ok(Self { source: Arc::new(image), name: None, json, unlocked: false, place })
     }
 
     /// Opens the format in the file.
     fn open(self, options: &OpenOptions, name: String) -> Result<Image> {
         let options = options.clone().force_share(options.force_share || self.unlocked);
         let format = options.format;
-        chain::open(&options, Opening { source: self.source, name, format, origin: self.origin })
+        chain::open(&options, Opening { source: self.source, name, format, place: self.place })
     }
 }
 
@@ -93,7 +92,7 @@ impl Graph {
         let share = node.take_switch("force-share")?.unwrap_or(false);
         let options = options.clone().force_share(options.force_share || share);
         let image = self.open_format(&options, node, driver, depth)?;
-        self.define(own_name, || Named::Image(same(&image)))?;
+        self.define(own_name, || Named::Image(image.clone()))?;
         Ok(image)
     }
 
@@ -157,7 +156,7 @@ impl Graph {
             Child::Reference(name) => {
                 return match self.named(&name)? {
                     Named::File(file) => Ok(file.clone()),
-                    Named::Image(image) => File::image(same(image)),
+                    Named::Image(image) => File::image(image.clone()),
                 };
             }
         };
@@ -185,7 +184,7 @@ impl Graph {
             Child::Node(node) => node,
             Child::Reference(name) => {
                 return match self.named(&name)? {
-                    Named::Image(image) => Ok(same(image)),
+                    Named::Image(image) => Ok(image.clone()),
                     Named::File(file) => {
                         let name = file.name.clone().unwrap_or_default();
                         file.clone().open(&options.clone().format(Format::Raw), name)
@@ -273,15 +272,6 @@ impl Graph {
                 .hint("a file is given as file.filename=NAME")
         })
     }
-}
-
-/// Returns a second handle of an image.
-fn same(image: &Image) -> Image {
-    let link = |(depth, layer): (usize, &Arc<_>)| Link {
-        layer: Arc::clone(layer),
-        name: image.name(depth).to_owned(),
-    };
-    Image::from_links(image.layers().enumerate().map(link).collect())
 }
 
 /// Returns the options for a node below another one.
@@ -382,7 +372,7 @@ fn open_file(options: &OpenOptions, mut node: NodeOptions) -> Result<File> {
         .ok_or_else(|| Error::invalid("The 'file' block driver requires a file name"))?;
     let open = || options.read_mode.source(FileSource::open(Path::new(&name))?);
     let source = open().map_err(|e| Error::io(format!("cannot open '{name}'"), e))?;
-    Ok(File { source, json: file_node(&name), name: Some(name), unlocked, origin: None })
+    Ok(File { source, json: file_node(&name), name: Some(name), unlocked, place: Place::Local })
 }
 
 /// Opens `url` by a protocol that the caller has added.
@@ -399,7 +389,8 @@ fn open_url(options: &OpenOptions, mut node: NodeOptions, driver: &str) -> Resul
     let opened = options.source(&Location::Url(url));
     let (source, origin) = opened.map_err(|e| e.in_structure(format!("'{name}'")))?;
     let json = url_node(driver, &name);
-    Ok(File { source, json, name: Some(name), unlocked: false, origin })
+    let place = origin.map_or(Place::Local, Place::Url);
+    Ok(File { source, json, name: Some(name), unlocked: false, place })
 }
 
 /// Returns true if the driver is a protocol: a file of the host, or one that the caller has added.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::options::{parse_size, parse_switch, split_unescaped};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// The value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,8 +15,15 @@ pub(super) enum Value {
 }
 
 /// Options of a node that are not used yet, by their dotted keys: `file.filename`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct NodeOptions(BTreeMap<String, Value>);
+
+/// Without the values, which may contain passwords.
+impl fmt::Debug for NodeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 /// What a node has for a child.
 #[derive(Debug, PartialEq, Eq)]

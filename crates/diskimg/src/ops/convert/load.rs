@@ -51,21 +51,31 @@ impl FileKey {
 fn stored_range(run: &InputRun) -> Option<(FileKey, Range<u64>)> {
     let (host, len) = match &run.extent.kind {
         Kind::Data(host) => (host, run.at.end - run.at.start),
-        Kind::Encoded(encoded) => (&encoded.host, u64::from(encoded.stored)),
+        // A unit that is longer than a task is read by the task that starts with it; the worker
+        // keeps it.
+        Kind::Encoded(encoded) if encoded.unit.start == run.extent.guest.start => {
+            (&encoded.host, u64::from(encoded.stored))
+        }
+        Kind::Encoded(_) => return None,
         Kind::Zero(_) | Kind::Unallocated => return None,
     };
     let file = FileKey { image: run.image?, depth: run.extent.depth, file: host.file };
     Some((file, host.offset..host.offset.saturating_add(len)))
 }
 
+/// Memory in bytes of a task itself, about.
+const TASK: u64 = 4096;
+
 /// Returns how much a task reads, and the memory that it takes.
 pub(super) fn weight(task: &Task) -> Weight {
     if task.origin.is_some() {
-        return Weight::default();
+        return Weight { read: 0, memory: TASK };
     }
     let stored = task.input_runs.iter().filter_map(stored_range);
     let read = stored.map(|(_, range)| range.end - range.start).sum();
-    Weight { read, memory: read + (task.range.end - task.range.start) }
+    // Requests include gaps, which are at most as long as what is wanted.
+    let guest = task.range.end - task.range.start;
+    Weight { read, memory: TASK + 2 * read + guest }
 }
 
 /// Reads the stored bytes of consecutive tasks.

@@ -9,12 +9,17 @@ use crate::model::image::WINDOW;
 use crate::storage::lock;
 use std::sync::{Condvar, Mutex};
 
-/// How far ahead of the plan tables are loaded, in guest bytes.
-const AHEAD: u64 = 1 << 30;
+/// How far ahead of the plan tables are loaded, at most, in guest bytes.
+const MAX_AHEAD: u64 = 1 << 30;
+
+/// Number of tables that are loaded ahead of the plan, about. Each may take a block of the cache.
+const TABLES: u64 = 256;
 
 /// Loads the tables of an input ahead of its plan.
 pub(super) struct Lookahead<'a> {
     input: &'a Input,
+    /// How far ahead of the plan tables are loaded, in guest bytes.
+    ahead: u64,
     /// Guest offset up to which the plan has mapped the input; `None` when it has ended.
     planned: Mutex<Option<u64>>,
     changed: Condvar,
@@ -22,14 +27,18 @@ pub(super) struct Lookahead<'a> {
 
 impl<'a> Lookahead<'a> {
     pub(super) fn new(input: &'a Input) -> Self {
-        Self { input, planned: Mutex::new(Some(0)), changed: Condvar::new() }
+        // A table is usually one cluster of entries of 8 bytes.
+        let cluster = input.min_cluster_size();
+        let covered = cluster.saturating_mul(cluster / 8);
+        let ahead = covered.saturating_mul(TABLES).min(MAX_AHEAD);
+        Self { input, ahead, planned: Mutex::new(Some(0)), changed: Condvar::new() }
     }
 
     /// Loads tables until the plan ends.
     pub(super) fn run(&self) {
         let (mut at, size) = (0, self.input.size());
         while at < size && self.wait_for(at) {
-            let next = self.input.next_window(at, size, WINDOW);
+            let next = self.input.next_window(at, size, self.ahead.min(WINDOW));
             self.input.prefetch_tables(at..next);
             at = next;
         }
@@ -38,7 +47,7 @@ impl<'a> Lookahead<'a> {
     /// Waits until the plan is near `at`. Returns false if it has ended.
     fn wait_for(&self, at: u64) -> bool {
         let mut planned = lock(&self.planned);
-        while planned.is_some_and(|planned| at > planned.saturating_add(AHEAD)) {
+        while planned.is_some_and(|planned| at > planned.saturating_add(self.ahead)) {
             planned = self.changed.wait(planned).unwrap_or_else(|e| e.into_inner());
         }
         planned.is_some()

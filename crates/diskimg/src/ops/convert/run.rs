@@ -37,7 +37,7 @@ impl Settings<'_> {
         mut output: Output,
         size: Option<u64>,
     ) -> Result<Report> {
-        let name = output.path().map(|p| p.display().to_string()).unwrap_or_else(|| "-".into());
+        let name = output.name();
         output.set_caching(self.caching).map_err(|e| {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;

@@ -17,9 +17,6 @@ const MAX_GROUP: usize = 256;
 /// Maximum number of threads.
 const MAX_THREADS: usize = 64;
 
-/// Stack size in bytes of a thread, which does nothing but read.
-const STACK: usize = 256 << 10;
-
 /// The threads that read ahead of the workers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IoStage {
@@ -60,8 +57,7 @@ where
     ) -> usize {
         for started in 0..stage.threads {
             lock(&self.status).loaders += 1;
-            let thread = Builder::new().stack_size(STACK);
-            if thread.spawn_scoped(scope, move || self.run_loader(stage)).is_err() {
+            if Builder::new().spawn_scoped(scope, move || self.run_loader(stage)).is_err() {
                 lock(&self.status).loaders -= 1;
                 return started;
             }

@@ -46,7 +46,11 @@ use std::sync::Arc;
 /// Where an image is written. Its files appear under their names when all are complete, or not at
 /// all.
 #[derive(Debug)]
-pub struct Output(Box<dyn Publish>);
+pub struct Output {
+    place: Box<dyn Publish>,
+    /// Its name in messages, if it has no path.
+    name: Option<String>,
+}
 
 /// Whether [`Output::commit`] flushes data to stable storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,7 +84,7 @@ impl Output {
         path: impl AsRef<Path>,
         stopped: &mut dyn FnMut() -> bool,
     ) -> io::Result<Self> {
-        Ok(Self(Box::new(FileOutput::create(path.as_ref(), stopped)?)))
+        Ok(Self::to_place(Box::new(FileOutput::create(path.as_ref(), stopped)?)))
     }
 
     /// Opens an existing file or device to overwrite it in place. `zeroed` must be true only if it
@@ -89,7 +93,7 @@ impl Output {
     /// # Errors
     /// Returns the error of the system if opening fails.
     pub fn in_place(path: impl AsRef<Path>, zeroed: bool) -> io::Result<Self> {
-        Ok(Self(Box::new(FileOutput::in_place(path.as_ref(), zeroed)?)))
+        Ok(Self::to_place(Box::new(FileOutput::in_place(path.as_ref(), zeroed)?)))
     }
 
     /// Creates an output that writes sequentially to `writer`.
@@ -99,23 +103,36 @@ impl Output {
 
     /// Creates an output that writes to `sink`.
     pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
-        Self(Box::new(FileOutput::to_sink(sink, None)))
+        Self::to_place(Box::new(FileOutput::to_sink(sink, None)))
     }
 
     /// Creates an output that writes to `sink`, a part of a larger file, with a path that the image
     /// may record. No file at that path is accessed.
     pub(crate) fn to_part(sink: Arc<dyn Sink>, path: impl Into<PathBuf>) -> Self {
-        Self(Box::new(FileOutput::to_sink(sink, Some(path.into()))))
+        Self::to_place(Box::new(FileOutput::to_sink(sink, Some(path.into()))))
     }
 
     /// Creates an output that writes to another place, such as an object store.
     pub fn to_place(place: Box<dyn Publish>) -> Self {
-        Self(place)
+        Self { place, name: None }
+    }
+
+    /// Sets the name in messages, for a place without a path.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Returns the name in messages: the path, if there is one, or `-`, as for standard output.
+    pub(crate) fn name(&self) -> String {
+        let path = self.path().map(|path| path.display().to_string());
+        path.or_else(|| self.name.clone()).unwrap_or_else(|| "-".to_owned())
     }
 
     /// Returns the place to which it writes.
     pub(crate) fn into_place(self) -> Box<dyn Publish> {
-        self.0
+        self.place
     }
 
     /// Sets how all files of the image use the page cache. Must be called before anything is
@@ -124,7 +141,7 @@ impl Output {
     /// # Errors
     /// Returns [`io::ErrorKind::Unsupported`] if a file system does not support it.
     pub fn set_caching(&mut self, caching: Caching) -> Result<()> {
-        self.0.set_caching(caching)
+        self.place.set_caching(caching)
     }
 
     /// Prevents companions from replacing any of `files`. `why` is the error message. Does not
@@ -134,23 +151,23 @@ impl Output {
         files: impl IntoIterator<Item = HostFileId>,
         why: &'static str,
     ) {
-        self.0.protect(&files.into_iter().collect::<Vec<_>>(), why);
+        self.place.protect(&files.into_iter().collect::<Vec<_>>(), why);
     }
 
     /// Returns the sink of the main file.
     pub fn sink(&self) -> Arc<dyn Sink> {
-        self.0.sink()
+        self.place.sink()
     }
 
     /// Returns the path that the main file has or will have; `None` for a writer.
     pub fn path(&self) -> Option<&Path> {
-        self.0.path()
+        self.place.path()
     }
 
     /// Returns true if the image can have companions: if the main file is a regular file with a
     /// path.
     pub(crate) fn supports_companions(&self) -> bool {
-        self.0.supports_companions()
+        self.place.supports_companions()
     }
 
     /// Creates an additional file of the image, whose `name` is derived from the main file's, in
@@ -162,7 +179,7 @@ impl Output {
     /// files or exists and is not a regular file, with [`io::ErrorKind::InvalidInput`] if it is the
     /// main file or another companion, and the error of the system if creating the file fails.
     pub fn companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
-        self.0.companion(name)
+        self.place.companion(name)
     }
 
     /// Like [`companion`](Self::companion), with a name given by the user. A relative name is
@@ -172,12 +189,12 @@ impl Output {
     /// # Errors
     /// See [`companion`](Self::companion).
     pub fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
-        self.0.named_companion(name)
+        self.place.named_companion(name)
     }
 
     /// Returns the path that the file of one of this output's sinks has or will have.
     pub(crate) fn path_of(&self, sink: &Arc<dyn Sink>) -> Option<&Path> {
-        self.0.path_of(sink)
+        self.place.path_of(sink)
     }
 
     /// Checks that [`read_back`](Self::read_back) will be possible.
@@ -185,7 +202,7 @@ impl Output {
     /// # Errors
     /// Returns [`io::ErrorKind::Unsupported`] for a pipe or a writer.
     pub(crate) fn require_readable(&self) -> Result<()> {
-        self.0.require_readable()
+        self.place.require_readable()
     }
 
     /// Opens all files for reading and returns them with the paths that they have or will have, the
@@ -196,7 +213,7 @@ impl Output {
     /// Returns the errors of [`require_readable`](Self::require_readable), and the error of the
     /// system if opening fails.
     pub(crate) fn read_back(&self) -> Result<Vec<(PathBuf, Arc<dyn Source>)>> {
-        self.0.read_back()
+        self.place.read_back()
     }
 
     /// Flushes all files and renames them to their names. Companions are renamed before the main
@@ -214,12 +231,12 @@ impl Output {
     /// First part of [`commit`](Self::commit), which may take long: flushes the data. Changes no
     /// names.
     pub(crate) fn flush(&self, durability: Durability) -> Result<()> {
-        self.0.flush(durability)
+        self.place.flush(durability)
     }
 
     /// Second part of [`commit`](Self::commit): renames the files.
     pub(crate) fn publish(self, durability: Durability) -> Result<()> {
-        self.0.publish(durability)
+        self.place.publish(durability)
     }
 }
 

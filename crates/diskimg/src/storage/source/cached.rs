@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// Length of a block in bytes. A table of an image is usually at most this long.
@@ -86,7 +85,7 @@ impl Cached {
         }
         let run = blocks.claim_run(index, self.inner.len().div_ceil(BLOCK));
         drop(blocks);
-        self.read_run(run)?;
+        self.read_run(Claim { cache: self, run })?;
         match lock(&self.blocks).find(index) {
             Some(Block::Ready { bytes, .. }) => Ok(Arc::clone(bytes)),
             // Other blocks have replaced it already.
@@ -101,9 +100,35 @@ impl Cached {
         Ok(bytes.into())
     }
 
-    /// Reads the blocks of a run, which this thread has marked as being read.
-    fn read_run(&self, run: Range<u64>) -> Result<(), SourceError> {
-        let _claim = Claim { cache: self, run: run.clone() };
+    /// Marks the missing blocks of `ranges` as being read, at most half as many as the cache holds,
+    /// and returns them, the last ones first.
+    fn claim_missing(&self, ranges: impl Iterator<Item = Range<u64>>) -> Vec<Claim<'_>> {
+        let mut blocks = lock(&self.blocks);
+        let wanted = ranges.flat_map(|range| range.start / BLOCK..range.end.div_ceil(BLOCK));
+        let missing = wanted.filter(|index| !blocks.all.contains_key(index));
+        let missing =
+            missing.take(self.capacity / 2).map(|index| index * BLOCK..(index + 1) * BLOCK);
+        // A request may include blocks that are there already, in a gap between missing ones.
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for request in self.io().requests(missing.collect()) {
+            let mut run = request.start / BLOCK..request.start / BLOCK;
+            for index in request.start / BLOCK..request.end / BLOCK {
+                if blocks.all.contains_key(&index) {
+                    runs.push(std::mem::replace(&mut run, index + 1..index + 1));
+                } else {
+                    run.end = index + 1;
+                }
+            }
+            runs.push(run);
+        }
+        runs.retain(|run| !run.is_empty());
+        runs.iter().for_each(|run| blocks.claim(run.clone()));
+        runs.into_iter().rev().map(|run| Claim { cache: self, run }).collect()
+    }
+
+    /// Reads the blocks of a run.
+    fn read_run(&self, claim: Claim<'_>) -> Result<(), SourceError> {
+        let run = claim.run.clone();
         let start = run.start * BLOCK;
         let end = (run.end * BLOCK).min(self.inner.len());
         let mut bytes = vec![0; (end - start) as usize];
@@ -182,10 +207,11 @@ impl Blocks {
         self.clock += 1;
         self.all.insert(index, Block::Ready { bytes, used: self.clock });
         if self.all.len() > capacity {
-            let ready = self.all.iter().filter_map(|(&index, block)| match block {
-                Block::Ready { used, .. } => Some((*used, index)),
+            let ready = self.all.iter().filter_map(|(&other, block)| match block {
+                Block::Ready { used, .. } => Some((*used, other)),
                 Block::Reading => None,
             });
+            let ready = ready.filter(|&(_, other)| other != index);
             if let Some((_, oldest)) = ready.min() {
                 self.all.remove(&oldest);
             }
@@ -193,7 +219,7 @@ impl Blocks {
     }
 }
 
-/// Blocks that a thread is reading. When dropped, those that were not read are missing again, so
+/// Blocks that are marked as being read. When dropped, those that were not read are missing again, so
 /// that other threads do not wait for them.
 struct Claim<'a> {
     cache: &'a Cached,
@@ -237,41 +263,18 @@ impl Source for Cached {
     }
 
     fn prefetch(&self, ranges: &[Range<u64>]) {
-        let hints = self.io();
-        let (end, half) = (self.len().div_ceil(BLOCK), self.capacity as u64 / 2);
-        let mut blocks = lock(&self.blocks);
-        let wanted = ranges.iter().flat_map(|range| range.start / BLOCK..range.end.div_ceil(BLOCK));
-        let mut wanted: Vec<_> = wanted.filter(|&index| index < end).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        wanted.retain(|index| !blocks.all.contains_key(index));
-        wanted.truncate(half as usize);
-        let wanted = wanted.into_iter().map(|index| index * BLOCK..(index + 1) * BLOCK).collect();
-        // A request may include blocks that are there already, in a gap between missing ones.
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        for request in hints.requests(wanted) {
-            let mut run = request.start / BLOCK..request.start / BLOCK;
-            for index in request.start / BLOCK..request.end / BLOCK {
-                if blocks.all.contains_key(&index) {
-                    runs.push(std::mem::replace(&mut run, index + 1..index + 1));
-                } else {
-                    run.end = index + 1;
-                }
-            }
-            runs.push(run);
-        }
-        runs.retain(|run| !run.is_empty());
-        runs.iter().for_each(|run| blocks.claim(run.clone()));
-        drop(blocks);
-        let next = AtomicUsize::new(0);
+        let (hints, len) = (self.io(), self.len());
+        let claims = self.claim_missing(ranges.iter().map(|r| r.start.min(len)..r.end.min(len)));
+        let threads = hints.in_flight.min(claims.len());
+        let claims = Mutex::new(claims);
         let read_some = || {
             // An error is reported when the block is read.
-            while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let _ = self.read_run(run.clone());
+            while let Some(claim) = lock(&claims).pop() {
+                let _ = self.read_run(claim);
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..hints.in_flight.min(runs.len()) {
+            for _ in 1..threads {
                 if std::thread::Builder::new().spawn_scoped(scope, read_some).is_err() {
                     break;
                 }

@@ -75,23 +75,28 @@ impl std::error::Error for SourceError {
 /// restored.
 impl From<io::Error> for SourceError {
     fn from(error: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        let error = match error.downcast::<Self>() {
-            Ok(original) => return original,
-            Err(error) => error,
-        };
-        match error.kind() {
-            Kind::ConnectionAborted
+        match error.downcast::<Self>() {
+            Ok(original) => original,
+            Err(error) if is_transient(error.kind()) => Self::Transient(error),
+            Err(error) => Self::Storage(error),
+        }
+    }
+}
+
+/// Returns true for the kinds of errors of a lost or slow connection.
+pub(crate) fn is_transient(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        kind,
+        Kind::ConnectionAborted
             | Kind::ConnectionRefused
             | Kind::ConnectionReset
             | Kind::HostUnreachable
             | Kind::NetworkDown
             | Kind::NetworkUnreachable
             | Kind::NotConnected
-            | Kind::TimedOut => Self::Transient(error),
-            _ => Self::Storage(error),
-        }
-    }
+            | Kind::TimedOut
+    )
 }
 
 impl From<io::ErrorKind> for SourceError {

@@ -152,7 +152,8 @@ pub(in crate::storage) fn segment_of_file(
 /// Converts an error of reading `file`, which may have been truncated since it was opened.
 fn read_error(error: io::Error, file: &File, offset: u64, len: usize) -> SourceError {
     match (error.kind(), file.metadata()) {
-        (io::ErrorKind::UnexpectedEof, Ok(metadata)) => {
+        // The metadata of a device has no length, and a device is not truncated.
+        (io::ErrorKind::UnexpectedEof, Ok(metadata)) if metadata.is_file() => {
             SourceError::OutOfRange { offset, len: len as u64, source_len: metadata.len() }
         }
         _ => error.into(),

@@ -1,5 +1,6 @@
 //! How a source is read efficiently.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 /// How a source is read efficiently: the size, number and spacing of requests.
@@ -13,7 +14,8 @@ pub struct IoHints {
     pub optimal: u64,
     /// Number of requests that should be in flight at a time.
     pub in_flight: usize,
-    /// Two ranges that are at most this many bytes apart are read with one request.
+    /// Two ranges that are at most this many bytes apart are read with one request, as long as the
+    /// request consists mostly of what is wanted.
     pub gap: u64,
 }
 
@@ -46,22 +48,30 @@ impl IoHints {
     }
 
     /// Returns the requests that read all of `ranges`, in ascending order: adjacent ranges are
-    /// merged, and so are ranges that are close, as long as a request has the optimal length. Each
-    /// range is within one request, unless it is longer than that.
+    /// merged, and so are ranges that are close, as long as a request has the optimal length and at
+    /// most half of it is gaps. Each range is within one request; one that is longer than the
+    /// optimal length is a request of its own.
     pub(crate) fn requests(&self, mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
         ranges.retain(|range| !range.is_empty());
-        ranges.sort_unstable_by_key(|range| (range.start, range.end));
+        // A range that contains others comes before them.
+        ranges.sort_unstable_by_key(|range| (range.start, Reverse(range.end)));
         let mut requests: Vec<Range<u64>> = Vec::new();
+        // Bytes of the last request that are wanted.
+        let mut wanted = 0;
         for range in ranges {
-            match requests.last_mut() {
-                Some(last)
-                    if range.start <= last.end.saturating_add(self.gap)
-                        && range.end.max(last.end) - last.start <= self.optimal.max(1) =>
-                {
+            if let Some(last) = requests.last_mut() {
+                let more = range.end.saturating_sub(last.end.max(range.start));
+                let len = range.end.max(last.end) - last.start;
+                let is_near = range.start <= last.end.saturating_add(self.gap);
+                let is_mostly_wanted = len <= 2 * (wanted + more);
+                if more == 0 || is_near && is_mostly_wanted && len <= self.optimal {
                     last.end = last.end.max(range.end);
+                    wanted += more;
+                    continue;
                 }
-                _ => requests.push(range),
             }
+            wanted = range.end - range.start;
+            requests.push(range);
         }
         requests
     }
@@ -81,13 +91,22 @@ mod tests {
         assert_eq!(hints(64, 2).requests(ranges.clone()), [0..20, 40..50, 100..110]);
         assert_eq!(hints(64, 20).requests(ranges.clone()), [0..50, 100..110]);
         assert_eq!(hints(20, 20).requests(ranges.clone()), [0..20, 40..50, 100..110]);
-        let all = hints(1000, 1000).requests(ranges);
+        let all = hints(1000, 1000).requests([ranges, vec![50..90]].concat());
         assert!(matches!(&all[..], [only] if *only == (0..110)), "{all:?}");
     }
 
     #[test]
-    fn every_range_is_within_a_request() {
-        let ranges = vec![0..100, 50..60, 90..95, 7..7];
-        assert_eq!(hints(20, 0).requests(ranges), [0..100, 50..60, 90..95]);
+    fn a_range_within_another_is_read_once() {
+        let all = hints(20, 0).requests(vec![0..100, 50..60, 90..95, 7..7, 0..100, 0..3]);
+        assert!(matches!(&all[..], [only] if *only == (0..100)), "{all:?}");
+    }
+
+    #[test]
+    fn at_most_half_of_a_request_is_gaps() {
+        let scattered = (0..1000).map(|i| i * 50..i * 50 + 10);
+        let requests = hints(1 << 20, 100).requests(scattered.collect());
+        assert_eq!(requests.len(), 1000);
+        let dense = (0..1000).map(|i| i * 50..i * 50 + 30);
+        assert_eq!(hints(1 << 20, 100).requests(dense.collect()).len(), 1);
     }
 }

@@ -15,6 +15,7 @@ mod window;
 
 pub use cached::Cached;
 pub use error::SourceError;
+pub(crate) use error::is_transient;
 pub use file::FileSource;
 pub(in crate::storage) use file::{read_file, segment_of_file};
 pub use hints::IoHints;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// Maximum number of attempts, including the first one.
+    /// Maximum number of attempts, including the first one. 0 is the same as 1.
     pub attempts: u32,
     /// Shortest delay before an attempt.
     pub first_delay: Duration,
@@ -46,7 +46,8 @@ impl Default for RetryPolicy {
 ///
 /// Other errors are returned at once. When the [`RetryPolicy`] is exhausted, the last error is
 /// returned; it is still transient and states the number of attempts. Use one `Retrying` per
-/// source: nested ones would multiply the attempts.
+/// source: nested ones would multiply the attempts. An operation that is cancelled ends when the
+/// current attempts do, which takes up to the deadline.
 #[derive(Debug)]
 pub struct Retrying {
     inner: Arc<dyn Source>,
@@ -74,8 +75,9 @@ impl Retrying {
                 Err(SourceError::Transient(error)) => error,
                 outcome => return outcome,
             };
-            delay = random(first_delay..(delay * 3).max(first_delay)).min(max_delay);
-            if attempt >= attempts || started.elapsed() + delay > deadline {
+            let longest = delay.saturating_mul(3).clamp(first_delay, max_delay.max(first_delay));
+            delay = random(first_delay..longest);
+            if attempt >= attempts || started.elapsed().saturating_add(delay) > deadline {
                 let error = io::Error::new(error.kind(), GaveUp { attempts: attempt, error });
                 return Err(SourceError::Transient(error));
             }
@@ -121,7 +123,13 @@ impl Source for Retrying {
     }
 
     fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
-        self.retry(|| self.inner.read_ranges(ranges))
+        match self.inner.read_ranges(ranges) {
+            // One failed request must not repeat all others.
+            Err(SourceError::Transient(_)) => ranges.iter_mut().try_for_each(|(offset, buf)| {
+                self.retry(|| self.inner.read_exact_at(buf, *offset))
+            }),
+            outcome => outcome,
+        }
     }
 
     fn segment_at(&self, offset: u64) -> Result<Segment, SourceError> {

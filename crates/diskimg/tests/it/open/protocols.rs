@@ -2,7 +2,7 @@
 
 use super::external_files::{with_backing, with_data_file, with_extent};
 use diskimg::open::{Location, Node, OpenMode, Protocol, Protocols};
-use diskimg::storage::source::MemorySource;
+use diskimg::storage::source::{FileSource, MemorySource};
 use diskimg::{
     Convert, Error, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Result, Secrets, Source,
 };
@@ -379,4 +379,93 @@ fn a_data_file_may_be_given_by_its_url() {
     assert_eq!(open_node(&options, &node).unwrap_err().kind(), ErrorKind::Refused);
     let node = format!("{node},data-file.driver=test,data-file.url=test://data");
     assert_eq!(read(&open_node(&options, &node).unwrap()), [8; 65536]);
+}
+
+/// `temp:NAME`: an image that the protocol has downloaded to a file of this host.
+#[derive(Debug)]
+struct Downloads(std::path::PathBuf);
+
+impl Protocol for Downloads {
+    fn schemes(&self) -> &[&str] {
+        &["temp"]
+    }
+
+    fn open(&self, _: &Location, _: &OpenMode) -> Result<Arc<dyn Source>> {
+        let file = FileSource::open(&self.0).map_err(|e| Error::io("cannot open it", e))?;
+        Ok(Arc::new(file))
+    }
+
+    fn join(&self, base: &Location, name: &str) -> Result<Location> {
+        // As RFC 3986 resolves a name, also if the base has a host and no path.
+        let Location::Url(url) = base else { panic!("{base:?}") };
+        let path = url.as_str().split(['?', '#']).next().unwrap();
+        format!("{}{name}", &path[..path.rfind('/').unwrap() + 1]).parse()
+    }
+}
+
+#[test]
+fn an_image_inside_another_one_of_a_url_names_no_files_of_this_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("host"), [b'S'; 4096]).unwrap();
+    for name in ["host".to_owned(), path("host").display().to_string()] {
+        std::fs::write(path("download"), with_backing(&name)).unwrap();
+        for node in [
+            "driver=qcow2,file.driver=temp,file.url=temp://h/a",
+            "driver=qcow2,file.driver=raw,file.file.driver=temp,file.file.url=temp://h/a",
+            "driver=qcow2,file.driver=raw,file.size=1M,file.file.driver=raw,\
+             file.file.file.driver=temp,file.file.file.url=temp://h/a",
+        ] {
+            let node = node.replace("file.size=1M,", "");
+            for policy in [None, Some(ExternalFiles::SameDir), Some(ExternalFiles::Any)] {
+                let protocol = Arc::new(Downloads(path("download")));
+                let mut options = OpenOptions::new().protocol(protocol);
+                if let Some(policy) = policy {
+                    options = options.external_files(policy);
+                }
+                let opened = options.open_node(&Node::from_options(&node).unwrap(), "node");
+                let found = opened.map(|image| (image.name(1).to_owned(), read(&image)));
+                // The protocol returns the same file for every URL, so the chain is a loop.
+                let error = found.unwrap_err();
+                let refused = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Corrupt);
+                assert!(refused, "{node} {policy:?}: {error:#}");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_host_is_not_in_the_directory_of_a_url_without_a_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let download = dir.path().join("download");
+    std::fs::write(&download, with_backing("evil.com/steal")).unwrap();
+    let options = OpenOptions::new().protocol(Arc::new(Downloads(download)));
+    let error = error(&options.external_files(ExternalFiles::SameDir), "temp://bucket.host?id=1");
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:#}");
+    assert!(error.to_string().contains("is not in the image's directory"), "{error:#}");
+}
+
+#[test]
+fn an_ovf_of_a_url_is_not_a_raw_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, ova) = (dir.path().join("a.raw"), dir.path().join("a.ova"));
+    std::fs::write(&raw, vec![7; 1 << 20]).unwrap();
+    let image = OpenOptions::new().format(Format::Raw).open(&raw).unwrap();
+    Convert::new(image).format(Format::Ova).run(&ova).unwrap();
+    run("tar", ["-xf", ova.to_str().unwrap(), "-C", dir.path().to_str().unwrap()]);
+    let files = Files::new([("a.ovf", std::fs::read(dir.path().join("a.ovf")).unwrap())]);
+    for policy in [ExternalFiles::None, ExternalFiles::SameDir, ExternalFiles::Any] {
+        let error = error(&files.options().external_files(policy), "test://a.ovf");
+        assert!(error.to_string().contains("use an .ova"), "{error:#}");
+    }
+}
+
+#[test]
+fn descriptions_print_no_passwords() {
+    let node = Node::from_options("driver=ftp,url=ftp://me:hunter2@h/x").unwrap();
+    let printed = format!("{node:?}");
+    assert!(printed.contains("url") && !printed.contains("hunter2"), "{printed}");
+    let json = r#"{"driver":"ftp","url":"ftp://me:hunter2@h/x"}"#;
+    let printed = format!("{:?}", Node::from_json(json).unwrap());
+    assert!(!printed.contains("hunter2"), "{printed}");
 }

@@ -2,6 +2,7 @@
 
 mod caching;
 mod faults;
+mod lost_connections;
 mod mapped;
 mod output;
 mod places;

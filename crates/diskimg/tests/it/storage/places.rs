@@ -6,6 +6,7 @@ use diskimg::storage::sink::{MemorySink, Sink};
 use diskimg::storage::source::{MemorySource, Source, SourceError};
 use diskimg::{Convert, Durability, Error, ErrorKind, Format, OpenOptions, Options, Output};
 use diskimg_testkit::disk::noise;
+use diskimg_testkit::faulty::{Fault, FaultPlan, FaultySink};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -210,5 +211,38 @@ fn protocols_create_images_at_locations() {
     ] {
         let error = format!("{:#}", create(location).unwrap_err());
         assert!(error.starts_with(message), "{error}");
+    }
+}
+
+/// A place whose disk is full.
+#[derive(Debug)]
+struct Full(Arc<FaultySink>);
+
+impl Publish for Full {
+    fn sink(&self) -> Arc<dyn Sink> {
+        Arc::clone(&self.0) as _
+    }
+
+    fn flush(&self, _: Durability) -> Result<()> {
+        Ok(())
+    }
+
+    fn publish(self: Box<Self>, _: Durability) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_error_of_writing_names_the_place() {
+    let full = || {
+        let faults = FaultPlan::new(Fault::NoSpace, 3);
+        Box::new(Full(Arc::new(FaultySink { inner: MemorySink::new(), faults, can_share: false })))
+    };
+    for (output, name) in
+        [(Output::to_place(full()), "-"), (Output::to_place(full()).named("s3:x"), "s3:x")]
+    {
+        let error = format!("{:#}", convert(Arc::new(disk())).run_to(output).unwrap_err());
+        assert!(error.starts_with(&format!("{name}: ")), "{error}");
+        assert!(error.contains("No space left on device"), "{error}");
     }
 }

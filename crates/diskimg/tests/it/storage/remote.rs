@@ -11,6 +11,7 @@ use diskimg_testkit::slow::{Network, SlowSource};
 use diskimg_testkit::tool::run;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 fn fast_retries() -> RetryPolicy {
@@ -191,4 +192,155 @@ fn a_cache_that_is_full_returns_the_right_bytes() {
         cached.read_ranges(ranges).expect("reads");
         assert!(two[0] == bytes[at / 3..at / 3 + 100] && two[1] == bytes[at..at + 70_000]);
     }
+}
+
+/// Bytes in memory that are read like remote ones, with much stack. Counts what is in flight.
+#[derive(Debug)]
+struct Counted {
+    head: Vec<u8>,
+    len: u64,
+    panics: AtomicBool,
+    now: AtomicU64,
+    most: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Counted {
+    fn new(head: Vec<u8>, len: u64) -> Arc<Self> {
+        let [now, most, total] = [0; 3].map(AtomicU64::new);
+        Arc::new(Self { head, len, panics: AtomicBool::new(false), now, most, total })
+    }
+}
+
+/// Uses 4 KiB of stack for each level.
+#[inline(never)]
+fn use_stack(levels: usize) -> usize {
+    let frame = std::hint::black_box([levels as u8; 4096]);
+    if levels == 0 { 0 } else { use_stack(levels - 1) + usize::from(frame[levels]) }
+}
+
+impl Source for Counted {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "a bug of a protocol");
+        std::hint::black_box(use_stack(100));
+        buf.fill(9);
+        if let Some(head) = self.head.get(offset as usize..) {
+            let len = buf.len().min(head.len());
+            buf[..len].copy_from_slice(&head[..len]);
+        }
+        Ok(())
+    }
+
+    fn read_ranges(&self, ranges: &mut [(u64, &mut [u8])]) -> Result<(), SourceError> {
+        let len = ranges.iter().map(|(_, buf)| buf.len() as u64).sum();
+        let now = self.now.fetch_add(len, Ordering::SeqCst) + len;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        self.total.fetch_add(len, Ordering::SeqCst);
+        let read = ranges.iter_mut().try_for_each(|(at, buf)| self.read_exact_at(buf, *at));
+        self.now.fetch_sub(len, Ordering::SeqCst);
+        read
+    }
+
+    fn io(&self) -> IoHints {
+        IoHints::remote()
+    }
+}
+
+/// Returns the tables of a qcow2 image of `clusters` clusters of 512 bytes, each of which is
+/// `stride` bytes after the previous one, and the length of its file.
+fn scattered(clusters: u64, stride: u64) -> (Vec<u8>, u64) {
+    let data = (0x10000 + clusters * 8).next_multiple_of(1 << 20);
+    let mut head = vec![0; data as usize];
+    let mut put = |at: u64, bytes: &[u8]| {
+        head[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+    };
+    put(0, b"QFI\xfb");
+    for (at, value) in [(4, 3), (20, 9), (36, clusters / 64), (56, 1), (96, 4), (100, 104)] {
+        put(at, &(value as u32).to_be_bytes());
+    }
+    for (at, value) in [(24, clusters * 512), (40, 1024), (48, 0x8000)] {
+        put(at, &value.to_be_bytes());
+    }
+    for cluster in 0..clusters {
+        let (table, entry) = (0x10000 + cluster / 64 * 512, cluster % 64 * 8);
+        put(1024 + cluster / 64 * 8, &(table | 1 << 63).to_be_bytes());
+        put(table + entry, &((data + cluster * stride) | 1 << 63).to_be_bytes());
+    }
+    (head, data + clusters * stride + 512)
+}
+
+#[test]
+fn what_is_in_flight_is_bounded_also_if_the_data_is_scattered() {
+    for stride in [1024, 48 << 10, 200 << 10] {
+        let (head, len) = scattered(2048, stride);
+        let source = Counted::new(head, len);
+        convert(open(Arc::clone(&source) as _, Format::Qcow2), Format::Raw, false).unwrap();
+        // At most half of a request is gaps.
+        let total = source.total.load(Ordering::SeqCst);
+        assert!(total <= 2 * 2048 * 512, "{stride}: {total}");
+    }
+    let (head, len) = scattered(1 << 17, 512);
+    let source = Counted::new(head, len);
+    convert(open(Arc::clone(&source) as _, Format::Qcow2), Format::Raw, false).unwrap();
+    assert!(source.most.load(Ordering::SeqCst) <= 16 * (4 << 20) * 2);
+}
+
+#[test]
+fn a_panic_while_tables_are_loaded_leaves_no_reader_waiting() {
+    let source = Counted::new(vec![3; 4 << 20], 4 << 20);
+    let cached = Arc::new(Cached::new(Arc::clone(&source) as _));
+    source.panics.store(true, Ordering::SeqCst);
+    let blocks: Vec<_> = (0..40).map(|i| i << 16..(i << 16) + 1).step_by(3).collect();
+    let loading = Arc::clone(&cached);
+    std::thread::spawn(move || loading.prefetch(&blocks)).join().expect_err("panics");
+    source.panics.store(false, Ordering::SeqCst);
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 40 << 16];
+        let read = bytes.chunks_mut(1000).enumerate();
+        for (number, part) in read {
+            cached.read_exact_at(part, number as u64 * 1000).expect("reads");
+        }
+        done.send(bytes).expect("is received");
+    });
+    let bytes = wait.recv_timeout(Duration::from_secs(60)).expect("no reader waits");
+    assert!(bytes.iter().all(|&byte| byte == 3));
+}
+
+#[test]
+fn prefetching_the_whole_address_space_takes_no_time() {
+    let cached = Cached::new(Counted::new(Vec::new(), 200 << 20));
+    #[allow(clippy::single_range_in_vec_init)]
+    cached.prefetch(&[0..u64::MAX]);
+    cached.prefetch(&[u64::MAX - 1..u64::MAX, 1 << 62..1 << 63]);
+}
+
+#[test]
+fn one_failed_request_does_not_repeat_all_others() {
+    let inner: Arc<dyn Source> = Arc::new(MemorySource::new(vec![5; 1 << 20]));
+    let instant = Network { latency: Duration::ZERO, ..network(10) };
+    let slow = Arc::new(SlowSource::new(inner, instant));
+    let retrying = Retrying::with_policy(Arc::clone(&slow) as _, fast_retries());
+    let mut buffers = vec![[0; 16]; 40];
+    let mut ranges: Vec<_> =
+        (0..).map(|i| i * 4096).zip(buffers.iter_mut().map(|buf| &mut buf[..])).collect();
+    retrying.read_ranges(&mut ranges).expect("each range is retried");
+    assert!(buffers.iter().all(|buf| *buf == [5; 16]) && slow.requests() < 100);
+}
+
+#[test]
+fn a_disk_that_is_read_like_a_file_is_as_slow_as_its_file() {
+    let image = open(Counted::new(Vec::new(), 1 << 20), Format::Raw);
+    let source: Arc<dyn Source> = Arc::new(image);
+    assert_eq!(source.io(), IoHints::remote());
+    // Long delays are no error.
+    let mut policy = fast_retries();
+    (policy.attempts, policy.deadline) = (2, Duration::MAX);
+    let failing = SlowSource::new(source, network(1));
+    let error = Retrying::with_policy(Arc::new(failing), policy).read_exact_at(&mut [0], 0);
+    assert!(error.expect_err("fails").to_string().ends_with("(attempts: 2)"));
 }
