@@ -1,7 +1,7 @@
 """Binary file objects as sources and outputs."""
 
-import gzip
 import errno
+import gzip
 import io
 import os
 import socket
@@ -350,6 +350,7 @@ def test_a_lost_connection_is_not_salvaged(error: type[OSError], disk: bytes) ->
     out = io.BytesIO()
     with pytest.raises(error, match="lost"):
         diskimg.convert(Lost(disk), out, src_format="raw", salvage=True)
+
     # A bad sector is.
     class Broken(Lost):
         def read(self, size: int | None = -1, /) -> bytes:

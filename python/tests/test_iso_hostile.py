@@ -1,6 +1,7 @@
 """Malformed and hostile ISO images."""
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -60,9 +61,7 @@ def test_anything_but_an_iso_image_is_corrupt() -> None:
             iso.open(data)
 
 
-@pytest.mark.parametrize(
-    "name", [b"../../escaped", b"/etc/escaped", b"..", b"a\0b", b"up\\..\\down"]
-)
+@pytest.mark.parametrize("name", [b"../../escaped", b"/etc/escaped", b"..", b"a\0b"])
 def test_no_name_leads_out_of_the_target_directory(name: bytes, tmp_path: Path) -> None:
     data = image_of(
         record(b"EVIL", 19, 8, use=named(name)), record(b"GOOD", 19, 8, use=named(b"good"))
@@ -78,11 +77,18 @@ def test_no_name_leads_out_of_the_target_directory(name: bytes, tmp_path: Path) 
     assert isinstance(result.failures[0].error, (diskimg.CorruptError, diskimg.RefusedError))
     assert (dest / "good").read_bytes() == b"contents"
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["good"]
-    assert "good" in walked
-    if b"\\" not in name:
-        assert walked == ["good"] and isinstance(errors[0], diskimg.CorruptError)
-        with iso.open(data) as image, pytest.raises(diskimg.CorruptError):
-            list(image.walk())
+    assert walked == ["good"] and isinstance(errors[0], diskimg.CorruptError)
+    with iso.open(data) as image, pytest.raises(diskimg.CorruptError):
+        list(image.walk())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a backslash is a separator")
+def test_a_backslash_is_part_of_a_name(tmp_path: Path) -> None:
+    name = b"up\\..\\down"
+    with iso.open(image_of(record(b"ODD", 19, 8, use=named(name)))) as image:
+        assert image.extract(tmp_path / "dest").files == 1
+    assert os.listdir(os.fsencode(tmp_path / "dest")) == [name]
+    assert os.listdir(tmp_path) == ["dest"]
 
 
 def test_an_existing_link_is_not_followed(tmp_path: Path) -> None:

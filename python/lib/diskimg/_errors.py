@@ -118,7 +118,7 @@ _SPECIAL: dict[type[OSError], type[IoError]] = {
 }
 
 
-def io_error(number: int, message: str, path: str | None, *, transient: bool) -> IoError:
+def io_error(number: int, message: str, path: str | None, *, transient: bool = False) -> IoError:
     """Create the exception for the error ``number`` (an errno value)."""
     special = _SPECIAL.get(type(OSError(number, "")), IoError)
     kind = TransientError if transient else special
