@@ -69,6 +69,18 @@ impl Format {
             Self::Iso => "iso",
         }
     }
+
+    /// Returns the format of a backing file from the name that an image records. QEMU's drivers for
+    /// files and devices stand for their bytes: libvirt and Cinder record `host_device`.
+    ///
+    /// # Errors
+    /// Returns [`Invalid`](crate::ErrorKind::Invalid) if no format has this name.
+    pub(crate) fn of_backing(name: &str) -> Result<Self> {
+        match name {
+            "file" | "host_device" | "host_cdrom" => Ok(Self::Raw),
+            name => name.parse(),
+        }
+    }
 }
 
 impl fmt::Display for Format {

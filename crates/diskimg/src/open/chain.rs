@@ -5,11 +5,13 @@ use crate::model::format::Format;
 use crate::model::image::{Image, Link};
 use crate::model::layer::{Layer, ParentLocator, ParentReference};
 use crate::open::external_files::{ExternalFiles, Resolver, real_path};
+#[cfg(feature = "json")]
+use crate::open::node;
 use crate::open::protocol::Origin;
 use crate::open::{OpenContext, OpenOptions};
 use crate::remedy::Remedy;
 use crate::storage::source::{HostFileId, Source};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An image that is to be opened.
@@ -155,7 +157,7 @@ impl Chain<'_> {
     /// Opens the backing file that the last image references.
     fn open_parent(&mut self, parent: &ParentReference, resolver: Resolver<'_>) -> Result<Opening> {
         let role = "backing file";
-        let format = || parent.format.as_deref().map(str::parse).transpose();
+        let format = || parent.format.as_deref().map(Format::of_backing).transpose();
         if let Some(origin) = resolver.origin {
             let origin = origin.join(resolver.policy, role, &parent.name)?;
             let (source, name) = (origin.open(role)?, origin.url.to_string());
@@ -168,14 +170,31 @@ impl Chain<'_> {
         }
         // The backing file is locked once its format is known.
         let resolver = Resolver { policy, lock: None, ..resolver };
-        let path = match parent.locator.path() {
-            Some(path) => path.to_owned(),
-            None => resolver.resolve(role, &parent.name)?,
+        let (path, format) = match parent.locator.path() {
+            Some(path) => (path.to_owned(), format()?),
+            None => match local_file(&parent.name) {
+                Some((path, named)) if policy == ExternalFiles::Any => {
+                    (path, named.map_or_else(format, |format| Ok(Some(format)))?)
+                }
+                Some(_) => {
+                    let message = format!("its {role} '{}' is not a plain file name", parent.name);
+                    return Err(Error::refused(message).with_remedy(Remedy::AllowExternalFiles));
+                }
+                None => (resolver.resolve(role, &parent.name)?, format()?),
+            },
         };
         let source = resolver.open_at(role, &parent.name, &path)?;
         let name = path.display().to_string();
-        Ok(Opening { source, name, format: format()?, place: Place::Local })
+        Ok(Opening { source, name, format, place: Place::Local })
     }
+}
+
+/// Returns the path and format in a `json:` name that denotes one local file.
+fn local_file(name: &str) -> Option<(PathBuf, Option<Format>)> {
+    #[cfg(feature = "json")]
+    return name.strip_prefix("json:").and_then(node::local_file).map(|f| (f.path, f.format));
+    #[cfg(not(feature = "json"))]
+    return None.filter(|_| !name.is_empty());
 }
 
 /// A layer and the name of its file.

@@ -47,7 +47,7 @@ pub(super) fn open_backing(
     // The user names this file, not an image, so the policy does not apply to it.
     let resolver = Resolver::new(output, ExternalFiles::Any);
     let path = resolver.resolve("backing file", &backing.name)?;
-    let format = backing.format.as_deref().map(str::parse).transpose()?;
+    let format = backing.format.as_deref().map(Format::of_backing).transpose()?;
     let image = options.clone().format(format).open(&path)?;
     if image.format().driver().appliance.is_some() {
         return Err(Error::invalid("a disk of an appliance cannot be a backing file")

@@ -10,7 +10,8 @@
 //!      └─ backing: a format node, or null
 //! ```
 //!
-//! A node comes from the caller, never from an image: names in images are plain paths.
+//! A node comes from the caller, not from an image: names in images are plain paths. A `json:` name
+//! in an image may denote one local file (`local.rs`), if the caller allows any file.
 //!
 //! Every key that is not known is an error, because programs test for features in this way.
 
@@ -19,10 +20,14 @@ mod graph;
 #[cfg(feature = "json")]
 mod json;
 mod keys;
+#[cfg(feature = "json")]
+mod local;
 mod options;
 mod window;
 
 pub(crate) use keys::NodeKeys;
+#[cfg(feature = "json")]
+pub(crate) use local::local_file;
 
 use crate::error::Result;
 use crate::model::image::Image;

@@ -229,3 +229,28 @@ fn a_created_overlay_cannot_replace_its_backing_file() {
     }
     assert!(std::fs::read(path("base.raw")).unwrap() == vec![7; 1 << 20]);
 }
+
+#[test]
+fn a_driver_for_files_as_the_format_of_the_backing_file_stands_for_a_raw_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    // A raw disk that looks like an image, as a guest can make it.
+    let mut bytes = vec![7; 64 << 10];
+    bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    std::fs::write(path("base"), &bytes).unwrap();
+    let overlay = path("overlay.qcow2");
+    for format in ["file", "host_device", "host_cdrom"] {
+        let name = overlay.to_str().unwrap();
+        let create = ["create", "-q", "-u", "-f", "qcow2", "-b", "base", "-F", format, name, "64k"];
+        run("qemu-img", create);
+        let image = Image::open(&overlay).unwrap();
+        let mut read = vec![0; bytes.len()];
+        image.read_at(&mut read, 0).unwrap();
+        assert!(read == bytes, "{format}");
+        assert_eq!(image.info(0).unwrap().backing_filename_format.as_deref(), Some(format));
+        // A new overlay records the name as it was given.
+        Create::new(Format::Qcow2).backing(backing("base", format)).run(&overlay).unwrap();
+        let recorded = Image::open(&overlay).unwrap().info(0).unwrap();
+        assert_eq!(recorded.backing_filename_format.as_deref(), Some(format));
+    }
+}

@@ -8,7 +8,9 @@
 //!   directory · protocols · escapes        VMDK extent, parent      any       opened or an error
 //! ```
 
-use diskimg::{ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, inspect};
+use diskimg::{
+    ErrorKind, ExternalFiles, Format, Image, InspectOptions, OpenOptions, Remedy, inspect,
+};
 use diskimg_testkit::tool::run;
 use std::path::Path;
 use std::sync::mpsc;
@@ -260,4 +262,37 @@ fn control_characters_in_names_are_escaped_in_errors() {
     let error = Image::open(&path).unwrap_err().to_string();
     assert!(!error.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{error}");
     assert!(error.contains("\\u{1b}"), "{error}");
+}
+
+#[test]
+fn a_json_name_that_denotes_one_local_file_is_opened_if_any_file_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("a.raw"), [5; 64 << 10]).unwrap();
+    let base = path("base.qcow2");
+    let raw = path("a.raw");
+    run(
+        "qemu-img",
+        ["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), base.to_str().unwrap()],
+    );
+    let overlay = path("overlay.qcow2");
+    let file = format!(r#"{{"driver":"file","filename":"{}"}}"#, base.display());
+    let json = format!(r#"json:{{"driver":"qcow2","file":{file}}}"#);
+    let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &json];
+    run("qemu-img", [&create, &[overlay.to_str().unwrap()][..]].concat());
+    for policy in [ExternalFiles::None, ExternalFiles::SameDir] {
+        let error = OpenOptions::new().external_files(policy).open(&overlay).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error:#}");
+        assert_eq!(error.remedy(), Some(Remedy::AllowExternalFiles), "{error:#}");
+    }
+    let any = OpenOptions::new().external_files(ExternalFiles::Any);
+    let image = any.open(&overlay).unwrap();
+    let mut bytes = [0; 512];
+    image.read_at(&mut bytes, 4096).unwrap();
+    assert_eq!((bytes, image.name(1)), ([5; 512], base.to_str().unwrap()));
+    // Anything else in JSON remains refused.
+    std::fs::write(&overlay, with_backing(r#"json:{"driver":"https","url":"https://h/x"}"#))
+        .unwrap();
+    let error = any.open(&overlay).unwrap_err();
+    assert!(error.to_string().contains("is not a file name"), "{error:#}");
 }
