@@ -38,6 +38,11 @@ const TARGETS: &[(&str, &str, bool)] = &[
     ("ova", "", false),
 ];
 
+/// Returns true if this build includes the format and the codec.
+fn is_included((format, options, _): &(&str, &str, bool)) -> bool {
+    format.parse::<Format>().is_ok() && (cfg!(feature = "zstd") || !options.contains("zstd"))
+}
+
 /// Length in guest bytes of the smallest part of the test's sources: 32,768 clusters.
 const STEP: u64 = 512 << 15;
 
@@ -169,7 +174,7 @@ proptest! {
         order.reverse();
         let first = shuffle.index(order.len());
         order.rotate_left(first);
-        for &target in TARGETS {
+        for &target in TARGETS.iter().filter(|target| is_included(target)) {
             let [whole, parts] = [(); 2].map(|()| tempfile::tempdir().expect("tempdir"));
             let name = format!("disk.{}", target.0);
             let serial = convert(&bytes, target).threads(3).durability(Durability::Cached);
