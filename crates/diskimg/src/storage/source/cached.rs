@@ -268,8 +268,11 @@ impl Source for Cached {
         let threads = hints.in_flight.min(claims.len());
         let claims = Mutex::new(claims);
         let read_some = || {
-            // An error is reported when the block is read.
-            while let Some(claim) = lock(&claims).pop() {
+            loop {
+                // In a statement of its own, so that it is not locked while a block is read.
+                let claim = lock(&claims).pop();
+                let Some(claim) = claim else { break };
+                // An error is reported when the block is read.
                 let _ = self.read_run(claim);
             }
         };

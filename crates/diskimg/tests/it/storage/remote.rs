@@ -344,3 +344,18 @@ fn a_disk_that_is_read_like_a_file_is_as_slow_as_its_file() {
     let error = Retrying::with_policy(Arc::new(failing), policy).read_exact_at(&mut [0], 0);
     assert!(error.expect_err("fails").to_string().ends_with("(attempts: 2)"));
 }
+
+#[test]
+fn blocks_are_prefetched_in_parallel() {
+    let inner: Arc<dyn Source> = Arc::new(MemorySource::new(vec![5; 64 << 20]));
+    let slow = Arc::new(SlowSource::new(inner, network(0)));
+    let cached = Cached::new(Arc::clone(&slow) as _);
+    let far_apart: Vec<_> = (0..64).map(|i| i << 20..(i << 20) + 8).collect();
+    cached.prefetch(&far_apart);
+    assert!(slow.most_in_flight() > 4, "{}", slow.most_in_flight());
+    let requests = slow.requests();
+    for range in far_apart {
+        cached.read_exact_at(&mut [0; 8], range.start).expect("reads");
+    }
+    assert_eq!((requests, slow.requests()), (64, 64));
+}
