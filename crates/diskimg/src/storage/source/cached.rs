@@ -1,13 +1,11 @@
 //! A cache of blocks, for the tables of images whose storage answers slowly.
 
-use super::{HostFileId, IoHints, Segment, Source, SourceError, check_range};
+use super::{IoHints, Segment, Source, SourceError, check_range};
 use crate::storage::lock;
-use crate::storage::locking::Lock;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 /// Length of a block in bytes. A table of an image is usually at most this long.
@@ -298,9 +296,7 @@ impl Source for Cached {
         self.inner.as_file()
     }
 
-    fn path(&self) -> Option<&Path> {
-        self.inner.path()
-    }
+    forward_file!();
 
     fn is_device(&self) -> bool {
         self.inner.is_device()
@@ -308,17 +304,5 @@ impl Source for Cached {
 
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
         self.inner.allocated_bytes()
-    }
-
-    fn lock(&self, lock: Lock) -> io::Result<()> {
-        self.inner.lock(lock)
-    }
-
-    fn identity(&self) -> Option<HostFileId> {
-        self.inner.identity()
-    }
-
-    fn identities(&self) -> Vec<HostFileId> {
-        self.inner.identities()
     }
 }

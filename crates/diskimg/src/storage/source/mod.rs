@@ -1,5 +1,26 @@
 //! Sources: host files and buffers that are read by offset.
 
+/// Defines the methods of [`Source`] about the underlying file for a source with a field `inner`.
+macro_rules! forward_file {
+    () => {
+        fn path(&self) -> Option<&std::path::Path> {
+            self.inner.path()
+        }
+
+        fn lock(&self, lock: crate::storage::locking::Lock) -> std::io::Result<()> {
+            self.inner.lock(lock)
+        }
+
+        fn identity(&self) -> Option<super::HostFileId> {
+            self.inner.identity()
+        }
+
+        fn identities(&self) -> Vec<super::HostFileId> {
+            self.inner.identities()
+        }
+    };
+}
+
 mod cached;
 mod error;
 mod file;

@@ -1,7 +1,6 @@
 //! Repeating reads that failed temporarily.
 
-use super::{HostFileId, IoHints, Segment, Source, SourceError};
-use crate::storage::locking::Lock;
+use super::{IoHints, Segment, Source, SourceError};
 use std::collections::hash_map::RandomState;
 use std::error::Error;
 use std::fmt;
@@ -9,7 +8,6 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,9 +150,7 @@ impl Source for Retrying {
         self.inner.as_file()
     }
 
-    fn path(&self) -> Option<&Path> {
-        self.inner.path()
-    }
+    forward_file!();
 
     fn is_device(&self) -> bool {
         self.inner.is_device()
@@ -162,17 +158,5 @@ impl Source for Retrying {
 
     fn allocated_bytes(&self) -> io::Result<Option<u64>> {
         self.inner.allocated_bytes()
-    }
-
-    fn lock(&self, lock: Lock) -> io::Result<()> {
-        self.inner.lock(lock)
-    }
-
-    fn identity(&self) -> Option<HostFileId> {
-        self.inner.identity()
-    }
-
-    fn identities(&self) -> Vec<HostFileId> {
-        self.inner.identities()
     }
 }

@@ -1,11 +1,8 @@
 //! Parts of sources.
 
-use super::{HostFileId, IoHints, Segment, Source, SourceError};
-use crate::storage::locking::Lock;
+use super::{IoHints, Segment, Source, SourceError};
 use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A range of another source, such as an image inside a larger file.
@@ -73,19 +70,5 @@ impl Source for WindowSource {
         self.inner.as_file().map(|(file, start)| (file, start + self.range.start))
     }
 
-    fn path(&self) -> Option<&Path> {
-        self.inner.path()
-    }
-
-    fn lock(&self, lock: Lock) -> io::Result<()> {
-        self.inner.lock(lock)
-    }
-
-    fn identity(&self) -> Option<HostFileId> {
-        self.inner.identity()
-    }
-
-    fn identities(&self) -> Vec<HostFileId> {
-        self.inner.identities()
-    }
+    forward_file!();
 }
