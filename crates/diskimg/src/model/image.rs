@@ -62,6 +62,11 @@ impl Image {
         self.links.iter().all(|link| link.is_local)
     }
 
+    /// Returns false if the layer at `depth` was opened by a URL.
+    pub(crate) fn is_local_at(&self, depth: usize) -> bool {
+        self.links[depth].is_local
+    }
+
     /// Returns the backing chain, if there is one.
     pub(crate) fn backing(&self) -> Option<Self> {
         let links = self.links.get(1..).filter(|links| !links.is_empty())?;

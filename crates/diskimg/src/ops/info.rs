@@ -38,6 +38,10 @@ impl Image {
             .collect::<Result<_>>()?;
         let parent = layer.parent();
         let full_name = |parent: &ParentReference| {
+            // The name is relative to a URL. The protocol's file, if there is one, is elsewhere.
+            if !self.is_local_at(depth) {
+                return parent.name.clone();
+            }
             let resolver = Resolver::new(files[0].path(), ExternalFiles::Any);
             let path = match parent.locator.path() {
                 Some(path) => Ok(path.to_owned()),

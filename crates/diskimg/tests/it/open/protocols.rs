@@ -410,6 +410,10 @@ fn an_image_inside_another_one_of_a_url_names_no_files_of_this_host() {
     std::fs::write(path("host"), [b'S'; 4096]).unwrap();
     for name in ["host".to_owned(), path("host").display().to_string()] {
         std::fs::write(path("download"), with_backing(&name)).unwrap();
+        let protocol = Arc::new(Downloads(path("download")));
+        let options = OpenOptions::new().protocol(protocol).metadata_only(true);
+        let info = options.open("temp://h/a").unwrap().info(0).unwrap();
+        assert_eq!(info.full_backing_filename.as_deref(), Some(&*name));
         for node in [
             "driver=qcow2,file.driver=temp,file.url=temp://h/a",
             "driver=qcow2,file.driver=raw,file.file.driver=temp,file.file.url=temp://h/a",
