@@ -61,7 +61,9 @@ impl Args {
         common::check_cache_mode("source cache", self.cache.as_deref())?;
         let file = common::single_file("check", self.files)?;
         let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
-        input.options = input.options.metadata_only(true).with_extents(true);
+        // A backing file is not needed, but a description may contain one, as for qemu-img.
+        let described = input.is_described();
+        input.options = input.options.metadata_only(true).with_extents(true).with_chain(described);
         Ok(Parsed::Job(Job { input, output: self.output, quiet: self.quiet }))
     }
 }

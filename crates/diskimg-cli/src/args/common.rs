@@ -180,6 +180,11 @@ pub(crate) struct Input {
 }
 
 impl Input {
+    /// Returns true if the image is described by options or JSON.
+    pub(crate) fn is_described(&self) -> bool {
+        self.node.is_some()
+    }
+
     /// Returns the input `name`; without `format`, its format is probed.
     pub(crate) fn new(
         name: &OsString,

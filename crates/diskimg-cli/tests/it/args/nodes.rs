@@ -476,3 +476,15 @@ fn json_in_a_name_that_an_image_records_is_refused() {
     let error = images.0.run(["convert", "-O", "raw", "evil.qcow2", "out.raw"]).fails(1);
     assert!(error.contains("is not a file name"), "{error}");
 }
+
+#[test]
+fn check_accepts_an_explicit_backing_file() {
+    let images = Images::new();
+    let json = r#"json:{"driver":"qcow2","file":{"filename":"over.qcow2"},"backing":{"driver":"raw","file":{"filename":"other.raw"}}}"#;
+    let options = "driver=qcow2,file.filename=over.qcow2,backing.driver=raw,\
+                   backing.file.filename=other.raw";
+    for (command, image) in [("check", json), ("check --image-opts", options)] {
+        let Pair { ours, theirs } = images.run(command, image, &[]);
+        assert_eq!((ours.code, theirs.code), (Some(0), Some(0)), "{image}: {}", ours.err);
+    }
+}
