@@ -81,7 +81,8 @@ pub trait Layer: Sealed + Send + Sync + Debug {
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the image's tables are inconsistent,
     /// [`Unsupported`](crate::ErrorKind::Unsupported) if the bytes cannot be read (encryption), and
-    /// [`Io`](crate::ErrorKind::Io) if reading the tables fails.
+    /// [`Io`](crate::ErrorKind::Io) or [`Transient`](crate::ErrorKind::Transient) if reading the
+    /// tables fails.
     fn map(&self, range: Range<u64>, out: &mut Vec<Extent>) -> Result<()>;
 
     /// Returns the end of the unallocated run at `range.start`, if that is known without I/O, and

@@ -363,7 +363,8 @@ impl OpenOptions {
     /// [`disk`](Self::disk)), and a name with the scheme of a [`protocol`](Self::protocol) a URL.
     ///
     /// # Errors
-    /// - [`Io`](crate::ErrorKind::Io) if a file cannot be opened or read;
+    /// - [`Io`](crate::ErrorKind::Io) if a file cannot be opened or read, and
+    ///   [`Transient`](crate::ErrorKind::Transient) if that may succeed later;
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the image is damaged or not in the given format;
     /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it uses features that are not supported,
     ///   or `path` a protocol that is not known;

@@ -45,7 +45,8 @@ impl ProbeBytes {
     /// Reads head and tail of `source`.
     ///
     /// # Errors
-    /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+    /// Returns [`Io`](crate::ErrorKind::Io) or [`Transient`](crate::ErrorKind::Transient) if the
+    /// source cannot be read.
     #[cfg(feature = "inspect")]
     pub(crate) fn read(source: &dyn Source) -> Result<Self> {
         let mut bytes = Self::read_head(source)?;
@@ -100,7 +101,8 @@ impl Format {
     /// # Errors
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the bytes are in a format that is
     /// recognized but not supported (VHDX, VDI, a compressed file, an archive …), and
-    /// [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+    /// [`Io`](crate::ErrorKind::Io) or [`Transient`](crate::ErrorKind::Transient) if the source
+    /// cannot be read.
     pub fn probe(source: &dyn Source) -> Result<Self> {
         Self::probe_named(source, source.path(), Probing::All)
     }

@@ -61,7 +61,8 @@ pub trait Protocol: Send + Sync + Debug {
     ///
     /// # Errors
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the location is malformed, and
-    /// [`Io`](crate::ErrorKind::Io) if it cannot be opened.
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be opened, or
+    /// [`Transient`](crate::ErrorKind::Transient) if that may succeed later.
     fn open(&self, at: &Location, how: &OpenMode) -> Result<Arc<dyn Source>>;
 
     /// Returns the location of `name`, which an image at `base` references, relative to the
