@@ -84,11 +84,13 @@ impl Cached {
         let run = blocks.claim_run(index, self.inner.len().div_ceil(BLOCK));
         drop(blocks);
         self.read_run(Claim { cache: self, run })?;
-        match lock(&self.blocks).find(index) {
-            Some(Block::Ready { bytes, .. }) => Ok(Arc::clone(bytes)),
-            // Other blocks have replaced it already.
-            _ => self.read_block(index),
-        }
+        // A statement of its own: `read_block` must not run with the lock held.
+        let ready = match lock(&self.blocks).find(index) {
+            Some(Block::Ready { bytes, .. }) => Some(Arc::clone(bytes)),
+            _ => None,
+        };
+        // Other blocks may have replaced it already.
+        ready.map_or_else(|| self.read_block(index), Ok)
     }
 
     fn read_block(&self, index: u64) -> Result<Arc<[u8]>, SourceError> {
