@@ -1,12 +1,15 @@
 //! Allocation of host clusters in a new image, and their refcounts.
 //!
-//! Clusters are allocated in ascending order and never freed, so only the last refcount block can
-//! still change. Earlier ones have been written and are not kept. Memory use is one block and the
-//! refcount table, which has 8 bytes for each block.
-//!
 //! ```text
-//!   │ run of clusters │ refcount blocks that the run requires │ next run …
+//!   │ header │ refcount table │ refcount block │ run of clusters │ blocks it requires │ next run …
+//!   0        1                2                3
 //! ```
+//!
+//! The first clusters are those of an image that QEMU creates. Clusters are allocated in ascending
+//! order and never freed, so only the last refcount block can still change. Earlier ones have been
+//! written and are not kept, except the first: if the refcount table outgrows its cluster, it moves
+//! to the end of the image, and its cluster becomes free. Memory use is two blocks and the refcount
+//! table, which has 8 bytes for each block.
 
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::refcount;
@@ -15,6 +18,16 @@ use crate::error::{Error, Result};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
+
+/// Index of the cluster that is reserved for the refcount table. The first block follows.
+const TABLE_CLUSTER: u64 = 1;
+
+/// Number of clusters in use before the first allocation: header, refcount table and first block.
+const FIRST_FREE_CLUSTER: u64 = 3;
+
+/// Granularity in bytes of the length of an image file that ends with a compressed cluster, as in
+/// QEMU.
+const SECTOR: u64 = 512;
 
 /// Allocates host clusters and counts the references to them.
 #[derive(Debug)]
@@ -30,6 +43,8 @@ pub(super) struct Allocator {
     block: u64,
     /// Content of that block, as words that are written in big-endian order.
     words: Vec<u64>,
+    /// Content of the first block, if it is not the one in memory.
+    first_words: Option<Vec<u64>>,
     /// Host offset at which the next compressed cluster may start: the end of the data in a partly
     /// filled cluster.
     tail: Option<u64>,
@@ -45,17 +60,24 @@ pub(super) struct TablePosition {
 }
 
 impl Allocator {
+    /// Creates an allocator for an image whose header, refcount table and first refcount block have
+    /// a cluster each.
     pub(super) fn new(sink: Arc<dyn Sink>, cluster_bits: u32, refcount_order: u32) -> Self {
-        Self {
+        let mut allocator = Self {
             sink,
             cluster_bits,
             refcount_order,
-            next: 0,
-            table: Vec::new(),
+            next: FIRST_FREE_CLUSTER,
+            table: vec![(TABLE_CLUSTER + 1) << cluster_bits],
             block: 0,
             words: vec![0; 1 << (cluster_bits - 3)],
+            first_words: None,
             tail: None,
+        };
+        for cluster in 0..FIRST_FREE_CLUSTER {
+            allocator.set_count(cluster, 1);
         }
+        allocator
     }
 
     fn cluster_size(&self) -> u64 {
@@ -70,6 +92,17 @@ impl Allocator {
     /// Returns the host offset of the end of the last allocated cluster.
     pub(super) fn end(&self) -> u64 {
         self.next << self.cluster_bits
+    }
+
+    /// Returns the host offset at which the image file ends. It is less than [`end`](Self::end) if
+    /// the last cluster contains compressed data.
+    pub(super) fn file_end(&self) -> u64 {
+        match self.tail {
+            Some(tail) if tail >> self.cluster_bits == self.next - 1 => {
+                tail.next_multiple_of(SECTOR)
+            }
+            _ => self.end(),
+        }
     }
 
     /// Returns how many new refcount blocks are needed for `clusters` more clusters and for the
@@ -159,7 +192,11 @@ impl Allocator {
     fn add_reference(&mut self, cluster: u64) -> Result<()> {
         let block = cluster / self.per_block();
         if block != self.block {
-            self.write_block()?;
+            if self.block == 0 {
+                self.first_words = Some(self.words.clone());
+            } else {
+                self.write_block(self.block, &self.words)?;
+            }
             self.words.fill(0);
             self.block = block;
         }
@@ -179,19 +216,38 @@ impl Allocator {
         self.words[word] = refcount::insert(self.words[word], self.refcount_order, bit, count);
     }
 
-    fn write_block(&self) -> Result<()> {
-        let offset = self.table[to_usize(self.block)];
+    fn write_block(&self, block: u64, words: &[u64]) -> Result<()> {
+        let offset = self.table[to_usize(block)];
         self.sink
-            .write_all_at(&to_bytes(&self.words), offset)
+            .write_all_at(&to_bytes(words), offset)
             .map_err(|e| Error::io("cannot write a refcount block", e).at(offset))
     }
 
-    /// Allocates the refcount table, then writes the last refcount block and the table.
+    /// Writes the first and the last refcount block, and the refcount table. A table that does not
+    /// fit into the cluster reserved for it is allocated.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
     pub(super) fn finish(&mut self) -> Result<TablePosition> {
+        let table = self.place_table()?;
+        self.write_block(self.block, &self.words)?;
+        if let Some(words) = &self.first_words {
+            self.write_block(0, words)?;
+        }
+        let mut bytes = to_bytes(&self.table);
+        bytes.resize(to_usize(table.clusters << self.cluster_bits), 0);
+        self.sink
+            .write_all_at(&bytes, table.offset)
+            .map_err(|e| Error::io("cannot write the refcount table", e).at(table.offset))?;
+        Ok(table)
+    }
+
+    /// Decides where the refcount table is.
+    fn place_table(&mut self) -> Result<TablePosition> {
         let per_cluster = self.cluster_size() / 8;
+        if to_u64(self.table.len()) <= per_cluster {
+            return Ok(TablePosition { offset: TABLE_CLUSTER << self.cluster_bits, clusters: 1 });
+        }
         let mut clusters = 0;
         loop {
             let entries = to_u64(self.table.len()) + self.blocks_for(clusters);
@@ -201,13 +257,16 @@ impl Allocator {
             clusters = entries.div_ceil(per_cluster);
         }
         let offset = self.allocate(clusters)?;
-        self.write_block()?;
-        let mut bytes = to_bytes(&self.table);
-        bytes.resize(to_usize(clusters << self.cluster_bits), 0);
-        self.sink
-            .write_all_at(&bytes, offset)
-            .map_err(|e| Error::io("cannot write the refcount table", e).at(offset))?;
+        self.tail = None;
+        self.free_table_cluster();
         Ok(TablePosition { offset, clusters })
+    }
+
+    /// Sets the refcount of the cluster reserved for the refcount table to 0.
+    fn free_table_cluster(&mut self) {
+        let (word, bit) = refcount::position(TABLE_CLUSTER, self.refcount_order);
+        let words = self.first_words.as_mut().unwrap_or(&mut self.words);
+        words[word] = refcount::insert(words[word], self.refcount_order, bit, 0);
     }
 }
 
@@ -249,8 +308,12 @@ mod tests {
             sink.set_len(allocator.end()).expect("grows");
             let source = sink.to_source();
             let bytes = source.as_slice().expect("memory");
+            // With wide refcounts, the table is larger than a cluster, and moved.
+            let moved = table.offset != 512;
+            assert_eq!(moved, table.clusters > 1, "order {order}");
             for cluster in 0..end {
-                assert_eq!(stored_count(bytes, table, 9, order, cluster), 1, "order {order}");
+                let expected = u64::from(cluster != 1 || !moved);
+                assert_eq!(stored_count(bytes, table, 9, order, cluster), expected, "{order}");
             }
         }
     }
@@ -263,9 +326,8 @@ mod tests {
             (0..10).map(|_| allocator.allocate_bytes(10_000).expect("allocates")).collect();
         let first = offsets[0];
         let packed: Vec<_> = (0..10).map(|i| first + i * 10_000).collect();
-        // The refcount block follows the first cluster, so the seventh starts a new run.
-        assert_eq!(offsets[..6], packed[..6]);
-        assert_eq!(offsets[9] - offsets[6], 30_000);
+        assert_eq!(offsets, packed);
+        assert_eq!(allocator.file_end(), (first + 100_000).next_multiple_of(512));
 
         // Refcounts of one bit allow one reference, so clusters cannot be shared.
         let mut single = Allocator::new(Arc::new(MemorySink::new()), 16, 0);

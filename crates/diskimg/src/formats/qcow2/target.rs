@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!   0        header, extensions, backing file name
-//!   1 …      L1 table
-//!            refcount blocks for these
+//!   1        refcount table
+//!   2        refcount block
+//!   3 …      L1 table
 //!   …        L2 table, its data clusters, next L2 table, …      (guest order)
 //!            refcount blocks, wherever the last one is full
-//!   …        refcount table
 //! ```
 //!
-//! Everything is allocated in guest order and written once. The header is written last, so that an
-//! incomplete file is not an image. On a device an old header is erased first.
+//! Everything is allocated in guest order and written once. The layout and the length of the file
+//! are those of an image that QEMU creates, because scripts depend on them. The header is written
+//! last, so that an incomplete file is not an image. On a device an old header is erased first.
 
 use super::allocator::{Allocator, TablePosition};
 use super::extensions;
@@ -135,8 +136,7 @@ impl TargetSpec for Qcow2Spec {
         let mut allocator =
             Allocator::new(Arc::clone(&files[0]), options.cluster_bits, options.refcount_order);
         let l1_clusters = (self.l1_entries * 8).div_ceil(cluster);
-        allocator.allocate(1 + l1_clusters)?; // the header is cluster 0
-        let l1_offset = if l1_clusters > 0 { cluster } else { 0 };
+        let l1_offset = if l1_clusters > 0 { allocator.allocate(l1_clusters)? } else { 0 };
         Ok(Box::new(Qcow2Target {
             files,
             size: *size,
@@ -290,7 +290,7 @@ impl Qcow2Target {
         if !matches!(self.options.preallocation, Preallocation::Falloc | Preallocation::Full) {
             return Ok(());
         }
-        let ends = [self.allocator.end(), self.size];
+        let ends = [self.file_end(), self.size];
         for (sink, end) in self.files.iter().zip(ends) {
             match sink.preallocate(0, end) {
                 // With `Full` everything is already written, except zeros inside data clusters.
@@ -302,6 +302,17 @@ impl Qcow2Target {
             }
         }
         Ok(())
+    }
+
+    /// Returns the length of the image file.
+    fn file_end(&self) -> u64 {
+        let l1_end = self.l1_offset + to_u64(self.l1.len()) * 8;
+        // As in QEMU, the file of an empty image ends with the last entry of the L1 table.
+        if self.allocator.end() == l1_end.next_multiple_of(self.cluster_size()) {
+            l1_end
+        } else {
+            self.allocator.file_end()
+        }
     }
 
     /// Returns the content of the first cluster: header, extensions, backing file name.
@@ -401,7 +412,7 @@ impl Target for Qcow2Target {
         self.write_l1()?;
         let refcounts = self.allocator.finish()?;
         self.files[0]
-            .set_len(self.allocator.end())
+            .set_len(self.file_end())
             .map_err(|e| Error::io("cannot set the image file's length", e))?;
         self.preallocate_file()?;
         let header = self.header(refcounts)?;
