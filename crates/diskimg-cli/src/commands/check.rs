@@ -34,7 +34,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
             OutputFormat::Human => console.print(&human::check(&report))?,
             OutputFormat::Json => {
                 let (filename, format) = (image.name(0), image.format().name());
-                json::print(console, &Json { filename, format, report: &report })?;
+                json::print(console, &Json::new(filename, format, &report))?;
             }
         }
     }
@@ -46,11 +46,43 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     })
 }
 
-/// The JSON output, with the keys of qemu-img.
+/// The JSON output, with the keys of qemu-img in its order. Counts of zero are omitted.
 #[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Json<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_end_offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compressed_clusters: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_clusters: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corruptions: Option<u64>,
+    check_errors: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocated_clusters: Option<u64>,
     filename: &'a str,
     format: &'a str,
-    #[serde(flatten)]
-    report: &'a CheckReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fragmented_clusters: Option<u64>,
+}
+
+impl<'a> Json<'a> {
+    fn new(filename: &'a str, format: &'a str, report: &CheckReport) -> Self {
+        let nonzero = |count| Some(count).filter(|&count| count > 0);
+        Self {
+            image_end_offset: report.image_end_offset.and_then(nonzero),
+            compressed_clusters: nonzero(report.compressed_clusters),
+            total_clusters: nonzero(report.total_clusters),
+            corruptions: nonzero(report.corruptions),
+            check_errors: report.check_errors,
+            leaks: nonzero(report.leaks),
+            allocated_clusters: nonzero(report.allocated_clusters),
+            filename,
+            format,
+            fragmented_clusters: nonzero(report.fragmented_clusters),
+        }
+    }
 }

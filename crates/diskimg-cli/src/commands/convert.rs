@@ -4,9 +4,12 @@ use crate::args::convert::{Destination, Job};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
-use crate::output::{self, Console};
-use diskimg::{Convert, Digests, Output, Report};
+use crate::output::{self, Console, Program};
+use diskimg::{Convert, Digests, Format, Output, Report};
 use std::io::{self, IsTerminal};
+
+/// Layouts of a VMDK for which qemu-img accepts `-c` but stores data uncompressed.
+const UNCOMPRESSED_BY_QEMU: [&str; 3] = ["", "monolithicSparse", "twoGbMaxExtentSparse"];
 
 /// Percentage between two progress updates, as in qemu-img.
 const STEP: f64 = 1.0;
@@ -21,6 +24,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         images.push(input.open(console.program())?);
     }
     confine::restrict_files(&rules(&job))?;
+    let compress = compresses(&job, console.program());
     let meter = Meter::start(job.progress, STEP);
     let report_progress = |progress| meter.report(progress);
     let mut images = images.into_iter();
@@ -29,7 +33,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .fold(Convert::new(first), Convert::append)
         .format(job.format)
         .options(job.options)
-        .compress(job.compress)
+        .compress(compress)
         .backing_options(job.backing_options)
         .sparse(job.sparse)
         .offload(job.offload)
@@ -74,6 +78,15 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// Returns whether the output is compressed.
+fn compresses(job: &Job, program: Program) -> bool {
+    let layout = job.options.get("subformat").unwrap_or("");
+    let ignored = program == Program::QemuImg
+        && job.format == Format::Vmdk
+        && UNCOMPRESSED_BY_QEMU.contains(&layout);
+    job.compress && !ignored
 }
 
 /// Returns the files that are opened after the sources: the output, its backing files, and

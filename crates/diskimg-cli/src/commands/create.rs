@@ -5,7 +5,8 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::Console;
 use crate::output::progress::{Meter, ProgressMode};
-use diskimg::{Create, Options};
+use diskimg::{Create, Created, Options};
+use std::cell::RefCell;
 use std::fmt::Write;
 
 /// Percentage between two progress updates.
@@ -17,19 +18,25 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let mode = ProgressMode { requested: false, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(mode, STEP);
     let report_progress = |progress| meter.report(progress);
+    let name = job.path.display().to_string();
+    let announced = RefCell::new(Ok(()));
+    let announce = |created: &Created| {
+        if !job.quiet {
+            let line = announcement(&name, job.format.name(), &created.options);
+            *announced.borrow_mut() = console.print(&line);
+        }
+    };
     let created = Create::new(job.format)
         .size(job.size)
         .options(job.options)
         .backing_options(job.backing_options)
         .unsafe_backing(job.unsafe_backing)
+        .on_start(&announce)
         .progress(&report_progress)
         .run(&job.path);
     meter.end();
-    let created = created?;
-    if !job.quiet {
-        let name = job.path.display().to_string();
-        console.print(&announcement(&name, job.format.name(), &created.options))?;
-    }
+    created?;
+    announced.into_inner()?;
     Ok(0)
 }
 

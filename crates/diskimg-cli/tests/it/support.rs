@@ -120,7 +120,8 @@ impl Lab {
         ours
     }
 
-    /// Asserts that diskimg and qemu-img succeed and print the same JSON, except for notes.
+    /// Asserts that diskimg and qemu-img succeed and print the same JSON with keys in the same
+    /// order, except for notes.
     #[track_caller]
     pub(crate) fn same_json(&self, line: &str) {
         let json = |text: String| {
@@ -128,7 +129,7 @@ impl Lab {
             if let Some(object) = json.as_object_mut() {
                 object.remove("notes");
             }
-            json
+            (json, keys(&text))
         };
         let ours = json(self.line(line).ok());
         if qemu_prints_the_same(line) {
@@ -143,6 +144,13 @@ impl Lab {
         write_at(&self.path(name), 0, &[b'x'; 64 << 10]);
         write_at(&self.path(name), 256 << 10, &[b'y'; 64 << 10]);
     }
+}
+
+/// Returns the keys in JSON text with a key per line, in order, except for notes.
+fn keys(json: &str) -> Vec<String> {
+    let key =
+        |line: &str| Some(line.trim_start().strip_prefix('"')?.split_once("\":")?.0.to_owned());
+    json.lines().filter_map(key).filter(|key| key != "notes").collect()
 }
 
 /// Returns false for a command whose output is different in old versions of qemu-img, if this is

@@ -36,6 +36,20 @@ pub(crate) const COMPRESSION_LEVEL: OptionSpec = OptionSpec::new(
     "Compression level: 1 (fastest) to 9 (smallest)",
 );
 
+/// Option to turn off copy-on-write for the files of a new image.
+pub(crate) const NOCOW: OptionSpec = OptionSpec::new(
+    "nocow",
+    OptionKind::Switch,
+    "Turn off copy-on-write (btrfs; ignored by other file systems)",
+);
+
+/// Option for the unit in which the file system allocates space for the files of a new image.
+pub(crate) const EXTENT_SIZE_HINT: OptionSpec = OptionSpec::new(
+    "extent_size_hint",
+    OptionKind::Size,
+    "Extent size hint for the image file, 0 for none (XFS; ignored by other file systems)",
+);
+
 /// Specification of one create option of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

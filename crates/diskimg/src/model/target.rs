@@ -22,6 +22,12 @@ pub(crate) enum Allocate {
         /// Length in bytes.
         len: u64,
     },
+    /// `len` bytes that are read from the backing file: any number of clusters, of which the last
+    /// may be partial at the end of the disk. Only a target that preallocates needs space for them.
+    Backed {
+        /// Length in bytes.
+        len: u64,
+    },
     /// `len` bytes that the engine will write verbatim: any number of clusters, of which the last
     /// may be partial at the end of the disk.
     Data {

@@ -47,6 +47,10 @@ impl FromStr for Location {
             return Err(Error::invalid("the file name contains a NUL byte"));
         }
         match (plain_path(name), Url::new(name)) {
+            // `file:a:b` is the file `./a:b`; `a:b` would be a URL.
+            (Some(path), _) if path.to_str().and_then(Url::new).is_some() => {
+                Ok(Self::Path(Path::new(".").join(path)))
+            }
             (Some(path), _) => Ok(Self::Path(path.to_owned())),
             (None, Some(url)) if url.scheme() != "file" => Ok(Self::Url(url)),
             (None, _) => Err(Error::unsupported("a file: name has no host, only a path")),

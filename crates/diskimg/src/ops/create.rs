@@ -8,7 +8,8 @@ use crate::model::options::Options;
 use crate::model::target::{Allocate, CreateRequest, Target, TargetSpec};
 use crate::open::{OpenOptions, local_path};
 use crate::ops::new_image::{
-    open_backing, protect_backing, refuse_own_backing, take_backing, whole_size,
+    SECTOR, new_disk_size, open_backing, protect_backing, refuse_own_backing, set_allocation_hints,
+    take_backing,
 };
 use crate::ops::progress::{Callback, report};
 use crate::remedy::Remedy;
@@ -39,6 +40,7 @@ pub struct Create<'a> {
     backing: Option<Backing>,
     backing_options: OpenOptions,
     trust_backing: bool,
+    on_start: Option<&'a dyn Fn(&Created)>,
     progress: Option<Callback<'a>>,
 }
 
@@ -74,6 +76,7 @@ impl<'a> Create<'a> {
             backing: None,
             backing_options: OpenOptions::new(),
             trust_backing: false,
+            on_start: None,
             progress: None,
         }
     }
@@ -110,6 +113,15 @@ impl<'a> Create<'a> {
     #[must_use]
     pub fn unsafe_backing(mut self, yes: bool) -> Self {
         self.trust_backing = yes;
+        self
+    }
+
+    /// Sets a callback that receives size and options before the image is created. If it is called,
+    /// the options have valid names and types, and the backing file could be opened, but the format
+    /// may still refuse the values.
+    #[must_use]
+    pub fn on_start(mut self, callback: &'a dyn Fn(&Created)) -> Self {
+        self.on_start = Some(callback);
         self
     }
 
@@ -152,14 +164,17 @@ impl<'a> Create<'a> {
         {
             let image = open_base(backing, path, &self.backing_options)?;
             refuse_own_backing(Some(path), &image)?;
-            size = size.or(Some(image.size()));
+            size = size.or(Some(image.size().next_multiple_of(SECTOR)));
             base = Some(image);
         }
         let size = size.ok_or_else(|| {
             Error::invalid("Image creation needs a size parameter").with_remedy(Remedy::GiveSize)
         })?;
-        let options = self.in_effect(size)?;
-        let size = whole_size(self.format, size)?;
+        let created = Created { size, options: self.in_effect(size)? };
+        if let Some(callback) = self.on_start {
+            callback(&created);
+        }
+        let size = new_disk_size(self.format, size)?;
         report(self.progress, 0, size)?;
         let spec = (driver.create)(CreateRequest {
             size,
@@ -169,27 +184,32 @@ impl<'a> Create<'a> {
         })?;
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
+        set_allocation_hints(&mut output, &self.options)?;
         if let Some(base) = &base {
             protect_backing(&mut output, base)?;
         }
         let mut target = spec.start(&mut output)?;
-        if self.backing.is_none() {
-            self.place_zeros(&*spec, &mut *target)?;
-        }
+        self.place_all(&*spec, &mut *target)?;
         report(self.progress, size, size)?;
         target.finish()?;
         output
             .commit(Durability::Flushed)
             .map_err(|e| Error::output("cannot complete the output", e))?;
-        Ok(Created { size, options })
+        Ok(Created { size, ..created })
     }
 
-    /// Places the whole disk as zeros, for which some targets allocate space.
-    fn place_zeros(&self, spec: &dyn TargetSpec, target: &mut dyn Target) -> Result<()> {
+    /// Places the whole disk, as zeros or as read from the backing file. Some targets allocate
+    /// space for it.
+    fn place_all(&self, spec: &dyn TargetSpec, target: &mut dyn Target) -> Result<()> {
         let size = spec.size();
         for step in steps(size, spec.quantum()) {
             report(self.progress, step.start, size)?;
-            target.place(step.start, Allocate::Zero { len: step.end - step.start })?;
+            let len = step.end - step.start;
+            let unit = match self.backing {
+                Some(_) => Allocate::Backed { len },
+                None => Allocate::Zero { len },
+            };
+            target.place(step.start, unit)?;
         }
         Ok(())
     }

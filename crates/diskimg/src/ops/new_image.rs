@@ -4,11 +4,15 @@ use crate::error::{Error, Result};
 use crate::model::backing::Backing;
 use crate::model::format::Format;
 use crate::model::image::Image;
-use crate::model::options::Options;
+use crate::model::options::{EXTENT_SIZE_HINT, NOCOW, Options};
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::storage::hints::AllocationHints;
 use crate::storage::output::{self, Output};
 use std::path::Path;
+
+/// Sector size of disks, in bytes.
+pub(super) const SECTOR: u64 = 512;
 
 /// Rounds `size` up to whole sectors of the format. Raw keeps any size.
 ///
@@ -18,6 +22,26 @@ pub(super) fn whole_size(format: Format, size: u64) -> Result<u64> {
     size.checked_next_multiple_of(format.driver().sector)
         .filter(|&size| size <= i64::MAX as u64)
         .ok_or_else(|| Error::limit(format!("a disk of {size} bytes is too large")))
+}
+
+/// Rounds the `size` of an empty disk up to whole sectors, also in raw images, as in QEMU.
+///
+/// # Errors
+/// As [`whole_size`].
+pub(super) fn new_disk_size(format: Format, size: u64) -> Result<u64> {
+    whole_size(format, size.checked_next_multiple_of(SECTOR).unwrap_or(size))
+}
+
+/// Applies the options [`NOCOW`] and [`EXTENT_SIZE_HINT`] to the files of `output`.
+///
+/// # Errors
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) if a value is invalid.
+pub(super) fn set_allocation_hints(output: &mut Output, options: &Options) -> Result<()> {
+    output.set_allocation_hints(AllocationHints {
+        no_copy_on_write: options.switch(NOCOW.name)?.unwrap_or(false),
+        extent_size: options.size(EXTENT_SIZE_HINT.name)?.unwrap_or(0),
+    });
+    Ok(())
 }
 
 /// Takes `backing_file` and `backing_fmt` out of the options. An explicitly given

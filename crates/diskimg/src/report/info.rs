@@ -73,48 +73,46 @@ fn as_map<S: Serializer>(pairs: &[(&'static str, Value)], out: S) -> Result<S::O
     map.end()
 }
 
-/// An internal snapshot.
+/// An internal snapshot. Serializes in the order of `qemu-img info --output=json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Unique identifier.
-    pub id: String,
+    /// Number of executed instructions, if recorded.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub icount: Option<u64>,
+    /// Time that the guest had been running: nanoseconds.
+    pub vm_clock_nsec: u64,
     /// Name.
     pub name: String,
-    /// Size of the saved VM state in bytes.
-    pub vm_state_size: u64,
     /// Creation time: seconds since 1970-01-01 00:00:00 UTC.
     pub date_sec: u64,
     /// Creation time: nanoseconds.
     pub date_nsec: u64,
     /// Time that the guest had been running: seconds.
     pub vm_clock_sec: u64,
-    /// Time that the guest had been running: nanoseconds.
-    pub vm_clock_nsec: u64,
-    /// Number of executed instructions, if recorded.
-    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
-    pub icount: Option<u64>,
+    /// Unique identifier.
+    pub id: String,
+    /// Size of the saved VM state in bytes.
+    pub vm_state_size: u64,
 }
 
-/// Information about one image of a chain.
+/// Information about one image of a chain. Serializes in the order of `qemu-img info
+/// --output=json`.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub struct Info {
+    /// True if the format compresses all clusters.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_false"))]
+    pub compressed: bool,
     /// Host files of the image.
     pub children: Vec<Child>,
     /// Internal snapshots.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Vec::is_empty"))]
     pub snapshots: Vec<Snapshot>,
-    /// Name of the backing file as recorded in the image.
-    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
-    pub backing_filename: Option<String>,
-    /// Path of the backing file.
-    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
-    pub full_backing_filename: Option<String>,
     /// Format of the backing file as recorded in the image.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub backing_filename_format: Option<String>,
@@ -130,15 +128,18 @@ pub struct Info {
     /// Number of bytes allocated in the host's file system.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub actual_size: Option<u64>,
-    /// True if encrypted.
-    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_false"))]
-    pub encrypted: bool,
-    /// True if the format compresses all clusters.
-    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_false"))]
-    pub compressed: bool,
     /// Format-specific information.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub format_specific: Option<FormatSpecific>,
+    /// Path of the backing file.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub full_backing_filename: Option<String>,
+    /// True if encrypted.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_false"))]
+    pub encrypted: bool,
+    /// Name of the backing file as recorded in the image.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub backing_filename: Option<String>,
     /// True if the image was not closed properly.
     pub dirty_flag: bool,
     /// Remarks for the user.

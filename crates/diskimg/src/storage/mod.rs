@@ -8,6 +8,7 @@ pub(crate) mod buffer;
 pub mod caching;
 pub mod codec;
 pub mod edit;
+pub mod hints;
 pub mod locking;
 pub(crate) mod number;
 pub(crate) mod os;

@@ -160,6 +160,48 @@ fn a_link_called_qemu_img_uses_that_name_in_its_output() {
     assert!(!help.contains("diskimg"), "{help}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_called_qemu_img_stores_sparse_vmdks_uncompressed() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    std::os::unix::fs::symlink(diskimg(), lab.path("qemu-img")).expect("links");
+    let run = |options: &str| {
+        let mut command = lab.command(lab.path("qemu-img"));
+        let line = format!("convert -c -O vmdk {options} a.raw a.vmdk");
+        let output = command.args(line.split_whitespace()).output().expect("runs");
+        let theirs = lab.qemu(&line.replace("a.vmdk", "b.vmdk"));
+        assert_eq!(output.status.code(), theirs.code, "{options}");
+    };
+    for (options, layout) in [
+        ("", "monolithicSparse"),
+        ("-o subformat=monolithicSparse", "monolithicSparse"),
+        ("-o subformat=twoGbMaxExtentSparse", "twoGbMaxExtentSparse"),
+        ("-o subformat=streamOptimized", "streamOptimized"),
+    ] {
+        run(options);
+        let info = lab.qemu("info a.vmdk").ok();
+        assert!(info.contains(&format!("create type: {layout}")), "{options}: {info}");
+        lab.qemu("compare a.raw a.vmdk").ok();
+    }
+    run("-o subformat=monolithicFlat");
+    // Under its own name, the command compresses or refuses.
+    lab.line("convert -c -O vmdk a.raw own.vmdk").ok();
+    assert!(lab.qemu("info own.vmdk").ok().contains("create type: streamOptimized"));
+    lab.line("convert -c -O vmdk -o subformat=monolithicSparse a.raw own.vmdk").fails(1);
+}
+
+#[test]
+fn a_name_with_a_colon_is_printed_so_that_it_can_be_used_again() {
+    let lab = Lab::new();
+    lab.line("create -q -f qcow2 base.qcow2 1M").ok();
+    lab.line("create -q -f qcow2 -b base.qcow2 -F qcow2 file:image:top.qcow2").ok();
+    assert!(lab.path("image:top.qcow2").exists());
+    assert!(lab.same("info file:image:top.qcow2").contains("image: ./image:top.qcow2\n"));
+    lab.same_json("info --output=json file:image:top.qcow2");
+    lab.same("info ./image:top.qcow2");
+}
+
 #[test]
 fn completions_and_manual_pages_are_written() {
     let lab = Lab::new();

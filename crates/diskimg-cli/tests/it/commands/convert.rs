@@ -223,3 +223,20 @@ fn digests_are_not_mixed_with_an_image_on_standard_output() {
     let error = lab.line("convert --verify a.raw -").fails(1);
     assert!(error.contains("cannot be read again"), "{error}");
 }
+
+#[test]
+fn compressed_clusters_are_detected_as_zero_one_by_one() {
+    let lab = Lab::new();
+    lab.line("create -q a.raw 1M").ok();
+    for offset in [0, 8 << 10, 17 << 10] {
+        crate::support::write_at(&lab.path("a.raw"), offset, b"data");
+    }
+    for sparse in ["", "-S 4k", "-S 64k", "-S 0"] {
+        let line = format!("convert -c -O qcow2 -o cluster_size=1k {sparse} a.raw");
+        lab.line(&format!("{line} ours.qcow2")).ok();
+        lab.qemu(&format!("{line} theirs.qcow2")).ok();
+        let [ours, theirs] = ["ours.qcow2", "theirs.qcow2"]
+            .map(|name| lab.qemu(&format!("map --output=json {name}")).ok());
+        assert_eq!(ours, theirs, "{sparse}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Compares `create` with that of qemu-img.
 
-use crate::support::{Lab, diskimg};
+use crate::support::{Lab, diskimg, write_at};
 
 #[test]
 fn created_images_equal_those_of_qemu_img() {
@@ -47,6 +47,10 @@ fn the_message_lists_the_same_options_as_qemu_imgs() {
         "create -f qcow2 -b a.raw -F raw over.qcow2",
         "create -f qcow2 -o backing_file=a,,b.raw,backing_fmt=raw,compat=1.1 over.qcow2",
         "create -u -f qcow2 -b nope -F raw over.qcow2 1M",
+        "create -f qcow2 -o encryption=off a.qcow2 1M",
+        "create -f qcow2 -o nocow=on a.qcow2 1M",
+        "create -f raw -o nocow=off,preallocation=off a.raw 1000",
+        "create -f vmdk -o subformat=streamOptimized,zeroed_grain=on,nocow=on a.vmdk 1M",
         "create -f vmdk a.vmdk 1M",
         "create -f vmdk -o compat6=on a.vmdk 1000",
         "create -f vmdk -o subformat=streamOptimized,toolsversion=3,hwversion=6 a.vmdk 1M",
@@ -57,6 +61,144 @@ fn the_message_lists_the_same_options_as_qemu_imgs() {
         "create -f vmdk -o subformat=twoGbMaxExtentSparse -b base.vmdk -F vmdk over.vmdk",
     ] {
         lab.same(line);
+    }
+}
+
+#[test]
+fn the_message_precedes_the_refusal_of_a_value() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in [
+        "create -f qcow2 -o compat=0.42 a.qcow2 64M",
+        "create -f qcow2 -o refcount_bits=3 a.qcow2 64M",
+        "create -f qcow2 -o cluster_size=1000 a.qcow2 64M",
+        "create -f qcow2 -o preallocation=1234 a.qcow2 64M",
+        "create -f qcow2 -o preallocation=full -b a.raw -F raw a.qcow2",
+        "create -f qcow2 a.qcow2 1E",
+        "create -f vmdk -o subformat=monolithicFlat,zeroed_grain=on a.vmdk 1M",
+        "create -f vmdk -o subformat=none a.vmdk 1M",
+        // Refused before it is known what to create.
+        "create -f qcow2 -o refcount_bits=abc a.qcow2 64M",
+        "create -f qcow2 -o encryption=maybe a.qcow2 64M",
+        "create -f qcow2 -o foo=1 a.qcow2 64M",
+        "create -f qcow2 -b missing -F raw a.qcow2",
+        "create -f qcow2 a.qcow2",
+    ] {
+        let (ours, theirs) = (lab.line(line), lab.qemu(line));
+        assert_eq!((ours.code, &ours.out), (theirs.code, &theirs.out), "{line}: {}", ours.err);
+        assert!(!ours.err.is_empty(), "{line}");
+    }
+}
+
+/// Offset and length of the refcount table, offset and length of the L1 table, length of the file.
+fn qcow2_layout(lab: &Lab, name: &str) -> [u64; 5] {
+    let image = lab.read(name);
+    let u32_at = |at: usize| u64::from(u32::from_be_bytes(image[at..at + 4].try_into().unwrap()));
+    let u64_at = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
+    [u64_at(48), u32_at(56), u64_at(40), u32_at(36), image.len() as u64]
+}
+
+#[test]
+fn new_qcow2_images_have_qemus_layout_and_length() {
+    for options in [
+        "compat=1.1",
+        "compat=0.10",
+        "cluster_size=512",
+        "cluster_size=2M",
+        "extended_l2=on",
+        "refcount_bits=1",
+        "refcount_bits=64",
+        "preallocation=metadata",
+        "preallocation=metadata,cluster_size=4k",
+    ] {
+        for size in ["0", "512k", "64M", "300M"] {
+            let (ours, theirs) = (Lab::new(), Lab::new());
+            let line = format!("create -q -f qcow2 -o {options} a.qcow2 {size}");
+            ours.line(&line).ok();
+            theirs.qemu(&line).ok();
+            assert_eq!(
+                qcow2_layout(&ours, "a.qcow2"),
+                qcow2_layout(&theirs, "a.qcow2"),
+                "{options} {size}"
+            );
+            ours.qemu("check a.qcow2").ok();
+        }
+    }
+}
+
+#[test]
+fn converted_qcow2_images_have_qemus_layout_and_length() {
+    for options in
+        ["", "-o cluster_size=512", "-o compat=0.10", "-o preallocation=metadata", "-S 0"]
+    {
+        let lab = Lab::new();
+        lab.raw("a.raw");
+        lab.line(&format!("convert -O qcow2 {options} a.raw ours.qcow2")).ok();
+        lab.qemu(&format!("convert -O qcow2 {options} a.raw theirs.qcow2")).ok();
+        let [ours, theirs] = ["ours.qcow2", "theirs.qcow2"].map(|name| qcow2_layout(&lab, name));
+        assert_eq!(ours, theirs, "{options}");
+        // The end of a compressed image depends on the compressor.
+        lab.line(&format!("convert -c -O qcow2 -o cluster_size=4k a.raw small.qcow2")).ok();
+        assert!(qcow2_layout(&lab, "small.qcow2")[4].is_multiple_of(512));
+        lab.qemu("check small.qcow2").ok();
+        lab.qemu("compare a.raw small.qcow2").ok();
+    }
+}
+
+#[test]
+fn an_overlay_with_extended_l2_entries_can_be_preallocated() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for mode in ["metadata", "falloc", "full"] {
+        let options = format!("-o extended_l2=on,cluster_size=16k,preallocation={mode}");
+        lab.line(&format!("create -q -f qcow2 -b a.raw -F raw {options} ours.qcow2 3M")).ok();
+        lab.qemu(&format!("create -q -f qcow2 -b a.raw -F raw {options} theirs.qcow2 3M")).ok();
+        lab.qemu("check ours.qcow2").ok();
+        lab.qemu("compare ours.qcow2 a.raw").ok();
+        let [ours, theirs] = ["ours.qcow2", "theirs.qcow2"].map(|name| lab.read(name).len());
+        assert_eq!(ours, theirs, "{mode}");
+        // Every cluster is allocated: writing to it does not let the file grow.
+        lab.command("qemu-io").args(["-c", "write 0 3M", "ours.qcow2"]).output().expect("writes");
+        assert_eq!(lab.read("ours.qcow2").len(), ours, "{mode}");
+        // Also by a conversion, and also where the disk is longer than the backing file.
+        lab.qemu("convert -O raw -S 0 theirs.qcow2 b.raw").ok();
+        write_at(&lab.path("b.raw"), 700_000, b"changed");
+        lab.line(&format!("convert -O qcow2 -B a.raw -F raw {options} b.raw c.qcow2")).ok();
+        lab.qemu("check c.qcow2").ok();
+        lab.qemu("compare c.qcow2 b.raw").ok();
+        assert_eq!(lab.read("c.qcow2").len(), theirs, "{mode}");
+    }
+}
+
+#[test]
+#[ignore = "needs root, xfsprogs and btrfs-progs"]
+fn allocation_hints_reach_the_file_system() {
+    let [xfs, btrfs] = diskimg_testkit::tool::MountedFs::all();
+    let lab = Lab::new();
+    let options = "nocow=on,extent_size_hint=1M";
+    for fs in [&xfs, &btrfs] {
+        let at = fs.path("").display().to_string();
+        lab.line(&format!("create -q -f qcow2 -o {options} {at}a.qcow2 1M")).ok();
+        lab.line(&format!("create -q -f raw {at}a.raw 1M")).ok();
+        lab.line(&format!("convert -O raw -o {options} {at}a.raw {at}b.raw")).ok();
+        let flat = format!("subformat=monolithicFlat,{options}");
+        lab.line(&format!("create -q -f vmdk -o {flat} {at}a.vmdk 1M")).ok();
+    }
+    for (name, hinted) in
+        [("a.qcow2", true), ("b.raw", true), ("a-flat.vmdk", true), ("a.raw", false)]
+    {
+        let output = |program: &str, args: &[&str], path: std::path::PathBuf| {
+            let output = lab.command(program).args(args).arg(path).output().expect("runs");
+            String::from_utf8(output.stdout).expect("UTF-8")
+        };
+        let hint = output("xfs_io", &["-r", "-c", "extsize"], xfs.path(name));
+        assert_eq!(hint.starts_with("[1048576]"), hinted, "{name}: {hint}");
+        let flags = output("lsattr", &[], btrfs.path(name));
+        assert_eq!(
+            flags.split(' ').next().expect("flags").contains('C'),
+            hinted,
+            "{name}: {flags}"
+        );
     }
 }
 

@@ -26,6 +26,16 @@ fn sizes_equal_qemu_imgs() {
         "measure -O raw a.qcow2",
         "measure -O qcow2 old.qcow2",
         "measure -O qcow2 -o cluster_size=4k -o compat=0.10 a.raw",
+        "measure -O qcow2 -o compat=0.10 bitmaps.qcow2",
+        "measure -O qcow2 -o backing_file=a.raw,backing_fmt=raw a.qcow2",
+        "measure -O qcow2 -o backing_file=a.raw --size 1M",
+        "measure -O qcow2 -o preallocation=metadata a.raw",
+        "measure -O qcow2 -o preallocation=falloc a.raw",
+        "measure -O qcow2 -o preallocation=full bitmaps.qcow2",
+        "measure -O qcow2 -o preallocation=metadata --size 1M",
+        "measure -O qcow2 -o preallocation=full --size 1M",
+        "measure -O qcow2 -o extended_l2=on,preallocation=metadata,backing_file=a.raw a.qcow2",
+        "measure -O qcow2 -o data_file=a.data,data_file_raw=on a.qcow2",
     ] {
         lab.same(line);
         lab.same_json(&format!("{line} --output=json"));

@@ -20,7 +20,10 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     let fully_allocated = size.checked_add(metadata_size(&options, size)).ok_or_else(overflow)?;
 
     let mut data = 0;
-    if options.preallocation == Preallocation::Off {
+    // Metadata is always counted. How much of the data an overlay shares with its backing file is
+    // not known, so everything is counted.
+    let overlay = request.options.get("backing_file").is_some() && request.source.is_some();
+    if !overlay && matches!(options.preallocation, Preallocation::Off | Preallocation::Metadata) {
         let mut counted = 0; // guest offset up to which data has been counted
         (request.data)(&mut |range| {
             let start = (range.start / cluster * cluster).max(counted);
@@ -31,7 +34,9 @@ pub(super) fn measure(request: &mut MeasureRequest<'_>) -> Result<Measure> {
     } else {
         data = size;
     }
-    let bitmaps = request.source.and_then(|source| bitmaps(source, cluster));
+    // Version 2 has no bitmaps.
+    let source = request.source.filter(|_| options.version >= 3);
+    let bitmaps = source.and_then(|source| bitmaps(source, cluster));
     Ok(Measure { required: fully_allocated - size + data, fully_allocated, bitmaps })
 }
 

@@ -3,11 +3,12 @@
 use super::header::{MAX_CLUSTER_BITS, MAX_L1_BYTES, MIN_CLUSTER_BITS, MIN_EXTENDED_CLUSTER_BITS};
 use super::tables::L2Layout;
 use crate::error::{Error, Result};
-use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
+use crate::model::options::{COMPRESSION_LEVEL, EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
 use crate::model::target::CreateRequest;
 
 /// The options with QEMU's defaults, in the order in which `qemu-img create` prints them.
 pub(super) const OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new("encryption", OptionKind::Switch, "Encrypt the image (must be off)"),
     OptionSpec::new("cluster_size", OptionKind::Size, "qcow2 cluster size").default("65536"),
     OptionSpec::new("extended_l2", OptionKind::Switch, "Extended L2 tables").default("off"),
     OptionSpec::new(
@@ -44,6 +45,8 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Width of a reference count entry in bits",
     )
     .default("16"),
+    NOCOW,
+    EXTENT_SIZE_HINT,
 ];
 
 /// The compression method of clusters.
@@ -146,6 +149,9 @@ impl CreateOptions {
                     .hint("use 0.10 (v2) or 1.1 (v3)"));
             }
         };
+        if options.switch("encryption")? == Some(true) {
+            return Err(Error::unsupported("encrypted images cannot be created"));
+        }
         let extended_l2 = options.switch("extended_l2")?.unwrap_or(false);
         let cluster_bits = cluster_bits(options.size("cluster_size")?, extended_l2)?;
         let refcount_order = match options.number("refcount_bits")?.unwrap_or(16) {

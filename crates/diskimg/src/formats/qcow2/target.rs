@@ -34,6 +34,9 @@ use std::sync::Arc;
 /// Second half of an extended L2 entry: all 32 subclusters are allocated.
 const SUBCLUSTERS_ALLOCATED: u64 = 0x0000_0000_ffff_ffff;
 
+/// Second half of an extended L2 entry: all 32 subclusters are read from the backing file.
+const SUBCLUSTERS_UNALLOCATED: u64 = 0;
+
 /// Second half of an extended L2 entry: all 32 subclusters read as zeros.
 const SUBCLUSTERS_ZERO: u64 = 0xffff_ffff_0000_0000;
 
@@ -196,8 +199,8 @@ impl Qcow2Target {
     }
 
     /// Allocates adjacent host clusters for `len` bytes from guest offset `at`, or for fewer if the
-    /// range of the L2 table ends before.
-    fn allocate_clusters(&mut self, at: u64, len: u64) -> Result<Slot> {
+    /// range of the L2 table ends before. `subclusters` is the state of the subclusters of each.
+    fn allocate_clusters(&mut self, at: u64, len: u64, subclusters: u64) -> Result<Slot> {
         self.select_l2_table(at)?;
         let cluster = self.cluster_size();
         let table_bytes = self.guest_bytes_per_table();
@@ -210,21 +213,22 @@ impl Qcow2Target {
         };
         for i in 0..clusters {
             let entry = (offset + i * cluster) | tables::COPIED;
-            self.set_entry(at + i * cluster, entry, SUBCLUSTERS_ALLOCATED);
+            self.set_entry(at + i * cluster, entry, subclusters);
         }
         Ok(Slot { file, offset, len })
     }
 
-    /// Allocates clusters for zeros, and writes the zeros if necessary.
-    fn allocate_zeros(&mut self, at: u64, len: u64) -> Result<()> {
+    /// Allocates clusters for zeros, and writes the zeros if necessary. With unallocated
+    /// `subclusters`, the backing file is read instead.
+    fn allocate_zeros(&mut self, at: u64, len: u64, subclusters: u64) -> Result<()> {
         let end = at + len;
         let mut at = at;
         while at < end {
-            let slot = self.allocate_clusters(at, end - at)?;
+            let slot = self.allocate_clusters(at, end - at, subclusters)?;
             let sink = &self.files[slot.file];
             let outcome = if self.options.preallocation == Preallocation::Full {
                 sink.fill_zeros_at(slot.offset, slot.len)
-            } else if sink.is_zeroed() {
+            } else if sink.is_zeroed() || subclusters == SUBCLUSTERS_UNALLOCATED {
                 Ok(())
             } else {
                 sink.write_zeros_at(slot.offset, slot.len)
@@ -252,11 +256,20 @@ impl Qcow2Target {
     fn place_zeros(&mut self, at: u64, len: u64) -> Result<()> {
         let preallocate = self.options.preallocation != Preallocation::Off;
         match (preallocate, self.backing.is_some()) {
-            (true, _) => self.allocate_zeros(at, len),
+            (true, _) => self.allocate_zeros(at, len, SUBCLUSTERS_ALLOCATED),
             (false, false) => Ok(()), // unallocated clusters read as zeros
             (false, true) if self.options.version >= 3 => self.mark_zeros(at, len),
-            (false, true) => self.allocate_zeros(at, len),
+            (false, true) => self.allocate_zeros(at, len, SUBCLUSTERS_ALLOCATED),
         }
+    }
+
+    /// Allocates space for clusters whose subclusters are read from the backing file. Without
+    /// extended L2 entries there are none: an allocated cluster hides the backing file.
+    fn preallocate(&mut self, at: u64, len: u64) -> Result<()> {
+        if self.options.preallocation == Preallocation::Off || !self.options.extended_l2 {
+            return Ok(());
+        }
+        self.allocate_zeros(at, len, SUBCLUSTERS_UNALLOCATED)
     }
 
     fn place_compressed(&mut self, at: u64, len: u64) -> Result<Slot> {
@@ -402,7 +415,10 @@ impl Target for Qcow2Target {
     fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         match unit {
             Allocate::Zero { len } => self.place_zeros(at, len).map(|()| None),
-            Allocate::Data { len } => self.allocate_clusters(at, len).map(Some),
+            Allocate::Backed { len } => self.preallocate(at, len).map(|()| None),
+            Allocate::Data { len } => {
+                self.allocate_clusters(at, len, SUBCLUSTERS_ALLOCATED).map(Some)
+            }
             Allocate::Compressed { len } => self.place_compressed(at, len).map(Some),
         }
     }

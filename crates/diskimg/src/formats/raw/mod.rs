@@ -14,7 +14,7 @@ mod layer;
 mod resize;
 mod target;
 
-use crate::model::options::{OptionKind, OptionSpec};
+use crate::model::options::{EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
 use crate::model::target::{Measure, MeasureRequest};
 use crate::open::driver::{Driver, NodeKeys};
 
@@ -33,11 +33,13 @@ pub(crate) static DRIVER: Driver = Driver {
     open_mutable: Some(resize::open),
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),
+        NOCOW,
         OptionSpec::new(
             "preallocation",
             OptionKind::Text,
             "Preallocation mode (allowed values: off, falloc, full)",
         ),
+        EXTENT_SIZE_HINT,
     ],
     measure: Some(measure),
     #[cfg(feature = "inspect")]

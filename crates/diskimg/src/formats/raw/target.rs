@@ -61,6 +61,7 @@ impl Target for RawTarget {
     fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
         match unit {
             Allocate::Zero { len } => self.file.write_zeros(at, len).map(|()| None),
+            Allocate::Backed { .. } => Err(Error::invalid("raw images have no backing file")),
             Allocate::Data { len } => Ok(Some(Slot { file: 0, offset: at, len })),
             Allocate::Compressed { .. } => Err(Error::invalid("raw cannot store compressed units")),
         }

@@ -55,7 +55,7 @@ mod tests;
 mod write;
 
 use crate::error::{Error, Result};
-use crate::model::options::{COMPRESSION_LEVEL, OptionKind, OptionSpec};
+use crate::model::options::{COMPRESSION_LEVEL, EXTENT_SIZE_HINT, NOCOW, OptionKind, OptionSpec};
 use crate::open::driver::{Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
 use crate::storage::number::to_usize;
@@ -110,11 +110,13 @@ pub(crate) static DRIVER: Driver = Driver {
             "Enable efficient zero writes using the zeroed-grain GTE feature",
         ),
         COMPRESSION_LEVEL,
+        NOCOW,
         OptionSpec::new(
             "preallocation",
             OptionKind::Text,
             "Preallocation mode (allowed values: off; flat layouts: off, falloc, full)",
         ),
+        EXTENT_SIZE_HINT,
     ],
     measure: None,
     #[cfg(feature = "inspect")]

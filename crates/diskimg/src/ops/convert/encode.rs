@@ -205,7 +205,7 @@ impl Encoding<'_> {
             let zero = written.peek().is_none_or(|run| run.start >= at + quantum);
             let same = self.backing.is_some() && worker.backing[at..at + bytes.len()] == *bytes;
             let run = if same {
-                TaskRun::Same
+                TaskRun::Same(range)
             } else if zero {
                 TaskRun::Zero(range)
             } else if let Some(encoder) = &mut worker.encoder {

@@ -16,8 +16,7 @@ const ZEROS_PER_CALL: u64 = 8 << 30;
 /// The part of a conversion that runs in guest order.
 pub(super) struct Placer<'a> {
     pub(super) target: &'a mut dyn Target,
-    /// Whether the target has a backing file. Known zeros between tasks are zero in it too, so they
-    /// are not placed.
+    /// Whether the target has a backing file. Known zeros between tasks are zero in it too.
     pub(super) overlay: bool,
     /// Size of the disk in bytes, for progress.
     pub(super) total: u64,
@@ -47,12 +46,14 @@ impl Placer<'_> {
             let (progress, done, total) = (self.progress, task.zeros.start, self.total);
             hash.update(&task, &|| report(progress, done, total))?;
         }
-        if !self.overlay {
+        if self.overlay {
+            self.place_backed(task.zeros.clone())?;
+        } else {
             self.place_zeros(task.zeros.clone())?;
         }
         for run in &task.runs {
             match run {
-                TaskRun::Same => {}
+                TaskRun::Same(range) => self.place_backed(range.clone())?,
                 TaskRun::Zero(range) => self.place_zeros(range.clone())?,
                 TaskRun::Stored(range) => self.place_data(range.clone(), None, &mut writes)?,
                 TaskRun::Offloaded(range, origin) => {
@@ -90,6 +91,15 @@ impl Placer<'_> {
             }
             at += len;
             self.report_progress(at)?;
+        }
+        Ok(())
+    }
+
+    /// Places a range that reads as the backing file.
+    fn place_backed(&mut self, range: Range<u64>) -> Result<()> {
+        let len = range.end - range.start;
+        if len > 0 && self.target.place(range.start, Allocate::Backed { len })?.is_some() {
+            return Err(Error::invalid("the target returned a slot for unallocated clusters"));
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use super::{
 use crate::error::{Error, Result};
 use crate::model::image::Image;
 use crate::model::target::{CreateRequest, Target, TargetSpec};
-use crate::ops::new_image::{open_backing, protect_backing, take_backing, whole_size};
+use crate::ops::new_image::{
+    open_backing, protect_backing, set_allocation_hints, take_backing, whole_size,
+};
 use crate::ops::pipeline;
 use crate::ops::progress::report;
 use crate::remedy::Remedy;
@@ -120,6 +122,7 @@ impl Settings<'_> {
         if !is_existing {
             input.pad_to(size);
         }
+        set_allocation_hints(output, &self.options)?;
         take_backing(&mut self.options, &mut self.backing);
         let backing = match &mut self.backing {
             Some(backing) => {
@@ -211,12 +214,17 @@ impl Settings<'_> {
         // Data that is compared with a backing file, digested or salvaged must be decoded.
         let passes = !(self.recompress || self.salvage || backing.is_some());
         let passes = passes && !encoders.is_empty() && !spec.wants_digest();
-        let plan = plan::Plan::new(input, backing, quantum, self.sparse, salvaged, sharing);
+        // Each cluster is compressed alone, so each is detected as zero alone, as in QEMU.
+        let sparse = match self.sparse {
+            Sparse::Blocks(block) if !encoders.is_empty() => Sparse::Blocks(block.min(quantum)),
+            sparse => sparse,
+        };
+        let plan = plan::Plan::new(input, backing, quantum, sparse, salvaged, sharing);
         let encoding = encode::Encoding {
             input,
             backing,
             quantum,
-            sparse: self.sparse,
+            sparse,
             encoders: Mutex::new(encoders),
             salvaged,
             digests: spec.wants_digest(),

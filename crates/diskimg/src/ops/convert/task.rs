@@ -35,7 +35,7 @@ pub(super) struct EncodedTask {
 #[derive(Debug)]
 pub(super) enum TaskRun {
     /// Same bytes as in the backing file: not stored.
-    Same,
+    Same(Range<u64>),
     /// All zeros.
     Zero(Range<u64>),
     /// Stored verbatim.
@@ -95,11 +95,11 @@ pub(super) fn push_run(runs: &mut Vec<TaskRun>, run: TaskRun) {
     match (runs.last_mut(), &run) {
         (Some(TaskRun::Zero(last)), TaskRun::Zero(next))
         | (Some(TaskRun::Stored(last)), TaskRun::Stored(next))
+        | (Some(TaskRun::Same(last)), TaskRun::Same(next))
             if last.end == next.start =>
         {
             last.end = next.end;
         }
-        (Some(TaskRun::Same), TaskRun::Same) => {}
         _ => runs.push(run),
     }
 }

@@ -3,6 +3,7 @@
 pub(super) use super::byte_locks::{is_byte_locked, lock_byte, unlock_byte};
 
 use super::{FileLock, Segment};
+use crate::storage::hints::AllocationHints;
 use rustix::fs::{
     Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fadvise, fallocate,
     flock, fstatfs, seek,
@@ -155,6 +156,50 @@ pub(super) fn total_memory() -> Option<u64> {
 pub(super) fn block_size(file: &File) -> io::Result<Option<u64>> {
     let block = rustix::fs::fstatvfs(file)?.f_frsize;
     Ok(block.is_power_of_two().then_some(block))
+}
+
+/// `struct fsxattr` of ioctl_xfs_fsgetxattr(2).
+#[repr(C)]
+#[derive(Default)]
+struct FsXattr {
+    xflags: u32,
+    extsize: u32,
+    nextents: u32,
+    projid: u32,
+    cowextsize: u32,
+    padding: [u8; 8],
+}
+
+/// `FS_XFLAG_EXTSIZE`: `extsize` is valid.
+const EXTENT_SIZE_FLAG: u32 = 0x800;
+
+pub(super) fn set_allocation_hints(file: &File, hints: AllocationHints) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    if hints.no_copy_on_write
+        && let Ok(flags) = ioctl_getflags(file)
+    {
+        let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+    if let Ok(size @ 1..) = u32::try_from(hints.extent_size) {
+        let _ = set_extent_size(file, size);
+    }
+}
+
+fn set_extent_size(file: &File, size: u32) -> rustix::io::Result<()> {
+    use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
+    const GET: Opcode = opcode::read::<FsXattr>(b'X', 31);
+    const SET: Opcode = opcode::write::<FsXattr>(b'X', 32);
+    // SAFETY: FS_IOC_FSGETXATTR writes one `struct fsxattr`, which has the same layout as
+    // `FsXattr`.
+    #[allow(unsafe_code)]
+    let mut attributes = unsafe { ioctl(file, Getter::<GET, FsXattr>::new()) }?;
+    attributes.xflags |= EXTENT_SIZE_FLAG;
+    attributes.extsize = size;
+    // SAFETY: FS_IOC_FSSETXATTR reads one `struct fsxattr` and does not write to memory.
+    #[allow(unsafe_code)]
+    unsafe {
+        ioctl(file, Setter::<SET, FsXattr>::new(attributes))
+    }
 }
 
 /// `struct file_clone_range` of ioctl_ficlonerange(2).

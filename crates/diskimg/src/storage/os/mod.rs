@@ -3,6 +3,7 @@
 //! `linux.rs` implements them on Linux. On other systems, `portable.rs` reports them as
 //! unsupported, and callers fall back to plain reads and writes.
 
+use crate::storage::hints::AllocationHints;
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,11 @@ pub struct Segment {
 /// report holes. `len` is the length of the file.
 pub(crate) fn segment_at(file: &File, offset: u64, len: u64) -> io::Result<Option<Segment>> {
     imp::segment_at(file, offset, len)
+}
+
+/// Tells the file system how to allocate the space of an empty file. Errors are ignored.
+pub(crate) fn set_allocation_hints(file: &File, hints: AllocationHints) {
+    imp::set_allocation_hints(file, hints);
 }
 
 /// Deallocates the range, so that it reads as zeros. Returns `false` if the file does not support

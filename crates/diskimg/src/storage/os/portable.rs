@@ -1,6 +1,7 @@
 //! Other systems: no optional feature is supported.
 
 use super::{FileLock, Segment};
+use crate::storage::hints::AllocationHints;
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ pub(super) fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<bool> {
 pub(super) fn preallocate(_: &File, _: u64, _: u64) -> io::Result<bool> {
     Ok(false)
 }
+
+pub(super) fn set_allocation_hints(_: &File, _: AllocationHints) {}
 
 pub(super) fn open_direct(_: &File, _: bool) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system does not support direct I/O"))

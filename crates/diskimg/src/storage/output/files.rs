@@ -6,6 +6,7 @@ use super::publish::Publish;
 use super::stale_temp_files::StaleTempFiles;
 use super::{Durability, canonical, existing_identity, rename};
 use crate::storage::caching::Caching;
+use crate::storage::hints::AllocationHints;
 use crate::storage::os;
 use crate::storage::sink::Sink;
 use crate::storage::source::{HostFileId, Source};
@@ -25,6 +26,8 @@ pub(super) struct FileOutput {
     names: HashSet<PathBuf>,
     /// How all files use the page cache.
     caching: Caching,
+    /// How the space of all files is allocated.
+    hints: AllocationHints,
     /// Files that no companion may replace, with the reason.
     protected: Vec<(HostFileId, &'static str)>,
     /// Temporary files left by killed processes.
@@ -59,6 +62,7 @@ impl FileOutput {
             companions: Vec::new(),
             names: HashSet::new(),
             caching: Caching::default(),
+            hints: AllocationHints::default(),
             protected: Vec::new(),
             stale_temp_files: StaleTempFiles::default(),
             spare: None,
@@ -99,6 +103,7 @@ impl FileOutput {
 
     fn add(&mut self, part: OutputFile) -> Result<Arc<dyn Sink>> {
         part.set_caching(self.caching)?;
+        part.sink.set_allocation_hints(self.hints);
         let sink = Arc::clone(&part.sink);
         self.companions.push(part);
         Ok(sink)
@@ -118,6 +123,13 @@ impl Publish for FileOutput {
         self.caching = caching;
         let mut parts = std::iter::once(&self.main).chain(&self.companions);
         parts.try_for_each(|part| part.set_caching(caching))
+    }
+
+    fn set_allocation_hints(&mut self, hints: AllocationHints) {
+        self.hints = hints;
+        for part in std::iter::once(&self.main).chain(&self.companions) {
+            part.sink.set_allocation_hints(hints);
+        }
     }
 
     fn protect(&mut self, files: &[HostFileId], why: &'static str) {

@@ -35,6 +35,7 @@ pub use error::{OutputError, Result};
 pub use publish::Publish;
 
 use crate::storage::caching::Caching;
+use crate::storage::hints::AllocationHints;
 use crate::storage::os;
 use crate::storage::sink::{PipeSink, Sink};
 use crate::storage::source::{HostFileId, Source};
@@ -142,6 +143,12 @@ impl Output {
     /// Returns [`io::ErrorKind::Unsupported`] if a file system does not support it.
     pub fn set_caching(&mut self, caching: Caching) -> Result<()> {
         self.place.set_caching(caching)
+    }
+
+    /// Tells the file system how to allocate the space of all files of the image. Must be called
+    /// before anything is written.
+    pub fn set_allocation_hints(&mut self, hints: AllocationHints) {
+        self.place.set_allocation_hints(hints);
     }
 
     /// Prevents companions from replacing any of `files`. `why` is the error message. Does not

@@ -3,6 +3,7 @@
 use super::Durability;
 use super::error::{OutputError, Result};
 use crate::storage::caching::Caching;
+use crate::storage::hints::AllocationHints;
 use crate::storage::sink::Sink;
 use crate::storage::source::{HostFileId, Source};
 use std::fmt::Debug;
@@ -66,6 +67,12 @@ pub trait Publish: Send + Sync + Debug {
     fn set_caching(&mut self, caching: Caching) -> Result<()> {
         let _ = caching;
         Ok(())
+    }
+
+    /// Tells the file system how to allocate the space of all files. Called before anything is
+    /// written. The default does nothing.
+    fn set_allocation_hints(&mut self, hints: AllocationHints) {
+        let _ = hints;
     }
 
     /// Prevents companions from replacing any of `files`. `why` is the error message. Does not

@@ -2,6 +2,7 @@
 
 use super::Sink;
 use crate::storage::caching::{Caching, DirectFile};
+use crate::storage::hints::AllocationHints;
 use crate::storage::os;
 use crate::storage::source::Source;
 use std::fs::File;
@@ -84,6 +85,12 @@ impl Sink for FileSink {
             self.direct.get_or_init(|| direct);
         }
         Ok(())
+    }
+
+    fn set_allocation_hints(&self, hints: AllocationHints) {
+        if self.regular {
+            os::set_allocation_hints(&self.file, hints);
+        }
     }
 
     fn is_zeroed(&self) -> bool {

@@ -9,6 +9,7 @@ pub use memory::MemorySink;
 pub use pipe::PipeSink;
 
 use crate::storage::caching::Caching;
+use crate::storage::hints::AllocationHints;
 use crate::storage::source::Source;
 use crate::storage::zeros::ZEROS;
 use std::fmt::Debug;
@@ -120,6 +121,12 @@ pub trait Sink: Send + Sync + Debug {
     fn set_caching(&self, caching: Caching) -> io::Result<()> {
         let _ = caching;
         Ok(())
+    }
+
+    /// Tells the file system how to allocate the file's space. Must be called before anything is
+    /// written. The default does nothing.
+    fn set_allocation_hints(&self, hints: AllocationHints) {
+        let _ = hints;
     }
 
     /// Sets the file's length. Added bytes read as zeros. The length of a device does not change.

@@ -62,6 +62,7 @@ impl Target for FlatTarget {
                 let run = self.split.first_run(at, len)?;
                 Ok(Some(Slot { file: run.extent, offset: run.at, len: run.len }))
             }
+            Allocate::Backed { .. } => Err(Error::invalid("a flat extent has no backing file")),
             Allocate::Compressed { .. } => {
                 Err(Error::invalid("a flat extent cannot store compressed data"))
             }

@@ -216,10 +216,6 @@ fn check_features(subformat: Subformat, backing: bool, zeroed_grains: bool) -> R
     if zeroed_grains && subformat.is_flat() {
         return Err(Error::unsupported("Flat image can't enable zeroed grain"));
     }
-    if zeroed_grains && stream {
-        return Err(Error::invalid("streamOptimized image can't enable zeroed grain")
-            .hint("leave out zeroed_grain: zeros take no space in a stream"));
-    }
     Ok(())
 }
 

@@ -63,6 +63,7 @@ impl Target for SparseTarget {
                 }
                 Ok(None)
             }
+            Allocate::Backed { .. } => Ok(None),
             Allocate::Data { len } => {
                 let run = self.split.first_run(at, len)?;
                 let offset = self.extents[run.extent].store(run.at, run.len)?;

@@ -141,6 +141,9 @@ impl Target for StreamTarget {
         match unit {
             Allocate::Zero { .. } => Ok(None),
             Allocate::Compressed { len } => self.append_grain(at, len).map(Some),
+            Allocate::Backed { .. } => {
+                Err(Error::invalid("streamOptimized images have no backing file"))
+            }
             Allocate::Data { .. } => {
                 Err(Error::invalid("streamOptimized stores compressed grains only"))
             }
