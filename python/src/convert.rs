@@ -29,6 +29,7 @@ pub(crate) struct ConvertArgs {
     reflink: String,
     offload: bool,
     recompress: bool,
+    trust_source: bool,
     verify: bool,
     digest: Option<String>,
     verify_manifest: bool,
@@ -139,6 +140,7 @@ impl ConvertArgs {
                 .reflink(reflink)
                 .offload(self.offload)
                 .recompress(self.recompress)
+                .trust_source(self.trust_source)
                 .verify(self.verify)
                 .verify_manifest(self.verify_manifest)
                 .durability(if self.durable { Durability::Flushed } else { Durability::Cached })

@@ -328,6 +328,25 @@ def test_unreadable_ranges_are_salvaged_and_reported(
     assert report.salvaged[0].error
 
 
+def test_damaged_clusters_are_copied_only_from_a_trusted_source(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    path = make("qcow2", "-c")
+    with diskimg.open(path) as image:
+        extent = next(e for e in image.map() if e.compressed)
+    data = bytearray(path.read_bytes())
+    table = int.from_bytes(data[40:48], "big")
+    table = int.from_bytes(data[table : table + 8], "big") & ((1 << 56) - 512)
+    entry = int.from_bytes(data[table + extent.start // 65536 * 8 :][:8], "big")
+    at = (entry & ((1 << 54) - 1)) + 4
+    data[at : at + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    with pytest.raises(diskimg.CorruptError):
+        diskimg.convert(path, tmp_path / "again.qcow2", compress=True)
+    report = diskimg.convert(path, tmp_path / "again.qcow2", compress=True, trust_source=True)
+    assert report.passed_bytes > 0
+
+
 def test_reports_contain_counts(raw: Path, tmp_path: Path, make: Callable[..., Path]) -> None:
     report = diskimg.convert(make("qcow2", "-c"), tmp_path / "again.qcow2", compress=True)
     assert report.passed_bytes > 0

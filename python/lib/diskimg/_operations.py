@@ -71,6 +71,7 @@ def convert(
     reflink: Literal["auto", "always", "never"] = "auto",
     offload: bool = False,
     recompress: bool = False,
+    trust_source: bool = False,
     verify: bool = False,
     digest: Literal["sha256", "blake3"] | None = None,
     verify_manifest: bool = True,
@@ -125,6 +126,8 @@ def convert(
         offload: Let the kernel copy data that cannot be shared (copy_file_range), without
             looking for zeros in them.
         recompress: Compress data again even if the compressed data could be copied as they are.
+        trust_source: Do not decompress data that are copied as they are. Damage is then copied,
+            and found when the output is read.
         verify: Before the output gets its name, open and read it again and compare it with the
             source. A file object cannot be verified.
         digest: Compute digests of the guest's bytes and of each file that is written (which is
@@ -192,6 +195,7 @@ def convert(
         "reflink": reflink,
         "offload": offload,
         "recompress": recompress,
+        "trust_source": trust_source,
         "verify": verify,
         "digest": digest,
         "verify_manifest": verify_manifest,

@@ -73,6 +73,7 @@ class ConvertArgs(TypedDict):
     reflink: str
     offload: bool
     recompress: bool
+    trust_source: bool
     verify: bool
     digest: str | None
     verify_manifest: bool

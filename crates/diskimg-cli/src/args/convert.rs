@@ -91,6 +91,9 @@ pub(crate) struct Args {
     /// Recompress data instead of copying compressed clusters from SRC
     #[arg(long)]
     recompress: bool,
+    /// Copy compressed clusters from SRC without decompressing them to find damage
+    #[arg(long)]
+    trust_source: bool,
     /// Read the new image back and compare it with SRC before it replaces DST
     #[arg(long)]
     verify: bool,
@@ -138,6 +141,8 @@ pub(crate) struct Job {
     pub(crate) reflink: Reflink,
     /// `--recompress`.
     pub(crate) recompress: bool,
+    /// `--trust-source`.
+    pub(crate) trust_source: bool,
     /// `--verify`.
     pub(crate) verify: bool,
     /// `--digest`.
@@ -223,6 +228,7 @@ impl Args {
             verify_manifest: !self.no_verify,
             reflink: self.reflink()?,
             recompress: self.recompress,
+            trust_source: self.trust_source,
             verify: self.verify,
             digest: self.digest.as_deref().map(str::parse).transpose()?,
             report: self.report,

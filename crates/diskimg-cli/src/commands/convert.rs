@@ -41,6 +41,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .verify_manifest(job.verify_manifest)
         .reflink(job.reflink)
         .recompress(job.recompress)
+        .trust_source(job.trust_source)
         .verify(job.verify)
         .target_is_zero(job.target_is_zero)
         .durability(job.durability)

@@ -35,8 +35,8 @@ pub(super) struct Encoding<'a> {
     pub(super) sharing: &'a Sharing,
     /// Whether compressed units are copied as stored where the target accepts them.
     pub(super) passes: bool,
-    /// Whether the guest's bytes are hashed. Units that are copied as stored are decoded too then.
-    pub(super) hashes: bool,
+    /// Whether units that are copied as stored are decoded too, to find damage or to hash them.
+    pub(super) decodes_passed: bool,
     /// Guest bytes in units copied as stored so far.
     pub(super) passed: AtomicU64,
     /// Buffers of completed tasks, for reuse by any worker: the worker that completes a task is
@@ -87,7 +87,7 @@ impl Encoding<'_> {
             let loaded = &task.loaded;
             let passes =
                 self.passes && self.pass(worker, input_run, loaded, &mut encoded, &mut passed)?;
-            if !passes || self.hashes {
+            if !passes || self.decodes_passed {
                 self.fetch(worker, input_run, loaded, part)?;
             }
         }

@@ -114,6 +114,7 @@ struct Settings<'a> {
     reflink: Reflink,
     offload: bool,
     recompress: bool,
+    trust_source: bool,
     verify: bool,
     digest: Option<DigestAlgorithm>,
     durability: Durability,
@@ -188,6 +189,7 @@ impl<'a> Convert<'a> {
                 reflink: Reflink::default(),
                 offload: false,
                 recompress: false,
+                trust_source: false,
                 verify: false,
                 digest: None,
                 durability: Durability::default(),
@@ -296,6 +298,15 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn recompress(mut self, yes: bool) -> Self {
         self.settings.recompress = yes;
+        self
+    }
+
+    /// Sets whether compressed units that are copied as stored are not decoded to find damage. The
+    /// conversion takes less time, but damage in the source is copied, and found when the output is
+    /// read.
+    #[must_use]
+    pub fn trust_source(mut self, yes: bool) -> Self {
+        self.settings.trust_source = yes;
         self
     }
 

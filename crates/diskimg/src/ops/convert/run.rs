@@ -230,7 +230,7 @@ impl Settings<'_> {
             digests: spec.wants_digest(),
             sharing,
             passes,
-            hashes: self.digest.is_some(),
+            decodes_passed: self.digest.is_some() || !self.trust_source,
             passed: AtomicU64::new(0),
             spare: Mutex::new(Vec::new()),
         };

@@ -73,6 +73,8 @@ fn units_of_the_same_codec_and_size_pass_through_unchanged() {
         let mut expected = report;
         expected.verified = true;
         assert_eq!(verified, expected);
+        let trusting = convert().trust_source(true).run(path("b")).unwrap();
+        assert_eq!(trusting.passed_bytes, expected.passed_bytes);
         assert!(std::fs::read(path("b")).unwrap() == first, "{format} {options}");
     }
 }
@@ -106,27 +108,52 @@ fn units_that_do_not_fit_the_target_are_compressed_again() {
     assert_eq!(passed(compressed(source(), Format::Qcow2, "").backing(backing)), 0);
 }
 
+/// Overwrites a part of the first compressed unit of an image.
+fn damage_first_unit(path: &Path, format: Format) {
+    let extent = open(path, format).extents(0..CLUSTER).unwrap().next().unwrap().unwrap();
+    let diskimg::extent::Kind::Encoded(unit) = &extent.kind else { panic!("{extent:?}") };
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 16], unit.host.offset + 4).unwrap();
+}
+
 #[test]
-fn damaged_units_pass_through_unless_verified_or_recompressed() {
+fn damaged_units_are_errors_unless_the_source_is_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     sample().write(&path("raw"));
     for (format, options) in KINDS {
         qemu_compressed(&path("raw"), &path("a"), format, options);
         let kind: Format = format.parse().unwrap();
-        let extent = open(&path("a"), kind).extents(0..CLUSTER).unwrap().next().unwrap().unwrap();
-        let diskimg::extent::Kind::Encoded(unit) = &extent.kind else {
-            panic!("{format} {options}: {extent:?}");
-        };
-        let file = std::fs::OpenOptions::new().write(true).open(path("a")).unwrap();
-        file.write_all_at(&[0xff; 16], unit.host.offset + 4).unwrap();
+        damage_first_unit(&path("a"), kind);
         let convert = || compressed(open(&path("a"), kind), kind, options);
-        assert!(convert().run(path("b")).unwrap().passed_bytes > 0);
-        for convert in [convert().verify(true), convert().recompress(true)] {
-            let error = convert.run(path("b")).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{format} {options}: {error}");
-        }
+        let error_of = |convert: Convert<'_>| convert.run(path("b")).unwrap_err().to_string();
+        // The error is the same whether or not the unit could have been copied.
+        let error = error_of(convert());
+        assert_eq!(error, error_of(convert().recompress(true)), "{format} {options}");
+        assert!(!path("b").exists());
+        let trusting = || convert().trust_source(true);
+        let error = trusting().verify(true).run(path("b")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{format} {options}: {error}");
+        assert!(trusting().run(path("b")).unwrap().passed_bytes > 0);
+        std::fs::remove_file(path("b")).unwrap();
+        // Salvage replaces the unit by zeros.
+        let report = convert().salvage(true).run(path("b")).unwrap();
+        assert_eq!(report.salvaged.len(), 1, "{format} {options}");
+        std::fs::remove_file(path("b")).unwrap();
     }
+}
+
+#[test]
+fn damaged_grains_do_not_pass_into_appliances() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    sample().write(&path("raw"));
+    qemu_compressed(&path("raw"), &path("a"), "vmdk", "subformat=streamOptimized");
+    damage_first_unit(&path("a"), Format::Vmdk);
+    let convert = || Convert::new(open(&path("a"), Format::Vmdk)).format(Format::Ova);
+    let error = convert().run(path("b.ova")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    convert().trust_source(true).run(path("b.ova")).unwrap();
 }
 
 #[test]
