@@ -157,6 +157,9 @@ impl<'a> Create<'a> {
         let mut size = self.options.size("size")?;
         self.options.take("size");
         size = self.size.or(size);
+        if self.options.get("backing_file") == Some("") {
+            return Err(Error::invalid("Expected backing file name, got empty string"));
+        }
         take_backing(&mut self.options, &mut self.backing);
         let mut base = None;
         if let Some(backing) = &mut self.backing

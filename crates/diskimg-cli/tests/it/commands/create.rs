@@ -82,6 +82,7 @@ fn the_message_precedes_the_refusal_of_a_value() {
         "create -f qcow2 -o encryption=maybe a.qcow2 64M",
         "create -f qcow2 -o foo=1 a.qcow2 64M",
         "create -f qcow2 -b missing -F raw a.qcow2",
+        "create -f qcow2 -o backing_file= a.qcow2 1M",
         "create -f qcow2 a.qcow2",
     ] {
         let (ours, theirs) = (lab.line(line), lab.qemu(line));
