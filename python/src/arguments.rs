@@ -25,6 +25,8 @@ pub(crate) struct OpenArgs {
     snapshot: Option<String>,
     disk: Option<String>,
     ignore_content_id: bool,
+    strict: bool,
+    salvage: bool,
     force_share: bool,
     direct: bool,
     memory_map: bool,
@@ -42,6 +44,8 @@ impl OpenArgs {
             .snapshot(self.snapshot.clone().map(SnapshotSelector::IdOrName))
             .disk(self.disk.clone())
             .ignore_content_id(self.ignore_content_id)
+            .strict(self.strict)
+            .salvage(self.salvage)
             .force_share(self.force_share)
             .secrets(self.secrets());
         Ok(match (self.memory_map, self.direct) {

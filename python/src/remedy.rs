@@ -19,6 +19,8 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::NameBackingFormat => "set backing_format",
         Remedy::OpenBackingFile => "the backing file must be opened",
         Remedy::IgnoreContentId => "ignore_content_id=True opens the image anyway",
+        Remedy::Salvage => "convert(…, salvage=True) reads what is left",
+        Remedy::AcceptContradictions => "without strict=True, it is a warning",
         Remedy::SkipManifest => "verify_manifest=False skips the verification",
         Remedy::ForceShare => "force_share=True reads it anyway",
         Remedy::AllowShrinking => "shrink=True allows it",

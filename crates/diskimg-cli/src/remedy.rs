@@ -26,6 +26,8 @@ fn option(remedy: Remedy) -> String {
         Remedy::NameBackingFormat => "name its format with -F",
         Remedy::OpenBackingFile => "the backing file must be opened: leave out -u",
         Remedy::IgnoreContentId => "--ignore-cid opens the image anyway",
+        Remedy::Salvage => "'diskimg convert --salvage' reads what is left",
+        Remedy::AcceptContradictions => "without --strict, it is a warning",
         Remedy::SkipManifest => "--no-verify skips the verification",
         Remedy::ForceShare => "-U reads it anyway",
         Remedy::AllowShrinking => "Use the --shrink option to perform a shrink operation.",

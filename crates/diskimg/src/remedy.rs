@@ -35,6 +35,12 @@ pub enum Remedy {
     /// Accept a parent whose content ID differs:
     /// [`OpenOptions::ignore_content_id`](crate::OpenOptions::ignore_content_id).
     IgnoreContentId,
+    /// Read what is left of a damaged image: [`OpenOptions::salvage`](crate::OpenOptions::salvage)
+    /// and [`Convert::salvage`](crate::Convert::salvage).
+    Salvage,
+    /// Accept contradictions: leave
+    /// [`OpenOptions::strict`](crate::OpenOptions::strict) unset.
+    AcceptContradictions,
     /// Do not verify the appliance against its manifest:
     /// [`Convert::verify_manifest`](crate::Convert::verify_manifest).
     SkipManifest,
@@ -106,6 +112,8 @@ impl fmt::Display for Remedy {
             Self::NameBackingFormat => "set Backing::format",
             Self::OpenBackingFile => "leave out Create::unsafe_backing",
             Self::IgnoreContentId => "OpenOptions::ignore_content_id opens the image anyway",
+            Self::Salvage => "OpenOptions::salvage and Convert::salvage read what is left",
+            Self::AcceptContradictions => "with OpenOptions::strict unset, it is a warning",
             Self::SkipManifest => "Convert::verify_manifest(false) skips the verification",
             Self::ForceShare => "OpenOptions::force_share opens it without a lock",
             Self::AllowShrinking => "Resize::shrink allows it",

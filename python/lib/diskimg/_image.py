@@ -40,6 +40,7 @@ def open(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     ignore_content_id: bool = False,
+    salvage: bool = False,
     force_share: bool = False,
     direct: bool = False,
     memory_map: bool = False,
@@ -61,7 +62,10 @@ def open(
         disk: The disk of an appliance (OVA): its number (from 1), file name or diskId.
         external_files: Which other files the image may refer to and have opened.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
-        ignore_content_id: Accept a parent that has changed since its child was created.
+        ignore_content_id: Accept a parent that has changed since its child was created, and a
+            VMDK that has a parent's content ID but not its name.
+        salvage: Open a damaged or truncated streamOptimized VMDK, also in an appliance, and find
+            the data that is left. Reading what may be missing raises `CorruptError`.
         force_share: Do not lock the image's files, even if another process is writing to them.
         direct: Bypass the page cache (O_DIRECT).
         memory_map: Map the image's files into memory, so that `Image.cluster` returns stored
@@ -87,6 +91,7 @@ def open(
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,
+        salvage=salvage,
         force_share=force_share,
         direct=direct,
         memory_map=memory_map,

@@ -75,6 +75,7 @@ def convert(
     verify: bool = False,
     digest: Literal["sha256", "blake3"] | None = None,
     verify_manifest: bool = True,
+    strict: bool = False,
     salvage: bool = False,
     rate_limit: int | None = None,
     durable: bool = True,
@@ -119,7 +120,8 @@ def convert(
             `True` shows a progress bar (tqdm's if it is installed).
         external_files: Which other files the source and ``backing`` may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
-        ignore_content_id: Accept a parent that has changed since its child was created.
+        ignore_content_id: Accept a parent that has changed since its child was created, and a
+            VMDK that has a parent's content ID but not its name.
         force_share: Do not lock the image's files, even if another process is writing to them.
         reflink: Whether stored data share their blocks with the source: ``auto`` (where
             possible), ``always`` (or fail) or ``never``.
@@ -133,7 +135,10 @@ def convert(
         digest: Compute digests of the guest's bytes and of each file that is written (which is
             read again for this): `Report.digests`.
         verify_manifest: Verify an appliance against its manifest first.
-        salvage: Replace data that cannot be read with zeros; `Report.salvaged` lists them.
+        strict: Raise an exception if the manifest does not list the descriptor or the descriptor
+            states a wrong file size; by default these are in `Report.warnings`.
+        salvage: Replace data that cannot be read with zeros; `Report.salvaged` lists them. Opens
+            damaged images as `open` does with ``salvage``.
         rate_limit: Maximum number of bytes written per second.
         durable: Flush the output to stable storage before it gets its name.
         direct: Bypass the page cache for reading and writing (O_DIRECT).
@@ -165,6 +170,8 @@ def convert(
         snapshot=snapshot,
         disk=disk,
         ignore_content_id=ignore_content_id,
+        strict=strict,
+        salvage=salvage,
         force_share=force_share,
         direct=direct,
         secrets=secrets,

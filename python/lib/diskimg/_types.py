@@ -49,6 +49,8 @@ class OpenArgs(TypedDict):
     snapshot: str | None
     disk: str | None
     ignore_content_id: bool
+    strict: bool
+    salvage: bool
     force_share: bool
     direct: bool
     memory_map: bool
@@ -166,6 +168,8 @@ def open_args(
     snapshot: str | None = None,
     disk: str | int | None = None,
     ignore_content_id: bool = False,
+    strict: bool = False,
+    salvage: bool = False,
     force_share: bool = False,
     direct: bool = False,
     memory_map: bool = False,
@@ -179,6 +183,8 @@ def open_args(
         "snapshot": snapshot,
         "disk": None if disk is None else str(disk),
         "ignore_content_id": ignore_content_id,
+        "strict": strict,
+        "salvage": salvage,
         "force_share": force_share,
         "direct": direct,
         "memory_map": memory_map,

@@ -62,9 +62,12 @@ pub(crate) struct Args {
     /// With -n: assume that DST reads as zeros
     #[arg(long)]
     target_is_zero: bool,
-    /// Replace unreadable data with zeros and continue
+    /// Replace unreadable data with zeros and continue; search damaged streams for their data
     #[arg(long)]
     salvage: bool,
+    /// Treat contradictions in an OVA or OVF source as errors, not as warnings
+    #[arg(long)]
+    strict: bool,
     /// Do not verify an OVA or OVF source against its manifest
     #[arg(long)]
     no_verify: bool,
@@ -286,7 +289,8 @@ impl Args {
         let caching = common::caching(self.source_cache.as_deref());
         let input = |name| {
             let mut input = Input::new(name, self.source_format.as_deref(), policy)?;
-            input.options = input.options.snapshot(snapshot.clone()).caching(caching);
+            let options = input.options.snapshot(snapshot.clone()).caching(caching);
+            input.options = options.strict(self.strict).salvage(self.salvage);
             Ok(input)
         };
         self.files.iter().map(input).collect()

@@ -34,9 +34,14 @@ impl Subject<'_> {
         self.source.len()
     }
 
-    /// Returns the context for opening the image: metadata only, and no other file.
+    /// Returns the context for opening the image: metadata only, all of it, and no other file.
     pub(crate) fn context(&self) -> OpenContext<'_> {
-        OpenContext { metadata_only: true, probed: true, ..OpenContext::isolated(self.limits) }
+        OpenContext {
+            metadata_only: true,
+            strict: true,
+            probed: true,
+            ..OpenContext::isolated(self.limits)
+        }
     }
 
     /// Opens the image in this format.

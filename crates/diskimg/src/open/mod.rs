@@ -59,6 +59,8 @@ pub struct OpenOptions {
     with_chain: bool,
     with_extents: bool,
     ignore_content_id: bool,
+    strict: bool,
+    salvage: bool,
     force_share: bool,
     read_mode: ReadMode,
     alone: bool,
@@ -96,6 +98,12 @@ pub(crate) struct OpenContext<'a> {
     pub(crate) snapshot: Option<&'a SnapshotSelector>,
     /// Disk of an appliance to read.
     pub(crate) disk: Option<&'a str>,
+    /// Accept contradictions about the parent's content ID.
+    pub(crate) ignore_content_id: bool,
+    /// Contradictions that are warnings otherwise are errors.
+    pub(crate) strict: bool,
+    /// Find as much of a damaged image's data as possible.
+    pub(crate) salvage: bool,
     /// Guest bytes will not be read, so other files need not be opened.
     pub(crate) metadata_only: bool,
     /// With `metadata_only`: open other files that contain the image's tables nevertheless.
@@ -181,7 +189,8 @@ impl OpenOptions {
 
     /// Opens the image only for [`info`](Image::info) and [`check`](Image::check). Backing files
     /// and data files are not opened, so guest bytes must not be read: those of a backing file
-    /// would read as zeros.
+    /// would read as zeros. The tables that locate guest bytes may be missing, as in the first 64
+    /// KiB of an image.
     #[must_use]
     pub fn metadata_only(mut self, yes: bool) -> Self {
         self.metadata_only = yes;
@@ -207,10 +216,34 @@ impl OpenOptions {
 
     /// Accepts a backing file whose content ID (VMDK's CID) does not match, because it was modified
     /// after the overlay was created or is a different image. The guest's bytes may then be
-    /// inconsistent.
+    /// inconsistent. Also accepts an image that records the content ID of a backing file but no
+    /// name, as an image without a backing file, and one that records a name but no content ID.
     #[must_use]
     pub fn ignore_content_id(mut self, yes: bool) -> Self {
         self.ignore_content_id = yes;
+        self
+    }
+
+    /// Treats contradictions in an appliance that do not affect the data of its disks as errors,
+    /// when the appliance is verified ([`Convert::verify_manifest`](crate::Convert::verify_manifest)):
+    /// a manifest without the descriptor, and a wrong file size in the descriptor. By default, they
+    /// are [warnings](Image::warnings).
+    ///
+    /// With [`metadata_only`](Self::metadata_only), treats missing tables as an error. By default,
+    /// the notes of [`info`](Image::info) mention them.
+    #[must_use]
+    pub fn strict(mut self, yes: bool) -> Self {
+        self.strict = yes;
+        self
+    }
+
+    /// Opens a damaged or truncated image whose tables are missing, and searches its file for the
+    /// data that is left: the grains of a streamOptimized VMDK, also in an appliance. Reading the
+    /// ranges whose data may be missing fails; [`Convert::salvage`](crate::Convert::salvage)
+    /// replaces them with zeros. An appliance is not verified against its manifest then.
+    #[must_use]
+    pub fn salvage(mut self, yes: bool) -> Self {
+        self.salvage = yes;
         self
     }
 
@@ -300,6 +333,9 @@ impl OpenOptions {
         OpenContext {
             resolver,
             secrets: &self.secrets,
+            ignore_content_id: self.ignore_content_id,
+            strict: self.strict,
+            salvage: self.salvage,
             metadata_only: self.metadata_only,
             with_extents: self.with_extents,
             with_parent: self.with_parent(),
@@ -468,11 +504,20 @@ impl<'a> OpenContext<'a> {
             node: None,
             snapshot: None,
             disk: None,
+            ignore_content_id: false,
+            strict: false,
+            salvage: false,
             metadata_only: false,
             with_extents: false,
             with_parent: false,
             probed: false,
         }
+    }
+
+    /// Returns true if the tables of a damaged image may be missing, because only its metadata is
+    /// reported.
+    pub(crate) fn tolerates_damage(&self) -> bool {
+        self.metadata_only && !self.strict
     }
 
     /// Returns an error if a snapshot is selected, for formats without internal snapshots.

@@ -22,6 +22,66 @@ fn a_modified_parent_is_an_error_without_ignore_cid() {
 }
 
 #[test]
+fn a_parent_without_a_name_is_an_error_without_ignore_cid() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O vmdk a.raw a.vmdk").ok();
+    let image = lab.read("a.vmdk");
+    let cid = image.windows(19).position(|w| w == b"\nparentCID=ffffffff").expect("a CID");
+    write_at(&lab.path("a.vmdk"), cid as u64, b"\nparentCID=abcdef01");
+    for line in ["convert a.vmdk out.raw", "map a.vmdk", "compare a.raw a.vmdk"] {
+        let error = lab.line(line).err;
+        assert!(error.contains("abcdef01") && error.contains("--ignore-cid"), "{line}: {error}");
+    }
+    assert!(lab.line("info a.vmdk").ok().contains("note: parentCID is abcdef01"));
+    assert_eq!(lab.line("check a.vmdk").code, Some(2));
+    lab.line("check --ignore-cid a.vmdk").ok();
+    lab.line("info --ignore-cid a.vmdk").ok();
+    lab.line("map --ignore-cid a.vmdk").ok();
+    lab.line("convert --ignore-cid a.vmdk out.raw").ok();
+    assert_eq!(lab.read("out.raw"), lab.read("a.raw"));
+}
+
+#[test]
+fn an_extent_alone_is_an_error_that_names_the_descriptor() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O vmdk -o subformat=twoGbMaxExtentSparse a.raw a.vmdk").ok();
+    for line in ["convert a-s001.vmdk out.raw", "info a-s001.vmdk", "check a-s001.vmdk"] {
+        let error = lab.line(line).fails(1);
+        assert!(error.contains("probably 'a.vmdk'"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn a_flat_extent_alone_is_a_raw_disk_with_a_warning_unless_the_format_is_named() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("convert -O vmdk -o subformat=twoGbMaxExtentFlat a.raw a.vmdk").ok();
+    let ran = lab.line("convert -O raw a-f001.vmdk out.raw");
+    assert!(ran.code == Some(0) && ran.err.contains("'a.vmdk' describes all of it"), "{ran:?}");
+    assert!(lab.line("info a-f001.vmdk").ok().contains("note: the name is that of an extent"));
+    lab.line("convert -f raw -O raw a-f001.vmdk out.raw").ok();
+}
+
+#[test]
+fn a_truncated_stream_is_salvaged() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("convert -O vmdk -o subformat=streamOptimized a.raw a.vmdk").ok();
+    let mut bytes = lab.read("a.vmdk");
+    bytes.truncate(bytes.len() - 600);
+    std::fs::write(lab.path("a.vmdk"), bytes).expect("writes");
+    let error = lab.line("convert a.vmdk out.raw").fails(1);
+    assert!(error.contains("'diskimg convert --salvage' reads what is left"), "{error}");
+    let salvaged = lab.line("convert --salvage a.vmdk out.raw");
+    assert_eq!(salvaged.code, Some(0), "{}", salvaged.err);
+    assert!(salvaged.err.contains("were found by their markers"), "{}", salvaged.err);
+    assert_eq!(lab.read("out.raw"), lab.read("a.raw"));
+    assert_eq!(lab.line("check a.vmdk").code, Some(2));
+}
+
+#[test]
 fn tolerated_damage_is_a_warning() {
     let lab = Lab::new();
     lab.raw("a.raw");

@@ -16,11 +16,28 @@ pub(crate) struct Raw {
     files: [Arc<dyn Source>; 1],
     /// Length of the source when it was opened. Shrinking later is an error.
     size: u64,
+    /// Name of the VMDK descriptor of which the file may be an extent, by its own name.
+    extent_of: Option<String>,
 }
 
 impl Raw {
     pub(crate) fn new(source: Arc<dyn Source>) -> Self {
-        Self { size: source.len(), files: [source] }
+        Self { size: source.len(), files: [source], extent_of: None }
+    }
+
+    /// Has [`Layer::warnings`] mention that the file may be only a part of a disk, if it has the
+    /// name of one.
+    #[cfg(feature = "vmdk")]
+    pub(super) fn with_name_checked(mut self) -> Self {
+        let name = self.files[0].path().and_then(std::path::Path::file_name);
+        let name = name.map(std::ffi::OsStr::to_string_lossy);
+        self.extent_of = name.and_then(|name| crate::formats::vmdk::descriptor_name(&name));
+        self
+    }
+
+    #[cfg(not(feature = "vmdk"))]
+    pub(super) fn with_name_checked(self) -> Self {
+        self
     }
 }
 
@@ -68,7 +85,7 @@ impl Layer for Raw {
 
     fn details(&self) -> Details {
         let size = self.size;
-        let mut notes = Vec::new();
+        let mut notes = self.warnings();
         if !size.is_multiple_of(512) {
             let padded = size.next_multiple_of(512);
             notes.push(format!(
@@ -77,5 +94,15 @@ impl Layer for Raw {
             ));
         }
         Details { children: vec![("file".into(), 0)], notes, ..Details::default() }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let warning = |descriptor: &String| {
+            format!(
+                "the name is that of an extent of a VMDK, which may be only a part of the disk: \
+                 '{descriptor}' describes all of it"
+            )
+        };
+        self.extent_of.iter().map(warning).collect()
     }
 }

@@ -26,7 +26,9 @@ pub(crate) static DRIVER: Driver = Driver {
     sector: 1,
     open: |source, context| {
         context.refuse_snapshot(crate::Format::Raw)?;
-        Ok(std::sync::Arc::new(Raw::new(source)))
+        let raw = Raw::new(source);
+        // If the caller names the format, this is what is wanted.
+        Ok(std::sync::Arc::new(if context.probed { raw.with_name_checked() } else { raw }))
     },
     require: None,
     create: target::create,

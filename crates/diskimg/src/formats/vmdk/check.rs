@@ -12,13 +12,17 @@
 
 use super::SECTOR;
 use super::header::Flags;
-use super::sparse::{GTE_ZEROED, SparseExtent};
-use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MetaDataMarker};
+use super::scan::Scan;
+use super::sparse::{GTE_ZEROED, SparseExtent, grain_start};
+use super::stream::{GrainMarker, MARKER_EOS, MARKER_FOOTER, MARKER_PROGRESS, MetaDataMarker};
 use crate::error::{Error, Result};
 use crate::model::extent::Kind;
 use crate::report::check::{CheckReport, Code, Finding};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use zerocopy::FromBytes;
+
+/// Maximum number of ranges of missing grains that a finding lists.
+const MAX_LOST: usize = 8;
 
 /// Checks `extent`, reports the findings and adds them to `counts`.
 ///
@@ -33,6 +37,7 @@ pub(super) fn check(
     let shared = check.shared_tables();
     check.tables(&shared);
     check.redundant_tables();
+    check.missing_tables()?;
     if extent.header().flags.contains(Flags::MARKERS) {
         check.stream()?;
     }
@@ -261,6 +266,37 @@ impl Check<'_> {
         }
     }
 
+    /// Reports that the tables cannot be read, and which grains may be missing in addition.
+    fn missing_tables(&mut self) -> Result<()> {
+        let extent = self.extent;
+        let (header, Some(why)) = (extent.header(), extent.missing()) else { return Ok(()) };
+        self.findings.corruption(why.to_owned());
+        if !header.compressed || !header.flags.contains(Flags::MARKERS) {
+            return Ok(());
+        }
+        let scan = Scan::of(extent.source(), header, extent.check_bytes())?;
+        let grain = header.grain_bytes();
+        let size = scan.len();
+        let lost: Vec<_> = scan
+            .lost()
+            .iter()
+            .take(MAX_LOST)
+            .map(|lost| {
+                format!("{:#x} to {:#x}", lost.start * grain, (lost.end * grain).min(extent.size()))
+            })
+            .collect();
+        let lost = match (lost.is_empty(), scan.lost().len() > MAX_LOST) {
+            (true, _) => "no others are missing".to_owned(),
+            (false, more) => format!(
+                "others may be missing at guest offsets {}{}",
+                lost.join(", "),
+                if more { ", …" } else { "" }
+            ),
+        };
+        self.findings.corruption(format!("{size} grains can be found by their markers; {lost}"));
+        Ok(())
+    }
+
     /// Follows the markers, starting at the first grain, and reports grains that no table
     /// references. A missing end-of-stream marker is not reported: such streams are common.
     fn stream(&mut self) -> Result<()> {
@@ -274,6 +310,7 @@ impl Check<'_> {
             let (value, size) = (marker.value.get(), u64::from(marker.size.get()));
             let len = match (size, marker.kind.get()) {
                 (0, MARKER_EOS) => break,
+                (0, MARKER_PROGRESS) => Some(SECTOR),
                 (0, kind) if kind <= MARKER_FOOTER => {
                     value.checked_mul(SECTOR).and_then(|len| len.checked_add(SECTOR))
                 }
@@ -305,11 +342,7 @@ impl Check<'_> {
     }
 
     fn stream_grain(&mut self, lba: u64, at: u64) {
-        let header = self.extent.header();
-        let guest = lba.checked_mul(SECTOR).filter(|guest| {
-            *guest < self.extent.size() && guest.is_multiple_of(header.grain_bytes())
-        });
-        let Some(guest) = guest else {
+        let Some(guest) = grain_start(lba, self.extent.header()) else {
             self.findings.corruption(format!(
                 "the marker at offset {at:#x} says sector {lba}, where no grain starts"
             ));

@@ -211,7 +211,7 @@ fn corrupt(message: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sparse::SparseExtent;
+    use super::super::sparse::{OnDamage, SparseExtent};
     use super::super::tables::MemoryBudget;
     use super::*;
     use crate::formats::vmdk::tests::esx::{Cowd, Grain, Grains, guest, put};
@@ -234,7 +234,13 @@ mod tests {
     fn open(file: Vec<u8>) -> Result<SparseExtent> {
         let source = Arc::new(MemorySource::new(file));
         let header = read_header(&*source)?.header;
-        SparseExtent::open(source, header, &Limits::default(), MemoryBudget::default())
+        SparseExtent::open(
+            source,
+            header,
+            &Limits::default(),
+            MemoryBudget::default(),
+            OnDamage::Fail,
+        )
     }
 
     fn variant(file: Vec<u8>) -> Result<CowdVariant> {

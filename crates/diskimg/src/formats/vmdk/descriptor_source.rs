@@ -2,7 +2,7 @@
 
 use super::cowd::{self, CowdHeader, CowdVariant};
 use super::descriptor::{Descriptor, looks_like_one};
-use super::extent_line::{ExtentLine, shortened};
+use super::extent_line::{ExtentLine, descriptor_name, shortened};
 use super::header::{Header, MAGIC};
 use super::sparse::read_header;
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, read};
@@ -12,6 +12,8 @@ use crate::open::limits::Limits;
 use crate::open::probe::ProbeBuffer;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The file that contains the descriptor.
@@ -34,7 +36,7 @@ impl DescriptorSource {
         let mut head = vec![0; to_usize(source.len().min(to_u64(ProbeBuffer::HEAD)))];
         read(&*source, &mut head, 0, "VMDK header")?;
         if head.starts_with(&SESPARSE_MAGIC) {
-            return Err(no_descriptor("an seSparse extent"));
+            return Err(no_descriptor(&*source, "an seSparse extent"));
         }
         if head.starts_with(&COWD_MAGIC) {
             let header = standalone_cowd(&*source)?;
@@ -71,7 +73,7 @@ impl DescriptorSource {
 fn standalone_cowd(source: &dyn Source) -> Result<Header> {
     let CowdHeader { header, variant } = cowd::read_header(source)?;
     match variant {
-        CowdVariant::Esx => Err(no_descriptor("a COWD (vmfsSparse) extent")),
+        CowdVariant::Esx => Err(no_descriptor(source, "a COWD (vmfsSparse) extent")),
         CowdVariant::Hosted { parent: Some(parent), .. } => Err(Error::unsupported(format!(
             "a COWD child disk of VMware 2 or 3, whose parent is '{}'",
             parent.name
@@ -83,16 +85,19 @@ fn standalone_cowd(source: &dyn Source) -> Result<Header> {
 
 /// The error for an extent that was opened instead of its descriptor. Its data may be incomplete:
 /// one of several extents, or only the changes relative to a parent.
-fn no_descriptor(what: &str) -> Error {
+fn no_descriptor(source: &dyn Source, what: &str) -> Error {
+    let name = source.path().and_then(Path::file_name).map(OsStr::to_string_lossy);
+    let named = name.and_then(|name| descriptor_name(&name));
+    let descriptor = named.map_or_else(String::new, |name| format!(", probably '{name}'"));
     Error::unsupported(format!(
         "{what} without a descriptor: one of several extents of a disk, or changes relative to a \
          parent"
     ))
-    .hint(
-        "open the descriptor that lists the extent; if it is lost, write one with a line \
-         'RW SECTORS TYPE \"FILE\"' for each extent and, for a child disk, parentCID and \
+    .hint(format!(
+        "open the descriptor that lists the extent{descriptor}; if it is lost, write one with a \
+         line 'RW SECTORS TYPE \"FILE\"' for each extent and, for a child disk, parentCID and \
          parentFileNameHint",
-    )
+    ))
 }
 
 fn embedded_descriptor(
@@ -100,8 +105,9 @@ fn embedded_descriptor(
     header: &Header,
     limits: &Limits,
 ) -> Result<Descriptor> {
+    let alone = || no_descriptor(source, &format!("an extent of {} sectors", header.capacity));
     if header.descriptor_offset == 0 {
-        return Err(no_descriptor(&format!("an extent of {} sectors", header.capacity)));
+        return Err(alone());
     }
     let at = header.descriptor_offset * SECTOR;
     let len = match header.descriptor_sectors * SECTOR {
@@ -118,7 +124,13 @@ fn embedded_descriptor(
         .hint("the file is probably truncated"));
     }
     // Bytes after the end of an embedded text may be left over from a longer one.
-    read_descriptor(source, at, len, limits).map(|(descriptor, _)| descriptor)
+    let (descriptor, rest) = read_descriptor(source, at, len, limits)?;
+    // QEMU reserves space for a descriptor in each extent, but leaves it empty.
+    let is_empty = descriptor.extents.is_empty() && to_u64(rest.len()) == len;
+    match is_empty && header.capacity > 0 {
+        true => Err(alone()),
+        false => Ok(descriptor),
+    }
 }
 
 /// Reads a descriptor that is a separate file. QEMU may leave the end of a longer, older text after

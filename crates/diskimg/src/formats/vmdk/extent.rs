@@ -14,7 +14,7 @@
 use super::extent_line::{Access, ExtentKind, ExtentLine};
 use super::header::{Header, MAGIC};
 use super::sesparse::SeSparseExtent;
-use super::sparse::{SparseExtent, read_header};
+use super::sparse::{OnDamage, SparseExtent, read_header};
 use super::tables::MemoryBudget;
 use super::{COWD_MAGIC, SESPARSE_MAGIC, check, cowd};
 use crate::error::{Error, ErrorKind, Result};
@@ -298,7 +298,13 @@ impl ExtentOpener<'_> {
             }
         };
         require_size(header.capacity, header.grain_sectors, line)?;
-        let extent = SparseExtent::open(source, header, &self.limits, self.budget.clone())?;
+        let on_damage = match self.context {
+            context if context.tolerates_damage() => OnDamage::Report,
+            context if context.salvage => OnDamage::Scan,
+            _ => OnDamage::Fail,
+        };
+        let (limits, budget) = (&self.limits, self.budget.clone());
+        let extent = SparseExtent::open(source, header, limits, budget, on_damage)?;
         self.charge(extent.table_memory());
         Ok(Layout::Sparse(extent))
     }
@@ -523,6 +529,9 @@ impl VmdkExtent {
     pub(super) fn notes(&self, files: &[Arc<dyn Source>]) -> Vec<String> {
         let mut notes = Vec::new();
         let line = &self.line.text;
+        if let Layout::Sparse(extent) = &self.layout {
+            notes.extend(extent.missing().map(|why| format!("the grains cannot be read: {why}")));
+        }
         match &self.layout {
             Layout::Sparse(extent) if extent.header().unclean => notes.push(format!(
                 "extent line '{line}': the extent was not closed properly; its tables may be \

@@ -168,6 +168,19 @@ pub(super) fn shortened(line: &str) -> String {
     line.chars().take(120).collect()
 }
 
+/// Returns the name of the descriptor that lists the extent file `name`, if it is named as VMware's
+/// programs name extents: `disk.vmdk` for `disk-s001.vmdk` and `disk-flat.vmdk`.
+pub(crate) fn descriptor_name(name: &str) -> Option<String> {
+    const SUFFIXES: [&str; 6] = ["flat", "delta", "sesparse", "pt", "rdm", "rdmp"];
+    let (stem, extension) = name.rsplit_once('.')?;
+    let (base, suffix) = stem.rsplit_once('-')?;
+    let is_number = |digits: &str| digits.len() >= 3 && digits.bytes().all(|b| b.is_ascii_digit());
+    let is_numbered = suffix.strip_prefix(['s', 'f', 'b']).is_some_and(is_number);
+    let is_extent = is_numbered || SUFFIXES.contains(&suffix);
+    (extension.eq_ignore_ascii_case("vmdk") && is_extent && !base.is_empty())
+        .then(|| format!("{base}.{extension}"))
+}
+
 fn next_word(text: &str) -> (&str, &str) {
     let text = text.trim_start();
     let end = text.find(|c: char| c.is_whitespace()).unwrap_or(text.len());
@@ -187,6 +200,23 @@ fn number(what: &str, word: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_an_extent_leads_to_its_descriptor() {
+        for (name, descriptor) in [
+            ("disk-s001.vmdk", Some("disk.vmdk")),
+            ("a-b-f012.VMDK", Some("a-b.VMDK")),
+            ("d/disk-000001-delta.vmdk", Some("d/disk-000001.vmdk")),
+            ("disk-flat.vmdk", Some("disk.vmdk")),
+            ("disk-disk1.vmdk", None),
+            ("disk-s1.vmdk", None),
+            ("-flat.vmdk", None),
+            ("disk-s001.raw", None),
+            ("disk.vmdk", None),
+        ] {
+            assert_eq!(descriptor_name(name).as_deref(), descriptor, "{name}");
+        }
+    }
 
     #[test]
     fn extent_lines_of_every_form_are_parsed() {

@@ -164,6 +164,11 @@ impl Header {
         (self.capacity * SECTOR).div_ceil(self.table_cover())
     }
 
+    /// Number of grains; the last one may be short.
+    pub(super) fn grains(&self) -> u64 {
+        (self.capacity * SECTOR).div_ceil(self.grain_bytes())
+    }
+
     /// Number of sectors per grain table.
     pub(super) fn table_sectors(&self) -> u64 {
         (u64::from(self.gtes) * 4).div_ceil(SECTOR)

@@ -1,5 +1,6 @@
 //! Reading VMDK: the descriptor lists the extents, and the extents locate the guest bytes.
 
+use super::check::Findings;
 use super::descriptor::{Descriptor, NO_PARENT};
 use super::descriptor_source::DescriptorSource;
 use super::extent::{Layout, OpenExtents, VmdkExtent};
@@ -24,6 +25,8 @@ pub(crate) struct Vmdk {
     descriptor: Descriptor,
     extents: OpenExtents,
     parent: Parent,
+    /// Whether a contradiction about the parent's content ID is accepted.
+    ignore_content_id: bool,
     disk_layout: DiskLayout,
     /// Whether any extent is flat.
     has_flat_extent: bool,
@@ -39,7 +42,8 @@ impl Vmdk {
         let grain_sizes = extents.list.iter().filter_map(VmdkExtent::grain_bytes);
         let disk_layout = DiskLayout { size, cluster_size: grain_sizes.min().unwrap_or(1) };
         let has_flat_extent = extents.list.iter().any(VmdkExtent::is_flat);
-        Ok(Self { descriptor, extents, parent, disk_layout, has_flat_extent })
+        let ignore_content_id = context.ignore_content_id;
+        Ok(Self { descriptor, extents, parent, ignore_content_id, disk_layout, has_flat_extent })
     }
 
     /// Returns `createType` as QEMU reports it: a single compressed extent is a stream.
@@ -93,6 +97,7 @@ impl Vmdk {
         for extent in &self.extents.list {
             notes.extend(extent.notes(&self.extents.files));
         }
+        notes.extend(parent::contradiction(&self.descriptor));
         if let Parent::Uuid(uuid) = &self.parent {
             notes.push(format!(
                 "a VirtualBox differencing image: it contains only the changes relative to its \
@@ -215,6 +220,10 @@ impl Layer for Vmdk {
 
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let mut counts = CheckReport::default();
+        let contradiction = parent::contradiction(&self.descriptor);
+        if let Some(message) = contradiction.filter(|_| !self.ignore_content_id) {
+            Findings { report, counts: &mut counts }.corruption(message);
+        }
         for extent in &self.extents.list {
             extent.check(&self.extents.files, report, &mut counts)?;
         }

@@ -46,6 +46,7 @@ mod inspect;
 mod layer;
 mod parent;
 mod parent_search;
+mod scan;
 mod sesparse;
 mod sparse;
 mod stream;
@@ -61,6 +62,7 @@ use crate::open::probe::ProbeBuffer;
 use crate::storage::number::to_usize;
 use crate::storage::source::Source;
 
+pub(crate) use extent_line::descriptor_name;
 pub(crate) use layer::Vmdk;
 
 /// The unit of every offset and size.

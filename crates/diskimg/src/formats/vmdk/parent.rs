@@ -16,6 +16,7 @@ use crate::model::format::Format;
 use crate::model::layer::{ParentLocator, ParentReference};
 use crate::open::OpenContext;
 use crate::open::external_files::ExternalFiles;
+use crate::remedy::Remedy;
 use crate::storage::source::Source;
 
 /// How error messages call the parent.
@@ -35,7 +36,9 @@ pub(super) enum Parent {
     Uuid(String),
 }
 
-/// Locates the parent of the disk that `descriptor` describes and that is stored in `own`.
+/// Locates the parent of the disk that `descriptor` describes and that is stored in `own`. The name
+/// counts if the descriptor contradicts itself and that is accepted: for the image's metadata, or
+/// because the caller ignores content IDs.
 ///
 /// # Errors
 /// [`Corrupt`](crate::ErrorKind::Corrupt) if the descriptor contradicts itself. If the parent is
@@ -46,7 +49,14 @@ pub(super) fn parent_of(
     own: &dyn Source,
     context: &OpenContext<'_>,
 ) -> Result<Parent> {
-    let corrupt = |message| Err(Error::corrupt("VMDK descriptor", message));
+    if let Some(message) = contradiction(descriptor)
+        && !context.ignore_content_id
+        && !context.tolerates_damage()
+    {
+        return Err(Error::corrupt("VMDK descriptor", message)
+            .hint("without its parent, a child is not a complete disk")
+            .with_remedy(Remedy::IgnoreContentId));
+    }
     let reference = |name: String, locator| ParentReference {
         name,
         locator,
@@ -67,17 +77,25 @@ pub(super) fn parent_of(
                 })
             }
         },
-        (NO_PARENT, Some(hint)) => corrupt(format!(
-            "parentCID is ffffffff (no parent), but parentFileNameHint is '{hint}'"
-        )),
-        (cid, None) => corrupt(format!(
+        (_, None) => Ok(Parent::None),
+        (cid, Some(hint)) => Ok(Parent::Known {
+            reference: reference(hint.to_owned(), locator(hint, context)?),
+            content_id: (cid != NO_PARENT).then(|| content_id_text(cid)),
+        }),
+    }
+}
+
+/// Describes the contradiction if the descriptor has only one of the parent's content ID and name.
+pub(super) fn contradiction(descriptor: &Descriptor) -> Option<String> {
+    match (descriptor.parent_cid, descriptor.parent_hint.as_deref()) {
+        (NO_PARENT, Some(hint)) => {
+            Some(format!("parentCID is ffffffff (no parent), but parentFileNameHint is '{hint}'"))
+        }
+        (NO_PARENT, None) | (_, Some(_)) => None,
+        (cid, None) => Some(format!(
             "parentCID is {}, but parentFileNameHint is missing",
             content_id_text(cid)
         )),
-        (cid, Some(hint)) => Ok(Parent::Known {
-            reference: reference(hint.to_owned(), locator(hint, context)?),
-            content_id: Some(content_id_text(cid)),
-        }),
     }
 }
 

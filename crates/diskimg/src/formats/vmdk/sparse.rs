@@ -11,13 +11,16 @@
 //! grain table, a table entry the sector number of a grain.
 
 use super::header::{GD_AT_END, Header};
-use super::stream::{self, GrainMarker};
+use super::scan::Scan;
+use super::stream;
+pub(super) use super::stream::GrainMarker;
 use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
 use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
+use crate::remedy::Remedy;
 use crate::storage::codec::Codec;
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use crate::storage::source::Source;
@@ -53,8 +56,23 @@ pub(super) struct SparseExtent {
     /// Number of times that a redundant table was used instead of a damaged one.
     replaced_tables: AtomicU64,
     tables: TableCache<u32>,
+    /// Why directory and tables cannot be read, if the extent was opened nevertheless.
+    missing: Option<String>,
+    /// The grains that were found by their markers, if damage is to be salvaged.
+    scan: Option<Scan>,
     /// [`Limits::check_bytes`].
     check_bytes: u64,
+}
+
+/// What happens if the tables of an extent are missing or damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnDamage {
+    /// Opening fails.
+    Fail,
+    /// The extent is opened for its metadata.
+    Report,
+    /// The grains are searched for, if they have markers.
+    Scan,
 }
 
 impl SparseExtent {
@@ -62,52 +80,71 @@ impl SparseExtent {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if the grains or both directories are beyond the end
-    /// of the file, [`Limit`](crate::ErrorKind::Limit) if the grains or the directory are too
-    /// large, [`Io`](crate::ErrorKind::Io); otherwise as [`stream::read_footer`].
+    /// of the file, unless `on_damage` allows it; [`Limit`](crate::ErrorKind::Limit) if the grains
+    /// or the directory are too large, [`Io`](crate::ErrorKind::Io); otherwise as
+    /// [`stream::read_footer`].
     pub(super) fn open(
         source: Arc<dyn Source>,
         header: Header,
         limits: &Limits,
         budget: MemoryBudget,
+        on_damage: OnDamage,
     ) -> Result<Self> {
-        if header.over_head * SECTOR > source.len() {
-            return Err(Error::corrupt(
-                "VMDK header",
-                format!(
-                    "the first grain is at {:#x}, beyond the end of the file at {:#x}",
-                    header.over_head * SECTOR,
-                    source.len()
-                ),
-            )
-            .at(0)
-            .hint("the file is probably truncated"));
-        }
         let grain = header.grain_sectors * SECTOR;
         if header.compressed && grain > limits.unit_bytes {
             let found = format!("compressed grains of {grain} bytes");
             return Err(Error::over_limit("unit_bytes", found, limits.unit_bytes)
                 .in_structure("VMDK header"));
         }
-        let (header, footer_at) = if header.gd_offset == GD_AT_END {
-            let (footer, at) = stream::read_footer(&*source, &header)?;
-            (footer, Some(at))
-        } else {
-            (header, None)
-        };
         let mut extent = Self {
             source,
             header,
-            footer_at,
+            footer_at: None,
             directory: Vec::new(),
             redundant: Vec::new(),
             replaced: 0,
             unread_redundant: None,
             replaced_tables: AtomicU64::new(0),
             tables: TableCache::new(budget),
+            missing: None,
+            scan: None,
             check_bytes: limits.check_bytes,
         };
-        extent.load_directory(limits)?;
+        let is_stream = extent.header.compressed && extent.has_markers();
+        match extent.load_tables(limits) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let error = if is_stream { error.with_remedy(Remedy::Salvage) } else { error };
+                match on_damage {
+                    OnDamage::Report => {}
+                    OnDamage::Scan if is_stream => {}
+                    OnDamage::Scan | OnDamage::Fail => return Err(error),
+                }
+                extent.missing = Some(error.without_remedy());
+                extent.directory = Vec::new();
+            }
+            outcome => outcome?,
+        }
+        if on_damage == OnDamage::Scan && is_stream {
+            extent.scan = Some(Scan::of(&*extent.source, &extent.header, limits.table_bytes)?);
+        }
         Ok(extent)
+    }
+
+    /// Reads the footer, if there is one, and the grain directory.
+    fn load_tables(&mut self, limits: &Limits) -> Result<()> {
+        let (first, len) = (self.header.over_head * SECTOR, self.source.len());
+        if first > len {
+            let message =
+                format!("the first grain is at {first:#x}, beyond the end of the file at {len:#x}");
+            return Err(Error::corrupt("VMDK header", message)
+                .at(0)
+                .hint("the file is probably truncated"));
+        }
+        if self.header.gd_offset == GD_AT_END {
+            let (footer, at) = stream::read_footer(&*self.source, &self.header)?;
+            (self.header, self.footer_at) = (footer, Some(at));
+        }
+        self.load_directory(limits)
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -131,6 +168,11 @@ impl SparseExtent {
         &self.directory
     }
 
+    /// Why directory and tables cannot be read.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
+
     /// Number of directory entries that were taken from the redundant directory.
     pub(super) fn replaced(&self) -> u64 {
         self.replaced
@@ -141,14 +183,19 @@ impl SparseExtent {
         self.header.capacity * SECTOR
     }
 
-    /// Size in bytes of the directories, which are kept in memory.
+    /// Size in bytes of the directories and of the list of grains, which are kept in memory.
     pub(super) fn table_memory(&self) -> u64 {
-        to_u64(self.directory.len() + self.redundant.len()) * 4
+        let scanned = self.scan.as_ref().map_or(0, Scan::memory);
+        to_u64(self.directory.len() + self.redundant.len()) * 4 + scanned
     }
 
     /// Describes the damaged entries and tables for which the redundant copy has been used so far.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        if let (Some(why), Some(scan)) = (&self.missing, &self.scan) {
+            let found = scan.len();
+            warnings.push(format!("{why}; {found} grains were found by their markers"));
+        }
         if let Some(error) = &self.unread_redundant {
             warnings.push(format!(
                 "the redundant grain directory cannot be read, so that missing entries of the grain \
@@ -307,13 +354,21 @@ impl SparseExtent {
         entry <= GTE_ZEROED || u64::from(entry) < self.source.len().div_ceil(SECTOR)
     }
 
+    /// Returns an entry of the grain directory.
+    fn directory_entry(&self, index: u64) -> Result<u32> {
+        self.directory.get(to_usize(index)).copied().ok_or_else(|| {
+            let why = self.missing.clone().unwrap_or_default();
+            Error::corrupt("grain directory", format!("it cannot be read: {why}"))
+        })
+    }
+
     /// Returns the table entry of the grain at a guest offset.
     ///
     /// # Errors
     /// As [`read_entries`](Self::read_entries).
     pub(super) fn entry(&self, guest: u64) -> Result<u32> {
         let index = guest / self.header.table_cover();
-        match self.directory[to_usize(index)] {
+        match self.directory_entry(index)? {
             0 => Ok(0),
             sector => {
                 let table = self.table(index, sector)?;
@@ -324,6 +379,9 @@ impl SparseExtent {
 
     /// As [`Layer::next_allocated_hint`](crate::Layer::next_allocated_hint).
     pub(super) fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
+        if self.scan.is_some() || self.missing.is_some() {
+            return range.start;
+        }
         next_allocated_in_table(&self.directory, self.header.table_cover(), range, |&entry| {
             entry == 0
         })
@@ -354,14 +412,70 @@ impl SparseExtent {
         while at < range.end {
             let index = at / cover;
             let end = ((index + 1) * cover).min(range.end);
-            match self.directory[to_usize(index)] {
-                0 => push(out, base + at..base + end, Kind::Unallocated),
-                sector => {
-                    let lost = |e: Error| e.losing(base + at..base + end);
-                    let table = self.table(index, sector).map_err(lost)?;
-                    self.map_table(&table, at..end, base, file, out)?;
+            let table = match self.directory_entry(index) {
+                Ok(0) => Ok(None),
+                Ok(sector) => self.table(index, sector).map(Some),
+                Err(error) => Err(error),
+            };
+            match (table, &self.scan) {
+                (table, Some(scan)) => {
+                    self.map_scanned(scan, &table, at..end, base, file, out)?;
                 }
+                (Ok(Some(table)), None) => self.map_table(&table, at..end, base, file, out)?,
+                (Ok(None), None) => push(out, base + at..base + end, Kind::Unallocated),
+                (Err(error), None) => return Err(error.losing(base + at..base + end)),
             }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// As [`map_table`](Self::map_table), with the grains that were found by their markers instead
+    /// of those that the table does not locate. `table` is `Ok(None)` if the directory has none.
+    fn map_scanned(
+        &self,
+        scan: &Scan,
+        table: &Result<Option<Arc<[u32]>>>,
+        range: Range<u64>,
+        base: u64,
+        file: usize,
+        out: &mut Vec<Extent>,
+    ) -> Result<()> {
+        let grain_bytes = self.header.grain_bytes();
+        let mut at = range.start;
+        while at < range.end {
+            let number = at / grain_bytes;
+            let grain = number * grain_bytes..((number + 1) * grain_bytes).min(self.size());
+            let entry = match table {
+                Ok(Some(table)) => Some(table[to_usize(number) % table.len()]),
+                Ok(None) => Some(0),
+                Err(_) => None,
+            };
+            let listed = entry.filter(|&entry| entry != 0);
+            let listed = listed.map(|entry| self.grain(entry, &grain, base, file));
+            let found = || {
+                let sector = scan.sector(number)?;
+                self.grain(sector, &grain, base, file).ok()
+            };
+            let lost = |error: Error| error.losing(base + grain.start..base + grain.end);
+            let kind = match (listed, entry) {
+                (Some(Ok(kind)), _) => kind,
+                (Some(Err(error)), _) => found().ok_or_else(|| lost(error))?,
+                (None, Some(_)) => found().unwrap_or(Kind::Unallocated),
+                (None, None) => match (found(), scan.lost_at(number)) {
+                    (Some(kind), _) => kind,
+                    (None, None) => Kind::Unallocated,
+                    (None, Some(missing)) => {
+                        let end = (missing.end * grain_bytes).min(self.size());
+                        let message =
+                            "its grains may be missing: the stream is damaged or cut short";
+                        let error = Error::corrupt("stream", message);
+                        return Err(error.losing(base + grain.start..base + end));
+                    }
+                },
+            };
+            let end = grain.end.min(range.end);
+            push(out, base + at..base + end, kind.forward(at - grain.start));
             at = end;
         }
         Ok(())
@@ -448,7 +562,7 @@ impl SparseExtent {
         offset: u64,
         grain: &Range<u64>,
     ) -> Result<(u64, u32), String> {
-        let max = self.header.grain_bytes() * 2 + COMPRESSED_SLACK;
+        let max = max_compressed(&self.header);
         let remaining = self.source.len() - offset;
         let bounded = |size: u32, skip: u64| {
             let size = u64::from(size);
@@ -492,9 +606,22 @@ impl SparseExtent {
     }
 }
 
+/// Maximum number of bytes of a compressed grain.
+pub(super) fn max_compressed(header: &Header) -> u64 {
+    header.grain_bytes() * 2 + COMPRESSED_SLACK
+}
+
+/// Returns the guest offset in bytes of the grain that starts at guest sector `lba`; `None` if none
+/// starts there.
+pub(super) fn grain_start(lba: u64, header: &Header) -> Option<u64> {
+    let guest = lba.checked_mul(SECTOR)?;
+    let starts = lba < header.capacity && guest.is_multiple_of(header.grain_bytes());
+    starts.then_some(guest)
+}
+
 /// True if `cmf` and `flg` are valid according to RFC 1950: deflate, a window of at most 32 KiB,
 /// and correct check bits.
-fn is_zlib_header(cmf: u8, flg: u8) -> bool {
+pub(super) fn is_zlib_header(cmf: u8, flg: u8) -> bool {
     cmf & 0x0f == 8 && cmf >> 4 <= 7 && u16::from_be_bytes([cmf, flg]).is_multiple_of(31)
 }
 

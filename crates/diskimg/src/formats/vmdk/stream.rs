@@ -3,6 +3,7 @@
 //! ```text
 //!   grain:     ┌ lba: u64 ┬ size: u32 ┬ size bytes of zlib data … padded to a sector
 //!   metadata:  ┌ sectors: u64 ┬ 0: u32 ┬ type: u32 ┬ zeros up to 512 ┐ sectors × 512 bytes
+//!   progress:  ┌ 0: u64 ┬ 0: u32 ┬ 4: u32 ┬ sector: u64, zeros up to 512 ┐
 //!   tail:      ┌ footer marker ┬ footer (SparseExtentHeader) ┬ EOS marker (all zero) ┐
 //! ```
 //!
@@ -23,12 +24,17 @@ pub(super) const MARKER_GT: u32 = 1;
 pub(super) const MARKER_GD: u32 = 2;
 pub(super) const MARKER_FOOTER: u32 = 3;
 
+/// The marker that VMware's exports write while they find no data, so that the connection stays
+/// open. Not in the specification. The sector of the guest that was reached follows the type; no
+/// metadata follows the marker.
+pub(super) const MARKER_PROGRESS: u32 = 4;
+
 /// Size in bytes of the end of a stream: footer marker, footer and end-of-stream marker.
 const TAIL: u64 = 3 * SECTOR;
 
 /// Maximum number of zero bytes after the end of a stream, as transports and block devices append
 /// them.
-const MAX_PADDING: u64 = 64 << 10;
+pub(super) const MAX_PADDING: u64 = 64 << 10;
 
 /// The marker before a compressed grain.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -81,7 +81,7 @@ fn open_old(format: Format, path: &Path, unsupported: &dyn Fn(&str) -> Error) ->
     let further_files = || unsupported("further files (extents or a data file)");
     // Not locked yet: the output checks for locks of others, which this process's would prevent.
     let options = OpenOptions::new().format(format).force_share(true);
-    let info = options.clone().metadata_only(true).open(path)?.info(0)?;
+    let info = options.clone().metadata_only(true).strict(true).open(path)?.info(0)?;
     if info.backing_filename.is_some() {
         return Err(unsupported("a backing file"));
     }

@@ -17,6 +17,7 @@ mod damage;
 /// that crate, which is not published; so the file is a symbolic link.
 #[allow(dead_code, unreachable_pub)]
 pub(super) mod esx;
+mod salvage;
 mod streams;
 
 const GRAIN: usize = 64 << 10;

@@ -13,6 +13,8 @@ pub(super) struct Stream {
     pub(super) grain_sectors: u64,
     /// Whether grains are stored in uncompressed deflate blocks.
     pub(super) level_0: bool,
+    /// Whether grains are preceded by progress markers, as VMware writes them.
+    pub(super) progress: bool,
 }
 
 impl Default for Stream {
@@ -24,6 +26,7 @@ impl Default for Stream {
             order: vec![0, 1, 3],
             grain_sectors: 128,
             level_0: false,
+            progress: false,
         }
     }
 }
@@ -89,6 +92,14 @@ impl Stream {
         let grain_bytes = self.grain_sectors as usize * 512;
         let mut table = vec![0u32; 512];
         for &grain in &self.order {
+            if self.progress {
+                // VMware repeats the marker to fill a buffer of 2048 bytes.
+                for _ in 0..4 {
+                    let at = file.len() + 16;
+                    Self::marker(&mut file, 0, 4);
+                    put(&mut file, at, &(grain as u64 * self.grain_sectors).to_le_bytes());
+                }
+            }
             table[grain] = (file.len() / 512) as u32;
             let end = disk.len().min((grain + 1) * grain_bytes);
             let data = self.zlib(&disk[grain * grain_bytes..end]);
