@@ -347,6 +347,39 @@ def test_damaged_clusters_are_copied_only_from_a_trusted_source(
     assert report.passed_bytes > 0
 
 
+def test_a_truncated_stream_is_salvaged(
+    make: Callable[..., Path], disk: bytes, tmp_path: Path
+) -> None:
+    stream, out = tmp_path / "stream.vmdk", tmp_path / "out.raw"
+    diskimg.convert(make("qcow2"), stream, options={"subformat": "streamOptimized"})
+    stream.write_bytes(stream.read_bytes()[:-600])
+    with pytest.raises(diskimg.CorruptError, match="salvage=True"):
+        diskimg.convert(stream, out)
+    report = diskimg.convert(stream, out, salvage=True)
+    assert out.read_bytes() == disk and not report.salvaged
+    assert any("found by their markers" in warning for warning in report.warnings)
+    with diskimg.open(stream, salvage=True) as image:
+        assert image.read_at(0, 4096) == disk[:4096]
+    assert diskimg.info(stream).virtual_size == len(disk)
+    assert not diskimg.check(stream).clean
+
+
+def test_contradictions_in_an_appliance_are_warnings_unless_strict(
+    make: Callable[..., Path], disk: bytes, tmp_path: Path
+) -> None:
+    ova, out = tmp_path / "a.ova", tmp_path / "out.raw"
+    diskimg.convert(make("qcow2"), ova)
+    data = ova.read_bytes()
+    # The name of the descriptor in the manifest.
+    assert data.count(b"SHA256(a.ovf)") == 1
+    ova.write_bytes(data.replace(b"SHA256(a.ovf)", b"SHA256(b.ovf)"))
+    report = diskimg.convert(ova, out)
+    assert out.read_bytes() == disk
+    assert any("descriptor cannot be verified" in warning for warning in report.warnings)
+    with pytest.raises(diskimg.CorruptError, match="strict=True"):
+        diskimg.convert(ova, out, strict=True)
+
+
 def test_reports_contain_counts(raw: Path, tmp_path: Path, make: Callable[..., Path]) -> None:
     report = diskimg.convert(make("qcow2", "-c"), tmp_path / "again.qcow2", compress=True)
     assert report.passed_bytes > 0

@@ -87,6 +87,8 @@ codes! {
     DiskTooLarge = "disk-too-large", Error;
     /// The ratio of the virtual disk size to the file size exceeds the maximum.
     RatioTooLarge = "ratio-too-large", Error;
+    /// An image in an appliance that the descriptor does not list.
+    UnlistedImage = "unlisted-image", Warning;
     /// The image was not closed properly.
     Dirty = "dirty", Warning;
     /// A GPT is damaged or misplaced, or partitions exceed the disk.

@@ -6,11 +6,12 @@
 //!   zip      members are stored or deflated           read in place, or decompressed
 //! ```
 
-use super::tar_members::{self, ForwardRead};
+use super::tar_members::{self, ForwardRead, Listing};
 use super::unpack::{self, SourceReader, UnpackBudget};
 use super::zip_members::{self, Deflated};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
+use crate::remedy::Remedy;
 use crate::storage::number::to_u64;
 use crate::storage::source::{Source, WindowSource, fill};
 use flate2::read::MultiGzDecoder;
@@ -121,6 +122,8 @@ pub(super) struct Archive {
     members: Vec<Member>,
     /// Indices into `members` by name.
     index: BTreeMap<Arc<str>, usize>,
+    /// Why the archive is not complete, if it was opened nevertheless.
+    cut: Option<Error>,
     /// The decompressed tar, after [`unpack`](Self::unpack).
     unpacked: OnceLock<Arc<dyn Source>>,
     /// Limits for decompressed data.
@@ -128,24 +131,43 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// Opens an archive and lists its members.
+    /// Opens an archive and lists its members. With `partial`, accepts a tar archive that is cut
+    /// short; the last member is then shorter than it was.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not a valid archive or has two members of
     /// the same name; [`Unsupported`](crate::ErrorKind::Unsupported) for xz, bzip2 and the like,
     /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
-    pub(super) fn open(source: Arc<dyn Source>, packing: Packing, limits: &Limits) -> Result<Self> {
-        let mut members = match packing {
-            Packing::None => tar_members::list(&mut InPlace(&*source), Storage::InPlace, limits)?,
+    pub(super) fn open(
+        source: Arc<dyn Source>,
+        packing: Packing,
+        limits: &Limits,
+        partial: bool,
+    ) -> Result<Self> {
+        let Listing { mut members, cut } = match packing {
+            Packing::None => {
+                let mut listing =
+                    tar_members::list(&mut InPlace(&*source), Storage::InPlace, limits)?;
+                if partial && let Some(last) = listing.members.last_mut() {
+                    last.shorten(source.len());
+                }
+                listing
+            }
             Packing::Gzip => {
                 let mut inflated = Inflated::new(&*source, UnpackBudget::of(source.len(), limits));
-                let members = tar_members::list(&mut inflated, Storage::InGzip, limits)?;
+                let listing = tar_members::list(&mut inflated, Storage::InGzip, limits)?;
                 inflated.finish()?;
-                members
+                listing
             }
-            Packing::Zip => zip_members::list(&*source, limits)?,
+            Packing::Zip => Listing { members: zip_members::list(&*source, limits)?, cut: None },
             Packing::Xz => return Err(compressed_by("xz")),
             Packing::Bzip2 => return Err(compressed_by("bzip2")),
+        };
+        let cut = match cut {
+            Some(error) if !partial || packing != Packing::None => {
+                return Err(error.with_remedy(Remedy::Salvage));
+            }
+            cut => cut,
         };
         members.retain(|member| !is_mac_metadata(&member.name));
         let mut index = BTreeMap::new();
@@ -156,11 +178,16 @@ impl Archive {
             }
         }
         let limits = limits.clone();
-        Ok(Self { source, members, index, unpacked: OnceLock::new(), limits })
+        Ok(Self { source, members, index, cut, unpacked: OnceLock::new(), limits })
     }
 
     pub(super) fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Describes where an archive that is cut short ends.
+    pub(super) fn cut(&self) -> Option<String> {
+        self.cut.as_ref().map(Error::without_remedy)
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Member> {
@@ -235,6 +262,15 @@ impl Member {
     /// True if the member can be read without decompressing it first.
     pub(super) fn in_place(&self) -> bool {
         matches!(self.storage, Storage::InPlace(_) | Storage::Stored { .. })
+    }
+
+    /// Shortens a member that extends beyond the end of the archive at `end`.
+    fn shorten(&mut self, end: u64) {
+        if let Storage::InPlace(range) = &mut self.storage {
+            range.end = range.end.min(end);
+            range.start = range.start.min(end);
+            self.size = range.end - range.start;
+        }
     }
 
     /// The CRC-32 recorded for a member that is read in place. (Decompression verifies the others.)

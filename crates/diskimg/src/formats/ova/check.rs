@@ -1,5 +1,6 @@
 //! Checking an appliance: lengths, digests, and the images of its disks.
 
+use super::archive::Archive;
 use super::disk_image::DiskImage;
 use super::envelope::Disk;
 use super::files::PackageFileName;
@@ -18,7 +19,6 @@ use std::io;
 /// decompressed.
 pub(super) fn check(ova: &Ova, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
     let manifest = ova.package.read_manifest()?;
-    let manifest = manifest.as_ref();
     let (verified, used, counts) = (BTreeSet::new(), BTreeSet::new(), CheckReport::default());
     let mut check = Check { ova, manifest, verified, used, report, counts };
     // Every file of the package is read, so a tar.gz is decompressed once for all of them.
@@ -63,8 +63,10 @@ impl Check<'_> {
     }
 
     fn descriptor(&mut self) -> Result<()> {
-        let descriptor = self.ova.package.descriptor();
-        self.file(descriptor)
+        if let Some(cut) = self.ova.package.files().archive().and_then(Archive::cut) {
+            self.found(Code::Corruption, cut);
+        }
+        self.ova.package.descriptor().map_or(Ok(()), |descriptor| self.file(descriptor))
     }
 
     /// Verifies a file of the package, once.
@@ -102,15 +104,19 @@ impl Check<'_> {
     }
 
     fn disk(&mut self, index: usize, disk: &Disk) -> Result<()> {
-        if let Some(message) = self.ova.wrong_size(disk) {
+        let package = &self.ova.package;
+        let Some(file) = package.file_of(disk) else { return Ok(()) };
+        let chunks = package.chunks(file);
+        let Some(chunks) = self.report_error(chunks)? else { return Ok(()) };
+        let len = chunks.iter().map(|chunk| chunk.source.len()).sum();
+        if let Some(message) = file.wrong_size(len) {
             self.found(Code::Corruption, message);
         }
-        let Some(file) = self.ova.package.file_of(disk) else { return Ok(()) };
-        let opened = DiskImage::open(&self.ova.package, disk, file, None, true);
-        let Some(image) = self.report_error(opened)? else { return Ok(()) };
-        for chunk in &image.chunks {
+        for chunk in &chunks {
             self.file(chunk)?;
         }
+        let opened = DiskImage::of_chunks(package, (disk, file), chunks, None, true);
+        let Some(image) = self.report_error(opened)? else { return Ok(()) };
         let number = index + 1;
         let mut codes = Vec::new();
         let counts = image.layer.check(&mut |mut finding| {
@@ -134,6 +140,7 @@ impl Check<'_> {
         counts.check_errors += more.check_errors;
         counts.corruptions += more.corruptions;
         counts.leaks += more.leaks;
+        counts.warnings += more.warnings;
         counts.total_clusters += more.total_clusters;
         counts.allocated_clusters += more.allocated_clusters;
         counts.fragmented_clusters += more.fragmented_clusters;

@@ -7,14 +7,13 @@ use crate::model::format::Format;
 use crate::model::layer::Layer;
 use crate::open::probe::Probing;
 use crate::open::{OpenContext, SnapshotSelector};
-use crate::remedy::Remedy;
 use crate::storage::source::Source;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The formats that URIs and file names claim: a substring of either, and the format's name. A
-/// substring that contains another one comes first.
-const CLAIMS: [(&str, &str); 9] = [
+/// substring that contains another one comes first. The extension `img` claims no format.
+const CLAIMS: [(&str, &str); 8] = [
     ("vmdk", "vmdk"),
     // oVirt: http://www.gnome.org/~markmc/qcow-image-format.html
     ("qcow", "qcow2"),
@@ -23,7 +22,6 @@ const CLAIMS: [(&str, &str); 9] = [
     ("vdi", "vdi"),
     ("iso", "iso"),
     ("raw", "raw"),
-    ("img", "raw"),
     // oVirt: http://en.wikipedia.org/wiki/Byte
     ("wiki/byte", "raw"),
 ];
@@ -40,10 +38,7 @@ impl DiskImage {
     /// Opens the image of a disk, decompressing it if necessary.
     ///
     /// # Errors
-    /// As [`Package::chunks`] and [`Package::image`]; [`Corrupt`](crate::ErrorKind::Corrupt) if the
-    /// image is not of the stated format, [`Unsupported`](crate::ErrorKind::Unsupported) if its
-    /// format is unknown, [`Refused`](crate::ErrorKind::Refused) if it has a backing file;
-    /// otherwise as the format's driver.
+    /// As [`Package::chunks`] and [`of_chunks`](Self::of_chunks).
     pub(super) fn open(
         package: &Package,
         disk: &Disk,
@@ -52,11 +47,29 @@ impl DiskImage {
         metadata_only: bool,
     ) -> Result<Self> {
         let chunks = package.chunks(file)?;
+        Self::of_chunks(package, (disk, file), chunks, snapshot, metadata_only)
+    }
+
+    /// Opens the image of a disk, whose file is stored as `chunks`.
+    ///
+    /// # Errors
+    /// As [`Package::image`]; [`Corrupt`](crate::ErrorKind::Corrupt) if the image is not of the
+    /// stated format, [`Unsupported`](crate::ErrorKind::Unsupported) if its format is unknown,
+    /// [`Refused`](crate::ErrorKind::Refused) if it has a backing file; otherwise as the format's
+    /// driver.
+    pub(super) fn of_chunks(
+        package: &Package,
+        (disk, file): (&Disk, &File),
+        chunks: Vec<PackageFile>,
+        snapshot: Option<&SnapshotSelector>,
+        metadata_only: bool,
+    ) -> Result<Self> {
         let image = package.image(file, &chunks)?;
         // Files that the image refers to are not covered by the manifest.
         let context = OpenContext {
             snapshot,
             metadata_only,
+            salvage: package.salvage,
             with_extents: true,
             // An image with a parent is not complete, even if it names the parent by UUID only.
             with_parent: !metadata_only,
@@ -73,9 +86,10 @@ impl DiskImage {
             }
         };
         let advise = |e: Error| match e.kind() {
-            ErrorKind::Refused => {
-                e.clear_remedy().hint("an image in an appliance cannot refer to other files")
-            }
+            ErrorKind::Refused => e.clear_remedy().hint(
+                "an image in an appliance cannot refer to other files: if they are in the \
+                     archive, unpack it and open the image by itself",
+            ),
             _ => e,
         };
         let layer = open().map_err(advise).map_err(|e| match package.main_source().path() {
@@ -111,7 +125,7 @@ fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
         {
             let content = error.without_remedy();
             let message = format!("its format is declared as {claim}, but {content}");
-            Error::corrupt("disk image", message)
+            open_by_itself(Error::corrupt("disk image", message), file)
         }
         _ => error.clear_remedy(),
     })?;
@@ -120,27 +134,36 @@ fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
                        as compressed";
         return Err(Error::unsupported(message).hint("unpack the outer appliance"));
     }
+    let found_name = found.name();
     match claim {
-        Some(claim) if claim == found.name() => Ok(found),
-        Some(claim) if found == Format::default() => match claim.parse::<Format>() {
-            Ok(_) => Err(Error::corrupt(
-                "disk image",
-                format!("its format is declared as {claim}, but its first bytes are not {claim}"),
-            )),
-            Err(_) => Err(Error::unsupported(format!("a disk in the format {claim}"))),
-        },
-        Some(claim) => Err(Error::corrupt(
-            "disk image",
-            format!("its format is declared as {claim}, but its first bytes are {found}"),
-        )
-        .hint("unpack the appliance and open the disk by itself")
-        .with_remedy(Remedy::NameFormat)),
-        None if found != Format::default() => Ok(found),
+        Some(claim) if claim == found_name => Ok(found),
+        Some(claim) if found == Format::default() && claim.parse::<Format>().is_err() => {
+            Err(Error::unsupported(format!("a disk in the format {claim}")))
+        }
+        Some(claim) => {
+            let found = match found == Format::default() {
+                true => format!("not {claim}"),
+                false => found_name.to_owned(),
+            };
+            let message =
+                format!("its format is declared as {claim}, but its first bytes are {found}");
+            Err(open_by_itself(Error::corrupt("disk image", message), file))
+        }
+        None if found != Format::default() || has_extension(&file.href, "img") => Ok(found),
         // Any bytes may be a raw image, so raw must be declared.
-        None => Err(Error::unsupported(format!("a disk in the unknown format '{}'", disk.format))
-            .hint("unpack the appliance and open the disk by itself")
-            .with_remedy(Remedy::NameFormat)),
+        None => {
+            let message = format!("a disk in the unknown format '{}'", disk.format);
+            Err(open_by_itself(Error::unsupported(message), file))
+        }
     }
+}
+
+/// Adds how to read a disk whose format is not the declared one.
+fn open_by_itself(error: Error, file: &File) -> Error {
+    error.hint(format!(
+        "unpack the appliance and open '{}' by itself; its format can be named then",
+        file.href
+    ))
 }
 
 /// Returns the name of the format that a URI claims, if it is known.
@@ -154,6 +177,11 @@ fn claim_of_name(name: &str) -> Option<&'static str> {
     let name = if has_extension(name, "gz") { &name[..name.len() - 3] } else { name };
     let extension = Path::new(name).extension()?.to_string_lossy().to_ascii_lowercase();
     CLAIMS.iter().find(|(word, _)| extension.starts_with(word)).map(|(_, format)| *format)
+}
+
+/// True if the name has the extension of a disk image.
+pub(super) fn is_image_name(name: &str) -> bool {
+    has_extension(name, "img") || claim_of_name(name).is_some_and(|claim| claim != "iso")
 }
 
 #[cfg(test)]

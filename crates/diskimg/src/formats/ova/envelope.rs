@@ -11,14 +11,14 @@
 //! ```
 //!
 //! Specification: DMTF DSP0243, *Open Virtualization Format Specification*, "References",
-//! "DiskSection". The namespaces differ between its versions and VMware's predecessor (OVF 0.9), so
-//! they are ignored when names are matched.
+//! "DiskSection".
 
+use super::elements::Ovf;
 use super::markup;
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
 use crate::storage::number::to_u64;
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::Node;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The parts of a descriptor that are used.
@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Envelope {
     /// The files to which disks refer.
     pub(super) files: Vec<File>,
+    /// Names of all files that the descriptor lists, relative to the descriptor.
+    pub(super) listed: Vec<String>,
     /// In document order; at least one.
     pub(super) disks: Vec<Disk>,
 }
@@ -66,6 +68,8 @@ pub(super) enum Capacity {
     Bytes(u64),
     /// A property, which is set at deployment.
     AtDeployment,
+    /// There is no descriptor that states it; the image has a size.
+    Unknown,
     /// Cannot be parsed, for this reason. This is not an error if the disk has a file, whose image
     /// has a size.
     Invalid(String),
@@ -76,7 +80,7 @@ impl Capacity {
     pub(super) fn bytes(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(*bytes),
-            Self::AtDeployment | Self::Invalid(_) => None,
+            Self::AtDeployment | Self::Unknown | Self::Invalid(_) => None,
         }
     }
 }
@@ -89,26 +93,20 @@ impl Envelope {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown encoding and for compression
     /// other than gzip, [`Limit`](crate::ErrorKind::Limit) if it is too large.
     pub(super) fn parse(text: &[u8], limits: &Limits) -> Result<Self> {
-        let text = markup::decode(text)?;
+        let mut text = markup::decode(text)?;
         markup::require_bounded_markup(&text, limits)?;
-        let nodes_limit = u32::try_from(limits.ovf_nodes).unwrap_or(u32::MAX);
-        let options = ParsingOptions { nodes_limit, ..ParsingOptions::default() };
-        let document = Document::parse_with_options(&text, options).map_err(|e| match e {
-            roxmltree::Error::NodesLimitReached => {
-                Error::over_limit("ovf_nodes", "too many elements and texts", limits.ovf_nodes)
-                    .in_structure(STRUCTURE)
-            }
-            e => corrupt(e.to_string()),
-        })?;
+        markup::declare_prefixes(&mut text, limits);
+        let document = markup::parse(&text, limits)?;
         let root = document.root_element();
         if root.tag_name().name() != "Envelope" {
             let name = root.tag_name().name();
             return Err(corrupt(format!("its root element is <{name}>; expected <Envelope>")));
         }
+        let ovf = Ovf::of(&root);
         let (mut files, mut disks) = (Vec::new(), Vec::new());
-        for node in root.children().filter(Node::is_element) {
-            let section = section(&node);
-            for item in node.children().filter(Node::is_element) {
+        for node in ovf.children(&root) {
+            let section = ovf.section(&node);
+            for item in ovf.children(&node) {
                 match (section, item.tag_name().name()) {
                     ("References", "File") => files.push(item),
                     ("DiskSection", "Disk") | ("SharedDiskSection", "SharedDisk") => {
@@ -123,18 +121,20 @@ impl Envelope {
         }
         if to_u64(disks.len()) > limits.ovf_disks {
             let found = format!("{} disks", disks.len());
-            return Err(
-                Error::over_limit("ovf_disks", found, limits.ovf_disks).in_structure(STRUCTURE)
-            );
+            return Err(Error::over_limit("ovf_disks", found, limits.ovf_disks)
+                .in_structure(markup::STRUCTURE));
         }
         let mut envelope = Self::default();
-        let mut file_index = FileIndex::new(&files);
+        for file in &files {
+            envelope.listed.extend(ovf.attribute(file, "href")?.map(str::to_owned));
+        }
+        let mut file_index = FileIndex::new(&files, ovf)?;
         for node in disks {
-            let file = match attribute(&node, "fileRef").filter(|id| !id.is_empty()) {
+            let file = match ovf.attribute(&node, "fileRef")?.filter(|id| !id.is_empty()) {
                 Some(id) => Some(file_index.file(id, &mut envelope.files)?),
                 None => None,
             };
-            envelope.disks.push(Disk::parse(&node, file)?);
+            envelope.disks.push(Disk::parse(&node, file, ovf)?);
         }
         let named = envelope.disks.iter().map(|disk| &disk.id).filter(|id| !id.is_empty());
         let mut seen = BTreeSet::new();
@@ -152,20 +152,21 @@ impl Envelope {
 
 /// The `File` elements by ID. Only those to which a disk refers are parsed.
 struct FileIndex<'a, 'b, 'c> {
+    ovf: Ovf<'b>,
     nodes: BTreeMap<&'a str, Vec<&'a Node<'b, 'c>>>,
     /// Indices of the parsed files by ID.
     parsed: BTreeMap<String, usize>,
 }
 
 impl<'a, 'b, 'c> FileIndex<'a, 'b, 'c> {
-    fn new(files: &'a [Node<'b, 'c>]) -> Self {
+    fn new(files: &'a [Node<'b, 'c>], ovf: Ovf<'b>) -> Result<Self> {
         let mut nodes = BTreeMap::<_, Vec<_>>::new();
         for node in files {
-            if let Some(id) = attribute(node, "id") {
+            if let Some(id) = ovf.attribute(node, "id")? {
                 nodes.entry(id).or_default().push(node);
             }
         }
-        Self { nodes, parsed: BTreeMap::new() }
+        Ok(Self { ovf, nodes, parsed: BTreeMap::new() })
     }
 
     /// Returns the index of a file in `files`, parsing and adding it if necessary.
@@ -174,7 +175,7 @@ impl<'a, 'b, 'c> FileIndex<'a, 'b, 'c> {
             return Ok(*index);
         }
         match self.nodes.get(id).map(Vec::as_slice) {
-            Some([node]) => files.push(File::parse(node)?),
+            Some([node]) => files.push(File::parse(node, self.ovf)?),
             Some(_) => return Err(corrupt(format!("two <File> elements have the ID '{id}'"))),
             None => {
                 let message = format!("a disk refers to the file ID '{id}', which is not listed");
@@ -187,30 +188,36 @@ impl<'a, 'b, 'c> FileIndex<'a, 'b, 'c> {
 }
 
 impl File {
-    fn parse(node: &Node<'_, '_>) -> Result<Self> {
-        let href = required(node, "href")?;
-        let gzip = match attribute(node, "compression") {
+    /// Describes a size in bytes that is not the stated one.
+    pub(super) fn wrong_size(&self, found: u64) -> Option<String> {
+        let stated = self.size.filter(|&stated| stated != found)?;
+        Some(format!("'{}' has {found} bytes; the descriptor says {stated}", self.href))
+    }
+
+    fn parse(node: &Node<'_, '_>, ovf: Ovf<'_>) -> Result<Self> {
+        let href = required(node, ovf, "href")?;
+        let gzip = match ovf.attribute(node, "compression")? {
             None | Some("" | "identity") => false,
             Some(word) if word.eq_ignore_ascii_case("gzip") => true,
             Some(other) => {
                 return Err(Error::unsupported(format!("'{href}' is compressed with '{other}'"))
-                    .in_structure(STRUCTURE)
+                    .in_structure(markup::STRUCTURE)
                     .hint("only gzip is supported"));
             }
         };
-        let chunk = number(node, "chunkSize")?;
+        let chunk = number(node, ovf, "chunkSize")?;
         if chunk == Some(0) {
             return Err(corrupt(format!("'{href}' is divided into chunks of 0 bytes")));
         }
-        Ok(Self { size: number(node, "size")?, href, gzip, chunk })
+        Ok(Self { size: number(node, ovf, "size")?, href, gzip, chunk })
     }
 }
 
 impl Disk {
-    fn parse(node: &Node<'_, '_>, file: Option<usize>) -> Result<Self> {
-        let text = |name| attribute(node, name).map(str::to_owned);
-        let id = text("diskId").unwrap_or_default();
-        let capacity = match capacity(node, &id) {
+    fn parse(node: &Node<'_, '_>, file: Option<usize>, ovf: Ovf<'_>) -> Result<Self> {
+        let text = |name| Ok(ovf.attribute(node, name)?.map(str::to_owned));
+        let id: String = text("diskId")?.unwrap_or_default();
+        let capacity = match capacity(node, ovf, &id) {
             // The image's own size is used.
             Err(e) if file.is_some() => Capacity::Invalid(e.to_string()),
             capacity => capacity?,
@@ -218,55 +225,51 @@ impl Disk {
         Ok(Self {
             file,
             capacity,
-            format: text("format").unwrap_or_default(),
-            populated: number(node, "populatedSize").unwrap_or(None),
-            parent: text("parentRef").filter(|parent| !parent.is_empty()),
+            format: text("format")?.unwrap_or_default(),
+            populated: number(node, ovf, "populatedSize").unwrap_or(None),
+            parent: text("parentRef")?.filter(|parent| !parent.is_empty()),
             id,
         })
     }
 }
 
-const STRUCTURE: &str = "OVF descriptor";
-
-fn corrupt(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::corrupt(STRUCTURE, message)
+/// The error for a descriptor that is not valid.
+pub(super) fn corrupt(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::corrupt(markup::STRUCTURE, message)
 }
 
-/// Returns the name of a section: the element's or, in OVF 0.9, the type's.
-fn section<'a>(node: &Node<'a, '_>) -> &'a str {
-    let name = node.tag_name().name();
-    if name != "Section" {
-        return name;
-    }
-    let kind = attribute(node, "type").unwrap_or_default();
-    let kind = kind.rsplit(':').next().unwrap_or_default();
-    kind.strip_suffix("_Type").unwrap_or(kind)
-}
-
-fn attribute<'a>(node: &Node<'a, '_>, name: &str) -> Option<&'a str> {
-    node.attributes().find(|a| a.name() == name).map(|a| a.value().trim())
-}
-
-fn required(node: &Node<'_, '_>, name: &str) -> Result<String> {
-    match attribute(node, name) {
+fn required(node: &Node<'_, '_>, ovf: Ovf<'_>, name: &str) -> Result<String> {
+    match ovf.attribute(node, name)? {
         Some(value) if !value.is_empty() => Ok(value.to_owned()),
-        _ => Err(corrupt(format!("a <{}> element has no {name}", node.tag_name().name()))),
+        _ => Err(missing(node, name)),
     }
 }
 
-fn number(node: &Node<'_, '_>, name: &str) -> Result<Option<u64>> {
+/// The error for an attribute that an element lacks. An attribute of this name in another namespace
+/// is not OVF's.
+fn missing(node: &Node<'_, '_>, name: &str) -> Error {
+    let error = corrupt(format!("a <{}> element has no {name}", node.tag_name().name()));
+    let foreign = node.attributes().find(|a| a.name() == name).and_then(|a| a.namespace());
+    match foreign.map(|uri| (uri, uri.strip_prefix(markup::UNDECLARED))) {
+        Some((_, Some(prefix))) => error.hint(format!("the prefix '{prefix}' is not declared")),
+        Some((uri, None)) => error.hint(format!("there is one in the namespace '{uri}'")),
+        None => error,
+    }
+}
+
+fn number(node: &Node<'_, '_>, ovf: Ovf<'_>, name: &str) -> Result<Option<u64>> {
     let parse =
         |text: &str| text.parse().map_err(|_| corrupt(format!("{name} '{text}' is not a number")));
-    attribute(node, name).filter(|text| !text.is_empty()).map(parse).transpose()
+    ovf.attribute(node, name)?.filter(|text| !text.is_empty()).map(parse).transpose()
 }
 
 /// Parses the capacity: a number with a unit, or the name of a property in `${}`.
-fn capacity(node: &Node<'_, '_>, id: &str) -> Result<Capacity> {
-    let text = required(node, "capacity")?;
+fn capacity(node: &Node<'_, '_>, ovf: Ovf<'_>, id: &str) -> Result<Capacity> {
+    let text = required(node, ovf, "capacity")?;
     if text.starts_with("${") {
         return Ok(Capacity::AtDeployment);
     }
-    let unit = attribute(node, "capacityAllocationUnits").unwrap_or_default();
+    let unit = ovf.attribute(node, "capacityAllocationUnits")?.unwrap_or_default();
     let count = text.parse::<u64>().ok();
     let (Some(count), Some(unit)) = (count, unit_bytes(unit)) else {
         return Err(corrupt(format!(
@@ -309,7 +312,8 @@ mod tests {
 
     fn parse(references: &str, disks: &str) -> Result<Envelope> {
         let text = format!(
-            "<?xml version='1.0'?>\n<e:Envelope xmlns:e='urn:x' xmlns:o='urn:y'>\
+            "<?xml version='1.0'?>\n<e:Envelope xmlns:e='http://schemas.dmtf.org/ovf/envelope/1/' \
+             xmlns:o='http://schemas.dmtf.org/ovf/envelope/1' xmlns:x='urn:x'>\
              <e:References>{references}</e:References>\
              <e:DiskSection><e:Info/>{disks}</e:DiskSection></e:Envelope>"
         );
@@ -344,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_matched_without_namespaces() {
+    fn names_are_those_of_any_version_of_ovf_or_without_a_namespace() {
         let envelope = parse(
             "<e:File o:id='f1' o:href='a.vmdk' o:size='7'/><e:File id='iso' href='a.iso'/>",
             "<e:Disk o:diskId='d1' o:fileRef='f1' o:capacity='2' \
@@ -360,6 +364,40 @@ mod tests {
         let file = envelope.file_of(&envelope.disks[0]).expect("listed");
         assert_eq!((file.href.as_str(), file.size, file.gzip), ("a.vmdk", Some(7), false));
         assert!(envelope.file_of(&envelope.disks[1]).is_none());
+    }
+
+    #[test]
+    fn elements_and_attributes_of_other_namespaces_are_ignored() {
+        let file = "<e:File o:id='f' x:id='g' o:href='a.vmdk' x:href='b.vmdk' x:compression='z'/>\
+                    <x:File o:id='f' o:href='c.vmdk'/>";
+        let disks = "<x:Disk o:diskId='y' o:fileRef='f' o:capacity='1'/>\
+                     <e:Disk o:diskId='d' o:fileRef='f' o:capacity='512' x:format='x'/>";
+        let envelope = parse(file, disks).expect("parses");
+        let names: Vec<_> = envelope.files.iter().map(|file| file.href.as_str()).collect();
+        assert_eq!((names.as_slice(), envelope.disks.len()), (["a.vmdk"].as_slice(), 1));
+        assert_eq!(envelope.disks[0].format, "");
+
+        let error = parse("<e:File o:id='f' x:href='b'/>", USER).expect_err("no href");
+        assert!(error.to_string().contains("there is one in the namespace 'urn:x'"), "{error}");
+        for file in ["<e:File o:id='f' href='a' o:href='b'/>", "<e:File id='g' o:id='f' href='a'/>"]
+        {
+            let error = parse(file, USER).expect_err("ambiguous");
+            assert!(error.to_string().contains("two values"), "{error}");
+        }
+        parse("<e:File id='f' o:id='f' href='a' o:href='a'/>", USER).expect("the same twice");
+    }
+
+    #[test]
+    fn a_prefix_that_is_not_declared_matters_only_where_it_is_needed() {
+        let file = "<e:File id='f' href='a.vmdk' vmw:x='1'/>";
+        let disk = format!("<vmw:Config rasd:a='b'/>{USER}<vmw:Disk capacity='x'/>");
+        let envelope = parse(file, &disk).expect("parses");
+        assert_eq!((envelope.files.len(), envelope.disks.len()), (1, 1));
+        let error = parse("<e:File id='f' ovf:href='a.vmdk'/>", USER).expect_err("is needed");
+        assert!(error.to_string().contains("the prefix 'ovf' is not declared"), "{error}");
+        let many: String = (0..40).map(|n| format!("<p{n}:x/>")).collect();
+        let error = parse(file, &format!("{many}{USER}")).expect_err("too many");
+        assert!(error.to_string().contains("unknown namespace prefix"), "{error}");
     }
 
     #[test]

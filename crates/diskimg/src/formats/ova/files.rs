@@ -3,12 +3,12 @@
 
 use super::archive::{Archive, Member, normal_name};
 use super::package::{PackageFile, has_extension};
+use super::spelling;
 use crate::error::{Error, Result};
 use crate::open::external_files::{ExternalFiles, Resolver};
-use crate::remedy::Remedy;
-use crate::storage::source::{ReadMode, Source};
+use crate::storage::source::ReadMode;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// The location of the package's files.
 #[derive(Debug)]
@@ -90,7 +90,8 @@ impl Files {
             Self::Archive { archive, .. } => {
                 let Some(member) = self.member(name) else {
                     let message = format!("the file '{name}' is not in the archive");
-                    return Err(Error::corrupt("package", message));
+                    let names = archive.members().iter().map(|member| &*member.name);
+                    return Err(spelled(Error::corrupt("package", message), name, names));
                 };
                 let source =
                     archive.open_member(member).map_err(|e| e.in_structure(format!("'{name}'")))?;
@@ -110,7 +111,15 @@ impl Files {
                     .hint("open the .ovf by the path of a file, or use an .ova"));
                 };
                 let resolver = resolver(descriptor, *policy, *read_mode);
-                Ok(PackageFile::plain(name.clone(), resolver.open("file", &with_dot_slash(name))?))
+                let source = resolver.open("file", &with_dot_slash(name));
+                let source = source.map_err(|e| match e.io_error().map(io::Error::kind) {
+                    Some(io::ErrorKind::NotFound) => {
+                        let names = names_beside(descriptor).unwrap_or_default();
+                        spelled(e, name, names.iter().map(String::as_str))
+                    }
+                    _ => e,
+                })?;
+                Ok(PackageFile::plain(name.clone(), source))
             }
         }
     }
@@ -128,10 +137,10 @@ impl Files {
         }
     }
 
-    /// The archive's file, if there is one.
-    pub(super) fn archive(&self) -> Option<&Arc<dyn Source>> {
+    /// The archive, if there is one.
+    pub(super) fn archive(&self) -> Option<&Archive> {
         match self {
-            Self::Archive { archive, .. } => Some(archive.source()),
+            Self::Archive { archive, .. } => Some(archive),
             Self::Directory { .. } => None,
         }
     }
@@ -195,30 +204,39 @@ fn resolver(descriptor: &Path, policy: ExternalFiles, read_mode: ReadMode) -> Re
 /// Returns the names of the files in the descriptor's directory that may be its manifest.
 fn manifest_names(path: &Path, descriptor: &str) -> Result<Vec<String>> {
     let wanted = Path::new(descriptor).with_extension("mf").to_string_lossy().to_lowercase();
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let cannot_list = |e| Error::io("cannot search for the manifest", e);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(directory.unwrap_or(Path::new("."))).map_err(cannot_list)? {
-        let name = entry.map_err(cannot_list)?.file_name();
-        names.extend(name.into_string().ok().filter(|name| name.to_lowercase() == wanted));
-    }
+    let mut names =
+        names_beside(path).map_err(|e| Error::io("cannot search for the manifest", e))?;
+    names.retain(|name| name.to_lowercase() == wanted);
     names.sort();
     Ok(names)
 }
 
-/// Returns the only descriptor of an archive.
+/// Returns the names of the files in the directory of `path`, except those that are not UTF-8.
+fn names_beside(path: &Path) -> io::Result<Vec<String>> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let entries = std::fs::read_dir(directory.unwrap_or(Path::new(".")))?;
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(io::Result::transpose).collect()
+}
+
+/// Adds to the error for a missing file which file has another spelling of its name.
+fn spelled<'a>(error: Error, name: &str, names: impl Iterator<Item = &'a str>) -> Error {
+    let Some(other) = spelling::find(name, names) else { return error };
+    error.hint(format!(
+        "the package has '{other}', whose name is spelled differently: correct the name in the \
+         descriptor, or open that file by itself"
+    ))
+}
+
+/// Returns the only descriptor of an archive, if it has one.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if there is none or more than one.
-pub(super) fn only_descriptor(archive: &Archive) -> Result<&Member> {
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if there are several.
+pub(super) fn only_descriptor(archive: &Archive) -> Result<Option<&Member>> {
     let found: Vec<_> =
         archive.members().iter().filter(|m| has_extension(&m.name, "ovf")).collect();
     require_at_most_one("descriptors", &found.iter().map(|m| &*m.name).collect::<Vec<_>>())?;
-    found.first().copied().ok_or_else(|| {
-        Error::corrupt("archive", "it has no .ovf member")
-            .hint("another kind of archive must be unpacked first")
-            .with_remedy(Remedy::NameFormat)
-    })
+    Ok(found.first().copied())
 }
 
 /// Verifies that there is at most one name.

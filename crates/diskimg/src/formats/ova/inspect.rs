@@ -1,13 +1,15 @@
 //! Whether an untrusted appliance is safe to accept: everything is in the archive, uncompressed,
-//! and each of its disks is safe.
+//! and each of its disks is safe. So is every other image in the archive: programs and people who
+//! unpack it go by the names of the files, not by the descriptor.
 
-use super::archive::Packing;
-use super::disk_image::claim_of_uri;
+use super::archive::{Archive, Member, Packing};
+use super::disk_image::{claim_of_uri, is_image_name};
 use super::envelope::{Disk, File};
 use super::package::Package;
 use crate::formats::inspect::{self, Inspect, Subject};
 use crate::model::format::Format;
 use crate::report::inspection::{Code, Finding, Inspection, Role};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
@@ -47,6 +49,59 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         size = size.zip(of_disk).and_then(|(sum, of_disk)| sum.checked_add(of_disk));
     }
     found.virtual_size = size;
+    if let Some(archive) = package.files().archive() {
+        Others::of(&package, archive).examine(subject, found);
+    }
+}
+
+/// The members of the archive that are not the images of its disks.
+struct Others<'a> {
+    archive: &'a Archive,
+    /// Indices of the members.
+    members: Vec<&'a Member>,
+    /// Paths of the members that the descriptor lists.
+    listed: BTreeSet<&'a str>,
+}
+
+impl<'a> Others<'a> {
+    fn of(package: &'a Package, archive: &'a Archive) -> Self {
+        let path = |href: &str| {
+            let name = package.files().name(href).ok()?;
+            package.files().member(name.as_str()).map(|member| &*member.name)
+        };
+        let of_disks = package.disks().iter().filter_map(|disk| package.file_of(disk));
+        let disks: BTreeSet<_> = of_disks.filter_map(|file| path(&file.href)).collect();
+        let texts = [package.descriptor(), package.manifest()].into_iter().flatten();
+        let texts: BTreeSet<_> = texts.map(|file| file.path.as_str()).collect();
+        let members = archive.members().iter();
+        let members = members.filter(|m| !disks.contains(&*m.name) && !texts.contains(&*m.name));
+        let listed = package.listed().iter().filter_map(|href| path(href)).collect();
+        Self { archive, members: members.collect(), listed }
+    }
+
+    fn examine(&self, subject: &Subject<'_>, found: &mut Inspection) {
+        let images = self.members.iter().filter_map(|member| {
+            let source = self.archive.open_member(member).ok()?;
+            let inner = inspect::examine(&source, member.name.to_string(), subject.limits, 0);
+            let inner = inner.ok()?;
+            (inner.format != Format::Raw.name() || is_image_name(&member.name))
+                .then_some((member, inner))
+        });
+        for (member, inner) in images.take(MAX_DISKS) {
+            let of_member =
+                |finding: Finding| Finding { path: Some(member.name.to_string()), ..finding };
+            if !self.listed.contains(&*member.name) {
+                let message = "the descriptor does not list this image";
+                let code = Code::UnlistedImage;
+                found.findings.push(of_member(Finding::new(code, code.severity(), message)));
+            }
+            found.encrypted |= inner.encrypted;
+            for reference in &inner.references {
+                found.add_reference(reference.role, &reference.name, reference.format.as_deref());
+            }
+            found.findings.extend(inner.findings.into_iter().map(of_member));
+        }
+    }
 }
 
 /// Examines the image of one disk and returns its size in guest bytes.

@@ -1,8 +1,10 @@
 //! Reading one disk of an appliance, through the layer of its image.
 
+use super::archive::Archive;
 use super::disk_image::DiskImage;
 use super::envelope::{Capacity, Disk};
-use super::package::Package;
+use super::manifest::Manifest;
+use super::package::{Package, PackageFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{Extent, Kind, push};
 use crate::model::format::Format;
@@ -23,6 +25,8 @@ pub(crate) struct Ova {
     pub(super) package: Package,
     /// Index of the disk that is read; `None` if there are several and none was chosen.
     pub(super) chosen: Option<usize>,
+    /// Whether contradictions are errors in a verification.
+    strict: bool,
     content: Content,
     /// The image's files, to which host offsets refer, then the package's.
     files: Vec<Arc<dyn Source>>,
@@ -48,7 +52,8 @@ impl Ova {
         }
         let content = match chosen.map(|index| &package.disks()[index]) {
             None => Content::Unopened(format!(
-                "the appliance has {} disks, whose sizes are added up here; choose one: {}",
+                "the appliance has {} disks, whose sizes in the descriptor are added up here; \
+                 choose one: {}",
                 package.disks().len(),
                 choices(&package)
             )),
@@ -74,7 +79,7 @@ impl Ova {
             }
         }
         files.push(Arc::clone(package.main_source()));
-        Ok(Self { package, chosen, content, files })
+        Ok(Self { package, chosen, strict: context.strict, content, files })
     }
 
     /// Returns the chosen disk, if any.
@@ -98,16 +103,15 @@ impl Ova {
         for (index, disk) in self.package.disks().iter().enumerate() {
             let number = index + 1;
             match &disk.capacity {
-                Capacity::Bytes(_) => {}
+                Capacity::Bytes(_) | Capacity::Unknown => {}
                 Capacity::AtDeployment => {
                     notes.push(format!("the capacity of disk {number} is set at deployment"));
                 }
                 Capacity::Invalid(why) => notes.push(why.clone()),
             }
-            if let Some(message) = self.wrong_size(disk) {
-                notes.push(message);
-            }
+            notes.extend(self.wrong_size(disk));
         }
+        notes.extend(self.package_warnings());
         if let (Some(image), Some(Some(capacity))) =
             (self.image(), self.disk().map(|d| d.capacity.bytes()))
             && capacity != image.layer.disk_layout().size
@@ -121,18 +125,22 @@ impl Ova {
         notes
     }
 
+    /// Describes damage to the package itself that reading a disk tolerates.
+    fn package_warnings(&self) -> Vec<String> {
+        let cut = self.package.files().archive().and_then(Archive::cut);
+        let unlisted = self.package.unlisted_descriptor();
+        let unlisted = unlisted.map(|why| format!("the descriptor cannot be verified: {why}"));
+        cut.into_iter().chain(unlisted).collect()
+    }
+
     /// Describes a mismatch between the length of a disk's file and the descriptor.
-    pub(super) fn wrong_size(&self, disk: &Disk) -> Option<String> {
+    fn wrong_size(&self, disk: &Disk) -> Option<String> {
         let file = self.package.file_of(disk)?;
-        let expected = file.size?;
         let opened = self.disk().is_some_and(|d| d.id == disk.id).then(|| self.image()).flatten();
-        let found = match opened {
+        file.wrong_size(match opened {
             Some(image) => image.chunks.iter().map(|chunk| chunk.source.len()).sum(),
             None => self.package.stored_size(disk)?,
-        };
-        let name = &file.href;
-        (found != expected)
-            .then(|| format!("'{name}' has {found} bytes; the descriptor says {expected}"))
+        })
     }
 
     /// Returns the descriptor's data of each disk, for `info`.
@@ -222,8 +230,9 @@ impl Layer for Ova {
     }
 
     fn details(&self) -> Details {
-        let mut specific =
-            vec![("descriptor", Value::from(self.package.descriptor().name.as_str()))];
+        let mut specific = Vec::new();
+        let descriptor = self.package.descriptor();
+        specific.extend(descriptor.map(|file| ("descriptor", Value::from(file.name.as_str()))));
         let manifest = self.package.manifest();
         specific.extend(manifest.map(|file| ("manifest", Value::from(file.name.as_str()))));
         specific.push(("disks", Value::List(self.disk_list())));
@@ -251,7 +260,13 @@ impl Layer for Ova {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.image().map(|image| image.layer.warnings()).unwrap_or_default()
+        let mut warnings = self.package_warnings();
+        warnings.extend(self.disk().and_then(|disk| self.wrong_size(disk)));
+        if self.package.salvage && self.package.manifest().is_some() {
+            warnings.push("the files were not verified against the manifest".into());
+        }
+        warnings.extend(self.image().map(|image| image.layer.warnings()).unwrap_or_default());
+        warnings
     }
 
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
@@ -259,21 +274,36 @@ impl Layer for Ova {
     }
 
     fn verify_manifest(&self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        if self.package.salvage {
+            return Ok(());
+        }
         let advise = |error: Error| {
             error
                 .hint("the appliance is damaged, or was modified after its manifest was written")
                 .with_remedy(Remedy::SkipManifest)
         };
-        if let Some(message) = self.disk().and_then(|disk| self.wrong_size(disk)) {
-            return Err(advise(Error::corrupt("package", message)));
+        if self.strict {
+            let size = self.disk().and_then(|disk| self.wrong_size(disk));
+            if let Some(message) = size.or_else(|| self.package.unlisted_descriptor()) {
+                return Err(
+                    Error::corrupt("package", message).with_remedy(Remedy::AcceptContradictions)
+                );
+            }
         }
         let manifest = self.package.read_manifest()?;
         let chunks = self.image().map(|image| image.chunks.as_slice()).unwrap_or_default();
-        for file in std::iter::once(self.package.descriptor()).chain(chunks) {
-            file.verify(manifest.as_ref(), tick).map_err(|e| match e.kind() {
+        let mut verify = |file: &PackageFile, manifest: Option<&Manifest>| {
+            file.verify(manifest, tick).map_err(|e| match e.kind() {
                 ErrorKind::Corrupt => advise(e),
                 _ => e,
-            })?;
+            })
+        };
+        if let Some(descriptor) = self.package.descriptor() {
+            // A manifest that does not list it is a warning.
+            verify(descriptor, manifest.filter(|m| m.entries_for(descriptor).is_ok()))?;
+        }
+        for chunk in chunks {
+            verify(chunk, manifest)?;
         }
         Ok(())
     }
@@ -298,14 +328,17 @@ fn choose(package: &Package, wanted: Option<&str>) -> Result<Option<usize>> {
     }
 }
 
-/// As [`open_content`], but does not open an image that is compressed or not in the archive.
+/// As [`open_content`], but does not open an image that is compressed or not in the archive, unless
+/// nothing else states the disk's size.
 fn open_in_place(package: &Package, disk: &Disk, context: &OpenContext<'_>) -> Result<Content> {
     match package.file_of(disk) {
-        Some(file) if !package.in_place(file) => Ok(Content::Unopened(format!(
-            "the image's metadata is not shown, because '{}' is compressed or a separate file; \
+        Some(file) if !package.in_place(file) && disk.capacity != Capacity::Unknown => {
+            Ok(Content::Unopened(format!(
+                "the image's metadata is not shown, because '{}' is compressed or a separate file; \
              choose the disk (':1') to open it",
-            file.href
-        ))),
+                file.href
+            )))
+        }
         _ => open_content(package, disk, context),
     }
 }

@@ -1,11 +1,22 @@
-//! The text of a descriptor: its encoding, and limits on its markup, enforced before parsing.
+//! The text of a descriptor: its encoding, limits on its markup, enforced before parsing, and the
+//! parser.
 
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
 use crate::storage::number::to_u64;
 use encoding_rs::{Encoding, UTF_8};
+use roxmltree::{Document, ParsingOptions};
 
-const STRUCTURE: &str = "OVF descriptor";
+/// How errors call a descriptor.
+pub(super) const STRUCTURE: &str = "OVF descriptor";
+
+/// Beginning of the namespace that a prefix gets which the document does not declare; the prefix
+/// follows.
+pub(super) const UNDECLARED: &str = "undeclared:";
+
+/// Maximum number of prefixes that are declared afterwards: for each one, the document is parsed
+/// again.
+const MAX_UNDECLARED: usize = 16;
 
 /// True if `head` looks like the beginning of an XML document, in UTF-8 or in UTF-16 with a byte
 /// order mark.
@@ -72,6 +83,59 @@ pub(super) fn require_bounded_markup(text: &str, limits: &Limits) -> Result<()> 
     }
 }
 
+/// Parses the text, which is within the limits of [`require_bounded_markup`].
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if it is not well-formed,
+/// [`Limit`](crate::ErrorKind::Limit) if it has too many nodes.
+pub(super) fn parse<'a>(text: &'a str, limits: &Limits) -> Result<Document<'a>> {
+    try_parse(text, limits).map_err(|e| match e {
+        roxmltree::Error::NodesLimitReached => {
+            Error::over_limit("ovf_nodes", "too many elements and texts", limits.ovf_nodes)
+                .in_structure(STRUCTURE)
+        }
+        e => Error::corrupt(STRUCTURE, e.to_string()),
+    })
+}
+
+fn try_parse<'a>(text: &'a str, limits: &Limits) -> Result<Document<'a>, roxmltree::Error> {
+    let nodes_limit = u32::try_from(limits.ovf_nodes).unwrap_or(u32::MAX);
+    let options = ParsingOptions { nodes_limit, ..ParsingOptions::default() };
+    Document::parse_with_options(text, options)
+}
+
+/// Declares the prefixes that are used but not declared, in the root element. Their names are then
+/// in namespaces of their own, and only an element that is needed can be missing because of them.
+pub(super) fn declare_prefixes(text: &mut String, limits: &Limits) {
+    let Some(at) = end_of_root_name(text) else { return };
+    for _ in 0..MAX_UNDECLARED {
+        let prefix = match try_parse(text, limits) {
+            Err(roxmltree::Error::UnknownNamespace(prefix, _)) => prefix,
+            _ => return,
+        };
+        text.insert_str(at, &format!(" xmlns:{prefix}=\"{UNDECLARED}{prefix}\""));
+    }
+}
+
+/// Returns the index of the end of the root element's name; `None` if a document type or anything
+/// else precedes it that only a parser understands.
+fn end_of_root_name(text: &str) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += text[at..].find('<')? + 1;
+        let end = match &text[at..] {
+            comment if comment.starts_with("!--") => "-->",
+            instruction if instruction.starts_with('?') => "?>",
+            other if other.starts_with('!') => return None,
+            name => {
+                let len = name.find(|c: char| c.is_whitespace() || matches!(c, '/' | '>'))?;
+                return Some(at + len);
+            }
+        };
+        at += text[at..].find(end)? + end.len();
+    }
+}
+
 /// Counts the quoted values up to the '>' that ends the tag.
 fn count_attributes(tag: &str) -> u64 {
     let mut quote = None;
@@ -116,6 +180,23 @@ mod tests {
         assert_eq!(decode(b"<\xe9>").expect_err("not UTF-8").kind(), ErrorKind::Corrupt);
         for other in [&b""[..], b"x.ovf", b"\x1f\x8b"] {
             assert!(!looks_like_xml(other));
+        }
+    }
+
+    #[test]
+    fn the_root_element_is_found_after_comments_and_instructions() {
+        for (text, root) in [
+            ("<a>", Some("<a")),
+            ("<?xml version='1.0'?>\n<!-- <x> --><e:b c='d'/>", Some("<e:b")),
+            ("<?p <q> ?><a\n/>", Some("<a")),
+            ("<!DOCTYPE a><a/>", None),
+            ("<!-- <a>", None),
+            ("<a", None),
+            ("", None),
+        ] {
+            let found =
+                end_of_root_name(text).map(|end| &text[text[..end].rfind('<').unwrap()..end]);
+            assert_eq!(found, root, "{text}");
         }
     }
 

@@ -13,6 +13,9 @@
 //!     512      padded to 512 …                              read in place
 //! ```
 //!
+//! An archive of disk images without a descriptor (a Vagrant box for libvirt, an image for Google
+//! Cloud) is read as an appliance, too.
+//!
 //! A disk's image has a format of its own, whose driver reads it. Compressed data (an OVA in gzip
 //! or zip, a file in gzip) is decompressed to a temporary file when it is first needed.
 //!
@@ -21,7 +24,9 @@
 
 mod archive;
 mod check;
+mod disk_archive;
 mod disk_image;
+mod elements;
 mod envelope;
 mod files;
 mod guest_os;
@@ -34,6 +39,7 @@ mod member_sink;
 mod new_envelope;
 mod options;
 mod package;
+mod spelling;
 mod tar_members;
 mod target;
 mod unpack;
@@ -41,8 +47,11 @@ mod zip_members;
 
 use crate::open::driver::{Appliance, Driver, NodeKeys};
 use crate::open::probe::ProbeBuffer;
+use crate::storage::number::to_usize;
 use archive::Packing;
+use flate2::read::GzDecoder;
 use package::has_extension;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use tar_members::ArchiveStart;
@@ -74,16 +83,35 @@ pub(crate) static DRIVER: Driver = Driver {
 };
 
 /// Accepts every file with the name of an appliance, so that opening it reports what is wrong with
-/// its contents. With any other name, accepts a tar archive whose first file is a descriptor. A
-/// guest can write such an archive to a raw disk; therefore only bytes of this file are read then,
-/// and nothing is decompressed.
+/// its contents. With any other name, accepts a tar.gz, and a tar archive whose first file is a
+/// descriptor or that has Vagrant's metadata near its start. A guest can write such an archive to a
+/// raw disk; therefore only bytes of this file are read then, and an uncompressed archive's members
+/// are not decompressed.
 fn probe(buffer: &ProbeBuffer<'_>) -> bool {
     if buffer.path.is_some_and(|path| has_appliance_name(path, buffer.head)) {
         return true;
     }
-    tar_members::archive_start(buffer.head).is_some_and(|ArchiveStart { magic, name }| {
-        magic && name.is_some_and(|name| has_extension(&name, "ovf"))
-    })
+    let is_box = || {
+        let name = buffer.path.map(|path| path.to_string_lossy());
+        name.is_some_and(|name| has_extension(&name, "box"))
+    };
+    let is_appliance = |names: &[Arc<str>]| {
+        names.first().is_some_and(|name| has_extension(name, "ovf"))
+            || names.iter().any(|name| **name == *disk_archive::METADATA)
+    };
+    match Packing::of(buffer.head) {
+        Packing::Gzip => tar_gz_start(buffer.head).is_some_and(|start| start.magic),
+        Packing::None => tar_members::archive_start(buffer.head)
+            .is_some_and(|start| start.magic && (is_box() || is_appliance(&start.names))),
+        _ => false,
+    }
+}
+
+/// Parses the start of a tar archive in a gzip file; `None` if `head` is not one.
+fn tar_gz_start(head: &[u8]) -> Option<ArchiveStart> {
+    let mut block = [0; to_usize(tar_members::BLOCK)];
+    GzDecoder::new(head).read_exact(&mut block).ok()?;
+    tar_members::archive_start(&block)
 }
 
 /// True if the extension is that of an appliance with the compression that `head` shows.

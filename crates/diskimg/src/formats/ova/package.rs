@@ -13,7 +13,7 @@ use super::envelope::{Disk, Envelope, File};
 use super::files::{Files, PackageFileName, only_descriptor, open_text, require_text_len};
 use super::manifest::{self, Manifest};
 use super::unpack::{self, SourceReader, UnpackBudget};
-use super::{has_appliance_name, markup};
+use super::{disk_archive, has_appliance_name, markup};
 use crate::error::{Error, Result};
 use crate::open::OpenContext;
 use crate::open::external_files::{ExternalFiles, Resolver};
@@ -23,7 +23,7 @@ use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::{JoinedSource, Source};
 use flate2::read::MultiGzDecoder;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Maximum number of chunks of a file in a compressed archive: for each one, everything before it
 /// in a tar.gz is decompressed again.
@@ -33,14 +33,19 @@ const MAX_PACKED_CHUNKS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Package {
     files: Files,
-    descriptor: PackageFile,
+    /// `None` for an archive of disk images without one.
+    descriptor: Option<PackageFile>,
     envelope: Envelope,
     manifest: Option<PackageFile>,
+    /// The manifest, once it has been parsed.
+    parsed_manifest: OnceLock<Manifest>,
     /// Sizes in bytes of the envelope's files as stored in the archive, where known.
     stored: Vec<Option<u64>>,
     /// Whether files may be decompressed. False if the package was recognized by its contents only:
     /// then it may be a raw disk whose guest has written it.
     unpacks: bool,
+    /// Whether as much as possible of a damaged package is read.
+    pub(super) salvage: bool,
     pub(super) limits: Limits,
 }
 
@@ -89,7 +94,8 @@ impl Package {
     /// Opens an archive or a descriptor, parses the descriptor and locates the manifest.
     ///
     /// # Errors
-    /// As [`Archive::open`], [`Envelope::parse`] and [`Files::manifest`].
+    /// As [`Archive::open`], [`Envelope::parse`], [`disk_archive::envelope`] and
+    /// [`Files::manifest`].
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         /// Enough to recognize a descriptor with leading whitespace.
         const HEAD: u64 = 64;
@@ -98,31 +104,55 @@ impl Package {
             .read_exact_at(&mut head, 0)
             .map_err(|e| Error::io("cannot read the first bytes", e))?;
         let path = context.resolver.image;
-        let unpacks = !context.probed || path.is_some_and(|path| has_appliance_name(path, &head));
+        let packing = Packing::of(&head);
+        // Listing a compressed archive decompresses it already.
+        let named = path.is_some_and(|path| has_appliance_name(path, &head));
+        let unpacks = !context.probed || named || packing == Packing::Gzip;
         let limits = context.limits;
         let is_ovf = path.is_some_and(|path| has_extension(&path.to_string_lossy(), "ovf"));
         let (files, descriptor) = if is_ovf || markup::looks_like_xml(&head) {
-            let name = path.and_then(Path::file_name);
-            let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let descriptor = path.map(Path::to_owned);
-            let Resolver { policy, read_mode, origin, .. } = context.resolver;
-            // Files next to a descriptor are opened by path.
-            let policy = origin.map_or(policy, |_| ExternalFiles::None);
-            (Files::Directory { descriptor, policy, read_mode }, PackageFile::plain(name, source))
+            let (files, descriptor) = of_descriptor(source, context);
+            (files, Some(descriptor))
         } else {
-            let archive = Archive::open(source, Packing::of(&head), limits)?;
-            let descriptor = open_text(&archive, only_descriptor(&archive)?, limits.ovf_bytes)?;
-            let directory = descriptor.path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
+            let partial = context.tolerates_damage() || context.salvage;
+            let archive = Archive::open(source, packing, limits, partial)?;
+            let descriptor = only_descriptor(&archive)?
+                .map(|member| open_text(&archive, member, limits.ovf_bytes))
+                .transpose()?;
+            let path = descriptor.as_ref().map_or("", |descriptor| &descriptor.path);
+            let directory = path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
             (Files::Archive { archive: Box::new(archive), directory }, descriptor)
         };
-        let envelope = Envelope::parse(&text_of(&descriptor, limits)?, limits)
-            .map_err(|e| e.in_structure(format!("OVF descriptor '{}'", descriptor.name)))?;
-        let manifest = files.manifest(&descriptor, limits.ovf_bytes)?;
-        let limits = limits.clone();
-        let mut package =
-            Self { files, descriptor, envelope, manifest, stored: Vec::new(), unpacks, limits };
+        let mut package = Self {
+            files,
+            descriptor,
+            envelope: Envelope::default(),
+            manifest: None,
+            parsed_manifest: OnceLock::new(),
+            stored: Vec::new(),
+            unpacks,
+            salvage: context.salvage,
+            limits: limits.clone(),
+        };
+        package.read_envelope()?;
         package.stored = package.stored_sizes();
         Ok(package)
+    }
+
+    /// Parses the descriptor and locates the manifest, or lists the disks of an archive without
+    /// them.
+    fn read_envelope(&mut self) -> Result<()> {
+        let limits = &self.limits;
+        match (&self.descriptor, self.files.archive()) {
+            (Some(descriptor), _) => {
+                self.envelope = Envelope::parse(&text_of(descriptor, limits)?, limits)
+                    .map_err(|e| e.in_structure(format!("OVF descriptor '{}'", descriptor.name)))?;
+                self.manifest = self.files.manifest(descriptor, limits.ovf_bytes)?;
+            }
+            (None, Some(archive)) => self.envelope = disk_archive::envelope(archive, limits)?,
+            (None, None) => {}
+        }
+        Ok(())
     }
 
     pub(super) fn disks(&self) -> &[Disk] {
@@ -133,8 +163,14 @@ impl Package {
         self.envelope.file_of(disk)
     }
 
-    pub(super) fn descriptor(&self) -> &PackageFile {
-        &self.descriptor
+    pub(super) fn descriptor(&self) -> Option<&PackageFile> {
+        self.descriptor.as_ref()
+    }
+
+    /// Names of all files that the descriptor lists, relative to the descriptor.
+    #[cfg(feature = "inspect")]
+    pub(super) fn listed(&self) -> &[String] {
+        &self.envelope.listed
     }
 
     pub(super) fn manifest(&self) -> Option<&PackageFile> {
@@ -145,9 +181,20 @@ impl Package {
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io), [`Limit`](crate::ErrorKind::Limit) if it is too long.
-    pub(super) fn read_manifest(&self) -> Result<Option<Manifest>> {
+    pub(super) fn read_manifest(&self) -> Result<Option<&Manifest>> {
         let Some(file) = &self.manifest else { return Ok(None) };
-        Ok(Some(Manifest::parse(&text_of(file, &self.limits)?)))
+        if self.parsed_manifest.get().is_none() {
+            let parsed = Manifest::parse(&text_of(file, &self.limits)?);
+            let _ = self.parsed_manifest.set(parsed);
+        }
+        Ok(self.parsed_manifest.get())
+    }
+
+    /// Describes why the descriptor cannot be verified, although there is a manifest.
+    pub(super) fn unlisted_descriptor(&self) -> Option<String> {
+        let (manifest, descriptor) = (self.read_manifest().ok()??, self.descriptor.as_ref()?);
+        let error = manifest.entries_for(descriptor).err()?;
+        Some(error.without_remedy())
     }
 
     /// The location of the package's files.
@@ -157,7 +204,9 @@ impl Package {
 
     /// The file that was opened: the archive or the descriptor.
     pub(super) fn main_source(&self) -> &Arc<dyn Source> {
-        self.files.archive().unwrap_or(&self.descriptor.source)
+        let descriptor = || self.descriptor.as_ref().map(|descriptor| &descriptor.source);
+        let archive = self.files.archive().map(Archive::source);
+        archive.or_else(descriptor).expect("a package without an archive has a descriptor")
     }
 
     /// Total size in bytes of a disk's file as stored in the package; `None` if it would have to be
@@ -273,6 +322,17 @@ impl Package {
         }
         Ok((0..count).map(|index| name.chunk(index)).collect())
     }
+}
+
+/// Returns the files next to a descriptor, and the descriptor.
+fn of_descriptor(source: Arc<dyn Source>, context: &OpenContext<'_>) -> (Files, PackageFile) {
+    let Resolver { image, policy, read_mode, origin, .. } = context.resolver;
+    let name = image.and_then(Path::file_name);
+    let name = name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let descriptor = image.map(Path::to_owned);
+    // Files next to a descriptor are opened by path.
+    let policy = origin.map_or(policy, |_| ExternalFiles::None);
+    (Files::Directory { descriptor, policy, read_mode }, PackageFile::plain(name, source))
 }
 
 fn text_of(file: &PackageFile, limits: &Limits) -> Result<Vec<u8>> {

@@ -37,6 +37,8 @@ struct Walk<'a> {
     at: u64,
     /// End of the last member.
     end: u64,
+    /// Why the archive is not complete, once its end has been reached.
+    cut: Option<Error>,
 }
 
 /// A file and the range of its bytes.
@@ -52,23 +54,30 @@ struct Overrides {
     size: Option<u64>,
 }
 
+/// The files of an archive, in order.
+pub(super) struct Listing {
+    pub(super) members: Vec<Member>,
+    /// Why the archive is not complete: it ends within a header or within the last member.
+    pub(super) cut: Option<Error>,
+}
+
 /// Lists the files of the archive, in order. `storage` converts the range of a file's bytes.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) for an invalid header or a member that extends beyond the
-/// end of the archive, [`Unsupported`](crate::ErrorKind::Unsupported) for sparse members,
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for an invalid header,
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for sparse members,
 /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
 pub(super) fn list(
     archive: &mut dyn ForwardRead,
     storage: fn(Range<u64>) -> Storage,
     limits: &Limits,
-) -> Result<Vec<Member>> {
-    let mut walk = Walk { archive, names: MemberNames::new(limits), at: 0, end: 0 };
+) -> Result<Listing> {
+    let mut walk = Walk { archive, names: MemberNames::new(limits), at: 0, end: 0, cut: None };
     let mut members = Vec::new();
     while let Some(File { name, bytes }) = walk.next()? {
         members.push(Member { name, size: bytes.end - bytes.start, storage: storage(bytes) });
     }
-    Ok(members)
+    Ok(Listing { members, cut: walk.cut })
 }
 
 /// The start of a tar archive.
@@ -76,8 +85,8 @@ pub(super) struct ArchiveStart {
     /// Whether the first header has the magic. The oldest archives do not, and are recognized by
     /// the checksum only.
     pub(super) magic: bool,
-    /// Name of the first file, if its header is in the bytes that were probed.
-    pub(super) name: Option<Arc<str>>,
+    /// Names of the files whose headers are in the bytes that were probed.
+    pub(super) names: Vec<Arc<str>>,
 }
 
 /// Parses the start of a tar archive; `None` if `head` is not one.
@@ -96,20 +105,20 @@ pub(super) fn archive_start(head: &[u8]) -> Option<ArchiveStart> {
         }
     }
     let mut archive = Head(head);
-    let header = read_header(&mut archive, 0).ok().flatten()?;
+    let header = read_header(&mut archive, 0).ok().and_then(Result::ok).flatten()?;
     let magic = header.as_ustar().is_some() || header.as_gnu().is_some();
     let limits = Limits::default();
     let names = MemberNames::new(&limits);
-    let mut walk = Walk { archive: &mut archive, names, at: 0, end: 0 };
-    let name = walk.next().ok().flatten().map(|file| file.name);
-    Some(ArchiveStart { magic, name })
+    let mut walk = Walk { archive: &mut archive, names, at: 0, end: 0, cut: None };
+    let names = std::iter::from_fn(|| walk.next().ok().flatten().map(|file| file.name)).collect();
+    Some(ArchiveStart { magic, names })
 }
 
 impl Walk<'_> {
     /// Returns the next file; `None` at the end of the archive.
     fn next(&mut self) -> Result<Option<File>> {
         let mut overrides = Overrides::default();
-        while let Some(header) = read_header(self.archive, self.at)? {
+        while let Some(header) = self.header()? {
             let (at, kind) = (self.at, header.entry_type());
             let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous);
             // The override does not apply to the header of another extension member.
@@ -153,9 +162,20 @@ impl Walk<'_> {
         if self.archive.ends_before(self.end) {
             let message =
                 format!("the last member ends at {:#x}, beyond the end of the archive", self.end);
-            return Err(truncated(Error::corrupt("tar archive", message)));
+            self.cut = Some(truncated(Error::corrupt("tar archive", message)));
         }
         Ok(None)
+    }
+
+    /// Reads the next header; `None` at the end of the archive, and if it ends within the header.
+    fn header(&mut self) -> Result<Option<Header>> {
+        match read_header(self.archive, self.at)? {
+            Ok(header) => Ok(header),
+            Err(cut) => {
+                self.cut = Some(cut);
+                Ok(None)
+            }
+        }
     }
 
     /// Reads the data of an extension member.
@@ -176,16 +196,17 @@ impl Walk<'_> {
     }
 }
 
-/// Reads the header at `at`; `None` at the end of the archive.
-fn read_header(archive: &mut dyn ForwardRead, at: u64) -> Result<Option<Header>> {
+/// Reads the header at `at`; `None` at the end of the archive. The inner error is that of an
+/// archive that ends within the header.
+fn read_header(archive: &mut dyn ForwardRead, at: u64) -> Result<Result<Option<Header>>> {
     let mut block = [0; to_usize(BLOCK)];
     let n = archive.read(at, &mut block)?;
     // At the end, the padding and the two blocks of zeros may be missing.
     if block.iter().all(|&b| b == 0) {
-        return Ok(None);
+        return Ok(Ok(None));
     }
     if n < block.len() {
-        return Err(truncated(corrupt(at, format!("it is truncated after {n} bytes"))));
+        return Ok(Err(truncated(corrupt(at, format!("it is truncated after {n} bytes")))));
     }
     // The checksum is the sum of all bytes, with its own field counted as blanks.
     let field = 148..156;
@@ -193,7 +214,7 @@ fn read_header(archive: &mut dyn ForwardRead, at: u64) -> Result<Option<Header>>
     let sum: u32 = block.iter().enumerate().map(sum).sum();
     let header = Header::from_byte_slice(&block);
     match header.cksum() {
-        Ok(expected) if expected == sum => Ok(Some(header.clone())),
+        Ok(expected) if expected == sum => Ok(Ok(Some(header.clone()))),
         _ => Err(corrupt(at, "its checksum is wrong")),
     }
 }
@@ -241,7 +262,7 @@ fn sparse(at: u64) -> Error {
     Error::unsupported("a sparse member (GNU tar's --sparse)")
         .in_structure("tar header")
         .at(at)
-        .hint("unpack it with tar and open the .ovf")
+        .hint("unpack it with tar and open the .ovf or the disk image")
 }
 
 fn truncated(error: Error) -> Error {

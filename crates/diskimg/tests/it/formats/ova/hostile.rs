@@ -130,10 +130,10 @@ fn ambiguous_or_missing_members_are_errors() {
     let (ovf, x) = (ovf.as_bytes(), &b"x"[..]);
     assert_refused(tar(&[("a.ovf", ovf), ("x", x), ("./x", x)]), ErrorKind::Corrupt, "two members");
     assert_refused(tar(&[("a.ovf", ovf), ("b.OVF", ovf)]), ErrorKind::Corrupt, "a.ovf, b.OVF");
-    assert_refused(tar(&[("a.txt", ovf)]), ErrorKind::Corrupt, "no .ovf");
+    assert_refused(tar(&[("a.txt", ovf)]), ErrorKind::Corrupt, "neither an .ovf");
     assert_refused(tar(&[("a.ovf", ovf)]), ErrorKind::Corrupt, "'x' is not in the archive");
     assert_refused(vec![0x55; 4096], ErrorKind::Corrupt, "tar header");
-    assert_refused(vec![0; 4096], ErrorKind::Corrupt, "no .ovf");
+    assert_refused(vec![0; 4096], ErrorKind::Corrupt, "neither an .ovf");
     let many: Vec<_> = (0..70_000).map(|i| i.to_string()).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
     assert_refused(tar(&many), ErrorKind::Limit, "archive_members is 65536");

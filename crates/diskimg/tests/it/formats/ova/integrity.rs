@@ -1,8 +1,8 @@
 //! Integrity of appliances: manifests, checksums and the boundary of the package.
 
 use crate::formats::ova::hostile::tar;
-use diskimg::{Convert, Error, ErrorKind, ExternalFiles, Image, OpenOptions, Remedy};
-use diskimg_testkit::appliance::{OvfDisk, OvfFile, PackageBuilder, descriptor};
+use diskimg::{Convert, Error, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Remedy};
+use diskimg_testkit::appliance::{OvfDisk, OvfFile, PackageBuilder, VMDK_FORMAT, descriptor};
 use std::path::Path;
 
 const RAW: &str = "http://en.wikipedia.org/wiki/Byte";
@@ -147,7 +147,7 @@ fn a_disk_that_looks_like_an_appliance_is_not_extracted() {
     let bytes = tar(&[("x.ovf", ovf.as_bytes()), ("d.gz", &compressed)]);
     package.write("guest.img", &bytes);
     assert_eq!(convert(&package.path("guest.img")).unwrap_err().kind(), ErrorKind::Refused);
-    OpenOptions::new().format(diskimg::Format::Ova).open(package.path("guest.img")).unwrap();
+    OpenOptions::new().format(Format::Ova).open(package.path("guest.img")).unwrap();
     package.write("x.ova", &bytes);
     convert(&package.path("x.ova")).unwrap();
 }
@@ -155,8 +155,7 @@ fn a_disk_that_looks_like_an_appliance_is_not_extracted() {
 #[test]
 fn a_descriptor_without_a_path_cannot_refer_to_files() {
     let source = diskimg::storage::source::MemorySource::new(raw("Cargo.toml", ""));
-    let options =
-        OpenOptions::new().format(diskimg::Format::Ova).external_files(ExternalFiles::Any);
+    let options = OpenOptions::new().format(Format::Ova).external_files(ExternalFiles::Any);
     let error = options.open_source(std::sync::Arc::new(source), "-").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
 }
@@ -186,7 +185,7 @@ fn the_length_of_member_names_is_limited_each_and_in_total() {
         members.extend(names.iter().map(|name| (&**name, &b""[..])));
         let source =
             std::sync::Arc::new(diskimg::storage::source::MemorySource::new(tar(&members)));
-        OpenOptions::new().format(diskimg::Format::Ova).open_source(source, "x.ova").map(drop)
+        OpenOptions::new().format(Format::Ova).open_source(source, "x.ova").map(drop)
     };
     open(&["n".repeat(4096)]).unwrap();
     assert_eq!(open(&["n".repeat(4097)]).unwrap_err().kind(), ErrorKind::Limit);
@@ -216,9 +215,99 @@ fn an_appliance_cannot_be_a_backing_file() {
     for format in [Some("ova".to_owned()), None] {
         let mut backing = diskimg::Backing::new("x.ova");
         backing.format = format;
-        let outcome = diskimg::Create::new(diskimg::Format::Qcow2)
-            .backing(backing)
-            .run(package.path("top.qcow2"));
+        let outcome =
+            diskimg::Create::new(Format::Qcow2).backing(backing).run(package.path("top.qcow2"));
         assert_eq!(outcome.map(drop).unwrap_err().kind(), ErrorKind::Invalid);
     }
+}
+
+#[test]
+fn a_manifest_without_the_descriptor_is_a_warning_unless_strict() {
+    let package = PackageBuilder::new();
+    package.write("d.raw", [1; 4096]);
+    package.write("x.ovf", raw("d.raw", ""));
+    package.manifest("x.mf", "sha256sum", &["d.raw"]);
+    package.tar("x.ova", "ustar", &["x.ovf", "x.mf", "d.raw"]);
+    for name in ["x.ova", "x.ovf"] {
+        let path = package.path(name);
+        let image = Image::open(&path).unwrap();
+        let report = Convert::new(image).run(package.path("out")).unwrap();
+        let expected = "the descriptor cannot be verified";
+        assert!(report.warnings.iter().any(|w| w.contains(expected)), "{:?}", report.warnings);
+        let image = OpenOptions::new().strict(true).open(&path).unwrap();
+        let error = Convert::new(image).run(package.path("out")).unwrap_err();
+        assert_eq!(error.remedy(), Some(Remedy::AcceptContradictions), "{error}");
+        assert_eq!(findings(&path).len(), 1);
+    }
+    // A disk must be listed.
+    package.manifest("x.mf", "sha256sum", &["x.ovf"]);
+    assert_eq!(convert(&package.path("x.ovf")).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn an_error_about_a_missing_file_names_the_file_with_another_spelling() {
+    for (href, name) in [
+        ("Disk.RAW", "disk.raw"),
+        ("d&#xe9;.raw", "de\u{301}.raw"),
+        ("a b.raw", "a%20b.raw"),
+        (".\\sub\\d.raw", "sub/d.raw"),
+    ] {
+        let package = PackageBuilder::new();
+        package.write(name, [1; 4096]);
+        package.write("x.ovf", raw(href, ""));
+        let ova = package.tar("x.ova", "pax", &["x.ovf", name]);
+        let mut paths = vec![ova];
+        // Only the descriptor's own directory is searched.
+        paths.extend((!name.contains('/')).then(|| package.path("x.ovf")));
+        for path in paths {
+            let error = convert(&path).unwrap_err();
+            let expected = format!("the package has '{name}'");
+            assert!(error.to_string().contains(&expected), "{href}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_check_of_a_descriptor_verifies_sizes_digests_and_disks() {
+    let package = PackageBuilder::new();
+    package.create_vmdk("d.vmdk", 1);
+    let len = std::fs::metadata(package.path("d.vmdk")).unwrap().len();
+    let size = format!("ovf:size=\"{len}\"");
+    let file = OvfFile { href: "d.vmdk", attributes: &size };
+    let disk = OvfDisk { file: Some(1), format: VMDK_FORMAT, attributes: "" };
+    package.write("x.ovf", descriptor(&[file], &[disk]));
+    package.manifest("x.mf", "sha256sum", &["x.ovf", "d.vmdk"]);
+    assert_eq!(findings(&package.path("x.ovf")), [""; 0]);
+    let mut bytes = std::fs::read(package.path("d.vmdk")).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    package.write("d.vmdk", &bytes);
+    let findings = findings(&package.path("x.ovf"));
+    for expected in ["the descriptor says", "the digest of 'd.vmdk'", "disk 1:"] {
+        assert!(findings.iter().any(|f| f.contains(expected)), "{expected}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_disk_in_an_archive_that_is_cut_short_is_salvaged() {
+    let package = PackageBuilder::new();
+    package.write("disk.raw", diskimg_testkit::disk::noise(3, 2 << 20));
+    let source = OpenOptions::new().format(Format::Raw).open(package.path("disk.raw")).unwrap();
+    Convert::new(source).format(Format::Ova).run(package.path("x.ova")).unwrap();
+    let ova = std::fs::read(package.path("x.ova")).unwrap();
+    package.write("cut.ova", &ova[..ova.len() / 2]);
+    let error = Image::open(package.path("cut.ova")).unwrap_err();
+    assert_eq!(error.remedy(), Some(Remedy::Salvage), "{error}");
+    let metadata = OpenOptions::new().metadata_only(true).open(package.path("cut.ova")).unwrap();
+    assert_eq!(metadata.size(), 2 << 20);
+    let found = findings(&package.path("cut.ova"));
+    assert!(found.iter().any(|f| f.contains("beyond the end of the archive")), "{found:?}");
+
+    let image = OpenOptions::new().salvage(true).open(package.path("cut.ova")).unwrap();
+    let report = Convert::new(image).salvage(true).run(package.path("out")).unwrap();
+    let (disk, out) = (package.path("disk.raw"), package.path("out"));
+    let (disk, out) = (std::fs::read(disk).unwrap(), std::fs::read(out).unwrap());
+    let [lost] = report.salvaged.as_slice() else { panic!("{:?}", report.salvaged) };
+    assert!(lost.guest.start > 900_000 && lost.guest.end == 2 << 20, "{:?}", lost.guest);
+    let start = lost.guest.start as usize;
+    assert!(out[..start] == disk[..start] && out[start..].iter().all(|&byte| byte == 0));
 }

@@ -1,5 +1,6 @@
 //! Tests of OVA and OVF.
 
+mod boxes;
 pub(crate) mod hostile;
 mod integrity;
 mod reading;

@@ -372,17 +372,23 @@ fn a_conversion_verifies_its_input_against_every_kind_of_manifest() {
 }
 
 #[test]
-fn a_file_whose_length_differs_from_its_ovf_size_is_not_converted() {
+fn a_wrong_file_size_in_the_descriptor_is_a_warning() {
     let package = PackageBuilder::new();
-    package.create_vmdk("a.vmdk", 1);
+    let bytes = package.create_vmdk("a.vmdk", 1);
     let disk = OvfDisk { file: Some(1), format: VMDK_FORMAT, attributes: "" };
     let file = OvfFile { href: "a.vmdk", attributes: "ovf:size=\"123\"" };
     package.write("a.ovf", descriptor(&[file], &[disk]));
     for path in [package.path("a.ovf"), package.tar("a.ova", "ustar", &["a.ovf", "a.vmdk"])] {
         let info = open(&path, "1").unwrap().info(0).unwrap();
         assert!(info.notes.iter().any(|note| note.contains("123")), "{:?}", info.notes);
-        let error = Convert::new(Image::open(&path).unwrap()).run(package.path("out")).unwrap_err();
+        let out = package.path("out");
+        let report = Convert::new(Image::open(&path).unwrap()).run(&out).unwrap();
+        assert!(report.warnings.iter().any(|warning| warning.contains("123")), "{report:?}");
+        assert!(std::fs::read(&out).unwrap() == bytes);
+        let image = OpenOptions::new().strict(true).open(&path).unwrap();
+        let error = Convert::new(image).run(&out).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.remedy(), Some(Remedy::AcceptContradictions));
         assert!(error.to_string().contains("123"), "{error}");
     }
 }
@@ -460,7 +466,9 @@ fn only_appliances_are_probed_as_appliances() {
     }
     package.tool("gzip", &["-k", "a.ova"]);
     std::fs::copy(package.path("a.ova.gz"), package.path("disk.raw.gz")).unwrap();
-    unsupported("disk.raw.gz", "gzip");
+    assert_eq!(format("disk.raw.gz").unwrap(), Format::Ova, "a tar.gz by its contents");
+    package.tool("gzip", &["-k", "notes.txt"]);
+    unsupported("notes.txt.gz", "gzip");
     let mut wrong = ova_bytes.clone();
     wrong[148] ^= 1;
     package.write("wrong.ova", &wrong);
@@ -470,7 +478,7 @@ fn only_appliances_are_probed_as_appliances() {
     // A file with the extension .ova must be an appliance.
     package.tar("other.ova", "ustar", &["notes.txt"]);
     let error = format("other.ova").unwrap_err();
-    assert!(error.to_string().contains("no .ovf"), "{error}");
+    assert!(error.to_string().contains("neither an .ovf"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! Archives of disk images without a descriptor.
+//!
+//! ```text
+//!   Vagrant, libvirt   metadata.json {"format": "qcow2", …}   box.img
+//!                      metadata.json {"disks": [{"path": "box_0.img", "format": "qcow2"}, …]}
+//!   Google Cloud       disk.raw
+//! ```
+//!
+//! Without `metadata.json`, or if it lists no disks, the disks are the members whose names have the
+//! extension of an image format. Boxes of other providers contain a descriptor (VirtualBox), or a
+//! disk in several files (VMware), which must be unpacked.
+
+use super::archive::{Archive, Member};
+use super::disk_image::is_image_name;
+use super::envelope::{Capacity, Disk, Envelope, File};
+use crate::error::{Error, Result};
+use crate::open::limits::Limits;
+use crate::remedy::Remedy;
+use crate::storage::number::{to_u64, to_usize};
+use serde_json::Value;
+
+/// Name of the member in which Vagrant describes a box.
+pub(super) const METADATA: &str = "metadata.json";
+
+/// A disk of the archive: its member's name, and its format, if it is stated.
+struct Found {
+    name: String,
+    format: Option<String>,
+}
+
+/// Returns the disks of an archive, as if a descriptor listed them.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) if there are none, or if `metadata.json` lists a disk that
+/// is not in the archive; [`Limit`](crate::ErrorKind::Limit) if there are too many; and the errors
+/// of reading.
+pub(super) fn envelope(archive: &Archive, limits: &Limits) -> Result<Envelope> {
+    let metadata = match archive.find(METADATA) {
+        Some(member) => read_metadata(archive, member, limits)?,
+        None => Value::Null,
+    };
+    let mut disks = listed(&metadata);
+    if disks.is_empty() {
+        disks = by_name(archive, text(&metadata, "format"));
+    }
+    if disks.is_empty() {
+        let message = "it has neither an .ovf member nor a disk image";
+        return Err(Error::corrupt("archive", message)
+            .hint("another kind of archive must be unpacked first")
+            .with_remedy(Remedy::NameFormatRaw));
+    }
+    if to_u64(disks.len()) > limits.ovf_disks {
+        let found = format!("{} disks", disks.len());
+        return Err(Error::over_limit("ovf_disks", found, limits.ovf_disks));
+    }
+    if let Some(missing) = disks.iter().find(|disk| archive.find(&disk.name).is_none()) {
+        let message = format!("it lists the disk '{}', which is not in the archive", missing.name);
+        return Err(Error::corrupt(METADATA, message));
+    }
+    let mut envelope = Envelope::default();
+    for (index, Found { name, format }) in disks.into_iter().enumerate() {
+        envelope.listed.push(name.clone());
+        envelope.files.push(File { href: name, size: None, gzip: false, chunk: None });
+        envelope.disks.push(Disk {
+            id: String::new(),
+            file: Some(index),
+            capacity: Capacity::Unknown,
+            format: format.unwrap_or_default(),
+            populated: None,
+            parent: None,
+        });
+    }
+    Ok(envelope)
+}
+
+/// Parses `metadata.json`. Text that is not valid says nothing.
+fn read_metadata(archive: &Archive, member: &Member, limits: &Limits) -> Result<Value> {
+    if member.size > limits.ovf_bytes {
+        return Ok(Value::Null);
+    }
+    let source = archive.open_member(member)?;
+    let mut bytes = vec![0; to_usize(source.len())];
+    source.read_exact_at(&mut bytes, 0).map_err(|e| Error::io("cannot read metadata.json", e))?;
+    Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+/// Returns the disks that `metadata.json` lists.
+fn listed(metadata: &Value) -> Vec<Found> {
+    let disks = metadata["disks"].as_array().into_iter().flatten();
+    disks
+        .filter_map(|disk| Some(Found { name: text(disk, "path")?, format: text(disk, "format") }))
+        .collect()
+}
+
+/// Returns the members whose names are those of disk images. `format` is that of a box.
+fn by_name(archive: &Archive, format: Option<String>) -> Vec<Found> {
+    let names = archive.members().iter().map(|member| &*member.name);
+    names
+        .filter(|name| is_image_name(name) && !is_extent_name(name))
+        .map(|name| Found {
+            name: name.to_owned(),
+            format: match name.rsplit_once('.') {
+                // Says nothing about the format.
+                Some((_, extension)) if extension.eq_ignore_ascii_case("img") => format.clone(),
+                // As the format of a raw disk is not probed, it must be stated.
+                Some((_, extension)) if extension.eq_ignore_ascii_case("raw") => {
+                    Some("raw".to_owned())
+                }
+                _ => None,
+            },
+        })
+        .collect()
+}
+
+fn text(value: &Value, key: &str) -> Option<String> {
+    value[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// True for the name of a VMDK that is only a part of a disk: `disk-s001.vmdk`, `disk-flat.vmdk`.
+fn is_extent_name(name: &str) -> bool {
+    crate::formats::vmdk::descriptor_name(name).is_some()
+}
