@@ -402,6 +402,9 @@ class CheckReport:
     """Number of inconsistencies: data are wrong or may become wrong."""
     leaks: int = 0
     """Number of allocated clusters that nothing refers to."""
+    warnings: int = 0
+    """Number of defects that may prevent some programs from reading the image, but do not affect
+    its data."""
     image_end_offset: int | None = None
     """Host offset past the last cluster in use."""
     total_clusters: int = 0
@@ -421,8 +424,8 @@ class CheckReport:
 
     @property
     def clean(self) -> bool:
-        """Whether there are no corruptions, leaks or check errors."""
-        return not (self.check_errors or self.corruptions or self.leaks)
+        """Whether there are no corruptions, leaks, warnings or check errors."""
+        return not (self.check_errors or self.corruptions or self.leaks or self.warnings)
 
     def to_dict(self) -> Json:
         """As in ``qemu-img check --output=json``: counts that are 0 are left out."""
@@ -434,6 +437,7 @@ class CheckReport:
                 image_end_offset=self.image_end_offset or None,
                 corruptions=self.corruptions or None,
                 leaks=self.leaks or None,
+                warnings=self.warnings or None,
                 total_clusters=self.total_clusters or None,
                 allocated_clusters=self.allocated_clusters or None,
                 fragmented_clusters=self.fragmented_clusters or None,

@@ -176,6 +176,11 @@ impl Iso {
         Ok(self.get()?.namespaces().map(Namespace::name).collect())
     }
 
+    #[getter]
+    fn truncated(&self) -> PyResult<Option<String>> {
+        Ok(self.get()?.truncated().map(|finding| finding.to_string()))
+    }
+
     /// Returns information about the image as JSON.
     fn info(&self, py: Python<'_>) -> PyResult<String> {
         json(&self.run(py, IsoImage::info)?)

@@ -6,8 +6,8 @@ use crate::failure::Failure;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
-Exit code: 0 consistent, 1 check not completed, 2 corrupt, 3 leaked clusters only,
-63 the format does not support checks.
+Exit code: 0 consistent, 1 check not completed, 2 corrupt, 3 leaked clusters or warnings
+only, 63 the format does not support checks.
 
 Example:
   diskimg check disk.qcow2";

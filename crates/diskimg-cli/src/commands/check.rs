@@ -13,7 +13,7 @@ use serde::Serialize;
 const INCOMPLETE: u8 = 1;
 /// Exit code for a corrupt image.
 const CORRUPT: u8 = 2;
-/// Exit code for an image with leaked clusters only.
+/// Exit code for an image with leaked clusters or warnings only.
 const LEAKS: u8 = 3;
 /// Exit code for formats that do not support checks.
 const UNSUPPORTED: u8 = 63;
@@ -41,7 +41,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     Ok(match report {
         CheckReport { check_errors: 1.., .. } => INCOMPLETE,
         CheckReport { corruptions: 1.., .. } => CORRUPT,
-        CheckReport { leaks: 1.., .. } => LEAKS,
+        CheckReport { leaks: 1.., .. } | CheckReport { warnings: 1.., .. } => LEAKS,
         _ => 0,
     })
 }

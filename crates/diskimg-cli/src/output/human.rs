@@ -194,8 +194,8 @@ fn local_date(seconds: u64) -> String {
 /// Formats the output of `check`.
 pub(crate) fn check(report: &CheckReport) -> String {
     let mut text = String::new();
-    let CheckReport { corruptions, leaks, check_errors, .. } = *report;
-    if corruptions + leaks + check_errors == 0 {
+    let CheckReport { corruptions, leaks, check_errors, warnings, .. } = *report;
+    if corruptions + leaks + check_errors + warnings == 0 {
         text.push_str("No errors were found on the image.\n");
     }
     if corruptions > 0 {
@@ -210,6 +210,13 @@ pub(crate) fn check(report: &CheckReport) -> String {
             text,
             "\n{leaks} leaked clusters were found on the image.\n\
              This means waste of disk space, but no harm to data.\n"
+        );
+    }
+    if warnings > 0 {
+        let _ = write!(
+            text,
+            "\n{warnings} warnings were found on the image.\n\
+             Some programs may not read it correctly.\n"
         );
     }
     if check_errors > 0 {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::boot::{BootCatalog, SystemArea};
 use crate::iso::content::ExtentSource;
-use crate::iso::finding::Findings;
+use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::info::IsoInfo;
 use crate::iso::node::{Content, Entry, FileTree, FileType, Node};
 use crate::iso::read::cue;
@@ -18,6 +18,7 @@ use crate::iso::walk::Walk;
 use crate::open::external_files::ExternalFiles;
 use crate::open::limits::Limits;
 use crate::remedy::Remedy;
+use crate::report::finding::Severity;
 use crate::storage::number::to_u64;
 use crate::storage::source::Source;
 use serde::Serialize;
@@ -163,6 +164,27 @@ impl IsoImage {
     /// Returns the contents of the image, as sectors of 2048 bytes.
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
+    }
+
+    /// Returns a finding if a volume extends beyond the end of the image. Files in the part that is
+    /// missing cannot be read; the others can.
+    pub fn truncated(&self) -> Option<Finding> {
+        self.truncations().max_by_key(|(end, _)| *end).map(|(_, finding)| finding)
+    }
+
+    /// Returns the end of each volume that extends beyond the end of the image, and its finding.
+    pub(super) fn truncations(&self) -> impl Iterator<Item = (u64, Finding)> {
+        let len = self.source.len();
+        let volumes = self.descriptors.volumes.iter();
+        let volumes = volumes.map(|v| ("volume", v.bytes(), Some(v.sector * SECTOR + 80)));
+        let udf = self.udf.iter().map(|udf| ("UDF partition", udf.partitions.end(), None));
+        let cut = volumes.chain(udf).filter(move |(_, end, _)| *end > len);
+        cut.map(move |(what, end, offset)| {
+            let message =
+                format!("the {what} has {end} bytes, but the image only {len}: it is truncated");
+            let finding = Finding::new(FindingCode::Truncated, Severity::Warning, message);
+            (end, offset.into_iter().fold(finding, Finding::at))
+        })
     }
 
     /// Returns the root directory.

@@ -32,7 +32,7 @@ mod finding;
 mod image;
 mod info;
 mod node;
-mod read;
+pub(crate) mod read;
 mod remaster;
 mod time;
 pub mod udf;

@@ -77,19 +77,7 @@ fn check_descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
         Err(error) if error.is_storage_failure() => return Err(error),
         Err(error) => report(finding_from_error(FindingCode::Descriptor, &error)),
     }
-    let len = image.source.len();
-    for volume in &image.descriptors.volumes {
-        if volume.bytes() > len {
-            let message = format!(
-                "the volume has {} bytes, but the image only {len}: it is truncated",
-                volume.bytes()
-            );
-            report(
-                Finding::new(FindingCode::Truncated, Severity::Warning, message)
-                    .at(volume.sector * SECTOR + 80),
-            );
-        }
-    }
+    image.truncations().map(|(_, finding)| finding).for_each(report);
     Ok(())
 }
 

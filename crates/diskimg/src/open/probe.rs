@@ -1,7 +1,7 @@
 //! Probing: which format the bytes of a file are in.
 //!
 //! ```text
-//!   head (38 KiB) ──► a supported format? ──► that format
+//!   head (40 KiB) ──► a supported format? ──► that format
 //!   tail (1.5 KiB)    a known signature?  ──► an error that names it
 //!   name              otherwise           ──► raw
 //! ```
@@ -27,8 +27,9 @@ pub(crate) struct ProbeBuffer<'a> {
 }
 
 impl ProbeBuffer<'_> {
-    /// Length of the head: up to the end of ISO 9660's first three volume descriptors.
-    pub(crate) const HEAD: usize = 38 << 10;
+    /// Length of the head: ISO 9660's first three volume descriptors or, in raw sectors of up to 2448
+    /// bytes, the beginning of the first one.
+    pub(crate) const HEAD: usize = 40 << 10;
 
     /// Length of the tail: a VMDK footer with its markers.
     pub(crate) const TAIL: usize = 1536;

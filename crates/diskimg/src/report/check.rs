@@ -55,6 +55,10 @@ pub struct CheckReport {
     /// Number of allocated clusters without references.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub leaks: u64,
+    /// Number of defects that may prevent some programs from reading the image, but do not affect
+    /// its data.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
+    pub warnings: u64,
     /// Number of clusters of the virtual disk.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub total_clusters: u64,

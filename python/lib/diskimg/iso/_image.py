@@ -174,6 +174,11 @@ class Iso:
         return tuple(self._native.namespaces)
 
     @property
+    def truncated(self) -> str | None:
+        """What is missing if the image is shorter than its volume; the rest can be read."""
+        return self._native.truncated
+
+    @property
     def label(self) -> str:
         """The volume label."""
         return self.info().label

@@ -22,8 +22,16 @@ use std::sync::Arc;
 /// Number of bytes read at a time.
 const CHUNK: u64 = 1 << 20;
 
-/// Opens the ISO image in an image file of any format.
+/// Opens the ISO image in an image file of any format, and warns if it is truncated.
 fn open(job: &IsoInput, console: &Console) -> Result<IsoImage, Failure> {
+    let image = open_quietly(job, console)?;
+    let name = job.input.path.display();
+    console.warn(image.truncated().map(|finding| format!("{name}: {finding}")));
+    Ok(image)
+}
+
+/// Opens the ISO image in an image file of any format.
+fn open_quietly(job: &IsoInput, console: &Console) -> Result<IsoImage, Failure> {
     let image = job.input.open(console.program())?;
     let opened = IsoImage::open(Arc::new(image), &job.options);
     Ok(opened.map_err(|e| e.in_file(&job.input.path))?)

@@ -2,7 +2,7 @@
 
 use crate::args::common::OutputFormat;
 use crate::args::iso::verify::Job;
-use crate::commands::iso::open;
+use crate::commands::iso::open_quietly;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, json};
@@ -18,7 +18,7 @@ const WARNINGS: u8 = 3;
 
 /// Runs the verification.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = open(&job.input, console)?;
+    let image = open_quietly(&job.input, console)?;
     confine::restrict_files(&Rules::new())?;
     let mut findings = Vec::new();
     let verified = image.verify(&mut |finding| {

@@ -1,23 +1,35 @@
-//! Inspection of ISO images. As a disk an ISO image is raw; the volume descriptor tells whether it
-//! is complete.
+//! Inspection of ISO images. As a disk an ISO image is raw, or the data in raw sectors; the volume
+//! descriptor tells whether it is complete.
 
+use crate::error::Error;
 use crate::formats::inspect::{Inspect, Subject};
+use crate::iso::read::sectors;
 use crate::report::inspection::{Code, Inspection};
-use crate::storage::number::to_u64;
+use crate::storage::source::read_if_inside;
+use std::sync::Arc;
 
 pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine };
 
 /// Offset of the first volume descriptor.
-const FIRST_DESCRIPTOR: usize = 32 << 10;
+const FIRST_DESCRIPTOR: u64 = 32 << 10;
 
 fn examine(subject: &Subject<'_>, found: &mut Inspection) {
-    let len = subject.len();
+    let image = match sectors::cooked(Arc::clone(subject.source)) {
+        Ok(image) => image,
+        Err(error) => return found.unreadable(&error),
+    };
+    let len = image.len();
     found.virtual_size = Some(len);
     // ECMA-119, 8.4: the primary volume descriptor, volume space size, logical block size.
-    let Some(descriptor) = subject.head.get(FIRST_DESCRIPTOR..FIRST_DESCRIPTOR + 2048) else {
-        found.add(Code::Truncated, len, "the file ends within its volume descriptors");
-        return;
-    };
+    let mut descriptor = [0; 2048];
+    match read_if_inside(&*image, &mut descriptor, FIRST_DESCRIPTOR) {
+        Ok(true) => {}
+        Ok(false) => {
+            found.add(Code::Truncated, len, "the file ends within its volume descriptors");
+            return;
+        }
+        Err(error) => return found.unreadable(&Error::io("cannot read it", error)),
+    }
     if !descriptor.starts_with(b"\x01CD001") {
         return;
     }
@@ -26,6 +38,6 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     let volume = u64::from(blocks) * u64::from(block);
     if volume > len {
         let message = format!("the volume has {volume} bytes, but the file only {len}");
-        found.add(Code::Truncated, to_u64(FIRST_DESCRIPTOR) + 80, message);
+        found.add(Code::Truncated, FIRST_DESCRIPTOR + 80, message);
     }
 }

@@ -1,7 +1,9 @@
-//! Reading ISO images as disks. The raw format reads the bytes.
+//! Reading ISO images as disks. The raw format reads the bytes, or the data in the sectors of a copy
+//! of a disc.
 
 use super::facts;
 use crate::error::Result;
+use crate::iso::read::sectors;
 use crate::iso::{IsoImage, IsoOptions};
 use crate::model::extent::Extent;
 use crate::model::format::Format;
@@ -20,6 +22,10 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Iso {
     raw: Arc<dyn Layer>,
+    /// The image and, if it consists of raw sectors, the file itself.
+    files: Vec<Arc<dyn Source>>,
+    /// The layout of the raw sectors, for people.
+    raw_sectors: Option<String>,
     /// Limits for reading the file system in `info` and `check`.
     limits: Limits,
 }
@@ -29,12 +35,17 @@ impl Iso {
     /// damaged file system can be converted.
     pub(super) fn open(source: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         let limits = context.limits.clone();
-        Ok(Self { raw: (Format::Raw.driver().open)(source, context)?, limits })
+        let raw_sectors = sectors::layout(&*source)?.map(|layout| layout.describe());
+        let image = sectors::cooked(Arc::clone(&source))?;
+        let mut files = vec![Arc::clone(&image)];
+        files.extend(raw_sectors.is_some().then_some(source));
+        let raw = (Format::Raw.driver().open)(image, context)?;
+        Ok(Self { raw, files, raw_sectors, limits })
     }
 
     fn file_system(&self) -> Result<IsoImage> {
         let options = IsoOptions { limits: self.limits.clone(), ..IsoOptions::default() };
-        IsoImage::open(Arc::clone(&self.raw.files()[0]), &options)
+        IsoImage::open(Arc::clone(&self.files[0]), &options)
     }
 }
 
@@ -50,7 +61,7 @@ impl Layer for Iso {
     }
 
     fn files(&self) -> &[Arc<dyn Source>] {
-        self.raw.files()
+        &self.files
     }
 
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {
@@ -63,8 +74,14 @@ impl Layer for Iso {
 
     fn details(&self) -> Details {
         let mut details = self.raw.details();
-        match self.file_system().and_then(|image| image.info()) {
-            Ok(info) => details.specific = facts::of(&info),
+        details.children = vec![("file".into(), self.files.len() - 1)];
+        let raw_sectors = self.raw_sectors.as_deref();
+        details.specific.extend(raw_sectors.map(|layout| ("raw-sectors", layout.into())));
+        match self.file_system().and_then(|image| Ok((image.info()?, image.truncated()))) {
+            Ok((info, truncated)) => {
+                details.specific.extend(facts::of(&info));
+                details.notes.extend(truncated.map(|finding| finding.to_string()));
+            }
             Err(error) => details
                 .notes
                 .push(format!("the file system cannot be read: {}", error.without_remedy())),
@@ -72,8 +89,12 @@ impl Layer for Iso {
         details
     }
 
-    /// Verifies the file system. Its errors are counted as corruptions; warnings are reported and
-    /// not counted.
+    fn warnings(&self) -> Vec<String> {
+        let truncated = self.file_system().ok().and_then(|image| image.truncated());
+        truncated.map(|finding| finding.to_string()).into_iter().collect()
+    }
+
+    /// Verifies the file system. Its errors are counted as corruptions.
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         let mut counts = CheckReport::default();
         self.file_system()?.verify(&mut |found| {
@@ -81,8 +102,9 @@ impl Layer for Iso {
                 return;
             }
             let code = check::Code::Corruption;
-            if found.severity == Severity::Error {
-                counts.count(code);
+            match found.severity {
+                Severity::Error => counts.count(code),
+                _ => counts.warnings += 1,
             }
             report(Finding::new(code, found.severity, found.to_string()));
         })?;

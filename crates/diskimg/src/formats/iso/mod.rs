@@ -10,7 +10,11 @@
 //! that only an ISO image is written as one. Access to the files in it is in [`iso`](crate::iso).
 //!
 //! A volume is often shorter than its file: partitions, padding or further sessions follow. All of
-//! it belongs to the disk. A copy of a disc in sectors of 2352 bytes is not an ISO image but raw.
+//! it belongs to the disk.
+//!
+//! A copy of a disc in raw sectors (such as the 2352 bytes of a `.bin` file) is recognized by its
+//! contents. The disk is the data in its sectors, which makes it an ordinary ISO image; audio tracks
+//! that follow the volume are left out.
 
 mod facts;
 #[cfg(feature = "inspect")]
@@ -18,6 +22,7 @@ mod inspect;
 mod layer;
 
 use crate::error::{Error, Result};
+use crate::iso::read::sectors;
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::target::{CreateRequest, Measure, MeasureRequest, TargetSpec};
@@ -49,9 +54,12 @@ pub(crate) static DRIVER: Driver = Driver {
 /// Sector at which the volume recognition sequence starts.
 const FIRST: usize = 16;
 
-/// Recognizes the volume descriptors of ISO 9660 (ECMA-119, 8.1.2) and UDF (ECMA-167, 2/9.1.2). The
-/// latter may be preceded by one or two sectors that start the extended area.
+/// Recognizes the volume descriptors of ISO 9660 (ECMA-119, 8.1.2) and UDF (ECMA-167, 2/9.1.2), also
+/// in raw sectors. The latter may be preceded by one or two sectors that start the extended area.
 fn probe(buffer: &ProbeBuffer<'_>) -> bool {
+    if sectors::layout_of(buffer.head).is_some() {
+        return true;
+    }
     let standard = |sector: usize| buffer.head.get(sector * 2048 + 1..sector * 2048 + 6);
     match standard(FIRST) {
         Some(b"CD001" | b"NSR02" | b"NSR03") => true,

@@ -13,7 +13,8 @@
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::{Source, SourceError, check_range, read_if_inside};
+use crate::storage::source::{HostFileId, Source, SourceError, check_range, read_if_inside};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Sync pattern at the start of a raw sector (ECMA-130, 14.1).
@@ -30,7 +31,7 @@ const DESCRIPTORS: std::ops::Range<u64> = 16..18;
 
 /// Layout of a raw sector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Layout {
+pub(crate) struct Layout {
     /// Length of the sector in bytes.
     raw: u64,
     /// Offset of the 2048 bytes of data.
@@ -49,6 +50,25 @@ const LAYOUTS: [Layout; 5] = [
     Layout { raw: 2336, data: 8, subheader: Some(0), sync: false },
 ];
 
+/// Returns the layout of the raw sectors whose first bytes are `head`, up to and including the
+/// beginning of the first volume descriptor; `None` for anything else.
+pub(crate) fn layout_of(head: &[u8]) -> Option<Layout> {
+    let slice = |at: u64, len: usize| head.get(to_usize(at)..)?.get(..len);
+    let fits = |layout: &&Layout| {
+        let first = DESCRIPTORS.start * layout.raw;
+        let is_synchronized = |at| slice(at, SYNC.len()).is_some_and(|bytes| bytes == SYNC);
+        let is_mode = || slice(first + 15, 1).is_some_and(|mode| mode[0] == layout.mode());
+        // The subheader is recorded twice (CD-ROM XA).
+        let is_doubled = |at| slice(first + at, 8).is_some_and(|bytes| bytes[..4] == bytes[4..]);
+        let valid = match layout.sync {
+            true => is_synchronized(0) && is_synchronized(first) && is_mode(),
+            false => layout.subheader.is_some_and(is_doubled),
+        };
+        valid && slice(first + layout.data, 6).is_some_and(is_descriptor_head)
+    };
+    LAYOUTS.iter().find(fits).copied()
+}
+
 /// Returns the data of raw sectors as one sequence of 2048-byte sectors, or `source` itself if it
 /// does not consist of raw sectors.
 ///
@@ -56,14 +76,25 @@ const LAYOUTS: [Layout; 5] = [
 /// Returns [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the sector of the first
 /// volume descriptor is of mode 2 form 2, [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
 pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
+    match layout(&*source)? {
+        Some(layout) => Ok(Arc::new(RawSectors::new(source, layout)?)),
+        None => Ok(source),
+    }
+}
+
+/// Returns the layout of the raw sectors in `source`; `None` if it does not consist of raw sectors.
+///
+/// # Errors
+/// As [`cooked`].
+pub(crate) fn layout(source: &dyn Source) -> Result<Option<Layout>> {
     for sector in DESCRIPTORS {
-        if is_descriptor(&*source, sector * SECTOR)? {
-            return Ok(source);
+        if is_descriptor(source, sector * SECTOR)? {
+            return Ok(None);
         }
     }
     for layout in LAYOUTS {
-        match layout.fits(&*source)? {
-            Some(true) => return Ok(Arc::new(RawSectors::new(source, layout))),
+        match layout.fits(source)? {
+            Some(true) => return Ok(Some(layout)),
             Some(false) => {
                 let what = "mode 2 form 2 sectors, which contain no file system";
                 return Err(Error::unsupported(what).at(DESCRIPTORS.start * layout.raw));
@@ -71,7 +102,7 @@ pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
             None => {}
         }
     }
-    Ok(source)
+    Ok(None)
 }
 
 /// Returns true if there is a volume descriptor at byte offset `at` (ECMA-119, 8.1; ECMA-167,
@@ -79,7 +110,12 @@ pub(crate) fn cooked(source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
 fn is_descriptor(source: &dyn Source, at: u64) -> Result<bool> {
     let mut head = [0; 6];
     let inside = read(source, &mut head, at)?;
-    Ok(inside && matches!(&head[1..], b"CD001" | b"BEA01" | b"NSR02" | b"NSR03" | b"CDROM"))
+    Ok(inside && is_descriptor_head(&head))
+}
+
+/// Returns true if these are the first 6 bytes of a volume descriptor.
+fn is_descriptor_head(head: &[u8]) -> bool {
+    matches!(&head[1..], b"CD001" | b"BEA01" | b"NSR02" | b"NSR03" | b"CDROM")
 }
 
 /// Fills `buf` from the bytes at offset `at`. Returns false if the source ends before that.
@@ -88,6 +124,16 @@ pub(super) fn read(source: &dyn Source, buf: &mut [u8], at: u64) -> Result<bool>
 }
 
 impl Layout {
+    /// The mode in the header of a sector (ECMA-130, 14.2).
+    fn mode(&self) -> u8 {
+        if self.subheader.is_some() { 2 } else { 1 }
+    }
+
+    /// Returns the length and the mode of a sector, for people.
+    pub(crate) fn describe(&self) -> String {
+        format!("{} bytes, mode {}", self.raw, self.mode())
+    }
+
     /// Returns `Some(true)` if the source has this layout and form 1 sectors, `Some(false)` if it
     /// has this layout and form 2 sectors, and `None` otherwise.
     fn fits(&self, source: &dyn Source) -> Result<Option<bool>> {
@@ -96,9 +142,8 @@ impl Layout {
         if !read(source, &mut head, first)? {
             return Ok(None);
         }
-        // The last byte of the header is the mode (ECMA-130, 14.2).
-        let mode = if self.subheader.is_some() { 2 } else { 1 };
-        if self.sync && (head[..12] != SYNC || head[15] != mode) {
+        // The last byte of the header is the mode.
+        if self.sync && (head[..12] != SYNC || head[15] != self.mode()) {
             return Ok(None);
         }
         let mut found = false;
@@ -120,11 +165,39 @@ struct RawSectors {
 }
 
 impl RawSectors {
-    fn new(raw: Arc<dyn Source>, layout: Layout) -> Self {
+    /// # Errors
+    /// Returns [`ErrorKind::Io`](crate::ErrorKind::Io) if reading fails.
+    fn new(raw: Arc<dyn Source>, layout: Layout) -> Result<Self> {
         // The last sector may end after its data.
         let (whole, rest) = (raw.len() / layout.raw, raw.len() % layout.raw);
         let sectors = whole + u64::from(rest >= layout.data + SECTOR);
-        Self { raw, layout, sectors }
+        let mut track = Self { raw, layout, sectors };
+        if let Some(end) = track.end_of_volume()?.filter(|&end| end < sectors)
+            && !track.is_data(end)?
+        {
+            track.sectors = end;
+        }
+        Ok(track)
+    }
+
+    /// Returns the number of the sector after the volume; `None` without a primary volume
+    /// descriptor (ECMA-119, 8.4).
+    fn end_of_volume(&self) -> Result<Option<u64>> {
+        let mut descriptor = [0; 132];
+        let at = DESCRIPTORS.start * self.layout.raw + self.layout.data;
+        if !read(&*self.raw, &mut descriptor, at)? || !descriptor.starts_with(b"\x01CD001") {
+            return Ok(None);
+        }
+        let blocks = u32::from_le_bytes([80, 81, 82, 83].map(|i| descriptor[i]));
+        let block = u16::from_le_bytes([128, 129].map(|i| descriptor[i]));
+        Ok(Some((u64::from(blocks) * u64::from(block)).div_ceil(SECTOR)))
+    }
+
+    /// Returns false for a sector of an audio track, which may follow the data track.
+    fn is_data(&self, sector: u64) -> Result<bool> {
+        let mut head = [0; 16];
+        let inside = read(&*self.raw, &mut head, sector * self.layout.raw)?;
+        Ok(!self.layout.sync || (inside && head[..12] == SYNC && head[15] == self.layout.mode()))
     }
 
     /// Returns the 2048 bytes of data of a raw sector.
@@ -141,6 +214,18 @@ impl RawSectors {
 impl Source for RawSectors {
     fn len(&self) -> u64 {
         self.sectors * SECTOR
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.raw.path()
+    }
+
+    fn identity(&self) -> Option<HostFileId> {
+        self.raw.identity()
+    }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        self.raw.identities()
     }
 
     fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
@@ -213,6 +298,39 @@ mod tests {
                 assert!(buf == plain[start..end], "{start}..{end} of {layout:?}");
             }
             source.read_exact_at(&mut [0; 2], source.len() - 1).expect_err("past the end");
+        }
+    }
+
+    #[test]
+    fn the_layout_is_recognized_by_the_first_bytes() {
+        let plain = plain();
+        for layout in LAYOUTS {
+            let mut bytes = raw(&plain, layout);
+            bytes.truncate(40 << 10);
+            assert_eq!(layout_of(&bytes), Some(layout));
+            bytes[16 * layout.raw as usize + layout.data as usize + 3] ^= 1;
+            assert_eq!(layout_of(&bytes), None, "no volume descriptor");
+        }
+        assert_eq!(layout_of(&plain), None);
+        let mut unsynchronized = raw(&plain, LAYOUTS[0]);
+        unsynchronized[5] = 0;
+        assert_eq!(layout_of(&unsynchronized), None);
+    }
+
+    #[test]
+    fn audio_tracks_after_the_volume_are_left_out() {
+        let mut plain = plain();
+        plain[16 * 2048] = 1;
+        plain[16 * 2048 + 80..][..4].copy_from_slice(&20u32.to_le_bytes());
+        plain[16 * 2048 + 128..][..2].copy_from_slice(&2048u16.to_le_bytes());
+        for layout in LAYOUTS.into_iter().filter(|layout| layout.sync) {
+            let mut bytes = raw(&plain, layout);
+            bytes.resize(bytes.len() + 10 * layout.raw as usize, 0x55);
+            assert_eq!(cook(bytes).expect("cooks").len(), plain.len() as u64, "audio");
+            let mut longer = plain.clone();
+            longer.resize(30 * 2048, 0x55);
+            let cooked = cook(raw(&longer, layout)).expect("cooks");
+            assert_eq!(cooked.len(), longer.len() as u64, "data after the volume");
         }
     }
 

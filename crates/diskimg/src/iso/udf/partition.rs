@@ -70,12 +70,21 @@ impl ExtentList {
 
 /// The partitions of a volume, in the order of the partition maps.
 #[derive(Debug)]
-pub(super) struct Partitions {
+pub(crate) struct Partitions {
     pub(super) block_size: u32,
     pub(super) all: Vec<Partition>,
 }
 
 impl Partitions {
+    /// Returns the offset in bytes of the end of the last partition whose blocks are contiguous.
+    pub(crate) fn end(&self) -> u64 {
+        let ends = self.all.iter().filter_map(|partition| match partition {
+            Partition::Plain(range) => Some(u64::from(range.start) + u64::from(range.blocks)),
+            _ => None,
+        });
+        ends.max().unwrap_or(0) * u64::from(self.block_size)
+    }
+
     /// Maps `len` bytes, starting at the start of a block, to extents of the image, and passes
     /// these to `push` in order.
     ///

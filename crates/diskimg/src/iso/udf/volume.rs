@@ -24,7 +24,7 @@ const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=32768;
 pub(crate) struct UdfVolume {
     pub(super) source: Arc<dyn Source>,
     pub(super) limits: Limits,
-    pub(super) partitions: Partitions,
+    pub(crate) partitions: Partitions,
     pub(super) notes: Notes,
     info: UdfInfo,
     root: Node,

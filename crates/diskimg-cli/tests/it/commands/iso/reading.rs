@@ -211,3 +211,42 @@ fn a_damaged_directory_is_read_up_to_the_damage_and_reported() {
         assert!(verified.out.contains(what), "{}", verified.out);
     }
 }
+
+#[test]
+fn a_truncated_image_is_read_with_a_warning() {
+    let lab = image();
+    let mut bytes = lab.read("a.iso");
+    bytes.truncate(bytes.len() - 2048);
+    std::fs::write(lab.path("a.iso"), bytes).expect("writes");
+    for line in ["iso ls a.iso", "iso extract -C out a.iso", "convert -O iso a.iso b.iso"] {
+        let ran = lab.line(line);
+        assert_eq!(ran.code, Some(0), "{line}: {}", ran.err);
+        let warnings = ran.err.matches("diskimg: warning: a.iso: the volume has").count();
+        assert_eq!(warnings, 1, "{line}: {}", ran.err);
+    }
+    let info = lab.line("info a.iso").ok();
+    assert_eq!(info.matches("it is truncated").count(), 1, "{info}");
+    // The padding at the end of the image has no files.
+    let check = lab.line("check a.iso");
+    assert_eq!(check.code, Some(3), "{check:?}");
+    assert!(!check.out.contains("No errors") && check.out.contains("warnings were found"));
+    let json = lab.line("check --output=json a.iso").out;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("is JSON");
+    assert!(json["warnings"].as_u64() > Some(0), "{json}");
+}
+
+#[test]
+fn raw_sectors_are_recognized_by_their_contents() {
+    let lab = image();
+    let mut raw = Vec::new();
+    for sector in lab.read("a.iso").chunks(2048) {
+        raw.extend([&[0][..], &[255; 10], &[0, 0, 2, 0, 1], sector, &[0; 288]].concat());
+    }
+    std::fs::write(lab.path("a.bin"), raw).expect("writes");
+    lab.line("convert -O iso a.bin b.iso").ok();
+    assert!(lab.read("a.iso") == lab.read("b.iso"));
+    let info = lab.line("info a.bin").ok();
+    assert!(info.contains("file format: iso") && info.contains("raw sectors: 2352 bytes, mode 1"));
+    assert!(lab.line("inspect a.bin").ok().contains("file format: iso"));
+    lab.line("check a.bin").ok();
+}
