@@ -44,6 +44,68 @@ fn text_equals_qemu_imgs() {
 }
 
 #[test]
+fn the_parameters_of_an_encrypted_image_equal_qemu_imgs() {
+    let lab = Lab::new();
+    for (n, options) in [
+        "aes",
+        "luks,encrypt.iter-time=10",
+        "luks,encrypt.iter-time=10,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,\
+         encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,encrypt.hash-alg=sha1",
+        "luks,encrypt.iter-time=10,encrypt.cipher-alg=serpent-256,encrypt.ivgen-hash-alg=sha256",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let secret = "--object secret,id=s,data=x";
+        let options = format!("-o encrypt.format={options},encrypt.key-secret=s");
+        lab.qemu(&format!("create -q {secret} -f qcow2 {options} {n}.qcow2 1M")).ok();
+        lab.same(&format!("info {n}.qcow2"));
+        lab.same_json(&format!("info --output=json {n}.qcow2"));
+        lab.line(&format!("convert {n}.qcow2 out.raw")).fails(1);
+    }
+}
+
+#[test]
+fn the_first_64_kib_of_an_image_are_enough() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("create -q -f qcow2 -b a.raw -F raw over.qcow2 5G").ok();
+    lab.qemu("snapshot -c s1 over.qcow2").ok();
+    lab.qemu("bitmap --add over.qcow2 b").ok();
+    lab.qemu("convert -O vmdk -o subformat=streamOptimized a.raw qemu.vmdk").ok();
+    lab.line("convert -O vmdk -o subformat=streamOptimized a.raw stream.vmdk").ok();
+    lab.qemu("create -q -f vmdk sparse.vmdk 40G").ok();
+    lab.line("convert -O ova a.raw a.ova").ok();
+    let size = std::fs::metadata(lab.path("a.raw")).expect("exists").len();
+    for (name, format, size) in [
+        ("over.qcow2", "qcow2", 5 << 30),
+        ("qemu.vmdk", "vmdk", size),
+        ("stream.vmdk", "vmdk", size),
+        ("sparse.vmdk", "vmdk", 40 << 30),
+        ("a.ova", "ova", size),
+    ] {
+        let mut bytes = lab.read(name);
+        bytes.truncate(64 << 10);
+        std::fs::write(lab.path("head"), bytes).expect("writes");
+        let text = lab.line("info head").ok();
+        for line in [format!("file format: {format}"), format!("({size} bytes)")] {
+            assert!(text.contains(&line), "{name}: {text}");
+        }
+        if name == "over.qcow2" {
+            assert!(text.contains("backing file: a.raw"), "{text}");
+            for table in ["active L1 table", "refcount table", "snapshot table", "bitmap"] {
+                assert!(text.contains(&format!("note: {table}")), "{table}: {text}");
+            }
+        }
+        for line in ["convert head out.raw", "map head", "compare a.raw head"] {
+            let error = lab.line(line);
+            assert!(matches!(error.code, Some(1 | 2)), "{name}: {line}: {error:?}");
+        }
+        assert_ne!(lab.line("check head").code, Some(0), "{name}");
+    }
+}
+
+#[test]
 fn a_backing_chain_is_shown_image_by_image() {
     let (lab, _) = images();
     std::fs::create_dir(lab.path("sub")).expect("mkdir");

@@ -15,6 +15,7 @@
 //! specification sets no limit, QEMU's own applies: QEMU neither creates nor reads an image beyond
 //! it.
 
+use super::encryption::Encryption;
 use super::extensions::Extensions;
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
@@ -226,25 +227,6 @@ impl RawHeader {
     }
 }
 
-/// How the guest's bytes are encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Encryption {
-    /// AES-CBC with the password itself as the key.
-    Aes,
-    /// LUKS, whose header is in separate clusters.
-    Luks,
-}
-
-impl Encryption {
-    /// Returns QEMU's name of the method.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Aes => "aes",
-            Self::Luks => "luks",
-        }
-    }
-}
-
 /// Location and length of a table in the image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Table {
@@ -272,7 +254,8 @@ pub(crate) struct Header {
     pub(crate) size: u64,
     /// How the guest's bytes are encrypted, if they are.
     pub(crate) encryption: Option<Encryption>,
-    /// The active L1 table: long enough for `size` and within the file.
+    /// The active L1 table: long enough for `size` and, unless the header was read leniently, within
+    /// the file.
     pub(crate) l1: Table,
     /// The refcount table. It may be outside of the file: it is not needed to read guest bytes.
     pub(crate) refcount_table: Table,
@@ -297,8 +280,9 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads and validates the header and its extensions. If `lenient`, accepts an image without a
-    /// refcount table, which can be checked but not opened otherwise.
+    /// Reads and validates the header and its extensions. If `lenient`, accepts an image whose
+    /// metadata only is read: one without a refcount table, and one whose active L1 table is beyond
+    /// the end of the file.
     ///
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if a field is invalid,
@@ -341,7 +325,7 @@ impl Header {
             version: raw.version.get(),
             cluster_bits,
             size: raw.size.get() / 512 * 512,
-            encryption: encryption(raw.crypt_method.get())?,
+            encryption: Encryption::of(raw.crypt_method.get())?,
             l1: Table { offset: raw.l1_table_offset.get(), entries: u64::from(raw.l1_size.get()) },
             refcount_table: Table {
                 offset: raw.refcount_table_offset.get(),
@@ -394,7 +378,10 @@ impl Header {
             )
             .at(88));
         }
-        self.validate_l1("active L1 table", self.l1, self.size, file_len, limits)
+        match lenient {
+            true => self.validate_l1_size("active L1 table", self.l1, self.size, limits),
+            false => self.validate_l1("active L1 table", self.l1, self.size, file_len, limits),
+        }
     }
 
     /// Verifies that a table is aligned and not too large.
@@ -432,6 +419,18 @@ impl Header {
         file_len: u64,
         limits: &Limits,
     ) -> Result<()> {
+        self.validate_l1_size(name, table, size, limits)?;
+        self.require_in_file(name, table, file_len)
+    }
+
+    /// Verifies that an L1 table is aligned, and long enough for a disk of `size` bytes.
+    fn validate_l1_size(
+        &self,
+        name: &'static str,
+        table: Table,
+        size: u64,
+        limits: &Limits,
+    ) -> Result<()> {
         self.validate_table(name, table, limits)?;
         let needed = size.div_ceil(self.guest_bytes_per_l1_entry());
         if table.entries < needed {
@@ -444,6 +443,19 @@ impl Header {
             )
             .at(table.offset));
         }
+        Ok(())
+    }
+
+    /// Verifies that a table is within a file of `file_len` bytes.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it is not.
+    pub(crate) fn require_in_file(
+        &self,
+        name: &'static str,
+        table: Table,
+        file_len: u64,
+    ) -> Result<()> {
         let end = table.offset.checked_add(table.bytes());
         if table.entries > 0 && end.is_none_or(|end| end > self.padded(file_len)) {
             return Err(Error::corrupt(
@@ -528,17 +540,6 @@ fn known_features(raw: &RawHeader, extensions: &Result<Extensions>) -> Result<In
             .in_structure("header")
             .at(72)
     })
-}
-
-fn encryption(method: u32) -> Result<Option<Encryption>> {
-    match method {
-        0 => Ok(None),
-        1 => Ok(Some(Encryption::Aes)),
-        2 => Ok(Some(Encryption::Luks)),
-        other => Err(Error::unsupported(format!("encryption method {other} is unknown"))
-            .in_structure("header")
-            .at(32)),
-    }
 }
 
 fn codec(raw: &RawHeader, features: Incompatible) -> Result<Codec> {

@@ -20,8 +20,7 @@ use crate::model::sealed::Sealed;
 use crate::open::OpenContext;
 use crate::open::limits::Limits;
 use crate::report::check::{CheckReport, Finding};
-use crate::report::info::{Details, Value};
-use crate::storage::codec::Codec;
+use crate::report::info::Details;
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use crate::storage::source::Source;
 use std::ops::Range;
@@ -57,7 +56,7 @@ impl Qcow2 {
     /// [`Refused`](crate::ErrorKind::Refused) if the policy forbids the external data file.
     pub(super) fn open(file: Arc<dyn Source>, context: &OpenContext<'_>) -> Result<Self> {
         let limits = context.limits;
-        let header = Header::read(&*file, limits, context.metadata_only)?;
+        let header = Header::read(&*file, limits, context.tolerates_damage())?;
         node::check(&header, context)?;
         let snapshots = Snapshots::read(&*file, &header, limits);
         #[cfg(not(feature = "zstd"))]
@@ -139,11 +138,31 @@ impl Qcow2 {
         &*self.files[0]
     }
 
+    /// Verifies that the active L1 table is within the file, which it need not be in an image that
+    /// was opened for its metadata.
+    ///
+    /// # Errors
+    /// As [`Header::require_in_file`].
+    pub(super) fn require_l1(&self) -> Result<()> {
+        self.header.require_in_file("active L1 table", self.header.l1, self.file().len())
+    }
+
+    /// Verifies that the refcount table is within the file.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it is not.
+    pub(super) fn require_refcounts(&self) -> Result<()> {
+        let (table, len) = (self.header.refcount_table, self.file().len());
+        self.header.require_in_file("refcount table", table, len)
+    }
+
     /// Verifies that guest bytes can be read.
     ///
     /// # Errors
-    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the image is encrypted.
+    /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the image is encrypted, and
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if it has no L1 table.
     fn require_readable(&self) -> Result<()> {
+        self.require_l1()?;
         if let Some(encryption) = self.header.encryption {
             return Err(Error::unsupported(format!(
                 "the image is encrypted ({}); decryption is not supported",
@@ -412,74 +431,6 @@ impl Qcow2 {
         push(out, run.guest.clone(), Kind::Encoded(encoded));
         Ok(())
     }
-
-    /// Returns the format-specific information that `info` shows.
-    fn specific(&self) -> Vec<(&'static str, Value)> {
-        let header = &self.header;
-        let v3 = header.version >= 3;
-        let flag = |feature| header.incompatible.contains(feature).into();
-        let lazy = header.compatible.contains(Compatible::LAZY_REFCOUNTS);
-        let bitmaps = self.bitmaps.as_deref().unwrap_or_default();
-        let mut facts: Vec<(&'static str, Value)> =
-            vec![("compat", self.compat().into()), ("compression-type", self.compression().into())];
-        if v3 {
-            facts.push(("lazy-refcounts", lazy.into()));
-        }
-        if !bitmaps.is_empty() {
-            facts.push(("bitmaps", Value::List(bitmaps.iter().map(Bitmap::to_value).collect())));
-        }
-        facts.push(("refcount-bits", header.refcount_bits().into()));
-        if let Some(encryption) = header.encryption {
-            facts.push(("encrypt", Value::Map(vec![("format", encryption.name().into())])));
-        }
-        if header.external_data() {
-            if let Some(name) = &header.extensions.data_file {
-                facts.push(("data-file", name.as_str().into()));
-            }
-            facts.push(("data-file-raw", header.data_file_raw().into()));
-        }
-        if v3 {
-            facts.push(("corrupt", flag(Incompatible::CORRUPT)));
-            facts.push(("extended-l2", flag(Incompatible::EXTENDED_L2)));
-        }
-        facts
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        let header = &self.header;
-        if header.incompatible.contains(Incompatible::DIRTY) {
-            notes.push(
-                "the image was not closed properly: its refcounts may be wrong; the guest data is \
-                 not affected"
-                    .into(),
-            );
-        }
-        if header.incompatible.contains(Incompatible::CORRUPT) {
-            notes.push("the image is marked as corrupt: any of its structures may be wrong".into());
-        }
-        if header.extensions.bitmaps.is_some() && !header.autoclear.contains(Autoclear::BITMAPS) {
-            notes.push(
-                "the bitmaps are out of date: a program without support for them modified the \
-                 image"
-                    .into(),
-            );
-        }
-        notes.extend(self.snapshots.as_ref().err().map(ToString::to_string));
-        notes.extend(self.bitmaps.as_ref().err().map(ToString::to_string));
-        notes
-    }
-
-    fn compat(&self) -> &'static str {
-        if self.header.version >= 3 { "1.1" } else { "0.10" }
-    }
-
-    fn compression(&self) -> &'static str {
-        match self.header.codec {
-            Codec::Zstd => "zstd",
-            _ => "zlib",
-        }
-    }
 }
 
 /// A run of contiguous clusters and the part of it that is mapped.
@@ -586,6 +537,7 @@ impl Layer for Qcow2 {
     }
 
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
+        self.require_l1()?;
         check::run(self, report).map(Some)
     }
 }

@@ -18,7 +18,9 @@
 mod allocator;
 mod bitmaps;
 mod check;
+mod details;
 mod edit;
+mod encryption;
 mod extensions;
 mod header;
 #[cfg(feature = "inspect")]

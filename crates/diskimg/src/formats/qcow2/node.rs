@@ -1,6 +1,7 @@
 //! What the caller's description of an image says about it: its encryption and data file.
 
-use super::header::{Encryption, Header};
+use super::encryption::Encryption;
+use super::header::Header;
 use crate::error::{Error, Result};
 use crate::open::OpenContext;
 use crate::storage::source::Source;

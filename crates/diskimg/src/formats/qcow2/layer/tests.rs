@@ -2,6 +2,7 @@ use super::*;
 use crate::ErrorKind;
 use crate::formats::qcow2::header::{MAGIC, RawHeader};
 use crate::open::limits::Limits;
+use crate::storage::codec::Codec;
 use crate::storage::source::MemorySource;
 use zerocopy::FromZeros;
 
