@@ -1,6 +1,6 @@
 //! Verifies the output of `convert` with qemu-img.
 
-use crate::support::Lab;
+use crate::support::{Lab, write_at};
 
 #[test]
 fn a_converted_image_has_the_same_contents() {
@@ -156,6 +156,39 @@ fn the_sparse_size_may_be_any_number_of_sectors() {
     for size in ["512", "1536", "12k", "16M"] {
         lab.line(&format!("convert -O raw -S {size} a.raw b.raw")).ok();
         assert!(lab.read("a.raw") == lab.read("b.raw"), "{size}");
+    }
+}
+
+#[test]
+fn holes_of_the_source_are_kept_however_large_the_sparse_size_is() {
+    let lab = Lab::new();
+    let file = std::fs::File::create(lab.path("a.raw")).expect("creates");
+    file.set_len(8 << 20).expect("grows");
+    for (at, len, byte) in [
+        (0, 64, 1),
+        (128, 64, 2),
+        (1024, 64, 3),
+        (1152, 64, 4),
+        // Zeros that are stored.
+        (4096, 512, 0),
+        (6144, 2048, 0),
+    ] {
+        write_at(&lab.path("a.raw"), at << 10, &vec![byte; len << 10]);
+    }
+    let allocated = |name: &str| -> Vec<(u64, u64)> {
+        let map = lab.qemu(&format!("map --output=json {name}")).ok();
+        let map: Vec<serde_json::Value> = serde_json::from_str(&map).expect("is JSON");
+        let number = |entry: &serde_json::Value, key: &str| entry[key].as_u64().expect("a number");
+        let data = map.iter().filter(|entry| entry["data"] == true);
+        data.map(|entry| (number(entry, "start") >> 10, number(entry, "length") >> 10)).collect()
+    };
+    for format in ["raw", "qcow2"] {
+        for size in ["0", "4k", "64k", "128k", "512k", "1M", "16M"] {
+            lab.line(&format!("convert -f raw -S {size} -O {format} a.raw ours")).ok();
+            lab.qemu(&format!("convert -f raw -S {size} -O {format} a.raw qemus")).ok();
+            assert_eq!(allocated("ours"), allocated("qemus"), "-S {size} -O {format}");
+            lab.qemu(&format!("compare -f raw -F {format} a.raw ours")).ok();
+        }
     }
 }
 

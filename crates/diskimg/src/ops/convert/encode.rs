@@ -184,7 +184,7 @@ impl Encoding<'_> {
         let Buffers { guest, encoded } = &mut task.buffers;
         task.written = match self.sparse {
             Sparse::Off => std::iter::once(0..guest.len()).collect(),
-            Sparse::Blocks(block) => nonzero_runs(guest, block as usize),
+            Sparse::Blocks(block) => nonzero_runs(guest, start, block),
         };
         if let Some(backing) = self.backing {
             read_backing(backing, start, &mut worker.backing, guest.len())?;
@@ -224,14 +224,18 @@ impl Encoding<'_> {
     }
 }
 
-/// Returns the runs of aligned blocks that are not all zero.
-fn nonzero_runs(bytes: &[u8], block: usize) -> Vec<Range<usize>> {
+/// Returns the runs of blocks that are not all zero. `bytes` are at guest offset `start`, and blocks
+/// are aligned in the guest's address space: the first and the last one may be partial.
+fn nonzero_runs(bytes: &[u8], start: u64, block: u64) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
-    for (i, part) in bytes.chunks(block).enumerate() {
-        if is_zero(part) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let len = block - (start + at as u64) % block;
+        let range = at..bytes.len().min(at + len as usize);
+        at = range.end;
+        if is_zero(&bytes[range.clone()]) {
             continue;
         }
-        let range = i * block..i * block + part.len();
         match runs.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => runs.push(range),
@@ -256,10 +260,14 @@ mod tests {
     #[test]
     fn nonzero_runs_consist_of_whole_blocks_and_are_merged() {
         let mut bytes = vec![0u8; 5 * 512 + 10];
-        assert!(nonzero_runs(&bytes, 512).is_empty());
+        assert!(nonzero_runs(&bytes, 0, 512).is_empty());
         bytes[512] = 1;
         bytes[1535] = 1;
         *bytes.last_mut().expect("not empty") = 1;
-        assert_eq!(nonzero_runs(&bytes, 512), [512..1536, 2560..2570]);
+        assert_eq!(nonzero_runs(&bytes, 1024, 512), [512..1536, 2560..2570]);
+        // A block of 2048 bytes starts before them, another one ends after them.
+        assert_eq!(nonzero_runs(&bytes, 1536, 2048), [512..2570]);
+        assert_eq!(nonzero_runs(&bytes[..1536], 1024, 2048), [0..1536]);
+        assert_eq!(nonzero_runs(&bytes[1536..2560], 1536, 2048), [0..0; 0]);
     }
 }

@@ -58,7 +58,8 @@ pub enum Sparse {
     Off,
     /// When it fills an aligned block of this many bytes. The value must be at least 512; it is
     /// rounded up to a power of two and capped at 2 MiB. A format with clusters leaves a cluster
-    /// unallocated if all of its blocks are zero.
+    /// unallocated if all of its blocks are zero. Zeros that need not be read, because the source
+    /// stores no data for them, are holes however short they are.
     Blocks(u64),
 }
 

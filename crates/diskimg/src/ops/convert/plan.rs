@@ -46,9 +46,6 @@ pub(super) struct Plan<'a> {
     backing: Option<&'a Image>,
     /// The target's quantum in bytes.
     quantum: u64,
-    /// Tasks start and end at multiples of this: whole quanta and whole blocks of zero
-    /// detection, so that holes depend on the content alone.
-    granule: u64,
     sparse: Sparse,
     salvaged: &'a SalvageLog,
     /// Maximum length of a task in bytes. Longer runs are cut at multiples of it.
@@ -78,18 +75,17 @@ impl<'a> Plan<'a> {
         sharing: &'a Sharing,
     ) -> Self {
         debug_assert!(quantum.is_power_of_two());
-        let granule = match sparse {
-            Sparse::Off => quantum,
-            Sparse::Blocks(block) => quantum.max(block),
+        // Tasks are cut at whole blocks of zero detection, so that holes do not depend on the cuts.
+        let chunk = match sparse {
+            Sparse::Off => CHUNK.max(quantum),
+            Sparse::Blocks(block) => CHUNK.max(quantum).max(block),
         };
-        let chunk = CHUNK.max(granule);
         let step =
             input.min_cluster_size().saturating_mul(CLUSTERS_PER_WINDOW).min(WINDOW).max(chunk);
         Self {
             input,
             backing,
             quantum,
-            granule,
             sparse,
             salvaged,
             chunk,
@@ -283,7 +279,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Returns the ranges that are not known to be zero in both the input and the backing file,
-    /// extended to whole granules: in order, disjoint, clipped to the window.
+    /// extended to whole quanta: in order, disjoint, clipped to the window. Zeros between them are
+    /// holes of the output, however short they are.
     fn allocated_runs(
         &self,
         input_runs: &[InputRun],
@@ -306,8 +303,8 @@ impl<'a> Plan<'a> {
         }
         let mut runs: Vec<Range<u64>> = Vec::new();
         for range in ranges {
-            let start = range.start / self.granule * self.granule;
-            let end = range.end.next_multiple_of(self.granule).min(window.end);
+            let start = range.start / self.quantum * self.quantum;
+            let end = range.end.next_multiple_of(self.quantum).min(window.end);
             match runs.last_mut() {
                 Some(last) if start <= last.end => last.end = last.end.max(end),
                 _ => runs.push(start..end),
