@@ -6,6 +6,7 @@
 //!   zip      members are stored or deflated           read in place, or decompressed
 //! ```
 
+use super::sparse_member::{Pieces, SparseSource};
 use super::tar_members::{self, ForwardRead, Listing};
 use super::unpack::{self, SourceReader, UnpackBudget};
 use super::zip_members::{self, Deflated};
@@ -60,6 +61,8 @@ pub(super) struct Member {
     /// Uncompressed size in bytes.
     pub(super) size: u64,
     pub(super) storage: Storage,
+    /// The stored pieces of a sparse file.
+    pub(super) pieces: Option<Arc<Pieces>>,
 }
 
 /// Normalizes the names of members and enforces the limits on their number and length.
@@ -222,8 +225,18 @@ impl Archive {
     /// # Errors
     /// As [`unpack::to_temporary_file`].
     pub(super) fn open_member(&self, member: &Member) -> Result<Arc<dyn Source>> {
+        let stored = self.open_stored(member)?;
+        Ok(match &member.pieces {
+            Some(pieces) => Arc::new(SparseSource::new(stored, Arc::clone(pieces), member.size)),
+            None => stored,
+        })
+    }
+
+    /// Opens a member as it is stored, but decompressed.
+    fn open_stored(&self, member: &Member) -> Result<Arc<dyn Source>> {
         let budget = self.budget();
-        if member.size > budget.bytes && !member.in_place() {
+        let expected = member.pieces.as_ref().map_or(member.size, |pieces| pieces.stored());
+        if expected > budget.bytes && !member.in_place() {
             return Err(budget.exceeded());
         }
         let window = |source: &Arc<dyn Source>, range: &Range<u64>| {
@@ -246,12 +259,9 @@ impl Archive {
             }
             Storage::Deflated(entry) => zip_members::inflate(&self.source, *entry, budget)?,
         };
-        if unpacked.len() != member.size {
-            let message = format!(
-                "the member decompresses to {} bytes; expected {}",
-                unpacked.len(),
-                member.size
-            );
+        if unpacked.len() != expected {
+            let found = unpacked.len();
+            let message = format!("the member decompresses to {found} bytes; expected {expected}");
             return Err(Error::corrupt("archive", message));
         }
         Ok(unpacked)
@@ -269,7 +279,9 @@ impl Member {
         if let Storage::InPlace(range) = &mut self.storage {
             range.end = range.end.min(end);
             range.start = range.start.min(end);
-            self.size = range.end - range.start;
+            if self.pieces.is_none() {
+                self.size = range.end - range.start;
+            }
         }
     }
 

@@ -39,6 +39,7 @@ mod member_sink;
 mod new_envelope;
 mod options;
 mod package;
+mod sparse_member;
 mod spelling;
 mod tar_members;
 mod target;

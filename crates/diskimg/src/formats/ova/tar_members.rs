@@ -10,12 +10,14 @@
 //! tar's manual, "Basic Tar Format" (long names, base-256 numbers).
 
 use super::archive::{Member, MemberNames, Storage};
+use super::sparse_member::Pieces;
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
 use crate::storage::number::to_usize;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use tar::{EntryType, Header};
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 /// Size in bytes of a block, to which everything in a tar archive is aligned.
 pub(super) const BLOCK: u64 = 512;
@@ -39,12 +41,16 @@ struct Walk<'a> {
     end: u64,
     /// Why the archive is not complete, once its end has been reached.
     cut: Option<Error>,
+    /// Size in bytes of the lists of pieces of all sparse files so far.
+    pieces_bytes: u64,
 }
 
 /// A file and the range of its bytes.
 struct File {
     name: Arc<str>,
     bytes: Range<u64>,
+    /// The length and the stored pieces of a sparse file.
+    sparse: Option<(u64, Arc<Pieces>)>,
 }
 
 /// Attributes in extension members, which override those in the following header.
@@ -65,17 +71,28 @@ pub(super) struct Listing {
 ///
 /// # Errors
 /// [`Corrupt`](crate::ErrorKind::Corrupt) for an invalid header,
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for sparse members,
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for sparse members in pax's formats,
 /// [`Limit`](crate::ErrorKind::Limit), [`Io`](crate::ErrorKind::Io).
 pub(super) fn list(
     archive: &mut dyn ForwardRead,
     storage: fn(Range<u64>) -> Storage,
     limits: &Limits,
 ) -> Result<Listing> {
-    let mut walk = Walk { archive, names: MemberNames::new(limits), at: 0, end: 0, cut: None };
+    let mut walk = Walk {
+        archive,
+        names: MemberNames::new(limits),
+        at: 0,
+        end: 0,
+        cut: None,
+        pieces_bytes: 0,
+    };
     let mut members = Vec::new();
-    while let Some(File { name, bytes }) = walk.next()? {
-        members.push(Member { name, size: bytes.end - bytes.start, storage: storage(bytes) });
+    while let Some(File { name, bytes, sparse }) = walk.next()? {
+        let (size, pieces) = match sparse {
+            Some((size, pieces)) => (size, Some(pieces)),
+            None => (bytes.end - bytes.start, None),
+        };
+        members.push(Member { name, size, storage: storage(bytes), pieces });
     }
     Ok(Listing { members, cut: walk.cut })
 }
@@ -109,7 +126,7 @@ pub(super) fn archive_start(head: &[u8]) -> Option<ArchiveStart> {
     let magic = header.as_ustar().is_some() || header.as_gnu().is_some();
     let limits = Limits::default();
     let names = MemberNames::new(&limits);
-    let mut walk = Walk { archive: &mut archive, names, at: 0, end: 0, cut: None };
+    let mut walk = Walk { archive: &mut archive, names, at: 0, end: 0, cut: None, pieces_bytes: 0 };
     let names = std::iter::from_fn(|| walk.next().ok().flatten().map(|file| file.name)).collect();
     Some(ArchiveStart { magic, names })
 }
@@ -120,7 +137,8 @@ impl Walk<'_> {
         let mut overrides = Overrides::default();
         while let Some(header) = self.header()? {
             let (at, kind) = (self.at, header.entry_type());
-            let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous);
+            let is_sparse = kind == EntryType::GNUSparse;
+            let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous) || is_sparse;
             // The override does not apply to the header of another extension member.
             let size = match overrides.size.filter(|_| is_file) {
                 Some(size) => size,
@@ -128,7 +146,12 @@ impl Walk<'_> {
                     .entry_size()
                     .map_err(|e| corrupt(at, format!("its size is not valid: {e}")))?,
             };
-            let start = at + BLOCK;
+            let mut start = at + BLOCK;
+            let mut sparse = None;
+            if is_sparse {
+                let (len, pieces, blocks) = self.sparse(&header, at, size)?;
+                (start, sparse) = (start + blocks * BLOCK, Some((len, Arc::new(pieces))));
+            }
             // Offsets in the archive must not overflow.
             let end = start.checked_add(size).filter(|&end| end <= i64::MAX.cast_unsigned());
             let end = end.ok_or_else(|| {
@@ -145,7 +168,6 @@ impl Walk<'_> {
                     let records = self.read_extension(start..end)?;
                     read_pax(&records, at, &mut overrides)?;
                 }
-                EntryType::GNUSparse => return Err(sparse(at)),
                 EntryType::XGlobalHeader | EntryType::GNULongLink => {}
                 _ => {
                     let Overrides { name, .. } = std::mem::take(&mut overrides);
@@ -154,7 +176,7 @@ impl Walk<'_> {
                     // are ignored; a reference to a link fails as to a missing file.
                     if is_file && !name.ends_with(b"/") {
                         let name = self.names.add(&name)?;
-                        return Ok(Some(File { name, bytes: start..end }));
+                        return Ok(Some(File { name, bytes: start..end, sparse }));
                     }
                 }
             }
@@ -174,6 +196,45 @@ impl Walk<'_> {
             Err(cut) => {
                 self.cut = Some(cut);
                 Ok(None)
+            }
+        }
+    }
+
+    /// Reads the list of a sparse file's pieces, `size` bytes in total. Returns the length of the
+    /// file, the pieces, and the number of blocks between the header and their bytes.
+    fn sparse(&mut self, header: &Header, at: u64, size: u64) -> Result<(u64, Pieces, u64)> {
+        let invalid = |e: io::Error| corrupt(at, format!("its list of pieces is not valid: {e}"));
+        let Some(gnu) = header.as_gnu() else { return Err(pax_sparse(at)) };
+        let len = gnu.real_size().map_err(invalid)?;
+        let max = self.names.limits.table_bytes.saturating_sub(self.pieces_bytes);
+        let mut pieces = Pieces::default();
+        let mut add = |list: &[GnuSparseHeader]| {
+            for piece in list.iter().filter(|piece| !piece.is_empty()) {
+                let (start, length) = (piece.offset(), piece.length());
+                let added = pieces.add(start.map_err(invalid)?, length.map_err(invalid)?, len, max);
+                added.map_err(|e| e.at(at))?;
+            }
+            Ok::<_, Error>(())
+        };
+        add(&gnu.sparse)?;
+        let mut more = gnu.is_extended();
+        let mut blocks = 0;
+        while more {
+            let mut list = GnuExtSparseHeader::new();
+            let from = at + (1 + blocks) * BLOCK;
+            if self.archive.read(from, list.as_mut_bytes())? < to_usize(BLOCK) {
+                return Err(truncated(corrupt(at, "its list of pieces is truncated")));
+            }
+            add(list.sparse())?;
+            more = list.is_extended();
+            blocks += 1;
+        }
+        self.pieces_bytes += pieces.memory();
+        match pieces.stored() == size && len <= i64::MAX.cast_unsigned() {
+            true => Ok((len, pieces, blocks)),
+            false => {
+                let found = pieces.stored();
+                Err(corrupt(at, format!("its pieces have {found} bytes; expected {size}")))
             }
         }
     }
@@ -239,7 +300,7 @@ fn read_pax(records: &[u8], at: u64, overrides: &mut Overrides) -> Result<()> {
                 let size = size.ok_or_else(|| corrupt(at, "its pax size is not a number"))?;
                 overrides.size = Some(size);
             }
-            key if key.starts_with(b"GNU.sparse.") => return Err(sparse(at)),
+            key if key.starts_with(b"GNU.sparse.") => return Err(pax_sparse(at)),
             _ => {}
         }
     }
@@ -258,8 +319,8 @@ fn corrupt(at: u64, what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::corrupt("tar header", what).at(at)
 }
 
-fn sparse(at: u64) -> Error {
-    Error::unsupported("a sparse member (GNU tar's --sparse)")
+fn pax_sparse(at: u64) -> Error {
+    Error::unsupported("a sparse member in one of pax's formats")
         .in_structure("tar header")
         .at(at)
         .hint("unpack it with tar and open the .ovf or the disk image")

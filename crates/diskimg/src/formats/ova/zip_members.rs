@@ -77,7 +77,7 @@ pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> 
                 ));
             }
         };
-        members.push(Member { name, size, storage });
+        members.push(Member { name, size, storage, pieces: None });
     }
     Ok(members)
 }

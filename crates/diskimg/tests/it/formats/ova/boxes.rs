@@ -3,6 +3,7 @@
 use crate::formats::ova::assert_guest_bytes;
 use diskimg::{ErrorKind, Format, Image, Limits, OpenOptions};
 use diskimg_testkit::appliance::{PackageBuilder, guest_bytes, single_disk_descriptor};
+use std::os::unix::fs::FileExt;
 
 const LIBVIRT: &str = r#"{"provider": "libvirt", "format": "qcow2", "virtual_size": 1}"#;
 
@@ -64,8 +65,8 @@ fn several_disks_are_those_that_the_metadata_lists() {
 #[test]
 fn the_size_of_a_disk_without_a_descriptor_is_that_of_its_image() {
     let package = PackageBuilder::new();
-    let bytes = package.create_disk("disk.raw", 1, "raw", &[]);
-    tar_gz(&package, "image.tar.gz", &["disk.raw"]);
+    let bytes = package.create_disk("image.raw", 1, "raw", &[]);
+    tar_gz(&package, "image.tar.gz", &["image.raw"]);
     let image = OpenOptions::new().metadata_only(true).open(package.path("image.tar.gz")).unwrap();
     assert_eq!((image.format(), image.size()), (Format::Ova, bytes.len() as u64));
     assert_guest_bytes(&package.path("image.tar.gz"), &bytes);
@@ -89,6 +90,39 @@ fn the_format_of_a_disk_is_the_stated_one_or_that_of_its_contents() {
     let stored = std::fs::read(package.path("disk.raw")).unwrap();
     assert_guest_bytes(&package.path("a.tar.gz"), &stored);
     assert!(stored != qcow2);
+}
+
+/// Creates a raw disk with `pieces` pieces of data between holes, and returns its bytes.
+fn sparse_disk(package: &PackageBuilder, pieces: usize) -> Vec<u8> {
+    package.write("disk.raw", "");
+    let file = std::fs::File::options().write(true).open(package.path("disk.raw")).unwrap();
+    let mut bytes = vec![0; pieces * (128 << 10) + 4096];
+    for (n, part) in bytes.chunks_exact_mut(128 << 10).enumerate() {
+        part[64 << 10..][..5000].copy_from_slice(&diskimg_testkit::disk::noise(n as u64, 5000));
+        let at = (n * (128 << 10) + (64 << 10)) as u64;
+        file.write_all_at(&part[64 << 10..][..5000], at).unwrap();
+    }
+    file.set_len(bytes.len() as u64).unwrap();
+    bytes
+}
+
+#[test]
+fn a_sparse_disk_is_read_as_google_cloud_packs_it() {
+    let package = PackageBuilder::new();
+    // The header has room for 4 pieces, each of the following ones for 21.
+    for pieces in [0, 1, 3, 4, 5, 24, 25, 26, 100] {
+        let bytes = sparse_disk(&package, pieces);
+        for (name, compress) in [("a.tar.gz", "-czSf"), ("a.ova", "-cSf")] {
+            package.tool("tar", &["--format=oldgnu", compress, name, "disk.raw"]);
+            assert_guest_bytes(&package.path(name), &bytes);
+        }
+        let listed = package.tool("tar", &["-tzf", "a.tar.gz"]);
+        assert_eq!(listed, "disk.raw\n");
+    }
+    let bytes = sparse_disk(&package, 2);
+    package.tool("tar", &["--format=pax", "-czSf", "a.tar.gz", "disk.raw"]);
+    let error = Image::open(package.path("a.tar.gz")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error} ({} bytes)", bytes.len());
 }
 
 #[test]
