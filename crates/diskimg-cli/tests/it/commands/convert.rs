@@ -66,7 +66,7 @@ fn an_overlay_stores_only_differences_from_its_backing_file() {
     let lab = Lab::new();
     lab.raw("a.raw");
     lab.raw("b.raw");
-    crate::support::write_at(&lab.path("b.raw"), 700_000, b"!");
+    write_at(&lab.path("b.raw"), 700_000, b"!");
     lab.line("convert -O qcow2 -B a.raw -F raw b.raw over.qcow2").ok();
     lab.qemu("compare b.raw over.qcow2").ok();
     let map = lab.qemu("map --output=json over.qcow2").ok();
@@ -123,7 +123,7 @@ fn unreadable_data_is_replaced_only_with_salvage_and_with_a_warning() {
     lab.qemu("convert -O qcow2 -c a.raw a.qcow2").ok();
     // Damages the last compressed cluster.
     let whole = lab.read("a.qcow2");
-    crate::support::write_at(&lab.path("a.qcow2"), whole.len() as u64 - 512, &[0xff; 512]);
+    write_at(&lab.path("a.qcow2"), whole.len() as u64 - 512, &[0xff; 512]);
     lab.line("convert -O raw a.qcow2 b.raw").fails(1);
     assert!(!lab.path("b.raw").exists());
     let ran = lab.line("convert --salvage -O raw a.qcow2 b.raw");
@@ -262,7 +262,7 @@ fn compressed_clusters_are_detected_as_zero_one_by_one() {
     let lab = Lab::new();
     lab.line("create -q a.raw 1M").ok();
     for offset in [0, 8 << 10, 17 << 10] {
-        crate::support::write_at(&lab.path("a.raw"), offset, b"data");
+        write_at(&lab.path("a.raw"), offset, b"data");
     }
     for sparse in ["", "-S 4k", "-S 64k", "-S 0"] {
         let line = format!("convert -c -O qcow2 -o cluster_size=1k {sparse} a.raw");

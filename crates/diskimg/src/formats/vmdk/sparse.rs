@@ -10,6 +10,8 @@
 //! *Virtual Disk Format 5.0*, "Hosted Sparse Extents": a directory entry is the sector number of a
 //! grain table, a table entry the sector number of a grain.
 
+mod map;
+
 use super::header::{GD_AT_END, Header};
 use super::scan::Scan;
 use super::stream;
@@ -17,12 +19,10 @@ pub(super) use super::stream::GrainMarker;
 use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
 use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
 use crate::remedy::Remedy;
-use crate::storage::codec::Codec;
-use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 use std::ops::Range;
 use std::sync::Arc;
@@ -393,212 +393,6 @@ impl SparseExtent {
         let starts = tables.filter(|&&sector| sector != 0).map(|&s| u64::from(s) * SECTOR);
         let ranges: Vec<_> = starts.map(|at| at..at + self.table_bytes()).collect();
         self.source.prefetch(&ranges);
-    }
-
-    /// Appends the extents that cover `range`, which is relative to this VMDK extent. The VMDK
-    /// extent starts at offset `base` of the disk and is stored in the layer's file number `file`.
-    ///
-    /// # Errors
-    /// As [`Layer::map`](crate::Layer::map).
-    pub(super) fn map(
-        &self,
-        range: Range<u64>,
-        base: u64,
-        file: usize,
-        out: &mut Vec<Extent>,
-    ) -> Result<()> {
-        let cover = self.header.table_cover();
-        let mut at = range.start;
-        while at < range.end {
-            let index = at / cover;
-            let end = ((index + 1) * cover).min(range.end);
-            let table = match self.directory_entry(index) {
-                Ok(0) => Ok(None),
-                Ok(sector) => self.table(index, sector).map(Some),
-                Err(error) => Err(error),
-            };
-            match (table, &self.scan) {
-                (table, Some(scan)) => {
-                    self.map_scanned(scan, &table, at..end, base, file, out)?;
-                }
-                (Ok(Some(table)), None) => self.map_table(&table, at..end, base, file, out)?,
-                (Ok(None), None) => push(out, base + at..base + end, Kind::Unallocated),
-                (Err(error), None) => return Err(error.losing(base + at..base + end)),
-            }
-            at = end;
-        }
-        Ok(())
-    }
-
-    /// As [`map_table`](Self::map_table), with the grains that were found by their markers instead
-    /// of those that the table does not locate. `table` is `Ok(None)` if the directory has none.
-    fn map_scanned(
-        &self,
-        scan: &Scan,
-        table: &Result<Option<Arc<[u32]>>>,
-        range: Range<u64>,
-        base: u64,
-        file: usize,
-        out: &mut Vec<Extent>,
-    ) -> Result<()> {
-        let grain_bytes = self.header.grain_bytes();
-        let mut at = range.start;
-        while at < range.end {
-            let number = at / grain_bytes;
-            let grain = number * grain_bytes..((number + 1) * grain_bytes).min(self.size());
-            let entry = match table {
-                Ok(Some(table)) => Some(table[to_usize(number) % table.len()]),
-                Ok(None) => Some(0),
-                Err(_) => None,
-            };
-            let listed = entry.filter(|&entry| entry != 0);
-            let listed = listed.map(|entry| self.grain(entry, &grain, base, file));
-            let found = || {
-                let sector = scan.sector(number)?;
-                self.grain(sector, &grain, base, file).ok()
-            };
-            let lost = |error: Error| error.losing(base + grain.start..base + grain.end);
-            let kind = match (listed, entry) {
-                (Some(Ok(kind)), _) => kind,
-                (Some(Err(error)), _) => found().ok_or_else(|| lost(error))?,
-                (None, Some(_)) => found().unwrap_or(Kind::Unallocated),
-                (None, None) => match (found(), scan.lost_at(number)) {
-                    (Some(kind), _) => kind,
-                    (None, None) => Kind::Unallocated,
-                    (None, Some(missing)) => {
-                        let end = (missing.end * grain_bytes).min(self.size());
-                        let message =
-                            "its grains may be missing: the stream is damaged or cut short";
-                        let error = Error::corrupt("stream", message);
-                        return Err(error.losing(base + grain.start..base + end));
-                    }
-                },
-            };
-            let end = grain.end.min(range.end);
-            push(out, base + at..base + end, kind.forward(at - grain.start));
-            at = end;
-        }
-        Ok(())
-    }
-
-    fn map_table(
-        &self,
-        table: &[u32],
-        range: Range<u64>,
-        base: u64,
-        file: usize,
-        out: &mut Vec<Extent>,
-    ) -> Result<()> {
-        let grain_bytes = self.header.grain_bytes();
-        let mut at = range.start;
-        while at < range.end {
-            let start = at / grain_bytes * grain_bytes;
-            let grain = start..(start + grain_bytes).min(self.size());
-            let end = grain.end.min(range.end);
-            let entry = table[to_usize(start / grain_bytes) % table.len()];
-            let kind = self
-                .grain(entry, &grain, base, file)
-                .map_err(|e| e.losing(base + grain.start..base + grain.end))?
-                .forward(at - start);
-            push(out, base + at..base + end, kind);
-            at = end;
-        }
-        Ok(())
-    }
-
-    /// Interprets the table entry of a grain. The last grain of the extent may be short.
-    ///
-    /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if the entry is 1 without zeroed grains being enabled
-    /// or points beyond the end of the file, or if a compressed grain's marker or size is invalid.
-    pub(super) fn grain(
-        &self,
-        entry: u32,
-        grain: &Range<u64>,
-        base: u64,
-        file: usize,
-    ) -> Result<Kind> {
-        match entry {
-            0 => return Ok(Kind::Unallocated),
-            GTE_ZEROED if self.header.zeroed_grains() => return Ok(Kind::Zero(None)),
-            _ => {}
-        }
-        let offset = u64::from(entry) * SECTOR;
-        let corrupt = |message: String| {
-            let message = format!("{message} (guest offset {:#x})", base + grain.start);
-            Error::corrupt("grain", message).at(offset)
-        };
-        if u64::from(entry) < self.header.over_head.min(2) {
-            return Err(corrupt(
-                "its table entry is 1, but the header does not enable zeroed grains".into(),
-            ));
-        }
-        if self.header.compressed {
-            let mut head = [0; to_usize(GrainMarker::BYTES)];
-            self.source.read_exact_at(&mut head, offset).map_err(|e| {
-                Error::io("cannot read its first bytes", e).in_structure("grain").at(offset)
-            })?;
-            let (skip, stored) = self.compressed_grain(head, offset, grain).map_err(corrupt)?;
-            return Ok(Kind::Encoded(Encoded {
-                host: HostOffset { file, offset: offset + skip },
-                stored,
-                unit: base + grain.start..base + grain.end,
-                codec: Codec::Zlib,
-            }));
-        }
-        if offset + (grain.end - grain.start) > self.source.len() {
-            let end = self.source.len();
-            return Err(corrupt(format!("it extends beyond the end of the file at {end:#x}"))
-                .hint("the file is probably truncated"));
-        }
-        Ok(Kind::Data(HostOffset { file, offset }))
-    }
-
-    /// Returns the number of bytes before the zlib stream at `offset`, and the stream's length.
-    /// `head` are the bytes at `offset`.
-    fn compressed_grain(
-        &self,
-        head: [u8; to_usize(GrainMarker::BYTES)],
-        offset: u64,
-        grain: &Range<u64>,
-    ) -> Result<(u64, u32), String> {
-        let max = max_compressed(&self.header);
-        let remaining = self.source.len() - offset;
-        let bounded = |size: u32, skip: u64| {
-            let size = u64::from(size);
-            if size == 0 || size > max {
-                return Err(format!("a compressed size of {size} bytes; expected 1 to {max}"));
-            }
-            if size > remaining - skip {
-                return Err(format!(
-                    "its {size} compressed bytes extend beyond the end of the file; the file is \
-                     probably truncated"
-                ));
-            }
-            Ok((skip, to_u32(size)))
-        };
-        if self.has_markers() {
-            let marker: GrainMarker = zerocopy::transmute!(head);
-            let (lba, expected) = (marker.lba.get(), grain.start / SECTOR);
-            if lba != expected {
-                return Err(format!(
-                    "its marker says sector {lba}, but the grain starts at guest sector {expected}"
-                ));
-            }
-            return bounded(marker.size.get(), GrainMarker::BYTES);
-        }
-        // The specification does not cover grains without markers. VMware's own tools write the
-        // size before the data, QEMU expects the data alone. Decide by the position of the zlib
-        // header. (With grains of 64 KiB, bytes 4 and 5 of bare data can look like one only if the
-        // data starts with an empty block that is followed by a stored block.)
-        let [a, b, c, d, e, f, ..] = head;
-        let sized = bounded(u32::from_le_bytes([a, b, c, d]), 4);
-        match (is_zlib_header(e, f), is_zlib_header(a, b)) {
-            (true, _) if sized.is_ok() => sized,
-            // The decoder stops at the end of the zlib stream.
-            (_, true) => Ok((0, to_u32(max.min(remaining)))),
-            _ => Err("expected a zlib stream".into()),
-        }
     }
 
     fn has_markers(&self) -> bool {

@@ -25,7 +25,9 @@ pub(crate) fn cid(vmdk: &Path) -> String {
     let bytes = std::fs::read(vmdk).unwrap();
     let text = String::from_utf8_lossy(&bytes[512..2048]);
     let (_, after) = text.split_once("\nCID=").unwrap();
-    after[..8].to_owned()
+    // QEMU omits leading zeros.
+    let (cid, _) = after.split_once('\n').unwrap();
+    format!("{cid:0>8}")
 }
 
 /// Creates a parent with data in every sector, `base.vmdk`. Returns its bytes.
