@@ -78,7 +78,7 @@ words!(RockRidge, "Rock Ridge mode", Rationalized = "rationalized", Preserved = 
 #[cfg(feature = "iso")]
 words!(Joliet, "Joliet mode", Standard = "standard", Long = "long");
 #[cfg(feature = "iso")]
-words!(Level, "interchange level", One = "1", Two = "2", Three = "3");
+words!(Level, "interchange level", One = "1", Two = "2", Three = "3", Four = "4");
 #[cfg(feature = "iso")]
 words!(Emulation, "emulation", None = "none", Floppy = "floppy", HardDisk = "hard-disk");
 

@@ -21,7 +21,7 @@ use crate::iso::SECTOR;
 use crate::iso::write::Hybrid;
 use crate::partition::gpt::{self, GptPartition, Guid};
 use crate::partition::mbr::{self, Mbr, MbrPartition};
-use crate::storage::number::{to_u8, to_usize};
+use crate::storage::number::{to_u8, to_u64, to_usize};
 use sha2::{Digest, Sha256};
 
 /// Number of disk sectors (512 bytes) in a sector of 2048 bytes.
@@ -148,7 +148,8 @@ impl HybridLayout {
         images: &[SectorRange],
         seed: &[u8],
     ) -> Result<DiskAreas> {
-        let mut areas = DiskAreas { system_area: Vec::new(), backup: Vec::new() };
+        let base = hybrid.system_area.clone().unwrap_or_default();
+        let mut areas = DiskAreas { system_area: base, backup: Vec::new() };
         if hybrid.isohybrid_mbr.is_none() && hybrid.grub2_mbr.is_none() {
             if !self.gpt && self.appended.is_empty() {
                 return Ok(areas);
@@ -158,6 +159,8 @@ impl HybridLayout {
             return Err(Error::invalid(message));
         }
         let mut sector = [0; to_usize(mbr::SECTOR)];
+        let kept = areas.system_area.len().min(sector.len());
+        sector[..kept].copy_from_slice(&areas.system_area[..kept]);
         write_code(&mut sector, hybrid, loader.unwrap_or(0));
         let ids = Identifiers::new(seed, &sector);
         let partitions = if self.is_protective(hybrid) {
@@ -173,15 +176,18 @@ impl HybridLayout {
             self.mbr_partitions(hybrid, images)?
         };
         Mbr { disk_id: ids.disk(), has_code: true, partitions }.encode(&mut sector);
-        areas.system_area.extend_from_slice(&sector);
+        let mut start = sector.to_vec();
         if self.gpt {
             let partitions = self.gpt_partitions(hybrid, images, &ids)?;
             let reserved = SYSTEM_AREA / gpt::SECTOR;
             let sectors = self.total * DISK_SECTORS;
             let gpt = gpt::encode(ids.guid(0), &partitions, reserved, sectors);
-            areas.system_area.extend_from_slice(&[gpt.header, gpt.entries.clone()].concat());
+            start.extend_from_slice(&[gpt.header, gpt.entries.clone()].concat());
             areas.backup = [gpt.entries, gpt.backup_header].concat();
         }
+        let len = areas.system_area.len().max(start.len());
+        areas.system_area.resize(len, 0);
+        areas.system_area[..start.len()].copy_from_slice(&start);
         Ok(areas)
     }
 
@@ -311,6 +317,12 @@ fn check_options(hybrid: &Hybrid) -> Result<()> {
             return Err(Error::invalid(message).hint("use boot_hybrid.img from GRUB"));
         }
         _ => {}
+    }
+    if let Some(area) = hybrid.system_area.as_ref().filter(|area| to_u64(area.len()) > SYSTEM_AREA)
+    {
+        let message =
+            format!("the system area has {} bytes; the maximum is {SYSTEM_AREA}", area.len());
+        return Err(Error::invalid(message));
     }
     let max = if hybrid.appended_as_gpt { 128 } else { 4 };
     for (index, appended) in hybrid.appended.iter().enumerate() {

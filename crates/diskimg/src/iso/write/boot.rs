@@ -312,8 +312,10 @@ impl Builder {
             let path = self.options.boot_catalog.clone();
             let no_name = || Error::invalid("the path of the boot catalog is empty");
             let (parent, name) = self.parent_and_name(path.as_bytes())?.ok_or_else(no_name)?;
+            let hidden = self.rules.hidden(name, || path.clone().into_bytes());
             let name = self.tree.store_name(name)?;
-            self.tree.insert(parent, TreeNode::plain(name, Kind::File(content)))?;
+            let node = TreeNode { hidden, ..TreeNode::plain(name, Kind::File(content)) };
+            self.tree.insert(parent, node)?;
         }
         Ok(content)
     }

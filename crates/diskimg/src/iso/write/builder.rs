@@ -2,8 +2,9 @@
 
 use super::contents::Contents;
 use super::host::{HostDirs, OpenDirs};
-use super::options::CreateOptions;
+use super::options::{CreateOptions, Hide};
 use super::plan::Plan;
+use super::rules::{Pattern, Rules};
 use super::tree::{Kind, NodeId, ROOT, Times, Tree, TreeNode, components};
 use crate::error::{Error, Result};
 use crate::iso::node::{FileType, Node};
@@ -15,8 +16,8 @@ use std::sync::Arc;
 /// Collects the contents of a new image: files of the host, bytes, files of other images.
 ///
 /// Paths in the image are bytes: names separated by `/`, with an optional leading `/`. A file
-/// replaces an earlier file with the same path. Directories with the same path are merged, with the
-/// attributes of the later one.
+/// replaces an earlier file with the same path, unless [`CreateOptions::duplicates`] refuses it.
+/// Directories with the same path are merged, with the attributes of the later one.
 ///
 /// Type, length and attributes of a host file are read when it is added, its contents when the
 /// image is written. It is an error if the file has changed by then.
@@ -27,7 +28,9 @@ pub struct Builder {
     pub(super) contents: Contents,
     pub(super) dirs: HostDirs,
     pub(super) open: OpenDirs,
-    pub(super) excluded: Vec<Vec<u8>>,
+    pub(super) rules: Rules,
+    /// Files that replaced an earlier one, for [`Duplicates::Report`](super::Duplicates::Report).
+    pub(super) replaced: Vec<String>,
     /// Inode number in the tree of each host file, by device and inode number.
     pub(super) inodes: HashMap<(u64, u64), u32>,
     /// Content number of each host file, by device and inode number.
@@ -46,7 +49,8 @@ impl Builder {
             contents: Contents::default(),
             dirs: HostDirs::default(),
             open: OpenDirs::default(),
-            excluded: Vec::new(),
+            rules: Rules::default(),
+            replaced: Vec::new(),
             inodes: HashMap::new(),
             host_contents: HashMap::new(),
             node_inodes: HashMap::new(),
@@ -62,7 +66,42 @@ impl Builder {
     /// pattern is compared with the name and with the whole path on the host; `*` also matches
     /// slashes. Files that are added by their own path are not affected.
     pub fn exclude(&mut self, pattern: &str) {
-        self.excluded.push(pattern.as_bytes().to_vec());
+        self.rules.excluded.push(Pattern::new(pattern));
+    }
+
+    /// Like [`exclude`](Self::exclude), but the pattern is compared with the name only.
+    pub fn exclude_name(&mut self, pattern: &str) {
+        self.rules.excluded.push(Pattern::of_name(pattern));
+    }
+
+    /// Hides files, or directories with their contents, that match a shell pattern when they are
+    /// added from now on. The pattern is compared with the name and with the path as given, on the
+    /// host or, for contents that are not from the host and for the boot catalog, in the image; `*`
+    /// also matches slashes.
+    pub fn hide(&mut self, pattern: &str, how: Hide) {
+        self.rules.hidden.push((Pattern::new(pattern), how.into()));
+    }
+
+    /// Sets the weight of files of the host whose path matches a shell pattern when they are added
+    /// from now on. The contents of files with a greater weight have lower addresses; those of
+    /// files with equal weights are in the order of the primary tree. A directory passes its weight
+    /// on to the files below it that match no pattern. Of several patterns that match, the last one
+    /// counts. The boot catalog and boot images come before all other files.
+    pub fn weigh(&mut self, pattern: &str, weight: i32) {
+        self.rules.weights.push((Pattern::new(pattern), weight));
+    }
+
+    /// Sets the weight of the file at `at`, or of all files below this directory. Returns false if
+    /// it does not exist.
+    pub fn set_weight(&mut self, at: &[u8], weight: i32) -> bool {
+        let Some(first) = self.lookup(at) else { return false };
+        let mut todo = vec![first];
+        while let Some(id) = todo.pop() {
+            let node = self.tree.node_mut(id);
+            node.weight = weight;
+            todo.extend_from_slice(node.children());
+        }
+        true
     }
 
     /// Adds the contents of the host directory `dir`, recursively, to the directory `at` of the
@@ -113,8 +152,11 @@ impl Builder {
 
     fn add_content(&mut self, at: &[u8], content: u32) -> Result<()> {
         let (parent, name) = self.parent_and_name(at)?.ok_or_else(root_is_not_a_file)?;
+        self.check_duplicate(parent, name, |_| at.to_vec())?;
+        let hidden = self.rules.hidden(name, || at.to_vec());
         let name = self.tree.store_name(name)?;
-        self.tree.insert(parent, TreeNode::plain(name, Kind::File(content)))?;
+        let node = TreeNode { hidden, ..TreeNode::plain(name, Kind::File(content)) };
+        self.tree.insert(parent, node)?;
         Ok(())
     }
 
@@ -208,17 +250,19 @@ impl Builder {
     /// the root.
     pub fn remove(&mut self, at: &[u8]) -> bool {
         let Ok(names) = components(at) else { return false };
-        let mut parent = None;
-        let mut node = ROOT;
-        for name in names {
-            let Ok(child) = self.tree.find(node, name) else { return false };
-            parent = Some(node);
-            node = child;
-        }
-        parent.is_some_and(|parent| {
-            self.tree.remove(parent, node);
-            true
-        })
+        let Some((name, parents)) = names.split_last() else { return false };
+        let Some(parent) = self.find(parents) else { return false };
+        let Ok(node) = self.tree.find(parent, name) else { return false };
+        self.tree.remove(parent, node);
+        true
+    }
+
+    fn find(&self, names: &[&[u8]]) -> Option<NodeId> {
+        names.iter().try_fold(ROOT, |node, name| self.tree.find(node, name).ok())
+    }
+
+    fn lookup(&self, at: &[u8]) -> Option<NodeId> {
+        self.find(&components(at).ok()?)
     }
 
     /// Assigns identifiers and addresses.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::storage::number::{to_index, to_u32, to_u64};
 use crate::storage::source::Source;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Minimum length in bytes of host files that are compared with each other. Comparing shorter files
@@ -57,6 +58,19 @@ impl Contents {
         let id = id.ok_or_else(|| Error::limit("more than 2^32 - 1 files"))?;
         self.list.push(content);
         Ok(id)
+    }
+
+    /// Returns the path of a content that is a host file.
+    pub(super) fn host_path(&self, id: u32, dirs: &HostDirs, tree: &Tree) -> Option<PathBuf> {
+        match &self.get(id).data {
+            Data::Host(file) => Some(host::path_of(dirs, file.dir, tree.bytes(file.name))),
+            _ => None,
+        }
+    }
+
+    /// Replaces a content.
+    pub(super) fn set(&mut self, id: u32, content: Content) {
+        self.list[to_index(id)] = content;
     }
 
     pub(super) fn add_bytes(&mut self, bytes: Vec<u8>) -> Result<u32> {

@@ -36,7 +36,7 @@ pub(super) struct Volume {
 
 /// Returns description, offset, length and value of the text fields of a descriptor (ECMA-119,
 /// 8.4).
-fn texts(options: &CreateOptions) -> [(&'static str, usize, usize, &str); 6] {
+fn texts(options: &CreateOptions) -> [(&'static str, usize, usize, &str); 9] {
     [
         ("system identifier", 8, 32, &options.system_id),
         ("volume identifier", 40, 32, &options.volume_id),
@@ -44,6 +44,9 @@ fn texts(options: &CreateOptions) -> [(&'static str, usize, usize, &str); 6] {
         ("publisher", 318, 128, &options.publisher),
         ("data preparer", 446, 128, &options.preparer),
         ("application", 574, 128, &options.application),
+        ("copyright file identifier", 702, 37, &options.copyright_file),
+        ("abstract file identifier", 739, 37, &options.abstract_file),
+        ("bibliographic file identifier", 776, 37, &options.bibliographic_file),
     ]
 }
 
@@ -69,8 +72,15 @@ pub(super) fn primary(options: &CreateOptions, tables: &Tables, volume: &Volume)
         field.fill(b' ');
         field[..text.len()].copy_from_slice(text.as_bytes());
     }
-    // No copyright, abstract and bibliographic file identifiers.
-    bytes[702..813].fill(b' ');
+    bytes
+}
+
+/// Encodes the enhanced volume descriptor of ISO 9660:1999, which refers to the same tree as the
+/// primary one (ISO 9660:1999, 8.5).
+pub(super) fn enhanced(options: &CreateOptions, tables: &Tables, volume: &Volume) -> Vec<u8> {
+    let mut bytes = primary(options, tables, volume);
+    // Type, version and file structure version.
+    (bytes[0], bytes[6], bytes[881]) = (2, 2, 2);
     bytes
 }
 
@@ -82,12 +92,10 @@ pub(super) fn joliet(options: &CreateOptions, tables: &Tables, volume: &Volume) 
         let field = &mut bytes[at..at + room];
         match room {
             32 => field.copy_from_slice(&joliet::field::<32>(text)),
+            // The field has 37 bytes; the last one is unused.
+            37 => field[..36].copy_from_slice(&joliet::field::<36>(text)),
             _ => field.copy_from_slice(&joliet::field::<128>(text)),
         }
-    }
-    for at in [702, 739, 776] {
-        // The field has 37 bytes; the last one is unused.
-        bytes[at..at + 36].copy_from_slice(&joliet::field::<36>(""));
     }
     bytes
 }

@@ -1,18 +1,21 @@
 //! Encoding of directory records (ECMA-119, 9.1), on demand.
 
 use super::hierarchy::{Directory, Entry, Hierarchy, Role};
+use super::options::Charsets;
 use super::plan::Plan;
 use super::rock_ridge::{Areas, Entries, Posix, both_endian_16, both_endian_32};
-use super::tree::{Kind, NodeId, TreeNode};
+use super::tree::{Hidden, Kind, NodeId, TreeNode};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::storage::number::{to_index, to_u8, to_u32, to_usize};
+use std::borrow::Cow;
 
 /// Length in bytes of all file sections of a file but the last: the maximum number of whole
 /// sectors.
 const SECTION: u64 = 0xFFFF_F800;
 
 /// File flags (ECMA-119, 9.1.6).
+const HIDDEN: u8 = 0x01;
 const DIRECTORY: u8 = 0x02;
 const MORE_SECTIONS: u8 = 0x80;
 
@@ -123,15 +126,16 @@ impl Plan {
             }
             match &node.kind {
                 &Kind::Device { major, minor, .. } => entries.device(major, minor),
-                Kind::Symlink(target) => entries.link(target),
+                Kind::Symlink(target) => entries.link(&self.recorded(target)),
                 _ => {}
             }
-            entries.name(self.tree.name(entry.node));
+            entries.name(&self.recorded(self.tree.name(entry.node)));
         }
         let name = hierarchy.entry_name(entry);
         match (dir, &node.kind) {
             (Some(dir), _) if entry.role != Role::Placeholder => {
-                writer.put(name, self.directory_extent(dir));
+                let extent = self.directory_extent(dir);
+                writer.put(name, Extent { flags: extent.flags | hidden(node), ..extent });
             }
             (None, &Kind::File(content)) => self.sections(writer, name, node, content),
             _ => self.sections(writer, name, node, u32::MAX),
@@ -153,7 +157,7 @@ impl Plan {
         loop {
             let last = !several || left <= SECTION;
             let len = if last { left } else { SECTION };
-            let flags = if last { 0 } else { MORE_SECTIONS };
+            let flags = hidden(node) | if last { 0 } else { MORE_SECTIONS };
             writer.put(name, Extent { lba, len: to_u32(len), time, flags });
             if last {
                 return;
@@ -161,6 +165,12 @@ impl Plan {
             left -= SECTION;
             lba = lba.wrapping_add(to_u32(SECTION / SECTOR));
         }
+    }
+
+    /// Returns a name as recorded with Rock Ridge.
+    fn recorded<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
+        let Charsets { host, rock_ridge } = self.options.charsets;
+        host.convert(name, rock_ridge)
     }
 
     /// Adds PX and TF. `subdirectories` is the number of subdirectories of a directory.
@@ -174,6 +184,11 @@ impl Plan {
         let [modified, accessed, changed] = self.times(node);
         entries.times(modified, accessed, changed);
     }
+}
+
+/// Returns the file flag of a hidden node.
+fn hidden(node: &TreeNode) -> u8 {
+    if node.hidden.contains(Hidden::FLAG) { HIDDEN } else { 0 }
 }
 
 /// Returns the file type bits of the POSIX mode.

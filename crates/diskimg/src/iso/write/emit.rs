@@ -177,6 +177,10 @@ impl Plan {
             let joliet = descriptors::joliet(&self.options, &self.joliet_tables, &self.volume);
             stream.write(&joliet)?;
         }
+        if self.has_enhanced_descriptor() {
+            let tables = &self.primary_tables;
+            stream.write(&descriptors::enhanced(&self.options, tables, &self.volume))?;
+        }
         stream.write(&descriptors::terminator())
     }
 

@@ -2,7 +2,7 @@
 //! unique.
 
 use super::identifier::{Identifiers, Naming, Unnamed};
-use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode};
+use super::tree::{Hidden, Kind, NodeId, ROOT, Tree, TreeNode, check_name};
 use crate::error::{Error, Result};
 use crate::storage::number::{to_index, to_u32};
 use std::collections::HashMap;
@@ -10,9 +10,6 @@ use std::ops::Range;
 
 /// Maximum number of directory levels, including the root (ECMA-119, 6.8.2.1).
 const LEVELS: u32 = 8;
-
-/// Directory in the root for relocated directories.
-const MOVED: &[u8] = b"rr_moved";
 
 /// The primary hierarchy, or that of Joliet.
 #[derive(Debug, Default)]
@@ -63,7 +60,7 @@ pub(super) enum Role {
     Itself,
     /// An entry at the original position of a relocated directory (Rock Ridge CL).
     Placeholder,
-    /// A relocated directory in `rr_moved` (Rock Ridge RE).
+    /// A relocated directory at its new position (Rock Ridge RE).
     Moved,
 }
 
@@ -72,6 +69,8 @@ pub(super) struct Plan<'p> {
     pub(super) naming: &'p dyn Naming,
     /// Include only directories and regular files.
     pub(super) plain: bool,
+    /// Omit the nodes that are hidden in this way, and everything below them.
+    pub(super) without: Hidden,
     /// Relocated directories.
     pub(super) moved: &'p Relocation,
     /// Called for each node whose identifier differs from its name.
@@ -85,18 +84,19 @@ pub(super) struct Relocation {
     nodes: Vec<NodeId>,
     /// Original parent of each of them.
     from: HashMap<NodeId, NodeId>,
-    /// The directory `rr_moved`.
+    /// The directory that contains them.
     into: NodeId,
 }
 
 impl Relocation {
-    /// Finds the directories that are too deep, and creates `rr_moved`.
-    pub(super) fn find(tree: &mut Tree) -> Result<Self> {
+    /// Finds the directories that are too deep, and creates the directory `into` for them.
+    pub(super) fn find(tree: &mut Tree, into: &str) -> Result<Self> {
         let mut found = Self::default();
         let mut todo = vec![(ROOT, 1)];
         while let Some((dir, level)) = todo.pop() {
             for &child in tree.node(dir).children() {
-                if !tree.node(child).is_dir() {
+                let node = tree.node(child);
+                if !node.is_dir() || node.hidden.contains(Hidden::PRIMARY) {
                     continue;
                 }
                 if level < LEVELS {
@@ -105,15 +105,16 @@ impl Relocation {
                 }
                 found.from.insert(child, dir);
                 found.nodes.push(child);
-                // Its new level: root, `rr_moved`, directory.
+                // Its new level: root, directory of relocated directories, directory.
                 todo.push((child, 3));
             }
         }
         if !found.nodes.is_empty() {
-            found.into = match tree.find(ROOT, MOVED) {
+            check_name(into.as_bytes())?;
+            found.into = match tree.find(ROOT, into.as_bytes()) {
                 Ok(id) if tree.node(id).is_dir() => id,
                 _ => {
-                    let name = tree.store_name(MOVED)?;
+                    let name = tree.store_name(into.as_bytes())?;
                     tree.insert(ROOT, TreeNode::plain(name, Kind::Directory(Vec::new())))?
                 }
             };
@@ -194,6 +195,7 @@ impl Hierarchy {
         identifiers: &mut Identifiers,
     ) -> Result<()> {
         let mut children = plan.moved.children(tree, self.dirs[at].node);
+        children.retain(|&(child, _)| !tree.node(child).hidden.contains(plan.without));
         if plan.plain {
             children.retain(|&(child, _)| {
                 matches!(tree.node(child).kind, Kind::Directory(_) | Kind::File(_))
@@ -250,7 +252,7 @@ impl Hierarchy {
 #[cfg(test)]
 mod tests {
     use super::super::names::PrimaryNames;
-    use super::super::options::NameRules;
+    use super::super::options::CreateOptions;
     use super::super::tree::components;
     use super::*;
 
@@ -268,8 +270,14 @@ mod tests {
     }
 
     fn hierarchy(tree: &Tree, moved: &Relocation) -> Hierarchy {
-        let naming = PrimaryNames(NameRules::default());
-        let plan = Plan { naming: &naming, plain: false, moved, report: &mut |_| {} };
+        let naming = PrimaryNames::new(&CreateOptions::default());
+        let plan = Plan {
+            naming: &naming,
+            plain: false,
+            without: Hidden::PRIMARY,
+            moved,
+            report: &mut |_| {},
+        };
         Hierarchy::new(tree, plan).expect("fits")
     }
 
@@ -288,7 +296,7 @@ mod tests {
     fn directories_that_are_too_deep_are_relocated_until_none_is() {
         let deep = (1..=30).map(|n| n.to_string()).collect::<Vec<_>>().join("/");
         let mut tree = tree(&[&deep, "1/2/3/4/5/6/7/other"]);
-        let moved = Relocation::find(&mut tree).expect("fits");
+        let moved = Relocation::find(&mut tree, "rr_moved").expect("fits");
         let hierarchy = hierarchy(&tree, &moved);
         let depth = |dir: &Directory| {
             let (mut dir, mut depth) = (dir, 1);

@@ -131,13 +131,13 @@ impl Identifiers {
 #[cfg(test)]
 mod tests {
     use super::super::names::PrimaryNames;
-    use super::super::options::NameRules;
+    use super::super::options::{CreateOptions, NameRules};
     use super::*;
 
     fn named(rules: NameRules, names: &[String]) -> Vec<(usize, String)> {
         let children: Vec<_> =
             names.iter().map(|n| Unnamed { name: n.as_bytes(), is_dir: false }).collect();
-        let naming = PrimaryNames(rules);
+        let naming = PrimaryNames::new(&CreateOptions { names: rules, ..CreateOptions::default() });
         let mut identifiers = Identifiers::default();
         identifiers.assign(&naming, &children, &mut |_, _| {});
         let text =

@@ -1,24 +1,29 @@
 //! Identifiers of the Joliet tree: UTF-16BE, without versions.
 
+use super::charset::Charset;
 use super::identifier::Naming;
 use super::options::Joliet;
 use std::cmp::Ordering;
 
 /// Naming rules with identifiers of up to 64 or 103 UTF-16 units.
 #[derive(Debug)]
-pub(super) struct JolietNames(pub(super) Joliet);
+pub(super) struct JolietNames {
+    pub(super) length: Joliet,
+    /// Character set of the names.
+    pub(super) charset: Charset,
+}
 
 /// Maximum length in UTF-16 units of an extension that is kept when a name is truncated.
 const EXTENSION: usize = 16;
 
 impl Naming for JolietNames {
     fn make(&self, name: &[u8], _is_dir: bool, number: Option<u32>, out: &mut Vec<u8>) -> bool {
-        let room = match self.0 {
+        let room = match self.length {
             Joliet::Standard => 64,
             Joliet::Long => 103,
         };
-        let text = String::from_utf8_lossy(name);
-        let mut faithful = matches!(text, std::borrow::Cow::Borrowed(_));
+        let text = self.charset.decode(name);
+        let mut faithful = !text.contains(char::REPLACEMENT_CHARACTER);
         let units: Vec<u16> = text
             .chars()
             .map(|c| {
@@ -92,7 +97,8 @@ mod tests {
 
     fn named(joliet: Joliet, name: &[u8], number: Option<u32>) -> (String, bool) {
         let mut out = Vec::new();
-        let faithful = JolietNames(joliet).make(name, false, number, &mut out);
+        let names = JolietNames { length: joliet, charset: Charset::UTF_8 };
+        let faithful = names.make(name, false, number, &mut out);
         let units: Vec<_> = out.chunks(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect();
         (String::from_utf16(&units).expect("whole characters"), faithful)
     }

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   Builder ──► tree of nodes ──► Plan ──► emit: to any writer, strictly in order
-//!   tree, scan, host, contents    │            write: to a file, with shared blocks if possible
+//!   tree, scan, rules,            │       write: to a file, with shared blocks if possible
+//!   host, contents                │
 //!                                 │
 //!        names, joliet, identifier   a unique identifier for every file, in each tree
+//!        charset                     character sets of names
 //!        hierarchy                   numbers of directories, order of records
+//!        translation                 files that list the original names
 //!        plan                        every address, the exact size
 //!        boot                        boot catalog, boot images, MBR, GPT
 //!        descriptors, path_table, directory, rock_ridge      encoding, on demand
@@ -17,6 +20,7 @@
 
 mod boot;
 mod builder;
+mod charset;
 mod contents;
 mod descriptors;
 mod directory;
@@ -31,14 +35,17 @@ mod options;
 mod path_table;
 mod plan;
 mod rock_ridge;
+mod rules;
 mod same;
 mod scan;
 mod stream;
+mod translation;
 mod tree;
 
 pub use builder::Builder;
+pub use charset::Charset;
 pub use options::{
-    AppendedPartition, BootEntry, BootImage, CreateOptions, Emulation, Hybrid, Joliet, Level,
-    NameRules, PartitionContents, RockRidge,
+    AppendedPartition, BootEntry, BootImage, Charsets, CreateOptions, Duplicates, Emulation, Hide,
+    Hybrid, Joliet, Level, NameRules, PartitionContents, RockRidge, TranslationTables,
 };
 pub use plan::Plan;

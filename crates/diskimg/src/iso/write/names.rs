@@ -1,12 +1,25 @@
 //! Identifiers of the primary tree (ECMA-119, 7.5 and 7.6), compatible with mkisofs.
 
+use super::charset::Charset;
 use super::identifier::Naming;
-use super::options::{Level, NameRules};
+use super::options::{CreateOptions, Level, NameRules};
 use std::cmp::Ordering;
 
 /// Naming according to [`NameRules`].
 #[derive(Debug)]
-pub(super) struct PrimaryNames(pub(super) NameRules);
+pub(super) struct PrimaryNames {
+    rules: NameRules,
+    /// Maximum length of an identifier at level 4, in bytes.
+    longest: usize,
+    /// Character set of the names.
+    charset: Charset,
+}
+
+/// Maximum length of an identifier in ISO 9660:1999, in bytes.
+const LONGEST: usize = 207;
+
+/// Maximum length that leaves space in the record for the first entries of Rock Ridge.
+const LONGEST_WITH_ROCK_RIDGE: usize = 193;
 
 /// Maximum lengths of an identifier in bytes.
 struct NameLengths {
@@ -17,9 +30,24 @@ struct NameLengths {
 }
 
 impl PrimaryNames {
+    pub(super) fn new(options: &CreateOptions) -> Self {
+        let longest = if options.rock_ridge.is_some() { LONGEST_WITH_ROCK_RIDGE } else { LONGEST };
+        let mut rules = options.names.clone();
+        if rules.level == Level::Four {
+            rules.untranslated = true;
+            rules.omit_version = true;
+        }
+        Self { rules, longest, charset: options.charsets.host }
+    }
+
     fn max_lengths(&self) -> NameLengths {
-        let rules = &self.0;
-        match (rules.untranslated, rules.full_length || rules.level > Level::One) {
+        let rules = &self.rules;
+        let longest = self.longest;
+        if rules.level == Level::Four {
+            return NameLengths { total: longest, base: longest, extension: longest - 1 };
+        }
+        let full = rules.full_length || rules.level > Level::One;
+        match (rules.untranslated || rules.maximum_length, full) {
             (true, _) => NameLengths { total: 37, base: 37, extension: 36 },
             (false, true) => NameLengths { total: 31, base: 31, extension: 30 },
             (false, false) => NameLengths { total: 12, base: 8, extension: 3 },
@@ -30,14 +58,11 @@ impl PrimaryNames {
     /// of the dot that separates the extension, if there is one.
     fn translate(&self, name: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         let start = out.len();
-        let rules = &self.0;
+        let rules = &self.rules;
         if rules.untranslated {
             out.extend_from_slice(name);
         } else {
-            for chunk in name.utf8_chunks() {
-                out.extend(chunk.valid().chars().map(|c| self.character(c)));
-                out.extend(chunk.invalid().iter().map(|_| b'_'));
-            }
+            self.translate_characters(name, out);
             if out[start] == b'.' && !rules.leading_dots {
                 out[start] = b'_';
             }
@@ -52,8 +77,19 @@ impl PrimaryNames {
         dot
     }
 
+    fn translate_characters(&self, name: &[u8], out: &mut Vec<u8>) {
+        if self.charset != Charset::UTF_8 {
+            out.extend(self.charset.decode(name).chars().map(|c| self.character(c)));
+            return;
+        }
+        for chunk in name.utf8_chunks() {
+            out.extend(chunk.valid().chars().map(|c| self.character(c)));
+            out.extend(chunk.invalid().iter().map(|_| b'_'));
+        }
+    }
+
     fn character(&self, c: char) -> u8 {
-        let rules = &self.0;
+        let rules = &self.rules;
         match u8::try_from(c) {
             Ok(byte) if !byte.is_ascii() => b'_',
             Ok(byte @ b'a'..=b'z') if !rules.lowercase => byte.to_ascii_uppercase(),
@@ -75,7 +111,7 @@ impl Naming for PrimaryNames {
         let digits = number.map(|n| format!("{n:03}")).unwrap_or_default();
         if extension.is_empty() {
             // `finish` appends a dot.
-            let dot = !is_dir && !self.0.omit_period && !self.0.untranslated;
+            let dot = !is_dir && !self.rules.omit_period && !self.rules.untranslated;
             max.base = max.base.min(max.total - usize::from(dot));
         } else {
             // If both are long, each gets half of the total.
@@ -95,7 +131,7 @@ impl Naming for PrimaryNames {
     }
 
     fn finish(&self, is_dir: bool, out: &mut Vec<u8>, start: usize) {
-        let rules = &self.0;
+        let rules = &self.rules;
         if is_dir || rules.untranslated {
             return;
         }
@@ -136,8 +172,12 @@ fn padded(a: &[u8], b: &[u8]) -> Ordering {
 mod tests {
     use super::*;
 
+    fn primary(names: NameRules) -> PrimaryNames {
+        PrimaryNames::new(&CreateOptions { names, ..CreateOptions::default() })
+    }
+
     fn named(rules: &NameRules, name: &str, is_dir: bool, number: Option<u32>) -> String {
-        let names = PrimaryNames(rules.clone());
+        let names = primary(rules.clone());
         let mut out = b"before".to_vec();
         names.make(name.as_bytes(), is_dir, number, &mut out);
         names.finish(is_dir, &mut out, 6);
@@ -200,7 +240,7 @@ mod tests {
 
     #[test]
     fn identifiers_are_ordered_by_name_then_by_extension() {
-        let names = PrimaryNames(NameRules::default());
+        let names = primary(NameRules::default());
         for pair in [["A.TXT", "A-B.TXT"], ["A.A", "A.B"], ["A", "A.A"], ["A", "AA"], ["A!", "A\""]]
         {
             let [a, b] = pair.map(str::as_bytes);

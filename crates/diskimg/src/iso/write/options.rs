@@ -1,5 +1,6 @@
 //! Options for a new image.
 
+use super::charset::Charset;
 use crate::iso::boot::Platform;
 use crate::iso::time::Timestamp;
 use crate::storage::source::Source;
@@ -23,6 +24,12 @@ pub struct CreateOptions {
     pub preparer: String,
     /// Application identifier: at most 128 bytes.
     pub application: String,
+    /// Name of the file in the root directory with the copyright statement: at most 37 bytes.
+    pub copyright_file: String,
+    /// Name of the file in the root directory with an abstract: at most 37 bytes.
+    pub abstract_file: String,
+    /// Name of the file in the root directory with bibliographic records: at most 37 bytes.
+    pub bibliographic_file: String,
     /// Rules for the identifiers of the primary tree.
     pub names: NameRules,
     /// Rock Ridge: POSIX names and attributes.
@@ -41,6 +48,15 @@ pub struct CreateOptions {
     /// known readers accept it. Otherwise such directories are relocated to `rr_moved`, which
     /// requires Rock Ridge.
     pub deep_directories: bool,
+    /// Name of the directory in the root for relocated directories. "rr_moved" by default.
+    pub relocation_directory: String,
+    /// What happens to a file with the path of an earlier one. [`Duplicates::Replace`] by default.
+    pub duplicates: Duplicates,
+    /// Add a file to each directory that lists the original name of each identifier
+    /// (`TRANS.TBL`, `-T`).
+    pub translation_tables: Option<TranslationTables>,
+    /// Character sets of file names.
+    pub charsets: Charsets,
     /// Follow symbolic links instead of recording them. Without Rock Ridge, symbolic links cannot
     /// be recorded and are an error unless followed.
     pub follow_symlinks: bool,
@@ -78,6 +94,9 @@ impl Default for CreateOptions {
             publisher: String::new(),
             preparer: String::new(),
             application: String::new(),
+            copyright_file: String::new(),
+            abstract_file: String::new(),
+            bibliographic_file: String::new(),
             names: NameRules::default(),
             rock_ridge: Some(RockRidge::Rationalized),
             joliet: Some(Joliet::Standard),
@@ -86,6 +105,10 @@ impl Default for CreateOptions {
             dir_mode: None,
             file_mode: None,
             deep_directories: true,
+            relocation_directory: "rr_moved".into(),
+            duplicates: Duplicates::Replace,
+            translation_tables: None,
+            charsets: Charsets::default(),
             follow_symlinks: false,
             latest: None,
             volume_time: None,
@@ -111,6 +134,68 @@ pub enum Level {
     /// Names of up to 31 characters; files with several file sections, which files of 4 GiB and
     /// more require.
     Three,
+    /// ISO 9660:1999: names as they are, of up to 207 bytes, or 193 with Rock Ridge; directories of
+    /// any depth. As with mkisofs, an enhanced volume descriptor refers to the same tree as the
+    /// primary one.
+    Four,
+}
+
+impl Level {
+    /// Returns whether files of 4 GiB and more can be recorded.
+    pub(super) fn has_file_sections(self) -> bool {
+        self >= Self::Three
+    }
+}
+
+/// What happens to a file that is added with the path of an earlier file, unless both are
+/// directories, which are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Duplicates {
+    /// It replaces the earlier file.
+    Replace,
+    /// It replaces the earlier file, with a [warning](super::Plan::warnings).
+    Report,
+    /// It is an error.
+    Refuse,
+}
+
+/// How files are hidden; see [`Builder::hide`](super::Builder::hide).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hide {
+    /// Omitted from the primary tree, and thus from Rock Ridge (`-hide`).
+    FromPrimary,
+    /// Omitted from the Joliet tree (`-hide-joliet`).
+    FromJoliet,
+    /// Recorded with the file flag "hidden" (`-hidden`).
+    WithFlag,
+}
+
+/// Files that list the original names; see [`CreateOptions::translation_tables`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TranslationTables {
+    /// Name of the files. "TRANS.TBL" by default.
+    pub name: String,
+    /// Include them in the Joliet tree. True by default.
+    pub in_joliet: bool,
+}
+
+impl Default for TranslationTables {
+    fn default() -> Self {
+        Self { name: "TRANS.TBL".into(), in_joliet: true }
+    }
+}
+
+/// Character sets of file names. Both are UTF-8 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Charsets {
+    /// Character set of names on the host and in paths that are added (`-input-charset`).
+    pub host: Charset,
+    /// Character set of names and symbolic links recorded with Rock Ridge (`-output-charset`).
+    pub rock_ridge: Charset,
 }
 
 /// Rules for converting file names to identifiers of the primary tree. The corresponding options of
@@ -122,6 +207,8 @@ pub struct NameRules {
     pub level: Level,
     /// Allow 31 characters at any level (`-l`).
     pub full_length: bool,
+    /// Allow 37 characters at any level (`-max-iso9660-filenames`).
+    pub maximum_length: bool,
     /// Allow names to start with a dot (`-ldots`, `-allow-leading-dots`).
     pub leading_dots: bool,
     /// Allow lower case letters (`-allow-lowercase`).
@@ -143,6 +230,7 @@ impl Default for NameRules {
         Self {
             level: Level::Three,
             full_length: true,
+            maximum_length: false,
             leading_dots: true,
             lowercase: true,
             multiple_dots: true,
@@ -160,6 +248,7 @@ impl NameRules {
         Self {
             level: Level::One,
             full_length: false,
+            maximum_length: false,
             leading_dots: false,
             lowercase: false,
             multiple_dots: false,
@@ -263,6 +352,9 @@ pub struct Hybrid {
     /// MBR code of GRUB (`boot_hybrid.img`): at least 440 bytes. It reads the address of the boot
     /// image at offset 432.
     pub grub2_mbr: Option<Vec<u8>>,
+    /// Contents of the system area, up to 32 KiB; partition tables and boot code replace parts of
+    /// it (`-G`).
+    pub system_area: Option<Vec<u8>>,
     /// Start of the first partition, which contains the volume, in sectors of 2048 bytes; 0 by
     /// default (`-partition_offset`). If it is not 0, the partition does not contain the start of
     /// the volume and cannot be mounted.

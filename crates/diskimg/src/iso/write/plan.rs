@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   0    system area
-//!   16   primary descriptor [boot record] [Joliet descriptor] terminator
+//!   16   primary descriptor [boot record] [Joliet descriptor] [enhanced descriptor] terminator
 //!        path tables: primary L, M [, Joliet L, M]
 //!        directories of the primary tree, each with its continuation areas
 //!        directories of the Joliet tree
 //!        a sector of zeros, which the records of empty files refer to
-//!        contents: boot catalog, boot images, then files in the order of the primary tree; all
-//!        aligned
+//!        contents: boot catalog, boot images, then files by weight, and in the order of the
+//!        primary tree; all aligned
 //!        appended partitions, padding, backup GPT: see `boot::hybrid`
 //! ```
 
@@ -23,13 +23,16 @@ use super::joliet::JolietNames;
 use super::names::PrimaryNames;
 use super::options::{CreateOptions, Level, RockRidge};
 use super::path_table;
-use super::tree::{Kind, NodeId, ROOT, Times, Tree, TreeNode};
+use super::translation::Translation;
+use super::tree::{Hidden, Kind, NodeId, ROOT, Times, Tree, TreeNode};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
 use crate::remedy::Remedy;
 use crate::report::printable::printable;
 use crate::storage::number::{to_index, to_u32, to_u64};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
 /// First sector after the system area.
 const DESCRIPTORS: u32 = 16;
@@ -80,28 +83,35 @@ impl Plan {
     pub(super) fn new(mut builder: Builder) -> Result<Self> {
         check_options(&builder.options)?;
         let boot = Boot::new(&mut builder)?;
-        let Builder { options, mut tree, contents, dirs, mut open, .. } = builder;
-        let moved = match options.deep_directories {
+        let translation = Translation::new(&mut builder)?;
+        let Builder { options, mut tree, mut contents, dirs, mut open, replaced, .. } = builder;
+        let moved = match options.deep_directories || options.names.level == Level::Four {
             true => Relocation::default(),
-            false => Relocation::find(&mut tree)?,
+            false => Relocation::find(&mut tree, &options.relocation_directory)?,
         };
         if !moved.is_empty() && options.rock_ridge.is_none() {
             let message =
                 "directories below the eighth level can only be relocated with Rock Ridge";
             return Err(Error::invalid(message).with_remedy(Remedy::KeepDeepDirectories));
         }
-        let mut warnings = Warnings::default();
+        let mut warnings = Warnings { kept: replaced, ..Warnings::default() };
         if options.rock_ridge.is_some() {
             warnings.long_names(&tree);
         }
-        let naming = PrimaryNames(options.names.clone());
-        let plan =
-            hierarchy::Plan { naming: &naming, plain: false, moved: &moved, report: &mut |_| {} };
+        let plan = hierarchy::Plan {
+            naming: &PrimaryNames::new(&options),
+            plain: false,
+            without: Hidden::PRIMARY,
+            moved: &moved,
+            report: &mut |_| {},
+        };
         let primary = Hierarchy::new(&tree, plan)?;
+        translation.fill(&tree, &primary, &mut contents);
         let joliet = options.joliet.map(|joliet| {
             let plan = hierarchy::Plan {
-                naming: &JolietNames(joliet),
+                naming: &JolietNames { length: joliet, charset: options.charsets.host },
                 plain: true,
+                without: Hidden::JOLIET,
                 moved: &Relocation::default(),
                 report: &mut |node| warnings.add(tree.name(node), "changed in the Joliet tree"),
             };
@@ -141,8 +151,11 @@ impl Plan {
         self.boot.total() * SECTOR
     }
 
-    /// Returns warnings about names that some readers will show differently: names that Joliet
-    /// cannot represent, and names that are too long for Linux.
+    /// Returns warnings about names that some readers will show differently (names that Joliet
+    /// cannot represent, and names that are too long for Linux) and, with [`Duplicates::Report`],
+    /// about files that replaced an earlier one.
+    ///
+    /// [`Duplicates::Report`]: super::Duplicates::Report
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -161,6 +174,14 @@ impl Plan {
     /// Assigns serial numbers, counts links, and determines the order of contents. Checks that all
     /// files can be recorded.
     fn number_files(&mut self) -> Result<()> {
+        let first = self.order.len();
+        self.number_primary_files()?;
+        self.order_hidden_files()?;
+        self.sort_contents(first);
+        Ok(())
+    }
+
+    fn number_primary_files(&mut self) -> Result<()> {
         self.files[0] = FileNumbers { links: 1, serial: 1 };
         let mut serial = 1;
         let mut needs_empty = false;
@@ -181,8 +202,8 @@ impl Plan {
                     Kind::Directory(_) => {}
                     Kind::File(content) => {
                         let len = self.contents.get(content).len;
-                        if len > u64::from(u32::MAX) && self.options.names.level < Level::Three {
-                            return Err(self.too_large(dir, entry.node, len));
+                        if self.is_too_large(len) {
+                            return Err(too_large(&self.path(dir, entry.node), len));
                         }
                         needs_empty |= len == 0;
                         let lba = &mut self.content_lba[to_index(content)];
@@ -203,12 +224,47 @@ impl Plan {
         Ok(())
     }
 
-    fn too_large(&self, dir: &Directory, node: NodeId, len: u64) -> Error {
-        let path = self.path(dir, node);
-        let message = format!(
-            "\"{path}\" has {len} bytes; files of 4 GiB and more require interchange level 3"
-        );
-        Error::invalid(message).with_remedy(Remedy::IsoLevel3)
+    /// Adds the files that are hidden from the primary tree to the order of contents: they may be
+    /// in the Joliet tree, and those that are in no tree are still written.
+    fn order_hidden_files(&mut self) -> Result<()> {
+        let mut found = Vec::new();
+        for id in self.tree.all() {
+            let Kind::File(content) = self.tree.node(id).kind else { continue };
+            match self.contents.get(content).len {
+                0 => self.empty = Some(0),
+                _ if self.content_lba[to_index(content)] != UNPLACED => {}
+                len if self.is_too_large(len) => {
+                    return Err(too_large(&String::from_utf8_lossy(self.tree.name(id)), len));
+                }
+                _ => {
+                    self.content_lba[to_index(content)] = 0;
+                    found.push(content);
+                }
+            }
+        }
+        // The last name of a directory is found first.
+        self.order.extend(found.into_iter().rev());
+        Ok(())
+    }
+
+    /// Sorts the contents from the index `first` by weight.
+    fn sort_contents(&mut self, first: usize) {
+        if self.tree.all().all(|id| self.tree.node(id).weight == 0) {
+            return;
+        }
+        let mut weights: HashMap<u32, i32> = HashMap::new();
+        for id in self.tree.all() {
+            let node = self.tree.node(id);
+            if let Kind::File(content) = node.kind {
+                let weight = weights.entry(content).or_insert(node.weight);
+                *weight = node.weight.max(*weight);
+            }
+        }
+        self.order[first..].sort_by_key(|content| Reverse(weights.get(content).copied()));
+    }
+
+    fn is_too_large(&self, len: u64) -> bool {
+        len > u64::from(u32::MAX) && !self.options.names.level.has_file_sections()
     }
 
     fn not_recorded(&self, dir: &Directory, node: NodeId) -> Error {
@@ -290,7 +346,9 @@ impl Plan {
 
     /// Assigns all addresses.
     fn assign_addresses(&mut self) -> Result<()> {
-        let descriptors = 2 + u32::from(self.boot.has_catalog()) + u32::from(self.joliet.is_some());
+        let optional =
+            [self.boot.has_catalog(), self.joliet.is_some(), self.has_enhanced_descriptor()];
+        let descriptors = 2 + optional.map(u32::from).iter().sum::<u32>();
         let mut at = Cursor(DESCRIPTORS + descriptors);
         self.primary_tables = at.path_tables(&self.primary)?;
         if let Some(joliet) = &self.joliet {
@@ -308,6 +366,11 @@ impl Plan {
             self.content_lba[to_index(content)] = at.take(len)?;
         }
         self.place_disk(at.0)
+    }
+
+    /// Returns whether the image has the enhanced volume descriptor of ISO 9660:1999.
+    pub(super) fn has_enhanced_descriptor(&self) -> bool {
+        self.options.names.level == Level::Four
     }
 
     fn place_directories(&mut self, space: Space, at: &mut Cursor) -> Result<()> {
@@ -411,6 +474,12 @@ impl Warnings {
         }
         self.kept
     }
+}
+
+fn too_large(path: &str, len: u64) -> Error {
+    let message =
+        format!("\"{path}\" has {len} bytes; files of 4 GiB and more require interchange level 3");
+    Error::invalid(message).with_remedy(Remedy::IsoLevel3)
 }
 
 fn check_options(options: &CreateOptions) -> Result<()> {

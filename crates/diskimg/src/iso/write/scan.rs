@@ -2,8 +2,8 @@
 
 use super::builder::Builder;
 use super::contents::{Content, Data};
-use super::glob;
 use super::host::{self, FileStatus, HostFile, NameList};
+use super::options::Duplicates;
 use super::tree::{Kind, NodeId, Times, TreeNode, check_name};
 use crate::error::{Error, Result};
 use crate::iso::node::FileType as Type;
@@ -26,6 +26,8 @@ impl Builder {
         let dir = self.dirs.add(None, path, true)?;
         let status = self.open.status(&self.dirs, dir, b".", true)?;
         self.set_attributes(node, &status);
+        let weight = self.rules.weight(|| host::bytes_of(path));
+        self.tree.node_mut(node).weight = weight.unwrap_or_default();
         self.scan_all(PendingDir { dir, node, identity: status.identity })
     }
 
@@ -69,13 +71,42 @@ impl Builder {
     }
 
     fn is_excluded(&self, dir: u32, name: &[u8]) -> bool {
-        if self.excluded.is_empty() {
-            return false;
+        self.rules.is_excluded(name, || self.host_path(dir, name))
+    }
+
+    /// Returns the path of a host file as bytes.
+    fn host_path(&self, dir: u32, name: &[u8]) -> Vec<u8> {
+        host::bytes_of(&host::path_of(&self.dirs, dir, name))
+    }
+
+    /// Applies [`CreateOptions::duplicates`](super::CreateOptions::duplicates) to a file that is
+    /// not a directory and is about to be inserted. `new` returns its path.
+    pub(super) fn check_duplicate(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        new: impl FnOnce(&Self) -> Vec<u8>,
+    ) -> Result<()> {
+        if self.options.duplicates == Duplicates::Replace {
+            return Ok(());
         }
-        let path = host::path_of(&self.dirs, dir, name);
-        let path = host::bytes_of(&path);
-        let mut patterns = self.excluded.iter();
-        patterns.any(|pattern| glob::matches(pattern, name) || glob::matches(pattern, &path))
+        let Ok(old) = self.tree.find(parent, name) else { return Ok(()) };
+        let old = match self.tree.node(old).kind {
+            // An error in any case.
+            Kind::Directory(_) => return Ok(()),
+            Kind::File(content) => self.contents.host_path(content, &self.dirs, &self.tree),
+            _ => None,
+        };
+        let old = old.map_or_else(|| "an earlier file".into(), |path| path.display().to_string());
+        let new = new(self);
+        let [new, name] = [&new, name].map(String::from_utf8_lossy);
+        if self.options.duplicates == Duplicates::Refuse {
+            return Err(Error::invalid(format!(
+                "{old} and {new} would have the same path in the image, ending in \"{name}\""
+            )));
+        }
+        self.replaced.push(format!("{new} replaces {old} as \"{name}\""));
+        Ok(())
     }
 
     /// Adds the file `own` of the host directory `dir` to `parent` as `name`. Returns a directory
@@ -103,8 +134,15 @@ impl Builder {
                 .hint("exclude it")
                 .with_remedy(Remedy::KeepSymlinks));
         }
+        if status.kind != Type::Directory {
+            self.check_duplicate(parent, name, |builder| builder.host_path(dir, own))?;
+        }
+        let hidden = self.rules.hidden(own, || self.host_path(dir, own));
+        let weight = self.rules.weight(|| self.host_path(dir, own));
+        let weight = weight.unwrap_or(self.tree.node(parent).weight);
         let name = self.tree.store_name(name)?;
         let mut node = TreeNode::plain(name, self.kind_of(dir, own, &status, through_link)?);
+        (node.hidden, node.weight) = (hidden, weight);
         if !matches!(node.kind, Kind::Directory(_)) {
             node.inode = self.inodes.get(&status.identity).copied().unwrap_or(0);
         }

@@ -1,9 +1,11 @@
 //! The tree of a new image, before identifiers and addresses are assigned. Nodes are small and in
 //! one list; their names are in one buffer.
 
+use super::options::Hide;
 use crate::error::{Error, Result};
 use crate::iso::time::Timestamp;
 use crate::storage::number::{to_index, to_u32};
+use bitflags::bitflags;
 
 /// A node, as an index in the list of nodes.
 pub(super) type NodeId = u32;
@@ -31,6 +33,32 @@ pub(super) struct TreeNode {
     /// number when it is inserted.
     pub(super) inode: u32,
     pub(super) times: Times,
+    pub(super) hidden: Hidden,
+    /// Contents with a greater weight have lower addresses.
+    pub(super) weight: i32,
+}
+
+bitflags! {
+    /// How a node is hidden.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) struct Hidden: u8 {
+        /// Not in the primary tree.
+        const PRIMARY = 1;
+        /// Not in the Joliet tree.
+        const JOLIET = 2;
+        /// Recorded with the file flag "hidden".
+        const FLAG = 4;
+    }
+}
+
+impl From<Hide> for Hidden {
+    fn from(how: Hide) -> Self {
+        match how {
+            Hide::FromPrimary => Self::PRIMARY,
+            Hide::FromJoliet => Self::JOLIET,
+            Hide::WithFlag => Self::FLAG,
+        }
+    }
 }
 
 /// Timestamps of a file, as far as known.
@@ -72,7 +100,17 @@ impl TreeNode {
     /// Creates a node with default attributes.
     pub(super) fn plain(name: NameRange, kind: Kind) -> Self {
         let mode = if matches!(kind, Kind::Directory(_)) { 0o755 } else { 0o644 };
-        Self { name, kind, mode, uid: 0, gid: 0, inode: 0, times: Times::default() }
+        Self {
+            name,
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            inode: 0,
+            times: Times::default(),
+            hidden: Hidden::empty(),
+            weight: 0,
+        }
     }
 
     pub(super) fn is_dir(&self) -> bool {
