@@ -2,7 +2,7 @@
 
 use crate::args::names;
 use crate::failure::Failure;
-use diskimg::iso::write::CreateOptions;
+use diskimg::iso::write::{CreateOptions, Hide};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -15,6 +15,8 @@ pub(crate) struct Recipe {
     pub(crate) grafts: Vec<Graft>,
     /// Files that list more grafts, one per line; `-` is standard input.
     pub(crate) path_lists: Vec<PathBuf>,
+    /// The directory in the image for the files that `path_lists` list; empty for the root.
+    pub(crate) root: Vec<u8>,
     /// Whether lines of `path_lists` may be `PLACE=FILE`.
     pub(crate) grafts_in_lists: bool,
     /// Whether symbolic links given as operands are followed instead of recorded.
@@ -25,14 +27,35 @@ pub(crate) struct Recipe {
     pub(crate) excludes: Vec<String>,
     /// Files that list more patterns, one per line.
     pub(crate) exclude_lists: Vec<PathBuf>,
+    /// Files to hide and to sort.
+    pub(crate) selection: Selection,
     /// MBR templates.
     pub(crate) hybrid: HybridFiles,
     /// Where the image is written.
     pub(crate) output: Destination,
+    /// Print the number of sectors of the image instead of writing it.
+    pub(crate) print_size: bool,
     /// Print errors only.
     pub(crate) quiet: bool,
     /// Print the size of the image.
     pub(crate) verbose: bool,
+}
+
+/// Files that are selected by patterns or paths.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    /// Exclude the backup files of editors.
+    pub(crate) no_backups: bool,
+    /// Shell patterns of files to hide.
+    pub(crate) hidden: Vec<(String, Hide)>,
+    /// Files that list more patterns, one per line.
+    pub(crate) hidden_lists: Vec<(PathBuf, Hide)>,
+    /// Files with lines `PATTERN WEIGHT`.
+    pub(crate) sort_lists: Vec<PathBuf>,
+    /// Weights of paths in the image.
+    pub(crate) weights: Vec<(i32, Vec<u8>)>,
+    /// Files with lines `WEIGHT PATH`.
+    pub(crate) weight_lists: Vec<PathBuf>,
 }
 
 /// Host files whose contents go into the system area.
@@ -42,6 +65,8 @@ pub(crate) struct HybridFiles {
     pub(crate) isohybrid_mbr: Option<PathBuf>,
     /// The MBR of GRUB.
     pub(crate) grub2_mbr: Option<PathBuf>,
+    /// Contents of the system area.
+    pub(crate) system_area: Option<PathBuf>,
 }
 
 /// A well-known purpose of an image that determines its label and required files.
@@ -123,6 +148,13 @@ impl Graft {
     /// Returns a graft into the root directory.
     pub(crate) fn root(path: PathBuf) -> Self {
         Self { place: Vec::new(), path }
+    }
+
+    /// Moves the place below the directory `root` of the image.
+    pub(crate) fn move_below(&mut self, root: &[u8]) {
+        if !root.is_empty() {
+            self.place = [root, b"/", &self.place].concat();
+        }
     }
 
     /// Returns whether this adds a file with this path in the image.

@@ -1,10 +1,10 @@
 //! Arguments of `iso create`.
 
-use crate::args::recipe::{Destination, Graft, HybridFiles, Profile, Recipe};
+use crate::args::recipe::{Destination, Graft, HybridFiles, Profile, Recipe, Selection};
 use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{
-    AppendedPartition, BootEntry, BootImage, CreateOptions, Joliet, Level, RockRidge,
+    AppendedPartition, BootEntry, BootImage, CreateOptions, Duplicates, Joliet, Level, RockRidge,
 };
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -138,18 +138,25 @@ impl Args {
         }
         self.apply_identifiers(&mut options);
         self.apply_boot(&mut options);
-        let hybrid = HybridFiles { isohybrid_mbr: self.hybrid_mbr, grub2_mbr: self.grub2_mbr };
+        let hybrid = HybridFiles {
+            isohybrid_mbr: self.hybrid_mbr,
+            grub2_mbr: self.grub2_mbr,
+            system_area: None,
+        };
         Ok(Recipe {
             options,
             grafts,
             path_lists: Vec::new(),
+            root: Vec::new(),
             grafts_in_lists: true,
             follow_operands: true,
             skip_links_without_rock_ridge: false,
             excludes: self.exclude,
             exclude_lists: Vec::new(),
+            selection: Selection::default(),
             hybrid,
             output,
+            print_size: false,
             quiet: self.quiet,
             verbose: false,
         })
@@ -183,6 +190,7 @@ impl Args {
         };
         // Only level 1 restricts names to 8.3.
         options.names.full_length = self.level != Some(1);
+        options.duplicates = Duplicates::Refuse;
         options.uid = self.uid;
         options.gid = self.gid;
         options.follow_symlinks = self.follow;

@@ -2,11 +2,12 @@
 
 use super::Dialect;
 use super::values::{self, Value};
-use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
+use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe, Selection};
 use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{
-    AppendedPartition, BootEntry, BootImage, CreateOptions, Emulation, NameRules, RockRidge,
+    AppendedPartition, BootEntry, BootImage, Charset, CreateOptions, Duplicates, Emulation,
+    NameRules, RockRidge, TranslationTables,
 };
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -35,10 +36,24 @@ pub(super) struct Draft {
     pub(super) excludes: Vec<String>,
     /// `-exclude-list`.
     pub(super) exclude_lists: Vec<PathBuf>,
-    /// `-isohybrid-mbr`.
-    pub(super) isohybrid_mbr: Option<PathBuf>,
-    /// `--grub2-mbr`.
-    pub(super) grub2_mbr: Option<PathBuf>,
+    /// `-hide`, `-sort` and similar options.
+    pub(super) selection: Selection,
+    /// The translation tables, if they are requested.
+    pub(super) tables: TranslationTables,
+    /// `-T`.
+    tables_requested: bool,
+    /// `-root`: the directory in the image for all files.
+    pub(super) root: Vec<u8>,
+    /// `-D`, which overrides `-hide-rr-moved` in any order.
+    pub(super) no_relocation: bool,
+    /// `-input-charset`.
+    pub(super) input_charset: Option<Charset>,
+    /// `-output-charset`.
+    pub(super) output_charset: Option<Charset>,
+    /// `-isohybrid-mbr`, `--grub2-mbr`, `-G`.
+    pub(super) hybrid_files: HybridFiles,
+    /// `-print-size`.
+    pub(super) print_size: bool,
     /// `-quiet`.
     pub(super) quiet: bool,
     /// `-v`.
@@ -74,8 +89,14 @@ impl Draft {
         options.padding = PADDING;
         options.boot_catalog = "boot.catalog".into();
         match dialect {
-            Dialect::Mkisofs => options.deep_directories = false,
-            Dialect::Xorriso => options.volume_id = "ISOIMAGE".into(),
+            Dialect::Mkisofs => {
+                options.deep_directories = false;
+                options.duplicates = Duplicates::Refuse;
+            }
+            Dialect::Xorriso => {
+                options.volume_id = "ISOIMAGE".into();
+                options.duplicates = Duplicates::Report;
+            }
         }
         let rock_ridge =
             RockRidgeRequest { enabled: dialect == Dialect::Xorriso, rationalized: false };
@@ -89,8 +110,15 @@ impl Draft {
             path_lists: Vec::new(),
             excludes: Vec::new(),
             exclude_lists: Vec::new(),
-            isohybrid_mbr: None,
-            grub2_mbr: None,
+            selection: Selection::default(),
+            tables: TranslationTables::default(),
+            tables_requested: false,
+            root: Vec::new(),
+            no_relocation: false,
+            input_charset: None,
+            output_charset: None,
+            hybrid_files: HybridFiles::default(),
+            print_size: false,
             quiet: false,
             verbose: false,
         }
@@ -120,6 +148,11 @@ impl Draft {
         Ok(())
     }
 
+    /// Handles `-T`, which xorriso ignores.
+    pub(super) fn translation_tables(&mut self) {
+        self.tables_requested = self.dialect == Dialect::Mkisofs;
+    }
+
     /// Finishes the current boot entry if it has an image.
     pub(super) fn next_boot_entry(&mut self) -> Result<(), Failure> {
         if self.boot.image.is_some() {
@@ -147,11 +180,17 @@ impl Draft {
         let entry = std::mem::take(&mut self.boot).entry()?;
         self.options.boot.extend(entry);
         self.options.rock_ridge = self.rock_ridge();
+        self.options.deep_directories |= self.no_relocation;
+        self.set_charsets();
+        self.options.translation_tables = self.tables_requested.then_some(self.tables);
         let grafts = operands.iter().map(|arg| match self.graft_points {
             true => Graft::parse(arg),
             false => Ok(Graft::root(arg.into())),
         });
-        let grafts = grafts.collect::<Result<Vec<_>, _>>()?;
+        let mut grafts = grafts.collect::<Result<Vec<_>, _>>()?;
+        for graft in &mut grafts {
+            graft.move_below(&self.root);
+        }
         let output = match self.output {
             Some(path) if path != "-" => Destination::File(path.into()),
             _ => Destination::Stdout,
@@ -161,15 +200,31 @@ impl Draft {
             grafts,
             grafts_in_lists: self.graft_points,
             path_lists: self.path_lists,
+            root: self.root,
             follow_operands: false,
             skip_links_without_rock_ridge: true,
             excludes: self.excludes,
             exclude_lists: self.exclude_lists,
-            hybrid: HybridFiles { isohybrid_mbr: self.isohybrid_mbr, grub2_mbr: self.grub2_mbr },
+            selection: self.selection,
+            hybrid: self.hybrid_files,
             output,
+            print_size: self.print_size,
             quiet: self.quiet,
             verbose: self.verbose,
         })
+    }
+
+    /// Sets the character sets. By default, genisoimage records names as they are on the host;
+    /// xorriso converts them.
+    fn set_charsets(&mut self) {
+        let host = self.input_charset.unwrap_or_default();
+        let default = match self.dialect {
+            Dialect::Mkisofs => host,
+            Dialect::Xorriso => Charset::default(),
+        };
+        let charsets = &mut self.options.charsets;
+        charsets.host = host;
+        charsets.rock_ridge = self.output_charset.unwrap_or(default);
     }
 
     /// Returns the Rock Ridge mode. Setting owners or permissions implies Rock Ridge, which is

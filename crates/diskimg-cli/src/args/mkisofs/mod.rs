@@ -4,15 +4,16 @@
 //! arguments, and options and operands can be mixed.
 //!
 //! ```text
-//!   table    the options: names, values, help, and how each changes the draft
-//!   draft    the image described by the options parsed so far
-//!   values   parsing of option values
+//!   table, selection    the options: names, values, help, and how each changes the draft
+//!   draft               the image described by the options parsed so far
+//!   values              parsing of option values
 //! ```
 //!
 //! Where genisoimage and xorriso differ, the name of the program decides ([`Dialect`]). Unsupported
 //! options are errors. Configuration files (`.mkisofsrc`) are not read.
 
 mod draft;
+mod selection;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -191,7 +192,7 @@ fn help(command: Option<&str>, program: Program) -> String {
         None => {}
     }
     let mut text = format!("Usage: {name} [options] [-o IMAGE] FILE...\n\nOptions:\n");
-    for row in table::ROWS {
+    for row in table::rows() {
         let names: Vec<_> = row.names.iter().map(|name| format!("-{name}")).collect();
         let left = format!("{} {}", names.join(", "), row.values.join(" "));
         let _ = writeln!(text, "  {:<36} {}", left.trim_end(), row.help);

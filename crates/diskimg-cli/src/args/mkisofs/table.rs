@@ -2,6 +2,7 @@
 
 use super::Dialect;
 use super::draft::{Draft, PADDING};
+use super::selection;
 use super::values::{self, Value};
 use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
@@ -21,7 +22,12 @@ pub(super) struct Row {
 
 /// Returns the option with this name, without hyphens.
 pub(super) fn find(name: &str) -> Option<&'static Row> {
-    ROWS.iter().find(|row| row.names.contains(&name))
+    rows().find(|row| row.names.contains(&name))
+}
+
+/// Returns all options, in the order of `-help`.
+pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
+    selection::ROWS.iter().chain(ROWS)
 }
 
 /// Returns whether this is an option of genisoimage or xorrisofs that is not supported.
@@ -29,7 +35,7 @@ pub(super) fn is_unsupported(name: &str) -> bool {
     UNSUPPORTED.contains(&name)
 }
 
-const fn row(
+pub(super) const fn row(
     names: &'static [&'static str],
     values: &'static [&'static str],
     help: &'static str,
@@ -43,42 +49,13 @@ fn ignore(_: &mut Draft, _: &[Value<'_>]) -> Result<(), Failure> {
     Ok(())
 }
 
-const FILE: &[&str] = &["FILE"];
+pub(super) const FILE: &[&str] = &["FILE"];
 const ID: &[&str] = &["ID"];
 const NUMBER: &[&str] = &["N"];
 
 /// The supported options, in the order of `-help`.
 #[rustfmt::skip]
 pub(super) static ROWS: &[Row] = &[
-    // Input and output.
-    row(&["o", "output"], FILE, "Write the image to FILE (default: standard output)", |d, v| {
-        d.output = Some(v[0].arg.to_owned());
-        Ok(())
-    }),
-    row(&["graft-points"], &[], "Accept PLACE=FILE; write = and \\ in names as \\= and \\\\", |d, _| {
-        d.graft_points = true;
-        Ok(())
-    }),
-    row(&["path-list"], FILE, "Read more FILE arguments, one per line; - is standard input", |d, v| {
-        d.path_lists.push(v[0].path());
-        Ok(())
-    }),
-    row(&["m", "exclude"], &["GLOB"], "Exclude files whose name or path matches GLOB", |d, v| {
-        d.excludes.push(v[0].text()?.to_owned());
-        Ok(())
-    }),
-    row(&["x", "old-exclude"], FILE, "Like -m, but FILE is a literal name or path", |d, v| {
-        d.excludes.push(values::literal_pattern(v[0].text()?));
-        Ok(())
-    }),
-    row(&["exclude-list"], FILE, "Read patterns to exclude from FILE, one per line", |d, v| {
-        d.exclude_lists.push(v[0].path());
-        Ok(())
-    }),
-    row(&["f", "follow-links"], &[], "Follow symbolic links", |d, _| {
-        d.options.follow_symlinks = true;
-        Ok(())
-    }),
     // Identifiers.
     row(&["V", "volid"], ID, "Volume ID", |d, v| {
         d.options.volume_id = v[0].text()?.to_owned();
@@ -100,6 +77,20 @@ pub(super) static ROWS: &[Row] = &[
         d.options.preparer = v[0].text()?.to_owned();
         Ok(())
     }),
+    row(&["copyright"], FILE, "Name of the file with the copyright statement", |d, v| {
+        d.options.copyright_file = v[0].text()?.to_owned();
+        Ok(())
+    }),
+    row(&["abstract"], FILE, "Name of the file with an abstract", |d, v| {
+        d.options.abstract_file = v[0].text()?.to_owned();
+        Ok(())
+    }),
+    row(&["biblio"], FILE, "Name of the file with bibliographic records", |d, v| {
+        d.options.bibliographic_file = v[0].text()?.to_owned();
+        Ok(())
+    }),
+    row(&["volset-size"], NUMBER, "Number of volumes in the volume set; only 1", |_, v| v[0].only("1")),
+    row(&["volset-seqno"], NUMBER, "Number of this volume; only 1", |_, v| v[0].only("1")),
     row(&["sysid"], ID, "System ID", |d, v| {
         d.options.system_id = v[0].text()?.to_owned();
         Ok(())
@@ -141,10 +132,22 @@ pub(super) static ROWS: &[Row] = &[
         d.options.joliet = Some(Joliet::Long);
         Ok(())
     }),
-    row(&["input-charset"], &["CHARSET"], "Character set of file names; only UTF-8", |_, v| v[0].check_utf8()),
-    row(&["output-charset"], &["CHARSET"], "Character set of Rock Ridge names; only UTF-8", |_, v| v[0].check_utf8()),
+    row(&["input-charset"], &["CHARSET"], "Character set of file names (default: utf-8)", |d, v| {
+        d.input_charset = Some(v[0].charset()?);
+        Ok(())
+    }),
+    row(&["output-charset"], &["CHARSET"], "Character set of Rock Ridge names", |d, v| {
+        d.output_charset = Some(v[0].charset()?);
+        Ok(())
+    }),
+    row(&["jcharset"], &["CHARSET"], "As -J -input-charset CHARSET", |d, v| {
+        d.options.joliet.get_or_insert(Joliet::Standard);
+        d.input_charset = Some(v[0].charset()?);
+        Ok(())
+    }),
+    row(&["ucs-level"], &["3"], "Level of the Joliet names; only 3", |_, v| v[0].only("3")),
     // ISO 9660 names.
-    row(&["iso-level"], &["1..3"], "1: 8.3 names; 2: 31 characters; 3: also files of 4 GiB and more", |d, v| {
+    row(&["iso-level"], &["1..4"], "1: 8.3 names; 2: 31 characters; 3: also large files; 4: ISO 9660:1999", |d, v| {
         d.options.names.level = values::level(&v[0])?;
         Ok(())
     }),
@@ -188,8 +191,23 @@ pub(super) static ROWS: &[Row] = &[
         names.omit_version = true;
         Ok(())
     }),
+    row(&["max-iso9660-filenames"], &[], "Allow names of 37 characters; implies -N", |d, _| {
+        d.options.names.maximum_length = true;
+        d.options.names.omit_version = true;
+        Ok(())
+    }),
     row(&["D", "disable-deep-relocation"], &[], "Do not relocate directories deeper than eight levels", |d, _| {
-        d.options.deep_directories = true;
+        d.no_relocation = true;
+        Ok(())
+    }),
+    row(&["hide-rr-moved"], &[], "Relocate deep directories to .rr_moved", |d, _| {
+        d.options.deep_directories = false;
+        d.options.relocation_directory = ".rr_moved".into();
+        Ok(())
+    }),
+    row(&["rr_reloc_dir"], &["PATH"], "Relocate deep directories to PATH, a directory in the root", |d, v| {
+        d.options.deep_directories = false;
+        d.options.relocation_directory = v[0].text()?.trim_matches('/').to_owned();
         Ok(())
     }),
     // Boot entries, separated by -eltorito-alt-boot.
@@ -249,11 +267,15 @@ pub(super) static ROWS: &[Row] = &[
     }),
     // Booting from disk.
     row(&["isohybrid-mbr"], FILE, "Make the image bootable from disk with an isohybrid MBR", |d, v| {
-        d.isohybrid_mbr = Some(v[0].path());
+        d.hybrid_files.isohybrid_mbr = Some(v[0].path());
         Ok(())
     }),
     row(&["grub2-mbr"], FILE, "Make the image bootable from disk with a GRUB MBR", |d, v| {
-        d.grub2_mbr = Some(v[0].path());
+        d.hybrid_files.grub2_mbr = Some(v[0].path());
+        Ok(())
+    }),
+    row(&["G", "generic-boot"], FILE, "Copy FILE, up to 32 KiB, to the start of the image", |d, v| {
+        d.hybrid_files.system_area = Some(v[0].path());
         Ok(())
     }),
     row(&["isohybrid-gpt-basdat"], &[], "Add the boot image to the GPT as a basic data partition", |d, _| {
@@ -297,31 +319,46 @@ pub(super) static ROWS: &[Row] = &[
         d.verbose = true;
         Ok(())
     }),
-    row(&["gui"], &[], "Accepted for compatibility; has no effect", ignore),
+    row(&["print-size"], &[], "Print the size of the image in sectors of 2048 bytes; write nothing", |d, _| {
+        d.print_size = true;
+        Ok(())
+    }),
+    row(NO_EFFECT, &[], "Accepted for compatibility; have no effect", ignore),
+];
+
+/// Options that only concern how the original programs work, or old sessions, and those whose
+/// effect is always present.
+const NO_EFFECT: &[&str] = &[
+    "cache-inodes",
+    "check-oldnames",
+    "debug",
+    "duplicates-once",
+    "force-rr",
+    "gui",
+    "hardlinks",
+    "joliet-utf16",
+    "no-cache-inodes",
+    "no-rr",
+    "no-split-symlink-components",
+    "no-split-symlink-fields",
 ];
 
 /// Options of genisoimage and xorrisofs that are not supported.
 const UNSUPPORTED: &[&str] = &[
-    "abstract",
     "acl",
     "alpha-boot",
     "allow-limited-size",
     "apple",
     "application_use",
     "appended_part_as_apm",
-    "biblio",
     "B",
     "boot-hfs-file",
     "C",
-    "cache-inodes",
     "cdrecord-params",
-    "check-oldnames",
     "check-session",
     "checksum-list",
     "chrp-boot",
     "chrp-boot-part",
-    "copyright",
-    "debug",
     "dev",
     "disallow_dir_id_ext",
     "dvd-video",
@@ -332,36 +369,21 @@ const UNSUPPORTED: &[&str] = &[
     "emul-toc",
     "file_name_limit",
     "for_backup",
-    "force-rr",
-    "G",
     "g",
-    "generic-boot",
     "gpt_disk_guid",
     "h",
-    "hardlinks",
     "hfs",
     "hfs-bless",
     "hfsplus",
-    "hidden",
-    "hidden-list",
-    "hide",
     "hide-hfs",
-    "hide-joliet",
-    "hide-joliet-list",
-    "hide-joliet-trans-tbl",
-    "hide-list",
-    "hide-rr-moved",
     "iso_mbr_part_type",
     "isohybrid-apm-hfsplus",
     "isohybrid-gpt-hfsplus",
-    "jcharset",
     "jigdo-jigdo",
     "jigdo-template",
-    "joliet-utf16",
     "log-file",
     "M",
     "map",
-    "max-iso9660-filenames",
     "mbr-force-bootable",
     "md5",
     "md5-list",
@@ -369,12 +391,8 @@ const UNSUPPORTED: &[&str] = &[
     "mipsel-boot",
     "new-dir-mode",
     "no-boot",
-    "no-cache-inodes",
     "no-emul-toc",
     "no-iso-translate",
-    "no-rr",
-    "nobak",
-    "no-bak",
     "old-empty",
     "old-root",
     "part",
@@ -385,32 +403,21 @@ const UNSUPPORTED: &[&str] = &[
     "prep-boot",
     "prep-boot-part",
     "prev-session",
-    "print-size",
     "protective-msdos-label",
     "quoted_path_list",
-    "root",
-    "rr_reloc_dir",
     "s",
     "scdbackup_tag",
     "sectype",
-    "sort",
-    "sort-weight",
-    "sort-weight-list",
+    "sort-weight-patterns",
     "sparc-boot",
     "sparc-label",
     "split-output",
     "stdio_sync",
     "sunx86-boot",
-    "T",
-    "table-name",
-    "translation-table",
     "transparent-compression",
-    "ucs-level",
     "udf",
     "untranslated_name_len",
     "use-fileversion",
-    "volset-seqno",
-    "volset-size",
     "XA",
     "xa",
     "xattr",

@@ -4,7 +4,7 @@ use crate::args::names;
 use crate::failure::Failure;
 use diskimg::iso::Timestamp;
 use diskimg::iso::boot::Platform;
-use diskimg::iso::write::{BootImage, Level};
+use diskimg::iso::write::{BootImage, Charset, Level};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -30,7 +30,7 @@ impl<'a> Value<'a> {
     }
 
     /// Parses a number: decimal, octal after `0`, hexadecimal after `0x`, as in C.
-    pub(super) fn number<N: TryFrom<u64> + FromStr>(&self) -> Result<N, Failure> {
+    pub(super) fn number<N: TryFrom<u64>>(&self) -> Result<N, Failure> {
         let text = self.text()?;
         let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
             Some(digits) => u64::from_str_radix(digits, 16),
@@ -42,16 +42,27 @@ impl<'a> Value<'a> {
         number.ok_or_else(|| self.invalid("a number in range"))
     }
 
+    /// Parses a number with an optional sign, in decimal.
+    pub(super) fn signed<N: FromStr>(&self) -> Result<N, Failure> {
+        self.text()?.parse().map_err(|_| self.invalid("a number in range"))
+    }
+
     /// Parses permissions.
     pub(super) fn mode(&self) -> Result<u32, Failure> {
         names::octal_mode(self.text()?).ok_or_else(|| self.invalid("permissions in octal"))
     }
 
-    /// Checks that the value is the only supported character set.
-    pub(super) fn check_utf8(&self) -> Result<(), Failure> {
-        match self.text()?.to_ascii_lowercase().as_str() {
-            "utf-8" | "utf8" => Ok(()),
-            _ => Err(self.invalid("utf-8; names are not converted")),
+    /// Parses the name of a character set.
+    pub(super) fn charset(&self) -> Result<Charset, Failure> {
+        let charset = Charset::from_name(self.text()?);
+        charset.ok_or_else(|| self.invalid("a known character set such as utf-8 or iso8859-1"))
+    }
+
+    /// Checks that the value is the only supported one.
+    pub(super) fn only(&self, supported: &str) -> Result<(), Failure> {
+        match self.text()? {
+            text if text == supported => Ok(()),
+            _ => Err(self.invalid(&format!("{supported}, the only supported value"))),
         }
     }
 
@@ -68,7 +79,8 @@ pub(super) fn level(value: &Value<'_>) -> Result<Level, Failure> {
         "1" => Ok(Level::One),
         "2" => Ok(Level::Two),
         "3" => Ok(Level::Three),
-        _ => Err(value.invalid("1, 2 or 3")),
+        "4" => Ok(Level::Four),
+        _ => Err(value.invalid("1, 2, 3 or 4")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `iso create` and `mkisofs`: creates an ISO image.
 
-use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe};
+use crate::args::recipe::{Destination, Graft, HybridFiles, Recipe, Selection};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
@@ -17,27 +17,44 @@ use std::path::{Path, PathBuf};
 /// Percentage between two progress updates.
 const STEP: f64 = 1.0;
 
+/// Bytes in a sector.
+const SECTOR: u64 = 2048;
+
+/// Patterns of the names of backup files of editors.
+const BACKUPS: [&str; 3] = ["*~*", "*#*", "*.bak"];
+
 /// Creates the image.
 pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<u8, Failure> {
-    refuse_terminal(&recipe.output)?;
+    if !recipe.print_size {
+        refuse_terminal(&recipe.output)?;
+    }
     confine::restrict_files(&rules(&recipe.output, true))?;
     recipe.options.latest = source_date_epoch()?;
     read_boot_code(&recipe.hybrid, &mut recipe.options)?;
     for list in &recipe.path_lists {
         for line in lines(list)? {
-            recipe.grafts.push(match recipe.grafts_in_lists {
+            let mut graft = match recipe.grafts_in_lists {
                 true => Graft::parse(&line)?,
                 false => Graft::root(line.into()),
-            });
+            };
+            graft.move_below(&recipe.root);
+            recipe.grafts.push(graft);
         }
     }
     let plan = plan(&recipe, console)?;
     if !recipe.quiet {
         console.warn(plan.warnings());
     }
+    if recipe.print_size {
+        let sectors = plan.size() / SECTOR;
+        if !recipe.quiet {
+            console.stderr(&format!("Total extents scheduled to be written = {sectors}"));
+        }
+        return console.print(&format!("{sectors}\n")).map(|()| 0);
+    }
     write(&plan, &recipe.output, recipe.quiet)?;
     if recipe.verbose {
-        console.message(&format!("{} sectors of 2048 bytes written", plan.size() / 2048));
+        console.message(&format!("{} sectors of 2048 bytes written", plan.size() / SECTOR));
     }
     Ok(0)
 }
@@ -83,6 +100,7 @@ fn read_boot_code(files: &HybridFiles, options: &mut CreateOptions) -> Result<()
     for (path, code) in [
         (&files.isohybrid_mbr, &mut options.hybrid.isohybrid_mbr),
         (&files.grub2_mbr, &mut options.hybrid.grub2_mbr),
+        (&files.system_area, &mut options.hybrid.system_area),
     ] {
         let Some(path) = path else { continue };
         let mut bytes = Vec::new();
@@ -116,6 +134,7 @@ fn plan(recipe: &Recipe, console: &Console) -> Result<Plan, Failure> {
             builder.exclude(&line.to_string_lossy());
         }
     }
+    select(&mut builder, &recipe.selection)?;
     let follow = recipe.options.follow_symlinks;
     let skip =
         recipe.skip_links_without_rock_ridge && recipe.options.rock_ridge.is_none() && !follow;
@@ -131,7 +150,62 @@ fn plan(recipe: &Recipe, console: &Console) -> Result<Plan, Failure> {
             remove_special(&mut builder, &at, &path, &mut skipped)?;
         }
     }
+    set_weights(&mut builder, &recipe.selection)?;
     Ok(builder.plan()?)
+}
+
+/// Adds the rules for files of the host.
+fn select(builder: &mut Builder, selection: &Selection) -> Result<(), Failure> {
+    if selection.no_backups {
+        BACKUPS.iter().for_each(|pattern| builder.exclude_name(pattern));
+    }
+    for (pattern, how) in &selection.hidden {
+        builder.hide(pattern, *how);
+    }
+    for (list, how) in &selection.hidden_lists {
+        for line in lines(list)? {
+            builder.hide(&line.to_string_lossy(), *how);
+        }
+    }
+    for list in &selection.sort_lists {
+        for line in lines(list)? {
+            let line = line.to_string_lossy();
+            let line = line.trim_end();
+            // Names may contain spaces; the weight is the last word.
+            let pair = line.rsplit_once([' ', '\t']).map(|(name, n)| (name, n.parse()));
+            let Some((pattern, Ok(weight))) = pair else {
+                return Err(invalid_line(list, line, "FILE WEIGHT"));
+            };
+            builder.weigh(pattern, weight);
+        }
+    }
+    Ok(())
+}
+
+/// Sets the weights of files in the image.
+fn set_weights(builder: &mut Builder, selection: &Selection) -> Result<(), Failure> {
+    let mut weights = selection.weights.clone();
+    for list in &selection.weight_lists {
+        for line in lines(list)? {
+            let line = line.to_string_lossy();
+            let pair = line.split_once([' ', '\t']).map(|(n, path)| (n.parse(), path));
+            let Some((Ok(weight), path)) = pair else {
+                return Err(invalid_line(list, &line, "WEIGHT PATH"));
+            };
+            weights.push((weight, path.as_bytes().to_vec()));
+        }
+    }
+    for (weight, path) in &weights {
+        if !builder.set_weight(&normalize(path), *weight) {
+            let path = String::from_utf8_lossy(path);
+            return Err(Failure::error(format!("--sort-weight {path}: no such file in the image")));
+        }
+    }
+    Ok(())
+}
+
+fn invalid_line(list: &Path, line: &str, expected: &str) -> Failure {
+    Failure::error(format!("{}: '{line}': expected {expected}", list.display()))
 }
 
 /// Adds a file, or the entries of a directory. Returns the path in the image and on the host.

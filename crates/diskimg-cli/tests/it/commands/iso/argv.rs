@@ -1,6 +1,6 @@
 //! The exact mkisofs command lines of other projects.
 
-use crate::support::{Lab, diskimg};
+use crate::support::{Lab, Ran, diskimg};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Output;
@@ -18,6 +18,11 @@ fn link_as(lab: &Lab, name: &str) -> PathBuf {
 fn run(lab: &Lab, argv: &[&str]) -> Output {
     let program = link_as(lab, argv[0]);
     lab.command(program).args(&argv[1..]).output().expect("runs")
+}
+
+/// Runs diskimg as `program`.
+pub(super) fn run_as(lab: &Lab, program: &str, args: &[&str]) -> Ran {
+    Ran::new(run(lab, &[&[program], args].concat()))
 }
 
 /// Runs a command line with diskimg and with the original program, which both write `output`, and
@@ -67,7 +72,7 @@ impl Lab {
     }
 
     /// Returns whether an image has this tree.
-    fn has_tree(&self, tree: &str, image: &str) -> bool {
+    pub(super) fn has_tree(&self, tree: &str, image: &str) -> bool {
         let text = String::from_utf8(self.tool("isoinfo", &["-d", "-i", image])).expect("UTF-8");
         match tree {
             "-R" => text.contains("Rock Ridge signatures"),

@@ -4,6 +4,7 @@ mod argv;
 mod create;
 mod options;
 mod reading;
+mod selection;
 
 use crate::support::Lab;
 use std::collections::BTreeMap;
