@@ -11,7 +11,7 @@ pub(crate) mod inspect;
 pub(crate) mod iso;
 pub(crate) mod map;
 pub(crate) mod measure;
-mod mkisofs;
+pub(crate) mod mkisofs;
 pub(crate) mod names;
 mod objects;
 pub(crate) mod recipe;
@@ -125,6 +125,8 @@ pub(crate) enum Command {
     IsoRemaster(iso::remaster::Job),
     /// `iso create` and `mkisofs`.
     IsoCreate(recipe::Recipe),
+    /// `xorriso`.
+    Xorriso(Box<mkisofs::native::Job>),
     /// `completions`.
     Completions(clap_complete::Shell),
     /// `man`.

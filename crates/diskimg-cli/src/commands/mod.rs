@@ -11,6 +11,7 @@ mod manual;
 mod map;
 mod measure;
 mod resize;
+mod xorriso;
 
 use crate::args::Command;
 use crate::failure::Failure;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::IsoDiff(job) => iso::diff::run(&job, console),
         Command::IsoRemaster(job) => iso::remaster::run(&job, console),
         Command::IsoCreate(recipe) => iso::build::run(recipe, console),
+        Command::Xorriso(job) => xorriso::run(&job, console),
         Command::Completions(shell) => manual::completions(shell, console),
         Command::Man(dir) => manual::man(dir.as_deref(), console),
     }

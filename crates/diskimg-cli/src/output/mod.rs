@@ -30,17 +30,20 @@ pub(crate) enum Program {
     Genisoimage,
     /// xorrisofs.
     Xorrisofs,
-    /// xorriso, of which only `-as mkisofs` is supported.
+    /// xorriso.
     Xorriso,
+    /// osirrox: xorriso with extraction enabled.
+    Osirrox,
 }
 
 /// Programs that diskimg can be run as.
-const EMULATED: [Program; 5] = [
+const EMULATED: [Program; 6] = [
     Program::QemuImg,
     Program::Mkisofs,
     Program::Genisoimage,
     Program::Xorrisofs,
     Program::Xorriso,
+    Program::Osirrox,
 ];
 
 impl Program {
@@ -60,6 +63,7 @@ impl Program {
             Self::Genisoimage => "genisoimage",
             Self::Xorrisofs => "xorrisofs",
             Self::Xorriso => "xorriso",
+            Self::Osirrox => "osirrox",
         }
     }
 
@@ -158,6 +162,7 @@ mod tests {
             ("genisoimage", Program::Genisoimage),
             ("./xorrisofs", Program::Xorrisofs),
             ("xorriso", Program::Xorriso),
+            ("osirrox", Program::Osirrox),
             ("", Program::Diskimg),
         ] {
             assert_eq!(Program::from_argv0(Some(&argv0.into())), program, "{argv0}");

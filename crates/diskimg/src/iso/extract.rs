@@ -110,24 +110,47 @@ impl IsoImage {
         tick: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Extracted> {
         let node = self.lookup(path)?;
-        let root = Directory::create(dest)
-            .map_err(|e| Error::io("cannot use it as a directory", e).in_file(dest))?;
-        let mut extraction = Extraction {
-            image: self,
-            options,
-            root,
-            open: Vec::new(),
-            first_names: HashMap::new(),
-            result: Extracted::default(),
-            chunk: vec![0; CHUNK],
-        };
         if !node.is_dir() {
             let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path).to_vec();
             tick(path)?;
-            extraction.extract_entry(Found { path: name, node }, 0)?;
-            return Ok(extraction.result);
+            return self.extract_node(node, dest, name, options);
         }
+        let mut extraction = Extraction::new(self, dest, options)?;
         extraction.extract_all(self.walk_from(node, b""), path, tick)?;
+        Ok(extraction.result)
+    }
+
+    /// Extracts the file at `path`, which is not a directory, as `name` into the directory `dest`,
+    /// which is created if it does not exist.
+    ///
+    /// # Errors
+    /// As [`extract_path`](Self::extract_path), and [`Invalid`](ErrorKind::Invalid) if `path` is a
+    /// directory or `name` is not the name of a file.
+    pub fn extract_as(
+        &self,
+        path: &[u8],
+        dest: &Path,
+        name: &[u8],
+        options: &ExtractOptions,
+    ) -> Result<Extracted> {
+        let node = self.lookup(path)?;
+        if node.is_dir() || !is_usable_name(name) {
+            let what = if node.is_dir() { path } else { name };
+            let why = if node.is_dir() { "is a directory" } else { "is not a valid file name" };
+            return Err(Error::invalid(format!("\"{}\" {why}", String::from_utf8_lossy(what))));
+        }
+        self.extract_node(node, dest, name.to_vec(), options)
+    }
+
+    fn extract_node(
+        &self,
+        node: Node,
+        dest: &Path,
+        name: Vec<u8>,
+        options: &ExtractOptions,
+    ) -> Result<Extracted> {
+        let mut extraction = Extraction::new(self, dest, options)?;
+        extraction.extract_entry(Found { path: name, node }, 0)?;
         Ok(extraction.result)
     }
 }
@@ -155,7 +178,21 @@ struct OpenDirectory {
     node: Node,
 }
 
-impl Extraction<'_> {
+impl<'a> Extraction<'a> {
+    fn new(image: &'a IsoImage, dest: &Path, options: &'a ExtractOptions) -> Result<Self> {
+        let root = Directory::create(dest)
+            .map_err(|e| Error::io("cannot use it as a directory", e).in_file(dest))?;
+        Ok(Self {
+            image,
+            options,
+            root,
+            open: Vec::new(),
+            first_names: HashMap::new(),
+            result: Extracted::default(),
+            chunk: vec![0; CHUNK],
+        })
+    }
+
     fn extract_all(
         &mut self,
         mut walk: Walk,

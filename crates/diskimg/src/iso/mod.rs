@@ -50,6 +50,12 @@ pub use time::Timestamp;
 pub use verify::Verified;
 pub use walk::{Found, Walk};
 
+/// Returns whether a shell pattern matches all of `text`: `*`, which also matches slashes, `?`,
+/// `[a-z]`, `[!a-z]`, and `\\` before a literal character.
+pub fn matches_pattern(pattern: &[u8], text: &[u8]) -> bool {
+    write::matches_pattern(pattern, text)
+}
+
 /// Length of a logical sector in bytes (ECMA-119, 6.1.2). Logical blocks of other sizes (6.2.2) are
 /// not supported.
 pub const SECTOR: u64 = 2048;

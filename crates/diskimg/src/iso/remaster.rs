@@ -106,6 +106,9 @@ impl IsoImage {
             options.publisher.clone_from(&volume.publisher);
             options.preparer.clone_from(&volume.preparer);
             options.application.clone_from(&volume.application);
+            options.copyright_file.clone_from(&volume.copyright_file);
+            options.abstract_file.clone_from(&volume.abstract_file);
+            options.bibliographic_file.clone_from(&volume.bibliographic_file);
         } else if let Some(udf) = &self.udf {
             options.volume_id = udf.info().label.chars().take(32).collect();
         }

@@ -95,6 +95,7 @@ impl Draft {
             }
             Dialect::Xorriso => {
                 options.volume_id = "ISOIMAGE".into();
+                options.system_id.clear();
                 options.duplicates = Duplicates::Report;
             }
         }
@@ -135,8 +136,7 @@ impl Draft {
                 "a second boot image, {path}, requires -eltorito-alt-boot before it"
             )));
         }
-        self.boot.image = Some(values::boot_image(path)?);
-        self.boot.platform = platform.or(self.boot.platform);
+        self.boot.set_image(values::boot_image(path)?, platform);
         Ok(())
     }
 
@@ -144,7 +144,7 @@ impl Draft {
     /// has an image, a new entry begins.
     pub(super) fn platform(&mut self, platform: Platform) -> Result<(), Failure> {
         self.next_boot_entry()?;
-        self.boot.platform = Some(platform);
+        self.boot.set_platform(platform);
         Ok(())
     }
 
@@ -242,8 +242,22 @@ impl Draft {
 }
 
 impl BootDraft {
+    pub(super) fn has_image(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// Sets the image and, if given, the platform.
+    pub(super) fn set_image(&mut self, image: BootImage, platform: Option<Platform>) {
+        self.image = Some(image);
+        self.platform = platform.or(self.platform);
+    }
+
+    pub(super) fn set_platform(&mut self, platform: Platform) {
+        self.platform = Some(platform);
+    }
+
     /// Returns the boot entry, or `None` if no option describes one.
-    fn entry(self) -> Result<Option<BootEntry>, Failure> {
+    pub(super) fn entry(self) -> Result<Option<BootEntry>, Failure> {
         let Some(image) = self.image else {
             return match self.option_without_image() {
                 Some(option) => {

@@ -7,12 +7,14 @@
 //!   table, selection    the options: names, values, help, and how each changes the draft
 //!   draft               the image described by the options parsed so far
 //!   values              parsing of option values
+//!   native              xorriso's own commands
 //! ```
 //!
 //! Where genisoimage and xorriso differ, the name of the program decides ([`Dialect`]). Unsupported
 //! options are errors. Configuration files (`.mkisofsrc`) are not read.
 
 mod draft;
+pub(crate) mod native;
 mod selection;
 mod table;
 #[cfg(test)]
@@ -54,17 +56,41 @@ pub(super) fn parse(argv: &[OsString], program: Program) -> Option<Result<Invoca
     Some(match name {
         "mkisofs" | "genisoimage" => parse_as(Dialect::Mkisofs, args, command, program),
         "xorrisofs" => parse_as(Dialect::Xorriso, args, command, program),
-        "xorriso" => match args {
-            [r#as, name, args @ ..] if r#as == "-as" && is_emulated(name) => {
-                parse_as(Dialect::Xorriso, args, command, program)
-            }
-            [arg] if is_one_of(arg, &["version", "-version"]) => {
-                Ok(Invocation::Show(program.version()))
-            }
-            _ => Err(Failure::not_supported("anything but 'xorriso -as mkisofs'")),
-        },
+        "xorriso" | "osirrox" => parse_native(name, args, command, program),
         _ => return None,
     })
+}
+
+/// Parses the arguments of xorriso or osirrox.
+fn parse_native(
+    name: &str,
+    args: &[OsString],
+    command: Option<&str>,
+    program: Program,
+) -> Result<Invocation, Failure> {
+    match args.first() {
+        Some(arg) if is_one_of(arg, &["version", "-version"]) => {
+            return Ok(Invocation::Show(program.version()));
+        }
+        Some(arg) if is_one_of(arg, &["help", "-help"]) => {
+            let prefix = if command.is_some() { "diskimg " } else { "" };
+            return Ok(Invocation::Show(native::help(&format!("{prefix}{name}"))));
+        }
+        None => return Err(usage("no commands").of_command(command)),
+        _ => {}
+    }
+    match native::parse(args, name == "osirrox")? {
+        native::Parsed::Emulated(name, args) if is_emulated(name) => {
+            parse_as(Dialect::Xorriso, args, command, program)
+        }
+        native::Parsed::Emulated(name, _) => {
+            Err(Failure::not_supported(&format!("-as {}", name.to_string_lossy()))
+                .with_code(native::FAILED))
+        }
+        native::Parsed::Job(job) => {
+            Ok(Invocation::Run(Box::new(Command::Xorriso(job)), Sandbox::default()))
+        }
+    }
 }
 
 /// Parses the arguments after `mkisofs`.
@@ -107,14 +133,13 @@ fn recipe(dialect: Dialect, args: &[OsString]) -> Result<Recipe, Failure> {
     while let Some(arg) = args.next() {
         match arg.to_str().and_then(|text| text.strip_prefix('-')) {
             None | Some("") => operands.push(arg.clone()),
-            // In xorriso, `--` ends the mkisofs options; native xorriso commands would follow.
-            Some("-") if dialect == Dialect::Xorriso => match args.next() {
-                None => break,
-                Some(arg) => {
-                    let arg = arg.to_string_lossy();
-                    return Err(Failure::not_supported(&format!("'{arg}' after --")));
+            // In xorriso, `--` ends the mkisofs options; xorriso's own commands follow.
+            Some("-") if dialect == Dialect::Xorriso => {
+                for setting in native::parse_settings(args.as_slice())? {
+                    setting.apply(&mut draft.options);
                 }
-            },
+                break;
+            }
             Some("-") => operands.extend(args.by_ref().cloned()),
             Some(name) => {
                 let name = name.strip_prefix('-').unwrap_or(name);

@@ -178,7 +178,7 @@ fn grafts_are_parsed_only_with_graft_points() {
     assert_eq!(mkisofs("a=b -graft-points").grafts, [graft]);
     assert_eq!(mkisofs("-- -a").grafts, [Graft::root("-a".into())]);
     assert_eq!(xorriso("a --").grafts, [Graft::root("a".into())]);
-    assert!(parse_line(Dialect::Xorriso, "a -- -commit").is_err());
+    assert!(parse_line(Dialect::Xorriso, "a -- -map b c").is_err());
 }
 
 #[test]

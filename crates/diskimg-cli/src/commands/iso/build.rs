@@ -61,7 +61,7 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
 
 /// Returns the files opened while an image is written to `output`. With `from_host`, all files may
 /// be read, because operands and symbolic links can name any file.
-pub(super) fn rules(output: &Destination, from_host: bool) -> Rules {
+pub(in crate::commands) fn rules(output: &Destination, from_host: bool) -> Rules {
     let rules = match output {
         Destination::File(path) => Rules::new().allow_write(path),
         Destination::Stdout => Rules::new(),
@@ -70,7 +70,7 @@ pub(super) fn rules(output: &Destination, from_host: bool) -> Rules {
 }
 
 /// Returns an error if the image would be written to a terminal.
-pub(super) fn refuse_terminal(output: &Destination) -> Result<(), Failure> {
+pub(in crate::commands) fn refuse_terminal(output: &Destination) -> Result<(), Failure> {
     match output {
         Destination::Stdout if io::stdout().is_terminal() => {
             Err(Failure::error("refusing to write an image to a terminal (use -o IMAGE)"))
@@ -80,7 +80,7 @@ pub(super) fn refuse_terminal(output: &Destination) -> Result<(), Failure> {
 }
 
 /// Returns the latest time to record, from the environment variable `SOURCE_DATE_EPOCH`.
-pub(super) fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
+pub(in crate::commands) fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
     const NAME: &str = "SOURCE_DATE_EPOCH";
     let text = std::env::var_os(NAME).unwrap_or_default();
     let text = text.to_string_lossy();
@@ -94,7 +94,10 @@ pub(super) fn source_date_epoch() -> Result<Option<Timestamp>, Failure> {
 }
 
 /// Reads the MBR templates, which the plan completes.
-fn read_boot_code(files: &HybridFiles, options: &mut CreateOptions) -> Result<(), Failure> {
+pub(in crate::commands) fn read_boot_code(
+    files: &HybridFiles,
+    options: &mut CreateOptions,
+) -> Result<(), Failure> {
     /// Size of the system area.
     const MAX_LEN: u64 = 32 << 10;
     for (path, code) in [
@@ -209,7 +212,7 @@ fn invalid_line(list: &Path, line: &str, expected: &str) -> Failure {
 }
 
 /// Adds a file, or the entries of a directory. Returns the path in the image and on the host.
-pub(super) fn add(
+pub(in crate::commands) fn add(
     builder: &mut Builder,
     graft: &Graft,
     follow: bool,
@@ -237,7 +240,7 @@ pub(super) fn add(
 }
 
 /// Removes empty components and `.` from a path.
-pub(super) fn normalize(path: &[u8]) -> Vec<u8> {
+pub(in crate::commands) fn normalize(path: &[u8]) -> Vec<u8> {
     let parts = path.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
     parts.collect::<Vec<_>>().join(&b'/')
 }
@@ -273,7 +276,11 @@ fn is_special(path: &Path) -> bool {
 }
 
 /// Writes the image; on failure, no file is left behind.
-pub(super) fn write(plan: &Plan, output: &Destination, quiet: bool) -> Result<(), Failure> {
+pub(in crate::commands) fn write(
+    plan: &Plan,
+    output: &Destination,
+    quiet: bool,
+) -> Result<(), Failure> {
     let stdout_taken = matches!(output, Destination::Stdout);
     let mode = ProgressMode { requested: false, quiet, stdout_taken };
     // A signal must not leave a temporary file behind. But opening a pipe without a reader blocks,

@@ -7,7 +7,7 @@ pub(super) mod extract;
 pub(super) mod ls;
 pub(super) mod remaster;
 pub(super) mod show;
-mod texts;
+pub(super) mod texts;
 pub(super) mod verify;
 
 use crate::args::iso::IsoInput;
@@ -38,12 +38,12 @@ fn open_quietly(job: &IsoInput, console: &Console) -> Result<IsoImage, Failure> 
 }
 
 /// Returns an error after a signal.
-fn check_interrupted() -> diskimg::Result<()> {
+pub(super) fn check_interrupted() -> diskimg::Result<()> {
     if interrupt::requested() { Err(Error::cancelled()) } else { Ok(()) }
 }
 
 /// Passes the contents of a file to `consume`, in chunks.
-fn read_chunks(
+pub(super) fn read_chunks(
     image: &IsoImage,
     node: &Node,
     consume: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,

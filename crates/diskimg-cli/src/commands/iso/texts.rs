@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// Formats type and permissions like `ls -l`: `-rw-r--r--`. Permissions that are not recorded are
 /// shown as `?`.
-pub(super) fn mode(node: &Node) -> String {
+pub(in crate::commands) fn mode(node: &Node) -> String {
     let kind = match node.file_type {
         FileType::Directory => 'd',
         FileType::Symlink => 'l',

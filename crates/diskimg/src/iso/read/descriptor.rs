@@ -104,6 +104,15 @@ pub struct VolumeDescriptor {
     pub preparer: String,
     /// Application identifier.
     pub application: String,
+    /// Name of the file with the copyright statement.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub copyright_file: String,
+    /// Name of the file with an abstract.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub abstract_file: String,
+    /// Name of the file with bibliographic records.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bibliographic_file: String,
     /// Volume space size in logical blocks.
     pub sectors: u64,
     /// Logical block size in bytes: 2048.
@@ -276,6 +285,9 @@ fn volume(
         publisher: text(&raw.publisher),
         preparer: text(&raw.preparer),
         application: text(&raw.application),
+        copyright_file: text(&raw.copyright_file),
+        abstract_file: text(&raw.abstract_file),
+        bibliographic_file: text(&raw.bibliographic_file),
         sectors: raw.space_size.get().into(),
         block_size,
         created: Timestamp::from_digits(&raw.created),

@@ -94,14 +94,7 @@ impl Builder {
     /// Sets the weight of the file at `at`, or of all files below this directory. Returns false if
     /// it does not exist.
     pub fn set_weight(&mut self, at: &[u8], weight: i32) -> bool {
-        let Some(first) = self.lookup(at) else { return false };
-        let mut todo = vec![first];
-        while let Some(id) = todo.pop() {
-            let node = self.tree.node_mut(id);
-            node.weight = weight;
-            todo.extend_from_slice(node.children());
-        }
-        true
+        self.edit(at, true, &mut |node| node.weight = weight)
     }
 
     /// Adds the contents of the host directory `dir`, recursively, to the directory `at` of the
@@ -244,6 +237,49 @@ impl Builder {
             FileType::Fifo => Kind::Fifo,
             FileType::Socket => Kind::Socket,
         })
+    }
+
+    /// Sets the permissions of the file or directory at `at`, and of everything below it if
+    /// `recursive`. `mode` gets the current permissions, and whether it is a directory, and returns
+    /// the new ones. Returns false if the file does not exist.
+    pub fn set_mode(
+        &mut self,
+        at: &[u8],
+        recursive: bool,
+        mode: &dyn Fn(u32, bool) -> u32,
+    ) -> bool {
+        self.edit(at, recursive, &mut |node| node.mode = mode(node.mode, node.is_dir()) & 0o7777)
+    }
+
+    /// Sets the owner and the group of the file or directory at `at`, and of everything below it if
+    /// `recursive`. With `None`, they are not changed. Returns false if the file does not exist.
+    pub fn set_owner(
+        &mut self,
+        at: &[u8],
+        recursive: bool,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> bool {
+        self.edit(at, recursive, &mut |node| {
+            node.uid = uid.unwrap_or(node.uid);
+            node.gid = gid.unwrap_or(node.gid);
+        })
+    }
+
+    fn edit(&mut self, at: &[u8], recursive: bool, edit: &mut dyn FnMut(&mut TreeNode)) -> bool {
+        let Some(first) = self.lookup(at) else { return false };
+        let mut todo = vec![first];
+        while let Some(id) = todo.pop() {
+            let node = self.tree.node_mut(id);
+            edit(node);
+            todo.extend_from_slice(if recursive { node.children() } else { &[] });
+        }
+        true
+    }
+
+    /// Returns whether the file at `at` is a directory, or `None` if it does not exist.
+    pub fn is_directory(&self, at: &[u8]) -> Option<bool> {
+        self.lookup(at).map(|id| self.tree.node(id).is_dir())
     }
 
     /// Removes a file, or a directory with its contents. Returns false if it does not exist or is

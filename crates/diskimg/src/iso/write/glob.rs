@@ -2,7 +2,7 @@
 //! Bytes are compared, and `*` also matches slashes.
 
 /// Returns true if `pattern` matches all of `text`.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Position of the last star in the pattern, and of the end of its match in the text.
     let mut star: Option<(usize, usize)> = None;

@@ -44,6 +44,7 @@ mod tree;
 
 pub use builder::Builder;
 pub use charset::Charset;
+pub(crate) use glob::matches as matches_pattern;
 pub use options::{
     AppendedPartition, BootEntry, BootImage, Charsets, CreateOptions, Duplicates, Emulation, Hide,
     Hybrid, Joliet, Level, NameRules, PartitionContents, RockRidge, TranslationTables,

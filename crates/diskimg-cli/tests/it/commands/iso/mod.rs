@@ -4,7 +4,9 @@ mod argv;
 mod create;
 mod options;
 mod reading;
+mod scripts;
 mod selection;
+mod xorriso;
 
 use crate::support::Lab;
 use std::collections::BTreeMap;

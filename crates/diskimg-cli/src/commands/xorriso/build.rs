@@ -1,0 +1,187 @@
+//! Building of the changed image.
+
+use super::{Loaded, absolute, quoted, quoted_path};
+use crate::args::mkisofs::native::{Job, KeepBoot, Step};
+use crate::args::recipe::{Destination, Graft};
+use crate::commands::iso::build as mkisofs;
+use crate::failure::Failure;
+use crate::output::Console;
+use diskimg::Error;
+use diskimg::iso::VolumeKind;
+use diskimg::iso::write::{Builder, CreateOptions, Hybrid, Level, NameRules, RockRidge};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Number of bytes that must be zero at the start of a file that may be overwritten.
+const BLANK: u64 = 64 << 10;
+
+/// Sectors of zeros at the end: 300 KiB.
+const PADDING: u32 = 150;
+
+/// Checks that the output is empty, or the image that is loaded.
+pub(super) fn check_output(job: &Job, output: &Destination) -> Result<(), Failure> {
+    let Destination::File(path) = output else { return Ok(()) };
+    let same = job.indev.as_deref().is_some_and(|indev| absolute(indev) == absolute(path));
+    let regular = std::fs::metadata(path).is_ok_and(|found| found.is_file());
+    if job.overwrite || same || !regular {
+        return Ok(());
+    }
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(BLANK).read_to_end(&mut start));
+    read.map_err(|e| Error::io("cannot read", e).in_file(path))?;
+    if start.iter().any(|&byte| byte != 0) {
+        let path = path.display();
+        return Err(Failure::error(format!(
+            "-outdev {path}: the file exists and is not empty (-blank as_needed overwrites it)"
+        )));
+    }
+    Ok(())
+}
+
+/// Writes the image with these changes. Returns false if a file to be changed does not exist.
+pub(super) fn write(
+    job: &Job,
+    loaded: Option<&Loaded>,
+    edits: &[&Step],
+    output: &Destination,
+    console: &Console,
+) -> Result<bool, Failure> {
+    let mut builder = match loaded {
+        Some(loaded) => changed(job, loaded)?,
+        None => Builder::new(fresh()),
+    };
+    let options = builder.options_mut();
+    options.latest = mkisofs::source_date_epoch()?;
+    options.follow_symlinks = job.follow;
+    for setting in job.boot.settings.iter().chain(&job.settings) {
+        setting.apply(options);
+    }
+    if !job.boot.entries.is_empty() {
+        options.boot.clone_from(&job.boot.entries);
+    }
+    mkisofs::read_boot_code(&job.boot.files, options)?;
+    let mut complete = true;
+    for edit in edits {
+        complete &= apply(&mut builder, edit, job.follow, console)?;
+    }
+    let plan = builder.plan()?;
+    console.warn(plan.warnings());
+    mkisofs::write(&plan, output, true)?;
+    let sectors = plan.size() / diskimg::iso::SECTOR;
+    console.stderr(&format!("ISO image produced: {sectors} sectors"));
+    console.stderr(&format!("Written to medium : {sectors} sectors at LBA 0"));
+    if let Destination::File(path) = output {
+        let path = quoted(&path.display().to_string());
+        console.stderr(&format!("Writing to {path} completed successfully."));
+    }
+    Ok(complete)
+}
+
+/// Returns the defaults of xorriso for a new image.
+fn fresh() -> CreateOptions {
+    let mut options = CreateOptions::default();
+    options.volume_id = "ISOIMAGE".into();
+    options.system_id.clear();
+    options.names = NameRules::strict();
+    options.names.level = Level::Three;
+    options.rock_ridge = Some(RockRidge::Preserved);
+    options.joliet = None;
+    options.padding = PADDING;
+    options.boot_catalog = "boot/boot.cat".into();
+    options
+}
+
+/// Returns the contents of the loaded image, without or with its boot records. Those that cannot be
+/// kept are an error.
+fn changed(job: &Job, loaded: &Loaded) -> Result<Builder, Failure> {
+    let mut builder = loaded.image.remaster()?;
+    let options = builder.options_mut();
+    options.padding = PADDING;
+    match job.boot.loaded {
+        KeepBoot::Discard => {
+            options.boot.clear();
+            options.hybrid = Hybrid::default();
+        }
+        KeepBoot::Keep => {
+            // GRUB searches for the volume by its date.
+            let volumes = loaded.image.info()?.volumes;
+            let primary = volumes.iter().find(|volume| volume.kind == VolumeKind::Primary);
+            options.volume_time = primary.and_then(|volume| volume.modified);
+        }
+    }
+    Ok(builder)
+}
+
+/// Applies a change. Returns false if the file does not exist.
+fn apply(
+    builder: &mut Builder,
+    edit: &Step,
+    follow: bool,
+    console: &Console,
+) -> Result<bool, Failure> {
+    let mut complete = true;
+    let mut check = |path: &[u8], done: bool| {
+        if !done {
+            console.warn([format!("no such file in the image: {}", quoted_path(path))]);
+            complete = false;
+        }
+    };
+    match edit {
+        Step::Map { from, at, replace } => map(builder, from, at, (*replace, follow), console)?,
+        Step::Remove { paths, recursive } => {
+            for path in paths {
+                let at = mkisofs::normalize(path);
+                if !recursive && builder.is_directory(&at) == Some(true) {
+                    let path = quoted_path(path);
+                    return Err(Failure::error(format!("-rm {path}: a directory (see -rm_r)")));
+                }
+                check(path, builder.remove(&at));
+            }
+        }
+        Step::MakeDirectories(paths) => {
+            for path in paths {
+                builder.add_directory(&mkisofs::normalize(path))?;
+            }
+        }
+        Step::Mode { change, paths, recursive } => {
+            for path in paths {
+                let at = mkisofs::normalize(path);
+                let mode = |mode, is_dir| change.apply(mode, is_dir);
+                check(path, builder.set_mode(&at, *recursive, &mode));
+            }
+        }
+        Step::Owner { uid, gid, paths, recursive } => {
+            for path in paths {
+                let at = mkisofs::normalize(path);
+                check(path, builder.set_owner(&at, *recursive, *uid, *gid));
+            }
+        }
+        _ => {}
+    }
+    Ok(complete)
+}
+
+/// Adds a file, or the entries of a directory.
+fn map(
+    builder: &mut Builder,
+    from: &Path,
+    at: &[u8],
+    (replace, follow): (bool, bool),
+    console: &Console,
+) -> Result<(), Failure> {
+    let place = mkisofs::normalize(at);
+    if replace {
+        builder.remove(&place);
+    }
+    let is_dir = from.is_dir();
+    if place.is_empty() && !is_dir {
+        let from = from.display();
+        return Err(Failure::error(format!("-map {from}: only a directory can be mapped to /")));
+    }
+    mkisofs::add(builder, &Graft { place, path: from.to_owned() }, follow)?;
+    let kind = if is_dir { "directory" } else { "file" };
+    let from = quoted(&absolute(from).display().to_string());
+    console.stderr(&format!("Added to ISO image: {kind} {}={from}", quoted_path(at)));
+    Ok(())
+}
