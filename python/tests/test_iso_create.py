@@ -192,8 +192,9 @@ def test_options_have_their_documented_effect(tmp_path: Path) -> None:
     assert iso.open(made(tree)).label == "CDROM"
     assert iso.open(made(tree, profile="nocloud", volume_id="mine")).label == "mine"
     values: list[dict[str, Any]] = [
-        {"volume_id": "x" * 33}, {"profile": "floppy"}, {"level": 4}, {"alignment": 3},
-        {"rock_ridge": "zisofs"}, {"joliet": "short"},
+        {"volume_id": "x" * 33}, {"profile": "floppy"}, {"level": 5}, {"alignment": 3},
+        {"rock_ridge": "zisofs"}, {"joliet": "short"}, {"charset": "klingon"},
+        {"hide": [("a", "x")]},
     ]  # fmt: skip
     for value in values:
         with pytest.raises(ValueError):
@@ -245,6 +246,17 @@ def test_host_files_are_selected_as_requested(tmp_path: Path) -> None:
         assert image.stat("link").link_target == "keep"
     with iso.open(made(root, follow_symlinks=True)) as image:
         assert image.read("link") == b"k"
+    with iso.open(made(root, hide=[("keep", "primary")])) as image:
+        assert [entry.path for entry in image.walk()] == ["drop.bak", "link"]
+    weights = {"*/link": 1, "*/drop.bak": 2}
+    with iso.open(made(root, follow_symlinks=True, weights=weights)) as image:
+        first, second = (image.extents(name)[0].offset for name in ("drop.bak", "link"))
+        assert first is not None and second is not None and first < second
+    with iso.open(made(root, translation_tables=True, level=4)) as image:
+        assert image.read("TRANS.TBL").startswith(b"F drop.bak ")
+    (root / "gr\udc81n").write_bytes(b"")
+    with iso.open(made(root, charset="cp437")) as image:
+        assert image.exists("grün")
     with pytest.raises(FileNotFoundError):
         made(tmp_path / "missing")
     with pytest.raises(FileNotFoundError):

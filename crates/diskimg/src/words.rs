@@ -4,7 +4,7 @@ use crate::error::Error;
 #[cfg(feature = "iso")]
 use crate::iso::{
     Namespace, Session,
-    write::{Emulation, Joliet, Level, RockRidge},
+    write::{Emulation, Hide, Joliet, Level, RockRidge},
 };
 use crate::model::flat::Preallocation;
 use crate::open::external_files::ExternalFiles;
@@ -79,6 +79,14 @@ words!(RockRidge, "Rock Ridge mode", Rationalized = "rationalized", Preserved = 
 words!(Joliet, "Joliet mode", Standard = "standard", Long = "long");
 #[cfg(feature = "iso")]
 words!(Level, "interchange level", One = "1", Two = "2", Three = "3", Four = "4");
+#[cfg(feature = "iso")]
+words!(
+    Hide,
+    "way to hide files",
+    FromPrimary = "primary",
+    FromJoliet = "joliet",
+    WithFlag = "flag"
+);
 #[cfg(feature = "iso")]
 words!(Emulation, "emulation", None = "none", Floppy = "floppy", HardDisk = "hard-disk");
 

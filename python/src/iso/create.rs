@@ -6,7 +6,9 @@ use crate::errors::{Raise, bad_value};
 use crate::file::{self, Raised};
 use crate::work;
 use diskimg::iso::Timestamp;
-use diskimg::iso::write::{Builder, CreateOptions, Level, NameRules, Plan};
+use diskimg::iso::write::{
+    Builder, Charset, CreateOptions, Level, NameRules, Plan, TranslationTables,
+};
 use diskimg::storage::source::HostFileId;
 use diskimg::{Durability, Error, Output, Progress};
 use pyo3::prelude::*;
@@ -38,6 +40,10 @@ pub(crate) struct CreateArgs {
     padding: u32,
     alignment: u32,
     exclude: Vec<String>,
+    hide: Vec<(String, String)>,
+    weights: Vec<(String, i32)>,
+    translation_tables: Option<String>,
+    charset: String,
     boot: Option<BootArgs>,
 }
 
@@ -82,6 +88,13 @@ impl CreateArgs {
         (options.dir_mode, options.file_mode) = (self.dir_mode, self.file_mode);
         options.deep_directories = self.deep_directories;
         options.follow_symlinks = self.follow_symlinks;
+        options.translation_tables = self.translation_tables.as_ref().map(|name| {
+            let mut tables = TranslationTables::default();
+            tables.name.clone_from(name);
+            tables
+        });
+        let charset = Charset::from_name(&self.charset);
+        options.charsets.host = charset.ok_or_else(|| bad_value("charset is not known"))?;
         self.times.set(&mut options);
         (options.padding, options.alignment) = (self.padding, self.alignment);
         if let Some(boot) = &self.boot {
@@ -95,7 +108,8 @@ impl CreateArgs {
             1 => Level::One,
             2 => Level::Two,
             3 => Level::Three,
-            _ => return Err(bad_value("level must be 1, 2 or 3")),
+            4 => Level::Four,
+            _ => return Err(bad_value("level must be 1, 2, 3 or 4")),
         };
         let mut names = if self.strict_names { NameRules::strict() } else { NameRules::default() };
         names.level = level;
@@ -107,6 +121,12 @@ impl CreateArgs {
     pub(super) fn builder(&self) -> PyResult<Builder> {
         let mut builder = Builder::new(self.options()?);
         self.exclude.iter().for_each(|pattern| builder.exclude(pattern));
+        for (pattern, how) in &self.hide {
+            builder.hide(pattern, word("hide", how)?);
+        }
+        for (pattern, weight) in &self.weights {
+            builder.weigh(pattern, *weight);
+        }
         Ok(builder)
     }
 }

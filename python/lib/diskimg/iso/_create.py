@@ -61,6 +61,10 @@ class CreateArgs(TypedDict):
     padding: int
     alignment: int
     exclude: list[str]
+    hide: list[tuple[str, str]]
+    weights: list[tuple[str, int]]
+    translation_tables: str | None
+    charset: str
     boot: BootArgs | None
 
 
@@ -77,7 +81,7 @@ def create(
     application: str = "",
     rock_ridge: bool | Literal["rationalized", "preserved"] = True,
     joliet: bool | Literal["standard", "long"] = True,
-    level: Literal[1, 2, 3] = 3,
+    level: Literal[1, 2, 3, 4] = 3,
     strict_names: bool = False,
     uid: int | None = None,
     gid: int | None = None,
@@ -86,6 +90,10 @@ def create(
     deep_directories: bool = True,
     follow_symlinks: bool = False,
     exclude: Sequence[str] = (),
+    hide: Sequence[tuple[str, Literal["primary", "joliet", "flag"]]] = (),
+    weights: Mapping[str, int] | None = None,
+    translation_tables: bool | str = False,
+    charset: str = "utf-8",
     source_date_epoch: Time | None = None,
     volume_time: Time | None = None,
     file_time: Time | None = None,
@@ -122,7 +130,8 @@ def create(
         joliet: Write a Joliet tree for Windows. Names have up to 64 characters, with ``long`` up
             to 103.
         level: ISO 9660 level of the primary tree's names. 1: 8.3 names. 2: names of up to 31
-            characters. 3: as 2, with files of 4 GiB and larger.
+            characters. 3: as 2, with files of 4 GiB and larger. 4: ISO 9660:1999, names of up to
+            193 bytes, or 207 without Rock Ridge.
         strict_names: Restrict the primary tree's names to A-Z, 0-9 and ``_``. By default ASCII
             characters are kept.
         uid: Owner of all files and directories.
@@ -133,6 +142,15 @@ def create(
             does not allow this, but all readers accept it.
         follow_symlinks: Store the files that symbolic links point to instead of the links.
         exclude: Host files to leave out: shell patterns for names or for whole paths.
+        hide: Files to hide: a shell pattern for names or for whole paths, and how. ``primary``
+            omits them from the primary tree and from Rock Ridge, ``joliet`` from Joliet;
+            ``flag`` marks them as hidden.
+        weights: The order of the contents of host files: weights by shell patterns for whole
+            paths, of which the last that matches counts. Greater weights come first.
+        translation_tables: Add a file ``TRANS.TBL``, or with this name, to every directory, which
+            lists the original names.
+        charset: Character set of the names of host files, such as ``cp437``. Joliet names are
+            converted from it; Rock Ridge names become UTF-8.
         source_date_epoch: The latest time to record; later times are replaced with it. Defaults
             to the environment variable ``SOURCE_DATE_EPOCH``.
         volume_time: Creation time of the image; by default the latest modification time of its
@@ -177,6 +195,10 @@ def create(
         padding=padding,
         alignment=alignment,
         exclude=[exclude] if isinstance(exclude, str) else list(exclude),
+        hide=hide,
+        weights=weights,
+        translation_tables="TRANS.TBL" if translation_tables is True else translation_tables,
+        charset=charset,
         boot=boot_args(boot, boot_catalog, hybrid),
     )
     added: Sequence[Addition] = (
@@ -287,6 +309,10 @@ def create_args(
     padding: int = 0,
     alignment: int = 2048,
     exclude: Iterable[str] = (),
+    hide: Iterable[tuple[str, str]] = (),
+    weights: Mapping[str, int] | None = None,
+    translation_tables: str | Literal[False] = False,
+    charset: str = "utf-8",
     boot: BootArgs | None = None,
 ) -> CreateArgs:
     """Collect the arguments that say how an image is created."""
@@ -311,6 +337,10 @@ def create_args(
         "padding": padding,
         "alignment": alignment,
         "exclude": list(exclude),
+        "hide": list(hide),
+        "weights": list((weights or {}).items()),
+        "translation_tables": translation_tables or None,
+        "charset": charset,
         "boot": boot,
     }
 

@@ -8,6 +8,7 @@ mod machine;
 mod matrix;
 mod reference;
 mod sectors;
+mod selection;
 mod sessions;
 mod tree;
 mod udf;
