@@ -67,6 +67,13 @@ enum CommandArgs {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Create, change, show and extract ISO images; takes the commands of xorriso.
+    #[command(alias = "osirrox", disable_help_flag = true)]
+    Xorriso {
+        /// Commands of xorriso (see -help)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Print a shell completion script.
     Completions {
         /// The shell.
@@ -124,7 +131,7 @@ pub(crate) enum Command {
     /// `iso remaster`.
     IsoRemaster(iso::remaster::Job),
     /// `iso create` and `mkisofs`.
-    IsoCreate(recipe::Recipe),
+    IsoCreate(Box<recipe::Recipe>),
     /// `xorriso`.
     Xorriso(Box<mkisofs::native::Job>),
     /// `completions`.
@@ -183,6 +190,7 @@ fn operands(command: &str) -> &'static str {
         "measure" => "{FILE | --size SIZE}",
         "resize" => "FILE [+|-]SIZE",
         "mkisofs" => "[-o IMAGE] FILE...",
+        "xorriso" => "COMMAND...",
         "completions" => "SHELL",
         "man" => "[DIR]",
         _ => "FILE",
@@ -234,8 +242,10 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         CommandArgs::Measure(args) => run(args.parse()?, Command::Measure),
         CommandArgs::Resize(args) => run(args.parse()?, Command::Resize),
         CommandArgs::Iso(args) => args.parse()?,
-        // Reached only when run as qemu-img: otherwise mkisofs::parse has handled the line above.
+        // Reached when run as qemu-img or with options before the command; otherwise mkisofs::parse
+        // has handled the line above.
         CommandArgs::Mkisofs { args } => mkisofs::parse_args(&args, program)?,
+        CommandArgs::Xorriso { args } => mkisofs::parse_xorriso(&args, program)?,
         CommandArgs::Completions { shell } => run(Parsed::Job(shell), Command::Completions),
         CommandArgs::Man { dir } => run(Parsed::Job(dir), Command::Man),
     };

@@ -36,7 +36,7 @@ pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {
         Command::IsoVerify(job) => iso::verify::run(&job, console),
         Command::IsoDiff(job) => iso::diff::run(&job, console),
         Command::IsoRemaster(job) => iso::remaster::run(&job, console),
-        Command::IsoCreate(recipe) => iso::build::run(recipe, console),
+        Command::IsoCreate(recipe) => iso::build::run(*recipe, console),
         Command::Xorriso(job) => xorriso::run(&job, console),
         Command::Completions(shell) => manual::completions(shell, console),
         Command::Man(dir) => manual::man(dir.as_deref(), console),

@@ -57,7 +57,9 @@ impl Args {
             CommandArgs::Verify(args) => run(Parsed::Job(args.job()?), Command::IsoVerify),
             CommandArgs::Diff(args) => run(Parsed::Job(args.job()?), Command::IsoDiff),
             CommandArgs::Remaster(args) => run(Parsed::Job(args.job()?), Command::IsoRemaster),
-            CommandArgs::Create(args) => run(Parsed::Job(args.recipe()?), Command::IsoCreate),
+            CommandArgs::Create(args) => {
+                run(Parsed::Job(Box::new(args.recipe()?)), Command::IsoCreate)
+            }
         })
     }
 }

@@ -98,6 +98,11 @@ pub(super) fn parse_args(args: &[OsString], program: Program) -> Result<Invocati
     parse_as(Dialect::Mkisofs, args, Some("mkisofs"), program)
 }
 
+/// Parses the arguments after `xorriso`.
+pub(super) fn parse_xorriso(args: &[OsString], program: Program) -> Result<Invocation, Failure> {
+    parse_native("xorriso", args, Some("xorriso"), program)
+}
+
 /// Returns whether `xorriso -as NAME` is supported.
 fn is_emulated(name: &OsStr) -> bool {
     ["mkisofs", "genisoimage", "genisofs"].iter().any(|known| name == *known)
@@ -121,7 +126,10 @@ fn parse_as(
         return Ok(Invocation::Show(program.version()));
     }
     recipe(dialect, args)
-        .map(|recipe| Invocation::Run(Box::new(Command::IsoCreate(recipe)), Sandbox::default()))
+        .map(|recipe| {
+            let command = Command::IsoCreate(Box::new(recipe));
+            Invocation::Run(Box::new(command), Sandbox::default())
+        })
         .map_err(|failure| failure.of_command(command))
 }
 

@@ -18,11 +18,13 @@ mod values;
 
 use super::values::Value;
 use crate::args::names;
+use crate::args::recipe::Destination;
 use crate::failure::Failure;
 use boot::BootSession;
 pub(crate) use boot::KeepBoot;
 pub(crate) use job::{Find, Job, ListForm, Query, ReportForm, Setting, Step};
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
 use table::Row;
 
 /// Exit code of xorriso when a command fails.
@@ -142,6 +144,12 @@ impl Session {
     }
 
     fn finish(mut self) -> Result<Job, Failure> {
+        // What -blank erases is not loaded.
+        if let (true, Some(Destination::File(to))) = (self.job.overwrite, &self.job.outdev)
+            && self.job.indev.as_ref() == Some(to)
+        {
+            self.job.indev = None;
+        }
         let edits = self.job.steps.iter().any(Step::is_edit);
         if self.job.outdev.is_none() && edits {
             let message = "the changes cannot be written: no -outdev or -dev";
@@ -167,19 +175,16 @@ fn unknown(given: &str, name: &str) -> Failure {
 /// Returns the help.
 pub(super) fn help(name: &str) -> String {
     let mut text = format!(
-        "Usage: {name} [command [value...]]...\n       {name} -as mkisofs [options]   (see {name} -as mkisofs -help)\n\nCommands:\n"
+        "Usage: {name} [command [value...]]...\n\
+         \x20      {name} -as mkisofs [options]   (see {name} -as mkisofs -help)\n\n\
+         Commands:\n"
     );
     for Row { names, values, list, help, .. } in table::ROWS {
         let names: Vec<_> = names.iter().map(|name| format!("-{name}")).collect();
         let list = list.map(|item| format!("[{item}...] [--]"));
         let values: Vec<_> = values.iter().copied().chain(list.as_deref()).collect();
         let left = format!("{} {}", names.join(", "), values.join(" "));
-        if left.len() > 36 && names.len() > 6 {
-            // Many names without effect.
-            text.push_str(&format!("  {}\n{:39}{help}\n", left.trim_end(), ""));
-        } else {
-            text.push_str(&format!("  {:<36} {help}\n", left.trim_end()));
-        }
+        let _ = writeln!(text, "  {:<36} {help}", left.trim_end());
     }
     text.push_str(
         "\nPATH is a path in the image, FILE one of the host. Settings apply wherever they are.\n\

@@ -7,7 +7,7 @@ use super::{FAILED, Session};
 use crate::args::recipe::{Destination, Graft};
 use crate::failure::Failure;
 use diskimg::iso::FileType;
-use diskimg::iso::write::{CreateOptions, Joliet, RockRidge};
+use diskimg::iso::write::{Charset, CreateOptions, Joliet, RockRidge};
 use std::path::PathBuf;
 
 /// A command.
@@ -21,9 +21,10 @@ pub(super) struct Row {
     /// Text for `-help`.
     pub(super) help: &'static str,
     /// Applies the command to the session.
-    pub(super) apply: fn(&mut Session, &[Value<'_>], &[Value<'_>]) -> Result<(), Failure>,
+    pub(super) apply: Apply,
 }
 
+/// Applies a command with its values and its list.
 type Apply = fn(&mut Session, &[Value<'_>], &[Value<'_>]) -> Result<(), Failure>;
 
 /// Returns the command with this name, without hyphens.
@@ -57,6 +58,14 @@ const fn list(
 
 fn ignore(_: &mut Session, _: &[Value<'_>], _: &[Value<'_>]) -> Result<(), Failure> {
     Ok(())
+}
+
+/// Checks that the value is one of those that are supported.
+fn one_of(value: &Value<'_>, supported: &[&str]) -> Result<(), Failure> {
+    match supported.contains(&value.text()?) {
+        true => Ok(()),
+        false => Err(value.invalid(&supported.join(" or "))),
+    }
 }
 
 /// Sets one of the identifiers of the volume.
@@ -118,7 +127,7 @@ pub(super) static ROWS: &[Row] = &[
         Ok(())
     }),
     // Contents.
-    row(&["map", "map_l", "update"], MAP, "Add FILE, or the entries of directory FILE, as PATH", |s, v, _| {
+    row(&["map", "update"], MAP, "Add FILE, or the entries of directory FILE, as PATH", |s, v, _| {
         let at = s.path(&v[1])?;
         s.job.steps.push(Step::Map { from: v[0].path(), at, replace: false });
         Ok(())
@@ -139,7 +148,7 @@ pub(super) static ROWS: &[Row] = &[
         s.job.follow = v[0].text()? == "on";
         Ok(())
     }),
-    list(&["rm", "rmdir"], &[], "PATH", "Remove files", |s, _, l| {
+    list(&["rm"], &[], "PATH", "Remove files", |s, _, l| {
         let paths = s.paths(l)?;
         s.job.steps.push(Step::Remove { paths, recursive: false });
         Ok(())
@@ -241,7 +250,7 @@ pub(super) static ROWS: &[Row] = &[
         s.can_extract = v[0].text()?.split(':').next() != Some("off");
         Ok(())
     }),
-    row(&["extract", "extract_l"], &["PATH", "FILE"], "Extract PATH as FILE", |s, v, _| {
+    row(&["extract"], &["PATH", "FILE"], "Extract PATH as FILE", |s, v, _| {
         s.check_extraction(&v[0])?;
         let from = s.path(&v[0])?;
         s.job.steps.push(Step::Extract { from, to: v[1].path() });
@@ -284,6 +293,16 @@ pub(super) static ROWS: &[Row] = &[
         s.job.packets = values::switch(&v[0])?;
         Ok(())
     }),
+    row(&["overwrite"], &["on|nondir"], "Whether files are replaced; directories never are", |_, v, _| {
+        one_of(&v[0], &["on", "nondir"])
+    }),
+    row(&["in_charset", "out_charset", "charset", "local_charset"], &["utf-8"], "Character set; only UTF-8", |_, v, _| {
+        let utf8 = v[0].charset()? == Charset::UTF_8;
+        if utf8 { Ok(()) } else { Err(v[0].invalid("utf-8")) }
+    }),
+    row(&["acl", "xattr", "md5", "for_backup"], &["off"], "Recording of more attributes; only off", |_, v, _| {
+        one_of(&v[0], &["off"])
+    }),
     // Without effect.
     row(NO_VALUE, &[], "Accepted for compatibility; have no effect", ignore),
     row(ONE_VALUE, &["VALUE"], "Accepted for compatibility; have no effect", ignore),
@@ -292,23 +311,16 @@ pub(super) static ROWS: &[Row] = &[
 
 /// Commands without effect: they concern drives, messages, what is always so, and errors, which
 /// always end the program.
-const NO_VALUE: &[&str] = &["no_rc", "rollback", "x", "tell_media_space", "for_backup_off"];
+const NO_VALUE: &[&str] = &["no_rc", "x"];
 
 const ONE_VALUE: &[&str] = &[
     "abort_on",
-    "acl",
     "backslash_codes",
-    "charset",
     "close",
     "disk_dev_ino",
     "drive_access",
     "fs",
     "hardlinks",
-    "in_charset",
-    "iso_rr_pattern",
-    "md5",
-    "out_charset",
-    "overwrite",
     "report_about",
     "scsi_log",
     "speed",
@@ -317,8 +329,6 @@ const ONE_VALUE: &[&str] = &[
     "temp_mem_limit",
     "toc_style",
     "use_readline",
-    "xattr",
-    "zisofs",
 ];
 
 /// Commands of xorriso that are not supported.
@@ -349,12 +359,12 @@ const UNSUPPORTED: &[&str] = &[
     "errfile_log",
     "extract_boot_images",
     "extract_cut",
+    "extract_l",
     "extract_single",
     "external_filter",
     "file_size_limit",
     "findd",
     "findx",
-    "for_backup",
     "format",
     "genisofs",
     "getfacl",
@@ -365,9 +375,9 @@ const UNSUPPORTED: &[&str] = &[
     "jigdo",
     "load",
     "ln",
-    "local_charset",
     "lns_iso",
     "lsx",
+    "map_l",
     "map_single",
     "mark",
     "mount",
@@ -392,6 +402,8 @@ const UNSUPPORTED: &[&str] = &[
     "quoted_not_list",
     "read_fs",
     "read_mkisofsrc",
+    "rmdir",
+    "rollback",
     "rom_toc_scan",
     "rr_reloc_dir",
     "set_filter",
@@ -401,10 +413,12 @@ const UNSUPPORTED: &[&str] = &[
     "show_stream",
     "sh_style_result",
     "status",
+    "tell_media_space",
     "truncate_overwritable",
     "update_l",
     "update_lxi",
     "update_li",
+    "zisofs",
 ];
 
 /// Returns the host file that a device address names.
@@ -547,5 +561,19 @@ impl Session {
         };
         self.job.steps.push(Step::Show(Query::BootReport(form)));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_unique_and_not_also_unsupported() {
+        let mut seen = std::collections::HashSet::new();
+        for name in ROWS.iter().flat_map(|row| row.names) {
+            assert!(seen.insert(*name), "{name}");
+            assert!(!is_unsupported(name), "{name}");
+        }
     }
 }

@@ -390,6 +390,10 @@ fn errors_have_xorrisos_exit_codes() {
             "-append_partition together with the boot records",
         ),
         ("-compliance frob", 5, "-compliance frob is not supported"),
+        ("-acl on", 5, "-acl on: expected off"),
+        ("-overwrite off", 5, "-overwrite off: expected on or nondir"),
+        ("-out_charset koi8-r", 5, "expected utf-8"),
+        ("-rollback", 5, "the command -rollback is not supported"),
         ("-as cdrecord x", 5, "-as cdrecord is not supported"),
     ] {
         let error = lab.xorriso(commands).fails(code);
@@ -399,6 +403,9 @@ fn errors_have_xorrisos_exit_codes() {
     let size = lab.read("in.iso").len();
     assert_eq!(lab.xorriso("-outdev in.iso -blank as_needed -map new.cfg /n").code, Some(0));
     assert_ne!(lab.read("in.iso").len(), size);
+    let blanked = lab.xorriso("-dev in.iso -blank as_needed -map new.cfg /only");
+    assert_eq!(blanked.code, Some(0), "{}", blanked.err);
+    assert_eq!(lab.isoinfo("in.iso", "-R"), ["/only"]);
     assert_eq!(lab.xorriso("-indev in.iso -outdev y.iso").code, Some(0));
     assert!(!lab.path("y.iso").exists(), "nothing was changed");
 }
@@ -412,6 +419,8 @@ fn settings_may_follow_the_options_of_mkisofs() {
     assert_eq!(lab.descriptor("x.iso")["Volume id"], "CHAOS");
     let error = lab.xorriso("-as mkisofs -o y.iso d -- -map new.cfg /x").fails(5);
     assert!(error.contains("'-map' after --"), "{error}");
+    lab.line("--sandbox=off xorriso -outdev z.iso -volid V -map d /");
+    assert_eq!(lab.descriptor("z.iso")["Volume id"], "V");
     let help = lab.run(["xorriso", "-help"]).ok();
     assert!(help.contains("Usage: diskimg xorriso") && help.contains("-indev FILE"), "{help}");
 }
