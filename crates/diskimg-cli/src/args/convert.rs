@@ -19,8 +19,7 @@ Examples:
   diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
 
 Several SRC are concatenated or, with -O ova, become one disk each. FILE.ova:N is disk N of an
-appliance. A file DST is created, or replaced, only when the new image is complete. '-' is standard
-input or output. '-o help' lists the options of the output format.";
+appliance. DST is created or replaced when it is complete. '-' is standard input or output.";
 
 /// Maximum value of `-S`, as in QEMU.
 const MAX_SPARSE: u64 = 16 << 20;
@@ -38,7 +37,7 @@ pub(crate) struct Args {
     /// Format of DST (default: raw)
     #[arg(short = 'O', long, value_name = "FMT", alias = "target-format")]
     output_format: Option<String>,
-    /// Set options of the output format; repeatable
+    /// Set options of the output format, which 'help' lists; repeatable
     #[arg(short, long, value_name = "NAME=VALUE,...", alias = "target-options")]
     options: Vec<String>,
     /// Compress the output
@@ -62,10 +61,10 @@ pub(crate) struct Args {
     /// With -n: assume that DST reads as zeros
     #[arg(long)]
     target_is_zero: bool,
-    /// Replace unreadable data with zeros and continue; search damaged streams for their data
+    /// Replace unreadable data with zeros and continue
     #[arg(long)]
     salvage: bool,
-    /// Treat contradictions in an OVA or OVF source as errors, not as warnings
+    /// Treat contradictions in an OVA or OVF source as errors
     #[arg(long)]
     strict: bool,
     /// Do not verify an OVA or OVF source against its manifest
@@ -77,8 +76,7 @@ pub(crate) struct Args {
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
-    /// Cache mode of DST: none or directsync (direct I/O), unsafe (no flush), writeback,
-    /// writethrough
+    /// DST's cache mode: none, directsync (direct I/O), unsafe (no flush)
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
     /// Cache mode of SRC: as for -t
@@ -94,10 +92,10 @@ pub(crate) struct Args {
     /// Recompress data instead of copying compressed clusters from SRC
     #[arg(long)]
     recompress: bool,
-    /// Copy compressed clusters from SRC without decompressing them to find damage
+    /// Do not search compressed clusters of SRC that are copied for damage
     #[arg(long)]
     trust_source: bool,
-    /// Read the new image back and compare it with SRC before it replaces DST
+    /// Before DST is replaced, compare the new image with SRC
     #[arg(long)]
     verify: bool,
     /// Print digests of the disk and of each file written: sha256, blake3

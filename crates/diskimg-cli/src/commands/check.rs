@@ -67,6 +67,9 @@ struct Json<'a> {
     format: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     fragmented_clusters: Option<u64>,
+    /// Not a key of qemu-img.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<u64>,
 }
 
 impl<'a> Json<'a> {
@@ -83,6 +86,7 @@ impl<'a> Json<'a> {
             filename,
             format,
             fragmented_clusters: nonzero(report.fragmented_clusters),
+            warnings: nonzero(report.warnings),
         }
     }
 }

@@ -194,8 +194,8 @@ mod tests {
             ("<a", None),
             ("", None),
         ] {
-            let found =
-                end_of_root_name(text).map(|end| &text[text[..end].rfind('<').unwrap()..end]);
+            let found = end_of_root_name(text)
+                .map(|end| &text[text[..end].rfind('<').expect("a tag")..end]);
             assert_eq!(found, root, "{text}");
         }
     }

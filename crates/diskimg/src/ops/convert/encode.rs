@@ -259,15 +259,18 @@ mod tests {
 
     #[test]
     fn nonzero_runs_consist_of_whole_blocks_and_are_merged() {
+        let runs = |bytes: &[u8], start, block| -> Vec<_> {
+            nonzero_runs(bytes, start, block).iter().map(|run| (run.start, run.end)).collect()
+        };
         let mut bytes = vec![0u8; 5 * 512 + 10];
-        assert!(nonzero_runs(&bytes, 0, 512).is_empty());
+        assert_eq!(runs(&bytes, 0, 512), []);
         bytes[512] = 1;
         bytes[1535] = 1;
         *bytes.last_mut().expect("not empty") = 1;
-        assert_eq!(nonzero_runs(&bytes, 1024, 512), [512..1536, 2560..2570]);
+        assert_eq!(runs(&bytes, 1024, 512), [(512, 1536), (2560, 2570)]);
         // A block of 2048 bytes starts before them, another one ends after them.
-        assert_eq!(nonzero_runs(&bytes, 1536, 2048), [512..2570]);
-        assert_eq!(nonzero_runs(&bytes[..1536], 1024, 2048), [0..1536]);
-        assert_eq!(nonzero_runs(&bytes[1536..2560], 1536, 2048), [0..0; 0]);
+        assert_eq!(runs(&bytes, 1536, 2048), [(512, 2570)]);
+        assert_eq!(runs(&bytes[..1536], 1024, 2048), [(0, 1536)]);
+        assert_eq!(runs(&bytes[1536..2560], 1536, 2048), []);
     }
 }
