@@ -60,7 +60,7 @@ impl Qcow2 {
         node::check(&header, context)?;
         let snapshots = Snapshots::read(&*file, &header, limits);
         #[cfg(not(feature = "zstd"))]
-        if header.codec == Codec::Zstd && !context.metadata_only {
+        if header.codec == crate::storage::codec::Codec::Zstd && !context.metadata_only {
             return Err(Error::unsupported(
                 "the image has clusters compressed with Zstandard, which this build does not \
                  include (cargo feature zstd)",
