@@ -139,7 +139,7 @@ fn converted_qcow2_images_have_qemus_layout_and_length() {
         let [ours, theirs] = ["ours.qcow2", "theirs.qcow2"].map(|name| qcow2_layout(&lab, name));
         assert_eq!(ours, theirs, "{options}");
         // The end of a compressed image depends on the compressor.
-        lab.line(&format!("convert -c -O qcow2 -o cluster_size=4k a.raw small.qcow2")).ok();
+        lab.line("convert -c -O qcow2 -o cluster_size=4k a.raw small.qcow2").ok();
         assert!(qcow2_layout(&lab, "small.qcow2")[4].is_multiple_of(512));
         lab.qemu("check small.qcow2").ok();
         lab.qemu("compare a.raw small.qcow2").ok();
