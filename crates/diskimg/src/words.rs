@@ -85,6 +85,7 @@ words!(
     "way to hide files",
     FromPrimary = "primary",
     FromJoliet = "joliet",
+    FromUdf = "udf",
     WithFlag = "flag"
 );
 #[cfg(feature = "iso")]

@@ -90,7 +90,7 @@ def create(
     deep_directories: bool = True,
     follow_symlinks: bool = False,
     exclude: Sequence[str] = (),
-    hide: Sequence[tuple[str, Literal["primary", "joliet", "flag"]]] = (),
+    hide: Sequence[tuple[str, Literal["primary", "joliet", "udf", "flag"]]] = (),
     weights: Mapping[str, int] | None = None,
     translation_tables: bool | str = False,
     charset: str = "utf-8",
@@ -143,8 +143,8 @@ def create(
         follow_symlinks: Store the files that symbolic links point to instead of the links.
         exclude: Host files to leave out: shell patterns for names or for whole paths.
         hide: Files to hide: a shell pattern for names or for whole paths, and how. ``primary``
-            omits them from the primary tree and from Rock Ridge, ``joliet`` from Joliet;
-            ``flag`` marks them as hidden.
+            omits them from the primary tree and from Rock Ridge, ``joliet`` from Joliet, ``udf``
+            from UDF; ``flag`` marks them as hidden.
         weights: The order of the contents of host files: weights by shell patterns for whole
             paths, of which the last that matches counts. Greater weights come first.
         translation_tables: Add a file ``TRANS.TBL``, or with this name, to every directory, which

@@ -51,7 +51,7 @@ pub(super) struct Draft {
     /// `-output-charset`.
     pub(super) output_charset: Option<Charset>,
     /// `-isohybrid-mbr`, `--grub2-mbr`, `-G`.
-    pub(super) hybrid_files: HybridFiles,
+    pub(super) hybrid: HybridFiles,
     /// `-print-size`.
     pub(super) print_size: bool,
     /// `-quiet`.
@@ -118,7 +118,7 @@ impl Draft {
             no_relocation: false,
             input_charset: None,
             output_charset: None,
-            hybrid_files: HybridFiles::default(),
+            hybrid: HybridFiles::default(),
             print_size: false,
             quiet: false,
             verbose: false,
@@ -206,7 +206,7 @@ impl Draft {
             excludes: self.excludes,
             exclude_lists: self.exclude_lists,
             selection: self.selection,
-            hybrid: self.hybrid_files,
+            hybrid: self.hybrid,
             output,
             print_size: self.print_size,
             quiet: self.quiet,

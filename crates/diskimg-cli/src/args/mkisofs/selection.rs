@@ -65,6 +65,14 @@ pub(super) static ROWS: &[Row] = &[
         d.selection.hidden_lists.push((v[0].path(), Hide::FromJoliet));
         Ok(())
     }),
+    row(&["hide-udf"], GLOB, "Omit files that match GLOB from UDF", |d, v| {
+        d.selection.hidden.push((v[0].text()?.to_owned(), Hide::FromUdf));
+        Ok(())
+    }),
+    row(&["hide-udf-list"], FILE, "Read patterns for -hide-udf from FILE, one per line", |d, v| {
+        d.selection.hidden_lists.push((v[0].path(), Hide::FromUdf));
+        Ok(())
+    }),
     row(&["hidden"], GLOB, "Mark files that match GLOB as hidden", |d, v| {
         d.selection.hidden.push((v[0].text()?.to_owned(), Hide::WithFlag));
         Ok(())
@@ -74,7 +82,7 @@ pub(super) static ROWS: &[Row] = &[
         Ok(())
     }),
     // Translation tables, which xorriso does not write.
-    row(&["T", "translation-table"], &[], "Add a file TRANS.TBL with the original names to each directory", |d, _| {
+    row(&["T", "translation-table"], &[], "Add a file TRANS.TBL with the original names to each directory (genisoimage only)", |d, _| {
         d.translation_tables();
         Ok(())
     }),

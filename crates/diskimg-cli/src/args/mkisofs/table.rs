@@ -267,15 +267,15 @@ pub(super) static ROWS: &[Row] = &[
     }),
     // Booting from disk.
     row(&["isohybrid-mbr"], FILE, "Make the image bootable from disk with an isohybrid MBR", |d, v| {
-        d.hybrid_files.isohybrid_mbr = Some(v[0].path());
+        d.hybrid.isohybrid_mbr = Some(v[0].path());
         Ok(())
     }),
     row(&["grub2-mbr"], FILE, "Make the image bootable from disk with a GRUB MBR", |d, v| {
-        d.hybrid_files.grub2_mbr = Some(v[0].path());
+        d.hybrid.grub2_mbr = Some(v[0].path());
         Ok(())
     }),
     row(&["G", "generic-boot"], FILE, "Copy FILE, up to 32 KiB, to the start of the image", |d, v| {
-        d.hybrid_files.system_area = Some(v[0].path());
+        d.hybrid.system_area = Some(v[0].path());
         Ok(())
     }),
     row(&["isohybrid-gpt-basdat"], &[], "Add the boot image to the GPT as a basic data partition", |d, _| {

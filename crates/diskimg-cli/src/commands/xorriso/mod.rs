@@ -88,10 +88,7 @@ impl<'a> Run<'a> {
             }
             Step::Commit if self.written || self.job.outdev.is_none() => Ok(()),
             Step::Commit => self.write(),
-            edit if self.written => {
-                let _ = edit;
-                Err(Failure::not_supported("a change after -commit"))
-            }
+            _ if self.written => Err(Failure::not_supported("a change after -commit")),
             edit => {
                 self.edits.push(edit);
                 Ok(())

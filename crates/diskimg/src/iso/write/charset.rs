@@ -66,9 +66,9 @@ impl Charset {
         match self.0 {
             Kind::Known(encoding) => encoding.decode_without_bom_handling(name).0,
             Kind::CodePage(page) => {
-                let high: Vec<char> = CODE_PAGES[page].1.chars().collect();
+                let high = CODE_PAGES[page].1.chars();
                 let character = |&byte: &u8| match byte.checked_sub(0x80) {
-                    Some(at) => high.get(usize::from(at)).copied().unwrap_or('\u{fffd}'),
+                    Some(at) => high.clone().nth(at.into()).unwrap_or('\u{fffd}'),
                     None => char::from(byte),
                 };
                 Cow::Owned(name.iter().map(character).collect())

@@ -168,6 +168,8 @@ pub enum Hide {
     FromPrimary,
     /// Omitted from the Joliet tree (`-hide-joliet`).
     FromJoliet,
+    /// Omitted from the UDF tree, if there is one (`-hide-udf`).
+    FromUdf,
     /// Recorded with the file flag "hidden" (`-hidden`).
     WithFlag,
 }

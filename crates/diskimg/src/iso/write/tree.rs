@@ -46,8 +46,10 @@ bitflags! {
         const PRIMARY = 1;
         /// Not in the Joliet tree.
         const JOLIET = 2;
+        /// Not in the UDF tree.
+        const UDF = 4;
         /// Recorded with the file flag "hidden".
-        const FLAG = 4;
+        const FLAG = 8;
     }
 }
 
@@ -56,6 +58,7 @@ impl From<Hide> for Hidden {
         match how {
             Hide::FromPrimary => Self::PRIMARY,
             Hide::FromJoliet => Self::JOLIET,
+            Hide::FromUdf => Self::UDF,
             Hide::WithFlag => Self::FLAG,
         }
     }
