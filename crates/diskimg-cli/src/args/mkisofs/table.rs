@@ -258,7 +258,7 @@ pub(super) static ROWS: &[Row] = &[
         Ok(())
     }),
     row(&["c", "eltorito-catalog"], &["PATH"], "Boot catalog, a path in the image", |d, v| {
-        d.options.boot_catalog = v[0].text()?.to_owned();
+        d.options.boot_catalog = v[0].text()?.trim_start_matches('/').to_owned();
         Ok(())
     }),
     row(&["boot-catalog-hide"], &[], "Hide the boot catalog", |d, _| {

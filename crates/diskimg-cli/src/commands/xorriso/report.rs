@@ -239,7 +239,7 @@ fn offset(loaded: &Loaded, area: &SystemArea) -> u64 {
     let sectors = starts.filter(|start| start.is_multiple_of(DISK_SECTORS));
     let is_volume = |start: &u64| {
         let mut sector = [0; 6];
-        let at = (start + 16) * SECTOR;
+        let at = start.saturating_add(16).saturating_mul(SECTOR);
         *start > 0
             && loaded.image.source().read_exact_at(&mut sector, at).is_ok()
             && sector == *b"\x01CD001"
@@ -258,7 +258,8 @@ struct Appended {
 fn appended(info: &IsoInfo, paths: &HashMap<u64, Vec<u8>>) -> (Vec<Appended>, bool) {
     let is_appended = |partition: &Appended| {
         let start = partition.range.start;
-        partition.kind != HFS
+        !partition.range.is_empty()
+            && partition.kind != HFS
             && start > VOLUME_STARTS
             && !paths.contains_key(&start.saturating_mul(512))
     };
@@ -439,7 +440,8 @@ impl Recipe {
             if index > 0 {
                 self.line("-eltorito-alt-boot", "-boot_image any next");
             }
-            let partition = partitions.iter().find(|p| p.range.start * 512 == entry.start());
+            let partition =
+                partitions.iter().find(|p| p.range.start.saturating_mul(512) == entry.start());
             let image = match (paths.get(&entry.start()), partition) {
                 (Some(path), _) => quoted_path(path),
                 (None, Some(Appended { number, range, .. })) => {

@@ -3,7 +3,7 @@
 use super::contents::Contents;
 use super::host::{HostDirs, OpenDirs};
 use super::options::{CreateOptions, Hide};
-use super::plan::Plan;
+use super::plan::{Plan, Warnings};
 use super::rules::{Pattern, Rules};
 use super::tree::{Kind, NodeId, ROOT, Times, Tree, TreeNode, components};
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ pub struct Builder {
     pub(super) open: OpenDirs,
     pub(super) rules: Rules,
     /// Files that replaced an earlier one, for [`Duplicates::Report`](super::Duplicates::Report).
-    pub(super) replaced: Vec<String>,
+    pub(super) replaced: Warnings,
     /// Inode number in the tree of each host file, by device and inode number.
     pub(super) inodes: HashMap<(u64, u64), u32>,
     /// Content number of each host file, by device and inode number.
@@ -50,7 +50,7 @@ impl Builder {
             dirs: HostDirs::default(),
             open: OpenDirs::default(),
             rules: Rules::default(),
-            replaced: Vec::new(),
+            replaced: Warnings::default(),
             inodes: HashMap::new(),
             host_contents: HashMap::new(),
             node_inodes: HashMap::new(),
@@ -181,8 +181,12 @@ impl Builder {
             None if node.is_dir() => ROOT,
             None => return Err(root_is_not_a_file()),
             Some((parent, name)) => {
+                if !node.is_dir() {
+                    self.check_duplicate(parent, name, |_| at.to_vec())?;
+                }
+                let hidden = self.rules.hidden(name, || at.to_vec());
                 let name = self.tree.store_name(name)?;
-                let mut new = TreeNode::plain(name, kind);
+                let mut new = TreeNode { hidden, ..TreeNode::plain(name, kind) };
                 let key = match (&new.kind, node.attributes.serial, node.attributes.links) {
                     (&Kind::File(content), Some(serial), Some(2..)) => Some((serial, content)),
                     _ => None,

@@ -94,7 +94,7 @@ impl Plan {
                 "directories below the eighth level can only be relocated with Rock Ridge";
             return Err(Error::invalid(message).with_remedy(Remedy::KeepDeepDirectories));
         }
-        let mut warnings = Warnings { kept: replaced, ..Warnings::default() };
+        let mut warnings = replaced;
         if options.rock_ridge.is_some() {
             warnings.long_names(&tree);
         }
@@ -445,19 +445,25 @@ impl Cursor {
     }
 }
 
+/// Warnings, of which only the first are kept.
 #[derive(Debug, Default)]
-struct Warnings {
+pub(super) struct Warnings {
     kept: Vec<String>,
     more: u64,
 }
 
 impl Warnings {
     fn add(&mut self, name: &[u8], why: &str) {
+        self.line(|| format!("the name \"{}\" is {why}", String::from_utf8_lossy(name)));
+    }
+
+    /// Adds a line.
+    pub(super) fn line(&mut self, line: impl FnOnce() -> String) {
         if self.kept.len() == MAX_WARNINGS {
             self.more += 1;
             return;
         }
-        self.kept.push(format!("the name \"{}\" is {why}", String::from_utf8_lossy(name)));
+        self.kept.push(line());
     }
 
     fn long_names(&mut self, tree: &Tree) {
@@ -470,7 +476,7 @@ impl Warnings {
 
     fn finish(mut self) -> Vec<String> {
         if self.more > 0 {
-            self.kept.push(format!("{} more names are changed or truncated", self.more));
+            self.kept.push(format!("{} more names are changed, truncated or replaced", self.more));
         }
         self.kept
     }

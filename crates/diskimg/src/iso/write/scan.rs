@@ -105,7 +105,7 @@ impl Builder {
                 "{old} and {new} would have the same path in the image, ending in \"{name}\""
             )));
         }
-        self.replaced.push(format!("{new} replaces {old} as \"{name}\""));
+        self.replaced.line(|| format!("{new} replaces {old} as \"{name}\""));
         Ok(())
     }
 
