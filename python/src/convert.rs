@@ -47,8 +47,17 @@ enum Destination {
 }
 
 /// The fields of `Report`, in order.
-type ReportFields =
-    (u64, u64, u64, u64, Vec<(u64, u64, String)>, Vec<String>, bool, Option<DigestFields>);
+type ReportFields = (
+    u64,
+    u64,
+    u64,
+    u64,
+    Vec<(u64, u64, String)>,
+    Vec<String>,
+    Vec<String>,
+    bool,
+    Option<DigestFields>,
+);
 
 /// The fields of `Digests`, in order.
 type DigestFields = (String, String, Vec<(OsString, String)>);
@@ -177,6 +186,7 @@ fn fields(report: Report) -> ReportFields {
         report.passed_bytes,
         salvaged.collect(),
         report.warnings,
+        report.notes,
         report.verified,
         digested,
     )

@@ -24,7 +24,7 @@ pub(crate) fn create(
     limits: Vec<(String, u64)>,
     force_share: bool,
     progress: Option<Bound<'_, PyAny>>,
-) -> PyResult<(u64, Vec<(String, String)>)> {
+) -> PyResult<(u64, Vec<(String, String)>, Vec<String>)> {
     let format = arguments::format(py, format)?;
     let backing_options = OpenOptions::new()
         .external_files(arguments::word("external_files", external_files)?)
@@ -42,7 +42,7 @@ pub(crate) fn create(
             .run(arguments::plain(path))
     })?;
     let options = created.options.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Ok((created.size, options.collect()))
+    Ok((created.size, options.collect(), created.notes.clone()))
 }
 
 /// Changes the size of a disk. Returns the old and the new size.

@@ -3,7 +3,7 @@
 use crate::remedy::Remedy;
 use crate::report::printable::printable;
 use crate::storage::locking::LockConflict;
-use crate::storage::output::OutputError;
+use crate::storage::output::{Output, OutputError};
 use crate::storage::source::{SourceError, is_transient};
 use std::borrow::Cow;
 use std::fmt;
@@ -175,6 +175,14 @@ impl Error {
         converted.0.path = path;
         converted.0.hint = hint;
         converted
+    }
+
+    /// Adds what the operation on `output` lost by failing.
+    pub(crate) fn with_loss_of(self, output: &Output) -> Self {
+        match output.loss() {
+            Some(loss) => self.prepend_hint(loss),
+            None => self,
+        }
     }
 
     /// Sets the structure of the image, unless one is set.

@@ -139,6 +139,7 @@ def convert(
     int,
     list[tuple[int, int, str]],
     list[str],
+    list[str],
     bool,
     tuple[str, str, list[tuple[str, str]]] | None,
 ]: ...
@@ -152,7 +153,7 @@ def create(
     limits: list[tuple[str, int]],
     force_share: bool,
     progress: Callable[[int, int], object] | None,
-) -> tuple[int, list[tuple[str, str]]]: ...
+) -> tuple[int, list[tuple[str, str]], list[str]]: ...
 def resize(
     path: str,
     size: str,

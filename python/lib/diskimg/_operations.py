@@ -212,18 +212,21 @@ def convert(
         "target_is_zero": target_is_zero,
     }
     with progress_callback(progress, "convert") as callback:
-        guest, stored, shared, passed, salvaged, warnings, verified, digested = _native.convert(
+        fields = _native.convert(
             [(file_or_name(source), how) for source in sources],
             file_or_name(dst),
             conversion,
             callback,
         )
+    guest, stored, shared, passed, salvaged, warnings, notes, verified, digested = fields
     lost = tuple(Salvaged(*extent) for extent in salvaged)
     digests = None
     if digested is not None:
         algorithm, of_guest, files = digested
         digests = Digests(algorithm, of_guest, tuple(FileDigest(*file) for file in files))
-    return Report(guest, stored, shared, passed, lost, tuple(warnings), verified, digests)
+    return Report(
+        guest, stored, shared, passed, lost, tuple(warnings), verified, digests, tuple(notes)
+    )
 
 
 def _sparse(sparse: bool | int) -> int | None:
@@ -409,7 +412,7 @@ def create(
     if isinstance(size, str):
         given.append(("size", size))
     with progress_callback(progress, "create") as callback:
-        created, in_effect = _native.create(
+        created, in_effect, notes = _native.create(
             name,
             chosen,
             None if size is None or isinstance(size, str) else amount("size", size),
@@ -420,7 +423,7 @@ def create(
             force_share,
             callback,
         )
-    return Created(name, chosen, created, dict(in_effect))
+    return Created(name, chosen, created, dict(in_effect), tuple(notes))
 
 
 def resize(

@@ -495,6 +495,8 @@ class Created:
     """Size of the virtual disk in bytes."""
     options: Mapping[str, str] = field(hash=False)
     """The create options in effect, including defaults."""
+    notes: tuple[str, ...] = field(default=())
+    """A sentence about each existing file that could not be replaced and was overwritten."""
 
     def to_dict(self) -> Json:
         """The fields."""
@@ -503,6 +505,7 @@ class Created:
             "format": self.format,
             "virtual-size": self.size,
             "options": dict(self.options),
+            "notes": list(self.notes),
         }
 
 
@@ -576,6 +579,8 @@ class Report:
     """Whether the output was read again and found identical to the source (``verify=True``)."""
     digests: Digests | None = None
     """The digests, if ``digest=`` was given."""
+    notes: tuple[str, ...] = field(default=())
+    """A sentence about each existing file that could not be replaced and was overwritten."""
 
     def to_dict(self) -> Json:
         """The fields (qemu-img has no JSON for this)."""
@@ -588,4 +593,5 @@ class Report:
             "warnings": list(self.warnings),
             "verified": self.verified,
             "digests": None if self.digests is None else self.digests.to_dict(),
+            "notes": list(self.notes),
         }

@@ -211,8 +211,8 @@ pub(super) fn to_output(
             true => Ok(()),
             false => Err(Error::cancelled()),
         };
-        plan.write(output, durability, &mut tick)?;
-        Ok((plan.size(), plan.warnings().to_vec(), by_position))
+        let notes = plan.write(output, durability, &mut tick)?;
+        Ok((plan.size(), [plan.warnings(), &notes].concat(), by_position))
     });
     let (size, warnings, by_position) = raised.or(written)?;
     if by_position {

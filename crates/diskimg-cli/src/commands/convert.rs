@@ -67,6 +67,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     meter.end();
     let report = outcome?;
     warn(&report, console);
+    console.note(&report.notes);
     if job.report {
         console.message(&summary(&report));
     }

@@ -35,8 +35,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .progress(&report_progress)
         .run(&job.path);
     meter.end();
-    created?;
+    let created = created?;
     announced.into_inner()?;
+    console.note(&created.notes);
     Ok(0)
 }
 

@@ -119,6 +119,16 @@ impl Console {
         }
     }
 
+    /// Writes notes to standard error: what was done otherwise than usual, although successfully.
+    /// Programs that run qemu-img take any message for a failure, so qemu-img prints none.
+    pub(crate) fn note(&self, notes: impl IntoIterator<Item = impl AsRef<str>>) {
+        if self.program != Program::QemuImg {
+            for note in notes {
+                self.message(&format!("note: {}", note.as_ref()));
+            }
+        }
+    }
+
     /// Writes a line to standard error, escaping control characters because it may quote an image.
     /// Write errors are ignored.
     pub(crate) fn stderr(&self, line: &str) {

@@ -53,6 +53,9 @@ pub struct Created {
     /// The options in effect, both given and default, in the order of [`Format::options`]. Size and
     /// backing file are as requested.
     pub options: Options,
+    /// A sentence about each existing file that could not be replaced and was overwritten; see
+    /// [`Output::notes`].
+    pub notes: Vec<String>,
 }
 
 impl fmt::Debug for Create<'_> {
@@ -173,7 +176,8 @@ impl<'a> Create<'a> {
         let size = size.ok_or_else(|| {
             Error::invalid("Image creation needs a size parameter").with_remedy(Remedy::GiveSize)
         })?;
-        let created = Created { size, options: self.in_effect(size)? };
+        let options = self.in_effect(size)?;
+        let created = Created { size, options, notes: Vec::new() };
         if let Some(callback) = self.on_start {
             callback(&created);
         }
@@ -191,14 +195,25 @@ impl<'a> Create<'a> {
         if let Some(base) = &base {
             protect_backing(&mut output, base)?;
         }
-        let mut target = spec.start(&mut output)?;
-        self.place_all(&*spec, &mut *target)?;
-        report(self.progress, size, size)?;
-        target.finish()?;
+        self.write(&*spec, &mut output).map_err(|e| e.with_loss_of(&output))?;
+        let notes = output.notes();
         output
-            .commit(Durability::Flushed)
+            .publish(Durability::Flushed)
             .map_err(|e| Error::output("cannot complete the output", e))?;
-        Ok(Created { size, ..created })
+        Ok(Created { size, notes, ..created })
+    }
+
+    /// Writes the empty image.
+    fn write(&self, spec: &dyn TargetSpec, output: &mut Output) -> Result<()> {
+        let incomplete = |e| Error::output("cannot complete the output", e);
+        if matches!(self.options.get("preallocation"), Some("falloc" | "full")) {
+            output.expect_len(spec.size()).map_err(incomplete)?;
+        }
+        let mut target = spec.start(output)?;
+        self.place_all(spec, &mut *target)?;
+        report(self.progress, spec.size(), spec.size())?;
+        target.finish()?;
+        output.flush(Durability::Flushed).map_err(incomplete)
     }
 
     /// Places the whole disk, as zeros or as read from the backing file. Some targets allocate

@@ -52,7 +52,7 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
         }
         return console.print(&format!("{sectors}\n")).map(|()| 0);
     }
-    write(&plan, &recipe.output, recipe.quiet)?;
+    write(&plan, &recipe.output, recipe.quiet, console)?;
     if recipe.verbose {
         console.message(&format!("{} sectors of 2048 bytes written", plan.size() / SECTOR));
     }
@@ -280,6 +280,7 @@ pub(in crate::commands) fn write(
     plan: &Plan,
     output: &Destination,
     quiet: bool,
+    console: &Console,
 ) -> Result<(), Failure> {
     let stdout_taken = matches!(output, Destination::Stdout);
     let mode = ProgressMode { requested: false, quiet, stdout_taken };
@@ -305,5 +306,9 @@ pub(in crate::commands) fn write(
         std::ops::ControlFlow::Break(()) => Err(Error::cancelled()),
     });
     meter.end();
-    Ok(done?)
+    let notes = done?;
+    if !quiet {
+        console.note(notes);
+    }
+    Ok(())
 }

@@ -30,6 +30,6 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     if !job.quiet {
         console.warn(plan.warnings());
     }
-    build::write(&plan, &job.output, job.quiet)?;
+    build::write(&plan, &job.output, job.quiet, console)?;
     Ok(0)
 }

@@ -13,6 +13,7 @@ mod map;
 mod measure;
 mod ova;
 mod probing;
+mod replacing;
 mod resize;
 mod scale;
 mod vmdk;

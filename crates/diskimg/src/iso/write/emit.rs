@@ -63,14 +63,25 @@ impl Plan {
     /// are shared (reflinked) if the file system supports it and the
     /// [alignment](super::CreateOptions::alignment) allows it. Holes in host files stay holes.
     ///
+    /// Returns the [notes](Output::notes) on how an existing file was treated.
+    ///
     /// # Errors
     /// As [`emit_with`](Self::emit_with).
     pub fn write(
         &self,
-        output: Output,
+        mut output: Output,
         durability: Durability,
         tick: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
+        let incomplete = |e| Error::output("cannot write the image", e);
+        output.expect_len(self.size()).map_err(incomplete)?;
+        self.write_sink(&output, tick).map_err(|e| e.with_loss_of(&output))?;
+        let notes = output.notes();
+        output.commit(durability).map_err(incomplete)?;
+        Ok(notes)
+    }
+
+    fn write_sink(&self, output: &Output, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let sink = output.sink();
         let path = output.path().map(std::path::Path::to_owned);
         let named = |e: std::io::Error| {
@@ -86,8 +97,7 @@ impl Plan {
             false => None,
         };
         self.run(sparse, &mut write)?;
-        sink.set_len(self.size()).map_err(named)?;
-        output.commit(durability).map_err(|e| Error::output("cannot write the image", e))
+        sink.set_len(self.size()).map_err(named)
     }
 
     /// Returns the length of the blocks that the sink can share with host files. Determined for the

@@ -145,6 +145,9 @@ pub struct Report {
     pub salvaged: Vec<Salvaged>,
     /// Damage in the source that was tolerated; see [`Image::warnings`].
     pub warnings: Vec<String>,
+    /// How existing files were treated: a sentence about each that could not be replaced and was
+    /// overwritten; see [`Output::notes`].
+    pub notes: Vec<String>,
     /// True if the output was read back and equals the source ([`Convert::verify`]).
     pub verified: bool,
     /// The digests requested with [`Convert::digest`].

@@ -7,16 +7,19 @@ use super::{
     salvage, throttle, transfer,
 };
 use crate::error::{Error, Result};
+use crate::model::extent::Kind;
 use crate::model::image::Image;
-use crate::model::target::{CreateRequest, Target, TargetSpec};
+use crate::model::target::{CreateRequest, MeasureRequest, Target, TargetSpec};
 use crate::ops::new_image::{
     open_backing, protect_backing, set_allocation_hints, take_backing, whole_size,
 };
 use crate::ops::pipeline;
 use crate::ops::progress::report;
 use crate::remedy::Remedy;
+use crate::storage::os;
 use crate::storage::output::{self, Output};
 use crate::storage::sink::Sink;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -43,18 +46,75 @@ impl Settings<'_> {
         output.set_caching(self.caching).map_err(|e| {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;
+        let incomplete = |e| Error::output("cannot complete the output", e);
         let outcome = self.prepare(&mut input, &mut output, size).and_then(|(spec, backing)| {
+            self.expect_len(&input, &*spec, &mut output)?;
             let target = spec.start(&mut output)?;
             let mut done = self.transfer(&input, &*spec, target, &output, backing.as_ref())?;
-            let incomplete = |e| Error::output("cannot complete the output", e);
             output.flush(self.durability).map_err(incomplete)?;
             self.read_back(&input, &output, backing.as_ref(), &mut done)?;
             // The last opportunity to cancel.
             report(self.progress, input.size(), input.size())?;
+            done.notes = output.notes();
+            Ok(done)
+        });
+        let outcome = outcome.map_err(|e| e.with_loss_of(&output)).and_then(|done| {
             output.publish(self.durability).map_err(incomplete)?;
             Ok(done)
         });
         outcome.map_err(|e| e.in_file(name))
+    }
+
+    /// Returns the number of bytes that an output without compressed data takes.
+    fn measure(&self, input: &Input, spec: &dyn TargetSpec) -> Result<u64> {
+        /// Guest bytes whose extents are looked up at a time.
+        const WINDOW: u64 = 128 << 20;
+        let mut data = |each: &mut dyn FnMut(Range<u64>)| {
+            let mut at = 0;
+            while at < input.size() {
+                let end = input.next_window(at, input.size(), WINDOW);
+                for run in input.runs(at..end)? {
+                    if matches!(run.extent.kind, Kind::Data(_) | Kind::Encoded(_)) {
+                        each(run.at);
+                    }
+                }
+                at = end;
+            }
+            Ok(())
+        };
+        let Some(measure) = self.format.driver().measure else {
+            let mut len = 0;
+            data(&mut |range| len += range.end - range.start)?;
+            return Ok(len);
+        };
+        let (size, options) = (spec.size(), &self.options);
+        Ok(measure(&mut MeasureRequest { size, options, source: None, data: &mut data })?.required)
+    }
+
+    /// Tells the output how many bytes it will get, if that is known without reading them and if it
+    /// matters: if free space may be too short to keep an existing file until the new one is
+    /// complete.
+    fn expect_len(&self, input: &Input, spec: &dyn TargetSpec, output: &mut Output) -> Result<()> {
+        let Some(path) = output.path() else { return Ok(()) };
+        let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let free = os::free_space(directory.unwrap_or(Path::new(".")));
+        // The length of compressed data is known when it has been compressed.
+        let is_known = spec.encoder().is_none();
+        if !is_file || !is_known || free.is_none_or(|free| free >= spec.size()) {
+            return Ok(());
+        }
+        if self.reflink != Reflink::Never && shares_any(input, &*output.sink())? {
+            return Ok(());
+        }
+        let is_allocated = self.sparse == Sparse::Off
+            || matches!(self.options.get("preallocation"), Some("falloc" | "full"));
+        let len = match is_allocated {
+            true => spec.size(),
+            false => self.measure(input, spec)?,
+        };
+        let cannot = |e| Error::output("cannot overwrite the existing file", e);
+        output.expect_len(len).map_err(cannot)
     }
 
     /// Verifies and hashes the complete files, as far as the settings ask for it.
@@ -299,6 +359,7 @@ impl Settings<'_> {
             shared_bytes,
             passed_bytes,
             salvaged: salvaged.into_ordered(),
+            notes: Vec::new(),
             warnings: input.warnings().collect(),
             verified: false,
             digests,
@@ -326,6 +387,18 @@ impl Settings<'_> {
             progress: self.progress,
         }
     }
+}
+
+/// Returns true if the output can share blocks with a file of the source, which take no space.
+fn shares_any(input: &Input, sink: &dyn Sink) -> Result<bool> {
+    let images = (0..input.images()).map(|index| input.image(index));
+    for file in images.flat_map(Image::layers).flat_map(|layer| layer.files()) {
+        let block = sink.shareable_block(&**file);
+        if block.map_err(|e| Error::io("cannot share data with the source", e))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Verifies that the output is none of the source's own files.

@@ -1,6 +1,7 @@
 //! Linux: `SEEK_DATA`, `SEEK_HOLE`, `fallocate`, `FICLONERANGE`, `O_PATH`.
 
 pub(super) use super::byte_locks::{is_byte_locked, lock_byte, unlock_byte};
+pub(super) use super::replacement::{copy_attributes, free_space, is_mount_point, keeps_names};
 
 use super::{FileLock, Segment};
 use crate::storage::hints::AllocationHints;

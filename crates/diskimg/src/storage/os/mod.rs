@@ -14,6 +14,8 @@ mod byte_locks;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
+mod replacement;
+#[cfg(target_os = "linux")]
 use linux as imp;
 #[cfg(not(target_os = "linux"))]
 mod portable;
@@ -169,6 +171,41 @@ pub(crate) fn revision(metadata: &Metadata) -> u64 {
     let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
     let changed = metadata.modified().ok().and_then(since).map_or(0, |age| age.as_nanos() as u64);
     changed ^ metadata.len().rotate_left(32)
+}
+
+/// Returns true if something is mounted on the file `path`, so that its name cannot be changed.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    imp::is_mount_point(path)
+}
+
+/// Returns why a file in `directory` cannot be renamed by this process, although it can create files
+/// there, if that is known.
+pub(crate) fn keeps_names(directory: &Path, file: &Metadata) -> Option<&'static str> {
+    imp::keeps_names(directory, file)
+}
+
+/// Returns the number of bytes that this process can write to the file system of `path`, if that is
+/// known.
+pub(crate) fn free_space(path: &Path) -> Option<u64> {
+    imp::free_space(path)
+}
+
+/// Gives the empty file `new` the owner, group and extended attributes (access control list,
+/// security label) of `old`, but not its mode. Returns what cannot be kept.
+pub(crate) fn copy_attributes(old: &File, new: &File) -> io::Result<Option<String>> {
+    imp::copy_attributes(old, new)
+}
+
+/// Returns the number of names of the file.
+#[cfg(unix)]
+pub(crate) fn links(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(metadata)
+}
+
+/// Returns the number of names of the file, which is not known on this system.
+#[cfg(not(unix))]
+pub(crate) fn links(_metadata: &Metadata) -> u64 {
+    1
 }
 
 /// Returns the number of bytes allocated to the file.

@@ -93,3 +93,19 @@ pub(super) fn unlock_byte(_file: &File, _offset: u64) -> io::Result<()> {
 pub(super) fn is_byte_locked(_file: &File, _offset: u64) -> io::Result<bool> {
     Ok(false)
 }
+
+pub(super) fn is_mount_point(_path: &Path) -> bool {
+    false
+}
+
+pub(super) fn keeps_names(_directory: &Path, _file: &Metadata) -> Option<&'static str> {
+    None
+}
+
+pub(super) fn free_space(_path: &Path) -> Option<u64> {
+    None
+}
+
+pub(super) fn copy_attributes(_old: &File, _new: &File) -> io::Result<Option<String>> {
+    Ok(None)
+}

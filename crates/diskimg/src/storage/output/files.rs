@@ -35,6 +35,8 @@ pub(super) struct FileOutput {
     /// A spare file handle. [`publish`](Publish::publish) closes it so that it can open directories
     /// even if the companions have used up the process's limit of open files.
     spare: Option<File>,
+    /// The length of the image in bytes, as far as it is known.
+    expected_len: Option<u64>,
 }
 
 impl FileOutput {
@@ -53,7 +55,7 @@ impl FileOutput {
 
     /// Creates an output that writes to `sink`, with a path that the image may record.
     pub(super) fn to_sink(sink: Arc<dyn Sink>, path: Option<PathBuf>) -> Self {
-        Self::of(OutputFile { sink, path, staged: None, lock: None })
+        Self::of(OutputFile::to_sink(sink, path))
     }
 
     fn of(main: OutputFile) -> Self {
@@ -66,6 +68,7 @@ impl FileOutput {
             protected: Vec::new(),
             stale_temp_files: StaleTempFiles::default(),
             spare: None,
+            expected_len: None,
         }
     }
 
@@ -101,7 +104,10 @@ impl FileOutput {
         self.add(staged.concerning(&path)?.0)
     }
 
-    fn add(&mut self, part: OutputFile) -> Result<Arc<dyn Sink>> {
+    fn add(&mut self, mut part: OutputFile) -> Result<Arc<dyn Sink>> {
+        if let Some(len) = self.expected_len {
+            part.make_room(len)?;
+        }
         part.set_caching(self.caching)?;
         part.sink.set_allocation_hints(self.hints);
         let sink = Arc::clone(&part.sink);
@@ -132,6 +138,25 @@ impl Publish for FileOutput {
         }
     }
 
+    fn expect_len(&mut self, len: u64) -> Result<()> {
+        self.expected_len = Some(len);
+        self.main.make_room(len)?;
+        self.main.sink.set_allocation_hints(self.hints);
+        self.main.set_caching(self.caching)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        std::iter::once(&self.main).chain(&self.companions).filter_map(OutputFile::note).collect()
+    }
+
+    fn loss(&self) -> Option<String> {
+        let mut parts = std::iter::once(&self.main).chain(&self.companions);
+        let emptied =
+            |part: &&OutputFile| part.overwritten.as_ref().is_some_and(|o| o.is_emptied());
+        let note = parts.find(emptied)?.note()?;
+        Some(format!("{note}: its old content is lost, and it is incomplete"))
+    }
+
     fn protect(&mut self, files: &[HostFileId], why: &'static str) {
         self.protected.extend(files.iter().map(|&file| (file, why)));
     }
@@ -150,7 +175,7 @@ impl Publish for FileOutput {
 
     fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
         let path = self.resolve(name);
-        let path = destination(&path).concerning(&path)?;
+        let path = destination(&path).concerning(&path)?.path;
         self.claim(&path)?;
         match std::fs::metadata(&path) {
             Ok(metadata) if !metadata.is_file() && os::is_seekable(&metadata) => {

@@ -19,12 +19,15 @@
 //!
 //! Other places implement [`Publish`]: an upload that is completed, for example.
 //!
+//! An existing file that can be written but not replaced is overwritten (`overwrite.rs`).
+//!
 //! Devices, pipes and files opened [in place](Output::in_place) are written directly: a device has
 //! no directory in which a temporary file could be staged.
 
 mod error;
 mod files;
 mod output_file;
+mod overwrite;
 mod publish;
 mod rename;
 mod stale_temp_files;
@@ -66,7 +69,7 @@ pub enum Durability {
 
 impl Output {
     /// Creates an output that will be named `path`. An existing regular file is not changed until
-    /// [`commit`](Self::commit). Follows symbolic links. A device or a pipe is written directly;
+    /// [`commit`](Self::commit), unless it [cannot be replaced](Self::notes). Follows symbolic links. A device or a pipe is written directly;
     /// opening a pipe blocks until it has a reader.
     ///
     /// # Errors
@@ -149,6 +152,27 @@ impl Output {
     /// before anything is written.
     pub fn set_allocation_hints(&mut self, hints: AllocationHints) {
         self.place.set_allocation_hints(hints);
+    }
+
+    /// Announces how many bytes will be written at most. If there is no room for them besides an
+    /// existing file, but enough once that is removed, the existing file is
+    /// [overwritten](Self::notes). Must be called before anything is written.
+    ///
+    /// # Errors
+    /// Returns the underlying error if the existing file cannot be opened.
+    pub fn expect_len(&mut self, len: u64) -> Result<()> {
+        self.place.expect_len(len)
+    }
+
+    /// Returns a sentence about each existing file that cannot be replaced and is overwritten
+    /// instead, with the reason. After a failure, such a file is incomplete.
+    pub fn notes(&self) -> Vec<String> {
+        self.place.notes()
+    }
+
+    /// Returns what was lost if the operation fails now; see [`Publish::loss`].
+    pub(crate) fn loss(&self) -> Option<String> {
+        self.place.loss()
     }
 
     /// Prevents companions from replacing any of `files`. `why` is the error message. Does not

@@ -1,9 +1,10 @@
 //! One file of an output: staged as a temporary file, or written in place.
 
 use super::error::{Concerning, OutputError, Result};
+use super::overwrite::{Overwritten, obstacle, obstacle_of};
 use super::rename::Staged;
 use super::stale_temp_files::{StaleTempFiles, lock_new};
-use super::{Durability, directory_of, temporary_prefix};
+use super::{Durability, directory_of, existing_identity, temporary_prefix};
 use crate::storage::caching::Caching;
 use crate::storage::locking::{HeldLock, Lock, release, require_unlocked};
 use crate::storage::os::{self, FileLock};
@@ -23,6 +24,9 @@ pub(super) const TEMPORARY_SUFFIX: &str = ".diskimg-tmp";
 /// locked.
 const ATTEMPTS: u32 = 100;
 
+/// Why a file that is named by a file descriptor is not replaced.
+const OPEN_FILE: &str = "it is named by an open file descriptor, which would refer to the old file";
+
 /// Interval between attempts to open a pipe that has no reader yet.
 const PIPE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -36,6 +40,8 @@ pub(super) struct OutputFile {
     /// The lock on a file that is written in place.
     #[allow(dead_code, reason = "held until the output is dropped")]
     pub(super) lock: Option<InPlaceLock>,
+    /// The sink, if it is an existing file that cannot be replaced.
+    pub(super) overwritten: Option<Arc<Overwritten>>,
 }
 
 /// The lock on a file that is written in place.
@@ -43,6 +49,13 @@ pub(super) struct OutputFile {
 pub(super) struct InPlaceLock {
     file: File,
     _held: HeldLock,
+}
+
+impl InPlaceLock {
+    fn acquire(file: &File) -> io::Result<Self> {
+        let held = Lock::WRITE.acquire(file)?;
+        Ok(Self { file: file.try_clone()?, _held: held })
+    }
 }
 
 impl Drop for InPlaceLock {
@@ -69,64 +82,123 @@ impl OutputFile {
         stale_temp_files: &mut StaleTempFiles,
         stopped: &mut dyn FnMut() -> bool,
     ) -> io::Result<(Self, Option<File>)> {
-        let path = destination(path)?;
-        let mut stage = || {
-            let (part, spare) = Self::stage(path.clone(), path.clone(), stale_temp_files)?;
-            Ok((part, Some(spare)))
-        };
+        let destination = destination(path)?;
+        let path = destination.path;
+        if let Some(link) = destination.descriptor {
+            return Ok((Self::overwrite(path, existing(&link)?, OPEN_FILE.to_owned())?, None));
+        }
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
             }
-            Ok(metadata) if metadata.is_file() => stage(),
+            Ok(metadata) if metadata.is_file() => Self::stage(path.clone(), path, stale_temp_files),
             Ok(metadata) if os::is_seekable(&metadata) => Ok((Self::in_place(&path, false)?, None)),
             Ok(metadata) => {
                 let sink = Arc::new(PipeSink::new(open_pipe(&path, &metadata, stopped)?));
-                Ok((Self { sink, path: Some(path), staged: None, lock: None }, None))
+                Ok((Self::to_sink(sink, Some(path)), None))
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => stage(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Self::stage(path.clone(), path, stale_temp_files)
+            }
             Err(e) => Err(e),
         }
+    }
+
+    /// Creates an output that writes to `sink` directly.
+    pub(super) fn to_sink(sink: Arc<dyn Sink>, path: Option<PathBuf>) -> Self {
+        Self { sink, path, staged: None, lock: None, overwritten: None }
     }
 
     /// Creates a temporary file that will be renamed to `path`, with the mode and owner of `model`
     /// if that exists. Removes stale temporary files of the same path. Also returns a second handle
     /// of the file.
+    ///
+    /// If a file exists at `path` that cannot be replaced, opens it to overwrite it instead.
     pub(super) fn stage(
         path: PathBuf,
         model: PathBuf,
         stale_temp_files: &mut StaleTempFiles,
-    ) -> io::Result<(Self, File)> {
-        if std::fs::metadata(&path).is_ok() {
-            // Renaming over a file requires write permission only for its directory. Require it for
-            // the file as well, and that no other process uses the file.
-            let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            require_unlocked(&file, Lock::WRITE)?;
+    ) -> io::Result<(Self, Option<File>)> {
+        let old = match std::fs::metadata(&path) {
+            Ok(_) => Some(existing(&path)?),
+            Err(_) => None,
+        };
+        if let Some(old) = &old
+            && let Some(reason) = obstacle(&path, old)?
+        {
+            return Ok((Self::overwrite(path, old.try_clone()?, reason)?, None));
         }
         stale_temp_files.remove(&path);
-        let (opened, file, lock) = make_temporary(&path, &model)?;
+        let (opened, file, lock) = match (make_temporary(&path, &model), old.as_ref()) {
+            (Ok(made), _) => made,
+            (Err(e), Some(old)) if obstacle_of(&e).is_some() => {
+                let reason = obstacle_of(&e).unwrap_or_default();
+                return Ok((Self::overwrite(path, old.try_clone()?, reason)?, None));
+            }
+            (Err(e), _) => return Err(e),
+        };
+        if let Some(old) = &old
+            && let Some(lost) = os::copy_attributes(old, &opened)?
+        {
+            let reason = format!("a new file would lose {lost}");
+            return Ok((Self::overwrite(path, old.try_clone()?, reason)?, None));
+        }
         let second = opened.try_clone()?;
         let part = Self {
             sink: Arc::new(FileSink::new(opened, true)?),
             path: Some(path),
             staged: Some(Staging { file, lock, model }),
             lock: None,
+            overwritten: None,
         };
-        Ok((part, second))
+        Ok((part, Some(second)))
+    }
+
+    /// Locks an existing file, which will be overwritten for this reason.
+    fn overwrite(path: PathBuf, file: File, reason: String) -> io::Result<Self> {
+        let lock = InPlaceLock::acquire(&file)?;
+        let overwritten = Arc::new(Overwritten::new(file, reason)?);
+        Ok(Self {
+            sink: Arc::clone(&overwritten) as Arc<dyn Sink>,
+            path: Some(path),
+            staged: None,
+            lock: Some(lock),
+            overwritten: Some(overwritten),
+        })
+    }
+
+    /// Decides to overwrite the existing file if there is no room for a second one of `len` bytes,
+    /// but enough once the existing one is removed. Nothing may have been written yet.
+    pub(super) fn make_room(&mut self, len: u64) -> Result<()> {
+        let (Some(_), Some(path)) = (&self.staged, &self.path) else { return Ok(()) };
+        let Ok(old) = std::fs::metadata(path) else { return Ok(()) };
+        let old = os::allocated_bytes(&old).unwrap_or(0);
+        let Some(free) = os::free_space(directory_of(path)) else { return Ok(()) };
+        if free >= len || free.saturating_add(old) < len {
+            return Ok(());
+        }
+        let reason =
+            format!("there is no room for a second file: {len} bytes are needed, {free} are free");
+        let path = path.clone();
+        let overwrite = || Self::overwrite(path.clone(), existing(&path)?, reason);
+        *self = overwrite().concerning(&path)?;
+        Ok(())
+    }
+
+    /// Returns why the file is overwritten in place, if it cannot be replaced.
+    pub(super) fn note(&self) -> Option<String> {
+        let (path, overwritten) = (self.path.as_ref()?, self.overwritten.as_ref()?);
+        let reason = overwritten.reason();
+        Some(format!("{} was overwritten in place, because {reason}", path.display()))
     }
 
     /// Opens an existing file or device to overwrite it in place, and locks it. `zeroed` must be
     /// true only if it reads as zeros now.
     pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let held = Lock::WRITE.acquire(&file)?;
-        let lock = InPlaceLock { file: file.try_clone()?, _held: held };
-        Ok(Self {
-            sink: Arc::new(FileSink::new(file, zeroed)?),
-            path: Some(path.to_owned()),
-            staged: None,
-            lock: Some(lock),
-        })
+        let lock = Some(InPlaceLock::acquire(&file)?);
+        let sink = Arc::new(FileSink::new(file, zeroed)?);
+        Ok(Self { lock, ..Self::to_sink(sink, Some(path.to_owned())) })
     }
 
     pub(super) fn set_caching(&self, caching: Caching) -> Result<()> {
@@ -213,29 +285,62 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, File
     Err(io::Error::other(message))
 }
 
-/// Returns the path to write for `path`, with symbolic links resolved.
-pub(super) fn destination(path: &Path) -> io::Result<PathBuf> {
+/// Opens an existing file to write it or to replace it. Renaming over a file requires write
+/// permission only for its directory. Requires it for the file as well, and that no other process
+/// uses the file.
+fn existing(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    require_unlocked(&file, Lock::WRITE)?;
+    Ok(file)
+}
+
+/// A path to write, with symbolic links resolved.
+pub(super) struct Destination {
+    pub(super) path: PathBuf,
+    /// The link that names an open file, if it was reached through one and is a regular file.
+    pub(super) descriptor: Option<PathBuf>,
+}
+
+/// Returns the path to write for `path`.
+pub(super) fn destination(path: &Path) -> io::Result<Destination> {
     match std::fs::metadata(path) {
         // /dev/stdout may be a link to a pipe, whose target is not a path.
-        Ok(metadata) if !metadata.is_file() => Ok(path.to_owned()),
+        Ok(metadata) if !metadata.is_file() => {
+            Ok(Destination { path: path.to_owned(), descriptor: None })
+        }
         _ => follow_links(path),
     }
 }
 
 /// Follows symbolic links to the file that will be written, which need not exist.
-fn follow_links(path: &Path) -> io::Result<PathBuf> {
+fn follow_links(path: &Path) -> io::Result<Destination> {
     const MAX_LINKS: usize = 40; // Linux has the same limit.
     let mut path = path.to_owned();
+    let mut descriptor = None;
     for _ in 0..MAX_LINKS {
-        match std::fs::read_link(&path) {
-            Ok(target) => {
-                path = path.parent().unwrap_or(Path::new("")).join(target);
-            }
+        let Ok(target) = std::fs::read_link(&path) else {
             // Not a link or not existing: this is the path to write.
-            Err(_) => return Ok(path),
+            return Ok(Destination { path, descriptor });
+        };
+        let target = path.parent().unwrap_or(Path::new("")).join(target);
+        if names_open_files(directory_of(&path)) {
+            // The file may have been renamed or deleted.
+            let is_current = existing_identity(&target) == existing_identity(&path);
+            let named = if is_current { target.clone() } else { path.clone() };
+            descriptor = Some(path);
+            if !is_current {
+                return Ok(Destination { path: named, descriptor });
+            }
         }
+        path = target;
     }
     Err(io::Error::other("too many levels of symbolic links"))
+}
+
+/// Returns true for a directory in which the links to a process's open files are: proc_pid_fd(5).
+fn names_open_files(directory: &Path) -> bool {
+    let is_proc = |path: PathBuf| path.starts_with("/proc") && path.ends_with("fd");
+    directory.canonicalize().is_ok_and(is_proc)
 }
 
 fn open_pipe(

@@ -75,6 +75,29 @@ pub trait Publish: Send + Sync + Debug {
         let _ = hints;
     }
 
+    /// Announces how many bytes will be written at most, so that the place can decide before that
+    /// how it stores them. Called at most once, before anything is written. The default does
+    /// nothing.
+    ///
+    /// # Errors
+    /// Returns the underlying error if the place cannot be prepared.
+    fn expect_len(&mut self, len: u64) -> Result<()> {
+        let _ = len;
+        Ok(())
+    }
+
+    /// Returns what users should know about how the image is written, such as that an existing file
+    /// cannot be replaced and is overwritten.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Returns what was lost if the operation fails now: a sentence about an existing file whose
+    /// old content has been overwritten. `None` if existing files are unchanged.
+    fn loss(&self) -> Option<String> {
+        None
+    }
+
     /// Prevents companions from replacing any of `files`. `why` is the error message. Does not
     /// check the main file; that is the caller's responsibility.
     fn protect(&mut self, files: &[HostFileId], why: &'static str) {

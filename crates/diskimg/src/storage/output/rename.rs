@@ -17,7 +17,9 @@
 use super::error::{Concerning, OutputError, Result};
 use super::output_file::is_replaceable;
 use super::{Durability, directory_of, temporary_prefix};
-use crate::storage::sink::Sink;
+use crate::storage::locking::{Lock, require_unlocked};
+use crate::storage::sink::{FileSink, Sink};
+use crate::storage::source::{FileSource, Source};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -36,11 +38,50 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    fn publish(self) -> Result<()> {
-        let renamed = self.file.persist(&self.path).map_err(|e| e.error).concerning(&self.path);
+    /// Renames the file. If an existing file turns out to be impossible to replace, overwrites it.
+    fn publish(self, durability: Durability) -> Result<()> {
+        let published = match self.file.persist(&self.path) {
+            Ok(()) => Ok(()),
+            Err(e) if keeps_file(&e.error) && is_replaceable(&self.path).unwrap_or(false) => {
+                copy_over(&e.path, &self.path, durability)
+            }
+            Err(e) => Err(e.error),
+        };
         drop(self.locked);
-        renamed
+        published.concerning(&self.path)
     }
+}
+
+/// Returns true for the errors of renaming over a file that can perhaps be written: its directory or
+/// a security module keeps its name, or it became a mount point. What is known beforehand is in
+/// `overwrite.rs`.
+fn keeps_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{CrossesDevices, PermissionDenied, ResourceBusy};
+    matches!(error.kind(), PermissionDenied | ResourceBusy | CrossesDevices)
+}
+
+/// Overwrites the file at `path` with the complete file at `from`. Keeps holes.
+fn copy_over(from: &Path, path: &Path, durability: Durability) -> io::Result<()> {
+    const STEP: u64 = 1 << 20;
+    let source = FileSource::open(from)?;
+    let file = File::options().read(true).write(true).open(path)?;
+    require_unlocked(&file, Lock::WRITE)?;
+    file.set_len(0)?;
+    let sink = FileSink::new(file, true)?;
+    let mut buf = Vec::new();
+    let mut at = 0;
+    while at < source.len() {
+        let segment = source.segment_at(at)?;
+        let end = if segment.hole { segment.end } else { segment.end.min(at + STEP) };
+        if !segment.hole && !sink.copy_from(&source, at, at, end - at)? {
+            buf.resize((end - at) as usize, 0);
+            source.read_exact_at(&mut buf, at)?;
+            sink.write_all_at(&buf, at)?;
+        }
+        at = end;
+    }
+    sink.set_len(source.len())?;
+    if durability == Durability::Flushed { sink.flush() } else { Ok(()) }
 }
 
 /// Renames all files to their names. `main` is `None` if the main file was written in place.
@@ -100,13 +141,13 @@ impl Changes {
         for companion in companions {
             let path = companion.path.clone();
             self.move_aside(&path)?;
-            companion.publish()?;
+            companion.publish(self.durability)?;
             self.steps.push(Step::Published { path });
         }
         for (directory, path) in &directories {
             self.flush(directory).concerning(path)?;
         }
-        main.map_or(Ok(()), Staged::publish)
+        main.map_or(Ok(()), |main| main.publish(self.durability))
     }
 
     /// Renames the file at `path`, if one exists.

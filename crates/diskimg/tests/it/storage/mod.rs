@@ -7,3 +7,4 @@ mod mapped;
 mod output;
 mod places;
 mod remote;
+mod replacing;

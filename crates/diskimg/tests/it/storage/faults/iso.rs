@@ -41,7 +41,7 @@ fn build(faults: &Arc<FaultPlan>) -> (Result<()>, MemorySink) {
         plan.write(output, Durability::Flushed, &mut |_| Ok(()))
     };
     let outcome = write();
-    (outcome, Arc::try_unwrap(sink).expect("the sink is still in use").inner)
+    (outcome.map(drop), Arc::try_unwrap(sink).expect("the sink is still in use").inner)
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! Outputs that can be written but not replaced, as an unprivileged user and with mounts.
+
+use crate::support::diskimg;
+use std::process::Command;
+
+/// Runs a shell script in a new directory, in which `r.raw` is a raw disk of 1 MB, and in its own
+/// mount namespace. `$P` is the command, and `nobody` runs a command without privileges.
+fn script(text: &str) {
+    let dir = tempfile::Builder::new().permissions(mode(0o777)).tempdir().unwrap();
+    let prelude = "set -e; umask 0\n\
+        nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"; }\n\
+        same() { qemu-img compare -q -f raw \"$1\" \"$2\"; }\n\
+        noted() { \"$@\" 2>&1 | grep -q 'was overwritten in place'; }\n\
+        head -c 1000000 /dev/urandom > r.raw\n";
+    let out = Command::new("unshare")
+        .args(["-m", "sh", "-c", &format!("{prelude}{text}")])
+        .env("P", diskimg())
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+}
+
+fn mode(mode: u32) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
+#[test]
+#[ignore = "needs root: mounts a file system"]
+fn a_mount_point_is_overwritten() {
+    script(
+        ": > out; mount --bind out out\n\
+         noted $P convert --sandbox=require -O qcow2 r.raw out; same r.raw out\n\
+         noted $P convert -O vmdk -o subformat=monolithicFlat r.raw out; same r.raw out\n\
+         noted $P create -f qcow2 out 1M\n\
+         mkdir tree; echo text > tree/f; noted $P iso create -o out tree; $P iso ls out | grep f\n\
+         mkdir fs; : > volume; mount -t tmpfs none fs; : > fs/v; mount --bind volume fs/v\n\
+         mount -o remount,ro,bind fs; noted $P convert -O qcow2 r.raw fs/v; same r.raw volume",
+    );
+}
+
+#[test]
+#[ignore = "needs root: mounts a file system"]
+fn a_file_is_overwritten_where_a_second_one_has_no_room() {
+    script(
+        "mkdir fs; mount -t tmpfs -o size=3m none fs\n\
+         head -c 2000000 /dev/urandom > fs/x; head -c 2000000 /dev/urandom > big.raw\n\
+         noted $P convert -O qcow2 big.raw fs/x; same big.raw fs/x\n\
+         head -c 3300000 /dev/urandom > huge.raw\n\
+         ! $P convert -O qcow2 huge.raw fs/x; same big.raw fs/x\n\
+         rm fs/x; head -c 1000 r.raw > fs/x; ! noted $P convert -O qcow2 r.raw fs/x; same r.raw fs/x",
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_unprivileged_user_can_overwrite_files_of_others() {
+    script(
+        "mkdir -m 755 closed; : > closed/x; noted nobody $P convert -O qcow2 r.raw closed/x\n\
+         same r.raw closed/x; ! nobody $P convert -O qcow2 r.raw closed/new\n\
+         echo old > closed/y; ! nobody $P convert -O qcow2 -o cluster_size=3 r.raw closed/y\n\
+         grep -q old closed/y\n\
+         mkdir sticky; chmod 1777 sticky; : > sticky/x\n\
+         noted nobody $P convert -O qcow2 r.raw sticky/x; same r.raw sticky/x\n\
+         mkdir open; : > open/x; noted nobody $P convert -O qcow2 r.raw open/x; same r.raw open/x\n\
+         test $(stat -c %u open/x) = 0; ls -A open sticky closed | grep -q tmp && exit 1; true",
+    );
+}
+
+/// Programs that run qemu-img take any message for a failure.
+#[test]
+fn qemu_img_prints_no_notes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("r.raw"), [1; 4096]).unwrap();
+    std::fs::write(path("out"), "").unwrap();
+    std::fs::hard_link(path("out"), path("other")).unwrap();
+    std::os::unix::fs::symlink(diskimg(), path("qemu-img")).unwrap();
+    let mut command = Command::new(path("qemu-img"));
+    let args = ["convert", "-f", "raw", "-O", "qcow2", "r.raw", "out"];
+    let out = command.args(args).current_dir(dir.path()).output().unwrap();
+    assert!(out.status.success() && out.stderr.is_empty());
+}
