@@ -422,3 +422,28 @@ def test_an_output_that_cannot_be_read_again_is_not_verified(tmp_path: Path) -> 
     assert report.digests is not None and report.digests.files == ()
     with pytest.raises(ValueError, match="sha256, blake3"):
         diskimg.convert(tmp_path / "a.raw", io.BytesIO(), digest="md5")  # type: ignore[arg-type]
+
+
+def test_an_existing_qcow2_keeps_its_bytes_beyond_the_source(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.raw", tmp_path / "b.qcow2"
+    source.write_bytes(b"\1" * 5000)
+    diskimg.create(out, "1M")
+    report = diskimg.convert(source, out, src_format="raw", format="qcow2", in_place=True)
+    assert report.guest_bytes == 5000
+    before = out.stat().st_ino
+    source.write_bytes(b"\2" * 512)
+    diskimg.convert(source, out, src_format="raw", format="qcow2", in_place=True)
+    assert out.stat().st_ino == before
+    with diskimg.open(out) as image:
+        assert image.read_at(0, 5120) == b"\2" * 512 + b"\1" * (5000 - 512) + bytes(120)
+
+
+def test_a_file_that_cannot_be_replaced_is_overwritten(raw: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "b.qcow2", tmp_path / "c.qcow2"
+    out.write_bytes(b"old")
+    other.hardlink_to(out)
+    report = diskimg.convert(raw, out, src_format="raw", format="qcow2")
+    assert len(report.notes) == 1 and "hard links" in report.notes[0]
+    assert report.to_dict()["notes"] == list(report.notes)
+    assert diskimg.compare(out, other)
+    assert len(diskimg.create(other, "1M").notes) == 1

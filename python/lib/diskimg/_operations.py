@@ -88,7 +88,8 @@ def convert(
 
     A file ``dst`` appears under its name only when it is complete and on stable storage. After
     an exception, Ctrl-C or a full disk, an existing file of that name is unchanged. (Devices and
-    file objects, and files with ``in_place``, are written directly.) The bytes of the output
+    file objects, images with ``in_place``, and files that cannot be replaced, of which
+    `Report.notes` tells, are written directly.) The bytes of the output
     depend on the source, on the options and on whether the file system shares data between the
     two, but not on the number of threads.
 
@@ -142,8 +143,9 @@ def convert(
         rate_limit: Maximum number of bytes written per second.
         durable: Flush the output to stable storage before it gets its name.
         direct: Bypass the page cache for reading and writing (O_DIRECT).
-        in_place: Write to the existing file or device ``dst``, which must be large enough
-            (``qemu-img convert -n``).
+        in_place: Write into the existing image ``dst``, which must be large enough
+            (``qemu-img convert -n``). It keeps its options, snapshots, backing file, further
+            files and the data beyond the end of the source; enabled bitmaps record the writes.
         target_is_zero: With ``in_place``: assume that ``dst`` reads as zeros.
         secrets: Passwords and keys of the source by ID, as for `open`.
 

@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// Minimum run of zeros stored as a hole; 0: no holes (default: 4k)
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
-    /// Keep DST's size and options; a raw DST is overwritten in place
+    /// Write into the existing image DST, which keeps its size, options and snapshots
     #[arg(short = 'n', long)]
     no_create: bool,
     /// With -n: assume that DST reads as zeros
@@ -177,7 +177,7 @@ pub(crate) struct Job {
 pub(crate) enum Destination {
     /// A new file, or a device.
     New(PathBuf),
-    /// An existing image (`-n`): raw is overwritten in place, another format is replaced.
+    /// An existing image, into which the guest data is written (`-n`).
     Existing(PathBuf),
     /// Standard output.
     Stdout,

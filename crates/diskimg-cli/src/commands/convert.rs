@@ -7,6 +7,7 @@ use crate::output::progress::Meter;
 use crate::output::{self, Console, Program};
 use diskimg::{Convert, Digests, Format, Output, Report};
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
 /// Layouts of a VMDK for which qemu-img accepts `-c` but stores data uncompressed.
 const UNCOMPRESSED_BY_QEMU: [&str; 3] = ["", "monolithicSparse", "twoGbMaxExtentSparse"];
@@ -96,11 +97,25 @@ fn compresses(job: &Job, program: Program) -> bool {
 fn rules(job: &Job) -> Rules {
     let rules = Rules::new().allow_temp_files().allow_cpu_count();
     match &job.output {
-        Destination::New(path) | Destination::Existing(path) => {
-            rules.allow_create(path, &job.options)
-        }
+        Destination::New(path) => rules.allow_create(path, &job.options),
+        // Its extents or data file are written, and its backing file may be read.
+        Destination::Existing(path) => existing_files(job, path)
+            .iter()
+            .fold(rules.allow_create(path, &job.options).allow_read_all(), |rules, file| {
+                rules.allow_write(file)
+            }),
         Destination::Stdout => rules,
     }
+}
+
+/// Returns the files of an existing image, as far as it can be opened: the conversion reports any
+/// error.
+fn existing_files(job: &Job, path: &Path) -> Vec<PathBuf> {
+    let options = job.backing_options.clone().format(job.format).force_share(true);
+    let Ok(image) = options.open(path) else { return Vec::new() };
+    let top = image.layers().next();
+    let files = top.iter().flat_map(|layer| layer.files());
+    files.filter_map(|file| file.path()).map(Path::to_owned).collect()
 }
 
 /// Formats the output of `--digest`: one line for the guest data and one for each file written.

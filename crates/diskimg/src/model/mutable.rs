@@ -3,14 +3,15 @@
 use crate::error::Result;
 use crate::model::flat::Preallocation;
 use crate::model::image::Image;
+use crate::model::target::TargetSpec;
 use std::fmt::Debug;
 
 /// An image that is open for modification.
 ///
-/// A modification takes effect as a whole: if it fails, or the process is killed, or power is lost,
-/// the image is consistent, except that some space may be allocated without being used.
+/// If a modification fails, or the process is killed, or power is lost, the image is consistent,
+/// except that some space may be allocated without being used.
 pub(crate) trait MutableLayer: Send + Debug {
-    /// Changes the virtual size. Bytes beyond the old end read as zeros.
+    /// Changes the virtual size, as a whole or not at all. Bytes beyond the old end read as zeros.
     ///
     /// # Errors
     /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the image has a feature with which it
@@ -19,6 +20,27 @@ pub(crate) trait MutableLayer: Send + Debug {
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if the image is damaged;
     /// - [`Io`](crate::ErrorKind::Io) if reading or writing fails.
     fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()>;
+
+    /// Returns what guest data is written through, in place. Returns `None` if the format can only
+    /// be written as a whole.
+    ///
+    /// The [target](crate::model::target::Target) keeps everything that is not written: the backing
+    /// file, snapshots, bitmaps, space that was allocated in advance. Each guest byte is the old or
+    /// the new one if writing fails.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize). Nothing has been written then.
+    fn into_target(self: Box<Self>, request: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
+        let _ = request;
+        Ok(None)
+    }
+}
+
+/// How guest data is written into an existing image.
+#[derive(Debug)]
+pub(crate) struct WriteRequest {
+    /// Whether clusters are compressed.
+    pub(crate) compress: bool,
 }
 
 /// A new virtual size.

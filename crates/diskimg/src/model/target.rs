@@ -24,6 +24,7 @@ pub(crate) enum Allocate {
     },
     /// `len` bytes that are read from the backing file: any number of clusters, of which the last
     /// may be partial at the end of the disk. Only a target that preallocates needs space for them.
+    /// In an existing image, they become unallocated.
     Backed {
         /// Length in bytes.
         len: u64,
@@ -164,6 +165,16 @@ pub(crate) trait Target: Send + Debug {
     /// Returns [`Limit`](crate::ErrorKind::Limit) if a limit of the format is exceeded, and
     /// [`Io`](crate::ErrorKind::Io) if writing the target's tables fails.
     fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>>;
+
+    /// Tells the target that the data of all slots for guest bytes before `end` is written, so that
+    /// it may store metadata for them.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    fn settle(&mut self, end: u64) -> Result<()> {
+        let _ = end;
+        Ok(())
+    }
 
     /// Receives a digest of the disk's content as seen by the guest. Equal contents have equal
     /// digests if all data was read; data that is shared or copied by the kernel contributes its

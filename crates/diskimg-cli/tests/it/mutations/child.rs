@@ -88,11 +88,26 @@ fn commands(number: u64, opened: &str, structure: &Structure) -> Vec<CommandLine
     commands
 }
 
-/// Returns the command that changes the image, so it is the last one that is run on it. Not every
-/// original image can be resized.
+/// Returns the command that changes the image's size, so it is the last one that is run on it. Not
+/// every original image can be resized.
 fn resize(number: u64, opened: &str) -> CommandLine {
     let size = 1u64 << (number % 24);
     CommandLine { name: "resize", line: format!("resize -q {opened} +{size}k"), codes: &[] }
+}
+
+/// Returns the command that writes into the image, if its format is one of which images are modified
+/// in place.
+fn overwrite(opened: &str) -> Option<CommandLine> {
+    let format = ["qcow2", "vmdk"]
+        .into_iter()
+        .find(|&format| Path::new(opened).extension().is_some_and(|ending| ending == format))?;
+    let line = format!("convert -n -f raw -O {format} ../source {opened}");
+    Some(CommandLine { name: "convert -n", line, codes: &[] })
+}
+
+/// Returns what is written: data, zeros, and data that ends within a cluster.
+fn source() -> Vec<u8> {
+    [vec![5; 70_000], vec![0; 300_000], vec![6; 1500]].concat()
 }
 
 /// The message of the last panic of any thread.
@@ -109,6 +124,7 @@ fn a_child_runs_its_mutations() {
     let seed = std::fs::read("../seed").expect("reads");
     let structure = Structure::parse(&seed);
     let classes = structure.classes();
+    std::fs::write("../source", source()).expect("writes");
     let mut run = Runs { log: append("../log"), number: 0 };
     // The original image must pass. This also starts the signal handler's thread, so that it does
     // not count as a leak later.
@@ -120,8 +136,19 @@ fn a_child_runs_its_mutations() {
         let (image, _) = mutate(&seed, &structure, &classes, Rng::new(&task.name, number));
         std::fs::write(&task.name, image).expect("writes");
         run.number = number;
+        let mut check = None;
         for command in commands(number, &task.opened, &structure) {
-            run.command(&command);
+            let code = run.command(&command);
+            if command.name == "check" {
+                check = code.map(|code| (code, command));
+            }
+        }
+        if let Some(overwrite) = overwrite(&task.opened)
+            && run.command(&overwrite) == Some(0)
+            && let Some((0, check)) = check
+            && run.command(&check) != Some(0)
+        {
+            run.failure("convert -n", "a clean image is not clean afterwards");
         }
         run.command(&resize(number, &task.opened));
         if let Some(now) = leaked(before) {
@@ -196,8 +223,8 @@ impl Runs {
         }
     }
 
-    /// Runs a command and logs the result.
-    fn command(&mut self, command: &CommandLine) {
+    /// Runs a command and logs the result. Returns the exit code, unless it panicked.
+    fn command(&mut self, command: &CommandLine) -> Option<u8> {
         let mut line = format!("{} {}\t", self.number, command.name);
         self.write_log(&line);
         line.clear();
@@ -211,6 +238,7 @@ impl Runs {
         writeln!(line, "{shown}\t{ms:.1}\t{}", peak_memory()).expect("writes to a string");
         self.write_log(&line);
         self.check(command, code);
+        code
     }
 
     fn check(&mut self, command: &CommandLine, code: Option<u8>) {

@@ -8,6 +8,7 @@
 //!        │
 //!        ▼
 //!   a child process: info · check · map · convert (· iso ls · iso verify · iso extract)
+//!        │           · convert -n onto the image · resize
 //!        │            in process, for many numbers                               child.rs
 //!        ▼
 //!   exit code 0, or a documented one with a message; less than 64 MiB and two seconds;

@@ -27,11 +27,14 @@ const MAX_TABLE_ENTRIES: u32 = 1 << 27;
 /// The only defined bitmap type.
 const DIRTY_TRACKING: u8 = 1;
 
+/// Offset of the flags in a directory entry.
+const FLAGS_OFFSET: u64 = 12;
+
 /// Bits of a bitmap table entry that hold the host offset.
-const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 
 /// Bit of a bitmap table entry without offset: the cluster reads as all ones.
-const ALL_ONES: u64 = 1;
+pub(super) const ALL_ONES: u64 = 1;
 
 /// Bits of a bitmap table entry that must be zero.
 const RESERVED: u64 = 0xff00_0000_0000_01fe;
@@ -67,8 +70,10 @@ struct RawBitmap {
 pub(crate) struct Bitmap {
     name: String,
     /// Guest bytes per bit.
-    granularity: u64,
-    flags: Flags,
+    pub(super) granularity: u64,
+    pub(super) flags: Flags,
+    /// Host offset of the flags.
+    pub(super) flags_at: u64,
     /// The bitmap table, not yet validated against the file.
     pub(crate) table: Table,
 }
@@ -112,9 +117,10 @@ impl Bitmap {
         let mut bitmaps = Vec::new();
         let mut rest = bytes.as_slice();
         for _ in 0..directory.count {
+            let at = directory.offset + directory.bytes - to_u64(rest.len());
             let (bitmap, len) =
                 Self::parse(rest, cluster_size).map_err(|e| e.at(directory.offset))?;
-            bitmaps.push(bitmap);
+            bitmaps.push(Self { flags_at: at + FLAGS_OFFSET, ..bitmap });
             rest =
                 rest.get(len..).ok_or_else(|| corrupt("the last entry extends beyond its end"))?;
         }
@@ -147,7 +153,8 @@ impl Bitmap {
         let Some(flags) = Flags::from_bits(raw.flags.get()).filter(|_| is_valid) else {
             return Err(corrupt(format!("the entry of bitmap '{name}' is invalid: {raw:?}")));
         };
-        let bitmap = Self { name, granularity: 1 << raw.granularity_bits, flags, table };
+        let granularity = 1 << raw.granularity_bits;
+        let bitmap = Self { name, granularity, flags, flags_at: 0, table };
         Ok((bitmap, (size_of::<RawBitmap>() + name_size).next_multiple_of(8)))
     }
 }

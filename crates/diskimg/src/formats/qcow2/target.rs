@@ -466,3 +466,13 @@ impl UnitEncoder for ClusterEncoder {
         append_filled(len, fill, out)
     }
 }
+
+/// Returns an encoder for the clusters of an existing image.
+pub(super) fn cluster_encoder(codec: Codec) -> Box<dyn UnitEncoder> {
+    let encoder = match codec {
+        #[cfg(feature = "zstd")]
+        Codec::Zstd => Encoder::zstd(),
+        _ => Encoder::deflate_4k_window(),
+    };
+    Box::new(ClusterEncoder { passes: Some(codec), encoder })
+}

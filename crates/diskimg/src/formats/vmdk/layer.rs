@@ -4,9 +4,11 @@ use super::check::Findings;
 use super::descriptor::{Descriptor, NO_PARENT};
 use super::descriptor_source::DescriptorSource;
 use super::extent::{Layout, OpenExtents, VmdkExtent};
+use super::header::MAGIC;
 use super::parent::{self, Parent};
-use super::write;
-use crate::error::Result;
+use super::sparse::read_header;
+use super::{SECTOR, read, write};
+use crate::error::{Error, Result};
 use crate::model::extent::Extent;
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer, ParentReference};
@@ -44,6 +46,45 @@ impl Vmdk {
         let has_flat_extent = extents.list.iter().any(VmdkExtent::is_flat);
         let ignore_content_id = context.ignore_content_id;
         Ok(Self { descriptor, extents, parent, ignore_content_id, disk_layout, has_flat_extent })
+    }
+
+    pub(super) fn extents(&self) -> &[VmdkExtent] {
+        &self.extents.list
+    }
+
+    pub(super) fn content_id(&self) -> Option<u32> {
+        self.descriptor.cid
+    }
+
+    /// Returns true if unallocated grains are read from another disk.
+    pub(super) fn has_parent(&self) -> bool {
+        !matches!(self.parent, Parent::None)
+    }
+
+    /// Returns where the descriptor is in the first file, which has `len` bytes.
+    ///
+    /// # Errors
+    /// Returns [`Io`](crate::ErrorKind::Io) if the header cannot be read, and
+    /// [`Limit`](crate::ErrorKind::Limit) if the descriptor is too large.
+    pub(super) fn descriptor_range(&self, len: u64) -> Result<Range<u64>> {
+        /// The largest descriptor that is modified in bytes.
+        const MAX: u64 = 16 << 20;
+        let source = &*self.extents.files[0];
+        let mut magic = [0; 4];
+        read(source, &mut magic, 0, "VMDK header")?;
+        let range = match magic == MAGIC {
+            true => {
+                let header = read_header(source)?;
+                let start = header.descriptor_offset.saturating_mul(SECTOR);
+                start..start.saturating_add(header.descriptor_sectors.saturating_mul(SECTOR))
+            }
+            false => 0..len,
+        };
+        if range.end > len || range.end - range.start > MAX {
+            let message = "the descriptor is too large to be modified";
+            return Err(Error::limit(message).in_structure("VMDK descriptor"));
+        }
+        Ok(range)
     }
 
     /// Returns `createType` as QEMU reports it: a single compressed extent is a stream.

@@ -38,6 +38,7 @@ mod descriptor;
 #[cfg(feature = "inspect")]
 mod descriptor_rules;
 mod descriptor_source;
+mod edit;
 mod extent;
 mod extent_line;
 mod header;
@@ -84,7 +85,7 @@ pub(crate) static DRIVER: Driver = Driver {
     },
     require: None,
     create: write::create,
-    open_mutable: None,
+    open_mutable: Some(edit::open),
     // In the order in which `qemu-img create -o help` lists them.
     options: &[
         OptionSpec::new("size", OptionKind::Size, "Virtual disk size"),

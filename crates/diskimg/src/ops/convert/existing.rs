@@ -1,32 +1,223 @@
 //! Converts into an existing file or device (`-n`).
 
 use super::input::Input;
+use super::run::Prepared;
 use super::{Report, SECTOR, Settings, Sparse};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
+use crate::model::mutable::WriteRequest;
+use crate::model::target::TargetSpec;
 use crate::open::OpenOptions;
+use crate::open::driver::OpenMutable;
+use crate::open::external_files::StandIn;
+use crate::ops::new_image::{open_backing, refuse_own_backing, take_backing};
 use crate::remedy::Remedy;
+use crate::storage::caching::Caching;
+use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
-use crate::storage::output::Output;
+use crate::storage::output::{Durability, Output, OutputError, Publish};
+use crate::storage::sink::Sink;
 use crate::storage::source::{FileSource, Source};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Runs a conversion into the existing file or device at `path`.
-pub(super) fn run(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
-    if settings.backing.is_some() {
-        return Err(Error::invalid("an existing target keeps its own backing file")
-            .in_file(path)
-            .with_remedy(Remedy::WriteNewImage));
-    }
+pub(super) fn run(mut settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
+    take_backing(&mut settings.options, &mut settings.backing);
     if settings.format.driver().appliance.is_some() {
         let message = format!("existing {} files cannot be rewritten", settings.format);
         return Err(Error::invalid(message).in_file(path).with_remedy(Remedy::WriteNewImage));
     }
     if settings.format == Format::default() {
-        overwrite(settings, input, path)
-    } else {
-        rewrite(settings, input, path)
+        refuse_backing(&settings, path)?;
+        return overwrite(settings, input, path);
+    }
+    if let Some(open) = settings.format.driver().open_mutable {
+        let storage = FileStorage::open(path)
+            .map_err(|e| Error::io("cannot open the existing target", e).in_file(path))?;
+        let name = path.display().to_string();
+        if let Some(existing) = Existing::open(&settings, &input, open, Arc::new(storage), name)? {
+            return modify(settings, input, existing);
+        }
+    }
+    refuse_backing(&settings, path)?;
+    rewrite(settings, input, path)
+}
+
+/// Runs a conversion into existing `storage`. Errors refer to the image as `name`.
+pub(super) fn run_on(
+    mut settings: Settings<'_>,
+    input: Input,
+    storage: Arc<dyn Storage>,
+    name: String,
+) -> Result<Report> {
+    take_backing(&mut settings.options, &mut settings.backing);
+    let path = PathBuf::from(&name);
+    if settings.format == Format::default() {
+        refuse_backing(&settings, &path)?;
+        let size = storage.len();
+        require_room(input.size(), size, &path)?;
+        return settings.run(input, Output::to_sink(storage).named(name), Some(size));
+    }
+    let existing = match settings.format.driver().open_mutable {
+        Some(open) => Existing::open(&settings, &input, open, storage, name)?,
+        None => None,
+    };
+    match existing {
+        Some(existing) => modify(settings, input, existing),
+        None => Err(Error::unsupported("an image of this kind can only be written as a whole")
+            .in_file(path)
+            .with_remedy(Remedy::WriteNewImage)),
+    }
+}
+
+/// # Errors
+/// Returns [`Invalid`](crate::ErrorKind::Invalid) if there is a backing file to compare with.
+fn refuse_backing(settings: &Settings<'_>, path: &Path) -> Result<()> {
+    if settings.backing.is_none() {
+        return Ok(());
+    }
+    Err(Error::invalid("the existing target has no backing file")
+        .in_file(path)
+        .with_remedy(Remedy::WriteNewImage))
+}
+
+/// An existing image that is open for modification.
+struct Existing {
+    storage: Arc<dyn Storage>,
+    name: String,
+    options: OpenOptions,
+    /// The image without its backing file.
+    image: Image,
+    spec: Box<dyn TargetSpec>,
+}
+
+impl Existing {
+    /// Opens and locks the image. Returns `None` if it can only be rewritten as a whole.
+    fn open(
+        settings: &Settings<'_>,
+        input: &Input,
+        open: OpenMutable,
+        storage: Arc<dyn Storage>,
+        name: String,
+    ) -> Result<Option<Self>> {
+        let path = PathBuf::from(&name);
+        let outcome = || {
+            storage.lock(Lock::WRITE).map_err(|e| Error::io("cannot lock it", e))?;
+            // Locked above; the files that it names are locked when they are opened to write.
+            let options = settings.backing_options.clone().format(settings.format);
+            let options = options.snapshot(None).disk(None).metadata_only(false).force_share(true);
+            let source: Arc<dyn Source> = storage.clone();
+            let image = options.clone().alone().open_source(source, &*name)?;
+            if image.identities().any(|file| input.identities().any(|own| own == file)) {
+                let message = "a file of the existing target is one of the source's own files";
+                return Err(Error::refused(message));
+            }
+            let layer = options.open_mutable(storage.clone(), open)?;
+            let request = WriteRequest { compress: settings.compress };
+            let Some(spec) = layer.into_target(&request)? else { return Ok(None) };
+            Ok(Some(Self { storage, name, options, image, spec }))
+        };
+        outcome().map_err(|e: Error| e.in_file(path))
+    }
+
+    /// Appends to the input the data that follows it in the last cluster that it fills in part.
+    fn append_rest(&self, input: &mut Input) -> Result<()> {
+        // The last sector of the source is padded with zeros, as qemu-img does.
+        let size = self.image.size();
+        let from = input.size().next_multiple_of(SECTOR).min(size);
+        let end = from.next_multiple_of(self.spec.quantum()).min(size);
+        if from < end {
+            // The data may be in a backing file.
+            let source: Arc<dyn Source> = self.storage.clone();
+            let whole = self.options.open_source(source, &*self.name)?;
+            input.push(whole, from..end)?;
+        }
+        input.pad_to(end);
+        Ok(())
+    }
+}
+
+/// Writes into an existing image.
+fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Report> {
+    let path = PathBuf::from(&existing.name);
+    require_room(input.size(), existing.image.size(), &path)?;
+    let parent = existing.image.layers().next().and_then(|layer| layer.parent());
+    if parent.is_none() {
+        refuse_backing(&settings, &path)?;
+    }
+    let output = Output::to_place(Box::new(ModifiedImage {
+        storage: Arc::clone(&existing.storage),
+        path: existing.storage.path().map(Path::to_owned),
+        files: existing.image.layers().flat_map(|layer| layer.files()).cloned().collect(),
+    }))
+    .named(&*existing.name);
+    settings.run_prepared(input, output, |settings, input, output| {
+        settings.prepare_existing(input)?;
+        let len = input.size();
+        existing.append_rest(input)?;
+        let backing = match &mut settings.backing {
+            Some(backing) => {
+                let image = open_backing(backing, output.path(), &settings.backing_options)?;
+                refuse_own_backing(output.path(), &image)?;
+                Some(image)
+            }
+            None => None,
+        };
+        Ok(Prepared { spec: existing.spec, backing, existing: Some(len) })
+    })
+}
+
+/// An image that is modified in place.
+#[derive(Debug)]
+struct ModifiedImage {
+    storage: Arc<dyn Storage>,
+    path: Option<PathBuf>,
+    /// All files of the image, the main one first.
+    files: Vec<Arc<dyn Source>>,
+}
+
+impl Publish for ModifiedImage {
+    fn sink(&self) -> Arc<dyn Sink> {
+        self.storage.clone()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    fn set_caching(&mut self, caching: Caching) -> std::result::Result<(), OutputError> {
+        let set = self.storage.set_caching(caching);
+        set.map_err(|e| OutputError::new(self.path.clone(), e))
+    }
+
+    fn require_readable(&self) -> std::result::Result<(), OutputError> {
+        if self.files.iter().all(|file| file.path().is_some()) {
+            return Ok(());
+        }
+        let message = "storage without a path cannot be opened again";
+        Err(OutputError::new(None, std::io::Error::new(std::io::ErrorKind::Unsupported, message)))
+    }
+
+    fn read_back(&self) -> std::result::Result<Vec<StandIn>, OutputError> {
+        let open = |file: &Arc<dyn Source>| {
+            let path = file.path().unwrap_or(Path::new("")).to_owned();
+            match FileSource::open(&path) {
+                Ok(file) => Ok((path, Arc::new(file) as Arc<dyn Source>)),
+                Err(e) => Err(OutputError::new(Some(path), e)),
+            }
+        };
+        self.files.iter().map(open).collect()
+    }
+
+    /// Does nothing: the target has flushed what it wrote.
+    fn flush(&self, _: Durability) -> std::result::Result<(), OutputError> {
+        Ok(())
+    }
+
+    fn publish(self: Box<Self>, _: Durability) -> std::result::Result<(), OutputError> {
+        Ok(())
     }
 }
 

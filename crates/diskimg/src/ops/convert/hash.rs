@@ -144,13 +144,23 @@ impl State {
 #[derive(Debug)]
 pub(super) struct GuestHash<'a> {
     input: &'a Input,
+    /// How many bytes remain to be hashed.
+    left: u64,
     state: State,
     buf: Vec<u8>,
 }
 
 impl<'a> GuestHash<'a> {
-    pub(super) fn new(algorithm: DigestAlgorithm, input: &'a Input) -> Self {
-        Self { input, state: State::new(algorithm), buf: Vec::new() }
+    /// Creates a hash of the first `len` bytes of the input.
+    pub(super) fn new(algorithm: DigestAlgorithm, input: &'a Input, len: u64) -> Self {
+        Self { input, left: len, state: State::new(algorithm), buf: Vec::new() }
+    }
+
+    /// Returns how many of the next `len` bytes are hashed.
+    fn take(&mut self, len: u64) -> u64 {
+        let taken = len.min(self.left);
+        self.left -= taken;
+        taken
     }
 
     /// Hashes the next task's bytes. `tick` is called every [`STEP`] bytes of known zeros; its
@@ -162,14 +172,16 @@ impl<'a> GuestHash<'a> {
     ) -> Result<()> {
         self.zeros(&task.zeros, tick)?;
         if let [TaskRun::Offloaded(range, origin)] = &*task.runs {
-            return self.unread(range.end - range.start, origin);
+            let len = self.take(range.end - range.start);
+            return self.unread(len, origin);
         }
-        self.state.update(&task.buffers.guest);
+        let len = self.take(task.buffers.guest.len() as u64) as usize;
+        self.state.update(&task.buffers.guest[..len]);
         Ok(())
     }
 
     fn zeros(&mut self, range: &Range<u64>, tick: &dyn Fn() -> Result<()>) -> Result<()> {
-        let mut left = range.end - range.start;
+        let mut left = self.take(range.end - range.start);
         while left > 0 {
             if left.is_multiple_of(STEP) {
                 tick()?;
@@ -267,12 +279,12 @@ mod tests {
             ticks.set(ticks.get() + 1);
             Ok(())
         };
-        let mut hash = GuestHash::new(DigestAlgorithm::Blake3, &input);
+        let mut hash = GuestHash::new(DigestAlgorithm::Blake3, &input, u64::MAX);
         let len = 2 * STEP + 1000;
         hash.zeros(&(0..len), &tick).expect("hashes");
         assert_eq!(ticks.get(), 2);
         assert_eq!(hash.finish(), blake3::hash(&vec![0; len as usize]).to_hex().as_str());
-        let mut hash = GuestHash::new(DigestAlgorithm::Blake3, &input);
+        let mut hash = GuestHash::new(DigestAlgorithm::Blake3, &input, u64::MAX);
         hash.zeros(&(0..len), &|| Err(Error::cancelled())).expect_err("cancelled");
     }
 }

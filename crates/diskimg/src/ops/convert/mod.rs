@@ -38,11 +38,13 @@ use crate::model::options::Options;
 use crate::open::{OpenOptions, local_path};
 use crate::ops::progress::{Callback, report};
 use crate::storage::caching::Caching;
+use crate::storage::edit::Storage;
 use crate::storage::output::{Durability, Output};
 use run::refuse_own_files;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use hash::{DigestAlgorithm, Digests, FileDigest};
 pub use share::Reflink;
@@ -130,7 +132,7 @@ struct Settings<'a> {
 #[non_exhaustive]
 pub struct Report {
     /// Size of the disk in guest bytes. Of several concatenated disks it is the sum, including the
-    /// gaps between them.
+    /// gaps between them. If an existing image is written in place, the size of the source.
     pub guest_bytes: u64,
     /// Bytes of guest data written to the output, after encoding.
     pub stored_bytes: u64,
@@ -400,21 +402,43 @@ impl<'a> Convert<'a> {
         self.settings.run(input, output, None)
     }
 
-    /// Converts into an existing file or device that is large enough. Its data beyond the size of
-    /// the source is kept.
+    /// Converts into an existing image that is large enough. Its data beyond the size of the source
+    /// is kept, and so are its options, snapshots, backing file, data file and extents; bitmaps
+    /// record what is written. Create options are ignored.
     ///
-    /// A raw target is overwritten in place. An image of another format is rewritten with the
-    /// create options it was made with.
+    /// The guest data is written in place. After a failure, the image is consistent, and each guest
+    /// byte is the old or the new one. A stream-optimized VMDK cannot be written in place and is
+    /// replaced by a new one with the same options.
+    ///
+    /// With [`backing`](Self::backing), which must have the same content as the target's backing
+    /// file, what is the same in both becomes unallocated. The files that the target names are
+    /// opened as [`backing_options`](Self::backing_options) say.
     ///
     /// # Errors
     /// As [`run`](Self::run), and [`Invalid`](crate::ErrorKind::Invalid) if the target is too
-    /// small.
+    /// small, [`Corrupt`](crate::ErrorKind::Corrupt) if it is damaged, and
+    /// [`Locked`](crate::ErrorKind::Locked) if another process uses it.
     pub fn run_existing(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         let input = self.settings.join(self.images)?;
         refuse_own_files(&input, &path)?;
         existing::run(self.settings, input, &path)
+    }
+
+    /// Converts into an existing image in any storage; see [`run_existing`](Self::run_existing).
+    /// Errors refer to the image as `name`.
+    ///
+    /// # Errors
+    /// As [`run_existing`](Self::run_existing), and
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the image can only be written as a whole.
+    pub fn run_existing_on(
+        self,
+        storage: Arc<dyn Storage>,
+        name: impl Into<String>,
+    ) -> Result<Report> {
+        let input = self.settings.join(self.images)?;
+        existing::run_on(self.settings, input, storage, name.into())
     }
 
     /// Converts into an [`Output`] that the caller provides.

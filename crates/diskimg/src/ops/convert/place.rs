@@ -8,16 +8,28 @@ use crate::error::{Error, Result};
 use crate::model::extent::HostOffset;
 use crate::model::target::{Allocate, Slot, Target};
 use crate::ops::progress::{Callback, report};
+use crate::storage::lock;
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
+use std::sync::Mutex;
 
 /// Bytes of zeros placed in one call, a multiple of every cluster size.
 const ZEROS_PER_CALL: u64 = 8 << 30;
+
+/// The same for an existing target, which may have a table entry for every cluster.
+const ZEROS_PER_CALL_IF_EXISTING: u64 = 1 << 30;
 
 /// The part of a conversion that runs in guest order.
 pub(super) struct Placer<'a> {
     pub(super) target: &'a mut dyn Target,
     /// Whether the target has a backing file. Known zeros between tasks are zero in it too.
     pub(super) overlay: bool,
+    /// Whether the target is an existing image.
+    pub(super) existing: bool,
+    /// Whether the target is known to read as zeros, so that zeros are not placed.
+    pub(super) is_zero: bool,
+    /// The tasks that are placed and not yet written.
+    pub(super) in_flight: &'a InFlight,
     /// Size of the disk in bytes, for progress.
     pub(super) total: u64,
     /// Bytes handed to the workers for writing so far.
@@ -28,6 +40,26 @@ pub(super) struct Placer<'a> {
     pub(super) hash: Option<GuestHash<'a>>,
     pub(super) throttle: Throttle,
     pub(super) progress: Option<Callback<'a>>,
+}
+
+/// The tasks that are placed and not yet written, by the guest offset at which they start.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(Mutex<BTreeSet<u64>>);
+
+impl InFlight {
+    fn add(&self, start: u64) {
+        lock(&self.0).insert(start);
+    }
+
+    /// Returns the guest offset before which everything is written of what was placed before `at`.
+    fn written_before(&self, at: u64) -> u64 {
+        lock(&self.0).first().map_or(at, |&first| first.min(at))
+    }
+
+    /// Removes a task that is written.
+    pub(super) fn remove(&self, start: u64) {
+        lock(&self.0).remove(&start);
+    }
 }
 
 impl Placer<'_> {
@@ -46,6 +78,7 @@ impl Placer<'_> {
             let (progress, done, total) = (self.progress, task.zeros.start, self.total);
             hash.update(&task, &|| report(progress, done, total))?;
         }
+        self.in_flight.add(task.range.start);
         if self.overlay {
             self.place_backed(task.zeros.clone())?;
         } else {
@@ -69,6 +102,7 @@ impl Placer<'_> {
             }
         }
         self.digest = self.digest.wrapping_add(task.digest);
+        self.target.settle(self.in_flight.written_before(task.end()))?;
         self.report_progress(task.end())?;
         while let Some(delay) = self.throttle.delay(self.stored) {
             std::thread::sleep(delay);
@@ -77,29 +111,46 @@ impl Placer<'_> {
         Ok(ControlFlow::Continue(Placed { task, writes }))
     }
 
+    /// Places a range that reads as the backing file.
+    fn place_backed(&mut self, range: Range<u64>) -> Result<()> {
+        self.step_through(range, |target, at, len| {
+            if target.place(at, Allocate::Backed { len })?.is_some() {
+                let message = "the target returned a slot for unallocated clusters";
+                return Err(Error::invalid(message));
+            }
+            Ok(())
+        })
+    }
+
     fn place_zeros(&mut self, range: Range<u64>) -> Result<()> {
-        if range.is_empty() {
+        if self.is_zero {
             return Ok(());
         }
-        let mut at = range.start;
-        while at < range.end {
-            // To a pipe every zero is written, so the caller must be able to cancel.
-            let len = (range.end - at).min(ZEROS_PER_CALL);
-            if self.target.place(at, Allocate::Zero { len })?.is_some() {
+        self.step_through(range, |target, at, len| {
+            if target.place(at, Allocate::Zero { len })?.is_some() {
                 // A target writes zeros itself if they must be written.
                 return Err(Error::invalid("the target returned a slot for zeros"));
             }
-            at += len;
-            self.report_progress(at)?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    /// Places a range that reads as the backing file.
-    fn place_backed(&mut self, range: Range<u64>) -> Result<()> {
-        let len = range.end - range.start;
-        if len > 0 && self.target.place(range.start, Allocate::Backed { len })?.is_some() {
-            return Err(Error::invalid("the target returned a slot for unallocated clusters"));
+    /// Calls `step` for parts of a range, with their start and length, between which the target may
+    /// store tables and the caller may cancel.
+    fn step_through(
+        &mut self,
+        range: Range<u64>,
+        mut step: impl FnMut(&mut dyn Target, u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        let max = if self.existing { ZEROS_PER_CALL_IF_EXISTING } else { ZEROS_PER_CALL };
+        let mut at = range.start;
+        while at < range.end {
+            // To a pipe every zero is written, so the caller must be able to cancel.
+            let len = (range.end - at).min(max);
+            step(&mut *self.target, at, len)?;
+            at += len;
+            self.target.settle(self.in_flight.written_before(at))?;
+            self.report_progress(at)?;
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ pub(super) fn verify(
     if settings.format.driver().appliance.is_none() {
         let image = options.open_source(main, name)?;
         let image = if let Some(backing) = backing { image.over(backing) } else { image };
-        return compare(settings, input, 0..input.size(), &image, done);
+        return compare(settings, input, 0..done.guest_bytes, &image, done);
     }
     for (number, range) in (1..).zip(input.disks(1)?) {
         let options = options.clone().disk(format!("{number}"));

@@ -26,6 +26,17 @@ use std::sync::{Arc, Mutex};
 
 const OWN_FILE: &str = "the output is one of the source's own files";
 
+/// What a conversion writes to.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) spec: Box<dyn TargetSpec>,
+    /// The image that the source is compared with.
+    pub(super) backing: Option<Image>,
+    /// For an existing image: the length of the source in bytes. The rest of the input is the data
+    /// that follows it in the image.
+    pub(super) existing: Option<u64>,
+}
+
 impl Settings<'_> {
     /// Concatenates the images: at sector boundaries as qemu-img does, or at the alignment that an
     /// appliance format requires of its disks.
@@ -36,23 +47,31 @@ impl Settings<'_> {
 
     /// Runs the conversion. `size` is that of an existing target, whose data beyond the end of the
     /// source is kept; without it the new disk has the size of the source.
-    pub(super) fn run(
+    pub(super) fn run(self, input: Input, output: Output, size: Option<u64>) -> Result<Report> {
+        self.run_prepared(input, output, |settings, input, output| {
+            let (spec, backing) = settings.prepare(input, output, size)?;
+            settings.expect_len(input, &*spec, output)?;
+            Ok(Prepared { spec, backing, existing: None })
+        })
+    }
+
+    /// Runs the conversion into what `prepare` returns.
+    pub(super) fn run_prepared(
         mut self,
         mut input: Input,
         mut output: Output,
-        size: Option<u64>,
+        prepare: impl FnOnce(&mut Self, &mut Input, &mut Output) -> Result<Prepared>,
     ) -> Result<Report> {
         let name = output.name();
         output.set_caching(self.caching).map_err(|e| {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;
         let incomplete = |e| Error::output("cannot complete the output", e);
-        let outcome = self.prepare(&mut input, &mut output, size).and_then(|(spec, backing)| {
-            self.expect_len(&input, &*spec, &mut output)?;
-            let target = spec.start(&mut output)?;
-            let mut done = self.transfer(&input, &*spec, target, &output, backing.as_ref())?;
+        let outcome = prepare(&mut self, &mut input, &mut output).and_then(|prepared| {
+            let target = prepared.spec.start(&mut output)?;
+            let mut done = self.transfer(&input, &prepared, target, &output)?;
             output.flush(self.durability).map_err(incomplete)?;
-            self.read_back(&input, &output, backing.as_ref(), &mut done)?;
+            self.read_back(&input, &output, &prepared, &mut done)?;
             // The last opportunity to cancel.
             report(self.progress, input.size(), input.size())?;
             done.notes = output.notes();
@@ -122,7 +141,7 @@ impl Settings<'_> {
         &self,
         input: &Input,
         output: &Output,
-        backing: Option<&Image>,
+        prepared: &Prepared,
         done: &mut Report,
     ) -> Result<()> {
         // Output to a pipe has a digest of the guest's bytes, but no file that could be read back.
@@ -133,7 +152,7 @@ impl Settings<'_> {
             .read_back()
             .map_err(|e| Error::output("cannot reopen the output to read it back", e))?;
         if self.verify {
-            read_back::verify(self, input, &files, backing, done)?;
+            read_back::verify(self, input, &files, prepared.backing.as_ref(), done)?;
             done.verified = true;
         }
         if let Some(digests) = &mut done.digests {
@@ -141,6 +160,20 @@ impl Settings<'_> {
             digests.files = hash::of_files(digests.algorithm, files, &tick)?;
         }
         Ok(())
+    }
+
+    /// Prepares what concerns the source and an existing image, whose options are kept.
+    pub(super) fn prepare_existing(&mut self, input: &Input) -> Result<()> {
+        self.sparse = self.sparse.normalized()?;
+        self.options.check(self.format.driver().options)?;
+        self.verify_source(input)
+    }
+
+    fn verify_source(&self, input: &Input) -> Result<()> {
+        match self.verify_manifest {
+            true => input.verify_manifests(&mut || report(self.progress, 0, input.size())),
+            false => Ok(()),
+        }
     }
 
     /// Specifies the target and opens its backing file.
@@ -155,9 +188,7 @@ impl Settings<'_> {
             let cannot_verify = |e| Error::output("the output cannot be verified", e);
             output.require_readable().map_err(cannot_verify)?;
         }
-        if self.verify_manifest {
-            input.verify_manifests(&mut || report(self.progress, 0, input.size()))?;
-        }
+        self.verify_source(input)?;
         let driver = self.format.driver();
         if let Some(require) = driver.require {
             if input.images() > 1 {
@@ -301,11 +332,12 @@ impl Settings<'_> {
     fn transfer(
         &self,
         input: &Input,
-        spec: &dyn TargetSpec,
+        prepared: &Prepared,
         mut target: Box<dyn Target>,
         output: &Output,
-        backing: Option<&Image>,
     ) -> Result<Report> {
+        let (spec, backing) = (&*prepared.spec, prepared.backing.as_ref());
+        let source_len = prepared.existing.unwrap_or(input.size());
         let salvaged = salvage::SalvageLog::new(self.salvage);
         let workers = self.threads.unwrap_or_else(pipeline::default_threads);
         let threads = pipeline::Threads {
@@ -316,6 +348,7 @@ impl Settings<'_> {
         let sharing = self.sharing(verbatim, input, spec, &*target)?;
         let (mut plan, encoding) =
             self.encoding(input, backing, spec, &salvaged, &sharing, threads.workers);
+        let in_flight = place::InFlight::default();
         let named = |sink: &Arc<dyn Sink>| transfer::OutputFile {
             sink: Arc::clone(sink),
             path: output.path_of(sink).map(Path::to_owned),
@@ -324,9 +357,14 @@ impl Settings<'_> {
             encoding,
             shared: AtomicU64::new(0),
             files: target.files().iter().map(named).collect(),
+            in_flight: &in_flight,
             sequential: spec.sequential() || target.files().iter().any(|f| f.is_sequential()),
         };
-        let mut placer = self.placer(input, &mut *target, backing.is_some());
+        let mut placer = self.placer(input, &mut *target, backing.is_some(), &in_flight);
+        placer.existing = prepared.existing.is_some();
+        placer.is_zero = prepared.existing.is_some() && self.target_is_zero;
+        placer.hash =
+            self.digest.map(|algorithm| hash::GuestHash::new(algorithm, input, source_len));
         placer.report_progress(0)?;
         let lookahead = lookahead::Lookahead::new(input);
         std::thread::scope(|scope| {
@@ -354,7 +392,7 @@ impl Settings<'_> {
         target.take_digest(digest);
         target.finish()?;
         Ok(Report {
-            guest_bytes: input.size(),
+            guest_bytes: source_len,
             stored_bytes,
             shared_bytes,
             passed_bytes,
@@ -372,6 +410,7 @@ impl Settings<'_> {
         input: &'p Input,
         target: &'p mut dyn Target,
         overlay: bool,
+        in_flight: &'p place::InFlight,
     ) -> place::Placer<'p>
     where
         Self: 'p,
@@ -379,10 +418,13 @@ impl Settings<'_> {
         place::Placer {
             target,
             overlay,
+            existing: false,
+            is_zero: false,
+            in_flight,
             total: input.size(),
             stored: 0,
             digest: 0,
-            hash: self.digest.map(|algorithm| hash::GuestHash::new(algorithm, input)),
+            hash: None,
             throttle: throttle::Throttle::new(self.rate_limit),
             progress: self.progress,
         }

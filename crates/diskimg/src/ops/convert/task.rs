@@ -94,6 +94,7 @@ impl EncodedTask {
 pub(super) fn push_run(runs: &mut Vec<TaskRun>, run: TaskRun) {
     match (runs.last_mut(), &run) {
         (Some(TaskRun::Zero(last)), TaskRun::Zero(next))
+        | (Some(TaskRun::Same(last)), TaskRun::Same(next))
         | (Some(TaskRun::Stored(last)), TaskRun::Stored(next))
         | (Some(TaskRun::Same(last)), TaskRun::Same(next))
             if last.end == next.start =>

@@ -3,6 +3,7 @@
 //! A conversion that is cut into parts, whose tasks are encoded independently, in any order and
 //! without an output, and then placed in guest order, writes the same bytes as a single run.
 
+use super::place::InFlight;
 use super::run::refuse_own_files;
 use super::salvage::SalvageLog;
 use super::share::Sharing;
@@ -128,13 +129,15 @@ fn run_in_parts(
     let (salvaged, sharing) = (SalvageLog::new(false), Sharing::none());
     let (_, encoding) = settings.encoding(&input, None, &*spec, &salvaged, &sharing, 0);
     let file = |sink: &Arc<_>| OutputFile { sink: Arc::clone(sink), path: None };
+    let in_flight = InFlight::default();
     let job = Transfer {
         encoding,
         shared: AtomicU64::new(0),
         files: started.files().iter().map(file).collect(),
         sequential: true,
+        in_flight: &in_flight,
     };
-    let mut placer = settings.placer(&input, &mut *started, false);
+    let mut placer = settings.placer(&input, &mut *started, false, &in_flight);
     let mut worker = job.worker();
     for task in parts.into_values().flatten() {
         let std::ops::ControlFlow::Continue(placed) = placer.place(task).expect("places") else {
@@ -197,7 +200,14 @@ fn buffers_do_not_pile_up_if_another_worker_completes_the_task() {
     let (salvaged, sharing) = (SalvageLog::new(false), Sharing::none());
     let spec = specify(&settings, input.size());
     let (mut plan, encoding) = settings.encoding(&input, None, &*spec, &salvaged, &sharing, 0);
-    let job = Transfer { encoding, shared: AtomicU64::new(0), files: vec![], sequential: false };
+    let in_flight = InFlight::default();
+    let job = Transfer {
+        encoding,
+        shared: AtomicU64::new(0),
+        files: vec![],
+        sequential: false,
+        in_flight: &in_flight,
+    };
     let (mut reader, mut writer) = (job.worker(), job.worker());
     let mut tasks = 0;
     while let Some(task) = plan.next_task().expect("maps") {

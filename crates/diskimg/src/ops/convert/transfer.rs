@@ -2,6 +2,7 @@
 
 use super::encode::{Encoding, Worker};
 use super::load;
+use super::place::InFlight;
 use super::plan::Task;
 use super::share::{Origin, cannot_share};
 use super::task::{Bytes, EncodedTask, Placed, Write};
@@ -24,6 +25,8 @@ pub(super) struct Transfer<'a> {
     pub(super) files: Vec<OutputFile>,
     /// Whether each task must be written before the next one is placed.
     pub(super) sequential: bool,
+    /// The tasks that are placed and not yet written.
+    pub(super) in_flight: &'a InFlight,
 }
 
 /// An output file.
@@ -65,6 +68,7 @@ impl Job for Transfer<'_> {
         for write in &writes {
             self.write_slot(&task, write)?;
         }
+        self.in_flight.remove(task.range.start);
         if !task.buffers.guest.is_empty() {
             lock(&self.encoding.spare).push(task.buffers);
         }

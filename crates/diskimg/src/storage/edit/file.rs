@@ -1,6 +1,7 @@
 //! Files as storage.
 
 use super::Storage;
+use crate::storage::caching::Caching;
 use crate::storage::locking::Lock;
 use crate::storage::os;
 use crate::storage::sink::{FileSink, Sink};
@@ -92,6 +93,10 @@ impl Sink for FileStorage {
         self.sink.write_all_at(buf, offset)?;
         self.extend_to(offset + buf.len() as u64);
         Ok(())
+    }
+
+    fn set_caching(&self, caching: Caching) -> io::Result<()> {
+        self.sink.set_caching(caching)
     }
 
     fn is_zeroed(&self) -> bool {

@@ -438,7 +438,7 @@ fn a_device_that_is_too_small_is_left_unchanged() {
 
 #[test]
 #[ignore = "needs root and loop devices; ./test.sh runs it as root"]
-fn an_existing_image_on_a_device_larger_than_the_source_is_refused_and_left_unchanged() {
+fn an_existing_image_on_a_device_keeps_its_bytes_beyond_the_source() {
     let dir = tempfile::tempdir().unwrap();
     let (source, file) = (dir.path().join("a.raw"), dir.path().join("device"));
     sample().write(&source);
@@ -447,11 +447,12 @@ fn an_existing_image_on_a_device_larger_than_the_source_is_refused_and_left_unch
     let name = device.path().to_str().unwrap();
     run("qemu-img", ["create", "-q", "-f", "qcow2", name, "8M"]);
     run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 1 4M 4M", name]);
-    let before = qemu_bytes(device.path(), "qcow2");
-    let error =
-        Convert::new(raw(&source)).format(Format::Qcow2).run_existing(device.path()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    assert!(qemu_bytes(device.path(), "qcow2") == before);
+    let mut expected = qemu_bytes(device.path(), "qcow2");
+    Convert::new(raw(&source)).format(Format::Qcow2).run_existing(device.path()).unwrap();
+    let bytes = sample().bytes();
+    expected[..bytes.len()].copy_from_slice(&bytes);
+    assert!(qemu_bytes(device.path(), "qcow2") == expected);
+    assert_qemu_check(device.path(), "qcow2");
 }
 
 #[test]

@@ -11,14 +11,23 @@
 //!   the header's first sector                           they are in use; old tables are leaks
 //!   refcounts of the old tables                         the image is clean
 //! ```
+//!
+//! Guest data is written by [`Writer`](write::Writer), which modifies L2 tables in place.
 
+mod bitmaps;
+mod compressed;
+mod metadata;
 mod resize;
 mod space;
+mod spec;
+mod table;
+mod write;
 
 use super::header::{Autoclear, Header, Incompatible, RawHeader};
 use super::layer::Qcow2;
 use crate::error::{Error, Result};
-use crate::model::mutable::{MutableLayer, ResizeRequest};
+use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
+use crate::model::target::TargetSpec;
 use crate::open::OpenContext;
 use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::source::Source;
@@ -33,6 +42,8 @@ const SECTOR: usize = 512;
 #[derive(Debug)]
 pub(super) struct Qcow2Mut {
     storage: Arc<dyn Storage>,
+    /// The external data file, if there is one and guest data is written.
+    data_file: Option<Arc<dyn Storage>>,
     /// The image as it was when it was opened.
     old: Qcow2,
 }
@@ -43,7 +54,7 @@ pub(super) fn open(
     context: &OpenContext<'_>,
 ) -> Result<Box<dyn MutableLayer>> {
     let source: Arc<dyn Source> = storage.clone();
-    let image = Qcow2Mut { old: Qcow2::open(source, context)?, storage };
+    let image = Qcow2Mut { old: Qcow2::open(source, context)?, storage, data_file: None };
     image.require_mutable()?;
     Ok(Box::new(image))
 }
@@ -51,6 +62,10 @@ pub(super) fn open(
 impl MutableLayer for Qcow2Mut {
     fn resize(&mut self, request: &ResizeRequest<'_>) -> Result<()> {
         resize::resize(self, request)
+    }
+
+    fn into_target(self: Box<Self>, request: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
+        spec::specify(*self, request).map(Some)
     }
 }
 
@@ -76,12 +91,6 @@ impl Qcow2Mut {
         }
         if header.encryption.is_some() {
             return refuse("an encrypted image");
-        }
-        if header.external_data() {
-            return refuse("an image with an external data file");
-        }
-        if header.extensions.bitmaps.is_some() {
-            return refuse("an image with bitmaps");
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
         backing: request.backing,
         format_probed: request.format_probed,
         added: old_size..request.size,
-        space: Space::new(&*image.storage, image.header())?,
+        space: Space::new(Arc::clone(&image.storage), image.header())?,
         tables: BTreeMap::new(),
         edits: Vec::new(),
         unused: Vec::new(),
@@ -49,6 +49,14 @@ pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
 /// Verifies that the image can have this size.
 fn require(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
     let header = image.header();
+    for (has, what) in [
+        (header.external_data(), "an image with an external data file"),
+        (header.extensions.bitmaps.is_some(), "an image with bitmaps"),
+    ] {
+        if has {
+            return Err(Error::unsupported(format!("{what} cannot be resized yet")));
+        }
+    }
     if !request.size.is_multiple_of(512) {
         return Err(Error::invalid("The new size must be a multiple of 512"));
     }
@@ -87,7 +95,7 @@ struct Growth<'a> {
     format_probed: bool,
     /// The added guest bytes.
     added: Range<u64>,
-    space: Space<'a>,
+    space: Space,
     /// The L2 tables that were read or created, by L1 index.
     tables: BTreeMap<u64, L2Table>,
     /// Modifications of clusters that nothing refers to, and of bytes that the guest does not see.

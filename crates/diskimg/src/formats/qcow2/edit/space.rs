@@ -10,6 +10,7 @@ use crate::formats::qcow2::tables::{read_words, to_bytes};
 use crate::storage::edit::{Edit, Storage};
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Number of words in a sector, which is written as a whole.
 const SECTOR_WORDS: usize = 64;
@@ -33,8 +34,8 @@ pub(super) struct Changes {
 
 /// The refcounts of an image, and what changes in them.
 #[derive(Debug)]
-pub(super) struct Space<'a> {
-    storage: &'a dyn Storage,
+pub(super) struct Space {
+    storage: Arc<dyn Storage>,
     cluster_bits: u32,
     refcount_order: u32,
     /// The refcount table, with the entries of new blocks.
@@ -60,25 +61,34 @@ struct Block {
     changed: BTreeSet<usize>,
 }
 
-impl<'a> Space<'a> {
+impl Block {
+    /// Returns true if the block can be read again. Only the first `readable` bytes of the file
+    /// can: the length that it had when it was opened.
+    fn is_stored(&self, readable: u64) -> bool {
+        let end = self.offset + to_u64(self.words.len()) * 8;
+        !self.is_new && self.changed.is_empty() && end <= readable
+    }
+}
+
+impl Space {
     /// Reads the refcount table.
     ///
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) if reading fails, and
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if an entry of the table is invalid.
-    pub(super) fn new(storage: &'a dyn Storage, header: &Header) -> Result<Self> {
+    pub(super) fn new(storage: Arc<dyn Storage>, header: &Header) -> Result<Self> {
         let stored = header.refcount_table;
         let end = stored.offset.checked_add(stored.bytes());
         if end.is_none_or(|end| end > header.padded(storage.current_len())) {
             return Err(Error::corrupt("refcount table", "it extends beyond the end of the file")
                 .at(stored.offset));
         }
-        let mut table = read_words(storage, "refcount table", stored.offset, stored.entries)?;
+        let mut table = read_words(&*storage, "refcount table", stored.offset, stored.entries)?;
         table.iter_mut().for_each(|entry| *entry &= OFFSET_MASK);
         require_distinct(&table)?;
         let clusters = to_u32(stored.bytes() >> header.cluster_bits);
         let mut space = Self {
-            storage,
+            storage: Arc::clone(&storage),
             cluster_bits: header.cluster_bits,
             refcount_order: header.refcount_order,
             table,
@@ -201,9 +211,45 @@ impl<'a> Space<'a> {
 
     /// Removes a block from memory, unless it must be stored. It is read again if needed.
     fn forget(&mut self, index: u64) {
-        if self.blocks.get(&index).is_some_and(|block| !block.is_new && block.changed.is_empty()) {
+        let readable = self.storage.len();
+        if self.blocks.get(&index).is_some_and(|block| block.is_stored(readable)) {
             self.blocks.remove(&index);
         }
+    }
+
+    /// Removes all blocks from memory that need not be stored.
+    pub(super) fn forget_stored(&mut self) {
+        let readable = self.storage.len();
+        self.blocks.retain(|_, block| !block.is_stored(readable));
+    }
+
+    /// Returns the host offsets of the refcount blocks.
+    pub(super) fn block_offsets(&self) -> impl Iterator<Item = u64> {
+        self.table.iter().copied().filter(|&offset| offset != 0)
+    }
+
+    /// Returns the refcount of the cluster at a host offset.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub(super) fn count_at(&mut self, offset: u64) -> Result<u64> {
+        self.count(offset >> self.cluster_bits)
+    }
+
+    /// Increments the refcount of the cluster at a host offset. Returns false if it is as large as
+    /// it can be.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub(super) fn retain(&mut self, offset: u64) -> Result<bool> {
+        let cluster = offset >> self.cluster_bits;
+        let count = self.count(cluster)?;
+        let max = u64::MAX >> (64 - (1u32 << self.refcount_order));
+        if count == max {
+            return Ok(false);
+        }
+        self.set(cluster, count + 1)?;
+        Ok(true)
     }
 
     /// Returns the block with this index, or `None` if there is none.
@@ -224,7 +270,7 @@ impl<'a> Space<'a> {
                 .at(offset));
             }
             let words =
-                read_words(self.storage, "refcount block", offset, self.cluster_size() / 8)?;
+                read_words(&*self.storage, "refcount block", offset, self.cluster_size() / 8)?;
             let block = Block { offset, words, is_new: false, changed: BTreeSet::new() };
             self.blocks.insert(index, block);
         }

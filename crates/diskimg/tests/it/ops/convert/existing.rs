@@ -1,6 +1,8 @@
 //! Conversion into existing images (`-n`), compared with qemu-img.
 
-use diskimg::{Convert, Error, ErrorKind, Format, Image, OpenOptions, Options, Report};
+use diskimg::{
+    Convert, Error, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Options, Report,
+};
 use diskimg_testkit::disk;
 use diskimg_testkit::tool::{assert_qemu_check, qemu_bytes, run};
 use std::path::{Path, PathBuf};
@@ -84,7 +86,7 @@ fn a_target_declared_zero_reads_as_zeros_beyond_the_source() {
         let target = dir.path("t");
         run("qemu-img", ["create", "-q", "-f", name, target.to_str().unwrap(), "1000001"]);
         let report = convert(&source, format).target_is_zero(true).run_existing(&target).unwrap();
-        assert_eq!(report.guest_bytes, 1_000_448);
+        assert_eq!(report.guest_bytes, 300_000);
         let mut expected = std::fs::read(&source).unwrap();
         expected.resize(1_000_448, 0);
         assert!(qemu_bytes(&target, name) == expected, "{name}");
@@ -92,55 +94,60 @@ fn a_target_declared_zero_reads_as_zeros_beyond_the_source() {
 }
 
 #[test]
-fn a_target_of_several_files_is_refused_and_left_unchanged() {
+fn a_target_of_several_files_keeps_them() {
     let layouts = [
-        ("subformat=monolithicFlat", "monolithicFlat"),
-        ("subformat=twoGbMaxExtentSparse", "twoGbMaxExtentSparse"),
-        ("subformat=twoGbMaxExtentFlat", "twoGbMaxExtentFlat"),
-        ("subformat=monolithicFlat", "vmfs"),
+        ("monolithicFlat", "monolithicFlat", 2),
+        ("twoGbMaxExtentSparse", "twoGbMaxExtentSparse", 2),
+        ("twoGbMaxExtentFlat", "twoGbMaxExtentFlat", 2),
+        ("monolithicFlat", "vmfs", 2),
     ];
-    for (options, layout) in layouts {
+    for (subformat, layout, files) in layouts {
         let dir = TestDir::new();
-        let source = dir.source(4096);
-        let target = dir.filled("t.vmdk", "vmdk", options, "1M");
+        let source = dir.source(300_000);
+        let target = dir.filled("t.vmdk", "vmdk", &format!("subformat={subformat}"), "1M");
         let text = std::fs::read_to_string(&target).unwrap();
-        std::fs::write(&target, text.replace("monolithicFlat", layout)).unwrap();
-        assert_refused(&source, &target, Format::Vmdk);
-    }
-    for image in ["t.qcow2", "subdir/t.qcow2"] {
-        let dir = TestDir::new();
-        let source = dir.source(4096);
-        std::fs::create_dir(dir.path("subdir")).unwrap();
-        let (data, target) = (dir.path("data"), dir.path(image));
-        let options = format!("data_file={}", data.to_str().unwrap());
-        let file = target.to_str().unwrap();
-        run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, file, "1M"]);
-        assert_refused(&source, &target, Format::Qcow2);
-        assert_eq!(std::fs::metadata(&data).unwrap().len(), 1 << 20, "{image}");
-    }
-}
-
-/// Asserts that the target is refused because it has further files, and left unchanged.
-fn assert_refused(source: &Path, target: &Path, format: Format) {
-    let before = std::fs::read(target).unwrap();
-    for zero in [false, true] {
-        let error = convert(source, format).target_is_zero(zero).run_existing(target).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        let expected = "the existing target has further files (extents or a data file)";
-        assert!(error.to_string().contains(expected), "{error}");
-        assert!(std::fs::read(target).unwrap() == before);
+        let text = text.replace("monolithicFlat", layout);
+        std::fs::write(&target, &text).unwrap();
+        onto(&source, &target, Format::Vmdk).unwrap();
+        let mut expected = std::fs::read(&source).unwrap();
+        expected.resize(300_032, 0);
+        expected.resize(1 << 20, 9);
+        let flat = text.replace(layout, subformat);
+        let now = std::fs::read_to_string(&target).unwrap();
+        assert!(now.contains(layout) && now != text, "the content ID changes: {now}");
+        std::fs::write(&target, flat).unwrap();
+        assert!(qemu_bytes(&target, "vmdk") == expected, "{layout}");
+        assert_eq!(std::fs::read_dir(dir.path(".")).unwrap().count(), files + 1);
     }
 }
 
 #[test]
-fn a_vmdk_is_rewritten_in_the_layout_that_its_descriptor_names() {
-    for (create_type, written) in [
-        ("monolithicSparse", "monolithicSparse"),
-        ("MONOLITHICsparse", "monolithicSparse"),
-        // An image of one file stays an image of one file.
-        ("monolithicFlat", "monolithicSparse"),
-        ("custom", "monolithicSparse"),
-    ] {
+fn a_data_file_outside_of_the_directory_needs_the_policy() {
+    let dir = TestDir::new();
+    let source = dir.source(300_000);
+    std::fs::create_dir(dir.path("subdir")).unwrap();
+    let (data, target) = (dir.path("data"), dir.path("subdir/t.qcow2"));
+    let options = format!("data_file={},data_file_raw=on", data.to_str().unwrap());
+    let file = target.to_str().unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, file, "1M"]);
+    let before = std::fs::read(&target).unwrap();
+    let error = onto(&source, &target, Format::Qcow2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(std::fs::read(&target).unwrap() == before);
+    let any = || OpenOptions::new().external_files(ExternalFiles::Any);
+    convert(&source, Format::Qcow2).backing_options(any()).run_existing(&target).unwrap();
+    let mut expected = std::fs::read(&source).unwrap();
+    expected.resize(1 << 20, 0);
+    assert!(std::fs::read(&data).unwrap() == expected);
+    assert_qemu_check(&target, "qcow2");
+    let own = OpenOptions::new().format(Format::Raw).open(&data).unwrap();
+    let own = Convert::new(own).format(Format::Qcow2).backing_options(any());
+    assert_eq!(own.run_existing(&target).unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn a_sparse_vmdk_keeps_its_descriptor() {
+    for create_type in ["monolithicSparse", "MONOLITHICsparse", "custom"] {
         let dir = TestDir::new();
         let source = dir.source(300_000);
         let target = dir.filled("t.vmdk", "vmdk", "hwversion=7,adapter_type=lsilogic", "1M");
@@ -158,7 +165,7 @@ fn a_vmdk_is_rewritten_in_the_layout_that_its_descriptor_names() {
         onto(&source, &target, Format::Vmdk).unwrap();
         let file = std::fs::read(&target).unwrap();
         let text = String::from_utf8_lossy(&file[512..21 * 512]);
-        assert!(text.contains(&format!("createType=\"{written}\"")), "{create_type}: {text}");
+        assert!(text.contains(&format!("createType=\"{create_type}\"")), "{create_type}: {text}");
         assert!(text.contains("ddb.virtualHWVersion = \"7\""), "{text}");
         assert!(text.contains("ddb.adapterType = \"lsilogic\""), "{text}");
         assert_eq!(qemu_bytes(&target, "vmdk").len(), 1 << 20);

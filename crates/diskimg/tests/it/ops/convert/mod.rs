@@ -1,6 +1,7 @@
 //! Tests of conversion.
 
 mod existing;
+mod in_place;
 mod levels;
 mod pass_through;
 mod read_back;

@@ -1,0 +1,77 @@
+//! An existing image as the target of a conversion, before anything is written.
+
+use super::Qcow2Mut;
+use super::write::Writer;
+use crate::error::{Error, Result};
+use crate::formats::qcow2::target::cluster_encoder;
+use crate::model::layer::Layer;
+use crate::model::mutable::WriteRequest;
+use crate::model::target::{Target, TargetSpec, UnitEncoder};
+use crate::storage::codec::Codec;
+use crate::storage::edit::{FileStorage, Storage};
+use crate::storage::lock;
+use crate::storage::locking::Lock;
+use crate::storage::output::Output;
+use crate::storage::source::Source;
+use std::sync::{Arc, Mutex};
+
+/// Specifies the image as a target.
+pub(super) fn specify(mut image: Qcow2Mut, request: &WriteRequest) -> Result<Box<dyn TargetSpec>> {
+    let header = image.header();
+    if request.compress && header.external_data() {
+        let message = "an image with an external data file cannot have compressed clusters";
+        return Err(Error::unsupported(message));
+    }
+    let spec = ExistingSpec {
+        size: header.size,
+        quantum: header.cluster_size(),
+        codec: request.compress.then_some(header.codec),
+        image: Mutex::default(),
+    };
+    if let Some(file) = image.old.files().get(1) {
+        image.data_file = Some(open_data_file(&**file)?);
+    }
+    *lock(&spec.image) = Some(image);
+    Ok(Box::new(spec))
+}
+
+/// Opens and locks the external data file for writing.
+fn open_data_file(file: &dyn Source) -> Result<Arc<dyn Storage>> {
+    let Some(path) = file.path() else {
+        return Err(Error::unsupported("the external data file is not a file of this host"));
+    };
+    let storage = FileStorage::open(path)
+        .and_then(|storage| storage.lock(Lock::WRITE).map(|()| storage))
+        .map_err(|e| Error::io("cannot open the external data file", e).in_file(path))?;
+    Ok(Arc::new(storage))
+}
+
+#[derive(Debug)]
+struct ExistingSpec {
+    size: u64,
+    quantum: u64,
+    /// The codec, if clusters are compressed.
+    codec: Option<Codec>,
+    /// Taken when writing starts.
+    image: Mutex<Option<Qcow2Mut>>,
+}
+
+impl TargetSpec for ExistingSpec {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn quantum(&self) -> u64 {
+        self.quantum
+    }
+
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        self.codec.map(cluster_encoder)
+    }
+
+    fn start(&self, _: &mut Output) -> Result<Box<dyn Target>> {
+        let image = lock(&self.image).take();
+        let image = image.ok_or_else(|| Error::invalid("the image is being written already"))?;
+        Ok(Box::new(Writer::start(image)?))
+    }
+}

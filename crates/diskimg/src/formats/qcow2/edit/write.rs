@@ -1,0 +1,549 @@
+//! Writing guest data into an existing image.
+//!
+//! ```text
+//!   cluster                       data is written            zeros
+//!   allocated, refcount 1         in place                   unallocated, or a zero cluster
+//!   shared with a snapshot,       to a new cluster           if there is a backing file
+//!     compressed, unallocated
+//!   of an external data file      at the same offset         to the data file
+//! ```
+//!
+//! New clusters are referenced when their data is durable, and released when nothing refers to
+//! them:
+//!
+//! ```text
+//!   written                                             then
+//!   guest data                                          new clusters are not referenced
+//!   new L2 tables and refcount blocks                   nor are these
+//!   refcounts of new clusters                           they are leaks
+//!   the header, if the refcount table was moved
+//!   changed sectors of L2 tables and of the L1 table    they are in use; old clusters are leaks
+//!   refcounts of old clusters                           the image is clean
+//! ```
+//!
+//! This happens at the end, and before that for the tables of what is completely written whenever
+//! they need too much memory.
+
+use super::Qcow2Mut;
+use super::bitmaps::TrackedBitmaps;
+use super::compressed::CompressedSpace;
+use super::metadata::Metadata;
+use super::space::{Space, TableLocation};
+use super::table::{L2Table, sector_of, sectors};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::header::{Autoclear, Header};
+use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes};
+use crate::model::target::{Allocate, Slot, Target};
+use crate::storage::edit::{Edit, Edits};
+use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::sink::Sink;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bitmap of an extended L2 entry all of whose subclusters read as zeros.
+const ALL_ZERO: u64 = 0xffff_ffff << 32;
+
+/// Bitmap of an extended L2 entry all of whose subclusters are stored.
+const ALL_STORED: u64 = 0xffff_ffff;
+
+/// Memory for L2 tables in bytes from which tables are stored before the end.
+const MAX_TABLE_BYTES: u64 = 16 << 20;
+
+/// An image to which guest data is written.
+#[derive(Debug)]
+pub(super) struct Writer {
+    image: Qcow2Mut,
+    /// The image file and, if there is one, the external data file.
+    files: Vec<Arc<dyn Sink>>,
+    space: Space,
+    metadata: Metadata,
+    /// The L1 table as it will be.
+    l1: Vec<u64>,
+    /// The L2 tables that were read or created, by L1 index.
+    tables: BTreeMap<u64, L2Table>,
+    compressed: CompressedSpace,
+    bitmaps: TrackedBitmaps,
+    /// Host offset of the end of what may be in use.
+    end: u64,
+    /// The bitmaps are stored, or it was tried.
+    is_finished: bool,
+}
+
+/// Where the data of a cluster is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The host cluster at this offset.
+    Existing(u64),
+    /// A new cluster.
+    New,
+}
+
+impl Writer {
+    /// Prepares an image: features that would become wrong are cleared, and bitmaps are marked as
+    /// in use.
+    pub(super) fn start(image: Qcow2Mut) -> Result<Self> {
+        let space = Space::new(Arc::clone(&image.storage), image.header())?;
+        let metadata = Metadata::find(&image, &space)?;
+        let bitmaps = TrackedBitmaps::find(&image, &metadata)?;
+        let mut files: Vec<Arc<dyn Sink>> = vec![image.storage.clone()];
+        if let Some(data_file) = image.data_file.clone() {
+            files.push(data_file);
+        }
+        let mut edits = Edits::new();
+        let unknown = image.header().autoclear.difference(Autoclear::all());
+        if !unknown.is_empty() {
+            let header = image.header();
+            let l1 = TableLocation { offset: header.l1.offset, len: entries(header) };
+            edits.phase([image.switch(header.size, l1, space.table_location())?]);
+        }
+        edits.phase(bitmaps.mark_in_use());
+        edits.apply(&*image.storage).map_err(|e| Error::io("cannot modify the image", e))?;
+        Ok(Self {
+            files,
+            space,
+            metadata,
+            l1: image.old.l1.clone(),
+            tables: BTreeMap::new(),
+            compressed: CompressedSpace::default(),
+            bitmaps,
+            end: image.storage.current_len(),
+            is_finished: false,
+            image,
+        })
+    }
+
+    fn cluster_size(&self) -> u64 {
+        self.image.old.layout.cluster_size()
+    }
+
+    fn header(&self) -> &Header {
+        self.image.header()
+    }
+
+    fn has_data_file(&self) -> bool {
+        self.image.old.layout.data_file
+    }
+
+    /// Returns the L1 index and the L2 index of a guest offset.
+    fn position(&self, guest: u64) -> (u64, u64) {
+        let layout = self.image.old.layout;
+        let index = (guest >> layout.cluster_bits) & (layout.entries() - 1);
+        (guest >> layout.l1_shift(), index)
+    }
+
+    fn l1_entry(&self, l1_index: u64) -> Result<u64> {
+        let entry = usize::try_from(l1_index).ok().and_then(|index| self.l1.get(index));
+        entry.copied().ok_or_else(|| Error::invalid("the range is beyond the end of the disk"))
+    }
+
+    /// Returns an L2 table as it will be.
+    fn table(&mut self, l1_index: u64) -> Result<&mut L2Table> {
+        if !self.tables.contains_key(&l1_index) {
+            let entry = self.l1_entry(l1_index)?;
+            let size = self.cluster_size();
+            let offset = entry & OFFSET_MASK;
+            let table = if offset == 0 {
+                L2Table::new(vec![0; to_usize(size / 8)], None)
+            } else {
+                let words = read_words(&*self.image.storage, "L2 table", offset, size / 8)?;
+                let is_own = entry & COPIED != 0 && self.required_count(offset)? == 1;
+                let mut table = L2Table::new(words, is_own.then_some(offset));
+                if !is_own {
+                    table.unused.push(offset..offset + size);
+                }
+                table
+            };
+            self.tables.insert(l1_index, table);
+        }
+        Ok(self.tables.get_mut(&l1_index).expect("it was read"))
+    }
+
+    /// Returns the refcount of a cluster that is in use.
+    fn required_count(&mut self, offset: u64) -> Result<u64> {
+        match self.space.count_at(offset)? {
+            0 => Err(Error::corrupt("refcount block", "a cluster that is in use has refcount 0")
+                .at(offset)
+                .hint("repair the image first, for example with qemu-img")),
+            count => Ok(count),
+        }
+    }
+
+    /// Returns the L2 entry of a guest offset and its bitmap (0 unless extended).
+    fn entry(&mut self, at: u64) -> Result<(u64, u64)> {
+        let (l1_index, index) = self.position(at);
+        let extended = self.image.old.layout.extended;
+        let words = &self.table(l1_index)?.words;
+        Ok(match extended {
+            true => (words[to_usize(2 * index)], words[to_usize(2 * index + 1)]),
+            false => (words[to_usize(index)], 0),
+        })
+    }
+
+    fn set_entry(&mut self, at: u64, (entry, bitmap): (u64, u64)) -> Result<()> {
+        let (l1_index, index) = self.position(at);
+        let extended = self.image.old.layout.extended;
+        let table = self.table(l1_index)?;
+        if extended {
+            table.set(to_usize(2 * index), entry);
+            table.set(to_usize(2 * index + 1), bitmap);
+        } else {
+            table.set(to_usize(index), entry);
+        }
+        Ok(())
+    }
+
+    /// Returns the host cluster that an entry points to, after verifying that guest data can be
+    /// there.
+    fn host_cluster(&self, at: u64, cluster: Cluster) -> Result<Option<u64>> {
+        let offset = match cluster {
+            Cluster::Data { offset } => Some(offset),
+            Cluster::Zero { offset } => offset,
+            Cluster::Subclusters(subclusters) if subclusters.is_valid() => subclusters.offset,
+            Cluster::Subclusters(_) => {
+                let message = format!("the subcluster bitmap of guest offset {at:#x} is invalid");
+                return Err(Error::corrupt("L2 table", message));
+            }
+            Cluster::Unallocated | Cluster::Compressed { .. } => None,
+        };
+        let Some(offset) = offset else { return Ok(None) };
+        let is_valid = match self.has_data_file() {
+            true => offset == at,
+            false => offset.is_multiple_of(self.cluster_size()),
+        };
+        if !is_valid {
+            let message = format!("guest offset {at:#x} maps to {offset:#x}, which is invalid");
+            return Err(Error::corrupt("L2 table", message));
+        }
+        if !self.has_data_file() {
+            self.metadata.require_none(&(offset..offset + self.cluster_size()))?;
+        }
+        Ok(Some(offset))
+    }
+
+    /// Replaces the entry of a guest cluster. The clusters that it referred to become unused.
+    fn replace(&mut self, at: u64, entry: (u64, u64)) -> Result<()> {
+        let (old_entry, old_bitmap) = self.entry(at)?;
+        let cluster = self.image.old.layout.decode(old_entry, old_bitmap);
+        let unused = match (cluster, self.host_cluster(at, cluster)?) {
+            (Cluster::Compressed { offset, len }, _) if !self.has_data_file() => {
+                let range = offset..offset + u64::from(len);
+                self.metadata.require_none(&range)?;
+                Some(range)
+            }
+            (_, Some(offset)) if !self.has_data_file() => {
+                Some(offset..offset + self.cluster_size())
+            }
+            _ => None,
+        };
+        self.set_entry(at, entry)?;
+        let (l1_index, _) = self.position(at);
+        self.table(l1_index)?.unused.extend(unused);
+        Ok(())
+    }
+
+    /// Returns where the data of a cluster is written.
+    fn place_of(&mut self, at: u64) -> Result<Place> {
+        if self.has_data_file() {
+            return Ok(Place::Existing(at));
+        }
+        let (entry, bitmap) = self.entry(at)?;
+        let cluster = self.image.old.layout.decode(entry, bitmap);
+        match self.host_cluster(at, cluster)? {
+            Some(offset) if entry & COPIED != 0 && self.required_count(offset)? == 1 => {
+                Ok(Place::Existing(offset))
+            }
+            _ => Ok(Place::New),
+        }
+    }
+
+    /// Returns the slot for the first of `len` bytes of data.
+    fn place_data(&mut self, at: u64, len: u64) -> Result<Slot> {
+        let size = self.cluster_size();
+        let file = usize::from(self.has_data_file());
+        let first = self.place_of(at)?;
+        let table_end = (self.position(at).0 + 1) << self.image.old.layout.l1_shift();
+        let end = (at + len).min(table_end);
+        let mut next = at + size;
+        while next < end {
+            let expected = match first {
+                Place::Existing(offset) => Place::Existing(offset + (next - at)),
+                Place::New => Place::New,
+            };
+            if self.place_of(next)? != expected {
+                break;
+            }
+            next += size;
+        }
+        let clusters = (next - at) / size;
+        let offset = match first {
+            Place::Existing(offset) => offset,
+            Place::New => self.space.allocate(clusters)?,
+        };
+        let bitmap = if self.image.old.layout.extended { ALL_STORED } else { 0 };
+        for done in (0..clusters).map(|n| n * size) {
+            let entry = ((offset + done) | COPIED, bitmap);
+            match first {
+                Place::Existing(_) => self.set_entry(at + done, entry)?,
+                Place::New => self.replace(at + done, entry)?,
+            }
+        }
+        self.bitmaps.mark(at..(at + len).min(next));
+        Ok(Slot { file, offset, len: len.min(next - at) })
+    }
+
+    fn place_compressed(&mut self, at: u64, len: u64) -> Result<Slot> {
+        if self.has_data_file() {
+            let message = "an image with an external data file cannot have compressed clusters";
+            return Err(Error::unsupported(message));
+        }
+        let size = self.cluster_size();
+        let offset = self.compressed.allocate(&mut self.space, len, size)?;
+        let entry = self.image.old.layout.encode_compressed(offset, len).ok_or_else(|| {
+            Error::limit("the image file is too large for another compressed cluster")
+        })?;
+        self.replace(at, (entry, 0))?;
+        self.bitmaps.mark(at..at + self.cluster_size());
+        Ok(Slot { file: 0, offset, len })
+    }
+
+    /// Calls `each` for the clusters of a range, except those of L2 tables that do not exist if
+    /// `skips_tables` is set.
+    fn for_clusters(
+        &mut self,
+        range: Range<u64>,
+        skips_tables: bool,
+        mut each: impl FnMut(&mut Self, u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let (l1_index, _) = self.position(at);
+            let is_absent =
+                self.l1_entry(l1_index)? & OFFSET_MASK == 0 && !self.tables.contains_key(&l1_index);
+            if is_absent && skips_tables {
+                at = (l1_index + 1) << self.image.old.layout.l1_shift();
+                continue;
+            }
+            each(self, at)?;
+            at += self.cluster_size();
+        }
+        Ok(())
+    }
+
+    /// Makes a range of clusters read as zeros.
+    fn place_zeros(&mut self, at: u64, len: u64) -> Result<()> {
+        let hides_backing = self.header().backing.is_some();
+        if let Some(data_file) = self.files.get(1) {
+            // Where the entry says so, the guest reads zeros already, but a raw data file is read
+            // by others too.
+            let message = "cannot write zeros to the external data file";
+            if self.header().data_file_raw() {
+                data_file.write_zeros_at(at, len).map_err(|e| Error::io(message, e).at(at))?;
+            }
+        }
+        self.for_clusters(at..at + len, !hides_backing, |writer, at| {
+            writer.zero_cluster(at, hides_backing)
+        })?;
+        self.bitmaps.mark(at..at + len);
+        Ok(())
+    }
+
+    fn zero_cluster(&mut self, at: u64, hides_backing: bool) -> Result<()> {
+        let layout = self.image.old.layout;
+        let size = self.cluster_size();
+        let (entry, bitmap) = self.entry(at)?;
+        let cluster = layout.decode(entry, bitmap);
+        let host = self.host_cluster(at, cluster)?;
+        let is_zero = match cluster {
+            Cluster::Unallocated => !hides_backing,
+            Cluster::Zero { .. } => self.header().version >= 3,
+            Cluster::Subclusters(s) => s.allocated == 0 && (s.zero == u32::MAX || !hides_backing),
+            Cluster::Data { .. } | Cluster::Compressed { .. } => false,
+        };
+        if is_zero {
+            return Ok(());
+        }
+        if let Some(data_file) = self.files.get(1)
+            && let Some(offset) = host
+        {
+            let len = size.min(self.header().size - at);
+            let written = data_file.write_zeros_at(offset, len);
+            let message = "cannot write zeros to the external data file";
+            written.map_err(|e| Error::io(message, e).at(offset))?;
+            let bitmap = if layout.extended { ALL_STORED } else { 0 };
+            return self.set_entry(at, (offset | COPIED, bitmap));
+        }
+        match (hides_backing, layout.extended) {
+            (false, _) => self.replace(at, (0, 0)),
+            (true, true) => self.replace(at, (0, ALL_ZERO)),
+            (true, false) if self.header().version >= 3 => self.replace(at, (ZERO, 0)),
+            // Version 2 has no other way to hide the backing file.
+            (true, false) => {
+                let slot = self.place_data(at, size)?;
+                let written = self.files[slot.file].write_zeros_at(slot.offset, size);
+                written.map_err(|e| Error::io("cannot write zeros", e).at(slot.offset))
+            }
+        }
+    }
+
+    /// Makes a range of clusters unallocated.
+    fn unallocate(&mut self, at: u64, len: u64) -> Result<()> {
+        self.for_clusters(at..at + len, true, Self::unallocate_cluster)?;
+        self.bitmaps.mark(at..at + len);
+        Ok(())
+    }
+
+    fn unallocate_cluster(&mut self, at: u64) -> Result<()> {
+        if self.entry(at)? != (0, 0) {
+            self.replace(at, (0, 0))?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that was written so far, and then the L2 tables that describe only
+    /// guest offsets below `end`. The workers have written all data below it.
+    fn store_tables(&mut self, end: u64, last: bool) -> Result<()> {
+        let shift = self.image.old.layout.l1_shift();
+        let later = self.tables.split_off(&(end >> shift));
+        let mut tables = std::mem::replace(&mut self.tables, later);
+        tables.retain(|_, table| table.is_changed());
+        let (mut new, mut in_place) = (Vec::new(), Vec::new());
+        let mut l1_sectors = BTreeSet::new();
+        for (&l1_index, table) in &tables {
+            if let Some(offset) = table.stored {
+                in_place.extend(table.changes(offset));
+                continue;
+            }
+            let offset = self.space.allocate(1)?;
+            let bytes = to_bytes(&table.words);
+            new.push(Edit::Write { offset, bytes });
+            let index = to_usize(l1_index);
+            self.l1[index] = offset | COPIED;
+            l1_sectors.insert(sector_of(index));
+        }
+        in_place.extend(sectors(&self.l1, &l1_sectors, self.header().l1.offset));
+        let mut done = Vec::new();
+        if last {
+            self.bitmaps.store(Some(&mut self.space), &mut new, &mut in_place)?;
+            done = self.bitmaps.mark_consistent();
+        }
+        let unused = tables.into_values().flat_map(|table| table.unused);
+        self.write(new, in_place, unused.collect(), done)
+    }
+
+    /// Makes modifications in the order that keeps the image consistent.
+    fn write(
+        &mut self,
+        new: Vec<Edit>,
+        in_place: Vec<Edit>,
+        unused: Vec<Range<u64>>,
+        done: Vec<Edit>,
+    ) -> Result<()> {
+        let old_table = self.space.move_table()?;
+        let used = self.space.take_changes();
+        let mut edits = Edits::new();
+        let storage = Arc::clone(&self.image.storage);
+        let end = self.space.end().max(storage.current_len());
+        let is_longer = !storage.has_fixed_len() && end > storage.current_len();
+        edits.phase(
+            is_longer.then_some(Edit::SetLen(end)).into_iter().chain(new).chain(used.new_tables),
+        );
+        edits.phase(used.counts);
+        let mut freed = Vec::new();
+        for range in &unused {
+            self.space.release(range.start, range.end - range.start)?;
+        }
+        if let Some(table) = old_table {
+            let len = u64::from(table.len) * self.cluster_size();
+            self.space.release(table.offset, len)?;
+            let header = self.header();
+            let l1 = TableLocation { offset: header.l1.offset, len: entries(header) };
+            edits.phase([self.image.switch(header.size, l1, self.space.table_location())?]);
+        }
+        for range in unused {
+            self.push_freed(range, &mut freed)?;
+        }
+        edits.phase(in_place).phase(self.space.take_changes().counts).phase(done).phase(freed);
+        // From now on, something may refer to what is before it.
+        self.end = end;
+        // Guest data first: nothing may refer to it before it is durable.
+        let flushed = self.files.iter().try_for_each(|file| file.flush());
+        flushed
+            .and_then(|()| edits.apply(&*storage))
+            .map_err(|e| Error::io("cannot modify the image", e))?;
+        self.space.forget_stored();
+        Ok(())
+    }
+
+    /// Appends the deallocation of the clusters of a range that nothing uses any more.
+    fn push_freed(&mut self, range: Range<u64>, freed: &mut Vec<Edit>) -> Result<()> {
+        let size = self.cluster_size();
+        for cluster in (range.start / size * size..range.end).step_by(to_usize(size)) {
+            if self.space.count_at(cluster)? != 0 {
+                continue;
+            }
+            match freed.last_mut() {
+                Some(Edit::Discard { offset, len }) if *offset + *len == cluster => *len += size,
+                Some(Edit::Discard { offset, len })
+                    if (*offset..*offset + *len).contains(&cluster) => {}
+                _ => freed.push(Edit::Discard { offset: cluster, len: size }),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Target for Writer {
+    fn files(&self) -> &[Arc<dyn Sink>] {
+        &self.files
+    }
+
+    fn place(&mut self, at: u64, unit: Allocate) -> Result<Option<Slot>> {
+        match unit {
+            Allocate::Zero { len } => self.place_zeros(at, len).map(|()| None),
+            Allocate::Backed { len } => self.unallocate(at, len).map(|()| None),
+            Allocate::Data { len } => self.place_data(at, len).map(Some),
+            Allocate::Compressed { len } => self.place_compressed(at, len).map(Some),
+        }
+    }
+
+    fn settle(&mut self, end: u64) -> Result<()> {
+        let per_table = self.cluster_size();
+        let complete = self.tables.range(..end >> self.image.old.layout.l1_shift()).count();
+        // Most of the memory must be of tables that can be stored.
+        if to_u64(complete) * per_table >= MAX_TABLE_BYTES.max(4 * per_table) {
+            self.store_tables(end, false)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.is_finished = true;
+        self.store_tables(u64::MAX, true)
+    }
+}
+
+impl Drop for Writer {
+    /// After a failure, forgets what is not stored, and makes the bitmaps consistent, in which all
+    /// that may have been written is marked. Errors are ignored: the image is usable without this.
+    /// If the tables could not be stored, bitmaps remain inconsistent.
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        let storage = Arc::clone(&self.image.storage);
+        if !storage.has_fixed_len() {
+            let _ = storage.set_len(self.end);
+        }
+        let mut edits = Edits::new();
+        let mut in_place = Vec::new();
+        if self.bitmaps.store(None, &mut Vec::new(), &mut in_place).is_ok() {
+            edits.phase(in_place).phase(self.bitmaps.mark_consistent());
+            let _ = edits.apply(&*storage);
+        }
+    }
+}
+
+fn entries(header: &Header) -> u32 {
+    to_u32(header.l1.entries)
+}

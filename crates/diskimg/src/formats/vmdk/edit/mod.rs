@@ -1,0 +1,160 @@
+//! Writing guest data into an existing VMDK.
+//!
+//! Flat extents are overwritten. In sparse extents, new grains are appended to the file, and the
+//! grain tables that point to them are written when the grains are durable, first the primary copy
+//! and then the redundant one:
+//!
+//! ```text
+//!   written                                    then
+//!   guest data, new grain tables               nothing refers to new grains and tables
+//!   entries of the grain directories           the new tables are in use; they are empty
+//!   sectors of the primary grain tables        the grains are in use
+//!   sectors of the redundant grain tables
+//! ```
+//!
+//! The descriptor gets a new content ID before that, so that children of the disk are recognized
+//! as out of date. Streams, COWD and seSparse extents can only be written as a whole.
+
+mod content_id;
+mod sparse;
+mod write;
+
+use super::extent::{Layout, VmdkExtent};
+use super::extent_line::Access;
+use super::header::MAGIC;
+use super::layer::Vmdk;
+use super::read;
+use crate::error::{Error, Result};
+use crate::model::layer::Layer;
+use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
+use crate::model::target::{Target, TargetSpec};
+use crate::open::OpenContext;
+use crate::storage::edit::{FileStorage, Storage};
+use crate::storage::lock;
+use crate::storage::locking::Lock;
+use crate::storage::output::Output;
+use crate::storage::source::Source;
+use std::sync::{Arc, Mutex};
+use write::Writer;
+
+/// Quantum of a disk that has only flat extents, in bytes.
+const FLAT_QUANTUM: u64 = 64 << 10;
+
+/// A VMDK open for modification.
+#[derive(Debug)]
+struct VmdkMut {
+    storage: Arc<dyn Storage>,
+    image: Vmdk,
+}
+
+/// Opens an image for modification.
+pub(super) fn open(
+    storage: Arc<dyn Storage>,
+    context: &OpenContext<'_>,
+) -> Result<Box<dyn MutableLayer>> {
+    let source: Arc<dyn Source> = storage.clone();
+    Ok(Box::new(VmdkMut { image: Vmdk::open(source, context)?, storage }))
+}
+
+impl MutableLayer for VmdkMut {
+    fn resize(&mut self, _: &ResizeRequest<'_>) -> Result<()> {
+        Err(Error::unsupported("images of format vmdk cannot be resized"))
+    }
+
+    fn into_target(self: Box<Self>, _: &WriteRequest) -> Result<Option<Box<dyn TargetSpec>>> {
+        for extent in self.image.extents() {
+            if !can_be_written(extent)? {
+                return Ok(None);
+            }
+        }
+        if let Some(warning) = self.image.warnings().into_iter().next() {
+            let message = format!("{warning}: a damaged disk is not modified");
+            return Err(Error::corrupt("grain directory", message));
+        }
+        let mut grains = self.image.extents().iter().filter_map(VmdkExtent::grain_bytes);
+        let quantum = grains.next();
+        let starts_at_grain = |extent: &VmdkExtent| {
+            quantum.is_none_or(|grain| extent.guest.start.is_multiple_of(grain))
+        };
+        if grains.any(|grain| Some(grain) != quantum)
+            || !self.image.extents().iter().all(starts_at_grain)
+        {
+            return Err(Error::unsupported(
+                "a disk whose extents have grains of several sizes cannot be modified in place",
+            ));
+        }
+        let mut files = vec![Arc::clone(&self.storage)];
+        for file in &self.image.files()[1..] {
+            files.push(open_to_write(&**file)?);
+        }
+        let size = self.image.disk_layout().size;
+        let quantum = quantum.unwrap_or(FLAT_QUANTUM);
+        let opened = Mutex::new(Some(Opened { image: self.image, files }));
+        Ok(Some(Box::new(ExistingSpec { size, quantum, opened })))
+    }
+}
+
+/// Returns false for extents that can only be written as a whole.
+///
+/// # Errors
+/// Returns [`Unsupported`](crate::ErrorKind::Unsupported) for an extent that must not be written.
+fn can_be_written(extent: &VmdkExtent) -> Result<bool> {
+    let is_modifiable = match &extent.layout {
+        Layout::Flat { .. } | Layout::Zero => true,
+        Layout::Sparse(sparse) => {
+            let mut magic = [0; 4];
+            read(sparse.source(), &mut magic, 0, "extent header")?;
+            magic == MAGIC && !sparse.header().compressed
+        }
+        Layout::SeSparse(_) | Layout::Forbidden | Layout::Unopened(_) => false,
+    };
+    if is_modifiable && extent.line.access == Access::ReadOnly {
+        let message = format!("the descriptor forbids writing the extent '{}'", extent.line.text);
+        return Err(Error::unsupported(message));
+    }
+    Ok(is_modifiable)
+}
+
+/// Opens and locks an extent's file for writing.
+fn open_to_write(file: &dyn Source) -> Result<Arc<dyn Storage>> {
+    let Some(path) = file.path() else {
+        return Err(Error::unsupported("an extent of the disk is not a file of this host"));
+    };
+    let storage = FileStorage::open(path)
+        .and_then(|storage| storage.lock(Lock::WRITE).map(|()| storage))
+        .map_err(|e| Error::io("cannot open the extent", e).in_file(path))?;
+    Ok(Arc::new(storage))
+}
+
+/// An existing image as the target of a conversion, before anything is written.
+#[derive(Debug)]
+struct ExistingSpec {
+    size: u64,
+    quantum: u64,
+    /// Taken when writing starts.
+    opened: Mutex<Option<Opened>>,
+}
+
+/// An image and its files, opened for writing.
+#[derive(Debug)]
+struct Opened {
+    image: Vmdk,
+    files: Vec<Arc<dyn Storage>>,
+}
+
+impl TargetSpec for ExistingSpec {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn quantum(&self) -> u64 {
+        self.quantum
+    }
+
+    fn start(&self, _: &mut Output) -> Result<Box<dyn Target>> {
+        let opened = lock(&self.opened).take();
+        let Opened { image, files } =
+            opened.ok_or_else(|| Error::invalid("the image is being written already"))?;
+        Ok(Box::new(Writer::start(&image, files)?))
+    }
+}
