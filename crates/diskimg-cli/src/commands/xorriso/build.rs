@@ -67,7 +67,7 @@ pub(super) fn write(
     }
     let plan = builder.plan()?;
     console.warn(plan.warnings());
-    mkisofs::write(&plan, output, true)?;
+    mkisofs::write(&plan, output, true, console)?;
     let sectors = plan.size() / diskimg::iso::SECTOR;
     console.stderr(&format!("ISO image produced: {sectors} sectors"));
     console.stderr(&format!("Written to medium : {sectors} sectors at LBA 0"));
