@@ -10,7 +10,10 @@ use diskimg::{
 use pyo3::prelude::*;
 use std::path::PathBuf;
 
-/// Creates an empty image. Returns its size and the options in effect.
+/// The fields of `Created`, in order.
+type CreatedFields = (u64, Vec<(String, String)>, Vec<String>);
+
+/// Creates an empty image.
 #[pyfunction]
 #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
 pub(crate) fn create(
@@ -24,7 +27,7 @@ pub(crate) fn create(
     limits: Vec<(String, u64)>,
     force_share: bool,
     progress: Option<Bound<'_, PyAny>>,
-) -> PyResult<(u64, Vec<(String, String)>, Vec<String>)> {
+) -> PyResult<CreatedFields> {
     let format = arguments::format(py, format)?;
     let backing_options = OpenOptions::new()
         .external_files(arguments::word("external_files", external_files)?)
