@@ -4,7 +4,7 @@
 //! own checks are in its `inspect.rs`; the operation [`inspect`](crate::inspect()) adds the claimed
 //! format, the bounds and the verdict.
 
-use crate::formats::signatures::{Kind, SIGNATURES};
+use crate::formats::signatures::{Kind, SIGNATURES, Signature};
 use crate::model::format::Format;
 use crate::model::layer::Layer;
 use crate::open::OpenContext;
@@ -123,6 +123,12 @@ pub(crate) fn examine(
         found.add(Code::SeveralFormats, None, format!("it is also {others}"));
     }
     Ok(found)
+}
+
+/// Returns true if this is the name of an image format other than raw.
+pub(crate) fn is_image(format: &str) -> bool {
+    let is_packed = |known: &Signature| known.name == format && known.kind == Kind::Packed;
+    format != Format::Raw.name() && !SIGNATURES.iter().any(is_packed)
 }
 
 /// Returns all formats, other than raw, that any program may recognize in the file.

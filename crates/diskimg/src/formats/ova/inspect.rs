@@ -5,6 +5,7 @@
 use super::archive::{Archive, Member, Packing};
 use super::disk_image::{claim_of_uri, is_image_name};
 use super::envelope::{Disk, File};
+use super::files::PackageFileName;
 use super::package::Package;
 use crate::formats::inspect::{self, Inspect, Subject};
 use crate::model::format::Format;
@@ -57,7 +58,6 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
 /// The members of the archive that are not the images of its disks.
 struct Others<'a> {
     archive: &'a Archive,
-    /// Indices of the members.
     members: Vec<&'a Member>,
     /// Paths of the members that the descriptor lists.
     listed: BTreeSet<&'a str>,
@@ -65,35 +65,49 @@ struct Others<'a> {
 
 impl<'a> Others<'a> {
     fn of(package: &'a Package, archive: &'a Archive) -> Self {
-        let path = |href: &str| {
-            let name = package.files().name(href).ok()?;
-            package.files().member(name.as_str()).map(|member| &*member.name)
-        };
-        let of_disks = package.disks().iter().filter_map(|disk| package.file_of(disk));
-        let disks: BTreeSet<_> = of_disks.filter_map(|file| path(&file.href)).collect();
+        let files = package.files();
+        let path = |name: &PackageFileName| files.member(name.as_str()).map(|m| &*m.name);
+        let of_disks = package.disks().iter().take(MAX_DISKS);
+        let of_disks = of_disks.filter_map(|disk| package.names(package.file_of(disk)?).ok());
+        let disks: BTreeSet<_> = of_disks.flatten().filter_map(|name| path(&name)).collect();
         let texts = [package.descriptor(), package.manifest()].into_iter().flatten();
         let texts: BTreeSet<_> = texts.map(|file| file.path.as_str()).collect();
         let members = archive.members().iter();
         let members = members.filter(|m| !disks.contains(&*m.name) && !texts.contains(&*m.name));
-        let listed = package.listed().iter().filter_map(|href| path(href)).collect();
-        Self { archive, members: members.collect(), listed }
+        let listed = package.listed().iter().filter_map(|href| path(&files.name(href).ok()?));
+        Self { archive, members: members.collect(), listed: listed.collect() }
     }
 
+    /// Examines those that are images, by their contents or names.
     fn examine(&self, subject: &Subject<'_>, found: &mut Inspection) {
-        let images = self.members.iter().filter_map(|member| {
-            let source = self.archive.open_member(member).ok()?;
-            let inner = inspect::examine(&source, member.name.to_string(), subject.limits, 0);
-            let inner = inner.ok()?;
-            (inner.format != Format::Raw.name() || is_image_name(&member.name))
-                .then_some((member, inner))
-        });
-        for (member, inner) in images.take(MAX_DISKS) {
+        let mut images = 0;
+        for member in &self.members {
             let of_member =
                 |finding: Finding| Finding { path: Some(member.name.to_string()), ..finding };
+            let add = |found: &mut Inspection, code: Code, message: String| {
+                found.findings.push(of_member(Finding::new(code, code.severity(), message)));
+            };
+            let inner = self.archive.open_member(member).and_then(|source| {
+                inspect::examine(&source, member.name.to_string(), subject.limits, 0)
+            });
+            let inner = match inner {
+                Ok(inner) => inner,
+                Err(error) => {
+                    add(found, Code::Unreadable, error.without_remedy());
+                    continue;
+                }
+            };
+            if !is_image_name(&member.name) && !inspect::is_image(inner.format) {
+                continue;
+            }
+            images += 1;
+            if images > MAX_DISKS {
+                let message = format!("more images; at most {MAX_DISKS} are examined");
+                return add(found, Code::Unreadable, message);
+            }
             if !self.listed.contains(&*member.name) {
                 let message = "the descriptor does not list this image";
-                let code = Code::UnlistedImage;
-                found.findings.push(of_member(Finding::new(code, code.severity(), message)));
+                add(found, Code::UnlistedImage, message.to_owned());
             }
             found.encrypted |= inner.encrypted;
             for reference in &inner.references {

@@ -308,7 +308,7 @@ impl Package {
     }
 
     /// Returns the names of a file's chunks, relative to the descriptor.
-    fn names(&self, file: &File) -> Result<Vec<PackageFileName>> {
+    pub(super) fn names(&self, file: &File) -> Result<Vec<PackageFileName>> {
         let name = self.files.name(&file.href)?;
         let Some(chunk) = file.chunk else { return Ok(vec![name]) };
         let Some(size) = file.size else {

@@ -1,6 +1,7 @@
 //! Integrity of appliances: manifests, checksums and the boundary of the package.
 
 use crate::formats::ova::hostile::tar;
+use diskimg::inspection::Code;
 use diskimg::{Convert, Error, ErrorKind, ExternalFiles, Format, Image, OpenOptions, Remedy};
 use diskimg_testkit::appliance::{OvfDisk, OvfFile, PackageBuilder, VMDK_FORMAT, descriptor};
 use std::path::Path;
@@ -310,4 +311,49 @@ fn a_disk_in_an_archive_that_is_cut_short_is_salvaged() {
     assert!(lost.guest.start > 900_000 && lost.guest.end == 2 << 20, "{:?}", lost.guest);
     let start = lost.guest.start as usize;
     assert!(out[..start] == disk[..start] && out[start..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn an_inspection_examines_every_image_in_the_archive() {
+    let package = PackageBuilder::new();
+    package.create_vmdk("d.vmdk", 1);
+    package.write("notes.txt", "text");
+    package.tool("gzip", &["-k", "notes.txt"]);
+    let args =
+        ["create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", "other.vmdk", "1M"];
+    package.tool("qemu-img", &args);
+    let disk = OvfDisk { file: Some(1), format: VMDK_FORMAT, attributes: "" };
+    let inspected = |files: &[OvfFile<'_>], members: &[&str]| {
+        package.write("a.ovf", descriptor(files, &[disk]));
+        let ova = package.tar("a.ova", "ustar", members);
+        diskimg::inspect(ova, &diskimg::InspectOptions::new()).unwrap()
+    };
+    let (own, other) = (
+        OvfFile { href: "d.vmdk", attributes: "" },
+        OvfFile { href: "other.vmdk", attributes: "" },
+    );
+    let texts = ["a.ovf", "notes.txt", "notes.txt.gz", "d.vmdk"];
+    let found = inspected(&[own], &texts);
+    assert!(found.is_safe(), "{:?}", found.findings);
+    let members = ["a.ovf", "other.vmdk", "d.vmdk"];
+    for (files, warnings) in [(vec![own], 1), (vec![own, other], 0)] {
+        let found = inspected(&files, &members);
+        assert!(!found.is_safe());
+        assert!(found.finding(Code::BackingFile).is_some(), "{:?}", found.findings);
+        let unlisted = found.findings.iter().filter(|f| f.code == Code::UnlistedImage);
+        assert_eq!(unlisted.count(), warnings, "{:?}", found.findings);
+    }
+    // A file with two values of an attribute.
+    let both = OvfFile { href: "d.vmdk", attributes: "href=\"other.vmdk\"" };
+    let found = inspected(&[both], &members);
+    assert!(found.finding(Code::Unreadable).is_some(), "{:?}", found.findings);
+    // The chunks of a disk are not images by themselves.
+    let bytes = std::fs::read(package.path("d.vmdk")).unwrap();
+    let half = bytes.len() / 2;
+    package.write("d.vmdk.000000000", &bytes[..half]);
+    package.write("d.vmdk.000000001", &bytes[half..]);
+    let size = format!("ovf:size=\"{}\" ovf:chunkSize=\"{half}\"", bytes.len());
+    let chunked = OvfFile { href: "d.vmdk", attributes: &size };
+    let found = inspected(&[chunked], &["a.ovf", "d.vmdk.000000000", "d.vmdk.000000001"]);
+    assert!(found.is_safe(), "{:?}", found.findings);
 }
