@@ -44,6 +44,9 @@ need mkzftree genisoimage
 need iso-info libcdio-utils
 need mcopy mtools
 need isohybrid syslinux-utils
+need grub-mkrescue grub-common
+[ -d /usr/lib/grub/i386-pc ] || lacks grub-pc-bin
+[ -d /usr/lib/grub/x86_64-efi ] || lacks grub-efi-amd64-bin
 need sfdisk fdisk
 # Some tests mount file systems.
 privileged=

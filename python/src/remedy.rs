@@ -8,6 +8,7 @@ pub(crate) fn argument(remedy: Remedy) -> Option<String> {
         Remedy::RaiseLimit(name) => {
             return Some(format!("limits={{\"{name}\": N}} raises the limit"));
         }
+        Remedy::DropFromImage(what) => return Some(format!("drop=[\"{what}\"] leaves it out")),
         Remedy::RaiseMaxSize => "max_size= raises the limit",
         Remedy::AllowFilesInSameDir => "external_files=\"same-dir\" allows it",
         Remedy::AllowExternalFiles => "external_files=\"any\" allows it",

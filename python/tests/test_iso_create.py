@@ -232,6 +232,62 @@ def test_images_have_the_requested_boot_information(tmp_path: Path) -> None:
             made(tree, boot=[wrong])
 
 
+def test_partitions_are_created_as_requested_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"d" * 8192)
+    hfs = "48465300-0000-11AA-AA11-00306543ECAC"
+    bios = iso.BootImage("bios", load_sectors=4, identifier="first")
+    efi = iso.BootImage("efi", platform="efi", identifier=b"second", criteria=b"\x01\x02")
+    hybrid = iso.Hybrid(
+        system_area=b"s" * 440,
+        partition_offset=16,
+        appended=[iso.AppendedPartition(3, tmp_path / "data", 0x83, gpt_kind=hfs)],
+        appended_as_gpt=True,
+        appended_as_apm=True,
+        efi_partition="/efi",
+        force_active=True,
+        gpt_disk_id="2303cd2a-73c7-424a-a298-25632da7f446",
+    )
+    data = made({"bios": b"b" * 4096, "efi": b"e" * 4096}, boot=[bios, efi], hybrid=hybrid)
+    for image_bytes in (data, iso.remaster(data, {"new": b"file" * 9999})):
+        with iso.open(image_bytes) as image:
+            found = {(p.table, p.number): p for p in image.boot.partitions}
+            assert {table for table, _ in found} == {"mbr", "gpt", "apm"}
+            assert found["gpt", 3].kind == hfs
+            (start,) = [p.start for p in found.values() if p.name == "EFI boot partition"]
+            assert start == image.boot.entries[1].start_sector * 2048
+            assert b"first" in image_bytes and b"second" in image_bytes
+            start = found["gpt", 3].start
+            assert start is not None and image_bytes[start:][:8192] == b"d" * 8192
+            assert [p.name for p in found.values() if p.kind == "Apple_HFS"] == ["Appended3"]
+        assert image_bytes[100:440] == b"s" * 340
+    hybrid = iso.Hybrid(
+        protective_label=True, volume_kind=0x17, heads=255, sectors_per_track=63,
+        cylinder_alignment="on",
+    )  # fmt: skip
+    data = made({"bios": b"b" * 4096}, boot=[iso.BootImage("bios")], hybrid=hybrid)
+    with iso.open(data) as image:
+        (partition,) = image.boot.partitions
+        assert (partition.kind, partition.start) == ("0x17", 512)
+    wrong: list[dict[str, Any]] = [
+        {"gpt_disk_id": "12"}, {"volume_kind": "none"}, {"cylinder_alignment": "yes"},
+        {"efi_partition": "nope"}, {"partition_offset": 3},
+    ]  # fmt: skip
+    for arguments in wrong:
+        with pytest.raises(ValueError):
+            made({"bios": b"b" * 4096}, hybrid=iso.Hybrid(**arguments))
+
+
+def test_what_a_modified_copy_cannot_keep_is_named() -> None:
+    data = bytearray(made({"a": b"a"}))
+    data[508:510] = b"\xda\xbe"
+    with pytest.raises(diskimg.UnsupportedError, match=r'SUN disk label.*drop=\["system-area"\]'):
+        iso.remaster(bytes(data), {})
+    changed = iso.remaster(bytes(data), {}, drop=["system-area"])
+    assert changed[508:510] == b"\0\0"
+    with pytest.raises(ValueError):
+        iso.remaster(bytes(data), {}, drop=["nothing"])  # type: ignore[list-item]
+
+
 def test_host_files_are_selected_as_requested(tmp_path: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()

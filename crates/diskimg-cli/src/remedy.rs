@@ -15,6 +15,7 @@ pub(crate) fn second_image_message(error: &Error) -> String {
 fn option(remedy: Remedy) -> String {
     let text = match remedy {
         Remedy::RaiseLimit(name) => return format!("--limit {name}=N raises the limit"),
+        Remedy::DropFromImage(what) => return format!("--drop {what} leaves it out"),
         Remedy::RaiseMaxSize => "--max-size raises the limit",
         Remedy::AllowFilesInSameDir => "--external-files=same-dir allows it",
         Remedy::AllowExternalFiles => "--external-files=any allows it",

@@ -91,6 +91,9 @@ pub enum Remedy {
     /// Give the boot catalog another path:
     /// [`CreateOptions::boot_catalog`](crate::iso::write::CreateOptions::boot_catalog).
     MoveBootCatalog,
+    /// Leave out this part of the ISO image, a word of `iso::Droppable`:
+    /// `iso::RemasterOptions::drop`.
+    DropFromImage(&'static str),
     /// Build the ISO image from files: [`iso::write`](crate::iso::write).
     BuildIsoImage,
 }
@@ -133,6 +136,9 @@ impl fmt::Display for Remedy {
             Self::KeepSymlinks => "unset CreateOptions::follow_symlinks",
             Self::SetLoadSectors => "set BootEntry::load_sectors",
             Self::MoveBootCatalog => "set CreateOptions::boot_catalog to another path",
+            Self::DropFromImage(what) => {
+                return write!(f, "RemasterOptions::drop with '{what}' leaves it out");
+            }
             Self::BuildIsoImage => "build one from files with iso::write",
         })
     }

@@ -3,8 +3,8 @@
 use crate::error::Error;
 #[cfg(feature = "iso")]
 use crate::iso::{
-    Namespace, Session,
-    write::{Emulation, Hide, Joliet, Level, RockRidge},
+    Droppable, Namespace, Session,
+    write::{CylinderAlignment, Emulation, Hide, Joliet, Level, RockRidge},
 };
 use crate::model::flat::Preallocation;
 use crate::open::external_files::ExternalFiles;
@@ -51,6 +51,16 @@ macro_rules! words {
     };
 }
 
+#[cfg(feature = "iso")]
+words!(CylinderAlignment, "cylinder alignment", Auto = "auto", On = "on", All = "all", Off = "off");
+#[cfg(feature = "iso")]
+words!(
+    Droppable,
+    "part of an image",
+    HfsPlus = "hfsplus",
+    Partitions = "partitions",
+    SystemArea = "system-area"
+);
 words!(Preallocation, "preallocation mode", Off = "off", Falloc = "falloc", Full = "full");
 words!(
     ExternalFiles,

@@ -3,8 +3,8 @@
 use super::Iso;
 use super::create::{Addition, Times, add, in_memory, to_output};
 use diskimg::Error;
-use diskimg::iso::IsoImage;
 use diskimg::iso::write::Plan;
+use diskimg::iso::{IsoImage, RemasterOptions};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
@@ -14,6 +14,7 @@ use pyo3::types::PyBytes;
 #[pyo3(from_item_all)]
 pub(crate) struct RemasterArgs {
     volume_id: Option<String>,
+    drop: Vec<String>,
     times: Times,
     /// Removed before anything is added.
     removed: Vec<PyBackedBytes>,
@@ -22,7 +23,9 @@ pub(crate) struct RemasterArgs {
 
 impl RemasterArgs {
     fn plan(&self, image: &IsoImage) -> diskimg::Result<Plan> {
-        let mut builder = image.remaster()?;
+        let mut remaster = RemasterOptions::default();
+        remaster.drop = self.drop.iter().map(|word| word.parse()).collect::<Result<_, Error>>()?;
+        let mut builder = image.remaster_with(&remaster)?;
         let options = builder.options_mut();
         if let Some(volume_id) = &self.volume_id {
             options.volume_id.clone_from(volume_id);

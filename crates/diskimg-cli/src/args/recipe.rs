@@ -2,7 +2,7 @@
 
 use crate::args::names;
 use crate::failure::Failure;
-use diskimg::iso::write::{CreateOptions, Hide};
+use diskimg::iso::write::{CreateOptions, Hide, PartitionContents};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -58,15 +58,15 @@ pub(crate) struct Selection {
     pub(crate) weight_lists: Vec<PathBuf>,
 }
 
-/// Host files whose contents go into the system area.
+/// Host files, or parts of them, whose contents go into the system area.
 #[derive(Debug, Default)]
 pub(crate) struct HybridFiles {
     /// The MBR of isohybrid.
-    pub(crate) isohybrid_mbr: Option<PathBuf>,
+    pub(crate) isohybrid_mbr: Option<PartitionContents>,
     /// The MBR of GRUB.
-    pub(crate) grub2_mbr: Option<PathBuf>,
-    /// Contents of the system area.
-    pub(crate) system_area: Option<PathBuf>,
+    pub(crate) grub2_mbr: Option<PartitionContents>,
+    /// The whole system area.
+    pub(crate) system_area: Option<PartitionContents>,
 }
 
 /// A well-known purpose of an image that determines its label and required files.

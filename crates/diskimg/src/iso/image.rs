@@ -29,9 +29,10 @@ use std::sync::Arc;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Namespace {
-    /// Rock Ridge if present, else Joliet, else ISO 9660. UDF takes precedence if its root
-    /// directory has more entries, or longer files of the same names, than the tree that would
-    /// otherwise be used.
+    /// Rock Ridge if present, else UDF, else Joliet, else ISO 9660. UDF takes precedence over Rock
+    /// Ridge if its root directory has more entries, or longer files of the same names, and is not
+    /// used if the root directory of the other tree has more entries. In the trees of ISO 9660 and
+    /// Joliet, names may be shortened.
     #[default]
     Auto,
     /// POSIX names and attributes in the primary tree.
@@ -418,7 +419,7 @@ impl Trees {
         if let Some(error) = self.error.take_if(|error| error.is_storage_failure()) {
             return Err(error.with_remedy(Remedy::ChooseNamespace));
         }
-        if self.udf_holds_more()? {
+        if self.udf_is_better()? {
             return Ok(self.index(Namespace::Udf).unwrap_or_default());
         }
         let order = [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso, Namespace::Udf];
@@ -429,9 +430,10 @@ impl Trees {
         })
     }
 
-    /// Returns true if UDF's root directory has more entries than the root of the best ISO 9660
-    /// tree (which on such discs often has only a README), or longer files of the same names.
-    fn udf_holds_more(&self) -> Result<bool> {
+    /// Returns true if UDF is to be used instead of the best ISO 9660 tree: if its root directory
+    /// has more entries (on such discs, the other often has only a README) or longer files of the
+    /// same names, or if the names in the other tree may be shortened.
+    fn udf_is_better(&self) -> Result<bool> {
         let entries = |namespace| {
             let Some(index) = self.index(namespace) else { return Ok(None) };
             let tree = &self.found[index].1;
@@ -443,6 +445,7 @@ impl Trees {
         };
         let Some(udf) = entries(Namespace::Udf)? else { return Ok(false) };
         let mut iso = None;
+        let full_names = self.index(Namespace::RockRidge).is_some();
         for namespace in [Namespace::RockRidge, Namespace::Joliet, Namespace::Iso] {
             if iso.is_none() {
                 iso = entries(namespace)?;
@@ -454,7 +457,8 @@ impl Trees {
             entry.node.file_type == FileType::Regular
                 && same.is_some_and(|other| other.node.size < entry.node.size)
         };
-        Ok(udf.len() > iso.len() || udf.iter().any(longer))
+        let more = udf.len() > iso.len() || udf.len() == iso.len() && !full_names;
+        Ok(more || udf.iter().any(longer))
     }
 }
 

@@ -46,6 +46,7 @@ pub use image::{IsoImage, IsoOptions, Namespace, Session};
 pub use info::IsoInfo;
 pub use node::{Attributes, Entry, FileExtent, FileType, Node};
 pub use read::{SessionInfo, VolumeDescriptor, VolumeKind};
+pub use remaster::{Droppable, RemasterOptions};
 pub use time::Timestamp;
 pub use verify::Verified;
 pub use walk::{Found, Walk};

@@ -173,4 +173,9 @@ impl Node {
             Content::Unsupported(_) => &[],
         }
     }
+
+    /// Returns true if the contents are compressed with zisofs.
+    pub(crate) fn is_zisofs(&self) -> bool {
+        matches!(self.content, Content::Zisofs { .. })
+    }
 }

@@ -60,19 +60,27 @@ impl Timestamp {
         Self::from_civil(civil, clock, hundredths * 10_000_000, bytes[16].cast_signed())
     }
 
-    /// Encodes as seventeen bytes (ECMA-119, 8.4.26.1), in UTC, clamped to the range that they can
-    /// represent.
-    pub(crate) fn to_digits(self) -> [u8; 17] {
+    /// Encodes as seventeen bytes (ECMA-119, 8.4.26.1), clamped to the range that they can
+    /// represent, in the time zone that is `zone` times 15 minutes east of UTC. A zone out of range
+    /// is recorded, but treated as UTC.
+    pub(crate) fn to_digits(self, zone: i8) -> [u8; 17] {
         let first = Self::civil_seconds([1, 1, 1], [0, 0, 0]);
         let last = Self::civil_seconds([9999, 12, 31], [23, 59, 59]);
+        let local = self.seconds.saturating_add(Self::offset(zone));
         let ([year, month, day], [hour, minute, second]) =
-            Self::from_seconds(self.seconds.clamp(first, last)).civil();
+            Self::from_seconds(local.clamp(first, last)).civil();
         let hundredths = self.nanoseconds / 10_000_000;
         let digits =
             format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}{hundredths:02}\0");
         let mut bytes = Self::NO_DIGITS;
         bytes.copy_from_slice(digits.as_bytes());
+        bytes[16] = zone.cast_unsigned();
         bytes
+    }
+
+    /// Returns the offset of a time zone from UTC in seconds.
+    fn offset(zone: i8) -> i64 {
+        if (-48..=52).contains(&zone) { i64::from(zone) * QUARTER } else { 0 }
     }
 
     /// The seventeen bytes for a time that is not specified (ECMA-119, 8.4.26.1).
@@ -95,9 +103,8 @@ impl Timestamp {
             && minute < 60
             && second <= 60
             && nanoseconds < 1_000_000_000;
-        let zone = if (-48..=52).contains(&zone) { i64::from(zone) } else { 0 };
         is_valid.then(|| {
-            let seconds = Self::civil_seconds(civil, clock) - zone * QUARTER;
+            let seconds = Self::civil_seconds(civil, clock) - Self::offset(zone);
             Self { seconds, nanoseconds }
         })
     }
@@ -187,7 +194,7 @@ mod tests {
         for day in 0..93_500 {
             let timestamp = Timestamp::from_seconds(first + day * DAY + day % DAY);
             assert_eq!(Timestamp::from_record(&timestamp.to_record()), Some(timestamp));
-            assert_eq!(Timestamp::from_digits(&timestamp.to_digits()), Some(timestamp));
+            assert_eq!(Timestamp::from_digits(&timestamp.to_digits(0)), Some(timestamp));
         }
     }
 
@@ -195,7 +202,7 @@ mod tests {
     fn a_known_time_has_its_known_bytes() {
         let timestamp = Timestamp { seconds: 1_709_210_096, nanoseconds: 780_000_000 };
         assert_eq!(timestamp.to_record(), [124, 2, 29, 12, 34, 56, 0]);
-        assert_eq!(&timestamp.to_digits(), b"2024022912345678\0");
+        assert_eq!(&timestamp.to_digits(0), b"2024022912345678\0");
         // The same time, recorded with an offset of 1 h 15 min.
         let east = [124, 2, 29, 13, 49, 56, 5];
         assert_eq!(Timestamp::from_record(&east), Some(Timestamp::from_seconds(1_709_210_096)));

@@ -31,6 +31,8 @@ pub struct ApmPartition {
     pub first_block: u32,
     /// Length in blocks of the map.
     pub blocks: u32,
+    /// Status flags. Bit 0: valid; bit 1: allocated; bit 4: readable; bit 30: mounted at startup.
+    pub status: u32,
 }
 
 /// An Apple partition map.
@@ -62,6 +64,7 @@ impl Apm {
                 kind: text(&entry[48..80]),
                 first_block: be32(entry, 8)?,
                 blocks: be32(entry, 12)?,
+                status: be32(entry, 88)?,
             });
         }
         if partitions.len() != count {
@@ -77,6 +80,63 @@ impl Apm {
 fn entry(start: &[u8], block: usize, number: usize) -> Option<&[u8]> {
     let at = block * number;
     start.get(at..at + 136).filter(|entry| entry.starts_with(b"PM"))
+}
+
+/// Writes the map of `partitions` to `start`, the first bytes of a disk, in blocks of `block`
+/// bytes: one block for each partition after block 0. The first of the partitions is the map
+/// itself.
+///
+/// Returns false, and writes nothing, if the map does not fit.
+pub(crate) fn encode(start: &mut [u8], block: u32, partitions: &[ApmPartition]) -> bool {
+    let size = to_index(block);
+    if partitions.len() > MAX_PARTITIONS
+        || size < 512
+        || start.len() < size * (partitions.len() + 1)
+    {
+        return false;
+    }
+    let count = to_u32(partitions.len());
+    for (entry, partition) in start[size..].chunks_exact_mut(size).zip(partitions) {
+        entry[..136].fill(0);
+        entry[..2].copy_from_slice(b"PM");
+        let ApmPartition { first_block, blocks, status, .. } = *partition;
+        for (at, number) in [(4, count), (8, first_block), (12, blocks), (84, blocks), (88, status)]
+        {
+            BigEndian::write_u32(&mut entry[at..], number);
+        }
+        for (at, text) in [(16, &partition.name), (48, &partition.kind)] {
+            let len = text.len().min(32);
+            entry[at..at + len].copy_from_slice(&text.as_bytes()[..len]);
+        }
+    }
+    true
+}
+
+/// Removes the map of `count` partitions from the first bytes of a disk.
+pub(crate) fn erase(start: &mut [u8], block: u32, count: usize) {
+    let size = to_index(block);
+    if start.starts_with(b"ER") {
+        start[..4].fill(0);
+    }
+    let entries = start.get_mut(size..).unwrap_or_default().chunks_exact_mut(size);
+    entries.take(count).filter(|entry| entry.starts_with(b"PM")).for_each(|entry| entry.fill(0));
+}
+
+impl ApmPartition {
+    /// Type of the partition of the map itself.
+    pub(crate) const MAP: &'static str = "Apple_partition_map";
+
+    /// Type of a partition with an HFS or HFS+ file system.
+    pub(crate) const HFS: &'static str = "Apple_HFS";
+
+    /// Returns the status that xorriso records for a partition of this type.
+    pub(crate) fn usual_status(kind: &str) -> u32 {
+        match kind {
+            Self::MAP => 3,
+            Self::HFS => 0x4000_0013,
+            _ => 0x13,
+        }
+    }
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -121,6 +181,23 @@ mod tests {
             let second = &apm.partitions[1];
             assert_eq!((second.first_block, second.blocks), (2, 7));
             assert_eq!((&*second.name, &*second.kind), ("EFI", "Apple_HFS"));
+        }
+    }
+
+    #[test]
+    fn an_encoded_map_is_parsed_and_erased() {
+        for block in [512u32, 2048] {
+            let bytes = map(block as usize, 2);
+            let partitions = Apm::parse(&bytes, &mut Vec::new()).expect("a map").partitions;
+            let mut again = vec![0; bytes.len()];
+            again[..4].copy_from_slice(&bytes[..4]);
+            assert!(encode(&mut again, block, &partitions));
+            let mut oddities = Vec::new();
+            assert_eq!(Apm::parse(&again, &mut oddities).expect("a map").partitions, partitions);
+            assert_eq!(oddities, []);
+            erase(&mut again, block, 2);
+            assert!(again.iter().all(|&byte| byte == 0));
+            assert!(!encode(&mut again[..block as usize * 2], block, &partitions));
         }
     }
 

@@ -21,6 +21,8 @@ use crate::storage::source::Source;
 use crc32fast::hash as crc32;
 use serde::{Serialize, Serializer};
 use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
 
 /// Sector size in bytes.
 pub(crate) const SECTOR: u64 = 512;
@@ -34,10 +36,7 @@ const HEADER: usize = 92;
 const ENTRY: usize = 128;
 
 /// Number of entries of a new table: the minimum of the UEFI specification.
-const NEW_ENTRIES: usize = 128;
-
-/// Number of sectors of the entries of a new table.
-pub(crate) const ARRAY_SECTORS: u64 = to_u64(NEW_ENTRIES * ENTRY) / SECTOR;
+const NEW_ENTRIES: u32 = 128;
 
 /// Maximum length in bytes of the entries that are read: 8,192 entries of the usual size.
 const MAX_ARRAY: u64 = 1 << 20;
@@ -58,6 +57,12 @@ impl Guid {
     pub const BASIC_DATA: Self = Self([
         0xa2, 0xa0, 0xd0, 0xeb, 0xe5, 0xb9, 0x33, 0x44, 0x87, 0xc0, 0x68, 0xb6, 0xb7, 0x26, 0x99,
         0xc7,
+    ]);
+
+    /// Type of a partition with an HFS or HFS+ file system: 48465300-0000-11AA-AA11-00306543ECAC.
+    pub const APPLE_HFS: Self = Self([
+        0x00, 0x53, 0x46, 0x48, 0x00, 0x00, 0xaa, 0x11, 0xaa, 0x11, 0x00, 0x30, 0x65, 0x43, 0xec,
+        0xac,
     ]);
 
     /// Type of an unused entry.
@@ -83,6 +88,36 @@ impl fmt::Display for Guid {
         let [a, b, c] = [le32(bytes, 0), le16(bytes, 4).into(), le16(bytes, 6).into()];
         write!(f, "{a:08X}-{b:04X}-{c:04X}-{:02X}{:02X}-", bytes[8], bytes[9])?;
         bytes[10..].iter().try_for_each(|byte| write!(f, "{byte:02X}"))
+    }
+}
+
+impl FromStr for Guid {
+    type Err = Error;
+
+    /// Parses the notation of the UEFI specification, or 32 hexadecimal digits in on-disk byte
+    /// order.
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || {
+            Error::invalid(format!("'{text}' is not a GUID"))
+                .hint("a GUID is such as C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
+        };
+        let parts: Vec<_> = text.split('-').collect();
+        let dashed = parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12]);
+        let digits = parts.concat();
+        if !(dashed || parts.len() == 1) || digits.len() != 32 {
+            return Err(invalid());
+        }
+        let number = u128::from_str_radix(&digits, 16).map_err(|_| invalid())?;
+        if digits.starts_with('+') {
+            return Err(invalid());
+        }
+        let mut bytes = number.to_be_bytes();
+        if dashed {
+            for part in [0..4, 4..6, 6..8] {
+                bytes[part].reverse();
+            }
+        }
+        Ok(Self(bytes))
     }
 }
 
@@ -135,8 +170,25 @@ pub struct Gpt {
     pub primary_valid: bool,
     /// True if the backup header (at the end of the disk) and its entries are valid.
     pub backup_valid: bool,
+    /// First sector of the primary copy's entries, in sectors of 512 bytes; 2 without a primary
+    /// copy.
+    pub entries_sector: u64,
+    /// Number of entries, used or not.
+    pub entry_count: u32,
     /// Partitions.
     pub partitions: Vec<GptPartition>,
+}
+
+impl Gpt {
+    /// Returns where a copy of this table with the same number of entries is placed on a disk.
+    pub(crate) fn placement(&self) -> Placement {
+        let limit = to_u32(MAX_ARRAY / to_u64(ENTRY));
+        Placement {
+            entries_at: self.entries_sector.max(2),
+            count: self.entry_count.clamp(1, limit),
+            reserved: self.first_usable,
+        }
+    }
 }
 
 /// A parsed header.
@@ -200,12 +252,15 @@ impl Gpt {
         let first = primary.zip(first).filter(|_| primary_valid || !backup_valid);
         let Some((header, partitions)) = first.or(backup.zip(second)) else { return Ok(None) };
         check_ranges(&header, &partitions, oddities);
+        let entries_sector = if header.at == 1 { header.entries_at } else { 2 };
         Ok(Some(Self {
             disk_id: header.disk_id,
             first_usable: header.first_usable,
             last_usable: header.last_usable,
             primary_valid,
             backup_valid,
+            entries_sector,
+            entry_count: header.count,
             partitions,
         }))
     }
@@ -368,28 +423,71 @@ impl GptPartition {
 pub(crate) struct NewGpt {
     /// Primary header, for sector 1; one sector.
     pub(crate) header: Vec<u8>,
-    /// Entries, for sector 2 and for the sectors before the backup header.
+    /// Entries in whole sectors, for [`Placement::entries_at`] and for the sectors before the
+    /// backup header.
     pub(crate) entries: Vec<u8>,
     /// Backup header, for the last sector; one sector.
     pub(crate) backup_header: Vec<u8>,
 }
 
-/// Encodes a table of up to 128 partitions for a disk of `sectors` sectors. Partitions cannot use
-/// the first `reserved` sectors, which are at least 34.
+/// Where a new table is placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Placement {
+    /// First sector of the primary copy's entries.
+    pub(crate) entries_at: u64,
+    /// Number of entries, used or not.
+    pub(crate) count: u32,
+    /// Number of sectors at the start of the disk that partitions cannot use.
+    pub(crate) reserved: u64,
+}
+
+impl Placement {
+    /// Returns the usual placement, in which the entries follow the header.
+    pub(crate) const fn new(reserved: u64) -> Self {
+        Self { entries_at: 2, count: NEW_ENTRIES, reserved }
+    }
+
+    /// Returns the number of sectors of the entries.
+    pub(crate) fn array_sectors(&self) -> u64 {
+        (u64::from(self.count) * to_u64(ENTRY)).div_ceil(SECTOR)
+    }
+
+    /// Returns the sectors of the primary copy's entries.
+    pub(crate) fn entries(&self) -> Range<u64> {
+        self.entries_at..self.entries_at.saturating_add(self.array_sectors())
+    }
+
+    /// Returns the number of sectors of the backup copy, at the end of the disk.
+    pub(crate) fn backup_sectors(&self) -> u64 {
+        self.array_sectors() + 1
+    }
+
+    /// Returns the first sector after those that partitions can use, of a disk of `sectors`
+    /// sectors.
+    pub(crate) fn usable_end(&self, sectors: u64) -> u64 {
+        sectors.saturating_sub(self.backup_sectors())
+    }
+}
+
+/// Encodes a table for a disk of `sectors` sectors. Partitions whose number exceeds the number of
+/// entries are left out.
 pub(crate) fn encode(
     disk_id: Guid,
     partitions: &[GptPartition],
-    reserved: u64,
+    placement: Placement,
     sectors: u64,
 ) -> NewGpt {
-    let mut entries = vec![0; NEW_ENTRIES * ENTRY];
+    let mut entries = vec![0; to_index(placement.count) * ENTRY];
     for partition in partitions {
-        let at = to_index(partition.number).clamp(1, NEW_ENTRIES) - 1;
-        entries[at * ENTRY..][..ENTRY].copy_from_slice(&partition.encode());
+        let at = (to_index(partition.number).max(1) - 1) * ENTRY;
+        if let Some(entry) = entries.get_mut(at..at + ENTRY) {
+            entry.copy_from_slice(&partition.encode());
+        }
     }
-    let last = sectors - 1;
-    let backup_entries = last - ARRAY_SECTORS;
-    let usable = [reserved.max(2 + ARRAY_SECTORS), backup_entries - 1];
+    let sum = crc32(&entries);
+    entries.resize(to_usize(placement.array_sectors() * SECTOR), 0);
+    let (last, usable_end) = (sectors.saturating_sub(1), placement.usable_end(sectors));
+    let usable = [placement.reserved, usable_end.saturating_sub(1)];
     let header = |own: u64, other: u64, entries_at: u64| {
         let mut bytes = vec![0; to_usize(SECTOR)];
         bytes[..8].copy_from_slice(SIGNATURE);
@@ -400,15 +498,15 @@ pub(crate) fn encode(
         }
         bytes[56..72].copy_from_slice(&disk_id.0);
         bytes[72..80].copy_from_slice(&entries_at.to_le_bytes());
-        for (at, number) in [(80, to_u32(NEW_ENTRIES)), (84, to_u32(ENTRY)), (88, crc32(&entries))]
-        {
+        for (at, number) in [(80, placement.count), (84, to_u32(ENTRY)), (88, sum)] {
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
         }
         let crc = crc32(&bytes[..HEADER]);
         bytes[16..20].copy_from_slice(&crc.to_le_bytes());
         bytes
     };
-    let (header, backup_header) = (header(1, last, 2), header(last, 1, backup_entries));
+    let (header, backup_header) =
+        (header(1, last, placement.entries_at), header(last, 1, usable_end));
     NewGpt { header, entries, backup_header }
 }
 

@@ -27,10 +27,73 @@ const ENTRY: usize = 16;
 /// Type of the partition that protects a GPT from tools that do not support GPT.
 pub(crate) const PROTECTIVE: u8 = 0xee;
 
-/// Heads per cylinder, as used by isohybrid: a cylinder is 1 MiB.
-pub(crate) const HEADS: u64 = 64;
-/// Sectors per track, as used by isohybrid.
-pub(crate) const TRACK: u64 = 32;
+/// Number of cylinders that a partition entry can address.
+const CYLINDERS: u64 = 1024;
+
+/// The geometry that the CHS addresses of partition entries refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// Heads per cylinder: 1 to 255.
+    pub(crate) heads: u8,
+    /// Sectors per track: 1 to 63.
+    pub(crate) track: u8,
+}
+
+impl Default for Geometry {
+    /// Returns the geometry of isohybrid, whose cylinders have 1 MiB.
+    fn default() -> Self {
+        Self { heads: 64, track: 32 }
+    }
+}
+
+impl Geometry {
+    /// The geometries that programs use.
+    const KNOWN: [Self; 7] = [
+        Self { heads: 64, track: 32 },
+        Self { heads: 255, track: 63 },
+        Self { heads: 16, track: 63 },
+        Self { heads: 128, track: 32 },
+        Self { heads: 240, track: 63 },
+        Self { heads: 128, track: 63 },
+        Self { heads: 255, track: 32 },
+    ];
+
+    /// Returns the size of a cylinder in sectors.
+    pub(crate) fn cylinder(self) -> u64 {
+        u64::from(self.heads) * u64::from(self.track)
+    }
+
+    /// Returns the geometry that the CHS addresses in an MBR refer to: one of the known ones with
+    /// which all of them agree with the sector numbers. Partitions beyond the cylinders that can be
+    /// addressed agree with every geometry. Returns the default if none of them fits.
+    pub(crate) fn of(sector: &[u8; to_usize(SECTOR)]) -> Self {
+        let fits = |geometry: &Self| {
+            entries(sector).filter(|entry| le32(entry, 12) > 0).all(|entry| {
+                let first = u64::from(le32(entry, 8));
+                let last = first + u64::from(le32(entry, 12)) - 1;
+                [(first, &entry[1..4]), (last, &entry[5..8])].iter().all(|(sector, chs)| {
+                    *sector >= geometry.cylinder() * CYLINDERS || geometry.encode(*sector) == *chs
+                })
+            })
+        };
+        Self::KNOWN.into_iter().find(fits).unwrap_or_default()
+    }
+
+    /// Encodes a sector number as CHS: head, sector (with the upper two bits of the cylinder) and
+    /// cylinder. A sector beyond the cylinders that can be addressed becomes the last sector of the
+    /// last cylinder, as isohybrid does, because a BIOS may derive the geometry from it.
+    fn encode(self, sector: u64) -> [u8; 3] {
+        let sector = sector.min(CYLINDERS * self.cylinder() - 1);
+        let (cylinder, within) = (sector / self.cylinder(), sector % self.cylinder());
+        let (head, sector) = (within / u64::from(self.track), within % u64::from(self.track) + 1);
+        [to_u8(head), to_u8(sector | ((cylinder >> 8) << 6)), to_u8(cylinder & 0xff)]
+    }
+}
+
+/// Returns the four partition entries.
+fn entries(sector: &[u8; to_usize(SECTOR)]) -> impl Iterator<Item = &[u8]> {
+    sector[TABLE..TABLE + 4 * ENTRY].chunks_exact(ENTRY)
+}
 
 /// A partition of an MBR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,7 +147,7 @@ impl Mbr {
             return None;
         }
         let mut partitions: Vec<MbrPartition> = Vec::new();
-        for (entry, number) in sector[TABLE..TABLE + 4 * ENTRY].chunks_exact(ENTRY).zip(1u8..) {
+        for (entry, number) in entries(sector).zip(1u8..) {
             if entry.iter().all(|&byte| byte == 0) {
                 continue;
             }
@@ -118,40 +181,30 @@ impl Mbr {
 
     /// Writes the partition entries, the disk signature and the MBR's signature. Keeps the boot
     /// code.
-    pub(crate) fn encode(&self, sector: &mut [u8; to_usize(SECTOR)]) {
+    pub(crate) fn encode(&self, sector: &mut [u8; to_usize(SECTOR)], geometry: Geometry) {
         sector[DISK_ID..DISK_ID + 4].copy_from_slice(&self.disk_id.to_le_bytes());
-        sector[DISK_ID + 4..510].fill(0);
+        sector[TABLE..510].fill(0);
         for partition in &self.partitions {
             let at = TABLE + ENTRY * (usize::from(partition.number).clamp(1, 4) - 1);
-            sector[at..at + ENTRY].copy_from_slice(&partition.encode());
+            sector[at..at + ENTRY].copy_from_slice(&partition.encode(geometry));
         }
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
     }
 }
 
 impl MbrPartition {
-    fn encode(&self) -> [u8; ENTRY] {
+    fn encode(&self, geometry: Geometry) -> [u8; ENTRY] {
         let first = u64::from(self.first_sector);
         let last = first + u64::from(self.sectors).max(1) - 1;
         let mut entry = [0; ENTRY];
         entry[0] = if self.active { 0x80 } else { 0 };
-        entry[1..4].copy_from_slice(&cylinder_head_sector(first));
+        entry[1..4].copy_from_slice(&geometry.encode(first));
         entry[4] = self.kind;
-        entry[5..8].copy_from_slice(&cylinder_head_sector(last));
+        entry[5..8].copy_from_slice(&geometry.encode(last));
         entry[8..12].copy_from_slice(&self.first_sector.to_le_bytes());
         entry[12..].copy_from_slice(&self.sectors.to_le_bytes());
         entry
     }
-}
-
-/// Encodes a sector number as CHS: head, sector (with the upper two bits of the cylinder) and
-/// cylinder. A sector beyond the 1024 cylinders that can be encoded becomes the last sector of the
-/// last cylinder, as isohybrid does, because a BIOS may derive the geometry from it.
-fn cylinder_head_sector(sector: u64) -> [u8; 3] {
-    let sector = sector.min(1024 * HEADS * TRACK - 1);
-    let (cylinder, within) = (sector / (HEADS * TRACK), sector % (HEADS * TRACK));
-    let (head, sector) = (within / TRACK, within % TRACK + 1);
-    [to_u8(head), to_u8(sector | ((cylinder >> 8) << 6)), to_u8(cylinder & 0xff)]
 }
 
 /// Returns the type of the only partition of an emulated hard disk that starts with `sector`, which
@@ -199,9 +252,9 @@ mod tests {
                 [0, 0, 2, 0, 0xee, 2, 0x20, 8, 1, 0, 0, 0, 0x5f, 0x40, 0, 0],
             ),
         ] {
-            assert_eq!(partition.encode(), bytes);
+            assert_eq!(partition.encode(Geometry::default()), bytes);
         }
-        assert_eq!(cylinder_head_sector(u64::MAX), [63, 0xe0, 0xff]);
+        assert_eq!(Geometry::default().encode(u64::MAX), [63, 0xe0, 0xff]);
     }
 
     #[test]
@@ -209,7 +262,7 @@ mod tests {
         let partitions = vec![partition(1, true, 0, 0, 4096), partition(4, false, 0xef, 4096, 100)];
         let mbr = Mbr { disk_id: 0x1234_5678, has_code: true, partitions };
         let mut sector = [7; 512];
-        mbr.encode(&mut sector);
+        mbr.encode(&mut sector, Geometry::default());
         assert_eq!(sector[..440], [7; 440]);
         let mut oddities = Vec::new();
         assert_eq!(Mbr::parse(&sector, 4196 * 512, &mut oddities), Some(mbr.clone()));
@@ -221,12 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn the_geometry_is_found_from_the_entries() {
+        for geometry in Geometry::KNOWN {
+            let partitions =
+                vec![partition(1, true, 0x17, 0, 99_000), partition(2, false, 0xef, 70_000, 2880)];
+            let mut sector = [0; 512];
+            Mbr { disk_id: 1, has_code: false, partitions }.encode(&mut sector, geometry);
+            assert_eq!(Geometry::of(&sector), geometry);
+        }
+        assert_eq!(Geometry::of(&[0xff; 512]), Geometry::default());
+    }
+
+    #[test]
     fn the_type_of_the_only_partition_is_returned() {
         let mut sector = [0; 512];
         assert_eq!(only_partition_kind(&sector), None);
         let one =
             Mbr { disk_id: 0, has_code: false, partitions: vec![partition(2, true, 6, 1, 9)] };
-        one.encode(&mut sector);
+        one.encode(&mut sector, Geometry::default());
         assert_eq!(only_partition_kind(&sector), Some(6));
         sector[TABLE + 4] = 1;
         assert_eq!(only_partition_kind(&sector), None);

@@ -13,7 +13,7 @@
 // Numbers read from a disk are converted with `storage::number`, not with `as`, which truncates.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
-mod apm;
+pub(crate) mod apm;
 pub(crate) mod gpt;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;

@@ -23,7 +23,7 @@ from diskimg.iso._create import (
     nocloud,
 )
 from diskimg.iso._image import EXTRACT_LIMIT, READ_LIMIT, File, Iso, open
-from diskimg.iso._remaster import remaster
+from diskimg.iso._remaster import Droppable, remaster
 from diskimg.iso._results import (
     Boot,
     BootEntry,
@@ -48,6 +48,7 @@ __all__ = [
     "BootImage",
     "Content",
     "Created",
+    "Droppable",
     "Entry",
     "Extracted",
     "Failure",

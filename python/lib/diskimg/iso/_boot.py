@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, TypeVar
 
 from diskimg._errors import InvalidError
 from diskimg._types import Path
@@ -32,6 +32,13 @@ class BootImage:
     """Write the boot image's own location into it, as GRUB needs."""
     in_gpt: bool = False
     """Also list the boot image as a GPT partition, so that UEFI can boot it from a disk."""
+    in_apm: bool = False
+    """Also list the boot image in an Apple partition map."""
+    identifier: str | bytes = b""
+    """The identifier of the boot catalog for the first boot image, up to 24 bytes, or of the
+    section that begins with this one, up to 28."""
+    criteria: bytes = b""
+    """Selection criteria, up to 20 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class AppendedPartition:
     """Name of the file on the host."""
     kind: int = 0xEF
     """MBR partition type: 0xEF is an EFI system partition."""
+    gpt_kind: str | None = None
+    """GPT partition type, a GUID; by default it is derived from `kind`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +63,34 @@ class Hybrid:
     """MBR code of isohybrid: the contents of syslinux's ``isohdpfx.bin``."""
     grub2_mbr: bytes | None = None
     """MBR code of GRUB: the contents of its ``boot_hybrid.img``."""
+    system_area: bytes | None = None
+    """The first bytes of the image, up to 32 KiB, before partition tables are written."""
     partition_offset: int = 0
-    """Start of the first partition in sectors of 2048 bytes."""
+    """Start of the first partition in sectors of 2048 bytes: 0, or 16 or more, with a second set of
+    volume descriptors and directories that makes the partition mountable."""
+    protective_label: bool = False
+    """Whether there is a partition table whose first partition is the volume."""
+    force_active: bool = False
+    """Whether a partition of the MBR is marked as active in any case."""
+    volume_kind: int | str | None = None
+    """The type of the volume's partition: an MBR partition type, or a GUID."""
+    heads: int = 0
+    """Heads per cylinder in the MBR; 0 means 64."""
+    sectors_per_track: int = 0
+    """Sectors per track in the MBR; 0 means 32."""
+    cylinder_alignment: Literal["auto", "on", "all", "off"] = "auto"
+    """Whether the image consists of whole cylinders: with an isohybrid MBR (``auto``), or with any
+    MBR of a single volume (``on``), including the appended partitions (``all``), or not."""
     appended: Sequence[AppendedPartition] = ()
     """Partitions after the file system."""
     appended_as_gpt: bool = False
     """Whether the appended partitions are listed in a GPT."""
+    appended_as_apm: bool = False
+    """Whether the appended partitions are listed in an Apple partition map."""
+    efi_partition: str | int | None = None
+    """The boot image that a GPT lists as EFI system partition, as `BootImage.path`."""
+    gpt_disk_id: str | None = None
+    """The GUID of the disk; by default it is derived from the contents."""
 
 
 class BootArgs(TypedDict):
@@ -70,9 +101,19 @@ class BootArgs(TypedDict):
     catalog_visible: bool
     isohybrid_mbr: bytes | None
     grub2_mbr: bytes | None
+    system_area: bytes | None
     partition_offset: int
-    appended: list[tuple[int, int, str]]
+    protective_label: bool
+    force_active: bool
+    volume_kind: int | str | None
+    heads: int
+    sectors_per_track: int
+    cylinder_alignment: str
+    appended: list[tuple[int, int, str | None, str]]
     appended_as_gpt: bool
+    appended_as_apm: bool
+    efi_partition: str | int | None
+    gpt_disk_id: str | None
 
 
 class BootEntry(TypedDict):
@@ -86,6 +127,9 @@ class BootEntry(TypedDict):
     info_table: bool
     grub2_info: bool
     in_gpt: bool
+    in_apm: bool
+    identifier: bytes
+    criteria: bytes
 
 
 _PLATFORMS = {"bios": 0, "efi": 0xEF}
@@ -104,9 +148,19 @@ def boot_args(
         "catalog_visible": catalog is not None,
         "isohybrid_mbr": hybrid.isohybrid_mbr,
         "grub2_mbr": hybrid.grub2_mbr,
+        "system_area": hybrid.system_area,
         "partition_offset": hybrid.partition_offset,
-        "appended": [(p.number, p.kind, os.fsdecode(p.file)) for p in hybrid.appended],
+        "protective_label": hybrid.protective_label,
+        "force_active": hybrid.force_active,
+        "volume_kind": hybrid.volume_kind,
+        "heads": hybrid.heads,
+        "sectors_per_track": hybrid.sectors_per_track,
+        "cylinder_alignment": hybrid.cylinder_alignment,
+        "appended": [(p.number, p.kind, p.gpt_kind, os.fsdecode(p.file)) for p in hybrid.appended],
         "appended_as_gpt": hybrid.appended_as_gpt,
+        "appended_as_apm": hybrid.appended_as_apm,
+        "efi_partition": _path(hybrid.efi_partition),
+        "gpt_disk_id": hybrid.gpt_disk_id,
     }
 
 
@@ -117,7 +171,7 @@ def _entry(image: BootImage) -> BootEntry:
             raise InvalidError(f"platform={platform!r} must be bios, efi or a number")
         platform = _PLATFORMS[platform]
     return {
-        "path": image.path.strip("/") if isinstance(image.path, str) else image.path,
+        "path": _path(image.path),
         "platform": platform,
         "emulation": image.emulation,
         "load_segment": image.load_segment,
@@ -125,4 +179,16 @@ def _entry(image: BootImage) -> BootEntry:
         "info_table": image.info_table,
         "grub2_info": image.grub2_info,
         "in_gpt": image.in_gpt,
+        "in_apm": image.in_apm,
+        "identifier": image.identifier.encode()
+        if isinstance(image.identifier, str)
+        else image.identifier,
+        "criteria": image.criteria,
     }
+
+
+_PathOrNumber = TypeVar("_PathOrNumber", str, int, None, str | int, str | int | None)
+
+
+def _path(path: _PathOrNumber) -> _PathOrNumber:
+    return path.strip("/") if isinstance(path, str) else path

@@ -78,8 +78,8 @@ def open(
             for a plain ISO image and prevents misdetection.
         external_files: Which other files the disk image may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
-        namespace: Which directory tree to show. ``auto``: Rock Ridge, else Joliet, else plain
-            ISO 9660; UDF if it contains more.
+        namespace: Which directory tree to show. ``auto``: Rock Ridge, else UDF, else Joliet,
+            else plain ISO 9660; of Rock Ridge and UDF, the one that contains more.
         session: Which session of a multi-session disc to show: ``last``, ``first``, or the
             session's first sector as in `Iso.sessions`.
         strict: Raise an error for deviations from the specification that are otherwise tolerated.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TypeAlias, TypedDict, overload
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, TypedDict, overload
 
 from diskimg import _native
 from diskimg._errors import RefusedError
@@ -17,10 +17,17 @@ from diskimg.iso._results import Created, encode_path
 Source: TypeAlias = Path | bytes | bytearray | memoryview | BinaryReader | Iso
 
 
+Droppable: TypeAlias = Literal["hfsplus", "partitions", "system-area"]
+"""A part of an image that cannot be kept in a modified copy: HFS+ file systems, partitions that
+contain neither a boot image nor an appended partition, or boot code in the system area whose
+addresses are not known."""
+
+
 class RemasterArgs(TypedDict):
     """What to change: arguments for the native module."""
 
     volume_id: str | None
+    drop: list[str]
     times: Times
     removed: list[bytes]
     added: list[Addition]
@@ -33,6 +40,7 @@ def remaster(
     output: None = None,
     *,
     volume_id: str | None = None,
+    drop: Sequence[Droppable] = (),
     format: str | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
@@ -47,6 +55,7 @@ def remaster(
     output: Path | BinaryWriter,
     *,
     volume_id: str | None = None,
+    drop: Sequence[Droppable] = (),
     format: str | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
@@ -61,6 +70,7 @@ def remaster(
     output: Path | BinaryWriter | None = None,
     *,
     volume_id: str | None = None,
+    drop: Sequence[Droppable] = (),
     format: str | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
@@ -74,6 +84,7 @@ def remaster(
     output: Path | BinaryWriter | None = None,
     *,
     volume_id: str | None = None,
+    drop: Sequence[Droppable] = (),
     format: str | None = None,
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
@@ -81,8 +92,8 @@ def remaster(
     durable: bool = True,
     progress: Progress = None,
 ) -> bytes | Created:
-    """Create a modified copy of an image. Everything else, including the label and the boot
-    information, is kept.
+    """Create a modified copy of an image. Everything else is kept, including the label, the boot
+    images, the boot code and the partitions.
 
     Args:
         source: The image, as for `open`, or an open one.
@@ -90,6 +101,7 @@ def remaster(
             with everything in it.
         output: The output, as for `create`. By default the new image is returned as `bytes`.
         volume_id: New volume label.
+        drop: What may be left out if it cannot be kept; each part that is left out is a warning.
         format: The source's format; by default it is detected.
         external_files: Which other files the source may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
@@ -98,8 +110,8 @@ def remaster(
         progress: As for `create`.
 
     Raises:
-        CorruptError, UnsupportedError, LimitError: The source cannot be read completely; nothing
-            is silently left out.
+        CorruptError, UnsupportedError, LimitError: The source cannot be read completely, or a part
+            cannot be kept; nothing is silently left out.
         InvalidError: A path to be removed does not exist; also as for `create`.
         Error: As `open` and `create`.
     """
@@ -108,6 +120,7 @@ def remaster(
         raise RefusedError("the output is one of the source's own files")
     how: RemasterArgs = {
         "volume_id": volume_id,
+        "drop": list(drop),
         "times": times(source_date_epoch),
         "removed": [encode_path(path) for path, content in changes.items() if content is None],
         "added": additions({p: c for p, c in changes.items() if c is not None}),

@@ -4,7 +4,8 @@ use crate::args::recipe::{Destination, Graft, HybridFiles, Profile, Recipe, Sele
 use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{
-    AppendedPartition, BootEntry, BootImage, CreateOptions, Duplicates, Joliet, Level, RockRidge,
+    AppendedPartition, BootEntry, BootImage, CreateOptions, Duplicates, Joliet, Level,
+    PartitionContents, RockRidge,
 };
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -139,8 +140,8 @@ impl Args {
         self.apply_identifiers(&mut options);
         self.apply_boot(&mut options);
         let hybrid = HybridFiles {
-            isohybrid_mbr: self.hybrid_mbr,
-            grub2_mbr: self.grub2_mbr,
+            isohybrid_mbr: self.hybrid_mbr.map(PartitionContents::File),
+            grub2_mbr: self.grub2_mbr.map(PartitionContents::File),
             system_area: None,
         };
         Ok(Recipe {

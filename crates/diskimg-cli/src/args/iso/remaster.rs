@@ -4,12 +4,14 @@ use super::{IsoArgs, IsoInput};
 use crate::args::names;
 use crate::args::recipe::{Destination, Graft};
 use crate::failure::Failure;
+use diskimg::iso::Droppable;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
-The files, label and boot configuration of FILE are kept unless changed by options. Removals are
-applied before additions; an added file replaces an existing one at the same path.
+The files, label and boot configuration of FILE are kept unless changed by options: boot images,
+boot code and partitions. A part of it that cannot be kept is an error; --drop leaves it out.
+Removals are applied before additions; an added file replaces an existing one at the same path.
 
 Example:
   diskimg iso remaster debian.iso -o auto.iso --add preseed.cfg=mine.cfg";
@@ -33,6 +35,9 @@ pub(crate) struct Args {
     /// Volume label (default: unchanged)
     #[arg(short = 'V', long, value_name = "LABEL")]
     volume_id: Option<String>,
+    /// Leave out PART if it cannot be kept: hfsplus, partitions or system-area; repeatable
+    #[arg(long, value_name = "PART", hide_possible_values = true)]
+    drop: Vec<Droppable>,
     /// Print only errors
     #[arg(short, long)]
     quiet: bool,
@@ -53,6 +58,8 @@ pub(crate) struct Job {
     pub(crate) volume_id: Option<String>,
     /// `-o`.
     pub(crate) output: Destination,
+    /// `--drop`.
+    pub(crate) drop: Vec<Droppable>,
     /// `-q`.
     pub(crate) quiet: bool,
 }
@@ -68,6 +75,7 @@ impl Args {
             added: self.add.iter().map(|arg| Graft::parse(arg)).collect::<Result<_, _>>()?,
             volume_id: self.volume_id,
             output,
+            drop: self.drop,
             quiet: self.quiet,
         })
     }

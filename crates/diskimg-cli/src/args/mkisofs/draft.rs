@@ -7,8 +7,9 @@ use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{
     AppendedPartition, BootEntry, BootImage, Charset, CreateOptions, Duplicates, Emulation,
-    NameRules, RockRidge, TranslationTables,
+    NameRules, PartitionContents, RockRidge, TranslationTables,
 };
+use diskimg::partition::Guid;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -54,10 +55,23 @@ pub(super) struct Draft {
     pub(super) hybrid: HybridFiles,
     /// `-print-size`.
     pub(super) print_size: bool,
+    /// `-efi-boot-part`.
+    pub(super) efi_boot_part: Option<EfiBootPart>,
+    /// `--gpt_disk_guid modification-date`.
+    pub(super) gpt_guid_from_date: bool,
     /// `-quiet`.
     pub(super) quiet: bool,
     /// `-v`.
     pub(super) verbose: bool,
+}
+
+/// The contents of the EFI system partition inside the volume.
+#[derive(Debug)]
+pub(super) enum EfiBootPart {
+    /// The image of the first EFI boot entry (`--efi-boot-image`).
+    BootImage,
+    /// A host file, or a part of one.
+    Contents(PartitionContents),
 }
 
 /// Which Rock Ridge is requested; `-r` overrides `-R` in any order.
@@ -77,7 +91,10 @@ pub(super) struct BootDraft {
     pub(super) load_sectors: Option<u16>,
     pub(super) info_table: bool,
     pub(super) grub2_info: bool,
-    pub(super) in_gpt: bool,
+    pub(super) in_gpt: Option<Guid>,
+    pub(super) in_apm: bool,
+    pub(super) identifier: Vec<u8>,
+    pub(super) criteria: Vec<u8>,
 }
 
 impl Draft {
@@ -120,6 +137,8 @@ impl Draft {
             output_charset: None,
             hybrid: HybridFiles::default(),
             print_size: false,
+            efi_boot_part: None,
+            gpt_guid_from_date: false,
             quiet: false,
             verbose: false,
         }
@@ -169,8 +188,10 @@ impl Draft {
         kind: &Value<'_>,
         file: &Value<'_>,
     ) -> Result<(), Failure> {
-        let kind = values::partition_kind(kind)?;
-        let partition = AppendedPartition::new(number.number()?, kind, file.path());
+        let (kind, gpt_kind) = values::partition_kinds(kind)?;
+        let contents = file.contents()?;
+        let mut partition = AppendedPartition::with_contents(number.number()?, kind, contents);
+        partition.gpt_kind = gpt_kind;
         self.options.hybrid.appended.push(partition);
         Ok(())
     }
@@ -179,6 +200,8 @@ impl Draft {
     pub(super) fn recipe(mut self, operands: &[OsString]) -> Result<Recipe, Failure> {
         let entry = std::mem::take(&mut self.boot).entry()?;
         self.options.boot.extend(entry);
+        self.efi_partition()?;
+        self.gpt_guid()?;
         self.options.rock_ridge = self.rock_ridge();
         self.options.deep_directories |= self.no_relocation;
         self.set_charsets();
@@ -227,6 +250,35 @@ impl Draft {
         charsets.rock_ridge = self.output_charset.unwrap_or(default);
     }
 
+    /// Applies `-efi-boot-part`.
+    fn efi_partition(&mut self) -> Result<(), Failure> {
+        let hybrid = &mut self.options.hybrid;
+        hybrid.efi_partition = match self.efi_boot_part.take() {
+            None => return Ok(()),
+            Some(EfiBootPart::Contents(contents)) => {
+                hybrid.unlisted.push(contents);
+                Some(BootImage::Unlisted(hybrid.unlisted.len() - 1))
+            }
+            Some(EfiBootPart::BootImage) => {
+                let mut entries = self.options.boot.iter();
+                let entry = entries.find(|entry| entry.platform == Platform::Efi);
+                let message = "--efi-boot-image requires an EFI boot image (-e or --efi-boot)";
+                Some(entry.ok_or_else(|| Failure::error(message))?.image.clone())
+            }
+        };
+        Ok(())
+    }
+
+    /// Applies `--gpt_disk_guid modification-date`.
+    fn gpt_guid(&mut self) -> Result<(), Failure> {
+        if self.gpt_guid_from_date {
+            let message = "--gpt_disk_guid modification-date requires --modification-date";
+            let time = self.options.volume_time.ok_or_else(|| Failure::error(message))?;
+            self.options.hybrid.gpt_disk_id = Some(values::guid_of_date(time));
+        }
+        Ok(())
+    }
+
     /// Returns the Rock Ridge mode. Setting owners or permissions implies Rock Ridge, which is
     /// needed to record them.
     fn rock_ridge(&self) -> Option<RockRidge> {
@@ -272,7 +324,11 @@ impl BootDraft {
         entry.load_sectors = self.load_sectors;
         entry.info_table = self.info_table;
         entry.grub2_info = self.grub2_info;
-        entry.in_gpt = self.in_gpt;
+        entry.in_gpt = self.in_gpt.is_some();
+        entry.gpt_kind = self.in_gpt.unwrap_or(Guid::BASIC_DATA);
+        entry.in_apm = self.in_apm;
+        entry.identifier = self.identifier;
+        entry.criteria = self.criteria;
         Ok(Some(entry))
     }
 
@@ -285,7 +341,10 @@ impl BootDraft {
             Self { load_sectors: Some(_), .. } => Some("-boot-load-size"),
             Self { info_table: true, .. } => Some("-boot-info-table"),
             Self { grub2_info: true, .. } => Some("--grub2-boot-info"),
-            Self { in_gpt: true, .. } => Some("-isohybrid-gpt-basdat"),
+            Self { in_gpt: Some(_), .. } => Some("-isohybrid-gpt-basdat"),
+            Self { in_apm: true, .. } => Some("-isohybrid-apm-hfsplus"),
+            Self { identifier, .. } if !identifier.is_empty() => Some("-eltorito-id"),
+            Self { criteria, .. } if !criteria.is_empty() => Some("-eltorito-selcrit"),
             _ => None,
         }
     }

@@ -1,12 +1,13 @@
 //! The table of options. Each may begin with one hyphen or two, as with getopt_long_only(3).
 
 use super::Dialect;
-use super::draft::{Draft, PADDING};
+use super::draft::{Draft, EfiBootPart, PADDING};
 use super::selection;
 use super::values::{self, Value};
 use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{Emulation, Joliet};
+use diskimg::partition::Guid;
 
 /// An option.
 pub(super) struct Row {
@@ -257,6 +258,14 @@ pub(super) static ROWS: &[Row] = &[
         d.boot.grub2_info = true;
         Ok(())
     }),
+    row(&["eltorito-id"], &["TEXT"], "Identifier of the boot catalog or section", |d, v| {
+        d.boot.identifier = values::boot_identifier(&v[0])?;
+        Ok(())
+    }),
+    row(&["eltorito-selcrit"], &["HEX"], "Selection criteria of the boot entry", |d, v| {
+        d.boot.criteria = values::selection_criteria(&v[0])?;
+        Ok(())
+    }),
     row(&["c", "eltorito-catalog"], &["PATH"], "Boot catalog, a path in the image", |d, v| {
         d.options.boot_catalog = v[0].text()?.trim_start_matches('/').to_owned();
         Ok(())
@@ -267,19 +276,46 @@ pub(super) static ROWS: &[Row] = &[
     }),
     // Booting from disk.
     row(&["isohybrid-mbr"], FILE, "Make the image bootable from disk with an isohybrid MBR", |d, v| {
-        d.hybrid.isohybrid_mbr = Some(v[0].path());
+        d.hybrid.isohybrid_mbr = Some(v[0].contents()?);
         Ok(())
     }),
     row(&["grub2-mbr"], FILE, "Make the image bootable from disk with a GRUB MBR", |d, v| {
-        d.hybrid.grub2_mbr = Some(v[0].path());
-        Ok(())
-    }),
-    row(&["G", "generic-boot"], FILE, "Copy FILE, up to 32 KiB, to the start of the image", |d, v| {
-        d.hybrid.system_area = Some(v[0].path());
+        d.hybrid.grub2_mbr = Some(v[0].contents()?);
         Ok(())
     }),
     row(&["isohybrid-gpt-basdat"], &[], "Add the boot image to the GPT as a basic data partition", |d, _| {
-        d.boot.in_gpt = true;
+        d.boot.in_gpt = Some(Guid::BASIC_DATA);
+        Ok(())
+    }),
+    row(&["isohybrid-gpt-hfsplus"], &[], "Add the boot image to the GPT as an HFS+ partition", |d, _| {
+        d.boot.in_gpt = Some(Guid::APPLE_HFS);
+        Ok(())
+    }),
+    row(&["isohybrid-apm-hfsplus"], &[], "Add the boot image to an Apple partition map", |d, _| {
+        d.boot.in_apm = true;
+        Ok(())
+    }),
+    row(&["G", "generic-boot", "embedded-boot"], FILE, "Copy up to 32 KiB of FILE to the start of the image", |d, v| {
+        d.hybrid.system_area = Some(v[0].contents()?);
+        Ok(())
+    }),
+    row(&["protective-msdos-label"], &[], "Add an MBR whose first partition is the volume", |d, _| {
+        d.options.hybrid.protective_label = true;
+        Ok(())
+    }),
+    row(&["mbr-force-bootable"], &[], "Mark a partition of the MBR as active", |d, _| {
+        d.options.hybrid.force_active = true;
+        Ok(())
+    }),
+    row(&["iso_mbr_part_type"], &["TYPE"], "Type of the volume's partition: a number or a GUID", |d, v| {
+        d.options.hybrid.volume_kind = values::volume_kind(&v[0])?;
+        Ok(())
+    }),
+    row(&["efi-boot-part"], FILE, "Add FILE, or --efi-boot-image, to a GPT as an EFI system partition", |d, v| {
+        d.efi_boot_part = Some(match v[0].arg.to_str() {
+            Some("--efi-boot-image") => EfiBootPart::BootImage,
+            _ => EfiBootPart::Contents(v[0].contents()?),
+        });
         Ok(())
     }),
     row(&["append_partition"], &["N", "TYPE", "FILE"], "Append FILE as partition N, such as 2 0xef efi.img", |d, v| {
@@ -287,6 +323,30 @@ pub(super) static ROWS: &[Row] = &[
     }),
     row(&["appended_part_as_gpt"], &[], "List appended partitions in a GPT", |d, _| {
         d.options.hybrid.appended_as_gpt = true;
+        Ok(())
+    }),
+    row(&["appended_part_as_apm"], &[], "List appended partitions in an Apple partition map", |d, _| {
+        d.options.hybrid.appended_as_apm = true;
+        Ok(())
+    }),
+    row(&["gpt_disk_guid"], &["GUID"], "Disk GUID; modification-date for that of the volume's date", |d, v| {
+        d.gpt_guid_from_date = v[0].text()? == "modification-date";
+        d.options.hybrid.gpt_disk_id = match v[0].text()? {
+            "modification-date" | "random" => None,
+            text => Some(text.parse()?),
+        };
+        Ok(())
+    }),
+    row(&["partition_hd_cyl"], NUMBER, "Heads per cylinder in the MBR (default: 64)", |d, v| {
+        d.options.hybrid.heads = values::number_up_to(&v[0], 255)?;
+        Ok(())
+    }),
+    row(&["partition_sec_hd"], NUMBER, "Sectors per track in the MBR (default: 32)", |d, v| {
+        d.options.hybrid.sectors_per_track = values::number_up_to(&v[0], 63)?;
+        Ok(())
+    }),
+    row(&["partition_cyl_align"], &["MODE"], "Make the image whole cylinders: auto, on, all or off", |d, v| {
+        d.options.hybrid.cylinder_alignment = values::cylinder_alignment(&v[0])?;
         Ok(())
     }),
     row(&["partition_offset"], &["SECTOR"], "First sector of partition 1, in 2048-byte sectors", |d, v| {
@@ -350,7 +410,6 @@ const UNSUPPORTED: &[&str] = &[
     "allow-limited-size",
     "apple",
     "application_use",
-    "appended_part_as_apm",
     "B",
     "boot-hfs-file",
     "C",
@@ -362,29 +421,20 @@ const UNSUPPORTED: &[&str] = &[
     "dev",
     "disallow_dir_id_ext",
     "dvd-video",
-    "efi-boot-part",
-    "eltorito-id",
-    "eltorito-selcrit",
-    "embedded-boot",
     "emul-toc",
     "file_name_limit",
     "for_backup",
     "g",
-    "gpt_disk_guid",
     "h",
     "hfs",
     "hfs-bless",
     "hfsplus",
     "hide-hfs",
-    "iso_mbr_part_type",
-    "isohybrid-apm-hfsplus",
-    "isohybrid-gpt-hfsplus",
     "jigdo-jigdo",
     "jigdo-template",
     "log-file",
     "M",
     "map",
-    "mbr-force-bootable",
     "md5",
     "md5-list",
     "mips-boot",
@@ -397,13 +447,9 @@ const UNSUPPORTED: &[&str] = &[
     "old-root",
     "part",
     "part_like_isohybrid",
-    "partition_cyl_align",
-    "partition_hd_cyl",
-    "partition_sec_hd",
     "prep-boot",
     "prep-boot-part",
     "prev-session",
-    "protective-msdos-label",
     "quoted_path_list",
     "s",
     "scdbackup_tag",

@@ -3,7 +3,11 @@
 use super::*;
 use crate::args::recipe::{Destination, Graft};
 use diskimg::iso::boot::Platform;
-use diskimg::iso::write::{BootImage, Emulation, Joliet, Level, NameRules, RockRidge};
+use diskimg::iso::write::{
+    BootImage, CylinderAlignment, Emulation, Joliet, Level, NameRules, PartitionContents,
+    PartitionKind, RockRidge,
+};
+use diskimg::partition::Guid;
 
 fn parse_line(dialect: Dialect, line: &str) -> Result<Recipe, Failure> {
     let args: Vec<OsString> = line.split_whitespace().map(Into::into).collect();
@@ -78,6 +82,15 @@ fn unknown_and_unsupported_options_and_invalid_values_are_named() {
         ("--modification-date=2010 d", "--modification-date 2010: expected"),
         ("-append_partition 2 0x1ef f d", "-append_partition 0x1ef: expected a partition type"),
         ("-e --interval:local_fs:0-1::x d", "is not supported"),
+        ("-G --interval:imported_iso:0:: d", "has no range"),
+        ("-efi-boot-part --efi-boot-image -b x d", "requires an EFI boot image"),
+        ("-iso_mbr_part_type 256 d", "a number up to 255"),
+        ("-partition_sec_hd 64 d", "a number up to 63"),
+        ("-partition_cyl_align yes d", "auto, on, all or off"),
+        ("--gpt_disk_guid 12 d", "'12' is not a GUID"),
+        ("--gpt_disk_guid modification-date d", "requires --modification-date"),
+        ("-eltorito-selcrit 123 d", "hexadecimal digits"),
+        ("-isohybrid-apm-hfsplus d", "requires a boot image"),
     ] {
         let found = error_of(line);
         assert!(found.contains(message), "{line}: {found}");
@@ -148,6 +161,44 @@ fn an_appended_partition_is_also_a_boot_image() {
         assert_eq!((hybrid.appended[0].number, hybrid.appended[0].kind), (2, 0xef));
         assert_eq!(recipe.options.boot[0].image, BootImage::AppendedPartition(2));
     }
+}
+
+#[test]
+fn partition_options_set_the_fields_of_the_same_meaning() {
+    let recipe = xorriso(
+        "-G sys -isohybrid-mbr --interval:local_fs:0-431::x.iso --mbr-force-bootable \
+         --protective-msdos-label -iso_mbr_part_type 0xcd -partition_hd_cyl 255 \
+         -partition_sec_hd 63 -partition_cyl_align all -appended_part_as_apm \
+         --gpt_disk_guid 28732ac11ff8d211ba4b00a0c93ec93b -b x -isohybrid-apm-hfsplus \
+         -eltorito-id one -eltorito-selcrit 0102 -append_partition 2 FAT16 y d",
+    );
+    let hybrid = &recipe.options.hybrid;
+    assert!(hybrid.force_active && hybrid.protective_label && hybrid.appended_as_apm);
+    assert_eq!(hybrid.volume_kind, Some(PartitionKind::Mbr(0xcd)));
+    assert_eq!((hybrid.heads, hybrid.sectors_per_track), (255, 63));
+    assert_eq!(hybrid.cylinder_alignment, CylinderAlignment::All);
+    assert_eq!(hybrid.gpt_disk_id, Some(Guid::EFI_SYSTEM));
+    assert_eq!((hybrid.appended[0].kind, hybrid.appended[0].gpt_kind), (6, None));
+    let interval = recipe.hybrid.isohybrid_mbr;
+    assert!(matches!(interval, Some(PartitionContents::Interval(i)) if i.range == (0..432)));
+    assert!(matches!(recipe.hybrid.system_area, Some(PartitionContents::File(_))));
+    let entry = &recipe.options.boot[0];
+    assert_eq!(
+        (entry.in_apm, &*entry.identifier, &*entry.criteria),
+        (true, &b"one"[..], &[1, 2][..])
+    );
+}
+
+#[test]
+fn an_efi_boot_partition_is_the_first_efi_image_or_a_file() {
+    let recipe = xorriso("-b x --efi-boot y --efi-boot z -efi-boot-part --efi-boot-image d");
+    let image = BootImage::File("y".into());
+    assert_eq!(recipe.options.hybrid.efi_partition, Some(image));
+    let recipe = xorriso("-efi-boot-part y d");
+    assert_eq!(recipe.options.hybrid.efi_partition, Some(BootImage::Unlisted(0)));
+    let recipe = xorriso("-iso_mbr_part_type C12A7328-F81F-11D2-BA4B-00A0C93EC93B d");
+    let kind = Some(PartitionKind::Gpt(Guid::EFI_SYSTEM));
+    assert_eq!(recipe.options.hybrid.volume_kind, kind);
 }
 
 #[test]

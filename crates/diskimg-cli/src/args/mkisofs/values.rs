@@ -4,7 +4,10 @@ use crate::args::names;
 use crate::failure::Failure;
 use diskimg::iso::Timestamp;
 use diskimg::iso::boot::Platform;
-use diskimg::iso::write::{BootImage, Charset, Level};
+use diskimg::iso::write::{
+    BootImage, Charset, CylinderAlignment, Interval, Level, PartitionContents, PartitionKind,
+};
+use diskimg::partition::Guid;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -45,6 +48,15 @@ impl<'a> Value<'a> {
     /// Parses a number with an optional sign, in decimal.
     pub(super) fn signed<N: FromStr>(&self) -> Result<N, Failure> {
         self.text()?.parse().map_err(|_| self.invalid("a number in range"))
+    }
+
+    /// Returns the value as a host file, or as a part of one in xorriso's syntax,
+    /// `--interval:local_fs:0-32767:zero_mbrpt:FILE`.
+    pub(super) fn contents(&self) -> Result<PartitionContents, Failure> {
+        match self.arg.to_str().filter(|text| Interval::is_interval(text)) {
+            None => Ok(PartitionContents::File(self.path())),
+            Some(text) => Ok(PartitionContents::Interval(text.parse()?)),
+        }
     }
 
     /// Parses permissions.
@@ -119,33 +131,97 @@ pub(super) fn boot_image(text: &str) -> Result<BootImage, Failure> {
         .and_then(|number| number.parse().ok());
     number.map(BootImage::AppendedPartition).ok_or_else(|| {
         Failure::error(format!(
-            "the boot image {text} is not supported \
-             (the only supported interval is --interval:appended_partition_N:all::)"
+            "the boot image {text} is not supported (a boot image is a file in the image or \
+             --interval:appended_partition_N:all::)"
         ))
     })
 }
 
-/// Parses a partition type: an MBR type in hexadecimal, or one of two GUIDs as text or as raw
-/// bytes.
-pub(super) fn partition_kind(value: &Value<'_>) -> Result<u8, Failure> {
-    const EFI_SYSTEM: [&str; 2] =
-        ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "28732ac11ff8d211ba4b00a0c93ec93b"];
-    const BASIC_DATA: [&str; 2] =
-        ["ebd0a0a2-b9e5-4433-87c0-68b6b72699c7", "a2a0d0ebe5b9334487c068b6b72699c7"];
-    let text = value.text()?.to_ascii_lowercase();
-    if EFI_SYSTEM.contains(&text.as_str()) {
-        return Ok(0xef);
+/// Parses a partition type: a name, an MBR type in hexadecimal, or a GUID as text or as raw bytes.
+/// Returns the type in an MBR and, for a GUID, in a GPT.
+pub(super) fn partition_kinds(value: &Value<'_>) -> Result<(u8, Option<Guid>), Failure> {
+    let text = value.text()?;
+    if let Ok(guid) = text.parse::<Guid>() {
+        return Ok((if guid == Guid::EFI_SYSTEM { 0xef } else { 0x83 }, Some(guid)));
     }
-    if BASIC_DATA.contains(&text.as_str()) {
-        return Ok(0x07);
+    let lower = text.to_ascii_lowercase();
+    match lower.as_str() {
+        "fat12" => return Ok((0x01, None)),
+        "fat16" => return Ok((0x06, None)),
+        "linux" => return Ok((0x83, None)),
+        _ => {}
     }
     // The prefix 0x is optional, as in fdisk.
-    let digits = text.strip_prefix("0x").unwrap_or(&text);
-    u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+')).ok_or_else(|| {
-        value.invalid(
-            "a partition type such as 0xef, or the GUID of an EFI system or basic data partition",
-        )
-    })
+    let digits = lower.strip_prefix("0x").unwrap_or(&lower);
+    let kind = u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'));
+    let kind = kind.ok_or_else(|| value.invalid("a partition type such as 0xef, or a GUID"))?;
+    Ok((kind, None))
+}
+
+/// Parses the value of `-iso_mbr_part_type`. Returns `None` for the default.
+pub(super) fn volume_kind(value: &Value<'_>) -> Result<Option<PartitionKind>, Failure> {
+    let text = value.text()?;
+    if text == "default" {
+        return Ok(None);
+    }
+    if let Ok(guid) = text.parse() {
+        return Ok(Some(PartitionKind::Gpt(guid)));
+    }
+    let kind = value.number().map_err(|_| value.invalid("default, a number up to 255, or a GUID"));
+    Ok(Some(PartitionKind::Mbr(kind?)))
+}
+
+/// Parses the value of `-partition_cyl_align`.
+pub(super) fn cylinder_alignment(value: &Value<'_>) -> Result<CylinderAlignment, Failure> {
+    value.text()?.parse().map_err(|_| value.invalid("auto, on, all or off"))
+}
+
+/// Parses a number up to `max`.
+pub(super) fn number_up_to(value: &Value<'_>, max: u8) -> Result<u8, Failure> {
+    let number = value.number::<u8>().ok().filter(|&number| number <= max);
+    number.ok_or_else(|| value.invalid(&format!("a number up to {max}")))
+}
+
+/// Parses the value of `-eltorito-id`: a text of up to 28 bytes, or 56 hexadecimal digits.
+pub(super) fn boot_identifier(value: &Value<'_>) -> Result<Vec<u8>, Failure> {
+    let text = value.text()?;
+    let bytes = match hex(text).filter(|bytes| bytes.len() == 28) {
+        Some(bytes) => bytes,
+        None => text.as_bytes().to_vec(),
+    };
+    if bytes.len() > 28 {
+        return Err(value.invalid("up to 28 bytes, or 56 hexadecimal digits"));
+    }
+    Ok(bytes)
+}
+
+/// Parses the value of `-eltorito-selcrit`: up to 40 hexadecimal digits.
+pub(super) fn selection_criteria(value: &Value<'_>) -> Result<Vec<u8>, Failure> {
+    let bytes = hex(value.text()?).filter(|bytes| bytes.len() <= 20);
+    bytes.ok_or_else(|| value.invalid("up to 40 hexadecimal digits"))
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| {
+        let digits = std::str::from_utf8(pair).ok().filter(|_| pair.len() == 2)?;
+        u8::from_str_radix(digits, 16).ok().filter(|_| pair[0] != b'+')
+    });
+    pairs.collect()
+}
+
+/// Returns the GUID that xorriso derives from a volume's date: its 16 digits, with the last two
+/// moved and the bits of a random GUID.
+pub(super) fn guid_of_date(time: Timestamp) -> Guid {
+    let seconds = jiff::Timestamp::from_second(time.seconds).unwrap_or_default();
+    let digits = seconds.strftime("%Y%m%d%H%M%S").to_string();
+    let digits = format!("{digits}{:02}", time.nanoseconds / 10_000_000);
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip((0..9).chain(14..16).chain(9..14)) {
+        *to = digits.as_bytes().get(from).copied().unwrap_or(b'0');
+    }
+    bytes[7] = bytes[7] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Guid(bytes)
 }
 
 /// Parses a date in UTC: 16 digits, `YYYYMMDDhhmmsscc`.

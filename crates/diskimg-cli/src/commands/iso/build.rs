@@ -7,12 +7,14 @@ use crate::interrupt;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::{self, Console};
 use diskimg::iso::Timestamp;
-use diskimg::iso::write::{Builder, CreateOptions, Plan};
+use diskimg::iso::write::{Builder, CreateOptions, PartitionContents, Plan};
+use diskimg::storage::source::Source;
 use diskimg::{Durability, Error, Output, Progress};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Percentage between two progress updates.
 const STEP: f64 = 1.0;
@@ -30,7 +32,7 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
     }
     confine::restrict_files(&rules(&recipe.output, true))?;
     recipe.options.latest = source_date_epoch()?;
-    read_boot_code(&recipe.hybrid, &mut recipe.options)?;
+    read_boot_code(&recipe.hybrid, &mut recipe.options, None)?;
     for list in &recipe.path_lists {
         for line in lines(list)? {
             let mut graft = match recipe.grafts_in_lists {
@@ -93,26 +95,47 @@ pub(in crate::commands) fn source_date_epoch() -> Result<Option<Timestamp>, Fail
     Ok(Some(Timestamp::from_seconds(seconds)))
 }
 
-/// Reads the MBR templates, which the plan completes.
+/// Reads the MBR templates and the system area, which the plan completes. `image` is the image that
+/// is modified, if there is one.
 pub(in crate::commands) fn read_boot_code(
     files: &HybridFiles,
     options: &mut CreateOptions,
+    image: Option<&Arc<dyn Source>>,
 ) -> Result<(), Failure> {
-    /// Size of the system area.
-    const MAX_LEN: u64 = 32 << 10;
-    for (path, code) in [
+    for (contents, code) in [
         (&files.isohybrid_mbr, &mut options.hybrid.isohybrid_mbr),
         (&files.grub2_mbr, &mut options.hybrid.grub2_mbr),
         (&files.system_area, &mut options.hybrid.system_area),
     ] {
-        let Some(path) = path else { continue };
-        let mut bytes = Vec::new();
-        fs::File::open(path)
-            .and_then(|file| file.take(MAX_LEN).read_to_end(&mut bytes))
-            .map_err(|e| Error::io("cannot read", e).in_file(path))?;
-        *code = Some(bytes);
+        if let Some(contents) = contents {
+            *code = Some(read_contents(contents, image)?);
+        }
     }
     Ok(())
+}
+
+/// Reads as much of a file, or of a part of one, as fits in the system area.
+fn read_contents(
+    contents: &PartitionContents,
+    image: Option<&Arc<dyn Source>>,
+) -> Result<Vec<u8>, Failure> {
+    /// Size of the system area.
+    const MAX_LEN: u64 = 32 << 10;
+    let mut bytes = Vec::new();
+    match contents {
+        PartitionContents::File(path) => {
+            fs::File::open(path)
+                .and_then(|file| file.take(MAX_LEN).read_to_end(&mut bytes))
+                .map_err(|e| Error::io("cannot read", e).in_file(path))?;
+        }
+        PartitionContents::Interval(interval) => {
+            let source = interval.open(image)?;
+            bytes.resize(source.len().min(MAX_LEN) as usize, 0);
+            source.read_exact_at(&mut bytes, 0).map_err(|e| Error::io("cannot read", e))?;
+        }
+        _ => {}
+    }
+    Ok(bytes)
 }
 
 /// Returns the lines of a file; `-` is standard input.

@@ -5,13 +5,16 @@ use crate::commands::iso::{build, open};
 use crate::confine;
 use crate::failure::Failure;
 use crate::output::Console;
+use diskimg::iso::RemasterOptions;
 
 /// Rebuilds the image.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     build::refuse_terminal(&job.output)?;
     let image = open(&job.input, console)?;
     confine::restrict_files(&build::rules(&job.output, !job.added.is_empty()))?;
-    let mut builder = image.remaster()?;
+    let mut remaster = RemasterOptions::default();
+    remaster.drop.clone_from(&job.drop);
+    let mut builder = image.remaster_with(&remaster)?;
     let options = builder.options_mut();
     options.latest = build::source_date_epoch()?;
     if let Some(label) = &job.volume_id {

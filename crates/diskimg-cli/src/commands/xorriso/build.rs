@@ -7,8 +7,10 @@ use crate::commands::iso::build as mkisofs;
 use crate::failure::Failure;
 use crate::output::Console;
 use diskimg::Error;
-use diskimg::iso::VolumeKind;
-use diskimg::iso::write::{Builder, CreateOptions, Hybrid, Level, NameRules, RockRidge};
+use diskimg::iso::write::{
+    Builder, CreateOptions, Hybrid, Level, NameRules, PartitionContents, RockRidge,
+};
+use diskimg::iso::{Droppable, RemasterOptions};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -60,7 +62,15 @@ pub(super) fn write(
     if !job.boot.entries.is_empty() {
         options.boot.clone_from(&job.boot.entries);
     }
-    mkisofs::read_boot_code(&job.boot.files, options)?;
+    let image = loaded.map(|loaded| loaded.image.source());
+    mkisofs::read_boot_code(&job.boot.files, options, image)?;
+    let hybrid = &mut options.hybrid;
+    let appended = hybrid.appended.iter_mut().map(|partition| &mut partition.contents);
+    for contents in appended.chain(&mut hybrid.unlisted) {
+        if let PartitionContents::Interval(interval) = contents {
+            *contents = PartitionContents::Source(interval.open(image)?);
+        }
+    }
     let mut complete = true;
     for edit in edits {
         complete &= apply(&mut builder, edit, job.follow, console)?;
@@ -95,20 +105,18 @@ fn fresh() -> CreateOptions {
 /// Returns the contents of the loaded image, without or with its boot records. Those that cannot be
 /// kept are an error.
 fn changed(job: &Job, loaded: &Loaded) -> Result<Builder, Failure> {
-    let mut builder = loaded.image.remaster()?;
+    let discard = job.boot.loaded == KeepBoot::Discard;
+    let mut remaster = RemasterOptions::default();
+    if discard {
+        remaster.drop = Droppable::ALL.to_vec();
+    }
+    let mut builder = loaded.image.remaster_with(&remaster)?;
     let options = builder.options_mut();
     options.padding = PADDING;
-    match job.boot.loaded {
-        KeepBoot::Discard => {
-            options.boot.clear();
-            options.hybrid = Hybrid::default();
-        }
-        KeepBoot::Keep => {
-            // GRUB searches for the volume by its date.
-            let volumes = loaded.image.info()?.volumes;
-            let primary = volumes.iter().find(|volume| volume.kind == VolumeKind::Primary);
-            options.volume_time = primary.and_then(|volume| volume.modified);
-        }
+    if discard {
+        options.boot.clear();
+        options.hybrid = Hybrid::default();
+        (options.volume_time, options.volume_zone) = (None, 0);
     }
     Ok(builder)
 }

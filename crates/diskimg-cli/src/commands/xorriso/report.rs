@@ -6,7 +6,7 @@ use crate::args::mkisofs::native::ReportForm;
 use crate::failure::Failure;
 use diskimg::iso::boot::{BootCatalog, CatalogEntry, Loader, Media, Platform, SystemArea};
 use diskimg::iso::write::BootEntry;
-use diskimg::iso::{IsoInfo, SECTOR, VolumeKind};
+use diskimg::iso::{Droppable, IsoInfo, RemasterOptions, SECTOR, VolumeKind};
 use diskimg::partition::{Guid, Mbr};
 use diskimg::printable;
 use std::collections::HashMap;
@@ -106,7 +106,9 @@ fn is_isolinux(loaded: &Loaded, entry: &CatalogEntry) -> bool {
 
 /// Returns the boot entries with their options, as far as the image can be rebuilt.
 pub(super) fn entry_options(loaded: &Loaded) -> Vec<BootEntry> {
-    let builder = loaded.image.remaster();
+    let mut remaster = RemasterOptions::default();
+    remaster.drop = Droppable::ALL.to_vec();
+    let builder = loaded.image.remaster_with(&remaster);
     builder.map(|mut builder| builder.options_mut().boot.clone()).unwrap_or_default()
 }
 

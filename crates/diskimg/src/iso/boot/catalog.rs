@@ -136,6 +136,13 @@ pub struct SelectionCriteria {
     pub bytes: Vec<u8>,
 }
 
+impl SelectionCriteria {
+    /// Returns type and bytes, as they are recorded.
+    pub(crate) fn encoded(&self) -> impl Iterator<Item = u8> {
+        std::iter::once(self.kind).chain(self.bytes.iter().copied())
+    }
+}
+
 /// A boot entry: the default entry or a section entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -165,6 +172,9 @@ pub struct CatalogEntry {
     /// Selection criteria, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub criteria: Option<SelectionCriteria>,
+    /// True if a section header directly precedes the entry.
+    #[serde(skip)]
+    pub(crate) begins_section: bool,
 }
 
 impl CatalogEntry {
@@ -280,6 +290,8 @@ struct Section {
     platform: Platform,
     identifier: String,
     has_header: bool,
+    /// True until the first entry.
+    is_new: bool,
     /// Number of entries that must follow.
     left: u16,
     last: bool,
@@ -312,6 +324,7 @@ impl Parser {
             platform: Platform::from_number(validation[1]),
             identifier: text(&validation[4..28]),
             has_header: true,
+            is_new: true,
             left: 1,
             last: false,
         };
@@ -367,6 +380,7 @@ impl Parser {
             platform: Platform::from_number(entry[1]),
             identifier: text(&entry[4..]),
             has_header: true,
+            is_new: true,
             left: le16(entry, 2),
             last: entry[0] == LAST_HEADER,
         };
@@ -400,6 +414,7 @@ impl Parser {
             load_sectors: le16(entry, 6),
             start_sector: le32(entry, 8),
             in_section: self.section.has_header,
+            begins_section: !default && std::mem::take(&mut self.section.is_new),
             identifier: self.section.identifier.clone(),
             criteria,
         });
@@ -444,20 +459,27 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// An entry of a new catalog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewEntry {
     pub(crate) platform: Platform,
+    pub(crate) bootable: bool,
     pub(crate) media: Media,
     pub(crate) load_segment: u16,
     pub(crate) system_type: u8,
     pub(crate) load_sectors: u16,
     pub(crate) start_sector: u32,
+    /// Begin a section, even if the platform and the identifier are those of the entry before.
+    pub(crate) new_section: bool,
+    /// Identifier of the catalog or section; longer ones are truncated.
+    pub(crate) identifier: Vec<u8>,
+    /// Type and bytes of the selection criteria. Bytes after the twentieth are in extensions.
+    pub(crate) criteria: Vec<u8>,
 }
 
 impl NewEntry {
     fn encode(&self) -> [u8; ENTRY] {
         let mut bytes = [0; ENTRY];
-        bytes[0] = BOOTABLE;
+        bytes[0] = if self.bootable { BOOTABLE } else { 0 };
         bytes[1] = self.media.number();
         bytes[2..4].copy_from_slice(&self.load_segment.to_le_bytes());
         bytes[4] = self.system_type;
@@ -465,28 +487,60 @@ impl NewEntry {
         bytes[8..12].copy_from_slice(&self.start_sector.to_le_bytes());
         bytes
     }
+
+    /// Encodes a section entry with its selection criteria.
+    fn encode_section_entry(&self, bytes: &mut Vec<u8>) {
+        let mut entry = self.encode();
+        let (first, rest) = self.criteria.split_at(self.criteria.len().min(ENTRY - 12));
+        entry[12..][..first.len()].copy_from_slice(first);
+        if !rest.is_empty() {
+            entry[1] |= CONTINUES;
+        }
+        bytes.extend_from_slice(&entry);
+        let mut chunks = rest.chunks(ENTRY - 2).peekable();
+        while let Some(chunk) = chunks.next() {
+            let mut extension = [0; ENTRY];
+            extension[0] = EXTENSION;
+            extension[1] = if chunks.peek().is_some() { CONTINUES } else { 0 };
+            extension[2..][..chunk.len()].copy_from_slice(chunk);
+            bytes.extend_from_slice(&extension);
+        }
+    }
+}
+
+/// Copies as much of `text` as fits.
+fn put(field: &mut [u8], text: &[u8]) {
+    let len = text.len().min(field.len());
+    field[..len].copy_from_slice(&text[..len]);
 }
 
 /// Encodes a catalog of these entries, the first of which is the default entry. Consecutive entries
-/// of one platform share a section. The result is padded to whole sectors.
+/// of one platform and one identifier share a section. The result is padded to whole sectors.
 pub(crate) fn encode_catalog(entries: &[NewEntry]) -> Vec<u8> {
     let Some((default, others)) = entries.split_first() else { return Vec::new() };
     let mut validation = [0; ENTRY];
     validation[..2].copy_from_slice(&[VALIDATION, default.platform.number()]);
+    put(&mut validation[4..28], &default.identifier);
     validation[30..].copy_from_slice(&[0x55, 0xaa]);
     let sum = checksum(&validation).wrapping_neg();
     validation[28..30].copy_from_slice(&sum.to_le_bytes());
 
     let mut bytes = [validation, default.encode()].concat();
-    let mut sections = others.chunk_by(|a, b| a.platform == b.platform).peekable();
+    let same = |a: &NewEntry, b: &NewEntry| {
+        !b.new_section
+            && a.platform == b.platform
+            && (b.identifier.is_empty() || a.identifier == b.identifier)
+    };
+    let mut sections = others.chunk_by(same).peekable();
     while let Some(section) = sections.next() {
         let mut header = [0; ENTRY];
         header[0] = if sections.peek().is_some() { HEADER } else { LAST_HEADER };
         header[1] = section[0].platform.number();
         // There are far fewer than 65,536 entries.
         header[2..4].copy_from_slice(&to_u16(section.len()).to_le_bytes());
+        put(&mut header[4..], &section[0].identifier);
         bytes.extend_from_slice(&header);
-        section.iter().for_each(|entry| bytes.extend_from_slice(&entry.encode()));
+        section.iter().for_each(|entry| entry.encode_section_entry(&mut bytes));
     }
     bytes.resize(bytes.len().next_multiple_of(to_usize(SECTOR)), 0);
     bytes

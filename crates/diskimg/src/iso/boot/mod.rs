@@ -20,7 +20,7 @@
 
 mod catalog;
 pub(crate) mod hybrid;
-mod system_area;
+pub(crate) mod system_area;
 pub(crate) mod tables;
 
 pub use catalog::{BootCatalog, CatalogEntry, Media, SelectionCriteria};

@@ -123,6 +123,10 @@ pub struct VolumeDescriptor {
     /// Volume modification time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modified: Option<Timestamp>,
+    /// Offset from UTC of the modification time or, without one, of the creation time, in units of
+    /// 15 minutes.
+    #[serde(skip)]
+    pub(crate) zone: i8,
     /// Path table size in bytes.
     #[serde(skip)]
     pub(crate) path_table_bytes: u32,
@@ -292,6 +296,10 @@ fn volume(
         block_size,
         created: Timestamp::from_digits(&raw.created),
         modified: Timestamp::from_digits(&raw.modified),
+        zone: match Timestamp::from_digits(&raw.modified) {
+            Some(_) => raw.modified[16].cast_signed(),
+            None => raw.created[16].cast_signed(),
+        },
         path_table_bytes: raw.path_table_size.get(),
         path_table_l: raw.path_table_l.get(),
         path_table_m: raw.path_table_m.get(),

@@ -1,6 +1,6 @@
 //! Boot data of a new image. First, the boot images that the options name are looked up in the
-//! tree. When all addresses are assigned, the boot catalog, the patches of boot images, and MBR and
-//! GPT are encoded.
+//! tree. When all addresses are assigned, the boot catalog, the patches of boot images, and the
+//! partition tables are encoded.
 
 use super::builder::Builder;
 use super::contents::{Content, Contents, Data};
@@ -11,10 +11,11 @@ use super::plan::Plan;
 use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode, components};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
-use crate::iso::boot::hybrid::{DiskAreas, HybridLayout, SectorRange};
+use crate::iso::boot::hybrid::kept::ObjectPlace;
+use crate::iso::boot::hybrid::{DiskAreas, HybridLayout, ImagePartition, LayoutInput, SectorRange};
 use crate::iso::boot::tables::{self, Patch, PatchedSource};
 use crate::iso::boot::{Media, NewEntry, Platform, encode_catalog, encode_record};
-use crate::partition::only_partition_kind as system_type;
+use crate::partition::{Guid, only_partition_kind as system_type};
 use crate::remedy::Remedy;
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use crate::storage::source::{MemorySource, Source};
@@ -32,8 +33,8 @@ const READ_AHEAD: u64 = 16;
 /// The image of a boot entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
-    /// A file, as a number in [`Contents`].
-    File(u32),
+    /// A file or unlisted contents, as a number in [`Contents`].
+    Content(u32),
     /// A partition, as an index in [`Boot::appended`].
     Appended(usize),
 }
@@ -57,6 +58,12 @@ pub(super) struct Boot {
     catalog: Option<u32>,
     /// Content numbers of the appended partitions.
     appended: Vec<u32>,
+    /// Content numbers of the contents without a name.
+    unlisted: Vec<u32>,
+    /// What the partitions of an image that is rebuilt refer to.
+    objects: Vec<Target>,
+    /// The EFI system partition inside the volume.
+    efi_partition: Option<u32>,
     /// The encoded boot catalog, once all addresses are assigned.
     catalog_bytes: Vec<u8>,
     /// The patches of boot images, by content number, once all addresses are assigned.
@@ -70,12 +77,12 @@ impl Boot {
     pub(super) fn new(builder: &mut Builder) -> Result<Self> {
         let mut boot = Self::default();
         let CreateOptions { boot: entries, hybrid, .. } = &builder.options;
-        let (entries, appended) = (entries.clone(), hybrid.appended.clone());
-        for partition in appended {
-            boot.appended.push(match partition.contents {
-                PartitionContents::File(path) => builder.partition(&path)?,
-                PartitionContents::Source(source) => builder.contents.add_source(source)?,
-            });
+        let (entries, hybrid) = (entries.clone(), hybrid.clone());
+        for partition in &hybrid.appended {
+            boot.appended.push(builder.partition_contents(&partition.contents)?);
+        }
+        for contents in &hybrid.unlisted {
+            boot.unlisted.push(builder.partition_contents(contents)?);
         }
         for options in entries {
             if let BootImage::File(path) = &options.image
@@ -85,6 +92,18 @@ impl Boot {
             }
             let entry = boot.entry(builder, options)?;
             boot.entries.push(entry);
+        }
+        for object in hybrid.kept.iter().flat_map(|kept| &kept.objects) {
+            boot.objects.push(boot.target(builder, &object.image)?);
+        }
+        if let Some(image) = &hybrid.efi_partition {
+            boot.efi_partition = match boot.target(builder, image)? {
+                Target::Content(content) => Some(content),
+                Target::Appended(_) => {
+                    let message = "an appended partition is not inside the volume";
+                    return Err(Error::invalid(message).in_file(image.name()));
+                }
+            };
         }
         if !boot.entries.is_empty() {
             let len = to_u64(boot.encode(|_| Ok(0))?.len());
@@ -98,9 +117,10 @@ impl Boot {
         Ok(boot)
     }
 
-    fn entry(&self, builder: &Builder, options: BootEntry) -> Result<Entry> {
-        let target = match &options.image {
-            BootImage::File(path) => Target::File(find(&builder.tree, path)?.1),
+    /// Finds the contents of a boot image.
+    fn target(&self, builder: &Builder, image: &BootImage) -> Result<Target> {
+        Ok(match image {
+            BootImage::File(path) => Target::Content(find(&builder.tree, path)?.1),
             BootImage::AppendedPartition(number) => {
                 let appended = &builder.options.hybrid.appended;
                 let at = appended.iter().position(|partition| partition.number == *number);
@@ -108,11 +128,25 @@ impl Boot {
                     || format!("no appended partition has the number {number} of a boot entry");
                 Target::Appended(at.ok_or_else(|| Error::invalid(message()))?)
             }
-        };
-        let content = match target {
-            Target::File(content) => content,
+            BootImage::Unlisted(index) => {
+                let content = self.unlisted.get(*index).copied();
+                let message = || format!("there are no unlisted contents with the index {index}");
+                Target::Content(content.ok_or_else(|| Error::invalid(message()))?)
+            }
+        })
+    }
+
+    /// Returns the number of the contents in [`Contents`].
+    fn content(&self, target: Target) -> u32 {
+        match target {
+            Target::Content(content) => content,
             Target::Appended(at) => self.appended[at],
-        };
+        }
+    }
+
+    fn entry(&self, builder: &Builder, options: BootEntry) -> Result<Entry> {
+        let target = self.target(builder, &options.image)?;
+        let content = self.content(target);
         let len = builder.contents.get(content).len;
         let mut entry = Entry {
             options,
@@ -134,7 +168,10 @@ impl Boot {
             return Err(named(Error::invalid(message)));
         }
         (entry.media, entry.system_type) = match entry.options.emulation {
-            Emulation::None => (Media::NoEmulation, 0),
+            Emulation::None => {
+                let kept = entry.options.media.filter(|(media, _)| *media == Media::NoEmulation);
+                kept.unwrap_or((Media::NoEmulation, 0))
+            }
             Emulation::Floppy => {
                 let message = || {
                     format!(
@@ -142,8 +179,8 @@ impl Boot {
                          1228800, 1474560 or 2949120"
                     )
                 };
-                let media = Media::floppy(len);
-                (media.ok_or_else(|| named(Error::invalid(message())))?, 0)
+                let media = Media::floppy(len).map(|media| (media, 0)).or(entry.options.media);
+                media.ok_or_else(|| named(Error::invalid(message())))?
             }
             Emulation::HardDisk => {
                 let mut start = vec![0; to_usize(len.min(VIRTUAL_SECTOR))];
@@ -157,21 +194,26 @@ impl Boot {
                 let read = source.read_exact_at(&mut start, 0);
                 read.map_err(|e| named(Error::io("cannot read", e)))?;
                 let message = "an emulated hard disk must have an MBR with exactly one partition";
-                let kind = system_type(&start).ok_or_else(|| named(Error::invalid(message)))?;
-                (Media::HardDisk, kind)
+                let media = system_type(&start).map(|kind| (Media::HardDisk, kind));
+                media.or(entry.options.media).ok_or_else(|| named(Error::invalid(message)))?
             }
         };
         let load_sectors = entry.load_sectors().map_err(named)?;
         Ok(Entry { load_sectors, ..entry })
     }
 
-    /// Returns the contents that precede all others: the boot catalog and the boot images.
+    /// Returns the contents that precede all others: the boot catalog, what the partitions of an
+    /// image that is rebuilt refer to, in their original order, boot images, contents without a
+    /// name.
     pub(super) fn first(&self) -> impl Iterator<Item = u32> {
-        let files = self.entries.iter().filter_map(|entry| match entry.target {
-            Target::File(content) => Some(content),
+        let entries = self.entries.iter().map(|entry| entry.target);
+        let targets = self.objects.iter().copied().chain(entries);
+        let files = targets.filter_map(|target| match target {
+            Target::Content(content) => Some(content),
             Target::Appended(_) => None,
         });
-        self.catalog.into_iter().chain(files)
+        let unlisted = self.unlisted.iter().copied();
+        self.catalog.into_iter().chain(files).chain(self.efi_partition).chain(unlisted)
     }
 
     pub(super) fn has_catalog(&self) -> bool {
@@ -221,6 +263,10 @@ impl Boot {
         let entries = self.entries.iter().map(|entry| {
             Ok(NewEntry {
                 platform: entry.options.platform,
+                bootable: entry.options.bootable,
+                new_section: entry.options.new_section,
+                identifier: entry.options.identifier.clone(),
+                criteria: entry.options.criteria.clone(),
                 media: entry.media,
                 load_segment: entry.options.load_segment,
                 system_type: entry.system_type,
@@ -237,7 +283,10 @@ impl Entry {
         match (self.options.load_sectors, self.media, self.options.platform) {
             (Some(sectors), ..) => Ok(sectors),
             (None, Media::NoEmulation, platform) => {
-                match (u16::try_from(self.len.div_ceil(VIRTUAL_SECTOR)), platform) {
+                // In whole sectors of 2048 bytes, as with mkisofs, if the number fits.
+                let count = self.len.div_ceil(VIRTUAL_SECTOR);
+                let whole = u16::try_from(self.len.div_ceil(SECTOR) * (SECTOR / VIRTUAL_SECTOR));
+                match (whole.or_else(|_| u16::try_from(count)), platform) {
                     (Ok(sectors), _) => Ok(sectors),
                     // For UEFI, 0 means the whole image.
                     (Err(_), Platform::Efi) => Ok(0),
@@ -253,7 +302,7 @@ impl Entry {
 
     /// Returns true if the boot catalog replaced the file of the entry.
     fn is_replaced(&self, builder: &Builder) -> bool {
-        let (Target::File(content), BootImage::File(path)) = (self.target, &self.options.image)
+        let (Target::Content(content), BootImage::File(path)) = (self.target, &self.options.image)
         else {
             return false;
         };
@@ -267,6 +316,7 @@ impl BootImage {
         match self {
             Self::File(path) => path.clone(),
             Self::AppendedPartition(number) => format!("partition {number}"),
+            Self::Unlisted(index) => format!("unlisted contents {index}"),
         }
     }
 }
@@ -285,6 +335,15 @@ impl Builder {
         let own = self.contents.add(Content { len, data })?;
         self.tree.node_mut(node).kind = Kind::File(own);
         Ok(())
+    }
+
+    /// Adds contents that have no name in the image.
+    fn partition_contents(&mut self, contents: &PartitionContents) -> Result<u32> {
+        match contents {
+            PartitionContents::File(path) => self.partition(path),
+            PartitionContents::Interval(interval) => self.contents.add_source(interval.open(None)?),
+            PartitionContents::Source(source) => self.contents.add_source(Arc::clone(source)),
+        }
     }
 
     /// Adds the content of a host file that has no name in the image.
@@ -327,53 +386,82 @@ impl Plan {
     pub(super) fn place_disk(&mut self, end: u32) -> Result<()> {
         let CreateOptions { hybrid, padding, alignment, .. } = &self.options;
         let boot = &self.boot;
-        let appended: Vec<_> =
-            boot.appended.iter().map(|&content| self.contents.get(content).len).collect();
-        let in_gpt = boot.entries.iter().any(|entry| entry.options.in_gpt);
+        let len_of = |content: u32| self.contents.get(content).len;
+        let appended: Vec<_> = boot.appended.iter().map(|&content| len_of(content)).collect();
+        let images = self.image_partitions()?;
         let min = if boot.entries.is_empty() { 0 } else { READ_AHEAD };
-        let (padding, alignment) = (u64::from(*padding).max(min), u64::from(*alignment));
-        let layout = HybridLayout::new(hybrid, &appended, in_gpt, end.into(), padding, alignment)?;
+        let input = LayoutInput {
+            appended: &appended,
+            images: &images,
+            end: end.into(),
+            padding: u64::from(*padding).max(min),
+            alignment: (*alignment).into(),
+        };
+        let layout = HybridLayout::new(hybrid, input)?;
         let too_large = |_| Error::limit("the image would exceed 2^32 sectors (8 TiB)");
         u32::try_from(layout.total).map_err(too_large)?;
         self.volume.sectors = u32::try_from(layout.volume).map_err(too_large)?;
 
-        let start = |entry: &Entry| match entry.target {
-            Target::File(content) => self.content_lba[to_index(content)],
+        let start = |target: Target| match target {
+            Target::Content(content) => self.content_lba[to_index(content)],
             // Cannot overflow, because the total fits in 32 bits.
             Target::Appended(at) => to_u32(layout.appended[at].start),
         };
-        let catalog_bytes = boot.encode(|entry| Ok(start(entry)))?;
+        let catalog_bytes = boot.encode(|entry| Ok(start(entry.target)))?;
         let patches = self.find_patches()?;
-        let loader = boot.entries.iter().find(|entry| {
-            let file = matches!(entry.target, Target::File(_));
-            let bios = entry.options.platform == Platform::Bios;
-            file && bios && entry.media == Media::NoEmulation
-        });
-        let images = boot
-            .entries
-            .iter()
-            .filter(|entry| entry.options.in_gpt && matches!(entry.target, Target::File(_)));
-        let mut images: Vec<_> = images
-            .map(|entry| SectorRange {
-                start: start(entry).into(),
-                sectors: entry.len.div_ceil(SECTOR),
-            })
-            .collect();
-        images.sort_by_key(|image| image.start);
-        images.dedup();
-        // Different images have different primary volume descriptors.
-        let seed = descriptors::primary(&self.options, &self.primary_tables, &self.volume);
-        let areas = layout.encode(hybrid, loader.map(start), &images, &seed)?;
+        let areas = if let Some(kept) = &hybrid.kept {
+            let places = boot.objects.iter().map(|&target| {
+                let len = len_of(boot.content(target));
+                let range =
+                    SectorRange { start: start(target).into(), sectors: len.div_ceil(SECTOR) };
+                ObjectPlace { range, len }
+            });
+            layout.encode_kept(kept, &places.collect::<Vec<_>>())?
+        } else {
+            let loader = boot.entries.iter().find(|entry| {
+                let file = matches!(entry.target, Target::Content(_));
+                let bios = entry.options.platform == Platform::Bios;
+                file && bios && entry.media == Media::NoEmulation
+            });
+            // Different images have different primary volume descriptors.
+            let seed = descriptors::primary(&self.options, &self.primary_tables, &self.volume);
+            layout.encode(hybrid, loader.map(|entry| start(entry.target)), &images, &seed)?
+        };
         (self.boot.catalog_bytes, self.boot.patches) = (catalog_bytes, patches);
         self.boot.disk = Some((layout, areas));
         Ok(())
+    }
+
+    /// Returns the boot images in the volume that are to be partitions.
+    fn image_partitions(&self) -> Result<Vec<ImagePartition>> {
+        let range = |content: u32| SectorRange {
+            start: self.content_lba[to_index(content)].into(),
+            sectors: self.contents.get(content).len.div_ceil(SECTOR),
+        };
+        let listed = self.boot.entries.iter().filter_map(|entry| {
+            let BootEntry { in_gpt, in_apm, gpt_kind, .. } = entry.options;
+            let Target::Content(content) = entry.target else { return None };
+            let gpt = in_gpt.then_some(gpt_kind);
+            (in_gpt || in_apm).then(|| ImagePartition { range: range(content), gpt, apm: in_apm })
+        });
+        let mut images: Vec<_> = listed.collect();
+        if let Some(content) = self.boot.efi_partition {
+            if self.options.hybrid.isohybrid_mbr.is_some() {
+                let message = "an isohybrid MBR cannot be combined with an EFI system partition \
+                               inside the volume";
+                return Err(Error::invalid(message));
+            }
+            let gpt = Some(Guid::EFI_SYSTEM);
+            images.insert(0, ImagePartition { range: range(content), gpt, apm: false });
+        }
+        Ok(images)
     }
 
     fn find_patches(&self) -> Result<HashMap<u32, Vec<Patch>>> {
         let mut found: HashMap<u32, Vec<Patch>> = HashMap::new();
         let mut open = OpenDirs::default();
         for entry in &self.boot.entries {
-            let Target::File(content) = entry.target else { continue };
+            let Target::Content(content) = entry.target else { continue };
             let named = |e: Error| e.in_file(entry.options.image.name());
             let sector = self.content_lba[to_index(content)];
             let patches = found.entry(content).or_default();

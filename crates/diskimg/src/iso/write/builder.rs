@@ -38,6 +38,8 @@ pub struct Builder {
     /// Inode number in the tree of each file from another image, by serial number and content
     /// number.
     node_inodes: HashMap<(u32, u32), u32>,
+    /// Warnings of the plan that are known already.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Builder {
@@ -54,12 +56,18 @@ impl Builder {
             inodes: HashMap::new(),
             host_contents: HashMap::new(),
             node_inodes: HashMap::new(),
+            warnings: Vec::new(),
         }
     }
 
     /// Returns the options for modification.
     pub fn options_mut(&mut self) -> &mut CreateOptions {
         &mut self.options
+    }
+
+    /// Adds a warning to those of the plan.
+    pub(crate) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
     }
 
     /// Excludes files that match a shell pattern when host directories are listed from now on. The

@@ -1,5 +1,6 @@
 //! Encoding of volume descriptors (ECMA-119, 8), which are one sector each.
 
+use super::directory::Shift;
 use super::joliet;
 use super::options::CreateOptions;
 use super::rock_ridge::{both_endian_16, both_endian_32};
@@ -23,6 +24,15 @@ pub(super) struct Tables {
     pub(super) root_bytes: u32,
 }
 
+impl Tables {
+    /// Returns the locations to be recorded in the second set of descriptors.
+    pub(super) fn shifted(self, shift: Shift) -> Self {
+        let Self { little, big, root, .. } = self;
+        let [little, big, root] = [little, big, root].map(|lba| shift.directory(lba));
+        Self { little, big, root, ..self }
+    }
+}
+
 /// Fields of the volume descriptors that all trees share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Volume {
@@ -30,6 +40,8 @@ pub(super) struct Volume {
     pub(super) sectors: u32,
     /// Creation and modification time of the volume.
     pub(super) time: Timestamp,
+    /// Time zone of that time, in units of 15 minutes east of UTC.
+    pub(super) zone: i8,
     /// Recording time of the root directory.
     pub(super) root_time: Timestamp,
 }
@@ -120,8 +132,8 @@ fn common(kind: u8, tables: &Tables, volume: &Volume) -> Vec<u8> {
     put(140, &tables.little.to_le_bytes());
     put(148, &tables.big.to_be_bytes());
     put(156, &root_record(tables, volume));
-    put(813, &volume.time.to_digits());
-    put(830, &volume.time.to_digits());
+    put(813, &volume.time.to_digits(volume.zone));
+    put(830, &volume.time.to_digits(volume.zone));
     put(847, &Timestamp::NO_DIGITS);
     put(864, &Timestamp::NO_DIGITS);
     put(881, &[1]);
@@ -148,7 +160,7 @@ mod tests {
     fn texts_are_recorded_unchanged_and_padded_with_spaces() {
         let options = CreateOptions { volume_id: "config-2".into(), ..CreateOptions::default() };
         let time = Timestamp::from_seconds(0);
-        let volume = Volume { sectors: 0x0102, time, root_time: time };
+        let volume = Volume { sectors: 0x0102, time, zone: 0, root_time: time };
         let primary = primary(&options, &Tables::default(), &volume);
         assert_eq!(&primary[40..72], b"config-2                        ");
         assert_eq!(&primary[80..88], b"\x02\x01\0\0\0\0\x01\x02");

@@ -26,6 +26,26 @@ pub(super) enum Space {
     Joliet,
 }
 
+/// The difference between the addresses that are recorded and those in the image. It is 0, except
+/// for the second set of trees, whose addresses are counted from the start of a partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Shift {
+    /// Of path tables and directories, in sectors, modulo 2^32.
+    pub(super) directories: u32,
+    /// Of file contents, in sectors, modulo 2^32.
+    pub(super) contents: u32,
+}
+
+impl Shift {
+    pub(super) fn directory(self, lba: u32) -> u32 {
+        lba.wrapping_add(self.directories)
+    }
+
+    pub(super) fn content(self, lba: u32) -> u32 {
+        lba.wrapping_add(self.contents)
+    }
+}
+
 /// The fields of a directory record except its name.
 #[derive(Debug, Clone, Copy)]
 struct Extent {
@@ -43,6 +63,7 @@ struct Writer<'w> {
     record: Vec<u8>,
     /// Rock Ridge entries of the current record, if the tree has Rock Ridge.
     rock_ridge: Option<Entries>,
+    shift: Shift,
 }
 
 impl Plan {
@@ -52,6 +73,7 @@ impl Plan {
         &self,
         space: Space,
         index: usize,
+        shift: Shift,
         records: &mut Vec<u8>,
         areas: &mut Vec<u8>,
     ) {
@@ -62,9 +84,10 @@ impl Plan {
         let rock_ridge = space == Space::Primary && self.options.rock_ridge.is_some();
         let mut writer = Writer {
             records,
-            areas: Areas { lba: dir.lba + dir.sectors, bytes: areas },
+            areas: Areas { lba: shift.directory(dir.lba + dir.sectors), bytes: areas },
             record: Vec::with_capacity(256),
             rock_ridge: rock_ridge.then(Entries::default),
+            shift,
         };
         let parent = &hierarchy.dirs[to_index(dir.parent)];
         self.dot(&mut writer, dir, index == 0);
@@ -87,7 +110,7 @@ impl Plan {
                 entries.extension();
             }
         }
-        writer.put(&[0], self.directory_extent(dir));
+        writer.put(&[0], self.directory_extent(dir, writer.shift));
     }
 
     fn dot_dot(
@@ -101,16 +124,16 @@ impl Plan {
             entries.clear();
             self.attributes(entries, parent.node, Some(parent.subdirectories));
             if let Some(from) = dir.moved_from {
-                entries.parent(hierarchy.dirs[to_index(from)].lba);
+                entries.parent(writer.shift.directory(hierarchy.dirs[to_index(from)].lba));
             }
         }
-        writer.put(&[1], self.directory_extent(parent));
+        writer.put(&[1], self.directory_extent(parent, writer.shift));
     }
 
-    fn directory_extent(&self, dir: &Directory) -> Extent {
+    fn directory_extent(&self, dir: &Directory, shift: Shift) -> Extent {
         let [time, ..] = self.times(self.tree.node(dir.node));
         let len = dir.sectors.wrapping_mul(to_u32(SECTOR));
-        Extent { lba: dir.lba, len, time, flags: DIRECTORY }
+        Extent { lba: shift.directory(dir.lba), len, time, flags: DIRECTORY }
     }
 
     fn entry(&self, writer: &mut Writer<'_>, hierarchy: &Hierarchy, entry: &Entry) {
@@ -120,7 +143,7 @@ impl Plan {
             entries.clear();
             self.attributes(entries, entry.node, dir.map(|dir| dir.subdirectories));
             match (entry.role, dir) {
-                (Role::Placeholder, Some(dir)) => entries.child(dir.lba),
+                (Role::Placeholder, Some(dir)) => entries.child(writer.shift.directory(dir.lba)),
                 (Role::Moved, _) => entries.relocated(),
                 _ => {}
             }
@@ -134,7 +157,7 @@ impl Plan {
         let name = hierarchy.entry_name(entry);
         match (dir, &node.kind) {
             (Some(dir), _) if entry.role != Role::Placeholder => {
-                let extent = self.directory_extent(dir);
+                let extent = self.directory_extent(dir, writer.shift);
                 writer.put(name, Extent { flags: extent.flags | hidden(node), ..extent });
             }
             (None, &Kind::File(content)) => self.sections(writer, name, node, content),
@@ -149,10 +172,10 @@ impl Plan {
             u32::MAX => 0,
             content => self.contents.get(content).len,
         };
-        let mut lba = match left {
+        let mut lba = writer.shift.content(match left {
             0 => self.empty.unwrap_or_default(),
             _ => self.content_lba[to_index(content)],
-        };
+        });
         let several = left > u64::from(u32::MAX);
         loop {
             let last = !several || left <= SECTION;

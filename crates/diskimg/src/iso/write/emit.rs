@@ -2,10 +2,10 @@
 
 use super::contents::Data;
 use super::descriptors;
-use super::directory::Space;
+use super::directory::{Shift, Space};
 use super::host::{self, HostFile, OpenDirs};
 use super::path_table;
-use super::plan::Plan;
+use super::plan::{Plan, SecondSet};
 use super::stream::{self, Stream};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
@@ -147,22 +147,12 @@ impl Plan {
         stream.write(self.boot.system_area())?;
         stream.zeros_to(16 * SECTOR)?;
         self.fill_descriptors(stream)?;
-        for space in [Space::Primary, Space::Joliet] {
-            let Some(hierarchy) = self.hierarchy(space) else { continue };
-            for big in [false, true] {
-                stream.write(&path_table::table(hierarchy, big))?;
-                stream.zeros_to(stream.position().next_multiple_of(SECTOR))?;
-            }
+        if let Some(second) = self.second {
+            self.fill_second_descriptors(stream, second)?;
         }
-        let (mut records, mut areas) = (Vec::new(), Vec::new());
-        for space in [Space::Primary, Space::Joliet] {
-            let count = self.hierarchy(space).map_or(0, |hierarchy| hierarchy.dirs.len());
-            for index in 0..count {
-                self.directory(space, index, &mut records, &mut areas);
-                stream.write(&records)?;
-                stream.write(&areas)?;
-                stream.zeros_to(stream.position().next_multiple_of(SECTOR))?;
-            }
+        self.fill_trees(stream, Shift::default())?;
+        if let Some(second) = self.second {
+            self.fill_trees(stream, second.shift)?;
         }
         for &content in &self.order {
             stream.zeros_to(u64::from(self.content_lba[to_index(content)]) * SECTOR)?;
@@ -178,6 +168,50 @@ impl Plan {
         }
         stream.zeros_to(self.size() - to_u64(self.boot.backup().len()))?;
         stream.write(self.boot.backup())
+    }
+
+    /// Writes path tables and directories.
+    fn fill_trees(&self, stream: &mut Stream<'_>, shift: Shift) -> Result<()> {
+        for space in [Space::Primary, Space::Joliet] {
+            let Some(hierarchy) = self.hierarchy(space) else { continue };
+            for big in [false, true] {
+                stream.write(&path_table::table(hierarchy, big, shift))?;
+                stream.zeros_to(stream.position().next_multiple_of(SECTOR))?;
+            }
+        }
+        let (mut records, mut areas) = (Vec::new(), Vec::new());
+        for space in [Space::Primary, Space::Joliet] {
+            let count = self.hierarchy(space).map_or(0, |hierarchy| hierarchy.dirs.len());
+            for index in 0..count {
+                self.directory(space, index, shift, &mut records, &mut areas);
+                stream.write(&records)?;
+                stream.write(&areas)?;
+                stream.zeros_to(stream.position().next_multiple_of(SECTOR))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the descriptors for the partition that contains the volume. They have no boot record,
+    /// because firmware reads only the first ones.
+    fn fill_second_descriptors(&self, stream: &mut Stream<'_>, second: SecondSet) -> Result<()> {
+        stream.zeros_to((16 + u64::from(second.partition)) * SECTOR)?;
+        let sectors = self.volume.sectors.saturating_sub(second.partition);
+        let volume = descriptors::Volume { sectors, ..self.volume };
+        let tables = self.primary_tables.shifted(second.shift);
+        stream.write(&descriptors::primary(&self.options, &tables, &volume))?;
+        let mut count = 2 + u64::from(self.boot.has_catalog());
+        if self.joliet.is_some() {
+            let joliet = self.joliet_tables.shifted(second.shift);
+            stream.write(&descriptors::joliet(&self.options, &joliet, &volume))?;
+            count += 1;
+        }
+        if self.has_enhanced_descriptor() {
+            stream.write(&descriptors::enhanced(&self.options, &tables, &volume))?;
+            count += 1;
+        }
+        stream.write(&descriptors::terminator())?;
+        stream.zeros_to((16 + u64::from(second.partition) + count) * SECTOR)
     }
 
     fn fill_descriptors(&self, stream: &mut Stream<'_>) -> Result<()> {

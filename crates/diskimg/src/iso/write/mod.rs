@@ -29,6 +29,7 @@ mod glob;
 mod hierarchy;
 mod host;
 mod identifier;
+mod interval;
 mod joliet;
 mod names;
 mod options;
@@ -45,8 +46,10 @@ mod tree;
 pub use builder::Builder;
 pub use charset::Charset;
 pub(crate) use glob::matches as matches_pattern;
+pub use interval::{Interval, IntervalOrigin, Zeroed};
 pub use options::{
-    AppendedPartition, BootEntry, BootImage, Charsets, CreateOptions, Duplicates, Emulation, Hide,
-    Hybrid, Joliet, Level, NameRules, PartitionContents, RockRidge, TranslationTables,
+    AppendedPartition, BootEntry, BootImage, Charsets, CreateOptions, CylinderAlignment,
+    Duplicates, Emulation, Hide, Hybrid, Joliet, Level, NameRules, PartitionContents,
+    PartitionKind, RockRidge, TranslationTables,
 };
 pub use plan::Plan;

@@ -1,8 +1,11 @@
 //! Options for a new image.
 
 use super::charset::Charset;
-use crate::iso::boot::Platform;
+use super::interval::Interval;
+use crate::iso::boot::hybrid::kept::KeptTables;
+use crate::iso::boot::{Media, Platform};
 use crate::iso::time::Timestamp;
+use crate::partition::Guid;
 use crate::storage::source::Source;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +69,9 @@ pub struct CreateOptions {
     /// Creation and modification time of the volume. With `None`, the modification time of the
     /// newest file.
     pub volume_time: Option<Timestamp>,
+    /// Time zone in which that time is recorded, in units of 15 minutes east of UTC, from -48 to
+    /// 52. Systems identify volumes by the recorded digits.
+    pub volume_zone: i8,
     /// Timestamps of all files.
     pub file_time: Option<Timestamp>,
     /// Number of sectors of zeros (2048 bytes each) at the end, for drives that read ahead. 0 by
@@ -112,6 +118,7 @@ impl Default for CreateOptions {
             follow_symlinks: false,
             latest: None,
             volume_time: None,
+            volume_zone: 0,
             file_time: None,
             padding: 0,
             alignment: 2048,
@@ -295,8 +302,9 @@ pub struct BootEntry {
     pub emulation: Emulation,
     /// Segment that a BIOS loads the image to; 0 means 0x7C0.
     pub load_segment: u16,
-    /// Number of 512-byte sectors to load. With `None`, the whole image without emulation (for
-    /// images of 32 MiB and more only with UEFI), and one sector with emulation.
+    /// Number of 512-byte sectors to load. With `None`, the whole image without emulation, rounded
+    /// up to a multiple of four (images of 32 MiB and more only with UEFI), and one sector with
+    /// emulation.
     pub load_sectors: Option<u16>,
     /// Write a boot info table to the boot image: 56 bytes at offset 8 (`-boot-info-table`).
     pub info_table: bool,
@@ -304,6 +312,26 @@ pub struct BootEntry {
     pub grub2_info: bool,
     /// Add a partition for the boot image to the GPT (`-isohybrid-gpt-basdat`).
     pub in_gpt: bool,
+    /// Type of that partition: basic data by default; [`Guid::APPLE_HFS`] for
+    /// `-isohybrid-gpt-hfsplus`.
+    pub gpt_kind: Guid,
+    /// Add a partition for the boot image to an Apple partition map, with the type of HFS+
+    /// (`-isohybrid-apm-hfsplus`).
+    pub in_apm: bool,
+    /// Mark the entry as bootable. True by default.
+    pub bootable: bool,
+    /// Begin a section of the catalog with this entry, even if its platform is that of the entry
+    /// before.
+    pub new_section: bool,
+    /// Identifier of the catalog for the first entry, up to 24 bytes, or of the section that begins
+    /// with this entry, up to 28 bytes.
+    pub identifier: Vec<u8>,
+    /// Vendor-specific selection criteria, up to 20 bytes, of which the first is their type. Not
+    /// recorded for the first entry.
+    pub criteria: Vec<u8>,
+    /// Media type and system type of the entry in the image that is rebuilt, which are used if the
+    /// boot image does not determine others.
+    pub(crate) media: Option<(Media, u8)>,
 }
 
 impl BootEntry {
@@ -318,6 +346,13 @@ impl BootEntry {
             info_table: false,
             grub2_info: false,
             in_gpt: false,
+            gpt_kind: Guid::BASIC_DATA,
+            in_apm: false,
+            bootable: true,
+            new_section: false,
+            identifier: Vec::new(),
+            criteria: Vec::new(),
+            media: None,
         }
     }
 }
@@ -330,6 +365,8 @@ pub enum BootImage {
     File(String),
     /// The appended partition with this number (see [`Hybrid::appended`]).
     AppendedPartition(u32),
+    /// The contents with this index in [`Hybrid::unlisted`].
+    Unlisted(usize),
 }
 
 /// Emulation of a disk by a boot image (El Torito, 2.2).
@@ -344,27 +381,80 @@ pub enum Emulation {
     HardDisk,
 }
 
-/// Contents of the system area and partitions, for booting the image from a disk.
+/// Contents of the system area and partitions, for booting the image from a disk. The corresponding
+/// options of xorriso are in parentheses.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Hybrid {
     /// MBR code of isohybrid (`isohdpfx.bin` from syslinux): at least 432 bytes. It reads the
-    /// address of the boot image at offset 432.
+    /// address of the boot image at offset 432 (`-isohybrid-mbr`).
     pub isohybrid_mbr: Option<Vec<u8>>,
     /// MBR code of GRUB (`boot_hybrid.img`): at least 440 bytes. It reads the address of the boot
-    /// image at offset 432.
+    /// image at offset 432 (`--grub2-mbr`).
     pub grub2_mbr: Option<Vec<u8>>,
     /// Contents of the system area, up to 32 KiB; partition tables and boot code replace parts of
     /// it (`-G`).
     pub system_area: Option<Vec<u8>>,
     /// Start of the first partition, which contains the volume, in sectors of 2048 bytes; 0 by
-    /// default (`-partition_offset`). If it is not 0, the partition does not contain the start of
-    /// the volume and cannot be mounted.
+    /// default, otherwise at least 16 (`-partition_offset`). If it is not 0, a second set of volume
+    /// descriptors and directories makes the partition mountable.
     pub partition_offset: u32,
-    /// Partitions after the file system.
+    /// Record a partition table whose first partition is the volume, without the sector of the
+    /// table (`--protective-msdos-label`).
+    pub protective_label: bool,
+    /// Mark a partition of the MBR as active, and add one if no other can be
+    /// (`--mbr-force-bootable`).
+    pub force_active: bool,
+    /// Type of the volume's partition (`-iso_mbr_part_type`).
+    pub volume_kind: Option<PartitionKind>,
+    /// Heads per cylinder in the CHS addresses of the MBR; 0 means 64 (`-partition_hd_cyl`).
+    pub heads: u8,
+    /// Sectors per track in the CHS addresses of the MBR: at most 63; 0 means 32
+    /// (`-partition_sec_hd`).
+    pub sectors_per_track: u8,
+    /// Whether the image consists of whole cylinders (`-partition_cyl_align`).
+    pub cylinder_alignment: CylinderAlignment,
+    /// Partitions after the file system (`-append_partition`).
     pub appended: Vec<AppendedPartition>,
     /// Record appended partitions in a GPT, with a protective MBR (`-appended_part_as_gpt`).
     pub appended_as_gpt: bool,
+    /// Record appended partitions in an Apple partition map (`-appended_part_as_apm`).
+    pub appended_as_apm: bool,
+    /// EFI system partition inside the volume, in a GPT: the image of a boot entry, or one of
+    /// [`unlisted`](Self::unlisted) (`-efi-boot-part`).
+    pub efi_partition: Option<BootImage>,
+    /// Unique identifier of the disk in the GPT, from which those of the partitions are derived
+    /// (`--gpt_disk_guid`). With `None`, all are derived from the contents.
+    pub gpt_disk_id: Option<Guid>,
+    /// Contents that are stored in the volume without a name.
+    pub unlisted: Vec<PartitionContents>,
+    /// The boot structure of the image that is rebuilt. The other options that describe partition
+    /// tables and boot code have no effect then.
+    pub(crate) kept: Option<Arc<KeptTables>>,
+}
+
+/// Type of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionKind {
+    /// Type in an MBR.
+    Mbr(u8),
+    /// Type in a GPT. In an MBR, an EFI system partition has the type 0xEF, any other 0x83.
+    Gpt(Guid),
+}
+
+/// Whether an image consists of whole cylinders, whose size depends on the geometry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CylinderAlignment {
+    /// With an isohybrid MBR.
+    #[default]
+    Auto,
+    /// With an isohybrid MBR or a protective partition table.
+    On,
+    /// As `On`; appended partitions end at a cylinder boundary, too.
+    All,
+    /// Never.
+    Off,
 }
 
 /// A partition after the file system.
@@ -374,19 +464,23 @@ pub struct AppendedPartition {
     /// Partition number: 1 to 4 in an MBR, where 1 replaces the partition of the volume; 1 to 128
     /// in a GPT.
     pub number: u32,
-    /// Partition type in an MBR (0xEF for an EFI system partition). In a GPT, 0xEF selects the GUID
-    /// of an EFI system partition, any other type that of basic data.
+    /// Partition type in an MBR (0xEF for an EFI system partition).
     pub kind: u8,
+    /// Partition type in a GPT. With `None`, that of an EFI system partition if `kind` is 0xEF,
+    /// otherwise that of basic data.
+    pub gpt_kind: Option<Guid>,
     /// Contents of the partition.
     pub contents: PartitionContents,
 }
 
-/// Contents of an appended partition.
+/// Contents of a partition.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum PartitionContents {
     /// A file of the host.
     File(PathBuf),
+    /// A range of bytes of a file of the host.
+    Interval(Interval),
     /// Any other source.
     Source(Arc<dyn Source>),
 }
@@ -394,6 +488,11 @@ pub enum PartitionContents {
 impl AppendedPartition {
     /// Creates a partition with the contents of the host file at `path`.
     pub fn new(number: u32, kind: u8, path: impl Into<PathBuf>) -> Self {
-        Self { number, kind, contents: PartitionContents::File(path.into()) }
+        Self::with_contents(number, kind, PartitionContents::File(path.into()))
+    }
+
+    /// Creates a partition.
+    pub fn with_contents(number: u32, kind: u8, contents: PartitionContents) -> Self {
+        Self { number, kind, gpt_kind: None, contents }
     }
 }

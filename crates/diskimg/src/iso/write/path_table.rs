@@ -1,5 +1,6 @@
 //! Encoding of path tables (ECMA-119, 9.4): all directories, by level.
 
+use super::directory::Shift;
 use super::hierarchy::Hierarchy;
 use crate::storage::number::{to_u8, to_u16, to_u64, to_usize};
 
@@ -10,18 +11,19 @@ pub(super) fn len(hierarchy: &Hierarchy) -> u64 {
 }
 
 /// Encodes a path table with little-endian (type L) or big-endian (type M) numbers.
-pub(super) fn table(hierarchy: &Hierarchy, big: bool) -> Vec<u8> {
+pub(super) fn table(hierarchy: &Hierarchy, big: bool, shift: Shift) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(to_usize(len(hierarchy)));
     for dir in &hierarchy.dirs {
         let name = hierarchy.dir_name(dir);
         // `Hierarchy::new` ensures that numbers fit in 16 bits.
         let parent = to_u16(dir.parent) + 1;
+        let lba = shift.directory(dir.lba);
         bytes.extend_from_slice(&[to_u8(name.len()), 0]);
         if big {
-            bytes.extend_from_slice(&dir.lba.to_be_bytes());
+            bytes.extend_from_slice(&lba.to_be_bytes());
             bytes.extend_from_slice(&parent.to_be_bytes());
         } else {
-            bytes.extend_from_slice(&dir.lba.to_le_bytes());
+            bytes.extend_from_slice(&lba.to_le_bytes());
             bytes.extend_from_slice(&parent.to_le_bytes());
         }
         bytes.extend_from_slice(name);

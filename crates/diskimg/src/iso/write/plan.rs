@@ -3,9 +3,11 @@
 //! ```text
 //!   0    system area
 //!   16   primary descriptor [boot record] [Joliet descriptor] [enhanced descriptor] terminator
+//!        [the same descriptors for the partition that contains the volume, at its sector 16]
 //!        path tables: primary L, M [, Joliet L, M]
 //!        directories of the primary tree, each with its continuation areas
 //!        directories of the Joliet tree
+//!        [path tables and directories for the partition]
 //!        a sector of zeros, which the records of empty files refer to
 //!        contents: boot catalog, boot images, then files by weight, and in the order of the
 //!        primary tree; all aligned
@@ -16,7 +18,7 @@ use super::boot::Boot;
 use super::builder::Builder;
 use super::contents::Contents;
 use super::descriptors::{self, Tables, Volume};
-use super::directory::Space;
+use super::directory::{Shift, Space};
 use super::hierarchy::{self, Directory, Hierarchy, Relocation, Role};
 use super::host::HostDirs;
 use super::joliet::JolietNames;
@@ -69,7 +71,19 @@ pub struct Plan {
     pub(super) boot: Boot,
     pub(super) primary_tables: Tables,
     pub(super) joliet_tables: Tables,
+    /// The second set of descriptors, path tables and directories, for the partition that contains
+    /// the volume.
+    pub(super) second: Option<SecondSet>,
     warnings: Vec<String>,
+}
+
+/// A second set of descriptors, path tables and directories. Addresses in it are counted from the
+/// start of the partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SecondSet {
+    /// First sector of the partition.
+    pub(super) partition: u32,
+    pub(super) shift: Shift,
 }
 
 /// Link count and serial number of a file, for Rock Ridge.
@@ -84,7 +98,16 @@ impl Plan {
         check_options(&builder.options)?;
         let boot = Boot::new(&mut builder)?;
         let translation = Translation::new(&mut builder)?;
-        let Builder { options, mut tree, mut contents, dirs, mut open, replaced, .. } = builder;
+        let Builder {
+            options,
+            mut tree,
+            mut contents,
+            dirs,
+            mut open,
+            replaced,
+            warnings: known,
+            ..
+        } = builder;
         let moved = match options.deep_directories || options.names.level == Level::Four {
             true => Relocation::default(),
             false => Relocation::find(&mut tree, &options.relocation_directory)?,
@@ -127,11 +150,16 @@ impl Plan {
             order: Vec::new(),
             empty: None,
             files: vec![FileNumbers::default(); to_index(tree.last_inode()) + 1],
-            volume: Volume { sectors: 0, time: root_time, root_time },
+            volume: Volume { sectors: 0, time: root_time, zone: options.volume_zone, root_time },
             boot,
             primary_tables: Tables::default(),
             joliet_tables: Tables::default(),
-            warnings: warnings.finish().iter().map(|line| printable(line).into_owned()).collect(),
+            second: None,
+            warnings: known
+                .iter()
+                .chain(&warnings.finish())
+                .map(|line| printable(line).into_owned())
+                .collect(),
             options,
             tree,
             contents,
@@ -151,9 +179,9 @@ impl Plan {
         self.boot.total() * SECTOR
     }
 
-    /// Returns warnings about names that some readers will show differently (names that Joliet
-    /// cannot represent, and names that are too long for Linux) and, with [`Duplicates::Report`],
-    /// about files that replaced an earlier one.
+    /// Returns warnings about what an image that is rebuilt no longer has, about names that some
+    /// readers will show differently (names that Joliet cannot represent, and names that are too
+    /// long for Linux) and, with [`Duplicates::Report`], about files that replaced an earlier one.
     ///
     /// [`Duplicates::Report`]: super::Duplicates::Report
     pub fn warnings(&self) -> &[String] {
@@ -349,13 +377,24 @@ impl Plan {
         let optional =
             [self.boot.has_catalog(), self.joliet.is_some(), self.has_enhanced_descriptor()];
         let descriptors = 2 + optional.map(u32::from).iter().sum::<u32>();
-        let mut at = Cursor(DESCRIPTORS + descriptors);
+        let partition = self.options.hybrid.partition_offset;
+        let too_large = || Error::limit("the partition offset exceeds 2^32 sectors");
+        let first = DESCRIPTORS.checked_add(partition).and_then(|at| at.checked_add(descriptors));
+        let mut at = Cursor(first.ok_or_else(too_large)?);
+        let trees = at.0;
         self.primary_tables = at.path_tables(&self.primary)?;
         if let Some(joliet) = &self.joliet {
             self.joliet_tables = at.path_tables(joliet)?;
         }
         for space in [Space::Primary, Space::Joliet] {
             self.place_directories(space, &mut at)?;
+        }
+        if partition > 0 {
+            let len = at.0 - trees;
+            at.take(u64::from(len) * SECTOR)?;
+            let contents = partition.wrapping_neg();
+            let directories = len.wrapping_add(contents);
+            self.second = Some(SecondSet { partition, shift: Shift { directories, contents } });
         }
         if self.empty.is_some() {
             self.empty = Some(at.take(SECTOR)?);
@@ -377,7 +416,7 @@ impl Plan {
         let count = self.hierarchy(space).map_or(0, |hierarchy| hierarchy.dirs.len());
         let (mut records, mut areas) = (Vec::new(), Vec::new());
         for index in 0..count {
-            self.directory(space, index, &mut records, &mut areas);
+            self.directory(space, index, Shift::default(), &mut records, &mut areas);
             let sectors = to_u64(records.len()).div_ceil(SECTOR);
             let continued = to_u64(areas.len()).div_ceil(SECTOR);
             let lba = at.take((sectors + continued) * SECTOR)?;

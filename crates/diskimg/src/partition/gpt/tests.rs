@@ -20,14 +20,14 @@ fn partitions() -> Vec<GptPartition> {
 const SECTORS: u64 = 200;
 
 fn disk() -> Vec<u8> {
-    let new = encode(Guid::from_digest([9; 16]), &partitions(), 64, SECTORS);
+    let new = encode(Guid::from_digest([9; 16]), &partitions(), Placement::new(64), SECTORS);
     let mut disk = vec![0; (SECTORS * SECTOR) as usize];
     let mut put = |sector: u64, bytes: &[u8]| {
         disk[(sector * SECTOR) as usize..][..bytes.len()].copy_from_slice(bytes);
     };
     put(1, &new.header);
     put(2, &new.entries);
-    put(SECTORS - 1 - ARRAY_SECTORS, &new.entries);
+    put(Placement::new(64).usable_end(SECTORS), &new.entries);
     put(SECTORS - 1, &new.backup_header);
     disk
 }
@@ -119,7 +119,7 @@ fn overlapping_partitions_and_differing_copies_are_reported() {
     let mut odd = partitions();
     odd[1].first_sector = 99;
     odd[0].last_sector = 100;
-    let new = encode(Guid::ZERO, &odd, 64, SECTORS);
+    let new = encode(Guid::ZERO, &odd, Placement::new(64), SECTORS);
     let mut bytes = disk();
     bytes[512..1024].copy_from_slice(&new.header);
     bytes[1024..1024 + new.entries.len()].copy_from_slice(&new.entries);
@@ -141,5 +141,24 @@ fn any_changed_byte_and_any_truncation_is_tolerated() {
     }
     for len in (0..good.len()).step_by(251) {
         read_disk(&good[..len]);
+    }
+}
+
+#[test]
+fn guids_are_parsed_from_text_and_from_digits() {
+    for text in [
+        "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
+        "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+        "28732ac11ff8d211ba4b00a0c93ec93b",
+    ] {
+        assert_eq!(text.parse::<Guid>().expect(text), Guid::EFI_SYSTEM);
+    }
+    for guid in [Guid::BASIC_DATA, Guid::APPLE_HFS] {
+        assert_eq!(guid.to_string().parse::<Guid>().expect("valid"), guid);
+    }
+    for text in
+        ["", "ef", "c12a7328f81f-11d2-ba4b-00a0c93ec93b", "+8732ac11ff8d211ba4b00a0c93ec93b"]
+    {
+        assert!(text.parse::<Guid>().is_err(), "{text}");
     }
 }

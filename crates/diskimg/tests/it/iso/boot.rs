@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A directory `tree` with the boot images `boot.bin` and `efi.img`, and MBR templates next to it.
-struct TestDir {
+pub(super) struct TestDir {
     dir: tempfile::TempDir,
 }
 
 impl TestDir {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         std::fs::create_dir(&tree).unwrap();
@@ -30,12 +30,12 @@ impl TestDir {
         Self { dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Creates an image of the tree. Returns its bytes and its path.
-    fn build(&self, options: CreateOptions) -> (Vec<u8>, PathBuf) {
+    pub(super) fn build(&self, options: CreateOptions) -> (Vec<u8>, PathBuf) {
         let mut builder = Builder::new(options);
         builder.add_tree(b"", self.path("tree")).unwrap();
         let plan = builder.plan().unwrap();
@@ -48,7 +48,7 @@ impl TestDir {
     }
 
     /// Creates an image with `xorriso -as mkisofs`; `@` marks a file next to the tree.
-    fn xorriso(&self, options: &str) -> Vec<u8> {
+    pub(super) fn xorriso(&self, options: &str) -> Vec<u8> {
         let path = self.path("xorriso.iso");
         let name = |path: &Path| path.to_str().unwrap().to_owned();
         let mut args: Vec<String> = ["-as", "mkisofs", "-quiet", "-R", "-o"].map(Into::into).into();
@@ -74,7 +74,7 @@ fn efi() -> BootEntry {
 }
 
 /// Returns the options for an image like Syslinux's, with everything in the volume.
-fn isohybrid() -> CreateOptions {
+pub(super) fn isohybrid() -> CreateOptions {
     let mut options = CreateOptions::default();
     let mut efi = efi();
     efi.in_gpt = true;
@@ -84,7 +84,7 @@ fn isohybrid() -> CreateOptions {
 }
 
 /// Returns the options for an image like GRUB's, with the EFI system partition after the volume.
-fn grub(dir: &TestDir) -> CreateOptions {
+pub(super) fn grub(dir: &TestDir) -> CreateOptions {
     let mut options = CreateOptions::default();
     let mut bios = bios();
     bios.grub2_info = true;
@@ -95,7 +95,7 @@ fn grub(dir: &TestDir) -> CreateOptions {
     options
 }
 
-fn open(bytes: &[u8]) -> IsoImage {
+pub(super) fn open(bytes: &[u8]) -> IsoImage {
     let source = Arc::new(MemorySource::new(bytes));
     IsoImage::open(source, &IsoOptions::default()).unwrap()
 }
@@ -105,7 +105,7 @@ fn sector_of(image: &IsoImage, path: &str) -> u32 {
     (node.extents()[0].offset.unwrap() / 2048) as u32
 }
 
-fn assert_no_findings(bytes: &[u8]) {
+pub(super) fn assert_no_findings(bytes: &[u8]) {
     let mut found = Vec::new();
     open(bytes).verify(&mut |finding| found.push(finding)).unwrap();
     assert_eq!(found, []);
@@ -130,7 +130,7 @@ fn an_image_of_xorriso_boots() {
 }
 
 /// Boots the image and asserts that it writes `word` to the serial port.
-fn assert_boots(image: &Path, medium: Medium, firmware: Firmware, word: &str) {
+pub(super) fn assert_boots(image: &Path, medium: Medium, firmware: Firmware, word: &str) {
     let output = start(image, medium, firmware);
     assert!(output.contains(word), "{medium:?} {firmware:?}: {output:?}");
 }

@@ -7,6 +7,7 @@ mod hostile;
 mod machine;
 mod matrix;
 mod reference;
+mod remaster;
 mod sectors;
 mod selection;
 mod sessions;

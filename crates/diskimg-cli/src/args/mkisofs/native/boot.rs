@@ -8,6 +8,7 @@ use crate::args::recipe::HybridFiles;
 use crate::failure::Failure;
 use diskimg::iso::boot::Platform;
 use diskimg::iso::write::{AppendedPartition, BootEntry, Emulation};
+use diskimg::partition::Guid;
 use std::ffi::OsStr;
 
 /// What happens to the boot records of the image that is loaded.
@@ -80,8 +81,10 @@ impl BootSession {
     /// Handles `-append_partition`.
     pub(super) fn append_partition(&mut self, values: &[Value<'_>]) -> Result<(), Failure> {
         self.change(values[0].option);
-        let kind = values::partition_kind(&values[1])?;
-        let partition = AppendedPartition::new(values[0].number()?, kind, values[2].path());
+        let (kind, gpt_kind) = values::partition_kinds(&values[1])?;
+        let (number, contents) = (values[0].number()?, values[2].contents()?);
+        let mut partition = AppendedPartition::with_contents(number, kind, contents);
+        partition.gpt_kind = gpt_kind;
         self.set(Setting::new(move |o| o.hybrid.appended.push(partition.clone())));
         Ok(())
     }
@@ -149,7 +152,14 @@ impl BootSession {
             }
             "boot_info_table" => self.draft.info_table = own::switch(value)?,
             "grub2_boot_info" => self.draft.grub2_info = own::switch(value)?,
-            "partition_entry" if value.text()? == "gpt_basdat" => self.draft.in_gpt = true,
+            "partition_entry" => match value.text()? {
+                "gpt_basdat" => self.draft.in_gpt = Some(Guid::BASIC_DATA),
+                "gpt_hfsplus" => self.draft.in_gpt = Some(Guid::APPLE_HFS),
+                "apm_hfsplus" => self.draft.in_apm = true,
+                _ => return Err(value.invalid("gpt_basdat, gpt_hfsplus or apm_hfsplus")),
+            },
+            "id_string" => self.draft.identifier = values::boot_identifier(value)?,
+            "sel_crit" => self.draft.criteria = values::selection_criteria(value)?,
             _ => return self.disk_setting(family, key, value),
         }
         Ok(())
@@ -158,11 +168,11 @@ impl BootSession {
     /// Handles settings for booting from a disk.
     fn disk_setting(&mut self, family: &str, key: &str, value: &Value<'_>) -> Result<(), Failure> {
         match (key, value.text()?) {
-            ("grub2_mbr", _) => self.boot.files.grub2_mbr = Some(value.path()),
+            ("grub2_mbr", _) => self.boot.files.grub2_mbr = Some(value.contents()?),
             ("system_area", _) if family == "isolinux" => {
-                self.boot.files.isohybrid_mbr = Some(value.path());
+                self.boot.files.isohybrid_mbr = Some(value.contents()?);
             }
-            ("system_area", _) => self.boot.files.system_area = Some(value.path()),
+            ("system_area", _) => self.boot.files.system_area = Some(value.contents()?),
             ("partition_offset", _) => {
                 let bytes = own::bytes(value)?;
                 // Without a unit, the number counts sectors.
@@ -174,11 +184,33 @@ impl BootSession {
             ("appended_part_as", "gpt") => {
                 self.set(Setting::new(|o| o.hybrid.appended_as_gpt = true));
             }
+            ("appended_part_as", "apm") => {
+                self.set(Setting::new(|o| o.hybrid.appended_as_apm = true));
+            }
             ("appended_part_as", "mbr") => {
                 self.set(Setting::new(|o| o.hybrid.appended_as_gpt = false));
             }
-            // The default, or implied by the boot code or the appended partitions.
-            ("partition_table", "on") | ("partition_hd_cyl", "64") | ("partition_sec_hd", "32") => {
+            // Implied by the boot code or the appended partitions.
+            ("partition_table", "on") => {}
+            ("partition_hd_cyl", _) => {
+                let heads = values::number_up_to(value, 255)?;
+                self.set(Setting::new(move |o| o.hybrid.heads = heads));
+            }
+            ("partition_sec_hd", _) => {
+                let sectors = values::number_up_to(value, 63)?;
+                self.set(Setting::new(move |o| o.hybrid.sectors_per_track = sectors));
+            }
+            ("partition_cyl_align", _) => {
+                let alignment = values::cylinder_alignment(value)?;
+                self.set(Setting::new(move |o| o.hybrid.cylinder_alignment = alignment));
+            }
+            ("mbr_force_bootable", _) => {
+                let on = own::switch(value)?;
+                self.set(Setting::new(move |o| o.hybrid.force_active = on));
+            }
+            ("iso_mbr_part_type", _) => {
+                let kind = values::volume_kind(value)?;
+                self.set(Setting::new(move |o| o.hybrid.volume_kind = kind));
             }
             _ => {
                 let text = value.text()?;

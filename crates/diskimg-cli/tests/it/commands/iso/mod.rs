@@ -3,6 +3,7 @@
 mod argv;
 mod create;
 mod options;
+mod partitions;
 mod reading;
 mod scripts;
 mod selection;

@@ -10,7 +10,7 @@ fn unknown_and_missing_options_are_errors_that_name_them() {
         ("mkisofs -frobnicate -o out.iso user-data", "unrecognized option '-frobnicate'"),
         ("mkisofs -udf -o out.iso user-data", "the option -udf is not supported"),
         ("genisoimage -z -o out.iso user-data", "the option -z is not supported"),
-        ("xorrisofs -o out.iso --protective-msdos-label user-data", "not supported"),
+        ("xorrisofs -o out.iso --part_like_isohybrid user-data", "not supported"),
         ("mkisofs user-data -o", "option requires an argument: -o"),
         ("mkisofs -o out.iso", "Missing pathspec"),
         ("mkisofs -o out.iso nope", "nope: "),

@@ -1,3 +1,4 @@
+use super::derived::{EFI, LINUX};
 use super::*;
 use crate::iso::boot::SystemArea;
 use crate::iso::write::AppendedPartition;
@@ -16,6 +17,23 @@ fn read(layout: &HybridLayout, areas: &DiskAreas) -> SystemArea {
     let area = SystemArea::read(&MemorySource::new(disk(layout, areas)), None).expect("memory");
     assert_eq!(area.oddities, []);
     area
+}
+
+fn lay_out(
+    hybrid: &Hybrid,
+    appended: &[u64],
+    in_gpt: bool,
+    end: u64,
+    padding: u64,
+    alignment: u64,
+) -> Result<HybridLayout> {
+    let images = [image(SectorRange { start: 34, sectors: 720 })];
+    let images = if in_gpt { &images[..] } else { &[] };
+    HybridLayout::new(hybrid, LayoutInput { appended, images, end, padding, alignment })
+}
+
+fn image(range: SectorRange) -> ImagePartition {
+    ImagePartition { range, gpt: Some(Guid::BASIC_DATA), apm: false }
 }
 
 fn mbr(area: &SystemArea) -> Vec<(u8, bool, u8, u32, u32)> {
@@ -43,7 +61,7 @@ fn appended(numbers: &[u32], as_gpt: bool) -> Hybrid {
 fn an_isohybrid_image_ends_at_a_whole_mebibyte() {
     for end in [100, 511, 512, 513] {
         let hybrid = isohybrid();
-        let layout = HybridLayout::new(&hybrid, &[], false, end, 0, 2048).expect("valid");
+        let layout = lay_out(&hybrid, &[], false, end, 0, 2048).expect("valid");
         assert_eq!((layout.total, layout.volume), (end.next_multiple_of(512), layout.total));
         let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("valid");
         assert_eq!(areas.system_area[432..440], [0x88, 0, 0, 0, 0, 0, 0, 0]);
@@ -56,10 +74,10 @@ fn an_isohybrid_image_ends_at_a_whole_mebibyte() {
 #[test]
 fn efi_images_are_partitions_inside_an_isohybrid_volume() {
     let hybrid = isohybrid();
-    let image = SectorRange { start: 34, sectors: 720 };
-    let layout = HybridLayout::new(&hybrid, &[], true, 1000, 150, 2048).expect("valid");
+    let range = SectorRange { start: 34, sectors: 720 };
+    let layout = lay_out(&hybrid, &[], true, 1000, 150, 2048).expect("valid");
     assert_eq!(layout.total, 1536);
-    let areas = layout.encode(&hybrid, Some(800), &[image], b"").expect("valid");
+    let areas = layout.encode(&hybrid, Some(800), &[image(range)], b"").expect("valid");
     let area = read(&layout, &areas);
     assert_eq!(mbr(&area), [(1, true, 0, 0, 6144), (2, false, EFI, 136, 2880)]);
     let expected =
@@ -70,7 +88,7 @@ fn efi_images_are_partitions_inside_an_isohybrid_volume() {
 #[test]
 fn appended_partitions_follow_the_volume_in_order() {
     let hybrid = appended(&[3, 2], false);
-    let layout = HybridLayout::new(&hybrid, &[2049, 512], false, 100, 150, 2048).expect("valid");
+    let layout = lay_out(&hybrid, &[2049, 512], false, 100, 150, 2048).expect("valid");
     assert_eq!((layout.volume, layout.total), (100, 253));
     let areas = layout.encode(&hybrid, None, &[], b"").expect("valid");
     let area = read(&layout, &areas);
@@ -78,7 +96,7 @@ fn appended_partitions_follow_the_volume_in_order() {
     assert_eq!(mbr(&area), expected);
 
     let hybrid = appended(&[1], false);
-    let layout = HybridLayout::new(&hybrid, &[2048], false, 101, 0, 65536).expect("valid");
+    let layout = lay_out(&hybrid, &[2048], false, 101, 0, 65536).expect("valid");
     assert_eq!(layout.appended, [SectorRange { start: 128, sectors: 1 }]);
     let areas = layout.encode(&hybrid, None, &[], b"").expect("valid");
     assert_eq!(mbr(&read(&layout, &areas)), [(1, false, EFI, 512, 4)]);
@@ -89,7 +107,7 @@ fn a_gpt_of_appended_partitions_has_a_protective_mbr_and_no_overlaps() {
     let mut hybrid = appended(&[2], true);
     hybrid.grub2_mbr = Some(vec![0x90; 512]);
     hybrid.partition_offset = 16;
-    let layout = HybridLayout::new(&hybrid, &[1_474_560], false, 3218, 150, 2048).expect("valid");
+    let layout = lay_out(&hybrid, &[1_474_560], false, 3218, 150, 2048).expect("valid");
     assert_eq!(layout.total, 3218 + 720 + 150 + 9);
     let areas = layout.encode(&hybrid, Some(50), &[], b"").expect("valid");
     assert_eq!(areas.system_area[432..440], [0xcc, 0, 0, 0, 0, 0, 0, 0]);
@@ -103,7 +121,7 @@ fn a_gpt_of_appended_partitions_has_a_protective_mbr_and_no_overlaps() {
 #[test]
 fn identifiers_depend_only_on_the_seed() {
     let hybrid = appended(&[2], true);
-    let layout = HybridLayout::new(&hybrid, &[2048], false, 100, 0, 2048).expect("valid");
+    let layout = lay_out(&hybrid, &[2048], false, 100, 0, 2048).expect("valid");
     let [a, b, c] = [b"1", b"1", b"2"].map(|seed| layout.encode(&hybrid, None, &[], seed));
     let [a, b, c] = [a, b, c].map(|areas| areas.expect("valid"));
     assert_eq!(a, b);
@@ -114,7 +132,7 @@ fn identifiers_depend_only_on_the_seed() {
 #[test]
 fn an_image_without_hybrid_options_has_an_empty_system_area() {
     let hybrid = Hybrid::default();
-    let layout = HybridLayout::new(&hybrid, &[], false, 100, 7, 2048).expect("valid");
+    let layout = lay_out(&hybrid, &[], false, 100, 7, 2048).expect("valid");
     assert_eq!((layout.volume, layout.total), (107, 107));
     let areas = layout.encode(&hybrid, Some(34), &[], b"").expect("valid");
     assert_eq!(areas, DiskAreas { system_area: vec![], backup: vec![] });
@@ -127,12 +145,12 @@ fn invalid_and_contradictory_options_are_refused() {
     let cases = [both, short, appended(&[0], false), appended(&[5], false), appended(&[129], true)];
     for hybrid in cases.into_iter().chain([appended(&[2, 2], true)]) {
         let sizes = vec![512; hybrid.appended.len()];
-        assert!(HybridLayout::new(&hybrid, &sizes, false, 100, 0, 2048).is_err(), "{hybrid:?}");
+        assert!(lay_out(&hybrid, &sizes, false, 100, 0, 2048).is_err(), "{hybrid:?}");
     }
     let hybrid = isohybrid();
-    let layout = HybridLayout::new(&hybrid, &[], false, 100, 0, 2048).expect("valid");
+    let layout = lay_out(&hybrid, &[], false, 100, 0, 2048).expect("valid");
     assert!(layout.encode(&hybrid, None, &[], b"").is_err());
-    let layout = HybridLayout::new(&hybrid, &[], false, 1 << 30, 0, 2048).expect("valid");
+    let layout = lay_out(&hybrid, &[], false, 1 << 30, 0, 2048).expect("valid");
     let error = layout.encode(&hybrid, Some(34), &[], b"").expect_err("2 TiB");
     assert_eq!(error.kind(), crate::ErrorKind::Limit);
 }
