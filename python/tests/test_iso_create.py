@@ -170,6 +170,9 @@ def test_options_have_their_documented_effect(tmp_path: Path) -> None:
         assert image.namespace == "joliet" and image.exists("Mixed Case.text")
     with iso.open(made(tree, rock_ridge=False, joliet=False, level=1)) as image:
         assert {entry.path for entry in image.walk()} == {"DIR", "DIR/OTHER", "MIXED_CA.TEX"}
+    with iso.open(made(tree, udf=True), namespace="udf") as image:
+        assert image.namespaces == ("rock-ridge", "joliet", "iso", "udf")
+        assert image.read("dir/other") == b"y"
     how: dict[str, Any] = {
         "uid": 7, "gid": 8, "dir_mode": 0o700, "file_mode": 0o600, "volume_id": "label",
         "publisher": "p", "preparer": "q", "application": "a", "system_id": "s",
@@ -381,7 +384,7 @@ def test_a_nocloud_seed_has_the_files_that_cloud_init_reads() -> None:
 
 def test_remastering_makes_only_the_requested_changes(tmp_path: Path) -> None:
     before = {"keep": b"k", "change": b"old", "dir/away": b"x", "gone/a": b"a", "gone/b": b"b"}
-    source = made(before, volume_id="label", publisher="p")
+    source = made(before, volume_id="label", publisher="p", udf=True)
     changes: dict[str, Any] = {
         "change": b"new", "gone": None, "added/deep": "text", "dir": {"more": b"m"},
     }  # fmt: skip
@@ -390,7 +393,7 @@ def test_remastering_makes_only_the_requested_changes(tmp_path: Path) -> None:
         "added": None, "added/deep": b"text",
     }  # fmt: skip
     after = iso.remaster(source, changes)
-    for namespace in ("rock-ridge", "joliet"):
+    for namespace in ("rock-ridge", "joliet", "udf"):
         with iso.open(after, namespace=namespace) as image:
             assert read(image) == expected
             assert image.label == "label" and image.info().volumes[0].publisher == "p"

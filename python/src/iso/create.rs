@@ -30,6 +30,7 @@ pub(crate) struct CreateArgs {
     strict_names: bool,
     rock_ridge: Option<String>,
     joliet: Option<String>,
+    udf: bool,
     uid: Option<u32>,
     gid: Option<u32>,
     dir_mode: Option<u32>,
@@ -84,6 +85,7 @@ impl CreateArgs {
         options.rock_ridge = rock_ridge.map(|mode| word("rock_ridge", mode)).transpose()?;
         let joliet = self.joliet.as_deref();
         options.joliet = joliet.map(|mode| word("joliet", mode)).transpose()?;
+        options.udf = self.udf;
         (options.uid, options.gid) = (self.uid, self.gid);
         (options.dir_mode, options.file_mode) = (self.dir_mode, self.file_mode);
         options.deep_directories = self.deep_directories;

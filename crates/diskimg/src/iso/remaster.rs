@@ -50,8 +50,8 @@ pub struct RemasterOptions {
 
 impl IsoImage {
     /// Returns a builder with the contents of this image: the files of the selected name space, the
-    /// identifiers and the time in the volume descriptors, Joliet if present, and everything needed
-    /// to boot. The files can then be changed; all addresses are assigned anew.
+    /// identifiers and the time in the volume descriptors, Joliet and UDF if present, and everything
+    /// needed to boot. The files can then be changed; all addresses are assigned anew.
     ///
     /// The boot structure is kept: the boot catalog, the code in the system area, and the entries
     /// of MBR, GPT and Apple partition map, which get the new addresses of what they contain.
@@ -96,9 +96,11 @@ impl IsoImage {
         let hybrid = &mut options.hybrid;
         hybrid.partition_offset = partition_offset;
         (hybrid.appended, hybrid.unlisted, hybrid.kept) = (appended, unlisted, kept.map(Arc::new));
+        options.udf &= partition_offset == 0;
+        let lost = self.lost_trees(options.udf);
         let mut builder = Builder::new(options);
         warnings.into_iter().for_each(|warning| builder.warn(warning));
-        self.lost_trees().into_iter().for_each(|warning| builder.warn(warning));
+        lost.into_iter().for_each(|warning| builder.warn(warning));
         builder.add_node(b"", self.root(), None)?;
         for found in nodes {
             let regular = found.node.file_type == FileType::Regular;
@@ -140,9 +142,8 @@ impl IsoImage {
             // Other namespaces do not record owners and permissions.
             options.rock_ridge = Some(RockRidge::Rationalized);
         }
-        // Systems that read UDF, but not Rock Ridge, get its names from Joliet.
-        let joliet = has(Namespace::Joliet) || self.namespace() == Namespace::Udf;
-        options.joliet = joliet.then_some(Joliet::Long);
+        options.joliet = has(Namespace::Joliet).then_some(Joliet::Long);
+        options.udf = has(Namespace::Udf);
         let volumes = &self.descriptors.volumes;
         if let Some(volume) = volumes.iter().find(|v| v.kind == VolumeKind::Primary) {
             options.volume_id.clone_from(&volume.volume_id);
@@ -164,14 +165,11 @@ impl IsoImage {
     }
 
     /// Returns a warning for each directory tree that is not written again, and for sessions.
-    fn lost_trees(&self) -> Vec<String> {
+    fn lost_trees(&self, writes_udf: bool) -> Vec<String> {
         let mut lost = Vec::new();
         let mut lose = |what: &str| lost.push(format!("the new image has no {what}"));
-        if self.udf.is_some() {
-            lose(match self.namespace() {
-                Namespace::Udf => "UDF; the names of UDF are in Rock Ridge and Joliet",
-                _ => "UDF",
-            });
+        if self.udf.is_some() && !writes_udf {
+            lose("UDF, which cannot be combined with a partition offset");
         }
         let enhanced =
             |volume: &crate::iso::read::VolumeDescriptor| volume.kind == VolumeKind::Enhanced;

@@ -7,6 +7,7 @@ use crate::iso::image::{IsoImage, Namespace};
 use crate::iso::node::{Content, Entry, FileExtent, FileTree, FileType, Node, is_usable_name};
 use crate::iso::read::descriptor::{self, VolumeDescriptor, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder, PathRecord};
+use crate::iso::udf;
 use crate::iso::walk::Walk;
 use crate::report::finding::Severity;
 use crate::storage::number::{to_u64, to_usize};
@@ -57,6 +58,7 @@ impl IsoImage {
             totals.push((*namespace, total));
         }
         compare_trees(&totals, &mut count);
+        check_udf(self, &totals, &mut count)?;
         check_path_tables(self, &totals, &mut count)?;
         check_boot(self, &mut count)?;
         let largest = totals.iter().map(|(_, total)| total).max_by_key(|total| total.files);
@@ -89,6 +91,8 @@ struct Total {
     /// not counted, because a name space without symbolic links may show these as empty files.
     regular: u64,
     bytes: u64,
+    /// Locations of all UDF file entries but those of directories, as byte offsets.
+    entries: HashSet<u64>,
     /// Locations of all directories but the root, as byte offsets.
     directories: HashSet<u64>,
     root: u64,
@@ -174,6 +178,9 @@ impl<'a> TreeCheck<'a> {
             return Ok(());
         }
         self.total.files += 1;
+        if self.namespace == Namespace::Udf {
+            self.total.entries.insert(node.location);
+        }
         if node.file_type != FileType::Regular {
             return Ok(());
         }
@@ -313,6 +320,22 @@ fn compare_trees(totals: &[(Namespace, Total)], report: &mut Report<'_>) {
             report(Finding::new(FindingCode::Namespaces, Severity::Note, message));
         }
     }
+}
+
+/// Checks the volume structures of UDF.
+fn check_udf(
+    image: &IsoImage,
+    totals: &[(Namespace, Total)],
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let total = totals.iter().find(|(namespace, _)| *namespace == Namespace::Udf);
+    let (Some(udf), Some((_, total))) = (&image.udf, total) else { return Ok(()) };
+    let found = udf::Found {
+        names: total.files,
+        files: to_u64(total.entries.len()),
+        directories: to_u64(total.directories.len()) + 1,
+    };
+    udf.check(found, report)
 }
 
 /// Checks that both path tables of each tree list all its directories.

@@ -2,6 +2,7 @@
 
 use crate::exercise::{assert_line, is_clear, open};
 use diskimg::Severity;
+use diskimg::iso::write::Builder;
 use diskimg::iso::{ExtractOptions, FileType, Finding, IsoImage, IsoOptions, Namespace};
 use diskimg::storage::source::{MemorySource, Source};
 use diskimg::{ExternalFiles, Format, OpenOptions};
@@ -101,12 +102,16 @@ fn read(contents: &dyn Source) {
 /// Maximum size in bytes of extracted files and of a remastered image.
 const MAX_WRITTEN: u64 = 4 << 20;
 
-/// Extracts the image, which must not create files outside the target directory, and remasters it;
-/// verification of the new image must find no errors.
+/// Extracts the image, which must not create files outside the target directory, and remasters it
+/// with UDF; verification of the new image must find no errors.
 pub(super) fn remaster(source: Arc<dyn Source>) {
     let Some(image) = open_iso(&source, &IsoOptions::default()) else { return };
     extract(&image);
-    let remastered = image.remaster().and_then(|builder| builder.plan()).and_then(|plan| {
+    let with_udf = |mut builder: Builder| {
+        builder.options_mut().udf = true;
+        builder.plan()
+    };
+    let remastered = image.remaster().and_then(with_udf).and_then(|plan| {
         plan.warnings().iter().for_each(|warning| assert_line(warning));
         let mut bytes = Vec::new();
         if plan.size() <= MAX_WRITTEN {
@@ -123,6 +128,7 @@ pub(super) fn remaster(source: Arc<dyn Source>) {
     let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes));
     let opened = IsoImage::open(source, &IsoOptions::default());
     let opened = opened.unwrap_or_else(|error| panic!("the new image does not open: {error}"));
+    assert!(opened.namespaces().any(|namespace| namespace == Namespace::Udf), "no UDF");
     let mut errors = Vec::new();
     let mut report = |finding: Finding| {
         if finding.severity == Severity::Error {

@@ -51,6 +51,7 @@ class CreateArgs(TypedDict):
     strict_names: bool
     rock_ridge: str | None
     joliet: str | None
+    udf: bool
     uid: int | None
     gid: int | None
     dir_mode: int | None
@@ -81,6 +82,7 @@ def create(
     application: str = "",
     rock_ridge: bool | Literal["rationalized", "preserved"] = True,
     joliet: bool | Literal["standard", "long"] = True,
+    udf: bool = False,
     level: Literal[1, 2, 3, 4] = 3,
     strict_names: bool = False,
     uid: int | None = None,
@@ -129,6 +131,7 @@ def create(
             attributes of the host's files.
         joliet: Write a Joliet tree for Windows. Names have up to 64 characters, with ``long`` up
             to 103.
+        udf: Write a UDF 1.02 tree, as on Windows installation media. Files may have any length.
         level: ISO 9660 level of the primary tree's names. 1: 8.3 names. 2: names of up to 31
             characters. 3: as 2, with files of 4 GiB and larger. 4: ISO 9660:1999, names of up to
             193 bytes, or 207 without Rock Ridge.
@@ -185,6 +188,7 @@ def create(
         strict_names=strict_names or level == 1,
         rock_ridge=_choice(rock_ridge, "rationalized"),
         joliet=_choice(joliet, "standard"),
+        udf=udf,
         uid=uid,
         gid=gid,
         dir_mode=dir_mode,
@@ -300,6 +304,7 @@ def create_args(
     strict_names: bool = False,
     rock_ridge: str | None = "rationalized",
     joliet: str | None = "standard",
+    udf: bool = False,
     uid: int | None = None,
     gid: int | None = None,
     dir_mode: int | None = None,
@@ -327,6 +332,7 @@ def create_args(
         "strict_names": strict_names,
         "rock_ridge": rock_ridge,
         "joliet": joliet,
+        "udf": udf,
         "uid": uid,
         "gid": gid,
         "dir_mode": dir_mode,

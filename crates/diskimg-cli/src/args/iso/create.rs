@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// Allow Joliet names of up to 103 characters
     #[arg(long, conflicts_with = "no_joliet")]
     joliet_long: bool,
+    /// Add UDF, in which files may have any length (Windows installation media)
+    #[arg(long)]
+    udf: bool,
     /// ISO 9660 level: 1, 2, 3 (default: 3). Files of 4 GiB and more require 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
     level: Option<u8>,
@@ -184,6 +187,7 @@ impl Args {
             (false, true) => Some(Joliet::Long),
             (false, false) => Some(Joliet::Standard),
         };
+        options.udf = self.udf;
         options.names.level = match self.level {
             Some(1) => Level::One,
             Some(2) => Level::Two,

@@ -91,7 +91,7 @@ pub(super) static ROWS: &[Row] = &[
         d.tables.name = v[0].text()?.to_owned();
         Ok(())
     }),
-    row(&["hide-joliet-trans-tbl"], &[], "Omit TRANS.TBL from Joliet", |d, _| {
+    row(&["hide-joliet-trans-tbl"], &[], "Omit TRANS.TBL from Joliet and UDF", |d, _| {
         d.tables.in_joliet = false;
         Ok(())
     }),

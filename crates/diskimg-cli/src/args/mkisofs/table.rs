@@ -197,6 +197,14 @@ pub(super) static ROWS: &[Row] = &[
         d.options.names.omit_version = true;
         Ok(())
     }),
+    row(&["udf"], &[], "Add a UDF 1.02 tree, in which files may have any length", |d, _| {
+        d.options.udf = true;
+        Ok(())
+    }),
+    row(&["allow-limited-size"], &[], "Like -udf; limit files of 4 GiB and more in ISO 9660 levels 1 and 2", |d, _| {
+        (d.options.udf, d.options.limited_sizes) = (true, true);
+        Ok(())
+    }),
     row(&["D", "disable-deep-relocation"], &[], "Do not relocate directories deeper than eight levels", |d, _| {
         d.no_relocation = true;
         Ok(())
@@ -407,7 +415,6 @@ const NO_EFFECT: &[&str] = &[
 const UNSUPPORTED: &[&str] = &[
     "acl",
     "alpha-boot",
-    "allow-limited-size",
     "apple",
     "application_use",
     "B",
@@ -461,7 +468,6 @@ const UNSUPPORTED: &[&str] = &[
     "stdio_sync",
     "sunx86-boot",
     "transparent-compression",
-    "udf",
     "untranslated_name_len",
     "use-fileversion",
     "XA",

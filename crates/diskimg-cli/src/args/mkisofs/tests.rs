@@ -65,7 +65,6 @@ fn unknown_and_unsupported_options_and_invalid_values_are_named() {
     for (line, message) in [
         ("-qux d", "unrecognized option '-qux'"),
         ("--frob d", "unrecognized option '--frob'"),
-        ("-udf d", "the option -udf is not supported"),
         ("-hfs d", "the option -hfs is not supported"),
         ("-V", "option requires an argument: -V"),
         ("-append_partition 2 0xef", "option requires an argument: -append_partition"),

@@ -5,7 +5,7 @@
 //!   system area   MBR with boot code; primary GPT header and entries; Apple partition map
 //!   volume        the file system; with isohybrid, extended to whole cylinders
 //!   appended      partitions, each in whole sectors of 2048 bytes
-//!   padding       part of the volume if there are no appended partitions
+//!   padding       part of the volume if there are no appended partitions; with UDF, an anchor
 //!   backup        GPT entries and backup header, up to the last byte
 //! ```
 //!
@@ -27,6 +27,11 @@ use crate::storage::number::to_u64;
 
 /// Number of disk sectors (512 bytes) in a sector of 2048 bytes.
 const DISK_SECTORS: u64 = SECTOR / mbr::SECTOR;
+
+/// Distance of the last UDF anchor from the end of the image, in sectors: in the last sector or, if
+/// that has the backup GPT, 256 sectors before it (ECMA-167, 3/8.4.2.1).
+const ANCHOR: u64 = 1;
+const ANCHOR_BEFORE_BACKUP: u64 = 257;
 
 /// Length of the code in GRUB's MBR in bytes. The code of isohybrid ends at its address.
 const GRUB2_CODE: usize = 440;
@@ -57,6 +62,32 @@ pub(crate) struct ImagePartition {
     pub(crate) apm: bool,
 }
 
+/// What follows the file system or, if there are any, the appended partitions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    /// Number of sectors of zeros.
+    pub(crate) padding: u64,
+    /// True if there is a UDF anchor.
+    pub(crate) anchor: bool,
+}
+
+impl Trailer {
+    /// Returns the distance of the anchor from the end of an image that ends with `backup` sectors
+    /// of a GPT; 0 if there is none.
+    fn anchor(self, backup: u64) -> u64 {
+        match (self.anchor, backup) {
+            (false, _) => 0,
+            (true, 0) => ANCHOR,
+            (true, backup) => ANCHOR_BEFORE_BACKUP.max(backup + 1),
+        }
+    }
+
+    /// Returns the total length in sectors, with those of the backup GPT.
+    fn sectors(self, backup: u64) -> u64 {
+        (self.padding + u64::from(self.anchor) + backup).max(self.anchor(backup))
+    }
+}
+
 /// Layout of everything after the file system, in sectors of 2048 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HybridLayout {
@@ -66,6 +97,8 @@ pub(crate) struct HybridLayout {
     pub(crate) appended: Vec<SectorRange>,
     /// Where the GPT is placed, if there is one.
     gpt: Option<Placement>,
+    /// Sector of the last UDF anchor.
+    pub(crate) anchor: Option<u64>,
     /// Length of the image.
     pub(crate) total: u64,
 }
@@ -88,8 +121,8 @@ pub(crate) struct LayoutInput<'a> {
     pub(crate) images: &'a [ImagePartition],
     /// First sector after the file system.
     pub(crate) end: u64,
-    /// Sectors of zeros at the end.
-    pub(crate) padding: u64,
+    /// What follows the file system or the appended partitions.
+    pub(crate) trailer: Trailer,
     /// Alignment of appended partitions in bytes.
     pub(crate) alignment: u64,
 }
@@ -108,7 +141,7 @@ impl HybridLayout {
             None => derived::gpt_placement(hybrid, &input),
         };
         let backup = gpt.map_or(0, |placement| placement.backup_sectors().div_ceil(DISK_SECTORS));
-        let trailing = input.padding + backup;
+        let trailing = input.trailer.sectors(backup);
         let mut volume = if appends { input.end } else { input.end + trailing };
         let (cylinder, aligns_appended) = alignment(hybrid)?;
         volume = volume.next_multiple_of(cylinder);
@@ -126,7 +159,8 @@ impl HybridLayout {
         if appends {
             total += trailing;
         }
-        Ok(Self { volume, appended, gpt, total })
+        let anchor = input.trailer.anchor.then(|| total - input.trailer.anchor(backup));
+        Ok(Self { volume, appended, gpt, anchor, total })
     }
 
     /// Encodes the partition tables that the options describe.

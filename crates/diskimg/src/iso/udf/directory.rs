@@ -96,11 +96,14 @@ fn identifier(
     let (head, rest) = raw::read::<FileIdentifier>(bytes).ok_or_else(too_short)?;
     let name_start = usize::from(head.implementation_use.get());
     let used = size_of::<FileIdentifier>() + name_start + usize::from(head.name_length);
-    let whole = bytes.get(..used).ok_or_else(too_short)?;
-    tag::check(NAME, whole, &[id::FILE_IDENTIFIER], dir.location, None, &volume.notes)
-        .map_err(|_| corrupt("no valid file identifier descriptor"))?;
+    if used > bytes.len() {
+        return Err(too_short());
+    }
     // Padded to a multiple of four bytes; the padding of the last one may be missing.
     let length = used.next_multiple_of(4).min(bytes.len());
+    let whole = &bytes[..length];
+    tag::check(NAME, whole, &[id::FILE_IDENTIFIER], dir.location, None, &volume.notes)
+        .map_err(|_| corrupt("no valid file identifier descriptor"))?;
     if head.characteristics & (characteristics::DELETED | characteristics::PARENT) != 0 {
         return Ok((None, length));
     }

@@ -2,7 +2,7 @@
 
 use super::allocation::{self, Extents, Form};
 use super::partition::BlockAddress;
-use super::raw::{self, EntryHead, ExtendedEntryTail, FileEntryTail, Stamp, id};
+use super::raw::{self, EntryHead, ExtendedEntryTail, FileEntryTail, Stamp, file_type, id};
 use super::volume::UdfVolume;
 use super::{tag, text};
 use crate::error::{Error, Result};
@@ -142,14 +142,14 @@ impl Icb {
 
     fn posix_type(&self) -> Result<FileType> {
         Ok(match self.file_type() {
-            4 => FileType::Directory,
+            file_type::DIRECTORY => FileType::Directory,
             // 0 means unspecified. 249 is a real-time file, which is read like any other.
-            0 | 5 | 249 => FileType::Regular,
-            6 => FileType::BlockDevice,
-            7 => FileType::CharacterDevice,
-            9 => FileType::Fifo,
-            10 => FileType::Socket,
-            12 => FileType::Symlink,
+            0 | file_type::REGULAR | 249 => FileType::Regular,
+            file_type::BLOCK_DEVICE => FileType::BlockDevice,
+            file_type::CHARACTER_DEVICE => FileType::CharacterDevice,
+            file_type::FIFO => FileType::Fifo,
+            file_type::SOCKET => FileType::Socket,
+            file_type::SYMLINK => FileType::Symlink,
             other => {
                 let what = format!("file type {other} in a directory");
                 return Err(Error::unsupported(what).in_structure(NAME).at(self.offset));
@@ -218,7 +218,7 @@ impl Icb {
     /// Returns major and minor number of a device from the device specification extended attribute
     /// (4/14.10.7).
     fn device(&self) -> Option<(u32, u32)> {
-        if !matches!(self.file_type(), 6 | 7) {
+        if !matches!(self.file_type(), file_type::BLOCK_DEVICE | file_type::CHARACTER_DEVICE) {
             return None;
         }
         let bytes = &self.block[self.attributes.clone()];

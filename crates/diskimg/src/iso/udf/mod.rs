@@ -24,9 +24,14 @@ mod recognition;
 mod sequence;
 mod tag;
 mod text;
+mod verify;
 mod virtual_table;
 mod volume;
 
+pub(super) use raw::{DEVICE_SPECIFICATION, characteristics, file_type, id};
+pub(super) use tag::seal;
+pub(super) use text::to_cs0;
+pub(super) use verify::Found;
 pub(crate) use volume::{UdfVolume, open};
 
 use integrity::Counts;

@@ -8,12 +8,14 @@ use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Tag identifiers (3/7.2.1, 4/7.2.1).
-pub(super) mod id {
+pub(in crate::iso) mod id {
     pub(crate) const PRIMARY_VOLUME: u16 = 1;
     pub(crate) const ANCHOR: u16 = 2;
     pub(crate) const VOLUME_POINTER: u16 = 3;
+    pub(crate) const IMPLEMENTATION_USE: u16 = 4;
     pub(crate) const PARTITION: u16 = 5;
     pub(crate) const LOGICAL_VOLUME: u16 = 6;
+    pub(crate) const UNALLOCATED_SPACE: u16 = 7;
     pub(crate) const TERMINATING: u16 = 8;
     pub(crate) const INTEGRITY: u16 = 9;
     pub(crate) const FILE_SET: u16 = 256;
@@ -329,7 +331,8 @@ pub(super) struct FileIdentifier {
 }
 
 /// File characteristics (4/14.4.3).
-pub(super) mod characteristics {
+pub(in crate::iso) mod characteristics {
+    pub(crate) const HIDDEN: u8 = 1;
     pub(crate) const DIRECTORY: u8 = 1 << 1;
     pub(crate) const DELETED: u8 = 1 << 2;
     pub(crate) const PARENT: u8 = 1 << 3;
@@ -436,8 +439,19 @@ pub(super) struct Attribute {
     pub(super) length: U32,
 }
 
+/// File types of the ICB tag (4/14.6.6).
+pub(in crate::iso) mod file_type {
+    pub(crate) const DIRECTORY: u8 = 4;
+    pub(crate) const REGULAR: u8 = 5;
+    pub(crate) const BLOCK_DEVICE: u8 = 6;
+    pub(crate) const CHARACTER_DEVICE: u8 = 7;
+    pub(crate) const FIFO: u8 = 9;
+    pub(crate) const SOCKET: u8 = 10;
+    pub(crate) const SYMLINK: u8 = 12;
+}
+
 /// Attribute type of the device specification (4/14.10.7).
-pub(super) const DEVICE_SPECIFICATION: u32 = 12;
+pub(in crate::iso) const DEVICE_SPECIFICATION: u32 = 12;
 
 /// Rest of the device specification attribute.
 #[derive(Debug, FromBytes, KnownLayout, Immutable, Unaligned)]

@@ -3,7 +3,7 @@
 //! ```text
 //!   byte 32768   volume recognition sequence (2/8.3): BEA01, NSR02 or NSR03, TEA01; may follow
 //!                ISO 9660 descriptors. One structure per 2048 bytes, or per sector if longer
-//!   sector 256, N - 256, N - 1 or 512, where N is the number of sectors
+//!   sector 256, N - 256, N or 512, where N is the last sector
 //!                anchor volume descriptor pointer (3/8.4.2.1; UDF, 2.2.3): location of the
 //!                volume descriptor sequences
 //! ```
@@ -25,8 +25,9 @@ const MAX_STRUCTURES: u64 = 64;
 /// Possible sector sizes, the most common first.
 const SECTOR_SIZES: [u32; 7] = [2048, 512, 4096, 1024, 8192, 16384, 32768];
 
-/// Distance of the last sector from the end of the image, in sectors.
-const LAST_FROM_END: u64 = 1;
+/// Distances of anchors from the end of the image, in sectors: those of the sectors N - 256 and N.
+/// Some writers take the number of sectors for N.
+const FROM_END: [u64; 3] = [257, 256, 1];
 
 /// An anchor volume descriptor pointer, with lengths and offsets in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +70,8 @@ pub(super) fn anchors(source: &dyn Source) -> Result<Vec<Anchor>> {
     let mut found: Vec<Anchor> = Vec::new();
     for size in SECTOR_SIZES {
         let sectors = source.len() / u64::from(size);
-        let from_end = [256, LAST_FROM_END].map(|n| sectors.checked_sub(n));
-        for sector in [Some(256), from_end[0], from_end[1], Some(512)].into_iter().flatten() {
+        let from_end = FROM_END.iter().filter_map(|&n| sectors.checked_sub(n));
+        for sector in [256].into_iter().chain(from_end).chain([512]) {
             if sector < sectors
                 && let Some(anchor) = anchor_at(source, sector, size)?
                 && !found.contains(&anchor)
@@ -104,7 +105,7 @@ fn anchor_at(source: &dyn Source, sector: u64, size: u32) -> Result<Option<Ancho
 
 #[cfg(test)]
 mod tests {
-    use super::super::tag::tests::seal;
+    use super::super::tag::seal;
     use super::*;
     use crate::storage::source::MemorySource;
 
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn an_anchor_is_found_at_each_location_for_every_sector_size() {
         for size in SECTOR_SIZES {
-            for sector in [256, 999 - 255, 999, 512] {
+            for sector in [256, 999 - 256, 999 - 255, 999, 512] {
                 let found = anchors(&image(1000, size, &[sector])).expect("readable");
                 assert_eq!(found.len(), 1, "{sector} of {size}");
                 assert_eq!(found[0].sector, size);

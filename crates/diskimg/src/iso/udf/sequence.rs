@@ -127,7 +127,7 @@ fn le(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tag::tests::seal;
+    use super::super::tag::seal;
     use super::*;
     use crate::storage::source::MemorySource;
 

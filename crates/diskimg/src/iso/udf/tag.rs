@@ -2,8 +2,12 @@
 
 use super::raw::{self, Tag};
 use crate::error::{Error, Result};
-use crate::storage::number::to_u8;
+use crate::storage::number::{to_u8, to_u16};
 use std::sync::{Mutex, PoisonError};
+
+/// Version of the descriptors that [`seal`] writes: the 2nd edition of ECMA-167, on which UDF 1.02
+/// is based.
+const VERSION: u8 = 2;
 
 /// Maximum number of notes that are kept.
 const MAX_NOTES: usize = 100;
@@ -85,6 +89,19 @@ pub(super) fn check(
     Ok(id)
 }
 
+/// Writes the tag of a descriptor, which begins with sixteen bytes for it, in block `block`. The CRC
+/// is that of all bytes of the descriptor.
+pub(in crate::iso) fn seal(descriptor: &mut [u8], id: u16, block: u32) {
+    let (tag, body) = descriptor.split_at_mut(size_of::<Tag>());
+    tag.fill(0);
+    tag[..2].copy_from_slice(&id.to_le_bytes());
+    tag[2] = VERSION;
+    tag[8..10].copy_from_slice(&crc(body).to_le_bytes());
+    tag[10..12].copy_from_slice(&to_u16(body.len()).to_le_bytes());
+    tag[12..].copy_from_slice(&block.to_le_bytes());
+    tag[4] = tag.iter().fold(0, |sum, &byte| sum.wrapping_add(byte));
+}
+
 /// Computes the CRC-16 with polynomial 0x1021 and initial value 0 (3/7.2.6; UDF, 6.5).
 pub(super) fn crc(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ TABLE[usize::from(to_u8(crc >> 8) ^ byte)])
@@ -108,21 +125,8 @@ const TABLE: [u16; 256] = {
 };
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// Writes a valid tag to the start of `bytes`.
-    pub(in super::super) fn seal(bytes: &mut [u8], id: u16, block: u32) {
-        let crc_length = bytes.len() - 16;
-        let sum = crc(&bytes[16..]);
-        bytes[..16].fill(0);
-        bytes[..2].copy_from_slice(&id.to_le_bytes());
-        bytes[2] = 3;
-        bytes[8..10].copy_from_slice(&sum.to_le_bytes());
-        bytes[10..12].copy_from_slice(&(crc_length as u16).to_le_bytes());
-        bytes[12..16].copy_from_slice(&block.to_le_bytes());
-        bytes[4] = bytes[..16].iter().fold(0, |sum, &b| sum.wrapping_add(b));
-    }
 
     #[test]
     fn the_crc_of_the_example_in_the_standard_is_correct() {

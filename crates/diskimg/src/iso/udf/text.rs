@@ -2,6 +2,7 @@
 
 use super::raw;
 use crate::error::{Error, Result};
+use crate::storage::number::to_u8;
 use byteorder::{BigEndian, ByteOrder};
 
 /// Converts OSTA CS0 to UTF-8: a compression ID (8 or 16 bits per character), then the characters.
@@ -20,6 +21,17 @@ pub(super) fn cs0(bytes: &[u8]) -> Option<String> {
             Some(char::decode_utf16(units).map(lossy).collect())
         }
         Some(_) => None,
+    }
+}
+
+/// Converts UTF-16 units to OSTA CS0, with 8 bits per character if that is possible.
+pub(in crate::iso) fn to_cs0(units: &[u16], out: &mut Vec<u8>) {
+    if units.iter().all(|&unit| unit <= 0xFF) {
+        out.push(8);
+        out.extend(units.iter().map(|&unit| to_u8(unit)));
+    } else {
+        out.push(16);
+        out.extend(units.iter().flat_map(|unit| unit.to_be_bytes()));
     }
 }
 
@@ -75,6 +87,15 @@ mod tests {
         assert_eq!(cs0(b"\x10\xd8\x3d\x00a").as_deref(), Some("\u{fffd}a"));
         assert_eq!(cs0(b"").as_deref(), Some(""));
         assert_eq!(cs0(b"\x09abc"), None);
+    }
+
+    #[test]
+    fn names_are_encoded_with_the_smallest_width() {
+        for (name, width) in [("café", 8), ("名😀", 16), ("a\u{100}", 16), ("ÿ", 8)] {
+            let mut bytes = Vec::new();
+            to_cs0(&name.encode_utf16().collect::<Vec<_>>(), &mut bytes);
+            assert_eq!((bytes[0], cs0(&bytes).as_deref()), (width, Some(name)));
+        }
     }
 
     #[test]

@@ -12,7 +12,9 @@ use super::tree::{Kind, NodeId, ROOT, Tree, TreeNode, components};
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::boot::hybrid::kept::ObjectPlace;
-use crate::iso::boot::hybrid::{DiskAreas, HybridLayout, ImagePartition, LayoutInput, SectorRange};
+use crate::iso::boot::hybrid::{
+    DiskAreas, HybridLayout, ImagePartition, LayoutInput, SectorRange, Trailer,
+};
 use crate::iso::boot::tables::{self, Patch, PatchedSource};
 use crate::iso::boot::{Media, NewEntry, Platform, encode_catalog, encode_record};
 use crate::partition::{Guid, only_partition_kind as system_type};
@@ -230,6 +232,11 @@ impl Boot {
         self.disk.as_ref().map_or(&[], |(_, areas)| &areas.system_area)
     }
 
+    /// Returns the sector of the last UDF anchor, once all addresses are assigned.
+    pub(super) fn last_anchor(&self) -> Option<u64> {
+        self.disk.as_ref().and_then(|(layout, _)| layout.anchor)
+    }
+
     /// Returns the backup GPT, which is at the end of the image.
     pub(super) fn backup(&self) -> &[u8] {
         self.disk.as_ref().map_or(&[], |(_, areas)| &areas.backup)
@@ -334,6 +341,7 @@ impl Builder {
         };
         let own = self.contents.add(Content { len, data })?;
         self.tree.node_mut(node).kind = Kind::File(own);
+        self.tree.separate(node);
         Ok(())
     }
 
@@ -394,7 +402,7 @@ impl Plan {
             appended: &appended,
             images: &images,
             end: end.into(),
-            padding: u64::from(*padding).max(min),
+            trailer: Trailer { padding: u64::from(*padding).max(min), anchor: self.udf.is_some() },
             alignment: (*alignment).into(),
         };
         let layout = HybridLayout::new(hybrid, input)?;

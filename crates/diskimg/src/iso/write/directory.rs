@@ -172,6 +172,10 @@ impl Plan {
             u32::MAX => 0,
             content => self.contents.get(content).len,
         };
+        if !self.options.names.level.has_file_sections() && left > u64::from(u32::MAX) {
+            // See `CreateOptions::limited_sizes`.
+            left = SECTION;
+        }
         let mut lba = writer.shift.content(match left {
             0 => self.empty.unwrap_or_default(),
             _ => self.content_lba[to_index(content)],

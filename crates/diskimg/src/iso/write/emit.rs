@@ -150,6 +150,8 @@ impl Plan {
         if let Some(second) = self.second {
             self.fill_second_descriptors(stream, second)?;
         }
+        self.fill_udf_recognition(stream)?;
+        self.fill_udf(stream)?;
         self.fill_trees(stream, Shift::default())?;
         if let Some(second) = self.second {
             self.fill_trees(stream, second.shift)?;
@@ -166,6 +168,7 @@ impl Plan {
             stream.zeros_to(sector * SECTOR)?;
             self.fill_content(stream, open, content, sparse)?;
         }
+        self.fill_last_anchor(stream)?;
         stream.zeros_to(self.size() - to_u64(self.boot.backup().len()))?;
         stream.write(self.boot.backup())
     }

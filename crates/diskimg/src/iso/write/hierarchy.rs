@@ -71,10 +71,21 @@ pub(super) struct Plan<'p> {
     pub(super) plain: bool,
     /// Omit the nodes that are hidden in this way, and everything below them.
     pub(super) without: Hidden,
+    /// A directory that is not included.
+    pub(super) left_out: Option<NodeId>,
     /// Relocated directories.
     pub(super) moved: &'p Relocation,
     /// Called for each node whose identifier differs from its name.
     pub(super) report: &'p mut dyn FnMut(NodeId),
+}
+
+impl Plan<'_> {
+    /// Returns whether a node is part of the hierarchy.
+    fn includes(&self, tree: &Tree, node: NodeId) -> bool {
+        let is_plain = matches!(tree.node(node).kind, Kind::Directory(_) | Kind::File(_));
+        let is_hidden = tree.node(node).hidden.contains(self.without);
+        (is_plain || !self.plain) && !is_hidden && self.left_out != Some(node)
+    }
 }
 
 /// The directories to be relocated because they are too deep.
@@ -86,6 +97,8 @@ pub(super) struct Relocation {
     from: HashMap<NodeId, NodeId>,
     /// The directory that contains them.
     into: NodeId,
+    /// True if it was created for the relocated directories.
+    is_created: bool,
 }
 
 impl Relocation {
@@ -114,6 +127,7 @@ impl Relocation {
             found.into = match tree.find(ROOT, into.as_bytes()) {
                 Ok(id) if tree.node(id).is_dir() => id,
                 _ => {
+                    found.is_created = true;
                     let name = tree.store_name(into.as_bytes())?;
                     tree.insert(ROOT, TreeNode::plain(name, Kind::Directory(Vec::new())))?
                 }
@@ -124,6 +138,12 @@ impl Relocation {
 
     pub(super) fn is_empty(&self) -> bool {
         self.nodes.is_empty()
+    }
+
+    /// Returns the directory of relocated directories if it was created for the relocated directories. Trees
+    /// without them do not have it.
+    pub(super) fn created(&self) -> Option<NodeId> {
+        self.is_created.then_some(self.into)
     }
 
     fn children(&self, tree: &Tree, dir: NodeId) -> Vec<(NodeId, Role)> {
@@ -195,12 +215,7 @@ impl Hierarchy {
         identifiers: &mut Identifiers,
     ) -> Result<()> {
         let mut children = plan.moved.children(tree, self.dirs[at].node);
-        children.retain(|&(child, _)| !tree.node(child).hidden.contains(plan.without));
-        if plan.plain {
-            children.retain(|&(child, _)| {
-                matches!(tree.node(child).kind, Kind::Directory(_) | Kind::File(_))
-            });
-        }
+        children.retain(|&(child, _)| plan.includes(tree, child));
         let is_dir = |&(child, role): &(NodeId, Role)| {
             tree.node(child).is_dir() && role != Role::Placeholder
         };
@@ -275,6 +290,7 @@ mod tests {
             naming: &naming,
             plain: false,
             without: Hidden::PRIMARY,
+            left_out: None,
             moved,
             report: &mut |_| {},
         };

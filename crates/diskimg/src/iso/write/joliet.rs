@@ -3,6 +3,7 @@
 use super::charset::Charset;
 use super::identifier::Naming;
 use super::options::Joliet;
+use super::units;
 use std::cmp::Ordering;
 
 /// Naming rules with identifiers of up to 64 or 103 UTF-16 units.
@@ -12,9 +13,6 @@ pub(super) struct JolietNames {
     /// Character set of the names.
     pub(super) charset: Charset,
 }
-
-/// Maximum length in UTF-16 units of an extension that is kept when a name is truncated.
-const EXTENSION: usize = 16;
 
 impl Naming for JolietNames {
     fn make(&self, name: &[u8], _is_dir: bool, number: Option<u32>, out: &mut Vec<u8>) -> bool {
@@ -33,22 +31,9 @@ impl Naming for JolietNames {
             })
             .flat_map(|c| c.encode_utf16(&mut [0; 2]).to_vec())
             .collect();
-        let digits: Vec<u16> =
-            number.map(|n| format!("{n:03}").encode_utf16().collect()).unwrap_or_default();
-        if digits.is_empty() && units.len() <= room {
-            extend(out, &units);
-            return faithful;
-        }
-        let dot = units.iter().rposition(|&unit| unit == u16::from(b'.'));
-        let dot = dot.filter(|&at| at > 0 && units.len() - at - 1 <= EXTENSION);
-        let (base, extension) = units.split_at(dot.unwrap_or(units.len()));
-        let mut kept = base.len().min(room - extension.len() - digits.len());
-        // Do not split a surrogate pair.
-        if base[..kept].last().is_some_and(|unit| (0xD800..0xDC00).contains(unit)) {
-            kept -= 1;
-        }
-        [&base[..kept], &digits, extension].iter().for_each(|part| extend(out, part));
-        false
+        let kept = units::fit(&units, room, number);
+        extend(out, &kept);
+        faithful && kept == units
     }
 
     /// Appends no version: mkisofs and xorriso omit it, too, and readers that look up exact names

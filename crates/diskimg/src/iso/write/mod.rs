@@ -42,6 +42,8 @@ mod scan;
 mod stream;
 mod translation;
 mod tree;
+mod udf;
+mod units;
 
 pub use builder::Builder;
 pub use charset::Charset;

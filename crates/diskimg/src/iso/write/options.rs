@@ -39,6 +39,14 @@ pub struct CreateOptions {
     pub rock_ridge: Option<RockRidge>,
     /// Joliet: a second tree with UTF-16 names.
     pub joliet: Option<Joliet>,
+    /// UDF 1.02: a further tree, in which files may have any length. Owners and permissions are
+    /// those of Rock Ridge; without Rock Ridge, owners are not specified. False by default. The
+    /// image has at least 540 KiB. 7-Zip reads the UDF tree only if all files are regular.
+    pub udf: bool,
+    /// Below [`Level::Three`], record only the first 4 GiB - 2 KiB of longer files in the primary
+    /// and the Joliet tree, instead of refusing them. Requires [`udf`](Self::udf), whose tree has
+    /// the whole files. False by default; `-allow-limited-size` in mkisofs.
+    pub limited_sizes: bool,
     /// User ID of all files, instead of that in the tree or of [`RockRidge::Rationalized`].
     pub uid: Option<u32>,
     /// Group ID of all files.
@@ -106,6 +114,8 @@ impl Default for CreateOptions {
             names: NameRules::default(),
             rock_ridge: Some(RockRidge::Rationalized),
             joliet: Some(Joliet::Standard),
+            udf: false,
+            limited_sizes: false,
             uid: None,
             gid: None,
             dir_mode: None,
@@ -187,7 +197,7 @@ pub enum Hide {
 pub struct TranslationTables {
     /// Name of the files. "TRANS.TBL" by default.
     pub name: String,
-    /// Include them in the Joliet tree. True by default.
+    /// Include them in the Joliet and the UDF tree. True by default.
     pub in_joliet: bool,
 }
 

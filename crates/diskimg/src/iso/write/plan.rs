@@ -4,6 +4,7 @@
 //!   0    system area
 //!   16   primary descriptor [boot record] [Joliet descriptor] [enhanced descriptor] terminator
 //!        [the same descriptors for the partition that contains the volume, at its sector 16]
+//!        [UDF structures up to the last file entry: see `udf`]
 //!        path tables: primary L, M [, Joliet L, M]
 //!        directories of the primary tree, each with its continuation areas
 //!        directories of the Joliet tree
@@ -27,6 +28,7 @@ use super::options::{CreateOptions, Level, RockRidge};
 use super::path_table;
 use super::translation::Translation;
 use super::tree::{Hidden, Kind, NodeId, ROOT, Times, Tree, TreeNode};
+use super::udf::Udf;
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::time::Timestamp;
@@ -59,6 +61,7 @@ pub struct Plan {
     pub(super) dirs: HostDirs,
     pub(super) primary: Hierarchy,
     pub(super) joliet: Option<Hierarchy>,
+    pub(super) udf: Option<Udf>,
     /// First sector of each content; [`UNPLACED`] if no file has it.
     pub(super) content_lba: Vec<u32>,
     /// The contents to be written, in order.
@@ -125,22 +128,28 @@ impl Plan {
             naming: &PrimaryNames::new(&options),
             plain: false,
             without: Hidden::PRIMARY,
+            left_out: None,
             moved: &moved,
             report: &mut |_| {},
         };
         let primary = Hierarchy::new(&tree, plan)?;
         translation.fill(&tree, &primary, &mut contents);
+        let left_out = moved.created();
         let joliet = options.joliet.map(|joliet| {
             let plan = hierarchy::Plan {
                 naming: &JolietNames { length: joliet, charset: options.charsets.host },
                 plain: true,
                 without: Hidden::JOLIET,
+                left_out,
                 moved: &Relocation::default(),
                 report: &mut |node| warnings.add(tree.name(node), "changed in the Joliet tree"),
             };
             Hierarchy::new(&tree, plan)
         });
         let joliet = joliet.transpose()?;
+        let charset = options.charsets.host;
+        let udf = options.udf.then(|| Udf::new(&tree, charset, left_out, &mut warnings));
+        let udf = udf.transpose()?;
         let patched: Vec<_> = boot.first().collect();
         let replacements = contents.find_same(&tree, &dirs, &mut open, &patched);
         tree.replace_contents(&replacements);
@@ -166,6 +175,7 @@ impl Plan {
             dirs,
             primary,
             joliet,
+            udf,
         };
         plan.order_boot_files();
         plan.number_files()?;
@@ -180,8 +190,9 @@ impl Plan {
     }
 
     /// Returns warnings about what an image that is rebuilt no longer has, about names that some
-    /// readers will show differently (names that Joliet cannot represent, and names that are too
-    /// long for Linux) and, with [`Duplicates::Report`], about files that replaced an earlier one.
+    /// readers will show differently (names that Joliet or UDF cannot represent, and names and
+    /// targets of links that are too long for Linux) and, with [`Duplicates::Report`], about files
+    /// that replaced an earlier one.
     ///
     /// [`Duplicates::Report`]: super::Duplicates::Report
     pub fn warnings(&self) -> &[String] {
@@ -292,7 +303,8 @@ impl Plan {
     }
 
     fn is_too_large(&self, len: u64) -> bool {
-        len > u64::from(u32::MAX) && !self.options.names.level.has_file_sections()
+        let CreateOptions { names, limited_sizes, .. } = &self.options;
+        len > u64::from(u32::MAX) && !names.level.has_file_sections() && !limited_sizes
     }
 
     fn not_recorded(&self, dir: &Directory, node: NodeId) -> Error {
@@ -378,9 +390,15 @@ impl Plan {
             [self.boot.has_catalog(), self.joliet.is_some(), self.has_enhanced_descriptor()];
         let descriptors = 2 + optional.map(u32::from).iter().sum::<u32>();
         let partition = self.options.hybrid.partition_offset;
+        if partition > 0 && self.udf.is_some() {
+            // The descriptors of UDF follow the first set, where the second one is.
+            return Err(Error::invalid("an image with a partition offset cannot have UDF"));
+        }
         let too_large = || Error::limit("the partition offset exceeds 2^32 sectors");
         let first = DESCRIPTORS.checked_add(partition).and_then(|at| at.checked_add(descriptors));
         let mut at = Cursor(first.ok_or_else(too_large)?);
+        self.place_udf_recognition(&mut at)?;
+        self.place_udf(&mut at)?;
         let trees = at.0;
         self.primary_tables = at.path_tables(&self.primary)?;
         if let Some(joliet) = &self.joliet {
@@ -404,6 +422,7 @@ impl Plan {
             let len = self.contents.get(content).len;
             self.content_lba[to_index(content)] = at.take(len)?;
         }
+        self.end_udf_partition(at.0);
         self.place_disk(at.0)
     }
 
@@ -457,11 +476,11 @@ impl Plan {
 }
 
 /// The next free sector.
-struct Cursor(u32);
+pub(super) struct Cursor(u32);
 
 impl Cursor {
     /// Allocates whole sectors for `len` bytes. Returns the first one.
-    fn take(&mut self, len: u64) -> Result<u32> {
+    pub(super) fn take(&mut self, len: u64) -> Result<u32> {
         let start = self.0;
         let end = u64::from(start).checked_add(len.div_ceil(SECTOR));
         let end = end.and_then(|end| u32::try_from(end).ok());
@@ -470,7 +489,12 @@ impl Cursor {
         Ok(start)
     }
 
-    fn align(&mut self, alignment: u32) -> Result<()> {
+    /// Continues with sector `sector`, which is not before the next free one.
+    pub(super) fn skip_to(&mut self, sector: u32) {
+        self.0 = self.0.max(sector);
+    }
+
+    pub(super) fn align(&mut self, alignment: u32) -> Result<()> {
         let unit = u64::from(alignment);
         let offset = u64::from(self.0) * SECTOR;
         self.take(offset.next_multiple_of(unit) - offset).map(|_| ())
@@ -492,8 +516,15 @@ pub(super) struct Warnings {
 }
 
 impl Warnings {
-    fn add(&mut self, name: &[u8], why: &str) {
+    /// Adds a warning about a name.
+    pub(super) fn add(&mut self, name: &[u8], why: &str) {
         self.line(|| format!("the name \"{}\" is {why}", String::from_utf8_lossy(name)));
+    }
+
+    /// Adds a warning about the target of a symbolic link.
+    pub(super) fn add_link(&mut self, name: &[u8], why: &str) {
+        let name = String::from_utf8_lossy(name);
+        self.line(|| format!("the target of the symbolic link \"{name}\" is {why}"));
     }
 
     /// Adds a line.
@@ -533,6 +564,10 @@ fn check_options(options: &CreateOptions) -> Result<()> {
     if !alignment.is_power_of_two() || !(2048..=1 << 20).contains(&alignment) {
         let message =
             format!("the alignment {alignment} is not a power of two from 2048 to 1048576");
+        return Err(Error::invalid(message));
+    }
+    if options.limited_sizes && !options.udf {
+        let message = "files can only be limited in ISO 9660 if they are complete in UDF";
         return Err(Error::invalid(message));
     }
     Ok(())

@@ -41,7 +41,7 @@ impl Translation {
             let content = builder.contents.add(content)?;
             let name = tree.store_name(options.name.as_bytes())?;
             let mut node = TreeNode::plain(name, Kind::File(content));
-            node.hidden.set(Hidden::JOLIET, !options.in_joliet);
+            node.hidden.set(Hidden::JOLIET | Hidden::UDF, !options.in_joliet);
             tree.insert(dir, node)?;
             tables.insert(dir, content);
         }

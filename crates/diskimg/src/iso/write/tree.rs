@@ -157,6 +157,13 @@ impl Tree {
         })
     }
 
+    /// Gives a node an inode number of its own, because its contents are no longer those of its
+    /// other hard links.
+    pub(super) fn separate(&mut self, id: NodeId) {
+        self.inodes += 1;
+        self.node_mut(id).inode = self.inodes;
+    }
+
     /// Returns the last inode number assigned.
     pub(super) fn last_inode(&self) -> u32 {
         self.inodes

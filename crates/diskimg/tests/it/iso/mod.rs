@@ -13,5 +13,6 @@ mod selection;
 mod sessions;
 mod tree;
 mod udf;
+mod udf_writing;
 mod writing;
 mod zisofs;

@@ -17,34 +17,34 @@ use std::process::Command;
 use std::sync::Arc;
 
 /// A temporary directory with a tree and the image created from it.
-struct Case {
+pub struct Case {
     dir: tempfile::TempDir,
 }
 
 impl Case {
-    fn new(fill: impl FnOnce(&Path)) -> Self {
+    pub fn new(fill: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("tree")).unwrap();
         fill(&dir.path().join("tree"));
         Self { dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn tree(&self) -> PathBuf {
+    pub fn tree(&self) -> PathBuf {
         self.path("tree")
     }
 
-    fn plan(&self, options: CreateOptions) -> Plan {
+    pub fn plan(&self, options: CreateOptions) -> Plan {
         let mut builder = Builder::new(options);
         builder.add_tree(b"", self.tree()).unwrap();
         builder.plan().unwrap()
     }
 
     /// Writes the image to a file and as a stream, which must be equal, and returns its path.
-    fn write(&self, options: CreateOptions) -> PathBuf {
+    pub fn write(&self, options: CreateOptions) -> PathBuf {
         let (plan, image) = (self.plan(options), self.path("image.iso"));
         let output = Output::create(&image).unwrap();
         plan.write(output, Durability::Cached, &mut |_| Ok(())).unwrap();
@@ -56,7 +56,7 @@ impl Case {
     }
 
     /// Runs a command that extracts the image to the current directory, and returns the files.
-    fn extracted(&self, program: &str, args: &[&str]) -> Manifest {
+    pub fn extracted(&self, program: &str, args: &[&str]) -> Manifest {
         let out = self.path("out");
         fs::create_dir(&out).unwrap();
         let mut command = Command::new(program);
@@ -70,14 +70,14 @@ impl Case {
     }
 }
 
-fn preserved() -> CreateOptions {
+pub fn preserved() -> CreateOptions {
     let mut options = CreateOptions::default();
     options.rock_ridge = Some(RockRidge::Preserved);
     options
 }
 
 /// Asserts that diskimg finds no problem in the image.
-fn assert_verifies(image: &Path) {
+pub fn assert_verifies(image: &Path) {
     let source = Arc::new(FileSource::open(image).unwrap());
     let iso = IsoImage::open(source, &IsoOptions::default()).unwrap();
     let mut found = Vec::new();
@@ -467,7 +467,7 @@ fn contents_are_aligned() {
 }
 
 /// Creates a sparse file of more than 4 GiB.
-fn huge(dir: &Path) -> u64 {
+pub fn huge(dir: &Path) -> u64 {
     use std::os::unix::fs::FileExt;
     let len = (4 << 30) + (100 << 20) + 7;
     let file = fs::File::create(dir.join("huge")).unwrap();
@@ -588,24 +588,33 @@ fn aligned_contents_share_their_blocks_with_the_source_files() {
 /// Returns whether the kernel supports ISO 9660.
 #[allow(clippy::print_stderr, reason = "reports a skipped test")]
 fn kernel_reads_iso() -> bool {
-    let _ = Command::new("modprobe").arg("isofs").status();
-    let known = fs::read_to_string("/proc/filesystems").unwrap().contains("iso9660");
+    kernel_reads("iso9660", "isofs")
+}
+
+/// Returns whether the kernel supports a file system, after loading its module.
+pub fn kernel_reads(file_system: &str, module: &str) -> bool {
+    let _ = Command::new("modprobe").arg(module).status();
+    let known = fs::read_to_string("/proc/filesystems").unwrap().contains(file_system);
     if !known {
-        eprintln!("skipped: this kernel does not support iso9660");
+        eprintln!("skipped: this kernel does not support {file_system}");
     }
     known
 }
 
 /// An image mounted by the kernel.
-struct Mounted(PathBuf);
+pub struct Mounted(pub PathBuf);
 
 impl Mounted {
     fn new(image: &Path, at: PathBuf, options: &str) -> Self {
+        Self::as_type("iso9660", image, at, options)
+    }
+
+    pub fn as_type(file_system: &str, image: &Path, at: PathBuf, options: &str) -> Self {
         fs::create_dir(&at).unwrap();
         let options = format!("loop,ro,{options}");
         run(
             "mount",
-            ["-t", "iso9660", "-o", &options, image.to_str().unwrap(), at.to_str().unwrap()],
+            ["-t", file_system, "-o", &options, image.to_str().unwrap(), at.to_str().unwrap()],
         );
         Self(at)
     }

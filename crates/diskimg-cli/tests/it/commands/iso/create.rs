@@ -164,3 +164,49 @@ fn remaster_adds_replaces_and_removes_files() {
     assert!(error.contains("--remove nope"), "{error}");
     assert!(!lab.path("c.iso").exists());
 }
+
+#[test]
+fn udf_is_written_and_kept_when_an_image_is_rebuilt() {
+    let lab = Lab::new();
+    lab.config_drive();
+    lab.seed();
+    lab.line("iso create --udf -V BRIDGE -o a.iso drive").ok();
+    lab.line("iso remaster -q a.iso -o b.iso --add seed=user-data").ok();
+    lab.line("mkisofs -quiet -udf -r -V BRIDGE -o c.iso drive").ok();
+    for (image, seed) in [("a.iso", false), ("b.iso", true), ("c.iso", false)] {
+        lab.line(&format!("iso verify {image}")).ok();
+        let names = lab.run(["iso", "ls", "-R", "--namespace", "udf", image]).ok();
+        let has = |name: &str| names.lines().any(|line| line == name);
+        assert!(has("openstack/latest/user_data") && has("seed") == seed, "{image}: {names}");
+        lab.tool("7zz", &["t", "-tudf", image]);
+        let info = lab.tool("udfinfo", &[image]);
+        assert!(String::from_utf8_lossy(&info).contains("label=BRIDGE\n"), "{image}");
+    }
+    let line = "iso create --udf -V BRIDGE -o - drive";
+    let piped = lab.command(diskimg()).args(line.split(' ')).output().expect("runs");
+    assert!(piped.stdout == lab.read("a.iso"));
+}
+
+#[test]
+fn a_file_of_4_gib_is_limited_in_iso_9660_only_on_request() {
+    let lab = Lab::new();
+    lab.file("tree/other", "other");
+    let huge = std::fs::File::create(lab.path("tree/huge")).expect("creates");
+    huge.set_len((4 << 30) + 5).expect("sparse");
+    let error = lab.line("mkisofs -quiet -udf -o a.iso tree").fails(1);
+    assert!(error.contains("-iso-level 3"), "{error}");
+    for (options, in_iso) in [
+        ("mkisofs -quiet -allow-limited-size -o a.iso tree", "4294965248"),
+        ("mkisofs -quiet -udf -iso-level 3 -o a.iso tree", "4294967301"),
+    ] {
+        lab.line(options).ok();
+        let size = |namespace: &str| {
+            let listed = lab.run(["iso", "ls", "-l", "--namespace", namespace, "a.iso"]).ok();
+            let line =
+                listed.lines().find(|line| line.to_lowercase().contains("huge")).map(str::to_owned);
+            line.expect("listed").split_whitespace().nth(3).map(str::to_owned)
+        };
+        assert_eq!(size("udf").as_deref(), Some("4294967301"), "{options}");
+        assert_eq!(size("iso").as_deref(), Some(in_iso), "{options}");
+    }
+}

@@ -8,7 +8,7 @@ fn unknown_and_missing_options_are_errors_that_name_them() {
     lab.seed();
     for (line, message) in [
         ("mkisofs -frobnicate -o out.iso user-data", "unrecognized option '-frobnicate'"),
-        ("mkisofs -udf -o out.iso user-data", "the option -udf is not supported"),
+        ("mkisofs -hfs -o out.iso user-data", "the option -hfs is not supported"),
         ("genisoimage -z -o out.iso user-data", "the option -z is not supported"),
         ("xorrisofs -o out.iso --part_like_isohybrid user-data", "not supported"),
         ("mkisofs user-data -o", "option requires an argument: -o"),

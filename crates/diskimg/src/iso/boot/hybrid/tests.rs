@@ -29,7 +29,8 @@ fn lay_out(
 ) -> Result<HybridLayout> {
     let images = [image(SectorRange { start: 34, sectors: 720 })];
     let images = if in_gpt { &images[..] } else { &[] };
-    HybridLayout::new(hybrid, LayoutInput { appended, images, end, padding, alignment })
+    let trailer = Trailer { padding, anchor: false };
+    HybridLayout::new(hybrid, LayoutInput { appended, images, end, trailer, alignment })
 }
 
 fn image(range: SectorRange) -> ImagePartition {
