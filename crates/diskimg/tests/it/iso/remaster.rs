@@ -298,7 +298,7 @@ fn rebuilt_images_boot_with_bios_and_uefi_from_disc_and_disk() {
     let booted = ["alpine", "arch", "ubuntu", "mkrescue", "MBR only"];
     let shapes: Vec<_> = shapes().into_iter().filter(|(name, _)| booted.contains(name)).collect();
     assert_eq!(shapes.len(), booted.len());
-    for (name, options) in shapes {
+    for (_, options) in shapes {
         let new = remaster(&dir.xorriso(&options), &[]);
         let path = dir.path("new.iso");
         std::fs::write(&path, new).unwrap();
@@ -311,7 +311,6 @@ fn rebuilt_images_boot_with_bios_and_uefi_from_disc_and_disk() {
             (Medium::Disk, Firmware::Uefi, "from-efi"),
         ];
         for (medium, firmware, word) in sample(boots, 2) {
-            println!("{name}");
             assert_boots(&path, medium, firmware, word);
         }
     }

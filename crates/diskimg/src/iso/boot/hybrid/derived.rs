@@ -131,7 +131,7 @@ pub(super) fn tables(
         tables.gpt = Some(NewGpt { disk_id: ids.guid(0), placement, partitions });
     }
     if apm {
-        let map = ApmList::new(&deriver)?;
+        let map = ApmList::map(&deriver)?;
         write_block_0(&mut tables.template, hybrid, map.block)?;
         tables.apm = Some(map);
     }
@@ -367,7 +367,7 @@ impl ApmList {
         1 + listed + gaps
     }
 
-    fn new(deriver: &Deriver<'_>) -> Result<NewApm> {
+    fn map(deriver: &Deriver<'_>) -> Result<NewApm> {
         let Deriver { layout, hybrid, images } = deriver;
         let block = apm_block(hybrid, layout.gpt.is_some());
         let mut list = Self { unit: u64::from(block) / mbr::SECTOR, partitions: Vec::new() };
