@@ -56,6 +56,7 @@ impl Scan {
             grains: Vec::new(),
             end: 0,
             is_ascending: true,
+            has_all: false,
             interruptions: Vec::new(),
             candidates: 0,
             decoder: Decoder::default(),
@@ -99,6 +100,8 @@ enum Step {
     Grain { number: u64, next: u64 },
     /// Something else, and the offset of the next marker.
     Next(u64),
+    /// The grain directory, which follows all grains, and the offset of the next marker.
+    Directory(u64),
     /// The stream ends here, completely.
     End,
     /// Not a marker, or the file ends before the end of what follows it.
@@ -115,6 +118,8 @@ struct Walk<'a> {
     end: u64,
     /// Whether the grains are in ascending order, so far.
     is_ascending: bool,
+    /// Whether the walk has passed the last grain.
+    has_all: bool,
     /// Ranges of grains between the last one before and the first one after an interruption.
     interruptions: Vec<Range<u64>>,
     candidates: u32,
@@ -130,6 +135,10 @@ impl Walk<'_> {
             match self.step(at)? {
                 Step::End => return Ok(()),
                 Step::Next(next) => (last, at) = (at, next),
+                Step::Directory(next) => {
+                    self.has_all = true;
+                    (last, at) = (at, next);
+                }
                 Step::Grain { number, next } => {
                     self.add(number, at)?;
                     (last, at) = (at, next);
@@ -144,7 +153,9 @@ impl Walk<'_> {
                 }
             }
         }
-        self.interruptions.push(self.end..self.header.grains());
+        if !self.has_all {
+            self.interruptions.push(self.end..self.header.grains());
+        }
         Ok(())
     }
 
@@ -174,19 +185,19 @@ impl Walk<'_> {
             return Step::Interrupted;
         };
         let (value, size) = (marker.value.get(), marker.size.get());
-        let metadata = |sectors: u64| {
+        let metadata = |sectors: u64, step: fn(u64) -> Step| {
             let next = at + SECTOR + sectors * SECTOR;
             let fits = value == sectors && next <= self.source.len();
-            if fits { Step::Next(next) } else { Step::Interrupted }
+            if fits { step(next) } else { Step::Interrupted }
         };
         if size > 0 {
             return self.grain(value, size, sector, at);
         }
         match marker.kind.get() {
             MARKER_EOS if value == 0 && self.source.len() - at <= SECTOR + MAX_PADDING => Step::End,
-            MARKER_GT => metadata(self.header.table_sectors()),
-            MARKER_GD => metadata(self.header.directory_sectors()),
-            MARKER_FOOTER => metadata(1),
+            MARKER_GT => metadata(self.header.table_sectors(), Step::Next),
+            MARKER_GD => metadata(self.header.directory_sectors(), Step::Directory),
+            MARKER_FOOTER => metadata(1, Step::Next),
             MARKER_PROGRESS => Step::Next(at + SECTOR),
             _ => Step::Interrupted,
         }

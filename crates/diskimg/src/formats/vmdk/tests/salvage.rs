@@ -114,6 +114,22 @@ fn a_stream_without_its_tables_or_footer_is_recovered_completely() {
 }
 
 #[test]
+fn nothing_is_lost_if_only_what_follows_the_directory_is_missing() {
+    let mut disk = disk();
+    disk[4 * GRAIN..].fill(0);
+    let whole = Stream { order: vec![0, 1, 3], ..Stream::default() }.build(&disk);
+    for missing in [1, 512, 1024, 1536] {
+        let (found, lost) = salvage(&whole[..whole.len() - missing]);
+        assert!(found == disk && lost.is_empty(), "{missing}: {lost:?}");
+    }
+    // Without the directory, there may have been more grains.
+    let (found, lost) = salvage(&whole[..whole.len() - 2048]);
+    assert!(found == disk);
+    let [lost] = lost.as_slice() else { panic!("{lost:?}") };
+    assert_eq!((lost.start, lost.end), (4 * GRAIN as u64, disk.len() as u64));
+}
+
+#[test]
 fn the_search_continues_after_damage() {
     let whole = stream(false);
     let offsets = offsets(&whole);
