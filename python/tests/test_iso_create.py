@@ -264,7 +264,7 @@ def test_partitions_are_created_as_requested_and_kept(tmp_path: Path) -> None:
             assert [p.name for p in found.values() if p.kind == "Apple_HFS"] == ["Appended3"]
         assert image_bytes[100:440] == b"s" * 340
     hybrid = iso.Hybrid(
-        protective_label=True, volume_kind=0x17, heads=255, sectors_per_track=63,
+        protective_label=True, volume_kind=0x17, heads=128, sectors_per_track=32,
         cylinder_alignment="on",
     )  # fmt: skip
     data = made({"bios": b"b" * 4096}, boot=[iso.BootImage("bios")], hybrid=hybrid)

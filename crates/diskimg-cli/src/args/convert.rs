@@ -55,7 +55,7 @@ pub(crate) struct Args {
     /// Minimum run of zeros stored as a hole; 0: no holes (default: 4k)
     #[arg(short = 'S', long, value_name = "SIZE")]
     sparse_size: Option<String>,
-    /// Write into the existing image DST, which keeps its size, options and snapshots
+    /// Write into the existing image DST, which keeps its options
     #[arg(short = 'n', long)]
     no_create: bool,
     /// With -n: assume that DST reads as zeros

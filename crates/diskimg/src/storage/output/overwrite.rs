@@ -44,9 +44,6 @@ pub(super) fn obstacle_of(error: &io::Error) -> Option<String> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Some(format!("no file can be created in its directory ({error})"))
         }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some(format!("there is no room for a second file ({error})"))
-        }
         _ => None,
     }
 }
