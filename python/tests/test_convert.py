@@ -332,8 +332,7 @@ def test_damaged_clusters_are_copied_only_from_a_trusted_source(
     tmp_path: Path, make: Callable[..., Path]
 ) -> None:
     path = make("qcow2", "-c")
-    with diskimg.open(path) as image:
-        extent = next(e for e in image.map() if e.compressed)
+    extent = next(entry for entry in diskimg.map(path) if entry.compressed)
     data = bytearray(path.read_bytes())
     table = int.from_bytes(data[40:48], "big")
     table = int.from_bytes(data[table : table + 8], "big") & ((1 << 56) - 512)

@@ -211,7 +211,6 @@ fn unsupported_options_are_refused() {
     refuse(1 << 50, "", None, false, ErrorKind::Limit);
     refuse(512, "subformat=monolithicFlat", None, false, ErrorKind::Unsupported);
     refuse(512, "subformat=monolithicSparse", None, true, ErrorKind::Invalid);
-    refuse(512, "subformat=streamOptimized,zeroed_grain=on", None, false, ErrorKind::Invalid);
     refuse(512, "preallocation=full", None, false, ErrorKind::Unsupported);
     refuse(512, "adapter_type=nvme", None, false, ErrorKind::Invalid);
     refuse(512, "hwversion=4.1", None, false, ErrorKind::Invalid);
