@@ -19,7 +19,7 @@ fn lab() -> Lab {
     isohybrid[..2].copy_from_slice(&[0x33, 0xed]);
     for (name, bytes) in [
         ("tree/boot.bin", boot),
-        ("tree/efi.img", noise(50_000)),
+        ("tree/efi.img", noise(51_200)),
         ("tree/other", noise(100_000)),
         ("isohybrid", isohybrid),
         ("grub", noise(512)),
@@ -109,7 +109,7 @@ fn partition_options_have_the_same_effect_as_in_xorriso() {
         format!("{BIOS} {EFI} -isohybrid-mbr isohybrid -isohybrid-apm-hfsplus"),
         format!("{BIOS} --grub2-mbr grub --efi-boot efi.img -efi-boot-part --efi-boot-image"),
         format!("{BIOS} --protective-msdos-label -efi-boot-part efi.img"),
-        format!("{BIOS} -isohybrid-mbr isohybrid -partition_hd_cyl 255 -partition_sec_hd 63"),
+        format!("{BIOS} -isohybrid-mbr isohybrid -partition_hd_cyl 128 -partition_sec_hd 32"),
         format!("{BIOS} -isohybrid-mbr isohybrid -partition_cyl_align off"),
         format!("{BIOS} --protective-msdos-label -partition_cyl_align on"),
         format!(
