@@ -586,12 +586,12 @@ fn aligned_contents_share_their_blocks_with_the_source_files() {
 }
 
 /// Returns whether the kernel supports ISO 9660.
-#[allow(clippy::print_stderr, reason = "reports a skipped test")]
 fn kernel_reads_iso() -> bool {
     kernel_reads("iso9660", "isofs")
 }
 
 /// Returns whether the kernel supports a file system, after loading its module.
+#[allow(clippy::print_stderr, reason = "reports a skipped test")]
 pub fn kernel_reads(file_system: &str, module: &str) -> bool {
     let _ = Command::new("modprobe").arg(module).status();
     let known = fs::read_to_string("/proc/filesystems").unwrap().contains(file_system);
