@@ -259,7 +259,8 @@ impl Files {
             .windows(2)
             .all(|pair| pair[1].offset.is_some() && end(&pair[0]) == pair[1].offset);
         let recorded = extents.last().and_then(end).filter(|&end| end <= MAX_OFFSET);
-        let complete = recorded.is_some_and(|end| (1..=end - start).contains(&node.size));
+        let recorded = recorded.and_then(|end| end.checked_sub(start));
+        let complete = recorded.is_some_and(|len| (1..=len).contains(&node.size));
         if node.file_type == FileType::Regular && contiguous && complete && !node.is_zisofs() {
             self.by_offset.entry(start).or_insert_with(|| (path.to_vec(), node.size));
         }

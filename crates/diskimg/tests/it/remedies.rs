@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// Options of other programs that messages may name.
-const OTHER_PROGRAMS: [&str; 4] =
-    ["vmkfstools -i", "ulimit -n", "{tool} -d", "mount -r -t iso9660"];
+const OTHER_PROGRAMS: [&str; 5] =
+    ["vmkfstools -i", "ulimit -n", "{tool} -d", "mount -r -t iso9660", "--interval:"];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -104,6 +104,7 @@ fn an_image_that_does_not_fit_is_not_created() {
         "\"$0\" create -f raw -o preallocation=full full/a.raw 8M\necho \"exit $?\"\nls -A full";
     let output = on_a_small_disk(&lab, script);
     let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "exit 1\n");
+    let message = "Formatting 'full/a.raw', fmt=raw size=8388608 preallocation=full\nexit 1\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), message);
     assert!(error.contains("No space left on device"), "{error}");
 }

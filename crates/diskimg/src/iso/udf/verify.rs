@@ -8,6 +8,7 @@ use super::volume::UdfVolume;
 use crate::error::Result;
 use crate::iso::finding::{Finding, FindingCode};
 use crate::report::finding::Severity;
+use std::ops::Range;
 
 /// Numbers of files found in the tree.
 #[derive(Debug, Clone, Copy)]
@@ -94,9 +95,16 @@ impl UdfVolume {
     }
 }
 
+/// The volume set identifier in a primary volume descriptor (ECMA-167, 3/10.1). It is unique for
+/// each image; genisoimage makes it unique for each copy.
+const VOLUME_SET: Range<usize> = 72..200;
+
 /// Returns the contents of the prevailing descriptors, without their tags, which have the location.
 fn contents(sequence: &Sequence) -> Vec<&[u8]> {
+    let primary = sequence.primary.iter().flat_map(|Recorded { bytes, .. }| {
+        [bytes.get(16..VOLUME_SET.start), bytes.get(VOLUME_SET.end..)]
+    });
     let partitions = sequence.partitions.iter().map(|(_, recorded)| recorded);
-    let all = sequence.primary.iter().chain(&sequence.logical).chain(partitions);
-    all.filter_map(|Recorded { bytes, .. }| bytes.get(16..)).collect()
+    let others = sequence.logical.iter().chain(partitions);
+    primary.chain(others.map(|Recorded { bytes, .. }| bytes.get(16..))).flatten().collect()
 }

@@ -23,7 +23,7 @@ fn lab() -> Lab {
         ("tree/other", noise(100_000)),
         ("isohybrid", isohybrid),
         ("grub", noise(512)),
-        ("efi.img", noise(70_000)),
+        ("efi.img", noise(80_000)),
         ("other.img", noise(33_333)),
     ] {
         fs::write(lab.path(name), bytes).expect("writes");
