@@ -23,7 +23,7 @@ fn lab() -> Lab {
         ("tree/other", noise(100_000)),
         ("isohybrid", isohybrid),
         ("grub", noise(512)),
-        ("efi.img", noise(80_000)),
+        ("efi.img", noise(72_000)),
         ("other.img", noise(33_333)),
     ] {
         fs::write(lab.path(name), bytes).expect("writes");
@@ -90,6 +90,15 @@ fn report(lab: &Lab, image: &str) -> Vec<String> {
     found
 }
 
+/// Removes the geometry of the partition table from a report.
+fn remove_geometry(report: &mut Vec<String>) {
+    report.retain(|line| !line.contains("heads per cyl") && !line.contains("secs per head"));
+    for line in report {
+        let words: Vec<_> = line.split(' ').filter(|word| !word.starts_with("cyl-align")).collect();
+        *line = words.join(" ");
+    }
+}
+
 #[test]
 fn partition_options_have_the_same_effect_as_in_xorriso() {
     let lab = lab();
@@ -137,7 +146,11 @@ fn partition_options_have_the_same_effect_as_in_xorriso() {
         };
         lab.tool("xorriso", &args("theirs.iso"));
         lab.line(&format!("xorriso {}", args("ours.iso").join(" "))).ok();
-        let (theirs, ours) = (report(&lab, "theirs.iso"), report(&lab, "ours.iso"));
+        let (mut theirs, mut ours) = (report(&lab, "theirs.iso"), report(&lab, "ours.iso"));
+        if !options.contains("-isohybrid") && !options.contains("-partition_") {
+            // xorriso guesses it from the end of a partition.
+            [&mut theirs, &mut ours].into_iter().for_each(remove_geometry);
+        }
         assert_eq!(ours, theirs, "{options}");
         lab.line("iso verify ours.iso").ok();
     }

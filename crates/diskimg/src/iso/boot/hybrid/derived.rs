@@ -203,6 +203,7 @@ impl Deriver<'_> {
             }
             false => self.mbr_volume_and_partitions()?,
         };
+        partitions.sort_by_key(|partition| partition.number);
         let bootable = hybrid.has_code() || hybrid.protective_label || hybrid.force_active;
         let can_be_active = |p: &&mut MbrPartition| !matches!(p.kind, mbr::PROTECTIVE | EFI);
         if bootable && let Some(partition) = partitions.iter_mut().find(can_be_active) {
