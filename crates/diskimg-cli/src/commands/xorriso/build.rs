@@ -11,7 +11,7 @@ use diskimg::iso::write::{
     Builder, CreateOptions, Hybrid, Level, NameRules, PartitionContents, RockRidge,
 };
 use diskimg::iso::{Droppable, RemasterOptions};
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::Read;
 use std::path::Path;
 
@@ -24,9 +24,9 @@ const PADDING: u32 = 150;
 /// Checks that the output is empty, or the image that is loaded.
 pub(super) fn check_output(job: &Job, output: &Destination) -> Result<(), Failure> {
     let Destination::File(path) = output else { return Ok(()) };
-    let same = job.indev.as_deref().is_some_and(|indev| absolute(indev) == absolute(path));
-    let regular = std::fs::metadata(path).is_ok_and(|found| found.is_file());
-    if job.overwrite || same || !regular {
+    let same = job.indev.as_deref().is_some_and(|indev| is_same_file(indev, path));
+    let stored = std::fs::metadata(path).is_ok_and(|found| is_stored(found.file_type()));
+    if job.overwrite || same || !stored {
         return Ok(());
     }
     let mut start = Vec::new();
@@ -39,6 +39,22 @@ pub(super) fn check_output(job: &Job, output: &Destination) -> Result<(), Failur
         )));
     }
     Ok(())
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => absolute(a) == absolute(b),
+    }
+}
+
+/// Returns true for regular files and block devices, which have contents to be lost.
+fn is_stored(kind: FileType) -> bool {
+    #[cfg(unix)]
+    let is_block_device = std::os::unix::fs::FileTypeExt::is_block_device(&kind);
+    #[cfg(not(unix))]
+    let is_block_device = false;
+    kind.is_file() || is_block_device
 }
 
 /// Writes the image with these changes. Returns false if a file to be changed does not exist.

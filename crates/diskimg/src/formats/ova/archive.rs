@@ -125,6 +125,8 @@ pub(super) struct Archive {
     members: Vec<Member>,
     /// Indices into `members` by name.
     index: BTreeMap<Arc<str>, usize>,
+    /// Names of links, which are not followed.
+    links: Vec<Arc<str>>,
     /// Why the archive is not complete, if it was opened nevertheless.
     cut: Option<Error>,
     /// The decompressed tar, after [`unpack`](Self::unpack).
@@ -147,7 +149,7 @@ impl Archive {
         limits: &Limits,
         partial: bool,
     ) -> Result<Self> {
-        let Listing { mut members, cut } = match packing {
+        let Listing { mut members, cut, links } = match packing {
             Packing::None => {
                 let mut listing =
                     tar_members::list(&mut InPlace(&*source), Storage::InPlace, limits)?;
@@ -162,7 +164,11 @@ impl Archive {
                 inflated.finish()?;
                 listing
             }
-            Packing::Zip => Listing { members: zip_members::list(&*source, limits)?, cut: None },
+            Packing::Zip => Listing {
+                members: zip_members::list(&*source, limits)?,
+                cut: None,
+                links: Vec::new(),
+            },
             Packing::Xz => return Err(compressed_by("xz")),
             Packing::Bzip2 => return Err(compressed_by("bzip2")),
         };
@@ -180,8 +186,18 @@ impl Archive {
                 return Err(Error::corrupt("archive", message));
             }
         }
+        // Programs that unpack the archive would replace one by the other.
+        if let Some(link) = links.iter().find(|&link| index.contains_key(link)) {
+            let message = format!("a member and a link have the name '{link}'");
+            return Err(Error::corrupt("archive", message));
+        }
         let limits = limits.clone();
-        Ok(Self { source, members, index, cut, unpacked: OnceLock::new(), limits })
+        Ok(Self { source, members, index, links, cut, unpacked: OnceLock::new(), limits })
+    }
+
+    /// Returns the names of links, which are not followed.
+    pub(super) fn links(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().map(|link| &**link)
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -236,7 +252,10 @@ impl Archive {
     fn open_stored(&self, member: &Member) -> Result<Arc<dyn Source>> {
         let budget = self.budget();
         let expected = member.pieces.as_ref().map_or(member.size, |pieces| pieces.stored());
-        if expected > budget.bytes && !member.in_place() {
+        // Hashing a sparse member takes time for its holes.
+        let is_sparse = member.pieces.is_some();
+        if is_sparse && member.size > budget.bytes || expected > budget.bytes && !member.in_place()
+        {
             return Err(budget.exceeded());
         }
         let window = |source: &Arc<dyn Source>, range: &Range<u64>| {

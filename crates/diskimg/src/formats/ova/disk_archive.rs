@@ -35,6 +35,11 @@ struct Found {
 /// is not in the archive; [`Limit`](crate::ErrorKind::Limit) if there are too many; and the errors
 /// of reading.
 pub(super) fn envelope(archive: &Archive, limits: &Limits) -> Result<Envelope> {
+    // To a program that unpacks the archive, a link is a disk.
+    if let Some(link) = archive.links().find(|&link| link == METADATA || is_image_name(link)) {
+        let message = format!("'{link}' is a link, which is not followed");
+        return Err(Error::corrupt("archive", message));
+    }
     let metadata = match archive.find(METADATA) {
         Some(member) => read_metadata(archive, member, limits)?,
         None => Value::Null,
@@ -73,15 +78,20 @@ pub(super) fn envelope(archive: &Archive, limits: &Limits) -> Result<Envelope> {
     Ok(envelope)
 }
 
-/// Parses `metadata.json`. Text that is not valid says nothing.
+/// Parses `metadata.json`.
+///
+/// # Errors
+/// [`Limit`](crate::ErrorKind::Limit) if it is too large, [`Corrupt`](crate::ErrorKind::Corrupt) if
+/// it is not valid: a more lenient reader might find other disks in it.
 fn read_metadata(archive: &Archive, member: &Member, limits: &Limits) -> Result<Value> {
     if member.size > limits.ovf_bytes {
-        return Ok(Value::Null);
+        let found = format!("a {METADATA} of {} bytes", member.size);
+        return Err(Error::over_limit("ovf_bytes", found, limits.ovf_bytes));
     }
     let source = archive.open_member(member)?;
     let mut bytes = vec![0; to_usize(source.len())];
     source.read_exact_at(&mut bytes, 0).map_err(|e| Error::io("cannot read metadata.json", e))?;
-    Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+    serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(METADATA, e.to_string()))
 }
 
 /// Returns the disks that `metadata.json` lists.

@@ -43,6 +43,8 @@ struct Walk<'a> {
     cut: Option<Error>,
     /// Size in bytes of the lists of pieces of all sparse files so far.
     pieces_bytes: u64,
+    /// Names of links.
+    links: Vec<Arc<str>>,
 }
 
 /// A file and the range of its bytes.
@@ -65,6 +67,8 @@ pub(super) struct Listing {
     pub(super) members: Vec<Member>,
     /// Why the archive is not complete: it ends within a header or within the last member.
     pub(super) cut: Option<Error>,
+    /// Names of links, which are not followed.
+    pub(super) links: Vec<Arc<str>>,
 }
 
 /// Lists the files of the archive, in order. `storage` converts the range of a file's bytes.
@@ -85,6 +89,7 @@ pub(super) fn list(
         end: 0,
         cut: None,
         pieces_bytes: 0,
+        links: Vec::new(),
     };
     let mut members = Vec::new();
     while let Some(File { name, bytes, sparse }) = walk.next()? {
@@ -94,7 +99,7 @@ pub(super) fn list(
         };
         members.push(Member { name, size, storage: storage(bytes), pieces });
     }
-    Ok(Listing { members, cut: walk.cut })
+    Ok(Listing { members, cut: walk.cut, links: walk.links })
 }
 
 /// The start of a tar archive.
@@ -126,7 +131,15 @@ pub(super) fn archive_start(head: &[u8]) -> Option<ArchiveStart> {
     let magic = header.as_ustar().is_some() || header.as_gnu().is_some();
     let limits = Limits::default();
     let names = MemberNames::new(&limits);
-    let mut walk = Walk { archive: &mut archive, names, at: 0, end: 0, cut: None, pieces_bytes: 0 };
+    let mut walk = Walk {
+        archive: &mut archive,
+        names,
+        at: 0,
+        end: 0,
+        cut: None,
+        pieces_bytes: 0,
+        links: Vec::new(),
+    };
     let names = std::iter::from_fn(|| walk.next().ok().flatten().map(|file| file.name)).collect();
     Some(ArchiveStart { magic, names })
 }
@@ -138,7 +151,20 @@ impl Walk<'_> {
         while let Some(header) = self.header()? {
             let (at, kind) = (self.at, header.entry_type());
             let is_sparse = kind == EntryType::GNUSparse;
-            let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous) || is_sparse;
+            // Members of unknown types are files (POSIX, pax, "ustar Interchange Format").
+            let is_file = !matches!(
+                kind,
+                EntryType::Link
+                    | EntryType::Symlink
+                    | EntryType::Char
+                    | EntryType::Block
+                    | EntryType::Directory
+                    | EntryType::Fifo
+                    | EntryType::GNULongName
+                    | EntryType::GNULongLink
+                    | EntryType::XHeader
+                    | EntryType::XGlobalHeader
+            );
             // The override does not apply to the header of another extension member.
             let size = match overrides.size.filter(|_| is_file) {
                 Some(size) => size,
@@ -172,8 +198,13 @@ impl Walk<'_> {
                 _ => {
                     let Overrides { name, .. } = std::mem::take(&mut overrides);
                     let name = name.unwrap_or_else(|| header.path_bytes().into_owned());
-                    // In old archives, a trailing slash marks a directory. Directories and links
-                    // are ignored; a reference to a link fails as to a missing file.
+                    // In old archives, a trailing slash marks a directory, which is ignored. A
+                    // reference to a link fails as to a missing file.
+                    if matches!(kind, EntryType::Link | EntryType::Symlink) {
+                        let name = self.names.add(&name)?;
+                        self.links.push(name);
+                        continue;
+                    }
                     if is_file && !name.ends_with(b"/") {
                         let name = self.names.add(&name)?;
                         return Ok(Some(File { name, bytes: start..end, sparse }));

@@ -18,7 +18,7 @@ use crate::iso::write::{AppendedPartition, BootImage, PartitionContents};
 use crate::partition::mbr::{self, Geometry};
 use crate::partition::{apm, le64};
 use crate::remedy::Remedy;
-use crate::storage::number::to_usize;
+use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::{Source, WindowSource, read_if_inside};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -205,11 +205,21 @@ impl<'a> Finder<'a> {
         let data_end = self.files.end();
         let mut starts = HashSet::new();
         for at in 0..self.partitions.len() {
+            let range = self.partitions[at].bytes();
+            // A partition with the name of a gap may have been appended by a user.
+            if self.partitions[at].gap && range.start >= data_end && !self.is_zero(range.clone())? {
+                self.partitions[at].gap = false;
+            }
             let partition = &self.partitions[at];
-            let range = partition.bytes();
             let possible = !partition.gap && partition.first >= SYSTEM_AREA_END;
             let inside = range.end <= self.source.len() && !range.is_empty();
-            if possible && inside && !starts.contains(&range.start) {
+            // Contents that overlap would be stored several times.
+            let overlaps = |object: &Object| {
+                let is_file = matches!(object.image, BootImage::File(_));
+                !is_file && object.range.start < range.end && range.start < object.range.end
+            };
+            let new = !starts.contains(&range.start) && !self.objects.iter().any(overlaps);
+            if possible && inside && new {
                 let known = self.objects.len();
                 self.find_object(partition.clone(), range, data_end)?;
                 starts.extend(self.objects[known..].iter().map(|object| object.range.start));
@@ -223,6 +233,24 @@ impl<'a> Finder<'a> {
         let starts: HashMap<_, _> = self.objects.iter().filter_map(number).collect();
         self.found.appended.sort_by_key(|appended| starts.get(&appended.number));
         Ok(())
+    }
+
+    /// Returns true if the image has only zeros in a range, or ends before it.
+    fn is_zero(&self, range: Range<u64>) -> Result<bool> {
+        let mut buf = vec![0; 64 << 10];
+        let mut at = range.start;
+        let end = range.end.min(self.source.len());
+        while at < end {
+            let len = to_usize(to_u64(buf.len()).min(end - at));
+            self.source
+                .read_exact_at(&mut buf[..len], at)
+                .map_err(|e| Error::io("cannot read a partition", e).at(at))?;
+            if !crate::storage::zeros::is_zero(&buf[..len]) {
+                return Ok(false);
+            }
+            at += to_u64(len);
+        }
+        Ok(true)
     }
 
     /// Adds what a partition contains to the objects, if it is something that can be moved.

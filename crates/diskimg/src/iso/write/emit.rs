@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::boot::tables::{Patch, PatchedSource};
 use crate::storage::number::{to_index, to_u64};
-use crate::storage::output::{Durability, Output};
+use crate::storage::output::{Durability, Output, existing_identity};
 use crate::storage::sink::Sink;
 use crate::storage::source::{Source, segments};
 use std::fs::File;
@@ -75,10 +75,35 @@ impl Plan {
     ) -> Result<Vec<String>> {
         let incomplete = |e| Error::output("cannot write the image", e);
         output.expect_len(self.size()).map_err(incomplete)?;
+        self.refuse_inputs(&output)?;
         self.write_sink(&output, tick).map_err(|e| e.with_loss_of(&output))?;
         let notes = output.notes();
         output.commit(durability).map_err(incomplete)?;
         Ok(notes)
+    }
+
+    /// Verifies that the output is none of the files that are to be read. An open file may be
+    /// replaced, because it remains readable, but not overwritten.
+    fn refuse_inputs(&self, output: &Output) -> Result<()> {
+        let Some(path) = output.path() else { return Ok(()) };
+        let Some(existing) = existing_identity(path) else { return Ok(()) };
+        let replaced = std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        let overwritten = !replaced || !output.notes().is_empty();
+        let is_input = |id: u32| match &self.contents.get(id).data {
+            Data::Host(_) => {
+                let path = self.contents.host_path(id, &self.dirs, &self.tree);
+                path.and_then(|path| existing_identity(&path)) == Some(existing)
+            }
+            Data::Source(source) => overwritten && source.identity() == Some(existing),
+            Data::Bytes(_) => false,
+        };
+        let count = u32::try_from(self.contents.len()).unwrap_or(u32::MAX);
+        match (0..count).any(is_input) {
+            true => Err(Error::refused("the output is one of the files of the new image")
+                .hint("write to another name, then rename the image")
+                .in_file(path)),
+            false => Ok(()),
+        }
     }
 
     fn write_sink(&self, output: &Output, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {

@@ -255,6 +255,11 @@ fn rewrite(mut settings: Settings<'_>, mut input: Input, path: &Path) -> Result<
                 "more bytes than the source, on a device where they would be overwritten",
             ));
         }
+        if !output.notes().is_empty() {
+            return Err(unsupported(
+                "more bytes than the source, in a file that cannot be replaced",
+            ));
+        }
         for file in old.layers().flat_map(|layer| layer.files()) {
             file.lock(Lock::READ).map_err(|e| Error::io("cannot lock it", e).in_file(path))?;
         }

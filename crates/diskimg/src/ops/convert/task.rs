@@ -96,7 +96,6 @@ pub(super) fn push_run(runs: &mut Vec<TaskRun>, run: TaskRun) {
         (Some(TaskRun::Zero(last)), TaskRun::Zero(next))
         | (Some(TaskRun::Same(last)), TaskRun::Same(next))
         | (Some(TaskRun::Stored(last)), TaskRun::Stored(next))
-        | (Some(TaskRun::Same(last)), TaskRun::Same(next))
             if last.end == next.start =>
         {
             last.end = next.end;

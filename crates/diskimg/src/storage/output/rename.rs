@@ -18,6 +18,7 @@ use super::error::{Concerning, OutputError, Result};
 use super::output_file::is_replaceable;
 use super::{Durability, directory_of, temporary_prefix};
 use crate::storage::locking::{Lock, require_unlocked};
+use crate::storage::os;
 use crate::storage::sink::{FileSink, Sink};
 use crate::storage::source::{FileSource, Source};
 use std::collections::BTreeMap;
@@ -43,12 +44,12 @@ impl Staged {
         let published = match self.file.persist(&self.path) {
             Ok(()) => Ok(()),
             Err(e) if keeps_file(&e.error) && is_replaceable(&self.path).unwrap_or(false) => {
-                copy_over(&e.path, &self.path, durability)
+                overwrite(e.path, &self.path, durability)
             }
-            Err(e) => Err(e.error),
+            Err(e) => Err(e.error).concerning(&self.path),
         };
         drop(self.locked);
-        published.concerning(&self.path)
+        published
     }
 }
 
@@ -60,12 +61,33 @@ fn keeps_file(error: &io::Error) -> bool {
     matches!(error.kind(), PermissionDenied | ResourceBusy | CrossesDevices)
 }
 
-/// Overwrites the file at `path` with the complete file at `from`. Keeps holes.
-fn copy_over(from: &Path, path: &Path, durability: Durability) -> io::Result<()> {
+/// Overwrites the file at `path` with the complete temporary file `from`. If that fails after the
+/// old content was removed, the temporary file remains.
+fn overwrite(from: TempPath, path: &Path, durability: Durability) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path).concerning(path)?;
+    require_unlocked(&file, Lock::WRITE).concerning(path)?;
+    let available = os::free_space(directory_of(path)).zip(allocated(&file.metadata()));
+    let needed = allocated(&fs::metadata(&from));
+    if available.zip(needed).is_some_and(|((free, old), new)| free.saturating_add(old) < new) {
+        return Err(io::Error::from(io::ErrorKind::StorageFull)).concerning(path);
+    }
+    copy_over(&from, file, durability).concerning(path).map_err(|mut error| {
+        let from = from.keep().unwrap_or_else(|e| e.path.to_path_buf());
+        let kept = format!("the old content is lost; the new file is '{}'", from.display());
+        error.hint = Some(kept.into());
+        error
+    })
+}
+
+/// Returns the number of bytes that are allocated for a file.
+fn allocated(metadata: &io::Result<fs::Metadata>) -> Option<u64> {
+    metadata.as_ref().ok().and_then(os::allocated_bytes)
+}
+
+/// Overwrites `file` with the file at `from`. Keeps holes.
+fn copy_over(from: &Path, file: File, durability: Durability) -> io::Result<()> {
     const STEP: u64 = 1 << 20;
     let source = FileSource::open(from)?;
-    let file = File::options().read(true).write(true).open(path)?;
-    require_unlocked(&file, Lock::WRITE)?;
     file.set_len(0)?;
     let sink = FileSink::new(file, true)?;
     let mut buf = Vec::new();

@@ -435,6 +435,64 @@ fn what_cannot_be_kept_is_an_error_or_on_request_a_warning() {
     }
 }
 
+/// Names a partition of the primary GPT.
+fn name_partition(image: &mut [u8], index: usize, name: &str) {
+    let entries = 2 * 512 + index * 128 + 56;
+    for (n, unit) in name.encode_utf16().chain([0]).enumerate() {
+        image[entries + 2 * n..][..2].copy_from_slice(&unit.to_le_bytes());
+    }
+    image[entries + 2 * (name.len() + 1)..entries + 72].fill(0);
+    let count = u32::from_le_bytes(image[512 + 80..][..4].try_into().unwrap()) as usize;
+    let checksum = crc32fast::hash(&image[1024..1024 + count * 128]).to_le_bytes();
+    image[512 + 88..][..4].copy_from_slice(&checksum);
+    image[512 + 16..][..4].fill(0);
+    let checksum = crc32fast::hash(&image[512..512 + 92]).to_le_bytes();
+    image[512 + 16..][..4].copy_from_slice(&checksum);
+}
+
+#[test]
+fn a_partition_with_data_and_the_name_of_a_gap_is_kept() {
+    let dir = lab();
+    let basic_data = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7";
+    let options = format!("-append_partition 2 {basic_data} @efi.img -appended_part_as_gpt");
+    let mut bytes = dir.xorriso(&options);
+    let entry = |bytes: &[u8], index: usize| bytes[1024 + index * 128..][..128].to_vec();
+    let sector = |entry: &[u8]| u64::from_le_bytes(entry[32..40].try_into().unwrap());
+    let named = |bytes: &[u8], name: &str| {
+        let name: Vec<_> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        (0..8).find(|&index| entry(bytes, index)[56..].starts_with(&name)).expect("a partition")
+    };
+    let index = named(&bytes, "Appended2");
+    let first = sector(&entry(&bytes, index));
+    let contents = bytes[first as usize * 512..][..512].to_vec();
+    name_partition(&mut bytes, index, "Gap9");
+    let image = open(&bytes);
+    let mut new = Vec::new();
+    plan(&image, &[], |_| {}).emit(&mut new).unwrap();
+    let kept = sector(&entry(&new, named(&new, "Gap9")));
+    assert!(contents.iter().any(|&byte| byte != 0));
+    assert!(new[kept as usize * 512..][..512] == contents);
+    assert!(new.len() <= bytes.len() + (64 << 10));
+}
+
+#[test]
+fn contents_of_overlapping_partitions_are_not_stored_several_times() {
+    let dir = lab();
+    let mut bytes = dir.xorriso(&shapes()[7].1);
+    let end = (bytes.len() / 512) as u32;
+    for (n, first) in [end - 400, end - 300, end - 200].into_iter().enumerate() {
+        let mut entry = vec![0, 0, 0, 0, 0x83, 0, 0, 0];
+        entry.extend(first.to_le_bytes().into_iter().chain((end - 8 - first).to_le_bytes()));
+        bytes[446 + 16 * (n + 1)..][..16].copy_from_slice(&entry);
+    }
+    let image = open(&bytes);
+    let error = image.remaster().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("MBR partition"), "{error}");
+    let plan = plan(&image, &[Droppable::Partitions], |_| {});
+    assert!(plan.size() < bytes.len() as u64 + (300 << 10), "{}", plan.size());
+}
+
 /// Changes bytes of tables and of the boot catalog. The result is an error or an image that can be
 /// rebuilt again.
 #[test]

@@ -104,9 +104,14 @@ pub(super) static ROWS: &[Row] = &[
         s.job.outdev = Some(destination(&v[0])?);
         Ok(())
     }),
-    row(&["blank"], &["MODE"], "Overwrite the contents of -outdev", |s, _, _| {
-        s.job.overwrite = true;
-        Ok(())
+    row(&["blank"], &["as_needed|all|fast|full|deformat"], "Overwrite the contents of -outdev", |s, v, _| {
+        match v[0].text()? {
+            "as_needed" | "all" | "fast" | "full" | "deformat" | "deformat_quickest" => {
+                s.job.overwrite = true;
+                Ok(())
+            }
+            _ => Err(v[0].invalid("as_needed, all, fast, full or deformat")),
+        }
     }),
     row(&["commit"], &[], "Write the image", |s, _, _| {
         s.job.steps.push(Step::Commit);
@@ -140,12 +145,22 @@ pub(super) static ROWS: &[Row] = &[
     list(&["add"], &[], "FILE", "Add files with their paths; with -pathspecs on, PATH=FILE", |s, _, l| {
         l.iter().try_for_each(|value| s.add(value))
     }),
+    row(&["backslash_codes"], SWITCH, "Interpret backslashes in arguments (must be off)", |_, v, _| {
+        match values::switch(&v[0])? {
+            true => Err(Failure::not_supported("-backslash_codes on")),
+            false => Ok(()),
+        }
+    }),
     row(&["pathspecs"], SWITCH, "Whether -add accepts PATH=FILE", |s, v, _| {
         s.pathspecs = values::switch(&v[0])?;
         Ok(())
     }),
     row(&["follow"], &["on|off|MODE"], "Follow symbolic links on the host", |s, v, _| {
-        s.job.follow = v[0].text()? == "on";
+        s.job.follow = match v[0].text()? {
+            "on" | "link" => true,
+            "off" | "default" | "param" | "pattern" | "mount" | "pattern:mount" => false,
+            _ => return Err(v[0].invalid("on, off, link, param, pattern, mount or default")),
+        };
         Ok(())
     }),
     list(&["rm"], &[], "PATH", "Remove files", |s, _, l| {
@@ -315,7 +330,6 @@ const NO_VALUE: &[&str] = &["no_rc", "x"];
 
 const ONE_VALUE: &[&str] = &[
     "abort_on",
-    "backslash_codes",
     "close",
     "disk_dev_ino",
     "drive_access",

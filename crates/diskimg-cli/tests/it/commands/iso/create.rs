@@ -210,3 +210,31 @@ fn a_file_of_4_gib_is_limited_in_iso_9660_only_on_request() {
         assert_eq!(size("iso").as_deref(), Some(in_iso), "{options}");
     }
 }
+
+#[test]
+fn an_output_that_is_one_of_the_inputs_is_refused() {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("d")).expect("mkdir");
+    std::fs::write(lab.path("d/f"), b"contents").expect("writes");
+    std::fs::write(lab.path("efi.img"), [7; 70_000]).expect("writes");
+    std::fs::hard_link(lab.path("d/f"), lab.path("other-name")).expect("links");
+    std::fs::hard_link(lab.path("efi.img"), lab.path("linked.img")).expect("links");
+    for line in [
+        "iso create -o d/f d/f",
+        "iso create -o d/f d",
+        "iso create -o other-name d",
+        "mkisofs -quiet -o d/f d",
+        "mkisofs -quiet -o linked.img -append_partition 2 0xef efi.img d",
+        "mkisofs -quiet -o linked.img -append_partition 2 0xef --interval:local_fs:0-65535::efi.img d",
+        "xorriso -outdev linked.img -blank as_needed -map d /d -append_partition 2 0xef efi.img",
+    ] {
+        let ran = lab.line(line);
+        assert!(ran.code != Some(0) && ran.err.contains("one of the files"), "{line}: {ran:?}");
+        assert_eq!(lab.read("d/f"), b"contents", "{line}");
+        assert_eq!(lab.read("efi.img"), [7; 70_000], "{line}");
+    }
+    // An image may be replaced by a changed one.
+    lab.line("iso create -q -o a.iso d").ok();
+    lab.line("iso remaster -q a.iso -a efi.img -o a.iso").ok();
+    assert!(lab.line("iso ls a.iso").ok().contains("efi.img"));
+}

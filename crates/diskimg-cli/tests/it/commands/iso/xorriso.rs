@@ -426,3 +426,38 @@ fn settings_may_follow_the_options_of_mkisofs() {
     let help = lab.run(["xorriso", "-help"]).ok();
     assert!(help.contains("Usage: diskimg xorriso") && help.contains("-indev FILE"), "{help}");
 }
+
+#[test]
+fn values_of_commands_are_checked() {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("d")).expect("mkdir");
+    std::fs::write(lab.path("d/f"), b"contents").expect("writes");
+    std::fs::write(lab.path("in.dat"), [7; 100_000]).expect("writes");
+    for line in [
+        "xorriso -outdev in.dat -blank bogus -map d /d",
+        "xorriso -outdev new.iso -follow bogus -map d /d",
+        "xorriso -outdev new.iso -backslash_codes on -map d /d",
+    ] {
+        assert_ne!(lab.line(line).code, Some(0), "{line}");
+        assert_eq!(lab.read("in.dat"), [7; 100_000], "{line}");
+    }
+    std::os::unix::fs::symlink("../in.dat", lab.path("d/link")).expect("links");
+    let line = "xorriso -outdev new.iso -backslash_codes off -follow link -map d /d";
+    assert_eq!(lab.line(line).code, Some(0));
+    assert_eq!(lab.bsdtar("new.iso", "d/link"), [7; 100_000]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_with_data_is_not_overwritten_unless_it_is_blanked() {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("d")).expect("mkdir");
+    std::fs::write(lab.path("disk"), vec![7; 4 << 20]).expect("writes");
+    let device = diskimg_testkit::tool::LoopDevice::attach(&lab.path("disk"));
+    let line = |blank: &str| {
+        lab.line(&format!("xorriso -outdev stdio:{} {blank} -map d /d", device.path().display()))
+    };
+    assert!(line("").fails(32).contains("not empty"));
+    assert!(lab.read("disk").iter().all(|&byte| byte == 7));
+    assert_eq!(line("-blank as_needed").code, Some(0));
+}

@@ -64,6 +64,8 @@ pub(super) struct Writer {
     tables: BTreeMap<u64, L2Table>,
     compressed: CompressedSpace,
     bitmaps: TrackedBitmaps,
+    /// Host offset of the end of the last cluster of the file before the modification.
+    file_end: u64,
     /// Host offset of the end of what may be in use.
     end: u64,
     /// The bitmaps are stored, or it was tried.
@@ -103,6 +105,7 @@ impl Writer {
             files,
             space,
             metadata,
+            file_end: image.header().padded(image.storage.current_len()),
             l1: image.old.l1.clone(),
             tables: BTreeMap::new(),
             compressed: CompressedSpace::default(),
@@ -216,6 +219,11 @@ impl Writer {
             return Err(Error::corrupt("L2 table", message));
         }
         if !self.has_data_file() {
+            let end = self.space.end().max(self.file_end);
+            if offset + self.cluster_size() > end {
+                let message = format!("guest offset {at:#x} maps beyond the end of the file");
+                return Err(Error::corrupt("L2 table", message).at(offset));
+            }
             self.metadata.require_none(&(offset..offset + self.cluster_size()))?;
         }
         Ok(Some(offset))

@@ -34,6 +34,7 @@ use crate::storage::lock;
 use crate::storage::locking::Lock;
 use crate::storage::output::Output;
 use crate::storage::source::Source;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use write::Writer;
 
@@ -71,6 +72,7 @@ impl MutableLayer for VmdkMut {
             let message = format!("{warning}: a damaged disk is not modified");
             return Err(Error::corrupt("grain directory", message));
         }
+        refuse_own_descriptor(&self.image)?;
         let mut grains = self.image.extents().iter().filter_map(VmdkExtent::grain_bytes);
         let quantum = grains.next();
         let starts_at_grain = |extent: &VmdkExtent| {
@@ -92,6 +94,23 @@ impl MutableLayer for VmdkMut {
         let opened = Mutex::new(Some(Opened { image: self.image, files }));
         Ok(Some(Box::new(ExistingSpec { size, quantum, opened })))
     }
+}
+
+/// Verifies that no flat extent is in the file of the descriptor, and that no two files are the same
+/// under different names.
+fn refuse_own_descriptor(image: &Vmdk) -> Result<()> {
+    let is_flat = |extent: &VmdkExtent| matches!(extent.layout, Layout::Flat { .. });
+    let mut identities = HashSet::new();
+    let identities_differ = image
+        .files()
+        .iter()
+        .filter_map(|file| file.identity())
+        .all(|identity| identities.insert(identity));
+    if !identities_differ || image.extents().iter().any(|e| e.file == 0 && is_flat(e)) {
+        let message = "an extent is in the file of the descriptor or of another extent";
+        return Err(Error::corrupt("VMDK descriptor", message));
+    }
+    Ok(())
 }
 
 /// Returns false for extents that can only be written as a whole.

@@ -84,7 +84,36 @@ impl SparseTables {
         let descriptor = header.descriptor_offset * SECTOR;
         let descriptor = descriptor..descriptor + header.descriptor_sectors * SECTOR;
         tables.find_metadata(descriptor)?;
+        tables.check_grains()?;
         Ok(tables)
+    }
+
+    /// Verifies, before anything is written, that every stored grain is in the file. Otherwise a
+    /// grain that is appended could be taken for it.
+    fn check_grains(&self) -> Result<()> {
+        let file_end = self.storage.current_len().next_multiple_of(SECTOR);
+        for &sector in self.directories[0].1.iter().filter(|&&sector| sector != 0) {
+            for entry in self.read_table(sector)? {
+                let start = u64::from(entry) * SECTOR;
+                let is_stored = entry != 0 && !(self.zeroed_grains && entry == GTE_ZEROED);
+                if is_stored && start + self.grain_bytes > file_end {
+                    let message = "a grain is beyond the end of the file";
+                    return Err(Error::corrupt("grain table", message)
+                        .at(start)
+                        .hint("the file is probably truncated"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the entries of the grain table at a sector.
+    fn read_table(&self, sector: u32) -> Result<Vec<u32>> {
+        let mut bytes = vec![0; self.gtes * 4];
+        self.storage
+            .read_exact_at(&mut bytes, u64::from(sector) * SECTOR)
+            .map_err(|e| Error::io("cannot read", e).in_structure("grain table"))?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
     }
 
     fn table_bytes(&self) -> u64 {
@@ -145,16 +174,11 @@ impl SparseTables {
     fn table(&mut self, index: u64) -> Result<&mut Table> {
         if !self.tables.contains_key(&index) {
             let sector = self.directories[0].1.get(to_usize(index)).copied().unwrap_or(0);
-            let mut bytes = vec![0; self.gtes * 4];
-            if sector != 0 {
-                let offset = u64::from(sector) * SECTOR;
-                self.storage
-                    .read_exact_at(&mut bytes, offset)
-                    .map_err(|e| Error::io("cannot read", e).in_structure("grain table"))?;
-            }
-            let entries = bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word));
-            let table = Table { entries: entries.collect(), changed: BTreeSet::new() };
-            self.tables.insert(index, table);
+            let entries = match sector {
+                0 => vec![0; self.gtes],
+                sector => self.read_table(sector)?,
+            };
+            self.tables.insert(index, Table { entries, changed: BTreeSet::new() });
         }
         Ok(self.tables.get_mut(&index).expect("it was read"))
     }

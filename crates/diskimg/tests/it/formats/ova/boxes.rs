@@ -153,3 +153,44 @@ fn the_work_for_an_archive_is_limited() {
         assert_eq!(error.exceeded(), Some("unpacked_bytes"), "{error}");
     }
 }
+
+#[test]
+fn what_a_program_that_unpacks_a_box_might_read_otherwise_is_an_error() {
+    let package = PackageBuilder::new();
+    package.create_disk("other.img", 1, "raw", &[]);
+    let link = |name: &str, to: &str| {
+        let _ = std::fs::remove_file(package.path(name));
+        std::os::unix::fs::symlink(to, package.path(name)).unwrap();
+    };
+    let refused = |files: &[&str], fragment: &str| {
+        tar_gz(&package, "a.box", files);
+        let error = Image::open(package.path("a.box")).unwrap_err().to_string();
+        assert!(error.contains(fragment), "{error}");
+        let options = diskimg::InspectOptions::default();
+        let found = diskimg::inspect(package.path("a.box"), &options);
+        assert!(found.is_err() || !found.unwrap().is_safe());
+    };
+    package.write("metadata.json", r#"{"format": "raw"}"#);
+    link("box.img", "/etc/passwd");
+    refused(&["metadata.json", "other.img", "box.img"], "'box.img' is a link");
+    for text in ["\u{feff}{}", "/* */ {}", "", "{\"format\": \"raw\"} x"] {
+        package.write("metadata.json", text);
+        refused(&["metadata.json", "other.img"], "metadata.json");
+    }
+    package.write("metadata.json", format!("{{{}}}", " ".repeat(40 << 20)));
+    refused(&["metadata.json", "other.img"], "metadata.json");
+    std::fs::remove_file(package.path("metadata.json")).unwrap();
+    link("metadata.json", "m");
+    refused(&["metadata.json", "other.img"], "'metadata.json' is a link");
+}
+
+#[test]
+fn the_length_of_a_sparse_member_is_limited() {
+    let package = PackageBuilder::new();
+    package.write("disk.raw", "");
+    let file = std::fs::File::options().write(true).open(package.path("disk.raw")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    package.tool("tar", &["--format=oldgnu", "-cSf", "a.ova", "disk.raw"]);
+    let error = Image::open(package.path("a.ova")).unwrap_err();
+    assert_eq!(error.exceeded(), Some("unpacked_ratio"), "{error}");
+}

@@ -140,6 +140,29 @@ fn ambiguous_or_missing_members_are_errors() {
 }
 
 #[test]
+fn links_and_members_of_unknown_types_hide_no_other_member() {
+    let text = single_disk_descriptor("d.vmdk");
+    for (kind, fragment) in [
+        (tar::EntryType::Symlink, "a member and a link have the name 'd.vmdk'"),
+        (tar::EntryType::Link, "a member and a link have the name 'd.vmdk'"),
+        (tar::EntryType::new(b'A'), "two members have the name 'd.vmdk'"),
+    ] {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, bytes) in [("v.ovf", text.as_bytes()), ("d.vmdk", b"# Disk DescriptorFile")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            builder.append_data(&mut header, name, bytes).unwrap();
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_link_name("/etc/passwd").unwrap();
+        builder.append_data(&mut header, "./d.vmdk", &b""[..]).unwrap();
+        assert_refused(builder.into_inner().unwrap(), ErrorKind::Corrupt, fragment);
+    }
+}
+
+#[test]
 fn no_file_outside_the_package_is_opened_whatever_the_policy() {
     let passwd = std::fs::canonicalize("/etc/passwd").unwrap();
     for href in ["../../../../../../etc/passwd", passwd.to_str().unwrap(), "http://h/x", "a/../b"] {

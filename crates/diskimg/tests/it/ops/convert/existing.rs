@@ -5,6 +5,7 @@ use diskimg::{
 };
 use diskimg_testkit::disk;
 use diskimg_testkit::tool::{assert_qemu_check, qemu_bytes, run};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 struct TestDir(tempfile::TempDir);
@@ -31,7 +32,7 @@ impl TestDir {
     /// Creates a raw file of `len` bytes of noise.
     fn source(&self, len: usize) -> PathBuf {
         let path = self.path("a.raw");
-        std::fs::write(&path, disk::noise(4, len)).unwrap();
+        fs::write(&path, disk::noise(4, len)).unwrap();
         path
     }
 }
@@ -87,7 +88,7 @@ fn a_target_declared_zero_reads_as_zeros_beyond_the_source() {
         run("qemu-img", ["create", "-q", "-f", name, target.to_str().unwrap(), "1000001"]);
         let report = convert(&source, format).target_is_zero(true).run_existing(&target).unwrap();
         assert_eq!(report.guest_bytes, 300_000);
-        let mut expected = std::fs::read(&source).unwrap();
+        let mut expected = fs::read(&source).unwrap();
         expected.resize(1_000_448, 0);
         assert!(qemu_bytes(&target, name) == expected, "{name}");
     }
@@ -105,19 +106,19 @@ fn a_target_of_several_files_keeps_them() {
         let dir = TestDir::new();
         let source = dir.source(300_000);
         let target = dir.filled("t.vmdk", "vmdk", &format!("subformat={subformat}"), "1M");
-        let text = std::fs::read_to_string(&target).unwrap();
+        let text = fs::read_to_string(&target).unwrap();
         let text = text.replace("monolithicFlat", layout);
-        std::fs::write(&target, &text).unwrap();
+        fs::write(&target, &text).unwrap();
         onto(&source, &target, Format::Vmdk).unwrap();
-        let mut expected = std::fs::read(&source).unwrap();
+        let mut expected = fs::read(&source).unwrap();
         expected.resize(300_032, 0);
         expected.resize(1 << 20, 9);
         let flat = text.replace(layout, subformat);
-        let now = std::fs::read_to_string(&target).unwrap();
+        let now = fs::read_to_string(&target).unwrap();
         assert!(now.contains(layout) && now != text, "the content ID changes: {now}");
-        std::fs::write(&target, flat).unwrap();
+        fs::write(&target, flat).unwrap();
         assert!(qemu_bytes(&target, "vmdk") == expected, "{layout}");
-        assert_eq!(std::fs::read_dir(dir.path(".")).unwrap().count(), files + 1);
+        assert_eq!(fs::read_dir(dir.path(".")).unwrap().count(), files + 1);
     }
 }
 
@@ -125,20 +126,20 @@ fn a_target_of_several_files_keeps_them() {
 fn a_data_file_outside_of_the_directory_needs_the_policy() {
     let dir = TestDir::new();
     let source = dir.source(300_000);
-    std::fs::create_dir(dir.path("subdir")).unwrap();
+    fs::create_dir(dir.path("subdir")).unwrap();
     let (data, target) = (dir.path("data"), dir.path("subdir/t.qcow2"));
     let options = format!("data_file={},data_file_raw=on", data.to_str().unwrap());
     let file = target.to_str().unwrap();
     run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, file, "1M"]);
-    let before = std::fs::read(&target).unwrap();
+    let before = fs::read(&target).unwrap();
     let error = onto(&source, &target, Format::Qcow2).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-    assert!(std::fs::read(&target).unwrap() == before);
+    assert!(fs::read(&target).unwrap() == before);
     let any = || OpenOptions::new().external_files(ExternalFiles::Any);
     convert(&source, Format::Qcow2).backing_options(any()).run_existing(&target).unwrap();
-    let mut expected = std::fs::read(&source).unwrap();
+    let mut expected = fs::read(&source).unwrap();
     expected.resize(1 << 20, 0);
-    assert!(std::fs::read(&data).unwrap() == expected);
+    assert!(fs::read(&data).unwrap() == expected);
     assert_qemu_check(&target, "qcow2");
     let own = OpenOptions::new().format(Format::Raw).open(&data).unwrap();
     let own = Convert::new(own).format(Format::Qcow2).backing_options(any());
@@ -151,7 +152,7 @@ fn a_sparse_vmdk_keeps_its_descriptor() {
         let dir = TestDir::new();
         let source = dir.source(300_000);
         let target = dir.filled("t.vmdk", "vmdk", "hwversion=7,adapter_type=lsilogic", "1M");
-        let mut file = std::fs::read(&target).unwrap();
+        let mut file = fs::read(&target).unwrap();
         let text = String::from_utf8(file[512..21 * 512].to_vec()).unwrap();
         let mut text = text
             .trim_end_matches('\0')
@@ -161,14 +162,72 @@ fn a_sparse_vmdk_keeps_its_descriptor() {
             .into_bytes();
         text.resize(20 * 512, 0);
         file[512..21 * 512].copy_from_slice(&text);
-        std::fs::write(&target, file).unwrap();
+        fs::write(&target, file).unwrap();
         onto(&source, &target, Format::Vmdk).unwrap();
-        let file = std::fs::read(&target).unwrap();
+        let file = fs::read(&target).unwrap();
         let text = String::from_utf8_lossy(&file[512..21 * 512]);
         assert!(text.contains(&format!("createType=\"{create_type}\"")), "{create_type}: {text}");
         assert!(text.contains("ddb.virtualHWVersion = \"7\""), "{text}");
         assert!(text.contains("ddb.adapterType = \"lsilogic\""), "{text}");
         assert_eq!(qemu_bytes(&target, "vmdk").len(), 1 << 20);
-        assert_eq!(std::fs::read_dir(dir.path(".")).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(dir.path(".")).unwrap().count(), 2);
     }
+}
+
+#[test]
+fn a_truncated_vmdk_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let target = path("t.vmdk");
+    run("qemu-img", ["create", "-q", "-f", "vmdk", target.to_str().unwrap(), "16M"]);
+    let writes = ["-f", "vmdk", "-c", "write -P 1 0 4M", "-c", "write -P 2 8M 4M"];
+    run("qemu-io", writes.into_iter().chain(target.to_str()).collect::<Vec<_>>());
+    let len = fs::metadata(&target).unwrap().len();
+    fs::write(path("r.raw"), vec![7; 16 << 20]).unwrap();
+    for missing in [512, 2 << 20] {
+        fs::File::options().write(true).open(&target).unwrap().set_len(len - missing).unwrap();
+        let before = fs::read(&target).unwrap();
+        let error = onto(&path("r.raw"), &target, Format::Vmdk).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(fs::read(&target).unwrap() == before, "{missing}");
+    }
+}
+
+#[test]
+fn a_descriptor_is_not_overwritten_as_its_own_extent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("r.raw"), vec![7; 1 << 20]).unwrap();
+    fs::write(path("flat"), vec![0; 2 << 20]).unwrap();
+    fs::hard_link(path("flat"), path("other")).unwrap();
+    let text = |lines: &str| {
+        format!(
+            "# Disk DescriptorFile\nversion=1\nCID=00000001\nparentCID=ffffffff\n\
+             createType=\"monolithicFlat\"\n{lines}\n"
+        )
+    };
+    for lines in ["RW 2048 FLAT \"e.vmdk\" 0", "RW 1024 FLAT \"flat\" 0\nRW 1024 FLAT \"other\" 0"]
+    {
+        let mut bytes = text(lines).into_bytes();
+        bytes.resize(1 << 20, b'\n');
+        fs::write(path("e.vmdk"), &bytes).unwrap();
+        assert!(onto(&path("r.raw"), &path("e.vmdk"), Format::Vmdk).is_err(), "{lines}");
+        assert!(fs::read(path("e.vmdk")).unwrap() == bytes, "{lines}");
+        assert!(fs::read(path("flat")).unwrap().iter().all(|&byte| byte == 0), "{lines}");
+    }
+}
+
+#[test]
+fn a_stream_with_other_names_is_not_emptied_while_its_rest_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("r.raw"), vec![7; 4 << 20]).unwrap();
+    fs::write(path("small.raw"), vec![8; 1 << 20]).unwrap();
+    let options = Options::parse("subformat=streamOptimized").unwrap();
+    convert(&path("r.raw"), Format::Vmdk).options(options).run(path("t.vmdk")).unwrap();
+    fs::hard_link(path("t.vmdk"), path("link.vmdk")).unwrap();
+    let before = fs::read(path("t.vmdk")).unwrap();
+    let error = onto(&path("small.raw"), &path("t.vmdk"), Format::Vmdk).unwrap_err();
+    assert!(error.to_string().contains("cannot be replaced"), "{error}");
+    assert!(fs::read(path("t.vmdk")).unwrap() == before);
 }
