@@ -25,6 +25,7 @@ pub(crate) struct ConvertArgs {
     sparse: Option<u64>,
     threads: Option<usize>,
     rate_limit: Option<u64>,
+    max_size: Option<u64>,
     salvage: bool,
     reflink: String,
     offload: bool,
@@ -163,6 +164,9 @@ impl ConvertArgs {
             }
             if let Some(threads) = self.threads {
                 convert = convert.threads(threads);
+            }
+            if let Some(bytes) = self.max_size {
+                convert = convert.max_size(bytes);
             }
             match self.rate_limit {
                 Some(rate) => convert.rate_limit(rate),

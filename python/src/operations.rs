@@ -26,6 +26,7 @@ pub(crate) fn create(
     external_files: &str,
     limits: Vec<(String, u64)>,
     force_share: bool,
+    max_size: Option<u64>,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<CreatedFields> {
     let format = arguments::format(py, format)?;
@@ -41,6 +42,7 @@ pub(crate) fn create(
             .options(options)
             .backing(backing)
             .backing_options(backing_options)
+            .max_size(max_size)
             .progress(callback)
             .run(arguments::plain(path))
     })?;

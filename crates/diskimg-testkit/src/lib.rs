@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   builders of images that the installed tools cannot write
+//!     qcow2      qcow2 images with shared tables and clusters
 //!     esx        ESXi snapshot extents: COWD and seSparse
 //!     hosted     VMDK hosted sparse and stream-optimized extents with unusual parameters
 //!     iso, udf   ISO 9660 and UDF structures, field by field
@@ -36,6 +37,7 @@ pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
 pub mod oracles;
+pub mod qcow2;
 pub mod slow;
 pub mod tool;
 pub mod udf;

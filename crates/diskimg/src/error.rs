@@ -214,6 +214,14 @@ impl Error {
         self
     }
 
+    /// Clips the range of lost guest bytes to `range`.
+    #[must_use]
+    pub(crate) fn losing_within(mut self, range: &Range<u64>) -> Self {
+        let clip = |offset: u64| offset.clamp(range.start, range.end);
+        self.0.lost = self.0.lost.map(|lost| clip(lost.start)..clip(lost.end));
+        self
+    }
+
     /// Translates the range of lost guest bytes from a part to the whole: offset `from` of the part
     /// is offset `at` of the whole.
     #[must_use]

@@ -12,7 +12,8 @@ use std::fmt;
 pub enum Remedy {
     /// Raise this field of [`Limits`](crate::Limits).
     RaiseLimit(&'static str),
-    /// Raise [`InspectOptions::max_size`](crate::InspectOptions::max_size).
+    /// Raise the `max_size` of the operation: [`Convert::max_size`](crate::Convert::max_size),
+    /// [`Create::max_size`](crate::Create::max_size), or that of `InspectOptions`.
     RaiseMaxSize,
     /// Allow the image to name files in its own directory:
     /// [`ExternalFiles::SameDir`](crate::ExternalFiles::SameDir).
@@ -102,7 +103,7 @@ impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::RaiseLimit(name) => return write!(f, "raise Limits::{name}"),
-            Self::RaiseMaxSize => "raise InspectOptions::max_size",
+            Self::RaiseMaxSize => "raise max_size",
             Self::AllowFilesInSameDir => "ExternalFiles::SameDir allows it",
             Self::AllowExternalFiles => "ExternalFiles::Any allows it",
             Self::SearchParentDirectory => {

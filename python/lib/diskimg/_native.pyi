@@ -152,6 +152,7 @@ def create(
     external_files: str,
     limits: list[tuple[str, int]],
     force_share: bool,
+    max_size: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[int, list[tuple[str, str]], list[str]]: ...
 def resize(

@@ -78,6 +78,7 @@ def convert(
     strict: bool = False,
     salvage: bool = False,
     rate_limit: int | None = None,
+    max_size: int | None = None,
     durable: bool = True,
     direct: bool = False,
     in_place: bool = False,
@@ -141,6 +142,8 @@ def convert(
         salvage: Replace data that cannot be read with zeros; `Report.salvaged` lists them. Opens
             damaged images as `open` does with ``salvage``.
         rate_limit: Maximum number of bytes written per second.
+        max_size: Maximum number of bytes written to all files of the output together: data,
+            metadata and reserved space. Holes do not count, except where the output cannot seek.
         durable: Flush the output to stable storage before it gets its name.
         direct: Bypass the page cache for reading and writing (O_DIRECT).
         in_place: Write into the existing image ``dst``, which must be large enough
@@ -151,6 +154,7 @@ def convert(
 
     Raises:
         CorruptError, UnsupportedError, LimitError: The source cannot be read; see `open`.
+        LimitError: The output exceeds ``max_size`` or a limit.
         RefusedError: An image refers to a file that ``external_files`` does not allow, or
             ``dst`` is one of the source's files.
         InvalidError: The arguments are invalid; also a `ValueError`.
@@ -200,6 +204,7 @@ def convert(
         "sparse": _sparse(sparse),
         "threads": None if threads is None else _threads(threads),
         "rate_limit": None if rate_limit is None else amount("rate_limit", rate_limit),
+        "max_size": None if max_size is None else amount("max_size", max_size),
         "salvage": salvage,
         "reflink": reflink,
         "offload": offload,
@@ -382,6 +387,7 @@ def create(
     external_files: ExternalFiles = "same-dir",
     limits: Mapping[str, int] | None = None,
     force_share: bool = False,
+    max_size: int | None = None,
     progress: Progress = None,
 ) -> Created:
     """Create an empty image. An existing file is replaced once the new one is complete.
@@ -397,6 +403,7 @@ def create(
         external_files: Which other files ``backing`` may refer to.
         limits: Resource limits that differ from the defaults in `LIMITS`, by name.
         force_share: Do not lock the backing files, even if another process is writing to them.
+        max_size: Maximum number of bytes that the files of the image take, with reserved space.
         progress: As for `convert`; useful when space is preallocated.
 
     Raises:
@@ -423,6 +430,7 @@ def create(
             external_files,
             limit_pairs(limits),
             force_share,
+            None if max_size is None else amount("max_size", max_size),
             callback,
         )
     return Created(name, chosen, created, dict(in_effect), tuple(notes))

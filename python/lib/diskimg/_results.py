@@ -416,7 +416,9 @@ class CheckReport:
     compressed_clusters: int = 0
     """Number of compressed clusters."""
     findings: tuple[Finding, ...] = ()
-    """The problems found."""
+    """The problems found; the first of them if there are more than the limit ``check_findings``."""
+    omitted_findings: int = 0
+    """Number of further findings, which are only counted."""
 
     @classmethod
     def _from_json(cls, facts: Json, **more: Any) -> CheckReport:
@@ -438,6 +440,7 @@ class CheckReport:
                 corruptions=self.corruptions or None,
                 leaks=self.leaks or None,
                 warnings=self.warnings or None,
+                omitted_findings=self.omitted_findings or None,
                 total_clusters=self.total_clusters or None,
                 allocated_clusters=self.allocated_clusters or None,
                 fragmented_clusters=self.fragmented_clusters or None,

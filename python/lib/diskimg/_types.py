@@ -71,6 +71,7 @@ class ConvertArgs(TypedDict):
     sparse: int | None
     threads: int | None
     rate_limit: int | None
+    max_size: int | None
     salvage: bool
     reflink: str
     offload: bool

@@ -76,6 +76,9 @@ pub(crate) struct Args {
     /// Write at most BYTES per second
     #[arg(short, long, value_name = "BYTES")]
     rate: Option<String>,
+    /// Write at most SIZE bytes to the files of DST together
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
     /// DST's cache mode: none, directsync (direct I/O), unsafe (no flush)
     #[arg(short = 't', long, value_name = "MODE", alias = "target-cache")]
     cache: Option<String>,
@@ -158,6 +161,8 @@ pub(crate) struct Job {
     pub(crate) threads: Option<usize>,
     /// `-r`.
     pub(crate) rate: Option<u64>,
+    /// `--max-size`.
+    pub(crate) max_size: Option<u64>,
     /// `--salvage`.
     pub(crate) salvage: bool,
     /// False with `--no-verify`.
@@ -225,6 +230,11 @@ impl Args {
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.threads.as_deref())?,
             rate: self.rate.as_deref().map(|r| common::size("rate limit", r)).transpose()?,
+            max_size: self
+                .max_size
+                .as_deref()
+                .map(|s| common::size("--max-size", s))
+                .transpose()?,
             salvage: self.salvage,
             verify_manifest: !self.no_verify,
             reflink: self.reflink()?,

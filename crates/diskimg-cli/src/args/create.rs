@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Do not open the backing file; requires SIZE
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
+    /// Write at most SIZE bytes, with reserved space
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
     /// Print only errors
     #[arg(short, long)]
     quiet: bool,
@@ -59,6 +62,8 @@ pub(crate) struct Job {
     pub(crate) backing_options: OpenOptions,
     /// `-u`.
     pub(crate) unsafe_backing: bool,
+    /// `--max-size`.
+    pub(crate) max_size: Option<u64>,
     /// `-q`.
     pub(crate) quiet: bool,
 }
@@ -89,6 +94,11 @@ impl Args {
             options,
             backing_options: policy.options(),
             unsafe_backing: self.backing_unsafe,
+            max_size: self
+                .max_size
+                .as_deref()
+                .map(|s| common::size("--max-size", s))
+                .transpose()?,
             quiet: self.quiet,
         }))
     }

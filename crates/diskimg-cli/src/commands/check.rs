@@ -29,6 +29,12 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
         let message = "This image format does not support checks";
         return Err(Failure::from(Error::unsupported(message)).with_code(UNSUPPORTED));
     };
+    if report.omitted_findings > 0 {
+        console.stderr(&format!(
+            "{} more findings are not listed (--limit check_findings=N lists more)",
+            report.omitted_findings
+        ));
+    }
     if !job.quiet {
         match job.output {
             OutputFormat::Human => console.print(&human::check(&report))?,
@@ -70,6 +76,9 @@ struct Json<'a> {
     /// Not a key of qemu-img.
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<u64>,
+    /// Not a key of qemu-img.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    omitted_findings: Option<u64>,
 }
 
 impl<'a> Json<'a> {
@@ -87,6 +96,7 @@ impl<'a> Json<'a> {
             format,
             fragmented_clusters: nonzero(report.fragmented_clusters),
             warnings: nonzero(report.warnings),
+            omitted_findings: nonzero(report.omitted_findings),
         }
     }
 }

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// Layouts of a VMDK for which qemu-img accepts `-c` but stores data uncompressed.
 const UNCOMPRESSED_BY_QEMU: [&str; 3] = ["", "monolithicSparse", "twoGbMaxExtentSparse"];
 
+/// Number of salvaged ranges that are listed.
+const MAX_LISTED: usize = 1000;
+
 /// Percentage between two progress updates, as in qemu-img.
 const STEP: f64 = 1.0;
 
@@ -53,6 +56,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     }
     if let Some(rate) = job.rate {
         convert = convert.rate_limit(rate);
+    }
+    if let Some(bytes) = job.max_size {
+        convert = convert.max_size(bytes);
     }
     if let Some(algorithm) = job.digest {
         convert = convert.digest(algorithm);
@@ -132,12 +138,16 @@ fn digest_lines(digests: &Digests) -> String {
 /// Prints warnings about tolerated damage and about ranges that `--salvage` replaced with zeros.
 fn warn(report: &Report, console: &Console) {
     console.warn(&report.warnings);
-    for lost in &report.salvaged {
+    for lost in report.salvaged.iter().take(MAX_LISTED) {
         let (start, length) = (lost.guest.start, lost.guest.end - lost.guest.start);
         console.message(&format!(
             "warning: error while reading offset {start}: {} ({length} bytes replaced with zeros)",
             lost.error
         ));
+    }
+    let more = report.salvaged.len().saturating_sub(MAX_LISTED);
+    if more > 0 {
+        console.message(&format!("warning: {more} more ranges were replaced with zeros"));
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .options(job.options)
         .backing_options(job.backing_options)
         .unsafe_backing(job.unsafe_backing)
+        .max_size(job.max_size)
         .on_start(&announce)
         .progress(&report_progress)
         .run(&job.path);

@@ -8,6 +8,8 @@
 // A cast could silently truncate a number from an image; `storage::number` has checked conversions.
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
+#[cfg(any(feature = "qcow2", feature = "vmdk"))]
+pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 #[cfg(feature = "iso")]

@@ -1,6 +1,7 @@
 //! The extents of a disk as an iterator.
 
 use crate::error::Result;
+use crate::model::budget::Budget;
 use crate::model::extent::ChainExtent;
 use crate::model::image::{Image, WINDOW};
 use std::iter::{FusedIterator, Peekable};
@@ -20,6 +21,7 @@ struct Mapped<'a> {
     unmapped: Range<u64>,
     /// Number of bytes to map at a time.
     step: u64,
+    budget: Budget,
     /// Extents of the current window.
     window: std::vec::IntoIter<ChainExtent>,
 }
@@ -49,7 +51,9 @@ impl Image {
     ///
     /// # Errors
     /// Returns [`Invalid`](crate::ErrorKind::Invalid) if the range exceeds the disk. The iterator
-    /// returns the errors of [`Layer::map`](crate::Layer::map), and ends after the first.
+    /// returns the errors of [`Layer::map`](crate::Layer::map), and
+    /// [`Limit`](crate::ErrorKind::Limit) if [`Limits::data_sharing`](crate::Limits::data_sharing) or
+    /// [`Limits::expansion`](crate::Limits::expansion) is exceeded, and ends after the first error.
     pub fn extents(&self, range: Range<u64>) -> Result<Extents<'_>> {
         self.require_inside(&range)?;
         Ok(self.extents_by(range, WINDOW))
@@ -59,7 +63,8 @@ impl Image {
     /// a time.
     pub(crate) fn extents_by(&self, range: Range<u64>, step: u64) -> Extents<'_> {
         let window = Vec::new().into_iter();
-        let mapped = Mapped { image: self, unmapped: range, step, window };
+        let budget = Budget::new(self);
+        let mapped = Mapped { image: self, unmapped: range, step, budget, window };
         Extents { mapped: mapped.peekable() }
     }
 }
@@ -77,7 +82,11 @@ impl Iterator for Mapped<'_> {
             }
             let Range { start, end } = self.unmapped;
             let next = self.image.next_window(start, end, self.step);
-            match self.image.extents_in(start..next) {
+            let extents = self.image.extents_in(start..next).and_then(|extents| {
+                self.budget.spend(self.image, &extents)?;
+                Ok(extents)
+            });
+            match extents {
                 Ok(extents) => {
                     self.window = extents.into_iter();
                     self.unmapped.start = next;
@@ -137,7 +146,9 @@ mod tests {
         fn image(data: Range<u64>, damaged: u64) -> (Arc<Self>, Image) {
             let disk = Arc::new(Self { data, damaged, mapped: AtomicUsize::new(0) });
             let layer = Arc::clone(&disk) as Arc<dyn Layer>;
-            (disk, Image::from_links(vec![Link { layer, name: "disk".to_owned(), is_local: true }]))
+            let name = "disk".to_owned();
+            let link = Link { layer, name, is_local: true, limits: Arc::default() };
+            (disk, Image::from_links(vec![link]))
         }
     }
 

@@ -5,6 +5,7 @@ use crate::model::extent::{ChainExtent, Extent, HostOffset, Kind, push_chain};
 use crate::model::fetch::Fetcher;
 use crate::model::format::Format;
 use crate::model::layer::{DiskLayout, Layer};
+use crate::open::limits::Limits;
 use crate::report::check::{CheckReport, Finding};
 use crate::report::printable::printable;
 use crate::storage::lock;
@@ -43,6 +44,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// False if a URL, or an image that was opened by one, contains it.
     pub(crate) is_local: bool,
+    /// The limits it was opened with.
+    pub(crate) limits: Arc<Limits>,
 }
 
 impl Image {
@@ -71,6 +74,11 @@ impl Image {
     pub(crate) fn backing(&self) -> Option<Self> {
         let links = self.links.get(1..).filter(|links| !links.is_empty())?;
         Some(Self::from_links(links.to_vec()))
+    }
+
+    /// Returns the limits that the layer at `depth` was opened with.
+    pub(crate) fn limits(&self, depth: usize) -> &Limits {
+        &self.links[depth].limits
     }
 
     /// Returns the format of the top layer.
@@ -222,7 +230,10 @@ impl Image {
         let inside = range.start..range.end.min(layer.disk_layout().size.max(range.start));
         let mut extents: Vec<Extent> = Vec::new();
         if !inside.is_empty() {
-            layer.map(inside.clone(), &mut extents).map_err(|e| self.in_layer(e, depth))?;
+            layer
+                .map(inside.clone(), &mut extents)
+                .map_err(|e| self.losing_visible(e, depth, &inside))
+                .map_err(|e| self.in_layer(e, depth))?;
         }
         for Extent { guest, kind } in extents {
             if kind == Kind::Unallocated && depth + 1 < self.links.len() {
@@ -239,6 +250,18 @@ impl Image {
             ChainExtent { guest: beyond, depth: depth.saturating_sub(1), kind: Kind::Unallocated },
         );
         Ok(())
+    }
+
+    /// Restricts what is lost by an error of mapping `range` of the layer at `depth` to what the
+    /// layers above do not have. They have nothing in `range`.
+    fn losing_visible(&self, error: Error, depth: usize, range: &Range<u64>) -> Error {
+        let Some(lost) = error.lost() else { return error };
+        let end = range.end;
+        let visible = self.layers().take(depth).fold(lost.end.max(end), |until, layer| {
+            let until = until.min(layer.disk_layout().size);
+            if until > end { layer.next_allocated_hint(end..until) } else { end }
+        });
+        error.losing_within(&(range.start..visible))
     }
 
     /// Fills `buf` with the guest bytes at `offset`.
@@ -280,16 +303,28 @@ impl Image {
     }
 
     /// Checks the consistency of the top layer's metadata, without its backing files. Returns
-    /// `None` if the format has no consistency check.
+    /// `None` if the format has no consistency check. Calls `report` for the first findings, up to
+    /// [`Limits::check_findings`]; the counts include all.
     ///
     /// # Errors
     /// See [`Layer::check`].
     pub fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
         // Messages may quote text of an untrusted image.
+        let (mut left, mut omitted) = (self.limits(0).check_findings, 0);
         let mut escape_and_report = |finding: Finding| {
+            if left == 0 {
+                omitted += 1;
+                return;
+            }
+            left -= 1;
             let message = printable(&finding.message).into_owned();
             report(Finding { message, ..finding });
         };
-        self.top().check(&mut escape_and_report).map_err(|e| self.in_layer(e, 0))
+        let checked = self.top().check(&mut escape_and_report);
+        let counts = checked.map_err(|e| match omitted {
+            0 => self.in_layer(e, 0),
+            _ => self.in_layer(e, 0).prepend_hint(format!("{omitted} more findings not listed")),
+        })?;
+        Ok(counts.map(|counts| CheckReport { omitted_findings: omitted, ..counts }))
     }
 }

@@ -12,6 +12,7 @@
 //! ([`OpenOptions::memory_map`](crate::OpenOptions::memory_map)) or an image in a buffer.
 
 use crate::error::{Error, Result};
+use crate::model::budget::Budget;
 use crate::model::extent::{ChainExtent, HostOffset, Kind};
 use crate::model::image::{Image, WINDOW};
 use crate::storage::source::{Source, borrow};
@@ -62,6 +63,7 @@ pub struct Slices<'a> {
     image: &'a Image,
     /// Guest range that is not mapped yet.
     unmapped: Range<u64>,
+    budget: Budget,
     /// Extents of the current window.
     extents: std::vec::IntoIter<ChainExtent>,
     /// Rest of an extent that was split.
@@ -105,7 +107,13 @@ impl Image {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if an extent is beyond the end of its file.
     pub fn slices(&self, range: Range<u64>) -> Result<Slices<'_>> {
         self.require_inside(&range)?;
-        Ok(Slices { image: self, unmapped: range, extents: Vec::new().into_iter(), rest: None })
+        Ok(Slices {
+            image: self,
+            unmapped: range,
+            budget: Budget::new(self),
+            extents: Vec::new().into_iter(),
+            rest: None,
+        })
     }
 
     /// Returns the longest contiguous run of at most `max` guest bytes at `offset` that can be
@@ -145,7 +153,9 @@ impl<'a> Slices<'a> {
             let aligned_end = (start / WINDOW + 1).saturating_mul(WINDOW).min(end);
             let hint = self.image.next_window(start, end, WINDOW);
             let end = if hint < end { aligned_end.max(hint / WINDOW * WINDOW) } else { hint };
-            self.extents = self.image.extents_and_holes(start..end)?.into_iter();
+            let extents = self.image.extents_and_holes(start..end)?;
+            self.budget.spend(self.image, &extents)?;
+            self.extents = extents.into_iter();
             self.unmapped.start = end;
         }
     }

@@ -104,7 +104,8 @@ impl Chain<'_> {
             require_content((&*child.layer, &child.name), (&*layer, &name))?;
         }
         let parent = layer.parent().cloned();
-        self.links.push(Link { layer, name: name.clone(), is_local });
+        let limits = Arc::clone(&self.options.limits);
+        self.links.push(Link { layer, name: name.clone(), is_local, limits });
         match parent {
             Some(parent) if self.options.with_parent() => {
                 self.open_parent(&parent, resolver).map(Some).map_err(|e| e.in_file(name))

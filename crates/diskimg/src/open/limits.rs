@@ -31,7 +31,7 @@ macro_rules! limits {
         ///
         /// The limits bound the peak memory usage. It is at most 16 MiB plus, where applicable,
         ///
-        /// * for each layer, `table_bytes` and 4 MiB; three times that and 20 MiB for a VMDK;
+        /// * for each layer, twice `table_bytes` and 4 MiB; three times that and 20 MiB for a VMDK;
         /// * for a qcow2, five times `snapshot_table_bytes` and four times
         ///   `bitmap_directory_bytes`;
         /// * for the check of a qcow2, `check_bytes` and 32 MiB;
@@ -108,6 +108,21 @@ limits! {
     unit_bytes = 64 << 20,
         "Bytes that a compressed VMDK grain decompresses to",
         "Applies to VMDK grains. (qcow2 clusters have at most 2 MiB.)";
+    data_sharing = 1,
+        "Times that reading a disk once may read each stored byte, on average over a file",
+        "In the images that programs write, no two clusters of a disk share stored bytes. Raise the
+        limit for an image whose equal clusters were merged.";
+    expansion = 4096,
+        "Guest bytes that compressed data may expand to, for each byte of the files of a layer",
+        "Applies to layers that expand to more than 1 GiB. Deflate cannot exceed 1032. Zstandard
+        exceeds the default only if nearly all of a disk repeats one byte other than zero, in
+        clusters of 256 KiB or more.";
+    output_bytes = u64::MAX,
+        "Bytes that a conversion may write to its output files, holes not counted",
+        "[`Convert::max_size`](crate::Convert::max_size) describes what is counted.";
+    check_findings = 1000,
+        "Findings of a check that are reported one by one",
+        "Further findings are only counted.";
     check_bytes = 1 << 30,
         "Bytes of memory that a check uses to count references",
         "For qcow2, two bytes for each host cluster in use and some for each L2 table; for VMDK, one

@@ -1,6 +1,7 @@
 //! `compare`: compares the guest bytes of two images.
 
 use crate::error::{Error, Result};
+use crate::model::budget::Budgets;
 use crate::model::image::{Image, WINDOW};
 use crate::ops::disk::{Disk, Fetchers, Run};
 use crate::ops::pipeline::{self, Job};
@@ -143,7 +144,14 @@ pub(super) fn compare_disks(
         return Ok(Comparison::SizeMismatch);
     }
     let total = a.size().max(b.size());
-    let mut plan = Plan { disks, strict, at: 0, total, ready: VecDeque::new() };
+    let mut plan = Plan {
+        disks,
+        budgets: disks.map(|disk| disk.budgets()),
+        strict,
+        at: 0,
+        total,
+        ready: VecDeque::new(),
+    };
     let planning_failed = AtomicBool::new(false);
     let mut found = None;
     let outcome = pipeline::run(
@@ -185,6 +193,7 @@ struct Done {
 /// Maps both disks and skips what is zero in both.
 struct Plan<'a> {
     disks: [&'a dyn Disk; 2],
+    budgets: [Budgets; 2],
     strict: bool,
     /// Start of the next window.
     at: u64,
@@ -218,8 +227,8 @@ impl Plan<'_> {
 
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
         let [a, b] = [
-            padded_runs(self.disks[0], window.clone())?,
-            padded_runs(self.disks[1], window.clone())?,
+            padded_runs(self.disks[0], window.clone(), &mut self.budgets[0])?,
+            padded_runs(self.disks[1], window.clone(), &mut self.budgets[1])?,
         ];
         let (mut i, mut j, mut at) = (0, 0, window.start);
         while at < window.end {
@@ -254,10 +263,10 @@ impl Plan<'_> {
 }
 
 /// Returns the runs of `range`, with zeros beyond the end of a shorter disk.
-fn padded_runs(disk: &dyn Disk, range: Range<u64>) -> Result<Vec<Run>> {
+fn padded_runs(disk: &dyn Disk, range: Range<u64>, budgets: &mut Budgets) -> Result<Vec<Run>> {
     let inside = range.start.min(disk.size())..range.end.min(disk.size());
     let tail = inside.end.max(range.start)..range.end;
-    let mut runs = disk.runs(inside)?;
+    let mut runs = disk.runs(inside, budgets)?;
     if !tail.is_empty() {
         runs.push(Run { at: tail, zero: true, allocated: false });
     }

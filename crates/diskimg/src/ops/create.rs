@@ -8,8 +8,8 @@ use crate::model::options::Options;
 use crate::model::target::{Allocate, CreateRequest, Target, TargetSpec};
 use crate::open::{OpenOptions, local_path};
 use crate::ops::new_image::{
-    SECTOR, new_disk_size, open_backing, protect_backing, refuse_own_backing, set_allocation_hints,
-    take_backing,
+    SECTOR, max_size_cap, new_disk_size, open_backing, protect_backing, refuse_own_backing,
+    set_allocation_hints, take_backing,
 };
 use crate::ops::progress::{Callback, report};
 use crate::remedy::Remedy;
@@ -40,6 +40,7 @@ pub struct Create<'a> {
     backing: Option<Backing>,
     backing_options: OpenOptions,
     trust_backing: bool,
+    max_size: Option<u64>,
     on_start: Option<&'a dyn Fn(&Created)>,
     progress: Option<Callback<'a>>,
 }
@@ -79,6 +80,7 @@ impl<'a> Create<'a> {
             backing: None,
             backing_options: OpenOptions::new(),
             trust_backing: false,
+            max_size: None,
             on_start: None,
             progress: None,
         }
@@ -116,6 +118,15 @@ impl<'a> Create<'a> {
     #[must_use]
     pub fn unsafe_backing(mut self, yes: bool) -> Self {
         self.trust_backing = yes;
+        self
+    }
+
+    /// Limits the bytes that the files of the image take, with the space that is reserved, but
+    /// without holes. An image that exceeds it is an error of the kind
+    /// [`Limit`](crate::ErrorKind::Limit).
+    #[must_use]
+    pub fn max_size(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.max_size = bytes.into();
         self
     }
 
@@ -191,6 +202,9 @@ impl<'a> Create<'a> {
         })?;
         let mut output =
             Output::create(path).map_err(|e| Error::io("cannot create the output", e))?;
+        if let Some(cap) = max_size_cap(self.max_size, u64::MAX) {
+            output = output.capped(cap);
+        }
         set_allocation_hints(&mut output, &self.options)?;
         if let Some(base) = &base {
             protect_backing(&mut output, base)?;

@@ -1,6 +1,7 @@
 //! Disks as `compare` and verification see them: guest bytes, whatever they are stored in.
 
 use crate::error::Result;
+use crate::model::budget::Budgets;
 use crate::model::extent::Kind;
 use crate::model::fetch::Fetcher;
 use crate::model::image::Image;
@@ -11,11 +12,17 @@ pub(super) trait Disk: Sync {
     /// Returns the size in bytes.
     fn size(&self) -> u64;
 
+    /// Returns the budgets for a pass over the disk.
+    fn budgets(&self) -> Budgets;
+
     /// Returns runs that cover `range` exactly, in order, none of them empty.
     ///
+    /// Charges them to `budgets`, those of a pass over the disk.
+    ///
     /// # Errors
-    /// As [`Layer::map`](crate::Layer::map).
-    fn runs(&self, range: Range<u64>) -> Result<Vec<Run>>;
+    /// As [`Layer::map`](crate::Layer::map), and [`Limit`](crate::ErrorKind::Limit) if a budget is
+    /// exceeded.
+    fn runs(&self, range: Range<u64>, budgets: &mut Budgets) -> Result<Vec<Run>>;
 
     /// As [`Image::next_window`].
     fn next_window(&self, start: u64, end: u64, step: u64) -> u64;
@@ -64,8 +71,13 @@ impl Disk for Image {
         Self::size(self)
     }
 
-    fn runs(&self, range: Range<u64>) -> Result<Vec<Run>> {
+    fn budgets(&self) -> Budgets {
+        Budgets::new([self])
+    }
+
+    fn runs(&self, range: Range<u64>, budgets: &mut Budgets) -> Result<Vec<Run>> {
         let extents = self.extents_and_holes(range)?;
+        budgets.spend(0, self, &extents)?;
         Ok(extents.into_iter().map(|e| Run::new(e.guest.clone(), &e.kind)).collect())
     }
 
@@ -102,9 +114,13 @@ impl Disk for DiskRange<'_> {
         self.range.end - self.range.start
     }
 
-    fn runs(&self, range: Range<u64>) -> Result<Vec<Run>> {
+    fn budgets(&self) -> Budgets {
+        self.disk.budgets()
+    }
+
+    fn runs(&self, range: Range<u64>, budgets: &mut Budgets) -> Result<Vec<Run>> {
         let from = self.range.start;
-        let mut runs = self.disk.runs(range.start + from..range.end + from)?;
+        let mut runs = self.disk.runs(range.start + from..range.end + from, budgets)?;
         for Run { at, .. } in &mut runs {
             *at = at.start - from..at.end - from;
         }

@@ -7,9 +7,12 @@ use crate::model::image::Image;
 use crate::model::options::{EXTENT_SIZE_HINT, NOCOW, Options};
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, Resolver};
+use crate::remedy::Remedy;
 use crate::storage::hints::AllocationHints;
 use crate::storage::output::{self, Output};
+use crate::storage::sink::Cap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Sector size of disks, in bytes.
 pub(super) const SECTOR: u64 = 512;
@@ -30,6 +33,25 @@ pub(super) fn whole_size(format: Format, size: u64) -> Result<u64> {
 /// As [`whole_size`].
 pub(super) fn new_disk_size(format: Format, size: u64) -> Result<u64> {
     whole_size(format, size.checked_next_multiple_of(SECTOR).unwrap_or(size))
+}
+
+/// Returns the cap for what is written to an output: the smaller of `max_size`, which the caller
+/// set for the operation, and `output_bytes`, the [`Limits::output_bytes`] of the source.
+///
+/// [`Limits::output_bytes`]: crate::Limits::output_bytes
+pub(super) fn max_size_cap(max_size: Option<u64>, output_bytes: u64) -> Option<Arc<Cap>> {
+    let max_size = max_size.unwrap_or(u64::MAX);
+    let max = max_size.min(output_bytes);
+    let exceeded = move || {
+        let found = "the output takes more bytes";
+        let error = match max_size <= output_bytes {
+            true => Error::limit(format!("{found}; its maximum size is {max}"))
+                .with_remedy(Remedy::RaiseMaxSize),
+            false => Error::over_limit("output_bytes", found, max),
+        };
+        std::io::Error::other(error)
+    };
+    (max < u64::MAX).then(|| Cap::new(max, exceeded))
 }
 
 /// Applies the options [`NOCOW`] and [`EXTENT_SIZE_HINT`] to the files of `output`.

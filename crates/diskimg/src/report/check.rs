@@ -59,6 +59,10 @@ pub struct CheckReport {
     /// its data.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub warnings: u64,
+    /// Number of findings that were counted, but not reported because there are too many: see
+    /// [`Limits::check_findings`](crate::Limits::check_findings).
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
+    pub omitted_findings: u64,
     /// Number of clusters of the virtual disk.
     #[cfg_attr(feature = "serde", serde(skip_serializing_if = "is_zero"))]
     pub total_clusters: u64,

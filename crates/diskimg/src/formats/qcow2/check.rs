@@ -21,8 +21,8 @@ use super::use_counts::UseCounts;
 use crate::error::{Error, Result};
 use crate::report::check::{CheckReport, Code, Finding};
 use crate::storage::source::Source;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 /// Maximum number of host clusters that can be checked (QEMU's limit).
@@ -256,6 +256,7 @@ impl Check<'_> {
         if self.layout.data_file && !snapshots.is_empty() {
             self.corruption(format!("ERROR {} snapshots in image with data file", snapshots.len()));
         }
+        let mut known = HashMap::new();
         for (index, snapshot) in snapshots.iter().enumerate() {
             if image.header.version >= 3 && snapshot.extra_bytes < MIN_V3_SNAPSHOT_EXTRA {
                 self.corruption(format!("ERROR snapshot table entry {index} is incomplete"));
@@ -273,6 +274,16 @@ impl Check<'_> {
                      snapshot table entry corrupted",
                     l1.entries
                 ));
+            } else if l1.entries == 0 {
+                // An empty disk, whose table may be anywhere.
+            } else if let Some(other) = known.insert(l1.offset, index) {
+                // Walking the table for each of them could take hours.
+                self.corruption(format!(
+                    "ERROR snapshot {id} ({name}) l1_offset={:#x}: L1 table of snapshot table \
+                     entry {other}, too",
+                    l1.offset
+                ));
+                self.add_references(l1.offset, l1.bytes(), 1)?;
             } else {
                 self.spend_table_budget(l1)?;
                 self.walk_l1(l1, false)?;

@@ -10,6 +10,7 @@ use super::tables::{
     ZERO, read_words,
 };
 use crate::error::{Error, Result};
+use crate::formats::distinct::SharedTables;
 use crate::model::extent::{Encoded, Extent, HostOffset, Kind, push};
 use crate::model::format::Format;
 use crate::model::layer::{
@@ -24,7 +25,7 @@ use crate::report::info::Details;
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use crate::storage::source::Source;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A qcow2 image opened for reading.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Qcow2 {
     /// L1 table of the active disk or of the selected snapshot.
     pub(super) l1: Vec<u64>,
     l2: TableReader,
+    /// The L2 tables that several entries of `l1` point to; found when guest data is first mapped.
+    shared_l2: OnceLock<SharedTables>,
     /// The snapshot table, or the error from reading it.
     pub(super) snapshots: Result<Snapshots>,
     /// The bitmaps, or the error from reading their directory.
@@ -108,6 +111,7 @@ impl Qcow2 {
             size,
             l1,
             l2: TableReader::new(header.cluster_size()),
+            shared_l2: OnceLock::new(),
             snapshots,
             bitmaps,
             parent,
@@ -126,6 +130,7 @@ impl Qcow2 {
             size,
             l1: self.l1.clone(),
             l2: TableReader::new(self.layout.cluster_size()),
+            shared_l2: OnceLock::new(),
             snapshots: Ok(Snapshots::default()),
             bitmaps: Ok(Vec::new()),
             parent: self.parent.clone(),
@@ -174,6 +179,25 @@ impl Qcow2 {
             return Err(Error::invalid("the external data file was not opened (metadata only)"));
         }
         Ok(())
+    }
+
+    /// Verifies that only L1 entry `l1_index` points to the L2 table at host offset `table`.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if another one does.
+    fn require_own_l2(&self, table: u64, l1_index: u64) -> Result<()> {
+        let shared = self.shared_l2.get_or_init(|| {
+            let tables = self.l1.iter().map(|entry| entry & OFFSET_MASK);
+            let tables = tables.map(|offset| (offset != 0).then_some(offset));
+            SharedTables::find(tables, self.layout.cluster_size())
+        });
+        if !shared.contains(table) {
+            return Ok(());
+        }
+        let (start, bytes) =
+            (l1_index << self.layout.l1_shift(), self.layout.guest_bytes_per_table());
+        let lost = start..start.saturating_add(bytes).min(self.size);
+        Err(shared.error("L1 table", "L2 table").losing(lost))
     }
 
     /// Maps a guest range that the L2 table at host offset `table` describes.
@@ -467,7 +491,10 @@ impl Layer for Qcow2 {
             let end = range.end.min((l1_index + 1) << shift);
             match entry & OFFSET_MASK {
                 0 => push(out, at..end, Kind::Unallocated),
-                table => self.map_table(table, at..end, out)?,
+                table => {
+                    self.require_own_l2(table, l1_index)?;
+                    self.map_table(table, at..end, out)?;
+                }
             }
             at = end;
         }

@@ -19,14 +19,15 @@ pub(super) use super::stream::GrainMarker;
 use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::error::{Error, ErrorKind, Result};
+use crate::formats::distinct::SharedTables;
 use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
 use crate::remedy::Remedy;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use zerocopy::IntoBytes;
 
 /// Number of bytes by which a compressed grain may exceed twice the grain size, which is all that
@@ -56,6 +57,9 @@ pub(super) struct SparseExtent {
     /// Number of times that a redundant table was used instead of a damaged one.
     replaced_tables: AtomicU64,
     tables: TableCache<u32>,
+    /// The grain tables that several directory entries point to; found when guest data is first
+    /// mapped.
+    shared: OnceLock<SharedTables>,
     /// Why directory and tables cannot be read, if the extent was opened nevertheless.
     missing: Option<String>,
     /// The grains that were found by their markers, if damage is to be salvaged.
@@ -106,6 +110,7 @@ impl SparseExtent {
             unread_redundant: None,
             replaced_tables: AtomicU64::new(0),
             tables: TableCache::new(budget),
+            shared: OnceLock::new(),
             missing: None,
             scan: None,
             check_bytes: limits.check_bytes,
@@ -313,7 +318,19 @@ impl SparseExtent {
     }
 
     /// Returns the grain table at `sector`, the nonzero value of directory entry `index`.
+    ///
+    /// # Errors
+    /// As [`read_entries`](Self::read_entries), and [`Corrupt`](crate::ErrorKind::Corrupt) if
+    /// another entry points to the table as well.
     fn table(&self, index: u64, sector: u32) -> Result<Arc<[u32]>> {
+        let shared = self.shared.get_or_init(|| {
+            let sectors =
+                self.directory.iter().map(|&sector| (sector != 0).then_some(sector.into()));
+            SharedTables::find(sectors, self.table_bytes().div_ceil(SECTOR))
+        });
+        if shared.contains(sector.into()) {
+            return Err(shared.error("grain directory", "grain table"));
+        }
         self.tables.get(index, || {
             let table = self.read_table(sector)?;
             if table.iter().all(|&entry| self.starts_in_file(entry)) {

@@ -1,6 +1,7 @@
 //! The source of a conversion: one image, or several concatenated ones.
 
 use crate::error::{Error, Result};
+use crate::model::budget::Budgets;
 use crate::model::extent::ChainExtent;
 use crate::model::image::Image;
 use crate::storage::source::{HostFileId, IoHints};
@@ -187,6 +188,28 @@ impl Input {
         }
         push_gap(&mut runs, at..range.end);
         Ok(runs)
+    }
+}
+
+impl Input {
+    /// Returns the budgets for a pass over the images.
+    pub(super) fn budgets(&self) -> Budgets {
+        Budgets::new(&self.images)
+    }
+
+    /// Charges runs, which follow those before in guest order, to the budgets of a pass over the
+    /// images.
+    ///
+    /// # Errors
+    /// As [`Budget::spend`](Budgets::spend).
+    pub(super) fn charge(&self, runs: &[InputRun], budgets: &mut Budgets) -> Result<()> {
+        runs.iter().try_for_each(|run| match run.image {
+            Some(index) => {
+                let extent = std::slice::from_ref(&run.extent);
+                budgets.spend(index, &self.images[index], extent)
+            }
+            None => Ok(()),
+        })
     }
 }
 

@@ -113,6 +113,7 @@ struct Settings<'a> {
     sparse: Sparse,
     threads: Option<usize>,
     rate_limit: Option<u64>,
+    max_size: Option<u64>,
     salvage: bool,
     reflink: Reflink,
     offload: bool,
@@ -191,6 +192,7 @@ impl<'a> Convert<'a> {
                 sparse: Sparse::default(),
                 threads: None,
                 rate_limit: None,
+                max_size: None,
                 salvage: false,
                 reflink: Reflink::default(),
                 offload: false,
@@ -270,6 +272,19 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn rate_limit(mut self, bytes_per_second: u64) -> Self {
         self.settings.rate_limit = Some(bytes_per_second).filter(|&rate| rate > 0);
+        self
+    }
+
+    /// Limits the bytes that are written to all files of the output together: guest data, metadata,
+    /// explicit zeros and reserved space. Holes do not count, except in a pipe, and shared blocks
+    /// count as if they were written. Bytes that are written twice, such as a header, count twice.
+    /// Of an existing image ([`run_existing`](Self::run_existing)), only guest data counts.
+    ///
+    /// A conversion that exceeds it fails with [`Limit`](crate::ErrorKind::Limit).
+    /// [`Limits::output_bytes`](crate::Limits::output_bytes) of a source is a limit as well.
+    #[must_use]
+    pub fn max_size(mut self, bytes: u64) -> Self {
+        self.settings.max_size = Some(bytes);
         self
     }
 
@@ -381,7 +396,8 @@ impl<'a> Convert<'a> {
     ///
     /// # Errors
     /// Returns any error from reading the source and from creating or writing the output,
-    /// [`Refused`](crate::ErrorKind::Refused) if the output is one of the source's own files, and
+    /// [`Refused`](crate::ErrorKind::Refused) if the output is one of the source's own files,
+    /// [`Limit`](crate::ErrorKind::Limit) if the source or the output exceeds a limit, and
     /// [`Cancelled`](crate::ErrorKind::Cancelled) if the progress callback stops the conversion.
     /// No file is left behind after an error.
     pub fn run(self, path: impl AsRef<Path>) -> Result<Report> {

@@ -7,6 +7,7 @@ use super::pass;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
 use super::share::{Origin, Sharing};
 use crate::error::{Error, Result};
+use crate::model::budget::{Budget, Budgets};
 use crate::model::image::{Image, WINDOW};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -63,6 +64,11 @@ pub(super) struct Plan<'a> {
     planned: u64,
     ready: VecDeque<Task>,
     ended: bool,
+    /// Of the input's images.
+    budgets: Budgets,
+    backing_budget: Option<Budget>,
+    /// End of the range that was last found to be lost.
+    lost_end: u64,
 }
 
 impl<'a> Plan<'a> {
@@ -97,6 +103,9 @@ impl<'a> Plan<'a> {
             planned: 0,
             ready: VecDeque::new(),
             ended: false,
+            budgets: input.budgets(),
+            backing_budget: backing.map(Budget::new),
+            lost_end: 0,
         }
     }
 
@@ -151,10 +160,12 @@ impl<'a> Plan<'a> {
     fn next_window(&self) -> u64 {
         let (start, end) = (self.window, self.end);
         let one_step = end.min(start.saturating_add(self.step));
-        if self.sparse == Sparse::Off || self.salvaged.active() {
+        if self.sparse == Sparse::Off {
             return one_step;
         }
         let mut next = self.input.next_window(start, end, self.step);
+        // What cannot be mapped is not mapped step by step.
+        next = next.max(self.lost_end.min(end));
         if let Some(backing) = self.backing.filter(|backing| start < backing.size()) {
             next = next.min(backing.next_window(start, backing.size(), self.step));
         }
@@ -179,6 +190,7 @@ impl<'a> Plan<'a> {
     /// Divides a window into tasks.
     fn plan_window(&mut self, window: Range<u64>) -> Result<()> {
         let mut input_runs = self.input_runs(window.clone())?;
+        self.input.charge(&input_runs, &mut self.budgets)?;
         if self.passes {
             pass::trim_lengths(&mut input_runs);
         }
@@ -233,7 +245,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Returns the runs of `range`. With salvage, ranges that cannot be mapped become zeros.
-    fn input_runs(&self, range: Range<u64>) -> Result<Vec<InputRun>> {
+    fn input_runs(&mut self, range: Range<u64>) -> Result<Vec<InputRun>> {
         let mut input_runs = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -246,7 +258,10 @@ impl<'a> Plan<'a> {
                 }
             };
             let lost = match error.lost() {
-                Some(lost) => lost.start.max(at)..lost.end.min(range.end),
+                Some(lost) => {
+                    self.lost_end = lost.end;
+                    lost.start.max(at)..lost.end.min(range.end)
+                }
                 None => at..at,
             };
             if lost.is_empty() {
@@ -265,7 +280,7 @@ impl<'a> Plan<'a> {
 
     /// As [`input_runs`](Self::input_runs), after mapping `range` failed with an error that does
     /// not tell which part of it is lost: maps each half separately.
-    fn bisect(&self, range: Range<u64>, error: &Error) -> Result<Vec<InputRun>> {
+    fn bisect(&mut self, range: Range<u64>, error: &Error) -> Result<Vec<InputRun>> {
         let half = range.start + (range.end - range.start) / 2;
         let middle = (half / SALVAGE_BLOCK * SALVAGE_BLOCK)
             .max((range.start + 1).next_multiple_of(SALVAGE_BLOCK));
@@ -282,7 +297,7 @@ impl<'a> Plan<'a> {
     /// extended to whole quanta: in order, disjoint, clipped to the window. Zeros between them are
     /// holes of the output, however short they are.
     fn allocated_runs(
-        &self,
+        &mut self,
         input_runs: &[InputRun],
         window: &Range<u64>,
     ) -> Result<Vec<Range<u64>>> {
@@ -294,7 +309,11 @@ impl<'a> Plan<'a> {
         if let Some(backing) = self.backing {
             // Zeros must be recorded where the backing file is not zero.
             let end = window.end.min(backing.size()).max(window.start);
-            for extent in backing.extents_in(window.start.min(end)..end)? {
+            let extents = backing.extents_in(window.start.min(end)..end)?;
+            if let Some(budget) = &mut self.backing_budget {
+                budget.spend(backing, &extents)?;
+            }
+            for extent in extents {
                 if !extent.kind.is_zero() {
                     ranges.push(extent.guest);
                 }

@@ -6,6 +6,7 @@
 use super::input::Input;
 use super::{Report, Settings};
 use crate::error::{Error, Result};
+use crate::model::budget::Budgets;
 use crate::model::image::Image;
 use crate::open::OpenOptions;
 use crate::open::external_files::{ExternalFiles, StandIn};
@@ -106,7 +107,11 @@ impl Disk for Zeros {
         self.0
     }
 
-    fn runs(&self, range: Range<u64>) -> Result<Vec<Run>> {
+    fn budgets(&self) -> Budgets {
+        Budgets::default()
+    }
+
+    fn runs(&self, range: Range<u64>, _: &mut Budgets) -> Result<Vec<Run>> {
         Ok(vec![Run { at: range, zero: true, allocated: false }])
     }
 
@@ -125,8 +130,13 @@ impl Disk for Input {
         Self::size(self)
     }
 
-    fn runs(&self, range: Range<u64>) -> Result<Vec<Run>> {
+    fn budgets(&self) -> Budgets {
+        Self::budgets(self)
+    }
+
+    fn runs(&self, range: Range<u64>, budgets: &mut Budgets) -> Result<Vec<Run>> {
         let runs = self.runs(range)?;
+        self.charge(&runs, budgets)?;
         Ok(runs.into_iter().map(|s| Run::new(s.at, &s.extent.kind)).collect())
     }
 

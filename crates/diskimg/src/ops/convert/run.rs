@@ -11,14 +11,14 @@ use crate::model::extent::Kind;
 use crate::model::image::Image;
 use crate::model::target::{CreateRequest, MeasureRequest, Target, TargetSpec};
 use crate::ops::new_image::{
-    open_backing, protect_backing, set_allocation_hints, take_backing, whole_size,
+    max_size_cap, open_backing, protect_backing, set_allocation_hints, take_backing, whole_size,
 };
 use crate::ops::pipeline;
 use crate::ops::progress::report;
 use crate::remedy::Remedy;
 use crate::storage::os;
 use crate::storage::output::{self, Output};
-use crate::storage::sink::Sink;
+use crate::storage::sink::{Cap, CappedSink, Sink};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -63,13 +63,17 @@ impl Settings<'_> {
         prepare: impl FnOnce(&mut Self, &mut Input, &mut Output) -> Result<Prepared>,
     ) -> Result<Report> {
         let name = output.name();
+        let cap = self.cap(&input);
+        if let Some(cap) = &cap {
+            output = output.capped(Arc::clone(cap));
+        }
         output.set_caching(self.caching).map_err(|e| {
             Error::output("cannot bypass the page cache", e).with_remedy(Remedy::UsePageCache)
         })?;
         let incomplete = |e| Error::output("cannot complete the output", e);
         let outcome = prepare(&mut self, &mut input, &mut output).and_then(|prepared| {
             let target = prepared.spec.start(&mut output)?;
-            let mut done = self.transfer(&input, &prepared, target, &output)?;
+            let mut done = self.transfer(&input, &prepared, target, &output, cap.as_ref())?;
             output.flush(self.durability).map_err(incomplete)?;
             self.read_back(&input, &output, &prepared, &mut done)?;
             // The last opportunity to cancel.
@@ -82,6 +86,13 @@ impl Settings<'_> {
             Ok(done)
         });
         outcome.map_err(|e| e.in_file(name))
+    }
+
+    /// Returns the limit on what is written, if there is one.
+    fn cap(&self, input: &Input) -> Option<Arc<Cap>> {
+        let images = (0..input.images()).map(|index| input.image(index));
+        let of_images = images.map(|image| image.limits(0).output_bytes).min();
+        max_size_cap(self.max_size, of_images.unwrap_or(u64::MAX))
     }
 
     /// Returns the number of bytes that an output without compressed data takes.
@@ -335,6 +346,7 @@ impl Settings<'_> {
         prepared: &Prepared,
         mut target: Box<dyn Target>,
         output: &Output,
+        cap: Option<&Arc<Cap>>,
     ) -> Result<Report> {
         let (spec, backing) = (&*prepared.spec, prepared.backing.as_ref());
         let source_len = prepared.existing.unwrap_or(input.size());
@@ -350,7 +362,11 @@ impl Settings<'_> {
             self.encoding(input, backing, spec, &salvaged, &sharing, threads.workers);
         let in_flight = place::InFlight::default();
         let named = |sink: &Arc<dyn Sink>| transfer::OutputFile {
-            sink: Arc::clone(sink),
+            sink: match cap.filter(|_| prepared.existing.is_some()) {
+                // The files of an existing image are not those of `output`.
+                Some(cap) => Arc::new(CappedSink::new(Arc::clone(sink), Arc::clone(cap))),
+                None => Arc::clone(sink),
+            },
             path: output.path_of(sink).map(Path::to_owned),
         };
         let job = transfer::Transfer {

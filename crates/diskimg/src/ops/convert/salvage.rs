@@ -21,11 +21,6 @@ impl SalvageLog {
         Self { active, lost: Mutex::default() }
     }
 
-    /// Returns true if salvage was requested.
-    pub(super) fn active(&self) -> bool {
-        self.active
-    }
-
     /// Returns true if data that is unreadable because of `error` is to be replaced by zeros. Data
     /// that may become readable again is not lost.
     pub(super) fn covers(&self, error: &Error) -> bool {

@@ -24,6 +24,24 @@ pub enum Codec {
     Zstd,
 }
 
+impl Codec {
+    /// Returns a lower bound of the length in bytes of a unit of `len` bytes when it is encoded.
+    pub(crate) fn min_encoded_len(self, len: u64) -> u64 {
+        /// Deflate needs two bits for a match of the maximum length, 258 bytes.
+        const DEFLATE_RATIO: u64 = 1032;
+        /// A block of a Zstandard frame yields at most this many bytes, and takes at least a header
+        /// of three bytes and a byte to repeat.
+        const ZSTD_BLOCK: u64 = 128 << 10;
+        const MIN_ZSTD_BLOCK: u64 = 4;
+        /// Magic number, descriptor, and the size of window or content.
+        const MIN_ZSTD_HEADER: u64 = 6;
+        match self {
+            Self::Deflate | Self::Zlib => len.div_ceil(DEFLATE_RATIO),
+            Self::Zstd => MIN_ZSTD_HEADER + len.div_ceil(ZSTD_BLOCK) * MIN_ZSTD_BLOCK,
+        }
+    }
+}
+
 /// Decompresses units. Keeps the codecs' contexts for reuse.
 #[derive(Default)]
 pub struct Decoder {

@@ -24,6 +24,7 @@
 //! Devices, pipes and files opened [in place](Output::in_place) are written directly: a device has
 //! no directory in which a temporary file could be staged.
 
+mod capped;
 mod error;
 mod files;
 mod output_file;
@@ -40,7 +41,7 @@ pub use publish::Publish;
 use crate::storage::caching::Caching;
 use crate::storage::hints::AllocationHints;
 use crate::storage::os;
-use crate::storage::sink::{PipeSink, Sink};
+use crate::storage::sink::{Cap, PipeSink, Sink};
 use crate::storage::source::{HostFileId, Source};
 use files::FileOutput;
 use std::io::{self, Write};
@@ -119,6 +120,12 @@ impl Output {
     /// Creates an output that writes to another place, such as an object store.
     pub fn to_place(place: Box<dyn Publish>) -> Self {
         Self { place, name: None }
+    }
+
+    /// Limits the bytes that all files of the image take together.
+    #[must_use]
+    pub(crate) fn capped(self, cap: Arc<Cap>) -> Self {
+        Self { place: Box::new(capped::Capped::new(self.place, cap)), name: self.name }
     }
 
     /// Sets the name in messages, for a place without a path.

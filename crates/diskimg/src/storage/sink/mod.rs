@@ -1,9 +1,11 @@
 //! Sinks: files that are written by offset, and pipes that are written sequentially.
 
+mod capped;
 mod file;
 mod memory;
 mod pipe;
 
+pub(crate) use capped::{Cap, CappedSink};
 pub use file::FileSink;
 pub use memory::MemorySink;
 pub use pipe::PipeSink;

@@ -4,11 +4,12 @@
 use diskimg::iso::{IsoImage, IsoOptions};
 use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{
-    Backing, Create, Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions, Options,
-    Remedy,
+    Backing, Convert, Create, Error, ErrorKind, ExternalFiles, Format, Image, Limits, OpenOptions,
+    Options, Output, Remedy,
 };
 use diskimg_testkit::appliance::{OvfDisk, OvfFile, PackageBuilder, VMDK_FORMAT, descriptor};
 use diskimg_testkit::iso::{FREE, IsoBuilder, MORE, Record, susp};
+use diskimg_testkit::qcow2::{Entry, Qcow2};
 use diskimg_testkit::tool::run;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,6 +45,11 @@ impl Images {
         let ova = || open(&self.ova);
         match name {
             "chain_depth" => vec![open(&self.overlay())],
+            "data_sharing" => vec![map_all(std::fs::read(&self.qcow2).unwrap(), false)],
+            "expansion" => vec![map_all(expanding(), true)],
+            "output_bytes" => vec![convert(&self.qcow2)],
+            // Exceeding it is not an error: findings are counted.
+            "check_findings" => Vec::new(),
             "table_bytes" => vec![qcow2(), open(&self.vmdk("monolithicSparse", 1 << 30))],
             "unit_bytes" => vec![open(&self.vmdk("streamOptimized", 1 << 20))],
             "check_bytes" | "shared_table_bytes" => vec![check(&self.qcow2)],
@@ -188,6 +194,35 @@ fn iso(bytes: &[u8], limits: &Limits, strict: bool) -> Result<IsoImage, Error> {
     let mut options = iso_options(limits);
     options.strict = strict;
     IsoImage::open(Arc::new(MemorySource::new(bytes)), &options)
+}
+
+/// Maps the whole disk, whose clusters may share stored bytes if `is_shared`.
+fn map_all<'a>(qcow2: Vec<u8>, is_shared: bool) -> Attempt<'a> {
+    Box::new(move |limits| {
+        let mut limits = limits.clone();
+        if is_shared {
+            limits.data_sharing = u64::MAX;
+        }
+        let options = OpenOptions::new().format(Format::Qcow2).limits(limits);
+        let image = options.open_source(Arc::new(MemorySource::new(qcow2.clone())), "image")?;
+        image.extents(0..image.size())?.try_for_each(|extent| extent.map(drop))
+    })
+}
+
+/// An image whose clusters expand to 1.1 GiB, below the default limit.
+fn expanding() -> Vec<u8> {
+    let mut image = Qcow2::repeating(16, 0, &[]);
+    image.l1 = (0..3).map(Some).collect();
+    image.tables = vec![vec![Entry::Compressed(1); 8192 * 3 / 4]; 3];
+    image.build()
+}
+
+fn convert<'a>(path: &Path) -> Attempt<'a> {
+    let path = path.to_owned();
+    Box::new(move |limits| {
+        let image = open_within(&path, limits)?;
+        Convert::new(image).run_to(Output::writer(std::io::sink())).map(drop)
+    })
 }
 
 fn walk<'a>(bytes: Vec<u8>) -> Attempt<'a> {

@@ -170,7 +170,12 @@ impl Growth<'_> {
     /// Returns the image with its backing chain, with a disk of `size` bytes.
     fn padded_image(&self, size: u64) -> Image {
         let layer = Arc::new(self.image.old.with_size(size));
-        let image = Image::from_links(vec![Link { layer, name: String::new(), is_local: true }]);
+        let image = Image::from_links(vec![Link {
+            layer,
+            name: String::new(),
+            is_local: true,
+            limits: Arc::default(),
+        }]);
         match self.backing {
             Some(backing) => image.over(backing),
             None => image,

@@ -27,6 +27,7 @@ mod tests;
 use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::error::{Error, Result};
+use crate::formats::distinct::SharedTables;
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
@@ -35,7 +36,7 @@ use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 use header::SeSparseHeader;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use zerocopy::IntoBytes;
 
 /// The upper half of a directory entry that points to a table.
@@ -49,6 +50,9 @@ pub(super) struct SeSparseExtent {
     /// The directory's entries, as on disk.
     directory: Vec<u64>,
     tables: TableCache<u64>,
+    /// The grain tables that several directory entries point to; found when guest data is first
+    /// mapped.
+    shared: OnceLock<SharedTables>,
     /// [`Limits::check_bytes`].
     check_bytes: u64,
 }
@@ -94,7 +98,7 @@ impl SeSparseExtent {
         let at = header.grain_directory().offset * SECTOR;
         let directory = read_entries(&*source, at, bytes, "grain directory")?;
         let (tables, check_bytes) = (TableCache::new(budget), limits.check_bytes);
-        Ok(Self { source, header, directory, tables, check_bytes })
+        Ok(Self { source, header, directory, tables, shared: OnceLock::new(), check_bytes })
     }
 
     /// Number of guest bytes.
@@ -151,6 +155,8 @@ impl SeSparseExtent {
             match self.table_number(index)? {
                 None => push(out, base + at..base + end, Kind::Unallocated),
                 Some(number) => {
+                    let own = self.require_own_table(number);
+                    own.map_err(|e| e.losing(base + at..base + end))?;
                     let table = self.tables.get(index, || self.read_table(number))?;
                     self.map_table(&table, at..end, base, file, out)?;
                 }
@@ -180,6 +186,18 @@ impl SeSparseExtent {
             .at(self.header.grain_directory().offset * SECTOR + index * 8));
         }
         Ok(Some(entry & 0xffff_ffff))
+    }
+
+    /// Verifies that only one directory entry points to grain table `number`.
+    fn require_own_table(&self, number: u64) -> Result<()> {
+        let shared = self.shared.get_or_init(|| {
+            let numbers = self.directory.iter();
+            SharedTables::find(numbers.map(|&e| (e != 0).then_some(e & 0xffff_ffff)), 1)
+        });
+        match shared.contains(number) {
+            true => Err(shared.error("grain directory", "grain table")),
+            false => Ok(()),
+        }
     }
 
     /// Reads the grain table `number`, which must be less than 2³².

@@ -1,0 +1,298 @@
+//! The work of every operation on a disk image is bounded by the stored bytes: hostile tables of
+//! sizes n, 2n and 4n take at most work in proportion, or are errors.
+
+use diskimg::storage::sink::MemorySink;
+use diskimg::storage::source::MemorySource;
+use diskimg::{
+    Compare, Convert, Error, Format, Image, InspectOptions, Limits, OpenOptions, Output, Source,
+    inspect_source, map, measure,
+};
+use diskimg_testkit::esx::{Cowd, Grain, Grains, SeSparse, put};
+use diskimg_testkit::growth::{CountingSource, require_linear, require_linear_time};
+use diskimg_testkit::hosted::Sparse;
+use diskimg_testkit::qcow2::{Entry, Qcow2};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// An image whose work is counted.
+struct Subject {
+    image: Image,
+    source: Arc<CountingSource>,
+}
+
+impl Subject {
+    fn open(bytes: &[u8], format: Format) -> Self {
+        Self::open_with(bytes, &OpenOptions::new().format(format))
+    }
+
+    fn open_with(bytes: &[u8], options: &OpenOptions) -> Self {
+        let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.to_vec()));
+        let source = Arc::new(CountingSource::new(source));
+        let image = options.open_source(source.clone(), "image").unwrap();
+        Self { image, source }
+    }
+
+    /// Bytes read so far, and 4 KiB for each read.
+    fn work(&self) -> u64 {
+        self.source.bytes() + self.source.reads() * 4096
+    }
+}
+
+type Operation = fn(&Subject) -> (Option<Error>, u64);
+
+/// Operations that read the tables. Each returns its error, and the number of its steps.
+const OPERATIONS: [(&str, Operation); 6] = [
+    ("extents", |subject| {
+        let extents = subject.image.extents(0..subject.image.size()).unwrap();
+        count(extents.map(|extent| extent.map(drop)))
+    }),
+    ("map", |subject| {
+        count(map(&subject.image, 0..subject.image.size()).map(|entry| entry.map(drop)))
+    }),
+    ("compare", |subject| {
+        let other = subject.image.clone();
+        let outcome = Compare::new(&subject.image, &other).threads(1).run();
+        (outcome.err().map(|failed| failed.error), 0)
+    }),
+    ("measure", |subject| {
+        (measure(Format::Qcow2, &diskimg::Options::default(), &subject.image).err(), 0)
+    }),
+    ("convert", |subject| convert(subject, false)),
+    ("salvage", |subject| convert(subject, true)),
+];
+
+fn count(steps: impl Iterator<Item = Result<(), Error>>) -> (Option<Error>, u64) {
+    let mut taken = 0;
+    for step in steps {
+        taken += 1;
+        if let Err(error) = step {
+            return (Some(error), taken);
+        }
+    }
+    (None, taken)
+}
+
+/// Converts to qcow2. The steps are the calls of the progress function, one for each task.
+fn convert(subject: &Subject, salvage: bool) -> (Option<Error>, u64) {
+    let steps = AtomicU64::new(0);
+    let progress = |_| {
+        steps.fetch_add(1, Ordering::Relaxed);
+        ControlFlow::Continue(())
+    };
+    let convert = Convert::new(subject.image.clone()).format(Format::Qcow2).threads(1);
+    let convert = convert.salvage(salvage).progress(&progress);
+    let outcome = convert.run_to(Output::to_sink(Arc::new(MemorySink::new())));
+    let salvaged = outcome.as_ref().map_or(0, |report| report.salvaged.len() as u64);
+    let error = outcome.err();
+    (error, steps.load(Ordering::Relaxed) + salvaged)
+}
+
+/// Requires that every operation on the image that `build` returns takes at most linear work, and
+/// that the operations that do not salvage fail with this text, or succeed.
+fn require_bounded(
+    what: &str,
+    n: usize,
+    build: impl Fn(usize) -> (Vec<u8>, Format),
+    error: Option<&str>,
+) {
+    for (name, operation) in OPERATIONS {
+        require_linear(&format!("{name} of {what}"), n, |n| {
+            let (bytes, format) = build(n);
+            let subject = Subject::open(&bytes, format);
+            let (found, steps) = operation(&subject);
+            match (found, error) {
+                (Some(found), Some(wanted)) => {
+                    assert!(found.to_string().contains(wanted), "{name} of {what}: {found}");
+                }
+                (None, None) => {}
+                (None, Some(_)) if name == "salvage" => {}
+                (found, wanted) => panic!("{name} of {what}: {found:?}, expected {wanted:?}"),
+            }
+            // A step of any kind costs as much as a read of 4 KiB at most.
+            subject.work() + steps * 4096
+        });
+    }
+}
+
+/// An L1 table of `n` entries that refer to one of two L2 tables.
+fn shared_l2(n: usize, entries: &[Entry]) -> (Vec<u8>, Format) {
+    let mut image = Qcow2::repeating(16, 2, entries);
+    image.l1 = (0..n as u64).map(|i| Some(i % 2)).collect();
+    (image.build(), Format::Qcow2)
+}
+
+const ALTERNATING: [Entry; 2] = [Entry::Zero, Entry::Unallocated];
+
+#[test]
+fn a_shared_l2_table_is_an_error() {
+    let error = "L1 table: entries 0 and 2 refer to the same L2 table";
+    for entries in [&ALTERNATING[..], &[Entry::Data(0)], &[Entry::Compressed(1)]] {
+        require_bounded("shared L2 tables", 512, |n| shared_l2(n, entries), Some(error));
+    }
+}
+
+#[test]
+fn distinct_tables_take_work_in_proportion() {
+    let tables = |n| (Qcow2::repeating(12, n, &ALTERNATING).build(), Format::Qcow2);
+    require_bounded("alternating entries", 32, tables, None);
+    let extended = |n| {
+        let mut image = Qcow2::repeating(14, 0, &[]);
+        image.extended = true;
+        image.l1 = (0..n as u64).map(Some).collect();
+        image.tables = vec![vec![Entry::Zero; image.entries()]; n];
+        (image.build(), Format::Qcow2)
+    };
+    require_bounded("alternating subclusters", 8, extended, None);
+}
+
+#[test]
+fn clusters_that_many_entries_share_exceed_the_budget() {
+    for entry in [Entry::Data(0), Entry::Compressed(1)] {
+        let image = Qcow2::repeating(15, 4, &[entry]).build();
+        // Raising the limit is the caller's decision.
+        let mut limits = Limits::default();
+        limits.data_sharing = 1 << 20;
+        let options = OpenOptions::new().format(Format::Qcow2).limits(limits);
+        let subject = Subject::open_with(&image, &options);
+        for (name, operation) in &OPERATIONS[..2] {
+            assert!(operation(&subject).0.is_none(), "{name}");
+        }
+        for (name, operation) in OPERATIONS {
+            let subject = Subject::open(&image, Format::Qcow2);
+            let (error, _) = operation(&subject);
+            let error = error.unwrap_or_else(|| panic!("{name} succeeds"));
+            assert_eq!(error.exceeded(), Some("data_sharing"), "{name}: {error}");
+        }
+    }
+}
+
+/// A hosted sparse extent of `n` grain tables. `entry` returns the sector of each, given its number
+/// and the sector of the first.
+fn grain_tables(n: usize, entry: impl Fn(u32, u32) -> u32) -> (Vec<u8>, Format) {
+    let sectors = n as u64 * 512 * 128;
+    let shape = Sparse { flags: 1, ..Sparse::plain(sectors) };
+    let mut file = shape.build(&Grains::from([(0, Grain::Data(1))]));
+    let directory = u64::from_le_bytes(file[56..64].try_into().unwrap()) as usize * 512;
+    let first = u32::from_le_bytes(file[directory..directory + 4].try_into().unwrap());
+    for i in 0..n {
+        put(&mut file, directory + i * 4, &entry(i as u32, first).to_le_bytes());
+    }
+    (file, Format::Vmdk)
+}
+
+#[test]
+fn shared_and_overlapping_grain_tables_are_errors() {
+    let error = "grain directory: entries 0 and 1 refer to the same grain table";
+    let shared = |n| grain_tables(n, |_, first| first);
+    require_bounded("shared grain tables", 64, shared, Some(error));
+    // A table has four sectors.
+    let shifted = |n| grain_tables(n, |i, first| first + i);
+    require_bounded("overlapping grain tables", 64, shifted, Some(error));
+    let disjoint = |n| grain_tables(n, |i, first| first + i * 4);
+    require_bounded("grain tables", 64, disjoint, None);
+}
+
+#[test]
+fn shared_grain_tables_of_esx_are_errors() {
+    let cowd = |n: usize| {
+        let mut file = Cowd::hosted((n * 512 * 128) as u32).build(&[(0, Grain::Data(1))].into());
+        let first = file[4 * 512..4 * 512 + 4].to_vec();
+        for i in 0..n {
+            put(&mut file, 4 * 512 + i * 4, &first);
+        }
+        (file, Format::Vmdk)
+    };
+    let error = "grain directory: entries 0 and 1 refer to the same grain table";
+    require_bounded("shared tables of COWD", 64, cowd, Some(error));
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, sectors) = (4, 4 * 4096 * 8);
+    let mut file = SeSparse::dense(sectors).build(&[(0, Grain::Zero)].into());
+    let directory = SeSparse::dense(sectors).regions()[3].0 as usize * 512;
+    for i in 0..tables {
+        put(&mut file, directory + i * 8, &(0x1000_0000u64 << 32).to_le_bytes());
+    }
+    std::fs::write(dir.path().join("e.vmdk"), file).unwrap();
+    let text = diskimg_testkit::esx::descriptor("seSparse", "SESPARSE", sectors, "e.vmdk", None);
+    std::fs::write(dir.path().join("d.vmdk"), text).unwrap();
+    let image = Image::open(dir.path().join("d.vmdk")).unwrap();
+    let error_found = image.extents(0..image.size()).unwrap().find_map(Result::err).unwrap();
+    assert!(error_found.to_string().contains(error), "{error_found}");
+}
+
+#[test]
+fn checks_take_work_in_proportion() {
+    let check = |what: &str, n: usize, build: &dyn Fn(usize) -> Vec<u8>| {
+        require_linear(what, n, |n| {
+            let options = OpenOptions::new().format(Format::Qcow2).metadata_only(true);
+            let subject = Subject::open_with(&build(n), &options);
+            let mut listed = 0;
+            let counts = subject.image.check(&mut |_| listed += 1).unwrap().unwrap();
+            let found = counts.corruptions + counts.leaks + counts.check_errors;
+            assert_eq!(listed, found.min(Limits::default().check_findings));
+            assert_eq!(counts.omitted_findings, found - listed);
+            subject.work() + found * 100
+        });
+    };
+    check("check of shared L2 tables", 1024, &|n| shared_l2(n, &ALTERNATING).0);
+    check("check of shared clusters", 16, &|n| Qcow2::repeating(12, n, &[Entry::Data(0)]).build());
+    check("check of snapshots with one L1 table", 64, &|n| {
+        let mut image = Qcow2::repeating(12, 16, &ALTERNATING);
+        image.snapshots = n as u32;
+        image.build()
+    });
+    check("check of snapshots with an L1 table of as many entries", 64, &|n| {
+        let mut image = Qcow2::repeating(12, n, &ALTERNATING);
+        image.snapshots = n as u32;
+        image.build()
+    });
+}
+
+#[test]
+fn info_and_inspect_take_work_in_proportion() {
+    let builds: [(&str, &dyn Fn(usize) -> Vec<u8>); 3] = [
+        ("shared L2 tables", &|n| shared_l2(n, &ALTERNATING).0),
+        ("snapshots", &|n| {
+            Qcow2 { snapshots: n as u32, ..Qcow2::repeating(12, 1, &ALTERNATING) }.build()
+        }),
+        ("grain tables", &|n| grain_tables(n, |i, first| first + i).0),
+    ];
+    for (what, build) in builds {
+        require_linear(&format!("info of {what}"), 256, |n| {
+            let options = OpenOptions::new().metadata_only(true);
+            let subject = Subject::open_with(&build(n), &options);
+            subject.image.info(0).unwrap();
+            subject.work()
+        });
+        require_linear(&format!("inspect of {what}"), 256, |n| {
+            let inner: Arc<dyn Source> = Arc::new(MemorySource::new(build(n)));
+            let source = Arc::new(CountingSource::new(inner));
+            let options = InspectOptions::default();
+            inspect_source(source.clone(), "image", &options).unwrap();
+            source.bytes() + source.reads() * 4096
+        });
+    }
+}
+
+#[test]
+fn mapping_and_checking_take_time_in_proportion() {
+    let image = |bytes: Vec<u8>| Subject::open(&bytes, Format::Qcow2).image;
+    let alternating = |n| image(Qcow2::repeating(12, n, &ALTERNATING).build());
+    require_linear_time("map", 16, 1024, alternating, |image| {
+        assert!(map(image, 0..image.size()).all(|entry| entry.is_ok()));
+    });
+    require_linear_time("check", 16, 1024, alternating, |image| {
+        image.check(&mut |_| ()).unwrap();
+    });
+    // The tables are in descending order, so that they are sorted to find any that are shared.
+    let descending = |n: usize| {
+        let mut image = Qcow2::repeating(9, n, &[Entry::Unallocated]);
+        image.l1.reverse();
+        Arc::new(MemorySource::new(image.build())) as Arc<dyn Source>
+    };
+    require_linear_time("sorting", 1 << 10, 1 << 15, descending, |source| {
+        let options = OpenOptions::new().format(Format::Qcow2);
+        let image = options.open_source(Arc::clone(source), "image").unwrap();
+        assert!(image.extents(0..image.size()).unwrap().all(|extent| extent.is_ok()));
+    });
+}
