@@ -446,3 +446,32 @@ def test_a_file_that_cannot_be_replaced_is_overwritten(raw: Path, tmp_path: Path
     assert report.to_dict()["notes"] == list(report.notes)
     assert diskimg.compare(out, other)
     assert len(diskimg.create(other, "1M").notes) == 1
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2", "vmdk", "ova"])
+def test_an_output_has_a_maximum_size(tmp_path: Path, format: str) -> None:
+    source, out = tmp_path / "a.raw", tmp_path / "b"
+    source.write_bytes(bytes(range(256)) * 4096)
+    with pytest.raises(diskimg.LimitError, match="max_size= raises the limit"):
+        diskimg.convert(source, out, src_format="raw", format=format, reflink="never", max_size=100)
+    assert not out.exists()
+    diskimg.convert(source, out, src_format="raw", format=format, max_size=4 << 20)
+    with pytest.raises(diskimg.LimitError):
+        diskimg.create(
+            tmp_path / "c", "2M", format="raw", options={"preallocation": "full"}, max_size=1 << 20
+        )
+
+
+def test_a_check_lists_a_limited_number_of_findings(tmp_path: Path) -> None:
+    path = tmp_path / "a.qcow2"
+    diskimg.create(path, "1M")
+    image = bytearray(path.read_bytes())
+    # Leaks: refcounts of clusters that nothing refers to.
+    block = int.from_bytes(image[65536:65544], "big")
+    image[block + 100 : block + 120] = bytes([0, 1]) * 10
+    image.extend(bytes(65536 * 60 - len(image)))
+    path.write_bytes(image)
+    report = diskimg.check(path, limits={"check_findings": 3})
+    assert (report.leaks, len(report.findings), report.omitted_findings) == (10, 3, 7)
+    assert report.to_dict()["omitted-findings"] == 7
+    assert diskimg.check(path).omitted_findings == 0

@@ -7,10 +7,12 @@ use diskimg::{
     Compare, Convert, Error, Format, Image, InspectOptions, Limits, OpenOptions, Output, Source,
     inspect_source, map, measure,
 };
+use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::esx::{Cowd, Grain, Grains, SeSparse, put};
 use diskimg_testkit::growth::{CountingSource, require_linear, require_linear_time};
 use diskimg_testkit::hosted::Sparse;
 use diskimg_testkit::qcow2::{Entry, Qcow2};
+use diskimg_testkit::tool::run;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,6 +166,44 @@ fn clusters_that_many_entries_share_exceed_the_budget() {
             let error = error.unwrap_or_else(|| panic!("{name} succeeds"));
             assert_eq!(error.exceeded(), Some("data_sharing"), "{name}: {error}");
         }
+    }
+}
+
+#[test]
+fn valid_images_of_constant_data_are_within_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let [raw, path] = ["a.raw", "a.img"].map(|name| dir.path().join(name));
+    // Some of the disk is not compressible, and some is a hole.
+    let runs = vec![
+        Run { at: 0, len: 40 << 20, fill: Fill::Byte(0xff) },
+        Run { at: 50 << 20, len: 1 << 20, fill: Fill::Noise(1) },
+    ];
+    Disk { size: 64 << 20, runs }.write(&raw);
+    for (format, args) in [
+        (Format::Qcow2, &["-c", "-o", "cluster_size=512"][..]),
+        (Format::Qcow2, &["-c"]),
+        (Format::Qcow2, &["-c", "-o", "cluster_size=2M"]),
+        (Format::Qcow2, &["-c", "-o", "compression_type=zstd"]),
+        (Format::Qcow2, &["-c", "-o", "cluster_size=2M,compression_type=zstd"]),
+        (Format::Qcow2, &["-c", "-o", "extended_l2=on"]),
+        (Format::Qcow2, &["-o", "extended_l2=on"]),
+        (Format::Qcow2, &["-o", "preallocation=full"]),
+        (Format::Vmdk, &[]),
+        (Format::Vmdk, &["-o", "subformat=monolithicFlat"]),
+        (Format::Vmdk, &["-o", "subformat=streamOptimized"]),
+        (Format::Vmdk, &["-o", "subformat=twoGbMaxExtentSparse"]),
+    ] {
+        let [from, to] = [&raw, &path].map(|path| path.to_str().unwrap());
+        let head = ["convert", "-f", "raw", "-O", format.name()];
+        run("qemu-img", head.iter().chain(args).chain(&[from, to]));
+        if format == Format::Qcow2 {
+            // Its clusters are those of the disk, too.
+            run("qemu-img", ["snapshot", "-c", "s", to]);
+            run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 7 1M 2M", to]);
+        }
+        let image = OpenOptions::new().format(format).open(&path).unwrap();
+        assert!(image.extents(0..image.size()).unwrap().all(|extent| extent.is_ok()), "{args:?}");
+        assert!(Compare::new(&image, &image).run().is_ok(), "{args:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Compares `check` with that of qemu-img.
 
 use crate::support::{Lab, write_at};
+use diskimg_testkit::qcow2::{Entry, Qcow2};
 
 #[test]
 fn raw_images_do_not_support_checks() {
@@ -59,4 +60,22 @@ fn errors_are_reported_like_those_of_qemu_img() {
         let (ours, theirs) = (lab.line(line), lab.qemu(line));
         assert_eq!((ours.code, json(&ours.out)), (theirs.code, json(&theirs.out)));
     }
+}
+
+#[test]
+fn the_first_thousand_findings_are_listed_and_all_are_counted() {
+    let lab = Lab::new();
+    let image = Qcow2::repeating(12, 8, &[Entry::Data(0)]);
+    std::fs::write(lab.path("a.qcow2"), image.build()).expect("writes");
+    let ran = lab.line("check --output=json a.qcow2");
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    let counts: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    let omitted = counts["omitted-findings"].as_u64().expect("a number");
+    let total = counts["corruptions"].as_u64().expect("a number");
+    assert_eq!(total, omitted + 1000);
+    let lines: Vec<_> = ran.err.lines().collect();
+    assert_eq!(lines.len(), 1001);
+    assert!(lines[1000].contains(&format!("{omitted} more findings")), "{}", lines[1000]);
+    let ran = lab.line("check --limit check_findings=1M a.qcow2");
+    assert_eq!(ran.err.lines().count() as u64, total);
 }

@@ -273,3 +273,24 @@ fn compressed_clusters_are_detected_as_zero_one_by_one() {
         assert_eq!(ours, theirs, "{sparse}");
     }
 }
+
+#[test]
+fn an_output_that_exceeds_its_maximum_size_is_not_left_behind() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for options in ["-O raw -S 0", "-O qcow2", "-O vmdk", "-O ova"] {
+        let line = format!("convert --max-size 10k {options} -f raw a.raw out");
+        let error = lab.line(&line).fails(1);
+        assert!(error.contains("its maximum size is 10240"), "{error}");
+        assert!(error.contains("--max-size raises the limit"), "{error}");
+        assert!(!lab.path("out").exists());
+        lab.line(&format!("convert --max-size 1G {options} -f raw a.raw out")).ok();
+        std::fs::remove_file(lab.path("out")).expect("removes");
+    }
+    let error = lab.line("convert --max-size 10k -f raw a.raw -").fails(1);
+    assert!(error.contains("its maximum size is 10240"), "{error}");
+    lab.line("create --max-size 1M -f raw -o preallocation=full out 2M").fails(1);
+    assert!(!lab.path("out").exists());
+    let error = lab.line("convert --max-size x -f raw a.raw out").fails(1);
+    assert!(error.contains("Invalid --max-size specified: 'x'"), "{error}");
+}

@@ -7,7 +7,6 @@ use crate::storage::lock;
 use crate::storage::source::Source;
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -57,15 +56,28 @@ impl fmt::Debug for Cap {
 pub(crate) struct CappedSink {
     inner: Arc<dyn Sink>,
     cap: Arc<Cap>,
-    /// End of what was written, if the sink is sequential.
-    end: AtomicU64,
-    /// Reserved ranges, which are counted already.
-    reserved: Mutex<Vec<Range<u64>>>,
+    usage: Mutex<Usage>,
+}
+
+/// What a sink has accepted, in bytes.
+#[derive(Debug, Default)]
+struct Usage {
+    /// Written; or the end of what was written, if the sink is sequential.
+    written: u64,
+    /// Reserved. Data is written into reserved space, or space is reserved for written data, so
+    /// that only the larger number counts.
+    reserved: u64,
+}
+
+impl Usage {
+    fn counted(&self) -> u64 {
+        self.written.max(self.reserved)
+    }
 }
 
 impl CappedSink {
     pub(crate) fn new(inner: Arc<dyn Sink>, cap: Arc<Cap>) -> Self {
-        Self { inner, cap, end: AtomicU64::new(0), reserved: Mutex::default() }
+        Self { inner, cap, usage: Mutex::default() }
     }
 
     /// Returns the sink to which it writes.
@@ -73,18 +85,22 @@ impl CappedSink {
         &self.inner
     }
 
+    /// Changes the usage by `change`, if the cap allows it.
+    fn count(&self, change: impl FnOnce(&mut Usage)) -> io::Result<()> {
+        let mut usage = lock(&self.usage);
+        let before = usage.counted();
+        change(&mut usage);
+        self.cap.take(usage.counted() - before)
+    }
+
     fn take(&self, offset: u64, len: u64) -> io::Result<()> {
-        if self.inner.is_sequential() {
-            let end = offset.saturating_add(len);
-            let before = self.end.fetch_max(end, Ordering::Relaxed);
-            return self.cap.take(end.saturating_sub(before));
-        }
-        let range = offset..offset.saturating_add(len);
-        let overlap = |reserved: &Range<u64>| {
-            reserved.end.min(range.end).saturating_sub(reserved.start.max(range.start))
-        };
-        let counted: u64 = lock(&self.reserved).iter().map(overlap).sum();
-        self.cap.take(len.saturating_sub(counted))
+        let is_sequential = self.inner.is_sequential();
+        self.count(|usage| {
+            usage.written = match is_sequential {
+                true => usage.written.max(offset.saturating_add(len)),
+                false => usage.written.saturating_add(len),
+            };
+        })
     }
 }
 
@@ -119,14 +135,8 @@ impl Sink for CappedSink {
     }
 
     fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.take(offset, len)?;
-        self.inner.preallocate(offset, len)?;
-        let mut reserved = lock(&self.reserved);
-        match reserved.last_mut() {
-            Some(last) if last.end == offset => last.end = offset + len,
-            _ => reserved.push(offset..offset + len),
-        }
-        Ok(())
+        self.count(|usage| usage.reserved = usage.reserved.saturating_add(len))?;
+        self.inner.preallocate(offset, len)
     }
 
     fn shareable_block(&self, source: &dyn Source) -> io::Result<Option<u64>> {
@@ -206,13 +216,18 @@ mod tests {
 
     #[test]
     fn data_in_reserved_space_counts_once() {
-        let file = tempfile::tempfile().expect("creates");
-        let file = crate::storage::sink::FileSink::new(file, true).expect("opens");
-        let sink = CappedSink::new(Arc::new(file), cap(8192));
+        let file = || {
+            let file = tempfile::tempfile().expect("creates");
+            let file = crate::storage::sink::FileSink::new(file, true).expect("opens");
+            CappedSink::new(Arc::new(file), cap(8192))
+        };
+        let sink = file();
         if sink.preallocate(0, 4096).is_ok() {
             sink.write_all_at(&[1; 4096], 0).expect("is counted");
-            sink.write_all_at(&[1; 4096], 2048).expect("half of it is counted");
-            sink.preallocate(8192, 4096).expect_err("too much");
+            sink.write_all_at(&[1; 4096], 4096).expect("fits exactly");
+            sink.preallocate(4096, 4096).expect("is counted");
+            sink.preallocate(8192, 1).expect_err("too much");
+            file().preallocate(0, 8193).expect_err("too much");
         }
     }
 

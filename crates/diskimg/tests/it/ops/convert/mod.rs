@@ -3,6 +3,7 @@
 mod existing;
 mod in_place;
 mod levels;
+mod max_size;
 mod pass_through;
 mod read_back;
 mod scale;
