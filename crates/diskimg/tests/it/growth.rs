@@ -260,9 +260,12 @@ fn shared_grain_tables_of_esx_are_errors() {
     assert!(error_found.to_string().contains(error), "{error_found}");
 }
 
+/// Builds an image of a given size.
+type Build<'a> = &'a dyn Fn(usize) -> Vec<u8>;
+
 #[test]
 fn checks_take_work_in_proportion() {
-    let check = |what: &str, n: usize, build: &dyn Fn(usize) -> Vec<u8>| {
+    let check = |what: &str, n: usize, build: Build<'_>| {
         require_linear(what, n, |n| {
             let options = OpenOptions::new().format(Format::Qcow2).metadata_only(true);
             let subject = Subject::open_with(&build(n), &options);
@@ -290,7 +293,7 @@ fn checks_take_work_in_proportion() {
 
 #[test]
 fn info_and_inspect_take_work_in_proportion() {
-    let builds: [(&str, &dyn Fn(usize) -> Vec<u8>); 3] = [
+    let builds: [(&str, Build<'_>); 3] = [
         ("shared L2 tables", &|n| shared_l2(n, &ALTERNATING).0),
         ("snapshots", &|n| {
             Qcow2 { snapshots: n as u32, ..Qcow2::repeating(12, 1, &ALTERNATING) }.build()

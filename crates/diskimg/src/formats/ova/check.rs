@@ -1,7 +1,7 @@
 //! Checking an appliance: lengths, digests, and the images of its disks.
 
 use super::archive::Archive;
-use super::disk_image::DiskImage;
+use super::disk_image::{DiskImage, claim_of_uri};
 use super::envelope::Disk;
 use super::files::PackageFileName;
 use super::layer::Ova;
@@ -20,7 +20,8 @@ use std::io;
 pub(super) fn check(ova: &Ova, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
     let manifest = ova.package.read_manifest()?;
     let (verified, used, counts) = (BTreeSet::new(), BTreeSet::new(), CheckReport::default());
-    let mut check = Check { ova, manifest, verified, used, report, counts };
+    let checked = BTreeSet::new();
+    let mut check = Check { ova, manifest, verified, checked, used, report, counts };
     // Every file of the package is read, so a tar.gz is decompressed once for all of them.
     ova.package.files().unpack()?;
     check.descriptor()?;
@@ -38,6 +39,9 @@ struct Check<'a> {
     manifest: Option<&'a Manifest>,
     /// Paths of the files that have been verified.
     verified: BTreeSet<String>,
+    /// The images that have been checked, as the format that the descriptor claims and the paths
+    /// of the chunks. Many disks may refer to one image.
+    checked: BTreeSet<(Option<&'static str>, Vec<String>)>,
     /// Names of the manifest entries that have been verified.
     used: BTreeSet<&'a str>,
     report: &'a mut dyn FnMut(Finding),
@@ -114,6 +118,10 @@ impl Check<'_> {
         }
         for chunk in &chunks {
             self.file(chunk)?;
+        }
+        let paths = chunks.iter().map(|chunk| chunk.path.clone()).collect();
+        if !self.checked.insert((claim_of_uri(&disk.format), paths)) {
+            return Ok(());
         }
         let opened = DiskImage::of_chunks(package, (disk, file), chunks, None, true);
         let Some(image) = self.report_error(opened)? else { return Ok(()) };
