@@ -11,6 +11,7 @@
 //!   checks
 //!     tool       runs qemu-img, qemu-io and other tools; loop devices, mounted file systems
 //!     oracles    independent VMDK readers
+//!     growth     work that must not grow faster than its input
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
 //!     faulty     sources and sinks that fail at a chosen operation
@@ -30,6 +31,7 @@ pub mod crash;
 pub mod disk;
 pub mod esx;
 pub mod faulty;
+pub mod growth;
 pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
