@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod formats;
+mod growth_parsers;
 mod iso;
 mod open;
 mod ops;
