@@ -357,7 +357,9 @@ impl<'a> Extraction<'a> {
             drop(file);
             let _ = parent.remove_file(name);
             if let Some(key) = file_key(node) {
-                self.first_names.retain(|one, first| *one != key || first != path);
+                if self.first_names.get(&key).is_some_and(|first| first == path) {
+                    self.first_names.remove(&key);
+                }
             }
             return Err(error);
         }

@@ -6,7 +6,7 @@ use crate::iso::boot::{BootCatalog, SystemArea};
 use crate::iso::content::ExtentSource;
 use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::info::IsoInfo;
-use crate::iso::node::{Content, Entry, FileTree, FileType, Node};
+use crate::iso::node::{Content, Entry, FileTree, FileType, Listing, Node};
 use crate::iso::read::cue;
 use crate::iso::read::descriptor::{self, Descriptors, VolumeKind};
 use crate::iso::read::sectors;
@@ -22,6 +22,7 @@ use crate::report::finding::Severity;
 use crate::storage::number::to_u64;
 use crate::storage::source::Source;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Which of an image's directory trees to use.
@@ -139,6 +140,11 @@ impl IsoImage {
         })
     }
 
+    /// Returns the limits for reading the image.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
     /// Returns the selected name space.
     pub fn namespace(&self) -> Namespace {
         self.namespace
@@ -178,7 +184,8 @@ impl IsoImage {
         let len = self.source.len();
         let volumes = self.descriptors.volumes.iter();
         let volumes = volumes.map(|v| ("volume", v.bytes(), Some(v.sector * SECTOR + 80)));
-        let udf = self.udf.iter().map(|udf| ("UDF partition", udf.partitions.end(), None));
+        let udf = self.udf.iter().filter(|udf| !udf.partitions.is_incremental());
+        let udf = udf.map(|udf| ("UDF partition", udf.partitions.end(), None));
         let cut = volumes.chain(udf).filter(move |(_, end, _)| *end > len);
         cut.map(move |(what, end, offset)| {
             let message =
@@ -206,7 +213,7 @@ impl IsoImage {
             return Err(Error::invalid("not a directory"));
         }
         match self.tree.read_dir_partial(dir)? {
-            (entries, None) => Ok(entries),
+            (listing, None) => Ok(listing.entries),
             (_, Some(error)) => Err(error),
         }
     }
@@ -236,7 +243,7 @@ impl IsoImage {
             if !node.is_dir() {
                 return Err(missing());
             }
-            let (mut entries, error) = self.tree.read_dir_partial(&node)?;
+            let (Listing { mut entries, .. }, error) = self.tree.read_dir_partial(&node)?;
             let Some(index) = self.index_of(name, &entries) else {
                 return Err(error.unwrap_or_else(missing));
             };
@@ -438,7 +445,7 @@ impl Trees {
             let Some(index) = self.index(namespace) else { return Ok(None) };
             let tree = &self.found[index].1;
             match tree.root().and_then(|root| tree.read_dir(&root)) {
-                Ok(entries) => Ok(Some(entries)),
+                Ok(listing) => Ok(Some(listing.entries)),
                 Err(error) if error.is_storage_failure() => Err(error),
                 Err(_) => Ok(None),
             }
@@ -452,10 +459,14 @@ impl Trees {
             }
         }
         let Some(iso) = iso else { return Ok(true) };
+        let mut sizes = HashMap::new();
+        for entry in &iso {
+            sizes.entry(entry.name.to_ascii_lowercase()).or_insert(entry.node.size);
+        }
         let longer = |entry: &Entry| {
-            let same = iso.iter().find(|other| other.name.eq_ignore_ascii_case(&entry.name));
+            let size = sizes.get(&entry.name.to_ascii_lowercase());
             entry.node.file_type == FileType::Regular
-                && same.is_some_and(|other| other.node.size < entry.node.size)
+                && size.is_some_and(|&size| size < entry.node.size)
         };
         let more = udf.len() > iso.len() || udf.len() == iso.len() && !full_names;
         Ok(more || udf.iter().any(longer))

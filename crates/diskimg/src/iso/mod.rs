@@ -32,6 +32,7 @@ mod finding;
 mod image;
 mod info;
 mod node;
+mod overlap;
 pub(crate) mod read;
 mod remaster;
 mod time;

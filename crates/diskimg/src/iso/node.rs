@@ -104,21 +104,23 @@ pub(crate) trait FileTree: Send + Sync + Debug {
     /// As [`read_dir`](Self::read_dir).
     fn root(&self) -> Result<Node>;
 
-    /// Returns the entries of a directory, in recorded order, without `.` and `..`.
+    /// Returns the entries of a directory, in recorded order, without `.` and `..`. Reports
+    /// tolerated damage to `findings`.
     ///
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the boundaries of its records cannot be
     /// determined, [`Limit`](crate::ErrorKind::Limit) if it exceeds one of the limits,
-    /// [`Io`](crate::ErrorKind::Io) if reading fails.
-    fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>>;
+    /// [`Io`](crate::ErrorKind::Io) if reading fails; and the errors that `findings` returns.
+    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Listing>;
 
-    /// Like [`read_dir`](Self::read_dir), and reports tolerated damage to `findings`.
+    /// Like [`read_dir_reporting`](Self::read_dir_reporting), without findings.
     ///
     /// # Errors
-    /// As [`read_dir`](Self::read_dir), and the errors that `findings` returns.
-    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
-        let _ = findings;
-        self.read_dir(dir)
+    /// As [`read_dir_reporting`](Self::read_dir_reporting), and the error of a listing that is not
+    /// complete.
+    fn read_dir(&self, dir: &Node) -> Result<Listing> {
+        let (listing, error) = self.read_dir_partial(dir)?;
+        error.map_or(Ok(listing), Err)
     }
 
     /// Like [`read_dir`](Self::read_dir), but returns the readable entries of a damaged directory
@@ -126,9 +128,22 @@ pub(crate) trait FileTree: Send + Sync + Debug {
     ///
     /// # Errors
     /// As [`read_dir`](Self::read_dir), if no entries can be read.
-    fn read_dir_partial(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
-        Ok((self.read_dir(dir)?, None))
+    fn read_dir_partial(&self, dir: &Node) -> Result<(Listing, Option<Error>)> {
+        let mut listing = self.read_dir_reporting(dir, &mut Findings::Ignored)?;
+        let error = listing.error.take();
+        Ok((listing, error))
     }
+}
+
+/// The entries of a directory.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) entries: Vec<Entry>,
+    /// Bytes that were read, and memory in bytes, beyond the directory's own records. Other
+    /// directories may refer to the same bytes, so the length of the image does not bound the sum.
+    pub(crate) cost: u64,
+    /// Why further entries were not read.
+    pub(crate) error: Option<Error>,
 }
 
 /// Parameters of a zisofs file, as recorded in the ZF entry; not yet checked.

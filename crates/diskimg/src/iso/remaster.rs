@@ -65,7 +65,9 @@ impl IsoImage {
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if a part of the boot structure
     /// cannot be kept, [`Corrupt`](crate::ErrorKind::Corrupt) or
     /// [`Limit`](crate::ErrorKind::Limit) if the image cannot be read completely (nothing is
-    /// skipped), [`Io`](crate::ErrorKind::Io) if reading fails.
+    /// skipped) or its files overlap (see
+    /// [`require_little_overlap`](Self::require_little_overlap)), [`Io`](crate::ErrorKind::Io) if
+    /// reading fails.
     pub fn remaster(&self) -> Result<Builder> {
         self.remaster_with(&RemasterOptions::default())
     }
@@ -79,6 +81,7 @@ impl IsoImage {
         let mut options = self.create_options();
         let catalog_offset = catalog.as_ref().map(|catalog| catalog.offset);
         let (nodes, files, catalog_path) = self.nodes(catalog_offset)?;
+        self.require_little_overlap(nodes.iter().map(|found| &found.node))?;
         options.boot_catalog_visible = catalog_path.is_some();
         if let Some(path) = catalog_path {
             options.boot_catalog = utf8(&path)?;

@@ -4,9 +4,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::image::{IsoImage, Namespace};
-use crate::iso::node::{Content, Entry, FileExtent, FileTree, FileType, Node, is_usable_name};
-use crate::iso::read::descriptor::{self, VolumeDescriptor, VolumeKind};
+use crate::iso::node::{
+    Content, Entry, FileExtent, FileTree, FileType, Listing, Node, is_usable_name,
+};
+use crate::iso::read::descriptor::{self, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder, PathRecord};
+use crate::iso::read::record::Record;
+use crate::iso::read::sessions;
 use crate::iso::udf;
 use crate::iso::walk::Walk;
 use crate::report::finding::Severity;
@@ -14,6 +18,9 @@ use crate::storage::number::{to_u64, to_usize};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+
+/// Maximum number of findings that are passed on. All of them are counted.
+const MAX_FINDINGS: usize = 1000;
 
 /// The result of [`IsoImage::verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -35,32 +42,30 @@ pub struct Verified {
 }
 
 impl IsoImage {
-    /// Checks all structures of the selected session, in all its trees. Each finding is passed to
-    /// `report` when it is made. File contents are read only if they are compressed with zisofs.
+    /// Checks all structures of the selected session, in all its trees. The first 1000 findings are
+    /// passed to `report` when they are made; the result counts all of them. File contents are read
+    /// only if they are compressed with zisofs.
     ///
     /// # Errors
     /// Returns [`Io`](ErrorKind::Io) if reading fails. Damage to the image is not an error but a
     /// finding.
     pub fn verify(&self, report: &mut dyn FnMut(Finding)) -> Result<Verified> {
-        let mut verified = Verified::default();
+        let tally = Arc::new(Mutex::new(Tally::default()));
         let mut count = |finding: Finding| {
-            match finding.severity {
-                Severity::Note => verified.notes += 1,
-                Severity::Warning => verified.warnings += 1,
-                Severity::Error => verified.errors += 1,
-            }
-            report(finding);
+            let finding = crate::storage::lock(&tally).admit(finding);
+            finding.into_iter().for_each(&mut *report);
         };
         check_descriptors(self, &mut count)?;
         let mut totals = Vec::new();
         for (namespace, tree) in &*self.trees {
-            let total = TreeCheck::run(self, *namespace, tree, &mut count)?;
+            let total = TreeCheck::run(self, *namespace, (tree, &tally), &mut count)?;
             totals.push((*namespace, total));
         }
         compare_trees(&totals, &mut count);
         check_udf(self, &totals, &mut count)?;
         check_path_tables(self, &totals, &mut count)?;
         check_boot(self, &mut count)?;
+        let mut verified = crate::storage::lock(&tally).verified.clone();
         let largest = totals.iter().map(|(_, total)| total).max_by_key(|total| total.files);
         if let Some(total) = largest {
             (verified.files, verified.directories, verified.bytes) =
@@ -72,6 +77,30 @@ impl IsoImage {
 
 type Report<'a> = dyn FnMut(Finding) + 'a;
 
+/// Counts findings, and admits the first ones.
+#[derive(Debug, Default)]
+struct Tally {
+    verified: Verified,
+    admitted: usize,
+}
+
+impl Tally {
+    fn count(&mut self, finding: &Finding) {
+        match finding.severity {
+            Severity::Note => self.verified.notes += 1,
+            Severity::Warning => self.verified.warnings += 1,
+            Severity::Error => self.verified.errors += 1,
+        }
+    }
+
+    /// Counts a finding, and returns it if it is to be reported.
+    fn admit(&mut self, finding: Finding) -> Option<Finding> {
+        self.count(&finding);
+        self.admitted += 1;
+        (self.admitted <= MAX_FINDINGS).then_some(finding)
+    }
+}
+
 fn check_descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
     let first = image.first_descriptor;
     match descriptor::read(&*image.source, first, &mut Findings::Reported(report)) {
@@ -81,6 +110,22 @@ fn check_descriptors(image: &IsoImage, report: &mut Report<'_>) -> Result<()> {
     }
     image.truncations().map(|(_, finding)| finding).for_each(report);
     Ok(())
+}
+
+/// Returns the byte offset of the end of the volume. Writers record the size of a later session
+/// without the sessions before it. When an image is grown, its first descriptors are replaced by a
+/// copy of the newest session's, whose root directory is then beyond that size.
+fn end_of_volume(image: &IsoImage) -> Result<u64> {
+    let Some(volume) = image.descriptors.volumes.first() else { return Ok(u64::MAX) };
+    let own = image.first_descriptor.saturating_sub(descriptor::FIRST);
+    let end = |start: u64| start.saturating_mul(SECTOR).saturating_add(volume.bytes());
+    let start = match Record::parse(&volume.root, 0) {
+        Some(root) if root.offset >= end(own) => {
+            sessions::start_of_root(&*image.source, root.offset / SECTOR)?
+        }
+        _ => None,
+    };
+    Ok(end(start.unwrap_or(own)))
 }
 
 /// Files and directories of one tree.
@@ -102,7 +147,8 @@ struct Total {
 struct TreeCheck<'a> {
     image: &'a IsoImage,
     namespace: Namespace,
-    volume_bytes: u64,
+    /// Byte offset of the end of the volume.
+    volume_end: u64,
     total: Total,
     /// Zisofs files that were decompressed.
     decompressed: HashSet<Vec<FileExtent>>,
@@ -121,15 +167,13 @@ impl<'a> TreeCheck<'a> {
     fn run(
         image: &'a IsoImage,
         namespace: Namespace,
-        tree: &Arc<dyn FileTree>,
+        (tree, tally): (&Arc<dyn FileTree>, &Arc<Mutex<Tally>>),
         report: &mut Report<'_>,
     ) -> Result<Total> {
-        let volumes = &image.descriptors.volumes;
-        let volume_bytes = volumes.first().map_or(u64::MAX, VolumeDescriptor::bytes);
         let mut this = Self {
             image,
             namespace,
-            volume_bytes,
+            volume_end: end_of_volume(image)?,
             total: Total::default(),
             decompressed: HashSet::new(),
             decompress_budget: image
@@ -146,7 +190,12 @@ impl<'a> TreeCheck<'a> {
             }
         };
         this.total.root = root.location;
-        let recording = Arc::new(RecordingTree::new(Arc::clone(tree), namespace));
+        let recording = Arc::new(RecordingTree {
+            tree: Arc::clone(tree),
+            namespace,
+            tally: Arc::clone(tally),
+            findings: Mutex::default(),
+        });
         let walked: Arc<dyn FileTree> = recording.clone();
         let limits = image.options.limits.clone();
         let walk = Walk::new(walked, root, b"", image.source.len(), limits);
@@ -200,7 +249,7 @@ impl<'a> TreeCheck<'a> {
                         .at(node.location)
                         .of(path),
                 );
-            } else if end > self.volume_bytes && self.namespace != Namespace::Udf {
+            } else if end > self.volume_end && self.namespace != Namespace::Udf {
                 let message = "the file extends beyond the end of the volume";
                 report(
                     Finding::new(FindingCode::BeyondVolume, Severity::Warning, message)
@@ -254,19 +303,17 @@ impl<'a> TreeCheck<'a> {
     }
 }
 
-/// A tree that records the findings made while its directories are read.
+/// A tree that records the findings made while its directories are read, and only counts those that
+/// would not be reported.
 #[derive(Debug)]
 struct RecordingTree {
     tree: Arc<dyn FileTree>,
     namespace: Namespace,
+    tally: Arc<Mutex<Tally>>,
     findings: Mutex<Vec<Finding>>,
 }
 
 impl RecordingTree {
-    fn new(tree: Arc<dyn FileTree>, namespace: Namespace) -> Self {
-        Self { tree, namespace, findings: Mutex::default() }
-    }
-
     fn take(&self) -> Vec<Finding> {
         std::mem::take(&mut *crate::storage::lock(&self.findings))
     }
@@ -277,15 +324,21 @@ impl FileTree for RecordingTree {
         self.tree.root()
     }
 
-    fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
+    fn read_dir_reporting(&self, dir: &Node, _: &mut Findings<'_>) -> Result<Listing> {
         let mut findings = Vec::new();
-        let mut record = |finding| findings.push(finding);
-        let entries = self.tree.read_dir_reporting(dir, &mut Findings::Reported(&mut record));
-        if let Ok(entries) = &entries {
-            check_names(entries, dir, self.namespace, &mut record);
+        let mut record = |finding| {
+            let mut tally = crate::storage::lock(&self.tally);
+            match tally.admitted + findings.len() < MAX_FINDINGS {
+                true => findings.push(finding),
+                false => tally.count(&finding),
+            }
+        };
+        let listing = self.tree.read_dir_reporting(dir, &mut Findings::Reported(&mut record));
+        if let Ok(listing) = &listing {
+            check_names(&listing.entries, dir, self.namespace, &mut record);
         }
         crate::storage::lock(&self.findings).append(&mut findings);
-        entries
+        listing
     }
 }
 
@@ -344,7 +397,10 @@ fn check_path_tables(
     totals: &[(Namespace, Total)],
     report: &mut Report<'_>,
 ) -> Result<()> {
-    for volume in &image.descriptors.volumes {
+    // Only the volumes whose trees are read: each of many descriptors may refer to the same long
+    // table.
+    for volume in [VolumeKind::Primary, VolumeKind::Joliet].map(|k| image.descriptors.of(k)) {
+        let Some(volume) = volume else { continue };
         let wanted = match volume.kind {
             VolumeKind::Primary => [Namespace::RockRidge, Namespace::Iso],
             VolumeKind::Joliet => [Namespace::Joliet; 2],

@@ -7,6 +7,16 @@ use crate::storage::number::to_u64;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// Maximum length of a path in bytes: Linux's `PATH_MAX`, and libisofs's maximum. Every path
+/// repeats the names of its directories.
+const MAX_PATH: usize = 4096;
+
+/// Maximum number of bytes read for the entries of directories, besides their records, as a
+/// multiple of the image's length: file entries, allocation extents, continuation areas. Each of
+/// them has one owner in an image that a writer made, and is read once, unless a file has several
+/// names: a UDF name takes 40 bytes, and its file entry usually 2048.
+pub(super) const MAX_COST_RATIO: u64 = 64;
+
 /// A file or directory, and its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -37,6 +47,8 @@ pub struct Walk {
     /// Bytes that directories may still have. The initial value is the length of the image, which
     /// the total length of directories that do not overlap cannot exceed.
     directory_bytes_left: u64,
+    /// Remaining cost of reading directories (see [`MAX_COST_RATIO`]).
+    cost_left: u64,
     entries_left: u64,
     /// Locations of the directories visited so far.
     seen: HashSet<u64>,
@@ -67,6 +79,7 @@ impl Walk {
         Self {
             tree,
             directory_bytes_left: image_bytes,
+            cost_left: image_bytes.saturating_mul(MAX_COST_RATIO),
             entries_left: limits.tree_entries,
             limits,
             seen: HashSet::new(),
@@ -100,8 +113,12 @@ impl Walk {
             return fault("directories overlap: their total length exceeds that of the image");
         };
         self.directory_bytes_left = left;
-        let (entries, error) = self.tree.read_dir_partial(dir)?;
-        self.open.push(Level { entries: entries.into_iter(), path_len: self.path.len() });
+        if self.cost_left == 0 {
+            return fault("not read: the directories before it share too many structures");
+        }
+        let (listing, error) = self.tree.read_dir_partial(dir)?;
+        self.cost_left = self.cost_left.saturating_sub(listing.cost);
+        self.open.push(Level { entries: listing.entries.into_iter(), path_len: self.path.len() });
         Ok(error)
     }
 
@@ -143,6 +160,11 @@ impl Iterator for Walk {
             let name = String::from_utf8_lossy(&entry.name).into_owned();
             let error = Error::corrupt("directory", format!("invalid file name {name:?}"));
             return Some(Err(self.in_path(error.at(entry.node.location))));
+        }
+        if self.path.len() + 1 + entry.name.len() > MAX_PATH {
+            let what = format!("a path of more than {MAX_PATH} bytes");
+            let error = Error::corrupt("directory", what).at(entry.node.location);
+            return Some(Err(self.in_path(error)));
         }
         if !self.path.is_empty() {
             self.path.push(b'/');

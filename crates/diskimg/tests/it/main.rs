@@ -8,6 +8,7 @@
 
 mod formats;
 mod growth;
+mod growth_parsers;
 mod iso;
 mod open;
 mod ops;

@@ -7,10 +7,10 @@ use crate::commands::iso::{open, texts};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, json};
-use diskimg::iso::{FileType, IsoImage, Node};
+use diskimg::iso::{FileExtent, FileType, IsoImage, Node};
 use diskimg::{Error, printable};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -98,6 +98,11 @@ impl Difference {
 }
 
 fn differences(a: &Tree, b: &Tree, content: bool) -> Result<Vec<Difference>, Failure> {
+    if content {
+        a.require_bounded_contents()?;
+        b.require_bounded_contents()?;
+    }
+    let mut compared = HashMap::new();
     let mut found = Vec::new();
     // Entries of a directory that exists on one side only are not reported individually.
     let mut one_sided = HashSet::new();
@@ -112,7 +117,7 @@ fn differences(a: &Tree, b: &Tree, content: bool) -> Result<Vec<Difference>, Fai
                 let same = one.size.is_some() && one.size == other.size;
                 if content
                     && same
-                    && let Some(at) = first_difference(a, one, b, other)?
+                    && let Some(at) = once(&mut compared, a, one, b, other)?
                 {
                     let at = Some(format!("at byte {at}"));
                     found.push(Difference::new(path, "contents differ", at, None));
@@ -161,6 +166,29 @@ fn attributes(path: &[u8], a: &File, b: &File, found: &mut Vec<Difference>) {
     }
 }
 
+/// Pairs of files of two images that were compared, by their extents, and the results.
+type Compared<'a> = HashMap<(&'a [FileExtent], &'a [FileExtent]), Option<u64>>;
+
+/// As [`first_difference`], but compares two files that have several names once.
+fn once<'a>(
+    compared: &mut Compared<'a>,
+    a: &Tree,
+    one: &'a File,
+    b: &Tree,
+    other: &'a File,
+) -> Result<Option<u64>, Failure> {
+    let (Contents::Node(left), Contents::Node(right)) = (&one.contents, &other.contents) else {
+        return first_difference(a, one, b, other);
+    };
+    let pair = (left.extents(), right.extents());
+    if let Some(known) = compared.get(&pair) {
+        return Ok(*known);
+    }
+    let found = first_difference(a, one, b, other)?;
+    compared.insert(pair, found);
+    Ok(found)
+}
+
 /// Returns the offset of the first difference between two files of the same length.
 fn first_difference(a: &Tree, one: &File, b: &Tree, other: &File) -> Result<Option<u64>, Failure> {
     let (mut one, mut other) = (a.reader(one)?, b.reader(other)?);
@@ -201,6 +229,16 @@ impl Tree {
                 Ok(Self { files, image: None })
             }
         }
+    }
+
+    /// Checks that reading all files of an image takes work in proportion to its length.
+    fn require_bounded_contents(&self) -> Result<(), Failure> {
+        let Some(image) = &self.image else { return Ok(()) };
+        let nodes = self.files.values().filter_map(|file| match &file.contents {
+            Contents::Node(node) => Some(&**node),
+            Contents::Host(_) => None,
+        });
+        Ok(image.require_little_overlap(nodes)?)
     }
 
     fn reader<'a>(&self, file: &'a File) -> Result<ReadAt<'a>, Failure> {

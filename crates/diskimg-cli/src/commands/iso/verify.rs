@@ -29,7 +29,8 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     match job.output {
         OutputFormat::Human => {
             let lines: String = findings.iter().map(line).collect();
-            console.print(&format!("{lines}{}", summary(&verified)))?;
+            let omitted = omitted(&findings, &verified, job.quiet);
+            console.print(&format!("{lines}{omitted}{}", summary(&verified)))?;
         }
         OutputFormat::Json => {
             let filename = job.input.input.path.to_string_lossy().into_owned();
@@ -54,6 +55,16 @@ fn line(finding: &Finding) -> String {
     }
     let text = format!("{text}: {}", finding.message);
     format!("{}\n", printable(&text))
+}
+
+/// Returns a line with the number of findings that are counted, but not listed.
+fn omitted(listed: &[Finding], verified: &Verified, quiet: bool) -> String {
+    let notes = if quiet { 0 } else { verified.notes };
+    let found = verified.errors + verified.warnings + notes;
+    match found.saturating_sub(listed.len() as u64) {
+        0 => String::new(),
+        more => format!("{more} more findings are not listed\n"),
+    }
 }
 
 /// Returns the name of an enum value in JSON.

@@ -2,7 +2,7 @@
 //! descriptor tells whether it is complete.
 
 use crate::error::Error;
-use crate::formats::inspect::{Inspect, Subject};
+use crate::formats::inspect::{self, Inspect, Subject};
 use crate::iso::read::sectors;
 use crate::report::inspection::{Code, Inspection};
 use crate::storage::source::read_if_inside;
@@ -20,6 +20,9 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     };
     let len = image.len();
     found.virtual_size = Some(len);
+    if !Arc::ptr_eq(&image, subject.source) {
+        inspect::examine_sector_data(subject, &image, found);
+    }
     // ECMA-119, 8.4: the primary volume descriptor, volume space size, logical block size.
     let mut descriptor = [0; 2048];
     match read_if_inside(&*image, &mut descriptor, FIRST_DESCRIPTOR) {

@@ -96,18 +96,14 @@ impl Layer for Iso {
 
     /// Verifies the file system. Its errors are counted as corruptions.
     fn check(&self, report: &mut dyn FnMut(Finding)) -> Result<Option<CheckReport>> {
-        let mut counts = CheckReport::default();
-        self.file_system()?.verify(&mut |found| {
-            if found.severity == Severity::Note {
-                return;
+        let verified = self.file_system()?.verify(&mut |found| {
+            if found.severity > Severity::Note {
+                let code = check::Code::Corruption;
+                report(Finding::new(code, found.severity, found.to_string()));
             }
-            let code = check::Code::Corruption;
-            match found.severity {
-                Severity::Error => counts.count(code),
-                _ => counts.warnings += 1,
-            }
-            report(Finding::new(code, found.severity, found.to_string()));
         })?;
+        let mut counts = CheckReport::default();
+        (counts.corruptions, counts.warnings) = (verified.errors, verified.warnings);
         counts.image_end_offset = Some(self.disk_layout().size);
         Ok(Some(counts))
     }

@@ -1,7 +1,7 @@
 //! The location of a package's files: an archive, or the descriptor's directory. This is the only
 //! place where a name from the package is resolved to a file.
 
-use super::archive::{Archive, Member, normal_name};
+use super::archive::{Archive, MAX_NAME, Member, normal_name};
 use super::package::{PackageFile, has_extension};
 use super::spelling;
 use crate::error::{Error, Result};
@@ -39,8 +39,13 @@ impl Files {
     /// Converts an `href` to a file name, decoding percent escapes.
     ///
     /// # Errors
-    /// [`Refused`](crate::ErrorKind::Refused) if it is a URL or leads out of the package.
+    /// [`Refused`](crate::ErrorKind::Refused) if it is a URL or leads out of the package,
+    /// [`Limit`](crate::ErrorKind::Limit) if it is longer than any path.
     pub(super) fn name(&self, href: &str) -> Result<PackageFileName> {
+        if href.len() > MAX_NAME {
+            let what = format!("a file name of {} bytes; the maximum is {MAX_NAME}", href.len());
+            return Err(Error::limit(what).in_structure("OVF package"));
+        }
         let refused = |why: &str| {
             Error::refused(format!("the package refers to the file '{href}', {why}")).hint(
                 "copy the file to the descriptor's directory and correct its name in the \

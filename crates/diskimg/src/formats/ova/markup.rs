@@ -6,6 +6,7 @@ use crate::open::limits::Limits;
 use crate::storage::number::to_u64;
 use encoding_rs::{Encoding, UTF_8};
 use roxmltree::{Document, ParsingOptions};
+use std::collections::HashSet;
 
 /// How errors call a descriptor.
 pub(super) const STRUCTURE: &str = "OVF descriptor";
@@ -14,8 +15,8 @@ pub(super) const STRUCTURE: &str = "OVF descriptor";
 /// follows.
 pub(super) const UNDECLARED: &str = "undeclared:";
 
-/// Maximum number of prefixes that are declared afterwards: for each one, the document is parsed
-/// again.
+/// Maximum number of prefixes that are declared afterwards. The parser looks up each name in all
+/// namespaces.
 const MAX_UNDECLARED: usize = 16;
 
 /// True if `head` looks like the beginning of an XML document, in UTF-8 or in UTF-16 with a byte
@@ -106,15 +107,70 @@ fn try_parse<'a>(text: &'a str, limits: &Limits) -> Result<Document<'a>, roxmltr
 
 /// Declares the prefixes that are used but not declared, in the root element. Their names are then
 /// in namespaces of their own, and only an element that is needed can be missing because of them.
+/// The document is parsed once, however many there are; a declaration of a prefix that is also
+/// declared where it is used has no effect.
 pub(super) fn declare_prefixes(text: &mut String, limits: &Limits) {
     let Some(at) = end_of_root_name(text) else { return };
-    for _ in 0..MAX_UNDECLARED {
-        let prefix = match try_parse(text, limits) {
-            Err(roxmltree::Error::UnknownNamespace(prefix, _)) => prefix,
-            _ => return,
-        };
-        text.insert_str(at, &format!(" xmlns:{prefix}=\"{UNDECLARED}{prefix}\""));
+    if !matches!(try_parse(text, limits), Err(roxmltree::Error::UnknownNamespace(..))) {
+        return;
     }
+    let mut declared = HashSet::from(["xml", "xmlns"]);
+    each_prefixed_name(&text[at..], &mut |prefix, name| {
+        declared.extend((prefix == "xmlns").then_some(name));
+    });
+    let (mut declarations, mut added) = (String::new(), 0);
+    for tag in text.split('<') {
+        each_prefixed_name(tag, &mut |prefix, _| {
+            if added < MAX_UNDECLARED && declared.insert(prefix) {
+                declarations += &format!(" xmlns:{prefix}=\"{UNDECLARED}{prefix}\"");
+                added += 1;
+            }
+        });
+    }
+    text.insert_str(at, &declarations);
+}
+
+/// Calls `take` with prefix and local name of each name with a prefix in a tag, which ends at the
+/// first '>' outside of quotes. `tag` starts after the '<', or within the tag.
+fn each_prefixed_name<'a>(tag: &'a str, take: &mut dyn FnMut(&'a str, &'a str)) {
+    if tag.starts_with(['!', '?']) {
+        return;
+    }
+    let mut quote = None;
+    let mut rest = tag.strip_prefix('/').unwrap_or(tag);
+    while let Some(first) = rest.chars().next() {
+        let is_delimiter = |c: char| c.is_whitespace() || matches!(c, '=' | '>' | '/' | '"' | '\'');
+        let after = &rest[first.len_utf8()..];
+        rest = match (quote, first) {
+            (None, '>') => return,
+            (None, '"' | '\'') => {
+                quote = Some(first);
+                after
+            }
+            (Some(open), _) => match after_quote(rest, open) {
+                Some(after) => {
+                    quote = None;
+                    after
+                }
+                None => return,
+            },
+            (None, first) if is_delimiter(first) => after,
+            _ => {
+                let end = rest.find(is_delimiter).unwrap_or(rest.len());
+                if let Some((prefix, name)) = rest[..end].split_once(':')
+                    && !prefix.is_empty()
+                {
+                    take(prefix, name);
+                }
+                &rest[end..]
+            }
+        };
+    }
+}
+
+/// Returns the text after the next `quote`.
+fn after_quote(text: &str, quote: char) -> Option<&str> {
+    text.split_once(quote).map(|(_, after)| after)
 }
 
 /// Returns the index of the end of the root element's name; `None` if a document type or anything
@@ -198,6 +254,24 @@ mod tests {
                 .map(|end| &text[text[..end].rfind('<').expect("a tag")..end]);
             assert_eq!(found, root, "{text}");
         }
+    }
+
+    #[test]
+    fn prefixes_that_are_not_declared_are_declared_in_the_root_element() {
+        let declared = |text: &str| {
+            let mut text = text.to_owned();
+            declare_prefixes(&mut text, &Limits::default());
+            text
+        };
+        let plain = "<a xmlns:b='u'><b:c d='e:f'/></a>";
+        assert_eq!(declared(plain), plain);
+        let text = "<!-- <x:y> --><a xmlns:b='u'><b:c d='> e:f' g:h='i'/><j:k>l:m</j:k></a>";
+        let found = declared(text);
+        // Names in comments are declared, too.
+        for prefix in ["g", "j"] {
+            assert!(found.contains(&format!(" xmlns:{prefix}=\"undeclared:{prefix}\"")), "{found}");
+        }
+        parse(&found, &Limits::default()).expect("is well-formed");
     }
 
     #[test]

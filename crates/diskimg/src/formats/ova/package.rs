@@ -220,8 +220,8 @@ impl Package {
         // is bounded by the maximum number of members.
         let mut lookups = self.limits.archive_members;
         let size = |file: &File| {
+            lookups = lookups.checked_sub(self.chunk_count(file).ok()?.unwrap_or(1))?;
             let names = self.names(file).ok()?;
-            lookups = lookups.checked_sub(to_u64(names.len()))?;
             let size = |name: &PackageFileName| self.files.member(name.as_str()).map(|m| m.size);
             names.iter().try_fold(0u64, |sum, name| sum.checked_add(size(name)?))
         };
@@ -310,7 +310,13 @@ impl Package {
     /// Returns the names of a file's chunks, relative to the descriptor.
     pub(super) fn names(&self, file: &File) -> Result<Vec<PackageFileName>> {
         let name = self.files.name(&file.href)?;
-        let Some(chunk) = file.chunk else { return Ok(vec![name]) };
+        let Some(count) = self.chunk_count(file)? else { return Ok(vec![name]) };
+        Ok((0..count).map(|index| name.chunk(index)).collect())
+    }
+
+    /// Returns the number of a file's chunks, if it is divided into chunks.
+    fn chunk_count(&self, file: &File) -> Result<Option<u64>> {
+        let Some(chunk) = file.chunk else { return Ok(None) };
         let Some(size) = file.size else {
             let message = format!("'{}' is divided into chunks, but has no size", file.href);
             return Err(Error::corrupt("OVF descriptor", message));
@@ -320,7 +326,9 @@ impl Package {
             let found = format!("'{}' is divided into {count} chunks", file.href);
             return Err(Error::over_limit("file_chunks", found, self.limits.file_chunks));
         }
-        Ok((0..count).map(|index| name.chunk(index)).collect())
+        // If there are more, one of the first ones is missing.
+        let most = self.files.archive().map(|archive| to_u64(archive.members().len()) + 1);
+        Ok(Some(most.map_or(count, |most| count.min(most))))
     }
 }
 

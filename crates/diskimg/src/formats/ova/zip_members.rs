@@ -13,6 +13,7 @@ use rawzip::{
     ZipLocator,
 };
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Adapts a source to rawzip's trait.
@@ -40,6 +41,7 @@ pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> 
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let mut entries = archive.entries(&mut buffer);
     let (mut members, mut names) = (Vec::new(), MemberNames::new(limits));
+    let mut ranges = Vec::new();
     while let Some(entry) = entries.next_entry().map_err(corrupt)? {
         if entry.is_dir() {
             continue;
@@ -50,10 +52,11 @@ pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> 
         }
         let size = entry.uncompressed_size_hint();
         let wayfinder = entry.wayfinder();
+        let data = archive.get_entry(wayfinder).map_err(corrupt)?;
+        let (start, end) = data.compressed_data_range();
+        ranges.push(start..end);
         let storage = match entry.compression_method() {
             CompressionMethod::STORE => {
-                let data = archive.get_entry(wayfinder).map_err(corrupt)?;
-                let (start, end) = data.compressed_data_range();
                 if end > source.len() {
                     let message = format!("the member '{name}' extends beyond the end of the file");
                     return Err(Error::corrupt("zip archive", message));
@@ -79,7 +82,19 @@ pub(super) fn list(source: &dyn Source, limits: &Limits) -> Result<Vec<Member>> 
         };
         members.push(Member { name, size, storage, pieces: None });
     }
+    require_disjoint(ranges)?;
     Ok(members)
+}
+
+/// Checks that no two members share bytes: the archive could otherwise decompress to the square of
+/// its length.
+fn require_disjoint(mut ranges: Vec<Range<u64>>) -> Result<()> {
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_unstable_by_key(|range| range.start);
+    match ranges.windows(2).find(|pair| pair[1].start < pair[0].end) {
+        Some(pair) => Err(Error::corrupt("zip archive", "two members overlap").at(pair[1].start)),
+        None => Ok(()),
+    }
 }
 
 /// Decompresses a member to a temporary file, and verifies its length and checksum.

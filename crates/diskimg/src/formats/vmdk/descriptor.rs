@@ -153,7 +153,8 @@ impl Descriptor {
         let version = header.get("version").unwrap_or("1");
         if !known_version(version) {
             return Err(Error::unsupported(format!(
-                "version {version}; versions 1 to {MAX_VERSION} are supported"
+                "version {}; versions 1 to {MAX_VERSION} are supported",
+                shortened(version)
             ))
             .in_structure(STRUCTURE));
         }
@@ -179,6 +180,7 @@ impl Pairs {
     fn add(&mut self, key: String, value: String) -> Result<(), String> {
         match self.get(&key) {
             Some(first) if first != value => {
+                let first = shortened(first);
                 Err(format!("{key} appears twice, with different values; the first is '{first}'"))
             }
             Some(_) => Ok(()),
@@ -198,6 +200,7 @@ impl Pairs {
         let digits = value.strip_prefix("0x").unwrap_or(value);
         let id = u32::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'));
         id.map(Some).ok_or_else(|| {
+            let value = shortened(value);
             Error::corrupt(STRUCTURE, format!("{name} '{value}'; expected 32 bits in hexadecimal"))
         })
     }
@@ -213,7 +216,7 @@ fn unquote(value: &str) -> Result<String, String> {
         Some((inside, after)) if after.is_empty() || after.starts_with('#') => {
             Ok(inside.to_owned())
         }
-        Some((_, after)) => Err(format!("'{}' after the closing quote", after.trim())),
+        Some((_, after)) => Err(format!("'{}' after the closing quote", shortened(after.trim()))),
         None => Err("missing closing quote".into()),
     }
 }

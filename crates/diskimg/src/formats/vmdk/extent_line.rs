@@ -117,7 +117,7 @@ impl ExtentLine {
         }
         let (kind, rest) = next_word(rest);
         let Some(kind) = named(&KINDS, kind) else {
-            return Err(format!("unknown extent type '{kind}'"));
+            return Err(format!("unknown extent type '{}'", shortened(kind)));
         };
         let (name, rest) = match rest.strip_prefix('"') {
             Some(quoted) => {
@@ -152,12 +152,17 @@ impl ExtentLine {
 }
 
 /// Splits off a name at its closing quote. Quotes within names are not escaped: the closing quote
-/// is the one that is followed by the end of the line, an offset or a comment.
+/// is the one that is followed by the end of the line, an offset or a comment. Each character is
+/// examined a bounded number of times, however many quotes there are.
 fn split_name(quoted: &str) -> Option<(&str, &str)> {
     let ends_name = |rest: &str| {
-        let (word, _) = next_word(rest);
-        let follows = word.starts_with('#') || word.bytes().all(|b| b.is_ascii_digit());
-        word.is_empty() || (follows && rest.starts_with(char::is_whitespace))
+        if !rest.is_empty() && !rest.starts_with(char::is_whitespace) {
+            return false;
+        }
+        // Up to the next quote: a word with a quote is neither an offset nor the end.
+        let rest = rest.trim_start();
+        let word = rest.split(char::is_whitespace).next().unwrap_or_default();
+        word.starts_with('#') || word.bytes().all(|b| b.is_ascii_digit())
     };
     let quotes = quoted.match_indices('"').map(|(at, _)| (&quoted[..at], &quoted[at + 1..]));
     quotes.clone().find(|(_, rest)| ends_name(rest)).or_else(|| quotes.clone().next_back())
@@ -194,7 +199,7 @@ fn named<T: Copy>(table: &[(&str, T)], word: &str) -> Option<T> {
 fn number(what: &str, word: &str) -> Result<u64, String> {
     let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
     let number = word.parse().ok().filter(|_| digits);
-    number.ok_or_else(|| format!("the {what} '{word}' is not a number"))
+    number.ok_or_else(|| format!("the {what} '{}' is not a number", shortened(word)))
 }
 
 #[cfg(test)]

@@ -143,6 +143,7 @@ impl Siblings {
         let names: HashSet<_> = self.paths.iter().filter_map(|path| path.file_name()).collect();
         let mut verbatim = HashSet::new();
         let mut identities = Vec::new();
+        let mut known: HashSet<_> = own.identity().into_iter().collect();
         let mut found: Vec<Found> = Vec::new();
         for path in &self.paths {
             let Ok(source) = resolver.open_at(ROLE, &path.to_string_lossy(), path) else {
@@ -156,19 +157,20 @@ impl Siblings {
             let named = extents.filter_map(|line| line.name.as_deref().map(base_name));
             verbatim.extend(named.filter_map(|name| names.get(OsStr::new(name)).copied()));
             let image = uuid_of(descriptor, "ddb.uuid.image");
-            let known =
-                |id| own.identity() == Some(id) || found.iter().any(|f| f.identity == Some(id));
             if image.is_some_and(|image| image.eq_ignore_ascii_case(uuid))
-                && !identity.is_some_and(known)
+                && identity.is_none_or(|id| known.insert(id))
             {
                 let modification = uuid_of(descriptor, "ddb.uuid.modification");
                 found.push(Found { path: path.clone(), identity, modification });
             }
         }
         let is_verbatim = |path: &Path| path.file_name().is_some_and(|n| verbatim.contains(n));
-        let flat: Vec<_> = identities.iter().filter(|(path, _)| is_verbatim(path)).collect();
+        let flat = || identities.iter().filter(|(path, _)| is_verbatim(path));
+        let flat_paths: HashSet<&PathBuf> = flat().map(|(path, _)| *path).collect();
+        let flat_files: HashSet<HostFileId> = flat().filter_map(|(_, id)| *id).collect();
         found.retain(|f| {
-            !flat.iter().any(|(path, id)| **path == f.path || id.is_some() && *id == f.identity)
+            let is_flat_file = f.identity.is_some_and(|id| flat_files.contains(&id));
+            !flat_paths.contains(&f.path) && !is_flat_file
         });
         found
     }

@@ -4,7 +4,7 @@ mod both;
 pub(crate) mod cue;
 pub(crate) mod descriptor;
 pub(crate) mod path_table;
-mod record;
+pub(crate) mod record;
 mod rock_ridge;
 pub(crate) mod sectors;
 pub(crate) mod sessions;

@@ -116,13 +116,24 @@ impl RockRidge {
         self.file_type.map(|_| ())
     }
 
-    /// Parses PN (4.1.2). Some writers record the major number in the high half and the minor
-    /// number in the low half, others record both in the low half, as 16-bit device numbers. Linux
-    /// distinguishes the two by the same rule.
+    /// Parses PN (4.1.2), in the two encodings that writers use:
+    ///
+    /// ```text
+    ///   mkisofs, genisoimage              high: major number     low: minor number
+    ///   libisofs, libarchive, makefs      high, low: halves of a 64-bit dev_t of the writer's system
+    /// ```
+    ///
+    /// The dev_t of a device on Linux and NetBSD has at most 32 bits: 12 of the major number, 20
+    /// of the minor number. A high half that is not zero is therefore a major number. The device 0
+    /// with a minor number above 255 in the former encoding looks like another device in the
+    /// latter; it does not exist on these systems. For numbers of up to 8 bits, Linux's driver
+    /// follows the same rule.
     fn device(&mut self, data: &[u8]) -> Option<()> {
         let (high, low) = (number(data, 0)?, number(data, 8)?);
-        let split = high != 0 || low <= 0xFF;
-        self.attributes.device = Some(if split { (high, low) } else { (low >> 8, low & 0xFF) });
+        self.attributes.device = Some(match high {
+            0 => (low >> 8 & 0xFFF, low & 0xFF | low >> 12 & 0xF_FF00),
+            major => (major, low),
+        });
         Some(())
     }
 
@@ -280,5 +291,8 @@ mod tests {
         assert_eq!(device(0, 5), Some((0, 5)));
         assert_eq!(device(0, 0x0801), Some((8, 1)));
         assert_eq!(device(259, 300), Some((259, 300)));
+        assert_eq!(device(0, 0x1_2c05), Some((300, 5)));
+        assert_eq!(device(0, 0x1111_0370), Some((259, 70_000)));
+        assert_eq!(device(0, u32::MAX), Some((0xFFF, 0xF_FFFF)));
     }
 }

@@ -127,6 +127,24 @@ fn session(source: &dyn Source, start: u64) -> Result<Option<SessionInfo>> {
     Ok(None)
 }
 
+/// Returns the start of the session whose descriptors refer to the root directory in sector `root`.
+/// Unlike the descriptors at the start of an image, those of the session itself precede its root
+/// directory by little more than the path tables.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
+pub(crate) fn start_of_root(source: &dyn Source, root: u64) -> Result<Option<u64>> {
+    /// Number of sectors before the root directory that are searched.
+    const SEARCHED: u64 = 4096;
+    let first = root.saturating_sub(SEARCHED).max(SYSTEM_AREA + 1);
+    for sector in (first..root).rev() {
+        if let Some(found) = session(source, sector - SYSTEM_AREA)?.filter(|s| s.root == root) {
+            return Ok(Some(found.start_sector));
+        }
+    }
+    Ok(None)
+}
+
 /// Returns true if `found` is a session and not the contents of a file: its root directory is
 /// within it, and starts with a record of itself (ECMA-119, 6.8.2.2).
 fn is_later(source: &dyn Source, found: &SessionInfo) -> Result<bool> {

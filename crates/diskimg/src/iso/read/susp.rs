@@ -31,6 +31,7 @@ pub(crate) struct ContinuationBudget {
     areas: u64,
     /// Remaining bytes for all areas of the directory.
     bytes: u64,
+    used: u64,
 }
 
 /// Minimum number of bytes that an area counts as. Even an empty area costs a read.
@@ -41,7 +42,12 @@ impl ContinuationBudget {
     /// the longest name and the longest link target are less than 30 times as long as the directory
     /// record.
     pub(crate) fn new(areas: u64, directory_bytes: u64) -> Self {
-        Self { areas, bytes: directory_bytes.saturating_mul(32) }
+        Self { areas, bytes: directory_bytes.saturating_mul(32), used: 0 }
+    }
+
+    /// Returns the number of bytes that the areas so far count as.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
     }
 }
 
@@ -87,6 +93,7 @@ pub(crate) fn each(
         }
         seen.push(here);
         budget.bytes -= charge;
+        budget.used += charge;
         let mut area = vec![0; to_index(here.len)];
         image
             .read_exact_at(&mut area, here.offset)

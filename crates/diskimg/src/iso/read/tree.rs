@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings};
-use crate::iso::node::{Attributes, Content, Entry, FileExtent, FileTree, FileType, Node};
+use crate::iso::node::{Attributes, Content, Entry, FileExtent, FileTree, FileType, Listing, Node};
 use crate::iso::read::descriptor::{VolumeDescriptor, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder};
 use crate::iso::read::record::{self, Record};
@@ -275,21 +275,21 @@ impl FileTree for RecordTree {
         Ok(root)
     }
 
-    fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
+    fn read_dir(&self, dir: &Node) -> Result<Listing> {
         let mut findings = if self.strict { Findings::Strict } else { Findings::Ignored };
         self.read_dir_reporting(dir, &mut findings)
     }
 
-    fn read_dir_partial(&self, dir: &Node) -> Result<(Vec<Entry>, Option<Error>)> {
+    fn read_dir_partial(&self, dir: &Node) -> Result<(Listing, Option<Error>)> {
         if self.strict {
             return Ok((self.read_dir(dir)?, None));
         }
         let mut first_error = None;
-        let entries = self.read_dir_reporting(dir, &mut Findings::FirstError(&mut first_error))?;
-        Ok((entries, first_error.map(Finding::into_error)))
+        let listing = self.read_dir_reporting(dir, &mut Findings::FirstError(&mut first_error))?;
+        Ok((listing, first_error.map(Finding::into_error)))
     }
 
-    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
+    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Listing> {
         if let Content::Unsupported(why) = dir.content {
             return Err(Error::corrupt("directory", why).at(dir.location));
         }
@@ -301,6 +301,7 @@ impl FileTree for RecordTree {
         }
         let mut budget = self.continuation_budget(total);
         let mut entries: Vec<Entry> = Vec::new();
+        let mut relocated = 0;
         let mut unfinished = Sections::default();
         for extent in dir.extents() {
             let bytes = self.directory_bytes(extent)?;
@@ -321,13 +322,16 @@ impl FileTree for RecordTree {
                     return unfinished.append(entry, &record, &self.limits);
                 }
                 if let Some(entry) = self.entry(&record, offset, &mut budget, findings)? {
+                    relocated += u64::from(entry.node.is_dir() && !record.is_dir());
                     entries.push(entry);
                     unfinished.begin(&record);
                 }
                 Ok(())
             })?;
         }
-        Ok(entries)
+        // The first sector of each relocated directory was read.
+        let cost = budget.used().saturating_add(relocated * SECTOR);
+        Ok(Listing { entries, cost, error: None })
     }
 }
 

@@ -204,11 +204,15 @@ impl<'a> Finder<'a> {
     fn find_objects(&mut self) -> Result<()> {
         let data_end = self.files.end();
         let mut starts = HashSet::new();
+        // Gaps may overlap. If they do, those that remain are kept like partitions with contents.
+        let mut left = self.source.len().saturating_mul(2);
         for at in 0..self.partitions.len() {
             let range = self.partitions[at].bytes();
             // A partition with the name of a gap may have been appended by a user.
-            if self.partitions[at].gap && range.start >= data_end && !self.is_zero(range.clone())? {
-                self.partitions[at].gap = false;
+            if self.partitions[at].gap && range.start >= data_end {
+                let len = range.end.min(self.source.len()).saturating_sub(range.start);
+                let is_read = left.checked_sub(len).inspect(|&rest| left = rest).is_some();
+                self.partitions[at].gap = is_read && self.is_zero(range.clone())?;
             }
             let partition = &self.partitions[at];
             let possible = !partition.gap && partition.first >= SYSTEM_AREA_END;
@@ -282,8 +286,9 @@ impl<'a> Finder<'a> {
 
     /// Returns a number for an appended partition, which only identifies it.
     fn free_number(&self, wanted: u32) -> u32 {
-        let taken = |n: u32| self.found.appended.iter().any(|appended| appended.number == n);
-        std::iter::once(wanted).chain(1..).find(|&n| n > 0 && !taken(n)).unwrap_or(wanted)
+        let taken: HashSet<_> = self.found.appended.iter().map(|one| one.number).collect();
+        let is_free = |n: &u32| *n > 0 && !taken.contains(n);
+        std::iter::once(wanted).chain(1..).find(is_free).unwrap_or(wanted)
     }
 
     /// Adds contents that no file has. Returns the index of their object.

@@ -6,6 +6,7 @@ use super::tag;
 use super::volume::UdfVolume;
 use crate::error::{Error, Result};
 use crate::iso::node::FileExtent;
+use crate::iso::walk::MAX_COST_RATIO;
 use crate::storage::number::{to_index, to_u64};
 use std::collections::HashSet;
 
@@ -27,6 +28,50 @@ struct Descriptor {
     kind: u32,
     len: u32,
     address: BlockAddress,
+}
+
+/// What reading files costs, besides one block of memory for each. Several names may refer to one
+/// file entry, and several files to the same allocation extents.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cost {
+    /// Memory for extents and targets of links, in bytes.
+    pub(super) memory: u64,
+    /// Bytes of file entries that were read. Each name refers to one.
+    pub(super) entries: u64,
+    /// Bytes of allocation extents, indirect entries and contents of links that were read. In a
+    /// valid volume, no two files share them.
+    pub(super) owned: u64,
+}
+
+/// How much more than file entries the structures that one file owns count.
+const OWNED_WEIGHT: u64 = 16;
+
+impl Cost {
+    /// Returns the weighted number of bytes that were read.
+    fn read(&self) -> u64 {
+        self.owned.saturating_mul(OWNED_WEIGHT).saturating_add(self.entries)
+    }
+
+    /// Returns the cost as that of a directory (see [`Listing`](crate::iso::node::Listing)).
+    pub(super) fn total(&self) -> u64 {
+        self.read().saturating_add(self.memory)
+    }
+
+    /// Checks that a directory or a search for a table has not read more than an image in which
+    /// nothing is shared has.
+    ///
+    /// # Errors
+    /// Returns [`Limit`](crate::ErrorKind::Limit) otherwise.
+    pub(super) fn require_within(&self, image_bytes: u64) -> Result<()> {
+        match self.read() > image_bytes.saturating_mul(MAX_COST_RATIO) {
+            true => Err(Error::limit(format!(
+                "its files share their structures: file entries of {} bytes and allocation extents \
+                 of {} bytes were read in an image of {image_bytes} bytes",
+                self.entries, self.owned
+            ))),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A list of extents with a limit on their number. Adjacent extents are merged.
@@ -107,19 +152,19 @@ impl Extents {
 
 /// Returns the extents of a file of `size` bytes from the allocation descriptors in `bytes`.
 /// `partition` is the partition of the ICB, which short descriptors refer to. Adds to `cost` the
-/// memory that the extents take and the blocks read for them, in bytes.
+/// memory that the extents take and the blocks read for them.
 pub(super) fn extents(
     volume: &UdfVolume,
     bytes: &[u8],
     form: Form,
     partition: u16,
     size: u64,
-    cost: &mut u64,
+    cost: &mut Cost,
 ) -> Result<Extents> {
     let mut extents = Extents::new(volume.limits.file_sections);
     let found = follow(volume, bytes, form, partition, size, &mut extents);
-    *cost += to_u64(extents.added.saturating_sub(1)) * to_u64(size_of::<FileExtent>());
-    *cost += to_u64(extents.continued.len()) * u64::from(volume.partitions.block_size);
+    cost.memory += to_u64(extents.added.saturating_sub(1)) * to_u64(size_of::<FileExtent>());
+    cost.owned += to_u64(extents.continued.len()) * u64::from(volume.partitions.block_size);
     found?;
     extents.grow(size);
     if extents.len < size {

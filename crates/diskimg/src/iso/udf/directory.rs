@@ -1,11 +1,12 @@
 //! Directories: sequences of file identifier descriptors (4/8.6, 4/14.4).
 
+use super::allocation::Cost;
 use super::partition::BlockAddress;
 use super::raw::{self, FileIdentifier, characteristics, id};
 use super::volume::UdfVolume;
 use super::{entry, tag, text};
 use crate::error::{Error, Result};
-use crate::iso::node::{Attributes, Content, Entry, FileType, Node};
+use crate::iso::node::{Attributes, Content, Entry, FileType, Listing, Node};
 use crate::storage::number::to_u64;
 
 const NAME: &str = "file identifier descriptor";
@@ -13,18 +14,18 @@ const NAME: &str = "file identifier descriptor";
 /// Returns the files in a directory, including hidden ones, without deleted ones and the parent. A
 /// file whose entry is damaged is included with its name, but reading its contents is an error. An
 /// invalid file identifier descriptor ends the directory; it is an error only if it is the first
-/// one.
-pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
+/// one. If the file entries cost too much, the rest is not read.
+pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Listing> {
     let here = |e: Error| e.in_structure("directory").at(dir.location);
     match dir.content {
         Content::Unsupported(why) => return Err(here(Error::corrupt("directory", why))),
         _ if !dir.is_dir() => return Err(here(Error::invalid("not a directory"))),
         _ => {}
     }
-    let limit = volume.limits.directory_bytes;
     let bytes = entry::read_all(volume, dir.extents()).map_err(here)?;
     let mut entries = Vec::new();
-    let mut cost = 0;
+    let mut cost = Cost::default();
+    let mut ended = None;
     let mut at = 0;
     // Some writers pad the directory with zeros.
     while bytes[at..].iter().any(|&b| b != 0) {
@@ -48,19 +49,29 @@ pub(super) fn read(volume: &UdfVolume, dir: &Node) -> Result<Vec<Entry>> {
                     placeholder(is_dir, to_u64(at) + dir.location)
                 }
             };
-            // Many names of one file with many extents take little space on disk, but much memory.
-            if cost > limit {
-                let found = format!("the extents of its files take {cost} bytes");
-                return Err(here(Error::over_limit("directory_bytes", found, limit)));
-            }
-            if cost > volume.source.len() {
-                let what = "the extents of its files take more bytes than the image has";
-                return Err(here(Error::limit(what)));
+            if let Err(error) = require_within(volume, &cost) {
+                ended = Some(here(error));
+                break;
             }
             entries.push(Entry { name, node });
         }
     }
-    Ok(entries)
+    Ok(Listing { entries, cost: cost.total(), error: ended })
+}
+
+/// Limits the cost of the files in a directory. Many names of one file with many extents take
+/// little space on disk, but much memory.
+fn require_within(volume: &UdfVolume, cost: &Cost) -> Result<()> {
+    let (limit, memory) = (volume.limits.directory_bytes, cost.memory);
+    if memory > limit {
+        let found = format!("the extents of its files take {memory} bytes");
+        return Err(Error::over_limit("directory_bytes", found, limit));
+    }
+    if memory > volume.source.len() {
+        let what = "the extents of its files take more bytes than the image has";
+        return Err(Error::limit(what));
+    }
+    cost.require_within(volume.source.len())
 }
 
 /// A name, and the location of its file entry.

@@ -1,6 +1,6 @@
 //! File entries (4/14.9, 4/14.17) in information control blocks (ICB, 4/8.10).
 
-use super::allocation::{self, Extents, Form};
+use super::allocation::{self, Cost, Extents, Form};
 use super::partition::BlockAddress;
 use super::raw::{self, EntryHead, ExtendedEntryTail, FileEntryTail, Stamp, file_type, id};
 use super::volume::UdfVolume;
@@ -41,23 +41,28 @@ struct Tail {
 
 /// Reads the current file entry of the ICB at `address`. With strategy 4096 (UDF, 2.3.5.1), it is
 /// the last one in the chain of indirect entries.
-pub(super) fn read(volume: &UdfVolume, mut address: BlockAddress) -> Result<Icb> {
-    let mut icb = read_one(volume, address)?;
+pub(super) fn read(volume: &UdfVolume, mut address: BlockAddress, cost: &mut Cost) -> Result<Icb> {
+    let mut icb = read_one(volume, address, cost)?;
     for _ in 0..MAX_INDIRECT {
         if icb.head.icb_tag.strategy.get() != 4096 {
             return Ok(icb);
         }
-        let Some(next) = indirect(volume, address)? else { return Ok(icb) };
+        let Some(next) = indirect(volume, address, cost)? else { return Ok(icb) };
         address = next;
-        icb = read_one(volume, address)?;
+        icb = read_one(volume, address, cost)?;
     }
     let what = format!("a chain of more than {MAX_INDIRECT} indirect entries");
     Err(Error::limit(what).in_structure(NAME).at(icb.offset))
 }
 
 /// Returns the target of the indirect entry in the block after `address`, if there is one.
-fn indirect(volume: &UdfVolume, address: BlockAddress) -> Result<Option<BlockAddress>> {
+fn indirect(
+    volume: &UdfVolume,
+    address: BlockAddress,
+    cost: &mut Cost,
+) -> Result<Option<BlockAddress>> {
     let Some(block) = address.block.checked_add(1) else { return Ok(None) };
+    cost.owned += u64::from(volume.partitions.block_size);
     let Ok((_, bytes)) = volume.read_block(BlockAddress { block, ..address }, NAME) else {
         return Ok(None);
     };
@@ -68,7 +73,8 @@ fn indirect(volume: &UdfVolume, address: BlockAddress) -> Result<Option<BlockAdd
 }
 
 /// Reads the file entry at `address`.
-pub(super) fn read_one(volume: &UdfVolume, address: BlockAddress) -> Result<Icb> {
+pub(super) fn read_one(volume: &UdfVolume, address: BlockAddress, cost: &mut Cost) -> Result<Icb> {
+    cost.entries += u64::from(volume.partitions.block_size);
     let (offset, block) = volume.read_block(address, NAME)?;
     let ids = [id::FILE_ENTRY, id::EXTENDED_FILE_ENTRY];
     let id = tag::check(NAME, &block, &ids, offset, Some(address.block), &volume.notes)?;
@@ -96,10 +102,10 @@ pub(super) fn read_one(volume: &UdfVolume, address: BlockAddress) -> Result<Icb>
     Ok(Icb { block, offset, address, head, tail, attributes, allocations })
 }
 
-/// Reads the file entry at `address` as a node. Adds to `cost` the memory in bytes that the node
-/// takes beyond that for a file of one extent.
-pub(super) fn node(volume: &UdfVolume, address: BlockAddress, cost: &mut u64) -> Result<Node> {
-    let icb = read(volume, address)?;
+/// Reads the file entry at `address` as a node. Adds to `cost` the memory that the node takes
+/// beyond that for a file of one extent, and what was read.
+pub(super) fn node(volume: &UdfVolume, address: BlockAddress, cost: &mut Cost) -> Result<Node> {
+    let icb = read(volume, address, cost)?;
     let file_type = icb.posix_type()?;
     let extents = icb.extents(volume, cost)?;
     let link_target = match file_type {
@@ -113,12 +119,13 @@ pub(super) fn node(volume: &UdfVolume, address: BlockAddress, cost: &mut u64) ->
             if extents.len > limit.saturating_mul(4) {
                 return Err(too_long(extents.len));
             }
+            cost.owned += extents.len;
             let target =
                 text::path(&icb.read_extents(volume, &extents)?).map_err(|e| e.at(icb.offset))?;
             if to_u64(target.len()) > limit {
                 return Err(too_long(to_u64(target.len())));
             }
-            *cost += to_u64(target.len());
+            cost.memory += to_u64(target.len());
             Some(target)
         }
         _ => None,
@@ -157,9 +164,8 @@ impl Icb {
         })
     }
 
-    /// Returns the extents of the file. Adds to `cost` the memory and the blocks read for that, in
-    /// bytes.
-    pub(super) fn extents(&self, volume: &UdfVolume, cost: &mut u64) -> Result<Extents> {
+    /// Returns the extents of the file. Adds to `cost` the memory and the blocks read for that.
+    pub(super) fn extents(&self, volume: &UdfVolume, cost: &mut Cost) -> Result<Extents> {
         let size = self.head.information_length.get();
         let bytes = &self.block[self.allocations.clone()];
         let form = match self.head.icb_tag.flags.get() & 7 {
@@ -189,8 +195,8 @@ impl Icb {
     }
 
     /// Reads the contents of the file, within the limit for directories.
-    pub(super) fn contents(&self, volume: &UdfVolume) -> Result<Vec<u8>> {
-        self.read_extents(volume, &self.extents(volume, &mut 0)?)
+    pub(super) fn contents(&self, volume: &UdfVolume, extents: &Extents) -> Result<Vec<u8>> {
+        self.read_extents(volume, extents)
     }
 
     fn read_extents(&self, volume: &UdfVolume, extents: &Extents) -> Result<Vec<u8>> {

@@ -12,6 +12,9 @@ use crate::storage::source::read_if_inside;
 /// one.
 const MAX_DESCRIPTORS: usize = 1000;
 
+/// Number of bytes of a block that are read. Descriptors are shorter.
+const MAX_DESCRIPTOR: u32 = 4096;
+
 /// Contents of the last descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -32,7 +35,7 @@ pub(super) fn counts(volume: &UdfVolume, logical: &raw::LogicalVolume) -> Result
     let mut last = None;
     let mut seen = 0;
     loop {
-        let mut block = vec![0; to_index(size)];
+        let mut block = vec![0; to_index(size.min(MAX_DESCRIPTOR))];
         let (mut left, mut sector) = (extent.length.get(), u64::from(extent.location.get()));
         let mut next = None;
         while left >= size {

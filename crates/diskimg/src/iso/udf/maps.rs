@@ -1,5 +1,6 @@
 //! The partition maps of a logical volume (3/10.7): its partitions and their kinds.
 
+use super::allocation::Cost;
 use super::entry;
 use super::partition::{BlockAddress, BlockRange, ExtentList, Partition};
 use super::raw;
@@ -12,7 +13,7 @@ use crate::storage::number::{to_index, to_u16};
 use byteorder::{ByteOrder, LittleEndian};
 
 /// Maximum number of partition maps. No revision of UDF uses more than three.
-const MAX_MAPS: u32 = 64;
+const MAX_MAPS: u32 = 8;
 
 /// A partition map.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +120,11 @@ pub(super) fn build(volume: &mut UdfVolume, maps: &[Map], found: &Sequence) -> R
         let (range, _) = partition_range(map.number, found)?;
         let partition = match map.kind {
             Kind::Plain | Kind::Sparable { .. } => continue,
+            // Several virtual partitions would each have a table in memory.
+            Kind::Virtual if maps[..index].iter().any(|m| matches!(m.kind, Kind::Virtual)) => {
+                let what = "there is more than one virtual partition";
+                return Err(Error::corrupt("partition map", what));
+            }
             Kind::Virtual => {
                 let table = virtual_table::read(volume, base(maps, map.number)?, range)?;
                 Partition::Virtual { range, table }
@@ -191,7 +197,9 @@ fn sparing_entries(volume: &UdfVolume, offset: u64, length: u32) -> Result<Vec<(
     if end.is_none_or(|end| end > volume.source.len()) {
         return Err(corrupt("it is not within the image"));
     }
-    let mut bytes = vec![0; to_index(length)];
+    // The number of entries has 16 bits.
+    let longest = size_of::<raw::SparingTable>() + 0xffff * size_of::<raw::SparingEntry>();
+    let mut bytes = vec![0; to_index(length).min(longest)];
     let cannot_read = |e| Error::io("cannot read", e).in_structure(NAME).at(offset);
     volume.source.read_exact_at(&mut bytes, offset).map_err(cannot_read)?;
     let (head, mut rest) =
@@ -221,7 +229,8 @@ fn metadata(volume: &UdfVolume, base: u16, files: [u32; 2]) -> Result<ExtentList
     let mut first_error = None;
     for block in files {
         let address = BlockAddress { partition: base, block };
-        match entry::read(volume, address).and_then(|icb| icb.extents(volume, &mut 0)) {
+        let cost = &mut Cost::default();
+        match entry::read(volume, address, cost).and_then(|icb| icb.extents(volume, cost)) {
             Ok(extents) => return Ok(ExtentList::new(extents.list)),
             Err(error) => {
                 volume.notes.add(0, format!("metadata file: {}", error.without_remedy()));

@@ -76,6 +76,12 @@ pub(crate) struct Partitions {
 }
 
 impl Partitions {
+    /// Returns true if the volume is on write-once media that may not be completely recorded: its
+    /// partition has the length of the medium, and the second anchor is recorded last.
+    pub(crate) fn is_incremental(&self) -> bool {
+        self.all.iter().any(|partition| matches!(partition, Partition::Virtual { .. }))
+    }
+
     /// Returns the offset in bytes of the end of the last partition whose blocks are contiguous.
     pub(crate) fn end(&self) -> u64 {
         let ends = self.all.iter().filter_map(|partition| match partition {

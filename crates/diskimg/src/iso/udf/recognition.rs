@@ -14,6 +14,7 @@ use super::raw::{self, id};
 use super::tag;
 use crate::error::{Error, Result};
 use crate::storage::source::Source;
+use std::ops::Range;
 
 /// Byte offset of the volume recognition sequence, for any sector size.
 const RECOGNITION_START: u64 = 32768;
@@ -81,6 +82,16 @@ pub(super) fn anchors(source: &dyn Source) -> Result<Vec<Anchor>> {
         }
     }
     Ok(found)
+}
+
+/// Returns the first anchor in a range of sectors.
+pub(super) fn anchor_in(
+    source: &dyn Source,
+    mut sectors: Range<u64>,
+    size: u32,
+) -> Result<Option<Anchor>> {
+    sectors.end = sectors.end.min(source.len() / u64::from(size));
+    sectors.map(|sector| anchor_at(source, sector, size)).find_map(Result::transpose).transpose()
 }
 
 fn anchor_at(source: &dyn Source, sector: u64, size: u32) -> Result<Option<Anchor>> {

@@ -13,6 +13,9 @@ use crate::storage::source::Source;
 /// sectors.
 const MAX_DESCRIPTORS: usize = 1024;
 
+/// Maximum length of a descriptor in bytes. In sectors that are longer, nothing follows it.
+const MAX_DESCRIPTOR: u32 = 4096;
+
 /// Maximum number of volume descriptor pointers that are followed.
 const MAX_POINTERS: usize = 64;
 
@@ -56,7 +59,7 @@ impl Sequence {
                     let what = format!("it has more than {MAX_DESCRIPTORS} descriptors");
                     return Err(limit(what).at(at));
                 }
-                let mut bytes = vec![0; to_index(sector)];
+                let mut bytes = vec![0; to_index(sector.min(MAX_DESCRIPTOR))];
                 let cannot_read = |e| Error::io("cannot read", e).at(at);
                 source.read_exact_at(&mut bytes, at).map_err(cannot_read)?;
                 // A sector without a valid tag is unrecorded and ends the sequence, like a

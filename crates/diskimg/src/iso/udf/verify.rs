@@ -31,13 +31,21 @@ impl UdfVolume {
         let mut anchors = recognition::anchors(&*self.source)?;
         anchors.retain(|anchor| anchor.sector == self.partitions.block_size);
         let Some((first, others)) = anchors.split_first() else { return Ok(()) };
+        // Anchors of volumes in later sessions, which have their own descriptors.
+        let end = self.partitions.end();
+        let is_later = |other: &&Anchor| end > 0 && other.main.0 >= end && other.reserve.0 >= end;
+        if let Some(later) = others.iter().find(is_later) {
+            let message = "a later session has another UDF volume; the first one is read";
+            report(Finding::new(FindingCode::Udf, Severity::Note, message).at(later.offset));
+        }
         let mut warn = |offset, message: String| {
             report(Finding::new(FindingCode::Udf, Severity::Warning, message).at(offset));
         };
-        if others.is_empty() {
+        let is_single = others.is_empty() && !self.partitions.is_incremental();
+        if is_single && !self.has_anchor_before_padding(*first)? {
             warn(first.offset, "there is only one anchor; at least two are required".into());
         }
-        for other in others {
+        for other in others.iter().filter(|other| !is_later(other)) {
             if (other.main, other.reserve) != (first.main, first.reserve) {
                 let message = format!("the anchors at {:#x} and here differ", first.offset);
                 warn(other.offset, message);
@@ -46,6 +54,16 @@ impl UdfVolume {
         self.check_reserve(*first, &mut warn)?;
         self.check_counts(found, first.offset, &mut warn);
         Ok(())
+    }
+
+    /// Returns true if there is an anchor after the partition, but not where the end of the image is:
+    /// the image may be padded, or on a larger device.
+    fn has_anchor_before_padding(&self, first: Anchor) -> Result<bool> {
+        /// Number of sectors after the partition that are searched. Writers pad the volume.
+        const SEARCHED: u64 = 512;
+        let start = self.partitions.end() / u64::from(first.sector);
+        let found = recognition::anchor_in(&*self.source, start..start + SEARCHED, first.sector)?;
+        Ok(found.is_some_and(|found| (found.main, found.reserve) == (first.main, first.reserve)))
     }
 
     /// Compares the reserve volume descriptor sequence with the main one.

@@ -1,6 +1,7 @@
 //! The virtual allocation table (VAT; UDF, 2.2.11): the locations of the blocks of a virtual
 //! partition on write-once media. It is a file whose ICB is the last block recorded.
 
+use super::allocation::Cost;
 use super::entry::{self, Icb};
 use super::partition::{BlockAddress, BlockRange};
 use super::raw::{self, id};
@@ -8,7 +9,9 @@ use super::tag;
 use super::text::dstring;
 use super::volume::UdfVolume;
 use crate::error::{Error, Result};
-use crate::storage::number::to_usize;
+use crate::iso::content::ExtentSource;
+use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::Source;
 use byteorder::{ByteOrder, LittleEndian};
 
 /// Number of bytes at the end of the image that are searched for the ICB of the table. Unrecorded
@@ -54,6 +57,7 @@ fn find(volume: &UdfVolume, base: u16, range: BlockRange) -> Result<(Icb, Vec<u8
     let start = u64::from(range.start);
     let mut end = (volume.source.len() / size).min(start + u64::from(range.blocks));
     let first = end.saturating_sub(MAX_SEARCHED / size).max(start);
+    let mut cost = Cost::default();
     while end > first {
         let from = end.saturating_sub(BLOCKS_PER_READ).max(first);
         let mut bytes = vec![0; to_usize((end - from) * size)];
@@ -65,7 +69,7 @@ fn find(volume: &UdfVolume, base: u16, range: BlockRange) -> Result<(Icb, Vec<u8
             let tag = tag::tag(bytes).filter(|tag| u64::from(tag.location.get()) == block);
             let kinds = [id::FILE_ENTRY, id::EXTENDED_FILE_ENTRY];
             if let Some(tag) = tag.filter(|tag| kinds.contains(&tag.id.get()))
-                && let Some(found) = table(volume, base, tag.location.get())?
+                && let Some(found) = table(volume, base, tag.location.get(), &mut cost)?
             {
                 return Ok(found);
             }
@@ -76,15 +80,32 @@ fn find(volume: &UdfVolume, base: u16, range: BlockRange) -> Result<(Icb, Vec<u8
         .hint("the image may be truncated"))
 }
 
-/// Returns the table whose ICB is in block `block`, if there is one.
-fn table(volume: &UdfVolume, base: u16, block: u32) -> Result<Option<(Icb, Vec<u8>)>> {
-    let icb = entry::read_one(volume, BlockAddress { partition: base, block })?;
+/// Returns the table whose ICB is in block `block`, if there is one. Adds to `cost` what was read to
+/// find out.
+fn table(
+    volume: &UdfVolume,
+    base: u16,
+    block: u32,
+    cost: &mut Cost,
+) -> Result<Option<(Icb, Vec<u8>)>> {
+    const IDENTIFIER: &[u8] = b"*UDF Virtual Alloc Tbl";
+    let icb = entry::read_one(volume, BlockAddress { partition: base, block }, cost)?;
+    cost.require_within(volume.source.len()).map_err(|e| e.at(icb.offset))?;
     if !matches!(icb.file_type(), 0 | FILE_TYPE) {
         return Ok(None);
     }
-    let bytes = icb.contents(volume)?;
-    let name = b"*UDF Virtual Alloc Tbl";
-    let at = bytes.len().checked_sub(OLD_TRAILER);
-    let identifier = at.and_then(|at| bytes.get(at + 1..at + 1 + name.len()));
-    Ok((icb.file_type() == FILE_TYPE || identifier == Some(name)).then_some((icb, bytes)))
+    let extents = icb.extents(volume, cost)?;
+    if icb.file_type() != FILE_TYPE {
+        // Any file may have type 0: only its end is read.
+        let mut identifier = [0; IDENTIFIER.len()];
+        let Some(at) = extents.len.checked_sub(to_u64(OLD_TRAILER)) else { return Ok(None) };
+        let source = ExtentSource::new(volume.source.clone(), &extents.list)?;
+        let cannot_read = |e| Error::io("cannot read", e).at(icb.offset);
+        source.read_exact_at(&mut identifier, at + 1).map_err(cannot_read)?;
+        if identifier != *IDENTIFIER {
+            return Ok(None);
+        }
+    }
+    let bytes = icb.contents(volume, &extents)?;
+    Ok(Some((icb, bytes)))
 }

@@ -1,5 +1,6 @@
 //! An open UDF volume: partitions, root directory and information.
 
+use super::allocation::Cost;
 use super::integrity;
 use super::partition::{BlockAddress, Partition, Partitions};
 use super::raw::{self, id};
@@ -10,14 +11,19 @@ use super::text::dstring;
 use super::{UdfInfo, directory, entry, maps};
 use crate::error::{Error, Result};
 use crate::iso::finding::{FindingCode, Findings};
-use crate::iso::node::{Entry, FileTree, FileType, Node};
+use crate::iso::node::{FileTree, FileType, Listing, Node};
 use crate::open::limits::Limits;
 use crate::storage::number::to_index;
 use crate::storage::source::Source;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Supported logical block sizes in bytes.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=32768;
+
+/// Maximum number of different volume descriptor sequences that are tried. A volume has one, and a
+/// copy of it.
+const MAX_ANCHORS: usize = 8;
 
 /// A UDF file system.
 #[derive(Debug)]
@@ -40,7 +46,11 @@ pub(crate) struct UdfVolume {
 pub(crate) fn open(source: Arc<dyn Source>, limits: &Limits) -> Result<Option<UdfVolume>> {
     let standard = recognition::standard(&*source)?;
     let mut first_error: Option<Error> = None;
-    for anchor in recognition::anchors(&*source)? {
+    let mut anchors = recognition::anchors(&*source)?;
+    let mut known = HashSet::new();
+    anchors.retain(|anchor| known.insert((anchor.sector, anchor.main, anchor.reserve)));
+    anchors.truncate(MAX_ANCHORS);
+    for anchor in anchors {
         match UdfVolume::at(&source, anchor, standard, limits) {
             Ok(volume) => return Ok(Some(volume)),
             Err(error) => note(&mut first_error, error),
@@ -141,7 +151,8 @@ impl UdfVolume {
         tag::check(NAME, &block, &[id::FILE_SET], offset, Some(address.block), &self.notes)?;
         let too_short = || Error::corrupt(NAME, "it is truncated").at(offset);
         let (set, _) = raw::read::<raw::FileSet>(&block).ok_or_else(too_short)?;
-        let root = entry::node(self, BlockAddress::from(&set.root.address), &mut 0)?;
+        let address = BlockAddress::from(&set.root.address);
+        let root = entry::node(self, address, &mut Cost::default())?;
         match root.is_dir() {
             true => Ok(root),
             false => Err(Error::corrupt(NAME, "the root is not a directory").at(offset)),
@@ -184,15 +195,11 @@ impl FileTree for UdfVolume {
         Ok(self.root.clone())
     }
 
-    fn read_dir(&self, dir: &Node) -> Result<Vec<Entry>> {
-        self.read_dir_reporting(dir, &mut Findings::Ignored)
-    }
-
-    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Vec<Entry>> {
+    fn read_dir_reporting(&self, dir: &Node, findings: &mut Findings<'_>) -> Result<Listing> {
         // Notes made when the volume was opened are reported with the root, and kept for the next
         // time the root is read.
         let opening = self.notes.take();
-        let entries = directory::read(self, dir);
+        let listing = directory::read(self, dir);
         let mut notes = self.notes.take();
         if dir.location == self.root.location {
             notes.extend(opening.iter().cloned());
@@ -201,7 +208,7 @@ impl FileTree for UdfVolume {
         for note in notes {
             findings.warn(FindingCode::Udf, note.offset, || note.text)?;
         }
-        entries
+        listing
     }
 }
 

@@ -47,6 +47,14 @@ pub(super) struct Posix {
 #[derive(Debug, Default)]
 pub(super) struct Entries(Vec<u8>);
 
+/// Returns the halves of a dev_t of the C libraries of Linux: in the low half, the low 12 bits of
+/// the major number are between the low 8 and the next 12 bits of the minor number. The other bits
+/// of both are in the high half.
+fn split_device(major: u32, minor: u32) -> (u32, u32) {
+    let low = (major & 0xFFF) << 8 | minor & 0xFF | (minor & 0xF_FF00) << 12;
+    (major & 0xFFFF_F000 | minor >> 20, low)
+}
+
 impl Entries {
     pub(super) fn clear(&mut self) {
         self.0.clear();
@@ -92,20 +100,27 @@ impl Entries {
         }
     }
 
-    /// Adds PN: a device number (RRIP, 4.1.2: the halves of a 64-bit dev_t).
+    /// Adds PN: a device number (RRIP, 4.1.2).
     ///
-    /// If the high half is zero, Linux treats the low half as a 16-bit device number; otherwise it
-    /// treats the halves as major and minor number. Other readers combine the halves to a dev_t of
-    /// the C library. Small numbers are recorded such that all readers agree, others as Linux
-    /// expects them.
+    /// The first entry has the halves of a 64-bit dev_t, as RRIP says, in the encoding of the C
+    /// library of Linux: libarchive and libisofs read it. The kernels' drivers know 16-bit device
+    /// numbers in the low half, and with a high half that is not zero, major and minor number in
+    /// the halves. If the first entry does not mean the same to them, a second one has these. The
+    /// last one counts for Linux. It is longer than 20 bytes, so that libarchive ignores it, and
+    /// libisofs, too, with a warning.
     pub(super) fn device(&mut self, major: u32, minor: u32) {
-        let (high, low) = match (major, minor) {
-            (0..=0xFF, 0..=0xFF) => (0, major << 8 | minor),
-            _ => (major, minor),
-        };
+        const PADDING: [u8; 4] = [0; 4];
+        let (high, low) = split_device(major, minor);
         self.head(*b"PN", 20);
         self.both(high);
         self.both(low);
+        let is_understood = high == 0 && low >> 8 == major;
+        if major != 0 && !is_understood {
+            self.head(*b"PN", 20 + PADDING.len());
+            self.both(major);
+            self.both(minor);
+            self.0.extend_from_slice(&PADDING);
+        }
     }
 
     /// Adds NM: the name (RRIP, 4.1.4).

@@ -4,10 +4,15 @@ use super::options::{NodeOptions, Value};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::collections::HashSet;
 use std::fmt;
 
 /// Maximum depth of nested objects and lists.
 const MAX_DEPTH: usize = 64;
+
+/// Maximum length of a key in bytes, with the keys of the objects that contain it. Every key below
+/// an object begins with that object's key.
+const MAX_KEY: usize = 1024;
 
 /// Parses a JSON object. Keys of nested objects are joined with dots, as are indices of lists.
 ///
@@ -28,6 +33,9 @@ pub(super) fn parse(text: &str) -> Result<NodeOptions> {
 fn flatten(key: String, value: Json, options: &mut NodeOptions, depth: usize) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("the JSON options are nested deeper than {MAX_DEPTH}")));
+    }
+    if key.len() > MAX_KEY {
+        return Err(Error::invalid(format!("a key of the JSON options exceeds {MAX_KEY} bytes")));
     }
     let join = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
     let is_empty = match &value {
@@ -140,8 +148,9 @@ impl<'de> Visitor<'de> for JsonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Json, A::Error> {
         let mut members: Vec<(String, Json)> = Vec::new();
-        while let Some((key, value)) = map.next_entry()? {
-            if members.iter().any(|(known, _)| *known == key) {
+        let mut known = HashSet::new();
+        while let Some((key, value)) = map.next_entry::<String, Json>()? {
+            if !known.insert(key.clone()) {
                 return Err(de::Error::custom("duplicate key"));
             }
             members.push((key, value));
@@ -191,5 +200,7 @@ mod tests {
             assert!(error.starts_with("Could not parse the JSON options: JSON parse error, "));
         }
         parse(&("{\"a\":".repeat(100) + "1" + &"}".repeat(100))).expect_err("too deep");
+        let long = format!("{{\"{}\":{{\"b\":1}}}}", "a".repeat(MAX_KEY));
+        parse(&long).expect_err("a long key");
     }
 }

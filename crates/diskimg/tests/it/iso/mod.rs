@@ -2,7 +2,9 @@
 
 mod boot;
 mod boot_reading;
+mod devices;
 mod extraction;
+mod grown;
 mod hostile;
 mod machine;
 mod matrix;

@@ -235,18 +235,89 @@ fn a_truncated_image_is_read_with_a_warning() {
     assert!(json["warnings"].as_u64() > Some(0), "{json}");
 }
 
+/// Returns the image as raw sectors of 2352 bytes, mode 1.
+fn raw_sectors(image: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::new();
+    for sector in image.chunks(2048) {
+        raw.extend([&[0][..], &[255; 10], &[0, 0, 2, 0, 1], sector, &[0; 288]].concat());
+    }
+    raw
+}
+
 #[test]
 fn raw_sectors_are_recognized_by_their_contents() {
     let lab = image();
-    let mut raw = Vec::new();
-    for sector in lab.read("a.iso").chunks(2048) {
-        raw.extend([&[0][..], &[255; 10], &[0, 0, 2, 0, 1], sector, &[0; 288]].concat());
-    }
-    std::fs::write(lab.path("a.bin"), raw).expect("writes");
+    std::fs::write(lab.path("a.bin"), raw_sectors(&lab.read("a.iso"))).expect("writes");
     lab.line("convert -O iso a.bin b.iso").ok();
     assert!(lab.read("a.iso") == lab.read("b.iso"));
     let info = lab.line("info a.bin").ok();
     assert!(info.contains("file format: iso") && info.contains("raw sectors: 2352 bytes, mode 1"));
     assert!(lab.line("inspect a.bin").ok().contains("file format: iso"));
     lab.line("check a.bin").ok();
+}
+
+#[test]
+fn a_header_in_the_data_of_raw_sectors_is_reported_by_inspect() {
+    let lab = image();
+    lab.line("create -f qcow2 x.qcow2 1M").ok();
+    let mut vhd = [0; 512];
+    vhd[..8].copy_from_slice(b"conectix");
+    for (format, header, at_end) in
+        [("qcow2", &lab.read("x.qcow2")[..512], false), ("vhd", &vhd[..], true)]
+    {
+        let mut iso = lab.read("a.iso");
+        let start = if at_end { iso.len() - 512 } else { 0 };
+        iso[start..start + 512].copy_from_slice(header);
+        std::fs::write(lab.path("a.bin"), raw_sectors(&iso)).expect("writes");
+        let inspected = lab.line("inspect a.bin");
+        assert_eq!(inspected.code, Some(2), "{format}: {inspected:?}");
+        assert!(inspected.out.contains(&format!("it is also {format}")), "{inspected:?}");
+    }
+    // Without sync pattern, the file itself may begin like another format.
+    let mut bare: Vec<u8> = Vec::new();
+    for sector in lab.read("a.iso").chunks(2048) {
+        bare.extend([&[0; 8][..], sector, &[0; 280]].concat());
+    }
+    bare[..512].copy_from_slice(&lab.read("x.qcow2")[..512]);
+    std::fs::write(lab.path("a.bin"), bare).expect("writes");
+    assert_eq!(lab.line("inspect a.bin").code, Some(2));
+}
+
+#[test]
+fn verify_lists_the_first_thousand_findings_and_counts_all() {
+    use diskimg_testkit::iso::{FREE, IsoBuilder, Record, directory, susp};
+    let lab = Lab::new();
+    let invalid = |n: usize| Record::rock(&format!("f{n}"), 0, 0, &[susp::entry(b"PX", b"")]);
+    let records: Vec<_> = (0..3000).map(invalid).collect();
+    let bytes = directory(FREE, 20, &[susp::px(0o040_755)], &records);
+    let mut dir = Record::rock_dir("d", FREE, &[]);
+    dir.size = bytes.len() as u32;
+    let image = IsoBuilder::rock_ridge(&[dir]).put(FREE, &bytes).finish();
+    std::fs::write(lab.path("a.iso"), image).expect("writes");
+    let out = lab.line("iso verify a.iso").out;
+    assert!(out.lines().count() == 1002, "{} lines", out.lines().count());
+    assert!(out.contains("more findings are not listed"), "{out}");
+    let json: serde_json::Value =
+        serde_json::from_str(&lab.line("iso verify --output=json a.iso").out).expect("is JSON");
+    assert_eq!(json["findings"].as_array().map(Vec::len), Some(1000));
+    assert!(json["summary"]["warnings"].as_u64() >= Some(3000), "{}", json["summary"]);
+}
+
+#[test]
+fn contents_of_files_that_overlap_are_not_compared() {
+    use diskimg_testkit::iso::{FREE, IsoBuilder, Record, directory};
+    let lab = Lab::new();
+    // Each file has nearly all of the image, from another sector on.
+    let file = |n: u32| Record::file(format!("F{n}"), n, 800 << 10);
+    let bytes = directory(FREE, 20, &[], &(0..100).map(file).collect::<Vec<_>>());
+    let mut dir = Record::dir("D", FREE);
+    dir.size = bytes.len() as u32;
+    let mut image = IsoBuilder::new(&[dir]).put(FREE, &bytes).finish();
+    image.resize(1 << 20, 0);
+    std::fs::write(lab.path("a.iso"), image).expect("writes");
+    lab.line("iso diff a.iso a.iso").ok();
+    for command in ["iso diff --content a.iso a.iso", "iso remaster -o b.iso a.iso"] {
+        let ran = lab.line(command);
+        assert!(ran.err.contains("files overlap"), "{command}: {ran:?}");
+    }
 }

@@ -203,6 +203,9 @@ pub(super) fn devices(root: &Path) {
     node("null", Kind::CharacterDevice, 1, 3);
     node("sda1", Kind::BlockDevice, 8, 1);
     node("nvme", Kind::BlockDevice, 259, 7);
+    node("wide-minor", Kind::BlockDevice, 259, 70_000);
+    node("wide-both", Kind::CharacterDevice, 4095, 1_048_575);
+    node("sixteen", Kind::BlockDevice, 65, 1000);
     node("pipe", Kind::Fifo, 0, 0);
     file(root, "file", 10);
     mode(root, "null", 0o666);
