@@ -13,7 +13,8 @@
 //!     oracles    independent VMDK readers
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
-//!     faulty     sources and sinks that fail at a chosen operation
+//!     faulty     sources, sinks and storage that fail at a chosen operation
+//!     hole       a source without data
 //! ```
 
 #![allow(
@@ -30,6 +31,7 @@ pub mod crash;
 pub mod disk;
 pub mod esx;
 pub mod faulty;
+pub mod hole;
 pub mod hosted;
 pub mod iso;
 #[cfg(unix)]
