@@ -3,8 +3,8 @@
 //! Clusters are allocated beyond the end of the file, where nothing can be overwritten even if the
 //! refcounts are wrong; what is freed becomes a hole, which takes no space. On a device, clusters
 //! are allocated beyond the last one with a refcount, and where the device ends, free clusters
-//! before that are used. Nothing but the refcounts tells that they are free, except that they are
-//! not those of [metadata](Metadata).
+//! before that are used. That they are free is known from the refcounts alone, but those of
+//! [metadata](Metadata) are never used.
 //!
 //! Refcounts take at most 9 MiB of memory, 1 MiB of them for those that are unchanged, if the caller
 //! stores them whenever they [should be](Space::should_be_stored).
@@ -68,21 +68,21 @@ pub(super) struct Space {
     /// The table has entries of new blocks, which are not stored yet.
     has_new_entries: bool,
     pages: Pages,
-    /// Index of the first cluster that nothing before it, when the image was opened, follows.
+    /// Index of the next cluster to be allocated at the end of the file or of the used clusters.
     next: u64,
-    /// Clusters before [`next`](Self::next) that are used when a device ends.
+    /// The search for free clusters before that, on a device that is full.
     free: FreeClusters,
 }
 
 /// The search for free clusters.
 #[derive(Debug, Default)]
 struct FreeClusters {
-    /// No cluster before this index is free, except from `freed` on.
+    /// Index of the cluster at which the search for a single cluster continues.
     from: u64,
-    /// Index of the first cluster that was freed after the search passed it.
+    /// Lowest index of the clusters that were freed since the search began.
     freed: Option<u64>,
-    /// Index at which the search ends: that of the first cluster that was not in use when the image
-    /// was opened, and all later ones.
+    /// Index of the cluster at which the search ends: where the used clusters ended when the image
+    /// was opened.
     end: u64,
 }
 
@@ -310,7 +310,7 @@ impl Space {
         mut freed: impl FnMut(u64),
     ) -> Result<()> {
         for cluster in self.clusters(offset, len) {
-            let count = self.count(cluster)?.checked_sub(1).ok_or_else(|| self.unused(cluster))?;
+            let count = self.count(cluster)?.checked_sub(1).ok_or_else(|| self.too_low(cluster))?;
             self.set(cluster, count)?;
             if count == 0 {
                 freed(cluster << self.cluster_bits);
@@ -332,14 +332,14 @@ impl Space {
             for cluster in self.clusters(range.start, range.end - range.start) {
                 last = if last.0 == cluster { (cluster, last.1 + 1) } else { (cluster, 1) };
                 if self.count(cluster)? < last.1 {
-                    return Err(self.unused(cluster));
+                    return Err(self.too_low(cluster));
                 }
             }
         }
         Ok(())
     }
 
-    fn unused(&self, cluster: u64) -> Error {
+    fn too_low(&self, cluster: u64) -> Error {
         Error::corrupt("refcount block", "the refcount of a cluster that is in use is too low")
             .at(cluster << self.cluster_bits)
             .hint("repair the image first, for example with qemu-img")

@@ -2,9 +2,11 @@
 
 use super::{Lab, expected, source_of};
 use diskimg::storage::edit::MemoryStorage;
+use diskimg::{ErrorKind, Progress};
 use diskimg_testkit::crash::RecordingStorage;
 use diskimg_testkit::faulty::{Fault, FaultPlan, FaultyStorage};
 use diskimg_testkit::tool::{full, qemu_bytes, run, try_run};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Format and options of the targets.
@@ -54,6 +56,35 @@ fn after_a_failed_write_every_sector_is_old_or_new() {
                     assert!(!bitmaps.contains("in-use"), "{}: {bitmaps}", context());
                 }
             }
+        }
+    }
+}
+
+/// As by a signal in the middle of writing.
+#[test]
+fn after_a_cancellation_every_sector_is_old_or_new() {
+    const SIZE: u64 = 8 << 20;
+    for (format, options) in TARGETS {
+        let lab = Lab::new(format);
+        assert!(lab.create(options, SIZE, None), "{options}");
+        if format == "qcow2" {
+            let target = lab.target();
+            run("qemu-img", ["bitmap", "--add", "-g", "64k", target.to_str().unwrap(), "b"]);
+        }
+        lab.io(&lab.target(), &["write -P 5 1M 5M".to_owned()]);
+        let old = qemu_bytes(&lab.target(), format);
+        let source = source_of(SIZE, &[(0, 3 << 20, 0), (4 << 20, 4 << 20, 0)]);
+        let stop = |progress: Progress| match progress.done < SIZE / 2 {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        let convert = lab.convert(&source).threads(1).progress(&stop);
+        let error = convert.run_existing(lab.target()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        assert!(error.to_string().contains("partly overwritten"), "{error}");
+        lab.assert_old_or_new(&old, &expected(&source, &old), &|| options.to_owned());
+        if format == "qcow2" {
+            assert!(!lab.bitmaps().to_string().contains("in-use"), "{options}");
         }
     }
 }

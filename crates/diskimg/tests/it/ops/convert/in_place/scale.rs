@@ -31,18 +31,17 @@ fn refcounts_that_are_far_apart_are_stored_part_by_part() {
     };
     let write = |at: u64, word: u64| file.write_all_at(&word.to_be_bytes(), at).unwrap();
     let (l2, refcounts) = (read(read(40)) & 0x00ff_ffff_ffff_fe00, read(48));
-    let mut end = file.metadata().unwrap().len() / CLUSTER;
+    let end = file.metadata().unwrap().len() / CLUSTER;
     let blocks = (COUNT + 1) * APART / (CLUSTER / 8) + 1;
     // The clusters of the new refcount blocks follow the first ones.
-    for index in 1..blocks {
+    for (index, end) in (1..blocks).zip(end..) {
         write(refcounts + index * 8, end * CLUSTER);
         write(read(refcounts) + end * 8, 1);
-        end += 1;
     }
     file.set_len((COUNT + 1) * APART * CLUSTER + CLUSTER).unwrap();
     for number in 1..COUNT {
         let cluster = (number + 1) * APART;
-        write(l2 + number * 8, cluster * CLUSTER | 1 << 63);
+        write(l2 + number * 8, (cluster * CLUSTER) | (1 << 63));
         let block = read(refcounts + cluster / (CLUSTER / 8) * 8);
         write(block + cluster % (CLUSTER / 8) * 8, 1);
     }
