@@ -34,6 +34,8 @@ pub struct RecordingStorage {
     before: Vec<u8>,
     now: MemoryStorage,
     path: Option<PathBuf>,
+    /// The length cannot change, as that of a device.
+    has_fixed_len: bool,
     operations: Mutex<Vec<Operation>>,
 }
 
@@ -44,7 +46,21 @@ impl RecordingStorage {
             now: MemoryStorage::new(bytes.clone()),
             before: bytes,
             path,
+            has_fixed_len: false,
             operations: Mutex::default(),
+        }
+    }
+
+    /// Creates storage with these bytes, whose length cannot change, as that of a device.
+    pub fn device(bytes: Vec<u8>) -> Self {
+        Self { has_fixed_len: true, ..Self::new(bytes, None) }
+    }
+
+    /// Returns an error for a write that ends at `end` if that is beyond the end of a device.
+    fn require_room(&self, end: u64) -> io::Result<()> {
+        match self.has_fixed_len && end > self.now.current_len() {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
         }
     }
 
@@ -164,6 +180,7 @@ impl Source for RecordingStorage {
 
 impl Sink for RecordingStorage {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.require_room(offset + buf.len() as u64)?;
         self.record(Operation::Write(offset, buf.to_vec()));
         self.now.write_all_at(buf, offset)
     }
@@ -172,7 +189,12 @@ impl Sink for RecordingStorage {
         false
     }
 
+    fn has_fixed_len(&self) -> bool {
+        self.has_fixed_len
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.require_room(len)?;
         self.record(Operation::SetLen(len));
         self.now.set_len(len)
     }

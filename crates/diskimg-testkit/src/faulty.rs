@@ -1,6 +1,7 @@
-//! A source and a sink that fail at a chosen operation.
+//! Sources, sinks and storage that fail at a chosen operation.
 
 use diskimg::Source;
+use diskimg::storage::edit::{MemoryStorage, Storage};
 use diskimg::storage::sink::{MemorySink, Sink};
 use diskimg::storage::source::{HostFileId, Segment, SourceError};
 use std::fs::File;
@@ -271,5 +272,53 @@ impl Sink for FaultySink {
 
     fn flush(&self) -> io::Result<()> {
         self.begin("flush")
+    }
+}
+
+/// Storage in memory, whose writes fail according to their plan. A failing operation has no effect.
+#[derive(Debug)]
+pub struct FaultyStorage {
+    pub inner: MemoryStorage,
+    pub faults: Arc<FaultPlan>,
+}
+
+impl Source for FaultyStorage {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        self.inner.read_exact_at(buf, offset)
+    }
+}
+
+impl Sink for FaultyStorage {
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.faults.begin(Side::Sink, "write")?;
+        self.inner.write_all_at(buf, offset)
+    }
+
+    fn is_zeroed(&self) -> bool {
+        false
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.faults.begin(Side::Sink, "set_len")?;
+        self.inner.set_len(len)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.faults.begin(Side::Sink, "flush")
+    }
+}
+
+impl Storage for FaultyStorage {
+    fn current_len(&self) -> u64 {
+        self.inner.current_len()
+    }
+
+    fn discard_at(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.faults.begin(Side::Sink, "discard")?;
+        self.inner.discard_at(offset, len)
     }
 }

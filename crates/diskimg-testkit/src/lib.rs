@@ -15,7 +15,8 @@
 //!     growth     work that must not grow faster than its input
 //!   storage
 //!     crash      storage that records its writes, and every state after a crash
-//!     faulty     sources and sinks that fail at a chosen operation
+//!     faulty     sources, sinks and storage that fail at a chosen operation
+//!     hole       a source without data
 //! ```
 
 #![allow(
@@ -33,6 +34,7 @@ pub mod disk;
 pub mod esx;
 pub mod faulty;
 pub mod growth;
+pub mod hole;
 pub mod hosted;
 pub mod iso;
 #[cfg(unix)]

@@ -124,6 +124,9 @@ pub struct Mbr {
     pub has_code: bool,
     /// Partition entries that are not all zeros.
     pub partitions: Vec<MbrPartition>,
+    /// The geometry that the CHS addresses refer to.
+    #[serde(skip)]
+    pub(crate) geometry: Geometry,
 }
 
 fn as_hex<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error> {
@@ -131,6 +134,12 @@ fn as_hex<S: Serializer>(number: &u32, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 impl Mbr {
+    /// Returns the heads per cylinder and the sectors per track with which the CHS addresses of all
+    /// partitions agree: those of a geometry that programs use, or 64 and 32 if none of these does.
+    pub fn geometry(&self) -> (u8, u8) {
+        (self.geometry.heads, self.geometry.track)
+    }
+
     /// Returns true if the only partition is one that protects a GPT (UEFI, "Protective MBR").
     pub fn is_protective(&self) -> bool {
         matches!(*self.partitions, [MbrPartition { kind: PROTECTIVE, .. }])
@@ -176,17 +185,18 @@ impl Mbr {
             partitions.push(partition);
         }
         let has_code = sector[..DISK_ID].iter().any(|&byte| byte != 0);
-        Some(Self { disk_id: le32(sector, DISK_ID), has_code, partitions })
+        let geometry = Geometry::of(sector);
+        Some(Self { disk_id: le32(sector, DISK_ID), has_code, partitions, geometry })
     }
 
     /// Writes the partition entries, the disk signature and the MBR's signature. Keeps the boot
     /// code.
-    pub(crate) fn encode(&self, sector: &mut [u8; to_usize(SECTOR)], geometry: Geometry) {
+    pub(crate) fn encode(&self, sector: &mut [u8; to_usize(SECTOR)]) {
         sector[DISK_ID..DISK_ID + 4].copy_from_slice(&self.disk_id.to_le_bytes());
         sector[TABLE..510].fill(0);
         for partition in &self.partitions {
             let at = TABLE + ENTRY * (usize::from(partition.number).clamp(1, 4) - 1);
-            sector[at..at + ENTRY].copy_from_slice(&partition.encode(geometry));
+            sector[at..at + ENTRY].copy_from_slice(&partition.encode(self.geometry));
         }
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
     }
@@ -260,9 +270,10 @@ mod tests {
     #[test]
     fn an_encoded_mbr_is_parsed_correctly() {
         let partitions = vec![partition(1, true, 0, 0, 4096), partition(4, false, 0xef, 4096, 100)];
-        let mbr = Mbr { disk_id: 0x1234_5678, has_code: true, partitions };
+        let geometry = Geometry::default();
+        let mbr = Mbr { disk_id: 0x1234_5678, has_code: true, partitions, geometry };
         let mut sector = [7; 512];
-        mbr.encode(&mut sector, Geometry::default());
+        mbr.encode(&mut sector);
         assert_eq!(sector[..440], [7; 440]);
         let mut oddities = Vec::new();
         assert_eq!(Mbr::parse(&sector, 4196 * 512, &mut oddities), Some(mbr.clone()));
@@ -279,7 +290,7 @@ mod tests {
             let partitions =
                 vec![partition(1, true, 0x17, 0, 99_000), partition(2, false, 0xef, 70_000, 2880)];
             let mut sector = [0; 512];
-            Mbr { disk_id: 1, has_code: false, partitions }.encode(&mut sector, geometry);
+            Mbr { disk_id: 1, has_code: false, partitions, geometry }.encode(&mut sector);
             assert_eq!(Geometry::of(&sector), geometry);
         }
         assert_eq!(Geometry::of(&[0xff; 512]), Geometry::default());
@@ -289,9 +300,13 @@ mod tests {
     fn the_type_of_the_only_partition_is_returned() {
         let mut sector = [0; 512];
         assert_eq!(only_partition_kind(&sector), None);
-        let one =
-            Mbr { disk_id: 0, has_code: false, partitions: vec![partition(2, true, 6, 1, 9)] };
-        one.encode(&mut sector, Geometry::default());
+        let one = Mbr {
+            disk_id: 0,
+            has_code: false,
+            partitions: vec![partition(2, true, 6, 1, 9)],
+            geometry: Geometry::default(),
+        };
+        one.encode(&mut sector);
         assert_eq!(only_partition_kind(&sector), Some(6));
         sector[TABLE + 4] = 1;
         assert_eq!(only_partition_kind(&sector), None);

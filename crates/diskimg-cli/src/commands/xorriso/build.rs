@@ -1,16 +1,16 @@
 //! Building of the changed image.
 
-use super::{Loaded, absolute, quoted, quoted_path};
+use super::{Loaded, absolute, quoted, quoted_path, report};
 use crate::args::mkisofs::native::{Job, KeepBoot, Step};
 use crate::args::recipe::{Destination, Graft};
 use crate::commands::iso::build as mkisofs;
 use crate::failure::Failure;
 use crate::output::Console;
-use diskimg::Error;
 use diskimg::iso::write::{
     Builder, CreateOptions, Hybrid, Level, NameRules, PartitionContents, RockRidge,
 };
-use diskimg::iso::{Droppable, RemasterOptions};
+use diskimg::iso::{Droppable, RemasterOptions, SECTOR, VolumeKind};
+use diskimg::{Error, Source};
 use std::fs::{File, FileType};
 use std::io::Read;
 use std::path::Path;
@@ -18,14 +18,24 @@ use std::path::Path;
 /// Number of bytes that must be zero at the start of a file that may be overwritten.
 const BLANK: u64 = 64 << 10;
 
+/// Offset of the application use field in a volume descriptor (ECMA-119, 8.4.32).
+const APPLICATION_USE: u64 = 883;
+
 /// Sectors of zeros at the end: 300 KiB.
 const PADDING: u32 = 150;
 
 /// Checks that the output is empty, or the image that is loaded.
 pub(super) fn check_output(job: &Job, output: &Destination) -> Result<(), Failure> {
     let Destination::File(path) = output else { return Ok(()) };
-    let same = job.indev.as_deref().is_some_and(|indev| is_same_file(indev, path));
+    let same = job.indev.as_deref().is_some_and(|indev| is_output(job, indev));
     let stored = std::fs::metadata(path).is_ok_and(|found| is_stored(found.file_type()));
+    if same && !job.overwrite && has_other_names(path) {
+        let path = path.display();
+        return Err(Failure::error(format!(
+            "-outdev {path}: the file has other names (hard links), with which it would be \
+             overwritten while it is read; write to another file"
+        )));
+    }
     if job.overwrite || same || !stored {
         return Ok(());
     }
@@ -41,10 +51,39 @@ pub(super) fn check_output(job: &Job, output: &Destination) -> Result<(), Failur
     Ok(())
 }
 
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => absolute(a) == absolute(b),
+/// Returns true if the output is the file at `path`, by whatever name.
+pub(super) fn is_output(job: &Job, path: &Path) -> bool {
+    let Some(Destination::File(output)) = &job.outdev else { return false };
+    match (identity(output), identity(path)) {
+        (Some(output), Some(path)) => output == path,
+        _ => absolute(output) == absolute(path),
+    }
+}
+
+/// Returns what distinguishes an existing file from all others.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(path: &Path) -> Option<std::path::PathBuf> {
+    path.canonicalize().ok()
+}
+
+/// Returns true if a file has several names, so that it is not replaced by a new one.
+fn has_other_names(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.nlink() > 1)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
     }
 }
 
@@ -66,7 +105,7 @@ pub(super) fn write(
     console: &Console,
 ) -> Result<bool, Failure> {
     let mut builder = match loaded {
-        Some(loaded) => changed(job, loaded)?,
+        Some(loaded) => changed(job, loaded, console)?,
         None => Builder::new(fresh()),
     };
     let options = builder.options_mut();
@@ -94,7 +133,7 @@ pub(super) fn write(
     let plan = builder.plan()?;
     console.warn(plan.warnings());
     mkisofs::write(&plan, output, true, console)?;
-    let sectors = plan.size() / diskimg::iso::SECTOR;
+    let sectors = plan.size() / SECTOR;
     console.stderr(&format!("ISO image produced: {sectors} sectors"));
     console.stderr(&format!("Written to medium : {sectors} sectors at LBA 0"));
     if let Destination::File(path) = output {
@@ -120,8 +159,9 @@ fn fresh() -> CreateOptions {
 
 /// Returns the contents of the loaded image, without or with its boot records. Those that cannot be
 /// kept are an error.
-fn changed(job: &Job, loaded: &Loaded) -> Result<Builder, Failure> {
+fn changed(job: &Job, loaded: &Loaded, console: &Console) -> Result<Builder, Failure> {
     let discard = job.boot.loaded == KeepBoot::Discard;
+    console.warn(left_out(loaded, discard && !job.boot.is_given())?);
     let mut remaster = RemasterOptions::default();
     if discard {
         remaster.drop = Droppable::ALL.to_vec();
@@ -135,6 +175,56 @@ fn changed(job: &Job, loaded: &Loaded) -> Result<Builder, Failure> {
         (options.volume_time, options.volume_zone) = (None, 0);
     }
     Ok(builder)
+}
+
+/// Returns warnings about what is not in the changed image although no command says so.
+fn left_out(loaded: &Loaded, boot_records: bool) -> Result<Vec<String>, Failure> {
+    let info = loaded.image.info()?;
+    let source = &**loaded.image.source();
+    let mut warnings = Vec::new();
+    if boot_records && let Some(records) = report::boot_words(loaded, &info) {
+        warnings.push(format!(
+            "the boot records are discarded: {records} (-boot_image any keep keeps them)"
+        ));
+    }
+    for volume in info.volumes.iter().filter(|volume| volume.kind == VolumeKind::Primary) {
+        let mut field = [0; 512];
+        let at = volume.sector * SECTOR + APPLICATION_USE;
+        read(source, &mut field, at)?;
+        if field.iter().any(|byte| !matches!(byte, 0 | b' ')) {
+            warnings.push(
+                "the application use field of the volume descriptor is left out: it may have a \
+                 checksum of the old image"
+                    .into(),
+            );
+        }
+    }
+    let area = &info.system_area;
+    let has_partitions = area.gpt.is_some() || area.apm.is_some() || area.mbr.is_some();
+    if !has_partitions && let Some(at) = first_after(source, info.volume_bytes)? {
+        warnings.push(format!("the data after the volume, from offset {at}, is left out"));
+    }
+    Ok(warnings)
+}
+
+/// Returns the offset, rounded down to a block, of the first byte from `start` on that is not zero.
+fn first_after(source: &dyn Source, start: u64) -> Result<Option<u64>, Failure> {
+    const BLOCK: usize = 64 << 10;
+    let mut block = vec![0; BLOCK];
+    let mut at = start;
+    while at < source.len() {
+        let len = usize::try_from(source.len() - at).map_or(BLOCK, |left| left.min(BLOCK));
+        read(source, &mut block[..len], at)?;
+        if block[..len].iter().any(|&byte| byte != 0) {
+            return Ok(Some(at));
+        }
+        at += len as u64;
+    }
+    Ok(None)
+}
+
+fn read(source: &dyn Source, bytes: &mut [u8], at: u64) -> Result<(), Failure> {
+    Ok(source.read_exact_at(bytes, at).map_err(|e| Error::io("cannot read", e).at(at))?)
 }
 
 /// Applies a change. Returns false if the file does not exist.

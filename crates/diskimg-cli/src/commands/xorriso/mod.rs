@@ -66,7 +66,10 @@ impl<'a> Run<'a> {
         if let Some(output) = &job.outdev {
             mkisofs::refuse_terminal(output)?;
         }
-        let loaded = job.indev.as_deref().map(Loaded::open).transpose()?;
+        // What -blank erases is not loaded.
+        let erased = |path: &&Path| job.overwrite && build::is_output(job, path);
+        let indev = job.indev.as_deref().filter(|path| !erased(path));
+        let loaded = indev.map(Loaded::open).transpose()?;
         confine::restrict_files(&rules(job))?;
         let run = Self { job, console, loaded, edits: Vec::new(), written: false, code: 0 };
         if let Some(loaded) = &run.loaded {
@@ -113,7 +116,7 @@ impl<'a> Run<'a> {
             Query::Find(find) => show::find(loaded, find, self.console, packets),
             Query::VolumeDescriptor => self.print(&show::volume_descriptor(loaded)?),
             Query::Toc => self.print(&show::toc(loaded)?),
-            Query::BootReport(form) => self.print(&report::boot(loaded, *form)?),
+            Query::BootReport(form) => self.print(&report::boot(loaded, *form, self.console)?),
         }
     }
 
@@ -169,10 +172,11 @@ fn rules(job: &Job) -> Rules {
     }
     for step in &job.steps {
         match step {
+            // Nothing beside a directory that exists.
+            Step::Extract { to, .. } if to.is_dir() => rules = rules.allow_write_below(to),
             Step::Extract { to, .. } => {
                 let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
                 rules = rules.allow_write_below(parent.unwrap_or(Path::new(".")));
-                rules = rules.allow_write_below(to);
             }
             Step::CopyOut { to, .. } => rules = rules.allow_write_below(to),
             _ => {}

@@ -4,6 +4,7 @@ use super::show::digits;
 use super::{Loaded, quoted, quoted_path};
 use crate::args::mkisofs::native::ReportForm;
 use crate::failure::Failure;
+use crate::output::Console;
 use diskimg::iso::boot::{BootCatalog, CatalogEntry, Loader, Media, Platform, SystemArea};
 use diskimg::iso::write::BootEntry;
 use diskimg::iso::{Droppable, IsoInfo, RemasterOptions, SECTOR, VolumeKind};
@@ -19,6 +20,9 @@ const DISK_SECTORS: u64 = SECTOR / 512;
 /// MBR types of an EFI system partition and of the partition that protects a GPT.
 const EFI: u8 = 0xef;
 const PROTECTIVE: u8 = 0xee;
+
+/// MBR type that xorriso gives by default to a partition that is everything after the MBR.
+const WHOLE: u8 = 0xcd;
 
 /// Last 512-byte sector at which a partition that contains the volume starts: after the system
 /// area.
@@ -70,8 +74,10 @@ fn system_area_words(area: &SystemArea, bytes: u64) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
+/// Returns true if a partition protects a GPT, or the only one everything after the MBR.
 fn protects(mbr: &Mbr) -> bool {
-    mbr.partitions.iter().any(|partition| partition.kind == PROTECTIVE)
+    let is_whole = mbr.partitions.len() == 1 && mbr.partitions[0].first_sector == 1;
+    is_whole || mbr.partitions.iter().any(|partition| partition.kind == PROTECTIVE)
 }
 
 fn is_aligned(area: &SystemArea, bytes: u64) -> bool {
@@ -80,7 +86,11 @@ fn is_aligned(area: &SystemArea, bytes: u64) -> bool {
 }
 
 /// Returns a report.
-pub(super) fn boot(loaded: &Loaded, form: ReportForm) -> Result<String, Failure> {
+pub(super) fn boot(
+    loaded: &Loaded,
+    form: ReportForm,
+    console: &Console,
+) -> Result<String, Failure> {
     let info = loaded.image.info()?;
     match form {
         ReportForm::ElTorito => el_torito(loaded, &info),
@@ -90,8 +100,12 @@ pub(super) fn boot(loaded: &Loaded, form: ReportForm) -> Result<String, Failure>
                 as_mkisofs: form == ReportForm::MkisofsOptions,
                 path: quoted(&loaded.path.display().to_string()),
                 text: String::new(),
+                escaped: None,
             };
             recipe.describe(loaded, &info)?;
+            console.warn(recipe.escaped.map(|line| {
+                format!("control characters are shown escaped, unlike in the image: {line}")
+            }));
             Ok(recipe.text)
         }
     }
@@ -187,8 +201,9 @@ fn system_area(loaded: &Loaded, info: &IsoInfo) -> String {
     line("ISO image size/512", &(info.volume_bytes / 512).to_string());
     if let Some(mbr) = &area.mbr {
         line("Partition offset", &offset(loaded, area).to_string());
-        line("MBR heads per cyl", "64");
-        line("MBR secs per head", "32");
+        let (heads, track) = mbr.geometry();
+        line("MBR heads per cyl", &heads.to_string());
+        line("MBR secs per head", &track.to_string());
         line("MBR partition table", "  N Status  Type        Start       Blocks");
         for partition in &mbr.partitions {
             let status = if partition.active { 0x80 } else { 0 };
@@ -292,6 +307,8 @@ struct Recipe {
     /// Quoted path of the image.
     path: String,
     text: String,
+    /// The first line that does not say what it should, because it would have control characters.
+    escaped: Option<String>,
 }
 
 impl Recipe {
@@ -299,7 +316,11 @@ impl Recipe {
     fn line(&mut self, options: &str, commands: &str) {
         let line = if self.as_mkisofs { options } else { commands };
         if !line.is_empty() {
-            let _ = writeln!(self.text, "{}", printable(line));
+            let shown = printable(line);
+            let _ = writeln!(self.text, "{shown}");
+            if shown != line {
+                self.escaped.get_or_insert_with(|| shown.into_owned());
+            }
         }
     }
 
@@ -361,8 +382,9 @@ impl Recipe {
         self.setting("-partition_cyl_align", "partition_cyl_align", align);
         let offset = offset(loaded, area).to_string();
         self.setting("-partition_offset", "partition_offset", &offset);
-        self.setting("-partition_hd_cyl", "partition_hd_cyl", "64");
-        self.setting("-partition_sec_hd", "partition_sec_hd", "32");
+        let (heads, track) = mbr.geometry();
+        self.setting("-partition_hd_cyl", "partition_hd_cyl", &heads.to_string());
+        self.setting("-partition_sec_hd", "partition_sec_hd", &track.to_string());
         if mbr.partitions.iter().any(|partition| partition.active) {
             self.setting("--mbr-force-bootable", "mbr_force_bootable", "");
         }
@@ -413,7 +435,7 @@ impl Recipe {
             return;
         }
         let volume = mbr.partitions.iter().find(|partition| {
-            ![PROTECTIVE, EFI].contains(&partition.kind)
+            ![PROTECTIVE, EFI, WHOLE].contains(&partition.kind)
                 && partition.first_sector < 64
                 && u64::from(partition.sectors) > 1
         });

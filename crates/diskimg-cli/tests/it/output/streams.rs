@@ -146,8 +146,14 @@ fn a_signal_interrupts_preallocation_and_no_files_are_left() {
 /// Starts a conversion that takes some seconds, with the command that `prefix` runs.
 #[cfg(target_os = "linux")]
 fn slow_conversion(lab: &Lab, prefix: &str) -> std::process::Child {
+    slow(lab, prefix, "-O raw a.raw b.raw")
+}
+
+/// Starts a conversion with these arguments.
+#[cfg(target_os = "linux")]
+fn slow(lab: &Lab, prefix: &str, arguments: &str) -> std::process::Child {
     std::fs::write(lab.path("a.raw"), vec![7; 4 << 20]).expect("writes");
-    let command = format!("{prefix} {} convert -r 2M -O raw a.raw b.raw", diskimg());
+    let command = format!("{prefix} {} convert -r 2M {arguments}", diskimg());
     let child = lab.command("sh").args(["-c", &command]).stderr(Stdio::piped()).spawn();
     let child = child.expect("starts");
     std::thread::sleep(std::time::Duration::from_millis(700));
@@ -204,5 +210,24 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_file_is_left() {
         assert_eq!(output.status.code(), Some(1), "{arguments}: {output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("File too large"), "{output:?}");
         assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 1, "{arguments}");
+    }
+}
+
+/// The target of `-n` is no longer what it was, unlike any other output.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_during_a_conversion_into_an_existing_target_says_what_it_leaves() {
+    for format in ["qcow2", "raw"] {
+        let lab = Lab::new();
+        lab.qemu(&format!("create -q -f {format} t 4M")).ok();
+        let child = slow(&lab, "exec", &format!("-n -O {format} a.raw t"));
+        kill(&lab, "-TERM", &child);
+        let output = child.wait_with_output().expect("ends");
+        assert!(!output.status.success(), "{output:?}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.contains("the target may be partly overwritten"), "{message}");
+        if format == "qcow2" {
+            lab.qemu("check t").ok();
+        }
     }
 }

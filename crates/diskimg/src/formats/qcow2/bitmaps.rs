@@ -79,6 +79,13 @@ pub(crate) struct Bitmap {
 }
 
 impl Bitmap {
+    /// Returns a bitmap for tests.
+    #[cfg(test)]
+    pub(super) fn of_granularity(granularity: u64) -> Self {
+        let table = Table { offset: 0, entries: 0 };
+        Self { name: String::new(), granularity, flags: Flags::AUTO, flags_at: 0, table }
+    }
+
     /// Returns the bitmap as `info` shows it.
     pub(crate) fn to_value(&self) -> Value {
         let flags = [(Flags::IN_USE, "in-use"), (Flags::AUTO, "auto")]

@@ -70,31 +70,40 @@ impl Findings<'_> {
         let code = if error.is_storage_failure() { Code::CheckError } else { Code::Corruption };
         self.found(code, format!("{what}: {}", error.without_remedy()));
     }
+
+    /// Reports the error of a part of the check that exceeds a limit.
+    pub(super) fn within_limits<T>(&mut self, outcome: Result<T>) -> Option<T> {
+        let report = |error: Error| self.found(Code::CheckError, error.without_remedy());
+        outcome.map_err(report).ok()
+    }
 }
 
 /// A bitmap of the occupied sectors of a file, with one bit per `1 << shift` sectors.
+#[derive(Debug)]
 pub(super) struct Occupied {
     bits: Vec<u64>,
     shift: u32,
 }
 
 impl Occupied {
-    /// Creates an empty bitmap for a file of `len` bytes. Reports a finding and returns `None` if
-    /// the bitmap would exceed `max_bytes`.
-    pub(super) fn new(
-        len: u64,
-        shift: u32,
-        max_bytes: u64,
-        findings: &mut Findings<'_>,
-    ) -> Option<Self> {
+    /// Creates an empty bitmap for a file of `len` bytes.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if the bitmap would exceed `max_bytes`.
+    pub(super) fn new(len: u64, shift: u32, max_bytes: u64) -> Result<Self> {
         let words = (((len / SECTOR) >> shift) + 1).div_ceil(64);
         if words * 8 > max_bytes {
             let found = format!("the search for overlapping grains takes {} bytes", words * 8);
-            let error = Error::over_limit("check_bytes", found, max_bytes);
-            findings.found(Code::CheckError, error.without_remedy());
-            return None;
+            return Err(Error::over_limit("check_bytes", found, max_bytes));
         }
-        Some(Self { bits: vec![0; to_usize(words)], shift })
+        Ok(Self { bits: vec![0; to_usize(words)], shift })
+    }
+
+    /// Marks the sectors as occupied, whether some are already or not.
+    pub(super) fn mark_all(&mut self, start: u64, sectors: u64) {
+        for index in start >> self.shift..(start + sectors).div_ceil(1 << self.shift) {
+            self.mark(index << self.shift, 1);
+        }
     }
 
     /// Marks the sectors as occupied. Returns false at the first one that is already marked, so
@@ -213,8 +222,9 @@ impl Check<'_> {
             self.each_grain(shared, |_, _, _| (), |_, _, entry| bits |= entry);
             shift = bits.trailing_zeros();
         }
-        let (extent, findings) = (self.extent, &mut self.findings);
-        Occupied::new(extent.source().len(), shift, extent.check_bytes(), findings)
+        let extent = self.extent;
+        let occupied = Occupied::new(extent.source().len(), shift, extent.check_bytes());
+        self.findings.within_limits(occupied)
     }
 
     /// Reports redundant tables that differ from the primary ones.
@@ -249,11 +259,17 @@ impl Check<'_> {
                 }
             };
             if primary != redundant {
-                self.findings.corruption(format!(
-                    "grain table {index} at offset {:#x} and the redundant one at {:#x} differ",
-                    u64::from(a) * SECTOR,
-                    u64::from(b) * SECTOR
-                ));
+                let [a, b] = [a, b].map(|sector| u64::from(sector) * SECTOR);
+                let both =
+                    format!("grain table {index} at offset {a:#x} and the redundant one at {b:#x}");
+                // The primary one is written first, and is the one that is read.
+                match header.unclean {
+                    true => self.findings.found(
+                        Code::Leak,
+                        format!("{both} differ: the extent was not closed properly"),
+                    ),
+                    false => self.findings.corruption(format!("{both} differ")),
+                }
             }
         }
     }

@@ -220,38 +220,41 @@ impl Plan {
         Ok(())
     }
 
+    fn fill_descriptors(&self, stream: &mut Stream<'_>) -> Result<()> {
+        let record = self.boot.record(&self.content_lba);
+        self.fill_descriptor_set(stream, Shift::default(), &self.volume, &record)
+    }
+
     /// Writes the descriptors for the partition that contains the volume. They have no boot record,
     /// because firmware reads only the first ones.
     fn fill_second_descriptors(&self, stream: &mut Stream<'_>, second: SecondSet) -> Result<()> {
-        stream.zeros_to((16 + u64::from(second.partition)) * SECTOR)?;
+        let start = 16 + u64::from(second.partition);
+        stream.zeros_to(start * SECTOR)?;
         let sectors = self.volume.sectors.saturating_sub(second.partition);
         let volume = descriptors::Volume { sectors, ..self.volume };
-        let tables = self.primary_tables.shifted(second.shift);
-        stream.write(&descriptors::primary(&self.options, &tables, &volume))?;
-        let mut count = 2 + u64::from(self.boot.has_catalog());
-        if self.joliet.is_some() {
-            let joliet = self.joliet_tables.shifted(second.shift);
-            stream.write(&descriptors::joliet(&self.options, &joliet, &volume))?;
-            count += 1;
-        }
-        if self.has_enhanced_descriptor() {
-            stream.write(&descriptors::enhanced(&self.options, &tables, &volume))?;
-            count += 1;
-        }
-        stream.write(&descriptors::terminator())?;
-        stream.zeros_to((16 + u64::from(second.partition) + count) * SECTOR)
+        self.fill_descriptor_set(stream, second.shift, &volume, &[])?;
+        let optional =
+            [self.boot.has_catalog(), self.joliet.is_some(), self.has_enhanced_descriptor()];
+        let count = 2 + optional.into_iter().map(u64::from).sum::<u64>();
+        stream.zeros_to((start + count) * SECTOR)
     }
 
-    fn fill_descriptors(&self, stream: &mut Stream<'_>) -> Result<()> {
-        stream.write(&descriptors::primary(&self.options, &self.primary_tables, &self.volume))?;
-        stream.write(&self.boot.record(&self.content_lba))?;
+    fn fill_descriptor_set(
+        &self,
+        stream: &mut Stream<'_>,
+        shift: Shift,
+        volume: &descriptors::Volume,
+        boot_record: &[u8],
+    ) -> Result<()> {
+        let tables = self.primary_tables.shifted(shift);
+        stream.write(&descriptors::primary(&self.options, &tables, volume))?;
+        stream.write(boot_record)?;
         if self.joliet.is_some() {
-            let joliet = descriptors::joliet(&self.options, &self.joliet_tables, &self.volume);
-            stream.write(&joliet)?;
+            let joliet = self.joliet_tables.shifted(shift);
+            stream.write(&descriptors::joliet(&self.options, &joliet, volume))?;
         }
         if self.has_enhanced_descriptor() {
-            let tables = &self.primary_tables;
-            stream.write(&descriptors::enhanced(&self.options, tables, &self.volume))?;
+            stream.write(&descriptors::enhanced(&self.options, &tables, volume))?;
         }
         stream.write(&descriptors::terminator())
     }

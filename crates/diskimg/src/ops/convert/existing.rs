@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::format::Format;
 use crate::model::image::Image;
 use crate::model::mutable::WriteRequest;
-use crate::model::target::TargetSpec;
+use crate::model::target::{Target, TargetSpec, UnitEncoder};
 use crate::open::OpenOptions;
 use crate::open::driver::OpenMutable;
 use crate::open::external_files::StandIn;
@@ -21,6 +21,7 @@ use crate::storage::sink::Sink;
 use crate::storage::source::{FileSource, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs a conversion into the existing file or device at `path`.
 pub(super) fn run(mut settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
@@ -58,7 +59,7 @@ pub(super) fn run_on(
         refuse_backing(&settings, &path)?;
         let size = storage.len();
         require_room(input.size(), size, &path)?;
-        return settings.run(input, Output::to_sink(storage).named(name), Some(size));
+        return run_raw(settings, input, Output::to_sink(storage).named(name), size);
     }
     let existing = match settings.format.driver().open_mutable {
         Some(open) => Existing::open(&settings, &input, open, storage, name)?,
@@ -153,7 +154,7 @@ fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Re
         files: existing.image.layers().flat_map(|layer| layer.files()).cloned().collect(),
     }))
     .named(&*existing.name);
-    settings.run_prepared(input, output, |settings, input, output| {
+    run_started(settings, input, output, |settings, input, output| {
         settings.prepare_existing(input)?;
         let len = input.size();
         existing.append_rest(input)?;
@@ -167,6 +168,72 @@ fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Re
         };
         Ok(Prepared { spec: existing.spec, backing, existing: Some(len) })
     })
+}
+
+/// Runs a conversion that overwrites the output. If it fails after it has begun to write, the error
+/// says so.
+fn run_started(
+    settings: Settings<'_>,
+    input: Input,
+    output: Output,
+    prepare: impl FnOnce(&mut Settings<'_>, &mut Input, &mut Output) -> Result<Prepared>,
+) -> Result<Report> {
+    let has_started = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&has_started);
+    let outcome = settings.run_prepared(input, output, |settings, input, output| {
+        let prepared = prepare(settings, input, output)?;
+        Ok(Prepared { spec: Box::new(Started { spec: prepared.spec, flag }), ..prepared })
+    });
+    outcome.map_err(|error| match has_started.load(Ordering::Relaxed) {
+        true => error.prepend_hint(PARTLY_OVERWRITTEN.into()),
+        false => error,
+    })
+}
+
+/// Overwrites a raw target of `size` bytes.
+fn run_raw(settings: Settings<'_>, input: Input, output: Output, size: u64) -> Result<Report> {
+    run_started(settings, input, output, |settings, input, output| {
+        settings.prepare_new(input, output, Some(size))
+    })
+}
+
+/// An existing image as a target that records that it is being written.
+#[derive(Debug)]
+struct Started {
+    spec: Box<dyn TargetSpec>,
+    flag: Arc<AtomicBool>,
+}
+
+impl TargetSpec for Started {
+    fn size(&self) -> u64 {
+        self.spec.size()
+    }
+
+    fn quantum(&self) -> u64 {
+        self.spec.quantum()
+    }
+
+    fn sequential(&self) -> bool {
+        self.spec.sequential()
+    }
+
+    fn alignment(&self) -> u64 {
+        self.spec.alignment()
+    }
+
+    fn encoder(&self) -> Option<Box<dyn UnitEncoder>> {
+        self.spec.encoder()
+    }
+
+    fn wants_digest(&self) -> bool {
+        self.spec.wants_digest()
+    }
+
+    fn start(&self, output: &mut Output) -> Result<Box<dyn Target>> {
+        let target = self.spec.start(output)?;
+        self.flag.store(true, Ordering::Relaxed);
+        Ok(target)
+    }
 }
 
 /// An image that is modified in place.
@@ -221,13 +288,17 @@ impl Publish for ModifiedImage {
     }
 }
 
+/// What a failure costs.
+const PARTLY_OVERWRITTEN: &str = "the target may be partly overwritten: each of its sectors has its old \
+    or its new bytes";
+
 /// Overwrites a raw target in place.
 fn overwrite(settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
     let cannot_open = |e| Error::io("cannot open the existing target", e).in_file(path);
     let size = FileSource::open(path).map_err(cannot_open)?.len();
     require_room(input.size(), size, path)?;
     let output = Output::in_place(path, settings.target_is_zero).map_err(cannot_open)?;
-    settings.run(input, output, Some(size))
+    run_raw(settings, input, output, size)
 }
 
 /// Replaces a target of any other format with a new image that has the same create options. Data

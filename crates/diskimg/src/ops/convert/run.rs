@@ -49,10 +49,20 @@ impl Settings<'_> {
     /// source is kept; without it the new disk has the size of the source.
     pub(super) fn run(self, input: Input, output: Output, size: Option<u64>) -> Result<Report> {
         self.run_prepared(input, output, |settings, input, output| {
-            let (spec, backing) = settings.prepare(input, output, size)?;
-            settings.expect_len(input, &*spec, output)?;
-            Ok(Prepared { spec, backing, existing: None })
+            settings.prepare_new(input, output, size)
         })
+    }
+
+    /// Prepares a conversion in which the image is written as a whole; see [`run`](Self::run).
+    pub(super) fn prepare_new(
+        &mut self,
+        input: &mut Input,
+        output: &mut Output,
+        size: Option<u64>,
+    ) -> Result<Prepared> {
+        let (spec, backing) = self.prepare(input, output, size)?;
+        self.expect_len(input, &*spec, output)?;
+        Ok(Prepared { spec, backing, existing: None })
     }
 
     /// Runs the conversion into what `prepare` returns.

@@ -33,6 +33,20 @@ pub enum Edit {
 }
 
 impl Edit {
+    /// Returns the modification of the place `by` bytes further on. A length is not changed.
+    #[must_use]
+    pub(crate) fn moved(mut self, by: u64) -> Self {
+        match &mut self {
+            Self::Write { offset, .. }
+            | Self::Zero { offset, .. }
+            | Self::Discard { offset, .. } => {
+                *offset += by;
+            }
+            Self::SetLen(_) => {}
+        }
+        self
+    }
+
     fn apply(&self, storage: &dyn Storage) -> io::Result<()> {
         match self {
             Self::Write { offset, bytes } => storage.write_all_at(bytes, *offset),

@@ -6,6 +6,7 @@
 mod edits;
 mod file;
 mod memory;
+pub(crate) mod pending;
 
 pub use edits::{Edit, Edits};
 pub use file::FileStorage;

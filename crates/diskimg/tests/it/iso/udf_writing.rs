@@ -10,8 +10,9 @@ use diskimg::iso::write::{
     PartitionContents,
 };
 use diskimg::iso::{FileType, IsoImage, IsoOptions, Namespace, Timestamp};
-use diskimg::storage::source::{FileSource, MemorySource, Segment, Source, SourceError};
+use diskimg::storage::source::{FileSource, MemorySource, Source};
 use diskimg::{Durability, Output};
+use diskimg_testkit::hole::Hole;
 use diskimg_testkit::tool::run;
 use std::collections::BTreeMap;
 use std::fs;
@@ -317,25 +318,6 @@ fn a_file_of_more_than_4_gib_is_complete_in_udf() {
         let listed = run("7zz", ["l", "-ba", "-tudf", image.to_str().unwrap()]);
         assert!(listed.contains(&format!(" {len} ")), "{listed}");
         assert_verifies(&image);
-    }
-}
-
-/// A source of zeros that cannot be stored.
-#[derive(Debug)]
-struct Hole(u64);
-
-impl Source for Hole {
-    fn len(&self) -> u64 {
-        self.0
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> Result<(), SourceError> {
-        buf.fill(0);
-        Ok(())
-    }
-
-    fn segment_at(&self, _offset: u64) -> Result<Segment, SourceError> {
-        Ok(Segment { end: self.0, hole: true })
     }
 }
 

@@ -190,8 +190,12 @@ impl BootSession {
             ("appended_part_as", "mbr") => {
                 self.set(Setting::new(|o| o.hybrid.appended_as_gpt = false));
             }
-            // Implied by the boot code or the appended partitions.
-            ("partition_table", "on") => {}
+            // Written with the boot code, if that is given.
+            ("partition_table", "on") if family == "isolinux" => {}
+            ("partition_table", _) => {
+                let on = own::switch(value)?;
+                self.set(Setting::new(move |o| o.hybrid.protective_label = on));
+            }
             ("partition_hd_cyl", _) => {
                 let heads = values::number_up_to(value, 255)?;
                 self.set(Setting::new(move |o| o.hybrid.heads = heads));

@@ -18,7 +18,6 @@ mod values;
 
 use super::values::Value;
 use crate::args::names;
-use crate::args::recipe::Destination;
 use crate::failure::Failure;
 use boot::BootSession;
 pub(crate) use boot::KeepBoot;
@@ -100,6 +99,10 @@ impl Session {
         if arg == "--" {
             return Ok(rest);
         }
+        if arg == "-as" {
+            let failure = Failure::not_supported("-as after other commands");
+            return Err(failure.with_code(FAILED));
+        }
         let given = arg.to_string_lossy();
         let name = given.trim_start_matches('-');
         let row = given.starts_with('-').then(|| table::find(name)).flatten();
@@ -144,12 +147,6 @@ impl Session {
     }
 
     fn finish(mut self) -> Result<Job, Failure> {
-        // What -blank erases is not loaded.
-        if let (true, Some(Destination::File(to))) = (self.job.overwrite, &self.job.outdev)
-            && self.job.indev.as_ref() == Some(to)
-        {
-            self.job.indev = None;
-        }
         let edits = self.job.steps.iter().any(Step::is_edit);
         if self.job.outdev.is_none() && edits {
             let message = "the changes cannot be written: no -outdev or -dev";

@@ -319,7 +319,93 @@ fn without_boot_image_a_changed_image_loses_its_boot_records() {
         assert_eq!(ran.code, Some(0), "{}", ran.err);
         let records = lab.line("iso boot out.iso").ok();
         assert_eq!(records.contains("boot entry"), expected, "{commands}: {records}");
+        let warns = ran.err.contains("the boot records are discarded: El Torito");
+        assert_eq!(warns, !commands.contains("-boot_image"), "{commands}: {}", ran.err);
     }
+}
+
+#[test]
+fn what_is_left_out_of_a_changed_image_is_said() {
+    let lab = Lab::new();
+    lab.tree();
+    lab.made("in.iso", "d");
+    let warnings = |lab: &Lab| {
+        std::fs::remove_file(lab.path("out.iso")).ok();
+        let ran = lab.xorriso("-indev in.iso -outdev out.iso -map new.cfg /n");
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran.err.lines().filter(|line| line.contains("warning")).map(str::to_owned).collect()
+    };
+    let none: Vec<String> = warnings(&lab);
+    assert!(none.is_empty(), "{none:?}");
+    let mut image = lab.read("in.iso");
+    image[16 * 2048 + 883..][..4].copy_from_slice(b"ISO ");
+    image.extend([0; 100_000]);
+    image.extend(b"signature");
+    std::fs::write(lab.path("in.iso"), image).expect("writes");
+    let both: Vec<String> = warnings(&lab);
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[0].contains("the application use field"), "{both:?}");
+    assert!(both[1].contains("the data after the volume"), "{both:?}");
+}
+
+#[test]
+fn a_partition_table_without_boot_code() {
+    let lab = Lab::new();
+    lab.tree();
+    for settings in [
+        "-boot_image grub partition_table=on",
+        "-boot_image any partition_table=on -boot_image any partition_hd_cyl=255 \
+         -boot_image any partition_sec_hd=63",
+        "-boot_image any partition_table=on -boot_image any partition_hd_cyl=128",
+        "-boot_image any partition_table=on -boot_image any partition_table=off",
+        "-boot_image isolinux partition_table=on",
+    ] {
+        lab.same_image(&format!("-outdev out.iso -map d / {settings}"));
+        // Status, type and start: the sizes of the images differ.
+        let entry = |name: &str| [446, 450, 454].map(|at| lab.read(name)[at]);
+        assert_eq!(entry("ours.iso"), entry("theirs.iso"), "{settings}");
+        let [ours, theirs] = lab.xorriso_pair("-indev theirs.iso -report_system_area plain");
+        // xorriso counts the padding.
+        for line in ours.out.lines().filter(|line| !line.starts_with("ISO image size")) {
+            assert!(theirs.out.contains(line), "{settings}: {line}: {}", theirs.out);
+        }
+        lab.same_results("-indev theirs.iso -report_system_area as_mkisofs");
+    }
+}
+
+#[test]
+fn reports_with_control_characters_are_one_line_each() {
+    let lab = Lab::new();
+    lab.tree();
+    lab.file("d/boot/x\ny.img", &"e".repeat(3000));
+    let boot = ["-b", "boot/x\ny.img", "-no-emul-boot", "d"];
+    let args = ["-as", "mkisofs", "-quiet", "-o", "in.iso"].into_iter().chain(boot);
+    lab.tool("xorriso", &args.collect::<Vec<_>>());
+    for report in ["plain", "cmd", "as_mkisofs"] {
+        let ran = lab.xorriso(&format!("-indev in.iso -report_el_torito {report}"));
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert!(ran.out.contains("/boot/x\\u{a}y.img"), "{report}: {}", ran.out);
+        let warned = ran.err.contains("control characters are shown escaped");
+        assert_eq!(warned, report != "plain", "{report}: {}", ran.err);
+    }
+}
+
+#[test]
+fn an_image_with_several_names_is_the_same_image() {
+    let lab = Lab::new();
+    lab.tree();
+    lab.made("in.iso", "d");
+    for erase in ["-indev in.iso -outdev ./in.iso", "-indev ./in.iso -outdev in.iso"] {
+        let ran = lab.xorriso(&format!("{erase} -blank all -map new.cfg /only"));
+        assert_eq!(ran.code, Some(0), "{erase}: {}", ran.err);
+        assert_eq!(lab.isoinfo("in.iso", "-R"), ["/only"], "{erase}");
+    }
+    lab.made("in.iso", "d");
+    std::fs::hard_link(lab.path("in.iso"), lab.path("other.iso")).expect("links");
+    let before = lab.read("in.iso");
+    let error = lab.xorriso("-dev in.iso -map new.cfg /n").fails(32);
+    assert!(error.contains("other names"), "{error}");
+    assert!(lab.read("other.iso") == before);
 }
 
 #[test]
@@ -397,6 +483,7 @@ fn errors_have_xorrisos_exit_codes() {
         ("-out_charset koi8-r", 5, "expected utf-8"),
         ("-rollback", 5, "the command -rollback is not supported"),
         ("-as cdrecord x", 5, "-as cdrecord is not supported"),
+        ("-volid X -as mkisofs -o y.iso d", 5, "-as after other commands is not supported"),
     ] {
         let error = lab.xorriso(commands).fails(code);
         assert!(error.contains(message), "{commands}: {error}");

@@ -4,17 +4,22 @@
 //! inconsistent after a crash. At the end, what was written is marked in it.
 
 use super::Qcow2Mut;
-use super::metadata::Metadata;
 use super::space::Space;
 use super::table::{sector_of, sectors};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::bitmaps::{ALL_ONES, Bitmap, Flags, OFFSET_MASK};
-use crate::formats::qcow2::tables::read_words;
+use crate::formats::qcow2::tables::{Cluster, Subclusters, read_words};
 use crate::storage::edit::{Edit, Storage};
 use crate::storage::number::{to_u64, to_usize};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Length in bytes of the clusters of bitmaps that are modified together.
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// Maximum number of written ranges that are recorded one by one.
+const MAX_RANGES: usize = 1 << 18;
 
 /// The bitmaps of an image that track writes.
 #[derive(Debug)]
@@ -26,6 +31,10 @@ pub(super) struct TrackedBitmaps {
     bitmaps: Vec<Tracked>,
     /// The guest ranges that were written, in ascending order.
     written: Vec<Range<u64>>,
+    /// Where the next batch begins.
+    next: Position,
+    /// Table entries that refer to the new clusters of the last batch.
+    unconfirmed: Vec<Position>,
 }
 
 #[derive(Debug)]
@@ -35,30 +44,49 @@ struct Tracked {
     table: Vec<u64>,
 }
 
+/// An entry of a bitmap table.
+#[derive(Debug, Clone, Copy, Default)]
+struct Position {
+    bitmap: usize,
+    entry: usize,
+}
+
+/// Modifications of some clusters of bitmaps.
+#[derive(Debug, Default)]
+pub(super) struct BitmapEdits {
+    /// New clusters, which nothing refers to yet.
+    pub(super) new: Vec<Edit>,
+    /// Existing clusters, and table entries, some of which refer to the new clusters.
+    pub(super) in_place: Vec<Edit>,
+}
+
 impl TrackedBitmaps {
     /// Reads the tables of the bitmaps that track writes and are consistent.
     ///
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the directory, a table or an entry of it is
-    /// invalid, and [`Limit`](crate::ErrorKind::Limit) if the tables need too much memory.
-    pub(super) fn find(image: &Qcow2Mut, metadata: &Metadata) -> Result<Self> {
-        let bitmaps = image
-            .old
-            .bitmaps
-            .as_ref()
-            .map_err(|error| Error::corrupt("bitmap directory", error.without_remedy()))?;
+    /// invalid, or if something else uses a cluster of a bitmap, and
+    /// [`Limit`](crate::ErrorKind::Limit) if the tables need too much memory.
+    pub(super) fn find(image: &Qcow2Mut, space: &mut Space) -> Result<Self> {
         let (size, cluster_size) = (image.header().size, image.header().cluster_size());
         let max = image.old.limits.table_bytes;
         let mut left = max;
-        let mut tracked = Vec::new();
-        for bitmap in bitmaps {
+        let mut found = Self {
+            storage: Arc::clone(&image.storage),
+            cluster_size,
+            size,
+            bitmaps: Vec::new(),
+            written: Vec::new(),
+            next: Position::default(),
+            unconfirmed: Vec::new(),
+        };
+        for bitmap in image.bitmaps()? {
             if !bitmap.flags.contains(Flags::AUTO) || bitmap.flags.contains(Flags::IN_USE) {
                 continue;
             }
             let per_entry = cluster_size.saturating_mul(8).saturating_mul(bitmap.granularity);
             let needed = size.div_ceil(per_entry);
-            let bytes = needed * 8;
-            left = left.checked_sub(bytes).ok_or_else(|| {
+            left = left.checked_sub(needed * 8).ok_or_else(|| {
                 Error::over_limit("table_bytes", "bitmap tables that are too large", max)
             })?;
             if bitmap.table.entries < needed {
@@ -67,17 +95,32 @@ impl TrackedBitmaps {
             }
             let storage = &*image.storage;
             let table = read_words(storage, "bitmap table", bitmap.table.offset, needed)?;
-            for offset in table.iter().map(|entry| entry & OFFSET_MASK).filter(|&at| at != 0) {
-                if !offset.is_multiple_of(cluster_size) {
-                    let message = "an entry is not aligned to a cluster";
-                    return Err(Error::corrupt("bitmap table", message).at(offset));
-                }
-                metadata.require_none(&(offset..offset + cluster_size))?;
-            }
-            tracked.push(Tracked { bitmap: bitmap.clone(), table });
+            found.bitmaps.push(Tracked { bitmap: bitmap.clone(), table });
         }
-        let storage = Arc::clone(&image.storage);
-        Ok(Self { storage, cluster_size, size, bitmaps: tracked, written: Vec::new() })
+        found.require_own_clusters(image, space)?;
+        Ok(found)
+    }
+
+    /// Verifies that nothing else uses the clusters of the bitmaps, which are overwritten.
+    /// [`Metadata`](super::metadata::Metadata) has found that they differ from each other and from
+    /// other metadata.
+    fn require_own_clusters(&self, image: &Qcow2Mut, space: &mut Space) -> Result<()> {
+        let entries = self.bitmaps.iter().flat_map(|tracked| &tracked.table);
+        let mut are_stored = false;
+        for offset in entries.map(|entry| entry & OFFSET_MASK).filter(|&offset| offset != 0) {
+            are_stored = true;
+            let count = space.count_at(offset)?;
+            if count != 1 {
+                let message = format!("the refcount of a bitmap's cluster is {count} instead of 1");
+                return Err(Error::corrupt("bitmap table", message)
+                    .at(offset)
+                    .hint("repair the image first, for example with qemu-img"));
+            }
+        }
+        match are_stored && !image.old.layout.data_file {
+            true => require_no_guest_data(image, space),
+            false => Ok(()),
+        }
     }
 
     /// Returns the modification that marks the bitmaps as in use.
@@ -101,62 +144,165 @@ impl TrackedBitmaps {
     /// Records that a guest range was written. Ranges ascend.
     pub(super) fn mark(&mut self, range: Range<u64>) {
         let range = range.start..range.end.min(self.size);
+        let is_full = self.written.len() >= MAX_RANGES;
         match self.written.last_mut() {
             _ if self.bitmaps.is_empty() || range.is_empty() => {}
-            Some(last) if last.end == range.start => last.end = range.end,
+            // A bitmap may say that more was written.
+            Some(last) if last.end == range.start || is_full => last.end = range.end,
             _ => self.written.push(range),
         }
     }
 
-    /// Appends the modifications that mark what was written: new clusters, and what is modified in
-    /// place after them. Without `space`, marks more instead of allocating clusters.
-    pub(super) fn store(
+    /// Returns the next modifications that mark what was written, or `None` if there are no more.
+    /// Those of the last call must be durable. Without `space`, marks more instead of allocating
+    /// clusters.
+    ///
+    /// # Errors
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading fails, and the errors of
+    /// [`Space::allocate`].
+    pub(super) fn next_batch(
         &mut self,
         mut space: Option<&mut Space>,
-        new: &mut Vec<Edit>,
-        in_place: &mut Vec<Edit>,
-    ) -> Result<()> {
-        let cluster_size = self.cluster_size;
-        for Tracked { bitmap, table } in &mut self.bitmaps {
-            let bits = self.size.div_ceil(bitmap.granularity);
-            let mut changed = BTreeSet::new();
-            for (index, entry) in table.iter_mut().enumerate() {
-                let first = to_u64(index) * cluster_size * 8;
-                let all = first..bits.min(first + cluster_size * 8);
-                let marked = marked_bits(&self.written, bitmap.granularity, &all);
-                let is_complete = marked == [all.clone()];
-                let offset = *entry & OFFSET_MASK;
-                if marked.is_empty() || offset == 0 && *entry & ALL_ONES != 0 {
-                    continue;
-                }
-                if offset == 0 && (is_complete || space.is_none()) {
-                    *entry = ALL_ONES;
-                    changed.insert(sector_of(index));
-                    continue;
-                }
-                let mut bytes = vec![0; to_usize(cluster_size)];
-                if offset != 0 {
-                    self.storage
-                        .read_exact_at(&mut bytes, offset)
-                        .map_err(|e| Error::io("cannot read", e).in_structure("bitmap"))?;
-                }
-                for range in marked {
-                    set_bits(&mut bytes, range.start - first..range.end - first);
-                }
-                match &mut space {
-                    Some(space) if offset == 0 => {
-                        let offset = space.allocate(1)?;
-                        new.push(Edit::Write { offset, bytes });
-                        *entry = offset;
-                        changed.insert(sector_of(index));
-                    }
-                    _ => in_place.push(Edit::Write { offset, bytes }),
-                }
-            }
-            in_place.extend(sectors(table, &changed, bitmap.table.offset));
+    ) -> Result<Option<BitmapEdits>> {
+        self.unconfirmed.clear();
+        if self.next.bitmap == self.bitmaps.len() {
+            return Ok(None);
         }
-        Ok(())
+        let mut edits = BitmapEdits::default();
+        let mut left = BATCH_BYTES;
+        while left > 0
+            && let Some(tracked) = self.bitmaps.get_mut(self.next.bitmap)
+        {
+            let mut changed = BTreeSet::new();
+            while left > 0 && self.next.entry < tracked.table.len() {
+                let work = Marking {
+                    storage: &*self.storage,
+                    cluster_size: self.cluster_size,
+                    written: &self.written,
+                    bits: self.size.div_ceil(tracked.bitmap.granularity),
+                };
+                let place =
+                    work.mark(tracked, self.next.entry, space.as_deref_mut(), &mut edits)?;
+                if place != Marked::Nothing && place != Marked::InPlace {
+                    changed.insert(sector_of(self.next.entry));
+                }
+                if place == Marked::New {
+                    self.unconfirmed.push(self.next);
+                }
+                if matches!(place, Marked::New | Marked::InPlace) {
+                    left = left.saturating_sub(self.cluster_size);
+                }
+                self.next.entry += 1;
+            }
+            let at = tracked.bitmap.table.offset;
+            edits.in_place.extend(sectors(&tracked.table, &changed, at));
+            if self.next.entry == tracked.table.len() {
+                self.next = Position { bitmap: self.next.bitmap + 1, entry: 0 };
+            }
+        }
+        Ok(Some(edits))
     }
+
+    /// Begins again with the first batch. Entries that refer to clusters that may not be stored are
+    /// empty again.
+    pub(super) fn restart(&mut self) {
+        for Position { bitmap, entry } in std::mem::take(&mut self.unconfirmed) {
+            self.bitmaps[bitmap].table[entry] = 0;
+        }
+        self.next = Position::default();
+    }
+}
+
+/// How the bits of an entry's cluster were set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marked {
+    /// None is set, or all were.
+    Nothing,
+    /// In the cluster, which is stored.
+    InPlace,
+    /// In a new cluster.
+    New,
+    /// With a flag of the entry for all of them.
+    Flag,
+}
+
+/// What marking bits depends on.
+struct Marking<'a> {
+    storage: &'a dyn Storage,
+    cluster_size: u64,
+    written: &'a [Range<u64>],
+    /// Number of bits of the bitmap.
+    bits: u64,
+}
+
+impl Marking<'_> {
+    /// Sets the bits of what was written in the cluster of one entry.
+    fn mark(
+        &self,
+        Tracked { bitmap, table }: &mut Tracked,
+        index: usize,
+        space: Option<&mut Space>,
+        edits: &mut BitmapEdits,
+    ) -> Result<Marked> {
+        let per_cluster = self.cluster_size * 8;
+        let first = to_u64(index) * per_cluster;
+        let all = first..self.bits.min(first + per_cluster);
+        let marked = marked_bits(self.written, bitmap.granularity, &all);
+        let offset = table[index] & OFFSET_MASK;
+        if marked.is_empty() || offset == 0 && table[index] & ALL_ONES != 0 {
+            return Ok(Marked::Nothing);
+        }
+        let space = space.filter(|_| marked != [all]);
+        if offset == 0 && space.is_none() {
+            table[index] = ALL_ONES;
+            return Ok(Marked::Flag);
+        }
+        let mut bytes = vec![0; to_usize(self.cluster_size)];
+        if offset != 0 {
+            self.storage
+                .read_exact_at(&mut bytes, offset)
+                .map_err(|e| Error::io("cannot read", e).in_structure("bitmap"))?;
+        }
+        for range in marked {
+            set_bits(&mut bytes, range.start - first..range.end - first);
+        }
+        match space {
+            Some(space) if offset == 0 => {
+                let offset = space.allocate(1)?;
+                table[index] = offset;
+                edits.new.push(Edit::Write { offset, bytes });
+                Ok(Marked::New)
+            }
+            _ => {
+                edits.in_place.push(Edit::Write { offset, bytes });
+                Ok(Marked::InPlace)
+            }
+        }
+    }
+}
+
+/// Verifies that no guest data, of the disk or of a snapshot, is where metadata is.
+fn require_no_guest_data(image: &Qcow2Mut, space: &Space) -> Result<()> {
+    let (layout, metadata) = (image.old.layout, space.metadata());
+    let words_per_entry = to_usize(layout.entry_bytes() / 8);
+    for &table in metadata.l2_tables() {
+        let words = read_words(&*image.storage, "L2 table", table, layout.cluster_size() / 8)?;
+        for entry in words.chunks(words_per_entry) {
+            let bitmap = entry.get(1).copied().unwrap_or(0);
+            let (offset, len) = match layout.decode(entry[0], bitmap) {
+                Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => {
+                    (offset, layout.cluster_size())
+                }
+                Cluster::Subclusters(Subclusters { offset: Some(offset), .. }) => {
+                    (offset, layout.cluster_size())
+                }
+                Cluster::Compressed { offset, len } => (offset, len.into()),
+                _ => continue,
+            };
+            metadata.require_none(&(offset..offset.saturating_add(len)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the bits of `all` that stand for written ranges, as ascending, separate ranges.
@@ -202,5 +348,66 @@ mod tests {
         let mut bytes = [0; 2];
         set_bits(&mut bytes, 3..9);
         assert_eq!(bytes, [0xf8, 1]);
+    }
+
+    /// Returns a bitmap of granularity 512 of a disk of `size` bytes whose clusters, of 64 KiB, are
+    /// stored one after the other. All of them were written in part.
+    fn tracked(size: u64) -> TrackedBitmaps {
+        const CLUSTER: u64 = 64 << 10;
+        let table: Vec<_> =
+            (0..size.div_ceil(CLUSTER * 8 * 512)).map(|n| (n + 1) * CLUSTER).collect();
+        let bytes = vec![0; to_usize((to_u64(table.len()) + 1) * CLUSTER)];
+        let written = table.iter().map(|offset| offset * 8 * 512 - 100..offset * 8 * 512 - 50);
+        TrackedBitmaps {
+            storage: Arc::new(crate::storage::edit::MemoryStorage::new(bytes)),
+            cluster_size: CLUSTER,
+            size,
+            written: written.map(|range| range.start - CLUSTER..range.end - CLUSTER).collect(),
+            bitmaps: vec![Tracked { bitmap: Bitmap::of_granularity(512), table }],
+            next: Position::default(),
+            unconfirmed: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_large_bitmap_is_stored_in_batches() {
+        let mut bitmaps = tracked(64 << 30);
+        let mut stored = 0;
+        let mut batches = 0;
+        while let Some(edits) = bitmaps.next_batch(None).expect("reads") {
+            let bytes = edits.in_place.iter().map(|edit| match edit {
+                Edit::Write { bytes, .. } => to_u64(bytes.len()),
+                _ => 0,
+            });
+            let bytes = bytes.sum::<u64>();
+            assert!(bytes <= BATCH_BYTES, "{bytes}");
+            stored += bytes;
+            batches += 1;
+        }
+        assert_eq!((stored, batches), (16 << 20, 2));
+    }
+
+    #[test]
+    fn entries_of_clusters_that_may_not_be_stored_are_forgotten() {
+        let mut bitmaps = tracked(1 << 30);
+        let table = bitmaps.bitmaps[0].table.clone();
+        bitmaps.unconfirmed = vec![Position { bitmap: 0, entry: 1 }];
+        bitmaps.restart();
+        assert_eq!(bitmaps.bitmaps[0].table[..3], [table[0], 0, table[2]]);
+        // Without space, all of such a cluster is marked.
+        let edits = bitmaps.next_batch(None).expect("reads").expect("is first");
+        assert_eq!(bitmaps.bitmaps[0].table[1], ALL_ONES);
+        assert!(edits.new.is_empty());
+    }
+
+    #[test]
+    fn many_written_ranges_are_recorded_as_one() {
+        let mut bitmaps = tracked(1 << 40);
+        bitmaps.written.clear();
+        for n in 0..to_u64(MAX_RANGES) + 1000 {
+            bitmaps.mark(n * 4096..n * 4096 + 512);
+        }
+        assert_eq!(bitmaps.written.len(), MAX_RANGES);
+        assert_eq!(bitmaps.written[MAX_RANGES - 1].end, (to_u64(MAX_RANGES) + 999) * 4096 + 512);
     }
 }

@@ -31,18 +31,19 @@ impl CompressedSpace {
         let Some(next) = self.next else { return Ok(None) };
         let cluster_end = next.next_multiple_of(size);
         let rest = (next + len).saturating_sub(cluster_end);
-        // The data can continue in a new cluster only if that is adjacent.
-        if rest > 0 && space.end() != cluster_end || !space.retain(next)? {
-            return Ok(None);
-        }
         if rest > 0 {
-            let more = space.allocate(rest.div_ceil(size))?;
-            if more != cluster_end {
-                // A refcount block came between: nothing is stored in either.
-                space.release(next, 1)?;
-                space.release(more, 1)?;
+            // The data can continue in a new cluster only if that is adjacent.
+            if space.end() != cluster_end {
                 return Ok(None);
             }
+            let more = space.allocate(rest.div_ceil(size))?;
+            // It is not if a refcount block came between, or at the end of a device.
+            if more != cluster_end || !space.retain(next)? {
+                space.release(more, rest, |_| ())?;
+                return Ok(None);
+            }
+        } else if !space.retain(next)? {
+            return Ok(None);
         }
         Ok(Some(next))
     }

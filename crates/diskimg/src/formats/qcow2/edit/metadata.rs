@@ -4,55 +4,86 @@
 //! table or a refcount block is. QEMU has the same check (`overlap-check`).
 
 use super::Qcow2Mut;
-use super::space::Space;
+use super::space::TRUNCATED;
 use crate::error::{Error, Result};
+use crate::formats::qcow2::bitmaps;
 use crate::formats::qcow2::header::{Autoclear, Table};
-use crate::formats::qcow2::tables::OFFSET_MASK;
+use crate::formats::qcow2::tables::{OFFSET_MASK, read_words};
 use std::ops::Range;
 
-/// The host ranges of all metadata, except the tables of snapshots below their L1 tables.
+/// The host ranges of all metadata, including that of snapshots and bitmaps.
+///
+/// What takes a cluster is recorded by its host offset, in ascending order.
 #[derive(Debug)]
 pub(super) struct Metadata {
     cluster_size: u64,
-    /// Host offsets of L2 tables and refcount blocks, one cluster each, in ascending order.
-    tables: Vec<u64>,
+    /// L2 tables, of the disk and of snapshots.
+    l2_tables: Vec<u64>,
+    /// Refcount blocks and the clusters of bitmaps.
+    clusters: Vec<u64>,
     /// Other structures in ascending order, with their names.
     others: Vec<(Range<u64>, &'static str)>,
 }
 
 impl Metadata {
-    /// Finds the metadata of an image.
+    /// Finds the metadata of an image, whose refcount table has these entries.
     ///
     /// # Errors
-    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if structures overlap each other, are not
-    /// aligned, or extend beyond the end of the file.
-    pub(super) fn find(image: &Qcow2Mut, space: &Space) -> Result<Self> {
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if structures overlap each other (so that two
+    /// entries of a table point to the same one, for example), are not aligned, or extend beyond the
+    /// end of the file, and if the snapshot table or the bitmap directory is damaged;
+    /// [`Limit`](crate::ErrorKind::Limit) if the tables of snapshots and bitmaps need too much
+    /// memory.
+    pub(super) fn find(image: &Qcow2Mut, refcount_blocks: &[u64]) -> Result<Self> {
         let header = image.header();
         let cluster_size = header.cluster_size();
-        let l2 = image.old.l1.iter().map(|entry| entry & OFFSET_MASK).filter(|&offset| offset != 0);
-        let mut tables: Vec<_> = l2.chain(space.block_offsets()).collect();
-        tables.sort_unstable();
-        let mut found = Self { cluster_size, tables, others: Vec::new() };
+        let mut found = Self {
+            cluster_size,
+            l2_tables: offsets(&image.old.l1, OFFSET_MASK).collect(),
+            clusters: offsets(refcount_blocks, u64::MAX).collect(),
+            others: Vec::new(),
+        };
+        found.l2_tables.sort_unstable();
+        require_distinct(L2_TABLE, &found.l2_tables)?;
         found.add("header", 0, cluster_size)?;
         found.add_table("L1 table", header.l1)?;
         found.add_table("refcount table", header.refcount_table)?;
-        if let Ok(snapshots) = &image.old.snapshots {
-            found.add("snapshot table", header.snapshots_offset, snapshots.bytes)?;
-            for snapshot in &snapshots.entries {
-                found.add_table("snapshot's L1 table", snapshot.l1)?;
-            }
-        }
-        if let Some(directory) = header.extensions.bitmaps
-            && header.autoclear.contains(Autoclear::BITMAPS)
-        {
-            found.add("bitmap directory", directory.offset, directory.bytes)?;
-        }
-        for bitmap in image.old.bitmaps.as_deref().unwrap_or_default() {
-            found.add_table("bitmap table", bitmap.table)?;
-        }
+        let mut budget = Budget::new(image);
+        found.find_snapshots(image, &mut budget)?;
+        found.find_bitmaps(image, &mut budget)?;
+        found.clusters.sort_unstable();
         found.others.sort_unstable_by_key(|(range, _)| range.start);
         found.require_valid(header.padded(image.storage.current_len()))?;
         Ok(found)
+    }
+
+    fn find_snapshots(&mut self, image: &Qcow2Mut, budget: &mut Budget<'_>) -> Result<()> {
+        let header = image.header();
+        let snapshots = image.snapshots()?;
+        self.add("snapshot table", header.snapshots_offset, snapshots.bytes)?;
+        for snapshot in &snapshots.entries {
+            self.add_table(SNAPSHOT_L1, snapshot.l1)?;
+            // Tables that do not change are shared with the disk.
+            self.l2_tables.extend(offsets(&budget.read(SNAPSHOT_L1, snapshot.l1)?, OFFSET_MASK));
+        }
+        self.l2_tables.sort_unstable();
+        self.l2_tables.dedup();
+        Ok(())
+    }
+
+    fn find_bitmaps(&mut self, image: &Qcow2Mut, budget: &mut Budget<'_>) -> Result<()> {
+        let header = image.header();
+        if let Some(directory) = header.extensions.bitmaps
+            && header.autoclear.contains(Autoclear::BITMAPS)
+        {
+            self.add("bitmap directory", directory.offset, directory.bytes)?;
+        }
+        for bitmap in image.bitmaps()? {
+            self.add_table("bitmap table", bitmap.table)?;
+            let table = budget.read("bitmap table", bitmap.table)?;
+            self.clusters.extend(offsets(&table, bitmaps::OFFSET_MASK));
+        }
+        Ok(())
     }
 
     fn add_table(&mut self, name: &'static str, table: Table) -> Result<()> {
@@ -73,27 +104,28 @@ impl Metadata {
 
     /// Verifies that no structures overlap, and that all are in the file.
     fn require_valid(&self, file_end: u64) -> Result<()> {
-        let overlap = |name, at| Err(Error::corrupt(name, "it overlaps other metadata").at(at));
         for pair in self.others.windows(2) {
             if pair[0].0.end > pair[1].0.start {
-                return overlap(pair[1].1, pair[1].0.start);
+                return Err(overlap(pair[1].1, pair[1].0.start));
             }
         }
         let beyond = self.others.iter().find(|(range, _)| range.end > file_end);
         if let Some((range, name)) = beyond {
             let message = "it extends beyond the end of the file";
-            return Err(Error::corrupt(*name, message).at(range.start));
+            return Err(Error::corrupt(*name, message).at(range.start).hint(TRUNCATED));
         }
-        for (i, &table) in self.tables.iter().enumerate() {
-            if !table.is_multiple_of(self.cluster_size) || table >= file_end {
-                let message =
-                    "its offset is not aligned to a cluster or beyond the end of the file";
-                return Err(Error::corrupt(TABLE, message).at(table));
-            }
-            let next = self.tables.get(i + 1);
-            let end = table + self.cluster_size;
-            if next == Some(&table) || self.other_at(&(table..end)).is_some() {
-                return overlap(TABLE, table);
+        require_distinct(CLUSTER, &self.clusters)?;
+        for (name, offsets) in [(L2_TABLE, &self.l2_tables), (CLUSTER, &self.clusters)] {
+            for &offset in offsets {
+                if !offset.is_multiple_of(self.cluster_size) || offset >= file_end {
+                    let message =
+                        "its offset is not aligned to a cluster or beyond the end of the file";
+                    return Err(Error::corrupt(name, message).at(offset).hint(TRUNCATED));
+                }
+                let is_both = name == L2_TABLE && self.clusters.binary_search(&offset).is_ok();
+                if is_both || self.other_at(&(offset..offset + self.cluster_size)).is_some() {
+                    return Err(overlap(name, offset));
+                }
             }
         }
         Ok(())
@@ -106,23 +138,79 @@ impl Metadata {
         (other.start < range.end).then_some(name)
     }
 
+    /// Returns the name of a structure in a range of host offsets.
+    pub(super) fn name_at(&self, range: &Range<u64>) -> Option<&'static str> {
+        let first_in = |offsets: &[u64]| {
+            let first = offsets.partition_point(|&at| at + self.cluster_size <= range.start);
+            offsets.get(first).is_some_and(|&at| at < range.end)
+        };
+        self.other_at(range)
+            .or_else(|| first_in(&self.l2_tables).then_some(L2_TABLE))
+            .or_else(|| first_in(&self.clusters).then_some(CLUSTER))
+    }
+
     /// Verifies that guest data can be at a range of host offsets: that there is no metadata.
     ///
     /// # Errors
     /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if there is.
     pub(super) fn require_none(&self, range: &Range<u64>) -> Result<()> {
-        let first = self.tables.partition_point(|&table| table + self.cluster_size <= range.start);
-        let table = self.tables.get(first).filter(|&&table| table < range.end).map(|_| TABLE);
-        match self.other_at(range).or(table) {
+        match self.name_at(range) {
             None => Ok(()),
             Some(name) => Err(Error::corrupt(
-                "L2 table",
-                format!("guest data is mapped to {:#x}, which is in the {name}", range.start),
+                L2_TABLE,
+                format!("guest data is mapped to {:#x}, which is metadata ({name})", range.start),
             )
             .hint("repair the image first, for example with qemu-img")),
         }
     }
+
+    /// Returns the host offsets of all L2 tables.
+    pub(super) fn l2_tables(&self) -> &[u64] {
+        &self.l2_tables
+    }
 }
 
-/// What is in [`Metadata::tables`].
-const TABLE: &str = "L2 table or refcount block";
+const L2_TABLE: &str = "L2 table";
+
+const SNAPSHOT_L1: &str = "snapshot's L1 table";
+
+/// What is in [`Metadata::clusters`].
+const CLUSTER: &str = "refcount block or bitmap";
+
+/// The offsets in the entries of a table that are not zero.
+fn offsets(entries: &[u64], mask: u64) -> impl Iterator<Item = u64> {
+    entries.iter().map(move |entry| entry & mask).filter(|&offset| offset != 0)
+}
+
+fn overlap(name: &'static str, at: u64) -> Error {
+    Error::corrupt(name, "it overlaps other metadata").at(at)
+}
+
+/// Verifies that sorted offsets differ.
+fn require_distinct(name: &'static str, sorted: &[u64]) -> Result<()> {
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(overlap(name, pair[0])),
+        None => Ok(()),
+    }
+}
+
+/// The memory that the tables of snapshots and bitmaps may take.
+struct Budget<'a> {
+    image: &'a Qcow2Mut,
+    left: u64,
+}
+
+impl<'a> Budget<'a> {
+    fn new(image: &'a Qcow2Mut) -> Self {
+        Self { image, left: image.old.limits.table_bytes }
+    }
+
+    fn read(&mut self, name: &'static str, table: Table) -> Result<Vec<u64>> {
+        self.left = self.left.checked_sub(table.bytes()).ok_or_else(|| {
+            let max = self.image.old.limits.table_bytes;
+            Error::over_limit("table_bytes", "tables of snapshots and bitmaps", max)
+                .in_structure(name)
+        })?;
+        read_words(&*self.image.storage, name, table.offset, table.entries)
+    }
+}

@@ -13,18 +13,26 @@
 //! ```
 //!
 //! Guest data is written by [`Writer`](write::Writer), which modifies L2 tables in place.
+//!
+//! Before anything is written, [`Space::open`](space::Space::open) finds all metadata. An image in
+//! which structures overlap, or in which two entries of a table point to the same one, is not
+//! modified.
 
 mod bitmaps;
 mod compressed;
 mod metadata;
+mod pages;
 mod resize;
 mod space;
 mod spec;
+mod store;
 mod table;
 mod write;
 
+use super::bitmaps::Bitmap;
 use super::header::{Autoclear, Header, Incompatible, RawHeader};
 use super::layer::Qcow2;
+use super::snapshot::Snapshots;
 use crate::error::{Error, Result};
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::TargetSpec;
@@ -132,5 +140,19 @@ impl Qcow2Mut {
 
     fn header(&self) -> &Header {
         &self.old.header
+    }
+
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the snapshot table is damaged.
+    fn snapshots(&self) -> Result<&Snapshots> {
+        let damaged = |error: &Error| Error::corrupt("snapshot table", error.without_remedy());
+        self.old.snapshots.as_ref().map_err(damaged)
+    }
+
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if the bitmap directory is damaged.
+    fn bitmaps(&self) -> Result<&[Bitmap]> {
+        let damaged = |error: &Error| Error::corrupt("bitmap directory", error.without_remedy());
+        self.old.bitmaps.as_deref().map_err(damaged)
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
         backing: request.backing,
         format_probed: request.format_probed,
         added: old_size..request.size,
-        space: Space::new(Arc::clone(&image.storage), image.header())?,
+        space: Space::open(image)?,
         tables: BTreeMap::new(),
         edits: Vec::new(),
         unused: Vec::new(),
@@ -66,11 +66,7 @@ fn require(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()> {
     if request.preallocation != Preallocation::Off {
         return Err(Error::unsupported("qcow2 images cannot be resized with preallocation yet"));
     }
-    let snapshots = image
-        .old
-        .snapshots
-        .as_ref()
-        .map_err(|error| Error::corrupt("snapshot table", error.without_remedy()))?;
+    let snapshots = image.snapshots()?;
     if header.version < 3 && !snapshots.entries.is_empty() {
         return Err(Error::unsupported("Can't resize a v2 image which has snapshots"));
     }
@@ -147,8 +143,10 @@ impl Growth<'_> {
         let layout = self.image.old.layout;
         if let Cluster::Data { offset } = layout.decode(entry, bitmap)
             && entry & COPIED != 0
+            && self.space.count_at(offset)? == 1
         {
             // Nothing else refers to this cluster, and the guest does not see these bytes yet.
+            self.require_data(offset)?;
             let offset = offset + to_u64(rest);
             self.edits.push(Edit::Zero { offset, len: size - to_u64(rest) });
             return Ok(());
@@ -242,15 +240,22 @@ impl Growth<'_> {
     fn table(&mut self, l1_index: u64) -> Result<&mut L2Table> {
         if !self.tables.contains_key(&l1_index) {
             let bytes = (to_u64(self.tables.len()) + 1) * self.cluster_size();
-            let max = self.image.old.limits.table_bytes;
-            if bytes > max {
-                let found = format!("L2 tables of {bytes} bytes would change");
-                return Err(Error::over_limit("table_bytes", found, max));
-            }
+            self.require_memory(bytes, "changed L2 tables")?;
             let words = self.read_table(l1_index)?;
             self.tables.insert(l1_index, L2Table { words, changed: false });
         }
         Ok(self.tables.get_mut(&l1_index).expect("it was read"))
+    }
+
+    /// # Errors
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if `bytes` of `what` are more than may be in
+    /// memory. All of it is, until everything is known that changes.
+    fn require_memory(&self, bytes: u64, what: &str) -> Result<()> {
+        let max = self.image.old.limits.table_bytes;
+        if bytes > max {
+            return Err(Error::over_limit("table_bytes", format!("{bytes} bytes of {what}"), max));
+        }
+        Ok(())
     }
 
     /// Reads a stored L2 table. Where there is none, returns an empty one.
@@ -285,7 +290,10 @@ impl Growth<'_> {
             Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => {
                 self.release_later(offset)?;
             }
-            Cluster::Compressed { offset, len } => self.unused.push((offset, len.into())),
+            Cluster::Compressed { offset, len } => {
+                self.space.metadata().require_none(&(offset..offset + u64::from(len)))?;
+                self.unused.push((offset, len.into()));
+            }
             Cluster::Subclusters(subclusters) => {
                 subclusters.offset.map_or(Ok(()), |offset| self.release_later(offset))?;
             }
@@ -302,14 +310,20 @@ impl Growth<'_> {
         Ok(())
     }
 
-    /// Records that a host cluster will not be used any more.
-    fn release_later(&mut self, offset: u64) -> Result<()> {
+    /// Verifies that guest data can be at a host offset.
+    fn require_data(&self, offset: u64) -> Result<()> {
         let size = self.cluster_size();
         if !offset.is_multiple_of(size) {
             let what = format!("an entry points to {offset:#x}, which is not aligned to a cluster");
             return Err(Error::corrupt("L2 table", what));
         }
-        self.unused.push((offset, size));
+        self.space.metadata().require_none(&(offset..offset + size))
+    }
+
+    /// Records that a host cluster will not be used any more.
+    fn release_later(&mut self, offset: u64) -> Result<()> {
+        self.require_data(offset)?;
+        self.unused.push((offset, self.cluster_size()));
         Ok(())
     }
 
@@ -372,12 +386,12 @@ impl Growth<'_> {
         let l1 = self.place_l1(entries)?;
         let old_refcounts = self.space.move_table()?;
         let used = self.space.take_changes();
-        for (offset, len) in &self.unused {
-            self.space.release(*offset, *len)?;
-        }
         if let Some(table) = old_refcounts {
-            let len = u64::from(table.len) * self.cluster_size();
-            self.space.release(table.offset, len)?;
+            self.unused.push((table.offset, u64::from(table.len) * self.cluster_size()));
+        }
+        for (offset, len) in std::mem::take(&mut self.unused) {
+            self.space.release(offset, len, |_| ())?;
+            self.require_memory(self.space.changed_bytes(), "changed refcounts")?;
         }
         let unused = self.space.take_changes();
         let mut free = Vec::new();

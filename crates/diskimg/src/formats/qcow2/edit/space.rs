@@ -1,19 +1,31 @@
 //! Host clusters of an image that is modified in place: allocation, and refcounts.
 //!
 //! Clusters are allocated beyond the end of the file, where nothing can be overwritten even if the
-//! refcounts are wrong; on a device, beyond the last cluster with a refcount.
+//! refcounts are wrong; what is freed becomes a hole, which takes no space. On a device, clusters
+//! are allocated beyond the last one with a refcount, and where the device ends, free clusters
+//! before that are used. That they are free is known from the refcounts alone, but those of
+//! [metadata](Metadata) are never used.
+//!
+//! Refcounts take at most 9 MiB of memory, 1 MiB of them for those that are unchanged, if the caller
+//! stores them whenever they [should be](Space::should_be_stored).
 
+use super::Qcow2Mut;
+use super::metadata::Metadata;
+use super::pages::Pages;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
 use crate::formats::qcow2::refcount::{self, OFFSET_MASK};
 use crate::formats::qcow2::tables::{read_words, to_bytes};
 use crate::storage::edit::{Edit, Storage};
 use crate::storage::number::{to_u32, to_u64, to_usize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Number of words in a sector, which is written as a whole.
-const SECTOR_WORDS: usize = 64;
+/// Hint for offsets beyond the end of the file.
+pub(super) const TRUNCATED: &str =
+    "the file may be truncated; check and repair the image first, for example with qemu-img";
 
 /// Location of a table, as the header records it: host offset, and length (of an L1 table in
 /// entries, of the refcount table in clusters).
@@ -21,6 +33,13 @@ const SECTOR_WORDS: usize = 64;
 pub(super) struct TableLocation {
     pub(super) offset: u64,
     pub(super) len: u32,
+}
+
+impl TableLocation {
+    /// Returns where the header says that the L1 table is.
+    pub(super) fn of_l1(header: &Header) -> Self {
+        Self { offset: header.l1.offset, len: to_u32(header.l1.entries) }
+    }
 }
 
 /// Modifications of refcounts, by the phase in which they are made.
@@ -36,81 +55,96 @@ pub(super) struct Changes {
 #[derive(Debug)]
 pub(super) struct Space {
     storage: Arc<dyn Storage>,
+    /// Where the metadata was when the image was opened.
+    metadata: Metadata,
     cluster_bits: u32,
     refcount_order: u32,
     /// The refcount table, with the entries of new blocks.
     table: Vec<u64>,
     /// Where the table is stored or will be stored.
     location: TableLocation,
+    /// Indexes of blocks that are not stored yet.
+    new_blocks: BTreeSet<u64>,
     /// The table has entries of new blocks, which are not stored yet.
     has_new_entries: bool,
-    /// The refcount blocks that were read or created, by their index in the table.
-    blocks: BTreeMap<u64, Block>,
-    /// Index of the first cluster that may be allocated.
+    pages: Pages,
+    /// Index of the next cluster to be allocated at the end of the file or of the used clusters.
     next: u64,
+    /// The search for free clusters before that, on a device that is full.
+    free: FreeClusters,
 }
 
-/// A refcount block in memory.
-#[derive(Debug)]
-struct Block {
-    offset: u64,
-    words: Vec<u64>,
-    /// It is not stored yet.
-    is_new: bool,
-    /// Sectors that differ from what is stored.
-    changed: BTreeSet<usize>,
-}
-
-impl Block {
-    /// Returns true if the block can be read again. Only the first `readable` bytes of the file
-    /// can: the length that it had when it was opened.
-    fn is_stored(&self, readable: u64) -> bool {
-        let end = self.offset + to_u64(self.words.len()) * 8;
-        !self.is_new && self.changed.is_empty() && end <= readable
-    }
+/// The search for free clusters.
+#[derive(Debug, Default)]
+struct FreeClusters {
+    /// Index of the cluster at which the search for a single cluster continues.
+    from: u64,
+    /// Lowest index of the clusters that were freed since the search began.
+    freed: Option<u64>,
+    /// Index of the cluster at which the search ends: where the used clusters ended when the image
+    /// was opened.
+    end: u64,
 }
 
 impl Space {
-    /// Reads the refcount table.
+    /// Reads the refcount table and finds the metadata.
     ///
     /// # Errors
     /// Returns [`Io`](crate::ErrorKind::Io) if reading fails, and
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) if an entry of the table is invalid.
-    pub(super) fn new(storage: Arc<dyn Storage>, header: &Header) -> Result<Self> {
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) if an entry of the table is invalid, or as
+    /// [`Metadata::find`].
+    pub(super) fn open(image: &Qcow2Mut) -> Result<Self> {
+        let (storage, header) = (Arc::clone(&image.storage), image.header());
         let stored = header.refcount_table;
+        let file_end = header.padded(storage.current_len());
         let end = stored.offset.checked_add(stored.bytes());
-        if end.is_none_or(|end| end > header.padded(storage.current_len())) {
+        if end.is_none_or(|end| end > file_end) {
             return Err(Error::corrupt("refcount table", "it extends beyond the end of the file")
                 .at(stored.offset));
         }
         let mut table = read_words(&*storage, "refcount table", stored.offset, stored.entries)?;
         table.iter_mut().for_each(|entry| *entry &= OFFSET_MASK);
-        require_distinct(&table)?;
+        require_valid(&table, header.cluster_size(), file_end)?;
         let clusters = to_u32(stored.bytes() >> header.cluster_bits);
         let mut space = Self {
-            storage: Arc::clone(&storage),
+            metadata: Metadata::find(image, &table)?,
             cluster_bits: header.cluster_bits,
             refcount_order: header.refcount_order,
             table,
             location: TableLocation { offset: stored.offset, len: clusters },
+            new_blocks: BTreeSet::new(),
             has_new_entries: false,
-            blocks: BTreeMap::new(),
+            pages: Pages::new(header.cluster_size()),
             next: 0,
+            free: FreeClusters::default(),
+            storage,
         };
-        space.next = match storage.has_fixed_len() {
+        space.next = match space.storage.has_fixed_len() {
             true => space.end_of_used()?,
-            false => storage.current_len().div_ceil(space.cluster_size()),
+            false => space.storage.current_len().div_ceil(space.cluster_size()),
         };
+        space.free.end = space.next;
         Ok(space)
     }
 
-    fn cluster_size(&self) -> u64 {
+    /// Returns where the metadata was when the image was opened.
+    pub(super) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Returns the cluster size in bytes.
+    pub(super) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
 
     /// Returns the number of refcounts in a block.
     fn per_block(&self) -> u64 {
         refcount::per_block(self.cluster_size(), self.refcount_order)
+    }
+
+    /// Returns the number of refcounts in a page of a block.
+    fn per_page(&self) -> u64 {
+        refcount::per_block(self.pages.page_bytes(), self.refcount_order)
     }
 
     /// Returns the host offset of the end of the allocated clusters.
@@ -123,11 +157,17 @@ impl Space {
         self.location
     }
 
+    /// Returns true if a block describes a cluster.
+    fn has_block(&self, cluster: u64) -> bool {
+        let entry = self.table.get(to_usize(cluster / self.per_block()));
+        entry.is_some_and(|&offset| offset != 0)
+    }
+
     /// Returns the index of the cluster after the last one with a refcount.
     fn end_of_used(&mut self) -> Result<u64> {
         for index in (0..to_u64(self.table.len())).rev() {
             let first = index * self.per_block();
-            if self.block(index)?.is_none() {
+            if !self.has_block(first) {
                 continue;
             }
             for cluster in (first..first + self.per_block()).rev() {
@@ -135,7 +175,6 @@ impl Space {
                     return Ok(cluster + 1);
                 }
             }
-            self.forget(index);
         }
         Ok(0)
     }
@@ -144,43 +183,43 @@ impl Space {
     /// first.
     ///
     /// # Errors
-    /// - [`Io`](crate::ErrorKind::Io) if the image is on a device without enough free space, or if
-    ///   reading fails;
+    /// - [`Io`](crate::ErrorKind::Io) if the image is on a device without enough adjacent free
+    ///   clusters, or if reading fails;
     /// - [`Limit`](crate::ErrorKind::Limit) if the refcount table would become larger than QEMU
     ///   accepts;
-    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if an entry of the refcount table is invalid.
+    /// - [`Corrupt`](crate::ErrorKind::Corrupt) if a cluster beyond the end of the file is in use.
     pub(super) fn allocate(&mut self, clusters: u64) -> Result<u64> {
-        let first = self.reserve(clusters)?;
-        for cluster in first..first + clusters {
-            self.set(cluster, 1)?;
-        }
-        Ok(first << self.cluster_bits)
+        Ok(self.allocate_between(clusters, clusters)?.0)
     }
 
-    /// Decrements the refcounts of all clusters that `len` bytes at `offset` touch.
+    /// Allocates 1 to `max` adjacent clusters with refcount 1. Returns the host offset of the first
+    /// and their number.
     ///
     /// # Errors
-    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if a refcount is 0 already, and the errors of
-    /// [`allocate`](Self::allocate).
-    pub(super) fn release(&mut self, offset: u64, len: u64) -> Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        for cluster in offset >> self.cluster_bits..=(offset + len - 1) >> self.cluster_bits {
-            let count = self.count(cluster)?.checked_sub(1).ok_or_else(|| {
-                Error::corrupt("refcount block", "a cluster that is in use has refcount 0")
-                    .at(cluster << self.cluster_bits)
-                    .hint("repair the image first, for example with qemu-img")
-            })?;
-            self.set(cluster, count)?;
-        }
-        Ok(())
+    /// As [`allocate`](Self::allocate).
+    pub(super) fn allocate_some(&mut self, max: u64) -> Result<(u64, u64)> {
+        self.allocate_between(1, max)
     }
 
-    /// Reserves adjacent clusters with refcount 0. Returns the index of the first.
-    fn reserve(&mut self, clusters: u64) -> Result<u64> {
-        let first = self.next;
-        for cluster in first..first + clusters {
+    fn allocate_between(&mut self, min: u64, max: u64) -> Result<(u64, u64)> {
+        let clusters = self.reserve(min, max)?;
+        for cluster in clusters.clone() {
+            self.set(cluster, 1)?;
+        }
+        Ok((clusters.start << self.cluster_bits, clusters.end - clusters.start))
+    }
+
+    /// Reserves `min` to `max` adjacent clusters with refcount 0.
+    fn reserve(&mut self, min: u64, max: u64) -> Result<Range<u64>> {
+        let room = match self.storage.has_fixed_len() {
+            true => (self.storage.current_len() >> self.cluster_bits).saturating_sub(self.next),
+            false => max,
+        };
+        if room < min {
+            return self.find_free(min, max)?.ok_or_else(|| self.full(min));
+        }
+        let clusters = self.next..self.next + room.min(max);
+        for cluster in clusters.clone() {
             if self.count(cluster)? != 0 {
                 // Extending the file over it would make lost data read as zeros.
                 return Err(Error::corrupt(
@@ -188,50 +227,134 @@ impl Space {
                     "a cluster beyond the end of the file is in use",
                 )
                 .at(cluster << self.cluster_bits)
-                .hint(
-                    "the file may be truncated; check and repair the image first, for example \
-                     with qemu-img",
-                ));
-            }
-            if (cluster + 1).is_multiple_of(self.per_block()) {
-                self.forget(cluster / self.per_block());
+                .hint(TRUNCATED));
             }
         }
-        let end = first + clusters;
-        let room = self.storage.current_len() >> self.cluster_bits;
-        if self.storage.has_fixed_len() && end > room {
-            return Err(Error::io(
-                "the device has no room for new metadata",
-                std::io::Error::from(std::io::ErrorKind::StorageFull),
-            ));
+        self.next = clusters.end;
+        Ok(clusters)
+    }
+
+    fn full(&self, clusters: u64) -> Error {
+        let size = self.cluster_size();
+        let needed = match clusters {
+            1 => format!("a free cluster of {size} bytes"),
+            many => format!("{many} adjacent free clusters of {size} bytes"),
+        };
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        Error::io(format!("the device does not have {needed}"), full)
+            .hint("make the device larger, or write a new image to a larger one")
+    }
+
+    /// Searches for `min` to `max` adjacent free clusters among those that were before the end of
+    /// the used ones when the image was opened.
+    fn find_free(&mut self, min: u64, max: u64) -> Result<Option<Range<u64>>> {
+        loop {
+            // Tables of several clusters are rare, and may fit where the search has passed.
+            let from = if min == 1 { self.free.from } else { 0 };
+            let found = self.first_run(from..self.free.end, min, max)?;
+            if min == 1 {
+                self.free.from = found.as_ref().map_or(self.free.end, |run| run.end);
+            }
+            match self.free.freed.take() {
+                Some(freed) if found.is_none() && min == 1 => self.free.from = freed,
+                freed => {
+                    self.free.freed = freed;
+                    return Ok(found);
+                }
+            }
         }
-        self.next = end;
-        Ok(first)
     }
 
-    /// Removes a block from memory, unless it must be stored. It is read again if needed.
-    fn forget(&mut self, index: u64) {
-        let readable = self.storage.len();
-        if self.blocks.get(&index).is_some_and(|block| block.is_stored(readable)) {
-            self.blocks.remove(&index);
+    /// Returns the first free clusters of a range: the first `max` of the first run of at least
+    /// `min`.
+    fn first_run(&mut self, range: Range<u64>, min: u64, max: u64) -> Result<Option<Range<u64>>> {
+        let mut run = range.start..range.start;
+        while run.end < range.end && run.end - run.start < max {
+            let cluster = run.end;
+            // A block that does not exist would take a cluster itself.
+            let has_block = self.has_block(cluster);
+            if has_block && self.is_free(cluster)? {
+                run.end += 1;
+            } else if run.end - run.start >= min {
+                break;
+            } else {
+                let next = match has_block {
+                    true => cluster + 1,
+                    false => (cluster / self.per_block() + 1) * self.per_block(),
+                };
+                run = next..next;
+            }
         }
+        Ok((run.end - run.start >= min).then_some(run))
     }
 
-    /// Removes all blocks from memory that need not be stored.
-    pub(super) fn forget_stored(&mut self) {
-        let readable = self.storage.len();
-        self.blocks.retain(|_, block| !block.is_stored(readable));
+    fn is_free(&mut self, cluster: u64) -> Result<bool> {
+        let offset = cluster << self.cluster_bits;
+        let range = offset..offset + self.cluster_size();
+        Ok(self.count(cluster)? == 0 && self.metadata.name_at(&range).is_none())
     }
 
-    /// Returns the host offsets of the refcount blocks.
-    pub(super) fn block_offsets(&self) -> impl Iterator<Item = u64> {
-        self.table.iter().copied().filter(|&offset| offset != 0)
+    /// Decrements the refcounts of all clusters that `len` bytes at `offset` touch, and calls `freed`
+    /// with the host offsets of those that are not used any more.
+    ///
+    /// They may be allocated again, so that nothing that is durable may refer to them, unless
+    /// nothing is allocated later.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if a refcount is 0 already, and the errors of
+    /// [`allocate`](Self::allocate).
+    pub(super) fn release(
+        &mut self,
+        offset: u64,
+        len: u64,
+        mut freed: impl FnMut(u64),
+    ) -> Result<()> {
+        for cluster in self.clusters(offset, len) {
+            let count = self.count(cluster)?.checked_sub(1).ok_or_else(|| self.too_low(cluster))?;
+            self.set(cluster, count)?;
+            if count == 0 {
+                freed(cluster << self.cluster_bits);
+                let first = self.free.freed.map_or(cluster, |first| first.min(cluster));
+                self.free.freed = Some(first).filter(|&first| first < self.free.end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies that every cluster of sorted ranges has a refcount that is not smaller than the
+    /// number of ranges that touch it, so that they can be [released](Self::release).
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub(super) fn require_counts(&mut self, ranges: &[Range<u64>]) -> Result<()> {
+        let mut last = (0, 0);
+        for range in ranges {
+            for cluster in self.clusters(range.start, range.end - range.start) {
+                last = if last.0 == cluster { (cluster, last.1 + 1) } else { (cluster, 1) };
+                if self.count(cluster)? < last.1 {
+                    return Err(self.too_low(cluster));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn too_low(&self, cluster: u64) -> Error {
+        Error::corrupt("refcount block", "the refcount of a cluster that is in use is too low")
+            .at(cluster << self.cluster_bits)
+            .hint("repair the image first, for example with qemu-img")
+    }
+
+    /// Returns the indexes of the clusters that `len` bytes at `offset` touch.
+    fn clusters(&self, offset: u64, len: u64) -> Range<u64> {
+        let end = (offset + len).div_ceil(self.cluster_size());
+        (offset >> self.cluster_bits).min(end)..end
     }
 
     /// Returns the refcount of the cluster at a host offset.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate).
+    /// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
     pub(super) fn count_at(&mut self, offset: u64) -> Result<u64> {
         self.count(offset >> self.cluster_bits)
     }
@@ -244,64 +367,71 @@ impl Space {
     pub(super) fn retain(&mut self, offset: u64) -> Result<bool> {
         let cluster = offset >> self.cluster_bits;
         let count = self.count(cluster)?;
-        let max = u64::MAX >> (64 - (1u32 << self.refcount_order));
-        if count == max {
+        if count == refcount::mask(self.refcount_order) {
             return Ok(false);
         }
         self.set(cluster, count + 1)?;
         Ok(true)
     }
 
-    /// Returns the block with this index, or `None` if there is none.
-    fn block(&mut self, index: u64) -> Result<Option<&mut Block>> {
-        if !self.blocks.contains_key(&index) {
-            let entry = usize::try_from(index).ok().and_then(|index| self.table.get(index));
-            let offset = entry.copied().unwrap_or(0);
-            if offset == 0 {
-                return Ok(None);
-            }
-            // The file may end within its last cluster.
-            let inside = offset < self.storage.current_len();
-            if !offset.is_multiple_of(self.cluster_size()) || !inside {
-                return Err(Error::corrupt(
-                    "refcount table",
-                    format!("entry {index} has an invalid refcount block offset {offset:#x}"),
-                )
-                .at(offset));
-            }
-            let words =
-                read_words(&*self.storage, "refcount block", offset, self.cluster_size() / 8)?;
-            let block = Block { offset, words, is_new: false, changed: BTreeSet::new() };
-            self.blocks.insert(index, block);
+    /// Returns the words of the page with this number, or `None` if its block does not exist.
+    fn page(&mut self, number: u64) -> Result<Option<&[u64]>> {
+        if self.pages.get(number).is_none() {
+            let Some(offset) = self.page_offset(number) else { return Ok(None) };
+            let block = number * self.pages.page_bytes() / self.cluster_size();
+            let words = match self.new_blocks.contains(&block) {
+                true => vec![0; self.pages.words()],
+                false => self.read_page(offset)?,
+            };
+            self.pages.add(number, words);
         }
-        Ok(self.blocks.get_mut(&index))
+        Ok(self.pages.get(number))
     }
 
-    /// Returns the index of the word that holds the refcount of a cluster in its block, and the bit
-    /// offset in that word.
-    fn position(&self, cluster: u64) -> (usize, u32) {
-        refcount::position(cluster % self.per_block(), self.refcount_order)
+    /// Returns the host offset of a page, or `None` if its block does not exist.
+    fn page_offset(&self, number: u64) -> Option<u64> {
+        let at = number * self.pages.page_bytes();
+        let block = usize::try_from(at / self.cluster_size()).ok();
+        let offset = *self.table.get(block?)?;
+        (offset != 0).then_some(offset + at % self.cluster_size())
+    }
+
+    /// Reads a page. What is beyond the end of the file, which may end within a cluster, is zero.
+    fn read_page(&self, offset: u64) -> Result<Vec<u64>> {
+        let stored = self.storage.current_len().saturating_sub(offset);
+        let mut bytes = vec![0; to_usize(self.pages.page_bytes())];
+        let len = to_usize(stored.min(self.pages.page_bytes()));
+        self.storage
+            .read_exact_at(&mut bytes[..len], offset)
+            .map_err(|e| Error::io("cannot read", e).in_structure("refcount block").at(offset))?;
+        Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect())
+    }
+
+    /// Returns the number of the page with the refcount of a cluster, the index of its word in that
+    /// page, and the bit offset in the word.
+    fn position(&self, cluster: u64) -> (u64, usize, u32) {
+        let (word, bit) = refcount::position(cluster % self.per_page(), self.refcount_order);
+        (cluster / self.per_page(), word, bit)
     }
 
     /// Returns the refcount of a cluster.
     fn count(&mut self, cluster: u64) -> Result<u64> {
-        let (word, bit) = self.position(cluster);
+        let (page, word, bit) = self.position(cluster);
         let order = self.refcount_order;
-        let block = self.block(cluster / self.per_block())?;
-        Ok(block.map_or(0, |block| refcount::extract(block.words[word], order, bit)))
+        let page = self.page(page)?;
+        Ok(page.map_or(0, |words| refcount::extract(words[word], order, bit)))
     }
 
     /// Sets the refcount of a cluster. Creates its block if there is none.
     fn set(&mut self, cluster: u64, count: u64) -> Result<()> {
-        let index = cluster / self.per_block();
-        let (word, bit) = self.position(cluster);
-        let order = self.refcount_order;
-        if self.block(index)?.is_none() {
-            self.add_block(index)?;
+        if !self.has_block(cluster) {
+            self.add_block(cluster / self.per_block())?;
         }
-        if let Some(block) = self.block(index)? {
-            block.words[word] = refcount::insert(block.words[word], order, bit, count);
-            block.changed.insert(word / SECTOR_WORDS);
+        let (page, word, bit) = self.position(cluster);
+        let order = self.refcount_order;
+        if let Some(words) = self.page(page)? {
+            let changed = refcount::insert(words[word], order, bit, count);
+            self.pages.set(page, word, changed);
         }
         Ok(())
     }
@@ -313,16 +443,14 @@ impl Space {
                 "the image file would grow beyond what its refcounts can cover",
             ));
         }
-        let cluster = self.reserve(1)?;
-        let offset = cluster << self.cluster_bits;
+        let cluster = self.reserve(1, 1)?.start;
         let entry = to_usize(index);
         if self.table.len() <= entry {
             self.table.resize(entry + 1, 0);
         }
-        self.table[entry] = offset;
+        self.table[entry] = cluster << self.cluster_bits;
         self.has_new_entries = true;
-        let words = vec![0; to_usize(self.cluster_size() / 8)];
-        self.blocks.insert(index, Block { offset, words, is_new: true, changed: BTreeSet::new() });
+        self.new_blocks.insert(index);
         self.set(cluster, 1)
     }
 
@@ -355,34 +483,59 @@ impl Space {
         Ok(Some(old))
     }
 
+    /// Returns the memory in bytes of changed refcounts.
+    pub(super) fn changed_bytes(&self) -> u64 {
+        self.pages.changed_bytes()
+    }
+
+    /// Returns true if changed refcounts take so much memory that they should be stored.
+    pub(super) fn should_be_stored(&self) -> bool {
+        self.pages.should_be_stored()
+    }
+
     /// Takes the changes since the last call.
     pub(super) fn take_changes(&mut self) -> Changes {
         let mut changes = Changes::default();
-        for block in self.blocks.values_mut() {
-            let changed = std::mem::take(&mut block.changed);
-            if std::mem::take(&mut block.is_new) {
-                let bytes = to_bytes(&block.words);
-                changes.new_tables.push(Edit::Write { offset: block.offset, bytes });
-                continue;
-            }
-            for sector in changed {
-                let start = sector * SECTOR_WORDS;
-                let words = &block.words[start..start + SECTOR_WORDS];
-                let offset = block.offset + to_u64(start) * 8;
-                changes.counts.push(Edit::Write { offset, bytes: to_bytes(words) });
-            }
+        let new_blocks = std::mem::take(&mut self.new_blocks);
+        for &index in &new_blocks {
+            let (offset, len) = (self.table[to_usize(index)], self.cluster_size());
+            changes.new_tables.push(Edit::Zero { offset, len });
         }
+        let (table, cluster_size) = (&self.table, self.cluster_size());
+        let page_bytes = self.pages.page_bytes();
+        self.pages.take_changes(|number, writes| {
+            let at = number * page_bytes;
+            let block = at / cluster_size;
+            let start = table[to_usize(block)] + at % cluster_size;
+            let list = match new_blocks.contains(&block) {
+                true => &mut changes.new_tables,
+                false => &mut changes.counts,
+            };
+            list.extend(writes.into_iter().map(|write| write.moved(start)));
+        });
         if std::mem::take(&mut self.has_new_entries) {
             let bytes = to_bytes(&self.table);
             changes.new_tables.push(Edit::Write { offset: self.location.offset, bytes });
         }
         changes
     }
+
+    /// Removes from memory what was taken with [`take_changes`](Self::take_changes) and is stored
+    /// now. It is read again if needed.
+    pub(super) fn forget_stored(&mut self) {
+        self.pages.forget_stored();
+    }
 }
 
-/// Verifies that no two entries of the refcount table point to the same block: changing the
-/// refcounts of one would change those of the other.
-fn require_distinct(table: &[u64]) -> Result<()> {
+/// Verifies that the entries of the refcount table point to different blocks in the file: changing
+/// the refcounts of one would change those of another.
+fn require_valid(table: &[u64], cluster_size: u64, file_end: u64) -> Result<()> {
+    for (index, &offset) in table.iter().enumerate() {
+        if !offset.is_multiple_of(cluster_size) || offset >= file_end {
+            let message = format!("entry {index} has an invalid refcount block offset {offset:#x}");
+            return Err(Error::corrupt("refcount table", message).at(offset).hint(TRUNCATED));
+        }
+    }
     let mut offsets: Vec<_> = table.iter().copied().filter(|&offset| offset != 0).collect();
     offsets.sort_unstable();
     match offsets.windows(2).find(|pair| pair[0] == pair[1]) {

@@ -8,36 +8,21 @@
 //!   of an external data file      at the same offset         to the data file
 //! ```
 //!
-//! New clusters are referenced when their data is durable, and released when nothing refers to
-//! them:
-//!
-//! ```text
-//!   written                                             then
-//!   guest data                                          new clusters are not referenced
-//!   new L2 tables and refcount blocks                   nor are these
-//!   refcounts of new clusters                           they are leaks
-//!   the header, if the refcount table was moved
-//!   changed sectors of L2 tables and of the L1 table    they are in use; old clusters are leaks
-//!   refcounts of old clusters                           the image is clean
-//! ```
-//!
-//! This happens at the end, and before that for the tables of what is completely written whenever
-//! they need too much memory.
+//! What changes in the tables is in memory until it is [stored](super::store).
 
 use super::Qcow2Mut;
 use super::bitmaps::TrackedBitmaps;
 use super::compressed::CompressedSpace;
-use super::metadata::Metadata;
 use super::space::{Space, TableLocation};
-use super::table::{L2Table, sector_of, sectors};
+use super::table::L2Table;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::header::{Autoclear, Header};
-use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words, to_bytes};
+use crate::formats::qcow2::tables::{COPIED, Cluster, OFFSET_MASK, ZERO, read_words};
 use crate::model::target::{Allocate, Slot, Target};
-use crate::storage::edit::{Edit, Edits};
-use crate::storage::number::{to_u32, to_u64, to_usize};
+use crate::storage::edit::Edits;
+use crate::storage::edit::pending::PendingTables;
+use crate::storage::number::to_usize;
 use crate::storage::sink::Sink;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,28 +32,26 @@ const ALL_ZERO: u64 = 0xffff_ffff << 32;
 /// Bitmap of an extended L2 entry all of whose subclusters are stored.
 const ALL_STORED: u64 = 0xffff_ffff;
 
-/// Memory for L2 tables in bytes from which tables are stored before the end.
-const MAX_TABLE_BYTES: u64 = 16 << 20;
-
 /// An image to which guest data is written.
 #[derive(Debug)]
 pub(super) struct Writer {
-    image: Qcow2Mut,
+    pub(super) image: Qcow2Mut,
     /// The image file and, if there is one, the external data file.
-    files: Vec<Arc<dyn Sink>>,
-    space: Space,
-    metadata: Metadata,
+    pub(super) files: Vec<Arc<dyn Sink>>,
+    pub(super) space: Space,
     /// The L1 table as it will be.
-    l1: Vec<u64>,
+    pub(super) l1: Vec<u64>,
     /// The L2 tables that were read or created, by L1 index.
-    tables: BTreeMap<u64, L2Table>,
-    compressed: CompressedSpace,
-    bitmaps: TrackedBitmaps,
+    pub(super) tables: PendingTables<L2Table>,
+    pub(super) compressed: CompressedSpace,
+    pub(super) bitmaps: TrackedBitmaps,
     /// Host offset of the end of the last cluster of the file before the modification.
     file_end: u64,
+    /// Guest offset below which all data is written.
+    pub(super) settled: u64,
     /// Host offset of the end of what may be in use.
-    end: u64,
-    /// The bitmaps are stored, or it was tried.
+    pub(super) end: u64,
+    /// Everything is stored.
     is_finished: bool,
 }
 
@@ -85,42 +68,45 @@ impl Writer {
     /// Prepares an image: features that would become wrong are cleared, and bitmaps are marked as
     /// in use.
     pub(super) fn start(image: Qcow2Mut) -> Result<Self> {
-        let space = Space::new(Arc::clone(&image.storage), image.header())?;
-        let metadata = Metadata::find(&image, &space)?;
-        let bitmaps = TrackedBitmaps::find(&image, &metadata)?;
+        let mut space = Space::open(&image)?;
+        let bitmaps = TrackedBitmaps::find(&image, &mut space)?;
         let mut files: Vec<Arc<dyn Sink>> = vec![image.storage.clone()];
         if let Some(data_file) = image.data_file.clone() {
             files.push(data_file);
         }
-        let mut edits = Edits::new();
-        let unknown = image.header().autoclear.difference(Autoclear::all());
-        if !unknown.is_empty() {
-            let header = image.header();
-            let l1 = TableLocation { offset: header.l1.offset, len: entries(header) };
-            edits.phase([image.switch(header.size, l1, space.table_location())?]);
-        }
-        edits.phase(bitmaps.mark_in_use());
-        edits.apply(&*image.storage).map_err(|e| Error::io("cannot modify the image", e))?;
-        Ok(Self {
+        let writer = Self {
             files,
             space,
-            metadata,
             file_end: image.header().padded(image.storage.current_len()),
             l1: image.old.l1.clone(),
-            tables: BTreeMap::new(),
+            tables: PendingTables::default(),
             compressed: CompressedSpace::default(),
             bitmaps,
+            settled: 0,
             end: image.storage.current_len(),
             is_finished: false,
             image,
-        })
+        };
+        writer.begin()?;
+        Ok(writer)
     }
 
-    fn cluster_size(&self) -> u64 {
+    fn begin(&self) -> Result<()> {
+        let (image, header) = (&self.image, self.header());
+        let mut edits = Edits::new();
+        if !header.autoclear.difference(Autoclear::all()).is_empty() {
+            let l1 = TableLocation::of_l1(header);
+            edits.phase([image.switch(header.size, l1, self.space.table_location())?]);
+        }
+        edits.phase(self.bitmaps.mark_in_use());
+        edits.apply(&*image.storage).map_err(|e| Error::io("cannot modify the image", e))
+    }
+
+    pub(super) fn cluster_size(&self) -> u64 {
         self.image.old.layout.cluster_size()
     }
 
-    fn header(&self) -> &Header {
+    pub(super) fn header(&self) -> &Header {
         self.image.header()
     }
 
@@ -142,34 +128,22 @@ impl Writer {
 
     /// Returns an L2 table as it will be.
     fn table(&mut self, l1_index: u64) -> Result<&mut L2Table> {
-        if !self.tables.contains_key(&l1_index) {
-            let entry = self.l1_entry(l1_index)?;
-            let size = self.cluster_size();
+        let entry = self.l1_entry(l1_index)?;
+        let size = self.cluster_size();
+        let (space, storage) = (&mut self.space, &*self.image.storage);
+        self.tables.get_or_try_insert(l1_index, || {
             let offset = entry & OFFSET_MASK;
-            let table = if offset == 0 {
-                L2Table::new(vec![0; to_usize(size / 8)], None)
-            } else {
-                let words = read_words(&*self.image.storage, "L2 table", offset, size / 8)?;
-                let is_own = entry & COPIED != 0 && self.required_count(offset)? == 1;
-                let mut table = L2Table::new(words, is_own.then_some(offset));
-                if !is_own {
-                    table.unused.push(offset..offset + size);
-                }
-                table
-            };
-            self.tables.insert(l1_index, table);
-        }
-        Ok(self.tables.get_mut(&l1_index).expect("it was read"))
-    }
-
-    /// Returns the refcount of a cluster that is in use.
-    fn required_count(&mut self, offset: u64) -> Result<u64> {
-        match self.space.count_at(offset)? {
-            0 => Err(Error::corrupt("refcount block", "a cluster that is in use has refcount 0")
-                .at(offset)
-                .hint("repair the image first, for example with qemu-img")),
-            count => Ok(count),
-        }
+            if offset == 0 {
+                return Ok(L2Table::new(vec![0; to_usize(size / 8)], None));
+            }
+            let words = read_words(storage, "L2 table", offset, size / 8)?;
+            let is_own = entry & COPIED != 0 && required_count(space, offset)? == 1;
+            let mut table = L2Table::new(words, is_own.then_some(offset));
+            if !is_own {
+                table.unused.push(offset..offset + size);
+            }
+            Ok(table)
+        })
     }
 
     /// Returns the L2 entry of a guest offset and its bitmap (0 unless extended).
@@ -224,7 +198,7 @@ impl Writer {
                 let message = format!("guest offset {at:#x} maps beyond the end of the file");
                 return Err(Error::corrupt("L2 table", message).at(offset));
             }
-            self.metadata.require_none(&(offset..offset + self.cluster_size()))?;
+            self.space.metadata().require_none(&(offset..offset + self.cluster_size()))?;
         }
         Ok(Some(offset))
     }
@@ -236,7 +210,7 @@ impl Writer {
         let unused = match (cluster, self.host_cluster(at, cluster)?) {
             (Cluster::Compressed { offset, len }, _) if !self.has_data_file() => {
                 let range = offset..offset + u64::from(len);
-                self.metadata.require_none(&range)?;
+                self.space.metadata().require_none(&range)?;
                 Some(range)
             }
             (_, Some(offset)) if !self.has_data_file() => {
@@ -258,7 +232,9 @@ impl Writer {
         let (entry, bitmap) = self.entry(at)?;
         let cluster = self.image.old.layout.decode(entry, bitmap);
         match self.host_cluster(at, cluster)? {
-            Some(offset) if entry & COPIED != 0 && self.required_count(offset)? == 1 => {
+            Some(offset)
+                if entry & COPIED != 0 && required_count(&mut self.space, offset)? == 1 =>
+            {
                 Ok(Place::Existing(offset))
             }
             _ => Ok(Place::New),
@@ -283,11 +259,11 @@ impl Writer {
             }
             next += size;
         }
-        let clusters = (next - at) / size;
-        let offset = match first {
-            Place::Existing(offset) => offset,
-            Place::New => self.space.allocate(clusters)?,
+        let (offset, clusters) = match first {
+            Place::Existing(offset) => (offset, (next - at) / size),
+            Place::New => self.allocate((next - at) / size)?,
         };
+        let next = at + clusters * size;
         let bitmap = if self.image.old.layout.extended { ALL_STORED } else { 0 };
         for done in (0..clusters).map(|n| n * size) {
             let entry = ((offset + done) | COPIED, bitmap);
@@ -305,8 +281,7 @@ impl Writer {
             let message = "an image with an external data file cannot have compressed clusters";
             return Err(Error::unsupported(message));
         }
-        let size = self.cluster_size();
-        let offset = self.compressed.allocate(&mut self.space, len, size)?;
+        let offset = self.allocate_compressed(len)?;
         let entry = self.image.old.layout.encode_compressed(offset, len).ok_or_else(|| {
             Error::limit("the image file is too large for another compressed cluster")
         })?;
@@ -327,7 +302,7 @@ impl Writer {
         while at < range.end {
             let (l1_index, _) = self.position(at);
             let is_absent =
-                self.l1_entry(l1_index)? & OFFSET_MASK == 0 && !self.tables.contains_key(&l1_index);
+                self.l1_entry(l1_index)? & OFFSET_MASK == 0 && !self.tables.contains(l1_index);
             if is_absent && skips_tables {
                 at = (l1_index + 1) << self.image.old.layout.l1_shift();
                 continue;
@@ -407,98 +382,6 @@ impl Writer {
         }
         Ok(())
     }
-
-    /// Makes everything durable that was written so far, and then the L2 tables that describe only
-    /// guest offsets below `end`. The workers have written all data below it.
-    fn store_tables(&mut self, end: u64, last: bool) -> Result<()> {
-        let shift = self.image.old.layout.l1_shift();
-        let later = self.tables.split_off(&(end >> shift));
-        let mut tables = std::mem::replace(&mut self.tables, later);
-        tables.retain(|_, table| table.is_changed());
-        let (mut new, mut in_place) = (Vec::new(), Vec::new());
-        let mut l1_sectors = BTreeSet::new();
-        for (&l1_index, table) in &tables {
-            if let Some(offset) = table.stored {
-                in_place.extend(table.changes(offset));
-                continue;
-            }
-            let offset = self.space.allocate(1)?;
-            let bytes = to_bytes(&table.words);
-            new.push(Edit::Write { offset, bytes });
-            let index = to_usize(l1_index);
-            self.l1[index] = offset | COPIED;
-            l1_sectors.insert(sector_of(index));
-        }
-        in_place.extend(sectors(&self.l1, &l1_sectors, self.header().l1.offset));
-        let mut done = Vec::new();
-        if last {
-            self.bitmaps.store(Some(&mut self.space), &mut new, &mut in_place)?;
-            done = self.bitmaps.mark_consistent();
-        }
-        let unused = tables.into_values().flat_map(|table| table.unused);
-        self.write(new, in_place, unused.collect(), done)
-    }
-
-    /// Makes modifications in the order that keeps the image consistent.
-    fn write(
-        &mut self,
-        new: Vec<Edit>,
-        in_place: Vec<Edit>,
-        unused: Vec<Range<u64>>,
-        done: Vec<Edit>,
-    ) -> Result<()> {
-        let old_table = self.space.move_table()?;
-        let used = self.space.take_changes();
-        let mut edits = Edits::new();
-        let storage = Arc::clone(&self.image.storage);
-        let end = self.space.end().max(storage.current_len());
-        let is_longer = !storage.has_fixed_len() && end > storage.current_len();
-        edits.phase(
-            is_longer.then_some(Edit::SetLen(end)).into_iter().chain(new).chain(used.new_tables),
-        );
-        edits.phase(used.counts);
-        let mut freed = Vec::new();
-        for range in &unused {
-            self.space.release(range.start, range.end - range.start)?;
-        }
-        if let Some(table) = old_table {
-            let len = u64::from(table.len) * self.cluster_size();
-            self.space.release(table.offset, len)?;
-            let header = self.header();
-            let l1 = TableLocation { offset: header.l1.offset, len: entries(header) };
-            edits.phase([self.image.switch(header.size, l1, self.space.table_location())?]);
-        }
-        for range in unused {
-            self.push_freed(range, &mut freed)?;
-        }
-        edits.phase(in_place).phase(self.space.take_changes().counts).phase(done).phase(freed);
-        // From now on, something may refer to what is before it.
-        self.end = end;
-        // Guest data first: nothing may refer to it before it is durable.
-        let flushed = self.files.iter().try_for_each(|file| file.flush());
-        flushed
-            .and_then(|()| edits.apply(&*storage))
-            .map_err(|e| Error::io("cannot modify the image", e))?;
-        self.space.forget_stored();
-        Ok(())
-    }
-
-    /// Appends the deallocation of the clusters of a range that nothing uses any more.
-    fn push_freed(&mut self, range: Range<u64>, freed: &mut Vec<Edit>) -> Result<()> {
-        let size = self.cluster_size();
-        for cluster in (range.start / size * size..range.end).step_by(to_usize(size)) {
-            if self.space.count_at(cluster)? != 0 {
-                continue;
-            }
-            match freed.last_mut() {
-                Some(Edit::Discard { offset, len }) if *offset + *len == cluster => *len += size,
-                Some(Edit::Discard { offset, len })
-                    if (*offset..*offset + *len).contains(&cluster) => {}
-                _ => freed.push(Edit::Discard { offset: cluster, len: size }),
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Target for Writer {
@@ -516,42 +399,31 @@ impl Target for Writer {
     }
 
     fn settle(&mut self, end: u64) -> Result<()> {
-        let per_table = self.cluster_size();
-        let complete = self.tables.range(..end >> self.image.old.layout.l1_shift()).count();
-        // Most of the memory must be of tables that can be stored.
-        if to_u64(complete) * per_table >= MAX_TABLE_BYTES.max(4 * per_table) {
-            self.store_tables(end, false)?;
-        }
-        Ok(())
+        self.settle_tables(end)
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
+        self.store_all()?;
         self.is_finished = true;
-        self.store_tables(u64::MAX, true)
+        Ok(())
     }
 }
 
 impl Drop for Writer {
-    /// After a failure, forgets what is not stored, and makes the bitmaps consistent, in which all
-    /// that may have been written is marked. Errors are ignored: the image is usable without this.
-    /// If the tables could not be stored, bitmaps remain inconsistent.
+    /// After a failure, leaves the image in order as far as possible. Errors are ignored.
     fn drop(&mut self) {
-        if self.is_finished {
-            return;
-        }
-        let storage = Arc::clone(&self.image.storage);
-        if !storage.has_fixed_len() {
-            let _ = storage.set_len(self.end);
-        }
-        let mut edits = Edits::new();
-        let mut in_place = Vec::new();
-        if self.bitmaps.store(None, &mut Vec::new(), &mut in_place).is_ok() {
-            edits.phase(in_place).phase(self.bitmaps.mark_consistent());
-            let _ = edits.apply(&*storage);
+        if !self.is_finished {
+            let _ = self.abandon();
         }
     }
 }
 
-fn entries(header: &Header) -> u32 {
-    to_u32(header.l1.entries)
+/// Returns the refcount of a cluster that is in use.
+fn required_count(space: &mut Space, offset: u64) -> Result<u64> {
+    match space.count_at(offset)? {
+        0 => Err(Error::corrupt("refcount block", "a cluster that is in use has refcount 0")
+            .at(offset)
+            .hint("repair the image first, for example with qemu-img")),
+        count => Ok(count),
+    }
 }

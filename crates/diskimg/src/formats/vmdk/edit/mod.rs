@@ -6,17 +6,26 @@
 //!
 //! ```text
 //!   written                                    then
-//!   guest data, new grain tables               nothing refers to new grains and tables
-//!   entries of the grain directories           the new tables are in use; they are empty
+//!   guest data, new grain tables,              nothing refers to new grains and tables
+//!     uncleanShutdown in the header
+//!   entries of the grain directory             the new tables are in use; they are empty
+//!   entries of the redundant directory
 //!   sectors of the primary grain tables        the grains are in use
-//!   sectors of the redundant grain tables
+//!   sectors of the redundant grain tables      both copies are equal
+//!   uncleanShutdown in the header
 //! ```
+//!
+//! Readers use the primary tables unless these are damaged. After a crash, redundant tables may be
+//! older, which is what `uncleanShutdown` means: VMware's programs then check the extent, our check
+//! does not count it as a corruption, and the next modification stores the primary tables again as
+//! redundant ones.
 //!
 //! The descriptor gets a new content ID before that, so that children of the disk are recognized
 //! as out of date. Streams, COWD and seSparse extents can only be written as a whole.
 
 mod content_id;
 mod sparse;
+mod verify;
 mod write;
 
 use super::extent::{Layout, VmdkExtent};

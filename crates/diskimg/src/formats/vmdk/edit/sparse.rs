@@ -3,9 +3,11 @@
 use crate::error::{Error, Result};
 use crate::formats::vmdk::SECTOR;
 use crate::formats::vmdk::sparse::{GTE_ZEROED, SparseExtent};
-use crate::storage::edit::{Edit, Storage};
+use crate::storage::edit::pending::PendingTables;
+use crate::storage::edit::{Edit, Edits, Storage};
 use crate::storage::number::{to_u32, to_u64, to_usize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,19 +27,23 @@ pub(super) enum Grain {
 /// The tables of a sparse extent and what changes in them.
 #[derive(Debug)]
 pub(super) struct SparseTables {
-    storage: Arc<dyn Storage>,
-    grain_bytes: u64,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) grain_bytes: u64,
     table_cover: u64,
     zeroed_grains: bool,
     /// Number of entries in a table.
-    gtes: usize,
+    pub(super) gtes: usize,
     /// Host offsets and sector numbers of the grain directory and, if there is one, the redundant
     /// one.
-    directories: Vec<(u64, Vec<u32>)>,
+    pub(super) directories: Vec<(u64, Vec<u32>)>,
     /// The tables that were read or created, by index.
-    tables: BTreeMap<u64, Table>,
+    tables: PendingTables<Table>,
     /// Host ranges of metadata, in ascending order.
-    metadata: Vec<Range<u64>>,
+    pub(super) metadata: Vec<Range<u64>>,
+    /// The header says that the extent was not closed properly.
+    pub(super) unclean: bool,
+    /// Indexes of the tables whose redundant copy is older.
+    pub(super) outdated: Vec<usize>,
     /// Host offset of the end of the file.
     end: u64,
 }
@@ -52,8 +58,10 @@ struct Table {
 /// Modifications of the tables of an extent, by the phase in which they are made.
 #[derive(Debug, Default)]
 pub(super) struct TableEdits {
+    /// Space for new tables, in which all entries are zero.
     pub(super) new_tables: Vec<Edit>,
-    pub(super) directories: Vec<Edit>,
+    /// Entries of the directory and of the redundant one.
+    pub(super) directories: [Vec<Edit>; 2],
     pub(super) primary: Vec<Edit>,
     pub(super) redundant: Vec<Edit>,
 }
@@ -76,72 +84,33 @@ impl SparseTables {
             zeroed_grains: header.zeroed_grains(),
             gtes: to_usize(u64::from(header.gtes)),
             directories,
-            tables: BTreeMap::new(),
+            tables: PendingTables::default(),
             metadata: Vec::new(),
+            unclean: header.unclean,
+            outdated: Vec::new(),
             end: storage.current_len().next_multiple_of(header.grain_bytes()),
             storage,
         };
         let descriptor = header.descriptor_offset * SECTOR;
         let descriptor = descriptor..descriptor + header.descriptor_sectors * SECTOR;
         tables.find_metadata(descriptor)?;
-        tables.check_grains()?;
+        tables.verify(extent.check_bytes())?;
         Ok(tables)
     }
 
-    /// Verifies, before anything is written, that every stored grain is in the file. Otherwise a
-    /// grain that is appended could be taken for it.
-    fn check_grains(&self) -> Result<()> {
-        let file_end = self.storage.current_len().next_multiple_of(SECTOR);
-        for &sector in self.directories[0].1.iter().filter(|&&sector| sector != 0) {
-            for entry in self.read_table(sector)? {
-                let start = u64::from(entry) * SECTOR;
-                let is_stored = entry != 0 && !(self.zeroed_grains && entry == GTE_ZEROED);
-                if is_stored && start + self.grain_bytes > file_end {
-                    let message = "a grain is beyond the end of the file";
-                    return Err(Error::corrupt("grain table", message)
-                        .at(start)
-                        .hint("the file is probably truncated"));
-                }
-            }
-        }
-        Ok(())
+    /// Returns the entries of a table that point to stored grains.
+    pub(super) fn stored(&self, table: &[u32]) -> impl Iterator<Item = u32> {
+        let zeroed = self.zeroed_grains.then_some(GTE_ZEROED);
+        table.iter().copied().filter(move |&entry| entry != 0 && Some(entry) != zeroed)
     }
 
     /// Returns the entries of the grain table at a sector.
-    fn read_table(&self, sector: u32) -> Result<Vec<u32>> {
-        let mut bytes = vec![0; self.gtes * 4];
-        self.storage
-            .read_exact_at(&mut bytes, u64::from(sector) * SECTOR)
-            .map_err(|e| Error::io("cannot read", e).in_structure("grain table"))?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
+    pub(super) fn read_table(&self, sector: u32) -> Result<Vec<u32>> {
+        read_table(&*self.storage, sector, self.gtes)
     }
 
-    fn table_bytes(&self) -> u64 {
+    pub(super) fn table_bytes(&self) -> u64 {
         (to_u64(self.gtes) * 4).next_multiple_of(SECTOR)
-    }
-
-    /// Finds all metadata, which must not overlap.
-    fn find_metadata(&mut self, descriptor: Range<u64>) -> Result<()> {
-        let mut found = vec![0..SECTOR, descriptor];
-        for (number, (offset, entries)) in self.directories.iter().enumerate() {
-            found.push(*offset..*offset + to_u64(entries.len()) * 4);
-            for (index, &sector) in entries.iter().enumerate() {
-                // Some programs let both directories point to the same tables.
-                let is_shared = number > 0 && self.directories[0].1.get(index) == Some(&sector);
-                if sector != 0 && !is_shared {
-                    let start = u64::from(sector) * SECTOR;
-                    found.push(start..start + self.table_bytes());
-                }
-            }
-        }
-        found.retain(|range| !range.is_empty());
-        found.sort_unstable_by_key(|range| range.start);
-        if let Some(pair) = found.windows(2).find(|pair| pair[0].end > pair[1].start) {
-            let message = "its structures overlap";
-            return Err(Error::corrupt("sparse extent", message).at(pair[1].start));
-        }
-        self.metadata = found;
-        Ok(())
     }
 
     /// Verifies that a stored grain is in the file and not where metadata is.
@@ -156,31 +125,30 @@ impl SparseTables {
         Ok(())
     }
 
-    /// Returns the number of tables in memory for guest offsets before `end`, and their size in
-    /// bytes.
-    pub(super) fn memory_before(&self, end: u64) -> u64 {
-        let complete = self.tables.range(..end / self.table_cover).count();
-        to_u64(complete) * self.table_bytes()
+    /// Returns the size in bytes of the tables in memory for guest offsets before `end`, which does
+    /// not decrease from call to call.
+    pub(super) fn memory_before(&mut self, end: u64) -> u64 {
+        to_u64(self.tables.complete_before(end / self.table_cover)) * self.table_bytes()
     }
 
     /// Returns the end of what the directories say is not allocated, from guest offset `at`.
     pub(super) fn unallocated_until(&self, at: u64) -> u64 {
         let index = at / self.table_cover;
-        let is_absent = !self.tables.contains_key(&index)
-            && self.directories[0].1.get(to_usize(index)) == Some(&0);
+        let is_absent =
+            !self.tables.contains(index) && self.directories[0].1.get(to_usize(index)) == Some(&0);
         if is_absent { (index + 1) * self.table_cover } else { at }
     }
 
     fn table(&mut self, index: u64) -> Result<&mut Table> {
-        if !self.tables.contains_key(&index) {
-            let sector = self.directories[0].1.get(to_usize(index)).copied().unwrap_or(0);
+        let sector = self.directories[0].1.get(to_usize(index)).copied().unwrap_or(0);
+        let (storage, gtes) = (&*self.storage, self.gtes);
+        self.tables.get_or_try_insert(index, || {
             let entries = match sector {
-                0 => vec![0; self.gtes],
-                sector => self.read_table(sector)?,
+                0 => vec![0; gtes],
+                sector => read_table(storage, sector, gtes)?,
             };
-            self.tables.insert(index, Table { entries, changed: BTreeSet::new() });
-        }
-        Ok(self.tables.get_mut(&index).expect("it was read"))
+            Ok(Table { entries, changed: BTreeSet::new() })
+        })
     }
 
     fn position(&self, at: u64) -> (u64, usize) {
@@ -229,6 +197,10 @@ impl SparseTables {
         if end / SECTOR > u64::from(u32::MAX) {
             return Err(Error::limit("the extent's file would exceed 2 TiB"));
         }
+        if self.storage.has_fixed_len() && end > self.storage.current_len() {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(Error::io("the device has no room for another grain or table", full));
+        }
         self.end = end;
         Ok(offset)
     }
@@ -246,55 +218,83 @@ impl SparseTables {
         self.set(at, 0)
     }
 
-    /// Takes the changes of the tables for guest offsets before `end`.
+    /// Stores the changes of the tables for guest offsets before `end`. The grains must be durable.
     ///
     /// # Errors
-    /// Returns [`Limit`](crate::ErrorKind::Limit) if the file would become too large.
-    pub(super) fn take_edits(&mut self, end: u64) -> Result<TableEdits> {
-        let later = self.tables.split_off(&(end / self.table_cover));
-        let complete = std::mem::replace(&mut self.tables, later);
+    /// Returns [`Limit`](crate::ErrorKind::Limit) if the file would become too large, and
+    /// [`Io`](crate::ErrorKind::Io) if it cannot be written.
+    pub(super) fn store(&mut self, end: u64) -> Result<()> {
         let mut edits = TableEdits::default();
-        for (index, table) in complete {
+        for (index, table) in self.tables.take_before(end / self.table_cover) {
             if !table.changed.is_empty() {
-                self.add_edits(to_usize(index), &table, &mut edits)?;
+                for number in 0..self.directories.len() {
+                    let changed = Some(&table.changed);
+                    self.add_copy(number, to_usize(index), &table.entries, changed, &mut edits)?;
+                }
             }
         }
-        if !self.storage.has_fixed_len() && self.end > self.storage.current_len() {
-            edits.new_tables.insert(0, Edit::SetLen(self.end));
-        }
-        Ok(edits)
+        self.apply(edits)
     }
 
-    fn add_edits(&mut self, index: usize, table: &Table, edits: &mut TableEdits) -> Result<()> {
-        let mut written = 0;
-        for number in 0..self.directories.len() {
-            let mut sector = self.directories[number].1[index];
-            if sector == 0 {
-                let len = self.table_bytes();
-                let offset = self.append(len)?;
-                edits.new_tables.push(Edit::Zero { offset, len });
-                sector = to_u32(offset / SECTOR);
-                let (directory, entries) = &mut self.directories[number];
-                entries[index] = sector;
-                let bytes = sector.to_le_bytes().to_vec();
-                edits
-                    .directories
-                    .push(Edit::Write { offset: *directory + to_u64(index) * 4, bytes });
-            }
-            if sector == written {
-                continue; // Both directories point to the same table.
-            }
-            written = sector;
-            let copy = if number == 0 { &mut edits.primary } else { &mut edits.redundant };
-            for &changed in &table.changed {
-                let start = changed * SECTOR_ENTRIES;
-                let end = table.entries.len().min(start + SECTOR_ENTRIES);
-                let entries = table.entries[start..end].iter();
-                let offset = u64::from(sector) * SECTOR + to_u64(start) * 4;
-                let bytes = entries.flat_map(|entry| entry.to_le_bytes()).collect();
+    /// Appends the modifications that store one copy of a table: the changed sectors or, without
+    /// them, all.
+    pub(super) fn add_copy(
+        &mut self,
+        number: usize,
+        index: usize,
+        entries: &[u32],
+        changed: Option<&BTreeSet<usize>>,
+        edits: &mut TableEdits,
+    ) -> Result<()> {
+        let mut sector = self.directories[number].1[index];
+        if sector == 0 {
+            let len = self.table_bytes();
+            let offset = self.append(len)?;
+            edits.new_tables.push(Edit::Zero { offset, len });
+            sector = to_u32(offset / SECTOR);
+            let (directory, entries) = &mut self.directories[number];
+            entries[index] = sector;
+            let bytes = sector.to_le_bytes().to_vec();
+            let offset = *directory + to_u64(index) * 4;
+            edits.directories[number].push(Edit::Write { offset, bytes });
+        } else if number > 0 && sector == self.directories[0].1[index] {
+            return Ok(()); // Both directories point to the same table.
+        }
+        let copy = if number == 0 { &mut edits.primary } else { &mut edits.redundant };
+        for (sector_index, entries) in entries.chunks(SECTOR_ENTRIES).enumerate() {
+            if changed.is_none_or(|changed| changed.contains(&sector_index)) {
+                let offset = (u64::from(sector) + to_u64(sector_index)) * SECTOR;
+                let bytes = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
                 copy.push(Edit::Write { offset, bytes });
             }
         }
         Ok(())
     }
+
+    /// Makes modifications in the order that keeps the extent consistent. Meanwhile, its header says
+    /// that the copies of a table may differ.
+    pub(super) fn apply(&mut self, edits: TableEdits) -> Result<()> {
+        let TableEdits { new_tables, directories, primary, redundant } = edits;
+        let is_longer = !self.storage.has_fixed_len() && self.end > self.storage.current_len();
+        let mut phases = Edits::new();
+        if !(primary.is_empty() && redundant.is_empty()) {
+            let longer = is_longer.then_some(Edit::SetLen(self.end)).into_iter();
+            phases.phase(longer.chain(new_tables).chain([self.mark(true)]));
+            directories.into_iter().chain([primary, redundant]).for_each(|edits| {
+                phases.phase(edits);
+            });
+            phases.phase([self.mark(false)]);
+        }
+        let applied = phases.apply(&*self.storage);
+        applied.map_err(|e| Error::io("cannot modify the image", e))
+    }
+}
+
+/// Returns the entries of the grain table at a sector.
+fn read_table(storage: &dyn Storage, sector: u32, gtes: usize) -> Result<Vec<u32>> {
+    let mut bytes = vec![0; gtes * 4];
+    storage
+        .read_exact_at(&mut bytes, u64::from(sector) * SECTOR)
+        .map_err(|e| Error::io("cannot read", e).in_structure("grain table"))?;
+    Ok(bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
 }

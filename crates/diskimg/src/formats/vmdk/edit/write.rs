@@ -1,7 +1,7 @@
 //! The extents of a disk to which guest data is written.
 
 use super::content_id;
-use super::sparse::{Grain, SparseTables, TableEdits};
+use super::sparse::{Grain, SparseTables};
 use crate::error::{Error, Result};
 use crate::formats::vmdk::descriptor::NO_PARENT;
 use crate::formats::vmdk::extent::Layout;
@@ -59,6 +59,11 @@ impl Writer {
                 _ => Kind::Zero,
             };
             extents.push(WrittenExtent { guest: extent.guest.clone(), file: extent.file, kind });
+        }
+        for extent in &mut extents {
+            if let Kind::Sparse(tables) = &mut extent.kind {
+                tables.repair_redundant()?;
+            }
         }
         let storage = &*storages[0];
         let old = image.content_id().unwrap_or(NO_PARENT);
@@ -185,12 +190,9 @@ impl Writer {
     fn store_tables(&mut self, end: u64) -> Result<()> {
         self.storages.iter().try_for_each(|file| file.flush()).map_err(cannot_modify)?;
         for extent in &mut self.extents {
-            let Kind::Sparse(tables) = &mut extent.kind else { continue };
-            let TableEdits { new_tables, directories, primary, redundant } =
-                tables.take_edits(end.saturating_sub(extent.guest.start))?;
-            let mut edits = Edits::new();
-            edits.phase(new_tables).phase(directories).phase(primary).phase(redundant);
-            edits.apply(&*self.storages[extent.file]).map_err(cannot_modify)?;
+            if let Kind::Sparse(tables) = &mut extent.kind {
+                tables.store(end.saturating_sub(extent.guest.start))?;
+            }
         }
         Ok(())
     }
@@ -215,7 +217,7 @@ impl Target for Writer {
     }
 
     fn settle(&mut self, end: u64) -> Result<()> {
-        let memory = self.extents.iter().map(|extent| match &extent.kind {
+        let memory = self.extents.iter_mut().map(|extent| match &mut extent.kind {
             Kind::Sparse(tables) => tables.memory_before(end.saturating_sub(extent.guest.start)),
             _ => 0,
         });

@@ -76,7 +76,7 @@ fn grains(extent: &SeSparseExtent, tables: &[(u64, u64)], findings: &mut Finding
     let header = &extent.header;
     let shift = (header.grain_sectors | header.grains().offset).trailing_zeros();
     let Some(mut occupied) =
-        Occupied::new(extent.source.len(), shift, extent.check_bytes, findings)
+        findings.within_limits(Occupied::new(extent.source.len(), shift, extent.check_bytes))
     else {
         return;
     };

@@ -70,7 +70,7 @@ impl Tables {
         }
         if let (Some(mbr), Some(sector)) = (self.mbr, area.first_chunk_mut()) {
             let NewMbr { disk_id, geometry, partitions } = mbr;
-            Mbr { disk_id, has_code: true, partitions }.encode(sector, geometry);
+            Mbr { disk_id, has_code: true, partitions, geometry }.encode(sector);
             end = end.max(to_usize(mbr::SECTOR));
         }
         if let Some(gpt) = self.gpt {

@@ -3,6 +3,7 @@
 use diskimg::storage::source::{Segment, Source, SourceError};
 use diskimg::{Compare, Convert, Create, Format, Image, OpenOptions, Output};
 use diskimg_testkit::disk::noise;
+use diskimg_testkit::hole::Hole;
 use diskimg_testkit::tool::{assert_qemu_check, full, run};
 use std::io;
 use std::ops::ControlFlow;
@@ -16,25 +17,6 @@ fn write_sparse(path: &Path, size: u64) {
     file.set_len(size).unwrap();
     for (i, at) in [0, size / 2 + 12_345, size - 70_000].into_iter().enumerate() {
         file.write_all_at(&noise(i as u64, 70_000), at).unwrap();
-    }
-}
-
-/// A source that is one hole.
-#[derive(Debug)]
-struct Hole(u64);
-
-impl Source for Hole {
-    fn len(&self) -> u64 {
-        self.0
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], _offset: u64) -> Result<(), SourceError> {
-        buf.fill(0);
-        Ok(())
-    }
-
-    fn segment_at(&self, _offset: u64) -> Result<Segment, SourceError> {
-        Ok(Segment { end: self.0, hole: true })
     }
 }
 
