@@ -14,6 +14,9 @@
 //! name, with its old main file next to it as `.dst.XXXXXX.diskimg-old`, but old and new files are
 //! never mixed (`rename.rs`).
 //!
+//! If several runs write the same files, the first one that is complete wins. The others find that
+//! the files they were to replace have changed, and fail (`competing.rs`).
+//!
 //! A process that is killed leaves its temporary files. The next process that writes the same
 //! output removes them if they are not locked by a running process (`stale_temp_files.rs`).
 //!
@@ -24,6 +27,7 @@
 //! Devices, pipes and files opened [in place](Output::in_place) are written directly: a device has
 //! no directory in which a temporary file could be staged.
 
+mod competing;
 mod error;
 mod files;
 mod output_file;
@@ -34,6 +38,7 @@ mod stale_temp_files;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use competing::verify_name;
 pub use error::{OutputError, Result};
 pub use publish::Publish;
 
@@ -251,8 +256,9 @@ impl Output {
     /// file, so that a main file always has its companions.
     ///
     /// # Errors
-    /// Returns the error of the system with the path of the file. The new files are then deleted
-    /// and the old files restored. If only flushing the directory fails, the new files remain, and
+    /// Returns the error of the system with the path of the file, and an error if another process
+    /// has created, replaced or changed one of the files since the output was created. The new files
+    /// are then deleted and the old files restored. If only flushing the directory fails, the new files remain, and
     /// the error says so.
     pub fn commit(self, durability: Durability) -> Result<()> {
         self.flush(durability)?;
