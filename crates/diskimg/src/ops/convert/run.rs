@@ -19,6 +19,7 @@ use crate::remedy::Remedy;
 use crate::storage::os;
 use crate::storage::output::{self, Output};
 use crate::storage::sink::Sink;
+use crate::storage::threads;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -371,7 +372,7 @@ impl Settings<'_> {
             let _guard = lookahead.guard();
             if threads.io.is_some() {
                 // Without the thread, the plan reads the tables itself.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, || lookahead.run());
+                let _ = threads::spawn(scope, || lookahead.run());
             }
             let plan = || {
                 lookahead.advance(plan.position());
