@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::{self, Console};
+use crate::streams::require_stdin;
 use diskimg::iso::Timestamp;
 use diskimg::iso::write::{Builder, CreateOptions, PartitionContents, Plan};
 use diskimg::storage::source::Source;
@@ -142,7 +143,7 @@ fn read_contents(
 fn lines(path: &Path) -> Result<Vec<OsString>, Failure> {
     let mut bytes = Vec::new();
     let read = match path == "-" {
-        true => io::stdin().lock().read_to_end(&mut bytes),
+        true => require_stdin().and_then(|()| io::stdin().lock().read_to_end(&mut bytes)),
         false => fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
     };
     read.map_err(|e| Error::io("cannot read", e).in_file(path))?;
