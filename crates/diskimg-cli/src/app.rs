@@ -149,9 +149,10 @@ fn report(failure: Failure, console: &Console) -> u8 {
             Ok(()) => 0,
             Err(failure) => report(failure, console),
         },
-        Failure::Interrupted => {
+        Failure::Interrupted(lost) => {
             let (reason, code) = interrupt::reason();
             reason.iter().for_each(|reason| console.message(reason));
+            lost.iter().for_each(|lost| console.message(lost));
             code
         }
         // The reader of standard output has closed it; as usual, this prints no message.

@@ -2,8 +2,8 @@
 //!
 //! | signal | effect |
 //! |---|---|
-//! | SIGINT, SIGTERM, SIGHUP, SIGQUIT | the operation stops and cleans up; the second one ends the process |
-//! | SIGXCPU | the operation stops and cleans up: it has used the processor time that it may use |
+//! | SIGINT, SIGTERM, SIGHUP, SIGQUIT | the operation stops and cleans up; a second one ends it |
+//! | SIGXCPU | the operation stops and cleans up: its processor time is used up |
 //! | SIGUSR1, SIGINFO | a line of progress on standard error, as from qemu-img |
 //! | SIGXFSZ | none: a write beyond the limit on the size of files fails instead |
 //!

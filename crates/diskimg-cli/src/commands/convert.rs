@@ -5,7 +5,7 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
 use crate::output::{self, Console, Program};
-use diskimg::{Convert, Digests, Format, Output, Report};
+use diskimg::{Convert, Digests, ErrorKind, Format, Report};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -60,13 +60,18 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
-        Destination::Stdout => convert.run_to(Output::writer(output::raw_stdout()?)),
+        Destination::Stdout => convert.run_to(output::image_stdout()?),
     };
     if outcome.is_ok() {
         meter.complete();
     }
     meter.end();
-    let report = outcome?;
+    let report = outcome.inspect_err(|error| {
+        if let (ErrorKind::Cancelled, Destination::Existing(path)) = (error.kind(), &job.output) {
+            let path = path.display();
+            console.message(&format!("{path} was being written in place: some of its data is new"));
+        }
+    })?;
     warn(&report, console);
     console.note(&report.notes);
     if job.report {

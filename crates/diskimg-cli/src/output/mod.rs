@@ -6,7 +6,7 @@ pub(crate) mod progress;
 
 use crate::failure::Failure;
 use crate::streams::{Out, require_stdout};
-use diskimg::printable;
+use diskimg::{Output, printable};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -137,6 +137,12 @@ impl Console {
         let line = format!("{}\n", printable(line));
         let _ = io::stderr().lock().write_all(line.as_bytes());
     }
+}
+
+/// Returns standard output for an image.
+pub(crate) fn image_stdout() -> io::Result<Output> {
+    require_stdout()?;
+    Output::stdout()
 }
 
 /// Returns standard output as a file, without the line buffering of [`io::stdout`].

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
 use diskimg::iso::Extracted;
-use diskimg::printable;
+use diskimg::{ErrorKind, printable};
 use std::io::{self, Write};
 
 /// Exit code if some files could not be extracted.
@@ -33,6 +33,12 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
                 record(&mut printed, line);
             }
             check_interrupted()
+        });
+        let done = done.inspect_err(|error| {
+            if error.kind() == ErrorKind::Cancelled {
+                let directory = job.directory.display();
+                console.message(&format!("interrupted: what was extracted stays in {directory}"));
+            }
         })?;
         record(&mut printed, out.flush());
         options.max_bytes = options.max_bytes.saturating_sub(done.bytes);

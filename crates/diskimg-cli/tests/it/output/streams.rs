@@ -221,6 +221,32 @@ fn a_signal_interrupts_preallocation_and_no_files_are_left() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn after_a_signal_a_message_says_what_is_left() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("a.raw"), vec![7; 4 << 20]).expect("writes");
+    for name in ["old.raw", "linked.raw"] {
+        std::fs::write(lab.path(name), vec![8; 4 << 20]).expect("writes");
+    }
+    std::fs::hard_link(lab.path("linked.raw"), lab.path("other.raw")).expect("links");
+    for (line, left) in [
+        ("convert -r 2M -n -O raw a.raw old.raw", "old.raw was being written in place"),
+        ("convert -r 2M -O raw a.raw linked.raw", "its old content is lost"),
+    ] {
+        let mut command = lab.command(diskimg());
+        command.args(line.split_whitespace()).stderr(Stdio::piped());
+        let child = command.spawn().expect("starts");
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        let pid = child.id().to_string();
+        assert!(lab.command("kill").args(["-TERM", &pid]).status().expect("kills").success());
+        let output = child.wait_with_output().expect("ends");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(143), "{line}: {error}");
+        assert!(error.lines().count() == 1 && error.contains(left), "{line}: {error}");
+    }
+}
+
 /// Starts a conversion that takes some seconds, with the command that `prefix` runs.
 #[cfg(target_os = "linux")]
 fn slow_conversion(lab: &Lab, prefix: &str) -> std::process::Child {

@@ -17,8 +17,9 @@ use crate::ops::pipeline;
 use crate::ops::progress::report;
 use crate::remedy::Remedy;
 use crate::storage::os;
-use crate::storage::output::{self, Output};
+use crate::storage::output::Output;
 use crate::storage::sink::Sink;
+use crate::storage::source::HostFileId;
 use crate::storage::threads;
 use std::ops::Range;
 use std::path::Path;
@@ -444,15 +445,19 @@ fn shares_any(input: &Input, sink: &dyn Sink) -> Result<bool> {
     Ok(false)
 }
 
-/// Verifies that the output is none of the source's own files.
+/// Verifies that `existing`, the file that the output replaces or overwrites, is none of the
+/// source's own files.
 ///
 /// # Errors
 /// Returns [`Refused`](crate::ErrorKind::Refused) if it is one of them.
-pub(super) fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
-    let existing = output::existing_identity(path);
+pub(super) fn refuse_own_files(
+    input: &Input,
+    existing: Option<HostFileId>,
+    name: &Path,
+) -> Result<()> {
     if existing.is_some_and(|id| input.identities().any(|own| own == id)) {
         return Err(Error::refused(OWN_FILE)
-            .in_file(path)
+            .in_file(name)
             .hint("convert to another name, then rename it"));
     }
     Ok(())

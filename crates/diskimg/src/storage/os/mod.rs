@@ -150,6 +150,16 @@ pub struct FileId {
     inode: u64,
 }
 
+#[cfg(unix)]
+impl FileId {
+    /// Returns the identity of a file, not a device, from what stat(2) returned.
+    // The widths of the fields depend on the system.
+    #[allow(clippy::unnecessary_cast)]
+    pub(crate) fn of_stat(found: &rustix::fs::Stat) -> Self {
+        Self { device: found.st_dev as u64, inode: found.st_ino as u64 }
+    }
+}
+
 /// Returns the identity of a file.
 #[cfg(unix)]
 pub(crate) fn identity(metadata: &Metadata) -> Option<FileId> {

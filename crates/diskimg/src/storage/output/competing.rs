@@ -13,8 +13,9 @@
 //!
 //! The lock is a file named `.diskimg-lock` that exists while files are renamed; flock(2) on it
 //! keeps other runs waiting. Each directory into which files are renamed is locked, in the order of
-//! their identities, so that no two runs wait for each other. If a directory cannot be locked, the
-//! comparison is made without: a single file is then still replaced as a whole.
+//! their identities, so that no two runs wait for each other. If a directory cannot be locked, or for a
+//! single file not within a few seconds, the comparison is made without the lock: each file is then
+//! still replaced as a whole.
 
 use super::error::{Concerning, OutputError, Result};
 use super::stale_temp_files::is_named;
@@ -30,9 +31,13 @@ use std::time::{Duration, Instant};
 /// Name of the lock file.
 const LOCK_NAME: &str = ".diskimg-lock";
 
-/// How long to wait for other processes. Renaming the files of an image takes milliseconds, and
-/// flushing directories perhaps seconds.
+/// How long to wait for other processes before an image of several files is renamed. Renaming takes
+/// milliseconds, and flushing directories perhaps seconds.
 const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// The same for a single file, which is then renamed without the lock: another user may hold it
+/// forever.
+const MAX_WAIT_FOR_ONE: Duration = Duration::from_secs(10);
 
 /// Interval between attempts to lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
@@ -47,8 +52,8 @@ impl Replaced {
         Self(file.map(|file| (os::identity(file), os::revision(file))))
     }
 
-    /// Verifies that `path` still names this file, unchanged, and that no other process uses it. A file that was removed in the
-    /// meantime is no obstacle.
+    /// Verifies that `path` still names this file, unchanged, and that no other process uses it. A
+    /// file that was removed in the meantime is no obstacle.
     pub(super) fn verify(self, path: &Path) -> Result<()> {
         let found = Self::new(fs::symlink_metadata(path).ok().as_ref());
         if found == Self::default() {
@@ -107,17 +112,22 @@ pub(super) fn in_turn<T>(file: &File, acquire: impl FnOnce() -> io::Result<T>) -
 pub(super) struct DirectoryLocks(#[allow(dead_code, reason = "held")] Vec<DirectoryLock>);
 
 impl DirectoryLocks {
-    /// Locks the directories of `paths`.
+    /// Locks the directories of `paths`. A single file needs the lock less than `several`.
     ///
     /// # Errors
-    /// Returns an error if another process holds a lock for longer than a minute.
-    pub(super) fn acquire<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
+    /// Returns an error if there are several files and another process holds a lock for longer than
+    /// a minute.
+    pub(super) fn acquire<'a>(
+        paths: impl IntoIterator<Item = &'a Path>,
+        several: bool,
+    ) -> Result<Self> {
         let directories: BTreeMap<_, _> = paths
             .into_iter()
             .map(directory_of)
             .filter_map(|path| Some((os::identity(&fs::metadata(path).ok()?)?, path)))
             .collect();
-        let locks = directories.values().map(|directory| DirectoryLock::acquire(directory));
+        let locks =
+            directories.values().map(|directory| DirectoryLock::acquire(directory, several));
         Ok(Self(locks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()))
     }
 }
@@ -131,7 +141,7 @@ struct DirectoryLock {
 
 impl DirectoryLock {
     /// Waits for the lock. Returns `None` if the directory cannot be locked.
-    fn acquire(directory: &Path) -> Result<Option<Self>> {
+    fn acquire(directory: &Path, several: bool) -> Result<Option<Self>> {
         let path = directory.join(LOCK_NAME);
         let begun = Instant::now();
         loop {
@@ -144,6 +154,9 @@ impl DirectoryLock {
                 FileLock::Ours => continue,
                 FileLock::Unknown => {
                     let _ = fs::remove_file(&path);
+                    return Ok(None);
+                }
+                FileLock::HeldByOther if !several && begun.elapsed() > MAX_WAIT_FOR_ONE => {
                     return Ok(None);
                 }
                 FileLock::HeldByOther if begun.elapsed() > MAX_WAIT => {
@@ -208,7 +221,7 @@ mod tests {
     fn a_directory_is_locked_once_under_all_its_names() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (one, other) = (dir.path().join("a"), dir.path().join("./b"));
-        let locks = DirectoryLocks::acquire([&*one, &other]).expect("locks");
+        let locks = DirectoryLocks::acquire([&*one, &other], true).expect("locks");
         assert!(locks.0.len() <= 1);
         drop(locks);
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 0);
@@ -220,12 +233,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join(LOCK_NAME);
         std::os::unix::fs::symlink("nowhere", &path).expect("links");
-        DirectoryLocks::acquire([&*dir.path().join("a")]).expect("is not locked");
+        DirectoryLocks::acquire([&*dir.path().join("a")], true).expect("is not locked");
         fs::remove_file(&path).expect("is still there");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("runs").success());
-        DirectoryLocks::acquire([&*dir.path().join("a")]).expect("is not locked");
+        DirectoryLocks::acquire([&*dir.path().join("a")], true).expect("is not locked");
         fs::remove_file(&path).expect("is still there");
         fs::create_dir(&path).expect("mkdir");
-        DirectoryLocks::acquire([&*dir.path().join("a")]).expect("is not locked");
+        DirectoryLocks::acquire([&*dir.path().join("a")], true).expect("is not locked");
     }
 }

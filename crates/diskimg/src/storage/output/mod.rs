@@ -48,6 +48,7 @@ use crate::storage::os;
 use crate::storage::sink::{PipeSink, Sink};
 use crate::storage::source::{HostFileId, Source};
 use files::FileOutput;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub struct Output {
     place: Box<dyn Publish>,
     /// Its name in messages, if it has no path.
     name: Option<String>,
+    /// The file that is written, if it has no path but is known.
+    file: Option<HostFileId>,
 }
 
 /// Whether [`Output::commit`] flushes data to stable storage.
@@ -74,8 +77,8 @@ pub enum Durability {
 
 impl Output {
     /// Creates an output that will be named `path`. An existing regular file is not changed until
-    /// [`commit`](Self::commit), unless it [cannot be replaced](Self::notes). Follows symbolic links. A device or a pipe is written directly;
-    /// opening a pipe blocks until it has a reader.
+    /// [`commit`](Self::commit), unless it [cannot be replaced](Self::notes). Follows symbolic
+    /// links. A device or a pipe is written directly; opening a pipe blocks until it has a reader.
     ///
     /// # Errors
     /// Returns the error of the system, for example if the directory does not exist or the existing
@@ -110,6 +113,31 @@ impl Output {
         Self::to_sink(Arc::new(PipeSink::new(writer)))
     }
 
+    /// Creates an output that writes sequentially to an open file, such as standard output. Unlike
+    /// with [`writer`](Self::writer), it is an error if that is one of the files that are read.
+    pub fn stream(file: File) -> Self {
+        let written = file.metadata().ok().filter(os::is_seekable);
+        let written = written.as_ref().and_then(os::identity);
+        Self { file: written, ..Self::writer(file) }
+    }
+
+    /// Creates an output that writes to standard output, as [`stream`](Self::stream).
+    ///
+    /// # Errors
+    /// Returns the error of the system if the descriptor cannot be duplicated.
+    pub fn stdout() -> io::Result<Self> {
+        #[cfg(unix)]
+        return Ok(Self::stream(
+            std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?.into(),
+        ));
+        #[cfg(windows)]
+        return Ok(Self::stream(
+            std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned()?.into(),
+        ));
+        #[cfg(not(any(unix, windows)))]
+        Ok(Self::writer(io::stdout()))
+    }
+
     /// Creates an output that writes to `sink`.
     pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
         Self::to_place(Box::new(FileOutput::to_sink(sink, None)))
@@ -123,7 +151,7 @@ impl Output {
 
     /// Creates an output that writes to another place, such as an object store.
     pub fn to_place(place: Box<dyn Publish>) -> Self {
-        Self { place, name: None }
+        Self { place, name: None, file: None }
     }
 
     /// Sets the name in messages, for a place without a path.
@@ -137,6 +165,11 @@ impl Output {
     pub(crate) fn name(&self) -> String {
         let path = self.path().map(|path| path.display().to_string());
         path.or_else(|| self.name.clone()).unwrap_or_else(|| "-".to_owned())
+    }
+
+    /// Returns the identity of the existing file that it replaces or overwrites.
+    pub(crate) fn existing(&self) -> Option<HostFileId> {
+        self.file.or_else(|| existing_identity(self.path()?))
     }
 
     /// Returns the place to which it writes.

@@ -109,14 +109,16 @@ fn copy_over(from: &Path, file: File, durability: Durability) -> io::Result<()> 
 ///
 /// # Errors
 /// Returns the error of the system with the path of the file, and an error if another process has
-/// created or changed one of the files. The old files are then restored. If only the final flush of the directory fails, the new files remain.
+/// created or changed one of the files. The old files are then restored. If only the final flush of
+/// the directory fails, the new files remain.
 pub(super) fn publish(
     main: Option<Staged>,
     companions: Vec<Staged>,
     durability: Durability,
 ) -> Result<()> {
     let staged = || main.iter().chain(&companions);
-    let _locks = DirectoryLocks::acquire(staged().map(|part| &*part.path))?;
+    let several = !companions.is_empty();
+    let _locks = DirectoryLocks::acquire(staged().map(|part| &*part.path), several)?;
     staged().try_for_each(|part| part.replaces.verify(&part.path))?;
     let mut changes = Changes { steps: Vec::new(), durability };
     let path = main.as_ref().map(|main| main.path.clone());

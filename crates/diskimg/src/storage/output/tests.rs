@@ -3,7 +3,6 @@
 use super::competing::Replaced;
 use super::rename::{Staged, publish};
 use super::*;
-use std::fs::File;
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(directory)
