@@ -5,29 +5,63 @@ use crate::commands;
 use crate::confine::{self, Sandbox};
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::memory;
 use crate::output::{Console, Program};
+use crate::streams::ClosedStreams;
+use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 
 /// Exit code of a failed run.
 const FAILURE: u8 = 1;
 
-/// Exit code of a run ended by a signal, as a shell reports SIGINT.
-const INTERRUPTED: u8 = 130;
+/// Exit code after a panic, as from Rust's runtime.
+const PANICKED: u8 = 101;
 
 /// Runs the command line `argv` and returns the exit code.
 ///
 /// `argv[0]` is the name of the program, with or without directories: `qemu-img` makes messages use
 /// that name. Uses the standard streams of the process, raises the soft limit on open files to the
-/// hard limit, and handles SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXFSZ once an operation that can
-/// be interrupted begins. A signal that is ignored at the start remains ignored.
+/// hard limit, handles SIGXFSZ, and handles SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU and SIGUSR1
+/// once an operation that can be interrupted begins. A signal that is ignored at the start remains ignored.
 pub fn run(argv: Vec<OsString>) -> u8 {
+    ClosedStreams::open().remember();
     run_in(Process::Shared, argv)
 }
 
 /// Like [`run`], in a process that does nothing else: on Linux, the process irrevocably restricts
-/// its system calls and file access (`--sandbox`).
-pub fn main(argv: Vec<OsString>) -> u8 {
-    run_in(Process::Own, argv)
+/// its system calls and file access (`--sandbox`). `closed` says which standard streams were closed
+/// at the start: writing to standard output is an error then.
+///
+/// The global allocator should be [`ReservingAllocator`](crate::ReservingAllocator).
+pub fn main(argv: Vec<OsString>, closed: ClosedStreams) -> u8 {
+    closed.remember();
+    let console = Console::new(Program::from_argv0(argv.first()));
+    if !memory::reserve() {
+        console.message(interrupt::NO_MEMORY);
+        return FAILURE;
+    }
+    stop_before_cpu_limit();
+    // Some libraries panic if memory is short.
+    let report_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    // The first one gets random numbers from the system.
+    if std::panic::catch_unwind(RandomState::new).is_err() {
+        console.message("the system provides no random numbers (getrandom(2), /dev/urandom)");
+        return FAILURE;
+    }
+    std::panic::set_hook(Box::new(move |panic| {
+        if !memory::is_short() {
+            report_panic(panic);
+        }
+    }));
+    match std::panic::catch_unwind(|| run_in(Process::Own, argv)) {
+        Ok(code) => code,
+        Err(_) if memory::is_short() => {
+            console.message(interrupt::NO_MEMORY);
+            FAILURE
+        }
+        Err(_) => PANICKED,
+    }
 }
 
 /// The process that the command runs in.
@@ -59,6 +93,23 @@ fn raise_open_files() {
 
 #[cfg(not(unix))]
 fn raise_open_files() {}
+
+/// Lowers the soft limit on processor time to one second below the hard limit: a process that has
+/// reached the soft limit can clean up, one that has reached the hard limit is killed. Errors are
+/// ignored.
+#[cfg(unix)]
+fn stop_before_cpu_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Cpu);
+    if let Some(seconds @ 2..) = maximum
+        && current == maximum
+    {
+        let _ = setrlimit(Resource::Cpu, Rlimit { current: Some(seconds - 1), maximum });
+    }
+}
+
+#[cfg(not(unix))]
+fn stop_before_cpu_limit() {}
 
 fn execute(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u8, Failure> {
     match args::parse(argv, console.program())? {
@@ -98,7 +149,12 @@ fn report(failure: Failure, console: &Console) -> u8 {
             Ok(()) => 0,
             Err(failure) => report(failure, console),
         },
-        Failure::Interrupted => INTERRUPTED,
+        Failure::Interrupted(lost) => {
+            let (reason, code) = interrupt::reason();
+            reason.iter().for_each(|reason| console.message(reason));
+            lost.iter().for_each(|lost| console.message(lost));
+            code
+        }
         // The reader of standard output has closed it; as usual, this prints no message.
         Failure::Hangup => FAILURE,
     }

@@ -22,8 +22,8 @@ pub(crate) enum Failure {
     },
     /// Not an error: the arguments request this text on standard output.
     Show(String),
-    /// A signal interrupted the command.
-    Interrupted,
+    /// A signal interrupted the command. The message says what was lost.
+    Interrupted(Option<String>),
     /// The reader of standard output has closed it.
     Hangup,
 }
@@ -77,7 +77,11 @@ impl Failure {
     ) -> Self {
         let hangup = error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
         match error.kind() {
-            ErrorKind::Cancelled => Self::Interrupted,
+            // A file that could not be replaced has lost its old content.
+            ErrorKind::Cancelled if error.hint_text().is_some() => {
+                Self::Interrupted(Some(message(error)))
+            }
+            ErrorKind::Cancelled => Self::Interrupted(None),
             _ if hangup => Self::Hangup,
             _ => Self::error(message(error)),
         }

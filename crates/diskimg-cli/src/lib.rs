@@ -20,7 +20,11 @@ mod commands;
 mod confine;
 mod failure;
 mod interrupt;
+mod memory;
 mod output;
 mod remedy;
+mod streams;
 
 pub use app::{main, run};
+pub use memory::ReservingAllocator;
+pub use streams::ClosedStreams;

@@ -238,6 +238,11 @@ impl Error {
         self
     }
 
+    /// Returns the hint, if there is one.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
     /// Adds text before the hint.
     #[must_use]
     pub(crate) fn prepend_hint(self, text: String) -> Self {

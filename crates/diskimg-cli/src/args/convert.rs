@@ -98,7 +98,7 @@ pub(crate) struct Args {
     /// Do not search compressed clusters of SRC that are copied for damage
     #[arg(long)]
     trust_source: bool,
-    /// Before DST is replaced, compare the new image with SRC
+    /// Compare DST with SRC: before DST is replaced, or after writing with -n
     #[arg(long)]
     verify: bool,
     /// Print digests of the disk and of each file written: sha256, blake3

@@ -35,7 +35,7 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
             meter.clear();
             let (text, code) = verdict(&comparison, a.size(), b.size());
             let printed = if job.progress.quiet { Ok(()) } else { console.print(&text) };
-            printed.map(|()| code)
+            printed.map(|()| code).map_err(|e| e.with_code(CANNOT_OPEN))
         }
         Err(failed) => Err(Failure::from(failed.error).with_code(match failed.stage {
             CompareStage::Status => CANNOT_MAP,

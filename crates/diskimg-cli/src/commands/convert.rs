@@ -5,7 +5,7 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
 use crate::output::{self, Console, Program};
-use diskimg::{Convert, Digests, ErrorKind, Format, Output, Report};
+use diskimg::{Convert, Digests, ErrorKind, Format, Report};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     let outcome = match &job.output {
         Destination::New(path) => convert.run(path),
         Destination::Existing(path) => convert.run_existing(path),
-        Destination::Stdout => convert.run_to(Output::writer(output::raw_stdout()?)),
+        Destination::Stdout => convert.run_to(output::image_stdout()?),
     };
     if outcome.is_ok() {
         meter.complete();

@@ -5,9 +5,10 @@ pub(crate) mod json;
 pub(crate) mod progress;
 
 use crate::failure::Failure;
-use diskimg::printable;
+use crate::streams::{Out, require_stdout};
+use diskimg::{Output, printable};
 use std::ffi::OsString;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// The version of QEMU whose options and output are implemented. Programs parse it and compare it
@@ -96,13 +97,13 @@ impl Console {
     }
 
     /// Returns buffered standard output. The caller must flush it.
-    pub(crate) fn stdout(&self) -> BufWriter<StdoutLock<'static>> {
-        BufWriter::new(io::stdout().lock())
+    pub(crate) fn stdout(&self) -> BufWriter<Out> {
+        BufWriter::new(Out::new())
     }
 
     /// Writes text to standard output and flushes it.
     pub(crate) fn print(&self, text: &str) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
+        let mut out = Out::new();
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
@@ -138,21 +139,37 @@ impl Console {
     }
 }
 
+/// Returns standard output for an image.
+pub(crate) fn image_stdout() -> io::Result<Output> {
+    require_stdout()?;
+    Output::stdout()
+}
+
 /// Returns standard output as a file, without the line buffering of [`io::stdout`].
+pub(crate) fn raw_stdout() -> io::Result<RawStdout> {
+    require_stdout()?;
+    duplicate_stdout()
+}
+
+#[cfg(any(unix, windows))]
+type RawStdout = std::fs::File;
+#[cfg(not(any(unix, windows)))]
+type RawStdout = io::Stdout;
+
 #[cfg(unix)]
-pub(crate) fn raw_stdout() -> io::Result<std::fs::File> {
+fn duplicate_stdout() -> io::Result<RawStdout> {
     use std::os::fd::AsFd;
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 #[cfg(windows)]
-pub(crate) fn raw_stdout() -> io::Result<std::fs::File> {
+fn duplicate_stdout() -> io::Result<RawStdout> {
     use std::os::windows::io::AsHandle;
     Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
 }
 
 #[cfg(not(any(unix, windows)))]
-pub(crate) fn raw_stdout() -> io::Result<io::Stdout> {
+fn duplicate_stdout() -> io::Result<RawStdout> {
     Ok(io::stdout())
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::iso::node::FileExtent;
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::{Segment, Source, SourceError, check_range};
+use crate::storage::source::{HostFileId, Segment, Source, SourceError, check_range};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -79,6 +79,10 @@ impl Source for ExtentSource {
             }
             _ => None,
         }
+    }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        self.image.identities()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::iso::image::IsoImage;
 use crate::iso::node::{FileExtent, FileType, Node, is_usable_name};
 use crate::iso::walk::{Found, Walk};
 use crate::storage::number::{to_u64, to_usize};
+use crate::storage::source::HostFileId;
 use crate::storage::source::Source;
 use directory::Directory;
 use std::collections::HashMap;
@@ -161,6 +162,8 @@ type FileKey = (u32, Vec<FileExtent>);
 struct Extraction<'a> {
     image: &'a IsoImage,
     options: &'a ExtractOptions,
+    /// The files that are read, which must not be overwritten.
+    inputs: Vec<HostFileId>,
     root: Directory,
     /// Directories whose entries are being extracted, outermost first.
     open: Vec<OpenDirectory>,
@@ -185,6 +188,7 @@ impl<'a> Extraction<'a> {
         Ok(Self {
             image,
             options,
+            inputs: image.source().identities(),
             root,
             open: Vec::new(),
             first_names: HashMap::new(),
@@ -298,6 +302,10 @@ impl<'a> Extraction<'a> {
             return Ok(());
         }
         if self.options.overwrite {
+            let existing = parent.identity(name);
+            if existing.is_some_and(|file| self.inputs.contains(&file)) {
+                return Err(Error::refused("the existing file is the image that is read"));
+            }
             parent.remove_file(name).map_err(cannot("cannot remove the existing file"))?;
         }
         match node.file_type {

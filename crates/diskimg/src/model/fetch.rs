@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, Encoded, HostOffset, Kind};
 use crate::model::image::Image;
-use crate::storage::buffer::AlignedBuffer;
+use crate::storage::buffer::{self, AlignedBuffer};
 use crate::storage::codec::Decoder;
 use crate::storage::source::{Source, SourceError, borrow};
 use std::ops::Range;
@@ -91,7 +91,7 @@ impl Fetcher {
             }
             self.cached_unit = None;
             let mut unit = std::mem::take(&mut self.unit);
-            unit.resize(len as usize, 0);
+            buffer::resize(&mut unit, len as usize);
             let outcome = self.decode(stored, &mut unit);
             self.unit = unit;
             outcome?;

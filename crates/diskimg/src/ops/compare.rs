@@ -6,6 +6,7 @@ use crate::model::image::{Image, WINDOW};
 use crate::ops::disk::{Disk, Fetchers, Run};
 use crate::ops::pipeline::{self, Job};
 use crate::ops::progress::{Callback, report};
+use crate::storage::buffer;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{ControlFlow, Range};
@@ -299,7 +300,7 @@ impl Job for Pair<'_> {
         };
         for (disk, (fetchers, buf)) in self.0.iter().zip(&mut *sides) {
             let inside = disk.size().clamp(range.start, range.end) - range.start;
-            buf.resize((range.end - range.start) as usize, 0);
+            buffer::resize(buf, (range.end - range.start) as usize);
             let (inside, beyond) = buf.split_at_mut(inside as usize);
             disk.read(fetchers, inside, range.start)?;
             beyond.fill(0);

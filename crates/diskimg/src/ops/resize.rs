@@ -8,6 +8,7 @@ use crate::open::{OpenOptions, local_path};
 use crate::remedy::Remedy;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
+use crate::storage::output::verify_name;
 use crate::storage::source::Source;
 use std::path::Path;
 use std::str::FromStr;
@@ -131,8 +132,13 @@ impl Resize {
     pub fn run(&self, path: impl AsRef<Path>) -> Result<Resized> {
         let name = path.as_ref();
         let open = || FileStorage::open(local_path(name)?).map_err(|e| Error::io("cannot open", e));
-        let storage = open().map_err(|e| e.in_file(name))?;
-        self.run_on(Arc::new(storage), name.display().to_string())
+        let storage = Arc::new(open().map_err(|e| e.in_file(name))?);
+        let resized =
+            self.run_on(Arc::clone(&storage) as Arc<dyn Storage>, name.display().to_string())?;
+        if let (Some((file, _)), Some(path)) = (storage.as_file(), storage.path()) {
+            verify_name(file, path).map_err(|e| Error::output("cannot complete the image", e))?;
+        }
+        Ok(resized)
     }
 
     /// Resizes an image in any storage. Errors refer to the image as `name`.

@@ -10,6 +10,29 @@ use std::ops::{Deref, DerefMut};
 /// Alignment in bytes of buffers, and of the offsets and lengths of direct I/O.
 pub(crate) const PAGE: usize = 4096;
 
+/// Returns `len` zeros.
+///
+/// # Panics
+/// Panics if there is not enough memory. Unlike an abort, which is what Rust's collections do, this
+/// leaves time to remove temporary files.
+pub(crate) fn zeroed<T: Clone + Default>(len: usize) -> Vec<T> {
+    let mut items = Vec::new();
+    resize(&mut items, len);
+    items
+}
+
+/// Sets the length of `items`. Added items are zero.
+///
+/// # Panics
+/// As [`zeroed`].
+pub(crate) fn resize<T: Clone + Default>(items: &mut Vec<T>, len: usize) {
+    let added = len.saturating_sub(items.len());
+    if let Err(error) = items.try_reserve(added) {
+        panic!("there is not enough memory: {error}");
+    }
+    items.resize(len, T::default());
+}
+
 /// A buffer that starts at a page boundary.
 #[derive(Default)]
 pub(crate) struct AlignedBuffer {
@@ -23,7 +46,7 @@ impl AlignedBuffer {
     /// Sets the length in bytes. The contents are unspecified until the caller fills them.
     pub(crate) fn set_len(&mut self, len: usize) -> &mut [u8] {
         if self.bytes.len() < self.start + len {
-            self.bytes = vec![0; len + PAGE];
+            self.bytes = zeroed(len + PAGE);
             self.start = self.bytes.as_ptr().align_offset(PAGE).min(PAGE);
         }
         self.len = len;

@@ -15,6 +15,7 @@ pub(crate) mod os;
 pub mod output;
 pub mod sink;
 pub mod source;
+pub(crate) mod threads;
 pub mod zeros;
 
 use std::sync::{Mutex, MutexGuard};

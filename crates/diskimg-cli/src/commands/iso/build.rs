@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::progress::{Meter, ProgressMode};
 use crate::output::{self, Console};
+use crate::streams::require_stdin;
 use diskimg::iso::Timestamp;
 use diskimg::iso::write::{Builder, CreateOptions, PartitionContents, Plan};
 use diskimg::storage::source::Source;
@@ -30,6 +31,7 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
     if !recipe.print_size {
         refuse_terminal(&recipe.output)?;
     }
+    refuse_lists(&recipe)?;
     confine::restrict_files(&rules(&recipe.output, true))?;
     recipe.options.latest = source_date_epoch()?;
     read_boot_code(&recipe.hybrid, &mut recipe.options, None)?;
@@ -69,6 +71,43 @@ pub(in crate::commands) fn rules(output: &Destination, from_host: bool) -> Rules
         Destination::Stdout => Rules::new(),
     };
     if from_host { rules.allow_read_all() } else { rules }
+}
+
+/// Verifies that the output is none of the files that are read for the image, except those that
+/// become part of it, which are checked when it is written.
+fn refuse_lists(recipe: &Recipe) -> Result<(), Failure> {
+    let Destination::File(output) = &recipe.output else { return Ok(()) };
+    let selection = &recipe.selection;
+    let hidden = selection.hidden_lists.iter().map(|(path, _)| path);
+    let hybrid = &recipe.hybrid;
+    let boot_code = [&hybrid.isohybrid_mbr, &hybrid.grub2_mbr, &hybrid.system_area];
+    let boot_code = boot_code.into_iter().filter_map(|contents| match contents {
+        Some(PartitionContents::File(path)) => Some(path),
+        _ => None,
+    });
+    let lists = recipe.path_lists.iter().chain(&recipe.exclude_lists).chain(hidden);
+    let lists = lists.chain(&selection.sort_lists).chain(&selection.weight_lists);
+    match lists.chain(boot_code).any(|path| is_same_file(path, output)) {
+        true => Err(Failure::error(format!(
+            "{}: the output is one of the files that are read (write to another name)",
+            output.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Returns true if both paths lead to the same file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+        identity(one).is_ok_and(|one| identity(other).is_ok_and(|other| one == other))
+    }
+    #[cfg(not(unix))]
+    {
+        one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+    }
 }
 
 /// Returns an error if the image would be written to a terminal.
@@ -142,7 +181,7 @@ fn read_contents(
 fn lines(path: &Path) -> Result<Vec<OsString>, Failure> {
     let mut bytes = Vec::new();
     let read = match path == "-" {
-        true => io::stdin().lock().read_to_end(&mut bytes),
+        true => require_stdin().and_then(|()| io::stdin().lock().read_to_end(&mut bytes)),
         false => fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
     };
     read.map_err(|e| Error::io("cannot read", e).in_file(path))?;
@@ -315,7 +354,7 @@ pub(in crate::commands) fn write(
         interrupt::watch();
     }
     let output = match output {
-        Destination::Stdout => Output::writer(output::raw_stdout()?),
+        Destination::Stdout => output::image_stdout()?,
         Destination::File(path) => {
             Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?
         }

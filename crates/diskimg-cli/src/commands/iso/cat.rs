@@ -5,16 +5,36 @@ use crate::commands::iso::{in_path, open, read_chunks, write_all};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{self, Console};
+#[cfg(unix)]
+use std::fs::File;
+use std::path::Path;
 
 /// Prints the files.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open(&job.input, console)?;
-    confine::restrict_files(&Rules::new())?;
     let mut out = output::raw_stdout()?;
+    refuse_own_image(&job.input.input.path, &out)?;
+    confine::restrict_files(&Rules::new())?;
     for path in &job.paths {
         let node = image.lookup(path)?;
         read_chunks(&image, &node, &mut |bytes| write_all(&mut out, bytes))
             .map_err(|failure| in_path(failure, path))?;
     }
     Ok(0)
+}
+
+/// Verifies that standard output is not the image itself, which would be overwritten.
+#[cfg(unix)]
+fn refuse_own_image(image: &Path, out: &File) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(image), Ok(out)) = (image.metadata(), out.metadata()) else { return Ok(()) };
+    match out.is_file() && (image.dev(), image.ino()) == (out.dev(), out.ino()) {
+        true => Err(Failure::error("standard output is the image that is read")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn refuse_own_image<T>(_: &Path, _: &T) -> Result<(), Failure> {
+    Ok(())
 }

@@ -7,8 +7,8 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
 use diskimg::iso::Extracted;
-use diskimg::printable;
-use std::io::Write;
+use diskimg::{ErrorKind, printable};
+use std::io::{self, Write};
 
 /// Exit code if some files could not be extracted.
 const INCOMPLETE: u8 = 1;
@@ -22,21 +22,38 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     let root = [Vec::new()];
     let paths = if job.paths.is_empty() { &root[..] } else { &job.paths };
     let mut failed = false;
+    let mut printed = Ok(());
     // The limit applies to all paths together.
     let mut options = job.options.clone();
     for path in paths {
         let done = image.extract_path(path, &job.directory, &options, &mut |path| {
             if job.verbose {
-                // Extraction continues if the reader of the names closes the pipe.
-                let _ = writeln!(out, "{}", printable(&String::from_utf8_lossy(path)));
+                // Extraction continues if the names cannot be printed.
+                let line = writeln!(out, "{}", printable(&String::from_utf8_lossy(path)));
+                record(&mut printed, line);
             }
             check_interrupted()
+        });
+        let done = done.inspect_err(|error| {
+            if error.kind() == ErrorKind::Cancelled {
+                let directory = job.directory.display();
+                console.message(&format!("interrupted: what was extracted stays in {directory}"));
+            }
         })?;
-        let _ = out.flush();
+        record(&mut printed, out.flush());
         options.max_bytes = options.max_bytes.saturating_sub(done.bytes);
         failed |= print_failures(&done, console);
     }
+    printed?;
     Ok(if failed { INCOMPLETE } else { 0 })
+}
+
+/// Keeps the first error of printing, except that the reader of the names has closed the pipe.
+fn record(printed: &mut io::Result<()>, outcome: io::Result<()>) {
+    let is_error = outcome.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::BrokenPipe);
+    if printed.is_ok() && is_error {
+        *printed = outcome;
+    }
 }
 
 /// Prints what was not extracted. Returns `true` if there were failures.

@@ -12,6 +12,8 @@ mod locks;
 mod map;
 mod measure;
 mod ova;
+#[cfg(target_os = "linux")]
+mod own_files;
 mod probing;
 mod replacing;
 mod resize;

@@ -68,6 +68,39 @@ fn an_unprivileged_user_can_overwrite_files_of_others() {
     );
 }
 
+/// Root in a container may lack the capability to act as the owner of all files.
+#[test]
+#[ignore = "needs root"]
+fn root_without_cap_fowner_replaces_or_overwrites_files_of_others() {
+    script(
+        "limited() { setpriv --bounding-set=-fowner \"$@\"; }\n\
+         mkdir open; : > open/x; chmod 640 open/x; chown 65534:65533 open/x\n\
+         limited $P convert -O qcow2 r.raw open/x; same r.raw open/x\n\
+         test \"$(stat -c %u:%g:%a open/x)\" = 65534:65533:640\n\
+         limited $P convert -O vmdk -o subformat=monolithicFlat r.raw open/x; same r.raw open/x\n\
+         test \"$(stat -c %u:%g:%a open/x-flat*)\" = 65534:65533:640\n\
+         mkdir -m 1777 sticky; chown 1234 sticky; : > sticky/x; chown 65534 sticky/x\n\
+         noted limited $P convert -O qcow2 r.raw sticky/x; same r.raw sticky/x\n\
+         test \"$(ls -A open sticky | grep -c tmp)\" = 0",
+    );
+}
+
+/// Truncating a file frees only the blocks that no other file shares.
+#[test]
+#[ignore = "needs root and mkfs.xfs: mounts a file system"]
+fn a_file_that_shares_its_blocks_is_not_overwritten_for_lack_of_space() {
+    script(
+        "command -v mkfs.xfs > /dev/null || exit 0\n\
+         truncate -s 320M fs.img; mkfs.xfs -q -m reflink=1 fs.img; mkdir fs; mount fs.img fs\n\
+         free() { df --output=avail -B 1 fs | tail -1; }\n\
+         head -c 100000000 /dev/urandom > fs/x; cp --reflink=always fs/x fs/copy; cp fs/x old.raw\n\
+         head -c $(($(free) - 20000000)) /dev/zero | tr '\\\\0' x > fs/fill || true; sync\n\
+         head -c 90000000 /dev/urandom > new.raw\n\
+         ! $P convert -O raw new.raw fs/x 2> err; grep -q 'No space left' err; cmp old.raw fs/x\n\
+         rm fs/copy; sync; noted $P convert -O raw new.raw fs/x; cmp new.raw fs/x; umount fs",
+    );
+}
+
 /// Programs that run qemu-img take any message for a failure.
 #[test]
 fn qemu_img_prints_no_notes() {

@@ -7,6 +7,7 @@
 // Prints statistics.
 #![allow(clippy::print_stdout)]
 
+mod concurrent;
 mod kills;
 mod order;
 mod scenario;

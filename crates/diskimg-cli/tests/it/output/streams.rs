@@ -51,6 +51,80 @@ fn a_closed_pipe_gives_no_error_message() {
     }
 }
 
+/// Runs diskimg with the arguments and redirections in `line`.
+#[cfg(target_os = "linux")]
+fn shell(lab: &Lab, line: &str) -> std::process::Output {
+    let command = format!("exec {} {line}", diskimg());
+    lab.command("sh").args(["-c", &command]).output().expect("runs")
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_or_full_standard_output_is_an_error_if_something_is_printed() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("iso create -q -o a.iso a.raw").ok();
+    for line in [
+        "info a.raw",
+        "info --output json a.raw",
+        "map a.raw",
+        "check a.iso",
+        "measure -O qcow2 a.raw",
+        "compare a.raw a.raw",
+        "inspect a.raw",
+        "create b 1M",
+        "resize -f raw a.raw +0",
+        "convert a.raw -",
+        "iso create -o - a.raw",
+        "iso ls a.iso",
+        "iso cat a.iso a.raw",
+        "iso verify a.iso",
+        "iso extract -v a.iso -C x",
+        "mkisofs -print-size a.raw",
+        "--help",
+        "--version",
+    ] {
+        for (to, error) in [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on")] {
+            let output = shell(&lab, &format!("{line} {to}"));
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(matches!(output.status.code(), Some(1 | 2)), "{line}: {output:?}");
+            let last = message.lines().last().unwrap_or_default();
+            assert!(last.contains(error), "{line} {to}: {message}");
+            let _ = std::fs::remove_dir_all(lab.path("x"));
+        }
+        // /dev/null is not a closed stream, however it was opened.
+        for to in [">/dev/null", "<>/dev/null >&0"] {
+            let output = shell(&lab, &format!("{line} {to}"));
+            assert_eq!(output.status.code(), Some(0), "{line} {to}: {output:?}");
+            let _ = std::fs::remove_dir_all(lab.path("x"));
+        }
+    }
+    for line in ["convert -q a.raw b", "convert -p a.raw b", "create -q b 1M", "check -q a.iso"] {
+        let output = shell(&lab, &format!("{line} >&-"));
+        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+    }
+}
+
+/// The number of a closed stream must not become that of the output.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_written_into_files_in_place_of_closed_streams() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    std::fs::hard_link(lab.path("a.raw"), lab.path("c.raw")).expect("links");
+    // Prints progress and a note.
+    lab.raw("b.raw");
+    std::fs::hard_link(lab.path("b.raw"), lab.path("d.raw")).expect("links");
+    for streams in [">&-", "2>&-", "<&- >&- 2>&-"] {
+        let output = shell(&lab, &format!("convert -p -f raw -O raw a.raw b.raw {streams}"));
+        assert_eq!(output.status.code(), Some(0), "{streams}: {output:?}");
+        assert_eq!(lab.read("b.raw"), lab.read("a.raw"), "{streams}");
+    }
+    assert_eq!(shell(&lab, "info - <&-").status.code(), Some(1));
+    let output = shell(&lab, "mkisofs -quiet -o x.iso -path-list - <&-");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Bad file descriptor"), "{output:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_gives_the_systems_error_message() {
@@ -82,13 +156,15 @@ fn a_signal_interrupts_opening_a_pipe_without_a_reader() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     let ended = child.try_wait().expect("waits");
     child.kill().expect("kills");
-    assert_eq!(ended.and_then(|status| status.code()), Some(130));
+    assert_eq!(ended.and_then(|status| status.code()), Some(143));
 }
 
 #[cfg(unix)]
 #[test]
 fn a_signal_interrupts_a_conversion_and_no_files_are_left() {
-    for signal in ["-INT", "-TERM"] {
+    for (signal, code) in
+        [("-INT", 130), ("-TERM", 143), ("-HUP", 129), ("-QUIT", 131), ("-XCPU", 152)]
+    {
         let lab = Lab::new();
         std::fs::write(lab.path("a.raw"), vec![7; 32 << 20]).expect("writes");
         let child = lab
@@ -101,8 +177,10 @@ fn a_signal_interrupts_a_conversion_and_no_files_are_left() {
         let pid = child.id().to_string();
         assert!(lab.command("kill").args([signal, &pid]).status().expect("kills").success());
         let output = child.wait_with_output().expect("ends");
-        assert_eq!(output.status.code(), Some(130), "{output:?}");
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let message = "diskimg: the limit on processor time is reached\n";
+        let expected = if signal == "-XCPU" { message } else { "" };
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
         let left: Vec<_> = std::fs::read_dir(lab.path(".")).expect("lists").collect();
         assert_eq!(left.len(), 1, "{left:?}");
     }
@@ -136,10 +214,36 @@ fn a_signal_interrupts_preallocation_and_no_files_are_left() {
         let pid = child.id().to_string();
         assert!(lab.command("kill").args(["-TERM", &pid]).status().expect("kills").success());
         let output = child.wait_with_output().expect("ends");
-        assert_eq!(output.status.code(), Some(130), "{options}: {output:?}");
+        assert_eq!(output.status.code(), Some(143), "{options}: {output:?}");
         assert!(output.stdout.starts_with(b"Formatting 'a.img', "), "{options}: {output:?}");
         assert_eq!(output.stderr, b"", "{options}");
         assert_eq!(std::fs::read_dir(lab.path(".")).expect("lists").count(), 0, "{options}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn after_a_signal_a_message_says_what_is_left() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("a.raw"), vec![7; 4 << 20]).expect("writes");
+    for name in ["old.raw", "linked.raw"] {
+        std::fs::write(lab.path(name), vec![8; 4 << 20]).expect("writes");
+    }
+    std::fs::hard_link(lab.path("linked.raw"), lab.path("other.raw")).expect("links");
+    for (line, left) in [
+        ("convert -r 2M -n -O raw a.raw old.raw", "old.raw was being written in place"),
+        ("convert -r 2M -O raw a.raw linked.raw", "its old content is lost"),
+    ] {
+        let mut command = lab.command(diskimg());
+        command.args(line.split_whitespace()).stderr(Stdio::piped());
+        let child = command.spawn().expect("starts");
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        let pid = child.id().to_string();
+        assert!(lab.command("kill").args(["-TERM", &pid]).status().expect("kills").success());
+        let output = child.wait_with_output().expect("ends");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(143), "{line}: {error}");
+        assert!(error.lines().count() == 1 && error.contains(left), "{line}: {error}");
     }
 }
 

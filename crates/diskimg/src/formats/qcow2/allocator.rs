@@ -15,6 +15,7 @@ use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::refcount;
 use super::tables::to_bytes;
 use crate::error::{Error, Result};
+use crate::storage::buffer;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::sink::Sink;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ impl Allocator {
             next: FIRST_FREE_CLUSTER,
             table: vec![(TABLE_CLUSTER + 1) << cluster_bits],
             block: 0,
-            words: vec![0; 1 << (cluster_bits - 3)],
+            words: buffer::zeroed(1 << (cluster_bits - 3)),
             first_words: None,
             tail: None,
         };

@@ -24,6 +24,7 @@ use crate::model::extent::Encoded;
 use crate::model::target::{
     Allocate, CreateRequest, Slot, Target, TargetSpec, UnitEncoder, append_filled,
 };
+use crate::storage::buffer;
 use crate::storage::codec::{Codec, Encoder};
 use crate::storage::number::{to_index, to_u32, to_u64, to_usize};
 use crate::storage::output::Output;
@@ -147,7 +148,7 @@ impl TargetSpec for Qcow2Spec {
             allocator,
             l1_offset,
             l1: vec![0; to_usize(self.l1_entries)],
-            l2: L2 { index: None, bytes: vec![0; to_usize(cluster)] },
+            l2: L2 { index: None, bytes: buffer::zeroed(to_usize(cluster)) },
             options: options.clone(),
         }))
     }
@@ -285,7 +286,8 @@ impl Qcow2Target {
     fn write_l1(&self) -> Result<()> {
         let sink = &self.files[0];
         let mut bytes = tables::to_bytes(&self.l1);
-        bytes.resize(bytes.len().next_multiple_of(to_usize(self.cluster_size())), 0);
+        let len = bytes.len().next_multiple_of(to_usize(self.cluster_size()));
+        buffer::resize(&mut bytes, len);
         // The L1 table of a large, sparse disk is mostly zeros, which need not be written.
         for (i, part) in bytes.chunks(4096).enumerate() {
             if sink.is_zeroed() && crate::storage::zeros::is_zero(part) {
@@ -366,7 +368,7 @@ impl Qcow2Target {
             .hint("use shorter names or a larger cluster_size"));
         }
         // Write the whole cluster: on a device, old data must not follow the header.
-        bytes.resize(to_usize(self.cluster_size()), 0);
+        buffer::resize(&mut bytes, to_usize(self.cluster_size()));
         Ok(bytes)
     }
 

@@ -12,7 +12,7 @@
 
 use crate::error::{Error, Result};
 use crate::storage::number::{to_u32, to_u64, to_usize};
-use crate::storage::source::{Source, SourceError, read_if_inside};
+use crate::storage::source::{HostFileId, Source, SourceError, read_if_inside};
 use std::sync::Arc;
 
 /// Offset of the boot info table.
@@ -75,6 +75,10 @@ impl Source for PatchedSource {
         self.inner.read_exact_at(buf, offset)?;
         self.patches.iter().for_each(|patch| patch.apply(buf, offset));
         Ok(())
+    }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        self.inner.identities()
     }
 }
 

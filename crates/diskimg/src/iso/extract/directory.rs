@@ -11,6 +11,7 @@ mod unix {
     use crate::iso::extract::ExtractOptions;
     use crate::iso::node::{Attributes, FileType, Node};
     use crate::iso::time::Timestamp;
+    use crate::storage::source::HostFileId;
     use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
     use rustix::io::{Errno, retry_on_intr};
     use std::fs::File;
@@ -59,6 +60,12 @@ mod unix {
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(0o666);
             Ok(File::from(open(&self.0, name, flags, mode)?))
+        }
+
+        /// Returns the identity of an entry, if it exists. A symbolic link is not followed.
+        pub(in crate::iso::extract) fn identity(&self, name: &[u8]) -> Option<HostFileId> {
+            let found = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some(HostFileId::of_stat(&found))
         }
 
         /// Removes a file, if it exists.
@@ -213,6 +220,7 @@ mod unix {
 mod absent {
     use crate::iso::extract::ExtractOptions;
     use crate::iso::node::{Attributes, Node};
+    use crate::storage::source::HostFileId;
     use std::fs::File;
     use std::io;
     use std::path::Path;
@@ -234,6 +242,10 @@ mod absent {
         }
 
         pub(in crate::iso::extract) fn make_file(&self, _: &[u8]) -> io::Result<File> {
+            match *self {}
+        }
+
+        pub(in crate::iso::extract) fn identity(&self, _: &[u8]) -> Option<HostFileId> {
             match *self {}
         }
 

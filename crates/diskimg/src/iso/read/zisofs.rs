@@ -19,7 +19,7 @@ use crate::iso::node::ZisofsParameters;
 use crate::open::limits::Limits;
 use crate::storage::codec::Decoder;
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::{Segment, Source, SourceError, check_range};
+use crate::storage::source::{HostFileId, Segment, Source, SourceError, check_range};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -228,6 +228,10 @@ impl Source for ZisofsSource {
         let alike = 1 + to_u64(empty.take_while(|&other| other == hole).count());
         let end = (first + alike) << self.block_log2;
         Ok(Segment { end: end.min(self.size), hole })
+    }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        self.compressed.identities()
     }
 }
 

@@ -85,23 +85,23 @@ impl Plan {
     /// Verifies that the output is none of the files that are to be read. An open file may be
     /// replaced, because it remains readable, but not overwritten.
     fn refuse_inputs(&self, output: &Output) -> Result<()> {
-        let Some(path) = output.path() else { return Ok(()) };
-        let Some(existing) = existing_identity(path) else { return Ok(()) };
-        let replaced = std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        let Some(existing) = output.existing() else { return Ok(()) };
+        let is_file = |path| std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        let replaced = output.path().is_some_and(is_file);
         let overwritten = !replaced || !output.notes().is_empty();
         let is_input = |id: u32| match &self.contents.get(id).data {
             Data::Host(_) => {
                 let path = self.contents.host_path(id, &self.dirs, &self.tree);
                 path.and_then(|path| existing_identity(&path)) == Some(existing)
             }
-            Data::Source(source) => overwritten && source.identity() == Some(existing),
+            Data::Source(source) => overwritten && source.identities().contains(&existing),
             Data::Bytes(_) => false,
         };
         let count = u32::try_from(self.contents.len()).unwrap_or(u32::MAX);
         match (0..count).any(is_input) {
             true => Err(Error::refused("the output is one of the files of the new image")
                 .hint("write to another name, then rename the image")
-                .in_file(path)),
+                .in_file(output.name())),
             false => Ok(()),
         }
     }

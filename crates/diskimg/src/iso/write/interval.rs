@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::partition::{Apm, Gpt, mbr};
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::{FileSource, Source, SourceError, WindowSource};
+use crate::storage::source::{FileSource, HostFileId, Source, SourceError, WindowSource};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -160,6 +160,10 @@ impl Source for ZeroedSource {
             }
         }
         Ok(())
+    }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        self.inner.identities()
     }
 }
 

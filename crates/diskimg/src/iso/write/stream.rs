@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::storage::buffer::AlignedBuffer;
 use crate::storage::number::to_u64;
+use crate::storage::threads;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Length of a chunk in bytes.
@@ -115,15 +116,16 @@ pub(super) fn run(
     stream.flush()
 }
 
-/// Like [`run`], but runs `fill` in a separate thread, ahead of `write`.
+/// Like [`run`], but runs `fill` in a separate thread, ahead of `write`, if one can be started.
 pub(super) fn run_ahead(
     fill: &mut (dyn FnMut(&mut Stream<'_>) -> Result<()> + Send),
     write: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let (full, filled) = sync_channel(AHEAD);
     let (empty, emptied) = sync_channel(AHEAD + 2);
-    std::thread::scope(|scope| {
-        let filler = scope.spawn(move || run_filler(fill, full, emptied));
+    let outcome = std::thread::scope(|scope| {
+        let (fill, write) = (&mut *fill, &mut *write);
+        let filler = threads::spawn(scope, move || run_filler(fill, full, emptied))?;
         // The closure owns its ends of the channels and drops them in any case. Otherwise the
         // filler would block forever after an error.
         let write_all = move || {
@@ -137,8 +139,9 @@ pub(super) fn run_ahead(
         };
         let written = write_all();
         let filled = filler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.and(filled)
-    })
+        Some(written.and(filled))
+    });
+    outcome.unwrap_or_else(|| run(fill, write))
 }
 
 fn run_filler(

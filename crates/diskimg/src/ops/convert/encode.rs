@@ -14,6 +14,7 @@ use crate::model::extent::Kind;
 use crate::model::fetch::{Fetcher, StoredUnit};
 use crate::model::image::Image;
 use crate::model::target::UnitEncoder;
+use crate::storage::buffer;
 use crate::storage::lock;
 use crate::storage::zeros::is_zero;
 use std::ops::Range;
@@ -248,7 +249,7 @@ fn nonzero_runs(bytes: &[u8], start: u64, block: u64) -> Vec<Range<usize>> {
 /// beyond its end.
 fn read_backing(backing: &Image, start: u64, buf: &mut Vec<u8>, len: usize) -> Result<()> {
     buf.clear();
-    buf.resize(len, 0);
+    buffer::resize(buf, len);
     let inside = backing.size().saturating_sub(start).min(len as u64) as usize;
     if inside > 0 { backing.read_at(&mut buf[..inside], start) } else { Ok(()) }
 }

@@ -16,7 +16,7 @@ use crate::remedy::Remedy;
 use crate::storage::caching::Caching;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
-use crate::storage::output::{Durability, Output, OutputError, Publish};
+use crate::storage::output::{Durability, Output, OutputError, Publish, verify_name};
 use crate::storage::sink::Sink;
 use crate::storage::source::{FileSource, Source};
 use std::path::{Path, PathBuf};
@@ -284,7 +284,10 @@ impl Publish for ModifiedImage {
     }
 
     fn publish(self: Box<Self>, _: Durability) -> std::result::Result<(), OutputError> {
-        Ok(())
+        match (&self.path, self.storage.as_file()) {
+            (Some(path), Some((file, _))) => verify_name(file, path),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::model::extent::{HostOffset, Kind};
 use crate::model::fetch::Preloaded;
 use crate::ops::pipeline::Weight;
+use crate::storage::buffer;
 use crate::storage::source::{IoHints, Source};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -113,7 +114,7 @@ fn read(
     ranges: Vec<Range<u64>>,
 ) -> Result<Vec<Span>, Error> {
     let span = |range: Range<u64>| {
-        let bytes = vec![0; (range.end - range.start) as usize];
+        let bytes = buffer::zeroed((range.end - range.start) as usize);
         Span { file, range, bytes }
     };
     let requests = hints.requests(ranges).into_iter();

@@ -39,6 +39,7 @@ use crate::open::{OpenOptions, local_path};
 use crate::ops::progress::{Callback, report};
 use crate::storage::caching::Caching;
 use crate::storage::edit::Storage;
+use crate::storage::output::existing_identity;
 use crate::storage::output::{Durability, Output};
 use run::refuse_own_files;
 use std::fmt;
@@ -403,11 +404,13 @@ impl<'a> Convert<'a> {
     pub fn run(self, path: impl AsRef<Path>) -> Result<Report> {
         let path = path.as_ref();
         if path == Path::new("-") {
-            return self.run_to(Output::writer(std::io::stdout()));
+            let output = Output::stdout();
+            return self
+                .run_to(output.map_err(|e| Error::io("cannot write to standard output", e))?);
         }
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         let input = self.settings.join(self.images)?;
-        refuse_own_files(&input, &path)?;
+        refuse_own_files(&input, existing_identity(&path), &path)?;
         // Opening a named pipe blocks until it has a reader; the callback can cancel that.
         let mut is_cancelled = || report(self.settings.progress, 0, input.size()).is_err();
         let output =
@@ -438,7 +441,7 @@ impl<'a> Convert<'a> {
         let path = path.as_ref();
         let path = local_path(path).map_err(|e| e.in_file(path))?;
         let input = self.settings.join(self.images)?;
-        refuse_own_files(&input, &path)?;
+        refuse_own_files(&input, existing_identity(&path), &path)?;
         existing::run(self.settings, input, &path)
     }
 
@@ -463,6 +466,7 @@ impl<'a> Convert<'a> {
     /// As [`run`](Self::run).
     pub fn run_to(self, output: Output) -> Result<Report> {
         let input = self.settings.join(self.images)?;
+        refuse_own_files(&input, output.existing(), Path::new(&output.name()))?;
         self.settings.run(input, output, None)
     }
 }

@@ -17,8 +17,10 @@ use crate::ops::pipeline;
 use crate::ops::progress::report;
 use crate::remedy::Remedy;
 use crate::storage::os;
-use crate::storage::output::{self, Output};
+use crate::storage::output::Output;
 use crate::storage::sink::{Cap, CappedSink, Sink};
+use crate::storage::source::HostFileId;
+use crate::storage::threads;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -397,7 +399,7 @@ impl Settings<'_> {
             let _guard = lookahead.guard();
             if threads.io.is_some() {
                 // Without the thread, the plan reads the tables itself.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, || lookahead.run());
+                let _ = threads::spawn(scope, || lookahead.run());
             }
             let plan = || {
                 lookahead.advance(plan.position());
@@ -469,15 +471,19 @@ fn shares_any(input: &Input, sink: &dyn Sink) -> Result<bool> {
     Ok(false)
 }
 
-/// Verifies that the output is none of the source's own files.
+/// Verifies that `existing`, the file that the output replaces or overwrites, is none of the
+/// source's own files.
 ///
 /// # Errors
 /// Returns [`Refused`](crate::ErrorKind::Refused) if it is one of them.
-pub(super) fn refuse_own_files(input: &Input, path: &Path) -> Result<()> {
-    let existing = output::existing_identity(path);
+pub(super) fn refuse_own_files(
+    input: &Input,
+    existing: Option<HostFileId>,
+    name: &Path,
+) -> Result<()> {
     if existing.is_some_and(|id| input.identities().any(|own| own == id)) {
         return Err(Error::refused(OWN_FILE)
-            .in_file(path)
+            .in_file(name)
             .hint("convert to another name, then rename it"));
     }
     Ok(())

@@ -117,7 +117,7 @@ fn run_in_parts(
 ) {
     let Convert { images, settings } = convert(source, target);
     let input = settings.join(images).expect("fits");
-    refuse_own_files(&input, path).expect("is another file");
+    refuse_own_files(&input, existing_identity(path), path).expect("is another file");
     let mut parts: BTreeMap<usize, Vec<EncodedTask>> = BTreeMap::new();
     for &index in order {
         let part = cuts[index]..cuts[index + 1].min(input.size());

@@ -8,8 +8,9 @@ use crate::error::Result;
 use crate::storage::lock;
 use crate::storage::os::address_space_limit;
 use crate::storage::source::IoHints;
+use crate::storage::threads;
 use std::ops::ControlFlow;
-use std::thread::{Builder, Scope};
+use std::thread::Scope;
 
 /// Maximum number of tasks in a group.
 const MAX_GROUP: usize = 256;
@@ -57,7 +58,7 @@ where
     ) -> usize {
         for started in 0..stage.threads {
             lock(&self.status).loaders += 1;
-            if Builder::new().spawn_scoped(scope, move || self.run_loader(stage)).is_err() {
+            if threads::spawn(scope, move || self.run_loader(stage)).is_none() {
                 lock(&self.status).loaders -= 1;
                 return started;
             }

@@ -25,7 +25,7 @@ mod io_stage;
 pub(crate) use io_stage::IoStage;
 
 use crate::error::{Error, Result};
-use crate::storage::lock;
+use crate::storage::{lock, threads};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,7 +122,7 @@ pub(crate) fn run<J: Job>(
         pipeline.reads_ahead.store(loaders > 0, Ordering::Relaxed);
         for _ in 1..workers {
             // Continue with fewer workers under a tight limit on memory or processes.
-            if std::thread::Builder::new().spawn_scoped(scope, || pipeline.run_worker()).is_err() {
+            if threads::spawn(scope, || pipeline.run_worker()).is_none() {
                 break;
             }
         }

@@ -9,6 +9,7 @@ mod noise;
 #[cfg(feature = "zstd")]
 mod zstd;
 
+use crate::storage::buffer;
 use std::fmt;
 use std::io;
 
@@ -167,7 +168,7 @@ impl Encoder {
 /// Appends `room` zero bytes to `out` and returns them.
 fn spare(out: &mut Vec<u8>, room: usize) -> &mut [u8] {
     let start = out.len();
-    out.resize(start + room, 0);
+    buffer::resize(out, start + room);
     &mut out[start..]
 }
 

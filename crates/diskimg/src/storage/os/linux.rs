@@ -1,6 +1,7 @@
 //! Linux: `SEEK_DATA`, `SEEK_HOLE`, `fallocate`, `FICLONERANGE`, `O_PATH`.
 
 pub(super) use super::byte_locks::{is_byte_locked, lock_byte, unlock_byte};
+pub(super) use super::fiemap::freeable_bytes;
 pub(super) use super::replacement::{copy_attributes, free_space, is_mount_point, keeps_names};
 
 use super::{FileLock, Segment};
@@ -297,11 +298,20 @@ pub(super) fn try_lock_file(file: &File) -> FileLock {
     if !retry_on_intr(|| fstatfs(file)).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u32))) {
         return FileLock::Unknown;
     }
+    try_flock(file)
+}
+
+pub(super) fn try_flock(file: &File) -> FileLock {
     match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => FileLock::Ours,
         Err(Errno::WOULDBLOCK) => FileLock::HeldByOther,
         Err(_) => FileLock::Unknown,
     }
+}
+
+pub(super) fn unlock_file(file: &File) {
+    // It can only fail if the file is not locked.
+    let _ = retry_on_intr(|| flock(file, FlockOperation::Unlock));
 }
 
 pub(super) fn address_space_limit() -> Option<u64> {

@@ -12,6 +12,8 @@ use std::time::SystemTime;
 #[cfg(target_os = "linux")]
 mod byte_locks;
 #[cfg(target_os = "linux")]
+mod fiemap;
+#[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 mod replacement;
@@ -142,10 +144,20 @@ pub(crate) fn copy_in_kernel(
 }
 
 /// Identity of a file: equal for all open handles of the same file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId {
     device: u64,
     inode: u64,
+}
+
+#[cfg(unix)]
+impl FileId {
+    /// Returns the identity of a file, not a device, from what stat(2) returned.
+    // The widths of the fields depend on the system.
+    #[allow(clippy::unnecessary_cast)]
+    pub(crate) fn of_stat(found: &rustix::fs::Stat) -> Self {
+        Self { device: found.st_dev as u64, inode: found.st_ino as u64 }
+    }
 }
 
 /// Returns the identity of a file.
@@ -188,6 +200,12 @@ pub(crate) fn keeps_names(directory: &Path, file: &Metadata) -> Option<&'static 
 /// known.
 pub(crate) fn free_space(path: &Path) -> Option<u64> {
     imp::free_space(path)
+}
+
+/// Returns the number of bytes that become free if the file is truncated: blocks that other files or
+/// snapshots share do not. 0 if that is not known.
+pub(crate) fn freeable_bytes(file: &File) -> u64 {
+    imp::freeable_bytes(file)
 }
 
 /// Gives the empty file `new` the owner, group and extended attributes (access control list,
@@ -327,6 +345,23 @@ pub(crate) enum FileLock {
 pub(crate) fn try_lock_file(file: &File) -> FileLock {
     imp::try_lock_file(file)
 }
+
+/// Tries to lock the file with flock(2), without waiting, also on file systems on which perhaps not
+/// all processes see it.
+pub(crate) fn try_lock_shared_file(file: &File) -> FileLock {
+    imp::try_flock(file)
+}
+
+/// Removes the lock that [`try_lock_shared_file`] set.
+pub(crate) fn unlock_file(file: &File) {
+    imp::unlock_file(file);
+}
+
+/// Flags for opening a file in a directory to which other users may write: links are not followed,
+/// and pipes do not block.
+#[cfg(unix)]
+pub(crate) const NOFOLLOW_NONBLOCK: i32 =
+    (rustix::fs::OFlags::NOFOLLOW.bits() | rustix::fs::OFlags::NONBLOCK.bits()) as i32;
 
 /// Sets a shared lock on the byte at `offset`, which need not exist, until the file is closed.
 /// Returns `false` if the file system or the system does not support such locks.

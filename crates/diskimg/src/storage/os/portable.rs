@@ -78,6 +78,12 @@ pub(super) fn try_lock_file(_: &File) -> FileLock {
     FileLock::Unknown
 }
 
+pub(super) fn try_flock(_: &File) -> FileLock {
+    FileLock::Unknown
+}
+
+pub(super) fn unlock_file(_: &File) {}
+
 pub(super) fn address_space_limit() -> Option<u64> {
     None
 }
@@ -104,6 +110,10 @@ pub(super) fn keeps_names(_directory: &Path, _file: &Metadata) -> Option<&'stati
 
 pub(super) fn free_space(_path: &Path) -> Option<u64> {
     None
+}
+
+pub(super) fn freeable_bytes(_file: &File) -> u64 {
+    0
 }
 
 pub(super) fn copy_attributes(_old: &File, _new: &File) -> io::Result<Option<String>> {

@@ -1,9 +1,9 @@
 //! What replacing a file by renaming another one over it depends on, and what it would lose.
 
 use rustix::fs::{
-    AtFlags, CWD, IFlags, StatxAttributes, StatxFlags, XattrFlags, fgetxattr, fgetxattr_query,
-    flistxattr, flistxattr_query, fremovexattr, fsetxattr, ioctl_getflags, ioctl_setflags, statvfs,
-    statx,
+    AtFlags, CWD, IFlags, Mode, StatxAttributes, StatxFlags, XattrFlags, fchmod, fgetxattr,
+    fgetxattr_query, flistxattr, flistxattr_query, fremovexattr, fsetxattr, ioctl_getflags,
+    ioctl_setflags, statvfs, statx,
 };
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -39,11 +39,21 @@ pub(super) fn keeps_names(directory: &Path, file: &Metadata) -> Option<&'static 
     let found = directory.metadata().ok()?;
     let user = rustix::process::geteuid();
     let is_owner = [file.uid(), found.uid()].contains(&user.as_raw());
-    if found.mode() & STICKY != 0 && !is_owner && !user.is_root() {
+    if found.mode() & STICKY != 0 && !is_owner && !owns_all_files() {
         return Some("it belongs to another user, in a directory with the sticky bit");
     }
     let flags = ioctl_getflags(File::open(directory).ok()?).ok()?;
     flags.contains(IFlags::APPEND).then_some("its directory is append-only")
+}
+
+/// Returns true if this process may do with all files what only their owners may do: `CAP_FOWNER`,
+/// capabilities(7), which root has unless it was dropped.
+fn owns_all_files() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    match capabilities(None) {
+        Ok(own) => own.effective.contains(CapabilitySet::FOWNER),
+        Err(_) => rustix::process::geteuid().is_root(),
+    }
 }
 
 pub(super) fn free_space(path: &Path) -> Option<u64> {
@@ -60,8 +70,12 @@ pub(super) fn copy_attributes(old: &File, new: &File) -> io::Result<Option<Strin
     if from.gid() != to.gid() && fchown(new, None, Some(from.gid())).is_err() {
         return Ok(Some("its group".to_owned()));
     }
-    if from.uid() != to.uid() && fchown(new, Some(from.uid()), None).is_err() {
-        return Ok(Some("its owner".to_owned()));
+    if from.uid() != to.uid() {
+        // Afterwards, only a process with CAP_FOWNER could set the mode.
+        fchmod(new, Mode::from_raw_mode(from.mode() & 0o777))?;
+        if fchown(new, Some(from.uid()), None).is_err() {
+            return Ok(Some("its owner".to_owned()));
+        }
     }
     copy_no_copy_on_write(old, new);
     let (attributes, present) = (names(old)?, names(new)?);

@@ -32,9 +32,9 @@ pub(super) struct FileOutput {
     protected: Vec<(HostFileId, &'static str)>,
     /// Temporary files left by killed processes.
     stale_temp_files: StaleTempFiles,
-    /// A spare file handle. [`publish`](Publish::publish) closes it so that it can open directories
-    /// even if the companions have used up the process's limit of open files.
-    spare: Option<File>,
+    /// Spare file handles. [`publish`](Publish::publish) closes them so that it can open directories
+    /// and lock files even if the companions have used up the process's limit of open files.
+    spare: Option<[File; 2]>,
     /// The length of the image in bytes, as far as it is known.
     expected_len: Option<u64>,
 }
@@ -44,7 +44,11 @@ impl FileOutput {
     /// Calls `stopped` while it waits for the reader of a pipe.
     pub(super) fn create(path: &Path, stopped: &mut dyn FnMut() -> bool) -> io::Result<Self> {
         let mut stale_temp_files = StaleTempFiles::default();
-        let (main, spare) = OutputFile::create(path, &mut stale_temp_files, stopped)?;
+        let (main, second) = OutputFile::create(path, &mut stale_temp_files, stopped)?;
+        let spare = match second {
+            Some(file) => Some([file.try_clone()?, file]),
+            None => None,
+        };
         Ok(Self { spare, stale_temp_files, ..Self::of(main) })
     }
 
@@ -214,6 +218,9 @@ impl Publish for FileOutput {
     /// file always has its companions.
     fn publish(self: Box<Self>, durability: Durability) -> Result<()> {
         drop(self.spare);
+        std::iter::once(&self.main)
+            .chain(&self.companions)
+            .try_for_each(OutputFile::verify_name)?;
         let companions = self.companions.into_iter().filter_map(OutputFile::close).collect();
         rename::publish(self.main.close(), companions, durability)
     }

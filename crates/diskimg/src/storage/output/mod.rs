@@ -14,6 +14,9 @@
 //! name, with its old main file next to it as `.dst.XXXXXX.diskimg-old`, but old and new files are
 //! never mixed (`rename.rs`).
 //!
+//! If several runs write the same files, the first one that is complete wins. The others find that
+//! the files they were to replace have changed, and fail (`competing.rs`).
+//!
 //! A process that is killed leaves its temporary files. The next process that writes the same
 //! output removes them if they are not locked by a running process (`stale_temp_files.rs`).
 //!
@@ -25,6 +28,7 @@
 //! no directory in which a temporary file could be staged.
 
 mod capped;
+mod competing;
 mod error;
 mod files;
 mod output_file;
@@ -35,6 +39,7 @@ mod stale_temp_files;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use competing::verify_name;
 pub use error::{OutputError, Result};
 pub use publish::Publish;
 
@@ -44,6 +49,7 @@ use crate::storage::os;
 use crate::storage::sink::{Cap, PipeSink, Sink};
 use crate::storage::source::{HostFileId, Source};
 use files::FileOutput;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +61,8 @@ pub struct Output {
     place: Box<dyn Publish>,
     /// Its name in messages, if it has no path.
     name: Option<String>,
+    /// The file that is written, if it has no path but is known.
+    file: Option<HostFileId>,
 }
 
 /// Whether [`Output::commit`] flushes data to stable storage.
@@ -70,8 +78,8 @@ pub enum Durability {
 
 impl Output {
     /// Creates an output that will be named `path`. An existing regular file is not changed until
-    /// [`commit`](Self::commit), unless it [cannot be replaced](Self::notes). Follows symbolic links. A device or a pipe is written directly;
-    /// opening a pipe blocks until it has a reader.
+    /// [`commit`](Self::commit), unless it [cannot be replaced](Self::notes). Follows symbolic
+    /// links. A device or a pipe is written directly; opening a pipe blocks until it has a reader.
     ///
     /// # Errors
     /// Returns the error of the system, for example if the directory does not exist or the existing
@@ -106,6 +114,31 @@ impl Output {
         Self::to_sink(Arc::new(PipeSink::new(writer)))
     }
 
+    /// Creates an output that writes sequentially to an open file, such as standard output. Unlike
+    /// with [`writer`](Self::writer), it is an error if that is one of the files that are read.
+    pub fn stream(file: File) -> Self {
+        let written = file.metadata().ok().filter(os::is_seekable);
+        let written = written.as_ref().and_then(os::identity);
+        Self { file: written, ..Self::writer(file) }
+    }
+
+    /// Creates an output that writes to standard output, as [`stream`](Self::stream).
+    ///
+    /// # Errors
+    /// Returns the error of the system if the descriptor cannot be duplicated.
+    pub fn stdout() -> io::Result<Self> {
+        #[cfg(unix)]
+        return Ok(Self::stream(
+            std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?.into(),
+        ));
+        #[cfg(windows)]
+        return Ok(Self::stream(
+            std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned()?.into(),
+        ));
+        #[cfg(not(any(unix, windows)))]
+        Ok(Self::writer(io::stdout()))
+    }
+
     /// Creates an output that writes to `sink`.
     pub fn to_sink(sink: Arc<dyn Sink>) -> Self {
         Self::to_place(Box::new(FileOutput::to_sink(sink, None)))
@@ -119,13 +152,13 @@ impl Output {
 
     /// Creates an output that writes to another place, such as an object store.
     pub fn to_place(place: Box<dyn Publish>) -> Self {
-        Self { place, name: None }
+        Self { place, name: None, file: None }
     }
 
     /// Limits the bytes that all files of the image take together.
     #[must_use]
     pub(crate) fn capped(self, cap: Arc<Cap>) -> Self {
-        Self { place: Box::new(capped::Capped::new(self.place, cap)), name: self.name }
+        Self { place: Box::new(capped::Capped::new(self.place, cap)), ..self }
     }
 
     /// Sets the name in messages, for a place without a path.
@@ -139,6 +172,11 @@ impl Output {
     pub(crate) fn name(&self) -> String {
         let path = self.path().map(|path| path.display().to_string());
         path.or_else(|| self.name.clone()).unwrap_or_else(|| "-".to_owned())
+    }
+
+    /// Returns the identity of the existing file that it replaces or overwrites.
+    pub(crate) fn existing(&self) -> Option<HostFileId> {
+        self.file.or_else(|| existing_identity(self.path()?))
     }
 
     /// Returns the place to which it writes.
@@ -258,8 +296,9 @@ impl Output {
     /// file, so that a main file always has its companions.
     ///
     /// # Errors
-    /// Returns the error of the system with the path of the file. The new files are then deleted
-    /// and the old files restored. If only flushing the directory fails, the new files remain, and
+    /// Returns the error of the system with the path of the file, and an error if another process
+    /// has created, replaced or changed one of the files since the output was created. The new files
+    /// are then deleted and the old files restored. If only flushing the directory fails, the new files remain, and
     /// the error says so.
     pub fn commit(self, durability: Durability) -> Result<()> {
         self.flush(durability)?;

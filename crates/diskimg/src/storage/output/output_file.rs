@@ -1,5 +1,6 @@
 //! One file of an output: staged as a temporary file, or written in place.
 
+use super::competing::{Replaced, in_turn, verify_name};
 use super::error::{Concerning, OutputError, Result};
 use super::overwrite::{Overwritten, obstacle, obstacle_of};
 use super::rename::Staged;
@@ -48,13 +49,17 @@ pub(super) struct OutputFile {
 #[derive(Debug)]
 pub(super) struct InPlaceLock {
     file: File,
+    /// Whether it must still have its path in the end: not if it is a device or is named by a file
+    /// descriptor.
+    keeps_name: bool,
     _held: HeldLock,
 }
 
 impl InPlaceLock {
     fn acquire(file: &File) -> io::Result<Self> {
-        let held = Lock::WRITE.acquire(file)?;
-        Ok(Self { file: file.try_clone()?, _held: held })
+        let keeps_name = file.metadata()?.is_file();
+        let held = in_turn(file, || Lock::WRITE.acquire(file))?;
+        Ok(Self { keeps_name, file: file.try_clone()?, _held: held })
     }
 }
 
@@ -72,6 +77,8 @@ pub(super) struct Staging {
     lock: FileLock,
     /// The file whose mode and owner it gets, if that exists.
     model: PathBuf,
+    /// The file that it will replace.
+    replaces: Replaced,
 }
 
 impl OutputFile {
@@ -85,7 +92,9 @@ impl OutputFile {
         let destination = destination(path)?;
         let path = destination.path;
         if let Some(link) = destination.descriptor {
-            return Ok((Self::overwrite(path, existing(&link)?, OPEN_FILE.to_owned())?, None));
+            let mut part = Self::overwrite(path, existing(&link)?, OPEN_FILE.to_owned())?;
+            part.lock.iter_mut().for_each(|lock| lock.keeps_name = false);
+            return Ok((part, None));
         }
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
@@ -137,6 +146,8 @@ impl OutputFile {
             }
             (Err(e), _) => return Err(e),
         };
+        let replaces = old.as_ref().map(File::metadata).transpose()?;
+        let replaces = Replaced::new(replaces.as_ref());
         if let Some(old) = &old
             && let Some(lost) = os::copy_attributes(old, &opened)?
         {
@@ -147,7 +158,7 @@ impl OutputFile {
         let part = Self {
             sink: Arc::new(FileSink::new(opened, true)?),
             path: Some(path),
-            staged: Some(Staging { file, lock, model }),
+            staged: Some(Staging { file, lock, model, replaces }),
             lock: None,
             overwritten: None,
         };
@@ -171,8 +182,8 @@ impl OutputFile {
     /// but enough once the existing one is removed. Nothing may have been written yet.
     pub(super) fn make_room(&mut self, len: u64) -> Result<()> {
         let (Some(_), Some(path)) = (&self.staged, &self.path) else { return Ok(()) };
-        let Ok(old) = std::fs::metadata(path) else { return Ok(()) };
-        let old = os::allocated_bytes(&old).unwrap_or(0);
+        let Ok(old) = File::open(path) else { return Ok(()) };
+        let old = os::freeable_bytes(&old);
         let Some(free) = os::free_space(directory_of(path)) else { return Ok(()) };
         if free >= len || free.saturating_add(old) < len {
             return Ok(());
@@ -250,12 +261,21 @@ impl OutputFile {
         Err(self.failed(io::Error::new(io::ErrorKind::Unsupported, message)))
     }
 
+    /// Verifies that a regular file that was written in place still has its name.
+    pub(super) fn verify_name(&self) -> Result<()> {
+        match (&self.lock, &self.path) {
+            (Some(lock), Some(path)) if lock.keeps_name => verify_name(&lock.file, path),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the complete temporary file, or `None` if the file was written in place. A locked
     /// file stays open until it is renamed, so that no other process removes it as stale.
     pub(super) fn close(self) -> Option<Staged> {
         let staging = self.staged?;
         let locked = (staging.lock == FileLock::Ours).then_some(self.sink);
-        Some(Staged { path: self.path?, file: staging.file, locked })
+        let (file, replaces) = (staging.file, staging.replaces);
+        Some(Staged { path: self.path?, file, locked, replaces })
     }
 }
 
@@ -395,16 +415,24 @@ fn describe(kind: FileType) -> &'static str {
 /// Gives the new file the mode of the old one and, where permitted, its owner and group.
 #[cfg(unix)]
 fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let metadata = match std::fs::metadata(old) {
         Ok(metadata) if metadata.is_file() => metadata,
         _ => return Ok(()),
     };
+    let wanted = metadata.permissions();
+    let set_mode = || match std::fs::set_permissions(new, wanted.clone()) {
+        // The file belongs to another user already, and has its mode.
+        Err(_) if (std::fs::metadata(new)?.mode() ^ wanted.mode()) & 0o777 == 0 => Ok(()),
+        outcome => outcome,
+    };
     // Only root may change the owner, but members of a group may set it, so these are separate
-    // calls, whose errors are ignored. The mode follows, because chown clears the set-ID bits.
+    // calls, whose errors are ignored. Afterwards, this process may not be allowed to set the mode,
+    // but chown may have cleared bits of it.
+    set_mode()?;
     let _ = std::os::unix::fs::chown(new, None, Some(metadata.gid()));
     let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), None);
-    std::fs::set_permissions(new, metadata.permissions())
+    set_mode()
 }
 
 #[cfg(not(unix))]

@@ -14,6 +14,7 @@
 //! between steps 1 and 4 no main file exists under its name, and the old one exists under the name
 //! that ends in `.diskimg-old`. After an error, all steps are undone in reverse order.
 
+use super::competing::{DirectoryLocks, Replaced};
 use super::error::{Concerning, OutputError, Result};
 use super::output_file::is_replaceable;
 use super::{Durability, directory_of, temporary_prefix};
@@ -36,6 +37,8 @@ pub(super) struct Staged {
     pub(super) file: TempPath,
     /// Sink that keeps the file locked until it is renamed.
     pub(super) locked: Option<Arc<dyn Sink>>,
+    /// The file that it is to replace.
+    pub(super) replaces: Replaced,
 }
 
 impl Staged {
@@ -66,9 +69,10 @@ fn keeps_file(error: &io::Error) -> bool {
 fn overwrite(from: TempPath, path: &Path, durability: Durability) -> Result<()> {
     let file = File::options().read(true).write(true).open(path).concerning(path)?;
     require_unlocked(&file, Lock::WRITE).concerning(path)?;
-    let available = os::free_space(directory_of(path)).zip(allocated(&file.metadata()));
-    let needed = allocated(&fs::metadata(&from));
-    if available.zip(needed).is_some_and(|((free, old), new)| free.saturating_add(old) < new) {
+    let available = os::free_space(directory_of(path));
+    let available = available.map(|free| free.saturating_add(os::freeable_bytes(&file)));
+    let needed = fs::metadata(&from).ok().and_then(|from| os::allocated_bytes(&from));
+    if available.zip(needed).is_some_and(|(available, needed)| available < needed) {
         return Err(io::Error::from(io::ErrorKind::StorageFull)).concerning(path);
     }
     copy_over(&from, file, durability).concerning(path).map_err(|mut error| {
@@ -77,11 +81,6 @@ fn overwrite(from: TempPath, path: &Path, durability: Durability) -> Result<()> 
         error.hint = Some(kept.into());
         error
     })
-}
-
-/// Returns the number of bytes that are allocated for a file.
-fn allocated(metadata: &io::Result<fs::Metadata>) -> Option<u64> {
-    metadata.as_ref().ok().and_then(os::allocated_bytes)
 }
 
 /// Overwrites `file` with the file at `from`. Keeps holes.
@@ -109,13 +108,18 @@ fn copy_over(from: &Path, file: File, durability: Durability) -> io::Result<()> 
 /// Renames all files to their names. `main` is `None` if the main file was written in place.
 ///
 /// # Errors
-/// Returns the error of the system with the path of the file. The old files are then restored. If
-/// only the final flush of the directory fails, the new files remain.
+/// Returns the error of the system with the path of the file, and an error if another process has
+/// created or changed one of the files. The old files are then restored. If only the final flush of
+/// the directory fails, the new files remain.
 pub(super) fn publish(
     main: Option<Staged>,
     companions: Vec<Staged>,
     durability: Durability,
 ) -> Result<()> {
+    let staged = || main.iter().chain(&companions);
+    let several = !companions.is_empty();
+    let _locks = DirectoryLocks::acquire(staged().map(|part| &*part.path), several)?;
+    staged().try_for_each(|part| part.replaces.verify(&part.path))?;
     let mut changes = Changes { steps: Vec::new(), durability };
     let path = main.as_ref().map(|main| main.path.clone());
     if let Err(error) = changes.make(main, companions) {

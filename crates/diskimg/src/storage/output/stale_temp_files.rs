@@ -88,7 +88,7 @@ pub(super) fn lock_new(file: &File, path: &Path) -> Option<FileLock> {
 }
 
 /// Returns true if `path` is a name of this file.
-fn is_named(file: &File, path: &Path) -> bool {
+pub(super) fn is_named(file: &File, path: &Path) -> bool {
     let (Ok(file), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
     named.is_file() && os::identity(&file) == os::identity(&named)
 }

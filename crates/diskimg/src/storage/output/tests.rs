@@ -1,8 +1,8 @@
 //! Tests of outputs: names, modes, and which files exist after an error.
 
+use super::competing::Replaced;
 use super::rename::{Staged, publish};
 use super::*;
-use std::fs::File;
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(directory)
@@ -143,7 +143,9 @@ fn a_companion_replaces_only_a_regular_file() {
 fn staged(directory: &Path, name: &str) -> Staged {
     let file = tempfile::NamedTempFile::new_in(directory).expect("creates");
     std::fs::write(file.path(), b"new").expect("writes");
-    Staged { path: directory.join(name), file: file.into_temp_path(), locked: None }
+    let path = directory.join(name);
+    let replaces = Replaced::new(std::fs::symlink_metadata(&path).ok().as_ref());
+    Staged { path, file: file.into_temp_path(), locked: None, replaces }
 }
 
 #[test]
@@ -274,26 +276,35 @@ fn stale_temporary_files_are_removed_and_those_in_use_are_kept() {
     // Two files that existed before and two of each output.
     assert_eq!(names(dir.path()).len(), 6);
     first.commit(Durability::Cached).expect("its files exist");
-    second.commit(Durability::Cached).expect("its files exist");
+    let error = second.commit(Durability::Cached).expect_err("the first one has won");
+    assert!(error.refused && error.path() == Some(&*path("a.img")), "{error}");
     assert_eq!(names(dir.path()), [kept[0], kept[1], "a.data", "a.img"]);
 }
 
 #[test]
-fn concurrent_writers_of_the_same_output_do_not_remove_each_others_files() {
+fn the_first_of_several_concurrent_writers_wins_and_the_others_fail() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.img");
+    if !locks_are_supported(dir.path()) {
+        return;
+    }
+    let wins = std::sync::Mutex::new(0);
     std::thread::scope(|threads| {
         for id in 0..4u8 {
-            let path = &path;
+            let (path, wins) = (&path, &wins);
             threads.spawn(move || {
                 for _ in 0..50 {
                     let output = Output::create(path).expect("creates");
                     output.sink().write_all_at(&[id; 100], 0).expect("writes");
-                    output.commit(Durability::Cached).expect("commits");
+                    match output.commit(Durability::Cached) {
+                        Ok(()) => *wins.lock().expect("locks") += 1,
+                        Err(error) => assert!(error.refused, "{error}"),
+                    }
                 }
             });
         }
     });
+    assert!(*wins.lock().expect("locks") > 0);
     let bytes = std::fs::read(&path).expect("reads");
     assert!(bytes.len() == 100 && bytes.iter().all(|&b| b == bytes[0]), "from one writer");
     assert_eq!(names(dir.path()), ["a.img"]);

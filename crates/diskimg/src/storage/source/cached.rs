@@ -2,6 +2,7 @@
 
 use super::{IoHints, Segment, Source, SourceError, check_range};
 use crate::storage::lock;
+use crate::storage::threads;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -278,7 +279,7 @@ impl Source for Cached {
         };
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                if std::thread::Builder::new().spawn_scoped(scope, read_some).is_err() {
+                if threads::spawn(scope, read_some).is_none() {
                     break;
                 }
             }
