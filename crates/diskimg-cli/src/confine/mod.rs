@@ -1,6 +1,6 @@
 //! The sandbox, which limits the damage if a crafted image takes over the process. At the start,
-//! [`begin`] denies system calls that no command needs. Once a command has opened its inputs,
-//! [`restrict_files`] denies access to all files that it does not need.
+//! [`begin`] denies all system calls that the command does not need. Once a command has opened its
+//! inputs, [`restrict_files`] denies access to all files that it does not need.
 //!
 //! The sandbox applies to the whole process and cannot be undone, so [`begin`] is called only in a
 //! process of the command's own; without it, [`restrict_files`] does nothing. Landlock applies to
@@ -52,14 +52,14 @@ pub(crate) enum Sandbox {
 /// The sandbox of this process; unset if the process is shared with another program.
 static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
-/// Sandboxes this process, which must be the command's own: irrevocably denies system calls that no
-/// command needs, such as those that run programs or open sockets.
+/// Sandboxes this process, which must be the command's own: irrevocably denies all system calls but
+/// `calls` and those that every command makes.
 ///
 /// # Errors
 /// If the sandbox is required and not fully supported.
-pub(crate) fn begin(sandbox: Sandbox) -> Result<(), Failure> {
+pub(crate) fn begin(sandbox: Sandbox, calls: &Calls) -> Result<(), Failure> {
     let mode = *SANDBOX.get_or_init(|| sandbox);
-    confine(mode, imp::deny_syscalls)
+    confine(mode, || imp::restrict_calls(calls))
 }
 
 /// Irrevocably denies access to all files, except open files and those that `rules` allow.
@@ -82,6 +82,71 @@ fn confine(mode: Sandbox, step: impl FnOnce() -> Result<(), String>) -> Result<(
         }
         _ => Ok(()),
     }
+}
+
+/// What a command does besides reading, which determines the system calls that it may make.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Calls {
+    /// Open files to change their contents.
+    pub(crate) modify: bool,
+    /// Create, rename and remove files.
+    pub(crate) create: bool,
+    /// Give new files the owner and attributes of files that they replace.
+    pub(crate) attributes: bool,
+    /// Create unnamed temporary files.
+    pub(crate) spool: bool,
+    /// Extract files.
+    pub(crate) extract: Option<Extract>,
+}
+
+/// What an extraction restores besides contents, permissions and times.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extract {
+    /// Owners and groups.
+    pub(crate) owners: bool,
+    /// Set-ID bits.
+    pub(crate) special_modes: bool,
+    /// Devices, named pipes and sockets.
+    pub(crate) devices: bool,
+}
+
+impl Calls {
+    /// Returns the calls of a command that only reads.
+    pub(crate) fn read() -> Self {
+        Self::default()
+    }
+
+    /// Returns the calls of a command that changes existing files.
+    pub(crate) fn modify() -> Self {
+        Self { modify: true, ..Self::default() }
+    }
+
+    /// Returns the calls of a command that creates `path` and files with similar names. Owners and
+    /// attributes may be set if a file with such a name exists, which would be replaced.
+    pub(crate) fn create(path: &Path) -> Self {
+        Self { modify: true, create: true, attributes: may_replace(path), ..Self::default() }
+    }
+
+    /// Returns the calls of a command that extracts files.
+    pub(crate) fn extract(extract: Extract) -> Self {
+        Self { modify: true, extract: Some(extract), ..Self::default() }
+    }
+
+    /// Also allows unnamed temporary files.
+    pub(crate) fn and_spool(self) -> Self {
+        Self { spool: true, ..self }
+    }
+}
+
+/// Returns false if there is neither a file at `path` nor one that could be a part of the same
+/// image, such as `disk-s001.vmdk` of `disk.vmdk`.
+fn may_replace(path: &Path) -> bool {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let Some(stem) = path.file_stem() else { return false };
+    // If the names cannot be listed, any can exist.
+    let Ok(entries) = parent(&path).read_dir() else { return true };
+    let stem = stem.as_encoded_bytes();
+    entries.flatten().any(|entry| entry.file_name().as_encoded_bytes().starts_with(stem))
 }
 
 /// The files that may still be opened, created or removed. Open files stay open.

@@ -18,7 +18,7 @@ mod show;
 use super::iso::build as mkisofs;
 use crate::args::mkisofs::native::{FAILED, Job, Query, Step};
 use crate::args::recipe::Destination;
-use crate::confine::{self, Rules};
+use crate::confine::{self, Calls, Extract, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
@@ -155,6 +155,17 @@ impl Loaded {
         interrupt::watch();
         Ok(Self { path: path.to_owned(), image })
     }
+}
+
+/// Returns the system calls of these commands.
+pub(in crate::commands) fn calls(job: &Job) -> Calls {
+    let is_extraction = |step: &Step| matches!(step, Step::Extract { .. } | Step::CopyOut { .. });
+    let mut calls = job.outdev.as_ref().map_or_else(Calls::read, super::image_calls);
+    if job.steps.iter().any(is_extraction) {
+        calls.modify = true;
+        calls.extract = Some(Extract::default());
+    }
+    calls
 }
 
 /// Returns the files that are opened after the image was loaded.

@@ -392,19 +392,24 @@ fn describe(kind: FileType) -> &'static str {
     }
 }
 
-/// Gives the new file the mode of the old one and, where permitted, its owner and group.
+/// Gives the new file the permissions of the old one and, where permitted, its owner and group.
+/// Set-ID bits are not kept, as after a write to the old file.
 #[cfg(unix)]
 fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    const KEPT: u32 = 0o1777;
     let metadata = match std::fs::metadata(old) {
         Ok(metadata) if metadata.is_file() => metadata,
         _ => return Ok(()),
     };
+    // By descriptor, because a sandbox need not allow changes by name.
+    let new = OpenOptions::new().write(true).open(new)?;
     // Only root may change the owner, but members of a group may set it, so these are separate
-    // calls, whose errors are ignored. The mode follows, because chown clears the set-ID bits.
-    let _ = std::os::unix::fs::chown(new, None, Some(metadata.gid()));
-    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), None);
-    std::fs::set_permissions(new, metadata.permissions())
+    // calls, whose errors are ignored.
+    let _ = fchown(&new, None, Some(metadata.gid()));
+    let _ = fchown(&new, Some(metadata.uid()), None);
+    new.set_permissions(Permissions::from_mode(metadata.mode() & KEPT))
 }
 
 #[cfg(not(unix))]
