@@ -22,8 +22,8 @@ use crate::confine::{self, Calls, Extract, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
-use diskimg::OpenOptions;
 use diskimg::iso::{IsoImage, IsoOptions};
+use diskimg::{ExternalFiles, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,8 +66,13 @@ impl<'a> Run<'a> {
         if let Some(output) = &job.outdev {
             mkisofs::refuse_terminal(output)?;
         }
-        let loaded = job.indev.as_deref().map(Loaded::open).transpose()?;
-        confine::restrict_files(&rules(job))?;
+        let (rules, indev) = (rules(job), job.indev.as_deref());
+        let loading = indev.map(|path| {
+            rules.clone().allow_read([path]).allow_references(path, ExternalFiles::default())
+        });
+        confine::restrict_files(loading.as_ref().unwrap_or(&rules))?;
+        let loaded = indev.map(Loaded::open).transpose()?;
+        confine::restrict_files(&rules)?;
         let run = Self { job, console, loaded, edits: Vec::new(), written: false, code: 0 };
         if let Some(loaded) = &run.loaded {
             for line in show::loaded(loaded)? {
@@ -182,10 +187,10 @@ fn rules(job: &Job) -> Rules {
         match step {
             Step::Extract { to, .. } => {
                 let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-                rules = rules.allow_write_below(parent.unwrap_or(Path::new(".")));
-                rules = rules.allow_write_below(to);
+                rules = rules.allow_extract(parent.unwrap_or(Path::new(".")), false);
+                rules = rules.allow_extract(to, false);
             }
-            Step::CopyOut { to, .. } => rules = rules.allow_write_below(to),
+            Step::CopyOut { to, .. } => rules = rules.allow_extract(to, false),
             _ => {}
         }
     }

@@ -246,7 +246,7 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
         allow(&mut rules, &[CREATE, CREATE_HERE]);
     }
     if calls.spool {
-        allow(&mut rules, &[&[libc::SYS_ftruncate]]);
+        allow(&mut rules, &[&[libc::SYS_fallocate, libc::SYS_ftruncate]]);
     }
     if calls.attributes {
         allow(&mut rules, &[ATTRIBUTES]);
@@ -324,7 +324,8 @@ fn restrict_runtime(rules: &mut Rules) -> Result<(), BackendError> {
 fn open(calls: &Calls, flags: u8) -> Result<Vec<SeccompRule>, BackendError> {
     const CREATE: u64 = libc::O_CREAT as u64;
     const NEW: u64 = CREATE | TMPFILE_BIT;
-    const WRITE: u64 = (libc::O_ACCMODE | libc::O_TRUNC) as u64;
+    // Not O_ACCMODE, which includes O_PATH in musl.
+    const WRITE: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_TRUNC) as u64;
     let no_set_id = || bits(flags + 1, SET_ID, 0);
     let mut rules = vec![all([bits(flags, WRITE | NEW, libc::O_RDONLY as u64)])?];
     if calls.modify {
@@ -332,9 +333,6 @@ fn open(calls: &Calls, flags: u8) -> Result<Vec<SeccompRule>, BackendError> {
     }
     if calls.create || calls.extract.is_some() {
         rules.push(all([bits(flags, NEW, CREATE), no_set_id()])?);
-    }
-    if calls.spool {
-        rules.push(all([bits(flags, NEW, TMPFILE_BIT), no_set_id()])?);
     }
     Ok(rules)
 }

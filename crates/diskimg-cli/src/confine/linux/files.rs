@@ -1,6 +1,7 @@
 //! Access to files, TCP and signals: landlock(7).
 
 use crate::confine::Rules;
+use crate::confine::rules::FileAccess;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
     PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -33,7 +34,6 @@ pub(in crate::confine) fn restrict_files(rules: &Rules) -> Result<(), String> {
 /// # Errors
 /// If a rule cannot be added. Without it, opening the file would fail with a misleading error.
 fn ruleset(rules: &Rules) -> Result<RulesetCreated, Box<dyn Error>> {
-    let execute: BitFlags<AccessFs> = AccessFs::Execute.into();
     let mut ruleset = Ruleset::default()
         // The first Landlock version (Linux 5.13 to 5.18) denies links between directories, which
         // extraction needs; Landlock is not used there.
@@ -44,13 +44,30 @@ fn ruleset(rules: &Rules) -> Result<RulesetCreated, Box<dyn Error>> {
         .handle_access(AccessNet::from_all(NEWEST_ABI))?
         .scope(Scope::from_all(NEWEST_ABI))?
         .create()?;
-    for path in &rules.read {
-        allow(&mut ruleset, path, AccessFs::from_read(NEWEST_ABI) & !execute)?;
-    }
-    for path in &rules.write {
-        allow(&mut ruleset, path, AccessFs::from_all(NEWEST_ABI) & !execute)?;
+    for (path, access) in rules.iter() {
+        allow(&mut ruleset, path, rights(access))?;
     }
     Ok(ruleset)
+}
+
+/// Returns Landlock's access rights. Executing programs, removing directories and ioctl(2) on devices
+/// are never allowed.
+fn rights(access: FileAccess) -> BitFlags<AccessFs> {
+    let list: BitFlags<AccessFs> = AccessFs::ReadDir.into();
+    let overwrite = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
+    let replace = list | overwrite | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let extract = replace | AccessFs::MakeDir | AccessFs::MakeSym | AccessFs::Refer;
+    match access {
+        FileAccess::List => list,
+        FileAccess::Read => list | AccessFs::ReadFile,
+        FileAccess::Overwrite => overwrite,
+        FileAccess::Replace => replace,
+        FileAccess::Extract => extract,
+        FileAccess::ExtractDevices => {
+            let special = AccessFs::MakeFifo | AccessFs::MakeSock;
+            extract | special | AccessFs::MakeChar | AccessFs::MakeBlock
+        }
+    }
 }
 
 /// Allows access to a file, or to a directory and everything below it. Files that do not exist or
