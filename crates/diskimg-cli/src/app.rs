@@ -117,7 +117,7 @@ fn execute(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u
         Invocation::Run(command, sandbox) => {
             interrupt::prepare();
             match process {
-                Process::Own => confine::begin(sandbox)?,
+                Process::Own => confine::begin(sandbox, &commands::calls(&command))?,
                 Process::Shared if sandbox == Sandbox::Require => {
                     return Err(Failure::error(
                         "--sandbox=require: this process is shared with another program",

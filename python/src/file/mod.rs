@@ -141,7 +141,7 @@ impl InputFile {
     pub(crate) fn source(self) -> io::Result<Arc<dyn Source>> {
         match self {
             Self::Seekable(source) => Ok(source),
-            Self::Stream(reader) => Ok(Arc::new(spool(reader)?)),
+            Self::Stream(reader) => spool(reader),
         }
     }
 }

@@ -177,6 +177,8 @@ pub(crate) struct Input {
     node: Option<Node>,
     /// How to open it.
     pub(crate) options: OpenOptions,
+    /// Files that it may refer to.
+    pub(crate) external_files: ExternalFiles,
 }
 
 impl Input {
@@ -193,19 +195,33 @@ impl Input {
     ) -> Result<Self, Failure> {
         let format = format.map(self::format).transpose()?;
         let options = policy.options().format(format);
+        let external_files = policy.external_files;
         let name = Path::new(name);
         if let Some(node) = policy.node(name)? {
             if policy.image_opts && format.is_some() {
                 let message = "--image-opts and --format are mutually exclusive";
                 return Err(Failure::error(message));
             }
-            return Ok(Self { path: name.to_owned(), node: Some(node), options });
+            let path = name.to_owned();
+            return Ok(Self { path, node: Some(node), options, external_files });
         }
         let path = match appliance_and_disk(name) {
             Some(_) => name.to_owned(),
             None => local_path(name).map_err(|e| e.in_file(name))?,
         };
-        Ok(Self { path, node: None, options })
+        Ok(Self { path, node: None, options, external_files })
+    }
+
+    /// Returns the names of its files: the ones on the command line.
+    pub(crate) fn file_names(&self) -> Vec<PathBuf> {
+        match (&self.node, appliance_and_disk(&self.path)) {
+            (Some(node), _) => node.file_names().into_iter().map(PathBuf::from).collect(),
+            (None, Some((appliance, _))) => {
+                let appliance = local_path(appliance).unwrap_or_else(|_| appliance.to_owned());
+                vec![appliance]
+            }
+            (None, None) => vec![self.path.clone()],
+        }
     }
 
     /// Opens the image. As qemu-img, ISO images are raw, since QEMU has no such format.

@@ -6,7 +6,8 @@ use crate::failure::Failure;
 use crate::output::progress::ProgressMode;
 use diskimg::open::local_path;
 use diskimg::{
-    Caching, DigestAlgorithm, Durability, Format, OpenOptions, Options, Reflink, Sparse,
+    Caching, DigestAlgorithm, Durability, ExternalFiles, Format, OpenOptions, Options, Reflink,
+    Sparse,
 };
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -141,6 +142,8 @@ pub(crate) struct Job {
     pub(crate) compress: bool,
     /// How the backing file is opened.
     pub(crate) backing_options: OpenOptions,
+    /// Files that the backing file may refer to.
+    pub(crate) external_files: ExternalFiles,
     /// `--reflink`.
     pub(crate) reflink: Reflink,
     /// `--recompress`.
@@ -226,6 +229,7 @@ impl Args {
             options,
             compress: self.compress,
             backing_options: policy.options(),
+            external_files: policy.external_files,
             offload: self.copy_range_offloading,
             sparse: sparse(self.sparse_size.as_deref())?,
             threads: threads(self.threads.as_deref())?,

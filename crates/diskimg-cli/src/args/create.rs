@@ -3,7 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs};
 use crate::failure::Failure;
-use diskimg::{Format, OpenOptions, Options};
+use diskimg::{ExternalFiles, Format, OpenOptions, Options};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -60,6 +60,8 @@ pub(crate) struct Job {
     pub(crate) options: Options,
     /// How the backing file is opened.
     pub(crate) backing_options: OpenOptions,
+    /// Files that the backing file may refer to.
+    pub(crate) external_files: ExternalFiles,
     /// `-u`.
     pub(crate) unsafe_backing: bool,
     /// `--max-size`.
@@ -93,6 +95,7 @@ impl Args {
             size,
             options,
             backing_options: policy.options(),
+            external_files: policy.external_files,
             unsafe_backing: self.backing_unsafe,
             max_size: self
                 .max_size

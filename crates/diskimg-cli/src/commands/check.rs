@@ -20,8 +20,8 @@ const UNSUPPORTED: u8 = 63;
 
 /// Runs the check.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = job.input.open(console.program())?;
-    confine::restrict_files(&Rules::new().allow_temp_files())?;
+    let open = || job.input.open(console.program());
+    let image = confine::open(&Rules::new(), &[&job.input], open)?;
     let report = image
         .check(&mut |finding| console.stderr(&finding.message))
         .map_err(|e| Failure::from(e).with_code(INCOMPLETE))?;

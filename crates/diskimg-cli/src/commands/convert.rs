@@ -23,11 +23,9 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if matches!(job.output, Destination::Stdout) && io::stdout().is_terminal() {
         return Err(Failure::error("refusing to write an image to a terminal"));
     }
-    let mut images = Vec::with_capacity(job.inputs.len());
-    for input in &job.inputs {
-        images.push(input.open(console.program())?);
-    }
-    confine::restrict_files(&rules(&job))?;
+    let inputs: Vec<_> = job.inputs.iter().collect();
+    let open = || inputs.iter().map(|input| input.open(console.program())).collect();
+    let images: Vec<_> = confine::open(&rules(&job), &inputs, open)?;
     let compress = compresses(&job, console.program());
     let meter = Meter::start(job.progress, STEP);
     let report_progress = |progress| meter.report(progress);
@@ -104,18 +102,18 @@ fn compresses(job: &Job, program: Program) -> bool {
     job.compress && !ignored
 }
 
-/// Returns the files that are opened after the sources: the output, its backing files, and
-/// temporary files for the disks of an appliance.
+/// Returns the files that are opened after the sources: the output and its backing files.
 fn rules(job: &Job) -> Rules {
-    let rules = Rules::new().allow_temp_files().allow_cpu_count();
+    let rules = Rules::new().allow_cpu_count();
     match &job.output {
-        Destination::New(path) => rules.allow_create(path, &job.options),
-        // Its extents or data file are written, and its backing file may be read.
-        Destination::Existing(path) => existing_files(job, path)
-            .iter()
-            .fold(rules.allow_create(path, &job.options).allow_read_all(), |rules, file| {
-                rules.allow_write(file)
-            }),
+        Destination::New(path) => rules.allow_create(path, &job.options, job.external_files),
+        // A raw target is the file itself. That of another format may have extents or a data file,
+        // which are written, and a backing file, which is read.
+        Destination::Existing(path) if job.format == Format::Raw => rules.allow_overwrite(path),
+        Destination::Existing(path) => {
+            let rules = rules.allow_overwrite(path).allow_references(path, job.external_files);
+            existing_files(job, path).iter().fold(rules, |rules, file| rules.allow_overwrite(file))
+        }
         Destination::Stdout => rules,
     }
 }

@@ -14,7 +14,8 @@ const STEP: f64 = 1.0;
 
 /// Creates the image.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
-    confine::restrict_files(&Rules::new().allow_cpu_count().allow_create(&job.path, &job.options))?;
+    let rules = Rules::new().allow_cpu_count();
+    confine::restrict_files(&rules.allow_create(&job.path, &job.options, job.external_files))?;
     let mode = ProgressMode { requested: false, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(mode, STEP);
     let report_progress = |progress| meter.report(progress);

@@ -8,8 +8,8 @@ use crate::output::{Console, human, json};
 
 /// Prints the information.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = job.input.open(console.program())?;
-    confine::restrict_files(&Rules::new().allow_time_zone())?;
+    let rules = Rules::new().allow_time_zone();
+    let image = confine::open(&rules, &[&job.input], || job.input.open(console.program()))?;
     if !job.chain {
         let info = image.info(0)?;
         match job.output {

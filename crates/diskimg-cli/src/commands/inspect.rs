@@ -12,9 +12,9 @@ const UNSAFE: u8 = 2;
 
 /// Inspects the image.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    // No other file is opened, whatever the image refers to, except a temporary file for a pipe.
+    // No other file is opened, whatever the image refers to.
     let path = local_path(&job.path).map_err(|e| e.in_file(&job.path))?;
-    confine::restrict_files(&Rules::new().allow_read([path]).allow_temp_files())?;
+    confine::restrict_files(&Rules::new().allow_read([path]))?;
     let found = diskimg::inspect(&job.path, &job.options)?;
     if !job.quiet {
         match job.output {

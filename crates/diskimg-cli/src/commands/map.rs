@@ -10,8 +10,8 @@ use std::io::{self, Write};
 
 /// Prints the map.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = job.input.open(console.program())?;
-    confine::restrict_files(&Rules::new())?;
+    let open = || job.input.open(console.program());
+    let image = confine::open(&Rules::new(), &[&job.input], open)?;
     let end = job.length.map_or(u64::MAX, |length| job.start.saturating_add(length));
     let range = job.start..end.min(image.size()).max(job.start);
     let mut out = console.stdout();

@@ -11,8 +11,8 @@ pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let measure = match &job.subject {
         Subject::Size(size) => diskimg::measure_size(job.format, &job.options, *size)?,
         Subject::Image(input) => {
-            let image = input.open(console.program())?;
-            confine::restrict_files(&Rules::new())?;
+            let open = || input.open(console.program());
+            let image = confine::open(&Rules::new(), &[input], open)?;
             let measure = diskimg::measure(job.format, &job.options, &image)?;
             console.warn(image.warnings());
             measure

@@ -14,8 +14,54 @@ mod resize;
 mod xorriso;
 
 use crate::args::Command;
+use crate::args::convert::Destination;
+use crate::args::recipe;
+use crate::confine::{Calls, Extract};
 use crate::failure::Failure;
 use crate::output::Console;
+
+/// Returns the system calls of a command.
+pub(crate) fn calls(command: &Command) -> Calls {
+    match command {
+        Command::Convert(job) => match &job.output {
+            Destination::New(path) => Calls::create(path).and_spool(),
+            Destination::Existing(_) => Calls::modify().and_spool(),
+            Destination::Stdout => Calls::read().and_spool(),
+        },
+        Command::Create(job) => Calls::create(&job.path),
+        Command::Resize(_) => Calls::modify(),
+        Command::IsoExtract(job) => Calls::extract(Extract {
+            owners: job.options.owners,
+            special_modes: job.options.special_modes,
+            devices: job.options.devices,
+        })
+        .and_spool(),
+        Command::IsoRemaster(job) => image_calls(&job.output).and_spool(),
+        Command::IsoCreate(recipe) => image_calls(&recipe.output),
+        Command::Xorriso(job) => xorriso::calls(job).and_spool(),
+        Command::Man(Some(directory)) => Calls::create(&directory.join("diskimg")),
+        Command::Man(None) | Command::Completions(_) => Calls::read(),
+        Command::Info(_)
+        | Command::Inspect(_)
+        | Command::Map(_)
+        | Command::Compare(_)
+        | Command::Check(_)
+        | Command::Measure(_)
+        | Command::IsoShow(_)
+        | Command::IsoLs(_)
+        | Command::IsoCat(_)
+        | Command::IsoVerify(_)
+        | Command::IsoDiff(_) => Calls::read().and_spool(),
+    }
+}
+
+/// Returns the calls of a command that writes an ISO image.
+fn image_calls(output: &recipe::Destination) -> Calls {
+    match output {
+        recipe::Destination::File(path) => Calls::create(path),
+        recipe::Destination::Stdout => Calls::read(),
+    }
+}
 
 /// Runs a command.
 pub(crate) fn run(command: Command, console: &Console) -> Result<u8, Failure> {

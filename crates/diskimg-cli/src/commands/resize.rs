@@ -8,8 +8,8 @@ use diskimg::Resize;
 
 /// Resizes the image.
 pub(super) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    // A backing file may be anywhere, as may its own backing files.
-    confine::restrict_files(&Rules::new().allow_write(&job.input.path).allow_read_all())?;
+    let rules = Rules::new().allow_input(&job.input).allow_overwrite(&job.input.path);
+    confine::restrict_files(&rules)?;
     Resize::new(job.size)
         .open_options(job.input.options_for(console.program()))
         .shrink(job.shrink)

@@ -1,6 +1,13 @@
-//! The sandbox, which limits the damage if a crafted image takes over the process. At the start,
-//! [`begin`] denies system calls that no command needs. Once a command has opened its inputs,
-//! [`restrict_files`] denies access to all files that it does not need.
+//! The sandbox, which limits the damage if a crafted image takes over the process.
+//!
+//! ```text
+//!   begin            before anything is opened: system calls
+//!   open             while the inputs are opened: files that they may consist of, and the output's
+//!                    directory
+//!   restrict_files   afterwards: the output's directory
+//! ```
+//!
+//! No byte of an image is parsed before `begin` and the first restriction of files.
 //!
 //! The sandbox applies to the whole process and cannot be undone, so [`begin`] is called only in a
 //! process of the command's own; without it, [`restrict_files`] does nothing. Landlock applies to
@@ -20,10 +27,14 @@ mod portable;
 #[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests;
 
+mod kinds;
+mod rules;
+
+pub(crate) use kinds::{Calls, Extract};
+pub(crate) use rules::Rules;
+
+use crate::args::common::Input;
 use crate::failure::Failure;
-use diskimg::Options;
-use diskimg::open::local_path;
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 #[cfg(all(
@@ -52,14 +63,33 @@ pub(crate) enum Sandbox {
 /// The sandbox of this process; unset if the process is shared with another program.
 static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
-/// Sandboxes this process, which must be the command's own: irrevocably denies system calls that no
-/// command needs, such as those that run programs or open sockets.
+/// Sandboxes this process, which must be the command's own: irrevocably denies all system calls but
+/// `calls` and those that every command makes.
 ///
 /// # Errors
 /// If the sandbox is required and not fully supported.
-pub(crate) fn begin(sandbox: Sandbox) -> Result<(), Failure> {
+pub(crate) fn begin(sandbox: Sandbox, calls: &Calls) -> Result<(), Failure> {
     let mode = *SANDBOX.get_or_init(|| sandbox);
-    confine(mode, imp::deny_syscalls)
+    if mode != Sandbox::Off && calls.spool {
+        diskimg::storage::source::reserve_temporary_files();
+    }
+    confine(mode, || imp::restrict_calls(calls))
+}
+
+/// Calls `open`, which opens `inputs` and the files that they refer to. Until it returns, those may
+/// be read in addition to what `rules` allow.
+///
+/// # Errors
+/// The error of `open`, or if the sandbox is required and not fully supported.
+pub(crate) fn open<T>(
+    rules: &Rules,
+    inputs: &[&Input],
+    open: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    restrict_files(&inputs.iter().fold(rules.clone(), |rules, input| rules.allow_input(input)))?;
+    let opened = open()?;
+    restrict_files(rules)?;
+    Ok(opened)
 }
 
 /// Irrevocably denies access to all files, except open files and those that `rules` allow.
@@ -81,108 +111,5 @@ fn confine(mode: Sandbox, step: impl FnOnce() -> Result<(), String>) -> Result<(
             Err(Failure::error(format!("--sandbox=require: cannot sandbox this process: {reason}")))
         }
         _ => Ok(()),
-    }
-}
-
-/// The files that may still be opened, created or removed. Open files stay open.
-#[derive(Debug, Default)]
-pub(crate) struct Rules {
-    /// Files and directory trees that may be read.
-    read: Vec<PathBuf>,
-    /// Files and directory trees that may be read, written, created, renamed and removed.
-    write: Vec<PathBuf>,
-}
-
-impl Rules {
-    /// Allows nothing.
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
-    /// Also allows reading these files and directory trees.
-    pub(crate) fn allow_read<P: Into<PathBuf>>(
-        mut self,
-        paths: impl IntoIterator<Item = P>,
-    ) -> Self {
-        self.read.extend(paths.into_iter().map(Into::into));
-        self
-    }
-
-    /// Also allows reading all files.
-    pub(crate) fn allow_read_all(self) -> Self {
-        self.allow_read(["/"])
-    }
-
-    /// Also allows reading the time zone, which happens when the first time is formatted.
-    pub(crate) fn allow_time_zone(self) -> Self {
-        let custom = std::env::var_os("TZDIR").map(PathBuf::from);
-        self.allow_read(["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo"])
-            .allow_read(custom)
-    }
-
-    /// Also allows reading the number of available processors, which cgroups(7) limit.
-    pub(crate) fn allow_cpu_count(self) -> Self {
-        self.allow_read(["/proc/self/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup"])
-    }
-
-    /// Also allows temporary files.
-    pub(crate) fn allow_temp_files(mut self) -> Self {
-        self.write.push(std::env::temp_dir());
-        self
-    }
-
-    /// Also allows writing `path`. For a regular file this is the directory, because the file is
-    /// written under a temporary name and renamed when it is complete.
-    pub(crate) fn allow_write(mut self, path: &Path) -> Self {
-        /// Maximum number of symbolic links that are followed; see path_resolution(7).
-        const MAX_LINKS: usize = 40;
-        // A name such as `file:PATH`. If it is not one of a file, it will not be opened.
-        let mut path = local_path(path).unwrap_or_else(|_| path.to_owned());
-        if path.metadata().is_ok_and(|found| !found.is_file()) {
-            self.write.push(path);
-            return self;
-        }
-        for _ in 0..MAX_LINKS {
-            let directory = parent(&path);
-            let link = path.read_link().map(|target| directory.join(target));
-            self.write.push(directory);
-            match link {
-                Ok(target) => path = target,
-                Err(_) => break,
-            }
-        }
-        self
-    }
-
-    /// Also allows writing below `directory`, which need not exist yet.
-    pub(crate) fn allow_write_below(mut self, directory: &Path) -> Self {
-        let mut existing = directory.to_owned();
-        while !existing.exists() && existing.parent().is_some() {
-            existing = parent(&existing);
-        }
-        self.write.push(existing);
-        self
-    }
-
-    /// Also allows creating an image at `path` with these options, including writing its data file,
-    /// and reading any file if there is a backing file, which may have backing files of its own.
-    pub(crate) fn allow_create(self, path: &Path, options: &Options) -> Self {
-        let mut rules = self.allow_write(path);
-        if let Some(name) = options.get("data_file") {
-            let resolved = parent(path).join(name);
-            rules = rules.allow_write(Path::new(name)).allow_write(&resolved);
-        }
-        match options.get("backing_file") {
-            None | Some("") => rules,
-            Some(_) => rules.allow_read_all(),
-        }
-    }
-}
-
-/// Returns the directory of a path.
-fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(directory) if directory != Path::new("") => directory.to_owned(),
-        _ => ".".into(),
     }
 }

@@ -416,7 +416,7 @@ impl OpenOptions {
         if path == Path::new("-") {
             let source =
                 stdin().map_err(|e| Error::io("cannot read standard input", e).in_file(&name))?;
-            return self.open_source(Arc::new(source), name);
+            return self.open_source(source, name);
         }
         let (path, options) = match appliance_and_disk(path) {
             Some((path, disk)) if self.disk.is_none() => (path, self.clone().disk(disk.to_owned())),

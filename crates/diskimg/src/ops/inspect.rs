@@ -156,7 +156,7 @@ fn open(path: &Path, options: &InspectOptions) -> Result<Arc<dyn Source>> {
             return Err(Error::limit(format!("standard input is longer than {most} bytes"))
                 .with_remedy(Remedy::RaiseMaxSize));
         };
-        return Ok(Arc::new(source));
+        return Ok(source);
     }
     Ok(Arc::new(FileSource::open(local_path(path)?).map_err(cannot_open)?))
 }

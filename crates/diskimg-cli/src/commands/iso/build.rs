@@ -32,7 +32,8 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
         refuse_terminal(&recipe.output)?;
     }
     refuse_lists(&recipe)?;
-    confine::restrict_files(&rules(&recipe.output, true))?;
+    let rules = rules(&recipe.output, true);
+    confine::restrict_files(&rules.allow_read(recipe.grafts.iter().map(|graft| &graft.path)))?;
     recipe.options.latest = source_date_epoch()?;
     read_boot_code(&recipe.hybrid, &mut recipe.options, None)?;
     for list in &recipe.path_lists {

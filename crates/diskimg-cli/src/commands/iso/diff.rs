@@ -27,13 +27,17 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
 }
 
 fn compare(job: &Job, console: &Console) -> Result<u8, Failure> {
+    let mut rules = Rules::new();
+    let mut inputs = Vec::new();
+    for side in &job.sides {
+        match side {
+            Side::Directory(path) => rules = rules.allow_read([path]),
+            Side::Image(image) => inputs.push(&image.input),
+        }
+    }
     let [a, b] = &job.sides;
-    let (a, b) = (Tree::of(a, console)?, Tree::of(b, console)?);
-    let directories = job.sides.iter().filter_map(|side| match side {
-        Side::Directory(path) => Some(path),
-        Side::Image(_) => None,
-    });
-    confine::restrict_files(&Rules::new().allow_read(directories))?;
+    let open = || Ok((Tree::of(a, console)?, Tree::of(b, console)?));
+    let (a, b) = confine::open(&rules, &inputs, open)?;
     let differences = differences(&a, &b, job.content)?;
     if !job.quiet {
         match job.output {

@@ -1,22 +1,25 @@
 //! `iso extract`: extracts files and directories from an ISO image.
 
 use crate::args::iso::extract::Job;
-use crate::commands::iso::{check_interrupted, open};
-use crate::confine::{self, Rules};
+use crate::commands::iso::{check_interrupted, open_confined};
+use crate::confine::Rules;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
 use diskimg::iso::Extracted;
 use diskimg::{ErrorKind, printable};
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// Exit code if some files could not be extracted.
 const INCOMPLETE: u8 = 1;
 
 /// Runs the extraction.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = open(&job.input, console)?;
-    confine::restrict_files(&Rules::new().allow_write_below(&job.directory))?;
+    create_destination(job);
+    let rules = Rules::new().allow_extract(&job.directory, job.options.devices);
+    let image = open_confined(&rules, &job.input, console)?;
     interrupt::watch();
     let mut out = console.stdout();
     let root = [Vec::new()];
@@ -53,6 +56,15 @@ fn record(printed: &mut io::Result<()>, outcome: io::Result<()>) {
     let is_error = outcome.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::BrokenPipe);
     if printed.is_ok() && is_error {
         *printed = outcome;
+    }
+}
+
+/// Creates the destination if the image's files exist, so that only it need be accessible. Ignores
+/// errors, as the extraction will report them.
+fn create_destination(job: &Job) {
+    let exists = |name: &PathBuf| name.as_os_str() == "-" || name.exists();
+    if job.input.input.file_names().iter().all(exists) {
+        let _ = fs::create_dir_all(&job.directory);
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::args::common::OutputFormat;
 use crate::args::iso::ls::Job;
 use crate::commands::iso::texts::{self, Row};
-use crate::commands::iso::{in_path, open};
-use crate::confine::{self, Rules};
+use crate::commands::iso::{in_path, open_confined};
+use crate::confine::Rules;
 use crate::failure::Failure;
 use crate::output::Console;
 use diskimg::iso::{IsoImage, Node};
@@ -13,8 +13,7 @@ use std::io::Write;
 
 /// Prints the list.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = open(&job.input, console)?;
-    confine::restrict_files(&Rules::new())?;
+    let image = open_confined(&Rules::new(), &job.input, console)?;
     let mut list = List { job, out: console.stdout(), first: true, failed: false };
     if job.output == OutputFormat::Json {
         write!(list.out, "[")?;

@@ -11,6 +11,7 @@ pub(super) mod texts;
 pub(super) mod verify;
 
 use crate::args::iso::IsoInput;
+use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
@@ -21,6 +22,12 @@ use std::sync::Arc;
 
 /// Number of bytes read at a time.
 const CHUNK: u64 = 1 << 20;
+
+/// Opens the ISO image in an image file of any format, and warns if it is truncated. Then access to
+/// all files is denied, except those that `rules` allow.
+fn open_confined(rules: &Rules, job: &IsoInput, console: &Console) -> Result<IsoImage, Failure> {
+    confine::open(rules, &[&job.input], || open(job, console))
+}
 
 /// Opens the ISO image in an image file of any format, and warns if it is truncated.
 fn open(job: &IsoInput, console: &Console) -> Result<IsoImage, Failure> {

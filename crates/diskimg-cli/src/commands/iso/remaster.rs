@@ -1,8 +1,7 @@
 //! `iso remaster`: rebuilds an ISO image with files added or removed.
 
 use crate::args::iso::remaster::Job;
-use crate::commands::iso::{build, open};
-use crate::confine;
+use crate::commands::iso::{build, open_confined};
 use crate::failure::Failure;
 use crate::output::Console;
 use diskimg::iso::RemasterOptions;
@@ -10,8 +9,9 @@ use diskimg::iso::RemasterOptions;
 /// Rebuilds the image.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     build::refuse_terminal(&job.output)?;
-    let image = open(&job.input, console)?;
-    confine::restrict_files(&build::rules(&job.output, !job.added.is_empty()))?;
+    let rules = build::rules(&job.output, !job.added.is_empty());
+    let rules = rules.allow_read(job.added.iter().map(|graft| &graft.path));
+    let image = open_confined(&rules, &job.input, console)?;
     let mut remaster = RemasterOptions::default();
     remaster.drop.clone_from(&job.drop);
     let mut builder = image.remaster_with(&remaster)?;

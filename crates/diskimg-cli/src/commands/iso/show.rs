@@ -2,8 +2,8 @@
 
 use crate::args::common::OutputFormat;
 use crate::args::iso::show::Job;
-use crate::commands::iso::open;
-use crate::confine::{self, Rules};
+use crate::commands::iso::open_confined;
+use crate::confine::Rules;
 use crate::failure::Failure;
 use crate::output::{Console, json};
 use diskimg::iso::boot::{BootCatalog, SystemArea};
@@ -14,8 +14,7 @@ use std::fmt::{Display, Write};
 
 /// Prints the information.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = open(&job.input, console)?;
-    confine::restrict_files(&Rules::new())?;
+    let image = open_confined(&Rules::new(), &job.input, console)?;
     if job.boot_only {
         let (catalog, area) = (image.boot_catalog()?, image.system_area()?);
         match job.output {

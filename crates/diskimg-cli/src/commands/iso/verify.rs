@@ -18,8 +18,8 @@ const WARNINGS: u8 = 3;
 
 /// Runs the verification.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
-    let image = open_quietly(&job.input, console)?;
-    confine::restrict_files(&Rules::new())?;
+    let open = || open_quietly(&job.input, console);
+    let image = confine::open(&Rules::new(), &[&job.input.input], open)?;
     let mut findings = Vec::new();
     let verified = image.verify(&mut |finding| {
         if finding.severity > Severity::Note || !job.quiet {

@@ -18,12 +18,12 @@ mod show;
 use super::iso::build as mkisofs;
 use crate::args::mkisofs::native::{FAILED, Job, Query, Step};
 use crate::args::recipe::Destination;
-use crate::confine::{self, Rules};
+use crate::confine::{self, Calls, Extract, Rules};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
-use diskimg::OpenOptions;
 use diskimg::iso::{IsoImage, IsoOptions};
+use diskimg::{ExternalFiles, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,9 +68,13 @@ impl<'a> Run<'a> {
         }
         // What -blank erases is not loaded.
         let erased = |path: &&Path| job.overwrite && build::is_output(job, path);
-        let indev = job.indev.as_deref().filter(|path| !erased(path));
+        let (rules, indev) = (rules(job), job.indev.as_deref().filter(|path| !erased(path)));
+        let loading = indev.map(|path| {
+            rules.clone().allow_read([path]).allow_references(path, ExternalFiles::default())
+        });
+        confine::restrict_files(loading.as_ref().unwrap_or(&rules))?;
         let loaded = indev.map(Loaded::open).transpose()?;
-        confine::restrict_files(&rules(job))?;
+        confine::restrict_files(&rules)?;
         let run = Self { job, console, loaded, edits: Vec::new(), written: false, code: 0 };
         if let Some(loaded) = &run.loaded {
             for line in show::loaded(loaded)? {
@@ -160,6 +164,17 @@ impl Loaded {
     }
 }
 
+/// Returns the system calls of these commands.
+pub(in crate::commands) fn calls(job: &Job) -> Calls {
+    let is_extraction = |step: &Step| matches!(step, Step::Extract { .. } | Step::CopyOut { .. });
+    let mut calls = job.outdev.as_ref().map_or_else(Calls::read, super::image_calls);
+    if job.steps.iter().any(is_extraction) {
+        calls.modify = true;
+        calls.extract = Some(Extract::default());
+    }
+    calls
+}
+
 /// Returns the files that are opened after the image was loaded.
 fn rules(job: &Job) -> Rules {
     let mut rules = Rules::new().allow_time_zone();
@@ -173,12 +188,13 @@ fn rules(job: &Job) -> Rules {
     for step in &job.steps {
         match step {
             // Nothing beside a directory that exists.
-            Step::Extract { to, .. } if to.is_dir() => rules = rules.allow_write_below(to),
+            Step::Extract { to, .. } if to.is_dir() => rules = rules.allow_extract(to, false),
             Step::Extract { to, .. } => {
                 let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-                rules = rules.allow_write_below(parent.unwrap_or(Path::new(".")));
+                rules = rules.allow_extract(parent.unwrap_or(Path::new(".")), false);
+                rules = rules.allow_extract(to, false);
             }
-            Step::CopyOut { to, .. } => rules = rules.allow_write_below(to),
+            Step::CopyOut { to, .. } => rules = rules.allow_extract(to, false),
             _ => {}
         }
     }

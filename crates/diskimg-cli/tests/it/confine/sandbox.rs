@@ -8,9 +8,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Returns a lab with `disk.raw`, or `None` if the kernel does not support `--sandbox=require`.
-#[allow(clippy::print_stderr)]
 fn lab() -> Option<Lab> {
     let lab = Lab::new();
+    is_supported(&lab).map(|()| lab)
+}
+
+/// Creates `disk.raw`. Returns `None` if the kernel does not support `--sandbox=require`.
+#[allow(clippy::print_stderr)]
+pub(super) fn is_supported(lab: &Lab) -> Option<()> {
     lab.raw("disk.raw");
     let ran = lab.line("info --sandbox=require disk.raw");
     if ran.code != Some(0) {
@@ -18,7 +23,7 @@ fn lab() -> Option<Lab> {
         eprintln!("skipped: {}", ran.err.trim_end());
         return None;
     }
-    Some(lab)
+    Some(())
 }
 
 /// Returns the value of a numeric field of /proc/PID/status.

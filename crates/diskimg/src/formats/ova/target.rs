@@ -28,7 +28,7 @@ use crate::model::target::{Allocate, CreateRequest, Slot, Target, TargetSpec, Un
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::output::Output;
 use crate::storage::sink::{FileSink, Sink};
-use crate::storage::source::{FileSource, Source, SourceError};
+use crate::storage::source::{FileSource, Source, SourceError, temporary_file};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::ops::Range;
@@ -145,7 +145,7 @@ impl TargetSpec for OvaSpec {
         let machine = Machine::new(&self.options, name)?;
         let (archive, pipe) = if sink.is_sequential() {
             let cannot_create = |e| Error::io("cannot create a temporary file", e);
-            let file = tempfile::tempfile().map_err(cannot_create)?;
+            let file = temporary_file().map_err(cannot_create)?;
             let clone = file.try_clone().map_err(cannot_create)?;
             let temporary = FileSink::new(clone, true).map_err(cannot_create)?;
             let temporary: Arc<dyn Sink> = Arc::new(temporary);

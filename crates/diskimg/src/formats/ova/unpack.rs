@@ -85,7 +85,7 @@ pub(super) fn to_temporary_file(
     budget: UnpackBudget,
 ) -> Result<Arc<dyn Source>> {
     let source = spool_up_to(stream, budget.bytes).map_err(failed)?;
-    Ok(Arc::new(source.ok_or_else(|| budget.exceeded())?))
+    source.ok_or_else(|| budget.exceeded())
 }
 
 /// Converts an error of decompression: one of the data, unless reading it failed.

@@ -73,6 +73,14 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Returns the names of the files that the description contains, including those of backing and
+    /// data files.
+    pub fn file_names(&self) -> Vec<&str> {
+        self.0.texts("filename")
+    }
+}
+
 impl OpenOptions {
     /// Opens the image that `node` describes, and its backing chain. Errors refer to it as `name`.
     /// [`Image::name`] is the file's name, or a `json:` name if the image is a part of a file, in

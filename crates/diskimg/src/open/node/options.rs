@@ -14,6 +14,15 @@ pub(super) enum Value {
     Null,
 }
 
+impl Value {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Null => None,
+        }
+    }
+}
+
 /// Options of a node that are not used yet, by their dotted keys: `file.filename`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct NodeOptions(BTreeMap<String, Value>);
@@ -132,6 +141,13 @@ impl NodeOptions {
     /// Returns true if the child `name` is the name of a node.
     pub(super) fn has_reference(&self, name: &str) -> bool {
         matches!(self.0.get(name), Some(Value::Text(_)))
+    }
+
+    /// Returns the values of the option `name` of all nodes.
+    pub(super) fn texts(&self, name: &str) -> Vec<&str> {
+        let is_named = |key: &str| key.rsplit('.').next() == Some(name);
+        let named = self.0.iter().filter(|(key, _)| is_named(key));
+        named.filter_map(|(_, value)| value.text()).collect()
     }
 
     /// Returns an option that is left over.

@@ -412,26 +412,31 @@ fn describe(kind: FileType) -> &'static str {
     }
 }
 
-/// Gives the new file the mode of the old one and, where permitted, its owner and group.
+/// Gives the new file the permissions of the old one and, where permitted, its owner and group.
+/// Set-ID bits are not kept, as after a write to the old file.
 #[cfg(unix)]
 fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    const KEPT: u32 = 0o1777;
     let metadata = match std::fs::metadata(old) {
         Ok(metadata) if metadata.is_file() => metadata,
         _ => return Ok(()),
     };
-    let wanted = metadata.permissions();
-    let set_mode = || match std::fs::set_permissions(new, wanted.clone()) {
+    let wanted = Permissions::from_mode(metadata.mode() & KEPT);
+    // By descriptor, because a sandbox need not allow changes by name.
+    let new = OpenOptions::new().write(true).open(new)?;
+    let set_mode = || match new.set_permissions(wanted.clone()) {
         // The file belongs to another user already, and has its mode.
-        Err(_) if (std::fs::metadata(new)?.mode() ^ wanted.mode()) & 0o777 == 0 => Ok(()),
+        Err(_) if (new.metadata()?.mode() ^ wanted.mode()) & 0o777 == 0 => Ok(()),
         outcome => outcome,
     };
     // Only root may change the owner, but members of a group may set it, so these are separate
     // calls, whose errors are ignored. Afterwards, this process may not be allowed to set the mode,
     // but chown may have cleared bits of it.
     set_mode()?;
-    let _ = std::os::unix::fs::chown(new, None, Some(metadata.gid()));
-    let _ = std::os::unix::fs::chown(new, Some(metadata.uid()), None);
+    let _ = fchown(&new, None, Some(metadata.gid()));
+    let _ = fchown(&new, Some(metadata.uid()), None);
     set_mode()
 }
 

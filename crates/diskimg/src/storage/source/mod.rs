@@ -32,6 +32,7 @@ mod memory;
 mod read_mode;
 mod retrying;
 mod stream;
+mod temporary;
 mod window;
 
 pub use cached::Cached;
@@ -48,6 +49,8 @@ pub(crate) use read_mode::ReadMode;
 pub use retrying::{RetryPolicy, Retrying};
 pub use stream::spool;
 pub(crate) use stream::{fill, spool_up_to, stdin, stdin_up_to};
+pub use temporary::reserve_temporary_files;
+pub(crate) use temporary::temporary_file;
 pub use window::WindowSource;
 
 use crate::storage::locking::Lock;

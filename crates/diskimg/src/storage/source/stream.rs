@@ -1,8 +1,10 @@
 //! Forward-only streams, such as pipes, as sources.
 
+use super::temporary::TemporaryWriter;
 use super::{FileSource, Source};
 use crate::storage::{os, zeros};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
+use std::sync::Arc;
 
 /// Number of bytes copied at a time, and granularity of zero detection.
 const BLOCK: usize = 64 * 1024;
@@ -11,28 +13,27 @@ const BLOCK: usize = 64 * 1024;
 ///
 /// Reading a disk image requires random access (the tables of a qcow2 can be anywhere in the file,
 /// the grain directory of a streamOptimized VMDK is at its end). The temporary file is unnamed, is
-/// created in [`std::env::temp_dir`] (`TMPDIR`) and is deleted with the source. Runs of zeros
-/// become holes.
+/// created in [`std::env::temp_dir`] (`TMPDIR`), unless it was
+/// [reserved](super::reserve_temporary_files), and is deleted with the source. Runs of zeros become
+/// holes.
 ///
 /// # Errors
 /// Returns the underlying error if reading the stream or writing the temporary file fails.
-pub fn spool(mut stream: impl Read) -> io::Result<FileSource> {
-    let mut file = tempfile::tempfile()?;
+pub fn spool(mut stream: impl Read) -> io::Result<Arc<dyn Source>> {
+    let file = TemporaryWriter::new()?;
     let mut block = vec![0; BLOCK];
     let mut len = 0u64;
     loop {
         let filled = fill(&mut stream, &mut block)?;
         if !zeros::is_zero(&block[..filled]) {
-            os::write_all_at(&file, &block[..filled], len)?;
+            file.write_all_at(&block[..filled], len)?;
         }
         len += filled as u64;
         if filled < BLOCK {
             break;
         }
     }
-    file.set_len(len)?;
-    file.rewind()?;
-    FileSource::from_file(file)
+    file.finish(len)
 }
 
 /// Reads until `buf` is full or the stream ends. Returns the number of bytes read.
@@ -53,7 +54,7 @@ pub(crate) fn fill(stream: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> 
 ///
 /// # Errors
 /// See [`spool`].
-pub(crate) fn spool_up_to(stream: impl Read, max: u64) -> io::Result<Option<FileSource>> {
+pub(crate) fn spool_up_to(stream: impl Read, max: u64) -> io::Result<Option<Arc<dyn Source>>> {
     let source = spool(stream.take(max.saturating_add(1)))?;
     Ok(Some(source).filter(|source| source.len() <= max))
 }
@@ -64,9 +65,9 @@ pub(crate) fn spool_up_to(stream: impl Read, max: u64) -> io::Result<Option<File
 /// # Errors
 /// Returns [`io::ErrorKind::InvalidInput`] for a character device, which may be endless
 /// (`/dev/zero`, a terminal), and the errors of [`spool`].
-pub(crate) fn stdin() -> io::Result<FileSource> {
+pub(crate) fn stdin() -> io::Result<Arc<dyn Source>> {
     match stdin_stream()? {
-        Stdin::Positioned(source) => Ok(source),
+        Stdin::Positioned(source) => Ok(Arc::new(source)),
         Stdin::Stream(stream) => spool(stream),
     }
 }
@@ -75,9 +76,9 @@ pub(crate) fn stdin() -> io::Result<FileSource> {
 ///
 /// # Errors
 /// See [`stdin`].
-pub(crate) fn stdin_up_to(max: u64) -> io::Result<Option<FileSource>> {
+pub(crate) fn stdin_up_to(max: u64) -> io::Result<Option<Arc<dyn Source>>> {
     match stdin_stream()? {
-        Stdin::Positioned(source) => Ok(Some(source)),
+        Stdin::Positioned(source) => Ok(Some(Arc::new(source))),
         Stdin::Stream(stream) => spool_up_to(stream, max),
     }
 }

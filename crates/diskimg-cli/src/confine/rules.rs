@@ -1,0 +1,165 @@
+//! The files that may be opened, created or removed.
+
+use crate::args::common::Input;
+use diskimg::open::local_path;
+use diskimg::{ExternalFiles, Options};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What may be done with a file, or with a directory and everything below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileAccess {
+    /// List directories.
+    List,
+    /// Read files and list directories.
+    Read,
+    /// Read and overwrite existing files.
+    Overwrite,
+    /// Also create, rename and remove regular files, and list directories.
+    Replace,
+    /// Also create directories and links.
+    Extract,
+    /// Also create devices, named pipes and sockets.
+    ExtractDevices,
+}
+
+/// The files that may still be opened, created or removed. Open files stay open.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules(Vec<(PathBuf, FileAccess)>);
+
+/// Pseudo file systems at the root, which have no images: other processes and the kernel.
+const PSEUDO: [&str; 2] = ["/proc", "/sys"];
+
+impl Rules {
+    /// Allows nothing.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns what is allowed.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, FileAccess)> {
+        self.0.iter().map(|(path, access)| (path.as_path(), *access))
+    }
+
+    fn allow(mut self, path: impl Into<PathBuf>, access: FileAccess) -> Self {
+        self.0.push((path.into(), access));
+        self
+    }
+
+    /// Also allows reading these files and directory trees.
+    pub(crate) fn allow_read<P: Into<PathBuf>>(self, paths: impl IntoIterator<Item = P>) -> Self {
+        paths.into_iter().fold(self, |rules, path| rules.allow(path, FileAccess::Read))
+    }
+
+    /// Also allows reading all files, except those of `/proc` and `/sys`.
+    pub(crate) fn allow_read_all(self) -> Self {
+        let Ok(entries) = fs::read_dir("/") else { return self.allow_read(["/"]) };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let stored = paths.filter(|path| PSEUDO.iter().all(|pseudo| path != Path::new(pseudo)));
+        self.allow("/", FileAccess::List).allow_read(stored)
+    }
+
+    /// Also allows reading the time zone, which happens when the first time is formatted.
+    pub(crate) fn allow_time_zone(self) -> Self {
+        let custom = std::env::var_os("TZDIR").map(PathBuf::from);
+        self.allow_read(["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo"])
+            .allow_read(custom)
+    }
+
+    /// Also allows reading the number of available processors, which cgroups(7) limit.
+    pub(crate) fn allow_cpu_count(self) -> Self {
+        self.allow_read(["/proc/self/cgroup", "/proc/self/mountinfo", "/sys/fs/cgroup"])
+    }
+
+    /// Also allows reading an image and, if its policy lets images refer to files, those files.
+    pub(crate) fn allow_input(self, input: &Input) -> Self {
+        let names = input.file_names();
+        names.iter().fold(self, |rules, name| {
+            rules.allow_read([name]).allow_references(name, input.external_files)
+        })
+    }
+
+    /// Also allows reading the files that the image at `path` may refer to.
+    pub(crate) fn allow_references(self, path: &Path, policy: ExternalFiles) -> Self {
+        match policy {
+            ExternalFiles::Any => self.allow_read_all(),
+            ExternalFiles::SameDir => {
+                let real = path.canonicalize().ok().map(|real| parent(&real));
+                self.allow_read([parent(path)]).allow_read(real)
+            }
+            _ => self,
+        }
+    }
+
+    /// Also allows overwriting this file or device.
+    pub(crate) fn allow_overwrite(self, path: &Path) -> Self {
+        self.allow(path, FileAccess::Overwrite)
+    }
+
+    /// Also allows writing `path`. For a regular file this is the directory, because the file is
+    /// written under a temporary name and renamed when it is complete.
+    pub(crate) fn allow_write(self, path: &Path) -> Self {
+        /// Maximum number of symbolic links that are followed; see path_resolution(7).
+        const MAX_LINKS: usize = 40;
+        // A name such as `file:PATH`. If it is not one of a file, it will not be opened.
+        let mut path = local_path(path).unwrap_or_else(|_| path.to_owned());
+        let found = path.metadata();
+        let rules = self.allow_overwrite(&path);
+        if found.is_ok_and(|found| !found.is_file()) {
+            return rules;
+        }
+        for _ in 0..MAX_LINKS {
+            let directory = parent(&path);
+            let Ok(target) = path.read_link() else {
+                return rules.allow(directory, FileAccess::Replace);
+            };
+            // A link to an open file, which is overwritten.
+            if directory.canonicalize().is_ok_and(|found| found.starts_with("/proc")) {
+                break;
+            }
+            path = directory.join(target);
+        }
+        rules
+    }
+
+    /// Also allows extracting files into `directory`, or into the directory in which it will be
+    /// created.
+    pub(crate) fn allow_extract(self, directory: &Path, devices: bool) -> Self {
+        let mut existing = directory.to_owned();
+        while !existing.exists() && existing.parent().is_some() {
+            existing = parent(&existing);
+        }
+        self.allow(existing, if devices { FileAccess::ExtractDevices } else { FileAccess::Extract })
+    }
+
+    /// Also allows creating an image at `path` with these options, including writing its data file,
+    /// and reading its backing file and the files that this may refer to.
+    pub(crate) fn allow_create(
+        self,
+        path: &Path,
+        options: &Options,
+        policy: ExternalFiles,
+    ) -> Self {
+        let mut rules = self.allow_write(path);
+        if let Some(name) = options.get("data_file") {
+            let resolved = parent(path).join(name);
+            rules = rules.allow_write(Path::new(name)).allow_write(&resolved);
+        }
+        match options.get("backing_file") {
+            None | Some("") => rules,
+            Some(name) => {
+                let name = local_path(Path::new(name)).unwrap_or_else(|_| name.into());
+                let resolved = parent(path).join(name);
+                rules.allow_read([&resolved]).allow_references(&resolved, policy)
+            }
+        }
+    }
+}
+
+/// Returns the directory of a path.
+pub(super) fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(directory) if directory != Path::new("") => directory.to_owned(),
+        _ => ".".into(),
+    }
+}
