@@ -79,6 +79,10 @@ codes! {
     TableOutside = "table-outside", Error;
     /// Two tables of the image overlap.
     TablesOverlap = "tables-overlap", Error;
+    /// Copies of a structure differ, and readers use one or the other.
+    CopiesDiffer = "copies-differ", Error;
+    /// Programs list different members of an archive, or take the same member for different files.
+    AmbiguousArchive = "ambiguous-archive", Error;
     /// The image is compressed or packed and must be unpacked to inspect its contents.
     Packed = "packed", Error;
     /// The file exceeds the maximum size.
