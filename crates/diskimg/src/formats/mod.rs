@@ -9,6 +9,8 @@
 #![cfg_attr(not(test), deny(clippy::as_conversions))]
 
 #[cfg(feature = "inspect")]
+mod embedded_archives;
+#[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 #[cfg(feature = "iso")]
 pub mod iso;

@@ -268,6 +268,13 @@ impl Inspection {
         self.findings.push(finding);
     }
 
+    /// Reduces the findings about archives within a raw disk to notes: the disk is stated to be raw.
+    pub(crate) fn accept_archives(&mut self) {
+        for finding in self.findings.iter_mut().filter(|finding| finding.code == Code::Packed) {
+            (finding.code, finding.severity) = (Code::Archive, Code::Archive.severity());
+        }
+    }
+
     /// Adds the finding that the format's reader failed with `error`.
     pub(crate) fn unreadable(&mut self, error: &Error) {
         self.add(Code::Unreadable, error.offset(), error.without_remedy());
