@@ -15,6 +15,7 @@
 mod detect;
 mod exercise;
 mod iso;
+mod judges;
 mod memory;
 mod ova;
 mod qcow2;
@@ -57,6 +58,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "iso_cue", function: iso::cue, seeds: iso::cue_seeds },
     Target { name: "detect", function: detect::detect, seeds: detect::detect_seeds },
     Target { name: "open_anything", function: detect::open_anything, seeds: detect::image_seeds },
+    Target {
+        name: "inspect_descriptor",
+        function: judges::descriptor,
+        seeds: judges::descriptor_seeds,
+    },
+    Target { name: "inspect_archive", function: judges::archive, seeds: ova::archive_seeds },
+    Target { name: "inspect_probes", function: judges::probes, seeds: judges::probes_seeds },
     Target { name: "round_trip", function: round_trip::round_trip, seeds: round_trip::seeds },
 ];
 

@@ -87,13 +87,18 @@ pub(crate) fn envelope_seeds() -> Vec<Vec<u8>> {
 
 /// Input: a tar archive. Header checksums are corrected, so that mutations get past them.
 pub(crate) fn archive(input: &[u8]) {
+    exercise::image(with_checksums(input), Format::Ova);
+}
+
+/// Returns the archive with correct checksums in its headers.
+pub(crate) fn with_checksums(input: &[u8]) -> Vec<u8> {
     let mut archive = input.to_vec();
     for block in archive.chunks_exact_mut(BLOCK) {
         if &block[257..262] == b"ustar" {
             correct_checksum(block);
         }
     }
-    exercise::image(archive, Format::Ova);
+    archive
 }
 
 /// Corrects the checksum: the sum of the header's bytes, with blanks in place of the checksum.

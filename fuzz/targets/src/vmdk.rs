@@ -26,6 +26,12 @@ pub(crate) fn descriptor(input: &[u8]) {
     });
 }
 
+/// Returns a sparse extent with an embedded descriptor.
+pub(crate) fn plain_extent() -> Vec<u8> {
+    static EXTENT: OnceLock<Vec<u8>> = OnceLock::new();
+    EXTENT.get_or_init(|| samples::image(&[7; 64 << 10], Format::Vmdk, "", false)).clone()
+}
+
 /// Writes the files that descriptors refer to.
 fn write_parts(dir: &Path) {
     let extent = Sparse { grain_sectors: 8, descriptor: String::new(), ..Sparse::plain(1100) };

@@ -116,6 +116,9 @@ smoke! {
     iso_cue
     detect
     open_anything
+    inspect_descriptor
+    inspect_archive
+    inspect_probes
     round_trip
 }
 

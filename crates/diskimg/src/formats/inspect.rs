@@ -4,6 +4,7 @@
 //! own checks are in its `inspect.rs`; the operation [`inspect`](crate::inspect()) adds the claimed
 //! format, the bounds and the verdict.
 
+use crate::formats::embedded_archives;
 use crate::formats::signatures::{Kind, SIGNATURES, Signature};
 use crate::model::format::Format;
 use crate::model::layer::Layer;
@@ -109,14 +110,29 @@ pub(crate) fn examine(
             found.add(Code::Encrypted, 0, format!("{name} images are encrypted"));
         }
     }
+    let mut packed = known(Kind::Packed);
     if formats.is_empty() && signatures.is_empty() {
         (Format::Raw.driver().inspect.examine)(&subject, &mut found);
-        if let Some(packed) = known(Kind::Packed).next() {
-            found.format = packed.name;
-            found.add(Code::Packed, 0, format!("it is {}: its content is unknown", packed.what));
+        match packed.next() {
+            Some(packed) => {
+                found.format = packed.name;
+                let message = format!("it is {}: its content is unknown", packed.what);
+                found.add(Code::Packed, 0, message);
+            }
+            None => examine_embedded(&subject, &mut found)?,
         }
-    } else if partition::inspect::has_mbr(subject.head) {
-        examine_partitions(&subject, &mut found);
+    } else {
+        if partition::inspect::has_mbr(subject.head) {
+            examine_partitions(&subject, &mut found);
+        }
+        // An appliance is an archive itself.
+        let own = formats.first().is_some_and(|format| format.driver().appliance.is_some());
+        found.other_formats.extend(packed.skip(usize::from(own)).map(|known| known.name));
+        if embedded_archives::zip_at_end(&subject, true)?.is_some()
+            && !known(Kind::Packed).any(|known| known.name == "zip")
+        {
+            found.other_formats.push("zip");
+        }
     }
     if !found.other_formats.is_empty() {
         let others = found.other_formats.join(", ");
@@ -150,6 +166,23 @@ pub(crate) fn examine_sector_data(
     if partition::inspect::has_mbr(extracted.head) {
         examine_partitions(&extracted, found);
     }
+}
+
+/// Examines raw bytes for archives that programs find although the file does not begin with one. A
+/// disk with partitions is one to them, unless the archive is at its end.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+fn examine_embedded(subject: &Subject<'_>, found: &mut Inspection) -> crate::Result<()> {
+    let mut archive = embedded_archives::zip_at_end(subject, false)?;
+    if archive.is_none() && found.partition_table.is_none() {
+        archive = embedded_archives::archive_within(subject)?;
+    }
+    if let Some(archive) = archive {
+        let message = format!("some programs find {} in it", archive.what);
+        found.add(Code::Packed, archive.at, message);
+    }
+    Ok(())
 }
 
 /// Returns true if this is the name of an image format other than raw.

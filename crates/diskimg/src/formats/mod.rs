@@ -11,6 +11,8 @@
 #[cfg(any(feature = "qcow2", feature = "vmdk"))]
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
+mod embedded_archives;
+#[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 #[cfg(feature = "iso")]
 pub mod iso;

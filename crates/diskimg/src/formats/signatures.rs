@@ -105,6 +105,10 @@ pub(crate) static SIGNATURES: &[Signature] = &[
         })
     },
     Signature::image("qed", "a QED image", |b| b.head.starts_with(b"QED\0")),
+    // QEMU before version 2.2, and libvirt.
+    Signature::unknown_to_qemu("cow", "a COW (user-mode Linux) image", |b| {
+        b.head.starts_with(b"OOOM\0\0\0")
+    }),
     // QEMU probes the first sector only, so that a fixed VHD is a raw disk to it.
     Signature {
         alias: Some("vpc"),
@@ -200,7 +204,30 @@ pub(crate) static SIGNATURES: &[Signature] = &[
     }),
     Signature::packed("7z", "a 7z archive", |b| b.head.starts_with(b"7z\xbc\xaf\x27\x1c")),
     Signature::packed("rar", "a RAR archive", |b| b.head.starts_with(b"Rar!\x1a\x07")),
-    Signature::packed("tar", "a tar archive", |b| b.head.get(257..262) == Some(b"ustar")),
+    Signature::packed("cab", "a cabinet file", |b| b.head.starts_with(b"MSCF\0\0\0\0")),
+    Signature::packed("xar", "a XAR archive", |b| b.head.starts_with(b"xar!\0")),
+    Signature::packed("ar", "an ar archive", |b| b.head.starts_with(b"!<arch>\n")),
+    Signature::packed("rpm", "an RPM package", |b| b.head.starts_with(&[0xed, 0xab, 0xee, 0xdb])),
+    Signature::packed("cpio", "a cpio archive", |b| is_cpio(b.head)),
+    // The name of the method, such as -lh5-.
+    Signature::packed("lha", "an LHA archive", |b| {
+        matches!(b.head.get(2..7), Some([b'-', b'l', b'h' | b'z', method, b'-'])
+            if method.is_ascii_alphanumeric())
+    }),
+    Signature::packed("arj", "an ARJ archive", |b| {
+        b.head.starts_with(&[0x60, 0xea]) && b.head.get(10) == Some(&2)
+    }),
+    Signature::packed("warc", "a WARC archive", |b| b.head.starts_with(b"WARC/")),
+    Signature::packed("mtree", "an mtree specification", |b| b.head.starts_with(b"#mtree")),
+    // The number of bits of the largest code.
+    Signature::packed("compress", "a compress (.Z) file", |b| {
+        b.head.starts_with(&[0x1f, 0x9d])
+            && b.head.get(2).is_some_and(|flags| (9..=16).contains(&(flags & 0x1f)))
+    }),
+    Signature::packed("lzma", "an lzma file", |b| is_lzma(b.head)),
+    Signature::packed("lrzip", "an lrzip file", |b| b.head.starts_with(b"LRZI\0")),
+    Signature::packed("uuencode", "a uuencoded file", |b| is_uuencoded(b.head)),
+    Signature::packed("tar", "a tar archive", |b| is_tar(b.head)),
 ];
 
 const VHD_COOKIE: &[u8] = b"conectix";
@@ -227,19 +254,77 @@ fn vhd_size(buffer: &ProbeBuffer<'_>) -> Option<u64> {
 }
 
 /// The trailer starts with `koly`, then version 4. It is usually the last sector, but a file's
-/// length need not be a multiple of 512. An encrypted image has a header (`encrcdsa`) or, in
-/// version 1, a trailer (`cdsaencr`).
+/// length need not be a multiple of 512: QEMU searches `koly` in the two last ones. Old images have
+/// the same structure at the start. An encrypted image has a header (`encrcdsa`) or, in version 1,
+/// a trailer (`cdsaencr`).
 fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
     let ProbeBuffer { head, tail, .. } = buffer;
-    let last_sector = tail.len().checked_sub(512).map(|start| &tail[start..]);
-    last_sector.is_some_and(|sector| sector.starts_with(b"koly"))
+    let last_sectors = &tail[tail.len().saturating_sub(1024)..];
+    let searched = &last_sectors[..last_sectors.len().saturating_sub(508)];
+    searched.windows(4).any(|bytes| bytes == b"koly")
         || tail.windows(8).any(|bytes| bytes == b"koly\0\0\0\x04")
+        || head.starts_with(b"koly\0\0\0\x04")
         || head.starts_with(b"encrcdsa")
         || tail.ends_with(b"cdsaencr")
 }
 
 fn is_parallels(buffer: &ProbeBuffer<'_>) -> bool {
     [b"WithoutFreeSpace", b"WithouFreSpacExt"].iter().any(|magic| buffer.head.starts_with(*magic))
+}
+
+/// Whether the first block is the header of a tar archive: with the magic or, as in the oldest
+/// archives, with a valid checksum only. Some programs add the bytes as signed numbers.
+fn is_tar(head: &[u8]) -> bool {
+    let Some(block) = head.first_chunk::<512>() else {
+        return head.get(257..262) == Some(b"ustar");
+    };
+    if block[257..262] == *b"ustar" {
+        return true;
+    }
+    let text = block[148..156].trim_ascii_start();
+    let digits = text.iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
+    let digits = std::str::from_utf8(&text[..digits]).unwrap_or_default();
+    let Ok(stated) = i64::from_str_radix(digits, 8) else { return false };
+    // The field itself counts as blanks.
+    let others = || block[..148].iter().chain(&block[156..]).copied();
+    let blanks = 8 * i64::from(b' ');
+    let unsigned: i64 = others().map(i64::from).sum();
+    let signed: i64 = others().map(|byte| i64::from(byte.cast_signed())).sum();
+    [unsigned + blanks, signed + blanks].contains(&stated)
+}
+
+/// Whether `head` starts with the header of a cpio archive: text with octal or hexadecimal numbers,
+/// or binary words in either byte order, of which the fourth is the type and the permissions of a
+/// file.
+fn is_cpio(head: &[u8]) -> bool {
+    let text = [&b"070701"[..], b"070702", b"070707"].iter().any(|magic| head.starts_with(magic));
+    let digits = head.get(6..20).is_some_and(|bytes| bytes.iter().all(u8::is_ascii_hexdigit));
+    let is_mode = |mode: u16| matches!(mode >> 12, 1 | 2 | 4 | 6 | 8 | 10 | 12);
+    let binary = match head {
+        [0xc7, 0x71, _, _, _, _, low, high, ..] => is_mode(u16::from_le_bytes([*low, *high])),
+        [0x71, 0xc7, _, _, _, _, high, low, ..] => is_mode(u16::from_be_bytes([*high, *low])),
+        _ => false,
+    };
+    text && digits || binary
+}
+
+/// Whether `head` starts with the header of an lzma file with the usual properties: a dictionary of
+/// 2^n or 3 × 2^n bytes and a size that is unknown or below 256 GiB.
+fn is_lzma(head: &[u8]) -> bool {
+    let Some([0x5d, d0, d1, d2, d3, size @ ..]) = head.first_chunk::<13>() else { return false };
+    let dictionary = u32::from_le_bytes([*d0, *d1, *d2, *d3]);
+    let usual = dictionary >= 1 << 12
+        && (dictionary.is_power_of_two()
+            || dictionary.is_multiple_of(3) && (dictionary / 3).is_power_of_two());
+    let size = u64::from_le_bytes(*size);
+    usual && (size == u64::MAX || size < 1 << 38)
+}
+
+/// Whether `head` starts with the first line of a uuencoded file: `begin 644 NAME`, or that of its
+/// variant in base 64.
+fn is_uuencoded(head: &[u8]) -> bool {
+    let rest = head.strip_prefix(b"begin ").or_else(|| head.strip_prefix(b"begin-base64 "));
+    rest.is_some_and(|rest| matches!(rest, [b'0'..=b'7', b'0'..=b'7', b'0'..=b'7', b' ', ..]))
 }
 
 /// Whether a skippable frame within `head` is followed by a zstd frame.

@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::formats::inspect::{MAX_NESTING, examine};
-use crate::formats::signatures::{Kind, SIGNATURES};
+use crate::formats::signatures::{Kind, SIGNATURES, Signature};
 use crate::model::format::Format;
 use crate::open::limits::Limits;
 use crate::open::local_path;
@@ -193,11 +193,13 @@ fn check_claimed_format(claimed: &str, found: &mut Inspection) {
 /// Accepts a compressed file or an archive as the content of a raw disk, because the caller claims
 /// that the format is raw.
 fn accept_packed_as_raw(found: &mut Inspection) {
-    let Some(packed) = SIGNATURES.iter().find(|known| known.name == found.format) else { return };
-    if packed.kind == Kind::Packed {
+    let is_archive = |known: &&Signature| known.kind == Kind::Packed && known.name == found.format;
+    if let Some(packed) = SIGNATURES.iter().find(is_archive) {
         found.format = Format::Raw.name();
         found.findings.retain(|finding| finding.code != Code::Packed);
         found.add(Code::Archive, 0, format!("the first bytes are those of {}", packed.what));
+    } else if found.format == Format::Raw.name() {
+        found.accept_archives();
     }
 }
 

@@ -79,6 +79,10 @@ codes! {
     TableOutside = "table-outside", Error;
     /// Two tables of the image overlap.
     TablesOverlap = "tables-overlap", Error;
+    /// Copies of a structure differ, and readers use one or the other.
+    CopiesDiffer = "copies-differ", Error;
+    /// Programs list different members of an archive, or take the same member for different files.
+    AmbiguousArchive = "ambiguous-archive", Error;
     /// The image is compressed or packed and must be unpacked to inspect its contents.
     Packed = "packed", Error;
     /// The file exceeds the maximum size.
@@ -262,6 +266,13 @@ impl Inspection {
         let mut finding = Finding::new(code, code.severity(), message.into());
         finding.offset = offset.into();
         self.findings.push(finding);
+    }
+
+    /// Reduces the findings about archives within a raw disk to notes: the disk is stated to be raw.
+    pub(crate) fn accept_archives(&mut self) {
+        for finding in self.findings.iter_mut().filter(|finding| finding.code == Code::Packed) {
+            (finding.code, finding.severity) = (Code::Archive, Code::Archive.severity());
+        }
     }
 
     /// Adds the finding that the format's reader failed with `error`.

@@ -123,6 +123,9 @@ pub(super) enum Storage {
 pub(super) struct Archive {
     source: Arc<dyn Source>,
     members: Vec<Member>,
+    /// The metadata files of macOS, which are no members here, but files to other programs.
+    #[cfg_attr(not(feature = "inspect"), expect(dead_code, reason = "only inspections read it"))]
+    ignored: Vec<Member>,
     /// Indices into `members` by name.
     index: BTreeMap<Arc<str>, usize>,
     /// Names of links, which are not followed.
@@ -178,7 +181,7 @@ impl Archive {
             }
             cut => cut,
         };
-        members.retain(|member| !is_mac_metadata(&member.name));
+        let ignored = members.extract_if(.., |member| is_mac_metadata(&member.name)).collect();
         let mut index = BTreeMap::new();
         for (i, member) in members.iter().enumerate() {
             if index.insert(Arc::clone(&member.name), i).is_some() {
@@ -192,7 +195,7 @@ impl Archive {
             return Err(Error::corrupt("archive", message));
         }
         let limits = limits.clone();
-        Ok(Self { source, members, index, links, cut, unpacked: OnceLock::new(), limits })
+        Ok(Self { source, members, ignored, index, links, cut, unpacked: OnceLock::new(), limits })
     }
 
     /// Returns the names of links, which are not followed.
@@ -202,6 +205,12 @@ impl Archive {
 
     pub(super) fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Returns the metadata files of macOS, which are not among the members.
+    #[cfg(feature = "inspect")]
+    pub(super) fn ignored(&self) -> &[Member] {
+        &self.ignored
     }
 
     /// Describes where an archive that is cut short ends.
@@ -388,7 +397,7 @@ fn skip(stream: &mut impl Read, bytes: u64) -> io::Result<u64> {
 }
 
 /// True for the metadata files that macOS adds to an archive.
-fn is_mac_metadata(name: &str) -> bool {
+pub(super) fn is_mac_metadata(name: &str) -> bool {
     let last = name.rsplit('/').next().unwrap_or_default();
     last.starts_with("._") || name.split('/').any(|component| component == "__MACOSX")
 }

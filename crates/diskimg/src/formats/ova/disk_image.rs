@@ -110,7 +110,7 @@ fn member_path(package: &Path, name: &str) -> std::path::PathBuf {
 
 /// Determines the format of a disk's image. The descriptor's URI or, if that is unknown, the
 /// extension of the file states the format, and the bytes must match.
-fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
+pub(super) fn decide(disk: &Disk, file: &File, image: &dyn Source) -> Result<Format> {
     let claim = claim_of_uri(&disk.format);
     // The guest controls the bytes of a raw image: they are not probed.
     if claim == Some(Format::Raw.name()) {

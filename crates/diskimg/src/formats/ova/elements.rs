@@ -38,7 +38,7 @@ impl<'a> Ovf<'a> {
         Self { own: root.tag_name().namespace() }
     }
 
-    fn includes(self, namespace: Option<&str>) -> bool {
+    pub(super) fn includes(self, namespace: Option<&str>) -> bool {
         namespace.is_none_or(|uri| {
             self.own == Some(uri) || NAMESPACES.contains(&uri.strip_suffix('/').unwrap_or(uri))
         })

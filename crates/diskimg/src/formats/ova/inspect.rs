@@ -2,11 +2,12 @@
 //! and each of its disks is safe. So is every other image in the archive: programs and people who
 //! unpack it go by the names of the files, not by the descriptor.
 
-use super::archive::{Archive, Member, Packing};
-use super::disk_image::{claim_of_uri, is_image_name};
+use super::archive::{Archive, Member, Packing, is_mac_metadata};
+use super::disk_image::{claim_of_uri, decide, is_image_name};
 use super::envelope::{Disk, File};
 use super::files::PackageFileName;
 use super::package::Package;
+use super::{descriptor_rules, tar_rules};
 use crate::formats::inspect::{self, Inspect, Subject};
 use crate::model::format::Format;
 use crate::report::inspection::{Code, Finding, Inspection, Role};
@@ -50,7 +51,12 @@ fn examine(subject: &Subject<'_>, found: &mut Inspection) {
         size = size.zip(of_disk).and_then(|(sum, of_disk)| sum.checked_add(of_disk));
     }
     found.virtual_size = size;
+    descriptor_rules::apply(&package, found);
     if let Some(archive) = package.files().archive() {
+        let max_extension = subject.limits.archive_header_bytes;
+        if let Err(error) = tar_rules::apply(&**subject.source, max_extension, found) {
+            found.unreadable(&error);
+        }
         Others::of(&package, archive).examine(subject, found);
     }
 }
@@ -74,6 +80,7 @@ impl<'a> Others<'a> {
         let texts: BTreeSet<_> = texts.map(|file| file.path.as_str()).collect();
         let members = archive.members().iter();
         let members = members.filter(|m| !disks.contains(&*m.name) && !texts.contains(&*m.name));
+        let members = members.chain(archive.ignored());
         let listed = package.listed().iter().filter_map(|href| path(&files.name(href).ok()?));
         Self { archive, members: members.collect(), listed: listed.collect() }
     }
@@ -97,7 +104,9 @@ impl<'a> Others<'a> {
                     continue;
                 }
             };
-            if !is_image_name(&member.name) && !inspect::is_image(inner.format) {
+            // The metadata files of macOS have the names of other files.
+            let named = is_image_name(&member.name) && !is_mac_metadata(&member.name);
+            if !named && !inspect::is_image(inner.format) {
                 continue;
             }
             images += 1;
@@ -139,19 +148,27 @@ fn examine_disk(
         return None;
     }
     let image = package.chunks(file).and_then(|chunks| package.image(file, &chunks));
-    let inner =
-        image.and_then(|image| inspect::examine(&image, file.href.clone(), subject.limits, 0));
-    let inner = match inner {
+    let inner = image.and_then(|image| {
+        let inner = inspect::examine(&image, file.href.clone(), subject.limits, 0)?;
+        Ok((image, inner))
+    });
+    let (image, mut inner) = match inner {
         Ok(inner) => inner,
         Err(error) => {
             add(found, file, Code::Unreadable, error.without_remedy());
             return None;
         }
     };
-    if claim_of_uri(&disk.format) == Some(Format::Raw.name()) && inner.format != "raw" {
+    let is_raw = claim_of_uri(&disk.format) == Some(Format::Raw.name());
+    if is_raw && inner.format != "raw" {
         let message =
             format!("the descriptor says raw, but the contents look like {}", inner.format);
         add(found, file, Code::FormatMismatch, message);
+    } else if let Err(error) = decide(disk, file, &*image) {
+        add(found, file, Code::FormatMismatch, error.without_remedy());
+    }
+    if is_raw && inner.format == "raw" {
+        inner.accept_archives();
     }
     found.encrypted |= inner.encrypted;
     for reference in &inner.references {

@@ -36,16 +36,24 @@ pub(super) fn looks_like_xml(head: &[u8]) -> bool {
 /// [`Corrupt`](crate::ErrorKind::Corrupt) if the text is not valid in its encoding,
 /// [`Unsupported`](crate::ErrorKind::Unsupported) if the encoding is unknown.
 pub(super) fn decode(bytes: &[u8]) -> Result<String> {
-    let encoding = match Encoding::for_bom(bytes) {
-        Some((encoding, _)) => encoding,
-        None => declared(bytes)?,
-    };
+    let encoding = encoding_of(bytes)?;
     let (text, _, malformed) = encoding.decode(bytes);
     if malformed {
         let message = format!("it is not valid {}", encoding.name());
         return Err(Error::corrupt(STRUCTURE, message));
     }
     Ok(text.trim_end_matches('\0').to_owned())
+}
+
+/// Returns the encoding of the byte order mark, of the XML declaration, or UTF-8.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) if the encoding is unknown.
+pub(super) fn encoding_of(bytes: &[u8]) -> Result<&'static Encoding> {
+    match Encoding::for_bom(bytes) {
+        Some((encoding, _)) => Ok(encoding),
+        None => declared(bytes),
+    }
 }
 
 /// Returns the encoding in `<?xml version="1.0" encoding="…"?>`, or UTF-8.

@@ -24,6 +24,8 @@
 
 mod archive;
 mod check;
+#[cfg(feature = "inspect")]
+mod descriptor_rules;
 mod disk_archive;
 mod disk_image;
 mod elements;
@@ -42,6 +44,8 @@ mod package;
 mod sparse_member;
 mod spelling;
 mod tar_members;
+#[cfg(feature = "inspect")]
+mod tar_rules;
 mod target;
 mod unpack;
 mod zip_members;

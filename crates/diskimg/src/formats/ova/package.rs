@@ -343,7 +343,7 @@ fn of_descriptor(source: Arc<dyn Source>, context: &OpenContext<'_>) -> (Files, 
     (Files::Directory { descriptor, policy, read_mode }, PackageFile::plain(name, source))
 }
 
-fn text_of(file: &PackageFile, limits: &Limits) -> Result<Vec<u8>> {
+pub(super) fn text_of(file: &PackageFile, limits: &Limits) -> Result<Vec<u8>> {
     require_text_len(&file.name, file.source.len(), limits.ovf_bytes)?;
     let mut text = vec![0; to_usize(file.source.len())];
     file.source

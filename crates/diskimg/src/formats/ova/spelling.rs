@@ -12,7 +12,7 @@ use super::files::percent_decoded;
 use unicode_normalization::UnicodeNormalization;
 
 /// Returns the name in a form that is the same for all spellings.
-fn key(name: &str) -> String {
+pub(super) fn key(name: &str) -> String {
     let name = normal_name(&percent_decoded(name).replace('\\', "/"));
     // Lower case may be denormalized, and the other way round.
     name.nfkc().collect::<String>().to_lowercase().nfkc().collect()

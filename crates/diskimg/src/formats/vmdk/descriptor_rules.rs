@@ -10,6 +10,7 @@
 
 use super::descriptor::Descriptor;
 use super::extent_line::{ExtentKind, ExtentLine, shortened};
+use super::qemu_rules::Searched;
 use crate::error::{Error, Result};
 use crate::formats::inspect::Subject;
 use crate::report::inspection::{Code, Inspection, Role};
@@ -49,6 +50,11 @@ pub(super) fn apply(text: &[u8], at: u64, embedded: bool, found: &mut Inspection
             Line::Ignored => {}
             Line::Extent => extents.push(line),
             Line::Field("createtype", value) => create_types.push(value),
+            // Such as `changeTrackPath`, which VMware writes to.
+            Line::Field(_, value) if value.contains(['/', '\\']) => {
+                let message = format!("the line '{}' contains a path", shortened(line));
+                found.add(Code::Extents, at, message);
+            }
             Line::Field(..) => {}
             Line::Unknown => {
                 let message = format!("unknown line in the descriptor: '{}'", shortened(line));
@@ -179,7 +185,32 @@ fn relations(text: &str, at: u64, found: &mut Inspection) {
     } else if let Some(uuid) = descriptor.virtualbox_parent() {
         found.add_reference(Role::Parent, uuid, None);
         found.add(Code::Parent, at, "the image has a parent (VirtualBox)");
+    } else if let Some(line) = text.lines().find(|line| names_parent(line)) {
+        let message = format!("the image has a parent: '{}'", shortened(line.trim()));
+        found.add(Code::Parent, at, message);
     }
+    let others = Searched::new(text.as_bytes()).cid();
+    if let (Some(cid), Some(other)) = (descriptor.cid, others)
+        && cid != other
+    {
+        let message = format!("the CID is {cid:08x} for some readers, {other:08x} for others");
+        found.add(Code::Descriptor, at, message);
+    }
+}
+
+/// Returns true for an entry of the disk database that refers to a parent, as ESXi and VirtualBox
+/// write them: its name has `parent`, and its value is neither empty nor a number of only the
+/// digits 0 or F.
+fn names_parent(line: &str) -> bool {
+    let Some((key, value)) = line.split_once('=') else { return false };
+    let value = value.trim().trim_matches('"');
+    let is_none = |digit: char| {
+        value.chars().filter(char::is_ascii_alphanumeric).all(|c| c.eq_ignore_ascii_case(&digit))
+    };
+    !key.trim_start().starts_with('#')
+        && key.to_ascii_lowercase().contains("parent")
+        && !is_none('0')
+        && !is_none('f')
 }
 
 #[cfg(test)]

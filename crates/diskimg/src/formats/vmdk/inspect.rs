@@ -3,31 +3,51 @@
 //!
 //! Everything that OpenStack's `format_inspector` rejects is refused here, too.
 
-use super::descriptor_rules as rules;
-use super::header::{GD_AT_END, Header, MAGIC};
+use super::descriptor::NO_PARENT;
+use super::header::{Flags, GD_AT_END, Header, MAGIC};
+use super::qemu_rules::{Searched, WINDOW};
 use super::stream::MARKER_FOOTER;
 use super::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC};
+use super::{descriptor_rules as rules, table_copies};
 use crate::error::{Error, ErrorKind};
 use crate::formats::inspect::{Inspect, Subject};
 use crate::model::format::Format;
 use crate::open::probe::ProbeBuffer;
 use crate::report::finding::Severity;
-use crate::report::inspection::{Code, Inspection};
-use crate::storage::number::to_u64;
+use crate::report::inspection::{Code, Inspection, Role};
+use crate::storage::number::{to_u64, to_usize};
 
-pub(super) const INSPECT: Inspect = Inspect { also_matches: has_create_type, examine };
+pub(super) const INSPECT: Inspect = Inspect { also_matches: is_descriptor_to_others, examine };
 
 /// Maximum length of a descriptor in bytes: as much of it as QEMU reads.
 const MAX_DESCRIPTOR: u64 = (1 << 20) - 1;
 
-/// Some readers treat any text that contains `createType` as a descriptor, even without its title.
-fn has_create_type(subject: &Subject<'_>) -> bool {
+/// The titles of descriptors, at the start of the file, by which VirtualBox and 7-Zip recognize them.
+const TITLES: [&[u8]; 4] = [
+    b"# disk descriptorfile",
+    b"# disk descriptor file",
+    b"#disk descriptorfile",
+    b"#disk descriptor file",
+];
+
+/// Returns true if other programs take the file for a descriptor: because of its title or, as
+/// oslo.utils does, because it is text in which `createType` occurs.
+fn is_descriptor_to_others(subject: &Subject<'_>) -> bool {
     const KEY: &[u8] = b"createtype";
     let head = subject.head;
-    let start = &head[..head.len().min(512)];
-    let is_text = start.iter().all(|&b| b == b' ' || b.is_ascii_graphic() || (9..=13).contains(&b));
-    let end = head.iter().position(|&b| b == 0).unwrap_or(head.len());
-    is_text && head[..end].windows(KEY.len()).any(|word| word.eq_ignore_ascii_case(KEY))
+    let start = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let has =
+        |title: &[u8]| start.get(..title.len()).is_some_and(|s| s.eq_ignore_ascii_case(title));
+    if TITLES.iter().any(|title| has(title)) {
+        return true;
+    }
+    // Python's `isspace` includes the separators 1C to 1F.
+    let is_text = |&b: &u8| b.is_ascii_graphic() || matches!(b, b' ' | 9..=13 | 0x1c..=0x1f);
+    if !head[..head.len().min(512)].iter().all(is_text) {
+        return false;
+    }
+    let text = rules::text_at(subject, 0, subject.len().min(MAX_DESCRIPTOR));
+    text.is_ok_and(|text| text.windows(KEY.len()).any(|word| word.eq_ignore_ascii_case(KEY)))
 }
 
 fn examine(subject: &Subject<'_>, found: &mut Inspection) {
@@ -68,11 +88,54 @@ fn sparse(subject: &Subject<'_>, found: &mut Inspection) {
         let message = "the header has capacity 0: the extents are other files";
         found.add(Code::Extents, 12, message);
     }
+    if header.compressed != header.flags.contains(Flags::COMPRESSED) {
+        let message = "the header's flags and its compression algorithm contradict each other";
+        found.add(Code::Subformat, 8, message);
+    }
+    if header.version == 2 && !header.flags.contains(Flags::ZEROED_GRAIN) {
+        let message = "version 2 without the flag for zeroed grains, which some readers require";
+        found.add(Code::Subformat, 8, message);
+    }
     descriptor(subject, &header, found);
+    searched(subject, found);
     if header.gd_offset == GD_AT_END {
         footer(subject, sector, found);
     }
-    opens(subject, found);
+    if opens(subject, found) {
+        copies(subject, &header, found);
+    }
+}
+
+/// Reports what QEMU finds in the sectors after the header and other readers do not.
+fn searched(subject: &Subject<'_>, found: &mut Inspection) {
+    let len = subject.len().saturating_sub(SECTOR).min(to_u64(WINDOW));
+    let mut window = vec![0; to_usize(len)];
+    if let Err(error) = super::read(&**subject.source, &mut window, SECTOR, "VMDK descriptor") {
+        return found.unreadable(&error);
+    }
+    let searched = Searched::new(&window);
+    if found.finding(Code::Parent).is_none() {
+        if let Some(name) = searched.parent() {
+            found.add_reference(Role::Parent, &name, Some("vmdk"));
+            let message = "some readers find a parent in the descriptor, outside of its line";
+            found.add(Code::Parent, SECTOR, message);
+        } else if let Some(cid) = searched.parent_cids().find(|&cid| cid != NO_PARENT) {
+            let message = format!("some readers find a parent with CID {cid:08x}");
+            found.add(Code::Parent, SECTOR, message);
+        }
+    }
+}
+
+/// Compares the copies of the tables.
+fn copies(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
+    if header.gd_offset != GD_AT_END {
+        return table_copies::compare(subject, header, found);
+    }
+    let footer = subject.tail.last_chunk::<1024>().and_then(|end| end.first_chunk::<512>());
+    let at = subject.len().saturating_sub(1024);
+    if let Some(Ok(footer)) = footer.map(|footer| Header::parse(footer, at)) {
+        table_copies::compare(subject, &footer, found);
+    }
 }
 
 fn descriptor(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
@@ -141,15 +204,19 @@ fn footer(subject: &Subject<'_>, header: &[u8; 512], found: &mut Inspection) {
     }
 }
 
-/// Opens the image as a reader would, and reports why that fails.
-fn opens(subject: &Subject<'_>, found: &mut Inspection) {
+/// Opens the image as a reader would, and reports why that fails. Returns whether it succeeds.
+fn opens(subject: &Subject<'_>, found: &mut Inspection) -> bool {
     let known = |error: &Error| {
         error.kind() == ErrorKind::Refused || error.to_string().contains("is encrypted")
     };
     let refused = found.findings.iter().any(|finding| finding.severity == Severity::Error);
     match subject.open(Format::Vmdk) {
-        Ok(layer) => found.virtual_size = Some(layer.disk_layout().size),
+        Ok(layer) => {
+            found.virtual_size = Some(layer.disk_layout().size);
+            return true;
+        }
         Err(error) if known(&error) && refused => {}
         Err(error) => found.unreadable(&error),
     }
+    false
 }

@@ -47,10 +47,13 @@ mod inspect;
 mod layer;
 mod parent;
 mod parent_search;
+mod qemu_rules;
 mod scan;
 mod sesparse;
 mod sparse;
 mod stream;
+#[cfg(feature = "inspect")]
+mod table_copies;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -132,6 +135,7 @@ fn probe(buffer: &ProbeBuffer<'_>) -> bool {
     let magics: [&[u8]; 3] = [&header::MAGIC, &COWD_MAGIC, &SESPARSE_MAGIC];
     magics.iter().any(|magic| buffer.head.starts_with(magic))
         || descriptor::looks_like_one(buffer.head)
+        || qemu_rules::is_probed(buffer.head)
 }
 
 /// Converts sectors to bytes; `None` if the result does not fit in 63 bits.

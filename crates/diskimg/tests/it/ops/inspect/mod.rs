@@ -1,5 +1,6 @@
 //! `inspect` beyond what OpenStack checks: appliances, images of several files, allowed findings.
 
+mod differential;
 mod openstack;
 
 use crate::open::external_files::with_backing;
