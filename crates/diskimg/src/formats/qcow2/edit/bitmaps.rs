@@ -181,15 +181,15 @@ impl TrackedBitmaps {
                     written: &self.written,
                     bits: self.size.div_ceil(tracked.bitmap.granularity),
                 };
-                let place =
+                let marked =
                     work.mark(tracked, self.next.entry, space.as_deref_mut(), &mut edits)?;
-                if place != Marked::Nothing && place != Marked::InPlace {
+                if matches!(marked, Marked::New | Marked::Flag) {
                     changed.insert(sector_of(self.next.entry));
                 }
-                if place == Marked::New {
+                if marked == Marked::New {
                     self.unconfirmed.push(self.next);
                 }
-                if matches!(place, Marked::New | Marked::InPlace) {
+                if matches!(marked, Marked::New | Marked::InPlace) {
                     left = left.saturating_sub(self.cluster_size);
                 }
                 self.next.entry += 1;

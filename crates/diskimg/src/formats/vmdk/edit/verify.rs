@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Number of redundant tables that are repaired together.
 const REPAIRED: usize = 1024;
 
-/// The redundant copy of a table that differs from the primary one.
+/// The structure in errors about a copy of a table.
 const REDUNDANT: &str = "redundant grain table";
 
 impl SparseTables {
@@ -51,8 +51,10 @@ impl SparseTables {
         // All bits of the sector numbers at which grains begin.
         let mut bits = to_u32(self.grain_bytes / SECTOR);
         for index in 0..self.directories[0].1.len() {
-            let sector = self.directories[0].1[index];
-            let table = self.read_copy(sector)?;
+            if self.directories.iter().all(|(_, entries)| entries[index] == 0) {
+                continue;
+            }
+            let table = self.read_copy(self.directories[0].1[index])?;
             for entry in self.stored(&table) {
                 let start = u64::from(entry) * SECTOR;
                 if start + self.grain_bytes > file_end {
@@ -73,9 +75,8 @@ impl SparseTables {
     fn require_separate(&self, shift: u32, max_bytes: u64) -> Result<()> {
         let mut occupied = Occupied::new(self.storage.current_len(), shift, max_bytes)?;
         for range in &self.metadata {
-            let start = range.start / SECTOR;
-            let end = range.end.div_ceil(SECTOR);
-            // Small structures may be adjacent within one unit, unlike grains.
+            // Structures may be adjacent within one unit, unlike grains.
+            let (start, end) = (range.start / SECTOR, range.end.div_ceil(SECTOR));
             occupied.mark_all(start, end - start);
         }
         for &sector in self.directories[0].1.iter().filter(|&&sector| sector != 0) {
