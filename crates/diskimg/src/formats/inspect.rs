@@ -141,33 +141,6 @@ pub(crate) fn examine(
     Ok(found)
 }
 
-/// Examines the data in raw sectors, which programs extract into a file of its own: that file must
-/// not be in another format either.
-pub(crate) fn examine_sector_data(
-    subject: &Subject<'_>,
-    data: &Arc<dyn Source>,
-    found: &mut Inspection,
-) {
-    let bytes = match ProbeBytes::read(&**data) {
-        Ok(bytes) => bytes,
-        Err(error) => return found.unreadable(&error),
-    };
-    let buffer = bytes.of(None);
-    let extracted =
-        Subject { source: data, head: buffer.head, tail: buffer.tail, limits: subject.limits };
-    let images = SIGNATURES.iter().filter(|known| known.kind == Kind::Image);
-    let signatures = images.filter(|known| (known.matches)(&buffer)).map(|known| known.name);
-    let formats = matching(&extracted, &buffer).into_iter().map(Format::name);
-    for name in formats.chain(signatures) {
-        if name != found.format && !found.other_formats.contains(&name) {
-            found.other_formats.push(name);
-        }
-    }
-    if partition::inspect::has_mbr(extracted.head) {
-        examine_partitions(&extracted, found);
-    }
-}
-
 /// Examines raw bytes for archives that programs find although the file does not begin with one. A
 /// disk with partitions is one to them, unless the archive is at its end.
 ///
@@ -212,5 +185,32 @@ fn examine_partitions(subject: &Subject<'_>, found: &mut Inspection) {
         found.add(Code::HybridIso, 510, "it is also a disk with partitions");
     } else {
         found.other_formats.push("gpt");
+    }
+}
+
+/// Examines the data in raw sectors, which programs extract into a file of its own: that file must
+/// not be in another format either.
+pub(crate) fn examine_sector_data(
+    subject: &Subject<'_>,
+    data: &Arc<dyn Source>,
+    found: &mut Inspection,
+) {
+    let bytes = match ProbeBytes::read(&**data) {
+        Ok(bytes) => bytes,
+        Err(error) => return found.unreadable(&error),
+    };
+    let buffer = bytes.of(None);
+    let extracted =
+        Subject { source: data, head: buffer.head, tail: buffer.tail, limits: subject.limits };
+    let images = SIGNATURES.iter().filter(|known| known.kind == Kind::Image);
+    let signatures = images.filter(|known| (known.matches)(&buffer)).map(|known| known.name);
+    let formats = matching(&extracted, &buffer).into_iter().map(Format::name);
+    for name in formats.chain(signatures) {
+        if name != found.format && !found.other_formats.contains(&name) {
+            found.other_formats.push(name);
+        }
+    }
+    if partition::inspect::has_mbr(extracted.head) {
+        examine_partitions(&extracted, found);
     }
 }

@@ -364,10 +364,10 @@ impl<'a> Extraction<'a> {
             // Do not leave an incomplete file behind.
             drop(file);
             let _ = parent.remove_file(name);
-            if let Some(key) = file_key(node) {
-                if self.first_names.get(&key).is_some_and(|first| first == path) {
-                    self.first_names.remove(&key);
-                }
+            if let Some(key) = file_key(node)
+                && self.first_names.get(&key).is_some_and(|first| first == path)
+            {
+                self.first_names.remove(&key);
             }
             return Err(error);
         }

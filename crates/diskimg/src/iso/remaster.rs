@@ -19,6 +19,8 @@ use crate::iso::write::{
     BootEntry, BootImage, Builder, CreateOptions, Emulation, Joliet, PartitionContents, RockRidge,
 };
 use crate::storage::source::WindowSource;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use structure::{Files, Finder, Structure};
 
@@ -105,10 +107,16 @@ impl IsoImage {
         warnings.into_iter().for_each(|warning| builder.warn(warning));
         lost.into_iter().for_each(|warning| builder.warn(warning));
         builder.add_node(b"", self.root(), None)?;
-        for found in nodes {
-            let regular = found.node.file_type == FileType::Regular;
-            let contents = if regular { Some(self.contents(&found.node)?) } else { None };
-            builder.add_node(&found.path, &found.node, contents)?;
+        // All names of a file get the same source: the builder compares the bytes of others.
+        let mut opened = HashMap::new();
+        for Found { path, node } in &nodes {
+            let regular = node.file_type == FileType::Regular;
+            let contents = match opened.entry((node.extents(), node.size, node.is_zisofs())) {
+                _ if !regular => None,
+                Entry::Occupied(known) => Some(Arc::clone(known.get())),
+                Entry::Vacant(new) => Some(Arc::clone(new.insert(self.contents(node)?))),
+            };
+            builder.add_node(path, node, contents)?;
         }
         Ok(builder)
     }

@@ -120,7 +120,7 @@ impl RockRidge {
     ///
     /// ```text
     ///   mkisofs, genisoimage              high: major number     low: minor number
-    ///   libisofs, libarchive, makefs      high, low: halves of a 64-bit dev_t of the writer's system
+    ///   libisofs, libarchive, makefs      high, low: halves of a 64-bit dev_t
     /// ```
     ///
     /// The dev_t of a device on Linux and NetBSD has at most 32 bits: 12 of the major number, 20

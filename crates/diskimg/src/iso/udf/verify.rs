@@ -56,8 +56,8 @@ impl UdfVolume {
         Ok(())
     }
 
-    /// Returns true if there is an anchor after the partition, but not where the end of the image is:
-    /// the image may be padded, or on a larger device.
+    /// Returns true if there is an anchor after the partition, but not at the end of the image, which
+    /// may be padded, or on a larger device.
     fn has_anchor_before_padding(&self, first: Anchor) -> Result<bool> {
         /// Number of sectors after the partition that are searched. Writers pad the volume.
         const SEARCHED: u64 = 512;

@@ -80,8 +80,8 @@ fn find(volume: &UdfVolume, base: u16, range: BlockRange) -> Result<(Icb, Vec<u8
         .hint("the image may be truncated"))
 }
 
-/// Returns the table whose ICB is in block `block`, if there is one. Adds to `cost` what was read to
-/// find out.
+/// Returns the table whose ICB is in block `block`, if there is one. Adds to `cost` what was read
+/// to find out.
 fn table(
     volume: &UdfVolume,
     base: u16,

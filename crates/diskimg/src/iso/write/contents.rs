@@ -38,6 +38,8 @@ pub(super) struct Contents {
     list: Vec<Content>,
     /// Contents given as bytes.
     by_bytes: HashMap<Arc<[u8]>, u32>,
+    /// Contents of sources, by the address of the source, which is kept.
+    by_source: HashMap<usize, (Arc<dyn Source>, u32)>,
     /// Contents that are a range of an open file: address of the file, offset, length.
     by_file_range: HashMap<(usize, u64, u64), u32>,
     /// Contents from other sources, by length and sample.
@@ -85,6 +87,10 @@ impl Contents {
     }
 
     pub(super) fn add_source(&mut self, source: Arc<dyn Source>) -> Result<u32> {
+        let address = Arc::as_ptr(&source).cast::<()>().addr();
+        if let Some((_, id)) = self.by_source.get(&address) {
+            return Ok(*id);
+        }
         // The address identifies the file, because `list` keeps the source and thus the file open.
         let file = source.as_file().map(|(file, start)| (std::ptr::from_ref(file).addr(), start));
         let range = file.map(|(file, start)| (file, start, source.len()));
@@ -104,7 +110,9 @@ impl Contents {
                 return Ok(other);
             }
         }
-        let id = self.add(Content { len: source.len(), data: Data::Source(source) })?;
+        let data = Data::Source(Arc::clone(&source));
+        let id = self.add(Content { len: source.len(), data })?;
+        self.by_source.insert(address, (source, id));
         if let Some(range) = range {
             self.by_file_range.insert(range, id);
         }

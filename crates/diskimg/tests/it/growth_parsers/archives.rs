@@ -1,6 +1,6 @@
 //! Archives: tar, zip, gzip.
 
-use super::{open, require_linear_open};
+use super::{Make, open, require_linear_open};
 use diskimg::Format;
 use diskimg_testkit::growth::require_linear_time;
 use flate2::Compression;
@@ -82,7 +82,7 @@ fn the_time_for_a_tar_archive_is_linear() {
         let name = member("x", b'L', format!("{long}{n}").as_bytes());
         [name, member("y", b'0', b"")].concat()
     };
-    let make: [(&str, &dyn Fn(usize) -> Vec<u8>); 8] = [
+    let make: [(&str, Make<'_>); 8] = [
         ("files", &|n| many(n, |n| member(&format!("f{n}"), b'0', b"x"))),
         ("links", &|n| many(n, |n| member(&format!("f{n}"), b'2', b""))),
         ("directories", &|n| many(n, |n| member(&format!("f{n}/"), b'5', b""))),

@@ -1,5 +1,6 @@
 //! ISO 9660, Rock Ridge and partition tables: structures that are shared or overlap.
 
+use super::Make;
 use diskimg::iso::{IsoImage, IsoOptions, RemasterOptions};
 use diskimg::storage::source::MemorySource;
 use diskimg_testkit::growth::{CountingSource, require_linear, require_linear_time};
@@ -77,7 +78,7 @@ fn records_that_share_structures_cost_no_more_than_their_number() {
         let records: Vec<_> = (0..n).map(|_| file(0, 20, 2048, &[]).with_flags(0x80)).collect();
         with_directory(&records, |_, _| {})
     };
-    let make: [(&str, &dyn Fn(usize) -> Vec<u8>); 6] = [
+    let make: [(&str, Make<'_>); 6] = [
         ("continuation areas", &continuation),
         ("relocated directories", &relocated),
         ("directories reached twice", &loops),

@@ -13,6 +13,9 @@ use diskimg::{Format, OpenOptions, Source};
 use diskimg_testkit::growth::require_linear_time;
 use std::sync::Arc;
 
+/// Makes an input of about this size.
+type Make<'a> = &'a dyn Fn(usize) -> Vec<u8>;
+
 /// Opens `bytes` in `format`. Whether that succeeds does not matter.
 fn open(format: Format, bytes: &[u8]) {
     let source: Arc<dyn Source> = Arc::new(MemorySource::new(bytes.to_vec()));

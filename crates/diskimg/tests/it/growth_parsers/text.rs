@@ -94,8 +94,8 @@ fn the_time_for_an_ovf_descriptor_is_linear() {
             let text = format!(
                 "<Envelope xmlns='{OVF}' xmlns:ovf='{OVF}' xmlns:o='urn:o'{namespaces}>\
                  <References><File ovf:id='f0' ovf:href='{name}' ovf:size='{bytes}' \
-                 ovf:chunkSize='1'/>{references}</References>{disk}<Other>{start}{part}{end}</Other>\
-                 </Envelope>"
+                 ovf:chunkSize='1'/>{references}</References>{disk}<Other>{start}{part}{end}\
+                 </Other></Envelope>"
             );
             text.into_bytes()
         });

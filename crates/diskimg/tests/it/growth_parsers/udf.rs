@@ -55,6 +55,16 @@ fn names_of_one_file_entry_cost_no_more_than_their_number() {
         volume.file(FREE, &FileEntry::new(12, 4096, short(4096, FREE + 1)));
         volume.finish()
     };
+    // A file in two pieces, which are compared with other files when the image is rebuilt.
+    let pieces = |n: usize| {
+        let blocks = n as u32;
+        let mut volume = volume(&names(n, |_| FREE), 2 * blocks + 8);
+        let len = blocks * 2048;
+        let extents = [short(len, FREE + 1), short(len, FREE + 4 + blocks)].concat();
+        volume.file(FREE, &FileEntry::new(5, 2 * u64::from(len), extents));
+        volume.finish()
+    };
+    require_linear("pieces", 250, |n| work(pieces(n)));
     require_linear("indirect entries", 500, |n| work(chain(n)));
     require_linear("symbolic links", 500, |n| work(link(n)));
 }

@@ -120,8 +120,8 @@ fn check_damage(name: &str, bytes: &[u8]) {
     assert!(bytes.len() > 1_000_000, "{name}: too short");
     let cut = bytes.len() - 500_000;
     assert!(findings(bytes[..cut].to_vec()).iter().any(is_error), "{name}: cut off");
-    let sectors = bytes.chunks_exact(SECTOR);
-    let newest = sectors.filter(|sector| sector.starts_with(b"\x01CD001")).next_back().unwrap();
+    let mut sectors = bytes.chunks_exact(SECTOR);
+    let newest = sectors.rfind(|sector| sector.starts_with(b"\x01CD001")).unwrap();
     let root = u32::from_le_bytes(newest[158..162].try_into().unwrap()) as usize * SECTOR;
     let mut damaged = bytes.to_vec();
     let second = root + usize::from(bytes[root]);
