@@ -128,7 +128,7 @@ pub(crate) fn examine(
         // An appliance is an archive itself.
         let own = formats.first().is_some_and(|format| format.driver().appliance.is_some());
         found.other_formats.extend(packed.skip(usize::from(own)).map(|known| known.name));
-        if embedded_archives::zip_at_end(&subject, true)?.is_some()
+        if embedded_archives::zip_at_end(&subject)?.is_some()
             && !known(Kind::Packed).any(|known| known.name == "zip")
         {
             found.other_formats.push("zip");
@@ -147,7 +147,7 @@ pub(crate) fn examine(
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
 fn examine_embedded(subject: &Subject<'_>, found: &mut Inspection) -> crate::Result<()> {
-    let mut archive = embedded_archives::zip_at_end(subject, false)?;
+    let mut archive = embedded_archives::zip_at_end(subject)?;
     if archive.is_none() && found.partition_table.is_none() {
         archive = embedded_archives::archive_within(subject)?;
     }
