@@ -24,6 +24,8 @@ pub(crate) struct Embedded {
     pub(crate) what: &'static str,
     /// Offset in bytes of the signature.
     pub(crate) at: u64,
+    /// Whether it ends where the file ends.
+    pub(crate) ends_file: bool,
 }
 
 /// Finds a zip archive at the end. As many bytes may follow it as a comment has: most programs do
@@ -39,7 +41,9 @@ pub(crate) fn zip_at_end(subject: &Subject<'_>) -> Result<Option<Embedded>> {
     for (index, record) in records.filter(|(_, record)| record.starts_with(b"PK\x05\x06")) {
         let at = start + to_u64(index);
         if follows_directory(&**subject.source, record, at)? {
-            return Ok(Some(Embedded { what: "a zip archive", at }));
+            let comment = usize::from(u16::from_le_bytes([record[20], record[21]]));
+            let ends_file = index + END_RECORD + comment == bytes.len();
+            return Ok(Some(Embedded { what: "a zip archive", at, ends_file }));
         }
     }
     Ok(None)
@@ -80,7 +84,7 @@ pub(crate) fn archive_within(subject: &Subject<'_>) -> Result<Option<Embedded>> 
         let rest = &bytes[at..];
         let (mark, what) = SIGNATURES.iter().find(|(mark, _)| rest.starts_with(mark))?;
         let plausible = mark[0] != b'P' || is_member_header(rest);
-        plausible.then_some(Embedded { what, at: to_u64(at) })
+        plausible.then_some(Embedded { what, at: to_u64(at), ends_file: false })
     }))
 }
 
