@@ -24,23 +24,26 @@ pub(crate) struct Embedded {
     pub(crate) what: &'static str,
     /// Offset in bytes of the signature.
     pub(crate) at: u64,
+    /// Whether it ends where the file ends.
+    pub(crate) ends_file: bool,
 }
 
-/// Finds a zip archive at the end. Unless `exact`, as many bytes may follow it as a comment has.
+/// Finds a zip archive at the end. As many bytes may follow it as a comment has: most programs do
+/// not verify the comment's length.
 ///
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
-pub(crate) fn zip_at_end(subject: &Subject<'_>, exact: bool) -> Result<Option<Embedded>> {
+pub(crate) fn zip_at_end(subject: &Subject<'_>) -> Result<Option<Embedded>> {
     let len = subject.len();
     let start = len.saturating_sub(to_u64(END_RECORD + usize::from(u16::MAX)));
     let bytes = read(&**subject.source, start, len - start)?;
     let records = bytes.windows(END_RECORD).enumerate().rev();
     for (index, record) in records.filter(|(_, record)| record.starts_with(b"PK\x05\x06")) {
-        let comment = usize::from(u16::from_le_bytes([record[20], record[21]]));
-        let is_last = index + END_RECORD + comment == bytes.len();
         let at = start + to_u64(index);
-        if (is_last || !exact) && follows_directory(&**subject.source, record, at)? {
-            return Ok(Some(Embedded { what: "a zip archive", at }));
+        if follows_directory(&**subject.source, record, at)? {
+            let comment = usize::from(u16::from_le_bytes([record[20], record[21]]));
+            let ends_file = index + END_RECORD + comment == bytes.len();
+            return Ok(Some(Embedded { what: "a zip archive", at, ends_file }));
         }
     }
     Ok(None)
@@ -81,7 +84,7 @@ pub(crate) fn archive_within(subject: &Subject<'_>) -> Result<Option<Embedded>> 
         let rest = &bytes[at..];
         let (mark, what) = SIGNATURES.iter().find(|(mark, _)| rest.starts_with(mark))?;
         let plausible = mark[0] != b'P' || is_member_header(rest);
-        plausible.then_some(Embedded { what, at: to_u64(at) })
+        plausible.then_some(Embedded { what, at: to_u64(at), ends_file: false })
     }))
 }
 

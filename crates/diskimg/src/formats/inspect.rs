@@ -13,7 +13,7 @@ use crate::open::limits::Limits;
 use crate::open::probe::{ProbeBuffer, ProbeBytes};
 use crate::partition;
 use crate::report::finding::Severity;
-use crate::report::inspection::{Code, Inspection};
+use crate::report::inspection::{Code, Finding, Inspection};
 use crate::storage::source::Source;
 use std::sync::Arc;
 
@@ -128,10 +128,8 @@ pub(crate) fn examine(
         // An appliance is an archive itself.
         let own = formats.first().is_some_and(|format| format.driver().appliance.is_some());
         found.other_formats.extend(packed.skip(usize::from(own)).map(|known| known.name));
-        if embedded_archives::zip_at_end(&subject, true)?.is_some()
-            && !known(Kind::Packed).any(|known| known.name == "zip")
-        {
-            found.other_formats.push("zip");
+        if !known(Kind::Packed).any(|known| known.name == "zip") {
+            examine_end(&subject, &mut found)?;
         }
     }
     if !found.other_formats.is_empty() {
@@ -147,13 +145,31 @@ pub(crate) fn examine(
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
 fn examine_embedded(subject: &Subject<'_>, found: &mut Inspection) -> crate::Result<()> {
-    let mut archive = embedded_archives::zip_at_end(subject, false)?;
+    let mut archive = embedded_archives::zip_at_end(subject)?;
     if archive.is_none() && found.partition_table.is_none() {
         archive = embedded_archives::archive_within(subject)?;
     }
     if let Some(archive) = archive {
         let message = format!("some programs find {} in it", archive.what);
         found.add(Code::Packed, archive.at, message);
+    }
+    Ok(())
+}
+
+/// Examines an image for a zip archive at its end. One that bytes follow is often a file of the
+/// guest or of the volume: it makes an image not unsafe.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+fn examine_end(subject: &Subject<'_>, found: &mut Inspection) -> crate::Result<()> {
+    match embedded_archives::zip_at_end(subject)? {
+        Some(archive) if archive.ends_file => found.other_formats.push("zip"),
+        Some(archive) => {
+            let message = "some programs find a zip archive near its end";
+            let finding = Finding::new(Code::SeveralFormats, Severity::Warning, message);
+            found.findings.push(Finding { offset: Some(archive.at), ..finding });
+        }
+        None => {}
     }
     Ok(())
 }

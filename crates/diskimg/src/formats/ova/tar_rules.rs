@@ -102,8 +102,11 @@ impl Walk<'_> {
                 b'K' => {}
                 _ => {
                     let Stated { name, .. } = std::mem::take(&mut stated);
+                    // To Python, a file of the old type is a directory if the header's own name
+                    // ends with a slash, whatever pax says.
+                    let is_old = header.kind() == 0 && header.name().ends_with(b"/");
                     let name = name.unwrap_or_else(|| header.name());
-                    if name.ends_with(b"/") && header.kind() != b'5' {
+                    if is_old || name.ends_with(b"/") && header.kind() != b'5' {
                         self.problem(at, "a file whose name ends with a slash");
                     }
                     if let Some(message) = self.names.add(&name, header.kind() == b'5') {
@@ -396,6 +399,27 @@ mod tests {
             (b"\0\0\0\0\0\0\0\0\0\0\0\0", None),
         ] {
             assert_eq!(number(field), value, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_old_type_is_a_directory_by_its_own_name() {
+        let block = |name: &[u8], kind: u8, content: &[u8]| {
+            let mut block = [0; 1024];
+            block[..name.len()].copy_from_slice(name);
+            block[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+            block[148..156].copy_from_slice(b"000001\0 ");
+            block[156] = kind;
+            block[512..512 + content.len()].copy_from_slice(content);
+            block
+        };
+        for (kind, expected) in [(0, 1), (b'0', 0)] {
+            let record = block(b"x", b'x', b"10 path=e\n");
+            let archive = [&record[..], &block(b"d/", kind, b"data"), &[0; 1024]].concat();
+            let source = crate::storage::source::MemorySource::new(archive);
+            let mut found = Inspection::new("a.ova".into(), &source);
+            apply(&source, 1 << 10, &mut found).expect("reads");
+            assert_eq!(found.findings.len(), expected, "{:?}", found.findings);
         }
     }
 

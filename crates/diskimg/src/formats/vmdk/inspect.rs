@@ -22,7 +22,7 @@ pub(super) const INSPECT: Inspect = Inspect { also_matches: is_descriptor_to_oth
 /// Maximum length of a descriptor in bytes: as much of it as QEMU reads.
 const MAX_DESCRIPTOR: u64 = (1 << 20) - 1;
 
-/// The titles of descriptors, at the start of the file, by which VirtualBox and 7-Zip recognize them.
+/// The titles of descriptors, at the start of the file, by which VirtualBox recognizes them.
 const TITLES: [&[u8]; 4] = [
     b"# disk descriptorfile",
     b"# disk descriptor file",
@@ -46,8 +46,13 @@ fn is_descriptor_to_others(subject: &Subject<'_>) -> bool {
     if !head[..head.len().min(512)].iter().all(is_text) {
         return false;
     }
-    let text = rules::text_at(subject, 0, subject.len().min(MAX_DESCRIPTOR));
-    text.is_ok_and(|text| text.windows(KEY.len()).any(|word| word.eq_ignore_ascii_case(KEY)))
+    // Whatever the limit for descriptors is. What cannot be read is not inspected at all.
+    let mut text = vec![0; to_usize(subject.len().min(MAX_DESCRIPTOR))];
+    if super::read(&**subject.source, &mut text, 0, "VMDK descriptor").is_err() {
+        return true;
+    }
+    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+    text.windows(KEY.len()).any(|word| word.eq_ignore_ascii_case(KEY))
 }
 
 fn examine(subject: &Subject<'_>, found: &mut Inspection) {
@@ -114,15 +119,18 @@ fn searched(subject: &Subject<'_>, found: &mut Inspection) {
         return found.unreadable(&error);
     }
     let searched = Searched::new(&window);
-    if found.finding(Code::Parent).is_none() {
-        if let Some(name) = searched.parent() {
-            found.add_reference(Role::Parent, &name, Some("vmdk"));
-            let message = "some readers find a parent in the descriptor, outside of its line";
-            found.add(Code::Parent, SECTOR, message);
-        } else if let Some(cid) = searched.parent_cids().find(|&cid| cid != NO_PARENT) {
-            let message = format!("some readers find a parent with CID {cid:08x}");
-            found.add(Code::Parent, SECTOR, message);
-        }
+    let is_known = |name: &str| {
+        found.references.iter().any(|known| known.role == Role::Parent && known.name == name)
+    };
+    let name = searched.parent().filter(|name| !is_known(name));
+    let cid = searched.parent_cids().find(|&cid| cid != NO_PARENT);
+    if let Some(name) = name {
+        found.add_reference(Role::Parent, &name, Some("vmdk"));
+        let message = "some readers find a parent in the descriptor, outside of its line";
+        found.add(Code::Parent, SECTOR, message);
+    } else if let Some(cid) = cid.filter(|_| found.finding(Code::Parent).is_none()) {
+        let message = format!("some readers find a parent with CID {cid:08x}");
+        found.add(Code::Parent, SECTOR, message);
     }
 }
 

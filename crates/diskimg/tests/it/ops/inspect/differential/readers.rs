@@ -85,8 +85,11 @@ impl Lists {
     pub fn unlike(&self, format: &str) -> Option<String> {
         let lists = self.0["lists"].as_object().unwrap();
         if format != "ova" {
+            // bsdtar reads ISO images, too.
+            let mut others =
+                lists.iter().filter(|(reader, _)| format != "iso" || *reader != "bsdtar");
             let found =
-                lists.iter().find(|(_, list)| list.as_array().is_some_and(|l| !l.is_empty()));
+                others.find(|(_, list)| list.as_array().is_some_and(|list| !list.is_empty()));
             return found.map(|(reader, list)| format!("{reader} lists {list}"));
         }
         let tars = lists.iter().filter(|(reader, list)| *reader != "zipfile" && !list.is_null());
