@@ -23,7 +23,8 @@ pub(crate) struct SharedTables {
 impl SharedTables {
     /// Finds the tables of `len` bytes (or sectors) among those that start at `starts`: one for
     /// each entry, or `None` if the entry refers to no table. Takes time in proportion to the
-    /// number of entries, but for sorting; memory only if the tables are not in ascending order.
+    /// number of entries, but for sorting; eight bytes of memory for each if they
+    /// are not in ascending order.
     pub(crate) fn find<I>(starts: I, len: u64) -> Self
     where
         I: Iterator<Item = Option<u64>> + Clone,
@@ -38,27 +39,26 @@ impl SharedTables {
         if is_disjoint {
             return Self::default();
         }
-        let mut sorted: Vec<u64> = starts.clone().flatten().collect();
+        let mut sorted = Vec::with_capacity(starts.clone().flatten().count());
+        sorted.extend(starts.clone().flatten());
         sorted.sort_unstable();
-        let overlaps = |a: u64, b: u64| b - a < len;
-        let Some(first) = sorted.windows(2).find(|pair| overlaps(pair[0], pair[1])) else {
+        let overlaps = |pair: &[u64]| pair[1] - pair[0] < len;
+        let Some(&[a, b]) = sorted.windows(2).find(|pair| overlaps(pair)) else {
             return Self::default();
         };
-        let entries = indices_of(starts, first[0], first[1]);
-        let mut shared: Vec<u64> = sorted
-            .iter()
-            .enumerate()
-            .filter(|&(i, &start)| {
-                let before = i.checked_sub(1).map(|i| sorted[i]);
-                let after = sorted.get(i + 1);
-                before.is_some_and(|before| overlaps(before, start))
-                    || after.is_some_and(|&after| overlaps(start, after))
-            })
-            .map(|(_, &start)| start)
-            .collect();
-        shared.dedup();
-        shared.shrink_to_fit();
-        Self { starts: shared, entries }
+        // The starts that are kept are moved to the front, because a copy would take memory.
+        let (mut kept, mut is_after_overlap) = (0, false);
+        for i in 0..sorted.len() {
+            let overlaps_next = sorted.get(i..i + 2).is_some_and(overlaps);
+            if (overlaps_next || is_after_overlap) && (kept == 0 || sorted[kept - 1] != sorted[i]) {
+                sorted[kept] = sorted[i];
+                kept += 1;
+            }
+            is_after_overlap = overlaps_next;
+        }
+        sorted.truncate(kept);
+        sorted.shrink_to_fit();
+        Self { starts: sorted, entries: indices_of(starts, a, b) }
     }
 
     /// Returns true if the table that starts there overlaps another.

@@ -31,7 +31,8 @@ macro_rules! limits {
         ///
         /// The limits bound the peak memory usage. It is at most 16 MiB plus, where applicable,
         ///
-        /// * for each layer, twice `table_bytes` and 4 MiB; three times that and 20 MiB for a VMDK;
+        /// * for each layer, twice `table_bytes` and 4 MiB; for a VMDK, four times `table_bytes` and
+        ///   20 MiB;
         /// * for a qcow2, five times `snapshot_table_bytes` and four times
         ///   `bitmap_directory_bytes`;
         /// * for the check of a qcow2, `check_bytes` and 32 MiB;

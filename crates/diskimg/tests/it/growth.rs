@@ -339,3 +339,31 @@ fn mapping_and_checking_take_time_in_proportion() {
         assert!(image.extents(0..image.size()).unwrap().all(|extent| extent.is_ok()));
     });
 }
+
+#[test]
+fn salvage_steps_over_shared_tables_and_keeps_what_other_layers_have() {
+    // 256 TiB of clusters of 2 MiB, 512 GiB for each L1 entry.
+    let n = 512;
+    let mut image = Qcow2::repeating(21, 1, &ALTERNATING);
+    image.l1 = vec![Some(0); n];
+    let bytes = image.build();
+    let subject = Subject::open(&bytes, Format::Qcow2);
+    let (error, steps) = convert(&subject, true);
+    // Two windows for each entry, and at most 4096 parts of the zeros.
+    assert!(error.is_none() && steps < 8192, "{error:?}, {steps} steps");
+    let dir = tempfile::tempdir().unwrap();
+    let [base, top] = ["base", "top"].map(|name| dir.path().join(name).display().to_string());
+    std::fs::write(&base, &bytes).unwrap();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-b", &base, "-F", "qcow2", &top]);
+    // In the middle of the range of an L1 entry, whose other bytes are lost.
+    run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 7 2000G 3M", &top]);
+    let convert = Convert::new(Image::open(&top).unwrap()).format(Format::Qcow2).salvage(true);
+    let report = convert.run(dir.path().join("out")).unwrap();
+    let at = 2000 << 30;
+    // Clusters of 64 KiB of the overlay.
+    let lost: Vec<_> = report.salvaged.into_iter().map(|lost| lost.guest).collect();
+    assert_eq!(lost, [0..at, at + (3 << 20)..image.size()]);
+    let mut found = vec![0; 3 << 20];
+    Image::open(dir.path().join("out")).unwrap().read_at(&mut found, at).unwrap();
+    assert!(found.iter().all(|&byte| byte == 7));
+}

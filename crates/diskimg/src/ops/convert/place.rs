@@ -13,6 +13,9 @@ use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::sync::Mutex;
 
+/// Maximum number of calls for the zeros of a disk, however large it is.
+const MAX_ZERO_CALLS: u64 = 4096;
+
 /// Bytes of zeros placed in one call, a multiple of every cluster size.
 const ZEROS_PER_CALL: u64 = 8 << 30;
 
@@ -135,6 +138,19 @@ impl Placer<'_> {
         })
     }
 
+    /// Returns the maximum length in bytes of a run of zeros that is placed at a time.
+    fn zeros_per_call(&self) -> u64 {
+        if self.existing {
+            return ZEROS_PER_CALL_IF_EXISTING;
+        }
+        // To a pipe every zero is written, so the caller must be able to cancel.
+        match self.target.files().iter().any(|file| file.is_sequential()) {
+            true => ZEROS_PER_CALL,
+            false => (self.total / MAX_ZERO_CALLS).next_multiple_of(ZEROS_PER_CALL),
+        }
+        .max(ZEROS_PER_CALL)
+    }
+
     /// Calls `step` for parts of a range, with their start and length, between which the target may
     /// store tables and the caller may cancel.
     fn step_through(
@@ -142,10 +158,9 @@ impl Placer<'_> {
         range: Range<u64>,
         mut step: impl FnMut(&mut dyn Target, u64, u64) -> Result<()>,
     ) -> Result<()> {
-        let max = if self.existing { ZEROS_PER_CALL_IF_EXISTING } else { ZEROS_PER_CALL };
+        let max = self.zeros_per_call();
         let mut at = range.start;
         while at < range.end {
-            // To a pipe every zero is written, so the caller must be able to cancel.
             let len = (range.end - at).min(max);
             step(&mut *self.target, at, len)?;
             at += len;
