@@ -12,7 +12,8 @@
 //! ```
 //!
 //! This crate is a library so that other programs can include the command: [`run`] runs it in any
-//! process, [`main()`] in a process of its own. To work with images, use the `diskimg` library.
+//! process, [`main()`] in a process of its own. [`Confinement`] is the command's sandbox for other
+//! programs. To work with images, use the `diskimg` library.
 
 mod app;
 mod args;
@@ -24,3 +25,4 @@ mod output;
 mod remedy;
 
 pub use app::{main, run};
+pub use confine::Confinement;
