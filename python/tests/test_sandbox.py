@@ -167,6 +167,30 @@ print(json.dumps(failed))
     assert json.loads(out.stdout) == [True] * 11
 
 
+def test_the_child_ends_with_its_parent(disk: Path) -> None:
+    out = disk.with_name("out.raw")
+    code = f"""
+import diskimg
+def report(done, total):
+    box._children and print([child.pid for child in box._children][0], flush=True)
+box = diskimg.sandboxed()
+box.convert({str(disk)!r}, {str(out)!r}, rate_limit=65536, progress=report)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{child}/cmdline").is_file() and time.monotonic() < end:
+        if not Path(f"/proc/{child}/cmdline").read_bytes():
+            break
+        time.sleep(0.05)
+    assert time.monotonic() < end
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect as _inspect
 import json
 import os
@@ -39,12 +38,18 @@ _BOOT = "import sys; sys.path.append(sys.argv[1]); from diskimg._confined import
 def _method(operation: Callable[P, R]) -> Callable[Concatenate[Sandbox, P], R]:
     """Return a method that calls ``operation`` in a confined child process."""
 
-    @functools.wraps(operation)
+    signature = _inspect.signature(operation)
+
     def method(self: Sandbox, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        bound = _inspect.signature(operation).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         hints = typing.get_type_hints(operation)
         return typing.cast(R, self._call(operation.__name__, hints["return"], bound.arguments))
 
+    method.__name__, method.__doc__ = operation.__name__, operation.__doc__
+    itself = _inspect.Parameter("self", _inspect.Parameter.POSITIONAL_ONLY)
+    parameters = [itself, *signature.parameters.values()]
+    # `help` shows the operation's parameters.
+    vars(method)["__signature__"] = signature.replace(parameters=parameters)
     return method
 
 
