@@ -18,6 +18,7 @@
 mod arguments;
 mod cluster;
 mod command;
+mod confine;
 mod convert;
 mod errors;
 mod file;
@@ -32,6 +33,8 @@ mod work;
 mod _native {
     #[pymodule_export]
     use crate::command::run_command;
+    #[pymodule_export]
+    use crate::confine::confine;
     #[pymodule_export]
     use crate::convert::convert;
     #[pymodule_export]

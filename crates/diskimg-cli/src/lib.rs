@@ -12,7 +12,8 @@
 //! ```
 //!
 //! This crate is a library so that other programs can include the command: [`run`] runs it in any
-//! process, [`main()`] in a process of its own. To work with images, use the `diskimg` library.
+//! process, [`main()`] in a process of its own. [`Confinement`] is the command's sandbox for other
+//! programs. To work with images, use the `diskimg` library.
 
 mod app;
 mod args;
@@ -26,5 +27,6 @@ mod remedy;
 mod streams;
 
 pub use app::{main, run};
+pub use confine::Confinement;
 pub use memory::ReservingAllocator;
 pub use streams::ClosedStreams;

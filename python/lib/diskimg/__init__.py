@@ -65,6 +65,7 @@ from diskimg._results import (
     Salvaged,
     Snapshot,
 )
+from diskimg._sandbox import Sandbox, sandboxed
 
 __all__ = [
     "FORMATS",
@@ -96,6 +97,7 @@ __all__ = [
     "Report",
     "Resized",
     "Salvaged",
+    "Sandbox",
     "Snapshot",
     "TransientError",
     "UnsupportedError",
@@ -112,4 +114,5 @@ __all__ = [
     "measure",
     "open",
     "resize",
+    "sandboxed",
 ]

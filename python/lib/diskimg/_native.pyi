@@ -17,6 +17,7 @@ __all__ = [
     "IsoContents",
     "IsoWalk",
     "compare",
+    "confine",
     "convert",
     "create",
     "detect",
@@ -181,3 +182,6 @@ def inspect(
 ) -> str: ...
 def formats() -> list[tuple[str, list[tuple[str, str, str, str | None]]]]: ...
 def run_command(argv: list[str]) -> int: ...
+def confine(
+    read: list[tuple[str, str]], write: list[str], modify: list[tuple[str, str]]
+) -> None: ...

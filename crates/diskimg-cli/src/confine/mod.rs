@@ -27,9 +27,11 @@ mod portable;
 #[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests;
 
+mod embedded;
 mod kinds;
 mod rules;
 
+pub use embedded::Confinement;
 pub(crate) use kinds::{Calls, Extract};
 pub(crate) use rules::Rules;
 

@@ -8,6 +8,9 @@
 //! | from 424 (calls since Linux 5.1, whose numbers are the same on all architectures) | ENOSYS, as from an older kernel: all runtimes then use an older call |
 //! | of another architecture, such as the 32-bit and x32 calls of x86-64 | the process is killed |
 //!
+//! To find a call that is missing here, let the filter kill the process instead
+//! (`SeccompAction::KillProcess`) and run the tests: the kernel's log has the number.
+//!
 //! Only numbers and integer arguments can be filtered. What a path or a file descriptor denotes is
 //! restricted by Landlock and by permissions.
 

@@ -88,7 +88,7 @@ fn succeeded(lab: &Lab, library: &Path, line: &str) -> BTreeMap<String, Vec<Stri
     command.env("LD_PRELOAD", library).env("PROBE_LOG", &log).env("PROBE_DIR", lab.path(""));
     let ran = command.env("TMPDIR", lab.path("tmp")).output().expect("runs");
     let error = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success() && error.is_empty(), "{line}: {error}");
+    assert!(ran.status.success(), "{line}: {error}");
     let log = fs::read_to_string(&log).expect("a log");
     let mut succeeded = BTreeMap::new();
     for attempt in log.lines() {
