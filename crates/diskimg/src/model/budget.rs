@@ -177,8 +177,7 @@ mod tests {
         let error = budget.spend(&image, &[data(1 << 51, (1 << 51) + 1)]).expect_err("too much");
         assert_eq!(error.exceeded(), Some("data_sharing"));
         assert!(error.to_string().starts_with("a: the guest data up to"), "{error}");
-        let mut limits = Limits::default();
-        limits.data_sharing = 2;
+        let limits = Limits { data_sharing: 2, ..Limits::default() };
         let image = self::image(1000, limits);
         let mut budget = Budget::new(&image);
         budget.spend(&image, &[data(0, 2000)]).expect("allowed");
@@ -212,8 +211,7 @@ mod tests {
 
     #[test]
     fn expansion_has_a_limit_above_a_gibibyte() {
-        let mut limits = Limits::default();
-        (limits.data_sharing, limits.expansion) = (u64::MAX, 2 << 20);
+        let limits = Limits { data_sharing: u64::MAX, expansion: 2 << 20, ..Limits::default() };
         let image = image(1000, limits);
         let mut budget = Budget::new(&image);
         budget.spend(&image, &[unit(0, ALWAYS, Codec::Zstd)]).expect("always allowed");
