@@ -22,7 +22,8 @@ const PANICKED: u8 = 101;
 /// `argv[0]` is the name of the program, with or without directories: `qemu-img` makes messages use
 /// that name. Uses the standard streams of the process, raises the soft limit on open files to the
 /// hard limit, handles SIGXFSZ, and handles SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU and SIGUSR1
-/// once an operation that can be interrupted begins. A signal that is ignored at the start remains ignored.
+/// once an operation that can be interrupted begins. A signal that is ignored at the start remains
+/// ignored.
 pub fn run(argv: Vec<OsString>) -> u8 {
     ClosedStreams::open().remember();
     run_in(Process::Shared, argv)

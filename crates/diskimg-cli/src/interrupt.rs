@@ -114,8 +114,8 @@ pub(crate) fn reason() -> (Option<&'static str>, u8) {
 }
 
 /// The message when an operation stops because memory is short.
-pub(crate) const NO_MEMORY: &str = "there is not enough memory (for the limit on this process, see \
-                                    'ulimit -v')";
+pub(crate) const NO_MEMORY: &str =
+    "there is not enough memory (the limit on this process is shown by 'ulimit -v')";
 
 /// Returns whether a signal has asked for a line of progress since the last call.
 pub(crate) fn progress_wanted() -> bool {

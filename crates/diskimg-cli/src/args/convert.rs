@@ -99,7 +99,7 @@ pub(crate) struct Args {
     /// Do not search compressed clusters of SRC that are copied for damage
     #[arg(long)]
     trust_source: bool,
-    /// Compare DST with SRC: before DST is replaced, or after writing with -n
+    /// Read the new image back and compare it with SRC
     #[arg(long)]
     verify: bool,
     /// Print digests of the disk and of each file written: sha256, blake3

@@ -297,9 +297,9 @@ impl Output {
     ///
     /// # Errors
     /// Returns the error of the system with the path of the file, and an error if another process
-    /// has created, replaced or changed one of the files since the output was created. The new files
-    /// are then deleted and the old files restored. If only flushing the directory fails, the new files remain, and
-    /// the error says so.
+    /// has created, replaced or changed one of the files since the output was created. The new
+    /// files are then deleted and the old files restored. If only flushing the directory fails, the
+    /// new files remain, and the error says so.
     pub fn commit(self, durability: Durability) -> Result<()> {
         self.flush(durability)?;
         self.publish(durability)
