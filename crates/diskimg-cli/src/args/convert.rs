@@ -96,7 +96,7 @@ pub(crate) struct Args {
     /// Recompress data instead of copying compressed clusters from SRC
     #[arg(long)]
     recompress: bool,
-    /// Do not search compressed clusters of SRC that are copied for damage
+    /// Do not verify compressed clusters that are copied from SRC
     #[arg(long)]
     trust_source: bool,
     /// Read the new image back and compare it with SRC

@@ -5,7 +5,7 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
 use crate::output::{self, Console, Program};
-use diskimg::{Convert, Digests, ErrorKind, Format, Report};
+use diskimg::{Convert, Digests, Format, Report};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
@@ -70,12 +70,6 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         meter.complete();
     }
     meter.end();
-    if let (Destination::Existing(_), Err(error)) = (&job.output, &outcome)
-        && error.kind() == ErrorKind::Cancelled
-    {
-        // Unlike other outputs, the target is not what it was.
-        console.message(&crate::remedy::message(error));
-    }
     let report = outcome?;
     warn(&report, console);
     console.note(&report.notes);

@@ -97,21 +97,21 @@ impl Rules {
     }
 
     /// Also allows writing `path`. For a regular file this is the directory, because the file is
-    /// written under a temporary name and renamed when it is complete.
+    /// written under a temporary name and renamed when it is complete. (A rule for the file itself
+    /// would keep its blocks allocated for some time after it was removed.)
     pub(crate) fn allow_write(self, path: &Path) -> Self {
         /// Maximum number of symbolic links that are followed; see path_resolution(7).
         const MAX_LINKS: usize = 40;
         // A name such as `file:PATH`. If it is not one of a file, it will not be opened.
-        let mut path = local_path(path).unwrap_or_else(|_| path.to_owned());
-        let found = path.metadata();
-        let rules = self.allow_overwrite(&path);
-        if found.is_ok_and(|found| !found.is_file()) {
-            return rules;
+        let named = local_path(path).unwrap_or_else(|_| path.to_owned());
+        if named.metadata().is_ok_and(|found| !found.is_file()) {
+            return self.allow_overwrite(&named);
         }
+        let mut path = named.clone();
         for _ in 0..MAX_LINKS {
             let directory = parent(&path);
             let Ok(target) = path.read_link() else {
-                return rules.allow(directory, FileAccess::Replace);
+                return self.allow(directory, FileAccess::Replace);
             };
             // A link to an open file, which is overwritten.
             if directory.canonicalize().is_ok_and(|found| found.starts_with("/proc")) {
@@ -119,7 +119,7 @@ impl Rules {
             }
             path = directory.join(target);
         }
-        rules
+        self.allow_overwrite(&named)
     }
 
     /// Also allows extracting files into `directory`, or into the directory in which it will be

@@ -110,15 +110,15 @@ limits! {
         "Bytes that a compressed VMDK grain decompresses to",
         "Applies to VMDK grains. (qcow2 clusters have at most 2 MiB.)";
     data_sharing = 1,
-        "Times that reading a disk once may read each stored byte, on average over a file",
+        "Times that a disk may refer to each stored byte, on average over a file",
         "In the images that programs write, no two clusters of a disk share stored bytes. Raise the
         limit for an image whose equal clusters were merged.";
     expansion = 4096,
-        "Guest bytes that compressed data may expand to, for each byte of the files of a layer",
+        "Guest bytes for each byte of the files of a layer, if data is compressed",
         "Applies to layers that expand to more than 1 GiB. Deflate cannot exceed 1032. Zstandard
         exceeds the default only if nearly all of a disk repeats one byte other than zero, in
         clusters of 256 KiB or more.";
-    output_bytes = u64::MAX,
+    output_bytes = i64::MAX as u64,
         "Bytes that a conversion may write to its output files, holes not counted",
         "[`Convert::max_size`](crate::Convert::max_size) describes what is counted.";
     check_findings = 1000,

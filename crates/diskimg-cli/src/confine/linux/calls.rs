@@ -127,9 +127,15 @@ const MODIFY_HERE: &[c_long] = &[libc::SYS_sync_file_range];
 #[cfg(not(target_arch = "x86_64"))]
 const MODIFY_HERE: &[c_long] = &[84];
 
-/// Calls that give names to new files and remove files.
-const CREATE: &[c_long] =
-    &[libc::SYS_fgetxattr, libc::SYS_flistxattr, libc::SYS_linkat, libc::SYS_renameat2];
+/// Calls that give names to new files and remove files. The capabilities of this process tell
+/// whether it may replace files of others.
+const CREATE: &[c_long] = &[
+    libc::SYS_capget,
+    libc::SYS_fgetxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_linkat,
+    libc::SYS_renameat2,
+];
 #[cfg(target_arch = "x86_64")]
 const CREATE_HERE: &[c_long] =
     &[libc::SYS_link, libc::SYS_rename, libc::SYS_renameat, libc::SYS_unlink];
@@ -150,9 +156,10 @@ const EXTRACT: &[c_long] = &[libc::SYS_linkat, libc::SYS_symlinkat, libc::SYS_ut
 const TERMINAL: &[c_ulong] =
     &[libc::TCGETS as c_ulong, libc::TIOCGWINSZ as c_ulong, /* TCGETS2 */ 0x802c_542a];
 
-/// Requests of ioctl(2) about the flags of a file, of which a new file gets "no copy on write", and
-/// about the size of its extents.
+/// Requests of ioctl(2) about the flags of a file, of which a new file gets "no copy on write",
+/// about the size of its extents, and about which of them other files share.
 const HINTS: &[c_ulong] = &[
+    /* FS_IOC_FIEMAP */ 0xc020_660b,
     /* FS_IOC_GETFLAGS */ 0x8008_6601,
     /* FS_IOC_SETFLAGS */ 0x4008_6602,
     /* FS_IOC_FSGETXATTR */ 0x801c_581f,

@@ -231,7 +231,7 @@ fn after_a_signal_a_message_says_what_is_left() {
     }
     std::fs::hard_link(lab.path("linked.raw"), lab.path("other.raw")).expect("links");
     for (line, left) in [
-        ("convert -r 2M -n -O raw a.raw old.raw", "old.raw was being written in place"),
+        ("convert -r 2M -n -O raw a.raw old.raw", "the target may be partly overwritten"),
         ("convert -r 2M -O raw a.raw linked.raw", "its old content is lost"),
     ] {
         let mut command = lab.command(diskimg());

@@ -84,14 +84,21 @@ pub(super) fn anchors(source: &dyn Source) -> Result<Vec<Anchor>> {
     Ok(found)
 }
 
-/// Returns the first anchor in a range of sectors.
+/// Returns the first anchor in a range of sectors for which `is_wanted` is true.
 pub(super) fn anchor_in(
     source: &dyn Source,
     mut sectors: Range<u64>,
     size: u32,
+    is_wanted: impl Fn(&Anchor) -> bool,
 ) -> Result<Option<Anchor>> {
     sectors.end = sectors.end.min(source.len() / u64::from(size));
-    sectors.map(|sector| anchor_at(source, sector, size)).find_map(Result::transpose).transpose()
+    for sector in sectors {
+        let found = anchor_at(source, sector, size)?;
+        if found.as_ref().is_some_and(&is_wanted) {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 fn anchor_at(source: &dyn Source, sector: u64, size: u32) -> Result<Option<Anchor>> {

@@ -56,14 +56,19 @@ impl UdfVolume {
         Ok(())
     }
 
-    /// Returns true if there is an anchor after the partition, but not at the end of the image, which
-    /// may be padded, or on a larger device.
+    /// Returns true if there is another anchor near the end of the partition, but not at the end of
+    /// the image, which may be padded, or on a larger device.
     fn has_anchor_before_padding(&self, first: Anchor) -> Result<bool> {
-        /// Number of sectors after the partition that are searched. Writers pad the volume.
+        /// Number of sectors searched before and after the end of the partition. Writers pad the
+        /// volume.
         const SEARCHED: u64 = 512;
-        let start = self.partitions.end() / u64::from(first.sector);
-        let found = recognition::anchor_in(&*self.source, start..start + SEARCHED, first.sector)?;
-        Ok(found.is_some_and(|found| (found.main, found.reserve) == (first.main, first.reserve)))
+        let end = self.partitions.end() / u64::from(first.sector);
+        let is_second = |found: &Anchor| {
+            found.offset != first.offset
+                && (found.main, found.reserve) == (first.main, first.reserve)
+        };
+        let sectors = end.saturating_sub(SEARCHED)..end + SEARCHED;
+        Ok(recognition::anchor_in(&*self.source, sectors, first.sector, is_second)?.is_some())
     }
 
     /// Compares the reserve volume descriptor sequence with the main one.
