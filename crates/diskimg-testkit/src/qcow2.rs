@@ -19,6 +19,8 @@ pub enum Entry {
     Data(u64),
     /// The first bytes of the data cluster of this number are the compressed cluster.
     Compressed(u64),
+    /// As `Compressed`, but this number of sectors is stated to be the compressed cluster.
+    CompressedSectors(u64, u64),
 }
 
 /// An image. Its L1 entries refer to its L2 tables by number.
@@ -99,6 +101,10 @@ impl Qcow2 {
             Entry::Zero => (1, 0),
             Entry::Data(cluster) => (1 << 63 | at(cluster), 0xffff_ffff),
             Entry::Compressed(cluster) => (1 << 62 | at(cluster), 0),
+            Entry::CompressedSectors(cluster, sectors) => {
+                let bit = 62 - (self.cluster_bits - 8);
+                (1 << 62 | (sectors - 1) << bit | at(cluster), 0)
+            }
         };
         std::iter::once(word).chain(self.extended.then_some(bitmap))
     }

@@ -12,6 +12,7 @@
 pub(crate) mod distinct;
 #[cfg(feature = "inspect")]
 mod embedded_archives;
+pub(crate) mod holes;
 #[cfg(feature = "inspect")]
 pub(crate) mod inspect;
 #[cfg(feature = "iso")]

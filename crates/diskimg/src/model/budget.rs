@@ -9,8 +9,9 @@
 //!
 //! In the images that programs write, no two clusters of a disk share stored bytes. What the
 //! extents of a pass must take in a file, therefore, cannot exceed its length
-//! ([`Limits::data_sharing`]). Compressed data takes at least what its codec needs for the best
-//! case; how far data expands has a limit of its own ([`Limits::expansion`]).
+//! ([`Limits::data_sharing`]). Compressed data takes at least the length that the image states,
+//! without padding, and what its codec needs for the best case; how far data expands has a limit of
+//! its own ([`Limits::expansion`]).
 //!
 //! [`Limits::data_sharing`]: crate::Limits::data_sharing
 //! [`Limits::expansion`]: crate::Limits::expansion
@@ -18,6 +19,7 @@
 use crate::error::{Error, Result};
 use crate::model::extent::{ChainExtent, Kind};
 use crate::model::image::Image;
+use crate::storage::source::stored_in;
 
 /// Guest bytes of a layer that may always be read, however small its files are.
 const ALWAYS: u64 = 1 << 30;
@@ -35,6 +37,9 @@ struct Spent {
     files: Vec<(u64, u64)>,
     /// Guest bytes, and the maximum.
     guest: (u64, u64),
+    /// Start of the compressed unit that was counted last. Windows, and the layers above, may split
+    /// a unit.
+    unit: Option<u64>,
 }
 
 impl Budget {
@@ -42,11 +47,12 @@ impl Budget {
     pub(crate) fn new(image: &Image) -> Self {
         let layers = image.layers().enumerate().map(|(depth, layer)| {
             let limits = image.limits(depth);
-            let lens = layer.files().iter().map(|file| file.len());
+            let lens = layer.files().iter().map(|file| file.stored_len());
             let stored = lens.clone().fold(0, u64::saturating_add);
             Spent {
                 files: lens.map(|len| (0, len.saturating_mul(limits.data_sharing))).collect(),
                 guest: (0, stored.saturating_mul(limits.expansion).max(ALWAYS)),
+                unit: None,
             }
         });
         Self { layers: layers.collect() }
@@ -62,17 +68,24 @@ impl Budget {
     }
 
     fn spend_one(&mut self, image: &Image, extent: &ChainExtent) -> Result<()> {
-        let (file, stored) = match &extent.kind {
-            Kind::Data(host) => (host.file, extent.len()),
-            // A unit may be split between two windows.
-            Kind::Encoded(encoded) if encoded.unit.start == extent.guest.start => {
-                let unit = encoded.unit.end - encoded.unit.start;
-                (encoded.host.file, encoded.codec.min_encoded_len(unit))
+        let layer = &mut self.layers[extent.depth];
+        let (file, stored, guest) = match &extent.kind {
+            Kind::Data(host) => {
+                let range = host.offset..host.offset.saturating_add(extent.len());
+                let file = image.layer(extent.depth).files().get(host.file);
+                let stored = file.map_or(extent.len(), |file| stored_in(&**file, range));
+                (host.file, stored, stored)
             }
-            Kind::Encoded(encoded) => (encoded.host.file, 0),
+            Kind::Encoded(encoded) if layer.unit == Some(encoded.unit.start) => {
+                (encoded.host.file, 0, extent.len())
+            }
+            Kind::Encoded(encoded) => {
+                layer.unit = Some(encoded.unit.start);
+                let least = encoded.codec.min_encoded_len(encoded.unit.end - encoded.unit.start);
+                (encoded.host.file, least.max(encoded.least_stored.into()), extent.len())
+            }
             Kind::Zero(_) | Kind::Unallocated => return Ok(()),
         };
-        let layer = &mut self.layers[extent.depth];
         if let Some((spent, max)) = layer.files.get_mut(file) {
             *spent = spent.saturating_add(stored);
             if *spent > *max {
@@ -80,7 +93,7 @@ impl Budget {
             }
         }
         let (spent, max) = &mut layer.guest;
-        *spent = spent.saturating_add(extent.len());
+        *spent = spent.saturating_add(guest);
         if *spent > *max {
             return Err(expansion(image, extent, *spent));
         }
@@ -89,7 +102,7 @@ impl Budget {
 }
 
 fn overlap(image: &Image, extent: &ChainExtent, file: usize) -> Error {
-    let len = image.file(extent.depth, file).len();
+    let len = image.file(extent.depth, file).stored_len();
     let found = format!(
         "the guest data up to offset {:#x} takes more than the {len} bytes of its file: clusters \
          share stored bytes",
@@ -100,7 +113,7 @@ fn overlap(image: &Image, extent: &ChainExtent, file: usize) -> Error {
 }
 
 fn expansion(image: &Image, extent: &ChainExtent, guest: u64) -> Error {
-    let lens = image.layer(extent.depth).files().iter().map(|file| file.len());
+    let lens = image.layer(extent.depth).files().iter().map(|file| file.stored_len());
     let len = lens.fold(0, u64::saturating_add);
     let found = format!("{len} stored bytes expand to {guest} guest bytes or more");
     let max = image.limits(extent.depth).expansion;
@@ -163,7 +176,8 @@ mod tests {
     fn unit(start: u64, end: u64, codec: Codec) -> ChainExtent {
         let host = HostOffset { file: 0, offset: 0 };
         let unit = start..end;
-        extent(start, end, Kind::Encoded(Encoded { host, stored: 512, unit, codec }))
+        let (stored, least_stored) = (512, 1);
+        extent(start, end, Kind::Encoded(Encoded { host, stored, least_stored, unit, codec }))
     }
 
     #[test]
@@ -207,6 +221,27 @@ mod tests {
         for start in (0..1 << 16).step_by(4096) {
             budget.spend(&image, &[whole.clip(&(start..start + 4096))]).expect("fits");
         }
+    }
+
+    #[test]
+    fn compressed_units_take_what_the_image_states() {
+        let image = image(1000, Limits::default());
+        let mut budget = Budget::new(&image);
+        let stated = |n: u64, least: u32| {
+            let mut extent = unit(n << 16, (n + 1) << 16, Codec::Deflate);
+            if let Kind::Encoded(encoded) = &mut extent.kind {
+                encoded.least_stored = least;
+            }
+            extent
+        };
+        budget.spend(&image, &[stated(0, 400), stated(1, 600)]).expect("fits exactly");
+        let error = budget.spend(&image, &[stated(2, 1)]).expect_err("too much");
+        assert_eq!(error.exceeded(), Some("data_sharing"));
+        // The first part may be covered by another layer.
+        let mut budget = Budget::new(&image);
+        let second_half = |n: u64| stated(n, 600).clip(&((n << 16) + 32768..(n + 1) << 16));
+        budget.spend(&image, &[second_half(0), second_half(0)]).expect("is counted once");
+        budget.spend(&image, &[second_half(1)]).expect_err("too much");
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct Encoded {
     pub host: HostOffset,
     /// Maximum number of stored bytes; may include padding.
     pub stored: u32,
+    /// Number of these bytes that the image says are no padding, at least.
+    pub least_stored: u32,
     /// Guest range that decoding yields; contains the extent's range.
     pub unit: Range<u64>,
     /// Codec of the stored bytes.

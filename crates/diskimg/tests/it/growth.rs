@@ -13,6 +13,9 @@ use diskimg_testkit::growth::{CountingSource, require_linear, require_linear_tim
 use diskimg_testkit::hosted::Sparse;
 use diskimg_testkit::qcow2::{Entry, Qcow2};
 use diskimg_testkit::tool::run;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -167,6 +170,65 @@ fn clusters_that_many_entries_share_exceed_the_budget() {
             assert_eq!(error.exceeded(), Some("data_sharing"), "{name}: {error}");
         }
     }
+}
+
+#[test]
+fn compressed_clusters_that_overlap_exceed_the_budget() {
+    // Decoding may read all sectors that each entry states, although the best case takes 64 bytes.
+    let overlapping = |n: usize| {
+        let mut image = Qcow2::repeating(16, 1, &[Entry::Unallocated]);
+        image.tables[0][..n].fill(Entry::CompressedSectors(0, 128));
+        image.clusters.push(Vec::new());
+        (image.build(), Format::Qcow2)
+    };
+    require_bounded("overlapping units", 512, overlapping, Some("share stored bytes"));
+}
+
+#[test]
+fn small_compressed_clusters_in_one_sector_are_within_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let [raw, path] = ["a.raw", "a.qcow2"].map(|name| dir.path().join(name));
+    let runs = vec![Run { at: 0, len: 256 << 20, fill: Fill::Byte(0x55) }];
+    Disk { size: 256 << 20, runs }.write(&raw);
+    for cluster_size in ["4k", "64k", "256k", "2M"] {
+        let [from, to] = [&raw, &path].map(|path| path.to_str().unwrap());
+        let option = format!("cluster_size={cluster_size}");
+        let args = ["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", &option, from, to];
+        run("qemu-img", args);
+        let image = Image::open(&path).unwrap();
+        assert!(image.extents(0..image.size()).unwrap().all(|extent| extent.is_ok()), "{option}");
+    }
+}
+
+/// A sparse extent of 512 compressed grains whose sizes are not recorded. `sector` returns that of
+/// each of the first `n`, of those after the tables.
+fn bare_grains(n: usize, sector: impl Fn(u32) -> u32) -> (Vec<u8>, Format) {
+    let (mut file, format) = grain_tables(1, |_, first| first);
+    let directory = u64::from_le_bytes(file[56..64].try_into().unwrap()) as usize * 512;
+    let first = u32::from_le_bytes(file[directory..directory + 4].try_into().unwrap());
+    put(&mut file, 8, &0x1_0001u32.to_le_bytes());
+    put(&mut file, 77, &1u16.to_le_bytes());
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&[b'A'; 65536]).unwrap();
+    let grain = encoder.finish().unwrap();
+    file.resize(file.len() + (1 << 20), 0);
+    file[first as usize * 512..][..2048].fill(0);
+    for i in 0..n {
+        let at = first + 4 + sector(i as u32);
+        put(&mut file, first as usize * 512 + i * 4, &at.to_le_bytes());
+        put(&mut file, at as usize * 512, &grain);
+    }
+    (file, format)
+}
+
+#[test]
+fn grains_without_sizes_that_overlap_exceed_the_budget() {
+    let shared = |n| bare_grains(n, |_| 0);
+    require_bounded("shared grains", 64, shared, Some("share stored bytes"));
+    let distinct = |n| bare_grains(n, |i| i);
+    require_bounded("grains without sizes", 64, distinct, None);
+    let descending = |n| bare_grains(n, |i| 1024 - i);
+    require_bounded("grains in descending order", 64, descending, None);
 }
 
 #[test]

@@ -194,6 +194,7 @@ impl Archive {
             let message = format!("a member and a link have the name '{link}'");
             return Err(Error::corrupt("archive", message));
         }
+        require_few_holes(members.iter().chain(&ignored), source.len(), limits)?;
         let limits = limits.clone();
         Ok(Self { source, members, ignored, index, links, cut, unpacked: OnceLock::new(), limits })
     }
@@ -241,7 +242,8 @@ impl Archive {
         Ok(())
     }
 
-    fn budget(&self) -> UnpackBudget {
+    /// The budget for everything that is decompressed.
+    pub(super) fn budget(&self) -> UnpackBudget {
         UnpackBudget::of(self.source.len(), &self.limits)
     }
 
@@ -261,10 +263,7 @@ impl Archive {
     fn open_stored(&self, member: &Member) -> Result<Arc<dyn Source>> {
         let budget = self.budget();
         let expected = member.pieces.as_ref().map_or(member.size, |pieces| pieces.stored());
-        // Hashing a sparse member takes time for its holes.
-        let is_sparse = member.pieces.is_some();
-        if is_sparse && member.size > budget.bytes || expected > budget.bytes && !member.in_place()
-        {
+        if expected > budget.bytes && !member.in_place() {
             return Err(budget.exceeded());
         }
         let window = |source: &Arc<dyn Source>, range: &Range<u64>| {
@@ -320,6 +319,18 @@ impl Member {
             _ => None,
         }
     }
+}
+
+/// Requires that sparse members are together not longer than what an archive of `packed` bytes may
+/// be decompressed to: reading and hashing holes takes time, too.
+fn require_few_holes<'a>(
+    members: impl Iterator<Item = &'a Member>,
+    packed: u64,
+    limits: &Limits,
+) -> Result<()> {
+    let sizes = members.filter(|member| member.pieces.is_some()).map(|member| member.size);
+    let sum = sizes.fold(0, u64::saturating_add);
+    UnpackBudget::of(packed, limits).require(sum)
 }
 
 fn compressed_by(tool: &str) -> Error {

@@ -20,8 +20,8 @@ use std::io;
 pub(super) fn check(ova: &Ova, report: &mut dyn FnMut(Finding)) -> Result<CheckReport> {
     let manifest = ova.package.read_manifest()?;
     let (verified, used, counts) = (BTreeSet::new(), BTreeSet::new(), CheckReport::default());
-    let checked = BTreeSet::new();
-    let mut check = Check { ova, manifest, verified, checked, used, report, counts };
+    let (checked, unpacked) = (BTreeSet::new(), 0);
+    let mut check = Check { ova, manifest, verified, checked, used, unpacked, report, counts };
     // Every file of the package is read, so a tar.gz is decompressed once for all of them.
     ova.package.files().unpack()?;
     check.descriptor()?;
@@ -44,6 +44,8 @@ struct Check<'a> {
     checked: BTreeSet<(Option<&'static str>, Vec<String>)>,
     /// Names of the manifest entries that have been verified.
     used: BTreeSet<&'a str>,
+    /// Number of bytes to which the files of disks were decompressed.
+    unpacked: u64,
     report: &'a mut dyn FnMut(Finding),
     counts: CheckReport,
 }
@@ -125,6 +127,11 @@ impl Check<'_> {
         }
         let opened = DiskImage::of_chunks(package, (disk, file), chunks, None, true);
         let Some(image) = self.report_error(opened)? else { return Ok(()) };
+        if let Some(archive) = package.files().archive().filter(|_| file.gzip) {
+            let unpacked = image.layer.files().iter().map(|file| file.len());
+            self.unpacked = unpacked.fold(self.unpacked, u64::saturating_add);
+            archive.budget().require(self.unpacked)?;
+        }
         let number = index + 1;
         let mut codes = Vec::new();
         let counts = image.layer.check(&mut |mut finding| {

@@ -303,7 +303,10 @@ impl Package {
             .with_remedy(Remedy::NameFormat));
         }
         let inflated = MultiGzDecoder::new(SourceReader::whole(&*joined));
-        unpack::to_temporary_file(inflated, UnpackBudget::of(joined.len(), &self.limits))
+        // A file of a compressed archive may have been decompressed already.
+        let opened = self.files.archive().map(|archive| archive.source().len());
+        let packed = joined.stored_len().min(opened.unwrap_or(u64::MAX));
+        unpack::to_temporary_file(inflated, UnpackBudget::of(packed, &self.limits))
             .map_err(|e| e.in_structure(format!("'{}'", file.href)))
     }
 

@@ -103,6 +103,10 @@ impl Source for SparseSource {
         self.size
     }
 
+    fn stored_len(&self) -> u64 {
+        self.pieces.stored()
+    }
+
     fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
         check_range(offset, buf.len(), self.size)?;
         while !buf.is_empty() {

@@ -68,6 +68,14 @@ impl UnpackBudget {
         }
     }
 
+    /// Requires that `bytes` bytes are within the budget.
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) if they exceed it.
+    pub(super) fn require(&self, bytes: u64) -> Result<()> {
+        if bytes <= self.bytes { Ok(()) } else { Err(self.exceeded()) }
+    }
+
     /// Returns the error for data that exceeds the budget.
     pub(super) fn exceeded(&self) -> Error {
         let found = format!("it decompresses to more than {} bytes", self.bytes);

@@ -449,6 +449,8 @@ impl Qcow2 {
         let encoded = Encoded {
             host: HostOffset { file: 0, offset },
             stored: to_u32(available.min(len.into())),
+            // Lengths are stated in sectors: at most 511 bytes at the end are padding.
+            least_stored: to_u32(available.min(u64::from(len.saturating_sub(511)))),
             unit: run.start..run.start + self.layout.cluster_size(),
             codec: self.header.codec,
         };

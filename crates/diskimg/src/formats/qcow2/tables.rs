@@ -14,6 +14,7 @@
 //! chunks, through a small cache.
 
 use crate::error::{Error, Result};
+use crate::formats::holes::require_stored;
 use crate::storage::lock;
 use crate::storage::number::{to_u32, to_u64, to_usize};
 use crate::storage::source::Source;
@@ -254,6 +255,7 @@ pub(crate) fn read_words(
     /// Bytes read at a time, so that a large table is not held in memory twice.
     const CHUNK: usize = 64 << 10;
     let len = to_usize(file.len().saturating_sub(offset).min(count * 8));
+    require_stored(file, table, offset, to_u64(len))?;
     let mut words = Vec::with_capacity(to_usize(count));
     let mut bytes = vec![0; len.min(CHUNK).next_multiple_of(8)];
     let mut at = 0;

@@ -20,6 +20,7 @@ use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, read_sector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::formats::distinct::SharedTables;
+use crate::formats::holes::require_stored;
 use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
 use crate::remedy::Remedy;
@@ -303,6 +304,7 @@ impl SparseExtent {
             .at(at)
             .hint("the file is probably truncated"));
         }
+        require_stored(&*self.source, structure, at, bytes)?;
         let mut entries = vec![0u32; to_usize(count)];
         read(&*self.source, entries.as_mut_bytes(), at, structure)?;
         entries.iter_mut().for_each(|entry| *entry = u32::from_le(*entry));

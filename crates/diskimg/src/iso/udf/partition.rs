@@ -85,7 +85,9 @@ impl Partitions {
     /// Returns the offset in bytes of the end of the last partition whose blocks are contiguous.
     pub(crate) fn end(&self) -> u64 {
         let ends = self.all.iter().filter_map(|partition| match partition {
-            Partition::Plain(range) => Some(u64::from(range.start) + u64::from(range.blocks)),
+            Partition::Plain(range) | Partition::Sparable { range, .. } => {
+                Some(u64::from(range.start) + u64::from(range.blocks))
+            }
             _ => None,
         });
         ends.max().unwrap_or(0) * u64::from(self.block_size)

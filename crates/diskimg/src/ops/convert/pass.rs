@@ -58,6 +58,7 @@ mod tests {
         let unit = Encoded {
             host: HostOffset { file: 0, offset },
             stored,
+            least_stored: 0,
             unit: guest.clone(),
             codec: Codec::Deflate,
         };

@@ -45,6 +45,10 @@ impl Source for JoinedSource {
         self.len
     }
 
+    fn stored_len(&self) -> u64 {
+        self.parts.iter().map(|part| part.stored_len()).sum()
+    }
+
     fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<(), SourceError> {
         super::check_range(offset, buf.len(), self.len)?;
         while !buf.is_empty() {

@@ -3,6 +3,10 @@
 /// Defines the methods of [`Source`] about the underlying file for a source with a field `inner`.
 macro_rules! forward_file {
     () => {
+        fn stored_len(&self) -> u64 {
+            self.inner.stored_len().min(self.len())
+        }
+
         fn path(&self) -> Option<&std::path::Path> {
             self.inner.path()
         }
@@ -73,6 +77,12 @@ pub trait Source: Send + Sync + Debug {
     /// Returns true if the length is 0.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Returns how many of the [`len`](Self::len) bytes are stored: fewer than all for a file in an
+    /// archive that does not store the file's holes. Those of a sparse host file count as stored.
+    fn stored_len(&self) -> u64 {
+        self.len()
     }
 
     /// Fills `buf` with the bytes at `offset`.
@@ -164,6 +174,17 @@ pub trait Source: Send + Sync + Debug {
     fn identities(&self) -> Vec<HostFileId> {
         self.identity().into_iter().collect()
     }
+}
+
+/// Returns the number of bytes in a range of a source that are stored, as
+/// [`stored_len`](Source::stored_len) counts them.
+pub(crate) fn stored_in(source: &dyn Source, range: Range<u64>) -> u64 {
+    if source.stored_len() == source.len() {
+        return range.end - range.start;
+    }
+    let range = range.start..range.end.min(source.len());
+    let stored = segments(source, range).filter(|(_, hole)| !hole);
+    stored.map(|(part, _)| part.end - part.start).sum()
 }
 
 /// Returns the segments of `range` of a source and whether each is a hole. If a segment cannot be

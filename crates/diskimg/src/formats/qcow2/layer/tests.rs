@@ -90,6 +90,7 @@ fn the_length_of_a_compressed_cluster_is_clipped_to_the_file() {
     let encoded = Encoded {
         host: HostOffset { file: 0, offset: 0x1ff0 },
         stored: 16,
+        least_stored: 16,
         unit: 0..512,
         codec: Codec::Deflate,
     };

@@ -28,6 +28,7 @@ use super::tables::{MemoryBudget, TableCache};
 use super::{SECTOR, read, sectors_to_bytes};
 use crate::error::{Error, Result};
 use crate::formats::distinct::SharedTables;
+use crate::formats::holes::require_stored;
 use crate::model::extent::{Extent, HostOffset, Kind, push};
 use crate::model::layer::{entries_for, next_allocated_in_table};
 use crate::open::limits::Limits;
@@ -285,6 +286,7 @@ fn read_entries(
         .at(at)
         .hint("the file is probably truncated"));
     }
+    require_stored(source, structure, at, bytes)?;
     let mut entries = vec![0u64; to_usize(bytes) / 8];
     read(source, entries.as_mut_bytes(), at, structure)?;
     entries.iter_mut().for_each(|entry| *entry = u64::from_le(*entry));

@@ -112,10 +112,15 @@ impl SparseExtent {
             let grain = start..(start + grain_bytes).min(self.size());
             let end = grain.end.min(range.end);
             let entry = table[to_usize(start / grain_bytes) % table.len()];
-            let kind = self
+            let mut kind = self
                 .grain(entry, &grain, base, file)
                 .map_err(|e| e.losing(base + grain.start..base + grain.end))?
                 .forward(at - start);
+            if let Kind::Encoded(encoded) = &mut kind
+                && encoded.least_stored == 0
+            {
+                limit_stored(encoded, entry, table);
+            }
             push(out, base + at..base + end, kind);
             at = end;
         }
@@ -158,6 +163,8 @@ impl SparseExtent {
             return Ok(Kind::Encoded(Encoded {
                 host: HostOffset { file, offset: offset + skip },
                 stored,
+                // Without a recorded size, `stored` is the maximum.
+                least_stored: if skip > 0 { stored } else { 0 },
                 unit: base + grain.start..base + grain.end,
                 codec: Codec::Zlib,
             }));
@@ -215,5 +222,25 @@ impl SparseExtent {
             (_, true) => Ok((0, to_u32(max.min(remaining)))),
             _ => Err("expected a zlib stream".into()),
         }
+    }
+}
+
+/// Limits the stored bytes of a grain without a recorded size to those before the next grain of its
+/// table. It takes all of them, except the last grain; grains do not share stored bytes.
+fn limit_stored(encoded: &mut Encoded, entry: u32, table: &[u32]) {
+    let (mut next, mut same) = (None::<u32>, 0);
+    for &other in table {
+        same += usize::from(other == entry);
+        if other > entry {
+            next = Some(next.map_or(other, |next| next.min(other)));
+        }
+    }
+    let sector = to_u32(SECTOR);
+    encoded.least_stored = encoded.stored.min(sector);
+    if let Some(next) = next {
+        encoded.stored = encoded.stored.min((next - entry).saturating_mul(sector));
+    }
+    if next.is_some() || same > 1 {
+        encoded.least_stored = encoded.stored;
     }
 }

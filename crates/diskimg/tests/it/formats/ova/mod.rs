@@ -1,6 +1,7 @@
 //! Tests of OVA and OVF.
 
 mod boxes;
+mod holes;
 pub(crate) mod hostile;
 mod integrity;
 mod reading;
