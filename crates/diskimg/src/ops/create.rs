@@ -209,6 +209,7 @@ impl<'a> Create<'a> {
         if let Some(base) = &base {
             protect_backing(&mut output, base)?;
         }
+        output.remove_leftovers();
         self.write(&*spec, &mut output).map_err(|e| e.with_loss_of(&output))?;
         let notes = output.notes();
         output

@@ -98,3 +98,57 @@ fn no_file_that_is_read_is_replaced_or_overwritten() {
         assert!(differs.is_none() && after.len() == before.len(), "{line}: {differs:?}");
     }
 }
+
+/// Names that files of a killed run have, and one that the lock of a directory had.
+#[test]
+fn no_file_that_is_read_is_removed_for_its_name() {
+    const TEMPORARY: &str = ".dst.Ab1Cd2.diskimg-tmp";
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("create -q -f qcow2 -b a.raw -F raw over.qcow2").ok();
+    let bytes = std::fs::read(lab.path("a.raw")).expect("reads");
+    for line in [
+        "convert -f raw -O raw NAME dst",
+        "convert -f raw -O raw NAME out",
+        "convert -f raw -O qcow2 -o data_file=dst NAME x",
+        "convert -f qcow2 -O qcow2 -B NAME -F raw over.qcow2 dst",
+        "create -q -f qcow2 -b NAME -F raw dst",
+        "iso create -q -o dst NAME",
+        "iso create -q -o dst tree",
+        "iso remaster -q i.iso -o dst -a x=NAME",
+    ] {
+        for name in [TEMPORARY, ".diskimg-lock"] {
+            for limit in ["", "ulimit -f 8;"] {
+                let line = line.replace("NAME", name);
+                for written in ["dst", "out", "x"] {
+                    let _ = std::fs::remove_file(lab.path(written));
+                }
+                let _ = std::fs::remove_dir_all(lab.path("tree"));
+                std::fs::create_dir(lab.path("tree")).expect("mkdir");
+                lab.line("iso create -q -o i.iso tree").ok();
+                std::fs::write(lab.path(name), &bytes).expect("writes");
+                std::fs::hard_link(lab.path(name), lab.path("tree").join(name)).expect("links");
+                let command = format!("trap '' XFSZ; {limit} exec {} {line}", diskimg());
+                let output = lab.command("sh").args(["-c", &command]).output().expect("runs");
+                assert!(output.status.success() || !limit.is_empty(), "{line}: {output:?}");
+                let after = std::fs::read(lab.path(name)).expect("is kept");
+                assert!(after == bytes, "{limit} {line}");
+                std::fs::remove_file(lab.path(name)).expect("removes");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_output_or_data_file_may_have_any_name() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in [
+        "convert -O raw a.raw .diskimg-lock",
+        "convert -O qcow2 -o data_file=.diskimg-lock a.raw x",
+    ] {
+        std::fs::write(lab.path(".diskimg-lock"), "").expect("writes");
+        lab.line(line).ok();
+        assert_ne!(std::fs::read(lab.path(".diskimg-lock")).expect("exists"), b"", "{line}");
+    }
+}

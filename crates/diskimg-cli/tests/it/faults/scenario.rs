@@ -195,15 +195,11 @@ impl Scenario {
         names(&self.lab).difference(&self.sources).filter(|name| !known(name)).cloned().collect()
     }
 
-    /// Returns whether a killed run may leave this file: `.NAME.XXXXXX.diskimg-tmp`, `.diskimg-lock`,
-    /// or `.diskimg-old` for an image of several files.
+    /// Returns whether a killed run may leave this file: `.NAME.XXXXXX.diskimg-tmp`, or
+    /// `.diskimg-old` for an image of several files.
     pub(super) fn is_documented(&self, leftover: &str) -> bool {
         let mut files = self.case.files.iter();
         let several = self.case.files.len() > 1;
-        // While files are renamed.
-        if leftover == ".diskimg-lock" {
-            return true;
-        }
         files.any(|f| {
             is_temporary(leftover, f, "tmp") || several && is_temporary(leftover, f, "old")
         })

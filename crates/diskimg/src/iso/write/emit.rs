@@ -11,9 +11,10 @@ use crate::error::{Error, Result};
 use crate::iso::SECTOR;
 use crate::iso::boot::tables::{Patch, PatchedSource};
 use crate::storage::number::{to_index, to_u64};
-use crate::storage::output::{Durability, Output, existing_identity};
+use crate::storage::output::{Durability, Output, existing_identity, is_temporary_name};
 use crate::storage::sink::Sink;
 use crate::storage::source::{Source, segments};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
 
@@ -74,12 +75,32 @@ impl Plan {
         tick: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Vec<String>> {
         let incomplete = |e| Error::output("cannot write the image", e);
+        self.protect_inputs(&mut output);
+        output.remove_leftovers();
         output.expect_len(self.size()).map_err(incomplete)?;
         self.refuse_inputs(&output)?;
         self.write_sink(&output, tick).map_err(|e| e.with_loss_of(&output))?;
         let notes = output.notes();
         output.commit(durability).map_err(incomplete)?;
         Ok(notes)
+    }
+
+    /// Protects the files that are to be read from removal as temporary files of a killed run: host
+    /// files with such names, and other sources.
+    fn protect_inputs(&self, output: &mut Output) {
+        let mut inputs = HashSet::new();
+        for id in 0..u32::try_from(self.contents.len()).unwrap_or(u32::MAX) {
+            match &self.contents.get(id).data {
+                Data::Host(_) => {
+                    let path = self.contents.host_path(id, &self.dirs, &self.tree);
+                    let named = path.filter(|path| is_temporary_name(path));
+                    inputs.extend(named.and_then(|path| existing_identity(&path)));
+                }
+                Data::Source(source) => inputs.extend(source.identities()),
+                Data::Bytes(_) => {}
+            }
+        }
+        output.protect(inputs, "it is one of the files of the new image");
     }
 
     /// Verifies that the output is none of the files that are to be read. An open file may be

@@ -248,6 +248,7 @@ impl Settings<'_> {
         };
         // The main file was checked before; the names of companion files are not known yet.
         output.protect(input.identities(), OWN_FILE);
+        output.remove_leftovers();
         let request = CreateRequest {
             size,
             options: &self.options,

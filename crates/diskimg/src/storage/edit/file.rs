@@ -38,6 +38,20 @@ impl FileStorage {
         })
     }
 
+    /// Opens `path`, the path of the file that is open as `file`, for reading and writing, and locks
+    /// it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if `path` names another file by now.
+    pub(crate) fn reopen(path: &Path, file: &dyn Source) -> io::Result<Self> {
+        let storage = Self::open(path)?;
+        if file.identity().is_some_and(|id| storage.source.identity() != Some(id)) {
+            return Err(io::Error::other("another process has replaced it since it was opened"));
+        }
+        storage.lock(Lock::WRITE)?;
+        Ok(storage)
+    }
+
     /// Records that the file has at least `len` bytes.
     fn extend_to(&self, len: u64) {
         self.current_len.fetch_max(len, Ordering::Relaxed);
@@ -145,6 +159,21 @@ impl Storage for FileStorage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_was_replaced_after_it_was_opened_is_not_written() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = |name: &str| dir.path().join(name);
+        for name in ["a", "b"] {
+            std::fs::write(path(name), name).expect("writes");
+        }
+        let file = FileSource::open(path("a")).expect("opens");
+        FileStorage::reopen(&path("a"), &file).expect("is the same");
+        std::fs::remove_file(path("a")).expect("removes");
+        std::os::unix::fs::symlink("b", path("a")).expect("links");
+        FileStorage::reopen(&path("a"), &file).expect_err("is another file");
+    }
 
     #[test]
     fn reads_see_what_was_written_beyond_the_original_end() {

@@ -357,12 +357,6 @@ pub(crate) fn unlock_file(file: &File) {
     imp::unlock_file(file);
 }
 
-/// Flags for opening a file in a directory to which other users may write: links are not followed,
-/// and pipes do not block.
-#[cfg(unix)]
-pub(crate) const NOFOLLOW_NONBLOCK: i32 =
-    (rustix::fs::OFlags::NOFOLLOW.bits() | rustix::fs::OFlags::NONBLOCK.bits()) as i32;
-
 /// Sets a shared lock on the byte at `offset`, which need not exist, until the file is closed.
 /// Returns `false` if the file system or the system does not support such locks.
 pub(crate) fn lock_byte(file: &File, offset: u64) -> io::Result<bool> {

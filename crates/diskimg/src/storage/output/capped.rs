@@ -77,6 +77,10 @@ impl Publish for Capped {
         self.inner.set_allocation_hints(hints);
     }
 
+    fn remove_leftovers(&mut self) {
+        self.inner.remove_leftovers();
+    }
+
     fn expect_len(&mut self, len: u64) -> Result<()> {
         self.inner.expect_len(len)
     }

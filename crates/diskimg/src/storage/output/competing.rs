@@ -11,33 +11,33 @@
 //!                                               finds another file than it noted: fails
 //! ```
 //!
-//! The lock is a file named `.diskimg-lock` that exists while files are renamed; flock(2) on it
-//! keeps other runs waiting. Each directory into which files are renamed is locked, in the order of
-//! their identities, so that no two runs wait for each other. If a directory cannot be locked, or for a
-//! single file not within a few seconds, the comparison is made without the lock: each file is then
-//! still replaced as a whole.
+//! The lock is flock(2) on the directory itself, so that no file is created for it. Each directory
+//! into which files are renamed is locked, in the order of their identities, so that no two runs
+//! wait for each other. If a directory cannot be locked, because this process may not read it or the
+//! file system has no locks, the comparison is made without the lock; for a single file also if the
+//! lock is not obtained within a few seconds. Each file is then still replaced as a whole. Therefore
+//! a run that was stopped while it held the lock compares again before each file (`rename.rs`).
 
 use super::error::{Concerning, OutputError, Result};
-use super::stale_temp_files::is_named;
 use super::{directory_of, existing_identity};
 use crate::storage::locking::{Lock, require_unlocked};
 use crate::storage::os::{self, FileId, FileLock};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Name of the lock file.
-const LOCK_NAME: &str = ".diskimg-lock";
 
 /// How long to wait for other processes before an image of several files is renamed. Renaming takes
 /// milliseconds, and flushing directories perhaps seconds.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The same for a single file, which is then renamed without the lock: another user may hold it
-/// forever.
+/// forever, and so does `flock DIRECTORY diskimg …`.
 const MAX_WAIT_FOR_ONE: Duration = Duration::from_secs(10);
+
+/// Why several files are not renamed.
+const HELD: &str = "another process has held its lock (flock) for more than a minute";
 
 /// Interval between attempts to lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
@@ -66,11 +66,21 @@ impl Replaced {
                 .map_or(Ok(()), |file| require_unlocked(&file, Lock::WRITE))
                 .concerning(path);
         }
+        Err(self.differs(path))
+    }
+
+    /// Verifies that the file that was renamed from `path` to `now` is this one.
+    pub(super) fn verify_renamed(self, path: &Path, now: &Path) -> Result<()> {
+        let found = Self::new(fs::symlink_metadata(now).ok().as_ref());
+        if found == self { Ok(()) } else { Err(self.differs(path)) }
+    }
+
+    fn differs(self, path: &Path) -> OutputError {
         let what = if self == Self::default() { "created" } else { "replaced or changed" };
         let message = format!("another process has {what} it since this one began to write it");
         let mut error = OutputError::refused(path, message);
         error.hint = Some("that file was kept; run the command again to replace it".into());
-        Err(error)
+        error
     }
 }
 
@@ -107,92 +117,83 @@ pub(super) fn in_turn<T>(file: &File, acquire: impl FnOnce() -> io::Result<T>) -
     acquired
 }
 
-/// Locks on directories, held while files in them are renamed.
+/// Directories that are locked while files in them are renamed.
 #[derive(Debug, Default)]
-pub(super) struct DirectoryLocks(#[allow(dead_code, reason = "held")] Vec<DirectoryLock>);
+pub(super) struct DirectoryLocks(#[allow(dead_code, reason = "held")] Vec<File>);
 
 impl DirectoryLocks {
     /// Locks the directories of `paths`. A single file needs the lock less than `several`.
     ///
     /// # Errors
-    /// Returns an error if there are several files and another process holds a lock for longer than
-    /// a minute.
+    /// For several files, returns an error if another process holds a lock for longer than a
+    /// minute, and the error of the system if a directory that may be read cannot be opened.
     pub(super) fn acquire<'a>(
         paths: impl IntoIterator<Item = &'a Path>,
         several: bool,
     ) -> Result<Self> {
-        let directories: BTreeMap<_, _> = paths
-            .into_iter()
-            .map(directory_of)
-            .filter_map(|path| Some((os::identity(&fs::metadata(path).ok()?)?, path)))
-            .collect();
-        let locks =
-            directories.values().map(|directory| DirectoryLock::acquire(directory, several));
-        Ok(Self(locks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()))
+        let max_wait = if several { MAX_WAIT } else { MAX_WAIT_FOR_ONE };
+        Self::acquire_within(max_wait, paths, several)
+    }
+
+    fn acquire_within<'a>(
+        max_wait: Duration,
+        paths: impl IntoIterator<Item = &'a Path>,
+        several: bool,
+    ) -> Result<Self> {
+        let paths: BTreeMap<_, _> =
+            paths.into_iter().map(|path| (directory_of(path), path)).collect();
+        let mut directories = BTreeMap::new();
+        for (directory, path) in paths {
+            match open_directory(directory) {
+                Ok((Some(id), directory)) => {
+                    directories.insert(id, (directory, path));
+                }
+                // Systems on which directories cannot be locked.
+                Ok((None, _)) => {}
+                Err(error) if !several || error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(cannot_lock(path, error.kind(), &error.to_string())),
+            }
+        }
+        let mut locked = Vec::new();
+        for (directory, path) in directories.into_values() {
+            match lock_directory(&directory, max_wait) {
+                FileLock::Ours => locked.push(directory),
+                FileLock::HeldByOther if several => {
+                    let mut error = cannot_lock(path, io::ErrorKind::WouldBlock, HELD);
+                    error.hint =
+                        Some("end that process; 'flock' itself may be that process".into());
+                    return Err(error);
+                }
+                FileLock::HeldByOther | FileLock::Unknown => {}
+            }
+        }
+        Ok(Self(locked))
     }
 }
 
-/// An open and locked lock file, which is deleted at the end.
-#[derive(Debug)]
-struct DirectoryLock {
-    path: PathBuf,
-    _file: File,
+fn open_directory(path: &Path) -> io::Result<(Option<FileId>, File)> {
+    let directory = File::open(path)?;
+    Ok((os::identity(&directory.metadata()?), directory))
 }
 
-impl DirectoryLock {
-    /// Waits for the lock. Returns `None` if the directory cannot be locked.
-    fn acquire(directory: &Path, several: bool) -> Result<Option<Self>> {
-        let path = directory.join(LOCK_NAME);
-        let begun = Instant::now();
-        loop {
-            let Ok(file) = open(&path) else { return Ok(None) };
-            match os::try_lock_shared_file(&file) {
-                FileLock::Ours if is_named(&file, &path) => {
-                    return Ok(Some(Self { path, _file: file }));
-                }
-                // Its owner has deleted it: try again with a new one.
-                FileLock::Ours => continue,
-                FileLock::Unknown => {
-                    let _ = fs::remove_file(&path);
-                    return Ok(None);
-                }
-                FileLock::HeldByOther if !several && begun.elapsed() > MAX_WAIT_FOR_ONE => {
-                    return Ok(None);
-                }
-                FileLock::HeldByOther if begun.elapsed() > MAX_WAIT => {
-                    let message = "another process has locked it for more than a minute";
-                    return Err(io::Error::new(io::ErrorKind::WouldBlock, message))
-                        .concerning(&path);
-                }
-                FileLock::HeldByOther => std::thread::sleep(RETRY_INTERVAL),
+/// Locks a directory, for which it waits until another process has unlocked it or the time is over.
+fn lock_directory(directory: &File, max_wait: Duration) -> FileLock {
+    let begun = Instant::now();
+    loop {
+        match os::try_lock_shared_file(directory) {
+            FileLock::HeldByOther if begun.elapsed() < max_wait => {
+                std::thread::sleep(RETRY_INTERVAL);
             }
+            outcome => return outcome,
         }
     }
 }
 
-impl Drop for DirectoryLock {
-    fn drop(&mut self) {
-        // While it is locked, so that no other process has locked the file that is deleted.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Opens or creates a lock file. A file of another user can perhaps only be read, which is enough.
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        // Another user may have created something else under this name.
-        options.custom_flags(os::NOFOLLOW_NONBLOCK);
-    }
-    let file =
-        options.clone().write(true).create(true).open(path).or_else(|_| options.open(path))?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::ErrorKind::InvalidInput.into()),
-    }
+/// Returns the error for several files, of which `path` is one, in a directory that is not locked.
+fn cannot_lock(path: &Path, kind: io::ErrorKind, why: &str) -> OutputError {
+    let directory = directory_of(path).display();
+    let message = format!("its directory '{directory}' cannot be locked: {why}");
+    OutputError::new(Some(path.to_owned()), io::Error::new(kind, message))
 }
 
 #[cfg(test)]
@@ -223,22 +224,24 @@ mod tests {
         let (one, other) = (dir.path().join("a"), dir.path().join("./b"));
         let locks = DirectoryLocks::acquire([&*one, &other], true).expect("locks");
         assert!(locks.0.len() <= 1);
-        drop(locks);
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 0);
     }
 
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     #[test]
-    fn other_files_under_the_name_of_the_lock_are_kept() {
+    fn a_directory_that_remains_locked_is_an_error_for_several_files() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join(LOCK_NAME);
-        std::os::unix::fs::symlink("nowhere", &path).expect("links");
-        DirectoryLocks::acquire([&*dir.path().join("a")], true).expect("is not locked");
-        fs::remove_file(&path).expect("is still there");
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("runs").success());
-        DirectoryLocks::acquire([&*dir.path().join("a")], true).expect("is not locked");
-        fs::remove_file(&path).expect("is still there");
-        fs::create_dir(&path).expect("mkdir");
-        DirectoryLocks::acquire([&*dir.path().join("a")], true).expect("is not locked");
+        let path = dir.path().join("a");
+        let held = DirectoryLocks::acquire([&*path], true).expect("locks");
+        let acquire =
+            |several| DirectoryLocks::acquire_within(Duration::from_millis(20), [&*path], several);
+        let error = acquire(true).expect_err("is locked");
+        assert!(error.to_string().contains(&*dir.path().to_string_lossy()), "{error}");
+        assert!(acquire(false).expect("is not needed").0.is_empty());
+        drop(held);
+        assert_eq!(acquire(true).expect("locks").0.len(), 1);
+        fs::remove_dir(dir.path()).expect("removes");
+        acquire(true).expect_err("does not exist");
+        acquire(false).expect("is not needed");
     }
 }

@@ -4,7 +4,7 @@ use super::error::{Concerning, OutputError, Result};
 use super::output_file::{OutputFile, destination, is_replaceable};
 use super::publish::Publish;
 use super::stale_temp_files::StaleTempFiles;
-use super::{Durability, canonical, existing_identity, rename};
+use super::{Durability, canonical, directory_of, existing_identity, rename};
 use crate::storage::caching::Caching;
 use crate::storage::hints::AllocationHints;
 use crate::storage::os;
@@ -22,8 +22,10 @@ pub(super) struct FileOutput {
     main: OutputFile,
     /// Additional files of the image: an external data file, extents.
     companions: Vec<OutputFile>,
-    /// Canonical paths of all files.
-    names: HashSet<PathBuf>,
+    /// Names of all files.
+    names: HashSet<Name>,
+    /// Identities of the files that exist under these names.
+    existing: HashSet<HostFileId>,
     /// How all files use the page cache.
     caching: Caching,
     /// How the space of all files is allocated.
@@ -39,17 +41,36 @@ pub(super) struct FileOutput {
     expected_len: Option<u64>,
 }
 
+/// The name of a file in its directory, which may have several paths.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Name {
+    /// The identity of the directory; `None` on systems without identities.
+    directory: Option<HostFileId>,
+    /// The name in the directory, or the canonical path if its identity is unknown.
+    name: PathBuf,
+}
+
+impl Name {
+    fn of(path: &Path) -> Result<Self> {
+        let directory = existing_identity(directory_of(path));
+        let name = match directory {
+            Some(_) => path.file_name().unwrap_or_default().into(),
+            None => canonical(path).concerning(path)?,
+        };
+        Ok(Self { directory, name })
+    }
+}
+
 impl FileOutput {
     /// Creates an output that will be named `path`; see [`Output::create`](super::Output::create).
     /// Calls `stopped` while it waits for the reader of a pipe.
     pub(super) fn create(path: &Path, stopped: &mut dyn FnMut() -> bool) -> io::Result<Self> {
-        let mut stale_temp_files = StaleTempFiles::default();
-        let (main, second) = OutputFile::create(path, &mut stale_temp_files, stopped)?;
+        let (main, second) = OutputFile::create(path, stopped)?;
         let spare = match second {
             Some(file) => Some([file.try_clone()?, file]),
             None => None,
         };
-        Ok(Self { spare, stale_temp_files, ..Self::of(main) })
+        Ok(Self { spare, ..Self::of(main) })
     }
 
     /// Opens an existing file or device to overwrite it in place.
@@ -67,6 +88,7 @@ impl FileOutput {
             main,
             companions: Vec::new(),
             names: HashSet::new(),
+            existing: HashSet::new(),
             caching: Caching::default(),
             hints: AllocationHints::default(),
             protected: Vec::new(),
@@ -83,17 +105,14 @@ impl FileOutput {
 
     /// Checks that `path` is not a file of this image or a protected file, and records it.
     fn claim(&mut self, path: &Path) -> Result<()> {
-        if let Some(main) = self.path().filter(|_| self.names.is_empty()) {
-            self.names.insert(canonical(main).concerning(main)?);
+        if let Some(main) = self.path().filter(|_| self.names.is_empty()).map(Path::to_owned) {
+            self.names.insert(Name::of(&main)?);
+            self.existing.extend(existing_identity(&main));
         }
         let existing = existing_identity(path);
-        let parts = std::iter::once(&self.main).chain(&self.companions);
-        let mut in_place = parts.filter(|part| part.staged.is_none());
-        let is_written_in_place = existing.is_some()
-            && in_place.any(|part| part.path.as_deref().and_then(existing_identity) == existing);
-        if !self.names.insert(canonical(path).concerning(path)?) || is_written_in_place {
-            let message = "it is the same file as another file of the image";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message)).concerning(path);
+        let is_new_name = self.names.insert(Name::of(path)?);
+        if !is_new_name || existing.is_some_and(|id| !self.existing.insert(id)) {
+            return Err(rename::same_file(path));
         }
         match self.protected.iter().find(|(file, _)| Some(*file) == existing) {
             Some((_, why)) => Err(OutputError::refused(path, *why)),
@@ -104,8 +123,16 @@ impl FileOutput {
     fn stage(&mut self, path: PathBuf) -> Result<Arc<dyn Sink>> {
         let replaces = std::fs::metadata(&path).is_ok();
         let model = self.path().filter(|_| !replaces).unwrap_or(&path).to_owned();
-        let staged = OutputFile::stage(path.clone(), model, &mut self.stale_temp_files);
+        self.remove_leftovers_of(&path);
+        let staged = OutputFile::stage(path.clone(), model);
         self.add(staged.concerning(&path)?.0)
+    }
+
+    /// Removes the temporary files that killed processes have left of the output `path`.
+    fn remove_leftovers_of(&mut self, path: &Path) {
+        let protected = &self.protected;
+        let keep = |found| protected.iter().any(|(file, _)| *file == found);
+        self.stale_temp_files.remove(path, keep);
     }
 
     fn add(&mut self, mut part: OutputFile) -> Result<Arc<dyn Sink>> {
@@ -163,6 +190,12 @@ impl Publish for FileOutput {
 
     fn protect(&mut self, files: &[HostFileId], why: &'static str) {
         self.protected.extend(files.iter().map(|&file| (file, why)));
+    }
+
+    fn remove_leftovers(&mut self) {
+        if let Some(path) = self.main.path.clone().filter(|_| self.main.staged.is_some()) {
+            self.remove_leftovers_of(&path);
+        }
     }
 
     fn supports_companions(&self) -> bool {

@@ -49,6 +49,7 @@ use crate::storage::os;
 use crate::storage::sink::{Cap, PipeSink, Sink};
 use crate::storage::source::{HostFileId, Source};
 use files::FileOutput;
+use output_file::TEMPORARY_SUFFIX;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -220,14 +221,21 @@ impl Output {
         self.place.loss()
     }
 
-    /// Prevents companions from replacing any of `files`. `why` is the error message. Does not
-    /// check the main file; that is the caller's responsibility.
+    /// Prevents companions from replacing any of `files`, and the removal of any of them as
+    /// [leftover](Self::remove_leftovers). `why` is the error message. Does not check the main file;
+    /// that is the caller's responsibility.
     pub(crate) fn protect(
         &mut self,
         files: impl IntoIterator<Item = HostFileId>,
         why: &'static str,
     ) {
         self.place.protect(&files.into_iter().collect::<Vec<_>>(), why);
+    }
+
+    /// Removes temporary files that killed processes have left of the same output. What is read
+    /// must be [protected](Self::protect) before.
+    pub(crate) fn remove_leftovers(&mut self) {
+        self.place.remove_leftovers();
     }
 
     /// Returns the sink of the main file.
@@ -312,9 +320,16 @@ impl Output {
     }
 
     /// Second part of [`commit`](Self::commit): renames the files.
-    pub(crate) fn publish(self, durability: Durability) -> Result<()> {
+    pub(crate) fn publish(mut self, durability: Durability) -> Result<()> {
+        self.remove_leftovers();
         self.place.publish(durability)
     }
+}
+
+/// Returns true if the name of the file could be that of a temporary file.
+pub(crate) fn is_temporary_name(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().ends_with(TEMPORARY_SUFFIX.as_bytes())
 }
 
 fn directory_of(path: &Path) -> &Path {

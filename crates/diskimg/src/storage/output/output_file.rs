@@ -4,7 +4,7 @@ use super::competing::{Replaced, in_turn, verify_name};
 use super::error::{Concerning, OutputError, Result};
 use super::overwrite::{Overwritten, obstacle, obstacle_of};
 use super::rename::Staged;
-use super::stale_temp_files::{StaleTempFiles, lock_new};
+use super::stale_temp_files::lock_new;
 use super::{Durability, directory_of, existing_identity, temporary_prefix};
 use crate::storage::caching::Caching;
 use crate::storage::locking::{HeldLock, Lock, release, require_unlocked};
@@ -86,7 +86,6 @@ impl OutputFile {
     /// a pipe. Also returns a second handle if the file is staged.
     pub(super) fn create(
         path: &Path,
-        stale_temp_files: &mut StaleTempFiles,
         stopped: &mut dyn FnMut() -> bool,
     ) -> io::Result<(Self, Option<File>)> {
         let destination = destination(path)?;
@@ -100,15 +99,13 @@ impl OutputFile {
             Ok(metadata) if metadata.is_dir() => {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
             }
-            Ok(metadata) if metadata.is_file() => Self::stage(path.clone(), path, stale_temp_files),
+            Ok(metadata) if metadata.is_file() => Self::stage(path.clone(), path),
             Ok(metadata) if os::is_seekable(&metadata) => Ok((Self::in_place(&path, false)?, None)),
             Ok(metadata) => {
                 let sink = Arc::new(PipeSink::new(open_pipe(&path, &metadata, stopped)?));
                 Ok((Self::to_sink(sink, Some(path)), None))
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Self::stage(path.clone(), path, stale_temp_files)
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::stage(path.clone(), path),
             Err(e) => Err(e),
         }
     }
@@ -119,15 +116,10 @@ impl OutputFile {
     }
 
     /// Creates a temporary file that will be renamed to `path`, with the mode and owner of `model`
-    /// if that exists. Removes stale temporary files of the same path. Also returns a second handle
-    /// of the file.
+    /// if that exists. Also returns a second handle of the file.
     ///
     /// If a file exists at `path` that cannot be replaced, opens it to overwrite it instead.
-    pub(super) fn stage(
-        path: PathBuf,
-        model: PathBuf,
-        stale_temp_files: &mut StaleTempFiles,
-    ) -> io::Result<(Self, Option<File>)> {
+    pub(super) fn stage(path: PathBuf, model: PathBuf) -> io::Result<(Self, Option<File>)> {
         let old = match std::fs::metadata(&path) {
             Ok(_) => Some(existing(&path)?),
             Err(_) => None,
@@ -137,7 +129,6 @@ impl OutputFile {
         {
             return Ok((Self::overwrite(path, old.try_clone()?, reason)?, None));
         }
-        stale_temp_files.remove(&path);
         let (opened, file, lock) = match (make_temporary(&path, &model), old.as_ref()) {
             (Ok(made), _) => made,
             (Err(e), Some(old)) if obstacle_of(&e).is_some() => {

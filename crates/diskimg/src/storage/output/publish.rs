@@ -98,11 +98,17 @@ pub trait Publish: Send + Sync + Debug {
         None
     }
 
-    /// Prevents companions from replacing any of `files`. `why` is the error message. Does not
-    /// check the main file; that is the caller's responsibility.
+    /// Prevents companions from replacing any of `files`, and
+    /// [`remove_leftovers`](Self::remove_leftovers) from removing them. `why` is the error message.
+    /// Does not check the main file; that is the caller's responsibility.
     fn protect(&mut self, files: &[HostFileId], why: &'static str) {
         let _ = (files, why);
     }
+
+    /// Removes what killed processes have left of earlier attempts to write the same output, which
+    /// frees its space. Called after [`protect`](Self::protect), and perhaps again. The default
+    /// does nothing.
+    fn remove_leftovers(&mut self) {}
 
     /// Checks that [`read_back`](Self::read_back) will be possible.
     ///

@@ -16,12 +16,12 @@
 
 use super::competing::{DirectoryLocks, Replaced};
 use super::error::{Concerning, OutputError, Result};
-use super::output_file::is_replaceable;
-use super::{Durability, directory_of, temporary_prefix};
+use super::output_file::{TEMPORARY_SUFFIX, is_replaceable};
+use super::{Durability, directory_of, existing_identity, temporary_prefix};
 use crate::storage::locking::{Lock, require_unlocked};
 use crate::storage::os;
 use crate::storage::sink::{FileSink, Sink};
-use crate::storage::source::{FileSource, Source};
+use crate::storage::source::{FileSource, HostFileId, Source};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -30,6 +30,15 @@ use std::sync::Arc;
 use tempfile::TempPath;
 
 const OLD_SUFFIX: &str = ".diskimg-old";
+
+/// Suffix of a complete file that could not be copied over the old one.
+const NEW_SUFFIX: &str = ".diskimg-new";
+
+/// Returns the error if two files of an image are one.
+pub(super) fn same_file(path: &Path) -> OutputError {
+    let message = "it is the same file as another file of the image";
+    OutputError::new(Some(path.to_owned()), io::Error::new(io::ErrorKind::InvalidInput, message))
+}
 
 /// A complete temporary file that is ready to be renamed.
 pub(super) struct Staged {
@@ -43,7 +52,12 @@ pub(super) struct Staged {
 
 impl Staged {
     /// Renames the file. If an existing file turns out to be impossible to replace, overwrites it.
+    ///
+    /// # Errors
+    /// Returns the error of the system, and an error if another process has created or changed the
+    /// file that is to be replaced.
     fn publish(self, durability: Durability) -> Result<()> {
+        self.replaces.verify(&self.path)?;
         let published = match self.file.persist(&self.path) {
             Ok(()) => Ok(()),
             Err(e) if keeps_file(&e.error) && is_replaceable(&self.path).unwrap_or(false) => {
@@ -65,7 +79,7 @@ fn keeps_file(error: &io::Error) -> bool {
 }
 
 /// Overwrites the file at `path` with the complete temporary file `from`. If that fails after the
-/// old content was removed, the temporary file remains.
+/// old content was removed, the temporary file remains, under a name that ends in `.diskimg-new`.
 fn overwrite(from: TempPath, path: &Path, durability: Durability) -> Result<()> {
     let file = File::options().read(true).write(true).open(path).concerning(path)?;
     require_unlocked(&file, Lock::WRITE).concerning(path)?;
@@ -76,11 +90,24 @@ fn overwrite(from: TempPath, path: &Path, durability: Durability) -> Result<()> 
         return Err(io::Error::from(io::ErrorKind::StorageFull)).concerning(path);
     }
     copy_over(&from, file, durability).concerning(path).map_err(|mut error| {
-        let from = from.keep().unwrap_or_else(|e| e.path.to_path_buf());
-        let kept = format!("the old content is lost; the new file is '{}'", from.display());
+        let kept = keep(from);
+        let kept = format!("the old content is lost; the new file is '{}'", kept.display());
         error.hint = Some(kept.into());
         error
     })
+}
+
+/// Keeps a temporary file under a name under which no other run removes it, and returns its path.
+pub(super) fn keep(file: TempPath) -> PathBuf {
+    let name = file.to_string_lossy().into_owned();
+    let name = name
+        .strip_suffix(TEMPORARY_SUFFIX)
+        .map(|start| PathBuf::from(format!("{start}{NEW_SUFFIX}")));
+    let path = file.keep().unwrap_or_else(|e| e.path.to_path_buf());
+    match name {
+        Some(name) if !name.exists() && fs::rename(&path, &name).is_ok() => name,
+        _ => path,
+    }
 }
 
 /// Overwrites `file` with the file at `from`. Keeps holes.
@@ -125,6 +152,12 @@ pub(super) fn publish(
     if let Err(error) = changes.make(main, companions) {
         return Err(changes.undo(error));
     }
+    if let (true, Some(path)) = (several, &path) {
+        changes.record(path);
+        if let Err(error) = changes.verify() {
+            return Err(changes.undo(error));
+        }
+    }
     // The main file has replaced the old one, so the changes can no longer be undone.
     let flushed = path.map_or(Ok(()), |path| {
         changes.flush(directory_of(&path)).concerning(&path).map_err(|mut error| {
@@ -143,11 +176,14 @@ struct Changes {
     durability: Durability,
 }
 
+/// Identity and revision of a file, if it exists.
+type Published = Option<(Option<HostFileId>, u64)>;
+
 enum Step {
     /// An existing file at `path` was renamed to `old`.
     MovedAside { path: PathBuf, old: PathBuf },
     /// A companion was renamed to `path`, which was free.
-    Published { path: PathBuf },
+    Published { path: PathBuf, file: Published },
 }
 
 impl Changes {
@@ -157,7 +193,7 @@ impl Changes {
             replaces |= is_replaceable(&companion.path)?;
         }
         if let Some(main) = main.as_ref().filter(|_| replaces) {
-            self.move_aside(&main.path)?;
+            self.move_aside(&main.path, main.replaces)?;
             self.flush(directory_of(&main.path)).concerning(&main.path)?;
         }
         let directories: BTreeMap<_, _> = companions
@@ -166,24 +202,71 @@ impl Changes {
             .collect();
         for companion in companions {
             let path = companion.path.clone();
-            self.move_aside(&path)?;
+            self.require_unpublished(&path)?;
+            self.move_aside(&path, companion.replaces)?;
             companion.publish(self.durability)?;
-            self.steps.push(Step::Published { path });
+            self.record(&path);
         }
         for (directory, path) in &directories {
             self.flush(directory).concerning(path)?;
         }
-        main.map_or(Ok(()), |main| main.publish(self.durability))
+        self.verify()?;
+        main.map_or(Ok(()), |main| {
+            self.require_unpublished(&main.path)?;
+            main.publish(self.durability)
+        })
     }
 
-    /// Renames the file at `path`, if one exists.
-    fn move_aside(&mut self, path: &Path) -> Result<()> {
+    /// Records that the file at `path` was published.
+    fn record(&mut self, path: &Path) {
+        let file = self.published(path);
+        self.steps.push(Step::Published { path: path.to_owned(), file });
+    }
+
+    /// Returns what is compared to notice that another process replaces or overwrites a published
+    /// file. The time of a change is known only when the data has been flushed.
+    fn published(&self, path: &Path) -> Published {
+        let found = fs::symlink_metadata(path).ok()?;
+        let revision = match self.durability {
+            Durability::Flushed => os::revision(&found),
+            Durability::Cached => 0,
+        };
+        Some((os::identity(&found), revision))
+    }
+
+    /// Verifies that no other process has replaced the companions: a run of a single file does not
+    /// wait for a process that was stopped.
+    fn verify(&self) -> Result<()> {
+        for step in &self.steps {
+            if let Step::Published { path, file } = step
+                && self.published(path) != *file
+            {
+                let message = "another process has replaced or changed it meanwhile";
+                let mut error = OutputError::refused(path, message);
+                error.hint = Some("run the command again to replace it".into());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies that the file at `path` is none of the companions published so far: two names may
+    /// be one, in directories that do not distinguish upper and lower case, for example.
+    fn require_unpublished(&self, path: &Path) -> Result<()> {
+        let found = existing_identity(path);
+        let is_found = |step: &Step| matches!(step, Step::Published { file: Some((id, _)), .. } if found.is_some() && *id == found);
+        if self.steps.iter().any(is_found) { Err(same_file(path)) } else { Ok(()) }
+    }
+
+    /// Renames the file at `path`, if one exists, which must be the one that is to be replaced.
+    fn move_aside(&mut self, path: &Path, replaces: Replaced) -> Result<()> {
         if !is_replaceable(path)? {
             return Ok(());
         }
         let old = rename_to_old(path).concerning(path)?;
+        let verified = replaces.verify_renamed(path, &old);
         self.steps.push(Step::MovedAside { path: path.to_owned(), old });
-        Ok(())
+        verified
     }
 
     fn flush(&self, directory: &Path) -> io::Result<()> {
@@ -198,8 +281,10 @@ impl Changes {
     fn undo(self, mut error: OutputError) -> OutputError {
         for step in self.steps.iter().rev() {
             let (path, undone) = match step {
-                Step::MovedAside { path, old } => (path, fs::rename(old, path)),
-                Step::Published { path } => (path, fs::remove_file(path)),
+                Step::MovedAside { path, old } => (path, rename_back(old, path)),
+                // The file of another process, which has replaced it, remains.
+                Step::Published { path, file } if self.published(path) != *file => continue,
+                Step::Published { path, .. } => (path, fs::remove_file(path)),
             };
             if undone.is_err() {
                 let hint = "not all old files could be restored: they are in the same directory, \
@@ -240,6 +325,14 @@ fn rename_to_old(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Renames an old file back to `path`, unless another process has created a file there.
+fn rename_back(old: &Path, path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(old, path),
+    }
+}
+
 /// Flushes a directory, which makes renames in it durable.
 fn flush_directory(directory: &Path) -> io::Result<()> {
     if cfg!(unix) {
@@ -264,7 +357,8 @@ mod tests {
         let mut changes = Changes { steps: Vec::new(), durability: Durability::Cached };
         for name in ["a.img", "a-1"] {
             fs::write(path(name), name).expect("writes");
-            changes.move_aside(&path(name)).expect("renames");
+            let now = Replaced::new(fs::metadata(path(name)).ok().as_ref());
+            changes.move_aside(&path(name), now).expect("renames");
             assert!(!path(name).exists());
         }
         let Some(Step::MovedAside { old, .. }) = changes.steps.last() else { panic!("no step") };
@@ -276,5 +370,40 @@ mod tests {
         let [Ok(old)] = &left[..] else { panic!("{left:?}") };
         assert!(old.file_name().to_string_lossy().ends_with(OLD_SUFFIX));
         assert_eq!(fs::read(old.path()).expect("reads"), b"a.img");
+    }
+
+    /// What another process does while this one is stopped, although it holds the lock.
+    #[test]
+    fn files_that_another_process_has_renamed_are_kept() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = |name: &str| dir.path().join(name);
+        let mut changes = Changes { steps: Vec::new(), durability: Durability::Cached };
+        // A file that was replaced before it was moved aside is moved back.
+        fs::write(path("a.img"), "old").expect("writes");
+        let old = Replaced::new(fs::metadata(path("a.img")).ok().as_ref());
+        fs::write(path("a.img"), "another").expect("writes");
+        let error = changes.move_aside(&path("a.img"), old).expect_err("is another file");
+        let error = changes.undo(error);
+        assert!(error.refused && !error.to_string().contains(OLD_SUFFIX), "{error}");
+        assert_eq!(fs::read(path("a.img")).expect("reads"), b"another");
+        // A companion and a main file that were created afterwards.
+        let mut changes = Changes { steps: Vec::new(), durability: Durability::Cached };
+        let old = Replaced::new(fs::metadata(path("a.img")).ok().as_ref());
+        changes.move_aside(&path("a.img"), old).expect("renames");
+        fs::write(path("a-1"), "new").expect("writes");
+        changes.record(&path("a-1"));
+        changes.verify().expect("is unchanged");
+        if !cfg!(unix) {
+            return;
+        }
+        fs::write(path("b"), "of another run").expect("writes");
+        fs::rename(path("b"), path("a-1")).expect("renames");
+        fs::write(path("a.img"), "of another run").expect("writes");
+        let error = changes.verify().expect_err("is another file");
+        let error = changes.undo(error);
+        assert!(error.to_string().contains(OLD_SUFFIX), "{error}");
+        for name in ["a-1", "a.img"] {
+            assert_eq!(fs::read(path(name)).expect("reads"), b"of another run");
+        }
     }
 }

@@ -10,12 +10,16 @@
 //!   which releases the lock)                    lock acquired     → stale, removes it
 //! ```
 //!
+//! A file with such a name may be one that this run reads, for example to recover what a killed run
+//! has written: what is protected ([`Publish::protect`](super::Publish::protect)) is kept.
+//!
 //! Nothing is removed from file systems on which other processes may not see a lock (network file
-//! systems). Files named `.diskimg-old` are never removed: they are the user's old image.
+//! systems). Files named `.diskimg-old` or `.diskimg-new` are never removed: they are the user's.
 
 use super::output_file::TEMPORARY_SUFFIX;
 use super::{directory_of, temporary_prefix};
 use crate::storage::os::{self, FileLock, Located};
+use crate::storage::source::HostFileId;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
@@ -32,14 +36,15 @@ pub(super) struct StaleTempFiles {
 }
 
 impl StaleTempFiles {
-    /// Removes stale temporary files for the output `path`. Ignores errors.
-    pub(super) fn remove(&mut self, path: &Path) {
+    /// Removes stale temporary files for the output `path`, except those that `keep` returns true
+    /// for. Ignores errors.
+    pub(super) fn remove(&mut self, path: &Path, keep: impl Fn(HostFileId) -> bool) {
         let Ok(prefix) = temporary_prefix(path) else { return };
         let directory = directory_of(path);
         let names =
             self.found.entry(directory.to_owned()).or_insert_with(|| temporary_names(directory));
         for name in names.iter().filter(|name| is_temporary(name, &prefix)) {
-            let _ = remove_if_stale(&directory.join(name));
+            let _ = remove_if_stale(&directory.join(name), &keep);
         }
     }
 }
@@ -60,9 +65,10 @@ fn is_temporary(name: &str, prefix: &str) -> bool {
     prefix == "." || random.len() == RANDOM_LEN && random.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Removes a regular file that no process has locked.
-fn remove_if_stale(path: &Path) -> io::Result<()> {
-    if !fs::symlink_metadata(path)?.is_file() {
+/// Removes a regular file that no process has locked and that is not to be kept.
+fn remove_if_stale(path: &Path, keep: impl Fn(HostFileId) -> bool) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_file() || os::identity(&found).is_some_and(keep) {
         return Ok(());
     }
     // Check the type again with the looked-up file, so that no pipe or device is opened.
@@ -88,7 +94,7 @@ pub(super) fn lock_new(file: &File, path: &Path) -> Option<FileLock> {
 }
 
 /// Returns true if `path` is a name of this file.
-pub(super) fn is_named(file: &File, path: &Path) -> bool {
+fn is_named(file: &File, path: &Path) -> bool {
     let (Ok(file), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
     named.is_file() && os::identity(&file) == os::identity(&named)
 }
@@ -133,13 +139,16 @@ mod tests {
         let held = File::open(path("held00")).expect("opens");
         let lock = lock_new(&held, &path("held00")).expect("exists");
         let before = fs::read_dir(dir.path()).expect("lists").count();
-        StaleTempFiles::default().remove(&dir.path().join("a"));
+        StaleTempFiles::default().remove(&dir.path().join("a"), |_| false);
         let after = fs::read_dir(dir.path()).expect("lists").count();
         let removed = usize::from(lock == FileLock::Ours);
         assert_eq!(after, before - removed, "one file is stale, if locks are supported");
         assert_eq!(path("gone00").exists(), removed == 0);
         drop(held);
-        StaleTempFiles::default().remove(&dir.path().join("a"));
+        let own = os::identity(&fs::metadata(path("held00")).expect("exists"));
+        StaleTempFiles::default().remove(&dir.path().join("a"), |id| Some(id) == own);
+        assert!(path("held00").exists() || own.is_none(), "is protected");
+        StaleTempFiles::default().remove(&dir.path().join("a"), |_| false);
         assert_eq!(path("held00").exists(), removed == 0);
     }
 

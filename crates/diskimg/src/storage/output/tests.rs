@@ -270,7 +270,8 @@ fn stale_temporary_files_are_removed_and_those_in_use_are_kept() {
         output.companion(Path::new("a.data")).expect("creates");
         output
     };
-    let first = start();
+    let mut first = start();
+    first.remove_leftovers();
     assert!(stale.iter().all(|name| !path(name).exists()));
     let second = start();
     // Two files that existed before and two of each output.
@@ -279,6 +280,68 @@ fn stale_temporary_files_are_removed_and_those_in_use_are_kept() {
     let error = second.commit(Durability::Cached).expect_err("the first one has won");
     assert!(error.refused && error.path() == Some(&*path("a.img")), "{error}");
     assert_eq!(names(dir.path()), [kept[0], kept[1], "a.data", "a.img"]);
+}
+
+/// What a killed run has left may be what is read.
+#[test]
+fn a_protected_file_with_the_name_of_a_temporary_file_is_kept() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name);
+    let protected = [".a.img.000000.diskimg-tmp", ".a.data.000000.diskimg-tmp"];
+    let stale = ".a.img.111111.diskimg-tmp";
+    for name in protected.iter().chain([&stale]) {
+        std::fs::write(path(name), name).expect("writes");
+    }
+    for commit in [false, true] {
+        let mut output = Output::create(path("a.img")).expect("creates");
+        output.protect(protected.iter().filter_map(|name| existing_identity(&path(name))), "it");
+        output.remove_leftovers();
+        output.companion(Path::new("a.data")).expect("creates");
+        if commit {
+            output.commit(Durability::Cached).expect("commits");
+        }
+        let left = protected.map(|name| std::fs::read_to_string(path(name)).expect("is kept"));
+        assert_eq!(left, protected);
+    }
+    assert!(!path(stale).exists() || !locks_are_supported(dir.path()));
+}
+
+/// As in a directory that does not distinguish upper and lower case.
+#[cfg(unix)]
+#[test]
+fn a_file_that_turns_out_to_be_another_file_of_the_image_does_not_replace_it() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    std::fs::create_dir(dir.path().join("d")).expect("mkdir");
+    std::os::unix::fs::symlink("d", dir.path().join("e")).expect("links");
+    let before = names(&dir.path().join("d"));
+    for twice in [false, true] {
+        let part = |at: &str| staged(&dir.path().join(at), "a");
+        let companions = if twice { vec![part("d"), part("e")] } else { vec![part("e")] };
+        let main = if twice { staged(dir.path(), "m") } else { part("d") };
+        let error = publish(Some(main), companions, Durability::Cached).expect_err("is one file");
+        assert_eq!(error.io_error().kind(), io::ErrorKind::InvalidInput, "{error}");
+        assert_eq!(names(&dir.path().join("d")), before);
+    }
+    // A hard link, or another name in such a directory.
+    std::fs::write(dir.path().join("d/a"), "old").expect("writes");
+    let mut output = Output::create(dir.path().join("d/a")).expect("creates");
+    std::fs::hard_link(dir.path().join("d/a"), dir.path().join("d/A")).expect("links");
+    output.companion(Path::new("A")).expect_err("is the main file");
+}
+
+#[test]
+fn a_file_that_cannot_be_copied_over_the_old_one_is_kept_under_another_name() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".a.").suffix(TEMPORARY_SUFFIX);
+    let file = builder.tempfile_in(dir.path()).expect("creates").into_temp_path();
+    let kept = rename::keep(file);
+    assert!(kept.is_file() && kept.to_string_lossy().ends_with(".diskimg-new"));
+    Output::create(dir.path().join("a"))
+        .expect("creates")
+        .commit(Durability::Cached)
+        .expect("commits");
+    assert!(kept.is_file());
 }
 
 #[test]

@@ -10,7 +10,6 @@ use crate::model::target::{Target, TargetSpec, UnitEncoder};
 use crate::storage::codec::Codec;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::lock;
-use crate::storage::locking::Lock;
 use crate::storage::output::Output;
 use crate::storage::source::Source;
 use std::sync::{Arc, Mutex};
@@ -40,8 +39,7 @@ fn open_data_file(file: &dyn Source) -> Result<Arc<dyn Storage>> {
     let Some(path) = file.path() else {
         return Err(Error::unsupported("the external data file is not a file of this host"));
     };
-    let storage = FileStorage::open(path)
-        .and_then(|storage| storage.lock(Lock::WRITE).map(|()| storage))
+    let storage = FileStorage::reopen(path, file)
         .map_err(|e| Error::io("cannot open the external data file", e).in_file(path))?;
     Ok(Arc::new(storage))
 }

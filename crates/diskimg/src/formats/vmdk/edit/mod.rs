@@ -40,7 +40,6 @@ use crate::model::target::{Target, TargetSpec};
 use crate::open::OpenContext;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::lock;
-use crate::storage::locking::Lock;
 use crate::storage::output::Output;
 use crate::storage::source::Source;
 use std::collections::HashSet;
@@ -148,8 +147,7 @@ fn open_to_write(file: &dyn Source) -> Result<Arc<dyn Storage>> {
     let Some(path) = file.path() else {
         return Err(Error::unsupported("an extent of the disk is not a file of this host"));
     };
-    let storage = FileStorage::open(path)
-        .and_then(|storage| storage.lock(Lock::WRITE).map(|()| storage))
+    let storage = FileStorage::reopen(path, file)
         .map_err(|e| Error::io("cannot open the extent", e).in_file(path))?;
     Ok(Arc::new(storage))
 }
