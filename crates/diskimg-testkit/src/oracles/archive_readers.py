@@ -111,7 +111,8 @@ def lists_of(path, slow):
 names = sorted(os.listdir(sys.argv[1]))
 for number, name in enumerate(names):
     path = os.path.join(sys.argv[1], name)
-    lists, files = lists_of(path, name.endswith(".ova") or number % 8 == 0)
+    is_slow = name.endswith(".ova") or "marks" in name or number % 8 == 0
+    lists, files = lists_of(path, is_slow)
     answer = json.dumps({"name": name, "lists": lists, "files": files})
     # Bytes that are not UTF-8 become surrogates, which JSON parsers refuse.
     print(answer.replace("\\ud", "\\\\ud"))

@@ -1,13 +1,16 @@
-//! Archives within a file that does not begin with one: a zip archive at its end, and the archives
-//! that programs such as 7-Zip search for in its first part, as in self-extracting programs.
+//! Archives within a file that does not begin with the signature of one: a zip archive at its end,
+//! those that programs search for in its first part, as in self-extracting programs, and those that
+//! programs recognize by lines of text.
 //!
 //! ```text
 //!   any bytes │ member │ … │ central directory │ end record │ comment or other bytes
-//!             PK 3 4         PK 1 2              PK 5 6       at most 64 KiB
+//!             PK 3 4         PK 1 2              PK 5 6       at most 66,000 bytes
 //! ```
 
 use crate::error::{Error, Result};
 use crate::formats::inspect::Subject;
+use crate::formats::plain_disk;
+use crate::formats::signatures::{has_tar_checksum, is_uuencoded};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 
@@ -17,9 +20,15 @@ const SEARCHED: u64 = 1 << 20;
 /// Length in bytes of the record at the end of a zip archive, without its comment.
 const END_RECORD: usize = 22;
 
+/// Maximum number of bytes behind that record: as many as unzip skips, which are more than a
+/// comment has.
+const AFTER_END_RECORD: usize = 66_000;
+
 /// An archive within the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Embedded {
+    /// The name of its format.
+    pub(crate) name: &'static str,
     /// Its format with an article.
     pub(crate) what: &'static str,
     /// Offset in bytes of the signature.
@@ -28,71 +37,144 @@ pub(crate) struct Embedded {
     pub(crate) ends_file: bool,
 }
 
-/// Finds a zip archive at the end. As many bytes may follow it as a comment has: most programs do
-/// not verify the comment's length.
+impl Embedded {
+    fn new(name: &'static str, what: &'static str, at: u64) -> Self {
+        Self { name, what, at, ends_file: false }
+    }
+}
+
+/// Finds a zip archive at the end. Other bytes may follow it: most programs do not verify the
+/// comment's length.
 ///
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
 pub(crate) fn zip_at_end(subject: &Subject<'_>) -> Result<Option<Embedded>> {
     let len = subject.len();
-    let start = len.saturating_sub(to_u64(END_RECORD + usize::from(u16::MAX)));
+    let start = len.saturating_sub(to_u64(END_RECORD + AFTER_END_RECORD));
     let bytes = read(&**subject.source, start, len - start)?;
     let records = bytes.windows(END_RECORD).enumerate().rev();
     for (index, record) in records.filter(|(_, record)| record.starts_with(b"PK\x05\x06")) {
         let at = start + to_u64(index);
-        if follows_directory(&**subject.source, record, at)? {
+        if has_directory(&**subject.source, record, at)? {
             let comment = usize::from(u16::from_le_bytes([record[20], record[21]]));
             let ends_file = index + END_RECORD + comment == bytes.len();
-            return Ok(Some(Embedded { what: "a zip archive", at, ends_file }));
+            return Ok(Some(Embedded { ends_file, ..Embedded::new("zip", "a zip archive", at) }));
         }
     }
     Ok(None)
 }
 
-/// Returns true if the end record at `at` follows a central directory of the length that it states.
-fn follows_directory(source: &dyn Source, record: &[u8], at: u64) -> Result<bool> {
+/// Returns true if a program finds the central directory of the end record at `at`: by its length
+/// before the record, by its offset in the file, or by the locator of another end record.
+fn has_directory(source: &dyn Source, record: &[u8], at: u64) -> Result<bool> {
     const ZIP64_LOCATOR: u64 = 20;
-    let size = u32::from_le_bytes([12, 13, 14, 15].map(|i| record[i]));
-    let (before, mark) = match size {
-        // An empty archive.
-        0 => return Ok(record[8..12] == [0; 4]),
-        u32::MAX => (ZIP64_LOCATOR, b"PK\x06\x07"),
-        size => (size.into(), b"PK\x01\x02"),
-    };
-    match at.checked_sub(before) {
-        Some(start) => Ok(read(source, start, 4)? == mark),
-        None => Ok(false),
+    let number = |from: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| record[from + i]));
+    let (size, offset) = (number(12), number(16));
+    let is_empty = record[8..12] == [0; 4];
+    if size == 0 && is_empty {
+        return Ok(true);
+    }
+    let candidates = [
+        (at.checked_sub(size.into()), b"PK\x01\x02"),
+        (Some(offset.into()), b"PK\x01\x02"),
+        (at.checked_sub(ZIP64_LOCATOR), b"PK\x06\x07"),
+    ];
+    for (start, mark) in candidates {
+        let start = start.filter(|start| start.checked_add(4).is_some_and(|end| end <= at));
+        if let Some(start) = start
+            && read(source, start, 4)? == mark
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A kind of archive that programs search for.
+struct Searched {
+    name: &'static str,
+    what: &'static str,
+    mark: &'static [u8],
+    /// Offset in bytes of the mark in the archive.
+    mark_at: usize,
+    /// Returns true if the archive's first bytes have plausible values.
+    plausible: fn(&[u8]) -> bool,
+}
+
+impl Searched {
+    const fn new(name: &'static str, what: &'static str, mark: &'static [u8]) -> Self {
+        Self { name, what, mark, mark_at: 0, plausible: |_| true }
+    }
+
+    /// Returns true if the bytes from `at` on are such an archive.
+    fn is_at(&self, bytes: &[u8], at: usize) -> bool {
+        let mark = bytes.get(at + self.mark_at..).is_some_and(|rest| rest.starts_with(self.mark));
+        mark && (self.plausible)(&bytes[at..])
     }
 }
 
-/// Finds the beginning of an archive in the first part of the file.
+const SEARCHED_ARCHIVES: [Searched; 9] = [
+    Searched {
+        plausible: is_member_header,
+        ..Searched::new("zip", "a zip archive", b"PK\x03\x04")
+    },
+    Searched::new("7z", "a 7z archive", b"7z\xbc\xaf\x27\x1c"),
+    Searched::new("rar", "a RAR archive", b"Rar!\x1a\x07"),
+    Searched::new("cab", "a cabinet file", b"MSCF\0\0\0\0"),
+    Searched::new("wim", "a WIM image", b"MSWIM\0\0\0"),
+    Searched::new("xz", "an xz file", b"\xfd7zXZ\0\0"),
+    Searched { mark_at: 2, plausible: is_lha, ..Searched::new("lha", "an LHA archive", b"-lh") },
+    Searched { mark_at: 2, plausible: is_lha, ..Searched::new("lha", "an LHA archive", b"-lz") },
+    Searched {
+        mark_at: 257,
+        plausible: |bytes| bytes.first_chunk().is_some_and(has_tar_checksum),
+        ..Searched::new("tar", "a tar archive", b"ustar")
+    },
+];
+
+/// Finds the beginning of an archive in the first part of the file. Programs do not search where
+/// they recognize a disk, unless the file begins like a program.
 ///
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
 pub(crate) fn archive_within(subject: &Subject<'_>) -> Result<Option<Embedded>> {
-    const SIGNATURES: [(&[u8], &str); 3] = [
-        (b"PK\x03\x04", "a zip archive"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-        (b"Rar!\x1a\x07", "a RAR archive"),
-    ];
-    if is_file_system(subject.head) {
-        return Ok(None);
+    match plain_disk::is_plain(subject.head) && !is_program(subject.head) {
+        true => Ok(None),
+        false => search(subject, None),
     }
-    let bytes = read(&**subject.source, 0, subject.len().min(SEARCHED))?;
-    let mut starts = (0..bytes.len()).filter(|&at| matches!(bytes[at], b'P' | b'7' | b'R'));
-    Ok(starts.find_map(|at| {
-        let rest = &bytes[at..];
-        let (mark, what) = SIGNATURES.iter().find(|(mark, _)| rest.starts_with(mark))?;
-        let plausible = mark[0] != b'P' || is_member_header(rest);
-        plausible.then_some(Embedded { what, at: to_u64(at), ends_file: false })
-    }))
 }
 
-/// Returns true for the file systems FAT and ext, which programs recognize before they search.
-fn is_file_system(head: &[u8]) -> bool {
-    let has_jump = matches!(head, [0xeb, _, 0x90, ..] | [0xe9, ..]);
-    let is_fat = has_jump && head.get(11..13) == Some(&[0, 2]) && head.get(16) == Some(&2);
-    is_fat || head.get(1080..1082) == Some(&[0x53, 0xef])
+/// As [`archive_within`], but only if the file begins like a program: bsdtar searches such a file
+/// for archives even if it recognizes it otherwise. Archives of the format `own` do not count.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+pub(crate) fn archive_in_program(
+    subject: &Subject<'_>,
+    own: Option<&str>,
+) -> Result<Option<Embedded>> {
+    match is_program(subject.head) {
+        true => search(subject, own),
+        false => Ok(None),
+    }
+}
+
+fn is_program(head: &[u8]) -> bool {
+    head.starts_with(b"MZ") || head.starts_with(b"\x7fELF")
+}
+
+fn search(subject: &Subject<'_>, own: Option<&str>) -> Result<Option<Embedded>> {
+    let bytes = read(&**subject.source, 0, subject.len().min(SEARCHED))?;
+    let is_mark = |byte: u8| matches!(byte, b'P' | b'7' | b'R' | b'M' | b'-' | b'u' | 0xfd);
+    let mut marks = (0..bytes.len()).filter(|&at| is_mark(bytes[at]));
+    let kinds = || SEARCHED_ARCHIVES.iter().filter(|archive| Some(archive.name) != own);
+    Ok(marks.find_map(|mark| {
+        kinds().find_map(|archive| {
+            let at = mark.checked_sub(archive.mark_at)?;
+            let found = archive.is_at(&bytes, at);
+            found.then(|| Embedded::new(archive.name, archive.what, to_u64(at)))
+        })
+    }))
 }
 
 /// Returns true if the header of a zip archive's member has plausible values: the version that is
@@ -101,6 +183,70 @@ fn is_member_header(bytes: &[u8]) -> bool {
     let Some(header) = bytes.first_chunk::<30>() else { return false };
     let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     header[4] < 100 && word(8) < 100 && (1..4096).contains(&word(26))
+}
+
+/// Returns true if the header of an LHA archive's member has plausible values: its length, the
+/// method, and the level.
+fn is_lha(bytes: &[u8]) -> bool {
+    let Some(header) = bytes.first_chunk::<21>() else { return false };
+    header[0] != 0 && header[5].is_ascii_alphanumeric() && header[6] == b'-' && header[20] <= 3
+}
+
+/// Finds uuencoded data: bsdtar searches its first line behind any number of lines of text.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+pub(crate) fn uuencoded(subject: &Subject<'_>) -> Result<Option<Embedded>> {
+    let bytes = text(subject)?;
+    let mut at = 0;
+    for line in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        if !is_text(line.trim_ascii_end()) {
+            break;
+        }
+        if is_uuencoded(line) {
+            return Ok(Some(Embedded::new("uuencode", "a uuencoded file", to_u64(at))));
+        }
+        at += line.len();
+    }
+    Ok(None)
+}
+
+/// Returns true if the file begins with lines of text, or has no others. bsdtar takes three lines,
+/// or all of them, for an mtree specification if they consist of a name and of keywords; such a
+/// specification may name any file of the host. Empty lines and comments do not count.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
+pub(crate) fn begins_with_lines(subject: &Subject<'_>) -> Result<bool> {
+    const ENTRIES: usize = 3;
+    let bytes = text(subject)?;
+    let mut entries = 0;
+    for line in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        let text = line.trim_ascii();
+        if line.contains(&0) || !text.starts_with(b"#") && !is_text(text) {
+            return Ok(false);
+        }
+        let ended = line.ends_with(b"\n") || line.ends_with(b"\r");
+        entries += usize::from(ended && !text.is_empty() && !text.starts_with(b"#"));
+        if entries == ENTRIES {
+            return Ok(true);
+        }
+    }
+    Ok(entries > 0 || to_u64(bytes.len()) < subject.len() && !bytes.is_empty())
+}
+
+fn is_text(line: &[u8]) -> bool {
+    line.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+/// Reads the first part of a file that begins with text, and nothing of another one.
+fn text(subject: &Subject<'_>) -> Result<Vec<u8>> {
+    match subject.head.first() {
+        Some(b'\t' | b'\n' | b'\r' | b' '..=b'~') => {
+            read(&**subject.source, 0, subject.len().min(SEARCHED))
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 fn read(source: &dyn Source, at: u64, len: u64) -> Result<Vec<u8>> {

@@ -126,8 +126,20 @@ pub(crate) fn examine(
             examine_partitions(&subject, &mut found);
         }
         // An appliance is an archive itself.
-        let own = formats.first().is_some_and(|format| format.driver().appliance.is_some());
-        found.other_formats.extend(packed.skip(usize::from(own)).map(|known| known.name));
+        let is_appliance =
+            formats.first().is_some_and(|format| format.driver().appliance.is_some());
+        let own = is_appliance.then_some("tar");
+        let packed = packed.map(|known| known.name).filter(|name| Some(*name) != own);
+        found.other_formats.extend(packed);
+        let within = [
+            embedded_archives::uuencoded(&subject)?,
+            embedded_archives::archive_in_program(&subject, own)?,
+        ];
+        for archive in within.into_iter().flatten() {
+            if !found.other_formats.contains(&archive.name) {
+                found.other_formats.push(archive.name);
+            }
+        }
         if !known(Kind::Packed).any(|known| known.name == "zip") {
             examine_end(&subject, &mut found)?;
         }
@@ -139,19 +151,22 @@ pub(crate) fn examine(
     Ok(found)
 }
 
-/// Examines raw bytes for archives that programs find although the file does not begin with one. A
-/// disk with partitions is one to them, unless the archive is at its end.
+/// Examines raw bytes for archives that programs find although the file does not begin with one.
 ///
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
 fn examine_embedded(subject: &Subject<'_>, found: &mut Inspection) -> crate::Result<()> {
-    let mut archive = embedded_archives::zip_at_end(subject)?;
-    if archive.is_none() && found.partition_table.is_none() {
-        archive = embedded_archives::archive_within(subject)?;
+    use embedded_archives::{archive_within, begins_with_lines, uuencoded, zip_at_end};
+    for search in [zip_at_end, archive_within, uuencoded] {
+        if let Some(archive) = search(subject)? {
+            let message = format!("some programs find {} in it", archive.what);
+            found.add(Code::Packed, archive.at, message);
+            return Ok(());
+        }
     }
-    if let Some(archive) = archive {
-        let message = format!("some programs find {} in it", archive.what);
-        found.add(Code::Packed, archive.at, message);
+    if begins_with_lines(subject)? {
+        let message = "it begins with lines of text: some programs find an mtree specification";
+        found.add(Code::Packed, 0, message);
     }
     Ok(())
 }
@@ -190,13 +205,16 @@ fn matching(subject: &Subject<'_>, buffer: &ProbeBuffer<'_>) -> Vec<Format> {
 }
 
 /// Examines the partition table of a file that matches another format too. That is normal for ISO
-/// images that boot from USB sticks, so their errors in it are warnings only.
+/// images that boot from USB sticks, so their errors in it are warnings only. A volume without a
+/// descriptor of ISO 9660 is only a disk to OpenStack.
 fn examine_partitions(subject: &Subject<'_>, found: &mut Inspection) {
     if found.format == "iso" && found.other_formats.is_empty() {
         let before = found.findings.len();
         partition::inspect::examine(subject.head, &**subject.source, found);
-        for finding in &mut found.findings[before..] {
-            (finding.code, finding.severity) = (Code::Partitions, Severity::Warning);
+        if subject.head.get(32769..32774) == Some(b"CD001") {
+            for finding in &mut found.findings[before..] {
+                (finding.code, finding.severity) = (Code::Partitions, Severity::Warning);
+            }
         }
         found.add(Code::HybridIso, 510, "it is also a disk with partitions");
     } else {

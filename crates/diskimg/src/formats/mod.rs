@@ -19,6 +19,8 @@ pub(crate) mod inspect;
 pub mod iso;
 #[cfg(feature = "ova")]
 pub mod ova;
+#[cfg(feature = "inspect")]
+mod plain_disk;
 #[cfg(feature = "qcow2")]
 pub mod qcow2;
 pub mod raw;

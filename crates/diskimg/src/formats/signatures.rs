@@ -191,22 +191,36 @@ pub(crate) static SIGNATURES: &[Signature] = &[
             && matches!(b.head.get(3), Some(b'1'..=b'9'))
             && matches!(b.head.get(4..10), Some(b"1AY&SY" | b"\x17\x72\x45\x38\x50\x90"))
     }),
-    // RFC 8878, 3.1.1 and 3.1.2: a frame, or a skippable frame followed by one.
+    // RFC 8878, 3.1.1 and 3.1.2: a frame, or a skippable frame. Others may follow that one, however
+    // long it is; lz4 files may begin with it as well.
     Signature::packed("zstd", "a zstd file", |b| {
-        b.head.starts_with(&ZSTD_MAGIC) || skippable_frame(b.head)
+        let is_skippable = |head: &[u8; 4]| head[0] & 0xf0 == 0x50 && head[1..] == *b"\x2a\x4d\x18";
+        b.head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+            || b.head.first_chunk().is_some_and(is_skippable)
     }),
-    Signature::packed("lz4", "an lz4 file", |b| b.head.starts_with(&[0x04, 0x22, 0x4d, 0x18])),
-    Signature::packed("lzip", "an lzip file", |b| b.head.starts_with(b"LZIP\x01")),
+    // A frame, or one of the older format.
+    Signature::packed("lz4", "an lz4 file", |b| {
+        b.head.starts_with(&[0x04, 0x22, 0x4d, 0x18])
+            || b.head.starts_with(&[0x02, 0x21, 0x4c, 0x18])
+    }),
+    Signature::packed("lzip", "an lzip file", |b| {
+        b.head.starts_with(b"LZIP\0") || b.head.starts_with(b"LZIP\x01")
+    }),
+    Signature::packed("grzip", "a grzip file", |b| b.head.starts_with(b"GRZipII\0\x02\x04:)")),
     Signature::packed("lzop", "an lzop file", |b| b.head.starts_with(b"\x89LZO\0\x0d\x0a\x1a\x0a")),
     Signature::packed("zip", "a zip archive", |b| {
-        // A member, an empty archive, a spanned archive.
-        [b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"].iter().any(|m| b.head.starts_with(*m))
+        // A member, the central directory, the two end records, a spanned archive.
+        let marks =
+            [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x07\x08", b"PK00"];
+        marks.iter().any(|mark| b.head.starts_with(*mark))
     }),
     Signature::packed("7z", "a 7z archive", |b| b.head.starts_with(b"7z\xbc\xaf\x27\x1c")),
     Signature::packed("rar", "a RAR archive", |b| b.head.starts_with(b"Rar!\x1a\x07")),
     Signature::packed("cab", "a cabinet file", |b| b.head.starts_with(b"MSCF\0\0\0\0")),
     Signature::packed("xar", "a XAR archive", |b| b.head.starts_with(b"xar!\0")),
-    Signature::packed("ar", "an ar archive", |b| b.head.starts_with(b"!<arch>\n")),
+    Signature::packed("ar", "an ar archive", |b| {
+        b.head.starts_with(b"!<arch>\n") || b.head.starts_with(b"!<thin>\n")
+    }),
     Signature::packed("rpm", "an RPM package", |b| b.head.starts_with(&[0xed, 0xab, 0xee, 0xdb])),
     Signature::packed("cpio", "a cpio archive", |b| is_cpio(b.head)),
     // The name of the method, such as -lh5-.
@@ -219,11 +233,8 @@ pub(crate) static SIGNATURES: &[Signature] = &[
     }),
     Signature::packed("warc", "a WARC archive", |b| b.head.starts_with(b"WARC/")),
     Signature::packed("mtree", "an mtree specification", |b| b.head.starts_with(b"#mtree")),
-    // The number of bits of the largest code.
-    Signature::packed("compress", "a compress (.Z) file", |b| {
-        b.head.starts_with(&[0x1f, 0x9d])
-            && b.head.get(2).is_some_and(|flags| (9..=16).contains(&(flags & 0x1f)))
-    }),
+    // GNU tar and bsdtar accept any number of bits in the third byte.
+    Signature::packed("compress", "a compress (.Z) file", |b| b.head.starts_with(&[0x1f, 0x9d])),
     Signature::packed("lzma", "an lzma file", |b| is_lzma(b.head)),
     Signature::packed("lrzip", "an lrzip file", |b| b.head.starts_with(b"LRZI\0")),
     Signature::packed("uuencode", "a uuencoded file", |b| is_uuencoded(b.head)),
@@ -237,8 +248,6 @@ const BOCHS_MAGIC: &[u8] = b"Bochs Virtual HD Image";
 /// The start of a cloop image, version 2.0. Later versions differ in the third line.
 const CLOOP_SCRIPT: &[u8] =
     b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
-
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// The footer is the last sector of a VHD; a dynamic or differencing disk has a copy in its first.
 /// Some early programs wrote footers of 511 bytes.
@@ -254,14 +263,14 @@ fn vhd_size(buffer: &ProbeBuffer<'_>) -> Option<u64> {
 }
 
 /// The trailer starts with `koly`, then version 4. It is usually the last sector, but a file's
-/// length need not be a multiple of 512: QEMU searches `koly` in the two last ones. Old images have
-/// the same structure at the start. An encrypted image has a header (`encrcdsa`) or, in version 1,
-/// a trailer (`cdsaencr`).
+/// length need not be a multiple of 512: QEMU rounds it up and searches `koly` in the two last
+/// sectors of that length, which the file's last 1023 bytes contain. Old images have the same
+/// structure at the start. An encrypted image has a header (`encrcdsa`) or, in version 1, a trailer
+/// (`cdsaencr`).
 fn is_dmg(buffer: &ProbeBuffer<'_>) -> bool {
     let ProbeBuffer { head, tail, .. } = buffer;
-    let last_sectors = &tail[tail.len().saturating_sub(1024)..];
-    let searched = &last_sectors[..last_sectors.len().saturating_sub(508)];
-    searched.windows(4).any(|bytes| bytes == b"koly")
+    let last_sectors = &tail[tail.len().saturating_sub(1023)..];
+    last_sectors.windows(4).any(|bytes| bytes == b"koly")
         || tail.windows(8).any(|bytes| bytes == b"koly\0\0\0\x04")
         || head.starts_with(b"koly\0\0\0\x04")
         || head.starts_with(b"encrcdsa")
@@ -273,7 +282,7 @@ fn is_parallels(buffer: &ProbeBuffer<'_>) -> bool {
 }
 
 /// Whether the first block is the header of a tar archive: with the magic or, as in the oldest
-/// archives, with a valid checksum only. Some programs add the bytes as signed numbers.
+/// archives, with a valid checksum only.
 fn is_tar(head: &[u8]) -> bool {
     let Some(block) = head.first_chunk::<512>() else {
         return head.get(257..262) == Some(b"ustar");
@@ -281,59 +290,84 @@ fn is_tar(head: &[u8]) -> bool {
     if block[257..262] == *b"ustar" {
         return true;
     }
-    let text = block[148..156].trim_ascii_start();
-    let digits = text.iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
-    let digits = std::str::from_utf8(&text[..digits]).unwrap_or_default();
-    let Ok(stated) = i64::from_str_radix(digits, 8) else { return false };
+    has_tar_checksum(block)
+}
+
+/// Whether the checksum of a tar archive's header is valid in any spelling that a program accepts:
+/// octal digits anywhere in the field, a number in base 256, or one in base 64, as early versions of
+/// GNU tar wrote it.
+pub(crate) fn has_tar_checksum(block: &[u8; 512]) -> bool {
     // The field itself counts as blanks.
     let others = || block[..148].iter().chain(&block[156..]).copied();
     let blanks = 8 * i64::from(b' ');
-    let unsigned: i64 = others().map(i64::from).sum();
-    let signed: i64 = others().map(|byte| i64::from(byte.cast_signed())).sum();
-    [unsigned + blanks, signed + blanks].contains(&stated)
+    let unsigned = others().map(i64::from).sum::<i64>() + blanks;
+    let signed = others().map(|byte| i64::from(byte.cast_signed())).sum::<i64>() + blanks;
+    let is_sum = |stated: i64| [unsigned.abs(), signed.abs()].contains(&stated.abs());
+    let field = &block[148..156];
+    // To Python, an underscore may separate digits.
+    let text: Vec<u8> = field.iter().copied().filter(|&byte| byte != b'_').collect();
+    let octal = text.split(|byte| !matches!(byte, b'0'..=b'7')).any(|digits| {
+        let value = digits.iter().fold(0, |value, digit| value << 3 | i64::from(digit - b'0'));
+        !digits.is_empty() && is_sum(value)
+    });
+    let low = i64::from(i32::from_be_bytes([field[4], field[5], field[6], field[7]]));
+    let base_256 = field[0] & 0x80 != 0 && is_sum(low);
+    let base_64 = matches!(field[0], b'+' | b'-') && {
+        let digits = field[1..].iter().map_while(|&byte| base_64_digit(byte));
+        is_sum(digits.fold(0, |value, digit| value << 6 | digit))
+    };
+    octal || base_256 || base_64
 }
 
-/// Whether `head` starts with the header of a cpio archive: text with octal or hexadecimal numbers,
-/// or binary words in either byte order, of which the fourth is the type and the permissions of a
-/// file.
+fn base_64_digit(byte: u8) -> Option<i64> {
+    let digit = match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    };
+    Some(digit.into())
+}
+
+/// Whether `head` starts with the magic of a cpio archive: text, or a word in either byte order.
+/// bsdtar examines nothing else.
 fn is_cpio(head: &[u8]) -> bool {
-    let text = [&b"070701"[..], b"070702", b"070707"].iter().any(|magic| head.starts_with(magic));
-    let digits = head.get(6..20).is_some_and(|bytes| bytes.iter().all(u8::is_ascii_hexdigit));
-    let is_mode = |mode: u16| matches!(mode >> 12, 1 | 2 | 4 | 6 | 8 | 10 | 12);
-    let binary = match head {
-        [0xc7, 0x71, _, _, _, _, low, high, ..] => is_mode(u16::from_le_bytes([*low, *high])),
-        [0x71, 0xc7, _, _, _, _, high, low, ..] => is_mode(u16::from_be_bytes([*high, *low])),
+    let texts = [&b"070701"[..], b"070702", b"070707", b"070727"];
+    let words = [&b"\xc7\x71"[..], b"\x71\xc7"];
+    texts.iter().chain(&words).any(|magic| head.starts_with(magic))
+}
+
+/// Whether `head` starts with the header of an lzma file: possible properties and a usual size of
+/// the dictionary. bsdtar examines nothing else; Python and 7-Zip accept smaller dictionaries, but
+/// not every size of the contents.
+fn is_lzma(head: &[u8]) -> bool {
+    const MAX_PROPERTIES: u8 = (4 * 5 + 4) * 9 + 8;
+    let Some([properties, d0, d1, d2, d3, size @ ..]) = head.first_chunk::<13>() else {
+        return head.starts_with(b"\xffLZMA");
+    };
+    let dictionary = u32::from_le_bytes([*d0, *d1, *d2, *d3]);
+    let usual = dictionary.is_power_of_two()
+        || dictionary.is_multiple_of(3) && (dictionary / 3).is_power_of_two()
+        || dictionary == u32::MAX
+        // What little memory leaves, to XZ Utils.
+        || dictionary.is_multiple_of(1 << 20) && (3 << 20..=63 << 20).contains(&dictionary);
+    let size = u64::from_le_bytes(*size);
+    let is_sized = size == u64::MAX || (1..1 << 56).contains(&size);
+    let possible = match dictionary {
+        u32::MAX | 4..4096 => is_sized && head.get(13) == Some(&0),
+        4096.. => true,
         _ => false,
     };
-    text && digits || binary
-}
-
-/// Whether `head` starts with the header of an lzma file with the usual properties: a dictionary of
-/// 2^n or 3 × 2^n bytes and a size that is unknown or below 256 GiB.
-fn is_lzma(head: &[u8]) -> bool {
-    let Some([0x5d, d0, d1, d2, d3, size @ ..]) = head.first_chunk::<13>() else { return false };
-    let dictionary = u32::from_le_bytes([*d0, *d1, *d2, *d3]);
-    let usual = dictionary >= 1 << 12
-        && (dictionary.is_power_of_two()
-            || dictionary.is_multiple_of(3) && (dictionary / 3).is_power_of_two());
-    let size = u64::from_le_bytes(*size);
-    usual && (size == u64::MAX || size < 1 << 38)
+    *properties <= MAX_PROPERTIES && usual && possible || head.starts_with(b"\xffLZMA")
 }
 
 /// Whether `head` starts with the first line of a uuencoded file: `begin 644 NAME`, or that of its
 /// variant in base 64.
-fn is_uuencoded(head: &[u8]) -> bool {
+pub(crate) fn is_uuencoded(head: &[u8]) -> bool {
     let rest = head.strip_prefix(b"begin ").or_else(|| head.strip_prefix(b"begin-base64 "));
     rest.is_some_and(|rest| matches!(rest, [b'0'..=b'7', b'0'..=b'7', b'0'..=b'7', b' ', ..]))
-}
-
-/// Whether a skippable frame within `head` is followed by a zstd frame.
-fn skippable_frame(head: &[u8]) -> bool {
-    let Some((header, rest)) = head.split_first_chunk::<8>() else { return false };
-    let [m0, m1, m2, m3, len @ ..] = *header;
-    let is_skippable = m0 & 0xf0 == 0x50 && [m1, m2, m3] == [0x2a, 0x4d, 0x18];
-    let next = usize::try_from(u32::from_le_bytes(len)).ok().and_then(|len| rest.get(len..));
-    is_skippable && next.is_some_and(|next| next.starts_with(&ZSTD_MAGIC))
 }
 
 /// Whether `head` starts with the first line of a VMDK descriptor in UTF-16, in either byte order,

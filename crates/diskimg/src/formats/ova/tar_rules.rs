@@ -96,6 +96,10 @@ impl Walk<'_> {
                 }
                 stated
             });
+            // Some programs skip that many bytes whatever the member is.
+            if stated.size.is_some() && (!header.is_file() || header.kind() == b'S') {
+                self.problem(at, "a size in pax that is not followed by an ordinary file");
+            }
             match header.kind() {
                 b'L' => self.long_name(&mut stated, size)?,
                 b'x' | b'g' => self.pax(&mut stated, size, header.kind() == b'g')?,
@@ -114,7 +118,7 @@ impl Walk<'_> {
                     }
                 }
             }
-            let pieces = if header.kind() == b'S' { self.sparse_blocks(&header)? } else { 0 };
+            let pieces = if header.kind() == b'S' { self.sparse_blocks(&header, size)? } else { 0 };
             let next = (BLOCK + pieces * BLOCK).checked_add(size);
             let next = next.and_then(|len| at.checked_add(len)).filter(|&end| end < 1 << 63);
             let Some(next) = next else { return Ok(()) };
@@ -122,17 +126,24 @@ impl Walk<'_> {
         }
     }
 
-    /// Returns the number of blocks with further pieces of a sparse file.
-    fn sparse_blocks(&self, header: &Header<'_>) -> Result<u64> {
+    /// Verifies the map of a sparse file in GNU tar's old format, of which `size` bytes are stored,
+    /// and returns the number of blocks with further pieces.
+    fn sparse_blocks(&mut self, header: &Header<'_>, size: u64) -> Result<u64> {
         const HEADER_MORE: usize = 482;
         const BLOCK_MORE: usize = 504;
+        let mut map = SparseMap::default();
+        map.add(&header.0[386..HEADER_MORE]);
         let mut more = header.0[HEADER_MORE] != 0;
         let mut blocks = 0;
         while more {
             let mut list = [0; to_usize(BLOCK)];
             blocks += 1;
-            more = self.read(self.at + blocks * BLOCK, &mut list)? == list.len()
-                && list[BLOCK_MORE] != 0;
+            let is_whole = self.read(self.at + blocks * BLOCK, &mut list)? == list.len();
+            map.add(&list[..BLOCK_MORE]);
+            more = is_whole && list[BLOCK_MORE] != 0;
+        }
+        if !map.describes(size, number(&header.0[483..495])) {
+            self.problem(self.at, "a map of a sparse member that programs read differently");
         }
         Ok(blocks)
     }
@@ -166,8 +177,8 @@ impl Walk<'_> {
                 return Ok(());
             };
             rest = following;
-            let matters = matches!(key, b"path" | b"size" | b"linkpath" | b"SCHILY.realsize")
-                || key.starts_with(b"GNU.sparse.");
+            let matters =
+                matches!(key, b"path" | b"size" | b"linkpath") || key.starts_with(b"GNU.sparse.");
             match key {
                 b"hdrcharset" if value == b"ISO-IR 10646 2000 UTF-8" => {}
                 b"hdrcharset" => self.problem(self.at, "pax names in another character set"),
@@ -186,7 +197,13 @@ impl Walk<'_> {
                     }
                     stated.size = size;
                 }
-                b"SCHILY.realsize" => self.problem(self.at, "a sparse member of star"),
+                _ if !matters && !is_harmless(key) => {
+                    let key = String::from_utf8_lossy(key);
+                    self.problem(self.at, format!("the pax attribute '{key}'"));
+                }
+                b"uid" | b"gid" | b"mtime" | b"atime" | b"ctime" if !is_decimal(value) => {
+                    self.problem(self.at, "a pax value that is not a number");
+                }
                 _ => {}
             }
         }
@@ -241,6 +258,16 @@ struct Header<'a>(&'a [u8; 512]);
 impl Header<'_> {
     const PREFIX: usize = 345;
 
+    /// Names, offsets and lengths of the numbers that do not place a member.
+    const NUMBERS: [(&'static str, usize, usize); 6] = [
+        ("mode", 100, 8),
+        ("owner", 108, 8),
+        ("group", 116, 8),
+        ("time", 136, 12),
+        ("device", 329, 8),
+        ("device", 337, 8),
+    ];
+
     fn kind(&self) -> u8 {
         self.0[156]
     }
@@ -275,6 +302,14 @@ impl Header<'_> {
         if number(&self.0[148..156]).is_none() {
             problems.push("its checksum is not a canonical number".to_owned());
         }
+        // Python's list ends, without an error, at a header with a number that it cannot parse.
+        for (name, at, len) in Self::NUMBERS {
+            let field = &self.0[at..at + len];
+            let is_empty = field.iter().all(|byte| matches!(byte, 0 | b' '));
+            if !is_empty && number(field).is_none() {
+                problems.push(format!("its {name} is not a canonical number"));
+            }
+        }
         match self.size() {
             None => problems.push("its size is not a canonical number".into()),
             Some(0) => {}
@@ -302,11 +337,13 @@ impl Header<'_> {
 }
 
 /// Parses a number that all programs read alike: octal digits after blanks and before blanks or
-/// zero bytes, or 8 bytes in base 256.
+/// zero bytes, or a positive number in base 256.
 fn number(field: &[u8]) -> Option<u64> {
-    if let [0x80, 0, 0, 0, bytes @ ..] = field {
-        let number = u64::from_be_bytes(bytes.try_into().ok()?);
-        return Some(number).filter(|&number| number < 1 << 63);
+    if let [0x80, bytes @ ..] = field {
+        let value = bytes.iter().try_fold(0u64, |value, &byte| {
+            (value < 1 << 56).then_some(value << 8 | u64::from(byte))
+        });
+        return value.filter(|&value| value < 1 << 63);
     }
     let start = field.iter().take_while(|&&byte| byte == b' ').count();
     let digits = field[start..].iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
@@ -331,6 +368,79 @@ fn is_digits(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(u8::is_ascii_digit)
 }
 
+/// Returns true for a decimal number, with a sign and a fraction or without.
+fn is_decimal(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let mut parts = text.splitn(2, |&byte| byte == b'.');
+    parts.next().is_some_and(|whole| is_digits(whole) && whole.len() < 20)
+        && parts.next().is_none_or(is_digits)
+}
+
+/// Returns true for the pax attributes that change neither the list of members nor their contents,
+/// whatever their values. Those of other programs may: they have formats for sparse files, for
+/// directories and for parts of files.
+fn is_harmless(key: &[u8]) -> bool {
+    let known = [
+        &b"atime"[..],
+        b"ctime",
+        b"mtime",
+        b"uid",
+        b"gid",
+        b"uname",
+        b"gname",
+        b"comment",
+        b"LIBARCHIVE.creationtime",
+        b"SCHILY.dev",
+        b"SCHILY.ino",
+        b"SCHILY.nlink",
+        b"SCHILY.fflags",
+    ];
+    let families = [&b"LIBARCHIVE.xattr."[..], b"SCHILY.xattr.", b"SCHILY.acl.", b"RHT.security."];
+    known.contains(&key) || families.iter().any(|family| key.starts_with(family))
+}
+
+/// The pieces of a sparse member in GNU tar's old format: pairs of offset and length.
+#[derive(Default)]
+struct SparseMap {
+    /// Length in bytes of all pieces.
+    stored: u64,
+    /// Offset of the end of the last piece.
+    end: u64,
+    /// Whether the last piece has been read: one that is empty, or an unused pair.
+    complete: bool,
+    invalid: bool,
+}
+
+impl SparseMap {
+    /// Length in bytes of a pair.
+    const PAIR: usize = 24;
+
+    fn add(&mut self, pairs: &[u8]) {
+        for pair in pairs.chunks_exact(Self::PAIR) {
+            if pair.iter().all(|&byte| byte == 0) {
+                self.complete = true;
+                continue;
+            }
+            let piece = number(&pair[..12]).zip(number(&pair[12..]));
+            let end = piece.and_then(|(start, len)| start.checked_add(len));
+            match (piece, end) {
+                (Some((start, len)), Some(end)) if !self.complete && start >= self.end => {
+                    self.stored = self.stored.saturating_add(len);
+                    self.end = end;
+                    self.complete = len == 0;
+                }
+                _ => self.invalid = true,
+            }
+        }
+    }
+
+    /// Returns true if all programs read the same: `size` bytes are stored, and the last piece ends
+    /// where the file does.
+    fn describes(&self, size: u64, real_size: Option<u64>) -> bool {
+        !self.invalid && self.stored == size && real_size == Some(self.end)
+    }
+}
+
 /// Hashes of the names of all members and of the directories in them, in a common spelling.
 #[derive(Default)]
 struct Names {
@@ -350,6 +460,14 @@ impl Names {
         }
         if name.contains('\\') || name.contains(char::is_control) {
             return Some(format!("the name '{name}' with a backslash or a control character"));
+        }
+        // A drive letter, which bsdtar removes, or a stream of a file on Windows.
+        if name.contains(':') {
+            return Some(format!("the name '{name}' with a colon"));
+        }
+        if name.contains(is_ignorable) {
+            let name = name.escape_unicode();
+            return Some(format!("the name '{name}' with a character that file systems ignore"));
         }
         // Windows removes dots and blanks at the end.
         let key = spelling::key(name);
@@ -379,9 +497,104 @@ impl Names {
     }
 }
 
+/// Returns true for characters that are not visible, which HFS+ ignores when it compares names.
+fn is_ignorable(character: char) -> bool {
+    matches!(character, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::source::MemorySource;
+
+    /// Returns a member whose header has `changes`.
+    fn member(kind: u8, content: &[u8], changes: &[(usize, &[u8])]) -> Vec<u8> {
+        let mut block = vec![0; 512];
+        block[..6].copy_from_slice(b"member");
+        block[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+        block[148..156].copy_from_slice(b"000001\0 ");
+        block[156] = kind;
+        for (at, bytes) in changes {
+            block[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        block.extend(content);
+        block.resize(block.len().next_multiple_of(512), 0);
+        block
+    }
+
+    /// Returns the number of problems in an archive.
+    fn problems(members: &[Vec<u8>]) -> usize {
+        let source = MemorySource::new([&members.concat()[..], &[0; 1024]].concat());
+        let mut found = Inspection::new("a.ova".into(), &source);
+        apply(&source, 1 << 10, &mut found).expect("reads");
+        found.findings.len()
+    }
+
+    #[test]
+    fn every_number_of_a_header_is_canonical() {
+        for (name, at, len) in Header::NUMBERS {
+            for field in [&b"zz"[..], b"9", b"1 7", b"-1", b"\xff\xff\xff\xff\xff\xff\xff\xff"] {
+                assert_eq!(problems(&[member(b'0', b"", &[(at, field)])]), 1, "{name} {field:?}");
+            }
+            let base_256 = [&[0x80][..], &vec![0; len - 3], &[1, 2]].concat();
+            for field in [&b"0000644\0"[..], b"    644 ", b"", &base_256] {
+                assert_eq!(problems(&[member(b'0', b"", &[(at, field)])]), 0, "{name} {field:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_harmless_pax_attributes_are_accepted() {
+        for (record, expected) in [
+            ("19 mtime=1234.5678\n", 0),
+            ("22 SCHILY.xattr.a=b=c\n", 0),
+            ("16 comment=text\n", 0),
+            ("29 SUN.holesdata= 0 512 1024\n", 1),
+            ("24 SCHILY.realsize=1024\n", 1),
+            ("25 GNU.volume.offset=512\n", 1),
+            ("23 SCHILY.filetype=dir\n", 1),
+            ("14 x.unknown=\n", 1),
+            ("16 mtime=1e1000\n", 1),
+        ] {
+            let members = [member(b'x', record.as_bytes(), &[]), member(b'0', b"", &[])];
+            assert_eq!(problems(&members), expected, "{record}");
+        }
+    }
+
+    #[test]
+    fn a_size_in_pax_belongs_to_an_ordinary_file() {
+        let size = || member(b'x', b"12 size=512\n", &[]);
+        let content = [7; 512];
+        for (kind, expected) in [(b'0', 0), (b'5', 1), (b'S', 2)] {
+            let content = if kind == b'5' { &[][..] } else { &content };
+            assert_eq!(problems(&[size(), member(kind, content, &[])]), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn maps_of_sparse_members_are_canonical() {
+        let pair = |start: u64, len: u64| format!("{start:011o}\0{len:011o}\0").into_bytes();
+        let unused = || vec![0; 24];
+        for (pairs, size, real_size, expected) in [
+            (vec![pair(0, 512), pair(1024, 512)], 1024, 1536, 0),
+            (vec![pair(512, 512), pair(2048, 0)], 512, 2048, 0),
+            (vec![pair(2048, 0)], 0, 2048, 0),
+            (vec![pair(0, 512), pair(1024, 512)], 1024, 2048, 1),
+            (vec![pair(0, 512), unused(), pair(1024, 512)], 1024, 1536, 1),
+            (vec![unused(), pair(0, 512)], 512, 512, 1),
+            (vec![pair(0, 512), pair(512, 0), pair(1024, 512)], 1024, 1536, 1),
+            (vec![pair(0, 512), pair(256, 512)], 1024, 768, 1),
+            (vec![pair(0, 512)], 1024, 512, 1),
+            (vec![vec![b'x'; 24]], 0, 0, 1),
+        ] {
+            let real_size = format!("{real_size:011o}\0");
+            let (map, content) = (pairs.concat(), vec![1; size]);
+            let changes = [(386, &map[..]), (483, real_size.as_bytes())];
+            assert_eq!(problems(&[member(b'S', &content, &changes)]), expected, "{pairs:?}");
+        }
+    }
 
     #[test]
     fn numbers_are_canonical() {
@@ -394,6 +607,7 @@ mod tests {
             (b"17\0x\0\0\0\0\0\0\0\0", None),
             (b"0x17\0\0\0\0\0\0\0\0", None),
             (b"+17\0\0\0\0\0\0\0\0\0", None),
+            (b"\x80\0\0\0\0\0\0\x11", Some(17)),
             (b"\x80\0\0\x01\0\0\0\0\0\0\0\x11", None),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", None),
             (b"\0\0\0\0\0\0\0\0\0\0\0\0", None),
@@ -416,7 +630,7 @@ mod tests {
         for (kind, expected) in [(0, 1), (b'0', 0)] {
             let record = block(b"x", b'x', b"10 path=e\n");
             let archive = [&record[..], &block(b"d/", kind, b"data"), &[0; 1024]].concat();
-            let source = crate::storage::source::MemorySource::new(archive);
+            let source = MemorySource::new(archive);
             let mut found = Inspection::new("a.ova".into(), &source);
             apply(&source, 1 << 10, &mut found).expect("reads");
             assert_eq!(found.findings.len(), expected, "{:?}", found.findings);
@@ -441,6 +655,9 @@ mod tests {
             b"x\\y",
             b"\xff",
             b"x\ny",
+            b"C:x",
+            b"x:y",
+            "x\u{200d}".as_bytes(),
             b"",
         ] {
             assert!(names.add(name, false).is_some(), "{name:?}");

@@ -1,6 +1,7 @@
 //! `inspect` beyond what OpenStack checks: appliances, images of several files, allowed findings.
 
 mod differential;
+mod embedded;
 mod openstack;
 
 use crate::open::external_files::with_backing;

@@ -144,7 +144,7 @@ fn unusual_member(random: &mut Random, disks: &Disks<'_>, members: &mut Vec<Memb
     let empty = |name: &str, kind: u8| Member::new(name, b"").kind(kind);
     let record = |records: &[(&str, &str)]| Member::new("pax", &pax(records)).kind(b'x');
     let size = disks.first.len();
-    let member = match random.below(38) {
+    let member = match random.below(48) {
         0 => plain("d.vmdk"),
         1 => plain("./d.vmdk"),
         2 => plain("D.VMDK"),
@@ -182,16 +182,37 @@ fn unusual_member(random: &mut Random, disks: &Disks<'_>, members: &mut Vec<Memb
         34 => plain("__MACOSX/e.vmdk"),
         35 => plain("._d.vmdk"),
         36 => Member::new("readme.txt", b"text"),
+        37 => record(&[("SUN.holesdata", " 0 512 1024")]),
+        38 => record(&[("GNU.volume.label", "x"), ("GNU.volume.offset", "512")]),
+        39 => record(&[("SCHILY.filetype", "dir")]),
+        40 => record(&[("mtime", "1e1000"), ("comment", "x")]),
+        41 => plain("C:d.vmdk"),
+        42 => plain("d\u{200d}.vmdk"),
+        43 => sparse(&[(0, 512), (1024, 512)], 1536),
+        44 => sparse(&[(0, 512), (1024, 512)], 2048),
+        45 => sparse(&[(0, 512), (0, 0), (1024, 512)], 1536),
+        46 => Member::new("\u{5d}\0\0\x01\0", &pax(&[("comment", "x")])).kind(b'x'),
         _ => empty("d", b'5'),
     };
     members.insert(at, member);
+}
+
+/// Returns a member in GNU tar's old format of sparse files; a piece `(0, 0)` is an unused pair.
+fn sparse(pieces: &[(usize, usize)], real_size: usize) -> Member {
+    let stored = pieces.iter().map(|(_, len)| len).sum();
+    let mut member = Member::new("s.bin", &vec![7; stored]).kind(b'S');
+    for (index, (start, len)) in pieces.iter().enumerate().filter(|(_, piece)| piece.1 > 0) {
+        let pair = format!("{start:011o}\0{len:011o}\0");
+        member = member.change(386 + 24 * index, pair.as_bytes());
+    }
+    member.change(483, format!("{real_size:011o}\0").as_bytes())
 }
 
 /// Changes the header of a member.
 fn unusual_field(random: &mut Random, member: &mut Member) {
     let len = member.content.len();
     let octal = |text: String| text.into_bytes();
-    let change = match random.below(16) {
+    let change = match random.below(22) {
         0 => (345, b"sub".to_vec()),
         1 => (345, b"\0sub".to_vec()),
         2 => (508, b"tar\0".to_vec()),
@@ -207,6 +228,12 @@ fn unusual_field(random: &mut Random, member: &mut Member) {
         12 => (8, vec![0xff, 0xe4]),
         13 => (263, b"\0\0".to_vec()),
         14 => (4, b"\x01".to_vec()),
+        15 => (100, b"9999999\0".to_vec()),
+        16 => (108, b"zzzzzzz\0".to_vec()),
+        17 => (116, b"\xff\xff\xff\xff\xff\xff\xff\xfe".to_vec()),
+        18 => (136, b"xyz\0".to_vec()),
+        19 => (329, b"zz\0".to_vec()),
+        20 => (337, b"1 7\0".to_vec()),
         _ => (300, vec![0xff, 0x80]),
     };
     member.signed_checksum = random.one_in(3);

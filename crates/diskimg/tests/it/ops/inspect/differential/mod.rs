@@ -91,6 +91,15 @@ impl Bases {
                     PK\x01\x02\x0a\0\x0a\0\0\0\0\0\0\0!\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\
                     \0\0\0\0\0\0\0\0\0\0\0\0\0\0x\
                     PK\x05\x06\0\0\0\0\x01\0\x01\0\x2f\0\0\0\x1f\0\0\0\0\0";
+        // The end record may state another size of the directory, and its offset in the file.
+        let absolute = |start: usize, size: u8| {
+            let mut archive = zip.to_vec();
+            let directory = u32::try_from(start + 31).unwrap().to_le_bytes();
+            let end = archive.len() - 22;
+            archive[end + 12] = size;
+            archive[end + 16..end + 20].copy_from_slice(&directory);
+            archive
+        };
         let bases: [(&str, &[u8]); 6] = [
             ("iso", &self.iso),
             ("qcow2", &self.qcow2),
@@ -101,8 +110,13 @@ impl Bases {
         ];
         let (name, base) = bases[random.below(bases.len())];
         let mut bytes = base.to_vec();
-        match random.below(6) {
+        match random.below(8) {
             0 => bytes.extend(zip),
+            6 => bytes.extend(absolute(bytes.len(), 1)),
+            7 => {
+                bytes.extend(absolute(bytes.len(), 0x2f));
+                bytes.extend(vec![0; 65_600 + random.below(300)]);
+            }
             1 => {
                 bytes.extend(zip);
                 bytes.extend(vec![0; random.below(1000)]);

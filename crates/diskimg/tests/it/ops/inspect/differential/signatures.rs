@@ -3,7 +3,7 @@
 use super::random::Random;
 
 /// Signatures and their offsets; a negative one counts from the end.
-const MARKS: [(isize, &[u8]); 60] = [
+const MARKS: &[(isize, &[u8])] = &[
     (0, b"QFI\xfb\0\0\0\x03"),
     (0, b"QFI\xfb\0\0\0\x02"),
     (0, b"QFI\xfb\0\0\0\x01"),
@@ -44,6 +44,21 @@ const MARKS: [(isize, &[u8]); 60] = [
     (0, b"LZIP\x01"),
     (0, b"#mtree\nx type=file\n"),
     (0, b"begin 644 x\n"),
+    (0, b"hello\n\nbegin 644 x\n#0V%T\n`\nend\n"),
+    (0, b"\nbegin-base64 644 x\nQ2F0\n====\n"),
+    (0, b"# x\na type=file mode=0644\nb type=file\nc type=file\nd type=file\n\0"),
+    (0, b"/set type=file\na\nb mode=0644\nc\n\0"),
+    (0, b"\0\0\0\x01\0\xff\xff\xff\xff\xff\xff\xff\xff\0"),
+    (0, b"\x50\x2a\x4d\x18\0\x01\0\0"),
+    (0, b"\x02\x21\x4c\x18"),
+    (0, b"LZIP\0\x0c"),
+    (0, b"070727"),
+    (0, b"\xc7\x71\x01\0\x02\0\xa4\x01\0\0\0\0\x01\0\0\0\0\0\0\0\x05\0\0\0\x05\0evil\0\0hello\0"),
+    (0, b"MZ"),
+    (0, b"MZ"),
+    (0, b"\x7fELF"),
+    (0x2000, b"\x1a\0-lh0-\x05\0\0\0\x05\0\0\0\0\0\0\0\x20\0\x04evil\0\0hello\0"),
+    (0x1000, b"MSCF\0\0\0\0\x4b\0\0\0\0\0\0\0\x2c\0\0\0\0\0\0\0\x03\x01\x01\0\x01\0\0\0\x01\0\0\0\x45\0\0\0\x01\0\0\0\x05\0\0\0\0\0\0\0\0\0\0\x50\0\0\x20\0evil.txt\0"),
     (0, b"\xeb\x58\x90MSDOS5.0\0\x02\x01\x01\0\x02"),
     (2, b"-lh5-"),
     (64, &[0x7f, 0x10, 0xda, 0xbe, 1, 0, 1, 0]),
@@ -61,6 +76,8 @@ const MARKS: [(isize, &[u8]); 60] = [
     (-511, b"conectix"),
     (-512, b"koly\0\0\0\x04\0\0\x02\0"),
     (-700, b"koly\0\0\0\x04"),
+    (-505, b"koly\0\0\0\x05"),
+    (-1000, b"koly\0\0\0\x05"),
     (-22, b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
     (-40, b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x12\0"),
     (-8, b"cdsaencr"),
