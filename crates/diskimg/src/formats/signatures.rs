@@ -356,7 +356,12 @@ fn is_lzma(head: &[u8]) -> bool {
     let size = u64::from_le_bytes(*size);
     let is_sized = size == u64::MAX || (1..1 << 56).contains(&size);
     let possible = match dictionary {
-        u32::MAX | 4..4096 => is_sized && head.get(13) == Some(&0),
+        // What follows zeros is never decoded. Subheaders of raw CD sectors look like this.
+        u32::MAX | 4..4096 => {
+            is_sized
+                && head.get(13) == Some(&0)
+                && head[13..].iter().take(512).any(|&byte| byte != 0)
+        }
         4096.. => true,
         _ => false,
     };
