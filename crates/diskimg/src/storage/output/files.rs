@@ -11,6 +11,7 @@ use crate::storage::os;
 use crate::storage::sink::Sink;
 use crate::storage::source::{HostFileId, Source};
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -132,7 +133,11 @@ impl FileOutput {
     fn remove_leftovers_of(&mut self, path: &Path) {
         let protected = &self.protected;
         let keep = |found| protected.iter().any(|(file, _)| *file == found);
-        self.stale_temp_files.remove(path, keep);
+        // Locks are not supported everywhere, so that those of this output may not be locked.
+        let parts = std::iter::once(&self.main).chain(&self.companions);
+        let own: Vec<_> =
+            parts.filter_map(OutputFile::temporary_name).map(OsStr::to_owned).collect();
+        self.stale_temp_files.remove(path, &own, keep);
     }
 
     fn add(&mut self, mut part: OutputFile) -> Result<Arc<dyn Sink>> {

@@ -11,6 +11,7 @@ use crate::storage::locking::{HeldLock, Lock, release, require_unlocked};
 use crate::storage::os::{self, FileLock};
 use crate::storage::sink::{FileSink, PipeSink, Sink};
 use crate::storage::source::{FileSource, Source};
+use std::ffi::OsStr;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -113,6 +114,11 @@ impl OutputFile {
     /// Creates an output that writes to `sink` directly.
     pub(super) fn to_sink(sink: Arc<dyn Sink>, path: Option<PathBuf>) -> Self {
         Self { sink, path, staged: None, lock: None, overwritten: None }
+    }
+
+    /// Returns the name of the temporary file, if there is one.
+    pub(super) fn temporary_name(&self) -> Option<&OsStr> {
+        self.staged.as_ref()?.file.file_name()
     }
 
     /// Creates a temporary file that will be renamed to `path`, with the mode and owner of `model`

@@ -21,6 +21,7 @@ use super::{directory_of, temporary_prefix};
 use crate::storage::os::{self, FileLock, Located};
 use crate::storage::source::HostFileId;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,14 +37,20 @@ pub(super) struct StaleTempFiles {
 }
 
 impl StaleTempFiles {
-    /// Removes stale temporary files for the output `path`, except those that `keep` returns true
-    /// for. Ignores errors.
-    pub(super) fn remove(&mut self, path: &Path, keep: impl Fn(HostFileId) -> bool) {
+    /// Removes stale temporary files for the output `path`, except those with one of the names
+    /// `own`, and those that `keep` returns true for. Ignores errors.
+    pub(super) fn remove(
+        &mut self,
+        path: &Path,
+        own: &[OsString],
+        keep: impl Fn(HostFileId) -> bool,
+    ) {
         let Ok(prefix) = temporary_prefix(path) else { return };
         let directory = directory_of(path);
         let names =
             self.found.entry(directory.to_owned()).or_insert_with(|| temporary_names(directory));
-        for name in names.iter().filter(|name| is_temporary(name, &prefix)) {
+        let is_own = |name: &String| own.iter().any(|own| own == name.as_str());
+        for name in names.iter().filter(|name| is_temporary(name, &prefix) && !is_own(name)) {
             let _ = remove_if_stale(&directory.join(name), &keep);
         }
     }
@@ -139,16 +146,16 @@ mod tests {
         let held = File::open(path("held00")).expect("opens");
         let lock = lock_new(&held, &path("held00")).expect("exists");
         let before = fs::read_dir(dir.path()).expect("lists").count();
-        StaleTempFiles::default().remove(&dir.path().join("a"), |_| false);
+        StaleTempFiles::default().remove(&dir.path().join("a"), &[], |_| false);
         let after = fs::read_dir(dir.path()).expect("lists").count();
         let removed = usize::from(lock == FileLock::Ours);
         assert_eq!(after, before - removed, "one file is stale, if locks are supported");
         assert_eq!(path("gone00").exists(), removed == 0);
         drop(held);
         let own = os::identity(&fs::metadata(path("held00")).expect("exists"));
-        StaleTempFiles::default().remove(&dir.path().join("a"), |id| Some(id) == own);
+        StaleTempFiles::default().remove(&dir.path().join("a"), &[], |id| Some(id) == own);
         assert!(path("held00").exists() || own.is_none(), "is protected");
-        StaleTempFiles::default().remove(&dir.path().join("a"), |_| false);
+        StaleTempFiles::default().remove(&dir.path().join("a"), &[], |_| false);
         assert_eq!(path("held00").exists(), removed == 0);
     }
 
