@@ -215,7 +215,7 @@ fn judge(dir: &Path, figures: &mut Figures) {
         let path = dir.join(name);
         let found = inspect(&path, &InspectOptions::new()).unwrap();
         let raw = InspectOptions::new().claimed("raw").unwrap();
-        // Whoever claims a format passes it to QEMU.
+        // A program that claims a format passes that format to QEMU.
         let as_raw = found.format == "raw" && inspect(&path, &raw).unwrap().is_safe();
         let safe = found.is_safe();
         figures.safe += usize::from(safe);
