@@ -284,7 +284,7 @@ impl<'a> TreeCheck<'a> {
             let mut chunk = vec![0; 1 << 17];
             let mut at = 0;
             while at < contents.len() {
-                let here = (contents.len() - at).min(to_u64(chunk.len()));
+                let here = contents.len().saturating_sub(at).min(to_u64(chunk.len()));
                 contents
                     .read_exact_at(&mut chunk[..to_usize(here)], at)
                     .map_err(|e| Error::io("cannot decompress the file", e))?;

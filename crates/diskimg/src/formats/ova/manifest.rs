@@ -195,7 +195,7 @@ fn each_block(
     let mut block = vec![0; to_usize(source.len().min(BLOCK))];
     let mut at = 0;
     while at < source.len() {
-        let data = &mut block[..to_usize((source.len() - at).min(BLOCK))];
+        let data = &mut block[..to_usize(source.len().saturating_sub(at).min(BLOCK))];
         source.read_exact_at(data, at).map_err(|e| Error::io("cannot read it", e).at(at))?;
         each(data);
         at += to_u64(data.len());

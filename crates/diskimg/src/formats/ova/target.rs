@@ -434,7 +434,7 @@ fn copy(file: File, pipe: &dyn Sink) -> Result<()> {
     let archive = FileSource::from_file(file).map_err(|e| cannot_read(e.into()))?;
     let mut block = vec![0; to_usize(COPY)];
     for at in (0..archive.len()).step_by(to_usize(COPY)) {
-        let data = &mut block[..to_usize((archive.len() - at).min(COPY))];
+        let data = &mut block[..to_usize(archive.len().saturating_sub(at).min(COPY))];
         archive.read_exact_at(data, at).map_err(cannot_read)?;
         pipe.write_all_at(data, at).map_err(|e| Error::io("cannot write to the output", e))?;
     }

@@ -194,7 +194,11 @@ impl Walk<'_> {
             return self.grain(value, size, sector, at);
         }
         match marker.kind.get() {
-            MARKER_EOS if value == 0 && self.source.len() - at <= SECTOR + MAX_PADDING => Step::End,
+            MARKER_EOS
+                if value == 0 && self.source.len().saturating_sub(at) <= SECTOR + MAX_PADDING =>
+            {
+                Step::End
+            }
             MARKER_GT => metadata(self.header.table_sectors(), Step::Next),
             MARKER_GD => metadata(self.header.directory_sectors(), Step::Directory),
             MARKER_FOOTER => metadata(1, Step::Next),
@@ -235,7 +239,7 @@ impl Walk<'_> {
         }
         let mut at = from;
         while at + SECTOR <= self.source.len() {
-            let len = WINDOW.min(self.source.len() - at) / SECTOR * SECTOR;
+            let len = WINDOW.min(self.source.len().saturating_sub(at)) / SECTOR * SECTOR;
             let Some(window) = self.read(at, len)? else {
                 // A part of it may be readable.
                 at += SECTOR;

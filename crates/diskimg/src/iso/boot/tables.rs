@@ -112,7 +112,7 @@ fn sum(file: &dyn Source) -> Result<u32> {
     let mut buffer = vec![0; 64 << 10];
     let mut at = SUM_FROM;
     while at < file.len() {
-        let len = to_usize((file.len() - at).min(to_u64(buffer.len())));
+        let len = to_usize(file.len().saturating_sub(at).min(to_u64(buffer.len())));
         file.read_exact_at(&mut buffer[..len], at)
             .map_err(|e| Error::io("cannot read the boot image", e))?;
         for dword in buffer[..len].chunks(4) {

@@ -219,7 +219,7 @@ pub(super) fn of_files(
         let mut at = 0;
         while at < source.len() {
             tick()?;
-            let len = STEP.min(source.len() - at);
+            let len = STEP.min(source.len().saturating_sub(at));
             hash_range(&mut state, &mut buf, source, at, len)?;
             at += len;
         }

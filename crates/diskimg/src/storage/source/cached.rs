@@ -96,7 +96,7 @@ impl Cached {
 
     fn read_block(&self, index: u64) -> Result<Arc<[u8]>, SourceError> {
         let start = index * BLOCK;
-        let mut bytes = vec![0; (self.inner.len() - start).min(BLOCK) as usize];
+        let mut bytes = vec![0; self.inner.len().saturating_sub(start).min(BLOCK) as usize];
         self.inner.read_exact_at(&mut bytes, start)?;
         Ok(bytes.into())
     }

@@ -186,13 +186,13 @@ impl SparseExtent {
         grain: &Range<u64>,
     ) -> Result<(u64, u32), String> {
         let max = max_compressed(&self.header);
-        let remaining = self.source.len() - offset;
+        let remaining = self.source.len().saturating_sub(offset);
         let bounded = |size: u32, skip: u64| {
             let size = u64::from(size);
             if size == 0 || size > max {
                 return Err(format!("a compressed size of {size} bytes; expected 1 to {max}"));
             }
-            if size > remaining - skip {
+            if size > remaining.saturating_sub(skip) {
                 return Err(format!(
                     "its {size} compressed bytes extend beyond the end of the file; the file is \
                      probably truncated"
