@@ -36,6 +36,8 @@ mod _native {
     #[pymodule_export]
     use crate::confine::confine;
     #[pymodule_export]
+    use crate::confine::release;
+    #[pymodule_export]
     use crate::convert::convert;
     #[pymodule_export]
     use crate::image::Image;

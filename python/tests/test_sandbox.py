@@ -14,7 +14,7 @@ from typing import Any
 
 import diskimg
 import pytest
-from diskimg import _native, _wire
+from diskimg import _native, _sandbox, _wire
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -139,7 +139,7 @@ def test_a_confined_process_can_do_nothing_else(disk: Path) -> None:
     code = f"""
 import ctypes, json, os, socket, sys
 from diskimg import _native
-_native.confine([({str(disk)!r}, "none")], [], [])
+_native.confine([({str(disk)!r}, "none")], [], [], {{}})
 failed = []
 for what in (
     lambda: open("/etc/passwd").close(),
@@ -226,4 +226,97 @@ def test_errors_of_an_unknown_kind_are_refused(facts: Any) -> None:
 
 def test_what_is_confined_is_a_path() -> None:
     with pytest.raises(ValueError):
-        _native.confine([("x", "nonsense")], [], [])
+        _native.confine([("x", "nonsense")], [], [], {})
+
+
+@pytest.fixture
+def hostile(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Replaces the child by a process that runs other code."""
+
+    def replace(code: str) -> None:
+        prologue = "import os, signal, sys, time; sys.stdin.read(); send = sys.stdout.buffer.write"
+        monkeypatch.setattr(
+            _sandbox,
+            "_start",
+            lambda: subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", f"{prologue}\n{code}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                process_group=0,
+            ),
+        )
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'send(b\'{"result":[\' + b"[]," * (2 << 20) + b"[]]}\\n")',
+        'send(b\'{"result":{"x":[\' + b"1," * (2 << 20) + b"1]}}\\n")',
+        "send(b'{\"part\":[[]]}\\n')",
+        "send(b'{}\\n')",
+    ],
+)
+def test_a_message_with_too_many_values_is_refused(
+    hostile: Callable[[str], None], code: str
+) -> None:
+    hostile(code)
+    with pytest.raises(diskimg.Error, match="invalid message"):
+        diskimg.sandboxed().info("x")
+
+
+def test_a_long_message_is_refused(hostile: Callable[[str], None]) -> None:
+    hostile('send(b"\\"" + b"x" * (20 << 20) + b"\\"\\n")')
+    with pytest.raises(diskimg.Error, match="invalid message"):
+        diskimg.sandboxed().info("x")
+
+
+def test_a_long_list_is_sent_in_parts(disk: Path, box: diskimg.Sandbox) -> None:
+    holes = disk.with_name("holes.raw")
+    with holes.open("wb") as file:
+        for at in range(2500):
+            file.seek(at << 17)
+            file.write(b"x")
+    extents = box.map(holes)
+    assert len(extents) > 2000
+    assert extents == diskimg.map(holes)
+
+
+def test_no_operation_starts_after_close(hostile: Callable[[str], None]) -> None:
+    hostile("time.sleep(60)")
+    box = diskimg.sandboxed()
+    real = _sandbox._start
+
+    def start() -> subprocess.Popen[bytes]:
+        # While the child is started, another thread closes the sandbox.
+        closing = threading.Thread(target=box.close)
+        closing.start()
+        closing.join(0.5)
+        return real()
+
+    _sandbox._start = start
+    try:
+        began = time.monotonic()
+        with pytest.raises(diskimg.Error, match="closed"):
+            box.info("x")
+        assert time.monotonic() - began < 30
+    finally:
+        _sandbox._start = real
+
+
+def test_messages_of_the_child_are_printable() -> None:
+    facts = {"class": "Error", "message": "\x1b]0;x\x07\ud800 ä\n", "structure": "a\tb"}
+    error = _wire.decode_error(facts)
+    assert str(error) == "\\x1b]0;x\\x07\\ud800 ä\n"
+    assert isinstance(error, diskimg.Error) and error.structure == "a\\tb"
+
+
+def test_no_temporary_file_is_left(disk: Path, box: diskimg.Sandbox) -> None:
+    (out := disk.with_name("out.raw")).write_bytes(b"old")
+    out.chmod(0o640)
+    with pytest.raises((diskimg.Error, OSError)):
+        box.convert(disk.with_name("missing.raw"), out)
+    assert sorted(path.name for path in disk.parent.iterdir()) == ["disk.raw", "out.raw"]
+    box.convert(disk, out, options={"nocow": "on"})
+    assert out.stat().st_mode & 0o777 == 0o640

@@ -126,7 +126,9 @@ fn execute(process: Process, argv: Vec<OsString>, console: &Console) -> Result<u
                 }
                 Process::Shared => {}
             }
-            commands::run(*command, console)
+            let outcome = commands::run(*command, console);
+            confine::end();
+            outcome
         }
     }
 }

@@ -1,7 +1,8 @@
 """The child process of `diskimg.sandboxed`: runs one operation in the sandbox.
 
 The request is a JSON object on standard input. Each line of standard output is a JSON object with
-one key: ``progress``, ``result`` or ``error``.
+one key: ``progress``, ``part``, ``result`` or ``error``. A long list is sent in parts, of which
+``result`` is the last.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 from diskimg import _native, _operations
 from diskimg._errors import UnsupportedError
 from diskimg._wire import encode, encode_error
+
+_PART = 1000
+"""Number of values in a part of a list."""
 
 
 def main() -> None:
@@ -33,10 +37,19 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _limit(request["memory"], request["cpu_seconds"])
         _confine(request)
-        send(result=encode(_run(request, send)))
+        result = encode(_run(request, send))
+        _native.release()
+        if isinstance(result, list):
+            *parts, result = [result[at : at + _PART] for at in range(0, len(result) or 1, _PART)]
+            for part in parts:
+                send(part=part)
+        send(result=result)
     except KeyboardInterrupt:
+        _native.release()
         os._exit(1)
     except Exception as error:
+        # Before the parent kills this process.
+        _native.release()
         send(error=encode_error(error))
     # Without the end of the interpreter, which would open files.
     os._exit(0)
@@ -55,7 +68,7 @@ def _confine(request: dict[str, Any]) -> None:
     read = [(name, policy) for name, policy in request["read"]]
     modify = [(name, policy) for name, policy in request["modify"]]
     try:
-        _native.confine(read, request["write"], modify)
+        _native.confine(read, request["write"], modify, request["options"])
     except OSError as error:
         if request["require"]:
             raise UnsupportedError(f"cannot confine the operation: {error}") from None

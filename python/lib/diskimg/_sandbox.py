@@ -23,8 +23,14 @@ from diskimg._wire import decode, decode_error
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MAX_LINE = 1 << 28
+_MAX_LINE = 1 << 24
 """Maximum length in bytes of a message from the child."""
+
+_MAX_VALUES = 1 << 20
+"""Maximum number of values in a message from the child: each takes up to 100 bytes of memory."""
+
+_MAX_PARTS = 1 << 28
+"""Maximum length in bytes of a list that the child sends in parts."""
 
 _PATIENCE = 5.0
 """Seconds that a child may take to clean up before it is killed."""
@@ -72,6 +78,8 @@ class Sandbox:
         self._timeout = timeout
         self._children: set[subprocess.Popen[bytes]] = set()
         self._closed = False
+        # A signal handler may call `close` while a child is started.
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -81,9 +89,10 @@ class Sandbox:
 
     def close(self) -> None:
         """Stop the operations that other threads have started."""
-        self._closed = True
-        for child in list(self._children):
-            child.kill()
+        with self._lock:
+            self._closed = True
+            for child in list(self._children):
+                child.kill()
 
     check = _method(_operations.check)
     compare = _method(_operations.compare)
@@ -95,8 +104,6 @@ class Sandbox:
     measure = _method(_operations.measure)
 
     def _call(self, operation: str, kind: Any, arguments: dict[str, Any]) -> Any:
-        if self._closed:
-            raise InvalidError("the sandbox is closed")
         progress = arguments.pop("progress", None)
         request: dict[str, Any] = {
             **self._limits,
@@ -106,12 +113,13 @@ class Sandbox:
             "progress": progress not in (None, False),
         }
         request.update(_files(operation, request["arguments"]))
+        options = request["arguments"].get("options") or {}
+        request["options"] = {name: str(value) for name, value in options.items()}
         with progress_callback(progress, operation) as report:
             return self._run(json.dumps(request).encode(), kind, report)
 
     def _run(self, request: bytes, kind: Any, report: Callable[[int, int], object] | None) -> Any:
-        child = _start()
-        self._children.add(child)
+        child = self._start_child()
         late = threading.Event()
 
         def expire() -> None:
@@ -130,7 +138,7 @@ class Sandbox:
                 child.stdin.close()
             except BrokenPipeError:
                 pass
-            outcome = _receive(child.stdout, kind, report)
+            outcome = _receive(child.stdout, kind, report, late)
         except _EndedError:
             raise self._ended(child.wait(), late.is_set()) from None
         except BaseException:
@@ -147,6 +155,18 @@ class Sandbox:
         if isinstance(outcome, _Failure):
             raise outcome.error
         return outcome
+
+    def _start_child(self) -> subprocess.Popen[bytes]:
+        """Start a child that `close` will stop."""
+        with self._lock:
+            if self._closed:
+                raise InvalidError("the sandbox is closed")
+            child = _start()
+            self._children.add(child)
+        # A signal handler of this thread, which holds the lock, may have closed it.
+        if self._closed:
+            child.kill()
+        return child
 
     def _ended(self, code: int, late: bool) -> Error:
         """Return the error of a child that ended without a result."""
@@ -199,17 +219,35 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.kill()
 
 
-def _receive(out: IO[bytes], kind: Any, report: Callable[[int, int], object] | None) -> Any:
+def _receive(
+    out: IO[bytes],
+    kind: Any,
+    report: Callable[[int, int], object] | None,
+    late: threading.Event,
+) -> Any:
     """Return the result that the child sends."""
+    parts: list[Any] = []
+    room = _MAX_PARTS
     while True:
         line = out.readline(_MAX_LINE)
-        if not line.endswith(b"\n"):
+        if late.is_set() or (not line.endswith(b"\n") and len(line) < _MAX_LINE):
             raise _EndedError
         try:
+            if not line.endswith(b"\n"):
+                raise ValueError("too long")
+            if sum(line.count(sign) for sign in b"[{,:") > _MAX_VALUES:
+                raise ValueError("too many values")
             message = json.loads(line)
             [(what, value)] = message.items()
             if what == "result":
-                return decode(kind, value)
+                last = decode(kind, value)
+                return parts + last if parts else last
+            if what == "part":
+                room -= len(line)
+                if room < 0 or typing.get_origin(kind) is not list:
+                    raise ValueError(what)
+                parts += decode(kind, value)
+                continue
             if what == "error":
                 return _Failure(decode_error(value))
             if what != "progress":

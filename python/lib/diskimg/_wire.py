@@ -112,6 +112,16 @@ def encode_error(error: BaseException) -> dict[str, Any]:
     return {"class": name if name in _PLAIN else "Error", **facts}
 
 
+def _printable(text: str) -> str:
+    """Return ``text`` with all characters escaped that are not printable, except newlines.
+
+    Terminals interpret control characters, and lone surrogates cannot be encoded.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 def decode_error(facts: Any) -> Exception:
     """Return the exception that `encode_error` has returned as ``facts``.
 
@@ -120,7 +130,7 @@ def decode_error(facts: Any) -> Exception:
     """
     if not isinstance(facts, dict):
         raise ValueError("an error is not an object")
-    name, message = facts.get("class"), decode(str, facts.get("message"))
+    name, message = facts.get("class"), _printable(decode(str, facts.get("message")))
     if isinstance(name, str) and name in _PLAIN:
         return _PLAIN[name](message)
     if name == "OSError":
@@ -135,7 +145,8 @@ def decode_error(facts: Any) -> Exception:
         error.path = path
     else:
         raise ValueError("an error has no known class")
-    error.structure = decode(str | None, facts.get("structure"))
+    structure = decode(str | None, facts.get("structure"))
+    error.structure = None if structure is None else _printable(structure)
     error.offset = decode(int | None, facts.get("offset"))
     if isinstance(error, _errors.LimitError):
         error.limit = decode(str | None, facts.get("limit"))

@@ -1,5 +1,6 @@
 //! `convert`: converts an image to another format.
 
+use crate::args::common::Input;
 use crate::args::convert::{Destination, Job};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
@@ -24,6 +25,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         return Err(Failure::error("refusing to write an image to a terminal"));
     }
     let inputs: Vec<_> = job.inputs.iter().collect();
+    confine_target(&job, &inputs)?;
     let open = || inputs.iter().map(|input| input.open(console.program())).collect();
     let images: Vec<_> = confine::open(&rules(&job), &inputs, open)?;
     let compress = compresses(&job, console.program());
@@ -94,6 +96,16 @@ fn compresses(job: &Job, program: Program) -> bool {
         && job.format == Format::Vmdk
         && UNCOMPRESSED_BY_QEMU.contains(&layout);
     job.compress && !ignored
+}
+
+/// Restricts files before [`rules`] opens an existing image, which is to be overwritten.
+fn confine_target(job: &Job, inputs: &[&Input]) -> Result<(), Failure> {
+    let Destination::Existing(path) = &job.output else { return Ok(()) };
+    if job.format == Format::Raw {
+        return Ok(());
+    }
+    let rules = Rules::new().allow_cpu_count().allow_modify(path, job.external_files);
+    confine::restrict_files(&inputs.iter().fold(rules, |rules, input| rules.allow_input(input)))
 }
 
 /// Returns the files that are opened after the sources: the output and its backing files.

@@ -24,11 +24,11 @@ use crate::output::Console;
 pub(crate) fn calls(command: &Command) -> Calls {
     match command {
         Command::Convert(job) => match &job.output {
-            Destination::New(path) => Calls::create(path).and_spool(),
+            Destination::New(path) => Calls::create(path).and_options(&job.options).and_spool(),
             Destination::Existing(_) => Calls::modify().and_spool(),
             Destination::Stdout => Calls::read().and_spool(),
         },
-        Command::Create(job) => Calls::create(&job.path),
+        Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Resize(_) => Calls::modify(),
         Command::IsoExtract(job) => Calls::extract(Extract {
             owners: job.options.owners,
@@ -39,7 +39,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::IsoRemaster(job) => image_calls(&job.output).and_spool(),
         Command::IsoCreate(recipe) => image_calls(&recipe.output),
         Command::Xorriso(job) => xorriso::calls(job).and_spool(),
-        Command::Man(Some(directory)) => Calls::create(&directory.join("diskimg")),
+        Command::Man(Some(_)) => Calls::create_files(),
         Command::Man(None) | Command::Completions(_) => Calls::read(),
         Command::Info(_)
         | Command::Inspect(_)

@@ -1,18 +1,22 @@
 //! What a command does, as far as it determines which system calls it makes.
 
-use super::rules::parent;
-use std::ffi::OsString;
-use std::path::Path;
+use diskimg::Options;
+use std::path::{Path, PathBuf};
 
 /// What a command does besides reading, which determines the system calls that it may make.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Calls {
     /// Open files to change their contents.
     pub(crate) modify: bool,
     /// Create, rename and remove files.
     pub(crate) create: bool,
-    /// Give new files the owner and attributes of files that they replace.
+    /// Give new files the mode, owner and attributes of files that they replace.
     pub(crate) attributes: bool,
+    /// Set the flags of new files: "no copy on write" and the size of extents.
+    pub(crate) flags: bool,
+    /// The output. Its temporary file is created before, with the mode, owner and attributes of the
+    /// file that it replaces.
+    pub(crate) output: Option<PathBuf>,
     /// Write to temporary files, which are created before.
     pub(crate) spool: bool,
     /// Extract files.
@@ -41,10 +45,24 @@ impl Calls {
         Self { modify: true, ..Self::default() }
     }
 
-    /// Returns the calls of a command that creates `path` and files with similar names. Owners and
-    /// attributes may be set if a file with such a name exists, which would be replaced.
+    /// Returns the calls of a command that creates files.
+    pub(crate) fn create_files() -> Self {
+        Self { modify: true, create: true, ..Self::default() }
+    }
+
+    /// Returns the calls of a command that creates the output `path`.
     pub(crate) fn create(path: &Path) -> Self {
-        Self { modify: true, create: true, attributes: may_replace(path), ..Self::default() }
+        Self { output: Some(path.to_owned()), ..Self::create_files() }
+    }
+
+    /// Also allows what the options of the image that is created need. Files other than the output
+    /// get their mode, owner and attributes later, also from files that appear in the meantime.
+    pub(crate) fn and_options(self, options: &Options) -> Self {
+        Self {
+            attributes: self.attributes || has_parts(options),
+            flags: FLAG_OPTIONS.iter().any(|name| options.get(name).is_some()),
+            ..self
+        }
     }
 
     /// Returns the calls of a command that extracts files.
@@ -58,14 +76,12 @@ impl Calls {
     }
 }
 
-/// Returns false if there is neither a file at `path` nor one that could be a part of the same
-/// image, such as `disk-s001.vmdk` of `disk.vmdk`.
-fn may_replace(path: &Path) -> bool {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let Some(stem) = path.file_stem() else { return false };
-    // If the names cannot be listed, any can exist.
-    let Ok(mut entries) = parent(&path).read_dir() else { return true };
-    let stem = stem.as_encoded_bytes();
-    let is_similar = |name: OsString| name.as_encoded_bytes().starts_with(stem);
-    entries.any(|entry| entry.map_or(true, |entry| is_similar(entry.file_name())))
+/// Options of images that set flags of the file.
+const FLAG_OPTIONS: [&str; 2] = ["nocow", "extent_size_hint"];
+
+/// Returns true unless an image with these options is certainly one file.
+pub(super) fn has_parts(options: &Options) -> bool {
+    const ONE_FILE: [&str; 3] = ["", "monolithicsparse", "streamoptimized"];
+    let layout = options.get("subformat").unwrap_or_default().to_ascii_lowercase();
+    options.get("data_file").is_some() || !ONE_FILE.contains(&layout.as_str())
 }

@@ -1,7 +1,7 @@
 //! The sandbox, which limits the damage if a crafted image takes over the process.
 //!
 //! ```text
-//!   begin            before anything is opened: system calls
+//!   begin            before inputs are opened: system calls; the output's temporary file is created
 //!   open             while the inputs are opened: files that they may consist of, and the output's
 //!                    directory
 //!   restrict_files   afterwards: the output's directory
@@ -37,6 +37,10 @@ pub(crate) use rules::Rules;
 
 use crate::args::common::Input;
 use crate::failure::Failure;
+use diskimg::open::local_path;
+use diskimg::storage::output::{release_output, reserve_output};
+use diskimg::storage::source::reserve_temporary_files;
+use std::fmt::{self, Display, Formatter};
 use std::sync::OnceLock;
 
 #[cfg(all(
@@ -72,10 +76,26 @@ static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 /// If the sandbox is required and not fully supported.
 pub(crate) fn begin(sandbox: Sandbox, calls: &Calls) -> Result<(), Failure> {
     let mode = *SANDBOX.get_or_init(|| sandbox);
-    if mode != Sandbox::Off && calls.spool {
-        diskimg::storage::source::reserve_temporary_files();
+    if mode != Sandbox::Off {
+        reserve(calls);
     }
     confine(mode, || imp::restrict_calls(calls))
+}
+
+/// Creates the temporary files that a sandboxed process cannot create, or not with all attributes.
+fn reserve(calls: &Calls) {
+    if calls.spool {
+        reserve_temporary_files();
+    }
+    if let Some(path) = &calls.output {
+        let path = local_path(path).unwrap_or_else(|_| path.clone());
+        reserve_output(&path);
+    }
+}
+
+/// Removes what [`begin`] has created and the command has not used.
+pub(crate) fn end() {
+    release_output();
 }
 
 /// Calls `open`, which opens `inputs` and the files that they refer to. Until it returns, those may
@@ -103,15 +123,35 @@ pub(crate) fn restrict_files(rules: &Rules) -> Result<(), Failure> {
     confine(mode, || imp::restrict_files(rules))
 }
 
-/// Runs a step of the sandbox, whose errors count only if the sandbox is required.
-fn confine(mode: Sandbox, step: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
+/// Why a step of the sandbox is incomplete.
+#[derive(Debug)]
+enum Problem {
+    /// The system does not support all of it.
+    Unsupported(String),
+    /// Access to the output's directory cannot be allowed: the temporary file, which exists already,
+    /// could be neither renamed nor removed.
+    Output(diskimg::Error),
+}
+
+impl Display for Problem {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported(reason) => f.write_str(reason),
+            Self::Output(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Runs a step of the sandbox. What is not supported is an error only if the sandbox is required.
+fn confine(mode: Sandbox, step: impl FnOnce() -> Result<(), Problem>) -> Result<(), Failure> {
     if mode == Sandbox::Off {
         return Ok(());
     }
     match step() {
-        Err(reason) if mode == Sandbox::Require => {
+        Err(Problem::Unsupported(reason)) if mode == Sandbox::Require => {
             Err(Failure::error(format!("--sandbox=require: cannot sandbox this process: {reason}")))
         }
+        Err(Problem::Output(error)) => Err(error.into()),
         _ => Ok(()),
     }
 }

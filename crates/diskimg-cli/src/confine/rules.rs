@@ -1,7 +1,9 @@
 //! The files that may be opened, created or removed.
 
+use super::kinds::has_parts;
 use crate::args::common::Input;
 use diskimg::open::local_path;
+use diskimg::storage::output::reserved_output;
 use diskimg::{ExternalFiles, Options};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ pub(crate) enum FileAccess {
     Read,
     /// Read and overwrite existing files.
     Overwrite,
+    /// List directories, and give names to and remove files.
+    Name,
     /// Also create, rename and remove regular files, and list directories.
     Replace,
     /// Also create directories and links.
@@ -53,10 +57,7 @@ impl Rules {
 
     /// Also allows reading all files, except those of `/proc` and `/sys`.
     pub(crate) fn allow_read_all(self) -> Self {
-        let Ok(entries) = fs::read_dir("/") else { return self.allow_read(["/"]) };
-        let paths = entries.flatten().map(|entry| entry.path());
-        let stored = paths.filter(|path| PSEUDO.iter().all(|pseudo| path != Path::new(pseudo)));
-        self.allow("/", FileAccess::List).allow_read(stored)
+        self.allow("/", FileAccess::List).allow_read(below(Path::new("/")))
     }
 
     /// Also allows reading the time zone, which happens when the first time is formatted.
@@ -83,12 +84,21 @@ impl Rules {
     pub(crate) fn allow_references(self, path: &Path, policy: ExternalFiles) -> Self {
         match policy {
             ExternalFiles::Any => self.allow_read_all(),
-            ExternalFiles::SameDir => {
-                let real = path.canonicalize().ok().map(|real| parent(&real));
-                self.allow_read([parent(path)]).allow_read(real)
-            }
+            ExternalFiles::SameDir => self.allow_read(same_directory(path)),
             _ => self,
         }
+    }
+
+    /// Also allows overwriting the existing image at `path` and the files that it may consist of,
+    /// and reading those that it may refer to.
+    pub(crate) fn allow_modify(self, path: &Path, policy: ExternalFiles) -> Self {
+        let parts = match policy {
+            ExternalFiles::Any => below(Path::new("/")),
+            ExternalFiles::SameDir => same_directory(path),
+            _ => Vec::new(),
+        };
+        let rules = self.allow_overwrite(path).allow_references(path, policy);
+        parts.iter().fold(rules, |rules, part| rules.allow_overwrite(part))
     }
 
     /// Also allows overwriting this file or device.
@@ -98,8 +108,10 @@ impl Rules {
 
     /// Also allows writing `path`. For a regular file this is the directory, because the file is
     /// written under a temporary name and renamed when it is complete. (A rule for the file itself
-    /// would keep its blocks allocated for some time after it was removed.)
-    pub(crate) fn allow_write(self, path: &Path) -> Self {
+    /// would keep its blocks allocated for some time after it was removed.) If devices or processes
+    /// are below the directory, files can only be renamed and removed there, unless an image with
+    /// these options has several files.
+    pub(crate) fn allow_write(self, path: &Path, options: &Options) -> Self {
         /// Maximum number of symbolic links that are followed; see path_resolution(7).
         const MAX_LINKS: usize = 40;
         // A name such as `file:PATH`. If it is not one of a file, it will not be opened.
@@ -111,7 +123,18 @@ impl Rules {
         for _ in 0..MAX_LINKS {
             let directory = parent(&path);
             let Ok(target) = path.read_link() else {
-                return self.allow(directory, FileAccess::Replace);
+                return match reserved_output() {
+                    Some((temporary, output))
+                        if is_same_name(&output, &path)
+                            && !has_parts(options)
+                            && has_devices(&directory) =>
+                    {
+                        self.allow(directory, FileAccess::Name)
+                            .allow_overwrite(&path)
+                            .allow_overwrite(&temporary)
+                    }
+                    _ => self.allow(directory, FileAccess::Replace),
+                };
             };
             // A link to an open file, which is overwritten.
             if directory.canonicalize().is_ok_and(|found| found.starts_with("/proc")) {
@@ -140,10 +163,10 @@ impl Rules {
         options: &Options,
         policy: ExternalFiles,
     ) -> Self {
-        let mut rules = self.allow_write(path);
+        let mut rules = self.allow_write(path, options);
         if let Some(name) = options.get("data_file") {
             let resolved = parent(path).join(name);
-            rules = rules.allow_write(Path::new(name)).allow_write(&resolved);
+            rules = rules.allow_write(Path::new(name), options).allow_write(&resolved, options);
         }
         match options.get("backing_file") {
             None | Some("") => rules,
@@ -156,10 +179,86 @@ impl Rules {
     }
 }
 
+/// Returns the directories in which the image at `path` may refer to files with `same-dir`.
+fn same_directory(path: &Path) -> Vec<PathBuf> {
+    let real = path.canonicalize().ok().map(|real| parent(&real));
+    std::iter::once(parent(path)).chain(real).flat_map(|directory| below(&directory)).collect()
+}
+
+/// Returns a directory, or, instead of `/`, what is in it except `/proc` and `/sys`.
+fn below(directory: &Path) -> Vec<PathBuf> {
+    let is_root = directory.canonicalize().is_ok_and(|real| real == Path::new("/"));
+    let Some(entries) = is_root.then(|| fs::read_dir("/").ok()).flatten() else {
+        return vec![directory.to_owned()];
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths.filter(|path| PSEUDO.iter().all(|pseudo| path != Path::new(pseudo))).collect()
+}
+
 /// Returns the directory of a path.
 pub(super) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(directory) if directory != Path::new("") => directory.to_owned(),
         _ => ".".into(),
+    }
+}
+
+/// Returns true if both are the same name in the same directory.
+fn is_same_name(a: &Path, b: &Path) -> bool {
+    let directory = |path: &Path| parent(path).canonicalize().ok();
+    a.file_name() == b.file_name() && directory(a) == directory(b)
+}
+
+/// Returns true if file systems with devices, processes or settings of the kernel are mounted in a
+/// directory or below it. If that is not known, only `/` and `/dev` are such directories.
+fn has_devices(directory: &Path) -> bool {
+    const KINDS: [&str; 5] = ["devpts", "devtmpfs", "proc", "securityfs", "sysfs"];
+    let Ok(directory) = directory.canonicalize() else { return false };
+    let is_special = |mount: &Mount| {
+        mount.point.starts_with(&directory)
+            && (KINDS.contains(&mount.kind.as_str()) || mount.point == Path::new("/dev"))
+    };
+    ["/", "/dev"].iter().any(|special| directory == Path::new(special))
+        || mounts().iter().any(is_special)
+}
+
+/// A mounted file system.
+struct Mount {
+    point: PathBuf,
+    kind: String,
+}
+
+/// Returns what is mounted; nothing if the system does not tell.
+fn mounts() -> Vec<Mount> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter_map(parse_mount).collect()
+}
+
+/// Parses a line of `/proc/PID/mountinfo`; see proc(5).
+fn parse_mount(line: &str) -> Option<Mount> {
+    let (mount, source) = line.split_once(" - ")?;
+    let point = mount.split(' ').nth(4)?;
+    // Spaces are escaped in octal.
+    let point = point.replace("\\040", " ").replace("\\134", "\\");
+    Some(Mount { point: point.into(), kind: source.split(' ').next()?.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_devices_below_it_is_found() {
+        let own = tempfile::tempdir().expect("makes a directory");
+        assert!(has_devices(Path::new("/")));
+        assert!(!has_devices(own.path()));
+    }
+
+    #[test]
+    fn mounts_are_parsed() {
+        let line = r"27 20 0:24 / /a\040b/proc rw,nosuid shared:7 - proc none rw";
+        let mount = parse_mount(line).expect("parses");
+        assert_eq!((mount.point.as_path(), &*mount.kind), (Path::new("/a b/proc"), "proc"));
+        assert!(parse_mount("27 20 0:24").is_none());
     }
 }

@@ -10,7 +10,7 @@ use crate::streams::require_stdin;
 use diskimg::iso::Timestamp;
 use diskimg::iso::write::{Builder, CreateOptions, PartitionContents, Plan};
 use diskimg::storage::source::Source;
-use diskimg::{Durability, Error, Output, Progress};
+use diskimg::{Durability, Error, Options, Output, Progress};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
@@ -68,7 +68,7 @@ pub(in crate::commands) fn run(mut recipe: Recipe, console: &Console) -> Result<
 /// be read, because operands and symbolic links can name any file.
 pub(in crate::commands) fn rules(output: &Destination, from_host: bool) -> Rules {
     let rules = match output {
-        Destination::File(path) => Rules::new().allow_write(path),
+        Destination::File(path) => Rules::new().allow_write(path, &Options::default()),
         Destination::Stdout => Rules::new(),
     };
     if from_host { rules.allow_read_all() } else { rules }

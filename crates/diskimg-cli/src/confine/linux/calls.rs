@@ -14,13 +14,14 @@
 //! Only numbers and integer arguments can be filtered. What a path or a file descriptor denotes is
 //! restricted by Landlock and by permissions.
 
-use crate::confine::Calls;
+use crate::confine::{Calls, Problem};
 use libc::{c_long, c_ulong};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads, sock_filter,
 };
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 /// The first call whose number is the same on all architectures (pidfd_send_signal). Later ones
 /// fail with ENOSYS if they are not allowed.
@@ -59,7 +60,6 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_restrict_self,
     libc::SYS_lseek,
-    libc::SYS_madvise,
     libc::SYS_membarrier,
     libc::SYS_mremap,
     libc::SYS_munmap,
@@ -129,13 +129,8 @@ const MODIFY_HERE: &[c_long] = &[84];
 
 /// Calls that give names to new files and remove files. The capabilities of this process tell
 /// whether it may replace files of others.
-const CREATE: &[c_long] = &[
-    libc::SYS_capget,
-    libc::SYS_fgetxattr,
-    libc::SYS_flistxattr,
-    libc::SYS_linkat,
-    libc::SYS_renameat2,
-];
+const CREATE: &[c_long] =
+    &[libc::SYS_capget, libc::SYS_fgetxattr, libc::SYS_flistxattr, libc::SYS_linkat];
 #[cfg(target_arch = "x86_64")]
 const CREATE_HERE: &[c_long] =
     &[libc::SYS_link, libc::SYS_rename, libc::SYS_renameat, libc::SYS_unlink];
@@ -145,7 +140,8 @@ const CREATE_HERE: &[c_long] = &[38];
 #[cfg(target_arch = "riscv64")]
 const CREATE_HERE: &[c_long] = &[];
 
-/// Calls that set the owner and attributes of an open file.
+/// Calls that set the owner and attributes of an open file. What is opened for reading only can be
+/// changed, too, and Landlock does not apply, so that few commands may make them.
 const ATTRIBUTES: &[c_long] = &[libc::SYS_fchown, libc::SYS_fremovexattr, libc::SYS_fsetxattr];
 
 /// Calls that extract files. Times are set by name, because a symbolic link cannot be opened.
@@ -156,21 +152,23 @@ const EXTRACT: &[c_long] = &[libc::SYS_linkat, libc::SYS_symlinkat, libc::SYS_ut
 const TERMINAL: &[c_ulong] =
     &[libc::TCGETS as c_ulong, libc::TIOCGWINSZ as c_ulong, /* TCGETS2 */ 0x802c_542a];
 
-/// Requests of ioctl(2) about the flags of a file, of which a new file gets "no copy on write",
-/// about the size of its extents, and about which of them other files share.
-const HINTS: &[c_ulong] = &[
+/// Requests of ioctl(2) that return the flags of a file, the size of its extents, and which of them
+/// other files share.
+const GET_FLAGS: &[c_ulong] = &[
     /* FS_IOC_FIEMAP */ 0xc020_660b,
     /* FS_IOC_GETFLAGS */ 0x8008_6601,
-    /* FS_IOC_SETFLAGS */ 0x4008_6602,
     /* FS_IOC_FSGETXATTR */ 0x801c_581f,
-    /* FS_IOC_FSSETXATTR */ 0x401c_5820,
 ];
+
+/// Requests of ioctl(2) that set "no copy on write" and the size of extents, and also other flags.
+const SET_FLAGS: &[c_ulong] =
+    &[/* FS_IOC_SETFLAGS */ 0x4008_6602, /* FS_IOC_FSSETXATTR */ 0x401c_5820];
 
 /// `FICLONERANGE` of ioctl(2): a reflink.
 const CLONE_RANGE: c_ulong = 0x4020_940d;
 
 /// Commands of fcntl(2): on descriptors, flags and "open file description" locks. Not allowed are
-/// those that send signals (`F_SETOWN`) or delay other processes (`F_SETLEASE`).
+/// those that send signals (`F_SETOWN`, `O_ASYNC`) or delay other processes (`F_SETLEASE`).
 const FCNTL: &[libc::c_int] = &[
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
@@ -179,7 +177,6 @@ const FCNTL: &[libc::c_int] = &[
     libc::F_OFD_GETLK,
     libc::F_OFD_SETLK,
     libc::F_SETFD,
-    libc::F_SETFL,
 ];
 
 /// `prctl` operations: names of threads and of memory, and that no privileges can be gained.
@@ -194,8 +191,8 @@ const TMPFILE_BIT: u64 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// Makes all system calls that `calls` does not allow fail in all threads.
-pub(in crate::confine) fn restrict_calls(calls: &Calls) -> Result<(), String> {
-    let failed = |e: &dyn std::fmt::Display| format!("seccomp: {e}");
+pub(in crate::confine) fn restrict_calls(calls: &Calls) -> Result<(), Problem> {
+    let failed = |e: &dyn Display| Problem::Unsupported(format!("seccomp: {e}"));
     let program = program(calls).map_err(|e| failed(&e))?;
     apply_filter_all_threads(&program).map_err(|e| failed(&e))
 }
@@ -254,6 +251,9 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     }
     if calls.create {
         allow(&mut rules, &[CREATE, CREATE_HERE]);
+        // Not RENAME_WHITEOUT, which creates a device node.
+        let flags = [0, libc::RENAME_NOREPLACE, libc::RENAME_EXCHANGE];
+        rules.insert(libc::SYS_renameat2, any(4, flags.map(c_ulong::from))?);
     }
     if calls.spool {
         allow(&mut rules, &[&[libc::SYS_fallocate, libc::SYS_ftruncate]]);
@@ -265,6 +265,8 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     if calls.create || extract.is_some() {
         // Without AT_REMOVEDIR.
         rules.insert(libc::SYS_unlinkat, vec![all([is(2, 0)])?]);
+    }
+    if calls.attributes || extract.is_some() {
         rules.insert(libc::SYS_fchmod, vec![all([bits(1, SET_ID, 0)])?]);
     }
     if let Some(extract) = extract {
@@ -289,10 +291,13 @@ fn rules(calls: &Calls) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_openat, open(calls, 2)?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, open(calls, 1)?);
-    let requests = match calls.modify || calls.create {
-        true => [TERMINAL, HINTS, &[CLONE_RANGE]].concat(),
-        false => TERMINAL.to_vec(),
-    };
+    let mut requests = TERMINAL.to_vec();
+    if calls.modify || calls.create {
+        requests.extend([GET_FLAGS, &[CLONE_RANGE]].concat());
+    }
+    if calls.flags {
+        requests.extend(SET_FLAGS);
+    }
     rules.insert(libc::SYS_ioctl, any(1, requests)?);
     Ok(rules)
 }
@@ -317,7 +322,12 @@ fn restrict_runtime(rules: &mut Rules) -> Result<(), BackendError> {
     let not_executable = all([bits(2, libc::PROT_EXEC as u64, 0)])?;
     rules.insert(libc::SYS_mmap, vec![not_executable.clone()]);
     rules.insert(libc::SYS_mprotect, vec![not_executable]);
-    rules.insert(libc::SYS_fcntl, any(1, FCNTL.iter().map(|&command| command as c_ulong))?);
+    // Not MADV_HWPOISON and MADV_SOFT_OFFLINE, which concern the memory of the machine.
+    rules.insert(libc::SYS_madvise, vec![all([not(2, 100), not(2, 101)])?]);
+    let mut fcntl = any(1, FCNTL.iter().map(|&command| command as c_ulong))?;
+    // With O_ASYNC, a terminal sends signals to its foreground processes.
+    fcntl.push(all([is(1, libc::F_SETFL as u64), bits(2, libc::O_ASYNC as u64, 0)])?);
+    rules.insert(libc::SYS_fcntl, fcntl);
     rules.insert(libc::SYS_prctl, any(0, PRCTL.iter().map(|&operation| operation as c_ulong))?);
     // Limits of this process.
     rules.insert(libc::SYS_prlimit64, vec![all([is(0, 0)])?]);
@@ -365,6 +375,11 @@ fn any(
 /// Compares the lower half of an argument: all arguments compared here are of at most 32 bits.
 fn is(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+/// Like [`is`], but for all other values.
+fn not(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
 /// Compares some bits of the lower half of an argument.

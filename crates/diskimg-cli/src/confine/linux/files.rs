@@ -1,13 +1,14 @@
 //! Access to files, TCP and signals: landlock(7).
 
-use crate::confine::Rules;
 use crate::confine::rules::FileAccess;
+use crate::confine::{Problem, Rules};
+use diskimg::storage::output::reserved_output;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
-    PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
+    RulesetStatus, Scope,
 };
 use rustix::fs::FileType;
-use std::error::Error;
 use std::io;
 use std::path::Path;
 
@@ -16,25 +17,34 @@ use std::path::Path;
 const NEWEST_ABI: ABI = ABI::V7;
 
 /// Denies access to all other files, TCP, and signals to processes outside the sandbox.
-pub(in crate::confine) fn restrict_files(rules: &Rules) -> Result<(), String> {
-    let ruleset = ruleset(rules).map_err(|e| format!("Landlock: {e}"))?;
-    match ruleset.restrict_self().map_err(|e| format!("Landlock: {e}"))?.ruleset {
-        RulesetStatus::FullyEnforced => Ok(()),
-        RulesetStatus::PartiallyEnforced => {
-            Err("Landlock is only partly supported by this kernel (requires Linux 6.12)".into())
-        }
-        RulesetStatus::NotEnforced => {
-            Err("Landlock is not supported by this kernel (requires Linux 6.12)".into())
+pub(in crate::confine) fn restrict_files(rules: &Rules) -> Result<(), Problem> {
+    let failed = |e: RulesetError| Problem::Unsupported(format!("Landlock: {e}"));
+    let mut ruleset = ruleset().map_err(failed)?;
+    for (path, access) in rules.iter() {
+        let is_output = matches!(access, FileAccess::Name | FileAccess::Replace);
+        if let Err(e) = allow(&mut ruleset, path, rights(access))
+            && is_output
+            && let Some((_, output)) = reserved_output()
+        {
+            let error = diskimg::Error::io("cannot open the directory", e).in_file(output);
+            return Err(Problem::Output(error));
         }
     }
+    let reason = match ruleset.restrict_self().map_err(failed)?.ruleset {
+        RulesetStatus::FullyEnforced => return Ok(()),
+        RulesetStatus::PartiallyEnforced => "only partly supported",
+        RulesetStatus::NotEnforced => "not supported",
+    };
+    let reason = format!("Landlock is {reason} by this kernel (requires Linux 6.12)");
+    Err(Problem::Unsupported(reason))
 }
 
-/// Creates the rules.
+/// Creates a set of rules that allows nothing.
 ///
 /// # Errors
-/// If a rule cannot be added. Without it, opening the file would fail with a misleading error.
-fn ruleset(rules: &Rules) -> Result<RulesetCreated, Box<dyn Error>> {
-    let mut ruleset = Ruleset::default()
+/// If the kernel cannot create one.
+fn ruleset() -> Result<RulesetCreated, RulesetError> {
+    Ruleset::default()
         // The first Landlock version (Linux 5.13 to 5.18) denies links between directories, which
         // extraction needs; Landlock is not used there.
         .set_compatibility(CompatLevel::SoftRequirement)
@@ -43,11 +53,7 @@ fn ruleset(rules: &Rules) -> Result<RulesetCreated, Box<dyn Error>> {
         .handle_access(AccessFs::from_all(NEWEST_ABI))?
         .handle_access(AccessNet::from_all(NEWEST_ABI))?
         .scope(Scope::from_all(NEWEST_ABI))?
-        .create()?;
-    for (path, access) in rules.iter() {
-        allow(&mut ruleset, path, rights(access))?;
-    }
-    Ok(ruleset)
+        .create()
 }
 
 /// Returns Landlock's access rights. Executing programs, removing directories and ioctl(2) on devices
@@ -56,11 +62,13 @@ fn rights(access: FileAccess) -> BitFlags<AccessFs> {
     let list: BitFlags<AccessFs> = AccessFs::ReadDir.into();
     let overwrite = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
     let replace = list | overwrite | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let name = list | AccessFs::MakeReg | AccessFs::RemoveFile;
     let extract = replace | AccessFs::MakeDir | AccessFs::MakeSym | AccessFs::Refer;
     match access {
         FileAccess::List => list,
         FileAccess::Read => list | AccessFs::ReadFile,
         FileAccess::Overwrite => overwrite,
+        FileAccess::Name => name,
         FileAccess::Replace => replace,
         FileAccess::Extract => extract,
         FileAccess::ExtractDevices => {
@@ -70,27 +78,20 @@ fn rights(access: FileAccess) -> BitFlags<AccessFs> {
     }
 }
 
-/// Allows access to a file, or to a directory and everything below it. Files that do not exist or
-/// are not accessible need no rule. Landlock does not apply to files outside a file system, such as
-/// pipes.
-fn allow(
-    ruleset: &mut RulesetCreated,
-    path: &Path,
-    access: BitFlags<AccessFs>,
-) -> Result<(), Box<dyn Error>> {
-    let file = match PathFd::new(path) {
-        Ok(file) => file,
-        Err(PathFdError::OpenCall { source, .. }) if is_inaccessible(&source) => return Ok(()),
-        Err(e) => return Err(e.into()),
-    };
-    let is_directory =
-        FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::Directory;
+/// Allows access to a file, or to a directory and everything below it.
+///
+/// # Errors
+/// If the file cannot be opened or examined. It gets no rule then, so that access is denied: the
+/// others must be restricted even if a file system that is mounted somewhere does not answer.
+/// Landlock does not apply to files outside a file system, such as pipes.
+fn allow(ruleset: &mut RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> io::Result<()> {
+    let file = PathFd::new(path).map_err(|e| match e {
+        PathFdError::OpenCall { source, .. } => source,
+        other => io::Error::other(other),
+    })?;
+    let found = rustix::fs::fstat(&file)?;
+    let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
     let access = if is_directory { access } else { access & AccessFs::from_file(NEWEST_ABI) };
-    let _ = ruleset.add_rule(PathBeneath::new(file, access));
+    ruleset.add_rule(PathBeneath::new(file, access)).map_err(io::Error::other)?;
     Ok(())
-}
-
-fn is_inaccessible(e: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    matches!(e.kind(), NotFound | NotADirectory | PermissionDenied)
 }

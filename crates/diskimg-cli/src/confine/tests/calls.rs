@@ -21,7 +21,7 @@ fn calls_of(kind: &str) -> Calls {
         "read-pipe" => Calls::read().and_spool(),
         "modify" => Calls::modify(),
         "create" => create,
-        "replace" => Calls { attributes: true, ..create },
+        "replace" => Calls { attributes: true, flags: true, ..create },
         "extract" => Calls::extract(Extract::default()),
         "extract-all" => {
             Calls::extract(Extract { owners: true, special_modes: true, devices: true })
@@ -65,6 +65,9 @@ const fn ioctl(what: &'static str, request: c_long) -> Call {
 const fn fcntl(what: &'static str, command: i32) -> Call {
     (what, libc::SYS_fcntl, [FD, command as c_long, BAD, X, X])
 }
+
+/// Arguments of fcntl(2) that let the system send signals.
+const SET_ASYNC: [c_long; 5] = [FD, libc::F_SETFL as c_long, libc::O_ASYNC as c_long, X, X];
 
 const fn clone(what: &'static str, flags: i32) -> Call {
     // The kernel rejects CLONE_SIGHAND without CLONE_VM.
@@ -168,6 +171,9 @@ const NEVER: &[Call] = &[
     ioctl("ioctl: asynchronous input", libc::FIOASYNC as c_long),
     ioctl("ioctl: discard blocks", 0x1277),
     ioctl("ioctl: SCSI command", 0x2285),
+    ("madvise: memory error", libc::SYS_madvise, [BAD, X, 100, X, X]),
+    ("madvise: take memory offline", libc::SYS_madvise, [BAD, X, 101, X, X]),
+    ("fcntl: asynchronous input", libc::SYS_fcntl, SET_ASYNC),
     fcntl("fcntl: owner of signals", libc::F_SETOWN),
     fcntl("fcntl: lease", libc::F_SETLEASE),
     fcntl("fcntl: notification", libc::F_NOTIFY),
@@ -265,11 +271,15 @@ const CONDITIONAL: &[(&str, Call)] = &[
     ("--+++++", ("copy_file_range", libc::SYS_copy_file_range, [FD, X, FD, X, 1])),
     ("--+++++", ("flock", libc::SYS_flock, [FD, 2, X, X, X])),
     ("--+++++", ioctl("reflink", 0x4020_940d)),
-    ("--+++++", ioctl("flags of a file", 0x4008_6602)),
+    ("--+++++", ioctl("get the flags of a file", 0x8008_6601)),
+    ("----+--", ioctl("set the flags of a file", 0x4008_6602)),
+    ("----+--", ioctl("set extended flags of a file", 0x401c_5820)),
     ("---++--", ("rename", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, X])),
+    ("---++--", ("rename without replacing", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, 1])),
+    ("-------", ("rename, leaving a device", libc::SYS_renameat2, [CWD, BAD, CWD, BAD, 4])),
     ("---++++", ("unlink", libc::SYS_unlinkat, [CWD, BAD, X, X, X])),
     ("---++++", ("link", libc::SYS_linkat, [CWD, BAD, CWD, BAD, X])),
-    ("---++++", ("fchmod", libc::SYS_fchmod, [FD, 0o1777, X, X, X])),
+    ("----+++", ("fchmod", libc::SYS_fchmod, [FD, 0o1777, X, X, X])),
     ("------+", ("fchmod with set-ID bit", libc::SYS_fchmod, [FD, 0o4755, X, X, X])),
     ("------+", ("chmod by name", libc::SYS_fchmodat, [CWD, BAD, 0o600, X, X])),
     ("------+", ("chmod by name with set-ID bit", libc::SYS_fchmodat, [CWD, BAD, 0o4755, X, X])),

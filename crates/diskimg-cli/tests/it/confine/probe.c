@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -55,6 +56,21 @@ static long opens(const char *path, int flags, int mode) {
     return fd;
 }
 
+/* What is changed by a descriptor that is open for reading only. */
+enum { MODE, OWNER, ATTRIBUTE, FLAGS };
+static long change(const char *path, int what) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC), flags = 0;
+    if (fd < 0) return -1;
+    long result = what == MODE        ? fchmod(fd, 0666)
+                  : what == OWNER     ? fchown(fd, -1, getgid())
+                  : what == ATTRIBUTE ? fsetxattr(fd, "user.x", "x", 1, 0)
+                                      : ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    int e = errno;
+    close(fd);
+    errno = e;
+    return result;
+}
+
 #define TRY(what, call) (errno = 0, report(moment, what, (long)(call)))
 
 static void attempts(const char *moment) {
@@ -88,6 +104,13 @@ static void attempts(const char *moment) {
     TRY("chmod", chmod(at("far/secret"), 04755));
     TRY("chown", chown(at("far/secret"), 1, 1));
     TRY("setxattr", setxattr(at("far/secret"), "user.x", "x", 1, 0));
+    TRY("fchmod-far", change(at("far/secret"), MODE));
+    TRY("fchmod-out", change(at("out/other"), MODE));
+    TRY("fchown-out", change(at("out/other"), OWNER));
+    TRY("fsetxattr-out", change(at("out/other"), ATTRIBUTE));
+    TRY("setflags-out", change(at("out/other"), FLAGS));
+    TRY("async-input", fcntl(0, F_SETFL, O_ASYNC));
+    TRY("whiteout", syscall(SYS_renameat2, AT_FDCWD, at("out/new"), AT_FDCWD, at("out/w"), 4));
     TRY("shadow-write", opens("/etc/shadow", O_WRONLY, 0));
     TRY("own-memory", opens("/proc/self/mem", O_RDWR, 0));
     char other[64];

@@ -20,7 +20,10 @@ struct Case {
 const ANY: &[&str] = &["read-far", "read-near"];
 const NEAR: &[&str] = &["read-near"];
 const OUT: &[&str] = &["create-out", "overwrite-out", "remove-out"];
-const EXTRACT: &[&str] = &["create-out", "overwrite-out", "remove-out", "mkdir-out", "symlink-out"];
+const ANY_AND_OUT: &[&str] =
+    &["read-far", "read-near", "create-out", "overwrite-out", "remove-out"];
+const EXTRACT: &[&str] =
+    &["create-out", "overwrite-out", "remove-out", "mkdir-out", "symlink-out", "fchmod-out"];
 const NONE: &[&str] = &[];
 
 #[rustfmt::skip]
@@ -35,8 +38,10 @@ const CASES: &[Case] = &[
     Case { line: "compare --external-files none in/disk.qcow2 in/disk.raw", parsing: NONE, running: NONE },
     Case { line: "convert --external-files none -O qcow2 in/disk.qcow2 out/x.qcow2", parsing: OUT, running: OUT },
     Case { line: "convert --external-files none -O vmdk in/disk.qcow2 out/x.vmdk", parsing: OUT, running: OUT },
+    Case { line: "convert -O qcow2 in/disk.qcow2 out/target.raw", parsing: ANY_AND_OUT, running: OUT },
     Case { line: "convert --external-files none in/disk.qcow2 -", parsing: NONE, running: NONE },
     Case { line: "convert --external-files none -n in/disk.qcow2 out/target.raw", parsing: NONE, running: NONE },
+    Case { line: "convert --external-files none -n -O qcow2 in/disk.raw out/target.qcow2", parsing: NONE, running: NONE },
     Case { line: "resize --external-files none in/disk.qcow2 +1M", parsing: NONE, running: NONE },
     Case { line: "iso ls --external-files none in/tree.iso", parsing: NONE, running: NONE },
     Case { line: "iso cat --external-files none in/tree.iso a", parsing: NONE, running: NONE },
@@ -73,6 +78,7 @@ fn prepare(lab: &Lab) {
     lab.raw("in/disk.raw");
     lab.raw("out/target.raw");
     lab.line("convert -O qcow2 in/disk.raw in/disk.qcow2").ok();
+    lab.line("convert -O qcow2 in/disk.raw out/target.qcow2").ok();
     fs::create_dir(lab.path("tree")).ok();
     fs::write(lab.path("tree/a"), "a").expect("writes");
     lab.line("iso create -q -o in/tree.iso tree").ok();
@@ -122,6 +128,30 @@ fn an_attacker_in_the_process_can_do_only_what_the_command_needs() {
         assert_eq!(lab.read("far/secret"), b"x", "{line}");
         assert_eq!(lab.read("tmp/other"), b"x", "{line}");
     }
+}
+
+/// Landlock's rules apply to everything below a directory.
+#[test]
+#[ignore = "needs root"]
+fn an_output_in_the_root_directory_does_not_open_devices_and_processes() {
+    let lab = Lab::new();
+    let Some(()) = super::sandbox::is_supported(&lab) else { return };
+    let library = library(&lab);
+    prepare(&lab);
+    let output = format!("/diskimg-test-{}.qcow2", std::process::id());
+    let line = format!("convert --external-files none --verify -O qcow2 in/disk.qcow2 {output}");
+    for _ in ["new", "replaced"] {
+        let found = succeeded(&lab, &library, &line);
+        // Files can be removed, and empty ones be created.
+        prepare(&lab);
+        for attempt in found.values().flatten() {
+            assert!(
+                ["remove-far", "remove-tmp", "remove-out"].contains(&attempt.as_str()),
+                "{attempt}"
+            );
+        }
+    }
+    fs::remove_file(output).expect("removes");
 }
 
 /// The attempts do succeed without a sandbox, so that the test above is not vacuous.

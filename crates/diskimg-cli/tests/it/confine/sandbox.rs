@@ -86,6 +86,46 @@ fn the_process_is_sandboxed_unless_disabled() {
     assert_eq!(state_once(&lab, &["info", "-"], waits), SANDBOXED);
 }
 
+/// The temporary file is created before the sandbox starts.
+#[test]
+fn a_temporary_file_that_is_not_used_is_removed() {
+    let Some(lab) = lab() else { return };
+    fs::create_dir(lab.path("out")).expect("mkdir");
+    for existing in [false, true] {
+        if existing {
+            fs::write(lab.path("out/x"), "old").expect("writes");
+        }
+        for line in ["convert missing.raw out/x", "create -f qcow2 -b missing -F raw out/x"] {
+            let ran = lab.run(line.split(' '));
+            assert_eq!(ran.code, Some(1), "{line}: {}", ran.err);
+            let left = fs::read_dir(lab.path("out")).expect("lists").count();
+            assert_eq!(left, usize::from(existing), "{line}");
+        }
+    }
+    assert_eq!(lab.read("out/x"), b"old");
+}
+
+#[test]
+fn an_image_of_several_files_is_replaced_in_the_sandbox() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(lab) = lab() else { return };
+    for line in [
+        "convert -O vmdk disk.raw disk.vmdk",
+        "convert -O vmdk -o subformat=twoGbMaxExtentSparse disk.raw disk.vmdk",
+        "convert -O vmdk -o subformat=twoGbMaxExtentSparse disk.raw disk.vmdk",
+        "convert -O vmdk -o subformat=monolithicFlat disk.raw disk.vmdk",
+        "convert -O qcow2 -o data_file=data.raw disk.raw disk.vmdk",
+        "convert -O qcow2 -o data_file=data.raw disk.raw disk.vmdk",
+    ] {
+        let ran = lab.run(["--sandbox=require"].into_iter().chain(line.split(' ')));
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{line}");
+        let mode = fs::Permissions::from_mode(0o640);
+        fs::set_permissions(lab.path("disk.vmdk"), mode).expect("chmod");
+    }
+    let mode = fs::metadata(lab.path("data.raw")).expect("exists").permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+}
+
 #[test]
 fn every_command_works_in_the_sandbox() {
     let Some(lab) = lab() else { return };

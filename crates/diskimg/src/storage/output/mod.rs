@@ -35,6 +35,7 @@ mod output_file;
 mod overwrite;
 mod publish;
 mod rename;
+mod reserved;
 mod stale_temp_files;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ mod tests;
 pub(crate) use competing::verify_name;
 pub use error::{OutputError, Result};
 pub use publish::Publish;
+pub use reserved::{release_output, reserve_output, reserved_output};
 
 use crate::storage::caching::Caching;
 use crate::storage::hints::AllocationHints;

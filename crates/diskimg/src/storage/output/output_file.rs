@@ -4,6 +4,7 @@ use super::competing::{Replaced, in_turn, verify_name};
 use super::error::{Concerning, OutputError, Result};
 use super::overwrite::{Overwritten, obstacle, obstacle_of};
 use super::rename::Staged;
+use super::reserved;
 use super::stale_temp_files::lock_new;
 use super::{Durability, directory_of, existing_identity, temporary_prefix};
 use crate::storage::caching::Caching;
@@ -80,6 +81,8 @@ pub(super) struct Staging {
     model: PathBuf,
     /// The file that it will replace.
     replaces: Replaced,
+    /// Whether it has the mode and owner of `model` already.
+    has_attributes: bool,
 }
 
 impl OutputFile {
@@ -89,12 +92,17 @@ impl OutputFile {
         path: &Path,
         stopped: &mut dyn FnMut() -> bool,
     ) -> io::Result<(Self, Option<File>)> {
-        let destination = destination(path)?;
-        let path = destination.path;
-        if let Some(link) = destination.descriptor {
+        let Destination { path, descriptor } = match reserved::take(path) {
+            Some(reserved) => return reserved.map(|(part, second)| (part, Some(second))),
+            None => destination(path)?,
+        };
+        if let Some(link) = descriptor {
             let mut part = Self::overwrite(path, existing(&link)?, OPEN_FILE.to_owned())?;
             part.lock.iter_mut().for_each(|lock| lock.keeps_name = false);
             return Ok((part, None));
+        }
+        if let Some(reserved) = reserved::take(&path) {
+            return reserved.map(|(part, second)| (part, Some(second)));
         }
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
@@ -155,7 +163,7 @@ impl OutputFile {
         let part = Self {
             sink: Arc::new(FileSink::new(opened, true)?),
             path: Some(path),
-            staged: Some(Staging { file, lock, model, replaces }),
+            staged: Some(Staging { file, lock, model, replaces, has_attributes: false }),
             lock: None,
             overwritten: None,
         };
@@ -217,10 +225,25 @@ impl OutputFile {
         OutputError { path: self.path.clone(), error, refused: false, hint: None }
     }
 
+    /// Sets mode and owner of the temporary file now, instead of when it is complete.
+    pub(super) fn take_attributes(&mut self) -> io::Result<()> {
+        let Some(staging) = &mut self.staged else { return Ok(()) };
+        take_mode_and_owner(&staging.model, &staging.file)?;
+        staging.has_attributes = true;
+        Ok(())
+    }
+
+    /// Returns the path of the temporary file, if there is one.
+    pub(super) fn temporary_path(&self) -> Option<&Path> {
+        self.staged.as_ref().map(|staging| &*staging.file)
+    }
+
     /// Sets mode and owner and flushes the data.
     pub(super) fn finish_data(&self, durability: Durability) -> Result<()> {
         let finish = || {
-            if let Some(staging) = &self.staged {
+            if let Some(staging) = &self.staged
+                && !staging.has_attributes
+            {
                 take_mode_and_owner(&staging.model, &staging.file)?;
             }
             // Flushing a pipe only empties the writer's buffers, which is always necessary.
