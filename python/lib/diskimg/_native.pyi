@@ -29,6 +29,7 @@ __all__ = [
     "iso_remaster_bytes",
     "limits",
     "measure_size",
+    "release",
     "resize",
     "run_command",
 ]
