@@ -28,7 +28,9 @@ mod portable;
 mod tests;
 
 mod embedded;
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no sandbox"))]
 mod kinds;
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no sandbox"))]
 mod rules;
 
 pub use embedded::Confinement;
@@ -125,6 +127,7 @@ pub(crate) fn restrict_files(rules: &Rules) -> Result<(), Failure> {
 
 /// Why a step of the sandbox is incomplete.
 #[derive(Debug)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no sandbox"))]
 enum Problem {
     /// The system does not support all of it.
     Unsupported(String),

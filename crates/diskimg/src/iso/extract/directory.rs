@@ -9,7 +9,7 @@ pub(super) use unix::{Directory, set_attributes};
 #[cfg(unix)]
 mod unix {
     use crate::iso::extract::ExtractOptions;
-    use crate::iso::node::{Attributes, FileType, Node};
+    use crate::iso::node::{Attributes, Node};
     use crate::iso::time::Timestamp;
     use crate::storage::source::HostFileId;
     use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
@@ -123,6 +123,7 @@ mod unix {
 
         #[cfg(not(target_vendor = "apple"))]
         fn make_node(&self, name: &[u8], node: &Node) -> io::Result<()> {
+            use crate::iso::node::FileType;
             use rustix::fs::FileType as Kind;
             let kind = match node.file_type {
                 FileType::BlockDevice => Kind::BlockDevice,

@@ -311,6 +311,8 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, File
         // its mode from the umask.
         options.mode(if is_file(model) { 0o600 } else { 0o666 });
     }
+    #[cfg(not(unix))]
+    let _ = model;
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
     for _ in 0..ATTEMPTS {

@@ -2,7 +2,7 @@
 
 use super::temporary::TemporaryWriter;
 use super::{FileSource, Source};
-use crate::storage::{os, zeros};
+use crate::storage::zeros;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -96,6 +96,7 @@ enum Stdin {
 fn stdin_stream() -> io::Result<Stdin> {
     #[cfg(unix)]
     {
+        use crate::storage::os;
         use std::os::fd::AsFd;
         use std::os::unix::fs::FileTypeExt;
         let file = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);

@@ -49,6 +49,7 @@ struct HostDir {
     /// Name in the parent, or a path if there is no parent.
     name: PathBuf,
     /// Follow the name if it is a symbolic link.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "paths are followed"))]
     follow: bool,
 }
 
