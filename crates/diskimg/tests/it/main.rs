@@ -8,7 +8,6 @@
 
 mod formats;
 mod growth;
-mod growth_parsers;
 mod iso;
 mod open;
 mod ops;
