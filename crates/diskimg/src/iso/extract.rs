@@ -8,7 +8,7 @@ mod directory;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::iso::image::IsoImage;
-use crate::iso::node::{FileExtent, FileType, Node, is_usable_name};
+use crate::iso::node::{Content, FileType, Node, is_usable_name};
 use crate::iso::walk::{Found, Walk};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::HostFileId;
@@ -157,7 +157,7 @@ impl IsoImage {
 }
 
 /// Identifies a file that has several names.
-type FileKey = (u32, Vec<FileExtent>);
+type FileKey = (u32, (Content, u64));
 
 struct Extraction<'a> {
     image: &'a IsoImage,
@@ -376,13 +376,13 @@ impl<'a> Extraction<'a> {
     }
 }
 
-/// Returns the key that all names of a file share: its serial number and its extents. The extents
-/// are included in case different files have the same serial number. Returns `None` for a file with
-/// one name.
+/// Returns the key that all names of a file share: its serial number, and what determines its
+/// contents, in case different files have the same serial number. Returns `None` for a file with one
+/// name.
 fn file_key(node: &Node) -> Option<FileKey> {
     let several = node.attributes.links.is_some_and(|links| links > 1);
     let serial = node.attributes.serial.filter(|_| several && node.size > 0)?;
-    Some((serial, node.extents().to_vec()))
+    Some((serial, node.contents_key().to_owned()))
 }
 
 /// Copies all of `contents` to `file`; extents that are not recorded become holes.

@@ -45,7 +45,7 @@ pub use extract::{ExtractOptions, Extracted};
 pub use finding::{Finding, FindingCode};
 pub use image::{IsoImage, IsoOptions, Namespace, Session};
 pub use info::IsoInfo;
-pub use node::{Attributes, Entry, FileExtent, FileType, Node};
+pub use node::{Attributes, ContentsKey, Entry, FileExtent, FileType, Node};
 pub use read::{SessionInfo, VolumeDescriptor, VolumeKind};
 pub use remaster::{Droppable, RemasterOptions};
 pub use time::Timestamp;

@@ -82,7 +82,7 @@ pub struct Node {
 }
 
 /// Location of a file's contents.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Content {
     /// These extents of the image, in order.
     Extents(Vec<FileExtent>),
@@ -95,6 +95,20 @@ pub(crate) enum Content {
     },
     /// Recorded in a way that is not supported: interleaved, or on another volume.
     Unsupported(&'static str),
+}
+
+/// What determines the contents of a file of an image; returned by [`Node::contents_key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentsKey<'a> {
+    content: &'a Content,
+    size: u64,
+}
+
+impl ContentsKey<'_> {
+    /// Returns the key as a value of its own.
+    pub(crate) fn to_owned(self) -> (Content, u64) {
+        (self.content.clone(), self.size)
+    }
 }
 
 /// The directory tree of a name space. The caller bounds the depth and the number of entries and
@@ -147,7 +161,7 @@ pub(crate) struct Listing {
 }
 
 /// Parameters of a zisofs file, as recorded in the ZF entry; not yet checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ZisofsParameters {
     /// 1 (`pz`) or 2 (`PZ`).
     pub(crate) version: u8,
@@ -187,6 +201,13 @@ impl Node {
             Content::Extents(extents) | Content::Zisofs { extents, .. } => extents,
             Content::Unsupported(_) => &[],
         }
+    }
+
+    /// Returns what determines the contents: nodes of an image that have equal keys have the same
+    /// contents. The extents alone do not determine them: a damaged or hostile image may say that
+    /// the same bytes are compressed, or not, or compressed in another way.
+    pub fn contents_key(&self) -> ContentsKey<'_> {
+        ContentsKey { content: &self.content, size: self.size }
     }
 
     /// Returns true if the contents are compressed with zisofs.

@@ -5,7 +5,7 @@ use crate::iso::image::IsoImage;
 use crate::iso::node::{FileExtent, FileType, Node};
 use std::collections::HashSet;
 
-/// Maximum total length of all files with different extents, as a multiple of the image's length.
+/// Maximum total length of all files with different contents, as a multiple of the image's length.
 /// Files rarely overlap: a boot image may be a part of another file.
 const MAX_RATIO: u64 = 4;
 
@@ -14,7 +14,7 @@ const MIN_OVERLAP: u64 = 16 << 20;
 
 impl IsoImage {
     /// Checks that reading the contents of all regular files in `nodes` takes work in proportion to
-    /// the length of the image. Files with the same extents count once.
+    /// the length of the image. Names of the same contents count once.
     ///
     /// # Errors
     /// - [`Corrupt`](crate::ErrorKind::Corrupt) if files overlap so that their total length exceeds
@@ -30,7 +30,7 @@ impl IsoImage {
         let mut known = HashSet::new();
         let (mut stored, mut size) = (0u64, 0u64);
         for node in nodes.into_iter().filter(|node| node.file_type == FileType::Regular) {
-            if !known.insert(node.extents()) {
+            if !known.insert(node.contents_key()) {
                 continue;
             }
             let recorded = node.extents().iter().filter(|extent| extent.offset.is_some());

@@ -111,7 +111,7 @@ impl IsoImage {
         let mut opened = HashMap::new();
         for Found { path, node } in &nodes {
             let regular = node.file_type == FileType::Regular;
-            let contents = match opened.entry((node.extents(), node.size, node.is_zisofs())) {
+            let contents = match opened.entry(node.contents_key()) {
                 _ if !regular => None,
                 Entry::Occupied(known) => Some(Arc::clone(known.get())),
                 Entry::Vacant(new) => Some(Arc::clone(new.insert(self.contents(node)?))),

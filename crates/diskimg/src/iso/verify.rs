@@ -4,9 +4,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::iso::SECTOR;
 use crate::iso::finding::{Finding, FindingCode, Findings};
 use crate::iso::image::{IsoImage, Namespace};
-use crate::iso::node::{
-    Content, Entry, FileExtent, FileTree, FileType, Listing, Node, is_usable_name,
-};
+use crate::iso::node::{Content, Entry, FileTree, FileType, Listing, Node, is_usable_name};
 use crate::iso::read::descriptor::{self, VolumeKind};
 use crate::iso::read::path_table::{self, ByteOrder, PathRecord};
 use crate::iso::read::record::Record;
@@ -151,7 +149,7 @@ struct TreeCheck<'a> {
     volume_end: u64,
     total: Total,
     /// Zisofs files that were decompressed.
-    decompressed: HashSet<Vec<FileExtent>>,
+    decompressed: HashSet<(Content, u64)>,
     /// Number of bytes that may still be decompressed.
     decompress_budget: u64,
 }
@@ -271,7 +269,7 @@ impl<'a> TreeCheck<'a> {
 
     /// Decompresses a zisofs file.
     fn check_zisofs(&mut self, path: &[u8], node: &Node, report: &mut Report<'_>) -> Result<()> {
-        if !self.decompressed.insert(node.extents().to_vec()) {
+        if !self.decompressed.insert(node.contents_key().to_owned()) {
             return Ok(());
         }
         let Some(left) = self.decompress_budget.checked_sub(node.size) else {

@@ -1,7 +1,7 @@
 //! Arguments of `iso cat`.
 
 use super::{IsoArgs, IsoInput};
-use crate::args::names;
+use crate::args::{common, names};
 use crate::failure::Failure;
 use std::ffi::OsString;
 
@@ -16,6 +16,9 @@ pub(crate) struct Args {
     /// The image, and paths of files in it.
     #[arg(value_name = "FILE PATH...", value_hint = clap::ValueHint::FilePath)]
     operands: Vec<OsString>,
+    /// Fail if the files have more than SIZE bytes in total (default: no limit)
+    #[arg(long, value_name = "SIZE")]
+    max_bytes: Option<String>,
     #[command(flatten)]
     iso_args: IsoArgs,
 }
@@ -27,6 +30,8 @@ pub(crate) struct Job {
     pub(crate) input: IsoInput,
     /// Paths in the image.
     pub(crate) paths: Vec<Vec<u8>>,
+    /// `--max-bytes`.
+    pub(crate) max_bytes: Option<u64>,
 }
 
 impl Args {
@@ -37,6 +42,7 @@ impl Args {
             return Err(Failure::usage("iso cat", "Expecting a path in the image"));
         }
         let paths = paths.iter().map(|path| names::bytes(path)).collect::<Result<_, _>>()?;
-        Ok(Job { input, paths })
+        let max_bytes = self.max_bytes.map(|text| common::size("number of bytes", &text));
+        Ok(Job { input, paths, max_bytes: max_bytes.transpose()? })
     }
 }

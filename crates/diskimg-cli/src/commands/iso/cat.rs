@@ -5,6 +5,7 @@ use crate::commands::iso::{in_path, open_confined, read_chunks, write_all};
 use crate::confine::Rules;
 use crate::failure::Failure;
 use crate::output::{self, Console};
+use diskimg::Error;
 #[cfg(unix)]
 use std::fs::File;
 use std::path::Path;
@@ -14,9 +15,15 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
     let image = open_confined(&Rules::new(), &job.input, console)?;
     let mut out = output::raw_stdout()?;
     refuse_own_image(&job.input.input.path, &out)?;
-    for path in &job.paths {
-        let node = image.lookup(path)?;
-        read_chunks(&image, &node, &mut |bytes| write_all(&mut out, bytes))
+    let nodes: Vec<_> =
+        job.paths.iter().map(|path| image.lookup(path)).collect::<Result<_, _>>()?;
+    let total = nodes.iter().fold(0, |sum: u64, node| sum.saturating_add(node.size));
+    if let Some(max) = job.max_bytes.filter(|&max| total > max) {
+        let message = format!("the files have {total} bytes, but at most {max} may be printed");
+        return Err(Error::limit(message).hint("--max-bytes raises the limit").into());
+    }
+    for (path, node) in job.paths.iter().zip(&nodes) {
+        read_chunks(&image, node, &mut |bytes| write_all(&mut out, bytes))
             .map_err(|failure| in_path(failure, path))?;
     }
     Ok(0)

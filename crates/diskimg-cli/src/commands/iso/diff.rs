@@ -7,7 +7,7 @@ use crate::commands::iso::{open, texts};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::{Console, json};
-use diskimg::iso::{FileExtent, FileType, IsoImage, Node};
+use diskimg::iso::{ContentsKey, FileType, IsoImage, Node};
 use diskimg::{Error, printable};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -170,8 +170,8 @@ fn attributes(path: &[u8], a: &File, b: &File, found: &mut Vec<Difference>) {
     }
 }
 
-/// Pairs of files of two images that were compared, by their extents, and the results.
-type Compared<'a> = HashMap<(&'a [FileExtent], &'a [FileExtent]), Option<u64>>;
+/// Pairs of files of two images that were compared, and the results.
+type Compared<'a> = HashMap<(ContentsKey<'a>, ContentsKey<'a>), Option<u64>>;
 
 /// As [`first_difference`], but compares two files that have several names once.
 fn once<'a>(
@@ -184,7 +184,7 @@ fn once<'a>(
     let (Contents::Node(left), Contents::Node(right)) = (&one.contents, &other.contents) else {
         return first_difference(a, one, b, other);
     };
-    let pair = (left.extents(), right.extents());
+    let pair = (left.contents_key(), right.contents_key());
     if let Some(known) = compared.get(&pair) {
         return Ok(*known);
     }

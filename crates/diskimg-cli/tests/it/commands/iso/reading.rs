@@ -321,3 +321,58 @@ fn contents_of_files_that_overlap_are_not_compared() {
         assert!(ran.err.contains("files overlap"), "{command}: {ran:?}");
     }
 }
+
+/// Returns a zisofs file of one block, which has 8 unused `gap` bytes before it.
+fn zisofs(contents: &[u8], gap: u8) -> Vec<u8> {
+    let mut block = vec![0x78, 1, 1];
+    let len = contents.len() as u16;
+    block.extend([len.to_le_bytes(), (!len).to_le_bytes()].concat());
+    block.extend(contents);
+    let (mut a, mut b) = (1u32, 0u32);
+    for &byte in contents {
+        a = (a + u32::from(byte)) % 65521;
+        b = (b + a) % 65521;
+    }
+    block.extend((b << 16 | a).to_be_bytes());
+    let mut file = vec![0x37, 0xE4, 0x53, 0x96, 0xC9, 0xDB, 0xD6, 0x07];
+    file.extend((contents.len() as u32).to_le_bytes());
+    file.extend([4, 15, 0, 0]);
+    file.extend(32u32.to_le_bytes());
+    file.extend((32 + block.len() as u32).to_le_bytes());
+    file.extend([gap; 8]);
+    file.extend(block);
+    file
+}
+
+#[test]
+fn the_same_bytes_are_compared_as_compressed_and_as_plain_files() {
+    use diskimg_testkit::iso::{FREE, IsoBuilder, Record, susp};
+    let lab = Lab::new();
+    let contents = b"some contents";
+    for (name, gap) in [("a.iso", 0), ("b.iso", 0xff)] {
+        let file = zisofs(contents, gap);
+        let len = file.len() as u32;
+        let zf = susp::zf(4, 15, contents.len() as u32);
+        let records =
+            [Record::rock("compressed", FREE, len, &[zf]), Record::rock("plain", FREE, len, &[])];
+        let image = IsoBuilder::rock_ridge(&records).put(FREE, &file).finish();
+        std::fs::write(lab.path(name), image).expect("writes");
+    }
+    assert_eq!(lab.line("iso cat a.iso compressed").ok(), "some contents");
+    let ran = lab.line("iso diff --content a.iso b.iso");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), "/plain: contents differ at byte 24\n"));
+}
+
+#[test]
+fn cat_prints_no_more_than_is_allowed() {
+    let lab = Lab::new();
+    lab.seed();
+    lab.line("iso create -V cidata -o a.iso user-data meta-data").ok();
+    let all = "#cloud-config\ninstance-id: i-1\n";
+    let cat =
+        |max: usize| lab.line(&format!("iso cat --max-bytes {max} a.iso user-data meta-data"));
+    assert_eq!(cat(all.len()).ok(), all);
+    let ran = cat(all.len() - 1);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert!(ran.err.contains("the files have 31 bytes, but at most 30 may be printed"), "{ran:?}");
+}
