@@ -190,10 +190,18 @@ impl Chain<'_> {
     }
 }
 
+/// Maximum length in bytes of a `json:` name that is parsed: several times that of a path.
+#[cfg(feature = "json")]
+const MAX_JSON_NAME: usize = 16 << 10;
+
 /// Returns the path and format in a `json:` name that denotes one local file.
 fn local_file(name: &str) -> Option<(PathBuf, Option<Format>)> {
     #[cfg(feature = "json")]
-    return name.strip_prefix("json:").and_then(node::local_file).map(|f| (f.path, f.format));
+    return name
+        .strip_prefix("json:")
+        .filter(|json| json.len() <= MAX_JSON_NAME)
+        .and_then(node::local_file)
+        .map(|f| (f.path, f.format));
     #[cfg(not(feature = "json"))]
     return None.filter(|_| !name.is_empty());
 }

@@ -11,22 +11,16 @@
 //! disk in several files (VMware), which must be unpacked.
 
 use super::archive::{Archive, Member};
+use super::box_metadata::{Found, Metadata};
 use super::disk_image::is_image_name;
 use super::envelope::{Capacity, Disk, Envelope, File};
 use crate::error::{Error, Result};
 use crate::open::limits::Limits;
 use crate::remedy::Remedy;
 use crate::storage::number::{to_u64, to_usize};
-use serde_json::Value;
 
 /// Name of the member in which Vagrant describes a box.
 pub(super) const METADATA: &str = "metadata.json";
-
-/// A disk of the archive: its member's name, and its format, if it is stated.
-struct Found {
-    name: String,
-    format: Option<String>,
-}
 
 /// Returns the disks of an archive, as if a descriptor listed them.
 ///
@@ -42,11 +36,11 @@ pub(super) fn envelope(archive: &Archive, limits: &Limits) -> Result<Envelope> {
     }
     let metadata = match archive.find(METADATA) {
         Some(member) => read_metadata(archive, member, limits)?,
-        None => Value::Null,
+        None => Metadata::default(),
     };
-    let mut disks = listed(&metadata);
+    let mut disks = metadata.disks;
     if disks.is_empty() {
-        disks = by_name(archive, text(&metadata, "format"));
+        disks = by_name(archive, metadata.format);
     }
     if disks.is_empty() {
         let message = "it has neither an .ovf member nor a disk image";
@@ -54,8 +48,9 @@ pub(super) fn envelope(archive: &Archive, limits: &Limits) -> Result<Envelope> {
             .hint("another kind of archive must be unpacked first")
             .with_remedy(Remedy::NameFormatRaw));
     }
-    if to_u64(disks.len()) > limits.ovf_disks {
-        let found = format!("{} disks", disks.len());
+    let count = to_u64(disks.len()).max(metadata.listed);
+    if count > limits.ovf_disks {
+        let found = format!("{count} disks");
         return Err(Error::over_limit("ovf_disks", found, limits.ovf_disks));
     }
     if let Some(missing) = disks.iter().find(|disk| archive.find(&disk.name).is_none()) {
@@ -83,7 +78,7 @@ pub(super) fn envelope(archive: &Archive, limits: &Limits) -> Result<Envelope> {
 /// # Errors
 /// [`Limit`](crate::ErrorKind::Limit) if it is too large, [`Corrupt`](crate::ErrorKind::Corrupt) if
 /// it is not valid: a more lenient reader might find other disks in it.
-fn read_metadata(archive: &Archive, member: &Member, limits: &Limits) -> Result<Value> {
+fn read_metadata(archive: &Archive, member: &Member, limits: &Limits) -> Result<Metadata> {
     if member.size > limits.ovf_bytes {
         let found = format!("a {METADATA} of {} bytes", member.size);
         return Err(Error::over_limit("ovf_bytes", found, limits.ovf_bytes));
@@ -91,15 +86,7 @@ fn read_metadata(archive: &Archive, member: &Member, limits: &Limits) -> Result<
     let source = archive.open_member(member)?;
     let mut bytes = vec![0; to_usize(source.len())];
     source.read_exact_at(&mut bytes, 0).map_err(|e| Error::io("cannot read metadata.json", e))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(METADATA, e.to_string()))
-}
-
-/// Returns the disks that `metadata.json` lists.
-fn listed(metadata: &Value) -> Vec<Found> {
-    let disks = metadata["disks"].as_array().into_iter().flatten();
-    disks
-        .filter_map(|disk| Some(Found { name: text(disk, "path")?, format: text(disk, "format") }))
-        .collect()
+    Metadata::parse(&bytes).map_err(|message| Error::corrupt(METADATA, message))
 }
 
 /// Returns the members whose names are those of disk images. `format` is that of a box.
@@ -120,10 +107,6 @@ fn by_name(archive: &Archive, format: Option<String>) -> Vec<Found> {
             },
         })
         .collect()
-}
-
-fn text(value: &Value, key: &str) -> Option<String> {
-    value[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// True for the name of a VMDK that is only a part of a disk: `disk-s001.vmdk`, `disk-flat.vmdk`.

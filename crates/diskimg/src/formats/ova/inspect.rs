@@ -19,6 +19,10 @@ pub(super) const INSPECT: Inspect = Inspect { also_matches: |_| false, examine }
 /// Maximum number of disks that are examined.
 const MAX_DISKS: usize = 256;
 
+/// Maximum number of other sparse members that are examined. Of each, holes are examined as well,
+/// which are not stored.
+const MAX_SPARSE: usize = 1024;
+
 fn examine(subject: &Subject<'_>, found: &mut Inspection) {
     if Packing::of(subject.head) != Packing::None {
         let message = "the appliance is compressed; it can be examined only after decompression";
@@ -87,8 +91,15 @@ impl<'a> Others<'a> {
 
     /// Examines those that are images, by their contents or names.
     fn examine(&self, subject: &Subject<'_>, found: &mut Inspection) {
-        let mut images = 0;
+        let (mut images, mut sparse) = (0, 0);
         for member in &self.members {
+            sparse += usize::from(member.pieces.is_some());
+            if sparse > MAX_SPARSE {
+                let message = format!("more sparse members; at most {MAX_SPARSE} are examined");
+                let finding = Finding::new(Code::Unreadable, Code::Unreadable.severity(), message);
+                found.findings.push(Finding { path: Some(member.name.to_string()), ..finding });
+                return;
+            }
             let of_member =
                 |finding: Finding| Finding { path: Some(member.name.to_string()), ..finding };
             let add = |found: &mut Inspection, code: Code, message: String| {

@@ -23,6 +23,7 @@
 //! it is silent, this module follows the tools of VMware, VirtualBox and oVirt.
 
 mod archive;
+mod box_metadata;
 mod check;
 #[cfg(feature = "inspect")]
 mod descriptor_rules;

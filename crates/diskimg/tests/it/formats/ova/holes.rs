@@ -140,3 +140,18 @@ fn a_disk_that_is_compressed_twice_is_limited_by_the_bytes_of_the_archive() {
     assert!(error(1).is_none());
     assert_eq!(error(8).unwrap().exceeded(), Some("unpacked_ratio"));
 }
+
+#[test]
+fn inspect_examines_a_limited_number_of_sparse_members() {
+    let metadata = br#"{"disks": [{"path": "a.raw", "format": "raw"}]}"#;
+    for count in [1000, 1100] {
+        let names: Vec<_> = (0..count).map(|n| format!("{n}.bin")).collect();
+        let mut members = vec![("metadata.json", &metadata[..], metadata.len() as u64)];
+        members.push(("a.raw", &b"x"[..], 512));
+        members.extend(names.iter().map(|name| (name.as_str(), &[][..], 256 << 10)));
+        let source = Arc::new(MemorySource::new(sparse(&members)));
+        let found = inspect_source(source, "a.ova", &InspectOptions::default()).unwrap();
+        let is_limited = found.findings.iter().any(|f| f.message.contains("more sparse members"));
+        assert_eq!(is_limited, count > 1024, "{count}: {:?}", found.findings.last());
+    }
+}
