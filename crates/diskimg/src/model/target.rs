@@ -52,6 +52,8 @@ pub(crate) struct Slot {
     /// Number of bytes that the slot holds. If it is less than requested, the engine must place the
     /// rest with another call.
     pub(crate) len: u64,
+    /// The slot reads as zeros until it is written, so that zeros need not be written to it.
+    pub(crate) is_zeroed: bool,
 }
 
 /// Encodes clusters for a target, usually by compressing them. Each worker thread has its own.

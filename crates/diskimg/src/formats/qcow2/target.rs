@@ -216,7 +216,7 @@ impl Qcow2Target {
             let entry = (offset + i * cluster) | tables::COPIED;
             self.set_entry(at + i * cluster, entry, subclusters);
         }
-        Ok(Slot { file, offset, len })
+        Ok(Slot { file, offset, len, is_zeroed: false })
     }
 
     /// Allocates clusters for zeros, and writes the zeros if necessary. With unallocated
@@ -280,7 +280,7 @@ impl Qcow2Target {
             Error::limit("the host offset is too large for a compressed cluster").at(offset)
         })?;
         self.set_entry(at, entry, 0);
-        Ok(Slot { file: 0, offset, len })
+        Ok(Slot { file: 0, offset, len, is_zeroed: false })
     }
 
     fn write_l1(&self) -> Result<()> {

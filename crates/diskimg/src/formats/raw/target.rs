@@ -62,7 +62,7 @@ impl Target for RawTarget {
         match unit {
             Allocate::Zero { len } => self.file.write_zeros(at, len).map(|()| None),
             Allocate::Backed { .. } => Err(Error::invalid("raw images have no backing file")),
-            Allocate::Data { len } => Ok(Some(Slot { file: 0, offset: at, len })),
+            Allocate::Data { len } => Ok(Some(Slot { file: 0, offset: at, len, is_zeroed: false })),
             Allocate::Compressed { .. } => Err(Error::invalid("raw cannot store compressed units")),
         }
     }

@@ -205,6 +205,7 @@ fn push_write(writes: &mut Vec<Write>, slot: Slot, from: Bytes) {
     if let Some(last) = writes.last_mut()
         && last.slot.file == slot.file
         && last.slot.offset + last.slot.len == slot.offset
+        && last.slot.is_zeroed == slot.is_zeroed
         && match (&last.from, &from) {
             (Bytes::Guest(a), Bytes::Guest(b)) => a + last.slot.len == *b,
             (Bytes::Encoded(a), Bytes::Encoded(b)) => a + last.slot.len as usize == *b,

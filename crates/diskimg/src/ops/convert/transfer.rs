@@ -115,7 +115,7 @@ impl Transfer<'_> {
     }
 
     fn write_slot(&self, task: &EncodedTask, write: &Write) -> Result<()> {
-        let Slot { file, offset, len } = write.slot;
+        let Slot { file, offset, len, is_zeroed } = write.slot;
         let file = &self.files[file];
         let outcome = match write.from {
             Bytes::Origin(origin) => return self.offload(origin, write.slot),
@@ -124,25 +124,28 @@ impl Transfer<'_> {
             }
             Bytes::Guest(at) => {
                 let first = (at - task.range.start) as usize;
-                write_guest(&*file.sink, task, first..first + len as usize, offset)
+                let part = first..first + len as usize;
+                let is_zeroed = is_zeroed || file.sink.is_zeroed();
+                write_guest(&*file.sink, task, part, offset, is_zeroed)
             }
         };
         outcome.map_err(|e| file.cannot_write(e, offset))
     }
 }
 
-/// Writes a part of the task's guest bytes to `offset` of `sink`.
+/// Writes a part of the task's guest bytes to `offset` of `sink`, which may read as zeros there.
 fn write_guest(
     sink: &dyn Sink,
     task: &EncodedTask,
     part: Range<usize>,
     offset: u64,
+    is_zeroed: bool,
 ) -> std::io::Result<()> {
     let guest = &task.buffers.guest;
-    if !sink.is_zeroed() {
+    if !is_zeroed {
         return sink.write_all_at(&guest[part], offset);
     }
-    // The file reads as zeros, so zeros inside a cluster need not be written.
+    // Zeros inside a cluster need not be written.
     for run in &task.written {
         let run = run.start.max(part.start)..run.end.min(part.end);
         if run.start < run.end {

@@ -273,7 +273,10 @@ impl Writer {
             }
         }
         self.bitmaps.mark(at..(at + len).min(next));
-        Ok(Slot { file, offset, len: len.min(next - at) })
+        // Space beyond the end of the file is allocated once only.
+        let is_zeroed =
+            first == Place::New && offset >= self.file_end && !self.image.storage.has_fixed_len();
+        Ok(Slot { file, offset, len: len.min(next - at), is_zeroed })
     }
 
     fn place_compressed(&mut self, at: u64, len: u64) -> Result<Slot> {
@@ -287,7 +290,7 @@ impl Writer {
         })?;
         self.replace(at, (entry, 0))?;
         self.bitmaps.mark(at..at + self.cluster_size());
-        Ok(Slot { file: 0, offset, len })
+        Ok(Slot { file: 0, offset, len, is_zeroed: false })
     }
 
     /// Calls `each` for the clusters of a range, except those of L2 tables that do not exist if
@@ -363,6 +366,9 @@ impl Writer {
             // Version 2 has no other way to hide the backing file.
             (true, false) => {
                 let slot = self.place_data(at, size)?;
+                if slot.is_zeroed {
+                    return Ok(());
+                }
                 let written = self.files[slot.file].write_zeros_at(slot.offset, size);
                 written.map_err(|e| Error::io("cannot write zeros", e).at(slot.offset))
             }

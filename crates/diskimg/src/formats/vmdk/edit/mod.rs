@@ -49,11 +49,16 @@ use write::Writer;
 /// Quantum of a disk that has only flat extents, in bytes.
 const FLAT_QUANTUM: u64 = 64 << 10;
 
+/// Maximum quantum in bytes of a disk whose grains may be written in parts.
+const MAX_PART: u64 = 1 << 20;
+
 /// A VMDK open for modification.
 #[derive(Debug)]
 struct VmdkMut {
     storage: Arc<dyn Storage>,
     image: Vmdk,
+    /// [`Limits::unit_bytes`](crate::Limits::unit_bytes).
+    unit_bytes: u64,
 }
 
 /// Opens an image for modification.
@@ -62,7 +67,8 @@ pub(super) fn open(
     context: &OpenContext<'_>,
 ) -> Result<Box<dyn MutableLayer>> {
     let source: Arc<dyn Source> = storage.clone();
-    Ok(Box::new(VmdkMut { image: Vmdk::open(source, context)?, storage }))
+    let unit_bytes = context.limits.unit_bytes;
+    Ok(Box::new(VmdkMut { image: Vmdk::open(source, context)?, storage, unit_bytes }))
 }
 
 impl MutableLayer for VmdkMut {
@@ -98,10 +104,34 @@ impl MutableLayer for VmdkMut {
             files.push(open_to_write(&**file)?);
         }
         let size = self.image.disk_layout().size;
-        let quantum = quantum.unwrap_or(FLAT_QUANTUM);
+        let quantum = match quantum {
+            Some(grain) => quantum_of(grain, &self.image, &files, self.unit_bytes)?,
+            None => FLAT_QUANTUM,
+        };
         let opened = Mutex::new(Some(Opened { image: self.image, files }));
         Ok(Some(Box::new(ExistingSpec { size, quantum, opened })))
     }
+}
+
+/// Returns the quantum of a disk with grains of `grain` bytes. A grain whose rest reads as zeros when
+/// a part of it is written is written in parts.
+///
+/// # Errors
+/// Returns [`Limit`](crate::ErrorKind::Limit) if whole grains must be in memory and are too large.
+fn quantum_of(
+    grain: u64,
+    image: &Vmdk,
+    files: &[Arc<dyn Storage>],
+    unit_bytes: u64,
+) -> Result<u64> {
+    if !image.has_parent() && !files.iter().any(|file| file.has_fixed_len()) {
+        return Ok(grain.min(MAX_PART));
+    }
+    if grain > unit_bytes {
+        let found = format!("grains of {grain} bytes, which are written as a whole");
+        return Err(Error::over_limit("unit_bytes", found, unit_bytes).in_structure("VMDK header"));
+    }
+    Ok(grain)
 }
 
 /// Verifies that no flat extent is in the file of the descriptor, and that no two files are the same

@@ -46,6 +46,8 @@ pub(super) struct SparseTables {
     pub(super) outdated: Vec<usize>,
     /// Host offset of the end of the file.
     end: u64,
+    /// Host offset from which the file reads as zeros where nothing has been written yet.
+    zeroed_from: u64,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +80,7 @@ impl SparseTables {
             let entries = extent.read_entries(sector, header.tables(), "redundant directory")?;
             directories.push((sector * SECTOR, entries));
         }
+        let end = storage.current_len().next_multiple_of(header.grain_bytes());
         let mut tables = Self {
             grain_bytes: header.grain_bytes(),
             table_cover: header.table_cover(),
@@ -88,7 +91,8 @@ impl SparseTables {
             metadata: Vec::new(),
             unclean: header.unclean,
             outdated: Vec::new(),
-            end: storage.current_len().next_multiple_of(header.grain_bytes()),
+            end,
+            zeroed_from: if storage.has_fixed_len() { u64::MAX } else { end },
             storage,
         };
         let descriptor = header.descriptor_offset * SECTOR;
@@ -180,14 +184,20 @@ impl SparseTables {
         Ok(())
     }
 
-    /// Returns the host offset at which the data of a grain is written.
+    /// Returns the host offset at which the data of guest offset `at` is written.
     pub(super) fn allocate(&mut self, at: u64) -> Result<u64> {
+        let inside = at % self.grain_bytes;
         if let Grain::Stored(offset) = self.grain(at)? {
-            return Ok(offset);
+            return Ok(offset + inside);
         }
         let offset = self.append(self.grain_bytes)?;
         self.set(at, to_u32(offset / SECTOR))?;
-        Ok(offset)
+        Ok(offset + inside)
+    }
+
+    /// Returns true if the file reads as zeros at `offset` unless the caller has written there.
+    pub(super) fn is_zeroed(&self, offset: u64) -> bool {
+        offset >= self.zeroed_from
     }
 
     /// Reserves space at the end of the file, in whole grains.

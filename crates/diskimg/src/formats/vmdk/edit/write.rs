@@ -23,7 +23,6 @@ pub(super) struct Writer {
     extents: Vec<WrittenExtent>,
     /// Unallocated grains are read from a parent.
     has_parent: bool,
-    quantum: u64,
 }
 
 #[derive(Debug)]
@@ -47,12 +46,10 @@ impl Writer {
     /// Gives the disk a new content ID and prepares its extents.
     pub(super) fn start(image: &Vmdk, storages: Vec<Arc<dyn Storage>>) -> Result<Self> {
         let mut extents = Vec::new();
-        let mut quantum = 1;
         for extent in image.extents() {
             let kind = match &extent.layout {
                 Layout::Flat { offset } => Kind::Flat(*offset),
                 Layout::Sparse(sparse) => {
-                    quantum = sparse.header().grain_bytes();
                     let storage = Arc::clone(&storages[extent.file]);
                     Kind::Sparse(SparseTables::new(sparse, storage)?)
                 }
@@ -74,7 +71,7 @@ impl Writer {
         for storage in &storages {
             sinks.push(storage.clone());
         }
-        Ok(Self { storages, sinks, extents, has_parent: image.has_parent(), quantum })
+        Ok(Self { storages, sinks, extents, has_parent: image.has_parent() })
     }
 
     /// Returns the index of the extent that contains a guest offset.
@@ -87,24 +84,29 @@ impl Writer {
     }
 
     fn place_data(&mut self, at: u64, len: u64) -> Result<Slot> {
-        let quantum = self.quantum;
         let index = self.extent_at(at)?;
         let extent = &mut self.extents[index];
         let file = extent.file;
         let inside = at - extent.guest.start;
         let max = len.min(extent.guest.end - at);
         match &mut extent.kind {
-            Kind::Flat(offset) => Ok(Slot { file, offset: *offset + inside, len: max }),
+            Kind::Flat(offset) => {
+                Ok(Slot { file, offset: *offset + inside, len: max, is_zeroed: false })
+            }
             Kind::Zero => Err(Error::unsupported(format!(
                 "guest offset {at:#x} is in an extent that always reads as zeros"
             ))),
             Kind::Sparse(tables) => {
                 let offset = tables.allocate(inside)?;
-                let mut end = quantum;
-                while end < max && tables.allocate(inside + end)? == offset + end {
-                    end += quantum;
+                let is_zeroed = tables.is_zeroed(offset);
+                let mut end = tables.grain_bytes - inside % tables.grain_bytes;
+                while end < max
+                    && tables.allocate(inside + end)? == offset + end
+                    && tables.is_zeroed(offset + end) == is_zeroed
+                {
+                    end += tables.grain_bytes;
                 }
-                Ok(Slot { file, offset, len: max.min(end) })
+                Ok(Slot { file, offset, len: max.min(end), is_zeroed })
             }
         }
     }
@@ -128,10 +130,9 @@ impl Writer {
     }
 
     fn zero(&mut self, index: usize, range: Range<u64>) -> Result<()> {
-        let (has_parent, quantum) = (self.has_parent, self.quantum);
+        let has_parent = self.has_parent;
         let extent = &mut self.extents[index];
         let storage = &*self.storages[extent.file];
-        let len = extent.guest.end - extent.guest.start;
         let write = |offset: u64, len: u64| {
             let written = storage.write_zeros_at(offset, len);
             written.map_err(|e| Error::io("cannot write zeros", e).at(offset))
@@ -148,24 +149,24 @@ impl Writer {
                 at = skipped;
                 continue;
             }
-            let grain_len = quantum.min(len - at);
-            match tables.grain(at)? {
-                Grain::Zero => {}
-                Grain::Unallocated if !has_parent => {}
-                Grain::Stored(offset) => write(offset, grain_len)?,
-                Grain::Unallocated => {
-                    if !tables.mark_zero(at)? {
-                        write(tables.allocate(at)?, grain_len)?;
-                    }
-                }
+            let (grain_bytes, inside) = (tables.grain_bytes, at % tables.grain_bytes);
+            let end = range.end.min(at - inside + grain_bytes);
+            let offset = match tables.grain(at)? {
+                Grain::Zero => None,
+                Grain::Unallocated if !has_parent || tables.mark_zero(at)? => None,
+                Grain::Unallocated => Some(tables.allocate(at)?),
+                Grain::Stored(offset) => Some(offset + inside),
+            };
+            // Each part of a disk is placed once: nothing was written there.
+            if let Some(offset) = offset.filter(|&offset| !tables.is_zeroed(offset)) {
+                write(offset, end - at)?;
             }
-            at += quantum;
+            at = end;
         }
         Ok(())
     }
 
     fn unallocate_in(&mut self, index: usize, range: Range<u64>) -> Result<()> {
-        let quantum = self.quantum;
         let Kind::Sparse(tables) = &mut self.extents[index].kind else {
             let message = "a flat extent cannot show a backing file";
             return Err(Error::unsupported(message));
@@ -180,7 +181,7 @@ impl Writer {
             if tables.grain(at)? != Grain::Unallocated {
                 tables.unallocate(at)?;
             }
-            at += quantum;
+            at += tables.grain_bytes;
         }
         Ok(())
     }

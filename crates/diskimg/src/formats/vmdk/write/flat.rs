@@ -60,7 +60,7 @@ impl Target for FlatTarget {
             }
             Allocate::Data { len } => {
                 let run = self.split.first_run(at, len)?;
-                Ok(Some(Slot { file: run.extent, offset: run.at, len: run.len }))
+                Ok(Some(Slot { file: run.extent, offset: run.at, len: run.len, is_zeroed: false }))
             }
             Allocate::Backed { .. } => Err(Error::invalid("a flat extent has no backing file")),
             Allocate::Compressed { .. } => {

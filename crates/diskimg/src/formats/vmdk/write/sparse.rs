@@ -67,7 +67,7 @@ impl Target for SparseTarget {
             Allocate::Data { len } => {
                 let run = self.split.first_run(at, len)?;
                 let offset = self.extents[run.extent].store(run.at, run.len)?;
-                Ok(Some(Slot { file: run.extent, offset, len: run.len }))
+                Ok(Some(Slot { file: run.extent, offset, len: run.len, is_zeroed: false }))
             }
             Allocate::Compressed { .. } => {
                 Err(Error::invalid("a sparse extent cannot store compressed grains"))

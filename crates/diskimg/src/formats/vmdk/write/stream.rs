@@ -128,7 +128,7 @@ impl StreamTarget {
         let offset = self.position * SECTOR;
         self.entries[to_usize(grain % u64::from(GTES))] = table_entry(self.position)?;
         self.position += len / SECTOR;
-        Ok(Slot { file: 0, offset, len })
+        Ok(Slot { file: 0, offset, len, is_zeroed: false })
     }
 }
 

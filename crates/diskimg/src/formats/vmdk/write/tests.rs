@@ -47,7 +47,8 @@ fn data_across_a_boundary_is_placed_in_two_files_by_two_calls() {
         let mut output = Output::create(dir.path().join("a.vmdk")).expect("creates");
         let mut target = split(&mut output, options, false);
         let mut place = |at, len| target.place(at, Allocate::Data { len }).expect("places");
-        let slot = |file: usize, len| Some(Slot { file, offset: offsets[file], len });
+        let slot =
+            |file: usize, len| Some(Slot { file, offset: offsets[file], len, is_zeroed: false });
         assert_eq!(place(SPLIT - GRAIN, 3 * GRAIN), slot(0, GRAIN), "{options}");
         assert_eq!(place(SPLIT, 2 * GRAIN), slot(1, 2 * GRAIN), "{options}");
         target.finish().expect("finishes");

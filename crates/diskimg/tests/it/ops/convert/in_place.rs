@@ -3,6 +3,7 @@
 
 mod devices;
 mod failures;
+mod holes;
 mod hostile;
 mod scale;
 
