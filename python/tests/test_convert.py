@@ -326,6 +326,7 @@ def test_unreadable_ranges_are_salvaged_and_reported(
     report = diskimg.convert(path, out, salvage=True)
     assert report.salvaged and report.to_dict()["salvaged"][0]["end"] > report.salvaged[0].start
     assert report.salvaged[0].error
+    assert report.salvaged_bytes == sum(lost.end - lost.start for lost in report.salvaged)
 
 
 def test_damaged_clusters_are_copied_only_from_a_trusted_source(

@@ -139,7 +139,7 @@ def convert(
     int,
     int,
     int,
-    list[tuple[int, int, str]],
+    tuple[list[tuple[int, int, str]], int],
     list[str],
     list[str],
     bool,

@@ -226,13 +226,23 @@ def convert(
             callback,
         )
     guest, stored, shared, passed, salvaged, warnings, notes, verified, digested = fields
-    lost = tuple(Salvaged(*extent) for extent in salvaged)
+    listed, lost_bytes = salvaged
+    lost = tuple(Salvaged(*extent) for extent in listed)
     digests = None
     if digested is not None:
         algorithm, of_guest, files = digested
         digests = Digests(algorithm, of_guest, tuple(FileDigest(*file) for file in files))
     return Report(
-        guest, stored, shared, passed, lost, tuple(warnings), verified, digests, tuple(notes)
+        guest,
+        stored,
+        shared,
+        passed,
+        lost,
+        tuple(warnings),
+        verified,
+        digests,
+        tuple(notes),
+        lost_bytes,
     )
 
 

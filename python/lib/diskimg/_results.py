@@ -575,7 +575,7 @@ class Report:
     passed_bytes: int
     """Guest bytes of compressed clusters that were copied without recompression."""
     salvaged: tuple[Salvaged, ...] = field(default=())
-    """Ranges that could not be read (only with ``salvage=True``), in guest order."""
+    """Ranges that could not be read (only with ``salvage=True``), in guest order: at most 4,096."""
     warnings: tuple[str, ...] = field(default=())
     """Damage found in the source that did not prevent reading."""
     verified: bool = False
@@ -584,6 +584,8 @@ class Report:
     """The digests, if ``digest=`` was given."""
     notes: tuple[str, ...] = field(default=())
     """A sentence about each existing file that could not be replaced and was overwritten."""
+    salvaged_bytes: int = 0
+    """Guest bytes in all ranges that could not be read."""
 
     def to_dict(self) -> Json:
         """The fields (qemu-img has no JSON for this)."""
@@ -593,6 +595,7 @@ class Report:
             "shared-bytes": self.shared_bytes,
             "passed-bytes": self.passed_bytes,
             "salvaged": [lost.to_dict() for lost in self.salvaged],
+            "salvaged-bytes": self.salvaged_bytes,
             "warnings": list(self.warnings),
             "verified": self.verified,
             "digests": None if self.digests is None else self.digests.to_dict(),

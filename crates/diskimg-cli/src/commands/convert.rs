@@ -155,9 +155,11 @@ fn warn(report: &Report, console: &Console) {
             lost.error
         ));
     }
-    let more = report.salvaged.len().saturating_sub(MAX_LISTED);
-    if more > 0 {
-        console.message(&format!("warning: {more} more ranges were replaced with zeros"));
+    if report.salvaged.len() > MAX_LISTED {
+        let bytes = report.salvaged_bytes;
+        console.message(&format!(
+            "warning: more ranges were replaced with zeros, which have {bytes} bytes in total"
+        ));
     }
 }
 

@@ -167,7 +167,7 @@ impl Qcow2 {
     /// Returns [`Unsupported`](crate::ErrorKind::Unsupported) if the image is encrypted, and
     /// [`Corrupt`](crate::ErrorKind::Corrupt) if it has no L1 table.
     fn require_readable(&self) -> Result<()> {
-        self.require_l1()?;
+        self.require_l1().map_err(|e| e.losing(0..self.size))?;
         if let Some(encryption) = self.header.encryption {
             return Err(Error::unsupported(format!(
                 "the image is encrypted ({}); decryption is not supported",
@@ -194,10 +194,13 @@ impl Qcow2 {
         if !shared.contains(table) {
             return Ok(());
         }
-        let (start, bytes) =
-            (l1_index << self.layout.l1_shift(), self.layout.guest_bytes_per_table());
-        let lost = start..start.saturating_add(bytes).min(self.size);
-        Err(shared.error("L1 table", "L2 table").losing(lost))
+        Err(shared.error("L1 table", "L2 table").losing(self.range_of_table(l1_index)))
+    }
+
+    /// Returns the guest range that L1 entry `l1_index` describes.
+    fn range_of_table(&self, l1_index: u64) -> Range<u64> {
+        let start = l1_index << self.layout.l1_shift();
+        start..start.saturating_add(self.layout.guest_bytes_per_table()).min(self.size)
     }
 
     /// Maps a guest range that the L2 table at host offset `table` describes.
@@ -210,18 +213,21 @@ impl Qcow2 {
             } else {
                 "to an offset that is not aligned to a cluster"
             };
-            return Err(
-                Error::corrupt("L2 table", format!("L1 entry {l1_index} points {what}")).at(table)
-            );
+            return Err(Error::corrupt("L2 table", format!("L1 entry {l1_index} points {what}"))
+                .at(table)
+                .losing(self.range_of_table(l1_index)));
         }
         let entry_bytes = self.layout.entry_bytes();
         let mut at = range.start;
         while at < range.end {
             let index = (at >> self.layout.cluster_bits) & (self.layout.entries() - 1);
             let entry_offset = table + index * entry_bytes;
-            let chunk = self.l2.chunk(file, "L2 table", entry_offset)?;
-            let words = &chunk.words[to_usize((entry_offset - chunk.start) / 8)..];
             let first = at >> self.layout.cluster_bits;
+            let chunk = self.l2.chunk(file, "L2 table", entry_offset).map_err(|e| {
+                let entries = (self.l2.end_of_chunk(entry_offset) - entry_offset) / entry_bytes;
+                e.losing(self.range_of_clusters(first, entries))
+            })?;
+            let words = &chunk.words[to_usize((entry_offset - chunk.start) / 8)..];
             let entries = to_u64(words.len()) * 8 / entry_bytes;
             let end = range.end.min((first + entries) << self.layout.cluster_bits);
             self.map_entries(words, entry_offset, at..end, out)?;
@@ -248,18 +254,28 @@ impl Qcow2 {
             let clusters = ((range.end - 1) >> bits) - (at >> bits) + 1;
             let entry = words[index];
             let bitmap = if self.layout.extended { words[index + 1] } else { 0 };
-            let run = if self.layout.extended {
+            let clusters_in_run = if self.layout.extended {
                 1
             } else {
                 self.run_length(&words[index..index + to_usize(clusters)])
             };
-            let end = range.end.min(((at >> bits) + run) << bits);
+            let end = range.end.min(((at >> bits) + clusters_in_run) << bits);
             let run = ClusterRun { start: at >> bits << bits, guest: at..end };
-            self.map_run(self.layout.decode(entry, bitmap), &run, out)
-                .map_err(|e| e.in_structure("L2 table").at(entries_offset + to_u64(index) * 8))?;
+            self.map_run(self.layout.decode(entry, bitmap), &run, out).map_err(|e| {
+                e.in_structure("L2 table")
+                    .at(entries_offset + to_u64(index) * 8)
+                    .losing(self.range_of_clusters(at >> bits, clusters_in_run))
+            })?;
             at = end;
         }
         Ok(())
+    }
+
+    /// Returns the guest range of `count` clusters from number `first` on.
+    fn range_of_clusters(&self, first: u64, count: u64) -> Range<u64> {
+        let start = first << self.layout.cluster_bits;
+        let bytes = count.saturating_mul(self.layout.cluster_size());
+        start..start.saturating_add(bytes).min(self.size)
     }
 
     /// Returns how many of the entries, including the first, describe one contiguous run.
@@ -408,7 +424,8 @@ impl Qcow2 {
                 ),
             )
             .at(lost)
-            .hint("the file may be truncated"));
+            .hint("the file may be truncated")
+            .losing(lost_guest.max(guest.start)..guest.end));
         }
         let available = end.saturating_sub(data.offset);
         let split = guest.start + available.min(guest.end - guest.start);

@@ -212,6 +212,11 @@ impl TableReader {
         }
     }
 
+    /// Returns the host offset of the end of the chunk that contains host offset `offset`.
+    pub(crate) fn end_of_chunk(&self, offset: u64) -> u64 {
+        (offset & !(self.chunk - 1)).saturating_add(self.chunk)
+    }
+
     /// Returns the chunk that contains host offset `offset`. `table` names the structure in errors.
     ///
     /// # Errors

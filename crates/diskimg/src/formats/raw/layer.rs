@@ -71,9 +71,9 @@ impl Layer for Raw {
                 .map_err(|e| Error::io("cannot find the holes of the file", e).at(at))?;
             let end = segment.end.min(range.end);
             if end <= at {
-                return Err(
-                    Error::corrupt("file", "the file was truncated while it was read").at(at)
-                );
+                return Err(Error::corrupt("file", "the file was truncated while it was read")
+                    .at(at)
+                    .losing(at..self.size));
             }
             let host = HostOffset { file: 0, offset: at };
             let kind = if segment.hole { Kind::Zero(Some(host)) } else { Kind::Data(host) };

@@ -386,7 +386,8 @@ impl VmdkExtent {
             }
             Layout::Unopened(why) => {
                 let why = why.as_deref().unwrap_or("only the image's metadata was requested");
-                Err(Error::invalid(format!("the extent is not open: {why}")))
+                Err(Error::invalid(format!("the extent is not open: {why}"))
+                    .losing(self.guest.clone()))
             }
         }
         .map_err(|e| in_line(in_extent_file(e, files, self.file), &self.line))

@@ -29,6 +29,16 @@ const MAX_INTERRUPTIONS: usize = 1024;
 /// Maximum number of grains that are decoded because a marker may be one by chance.
 const MAX_CANDIDATES: u32 = 4096;
 
+/// Bytes of grains that are read for this, for each byte of the file. Grains that are found do not
+/// overlap.
+const READ_PER_BYTE: u64 = 4;
+
+/// Bytes to which such grains may expand, however short the file is.
+const MAX_EXPANDED: u64 = 256 << 20;
+
+/// Maximum number of bytes to which deflate expands a byte.
+const MAX_RATIO: u64 = 1032;
+
 /// Number of bytes that are read at a time while every sector is tried.
 const WINDOW: u64 = 64 << 10;
 
@@ -59,6 +69,8 @@ impl Scan {
             has_all: false,
             interruptions: Vec::new(),
             candidates: 0,
+            read: 0,
+            expanded: 0,
             decoder: Decoder::default(),
         };
         walk.run()?;
@@ -123,6 +135,10 @@ struct Walk<'a> {
     /// Ranges of grains between the last one before and the first one after an interruption.
     interruptions: Vec<Range<u64>>,
     candidates: u32,
+    /// Stored bytes of candidates that were read.
+    read: u64,
+    /// Bytes to which candidates may have expanded.
+    expanded: u64,
     decoder: Decoder,
 }
 
@@ -247,8 +263,7 @@ impl Walk<'_> {
             };
             for (sector, here) in window.chunks_exact(to_usize(SECTOR)).zip((at..).step_by(512)) {
                 let Step::Grain { number, next } = self.interpret(sector, here) else { continue };
-                self.candidates += 1;
-                if self.candidates > MAX_CANDIDATES {
+                if !self.spend(next - here) {
                     return Ok(None);
                 }
                 if self.is_intact(number, here)? {
@@ -258,6 +273,18 @@ impl Walk<'_> {
             at += len;
         }
         Ok(None)
+    }
+
+    /// Counts a candidate of `stored` bytes. Returns false if it is one too many.
+    fn spend(&mut self, stored: u64) -> bool {
+        let len = self.source.len();
+        self.candidates += 1;
+        self.read = self.read.saturating_add(stored);
+        let expanded = stored.saturating_mul(MAX_RATIO).min(self.header.grain_bytes());
+        self.expanded = self.expanded.saturating_add(expanded);
+        self.candidates <= MAX_CANDIDATES
+            && self.read <= len.saturating_mul(READ_PER_BYTE)
+            && self.expanded <= len.saturating_mul(READ_PER_BYTE).max(MAX_EXPANDED)
     }
 
     /// Decodes the grain whose marker is at `at`.

@@ -145,8 +145,10 @@ pub struct Report {
     /// ([`Convert::recompress`]).
     pub passed_bytes: u64,
     /// Ranges that could not be read and were replaced by zeros ([`Convert::salvage`]), in guest
-    /// order.
+    /// order: at most 4,096 of them.
     pub salvaged: Vec<Salvaged>,
+    /// Guest bytes in all ranges that could not be read and were replaced by zeros.
+    pub salvaged_bytes: u64,
     /// Damage in the source that was tolerated; see [`Image::warnings`].
     pub warnings: Vec<String>,
     /// How existing files were treated: a sentence about each that could not be replaced and was

@@ -6,7 +6,7 @@ use super::load::Loaded;
 use super::pass;
 use super::salvage::{SALVAGE_BLOCK, SalvageLog};
 use super::share::{Origin, Sharing};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::budget::{Budget, Budgets};
 use crate::model::image::{Image, WINDOW};
 use std::collections::VecDeque;
@@ -69,7 +69,12 @@ pub(super) struct Plan<'a> {
     backing_budget: Option<Budget>,
     /// End of the range that was last found to be lost.
     lost_end: u64,
+    /// Number of ranges that may still be divided to find out which part of them is lost.
+    divisions: u32,
 }
+
+/// Maximum number of ranges that are divided because an error does not tell which part is lost.
+const MAX_DIVISIONS: u32 = 1 << 18;
 
 impl<'a> Plan<'a> {
     pub(super) fn new(
@@ -106,6 +111,7 @@ impl<'a> Plan<'a> {
             budgets: input.budgets(),
             backing_budget: backing.map(Budget::new),
             lost_end: 0,
+            divisions: MAX_DIVISIONS,
         }
     }
 
@@ -248,13 +254,18 @@ impl<'a> Plan<'a> {
     fn input_runs(&mut self, range: Range<u64>) -> Result<Vec<InputRun>> {
         let mut input_runs = Vec::new();
         let mut at = range.start;
+        // A loss in a backing file is found after the layers above are mapped. So that each loss does
+        // not cost the rest of the window, what follows is mapped in parts that become longer.
+        let mut span = u64::MAX;
         while at < range.end {
-            let rest = at..range.end;
-            let error = match self.input.runs(rest.clone()) {
+            let end = at.saturating_add(span).checked_next_multiple_of(self.chunk);
+            let part = at..end.map_or(range.end, |end| end.min(range.end));
+            let error = match self.input.runs(part.clone()) {
                 Err(error) if self.salvaged.covers(&error) => error,
                 outcome => {
                     input_runs.extend(outcome?);
-                    break;
+                    (at, span) = (part.end, span.saturating_mul(2));
+                    continue;
                 }
             };
             let lost = match error.lost() {
@@ -265,29 +276,38 @@ impl<'a> Plan<'a> {
                 None => at..at,
             };
             if lost.is_empty() {
-                input_runs.extend(self.bisect(rest, &error)?);
-                break;
+                input_runs.extend(self.bisect(part.clone(), error)?);
+                at = part.end;
+                continue;
             }
             if at < lost.start {
                 input_runs.extend(self.input_runs(at..lost.start)?);
             }
             self.salvaged.add(lost.clone(), &error);
-            input_runs.push(InputRun::zeros(lost.clone()));
+            span = (lost.end - at).saturating_mul(2);
             at = lost.end;
+            input_runs.push(InputRun::zeros(lost));
         }
         Ok(input_runs)
     }
 
     /// As [`input_runs`](Self::input_runs), after mapping `range` failed with an error that does
     /// not tell which part of it is lost: maps each half separately.
-    fn bisect(&mut self, range: Range<u64>, error: &Error) -> Result<Vec<InputRun>> {
+    ///
+    /// # Errors
+    /// Returns the error if it is not damage: it concerns all of the disk then.
+    fn bisect(&mut self, range: Range<u64>, error: Error) -> Result<Vec<InputRun>> {
+        if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) {
+            return Err(error);
+        }
         let half = range.start + (range.end - range.start) / 2;
         let middle = (half / SALVAGE_BLOCK * SALVAGE_BLOCK)
             .max((range.start + 1).next_multiple_of(SALVAGE_BLOCK));
-        if middle >= range.end {
-            self.salvaged.add(range.clone(), error);
+        if middle >= range.end || self.divisions == 0 {
+            self.salvaged.add(range.clone(), &error);
             return Ok(vec![InputRun::zeros(range)]);
         }
+        self.divisions -= 1;
         let mut input_runs = self.input_runs(range.start..middle)?;
         input_runs.extend(self.input_runs(middle..range.end)?);
         Ok(input_runs)

@@ -3,8 +3,8 @@
 //! This is done after the output was flushed and before it is renamed to its final name, so that
 //! an output that differs from the source never replaces an existing file.
 
+use super::Settings;
 use super::input::Input;
-use super::{Report, Settings};
 use crate::error::{Error, Result};
 use crate::model::budget::Budgets;
 use crate::model::image::Image;
@@ -15,7 +15,8 @@ use crate::ops::disk::{Disk, DiskRange, Fetchers, Run};
 use crate::ops::progress::{Progress, report};
 use std::ops::Range;
 
-/// Verifies that the output has the same guest bytes as `input`.
+/// Verifies that the output has the same guest bytes as the first `len` bytes of `input`, and zeros
+/// in the ranges `lost`, which cannot be read.
 ///
 /// # Errors
 /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it differs, and any error from reading either.
@@ -24,7 +25,8 @@ pub(super) fn verify(
     input: &Input,
     files: &[StandIn],
     backing: Option<&Image>,
-    done: &Report,
+    len: u64,
+    lost: &[Range<u64>],
 ) -> Result<()> {
     let Some((name, main)) = files.first().cloned() else { return Ok(()) };
     // The output refers only to files that this conversion wrote or that the user named.
@@ -39,12 +41,12 @@ pub(super) fn verify(
     if settings.format.driver().appliance.is_none() {
         let image = options.open_source(main, name)?;
         let image = if let Some(backing) = backing { image.over(backing) } else { image };
-        return compare(settings, input, 0..done.guest_bytes, &image, done);
+        return compare(settings, input, 0..len, &image, lost);
     }
     for (number, range) in (1..).zip(input.disks(1)?) {
         let options = options.clone().disk(format!("{number}"));
         let image = options.open_source(std::sync::Arc::clone(&main), &*name)?;
-        compare(settings, input, range, &image, done)?;
+        compare(settings, input, range, &image, lost)?;
     }
     Ok(())
 }
@@ -56,7 +58,7 @@ fn compare(
     input: &Input,
     range: Range<u64>,
     image: &Image,
-    done: &Report,
+    lost: &[Range<u64>],
 ) -> Result<()> {
     let len = range.end - range.start;
     if image.size() < len {
@@ -66,29 +68,14 @@ fn compare(
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(_) => std::ops::ControlFlow::Break(()),
     };
-    let mut at = range.start;
-    // Salvaged ranges are zeros in the output; the source is unreadable there.
-    let lost = done.salvaged.iter().map(|lost| lost.guest.clone());
-    for lost in lost.chain(std::iter::once(range.end..range.end)) {
-        let lost = lost.start.clamp(at, range.end)..lost.end.clamp(at, range.end);
-        for (part, readable) in [(at..lost.start, true), (lost.clone(), false)] {
-            if part.is_empty() {
-                continue;
-            }
-            let source = DiskRange::new(input, part.clone());
-            let zeros = Zeros(part.end - part.start);
-            let expected: &dyn Disk = if readable { &source } else { &zeros };
-            let written = part.start - range.start..part.end - range.start;
-            let written = DiskRange::new(image, written);
-            let disks = [expected, &written];
-            let compared = compare_disks(disks, false, settings.threads, Some(&callback));
-            if let Comparison::ContentMismatch { offset } = compared.map_err(|e| e.error)? {
-                return Err(differs(part.start + offset));
-            }
-        }
-        at = lost.end;
+    let source = Readable { input, lost };
+    let (expected, written) =
+        (DiskRange::new(&source, range.clone()), DiskRange::new(image, 0..len));
+    let compared = compare_disks([&expected, &written], false, settings.threads, Some(&callback));
+    match compared.map_err(|e| e.error)? {
+        Comparison::ContentMismatch { offset } => Err(differs(range.start + offset)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn differs(offset: u64) -> Error {
@@ -99,29 +86,70 @@ fn differs(offset: u64) -> Error {
     .hint("the source was modified during the conversion, or memory or storage is faulty")
 }
 
-/// A disk of that many bytes, all of them zero.
-struct Zeros(u64);
+/// The input, with zeros where it cannot be read.
+struct Readable<'a> {
+    input: &'a Input,
+    /// In ascending order, disjoint.
+    lost: &'a [Range<u64>],
+}
 
-impl Disk for Zeros {
+impl Readable<'_> {
+    /// Calls `each` for the parts of a range, with whether they are lost.
+    fn split(
+        &self,
+        range: Range<u64>,
+        mut each: impl FnMut(Range<u64>, bool) -> Result<()>,
+    ) -> Result<()> {
+        let first = self.lost.partition_point(|lost| lost.end <= range.start);
+        let mut at = range.start;
+        for lost in self.lost[first..].iter().take_while(|lost| lost.start < range.end) {
+            let lost = lost.start.max(at)..lost.end.min(range.end);
+            if at < lost.start {
+                each(at..lost.start, false)?;
+            }
+            at = lost.end;
+            each(lost, true)?;
+        }
+        if at < range.end { each(at..range.end, false) } else { Ok(()) }
+    }
+}
+
+impl Disk for Readable<'_> {
     fn size(&self) -> u64 {
-        self.0
+        self.input.size()
     }
 
     fn budgets(&self) -> Budgets {
-        Budgets::default()
+        self.input.budgets()
     }
 
-    fn runs(&self, range: Range<u64>, _: &mut Budgets) -> Result<Vec<Run>> {
-        Ok(vec![Run { at: range, zero: true, allocated: false }])
+    fn runs(&self, range: Range<u64>, budgets: &mut Budgets) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        self.split(range, |part, is_lost| {
+            match is_lost {
+                true => runs.push(Run { at: part, zero: true, allocated: false }),
+                false => runs.extend(Disk::runs(self.input, part, budgets)?),
+            }
+            Ok(())
+        })?;
+        Ok(runs)
     }
 
-    fn next_window(&self, _: u64, end: u64, _: u64) -> u64 {
-        end
+    fn next_window(&self, start: u64, end: u64, step: u64) -> u64 {
+        self.input.next_window(start, end, step)
     }
 
-    fn read(&self, _: &mut Fetchers, buf: &mut [u8], _: u64) -> Result<()> {
-        buf.fill(0);
-        Ok(())
+    fn read(&self, fetchers: &mut Fetchers, buf: &mut [u8], at: u64) -> Result<()> {
+        self.split(at..at + buf.len() as u64, |part, is_lost| {
+            let buf = &mut buf[(part.start - at) as usize..(part.end - at) as usize];
+            match is_lost {
+                true => {
+                    buf.fill(0);
+                    Ok(())
+                }
+                false => Disk::read(self.input, fetchers, buf, part.start),
+            }
+        })
     }
 }
 

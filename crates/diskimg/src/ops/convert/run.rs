@@ -85,9 +85,10 @@ impl Settings<'_> {
         let incomplete = |e| Error::output("cannot complete the output", e);
         let outcome = prepare(&mut self, &mut input, &mut output).and_then(|prepared| {
             let target = prepared.spec.start(&mut output)?;
-            let mut done = self.transfer(&input, &prepared, target, &output, cap.as_ref())?;
+            let (mut done, lost) =
+                self.transfer(&input, &prepared, target, &output, cap.as_ref())?;
             output.flush(self.durability).map_err(incomplete)?;
-            self.read_back(&input, &output, &prepared, &mut done)?;
+            self.read_back(&input, &output, &prepared, &lost, &mut done)?;
             // The last opportunity to cancel.
             report(self.progress, input.size(), input.size())?;
             done.notes = output.notes();
@@ -159,12 +160,14 @@ impl Settings<'_> {
         output.expect_len(len).map_err(cannot)
     }
 
-    /// Verifies and hashes the complete files, as far as the settings ask for it.
+    /// Verifies and hashes the complete files, as far as the settings ask for it. The guest ranges
+    /// `lost` are zeros.
     fn read_back(
         &self,
         input: &Input,
         output: &Output,
         prepared: &Prepared,
+        lost: &[Range<u64>],
         done: &mut Report,
     ) -> Result<()> {
         // Output to a pipe has a digest of the guest's bytes, but no file that could be read back.
@@ -175,7 +178,14 @@ impl Settings<'_> {
             .read_back()
             .map_err(|e| Error::output("cannot reopen the output to read it back", e))?;
         if self.verify {
-            read_back::verify(self, input, &files, prepared.backing.as_ref(), done)?;
+            read_back::verify(
+                self,
+                input,
+                &files,
+                prepared.backing.as_ref(),
+                done.guest_bytes,
+                lost,
+            )?;
             done.verified = true;
         }
         if let Some(digests) = &mut done.digests {
@@ -352,7 +362,8 @@ impl Settings<'_> {
         (plan.passes(passes), encoding)
     }
 
-    /// Transfers the guest's bytes and completes the target.
+    /// Transfers the guest's bytes and completes the target. Returns, if they are to be verified, also
+    /// all guest ranges that were replaced by zeros.
     fn transfer(
         &self,
         input: &Input,
@@ -360,10 +371,10 @@ impl Settings<'_> {
         mut target: Box<dyn Target>,
         output: &Output,
         cap: Option<&Arc<Cap>>,
-    ) -> Result<Report> {
+    ) -> Result<(Report, Vec<Range<u64>>)> {
         let (spec, backing) = (&*prepared.spec, prepared.backing.as_ref());
         let source_len = prepared.existing.unwrap_or(input.size());
-        let salvaged = salvage::SalvageLog::new(self.salvage);
+        let salvaged = salvage::SalvageLog::new(self.salvage, self.verify);
         let workers = self.threads.unwrap_or_else(pipeline::default_threads);
         let threads = pipeline::Threads {
             io: pipeline::IoStage::of(input.io()),
@@ -420,17 +431,20 @@ impl Settings<'_> {
         let passed_bytes = job.encoding.passed.into_inner();
         target.take_digest(digest);
         target.finish()?;
-        Ok(Report {
+        let lost = salvaged.into_ordered();
+        let report = Report {
             guest_bytes: source_len,
             stored_bytes,
             shared_bytes,
             passed_bytes,
-            salvaged: salvaged.into_ordered(),
+            salvaged: lost.listed,
+            salvaged_bytes: lost.bytes,
             notes: Vec::new(),
             warnings: input.warnings().collect(),
             verified: false,
             digests,
-        })
+        };
+        Ok((report, lost.all))
     }
 
     /// Returns the placement of the tasks of `input`. An overlay has a backing file.

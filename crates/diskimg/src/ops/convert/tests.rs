@@ -97,7 +97,7 @@ fn specify(settings: &Settings<'_>, size: u64) -> Box<dyn TargetSpec> {
 fn encode_part(source: &[u8], target: (&str, &str, bool), part: Range<u64>) -> Vec<EncodedTask> {
     let Convert { images, settings } = convert(source, target);
     let input = settings.join(images).expect("fits");
-    let (salvaged, sharing) = (SalvageLog::new(false), Sharing::none());
+    let (salvaged, sharing) = (SalvageLog::new(false, false), Sharing::none());
     let spec = specify(&settings, input.size());
     let (plan, encoding) = settings.encoding(&input, None, &*spec, &salvaged, &sharing, 1);
     assert!(STEP.is_multiple_of(plan.step()), "{}", plan.step());
@@ -126,7 +126,7 @@ fn run_in_parts(
     let spec = specify(&settings, input.size());
     let mut output = Output::create(path).expect("creates");
     let mut started = spec.start(&mut output).expect("starts");
-    let (salvaged, sharing) = (SalvageLog::new(false), Sharing::none());
+    let (salvaged, sharing) = (SalvageLog::new(false, false), Sharing::none());
     let (_, encoding) = settings.encoding(&input, None, &*spec, &salvaged, &sharing, 0);
     let file = |sink: &Arc<_>| OutputFile { sink: Arc::clone(sink), path: None };
     let in_flight = InFlight::default();
@@ -197,7 +197,7 @@ fn buffers_do_not_pile_up_if_another_worker_completes_the_task() {
     let bytes = source(&[(0, 1 << 20, 9)], 1 << 20, false);
     let Convert { images, settings } = convert(&bytes, ("raw", "", false));
     let input = settings.join(images).expect("fits");
-    let (salvaged, sharing) = (SalvageLog::new(false), Sharing::none());
+    let (salvaged, sharing) = (SalvageLog::new(false, false), Sharing::none());
     let spec = specify(&settings, input.size());
     let (mut plan, encoding) = settings.encoding(&input, None, &*spec, &salvaged, &sharing, 0);
     let in_flight = InFlight::default();

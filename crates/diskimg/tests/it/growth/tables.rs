@@ -10,7 +10,7 @@ use diskimg::{
 use diskimg_testkit::disk::{Disk, Fill, Run};
 use diskimg_testkit::esx::{Cowd, Grain, Grains, SeSparse, put};
 use diskimg_testkit::growth::{CountingSource, require_linear, require_linear_time};
-use diskimg_testkit::hosted::Sparse;
+use diskimg_testkit::hosted::{Sparse, Stream, Writer};
 use diskimg_testkit::qcow2::{Entry, Qcow2};
 use diskimg_testkit::tool::run;
 use flate2::Compression;
@@ -400,6 +400,92 @@ fn mapping_and_checking_take_time_in_proportion() {
         let image = options.open_source(Arc::clone(source), "image").unwrap();
         assert!(image.extents(0..image.size()).unwrap().all(|extent| extent.is_ok()));
     });
+}
+
+/// A stream without tables, of which each of `n` sectors begins like a grain that ends where the file
+/// ends.
+fn false_markers(n: usize) -> Vec<u8> {
+    const GRAIN_SECTORS: u64 = 1 << 16;
+    let capacity = 4 * GRAIN_SECTORS;
+    let mut file = Stream::of(Writer::VSphere).build(&[0; 64 << 10]);
+    // The header says where the directory is, so that the footer is not needed to know the format.
+    file.truncate(128 * 512);
+    put(&mut file, 12, &[capacity.to_le_bytes(), GRAIN_SECTORS.to_le_bytes()].concat());
+    let text = String::from_utf8_lossy(&file[512..21 * 512]).replace("RW 128 ", "RW 262144 ");
+    put(&mut file, 512, &text.as_bytes()[..20 * 512]);
+    // An interruption.
+    file.extend([0xee; 512]);
+    let end = file.len() + n * 512;
+    for _ in 0..n {
+        let mut sector = vec![0; 512];
+        put(&mut sector, 8, &((end - file.len() - 12) as u32).to_le_bytes());
+        // A block of zlib that is stored, and is not followed by a valid one.
+        put(&mut sector, 12, &[0x78, 0x9c, 0, 0, 1, 0xff, 0xfe]);
+        file.extend(sector);
+    }
+    let end = file.len();
+    file[end - 4..].fill(0xff);
+    file
+}
+
+#[test]
+fn salvage_reads_false_grains_in_proportion_to_the_file() {
+    require_linear("salvage of false markers", 512, |n| {
+        let source: Arc<dyn Source> = Arc::new(MemorySource::new(false_markers(n)));
+        let source = Arc::new(CountingSource::new(source));
+        let image = OpenOptions::new().salvage(true).open_source(source.clone(), "a").unwrap();
+        assert!(image.warnings().any(|warning| warning.contains("by their markers")));
+        source.bytes()
+    });
+}
+
+#[test]
+fn salvage_of_damaged_entries_takes_work_in_proportion_to_the_tables() {
+    // 512 GiB in clusters of 2 MiB: every other cluster is lost.
+    let mut image = Qcow2::repeating(21, 1, &ALTERNATING);
+    image.tables[0].iter_mut().step_by(2).for_each(|entry| *entry = Entry::Data(0));
+    let mut damaged = image.build();
+    let offset = |at: usize| {
+        let word = u64::from_be_bytes(damaged[at..at + 8].try_into().unwrap());
+        (word & 0x00ff_ffff_ffff_fe00) as usize
+    };
+    let l2 = offset(offset(40));
+    for at in (l2..l2 + (1 << 21)).step_by(16) {
+        damaged[at..at + 8].copy_from_slice(&((1u64 << 63) | (1 << 50)).to_be_bytes());
+    }
+    for with_overlay in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let [base, top] = ["base", "top"].map(|name| dir.path().join(name).display().to_string());
+        std::fs::write(&base, &damaged).unwrap();
+        run("qemu-img", ["create", "-q", "-f", "qcow2", "-b", &base, "-F", "qcow2", &top]);
+        let name = if with_overlay { &top } else { &base };
+        let steps = AtomicU64::new(0);
+        let progress = |_| {
+            steps.fetch_add(1, Ordering::Relaxed);
+            ControlFlow::Continue(())
+        };
+        let convert = Convert::new(Image::open(name).unwrap()).format(Format::Qcow2);
+        let convert = convert.salvage(true).verify(true).progress(&progress);
+        let started = std::time::Instant::now();
+        let report = convert.run(dir.path().join("out")).unwrap();
+        assert!(started.elapsed().as_secs() < 20, "{with_overlay}");
+        // Half of all clusters; the first ones are listed.
+        assert_eq!(report.salvaged_bytes, (1 << 17) * (2 << 20), "{with_overlay}");
+        assert_eq!(report.salvaged.len(), 4096);
+        assert!(report.salvaged.iter().all(|lost| lost.guest.end - lost.guest.start == 2 << 20));
+        assert!(report.verified);
+    }
+}
+
+#[test]
+fn an_error_that_is_not_damage_is_not_salvaged() {
+    let mut bytes = Qcow2::repeating(16, 1, &ALTERNATING).build();
+    // Encryption with AES, of a disk of 1 PiB without tables.
+    put(&mut bytes, 32, &1u32.to_be_bytes());
+    let subject = Subject::open(&bytes, Format::Qcow2);
+    let (error, steps) = convert(&subject, true);
+    let error = error.expect("is encrypted");
+    assert!(error.kind() == diskimg::ErrorKind::Unsupported && steps < 10, "{error}, {steps}");
 }
 
 #[test]

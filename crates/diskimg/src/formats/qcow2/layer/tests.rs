@@ -116,6 +116,27 @@ fn an_invalid_table_is_an_error_with_its_offset() {
 }
 
 #[test]
+fn an_error_of_mapping_states_what_is_lost() {
+    let l2 = L2Layout { cluster_bits: 9, extended: false, data_file: false };
+    let compressed = l2.encode_compressed(0x9000, 400).expect("fits");
+    let beyond = at(100);
+    for entry in [beyond, compressed] {
+        let lost = |range| map(image(&[at(4), entry, at(5)], |_, _| {}), range).err()?.lost();
+        assert_eq!(lost(0..32768), Some(512..1024), "{entry:#x}");
+    }
+    let partly = map(image(&[at(4), compressed, at(5)], |_, _| {}), 700..800);
+    assert_eq!(partly.expect_err("beyond the end").lost(), Some(512..1024));
+    // A run of clusters, of which the file has the first one.
+    let run = image(&[at(15), at(16), at(17), beyond], |_, _| {});
+    assert_eq!(map(run, 0..32768).expect_err("truncated").lost(), Some(512..1536));
+    // A table.
+    let no_table = image(&[], |_, file| {
+        file[2 * CLUSTER..][..8].copy_from_slice(&(1u64 << 30).to_be_bytes());
+    });
+    assert_eq!(map(no_table, 700..800).expect_err("no table").lost(), Some(0..32768));
+}
+
+#[test]
 fn encrypted_bytes_are_never_returned() {
     for method in [1, 2] {
         let file = image(&[at(4)], |header, _| header.crypt_method = method.into());

@@ -153,14 +153,13 @@ impl SeSparseExtent {
         while at < range.end {
             let index = at / cover;
             let end = ((index + 1) * cover).min(range.end);
-            match self.table_number(index)? {
+            let table = self.table(index).map_err(|e| {
+                let end = ((index + 1) * cover).min(self.size());
+                e.losing(base + index * cover..base + end)
+            })?;
+            match table {
                 None => push(out, base + at..base + end, Kind::Unallocated),
-                Some(number) => {
-                    let own = self.require_own_table(number);
-                    own.map_err(|e| e.losing(base + at..base + end))?;
-                    let table = self.tables.get(index, || self.read_table(number))?;
-                    self.map_table(&table, at..end, base, file, out)?;
-                }
+                Some(table) => self.map_table(&table, at..end, base, file, out)?,
             }
             at = end;
         }
@@ -171,6 +170,13 @@ impl SeSparseExtent {
     /// read are findings, too.
     pub(super) fn check(&self, report: &mut dyn FnMut(Finding), counts: &mut CheckReport) {
         check::check(self, report, counts);
+    }
+
+    /// Returns the grain table that directory entry `index` points to.
+    fn table(&self, index: u64) -> Result<Option<Arc<[u64]>>> {
+        let Some(number) = self.table_number(index)? else { return Ok(None) };
+        self.require_own_table(number)?;
+        self.tables.get(index, || self.read_table(number)).map(Some)
     }
 
     /// Returns the number of the grain table that directory entry `index` points to.
@@ -234,7 +240,10 @@ impl SeSparseExtent {
             let grain = start..(start + grain_bytes).min(self.size());
             let end = grain.end.min(range.end);
             let entry = table[to_usize(start / grain_bytes) % table.len()];
-            let kind = self.grain(entry, &grain, base, file)?.forward(at - start);
+            let kind = self
+                .grain(entry, &grain, base, file)
+                .map_err(|e| e.losing(base + grain.start..base + grain.end))?
+                .forward(at - start);
             push(out, base + at..base + end, kind);
             at = end;
         }

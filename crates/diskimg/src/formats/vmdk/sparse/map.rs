@@ -39,7 +39,10 @@ impl SparseExtent {
                 }
                 (Ok(Some(table)), None) => self.map_table(&table, at..end, base, file, out)?,
                 (Ok(None), None) => push(out, base + at..base + end, Kind::Unallocated),
-                (Err(error), None) => return Err(error.losing(base + at..base + end)),
+                (Err(error), None) => {
+                    let end = ((index + 1) * cover).min(self.size());
+                    return Err(error.losing(base + index * cover..base + end));
+                }
             }
             at = end;
         }
