@@ -113,6 +113,11 @@ fn memory_stays_within_the_documented_limits() {
     lab.qemu("create -q -f qcow2 tables.qcow2 2P").ok();
     with_snapshots(&lab, "snapshots.qcow2");
     std::fs::write(lab.path("a.vmdk"), descriptor()).expect("writes");
+    let metadata = format!("{{\"x\":[{}0]}}", "{\"\":0},".repeat(1_100_000));
+    std::fs::write(lab.path("metadata.json"), metadata).expect("writes");
+    std::fs::write(lab.path("box.img"), [0; 4096]).expect("writes");
+    let tar = lab.command("tar").args(["-cf", "a.ova", "metadata.json", "box.img"]).status();
+    assert!(tar.is_ok_and(|status| status.success()));
     let limits = diskimg::Limits::default();
     let layer = limits.table_bytes + 4 * MIB;
     for (line, limit) in [
@@ -121,6 +126,7 @@ fn memory_stays_within_the_documented_limits() {
         ("info snapshots.qcow2", layer + 5 * limits.snapshot_table_bytes),
         ("map snapshots.qcow2", layer + 2 * limits.snapshot_table_bytes),
         ("info a.vmdk", 100 * limits.descriptor_bytes),
+        ("info a.ova", 2 * limits.ovf_bytes + 16 * MIB),
     ] {
         let (bytes, stderr) = peak_memory(&lab, line);
         assert_eq!(stderr, "", "{line}");
