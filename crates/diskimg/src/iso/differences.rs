@@ -65,7 +65,7 @@ impl IsoImage {
     /// Returns [`Io`](crate::ErrorKind::Io) if reading fails. What is damaged is a difference.
     pub(crate) fn tree_differences(&self) -> Result<Vec<Difference>> {
         let mut found = several_volumes(&self.descriptors.volumes);
-        let trees = self.different_trees();
+        let trees = self.different_trees(&mut found)?;
         if trees.len() < 2 {
             return Ok(found);
         }
@@ -80,23 +80,34 @@ impl IsoImage {
     }
 
     /// Returns the trees with records of their own. Rock Ridge names are in the primary one.
-    fn different_trees(&self) -> Vec<Tree> {
-        let has_rock_ridge =
-            self.trees.iter().any(|(namespace, _)| *namespace == Namespace::RockRidge);
-        let has_enhanced = self.descriptors.of(VolumeKind::Enhanced).is_some();
-        let trees = self.trees.iter().filter(|(namespace, _)| {
-            *namespace != Namespace::Iso || has_enhanced || !has_rock_ridge
-        });
-        let mut trees: Vec<_> = trees.cloned().collect();
-        if let Some(primary) = self.descriptors.of(VolumeKind::Primary)
-            && has_enhanced
-            && !has_rock_ridge
-            && let Ok(tree) =
-                RecordTree::open(Arc::clone(&self.source), primary, self.limits(), false)
-        {
-            trees.push((Namespace::Iso, Arc::new(tree)));
+    fn different_trees(&self, found: &mut Vec<Difference>) -> Result<Vec<Tree>> {
+        let mut trees: Vec<Tree> = Vec::new();
+        for (kind, namespace) in [
+            (VolumeKind::Primary, Namespace::Iso),
+            (VolumeKind::Joliet, Namespace::Joliet),
+            (VolumeKind::Enhanced, Namespace::Iso),
+        ] {
+            let Some(volume) = self.descriptors.of(kind) else { continue };
+            let source = Arc::clone(&self.source);
+            let opened = RecordTree::open(source, volume, self.limits(), false).and_then(|tree| {
+                let tree = tree.showing_associated();
+                let is_primary = kind == VolumeKind::Primary;
+                let names = is_primary.then(|| tree.with_rock_ridge()).transpose()?.flatten();
+                Ok(names.map_or((namespace, tree), |tree| (Namespace::RockRidge, tree)))
+            });
+            match opened {
+                Ok((namespace, tree)) => trees.push((namespace, Arc::new(tree))),
+                Err(error) if error.is_storage_failure() => return Err(error),
+                Err(error) => {
+                    let (title, error) = (namespace.title(), error.without_remedy());
+                    let message = format!("the {title} tree is not compared: {error}");
+                    found.push(Difference::new(Severity::Warning, message));
+                }
+            }
         }
-        trees
+        let udf = self.trees.iter().find(|(namespace, _)| *namespace == Namespace::Udf);
+        trees.extend(udf.cloned());
+        Ok(trees)
     }
 }
 

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(cids, [1, 2]);
         // The byte behind a word is skipped whatever it is, and ends no number.
         assert_eq!(searched("# CID\0 12345678").cid(), Some(0x1234_5678));
-        assert_eq!(searched("CID=\012345678").cid(), None);
+        assert_eq!(searched("CID=\x0012345678").cid(), None);
         let cids: Vec<_> = searched("x\n# parentCID\0 deadbeef").parent_cids().collect();
         assert_eq!(cids, [0xdead_beef]);
         assert_eq!(parent("parentFileNameHint\0\"a\""), Some("a".into()));

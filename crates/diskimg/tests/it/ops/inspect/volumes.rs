@@ -131,6 +131,15 @@ fn a_path_that_is_another_file_in_another_tree_is_an_error() {
     exchange(&mut image, [b"GOOD.;1", b"EVIL.;1"]);
     assert_eq!(lab.severity(&image), Some(Severity::Error));
 
+    // A file that some programs do not show, because it is part of another one.
+    let mut image = lab.image(&XORRISO, &["-R", "-J"]);
+    exchange(&mut image, in_joliet);
+    for name in &names {
+        let at = records(&image, name)[0];
+        image[at + 25] |= 4;
+    }
+    assert_eq!(lab.severity(&image), Some(Severity::Error));
+
     // The same contents at another place.
     let mut image = lab.image(&XORRISO, &["-R", "-J"]);
     let at = records(&image, &names[0])[0];
