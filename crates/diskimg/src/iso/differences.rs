@@ -341,8 +341,10 @@ impl<'a> Comparison<'a> {
             let missing = self.contents.values().filter(|trees| *trees & 1 << index == 0).count();
             if missing > 0 {
                 let title = self.title(index);
-                let message = format!("{missing} files of other trees are not in the {title} tree");
-                self.warn(message);
+                self.warn(match missing {
+                    1 => format!("a file of another tree is not in the {title} tree"),
+                    _ => format!("{missing} files of other trees are not in the {title} tree"),
+                });
             }
         }
         self.found
