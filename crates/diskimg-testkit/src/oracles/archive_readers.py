@@ -1,6 +1,7 @@
 """Prints what archive readers list in all files of a directory, one JSON object per line: the
 members by tarfile, zipfile, GNU tar and bsdtar, and the files that a descriptor refers to by
-namespace, without one, by local name, and by the first section only. A reader that refuses a file
+namespace, without one, by local name, and by the first section only, in its stated encoding and in
+UTF-8; for ISO images, the extents of the files in the trees of Rock Ridge and of Joliet. A reader that refuses a file
 has no list. The slow readers run only on appliances and on a part of the other files.
 """
 
@@ -57,10 +58,15 @@ def command_fields(command, line):
 def files_of(text):
     """Returns the files of the descriptor's disks, by the rules of several readers."""
     root = ET.fromstring(text)
-    local = lambda element: element.tag.rpartition("}")[2]
     answers = []
-    for namespaces in ([ns for ns in NAMESPACES], [""], [*NAMESPACES, ""], None):
-        for everywhere in (True, False):
+    single = [[namespace] for namespace in NAMESPACES]
+    for namespaces in (*single, NAMESPACES, [""], [*NAMESPACES, ""], None):
+        for everywhere, strict in ((True, False), (False, False), (True, True), (False, True)):
+            def local(element):
+                prefix, _, name = element.tag.rpartition("}")
+                known = not strict or namespaces is None or prefix + "}"[:len(prefix)] in namespaces
+                return name if known else None
+
             def value(element, name):
                 for key, value in element.attrib.items():
                     prefix, _, found = key.rpartition("}")
@@ -103,9 +109,31 @@ def lists_of(path, slow):
     for text in texts:
         try:
             files.extend(files_of(text))
+            files.extend(files_of(text.decode("utf-8-sig")))
         except Exception:
             pass
     return lists, files
+
+
+def extents_of(path):
+    """Returns the extents and lengths of the files in each tree, by lower-case path."""
+    trees = []
+    for tree in ("-R", "-J"):
+        done = subprocess.run(
+            ["isoinfo", tree, "-l", "-i", path], capture_output=True, stdin=subprocess.DEVNULL
+        )
+        files, directory = {}, ""
+        for line in done.stdout.decode("utf-8", "replace").splitlines():
+            if line.startswith("Directory listing of "):
+                directory = line.removeprefix("Directory listing of ").strip().lower()
+            elif line.startswith("-") and "[" in line:
+                before, after = line.split("[", 1)
+                extent, name = after.split("]", 1)
+                fields = before.split()
+                name = directory + name.strip().lower()
+                files.setdefault(name, [extent.split()[0], fields[4]])
+        trees.append(files)
+    return trees
 
 
 names = sorted(os.listdir(sys.argv[1]))
@@ -113,6 +141,7 @@ for number, name in enumerate(names):
     path = os.path.join(sys.argv[1], name)
     is_slow = name.endswith(".ova") or "marks" in name or number % 8 == 0
     lists, files = lists_of(path, is_slow)
-    answer = json.dumps({"name": name, "lists": lists, "files": files})
+    trees = extents_of(path) if "volume" in name else []
+    answer = json.dumps({"name": name, "lists": lists, "files": files, "trees": trees})
     # Bytes that are not UTF-8 become surrogates, which JSON parsers refuse.
     print(answer.replace("\\ud", "\\\\ud"))

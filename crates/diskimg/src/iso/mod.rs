@@ -27,6 +27,8 @@
 
 pub mod boot;
 mod content;
+#[cfg(feature = "inspect")]
+mod differences;
 mod extract;
 mod finding;
 mod image;

@@ -81,6 +81,11 @@ codes! {
     TablesOverlap = "tables-overlap", Error;
     /// Copies of a structure differ, and readers use one or the other.
     CopiesDiffer = "copies-differ", Error;
+    /// The descriptor of an appliance states another capacity of a disk than its image has.
+    CapacityMismatch = "capacity-mismatch", Error;
+    /// The directory trees of an ISO image have different files, and a program reads one of them. A
+    /// warning if files are only missing in a tree, as in images that writers make on request.
+    TreesDiffer = "trees-differ", Error;
     /// Programs list different members of an archive, or take the same member for different files.
     AmbiguousArchive = "ambiguous-archive", Error;
     /// The image is compressed or packed and must be unpacked to inspect its contents.
@@ -103,6 +108,9 @@ codes! {
     HybridIso = "hybrid-iso", Note;
     /// Unknown compatible features, which readers may ignore.
     UnknownCompatibleFeatures = "unknown-compatible-features", Note;
+    /// The file is a copy of a disc in raw sectors: the disk is the data in them, but a program that
+    /// does not know such sectors reads all bytes.
+    RawSectors = "raw-sectors", Note;
     /// The image has internal snapshots, which contain older states of the disk.
     Snapshots = "snapshots", Note;
     /// The size of the disk is not a multiple of 512.

@@ -25,6 +25,11 @@ const NAMESPACES: [&str; 4] = [
 /// The namespace of `xsi:type`.
 const XML_SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
 
+/// Returns true for the namespace of a version of OVF.
+pub(super) fn is_known(uri: &str) -> bool {
+    NAMESPACES.contains(&uri.strip_suffix('/').unwrap_or(uri))
+}
+
 /// The namespaces whose names are OVF's in one descriptor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ovf<'a> {
@@ -38,10 +43,15 @@ impl<'a> Ovf<'a> {
         Self { own: root.tag_name().namespace() }
     }
 
+    /// Returns the namespace of the root element.
+    #[cfg(feature = "inspect")]
+    pub(super) fn own(self) -> Option<&'a str> {
+        self.own
+    }
+
+    /// Returns true if names in this namespace are OVF's.
     pub(super) fn includes(self, namespace: Option<&str>) -> bool {
-        namespace.is_none_or(|uri| {
-            self.own == Some(uri) || NAMESPACES.contains(&uri.strip_suffix('/').unwrap_or(uri))
-        })
+        namespace.is_none_or(|uri| self.own == Some(uri) || is_known(uri))
     }
 
     /// Returns the child elements that are OVF's.

@@ -4,12 +4,13 @@
 
 use super::archive::{Archive, Member, Packing, is_mac_metadata};
 use super::disk_image::{claim_of_uri, decide, is_image_name};
-use super::envelope::{Disk, File};
+use super::envelope::{Capacity, Disk, File};
 use super::files::PackageFileName;
 use super::package::Package;
 use super::{descriptor_rules, tar_rules};
 use crate::formats::inspect::{self, Inspect, Subject};
 use crate::model::format::Format;
+use crate::report::finding::Severity;
 use crate::report::inspection::{Code, Finding, Inspection, Role};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -138,7 +139,8 @@ impl<'a> Others<'a> {
     }
 }
 
-/// Examines the image of one disk and returns its size in guest bytes.
+/// Examines the image of one disk and returns its size in guest bytes: the larger one if the
+/// descriptor and the image state different sizes.
 fn examine_disk(
     package: &Package,
     disk: &Disk,
@@ -158,7 +160,15 @@ fn examine_disk(
         }
         return None;
     }
-    let image = package.chunks(file).and_then(|chunks| package.image(file, &chunks));
+    let image = package.chunks(file).and_then(|chunks| {
+        let stored = chunks.iter().map(|chunk| chunk.source.len()).sum();
+        if let Some(message) = file.wrong_size(stored) {
+            add(found, file, Code::Descriptor, message);
+            // Some writers state an estimate, and most readers ignore it.
+            found.findings.last_mut().into_iter().for_each(|f| f.severity = Severity::Warning);
+        }
+        package.image(file, &chunks)
+    });
     let inner = image.and_then(|image| {
         let inner = inspect::examine(&image, file.href.clone(), subject.limits, 0)?;
         Ok((image, inner))
@@ -187,7 +197,36 @@ fn examine_disk(
     }
     let of_member = |finding| Finding { path: Some(file.href.clone()), ..finding };
     found.findings.extend(inner.findings.into_iter().map(of_member));
-    inner.virtual_size
+    compare_capacity(disk, file, inner.virtual_size, found)
+}
+
+/// Compares the capacity that the descriptor states with the size of the image, and returns the
+/// larger one. Some programs create the disk with that capacity, others with that size. Writers
+/// round the capacity up, to GiB at most.
+fn compare_capacity(
+    disk: &Disk,
+    file: &File,
+    size: Option<u64>,
+    found: &mut Inspection,
+) -> Option<u64> {
+    const SECTOR: u64 = 512;
+    const LARGEST_UNIT: u64 = 1 << 30;
+    let capacity = match &disk.capacity {
+        Capacity::Unknown => return size,
+        Capacity::AtDeployment => return None,
+        Capacity::Invalid(why) => {
+            add(found, file, Code::CapacityMismatch, why.clone());
+            return None;
+        }
+        Capacity::Bytes(bytes) => *bytes,
+    };
+    let size = size?;
+    let unit = LARGEST_UNIT.min(1 << capacity.trailing_zeros().min(63)).max(SECTOR);
+    if capacity < size || capacity - size >= unit {
+        let message = format!("its image has {size} bytes, but the descriptor says {capacity}");
+        add(found, file, Code::CapacityMismatch, message);
+    }
+    Some(capacity.max(size))
 }
 
 fn add(found: &mut Inspection, file: &File, code: Code, message: String) {

@@ -59,8 +59,8 @@ pub(super) fn encoding_of(bytes: &[u8]) -> Result<&'static Encoding> {
 /// Returns the encoding in `<?xml version="1.0" encoding="…"?>`, or UTF-8.
 fn declared(bytes: &[u8]) -> Result<&'static Encoding> {
     let Some(rest) = bytes.trim_ascii_start().strip_prefix(b"<?xml") else { return Ok(UTF_8) };
-    let rest = String::from_utf8_lossy(&rest[..rest.len().min(256)]).into_owned();
-    let declaration = rest.split("?>").next().unwrap_or_default();
+    let len = rest.windows(2).position(|end| end == b"?>").unwrap_or(rest.len());
+    let declaration = String::from_utf8_lossy(&rest[..len]);
     let Some((_, value)) = declaration.split_once("encoding") else { return Ok(UTF_8) };
     let value = value.trim_start_matches(|c: char| c == '=' || c.is_whitespace());
     let label = value.split(['"', '\'']).nth(1).unwrap_or_default();
@@ -241,6 +241,8 @@ mod tests {
         assert!(decode(latin).expect("known").ends_with("<é>"));
         let unknown = decode(b"<?xml encoding='x-none'?>").expect_err("unknown");
         assert_eq!(unknown.kind(), ErrorKind::Unsupported);
+        let late = [&b"<?xml version='1.0'"[..], &[b' '; 300], &latin[19..]].concat();
+        assert!(decode(&late).expect("known").ends_with("<é>"));
         assert_eq!(decode(b"<\xe9>").expect_err("not UTF-8").kind(), ErrorKind::Corrupt);
         for other in [&b""[..], b"x.ovf", b"\x1f\x8b"] {
             assert!(!looks_like_xml(other));

@@ -11,11 +11,13 @@ use super::archive::normal_name;
 use super::files::percent_decoded;
 use unicode_normalization::UnicodeNormalization;
 
-/// Returns the name in a form that is the same for all spellings.
+/// Returns the name in a form that is the same for all spellings. `ẞ` and `ß` are `ss`, as in file
+/// systems that ignore case: only the lower-case letter has `SS` as its upper case.
 pub(super) fn key(name: &str) -> String {
     let name = normal_name(&percent_decoded(name).replace('\\', "/"));
     // Lower case may be denormalized, and the other way round.
-    name.nfkc().collect::<String>().to_lowercase().nfkc().collect()
+    let name = name.nfkc().collect::<String>().to_lowercase().to_uppercase().to_lowercase();
+    name.nfkc().collect()
 }
 
 /// Returns the first of the names that is another spelling of `wanted`.
@@ -37,6 +39,10 @@ mod tests {
             ("a b.vmdk", "a%20b.vmdk"),
             ("\u{e9}.vmdk", "e\u{301}.vmdk"),
             ("\u{c9}.vmdk", "e\u{301}.vmdk"),
+            ("ma\u{df}.vmdk", "MASS.vmdk"),
+            ("\u{1e9e}.vmdk", "ss.vmdk"),
+            ("\u{fb01}x.vmdk", "fix.vmdk"),
+            ("\u{3c3}\u{3c2}.vmdk", "\u{3a3}\u{3a3}.vmdk"),
         ] {
             assert_eq!(find(wanted, ["x", name].into_iter()), Some(name), "{wanted}");
             assert_eq!(find(name, ["x", wanted].into_iter()), Some(wanted), "{name}");

@@ -9,8 +9,7 @@
 //! ```
 
 use super::descriptor::Descriptor;
-use super::extent_line::{ExtentKind, ExtentLine, shortened};
-use super::qemu_rules::Searched;
+use super::extent_line::{Access, ExtentKind, ExtentLine, shortened};
 use crate::error::{Error, Result};
 use crate::formats::inspect::Subject;
 use crate::report::inspection::{Code, Inspection, Role};
@@ -150,6 +149,10 @@ fn extent(line: &str, at: u64, own_file: bool, found: &mut Inspection) {
         let message = format!("the extent line '{}' is not valid", shortened(line));
         return found.add(Code::Descriptor, at, message);
     };
+    if extent.access == Access::None {
+        let message = format!("the extent line '{}' forbids reading", shortened(line));
+        found.add(Code::Extents, at, message);
+    }
     if line.contains(['/', '\\']) {
         let message = format!("the extent line '{}' contains a path", shortened(line));
         found.add(Code::Extents, at, message);
@@ -188,13 +191,6 @@ fn relations(text: &str, at: u64, found: &mut Inspection) {
     } else if let Some(line) = text.lines().find(|line| names_parent(line)) {
         let message = format!("the image has a parent: '{}'", shortened(line.trim()));
         found.add(Code::Parent, at, message);
-    }
-    let others = Searched::new(text.as_bytes()).cid();
-    if let (Some(cid), Some(other)) = (descriptor.cid, others)
-        && cid != other
-    {
-        let message = format!("the CID is {cid:08x} for some readers, {other:08x} for others");
-        found.add(Code::Descriptor, at, message);
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Everything that OpenStack's `format_inspector` rejects is refused here, too.
 
-use super::descriptor::NO_PARENT;
+use super::descriptor::{Descriptor, NO_PARENT};
 use super::header::{Flags, GD_AT_END, Header, MAGIC};
 use super::qemu_rules::{Searched, WINDOW};
 use super::stream::MARKER_FOOTER;
@@ -101,8 +101,8 @@ fn sparse(subject: &Subject<'_>, found: &mut Inspection) {
         let message = "version 2 without the flag for zeroed grains, which some readers require";
         found.add(Code::Subformat, 8, message);
     }
-    descriptor(subject, &header, found);
-    searched(subject, found);
+    let text = descriptor(subject, &header, found);
+    searched(subject, text.as_deref(), found);
     if header.gd_offset == GD_AT_END {
         footer(subject, sector, found);
     }
@@ -111,8 +111,9 @@ fn sparse(subject: &Subject<'_>, found: &mut Inspection) {
     }
 }
 
-/// Reports what QEMU finds in the sectors after the header and other readers do not.
-fn searched(subject: &Subject<'_>, found: &mut Inspection) {
+/// Reports what QEMU finds in the sectors after the header and other readers, which go by the lines
+/// of the descriptor's `text`, do not.
+fn searched(subject: &Subject<'_>, text: Option<&[u8]>, found: &mut Inspection) {
     let len = subject.len().saturating_sub(SECTOR).min(to_u64(WINDOW));
     let mut window = vec![0; to_usize(len)];
     if let Err(error) = super::read(&**subject.source, &mut window, SECTOR, "VMDK descriptor") {
@@ -132,6 +133,14 @@ fn searched(subject: &Subject<'_>, found: &mut Inspection) {
         let message = format!("some readers find a parent with CID {cid:08x}");
         found.add(Code::Parent, SECTOR, message);
     }
+    let stated = text.and_then(|text| Descriptor::parse(text).ok()).map(|text| text.cid);
+    let found_cid = searched.cid();
+    if let Some(stated) = stated.filter(|&stated| stated != found_cid) {
+        let cid = |cid: Option<u32>| cid.map_or("missing".into(), |cid| format!("{cid:08x}"));
+        let (stated, other) = (cid(stated), cid(found_cid));
+        let message = format!("the CID is {stated} for some readers, {other} for others");
+        found.add(Code::Descriptor, SECTOR, message);
+    }
 }
 
 /// Compares the copies of the tables.
@@ -146,10 +155,12 @@ fn copies(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     }
 }
 
-fn descriptor(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
+/// Examines the descriptor and returns its text.
+fn descriptor(subject: &Subject<'_>, header: &Header, found: &mut Inspection) -> Option<Vec<u8>> {
     let (sector, sectors) = (header.descriptor_offset, header.descriptor_sectors);
     if sector == 0 {
-        return found.add(Code::Extents, 28, "no descriptor: one of several extents of a disk");
+        found.add(Code::Extents, 28, "no descriptor: one of several extents of a disk");
+        return None;
     }
     if sector != 1 {
         let message =
@@ -159,15 +170,23 @@ fn descriptor(subject: &Subject<'_>, header: &Header, found: &mut Inspection) {
     let (at, len) = (sector * SECTOR, sectors * SECTOR);
     if len == 0 || len > MAX_DESCRIPTOR {
         let message = format!("a descriptor of {len} bytes; accepted are 1 to {MAX_DESCRIPTOR}");
-        return found.add(Code::Descriptor, 36, message);
+        found.add(Code::Descriptor, 36, message);
+        return None;
     }
     if at.checked_add(len).is_none_or(|end| end > subject.len()) {
         let message = "the descriptor extends beyond the end of the file";
-        return found.add(Code::TableOutside, at, message);
+        found.add(Code::TableOutside, at, message);
+        return None;
     }
     match rules::text_at(subject, at, len) {
-        Ok(text) => rules::apply(&text, at, true, found),
-        Err(error) => found.unreadable(&error),
+        Ok(text) => {
+            rules::apply(&text, at, true, found);
+            Some(text)
+        }
+        Err(error) => {
+            found.unreadable(&error);
+            None
+        }
     }
 }
 

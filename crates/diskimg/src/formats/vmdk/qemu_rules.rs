@@ -43,16 +43,22 @@ pub(super) fn is_probed(head: &[u8]) -> bool {
     false
 }
 
-/// The text that QEMU searches: `window`, up to the first zero byte.
+/// What QEMU searches: the text up to the first zero byte. It skips the byte behind a word even if
+/// it is that zero byte, and then reads on.
 #[cfg(feature = "inspect")]
-pub(super) struct Searched<'a>(&'a [u8]);
+pub(super) struct Searched<'a> {
+    window: &'a [u8],
+    /// Length in bytes of the text.
+    len: usize,
+}
 
 #[cfg(feature = "inspect")]
 impl<'a> Searched<'a> {
     /// Returns the text in `window`, the bytes after the header, at most [`WINDOW`].
     pub(super) fn new(window: &'a [u8]) -> Self {
         let window = &window[..window.len().min(WINDOW)];
-        Self(window.split(|&byte| byte == 0).next().unwrap_or_default())
+        let len = window.iter().position(|&byte| byte == 0).unwrap_or(window.len());
+        Self { window, len }
     }
 
     /// Returns the name of a parent that any mention of `parentFileNameHint` states; QEMU uses the
@@ -61,7 +67,7 @@ impl<'a> Searched<'a> {
     pub(super) fn parent(&self) -> Option<String> {
         const QUOTE: usize = "=\"".len();
         self.after("parentFileNameHint").find_map(|after| {
-            let value = after.get(QUOTE..).unwrap_or_default();
+            let value = text_of(after.get(QUOTE..).unwrap_or_default());
             match value.iter().position(|&byte| byte == b'"') {
                 Some(0) => None,
                 Some(end) => Some(String::from_utf8_lossy(&value[..end]).into_owned()),
@@ -80,17 +86,23 @@ impl<'a> Searched<'a> {
     /// part of another word.
     pub(super) fn cid(&self) -> Option<u32> {
         const WORD: &[u8] = b"CID";
-        let at = self.0.windows(WORD.len()).position(|word| word == WORD)?;
-        scan_hex(self.0.get(at + WORD.len() + 1..)?)
+        let at = self.window[..self.len].windows(WORD.len()).position(|word| word == WORD)?;
+        scan_hex(self.window.get(at + WORD.len() + 1..)?)
     }
 
-    /// Returns the text after each mention of a word, in any case.
+    /// Returns the bytes after each mention of a word, in any case.
     fn after(&self, word: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        let text = self.0;
-        let found = text.windows(word.len()).enumerate();
+        let window = self.window;
+        let found = window[..self.len].windows(word.len()).enumerate();
         let found = found.filter(move |(_, found)| found.eq_ignore_ascii_case(word.as_bytes()));
-        found.map(move |(at, _)| &text[at + word.len()..])
+        found.map(move |(at, _)| &window[at + word.len()..])
     }
+}
+
+/// Returns the bytes up to the first zero byte.
+#[cfg(feature = "inspect")]
+fn text_of(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 /// Parses a hexadecimal number like C's `scanf("%x")`: after whitespace, with an optional sign and
@@ -165,6 +177,12 @@ mod tests {
         let cids: Vec<_> =
             searched("#parentCID=1\nparentcid= 2\nparentCID=x").parent_cids().collect();
         assert_eq!(cids, [1, 2]);
+        // The byte behind a word is skipped whatever it is, and ends no number.
+        assert_eq!(searched("# CID\0 12345678").cid(), Some(0x1234_5678));
+        assert_eq!(searched("CID=\x0012345678").cid(), None);
+        let cids: Vec<_> = searched("x\n# parentCID\0 deadbeef").parent_cids().collect();
+        assert_eq!(cids, [0xdead_beef]);
+        assert_eq!(parent("parentFileNameHint\0\"a\""), Some("a".into()));
     }
 
     #[cfg(feature = "inspect")]

@@ -15,6 +15,7 @@ use crate::report::finding::Severity;
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 use byteorder::{BigEndian, ByteOrder as _};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Length of a typical directory record with Rock Ridge in bytes.
@@ -44,6 +45,8 @@ pub(crate) struct RecordTree {
     limits: Limits,
     names: Names,
     strict: bool,
+    /// Whether an associated file is an entry if no other file has its name.
+    shows_associated: bool,
     root: Node,
     /// Volume sequence number, if the volume set has more than one volume.
     sequence: Option<u16>,
@@ -68,7 +71,22 @@ impl RecordTree {
         };
         let root = root_of(&*image, volume)?;
         let limits = limits.clone();
-        Ok(Self { image, limits, names, strict, root, sequence: volume.sequence })
+        Ok(Self {
+            image,
+            limits,
+            names,
+            strict,
+            shows_associated: false,
+            root,
+            sequence: volume.sequence,
+        })
+    }
+
+    /// Returns the same tree as programs see it that do not know associated files (ECMA-119,
+    /// 9.1.6), which are parts of other files: one is a file if no other has its name.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn showing_associated(self) -> Self {
+        Self { shows_associated: true, ..self }
     }
 
     /// Returns the same tree with Rock Ridge names, or `None` if it has no Rock Ridge entries.
@@ -107,6 +125,7 @@ impl RecordTree {
             limits: self.limits.clone(),
             names,
             strict: self.strict,
+            shows_associated: self.shows_associated,
             root: self.root.clone(),
             sequence: self.sequence,
         }
@@ -165,7 +184,7 @@ impl RecordTree {
         findings: &mut Findings<'_>,
     ) -> Result<Option<Entry>> {
         let offset = dir.saturating_add(to_u64(record.at));
-        if record.flags.contains(record::Flags::ASSOCIATED) {
+        if record.flags.contains(record::Flags::ASSOCIATED) && !self.shows_associated {
             return Ok(None);
         }
         let (name, rock_ridge) = match self.names {
@@ -303,6 +322,7 @@ impl FileTree for RecordTree {
         let mut entries: Vec<Entry> = Vec::new();
         let mut relocated = 0;
         let mut unfinished = Sections::default();
+        let mut associated = Vec::new();
         for extent in dir.extents() {
             let bytes = self.directory_bytes(extent)?;
             let offset = extent.offset.unwrap_or_default();
@@ -323,11 +343,20 @@ impl FileTree for RecordTree {
                 }
                 if let Some(entry) = self.entry(&record, offset, &mut budget, findings)? {
                     relocated += u64::from(entry.node.is_dir() && !record.is_dir());
+                    if record.flags.contains(record::Flags::ASSOCIATED) {
+                        associated.push(entry);
+                        return Ok(());
+                    }
                     entries.push(entry);
                     unfinished.begin(&record);
                 }
                 Ok(())
             })?;
+        }
+        if !associated.is_empty() {
+            let names: HashSet<_> = entries.iter().map(|entry| entry.name.clone()).collect();
+            associated.retain(|entry| !names.contains(&entry.name));
+            entries.append(&mut associated);
         }
         // The first sector of each relocated directory was read.
         let cost = budget.used().saturating_add(relocated * SECTOR);

@@ -1,8 +1,10 @@
 //! `inspect` beyond what OpenStack checks: appliances, images of several files, allowed findings.
 
+mod appliances;
 mod differential;
 mod embedded;
 mod openstack;
+mod volumes;
 
 use crate::open::external_files::with_backing;
 use diskimg::Severity;

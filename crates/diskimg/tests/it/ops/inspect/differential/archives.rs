@@ -95,6 +95,11 @@ fn envelope(files: &str, more: &str) -> String {
 
 const NS: &str = "http://schemas.dmtf.org/ovf/envelope/1";
 
+const OVF_2: &str = "http://schemas.dmtf.org/ovf/envelope/2";
+
+/// The attribute with the type of a section.
+const TYPE: &str = "xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type";
+
 /// Returns an appliance whose tar archive has unusual parts.
 pub fn tar(random: &mut Random, disks: &Disks<'_>) -> (String, Vec<u8>) {
     let magics: [&'static [u8]; 4] = [b"ustar\x0000", b"ustar  \0", b"", b"ustar\0\0\0"];
@@ -144,7 +149,7 @@ fn unusual_member(random: &mut Random, disks: &Disks<'_>, members: &mut Vec<Memb
     let empty = |name: &str, kind: u8| Member::new(name, b"").kind(kind);
     let record = |records: &[(&str, &str)]| Member::new("pax", &pax(records)).kind(b'x');
     let size = disks.first.len();
-    let member = match random.below(48) {
+    let member = match random.below(53) {
         0 => plain("d.vmdk"),
         1 => plain("./d.vmdk"),
         2 => plain("D.VMDK"),
@@ -192,6 +197,11 @@ fn unusual_member(random: &mut Random, disks: &Disks<'_>, members: &mut Vec<Memb
         44 => sparse(&[(0, 512), (1024, 512)], 2048),
         45 => sparse(&[(0, 512), (0, 0), (1024, 512)], 1536),
         46 => Member::new("\u{5d}\0\0\x01\0", &pax(&[("comment", "x")])).kind(b'x'),
+        47 => Member::new("\u{50}*M\u{18}\0\u{8}\0\0", &pax(&[("comment", "x")])).kind(b'x'),
+        48 => Member::new("pax\0\u{1}evil", &pax(&[("comment", "x")])).kind(b'x'),
+        49 => Member::new("l\u{1b}", b"e.vmdk\0").kind(b'L'),
+        50 => record(&[("comment", "x")]).change(124, b"00000777777\0"),
+        51 => plain("e.vmdk").change(124, b"00077777777\0"),
         _ => empty("d", b'5'),
     };
     members.insert(at, member);
@@ -247,7 +257,15 @@ pub fn descriptor(random: &mut Random, disks: &Disks<'_>) -> (String, Vec<u8>) {
     let other = "ovf:id=\"f\" ovf:href=\"e.vmdk\"";
     let simple = || envelope(&file(good), "");
     let section = |files: &str| format!("<References>{files}</References>");
-    let text = match random.below(40) {
+    let in_other = format!("xmlns=\"{OVF_2}\" xmlns:o=\"{OVF_2}\"");
+    let with_disk = |file: &str, disk: &str| {
+        let disk = format!("{disk} ovf:diskId=\"e\" ovf:fileRef=\"g\" ovf:capacity=\"131072\"/>");
+        let file = format!("{file} ovf:id=\"g\" ovf:href=\"e.vmdk\"/>");
+        let text = envelope(&format!("<File {good}/>{file}"), "");
+        text.replace("</DiskSection>", &format!("{disk}</DiskSection>"))
+    };
+    let declared = |declaration: &str| simple().replace("<?xml version=\"1.0\"?>", declaration);
+    let text = match random.below(56) {
         0 => envelope(&file(&format!("{good} href=\"e.vmdk\"")), ""),
         1 => envelope(&file(&format!("href=\"e.vmdk\" {good}")), ""),
         2 => envelope(&file(&format!("{good} x:href=\"e.vmdk\"")), ""),
@@ -295,6 +313,30 @@ pub fn descriptor(random: &mut Random, disks: &Disks<'_>) -> (String, Vec<u8>) {
             &(file(good) + &file("ovf:id=\"g\" ovf:href=\"http://example.org/x.iso\"")),
             "",
         ),
+        39 => with_disk(&format!("<File {in_other}"), &format!("<Disk {in_other}")),
+        40 => with_disk("<x:File", "<x:Disk"),
+        41 => with_disk("<File xmlns=\"\"", "<Disk xmlns=\"\""),
+        42 => simple().replace("<Disk ", &format!("<Disk {in_other} ")),
+        43 => simple().replace("ovf:href", "href"),
+        44 => simple()
+            .replace("ovf:fileRef", "o:fileRef")
+            .replace("<Disk ", &format!("<Disk xmlns:o=\"{OVF_2}\" ")),
+        45 => simple()
+            .replace("<DiskSection", &format!("<Section {TYPE}=\"ovf:DiskSection_Type\""))
+            .replace("</DiskSection", "</Section"),
+        46 => {
+            simple().replace("xmlns:ovf=", "xmlns:o=\"urn:y\" xmlns:ovf=").replace("ovf:id", "o:id")
+        }
+        47 => declared("\u{feff}<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?>")
+            .replace("d.vmdk", "d\u{e9}.vmdk"),
+        48 => declared(&format!("<?xml version=\"1.0\"{}encoding=\"cp1251\"?>", " ".repeat(300)))
+            .replace("d.vmdk", "d\u{e9}.vmdk"),
+        49 => {
+            declared("<?xml version=\"1.0\" encoding='UTF-8'?>").replace("d.vmdk", "d\u{e9}.vmdk")
+        }
+        50 => declared("<?xml version=\"1.1\"?>"),
+        51 => simple().replace("131072", "1125899906842624"),
+        52 => envelope(&file(&format!("{good} ovf:size=\"7\"")), ""),
         _ => simple(),
     };
     let text = match random.below(12) {
@@ -324,6 +366,10 @@ pub fn descriptor(random: &mut Random, disks: &Disks<'_>) -> (String, Vec<u8>) {
         3 => members.push(Member::new("%64.vmdk", disks.second)),
         4 => members.push(Member::new("d.vmdk.000000000", disks.second)),
         5 => members.push(Member::new("sub/d.vmdk", disks.second)),
+        6 | 7 => {
+            members.push(Member::new("d\u{e9}.vmdk", disks.first));
+            members.push(Member::new("d\u{c3}\u{a9}.vmdk", disks.second));
+        }
         _ => {}
     }
     members.iter().for_each(|member| member.write(&mut archive));

@@ -26,7 +26,7 @@ const VERSIONS: [&str; 8] = [
     "version=\"1\"\n",
 ];
 
-const IDS: [&str; 10] = [
+const IDS: [&str; 12] = [
     "CID=5b6a7c8d\nparentCID=ffffffff\n",
     "CID=5b6a7c8d\nparentCID=ffffffff\n",
     "CID=5b6a7c8d\r\nparentCID=ffffffff\r\n",
@@ -37,10 +37,12 @@ const IDS: [&str; 10] = [
     "CID=5b6a7c8d\nparentCID=0xffffffff\n",
     "CID=5b6a7c8d\nparentCID=-1\n",
     "CID=5b6a7c8d\n",
+    "parentCID=ffffffff\n",
+    "# CID 5b6a7c8d\nparentCID=ffffffff\n",
 ];
 
 /// Lines that may change the meaning of the descriptor.
-const LINES: [&str; 44] = [
+const LINES: [&str; 47] = [
     "# parentFileNameHint=\"/etc/hostname\"\n",
     "ddb.parentFileNameHint=\"/etc/hostname\"\n",
     "ddb.x = \"parentFileNameHint=base.vmdk\"\n",
@@ -85,6 +87,9 @@ const LINES: [&str; 44] = [
     "\0parentCID=12345678\n",
     "\0RW 1 FLAT \"/etc/hostname\" 0\n",
     "\u{b}parentCID=12345678\n",
+    "# parentCID\0 deadbeef\n",
+    "# CID\0 12345678\n",
+    "# parentFileNameHint\0\"base.vmdk\"\n",
 ];
 
 fn text(random: &mut Random, kinds: &[&str], extents: &[&str]) -> String {
@@ -121,6 +126,7 @@ pub fn embedded(random: &mut Random, base: &[u8]) -> (String, Vec<u8>) {
         "RW 1024 SPARSE \"a.vmdk\"\n",
         "RW 2048 FLAT \"a.vmdk\" 0\n",
         "RDONLY 2048 SPARSE \"a.vmdk\"\n",
+        "NOACCESS 2048 SPARSE \"a.vmdk\"\n",
         "RW 2048 SPARSE \"../a.vmdk\"\n",
         "RW 2050 SPARSE \"a.vmdk\"\n",
     ];

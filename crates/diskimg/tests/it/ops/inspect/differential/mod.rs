@@ -17,6 +17,7 @@ mod random;
 mod readers;
 mod signatures;
 mod valid;
+mod volumes;
 
 use archives::Disks;
 use diskimg::inspection::Code;
@@ -42,6 +43,7 @@ pub struct Bases {
     second_stream: Vec<u8>,
     qcow2: Vec<u8>,
     iso: Vec<u8>,
+    volume: Vec<u8>,
 }
 
 impl Bases {
@@ -65,6 +67,7 @@ impl Bases {
             second_stream: convert("c.vmdk", 2, 128 << 10, &stream),
             qcow2: convert("a.qcow2", 3, 32 << 10, &["qcow2", "-o", "cluster_size=512"]),
             iso: std::fs::read(&iso).unwrap()[..48 << 10].to_vec(),
+            volume: volumes::base(),
         }
     }
 
@@ -72,13 +75,14 @@ impl Bases {
     fn file(&self, number: u64) -> (String, Vec<u8>) {
         let random = &mut Random::new(number);
         let disks = Disks { first: &self.first_stream, second: &self.second_stream };
-        let (name, bytes) = match number % 10 {
+        let (name, bytes) = match number % 11 {
             0..=2 => signatures::case(random),
             3 => self.hybrid(random, &disks),
             4 | 5 => descriptors::embedded(random, &self.sparse),
             6 => descriptors::alone(random),
             7 => archives::tar(random, &disks),
             8 => archives::descriptor(random, &disks),
+            9 => volumes::case(random, &self.volume),
             _ => self.changed(random),
         };
         (format!("{number:05}-{name}"), bytes)

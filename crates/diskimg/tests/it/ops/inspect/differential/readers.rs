@@ -44,6 +44,9 @@ impl Info {
         if let Some(name) = names.find(|name| Path::new(name) != path) {
             return Some(format!("the extent {name}"));
         }
+        if data["parent-cid"].as_u64().is_some_and(|cid| cid != u64::from(u32::MAX)) {
+            return Some(format!("the parent with CID {}", data["parent-cid"]));
+        }
         let size = self.0["virtual-size"].as_u64();
         let expected = match format {
             "raw" => Some(found.file_size.next_multiple_of(512)),
@@ -84,6 +87,14 @@ impl Lists {
     /// Describes the difference between the readers, or between them and the format that was found.
     pub fn unlike(&self, format: &str) -> Option<String> {
         let lists = self.0["lists"].as_object().unwrap();
+        if let [first, second] = self.0["trees"].as_array().unwrap().as_slice() {
+            let (first, second) = (first.as_object().unwrap(), second.as_object().unwrap());
+            let mut both =
+                first.iter().filter_map(|(name, file)| Some((name, file, second.get(name)?)));
+            if let Some((name, file, other)) = both.find(|(_, file, other)| file != other) {
+                return Some(format!("{name} is {file} in Rock Ridge and {other} in Joliet"));
+            }
+        }
         if format != "ova" {
             // bsdtar reads ISO images, too.
             let mut others =

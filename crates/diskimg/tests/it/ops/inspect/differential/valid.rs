@@ -74,6 +74,17 @@ fn images_of_qemu_img_are_safe() {
 }
 
 #[test]
+fn images_of_large_disks_are_safe() {
+    let lab = Lab(tempfile::tempdir().unwrap());
+    for (format, size) in [("vmdk", "8T"), ("vmdk", "40T"), ("qcow2", "64T")] {
+        let path = lab.path("a.img");
+        run("qemu-img", ["create", "-q", "-f", format, text(&path), size]);
+        assert_safe(&path, format);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
 fn images_of_this_library_are_safe() {
     let lab = Lab(tempfile::tempdir().unwrap());
     let raw = lab.raw();
@@ -171,6 +182,9 @@ fn appliances_of_every_tar_are_safe() {
     }
     // With a directory, as `tar -C DIR .` writes it.
     package.tool("tar", &["-cf", "d.ova", "./a.ovf", "./a.mf", "./a-disk1.vmdk"]);
+    assert_safe(&package.path("d.ova"), "ova");
+    // In records of 2 MiB.
+    package.tool("tar", &["-b", "4096", "-cf", "d.ova", "a.ovf", "a.mf", "a-disk1.vmdk"]);
     assert_safe(&package.path("d.ova"), "ova");
     // With AppleDouble files of macOS.
     package.write("._a-disk1.vmdk", b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ");

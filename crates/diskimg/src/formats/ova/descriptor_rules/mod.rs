@@ -2,11 +2,16 @@
 //! disks in it: those that go by OVF's namespaces, by local names, by the first element or by any.
 //!
 //! ```text
+//!   <?xml version="1.0"?>       UTF-8, stated once
+//!   <Envelope xmlns="…">        one namespace for all elements, one for all attributes
 //!   <References>                one section
 //!     <File href="a.vmdk"/>     one value of an attribute in all namespaces, one member of this
 //!   <DiskSection>               name, whether the href is decoded or not
 //!     <Disk fileRef="f"/>       no element of this name elsewhere
 //! ```
+
+mod declaration;
+mod namespaces;
 
 use super::elements::Ovf;
 use super::files::percent_decoded;
@@ -66,11 +71,13 @@ fn problems(bytes: &[u8], limits: &Limits) -> Result<Vec<String>> {
     if encoding != UTF_8 && !(superset && bytes.is_ascii()) {
         problems.push(format!("the encoding {}", encoding.name()));
     }
+    problems.extend(declaration::problem(bytes));
     let mut text = markup::decode(bytes)?;
     markup::declare_prefixes(&mut text, limits);
     let document = markup::parse(&text, limits)?;
     let ovf = Ovf::of(&document.root_element());
     let known = known_elements(&document, ovf);
+    problems.extend(namespaces::problems(&document, &known, ovf));
     for node in document.descendants().filter(Node::is_element) {
         if problems.len() < MAX_FINDINGS {
             element(&node, &known, ovf, &mut problems);

@@ -1,0 +1,191 @@
+//! Directory trees of ISO images that show different files.
+
+use diskimg::inspection::Code;
+use diskimg::{InspectOptions, Inspection, Severity, inspect};
+use diskimg_testkit::tool::run;
+use tempfile::TempDir;
+
+/// A directory with two files, and images of it.
+struct Lab(TempDir);
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("files/sub")).unwrap();
+        for (name, content) in [("good", "good\n"), ("evil", "evil\n"), ("sub/third", "3")] {
+            std::fs::write(dir.path().join("files").join(name), content).unwrap();
+        }
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn image(&self, program: &[&str], options: &[&str]) -> Vec<u8> {
+        let (image, files) = (self.path("a.iso"), self.path("files"));
+        let (command, first) = program.split_first().unwrap();
+        let args = first.iter().chain(options).copied();
+        run(command, args.chain(["-quiet", "-o", &image, &files]).collect::<Vec<_>>());
+        std::fs::read(image).unwrap()
+    }
+
+    fn inspect(&self, image: &[u8]) -> Inspection {
+        let path = self.path("b.iso");
+        std::fs::write(&path, image).unwrap();
+        inspect(path, &InspectOptions::new()).unwrap()
+    }
+
+    /// Returns the severity of the finding about the trees.
+    fn severity(&self, image: &[u8]) -> Option<Severity> {
+        self.inspect(image).finding(Code::TreesDiffer).map(|finding| finding.severity)
+    }
+}
+
+const XORRISO: [&str; 3] = ["xorriso", "-as", "mkisofs"];
+const GENISOIMAGE: [&str; 1] = ["genisoimage"];
+
+/// Returns the offsets of the directory records with this name.
+fn records(image: &[u8], name: &[u8]) -> Vec<usize> {
+    const NAME: usize = 33;
+    let found = image.windows(name.len()).enumerate().filter(|(_, found)| *found == name);
+    let found = found.map(|(at, _)| at - NAME);
+    found.filter(|&at| usize::from(image[at + NAME - 1]) == name.len()).collect()
+}
+
+fn joliet(name: &str) -> Vec<u8> {
+    name.encode_utf16().flat_map(u16::to_be_bytes).collect()
+}
+
+/// Exchanges the locations and lengths of two files in a tree.
+fn exchange(image: &mut [u8], names: [&[u8]; 2]) {
+    let [first, second] = names.map(|name| records(image, name)[0]);
+    for at in 2..18 {
+        image.swap(first + at, second + at);
+    }
+}
+
+#[test]
+fn trees_of_programs_do_not_differ() {
+    let lab = Lab::new();
+    let programs: [(&[&str], &[&[&str]]); 2] = [
+        (
+            &XORRISO,
+            &[&["-R", "-J"], &["-J"], &["-R"], &["-iso-level", "4", "-J"], &["-R", "-hfsplus"]],
+        ),
+        (
+            &GENISOIMAGE,
+            &[
+                &["-R", "-J"],
+                &["-J"],
+                &["-udf"],
+                &["-R", "-J", "-udf"],
+                &["-J", "-udf"],
+                &["-iso-level", "4", "-J"],
+                &["-iso-level", "4", "-R", "-J", "-udf"],
+                &["-R", "-J", "-b", "good", "-no-emul-boot", "-udf"],
+            ],
+        ),
+    ];
+    // Names that are shortened to the same one, and links.
+    for name in ["a long name.text", "a long name.tex", "a long name.textual", "Long", "long"] {
+        std::fs::write(lab.path("files/sub/").to_owned() + name, name).unwrap();
+        std::fs::write(lab.path("files/").to_owned() + &name.repeat(12), name).unwrap();
+    }
+    std::os::unix::fs::symlink("good", lab.path("files/link")).unwrap();
+    for (program, variants) in programs {
+        for options in variants {
+            let found = lab.inspect(&lab.image(program, options));
+            let finding = found.finding(Code::TreesDiffer);
+            // Without Rock Ridge, names are shortened to those of other files.
+            let worst = (!options.contains(&"-R")).then_some(Severity::Warning);
+            let severity = finding.map(|finding| finding.severity);
+            assert!(severity <= worst, "{program:?} {options:?}: {finding:?}");
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_another_file_in_another_tree_is_an_error() {
+    let lab = Lab::new();
+    let names = [joliet("good"), joliet("evil")];
+    let in_joliet = [&names[0][..], &names[1]];
+    let mut image = lab.image(&XORRISO, &["-R", "-J"]);
+    exchange(&mut image, in_joliet);
+    let found = lab.inspect(&image);
+    let finding = found.finding(Code::TreesDiffer).unwrap();
+    assert_eq!((finding.severity, found.is_safe()), (Severity::Error, false));
+    assert!(["good", "evil"].contains(&finding.path.as_deref().unwrap()), "{finding:?}");
+
+    // Without Rock Ridge the names of one tree may be shortened, but contents are in both.
+    let mut image = lab.image(&GENISOIMAGE, &["-J"]);
+    exchange(&mut image, in_joliet);
+    assert_eq!(lab.severity(&image), Some(Severity::Warning));
+    let mut image = lab.image(&GENISOIMAGE, &["-J"]);
+    let at = records(&image, &names[0])[0];
+    image[at + 2..at + 10].copy_from_slice(&[16, 0, 0, 0, 0, 0, 0, 16]);
+    assert_eq!(lab.severity(&image), Some(Severity::Error));
+
+    // UDF.
+    let mut image = lab.image(&GENISOIMAGE, &["-R", "-udf"]);
+    exchange(&mut image, [b"GOOD.;1", b"EVIL.;1"]);
+    assert_eq!(lab.severity(&image), Some(Severity::Error));
+
+    // A file that some programs do not show, because it is part of another one.
+    let mut image = lab.image(&XORRISO, &["-R", "-J"]);
+    exchange(&mut image, in_joliet);
+    for name in &names {
+        let at = records(&image, name)[0];
+        image[at + 25] |= 4;
+    }
+    assert_eq!(lab.severity(&image), Some(Severity::Error));
+
+    // The same contents at another place.
+    let mut image = lab.image(&XORRISO, &["-R", "-J"]);
+    let at = records(&image, &names[0])[0];
+    let sector = u32::try_from(image.len() / 2048).unwrap();
+    image.extend(b"good\n");
+    image.resize(image.len().next_multiple_of(2048), 0);
+    image[at + 2..at + 6].copy_from_slice(&sector.to_le_bytes());
+    image[at + 6..at + 10].copy_from_slice(&sector.to_be_bytes());
+    let found = lab.inspect(&image);
+    assert!(found.findings.iter().all(|finding| finding.severity < Severity::Error), "{found:?}");
+}
+
+#[test]
+fn files_that_are_hidden_in_a_tree_are_a_warning() {
+    let lab = Lab::new();
+    for options in [&["-R", "-J", "-hide-joliet", "evil"][..], &["-R", "-J", "-hide", "evil"]] {
+        let found = lab.inspect(&lab.image(&GENISOIMAGE, options));
+        let finding = found.finding(Code::TreesDiffer).unwrap();
+        assert_eq!((finding.severity, found.is_safe()), (Severity::Warning, true), "{options:?}");
+        assert!(finding.message.starts_with("a file of another tree"), "{}", finding.message);
+    }
+}
+
+#[test]
+fn descriptors_of_one_kind_have_one_root_directory() {
+    let lab = Lab::new();
+    let mut image = lab.image(&XORRISO, &["-R", "-J"]);
+    // The Joliet descriptor becomes a second primary one.
+    let joliet = (16..32).map(|sector| sector * 2048).find(|&at| image[at] == 2).unwrap();
+    let copy = image[joliet..joliet + 2048].to_vec();
+    image[joliet] = 1;
+    assert_eq!(lab.severity(&image), Some(Severity::Error));
+    image[joliet..joliet + 2048].copy_from_slice(&copy);
+    assert_eq!(lab.severity(&image), None);
+}
+
+#[test]
+fn raw_sectors_have_a_note() {
+    let lab = Lab::new();
+    let image = lab.image(&XORRISO, &["-R"]);
+    let mut raw = Vec::new();
+    for (number, data) in (0u8..).zip(image.chunks(2048).take(200)) {
+        raw.extend([&[0][..], &[0xff; 10], &[0, 0, 2, number % 75, 1], data, &[0; 288]].concat());
+    }
+    let found = lab.inspect(&raw);
+    let finding = found.finding(Code::RawSectors).unwrap();
+    assert_eq!((finding.severity, found.format), (Severity::Note, "iso"));
+    assert!(lab.inspect(&image).finding(Code::RawSectors).is_none());
+}
