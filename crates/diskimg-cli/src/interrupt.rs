@@ -5,6 +5,7 @@
 //! | SIGINT, SIGTERM, SIGHUP, SIGQUIT | the operation stops and cleans up; a second one ends it |
 //! | SIGXCPU | the operation stops and cleans up: its processor time is used up |
 //! | SIGUSR1, SIGINFO | a line of progress on standard error, as from qemu-img |
+//! | SIGABRT | the process removes temporary files and ends |
 //! | SIGXFSZ | none: a write beyond the limit on the size of files fails instead |
 //!
 //! The exit code is 128 + the number of the signal, as in shells. A second signal leaves the
@@ -64,6 +65,29 @@ pub(crate) fn prepare() {
     #[cfg(unix)]
     let _ = flag::register(consts::SIGXFSZ, Arc::default());
 }
+
+/// Makes SIGABRT, which ends the process if an allocation fails or a thread cannot be started for lack
+/// of memory, remove temporary files first.
+#[cfg(unix)]
+pub(crate) fn clean_up_on_abort() {
+    let clean_up = || {
+        diskimg::storage::output::remove_temporary_files();
+        if memory::is_short() {
+            let message = ["diskimg: ", NO_MEMORY, "\n"].map(str::as_bytes);
+            for part in message {
+                let _ = rustix::io::write(rustix::stdio::stderr(), part);
+            }
+            signal_hook::low_level::exit(1);
+        }
+        let _ = signal_hook::low_level::emulate_default_handler(consts::SIGABRT);
+    };
+    // SAFETY: the handler reads atomics and makes system calls, and nothing else.
+    #[allow(unsafe_code)]
+    let _ = unsafe { signal_hook::low_level::register(consts::SIGABRT, clean_up) };
+}
+
+#[cfg(not(unix))]
+pub(crate) fn clean_up_on_abort() {}
 
 /// Installs the signal handlers, when an operation begins that polls the flags.
 pub(crate) fn watch() {
