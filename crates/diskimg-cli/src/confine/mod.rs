@@ -39,6 +39,7 @@ pub(crate) use rules::Rules;
 
 use crate::args::common::Input;
 use crate::failure::Failure;
+use crate::interrupt;
 use diskimg::open::local_path;
 use diskimg::storage::output::{release_output, reserve_output};
 use diskimg::storage::source::{note_block_devices, reserve_temporary_files};
@@ -79,6 +80,9 @@ static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 pub(crate) fn begin(sandbox: Sandbox, calls: &Calls) -> Result<(), Failure> {
     let mode = *SANDBOX.get_or_init(|| sandbox);
     if mode != Sandbox::Off {
+        if calls.output.is_some() {
+            interrupt::clean_up_until_watched();
+        }
         reserve(calls);
     }
     confine(mode, || imp::restrict_calls(calls))

@@ -309,6 +309,29 @@ fn after_a_signal_a_message_says_what_is_left() {
     }
 }
 
+/// The output's temporary file exists before the source is read.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_while_the_source_is_awaited_leaves_no_files() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let lab = Lab::new();
+        let mut child = lab
+            .command(diskimg())
+            .args(["convert", "-f", "raw", "-O", "qcow2", "-", "b"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let input = child.stdin.take();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        kill(&lab, signal, &child);
+        let output = child.wait_with_output().expect("ends");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let left: Vec<_> = std::fs::read_dir(lab.path(".")).expect("lists").collect();
+        assert!(left.is_empty(), "{left:?}");
+        drop(input);
+    }
+}
+
 /// The runtime aborts the process if a small allocation fails, or a thread cannot start.
 #[cfg(unix)]
 #[test]
