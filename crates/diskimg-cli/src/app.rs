@@ -41,6 +41,7 @@ pub fn main(argv: Vec<OsString>, closed: ClosedStreams) -> u8 {
         console.message(interrupt::NO_MEMORY);
         return FAILURE;
     }
+    interrupt::clean_up_on_abort();
     stop_before_cpu_limit();
     // Some libraries panic if memory is short.
     let report_panic = std::panic::take_hook();
@@ -51,6 +52,7 @@ pub fn main(argv: Vec<OsString>, closed: ClosedStreams) -> u8 {
         return FAILURE;
     }
     std::panic::set_hook(Box::new(move |panic| {
+        memory::note_panic(panic.payload());
         if !memory::is_short() {
             report_panic(panic);
         }

@@ -7,8 +7,7 @@ mod imp {
     use super::ClosedStreams;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    static STDIN: AtomicBool = AtomicBool::new(false);
-    static STDOUT: AtomicBool = AtomicBool::new(false);
+    static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
 
     /// Called by the C library before `main`, and thus before Rust's runtime starts.
     // SAFETY: the section is an array of pointers to functions with the C calling convention, whose
@@ -20,13 +19,14 @@ mod imp {
     static DETECT: extern "C" fn() = detect;
 
     extern "C" fn detect() {
-        let (stdin, stdout) = ClosedStreams::detect().into();
-        STDIN.store(stdin, Ordering::Relaxed);
-        STDOUT.store(stdout, Ordering::Relaxed);
+        let closed: [bool; 3] = ClosedStreams::detect().into();
+        for (stored, is_closed) in CLOSED.iter().zip(closed) {
+            stored.store(is_closed, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn at_start() -> ClosedStreams {
-        ClosedStreams::new(STDIN.load(Ordering::Relaxed), STDOUT.load(Ordering::Relaxed))
+        ClosedStreams::new(CLOSED.each_ref().map(|closed| closed.load(Ordering::Relaxed)))
     }
 }
 

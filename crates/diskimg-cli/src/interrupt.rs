@@ -5,6 +5,7 @@
 //! | SIGINT, SIGTERM, SIGHUP, SIGQUIT | the operation stops and cleans up; a second one ends it |
 //! | SIGXCPU | the operation stops and cleans up: its processor time is used up |
 //! | SIGUSR1, SIGINFO | a line of progress on standard error, as from qemu-img |
+//! | SIGABRT | the process removes temporary files and ends |
 //! | SIGXFSZ | none: a write beyond the limit on the size of files fails instead |
 //!
 //! The exit code is 128 + the number of the signal, as in shells. A second signal leaves the
@@ -25,6 +26,8 @@ static REQUESTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static SIGNAL: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 static PROGRESS_WANTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static INSTALL: Once = Once::new();
+/// The handlers of [`watch`] are installed.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// The signals that were ignored at the start, signal 1 in the lowest bit.
 static IGNORED: LazyLock<u64> = LazyLock::new(ignored);
@@ -65,10 +68,57 @@ pub(crate) fn prepare() {
     let _ = flag::register(consts::SIGXFSZ, Arc::default());
 }
 
+/// Makes SIGABRT, which ends the process if an allocation fails or a thread cannot be started for lack
+/// of memory, remove temporary files first.
+#[cfg(unix)]
+pub(crate) fn clean_up_on_abort() {
+    let clean_up = || {
+        diskimg::storage::output::remove_temporary_files();
+        if memory::is_short() {
+            let message = ["diskimg: ", NO_MEMORY, "\n"].map(str::as_bytes);
+            for part in message {
+                let _ = rustix::io::write(rustix::stdio::stderr(), part);
+            }
+            signal_hook::low_level::exit(1);
+        }
+        let _ = signal_hook::low_level::emulate_default_handler(consts::SIGABRT);
+    };
+    // SAFETY: the handler reads atomics and makes system calls, and nothing else.
+    #[allow(unsafe_code)]
+    let _ = unsafe { signal_hook::low_level::register(consts::SIGABRT, clean_up) };
+}
+
+#[cfg(not(unix))]
+pub(crate) fn clean_up_on_abort() {}
+
+/// Makes the signals that [`watch`] handles end the process at once until then, and remove temporary
+/// files first. Must be called before the first one is created.
+#[cfg(unix)]
+pub(crate) fn clean_up_until_watched() {
+    for &signal in ENDING.iter().chain([&consts::SIGXCPU]).filter(|&&signal| !is_ignored(signal)) {
+        let clean_up = move || {
+            if !WATCHED.load(Ordering::Relaxed) {
+                diskimg::storage::output::remove_temporary_files();
+                signal_hook::low_level::exit(c_int::from(EXIT_CODE_BASE) + signal);
+            }
+        };
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        let _ = unsafe { signal_hook::low_level::register(signal, clean_up) };
+    }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn clean_up_until_watched() {}
+
+/// Returns whether a signal was ignored at the start.
+fn is_ignored(signal: c_int) -> bool {
+    *IGNORED >> (signal - 1) & 1 == 1
+}
+
 /// Installs the signal handlers, when an operation begins that polls the flags.
 pub(crate) fn watch() {
     INSTALL.call_once(|| {
-        let is_ignored = |signal: c_int| *IGNORED >> (signal - 1) & 1 == 1;
         // If a handler cannot be installed, the default action ends the process, which is
         // acceptable.
         for &signal in ENDING.iter().filter(|&&signal| !is_ignored(signal)) {
@@ -82,6 +132,7 @@ pub(crate) fn watch() {
         for &signal in PROGRESS.iter().filter(|&&signal| !is_ignored(signal)) {
             let _ = flag::register(signal, PROGRESS_WANTED.clone());
         }
+        WATCHED.store(true, Ordering::Relaxed);
     });
 }
 

@@ -5,6 +5,7 @@
 //! first time. The allocation then succeeds, and the operation stops as if a signal had asked it to.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::any::Any;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
@@ -38,6 +39,17 @@ pub(crate) fn reserve() -> bool {
 /// Returns whether an allocation has failed since the start.
 pub(crate) fn is_short() -> bool {
     SHORT.load(Ordering::Relaxed)
+}
+
+/// Notes that memory is short if the message of a panic says so: that of a library that allocates in
+/// C, or of a large buffer, which would not fit into the reserve.
+pub(crate) fn note_panic(payload: &(dyn Any + Send)) {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let message = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
+    const LACK: [&str; 3] = ["not enough memory", "out of memory", "null pointer when creating"];
+    if LACK.iter().any(|text| message.contains(text)) {
+        SHORT.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Frees the reserve. Returns whether another attempt to allocate makes sense.
@@ -95,4 +107,19 @@ unsafe impl GlobalAlloc for ReservingAllocator {
 fn retry(allocate: impl Fn() -> *mut u8, size: usize) -> *mut u8 {
     let allocated = allocate();
     if allocated.is_null() && release(size) { allocate() } else { allocated }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_for_lack_of_memory_are_recognized() {
+        note_panic(&"index out of bounds");
+        assert!(!is_short());
+        note_panic(&"libdeflate_alloc_compressor returned NULL: out of memory");
+        assert!(SHORT.swap(false, Ordering::Relaxed));
+        note_panic(&"there is not enough memory: too large".to_owned());
+        assert!(SHORT.swap(false, Ordering::Relaxed));
+    }
 }

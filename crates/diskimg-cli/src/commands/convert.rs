@@ -24,6 +24,11 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if matches!(job.output, Destination::Stdout) && io::stdout().is_terminal() {
         return Err(Failure::error("refusing to write an image to a terminal"));
     }
+    let path = match &job.output {
+        Destination::New(path) | Destination::Existing(path) => Some(path.as_path()),
+        Destination::Stdout => None,
+    };
+    output::require_streams(path, job.digest.is_some() && path.is_some())?;
     let inputs: Vec<_> = job.inputs.iter().collect();
     confine_target(&job, &inputs)?;
     let open = || inputs.iter().map(|input| input.open(console.program())).collect();
@@ -83,7 +88,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         match job.output {
             // Standard output carries the image.
             Destination::Stdout => console.message(text.trim_end()),
-            _ => console.print(&text)?,
+            _ => console.print_after(&text, "the output is complete")?,
         }
     }
     Ok(0)

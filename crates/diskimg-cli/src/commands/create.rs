@@ -3,29 +3,37 @@
 use crate::args::create::Job;
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
-use crate::output::Console;
 use crate::output::progress::{Meter, ProgressMode};
+use crate::output::{self, Console};
 use diskimg::{Create, Created, Options};
-use std::cell::RefCell;
 use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::sync::OnceLock;
 
 /// Percentage between two progress updates.
 const STEP: f64 = 1.0;
 
 /// Creates the image.
 pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
+    output::require_streams(Some(&job.path), !job.quiet)?;
     let rules = Rules::new().allow_cpu_count();
     confine::restrict_files(&rules.allow_create(&job.path, &job.options, job.external_files))?;
     let mode = ProgressMode { requested: false, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(mode, STEP);
-    let report_progress = |progress| meter.report(progress);
     let name = job.path.display().to_string();
-    let announced = RefCell::new(Ok(()));
+    let failed = OnceLock::new();
     let announce = |created: &Created| {
         if !job.quiet {
             let line = announcement(&name, job.format.name(), &created.options);
-            *announced.borrow_mut() = console.print(&line);
+            if let Err(failure) = console.print(&line) {
+                let _ = failed.set(failure);
+            }
         }
+    };
+    // Called after the announcement, before the output is created.
+    let report_progress = |progress| match failed.get() {
+        Some(_) => ControlFlow::Break(()),
+        None => meter.report(progress),
     };
     let created = Create::new(job.format)
         .size(job.size)
@@ -37,8 +45,10 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         .progress(&report_progress)
         .run(&job.path);
     meter.end();
+    if let Some(failure) = failed.into_inner() {
+        return Err(failure);
+    }
     let created = created?;
-    announced.into_inner()?;
     console.note(&created.notes);
     Ok(0)
 }

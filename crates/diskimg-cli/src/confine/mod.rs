@@ -39,9 +39,10 @@ pub(crate) use rules::Rules;
 
 use crate::args::common::Input;
 use crate::failure::Failure;
+use crate::interrupt;
 use diskimg::open::local_path;
 use diskimg::storage::output::{release_output, reserve_output};
-use diskimg::storage::source::reserve_temporary_files;
+use diskimg::storage::source::{note_block_devices, reserve_temporary_files};
 use std::fmt::{self, Display, Formatter};
 use std::sync::OnceLock;
 
@@ -79,13 +80,20 @@ static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 pub(crate) fn begin(sandbox: Sandbox, calls: &Calls) -> Result<(), Failure> {
     let mode = *SANDBOX.get_or_init(|| sandbox);
     if mode != Sandbox::Off {
+        if calls.output.is_some() {
+            interrupt::clean_up_until_watched();
+        }
         reserve(calls);
     }
     confine(mode, || imp::restrict_calls(calls))
 }
 
-/// Creates the temporary files that a sandboxed process cannot create, or not with all attributes.
+/// Creates the temporary files that a sandboxed process cannot create, or not with all attributes,
+/// and reads what it could not read in `/sys`.
 fn reserve(calls: &Calls) {
+    if calls.modify {
+        note_block_devices();
+    }
     if calls.spool {
         reserve_temporary_files();
     }

@@ -3,7 +3,7 @@
 use super::kinds::has_parts;
 use crate::args::common::Input;
 use diskimg::open::local_path;
-use diskimg::storage::output::reserved_output;
+use diskimg::storage::output::{require_trusted_links, reserved_output};
 use diskimg::{ExternalFiles, Options};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -116,6 +116,9 @@ impl Rules {
         const MAX_LINKS: usize = 40;
         // A name such as `file:PATH`. If it is not one of a file, it will not be opened.
         let named = local_path(path).unwrap_or_else(|_| path.to_owned());
+        if require_trusted_links(&named).is_err() {
+            return self; // It will not be written.
+        }
         if named.metadata().is_ok_and(|found| !found.is_file()) {
             return self.allow_overwrite(&named);
         }

@@ -5,7 +5,7 @@ pub(crate) mod json;
 pub(crate) mod progress;
 
 use crate::failure::Failure;
-use crate::streams::{Out, require_stdout};
+use crate::streams::{Out, require_open, require_stdout};
 use diskimg::{Output, printable};
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -108,6 +108,17 @@ impl Console {
         Ok(out.flush()?)
     }
 
+    /// Writes a result of an operation that has completed its output. If that fails, the error says
+    /// that the output is `done`.
+    pub(crate) fn print_after(&self, text: &str, done: &str) -> Result<(), Failure> {
+        self.print(text).map_err(|failure| match failure {
+            Failure::Error { message, code } => {
+                Failure::Error { message: format!("{message} ({done})"), code }
+            }
+            other => other,
+        })
+    }
+
     /// Writes `diskimg: message` to standard error.
     pub(crate) fn message(&self, message: &str) {
         self.stderr(&format!("{}: {message}", self.program.name()));
@@ -137,6 +148,17 @@ impl Console {
         let line = format!("{}\n", printable(line));
         let _ = io::stderr().lock().write_all(line.as_bytes());
     }
+}
+
+/// Verifies, before anything is written, that an output is not a standard stream that was closed,
+/// and, if results will be `printed`, that standard output was not.
+pub(crate) fn require_streams(output: Option<&Path>, printed: bool) -> Result<(), Failure> {
+    if printed {
+        require_stdout()?;
+    }
+    let Some(path) = output else { return Ok(()) };
+    let cannot_write = |e| Failure::error(format!("{}: cannot write to it: {e}", path.display()));
+    require_open(path).map_err(cannot_write)
 }
 
 /// Returns standard output for an image.

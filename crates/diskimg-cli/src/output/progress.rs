@@ -117,8 +117,8 @@ impl Meter {
     }
 }
 
-/// Prints to standard output. Errors are ignored: the operation continues if the reader closes the
-/// pipe.
+/// Prints to standard output. Errors are ignored: progress is no result, and the operation continues
+/// if the reader closes the pipe.
 fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

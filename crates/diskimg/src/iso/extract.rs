@@ -11,6 +11,7 @@ use crate::iso::image::IsoImage;
 use crate::iso::node::{Content, FileType, Node, is_usable_name};
 use crate::iso::walk::{Found, Walk};
 use crate::storage::number::{to_u64, to_usize};
+use crate::storage::output::require_trusted_links;
 use crate::storage::source::HostFileId;
 use crate::storage::source::Source;
 use directory::Directory;
@@ -183,7 +184,8 @@ struct OpenDirectory {
 
 impl<'a> Extraction<'a> {
     fn new(image: &'a IsoImage, dest: &Path, options: &'a ExtractOptions) -> Result<Self> {
-        let root = Directory::create(dest)
+        let root = require_trusted_links(dest)
+            .and_then(|()| Directory::create(dest))
             .map_err(|e| Error::io("cannot use it as a directory", e).in_file(dest))?;
         Ok(Self {
             image,
@@ -303,7 +305,8 @@ impl<'a> Extraction<'a> {
         }
         if self.options.overwrite {
             let existing = parent.identity(name);
-            if existing.is_some_and(|file| self.inputs.contains(&file)) {
+            if existing.is_some_and(|file| self.inputs.iter().any(|own| own.shares_data_with(file)))
+            {
                 return Err(Error::refused("the existing file is the image that is read"));
             }
             parent.remove_file(name).map_err(cannot("cannot remove the existing file"))?;

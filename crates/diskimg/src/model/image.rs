@@ -128,7 +128,13 @@ impl Image {
 
     /// Returns the identities of all host files of the chain.
     pub(crate) fn identities(&self) -> impl Iterator<Item = HostFileId> {
-        self.layers().flat_map(|layer| layer.files()).flat_map(|file| file.identities())
+        self.layers().flat_map(|layer| layer.identities())
+    }
+
+    /// Returns true if one of its host files has bytes of one of `others`.
+    pub(crate) fn shares_data_with(&self, others: impl Iterator<Item = HostFileId>) -> bool {
+        let others: Vec<_> = others.collect();
+        self.identities().any(|own| others.iter().any(|other| own.shares_data_with(*other)))
     }
 
     /// Returns how the files of all layers are read efficiently.

@@ -8,7 +8,7 @@ use crate::model::sealed::Sealed;
 use crate::report::check::{CheckReport, Finding};
 use crate::report::info::Details;
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::source::Source;
+use crate::storage::source::{HostFileId, Source};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,12 @@ pub trait Layer: Sealed + Send + Sync + Debug {
     /// Returns the layer's host files, which [`HostOffset`](crate::extent::HostOffset)s index. The
     /// image file itself is the first.
     fn files(&self) -> &[Arc<dyn Source>];
+
+    /// Returns the identities of all host files that are read, which no output may replace: those of
+    /// [`files`](Self::files), and others that describe the layer.
+    fn identities(&self) -> Vec<HostFileId> {
+        self.files().iter().flat_map(|file| file.identities()).collect()
+    }
 
     /// Appends the extents that cover `range` exactly, in ascending order, not empty, and merged
     /// where one continues the other. `range` must be within the layer's size.

@@ -127,7 +127,7 @@ limits! {
     check_bytes = 1 << 30,
         "Bytes of memory that a check uses to count references",
         "For qcow2, two bytes for each host cluster in use and some for each L2 table; for VMDK, one
-        bit for each grain.";
+        bit for each grain. Writing into an existing image counts in the same way before it begins.";
     shared_table_bytes = 16 << 30,
         "Bytes of snapshot and bitmap tables that the check of a qcow2 image reads",
         "The tables may all share the same bytes of the file, so its length does not bound them.";

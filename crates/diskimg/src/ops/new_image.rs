@@ -113,7 +113,7 @@ const OWN_BACKING_FILE: &str = "the output cannot be its own backing file";
 /// Returns [`Refused`](crate::ErrorKind::Refused) if it does.
 pub(super) fn refuse_own_backing(path: Option<&Path>, backing: &Image) -> Result<()> {
     let replaced = path.and_then(output::existing_identity);
-    if backing.identities().any(|own| Some(own) == replaced) {
+    if backing.shares_data_with(replaced.into_iter()) {
         return Err(Error::refused(OWN_BACKING_FILE));
     }
     Ok(())

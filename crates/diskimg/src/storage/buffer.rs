@@ -10,6 +10,15 @@ use std::ops::{Deref, DerefMut};
 /// Alignment in bytes of buffers, and of the offsets and lengths of direct I/O.
 pub(crate) const PAGE: usize = 4096;
 
+/// Returns whether `len` bytes of memory are free. Takes only address space, and only for a moment.
+pub(crate) fn is_free(len: usize) -> bool {
+    let mut probe = Vec::<u8>::new();
+    let reserved = probe.try_reserve_exact(len).is_ok();
+    // Otherwise, the compiler could assume that it succeeds, and leave it out.
+    std::hint::black_box(&probe);
+    reserved
+}
+
 /// Returns `len` zeros.
 ///
 /// # Panics

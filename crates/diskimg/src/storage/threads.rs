@@ -1,5 +1,6 @@
 //! Starting threads under limits on processes and memory.
 
+use crate::storage::buffer;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 /// Bytes of memory that must be free before another thread is started: its stack takes 2 MiB. If the
@@ -11,7 +12,8 @@ pub(crate) fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Option<ScopedJoinHandle<'scope, T>> {
-    // Such a large allocation takes only address space, and is released at once.
-    Vec::<u8>::new().try_reserve_exact(ROOM).ok()?;
+    if !buffer::is_free(ROOM) {
+        return None;
+    }
     Builder::new().spawn_scoped(scope, work).ok()
 }

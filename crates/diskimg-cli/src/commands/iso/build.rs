@@ -97,8 +97,26 @@ fn refuse_lists(recipe: &Recipe) -> Result<(), Failure> {
     }
 }
 
+/// Verifies that an image that is to be replaced by a changed one has no other names, with which it
+/// would be overwritten instead, while it is read.
+pub(in crate::commands) fn require_one_name(image: &Path) -> Result<(), Failure> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        if fs::metadata(image).is_ok_and(|found| found.is_file() && found.nlink() > 1) {
+            return Err(Failure::error(format!(
+                "{}: the image has other names (hard links), with which it would be overwritten \
+                 while it is read (write to another file)",
+                image.display()
+            )));
+        }
+    }
+    let _ = image;
+    Ok(())
+}
+
 /// Returns true if both paths lead to the same file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
+pub(in crate::commands) fn is_same_file(one: &Path, other: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -357,6 +375,7 @@ pub(in crate::commands) fn write(
     let output = match output {
         Destination::Stdout => output::image_stdout()?,
         Destination::File(path) => {
+            output::require_streams(Some(path), false)?;
             Output::create(path).map_err(|e| Error::io("cannot create", e).in_file(path))?
         }
     };

@@ -1,6 +1,7 @@
 //! `iso remaster`: rebuilds an ISO image with files added or removed.
 
 use crate::args::iso::remaster::Job;
+use crate::args::recipe::Destination;
 use crate::commands::iso::{build, open_confined};
 use crate::failure::Failure;
 use crate::output::Console;
@@ -9,6 +10,11 @@ use diskimg::iso::RemasterOptions;
 /// Rebuilds the image.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     build::refuse_terminal(&job.output)?;
+    if let Destination::File(output) = &job.output
+        && build::is_same_file(&job.input.input.path, output)
+    {
+        build::require_one_name(output)?;
+    }
     let rules = build::rules(&job.output, !job.added.is_empty());
     let rules = rules.allow_read(job.added.iter().map(|graft| &graft.path));
     let image = open_confined(&rules, &job.input, console)?;

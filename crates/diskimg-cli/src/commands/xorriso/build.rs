@@ -29,12 +29,8 @@ pub(super) fn check_output(job: &Job, output: &Destination) -> Result<(), Failur
     let Destination::File(path) = output else { return Ok(()) };
     let same = job.indev.as_deref().is_some_and(|indev| is_output(job, indev));
     let stored = std::fs::metadata(path).is_ok_and(|found| is_stored(found.file_type()));
-    if same && !job.overwrite && has_other_names(path) {
-        let path = path.display();
-        return Err(Failure::error(format!(
-            "-outdev {path}: the file has other names (hard links), with which it would be \
-             overwritten while it is read; write to another file"
-        )));
+    if same && !job.overwrite {
+        mkisofs::require_one_name(path)?;
     }
     if job.overwrite || same || !stored {
         return Ok(());
@@ -71,20 +67,6 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(not(unix))]
 fn identity(path: &Path) -> Option<std::path::PathBuf> {
     path.canonicalize().ok()
-}
-
-/// Returns true if a file has several names, so that it is not replaced by a new one.
-fn has_other_names(path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.nlink() > 1)
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        false
-    }
 }
 
 /// Returns true for regular files and block devices, which have contents to be lost.

@@ -17,6 +17,9 @@ fn lab() -> Lab {
     ] {
         lab.line(line).ok();
     }
+    lab.line("convert -O ova a.raw p.ova").ok();
+    let unpacked = lab.command("tar").args(["xf", "p.ova"]).status().expect("runs");
+    assert!(unpacked.success());
     std::fs::create_dir(lab.path("tree")).expect("mkdir");
     std::fs::create_dir(lab.path("img")).expect("mkdir");
     std::fs::copy(lab.path("i.iso"), lab.path("img/a.raw")).expect("copies");
@@ -60,6 +63,10 @@ fn no_file_that_is_read_is_replaced_or_overwritten() {
         "convert -f raw -O qcow2 -o data_file=hard.raw a.raw x",
         "convert -f raw -O qcow2 -B over.qcow2 -F qcow2 a.raw base.qcow2",
         "convert -f raw -O qcow2 -o data_file=base.qcow2 -B base.qcow2 -F qcow2 a.raw x",
+        "convert -O raw p.ovf p.ovf",
+        "convert -O raw p.ovf p.mf",
+        "convert -O qcow2 -o data_file=p.mf p.ovf x",
+        "convert -n -O raw p.ovf p.mf",
         "convert -n -O qcow2 over.qcow2 base.qcow2",
         "convert -n -O raw a.raw hard.raw",
         "convert -O ova a.raw base.qcow2 hard.raw",
@@ -74,6 +81,8 @@ fn no_file_that_is_read_is_replaced_or_overwritten() {
         "iso create -q -o - a.raw 1<>a.raw",
         "iso create -q -o /dev/fd/3 a.raw 3<>a.raw",
         "iso remaster -q i.iso -o a.raw -a x=a.raw",
+        "iso remaster -q i.iso -o hard.iso",
+        "iso remaster -q hard.iso -o hard.iso",
         "iso remaster -q i.iso -o - -a x=tree 1<>i.iso",
         "iso cat i.iso a.raw 1<>i.iso",
         "iso cat i.iso a.raw >>hard.iso",
@@ -91,12 +100,129 @@ fn no_file_that_is_read_is_replaced_or_overwritten() {
         let output = lab.command("sh").args(["-c", &command]).output().expect("runs");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{line}: {output:?}");
-        let reasons = ["own", "one of the files", "is the image", "lock"];
+        let reasons = ["own", "one of the files", "is the image", "lock", "has other names"];
         assert!(reasons.iter().any(|reason| error.contains(reason)), "{line}: {error}");
         let after = contents(&lab.path("."));
         let differs = after.iter().find(|(path, bytes)| before.get(*path) != Some(bytes));
         assert!(differs.is_none() && after.len() == before.len(), "{line}: {differs:?}");
     }
+}
+
+/// A loop device and its file, and a partition and its disk, have the same bytes.
+#[test]
+#[ignore = "needs root: attaches a loop device"]
+fn a_device_is_not_overwritten_with_its_own_data() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.line("convert -O qcow2 a.raw disk").ok();
+    lab.line("convert -O qcow2 a.raw plain").ok();
+    lab.line("iso create -q -o i.iso a.raw").ok();
+    // A table of one partition, which begins at sector 64.
+    let mut disk = vec![7; 1 << 20];
+    disk[..512].fill(0);
+    disk[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 0, 4, 0, 0]);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(lab.path("parts"), disk).expect("writes");
+    for file in ["disk", "i.iso", "parts"] {
+        let len = lab.path(file).metadata().expect("exists").len().next_multiple_of(1 << 20);
+        let file = std::fs::File::options().write(true).open(lab.path(file)).expect("opens");
+        file.set_len(len).expect("grows");
+    }
+    let attach = |file: &str| {
+        let options = ["--partscan", "--find", "--show", file];
+        let output = lab.command("losetup").args(options).output().expect("runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+    };
+    let before = contents(&lab.path("."));
+    let devices = ["disk", "i.iso", "parts"].map(attach);
+    let partition = format!("{}p1", devices[2]);
+    let disk = lab.path("disk");
+    let mut lines = Vec::new();
+    for options in ["", "--sandbox=off "] {
+        lines.extend([
+            format!("convert {options}-f qcow2 -O raw disk {}", devices[0]),
+            format!("convert {options}-f qcow2 -n -O raw disk {}", devices[0]),
+            format!("convert {options}-f qcow2 -O raw {} disk", devices[0]),
+            format!("convert {options}-f raw -O qcow2 -o data_file=disk {} x", devices[0]),
+            format!("create {options}-q -f qcow2 -b {} -F qcow2 {}", disk.display(), devices[0]),
+            format!("iso remaster {options}-q i.iso -o {}", devices[1]),
+        ]);
+        // Only some kernels and containers have it.
+        if Path::new(&partition).exists() {
+            lines.push(format!("convert {options}-f raw -O raw {partition} {}", devices[2]));
+            lines.push(format!("convert {options}-f raw -O raw {} {partition}", devices[2]));
+            lines.push(format!("convert {options}-f raw -O raw parts {partition}"));
+        }
+    }
+    let outcomes: Vec<_> = lines.iter().map(|line| (line, lab.line(line))).collect();
+    let other = lab.line(&format!("convert -f qcow2 -O raw plain {}", devices[1]));
+    let after = contents(&lab.path("."));
+    for device in &devices {
+        assert!(lab.command("losetup").args(["-d", device]).status().expect("runs").success());
+    }
+    for (line, ran) in outcomes {
+        assert_eq!(ran.code, Some(1), "{line}: {} {}", ran.out, ran.err);
+        assert!(["own", "one of the files"].iter().any(|text| ran.err.contains(text)), "{line}");
+    }
+    assert_eq!(other.code, Some(0), "another file: {}", other.err);
+    for (path, bytes) in before {
+        assert!(path.ends_with("i.iso") || after.get(&path) == Some(&bytes), "{path:?}");
+    }
+    assert!(!lab.path("x").exists());
+}
+
+/// In a directory such as /tmp, another user can create a link under any name.
+#[test]
+#[ignore = "needs root, which can create links of other users"]
+fn a_link_of_another_user_in_a_shared_directory_is_not_followed() {
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+    const OTHER: u32 = 65534;
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    std::fs::create_dir(lab.path("own")).expect("mkdir");
+    std::fs::create_dir(lab.path("shared")).expect("mkdir");
+    lab.line("convert -O qcow2 a.raw own/q").ok();
+    std::fs::copy(lab.path("a.raw"), lab.path("own/r")).expect("copies");
+    for (link, target) in
+        [("q", "../own/q"), ("r", "../own/r"), ("new", "../own/new"), ("dir", "../own")]
+    {
+        let link = lab.path("shared").join(link);
+        symlink(target, &link).expect("links");
+        lchown(&link, Some(OTHER), Some(OTHER)).expect("changes the owner");
+    }
+    symlink("shared/new", lab.path("chain")).expect("links");
+    let shared = std::fs::Permissions::from_mode(0o1777);
+    std::fs::set_permissions(lab.path("shared"), shared).expect("sets the mode");
+    let before = contents(&lab.path("own"));
+    for line in [
+        "convert -O raw a.raw shared/r",
+        "convert -O qcow2 a.raw shared/new",
+        "convert -O qcow2 a.raw chain",
+        "convert -O qcow2 a.raw shared/dir/new",
+        "convert -O qcow2 -o data_file=shared/new a.raw x",
+        "convert -n -O raw a.raw shared/r",
+        "convert -n -O qcow2 a.raw shared/q",
+        "create -q -f raw shared/r 1M",
+        "resize -q shared/q +1M",
+        "iso create -q -o shared/new a.raw",
+        "mkisofs -quiet -o shared/new a.raw",
+        "xorriso -outdev shared/new -map a.raw /a -commit",
+    ] {
+        for options in ["", "--sandbox=off"] {
+            let words = line.split_whitespace();
+            let ran = match line.split_once(' ').expect("a command").0 {
+                "mkisofs" | "xorriso" if !options.is_empty() => continue,
+                _ => lab.run(words.chain(options.split_whitespace())),
+            };
+            assert!(matches!(ran.code, Some(1..=32)), "{line}: {} {}", ran.out, ran.err);
+            assert!(ran.err.contains("belongs to another user"), "{line}: {}", ran.err);
+            assert!(contents(&lab.path("own")) == before, "{line}");
+        }
+    }
+    lchown(lab.path("shared/new"), Some(0), None).expect("changes the owner");
+    lab.line("convert -O qcow2 a.raw chain").ok();
+    assert!(lab.path("own/new").exists());
 }
 
 /// Names that files of a killed run have, and one that the lock of a directory had.

@@ -100,8 +100,70 @@ fn a_closed_or_full_standard_output_is_an_error_if_something_is_printed() {
         }
     }
     for line in ["convert -q a.raw b", "convert -p a.raw b", "create -q b 1M", "check -q a.iso"] {
-        let output = shell(&lab, &format!("{line} >&-"));
-        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+        for to in [">&-", ">/dev/full"] {
+            let output = shell(&lab, &format!("{line} {to}"));
+            assert_eq!(output.status.code(), Some(0), "{line} {to}: {output:?}");
+        }
+    }
+}
+
+/// Where that is possible, printing fails before anything is written; otherwise the message says
+/// what was done.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_replaces_no_file_or_says_so() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for (line, to, done) in [
+        ("convert --digest sha256 -O raw a.raw o", ">&-", None),
+        ("convert --digest sha256 -O raw a.raw o", ">/dev/full", Some("output is complete")),
+        ("create -f raw o 1M", ">&-", None),
+        ("create -f raw o 1M", ">/dev/full", None),
+        ("resize -f raw o +1M", ">&-", None),
+        ("resize -f raw o +1M", ">/dev/full", Some("image was resized")),
+    ] {
+        std::fs::write(lab.path("o"), [7; 512]).expect("writes");
+        let output = shell(&lab, &format!("{line} {to}"));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line} {to}: {error}");
+        assert_eq!(lab.read("o") == [7; 512], done.is_none(), "{line} {to}: {error}");
+        assert!(done.is_none_or(|done| error.contains(done)), "{line} {to}: {error}");
+    }
+}
+
+/// The names of a stream that was closed lead to `/dev/null`.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_stream_is_no_output_under_any_name() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    std::os::unix::fs::symlink("/dev/stdout", lab.path("link")).expect("links");
+    for (path, stream) in [
+        ("-", "1"),
+        ("/dev/stdout", "1"),
+        ("/dev/fd/1", "1"),
+        ("/proc/self/fd/1", "1"),
+        ("/proc/thread-self/fd/1", "1"),
+        ("link", "1"),
+        ("/dev/stderr", "2"),
+        ("/dev/fd/0", "0"),
+    ] {
+        for line in [
+            format!("convert -O raw a.raw {path}"),
+            format!("iso create -q -o {path} a.raw"),
+            format!("mkisofs -quiet -o {path} a.raw"),
+            format!("create -q -f raw {path} 1M"),
+        ] {
+            if path == "-" && line.starts_with("create") {
+                continue; // A file of that name.
+            }
+            let output = shell(&lab, &format!("{line} {stream}>&-"));
+            assert!(!output.status.success(), "{line}: {output:?}");
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(stream == "2" || error.contains("Bad file descriptor"), "{line}: {error}");
+            let output = shell(&lab, &format!("{line} {stream}>/dev/null"));
+            assert!(output.status.success(), "{line}: {output:?}");
+        }
     }
 }
 
@@ -244,6 +306,49 @@ fn after_a_signal_a_message_says_what_is_left() {
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(143), "{line}: {error}");
         assert!(error.lines().count() == 1 && error.contains(left), "{line}: {error}");
+    }
+}
+
+/// The output's temporary file exists before the source is read.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_while_the_source_is_awaited_leaves_no_files() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let lab = Lab::new();
+        let mut child = lab
+            .command(diskimg())
+            .args(["convert", "-f", "raw", "-O", "qcow2", "-", "b"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let input = child.stdin.take();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        kill(&lab, signal, &child);
+        let output = child.wait_with_output().expect("ends");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let left: Vec<_> = std::fs::read_dir(lab.path(".")).expect("lists").collect();
+        assert!(left.is_empty(), "{left:?}");
+        drop(input);
+    }
+}
+
+/// The runtime aborts the process if a small allocation fails, or a thread cannot start.
+#[cfg(unix)]
+#[test]
+fn an_abort_leaves_no_temporary_files() {
+    use std::os::unix::process::ExitStatusExt;
+    for arguments in ["-O raw a.raw b", "-O qcow2 -o data_file=data a.raw b", "-O raw a.raw ./b"] {
+        let lab = Lab::new();
+        let names = || {
+            let entries = std::fs::read_dir(lab.path(".")).expect("lists");
+            entries.map(|entry| entry.expect("entry").file_name()).collect::<Vec<_>>()
+        };
+        let child = slow(&lab, "ulimit -c 0; exec", arguments);
+        assert!(names().len() > 1, "{arguments}: {:?}", names());
+        kill(&lab, "-ABRT", &child);
+        let output = child.wait_with_output().expect("ends");
+        assert_eq!(output.status.signal(), Some(6), "{arguments}: {output:?}");
+        assert_eq!(names(), ["a.raw"], "{arguments}");
     }
 }
 

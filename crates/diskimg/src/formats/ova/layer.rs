@@ -15,7 +15,7 @@ use crate::remedy::Remedy;
 use crate::report::check::{CheckReport, Finding};
 use crate::report::info::{Details, Value};
 use crate::storage::number::to_u64;
-use crate::storage::source::Source;
+use crate::storage::source::{HostFileId, Source};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -195,6 +195,12 @@ impl Layer for Ova {
 
     fn files(&self) -> &[Arc<dyn Source>] {
         &self.files
+    }
+
+    fn identities(&self) -> Vec<HostFileId> {
+        let texts = [self.package.descriptor(), self.package.manifest()].into_iter().flatten();
+        let sources = self.files.iter().chain(texts.map(|file| &file.source));
+        sources.flat_map(|source| source.identities()).collect()
     }
 
     fn next_allocated_hint(&self, range: Range<u64>) -> u64 {

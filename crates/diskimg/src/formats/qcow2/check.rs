@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 /// Maximum number of host clusters that can be checked (QEMU's limit).
-const MAX_CLUSTERS: u64 = (1 << 31) - 1;
+pub(super) const MAX_CLUSTERS: u64 = (1 << 31) - 1;
 
 /// Bytes by which the L1 tables of all snapshots and all bitmap tables together may exceed the
 /// file. Valid tables do not overlap, but in a malicious image thousands may share the same bytes.

@@ -115,7 +115,10 @@ impl Plan {
                 let path = self.contents.host_path(id, &self.dirs, &self.tree);
                 path.and_then(|path| existing_identity(&path)) == Some(existing)
             }
-            Data::Source(source) => overwritten && source.identities().contains(&existing),
+            Data::Source(source) => {
+                let inputs = source.identities();
+                overwritten && inputs.iter().any(|input| input.shares_data_with(existing))
+            }
             Data::Bytes(_) => false,
         };
         let count = u32::try_from(self.contents.len()).unwrap_or(u32::MAX);
@@ -129,11 +132,8 @@ impl Plan {
 
     fn write_sink(&self, output: &Output, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let sink = output.sink();
-        let path = output.path().map(std::path::Path::to_owned);
-        let named = |e: std::io::Error| {
-            let error = Error::io("cannot write the image", e);
-            path.iter().fold(error, |error, path| error.in_file(path))
-        };
+        let name = output.name();
+        let named = |e: std::io::Error| Error::io("cannot write the image", e).in_file(&name);
         let mut write = |position: u64, bytes: &[u8]| {
             sink.write_all_at(bytes, position).map_err(named)?;
             tick(position + to_u64(bytes.len()))

@@ -16,7 +16,9 @@ use crate::remedy::Remedy;
 use crate::storage::caching::Caching;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
-use crate::storage::output::{Durability, Output, OutputError, Publish, verify_name};
+use crate::storage::output::{
+    Durability, Output, OutputError, Publish, require_trusted_links, verify_identity,
+};
 use crate::storage::sink::Sink;
 use crate::storage::source::{FileSource, Source};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs a conversion into the existing file or device at `path`.
 pub(super) fn run(mut settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
+    let cannot_open = |e| Error::io("cannot open the existing target", e).in_file(path);
+    require_trusted_links(path).map_err(cannot_open)?;
     take_backing(&mut settings.options, &mut settings.backing);
     if settings.format.driver().appliance.is_some() {
         let message = format!("existing {} files cannot be rewritten", settings.format);
@@ -35,8 +39,7 @@ pub(super) fn run(mut settings: Settings<'_>, input: Input, path: &Path) -> Resu
         return overwrite(settings, input, path);
     }
     if let Some(open) = settings.format.driver().open_mutable {
-        let storage = FileStorage::open(path)
-            .map_err(|e| Error::io("cannot open the existing target", e).in_file(path))?;
+        let storage = FileStorage::open(path).map_err(cannot_open)?;
         let name = path.display().to_string();
         if let Some(existing) = Existing::open(&settings, &input, open, Arc::new(storage), name)? {
             return modify(settings, input, existing);
@@ -111,10 +114,11 @@ impl Existing {
             let options = options.snapshot(None).disk(None).metadata_only(false).force_share(true);
             let source: Arc<dyn Source> = storage.clone();
             let image = options.clone().alone().open_source(source, &*name)?;
-            if image.identities().any(|file| input.identities().any(|own| own == file)) {
+            if image.shares_data_with(input.identities()) {
                 let message = "a file of the existing target is one of the source's own files";
                 return Err(Error::refused(message));
             }
+            refuse_own_chain(&storage, &name, &image, &options)?;
             let layer = options.open_mutable(storage.clone(), open)?;
             let request = WriteRequest { compress: settings.compress };
             let Some(spec) = layer.into_target(&request)? else { return Ok(None) };
@@ -140,6 +144,26 @@ impl Existing {
     }
 }
 
+/// Verifies that none of the files of `image`, which is `name` without its backing file, is a file
+/// of its own backing chain: what is written to it would be written there, too.
+fn refuse_own_chain(
+    storage: &Arc<dyn Storage>,
+    name: &str,
+    image: &Image,
+    options: &OpenOptions,
+) -> Result<()> {
+    let Some(layer) = image.layers().next() else { return Ok(()) };
+    if layer.parent().is_none() || layer.files().len() < 2 {
+        return Ok(());
+    }
+    let source: Arc<dyn Source> = storage.clone();
+    let whole = options.open_source(source, name)?;
+    match whole.backing().is_some_and(|backing| image.shares_data_with(backing.identities())) {
+        true => Err(Error::refused("one of its files is also a file of its own backing file")),
+        false => Ok(()),
+    }
+}
+
 /// Writes into an existing image.
 fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Report> {
     let path = PathBuf::from(&existing.name);
@@ -162,6 +186,9 @@ fn modify(settings: Settings<'_>, input: Input, existing: Existing) -> Result<Re
             Some(backing) => {
                 let image = open_backing(backing, output.path(), &settings.backing_options)?;
                 refuse_own_backing(output.path(), &image)?;
+                if existing.image.shares_data_with(image.identities()) {
+                    return Err(Error::refused("a file of the target is one of its backing file"));
+                }
                 Some(image)
             }
             None => None,
@@ -284,10 +311,11 @@ impl Publish for ModifiedImage {
     }
 
     fn publish(self: Box<Self>, _: Durability) -> std::result::Result<(), OutputError> {
-        match (&self.path, self.storage.as_file()) {
-            (Some(path), Some((file, _))) => verify_name(file, path),
+        let verify = |file: &Arc<dyn Source>| match file.path() {
+            Some(path) if file.identity().is_some() => verify_identity(file.identity(), path),
             _ => Ok(()),
-        }
+        };
+        self.files.iter().try_for_each(verify)
     }
 }
 

@@ -496,7 +496,7 @@ pub(super) fn refuse_own_files(
     existing: Option<HostFileId>,
     name: &Path,
 ) -> Result<()> {
-    if existing.is_some_and(|id| input.identities().any(|own| own == id)) {
+    if existing.is_some_and(|id| input.identities().any(|own| own.shares_data_with(id))) {
         return Err(Error::refused(OWN_FILE)
             .in_file(name)
             .hint("convert to another name, then rename it"));

@@ -4,6 +4,7 @@ pub(super) use super::byte_locks::{is_byte_locked, lock_byte, unlock_byte};
 pub(super) use super::fiemap::freeable_bytes;
 pub(super) use super::replacement::{copy_attributes, free_space, is_mount_point, keeps_names};
 
+pub(super) use super::block_devices::{is_stored_on, note_block_devices};
 use super::{FileLock, Segment};
 use crate::storage::hints::AllocationHints;
 use rustix::fs::{

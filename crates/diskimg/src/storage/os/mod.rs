@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 #[cfg(target_os = "linux")]
+mod block_devices;
+#[cfg(target_os = "linux")]
 mod byte_locks;
 #[cfg(target_os = "linux")]
 mod fiemap;
@@ -158,6 +160,27 @@ impl FileId {
     pub(crate) fn of_stat(found: &rustix::fs::Stat) -> Self {
         Self { device: found.st_dev as u64, inode: found.st_ino as u64 }
     }
+}
+
+impl FileId {
+    /// Returns true if bytes of one file are bytes of the other: if both are the same, or if one is a
+    /// block device of which the other is a part, such as the file of a loop device or the disk of a
+    /// partition. On systems other than Linux, only the same file is recognized.
+    pub fn shares_data_with(self, other: Self) -> bool {
+        self == other || imp::is_stored_on(self, other) || imp::is_stored_on(other, self)
+    }
+
+    /// Returns the number of a block device.
+    #[cfg(target_os = "linux")]
+    fn block_device(self) -> Option<u64> {
+        (self.inode == 0).then_some(self.device)
+    }
+}
+
+/// Finds out now on which disks and files the block devices are stored, for
+/// [`FileId::shares_data_with`] in a process that will not be able to read `/sys`.
+pub fn note_block_devices() {
+    imp::note_block_devices();
 }
 
 /// Returns the identity of a file.

@@ -1,6 +1,6 @@
 //! Other systems: no optional feature is supported.
 
-use super::{FileLock, Segment};
+use super::{FileId, FileLock, Segment};
 use crate::storage::hints::AllocationHints;
 use std::fs::{File, Metadata};
 use std::io;
@@ -119,3 +119,9 @@ pub(super) fn freeable_bytes(_file: &File) -> u64 {
 pub(super) fn copy_attributes(_old: &File, _new: &File) -> io::Result<Option<String>> {
     Ok(None)
 }
+
+pub(super) fn is_stored_on(_device: FileId, _file: FileId) -> bool {
+    false
+}
+
+pub(super) fn note_block_devices() {}

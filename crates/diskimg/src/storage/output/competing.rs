@@ -86,8 +86,12 @@ impl Replaced {
 
 /// Verifies that `path` still names the open file `file`, which was written in place.
 pub(crate) fn verify_name(file: &File, path: &Path) -> Result<()> {
-    let written = file.metadata().concerning(path)?;
-    if existing_identity(path) == os::identity(&written) {
+    verify_identity(os::identity(&file.metadata().concerning(path)?), path)
+}
+
+/// Verifies that `path` still names the file with this identity, which was written in place.
+pub(crate) fn verify_identity(written: Option<FileId>, path: &Path) -> Result<()> {
+    if existing_identity(path) == written {
         return Ok(());
     }
     let message = "another process has replaced or removed it while it was written in place";

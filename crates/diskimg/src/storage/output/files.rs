@@ -115,7 +115,8 @@ impl FileOutput {
         if !is_new_name || existing.is_some_and(|id| !self.existing.insert(id)) {
             return Err(rename::same_file(path));
         }
-        match self.protected.iter().find(|(file, _)| Some(*file) == existing) {
+        let is_protected = |file: HostFileId| existing.is_some_and(|id| id.shares_data_with(file));
+        match self.protected.iter().find(|(file, _)| is_protected(*file)) {
             Some((_, why)) => Err(OutputError::refused(path, *why)),
             None => Ok(()),
         }

@@ -31,19 +31,23 @@ mod capped;
 mod competing;
 mod error;
 mod files;
+mod links;
 mod output_file;
 mod overwrite;
 mod publish;
 mod rename;
 mod reserved;
 mod stale_temp_files;
+mod temporary_names;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use competing::verify_name;
+pub(crate) use competing::{verify_identity, verify_name};
 pub use error::{OutputError, Result};
+pub use links::require_trusted_links;
 pub use publish::Publish;
 pub use reserved::{release_output, reserve_output, reserved_output};
+pub use temporary_names::remove_temporary_files;
 
 use crate::storage::caching::Caching;
 use crate::storage::hints::AllocationHints;

@@ -2,11 +2,12 @@
 
 use super::competing::{Replaced, in_turn, verify_name};
 use super::error::{Concerning, OutputError, Result};
+use super::links::require_trusted_links;
 use super::overwrite::{Overwritten, obstacle, obstacle_of};
 use super::rename::Staged;
 use super::reserved;
 use super::stale_temp_files::lock_new;
-use super::{Durability, directory_of, existing_identity, temporary_prefix};
+use super::{Durability, directory_of, existing_identity, temporary_names, temporary_prefix};
 use crate::storage::caching::Caching;
 use crate::storage::locking::{HeldLock, Lock, release, require_unlocked};
 use crate::storage::os::{self, FileLock};
@@ -22,6 +23,9 @@ use tempfile::{NamedTempFile, TempPath};
 
 /// Suffix of the names of temporary files.
 pub(super) const TEMPORARY_SUFFIX: &str = ".diskimg-tmp";
+
+/// Maximum number of symbolic links that are followed. Linux has the same limit.
+pub(super) const MAX_LINKS: usize = 40;
 
 /// Number of attempts to create a temporary file, as another process may remove it before it is
 /// locked.
@@ -211,6 +215,7 @@ impl OutputFile {
     /// Opens an existing file or device to overwrite it in place, and locks it. `zeroed` must be
     /// true only if it reads as zeros now.
     pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
+        require_trusted_links(path)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let lock = Some(InPlaceLock::acquire(&file)?);
         let sink = Arc::new(FileSink::new(file, zeroed)?);
@@ -319,6 +324,7 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, File
         // Opened with a closure, so that the error of the system is returned unchanged.
         let temporary = builder.make_in(directory_of(path), |path| options.open(path))?;
         let (opened, file) = NamedTempFile::into_parts(temporary);
+        temporary_names::note(&file);
         if let Some(lock) = lock_new(&opened, &file) {
             return Ok((opened, file, lock));
         }
@@ -344,7 +350,11 @@ pub(super) struct Destination {
 }
 
 /// Returns the path to write for `path`.
+///
+/// # Errors
+/// As [`require_trusted_links`], and if there are too many links.
 pub(super) fn destination(path: &Path) -> io::Result<Destination> {
+    require_trusted_links(path)?;
     match std::fs::metadata(path) {
         // /dev/stdout may be a link to a pipe, whose target is not a path.
         Ok(metadata) if !metadata.is_file() => {
@@ -356,7 +366,6 @@ pub(super) fn destination(path: &Path) -> io::Result<Destination> {
 
 /// Follows symbolic links to the file that will be written, which need not exist.
 fn follow_links(path: &Path) -> io::Result<Destination> {
-    const MAX_LINKS: usize = 40; // Linux has the same limit.
     let mut path = path.to_owned();
     let mut descriptor = None;
     for _ in 0..MAX_LINKS {
@@ -380,7 +389,7 @@ fn follow_links(path: &Path) -> io::Result<Destination> {
 }
 
 /// Returns true for a directory in which the links to a process's open files are: proc_pid_fd(5).
-fn names_open_files(directory: &Path) -> bool {
+pub(super) fn names_open_files(directory: &Path) -> bool {
     let is_proc = |path: PathBuf| path.starts_with("/proc") && path.ends_with("fd");
     directory.canonicalize().is_ok_and(is_proc)
 }

@@ -58,7 +58,7 @@ pub(crate) use temporary::temporary_file;
 pub use window::WindowSource;
 
 use crate::storage::locking::Lock;
-pub use crate::storage::os::{FileId as HostFileId, Segment};
+pub use crate::storage::os::{FileId as HostFileId, Segment, note_block_devices};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;

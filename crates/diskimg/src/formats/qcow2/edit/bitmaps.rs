@@ -8,7 +8,7 @@ use super::space::Space;
 use super::table::{sector_of, sectors};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::bitmaps::{ALL_ONES, Bitmap, Flags, OFFSET_MASK};
-use crate::formats::qcow2::tables::{Cluster, Subclusters, read_words};
+use crate::formats::qcow2::tables::read_words;
 use crate::storage::edit::{Edit, Storage};
 use crate::storage::number::{to_u64, to_usize};
 use std::collections::BTreeSet;
@@ -97,18 +97,16 @@ impl TrackedBitmaps {
             let table = read_words(storage, "bitmap table", bitmap.table.offset, needed)?;
             found.bitmaps.push(Tracked { bitmap: bitmap.clone(), table });
         }
-        found.require_own_clusters(image, space)?;
+        found.require_own_clusters(space)?;
         Ok(found)
     }
 
     /// Verifies that nothing else uses the clusters of the bitmaps, which are overwritten.
     /// [`Metadata`](super::metadata::Metadata) has found that they differ from each other and from
-    /// other metadata.
-    fn require_own_clusters(&self, image: &Qcow2Mut, space: &mut Space) -> Result<()> {
+    /// other metadata, and [`references`](super::references) that no guest data is there.
+    fn require_own_clusters(&self, space: &mut Space) -> Result<()> {
         let entries = self.bitmaps.iter().flat_map(|tracked| &tracked.table);
-        let mut are_stored = false;
         for offset in entries.map(|entry| entry & OFFSET_MASK).filter(|&offset| offset != 0) {
-            are_stored = true;
             let count = space.count_at(offset)?;
             if count != 1 {
                 let message = format!("the refcount of a bitmap's cluster is {count} instead of 1");
@@ -117,10 +115,7 @@ impl TrackedBitmaps {
                     .hint("repair the image first, for example with qemu-img"));
             }
         }
-        match are_stored && !image.old.layout.data_file {
-            true => require_no_guest_data(image, space),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// Returns the modification that marks the bitmaps as in use.
@@ -279,30 +274,6 @@ impl Marking<'_> {
             }
         }
     }
-}
-
-/// Verifies that no guest data, of the disk or of a snapshot, is where metadata is.
-fn require_no_guest_data(image: &Qcow2Mut, space: &Space) -> Result<()> {
-    let (layout, metadata) = (image.old.layout, space.metadata());
-    let words_per_entry = to_usize(layout.entry_bytes() / 8);
-    for &table in metadata.l2_tables() {
-        let words = read_words(&*image.storage, "L2 table", table, layout.cluster_size() / 8)?;
-        for entry in words.chunks(words_per_entry) {
-            let bitmap = entry.get(1).copied().unwrap_or(0);
-            let (offset, len) = match layout.decode(entry[0], bitmap) {
-                Cluster::Data { offset } | Cluster::Zero { offset: Some(offset) } => {
-                    (offset, layout.cluster_size())
-                }
-                Cluster::Subclusters(Subclusters { offset: Some(offset), .. }) => {
-                    (offset, layout.cluster_size())
-                }
-                Cluster::Compressed { offset, len } => (offset, len.into()),
-                _ => continue,
-            };
-            metadata.require_none(&(offset..offset.saturating_add(len)))?;
-        }
-    }
-    Ok(())
 }
 
 /// Returns the bits of `all` that stand for written ranges, as ascending, separate ranges.

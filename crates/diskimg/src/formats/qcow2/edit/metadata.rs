@@ -8,7 +8,8 @@ use super::space::TRUNCATED;
 use crate::error::{Error, Result};
 use crate::formats::qcow2::bitmaps;
 use crate::formats::qcow2::header::{Autoclear, Table};
-use crate::formats::qcow2::tables::{OFFSET_MASK, read_words};
+use crate::formats::qcow2::tables::{Cluster, L2Layout, OFFSET_MASK, read_words};
+use crate::storage::number::to_u64;
 use std::ops::Range;
 
 /// The host ranges of all metadata, including that of snapshots and bitmaps.
@@ -19,10 +20,21 @@ pub(super) struct Metadata {
     cluster_size: u64,
     /// L2 tables, of the disk and of snapshots.
     l2_tables: Vec<u64>,
+    /// What refers to each of them, in the same order.
+    l2_uses: Vec<L2Use>,
     /// Refcount blocks and the clusters of bitmaps.
     clusters: Vec<u64>,
     /// Other structures in ascending order, with their names.
     others: Vec<(Range<u64>, &'static str)>,
+}
+
+/// The L1 entries that refer to an L2 table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct L2Use {
+    /// The lowest index among them in their L1 tables.
+    pub(super) l1_index: u64,
+    /// Their number, of the disk and of snapshots.
+    pub(super) count: u64,
 }
 
 impl Metadata {
@@ -39,17 +51,22 @@ impl Metadata {
         let cluster_size = header.cluster_size();
         let mut found = Self {
             cluster_size,
-            l2_tables: offsets(&image.old.l1, OFFSET_MASK).collect(),
+            l2_tables: Vec::new(),
+            l2_uses: Vec::new(),
             clusters: offsets(refcount_blocks, u64::MAX).collect(),
             others: Vec::new(),
         };
-        found.l2_tables.sort_unstable();
-        require_distinct(L2_TABLE, &found.l2_tables)?;
+        let mut l1_entries: Vec<_> = l2_offsets(&image.old.l1).collect();
+        l1_entries.sort_unstable();
+        if let Some(pair) = l1_entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(overlap(L2_TABLE, pair[0].0));
+        }
         found.add("header", 0, cluster_size)?;
         found.add_table("L1 table", header.l1)?;
         found.add_table("refcount table", header.refcount_table)?;
         let mut budget = Budget::new(image);
-        found.find_snapshots(image, &mut budget)?;
+        found.find_snapshots(image, &mut budget, &mut l1_entries)?;
+        found.set_l2_tables(l1_entries);
         found.find_bitmaps(image, &mut budget)?;
         found.clusters.sort_unstable();
         found.others.sort_unstable_by_key(|(range, _)| range.start);
@@ -57,18 +74,31 @@ impl Metadata {
         Ok(found)
     }
 
-    fn find_snapshots(&mut self, image: &Qcow2Mut, budget: &mut Budget<'_>) -> Result<()> {
+    /// Appends the L1 entries of snapshots: offset of the L2 table, and index.
+    fn find_snapshots(
+        &mut self,
+        image: &Qcow2Mut,
+        budget: &mut Budget<'_>,
+        l1_entries: &mut Vec<(u64, u64)>,
+    ) -> Result<()> {
         let header = image.header();
         let snapshots = image.snapshots()?;
         self.add("snapshot table", header.snapshots_offset, snapshots.bytes)?;
         for snapshot in &snapshots.entries {
             self.add_table(SNAPSHOT_L1, snapshot.l1)?;
-            // Tables that do not change are shared with the disk.
-            self.l2_tables.extend(offsets(&budget.read(SNAPSHOT_L1, snapshot.l1)?, OFFSET_MASK));
+            l1_entries.extend(l2_offsets(&budget.read(SNAPSHOT_L1, snapshot.l1)?));
         }
-        self.l2_tables.sort_unstable();
-        self.l2_tables.dedup();
         Ok(())
+    }
+
+    /// Sets the L2 tables. Snapshots share those that do not change with the disk.
+    fn set_l2_tables(&mut self, mut l1_entries: Vec<(u64, u64)>) {
+        l1_entries.sort_unstable();
+        for same in l1_entries.chunk_by(|a, b| a.0 == b.0) {
+            let (offset, l1_index) = same[0];
+            self.l2_tables.push(offset);
+            self.l2_uses.push(L2Use { l1_index, count: to_u64(same.len()) });
+        }
     }
 
     fn find_bitmaps(&mut self, image: &Qcow2Mut, budget: &mut Budget<'_>) -> Result<()> {
@@ -164,9 +194,67 @@ impl Metadata {
         }
     }
 
+    /// Returns the end of the range without metadata that begins at `offset`, where there is none.
+    pub(super) fn gap_end(&self, offset: u64) -> u64 {
+        let next = |offsets: &[u64]| {
+            offsets.get(offsets.partition_point(|&at| at <= offset)).copied().unwrap_or(u64::MAX)
+        };
+        let other = self.others.partition_point(|(range, _)| range.start <= offset);
+        let other = self.others.get(other).map_or(u64::MAX, |(range, _)| range.start);
+        other.min(next(&self.l2_tables)).min(next(&self.clusters))
+    }
+
+    /// Returns the host cluster to which an entry for guest offset `at` points, after verifying that
+    /// guest data can be there: in an image file that ends at `end`, or at the same offset of the
+    /// external data file.
+    ///
+    /// # Errors
+    /// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if it cannot.
+    pub(super) fn host_cluster(
+        &self,
+        layout: L2Layout,
+        at: u64,
+        cluster: Cluster,
+        end: u64,
+    ) -> Result<Option<u64>> {
+        let offset = match cluster {
+            Cluster::Data { offset } => Some(offset),
+            Cluster::Zero { offset } => offset,
+            Cluster::Subclusters(subclusters) if subclusters.is_valid() => subclusters.offset,
+            Cluster::Subclusters(_) => {
+                let message = format!("the subcluster bitmap of guest offset {at:#x} is invalid");
+                return Err(Error::corrupt(L2_TABLE, message));
+            }
+            Cluster::Unallocated | Cluster::Compressed { .. } => None,
+        };
+        let Some(offset) = offset else { return Ok(None) };
+        let is_valid = match layout.data_file {
+            true => offset == at,
+            false => offset.is_multiple_of(self.cluster_size),
+        };
+        if !is_valid {
+            let message = format!("guest offset {at:#x} maps to {offset:#x}, which is invalid");
+            return Err(Error::corrupt(L2_TABLE, message));
+        }
+        if !layout.data_file {
+            let range = offset..offset + self.cluster_size;
+            if range.end > end {
+                let message = format!("guest offset {at:#x} maps beyond the end of the file");
+                return Err(Error::corrupt(L2_TABLE, message).at(offset).hint(TRUNCATED));
+            }
+            self.require_none(&range)?;
+        }
+        Ok(Some(offset))
+    }
+
     /// Returns the host offsets of all L2 tables.
     pub(super) fn l2_tables(&self) -> &[u64] {
         &self.l2_tables
+    }
+
+    /// Returns what refers to each of the [L2 tables](Self::l2_tables).
+    pub(super) fn l2_uses(&self) -> &[L2Use] {
+        &self.l2_uses
     }
 }
 
@@ -180,6 +268,12 @@ const CLUSTER: &str = "refcount block or bitmap";
 /// The offsets in the entries of a table that are not zero.
 fn offsets(entries: &[u64], mask: u64) -> impl Iterator<Item = u64> {
     entries.iter().map(move |entry| entry & mask).filter(|&offset| offset != 0)
+}
+
+/// The offsets of L2 tables in the entries of an L1 table, and the indexes of the entries.
+fn l2_offsets(l1: &[u64]) -> impl Iterator<Item = (u64, u64)> {
+    let offsets = l1.iter().map(|entry| entry & OFFSET_MASK);
+    offsets.zip(0..).filter(|&(offset, _)| offset != 0)
 }
 
 fn overlap(name: &'static str, at: u64) -> Error {

@@ -16,12 +16,14 @@
 //!
 //! Before anything is written, [`Space::open`](space::Space::open) finds all metadata. An image in
 //! which structures overlap, or in which two entries of a table point to the same one, is not
-//! modified.
+//! modified; nor is one whose guest data is used more often than its refcounts say
+//! ([`references::verify`]).
 
 mod bitmaps;
 mod compressed;
 mod metadata;
 mod pages;
+mod references;
 mod resize;
 mod space;
 mod spec;

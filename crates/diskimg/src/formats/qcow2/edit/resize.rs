@@ -6,6 +6,7 @@
 //! program left.
 
 use super::Qcow2Mut;
+use super::references;
 use super::space::{Space, TableLocation};
 use crate::error::{Error, Result};
 use crate::formats::qcow2::check::MIN_V3_SNAPSHOT_EXTRA;
@@ -43,6 +44,9 @@ pub(super) fn resize(image: &Qcow2Mut, request: &ResizeRequest<'_>) -> Result<()
     };
     growth.clear_last_cluster()?;
     growth.clear_clusters()?;
+    if !(growth.edits.is_empty() && growth.unused.is_empty()) {
+        references::verify(image, &mut growth.space)?;
+    }
     growth.apply()
 }
 

@@ -339,6 +339,33 @@ impl Space {
         Ok(())
     }
 
+    /// Verifies that no refcount of a range of clusters, of which `uses` returns how often they are
+    /// used, is smaller than that.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub(super) fn require_uses(
+        &mut self,
+        clusters: Range<u64>,
+        uses: impl Fn(u64) -> u64,
+    ) -> Result<()> {
+        let (order, per_page) = (self.refcount_order, self.per_page());
+        let mut at = clusters.start;
+        while at < clusters.end {
+            let end = (at - at % per_page + per_page).min(clusters.end);
+            let words = self.page(at / per_page)?.unwrap_or_default();
+            let recorded = |cluster| {
+                let (word, bit) = refcount::position(cluster % per_page, order);
+                words.get(word).map_or(0, |&word| refcount::extract(word, order, bit))
+            };
+            if let Some(wrong) = (at..end).find(|&cluster| recorded(cluster) < uses(cluster)) {
+                return Err(self.too_low(wrong));
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
     fn too_low(&self, cluster: u64) -> Error {
         Error::corrupt("refcount block", "the refcount of a cluster that is in use is too low")
             .at(cluster << self.cluster_bits)

@@ -13,6 +13,7 @@
 use super::Qcow2Mut;
 use super::bitmaps::TrackedBitmaps;
 use super::compressed::CompressedSpace;
+use super::references;
 use super::space::{Space, TableLocation};
 use super::table::L2Table;
 use crate::error::{Error, Result};
@@ -69,6 +70,7 @@ impl Writer {
     /// in use.
     pub(super) fn start(image: Qcow2Mut) -> Result<Self> {
         let mut space = Space::open(&image)?;
+        references::verify(&image, &mut space)?;
         let bitmaps = TrackedBitmaps::find(&image, &mut space)?;
         let mut files: Vec<Arc<dyn Sink>> = vec![image.storage.clone()];
         if let Some(data_file) = image.data_file.clone() {
@@ -173,34 +175,8 @@ impl Writer {
     /// Returns the host cluster that an entry points to, after verifying that guest data can be
     /// there.
     fn host_cluster(&self, at: u64, cluster: Cluster) -> Result<Option<u64>> {
-        let offset = match cluster {
-            Cluster::Data { offset } => Some(offset),
-            Cluster::Zero { offset } => offset,
-            Cluster::Subclusters(subclusters) if subclusters.is_valid() => subclusters.offset,
-            Cluster::Subclusters(_) => {
-                let message = format!("the subcluster bitmap of guest offset {at:#x} is invalid");
-                return Err(Error::corrupt("L2 table", message));
-            }
-            Cluster::Unallocated | Cluster::Compressed { .. } => None,
-        };
-        let Some(offset) = offset else { return Ok(None) };
-        let is_valid = match self.has_data_file() {
-            true => offset == at,
-            false => offset.is_multiple_of(self.cluster_size()),
-        };
-        if !is_valid {
-            let message = format!("guest offset {at:#x} maps to {offset:#x}, which is invalid");
-            return Err(Error::corrupt("L2 table", message));
-        }
-        if !self.has_data_file() {
-            let end = self.space.end().max(self.file_end);
-            if offset + self.cluster_size() > end {
-                let message = format!("guest offset {at:#x} maps beyond the end of the file");
-                return Err(Error::corrupt("L2 table", message).at(offset));
-            }
-            self.space.metadata().require_none(&(offset..offset + self.cluster_size()))?;
-        }
-        Ok(Some(offset))
+        let end = self.space.end().max(self.file_end);
+        self.space.metadata().host_cluster(self.image.old.layout, at, cluster, end)
     }
 
     /// Replaces the entry of a guest cluster. The clusters that it referred to become unused.

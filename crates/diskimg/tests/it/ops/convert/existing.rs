@@ -146,6 +146,77 @@ fn a_data_file_outside_of_the_directory_needs_the_policy() {
     assert_eq!(own.run_existing(&target).unwrap_err().kind(), ErrorKind::Refused);
 }
 
+/// What was written would be lost without a message.
+#[test]
+fn a_file_of_the_target_that_another_process_replaces_is_an_error() {
+    for (format, name, options, replaced) in [
+        (Format::Qcow2, "qcow2", "data_file=DIR/data", "data"),
+        (Format::Qcow2, "qcow2", "data_file=DIR/data", "t"),
+        (Format::Vmdk, "vmdk", "subformat=monolithicFlat", "t-flat.vmdk"),
+        (Format::Vmdk, "vmdk", "subformat=twoGbMaxExtentSparse", "t-s001.vmdk"),
+    ] {
+        let dir = TestDir::new();
+        let source = dir.source(1 << 20);
+        let options = options.replace("DIR", dir.path(".").to_str().unwrap());
+        let target = dir.filled(if name == "vmdk" { "t.vmdk" } else { "t" }, name, &options, "1M");
+        let path = dir.path(replaced);
+        let swap = |progress: diskimg::Progress| {
+            if progress.done == progress.total {
+                fs::copy(&path, dir.path("new")).unwrap();
+                fs::rename(dir.path("new"), &path).unwrap();
+            }
+            std::ops::ControlFlow::Continue(())
+        };
+        let error = convert(&source, format).progress(&swap).run_existing(&target).unwrap_err();
+        assert!(error.to_string().contains("replaced or removed it"), "{replaced}: {error}");
+        assert!(error.to_string().contains(replaced), "{replaced}: {error}");
+        onto(&source, &target, format).unwrap();
+    }
+}
+
+/// What is written into the overlay must not be written into its backing file.
+#[test]
+fn a_file_of_the_target_is_none_of_its_own_backing_chain() {
+    let dir = TestDir::new();
+    let source = dir.source(1 << 20);
+    let path = |name: &str| dir.path(name).to_str().unwrap().to_owned();
+    fs::write(path("base.raw"), vec![5; 1 << 20]).unwrap();
+    let (options, base) = (format!("data_file={}", path("dd.raw")), path("base.raw"));
+    let create = ["create", "-q", "-f", "qcow2", "-o", &options, "-F", "raw", "-b", &base];
+    run("qemu-img", create.into_iter().chain([path("t").as_str()]).collect::<Vec<_>>());
+    fs::remove_file(path("dd.raw")).unwrap();
+    fs::hard_link(path("base.raw"), path("dd.raw")).unwrap();
+    let text = |id: u32, parent: &str| {
+        format!(
+            "# Disk DescriptorFile\nversion=1\nCID={id:08x}\n{parent}\n\
+             createType=\"monolithicFlat\"\nRW 2048 FLAT \"base.raw\" 0\n"
+        )
+    };
+    fs::write(path("p.vmdk"), text(1, "parentCID=ffffffff")).unwrap();
+    let parent = "parentCID=00000001\nparentFileNameHint=\"p.vmdk\"";
+    fs::write(path("v.vmdk"), text(2, parent)).unwrap();
+    for (name, format) in [("t", Format::Qcow2), ("v.vmdk", Format::Vmdk)] {
+        let before = fs::read(path(name)).unwrap();
+        let error = onto(&source, &dir.path(name), format).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{name}: {error}");
+        assert!(error.to_string().contains("its own backing file"), "{name}: {error}");
+        assert!(fs::read(path("base.raw")).unwrap() == vec![5; 1 << 20], "{name}");
+        assert!(fs::read(path(name)).unwrap() == before, "{name}");
+    }
+    // The file with which the source is compared.
+    fs::remove_file(path("dd.raw")).unwrap();
+    fs::write(path("dd.raw"), vec![5; 1 << 20]).unwrap();
+    let backing = diskimg::Backing::new(path("dd.raw")).with_format("raw");
+    // Otherwise, the lock on the data file would prevent it.
+    let unlocked = OpenOptions::new().force_share(true);
+    let compared = convert(&source, Format::Qcow2).backing(backing).backing_options(unlocked);
+    let error = compared.run_existing(dir.path("t")).unwrap_err();
+    assert!(error.to_string().contains("a file of the target"), "{error}");
+    assert!(fs::read(path("dd.raw")).unwrap() == vec![5; 1 << 20]);
+    onto(&source, &dir.path("t"), Format::Qcow2).unwrap();
+    assert!(fs::read(path("base.raw")).unwrap() == vec![5; 1 << 20]);
+}
+
 #[test]
 fn a_sparse_vmdk_keeps_its_descriptor() {
     for create_type in ["monolithicSparse", "MONOLITHICsparse", "custom"] {

@@ -390,11 +390,7 @@ fn metadata_is_never_overwritten_by_guest_data() {
             let outcome = lab.convert(&source).run_existing_on(Arc::clone(&storage) as _, "lie");
             let error = outcome.expect_err(&format!("{entry:#x} at {at:#x}"));
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-            let now = storage.to_vec();
-            for table in [0, l1, l2, refcounts as usize, block as usize] {
-                let end = table + 4096;
-                assert!(now[table..end] == lie[table..end], "{entry:#x} at {at:#x}: {table:#x}");
-            }
+            assert!(storage.to_vec() == lie, "{entry:#x} at {at:#x} was written to: {error}");
         }
     }
 }

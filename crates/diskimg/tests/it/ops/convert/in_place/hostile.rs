@@ -92,6 +92,93 @@ fn the_tables_of_a_snapshot_are_not_overwritten() {
     lab.assert_refused(&with_word(&image, l2, snapshot as u64 | COPIED), "its L1 table");
 }
 
+/// Guest data that is used more often than its refcount says would be overwritten for all its uses.
+#[test]
+fn qcow2_clusters_that_are_shared_are_not_modified() {
+    let lab = Lab::new("qcow2");
+    assert!(lab.create("cluster_size=4k", 64 << 10, None));
+    lab.io(&lab.target(), &["write -P 5 0 32k".to_owned(), "write -c -P 5 32k 4k".to_owned()]);
+    assert!(lab.img(&["snapshot", "-c", "s"]));
+    lab.io(&lab.target(), &["write -P 6 0 32k".to_owned(), "write -c -P 6 32k 4k".to_owned()]);
+    let image = std::fs::read(lab.target()).unwrap();
+    let (l1, snapshot_l1) = (offset(&image, 40), word(&image, offset(&image, 64)) as usize);
+    let tables = [l1, snapshot_l1].map(|l1| offset(&image, l1));
+    assert_ne!(tables[0], tables[1]);
+    let [own, old] = tables.map(|table| offset(&image, table));
+    let compressed = tables.map(|table| {
+        let entry = word(&image, table + 8 * 8);
+        assert_eq!(entry >> 62, 1, "{entry:#x}");
+        entry
+    });
+    let host = |entry: u64| entry & ((1 << 58) - 1) & !4095;
+    let flags = |place: u64| [place | COPIED, place];
+    for (what, at, values) in [
+        ("two entries of the disk", tables[0] + 8, flags(own as u64)),
+        ("entries of the disk and of a snapshot", tables[0] + 8, flags(old as u64)),
+        ("the same, in the last entry", tables[0] + 15 * 8, flags(old as u64)),
+        ("data in a compressed cluster", tables[0] + 8, flags(host(compressed[0]))),
+        ("the same, of the snapshot", tables[0] + 8, flags(host(compressed[1]))),
+        ("two compressed clusters", tables[0] + 8, [compressed[0]; 2]),
+        ("the L2 table of the snapshot", l1, flags(tables[1] as u64)),
+    ] {
+        for value in values {
+            lab.assert_refused(&with_word(&image, at, value), what);
+        }
+    }
+    // In tables that nothing is written to.
+    for value in [own as u64 | COPIED, snapshot_l1 as u64, 1 << 40, 512 | COPIED] {
+        lab.assert_refused(&with_word(&image, tables[1] + 8, value), "the snapshot's table");
+    }
+    let mut lie = image.clone();
+    let block = offset(&image, offset(&image, 48));
+    lie[block + old / 4096 * 2..][..2].fill(0);
+    lab.assert_refused(&lie, "a refcount of 0 of data of the snapshot");
+    lab.convert(&[7; 64 << 10]).run_existing(lab.target()).unwrap();
+    assert!(lab.snapshot("s").starts_with(&[5; 36 << 10]));
+}
+
+#[test]
+fn a_shared_last_cluster_is_not_cleared_when_the_disk_grows() {
+    let lab = Lab::new("qcow2");
+    assert!(lab.create("cluster_size=4k", 62 << 10, None));
+    lab.io(&lab.target(), &["write -P 5 0 62k".to_owned()]);
+    let image = std::fs::read(lab.target()).unwrap();
+    let l2 = offset(&image, offset(&image, 40));
+    let data = offset(&image, l2);
+    let mut lie = with_word(&image, l2 + 15 * 8, data as u64 | COPIED);
+    lie[data + 4000] = 1;
+    lab.assert_not_resized(&lie, MIB, "the last cluster is the first one");
+}
+
+/// With a data file, guest data is always in the same place.
+#[test]
+fn a_data_file_is_not_shared_with_snapshots() {
+    let lab = Lab::new("qcow2");
+    let data = lab.path("data");
+    assert!(lab.create(&format!("data_file={}", data.to_str().unwrap()), 64 << 10, None));
+    lab.io(&lab.target(), &["write -P 5 0 64k".to_owned()]);
+    let target = lab.target();
+    let image = std::fs::read(&target).unwrap();
+    let table = image.len().next_multiple_of(64 << 10);
+    let mut lie = with_word(&image, 64, table as u64);
+    lie[60..64].copy_from_slice(&1u32.to_be_bytes());
+    lie.resize(table + 72, 0);
+    // A snapshot with the L1 table of the disk's size, and nothing in it.
+    let l1 = table + (64 << 10);
+    lie[table..table + 8].copy_from_slice(&(l1 as u64).to_be_bytes());
+    lie[table + 8..table + 12].copy_from_slice(&1u32.to_be_bytes());
+    lie[table + 12..table + 16].copy_from_slice(&[0, 1, 0, 1]);
+    lie[table + 36..table + 40].copy_from_slice(&16u32.to_be_bytes());
+    lie[table + 56..table + 58].copy_from_slice(b"1s");
+    lie.resize(l1 + (64 << 10), 0);
+    std::fs::write(&target, &lie).unwrap();
+    let error = lab.convert(&[7; 64 << 10]).run_existing(&target).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("cannot have snapshots"), "{error}");
+    assert!(std::fs::read(&target).unwrap() == lie);
+    assert!(std::fs::read(&data).unwrap() == [5; 64 << 10]);
+}
+
 #[test]
 fn the_last_cluster_of_a_disk_that_grows_is_not_metadata() {
     let lab = Lab::new("qcow2");

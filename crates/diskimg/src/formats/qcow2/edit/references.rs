@@ -1,0 +1,132 @@
+//! How often host clusters are used, counted before anything is written.
+//!
+//! Guest data is overwritten in place where an entry and the refcount say that nothing else uses the
+//! cluster. In a damaged or crafted image, another entry of the disk, or one of a snapshot, may use
+//! it all the same.
+
+use super::Qcow2Mut;
+use super::metadata::L2Use;
+use super::space::{Space, TRUNCATED};
+use crate::error::{Error, Result};
+use crate::formats::qcow2::check::MAX_CLUSTERS;
+use crate::formats::qcow2::tables::{Cluster, L2Layout, read_words};
+use crate::formats::qcow2::use_counts::UseCounts;
+use crate::storage::number::to_u64;
+use crate::storage::source::Source;
+use std::ops::Range;
+
+/// Reads every L2 table once, those of snapshots too, and verifies that guest data can be where they
+/// say, and that no cluster is used more often than its refcount says.
+///
+/// # Errors
+/// Returns [`Corrupt`](crate::ErrorKind::Corrupt) if that is not so, or if an image with an external
+/// data file has snapshots, whose data would be in the same place;
+/// [`Limit`](crate::ErrorKind::Limit) if counting takes too much memory.
+pub(super) fn verify(image: &Qcow2Mut, space: &mut Space) -> Result<()> {
+    let (header, storage) = (image.header(), &*image.storage);
+    let layout = image.old.layout;
+    if layout.data_file && !image.snapshots()?.entries.is_empty() {
+        let message = "an image with an external data file cannot have snapshots";
+        return Err(Error::corrupt("snapshot table", message).at(header.snapshots_offset));
+    }
+    let end = header.padded(storage.current_len());
+    if end >> layout.cluster_bits > MAX_CLUSTERS {
+        let message = format!("the file has more than {MAX_CLUSTERS} clusters");
+        return Err(Error::limit(message));
+    }
+    let counts = UseCounts::new(image.old.limits.check_bytes);
+    let mut references = References { space, layout, end, counts, gap: 0..0 };
+    for number in 0..references.space.metadata().l2_tables().len() {
+        let offset = references.space.metadata().l2_tables()[number];
+        let uses = references.space.metadata().l2_uses()[number];
+        references.add_table(storage, offset, uses)?;
+    }
+    references.compare()
+}
+
+struct References<'a> {
+    space: &'a mut Space,
+    layout: L2Layout,
+    /// Host offset of the end of the last cluster of the file.
+    end: u64,
+    counts: UseCounts,
+    /// Host offsets without metadata, around the last cluster.
+    gap: Range<u64>,
+}
+
+impl References<'_> {
+    /// Counts an L2 table and what it refers to.
+    fn add_table(&mut self, file: &dyn Source, offset: u64, uses: L2Use) -> Result<()> {
+        let layout = self.layout;
+        self.add(offset, layout.cluster_size(), uses.count)?;
+        let words = read_words(file, "L2 table", offset, layout.cluster_size() / 8)?;
+        let words_per_entry = if layout.extended { 2 } else { 1 };
+        for (index, entry) in words.chunks_exact(words_per_entry).enumerate() {
+            if entry[0] == 0 && (!layout.extended || entry[1] == 0) {
+                continue;
+            }
+            let cluster = layout.decode(entry[0], if layout.extended { entry[1] } else { 0 });
+            let guest = (to_u64(index) << layout.cluster_bits)
+                .wrapping_add(uses.l1_index << layout.l1_shift());
+            self.add_cluster(guest, cluster, uses.count)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the host clusters to which an entry for a guest offset refers.
+    fn add_cluster(&mut self, guest: u64, cluster: Cluster, times: u64) -> Result<()> {
+        let size = self.layout.cluster_size();
+        if let Cluster::Data { offset } = cluster
+            && self.gap.start <= offset
+            && offset.saturating_add(size) <= self.gap.end
+            && offset.is_multiple_of(size)
+        {
+            return self.add(offset, size, times);
+        }
+        let metadata = self.space.metadata();
+        let host = metadata.host_cluster(self.layout, guest, cluster, self.end)?;
+        if self.layout.data_file {
+            return Ok(());
+        }
+        match (cluster, host) {
+            (Cluster::Compressed { offset, len }, _) => {
+                let range = offset..offset + u64::from(len);
+                if range.end > self.end {
+                    let message =
+                        format!("guest offset {guest:#x} maps beyond the end of the file");
+                    return Err(Error::corrupt("L2 table", message).at(offset).hint(TRUNCATED));
+                }
+                metadata.require_none(&range)?;
+                self.add(offset, len.into(), times)
+            }
+            (_, Some(offset)) => {
+                self.gap = offset..metadata.gap_end(offset).min(self.end);
+                self.add(offset, size, times)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts the clusters that `len` bytes at a host offset touch.
+    fn add(&mut self, offset: u64, len: u64, times: u64) -> Result<()> {
+        let bits = self.layout.cluster_bits;
+        for cluster in offset >> bits..=(offset + len - 1) >> bits {
+            self.counts.add(cluster, times, u64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the counts with the refcounts.
+    fn compare(self) -> Result<()> {
+        /// Number of clusters that are compared at a time.
+        const STEP: u64 = 1024;
+        let end = self.end >> self.layout.cluster_bits;
+        let mut next = self.counts.next_counted(0, end);
+        while next < end {
+            let clusters = next..(next - next % STEP + STEP).min(end);
+            next = self.counts.next_counted(clusters.end, end);
+            self.space.require_uses(clusters, |cluster| self.counts.get(cluster))?;
+        }
+        Ok(())
+    }
+}
