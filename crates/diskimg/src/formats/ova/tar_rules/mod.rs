@@ -102,8 +102,12 @@ impl Walk<'_> {
             if stated.size.is_some() && (!header.is_file() || header.kind() == b'S') {
                 self.problem(at, "a size in pax that is not followed by an ordinary file");
             }
-            if self.at.saturating_add(BLOCK + size) > self.source.len() {
+            let end = self.at.saturating_add(BLOCK + size);
+            if end > self.source.len() {
                 self.problem(at, "a member that extends beyond the end of the file");
+            } else if end.next_multiple_of(BLOCK) > self.source.len() {
+                // Programs list the member, and fail then.
+                self.problem(at, "a member whose padding extends beyond the end of the file");
             }
             match header.kind() {
                 b'L' => self.long_name(&mut stated, size)?,

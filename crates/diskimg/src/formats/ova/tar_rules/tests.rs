@@ -26,6 +26,17 @@ fn problems(members: &[Vec<u8>]) -> usize {
 }
 
 #[test]
+fn a_member_that_the_file_cuts_off_is_reported() {
+    let whole = member(b'0', &[1; 700], &[]);
+    for (len, expected) in [(1536, 0), (1535, 1), (1212, 1), (1211, 1)] {
+        let source = MemorySource::new(whole[..len].to_vec());
+        let mut found = Inspection::new("a.ova".into(), &source);
+        apply(&source, 1 << 10, &mut found).expect("reads");
+        assert_eq!(found.findings.len(), expected, "{len} bytes");
+    }
+}
+
+#[test]
 fn every_number_of_a_header_is_canonical() {
     for (name, at, len) in Header::NUMBERS {
         for field in [&b"zz"[..], b"9", b"1 7", b"-1", b"\xff\xff\xff\xff\xff\xff\xff\xff"] {
