@@ -13,7 +13,7 @@ fn script(text: &str) {
         noted() { \"$@\" 2>&1 | grep -q 'was overwritten in place'; }\n\
         head -c 1000000 /dev/urandom > r.raw\n";
     let out = Command::new("unshare")
-        .args(["-m", "sh", "-c", &format!("{prelude}{text}")])
+        .args(["-m", "bash", "-c", &format!("{prelude}{text}")])
         .env("P", diskimg())
         .current_dir(dir.path())
         .output()
@@ -65,6 +65,34 @@ fn an_unprivileged_user_can_overwrite_files_of_others() {
          noted nobody $P convert -O qcow2 r.raw sticky/x; same r.raw sticky/x\n\
          mkdir open; : > open/x; noted nobody $P convert -O qcow2 r.raw open/x; same r.raw open/x\n\
          test $(stat -c %u open/x) = 0; ls -A open sticky closed | grep -q tmp && exit 1; true",
+    );
+}
+
+/// The temporary file belongs to the owner of the old file, who can put another one in its place.
+#[test]
+#[ignore = "needs root"]
+fn a_temporary_file_that_its_owner_replaces_discloses_and_changes_nothing() {
+    script(
+        "swap() {\n\
+             for i in $(seq 2000); do\n\
+                 f=$(echo shared/.$1.*.diskimg-tmp)\n\
+                 [ -O \"$f\" ] && mv \"$f\" shared/stolen && ln -s $2 \"$f\" && exit\n\
+                 sleep .002\n\
+             done\n\
+         }\n\
+         head -c 3000000 /dev/urandom > big.raw\n\
+         for sandbox in on off; do for line in 'out -O raw' \\\n\
+             'v-flat.vmdk -O vmdk -o subformat=monolithicFlat'; do\n\
+             set -- $line; name=$1; shift; out=${name%-flat.vmdk}; [ $out = out ] || out=v.vmdk\n\
+             mkdir shared; chmod 775 shared; chgrp 65534 shared\n\
+             echo secret > shared/secret; chmod 600 shared/secret\n\
+             echo old > shared/$name; chown 65534:65534 shared/$name; chmod 644 shared/$name\n\
+             nobody bash -c \"$(declare -f swap); swap $name secret\" & swapper=$!\n\
+             code=0; $P --sandbox=$sandbox convert -q -r 2M -f raw $* big.raw shared/$out || code=$?\n\
+             wait $swapper\n\
+             test \"$(stat -c %u:%a shared/secret)\" = 0:600; grep -q secret shared/secret\n\
+             ! grep -q secret shared/$name; test $code = 1; grep -q old shared/$name; rm -r shared\n\
+         done; done",
     );
 }
 
