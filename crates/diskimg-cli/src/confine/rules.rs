@@ -238,10 +238,26 @@ fn has_devices(directory: &Path) -> bool {
     let Ok(directory) = directory.canonicalize() else { return false };
     let is_special = |mount: &Mount| {
         mount.point.starts_with(&directory)
-            && (KINDS.contains(&mount.kind.as_str()) || mount.point.ends_with("dev"))
+            && (KINDS.contains(&mount.kind.as_str())
+                || mount.point.ends_with("dev")
+                || mount.kind == "tmpfs" && lists_devices(&mount.point))
     };
     ["/", "/dev"].iter().any(|special| directory == Path::new(special))
         || mounts().iter().any(is_special)
+}
+
+/// Returns true if device nodes are in a directory, such as the `/dev` of a container.
+#[cfg(unix)]
+fn lists_devices(directory: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let kinds = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut kinds = kinds.filter_map(|entry| entry.file_type().ok());
+    kinds.any(|kind| kind.is_block_device() || kind.is_char_device())
+}
+
+#[cfg(not(unix))]
+fn lists_devices(_directory: &Path) -> bool {
+    false
 }
 
 /// A mounted file system.
@@ -260,8 +276,9 @@ fn mounts() -> Vec<Mount> {
 fn parse_mount(line: &str) -> Option<Mount> {
     let (mount, source) = line.split_once(" - ")?;
     let point = mount.split(' ').nth(4)?;
-    // Spaces are escaped in octal.
-    let point = point.replace("\\040", " ").replace("\\134", "\\");
+    // Blanks and newlines are escaped in octal.
+    let escapes = [("\\011", "\t"), ("\\012", "\n"), ("\\040", " "), ("\\134", "\\")];
+    let point = escapes.iter().fold(point.to_owned(), |at, (code, text)| at.replace(code, text));
     Some(Mount { point: point.into(), kind: source.split(' ').next()?.to_owned() })
 }
 
@@ -274,6 +291,8 @@ mod tests {
         let own = tempfile::tempdir().expect("makes a directory");
         assert!(has_devices(Path::new("/")));
         assert!(!has_devices(own.path()));
+        assert!(!lists_devices(own.path()));
+        assert!(!cfg!(unix) || lists_devices(Path::new("/dev")));
     }
 
     #[test]
@@ -281,6 +300,8 @@ mod tests {
         let line = r"27 20 0:24 / /a\040b/proc rw,nosuid shared:7 - proc none rw";
         let mount = parse_mount(line).expect("parses");
         assert_eq!((mount.point.as_path(), &*mount.kind), (Path::new("/a b/proc"), "proc"));
+        let line = r"27 20 0:24 / /a\011b\012c rw - cgroup2 none rw";
+        assert_eq!(parse_mount(line).expect("parses").point, Path::new("/a\tb\nc"));
         assert!(parse_mount("27 20 0:24").is_none());
     }
 }

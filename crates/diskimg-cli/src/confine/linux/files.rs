@@ -7,7 +7,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, StatxFlags};
+use rustix::fs::{FileType, Mode, OFlags, PROC_SUPER_MAGIC};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -97,12 +97,8 @@ fn open_output(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// Returns the type of an open file, without asking the server of its file system, which may not
-/// answer.
 fn file_type(file: &OwnedFd) -> io::Result<FileType> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let found = rustix::fs::statx(file, c"", flags, StatxFlags::TYPE)?;
-    Ok(FileType::from_raw_mode(found.stx_mode.into()))
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
 }
 
 /// Allows access to a file, or to a directory and everything below it.
