@@ -4,9 +4,10 @@
 //! [`Output::create`](super::Output::create) of the same path then uses the file, which already has
 //! the mode, owner and attributes of the one that it replaces: none need be set later.
 
+use super::directory_of;
 use super::links::Destination;
 use super::output_file::OutputFile;
-use std::fs::File;
+use std::fs::{File, FileTimes};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,7 +58,14 @@ fn reserve(found: &Destination) -> io::Result<Reservation> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let (mut part, second) = OutputFile::stage(found.path.clone(), found.path.clone())?;
+    let directory = directory_of(&found.path);
+    let modified = std::fs::metadata(directory).and_then(|found| found.modified());
+    let staged = OutputFile::stage(found.path.clone(), found.path.clone());
+    // The directory may be read for the output. Only its owner can set its time.
+    if let (Ok(modified), Ok(directory)) = (modified, File::open(directory)) {
+        let _ = directory.set_times(FileTimes::new().set_modified(modified));
+    }
+    let (mut part, second) = staged?;
     if let Some(overwritten) = &part.overwritten {
         return Ok(Reservation::Overwritten(found.clone(), overwritten.reason().to_owned()));
     }
