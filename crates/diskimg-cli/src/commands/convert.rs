@@ -6,6 +6,7 @@ use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
 use crate::output::{self, Console, Program};
+use diskimg::storage::output::Destination as Found;
 use diskimg::{Convert, Digests, Format, Report};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -132,6 +133,9 @@ fn rules(job: &Job) -> Rules {
 /// Returns the files of an existing image, as far as it can be opened: the conversion reports any
 /// error.
 fn existing_files(job: &Job, path: &Path) -> Vec<PathBuf> {
+    if Found::of(path).is_err() {
+        return Vec::new();
+    }
     let options = job.backing_options.clone().format(job.format).force_share(true);
     let Ok(image) = options.open(path) else { return Vec::new() };
     let top = image.layers().next();

@@ -26,7 +26,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::Convert(job) => match &job.output {
             Destination::New(path) => Calls::create(path).and_options(&job.options).and_spool(),
             Destination::Existing(_) => Calls::modify().and_spool(),
-            Destination::Stdout => Calls::read().and_spool(),
+            Destination::Stdout => Calls::write_stdout().and_spool(),
         },
         Command::Create(job) => Calls::create(&job.path).and_options(&job.options),
         Command::Resize(_) => Calls::modify(),
@@ -39,6 +39,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::IsoRemaster(job) => image_calls(&job.output).and_spool(),
         Command::IsoCreate(recipe) => image_calls(&recipe.output),
         Command::Xorriso(job) => xorriso::calls(job).and_spool(),
+        Command::IsoCat(_) => Calls::write_stdout().and_spool(),
         Command::Man(Some(_)) => Calls::create_files(),
         Command::Man(None) | Command::Completions(_) => Calls::read(),
         Command::Info(_)
@@ -49,7 +50,6 @@ pub(crate) fn calls(command: &Command) -> Calls {
         | Command::Measure(_)
         | Command::IsoShow(_)
         | Command::IsoLs(_)
-        | Command::IsoCat(_)
         | Command::IsoVerify(_)
         | Command::IsoDiff(_) => Calls::read().and_spool(),
     }
@@ -59,7 +59,7 @@ pub(crate) fn calls(command: &Command) -> Calls {
 fn image_calls(output: &recipe::Destination) -> Calls {
     match output {
         recipe::Destination::File(path) => Calls::create(path),
-        recipe::Destination::Stdout => Calls::read(),
+        recipe::Destination::Stdout => Calls::write_stdout(),
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Calls {
     pub(crate) spool: bool,
     /// Extract files.
     pub(crate) extract: Option<Extract>,
+    /// Write to standard output, which may be a file or a block device.
+    pub(crate) stdout: bool,
 }
 
 /// What an extraction restores besides contents, permissions and times.
@@ -68,6 +70,11 @@ impl Calls {
     /// Returns the calls of a command that extracts files.
     pub(crate) fn extract(extract: Extract) -> Self {
         Self { modify: true, extract: Some(extract), ..Self::default() }
+    }
+
+    /// Returns the calls of a command that writes what it reads to standard output.
+    pub(crate) fn write_stdout() -> Self {
+        Self { stdout: true, ..Self::default() }
     }
 
     /// Also allows writing to temporary files, which are created before.

@@ -91,7 +91,7 @@ pub(crate) fn begin(sandbox: Sandbox, calls: &Calls) -> Result<(), Failure> {
 /// Creates the temporary files that a sandboxed process cannot create, or not with all attributes,
 /// and reads what it could not read in `/sys`.
 fn reserve(calls: &Calls) {
-    if calls.modify {
+    if calls.modify || calls.stdout {
         note_block_devices();
     }
     if calls.spool {

@@ -3,9 +3,9 @@
 use super::kinds::has_parts;
 use crate::args::common::Input;
 use diskimg::open::local_path;
-use diskimg::storage::output::{require_trusted_links, reserved_output};
+use diskimg::storage::output::{Destination, output_destination, reserved_output};
 use diskimg::{ExternalFiles, Options};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
 /// What may be done with a file, or with a directory and everything below it.
@@ -92,60 +92,60 @@ impl Rules {
     /// Also allows overwriting the existing image at `path` and the files that it may consist of,
     /// and reading those that it may refer to.
     pub(crate) fn allow_modify(self, path: &Path, policy: ExternalFiles) -> Self {
+        if output_destination(path).is_err() {
+            return self; // It will not be opened.
+        }
         let parts = match policy {
             ExternalFiles::Any => below(Path::new("/")),
             ExternalFiles::SameDir => same_directory(path),
             _ => Vec::new(),
         };
         let rules = self.allow_overwrite(path).allow_references(path, policy);
-        parts.iter().fold(rules, |rules, part| rules.allow_overwrite(part))
+        parts.into_iter().fold(rules, |rules, part| rules.allow(part, FileAccess::Overwrite))
     }
 
     /// Also allows overwriting this file or device.
     pub(crate) fn allow_overwrite(self, path: &Path) -> Self {
-        self.allow(path, FileAccess::Overwrite)
+        match output_destination(path) {
+            Ok(found) => self.allow_existing(&found),
+            Err(_) => self, // It will not be written.
+        }
+    }
+
+    fn allow_existing(self, found: &Destination) -> Self {
+        self.allow(found.open_file.as_ref().unwrap_or(&found.path), FileAccess::Overwrite)
     }
 
     /// Also allows writing `path`. For a regular file this is the directory, because the file is
     /// written under a temporary name and renamed when it is complete. (A rule for the file itself
     /// would keep its blocks allocated for some time after it was removed.) If devices or processes
-    /// are below the directory, files can only be renamed and removed there, unless an image with
-    /// these options has several files.
+    /// are below the directory, files can only be renamed and removed there, and not even that if
+    /// the output has no temporary file, unless an image with these options has several files.
     pub(crate) fn allow_write(self, path: &Path, options: &Options) -> Self {
-        /// Maximum number of symbolic links that are followed; see path_resolution(7).
-        const MAX_LINKS: usize = 40;
         // A name such as `file:PATH`. If it is not one of a file, it will not be opened.
         let named = local_path(path).unwrap_or_else(|_| path.to_owned());
-        if require_trusted_links(&named).is_err() {
-            return self; // It will not be written.
+        // If it cannot be found, it will not be written.
+        let Ok(found) = output_destination(&named) else { return self };
+        self.allow_destination(&found, options)
+    }
+
+    fn allow_destination(self, found: &Destination, options: &Options) -> Self {
+        let is_other = |metadata: Metadata| !metadata.is_file();
+        if found.open_file.is_some() || found.metadata().is_ok_and(is_other) {
+            return self.allow_existing(found);
         }
-        if named.metadata().is_ok_and(|found| !found.is_file()) {
-            return self.allow_overwrite(&named);
+        let directory = parent(&found.path);
+        if has_parts(options) || !has_devices(&directory) {
+            return self.allow(directory, FileAccess::Replace);
         }
-        let mut path = named.clone();
-        for _ in 0..MAX_LINKS {
-            let directory = parent(&path);
-            let Ok(target) = path.read_link() else {
-                return match reserved_output() {
-                    Some((temporary, output))
-                        if is_same_name(&output, &path)
-                            && !has_parts(options)
-                            && has_devices(&directory) =>
-                    {
-                        self.allow(directory, FileAccess::Name)
-                            .allow_overwrite(&path)
-                            .allow_overwrite(&temporary)
-                    }
-                    _ => self.allow(directory, FileAccess::Replace),
-                };
-            };
-            // A link to an open file, which is overwritten.
-            if directory.canonicalize().is_ok_and(|found| found.starts_with("/proc")) {
-                break;
+        let rules = self.allow(&found.path, FileAccess::Overwrite);
+        // Without a temporary file, an existing file is overwritten, or the output fails.
+        match reserved_output() {
+            Some((temporary, output)) if output == found.path => {
+                rules.allow(directory, FileAccess::Name).allow(temporary, FileAccess::Overwrite)
             }
-            path = directory.join(target);
+            _ => rules,
         }
-        self.allow_overwrite(&named)
     }
 
     /// Also allows extracting files into `directory`, or into the directory in which it will be
@@ -155,6 +155,10 @@ impl Rules {
         while !existing.exists() && existing.parent().is_some() {
             existing = parent(&existing);
         }
+        let existing = match output_destination(&existing) {
+            Ok(found) => found.path,
+            Err(_) => return self, // Nothing will be extracted.
+        };
         self.allow(existing, if devices { FileAccess::ExtractDevices } else { FileAccess::Extract })
     }
 
@@ -168,8 +172,9 @@ impl Rules {
     ) -> Self {
         let mut rules = self.allow_write(path, options);
         if let Some(name) = options.get("data_file") {
-            let resolved = parent(path).join(name);
-            rules = rules.allow_write(Path::new(name), options).allow_write(&resolved, options);
+            let main = local_path(path).unwrap_or_else(|_| path.to_owned());
+            let main = output_destination(&main).map_or(main, |found| found.path);
+            rules = rules.allow_write(&parent(&main).join(name), options);
         }
         match options.get("backing_file") {
             None | Some("") => rules,
@@ -206,23 +211,53 @@ pub(super) fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Returns true if both are the same name in the same directory.
-fn is_same_name(a: &Path, b: &Path) -> bool {
-    let directory = |path: &Path| parent(path).canonicalize().ok();
-    a.file_name() == b.file_name() && directory(a) == directory(b)
-}
-
 /// Returns true if file systems with devices, processes or settings of the kernel are mounted in a
 /// directory or below it. If that is not known, only `/` and `/dev` are such directories.
 fn has_devices(directory: &Path) -> bool {
-    const KINDS: [&str; 5] = ["devpts", "devtmpfs", "proc", "securityfs", "sysfs"];
+    const KINDS: [&str; 19] = [
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "devtmpfs",
+        "efivarfs",
+        "fusectl",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "resctrl",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    ];
     let Ok(directory) = directory.canonicalize() else { return false };
     let is_special = |mount: &Mount| {
         mount.point.starts_with(&directory)
-            && (KINDS.contains(&mount.kind.as_str()) || mount.point == Path::new("/dev"))
+            && (KINDS.contains(&mount.kind.as_str())
+                || mount.point.ends_with("dev")
+                || mount.kind == "tmpfs" && lists_devices(&mount.point))
     };
     ["/", "/dev"].iter().any(|special| directory == Path::new(special))
         || mounts().iter().any(is_special)
+}
+
+/// Returns true if device nodes are in a directory, such as the `/dev` of a container.
+#[cfg(unix)]
+fn lists_devices(directory: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let kinds = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut kinds = kinds.filter_map(|entry| entry.file_type().ok());
+    kinds.any(|kind| kind.is_block_device() || kind.is_char_device())
+}
+
+#[cfg(not(unix))]
+fn lists_devices(_directory: &Path) -> bool {
+    false
 }
 
 /// A mounted file system.
@@ -241,8 +276,9 @@ fn mounts() -> Vec<Mount> {
 fn parse_mount(line: &str) -> Option<Mount> {
     let (mount, source) = line.split_once(" - ")?;
     let point = mount.split(' ').nth(4)?;
-    // Spaces are escaped in octal.
-    let point = point.replace("\\040", " ").replace("\\134", "\\");
+    // Blanks and newlines are escaped in octal.
+    let escapes = [("\\011", "\t"), ("\\012", "\n"), ("\\040", " "), ("\\134", "\\")];
+    let point = escapes.iter().fold(point.to_owned(), |at, (code, text)| at.replace(code, text));
     Some(Mount { point: point.into(), kind: source.split(' ').next()?.to_owned() })
 }
 
@@ -255,6 +291,8 @@ mod tests {
         let own = tempfile::tempdir().expect("makes a directory");
         assert!(has_devices(Path::new("/")));
         assert!(!has_devices(own.path()));
+        assert!(!lists_devices(own.path()));
+        assert!(!cfg!(unix) || lists_devices(Path::new("/dev")));
     }
 
     #[test]
@@ -262,6 +300,8 @@ mod tests {
         let line = r"27 20 0:24 / /a\040b/proc rw,nosuid shared:7 - proc none rw";
         let mount = parse_mount(line).expect("parses");
         assert_eq!((mount.point.as_path(), &*mount.kind), (Path::new("/a b/proc"), "proc"));
+        let line = r"27 20 0:24 / /a\011b\012c rw - cgroup2 none rw";
+        assert_eq!(parse_mount(line).expect("parses").point, Path::new("/a\tb\nc"));
         assert!(parse_mount("27 20 0:24").is_none());
     }
 }

@@ -11,7 +11,6 @@ use crate::iso::image::IsoImage;
 use crate::iso::node::{Content, FileType, Node, is_usable_name};
 use crate::iso::walk::{Found, Walk};
 use crate::storage::number::{to_u64, to_usize};
-use crate::storage::output::require_trusted_links;
 use crate::storage::source::HostFileId;
 use crate::storage::source::Source;
 use directory::Directory;
@@ -82,6 +81,19 @@ pub struct Extracted {
     pub failed: u64,
     /// Path in the image and error of the first thousand entries that could not be extracted.
     pub failures: Vec<(Vec<u8>, Error)>,
+}
+
+/// Creates the directory `dest`, if it does not exist, as an extraction into it does.
+///
+/// # Errors
+/// Returns [`Io`](ErrorKind::Io) if it cannot be created or opened: if another user's symbolic link
+/// leads there, for example (see [`Destination`](crate::storage::output::Destination::of)).
+pub fn create_destination(dest: &Path) -> Result<()> {
+    open_destination(dest).map(drop)
+}
+
+fn open_destination(dest: &Path) -> Result<Directory> {
+    Directory::create(dest).map_err(|e| Error::io("cannot use it as a directory", e).in_file(dest))
 }
 
 impl IsoImage {
@@ -184,9 +196,7 @@ struct OpenDirectory {
 
 impl<'a> Extraction<'a> {
     fn new(image: &'a IsoImage, dest: &Path, options: &'a ExtractOptions) -> Result<Self> {
-        let root = require_trusted_links(dest)
-            .and_then(|()| Directory::create(dest))
-            .map_err(|e| Error::io("cannot use it as a directory", e).in_file(dest))?;
+        let root = open_destination(dest)?;
         Ok(Self {
             image,
             options,

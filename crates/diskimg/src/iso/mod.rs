@@ -43,7 +43,7 @@ mod verify;
 mod walk;
 pub mod write;
 
-pub use extract::{ExtractOptions, Extracted};
+pub use extract::{ExtractOptions, Extracted, create_destination};
 pub use finding::{Finding, FindingCode};
 pub use image::{IsoImage, IsoOptions, Namespace, Session};
 pub use info::IsoInfo;

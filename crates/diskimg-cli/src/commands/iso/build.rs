@@ -9,7 +9,7 @@ use crate::output::{self, Console};
 use crate::streams::require_stdin;
 use diskimg::iso::Timestamp;
 use diskimg::iso::write::{Builder, CreateOptions, PartitionContents, Plan};
-use diskimg::storage::source::Source;
+use diskimg::storage::source::{HostFileId, Source};
 use diskimg::{Durability, Error, Options, Output, Progress};
 use std::ffi::OsString;
 use std::fs;
@@ -115,17 +115,14 @@ pub(in crate::commands) fn require_one_name(image: &Path) -> Result<(), Failure>
     Ok(())
 }
 
-/// Returns true if both paths lead to the same file.
+/// Returns true if both paths lead to the same file, or to a device and a file with its bytes.
 pub(in crate::commands) fn is_same_file(one: &Path, other: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let identity = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-        identity(one).is_ok_and(|one| identity(other).is_ok_and(|other| one == other))
-    }
-    #[cfg(not(unix))]
-    {
-        one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+    match (HostFileId::at(one), HostFileId::at(other)) {
+        (Some(one), Some(other)) => one.shares_data_with(other),
+        // There are no identities on this system.
+        _ => {
+            one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+        }
     }
 }
 

@@ -7,14 +7,15 @@ use crate::failure::Failure;
 use crate::output::{self, Console};
 use diskimg::Error;
 #[cfg(unix)]
+use diskimg::{iso::IsoImage, storage::source::HostFileId};
+#[cfg(unix)]
 use std::fs::File;
-use std::path::Path;
 
 /// Prints the files.
 pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failure> {
     let image = open_confined(&Rules::new(), &job.input, console)?;
     let mut out = output::raw_stdout()?;
-    refuse_own_image(&job.input.input.path, &out)?;
+    refuse_own_image(&image, &out)?;
     let nodes: Vec<_> =
         job.paths.iter().map(|path| image.lookup(path)).collect::<Result<_, _>>()?;
     let total = nodes.iter().fold(0, |sum: u64, node| sum.saturating_add(node.size));
@@ -31,16 +32,15 @@ pub(in crate::commands) fn run(job: &Job, console: &Console) -> Result<u8, Failu
 
 /// Verifies that standard output is not the image itself, which would be overwritten.
 #[cfg(unix)]
-fn refuse_own_image(image: &Path, out: &File) -> Result<(), Failure> {
-    use std::os::unix::fs::MetadataExt;
-    let (Ok(image), Ok(out)) = (image.metadata(), out.metadata()) else { return Ok(()) };
-    match out.is_file() && (image.dev(), image.ino()) == (out.dev(), out.ino()) {
+fn refuse_own_image(image: &IsoImage, out: &File) -> Result<(), Failure> {
+    let Some(out) = HostFileId::of(out) else { return Ok(()) };
+    match image.source().identities().iter().any(|file| file.shares_data_with(out)) {
         true => Err(Failure::error("standard output is the image that is read")),
         false => Ok(()),
     }
 }
 
 #[cfg(not(unix))]
-fn refuse_own_image<T>(_: &Path, _: &T) -> Result<(), Failure> {
+fn refuse_own_image<I, T>(_: &I, _: &T) -> Result<(), Failure> {
     Ok(())
 }

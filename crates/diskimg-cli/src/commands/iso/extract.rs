@@ -6,9 +6,8 @@ use crate::confine::Rules;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::Console;
-use diskimg::iso::Extracted;
+use diskimg::iso::{self, Extracted};
 use diskimg::{ErrorKind, printable};
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -64,7 +63,7 @@ fn record(printed: &mut io::Result<()>, outcome: io::Result<()>) {
 fn create_destination(job: &Job) {
     let exists = |name: &PathBuf| name.as_os_str() == "-" || name.exists();
     if job.input.input.file_names().iter().all(exists) {
-        let _ = fs::create_dir_all(&job.directory);
+        let _ = iso::create_destination(&job.directory);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Loaded, absolute, quoted, quoted_path, report};
 use crate::args::mkisofs::native::{Job, KeepBoot, Step};
 use crate::args::recipe::{Destination, Graft};
-use crate::commands::iso::build as mkisofs;
+use crate::commands::iso::build::{self as mkisofs, is_same_file};
 use crate::failure::Failure;
 use crate::output::Console;
 use diskimg::iso::write::{
@@ -50,23 +50,7 @@ pub(super) fn check_output(job: &Job, output: &Destination) -> Result<(), Failur
 /// Returns true if the output is the file at `path`, by whatever name.
 pub(super) fn is_output(job: &Job, path: &Path) -> bool {
     let Some(Destination::File(output)) = &job.outdev else { return false };
-    match (identity(output), identity(path)) {
-        (Some(output), Some(path)) => output == path,
-        _ => absolute(output) == absolute(path),
-    }
-}
-
-/// Returns what distinguishes an existing file from all others.
-#[cfg(unix)]
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.dev(), found.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(path: &Path) -> Option<std::path::PathBuf> {
-    path.canonicalize().ok()
+    is_same_file(output, path) || absolute(output) == absolute(path)
 }
 
 /// Returns true for regular files and block devices, which have contents to be lost.

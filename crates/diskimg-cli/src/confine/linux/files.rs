@@ -4,12 +4,12 @@ use crate::confine::rules::FileAccess;
 use crate::confine::{Problem, Rules};
 use diskimg::storage::output::reserved_output;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
-    PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags, PROC_SUPER_MAGIC};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// The newest Landlock ABI whose access rights are used (Linux 6.15). Older kernels apply the
@@ -22,7 +22,9 @@ pub(in crate::confine) fn restrict_files(rules: &Rules) -> Result<(), Problem> {
     let mut ruleset = ruleset().map_err(failed)?;
     for (path, access) in rules.iter() {
         let is_output = matches!(access, FileAccess::Name | FileAccess::Replace);
-        if let Err(e) = allow(&mut ruleset, path, rights(access))
+        let opened = if access == FileAccess::Overwrite { open_output(path) } else { open(path) };
+        let allowed = opened.and_then(|file| allow(&mut ruleset, &file, rights(access)));
+        if let Err(e) = allowed
             && is_output
             && let Some((_, output)) = reserved_output()
         {
@@ -78,19 +80,39 @@ fn rights(access: FileAccess) -> BitFlags<AccessFs> {
     }
 }
 
+/// Opens a file or directory, whose contents are not accessed.
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens a file that will be overwritten, whose path has no symbolic links. One that has appeared
+/// meanwhile is not followed, except those of the system, which lead to open files.
+fn open_output(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let is_link = file_type(&file)? == FileType::Symlink;
+    match is_link && rustix::fs::fstatfs(&file)?.f_type == PROC_SUPER_MAGIC {
+        true => open(path),
+        false => Ok(file),
+    }
+}
+
+fn file_type(file: &OwnedFd) -> io::Result<FileType> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
+}
+
 /// Allows access to a file, or to a directory and everything below it.
 ///
 /// # Errors
-/// If the file cannot be opened or examined. It gets no rule then, so that access is denied: the
-/// others must be restricted even if a file system that is mounted somewhere does not answer.
-/// Landlock does not apply to files outside a file system, such as pipes.
-fn allow(ruleset: &mut RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> io::Result<()> {
-    let file = PathFd::new(path).map_err(|e| match e {
-        PathFdError::OpenCall { source, .. } => source,
-        other => io::Error::other(other),
-    })?;
-    let found = rustix::fs::fstat(&file)?;
-    let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+/// If the file cannot be examined. It gets no rule then, so that access is denied: the others must
+/// be restricted even if a file system that is mounted somewhere does not answer. Landlock does not
+/// apply to files outside a file system, such as pipes.
+fn allow(
+    ruleset: &mut RulesetCreated,
+    file: &OwnedFd,
+    access: BitFlags<AccessFs>,
+) -> io::Result<()> {
+    let is_directory = file_type(file)? == FileType::Directory;
     let access = if is_directory { access } else { access & AccessFs::from_file(NEWEST_ABI) };
     ruleset.add_rule(PathBeneath::new(file, access)).map_err(io::Error::other)?;
     Ok(())

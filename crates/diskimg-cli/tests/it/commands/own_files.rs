@@ -134,6 +134,18 @@ fn a_device_is_not_overwritten_with_its_own_data() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
     };
+    let detach = |device: &str| {
+        assert!(lab.command("losetup").args(["-d", device]).status().expect("runs").success());
+    };
+    // An image whose data file is a device that is later stored in the image itself.
+    std::fs::write(lab.path("own"), vec![0; 8 << 20]).expect("writes");
+    let data = attach("own");
+    lab.line(&format!("convert -O qcow2 -o data_file={data} a.raw self.qcow2")).ok();
+    detach(&data);
+    let file = std::fs::File::options().write(true).open(lab.path("self.qcow2")).expect("opens");
+    file.set_len(8 << 20).expect("grows");
+    assert!(lab.command("losetup").args([&data, "self.qcow2"]).status().expect("runs").success());
+    std::fs::hard_link(lab.path("disk"), lab.path("hard")).expect("links");
     let before = contents(&lab.path("."));
     let devices = ["disk", "i.iso", "parts"].map(attach);
     let partition = format!("{}p1", devices[2]);
@@ -147,6 +159,15 @@ fn a_device_is_not_overwritten_with_its_own_data() {
             format!("convert {options}-f raw -O qcow2 -o data_file=disk {} x", devices[0]),
             format!("create {options}-q -f qcow2 -b {} -F qcow2 {}", disk.display(), devices[0]),
             format!("iso remaster {options}-q i.iso -o {}", devices[1]),
+            format!("convert {options}-f qcow2 -O raw disk - >{}", devices[0]),
+            format!("convert {options}-f qcow2 -O raw {} - 1<>disk", devices[0]),
+            format!("iso create {options}-q -o {} disk", devices[0]),
+            format!("iso create {options}-q -o - disk >{}", devices[0]),
+            format!("iso remaster {options}-q i.iso -a x=disk -o {}", devices[0]),
+            format!("iso cat {options}i.iso a.raw >{}", devices[1]),
+            format!("convert {options}-n -O qcow2 a.raw self.qcow2"),
+            format!("resize {options}-q self.qcow2 +1M"),
+            format!("convert {options}-O qcow2 -o data_file={} a.raw hard", devices[0]),
         ]);
         // Only some kernels and containers have it.
         if Path::new(&partition).exists() {
@@ -155,15 +176,20 @@ fn a_device_is_not_overwritten_with_its_own_data() {
             lines.push(format!("convert {options}-f raw -O raw parts {partition}"));
         }
     }
-    let outcomes: Vec<_> = lines.iter().map(|line| (line, lab.line(line))).collect();
+    lines.push(format!("mkisofs -quiet -o {} -path-list parts", devices[2]));
+    let run = |line: &String| {
+        let command = format!("exec {} {line}", diskimg());
+        lab.command("sh").args(["-c", &command]).output().expect("runs")
+    };
+    let outcomes: Vec<_> = lines.iter().map(|line| (line, run(line))).collect();
     let other = lab.line(&format!("convert -f qcow2 -O raw plain {}", devices[1]));
     let after = contents(&lab.path("."));
-    for device in &devices {
-        assert!(lab.command("losetup").args(["-d", device]).status().expect("runs").success());
-    }
+    devices.iter().chain([&data]).for_each(|device| detach(device));
     for (line, ran) in outcomes {
-        assert_eq!(ran.code, Some(1), "{line}: {} {}", ran.out, ran.err);
-        assert!(["own", "one of the files"].iter().any(|text| ran.err.contains(text)), "{line}");
+        let error = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{line}: {error}");
+        let reasons = ["own", "one of the files", "is the image", "of the image"];
+        assert!(reasons.iter().any(|reason| error.contains(reason)), "{line}: {error}");
     }
     assert_eq!(other.code, Some(0), "another file: {}", other.err);
     for (path, bytes) in before {
@@ -183,6 +209,7 @@ fn a_link_of_another_user_in_a_shared_directory_is_not_followed() {
     std::fs::create_dir(lab.path("own")).expect("mkdir");
     std::fs::create_dir(lab.path("shared")).expect("mkdir");
     lab.line("convert -O qcow2 a.raw own/q").ok();
+    lab.line("iso create -q -o i.iso a.raw").ok();
     std::fs::copy(lab.path("a.raw"), lab.path("own/r")).expect("copies");
     for (link, target) in
         [("q", "../own/q"), ("r", "../own/r"), ("new", "../own/new"), ("dir", "../own")]
@@ -206,6 +233,8 @@ fn a_link_of_another_user_in_a_shared_directory_is_not_followed() {
         "create -q -f raw shared/r 1M",
         "resize -q shared/q +1M",
         "iso create -q -o shared/new a.raw",
+        "iso extract -C shared/dir i.iso",
+        "iso extract -C shared/dir/new/dir i.iso",
         "mkisofs -quiet -o shared/new a.raw",
         "xorriso -outdev shared/new -map a.raw /a -commit",
     ] {

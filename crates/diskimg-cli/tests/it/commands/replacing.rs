@@ -64,7 +64,12 @@ fn an_unprivileged_user_can_overwrite_files_of_others() {
          mkdir sticky; chmod 1777 sticky; : > sticky/x\n\
          noted nobody $P convert -O qcow2 r.raw sticky/x; same r.raw sticky/x\n\
          mkdir open; : > open/x; noted nobody $P convert -O qcow2 r.raw open/x; same r.raw open/x\n\
-         test $(stat -c %u open/x) = 0; ls -A open sticky closed | grep -q tmp && exit 1; true",
+         test $(stat -c %u open/x) = 0; ls -A open sticky closed | grep -q tmp && exit 1\n\
+         mkdir group; chgrp 65534 group; chmod 2775 group; : > group/x; chown 1:65534 group/x\n\
+         noted nobody $P convert -O qcow2 r.raw group/x; same r.raw group/x\n\
+         noted nobody $P create -f qcow2 group/x 1M\n\
+         noted nobody $P iso create -o group/x r.raw; $P iso ls group/x | grep r.raw\n\
+         test $(stat -c %u group/x) = 1; ls -A group | grep -q tmp && exit 1; true",
     );
 }
 

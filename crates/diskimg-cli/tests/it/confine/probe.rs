@@ -20,6 +20,8 @@ struct Case {
 const ANY: &[&str] = &["read-far", "read-near"];
 const NEAR: &[&str] = &["read-near"];
 const OUT: &[&str] = &["create-out", "overwrite-out", "remove-out"];
+const OUT_AND_ATTRIBUTES: &[&str] =
+    &["create-out", "overwrite-out", "remove-out", "fchmod-out", "fchown-out", "fsetxattr-out"];
 const ANY_AND_OUT: &[&str] =
     &["read-far", "read-near", "create-out", "overwrite-out", "remove-out"];
 const EXTRACT: &[&str] =
@@ -37,6 +39,7 @@ const CASES: &[Case] = &[
     Case { line: "measure -O raw in/disk.qcow2", parsing: ANY, running: NONE },
     Case { line: "compare --external-files none in/disk.qcow2 in/disk.raw", parsing: NONE, running: NONE },
     Case { line: "convert --external-files none -O qcow2 in/disk.qcow2 out/x.qcow2", parsing: OUT, running: OUT },
+    Case { line: "convert --external-files none -O qcow2 -o data_file=d in/disk.qcow2 out/x.qcow2", parsing: OUT_AND_ATTRIBUTES, running: OUT_AND_ATTRIBUTES },
     Case { line: "convert --external-files none -O vmdk in/disk.qcow2 out/x.vmdk", parsing: OUT, running: OUT },
     Case { line: "convert -O qcow2 in/disk.qcow2 out/target.raw", parsing: ANY_AND_OUT, running: OUT },
     Case { line: "convert --external-files none in/disk.qcow2 -", parsing: NONE, running: NONE },
@@ -140,18 +143,21 @@ fn an_output_in_the_root_directory_does_not_open_devices_and_processes() {
     prepare(&lab);
     let output = format!("/diskimg-test-{}.qcow2", std::process::id());
     let line = format!("convert --external-files none --verify -O qcow2 in/disk.qcow2 {output}");
-    for _ in ["new", "replaced"] {
+    let second = format!("{output}.link");
+    for case in ["new", "replaced", "overwritten"] {
+        if case == "overwritten" {
+            fs::hard_link(&output, &second).expect("links");
+        }
         let found = succeeded(&lab, &library, &line);
         // Files can be removed, and empty ones be created.
         prepare(&lab);
         for attempt in found.values().flatten() {
-            assert!(
-                ["remove-far", "remove-tmp", "remove-out"].contains(&attempt.as_str()),
-                "{attempt}"
-            );
+            let allowed = ["remove-far", "remove-tmp", "remove-out"].contains(&attempt.as_str());
+            assert!(allowed && case != "overwritten", "{case}: {attempt}");
         }
     }
     fs::remove_file(output).expect("removes");
+    fs::remove_file(second).expect("removes");
 }
 
 /// The attempts do succeed without a sandbox, so that the test above is not vacuous.

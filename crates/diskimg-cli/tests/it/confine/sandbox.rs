@@ -105,6 +105,28 @@ fn a_temporary_file_that_is_not_used_is_removed() {
     assert_eq!(lab.read("out/x"), b"old");
 }
 
+/// The temporary file exists before the tree is read.
+#[test]
+fn an_image_in_its_own_tree_has_the_same_bytes_with_and_without_a_sandbox() {
+    let lab = Lab::new();
+    let script = format!(
+        "mkdir -p tree; cd tree; echo a >a; touch -d @1600000000 a .\n\
+         exec {} iso create -q $0 -o out.iso .",
+        diskimg()
+    );
+    let create = |sandbox: &str| {
+        let option = format!("--sandbox={sandbox}");
+        let mut command = lab.command("sh");
+        command.args(["-c", &script, &option]).env("SOURCE_DATE_EPOCH", "1700000000");
+        assert!(command.status().expect("runs").success());
+        let bytes = lab.read("tree/out.iso");
+        fs::remove_file(lab.path("tree/out.iso")).expect("removes");
+        bytes
+    };
+    let images = ["off", "on", "on"].map(create);
+    assert!(images.iter().all(|image| *image == images[0]));
+}
+
 #[test]
 fn an_image_of_several_files_is_replaced_in_the_sandbox() {
     use std::os::unix::fs::PermissionsExt;

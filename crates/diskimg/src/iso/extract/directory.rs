@@ -11,13 +11,14 @@ mod unix {
     use crate::iso::extract::ExtractOptions;
     use crate::iso::node::{Attributes, Node};
     use crate::iso::time::Timestamp;
+    use crate::storage::output::Destination;
     use crate::storage::source::HostFileId;
     use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
     use rustix::io::{Errno, retry_on_intr};
     use std::fs::File;
     use std::io;
     use std::os::fd::{AsFd, OwnedFd};
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     /// An open directory of the host.
     pub(in crate::iso::extract) struct Directory(OwnedFd);
@@ -36,11 +37,35 @@ mod unix {
 
     impl Directory {
         /// Creates and opens the destination. The path is the caller's, so symbolic links in it are
-        /// followed.
+        /// followed, but not those that appear meanwhile.
         pub(in crate::iso::extract) fn create(path: &Path) -> io::Result<Self> {
-            std::fs::create_dir_all(path)?;
-            let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Ok(Self(open(CWD, path, flags, Mode::empty())?))
+            let mut missing = Vec::new();
+            let mut existing = path;
+            let found = loop {
+                match Destination::of(existing) {
+                    Ok(found) if found.metadata().is_ok() => break found,
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+                let mut parts = existing.components();
+                let Some(last) = parts.next_back() else {
+                    return Err(io::ErrorKind::NotFound.into());
+                };
+                missing.push(last);
+                existing = parts.as_path();
+                if existing == Path::new("") {
+                    existing = Path::new(".");
+                }
+            };
+            let no_follow =
+                if found.open_file.is_some() { OFlags::empty() } else { OFlags::NOFOLLOW };
+            // With a trailing slash, a link would be followed.
+            let found: PathBuf = found.path.components().collect();
+            let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | no_follow;
+            let root = Self(open(CWD, &*found, flags, Mode::empty())?);
+            missing.iter().rev().try_fold(root, |directory, part| {
+                directory.make_dir(part.as_os_str().as_encoded_bytes())
+            })
         }
 
         /// Creates a directory with the default permissions, or opens an existing one. Symbolic

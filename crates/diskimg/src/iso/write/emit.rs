@@ -113,7 +113,8 @@ impl Plan {
         let is_input = |id: u32| match &self.contents.get(id).data {
             Data::Host(_) => {
                 let path = self.contents.host_path(id, &self.dirs, &self.tree);
-                path.and_then(|path| existing_identity(&path)) == Some(existing)
+                let input = path.and_then(|path| existing_identity(&path));
+                input.is_some_and(|input| input.shares_data_with(existing))
             }
             Data::Source(source) => {
                 let inputs = source.identities();

@@ -8,6 +8,7 @@ use super::tree::{Kind, NodeId, Times, TreeNode, check_name};
 use crate::error::{Error, Result};
 use crate::iso::node::FileType as Type;
 use crate::remedy::Remedy;
+use crate::storage::output::reserved_output;
 use std::path::Path;
 
 /// A directory that remains to be listed.
@@ -48,6 +49,12 @@ impl Builder {
         let mut names = NameList::default();
         // The identity of each directory, for detecting symbolic links to one of their parents.
         let mut identities = std::collections::HashMap::new();
+        // An image in its own tree is not part of it, nor is what it is written to.
+        let reserved = reserved_output().map(|(temporary, _)| temporary);
+        let reserved = reserved
+            .as_ref()
+            .and_then(|path| path.file_name())
+            .map(|name| host::bytes_of(Path::new(name)));
         while let Some(PendingDir { dir, node, identity }) = pending.pop() {
             let mut parents = Vec::new();
             if self.options.follow_symlinks {
@@ -59,7 +66,7 @@ impl Builder {
             let found = pending.len();
             for name in names.iter() {
                 check_name(name)?;
-                if self.is_excluded(dir, name) {
+                if reserved.as_deref() == Some(name) || self.is_excluded(dir, name) {
                     continue;
                 }
                 pending.extend(self.add_file(node, name, dir, name, &parents)?);

@@ -17,7 +17,7 @@ use crate::storage::caching::Caching;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::locking::Lock;
 use crate::storage::output::{
-    Durability, Output, OutputError, Publish, require_trusted_links, verify_identity,
+    Destination, Durability, Output, OutputError, Publish, verify_identity,
 };
 use crate::storage::sink::Sink;
 use crate::storage::source::{FileSource, Source};
@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Runs a conversion into the existing file or device at `path`.
 pub(super) fn run(mut settings: Settings<'_>, input: Input, path: &Path) -> Result<Report> {
     let cannot_open = |e| Error::io("cannot open the existing target", e).in_file(path);
-    require_trusted_links(path).map_err(cannot_open)?;
+    Destination::of(path).map_err(cannot_open)?;
     take_backing(&mut settings.options, &mut settings.backing);
     if settings.format.driver().appliance.is_some() {
         let message = format!("existing {} files cannot be rewritten", settings.format);

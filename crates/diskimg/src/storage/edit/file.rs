@@ -4,7 +4,7 @@ use super::Storage;
 use crate::storage::caching::Caching;
 use crate::storage::locking::Lock;
 use crate::storage::os;
-use crate::storage::output::require_trusted_links;
+use crate::storage::output::Destination;
 use crate::storage::sink::{FileSink, Sink};
 use crate::storage::source::{
     FileSource, HostFileId, Segment, Source, SourceError, check_range, read_file, segment_of_file,
@@ -28,10 +28,10 @@ impl FileStorage {
     ///
     /// # Errors
     /// Returns [`io::ErrorKind::InvalidInput`] if it is neither a regular file nor a block device,
-    /// the error of [`require_trusted_links`], and the error of the system if opening fails.
+    /// the errors of [`Destination::of`], and the error of the system if opening fails.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        require_trusted_links(path.as_ref())?;
-        let source = FileSource::open_to_write(path.as_ref())?;
+        let path = path.as_ref();
+        let source = FileSource::open_to_write(&Destination::of(path)?, path)?;
         let file = source.file().try_clone()?;
         Ok(Self {
             current_len: AtomicU64::new(source.len()),

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 const DIRECTORY: &str = "/sys/dev/block";
@@ -22,7 +22,24 @@ const DIRECTORY: &str = "/sys/dev/block";
 const MAX_DEPTH: u32 = 16;
 
 /// What the block devices are stored on, by their numbers, if it was noted.
-static NOTED: OnceLock<HashMap<u64, Vec<FileId>>> = OnceLock::new();
+static NOTED: OnceLock<HashMap<u64, Vec<Part>>> = OnceLock::new();
+
+/// What a block device is directly stored on.
+#[derive(Debug, Clone)]
+enum Part {
+    Device(FileId),
+    /// A file, which is examined only if its device is compared: its file system may not answer.
+    File(PathBuf),
+}
+
+impl Part {
+    fn identity(self) -> Option<FileId> {
+        match self {
+            Self::Device(device) => Some(device),
+            Self::File(path) => identity(&fs::metadata(path).ok()?),
+        }
+    }
+}
 
 pub(in crate::storage::os) fn note_block_devices() {
     NOTED.get_or_init(|| {
@@ -43,23 +60,24 @@ fn is_stored_within(device: FileId, file: FileId, depth: u32) -> bool {
         Some(noted) => noted.get(&number).cloned().unwrap_or_default(),
         None => read(number),
     };
-    on.into_iter().any(|part| part == file || is_stored_within(part, file, depth - 1))
+    let mut on = on.into_iter().filter_map(Part::identity);
+    on.any(|part| part == file || is_stored_within(part, file, depth - 1))
 }
 
 /// Returns what a block device is directly stored on.
-fn read(device: u64) -> Vec<FileId> {
+fn read(device: u64) -> Vec<Part> {
     let name = format!("{}:{}", major(device), minor(device));
     let Ok(directory) = Path::new(DIRECTORY).join(name).canonicalize() else { return Vec::new() };
     let mut found = Vec::new();
     if let Ok(path) = fs::read(directory.join("loop/backing_file")) {
-        let path = Path::new(OsStr::from_bytes(path.strip_suffix(b"\n").unwrap_or(&path)));
-        found.extend(fs::metadata(path).ok().and_then(|file| identity(&file)));
+        let path = path.strip_suffix(b"\n").unwrap_or(&path);
+        found.push(Part::File(OsStr::from_bytes(path).into()));
     }
     if directory.join("partition").exists() {
-        found.extend(directory.parent().and_then(device_at));
+        found.extend(directory.parent().and_then(device_at).map(Part::Device));
     }
     let slaves = fs::read_dir(directory.join("slaves")).into_iter().flatten().flatten();
-    found.extend(slaves.filter_map(|entry| device_at(&entry.path())));
+    found.extend(slaves.filter_map(|entry| device_at(&entry.path())).map(Part::Device));
     found
 }
 

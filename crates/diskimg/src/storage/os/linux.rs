@@ -9,12 +9,14 @@ use super::{FileLock, Segment};
 use crate::storage::hints::AllocationHints;
 use rustix::fs::{
     Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fadvise, fallocate,
-    flock, fstatfs, seek,
+    flock, fstatfs, readlinkat, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
+use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +83,15 @@ impl Located {
         }
         Ok(file)
     }
+}
+
+pub(super) fn examine(path: &Path) -> io::Result<(Metadata, Option<PathBuf>)> {
+    let flags = (OFlags::PATH | OFlags::NOFOLLOW).bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    // readlink(2): an empty name is the link that is open.
+    let target = found.is_symlink().then(|| readlinkat(&file, c"", Vec::new())).transpose()?;
+    Ok((found, target.map(|target| OsString::from_vec(target.into_bytes()).into())))
 }
 
 /// Returns the path of a link to an open file, which is valid even if the file was renamed:

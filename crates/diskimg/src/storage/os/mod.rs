@@ -4,7 +4,8 @@
 //! unsupported, and callers fall back to plain reads and writes.
 
 use crate::storage::hints::AllocationHints;
-use std::fs::{File, Metadata};
+use std::collections::HashSet;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -64,6 +65,26 @@ impl Located {
 /// Returns the canonical path of an open file, if the system provides it.
 pub(crate) fn real_path(file: &File) -> Option<PathBuf> {
     imp::real_path(file)
+}
+
+/// Returns the metadata of the file at `path`, which is not followed if it is a symbolic link, and
+/// the target of the link. Both are of the same file; systems other than Linux cannot guarantee
+/// this.
+pub(crate) fn examine(path: &Path) -> io::Result<(Metadata, Option<PathBuf>)> {
+    imp::examine(path)
+}
+
+/// Opens a file with these options, which must set no flags of their own. Fails for a symbolic link
+/// on Unix.
+pub(crate) fn open_no_follow(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        options.clone().custom_flags(flags).open(path)
+    }
+    #[cfg(not(unix))]
+    options.open(path)
 }
 
 /// A segment of a file that is all data or all hole.
@@ -168,6 +189,27 @@ impl FileId {
     /// partition. On systems other than Linux, only the same file is recognized.
     pub fn shares_data_with(self, other: Self) -> bool {
         self == other || imp::is_stored_on(self, other) || imp::is_stored_on(other, self)
+    }
+
+    /// Returns true if two of `files` are the same or have bytes in common, as
+    /// [`shares_data_with`](Self::shares_data_with).
+    pub(crate) fn any_share_data(files: impl IntoIterator<Item = Self>) -> bool {
+        let mut different = HashSet::new();
+        if !files.into_iter().all(|file| different.insert(file)) {
+            return true;
+        }
+        let mut devices = different.iter().filter(|file| file.inode == 0);
+        devices.any(|&device| different.iter().any(|&file| imp::is_stored_on(device, file)))
+    }
+
+    /// Returns the identity of the file at `path`, if it exists. Follows symbolic links.
+    pub fn at(path: &Path) -> Option<Self> {
+        identity(&std::fs::metadata(path).ok()?)
+    }
+
+    /// Returns the identity of an open file.
+    pub fn of(file: &File) -> Option<Self> {
+        identity(&file.metadata().ok()?)
     }
 
     /// Returns the number of a block device.
@@ -276,18 +318,24 @@ pub(crate) fn is_seekable(metadata: &Metadata) -> bool {
     metadata.is_file()
 }
 
-/// Opens an existing file for writing. Returns `None` for a named pipe that has no reader yet.
+/// Opens an existing file for writing; with `follow`, also through a symbolic link. Returns `None`
+/// for a named pipe that has no reader yet.
 #[cfg(unix)]
-pub(crate) fn open_to_write(path: &Path, metadata: &Metadata) -> io::Result<Option<File>> {
+pub(crate) fn open_to_write(
+    metadata: &Metadata,
+    follow: bool,
+    path: &Path,
+) -> io::Result<Option<File>> {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-    let mut options = std::fs::OpenOptions::new();
+    let mut options = OpenOptions::new();
     options.write(true);
+    let no_follow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
     if !metadata.file_type().is_fifo() {
-        return options.open(path).map(Some);
+        return options.custom_flags(no_follow.bits() as i32).open(path).map(Some);
     }
     // open(2): with O_NONBLOCK, opening a pipe that has no reader fails with ENXIO.
-    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
+    options.custom_flags((OFlags::NONBLOCK | no_follow).bits() as i32);
     match options.open(path) {
         Ok(file) => {
             fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
@@ -300,8 +348,12 @@ pub(crate) fn open_to_write(path: &Path, metadata: &Metadata) -> io::Result<Opti
 
 /// Opens an existing file for writing.
 #[cfg(not(unix))]
-pub(crate) fn open_to_write(path: &Path, _metadata: &Metadata) -> io::Result<Option<File>> {
-    std::fs::OpenOptions::new().write(true).open(path).map(Some)
+pub(crate) fn open_to_write(
+    _metadata: &Metadata,
+    _follow: bool,
+    path: &Path,
+) -> io::Result<Option<File>> {
+    OpenOptions::new().write(true).open(path).map(Some)
 }
 
 /// Reads exactly `buf.len()` bytes at `offset`, without changing the file position.

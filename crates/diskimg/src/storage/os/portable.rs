@@ -32,6 +32,12 @@ impl Located {
     }
 }
 
+pub(super) fn examine(path: &Path) -> io::Result<(Metadata, Option<PathBuf>)> {
+    let found = std::fs::symlink_metadata(path)?;
+    let target = found.is_symlink().then(|| std::fs::read_link(path)).transpose()?;
+    Ok((found, target))
+}
+
 pub(super) fn real_path(_: &File) -> Option<PathBuf> {
     None
 }

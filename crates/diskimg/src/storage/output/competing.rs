@@ -69,6 +69,12 @@ impl Replaced {
         Err(self.differs(path))
     }
 
+    /// Verifies that `file`, which was opened at `path`, is this file, unchanged.
+    pub(super) fn verify_open(self, file: &File, path: &Path) -> Result<()> {
+        let found = Self::new(Some(&file.metadata().concerning(path)?));
+        if found == self { Ok(()) } else { Err(self.differs(path)) }
+    }
+
     /// Verifies that the file that was renamed from `path` to `now` is this one.
     pub(super) fn verify_renamed(self, path: &Path, now: &Path) -> Result<()> {
         let found = Self::new(fs::symlink_metadata(now).ok().as_ref());

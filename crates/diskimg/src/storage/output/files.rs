@@ -1,7 +1,8 @@
 //! Outputs in the file system: temporary files that are renamed, devices, pipes and sinks.
 
 use super::error::{Concerning, OutputError, Result};
-use super::output_file::{OutputFile, destination, is_replaceable};
+use super::links::Destination;
+use super::output_file::{OutputFile, is_replaceable};
 use super::publish::Publish;
 use super::stale_temp_files::StaleTempFiles;
 use super::{Durability, canonical, directory_of, existing_identity, rename};
@@ -112,9 +113,11 @@ impl FileOutput {
         }
         let existing = existing_identity(path);
         let is_new_name = self.names.insert(Name::of(path)?);
-        if !is_new_name || existing.is_some_and(|id| !self.existing.insert(id)) {
+        let shares = |id: HostFileId| self.existing.iter().any(|own| own.shares_data_with(id));
+        if !is_new_name || existing.is_some_and(shares) {
             return Err(rename::same_file(path));
         }
+        self.existing.extend(existing);
         let is_protected = |file: HostFileId| existing.is_some_and(|id| id.shares_data_with(file));
         match self.protected.iter().find(|(file, _)| is_protected(*file)) {
             Some((_, why)) => Err(OutputError::refused(path, *why)),
@@ -218,9 +221,10 @@ impl Publish for FileOutput {
 
     fn named_companion(&mut self, name: &Path) -> Result<Arc<dyn Sink>> {
         let path = self.resolve(name);
-        let path = destination(&path).concerning(&path)?.path;
+        let found = Destination::of(&path).concerning(&path)?;
+        let path = found.path.clone();
         self.claim(&path)?;
-        match std::fs::metadata(&path) {
+        match found.metadata() {
             Ok(metadata) if !metadata.is_file() && os::is_seekable(&metadata) => {
                 let part = OutputFile::in_place(&path, false).concerning(&path)?;
                 self.add(part)

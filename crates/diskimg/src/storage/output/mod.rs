@@ -44,9 +44,9 @@ mod tests;
 
 pub(crate) use competing::{verify_identity, verify_name};
 pub use error::{OutputError, Result};
-pub use links::require_trusted_links;
+pub use links::Destination;
 pub use publish::Publish;
-pub use reserved::{release_output, reserve_output, reserved_output};
+pub use reserved::{output_destination, release_output, reserve_output, reserved_output};
 pub use temporary_names::remove_temporary_files;
 
 use crate::storage::caching::Caching;

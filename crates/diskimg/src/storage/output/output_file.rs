@@ -2,17 +2,17 @@
 
 use super::competing::{Replaced, in_turn, verify_name};
 use super::error::{Concerning, OutputError, Result};
-use super::links::require_trusted_links;
+use super::links::{Destination, open_no_link};
 use super::overwrite::{Overwritten, obstacle, obstacle_of};
 use super::rename::Staged;
-use super::reserved;
+use super::reserved::{self, Reservation};
 use super::stale_temp_files::lock_new;
 use super::{Durability, directory_of, existing_identity, temporary_names, temporary_prefix};
 use crate::storage::caching::Caching;
 use crate::storage::locking::{HeldLock, Lock, release, require_unlocked};
-use crate::storage::os::{self, FileLock};
+use crate::storage::os;
 use crate::storage::sink::{FileSink, PipeSink, Sink};
-use crate::storage::source::{FileSource, Source};
+use crate::storage::source::{FileSource, HostFileId, Source};
 use std::ffi::OsStr;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
@@ -23,9 +23,6 @@ use tempfile::{NamedTempFile, TempPath};
 
 /// Suffix of the names of temporary files.
 pub(super) const TEMPORARY_SUFFIX: &str = ".diskimg-tmp";
-
-/// Maximum number of symbolic links that are followed. Linux has the same limit.
-pub(super) const MAX_LINKS: usize = 40;
 
 /// Number of attempts to create a temporary file, as another process may remove it before it is
 /// locked.
@@ -79,8 +76,8 @@ impl Drop for InPlaceLock {
 #[derive(Debug)]
 pub(super) struct Staging {
     file: TempPath,
-    /// Whether it is locked while it is open.
-    lock: FileLock,
+    /// The open file. Another user may put another file under its name.
+    sink: Arc<FileSink>,
     /// The file whose mode and owner it gets, if that exists.
     model: PathBuf,
     /// The file that it will replace.
@@ -96,31 +93,50 @@ impl OutputFile {
         path: &Path,
         stopped: &mut dyn FnMut() -> bool,
     ) -> io::Result<(Self, Option<File>)> {
-        let Destination { path, descriptor } = match reserved::take(path) {
-            Some(reserved) => return reserved.map(|(part, second)| (part, Some(second))),
-            None => destination(path)?,
+        let found = match reserved::take(path) {
+            Some(Reservation::Staged(reserved)) => {
+                return reserved.map(|(part, second)| (part, Some(second)));
+            }
+            Some(Reservation::Overwritten(found, reason)) => {
+                let file = existing(&found.path)?;
+                return Ok((Self::overwrite(found.path, file, reason)?, None));
+            }
+            Some(Reservation::Direct(found)) => found,
+            None => Destination::of(path)?,
         };
-        if let Some(link) = descriptor {
-            let mut part = Self::overwrite(path, existing(&link)?, OPEN_FILE.to_owned())?;
-            part.lock.iter_mut().for_each(|lock| lock.keeps_name = false);
-            return Ok((part, None));
-        }
-        if let Some(reserved) = reserved::take(&path) {
-            return reserved.map(|(part, second)| (part, Some(second)));
-        }
-        match std::fs::metadata(&path) {
+        match found.metadata() {
             Ok(metadata) if metadata.is_dir() => {
                 Err(io::Error::new(io::ErrorKind::IsADirectory, "the output is a directory"))
             }
-            Ok(metadata) if metadata.is_file() => Self::stage(path.clone(), path),
-            Ok(metadata) if os::is_seekable(&metadata) => Ok((Self::in_place(&path, false)?, None)),
-            Ok(metadata) => {
-                let sink = Arc::new(PipeSink::new(open_pipe(&path, &metadata, stopped)?));
-                Ok((Self::to_sink(sink, Some(path)), None))
+            Ok(metadata) if metadata.is_file() => match &found.open_file {
+                Some(link) => Ok((Self::to_open_file(path, link)?, None)),
+                None => Self::stage(found.path.clone(), found.path),
+            },
+            Ok(metadata) if os::is_seekable(&metadata) => {
+                Ok((Self::to_destination(&found, path, false)?, None))
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::stage(path.clone(), path),
+            Ok(metadata) => {
+                let sink = Arc::new(PipeSink::new(open_pipe(&found, &metadata, stopped)?));
+                Ok((Self::to_sink(sink, Some(path.to_owned())), None))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Self::stage(found.path.clone(), found.path)
+            }
             Err(e) => Err(e),
         }
+    }
+
+    /// Overwrites a file that is open under the name `link`, to which `path` leads.
+    fn to_open_file(path: &Path, link: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(link)?;
+        require_unlocked(&file, Lock::WRITE)?;
+        // The file may have been renamed or deleted.
+        let name = std::fs::read_link(link)?;
+        let is_current = existing_identity(&name) == existing_identity(link);
+        let named = if is_current { name } else { path.to_owned() };
+        let mut part = Self::overwrite(named, file, OPEN_FILE.to_owned())?;
+        part.lock.iter_mut().for_each(|lock| lock.keeps_name = false);
+        Ok(part)
     }
 
     /// Creates an output that writes to `sink` directly.
@@ -138,7 +154,7 @@ impl OutputFile {
     ///
     /// If a file exists at `path` that cannot be replaced, opens it to overwrite it instead.
     pub(super) fn stage(path: PathBuf, model: PathBuf) -> io::Result<(Self, Option<File>)> {
-        let old = match std::fs::metadata(&path) {
+        let old = match std::fs::symlink_metadata(&path) {
             Ok(_) => Some(existing(&path)?),
             Err(_) => None,
         };
@@ -147,7 +163,7 @@ impl OutputFile {
         {
             return Ok((Self::overwrite(path, old.try_clone()?, reason)?, None));
         }
-        let (opened, file, lock) = match (make_temporary(&path, &model), old.as_ref()) {
+        let (opened, file) = match (make_temporary(&path, &model), old.as_ref()) {
             (Ok(made), _) => made,
             (Err(e), Some(old)) if obstacle_of(&e).is_some() => {
                 let reason = obstacle_of(&e).unwrap_or_default();
@@ -164,10 +180,11 @@ impl OutputFile {
             return Ok((Self::overwrite(path, old.try_clone()?, reason)?, None));
         }
         let second = opened.try_clone()?;
+        let sink = Arc::new(FileSink::new(opened, true)?);
         let part = Self {
-            sink: Arc::new(FileSink::new(opened, true)?),
+            sink: Arc::clone(&sink) as Arc<dyn Sink>,
             path: Some(path),
-            staged: Some(Staging { file, lock, model, replaces, has_attributes: false }),
+            staged: Some(Staging { file, sink, model, replaces, has_attributes: false }),
             lock: None,
             overwritten: None,
         };
@@ -215,8 +232,12 @@ impl OutputFile {
     /// Opens an existing file or device to overwrite it in place, and locks it. `zeroed` must be
     /// true only if it reads as zeros now.
     pub(super) fn in_place(path: &Path, zeroed: bool) -> io::Result<Self> {
-        require_trusted_links(path)?;
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Self::to_destination(&Destination::of(path)?, path, zeroed)
+    }
+
+    /// Like [`in_place`](Self::in_place), for the file to which `path` leads.
+    fn to_destination(found: &Destination, path: &Path, zeroed: bool) -> io::Result<Self> {
+        let file = found.open(OpenOptions::new().read(true).write(true))?;
         let lock = Some(InPlaceLock::acquire(&file)?);
         let sink = Arc::new(FileSink::new(file, zeroed)?);
         Ok(Self { lock, ..Self::to_sink(sink, Some(path.to_owned())) })
@@ -233,7 +254,7 @@ impl OutputFile {
     /// Sets mode and owner of the temporary file now, instead of when it is complete.
     pub(super) fn take_attributes(&mut self) -> io::Result<()> {
         let Some(staging) = &mut self.staged else { return Ok(()) };
-        take_mode_and_owner(&staging.model, &staging.file)?;
+        take_mode_and_owner(&staging.model, staging.sink.file())?;
         staging.has_attributes = true;
         Ok(())
     }
@@ -249,7 +270,7 @@ impl OutputFile {
             if let Some(staging) = &self.staged
                 && !staging.has_attributes
             {
-                take_mode_and_owner(&staging.model, &staging.file)?;
+                take_mode_and_owner(&staging.model, staging.sink.file())?;
             }
             // Flushing a pipe only empties the writer's buffers, which is always necessary.
             if durability == Durability::Flushed || self.sink.is_sequential() {
@@ -267,6 +288,9 @@ impl OutputFile {
         let current_path = self.staged.as_ref().map_or(&*path, |staging| &*staging.file);
         let open = || {
             let file = FileSource::open(current_path)?;
+            if let (Some(staging), Some((file, _))) = (&self.staged, file.as_file()) {
+                require_same(staging.sink.file(), os::identity(&file.metadata()?))?;
+            }
             if let Some((file, _)) = file.as_file() {
                 // Drops clean pages, so that they are read from the disk again.
                 os::write_behind(file)?;
@@ -294,18 +318,25 @@ impl OutputFile {
         }
     }
 
-    /// Returns the complete temporary file, or `None` if the file was written in place. A locked
-    /// file stays open until it is renamed, so that no other process removes it as stale.
+    /// Returns the complete temporary file, or `None` if the file was written in place. It stays open
+    /// until it is renamed: a locked one is not removed as stale by another process, and its name is
+    /// compared with the open file.
     pub(super) fn close(self) -> Option<Staged> {
-        let staging = self.staged?;
-        let locked = (staging.lock == FileLock::Ours).then_some(self.sink);
-        let (file, replaces) = (staging.file, staging.replaces);
-        Some(Staged { path: self.path?, file, locked, replaces })
+        let Staging { file, sink, replaces, .. } = self.staged?;
+        Some(Staged { path: self.path?, file, sink, replaces })
+    }
+}
+
+/// Verifies that the temporary file that is open as `file` is the one that was `found` by its name.
+pub(super) fn require_same(file: &File, found: Option<HostFileId>) -> io::Result<()> {
+    match HostFileId::of(file) == found {
+        true => Ok(()),
+        false => Err(io::Error::other("another process has replaced the temporary file")),
     }
 }
 
 /// Creates a temporary file in the directory of `path` and locks it if possible.
-fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, FileLock)> {
+fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath)> {
     let prefix = temporary_prefix(path)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
@@ -322,11 +353,11 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, File
     builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
     for _ in 0..ATTEMPTS {
         // Opened with a closure, so that the error of the system is returned unchanged.
-        let temporary = builder.make_in(directory_of(path), |path| options.open(path))?;
+        let create = |path: &Path| temporary_names::create(path, || options.open(path));
+        let temporary = builder.make_in(directory_of(path), create)?;
         let (opened, file) = NamedTempFile::into_parts(temporary);
-        temporary_names::note(&file);
-        if let Some(lock) = lock_new(&opened, &file) {
-            return Ok((opened, file, lock));
+        if lock_new(&opened, &file).is_some() {
+            return Ok((opened, file));
         }
     }
     let message = format!("another process removed the temporary file {ATTEMPTS} times");
@@ -337,70 +368,18 @@ fn make_temporary(path: &Path, model: &Path) -> io::Result<(File, TempPath, File
 /// permission only for its directory. Requires it for the file as well, and that no other process
 /// uses the file.
 fn existing(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let file = open_no_link(OpenOptions::new().read(true).write(true), path)?;
     require_unlocked(&file, Lock::WRITE)?;
     Ok(file)
 }
 
-/// A path to write, with symbolic links resolved.
-pub(super) struct Destination {
-    pub(super) path: PathBuf,
-    /// The link that names an open file, if it was reached through one and is a regular file.
-    pub(super) descriptor: Option<PathBuf>,
-}
-
-/// Returns the path to write for `path`.
-///
-/// # Errors
-/// As [`require_trusted_links`], and if there are too many links.
-pub(super) fn destination(path: &Path) -> io::Result<Destination> {
-    require_trusted_links(path)?;
-    match std::fs::metadata(path) {
-        // /dev/stdout may be a link to a pipe, whose target is not a path.
-        Ok(metadata) if !metadata.is_file() => {
-            Ok(Destination { path: path.to_owned(), descriptor: None })
-        }
-        _ => follow_links(path),
-    }
-}
-
-/// Follows symbolic links to the file that will be written, which need not exist.
-fn follow_links(path: &Path) -> io::Result<Destination> {
-    let mut path = path.to_owned();
-    let mut descriptor = None;
-    for _ in 0..MAX_LINKS {
-        let Ok(target) = std::fs::read_link(&path) else {
-            // Not a link or not existing: this is the path to write.
-            return Ok(Destination { path, descriptor });
-        };
-        let target = path.parent().unwrap_or(Path::new("")).join(target);
-        if names_open_files(directory_of(&path)) {
-            // The file may have been renamed or deleted.
-            let is_current = existing_identity(&target) == existing_identity(&path);
-            let named = if is_current { target.clone() } else { path.clone() };
-            descriptor = Some(path);
-            if !is_current {
-                return Ok(Destination { path: named, descriptor });
-            }
-        }
-        path = target;
-    }
-    Err(io::Error::other("too many levels of symbolic links"))
-}
-
-/// Returns true for a directory in which the links to a process's open files are: proc_pid_fd(5).
-pub(super) fn names_open_files(directory: &Path) -> bool {
-    let is_proc = |path: PathBuf| path.starts_with("/proc") && path.ends_with("fd");
-    directory.canonicalize().is_ok_and(is_proc)
-}
-
 fn open_pipe(
-    path: &Path,
+    found: &Destination,
     metadata: &std::fs::Metadata,
     stopped: &mut dyn FnMut() -> bool,
 ) -> io::Result<File> {
     loop {
-        if let Some(file) = os::open_to_write(path, metadata)? {
+        if let Some(file) = os::open_to_write(metadata, found.open_file.is_some(), &found.path)? {
             return Ok(file);
         }
         if stopped() {
@@ -412,7 +391,7 @@ fn open_pipe(
 
 #[cfg(unix)]
 fn is_file(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Returns true if a regular file exists at `path`, which the output may replace, and false if
@@ -446,17 +425,15 @@ fn describe(kind: FileType) -> &'static str {
 /// Gives the new file the permissions of the old one and, where permitted, its owner and group.
 /// Set-ID bits are not kept, as after a write to the old file.
 #[cfg(unix)]
-fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
+fn take_mode_and_owner(old: &Path, new: &File) -> io::Result<()> {
     use std::fs::Permissions;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
     const KEPT: u32 = 0o1777;
-    let metadata = match std::fs::metadata(old) {
+    let metadata = match std::fs::symlink_metadata(old) {
         Ok(metadata) if metadata.is_file() => metadata,
         _ => return Ok(()),
     };
     let wanted = Permissions::from_mode(metadata.mode() & KEPT);
-    // By descriptor, because a sandbox need not allow changes by name.
-    let new = OpenOptions::new().write(true).open(new)?;
     let set_mode = || match new.set_permissions(wanted.clone()) {
         // The file belongs to another user already, and has its mode.
         Err(_) if (new.metadata()?.mode() ^ wanted.mode()) & 0o777 == 0 => Ok(()),
@@ -466,12 +443,12 @@ fn take_mode_and_owner(old: &Path, new: &Path) -> io::Result<()> {
     // calls, whose errors are ignored. Afterwards, this process may not be allowed to set the mode,
     // but chown may have cleared bits of it.
     set_mode()?;
-    let _ = fchown(&new, None, Some(metadata.gid()));
-    let _ = fchown(&new, Some(metadata.uid()), None);
+    let _ = fchown(new, None, Some(metadata.gid()));
+    let _ = fchown(new, Some(metadata.uid()), None);
     set_mode()
 }
 
 #[cfg(not(unix))]
-fn take_mode_and_owner(_old: &Path, _new: &Path) -> io::Result<()> {
+fn take_mode_and_owner(_old: &Path, _new: &File) -> io::Result<()> {
     Ok(())
 }

@@ -16,7 +16,8 @@
 
 use super::competing::{DirectoryLocks, Replaced};
 use super::error::{Concerning, OutputError, Result};
-use super::output_file::{TEMPORARY_SUFFIX, is_replaceable};
+use super::links::open_no_link;
+use super::output_file::{TEMPORARY_SUFFIX, is_replaceable, require_same};
 use super::{Durability, directory_of, existing_identity, temporary_prefix};
 use crate::storage::locking::{Lock, require_unlocked};
 use crate::storage::os;
@@ -44,8 +45,8 @@ pub(super) fn same_file(path: &Path) -> OutputError {
 pub(super) struct Staged {
     pub(super) path: PathBuf,
     pub(super) file: TempPath,
-    /// Sink that keeps the file locked until it is renamed.
-    pub(super) locked: Option<Arc<dyn Sink>>,
+    /// The open file, which stays locked until it is renamed.
+    pub(super) sink: Arc<FileSink>,
     /// The file that it is to replace.
     pub(super) replaces: Replaced,
 }
@@ -58,16 +59,27 @@ impl Staged {
     /// file that is to be replaced.
     fn publish(self, durability: Durability) -> Result<()> {
         self.replaces.verify(&self.path)?;
-        let published = match self.file.persist(&self.path) {
-            Ok(()) => Ok(()),
-            Err(e) if keeps_file(&e.error) && is_replaceable(&self.path).unwrap_or(false) => {
-                overwrite(e.path, &self.path, durability)
+        self.require_named(&self.file)?;
+        let (sink, path, replaces) = (&self.sink, &self.path, self.replaces);
+        match self.file.persist(path) {
+            // Who owns the directory or the old file could replace it until now.
+            Ok(()) => require_same(sink.file(), identity_of_name(path)).concerning(path),
+            Err(e) if keeps_file(&e.error) && is_replaceable(path).unwrap_or(false) => {
+                overwrite(e.path, sink, replaces, path, durability)
             }
-            Err(e) => Err(e.error).concerning(&self.path),
-        };
-        drop(self.locked);
-        published
+            Err(e) => Err(e.error).concerning(path),
+        }
     }
+
+    /// Verifies that the temporary file still has its name.
+    fn require_named(&self, name: &Path) -> Result<()> {
+        require_same(self.sink.file(), identity_of_name(name)).concerning(&self.path)
+    }
+}
+
+/// Returns the identity of the file at `path`, which is not followed if it is a link.
+fn identity_of_name(path: &Path) -> Option<HostFileId> {
+    os::identity(&fs::symlink_metadata(path).ok()?)
 }
 
 /// Returns true for the errors of renaming over a file that can perhaps be written: its directory or
@@ -78,18 +90,25 @@ fn keeps_file(error: &io::Error) -> bool {
     matches!(error.kind(), PermissionDenied | ResourceBusy | CrossesDevices)
 }
 
-/// Overwrites the file at `path` with the complete temporary file `from`. If that fails after the
+/// Overwrites the file at `path` with the complete temporary file `from`, open as `sink`. If that fails after the
 /// old content was removed, the temporary file remains, under a name that ends in `.diskimg-new`.
-fn overwrite(from: TempPath, path: &Path, durability: Durability) -> Result<()> {
-    let file = File::options().read(true).write(true).open(path).concerning(path)?;
+fn overwrite(
+    from: TempPath,
+    sink: &FileSink,
+    replaces: Replaced,
+    path: &Path,
+    durability: Durability,
+) -> Result<()> {
+    let file = open_no_link(File::options().read(true).write(true), path).concerning(path)?;
+    replaces.verify_open(&file, path)?;
     require_unlocked(&file, Lock::WRITE).concerning(path)?;
     let available = os::free_space(directory_of(path));
     let available = available.map(|free| free.saturating_add(os::freeable_bytes(&file)));
-    let needed = fs::metadata(&from).ok().and_then(|from| os::allocated_bytes(&from));
+    let needed = sink.file().metadata().ok().and_then(|from| os::allocated_bytes(&from));
     if available.zip(needed).is_some_and(|(available, needed)| available < needed) {
         return Err(io::Error::from(io::ErrorKind::StorageFull)).concerning(path);
     }
-    copy_over(&from, file, durability).concerning(path).map_err(|mut error| {
+    copy_over(sink.file(), file, durability).concerning(path).map_err(|mut error| {
         let kept = keep(from);
         let kept = format!("the old content is lost; the new file is '{}'", kept.display());
         error.hint = Some(kept.into());
@@ -110,10 +129,10 @@ pub(super) fn keep(file: TempPath) -> PathBuf {
     }
 }
 
-/// Overwrites `file` with the file at `from`. Keeps holes.
-fn copy_over(from: &Path, file: File, durability: Durability) -> io::Result<()> {
+/// Overwrites `file` with the file `from`. Keeps holes.
+fn copy_over(from: &File, file: File, durability: Durability) -> io::Result<()> {
     const STEP: u64 = 1 << 20;
-    let source = FileSource::open(from)?;
+    let source = FileSource::from_file(from.try_clone()?)?;
     file.set_len(0)?;
     let sink = FileSink::new(file, true)?;
     let mut buf = Vec::new();
@@ -219,19 +238,23 @@ impl Changes {
 
     /// Records that the file at `path` was published.
     fn record(&mut self, path: &Path) {
-        let file = self.published(path);
+        let file = self.published(path).unwrap_or_default();
         self.steps.push(Step::Published { path: path.to_owned(), file });
     }
 
     /// Returns what is compared to notice that another process replaces or overwrites a published
     /// file. The time of a change is known only when the data has been flushed.
-    fn published(&self, path: &Path) -> Published {
-        let found = fs::symlink_metadata(path).ok()?;
+    fn published(&self, path: &Path) -> io::Result<Published> {
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
         let revision = match self.durability {
             Durability::Flushed => os::revision(&found),
             Durability::Cached => 0,
         };
-        Some((os::identity(&found), revision))
+        Ok(Some((os::identity(&found), revision)))
     }
 
     /// Verifies that no other process has replaced the companions: a run of a single file does not
@@ -239,7 +262,7 @@ impl Changes {
     fn verify(&self) -> Result<()> {
         for step in &self.steps {
             if let Step::Published { path, file } = step
-                && self.published(path) != *file
+                && self.published(path).concerning(path)? != *file
             {
                 let message = "another process has replaced or changed it meanwhile";
                 let mut error = OutputError::refused(path, message);
@@ -282,9 +305,12 @@ impl Changes {
         for step in self.steps.iter().rev() {
             let (path, undone) = match step {
                 Step::MovedAside { path, old } => (path, rename_back(old, path)),
-                // The file of another process, which has replaced it, remains.
-                Step::Published { path, file } if self.published(path) != *file => continue,
-                Step::Published { path, .. } => (path, fs::remove_file(path)),
+                Step::Published { path, file } => match self.published(path) {
+                    // The file of another process, which has replaced it, remains.
+                    Ok(found) if found != *file => continue,
+                    Ok(_) => (path, fs::remove_file(path)),
+                    Err(e) => (path, Err(e)),
+                },
             };
             if undone.is_err() {
                 let hint = "not all old files could be restored: they are in the same directory, \

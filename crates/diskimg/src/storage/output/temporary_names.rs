@@ -4,43 +4,83 @@
 //! there is too little memory: no destructor runs then. Files that were renamed have their names
 //! here, too, but no file has such a name any more.
 
+use std::io;
 use std::path::Path;
 
 #[cfg(unix)]
 mod imp {
     use super::Path;
-    use std::ffi::CString;
+    use std::ffi::{CStr, CString};
+    use std::io;
     use std::os::unix::ffi::OsStrExt;
     use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// Maximum number of names; further files are not removed.
     const MAX: usize = 1024;
 
-    static NAMES: [OnceLock<CString>; MAX] = [const { OnceLock::new() }; MAX];
+    /// A name, once it is set.
+    struct Slot {
+        name: OnceLock<CString>,
+        /// No file of this process has had the name.
+        unused: AtomicBool,
+    }
 
-    pub(super) fn note(path: &Path) {
-        let Ok(mut name) = CString::new(path.as_os_str().as_bytes()) else { return };
+    static NAMES: [Slot; MAX] =
+        [const { Slot { name: OnceLock::new(), unused: AtomicBool::new(false) } }; MAX];
+
+    pub(super) fn create<T>(path: &Path, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let slot = note(path);
+        let created = create();
+        if let (Err(_), Some(slot)) = (&created, slot) {
+            // A file of this name is another's.
+            slot.unused.store(true, Ordering::Relaxed);
+        }
+        created
+    }
+
+    fn note(path: &Path) -> Option<&'static Slot> {
+        let mut name = CString::new(path.as_os_str().as_bytes()).ok()?;
         for slot in &NAMES {
-            match slot.set(name) {
-                Ok(()) => return,
+            match slot.name.set(name) {
+                Ok(()) => return Some(slot),
                 Err(back) => name = back,
             }
         }
+        None
+    }
+
+    fn names() -> impl Iterator<Item = &'static CStr> {
+        let noted = NAMES.iter().take_while(|slot| slot.name.get().is_some());
+        let used = noted.filter(|slot| !slot.unused.load(Ordering::Relaxed));
+        used.filter_map(|slot| slot.name.get().map(CString::as_c_str))
     }
 
     pub(super) fn remove() {
-        for name in NAMES.iter().map_while(OnceLock::get) {
-            let _ = rustix::fs::unlink(name.as_c_str());
+        for name in names() {
+            let _ = rustix::fs::unlink(name);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn noted() -> Vec<std::path::PathBuf> {
+        names().map(|name| std::ffi::OsStr::from_bytes(name.to_bytes()).into()).collect()
     }
 }
 
-/// Notes the name of a new temporary file.
-pub(super) fn note(path: &Path) {
+/// Calls `create`, which creates the temporary file `path`, and notes the name. It is noted before:
+/// a signal may arrive as soon as the file exists.
+///
+/// # Errors
+/// The error of `create`. The name is not noted then.
+pub(super) fn create<T>(path: &Path, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     #[cfg(unix)]
-    imp::note(path);
+    return imp::create(path, create);
     #[cfg(not(unix))]
-    let _ = path;
+    {
+        let _ = path;
+        create()
+    }
 }
 
 /// Removes the temporary files of all outputs of this process, which must then end: a handler of
@@ -49,4 +89,27 @@ pub(super) fn note(path: &Path) {
 pub fn remove_temporary_files() {
     #[cfg(unix)]
     imp::remove();
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+
+    #[test]
+    fn a_name_is_noted_before_the_file_exists() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("others"), "").expect("writes");
+        let taken = create(&path("others"), || File::create_new(path("others")));
+        assert_eq!(taken.expect_err("exists").kind(), io::ErrorKind::AlreadyExists);
+        let noted = || imp::noted().contains(&path("own"));
+        assert!(!noted());
+        create(&path("own"), || {
+            assert!(noted(), "a signal may arrive as soon as it exists");
+            File::create_new(path("own"))
+        })
+        .expect("creates");
+        assert!(noted() && !imp::noted().contains(&path("others")));
+    }
 }

@@ -3,6 +3,7 @@
 use super::competing::Replaced;
 use super::rename::{Staged, publish};
 use super::*;
+use crate::storage::sink::FileSink;
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(directory)
@@ -145,7 +146,9 @@ fn staged(directory: &Path, name: &str) -> Staged {
     std::fs::write(file.path(), b"new").expect("writes");
     let path = directory.join(name);
     let replaces = Replaced::new(std::fs::symlink_metadata(&path).ok().as_ref());
-    Staged { path, file: file.into_temp_path(), locked: None, replaces }
+    let (opened, file) = file.into_parts();
+    let sink = Arc::new(FileSink::new(opened, true).expect("a sink"));
+    Staged { path, file, sink, replaces }
 }
 
 #[test]
@@ -371,4 +374,36 @@ fn the_first_of_several_concurrent_writers_wins_and_the_others_fail() {
     let bytes = std::fs::read(&path).expect("reads");
     assert!(bytes.len() == 100 && bytes.iter().all(|&b| b == bytes[0]), "from one writer");
     assert_eq!(names(dir.path()), ["a.img"]);
+}
+
+/// The owner of the old file, or of the directory, can put another file in its place.
+#[cfg(unix)]
+#[test]
+fn a_temporary_file_that_was_replaced_is_not_followed() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("secret"), "secret").expect("writes");
+    set_permissions(path("secret"), Permissions::from_mode(0o600)).expect("sets the mode");
+    for with_link in [true, false] {
+        std::fs::write(path("out"), "old").expect("writes");
+        set_permissions(path("out"), Permissions::from_mode(0o666)).expect("sets the mode");
+        let output = Output::create(path("out")).expect("creates");
+        output.sink().write_all_at(b"new", 0).expect("writes");
+        let temporary = names(dir.path()).into_iter().find(|name| name.ends_with(TEMPORARY_SUFFIX));
+        let temporary = path(&temporary.expect("a temporary file"));
+        std::fs::rename(&temporary, path("moved")).expect("renames");
+        match with_link {
+            true => symlink("secret", &temporary).expect("links"),
+            false => std::fs::write(&temporary, "another's").expect("writes"),
+        }
+        assert!(output.read_back().is_err());
+        let error = output.commit(Durability::Cached).expect_err("was replaced");
+        assert!(error.to_string().contains("replaced the temporary file"), "{error}");
+        assert_eq!(std::fs::read(path("out")).expect("reads"), b"old");
+        let mode = std::fs::metadata(path("secret")).expect("exists").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read(path("secret")).expect("reads"), b"secret");
+    }
 }

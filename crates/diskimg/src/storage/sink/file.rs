@@ -46,6 +46,11 @@ impl FileSink {
         })
     }
 
+    /// Returns the open file.
+    pub(in crate::storage) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Returns the file of `source` and the source's offset in it, if the kernel can copy from it
     /// to this sink.
     fn file_of<'s>(&self, source: &'s dyn Source) -> Option<(&'s File, u64)> {

@@ -3,6 +3,7 @@
 use super::{HostFileId, Segment, Source, SourceError};
 use crate::storage::caching::DirectFile;
 use crate::storage::locking::{HeldLock, Lock, release};
+use crate::storage::output::Destination;
 use crate::storage::{lock, os};
 use std::fs::File;
 use std::io::{self, Seek};
@@ -87,17 +88,17 @@ impl FileSource {
         &self.file
     }
 
-    /// Opens `path` for reading and writing, to be modified in place.
+    /// Opens the file to which `path` leads for reading and writing, to be modified in place.
     ///
     /// # Errors
     /// See [`open`](Self::open).
-    pub(in crate::storage) fn open_to_write(path: &Path) -> io::Result<Self> {
+    pub(in crate::storage) fn open_to_write(found: &Destination, path: &Path) -> io::Result<Self> {
         // Check the type before opening: opening a FIFO blocks until the other end is opened.
-        let metadata = std::fs::metadata(path)?;
+        let metadata = found.metadata()?;
         if !os::is_seekable(&metadata) {
             return Err(not_seekable(&metadata));
         }
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = found.open(File::options().read(true).write(true))?;
         Self::new(file, Some(path.to_owned()))
     }
 

@@ -36,11 +36,12 @@ use super::header::{Autoclear, Header, Incompatible, RawHeader};
 use super::layer::Qcow2;
 use super::snapshot::Snapshots;
 use crate::error::{Error, Result};
+use crate::model::layer::Layer;
 use crate::model::mutable::{MutableLayer, ResizeRequest, WriteRequest};
 use crate::model::target::TargetSpec;
 use crate::open::OpenContext;
 use crate::storage::edit::{Edit, Edits, Storage};
-use crate::storage::source::Source;
+use crate::storage::source::{HostFileId, Source};
 use space::{Changes, TableLocation};
 use std::sync::Arc;
 use zerocopy::FromBytes;
@@ -65,6 +66,10 @@ pub(super) fn open(
 ) -> Result<Box<dyn MutableLayer>> {
     let source: Arc<dyn Source> = storage.clone();
     let image = Qcow2Mut { old: Qcow2::open(source, context)?, storage, data_file: None };
+    if HostFileId::any_share_data(image.old.files().iter().filter_map(|file| file.identity())) {
+        let message = "its data file has bytes of the image file itself, which would be changed";
+        return Err(Error::refused(message));
+    }
     image.require_mutable()?;
     Ok(Box::new(image))
 }

@@ -41,8 +41,7 @@ use crate::open::OpenContext;
 use crate::storage::edit::{FileStorage, Storage};
 use crate::storage::lock;
 use crate::storage::output::Output;
-use crate::storage::source::Source;
-use std::collections::HashSet;
+use crate::storage::source::{HostFileId, Source};
 use std::sync::{Arc, Mutex};
 use write::Writer;
 
@@ -138,13 +137,10 @@ fn quantum_of(
 /// under different names.
 fn refuse_own_descriptor(image: &Vmdk) -> Result<()> {
     let is_flat = |extent: &VmdkExtent| matches!(extent.layout, Layout::Flat { .. });
-    let mut identities = HashSet::new();
-    let identities_differ = image
-        .files()
-        .iter()
-        .filter_map(|file| file.identity())
-        .all(|identity| identities.insert(identity));
-    if !identities_differ || image.extents().iter().any(|e| e.file == 0 && is_flat(e)) {
+    let identities = image.files().iter().filter_map(|file| file.identity());
+    if HostFileId::any_share_data(identities)
+        || image.extents().iter().any(|e| e.file == 0 && is_flat(e))
+    {
         let message = "an extent is in the file of the descriptor or of another extent";
         return Err(Error::corrupt("VMDK descriptor", message));
     }
