@@ -14,8 +14,18 @@ use crate::formats::signatures::{has_tar_checksum, is_uuencoded};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 
-/// Length in bytes of the part of a file in which the beginning of an archive is searched.
-const SEARCHED: u64 = 1 << 20;
+/// Length in bytes of the part of a file in which the beginning of an archive is searched, as by
+/// 7-Zip.
+const SEARCHED: u64 = 8 << 20;
+
+/// Length in bytes of the parts in which that is read.
+const PART: u64 = 1 << 20;
+
+/// Length in bytes of the longest beginning of an archive that is examined: a block of tar.
+const LONGEST: u64 = 512;
+
+/// Length in bytes of the part of a file in which lines of text are examined.
+const TEXT: u64 = 1 << 20;
 
 /// Length in bytes of the record at the end of a zip archive, without its comment.
 const END_RECORD: usize = 22;
@@ -191,17 +201,30 @@ fn is_program(head: &[u8]) -> bool {
 }
 
 fn search(subject: &Subject<'_>, own: Option<&str>) -> Result<Option<Embedded>> {
-    let bytes = read(&**subject.source, 0, subject.len().min(SEARCHED))?;
+    let len = subject.len().min(SEARCHED);
+    for start in (0..len).step_by(to_usize(PART)) {
+        // An archive may begin before this part with a mark in it, and continue behind it.
+        let (from, end) =
+            (start.saturating_sub(LONGEST), (start + PART + LONGEST).min(subject.len()));
+        let bytes = read(&**subject.source, from, end - from)?;
+        if let Some(found) = search_part(&bytes, own) {
+            return Ok(Some(Embedded { at: from + found.at, ..found }));
+        }
+    }
+    Ok(None)
+}
+
+fn search_part(bytes: &[u8], own: Option<&str>) -> Option<Embedded> {
     let is_mark = |byte: u8| matches!(byte, b'P' | b'7' | b'R' | b'M' | b'-' | b'u' | 0xfd);
     let mut marks = (0..bytes.len()).filter(|&at| is_mark(bytes[at]));
     let kinds = || SEARCHED_ARCHIVES.iter().filter(|archive| Some(archive.name) != own);
-    Ok(marks.find_map(|mark| {
+    marks.find_map(|mark| {
         kinds().find_map(|archive| {
             let at = mark.checked_sub(archive.mark_at)?;
-            let found = archive.is_at(&bytes, at);
+            let found = archive.is_at(bytes, at);
             found.then(|| Embedded::new(archive.name, archive.what, to_u64(at)))
         })
-    }))
+    })
 }
 
 /// Returns true if the header of a zip archive's member has plausible values: the version that is
@@ -270,7 +293,7 @@ fn is_text(line: &[u8]) -> bool {
 fn text(subject: &Subject<'_>) -> Result<Vec<u8>> {
     match subject.head.first() {
         Some(b'\t' | b'\n' | b'\r' | b' '..=b'~') => {
-            read(&**subject.source, 0, subject.len().min(SEARCHED))
+            read(&**subject.source, 0, subject.len().min(TEXT))
         }
         _ => Ok(Vec::new()),
     }

@@ -133,6 +133,19 @@ fn archives_behind_the_head_of_a_program_are_found_in_any_disk() {
 }
 
 #[test]
+fn archives_are_found_in_the_first_8_mib() {
+    // Across the parts in which they are searched, too.
+    for at in [1 << 20, (2 << 20) - 3, (3 << 20) - 1, (8 << 20) - 64] {
+        for archive in [ZIP, SEVEN_ZIP, LHA] {
+            let found = inspected("a.img", &file(9 << 20, &[(at, archive)]));
+            let offset = found.finding(Code::Packed).and_then(|finding| finding.offset);
+            assert_eq!(offset, Some(at as u64), "{archive:?}");
+        }
+    }
+    assert!(inspected("a.img", &file(9 << 20, &[((8 << 20) + 4096, ZIP)])).is_safe());
+}
+
+#[test]
 fn only_what_is_a_disk_by_all_fields_may_contain_archives() {
     let partition = |at: usize, value: u8| {
         let mut entry = PARTITION.to_vec();
@@ -158,7 +171,8 @@ fn only_what_is_a_disk_by_all_fields_may_contain_archives() {
 fn a_zip_archive_at_the_end_is_found_whatever_length_its_directory_states() {
     let directory = b"PK\x01\x02\x0a\0\x0a\0\0\0\0\0\0\0!\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\
                       \0\0\0\0\0\0\0\0\0\0\0\0\0\0x";
-    let start = 1 << 20;
+    // Behind what is searched for members.
+    let start = 9 << 20;
     for (size, behind) in
         [(47u32, 0), (0, 0), (1, 0), (0x7fff, 0), (u32::MAX, 0), (47, 65_990), (47, 74_180)]
     {
@@ -177,7 +191,8 @@ fn a_zip_archive_at_the_end_is_found_whatever_length_its_directory_states() {
 
 #[test]
 fn a_zip_archive_at_the_end_is_found_where_bsdtar_searches_its_directory() {
-    let start = 1 << 20;
+    // Behind what is searched for members.
+    let start = 9 << 20;
     let directory = [b"PK\x01\x02\x0a\0\x0a", &[0; 21][..], b"\x01", &[0; 17], b"x"].concat();
     let found = |size: u32, offset: u32, behind: &[u8]| {
         let numbers = [size, offset].map(u32::to_le_bytes).concat();
@@ -194,7 +209,7 @@ fn a_zip_archive_at_the_end_is_found_where_bsdtar_searches_its_directory() {
         assert_eq!(found(size, offset, b"x"), (true, Some(Severity::Warning)), "{size} {offset}");
     }
     // No program accepts a directory that would end behind the record.
-    assert_eq!(found(170, 1 << 21, b""), (false, None));
+    assert_eq!(found(170, 1 << 24, b""), (false, None));
     // An end record behind the archive does not hide that it ends the file.
     let last = [b"PK\x05\x06", &[0; 18][..]].concat();
     let numbers = [47u32, 5].map(u32::to_le_bytes).concat();
