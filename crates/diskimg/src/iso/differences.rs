@@ -113,7 +113,7 @@ impl IsoImage {
     ) -> Result<Option<RecordTree>> {
         let Some(volume) = self.descriptors.of(kind) else { return Ok(None) };
         match RecordTree::open(Arc::clone(&self.source), volume, self.limits(), false) {
-            Ok(tree) => Ok(Some(tree.showing_associated())),
+            Ok(tree) => Ok(Some(tree.inspected())),
             Err(error) => {
                 found.push(not_compared(namespace, error)?);
                 Ok(None)

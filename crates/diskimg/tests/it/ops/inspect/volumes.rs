@@ -269,6 +269,43 @@ fn several_files_of_one_path_in_a_tree_are_an_error() {
 }
 
 #[test]
+fn records_that_programs_read_differently_are_an_error() {
+    let lab = Lab::new();
+    // An extended attribute record, a gap, and a section that no other one of the file follows.
+    for (field, value) in [(1, 1), (27, 1), (25, 0x80)] {
+        for options in [&["-R"][..], &[], &["-J"]] {
+            let mut image = lab.image(&GENISOIMAGE, options);
+            let at = records(&image, b"EVIL.;1")[0];
+            image[at + field] = value;
+            assert_eq!(lab.severity(&image), Some(Severity::Error), "{field} {options:?}");
+        }
+    }
+    // A name in two entries without a flag that it continues, with unknown flags, and with bytes
+    // that end it.
+    let name = "0123456789abcdef";
+    std::fs::write(lab.path("files/") + name, "content").unwrap();
+    let entry = |flags: u8, text: &str| {
+        [&[b'N', b'M', 5 + text.len() as u8, 1, flags], text.as_bytes()].concat()
+    };
+    let whole = entry(0, name);
+    for (expected, parts) in [
+        (None, vec![entry(0, name)]),
+        (None, vec![entry(1, "012345"), entry(0, "abcde")]),
+        (Some(Severity::Error), vec![entry(0, "012345"), entry(0, "abcde")]),
+        (Some(Severity::Error), vec![entry(1, "012345"), entry(1, "abcde")]),
+        (Some(Severity::Error), vec![entry(0x20, name)]),
+        (Some(Severity::Error), vec![entry(0, "0123456789abcd\0f")]),
+        (Some(Severity::Error), vec![entry(0, "01234567/9abcdef")]),
+    ] {
+        let mut image = lab.image(&GENISOIMAGE, &["-R"]);
+        let at = image.windows(whole.len()).position(|found| found == whole).unwrap();
+        let parts = parts.concat();
+        image[at..at + parts.len()].copy_from_slice(&parts);
+        assert_eq!(lab.severity(&image), expected, "{parts:?}");
+    }
+}
+
+#[test]
 fn the_sequence_of_volume_descriptors_has_no_gaps() {
     let lab = Lab::new();
     let image = lab.image(&GENISOIMAGE, &["-R", "-J"]);
