@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   any bytes │ member │ … │ central directory │ end record │ comment or other bytes
-//!             PK 3 4         PK 1 2              PK 5 6       at most 66,000 bytes
+//!             PK 3 4         PK 1 2              PK 5 6       at most 80 KiB with the record
 //! ```
 
 use crate::error::{Error, Result};
@@ -14,15 +14,25 @@ use crate::formats::signatures::{has_tar_checksum, is_uuencoded};
 use crate::storage::number::{to_u64, to_usize};
 use crate::storage::source::Source;
 
-/// Length in bytes of the part of a file in which the beginning of an archive is searched.
-const SEARCHED: u64 = 1 << 20;
+/// Length in bytes of the part of a file in which the beginning of an archive is searched, as by
+/// 7-Zip.
+const SEARCHED: u64 = 8 << 20;
+
+/// Length in bytes of the parts in which that is read.
+const PART: u64 = 1 << 20;
+
+/// Length in bytes of the longest beginning of an archive that is examined: a block of tar.
+const LONGEST: u64 = 512;
+
+/// Length in bytes of the part of a file in which lines of text are examined.
+const TEXT: u64 = 1 << 20;
 
 /// Length in bytes of the record at the end of a zip archive, without its comment.
 const END_RECORD: usize = 22;
 
-/// Maximum number of bytes behind that record: as many as unzip skips, which are more than a
-/// comment has.
-const AFTER_END_RECORD: usize = 66_000;
+/// Length in bytes of the part of a file in which that record is searched. unzip reads whole blocks
+/// of 8 KiB until it has 66,000 bytes, others as many as a comment may have.
+const END_SEARCHED: u64 = 80 << 10;
 
 /// An archive within the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,39 +54,61 @@ impl Embedded {
 }
 
 /// Finds a zip archive at the end. Other bytes may follow it: most programs do not verify the
-/// comment's length.
+/// comment's length. Of several, one that ends the file is returned.
 ///
 /// # Errors
 /// Returns [`Io`](crate::ErrorKind::Io) if the source cannot be read.
 pub(crate) fn zip_at_end(subject: &Subject<'_>) -> Result<Option<Embedded>> {
     let len = subject.len();
-    let start = len.saturating_sub(to_u64(END_RECORD + AFTER_END_RECORD));
+    let start = len.saturating_sub(END_SEARCHED);
     let bytes = read(&**subject.source, start, len - start)?;
-    let records = bytes.windows(END_RECORD).enumerate().rev();
-    for (index, record) in records.filter(|(_, record)| record.starts_with(b"PK\x05\x06")) {
+    let mut last = None;
+    for (index, record) in bytes.windows(END_RECORD).enumerate().rev() {
+        let Some(record) = record.first_chunk().filter(|record| record.starts_with(b"PK\x05\x06"))
+        else {
+            continue;
+        };
         let at = start + to_u64(index);
         if has_directory(&**subject.source, record, at)? {
             let comment = usize::from(u16::from_le_bytes([record[20], record[21]]));
             let ends_file = index + END_RECORD + comment == bytes.len();
-            return Ok(Some(Embedded { ends_file, ..Embedded::new("zip", "a zip archive", at) }));
+            let found = Embedded { ends_file, ..Embedded::new("zip", "a zip archive", at) };
+            if ends_file {
+                return Ok(Some(found));
+            }
+            last = last.or(Some(found));
         }
     }
-    Ok(None)
+    Ok(last)
 }
 
-/// Returns true if a program finds the central directory of the end record at `at`: by its length
-/// before the record, by its offset in the file, or by the locator of another end record.
-fn has_directory(source: &dyn Source, record: &[u8], at: u64) -> Result<bool> {
+/// Returns true if a program takes what is before the end record at `at` for a central directory:
+/// because of what it finds there, or of the record alone.
+fn has_directory(source: &dyn Source, record: &[u8; END_RECORD], at: u64) -> Result<bool> {
+    Ok(is_end_of_one_volume(record, at) || is_directory_at(source, record, at)?)
+}
+
+/// Returns true if the record is valid to bsdtar, which searches the directory forward from where
+/// its length says that it begins, however far: the archive has one volume, and a directory of the
+/// stated length at the stated offset would end before the record.
+fn is_end_of_one_volume(record: &[u8; END_RECORD], at: u64) -> bool {
+    let [size, offset] = size_and_offset(record);
+    record[4..8] == [0; 4] && record[8..10] == record[10..12] && size + offset <= at
+}
+
+/// Returns true if the directory is where unzip or Python search it: by its length before the
+/// record, by its offset in the file, or by the locator of another end record. They do not examine
+/// the numbers of volumes and of members.
+fn is_directory_at(source: &dyn Source, record: &[u8; END_RECORD], at: u64) -> Result<bool> {
     const ZIP64_LOCATOR: u64 = 20;
-    let number = |from: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| record[from + i]));
-    let (size, offset) = (number(12), number(16));
-    let is_empty = record[8..12] == [0; 4];
-    if size == 0 && is_empty {
+    let [size, offset] = size_and_offset(record);
+    // Python opens it as an archive without members.
+    if size == 0 {
         return Ok(true);
     }
     let candidates = [
-        (at.checked_sub(size.into()), b"PK\x01\x02"),
-        (Some(offset.into()), b"PK\x01\x02"),
+        (at.checked_sub(size), b"PK\x01\x02"),
+        (Some(offset), b"PK\x01\x02"),
         (at.checked_sub(ZIP64_LOCATOR), b"PK\x06\x07"),
     ];
     for (start, mark) in candidates {
@@ -88,6 +120,11 @@ fn has_directory(source: &dyn Source, record: &[u8], at: u64) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Returns the length of the central directory and its offset, as an end record states them.
+fn size_and_offset(record: &[u8; END_RECORD]) -> [u64; 2] {
+    [12, 16].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|i| record[at + i])).into())
 }
 
 /// A kind of archive that programs search for.
@@ -164,17 +201,30 @@ fn is_program(head: &[u8]) -> bool {
 }
 
 fn search(subject: &Subject<'_>, own: Option<&str>) -> Result<Option<Embedded>> {
-    let bytes = read(&**subject.source, 0, subject.len().min(SEARCHED))?;
+    let len = subject.len().min(SEARCHED);
+    for start in (0..len).step_by(to_usize(PART)) {
+        // An archive may begin before this part with a mark in it, and continue behind it.
+        let (from, end) =
+            (start.saturating_sub(LONGEST), (start + PART + LONGEST).min(subject.len()));
+        let bytes = read(&**subject.source, from, end - from)?;
+        if let Some(found) = search_part(&bytes, own) {
+            return Ok(Some(Embedded { at: from + found.at, ..found }));
+        }
+    }
+    Ok(None)
+}
+
+fn search_part(bytes: &[u8], own: Option<&str>) -> Option<Embedded> {
     let is_mark = |byte: u8| matches!(byte, b'P' | b'7' | b'R' | b'M' | b'-' | b'u' | 0xfd);
     let mut marks = (0..bytes.len()).filter(|&at| is_mark(bytes[at]));
     let kinds = || SEARCHED_ARCHIVES.iter().filter(|archive| Some(archive.name) != own);
-    Ok(marks.find_map(|mark| {
+    marks.find_map(|mark| {
         kinds().find_map(|archive| {
             let at = mark.checked_sub(archive.mark_at)?;
-            let found = archive.is_at(&bytes, at);
+            let found = archive.is_at(bytes, at);
             found.then(|| Embedded::new(archive.name, archive.what, to_u64(at)))
         })
-    }))
+    })
 }
 
 /// Returns true if the header of a zip archive's member has plausible values: the version that is
@@ -243,7 +293,7 @@ fn is_text(line: &[u8]) -> bool {
 fn text(subject: &Subject<'_>) -> Result<Vec<u8>> {
     match subject.head.first() {
         Some(b'\t' | b'\n' | b'\r' | b' '..=b'~') => {
-            read(&**subject.source, 0, subject.len().min(SEARCHED))
+            read(&**subject.source, 0, subject.len().min(TEXT))
         }
         _ => Ok(Vec::new()),
     }

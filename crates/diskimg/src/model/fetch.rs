@@ -1,11 +1,12 @@
 //! Reading the bytes of an extent.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::extent::{ChainExtent, Encoded, HostOffset, Kind};
 use crate::model::image::Image;
 use crate::storage::buffer::{self, AlignedBuffer};
 use crate::storage::codec::Decoder;
 use crate::storage::source::{Source, SourceError, borrow};
+use std::io;
 use std::ops::Range;
 
 /// Largest unit of any format: a VMDK grain of 1 GiB. The formats' readers enforce the lower,
@@ -23,6 +24,24 @@ pub struct Fetcher {
     unit: Vec<u8>,
     /// Layer and stored location of that unit.
     cached_unit: Option<(usize, Encoded)>,
+    /// For each layer, the unit that could not be decoded last: its other parts cannot either.
+    failed: Vec<Failed>,
+}
+
+/// A unit that cannot be decoded.
+#[derive(Debug)]
+struct Failed {
+    depth: usize,
+    encoded: Encoded,
+    /// Text of the codec's error.
+    reason: String,
+}
+
+impl Failed {
+    fn error(&self) -> Error {
+        let reason = io::Error::new(io::ErrorKind::InvalidData, self.reason.clone());
+        cannot_decode(reason, self.encoded.host.offset)
+    }
 }
 
 impl Fetcher {
@@ -89,17 +108,30 @@ impl Fetcher {
                     "a compressed unit of {len} bytes; at most {MAX_UNIT} are supported"
                 )));
             }
+            let failed = self.failed.iter().find(|f| f.depth == depth && f.encoded == *encoded);
+            if let Some(failed) = failed {
+                return Err(failed.error());
+            }
             self.cached_unit = None;
             let mut unit = std::mem::take(&mut self.unit);
             buffer::resize(&mut unit, len as usize);
             let outcome = self.decode(stored, &mut unit);
             self.unit = unit;
-            outcome?;
+            outcome.inspect_err(|error| self.remember(depth, encoded, error))?;
             self.cached_unit = Some((depth, encoded.clone()));
         }
         let start = (range.start - encoded.unit.start) as usize;
         buf.copy_from_slice(&self.unit[start..start + buf.len()]);
         Ok(())
+    }
+
+    /// Remembers that a unit is damaged. What cannot be read may be readable later.
+    fn remember(&mut self, depth: usize, encoded: &Encoded, error: &Error) {
+        if error.kind() == ErrorKind::Corrupt {
+            let reason = error.io_error().map_or_else(|| error.without_remedy(), |e| e.to_string());
+            self.failed.retain(|failed| failed.depth != depth);
+            self.failed.push(Failed { depth, encoded: encoded.clone(), reason });
+        }
     }
 
     fn decode(&mut self, stored: StoredUnit<'_>, unit: &mut [u8]) -> Result<()> {
@@ -112,9 +144,7 @@ impl Fetcher {
                 &self.stored
             }
         };
-        self.decoder
-            .decode(encoded.codec, stored, unit)
-            .map_err(|e| Error::decode("cannot decompress", e).at(offset))
+        self.decoder.decode(encoded.codec, stored, unit).map_err(|e| cannot_decode(e, offset))
     }
 }
 
@@ -175,13 +205,17 @@ fn cannot_read_stored(error: SourceError, offset: u64) -> Error {
     Error::io("cannot read compressed data", error).at(offset)
 }
 
+fn cannot_decode(error: io::Error, offset: u64) -> Error {
+    Error::decode("cannot decompress", error).at(offset)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::open::OpenOptions;
     use crate::storage::source::{MemorySource, Source, SourceError};
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     /// Bytes in memory. Copying reads fail once `closed` is set.
     #[derive(Debug)]
@@ -197,7 +231,7 @@ mod tests {
 
         fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
             match self.closed.load(Ordering::Relaxed) {
-                true => Err(std::io::Error::other("copying read").into()),
+                true => Err(io::Error::other("copying read").into()),
                 false => self.bytes.read_exact_at(buf, offset),
             }
         }
@@ -223,5 +257,62 @@ mod tests {
         let mut unit = vec![0; expected.len()];
         Fetcher::default().fetch(&image, extent, &mut unit).expect("borrows");
         assert!(unit == expected && unit.iter().any(|&b| b != 0));
+    }
+
+    #[test]
+    fn a_damaged_unit_is_not_decoded_again_for_its_other_parts() {
+        let testdata = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ext4-zlib.qcow2");
+        let mut bytes = std::fs::read(testdata).expect("reads");
+        let open = |bytes: &[u8]| {
+            let bytes = MemorySource::new(bytes.to_vec());
+            let source = Arc::new(CountedReads { bytes, count: AtomicUsize::new(0) });
+            let opened = Arc::clone(&source) as Arc<dyn Source>;
+            (source, OpenOptions::new().open_source(opened, "a").expect("opens"))
+        };
+        let extents = |image: &Image| {
+            let extents = image.extents_in(0..image.size()).expect("maps");
+            let encoded = |e: &ChainExtent| matches!(e.kind, Kind::Encoded(_));
+            extents.into_iter().filter(encoded).take(2).collect::<Vec<_>>()
+        };
+        let (_, image) = open(&bytes);
+        for extent in extents(&image) {
+            let Kind::Encoded(encoded) = &extent.kind else { continue };
+            bytes[encoded.host.offset as usize] = 0xff;
+        }
+        let (source, image) = open(&bytes);
+        let mut fetcher = Fetcher::default();
+        let mut buf = [0; 512];
+        let (damaged, mut errors) = (extents(&image), Vec::new());
+        for extent in &damaged {
+            let before = source.count.load(Ordering::Relaxed);
+            for part in 0..8 {
+                let start = extent.guest.start + part * 512;
+                let part = extent.clip(&(start..start + 512));
+                let error = fetcher.fetch(&image, &part, &mut buf).expect_err("is damaged");
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                errors.push(error.without_remedy());
+            }
+            errors.dedup();
+            assert_eq!(source.count.load(Ordering::Relaxed), before + 1);
+        }
+        assert_eq!(errors.len(), damaged.len(), "{errors:?}");
+    }
+
+    /// Bytes that are copied, and how often they are read.
+    #[derive(Debug)]
+    struct CountedReads {
+        bytes: MemorySource,
+        count: AtomicUsize,
+    }
+
+    impl Source for CountedReads {
+        fn len(&self) -> u64 {
+            self.bytes.len()
+        }
+
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), SourceError> {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            self.bytes.read_exact_at(buf, offset)
+        }
     }
 }

@@ -73,7 +73,7 @@ fn compare_trees(
             let error = error.without_remedy();
             let message = format!("its directory trees cannot be compared: {error}");
             let code = Code::TreesDiffer;
-            found.findings.push(Finding::new(code, Severity::Warning, message));
+            found.findings.push(Finding::new(code, Severity::Error, message));
             return Ok(());
         }
     };

@@ -110,7 +110,9 @@ fn text_of(bytes: &[u8]) -> &[u8] {
 #[cfg(feature = "inspect")]
 fn scan_hex(text: &[u8]) -> Option<u32> {
     use crate::storage::number::to_u32;
-    let text = text.trim_ascii_start();
+    // C's whitespace has the vertical tab, too.
+    let blanks = text.iter().take_while(|&&byte| matches!(byte, b'\t'..=b'\r' | b' ')).count();
+    let text = &text[blanks..];
     let (negative, text) = match text {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
@@ -191,6 +193,7 @@ mod tests {
         for (text, number) in [
             ("ffffffff", Some(0xffff_ffff)),
             (" \n\t0XfFx", Some(0xff)),
+            ("\u{b}\u{c}\r1", Some(1)),
             ("-1", Some(0xffff_ffff)),
             ("+2;", Some(2)),
             ("100000001", Some(1)),

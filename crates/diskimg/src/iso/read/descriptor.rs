@@ -14,7 +14,7 @@ use zerocopy::byteorder::{BE, LE, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// Maximum number of descriptors that are read. Real images have three to ten.
-const MAX_DESCRIPTORS: u64 = 64;
+pub(crate) const MAX_DESCRIPTORS: u64 = 64;
 
 /// First sector of the volume descriptors, relative to the start of the session.
 pub(crate) const FIRST: u64 = 16;
@@ -203,8 +203,7 @@ pub(crate) fn read(
             },
             (b"CD001", 255) => terminated = true,
             (b"CD001", _) => {}
-            // UDF volume structure descriptors may be between them or follow (ECMA-167, 2/9.1).
-            (b"BEA01" | b"BOOT2" | b"NSR02" | b"NSR03" | b"TEA01" | b"CDW02", _) => {}
+            (id, _) if is_extended(id) => {}
             _ if terminated || !found.volumes.is_empty() => break,
             _ if sector == first && &bytes[9..14] == b"CDROM" => {
                 return Err(
@@ -220,6 +219,12 @@ pub(crate) fn read(
         })?;
     }
     Ok(found)
+}
+
+/// Returns true for the identifier of a volume structure descriptor of UDF, which may be between
+/// those of ISO 9660 or follow them (ECMA-167, 2/9.1).
+pub(crate) fn is_extended(id: &[u8]) -> bool {
+    matches!(id, b"BEA01" | b"BOOT2" | b"NSR02" | b"NSR03" | b"TEA01" | b"CDW02")
 }
 
 /// Returns the sector of the boot catalog if the boot record is that of El Torito (El Torito,

@@ -56,6 +56,10 @@ pub(crate) struct Record<'a> {
     pub(crate) flags: Flags,
     /// File unit size in blocks. Not zero if the file is interleaved (6.4.3).
     pub(crate) unit_blocks: u8,
+    /// True if there is an extended attribute record, or a gap although the file is not
+    /// interleaved: fields that not all programs use.
+    #[cfg(feature = "inspect")]
+    pub(crate) has_rare_fields: bool,
     /// Sequence number of the volume that contains the extent.
     pub(crate) sequence: u16,
     pub(crate) name: &'a [u8],
@@ -91,6 +95,8 @@ impl<'a> Record<'a> {
             time: raw.time,
             flags: Flags::from_bits_retain(raw.flags),
             unit_blocks: raw.unit_blocks,
+            #[cfg(feature = "inspect")]
+            has_rare_fields: raw.attribute_blocks != 0 || raw.gap_blocks != 0,
             sequence: raw.sequence.get(),
             name,
             system_use: bytes.get(system_use..len).unwrap_or(&[]),

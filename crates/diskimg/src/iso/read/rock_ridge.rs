@@ -31,6 +31,10 @@ pub(crate) struct RockRidge {
     pub(crate) zisofs: Option<ZisofsParameters>,
     /// True if the record has any Rock Ridge entry.
     pub(crate) present: bool,
+    /// The last NM entry says that the name continues in the next one.
+    name_continues: bool,
+    /// Programs read another name than this, or none.
+    name_is_ambiguous: bool,
     /// True for the records of the directory itself and its parent.
     is_dot: bool,
     /// The last component of the last SL entry continues in the next one (4.1.3.1).
@@ -141,8 +145,13 @@ impl RockRidge {
     /// directory itself and its parent. Together with a text they are an error of the writer, and
     /// the text is the name.
     fn name(&mut self, data: &[u8]) -> Option<()> {
+        const CONTINUES: u8 = 0x01;
         const DOTS: u8 = 0x06;
         let (&flags, text) = data.split_first()?;
+        let is_unexpected = self.name.is_some() && !self.name_continues;
+        let is_plain = !text.is_empty() && !text.iter().any(|byte| matches!(byte, 0 | b'/'));
+        self.name_is_ambiguous |= is_unexpected || !is_plain || flags & !CONTINUES != 0;
+        self.name_continues = flags & CONTINUES != 0;
         if flags & DOTS != 0 && text.is_empty() {
             return self.is_dot.then_some(());
         }
@@ -151,6 +160,13 @@ impl RockRidge {
         let room = NAME_MAX.saturating_sub(name.len());
         name.extend_from_slice(&text[..text.len().min(room)]);
         (fits && flags & DOTS == 0).then_some(())
+    }
+
+    /// Returns true if programs read different names: several without a flag that they continue,
+    /// one that continues nowhere, with unknown flags, or with bytes that end names.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn has_ambiguous_name(&self) -> bool {
+        !self.is_dot && (self.name_is_ambiguous || self.name_continues)
     }
 
     /// Parses SL (4.1.3): components, the last of which may continue in the next entry.

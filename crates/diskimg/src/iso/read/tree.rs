@@ -45,8 +45,9 @@ pub(crate) struct RecordTree {
     limits: Limits,
     names: Names,
     strict: bool,
-    /// Whether an associated file is an entry if no other file has its name.
-    shows_associated: bool,
+    /// Whether an associated file is an entry if no other file has its name, and what programs read
+    /// differently is an error.
+    is_inspected: bool,
     root: Node,
     /// Volume sequence number, if the volume set has more than one volume.
     sequence: Option<u16>,
@@ -76,17 +77,18 @@ impl RecordTree {
             limits,
             names,
             strict,
-            shows_associated: false,
+            is_inspected: false,
             root,
             sequence: volume.sequence,
         })
     }
 
     /// Returns the same tree as programs see it that do not know associated files (ECMA-119,
-    /// 9.1.6), which are parts of other files: one is a file if no other has its name.
+    /// 9.1.6), which are parts of other files: one is a file if no other has its name. Listings that
+    /// other programs may read differently are not complete.
     #[cfg(feature = "inspect")]
-    pub(crate) fn showing_associated(self) -> Self {
-        Self { shows_associated: true, ..self }
+    pub(crate) fn inspected(self) -> Self {
+        Self { is_inspected: true, ..self }
     }
 
     /// Returns the same tree with Rock Ridge names, or `None` if it has no Rock Ridge entries.
@@ -125,7 +127,7 @@ impl RecordTree {
             limits: self.limits.clone(),
             names,
             strict: self.strict,
-            shows_associated: self.shows_associated,
+            is_inspected: self.is_inspected,
             root: self.root.clone(),
             sequence: self.sequence,
         }
@@ -184,7 +186,7 @@ impl RecordTree {
         findings: &mut Findings<'_>,
     ) -> Result<Option<Entry>> {
         let offset = dir.saturating_add(to_u64(record.at));
-        if record.flags.contains(record::Flags::ASSOCIATED) && !self.shows_associated {
+        if record.flags.contains(record::Flags::ASSOCIATED) && !self.is_inspected {
             return Ok(None);
         }
         let (name, rock_ridge) = match self.names {
@@ -193,6 +195,10 @@ impl RecordTree {
             Names::Joliet => (joliet_name(record.name, offset, findings)?, RockRidge::default()),
             Names::RockRidge { skipped } => {
                 let mut rock_ridge = self.rock_ridge(record, skipped, dir, budget, findings)?;
+                #[cfg(feature = "inspect")]
+                if self.is_inspected && rock_ridge.has_ambiguous_name() {
+                    report_ambiguous(findings, "the name in a Rock Ridge entry", offset)?;
+                }
                 if rock_ridge.relocated {
                     return Ok(None);
                 }
@@ -304,6 +310,15 @@ impl FileTree for RecordTree {
             return Ok((self.read_dir(dir)?, None));
         }
         let mut first_error = None;
+        if self.is_inspected {
+            let mut note = |finding: Finding| {
+                if finding.severity > Severity::Note && first_error.is_none() {
+                    first_error = Some(finding);
+                }
+            };
+            let listing = self.read_dir_reporting(dir, &mut Findings::Reported(&mut note))?;
+            return Ok((listing, first_error.map(Finding::into_error)));
+        }
         let listing = self.read_dir_reporting(dir, &mut Findings::FirstError(&mut first_error))?;
         Ok((listing, first_error.map(Finding::into_error)))
     }
@@ -338,6 +353,14 @@ impl FileTree for RecordTree {
                 if record.is_dot() {
                     return self.check_dot(&record, dir, &mut budget, findings);
                 }
+                #[cfg(feature = "inspect")]
+                if self.is_inspected && (record.has_rare_fields || unfinished.is_other(&record)) {
+                    report_ambiguous(
+                        findings,
+                        "fields of a directory record",
+                        offset.saturating_add(to_u64(record.at)),
+                    )?;
+                }
                 if let Some(entry) = unfinished.continued(&record, &mut entries) {
                     return unfinished.append(entry, &record, &self.limits);
                 }
@@ -352,6 +375,10 @@ impl FileTree for RecordTree {
                 }
                 Ok(())
             })?;
+        }
+        #[cfg(feature = "inspect")]
+        if self.is_inspected && unfinished.name.is_some() {
+            report_ambiguous(findings, "the last section of a file", dir.location)?;
         }
         if !associated.is_empty() {
             let names: HashSet<_> = entries.iter().map(|entry| entry.name.clone()).collect();
@@ -382,6 +409,12 @@ impl Sections {
         if continues { entries.last_mut() } else { None }
     }
 
+    /// Returns true if this record is not the further section that should follow.
+    #[cfg(feature = "inspect")]
+    fn is_other(&self, record: &Record<'_>) -> bool {
+        self.name.as_ref().is_some_and(|name| name != record.name)
+    }
+
     fn begin(&mut self, record: &Record<'_>) {
         self.name = record.has_more().then(|| record.name.to_vec());
     }
@@ -404,6 +437,15 @@ impl Sections {
         self.begin(record);
         Ok(())
     }
+}
+
+/// Reports what programs read differently.
+#[cfg(feature = "inspect")]
+fn report_ambiguous(findings: &mut Findings<'_>, what: &str, offset: u64) -> Result<()> {
+    findings.report(|| {
+        let message = format!("programs read {what} differently");
+        Finding::new(FindingCode::DirectoryRecord, Severity::Error, message).at(offset)
+    })
 }
 
 /// Returns the file type from the directory record and the Rock Ridge entries. Whether it is a

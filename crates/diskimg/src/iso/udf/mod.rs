@@ -29,6 +29,8 @@ mod virtual_table;
 mod volume;
 
 pub(super) use raw::{DEVICE_SPECIFICATION, characteristics, file_type, id};
+#[cfg(feature = "inspect")]
+pub(crate) use recognition::names_several_volumes;
 pub(super) use tag::seal;
 pub(super) use text::to_cs0;
 pub(super) use verify::Found;

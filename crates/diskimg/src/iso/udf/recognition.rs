@@ -84,6 +84,20 @@ pub(super) fn anchors(source: &dyn Source) -> Result<Vec<Anchor>> {
     Ok(found)
 }
 
+/// Returns true if the anchors name several volumes: programs try the sizes of sectors, and the
+/// places, in different orders.
+///
+/// # Errors
+/// Returns [`Io`](crate::ErrorKind::Io) if reading fails.
+#[cfg(feature = "inspect")]
+pub(crate) fn names_several_volumes(source: &dyn Source) -> Result<bool> {
+    let anchors = anchors(source)?;
+    Ok(anchors.windows(2).any(|pair| {
+        let [first, second] = [&pair[0], &pair[1]].map(|anchor| (anchor.sector, anchor.main));
+        first != second
+    }))
+}
+
 /// Returns the first anchor in a range of sectors for which `is_wanted` is true.
 pub(super) fn anchor_in(
     source: &dyn Source,

@@ -6,6 +6,10 @@ pub(super) struct Header<'a>(pub(super) &'a [u8; 512]);
 impl Header<'_> {
     const PREFIX: usize = 345;
 
+    /// Offset of what GNU's header has behind two times: the place in a volume, the map of a sparse
+    /// member, and its length.
+    const GNU_FIELDS: usize = 369;
+
     /// Names, offsets and lengths of the numbers that do not place a member.
     pub(super) const NUMBERS: [(&'static str, usize, usize); 6] = [
         ("mode", 100, 8),
@@ -84,6 +88,10 @@ impl Header<'_> {
         }
         if has_prefix && self.0[508..] == *b"tar\0" {
             problems.push("a header of star".into());
+        }
+        // bsdtar applies GNU's map of a sparse member, and its length, to members of any type.
+        if self.kind() != b'S' && !self.is_ustar() && self.0[Self::GNU_FIELDS..500] != [0; 131] {
+            problems.push("fields of a sparse member in one that is not sparse".into());
         }
         problems
     }

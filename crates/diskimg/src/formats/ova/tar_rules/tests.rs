@@ -101,6 +101,23 @@ fn maps_of_sparse_members_are_canonical() {
 }
 
 #[test]
+fn only_sparse_members_have_a_map() {
+    let map = b"00000000000\000000001000\0";
+    for kind in [0, b'0', b'7', b'5'] {
+        for (at, field) in [(386, &map[..]), (482, b"\x01"), (483, b"00000001000\0"), (369, b"1")] {
+            let changes = [(257, &b"ustar  \0"[..]), (at, field)];
+            assert_eq!(problems(&[member(kind, b"", &changes)]), 1, "{kind} {at}");
+        }
+        // Times, and the prefix of another kind of archive.
+        let times = [(257, &b"ustar  \0"[..]), (357, b"14000000000\0")];
+        assert_eq!(problems(&[member(kind, b"", &times)]), 0, "{kind}");
+        let prefix = [b'p'; 155];
+        let prefix = [(257, &b"ustar\x0000"[..]), (345, &prefix)];
+        assert_eq!(problems(&[member(kind, b"", &prefix)]), 0, "{kind}");
+    }
+}
+
+#[test]
 fn a_file_of_the_old_type_is_a_directory_by_its_own_name() {
     let block = |name: &[u8], kind: u8, content: &[u8]| {
         let mut block = [0; 1024];

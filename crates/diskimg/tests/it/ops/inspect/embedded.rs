@@ -1,7 +1,7 @@
 //! Archives that other programs find in what is otherwise a raw disk, an ISO image or an appliance.
 
 use diskimg::inspection::Code;
-use diskimg::{InspectOptions, Inspection, inspect};
+use diskimg::{InspectOptions, Inspection, Severity, inspect};
 
 fn inspected(name: &str, bytes: &[u8]) -> Inspection {
     let dir = tempfile::tempdir().unwrap();
@@ -133,6 +133,19 @@ fn archives_behind_the_head_of_a_program_are_found_in_any_disk() {
 }
 
 #[test]
+fn archives_are_found_in_the_first_8_mib() {
+    // Across the parts in which they are searched, too.
+    for at in [1 << 20, (2 << 20) - 3, (3 << 20) - 1, (8 << 20) - 64] {
+        for archive in [ZIP, SEVEN_ZIP, LHA] {
+            let found = inspected("a.img", &file(9 << 20, &[(at, archive)]));
+            let offset = found.finding(Code::Packed).and_then(|finding| finding.offset);
+            assert_eq!(offset, Some(at as u64), "{archive:?}");
+        }
+    }
+    assert!(inspected("a.img", &file(9 << 20, &[((8 << 20) + 4096, ZIP)])).is_safe());
+}
+
+#[test]
 fn only_what_is_a_disk_by_all_fields_may_contain_archives() {
     let partition = |at: usize, value: u8| {
         let mut entry = PARTITION.to_vec();
@@ -158,8 +171,11 @@ fn only_what_is_a_disk_by_all_fields_may_contain_archives() {
 fn a_zip_archive_at_the_end_is_found_whatever_length_its_directory_states() {
     let directory = b"PK\x01\x02\x0a\0\x0a\0\0\0\0\0\0\0!\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\
                       \0\0\0\0\0\0\0\0\0\0\0\0\0\0x";
-    let start = 1 << 20;
-    for (size, behind) in [(47u32, 0), (0, 0), (1, 0), (0x7fff, 0), (u32::MAX, 0), (47, 65_990)] {
+    // Behind what is searched for members.
+    let start = 9 << 20;
+    for (size, behind) in
+        [(47u32, 0), (0, 0), (1, 0), (0x7fff, 0), (u32::MAX, 0), (47, 65_990), (47, 74_180)]
+    {
         let offset = u32::to_le_bytes(start + 31);
         let end =
             [&b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..], &size.to_le_bytes()[..], &offset, &[0, 0]];
@@ -174,10 +190,43 @@ fn a_zip_archive_at_the_end_is_found_whatever_length_its_directory_states() {
 }
 
 #[test]
+fn a_zip_archive_at_the_end_is_found_where_bsdtar_searches_its_directory() {
+    // Behind what is searched for members.
+    let start = 9 << 20;
+    let directory = [b"PK\x01\x02\x0a\0\x0a", &[0; 21][..], b"\x01", &[0; 17], b"x"].concat();
+    let found = |size: u32, offset: u32, behind: &[u8]| {
+        let numbers = [size, offset].map(u32::to_le_bytes).concat();
+        let end = [&b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..], &numbers, &[0, 0]].concat();
+        let archive = [ZIP, &directory, &[7; 100], &end, behind].concat();
+        let disk = inspected("a.img", &[&vec![0; start][..], &archive].concat());
+        let volume = inspected("a.iso", &[&file(start, &VOLUME)[..], &archive].concat());
+        let severity = volume.finding(Code::SeveralFormats).map(|finding| finding.severity);
+        (disk.finding(Code::Packed).is_some(), severity)
+    };
+    // Neither the length nor the offset leads to the directory, but it is behind one of them.
+    for (size, offset) in [(170, 5), (1 << 20, 0), (300, 1 << 19)] {
+        assert_eq!(found(size, offset, b""), (true, Some(Severity::Error)), "{size} {offset}");
+        assert_eq!(found(size, offset, b"x"), (true, Some(Severity::Warning)), "{size} {offset}");
+    }
+    // No program accepts a directory that would end behind the record.
+    assert_eq!(found(170, 1 << 24, b""), (false, None));
+    // An end record behind the archive does not hide that it ends the file.
+    let last = [b"PK\x05\x06", &[0; 18][..]].concat();
+    let numbers = [47u32, 5].map(u32::to_le_bytes).concat();
+    let end = [&b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..], &numbers, &[30, 0]].concat();
+    let archive = [ZIP, &directory, &end, &last, &[0; 8]].concat();
+    let volume = inspected("a.iso", &[&file(start, &VOLUME)[..], &archive].concat());
+    let severity = volume.finding(Code::SeveralFormats).map(|finding| finding.severity);
+    assert_eq!(severity, Some(Severity::Error));
+}
+
+#[test]
 fn errors_in_the_partitions_of_a_volume_without_iso_9660_count() {
     let entry = [0x0a, 0, 2, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0];
     let table = [(446, &entry[..]), (510, BOOT)];
     let udf: [(usize, &[u8]); 2] = [(32768, b"\0BEA01\x01"), (34816, b"\0NSR02\x01")];
     assert!(!inspected("a.img", &file(1 << 20, &[&udf[..], &table].concat())).is_safe());
-    assert!(inspected("a.img", &file(1 << 20, &[&VOLUME[..], &table].concat())).is_safe());
+    let found = inspected("a.img", &file(1 << 20, &[&VOLUME[..], &table].concat()));
+    let severity = found.finding(Code::Partitions).map(|finding| finding.severity);
+    assert!(severity < Some(Severity::Error), "{found:?}");
 }

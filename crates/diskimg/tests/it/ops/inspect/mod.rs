@@ -58,7 +58,14 @@ fn a_hybrid_iso_image_is_safe_and_has_a_note() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.iso");
     let mut bytes = vec![0; 64 << 10];
+    // A volume with an empty root directory in sector 18.
     bytes[32768..32774].copy_from_slice(b"\x01CD001");
+    bytes[34816..34822].copy_from_slice(b"\xffCD001");
+    let root = [&[34, 0, 18, 0, 0, 0, 0, 0, 0, 18, 0, 8, 0, 0, 0, 0, 8, 0][..], &[0; 7], &[2]];
+    let root = [&root.concat()[..], &[0, 0, 1, 0, 0, 1, 1, 0]].concat();
+    for at in [32768 + 156, 36864] {
+        bytes[at..at + root.len()].copy_from_slice(&root);
+    }
     (bytes[446 + 4], bytes[446 + 8]) = (0x17, 1);
     bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
     for (flag, min_findings) in [(0x80, 1), (0x55, 2)] {

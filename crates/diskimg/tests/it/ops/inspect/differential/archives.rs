@@ -222,7 +222,8 @@ fn sparse(pieces: &[(usize, usize)], real_size: usize) -> Member {
 fn unusual_field(random: &mut Random, member: &mut Member) {
     let len = member.content.len();
     let octal = |text: String| text.into_bytes();
-    let change = match random.below(22) {
+    let sparse = || b"00000000000\000000001000\0".to_vec();
+    let change = match random.below(25) {
         0 => (345, b"sub".to_vec()),
         1 => (345, b"\0sub".to_vec()),
         2 => (508, b"tar\0".to_vec()),
@@ -244,6 +245,9 @@ fn unusual_field(random: &mut Random, member: &mut Member) {
         18 => (136, b"xyz\0".to_vec()),
         19 => (329, b"zz\0".to_vec()),
         20 => (337, b"1 7\0".to_vec()),
+        21 => (386, sparse()),
+        22 => (483, octal(format!("{:011o}\0", len / 2))),
+        23 => (482, vec![1]),
         _ => (300, vec![0xff, 0x80]),
     };
     member.signed_checksum = random.one_in(3);

@@ -104,6 +104,14 @@ impl Bases {
             archive[end + 16..end + 20].copy_from_slice(&directory);
             archive
         };
+        // bsdtar searches the directory forward from where its stated length leads.
+        let elsewhere = |size: u8, offset: u8| {
+            let mut archive = zip.to_vec();
+            let end = archive.len() - 22;
+            (archive[end + 12], archive[end + 16]) = (0x2f + size, offset);
+            archive[31 + 42] = offset;
+            archive
+        };
         let bases: [(&str, &[u8]); 6] = [
             ("iso", &self.iso),
             ("qcow2", &self.qcow2),
@@ -114,12 +122,21 @@ impl Bases {
         ];
         let (name, base) = bases[random.below(bases.len())];
         let mut bytes = base.to_vec();
-        match random.below(8) {
+        match random.below(10) {
             0 => bytes.extend(zip),
             6 => bytes.extend(absolute(bytes.len(), 1)),
             7 => {
                 bytes.extend(absolute(bytes.len(), 0x2f));
                 bytes.extend(vec![0; 65_600 + random.below(300)]);
+            }
+            // unzip reads whole blocks of 8 KiB until it has 66,000 bytes.
+            8 => {
+                bytes.extend(zip);
+                bytes.extend(vec![0; 65_900 + random.below(8_300)]);
+            }
+            9 => {
+                bytes.extend(elsewhere(random.below(60) as u8, random.below(40) as u8));
+                bytes.extend(vec![0; random.below(2) * random.below(1000)]);
             }
             1 => {
                 bytes.extend(zip);

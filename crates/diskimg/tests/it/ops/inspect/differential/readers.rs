@@ -87,13 +87,8 @@ impl Lists {
     /// Describes the difference between the readers, or between them and the format that was found.
     pub fn unlike(&self, format: &str) -> Option<String> {
         let lists = self.0["lists"].as_object().unwrap();
-        if let [first, second] = self.0["trees"].as_array().unwrap().as_slice() {
-            let (first, second) = (first.as_object().unwrap(), second.as_object().unwrap());
-            let mut both =
-                first.iter().filter_map(|(name, file)| Some((name, file, second.get(name)?)));
-            if let Some((name, file, other)) = both.find(|(_, file, other)| file != other) {
-                return Some(format!("{name} is {file} in Rock Ridge and {other} in Joliet"));
-            }
+        if let Some(difference) = self.trees() {
+            return Some(difference);
         }
         if format != "ova" {
             // bsdtar reads ISO images, too.
@@ -103,17 +98,44 @@ impl Lists {
                 others.find(|(_, list)| list.as_array().is_some_and(|list| !list.is_empty()));
             return found.map(|(reader, list)| format!("{reader} lists {list}"));
         }
-        let tars = lists.iter().filter(|(reader, list)| *reader != "zipfile" && !list.is_null());
+        let tars = lists
+            .iter()
+            .filter(|(reader, list)| !matches!(&***reader, "zipfile" | "unzip") && !list.is_null());
         let tars: Vec<_> = tars.collect();
         if let Some(pair) = tars.windows(2).find(|pair| pair[0].1 != pair[1].1) {
             return Some(format!("{pair:?}"));
         }
-        if lists["zipfile"].is_array() {
-            return Some("zipfile opens it".into());
+        if let Some(reader) = ["zipfile", "unzip"]
+            .iter()
+            .find(|reader| lists.get(**reader).is_some_and(Value::is_array))
+        {
+            return Some(format!("{reader} opens it"));
         }
         let files = self.0["files"].as_array().unwrap();
         let pair = files.windows(2).find(|pair| pair[0] != pair[1]);
         pair.map(|pair| format!("the descriptor's files: {pair:?}"))
+    }
+}
+
+impl Lists {
+    /// Describes the difference between the trees of an ISO image, or between files of one path.
+    fn trees(&self) -> Option<String> {
+        let trees = ["Rock Ridge", "Joliet", "ISO 9660"].into_iter();
+        let trees: Vec<_> = trees.zip(self.0["trees"].as_array().unwrap()).collect();
+        let files = |(title, tree): &(&'static str, &Value)| {
+            let files = tree.as_object().unwrap().clone().into_iter();
+            files.map(|(name, file)| (*title, name, file)).collect::<Vec<_>>()
+        };
+        let mut all = trees.iter().flat_map(files);
+        all.find_map(|(title, name, file)| {
+            if file.as_array().unwrap().len() > 1 {
+                return Some(format!("{name} is {file} in {title}"));
+            }
+            trees.iter().find_map(|(other, tree)| {
+                let differs = tree.get(&name).filter(|&known| *known != file)?;
+                Some(format!("{name} is {file} in {title} and {differs} in {other}"))
+            })
+        })
     }
 }
 

@@ -26,7 +26,8 @@ fn records(image: &[u8], name: &[u8]) -> Vec<usize> {
     found.map(|(at, _)| at - 33).filter(|&at| image[at + 25] == 0 && image[at] > 33).collect()
 }
 
-/// Changes the location, the length or the name of files in one of the trees.
+/// Changes the location, the length or the name of files in one of the trees, or the sectors before
+/// the descriptor of Joliet.
 pub fn case(random: &mut Random, base: &[u8]) -> (String, Vec<u8>) {
     let mut bytes = base.to_vec();
     let names = ["FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH"];
@@ -42,7 +43,7 @@ pub fn case(random: &mut Random, base: &[u8]) -> (String, Vec<u8>) {
         let (Some(first), Some(second)) = (record(random, &bytes), record(random, &bytes)) else {
             continue;
         };
-        match random.below(6) {
+        match random.below(11) {
             0 => (2..18).for_each(|at| bytes.swap(first + at, second + at)),
             1 => (2..10).for_each(|at| bytes[first + at] = bytes[second + at]),
             2 => {
@@ -56,8 +57,61 @@ pub fn case(random: &mut Random, base: &[u8]) -> (String, Vec<u8>) {
             }
             // Linux reads the first half of each number, others the second.
             4 => bytes[first + 2] ^= 1,
+            // The other case, which Windows does not distinguish.
+            5 => {
+                let name = first + 33..first + 33 + usize::from(bytes[first + 32]);
+                let letters = name.filter(|&at| bytes[at].is_ascii_alphabetic());
+                letters
+                    .take(1 + random.below(2))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|at| bytes[at] ^= 0x20);
+            }
+            // Interleaved, and on another volume.
+            6 => bytes[first + 26] = 1,
+            7 => bytes[first + 28..first + 32].copy_from_slice(&[2, 0, 0, 2]),
+            // The name of another file, in Rock Ridge as well.
+            8 => {
+                let names = [first, second].map(|at| {
+                    let name = &bytes[at + 33..at + 33 + usize::from(bytes[at + 32])];
+                    String::from_utf8_lossy(name)
+                        .replace('\0', "")
+                        .split('.')
+                        .next()
+                        .unwrap()
+                        .to_lowercase()
+                });
+                let end = first + usize::from(bytes[first]);
+                for (from, to) in
+                    [names.clone(), names.map(|name| name.to_uppercase())].map(|[a, b]| (a, b))
+                {
+                    let record = &mut bytes[first..end];
+                    let found =
+                        record.windows(from.len()).rposition(|name| name == from.as_bytes());
+                    if let Some(at) = found.filter(|_| from.len() == to.len() && random.one_in(2)) {
+                        record[at..at + to.len()].copy_from_slice(to.as_bytes());
+                    }
+                }
+            }
+            9 => between_descriptors(random, &mut bytes),
             _ => bytes[first + 25] ^= 1 << random.below(3),
         }
     }
     ("volume.iso".into(), bytes)
+}
+
+/// Writes another sector before the descriptor of Joliet, which is moved by one.
+fn between_descriptors(random: &mut Random, image: &mut [u8]) {
+    const FIRST: usize = 16 * 2048;
+    let starts = [&b""[..], b"\0CD001\x01", b"\x03CD001\x01", b"\0BEA01\x01", b"text"];
+    let start = random.choose(&starts);
+    let end = image[FIRST..].chunks(2048).position(|sector| sector.starts_with(b"\xffCD001"));
+    let joliet = image[FIRST..].chunks(2048).position(|sector| sector.starts_with(b"\x02CD001"));
+    let (Some(end), Some(joliet)) = (end, joliet) else { return };
+    // The sector behind the end contains nothing that is needed.
+    let moved = image[FIRST + joliet * 2048..FIRST + (end + 1) * 2048].to_vec();
+    image[FIRST + (joliet + 1) * 2048..][..moved.len()].copy_from_slice(&moved);
+    let between = &mut image[FIRST + joliet * 2048..][..2048];
+    between.fill(0);
+    between[..start.len()].copy_from_slice(start);
 }
