@@ -117,7 +117,7 @@ pub use storage::caching::Caching;
 pub use storage::output::{Durability, Output};
 pub use storage::source::Source;
 
-/// Runs the examples of the README as tests.
+/// Runs the examples of README.md, which is docs/rust.md, as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod confine;
+mod documentation;
 // The preloaded library reads x86-64 registers.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod faults;
