@@ -261,7 +261,24 @@ pub(crate) fn format(name: &str) -> Result<Format, Failure> {
     match name {
         // QEMU's driver for a raw image on a device; some provisioning tools pass it.
         "host_device" => Ok(Format::Raw),
-        _ => Ok(name.parse()?),
+        // The recorded names are in lower case.
+        _ => Ok(name.parse().or_else(|e| name.to_ascii_lowercase().parse().map_err(|_| e))?),
+    }
+}
+
+/// Returns the format of a new image: as named or, under diskimg's own name, that of the extension
+/// of `path`; else raw.
+pub(crate) fn new_format(
+    name: Option<&str>,
+    path: Option<&OsString>,
+    program: Program,
+) -> Result<Format, Failure> {
+    match (name, path) {
+        (Some(name), _) => format(name),
+        (None, Some(path)) if program != Program::QemuImg => {
+            Ok(Format::from_extension(Path::new(path)).unwrap_or_default())
+        }
+        _ => Ok(Format::Raw),
     }
 }
 

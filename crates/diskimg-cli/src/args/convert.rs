@@ -3,6 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, Policy};
 use crate::failure::Failure;
+use crate::output::Program;
 use crate::output::progress::ProgressMode;
 use diskimg::open::local_path;
 use diskimg::{
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Examples:
-  diskimg convert -O qcow2 -c disk.vmdk disk.qcow2
+  diskimg convert -c disk.vmdk disk.qcow2
   diskimg convert -O vmdk -o subformat=streamOptimized disk.raw disk.vmdk
   diskimg convert -O qcow2 appliance.ova:2 disk.qcow2
   diskimg convert -O ova -o name=web,memory=4G a.qcow2 b.vmdk web.ova
@@ -35,7 +36,7 @@ pub(crate) struct Args {
     /// Format of SRC (default: probed)
     #[arg(short = 'f', long, value_name = "FMT", alias = "format")]
     source_format: Option<String>,
-    /// Format of DST (default: raw)
+    /// Format of DST (default: from its extension, else raw)
     #[arg(short = 'O', long, value_name = "FMT", alias = "target-format")]
     output_format: Option<String>,
     /// Set options of the output format, which 'help' lists; repeatable
@@ -193,10 +194,10 @@ pub(crate) enum Destination {
 
 impl Args {
     /// Validates the arguments.
-    pub(crate) fn parse(mut self) -> Result<Parsed<Job>, Failure> {
+    pub(crate) fn parse(mut self, program: Program) -> Result<Parsed<Job>, Failure> {
         self.check_conflicts()?;
         let policy = self.image_args.policy()?;
-        let format = common::format(self.output_format.as_deref().unwrap_or("raw"))?;
+        let format = common::new_format(self.output_format.as_deref(), self.files.last(), program)?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.files.is_empty())));
         };

@@ -3,6 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs};
 use crate::failure::Failure;
+use crate::output::Program;
 use diskimg::{ExternalFiles, Format, OpenOptions, Options};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub(crate) struct Args {
     /// The new image and its virtual size.
     #[arg(value_name = "FILE [SIZE]", value_hint = clap::ValueHint::FilePath)]
     operands: Vec<OsString>,
-    /// Format of FILE (default: raw)
+    /// Format of FILE (default: from its extension, else raw)
     #[arg(short, long, value_name = "FMT")]
     format: Option<String>,
     /// Set options of the format; repeatable
@@ -72,10 +73,10 @@ pub(crate) struct Job {
 
 impl Args {
     /// Validates the arguments.
-    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
+    pub(crate) fn parse(self, program: Program) -> Result<Parsed<Job>, Failure> {
         self.image_args.require_file_names()?;
         let policy = self.image_args.policy()?;
-        let format = common::format(self.format.as_deref().unwrap_or("raw"))?;
+        let format = common::new_format(self.format.as_deref(), self.operands.first(), program)?;
         let Some(mut options) = common::create_options(&self.options)? else {
             return Ok(Parsed::Show(common::options_help(format, !self.operands.is_empty())));
         };

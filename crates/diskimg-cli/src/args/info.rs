@@ -3,20 +3,22 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, OutputFormat};
 use crate::failure::Failure;
+use crate::output::Program;
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
 Examples:
   diskimg info disk.qcow2
   diskimg info appliance.ova
+  diskimg info *.qcow2
   diskimg info --output=json --backing-chain overlay.qcow2";
 
 /// Show an image's format, size, backing file and snapshots.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image.
-    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    /// The images.
+    #[arg(value_name = "FILE...", value_hint = clap::ValueHint::FilePath)]
     files: Vec<OsString>,
     /// Format of FILE (default: probed)
     #[arg(short, long, value_name = "FMT")]
@@ -35,8 +37,8 @@ pub(crate) struct Args {
 /// What to show.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// The image.
-    pub(crate) input: Input,
+    /// The images; at least one.
+    pub(crate) inputs: Vec<Input>,
     /// `--output`.
     pub(crate) output: OutputFormat,
     /// `--backing-chain`.
@@ -45,13 +47,21 @@ pub(crate) struct Job {
 
 impl Args {
     /// Validates the arguments.
-    pub(crate) fn parse(self) -> Result<Parsed<Job>, Failure> {
+    pub(crate) fn parse(self, program: Program) -> Result<Parsed<Job>, Failure> {
         let policy = self.image_args.policy()?;
-        let file = common::single_file("info", self.files)?;
-        let mut input = Input::new(&file, self.format.as_deref(), &policy)?;
-        // Only --backing-chain needs the backing files opened.
-        input.options =
-            input.options.metadata_only(true).with_extents(true).with_chain(self.backing_chain);
-        Ok(Parsed::Job(Job { input, output: self.output, chain: self.backing_chain }))
+        let input = |file: &OsString| {
+            let mut input = Input::new(file, self.format.as_deref(), &policy)?;
+            // Only --backing-chain needs the backing files opened.
+            input.options =
+                input.options.metadata_only(true).with_extents(true).with_chain(self.backing_chain);
+            Ok(input)
+        };
+        let inputs = match self.files.as_slice() {
+            several @ [_, _, ..] if program != Program::QemuImg => {
+                several.iter().map(input).collect::<Result<_, Failure>>()?
+            }
+            _ => vec![input(&common::single_file("info", self.files.clone())?)?],
+        };
+        Ok(Parsed::Job(Job { inputs, output: self.output, chain: self.backing_chain }))
     }
 }

@@ -81,7 +81,7 @@ enum CommandArgs {
     },
     /// Print diskimg(1), or write all manual pages to a directory.
     Man {
-        /// An existing directory.
+        /// The directory, which is created if it does not exist.
         dir: Option<PathBuf>,
     },
 }
@@ -193,6 +193,7 @@ fn operands(command: &str) -> &'static str {
         "xorriso" => "COMMAND...",
         "completions" => "SHELL",
         "man" => "[DIR]",
+        "info" => "FILE...",
         _ => "FILE",
     }
 }
@@ -214,11 +215,21 @@ fn allow_hyphen_values(arg: clap::Arg) -> clap::Arg {
     if takes_value { arg.allow_hyphen_values(true) } else { arg }
 }
 
+/// Replaces `help COMMAND` by `COMMAND --help`. qemu-img has no command `help`.
+fn expand_help(mut argv: Vec<OsString>, program: Program) -> Vec<OsString> {
+    if program == Program::Diskimg && argv.get(1).is_some_and(|word| word == "help") {
+        argv.remove(1);
+        argv.push("--help".into());
+    }
+    argv
+}
+
 /// Parses the command line. `argv[0]` is the program's name.
 pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation, Failure> {
     if let Some(parsed) = mkisofs::parse(&argv, program) {
         return parsed;
     }
+    let argv = expand_help(argv, program);
     let command_name = argv.get(1).and_then(|arg| arg.to_str()).map(str::to_owned);
     let command_name = command_name.map(|name| match argv.get(2).and_then(|arg| arg.to_str()) {
         Some(subcommand) if name == "iso" => format!("iso {subcommand}"),
@@ -232,11 +243,11 @@ pub(crate) fn parse(argv: Vec<OsString>, program: Program) -> Result<Invocation,
         Err(error) => return usage::explain(&error, command_name, program, &grammar),
     };
     let parsed = match args.command {
-        CommandArgs::Convert(args) => run(args.parse()?, Command::Convert),
-        CommandArgs::Info(args) => run(args.parse()?, Command::Info),
+        CommandArgs::Convert(args) => run(args.parse(program)?, Command::Convert),
+        CommandArgs::Info(args) => run(args.parse(program)?, Command::Info),
         CommandArgs::Inspect(args) => run(args.parse()?, Command::Inspect),
         CommandArgs::Map(args) => run(args.parse()?, Command::Map),
-        CommandArgs::Create(args) => run(args.parse()?, Command::Create),
+        CommandArgs::Create(args) => run(args.parse(program)?, Command::Create),
         CommandArgs::Compare(args) => run(args.parse()?, Command::Compare),
         CommandArgs::Check(args) => run(args.parse()?, Command::Check),
         CommandArgs::Measure(args) => run(args.parse()?, Command::Measure),

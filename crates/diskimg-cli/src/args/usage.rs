@@ -20,6 +20,9 @@ pub(super) fn explain(
         ErrorKind::DisplayHelp => return Ok(Invocation::Show(error.render().to_string())),
         ErrorKind::DisplayVersion => return Ok(Invocation::Show(program.version())),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            if command.is_none() && program == Program::Diskimg {
+                return Ok(Invocation::Show(grammar.clone().render_help().to_string()));
+            }
             "Not enough arguments".to_owned()
         }
         ErrorKind::InvalidSubcommand => {
@@ -27,7 +30,10 @@ pub(super) fn explain(
             if UNSUPPORTED.contains(&name.as_str()) {
                 return Err(Failure::not_supported(&format!("the command '{name}'")));
             }
-            format!("Command not found: {name}")
+            with_suggestion(
+                format!("Command not found: {name}"),
+                text(error, ContextKind::SuggestedSubcommand),
+            )
         }
         ErrorKind::UnknownArgument => unknown_argument(error),
         ErrorKind::MissingRequiredArgument => {
@@ -60,9 +66,15 @@ fn unknown_argument(error: &clap::Error) -> String {
     if !word.starts_with('-') {
         return format!("unexpected argument '{word}'");
     }
-    match text(error, ContextKind::SuggestedArg) {
-        Some(near) => format!("unrecognized option '{word}' (did you mean '{near}'?)"),
-        None => format!("unrecognized option '{word}'"),
+    let near = text(error, ContextKind::SuggestedArg);
+    with_suggestion(format!("unrecognized option '{word}'"), near)
+}
+
+/// Adds what the user may have meant to a message.
+fn with_suggestion(message: String, near: Option<String>) -> String {
+    match near {
+        Some(near) => format!("{message} (did you mean '{near}'?)"),
+        None => message,
     }
 }
 

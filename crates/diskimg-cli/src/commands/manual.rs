@@ -14,11 +14,12 @@ pub(super) fn completions(shell: clap_complete::Shell, console: &Console) -> Res
     Ok(0)
 }
 
-/// Writes a manual page for each command to `dir`, or prints the main page.
+/// Writes a manual page for each command to `dir`, which is created if it does not exist, or prints the main page.
 pub(super) fn man(dir: Option<&Path>, console: &Console) -> Result<u8, Failure> {
     let grammar = args::grammar(console.program());
     match dir {
-        Some(dir) => clap_mangen::generate_to(grammar, dir)
+        Some(dir) => std::fs::create_dir_all(dir)
+            .and_then(|()| clap_mangen::generate_to(grammar, dir))
             .map_err(|e| Failure::error(format!("{}: {e}", dir.display())))?,
         None => {
             let mut page = Vec::new();

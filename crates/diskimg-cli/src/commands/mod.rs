@@ -40,7 +40,8 @@ pub(crate) fn calls(command: &Command) -> Calls {
         Command::IsoCreate(recipe) => image_calls(&recipe.output),
         Command::Xorriso(job) => xorriso::calls(job).and_spool(),
         Command::IsoCat(_) => Calls::write_stdout().and_spool(),
-        Command::Man(Some(_)) => Calls::create_files(),
+        // Files in a directory, which is made.
+        Command::Man(Some(_)) => Calls { create: true, ..Calls::extract(Extract::default()) },
         Command::Man(None) | Command::Completions(_) => Calls::read(),
         Command::Info(_)
         | Command::Inspect(_)

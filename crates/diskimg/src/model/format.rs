@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// A disk image format. A build includes the formats whose cargo features are enabled.
@@ -67,6 +68,25 @@ impl Format {
             Self::Ova => "ova",
             #[cfg(feature = "iso")]
             Self::Iso => "iso",
+        }
+    }
+
+    /// Returns the format that new files with the extension of `path` usually have: `.qcow2`,
+    /// `.vmdk`, `.ova` and `.ovf` (an appliance), in any case. A file with another extension, such
+    /// as `.img` or `.iso`, can have any format or is raw: `None`.
+    ///
+    /// This is a guess for files that will be created. The format of an existing file is in its
+    /// contents.
+    pub fn from_extension(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        match extension.as_str() {
+            #[cfg(feature = "qcow2")]
+            "qcow2" => Some(Self::Qcow2),
+            #[cfg(feature = "vmdk")]
+            "vmdk" => Some(Self::Vmdk),
+            #[cfg(feature = "ova")]
+            "ova" | "ovf" => Some(Self::Ova),
+            _ => None,
         }
     }
 

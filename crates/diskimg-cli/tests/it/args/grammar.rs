@@ -27,10 +27,11 @@ fn unknown_options_and_commands_are_errors_that_refer_to_help() {
         ("convert a -O", "diskimg convert: option requires an argument: --output-format"),
         ("info --output=xml x", "diskimg info: invalid value 'xml'"),
         ("info", "diskimg info: Expecting one image file name\nTry"),
-        ("info a b", "diskimg info: Expecting one image file name\nTry"),
         ("convert a", "diskimg convert: Must specify image file names"),
         ("frobnicate", "diskimg: Command not found: frobnicate\nTry 'diskimg --help'"),
-        ("", "diskimg: Not enough arguments\nTry 'diskimg --help'"),
+        ("convrt a b", "diskimg: Command not found: convrt (did you mean 'convert'?)\nTry"),
+        ("iso lss a", "diskimg iso: Command not found: lss (did you mean 'ls'?)\nTry"),
+        ("iso", "diskimg iso: Not enough arguments\nTry"),
     ] {
         let error = lab.line(line).fails(1);
         assert!(error.starts_with(message), "{line}: {error}");
@@ -134,8 +135,18 @@ fn options_help_lists_the_options_of_the_format() {
 #[test]
 fn help_and_version_are_printed_to_standard_output() {
     let lab = Lab::new();
-    for line in ["--help", "-h", "convert --help", "info -h"] {
-        assert!(lab.line(line).ok().contains("Usage: diskimg"), "{line}");
+    for (line, usage) in [
+        ("--help", "diskimg [OPTIONS] <COMMAND>"),
+        ("-h", "diskimg [OPTIONS] <COMMAND>"),
+        ("", "diskimg [OPTIONS] <COMMAND>"),
+        ("help", "diskimg [OPTIONS] <COMMAND>"),
+        ("convert --help", "diskimg convert [OPTIONS] SRC... DST"),
+        ("help convert", "diskimg convert [OPTIONS] SRC... DST"),
+        ("help iso ls", "diskimg iso ls [OPTIONS]"),
+        ("info -h", "diskimg info [OPTIONS] FILE..."),
+    ] {
+        let help = lab.line(line).ok();
+        assert!(help.contains(&format!("Usage: {usage}")), "{line}: {help}");
     }
     let version = format!("diskimg {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(lab.line("--version").ok(), version);
@@ -159,6 +170,15 @@ fn a_link_called_qemu_img_uses_that_name_in_its_output() {
     let help = String::from_utf8(run(&["info", "--help"]).stdout).expect("UTF-8");
     assert!(help.contains("Usage: qemu-img info"), "{help}");
     assert!(!help.contains("diskimg"), "{help}");
+    for (args, message) in [
+        (&[][..], "qemu-img: Not enough arguments"),
+        (&["help"], "qemu-img: Command not found: help"),
+        (&["info", "a", "b"], "qemu-img info: Expecting one image file name"),
+    ] {
+        let output = run(args);
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.code() == Some(1) && error.starts_with(message), "{error}");
+    }
 }
 
 #[cfg(unix)]
@@ -193,6 +213,37 @@ fn a_link_called_qemu_img_stores_sparse_vmdks_uncompressed() {
 }
 
 #[test]
+fn the_format_of_a_new_image_is_that_of_its_extension() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for (line, file, format) in [
+        ("convert a.raw b.qcow2", "b.qcow2", "qcow2"),
+        ("convert a.raw c.VMDK", "c.VMDK", "vmdk"),
+        ("convert -O raw a.raw d.qcow2", "d.qcow2", "raw"),
+        ("convert -O QCOW2 a.raw e.img", "e.img", "qcow2"),
+        ("convert a.raw f.img", "f.img", "raw"),
+        ("convert a.raw g", "g", "raw"),
+        ("create -q h.vmdk 1M", "h.vmdk", "vmdk"),
+        ("create -q i.raw 1M", "i.raw", "raw"),
+    ] {
+        lab.line(line).ok();
+        let info = lab.qemu(&format!("info {file}")).ok();
+        assert!(info.contains(&format!("file format: {format}\n")), "{line}: {info}");
+    }
+    // The guest data of an existing image is replaced, not the image.
+    lab.line("convert -n a.raw b.qcow2").ok();
+    lab.qemu("compare -f raw -F qcow2 a.raw b.qcow2").ok();
+
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(diskimg(), lab.path("qemu-img")).expect("links");
+        let mut command = lab.command(lab.path("qemu-img"));
+        assert!(command.args(["convert", "a.raw", "j.qcow2"]).status().expect("runs").success());
+        assert_eq!(lab.read("j.qcow2"), lab.read("a.raw"));
+    }
+}
+
+#[test]
 fn a_name_with_a_colon_is_printed_so_that_it_can_be_used_again() {
     let lab = Lab::new();
     lab.line("create -q -f qcow2 base.qcow2 1M").ok();
@@ -210,7 +261,7 @@ fn completions_and_manual_pages_are_written() {
         assert!(lab.run(["completions", shell]).ok().contains("convert"), "{shell}");
     }
     assert!(lab.line("man").ok().contains(".TH diskimg"));
-    std::fs::create_dir(lab.path("man")).expect("mkdir");
-    lab.line("man man").ok();
-    assert!(lab.path("man/diskimg-convert.1").exists());
+    lab.line("man share/man1").ok();
+    assert!(lab.path("share/man1/diskimg-convert.1").exists());
+    lab.line("man share/man1").ok();
 }

@@ -66,6 +66,28 @@ fn the_parameters_of_an_encrypted_image_equal_qemu_imgs() {
 }
 
 #[test]
+fn several_images_are_shown_although_one_cannot_be_read() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    lab.qemu("create -q -f qcow2 -b a.raw -F raw b.qcow2").ok();
+    let both = lab.line("info a.raw b.qcow2").ok();
+    let (a, b) = (lab.line("info a.raw").ok(), lab.line("info b.qcow2").ok());
+    assert_eq!(both, format!("{a}\n{b}"));
+
+    let some = lab.line("info missing.raw a.raw missing.qcow2 b.qcow2");
+    assert_eq!((some.code, some.out), (Some(1), both));
+    let missing: Vec<_> = some.err.lines().map(|line| line.split(':').nth(1)).collect();
+    assert_eq!(missing, [Some(" missing.raw"), Some(" missing.qcow2")]);
+
+    let json = lab.line("info --output=json a.raw b.qcow2").ok();
+    let list: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&list[0]["format"], &list[1]["format"]), (&"raw".into(), &"qcow2".into()));
+    let json = lab.line("info --output=json --backing-chain a.raw b.qcow2").ok();
+    let list: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&list[1][0]["format"], &list[1][1]["format"]), (&"qcow2".into(), &"raw".into()));
+}
+
+#[test]
 fn the_first_64_kib_of_an_image_are_enough() {
     let lab = Lab::new();
     lab.raw("a.raw");
