@@ -30,8 +30,3 @@ pub use app::{main, run};
 pub use confine::Confinement;
 pub use memory::ReservingAllocator;
 pub use streams::ClosedStreams;
-
-/// Runs the examples of README.md, which is that of the project, as tests.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -43,3 +43,8 @@ pub mod qcow2;
 pub mod slow;
 pub mod tool;
 pub mod udf;
+
+/// Runs the examples of the project's README as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
