@@ -3,7 +3,7 @@
 use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input};
 use crate::failure::Failure;
-use crate::output::progress::ProgressMode;
+use crate::output::progress::{ProgressFormat, ProgressMode};
 use std::ffi::OsString;
 
 const EXAMPLES: &str = "\
@@ -34,9 +34,10 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'T', long, value_name = "MODE")]
     cache: Option<String>,
-    /// Print (12.34/100%) to standard output, or a bar on a terminal
-    #[arg(short, long)]
-    progress: bool,
+    /// Print (12.34/100%), or lines of JSON to standard error (=json)
+    #[arg(short, long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text", hide_possible_values = true)]
+    progress: Option<ProgressFormat>,
     /// Print only errors and warnings; report through the exit code
     #[arg(short, long)]
     quiet: bool,

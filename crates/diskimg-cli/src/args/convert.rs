@@ -4,7 +4,7 @@ use crate::args::Parsed;
 use crate::args::common::{self, ImageArgs, Input, Policy};
 use crate::failure::Failure;
 use crate::output::Program;
-use crate::output::progress::ProgressMode;
+use crate::output::progress::{ProgressFormat, ProgressMode};
 use diskimg::open::local_path;
 use diskimg::{
     Caching, DigestAlgorithm, Durability, ExternalFiles, Format, OpenOptions, Options, Reflink,
@@ -112,9 +112,10 @@ pub(crate) struct Args {
     /// Accepted for compatibility; has no effect
     #[arg(short = 'W', long, hide = true)]
     oob_writes: bool,
-    /// Print (12.34/100%) to standard output, or a bar on a terminal
-    #[arg(short, long)]
-    progress: bool,
+    /// Print (12.34/100%), or lines of JSON to standard error (=json)
+    #[arg(short, long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text", hide_possible_values = true)]
+    progress: Option<ProgressFormat>,
     /// Do not show progress, even on a terminal
     #[arg(short, long)]
     quiet: bool,

@@ -18,7 +18,7 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     output::require_streams(Some(&job.path), !job.quiet)?;
     let rules = Rules::new().allow_cpu_count();
     confine::restrict_files(&rules.allow_create(&job.path, &job.options, job.external_files))?;
-    let mode = ProgressMode { requested: false, quiet: job.quiet, stdout_taken: false };
+    let mode = ProgressMode { requested: None, quiet: job.quiet, stdout_taken: false };
     let meter = Meter::start(mode, STEP);
     let name = job.path.display().to_string();
     let failed = OnceLock::new();

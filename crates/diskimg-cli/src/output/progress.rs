@@ -1,4 +1,4 @@
-//! Progress output: qemu-img's `(45.34/100%)` for programs, a progress bar on terminals.
+//! Progress output: a progress bar on terminals, qemu-img's `(45.34/100%)`, or lines of JSON.
 
 use crate::interrupt;
 use diskimg::Progress;
@@ -6,12 +6,25 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Minimum time between two lines of JSON.
+const JSON_INTERVAL: Duration = Duration::from_millis(100);
+
+/// `--progress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ProgressFormat {
+    /// `(12.34/100%)` on standard output.
+    Text,
+    /// An object on a line of standard error for each update.
+    Json,
+}
 
 /// Where to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProgressMode {
     /// `-p`.
-    pub(crate) requested: bool,
+    pub(crate) requested: Option<ProgressFormat>,
     /// `-q`.
     pub(crate) quiet: bool,
     /// Whether the image is written to standard output.
@@ -36,6 +49,32 @@ enum Style {
     Percent,
     /// Draws a progress bar on standard error.
     Bar(ProgressBar),
+    /// Writes lines of JSON to standard error.
+    Json(Mutex<Lines>),
+}
+
+/// The lines of JSON that were written.
+#[derive(Debug)]
+struct Lines {
+    start: Instant,
+    /// When the last one was written, and how many bytes it said were done.
+    last: Option<(Instant, u64)>,
+    /// The total of the last update.
+    total: u64,
+}
+
+/// An update as JSON.
+#[derive(Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Update {
+    event: &'static str,
+    done_bytes: u64,
+    total_bytes: u64,
+    percent: f64,
+    /// Bytes per second since the start.
+    rate: u64,
+    /// Estimated seconds to the end.
+    remaining_seconds: Option<u64>,
 }
 
 impl Meter {
@@ -53,6 +92,9 @@ impl Meter {
             bar.set_length(progress.total);
             bar.set_position(progress.done);
         }
+        if let Style::Json(lines) = &self.style {
+            lines.lock().unwrap_or_else(|e| e.into_inner()).update(progress);
+        }
         if progress.total > 0 {
             let percent = progress.done as f64 * 100.0 / progress.total as f64;
             self.show(percent, false);
@@ -68,7 +110,7 @@ impl Meter {
         let line = format!("    ({percent:3.2}/100%)");
         match &self.style {
             Style::Bar(bar) => bar.println(line),
-            Style::Silent | Style::Percent => {
+            Style::Silent | Style::Percent | Style::Json(_) => {
                 let _ = writeln!(io::stderr(), "{line}");
             }
         }
@@ -95,13 +137,18 @@ impl Meter {
     /// Ends progress output, after success and failure.
     pub(crate) fn end(self) {
         match self.style {
-            Style::Silent => {}
+            Style::Silent | Style::Json(_) => {}
             Style::Percent => print("\n"),
             Style::Bar(bar) => bar.finish_and_clear(),
         }
     }
 
     fn show(&self, percent: f64, force: bool) {
+        if let Style::Json(lines) = &self.style
+            && percent >= 100.0
+        {
+            lines.lock().unwrap_or_else(|e| e.into_inner()).end();
+        }
         if !matches!(self.style, Style::Percent) {
             return;
         }
@@ -126,24 +173,61 @@ fn print(text: &str) {
 
 impl Style {
     fn choose(mode: ProgressMode) -> Self {
-        if mode.quiet {
-            Self::Silent
-        } else if io::stderr().is_terminal() && (!mode.requested || io::stdout().is_terminal()) {
-            Self::Bar(bar())
-        } else if mode.requested && !mode.stdout_taken {
-            Self::Percent
-        } else {
-            Self::Silent
+        match mode.requested {
+            _ if mode.quiet => Self::Silent,
+            Some(ProgressFormat::Json) => {
+                Self::Json(Mutex::new(Lines { start: Instant::now(), last: None, total: 0 }))
+            }
+            Some(ProgressFormat::Text) if !mode.stdout_taken => Self::Percent,
+            _ if io::stderr().is_terminal() => Self::Bar(bar()),
+            _ => Self::Silent,
         }
+    }
+}
+
+impl Lines {
+    /// Writes a line, unless the last one is too recent. Workers report out of order: what is done
+    /// does not decrease.
+    fn update(&mut self, progress: Progress) {
+        self.total = progress.total;
+        let now = Instant::now();
+        let is_end = progress.done >= progress.total;
+        if let Some((last, done)) = self.last
+            && (progress.done <= done || (now - last < JSON_INTERVAL && !is_end))
+        {
+            return;
+        }
+        self.last = Some((now, progress.done));
+        let seconds = (now - self.start).as_secs_f64();
+        let rate = if seconds > 0.0 { (progress.done as f64 / seconds) as u64 } else { 0 };
+        let update = Update {
+            event: "progress",
+            done_bytes: progress.done,
+            total_bytes: progress.total,
+            percent: (progress.done as f64 * 10_000.0 / progress.total.max(1) as f64).round()
+                / 100.0,
+            rate,
+            remaining_seconds: (progress.total - progress.done.min(progress.total))
+                .checked_div(rate),
+        };
+        if let Ok(line) = serde_json::to_string(&update) {
+            let _ = writeln!(io::stderr(), "{line}");
+        }
+    }
+
+    /// Writes the last line, which says that everything is done, unless it was written.
+    fn end(&mut self) {
+        self.update(Progress::new(self.total, self.total));
     }
 }
 
 fn bar() -> ProgressBar {
     let color = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    // The bar takes what the rest leaves of the line: about 30 of 80 columns, 10 of 60.
     let template = if color {
-        "{bar:36.cyan/dim} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"
+        "{wide_bar:.cyan/dim} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"
     } else {
-        "{bar:36} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"
+        "{wide_bar} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"
     };
     let style = ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -361,7 +361,7 @@ pub(in crate::commands) fn write(
     console: &Console,
 ) -> Result<(), Failure> {
     let stdout_taken = matches!(output, Destination::Stdout);
-    let mode = ProgressMode { requested: false, quiet, stdout_taken };
+    let mode = ProgressMode { requested: None, quiet, stdout_taken };
     // A signal must not leave a temporary file behind. But opening a pipe without a reader blocks,
     // and until it is open, a signal must end the process. So for pipes and devices, only
     // `Meter::start` installs the handlers, after the output is open.

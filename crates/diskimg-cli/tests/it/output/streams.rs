@@ -167,6 +167,67 @@ fn a_closed_stream_is_no_output_under_any_name() {
     }
 }
 
+#[test]
+fn progress_is_lines_of_json_on_standard_error() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for line in ["convert --progress=json a.raw b.qcow2", "compare --progress=json a.raw a.raw"] {
+        let ran = lab.line(line);
+        assert_eq!(ran.code, Some(0), "{line}: {}", ran.err);
+        assert!(!ran.out.contains('{'), "{line}: {}", ran.out);
+        let updates: Vec<serde_json::Value> =
+            ran.err.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let done: Vec<_> = updates.iter().map(|update| update["done-bytes"].as_u64()).collect();
+        assert!(done.is_sorted() && !done.is_empty(), "{line}: {done:?}");
+        let last = updates.last().expect("is there");
+        assert_eq!((&last["event"], &last["percent"]), (&"progress".into(), &100.0.into()));
+        assert_eq!(last["done-bytes"], last["total-bytes"]);
+    }
+    // Values are joined to the option; what follows it is an operand, as in qemu-img.
+    assert!(lab.line("convert -pq a.raw c.raw").ok().is_empty());
+    assert!(lab.line("convert --progress a.raw c.raw").ok().contains("(100.00/100%)"));
+    let error = lab.line("convert --progress=xml a.raw c.raw").fails(1);
+    assert!(error.contains("text, json"), "{error}");
+}
+
+/// Runs diskimg in a terminal of `columns` columns, and returns what is shown.
+#[cfg(target_os = "linux")]
+fn in_a_terminal(lab: &Lab, columns: u32, line: &str) -> String {
+    let command = format!("stty rows 24 cols {columns} && '{}' {line}", diskimg());
+    let mut script = lab.command("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+    let output = script.env_remove("COLUMNS").env("TERM", "xterm").output().expect("runs");
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs script(1)"]
+fn a_terminal_shows_a_bar_of_its_width_or_percentages() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("a.raw"), vec![1; 4 << 20]).expect("writes");
+    for columns in [80, 60] {
+        let shown = in_a_terminal(&lab, columns, "convert -r 8M a.raw b.raw");
+        let lines = shown.split(['\r', '\n']).map(|line| {
+            // Without escape sequences.
+            let mut parts = line.split("\x1b[");
+            let first = parts.next().unwrap_or_default().to_owned();
+            let ended =
+                |part: &str| part.trim_start_matches(|c| !char::is_alphabetic(c)).to_owned();
+            first + &parts.map(|part| ended(part).split_off(1)).collect::<String>()
+        });
+        let bars: Vec<_> = lines.filter(|line| line.contains("left")).collect();
+        assert!(!bars.is_empty(), "{shown:?}");
+        for bar in bars {
+            assert!(bar.contains("B/s") && bar.chars().count() <= columns as usize, "{bar:?}");
+        }
+        assert!(!shown.contains("100%)"), "{shown:?}");
+    }
+    let shown = in_a_terminal(&lab, 80, "convert -p a.raw b.raw");
+    assert!(shown.contains("(100.00/100%)") && !shown.contains("left"), "{shown:?}");
+}
+
 /// The number of a closed stream must not become that of the output.
 #[cfg(target_os = "linux")]
 #[test]
