@@ -5,6 +5,7 @@ use crate::args::common::{self, ImageArgs, Input, Policy};
 use crate::failure::Failure;
 use crate::output::Program;
 use crate::output::progress::{ProgressFormat, ProgressMode};
+use crate::output::report::ReportFormat;
 use diskimg::open::local_path;
 use diskimg::{
     Caching, DigestAlgorithm, Durability, ExternalFiles, Format, OpenOptions, Options, Reflink,
@@ -106,9 +107,10 @@ pub(crate) struct Args {
     /// Print digests of the disk and of each file written: sha256, blake3
     #[arg(long, value_name = "ALGORITHM")]
     digest: Option<String>,
-    /// Print a summary to standard error
-    #[arg(long)]
-    report: bool,
+    /// Print a summary to standard error; =json: as JSON
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text", hide_possible_values = true)]
+    report: Option<ReportFormat>,
     /// Accepted for compatibility; has no effect
     #[arg(short = 'W', long, hide = true)]
     oob_writes: bool,
@@ -157,7 +159,7 @@ pub(crate) struct Job {
     /// `--digest`.
     pub(crate) digest: Option<DigestAlgorithm>,
     /// `--report`.
-    pub(crate) report: bool,
+    pub(crate) report: Option<ReportFormat>,
     /// `-C`.
     pub(crate) offload: bool,
     /// `-S`.

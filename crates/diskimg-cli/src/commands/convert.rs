@@ -5,17 +5,16 @@ use crate::args::convert::{Destination, Job};
 use crate::confine::{self, Rules};
 use crate::failure::Failure;
 use crate::output::progress::Meter;
+use crate::output::report::{self, ReportFormat};
 use crate::output::{self, Console, Program};
 use diskimg::storage::output::Destination as Found;
-use diskimg::{Convert, Digests, Format, Report};
+use diskimg::{Convert, Format, Report};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Layouts of a VMDK for which qemu-img accepts `-c` but stores data uncompressed.
 const UNCOMPRESSED_BY_QEMU: [&str; 3] = ["", "monolithicSparse", "twoGbMaxExtentSparse"];
-
-/// Number of salvaged ranges that are listed.
-const MAX_LISTED: usize = 1000;
 
 /// Percentage between two progress updates, as in qemu-img.
 const STEP: f64 = 1.0;
@@ -25,12 +24,17 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
     if matches!(job.output, Destination::Stdout) && io::stdout().is_terminal() {
         return Err(Failure::error("refusing to write an image to a terminal"));
     }
+    let began = Instant::now();
     let path = match &job.output {
-        Destination::New(path) | Destination::Existing(path) => Some(path.as_path()),
+        Destination::New(path) | Destination::Existing(path) => Some(path.clone()),
         Destination::Stdout => None,
     };
-    output::require_streams(path, job.digest.is_some() && path.is_some())?;
+    output::require_streams(path.as_deref(), job.digest.is_some() && path.is_some())?;
     let inputs: Vec<_> = job.inputs.iter().collect();
+    let source = match job.inputs.as_slice() {
+        [one] => one.path.display().to_string(),
+        several => format!("{} images", several.len()),
+    };
     confine_target(&job, &inputs)?;
     let open = || inputs.iter().map(|input| input.open(console.program())).collect();
     let images: Vec<_> = confine::open(&rules(&job), &inputs, open)?;
@@ -78,21 +82,32 @@ pub(super) fn run(job: Job, console: &Console) -> Result<u8, Failure> {
         meter.complete();
     }
     meter.end();
-    let report = outcome?;
-    warn(&report, console);
-    console.note(&report.notes);
-    if job.report {
-        console.message(&summary(&report));
-    }
-    if let Some(digests) = &report.digests {
-        let text = digest_lines(digests);
-        match job.output {
-            // Standard output carries the image.
-            Destination::Stdout => console.message(text.trim_end()),
-            _ => console.print_after(&text, "the output is complete")?,
-        }
-    }
+    let done = Done {
+        report: outcome?,
+        took: began.elapsed(),
+        source,
+        output: path,
+        format: job.report,
+        at_terminal: io::stderr().is_terminal()
+            && !job.progress.quiet
+            && console.program() == Program::Diskimg,
+    };
+    conclude(&done, console)?;
     Ok(0)
+}
+
+/// A complete conversion.
+struct Done {
+    report: Report,
+    took: Duration,
+    /// The source's name, or how many sources there are.
+    source: String,
+    /// The output's name, unless it is standard output.
+    output: Option<PathBuf>,
+    /// `--report`.
+    format: Option<ReportFormat>,
+    /// Somebody watches.
+    at_terminal: bool,
 }
 
 /// Returns whether the output is compressed.
@@ -143,44 +158,32 @@ fn existing_files(job: &Job, path: &Path) -> Vec<PathBuf> {
     files.filter_map(|file| file.path()).map(Path::to_owned).collect()
 }
 
-/// Formats the output of `--digest`: one line for the guest data and one for each file written.
-fn digest_lines(digests: &Digests) -> String {
-    let algorithm = digests.algorithm;
-    let mut text = format!("guest {algorithm}:{}\n", digests.guest);
-    for file in &digests.files {
-        let name = diskimg::printable(&file.path.display().to_string()).into_owned();
-        text += &format!("file {algorithm}:{} {name}\n", file.digest);
+/// Says what the conversion has done.
+fn conclude(done: &Done, console: &Console) -> Result<(), Failure> {
+    let Done { report, took, .. } = done;
+    if done.format == Some(ReportFormat::Json) {
+        console.stderr(&report::json(report, *took));
+    } else {
+        console.warn(&report.warnings);
+        console.warn(report::losses(report));
+        console.note(&report.notes);
     }
-    text
-}
-
-/// Prints warnings about tolerated damage and about ranges that `--salvage` replaced with zeros.
-fn warn(report: &Report, console: &Console) {
-    console.warn(&report.warnings);
-    for lost in report.salvaged.iter().take(MAX_LISTED) {
-        let (start, length) = (lost.guest.start, lost.guest.end - lost.guest.start);
-        console.message(&format!(
-            "warning: error while reading offset {start}: {} ({length} bytes replaced with zeros)",
-            lost.error
-        ));
+    match (done.format, &done.output) {
+        (Some(ReportFormat::Text), _) => console.message(&report::text(report)),
+        (None, Some(output)) if done.at_terminal => {
+            console.stderr(&report::line(report, &done.source, output, *took));
+        }
+        _ => {}
     }
-    if report.salvaged.len() > MAX_LISTED {
-        let bytes = report.salvaged_bytes;
-        console.message(&format!(
-            "warning: more ranges were replaced with zeros, which have {bytes} bytes in total"
-        ));
+    match (&report.digests, &done.output) {
+        (Some(digests), Some(_)) => {
+            console.print_after(&report::digests(digests), "the output is complete")?;
+        }
+        // Standard output carries the image.
+        (Some(digests), None) if done.format != Some(ReportFormat::Json) => {
+            console.message(report::comment(digests).trim_start_matches("# ").trim_end());
+        }
+        _ => {}
     }
-}
-
-/// Formats the output of `--report`.
-fn summary(report: &Report) -> String {
-    format!(
-        "{} guest bytes; {} bytes stored, {} of them shared with the source; \
-         {} guest bytes copied in compressed form{}",
-        report.guest_bytes,
-        report.stored_bytes,
-        report.shared_bytes,
-        report.passed_bytes,
-        if report.verified { "; verified" } else { "" }
-    )
+    Ok(())
 }

@@ -249,7 +249,7 @@ fn size_and_bytes(bytes: u64) -> String {
 
 /// Formats a number of bytes with three significant digits, like QEMU's `size_to_str`: the next
 /// unit is used once the integer part reaches 1000.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let unit = (1..UNITS.len()).rev().find(|i| bytes >= 1000 << (10 * (i - 1))).unwrap_or(0);
     format!("{} {}", three_digits(bytes, 10 * unit as u32), UNITS[unit])

@@ -3,6 +3,7 @@
 pub(crate) mod human;
 pub(crate) mod json;
 pub(crate) mod progress;
+pub(crate) mod report;
 
 use crate::failure::Failure;
 use crate::streams::{Out, require_open, require_stdout};

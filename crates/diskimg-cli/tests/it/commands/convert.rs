@@ -242,13 +242,53 @@ fn invalid_reflink_modes_and_conflicts_are_errors() {
 }
 
 #[test]
+fn sha256sum_checks_the_files_of_an_image_by_the_digests() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    for (options, name) in [
+        ("-O qcow2", "b.qcow2"),
+        ("-O vmdk -o subformat=monolithicFlat", "flat.vmdk"),
+        ("-O raw", "back\\slash \n and newline"),
+    ] {
+        let mut args = vec!["convert", "--digest", "sha256"];
+        args.extend(options.split(' '));
+        let sums = lab.run(args.into_iter().chain(["a.raw", name])).ok();
+        std::fs::write(lab.path("sums"), &sums).expect("writes");
+        let output = lab.command("sha256sum").args(["--check", "--strict", "sums"]).output();
+        let output = output.expect("runs");
+        assert!(output.status.success(), "{sums}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_report_as_json_has_all_messages() {
+    let lab = Lab::new();
+    lab.raw("a.raw");
+    let ran = lab.line("convert --report=json --digest sha256 a.raw b.qcow2");
+    assert_eq!(ran.code, Some(0));
+    let report: serde_json::Value = serde_json::from_str(&ran.err).expect("JSON");
+    assert_eq!((&report["event"], &report["guest-bytes"]), (&"report".into(), &(1 << 20).into()));
+    assert_eq!(report["digests"]["files"][0]["filename"], "b.qcow2");
+    assert!(ran.out.contains(report["digests"]["files"][0]["digest"].as_str().expect("text")));
+
+    // The L2 table is beyond the end of the file.
+    let qcow2 = lab.read("b.qcow2");
+    std::fs::write(lab.path("cut.qcow2"), &qcow2[..4 * 65536]).expect("writes");
+    let ran = lab.line("convert --salvage --report=json cut.qcow2 c.raw");
+    let report: serde_json::Value = serde_json::from_str(&ran.err).expect("JSON");
+    assert_eq!(report["salvaged-bytes"], 1 << 20);
+    assert_eq!(report["salvaged"][0]["length"], 1 << 20);
+}
+
+#[test]
 fn digests_are_not_mixed_with_an_image_on_standard_output() {
     let lab = Lab::new();
     std::fs::write(lab.path("a.raw"), b"abc").expect("writes");
-    let guest = "guest sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let guest = format!("disk sha256:{digest}");
     let stdout = lab.line("convert --verify --digest sha256 a.raw b.raw").ok();
-    let file = format!("{} b.raw", guest.replace("guest", "file"));
-    assert_eq!(stdout, format!("{guest}\n{file}\n"));
+    assert_eq!(stdout, format!("# {guest}\n{digest}  b.raw\n"));
     let ran = lab.line("convert --digest sha256 a.raw -");
     assert_eq!((ran.out.as_str(), ran.err.trim_end()), ("abc", &*format!("diskimg: {guest}")));
     let error = lab.line("convert --digest md5 a.raw b.raw").fails(1);

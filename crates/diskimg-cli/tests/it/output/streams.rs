@@ -224,6 +224,10 @@ fn a_terminal_shows_a_bar_of_its_width_or_percentages() {
         }
         assert!(!shown.contains("100%)"), "{shown:?}");
     }
+    let shown = in_a_terminal(&lab, 80, "convert a.raw b.qcow2");
+    let line = "a.raw -> b.qcow2: disk of 4 MiB, 4 MiB stored, ";
+    assert!(shown.contains(line), "{shown:?}");
+    assert!(!in_a_terminal(&lab, 80, "convert -q a.raw b.qcow2").contains("->"));
     let shown = in_a_terminal(&lab, 80, "convert -p a.raw b.raw");
     assert!(shown.contains("(100.00/100%)") && !shown.contains("left"), "{shown:?}");
 }
